@@ -1,0 +1,190 @@
+package ingot
+
+import "time"
+
+// Stage is one step of a boot, in the order in which a good boot passes them.
+// The first five are seen by the server, the others told by the machine.
+type Stage string
+
+// The stages of a boot. StageOrder ranks them.
+const (
+	StageDHCP      Stage = "dhcp"      // firmware was offered an address and a loader
+	StageLoader    Stage = "loader"    // the loader was fetched by TFTP
+	StageScript    Stage = "script"    // the loader fetched its script
+	StageKernel    Stage = "kernel"    // the kernel was served
+	StageInitramfs Stage = "initramfs" // the initramfs was served
+	StageInit      Stage = "init"      // ingot-init runs; its modules are loaded and its NIC is up
+	StageTicket    Stage = "ticket"    // facts posted, ticket received and verified
+	StageRoot      Stage = "root"      // root fetched and every chunk verified
+	StageVolumes   Stage = "volumes"   // data volumes found, checked, mounted
+	StageSwitch    Stage = "switch"    // about to switch root into systemd
+	StageAgent     Stage = "agent"     // the agent runs in the booted system
+	StageHealthy   Stage = "healthy"   // every health check passed and the measured root is the assigned one
+)
+
+// Stages lists every stage in order.
+var Stages = []Stage{StageDHCP, StageLoader, StageScript, StageKernel, StageInitramfs, StageInit,
+	StageTicket, StageRoot, StageVolumes, StageSwitch, StageAgent, StageHealthy}
+
+// Rank returns the position of a stage in Stages, or -1 when it is unknown.
+func (s Stage) Rank() int {
+	for i, t := range Stages {
+		if s == t {
+			return i
+		}
+	}
+	return -1
+}
+
+// Outcome is how a boot ended; empty while it is under way.
+type Outcome string
+
+// The outcomes of a boot.
+const (
+	OutcomeOpen     Outcome = ""          // under way
+	OutcomeHealthy  Outcome = "healthy"   // the machine said so, with the digest that it measured
+	OutcomeFailed   Outcome = "failed"    // the machine reported a failure
+	OutcomeSilent   Outcome = "silent"    // no Report within the deadline, or a newer boot began first
+	OutcomeFellBack Outcome = "fell back" // ended by falling back to the last good image
+	OutcomeWaiting  Outcome = "waiting"   // the machine was pending or had no image assigned
+)
+
+// Disk is one block device of a machine, as the kernel names it.
+type Disk struct {
+	Name   string `json:"name"`             // "vda"
+	Serial string `json:"serial,omitempty"` // as sysfs or udev tells it
+	WWN    string `json:"wwn,omitempty"`
+	Model  string `json:"model,omitempty"`
+	Size   int64  `json:"size"`            // bytes
+	Holds  string `json:"holds,omitempty"` // "blank", `ext4 "data"`, "GPT partition table", "unknown data"
+}
+
+// NIC is one network interface of a machine.
+type NIC struct {
+	Name   string `json:"name"`
+	MAC    string `json:"mac"`
+	Driver string `json:"driver,omitempty"`
+	Boot   bool   `json:"boot,omitempty"` // the one that the machine booted from
+}
+
+// Facts is what a machine says of its hardware at each boot.
+type Facts struct {
+	UUID     string   `json:"uuid,omitempty"` // SMBIOS system UUID
+	Serial   string   `json:"serial,omitempty"`
+	Vendor   string   `json:"vendor,omitempty"`
+	Product  string   `json:"product,omitempty"`
+	BIOS     string   `json:"bios,omitempty"`
+	Firmware Firmware `json:"firmware,omitempty"`
+	Arch     Arch     `json:"arch,omitempty"`
+	CPU      string   `json:"cpu,omitempty"` // model name
+	Cores    int      `json:"cores,omitempty"`
+	RAM      int64    `json:"ram,omitempty"` // bytes
+	NICs     []NIC    `json:"nics,omitempty"`
+	Disks    []Disk   `json:"disks,omitempty"`
+	Kernel   string   `json:"kernel,omitempty"` // uname -r
+}
+
+// TicketRequest is posted by ingot-init to BootPath(boot, "ticket").
+type TicketRequest struct {
+	Nonce string `json:"nonce"` // at least 16 random bytes in hex; the ticket repeats it
+	Facts Facts  `json:"facts"`
+}
+
+// Ticket is what one boot of one machine is allowed to run. It travels as a
+// SignedTicket. A machine accepts it only when the signature is the server
+// key's, Nonce is the one that it sent, and Expires has not passed: since the
+// nonce proves that the ticket is younger than the request, the machine
+// measures its age from its own monotonic clock and needs no correct RTC.
+type Ticket struct {
+	Boot       BootID        `json:"boot"`
+	Machine    MachineID     `json:"machine"`
+	Hostname   string        `json:"hostname"`
+	MachineKey string        `json:"machineKey"` // 32 hex digits: systemd machine-id(5), stable for the machine
+	Nonce      string        `json:"nonce"`
+	Issued     time.Time     `json:"issued"`
+	Expires    time.Time     `json:"expires"`
+	Image      Digest        `json:"image"` // digest of the OCI manifest: what is assigned
+	Name       string        `json:"name"`  // "node:2026.11.23-1", for people
+	Grants     []Grant       `json:"grants,omitempty"`
+	Heartbeat  time.Duration `json:"heartbeat,omitempty"` // zero means 30 s
+}
+
+// SignedTicket is a Ticket in the very bytes that were signed.
+type SignedTicket struct {
+	Ticket    []byte `json:"ticket"`    // JSON of a Ticket
+	Signature string `json:"signature"` // minisign signature file text over Ticket
+}
+
+// Grant is a one-shot permission for one boot to initialise one named blank
+// disk as one volume. Without it nothing is ever formatted.
+type Grant struct {
+	Volume  string    `json:"volume"`
+	Disk    string    `json:"disk"` // serial number or WWN
+	Expires time.Time `json:"expires"`
+}
+
+// Event is one step told by the machine; posted to BootPath(boot, "events").
+type Event struct {
+	Stage   Stage         `json:"stage"`
+	Error   string        `json:"error,omitempty"`   // not empty: the stage failed, and this is why
+	Detail  string        `json:"detail,omitempty"`  // for people: "volume data refused: disk vda holds ext4"
+	Retry   bool          `json:"retry,omitempty"`   // with Error: the machine will try the stage again by itself
+	Bytes   int64         `json:"bytes,omitempty"`   // bytes moved in this stage
+	Uptime  time.Duration `json:"uptime,omitempty"`  // since the kernel started
+	Volumes []string      `json:"volumes,omitempty"` // in StageVolumes: names of volumes initialised with a grant
+}
+
+// CheckResult is the outcome of one health check.
+type CheckResult struct {
+	Name     string        `json:"name"`
+	OK       bool          `json:"ok"`
+	Detail   string        `json:"detail,omitempty"`
+	Duration time.Duration `json:"duration,omitempty"`
+}
+
+// Report is what a running machine says of itself; posted by the agent to
+// BootPath(boot, "report"), first when the checks are decided and then as heartbeat.
+type Report struct {
+	Boot     BootID        `json:"boot"`
+	Image    Digest        `json:"image"`   // as in the ticket
+	Root     Digest        `json:"root"`    // measured: sha256 of the mounted root device
+	Healthy  bool          `json:"healthy"` // all checks passed
+	Checks   []CheckResult `json:"checks,omitempty"`
+	RAMUsed  int64         `json:"ramUsed,omitempty"`  // bytes, MemTotal - MemAvailable
+	RAMTotal int64         `json:"ramTotal,omitempty"` // bytes
+	Uptime   time.Duration `json:"uptime,omitempty"`
+	Kernel   string        `json:"kernel,omitempty"`
+	Hostname string        `json:"hostname,omitempty"`
+}
+
+// BootPath is the URL path of a resource of one boot. The parts:
+//
+//	script                  GET  iPXE script
+//	<image hex>/kernel      GET
+//	<image hex>/initramfs   GET
+//	<image hex>/manifest    GET  OCI manifest, bytes as signed
+//	<image hex>/signature   GET  minisign signature of manifest
+//	<image hex>/config      GET  ImageManifest
+//	<image hex>/root        GET  with ranges
+//	ticket                  POST TicketRequest → SignedTicket
+//	events                  POST Event
+//	report                  POST Report
+func BootPath(boot BootID, part string) string { return "/b/" + string(boot) + "/" + part }
+
+// Kernel command line keys that the loader's script passes to ingot-init.
+const (
+	ArgServer = "ingot.server" // base URL, "http://10.99.0.1:80"
+	ArgBoot   = "ingot.boot"   // BootID
+	ArgMAC    = "ingot.mac"    // MAC address of the boot NIC
+	ArgDebug  = "ingot.debug"  // present: more words on the console
+)
+
+// Paths on the machine that initramfs and agent agree on.
+const (
+	// KeyDir in the initramfs holds release.pub and server.pub (minisign public key files).
+	KeyDir = "/etc/ingot"
+	// RunDir survives the switch of root and holds boot.json and the root image.
+	RunDir = "/run/ingot"
+	// AgentPath is where the image carries ingot-init for use as the agent.
+	AgentPath = "/usr/lib/ingot/ingot-init"
+)

@@ -1,0 +1,197 @@
+package ingot
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"regexp"
+	"strings"
+)
+
+// Errors that callers may test for with errors.Is.
+var (
+	// ErrBadDigest: the text is not "sha256:" followed by 64 lower-case hex digits.
+	ErrBadDigest = errors.New("not a sha256 digest")
+	// ErrBadName: the text is not PROFILE or PROFILE:VERSION.
+	ErrBadName = errors.New("not an image name")
+	// ErrBadBootID: the text is not 32 lower-case hex digits.
+	ErrBadBootID = errors.New("not a boot id")
+	// ErrBadMAC: the text is not a 48-bit hardware address.
+	ErrBadMAC = errors.New("not a MAC address")
+)
+
+// Digest pins bytes: "sha256:" and 64 lower-case hex digits, the form of the
+// OCI image specification (descriptor.md, section Digests).
+type Digest string
+
+var digestRE = regexp.MustCompile(`^sha256:[0-9a-f]{64}$`)
+
+// ParseDigest accepts exactly the canonical form.
+func ParseDigest(s string) (Digest, error) {
+	if !digestRE.MatchString(s) {
+		return "", fmt.Errorf("%w: %q", ErrBadDigest, s)
+	}
+	return Digest(s), nil
+}
+
+// DigestOf returns the digest of b.
+func DigestOf(b []byte) Digest { return DigestFromSum(sha256.Sum256(b)) }
+
+// DigestFromSum turns a finished SHA-256 sum into a Digest.
+func DigestFromSum(sum [sha256.Size]byte) Digest {
+	return Digest("sha256:" + hex.EncodeToString(sum[:]))
+}
+
+// Hex returns the 64 hex digits without the algorithm; empty for the zero Digest.
+func (d Digest) Hex() string { return strings.TrimPrefix(string(d), "sha256:") }
+
+// Short returns the first 12 hex digits, for tables.
+func (d Digest) Short() string {
+	h := d.Hex()
+	if len(h) > 12 {
+		return h[:12]
+	}
+	return h
+}
+
+func (d Digest) String() string { return string(d) }
+
+// Arch is a machine architecture by its Debian name.
+type Arch string
+
+// The architectures that ingot builds for.
+const (
+	AMD64 Arch = "amd64"
+	ARM64 Arch = "arm64"
+)
+
+// Firmware says what started the machine, as DHCP option 93 tells it
+// (RFC 4578 section 2.1; IANA "Processor Architecture Types").
+type Firmware string
+
+// The kinds of firmware that the boot server tells apart.
+const (
+	FirmwareBIOS          Firmware = "bios"            // 0
+	FirmwareUEFIx64       Firmware = "uefi-x64"        // 7 and 9
+	FirmwareUEFIarm64     Firmware = "uefi-arm64"      // 11
+	FirmwareUEFIx64HTTP   Firmware = "uefi-x64-http"   // 16
+	FirmwareUEFIarm64HTTP Firmware = "uefi-arm64-http" // 19
+	FirmwareUnknown       Firmware = ""
+)
+
+// ImageName is what people call an image: "node:2026.11.23-1". The name may
+// move from digest to digest; assignments pin digests.
+type ImageName struct {
+	Profile string
+	Version string // empty means the newest version
+}
+
+var (
+	profileNameRE = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,62}$`)
+	versionRE     = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9._-]{0,63}$`)
+)
+
+// ValidProfileName reports whether s may name a profile: lower-case letters,
+// digits and dashes, at most 63.
+func ValidProfileName(s string) bool { return profileNameRE.MatchString(s) }
+
+// ValidVersion reports whether s may be an image version. The form is that of
+// OCI tags without leading punctuation, at most 64 characters.
+func ValidVersion(s string) bool { return versionRE.MatchString(s) }
+
+// ParseImageName reads PROFILE or PROFILE:VERSION.
+func ParseImageName(s string) (ImageName, error) {
+	p, v, hasVersion := strings.Cut(s, ":")
+	if !ValidProfileName(p) || (hasVersion && !ValidVersion(v)) {
+		return ImageName{}, fmt.Errorf("%w: %q (want PROFILE:VERSION such as node:2026.11.23-1)", ErrBadName, s)
+	}
+	return ImageName{Profile: p, Version: v}, nil
+}
+
+func (n ImageName) String() string {
+	if n.Version == "" {
+		return n.Profile
+	}
+	return n.Profile + ":" + n.Version
+}
+
+// MachineID is the server's own, stable name for one machine: "m-" and the 12
+// hex digits of the MAC address it was first seen with. It does not change
+// when the network card does.
+type MachineID string
+
+// MachineIDFromMAC makes the id for a machine first seen with this address.
+func MachineIDFromMAC(mac string) (MachineID, error) {
+	m, err := ParseMAC(mac)
+	if err != nil {
+		return "", err
+	}
+	return MachineID("m-" + strings.ReplaceAll(m, ":", "")), nil
+}
+
+var macRE = regexp.MustCompile(`^[0-9a-f]{2}(:[0-9a-f]{2}){5}$`)
+
+// ParseMAC returns a MAC address in canonical form, lower case with colons.
+// Dashes and upper case are accepted.
+func ParseMAC(s string) (string, error) {
+	m := strings.ToLower(strings.ReplaceAll(s, "-", ":"))
+	if !macRE.MatchString(m) {
+		return "", fmt.Errorf("%w: %q", ErrBadMAC, s)
+	}
+	return m, nil
+}
+
+// BootID names one boot of one machine: 32 lower-case hex digits (128 random
+// bits). It doubles as that boot's bearer credential on the boot network.
+type BootID string
+
+var bootIDRE = regexp.MustCompile(`^[0-9a-f]{32}$`)
+
+// ParseBootID accepts exactly the canonical form.
+func ParseBootID(s string) (BootID, error) {
+	if !bootIDRE.MatchString(s) {
+		return "", fmt.Errorf("%w: %q", ErrBadBootID, s)
+	}
+	return BootID(s), nil
+}
+
+// Short returns the first 8 digits, for tables and logs.
+func (b BootID) Short() string {
+	if len(b) > 8 {
+		return string(b[:8])
+	}
+	return string(b)
+}
+
+// NewBootID makes a BootID from 16 random bytes that the caller drew.
+func NewBootID(random [16]byte) BootID { return BootID(hex.EncodeToString(random[:])) }
+
+// PlausibleUUID normalises an SMBIOS system UUID (DSP0134, section 7.2.1) to
+// lower case and returns "" for those that boards are known to share: all
+// zeros, all F, and runs of one digit or the well-known default.
+func PlausibleUUID(s string) string {
+	u := strings.ToLower(strings.TrimSpace(s))
+	digits := strings.ReplaceAll(u, "-", "")
+	if len(digits) != 32 || strings.Trim(digits, "0123456789abcdef") != "" {
+		return ""
+	}
+	if strings.Count(digits, digits[:1]) == 32 || digits == "03000200040005000006000700080009" {
+		return ""
+	}
+	return digits[:8] + "-" + digits[8:12] + "-" + digits[12:16] + "-" + digits[16:20] + "-" + digits[20:]
+}
+
+// PlausibleSerial returns "" for the serial numbers that vendors leave blank.
+func PlausibleSerial(s string) string {
+	t := strings.TrimSpace(s)
+	switch strings.ToLower(t) {
+	case "", "none", "n/a", "unknown", "default string", "not specified", "system serial number",
+		"to be filled by o.e.m.", "to be filled by o.e.m", "0123456789", "123456789", "not applicable":
+		return ""
+	}
+	if strings.Trim(strings.ToLower(t), "0") == "" || strings.Trim(strings.ToLower(t), "f") == "" {
+		return ""
+	}
+	return t
+}

@@ -1,0 +1,89 @@
+package ingot
+
+import "time"
+
+// ImageManifest describes one image; it is the config blob of the image's OCI
+// manifest, whose digest is the digest of the image. A machine verifies in
+// this order: OCI manifest bytes against Ticket.Image, the release key's
+// signature over them, config blob against the OCI manifest, and then kernel
+// and root against the digests in here.
+type ImageManifest struct {
+	Schema    int       `json:"schema"` // 1
+	Profile   string    `json:"profile"`
+	Version   string    `json:"version"`
+	Arch      Arch      `json:"arch"`
+	Plan      Digest    `json:"plan"`    // digest of the canonical plan
+	Created   time.Time `json:"created"` // SOURCE_DATE_EPOCH of the plan, never the wall clock
+	Kernel    Artifact  `json:"kernel"`
+	Initramfs Artifact  `json:"initramfs"`
+	Root      Artifact  `json:"root"`
+	// Chunks cut Root into consecutive pieces, so that a download can be
+	// verified while it runs and resumed. Their sizes add up to Root.Size.
+	Chunks        []Chunk       `json:"chunks"`
+	KernelRelease string        `json:"kernelRelease"` // "6.12.90+deb13-cloud-amd64"
+	Arguments     []string      `json:"arguments,omitempty"`
+	Packages      int           `json:"packages"` // number of packages in the root
+	Unpacked      int64         `json:"unpacked"` // bytes of file content in the root
+	Overlay       int64         `json:"overlay"`  // bytes; bound of the tmpfs over the root. Zero means a quarter of RAM
+	MinRAM        int64         `json:"minRAM"`   // bytes; a machine with less refuses to boot this image
+	Deadline      time.Duration `json:"deadline"` // from first packet to Report; zero means 10 minutes
+	Volumes       []Volume      `json:"volumes,omitempty"`
+	Checks        []Check       `json:"checks,omitempty"`
+}
+
+// Name returns the image's name for people.
+func (m *ImageManifest) Name() ImageName { return ImageName{m.Profile, m.Version} }
+
+// Artifact is one file of an image.
+type Artifact struct {
+	Digest Digest `json:"digest"`
+	Size   int64  `json:"size"` // bytes
+}
+
+// Chunk is one piece of the root.
+type Chunk struct {
+	Digest Digest `json:"digest"`
+	Size   int64  `json:"size"` // bytes
+}
+
+// Volume is a persistent filesystem that outlives every image. It is found by
+// Label or by Serial; a volume with neither is looked for by its Name as label.
+type Volume struct {
+	Name       string `json:"name"`
+	Label      string `json:"label,omitempty"`      // filesystem label, at most 16 bytes for ext4
+	Serial     string `json:"serial,omitempty"`     // serial number or WWN of the whole disk
+	Filesystem string `json:"filesystem,omitempty"` // empty means ext4
+	Mount      string `json:"mount"`                // absolute path in the root
+	Options    string `json:"options,omitempty"`    // mount options
+	Optional   bool   `json:"optional,omitempty"`   // boot without it when it is not there
+	Identity   bool   `json:"identity,omitempty"`   // holds machine-id and SSH host keys; default: the first volume
+}
+
+// FSLabel is the filesystem label to look for and to write when initialising.
+func (v Volume) FSLabel() string {
+	if v.Label != "" {
+		return v.Label
+	}
+	return v.Name
+}
+
+// Check is one health check; exactly one of Units, TCP, HTTP and Command is set.
+type Check struct {
+	Name    string        `json:"name"`
+	Units   []string      `json:"units,omitempty"`   // systemd units that must be active; "@system": no unit failed and start-up finished
+	TCP     string        `json:"tcp,omitempty"`     // host:port that must accept
+	HTTP    string        `json:"http,omitempty"`    // URL that must answer 2xx
+	Command []string      `json:"command,omitempty"` // must exit 0
+	Timeout time.Duration `json:"timeout,omitempty"` // of one attempt; zero means 10 s
+	Within  time.Duration `json:"within,omitempty"`  // how long attempts may go on; zero means 2 minutes
+}
+
+// Media types of an ingot image in an OCI layout or registry.
+const (
+	MediaTypeConfig    = "application/vnd.ingot.image.v1+json"
+	MediaTypeKernel    = "application/vnd.ingot.kernel.v1"
+	MediaTypeInitramfs = "application/vnd.ingot.initramfs.v1.cpio+zstd"
+	MediaTypeRoot      = "application/vnd.ingot.root.v1.squashfs"
+	MediaTypePlan      = "application/vnd.ingot.plan.v1+json"
+	ArtifactSignature  = "application/vnd.ingot.signature.v1.minisign"
+)
