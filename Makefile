@@ -1,0 +1,57 @@
+# ingot: one line of help per target; `make` prints it.
+SHELL       := /bin/bash
+GOPROXY     := $(shell go env GOPROXY | sed 's/,direct//g')
+export GOPROXY
+export GOFLAGS := -buildvcs=false
+VERSION     ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+LDFLAGS     := -s -w -X main.version=$(VERSION)
+STATIC      := CGO_ENABLED=0 go build -trimpath
+E2E_TIMEOUT ?= 15m
+
+.DEFAULT_GOAL := help
+.PHONY: help setup build test test-unit test-all demo lab bench lint clean
+
+help: ## print this help
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: ## install the Debian packages that are missing (quiet when none is)
+	@scripts/setup test
+
+build: ## build bin/ingot and bin/ingot-init
+	@mkdir -p bin
+	@$(STATIC) -ldflags '$(LDFLAGS)' -o bin/ingot ./cmd/ingot
+	@$(STATIC) -ldflags '-s -w' -o bin/ingot-init ./cmd/ingot-init
+
+test: setup build ## unit tests, real protocol peers, one BIOS and one UEFI machine booted to healthy
+	go vet -tags e2e ./...
+	go test ./...
+	go test -tags e2e -count=1 -timeout $(E2E_TIMEOUT) -v -run '^TestScene' ./testvm
+
+test-unit: ## unit tests alone: seconds, without root
+	go test -short ./...
+
+test-all: setup build ## everything: race detector, both firmwares, every fault scene, node images
+	go vet -tags e2e ./...
+	go test -race -count=1 ./...
+	INGOT_TEST_ALL=1 go test -tags e2e -count=1 -timeout 60m -v ./builder/... ./testvm/...
+
+demo: ## the whole loop on an isolated LAN: build, PXE-boot, upgrade, roll back
+	@scripts/setup
+	@$(MAKE) --no-print-directory build
+	@exec bin/ingot demo
+
+lab: ## start a lab with one BIOS and one UEFI machine (see bin/ingot lab --help)
+	@scripts/setup
+	@$(MAKE) --no-print-directory build
+	@exec bin/ingot lab up
+
+bench: setup build ## benchmarks; compare two runs with benchstat
+	go test -run '^$$' -bench . -benchmem ./...
+
+lint: ## gofmt, staticcheck and golangci-lint at the versions of tools/go.mod
+	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -l $$(git ls-files '*.go'); exit 1; }
+	go tool -modfile=tools/go.mod staticcheck -tags e2e ./...
+	go tool -modfile=tools/go.mod golangci-lint run --build-tags e2e ./...
+
+clean: ## remove what make build made
+	@rm -rf bin
