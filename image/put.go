@@ -1,0 +1,341 @@
+package image
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"fmt"
+	"hash"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/google/renameio/v2"
+	"github.com/opencontainers/image-spec/specs-go"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sys/unix"
+
+	"ingot"
+)
+
+// Files are the finished artifacts of an image, as paths. Put copies them.
+type Files struct {
+	Kernel    string
+	Initramfs string
+	Root      string // squashfs
+	Plan      string // canonical JSON of the plan
+}
+
+// ChunkSize is the size in bytes of every chunk of a root but the last.
+const ChunkSize = 1 << 20
+
+// tempPrefix marks blobs that are being written.
+const tempPrefix = ".incoming-"
+
+// Put stores an image. It fills in the digests, sizes and chunks of m, signs
+// the manifest with sign and tags it with its name; the tag is the last thing
+// written. The same content again changes nothing; other content under a name
+// that exists is ErrExists.
+func (s *Store) Put(ctx context.Context, m *ingot.ImageManifest, f Files, sign SecretKey) (Image, error) {
+	unlock, err := s.lock()
+	if err != nil {
+		return Image{}, err
+	}
+	defer unlock()
+	layers, err := s.putFiles(ctx, m, f)
+	if err != nil {
+		return Image{}, err
+	}
+	desc, body, err := s.putManifest(m, layers)
+	if err != nil {
+		return Image{}, err
+	}
+	index, err := s.readIndex()
+	if err != nil {
+		return Image{}, err
+	}
+	name := m.Name().String()
+	for _, d := range index.Manifests {
+		if d.Annotations[ocispec.AnnotationRefName] != name || d.ArtifactType != ingot.MediaTypeConfig {
+			continue
+		}
+		if d.Digest != desc.Digest {
+			if _, err := s.read(d); err == nil {
+				return Image{}, fmt.Errorf("%w: %s is %s; choose another --version", ErrExists, name, ingot.Digest(d.Digest).Short())
+			}
+		}
+	}
+	signature, err := s.putSignature(desc, sign.Sign(body, "image "+name+" "+desc.Digest.String()))
+	if err != nil {
+		return Image{}, err
+	}
+	if err := s.writeIndex(index, desc, signature); err != nil {
+		return Image{}, err
+	}
+	return s.Get(ctx, desc.Digest.String())
+}
+
+// putFiles copies the artifacts and completes the manifest with what it measured.
+func (s *Store) putFiles(ctx context.Context, m *ingot.ImageManifest, f Files) ([]ocispec.Descriptor, error) {
+	var layers []ocispec.Descriptor
+	for _, part := range []struct {
+		path, media string
+		into        *ingot.Artifact
+		chunks      *chunker
+	}{
+		{f.Kernel, ingot.MediaTypeKernel, &m.Kernel, nil},
+		{f.Initramfs, ingot.MediaTypeInitramfs, &m.Initramfs, nil},
+		{f.Root, ingot.MediaTypeRoot, &m.Root, &chunker{}},
+		{f.Plan, ingot.MediaTypePlan, &ingot.Artifact{}, nil},
+	} {
+		a, err := s.putFile(ctx, part.path, part.chunks)
+		if err != nil {
+			return nil, err
+		}
+		*part.into = a
+		if part.chunks != nil {
+			m.Chunks = part.chunks.finish()
+		}
+		layers = append(layers, descriptor(part.media, a))
+	}
+	return layers, nil
+}
+
+func descriptor(media string, a ingot.Artifact) ocispec.Descriptor {
+	return ocispec.Descriptor{MediaType: media, Digest: ociDigest(a.Digest), Size: a.Size}
+}
+
+// putManifest writes config and OCI manifest. Both are deterministic: Go's
+// encoder keeps the order of fields and sorts maps.
+func (s *Store) putManifest(m *ingot.ImageManifest, layers []ocispec.Descriptor) (ocispec.Descriptor, []byte, error) {
+	config, err := json.Marshal(m)
+	if err != nil {
+		return ocispec.Descriptor{}, nil, fmt.Errorf("encoding image config: %w", err)
+	}
+	c, err := s.putBytes(config)
+	if err != nil {
+		return ocispec.Descriptor{}, nil, err
+	}
+	body, err := json.Marshal(ocispec.Manifest{
+		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest,
+		ArtifactType: ingot.MediaTypeConfig,
+		Config:       descriptor(ingot.MediaTypeConfig, c),
+		Layers:       layers,
+		Annotations: map[string]string{
+			ocispec.AnnotationCreated: m.Created.UTC().Format(time.RFC3339),
+			ocispec.AnnotationTitle:   m.Profile, ocispec.AnnotationVersion: m.Version,
+		},
+	})
+	if err != nil {
+		return ocispec.Descriptor{}, nil, fmt.Errorf("encoding OCI manifest: %w", err)
+	}
+	a, err := s.putBytes(body)
+	if err != nil {
+		return ocispec.Descriptor{}, nil, err
+	}
+	d := descriptor(ocispec.MediaTypeImageManifest, a)
+	d.ArtifactType = ingot.MediaTypeConfig
+	d.Annotations = map[string]string{ocispec.AnnotationRefName: m.Name().String()}
+	return d, body, nil
+}
+
+// putSignature stores text as a referrer of subject.
+func (s *Store) putSignature(subject ocispec.Descriptor, text string) (ocispec.Descriptor, error) {
+	layer, err := s.putBytes([]byte(text))
+	if err != nil {
+		return ocispec.Descriptor{}, err
+	}
+	if _, err := s.putBytes(ocispec.DescriptorEmptyJSON.Data); err != nil {
+		return ocispec.Descriptor{}, err
+	}
+	plain := ocispec.Descriptor{MediaType: subject.MediaType, Digest: subject.Digest, Size: subject.Size}
+	body, err := json.Marshal(ocispec.Manifest{
+		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest,
+		ArtifactType: ingot.ArtifactSignature, Config: ocispec.DescriptorEmptyJSON,
+		Layers: []ocispec.Descriptor{descriptor(ingot.ArtifactSignature, layer)}, Subject: &plain,
+	})
+	if err != nil {
+		return ocispec.Descriptor{}, fmt.Errorf("encoding signature manifest: %w", err)
+	}
+	a, err := s.putBytes(body)
+	if err != nil {
+		return ocispec.Descriptor{}, err
+	}
+	d := descriptor(ocispec.MediaTypeImageManifest, a)
+	d.ArtifactType = ingot.ArtifactSignature
+	return d, nil
+}
+
+// writeIndex adds image and signature to the index. The image's older entries,
+// and older signatures of it, leave the index with it.
+func (s *Store) writeIndex(index ocispec.Index, im, signature ocispec.Descriptor) error {
+	name := im.Annotations[ocispec.AnnotationRefName]
+	var kept []ocispec.Descriptor
+	for _, d := range index.Manifests {
+		if d.Digest == im.Digest || d.Annotations[ocispec.AnnotationRefName] == name || s.signs(d, im) {
+			continue
+		}
+		kept = append(kept, d)
+	}
+	index.Manifests = append(kept, im, signature)
+	b, err := json.MarshalIndent(index, "", " ")
+	if err != nil {
+		return fmt.Errorf("encoding the index: %w", err)
+	}
+	if err := renameio.WriteFile(s.dir(ocispec.ImageIndexFile), b, 0o644); err != nil {
+		return fmt.Errorf("writing the index: %w", err)
+	}
+	return syncDir(s.dir())
+}
+
+func (s *Store) signs(d, im ocispec.Descriptor) bool {
+	if d.ArtifactType != ingot.ArtifactSignature {
+		return false
+	}
+	b, err := s.readBlob(ingot.Digest(d.Digest))
+	if err != nil {
+		return true // damaged: drop it
+	}
+	var m ocispec.Manifest
+	return json.Unmarshal(b, &m) == nil && m.Subject != nil && m.Subject.Digest == im.Digest
+}
+
+func (s *Store) putBytes(b []byte) (ingot.Artifact, error) {
+	return s.putReader(context.Background(), bytes.NewReader(b), nil)
+}
+
+func (s *Store) putFile(ctx context.Context, path string, c *chunker) (ingot.Artifact, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return ingot.Artifact{}, fmt.Errorf("storing artifact: %w", err)
+	}
+	defer f.Close()
+	return s.putReader(ctx, f, c)
+}
+
+// putReader writes one blob: temporary name, sync, rename.
+func (s *Store) putReader(ctx context.Context, r io.Reader, c *chunker) (ingot.Artifact, error) {
+	blobs := s.dir("blobs", "sha256")
+	tmp, err := os.CreateTemp(blobs, tempPrefix)
+	if err != nil {
+		return ingot.Artifact{}, fmt.Errorf("storing blob: %w", err)
+	}
+	defer os.Remove(tmp.Name()) // a no-op after the rename
+	defer tmp.Close()
+	sum := sha256.New()
+	w := io.MultiWriter(tmp, sum)
+	if c != nil {
+		w = io.MultiWriter(tmp, sum, c)
+	}
+	n, err := io.Copy(w, readerWithContext{ctx, r})
+	if err != nil {
+		return ingot.Artifact{}, fmt.Errorf("storing blob: %w", err)
+	}
+	d := ingot.DigestFromSum([sha256.Size]byte(sum.Sum(nil)))
+	if st, err := os.Stat(s.Blob(d)); err == nil && st.Size() == n {
+		return ingot.Artifact{Digest: d, Size: n}, nil
+	}
+	if err := tmp.Chmod(0o644); err != nil {
+		return ingot.Artifact{}, fmt.Errorf("storing blob %s: %w", d.Short(), err)
+	}
+	if err := tmp.Sync(); err != nil {
+		return ingot.Artifact{}, fmt.Errorf("storing blob %s: %w", d.Short(), err)
+	}
+	if err := os.Rename(tmp.Name(), s.Blob(d)); err != nil {
+		return ingot.Artifact{}, fmt.Errorf("storing blob %s: %w", d.Short(), err)
+	}
+	return ingot.Artifact{Digest: d, Size: n}, syncDir(blobs)
+}
+
+// Clean removes what killed writers left behind and returns its size in bytes.
+func (s *Store) Clean(context.Context) (int64, error) {
+	unlock, err := s.lock()
+	if err != nil {
+		return 0, err
+	}
+	defer unlock()
+	entries, err := os.ReadDir(s.dir("blobs", "sha256"))
+	if err != nil {
+		return 0, fmt.Errorf("cleaning store: %w", err)
+	}
+	var freed int64
+	for _, e := range entries {
+		if !strings.HasPrefix(e.Name(), tempPrefix) {
+			continue
+		}
+		if st, err := e.Info(); err == nil {
+			freed += st.Size()
+		}
+		if err := os.Remove(s.dir("blobs", "sha256", e.Name())); err != nil {
+			return freed, fmt.Errorf("cleaning store: %w", err)
+		}
+	}
+	return freed, nil
+}
+
+func (s *Store) lock() (unlock func(), err error) {
+	return lockFile(filepath.Join(s.root, "images", ".lock"), unix.LOCK_EX)
+}
+
+func syncDir(path string) error {
+	d, err := os.Open(path)
+	if err != nil {
+		return fmt.Errorf("syncing folder: %w", err)
+	}
+	defer d.Close()
+	if err := d.Sync(); err != nil {
+		return fmt.Errorf("syncing folder %q: %w", path, err)
+	}
+	return nil
+}
+
+// readerWithContext stops a long copy when ctx ends.
+type readerWithContext struct {
+	ctx context.Context
+	r   io.Reader
+}
+
+func (r readerWithContext) Read(p []byte) (int, error) {
+	if err := r.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return r.r.Read(p)
+}
+
+// chunker cuts what is written to it into chunks of ChunkSize.
+type chunker struct {
+	chunks []ingot.Chunk
+	sum    hash.Hash
+	n      int64
+}
+
+func (c *chunker) Write(p []byte) (int, error) {
+	for done := 0; done < len(p); {
+		if c.sum == nil {
+			c.sum = sha256.New()
+		}
+		part := p[done:min(len(p), done+int(ChunkSize-c.n))]
+		c.sum.Write(part)
+		c.n += int64(len(part))
+		done += len(part)
+		if c.n == ChunkSize {
+			c.flush()
+		}
+	}
+	return len(p), nil
+}
+
+func (c *chunker) flush() {
+	c.chunks = append(c.chunks, ingot.Chunk{Digest: ingot.DigestFromSum([sha256.Size]byte(c.sum.Sum(nil))), Size: c.n})
+	c.sum, c.n = nil, 0
+}
+
+func (c *chunker) finish() []ingot.Chunk {
+	if c.n > 0 {
+		c.flush()
+	}
+	return c.chunks
+}

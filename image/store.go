@@ -1,0 +1,282 @@
+// Package image is the loading dock between builder and bootserver: finished
+// images in a Store, and the keys and signatures that make them trusted.
+//
+// A Store is an OCI image layout (OCI image-spec, image-layout.md) that other
+// OCI tools can read: each image is an OCI manifest whose config blob is an
+// ingot.ImageManifest and whose layers are kernel, initramfs, root and plan.
+// Its signature is a referrer (image-spec, manifest.md, "subject"), so that
+// signing does not change an image's digest.
+//
+// The package writes the layout itself: a blob is written under a temporary
+// name, synced and renamed, index.json comes last, and one lock orders the
+// writers of all processes. Registries (push, pull) are left out for now.
+package image
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sort"
+	"strings"
+	"time"
+
+	"github.com/google/renameio/v2"
+	"github.com/opencontainers/go-digest"
+	"github.com/opencontainers/image-spec/specs-go"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sys/unix"
+
+	"ingot"
+)
+
+// Errors that callers may test for with errors.Is.
+var (
+	// ErrNotFound: no complete image answers to the reference.
+	ErrNotFound = errors.New("no such image")
+	// ErrExists: the name is taken by an image with another digest.
+	ErrExists = errors.New("the image exists already with other content")
+	// ErrAmbiguous: several images begin with the given digits.
+	ErrAmbiguous = errors.New("several images match")
+)
+
+// Store keeps images in a folder. Readers need no lock and see only complete
+// images; a Store may be used from several goroutines and processes.
+type Store struct{ root string }
+
+// Image is one complete image of a Store.
+type Image struct {
+	Digest    ingot.Digest // of OCI: what machines are assigned
+	Name      ingot.ImageName
+	Manifest  ingot.ImageManifest
+	OCI       []byte       // the OCI manifest, bytes as signed
+	Config    ingot.Digest // blob that holds Manifest
+	Signature string       // minisign signature of OCI; empty when unsigned
+	Size      int64        // bytes of all blobs
+	Stored    time.Time
+}
+
+// Open opens the store at root, making its folders when they are missing.
+func Open(_ context.Context, root string) (*Store, error) {
+	s := &Store{root: root}
+	if err := os.MkdirAll(s.dir("blobs", "sha256"), 0o755); err != nil {
+		return nil, fmt.Errorf("opening store %q: %w", root, err)
+	}
+	layout := s.dir(ocispec.ImageLayoutFile)
+	if _, err := os.Stat(layout); errors.Is(err, fs.ErrNotExist) {
+		b, err := json.Marshal(ocispec.ImageLayout{Version: ocispec.ImageLayoutVersion})
+		if err != nil {
+			return nil, err
+		}
+		if err := renameio.WriteFile(layout, b, 0o644); err != nil {
+			return nil, fmt.Errorf("opening store %q: %w", root, err)
+		}
+	} else if err != nil {
+		return nil, fmt.Errorf("opening store %q: %w", root, err)
+	}
+	return s, nil
+}
+
+// Root is the folder that the store was opened with.
+func (s *Store) Root() string { return s.root }
+
+func (s *Store) dir(elem ...string) string {
+	return filepath.Join(append([]string{s.root, "images"}, elem...)...)
+}
+
+// Blob returns the file that holds the blob d. It is there for every blob of a
+// complete image.
+func (s *Store) Blob(d ingot.Digest) string { return s.dir("blobs", "sha256", d.Hex()) }
+
+// List returns the complete images, sorted by profile and then by age, the
+// newest last. An image one of whose blobs is missing or short is left out.
+func (s *Store) List(ctx context.Context) ([]Image, error) {
+	index, err := s.readIndex()
+	if err != nil {
+		return nil, err
+	}
+	signatures := s.signatures(index)
+	var images []Image
+	for _, d := range index.Manifests {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		if d.ArtifactType != ingot.MediaTypeConfig {
+			continue
+		}
+		im, err := s.read(d)
+		if err != nil {
+			continue // not complete, so not an image
+		}
+		im.Signature = signatures[im.Digest]
+		images = append(images, im)
+	}
+	sort.SliceStable(images, func(i, j int) bool {
+		a, b := images[i], images[j]
+		if a.Name.Profile != b.Name.Profile {
+			return a.Name.Profile < b.Name.Profile
+		}
+		return a.Stored.Before(b.Stored)
+	})
+	return images, nil
+}
+
+// Get returns the image that ref names: PROFILE:VERSION, PROFILE for its newest
+// version, a digest, or a unique beginning of one of at least 6 hex digits.
+func (s *Store) Get(ctx context.Context, ref string) (Image, error) {
+	images, err := s.List(ctx)
+	if err != nil {
+		return Image{}, err
+	}
+	var found []Image
+	for _, im := range images {
+		if im.Name.String() == ref || string(im.Digest) == ref {
+			return im, nil
+		}
+		if hex := strings.TrimPrefix(ref, "sha256:"); len(hex) >= 6 && strings.HasPrefix(im.Digest.Hex(), hex) {
+			found = append(found, im)
+		}
+	}
+	if len(found) == 0 {
+		for i := len(images) - 1; i >= 0; i-- {
+			if images[i].Name.Profile == ref {
+				return images[i], nil
+			}
+		}
+	}
+	switch len(found) {
+	case 0:
+		return Image{}, fmt.Errorf("%w: %q%s", ErrNotFound, ref, known(images))
+	case 1:
+		return found[0], nil
+	}
+	return Image{}, fmt.Errorf("%w: %q is the beginning of %d digests; give more digits", ErrAmbiguous, ref, len(found))
+}
+
+// known lists what there is instead, for the error of a wrong name.
+func known(images []Image) string {
+	if len(images) == 0 {
+		return "; the store is empty, build one: ingot build lab --version v1"
+	}
+	var names []string
+	for _, im := range images {
+		names = append(names, im.Name.String())
+	}
+	if len(names) > 8 {
+		names = append(names[len(names)-8:], "…")
+	}
+	return "; the store has " + strings.Join(names, ", ")
+}
+
+// read loads one image and checks that all of it is there.
+func (s *Store) read(d ocispec.Descriptor) (Image, error) {
+	id, err := ingot.ParseDigest(d.Digest.String())
+	if err != nil {
+		return Image{}, err
+	}
+	im := Image{Digest: id}
+	if im.OCI, err = s.readBlob(id); err != nil {
+		return Image{}, err
+	}
+	var m ocispec.Manifest
+	if err := json.Unmarshal(im.OCI, &m); err != nil {
+		return Image{}, fmt.Errorf("parsing manifest %s: %w", id.Short(), err)
+	}
+	for _, b := range append([]ocispec.Descriptor{m.Config}, m.Layers...) {
+		st, err := os.Stat(s.Blob(ingot.Digest(b.Digest)))
+		if err != nil {
+			return Image{}, fmt.Errorf("reading image %s: %w", id.Short(), err)
+		}
+		if st.Size() != b.Size {
+			return Image{}, fmt.Errorf("reading image %s: blob %s has %d bytes; want %d", id.Short(), b.Digest, st.Size(), b.Size)
+		}
+		im.Size += b.Size
+	}
+	im.Config = ingot.Digest(m.Config.Digest)
+	config, err := s.readBlob(im.Config)
+	if err != nil {
+		return Image{}, err
+	}
+	if err := json.Unmarshal(config, &im.Manifest); err != nil {
+		return Image{}, fmt.Errorf("parsing config of %s: %w", id.Short(), err)
+	}
+	im.Name = im.Manifest.Name()
+	if st, err := os.Stat(s.Blob(id)); err == nil {
+		im.Stored = st.ModTime()
+	}
+	return im, nil
+}
+
+// readBlob reads a small blob and checks it against its digest.
+func (s *Store) readBlob(d ingot.Digest) ([]byte, error) {
+	f, err := os.Open(s.Blob(d))
+	if err != nil {
+		return nil, fmt.Errorf("reading blob %s: %w", d.Short(), err)
+	}
+	defer f.Close()
+	const most = 16 << 20
+	b, err := io.ReadAll(io.LimitReader(f, most))
+	if err != nil {
+		return nil, fmt.Errorf("reading blob %s: %w", d.Short(), err)
+	}
+	if ingot.DigestOf(b) != d {
+		return nil, fmt.Errorf("reading blob %s: its content is damaged", d.Short())
+	}
+	return b, nil
+}
+
+func (s *Store) readIndex() (ocispec.Index, error) {
+	index := ocispec.Index{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageIndex}
+	b, err := os.ReadFile(s.dir(ocispec.ImageIndexFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return index, nil
+	}
+	if err != nil {
+		return index, fmt.Errorf("reading the index of store %q: %w", s.root, err)
+	}
+	if err := json.Unmarshal(b, &index); err != nil {
+		return index, fmt.Errorf("parsing the index of store %q: %w", s.root, err)
+	}
+	return index, nil
+}
+
+// signatures maps image digests to the text of their signatures.
+func (s *Store) signatures(index ocispec.Index) map[ingot.Digest]string {
+	texts := map[ingot.Digest]string{}
+	for _, d := range index.Manifests {
+		if d.ArtifactType != ingot.ArtifactSignature {
+			continue
+		}
+		b, err := s.readBlob(ingot.Digest(d.Digest))
+		if err != nil {
+			continue
+		}
+		var m ocispec.Manifest
+		if json.Unmarshal(b, &m) != nil || m.Subject == nil || len(m.Layers) != 1 {
+			continue
+		}
+		if text, err := s.readBlob(ingot.Digest(m.Layers[0].Digest)); err == nil {
+			texts[ingot.Digest(m.Subject.Digest)] = string(text)
+		}
+	}
+	return texts
+}
+
+// lockFile takes an flock on path and returns its release.
+func lockFile(path string, how int) (unlock func(), err error) {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("opening lock %q: %w", path, err)
+	}
+	if err := unix.Flock(int(f.Fd()), how); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("locking %q: %w", path, err)
+	}
+	return func() { f.Close() }, nil
+}
+
+func ociDigest(d ingot.Digest) digest.Digest { return digest.Digest(d) }
