@@ -1,0 +1,275 @@
+package profiles
+
+import (
+	"bytes"
+	"embed"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
+
+	"go.yaml.in/yaml/v4"
+
+	"ingot"
+)
+
+//go:embed debian node lab
+var shipped embed.FS
+
+// Shipped lists the profiles that ingot brings along.
+func Shipped() []string { return []string{"debian", "lab", "node"} }
+
+// fileName is the profile file of a profile's folder.
+const fileName = "profile.yaml"
+
+// origin is one profile file and the folder that its sources live in.
+type origin struct {
+	name   string // for people and places
+	folder fs.FS
+	file   string // inside folder
+	disk   string // folder on disk, empty for a shipped profile
+}
+
+// ErrNoProfile: there is no profile by that name.
+var ErrNoProfile = errors.New("no such profile")
+
+// Load reads the profile that ref names, a YAML file, a folder with a
+// profile.yaml, or a shipped profile, merges what it extends and validates the
+// result. All faults come back together as Faults.
+func Load(ref string) (*Profile, error) {
+	o, err := find(ref, "")
+	if err != nil {
+		return nil, err
+	}
+	l := &loader{}
+	p := l.load(o, nil)
+	if p != nil {
+		p.complete()
+		p.validate(o, &l.faults)
+	}
+	if err := l.faults.err(); err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
+// find turns a reference into a file. base is the folder on disk of the
+// profile that refers, empty at the top.
+func find(ref, base string) (origin, error) {
+	candidate := ref
+	if !filepath.IsAbs(ref) {
+		candidate = filepath.Join(base, ref)
+	}
+	tries := []string{candidate}
+	if base == "" && !strings.ContainsAny(ref, "/.") {
+		tries = append(tries, filepath.Join("profiles", ref))
+	}
+	for _, t := range tries {
+		st, err := os.Stat(t)
+		if err != nil {
+			continue
+		}
+		if st.IsDir() {
+			if _, err := os.Stat(filepath.Join(t, fileName)); err != nil {
+				continue
+			}
+			t = filepath.Join(t, fileName)
+		}
+		dir := filepath.Dir(t)
+		return origin{name: t, folder: os.DirFS(dir), file: filepath.Base(t), disk: dir}, nil
+	}
+	if slices.Contains(Shipped(), ref) {
+		folder, err := fs.Sub(shipped, ref)
+		if err != nil {
+			return origin{}, err
+		}
+		return origin{name: path.Join("shipped", ref, fileName), folder: folder, file: fileName}, nil
+	}
+	return origin{}, fmt.Errorf("%w: %q is neither a file, nor a folder with a %s, nor one of the shipped profiles %s",
+		ErrNoProfile, ref, fileName, strings.Join(Shipped(), ", "))
+}
+
+// loader gathers faults over all files of one profile.
+type loader struct{ faults Faults }
+
+// load reads one file and what it extends; chain holds the files on the way
+// here. It returns nil when the file cannot be read at all.
+func (l *loader) load(o origin, chain []string) *Profile {
+	content, err := fs.ReadFile(o.folder, o.file)
+	if err != nil {
+		l.faults.add(Place{File: o.name}, "check the path and its permissions", "cannot read it: %v", err)
+		return nil
+	}
+	p, d := decodeFile(o, content)
+	d.checkFile(p)
+	l.faults = append(l.faults, d.faults...)
+	chain = append(chain, o.name)
+	merged := &Profile{folders: map[string]fs.FS{}}
+	for i, ref := range p.Extends {
+		at := d.places[fmt.Sprintf("extends[%d]", i)]
+		parent, err := find(ref, o.disk)
+		if err != nil {
+			l.faults.add(at, "shipped profiles: "+strings.Join(Shipped(), ", "), "extends %q: no such profile", ref)
+			continue
+		}
+		if slices.Contains(chain, parent.name) {
+			l.faults.add(at, "remove one of these extends", "extends go round in a circle: %s", strings.Join(append(chain, parent.name), " → "))
+			continue
+		}
+		if q := l.load(parent, chain); q != nil {
+			l.merge(merged, q)
+		}
+	}
+	p.folders = map[string]fs.FS{o.name: o.folder}
+	l.merge(merged, p)
+	return merged
+}
+
+// decodeFile parses one profile file on its own.
+func decodeFile(o origin, content []byte) (*Profile, *decoder) {
+	d := &decoder{file: o.name, places: map[string]Place{}}
+	p := &Profile{}
+	dec := yaml.NewDecoder(bytes.NewReader(content))
+	var doc yaml.Node
+	if err := dec.Decode(&doc); err != nil {
+		if errors.Is(err, io.EOF) {
+			d.faults.add(Place{o.name, 1, 1}, "write at least: name: my-profile", "the file is empty")
+			return p, d
+		}
+		d.faults.add(Place{File: o.name}, "mend the YAML", "%v", err)
+		return p, d
+	}
+	if err := dec.Decode(new(yaml.Node)); !errors.Is(err, io.EOF) {
+		d.faults.add(Place{File: o.name}, "keep one document, without --- lines", "there is more than one YAML document")
+	}
+	d.decode(doc.Content[0], reflect.ValueOf(p).Elem(), "")
+	return p, d
+}
+
+// merge lays p over into: scalars replace, lists append, files and users of
+// the same name replace or complete.
+func (l *loader) merge(into, p *Profile) {
+	replace(&into.Name, p.Name)
+	replace(&into.Arch, p.Arch)
+	replace(&into.Base.Suite, p.Base.Suite)
+	if len(p.Base.Components) > 0 {
+		into.Base.Components = p.Base.Components
+	}
+	replace(&into.Hostname, p.Hostname)
+	replace(&into.Kernel.Package, p.Kernel.Package)
+	replace(&into.RAM.Budget, p.RAM.Budget)
+	replace(&into.RAM.Overlay, p.RAM.Overlay)
+	replace(&into.Deadline, p.Deadline)
+	into.Packages = mergePackages(into.Packages, p.Packages)
+	into.Kernel.Modules = appendNew(into.Kernel.Modules, p.Kernel.Modules)
+	into.Kernel.Arguments = appendNew(into.Kernel.Arguments, p.Kernel.Arguments)
+	into.Units.Enable = appendNew(into.Units.Enable, p.Units.Enable)
+	into.Units.Disable = appendNew(into.Units.Disable, p.Units.Disable)
+	into.Units.Mask = appendNew(into.Units.Mask, p.Units.Mask)
+	for _, f := range p.Files {
+		into.Files = slices.DeleteFunc(into.Files, func(g File) bool { return g.Path == f.Path })
+		into.Files = append(into.Files, f)
+	}
+	for _, u := range p.Users {
+		into.Users = mergeUser(into.Users, u)
+	}
+	for _, v := range p.Volumes {
+		if i := slices.IndexFunc(into.Volumes, func(w Volume) bool { return w.Name == v.Name }); i >= 0 && v.Name != "" {
+			if into.Volumes[i].At.File == v.At.File {
+				continue // reported by checkTwice
+			}
+			l.faults.add(v.At, "choose another name", "the volume %q is defined already at %s", v.Name, into.Volumes[i].At)
+			continue
+		}
+		into.Volumes = append(into.Volumes, v)
+	}
+	for _, c := range p.Checks {
+		into.Checks = slices.DeleteFunc(into.Checks, func(b Check) bool { return b.Name == c.Name })
+		into.Checks = append(into.Checks, c)
+	}
+	for name, folder := range p.folders {
+		into.folders[name] = folder
+	}
+}
+
+func replace[T comparable](into *T, v T) {
+	var zero T
+	if v != zero {
+		*into = v
+	}
+}
+
+func appendNew(list, more []string) []string {
+	for _, s := range more {
+		if !slices.Contains(list, s) {
+			list = append(list, s)
+		}
+	}
+	return list
+}
+
+func mergePackages(list, more []string) []string {
+	for _, s := range more {
+		if name, ok := strings.CutPrefix(s, "-"); ok {
+			list = slices.DeleteFunc(list, func(p string) bool { return p == name })
+		} else if !slices.Contains(list, s) {
+			list = append(list, s)
+		}
+	}
+	return list
+}
+
+func mergeUser(users []User, u User) []User {
+	i := slices.IndexFunc(users, func(v User) bool { return v.Name == u.Name })
+	if i < 0 {
+		return append(users, u)
+	}
+	v := &users[i]
+	replace(&v.UID, u.UID)
+	replace(&v.Comment, u.Comment)
+	replace(&v.Shell, u.Shell)
+	replace(&v.Home, u.Home)
+	replace(&v.PasswordHash, u.PasswordHash)
+	v.Groups = appendNew(v.Groups, u.Groups)
+	v.AuthorizedKeys = appendNew(v.AuthorizedKeys, u.AuthorizedKeys)
+	return users
+}
+
+// complete fills in the defaults.
+func (p *Profile) complete() {
+	p.Extends = nil
+	if p.Arch == "" {
+		p.Arch = ingot.AMD64
+	}
+	if len(p.Base.Components) == 0 {
+		p.Base.Components = []string{"main"}
+	}
+	if p.Hostname == "" {
+		p.Hostname = "{name}"
+	}
+	if len(p.Volumes) > 0 && !slices.ContainsFunc(p.Volumes, func(v Volume) bool { return v.Identity }) {
+		p.Volumes[0].Identity = true
+	}
+}
+
+// Open opens the content of a file of the profile.
+func (p *Profile) Open(f File) (io.ReadCloser, error) {
+	if f.Source == "" {
+		return io.NopCloser(strings.NewReader(f.Content)), nil
+	}
+	folder := p.folders[f.At.File]
+	if folder == nil {
+		return nil, fmt.Errorf("opening %q of %s: the profile's folder is not known", f.Source, f.At)
+	}
+	r, err := folder.Open(f.Source)
+	if err != nil {
+		return nil, fmt.Errorf("opening %q of %s: %w", f.Source, f.At, err)
+	}
+	return r, nil
+}
