@@ -1,0 +1,225 @@
+package initramfs
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/klauspost/compress/zstd"
+	"github.com/ulikunitz/xz"
+
+	"ingot/builder/tree"
+)
+
+// ErrNoModule: a module that was asked for by name is neither there nor built in.
+var ErrNoModule = errors.New("the kernel has no such module")
+
+// presets are groups of modules. A folder ends in a slash and is relative to
+// kernel/; what a kernel lacks of a preset is left out without an error.
+var presets = map[string][]string{
+	// What every boot needs: packets for DHCP, the root, its overlay, volumes.
+	"@boot": {"af_packet", "squashfs", "overlay", "loop", "ext4", "crc32c_generic", "efivarfs"},
+	// The devices of common hypervisors.
+	"@virtual": {"virtio_net", "virtio_blk", "virtio_scsi", "virtio_pci", "virtio_rng", "virtio_console",
+		"nvme", "ahci", "ata_piix", "sd_mod", "sr_mod", "e1000", "e1000e", "vmxnet3", "vmw_pvscsi",
+		"hv_netvsc", "hv_storvsc", "xen_netfront", "xen_blkfront", "ena", "gve"},
+	// Ethernet cards of servers.
+	"@net": {"drivers/net/ethernet/", "drivers/net/phy/", "drivers/net/usb/"},
+	// Disks and controllers of servers.
+	"@storage": {"drivers/nvme/host/", "drivers/ata/", "drivers/scsi/", "drivers/message/", "drivers/mmc/",
+		"drivers/usb/storage/", "drivers/usb/host/", "drivers/md/"},
+}
+
+// moduleSet is the part of a kernel's modules that goes into the initramfs.
+type moduleSet struct {
+	tree    *tree.Tree
+	dir     string              // usr/lib/modules/RELEASE
+	paths   map[string]string   // module name to path below dir
+	deps    map[string][]string // path to the paths it needs, in modules.dep order
+	soft    map[string][]string // module name to soft dependencies
+	builtin map[string]bool
+	chosen  map[string]bool // paths
+}
+
+// moduleName is the name of the module in a file: dashes and underscores are
+// the same to the kernel (modprobe(8)).
+func moduleName(p string) string {
+	name, _, _ := strings.Cut(path.Base(p), ".ko")
+	return strings.ReplaceAll(name, "-", "_")
+}
+
+// selectModules reads the indexes that depmod wrote and chooses modules with
+// all that they depend on.
+func selectModules(t *tree.Tree, release string, want []string) (*moduleSet, error) {
+	s := &moduleSet{tree: t, dir: "usr/lib/modules/" + release, paths: map[string]string{}, deps: map[string][]string{},
+		soft: map[string][]string{}, builtin: map[string]bool{}, chosen: map[string]bool{}}
+	if err := s.readIndexes(); err != nil {
+		return nil, err
+	}
+	for _, w := range want {
+		if list, ok := presets[w]; ok {
+			for _, item := range list {
+				s.choose(item)
+			}
+			continue
+		}
+		if !s.choose(w) {
+			return nil, fmt.Errorf("choosing module %q of kernel %s: %w", w, release, ErrNoModule)
+		}
+	}
+	return s, nil
+}
+
+func (s *moduleSet) readIndexes() error {
+	if err := s.lines("modules.dep", func(line string) {
+		p, needs, _ := strings.Cut(line, ":")
+		s.paths[moduleName(p)] = p
+		s.deps[p] = strings.Fields(needs)
+	}); err != nil {
+		return err
+	}
+	if err := s.lines("modules.builtin", func(line string) { s.builtin[moduleName(line)] = true }); err != nil {
+		return err
+	}
+	return s.lines("modules.softdep", func(line string) {
+		f := strings.Fields(line) // softdep NAME pre: A B post: C
+		if len(f) < 3 || f[0] != "softdep" {
+			return
+		}
+		for _, w := range f[2:] {
+			if !strings.HasSuffix(w, ":") {
+				s.soft[moduleName(f[1])] = append(s.soft[moduleName(f[1])], w)
+			}
+		}
+	})
+}
+
+func (s *moduleSet) lines(file string, each func(string)) error {
+	b, err := s.tree.ReadFile(path.Join(s.dir, file))
+	if err != nil {
+		return fmt.Errorf("reading kernel modules: %w", err)
+	}
+	scan := bufio.NewScanner(bytes.NewReader(b))
+	scan.Buffer(nil, 1<<20)
+	for scan.Scan() {
+		if line := scan.Text(); line != "" && line[0] != '#' {
+			each(line)
+		}
+	}
+	return scan.Err()
+}
+
+// choose adds a module, or every module of a folder, and reports whether the
+// kernel has it.
+func (s *moduleSet) choose(item string) bool {
+	if folder, ok := strings.CutSuffix(item, "/"); ok {
+		found := false
+		for p := range s.deps {
+			if strings.HasPrefix(p, "kernel/"+folder+"/") {
+				s.add(p)
+				found = true
+			}
+		}
+		return found
+	}
+	name := moduleName(item)
+	p, ok := s.paths[name]
+	if ok {
+		s.add(p)
+	}
+	return ok || s.builtin[name]
+}
+
+func (s *moduleSet) add(p string) {
+	if s.chosen[p] {
+		return
+	}
+	s.chosen[p] = true
+	for _, d := range s.deps[p] {
+		s.add(d)
+	}
+	for _, name := range s.soft[moduleName(p)] {
+		if q, ok := s.paths[moduleName(name)]; ok {
+			s.add(q)
+		}
+	}
+}
+
+// sorted returns the chosen paths in order.
+func (s *moduleSet) sorted() []string {
+	list := make([]string, 0, len(s.chosen))
+	for p := range s.chosen {
+		list = append(list, p)
+	}
+	slices.Sort(list)
+	return list
+}
+
+// plainPath is the path of the module in the initramfs: without compression,
+// since the whole archive is compressed and better so.
+func plainPath(p string) string {
+	base, _, _ := strings.Cut(p, ".ko")
+	return base + ".ko"
+}
+
+// read returns the uncompressed module at p.
+func (s *moduleSet) read(p string) ([]byte, error) {
+	b, err := s.tree.ReadFile(path.Join(s.dir, p))
+	if err != nil {
+		return nil, err
+	}
+	var r io.Reader = bytes.NewReader(b)
+	switch {
+	case strings.HasSuffix(p, ".xz"):
+		r, err = xz.NewReader(r)
+	case strings.HasSuffix(p, ".zst"):
+		r, err = zstd.NewReader(r)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("unpacking module %q: %w", p, err)
+	}
+	if b, err = io.ReadAll(r); err != nil {
+		return nil, fmt.Errorf("unpacking module %q: %w", p, err)
+	}
+	return b, nil
+}
+
+// indexes returns modules.dep, .alias, .softdep and .builtin as text, cut down
+// to the chosen modules, so that the machine has little to read.
+func (s *moduleSet) indexes() (map[string][]byte, error) {
+	var dep, alias, soft, builtin bytes.Buffer
+	names := map[string]bool{}
+	for _, p := range s.sorted() {
+		names[moduleName(p)] = true
+		fmt.Fprintf(&dep, "%s:", plainPath(p))
+		for _, d := range s.deps[p] {
+			fmt.Fprintf(&dep, " %s", plainPath(d))
+		}
+		dep.WriteByte('\n')
+	}
+	if err := s.lines("modules.alias", func(line string) {
+		f := strings.Fields(line) // alias PATTERN NAME
+		if len(f) == 3 && names[moduleName(f[2])] {
+			fmt.Fprintln(&alias, line)
+		}
+	}); err != nil {
+		return nil, err
+	}
+	if err := s.lines("modules.softdep", func(line string) {
+		if f := strings.Fields(line); len(f) > 1 && names[moduleName(f[1])] {
+			fmt.Fprintln(&soft, line)
+		}
+	}); err != nil {
+		return nil, err
+	}
+	if err := s.lines("modules.builtin", func(line string) { fmt.Fprintln(&builtin, line) }); err != nil {
+		return nil, err
+	}
+	return map[string][]byte{"modules.dep": dep.Bytes(), "modules.alias": alias.Bytes(),
+		"modules.softdep": soft.Bytes(), "modules.builtin": builtin.Bytes()}, nil
+}

@@ -1,0 +1,202 @@
+package tree
+
+import (
+	"archive/tar"
+	"context"
+	"crypto/sha256"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+)
+
+const xattrRecord = "SCHILY.xattr."
+
+// FromTar indexes an uncompressed tar file. Content stays in the file and is
+// read from it when an entry is opened, so the file must outlive the tree.
+func FromTar(ctx context.Context, file string) (*Tree, error) {
+	f, err := os.Open(file)
+	if err != nil {
+		return nil, fmt.Errorf("reading tar: %w", err)
+	}
+	defer f.Close()
+	t := New()
+	counted := &offsetReader{r: f}
+	r := tar.NewReader(counted)
+	for {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		h, err := r.Next()
+		if err == io.EOF {
+			return t, nil
+		}
+		if err != nil {
+			return nil, fmt.Errorf("reading tar %q: %w", file, err)
+		}
+		e, ok := fromHeader(h)
+		if !ok {
+			continue
+		}
+		if e.Kind == File && e.Hard == "" {
+			e.Open = section(file, counted.n, h.Size)
+		}
+		if err := t.Put(e); err != nil {
+			return nil, fmt.Errorf("reading tar %q: %w", file, err)
+		}
+	}
+}
+
+// offsetReader counts what it reads. It hides Seek, so that archive/tar reads
+// headers one after the other and the count is where the content begins.
+type offsetReader struct {
+	r *os.File
+	n int64
+}
+
+func (o *offsetReader) Read(p []byte) (int, error) {
+	n, err := o.r.Read(p)
+	o.n += int64(n)
+	return n, err
+}
+
+// Seek lets archive/tar skip content without reading it.
+func (o *offsetReader) Seek(offset int64, whence int) (int64, error) {
+	n, err := o.r.Seek(offset, whence)
+	if err == nil {
+		o.n = n
+	}
+	return n, err
+}
+
+func section(file string, at, size int64) func() (io.ReadCloser, error) {
+	return func() (io.ReadCloser, error) {
+		f, err := os.Open(file)
+		if err != nil {
+			return nil, err
+		}
+		return struct {
+			io.Reader
+			io.Closer
+		}{io.NewSectionReader(f, at, size), f}, nil
+	}
+}
+
+var kinds = map[byte]Kind{
+	tar.TypeReg: File, tar.TypeDir: Dir, tar.TypeSymlink: Symlink, tar.TypeLink: File,
+	tar.TypeChar: CharDevice, tar.TypeBlock: BlockDevice, tar.TypeFifo: Fifo,
+}
+
+func fromHeader(h *tar.Header) (Entry, bool) {
+	kind, ok := kinds[h.Typeflag]
+	if !ok {
+		return Entry{}, false
+	}
+	e := Entry{Path: clean(h.Name), Kind: kind, Mode: uint32(h.Mode) & 0o7777, UID: h.Uid, GID: h.Gid,
+		Major: h.Devmajor, Minor: h.Devminor}
+	switch h.Typeflag {
+	case tar.TypeReg:
+		e.Size = h.Size
+	case tar.TypeSymlink:
+		e.Target = h.Linkname
+	case tar.TypeLink:
+		e.Hard = clean(h.Linkname)
+	}
+	for k, v := range h.PAXRecords {
+		if name, ok := strings.CutPrefix(k, xattrRecord); ok {
+			if e.Xattrs == nil {
+				e.Xattrs = map[string]string{}
+			}
+			e.Xattrs[name] = v
+		}
+	}
+	return e, true
+}
+
+// WriteTar writes the tree as a canonical tar: sorted, numeric owners, every
+// time set to epoch. Hard links follow all files, so that their targets are
+// known to any reader.
+func (t *Tree) WriteTar(ctx context.Context, w io.Writer, epoch time.Time) error {
+	tw := tar.NewWriter(w)
+	for _, hard := range []bool{false, true} {
+		for _, e := range t.Entries() {
+			if (e.Hard != "") != hard {
+				continue
+			}
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			if err := writeEntry(tw, e, epoch); err != nil {
+				return fmt.Errorf("writing %q to tar: %w", e.Path, err)
+			}
+		}
+	}
+	return tw.Close()
+}
+
+func writeEntry(tw *tar.Writer, e *Entry, epoch time.Time) error {
+	h := &tar.Header{Name: "./" + e.Path, Mode: int64(e.Mode), Uid: e.UID, Gid: e.GID, ModTime: epoch,
+		Devmajor: e.Major, Devminor: e.Minor, Format: tar.FormatPAX}
+	switch {
+	case e.Hard != "":
+		h.Typeflag, h.Linkname = tar.TypeLink, "./"+e.Hard
+	case e.Kind == File:
+		h.Typeflag, h.Size = tar.TypeReg, e.Size
+	case e.Kind == Dir:
+		h.Typeflag = tar.TypeDir
+		h.Name = strings.TrimSuffix(h.Name, "/") + "/"
+	case e.Kind == Symlink:
+		h.Typeflag, h.Linkname = tar.TypeSymlink, e.Target
+	case e.Kind == CharDevice:
+		h.Typeflag = tar.TypeChar
+	case e.Kind == BlockDevice:
+		h.Typeflag = tar.TypeBlock
+	case e.Kind == Fifo:
+		h.Typeflag = tar.TypeFifo
+	}
+	for k, v := range e.Xattrs {
+		if h.PAXRecords == nil {
+			h.PAXRecords = map[string]string{}
+		}
+		h.PAXRecords[xattrRecord+k] = v
+	}
+	if err := tw.WriteHeader(h); err != nil {
+		return err
+	}
+	if h.Typeflag != tar.TypeReg {
+		return nil
+	}
+	r, err := e.Open()
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	n, err := io.Copy(tw, r)
+	if err == nil && n != e.Size {
+		err = fmt.Errorf("content has %d bytes; want %d", n, e.Size)
+	}
+	return err
+}
+
+// Digest is the SHA-256 of everything that the tree says, contents included.
+func (t *Tree) Digest() ([sha256.Size]byte, error) {
+	sum := sha256.New()
+	for _, e := range t.Entries() {
+		fmt.Fprintf(sum, "%q %d %o %d:%d %d %q %q %d,%d %q\n", e.Path, e.Kind, e.Mode, e.UID, e.GID,
+			e.Size, e.Target, e.Hard, e.Major, e.Minor, e.Xattrs)
+		if e.Kind != File || e.Hard != "" {
+			continue
+		}
+		r, err := e.Open()
+		if err != nil {
+			return [sha256.Size]byte{}, fmt.Errorf("digesting %q: %w", e.Path, err)
+		}
+		_, err = io.Copy(sum, r)
+		r.Close()
+		if err != nil {
+			return [sha256.Size]byte{}, fmt.Errorf("digesting %q: %w", e.Path, err)
+		}
+	}
+	return [sha256.Size]byte(sum.Sum(nil)), nil
+}

@@ -1,0 +1,303 @@
+// Package tree holds the file tree of a root as a value: entries with owner,
+// mode, extended attributes, links and devices, sorted by path, content read
+// on demand. Trees come from tar files, are laid over one another, and leave
+// as a canonical tar (POSIX.1-2001 pax, with SCHILY.xattr records), so that
+// equal trees have equal bytes.
+//
+// It knows nothing of profiles, packages or squashfs.
+package tree
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"path"
+	"slices"
+	"strings"
+)
+
+// Kind is the type of an entry.
+type Kind uint8
+
+// The kinds of entries.
+const (
+	File Kind = iota
+	Dir
+	Symlink
+	CharDevice
+	BlockDevice
+	Fifo
+)
+
+// Entry is one file, folder, link or device.
+type Entry struct {
+	Path     string // clean, relative to the root, without a leading slash; "" is the root itself
+	Kind     Kind
+	Mode     uint32 // permission bits with setuid, setgid and sticky: 0o7777
+	UID, GID int
+	Size     int64  // bytes of content, of files only
+	Target   string // of symbolic links
+	Hard     string // not empty: a hard link to the file at this path
+	Major    int64  // of devices
+	Minor    int64
+	Xattrs   map[string]string
+	Open     func() (io.ReadCloser, error) // content, of files that are no hard links
+}
+
+// Tree is a set of entries in which every parent of an entry is a folder.
+type Tree struct{ entries map[string]*Entry }
+
+// ErrNotFolder: an entry would lie below something that is no folder.
+var ErrNotFolder = errors.New("not a folder")
+
+// New returns a tree that holds only its root, mode 0755, owner 0:0.
+func New() *Tree {
+	return &Tree{entries: map[string]*Entry{"": {Kind: Dir, Mode: 0o755}}}
+}
+
+// Entries returns all entries sorted by path, byte by byte; the root is first.
+// The entries must not be changed.
+func (t *Tree) Entries() []*Entry {
+	list := make([]*Entry, 0, len(t.entries))
+	for _, e := range t.entries {
+		list = append(list, e)
+	}
+	slices.SortFunc(list, func(a, b *Entry) int { return strings.Compare(a.Path, b.Path) })
+	return list
+}
+
+// Len is the number of entries, the root included.
+func (t *Tree) Len() int { return len(t.entries) }
+
+// Get returns the entry at p without following a link at its end; links in
+// the folders on the way are followed. It is nil when there is none.
+func (t *Tree) Get(p string) *Entry {
+	r, err := t.resolveParent(p)
+	if err != nil {
+		return nil
+	}
+	return t.entries[r]
+}
+
+// Find returns the entry at p, following links also at its end.
+func (t *Tree) Find(p string) *Entry {
+	for range maxLinks {
+		e := t.Get(p)
+		if e == nil || e.Kind != Symlink {
+			return e
+		}
+		p = linkTarget(e)
+	}
+	return nil
+}
+
+// ReadFile returns the content of the file at p, links followed.
+func (t *Tree) ReadFile(p string) ([]byte, error) {
+	e := t.Find(p)
+	for e != nil && e.Hard != "" {
+		e = t.entries[e.Hard]
+	}
+	if e == nil || e.Kind != File {
+		return nil, fmt.Errorf("reading %q from the tree: no such file", p)
+	}
+	r, err := e.Open()
+	if err != nil {
+		return nil, fmt.Errorf("reading %q from the tree: %w", p, err)
+	}
+	defer r.Close()
+	return io.ReadAll(r)
+}
+
+// Put adds e, or replaces what is at its path. Folders on the way are made
+// when missing, mode 0755, and links in them are followed, so that lib/x lands
+// in usr/lib/x of a merged-/usr system. A folder over a folder keeps its
+// children; anything else over a folder removes them.
+func (t *Tree) Put(e Entry) error {
+	p, err := t.resolveParent(e.Path)
+	if err != nil {
+		return err
+	}
+	if p == "" && e.Kind != Dir {
+		return fmt.Errorf("putting %q over the root: %w", e.Path, ErrNotFolder)
+	}
+	if err := t.makeParents(p); err != nil {
+		return err
+	}
+	old := t.entries[p]
+	if old != nil && old.Kind == Symlink && e.Kind == Dir {
+		// A layer that ships /lib as a folder means the folder behind the link.
+		e.Path = linkTarget(old)
+		return t.Put(e)
+	}
+	if old != nil && old.Kind == Dir && e.Kind != Dir {
+		t.Remove(p)
+	}
+	e.Path = p
+	if e.Hard != "" {
+		if e.Hard, err = t.resolveParent(e.Hard); err != nil {
+			return err
+		}
+	}
+	if old != nil && old.Kind == File && old.Hard == "" {
+		t.promote(p)
+	}
+	t.entries[p] = &e
+	return nil
+}
+
+// promote gives the content of the file at p, which is about to go, to the
+// first of its hard links.
+func (t *Tree) promote(p string) {
+	var heir string
+	for _, e := range t.entries {
+		if e.Hard == p && (heir == "" || e.Path < heir) {
+			heir = e.Path
+		}
+	}
+	if heir == "" {
+		return
+	}
+	file := *t.entries[p]
+	file.Path = heir
+	t.entries[heir] = &file
+	for _, e := range t.entries {
+		if e.Hard == p {
+			e.Hard = heir
+		}
+	}
+}
+
+// PutFile adds a regular file of root:root with the given content.
+func (t *Tree) PutFile(p string, mode uint32, content []byte) error {
+	return t.Put(Entry{Path: p, Kind: File, Mode: mode, Size: int64(len(content)), Open: Bytes(content)})
+}
+
+// PutLink adds a symbolic link of root:root.
+func (t *Tree) PutLink(p, target string) error {
+	return t.Put(Entry{Path: p, Kind: Symlink, Mode: 0o777, Target: target})
+}
+
+// Bytes is the Open of an entry whose content is in memory.
+func Bytes(content []byte) func() (io.ReadCloser, error) {
+	return func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(content)), nil }
+}
+
+// Remove takes away the entry at p and all below it. Nothing there is no error.
+func (t *Tree) Remove(p string) {
+	r, err := t.resolveParent(p)
+	if err != nil || r == "" {
+		return
+	}
+	var gone []string
+	for q := range t.entries {
+		if q == r || strings.HasPrefix(q, r+"/") {
+			gone = append(gone, q)
+		}
+	}
+	slices.Sort(gone)
+	inside := func(q string) bool { return q == r || strings.HasPrefix(q, r+"/") }
+	for _, q := range gone { // links inside go first, so that no heir is found there
+		if h := t.entries[q].Hard; h != "" && inside(h) {
+			delete(t.entries, q)
+		}
+	}
+	for _, q := range gone {
+		if e := t.entries[q]; e != nil && e.Kind == File && e.Hard == "" {
+			t.promote(q)
+		}
+		delete(t.entries, q)
+	}
+}
+
+// RemoveMatching removes what any pattern of path.Match matches, with all below.
+func (t *Tree) RemoveMatching(patterns ...string) error {
+	for _, pattern := range patterns {
+		var hits []string
+		for p := range t.entries {
+			ok, err := path.Match(pattern, p)
+			if err != nil {
+				return fmt.Errorf("removing %q from the tree: %w", pattern, err)
+			}
+			if ok {
+				hits = append(hits, p)
+			}
+		}
+		slices.Sort(hits)
+		for _, p := range hits {
+			t.Remove(p)
+		}
+	}
+	return nil
+}
+
+// Lay puts every entry of over on top of t.
+func (t *Tree) Lay(over *Tree) error {
+	for _, hard := range []bool{false, true} { // a link needs its file
+		for _, e := range over.Entries() {
+			if (e.Hard != "") != hard {
+				continue
+			}
+			if err := t.Put(*e); err != nil {
+				return fmt.Errorf("laying %q: %w", e.Path, err)
+			}
+		}
+	}
+	return nil
+}
+
+// maxLinks bounds a chain of symbolic links, as Linux does (ELOOP, path_resolution(7)).
+const maxLinks = 40
+
+// resolveParent cleans p and follows the links among its folders.
+func (t *Tree) resolveParent(p string) (string, error) {
+	p = clean(p)
+	for range maxLinks {
+		next, followed := t.followFirst(p)
+		if !followed {
+			return next, nil
+		}
+		p = next
+	}
+	return "", fmt.Errorf("following %q: too many symbolic links", p)
+}
+
+// followFirst replaces the first folder of p that is a link.
+func (t *Tree) followFirst(p string) (string, bool) {
+	for i := 0; i < len(p); i++ {
+		if p[i] != '/' {
+			continue
+		}
+		if e := t.entries[p[:i]]; e != nil && e.Kind == Symlink {
+			return clean(linkTarget(e) + p[i:]), true
+		}
+	}
+	return p, false
+}
+
+func (t *Tree) makeParents(p string) error {
+	for i := 0; i < len(p); i++ {
+		if p[i] != '/' {
+			continue
+		}
+		dir := p[:i]
+		switch e := t.entries[dir]; {
+		case e == nil:
+			t.entries[dir] = &Entry{Path: dir, Kind: Dir, Mode: 0o755}
+		case e.Kind != Dir:
+			return fmt.Errorf("putting %q: %q is %w", p, dir, ErrNotFolder)
+		}
+	}
+	return nil
+}
+
+// linkTarget is the path in the tree that a link points to.
+func linkTarget(e *Entry) string {
+	if path.IsAbs(e.Target) {
+		return clean(e.Target)
+	}
+	return clean(path.Join(path.Dir(e.Path), e.Target))
+}
+
+// clean makes a path relative to the root; ".." never leaves it.
+func clean(p string) string { return strings.TrimPrefix(path.Clean("/"+p), "/") }
