@@ -22,11 +22,12 @@ type ImageManifest struct {
 	Chunks        []Chunk       `json:"chunks"`
 	KernelRelease string        `json:"kernelRelease"` // "6.12.90+deb13-cloud-amd64"
 	Arguments     []string      `json:"arguments,omitempty"`
-	Packages      int           `json:"packages"` // number of packages in the root
-	Unpacked      int64         `json:"unpacked"` // bytes of file content in the root
-	Overlay       int64         `json:"overlay"`  // bytes; bound of the tmpfs over the root. Zero means a quarter of RAM
-	MinRAM        int64         `json:"minRAM"`   // bytes; a machine with less refuses to boot this image
-	Deadline      time.Duration `json:"deadline"` // from first packet to Report; zero means 10 minutes
+	Packages      int           `json:"packages"`           // number of packages in the root
+	Unpacked      int64         `json:"unpacked"`           // bytes of file content in the root
+	Hostname      string        `json:"hostname,omitempty"` // template: {name}, {mac}, {serial}; empty means {name}
+	Overlay       int64         `json:"overlay"`            // bytes; bound of the tmpfs over the root. Zero means a quarter of RAM
+	MinRAM        int64         `json:"minRAM"`             // bytes; a machine with less refuses to boot this image
+	Deadline      time.Duration `json:"deadline"`           // from first packet to Report; zero means 10 minutes
 	Volumes       []Volume      `json:"volumes,omitempty"`
 	Checks        []Check       `json:"checks,omitempty"`
 }

@@ -1,0 +1,211 @@
+package builder
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path"
+	"path/filepath"
+	"strings"
+
+	"ingot"
+	"ingot/builder/source"
+	"ingot/builder/tree"
+	"ingot/profiles"
+	"ingot/rootfs/files"
+)
+
+// ErrNotBootable: something that a boot needs is not in the image.
+var ErrNotBootable = errors.New("the image could not boot")
+
+// kernelTree unpacks the kernel's package beside the installed ones and runs
+// depmod over it, as its own maintainer script would.
+func (b *build) kernelTree(ctx context.Context) (*tree.Tree, error) {
+	b.tell("kernel", 0, 0, "")
+	tar := b.at("kernel.tar")
+	if err := source.Unpack(ctx, b.cache, b.plan.Kernel, tar); err != nil {
+		return nil, err
+	}
+	dir := b.at("kernel.d")
+	if err := os.MkdirAll(filepath.Join(dir, "usr/lib"), 0o755); err != nil {
+		return nil, fmt.Errorf("unpacking the kernel: %w", err)
+	}
+	if err := os.Symlink("usr/lib", filepath.Join(dir, "lib")); err != nil {
+		return nil, fmt.Errorf("unpacking the kernel: %w", err)
+	}
+	unpack := exec.CommandContext(ctx, "tar", "--extract", "--keep-directory-symlink", "--no-same-owner", "--file", tar, "--directory", dir)
+	if out, err := unpack.CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("unpacking the kernel: %w: %s", err, bytes.TrimSpace(out))
+	}
+	t, err := tree.FromTar(ctx, tar)
+	if err != nil {
+		return nil, err
+	}
+	releases, err := filepath.Glob(filepath.Join(dir, "usr/lib/modules/*"))
+	if err != nil || len(releases) != 1 {
+		return nil, fmt.Errorf("unpacking the kernel %s: %d folders of modules; want 1", b.plan.Kernel.Name, len(releases))
+	}
+	release := filepath.Base(releases[0])
+	if out, err := exec.CommandContext(ctx, "depmod", "--basedir", dir, release).CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("running depmod for %s: %w: %s", release, err, bytes.TrimSpace(out))
+	}
+	indexes, err := filepath.Glob(filepath.Join(releases[0], "modules.*"))
+	if err != nil {
+		return nil, err
+	}
+	for _, f := range indexes {
+		content, err := os.ReadFile(f)
+		if err != nil {
+			return nil, fmt.Errorf("reading depmod's indexes: %w", err)
+		}
+		if err := t.PutFile("usr/lib/modules/"+release+"/"+filepath.Base(f), 0o644, content); err != nil {
+			return nil, err
+		}
+	}
+	b.tell("kernel", 1, 1, release)
+	return t, nil
+}
+
+// takeKernel reads the kernel image and leaves only the modules in the tree.
+func takeKernel(t *tree.Tree) (vmlinuz []byte, release string, err error) {
+	for _, e := range t.Entries() {
+		if r, ok := strings.CutPrefix(e.Path, "boot/vmlinuz-"); ok && e.Kind == tree.File {
+			release = r
+		}
+	}
+	if release == "" {
+		return nil, "", fmt.Errorf("%w: the kernel package holds no boot/vmlinuz", ErrNotBootable)
+	}
+	if vmlinuz, err = t.ReadFile("boot/vmlinuz-" + release); err != nil {
+		return nil, "", err
+	}
+	t.Remove("boot")
+	if lib := t.Get("lib"); lib != nil && lib.Kind == tree.Dir && t.Get("lib/modules/"+release) != nil {
+		// A kernel of before merged /usr: bring the modules to where everyone looks.
+		moved := tree.New()
+		for _, e := range t.Entries() {
+			if rest, ok := strings.CutPrefix(e.Path, "lib/"); ok {
+				c := *e
+				c.Path = "usr/lib/" + rest
+				if err := moved.Put(c); err != nil {
+					return nil, "", err
+				}
+			}
+		}
+		t.Remove("lib")
+		if err := t.Lay(moved); err != nil {
+			return nil, "", err
+		}
+	}
+	t.Remove("usr/share")
+	return vmlinuz, release, nil
+}
+
+// purged is what packages leave in a root that must not be in an image: the
+// identity of a machine, and what only an installed system has a use for.
+var purged = []string{
+	"etc/ssh/ssh_host_*", "etc/machine-id", "var/lib/dbus/machine-id", "etc/hostname", "etc/resolv.conf.dpkg*",
+	"etc/apt/sources.list*", "var/lib/apt/lists/*", "var/cache/apt/*", "var/cache/debconf/*-old", "var/cache/ldconfig/*",
+	"var/log/*.log", "var/log/apt", "var/log/bootstrap.log", "var/lib/dpkg/*-old", "var/lib/systemd/random-seed",
+	"etc/passwd-", "etc/group-", "etc/shadow-", "etc/gshadow-", "etc/subuid-", "etc/subgid-", "etc/.pwd.lock",
+	"tmp/*", "run/*", "dev/*", "boot/*",
+}
+
+// layers lays everything else over the installed packages, in order: kernel
+// modules, ingot's skeleton, the profile's files, users, units.
+func (b *build) layers(root, kernel *tree.Tree) error {
+	if err := root.RemoveMatching(purged...); err != nil {
+		return err
+	}
+	if err := root.Lay(kernel); err != nil {
+		return err
+	}
+	if err := skeleton(root, b.init); err != nil {
+		return err
+	}
+	if err := addUsers(root, b.p.Users); err != nil {
+		return err
+	}
+	if err := b.addFiles(root); err != nil {
+		return err
+	}
+	if err := setUnits(root, b.p.Units); err != nil {
+		return err
+	}
+	if e := root.Find("sbin/init"); e == nil || e.Kind != tree.File {
+		return fmt.Errorf("%w: the root has no /sbin/init; add the packages systemd and systemd-sysv, or extend debian", ErrNotBootable)
+	}
+	return nil
+}
+
+// skeleton puts in what every root carries: the agent and its unit, and the
+// empty places that a boot fills.
+func skeleton(root *tree.Tree, init []byte) error {
+	err := fs.WalkDir(files.FS, "skel", func(p string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		content, err := fs.ReadFile(files.FS, p)
+		if err != nil {
+			return err
+		}
+		return root.PutFile(strings.TrimPrefix(p, "skel/"), 0o644, content)
+	})
+	if err != nil {
+		return fmt.Errorf("laying the skeleton: %w", err)
+	}
+	if err := root.PutFile(ingot.AgentPath, 0o755, init); err != nil {
+		return err
+	}
+	if err := root.PutLink("etc/systemd/system/multi-user.target.wants/ingot-agent.service", "/etc/systemd/system/ingot-agent.service"); err != nil {
+		return err
+	}
+	return root.PutFile("etc/machine-id", 0o444, nil) // empty: ingot-init writes it, see machine-id(5)
+}
+
+func (b *build) addFiles(root *tree.Tree) error {
+	for _, f := range b.p.Files {
+		if f.Link != "" {
+			if err := root.PutLink(f.Path, f.Link); err != nil {
+				return fmt.Errorf("adding %s: %w", f.Path, err)
+			}
+			continue
+		}
+		content := []byte(f.Content)
+		if f.Source != "" {
+			var err error
+			if content, err = readSource(b.p, f); err != nil {
+				return err
+			}
+			if ingot.DigestOf(content) != b.plan.Sources[f.Path] {
+				return fmt.Errorf("adding %s: %w: %s changed since the plan was made; plan again", f.Path, source.ErrDigest, f.Source)
+			}
+		}
+		if err := addFile(root, f, content); err != nil {
+			return fmt.Errorf("adding %s (%s): %w", f.Path, f.At, err)
+		}
+	}
+	return nil
+}
+
+func addFile(root *tree.Tree, f profiles.File, content []byte) error {
+	e := tree.Entry{Path: f.Path, Kind: tree.File, Mode: uint32(f.Mode), Size: int64(len(content)), Open: tree.Bytes(content)}
+	if e.Mode == 0 {
+		e.Mode = 0o644
+	}
+	var err error
+	if e.UID, err = ownerID(root, "etc/passwd", f.Owner); err != nil {
+		return err
+	}
+	if e.GID, err = ownerID(root, "etc/group", f.Group); err != nil {
+		return err
+	}
+	if old := root.Get(path.Clean(f.Path)); old != nil && old.Kind == tree.Dir {
+		return fmt.Errorf("it is a folder of the installed packages")
+	}
+	return root.Put(e)
+}

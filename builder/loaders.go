@@ -1,0 +1,114 @@
+package builder
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/google/renameio/v2"
+
+	"ingot/builder/source"
+	"ingot/builder/tree"
+)
+
+// LoaderFiles are the boot loaders that a server hands out, by file name, and
+// where Debian's package ipxe keeps them.
+var LoaderFiles = map[string]string{
+	"undionly.kpxe":     "usr/lib/ipxe/undionly.kpxe",
+	"ipxe.pxe":          "usr/lib/ipxe/ipxe.pxe",
+	"snponly.efi":       "usr/lib/ipxe/snponly.efi",
+	"ipxe.efi":          "usr/lib/ipxe/ipxe.efi",
+	"ipxe-arm64.efi":    "usr/lib/ipxe/ipxe-arm64.efi",
+	"snponly-arm64.efi": "usr/lib/ipxe/snponly-arm64.efi",
+}
+
+// loaderSuite is the Debian release whose iPXE works on every firmware that we
+// know; the one before hangs when UEFI loads it by HTTP.
+const loaderSuite = "trixie"
+
+// loaderLock records which package the loaders are from.
+type loaderLock struct {
+	Package source.Package `json:"package"`
+}
+
+// Loaders returns the folder of the boot loaders, below the store's root, and
+// the package they are from. The first call resolves and pins the package;
+// later ones use the pinned one, without any network.
+func Loaders(ctx context.Context, root string, o PlanOptions) (dir string, from source.Package, err error) {
+	dir = filepath.Join(root, "loaders")
+	lockPath := filepath.Join(dir, "lock.json")
+	var pinned loaderLock
+	switch b, err := os.ReadFile(lockPath); {
+	case err == nil:
+		if err := json.Unmarshal(b, &pinned); err != nil {
+			return "", from, fmt.Errorf("reading %s: %w; remove it to fetch the loaders anew", lockPath, err)
+		}
+		return dir, pinned.Package, nil
+	case !errors.Is(err, fs.ErrNotExist):
+		return "", from, fmt.Errorf("reading %s: %w", lockPath, err)
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return "", from, fmt.Errorf("preparing the loaders: %w", err)
+	}
+	p, t, done, err := fetchLoaders(ctx, o)
+	if err != nil {
+		return "", from, fmt.Errorf("fetching the boot loaders: %w", err)
+	}
+	defer done()
+	for name, where := range LoaderFiles {
+		content, err := t.ReadFile(where)
+		if err != nil {
+			continue // not every iPXE package has every loader
+		}
+		if err := renameio.WriteFile(filepath.Join(dir, name), content, 0o644); err != nil {
+			return "", from, fmt.Errorf("storing the loader %s: %w", name, err)
+		}
+	}
+	b, err := json.MarshalIndent(loaderLock{p}, "", "  ")
+	if err != nil {
+		return "", from, err
+	}
+	if err := renameio.WriteFile(lockPath, append(b, '\n'), 0o644); err != nil {
+		return "", from, fmt.Errorf("storing the loaders: %w", err)
+	}
+	return dir, p, nil
+}
+
+func fetchLoaders(ctx context.Context, o PlanOptions) (p source.Package, t *tree.Tree, done func(), err error) {
+	mirrors, err := source.HostMirrors("/etc/apt", o.Mirror)
+	if err != nil {
+		return p, nil, nil, err
+	}
+	apt, err := source.OpenApt(ctx, source.AptOptions{Dir: filepath.Join(o.CacheDir, "apt"), Arch: "amd64",
+		Suite: loaderSuite, Components: []string{"main"}, Mirrors: mirrors, Log: o.Log})
+	if err != nil {
+		return p, nil, nil, err
+	}
+	p, err = apt.Package(ctx, "ipxe")
+	apt.Close()
+	if err != nil {
+		return p, nil, nil, err
+	}
+	cache := source.Cache{Dir: filepath.Join(o.CacheDir, "debs")}
+	if err := cache.Fetch(ctx, mirrors, []source.Package{p}, nil); err != nil {
+		return p, nil, nil, err
+	}
+	w, err := newWork()
+	if err != nil {
+		return p, nil, nil, err
+	}
+	tar := filepath.Join(w.dir, "ipxe.tar")
+	if err := source.Unpack(ctx, cache, p, tar); err != nil {
+		w.remove()
+		return p, nil, nil, err
+	}
+	if t, err = tree.FromTar(ctx, tar); err != nil {
+		w.remove()
+		return p, nil, nil, err
+	}
+	return p, t, w.remove, nil
+}

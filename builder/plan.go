@@ -1,0 +1,169 @@
+// Package builder turns a Profile into a Plan, in which every input is pinned
+// by digest, and a Plan into an Image: packages installed, layers merged, root
+// and initramfs packed, everything signed and put into the store. The same
+// plan gives the same bits.
+package builder
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"time"
+
+	"ingot"
+	"ingot/builder/source"
+	"ingot/image"
+	"ingot/profiles"
+)
+
+// format is bumped when the builder makes other bits of the same inputs.
+const format = 1
+
+// Plan is a profile with every input pinned. Its canonical text is the JSON of
+// this struct, and the digest of that text names the build.
+type Plan struct {
+	Format   int                     `json:"format"`
+	Version  string                  `json:"version"`
+	Profile  *profiles.Profile       `json:"profile"`
+	Packages []source.Package        `json:"packages"`
+	Kernel   source.Package          `json:"kernel"`
+	Sources  map[string]ingot.Digest `json:"sources,omitempty"` // files of the profile's folder, by path in the root
+	Init     ingot.Digest            `json:"init"`              // the ingot-init binary
+	Keys     map[string]ingot.Digest `json:"keys"`              // public keys in the initramfs
+}
+
+// Canonical is the text that Digest is about.
+func (p *Plan) Canonical() ([]byte, error) {
+	b, err := json.MarshalIndent(p, "", "  ")
+	if err != nil {
+		return nil, fmt.Errorf("encoding the plan: %w", err)
+	}
+	return append(b, '\n'), nil
+}
+
+// Digest names the build; it is empty for a plan that cannot be encoded.
+func (p *Plan) Digest() ingot.Digest {
+	b, err := p.Canonical()
+	if err != nil {
+		return ""
+	}
+	return ingot.DigestOf(b)
+}
+
+// Event tells how far a step is; Total 0 means not known.
+type Event struct {
+	Step        string
+	Done, Total int64
+	Detail      string
+}
+
+// PlanOptions are the surroundings of Resolve.
+type PlanOptions struct {
+	CacheDir string
+	Mirror   string // empty: the host's own apt sources
+	Init     string // path of the ingot-init binary
+	Version  string
+	Keys     image.Keys
+	Log      *slog.Logger // nil is quiet
+	Progress func(Event)  // nil is quiet
+}
+
+func (o *PlanOptions) tell(e Event) {
+	if o.Progress != nil {
+		o.Progress(e)
+	}
+}
+
+// Resolve pins every input of a profile. It downloads package lists, but no packages.
+func Resolve(ctx context.Context, p *profiles.Profile, o PlanOptions) (*Plan, error) {
+	o.tell(Event{Step: "resolve"})
+	mirrors, err := source.HostMirrors("/etc/apt", o.Mirror)
+	if err != nil {
+		return nil, err
+	}
+	apt, err := source.OpenApt(ctx, source.AptOptions{
+		Dir: filepath.Join(o.CacheDir, "apt"), Arch: string(p.Arch), Suite: p.Base.Suite,
+		Components: p.Base.Components, Mirrors: mirrors, Log: o.Log,
+	})
+	if err != nil {
+		return nil, err
+	}
+	defer apt.Close()
+	plan := &Plan{Format: format, Version: o.Version, Profile: p, Keys: map[string]ingot.Digest{
+		"release": ingot.DigestOf(o.Keys.Release.Public.Text()),
+		"server":  ingot.DigestOf(o.Keys.Server.Public.Text()),
+	}}
+	if plan.Packages, err = apt.Resolve(ctx, p.Packages); err != nil {
+		return nil, err
+	}
+	if plan.Kernel, err = apt.Kernel(ctx, p.Kernel.Package); err != nil {
+		return nil, err
+	}
+	if plan.Sources, err = digestSources(p); err != nil {
+		return nil, err
+	}
+	if plan.Init, err = digestFile(o.Init); err != nil {
+		return nil, fmt.Errorf("reading ingot-init: %w", err)
+	}
+	o.tell(Event{Step: "resolve", Done: 1, Total: 1, Detail: fmt.Sprintf("%d packages, %s", len(plan.Packages), plan.Kernel.Name)})
+	return plan, nil
+}
+
+func digestSources(p *profiles.Profile) (map[string]ingot.Digest, error) {
+	digests := map[string]ingot.Digest{}
+	for _, f := range p.Files {
+		if f.Source == "" {
+			continue
+		}
+		b, err := readSource(p, f)
+		if err != nil {
+			return nil, err
+		}
+		digests[f.Path] = ingot.DigestOf(b)
+	}
+	return digests, nil
+}
+
+func readSource(p *profiles.Profile, f profiles.File) ([]byte, error) {
+	r, err := p.Open(f)
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	b, err := io.ReadAll(r)
+	if err != nil {
+		return nil, fmt.Errorf("reading %q: %w", f.Source, err)
+	}
+	return b, nil
+}
+
+func digestFile(path string) (ingot.Digest, error) {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return "", err
+	}
+	return ingot.DigestOf(b), nil
+}
+
+// NextVersion is the version of an image that nobody named: the date and the
+// first number that is free, "2026.11.23-1".
+func NextVersion(ctx context.Context, s *image.Store, profile string, now time.Time) (string, error) {
+	images, err := s.List(ctx)
+	if err != nil {
+		return "", err
+	}
+	taken := map[string]bool{}
+	for _, im := range images {
+		taken[im.Name.String()] = true
+	}
+	for n := 1; ; n++ {
+		v := fmt.Sprintf("%s-%d", now.Format("2006.01.02"), n)
+		if !taken[profile+":"+v] {
+			return v, nil
+		}
+	}
+}

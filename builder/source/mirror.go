@@ -1,0 +1,99 @@
+package source
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// Mirrors are the base URLs of Debian's archives, without a final slash.
+type Mirrors struct {
+	Debian   string
+	Security string // empty: no security updates
+}
+
+// URL is where a package is fetched from.
+func (m Mirrors) URL(p Package) string {
+	if p.Archive == "security" {
+		return m.Security + "/" + p.Path
+	}
+	return m.Debian + "/" + p.Path
+}
+
+// HostMirrors returns the mirrors that this host's own apt uses, from the
+// files below etc (normally /etc/apt). A mirror named by the caller goes
+// first. No host name is built into ingot.
+func HostMirrors(etc, named string) (Mirrors, error) {
+	m := Mirrors{Debian: strings.TrimRight(named, "/")}
+	for _, e := range hostEntries(etc) {
+		isDebian := strings.HasSuffix(e.uri, "/debian") || strings.Contains(e.signedBy, "debian-archive")
+		switch {
+		case strings.HasSuffix(e.suite, "-security") && strings.Contains(e.uri, "debian"):
+			if m.Security == "" {
+				m.Security = e.uri
+			}
+		case isDebian && m.Debian == "" && !strings.ContainsAny(e.suite, "-/"):
+			m.Debian = e.uri
+		}
+	}
+	if m.Debian == "" {
+		return m, fmt.Errorf("%w: this host's apt sources name none; give one with --mirror URL or INGOT_MIRROR", ErrNoMirror)
+	}
+	return m, nil
+}
+
+type sourceEntry struct{ uri, suite, signedBy string }
+
+// hostEntries reads one-line and deb822 sources (sources.list(5)).
+func hostEntries(etc string) []sourceEntry {
+	files, _ := filepath.Glob(filepath.Join(etc, "sources.list.d", "*"))
+	files = append([]string{filepath.Join(etc, "sources.list")}, files...)
+	var entries []sourceEntry
+	for _, f := range files {
+		b, err := os.ReadFile(f)
+		if err != nil {
+			continue
+		}
+		switch filepath.Ext(f) {
+		case ".list":
+			entries = append(entries, oneLine(string(b))...)
+		case ".sources":
+			entries = append(entries, deb822(string(b))...)
+		}
+	}
+	return entries
+}
+
+func oneLine(text string) []sourceEntry {
+	var entries []sourceEntry
+	for _, line := range strings.Split(text, "\n") {
+		rest, ok := strings.CutPrefix(strings.TrimSpace(line), "deb ")
+		if !ok {
+			continue
+		}
+		signedBy := ""
+		if strings.HasPrefix(strings.TrimSpace(rest), "[") {
+			signedBy, rest, _ = strings.Cut(rest, "]")
+		}
+		if f := strings.Fields(rest); len(f) >= 2 {
+			entries = append(entries, sourceEntry{strings.TrimRight(f[0], "/"), f[1], signedBy})
+		}
+	}
+	return entries
+}
+
+func deb822(text string) []sourceEntry {
+	var entries []sourceEntry
+	for _, record := range strings.Split(text, "\n\n") {
+		if field(record, "Enabled") == "no" || !strings.Contains(" "+field(record, "Types")+" ", " deb ") {
+			continue
+		}
+		for _, uri := range strings.Fields(field(record, "URIs")) {
+			for _, suite := range strings.Fields(field(record, "Suites")) {
+				entries = append(entries, sourceEntry{strings.TrimRight(uri, "/"), suite, field(record, "Signed-By")})
+			}
+		}
+	}
+	return entries
+}
