@@ -124,6 +124,9 @@ func (b *build) layers(root, kernel *tree.Tree) error {
 	if err := root.Lay(kernel); err != nil {
 		return err
 	}
+	// SquashFS has room for user, trusted and security attributes only; POSIX
+	// ACLs (in practice: of /var/log/journal) cannot be kept.
+	root.DropXattrs("system.")
 	if err := skeleton(root, b.init); err != nil {
 		return err
 	}

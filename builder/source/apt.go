@@ -5,8 +5,6 @@
 package source
 
 import (
-	"bufio"
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -173,7 +171,7 @@ func (a *Apt) update(ctx context.Context) error {
 // without recommendations, sorted by name.
 func (a *Apt) Resolve(ctx context.Context, names []string) ([]Package, error) {
 	// apt itself counts as important to apt; an image that never changes needs none.
-	args := append([]string{"install", "--simulate", "--yes", "?essential", "apt-"}, names...)
+	args := append([]string{"install", "--simulate", "--yes", "?and(?essential,?not(?exact-name(apt)))"}, names...)
 	out, err := a.run(ctx, "apt-get", args...)
 	if err != nil {
 		return nil, a.explain(ctx, names, string(out), err)
@@ -231,10 +229,6 @@ func (a *Apt) show(ctx context.Context, want []string) ([]Package, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading package records: %w: %s", err, firstError(string(out)))
 	}
-	security, err := a.securityPaths()
-	if err != nil {
-		return nil, err
-	}
 	seen := map[string]bool{}
 	var list []Package
 	for _, record := range strings.Split(string(out), "\n\n") {
@@ -249,7 +243,7 @@ func (a *Apt) show(ctx context.Context, want []string) ([]Package, error) {
 		if p.Size, err = strconv.ParseInt(field(record, "Size"), 10, 64); err != nil {
 			return nil, fmt.Errorf("reading package records: size of %s: %w", p.Name, err)
 		}
-		if security[p.SHA256] {
+		if strings.HasPrefix(p.Path, "pool/updates/") { // the layout of the security archive
 			p.Archive = "security"
 		}
 		seen[p.Name] = true
@@ -260,35 +254,6 @@ func (a *Apt) show(ctx context.Context, want []string) ([]Package, error) {
 	}
 	slices.SortFunc(list, func(x, y Package) int { return strings.Compare(x.Name, y.Name) })
 	return list, nil
-}
-
-// securityPaths is the set of SHA-256 digests that the security archive lists.
-func (a *Apt) securityPaths() (map[string]bool, error) {
-	digests := map[string]bool{}
-	if a.mirrors.Security == "" {
-		return digests, nil
-	}
-	files, err := filepath.Glob(filepath.Join(a.dir, "state/lists/*"+a.suite+"-security_*_Packages"))
-	if err != nil {
-		return nil, err
-	}
-	for _, f := range files {
-		b, err := os.ReadFile(f)
-		if err != nil {
-			return nil, fmt.Errorf("reading package lists: %w", err)
-		}
-		scan := bufio.NewScanner(bytes.NewReader(b))
-		scan.Buffer(nil, 1<<20)
-		for scan.Scan() {
-			if d, ok := strings.CutPrefix(scan.Text(), "SHA256: "); ok {
-				digests[d] = true
-			}
-		}
-		if err := scan.Err(); err != nil {
-			return nil, fmt.Errorf("reading package lists: %w", err)
-		}
-	}
-	return digests, nil
 }
 
 // explain turns apt's refusal into one sentence about the profile.

@@ -13,12 +13,14 @@ type Mirrors struct {
 	Security string // empty: no security updates
 }
 
-// URL is where a package is fetched from.
+// URL is where a package is fetched from. A plus sign is escaped, as apt does:
+// some caches take it for a space.
 func (m Mirrors) URL(p Package) string {
+	base := m.Debian
 	if p.Archive == "security" {
-		return m.Security + "/" + p.Path
+		base = m.Security
 	}
-	return m.Debian + "/" + p.Path
+	return base + "/" + strings.ReplaceAll(p.Path, "+", "%2b")
 }
 
 // HostMirrors returns the mirrors that this host's own apt uses, from the

@@ -231,6 +231,25 @@ func (t *Tree) RemoveMatching(patterns ...string) error {
 	return nil
 }
 
+// DropXattrs removes the extended attributes whose names begin with prefix and
+// returns how many entries had one.
+func (t *Tree) DropXattrs(prefix string) int {
+	n := 0
+	for _, e := range t.entries {
+		kept := map[string]string{}
+		for k, v := range e.Xattrs {
+			if !strings.HasPrefix(k, prefix) {
+				kept[k] = v
+			}
+		}
+		if len(kept) != len(e.Xattrs) {
+			e.Xattrs = kept
+			n++
+		}
+	}
+	return n
+}
+
 // Lay puts every entry of over on top of t.
 func (t *Tree) Lay(over *Tree) error {
 	for _, hard := range []bool{false, true} { // a link needs its file
