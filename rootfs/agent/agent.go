@@ -1,0 +1,153 @@
+// Package agent runs in the booted system, as the same binary that booted it:
+// it measures the root that is really mounted, runs the image's health checks
+// and reports both to the server, at once and then as a heartbeat.
+package agent
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"net/http"
+	"os"
+	"time"
+
+	"ingot"
+	"ingot/rootfs"
+)
+
+// Agent reports on one booted system.
+type Agent struct {
+	Handover *rootfs.Handover
+	HTTP     *http.Client // nil means one with a timeout of 30 s
+	Log      *slog.Logger // nil is quiet
+	System   System       // asks systemd; nil means systemctl
+}
+
+// Run checks, reports, and goes on reporting until ctx ends. A server that is
+// away is waited for; what it refuses is logged and asked again at the next
+// heartbeat.
+func Run(ctx context.Context, log *slog.Logger) error {
+	h, err := rootfs.ReadHandover(ingot.RunDir)
+	if err != nil {
+		return err
+	}
+	a := &Agent{Handover: h, Log: log}
+	return a.Run(ctx)
+}
+
+// Run is the life of the agent.
+func (a *Agent) Run(ctx context.Context) error {
+	if a.HTTP == nil {
+		a.HTTP = &http.Client{Timeout: 30 * time.Second}
+	}
+	if a.Log == nil {
+		a.Log = slog.New(slog.DiscardHandler)
+	}
+	if a.System == nil {
+		a.System = systemctl{}
+	}
+	a.send(ctx, "events", ingot.Event{Stage: ingot.StageAgent, Uptime: rootfs.Uptime()})
+	root, err := Measure(a.Handover.RootDevice, a.Handover.Image.Root.Size)
+	if err != nil {
+		return err
+	}
+	r := a.report(ctx, root, a.checkUntilDecided(ctx))
+	a.Log.Info("reporting", "healthy", r.Healthy, "root", r.Root, "boot", r.Boot)
+	a.sendUntilTaken(ctx, r)
+	beat := a.Handover.Ticket.Heartbeat
+	if beat <= 0 {
+		beat = 30 * time.Second
+	}
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(beat*3/4 + rand.N(beat/2)): // a rack must not beat in step
+		}
+		a.send(ctx, "report", a.report(ctx, root, a.checkOnce(ctx)))
+	}
+}
+
+// Measure is the digest of the first size bytes of the root's device: what is
+// mounted, not what somebody says is mounted.
+func Measure(device string, size int64) (ingot.Digest, error) {
+	f, err := os.Open(device)
+	if err != nil {
+		return "", fmt.Errorf("measuring the root: %w", err)
+	}
+	defer f.Close()
+	sum := sha256.New()
+	if _, err := io.CopyN(sum, f, size); err != nil {
+		return "", fmt.Errorf("measuring the root: %w", err)
+	}
+	return ingot.DigestFromSum([sha256.Size]byte(sum.Sum(nil))), nil
+}
+
+func (a *Agent) report(_ context.Context, root ingot.Digest, checks []ingot.CheckResult) ingot.Report {
+	r := ingot.Report{Boot: a.Handover.Ticket.Boot, Image: a.Handover.Ticket.Image, Root: root, Healthy: true, Checks: checks,
+		Uptime: rootfs.Uptime()}
+	r.RAMTotal, r.RAMUsed = rootfs.Memory()
+	for _, c := range checks {
+		r.Healthy = r.Healthy && c.OK
+	}
+	if b, err := os.ReadFile("/proc/sys/kernel/osrelease"); err == nil {
+		r.Kernel = string(bytes.TrimSpace(b))
+	}
+	r.Hostname, _ = os.Hostname() // only for people; empty is fine
+	return r
+}
+
+// sendUntilTaken posts the first report until the server has it.
+func (a *Agent) sendUntilTaken(ctx context.Context, r ingot.Report) {
+	for pause := time.Second; !a.send(ctx, "report", r); pause = min(pause*2, 30*time.Second) {
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(pause/2 + rand.N(pause)):
+		}
+	}
+}
+
+var errRefused = errors.New("the server refuses")
+
+// send posts once and reports whether the matter is settled: the server took
+// it, or refused it for good.
+func (a *Agent) send(ctx context.Context, part string, v any) bool {
+	err := a.post(ctx, part, v)
+	if err != nil {
+		a.Log.Warn("telling the server", "part", part, "err", err)
+	}
+	return err == nil || errors.Is(err, errRefused)
+}
+
+func (a *Agent) post(ctx context.Context, part string, v any) error {
+	body, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	url := a.Handover.Server + ingot.BootPath(a.Handover.Ticket.Boot, part)
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, url, bytes.NewReader(body))
+	if err != nil {
+		return err
+	}
+	req.Header.Set("Content-Type", "application/json")
+	resp, err := a.HTTP.Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	text, _ := io.ReadAll(io.LimitReader(resp.Body, 1<<10))
+	switch {
+	case resp.StatusCode >= 500 || resp.StatusCode == http.StatusTooManyRequests:
+		return fmt.Errorf("the server answers %s", resp.Status)
+	case resp.StatusCode >= 400:
+		return fmt.Errorf("%w: %s: %s", errRefused, resp.Status, bytes.TrimSpace(text))
+	}
+	return nil
+}

@@ -1,0 +1,50 @@
+// Package rootfs is what lives on the machine. Its own few lines are the
+// handover: what ingot-init leaves for the agent in /run/ingot, which survives
+// the switch of root.
+package rootfs
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"ingot"
+)
+
+// Handover is the content of boot.json in ingot.RunDir.
+type Handover struct {
+	Server     string              `json:"server"` // base URL
+	Ticket     ingot.Ticket        `json:"ticket"`
+	Image      ingot.ImageManifest `json:"image"`
+	RootDevice string              `json:"rootDevice"` // the loop device under the read-only root
+	Switched   time.Duration       `json:"switched"`   // uptime at the switch of root
+}
+
+const handoverFile = "boot.json"
+
+// Write stores h below dir, readable by root only: the boot id is a credential.
+func (h *Handover) Write(dir string) error {
+	b, err := json.MarshalIndent(h, "", "  ")
+	if err != nil {
+		return fmt.Errorf("encoding the handover: %w", err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, handoverFile), b, 0o600); err != nil {
+		return fmt.Errorf("writing the handover: %w", err)
+	}
+	return nil
+}
+
+// ReadHandover reads what Write stored.
+func ReadHandover(dir string) (*Handover, error) {
+	b, err := os.ReadFile(filepath.Join(dir, handoverFile))
+	if err != nil {
+		return nil, fmt.Errorf("reading the handover: %w; was this system booted by ingot?", err)
+	}
+	var h Handover
+	if err := json.Unmarshal(b, &h); err != nil {
+		return nil, fmt.Errorf("parsing the handover: %w", err)
+	}
+	return &h, nil
+}

@@ -1,0 +1,89 @@
+package initrd
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"sync"
+	"time"
+)
+
+// console writes to every console of the machine: somebody may stand before
+// the screen while somebody else reads the serial line.
+type console struct {
+	mu  sync.Mutex
+	out []io.Writer
+}
+
+// openConsole opens the kernel's active consoles, or /dev/console alone.
+func openConsole() *console {
+	c := &console{}
+	b, _ := os.ReadFile("/sys/class/tty/console/active")
+	for _, name := range strings.Fields(string(b)) {
+		if f, err := os.OpenFile("/dev/"+name, os.O_WRONLY, 0); err == nil {
+			c.out = append(c.out, f)
+		}
+	}
+	if len(c.out) == 0 {
+		if f, err := os.OpenFile("/dev/console", os.O_WRONLY, 0); err == nil {
+			c.out = append(c.out, f)
+		}
+	}
+	return c
+}
+
+// say prints one line.
+func (c *console) say(format string, args ...any) {
+	c.write("ingot: " + fmt.Sprintf(format, args...) + "\r\n")
+}
+
+func (c *console) write(s string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, w := range c.out {
+		_, _ = io.WriteString(w, s) // a console that is gone is no reason to stop
+	}
+}
+
+// frame prints a message that nobody overlooks.
+func (c *console) frame(lines ...string) {
+	const width = 76
+	var s strings.Builder
+	edge := "+" + strings.Repeat("-", width) + "+\r\n"
+	s.WriteString("\r\n" + edge)
+	for _, line := range lines {
+		for _, part := range wrap(line, width-2) {
+			fmt.Fprintf(&s, "| %-*s |\r\n", width-2, part)
+		}
+	}
+	s.WriteString(edge)
+	c.write(s.String())
+}
+
+// wrap breaks a line at spaces so that no part is longer than width bytes.
+func wrap(line string, width int) []string {
+	var parts []string
+	for len(line) > width {
+		at := strings.LastIndexByte(line[:width+1], ' ')
+		if at <= 0 {
+			at = width
+		}
+		parts = append(parts, line[:at])
+		line = "  " + strings.TrimLeft(line[at:], " ")
+	}
+	return append(parts, line)
+}
+
+// meter prints the progress of a download, at most every two seconds.
+func (c *console) meter(what string, total int64) func(done int64) {
+	start, last := time.Now(), time.Now()
+	return func(done int64) {
+		if time.Since(last) < 2*time.Second && done < total {
+			return
+		}
+		last = time.Now()
+		rate := float64(done) / (1 << 20) / max(time.Since(start).Seconds(), 0.001)
+		c.say("%s %3d %%  %d of %d MiB, %.1f MiB/s", what, done*100/max(total, 1), done>>20, total>>20, rate)
+	}
+}

@@ -1,0 +1,83 @@
+package initrd
+
+import (
+	"os"
+	"runtime"
+	"strings"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"ingot"
+	"ingot/rootfs"
+	"ingot/rootfs/volumes"
+)
+
+// facts gathers what this machine is, from sysfs and procfs.
+func facts(bootMAC string) ingot.Facts {
+	total, _ := rootfs.Memory()
+	f := ingot.Facts{
+		UUID: dmi("product_uuid"), Serial: dmi("product_serial"), Vendor: dmi("sys_vendor"), Product: dmi("product_name"),
+		BIOS: strings.TrimSpace(dmi("bios_vendor") + " " + dmi("bios_version")),
+		Arch: ingot.Arch(runtime.GOARCH), Firmware: firmware(), RAM: total, Kernel: kernelRelease(),
+	}
+	f.CPU, f.Cores = cpu()
+	links, err := netlink.LinkList()
+	if err == nil {
+		for _, l := range links {
+			a := l.Attrs()
+			if l.Type() != "device" || len(a.HardwareAddr) == 0 {
+				continue
+			}
+			mac := a.HardwareAddr.String()
+			f.NICs = append(f.NICs, ingot.NIC{Name: a.Name, MAC: mac, Driver: driver(a.Name), Boot: mac == bootMAC})
+		}
+	}
+	for _, d := range volumes.List(volumes.Host) {
+		f.Disks = append(f.Disks, d.Disk)
+	}
+	return f
+}
+
+func dmi(name string) string {
+	b, err := os.ReadFile("/sys/class/dmi/id/" + name)
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(b))
+}
+
+func firmware() ingot.Firmware {
+	if _, err := os.Stat("/sys/firmware/efi"); err != nil {
+		return ingot.FirmwareBIOS
+	}
+	if runtime.GOARCH == "arm64" {
+		return ingot.FirmwareUEFIarm64
+	}
+	return ingot.FirmwareUEFIx64
+}
+
+func cpu() (model string, cores int) {
+	b, err := os.ReadFile("/proc/cpuinfo")
+	if err != nil {
+		return "", 0
+	}
+	for _, line := range strings.Split(string(b), "\n") {
+		key, value, _ := strings.Cut(line, ":")
+		switch strings.TrimSpace(key) {
+		case "processor":
+			cores++
+		case "model name":
+			model = strings.TrimSpace(value)
+		}
+	}
+	return model, cores
+}
+
+func kernelRelease() string {
+	var u unix.Utsname
+	if err := unix.Uname(&u); err != nil {
+		return ""
+	}
+	return unix.ByteSliceToString(u.Release[:])
+}

@@ -1,0 +1,378 @@
+// Package initrd is the machine's first program: PID 1 of the initramfs. It
+// loads drivers, gets an address and a Ticket, fetches and verifies the root,
+// mounts it with the machine's volumes, and becomes systemd.
+//
+// It runs nothing that does not chain to the two public keys in its own
+// initramfs: ticket signature, manifest signature, chunk digests. Every
+// failure is shown on the console and posted to the server, tried again with
+// jitter, and in the end answered by a reboot.
+package initrd
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	mrand "math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"aead.dev/minisign"
+	"golang.org/x/sys/unix"
+
+	"ingot"
+	"ingot/rootfs"
+	"ingot/rootfs/volumes"
+)
+
+// Arguments are what the loader's script told on the kernel command line.
+type Arguments struct {
+	Server string
+	Boot   ingot.BootID
+	MAC    string
+	Debug  bool
+}
+
+// ParseArguments reads a kernel command line.
+func ParseArguments(cmdline string) (Arguments, error) {
+	var a Arguments
+	var err error
+	for _, f := range strings.Fields(cmdline) {
+		key, value, _ := strings.Cut(f, "=")
+		switch key {
+		case ingot.ArgServer:
+			a.Server = strings.TrimRight(value, "/")
+		case ingot.ArgBoot:
+			if a.Boot, err = ingot.ParseBootID(value); err != nil {
+				return a, fmt.Errorf("parsing %s: %w", key, err)
+			}
+		case ingot.ArgMAC:
+			if a.MAC, err = ingot.ParseMAC(value); err != nil {
+				return a, fmt.Errorf("parsing %s: %w", key, err)
+			}
+		case ingot.ArgDebug:
+			a.Debug = true
+		}
+	}
+	for key, value := range map[string]string{ingot.ArgServer: a.Server, ingot.ArgBoot: string(a.Boot), ingot.ArgMAC: a.MAC} {
+		if value == "" {
+			return a, fmt.Errorf("the kernel command line has no %s; was this kernel started by ingot's script?", key)
+		}
+	}
+	return a, nil
+}
+
+// boot is one run of PID 1.
+type boot struct {
+	args    Arguments
+	console *console
+	remote  *remote
+	release minisign.PublicKey
+	server  minisign.PublicKey
+	facts   ingot.Facts
+	mods    *modules
+	stage   ingot.Stage // under way
+
+	fetched ingot.Digest // image whose root lies in memory
+	image   *ingot.ImageManifest
+	device  string // loop device of that root
+}
+
+// tries is how often the way from ticket to switch is gone before a reboot.
+const tries = 3
+
+// Run is PID 1. It does not return: it becomes the root's init, or reboots.
+func Run(ctx context.Context) {
+	b := &boot{stage: ingot.StageInit}
+	defer func() {
+		if r := recover(); r != nil { // a panic of PID 1 would be a panic of the kernel, without words
+			b.giveUp(ctx, fmt.Errorf("ingot-init broke: %v", r))
+		}
+	}()
+	if err := b.start(ctx); err != nil {
+		b.giveUp(ctx, err)
+		return
+	}
+	var err error
+	for try := 1; try <= tries; try++ {
+		if err = b.try(ctx); ctx.Err() != nil || try == tries {
+			break
+		}
+		pause := 5*time.Second + mrand.N(5*time.Second)
+		b.console.frame(fmt.Sprintf("Stage %s failed: %v", b.stage, err),
+			fmt.Sprintf("Trying again in %s (%d of %d).", pause.Round(time.Second), try+1, tries))
+		b.tell(ctx, ingot.Event{Stage: b.stage, Error: err.Error(), Retry: true})
+		time.Sleep(pause)
+	}
+	b.giveUp(ctx, err)
+}
+
+// start brings the machine up to where it can talk to the server.
+func (b *boot) start(ctx context.Context) error {
+	if err := early(); err != nil {
+		return err
+	}
+	_ = os.WriteFile("/proc/sys/kernel/printk", []byte("4\n"), 0) // warnings only, our lines are to be read
+	b.console = openConsole()
+	cmdline, err := os.ReadFile("/proc/cmdline")
+	if err != nil {
+		return err
+	}
+	if b.args, err = ParseArguments(string(cmdline)); err != nil {
+		return err
+	}
+	b.console.say("boot %s, kernel %s", b.args.Boot.Short(), kernelRelease())
+	if b.release, err = readKey("release.pub"); err != nil {
+		return err
+	}
+	if b.server, err = readKey("server.pub"); err != nil {
+		return err
+	}
+	if b.mods, err = openModules(kernelRelease()); err != nil {
+		return err
+	}
+	for _, name := range []string{"af_packet", "squashfs", "overlay", "loop", "ext4", "efivarfs"} {
+		if err := b.mods.byName(name); err != nil {
+			return err
+		}
+	}
+	b.loadDrivers()
+	link, err := waitForNIC(ctx, b.args.MAC, b.loadDrivers)
+	if err != nil {
+		return err
+	}
+	b.console.say("network %s (%s, %s)", link.Attrs().Name, b.args.MAC, driver(link.Attrs().Name))
+	ack, err := configure(ctx, link, func(err error) { b.console.say("no address yet: %v", err) })
+	if err != nil {
+		return err
+	}
+	b.console.say("address %s, server %s", ack.YourIPAddr, b.args.Server)
+	b.remote = newRemote(b.args.Server, b.args.Boot)
+	b.facts = facts(b.args.MAC)
+	b.tell(ctx, ingot.Event{Stage: ingot.StageInit, Detail: ack.YourIPAddr.String()})
+	return nil
+}
+
+func readKey(name string) (minisign.PublicKey, error) {
+	k, err := minisign.PublicKeyFromFile(filepath.Join(ingot.KeyDir, name))
+	if err != nil {
+		return k, fmt.Errorf("reading the public key %s of this initramfs: %w", name, err)
+	}
+	return k, nil
+}
+
+// loadDrivers loads modules until no bus shows anything new.
+func (b *boot) loadDrivers() {
+	failed := func(err error) {
+		if b.args.Debug {
+			b.console.say("%v", err)
+		}
+	}
+	for range 5 {
+		if b.mods.forDevices("/sys/devices", failed) == 0 {
+			return
+		}
+	}
+}
+
+// try goes once from ticket to the switch of root; it returns only on failure.
+func (b *boot) try(ctx context.Context) error {
+	unmountRoot()
+	b.stage = ingot.StageTicket
+	ticket, asked, err := b.getTicket(ctx)
+	if err != nil {
+		return err
+	}
+	b.console.say("ticket for %s as %q", ticket.Name, ticket.Hostname)
+	b.tell(ctx, ingot.Event{Stage: ingot.StageTicket, Detail: ticket.Name})
+	b.stage = ingot.StageRoot
+	if err := b.getRoot(ctx, ticket.Image); err != nil {
+		return err
+	}
+	if err := mountRoot(b.device, b.image.Overlay, b.facts.RAM); err != nil {
+		return err
+	}
+	b.tell(ctx, ingot.Event{Stage: ingot.StageRoot, Bytes: b.image.Root.Size, Detail: b.image.Root.Digest.Short()})
+	b.stage = ingot.StageVolumes
+	now := ticket.Issued.Add(time.Since(asked))
+	if err := b.furnish(ctx, ticket, now); err != nil {
+		return err
+	}
+	b.stage = ingot.StageSwitch
+	h := rootfs.Handover{Server: b.args.Server, Ticket: ticket, Image: *b.image, RootDevice: b.device, Switched: rootfs.Uptime()}
+	if err := h.Write(ingot.RunDir); err != nil {
+		return err
+	}
+	b.console.say("starting %s", ticket.Name)
+	b.tell(ctx, ingot.Event{Stage: ingot.StageSwitch})
+	return switchRoot("/sbin/init")
+}
+
+// getTicket asks until the server answers, and verifies the answer. asked is
+// when the request that was answered left.
+func (b *boot) getTicket(ctx context.Context) (t ingot.Ticket, asked time.Time, err error) {
+	err = retry(ctx, serverPatience, b.waiting, func() error {
+		var random [16]byte
+		_, _ = rand.Read(random[:]) // never fails, see crypto/rand
+		nonce := hex.EncodeToString(random[:])
+		asked = time.Now()
+		signed, err := b.remote.ticket(ctx, ingot.TicketRequest{Nonce: nonce, Facts: b.facts})
+		if err != nil {
+			return fmt.Errorf("asking for a ticket: %w", err)
+		}
+		t, err = verifyTicket(signed, b.server, b.args.Boot, nonce, time.Since(asked))
+		return err
+	})
+	if err == nil {
+		setClock(t.Issued.Add(time.Since(asked)))
+	}
+	return t, asked, err
+}
+
+func (b *boot) waiting(err error, pause time.Duration) {
+	b.console.say("waiting for the server: %v; again in %s", err, pause.Round(100*time.Millisecond))
+}
+
+// setClock corrects a clock that is wrong by more than two minutes, so that
+// the logs of a machine with an empty battery can be read. systemd keeps the
+// time from there on.
+func setClock(now time.Time) {
+	if d := time.Since(now).Abs(); d < 2*time.Minute {
+		return
+	}
+	tv := unix.NsecToTimeval(now.UnixNano())
+	_ = unix.Settimeofday(&tv) // a wrong clock stops nothing
+}
+
+// getRoot fetches and attaches the root of an image, unless it is there from
+// the try before.
+func (b *boot) getRoot(ctx context.Context, image ingot.Digest) error {
+	if b.fetched == image {
+		return nil
+	}
+	var docs imageDocuments
+	err := retry(ctx, serverPatience, b.waiting, func() (err error) {
+		docs, err = b.remote.documents(ctx, image)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	if b.image, err = verifyImage(docs, image, b.release); err != nil {
+		return err
+	}
+	if err := enoughRAM(b.image, b.facts.RAM); err != nil {
+		return err
+	}
+	file, err := memoryFile(b.image.Root.Size)
+	if err != nil {
+		return err
+	}
+	defer file.Close() // the loop device holds it
+	d := &download{chunks: b.image.Chunks, file: file, stall: 30 * time.Second, progress: b.console.meter("root", b.image.Root.Size),
+		open: func(ctx context.Context, offset int64) (io.ReadCloser, error) {
+			return b.remote.root(ctx, image, offset)
+		}}
+	if err := retry(ctx, serverPatience, b.waiting, func() error { return d.run(ctx) }); err != nil {
+		return err
+	}
+	if b.device, err = attachLoop(file); err != nil {
+		return err
+	}
+	b.fetched = image
+	return nil
+}
+
+// enoughRAM compares with an eighth of tolerance: the kernel keeps some of
+// what is built in for itself.
+func enoughRAM(m *ingot.ImageManifest, ram int64) error {
+	if ram < m.MinRAM-m.MinRAM/8 {
+		return fmt.Errorf("the image needs a machine with %d MiB of memory, this one has %d MiB", m.MinRAM>>20, ram>>20)
+	}
+	return nil
+}
+
+// furnish mounts the volumes and gives the root its identity. The root's own
+// tools need /dev; it is bound for them and taken away again.
+func (b *boot) furnish(ctx context.Context, t ingot.Ticket, now time.Time) error {
+	if err := unix.Mount("/dev", sysroot+"/dev", "", unix.MS_BIND, ""); err != nil {
+		return fmt.Errorf("lending /dev to the root: %w", err)
+	}
+	defer func() { _ = unix.Unmount(sysroot+"/dev", unix.MNT_DETACH) }()
+	results, err := b.mountVolumes(ctx, t, now)
+	if err != nil {
+		return err
+	}
+	return giveIdentity(ctx, t, b.image, results, b.args.MAC, ingot.PlausibleSerial(b.facts.Serial))
+}
+
+func (b *boot) mountVolumes(ctx context.Context, t ingot.Ticket, now time.Time) ([]volumes.Result, error) {
+	m := volumes.Mounter{Root: sysroot, At: volumes.Host, Log: b.console.say}
+	results, failed := m.Mount(ctx, b.image.Volumes, t.Grants, now)
+	event := ingot.Event{Stage: ingot.StageVolumes}
+	var words []string
+	for _, r := range results {
+		switch {
+		case r.Initialised:
+			event.Volumes = append(event.Volumes, r.Volume.Name)
+			words = append(words, fmt.Sprintf("%s initialised on %s", r.Volume.Name, r.Device))
+		case r.Device != "":
+			words = append(words, fmt.Sprintf("%s on %s", r.Volume.Name, r.Device))
+		case r.Absent && r.Volume.Optional:
+			words = append(words, r.Volume.Name+" absent: "+r.Refusal)
+		default:
+			words = append(words, r.Volume.Name+" refused: "+r.Refusal)
+			b.console.frame("Volume "+r.Volume.Name+" refused: "+r.Refusal,
+				fmt.Sprintf("To initialise a blank disk: ingot grant %s %s --disk SERIAL", t.Machine, r.Volume.Name))
+		}
+	}
+	event.Detail = strings.Join(words, "; ")
+	if event.Detail != "" {
+		b.console.say("volumes: %s", event.Detail)
+	}
+	if failed != nil {
+		return nil, fmt.Errorf("%w; to initialise a blank disk: ingot grant %s VOLUME --disk SERIAL", failed, t.Machine)
+	}
+	b.tell(ctx, event)
+	return results, nil
+}
+
+// tell posts an event. It tries for a few seconds and then lets the boot go
+// on: a server that is away must not stop a machine that needs nothing of it.
+func (b *boot) tell(ctx context.Context, e ingot.Event) {
+	if b.remote == nil {
+		return
+	}
+	e.Uptime = rootfs.Uptime()
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	short := patience{First: 300 * time.Millisecond, Most: 2 * time.Second, Total: 8 * time.Second}
+	err := retry(ctx, short, func(error, time.Duration) {}, func() error { return b.remote.post(ctx, e) })
+	if err != nil && !errors.Is(err, context.Canceled) {
+		b.console.say("the server was not told of stage %s: %v", e.Stage, err)
+	}
+}
+
+// giveUp shows and posts why, waits so that it can be read, and reboots.
+func (b *boot) giveUp(ctx context.Context, err error) {
+	if b.console == nil {
+		b.console = openConsole()
+	}
+	pause := 20*time.Second + mrand.N(10*time.Second)
+	lines := []string{"This machine could not boot.", fmt.Sprintf("Stage %s: %v", b.stage, err)}
+	if b.args.Boot != "" {
+		lines = append(lines, fmt.Sprintf("Boot %s, server %s, card %s", b.args.Boot.Short(), b.args.Server, b.args.MAC))
+	}
+	b.console.frame(append(lines, fmt.Sprintf("Rebooting in %s. On the server: ingot boots", pause.Round(time.Second)))...)
+	if err != nil {
+		b.tell(ctx, ingot.Event{Stage: b.stage, Error: err.Error()})
+	}
+	time.Sleep(pause)
+	unix.Sync()
+	_ = unix.Reboot(unix.LINUX_REBOOT_CMD_RESTART)
+	select {} // PID 1 must not end
+}

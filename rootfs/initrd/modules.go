@@ -1,0 +1,151 @@
+package initrd
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// modules loads the kernel modules of the initramfs, as the builder laid them
+// out: plain .ko files and the indexes of depmod cut down to them.
+type modules struct {
+	dir     string
+	paths   map[string]string   // name to path below dir
+	deps    map[string][]string // path to paths, the ones to load first last (modules.dep(5))
+	soft    map[string][]string // name to names to load before
+	aliases []alias
+	loaded  map[string]bool
+	load    func(file string) error
+}
+
+type alias struct{ pattern, name string }
+
+func openModules(release string) (*modules, error) {
+	m := &modules{dir: "/usr/lib/modules/" + release, paths: map[string]string{}, deps: map[string][]string{},
+		soft: map[string][]string{}, loaded: map[string]bool{}, load: finit}
+	dep, err := os.ReadFile(m.dir + "/modules.dep")
+	if err != nil {
+		return nil, fmt.Errorf("reading the modules of kernel %s: %w; does the initramfs belong to this kernel?", release, err)
+	}
+	for _, line := range strings.Split(string(dep), "\n") {
+		if p, needs, ok := strings.Cut(line, ":"); ok {
+			m.paths[moduleName(p)] = p
+			m.deps[p] = strings.Fields(needs)
+		}
+	}
+	for _, f := range fieldsOf(m.dir+"/modules.alias", 3) {
+		m.aliases = append(m.aliases, alias{f[1], moduleName(f[2])})
+	}
+	for _, f := range fieldsOf(m.dir+"/modules.softdep", 3) {
+		before := false
+		for _, w := range f[2:] {
+			if strings.HasSuffix(w, ":") {
+				before = w == "pre:"
+			} else if before {
+				m.soft[moduleName(f[1])] = append(m.soft[moduleName(f[1])], w)
+			}
+		}
+	}
+	return m, nil
+}
+
+// fieldsOf reads the lines of a file that have at least so many fields.
+func fieldsOf(file string, least int) [][]string {
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return nil
+	}
+	var lines [][]string
+	for _, line := range strings.Split(string(b), "\n") {
+		if f := strings.Fields(line); len(f) >= least && !strings.HasPrefix(line, "#") {
+			lines = append(lines, f)
+		}
+	}
+	return lines
+}
+
+func moduleName(p string) string {
+	name, _, _ := strings.Cut(path.Base(p), ".ko")
+	return strings.ReplaceAll(name, "-", "_")
+}
+
+// byName loads a module with what it depends on. A name that is no module is
+// built into the kernel, or its lack shows when it is used.
+func (m *modules) byName(name string) error {
+	p, ok := m.paths[moduleName(name)]
+	if !ok || m.loaded[p] {
+		return nil
+	}
+	m.loaded[p] = true
+	for _, s := range m.soft[moduleName(name)] {
+		if err := m.byName(s); err != nil {
+			return err
+		}
+	}
+	deps := m.deps[p]
+	for i := len(deps) - 1; i >= 0; i-- {
+		if m.loaded[deps[i]] {
+			continue
+		}
+		m.loaded[deps[i]] = true
+		if err := m.load(filepath.Join(m.dir, deps[i])); err != nil {
+			return err
+		}
+	}
+	return m.load(filepath.Join(m.dir, p))
+}
+
+func finit(file string) error {
+	f, err := os.Open(file)
+	if err != nil {
+		return fmt.Errorf("loading module: %w", err)
+	}
+	defer f.Close()
+	if err := unix.FinitModule(int(f.Fd()), "", 0); err != nil && !errors.Is(err, unix.EEXIST) {
+		return fmt.Errorf("loading module %s: %w", moduleName(file), err)
+	}
+	return nil
+}
+
+// forDevices loads the modules for all devices that the kernel shows now and
+// returns how many were new. A bus driver brings new devices to light, so it
+// is called until it finds no more. One driver that fails must not stop the
+// others: its device may not be needed. failed is told.
+func (m *modules) forDevices(sys string, failed func(error)) int {
+	before := len(m.loaded)
+	_ = filepath.WalkDir(sys, func(p string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() || d.Name() != "modalias" {
+			return nil //nolint:nilerr // devices come and go while we look
+		}
+		b, err := os.ReadFile(p)
+		if err != nil {
+			return nil //nolint:nilerr // likewise
+		}
+		for _, name := range m.matching(strings.TrimSpace(string(b))) {
+			if err := m.byName(name); err != nil {
+				failed(err)
+			}
+		}
+		return nil
+	})
+	return len(m.loaded) - before
+}
+
+// matching returns the modules whose alias patterns match a modalias. The
+// patterns are those of fnmatch(3) without flags, where * also matches a slash.
+func (m *modules) matching(modalias string) []string {
+	var names []string
+	hidden := strings.ReplaceAll(modalias, "/", "\x01")
+	for _, a := range m.aliases {
+		if ok, err := path.Match(strings.ReplaceAll(a.pattern, "/", "\x01"), hidden); err == nil && ok {
+			names = append(names, a.name)
+		}
+	}
+	return names
+}

@@ -1,0 +1,194 @@
+package initrd
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"strconv"
+	"time"
+
+	"ingot"
+)
+
+// remote speaks to the boot server about one boot.
+type remote struct {
+	base string // "http://10.99.0.1:80"
+	boot ingot.BootID
+	http *http.Client
+}
+
+func newRemote(base string, boot ingot.BootID) *remote {
+	return &remote{base: base, boot: boot, http: &http.Client{Transport: &http.Transport{
+		DialContext:           (&net.Dialer{Timeout: 10 * time.Second, KeepAlive: 15 * time.Second}).DialContext,
+		ResponseHeaderTimeout: 30 * time.Second, DisableCompression: true,
+	}}}
+}
+
+// refusal is an answer of the server that trying again at once does not change.
+type refusal struct {
+	status int
+	text   string
+}
+
+func (r refusal) Error() string { return fmt.Sprintf("the server answers %d: %s", r.status, r.text) }
+
+// smallBody bounds the documents that are read into memory, in bytes.
+const smallBody = 16 << 20
+
+func (r *remote) do(ctx context.Context, method, part string, body []byte, header http.Header) (*http.Response, error) {
+	req, err := http.NewRequestWithContext(ctx, method, r.base+ingot.BootPath(r.boot, part), bytes.NewReader(body))
+	if err != nil {
+		return nil, err
+	}
+	for k, v := range header {
+		req.Header[k] = v
+	}
+	resp, err := r.http.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	if resp.StatusCode < 300 {
+		return resp, nil
+	}
+	text, _ := io.ReadAll(io.LimitReader(resp.Body, 4<<10))
+	resp.Body.Close()
+	err = refusal{resp.StatusCode, string(bytes.TrimSpace(text))}
+	if resp.StatusCode >= 500 || resp.StatusCode == http.StatusTooManyRequests {
+		return nil, fmt.Errorf("%w", errors.Join(errTransient, err))
+	}
+	return nil, err
+}
+
+// errTransient marks answers after which the same request may succeed.
+var errTransient = errors.New("the server is busy or broken")
+
+func (r *remote) small(ctx context.Context, method, part string, body []byte) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, 60*time.Second)
+	defer cancel()
+	resp, err := r.do(ctx, method, part, body, http.Header{"Content-Type": {"application/json"}})
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(io.LimitReader(resp.Body, smallBody))
+	if err != nil {
+		return nil, fmt.Errorf("reading %s: %w", part, err)
+	}
+	return b, nil
+}
+
+// ticket asks for a ticket.
+func (r *remote) ticket(ctx context.Context, q ingot.TicketRequest) (s ingot.SignedTicket, err error) {
+	body, err := json.Marshal(q)
+	if err != nil {
+		return s, err
+	}
+	answer, err := r.small(ctx, http.MethodPost, "ticket", body)
+	if err != nil {
+		return s, err
+	}
+	if err := json.Unmarshal(answer, &s); err != nil {
+		return s, fmt.Errorf("parsing the ticket's envelope: %w", err)
+	}
+	return s, nil
+}
+
+// documents fetches manifest, signature and config of an image.
+func (r *remote) documents(ctx context.Context, image ingot.Digest) (d imageDocuments, err error) {
+	for _, part := range []struct {
+		name string
+		into *[]byte
+	}{{"manifest", &d.OCI}, {"signature", &d.Signature}, {"config", &d.Config}} {
+		if *part.into, err = r.small(ctx, http.MethodGet, image.Hex()+"/"+part.name, nil); err != nil {
+			return d, fmt.Errorf("fetching the image's %s: %w", part.name, err)
+		}
+	}
+	return d, nil
+}
+
+// root opens the root at an offset in bytes.
+func (r *remote) root(ctx context.Context, image ingot.Digest, offset int64) (io.ReadCloser, error) {
+	header := http.Header{}
+	if offset > 0 {
+		header.Set("Range", "bytes="+strconv.FormatInt(offset, 10)+"-")
+	}
+	resp, err := r.do(ctx, http.MethodGet, image.Hex()+"/root", nil, header)
+	if err != nil {
+		return nil, err
+	}
+	if offset > 0 && resp.StatusCode != http.StatusPartialContent {
+		resp.Body.Close()
+		return nil, fmt.Errorf("resuming the root at byte %d: the server answers %s, not a range", offset, resp.Status)
+	}
+	return resp.Body, nil
+}
+
+// post sends an event once.
+func (r *remote) post(ctx context.Context, e ingot.Event) error {
+	body, err := json.Marshal(e)
+	if err != nil {
+		return err
+	}
+	_, err = r.small(ctx, http.MethodPost, "events", body)
+	return err
+}
+
+// patience says how a machine waits for something that is not there now.
+type patience struct {
+	First, Most time.Duration // pause after the first failure, and the longest
+	Total       time.Duration // how long to go on
+}
+
+// serverPatience outlasts the restart of a server and a switch that learns STP.
+var serverPatience = patience{First: 500 * time.Millisecond, Most: 15 * time.Second, Total: 15 * time.Minute}
+
+// retry calls f until it succeeds, fails for good, or patience ends. The
+// pauses grow and are jittered, so that a rack does not ask in step.
+func retry(ctx context.Context, p patience, told func(err error, pause time.Duration), f func() error) error {
+	start, pause := time.Now(), p.First
+	for {
+		err := f()
+		if err == nil || ctx.Err() != nil || !passing(err) || time.Since(start) > p.Total {
+			return err
+		}
+		jittered := pause/2 + rand.N(pause)
+		told(err, jittered)
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(jittered):
+		}
+		pause = min(pause*2, p.Most)
+	}
+}
+
+// passing reports whether err may go away by itself: the network, or a server
+// that is restarting. What the server decided, or what failed verification, does not.
+func passing(err error) bool {
+	var refused refusal
+	var netErr net.Error
+	switch {
+	case errors.Is(err, errTransient):
+		return true
+	case errors.As(err, &refused), isVerdict(err):
+		return false
+	case errors.As(err, &netErr), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, io.EOF), errors.Is(err, errStalled):
+		return true
+	}
+	return false
+}
+
+func isVerdict(err error) bool {
+	for _, v := range []error{ErrTicketKey, ErrTicketReplayed, ErrTicketExpired, ErrImageKey, ErrImageDigest, ErrChunk} {
+		if errors.Is(err, v) {
+			return true
+		}
+	}
+	return false
+}

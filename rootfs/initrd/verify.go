@@ -1,0 +1,93 @@
+package initrd
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"aead.dev/minisign"
+
+	"ingot"
+)
+
+// Errors that stop a boot because something is not what it must be. Trying
+// again may help only when the server mends it.
+var (
+	// ErrTicketKey: the ticket is not signed by the server key in this initramfs.
+	ErrTicketKey = errors.New("the ticket's signature is not by the server key that this initramfs carries")
+	// ErrTicketReplayed: the ticket answers another request.
+	ErrTicketReplayed = errors.New("the ticket answers another request than ours")
+	// ErrTicketExpired: the ticket is too old.
+	ErrTicketExpired = errors.New("the ticket has expired")
+	// ErrImageKey: the image is not signed by the release key in this initramfs.
+	ErrImageKey = errors.New("the image's signature is not by the release key that this initramfs carries")
+	// ErrImageDigest: a part of the image is not the one that was assigned.
+	ErrImageDigest = errors.New("a part of the image is not the one that was assigned")
+)
+
+// verifyTicket checks a signed ticket: signature, boot, nonce, age. The nonce
+// proves that it was issued after our request, so with elapsed since then on
+// the monotonic clock it can be no later than Issued + elapsed now; the
+// machine's own clock, which may be wrong, is not asked.
+func verifyTicket(s ingot.SignedTicket, key minisign.PublicKey, boot ingot.BootID, nonce string, elapsed time.Duration) (ingot.Ticket, error) {
+	if !minisign.Verify(key, s.Ticket, []byte(s.Signature)) {
+		return ingot.Ticket{}, ErrTicketKey
+	}
+	var t ingot.Ticket
+	if err := json.Unmarshal(s.Ticket, &t); err != nil {
+		return ingot.Ticket{}, fmt.Errorf("parsing the ticket: %w", err)
+	}
+	if t.Boot != boot || t.Nonce != nonce {
+		return ingot.Ticket{}, fmt.Errorf("%w (boot %s)", ErrTicketReplayed, t.Boot.Short())
+	}
+	if now := t.Issued.Add(elapsed); !now.Before(t.Expires) {
+		return ingot.Ticket{}, fmt.Errorf("%w: it was valid for %s and took %s to arrive", ErrTicketExpired,
+			t.Expires.Sub(t.Issued), elapsed.Round(time.Millisecond))
+	}
+	return t, nil
+}
+
+// imageDocuments are the three small files that describe an image.
+type imageDocuments struct {
+	OCI       []byte
+	Signature []byte
+	Config    []byte
+}
+
+// verifyImage checks that the documents are those of the image with digest
+// want: first the digest, then the signature, then the config.
+func verifyImage(d imageDocuments, want ingot.Digest, key minisign.PublicKey) (*ingot.ImageManifest, error) {
+	if got := ingot.DigestOf(d.OCI); got != want {
+		return nil, fmt.Errorf("%w: the manifest has digest %s, the ticket says %s", ErrImageDigest, got.Short(), want.Short())
+	}
+	if !minisign.Verify(key, d.OCI, d.Signature) {
+		return nil, ErrImageKey
+	}
+	var oci struct {
+		Config struct {
+			Digest ingot.Digest `json:"digest"`
+		} `json:"config"`
+	}
+	if err := json.Unmarshal(d.OCI, &oci); err != nil {
+		return nil, fmt.Errorf("parsing the image's manifest: %w", err)
+	}
+	if got := ingot.DigestOf(d.Config); got != oci.Config.Digest {
+		return nil, fmt.Errorf("%w: the config has digest %s, the manifest says %s", ErrImageDigest, got.Short(), oci.Config.Digest.Short())
+	}
+	var m ingot.ImageManifest
+	if err := json.Unmarshal(d.Config, &m); err != nil {
+		return nil, fmt.Errorf("parsing the image's config: %w", err)
+	}
+	var sum int64
+	for _, c := range m.Chunks {
+		if c.Size <= 0 {
+			return nil, fmt.Errorf("%w: a chunk of %d bytes", ErrImageDigest, c.Size)
+		}
+		sum += c.Size
+	}
+	if sum != m.Root.Size || m.Root.Size == 0 {
+		return nil, fmt.Errorf("%w: its chunks have %d bytes, its root %d", ErrImageDigest, sum, m.Root.Size)
+	}
+	return &m, nil
+}
