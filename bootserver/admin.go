@@ -1,0 +1,160 @@
+package bootserver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"ingot"
+	"ingot/bootserver/api"
+	"ingot/bootserver/fleet"
+	"ingot/bootserver/state"
+	"ingot/image"
+)
+
+// admin carries out what operators ask through the API.
+type admin struct {
+	*booter
+	version string
+}
+
+// Version implements api.Backend.
+func (a admin) Version() string { return a.version }
+
+// Machines implements api.Backend.
+func (a admin) Machines() []fleet.Machine { return a.state.Machines() }
+
+// Machine implements api.Backend.
+func (a admin) Machine(ref string) (fleet.Machine, error) { return pick(a.state.Machines(), ref) }
+
+// Boots implements api.Backend.
+func (a admin) Boots(ref string, limit int) ([]fleet.Boot, error) {
+	var id ingot.MachineID
+	if ref != "" {
+		m, err := a.Machine(ref)
+		if err != nil {
+			return nil, err
+		}
+		id = m.ID
+	}
+	list := a.state.Boots(id)
+	if limit > 0 && len(list) > limit {
+		list = list[len(list)-limit:]
+	}
+	return list, nil
+}
+
+// pick returns the one machine that ref names.
+func pick(machines []fleet.Machine, ref string) (fleet.Machine, error) {
+	switch found := fleet.Match(machines, ref); len(found) {
+	case 1:
+		return found[0], nil
+	case 0:
+		return fleet.Machine{}, api.Problem{Status: 404, Title: fmt.Sprintf("no machine answers to %q", ref), Next: "ingot machine ls"}
+	default:
+		return fleet.Machine{}, api.Problem{Status: 409, Title: fmt.Sprintf("%d machines begin with %q", len(found), ref), Next: "give more of the name"}
+	}
+}
+
+// change updates one machine.
+func (a admin) change(ref string, f func(m fleet.Machine, all []fleet.Machine) (fleet.Machine, error)) (fleet.Machine, error) {
+	var changed fleet.Machine
+	err := a.state.Update(func(tx *state.Tx) error {
+		all := tx.Machines()
+		m, err := pick(all, ref)
+		if err != nil {
+			return err
+		}
+		if changed, err = f(m, all); err != nil {
+			return err
+		}
+		tx.PutMachine(changed)
+		return nil
+	})
+	return changed, err
+}
+
+// Approve implements api.Backend.
+func (a admin) Approve(ctx context.Context, ref string, q api.ApproveRequest) (fleet.Machine, error) {
+	if q.Name != "" && !ingot.ValidProfileName(q.Name) {
+		return fleet.Machine{}, api.Problem{Status: 400, Title: fmt.Sprintf("%q cannot be a host name", q.Name), Next: "use lower-case letters, digits and dashes"}
+	}
+	var as fleet.Assignment
+	if q.Image != "" {
+		var err error
+		if as, err = a.assignment(ctx, q.Image, "approved with it"); err != nil {
+			return fleet.Machine{}, imageProblem(err)
+		}
+	}
+	return a.change(ref, func(m fleet.Machine, all []fleet.Machine) (fleet.Machine, error) {
+		if i := slices.IndexFunc(all, func(o fleet.Machine) bool { return q.Name != "" && o.Name == q.Name && o.ID != m.ID }); i >= 0 {
+			return m, api.Problem{Status: 409, Title: fmt.Sprintf("the name %q belongs to machine %s", q.Name, all[i].ID), Next: "choose another --name"}
+		}
+		m.State = fleet.Approved
+		if q.Name != "" {
+			m.Name = q.Name
+		}
+		if as.Image != "" {
+			m.Assignment = as
+		}
+		a.log.Info("approved", "machine", m.ID, "name", m.Name, "image", m.Assignment.Name)
+		return m, nil
+	})
+}
+
+// Assign implements api.Backend.
+func (a admin) Assign(ctx context.Context, ref, im, why string) (fleet.Machine, error) {
+	as, err := a.assignment(ctx, im, why)
+	if err != nil {
+		return fleet.Machine{}, imageProblem(err)
+	}
+	return a.change(ref, func(m fleet.Machine, _ []fleet.Machine) (fleet.Machine, error) {
+		a.log.Info("assigned", "machine", m.ID, "image", as.Name, "before", m.Assignment.Name, "why", why)
+		m.Assignment = as
+		return m, nil
+	})
+}
+
+// Rollback implements api.Backend.
+func (a admin) Rollback(ctx context.Context, ref string) (fleet.Machine, error) {
+	return a.change(ref, func(m fleet.Machine, _ []fleet.Machine) (fleet.Machine, error) {
+		// An image that left the store meanwhile cannot be gone back to.
+		m.Healthy = slices.DeleteFunc(slices.Clone(m.Healthy), func(r fleet.ImageRef) bool {
+			_, err := a.images.Get(ctx, string(r.Image))
+			return err != nil
+		})
+		as, err := fleet.Rollback(m, a.now())
+		if err != nil {
+			return m, api.Problem{Status: 409, Title: fmt.Sprintf("%s: %v", m.Hostname(), err), Next: "choose one: ingot image ls, ingot assign " + m.Hostname() + " IMAGE"}
+		}
+		a.log.Info("rolled back", "machine", m.ID, "image", as.Name, "before", m.Assignment.Name)
+		m.Assignment = as
+		return m, nil
+	})
+}
+
+// Grant implements api.Backend.
+func (a admin) Grant(ref, volume, disk string, ttl time.Duration) (fleet.Machine, error) {
+	switch {
+	case disk == "":
+		return fleet.Machine{}, api.Problem{Status: 400, Title: "a grant names one disk", Next: "give its serial number or WWN with --disk"}
+	case ttl <= 0 || ttl > 7*24*time.Hour:
+		return fleet.Machine{}, api.Problem{Status: 400, Title: fmt.Sprintf("a grant cannot last %s", ttl), Next: "give --for between 1m and 168h"}
+	}
+	return a.change(ref, func(m fleet.Machine, _ []fleet.Machine) (fleet.Machine, error) {
+		now := a.now()
+		g := fleet.Grant{Grant: ingot.Grant{Volume: volume, Disk: disk, Expires: now.Add(ttl)}, Given: now}
+		a.log.Info("granted", "machine", m.ID, "volume", volume, "disk", disk, "until", g.Expires)
+		return fleet.Give(m, g, now), nil
+	})
+}
+
+func imageProblem(err error) error {
+	status := 400
+	if errors.Is(err, image.ErrNotFound) {
+		status = 404
+	}
+	return api.Problem{Status: status, Title: err.Error(), Next: "ingot image ls"}
+}

@@ -1,0 +1,446 @@
+package bootserver
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"ingot"
+	"ingot/bootserver/dhcp"
+	"ingot/bootserver/fleet"
+	"ingot/bootserver/httpboot"
+	"ingot/bootserver/ipxe"
+	"ingot/bootserver/state"
+	"ingot/image"
+)
+
+// booter answers the listeners: it reads what is recorded, lets package fleet
+// decide, and records what happened.
+type booter struct {
+	state     *state.State
+	images    *image.Store
+	keys      image.Keys
+	base      string // "http://10.99.0.1"
+	approve   bool
+	first     string // image for machines that are approved by themselves
+	ticketTTL time.Duration
+	deadline  time.Duration
+	secret    []byte
+	now       func() time.Time
+	log       *slog.Logger
+}
+
+// scriptURL is what a loader is told by DHCP.
+func (b *booter) scriptURL(id ingot.BootID) string { return b.base + ingot.BootPath(id, "script") }
+
+// Leases implements dhcp.Book.
+func (b *booter) Leases() map[string]fleet.Lease { return b.state.Leases() }
+
+// PutLease implements dhcp.Book.
+func (b *booter) PutLease(l fleet.Lease) error {
+	return b.state.Update(func(tx *state.Tx) error { tx.PutLease(l); return nil })
+}
+
+// DropLease implements dhcp.Book.
+func (b *booter) DropLease(mac string) error {
+	return b.state.Update(func(tx *state.Tx) error { tx.DropLease(mac); return nil })
+}
+
+// errCrowded: too many strangers wait already.
+var errCrowded = fmt.Errorf("%d machines are pending already; approve or remove some before new ones are recorded", state.MaxPending)
+
+// Seen implements dhcp.Booter: it records the machine and its boot.
+func (b *booter) Seen(c dhcp.Client, ip netip.Addr) (script string, err error) {
+	now := b.now()
+	err = b.state.Update(func(tx *state.Tx) error {
+		s := fleet.Sighting{MAC: c.MAC, UUID: c.UUID, Firmware: c.Firmware}
+		m, known, err := b.machine(tx, s, now)
+		if err != nil {
+			return err
+		}
+		before := m
+		m = fleet.See(m, s, now)
+		m.Address = ip
+		latest := boots(tx, m.Boot)
+		var boot fleet.Boot
+		if fleet.Begins(latest, c.Kind == dhcp.Loader) {
+			if latest != nil && latest.Open() {
+				tx.PutBoot(fleet.Supersede(*latest, now))
+			}
+			boot = newBoot(m.ID, c.Firmware, now)
+			m.Boot = boot.ID
+			b.log.Info("a machine boots", "machine", m.ID, "mac", c.MAC, "boot", boot.ID.Short(), "firmware", string(c.Firmware))
+		} else {
+			boot = *latest
+		}
+		script = b.scriptURL(boot.ID)
+		recorded := boot
+		if boot.Stage().Rank() <= ingot.StageDHCP.Rank() {
+			recorded = fleet.Record(boot, ingot.Event{Stage: ingot.StageDHCP, Detail: ip.String()}, now)
+		}
+		if m.Boot != before.Boot || len(recorded.Events) != len(boot.Events) {
+			tx.PutBoot(recorded)
+		}
+		if !known || m.Boot != before.Boot || m.Address != before.Address || m.UUID != before.UUID || now.Sub(before.LastSeen) > 30*time.Second {
+			tx.PutMachine(m)
+		}
+		return nil
+	})
+	return script, err
+}
+
+func boots(tx *state.Tx, id ingot.BootID) *fleet.Boot {
+	if b, ok := tx.Boot(id); ok {
+		return &b
+	}
+	return nil
+}
+
+func newBoot(m ingot.MachineID, f ingot.Firmware, now time.Time) fleet.Boot {
+	var random [16]byte
+	_, _ = rand.Read(random[:]) // never fails, see crypto/rand
+	return fleet.Boot{ID: ingot.NewBootID(random), Machine: m, Firmware: f, Started: now}
+}
+
+// machine finds the machine of a sighting or records a new one.
+func (b *booter) machine(tx *state.Tx, s fleet.Sighting, now time.Time) (m fleet.Machine, known bool, err error) {
+	machines := tx.Machines()
+	if found := fleet.Find(machines, s); found != nil {
+		return *found, true, nil
+	}
+	pending := 0
+	for _, m := range machines {
+		if m.State == fleet.Pending {
+			pending++
+		}
+	}
+	if pending >= state.MaxPending {
+		return m, false, errCrowded
+	}
+	id, err := ingot.MachineIDFromMAC(s.MAC)
+	if err != nil {
+		return m, false, err
+	}
+	if _, taken := tx.Machine(id); taken { // its card was first seen in another machine
+		id += ingot.MachineID("-" + hex.EncodeToString(b.derive("id", s.UUID+s.MAC)[:2]))
+	}
+	m = fleet.Machine{ID: id, State: fleet.Pending, FirstSeen: now, MachineKey: hex.EncodeToString(b.derive("machine-id", string(id))[:16])}
+	if b.approve {
+		m.State = fleet.Approved
+		if b.first != "" {
+			if as, err := b.assignment(context.Background(), b.first, "first image, by the server's --image"); err == nil {
+				m.Assignment = as
+			} else {
+				b.log.Error("assigning the first image", "machine", id, "err", err)
+			}
+		}
+	}
+	b.log.Info("a new machine", "machine", id, "mac", s.MAC, "uuid", s.UUID, "state", string(m.State))
+	return m, false, nil
+}
+
+// derive makes stable bytes that nobody can guess without the server's secret.
+func (b *booter) derive(purpose, of string) []byte {
+	sum := sha256.Sum256(slices.Concat(b.secret, []byte("\x00"+purpose+"\x00"+of)))
+	return sum[:]
+}
+
+// loaderServed is told by TFTP.
+func (b *booter) loaderServed(client netip.Addr, file string, n int64) {
+	if file == "autoexec.ipxe" {
+		return
+	}
+	for _, m := range b.state.Machines() {
+		if m.Address == client {
+			b.record(m.Boot, ingot.Event{Stage: ingot.StageLoader, Detail: file, Bytes: n})
+			return
+		}
+	}
+}
+
+// record adds an event to a boot; what goes wrong is logged.
+func (b *booter) record(id ingot.BootID, e ingot.Event) {
+	if err := b.Event(id, e); err != nil {
+		b.log.Warn("recording a boot", "boot", id.Short(), "stage", string(e.Stage), "err", err)
+	}
+}
+
+// known returns a boot and its machine.
+func known(tx *state.Tx, id ingot.BootID) (fleet.Boot, fleet.Machine, error) {
+	boot, ok := tx.Boot(id)
+	if !ok {
+		return boot, fleet.Machine{}, fmt.Errorf("%w boot %s; this machine should start over", httpboot.ErrUnknown, id.Short())
+	}
+	m, ok := tx.Machine(boot.Machine)
+	if !ok {
+		return boot, m, fmt.Errorf("%w machine %s", httpboot.ErrUnknown, boot.Machine)
+	}
+	return boot, m, nil
+}
+
+// Script implements httpboot.Booter: it decides what the machine boots now.
+func (b *booter) Script(id ingot.BootID) (text string, err error) {
+	now := b.now()
+	err = b.state.Update(func(tx *state.Tx) error {
+		boot, m, err := known(tx, id)
+		if err != nil {
+			return err
+		}
+		if boot.ID != m.Boot || !boot.Open() {
+			// A loader that outlived its boot: let it begin again.
+			text = "#!ipxe\necho ingot: this boot is over, starting again\nsleep 2\nreboot\n"
+			return nil
+		}
+		ref, err := fleet.Next(m)
+		if err != nil {
+			text = b.waitScript(m, boot, err)
+			return nil
+		}
+		im, err := b.image(ref.Image)
+		if err != nil {
+			text = b.waitScript(m, boot, err)
+			return nil
+		}
+		if boot.Image.Image == "" {
+			boot.Image, boot.Root = ref, im.Manifest.Root.Digest
+			boot.Deadline = now.Add(b.deadlineOf(im))
+		}
+		boot = fleet.Record(boot, ingot.Event{Stage: ingot.StageScript, Detail: ref.Name}, now)
+		tx.PutBoot(boot)
+		text = b.bootScript(m, boot, im)
+		return nil
+	})
+	return text, err
+}
+
+func (b *booter) deadlineOf(im image.Image) time.Duration {
+	if im.Manifest.Deadline > 0 {
+		return im.Manifest.Deadline
+	}
+	return b.deadline
+}
+
+// image returns a complete image of the store that our release key signed.
+func (b *booter) image(d ingot.Digest) (image.Image, error) {
+	im, err := b.images.Get(context.Background(), string(d))
+	if err != nil {
+		return im, fmt.Errorf("image %s: %w", d.Short(), err)
+	}
+	if im.Signature == "" {
+		return im, fmt.Errorf("image %s: %w: it is not signed", d.Short(), image.ErrSignature)
+	}
+	return im, nil
+}
+
+func (b *booter) bootScript(m fleet.Machine, boot fleet.Boot, im image.Image) string {
+	url := func(part string) string { return b.base + ingot.BootPath(boot.ID, im.Digest.Hex()+"/"+part) }
+	args := slices.Concat(im.Manifest.Arguments, []string{ingot.ArgServer + "=" + b.base,
+		ingot.ArgBoot + "=" + string(boot.ID), ingot.ArgMAC + "=${netX/mac}"})
+	return ipxe.Boot{Image: im.Name.String() + " for " + m.Hostname(), Kernel: url("kernel"), Initramfs: url("initramfs"),
+		Arguments: args, Again: b.scriptURL(boot.ID)}.Text()
+}
+
+func (b *booter) waitScript(m fleet.Machine, boot fleet.Boot, why error) string {
+	lines := []string{"", "  ingot", fmt.Sprintf("  machine %s  %s", m.ID, strings.Join(m.MACs, " ")), ""}
+	switch {
+	case errors.Is(why, fleet.ErrNotApproved):
+		lines = append(lines, "  This machine is waiting for approval. On the server:",
+			fmt.Sprintf("    ingot machine approve %s --name NAME --image PROFILE:VERSION", m.ID))
+	case errors.Is(why, fleet.ErrNoImage):
+		lines = append(lines, "  This machine is approved and waits for an image. On the server:",
+			fmt.Sprintf("    ingot assign %s PROFILE:VERSION", m.ID))
+	default:
+		lines = append(lines, "  The image of this machine cannot be served: "+why.Error())
+	}
+	return ipxe.Wait{Lines: append(lines, ""), Again: b.scriptURL(boot.ID)}.Text()
+}
+
+// Artifact implements httpboot.Booter. A boot gets the files of its own image
+// and no other.
+func (b *booter) Artifact(id ingot.BootID, digest ingot.Digest, part string) (httpboot.Artifact, error) {
+	boot, ok := b.state.Boot(id)
+	if !ok {
+		return httpboot.Artifact{}, fmt.Errorf("%w boot %s", httpboot.ErrUnknown, id.Short())
+	}
+	if boot.Image.Image != digest || !boot.Open() {
+		return httpboot.Artifact{}, fmt.Errorf("%w: image %s is not what boot %s may run", httpboot.ErrRefused, digest.Short(), id.Short())
+	}
+	im, err := b.image(digest)
+	if err != nil {
+		return httpboot.Artifact{}, fmt.Errorf("%w: %w", httpboot.ErrUnknown, err)
+	}
+	file := func(a ingot.Artifact) (httpboot.Artifact, error) {
+		return httpboot.Artifact{Path: b.images.Blob(a.Digest), Digest: a.Digest}, nil
+	}
+	switch part {
+	case "kernel":
+		return file(im.Manifest.Kernel)
+	case "initramfs":
+		return file(im.Manifest.Initramfs)
+	case "root":
+		return file(im.Manifest.Root)
+	case "config":
+		return httpboot.Artifact{Path: b.images.Blob(im.Config), Digest: im.Config}, nil
+	case "manifest":
+		return httpboot.Artifact{Bytes: im.OCI, Digest: im.Digest}, nil
+	case "signature":
+		return httpboot.Artifact{Bytes: []byte(im.Signature), Digest: ingot.DigestOf([]byte(im.Signature))}, nil
+	}
+	return httpboot.Artifact{}, fmt.Errorf("%w part %q of an image", httpboot.ErrUnknown, part)
+}
+
+// Served implements httpboot.Booter: bytes are added up per artifact, and a
+// whole kernel or initramfs is a stage.
+func (b *booter) Served(id ingot.BootID, part string, n int64, whole bool) {
+	now := b.now()
+	err := b.state.Update(func(tx *state.Tx) error {
+		boot, ok := tx.Boot(id)
+		if !ok || n == 0 || (part != "kernel" && part != "initramfs" && part != "root") {
+			return nil
+		}
+		served := map[string]int64{part: n}
+		for k, v := range boot.Served {
+			served[k] += v
+		}
+		boot.Served = served
+		if whole && part != "root" { // of the root, the machine itself tells
+			boot = fleet.Record(boot, ingot.Event{Stage: ingot.Stage(part), Bytes: n}, now)
+		}
+		tx.PutBoot(boot)
+		return nil
+	})
+	if err != nil {
+		b.log.Warn("recording bytes", "boot", id.Short(), "err", err)
+	}
+}
+
+// Ticket implements httpboot.Booter.
+func (b *booter) Ticket(id ingot.BootID, q ingot.TicketRequest) (signed ingot.SignedTicket, err error) {
+	now := b.now()
+	err = b.state.Update(func(tx *state.Tx) error {
+		boot, m, err := known(tx, id)
+		if err != nil {
+			return err
+		}
+		switch {
+		case m.State != fleet.Approved:
+			return fmt.Errorf("%w: %w", httpboot.ErrRefused, fleet.ErrNotApproved)
+		case !boot.Open() || m.Boot != id || boot.Image.Image == "":
+			return fmt.Errorf("%w: boot %s is over; this machine should start over", httpboot.ErrRefused, id.Short())
+		}
+		im, err := b.image(boot.Image.Image)
+		if err != nil {
+			return fmt.Errorf("%w: %w", httpboot.ErrRefused, err)
+		}
+		m = learn(m, q.Facts, now)
+		m, lent := fleet.Lend(m, id, now)
+		text, err := json.Marshal(ingot.Ticket{Boot: id, Machine: m.ID, Hostname: m.Hostname(), MachineKey: m.MachineKey, Nonce: q.Nonce,
+			Issued: now, Expires: now.Add(b.ticketTTL), Image: im.Digest, Name: im.Name.String(), Grants: lent})
+		if err != nil {
+			return err
+		}
+		tx.PutMachine(m)
+		signed = ingot.SignedTicket{Ticket: text, Signature: b.keys.Server.Secret.Sign(text, "ticket "+string(id))}
+		return nil
+	})
+	return signed, err
+}
+
+// learn takes over what a machine says of its hardware.
+func learn(m fleet.Machine, f ingot.Facts, now time.Time) fleet.Machine {
+	m.Facts, m.LastSeen = f, now
+	if s := ingot.PlausibleSerial(f.Serial); s != "" {
+		m.Serial = s
+	}
+	if u := ingot.PlausibleUUID(f.UUID); u != "" && m.UUID == "" {
+		m.UUID = u
+	}
+	return m
+}
+
+// Event implements httpboot.Booter.
+func (b *booter) Event(id ingot.BootID, e ingot.Event) error {
+	now := b.now()
+	e.Detail, e.Error = clip(e.Detail), clip(e.Error)
+	return b.state.Update(func(tx *state.Tx) error {
+		boot, m, err := known(tx, id)
+		if err != nil {
+			return err
+		}
+		after := fleet.Record(boot, e, now)
+		if len(after.Events) != len(boot.Events) {
+			tx.PutBoot(after)
+		}
+		if e.Error != "" {
+			b.log.Warn("a boot failed", "machine", m.ID, "boot", id.Short(), "stage", string(e.Stage), "err", e.Error, "retry", e.Retry)
+		}
+		return nil
+	})
+}
+
+// clip bounds a text from a machine.
+func clip(s string) string { return s[:min(len(s), 1000)] }
+
+// Report implements httpboot.Booter.
+func (b *booter) Report(id ingot.BootID, r ingot.Report) error {
+	now := b.now()
+	if len(r.Checks) > 100 {
+		return fmt.Errorf("%w: a report of %d checks", httpboot.ErrRefused, len(r.Checks))
+	}
+	for i := range r.Checks {
+		r.Checks[i].Name, r.Checks[i].Detail = clip(r.Checks[i].Name), clip(r.Checks[i].Detail)
+	}
+	return b.state.Update(func(tx *state.Tx) error {
+		boot, m, err := known(tx, id)
+		if err != nil {
+			return err
+		}
+		after, machine := fleet.Judge(boot, m, r, now)
+		if after.Outcome != boot.Outcome {
+			b.log.Info("a boot is decided", "machine", m.ID, "boot", id.Short(), "image", boot.Image.Name,
+				"outcome", string(after.Outcome), "reason", after.Reason, "took", now.Sub(boot.Started).Round(100*time.Millisecond))
+		}
+		tx.PutBoot(after)
+		tx.PutMachine(machine)
+		return nil
+	})
+}
+
+// expire ends the boots whose deadline has passed.
+func (b *booter) expire() {
+	now := b.now()
+	err := b.state.Update(func(tx *state.Tx) error {
+		for _, boot := range tx.OpenBoots() {
+			if after, ended := fleet.Expire(boot, now); ended {
+				b.log.Warn("a boot went silent", "machine", boot.Machine, "boot", boot.ID.Short(), "image", boot.Image.Name, "reason", after.Reason)
+				tx.PutBoot(after)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		b.log.Error("ending silent boots", "err", err)
+	}
+}
+
+// assignment resolves an image for a machine: it must be complete and signed
+// by our release key.
+func (b *booter) assignment(ctx context.Context, ref, why string) (fleet.Assignment, error) {
+	im, err := b.images.Get(ctx, ref)
+	if err != nil {
+		return fleet.Assignment{}, err
+	}
+	if err := b.keys.Release.Public.Verify(im.OCI, im.Signature); err != nil {
+		return fleet.Assignment{}, fmt.Errorf("image %s: %w; machines would refuse it", im.Name, err)
+	}
+	return fleet.Assignment{ImageRef: fleet.ImageRef{Image: im.Digest, Name: im.Name.String()}, Why: why, Since: b.now()}, nil
+}
