@@ -1,0 +1,170 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"ingot"
+	"ingot/bootserver/fleet"
+)
+
+func (a *app) bootsCommand() *cobra.Command {
+	var limit int
+	var timeline bool
+	c := &cobra.Command{
+		Use: "boots [MACHINE]", Short: "list boots and how they went",
+		Long: "List the latest boots of one machine or of all, newest last: image, stages reached,\noutcome, reason. With --timeline each boot is drawn stage by stage.",
+		Example: `  ingot boots                    # every machine
+  ingot boots node01 --timeline  # when each stage was reached, bytes, failures
+  ingot boots node01 -o json | jq '.[-1].outcome'`,
+		Args: maxArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			ref := ""
+			if len(args) == 1 {
+				ref = args[0]
+			}
+			cl := a.client()
+			boots, err := cl.Boots(cmd.Context(), ref, limit)
+			if err != nil {
+				return err
+			}
+			names := map[ingot.MachineID]string{}
+			if ms, err := cl.Machines(cmd.Context()); err == nil {
+				for _, m := range ms {
+					names[m.ID] = called(m)
+				}
+			}
+			return a.show(boots, func(w io.Writer) {
+				if timeline {
+					timelines(w, boots, names)
+					return
+				}
+				bootTable(w, boots, names, time.Now())
+			})
+		},
+	}
+	c.Flags().IntVarP(&limit, "limit", "n", 20, "number of boots at most")
+	c.Flags().BoolVarP(&timeline, "timeline", "t", false, "draw each boot stage by stage")
+	return c
+}
+
+// bootTable lists boots, oldest first, so that the latest is next to the prompt.
+func bootTable(w io.Writer, boots []fleet.Boot, names map[ingot.MachineID]string, now time.Time) {
+	if len(boots) == 0 {
+		fmt.Fprintln(w, "no boots yet")
+		return
+	}
+	t := tabs(w)
+	row(t, "BOOT", "MACHINE", "FIRMWARE", "IMAGE", "STARTED", "TOOK", "STAGE", "OUTCOME", "REASON")
+	for _, b := range boots {
+		row(t, b.ID.Short(), bootMachine(b, names), dash(string(b.Firmware)), dash(b.Image.Name), ago(b.Started, now),
+			took(b), string(b.Stage()), outcome(b), dash(bootReason(b)))
+	}
+	t.Flush()
+}
+
+func bootMachine(b fleet.Boot, names map[ingot.MachineID]string) string {
+	if n := names[b.Machine]; n != "" {
+		return n
+	}
+	return string(b.Machine)
+}
+
+func outcome(b fleet.Boot) string {
+	if b.Outcome == ingot.OutcomeOpen {
+		return "under way"
+	}
+	return string(b.Outcome)
+}
+
+// bootReason is why a boot ended as it did, or else the last thing worth a
+// look that the machine said, such as a volume that was refused.
+func bootReason(b fleet.Boot) string {
+	if b.Reason != "" {
+		return b.Reason
+	}
+	for i := len(b.Events) - 1; i >= 0; i-- {
+		e := b.Events[i]
+		if e.Error != "" {
+			return e.Error
+		}
+		if e.Stage == ingot.StageVolumes && e.Detail != "" {
+			return e.Detail
+		}
+	}
+	return ""
+}
+
+func took(b fleet.Boot) string {
+	if b.Ended.IsZero() {
+		return "-"
+	}
+	return seconds(b.Ended.Sub(b.Started))
+}
+
+func seconds(d time.Duration) string { return fmt.Sprintf("%.1f s", d.Seconds()) }
+
+// timelines draws each boot: one line per event with its time since the first
+// packet, the time since the line above, and the bytes served.
+func timelines(w io.Writer, boots []fleet.Boot, names map[ingot.MachineID]string) {
+	for i, b := range boots {
+		if i > 0 {
+			fmt.Fprintln(w)
+		}
+		fmt.Fprintf(w, "%s  %s  %s  %s  %s: %s\n", plain(bootMachine(b, names)), b.ID.Short(), dash(string(b.Firmware)),
+			dash(b.Image.Name), b.Started.Local().Format(time.DateTime), outcome(b))
+		t := tabs(w)
+		last := b.Started
+		for _, e := range b.Events {
+			row(t, "  "+string(e.Stage), "+"+seconds(e.At.Sub(b.Started)), bar(e.At.Sub(last)), eventBytes(e.Bytes), eventText(e))
+			last = e.At
+		}
+		t.Flush()
+		if b.Reason != "" {
+			fmt.Fprintf(w, "  → %s\n", plain(b.Reason))
+		}
+		if b.Report != nil && b.Report.RAMTotal > 0 {
+			fmt.Fprintf(w, "  memory in use at the report: %s of %s; measured root %s\n",
+				size(b.Report.RAMUsed), size(b.Report.RAMTotal), b.Report.Root.Short())
+		}
+	}
+}
+
+// bar draws one mark per second, at most 40.
+func bar(d time.Duration) string {
+	n := min(int(d.Seconds()+0.5), 40)
+	return strings.Repeat("▪", max(n, 0))
+}
+
+func eventBytes(n int64) string {
+	if n == 0 {
+		return ""
+	}
+	return size(n)
+}
+
+func eventText(e fleet.Event) string {
+	if e.Error == "" {
+		return e.Detail
+	}
+	s := "failed: " + e.Error
+	if e.Retry {
+		s += " (tries again)"
+	}
+	return s
+}
+
+func grantText(g fleet.Grant, now time.Time) string {
+	state := "open for " + brief(g.Expires.Sub(now))
+	switch {
+	case g.Boot != "":
+		state = "used by boot " + g.Boot.Short()
+	case now.After(g.Expires):
+		state = "expired"
+	}
+	return fmt.Sprintf("volume %s on disk %s, %s", g.Volume, g.Disk, state)
+}

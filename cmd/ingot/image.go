@@ -1,0 +1,149 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"ingot"
+	"ingot/image"
+)
+
+func (a *app) imageCommand() *cobra.Command {
+	ls := &cobra.Command{
+		Use: "ls", Short: "list the images of the store", Args: exactArgs(),
+		Example: "  ingot image ls\n  ingot image ls -o json | jq -r '.[].digest'",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			s, err := image.Open(cmd.Context(), a.storeRoot())
+			if err != nil {
+				return err
+			}
+			images, err := s.List(cmd.Context())
+			if err != nil {
+				return err
+			}
+			views := make([]imageView, len(images))
+			for i, im := range images {
+				views[i] = viewOf(im)
+			}
+			return a.show(views, func(w io.Writer) { imageTable(w, images, time.Now()) })
+		},
+	}
+	inspect := &cobra.Command{
+		Use: "inspect IMAGE", Short: "what an image is made of",
+		Long:    "Show one image: digests, sizes, plan, kernel, volumes, health checks.\nIMAGE is PROFILE:VERSION, PROFILE (its newest version), a digest or a unique\nbeginning of one.",
+		Example: "  ingot image inspect lab:v1", Args: exactArgs("IMAGE"),
+		RunE: func(cmd *cobra.Command, args []string) error { return a.imageInspect(cmd.Context(), args[0]) },
+	}
+	return group("image", "list and inspect images", ls, inspect)
+}
+
+// imageView is the JSON form of an image.
+type imageView struct {
+	Digest    ingot.Digest        `json:"digest"`
+	Name      string              `json:"name"`
+	Size      int64               `json:"size"`
+	Signature string              `json:"signature,omitempty"`
+	Manifest  ingot.ImageManifest `json:"manifest"`
+	OCI       json.RawMessage     `json:"oci"`
+}
+
+func viewOf(im image.Image) imageView {
+	return imageView{Digest: im.Digest, Name: im.Name.String(), Size: im.Size,
+		Signature: im.Signature, Manifest: im.Manifest, OCI: im.OCI}
+}
+
+func imageTable(w io.Writer, images []image.Image, now time.Time) {
+	if len(images) == 0 {
+		fmt.Fprintln(w, "the store holds no image yet\n  → ingot build lab --version v1")
+		return
+	}
+	t := tabs(w)
+	row(t, "IMAGE", "DIGEST", "ARCH", "KERNEL", "PACKAGES", "ROOT", "INITRAMFS", "STORED")
+	for _, im := range images {
+		m := im.Manifest
+		row(t, im.Name.String(), im.Digest.Short(), string(m.Arch), m.KernelRelease, fmt.Sprint(m.Packages),
+			size(m.Root.Size), size(m.Initramfs.Size), ago(im.Stored, now))
+	}
+	t.Flush()
+}
+
+func (a *app) imageInspect(ctx context.Context, ref string) error {
+	s, err := image.Open(ctx, a.storeRoot())
+	if err != nil {
+		return err
+	}
+	im, err := s.Get(ctx, ref)
+	if err != nil {
+		return err
+	}
+	return a.show(viewOf(im), func(w io.Writer) { imageDetails(w, im) })
+}
+
+func imageDetails(w io.Writer, im image.Image) {
+	m := im.Manifest
+	t := tabs(w)
+	row(t, "image", im.Name.String())
+	row(t, "digest", im.Digest.String())
+	row(t, "plan", m.Plan.String())
+	row(t, "arch", string(m.Arch))
+	row(t, "inputs as of", m.Created.UTC().Format(time.DateOnly))
+	row(t, "kernel", fmt.Sprintf("%s, %s", m.KernelRelease, size(m.Kernel.Size)))
+	row(t, "arguments", strings.Join(m.Arguments, " "))
+	row(t, "initramfs", size(m.Initramfs.Size))
+	row(t, "root", fmt.Sprintf("%s in %d chunks, %s unpacked, %d packages", size(m.Root.Size), len(m.Chunks), size(m.Unpacked), m.Packages))
+	row(t, "root digest", m.Root.Digest.String())
+	row(t, "memory", fmt.Sprintf("needs %s; writes outside volumes are bounded to %s", size(m.MinRAM), overlay(m.Overlay)))
+	row(t, "deadline", m.Deadline.String())
+	for _, v := range m.Volumes {
+		row(t, "volume", volumeText(v))
+	}
+	for _, c := range m.Checks {
+		row(t, "check", checkText(c))
+	}
+	row(t, "signed", signed(im))
+	t.Flush()
+}
+
+func overlay(n int64) string {
+	if n == 0 {
+		return "a quarter of RAM"
+	}
+	return size(n)
+}
+
+func volumeText(v ingot.Volume) string {
+	found := "label " + v.FSLabel()
+	if v.Serial != "" {
+		found = "serial " + v.Serial
+	}
+	need := "required"
+	if v.Optional {
+		need = "optional"
+	}
+	return fmt.Sprintf("%s at %s, found by %s, %s", v.Name, v.Mount, found, need)
+}
+
+func checkText(c ingot.Check) string {
+	switch {
+	case len(c.Units) > 0:
+		return c.Name + ": units " + strings.Join(c.Units, ", ")
+	case c.TCP != "":
+		return c.Name + ": connects to " + c.TCP
+	case c.HTTP != "":
+		return c.Name + ": GET " + c.HTTP
+	}
+	return c.Name + ": runs " + strings.Join(c.Command, " ")
+}
+
+func signed(im image.Image) string {
+	if im.Signature == "" {
+		return "no: machines will refuse it"
+	}
+	return "by the release key"
+}

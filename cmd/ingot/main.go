@@ -1,0 +1,224 @@
+// Command ingot builds read-only operating-system images and network-boots
+// machines into them. It is the operator's one binary: builder, boot server
+// and client of a running server.
+//
+// Only this package reads the environment, knows the working directory and
+// exits. Exit codes: 0 done, 1 failed, 2 wrong usage.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"github.com/spf13/cobra"
+)
+
+// version is set by the linker; see the Makefile.
+var version = "development"
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	code := run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
+	stop()
+	os.Exit(code)
+}
+
+// usageError marks errors of the command line itself: exit code 2.
+type usageError struct{ err error }
+
+func (e usageError) Error() string { return e.err.Error() }
+func (e usageError) Unwrap() error { return e.err }
+
+func usagef(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
+
+// hintError is an error for people: what and why, and then the next step.
+type hintError struct {
+	err  error
+	hint string
+}
+
+func (e hintError) Error() string { return e.err.Error() }
+func (e hintError) Unwrap() error { return e.err }
+
+func withHint(err error, format string, args ...any) error {
+	return hintError{err, fmt.Sprintf(format, args...)}
+}
+
+func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	a := &app{stdin: stdin, stdout: stdout, stderr: stderr}
+	root := a.rootCommand()
+	root.SetArgs(args)
+	root.SetIn(stdin)
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	err := root.ExecuteContext(ctx)
+	if err == nil {
+		return 0
+	}
+	fmt.Fprintf(stderr, "ingot: %v\n", err)
+	var hint hintError
+	if errors.As(err, &hint) {
+		fmt.Fprintf(stderr, "  → %s\n", hint.hint)
+	}
+	var usage usageError
+	if errors.As(err, &usage) || strings.HasPrefix(err.Error(), "unknown command") {
+		fmt.Fprintf(stderr, "  → see: %s --help\n", commandPath(root, args))
+		return 2
+	}
+	return 1
+}
+
+// commandPath names the deepest command that args reach, for the usage hint.
+func commandPath(root *cobra.Command, args []string) string {
+	c, _, err := root.Find(args)
+	if err != nil || c == nil {
+		return root.CommandPath()
+	}
+	return c.CommandPath()
+}
+
+// app carries what every command needs: the streams and the global flags.
+type app struct {
+	stdin          io.Reader
+	stdout, stderr io.Writer
+
+	store   string // --store
+	server  string // --server
+	output  string // -o
+	verbose bool
+}
+
+const rootLong = `ingot turns a short profile into a read-only operating-system image and
+network-boots machines into it. An upgrade is a reboot, a rollback is a reboot,
+data lives on volumes that booting cannot destroy.`
+
+const rootExample = `  ingot build lab --version v1              # profile → image lab:v1
+  ingot serve --interface eth1              # DHCP, TFTP and HTTP on one network
+  ingot machine ls                          # who asked to boot
+  ingot machine approve m-525400120001 --name node01 --image lab:v1
+  ingot boots node01                        # every boot, stage by stage
+  ingot assign node01 lab:v2                # upgrade at the next reboot
+  ingot rollback node01                     # back to the last healthy image`
+
+const exitCodes = "\nExit codes: 0 done, 1 failed, 2 wrong usage.\n"
+
+func (a *app) rootCommand() *cobra.Command {
+	root := &cobra.Command{
+		Use: "ingot", Short: "build immutable images, network-boot machines into them",
+		Long: rootLong, Example: rootExample,
+		SilenceErrors: true, SilenceUsage: true,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	f := root.PersistentFlags()
+	f.StringVar(&a.store, "store", "", "folder of images, keys and state (default: $INGOT_STORE, else "+defaultStore()+")")
+	f.StringVar(&a.server, "server", "", "running server to talk to: unix:///PATH (default: $INGOT_SERVER, else ingot.sock in the store)")
+	f.StringVarP(&a.output, "output", "o", "table", "output format: table or json")
+	f.BoolVarP(&a.verbose, "verbose", "v", false, "log more to standard error")
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	root.PersistentPreRunE = func(*cobra.Command, []string) error {
+		if a.output != "table" && a.output != "json" {
+			return usagef("unknown output format %q: want table or json", a.output)
+		}
+		return nil
+	}
+	root.SetUsageTemplate(root.UsageTemplate() + exitCodes)
+	root.AddCommand(a.buildCommand(), a.planCommand(), a.imageCommand(), a.serveCommand(),
+		a.machineCommand(), a.assignCommand(), a.rollbackCommand(), a.grantCommand(), a.bootsCommand(),
+		a.profileCommand(), a.versionCommand())
+	return root
+}
+
+// exactArgs is cobra.ExactArgs with our exit code and the names of what is missing.
+func exactArgs(names ...string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) < len(names) {
+			return usagef("%s needs %s", cmd.CommandPath(), strings.Join(names[len(args):], " and "))
+		}
+		if len(args) > len(names) {
+			return usagef("%s takes %d argument(s), got %q", cmd.CommandPath(), len(names), args)
+		}
+		return nil
+	}
+}
+
+func maxArgs(n int) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) > n {
+			return usagef("%s takes at most %d argument(s), got %q", cmd.CommandPath(), n, args)
+		}
+		return nil
+	}
+}
+
+// group is a command that only holds others.
+func group(use, short string, sub ...*cobra.Command) *cobra.Command {
+	c := &cobra.Command{Use: use, Short: short}
+	c.Args = func(cmd *cobra.Command, args []string) error {
+		if len(args) > 0 {
+			return usagef("unknown command %q for %q", args[0], cmd.CommandPath())
+		}
+		return nil
+	}
+	c.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
+	c.AddCommand(sub...)
+	return c
+}
+
+// storeRoot is the folder of images, keys and state.
+func (a *app) storeRoot() string {
+	for _, s := range []string{a.store, os.Getenv("INGOT_STORE")} {
+		if s == "" {
+			continue
+		}
+		if abs, err := filepath.Abs(s); err == nil {
+			return abs
+		}
+		return s
+	}
+	return defaultStore()
+}
+
+func defaultStore() string {
+	if os.Geteuid() == 0 {
+		return "/var/lib/ingot"
+	}
+	if d := os.Getenv("XDG_DATA_HOME"); d != "" {
+		return filepath.Join(d, "ingot")
+	}
+	home, err := os.UserHomeDir()
+	if err != nil {
+		return "ingot-store"
+	}
+	return filepath.Join(home, ".local", "share", "ingot")
+}
+
+// cacheDir is where downloads and intermediate results live.
+func cacheDir() (string, error) {
+	d, err := os.UserCacheDir()
+	if err != nil {
+		// A service or a CI job may run without HOME.
+		return filepath.Join(os.TempDir(), "ingot-cache"), nil //nolint:nilerr // the fallback is the answer
+	}
+	return filepath.Join(d, "ingot"), nil
+}
+
+func (a *app) logger() *slog.Logger {
+	level := slog.LevelInfo
+	if a.verbose {
+		level = slog.LevelDebug
+	}
+	return slog.New(slog.NewTextHandler(a.stderr, &slog.HandlerOptions{Level: level}))
+}
+
+// Output that is not quite data is not printed; failing to write to a closed
+// pipe is not an error of ours.
+func (a *app) printf(format string, args ...any) { fmt.Fprintf(a.stdout, format, args...) }

@@ -1,0 +1,55 @@
+package testvm
+
+import (
+	"context"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync"
+	"time"
+)
+
+// probeCode is a boot sector that writes to QEMU's debug exit port and halts:
+//
+//	mov dx, 0xf4; mov al, 0x10; out dx, al; hlt
+var probeCode = []byte{0xBA, 0xF4, 0x00, 0xB0, 0x10, 0xEE, 0xF4}
+
+// probeExit is what QEMU exits with when the guest ran: (0x10 << 1) | 1.
+const probeExit = 33
+
+// Accelerator returns QEMU's -accel: KVM when a guest really runs on it within
+// three seconds, else software emulation. A /dev/kvm that opens proves
+// nothing: in a nested sandbox every guest may hang. It probes once.
+var Accelerator = sync.OnceValue(func() string {
+	if probeKVM() {
+		return "kvm"
+	}
+	return "tcg,thread=multi"
+})
+
+func probeKVM() bool {
+	f, err := os.OpenFile("/dev/kvm", os.O_RDWR, 0)
+	if err != nil {
+		return false
+	}
+	f.Close()
+	dir, err := os.MkdirTemp("", "ingot-kvm-")
+	if err != nil {
+		return false
+	}
+	defer os.RemoveAll(dir)
+	sector := make([]byte, 512)
+	copy(sector, probeCode)
+	sector[510], sector[511] = 0x55, 0xAA
+	disk := filepath.Join(dir, "probe")
+	if os.WriteFile(disk, sector, 0o600) != nil {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
+	defer cancel()
+	err = exec.CommandContext(ctx, "qemu-system-x86_64", "-accel", "kvm", "-m", "16", "-nodefaults", "-display", "none",
+		"-drive", "file="+disk+",format=raw,if=ide", "-device", "isa-debug-exit,iobase=0xf4,iosize=0x04").Run()
+	var exit *exec.ExitError
+	return errors.As(err, &exit) && exit.ExitCode() == probeExit
+}

@@ -1,0 +1,230 @@
+package testvm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+)
+
+// Firmware of a virtual machine.
+type Firmware string
+
+// The firmwares of the lab. BIOS is SeaBIOS with the old iPXE of QEMU's card
+// ROM; UEFI is OVMF with its own network stack, the card's ROM switched off.
+const (
+	BIOS Firmware = "BIOS"
+	UEFI Firmware = "UEFI"
+)
+
+// Disk is a virtual disk.
+type Disk struct {
+	Path   string `json:"path"` // raw image
+	Serial string `json:"serial"`
+}
+
+// NewDisk makes a sparse, blank disk of size bytes.
+func NewDisk(path, serial string, size int64) (Disk, error) {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return Disk{}, fmt.Errorf("making a disk: %w", err)
+	}
+	defer f.Close()
+	if err := f.Truncate(size); err != nil {
+		return Disk{}, fmt.Errorf("making a disk: %w", err)
+	}
+	return Disk{path, serial}, nil
+}
+
+// Config is the hardware of a virtual machine.
+type Config struct {
+	Name     string   `json:"name"` // also names its files in the LAN's folder
+	Firmware Firmware `json:"firmware"`
+	MAC      string   `json:"mac"`
+	RAM      int      `json:"ram,omitempty"`  // MiB; 0 means 1024
+	CPUs     int      `json:"cpus,omitempty"` // 0 means 2
+	Disks    []Disk   `json:"disks,omitempty"`
+}
+
+// VM is a virtual machine on a LAN.
+type VM struct {
+	Config
+	Console *Console
+
+	lan  *LAN
+	tap  string
+	mu   sync.Mutex
+	cmd  *exec.Cmd
+	done chan struct{} // closed when the process has ended
+}
+
+// StartVM makes a machine and switches it on.
+func (l *LAN) StartVM(ctx context.Context, c Config) (*VM, error) {
+	if c.RAM == 0 {
+		c.RAM = 1024
+	}
+	if c.CPUs == 0 {
+		c.CPUs = 2
+	}
+	tap, err := l.addTap(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("connecting %s: %w", c.Name, err)
+	}
+	vm := &VM{Config: c, Console: newConsole(), lan: l, tap: tap}
+	if c.Firmware == UEFI {
+		if err := copyFile("/usr/share/OVMF/OVMF_VARS_4M.fd", vm.file("vars.fd")); err != nil {
+			return nil, fmt.Errorf("preparing UEFI of %s: %w", c.Name, err)
+		}
+	}
+	l.mu.Lock()
+	l.vms = append(l.vms, vm)
+	l.mu.Unlock()
+	return vm, vm.On(ctx)
+}
+
+func (vm *VM) file(suffix string) string { return vm.lan.path(vm.Name + "." + suffix) }
+
+// args is QEMU's command line. The machine starts halted, so that the console
+// is read from the first character on.
+func (vm *VM) args() []string {
+	accel := Accelerator()
+	cpu := "max"
+	if accel == "kvm" {
+		cpu = "host"
+	}
+	nic := "virtio-net-pci,netdev=n0,bootindex=1,mac=" + vm.MAC
+	args := []string{"-name", vm.Name, "-machine", "q35,graphics=off", "-accel", accel, "-cpu", cpu,
+		"-m", strconv.Itoa(vm.RAM), "-smp", strconv.Itoa(vm.CPUs), "-nodefaults", "-display", "none", "-S",
+		"-uuid", vm.uuid(), "-smbios", "type=1,manufacturer=ingot,product=lab,serial=LAB-" + vm.Name,
+		"-chardev", "socket,id=serial0,server=on,wait=off,path=" + vm.file("console") + ",logappend=on,logfile=" + vm.file("console.log"),
+		"-serial", "chardev:serial0", "-qmp", "unix:" + vm.file("qmp") + ",server=on,wait=off",
+		"-device", "virtio-rng-pci", "-boot", "reboot-timeout=5000",
+		"-netdev", "tap,id=n0,script=no,downscript=no,ifname=" + vm.tap}
+	if vm.Firmware == UEFI {
+		nic += ",romfile="
+		args = append(args,
+			"-drive", "if=pflash,unit=0,format=raw,readonly=on,file=/usr/share/OVMF/OVMF_CODE_4M.fd",
+			"-drive", "if=pflash,unit=1,format=raw,file="+vm.file("vars.fd"),
+			// PXEv4 at once; PXEv6 and HTTP would be tried for a minute each.
+			"-fw_cfg", "name=opt/org.tianocore/IPv4PXESupport,string=y",
+			"-fw_cfg", "name=opt/org.tianocore/IPv6PXESupport,string=n",
+			"-fw_cfg", "name=opt/org.tianocore/IPv6Support,string=n")
+	}
+	args = append(args, "-device", nic)
+	for i, d := range vm.Disks {
+		id := fmt.Sprintf("disk%d", i)
+		args = append(args, "-drive", "if=none,format=raw,cache=writeback,id="+id+",file="+d.Path,
+			"-device", "virtio-blk-pci,drive="+id+",serial="+d.Serial)
+	}
+	return args
+}
+
+// uuid is derived from the MAC address: stable, and each machine its own.
+func (vm *VM) uuid() string {
+	return "d1b2c3a4-0000-4000-8000-" + strings.ReplaceAll(vm.MAC, ":", "")
+}
+
+// On switches the machine on.
+func (vm *VM) On(ctx context.Context) error {
+	vm.mu.Lock()
+	defer vm.mu.Unlock()
+	if vm.done != nil && !closed(vm.done) {
+		return nil
+	}
+	for _, f := range []string{"console", "qmp"} {
+		if err := os.Remove(vm.file(f)); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return fmt.Errorf("starting %s: %w", vm.Name, err)
+		}
+	}
+	log, err := os.OpenFile(vm.file("qemu.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return fmt.Errorf("starting %s: %w", vm.Name, err)
+	}
+	defer log.Close()
+	argv := vm.lan.enter("qemu-system-x86_64", vm.args()...)
+	cmd := exec.Command(argv[0], argv[1:]...)
+	cmd.Stdout, cmd.Stderr = log, log
+	if err := vm.lan.Start(cmd); err != nil {
+		return fmt.Errorf("starting %s: %w", vm.Name, err)
+	}
+	done := make(chan struct{})
+	go func() { _ = cmd.Wait(); close(done) }() // its log says why it ended
+	vm.cmd, vm.done = cmd, done
+	if err := vm.connect(ctx, done); err != nil {
+		return err
+	}
+	return qmp(vm.file("qmp"), "cont")
+}
+
+// connect waits for QEMU to open its sockets.
+func (vm *VM) connect(ctx context.Context, done chan struct{}) error {
+	for {
+		conn, err := net.Dial("unix", vm.file("console"))
+		if err == nil {
+			vm.Console.attach(conn)
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("starting %s: %w", vm.Name, ctx.Err())
+		case <-done:
+			why, _ := os.ReadFile(vm.file("qemu.log"))
+			return fmt.Errorf("starting %s: QEMU ended: %s", vm.Name, strings.TrimSpace(string(why)))
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+}
+
+func closed(c chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
+	}
+}
+
+// Reset presses the reset button.
+func (vm *VM) Reset() error { return qmp(vm.file("qmp"), "system_reset") }
+
+// Kill pulls the plug. What the guest had not synced to its disks is lost to
+// the guest, not to the host's page cache.
+func (vm *VM) Kill() {
+	vm.mu.Lock()
+	defer vm.mu.Unlock()
+	if vm.cmd == nil || vm.cmd.Process == nil {
+		return
+	}
+	_ = vm.cmd.Process.Kill() // gone already is fine
+	<-vm.done
+}
+
+// PowerCycle pulls the plug and switches on again.
+func (vm *VM) PowerCycle(ctx context.Context) error {
+	vm.Kill()
+	return vm.On(ctx)
+}
+
+func copyFile(from, to string) error {
+	in, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	out, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	if _, err := io.Copy(out, in); err != nil {
+		out.Close()
+		return err
+	}
+	return out.Close()
+}
