@@ -71,8 +71,11 @@ func (b *booter) Seen(c dhcp.Client, ip netip.Addr) (script string, err error) {
 		m = fleet.See(m, s, now)
 		m.Address = ip
 		latest := boots(tx, m.Boot)
+		// An iPXE that asks right after it was given our loader is our loader,
+		// whatever it was built with.
+		loader := c.Kind == dhcp.Loader || (c.IPXE && latest != nil && latest.Open() && latest.Stage() == ingot.StageLoader)
 		var boot fleet.Boot
-		if fleet.Begins(latest, c.Kind == dhcp.Loader) {
+		if fleet.Begins(latest, loader) {
 			if latest != nil && latest.Open() {
 				tx.PutBoot(fleet.Supersede(*latest, now))
 			}
@@ -82,7 +85,9 @@ func (b *booter) Seen(c dhcp.Client, ip netip.Addr) (script string, err error) {
 		} else {
 			boot = *latest
 		}
-		script = b.scriptURL(boot.ID)
+		if loader {
+			script = b.scriptURL(boot.ID)
+		}
 		recorded := boot
 		if boot.Stage().Rank() <= ingot.StageDHCP.Rank() {
 			recorded = fleet.Record(boot, ingot.Event{Stage: ingot.StageDHCP, Detail: ip.String()}, now)

@@ -10,17 +10,20 @@ import (
 	"time"
 )
 
-// probeCode is a boot sector that writes to QEMU's debug exit port and halts:
+// probeCode is a boot sector that waits for three timer interrupts, writes to
+// QEMU's debug exit port and halts:
 //
-//	mov dx, 0xf4; mov al, 0x10; out dx, al; hlt
-var probeCode = []byte{0xBA, 0xF4, 0x00, 0xB0, 0x10, 0xEE, 0xF4}
+//	sti; hlt; hlt; hlt; mov dx, 0xf4; mov al, 0x10; out dx, al; hlt
+var probeCode = []byte{0xFB, 0xF4, 0xF4, 0xF4, 0xBA, 0xF4, 0x00, 0xB0, 0x10, 0xEE, 0xF4}
 
 // probeExit is what QEMU exits with when the guest ran: (0x10 << 1) | 1.
 const probeExit = 33
 
 // Accelerator returns QEMU's -accel: KVM when a guest really runs on it within
 // three seconds, else software emulation. A /dev/kvm that opens proves
-// nothing: in a nested sandbox every guest may hang. It probes once.
+// nothing: in a nested sandbox every guest may hang, or run until it meets the
+// first register that is not passed through, so the guest gets the very CPU
+// model that our machines get. It probes once.
 var Accelerator = sync.OnceValue(func() string {
 	if probeKVM() {
 		return "kvm"
@@ -48,7 +51,7 @@ func probeKVM() bool {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
 	defer cancel()
-	err = exec.CommandContext(ctx, "qemu-system-x86_64", "-accel", "kvm", "-m", "16", "-nodefaults", "-display", "none",
+	err = exec.CommandContext(ctx, "qemu-system-x86_64", "-accel", "kvm", "-cpu", "host", "-smp", "2", "-m", "32", "-nodefaults", "-display", "none",
 		"-drive", "file="+disk+",format=raw,if=ide", "-device", "isa-debug-exit,iobase=0xf4,iosize=0x04").Run()
 	var exit *exec.ExitError
 	return errors.As(err, &exit) && exit.ExitCode() == probeExit

@@ -31,7 +31,7 @@ var Loaders = map[ingot.Firmware]string{
 }
 
 // Answer makes the packet of a message type for a client. script is the URL
-// for a Loader, empty when the machine has nothing to boot.
+// for a loader; without one, firmware gets its loader.
 func Answer(p *dhcpv4.DHCPv4, t dhcpv4.MessageType, c Client, n Network, ip netip.Addr, script string) (*dhcpv4.DHCPv4, error) {
 	server := n.Server.AsSlice()
 	mods := []dhcpv4.Modifier{
@@ -70,7 +70,7 @@ func Answer(p *dhcpv4.DHCPv4, t dhcpv4.MessageType, c Client, n Network, ip neti
 // boot adds what the client boots. The file name goes into the fixed field as
 // well as into option 67: ROMs differ in where they look.
 func boot(a *dhcpv4.DHCPv4, c Client, n Network, script string) {
-	if c.Kind == Loader {
+	if script != "" {
 		setFile(a, script)
 		return
 	}

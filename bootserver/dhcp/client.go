@@ -9,7 +9,6 @@
 package dhcp
 
 import (
-	"strconv"
 	"strings"
 
 	"github.com/insomniacslk/dhcp/dhcpv4"
@@ -25,7 +24,7 @@ type Kind uint8
 const (
 	System   Kind = iota // an operating system or ingot-init: gets an address, nothing to boot
 	Firmware             // BIOS or UEFI, or the iPXE in a card's ROM: gets a loader
-	Loader               // an iPXE of our generation: gets a script
+	Loader               // an iPXE that can run our script
 )
 
 // Client is what a packet tells of its sender.
@@ -34,40 +33,37 @@ type Client struct {
 	UUID     string // plausible SMBIOS UUID, or empty
 	Kind     Kind
 	Firmware ingot.Firmware
-	IPXE     string // version, of an iPXE: "1.21.1"
+	IPXE     bool // it is some iPXE
 }
 
-// Option codes that the library has no name for.
-const (
-	// optIPXE holds encapsulated options of iPXE (ipxe.org/howto/dhcpd).
-	optIPXE = 175
-	// ipxeVersion is the suboption with the version, three bytes.
-	ipxeVersion = 235
-	// ipxeHTTP is the suboption that is 1 when iPXE can fetch by HTTP.
-	ipxeHTTP = 19
-)
+// optIPXE holds encapsulated options of iPXE: among them one of value 1 for
+// each feature that it was built with (iPXE, src/include/ipxe/features.h).
+const optIPXE = 175
 
-// leastIPXE is the first iPXE that we let run our script; an older one is the
-// ROM of a network card and gets our loader instead.
-var leastIPXE = [3]byte{1, 21, 0}
+// Features that an iPXE needs to be trusted with our script. Its version says
+// nothing: QEMU's ROM of 2019 and Debian's build of 2025 both call themselves
+// 1.0.0 there [seen]. The old ROM lacks HTTPS; one that has both is as good as
+// the loader that we would give it.
+const (
+	featureHTTP  = 0x13
+	featureHTTPS = 0x14
+)
 
 // Parse tells what sent a packet.
 func Parse(p *dhcpv4.DHCPv4) Client {
-	c := Client{MAC: strings.ToLower(p.ClientHWAddr.String()), UUID: uuid(p), Firmware: firmware(p)}
+	c := Client{MAC: strings.ToLower(p.ClientHWAddr.String()), UUID: uuid(p), Firmware: firmware(p), IPXE: isIPXE(p)}
 	class := p.ClassIdentifier()
-	if !strings.HasPrefix(class, "PXEClient") && !strings.HasPrefix(class, "HTTPClient") && !isIPXE(p) {
+	if !strings.HasPrefix(class, "PXEClient") && !strings.HasPrefix(class, "HTTPClient") && !c.IPXE {
 		return c
 	}
 	c.Kind = Firmware
-	if !isIPXE(p) {
+	if !c.IPXE {
 		return c
 	}
 	if c.Firmware == ingot.FirmwareUnknown {
 		c.Firmware = ingot.FirmwareBIOS
 	}
-	version, http := ipxe(p)
-	c.IPXE = versionText(version)
-	if http && !older(version, leastIPXE) {
+	if f := features(p); f[featureHTTP] && f[featureHTTPS] {
 		c.Kind = Loader
 	}
 	return c
@@ -78,41 +74,25 @@ func isIPXE(p *dhcpv4.DHCPv4) bool {
 	return strings.Contains(string(p.Options.Get(dhcpv4.OptionUserClassInformation)), "iPXE")
 }
 
-// ipxe reads option 175: version and whether HTTP is there.
-func ipxe(p *dhcpv4.DHCPv4) (version [3]byte, http bool) {
+// features reads the features out of option 175.
+func features(p *dhcpv4.DHCPv4) map[byte]bool {
+	found := map[byte]bool{}
 	data := p.Options.Get(dhcpv4.GenericOptionCode(optIPXE))
 	for len(data) >= 2 {
 		code, n := data[0], int(data[1])
-		if code == 0 {
+		if code == 0 { // a pad has no length
 			data = data[1:]
 			continue
 		}
 		if len(data) < 2+n {
 			break
 		}
-		value := data[2 : 2+n]
-		switch {
-		case code == ipxeVersion && n >= 3:
-			version = [3]byte(value[:3])
-		case code == ipxeHTTP && n == 1:
-			http = value[0] == 1
+		if n == 1 && data[2] > 0 {
+			found[code] = true
 		}
 		data = data[2+n:]
 	}
-	return version, http
-}
-
-func versionText(v [3]byte) string {
-	return strconv.Itoa(int(v[0])) + "." + strconv.Itoa(int(v[1])) + "." + strconv.Itoa(int(v[2]))
-}
-
-func older(v, than [3]byte) bool {
-	for i := range v {
-		if v[i] != than[i] {
-			return v[i] < than[i]
-		}
-	}
-	return false
+	return found
 }
 
 // firmware reads option 93 (RFC 4578 section 2.1).

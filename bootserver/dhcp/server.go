@@ -30,8 +30,8 @@ type Book interface {
 
 // Booter decides what a client boots.
 type Booter interface {
-	// Seen is told of every first packet of firmware and loaders, and returns
-	// the URL of the script for a loader.
+	// Seen is told of every packet of firmware and loaders, and returns the URL
+	// of the script for a loader, or nothing for firmware.
 	Seen(c Client, ip netip.Addr) (script string, err error)
 }
 

@@ -131,7 +131,7 @@ func (a *app) rootCommand() *cobra.Command {
 		return nil
 	}
 	root.SetUsageTemplate(root.UsageTemplate() + exitCodes)
-	root.AddCommand(a.buildCommand(), a.planCommand(), a.imageCommand(), a.serveCommand(),
+	root.AddCommand(a.buildCommand(), a.planCommand(), a.imageCommand(), a.serveCommand(), a.loadersCommand(),
 		a.machineCommand(), a.assignCommand(), a.rollbackCommand(), a.grantCommand(), a.bootsCommand(),
 		a.profileCommand(), a.versionCommand())
 	return root

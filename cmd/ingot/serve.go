@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"io"
 	"net/netip"
 	"path/filepath"
 	"time"
@@ -101,6 +102,32 @@ func (f serveFlags) config() (bootserver.Config, error) {
 		c.DNS = append(c.DNS, ip)
 	}
 	return c, nil
+}
+
+func (a *app) loadersCommand() *cobra.Command {
+	var mirror string
+	c := &cobra.Command{
+		Use: "loaders", Short: "fetch the boot loaders, or show which ones there are",
+		Long: `The boot loaders are iPXE as Debian 13 builds it, pinned by digest at the first use.
+"ingot serve" fetches them by itself; a server without a way to a mirror needs them
+beforehand.`,
+		Example: "  ingot loaders\n  ingot loaders --store /srv/ingot -o json", Args: exactArgs(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			opt, err := a.loaderOptions(mirror)
+			if err != nil {
+				return err
+			}
+			dir, from, err := builder.Loaders(cmd.Context(), a.storeRoot(), opt)
+			if err != nil {
+				return explain(err)
+			}
+			return a.show(map[string]any{"folder": dir, "package": from}, func(w io.Writer) {
+				fmt.Fprintf(w, "%s %s in %s\n", from.Name, from.Version, dir)
+			})
+		},
+	}
+	c.Flags().StringVar(&mirror, "mirror", "", "Debian mirror URL (default: $INGOT_MIRROR, else this host's own apt sources)")
+	return c
 }
 
 func (a *app) loaderOptions(mirror string) (builder.PlanOptions, error) {
