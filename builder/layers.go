@@ -167,6 +167,14 @@ func skeleton(root *tree.Tree, init []byte) error {
 	if err := root.PutLink("etc/systemd/system/multi-user.target.wants/ingot-agent.service", "/etc/systemd/system/ingot-agent.service"); err != nil {
 		return err
 	}
+	// As old as everything else in the image: nothing needs an update at boot,
+	// which would rebuild hwdb, linker cache and catalogue on every machine
+	// (systemd-update-done.service(8)).
+	for _, p := range []string{"etc/.updated", "var/.updated"} {
+		if err := root.PutFile(p, 0o644, nil); err != nil {
+			return err
+		}
+	}
 	return root.PutFile("etc/machine-id", 0o444, nil) // empty: ingot-init writes it, see machine-id(5)
 }
 

@@ -54,7 +54,7 @@ func stageAll(m *testing.M) (int, error) {
 	}
 	for _, v := range []string{"v1", "v2"} {
 		profile := filepath.Join(shared, v+".yaml")
-		text := "name: lab\nextends: lab\nfiles:\n  - path: /etc/ingot-version\n    content: " + v + "\n"
+		text := "name: lab\nextends: lab\nfiles:\n  - path: /etc/ingot-version\n    content: |\n      " + v + "\n"
 		if err := os.WriteFile(profile, []byte(text), 0o644); err != nil {
 			return 1, err
 		}

@@ -30,6 +30,10 @@ type Server struct {
 	Log    *slog.Logger
 }
 
+// maxBlock is the largest block that we agree to (RFC 2348): what fits an
+// Ethernet frame without fragments. Clients that ask for less get less.
+const maxBlock = 1468
+
 // Load reads the regular files of a folder, each at most 4 MiB.
 func Load(dir string) (map[string][]byte, error) {
 	entries, err := os.ReadDir(dir)
@@ -59,6 +63,7 @@ func (s *Server) Serve(ctx context.Context, conn *net.UDPConn) error {
 	t.SetTimeout(2 * time.Second)
 	t.SetRetries(6)
 	t.EnableSinglePort()
+	t.SetBlockSize(maxBlock)
 	stop := context.AfterFunc(ctx, t.Shutdown)
 	defer stop()
 	err := t.Serve(conn)

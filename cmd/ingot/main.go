@@ -133,7 +133,7 @@ func (a *app) rootCommand() *cobra.Command {
 	root.SetUsageTemplate(root.UsageTemplate() + exitCodes)
 	root.AddCommand(a.buildCommand(), a.planCommand(), a.imageCommand(), a.serveCommand(), a.loadersCommand(),
 		a.machineCommand(), a.assignCommand(), a.rollbackCommand(), a.grantCommand(), a.bootsCommand(),
-		a.profileCommand(), a.versionCommand())
+		a.labCommand(), a.demoCommand(), a.profileCommand(), a.versionCommand())
 	return root
 }
 

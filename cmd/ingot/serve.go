@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"net/netip"
@@ -128,6 +129,12 @@ beforehand.`,
 	}
 	c.Flags().StringVar(&mirror, "mirror", "", "Debian mirror URL (default: $INGOT_MIRROR, else this host's own apt sources)")
 	return c
+}
+
+// fetchLoaders makes sure that the loaders are there.
+func (a *app) fetchLoaders(ctx context.Context, opt builder.PlanOptions) error {
+	_, _, err := builder.Loaders(ctx, a.storeRoot(), opt)
+	return explain(err)
 }
 
 func (a *app) loaderOptions(mirror string) (builder.PlanOptions, error) {

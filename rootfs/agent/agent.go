@@ -53,11 +53,15 @@ func (a *Agent) Run(ctx context.Context) error {
 		a.System = systemctl{}
 	}
 	a.send(ctx, "events", ingot.Event{Stage: ingot.StageAgent, Uptime: rootfs.Uptime()})
+	var checks []ingot.CheckResult
+	decided := make(chan struct{})
+	go func() { checks = a.checkUntilDecided(ctx); close(decided) }() // while the root is measured
 	root, err := Measure(a.Handover.RootDevice, a.Handover.Image.Root.Size)
+	<-decided
 	if err != nil {
 		return err
 	}
-	r := a.report(ctx, root, a.checkUntilDecided(ctx))
+	r := a.report(ctx, root, checks)
 	a.Log.Info("reporting", "healthy", r.Healthy, "root", r.Root, "boot", r.Boot)
 	a.sendUntilTaken(ctx, r)
 	beat := a.Handover.Ticket.Heartbeat

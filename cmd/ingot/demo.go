@@ -1,0 +1,323 @@
+package main
+
+import (
+	"context"
+
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+
+	"ingot"
+	"ingot/bootserver/api"
+	"ingot/bootserver/fleet"
+	"ingot/testvm"
+)
+
+func (a *app) demoCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "demo", Short: "the whole loop on an isolated LAN, with two virtual machines",
+		Long: `Build two images, boot a BIOS and a UEFI machine into the first, write to their data
+volumes, upgrade by reboot, roll back by reboot, and show every boot. It touches
+nothing outside a temporary folder and a network namespace of its own, and removes
+both at the end, also when interrupted.`,
+		Example: "  ingot demo", Args: exactArgs(),
+		RunE: func(cmd *cobra.Command, _ []string) error { return a.demo(cmd.Context()) },
+	}
+}
+
+// demo is one run; its machines do the same things at the same time.
+type demo struct {
+	*app
+	dir    string
+	lan    *testvm.LAN
+	client *api.Client
+	start  time.Time
+}
+
+type demoMachine struct {
+	name string
+	vm   *testvm.VM
+}
+
+func (m demoMachine) id() string { return "m-" + strings.ReplaceAll(m.vm.MAC, ":", "") }
+
+func (a *app) demo(ctx context.Context) error {
+	dir, err := os.MkdirTemp("", "ingot-demo-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	d := &demo{app: a, dir: dir, start: time.Now()}
+	a.store, a.server = filepath.Join(dir, "store"), ""
+	d.client = api.Dial(filepath.Join(a.store, "ingot.sock"))
+	if err := d.buildImages(ctx); err != nil {
+		return err
+	}
+	d.say("starting an isolated LAN and a server on it")
+	if d.lan, err = testvm.NewLAN(ctx, testvm.Options{Dir: dir}); err != nil {
+		return err
+	}
+	defer d.lan.Close()
+	stop, err := d.serve(ctx)
+	if err != nil {
+		return err
+	}
+	defer stop()
+	machines, err := d.powerOn(ctx)
+	if err != nil {
+		return err
+	}
+	if err := d.loop(ctx, machines); err != nil {
+		return explain(err)
+	}
+	return d.table(ctx)
+}
+
+func (d *demo) say(format string, args ...any) {
+	fmt.Fprintf(d.stdout, "%7.1f s  %s\n", time.Since(d.start).Seconds(), fmt.Sprintf(format, args...))
+}
+
+// buildImages builds lab:v1 and lab:v2, which differ in one file.
+func (d *demo) buildImages(ctx context.Context) error {
+	opt, err := d.loaderOptions("")
+	if err != nil {
+		return err
+	}
+	if err := d.fetchLoaders(ctx, opt); err != nil {
+		return err
+	}
+	for _, v := range []string{"v1", "v2"} {
+		d.say("building lab:%s", v)
+		profile := filepath.Join(d.dir, v+".yaml")
+		text := fmt.Sprintf("name: lab\nextends: lab\nfiles:\n  - path: /etc/ingot-demo\n    content: |\n      %s\n", v)
+		if err := os.WriteFile(profile, []byte(text), 0o644); err != nil {
+			return err
+		}
+		if _, err := d.build(ctx, profile, buildFlags{version: v}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// serve starts the server as a program of its own, as it would run for real.
+func (d *demo) serve(ctx context.Context) (stop func(), err error) {
+	self, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	logPath := filepath.Join(d.dir, "server.log")
+	log, err := os.Create(logPath)
+	if err != nil {
+		return nil, err
+	}
+	cmd := d.lan.Command(context.WithoutCancel(ctx), self, "--store", d.store, "serve", "--interface", testvm.Bridge)
+	cmd.Stderr = log
+	if err := d.lan.Start(cmd); err != nil {
+		return nil, err
+	}
+	stop = func() { endProcess(cmd); log.Close() }
+	err = waitForServer(ctx, d.client, func() string { b, _ := os.ReadFile(logPath); return string(b) })
+	if err != nil {
+		stop()
+		return nil, err
+	}
+	return stop, nil
+}
+
+func endProcess(cmd *exec.Cmd) {
+	_ = cmd.Process.Signal(os.Interrupt) // gone already is fine
+	_ = cmd.Wait()                       // how it ended does not matter any more
+}
+
+func (d *demo) powerOn(ctx context.Context) ([]demoMachine, error) {
+	var machines []demoMachine
+	for i, f := range []testvm.Firmware{testvm.BIOS, testvm.UEFI} {
+		name := strings.ToLower(string(f)) + "-1"
+		disk, err := testvm.NewDisk(filepath.Join(d.dir, name+".img"), "DEMO-"+name, 256<<20)
+		if err != nil {
+			return nil, err
+		}
+		vm, err := d.lan.StartVM(ctx, testvm.Config{Name: name, Firmware: f, MAC: fmt.Sprintf("52:54:00:de:00:%02x", i+1), Disks: []testvm.Disk{disk}})
+		if err != nil {
+			return nil, err
+		}
+		d.say("powered on %s (%s firmware, a blank disk)", name, f)
+		machines = append(machines, demoMachine{name, vm})
+	}
+	return machines, nil
+}
+
+// loop is what every machine goes through.
+func (d *demo) loop(ctx context.Context, machines []demoMachine) error {
+	ctx, cancel := context.WithTimeout(ctx, 20*time.Minute)
+	defer cancel()
+	g, ctx := errgroup.WithContext(ctx)
+	for _, m := range machines {
+		g.Go(func() error {
+			if err := d.live(ctx, m); err != nil {
+				return fmt.Errorf("%s: %w", m.name, err)
+			}
+			return nil
+		})
+	}
+	return g.Wait()
+}
+
+// live is the life of one machine: approve, v1, write, v2, read, back to v1.
+func (d *demo) live(ctx context.Context, m demoMachine) error {
+	if err := d.until(ctx, func() bool { _, err := d.client.Machine(ctx, m.id()); return err == nil }); err != nil {
+		return err
+	}
+	d.say("%s asks to boot as %s and waits; approving it with lab:v1", m.name, m.id())
+	if _, err := d.client.Grant(ctx, m.id(), "data", "DEMO-"+m.name, time.Hour); err != nil {
+		return err
+	}
+	if _, err := d.client.Approve(ctx, m.id(), api.ApproveRequest{Name: m.name, Image: "lab:v1"}); err != nil {
+		return err
+	}
+	if err := d.healthy(ctx, m, 1, "lab:v1"); err != nil {
+		return err
+	}
+	if err := d.typeIn(ctx, m, "echo 'written under v1' > /data/note; sync"); err != nil {
+		return err
+	}
+	d.say("%s wrote a file on its data volume; assigning lab:v2 and rebooting", m.name)
+	if _, err := d.client.Assign(ctx, m.name, "lab:v2", "demo: upgrade"); err != nil {
+		return err
+	}
+	if err := d.reboot(ctx, m, 2, "lab:v2"); err != nil {
+		return err
+	}
+	if err := d.typeIn(ctx, m, "cat /etc/ingot-demo /data/note"); err != nil {
+		return err
+	}
+	d.say("%s: rolling back and rebooting", m.name)
+	if _, err := d.client.Rollback(ctx, m.name); err != nil {
+		return err
+	}
+	if err := d.reboot(ctx, m, 3, "lab:v1"); err != nil {
+		return err
+	}
+	return d.typeIn(ctx, m, "cat /etc/ingot-demo /data/note")
+}
+
+// typeIn runs one command on the machine's console and shows what it prints.
+func (d *demo) typeIn(ctx context.Context, m demoMachine, command string) error {
+	if _, err := m.vm.Console.WaitFor(ctx, `root@[^#]*# `); err != nil {
+		return err
+	}
+	out, code, err := m.vm.Console.Run(ctx, command)
+	if err != nil {
+		return err
+	}
+	if code != 0 {
+		return fmt.Errorf("%q on the console: exit code %d: %s", command, code, out)
+	}
+	d.say("%s # %s%s", m.name, command, indent(out))
+	return nil
+}
+
+func indent(out string) string {
+	if out == "" {
+		return ""
+	}
+	return "\n             " + strings.Join(strings.Fields(out), " ")
+}
+
+func (d *demo) reboot(ctx context.Context, m demoMachine, n int, image string) error {
+	if err := m.vm.Console.Send("systemctl reboot\n"); err != nil {
+		return err
+	}
+	return d.healthy(ctx, m, n, image)
+}
+
+// healthy waits for the n-th boot, which must be healthy and of the image.
+func (d *demo) healthy(ctx context.Context, m demoMachine, n int, image string) error {
+	var boot fleet.Boot
+	err := d.until(ctx, func() bool {
+		boots, err := d.client.Boots(ctx, m.id(), 0)
+		if err != nil || len(boots) < n || boots[n-1].Open() {
+			return false
+		}
+		boot = boots[n-1]
+		return true
+	})
+	if err != nil {
+		return fmt.Errorf("waiting for boot %d: %w; the console last said:\n%s", n, err, m.vm.Console.Tail(12))
+	}
+	if boot.Outcome != ingot.OutcomeHealthy || boot.Image.Name != image {
+		return fmt.Errorf("boot %d of %s ended %s: %s; the console last said:\n%s", n, boot.Image.Name, boot.Outcome, boot.Reason, m.vm.Console.Tail(12))
+	}
+	d.say("%s is healthy on %s, %s after its first packet, measured root %s", m.name, image, seconds(boot.Ended.Sub(boot.Started)), boot.Report.Root.Short())
+	return nil
+}
+
+// until polls the server, whose state has no signal to wait on.
+func (d *demo) until(ctx context.Context, ok func() bool) error {
+	for !ok() {
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-time.After(200 * time.Millisecond):
+		}
+	}
+	return nil
+}
+
+// table shows every boot: seconds and bytes by stage.
+func (d *demo) table(ctx context.Context) error {
+	boots, err := d.client.Boots(ctx, "", 0)
+	if err != nil {
+		return err
+	}
+	machines, err := d.client.Machines(ctx)
+	if err != nil {
+		return err
+	}
+	names := map[ingot.MachineID]string{}
+	for _, m := range machines {
+		names[m.ID] = called(m)
+	}
+	d.say("done; every boot, in seconds from the stage before:\n")
+	return d.show(boots, func(w io.Writer) { stageTable(w, boots, names) })
+}
+
+// stageTable has a row per boot and a column per stage.
+func stageTable(w io.Writer, boots []fleet.Boot, names map[ingot.MachineID]string) {
+	t := tabs(w)
+	head := []string{"MACHINE", "IMAGE"}
+	for _, s := range ingot.Stages {
+		head = append(head, strings.ToUpper(string(s)))
+	}
+	row(t, append(head, "TOTAL", "SERVED", "OUTCOME")...)
+	for _, b := range boots {
+		cells := []string{bootMachine(b, names), dash(b.Image.Name)}
+		at, last := map[ingot.Stage]time.Time{}, b.Started
+		for _, e := range b.Events {
+			at[e.Stage] = e.At
+		}
+		for _, s := range ingot.Stages {
+			when, ok := at[s]
+			if !ok {
+				cells = append(cells, "-")
+				continue
+			}
+			cells = append(cells, fmt.Sprintf("%.1f", when.Sub(last).Seconds()))
+			last = when
+		}
+		var served int64
+		for _, n := range b.Served {
+			served += n
+		}
+		row(t, append(cells, took(b), size(served), outcome(b))...)
+	}
+	t.Flush()
+}
