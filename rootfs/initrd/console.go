@@ -63,14 +63,15 @@ func (c *console) frame(lines ...string) {
 
 // wrap breaks a line at spaces so that no part is longer than width bytes.
 func wrap(line string, width int) []string {
+	const indent = "  "
 	var parts []string
 	for len(line) > width {
 		at := strings.LastIndexByte(line[:width+1], ' ')
-		if at <= 0 {
+		if at <= len(indent) { // a word as long as the line: it is cut
 			at = width
 		}
 		parts = append(parts, line[:at])
-		line = "  " + strings.TrimLeft(line[at:], " ")
+		line = indent + strings.TrimLeft(line[at:], " ")
 	}
 	return append(parts, line)
 }
