@@ -6,7 +6,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -304,4 +303,10 @@ func requireAll(t *testing.T) {
 	}
 }
 
-var errNoExit = errors.New("did not exit")
+// until waits for what has no signal to wait on.
+func (s *stage) until(what string, ok func() bool) {
+	s.t.Helper()
+	for !ok() {
+		s.pause(what)
+	}
+}

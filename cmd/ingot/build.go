@@ -204,7 +204,7 @@ func explain(err error) error {
 	switch {
 	case errors.Is(err, context.Canceled):
 		return withHint(errors.New("interrupted; nothing was stored"), "run the same command again, downloads are kept")
-	case errors.Is(err, syscall.ENOSPC):
+	case errors.Is(err, syscall.ENOSPC), err != nil && strings.Contains(err.Error(), "No space left on device"): // ours, or a tool's words
 		return withHint(err, "free disk space, or move the store (--store) or the cache (XDG_CACHE_HOME); nothing was stored")
 	}
 	return err
