@@ -64,7 +64,10 @@ func (s *Server) Serve(ctx context.Context, conn *net.UDPConn) error {
 	t.SetRetries(6)
 	t.EnableSinglePort()
 	t.SetBlockSize(maxBlock)
-	stop := context.AfterFunc(ctx, t.Shutdown)
+	stop := context.AfterFunc(ctx, func() {
+		t.Shutdown() // in single-port mode it only marks the end;
+		conn.Close() // this wakes up the loop that looks at the mark
+	})
 	defer stop()
 	err := t.Serve(conn)
 	if ctx.Err() != nil || errors.Is(err, net.ErrClosed) {

@@ -1,0 +1,351 @@
+package bootserver
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"ingot"
+	"ingot/bootserver/api"
+	"ingot/bootserver/dhcp"
+	"ingot/bootserver/fleet"
+	"ingot/bootserver/httpboot"
+	"ingot/bootserver/state"
+	"ingot/image"
+)
+
+// house is a server without sockets for packets, and an operator's client.
+type house struct {
+	*booter
+	t     *testing.T
+	web   *httptest.Server
+	api   *api.Client
+	clock time.Time
+}
+
+func newHouse(t *testing.T) *house {
+	t.Helper()
+	root := t.TempDir()
+	images, err := image.Open(t.Context(), root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	keys, err := image.LoadOrCreateKeys(filepath.Join(root, "keys"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	st, err := state.Open(t.Context(), filepath.Join(root, "state"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { st.Close() })
+	h := &house{t: t, clock: time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)}
+	h.booter = &booter{state: st, images: images, keys: keys, ticketTTL: time.Minute, deadline: 10 * time.Minute,
+		secret: []byte("secret"), now: func() time.Time { return h.clock }, log: slog.New(slog.DiscardHandler)}
+	h.web = httptest.NewServer(httpboot.New(h.booter, h.log))
+	t.Cleanup(h.web.Close)
+	h.base = h.web.URL
+	operator := httptest.NewServer(api.Handler(admin{h.booter, "test"}))
+	t.Cleanup(operator.Close)
+	h.api = api.Dial(operator.URL)
+	return h
+}
+
+// image puts a small image into the store.
+func (h *house) put(version string) image.Image {
+	h.t.Helper()
+	dir := h.t.TempDir()
+	file := func(name string) string {
+		p := filepath.Join(dir, name)
+		if err := os.WriteFile(p, []byte(name+" of "+version), 0o644); err != nil {
+			h.t.Fatal(err)
+		}
+		return p
+	}
+	im, err := h.images.Put(h.t.Context(), &ingot.ImageManifest{Schema: 1, Profile: "lab", Version: version, Arguments: []string{"quiet"}},
+		image.Files{Kernel: file("kernel"), Initramfs: file("initramfs"), Root: file("root"), Plan: file("plan")}, h.keys.Release.Secret)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	return im
+}
+
+var client = dhcp.Client{MAC: "52:54:00:12:00:01", UUID: "d1b2c3a4-0000-4000-8000-525400120001", Kind: dhcp.Firmware, Firmware: ingot.FirmwareUEFIx64}
+
+const machineID = "m-525400120001"
+
+// ask is firmware, TFTP and loader up to the script; it returns the script.
+func (h *house) ask() (boot ingot.BootID, script string) {
+	h.t.Helper()
+	ip := netip.MustParseAddr("10.99.0.100")
+	if s, err := h.Seen(client, ip); err != nil || s != "" {
+		h.t.Fatalf("Seen(firmware) = %q, %v; want no script", s, err)
+	}
+	h.loaderServed(ip, "snponly.efi", 300_000)
+	loader := client
+	loader.Kind, loader.IPXE = dhcp.Loader, true
+	url, err := h.Seen(loader, ip)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	m, err := h.api.Machine(h.t.Context(), machineID)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	_, body := h.get(url)
+	return m.Boot, body
+}
+
+func (h *house) get(url string) (int, string) {
+	h.t.Helper()
+	resp, err := http.Get(url)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	return resp.StatusCode, string(b)
+}
+
+func (h *house) post(boot ingot.BootID, part string, v any) (int, []byte) {
+	h.t.Helper()
+	body, err := json.Marshal(v)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	resp, err := http.Post(h.base+ingot.BootPath(boot, part), "application/json", bytes.NewReader(body))
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	return resp.StatusCode, b
+}
+
+const nonce = "0123456789abcdef0123456789abcdef"
+
+// TestWholeConversation is one boot as the server sees it, from a stranger's
+// first packet to healthy.
+func TestWholeConversation(t *testing.T) {
+	h := newHouse(t)
+	im := h.put("v1")
+	boot, script := h.ask()
+	if !strings.Contains(script, "ingot machine approve "+machineID) || strings.Contains(script, "kernel ") {
+		t.Errorf("a pending machine gets\n%s\nwant a screen that says how to approve it, and no kernel", script)
+	}
+	if _, err := h.api.Approve(t.Context(), machineID, api.ApproveRequest{Name: "node01"}); err != nil {
+		t.Fatal(err)
+	}
+	if _, script = h.get(h.scriptURL(boot)); !strings.Contains(script, "ingot assign "+machineID) {
+		t.Errorf("an approved machine without an image gets\n%s", script)
+	}
+	if _, err := h.api.Assign(t.Context(), "node01", "lab:v1", "first"); err != nil {
+		t.Fatal(err)
+	}
+	if _, script = h.get(h.scriptURL(boot)); !strings.Contains(script, "ingot.boot="+string(boot)) || !strings.Contains(script, " quiet ") {
+		t.Errorf("the boot script is\n%s", script)
+	}
+	part := func(name string) string { return h.base + ingot.BootPath(boot, im.Digest.Hex()+"/"+name) }
+	for name, want := range map[string]string{"kernel": "kernel of v1", "initramfs": "initramfs of v1", "root": "root of v1",
+		"manifest": string(im.OCI), "signature": im.Signature} {
+		if status, got := h.get(part(name)); status != 200 || got != want {
+			t.Errorf("GET %s = %d, %d bytes; want 200 and %d bytes", name, status, len(got), len(want))
+		}
+	}
+	status, b := h.post(boot, "ticket", ingot.TicketRequest{Nonce: nonce, Facts: ingot.Facts{Serial: "S1", RAM: 1 << 30}})
+	var signed ingot.SignedTicket
+	var ticket ingot.Ticket
+	if err := errors.Join(json.Unmarshal(b, &signed), json.Unmarshal(signed.Ticket, &ticket)); status != 200 || err != nil {
+		t.Fatalf("ticket: %d, %v: %s", status, err, b)
+	}
+	if err := h.keys.Server.Public.Verify(signed.Ticket, signed.Signature); err != nil {
+		t.Error(err)
+	}
+	if ticket.Nonce != nonce || ticket.Image != im.Digest || ticket.Hostname != "node01" || len(ticket.MachineKey) != 32 || ticket.Expires.Sub(ticket.Issued) != time.Minute {
+		t.Errorf("ticket = %+v", ticket)
+	}
+	h.clock = h.clock.Add(30 * time.Second)
+	if status, _ := h.post(boot, "events", ingot.Event{Stage: ingot.StageSwitch}); status != 204 {
+		t.Errorf("event: %d", status)
+	}
+	if status, b := h.post(boot, "report", ingot.Report{Boot: boot, Root: im.Manifest.Root.Digest, Healthy: true}); status != 204 {
+		t.Errorf("report: %d %s", status, b)
+	}
+	boots, err := h.api.Boots(t.Context(), "node01", 0)
+	if err != nil || len(boots) != 1 || boots[0].Outcome != ingot.OutcomeHealthy || boots[0].Served["root"] != int64(len("root of v1")) {
+		t.Fatalf("boots = %+v, %v; want one, healthy, with the root's bytes", boots, err)
+	}
+	var stages []string
+	for _, e := range boots[0].Events {
+		stages = append(stages, string(e.Stage))
+	}
+	if got := strings.Join(stages, " "); !strings.HasPrefix(got, "dhcp loader script ") || !strings.HasSuffix(got, "switch healthy") {
+		t.Errorf("stages = %s", got)
+	}
+	if status, _ := h.get(part("root")); status != 403 {
+		t.Errorf("GET root after the boot ended = %d; want 403", status)
+	}
+}
+
+// TestRefusals: what a stranger on the network can ask gets him nothing.
+func TestRefusals(t *testing.T) {
+	h := newHouse(t)
+	v1, v2 := h.put("v1"), h.put("v2")
+	boot, _ := h.ask()
+	stranger := ingot.NewBootID([16]byte{9})
+	path := func(b ingot.BootID, p string) string { return h.base + ingot.BootPath(b, p) }
+	if status, _ := h.get(path(boot, v1.Digest.Hex()+"/kernel")); status != 403 {
+		t.Errorf("a pending machine's GET kernel = %d; want 403", status)
+	}
+	if status, _ := h.post(boot, "ticket", ingot.TicketRequest{Nonce: nonce}); status != 403 {
+		t.Errorf("a pending machine's ticket = %d; want 403", status)
+	}
+	if _, err := h.api.Approve(t.Context(), machineID, api.ApproveRequest{Image: "lab:v1"}); err != nil {
+		t.Fatal(err)
+	}
+	h.get(h.scriptURL(boot))
+	for _, c := range []struct {
+		url  string
+		want int
+	}{
+		{path(boot, v2.Digest.Hex()+"/kernel"), 403}, // another image
+		{path(stranger, "script"), 404},
+		{path(stranger, v1.Digest.Hex()+"/root"), 404},
+		{path(boot, v1.Digest.Hex()+"/keys"), 404},
+		{path(boot, "../../keys/server.key"), 404},
+		{path("zz", "script"), 404},
+		{h.base + "/", 404},
+		{path(boot, v1.Digest.Hex()+"/kernel"), 200},
+	} {
+		if status, body := h.get(c.url); status != c.want {
+			t.Errorf("GET %s = %d %q; want %d", c.url, status, body, c.want)
+		}
+	}
+	for _, c := range []struct {
+		name, part string
+		v          any
+		want       int
+	}{
+		{"a short nonce", "ticket", ingot.TicketRequest{Nonce: "1"}, 400},
+		{"facts of 2 MiB", "ticket", ingot.TicketRequest{Nonce: nonce, Facts: ingot.Facts{CPU: strings.Repeat("x", 2<<20)}}, 400},
+		{"an unknown stage", "events", ingot.Event{Stage: "rooted"}, 400},
+		{"another boot's report", "report", ingot.Report{Boot: stranger}, 400},
+	} {
+		if status, _ := h.post(boot, c.part, c.v); status != c.want {
+			t.Errorf("%s: %d; want %d", c.name, status, c.want)
+		}
+	}
+}
+
+// TestGetChangesNothing: asking is free of consequences for the fleet.
+func TestGetChangesNothing(t *testing.T) {
+	h := newHouse(t)
+	im := h.put("v1")
+	boot, _ := h.ask()
+	if _, err := h.api.Approve(t.Context(), machineID, api.ApproveRequest{Image: "lab:v1"}); err != nil {
+		t.Fatal(err)
+	}
+	before, err := json.Marshal(h.state.Machines())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		for _, p := range []string{"script", im.Digest.Hex() + "/kernel", im.Digest.Hex() + "/root", im.Digest.Hex() + "/config"} {
+			h.get(h.base + ingot.BootPath(boot, p))
+		}
+	}
+	after, err := json.Marshal(h.state.Machines())
+	if err != nil || !bytes.Equal(before, after) {
+		t.Errorf("GETs changed the machines (%v)\n%s\n%s", err, before, after)
+	}
+}
+
+// TestResetStartsANewBoot and ends the old one as silent.
+func TestResetStartsANewBoot(t *testing.T) {
+	h := newHouse(t)
+	h.put("v1")
+	first, _ := h.ask()
+	if _, err := h.api.Approve(t.Context(), machineID, api.ApproveRequest{Image: "lab:v1"}); err != nil {
+		t.Fatal(err)
+	}
+	h.get(h.scriptURL(first))
+	h.clock = h.clock.Add(time.Minute)
+	second, _ := h.ask()
+	boots, err := h.api.Boots(t.Context(), machineID, 0)
+	if err != nil || first == second || len(boots) != 2 || boots[0].Outcome != ingot.OutcomeSilent {
+		t.Fatalf("after a reset: %d boots (%v), the first %q; want 2, the first silent", len(boots), err, boots[0].Outcome)
+	}
+	if _, script := h.get(h.scriptURL(first)); !strings.Contains(script, "this boot is over") {
+		t.Errorf("the script of an old boot is\n%s", script)
+	}
+	h.clock = h.clock.Add(time.Hour)
+	h.expire()
+	if boots, err = h.api.Boots(t.Context(), machineID, 0); err != nil || boots[1].Outcome != ingot.OutcomeSilent {
+		t.Errorf("an hour later the second boot is %q, %v; want silent", boots[1].Outcome, err)
+	}
+}
+
+// TestPendingIsBounded: strangers cannot fill the state.
+func TestPendingIsBounded(t *testing.T) {
+	if testing.Short() {
+		t.Skip("thousands of synced writes")
+	}
+	h := newHouse(t)
+	// Fill up in one transaction, as if they had all come.
+	err := h.state.Update(func(tx *state.Tx) error {
+		for i := range state.MaxPending {
+			id := ingot.MachineID(fmt.Sprintf("m-%012d", i))
+			tx.PutMachine(fleet.Machine{ID: id, State: fleet.Pending, MACs: []string{fmt.Sprint(i)}})
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := h.Seen(client, netip.MustParseAddr("10.0.0.1")); !errors.Is(err, errCrowded) {
+		t.Errorf("Seen(one more stranger) = %v; want errCrowded", err)
+	}
+}
+
+func TestOperatorsMistakes(t *testing.T) {
+	h := newHouse(t)
+	h.put("v1")
+	h.ask()
+	for _, c := range []struct {
+		name, want string
+		call       func() error
+	}{
+		{"unknown machine", "no machine answers", func() error { _, err := h.api.Machine(t.Context(), "nobody"); return err }},
+		{"unknown image", "no such image", func() error { _, err := h.api.Assign(t.Context(), machineID, "lab:v9", ""); return err }},
+		{"bad name", "cannot be a host name", func() error {
+			_, err := h.api.Approve(t.Context(), machineID, api.ApproveRequest{Name: "Bad Name"})
+			return err
+		}},
+		{"nothing to roll back to", "no other image was ever healthy", func() error { _, err := h.api.Rollback(t.Context(), machineID); return err }},
+		{"a grant without a disk", "names one disk", func() error { _, err := h.api.Grant(t.Context(), machineID, "data", "", time.Hour); return err }},
+		{"a grant for ever", "cannot last", func() error { _, err := h.api.Grant(t.Context(), machineID, "data", "S", 1000*time.Hour); return err }},
+	} {
+		err := c.call()
+		var p api.Problem
+		if !errors.As(err, &p) || !strings.Contains(p.Title, c.want) || p.Next == "" && c.name != "unknown image" {
+			t.Errorf("%s: %v (%+v); want a problem with %q and the next step", c.name, err, p, c.want)
+		}
+	}
+}

@@ -1,0 +1,30 @@
+package ipxe
+
+import (
+	"strings"
+	"testing"
+)
+
+func TestBootText(t *testing.T) {
+	got := Boot{Image: "lab:v1 for node\nreboot", Kernel: "http://s/k", Initramfs: "http://s/i", Arguments: []string{"a=1", "b"}, Again: "http://s/again"}.Text()
+	want := `#!ipxe
+echo ingot: booting lab:v1 for node?reboot
+kernel http://s/k a=1 b || goto failed
+initrd http://s/i || goto failed
+boot || goto failed
+:failed
+echo ingot: lab:v1 for node?reboot could not be loaded, trying again
+sleep 5
+chain --replace http://s/again || reboot
+`
+	if got != want {
+		t.Errorf("Text =\n%s\nwant\n%s", got, want)
+	}
+}
+
+func TestWaitIsHarmless(t *testing.T) {
+	got := Wait{Lines: []string{"hello ${secret} && reboot", "ünï"}, Again: "http://s/x"}.Text()
+	if strings.Contains(got, "${secret}") || strings.Contains(got, "&& reboot\n") || !strings.Contains(got, "chain --replace http://s/x ||") {
+		t.Errorf("Text =\n%s", got)
+	}
+}
