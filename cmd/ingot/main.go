@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"os"
 	"os/signal"
@@ -19,6 +20,8 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+
+	"ingot/bootserver/api"
 )
 
 // version is set by the linker; see the Makefile.
@@ -64,9 +67,8 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 		return 0
 	}
 	fmt.Fprintf(stderr, "ingot: %v\n", err)
-	var hint hintError
-	if errors.As(err, &hint) {
-		fmt.Fprintf(stderr, "  → %s\n", hint.hint)
+	if next := nextStep(err); next != "" {
+		fmt.Fprintf(stderr, "  → %s\n", next)
 	}
 	var usage usageError
 	if errors.As(err, &usage) || strings.HasPrefix(err.Error(), "unknown command") {
@@ -74,6 +76,23 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 		return 2
 	}
 	return 1
+}
+
+// nextStep is what to type after an error, where we know it.
+func nextStep(err error) string {
+	var hint hintError
+	var problem api.Problem
+	switch {
+	case errors.As(err, &hint):
+		return hint.hint
+	case errors.As(err, &problem):
+		return problem.Next
+	case errors.Is(err, api.ErrNoServer):
+		return "ingot serve --interface IF, or name the server's store with --store or INGOT_STORE"
+	case errors.Is(err, fs.ErrPermission):
+		return "run it as root, or as the user that the store belongs to"
+	}
+	return ""
 }
 
 // commandPath names the deepest command that args reach, for the usage hint.

@@ -1,0 +1,188 @@
+package builder
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"ingot"
+	"ingot/builder/tree"
+	"ingot/image"
+	"ingot/profiles"
+)
+
+func base(t *testing.T) *tree.Tree {
+	t.Helper()
+	tr := tree.New()
+	for name, content := range map[string]string{
+		"etc/passwd":                         "root:x:0:0:root:/root:/bin/bash\nwww-data:x:33:33::/var/www:/usr/sbin/nologin\n",
+		"etc/shadow":                         "root:*:20000:0:99999:7:::\nwww-data:*:20000:0:99999:7:::\n",
+		"etc/group":                          "root:x:0:\nwww-data:x:33:\nsudo:x:27:\n",
+		"etc/gshadow":                        "root:*::\nwww-data:*::\nsudo:*::\n",
+		"usr/lib/systemd/system/ssh.service": "[Unit]\nDescription=x\n[Install]\nWantedBy=multi-user.target\nAlias=sshd.service\nAlso=ssh-keys.service missing.service\n",
+		"usr/lib/systemd/system/ssh-keys.service": "[Install]\nRequiredBy=ssh.service\n",
+		"usr/lib/systemd/system/getty@.service":   "[Install]\nWantedBy=getty.target\n",
+		"usr/lib/systemd/system/apt.timer":        "[Install]\nWantedBy=timers.target\n",
+	} {
+		if err := tr.PutFile(name, 0o640, []byte(content)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := tr.PutLink("etc/systemd/system/timers.target.wants/apt.timer", "/usr/lib/systemd/system/apt.timer"); err != nil {
+		t.Fatal(err)
+	}
+	return tr
+}
+
+func read(t *testing.T, tr *tree.Tree, p string) string {
+	t.Helper()
+	b, err := tr.ReadFile(p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+func TestUsers(t *testing.T) {
+	tr := base(t)
+	err := addUsers(tr, []profiles.User{
+		{Name: "root", AuthorizedKeys: []string{"ssh-ed25519 AAAA a"}},
+		{Name: "ops", Groups: []string{"sudo"}, AuthorizedKeys: []string{"ssh-ed25519 BBBB b"}, PasswordHash: "$y$x"},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for p, want := range map[string]string{
+		"etc/passwd": "ops:x:1000:1000::/home/ops:/bin/bash", "etc/shadow": "ops:$y$x::0:99999:7:::",
+		"etc/group": "sudo:x:27:ops", "etc/gshadow": "sudo:*::ops",
+		"root/.ssh/authorized_keys": "ssh-ed25519 AAAA a", "home/ops/.ssh/authorized_keys": "ssh-ed25519 BBBB b",
+	} {
+		if got := read(t, tr, p); !strings.Contains(got, want+"\n") {
+			t.Errorf("%s =\n%s\nwant the line %s", p, got, want)
+		}
+	}
+	if e := tr.Get("home/ops/.ssh/authorized_keys"); e.UID != 1000 || e.Mode != 0o600 {
+		t.Errorf("authorized_keys: uid %d, mode %o; want 1000, 600", e.UID, e.Mode)
+	}
+	if e := tr.Get("etc/shadow"); e.Mode != 0o640 {
+		t.Errorf("mode of shadow = %o; want what it was", e.Mode)
+	}
+	if err := addUsers(tr, []profiles.User{{Name: "x", Groups: []string{"nogroup"}}}); err == nil || !strings.Contains(err.Error(), `no group "nogroup"`) {
+		t.Errorf("an unknown group = %v", err)
+	}
+	if err := addUsers(tr, []profiles.User{{Name: "y", UID: 33}}); err == nil || !strings.Contains(err.Error(), "uid 33 is taken") {
+		t.Errorf("a uid that is taken = %v", err)
+	}
+}
+
+func TestUnits(t *testing.T) {
+	tr := base(t)
+	err := setUnits(tr, profiles.Units{Enable: []string{"ssh.service", "getty@ttyS1.service"}, Mask: []string{"apt.timer"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	const dir = "etc/systemd/system/"
+	for link, target := range map[string]string{
+		"multi-user.target.wants/ssh.service": "/usr/lib/systemd/system/ssh.service", "sshd.service": "/usr/lib/systemd/system/ssh.service",
+		"ssh.service.requires/ssh-keys.service":  "/usr/lib/systemd/system/ssh-keys.service",
+		"getty.target.wants/getty@ttyS1.service": "/usr/lib/systemd/system/getty@.service", "apt.timer": "/dev/null",
+	} {
+		if e := tr.Get(dir + link); e == nil || e.Target != target {
+			t.Errorf("%s = %+v; want a link to %s", link, e, target)
+		}
+	}
+	if tr.Get(dir+"timers.target.wants/apt.timer") != nil {
+		t.Error("a masked timer is still wanted")
+	}
+	if err := setUnits(tr, profiles.Units{Enable: []string{"nothing.service"}}); err == nil || !strings.Contains(err.Error(), "no such unit") {
+		t.Errorf("enabling what is not there = %v", err)
+	}
+}
+
+func TestFiles(t *testing.T) {
+	tr := base(t)
+	if err := addFile(tr, profiles.File{Path: "/srv/x", Owner: "www-data", Group: "33", Mode: 0o4750}, []byte("hi")); err != nil {
+		t.Fatal(err)
+	}
+	if e := tr.Get("srv/x"); e.UID != 33 || e.GID != 33 || e.Mode != 0o4750 {
+		t.Errorf("/srv/x = %+v; want 33:33 mode 4750", e)
+	}
+	if err := addFile(tr, profiles.File{Path: "/srv/y", Owner: "nobody-here"}, nil); err == nil || !strings.Contains(err.Error(), "nobody-here") {
+		t.Errorf("an unknown owner = %v", err)
+	}
+	if err := addFile(tr, profiles.File{Path: "/etc"}, nil); err == nil {
+		t.Error("a file replaces /etc")
+	}
+}
+
+func TestBudget(t *testing.T) {
+	root := filepath.Join(t.TempDir(), "root")
+	if err := os.WriteFile(root, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(root, 300<<20); err != nil {
+		t.Fatal(err)
+	}
+	f := image.Files{Root: root}
+	if err := checkBudget(&ingot.ImageManifest{MinRAM: 1 << 30, Overlay: 256 << 20}, f); err != nil {
+		t.Errorf("300 + 256 + 256 MiB in 1 GiB: %v", err)
+	}
+	err := checkBudget(&ingot.ImageManifest{MinRAM: 1 << 30, Overlay: 512 << 20}, f)
+	if err == nil || !strings.Contains(err.Error(), "root 300 MiB + overlay 512 MiB + running system 256 MiB = 1068 MiB, the budget is 1024 MiB") {
+		t.Errorf("300 + 512 + 256 MiB in 1 GiB = %v; want the sum", err)
+	}
+}
+
+func TestPlanDigest(t *testing.T) {
+	p := &Plan{Version: "v1", Profile: &profiles.Profile{Name: "x"}}
+	q := &Plan{Version: "v2", Profile: &profiles.Profile{Name: "x"}}
+	if p.Digest() == "" || p.Digest() != p.Digest() || p.Digest() == q.Digest() {
+		t.Errorf("digests %s, %s; want stable and different", p.Digest(), q.Digest())
+	}
+}
+
+func TestDeadScratchIsRemoved(t *testing.T) {
+	t.Setenv("TMPDIR", t.TempDir())
+	dead, err := newWork()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dead.lock.Close() // as if its process had been killed
+	living, err := newWork()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer living.remove()
+	another, err := newWork()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer another.remove()
+	if _, err := os.Stat(dead.dir); err == nil {
+		t.Error("the scratch folder of a dead build stays")
+	}
+	if _, err := os.Stat(living.dir); err != nil {
+		t.Error("the scratch folder of a living build is removed")
+	}
+}
+
+func TestLayersArePruned(t *testing.T) {
+	dir := t.TempDir()
+	for i := range 9 {
+		p := filepath.Join(dir, string(rune('a'+i))+".tar")
+		if err := os.WriteFile(p, nil, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		when := time.Unix(int64(1000+i), 0)
+		if err := os.Chtimes(p, when, when); err != nil {
+			t.Fatal(err)
+		}
+	}
+	pruneLayers(dir, filepath.Join(dir, "a.tar"))
+	left, _ := filepath.Glob(filepath.Join(dir, "*"))
+	if len(left) != keptLayers || filepath.Base(left[0]) != "a.tar" || filepath.Base(left[1]) != "e.tar" {
+		t.Errorf("left: %v; want the current one and the %d used last", left, keptLayers-1)
+	}
+}

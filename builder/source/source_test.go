@@ -1,0 +1,145 @@
+package source
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+func TestHostMirrors(t *testing.T) {
+	for _, c := range []struct {
+		name, file, text, named string
+		want                    Mirrors
+	}{
+		{"deb822", "sources.list.d/debian.sources", "Types: deb deb-src\n# note\nURIs: http://m/debian/\nSuites: bookworm bookworm-updates\nSigned-By: /k\n\nTypes: deb\nURIs: http://m/debian-security\nSuites: bookworm-security\n", "",
+			Mirrors{"http://m/debian", "http://m/debian-security"}},
+		{"one line", "sources.list", "# x\ndeb [signed-by=/k] http://n/debian bookworm main\ndeb http://n/debian-security bookworm-security main\n", "",
+			Mirrors{"http://n/debian", "http://n/debian-security"}},
+		{"others are passed over", "sources.list", "deb http://x/nodesource nodistro main\ndeb http://n/debian trixie main\n", "", Mirrors{"http://n/debian", ""}},
+		{"a named one goes first", "sources.list", "deb http://n/debian trixie main\n", "http://mine/d/", Mirrors{"http://mine/d", ""}},
+	} {
+		etc := t.TempDir()
+		path := filepath.Join(etc, c.file)
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(c.text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := HostMirrors(etc, c.named); err != nil || got != c.want {
+			t.Errorf("%s: HostMirrors = %+v, %v; want %+v", c.name, got, err, c.want)
+		}
+	}
+	if _, err := HostMirrors(t.TempDir(), ""); !errors.Is(err, ErrNoMirror) || !strings.Contains(err.Error(), "--mirror") {
+		t.Errorf("a host without sources = %v; want ErrNoMirror with the next step", err)
+	}
+}
+
+func TestFirstErrorHidesHosts(t *testing.T) {
+	text := "N: note\n web : Depends: x (>= 2) but it is not installable\nE: Failed to fetch http://secret.example/debian/pool/x  404\nE: second\n"
+	want := "web : Depends: x (>= 2) but it is not installable; Failed to fetch /debian/pool/x  404"
+	if got := firstError(text); got != want {
+		t.Errorf("firstError = %q; want %q", got, want)
+	}
+}
+
+func pkg(content string) Package {
+	sum := sha256.Sum256([]byte(content))
+	return Package{Name: "x", Version: "1", Size: int64(len(content)), SHA256: hex.EncodeToString(sum[:]), Archive: "debian", Path: "pool/x_1+b1.deb"}
+}
+
+// TestFetch: what arrives is verified, retried when it is damaged, and kept.
+func TestFetch(t *testing.T) {
+	var asked atomic.Int32
+	answers := []string{"damaged", "good"}
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.EscapedPath() != "/pool/x_1%2bb1.deb" {
+			t.Errorf("asked for %s; want the plus escaped", r.URL.EscapedPath())
+		}
+		_, _ = w.Write([]byte(answers[min(int(asked.Add(1)), len(answers))-1]))
+	}))
+	defer srv.Close()
+	c, p := Cache{t.TempDir()}, pkg("good")
+	for range 2 {
+		if err := c.Fetch(t.Context(), Mirrors{Debian: srv.URL}, []Package{p}, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if asked.Load() != 2 {
+		t.Errorf("asked %d times; want once more after the damage, and never again", asked.Load())
+	}
+	if err := os.WriteFile(c.Path(p), []byte("evil"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Verify(p); !errors.Is(err, ErrDigest) {
+		t.Errorf("Verify of a changed file = %v; want ErrDigest", err)
+	}
+	if _, err := os.Stat(c.Path(p)); err == nil {
+		t.Error("a damaged file stays in the cache")
+	}
+}
+
+func TestFetchFails(t *testing.T) {
+	srv := httptest.NewServer(http.NotFoundHandler())
+	c, p := Cache{t.TempDir()}, pkg("good")
+	if err := c.Fetch(t.Context(), Mirrors{Debian: srv.URL}, []Package{p}, nil); !errors.Is(err, ErrNoPackage) {
+		t.Errorf("a package that is gone = %v; want ErrNoPackage", err)
+	}
+	srv.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	err := c.Fetch(ctx, Mirrors{Debian: srv.URL}, []Package{p}, nil)
+	if !errors.Is(err, ErrOffline) || strings.Contains(err.Error(), "http://") {
+		t.Errorf("a mirror that is away = %v; want ErrOffline without its address", err)
+	}
+	if left, _ := filepath.Glob(filepath.Join(c.Dir, "*")); len(left) > 0 {
+		t.Errorf("failed downloads leave %v", left)
+	}
+}
+
+// TestEpoch lets dpkg-deb make the package that we read the time of.
+func TestEpoch(t *testing.T) {
+	if _, err := exec.LookPath("dpkg-deb"); err != nil {
+		t.Skip("not a Debian host")
+	}
+	dir := t.TempDir()
+	control := filepath.Join(dir, "p", "DEBIAN", "control")
+	if err := os.MkdirAll(filepath.Dir(control), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(control, []byte("Package: x\nVersion: 1\nArchitecture: all\nMaintainer: x <x@x>\nDescription: x\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("dpkg-deb", "--build", "--root-owner-group", filepath.Join(dir, "p"), filepath.Join(dir, "x.deb"))
+	cmd.Env = append(os.Environ(), "SOURCE_DATE_EPOCH=1234567890")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("dpkg-deb: %v: %s", err, out)
+	}
+	b, err := os.ReadFile(filepath.Join(dir, "x.deb"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, p := Cache{dir}, pkg(string(b))
+	if err := os.WriteFile(c.Path(p), b, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := c.Epoch([]Package{p}); err != nil || got.Unix() != 1234567890 {
+		t.Errorf("Epoch = %v, %v; want 1234567890", got.Unix(), err)
+	}
+	if err := os.WriteFile(c.Path(p), []byte("<html>not a package, but long enough to be read as one, is it not</html>"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Epoch([]Package{p}); err == nil {
+		t.Error("a page of HTML has an epoch")
+	}
+}
