@@ -4,6 +4,7 @@ package testvm
 
 import (
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -96,3 +97,18 @@ func (s *stage) rollBack(vm *VM) {
 }
 
 func words(s string) string { return strings.Join(strings.Fields(s), " ") }
+
+// TestSceneSizes holds the bars of what every machine has to load.
+func TestSceneSizes(t *testing.T) {
+	st, err := os.Stat(filepath.Join(bin, "ingot-init"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if st.Size() > 8_000_000 {
+		t.Errorf("ingot-init has %d bytes; want at most 8 MB", st.Size())
+	}
+	s := newStage(t)
+	if size := s.inspect("lab:v1").Manifest.Initramfs.Size; size > 12_000_000 {
+		t.Errorf("the initramfs of lab has %d bytes; want at most 12 MB", size)
+	}
+}

@@ -11,7 +11,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"ingot"
 	"ingot/bootserver/api"
 	"ingot/bootserver/fleet"
 )
@@ -236,14 +235,4 @@ func assignment(as fleet.Assignment) string {
 		s += ", " + as.Why
 	}
 	return s
-}
-
-// parseImageRef rejects what can be neither name nor digest before the server is asked.
-func parseImageRef(ref string) error {
-	if strings.HasPrefix(ref, "sha256:") {
-		_, err := ingot.ParseDigest(ref)
-		return err
-	}
-	_, err := ingot.ParseImageName(ref)
-	return err
 }
