@@ -171,6 +171,11 @@ func (l *LAN) addTap(ctx context.Context) (string, error) {
 		{"link", "set", name, "up"},
 	} {
 		if err := l.ip(ctx, args...); err != nil {
+			if f, openErr := os.OpenFile("/dev/net/tun", os.O_RDWR, 0); openErr != nil {
+				return "", fmt.Errorf("%w; machines need a network card: run as root, or let this user open /dev/net/tun", openErr)
+			} else {
+				f.Close()
+			}
 			return "", err
 		}
 	}

@@ -237,7 +237,3 @@ func (a *app) logger() *slog.Logger {
 	}
 	return slog.New(slog.NewTextHandler(a.stderr, &slog.HandlerOptions{Level: level}))
 }
-
-// Output that is not quite data is not printed; failing to write to a closed
-// pipe is not an error of ours.
-func (a *app) printf(format string, args ...any) { fmt.Fprintf(a.stdout, format, args...) }
