@@ -51,6 +51,9 @@ type Tree struct{ entries map[string]*Entry }
 // ErrNotFolder: an entry would lie below something that is no folder.
 var ErrNotFolder = errors.New("not a folder")
 
+// ErrNoFile: a hard link's other end is no file of the tree.
+var ErrNoFile = errors.New("not a file")
+
 // New returns a tree that holds only its root, mode 0755, owner 0:0.
 func New() *Tree {
 	return &Tree{entries: map[string]*Entry{"": {Kind: Dir, Mode: 0o755}}}
@@ -130,20 +133,39 @@ func (t *Tree) Put(e Entry) error {
 		e.Path = linkTarget(old)
 		return t.Put(e)
 	}
+	if e.Hard != "" {
+		if e.Hard, err = t.linked(p, e.Hard); err != nil {
+			return err
+		}
+		if e.Hard == p {
+			return nil // the very same file, by another name of its folder
+		}
+	}
 	if old != nil && old.Kind == Dir && e.Kind != Dir {
 		t.Remove(p)
 	}
 	e.Path = p
-	if e.Hard != "" {
-		if e.Hard, err = t.resolveParent(e.Hard); err != nil {
-			return err
-		}
-	}
 	if old != nil && old.Kind == File && old.Hard == "" {
 		t.promote(p)
 	}
 	t.entries[p] = &e
 	return nil
+}
+
+// linked returns the path of the file that a hard link at p to target shares.
+func (t *Tree) linked(p, target string) (string, error) {
+	target, err := t.resolveParent(target)
+	if err != nil {
+		return "", err
+	}
+	f := t.entries[target]
+	if f != nil && f.Hard != "" {
+		f = t.entries[f.Hard]
+	}
+	if f == nil || f.Kind != File || strings.HasPrefix(f.Path, p+"/") { // what is below p goes when p becomes a link
+		return "", fmt.Errorf("linking %q to %q: %w", p, target, ErrNoFile)
+	}
+	return f.Path, nil
 }
 
 // promote gives the content of the file at p, which is about to go, to the
