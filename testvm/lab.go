@@ -47,6 +47,9 @@ var (
 
 const labFile = "lab.json"
 
+// stopGrace is how long a server has to end by itself.
+const stopGrace = 10 * time.Second
+
 // NewLab makes the LAN of a lab below dir.
 func NewLab(ctx context.Context, dir string) (*Lab, error) {
 	if old, err := OpenLab(dir); err == nil && old.alive(old.Holder, "sleep") {
@@ -79,8 +82,13 @@ func OpenLab(dir string) (*Lab, error) {
 	if err := json.Unmarshal(b, l); err != nil {
 		return nil, fmt.Errorf("reading the lab: %w", err)
 	}
-	l.lan = &LAN{Dir: dir, Prefix: l.Prefix, pid: l.Holder, user: l.User, stay: true, taps: len(l.VMs), start: make(chan func())}
-	go l.lan.starter()
+	l.lan = &LAN{Dir: dir, Prefix: l.Prefix, pid: l.Holder, user: l.User, stay: true, taps: len(l.VMs)}
+	l.lan.init()
+	if l.alive(l.Holder, "sleep") {
+		if l.lan.ns, err = os.Readlink(fmt.Sprintf("/proc/%d/ns/net", l.Holder)); err != nil {
+			return nil, fmt.Errorf("looking at the lab's network: %w", err)
+		}
+	}
 	return l, nil
 }
 
@@ -108,6 +116,7 @@ func (l *Lab) Serve(ctx context.Context, argv []string) error {
 	if err := l.lan.Start(cmd); err != nil {
 		return fmt.Errorf("starting the server: %w", err)
 	}
+	go func() { _ = cmd.Wait() }() // its log says why it ended
 	l.Server = cmd.Process.Pid
 	return l.save()
 }
@@ -212,10 +221,11 @@ func (l *Lab) Down(ctx context.Context) error {
 	}
 	if l.alive(l.Server, "ingot") {
 		_ = syscall.Kill(l.Server, syscall.SIGTERM) // gone already is fine
+		for end := time.Now().Add(stopGrace); l.alive(l.Server, "ingot") && time.Now().Before(end); {
+			time.Sleep(20 * time.Millisecond)
+		}
 	}
-	if l.alive(l.Holder, "sleep") {
-		_ = syscall.Kill(l.Holder, syscall.SIGKILL) // likewise
-	}
+	l.lan.Close()
 	if err := os.RemoveAll(l.dir); err != nil {
 		return fmt.Errorf("removing the lab: %w", err)
 	}

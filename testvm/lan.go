@@ -35,15 +35,20 @@ type LAN struct {
 	Dir    string       // sockets, logs, firmware variables
 	Prefix netip.Prefix // address of the host on the bridge
 	pid    int          // of the process that holds the namespace
+	ns     string       // the namespace, as /proc/PID/ns/net names it
 	user   bool         // in a user namespace
 	stay   bool
 
-	mu     sync.Mutex
-	vms    []*VM
-	taps   int
-	start  chan func() // runs on the thread that children are bound to
-	closed bool
+	mu    sync.Mutex
+	vms   []*VM
+	taps  int
+	start chan func()   // runs on the thread that children are bound to
+	quit  chan struct{} // closed by Close
+	once  sync.Once
 }
+
+// ErrClosed: the LAN was closed before.
+var ErrClosed = errors.New("the LAN is closed")
 
 // Options of a LAN. The zero value is a LAN for a test.
 type Options struct {
@@ -57,8 +62,8 @@ func NewLAN(ctx context.Context, o Options) (*LAN, error) {
 	if !o.Prefix.IsValid() {
 		o.Prefix = DefaultPrefix
 	}
-	l := &LAN{Dir: o.Dir, Prefix: o.Prefix, user: os.Geteuid() != 0, stay: o.Stay, start: make(chan func())}
-	go l.starter()
+	l := &LAN{Dir: o.Dir, Prefix: o.Prefix, user: os.Geteuid() != 0, stay: o.Stay}
+	l.init()
 	args := []string{"--net"}
 	if l.user {
 		args = append(args, "--user", "--map-root-user")
@@ -76,17 +81,30 @@ func NewLAN(ctx context.Context, o Options) (*LAN, error) {
 	return l, nil
 }
 
+func (l *LAN) init() {
+	l.start, l.quit = make(chan func()), make(chan struct{})
+	go l.starter()
+}
+
 // starter runs on one thread for ever: Pdeathsig is about the thread that
-// forks, and Go may end others.
+// forks, and Go may end others. It never unlocks, so that its end would end
+// the thread and with it the children.
 func (l *LAN) starter() {
 	runtime.LockOSThread()
-	for f := range l.start {
-		f()
+	for {
+		select {
+		case f := <-l.start:
+			f()
+		case <-l.quit:
+			return
+		}
 	}
 }
 
 // Start starts a command that ends with this process, or, in a LAN that
-// stays, in a session of its own.
+// stays, in a session of its own. The kernel forgets that bond when a program
+// changes its user; Close ends such a program all the same, a kill -9 of this
+// process does not.
 func (l *LAN) Start(cmd *exec.Cmd) error {
 	if cmd.SysProcAttr == nil {
 		cmd.SysProcAttr = &syscall.SysProcAttr{}
@@ -98,8 +116,12 @@ func (l *LAN) Start(cmd *exec.Cmd) error {
 		cmd.SysProcAttr.Setpgid = true // Ctrl-C is for us to handle, in order
 	}
 	done := make(chan error)
-	l.start <- func() { done <- cmd.Start() }
-	return <-done
+	select {
+	case l.start <- func() { done <- cmd.Start() }:
+		return <-done
+	case <-l.quit:
+		return ErrClosed
+	}
 }
 
 // setUp waits for the namespace and puts the bridge into it.
@@ -115,6 +137,7 @@ func (l *LAN) setUp(ctx context.Context) error {
 			return errors.New("making a network namespace: unshare failed; are user namespaces open here, or is root needed?")
 		}
 		if theirs != own && strings.TrimSpace(string(comm)) == "sleep" {
+			l.ns = theirs
 			break
 		}
 		select {
@@ -182,21 +205,53 @@ func (l *LAN) addTap(ctx context.Context) (string, error) {
 	return name, nil
 }
 
-// Close ends every machine and the namespace.
+// Close ends every program on the LAN, machines included, and the namespace
+// with them. Closing again is fine.
 func (l *LAN) Close() {
-	l.mu.Lock()
-	vms, closed := l.vms, l.closed
-	l.closed = true
-	l.mu.Unlock()
-	for _, vm := range vms {
-		vm.Kill()
+	l.once.Do(func() {
+		l.mu.Lock()
+		vms := l.vms
+		l.mu.Unlock()
+		for _, vm := range vms {
+			vm.Kill()
+		}
+		close(l.quit)
+		if l.ns == "" && l.pid != 0 { // it never came up
+			_ = syscall.Kill(l.pid, syscall.SIGKILL) // gone already is fine
+		}
+		l.killAll()
+	})
+}
+
+// killAll ends whatever runs in the namespace and waits until it is gone.
+func (l *LAN) killAll() {
+	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+		left := l.processes()
+		if len(left) == 0 {
+			return
+		}
+		for _, pid := range left {
+			_ = syscall.Kill(pid, syscall.SIGKILL) // gone already is fine
+		}
 	}
-	if l.pid != 0 {
-		_ = syscall.Kill(l.pid, syscall.SIGKILL) // gone already is fine
+}
+
+// processes lists the ids of those that run in the namespace.
+func (l *LAN) processes() (pids []int) {
+	if l.ns == "" {
+		return nil
 	}
-	if !closed {
-		close(l.start)
+	entries, _ := os.ReadDir("/proc") // without it nothing here works
+	for _, e := range entries {
+		pid, err := strconv.Atoi(e.Name())
+		if err != nil || pid == os.Getpid() {
+			continue
+		}
+		if ns, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/net", pid)); err == nil && ns == l.ns {
+			pids = append(pids, pid)
+		}
 	}
+	return pids
 }
 
 func (l *LAN) path(name string) string { return filepath.Join(l.Dir, name) }

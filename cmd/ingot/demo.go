@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-
 	"fmt"
 	"io"
 	"os"
@@ -132,9 +131,12 @@ func (d *demo) serve(ctx context.Context) (stop func(), err error) {
 	return stop, nil
 }
 
+// endProcess asks a program to end, and ends it when it does not.
 func endProcess(cmd *exec.Cmd) {
 	_ = cmd.Process.Signal(os.Interrupt) // gone already is fine
-	_ = cmd.Wait()                       // how it ended does not matter any more
+	stubborn := time.AfterFunc(10*time.Second, func() { _ = cmd.Process.Kill() })
+	defer stubborn.Stop()
+	_ = cmd.Wait() // how it ended does not matter any more
 }
 
 func (d *demo) powerOn(ctx context.Context) ([]demoMachine, error) {
