@@ -147,7 +147,11 @@ func Run(ctx context.Context, c Config) error {
 	if err != nil {
 		return err
 	}
-	defer st.Close()
+	defer func() {
+		if err := st.Close(); err != nil {
+			c.Log.Error("closing the state", "err", err)
+		}
+	}()
 	b, err := c.booter(st, l)
 	if err != nil {
 		return err
@@ -284,15 +288,20 @@ func portTaken(err error, proto string, port int) error {
 // few seconds.
 func serveHTTP(ctx context.Context, l net.Listener, h http.Handler) error {
 	s := &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 16 << 10}
+	drained := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
+		defer close(drained)
 		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), 3*time.Second)
 		defer cancel()
 		if s.Shutdown(grace) != nil {
-			s.Close()
+			_ = s.Close() // the machines resume where they were
 		}
 	})
-	defer stop()
-	if err := s.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+	err := s.Serve(l)
+	if !stop() { // Serve returns as soon as the draining begins
+		<-drained
+	}
+	if !errors.Is(err, http.ErrServerClosed) {
 		return err
 	}
 	return nil

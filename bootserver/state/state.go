@@ -73,8 +73,7 @@ func Open(_ context.Context, dir string) (*State, error) {
 	}
 	s := &State{db: db, lock: lock, machines: map[ingot.MachineID]fleet.Machine{}, boots: map[ingot.BootID]fleet.Boot{}, leases: map[string]fleet.Lease{}}
 	if err := s.load(); err != nil {
-		s.Close()
-		return nil, fmt.Errorf("reading state %q: %w", path, err)
+		return nil, errors.Join(fmt.Errorf("reading state %q: %w", path, err), s.Close())
 	}
 	return s, nil
 }

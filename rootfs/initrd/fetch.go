@@ -66,7 +66,7 @@ func (d *download) stream(ctx context.Context) error {
 	r := watched{body, func() { watchdog.Reset(d.stall) }}
 	for d.next < len(d.chunks) {
 		if err := d.chunk(r); err != nil {
-			if context.Cause(ctx) == errStalled {
+			if errors.Is(context.Cause(ctx), errStalled) {
 				return fmt.Errorf("reading the root at byte %d: %w", d.offset, errStalled)
 			}
 			return err
