@@ -3,17 +3,21 @@ package testvm
 import (
 	"bufio"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"time"
 )
+
+// errNotListening: the machine is off, or not yet on.
+var errNotListening = errors.New("nobody listens")
 
 // qmp sends one command over QEMU's machine protocol (QEMU, docs/interop/
 // qmp-spec.rst) on a connection of its own. Events are passed over.
 func qmp(socket, command string) error {
 	c, err := net.DialTimeout("unix", socket, 5*time.Second)
 	if err != nil {
-		return fmt.Errorf("talking to QEMU: %w", err)
+		return fmt.Errorf("talking to QEMU: %w: %w", errNotListening, err)
 	}
 	defer c.Close()
 	if err := c.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {

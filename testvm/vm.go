@@ -157,19 +157,25 @@ func (vm *VM) On(ctx context.Context) error {
 	done := make(chan struct{})
 	go func() { _ = cmd.Wait(); close(done) }() // its log says why it ended
 	vm.cmd, vm.done = cmd, done
-	if err := vm.connect(ctx, done); err != nil {
-		return err
-	}
-	return qmp(vm.file("qmp"), "cont")
+	return vm.connect(ctx, done)
 }
 
-// connect waits for QEMU to open its sockets.
+// connect waits for QEMU to open its sockets, one after the other, attaches
+// the console and lets the machine run.
 func (vm *VM) connect(ctx context.Context, done chan struct{}) error {
+	attached := false
 	for {
-		conn, err := net.Dial("unix", vm.file("console"))
-		if err == nil {
-			vm.Console.attach(conn)
-			return nil
+		if !attached {
+			if conn, err := net.Dial("unix", vm.file("console")); err == nil {
+				vm.Console.attach(conn)
+				attached = true
+			}
+		}
+		if attached {
+			err := qmp(vm.file("qmp"), "cont")
+			if !errors.Is(err, errNotListening) {
+				return err
+			}
 		}
 		select {
 		case <-ctx.Done():
