@@ -13,14 +13,13 @@ import (
 	"strings"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"ingot"
 	"ingot/builder/initramfs"
 	"ingot/builder/source"
 	"ingot/builder/squashfs"
 	"ingot/builder/tree"
 	"ingot/image"
+	"ingot/internal/scratch"
 	"ingot/profiles"
 )
 
@@ -70,12 +69,12 @@ func Build(ctx context.Context, plan *Plan, p *profiles.Profile, o BuildOptions)
 	if _, err := o.Store.Clean(ctx); err != nil {
 		return image.Image{}, err
 	}
-	work, err := newWork()
+	work, err := scratch.New("ingot-build-")
 	if err != nil {
 		return image.Image{}, err
 	}
-	defer work.remove()
-	b := &build{BuildOptions: o, plan: plan, p: p, work: work.dir, cache: source.Cache{Dir: filepath.Join(o.CacheDir, "debs")}}
+	defer work.Remove()
+	b := &build{BuildOptions: o, plan: plan, p: p, work: work.Path, cache: source.Cache{Dir: filepath.Join(o.CacheDir, "debs")}}
 	if b.init, err = os.ReadFile(o.Init); err != nil {
 		return image.Image{}, fmt.Errorf("reading ingot-init: %w", err)
 	}
@@ -320,57 +319,6 @@ func checkBudget(m *ingot.ImageManifest, f image.Files) error {
 			ErrTooBig, st.Size()>>20, overlay>>20, int64(runningSystem)>>20, need>>20, m.MinRAM>>20)
 	}
 	return nil
-}
-
-// work is the scratch folder of one build, held by a lock, so that the next
-// build can tell a dead one's from a living one's.
-type work struct {
-	dir  string
-	lock *os.File
-}
-
-const workPrefix = "ingot-build-"
-
-func newWork() (*work, error) {
-	removeDeadWork()
-	dir, err := os.MkdirTemp("", workPrefix)
-	if err != nil {
-		return nil, fmt.Errorf("making a scratch folder: %w", err)
-	}
-	// mmdebstrap reads it as another user when it runs without root.
-	if err := os.Chmod(dir, 0o755); err != nil {
-		return nil, fmt.Errorf("making a scratch folder: %w", err)
-	}
-	f, err := os.Create(filepath.Join(dir, "lock"))
-	if err != nil {
-		return nil, fmt.Errorf("making a scratch folder: %w", err)
-	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		return nil, fmt.Errorf("locking the scratch folder: %w", err)
-	}
-	return &work{dir, f}, nil
-}
-
-func (w *work) remove() {
-	os.RemoveAll(w.dir)
-	w.lock.Close()
-}
-
-// removeDeadWork removes the scratch folders of builds that are no more. One
-// in which something is still mounted is left alone.
-func removeDeadWork() {
-	dirs, _ := filepath.Glob(filepath.Join(os.TempDir(), workPrefix+"*"))
-	mounts, _ := os.ReadFile("/proc/self/mountinfo")
-	for _, dir := range dirs {
-		f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR, 0)
-		if err != nil {
-			continue // not ours, or just being made
-		}
-		if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil && !strings.Contains(string(mounts), dir+"/") {
-			os.RemoveAll(dir)
-		}
-		f.Close()
-	}
 }
 
 // keptLayers is the number of installed package sets that the cache keeps.

@@ -144,31 +144,6 @@ func TestPlanDigest(t *testing.T) {
 	}
 }
 
-func TestDeadScratchIsRemoved(t *testing.T) {
-	t.Setenv("TMPDIR", t.TempDir())
-	dead, err := newWork()
-	if err != nil {
-		t.Fatal(err)
-	}
-	dead.lock.Close() // as if its process had been killed
-	living, err := newWork()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer living.remove()
-	another, err := newWork()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer another.remove()
-	if _, err := os.Stat(dead.dir); err == nil {
-		t.Error("the scratch folder of a dead build stays")
-	}
-	if _, err := os.Stat(living.dir); err != nil {
-		t.Error("the scratch folder of a living build is removed")
-	}
-}
-
 func TestLayersArePruned(t *testing.T) {
 	dir := t.TempDir()
 	for i := range 9 {

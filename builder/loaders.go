@@ -13,6 +13,7 @@ import (
 
 	"ingot/builder/source"
 	"ingot/builder/tree"
+	"ingot/internal/scratch"
 )
 
 // LoaderFiles are the boot loaders that a server hands out, by file name, and
@@ -97,18 +98,18 @@ func fetchLoaders(ctx context.Context, o PlanOptions) (p source.Package, t *tree
 	if err := cache.Fetch(ctx, mirrors, []source.Package{p}, nil); err != nil {
 		return p, nil, nil, err
 	}
-	w, err := newWork()
+	w, err := scratch.New("ingot-build-")
 	if err != nil {
 		return p, nil, nil, err
 	}
-	tar := filepath.Join(w.dir, "ipxe.tar")
+	tar := filepath.Join(w.Path, "ipxe.tar")
 	if err := source.Unpack(ctx, cache, p, tar); err != nil {
-		w.remove()
+		w.Remove()
 		return p, nil, nil, err
 	}
 	if t, err = tree.FromTar(ctx, tar); err != nil {
-		w.remove()
+		w.Remove()
 		return p, nil, nil, err
 	}
-	return p, t, w.remove, nil
+	return p, t, w.Remove, nil
 }

@@ -48,8 +48,8 @@ func FromTar(ctx context.Context, file string) (*Tree, error) {
 	}
 }
 
-// offsetReader counts what it reads. It hides Seek, so that archive/tar reads
-// headers one after the other and the count is where the content begins.
+// offsetReader knows where archive/tar is in the file: after Next that is where
+// the entry's content begins.
 type offsetReader struct {
 	r *os.File
 	n int64

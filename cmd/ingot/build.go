@@ -117,7 +117,7 @@ func (a *app) resolve(ctx context.Context, ref string, f buildFlags) (*profiles.
 	plan, err := builder.Resolve(ctx, p, opt)
 	if err != nil {
 		bar.Abort()
-		return nil, nil, explain(err)
+		return nil, nil, explain(ctx, err)
 	}
 	bar.Finish()
 	return p, plan, nil
@@ -171,7 +171,7 @@ func (a *app) build(ctx context.Context, ref string, f buildFlags) (image.Image,
 	})
 	if err != nil {
 		bar.Abort()
-		return image.Image{}, explain(err)
+		return image.Image{}, explain(ctx, err)
 	}
 	bar.Finish()
 	return im, nil
@@ -200,9 +200,9 @@ func initBinary(named string) (string, error) {
 }
 
 // explain adds the next step to failures whose cause is outside ingot.
-func explain(err error) error {
+func explain(ctx context.Context, err error) error {
 	switch {
-	case errors.Is(err, context.Canceled):
+	case err != nil && ctx.Err() != nil: // whatever else it says, a tool that was killed with us for one
 		return withHint(errors.New("interrupted; nothing was stored"), "run the same command again, downloads are kept")
 	case errors.Is(err, syscall.ENOSPC), err != nil && strings.Contains(err.Error(), "No space left on device"): // ours, or a tool's words
 		return withHint(err, "free disk space, or move the store (--store) or the cache (XDG_CACHE_HOME); nothing was stored")

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -16,6 +17,7 @@ import (
 	"ingot"
 	"ingot/bootserver/api"
 	"ingot/bootserver/fleet"
+	"ingot/internal/scratch"
 	"ingot/testvm"
 )
 
@@ -48,19 +50,30 @@ type demoMachine struct {
 func (m demoMachine) id() string { return "m-" + strings.ReplaceAll(m.vm.MAC, ":", "") }
 
 func (a *app) demo(ctx context.Context) error {
-	dir, err := os.MkdirTemp("", "ingot-demo-")
+	dir, err := scratch.New("ingot-demo-")
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(dir)
-	d := &demo{app: a, dir: dir, start: time.Now()}
-	a.store, a.server = filepath.Join(dir, "store"), ""
-	d.client = api.Dial(filepath.Join(a.store, "ingot.sock"))
-	if err := d.buildImages(ctx); err != nil {
+	defer dir.Remove()
+	d := &demo{app: a, dir: dir.Path, start: time.Now()}
+	if err := d.play(ctx); err != nil && ctx.Err() != nil {
+		return withHint(errors.New("interrupted; what the demo had started is gone again"), "make demo plays it from the beginning")
+	} else if err != nil {
+		return explain(ctx, err)
+	}
+	return nil
+}
+
+// play is the demo from its builds to the table of boots.
+func (d *demo) play(ctx context.Context) error {
+	d.store, d.server = filepath.Join(d.dir, "store"), ""
+	d.client = api.Dial(filepath.Join(d.store, "ingot.sock"))
+	err := d.buildImages(ctx)
+	if err != nil {
 		return err
 	}
 	d.say("starting an isolated LAN and a server on it")
-	if d.lan, err = testvm.NewLAN(ctx, testvm.Options{Dir: dir}); err != nil {
+	if d.lan, err = testvm.NewLAN(ctx, testvm.Options{Dir: d.dir}); err != nil {
 		return err
 	}
 	defer d.lan.Close()
@@ -74,7 +87,7 @@ func (a *app) demo(ctx context.Context) error {
 		return err
 	}
 	if err := d.loop(ctx, machines); err != nil {
-		return explain(err)
+		return err
 	}
 	return d.table(ctx)
 }

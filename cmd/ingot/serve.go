@@ -77,7 +77,7 @@ func (a *app) serve(cmd *cobra.Command, f serveFlags) error {
 		return err
 	}
 	if conf.Loaders, _, err = builder.Loaders(ctx, root, opt); err != nil {
-		return explain(err)
+		return explain(ctx, err)
 	}
 	conf.Version, conf.Log = version, a.logger()
 	conf.Ready = func(r bootserver.Ready) {
@@ -120,7 +120,7 @@ beforehand.`,
 			}
 			dir, from, err := builder.Loaders(cmd.Context(), a.storeRoot(), opt)
 			if err != nil {
-				return explain(err)
+				return explain(cmd.Context(), err)
 			}
 			return a.show(map[string]any{"folder": dir, "package": from}, func(w io.Writer) {
 				fmt.Fprintf(w, "%s %s in %s\n", from.Name, from.Version, dir)
@@ -134,7 +134,7 @@ beforehand.`,
 // fetchLoaders makes sure that the loaders are there.
 func (a *app) fetchLoaders(ctx context.Context, opt builder.PlanOptions) error {
 	_, _, err := builder.Loaders(ctx, a.storeRoot(), opt)
-	return explain(err)
+	return explain(ctx, err)
 }
 
 func (a *app) loaderOptions(mirror string) (builder.PlanOptions, error) {
