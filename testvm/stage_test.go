@@ -110,7 +110,7 @@ func newStage(t *testing.T) *stage {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 8*time.Minute)
 	lan, err := NewLAN(ctx, Options{Dir: dir})
 	if err != nil {
 		cancel()
