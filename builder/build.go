@@ -1,7 +1,6 @@
 package builder
 
 import (
-	"bufio"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -16,7 +15,6 @@ import (
 	"ingot"
 	"ingot/builder/initramfs"
 	"ingot/builder/source"
-	"ingot/builder/squashfs"
 	"ingot/builder/tree"
 	"ingot/image"
 	"ingot/internal/scratch"
@@ -63,8 +61,11 @@ func (b *build) tell(step string, done, total int64, detail string) {
 // is interrupted, the store is as it was, and scratch folders are removed; the
 // ones of builds that were killed are removed by the next build.
 func Build(ctx context.Context, plan *Plan, p *profiles.Profile, o BuildOptions) (image.Image, error) {
-	if err := source.NeedTools("mmdebstrap", "dpkg-deb", "tar", "depmod", "tar2sqfs"); err != nil {
+	if err := source.NeedTools("mmdebstrap", "dpkg-deb", "tar", "depmod"); err != nil {
 		return image.Image{}, err
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
 	}
 	if _, err := o.Store.Clean(ctx); err != nil {
 		return image.Image{}, err
@@ -129,7 +130,7 @@ func (b *build) assemble(ctx context.Context) (image.Image, error) {
 	if err := os.WriteFile(files.Kernel, vmlinuz, 0o644); err != nil {
 		return image.Image{}, fmt.Errorf("writing the kernel: %w", err)
 	}
-	if err := b.packRoot(ctx, root, files.Root); err != nil {
+	if files.Chunks, err = b.packRoot(ctx, root, files.Root); err != nil {
 		return image.Image{}, err
 	}
 	if err := b.packInitramfs(kernel, release, files.Initramfs); err != nil {
@@ -224,27 +225,6 @@ func keep(from, to string) error {
 		return err
 	}
 	return os.Remove(from)
-}
-
-// packRoot streams the tree as a tar into the squashfs writer.
-func (b *build) packRoot(ctx context.Context, root *tree.Tree, out string) error {
-	b.tell("pack root", 0, 0, "")
-	r, w := io.Pipe()
-	go func() {
-		buffered := bufio.NewWriterSize(w, 1<<20)
-		err := root.WriteTar(ctx, buffered, b.epoch)
-		if err == nil {
-			err = buffered.Flush()
-		}
-		w.CloseWithError(err)
-	}()
-	err := squashfs.Write(ctx, r, out, squashfs.Options{Epoch: b.epoch})
-	r.CloseWithError(err) // ends the writer, too, when squashfs gave up
-	if err != nil {
-		return fmt.Errorf("packing the root: %w", err)
-	}
-	b.tell("pack root", 1, 1, sizeOf(out))
-	return nil
 }
 
 func (b *build) packInitramfs(kernel *tree.Tree, release, out string) error {

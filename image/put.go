@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"hash"
 	"io"
@@ -27,10 +28,16 @@ type Files struct {
 	Initramfs string
 	Root      string // squashfs
 	Plan      string // canonical JSON of the plan
+	// Chunks are the sizes in bytes of the root's chunks, in order; they add up
+	// to its size. Empty means pieces of 1 MiB.
+	Chunks []int64
 }
 
-// ChunkSize is the size in bytes of every chunk of a root but the last.
-const ChunkSize = 1 << 20
+// chunkSize is the size in bytes of a root's chunks when nobody says where to cut.
+const chunkSize = 1 << 20
+
+// ErrChunks: the chunks that the caller gave are not those of the root.
+var ErrChunks = errors.New("the chunks do not add up to the root")
 
 // tempPrefix marks blobs that are being written.
 const tempPrefix = ".incoming-"
@@ -88,7 +95,7 @@ func (s *Store) putFiles(ctx context.Context, m *ingot.ImageManifest, f Files) (
 	}{
 		{f.Kernel, ingot.MediaTypeKernel, &m.Kernel, nil},
 		{f.Initramfs, ingot.MediaTypeInitramfs, &m.Initramfs, nil},
-		{f.Root, ingot.MediaTypeRoot, &m.Root, &chunker{}},
+		{f.Root, ingot.MediaTypeRoot, &m.Root, &chunker{sizes: f.Chunks}},
 		{f.Plan, ingot.MediaTypePlan, &ingot.Artifact{}, nil},
 	} {
 		a, err := s.putFile(ctx, part.path, part.chunks)
@@ -97,7 +104,9 @@ func (s *Store) putFiles(ctx context.Context, m *ingot.ImageManifest, f Files) (
 		}
 		*part.into = a
 		if part.chunks != nil {
-			m.Chunks = part.chunks.finish()
+			if m.Chunks, err = part.chunks.finish(); err != nil {
+				return nil, fmt.Errorf("storing the root: %w", err)
+			}
 		}
 		layers = append(layers, descriptor(part.media, a))
 	}
@@ -305,37 +314,60 @@ func (r readerWithContext) Read(p []byte) (int, error) {
 	return r.r.Read(p)
 }
 
-// chunker cuts what is written to it into chunks of ChunkSize.
+// chunker cuts what is written to it into chunks of the given sizes, or of
+// chunkSize when there are none.
 type chunker struct {
+	sizes  []int64 // of chunks to come
+	given  bool
 	chunks []ingot.Chunk
 	sum    hash.Hash
-	n      int64
+	n      int64 // bytes of the present chunk
+	size   int64 // of it, when it is complete
 }
 
 func (c *chunker) Write(p []byte) (int, error) {
 	for done := 0; done < len(p); {
 		if c.sum == nil {
-			c.sum = sha256.New()
+			if err := c.begin(); err != nil {
+				return done, err
+			}
 		}
-		part := p[done:min(len(p), done+int(ChunkSize-c.n))]
+		part := p[done:min(int64(len(p)), int64(done)+c.size-c.n)]
 		c.sum.Write(part)
 		c.n += int64(len(part))
 		done += len(part)
-		if c.n == ChunkSize {
+		if c.n == c.size {
 			c.flush()
 		}
 	}
 	return len(p), nil
 }
 
-func (c *chunker) flush() {
-	c.chunks = append(c.chunks, ingot.Chunk{Digest: ingot.DigestFromSum([sha256.Size]byte(c.sum.Sum(nil))), Size: c.n})
-	c.sum, c.n = nil, 0
+// begin starts the next chunk.
+func (c *chunker) begin() error {
+	c.given = c.given || len(c.sizes) > 0
+	c.sum, c.n, c.size = sha256.New(), 0, chunkSize
+	if !c.given {
+		return nil
+	}
+	if len(c.sizes) == 0 || c.sizes[0] <= 0 {
+		return ErrChunks
+	}
+	c.size, c.sizes = c.sizes[0], c.sizes[1:]
+	return nil
 }
 
-func (c *chunker) finish() []ingot.Chunk {
-	if c.n > 0 {
+func (c *chunker) flush() {
+	c.chunks = append(c.chunks, ingot.Chunk{Digest: ingot.DigestFromSum([sha256.Size]byte(c.sum.Sum(nil))), Size: c.n})
+	c.sum = nil
+}
+
+func (c *chunker) finish() ([]ingot.Chunk, error) {
+	if len(c.sizes) > 0 || c.given && c.sum != nil {
+		return nil, ErrChunks
+	}
+	if c.sum != nil {
 		c.flush()
 	}
-	return c.chunks
+	return c.chunks, nil
 }

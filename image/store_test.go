@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -11,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/iotest"
 	"time"
 
 	"ingot"
@@ -55,7 +57,7 @@ func (s stored) put(ctx context.Context, version, content string) (Image, error)
 
 func TestPutAndGet(t *testing.T) {
 	s := newStore(t, t.TempDir())
-	root := strings.Repeat("0123456789abcdef", ChunkSize/8) + "end" // two chunks and a bit
+	root := strings.Repeat("0123456789abcdef", chunkSize/8) + "end" // two chunks and a bit
 	im, err := s.put(t.Context(), "v1", root)
 	if err != nil {
 		t.Fatal(err)
@@ -248,6 +250,38 @@ func TestKilledWhilePutting(t *testing.T) {
 		}
 		if left, _ := filepath.Glob(filepath.Join(root, "images/blobs/sha256", tempPrefix+"*")); len(left) > 0 {
 			t.Errorf("Clean leaves %v", left)
+		}
+	}
+}
+
+// TestPutCutsWhereItIsTold: chunks lie where the writer of the root wants them.
+func TestPutCutsWhereItIsTold(t *testing.T) {
+	root := strings.Repeat("0123456789abcdef", 1000)
+	for _, c := range []struct {
+		sizes []int64
+		want  error
+	}{
+		{[]int64{16000}, nil}, {[]int64{1, 15000, 999}, nil},
+		{[]int64{16001}, ErrChunks}, {[]int64{15999}, ErrChunks}, {[]int64{16000, 1}, ErrChunks}, {[]int64{0, 16000}, ErrChunks}, {[]int64{-1, 16001}, ErrChunks},
+	} {
+		k := &chunker{sizes: c.sizes}
+		_, err := io.Copy(k, iotest.OneByteReader(strings.NewReader(root)))
+		var chunks []ingot.Chunk
+		if err == nil {
+			chunks, err = k.finish()
+		}
+		if !errors.Is(err, c.want) {
+			t.Errorf("cutting at %v: %v; want %v", c.sizes, err, c.want)
+		}
+		if err != nil {
+			continue
+		}
+		at := int64(0)
+		for i, chunk := range chunks {
+			if chunk.Size != c.sizes[i] || chunk.Digest != ingot.DigestOf([]byte(root[at:at+chunk.Size])) {
+				t.Errorf("cutting at %v: chunk %d is %+v", c.sizes, i, chunk)
+			}
+			at += chunk.Size
 		}
 	}
 }

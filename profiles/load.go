@@ -166,6 +166,7 @@ func (l *loader) merge(into, p *Profile) {
 	replace(&into.RAM.Budget, p.RAM.Budget)
 	replace(&into.RAM.Overlay, p.RAM.Overlay)
 	replace(&into.Deadline, p.Deadline)
+	replace(&into.Compression, p.Compression)
 	into.Packages = mergePackages(into.Packages, p.Packages)
 	into.Kernel.Modules = appendNew(into.Kernel.Modules, p.Kernel.Modules)
 	into.Kernel.Arguments = appendNew(into.Kernel.Arguments, p.Kernel.Arguments)
@@ -246,6 +247,9 @@ func (p *Profile) complete() {
 	p.Extends = nil
 	if p.Arch == "" {
 		p.Arch = ingot.AMD64
+	}
+	if p.Compression == "" {
+		p.Compression = CompressBalanced
 	}
 	if len(p.Base.Components) == 0 {
 		p.Base.Components = []string{"main"}

@@ -37,8 +37,17 @@ type Profile struct {
 	RAM      RAM      `yaml:"ram,omitempty" json:"ram,omitempty"`
 	Deadline Duration `yaml:"deadline,omitempty" json:"deadline,omitempty" jsonschema_description:"From the first packet to the report; later counts as silent. Default: 10m."`
 
+	Compression string `yaml:"compression,omitempty" json:"compression,omitempty" jsonschema:"enum=fast,enum=balanced,enum=small" jsonschema_description:"Of the root: fast to build, balanced (default), or small for releases."`
+
 	folders map[string]fs.FS // by profile file, the folder that its sources are relative to
 }
+
+// The values of Profile.Compression.
+const (
+	CompressFast     = "fast"
+	CompressBalanced = "balanced"
+	CompressSmall    = "small"
+)
 
 // OneOrMore is a list that may be written as a single text.
 type OneOrMore []string

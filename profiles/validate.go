@@ -40,6 +40,9 @@ func (d *decoder) checkFile(p *Profile) {
 	if p.Arch != "" && p.Arch != ingot.AMD64 && p.Arch != ingot.ARM64 {
 		d.faults.add(d.places["arch"], "write amd64 or arm64", "unknown architecture %q", p.Arch)
 	}
+	if p.Compression != "" && !slices.Contains([]string{CompressFast, CompressBalanced, CompressSmall}, p.Compression) {
+		d.faults.add(d.places["compression"], "write fast, balanced or small", "unknown compression %q", p.Compression)
+	}
 	if p.Base.Suite != "" && !suiteRE.MatchString(p.Base.Suite) {
 		d.faults.add(d.places["base.suite"], "write a code name such as trixie", "%q cannot be a Debian suite", p.Base.Suite)
 	}

@@ -1,51 +1,211 @@
-// Package squashfs packs a tar stream into a SquashFS 4.0 image. For now it is
-// a small function around tar2sqfs of squashfs-tools-ng; our own writer will
-// take its place behind the same signature. It knows nothing of ingot.
+// Package squashfs writes SquashFS 4.0 images (Linux, fs/squashfs/squashfs_fs.h).
+//
+// The same entries and options give the same bytes, whatever the order of the
+// entries, the number of processors, the host or the clock. Data is compressed
+// in parallel; memory grows with the number of entries and never with their
+// content. An image is laid out so that two versions that differ in a few
+// files share most of their bytes, though not at the same offsets: see Cuts.
+//
+// It knows nothing of ingot.
 package squashfs
 
 import (
-	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
-	"os/exec"
-	"strconv"
-	"strings"
+	"math"
 	"time"
 )
 
-// Options of an image. The zero value is a good start.
-type Options struct {
-	// Level of zstd compression, 1 to 22. Zero means 9: on a Debian root, a
-	// tenth smaller than level 3 at a fraction of the time of level 15.
-	Level int
-	// Epoch becomes the creation time in the superblock.
-	Epoch time.Time
+// Kind is the type of an entry.
+type Kind uint8
+
+// The kinds of entries.
+const (
+	File Kind = iota
+	Dir
+	Symlink
+	CharDevice
+	BlockDevice
+	Fifo
+	Socket
+)
+
+// Entry is one name of the tree.
+type Entry struct {
+	Path     string // relative to the root, clean, bytes other than NUL and slash; "" is the root itself
+	Kind     Kind
+	Mode     uint32 // permission bits with setuid, setgid and sticky: 0o7777
+	UID, GID uint32
+	ModTime  int64  // seconds since 1970, 0 to 2³²−1; the format has no more
+	Size     int64  // bytes of content, of files
+	Target   string // of symbolic links, 1 to 65535 bytes
+	Hard     string // not empty: another name of the entry at this path; all else but Path is ignored
+	Major    uint32 // of devices, 12 bits
+	Minor    uint32 // of devices, 20 bits
+	// Xattrs are extended attributes of the user, trusted and security name
+	// spaces; the format has no place for others, POSIX ACLs among them.
+	Xattrs map[string]string
+	Open   func() (io.ReadCloser, error) // content of files; may be nil when Size is 0
 }
 
-// Write reads a tar from r and writes a squashfs image to the file out. The
-// same tar gives the same bytes. The root folder's owner and mode come from
-// the entry "./" of the tar.
-func Write(ctx context.Context, r io.Reader, out string, o Options) error {
+// Compression of data and metadata.
+type Compression uint8
+
+// The compressions. None is written as gzip of which every block is stored.
+const (
+	Zstd Compression = iota
+	Gzip
+	None
+)
+
+// number is the compression's number in the superblock.
+func (c Compression) number() uint16 {
+	if c == Zstd {
+		return 6
+	}
+	return 1
+}
+
+// DefaultBlockSize is the usual size in bytes of an uncompressed data block.
+const DefaultBlockSize = 128 << 10
+
+// Options of an image. The zero value is a good start: zstd level 9 in blocks of 128 KiB.
+type Options struct {
+	Compression Compression
+	Level       int                     // zstd 1 to 22, gzip 1 to 9; zero means 9
+	BlockSize   int                     // bytes, a power of two from 4 KiB to 1 MiB; zero means DefaultBlockSize
+	Epoch       time.Time               // creation time in the superblock; zero means 1970
+	Cache       *Cache                  // compressed blocks of earlier images; nil means none
+	Workers     int                     // compressing goroutines; zero means one per processor. Does not change the image
+	Progress    func(done, total int64) // bytes of content; called from one goroutine at a time
+}
+
+// Info describes an image that was written.
+type Info struct {
+	Size       int64   // bytes, a multiple of 4096
+	Inodes     int     // hard links count once
+	Content    int64   // bytes of file content, each duplicate counted
+	Duplicates int     // files whose content was there already
+	Fragments  int     // blocks that hold the ends of several files
+	Cached     int     // data blocks that came from the cache
+	Blocks     int     // data blocks in all, fragments included
+	Repaired   int     // entries of the cache that were damaged and made again
+	Cuts       []int64 // sizes in bytes of consecutive pieces of the image; they add up to Size
+}
+
+// Errors that callers may test for with errors.Is.
+var (
+	// ErrEntry: the tree or one of its entries cannot be written.
+	ErrEntry = errors.New("not a valid entry")
+	// ErrContent: a file's content is not as long as its entry says.
+	ErrContent = errors.New("content does not have the size of its entry")
+	// ErrOptions: the options contradict each other or the format.
+	ErrOptions = errors.New("not a valid option")
+)
+
+func (o Options) withDefaults() (Options, error) {
 	if o.Level == 0 {
 		o.Level = 9
 	}
-	cmd := exec.CommandContext(ctx, "tar2sqfs", "--quiet", "--force", "--compressor", "zstd",
-		"--comp-extra", "level="+strconv.Itoa(o.Level), "--exportable",
-		"--defaults", fmt.Sprintf("uid=0,gid=0,mode=0755,mtime=%d", o.Epoch.Unix()), out)
-	cmd.Env = append(cmd.Environ(), "SOURCE_DATE_EPOCH="+strconv.FormatInt(o.Epoch.Unix(), 10), "LC_ALL=C")
-	cmd.Stdin = r
-	var stderr bytes.Buffer
-	cmd.Stderr = &stderr
-	if err := cmd.Run(); err != nil {
-		if ctx.Err() != nil {
-			return ctx.Err()
+	if o.BlockSize == 0 {
+		o.BlockSize = DefaultBlockSize
+	}
+	if o.BlockSize < 4<<10 || o.BlockSize > 1<<20 || o.BlockSize&(o.BlockSize-1) != 0 {
+		return o, fmt.Errorf("%w: block size %d; want a power of two from 4096 to 1048576", ErrOptions, o.BlockSize)
+	}
+	if top := map[Compression]int{Zstd: 22, Gzip: 9, None: 9}[o.Compression]; o.Level < 1 || o.Level > top {
+		return o, fmt.Errorf("%w: compression %d at level %d; want zstd from 1 to 22 or gzip from 1 to 9", ErrOptions, o.Compression, o.Level)
+	}
+	if o.Epoch.IsZero() {
+		o.Epoch = time.Unix(0, 0)
+	}
+	if s := o.Epoch.Unix(); s < 0 || s > math.MaxUint32 {
+		return o, fmt.Errorf("%w: epoch %v; want 1970 to 2106", ErrOptions, o.Epoch)
+	}
+	return o, nil
+}
+
+// Out is where an image goes: written from its beginning on, and once more at
+// its beginning. *os.File is one.
+type Out interface {
+	io.Writer
+	io.WriterAt
+}
+
+// Write writes the image of entries to out, from offset 0 on. Folders on the
+// way to an entry must be entries themselves; the root may be left out and is
+// then root's, mode 0755. After an error out holds no image.
+func Write(ctx context.Context, out Out, entries []Entry, o Options) (Info, error) {
+	o, err := o.withDefaults()
+	if err != nil {
+		return Info{}, fmt.Errorf("writing squashfs: %w", err)
+	}
+	t, err := newTree(entries)
+	if err != nil {
+		return Info{}, fmt.Errorf("writing squashfs: %w", err)
+	}
+	w := &writer{o: o, tree: t, out: &output{w: out, cuts: &cutter{}}}
+	if err := w.write(ctx); err != nil {
+		return Info{}, fmt.Errorf("writing squashfs: %w", err)
+	}
+	return w.info, nil
+}
+
+// writer is one run of Write.
+type writer struct {
+	o    Options
+	tree *fsTree
+	out  *output
+	sb   superblock
+	info Info
+}
+
+func (w *writer) write(ctx context.Context) error {
+	w.sb = superblock{BlockSize: uint32(w.o.BlockSize), ModTime: uint32(w.o.Epoch.Unix()), Inodes: uint32(w.tree.inodes),
+		Compression: w.o.Compression.number(), Flags: flagExportable | flagDuplicates}
+	if w.o.Compression == None {
+		w.sb.Flags |= flagStoredInodes | flagStoredData | flagStoredFragments | flagStoredXattrs | flagStoredIDs
+	}
+	if err := w.begin(); err != nil {
+		return err
+	}
+	d, err := w.data(ctx)
+	if err != nil {
+		return err
+	}
+	if err := w.metadata(ctx, d); err != nil {
+		return err
+	}
+	return w.end()
+}
+
+// begin leaves room for the superblock and writes the compressor's options.
+func (w *writer) begin() error {
+	head := make([]byte, superblockSize)
+	if opts := compressorOptions(w.o); opts != nil {
+		w.sb.Flags |= flagOptions
+		head = le.AppendUint16(head, uint16(len(opts))|metaStored)
+		head = append(head, opts...)
+	}
+	return w.out.write(head)
+}
+
+// end fills the image up to 4 KiB, which block devices need, and writes the superblock.
+func (w *writer) end() error {
+	w.sb.Used = uint64(w.out.n)
+	if r := w.out.n % 4096; r != 0 {
+		if err := w.out.write(make([]byte, 4096-r)); err != nil {
+			return err
 		}
-		return fmt.Errorf("running tar2sqfs: %w: %s", err, strings.TrimSpace(stderr.String()))
 	}
-	// tar2sqfs leaves out what it does not understand and says so: that is an error here.
-	if s := strings.TrimSpace(stderr.String()); s != "" {
-		return fmt.Errorf("running tar2sqfs: %s", s)
+	if err := w.out.flush(); err != nil {
+		return err
 	}
+	if _, err := w.out.w.WriteAt(w.sb.append(nil), 0); err != nil {
+		return err
+	}
+	w.info.Size, w.info.Inodes, w.info.Cuts = w.out.n, w.tree.inodes, w.out.cuts.finish(w.out.n)
 	return nil
 }

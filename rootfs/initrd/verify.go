@@ -26,6 +26,9 @@ var (
 	ErrImageDigest = errors.New("a part of the image is not the one that was assigned")
 )
 
+// maxChunk bounds the bytes of a chunk: each is in memory once.
+const maxChunk = 16 << 20
+
 // verifyTicket checks a signed ticket: signature, boot, nonce, age. The nonce
 // proves that it was issued after our request, so with elapsed since then on
 // the monotonic clock it can be no later than Issued + elapsed now; the
@@ -81,7 +84,7 @@ func verifyImage(d imageDocuments, want ingot.Digest, key minisign.PublicKey) (*
 	}
 	var sum int64
 	for _, c := range m.Chunks {
-		if c.Size <= 0 {
+		if c.Size <= 0 || c.Size > maxChunk {
 			return nil, fmt.Errorf("%w: a chunk of %d bytes", ErrImageDigest, c.Size)
 		}
 		sum += c.Size

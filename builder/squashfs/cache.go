@@ -1,0 +1,311 @@
+package squashfs
+
+import (
+	"bufio"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Cache keeps compressed blocks between images, so that a new version
+// compresses only what changed. It may be shared by writers that run at the
+// same time, and writers may be killed: a pack of blocks appears under its name
+// when it is complete, and every block is checked when it is read. A damaged
+// one is compressed again.
+type Cache struct {
+	Dir string // made when missing
+	Max int64  // bytes; packs that were used longest ago go first. Zero means 4 GiB
+}
+
+const (
+	packSuffix  = ".pack"
+	packMagic   = "ingtpck1"
+	packRecord  = sha256.Size + 8 + 4 + 4
+	packFooter  = 4 + 4 + len(packMagic)
+	packPartial = ".incoming-"
+)
+
+type cacheKey [sha256.Size]byte
+
+// place of a block in a pack.
+type packed struct {
+	pack *pack
+	at   int64
+	size uint32 // zero: it does not get smaller
+	sum  uint32 // CRC-32C of the compressed bytes
+}
+
+type pack struct {
+	f    *os.File
+	path string
+	used atomic.Bool
+}
+
+// lookup is the cache as one writer uses it. A nil Cache has one that is off.
+type lookup struct {
+	dir    string
+	max    int64
+	known  map[cacheKey]packed
+	packs  []*pack
+	broken atomic.Int64
+
+	new   *os.File
+	buf   *bufio.Writer
+	at    int64
+	index []byte
+	added map[cacheKey]bool
+}
+
+// begin opens the packs that were made with the same options. What cannot be
+// read is removed: it only costs time.
+func (c *Cache) begin(o Options) (*lookup, error) {
+	l := &lookup{}
+	if c == nil {
+		return l, nil
+	}
+	l.dir = filepath.Join(c.Dir, fmt.Sprintf("%d-%d-%d-%s", o.Compression, o.Level, o.BlockSize, encoderVersion()))
+	l.max = c.Max
+	if l.max == 0 {
+		l.max = 4 << 30
+	}
+	l.known, l.added = map[cacheKey]packed{}, map[cacheKey]bool{}
+	if err := os.MkdirAll(l.dir, 0o755); err != nil {
+		return nil, fmt.Errorf("opening the block cache: %w", err)
+	}
+	names, err := filepath.Glob(filepath.Join(l.dir, "*"+packSuffix))
+	if err != nil {
+		return nil, fmt.Errorf("opening the block cache: %w", err)
+	}
+	for _, name := range names {
+		p, err := l.open(name)
+		switch {
+		case errors.Is(err, fs.ErrNotExist): // another writer made room
+		case err != nil:
+			l.broken.Add(1)
+			if err := os.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return nil, fmt.Errorf("removing a damaged pack from the block cache: %w", err)
+			}
+		default:
+			l.packs = append(l.packs, p)
+		}
+	}
+	return l, nil
+}
+
+// encoderVersion is part of a pack's place: another version of the library may
+// compress in another way, and the same input must give the same bytes whether
+// blocks come from the cache or not.
+var encoderVersion = sync.OnceValue(func() string {
+	if info, ok := debug.ReadBuildInfo(); ok {
+		for _, m := range info.Deps {
+			if m.Path == "github.com/klauspost/compress" {
+				return m.Version
+			}
+		}
+	}
+	return "unknown"
+})
+
+var errPack = errors.New("not a pack")
+
+func (l *lookup) open(name string) (*pack, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	p := &pack{f: f, path: name}
+	if err := l.readIndex(p); err != nil {
+		f.Close()
+		return nil, err
+	}
+	return p, nil
+}
+
+func (l *lookup) readIndex(p *pack) error {
+	st, err := p.f.Stat()
+	if err != nil {
+		return err
+	}
+	foot := make([]byte, packFooter)
+	if st.Size() < int64(packFooter) {
+		return errPack
+	}
+	if _, err := p.f.ReadAt(foot, st.Size()-int64(packFooter)); err != nil {
+		return err
+	}
+	size := int64(le.Uint32(foot)) * int64(packRecord)
+	if string(foot[8:]) != packMagic || size > st.Size()-int64(packFooter) {
+		return errPack
+	}
+	index := make([]byte, size)
+	data := st.Size() - int64(packFooter) - size
+	if _, err := p.f.ReadAt(index, data); err != nil {
+		return err
+	}
+	if crc32.Checksum(index, castagnoli) != le.Uint32(foot[4:]) {
+		return errPack
+	}
+	for ; len(index) > 0; index = index[packRecord:] {
+		b := packed{p, int64(le.Uint64(index[sha256.Size:])), le.Uint32(index[sha256.Size+8:]), le.Uint32(index[sha256.Size+12:])}
+		if b.at < 0 || b.at+int64(b.size) > data {
+			return errPack
+		}
+		l.known[cacheKey(index[:sha256.Size])] = b
+	}
+	return nil
+}
+
+func (l *lookup) on() bool { return l.dir != "" }
+
+func (l *lookup) key(raw []byte) cacheKey { return sha256.Sum256(raw) }
+
+// get returns the compressed block in dst, whose length is that of the raw
+// block. The result is as long as dst when the block does not get smaller.
+func (l *lookup) get(k cacheKey, dst []byte) ([]byte, bool) {
+	b, ok := l.known[k]
+	if !ok || int(b.size) > len(dst) {
+		return nil, false
+	}
+	b.pack.used.Store(true)
+	if b.size == 0 {
+		return dst, true
+	}
+	out := dst[:b.size]
+	if _, err := b.pack.f.ReadAt(out, b.at); err != nil || crc32.Checksum(out, castagnoli) != b.sum {
+		l.broken.Add(1)
+		return nil, false
+	}
+	return out, true
+}
+
+// add keeps a freshly compressed block.
+func (l *lookup) add(j *job) error {
+	if !l.on() || !j.fresh || l.added[j.key] {
+		return nil
+	}
+	if l.new == nil {
+		f, err := os.CreateTemp(l.dir, packPartial)
+		if err != nil {
+			return fmt.Errorf("adding to the block cache: %w", err)
+		}
+		l.new, l.buf = f, bufio.NewWriterSize(f, outputBuffer)
+	}
+	l.added[j.key] = true
+	l.index = append(l.index, j.key[:]...)
+	l.index = le.AppendUint64(l.index, uint64(l.at))
+	if j.size&dataStored != 0 {
+		l.index = le.AppendUint64(l.index, 0)
+		return nil
+	}
+	l.index = le.AppendUint32(l.index, uint32(len(j.out)))
+	l.index = le.AppendUint32(l.index, crc32.Checksum(j.out, castagnoli))
+	l.at += int64(len(j.out))
+	if _, err := l.buf.Write(j.out); err != nil {
+		return fmt.Errorf("adding to the block cache: %w", err)
+	}
+	return nil
+}
+
+// damaged is how many blocks or packs could not be used.
+func (l *lookup) damaged() int { return int(l.broken.Load()) }
+
+// commit names the new pack and removes what is too much. It is not synced to
+// the disk: after a power cut its checksums tell what is missing.
+func (l *lookup) commit() error {
+	if !l.on() {
+		return nil
+	}
+	if l.new != nil {
+		l.buf.Write(l.index)
+		foot := le.AppendUint32(nil, uint32(len(l.index)/packRecord))
+		foot = le.AppendUint32(foot, crc32.Checksum(l.index, castagnoli))
+		l.buf.Write(append(foot, packMagic...))
+		if err := l.buf.Flush(); err != nil { // a failed Write before is told here, too
+			return fmt.Errorf("adding to the block cache: %w", err)
+		}
+		name := filepath.Join(l.dir, fmt.Sprintf("%x", sha256.Sum256(l.index))+packSuffix)
+		if err := os.Rename(l.new.Name(), name); err != nil {
+			return fmt.Errorf("adding to the block cache: %w", err)
+		}
+		l.new.Close()
+		l.new = nil
+	}
+	now := time.Now()
+	for _, p := range l.packs {
+		if p.used.Load() {
+			_ = os.Chtimes(p.path, now, now) // decides only what goes first
+		}
+	}
+	return l.prune()
+}
+
+// prune removes the packs that were used longest ago until the rest fits, and
+// what killed writers left a day ago. Packs of other options count as well.
+func (l *lookup) prune() error {
+	type aged struct {
+		path string
+		size int64
+		when time.Time
+	}
+	var packs []aged
+	var sum int64
+	err := filepath.WalkDir(filepath.Dir(l.dir), func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return ignoreGone(err)
+		}
+		st, err := d.Info()
+		if err != nil {
+			return ignoreGone(err)
+		}
+		if filepath.Ext(path) != packSuffix {
+			if time.Since(st.ModTime()) > 24*time.Hour {
+				return ignoreGone(os.Remove(path))
+			}
+			return nil
+		}
+		packs = append(packs, aged{path, st.Size(), st.ModTime()})
+		sum += st.Size()
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("pruning the block cache: %w", err)
+	}
+	slices.SortFunc(packs, func(a, b aged) int { return a.when.Compare(b.when) })
+	for _, p := range packs {
+		if sum <= l.max {
+			return nil
+		}
+		if err := ignoreGone(os.Remove(p.path)); err != nil {
+			return fmt.Errorf("pruning the block cache: %w", err)
+		}
+		sum -= p.size
+	}
+	return nil
+}
+
+func ignoreGone(err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
+// abandon closes what is open and removes a pack that was not committed.
+func (l *lookup) abandon() {
+	for _, p := range l.packs {
+		p.f.Close()
+	}
+	if l.new != nil {
+		l.new.Close()
+		os.Remove(l.new.Name())
+	}
+}

@@ -1,0 +1,408 @@
+package squashfs
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"fmt"
+	"hash/fnv"
+	"io"
+	"runtime"
+	"sync"
+
+	"golang.org/x/sync/errgroup"
+)
+
+// extent is where the content of a file is. Files of equal content share one.
+type extent struct {
+	start  uint64   // of the first block
+	placed bool     // start is known
+	blocks []uint32 // sizes of blocks as the format has them; zero is a hole
+	holes  uint64   // bytes of them
+	frag   uint32   // number of the fragment block that holds the end, or noFragment
+	offset uint32   // in it
+}
+
+// dataResult is what the metadata needs to know of the data.
+type dataResult struct {
+	fragments []fragment
+}
+
+type fragment struct {
+	start uint64
+	size  uint32
+}
+
+// job is one block on its way through the compressors.
+type job struct {
+	raw   []byte
+	out   []byte // compressed, or raw itself
+	size  uint32 // as the format has it
+	to    *extent
+	index int // in to.blocks
+	first bool
+	done  chan struct{}
+	key   cacheKey
+	fresh bool // not from the cache
+}
+
+// data writes all content: one goroutine reads in the order of the tree, many
+// compress, one writes in the order of reading.
+func (w *writer) data(ctx context.Context) (*dataResult, error) {
+	workers := w.o.Workers
+	if workers <= 0 {
+		workers = runtime.GOMAXPROCS(0)
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	p := &producer{w: w, ctx: ctx, work: make(chan *job, 2*workers), order: make(chan *job, 4*workers), seen: map[contentKey]*extent{}}
+	lookup, err := w.o.Cache.begin(w.o)
+	if err != nil {
+		return nil, err
+	}
+	defer lookup.abandon()
+	g.Go(func() error {
+		defer close(p.order)
+		defer close(p.work)
+		return p.run()
+	})
+	for range workers {
+		g.Go(func() error { return compressAll(ctx, w.o, lookup, p.work) })
+	}
+	var d dataResult
+	g.Go(func() error { return w.place(ctx, &d, lookup, p.order) })
+	if err := g.Wait(); err != nil {
+		return nil, err
+	}
+	w.info.Content, w.info.Duplicates = w.tree.total, p.duplicates
+	w.info.Fragments = len(d.fragments)
+	w.info.Repaired = lookup.damaged()
+	return &d, lookup.commit()
+}
+
+// compressAll is one worker.
+func compressAll(ctx context.Context, o Options, cache *lookup, work <-chan *job) error {
+	c, err := newCompressor(o)
+	if err != nil {
+		return err
+	}
+	for j := range work {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if err := j.compress(c, cache); err != nil {
+			return err
+		}
+		close(j.done)
+	}
+	return nil
+}
+
+// compress fills in what is written for the block.
+func (j *job) compress(c compressor, cache *lookup) error {
+	buf := buffers.get(len(j.raw))
+	if cache.on() {
+		j.key = cache.key(j.raw)
+		if out, ok := cache.get(j.key, buf); ok {
+			j.use(out)
+			return nil
+		}
+		j.fresh = true
+	}
+	out, err := c.compress(buf[:0], j.raw)
+	if err != nil {
+		return fmt.Errorf("compressing: %w", err)
+	}
+	j.use(out)
+	return nil
+}
+
+// use takes the compressed block, unless it is not smaller than the raw one.
+func (j *job) use(out []byte) {
+	if len(out) >= len(j.raw) {
+		buffers.put(out)
+		j.out, j.size = j.raw, uint32(len(j.raw))|dataStored
+		return
+	}
+	j.out, j.size = out, uint32(len(out))
+}
+
+// place writes the blocks in order.
+func (w *writer) place(ctx context.Context, d *dataResult, cache *lookup, order <-chan *job) error {
+	var done int64
+	for j := range order {
+		select {
+		case <-j.done:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		at := uint64(w.out.n)
+		w.out.cuts.block(w.out.n, j.out, j.first)
+		if err := w.out.write(j.out); err != nil {
+			return err
+		}
+		w.info.Blocks++
+		if !j.fresh && cache.on() {
+			w.info.Cached++
+		}
+		if err := cache.add(j); err != nil {
+			return err
+		}
+		if j.to == nil {
+			d.fragments = append(d.fragments, fragment{at, j.size})
+		} else {
+			if !j.to.placed {
+				j.to.start, j.to.placed = at, true
+			}
+			j.to.blocks[j.index] = j.size
+		}
+		done += int64(len(j.raw))
+		if w.o.Progress != nil {
+			w.o.Progress(done, w.tree.total)
+		}
+		if j.size&dataStored == 0 {
+			buffers.put(j.out)
+		}
+		buffers.put(j.raw)
+	}
+	return nil
+}
+
+// producer reads the content of all files in the order of the tree.
+type producer struct {
+	w           *writer
+	ctx         context.Context
+	work, order chan *job
+	seen        map[contentKey]*extent
+	sizes       map[int64]int // how many files have that size
+	frag        []byte        // the fragment block that is being filled
+	frags       uint32        // number of finished ones
+	duplicates  int
+}
+
+type contentKey struct {
+	size int64
+	sum  [sha256.Size]byte
+}
+
+func (p *producer) run() error {
+	p.sizes = map[int64]int{}
+	for _, n := range p.w.tree.files {
+		if n.e.Kind == File {
+			p.sizes[n.e.Size]++
+		}
+	}
+	for _, n := range p.w.tree.files {
+		if n.e.Kind != File {
+			continue
+		}
+		if err := p.file(n); err != nil {
+			return fmt.Errorf("%q: %w", n.e.Path, err)
+		}
+	}
+	return p.flush()
+}
+
+// send hands a block to the compressors. Nil for to is a fragment block.
+func (p *producer) send(raw []byte, to *extent, index int, first bool) error {
+	j := &job{raw: raw, to: to, index: index, first: first, done: make(chan struct{})}
+	select {
+	case p.order <- j:
+	case <-p.ctx.Done():
+		return p.ctx.Err()
+	}
+	select {
+	case p.work <- j:
+		return nil
+	case <-p.ctx.Done():
+		return p.ctx.Err()
+	}
+}
+
+func (p *producer) file(n *node) error {
+	n.body = &extent{frag: noFragment}
+	if n.e.Size == 0 {
+		return p.ctx.Err()
+	}
+	bs := int64(p.w.o.BlockSize)
+	if n.e.Size < bs {
+		return p.small(n)
+	}
+	if p.sizes[n.e.Size] > 1 {
+		known, err := p.knownLarge(n)
+		if err != nil || known {
+			return err
+		}
+	}
+	r, err := n.e.Open()
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	n.body.blocks = make([]uint32, n.e.Size/bs)
+	first := true
+	for i := range n.body.blocks {
+		raw := buffers.get(int(bs))
+		if err := readFull(r, raw); err != nil {
+			return err
+		}
+		if isZero(raw) {
+			n.body.holes += uint64(bs)
+			buffers.put(raw)
+			continue
+		}
+		if err := p.send(raw, n.body, i, first); err != nil {
+			return err
+		}
+		first = false
+	}
+	if rest := int(n.e.Size % bs); rest > 0 {
+		raw := buffers.get(rest)
+		defer buffers.put(raw)
+		if err := readFull(r, raw); err != nil {
+			return err
+		}
+		if err := p.pack(n, raw); err != nil {
+			return err
+		}
+	}
+	return atEnd(r)
+}
+
+// small reads a file that is smaller than a block.
+func (p *producer) small(n *node) error {
+	r, err := n.e.Open()
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	raw := buffers.get(int(n.e.Size))
+	defer buffers.put(raw)
+	if err := readFull(r, raw); err != nil {
+		return err
+	}
+	if err := atEnd(r); err != nil {
+		return err
+	}
+	if p.sizes[n.e.Size] > 1 && p.known(n, contentKey{n.e.Size, sha256.Sum256(raw)}) {
+		return nil
+	}
+	return p.pack(n, raw)
+}
+
+// knownLarge reads a file to see whether its content was there before.
+func (p *producer) knownLarge(n *node) (bool, error) {
+	r, err := n.e.Open()
+	if err != nil {
+		return false, err
+	}
+	defer r.Close()
+	sum := sha256.New()
+	raw := buffers.get(p.w.o.BlockSize)
+	defer buffers.put(raw)
+	read, err := io.CopyBuffer(sum, struct{ io.Reader }{r}, raw)
+	if err != nil {
+		return false, err
+	}
+	if read != n.e.Size {
+		return false, fmt.Errorf("%w: %d bytes; want %d", ErrContent, read, n.e.Size)
+	}
+	return p.known(n, contentKey{n.e.Size, [sha256.Size]byte(sum.Sum(nil))}), p.ctx.Err()
+}
+
+// known shares the extent of an equal file, or remembers this one's.
+func (p *producer) known(n *node, k contentKey) bool {
+	if e, ok := p.seen[k]; ok {
+		n.body = e
+		p.duplicates++
+		return true
+	}
+	p.seen[k] = n.body
+	return false
+}
+
+// pack puts the end of a file into the fragment block. A block is closed when
+// it is full, or when it is half full and the file's name says so: the same
+// files then share blocks even when there are others before them.
+func (p *producer) pack(n *node, raw []byte) error {
+	bs := p.w.o.BlockSize
+	if len(p.frag)+len(raw) > bs || len(p.frag) >= bs/2 && closes(n.e.Path) {
+		if err := p.flush(); err != nil {
+			return err
+		}
+	}
+	if p.frag == nil {
+		p.frag = buffers.get(bs)[:0]
+	}
+	n.body.frag, n.body.offset = p.frags, uint32(len(p.frag))
+	p.frag = append(p.frag, raw...)
+	return nil
+}
+
+// closes is true for one name of sixteen.
+func closes(path string) bool {
+	h := fnv.New32a()
+	io.WriteString(h, path)
+	return h.Sum32()>>7&15 == 0
+}
+
+// flush sends the fragment block off.
+func (p *producer) flush() error {
+	if len(p.frag) == 0 {
+		return nil
+	}
+	raw := p.frag
+	p.frag = nil
+	p.frags++
+	return p.send(raw, nil, 0, true)
+}
+
+func readFull(r io.Reader, b []byte) error {
+	n, err := io.ReadFull(r, b)
+	if err == io.EOF || err == io.ErrUnexpectedEOF {
+		return fmt.Errorf("%w: it ends %d bytes early", ErrContent, len(b)-n)
+	}
+	return err
+}
+
+// atEnd makes sure that there is no more content than was announced.
+func atEnd(r io.Reader) error {
+	var one [1]byte
+	switch n, err := io.ReadFull(r, one[:]); {
+	case n > 0:
+		return fmt.Errorf("%w: there is more", ErrContent)
+	case err != io.EOF:
+		return err
+	}
+	return nil
+}
+
+var zeros [4096]byte
+
+func isZero(b []byte) bool {
+	for len(b) > len(zeros) {
+		if !bytes.Equal(b[:len(zeros)], zeros[:]) {
+			return false
+		}
+		b = b[len(zeros):]
+	}
+	return bytes.Equal(b, zeros[:len(b)])
+}
+
+// pool hands out buffers of blocks again.
+type pool struct{ p sync.Pool }
+
+var buffers pool
+
+// get returns a buffer of n bytes with any content.
+func (p *pool) get(n int) []byte {
+	if b, ok := p.p.Get().(*[]byte); ok && cap(*b) >= n {
+		return (*b)[:n]
+	}
+	return make([]byte, n, max(n, DefaultBlockSize))
+}
+
+func (p *pool) put(b []byte) {
+	if cap(b) >= DefaultBlockSize {
+		p.p.Put(&b)
+	}
+}

@@ -1,0 +1,86 @@
+package squashfs
+
+import (
+	"encoding/binary"
+	"math/bits"
+)
+
+var le = binary.LittleEndian
+
+// Sizes and marks of the format; names follow squashfs_fs.h.
+const (
+	magic          = 0x73717368 // "hsqs"
+	superblockSize = 96
+	metaSize       = 8192    // bytes of an uncompressed metadata block
+	metaStored     = 1 << 15 // mark in a metadata block's header: stored uncompressed
+	dataStored     = 1 << 24 // the same in a data block's size
+	noFragment     = 0xffffffff
+	noXattr        = 0xffffffff
+	noTable        = 0xffffffffffffffff
+	maxName        = 256      // bytes
+	maxXattr       = 64 << 10 // bytes of a value: XATTR_SIZE_MAX of Linux
+	runEntries     = 256      // entries below one header of a directory listing
+)
+
+// Flags of the superblock.
+const (
+	flagStoredInodes    = 1 << 0
+	flagStoredData      = 1 << 1
+	flagStoredFragments = 1 << 3
+	flagNoFragments     = 1 << 4
+	flagDuplicates      = 1 << 6
+	flagExportable      = 1 << 7
+	flagStoredXattrs    = 1 << 8
+	flagNoXattrs        = 1 << 9
+	flagOptions         = 1 << 10
+	flagStoredIDs       = 1 << 11
+)
+
+// Types of inodes; an extended one is extended higher.
+const (
+	typeDir     = 1
+	typeFile    = 2
+	typeSymlink = 3
+	typeBlock   = 4
+	typeChar    = 5
+	typeFifo    = 6
+	typeSocket  = 7
+	extended    = 7
+)
+
+// superblock is struct squashfs_super_block.
+type superblock struct {
+	Inodes, ModTime, BlockSize, Fragments uint32
+	Compression, Flags, IDs               uint16
+	Root, Used                            uint64
+	IDTable, XattrTable, InodeTable       uint64
+	DirTable, FragmentTable, ExportTable  uint64
+}
+
+func (s *superblock) append(b []byte) []byte {
+	b = le.AppendUint32(b, magic)
+	b = le.AppendUint32(b, s.Inodes)
+	b = le.AppendUint32(b, s.ModTime)
+	b = le.AppendUint32(b, s.BlockSize)
+	b = le.AppendUint32(b, s.Fragments)
+	b = le.AppendUint16(b, s.Compression)
+	b = le.AppendUint16(b, uint16(bits.TrailingZeros32(s.BlockSize)))
+	b = le.AppendUint16(b, s.Flags)
+	b = le.AppendUint16(b, s.IDs)
+	b = le.AppendUint16(b, 4)
+	b = le.AppendUint16(b, 0)
+	for _, v := range []uint64{s.Root, s.Used, s.IDTable, s.XattrTable, s.InodeTable, s.DirTable, s.FragmentTable, s.ExportTable} {
+		b = le.AppendUint64(b, v)
+	}
+	return b
+}
+
+// deviceNumber is new_encode_dev of Linux: 12 bits of major, 20 of minor.
+func deviceNumber(major, minor uint32) uint32 {
+	return minor&0xff | major<<8 | (minor&^0xff)<<12
+}
+
+// deviceOf is the reverse, new_decode_dev.
+func deviceOf(n uint32) (major, minor uint32) {
+	return n >> 8 & 0xfff, n&0xff | n>>12&^0xff
+}
