@@ -11,7 +11,6 @@ import (
 	"syscall"
 	"testing"
 
-	"ingot/builder/source"
 	"ingot/builder/squashfs"
 	"ingot/builder/tree"
 	"ingot/image"
@@ -78,23 +77,15 @@ func nodeBuild(tb testing.TB) *build {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	plan, err := Resolve(tb.Context(), p, PlanOptions{CacheDir: cache, Init: init, Version: "bench", Keys: keys})
+	plan, _, err := Resolve(tb.Context(), p, PlanOptions{CacheDir: cache, Init: init, Keys: keys})
 	if err != nil {
 		tb.Fatal(err)
 	}
-	work, err := os.MkdirTemp("", "ingot-bench-")
+	b, done, err := newBuild(plan, BuildOptions{CacheDir: cache, Keys: keys, Init: init})
 	if err != nil {
 		tb.Fatal(err)
 	}
-	tb.Cleanup(func() { os.RemoveAll(work) })
-	if err := os.Chmod(work, 0o755); err != nil {
-		tb.Fatal(err)
-	}
-	b := &build{BuildOptions: BuildOptions{CacheDir: cache, Keys: keys, Init: init}, plan: plan, p: p, work: work,
-		cache: source.Cache{Dir: filepath.Join(cache, "debs")}}
-	if b.init, err = os.ReadFile(init); err != nil {
-		tb.Fatal(err)
-	}
+	tb.Cleanup(done)
 	if err := b.fetch(tb.Context()); err != nil {
 		tb.Fatal(err)
 	}
@@ -116,7 +107,7 @@ func nodeRoot(tb testing.TB) (tar string, content int64) {
 	if _, _, err := takeKernel(kernel); err != nil {
 		tb.Fatal(err)
 	}
-	if err := b.layers(root, kernel); err != nil {
+	if err := b.merge(root, kernel); err != nil {
 		tb.Fatal(err)
 	}
 	for _, e := range root.Entries() {

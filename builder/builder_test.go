@@ -5,7 +5,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"ingot"
 	"ingot/builder/tree"
@@ -136,29 +135,10 @@ func TestBudget(t *testing.T) {
 }
 
 func TestPlanDigest(t *testing.T) {
-	p := &Plan{Version: "v1", Profile: &profiles.Profile{Name: "x"}}
-	q := &Plan{Version: "v2", Profile: &profiles.Profile{Name: "x"}}
+	p := &Plan{Format: 1, Profile: &profiles.Profile{Name: "x"}}
+	q := &Plan{Format: 2, Profile: &profiles.Profile{Name: "x"}}
 	first := p.Digest()
 	if first == "" || p.Digest() != first || q.Digest() == first {
 		t.Errorf("digests %s, %s, %s; want stable and different", first, p.Digest(), q.Digest())
-	}
-}
-
-func TestLayersArePruned(t *testing.T) {
-	dir := t.TempDir()
-	for i := range 9 {
-		p := filepath.Join(dir, string(rune('a'+i))+".tar")
-		if err := os.WriteFile(p, nil, 0o644); err != nil {
-			t.Fatal(err)
-		}
-		when := time.Unix(int64(1000+i), 0)
-		if err := os.Chtimes(p, when, when); err != nil {
-			t.Fatal(err)
-		}
-	}
-	pruneLayers(dir, filepath.Join(dir, "a.tar"))
-	left, _ := filepath.Glob(filepath.Join(dir, "*"))
-	if len(left) != keptLayers || filepath.Base(left[0]) != "a.tar" || filepath.Base(left[1]) != "e.tar" {
-		t.Errorf("left: %v; want the current one and the %d used last", left, keptLayers-1)
 	}
 }

@@ -1,6 +1,7 @@
 package builder
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"errors"
@@ -22,52 +23,86 @@ import (
 // ErrNotBootable: something that a boot needs is not in the image.
 var ErrNotBootable = errors.New("the image could not boot")
 
-// kernelTree unpacks the kernel's package beside the installed ones and runs
-// depmod over it, as its own maintainer script would.
+// kernelKey is what the kernel's tree depends on.
+func (b *build) kernelKey() string { return "kernel-1-" + b.plan.Kernel.SHA256 }
+
+// kernelTree is the kernel's package as a tree, with depmod's indexes.
 func (b *build) kernelTree(ctx context.Context) (*tree.Tree, error) {
 	b.tell("kernel", 0, 0, "")
+	tar, kept, err := b.layers.get(ctx, b.kernelKey(), func(fresh string) error { return b.unpackKernel(ctx, fresh) })
+	if err != nil {
+		return nil, err
+	}
+	detail := b.plan.Kernel.Version
+	if kept {
+		detail += ", unchanged, from the cache"
+	}
+	b.tell("kernel", 1, 1, detail)
+	return tree.FromTar(ctx, tar)
+}
+
+// unpackKernel unpacks the kernel's package beside the installed ones and runs
+// depmod over it, as its own maintainer script would.
+func (b *build) unpackKernel(ctx context.Context, out string) error {
 	tar := b.at("kernel.tar")
 	if err := source.Unpack(ctx, b.cache, b.plan.Kernel, tar); err != nil {
-		return nil, err
+		return err
 	}
 	dir := b.at("kernel.d")
 	if err := os.MkdirAll(filepath.Join(dir, "usr/lib"), 0o755); err != nil {
-		return nil, fmt.Errorf("unpacking the kernel: %w", err)
+		return fmt.Errorf("unpacking the kernel: %w", err)
 	}
 	if err := os.Symlink("usr/lib", filepath.Join(dir, "lib")); err != nil {
-		return nil, fmt.Errorf("unpacking the kernel: %w", err)
+		return fmt.Errorf("unpacking the kernel: %w", err)
 	}
 	unpack := exec.CommandContext(ctx, "tar", "--extract", "--keep-directory-symlink", "--no-same-owner", "--file", tar, "--directory", dir)
 	if out, err := unpack.CombinedOutput(); err != nil {
-		return nil, fmt.Errorf("unpacking the kernel: %w: %s", err, bytes.TrimSpace(out))
+		return fmt.Errorf("unpacking the kernel: %w: %s", err, bytes.TrimSpace(out))
 	}
 	t, err := tree.FromTar(ctx, tar)
 	if err != nil {
-		return nil, err
+		return err
 	}
+	if err := b.indexModules(ctx, t, dir); err != nil {
+		return err
+	}
+	f, err := os.Create(out)
+	if err != nil {
+		return fmt.Errorf("unpacking the kernel: %w", err)
+	}
+	defer f.Close()
+	w := bufio.NewWriterSize(f, 1<<20)
+	if err := errors.Join(t.WriteTar(ctx, w, b.epoch), w.Flush(), f.Close()); err != nil {
+		return fmt.Errorf("unpacking the kernel: %w", err)
+	}
+	return nil
+}
+
+// indexModules runs depmod over the kernel that is unpacked at dir and puts
+// its indexes into the tree.
+func (b *build) indexModules(ctx context.Context, t *tree.Tree, dir string) error {
 	releases, err := filepath.Glob(filepath.Join(dir, "usr/lib/modules/*"))
 	if err != nil || len(releases) != 1 {
-		return nil, fmt.Errorf("unpacking the kernel %s: %d folders of modules; want 1", b.plan.Kernel.Name, len(releases))
+		return fmt.Errorf("unpacking the kernel %s: %d folders of modules; want 1", b.plan.Kernel.Name, len(releases))
 	}
 	release := filepath.Base(releases[0])
 	if out, err := exec.CommandContext(ctx, "depmod", "--basedir", dir, release).CombinedOutput(); err != nil {
-		return nil, fmt.Errorf("running depmod for %s: %w: %s", release, err, bytes.TrimSpace(out))
+		return fmt.Errorf("running depmod for %s: %w: %s", release, err, bytes.TrimSpace(out))
 	}
 	indexes, err := filepath.Glob(filepath.Join(releases[0], "modules.*"))
 	if err != nil {
-		return nil, err
+		return err
 	}
 	for _, f := range indexes {
 		content, err := os.ReadFile(f)
 		if err != nil {
-			return nil, fmt.Errorf("reading depmod's indexes: %w", err)
+			return fmt.Errorf("reading depmod's indexes: %w", err)
 		}
 		if err := t.PutFile("usr/lib/modules/"+release+"/"+filepath.Base(f), 0o644, content); err != nil {
-			return nil, err
+			return err
 		}
 	}
-	b.tell("kernel", 1, 1, release)
-	return t, nil
+	return nil
 }
 
 // takeKernel reads the kernel image and leaves only the modules in the tree.
@@ -115,9 +150,9 @@ var purged = []string{
 	"tmp/*", "run/*", "dev/*", "boot/*",
 }
 
-// layers lays everything else over the installed packages, in order: kernel
+// merge lays everything else over the installed packages, in order: kernel
 // modules, ingot's skeleton, the profile's files, users, units.
-func (b *build) layers(root, kernel *tree.Tree) error {
+func (b *build) merge(root, kernel *tree.Tree) error {
 	if err := root.RemoveMatching(purged...); err != nil {
 		return err
 	}
@@ -189,7 +224,7 @@ func (b *build) addFiles(root *tree.Tree) error {
 		content := []byte(f.Content)
 		if f.Source != "" {
 			var err error
-			if content, err = readSource(b.p, f); err != nil {
+			if content, err = b.Source(f); err != nil {
 				return err
 			}
 			if ingot.DigestOf(content) != b.plan.Sources[f.Path] {

@@ -11,7 +11,6 @@ import (
 	"io"
 	"log/slog"
 	"os"
-	"path/filepath"
 	"time"
 
 	"ingot"
@@ -21,13 +20,13 @@ import (
 )
 
 // format is bumped when the builder makes other bits of the same inputs.
-const format = 1
+const format = 2
 
 // Plan is a profile with every input pinned. Its canonical text is the JSON of
-// this struct, and the digest of that text names the build.
+// this struct, and the digest of that text names the build. The version is not
+// in it: it names an image for people, and the same plan may have several.
 type Plan struct {
 	Format   int                     `json:"format"`
-	Version  string                  `json:"version"`
 	Profile  *profiles.Profile       `json:"profile"`
 	Packages []source.Package        `json:"packages"`
 	Kernel   source.Package          `json:"kernel"`
@@ -66,8 +65,10 @@ type PlanOptions struct {
 	CacheDir string
 	Mirror   string // empty: the host's own apt sources
 	Init     string // path of the ingot-init binary
-	Version  string
 	Keys     image.Keys
+	Lock     string       // path of the lock; empty: none is read or written
+	Mode     LockMode     // what to do with it
+	Offline  bool         // use what is cached, ask no mirror
 	Log      *slog.Logger // nil is quiet
 	Progress func(Event)  // nil is quiet
 }
@@ -78,39 +79,25 @@ func (o *PlanOptions) tell(e Event) {
 	}
 }
 
-// Resolve pins every input of a profile. It downloads package lists, but no packages.
-func Resolve(ctx context.Context, p *profiles.Profile, o PlanOptions) (*Plan, error) {
-	o.tell(Event{Step: "resolve"})
-	mirrors, err := source.HostMirrors("/etc/apt", o.Mirror)
+// Resolve pins every input of a profile: packages by its lock, or by apt when
+// there is none, and writes the lock; the rest by digest. It downloads package
+// lists when it has to ask apt, but no packages.
+func Resolve(ctx context.Context, p *profiles.Profile, o PlanOptions) (*Plan, Locked, error) {
+	lock, locked, err := o.lock(ctx, p)
 	if err != nil {
-		return nil, err
+		return nil, locked, err
 	}
-	apt, err := source.OpenApt(ctx, source.AptOptions{
-		Dir: filepath.Join(o.CacheDir, "apt"), Arch: string(p.Arch), Suite: p.Base.Suite,
-		Components: p.Base.Components, Mirrors: mirrors, Log: o.Log,
-	})
-	if err != nil {
-		return nil, err
-	}
-	defer apt.Close()
-	plan := &Plan{Format: format, Version: o.Version, Profile: p, Keys: map[string]ingot.Digest{
+	plan := &Plan{Format: format, Profile: p, Packages: lock.Packages, Kernel: lock.Kernel, Keys: map[string]ingot.Digest{
 		"release": ingot.DigestOf(o.Keys.Release.Public.Text()),
 		"server":  ingot.DigestOf(o.Keys.Server.Public.Text()),
 	}}
-	if plan.Packages, err = apt.Resolve(ctx, p.Packages); err != nil {
-		return nil, err
-	}
-	if plan.Kernel, err = apt.Kernel(ctx, p.Kernel.Package); err != nil {
-		return nil, err
-	}
 	if plan.Sources, err = digestSources(p); err != nil {
-		return nil, err
+		return nil, locked, err
 	}
 	if plan.Init, err = digestFile(o.Init); err != nil {
-		return nil, fmt.Errorf("reading ingot-init: %w", err)
+		return nil, locked, fmt.Errorf("reading ingot-init: %w", err)
 	}
-	o.tell(Event{Step: "resolve", Done: 1, Total: 1, Detail: fmt.Sprintf("%d packages, %s", len(plan.Packages), plan.Kernel.Name)})
-	return plan, nil
+	return plan, locked, nil
 }
 
 func digestSources(p *profiles.Profile) (map[string]ingot.Digest, error) {
@@ -147,6 +134,20 @@ func digestFile(path string) (ingot.Digest, error) {
 		return "", err
 	}
 	return ingot.DigestOf(b), nil
+}
+
+// Built returns the image that was built from a plan already, the newest one.
+func Built(ctx context.Context, s *image.Store, plan *Plan) (im image.Image, found bool, err error) {
+	images, err := s.List(ctx)
+	if err != nil {
+		return im, false, err
+	}
+	for _, i := range images {
+		if i.Manifest.Profile == plan.Profile.Name && i.Manifest.Plan == plan.Digest() {
+			im, found = i, true
+		}
+	}
+	return im, found, nil
 }
 
 // NextVersion is the version of an image that nobody named: the date and the

@@ -19,7 +19,7 @@ import (
 	"ingot"
 )
 
-//go:embed debian node lab
+//go:embed debian/*.yaml node/*.yaml lab/*.yaml
 var shipped embed.FS
 
 // Shipped lists the profiles that ingot brings along.
@@ -50,6 +50,9 @@ func Load(ref string) (*Profile, error) {
 	l := &loader{}
 	p := l.load(o, nil)
 	if p != nil {
+		if o.disk != "" {
+			p.File = o.name
+		}
 		p.complete()
 		p.validate(o, &l.faults)
 	}

@@ -39,6 +39,9 @@ type Profile struct {
 
 	Compression string `yaml:"compression,omitempty" json:"compression,omitempty" jsonschema:"enum=fast,enum=balanced,enum=small" jsonschema_description:"Of the root: fast to build, balanced (default), or small for releases."`
 
+	// File is the profile's file on disk; empty for one that ingot ships.
+	File string `yaml:"-" json:"-"`
+
 	folders map[string]fs.FS // by profile file, the folder that its sources are relative to
 }
 

@@ -22,6 +22,9 @@ import (
 	"ingot/builder/tree"
 )
 
+// Format is bumped when the same options give other bytes.
+const Format = 1
+
 // Options say what goes into the archive.
 type Options struct {
 	Init    []byte            // static binary, becomes /init

@@ -67,7 +67,31 @@ type AptOptions struct {
 	Suite      string
 	Components []string
 	Mirrors    Mirrors
+	Offline    bool         // use the package lists of an earlier run
 	Log        *slog.Logger // nil is quiet
+}
+
+var (
+	nameRE = regexp.MustCompile(`^[a-z0-9][a-z0-9+.-]+$`) // Debian policy 5.6.1
+	sumRE  = regexp.MustCompile(`^[0-9a-f]{64}$`)
+	pathRE = regexp.MustCompile(`^pool/[A-Za-z0-9+.~_/:%-]+\.deb$`)
+)
+
+// Check tells what is wrong with a package that was read from a file.
+func (p Package) Check() error {
+	switch {
+	case !nameRE.MatchString(p.Name):
+		return fmt.Errorf("%q cannot be a package name", p.Name)
+	case !sumRE.MatchString(p.SHA256):
+		return fmt.Errorf("package %s: %q is no sha256", p.Name, p.SHA256)
+	case p.Size <= 0 || p.Version == "" || p.Arch == "":
+		return fmt.Errorf("package %s: size, version or arch is missing", p.Name)
+	case !pathRE.MatchString(p.Path) || strings.Contains(p.Path, ".."):
+		return fmt.Errorf("package %s: %q is no path below an archive", p.Name, p.Path)
+	case p.Archive != "debian" && p.Archive != "security":
+		return fmt.Errorf("package %s: unknown archive %q", p.Name, p.Archive)
+	}
+	return nil
 }
 
 // OpenApt prepares a private apt and refreshes its package lists. When the
@@ -92,6 +116,13 @@ func OpenApt(ctx context.Context, o AptOptions) (*Apt, error) {
 		return nil, err
 	}
 	a.unlock = unlock
+	if o.Offline {
+		if lists, _ := filepath.Glob(filepath.Join(dir, "state/lists/*_Packages*")); len(lists) == 0 {
+			unlock()
+			return nil, fmt.Errorf("resolving packages: %w: there are no package lists of an earlier run; leave out --offline", ErrOffline)
+		}
+		return a, nil // as configured when the lists were fetched
+	}
 	if err := a.configure(o); err != nil {
 		unlock()
 		return nil, err

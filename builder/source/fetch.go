@@ -27,6 +27,18 @@ func (c Cache) Path(p Package) string { return filepath.Join(c.Dir, p.SHA256+".d
 // fetchers is the number of downloads at a time.
 const fetchers = 8
 
+// Missing are the packages of a list that the cache does not hold, or not with
+// their size.
+func (c Cache) Missing(list []Package) []Package {
+	var missing []Package
+	for _, p := range list {
+		if st, err := os.Stat(c.Path(p)); err != nil || st.Size() != p.Size {
+			missing = append(missing, p)
+		}
+	}
+	return missing
+}
+
 // Fetch downloads what is missing, eight at a time, and verifies each file
 // before it gets its name. A file of the wrong size in the cache is fetched
 // again. progress is called with bytes done and in total; it may be nil.
@@ -34,13 +46,9 @@ func (c Cache) Fetch(ctx context.Context, m Mirrors, list []Package, progress fu
 	if err := os.MkdirAll(c.Dir, 0o755); err != nil {
 		return fmt.Errorf("preparing the package cache: %w", err)
 	}
-	var missing []Package
+	missing := c.Missing(list)
 	var total int64
-	for _, p := range list {
-		if st, err := os.Stat(c.Path(p)); err == nil && st.Size() == p.Size {
-			continue
-		}
-		missing = append(missing, p)
+	for _, p := range missing {
 		total += p.Size
 	}
 	client := &http.Client{Transport: &http.Transport{

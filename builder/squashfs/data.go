@@ -196,7 +196,7 @@ func (p *producer) run() error {
 			continue
 		}
 		if err := p.file(n); err != nil {
-			return fmt.Errorf("%q: %w", n.e.Path, err)
+			return fmt.Errorf("%q: %w", n.path, err)
 		}
 	}
 	return p.flush()
@@ -325,7 +325,7 @@ func (p *producer) known(n *node, k contentKey) bool {
 // files then share blocks even when there are others before them.
 func (p *producer) pack(n *node, raw []byte) error {
 	bs := p.w.o.BlockSize
-	if len(p.frag)+len(raw) > bs || len(p.frag) >= bs/2 && closes(n.e.Path) {
+	if len(p.frag)+len(raw) > bs || len(p.frag) >= bs/2 && closes(n.path) {
 		if err := p.flush(); err != nil {
 			return err
 		}

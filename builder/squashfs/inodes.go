@@ -22,7 +22,7 @@ func (w *writer) metadata(ctx context.Context, d *dataResult) error {
 	t := &tables{w: w, inodes: inodes, listings: listings, refs: make([]uint64, w.tree.inodes), ids: map[uint32]uint16{}}
 	for _, n := range w.tree.files {
 		if err := t.file(n); err != nil {
-			return fmt.Errorf("%q: %w", n.e.Path, err)
+			return fmt.Errorf("%q: %w", n.path, err)
 		}
 	}
 	if err := ctx.Err(); err != nil {
@@ -31,7 +31,7 @@ func (w *writer) metadata(ctx context.Context, d *dataResult) error {
 	// Backwards: what is in a folder comes before it, its inode is known.
 	for i := len(w.tree.dirs) - 1; i >= 0; i-- {
 		if err := t.dir(w.tree.dirs[i]); err != nil {
-			return fmt.Errorf("%q: %w", w.tree.dirs[i].e.Path, err)
+			return fmt.Errorf("%q: %w", w.tree.dirs[i].path, err)
 		}
 	}
 	if w.sb.InodeTable, err = w.table(inodes); err != nil {

@@ -10,6 +10,7 @@ import (
 // node is an inode and, of folders, its names.
 type node struct {
 	e        *Entry
+	path     string  // the first of its names, in the order of the tree
 	children []child // of folders, sorted by name
 	links    uint32
 	subdirs  uint32
@@ -102,6 +103,7 @@ func (t *fsTree) number(root *node) {
 			if c.node.number == 0 {
 				t.inodes++
 				c.node.number = uint32(t.inodes)
+				c.node.path = strings.TrimPrefix(dir.path+"/"+c.name, "/")
 				if c.node.e.Kind != Dir {
 					t.files = append(t.files, c.node)
 				}

@@ -23,27 +23,43 @@ type buildFlags struct {
 	version string
 	mirror  string
 	init    string
+	update  bool
+	locked  bool
+	offline bool
 }
 
 func (a *app) planCommand() *cobra.Command {
 	var f buildFlags
 	c := &cobra.Command{
-		Use: "plan PROFILE", Short: "resolve a profile: every package by version and digest",
+		Use: "plan PROFILE", Short: "resolve a profile: every package by version and digest, kept in its lock",
 		Long: `Resolve a profile without building it: the packages that would be installed, each
-pinned by version and sha256, and the digest that names the build.
+pinned by version and sha256, and the digest that names the build. What apt answered is
+kept in a lock beside the profile (web/profile.yaml: web/profile.lock; a shipped profile:
+STORE/locks), and used from then on; --update asks again and shows what changed.
 PROFILE is a folder, a YAML file or a shipped profile: debian, node, lab.`,
-		Example: "  ingot plan lab\n  ingot plan ./profiles/web -o json > web.plan.json",
+		Example: "  ingot plan lab\n  ingot plan ./profiles/web --update        # newer packages, as a diff\n  ingot plan ./profiles/web -o json > web.plan.json",
 		Args:    exactArgs("PROFILE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			_, plan, err := a.resolve(cmd.Context(), args[0], f)
+			p, err := profiles.Load(args[0])
 			if err != nil {
 				return err
 			}
-			return a.show(plan, func(w io.Writer) { planTable(w, plan) })
+			plan, locked, err := a.resolve(cmd.Context(), p, f)
+			if err != nil {
+				return err
+			}
+			return a.show(planView{plan, plan.Digest(), locked}, func(w io.Writer) { planTable(w, plan, locked) })
 		},
 	}
 	f.add(c)
 	return c
+}
+
+// planView is the JSON form of a plan.
+type planView struct {
+	*builder.Plan
+	Digest ingot.Digest   `json:"digest"`
+	Lock   builder.Locked `json:"lock"`
 }
 
 // mirrorOf is the mirror of a flag or of the environment.
@@ -56,10 +72,14 @@ func mirrorOf(flag string) string {
 
 func (f *buildFlags) add(c *cobra.Command) {
 	c.Flags().StringVar(&f.mirror, "mirror", "", "Debian mirror URL (default: $INGOT_MIRROR, else this host's own apt sources)")
+	c.Flags().BoolVar(&f.update, "update", false, "ask apt again, and renew the lock")
+	c.Flags().BoolVar(&f.locked, "locked", false, "refuse to build anything but what the lock says")
+	c.Flags().BoolVar(&f.offline, "offline", false, "use what is cached, ask no mirror")
+	c.MarkFlagsMutuallyExclusive("update", "locked")
 	c.Flags().StringVar(&f.init, "init", "", "the ingot-init binary to put into the image (default: beside this program)")
 }
 
-func planTable(w io.Writer, p *builder.Plan) {
+func planTable(w io.Writer, p *builder.Plan, locked builder.Locked) {
 	t := tabs(w)
 	row(t, "PACKAGE", "VERSION", "ARCH", "SIZE", "SHA256")
 	var sum int64
@@ -68,8 +88,26 @@ func planTable(w io.Writer, p *builder.Plan) {
 		sum += pk.Size
 	}
 	t.Flush()
-	fmt.Fprintf(w, "\n%d packages, %s to fetch; kernel %s %s\nplan %s\n", len(p.Packages), size(sum),
-		p.Kernel.Name, p.Kernel.Version, p.Digest())
+	fmt.Fprintf(w, "\n%d packages, %s; kernel %s %s\n", len(p.Packages), size(sum), p.Kernel.Name, p.Kernel.Version)
+	changeTable(w, locked.Changes)
+	if locked.Written {
+		fmt.Fprintf(w, "wrote %s\n", locked.Path)
+	}
+	fmt.Fprintf(w, "plan %s\n", p.Digest())
+}
+
+// changeTable shows packages that differ.
+func changeTable(w io.Writer, changes []builder.Change) {
+	for _, c := range changes {
+		switch {
+		case c.Before == "":
+			fmt.Fprintf(w, "  + %s %s\n", c.Package, c.After)
+		case c.After == "":
+			fmt.Fprintf(w, "  − %s %s\n", c.Package, c.Before)
+		default:
+			fmt.Fprintf(w, "  ↑ %s %s → %s\n", c.Package, c.Before, c.After)
+		}
+	}
 }
 
 func (a *app) buildCommand() *cobra.Command {
@@ -78,7 +116,9 @@ func (a *app) buildCommand() *cobra.Command {
 		Use: "build PROFILE", Short: "build an image from a profile",
 		Long: `Build an image: resolve the profile, install its packages, pack the root and the
 initramfs, sign the manifest and put everything into the store. The same plan gives
-the same digest. An interrupted build leaves no image and no litter.
+the same digest. Packages come from the profile's lock; without one, apt is asked and
+the lock written. A plan that is an image already is not built again.
+An interrupted build leaves no image and no litter.
 PROFILE is a folder, a YAML file or a shipped profile: debian, node, lab.`,
 		Example: `  ingot build lab --version v1
   ingot build ./profiles/web            # version: today's date and a number
@@ -86,11 +126,15 @@ PROFILE is a folder, a YAML file or a shipped profile: debian, node, lab.`,
 		Args: exactArgs("PROFILE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			start := time.Now()
-			im, err := a.build(cmd.Context(), args[0], f)
+			im, unchanged, err := a.build(cmd.Context(), args[0], f)
 			if err != nil {
 				return err
 			}
 			return a.show(viewOf(im), func(w io.Writer) {
+				if unchanged {
+					fmt.Fprintf(w, "%s %s\n  nothing changed since it was built; --version NAME names it once more\n", im.Name, im.Digest)
+					return
+				}
 				fmt.Fprintf(w, "%s %s\n  root %s, initramfs %s, kernel %s, in %s\n  → ingot assign MACHINE %s\n", im.Name, im.Digest,
 					size(im.Manifest.Root.Size), size(im.Manifest.Initramfs.Size), im.Manifest.KernelRelease,
 					seconds(time.Since(start)), im.Name)
@@ -102,25 +146,28 @@ PROFILE is a folder, a YAML file or a shipped profile: debian, node, lab.`,
 	return c
 }
 
-// resolve loads a profile and pins all its inputs.
-func (a *app) resolve(ctx context.Context, ref string, f buildFlags) (*profiles.Profile, *builder.Plan, error) {
-	p, err := profiles.Load(ref)
-	if err != nil {
-		return nil, nil, err
-	}
+// resolve pins all inputs of a profile.
+func (a *app) resolve(ctx context.Context, p *profiles.Profile, f buildFlags) (*builder.Plan, builder.Locked, error) {
 	opt, err := a.planOptions(f)
 	if err != nil {
-		return nil, nil, err
+		return nil, builder.Locked{}, err
+	}
+	opt.Lock = filepath.Join(a.storeRoot(), "locks", p.Name+".lock")
+	if p.File != "" {
+		opt.Lock = strings.TrimSuffix(p.File, filepath.Ext(p.File)) + ".lock"
 	}
 	bar := newProgress(a.stderr)
 	opt.Progress = func(e builder.Event) { bar.Step(e.Step, e.Done, e.Total, e.Detail) }
-	plan, err := builder.Resolve(ctx, p, opt)
+	plan, locked, err := builder.Resolve(ctx, p, opt)
 	if err != nil {
 		bar.Abort()
-		return nil, nil, explain(ctx, err)
+		return nil, locked, explain(ctx, err)
 	}
 	bar.Finish()
-	return p, plan, nil
+	if locked.NotKept != nil {
+		a.logger().Warn("the lock cannot be written, so another build may get newer packages", "err", locked.NotKept)
+	}
+	return plan, locked, nil
 }
 
 func (a *app) planOptions(f buildFlags) (builder.PlanOptions, error) {
@@ -136,45 +183,57 @@ func (a *app) planOptions(f buildFlags) (builder.PlanOptions, error) {
 	if err != nil {
 		return builder.PlanOptions{}, fmt.Errorf("preparing the signing keys: %w", err)
 	}
-	return builder.PlanOptions{CacheDir: cache, Mirror: mirrorOf(f.mirror), Init: init, Version: f.version, Keys: keys, Log: a.logger()}, nil
+	mode := builder.LockUse
+	switch {
+	case f.update:
+		mode = builder.LockUpdate
+	case f.locked:
+		mode = builder.LockExact
+	}
+	return builder.PlanOptions{CacheDir: cache, Mirror: mirrorOf(f.mirror), Init: init, Keys: keys, Mode: mode, Offline: f.offline, Log: a.logger()}, nil
 }
 
-func (a *app) build(ctx context.Context, ref string, f buildFlags) (image.Image, error) {
+// build returns the image of a profile, and whether it was there already.
+func (a *app) build(ctx context.Context, ref string, f buildFlags) (im image.Image, unchanged bool, err error) {
 	if f.version != "" && !ingot.ValidVersion(f.version) {
-		return image.Image{}, usagef("bad version %q: want letters, digits, dots, dashes and underscores, at most 64", f.version)
+		return im, false, usagef("bad version %q: want letters, digits, dots, dashes and underscores, at most 64", f.version)
 	}
 	store, err := image.Open(ctx, a.storeRoot())
 	if err != nil {
-		return image.Image{}, err
+		return im, false, err
+	}
+	p, err := profiles.Load(ref)
+	if err != nil {
+		return im, false, err
+	}
+	plan, _, err := a.resolve(ctx, p, f)
+	if err != nil {
+		return im, false, err
+	}
+	im, found, err := builder.Built(ctx, store, plan)
+	if err != nil || found && (f.version == "" || f.version == im.Name.Version) {
+		return im, found, err
 	}
 	if f.version == "" {
-		p, err := profiles.Load(ref)
-		if err != nil {
-			return image.Image{}, err
-		}
 		if f.version, err = builder.NextVersion(ctx, store, p.Name, time.Now()); err != nil {
-			return image.Image{}, err
+			return im, false, err
 		}
-	}
-	p, plan, err := a.resolve(ctx, ref, f)
-	if err != nil {
-		return image.Image{}, err
 	}
 	opt, err := a.planOptions(f)
 	if err != nil {
-		return image.Image{}, err
+		return im, false, err
 	}
 	bar := newProgress(a.stderr)
-	im, err := builder.Build(ctx, plan, p, builder.BuildOptions{
-		Store: store, Keys: opt.Keys, CacheDir: opt.CacheDir, Mirror: opt.Mirror, Init: opt.Init, Log: opt.Log,
+	im, err = builder.Build(ctx, plan, builder.BuildOptions{
+		Store: store, Version: f.version, Keys: opt.Keys, CacheDir: opt.CacheDir, Mirror: opt.Mirror, Offline: f.offline, Init: opt.Init, Log: opt.Log,
 		Progress: func(e builder.Event) { bar.Step(e.Step, e.Done, e.Total, e.Detail) },
 	})
 	if err != nil {
 		bar.Abort()
-		return image.Image{}, explain(ctx, err)
+		return im, false, explain(ctx, err)
 	}
 	bar.Finish()
-	return im, nil
+	return im, false, nil
 }
 
 // initBinary finds the machine's binary: named, or beside this program, or installed.

@@ -112,7 +112,7 @@ func (d *demo) buildImages(ctx context.Context) error {
 		if err := os.WriteFile(profile, []byte(text), 0o644); err != nil {
 			return err
 		}
-		if _, err := d.build(ctx, profile, buildFlags{version: v}); err != nil {
+		if _, _, err := d.build(ctx, profile, buildFlags{version: v}); err != nil {
 			return err
 		}
 	}

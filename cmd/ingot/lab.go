@@ -122,7 +122,7 @@ func (a *app) labImage(ctx context.Context, named string) (string, error) {
 	}
 	im, err := s.Get(ctx, ref)
 	if errors.Is(err, image.ErrNotFound) && named == "" {
-		im, err = a.build(ctx, "lab", buildFlags{version: "v1"})
+		im, _, err = a.build(ctx, "lab", buildFlags{version: "v1"})
 	}
 	return im.Name.String(), err
 }

@@ -1,0 +1,144 @@
+package builder
+
+import (
+	"context"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+)
+
+// layerCache keeps what takes long to make and depends on few inputs:
+// installed package sets, unpacked kernels, initramfs. A file is named after
+// the digest of its inputs and the checksum of its content, so that a damaged
+// one is seen and made again.
+type layerCache struct {
+	dir string
+	say func(what string) // of a repair
+}
+
+// keptLayers is the number of layers that the cache keeps.
+const keptLayers = 16
+
+// partial marks files that are being written.
+const partial = ".incoming-"
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// get returns the layer of a key, and whether it was there already. When it is
+// not, fresh must write it to the path that it is given, which is removed when
+// fresh fails.
+func (c *layerCache) get(ctx context.Context, key string, fresh func(path string) error) (path string, kept bool, err error) {
+	if err := os.MkdirAll(c.dir, 0o755); err != nil {
+		return "", false, fmt.Errorf("preparing the layer cache: %w", err)
+	}
+	if path, err = c.find(ctx, key); path != "" || err != nil {
+		return path, path != "", err
+	}
+	tmp, err := os.CreateTemp(c.dir, partial)
+	if err != nil {
+		return "", false, fmt.Errorf("adding to the layer cache: %w", err)
+	}
+	defer os.Remove(tmp.Name())
+	defer tmp.Close()
+	if err := fresh(tmp.Name()); err != nil {
+		return "", false, err
+	}
+	// Whoever wrote it may have replaced the file: read what has the name now.
+	f, err := os.Open(tmp.Name())
+	if err != nil {
+		return "", false, fmt.Errorf("adding to the layer cache: %w", err)
+	}
+	defer f.Close()
+	sum, err := checksum(ctx, f)
+	if err != nil {
+		return "", false, fmt.Errorf("adding to the layer cache: %w", err)
+	}
+	if err := f.Sync(); err != nil {
+		return "", false, fmt.Errorf("adding to the layer cache: %w", err)
+	}
+	path = filepath.Join(c.dir, key+"."+sum)
+	if err := os.Rename(tmp.Name(), path); err != nil {
+		return "", false, fmt.Errorf("adding to the layer cache: %w", err)
+	}
+	c.prune(path)
+	return path, false, nil
+}
+
+// find looks for a sound layer; damaged ones are removed.
+func (c *layerCache) find(ctx context.Context, key string) (string, error) {
+	paths, err := filepath.Glob(filepath.Join(c.dir, key+".*"))
+	if err != nil {
+		return "", fmt.Errorf("looking into the layer cache: %w", err)
+	}
+	for _, path := range paths {
+		f, err := os.Open(path)
+		if err != nil {
+			continue // another build made room
+		}
+		sum, err := checksum(ctx, f)
+		f.Close()
+		if ctx.Err() != nil {
+			return "", ctx.Err()
+		}
+		if err == nil && strings.HasSuffix(path, "."+sum) {
+			now := time.Now()
+			_ = os.Chtimes(path, now, now) // recently used: decides only what is pruned
+			return path, nil
+		}
+		c.say("a layer in the cache is damaged; it is made again")
+		if err := os.Remove(path); err != nil {
+			return "", fmt.Errorf("removing a damaged layer from the cache: %w", err)
+		}
+	}
+	return "", nil
+}
+
+// checksum is the CRC-32C of a file; it guards against rot, not against malice.
+func checksum(ctx context.Context, f *os.File) (string, error) {
+	sum, buf := crc32.New(castagnoli), make([]byte, 1<<20)
+	for {
+		if err := ctx.Err(); err != nil {
+			return "", err
+		}
+		n, err := f.Read(buf)
+		sum.Write(buf[:n])
+		if err == io.EOF {
+			return fmt.Sprintf("%08x", sum.Sum32()), nil
+		}
+		if err != nil {
+			return "", err
+		}
+	}
+}
+
+// prune removes the layers that were used longest ago, and what killed builds
+// left half-written a day ago.
+func (c *layerCache) prune(current string) {
+	type aged struct {
+		path string
+		when time.Time
+	}
+	var layers []aged
+	entries, _ := os.ReadDir(c.dir)
+	for _, e := range entries {
+		st, err := e.Info()
+		path := filepath.Join(c.dir, e.Name())
+		switch {
+		case err != nil || path == current:
+		case !strings.HasPrefix(e.Name(), partial):
+			layers = append(layers, aged{path, st.ModTime()})
+		case time.Since(st.ModTime()) > 24*time.Hour:
+			os.Remove(path)
+		}
+	}
+	slices.SortFunc(layers, func(a, b aged) int { return a.when.Compare(b.when) })
+	for len(layers) >= keptLayers {
+		os.Remove(layers[0].path)
+		layers = layers[1:]
+	}
+}

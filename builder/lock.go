@@ -1,0 +1,262 @@
+package builder
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/google/renameio/v2"
+
+	"ingot"
+	"ingot/builder/source"
+	"ingot/profiles"
+)
+
+// Lock is what apt answered to a profile's request: exact packages, without
+// the host name of a mirror. It is kept beside the profile, belongs under
+// version control, and makes a build independent of the day it runs.
+type Lock struct {
+	Format   int              `json:"format"` // 1
+	Request  Request          `json:"request"`
+	Kernel   source.Package   `json:"kernel"`
+	Packages []source.Package `json:"packages"` // sorted by name
+}
+
+// Request is the part of a profile that apt answers.
+type Request struct {
+	Suite      string     `json:"suite"`
+	Components []string   `json:"components"`
+	Arch       ingot.Arch `json:"arch"`
+	Packages   []string   `json:"packages"` // sorted
+	Kernel     string     `json:"kernel"`
+}
+
+// LockMode says what Resolve does with a lock.
+type LockMode int
+
+// The modes of a lock.
+const (
+	// LockUse uses the lock, and asks apt when there is none or when it answers
+	// another request; the answer becomes the lock.
+	LockUse LockMode = iota
+	// LockUpdate asks apt in any case.
+	LockUpdate
+	// LockExact refuses to differ from the lock.
+	LockExact
+)
+
+// Locked tells what happened to the lock.
+type Locked struct {
+	Path    string   `json:"path,omitempty"` // empty: there is none
+	Written bool     `json:"written"`
+	Changes []Change `json:"changes,omitempty"` // against the lock before
+	// NotKept is why the lock could not be written, which harms nothing today.
+	NotKept error `json:"-"`
+}
+
+// Change is one package that differs between two locks or images.
+type Change struct {
+	Package string `json:"package"`
+	Before  string `json:"before,omitempty"` // version; empty: it is new
+	After   string `json:"after,omitempty"`  // empty: it is gone
+}
+
+// Errors of locks that callers may test for with errors.Is.
+var (
+	// ErrLockStale: the lock answers another request than the profile's.
+	ErrLockStale = errors.New("the lock does not fit the profile")
+	// ErrNoLock: a lock is demanded and there is none.
+	ErrNoLock = errors.New("there is no lock")
+)
+
+const lockFormat = 1
+
+// RequestOf is what a profile asks of apt.
+func RequestOf(p *profiles.Profile) Request {
+	r := Request{Suite: p.Base.Suite, Components: p.Base.Components, Arch: p.Arch, Packages: slices.Clone(p.Packages), Kernel: p.Kernel.Package}
+	slices.Sort(r.Packages)
+	return r
+}
+
+// differs says in words how a request differs from the one before; empty: not at all.
+func (r Request) differs(before Request) string {
+	var words []string
+	for _, f := range []struct{ name, was, is string }{
+		{"suite", before.Suite, r.Suite}, {"arch", string(before.Arch), string(r.Arch)}, {"kernel", before.Kernel, r.Kernel},
+		{"components", strings.Join(before.Components, " "), strings.Join(r.Components, " ")},
+	} {
+		if f.was != f.is {
+			words = append(words, fmt.Sprintf("%s %s instead of %s", f.name, f.is, f.was))
+		}
+	}
+	for _, p := range r.Packages {
+		if !slices.Contains(before.Packages, p) {
+			words = append(words, "+"+p)
+		}
+	}
+	for _, p := range before.Packages {
+		if !slices.Contains(r.Packages, p) {
+			words = append(words, "−"+p)
+		}
+	}
+	return strings.Join(words, ", ")
+}
+
+// ReadLock reads a lock; it is nil when there is none.
+func ReadLock(path string) (*Lock, error) {
+	b, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reading the lock: %w", err)
+	}
+	var l Lock
+	d := json.NewDecoder(bytes.NewReader(b))
+	d.DisallowUnknownFields()
+	if err := d.Decode(&l); err != nil {
+		return nil, fmt.Errorf("reading the lock %s: %w; restore it, or make it anew with: ingot plan --update", path, err)
+	}
+	if l.Format != lockFormat {
+		return nil, fmt.Errorf("reading the lock %s: format %d; this ingot knows %d", path, l.Format, lockFormat)
+	}
+	for _, p := range append([]source.Package{l.Kernel}, l.Packages...) {
+		if err := p.Check(); err != nil {
+			return nil, fmt.Errorf("reading the lock %s: %w", path, err)
+		}
+	}
+	return &l, nil
+}
+
+// Text is the lock as it is kept: JSON with a line for each package, so that a
+// change of it reads like one.
+func (l *Lock) Text() ([]byte, error) {
+	request, err := json.Marshal(l.Request)
+	if err != nil {
+		return nil, fmt.Errorf("encoding the lock: %w", err)
+	}
+	kernel, err := json.Marshal(l.Kernel)
+	if err != nil {
+		return nil, fmt.Errorf("encoding the lock: %w", err)
+	}
+	var b bytes.Buffer
+	fmt.Fprintf(&b, "{\n\"format\": %d,\n\"request\": %s,\n\"kernel\": %s,\n\"packages\": [\n", l.Format, request, kernel)
+	for i, p := range l.Packages {
+		line, err := json.Marshal(p)
+		if err != nil {
+			return nil, fmt.Errorf("encoding the lock: %w", err)
+		}
+		b.Write(line)
+		if i < len(l.Packages)-1 {
+			b.WriteByte(',')
+		}
+		b.WriteByte('\n')
+	}
+	b.WriteString("]\n}\n")
+	return b.Bytes(), nil
+}
+
+func (l *Lock) write(path string) error {
+	text, err := l.Text()
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return err
+	}
+	return renameio.WriteFile(path, text, 0o644)
+}
+
+// Changes are the packages that differ between two lists, by name.
+func Changes(before, after []source.Package) []Change {
+	versions := map[string]Change{}
+	for _, p := range before {
+		versions[p.Name] = Change{Package: p.Name, Before: p.Version}
+	}
+	for _, p := range after {
+		c := versions[p.Name]
+		versions[p.Name] = Change{Package: p.Name, Before: c.Before, After: p.Version}
+	}
+	var list []Change
+	for _, c := range versions {
+		if c.Before != c.After {
+			list = append(list, c)
+		}
+	}
+	slices.SortFunc(list, func(a, b Change) int { return strings.Compare(a.Package, b.Package) })
+	return list
+}
+
+// lock returns the packages to build with.
+func (o *PlanOptions) lock(ctx context.Context, p *profiles.Profile) (*Lock, Locked, error) {
+	want := RequestOf(p)
+	locked := Locked{Path: o.Lock}
+	var old *Lock
+	if o.Lock != "" {
+		var err error
+		if old, err = ReadLock(o.Lock); err != nil && o.Mode != LockUpdate {
+			return nil, locked, err
+		}
+	}
+	if old != nil && o.Mode != LockUpdate {
+		how := want.differs(old.Request)
+		if how == "" {
+			o.tell(Event{Step: "resolve", Done: 1, Total: 1, Detail: fmt.Sprintf("%d packages, as locked", len(old.Packages))})
+			return old, locked, nil
+		}
+		if o.Mode == LockExact {
+			return nil, locked, fmt.Errorf("%w: %s; run: ingot plan --update", ErrLockStale, how)
+		}
+	}
+	if o.Mode == LockExact {
+		return nil, locked, fmt.Errorf("%w at %s; make it with: ingot plan", ErrNoLock, o.Lock)
+	}
+	l, err := o.ask(ctx, want)
+	if err != nil {
+		return nil, locked, err
+	}
+	if old != nil {
+		locked.Changes = Changes(append([]source.Package{old.Kernel}, old.Packages...), append([]source.Package{l.Kernel}, l.Packages...))
+	}
+	if o.Lock != "" {
+		locked.NotKept = l.write(o.Lock)
+		locked.Written = locked.NotKept == nil
+	}
+	return l, locked, nil
+}
+
+// ask lets apt answer a request.
+func (o *PlanOptions) ask(ctx context.Context, r Request) (*Lock, error) {
+	o.tell(Event{Step: "resolve"})
+	var mirrors source.Mirrors
+	var err error
+	if !o.Offline {
+		if mirrors, err = source.HostMirrors("/etc/apt", o.Mirror); err != nil {
+			return nil, err
+		}
+	}
+	apt, err := source.OpenApt(ctx, source.AptOptions{
+		Dir: filepath.Join(o.CacheDir, "apt"), Arch: string(r.Arch), Suite: r.Suite,
+		Components: r.Components, Mirrors: mirrors, Offline: o.Offline, Log: o.Log,
+	})
+	if err != nil {
+		return nil, err
+	}
+	defer apt.Close()
+	l := &Lock{Format: lockFormat, Request: r}
+	if l.Packages, err = apt.Resolve(ctx, r.Packages); err != nil {
+		return nil, err
+	}
+	if l.Kernel, err = apt.Kernel(ctx, r.Kernel); err != nil {
+		return nil, err
+	}
+	o.tell(Event{Step: "resolve", Done: 1, Total: 1, Detail: fmt.Sprintf("%d packages, %s", len(l.Packages), l.Kernel.Name)})
+	return l, nil
+}
