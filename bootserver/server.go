@@ -143,7 +143,7 @@ func Run(ctx context.Context, c Config) error {
 	if err != nil {
 		return err
 	}
-	st, err := state.Open(ctx, filepath.Join(c.Store.Root(), "state"))
+	st, err := state.Open(ctx, filepath.Join(c.Store.Root(), state.Folder))
 	if err != nil {
 		return err
 	}

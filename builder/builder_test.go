@@ -1,6 +1,7 @@
 package builder
 
 import (
+	"encoding/json"
 	"os"
 	"path/filepath"
 	"strings"
@@ -140,5 +141,27 @@ func TestPlanDigest(t *testing.T) {
 	first := p.Digest()
 	if first == "" || p.Digest() != first || q.Digest() == first {
 		t.Errorf("digests %s, %s, %s; want stable and different", first, p.Digest(), q.Digest())
+	}
+}
+
+// TestPlanIsRead: what Verify reads of an image is what Resolve made.
+func TestPlanIsRead(t *testing.T) {
+	for _, name := range []string{"lab", "node"} {
+		p, err := profiles.Load(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		p.Files = append(p.Files, profiles.File{Path: "/etc/x", Mode: 0o4750, Content: "ü"})
+		text, err := (&Plan{Format: format, Profile: p}).Canonical()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var plan Plan
+		if err := json.Unmarshal(text, &plan); err != nil {
+			t.Fatal(err)
+		}
+		if again, err := plan.Canonical(); err != nil || string(again) != string(text) {
+			t.Errorf("the plan of %s changes when it is read (%v):\n%s\n%s", name, err, text, again)
+		}
 	}
 }

@@ -143,7 +143,7 @@ func takeKernel(t *tree.Tree) (vmlinuz []byte, release string, err error) {
 // purged is what packages leave in a root that must not be in an image: the
 // identity of a machine, and what only an installed system has a use for.
 var purged = []string{
-	"etc/ssh/ssh_host_*", "etc/machine-id", "var/lib/dbus/machine-id", "etc/hostname", "etc/resolv.conf.dpkg*",
+	"etc/ssh/ssh_host_*", "etc/machine-id", "var/lib/dbus/machine-id", "etc/hostname", "etc/resolv.conf.dpkg*", "etc/.resolv.conf.systemd-resolved.bak",
 	"etc/apt/sources.list*", "var/lib/apt/lists/*", "var/cache/apt/*", "var/cache/debconf/*-old", "var/cache/ldconfig/*",
 	"var/log/*.log", "var/log/apt", "var/log/bootstrap.log", "var/lib/dpkg/*-old", "var/lib/systemd/random-seed",
 	"etc/passwd-", "etc/group-", "etc/shadow-", "etc/gshadow-", "etc/subuid-", "etc/subgid-", "etc/.pwd.lock",

@@ -14,7 +14,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/google/renameio/v2"
 	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sys/unix"
@@ -178,38 +177,19 @@ func (s *Store) putSignature(subject ocispec.Descriptor, text string) (ocispec.D
 	return d, nil
 }
 
-// writeIndex adds image and signature to the index. The image's older entries,
-// and older signatures of it, leave the index with it.
-func (s *Store) writeIndex(index ocispec.Index, im, signature ocispec.Descriptor) error {
+// writeIndex adds image and signature to the index. The image's older entry of
+// that name, and what referred to it, leave the index with it.
+func (s *Store) writeIndex(index ocispec.Index, im ocispec.Descriptor, referrers ...ocispec.Descriptor) error {
 	name := im.Annotations[ocispec.AnnotationRefName]
 	var kept []ocispec.Descriptor
 	for _, d := range index.Manifests {
-		if d.Digest == im.Digest || d.Annotations[ocispec.AnnotationRefName] == name || s.signs(d, im) {
+		if d.Annotations[ocispec.AnnotationRefName] == name || s.refersTo(d, ingot.Digest(im.Digest)) {
 			continue
 		}
 		kept = append(kept, d)
 	}
-	index.Manifests = append(kept, im, signature)
-	b, err := json.MarshalIndent(index, "", " ")
-	if err != nil {
-		return fmt.Errorf("encoding the index: %w", err)
-	}
-	if err := renameio.WriteFile(s.dir(ocispec.ImageIndexFile), b, 0o644); err != nil {
-		return fmt.Errorf("writing the index: %w", err)
-	}
-	return syncDir(s.dir())
-}
-
-func (s *Store) signs(d, im ocispec.Descriptor) bool {
-	if d.ArtifactType != ingot.ArtifactSignature {
-		return false
-	}
-	b, err := s.readBlob(ingot.Digest(d.Digest))
-	if err != nil {
-		return true // damaged: drop it
-	}
-	var m ocispec.Manifest
-	return json.Unmarshal(b, &m) == nil && m.Subject != nil && m.Subject.Digest == im.Digest
+	index.Manifests = append(append(kept, im), referrers...)
+	return s.saveIndex(index)
 }
 
 func (s *Store) putBytes(b []byte) (ingot.Artifact, error) {

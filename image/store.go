@@ -21,6 +21,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"sort"
 	"strings"
 	"time"
@@ -52,6 +53,7 @@ type Store struct{ root string }
 type Image struct {
 	Digest    ingot.Digest // of OCI: what machines are assigned
 	Name      ingot.ImageName
+	Tags      []string // further names
 	Manifest  ingot.ImageManifest
 	OCI       []byte       // the OCI manifest, bytes as signed
 	Config    ingot.Digest // blob that holds Manifest
@@ -100,6 +102,7 @@ func (s *Store) List(ctx context.Context) ([]Image, error) {
 		return nil, err
 	}
 	signatures := s.signatures(index)
+	tags := map[ingot.Digest][]string{}
 	var images []Image
 	for _, d := range index.Manifests {
 		if err := ctx.Err(); err != nil {
@@ -108,12 +111,22 @@ func (s *Store) List(ctx context.Context) ([]Image, error) {
 		if d.ArtifactType != ingot.MediaTypeConfig {
 			continue
 		}
+		id := ingot.Digest(d.Digest)
+		names, seen := tags[id]
+		tags[id] = append(names, d.Annotations[ocispec.AnnotationRefName])
+		if seen {
+			continue
+		}
 		im, err := s.read(d)
 		if err != nil {
 			continue // not complete, so not an image
 		}
 		im.Signature = signatures[im.Digest]
 		images = append(images, im)
+	}
+	for i, im := range images {
+		images[i].Tags = slices.DeleteFunc(tags[im.Digest], func(t string) bool { return t == "" || t == im.Name.String() })
+		slices.Sort(images[i].Tags)
 	}
 	sort.SliceStable(images, func(i, j int) bool {
 		a, b := images[i], images[j]
@@ -125,8 +138,8 @@ func (s *Store) List(ctx context.Context) ([]Image, error) {
 	return images, nil
 }
 
-// Get returns the image that ref names: PROFILE:VERSION, PROFILE for its newest
-// version, a digest, or a unique beginning of one of at least 6 hex digits.
+// Get returns the image that ref names: PROFILE:VERSION, a tag, PROFILE for its
+// newest version, a digest, or a unique beginning of one of at least 6 hex digits.
 func (s *Store) Get(ctx context.Context, ref string) (Image, error) {
 	images, err := s.List(ctx)
 	if err != nil {
@@ -134,7 +147,7 @@ func (s *Store) Get(ctx context.Context, ref string) (Image, error) {
 	}
 	var found []Image
 	for _, im := range images {
-		if im.Name.String() == ref || string(im.Digest) == ref {
+		if im.Name.String() == ref || string(im.Digest) == ref || slices.Contains(im.Tags, ref) {
 			return im, nil
 		}
 		if hex := strings.TrimPrefix(ref, "sha256:"); len(hex) >= 6 && strings.HasPrefix(im.Digest.Hex(), hex) {

@@ -8,6 +8,7 @@
 package profiles
 
 import (
+	"bytes"
 	"fmt"
 	"io/fs"
 	"strconv"
@@ -163,6 +164,9 @@ func (b *Bytes) UnmarshalText(text []byte) (err error) {
 	*b, err = ParseBytes(string(text))
 	return err
 }
+
+// UnmarshalJSON reads what encoding/json writes: a number of bytes.
+func (b *Bytes) UnmarshalJSON(text []byte) error { return b.UnmarshalText(bytes.Trim(text, `"`)) }
 
 // Duration is a time.Duration; written as 90s, 5m, 1h30m.
 type Duration time.Duration

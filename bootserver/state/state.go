@@ -52,6 +52,9 @@ var (
 	bucketMeta     = []byte("meta")
 )
 
+// Folder is where the state lies, below the store's root.
+const Folder = "state"
+
 // Open opens the state in dir, making it when it is missing, and takes its
 // lock. A second server gets ErrLocked with the process id of the first.
 func Open(_ context.Context, dir string) (*State, error) {

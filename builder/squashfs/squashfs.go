@@ -32,6 +32,11 @@ const (
 	Socket
 )
 
+// KindName is a kind's name for people.
+func KindName(k Kind) string {
+	return [...]string{"file", "folder", "link", "character device", "block device", "fifo", "socket"}[k]
+}
+
 // Entry is one name of the tree.
 type Entry struct {
 	Path     string // relative to the root, clean, bytes other than NUL and slash; "" is the root itself

@@ -15,38 +15,50 @@ import (
 )
 
 func (a *app) imageCommand() *cobra.Command {
+	var deep bool
 	ls := &cobra.Command{
-		Use: "ls", Short: "list the images of the store", Args: exactArgs(),
-		Example: "  ingot image ls\n  ingot image ls -o json | jq -r '.[].digest'",
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			s, err := image.Open(cmd.Context(), a.storeRoot())
-			if err != nil {
-				return err
+		Use: "ls [IMAGE [PATH]]", Short: "list the images of the store, or the files of one", Args: maxArgs(2),
+		Long:    "List the images of the store, or what is in a folder of an image's root.\n" + imageRef,
+		Example: "  ingot image ls\n  ingot image ls lab:v1 /etc\n  ingot image ls lab:v1 --recursive\n  ingot image ls -o json | jq -r '.[].digest'",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return a.imageFiles(cmd.Context(), args[0], strings.Join(args[1:], ""), deep)
 			}
-			images, err := s.List(cmd.Context())
-			if err != nil {
-				return err
-			}
-			views := make([]imageView, len(images))
-			for i, im := range images {
-				views[i] = viewOf(im)
-			}
-			return a.show(views, func(w io.Writer) { imageTable(w, images, time.Now()) })
+			return a.imageList(cmd.Context())
 		},
 	}
+	ls.Flags().BoolVarP(&deep, "recursive", "r", false, "list all that is below PATH")
 	inspect := &cobra.Command{
 		Use: "inspect IMAGE", Short: "what an image is made of",
-		Long:    "Show one image: digests, sizes, plan, kernel, volumes, health checks.\nIMAGE is PROFILE:VERSION, PROFILE (its newest version), a digest or a unique\nbeginning of one.",
+		Long:    "Show one image: digests, sizes, plan, kernel, volumes, health checks.\n" + imageRef,
 		Example: "  ingot image inspect lab:v1", Args: exactArgs("IMAGE"),
 		RunE: func(cmd *cobra.Command, args []string) error { return a.imageInspect(cmd.Context(), args[0]) },
 	}
-	return group("image", "list and inspect images", ls, inspect)
+	return group("image", "list, read, compare, name and remove images", ls, inspect, a.imageCatCommand(), a.imageDiffCommand(),
+		a.imageTagCommand(), a.imageRmCommand(), a.imageGCCommand(), a.imageVerifyCommand())
+}
+
+func (a *app) imageList(ctx context.Context) error {
+	s, err := image.Open(ctx, a.storeRoot())
+	if err != nil {
+		return err
+	}
+	images, err := s.List(ctx)
+	if err != nil {
+		return err
+	}
+	views := make([]imageView, len(images))
+	for i, im := range images {
+		views[i] = viewOf(im)
+	}
+	return a.show(views, func(w io.Writer) { imageTable(w, images, time.Now()) })
 }
 
 // imageView is the JSON form of an image.
 type imageView struct {
 	Digest    ingot.Digest        `json:"digest"`
 	Name      string              `json:"name"`
+	Tags      []string            `json:"tags,omitempty"`
 	Size      int64               `json:"size"`
 	Signature string              `json:"signature,omitempty"`
 	Manifest  ingot.ImageManifest `json:"manifest"`
@@ -54,7 +66,7 @@ type imageView struct {
 }
 
 func viewOf(im image.Image) imageView {
-	return imageView{Digest: im.Digest, Name: im.Name.String(), Size: im.Size,
+	return imageView{Digest: im.Digest, Name: im.Name.String(), Tags: im.Tags, Size: im.Size,
 		Signature: im.Signature, Manifest: im.Manifest, OCI: im.OCI}
 }
 
@@ -64,21 +76,17 @@ func imageTable(w io.Writer, images []image.Image, now time.Time) {
 		return
 	}
 	t := tabs(w)
-	row(t, "IMAGE", "DIGEST", "ARCH", "KERNEL", "PACKAGES", "ROOT", "INITRAMFS", "STORED")
+	row(t, "IMAGE", "DIGEST", "ARCH", "KERNEL", "PACKAGES", "ROOT", "INITRAMFS", "STORED", "TAGS")
 	for _, im := range images {
 		m := im.Manifest
 		row(t, im.Name.String(), im.Digest.Short(), string(m.Arch), m.KernelRelease, fmt.Sprint(m.Packages),
-			size(m.Root.Size), size(m.Initramfs.Size), ago(im.Stored, now))
+			size(m.Root.Size), size(m.Initramfs.Size), ago(im.Stored, now), dash(strings.Join(im.Tags, " ")))
 	}
 	t.Flush()
 }
 
 func (a *app) imageInspect(ctx context.Context, ref string) error {
-	s, err := image.Open(ctx, a.storeRoot())
-	if err != nil {
-		return err
-	}
-	im, err := s.Get(ctx, ref)
+	_, im, err := a.withImage(ctx, ref)
 	if err != nil {
 		return err
 	}
@@ -90,6 +98,9 @@ func imageDetails(w io.Writer, im image.Image) {
 	t := tabs(w)
 	row(t, "image", im.Name.String())
 	row(t, "digest", im.Digest.String())
+	if len(im.Tags) > 0 {
+		row(t, "tags", strings.Join(im.Tags, " "))
+	}
 	row(t, "plan", m.Plan.String())
 	row(t, "arch", string(m.Arch))
 	row(t, "inputs as of", m.Created.UTC().Format(time.DateOnly))

@@ -1,0 +1,179 @@
+package builder
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path"
+	"slices"
+	"strings"
+
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"ingot"
+	"ingot/builder/squashfs"
+	"ingot/builder/tree"
+	"ingot/image"
+)
+
+// ErrNoFile: the image has no such file.
+var ErrNoFile = errors.New("no such file in the image")
+
+// Contents is what is in the root of an image.
+type Contents struct {
+	*tree.Tree
+	Image   image.Image
+	Entries []squashfs.Entry // sorted by path
+	file    *os.File
+}
+
+// OpenContents opens the root of an image of the store.
+func OpenContents(s *image.Store, im image.Image) (*Contents, error) {
+	f, err := os.Open(s.Blob(im.Manifest.Root.Digest))
+	if err != nil {
+		return nil, fmt.Errorf("opening the root of %s: %w", im.Name, err)
+	}
+	c, err := readContents(f)
+	if err != nil {
+		f.Close()
+		return nil, fmt.Errorf("opening the root of %s: %w", im.Name, err)
+	}
+	c.Image = im
+	return c, nil
+}
+
+// Close ends the reading.
+func (c *Contents) Close() error { return c.file.Close() }
+
+func readContents(f *os.File) (*Contents, error) {
+	st, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	r, err := squashfs.Open(f, st.Size())
+	if err != nil {
+		return nil, err
+	}
+	c := &Contents{Tree: tree.New(), file: f}
+	if c.Entries, err = r.Entries(); err != nil {
+		return nil, err
+	}
+	for _, e := range c.Entries {
+		kind, ok := treeKinds[e.Kind]
+		if !ok {
+			continue // sockets: no image of ours has one
+		}
+		if err := c.Put(tree.Entry{Path: e.Path, Kind: kind, Mode: e.Mode, UID: int(e.UID), GID: int(e.GID), Size: e.Size, Target: e.Target,
+			Hard: e.Hard, Major: int64(e.Major), Minor: int64(e.Minor), Xattrs: e.Xattrs, Open: e.Open}); err != nil {
+			return nil, err
+		}
+	}
+	return c, nil
+}
+
+// treeKinds is squashKinds the other way round.
+var treeKinds = func() map[squashfs.Kind]tree.Kind {
+	m := map[squashfs.Kind]tree.Kind{}
+	for t, s := range squashKinds {
+		m[s] = t
+	}
+	return m
+}()
+
+// Cat copies the file at p, links followed, to w.
+func (c *Contents) Cat(w io.Writer, p string) error {
+	e := c.Find(p)
+	for e != nil && e.Hard != "" {
+		e = c.Get(e.Hard)
+	}
+	if e == nil {
+		return fmt.Errorf("%w: %q; list what there is with: ingot image ls %s", ErrNoFile, p, c.Image.Name)
+	}
+	if e.Kind != tree.File {
+		return fmt.Errorf("%w: %q is no regular file", ErrNoFile, p)
+	}
+	r, err := e.Open()
+	if err != nil {
+		return fmt.Errorf("reading %q: %w", p, err)
+	}
+	defer r.Close()
+	_, err = io.Copy(w, r)
+	return err
+}
+
+// Below returns the entry at p, links followed, and all that is below it; of a
+// folder only what is directly in it unless deep.
+func (c *Contents) Below(p string, deep bool) ([]squashfs.Entry, error) {
+	e := c.Find(p)
+	if e == nil {
+		return nil, fmt.Errorf("%w: %q", ErrNoFile, p)
+	}
+	var list []squashfs.Entry
+	for _, x := range c.Entries {
+		in := e.Path == "" || strings.HasPrefix(x.Path, e.Path+"/")
+		direct := path.Dir("/"+x.Path) == path.Clean("/"+e.Path) && x.Path != ""
+		if x.Path == e.Path && e.Kind != tree.Dir || in && x.Path != "" && (deep || direct) {
+			list = append(list, x)
+		}
+	}
+	return list, nil
+}
+
+// PlanOf reads the plan that an image was built from.
+func PlanOf(s *image.Store, im image.Image) (*Plan, error) {
+	var m ocispec.Manifest
+	if err := json.Unmarshal(im.OCI, &m); err != nil {
+		return nil, fmt.Errorf("reading the plan of %s: %w", im.Name, err)
+	}
+	i := slices.IndexFunc(m.Layers, func(d ocispec.Descriptor) bool { return d.MediaType == ingot.MediaTypePlan })
+	if i < 0 {
+		return nil, fmt.Errorf("reading the plan of %s: the image has none", im.Name)
+	}
+	text, err := os.ReadFile(s.Blob(ingot.Digest(m.Layers[i].Digest)))
+	if err != nil {
+		return nil, fmt.Errorf("reading the plan of %s: %w", im.Name, err)
+	}
+	var plan Plan
+	if err := json.Unmarshal(text, &plan); err != nil {
+		return nil, fmt.Errorf("reading the plan of %s: %w", im.Name, err)
+	}
+	if again, err := plan.Canonical(); err != nil || !bytes.Equal(again, text) || plan.Format != format {
+		return nil, fmt.Errorf("reading the plan of %s: it is of another version of ingot (format %d; this one has %d): %w", im.Name, plan.Format, format, ErrOtherIngot)
+	}
+	return &plan, nil
+}
+
+// ErrOtherIngot: a plan can be understood only by the ingot that made it.
+var ErrOtherIngot = errors.New("use the ingot that built the image")
+
+// Owners maps every path of the root that a package ships to the package's
+// name, from dpkg's own lists.
+func (c *Contents) Owners() (map[string]string, error) {
+	owners := map[string]string{}
+	for _, e := range c.Entries {
+		name, ok := strings.CutSuffix(path.Base(e.Path), ".list")
+		if !ok || path.Dir(e.Path) != "var/lib/dpkg/info" {
+			continue
+		}
+		b, err := c.ReadFile(e.Path)
+		if err != nil {
+			return nil, err
+		}
+		name, _, _ = strings.Cut(name, ":")
+		for scan := bufio.NewScanner(bytes.NewReader(b)); scan.Scan(); {
+			if f := c.Get(scan.Text()); f != nil && f.Kind != tree.Dir {
+				owners[f.Path] = name
+			}
+		}
+	}
+	for _, e := range c.Entries { // the kernel is laid in unpacked
+		if _, ok := owners[e.Path]; !ok && strings.HasPrefix(e.Path, "usr/lib/modules/") && e.Kind != squashfs.Dir {
+			owners[e.Path] = "linux-image-" + c.Image.Manifest.KernelRelease
+		}
+	}
+	return owners, nil
+}

@@ -1,0 +1,257 @@
+package builder
+
+import (
+	"archive/tar"
+	"bufio"
+	"compress/gzip"
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path"
+	"regexp"
+	"slices"
+	"strings"
+
+	"ingot/builder/source"
+	"ingot/builder/squashfs"
+	"ingot/image"
+)
+
+// Diff is how two images differ.
+type Diff struct {
+	From      string          `json:"from"`
+	To        string          `json:"to"`
+	Packages  []PackageChange `json:"packages"`
+	Files     []OwnedChange   `json:"files"`
+	Sizes     []SizeChange    `json:"sizes"` // by package, the largest change first
+	Kernel    *Change         `json:"kernel,omitempty"`
+	Modules   ListChange      `json:"modules"`
+	Arguments ListChange      `json:"arguments"`
+	Root      SizeChange      `json:"root"`   // of the squashfs
+	Shared    int64           `json:"shared"` // bytes of the new root in chunks that the old one has, too
+}
+
+// PackageChange is a package that differs, with what its changelog says since.
+type PackageChange struct {
+	Change
+	Changelog []string `json:"changelog,omitempty"`
+}
+
+// OwnedChange is a file that differs, and the package that ships it.
+type OwnedChange struct {
+	FileChange
+	Package string `json:"package,omitempty"`
+}
+
+// SizeChange is a size before and after.
+type SizeChange struct {
+	Package string `json:"package,omitempty"` // empty: files of no package
+	Before  int64  `json:"before"`            // bytes
+	After   int64  `json:"after"`
+}
+
+// ListChange is what came and went.
+type ListChange struct {
+	Added   []string `json:"added,omitempty"`
+	Removed []string `json:"removed,omitempty"`
+}
+
+// Compare says how image b differs from image a. The changelogs are read from
+// packages in the cache; of one that is not there, none is told.
+func Compare(ctx context.Context, s *image.Store, a, b image.Image, debs string) (*Diff, error) {
+	from, err := OpenContents(s, a)
+	if err != nil {
+		return nil, err
+	}
+	defer from.Close()
+	to, err := OpenContents(s, b)
+	if err != nil {
+		return nil, err
+	}
+	defer to.Close()
+	d := &Diff{From: a.Name.String(), To: b.Name.String(), Root: SizeChange{Before: a.Manifest.Root.Size, After: b.Manifest.Root.Size},
+		Arguments: changesOf(a.Manifest.Arguments, b.Manifest.Arguments), Modules: changesOf(from.modules(), to.modules())}
+	if x, y := a.Manifest.KernelRelease, b.Manifest.KernelRelease; x != y {
+		d.Kernel = &Change{Package: "kernel", Before: x, After: y}
+	}
+	known := map[string]bool{}
+	for _, c := range a.Manifest.Chunks {
+		known[string(c.Digest)] = true
+	}
+	for _, c := range b.Manifest.Chunks {
+		if known[string(c.Digest)] {
+			d.Shared += c.Size
+		}
+	}
+	if err := d.packages(ctx, s, a, b, source.Cache{Dir: debs}); err != nil {
+		return nil, err
+	}
+	return d, d.files(ctx, from, to)
+}
+
+// packages compares what the plans pin.
+func (d *Diff) packages(ctx context.Context, s *image.Store, a, b image.Image, cache source.Cache) error {
+	before, err := PlanOf(s, a)
+	if err != nil {
+		return err
+	}
+	after, err := PlanOf(s, b)
+	if err != nil {
+		return err
+	}
+	for _, c := range Changes(before.Packages, after.Packages) {
+		p := PackageChange{Change: c}
+		if c.Before != "" && c.After != "" {
+			i := slices.IndexFunc(after.Packages, func(p source.Package) bool { return p.Name == c.Package })
+			p.Changelog = changelog(ctx, cache.Path(after.Packages[i]), c)
+		}
+		d.Packages = append(d.Packages, p)
+	}
+	return ctx.Err()
+}
+
+// files compares the roots.
+func (d *Diff) files(ctx context.Context, from, to *Contents) error {
+	ownedFrom, err := from.Owners()
+	if err != nil {
+		return err
+	}
+	ownedTo, err := to.Owners()
+	if err != nil {
+		return err
+	}
+	sizes := map[string]SizeChange{}
+	add := func(list []squashfs.Entry, owners map[string]string, into func(*SizeChange) *int64) {
+		for _, e := range list {
+			s := sizes[owners[e.Path]]
+			s.Package = owners[e.Path]
+			*into(&s) += e.Size
+			sizes[owners[e.Path]] = s
+		}
+	}
+	add(from.Entries, ownedFrom, func(s *SizeChange) *int64 { return &s.Before })
+	add(to.Entries, ownedTo, func(s *SizeChange) *int64 { return &s.After })
+	for _, s := range sizes {
+		if s.Before != s.After {
+			d.Sizes = append(d.Sizes, s)
+		}
+	}
+	abs := func(n int64) int64 { return max(n, -n) }
+	slices.SortFunc(d.Sizes, func(a, b SizeChange) int {
+		if x, y := abs(a.After-a.Before), abs(b.After-b.Before); x != y {
+			return int(min(max(y-x, -1), 1))
+		}
+		return strings.Compare(a.Package, b.Package)
+	})
+	return compareEntries(ctx, from.Entries, to.Entries, func(c FileChange) bool {
+		owner := ownedTo[c.Path]
+		if owner == "" {
+			owner = ownedFrom[c.Path]
+		}
+		d.Files = append(d.Files, OwnedChange{c, owner})
+		return true
+	})
+}
+
+// modules are the names of the kernel modules of the root.
+func (c *Contents) modules() []string {
+	var names []string
+	for _, e := range c.Entries {
+		if name, _, ok := strings.Cut(path.Base(e.Path), ".ko"); ok && strings.HasPrefix(e.Path, "usr/lib/modules/") && e.Kind == squashfs.File {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+func changesOf(before, after []string) ListChange {
+	var c ListChange
+	for _, s := range after {
+		if !slices.Contains(before, s) {
+			c.Added = append(c.Added, s)
+		}
+	}
+	for _, s := range before {
+		if !slices.Contains(after, s) {
+			c.Removed = append(c.Removed, s)
+		}
+	}
+	return c
+}
+
+// changelogLines bounds what is told of one package.
+const changelogLines = 20
+
+// headRE is the first line of an entry (deb-changelog(5)): "bash (5.2-1) trixie; urgency=…".
+var headRE = regexp.MustCompile(`^[a-z0-9][a-z0-9+.-]+ \(([^)]+)\) `)
+
+// changelog reads from a .deb what happened since the version before.
+func changelog(ctx context.Context, deb string, c Change) []string {
+	text, err := readChangelog(ctx, deb, c.Package)
+	if err != nil {
+		return nil // not in the cache, or a package without one: nothing depends on it
+	}
+	return sinceVersion(text, c.Before)
+}
+
+// sinceVersion are the entries above the one of the version before, without
+// blank lines and signatures.
+func sinceVersion(text, before string) []string {
+	var lines []string
+	for scan := bufio.NewScanner(strings.NewReader(text)); scan.Scan(); {
+		line := scan.Text()
+		if m := headRE.FindStringSubmatch(line); m != nil {
+			if m[1] == before || len(lines) > 0 && strings.HasPrefix(before, m[1]+"+b") { // a binary rebuild of it
+				break
+			}
+			lines = append(lines, strings.TrimSpace(strings.SplitN(line, ";", 2)[0]))
+			continue
+		}
+		if strings.TrimSpace(line) == "" || strings.HasPrefix(line, " -- ") {
+			continue
+		}
+		if len(lines) == changelogLines {
+			return append(lines, "…")
+		}
+		lines = append(lines, strings.TrimRight(line, " "))
+	}
+	return lines
+}
+
+func readChangelog(ctx context.Context, deb, name string) (text string, err error) {
+	if _, err := os.Stat(deb); err != nil {
+		return "", err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "dpkg-deb", "--fsys-tarfile", deb)
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return "", err
+	}
+	if err := cmd.Start(); err != nil {
+		return "", err
+	}
+	defer func() { cancel(); _ = cmd.Wait() }() // ended on purpose when the file was found
+	for r := tar.NewReader(out); ; {
+		h, err := r.Next()
+		if err != nil {
+			return "", fmt.Errorf("reading the changelog of %s: %w", name, err)
+		}
+		base := path.Base(h.Name)
+		if path.Dir(h.Name) != "./usr/share/doc/"+name || !slices.Contains([]string{"changelog.Debian.gz", "changelog.gz"}, base) || h.Typeflag != tar.TypeReg {
+			continue
+		}
+		z, err := gzip.NewReader(r)
+		if err != nil {
+			return "", err
+		}
+		b, err := io.ReadAll(io.LimitReader(z, 64<<10))
+		if base == "changelog.gz" && !headRE.Match(b) {
+			continue // upstream's
+		}
+		return string(b), err
+	}
+}

@@ -1,0 +1,421 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"ingot"
+	"ingot/bootserver/api"
+	"ingot/bootserver/fleet"
+	"ingot/bootserver/state"
+	"ingot/builder"
+	"ingot/builder/squashfs"
+	"ingot/image"
+)
+
+const imageRef = "IMAGE is PROFILE:VERSION, a tag, PROFILE (its newest version), a digest or a\nunique beginning of one."
+
+// withImage opens the store and looks an image up.
+func (a *app) withImage(ctx context.Context, ref string) (*image.Store, image.Image, error) {
+	s, err := image.Open(ctx, a.storeRoot())
+	if err != nil {
+		return nil, image.Image{}, err
+	}
+	im, err := s.Get(ctx, ref)
+	return s, im, err
+}
+
+// imageFiles is `ingot image ls IMAGE [PATH]`.
+func (a *app) imageFiles(ctx context.Context, ref, path string, deep bool) error {
+	s, im, err := a.withImage(ctx, ref)
+	if err != nil {
+		return err
+	}
+	c, err := builder.OpenContents(s, im)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	list, err := c.Below(path, deep)
+	if err != nil {
+		return err
+	}
+	views := make([]fileView, len(list))
+	for i, e := range list {
+		if e.Hard != "" {
+			hard := e.Hard
+			at, _ := slices.BinarySearchFunc(c.Entries, hard, func(e squashfs.Entry, p string) int { return strings.Compare(e.Path, p) })
+			e = c.Entries[at]
+			e.Path, e.Hard = list[i].Path, hard
+		}
+		views[i] = fileView{Path: "/" + e.Path, Kind: squashfs.KindName(e.Kind), Mode: fmt.Sprintf("%04o", e.Mode), UID: e.UID, GID: e.GID, Size: e.Size,
+			Target: e.Target, Hard: e.Hard, Xattrs: slices.Sorted(maps.Keys(e.Xattrs))}
+	}
+	return a.show(views, func(w io.Writer) {
+		t := tabs(w)
+		for _, v := range views {
+			row(t, v.Mode, v.Kind, fmt.Sprintf("%d:%d", v.UID, v.GID), size(v.Size), v.name())
+		}
+		t.Flush()
+	})
+}
+
+// fileView is the JSON form of a file of an image.
+type fileView struct {
+	Path   string   `json:"path"`
+	Kind   string   `json:"kind"`
+	Mode   string   `json:"mode"`
+	UID    uint32   `json:"uid"`
+	GID    uint32   `json:"gid"`
+	Size   int64    `json:"size"`
+	Target string   `json:"target,omitempty"`
+	Hard   string   `json:"hardLink,omitempty"`
+	Xattrs []string `json:"xattrs,omitempty"`
+}
+
+func (v fileView) name() string {
+	switch {
+	case v.Target != "":
+		return v.Path + " → " + v.Target
+	case v.Hard != "":
+		return v.Path + " = /" + v.Hard
+	}
+	return v.Path
+}
+
+func (a *app) imageCatCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "cat IMAGE PATH", Short: "print a file of an image's root",
+		Long:    "Print a file of an image's root, links followed.\n" + imageRef,
+		Example: "  ingot image cat lab:v1 /etc/os-release", Args: exactArgs("IMAGE", "PATH"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			s, im, err := a.withImage(cmd.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			c, err := builder.OpenContents(s, im)
+			if err != nil {
+				return err
+			}
+			defer c.Close()
+			return c.Cat(a.stdout, args[1])
+		},
+	}
+}
+
+func (a *app) imageDiffCommand() *cobra.Command {
+	var files bool
+	c := &cobra.Command{
+		Use: "diff IMAGE IMAGE", Short: "what changed from one image to another",
+		Long: `Show packages added, removed and upgraded with what their changelogs say, sizes by
+package, files, kernel, modules and kernel arguments.
+` + imageRef,
+		Example: "  ingot image diff node:1 node:2\n  ingot image diff node:1 node:2 --files\n  ingot image diff node:1 node:2 -o json | jq '.packages[].package'",
+		Args:    exactArgs("IMAGE", "IMAGE"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			s, from, err := a.withImage(cmd.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			to, err := s.Get(cmd.Context(), args[1])
+			if err != nil {
+				return err
+			}
+			cache, err := cacheDir()
+			if err != nil {
+				return err
+			}
+			d, err := builder.Compare(cmd.Context(), s, from, to, filepath.Join(cache, "debs"))
+			if err != nil {
+				return err
+			}
+			return a.show(d, func(w io.Writer) { diffText(w, d, files) })
+		},
+	}
+	c.Flags().BoolVar(&files, "files", false, "list every file that differs")
+	return c
+}
+
+// diffText prints a difference for people.
+func diffText(w io.Writer, d *builder.Diff, files bool) {
+	fmt.Fprintf(w, "%s → %s\n", d.From, d.To)
+	if len(d.Packages)+len(d.Files)+len(d.Arguments.Added)+len(d.Arguments.Removed) == 0 && d.Kernel == nil {
+		fmt.Fprintln(w, "  no difference")
+		return
+	}
+	for _, p := range d.Packages {
+		changeTable(w, []builder.Change{p.Change})
+		for _, line := range p.Changelog {
+			fmt.Fprintf(w, "      %s\n", plain(line))
+		}
+	}
+	if d.Kernel != nil {
+		fmt.Fprintf(w, "  kernel %s → %s\n", d.Kernel.Before, d.Kernel.After)
+	}
+	for _, l := range []struct {
+		what string
+		list builder.ListChange
+	}{{"kernel argument", d.Arguments}, {"module", d.Modules}} {
+		for _, s := range l.list.Added {
+			fmt.Fprintf(w, "  + %s %s\n", l.what, plain(s))
+		}
+		for _, s := range l.list.Removed {
+			fmt.Fprintf(w, "  − %s %s\n", l.what, plain(s))
+		}
+	}
+	t := tabs(w)
+	for _, s := range d.Sizes[:min(len(d.Sizes), 15)] {
+		name := s.Package
+		if name == "" {
+			name = "(of no package)"
+		}
+		row(t, "  "+name, size(s.Before), "→", size(s.After), signedSize(s.After-s.Before))
+	}
+	t.Flush()
+	if files {
+		for _, f := range d.Files {
+			fmt.Fprintf(w, "  /%s: %s\n", plain(f.Path), plain(f.How))
+		}
+	} else if len(d.Files) > 0 {
+		fmt.Fprintf(w, "  %d files differ; list them with --files\n", len(d.Files))
+	}
+	fmt.Fprintf(w, "  root %s → %s, %s of it in chunks that both have\n", size(d.Root.Before), size(d.Root.After), size(d.Shared))
+}
+
+func signedSize(n int64) string {
+	if n < 0 {
+		return "−" + size(-n)
+	}
+	return "+" + size(n)
+}
+
+func (a *app) imageTagCommand() *cobra.Command {
+	var remove bool
+	c := &cobra.Command{
+		Use: "tag IMAGE PROFILE:WORD", Short: "give an image one more name, which may move",
+		Long: `Give an image one more name. A tag may move to another image; a version never does.
+Machines are assigned digests: moving a tag changes nothing for them.
+` + imageRef,
+		Example: "  ingot image tag node:2026.11.24-1 node:stable\n  ingot image tag --remove node:stable",
+		Args: func(cmd *cobra.Command, args []string) error {
+			if remove {
+				return exactArgs("TAG")(cmd, args)
+			}
+			return exactArgs("IMAGE", "PROFILE:WORD")(cmd, args)
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			s, err := image.Open(cmd.Context(), a.storeRoot())
+			if err != nil {
+				return err
+			}
+			if remove {
+				return s.Untag(cmd.Context(), args[0])
+			}
+			im, err := s.Tag(cmd.Context(), args[0], args[1])
+			if err != nil {
+				return err
+			}
+			return a.show(viewOf(im), func(w io.Writer) { fmt.Fprintf(w, "%s is %s %s\n", args[1], im.Name, im.Digest.Short()) })
+		},
+	}
+	c.Flags().BoolVar(&remove, "remove", false, "take the tag away; the image stays")
+	return c
+}
+
+func (a *app) imageRmCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "rm IMAGE", Short: "remove an image that no machine needs",
+		Long: `Remove an image and its tags. An image that a machine is assigned, runs or may fall
+back to is not removed. The bytes go with: ingot image gc
+` + imageRef,
+		Example: "  ingot image rm lab:v1 && ingot image gc", Args: exactArgs("IMAGE"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			s, err := image.Open(cmd.Context(), a.storeRoot())
+			if err != nil {
+				return err
+			}
+			used, err := a.inUse(cmd.Context())
+			if err != nil {
+				return err
+			}
+			im, err := s.Remove(cmd.Context(), args[0], used)
+			if errors.Is(err, image.ErrInUse) {
+				return withHint(err, "assign another image to it first: ingot assign MACHINE IMAGE")
+			}
+			if err != nil {
+				return err
+			}
+			return a.show(viewOf(im), func(w io.Writer) { fmt.Fprintf(w, "%s is removed\n  → ingot image gc\n", im.Name) })
+		},
+	}
+}
+
+func (a *app) imageGCCommand() *cobra.Command {
+	var o image.GCOptions
+	c := &cobra.Command{
+		Use: "gc", Short: "free the space of what no image needs",
+		Long: `Remove files of the store that no image needs. With --keep N, remove first all but
+the newest N images of each profile; images with a tag, and those that a machine is
+assigned, runs or may fall back to, stay in any case.`,
+		Example: "  ingot image gc --keep 5 --dry-run\n  ingot image gc --keep 5", Args: exactArgs(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if o.Keep < 0 {
+				return usagef("--keep %d: want a number of images above 0", o.Keep)
+			}
+			s, err := image.Open(cmd.Context(), a.storeRoot())
+			if err != nil {
+				return err
+			}
+			if o.InUse, err = a.inUse(cmd.Context()); err != nil {
+				return err
+			}
+			done, err := s.GC(cmd.Context(), o)
+			if err != nil {
+				return err
+			}
+			gone := make([]string, len(done.Images))
+			for i, im := range done.Images {
+				gone[i] = im.Name.String()
+			}
+			view := map[string]any{"images": gone, "blobs": done.Blobs, "bytes": done.Bytes, "dryRun": o.DryRun}
+			return a.show(view, func(w io.Writer) {
+				verb := "removed"
+				if o.DryRun {
+					verb = "would remove"
+				}
+				for _, name := range gone {
+					fmt.Fprintf(w, "%s %s\n", verb, name)
+				}
+				fmt.Fprintf(w, "%s %d files, %s\n", verb, done.Blobs, size(done.Bytes))
+			})
+		},
+	}
+	c.Flags().IntVar(&o.Keep, "keep", 0, "how many images of each profile stay (default: all)")
+	c.Flags().BoolVar(&o.DryRun, "dry-run", false, "show what would go, remove nothing")
+	return c
+}
+
+// inUse says of every image that some machine needs, why. The running server
+// is asked; without one, its state on disk.
+func (a *app) inUse(ctx context.Context) (map[ingot.Digest]string, error) {
+	machines, err := a.client().Machines(ctx)
+	if err == nil {
+		return fleet.InUse(machines), nil
+	}
+	if !errors.Is(err, api.ErrNoServer) {
+		return nil, err
+	}
+	dir := filepath.Join(a.storeRoot(), state.Folder)
+	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
+		return nil, nil // no server ever ran here
+	}
+	st, err := state.Open(ctx, dir)
+	if err != nil {
+		return nil, fmt.Errorf("looking for machines that need images: %w", err)
+	}
+	defer st.Close()
+	return fleet.InUse(st.Machines()), nil
+}
+
+func (a *app) imageVerifyCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "verify IMAGE", Short: "check an image's files and signature in the store",
+		Long: `Read every file of an image and check it against its digest, and the signature
+against the store's release key. To prove that the image is what its plan says, build
+it once more with: ingot verify IMAGE
+` + imageRef,
+		Example: "  ingot image verify lab:v1", Args: exactArgs("IMAGE"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			s, im, err := a.withImage(cmd.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			keys, err := image.LoadOrCreateKeys(filepath.Join(a.storeRoot(), "keys"))
+			if err != nil {
+				return err
+			}
+			if err := s.Verify(cmd.Context(), im, keys.Release.Public); err != nil {
+				return withHint(err, "build it again, or pull it from where it is whole")
+			}
+			return a.show(map[string]any{"image": im.Name.String(), "digest": im.Digest, "ok": true}, func(w io.Writer) {
+				fmt.Fprintf(w, "%s %s: %s in order, signed by the release key\n", im.Name, im.Digest.Short(), size(im.Size))
+			})
+		},
+	}
+}
+
+// errDiffers ends ingot verify with exit code 1 after its table.
+var errDiffers = errors.New("the image is not what its plan gives today")
+
+func (a *app) verifyCommand() *cobra.Command {
+	var f buildFlags
+	c := &cobra.Command{
+		Use: "verify IMAGE", Short: "build an image's plan once more and compare every bit",
+		Long: `Rebuild an image from the plan that is recorded in it, with nothing cached but
+packages, and compare kernel, initramfs and root bit by bit. Where they differ, the
+first file that differs is named, and how.
+` + imageRef,
+		Example: "  ingot verify node:2026.11.24-1\n  ingot verify node --offline", Args: exactArgs("IMAGE"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			start := time.Now()
+			s, im, err := a.withImage(cmd.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			cache, err := cacheDir()
+			if err != nil {
+				return err
+			}
+			keys, err := image.LoadOrCreateKeys(filepath.Join(a.storeRoot(), "keys"))
+			if err != nil {
+				return err
+			}
+			bar := newProgress(a.stderr)
+			v, err := builder.Verify(cmd.Context(), s, im, builder.BuildOptions{
+				Keys: keys, CacheDir: cache, Mirror: mirrorOf(f.mirror), Offline: f.offline, Log: a.logger(),
+				Progress: func(e builder.Event) { bar.Step(e.Step, e.Done, e.Total, e.Detail) },
+			})
+			if err != nil {
+				bar.Abort()
+				return explain(cmd.Context(), err)
+			}
+			bar.Finish()
+			if err := a.show(v, func(w io.Writer) { verdictText(w, im, v, time.Since(start)) }); err != nil {
+				return err
+			}
+			if !v.Same {
+				return withHint(errDiffers, "keep both for comparison; the plan is in: ingot image inspect %s -o json", im.Name)
+			}
+			return nil
+		},
+	}
+	c.Flags().StringVar(&f.mirror, "mirror", "", "Debian mirror URL (default: $INGOT_MIRROR, else this host's own apt sources)")
+	c.Flags().BoolVar(&f.offline, "offline", false, "use packages that are cached, ask no mirror")
+	return c
+}
+
+func verdictText(w io.Writer, im image.Image, v builder.Verdict, took time.Duration) {
+	t := tabs(w)
+	for _, p := range v.Parts {
+		text := "same"
+		if p.Why != "" {
+			text = "differs: " + p.Why
+		}
+		row(t, p.Name, p.Image.Short(), p.Rebuilt.Short(), text)
+	}
+	t.Flush()
+	if v.Same {
+		fmt.Fprintf(w, "%s is what its plan %s gives: every bit the same, rebuilt in %s\n", im.Name, v.Plan.Short(), seconds(took))
+	}
+}
