@@ -23,7 +23,7 @@ import (
 // the host name of a mirror. It is kept beside the profile, belongs under
 // version control, and makes a build independent of the day it runs.
 type Lock struct {
-	Format   int              `json:"format"` // 1
+	Format   int              `json:"format"` // lockFormat
 	Request  Request          `json:"request"`
 	Kernel   source.Package   `json:"kernel"`
 	Packages []source.Package `json:"packages"` // sorted by name
@@ -76,7 +76,7 @@ var (
 	ErrNoLock = errors.New("there is no lock")
 )
 
-const lockFormat = 1
+const lockFormat = 2
 
 // RequestOf is what a profile asks of apt.
 func RequestOf(p *profiles.Profile) Request {

@@ -20,7 +20,7 @@ import (
 )
 
 // format is bumped when the builder makes other bits of the same inputs.
-const format = 2
+const format = 3
 
 // Plan is a profile with every input pinned. Its canonical text is the JSON of
 // this struct, and the digest of that text names the build. The version is not
