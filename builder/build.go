@@ -120,6 +120,13 @@ func newBuild(plan *Plan, o BuildOptions) (b *build, done func(), err error) {
 func (b *build) fetch(ctx context.Context) error {
 	all := append([]source.Package{b.plan.Kernel}, b.plan.Packages...)
 	b.tell("fetch", 0, 0, "")
+	damaged, err := b.cache.Weed(ctx, all)
+	if err != nil {
+		return fmt.Errorf("checking the package cache: %w", err)
+	}
+	for _, p := range damaged {
+		b.Log.Warn("a package in the cache is damaged; it is fetched again", "package", p.Name)
+	}
 	if missing := b.cache.Missing(all); len(missing) > 0 {
 		if b.Offline {
 			return fmt.Errorf("fetching packages: %w: %d are not in the cache, %s %s among them; leave out --offline",
@@ -137,7 +144,6 @@ func (b *build) fetch(ctx context.Context) error {
 		}
 	}
 	b.tell("fetch", 1, 1, "")
-	var err error
 	b.epoch, err = b.cache.Epoch(all)
 	return err
 }

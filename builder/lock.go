@@ -56,6 +56,7 @@ const (
 type Locked struct {
 	Path    string   `json:"path,omitempty"` // empty: there is none
 	Written bool     `json:"written"`
+	Why     string   `json:"why,omitempty"`     // apt was asked; empty: it was not
 	Changes []Change `json:"changes,omitempty"` // against the lock before
 	// NotKept is why the lock could not be written, which harms nothing today.
 	NotKept error `json:"-"`
@@ -125,14 +126,30 @@ func ReadLock(path string) (*Lock, error) {
 		return nil, fmt.Errorf("reading the lock %s: %w; restore it, or make it anew with: ingot plan --update", path, err)
 	}
 	if l.Format != lockFormat {
-		return nil, fmt.Errorf("reading the lock %s: format %d; this ingot knows %d", path, l.Format, lockFormat)
+		return nil, fmt.Errorf("reading the lock %s: it has format %d, and this ingot knows %d; make it anew with: ingot plan --update, or use the ingot that wrote it", path, l.Format, lockFormat)
 	}
-	for _, p := range append([]source.Package{l.Kernel}, l.Packages...) {
-		if err := p.Check(); err != nil {
-			return nil, fmt.Errorf("reading the lock %s: %w", path, err)
-		}
+	if err := l.check(); err != nil {
+		return nil, fmt.Errorf("reading the lock %s: %w; restore it, or make it anew with: ingot plan --update", path, err)
 	}
 	return &l, nil
+}
+
+// check tells what is wrong with a lock that somebody may have edited.
+func (l *Lock) check() error {
+	seen := map[string]bool{}
+	for i, p := range append([]source.Package{l.Kernel}, l.Packages...) {
+		if err := p.Check(); err != nil {
+			return err
+		}
+		if p.Arch != string(l.Request.Arch) && p.Arch != "all" {
+			return fmt.Errorf("package %s is for %s, the lock for %s", p.Name, p.Arch, l.Request.Arch)
+		}
+		if i > 0 && seen[p.Name] {
+			return fmt.Errorf("package %s is in it twice", p.Name)
+		}
+		seen[p.Name] = i > 0
+	}
+	return nil
 }
 
 // Text is the lock as it is kept: JSON with a line for each package, so that a
@@ -205,9 +222,15 @@ func (o *PlanOptions) lock(ctx context.Context, p *profiles.Profile) (*Lock, Loc
 			return nil, locked, err
 		}
 	}
+	locked.Why = "there was no lock"
+	if o.Mode == LockUpdate {
+		locked.Why = "an update was asked for"
+	}
 	if old != nil && o.Mode != LockUpdate {
 		how := want.differs(old.Request)
+		locked.Why = "the profile asks for something else: " + how
 		if how == "" {
+			locked.Why = ""
 			o.tell(Event{Step: "resolve", Done: 1, Total: 1, Detail: fmt.Sprintf("%d packages, as locked", len(old.Packages))})
 			return old, locked, nil
 		}
@@ -241,10 +264,13 @@ func (o *PlanOptions) ask(ctx context.Context, r Request) (*Lock, error) {
 		if mirrors, err = source.HostMirrors("/etc/apt", o.Mirror); err != nil {
 			return nil, err
 		}
+		if mirrors.Security == "" && !source.Rolling(r.Suite) && !strings.Contains(o.Mirror, " ") && o.Log != nil {
+			o.Log.Warn("no security archive is known, so the image gets no security updates; name it with --mirror 'URL SECURITY-URL', or say none")
+		}
 	}
 	apt, err := source.OpenApt(ctx, source.AptOptions{
 		Dir: filepath.Join(o.CacheDir, "apt"), Arch: string(r.Arch), Suite: r.Suite,
-		Components: r.Components, Mirrors: mirrors, Offline: o.Offline, Log: o.Log,
+		Components: r.Components, Mirrors: mirrors, Keyring: o.Keyring, Offline: o.Offline, Log: o.Log,
 	})
 	if err != nil {
 		return nil, err

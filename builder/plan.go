@@ -63,7 +63,8 @@ type Event struct {
 // PlanOptions are the surroundings of Resolve.
 type PlanOptions struct {
 	CacheDir string
-	Mirror   string // empty: the host's own apt sources
+	Mirror   string // URL, or "URL SECURITY-URL"; empty: the host's own apt sources
+	Keyring  string // keys that sign the mirror's lists, absolute path; empty: Debian's
 	Init     string // path of the ingot-init binary
 	Keys     image.Keys
 	Lock     string       // path of the lock; empty: none is read or written
