@@ -34,6 +34,7 @@ type BuildOptions struct {
 	Keys     image.Keys
 	CacheDir string // of layers and blocks
 	Debs     string // cache of packages; empty: below CacheDir
+	Blobs    string // cache of trees; empty: below CacheDir
 	Mirror   string
 	Offline  bool   // use what is cached, ask no mirror
 	Init     string // path of the ingot-init binary; must be the one that was planned
@@ -97,6 +98,9 @@ func newBuild(plan *Plan, o BuildOptions) (b *build, done func(), err error) {
 	if o.Debs == "" {
 		o.Debs = filepath.Join(o.CacheDir, "debs")
 	}
+	if o.Blobs == "" {
+		o.Blobs = filepath.Join(o.CacheDir, "blobs")
+	}
 	if o.Source == nil {
 		o.Source = func(f profiles.File) ([]byte, error) { return readSource(plan.Profile, f) }
 	}
@@ -144,7 +148,13 @@ func (b *build) fetch(ctx context.Context) error {
 		}
 	}
 	b.tell("fetch", 1, 1, "")
-	b.epoch, err = b.cache.Epoch(all)
+	newest, err := b.fetchTrees(ctx)
+	if err != nil {
+		return err
+	}
+	if b.epoch, err = b.cache.Epoch(all); err == nil && b.epoch.Unix() < newest {
+		b.epoch = time.Unix(newest, 0).UTC()
+	}
 	return err
 }
 
@@ -154,7 +164,7 @@ func (b *build) make(ctx context.Context) (*ingot.ImageManifest, image.Files, er
 	if err := b.fetch(ctx); err != nil {
 		return nil, files, err
 	}
-	root, err := b.baseTree(ctx)
+	root, err := b.rootTree(ctx)
 	if err != nil {
 		return nil, files, err
 	}

@@ -70,6 +70,12 @@ func (c *layerCache) get(ctx context.Context, key string, fresh func(path string
 	return path, false, nil
 }
 
+// has reports whether a layer is there; whether it is sound, get finds out.
+func (c *layerCache) has(key string) bool {
+	paths, _ := filepath.Glob(filepath.Join(c.dir, key+".*"))
+	return len(paths) > 0
+}
+
 // find looks for a sound layer; damaged ones are removed.
 func (c *layerCache) find(ctx context.Context, key string) (string, error) {
 	paths, err := filepath.Glob(filepath.Join(c.dir, key+".*"))

@@ -160,12 +160,10 @@ func decodeFile(o origin, content []byte) (*Profile, *decoder) {
 func (l *loader) merge(into, p *Profile) {
 	replace(&into.Name, p.Name)
 	replace(&into.Arch, p.Arch)
-	replace(&into.Base.Suite, p.Base.Suite)
-	if len(p.Base.Components) > 0 {
-		into.Base.Components = p.Base.Components
-	}
+	mergeBase(into, p)
 	replace(&into.Hostname, p.Hostname)
 	replace(&into.Kernel.Package, p.Kernel.Package)
+	replace(&into.Kernel.Suite, p.Kernel.Suite)
 	replace(&into.RAM.Budget, p.RAM.Budget)
 	replace(&into.RAM.Overlay, p.RAM.Overlay)
 	replace(&into.Deadline, p.Deadline)
@@ -256,6 +254,9 @@ func (p *Profile) complete() {
 	}
 	if len(p.Base.Components) == 0 {
 		p.Base.Components = []string{"main"}
+	}
+	if p.Kernel.Suite == "" && p.Kernel.Package != "" && p.Base.Tree() {
+		p.Kernel.Suite = defaultSuite
 	}
 	if p.Hostname == "" {
 		p.Hostname = "{name}"

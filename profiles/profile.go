@@ -26,6 +26,7 @@ type Profile struct {
 	Extends OneOrMore  `yaml:"extends,omitempty" json:"extends,omitempty" jsonschema_description:"Profiles to start from, in order: a path relative to this file, or a shipped name (debian, node, lab)."`
 	Arch    ingot.Arch `yaml:"arch,omitempty" json:"arch,omitempty" jsonschema:"enum=amd64,enum=arm64" jsonschema_description:"Debian architecture. Default: amd64."`
 	Base    Base       `yaml:"base,omitempty" json:"base,omitempty"`
+	Layers  []Layer    `yaml:"layers,omitempty" json:"layers,omitempty" jsonschema_description:"File trees laid over the base, in order: tarballs, folders, container images."`
 	// Packages to install; a leading dash removes one that an extended profile asked for.
 	Packages []string `yaml:"packages,omitempty" json:"packages,omitempty" jsonschema_description:"Debian packages. A leading '-' takes back one that an extended profile asked for."`
 	Files    []File   `yaml:"files,omitempty" json:"files,omitempty" jsonschema_description:"Files to put into the root."`
@@ -56,10 +57,28 @@ const (
 // OneOrMore is a list that may be written as a single text.
 type OneOrMore []string
 
-// Base is the distribution that packages come from.
+// Base is what the root begins with: a Debian suite that packages come from,
+// or a whole tree.
 type Base struct {
-	Suite      string   `yaml:"suite,omitempty" json:"suite,omitempty" jsonschema_description:"Debian suite: trixie, bookworm, …"`
+	Suite      string   `yaml:"suite,omitempty" json:"suite,omitempty" jsonschema_description:"Debian suite that packages come from: trixie, bookworm, …"`
 	Components []string `yaml:"components,omitempty" json:"components,omitempty" jsonschema_description:"Archive components. Default: main."`
+	OCI        string   `yaml:"oci,omitempty" json:"oci,omitempty" jsonschema_description:"Container image to start from instead of a suite: REGISTRY/NAME:TAG, or ./PATH of an OCI layout or docker save archive."`
+	Tar        string   `yaml:"tar,omitempty" json:"tar,omitempty" jsonschema_description:"Tarball of a whole root to start from instead of a suite: plain, gzip, xz or zstd."`
+	Dir        string   `yaml:"dir,omitempty" json:"dir,omitempty" jsonschema_description:"Folder that holds a whole root to start from instead of a suite; owners are kept."`
+
+	At Place `yaml:"-" json:"-"`
+}
+
+// Layer is a file tree to lay over what is there already: one of OCI, Tar and
+// Dir. A path is relative to the profile's folder.
+type Layer struct {
+	OCI    string `yaml:"oci,omitempty" json:"oci,omitempty" jsonschema_description:"Container image: REGISTRY/NAME:TAG, or ./PATH of an OCI layout or docker save archive."`
+	Tar    string `yaml:"tar,omitempty" json:"tar,omitempty" jsonschema_description:"Tarball: plain, gzip, xz or zstd."`
+	Dir    string `yaml:"dir,omitempty" json:"dir,omitempty" jsonschema_description:"Folder."`
+	Into   string `yaml:"into,omitempty" json:"into,omitempty" jsonschema_description:"Absolute path in the root that the tree is laid at. Default: /."`
+	Owners string `yaml:"owners,omitempty" json:"owners,omitempty" jsonschema:"enum=keep,enum=root" jsonschema_description:"Of the files: keep those of the tree, or give all to root. Default: root for a folder, keep otherwise."`
+
+	At Place `yaml:"-" json:"-"`
 }
 
 // File is one file of the root, given inline or from the profile's folder.
@@ -101,6 +120,7 @@ type Kernel struct {
 	Package   string   `yaml:"package,omitempty" json:"package,omitempty" jsonschema_description:"Debian package, a meta package such as linux-image-amd64 or a versioned one."`
 	Modules   []string `yaml:"modules,omitempty" json:"modules,omitempty" jsonschema_description:"Modules of the initramfs: names, folders below kernel/ that end in '/', or presets: @boot, @virtual, @net, @storage."`
 	Arguments []string `yaml:"arguments,omitempty" json:"arguments,omitempty" jsonschema_description:"Kernel command line."`
+	Suite     string   `yaml:"suite,omitempty" json:"suite,omitempty" jsonschema_description:"Debian suite that the kernel comes from. Default: the suite of the base, or trixie when the base is no suite."`
 }
 
 // Volume is a persistent filesystem. See ingot.Volume.

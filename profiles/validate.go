@@ -31,6 +31,7 @@ var Presets = []string{"@boot", "@virtual", "@net", "@storage"}
 func (d *decoder) checkFile(p *Profile) {
 	d.checkWords(p)
 	d.checkTwice(p)
+	d.checkTrees(p)
 	for _, f := range p.Files {
 		checkSource(f, &d.faults)
 	}
@@ -129,9 +130,7 @@ func (p *Profile) validate(o origin, faults *Faults) {
 	if p.Name == "" {
 		faults.add(top, "write: name: my-profile", "the profile has no name")
 	}
-	if p.Base.Suite == "" {
-		faults.add(top, "write: extends: debian", "no Debian suite is chosen")
-	}
+	p.validateTrees(top, faults)
 	if p.Kernel.Package == "" {
 		faults.add(top, "write: kernel: {package: linux-image-"+string(p.Arch)+"}, or extend node or lab", "no kernel package is chosen")
 	}
