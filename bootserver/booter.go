@@ -40,7 +40,7 @@ type booter struct {
 }
 
 // scriptURL is what a loader is told by DHCP.
-func (b *booter) scriptURL(id ingot.BootID) string { return b.base + ingot.BootPath(id, "script") }
+func scriptURL(base string, id ingot.BootID) string { return base + ingot.BootPath(id, "script") }
 
 // Leases implements dhcp.Book.
 func (b *booter) Leases() map[string]fleet.Lease { return b.state.Leases() }
@@ -86,7 +86,7 @@ func (b *booter) Seen(c dhcp.Client, ip netip.Addr) (script string, err error) {
 			boot = *latest
 		}
 		if loader {
-			script = b.scriptURL(boot.ID)
+			script = scriptURL(b.base, boot.ID)
 		}
 		recorded := boot
 		if boot.Stage().Rank() <= ingot.StageDHCP.Rank() {
@@ -193,7 +193,7 @@ func known(tx *state.Tx, id ingot.BootID) (fleet.Boot, fleet.Machine, error) {
 }
 
 // Script implements httpboot.Booter: it decides what the machine boots now.
-func (b *booter) Script(id ingot.BootID) (text string, err error) {
+func (b *booter) Script(id ingot.BootID, base string) (text string, err error) {
 	now := b.now()
 	err = b.state.Update(func(tx *state.Tx) error {
 		boot, m, err := known(tx, id)
@@ -207,12 +207,12 @@ func (b *booter) Script(id ingot.BootID) (text string, err error) {
 		}
 		ref, err := fleet.Next(m)
 		if err != nil {
-			text = b.waitScript(m, boot, err)
+			text = waitScript(base, m, boot, err)
 			return nil
 		}
 		im, err := b.image(ref.Image)
 		if err != nil {
-			text = b.waitScript(m, boot, err)
+			text = waitScript(base, m, boot, err)
 			return nil
 		}
 		if boot.Image.Image == "" {
@@ -221,7 +221,7 @@ func (b *booter) Script(id ingot.BootID) (text string, err error) {
 		}
 		boot = fleet.Record(boot, ingot.Event{Stage: ingot.StageScript, Detail: ref.Name}, now)
 		tx.PutBoot(boot)
-		text = b.bootScript(m, boot, im)
+		text = bootScript(base, m, boot, im)
 		return nil
 	})
 	return text, err
@@ -246,15 +246,15 @@ func (b *booter) image(d ingot.Digest) (image.Image, error) {
 	return im, nil
 }
 
-func (b *booter) bootScript(m fleet.Machine, boot fleet.Boot, im image.Image) string {
-	url := func(part string) string { return b.base + ingot.BootPath(boot.ID, im.Digest.Hex()+"/"+part) }
-	args := slices.Concat(im.Manifest.Arguments, []string{ingot.ArgServer + "=" + b.base,
+func bootScript(base string, m fleet.Machine, boot fleet.Boot, im image.Image) string {
+	url := func(part string) string { return base + ingot.BootPath(boot.ID, im.Digest.Hex()+"/"+part) }
+	args := slices.Concat(im.Manifest.Arguments, []string{ingot.ArgServer + "=" + base,
 		ingot.ArgBoot + "=" + string(boot.ID), ingot.ArgMAC + "=${netX/mac}"})
 	return ipxe.Boot{Image: im.Name.String() + " for " + m.Hostname(), Kernel: url("kernel"), Initramfs: url("initramfs"),
-		Arguments: args, Again: b.scriptURL(boot.ID)}.Text()
+		Arguments: args, Again: scriptURL(base, boot.ID)}.Text()
 }
 
-func (b *booter) waitScript(m fleet.Machine, boot fleet.Boot, why error) string {
+func waitScript(base string, m fleet.Machine, boot fleet.Boot, why error) string {
 	lines := []string{"", "  ingot", fmt.Sprintf("  machine %s  %s", m.ID, strings.Join(m.MACs, " ")), ""}
 	switch {
 	case errors.Is(why, fleet.ErrNotApproved):
@@ -266,7 +266,7 @@ func (b *booter) waitScript(m fleet.Machine, boot fleet.Boot, why error) string 
 	default:
 		lines = append(lines, "  The image of this machine cannot be served: "+why.Error())
 	}
-	return ipxe.Wait{Lines: append(lines, ""), Again: b.scriptURL(boot.ID)}.Text()
+	return ipxe.Wait{Lines: append(lines, ""), Again: scriptURL(base, boot.ID)}.Text()
 }
 
 // Artifact implements httpboot.Booter. A boot gets the files of its own image

@@ -177,8 +177,10 @@ func Run(ctx context.Context, c Config) error {
 	t := &tftp.Server{Files: files, Served: b.loaderServed, Log: c.Log}
 	g.Go(func() error { return d.Serve(ctx, s.dhcp) })
 	g.Go(func() error { return t.Serve(ctx, s.tftp) })
-	g.Go(func() error { return serveHTTP(ctx, s.http, httpboot.New(b, c.Log)) })
-	g.Go(func() error { return serveHTTP(ctx, s.api, api.Handler(admin{b, c.Version})) })
+	g.Go(func() error { return httpboot.New(b, c.Log).Serve(ctx, s.http) })
+	g.Go(func() error {
+		return httpboot.Serve(ctx, s.api, &http.Server{Handler: api.Handler(admin{b, c.Version}), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute})
+	})
 	g.Go(func() error { return every(ctx, time.Second, b.expire) })
 	if c.Ready != nil {
 		c.Ready(Ready{Address: l.addr(), Range: r, URL: b.base, Socket: c.Socket})
@@ -282,29 +284,6 @@ func portTaken(err error, proto string, port int) error {
 		return fmt.Errorf("%w; run as root, or grant the capabilities CAP_NET_BIND_SERVICE, CAP_NET_RAW and CAP_NET_ADMIN", err)
 	}
 	return err
-}
-
-// serveHTTP serves until ctx ends, and then lets running answers finish for a
-// few seconds.
-func serveHTTP(ctx context.Context, l net.Listener, h http.Handler) error {
-	s := &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 16 << 10}
-	drained := make(chan struct{})
-	stop := context.AfterFunc(ctx, func() {
-		defer close(drained)
-		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), 3*time.Second)
-		defer cancel()
-		if s.Shutdown(grace) != nil {
-			_ = s.Close() // the machines resume where they were
-		}
-	})
-	err := s.Serve(l)
-	if !stop() { // Serve returns as soon as the draining begins
-		<-drained
-	}
-	if !errors.Is(err, http.ErrServerClosed) {
-		return err
-	}
-	return nil
 }
 
 func every(ctx context.Context, d time.Duration, f func()) error {
