@@ -173,7 +173,7 @@ func Run(ctx context.Context, c Config) error {
 	defer s.close()
 	g, ctx := errgroup.WithContext(ctx)
 	d := &dhcp.Server{Range: r, Book: b, Booter: b, Now: c.Now, Log: c.Log, Link: l.index,
-		Network: dhcp.Network{Server: l.addr(), Prefix: l.prefix, Router: c.Router, DNS: c.DNS, Lease: c.LeaseTime, Loaders: dhcp.Loaders}}
+		Network: dhcp.Told{Server: l.addr(), Prefix: l.prefix, Router: c.Router, DNS: c.DNS, Lease: c.LeaseTime, Loaders: dhcp.Loaders}}
 	t := &tftp.Server{Files: files, Served: b.loaderServed, Log: c.Log}
 	g.Go(func() error { return d.Serve(ctx, s.dhcp) })
 	g.Go(func() error { return t.Serve(ctx, s.tftp) })

@@ -11,8 +11,8 @@ import (
 	"ingot"
 )
 
-// Network is what a client is told of its network.
-type Network struct {
+// Told is what a client is told of its network.
+type Told struct {
 	Server  netip.Addr // our address there
 	Prefix  netip.Prefix
 	Router  netip.Addr // zero: none
@@ -32,7 +32,7 @@ var Loaders = map[ingot.Firmware]string{
 
 // Answer makes the packet of a message type for a client. script is the URL
 // for a loader; without one, firmware gets its loader.
-func Answer(p *dhcpv4.DHCPv4, t dhcpv4.MessageType, c Client, n Network, ip netip.Addr, script string) (*dhcpv4.DHCPv4, error) {
+func Answer(p *dhcpv4.DHCPv4, t dhcpv4.MessageType, c Client, n Told, ip netip.Addr, script string) (*dhcpv4.DHCPv4, error) {
 	server := n.Server.AsSlice()
 	mods := []dhcpv4.Modifier{
 		dhcpv4.WithMessageType(t),
@@ -69,7 +69,7 @@ func Answer(p *dhcpv4.DHCPv4, t dhcpv4.MessageType, c Client, n Network, ip neti
 
 // boot adds what the client boots. The file name goes into the fixed field as
 // well as into option 67: ROMs differ in where they look.
-func boot(a *dhcpv4.DHCPv4, c Client, n Network, script string) {
+func boot(a *dhcpv4.DHCPv4, c Client, n Told, script string) {
 	if script != "" {
 		setFile(a, script)
 		return

@@ -27,7 +27,7 @@ var update = flag.Bool("update", false, "write the golden packets anew")
 var (
 	testMAC    = net.HardwareAddr{0x52, 0x54, 0, 0x12, 0, 1}
 	testServer = netip.MustParseAddr("10.99.0.1")
-	testNet    = Network{Server: testServer, Prefix: netip.MustParsePrefix("10.99.0.1/24"), Lease: time.Hour, Loaders: Loaders}
+	testNet    = Told{Server: testServer, Prefix: netip.MustParsePrefix("10.99.0.1/24"), Lease: time.Hour, Loaders: Loaders}
 	testRange  = Range{netip.MustParseAddr("10.99.0.100"), netip.MustParseAddr("10.99.0.103")}
 )
 

@@ -37,7 +37,7 @@ type Booter interface {
 
 // Server answers one network. Its fields are set before Serve.
 type Server struct {
-	Network Network
+	Network Told
 	Range   Range
 	Book    Book
 	Booter  Booter
