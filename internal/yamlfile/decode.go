@@ -26,6 +26,7 @@ type Decoder struct {
 	File   string // for places
 	What   string // the file is, for people: "the profile"
 	Sample string // what to write into an empty file; empty: an empty file is fine
+	Append bool   // lists of structs are added to what is there already
 	Faults Faults
 	// Places maps the path of a value ("packages[2]") to its place.
 	Places map[string]Place
@@ -149,8 +150,13 @@ func (d *Decoder) decodeSlice(n *yaml.Node, v reflect.Value, path string) {
 		d.Faults.Add(d.at(n), fmt.Sprintf("write a list: [%s]", strings.TrimSpace(n.Value)), "%s is a %s, not a list", d.last(path), kindName(n))
 		return
 	}
-	list := reflect.MakeSlice(v.Type(), len(n.Content), len(n.Content))
-	for i, item := range n.Content {
+	list := reflect.MakeSlice(v.Type(), 0, len(n.Content))
+	if _, scalar := reflect.New(v.Type().Elem()).Interface().(encoding.TextUnmarshaler); d.Append && v.Type().Elem().Kind() == reflect.Struct && !scalar {
+		list = reflect.AppendSlice(list, v)
+	}
+	for _, item := range n.Content {
+		list = reflect.Append(list, reflect.Zero(v.Type().Elem()))
+		i := list.Len() - 1
 		d.decode(item, list.Index(i), fmt.Sprintf("%s[%d]", path, i))
 	}
 	v.Set(list)
