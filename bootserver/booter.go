@@ -12,31 +12,56 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"ingot"
+	"ingot/bootserver/config"
 	"ingot/bootserver/dhcp"
 	"ingot/bootserver/fleet"
 	"ingot/bootserver/httpboot"
 	"ingot/bootserver/ipxe"
 	"ingot/bootserver/state"
 	"ingot/image"
+	"ingot/internal/yamlfile"
 )
 
 // booter answers the listeners: it reads what is recorded, lets package fleet
 // decide, and records what happened.
 type booter struct {
-	state     *state.State
-	images    *image.Store
-	keys      image.Keys
-	base      string // "http://10.99.0.1"
-	approve   bool
-	first     string // image for machines that are approved by themselves
-	ticketTTL time.Duration
-	deadline  time.Duration
-	secret    []byte
-	now       func() time.Time
-	log       *slog.Logger
+	state  *state.State
+	images *image.Store
+	keys   image.Keys
+	policy atomic.Pointer[config.Boots]
+	secret []byte
+	now    func() time.Time
+	log    *slog.Logger
+}
+
+// settle takes over how machines boot from now on.
+func (b *booter) settle(c config.Boots) {
+	if c.Ticket == 0 {
+		c.Ticket = yamlfile.Duration(2 * time.Minute)
+	}
+	if c.Deadline == 0 {
+		c.Deadline = yamlfile.Duration(10 * time.Minute)
+	}
+	b.policy.Store(&c)
+}
+
+// checkFirst says now what would be said at the first new machine.
+func (b *booter) checkFirst(ctx context.Context, c config.Boots) error {
+	if c.Image == "" {
+		return nil
+	}
+	_, err := b.assignment(ctx, c.Image, "")
+	return err
+}
+
+// face is the server as it is seen at one of its addresses.
+type face struct {
+	*booter
+	base string // "http://10.99.0.1"
 }
 
 // scriptURL is what a loader is told by DHCP.
@@ -59,7 +84,7 @@ func (b *booter) DropLease(mac string) error {
 var errCrowded = fmt.Errorf("%d machines are pending already; approve or remove some before new ones are recorded", state.MaxPending)
 
 // Seen implements dhcp.Booter: it records the machine and its boot.
-func (b *booter) Seen(c dhcp.Client, ip netip.Addr) (script string, err error) {
+func (b face) Seen(c dhcp.Client, ip netip.Addr) (script string, err error) {
 	now := b.now()
 	err = b.state.Update(func(tx *state.Tx) error {
 		s := fleet.Sighting{MAC: c.MAC, UUID: c.UUID, Firmware: c.Firmware}
@@ -139,10 +164,10 @@ func (b *booter) machine(tx *state.Tx, s fleet.Sighting, now time.Time) (m fleet
 		id += ingot.MachineID("-" + hex.EncodeToString(b.derive("id", s.UUID+s.MAC)[:2]))
 	}
 	m = fleet.Machine{ID: id, State: fleet.Pending, FirstSeen: now, MachineKey: hex.EncodeToString(b.derive("machine-id", string(id))[:16])}
-	if b.approve {
+	if policy := b.policy.Load(); policy.ApproveAll {
 		m.State = fleet.Approved
-		if b.first != "" {
-			if as, err := b.assignment(context.Background(), b.first, "first image, by the server's --image"); err == nil {
+		if policy.Image != "" {
+			if as, err := b.assignment(context.Background(), policy.Image, "first image, by the server's --image"); err == nil {
 				m.Assignment = as
 			} else {
 				b.log.Error("assigning the first image", "machine", id, "err", err)
@@ -231,7 +256,7 @@ func (b *booter) deadlineOf(im image.Image) time.Duration {
 	if im.Manifest.Deadline > 0 {
 		return im.Manifest.Deadline
 	}
-	return b.deadline
+	return time.Duration(b.policy.Load().Deadline)
 }
 
 // image returns a complete image of the store that our release key signed.
@@ -349,7 +374,7 @@ func (b *booter) Ticket(id ingot.BootID, q ingot.TicketRequest) (signed ingot.Si
 		m = learn(m, q.Facts, now)
 		m, lent := fleet.Lend(m, id, now)
 		text, err := json.Marshal(ingot.Ticket{Boot: id, Machine: m.ID, Hostname: m.Hostname(), MachineKey: m.MachineKey, Nonce: q.Nonce,
-			Issued: now, Expires: now.Add(b.ticketTTL), Image: im.Digest, Name: im.Name.String(), Grants: lent})
+			Issued: now, Expires: now.Add(time.Duration(b.policy.Load().Ticket)), Image: im.Digest, Name: im.Name.String(), Grants: lent})
 		if err != nil {
 			return err
 		}

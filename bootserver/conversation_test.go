@@ -18,16 +18,18 @@ import (
 
 	"ingot"
 	"ingot/bootserver/api"
+	"ingot/bootserver/config"
 	"ingot/bootserver/dhcp"
 	"ingot/bootserver/fleet"
 	"ingot/bootserver/httpboot"
 	"ingot/bootserver/state"
 	"ingot/image"
+	"ingot/internal/yamlfile"
 )
 
 // house is a server without sockets for packets, and an operator's client.
 type house struct {
-	*booter
+	face
 	t     *testing.T
 	web   *httptest.Server
 	api   *api.Client
@@ -51,12 +53,13 @@ func newHouse(t *testing.T) *house {
 	}
 	t.Cleanup(func() { st.Close() })
 	h := &house{t: t, clock: time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)}
-	h.booter = &booter{state: st, images: images, keys: keys, ticketTTL: time.Minute, deadline: 10 * time.Minute,
+	h.booter = &booter{state: st, images: images, keys: keys,
 		secret: []byte("secret"), now: func() time.Time { return h.clock }, log: slog.New(slog.DiscardHandler)}
+	h.settle(config.Boots{Ticket: yamlfile.Duration(time.Minute)})
 	h.web = httptest.NewServer(httpboot.New(h.booter, h.log))
 	t.Cleanup(h.web.Close)
 	h.base = h.web.URL
-	operator := httptest.NewServer(api.Handler(admin{h.booter, "test"}))
+	operator := httptest.NewServer(api.Handler(admin{h.booter, &Server{booter: h.booter}}))
 	t.Cleanup(operator.Close)
 	h.api = api.Dial(operator.URL)
 	return h
