@@ -74,25 +74,38 @@ func interfaceNames() string {
 	return strings.Join(names, ", ")
 }
 
-// lends is what a link's own DHCP server tells and lends: the first subnet of
-// the network that is configured for it, or its own network.
-func (c *Config) lends(l link) (dhcp.Told, dhcp.Range, error) {
-	o := c.Settings.DHCP.Options
-	told := dhcp.Told{Server: l.addr(), Prefix: l.prefix(), Lease: o.Lease, Loaders: dhcp.Loaders, DNS: o.DNS}
-	if len(o.Routers) > 0 {
-		told.Router = o.Routers[0]
+// lends is what a link's own DHCP server tells and lends: the first pool of the
+// network that is configured for it, or the upper half of its own network.
+func (c *Config) lends(l link) (told dhcp.Told, r dhcp.Range, err error) {
+	if l.mode != "" && l.mode != dhcp.Full {
+		return told, r, fmt.Errorf("%w %q: mode %q is not there yet; full is", ErrInterface, l.name, l.mode)
 	}
-	if told.Lease == 0 {
-		told.Lease = dhcp.DefaultLease
-	}
-	var r dhcp.Range
-	var err error
-	if c.Range == "" {
-		r, err = dhcp.DefaultRange(l.prefix(), l.addr())
+	options := []dhcp.Options{c.Settings.DHCP.Options}
+	if c.Range != "" {
+		if r, err = dhcp.ParseRange(c.Range); err != nil {
+			return told, r, err
+		}
+	} else if r, err = dhcp.DefaultRange(l.prefix(), l.addr()); err != nil {
 		return told, r, err
 	}
-	if r, err = dhcp.ParseRange(c.Range); err == nil {
-		err = r.Within(l.prefix(), l.addr())
+	for _, n := range c.Settings.DHCP.Networks {
+		for _, s := range n.Subnets {
+			if n.Interface == l.name && s.Prefix == l.prefix().Masked() && len(s.Pools) > 0 && c.Range == "" {
+				r, options = s.Pools[0], append(options, n.Options, s.Options)
+			}
+		}
 	}
-	return told, r, err
+	told = dhcp.Told{Server: l.addr(), Prefix: l.prefix(), Lease: dhcp.DefaultLease, Loaders: dhcp.Loaders}
+	for _, o := range options {
+		if len(o.Routers) > 0 {
+			told.Router = o.Routers[0]
+		}
+		if o.DNS != nil {
+			told.DNS = o.DNS
+		}
+		if o.Lease != 0 {
+			told.Lease = o.Lease
+		}
+	}
+	return told, r, r.Within(l.prefix(), l.addr())
 }

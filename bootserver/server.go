@@ -208,7 +208,7 @@ func (s *Server) serve(ctx context.Context, g *errgroup.Group, l link, p *ports)
 }
 
 // tick does what has its time. That it comes through says that the server is
-// alive: the state's lock is free and its disk takes writes.
+// alive: it gets the state's lock.
 func (s *Server) tick() {
 	s.booter.expire()
 	if s.conf.Alive != nil {
