@@ -9,6 +9,7 @@ import (
 
 	"ingot"
 	"ingot/bootserver/api"
+	"ingot/bootserver/dhcp"
 	"ingot/bootserver/fleet"
 	"ingot/bootserver/state"
 	"ingot/image"
@@ -17,7 +18,16 @@ import (
 // admin carries out what operators ask through the API.
 type admin struct {
 	*booter
+	dhcp    *dhcp.Server // nil in tests without one
 	version string
+}
+
+// Network implements api.Backend.
+func (a admin) Network() api.Network {
+	if a.dhcp == nil {
+		return api.Network{}
+	}
+	return api.Network{Heard: a.dhcp.Heard(), Leases: a.dhcp.Leases()}
 }
 
 // Version implements api.Backend.

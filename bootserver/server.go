@@ -1,21 +1,23 @@
-// Package bootserver network-boots machines: DHCP, TFTP and HTTP on one
-// interface, joined to what package fleet decides and package state remembers,
+// Package bootserver network-boots machines: DHCP, TFTP and HTTP on
+// some interfaces, joined to what package fleet decides and package state remembers,
 // and an API for operators on a Unix socket.
 package bootserver
 
 import (
 	"context"
 	"crypto/rand"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"net/netip"
 	"os"
 	"path/filepath"
-	"strconv"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -33,6 +35,9 @@ import (
 
 // Config is one server. Zero values are the defaults.
 type Config struct {
+	// DHCP says what is served on which interface. Without interfaces it is
+	// made of Interface, Range, Router, DNS and LeaseTime: one in full mode.
+	DHCP       dhcp.Config
 	Interface  string
 	Range      string // "10.99.0.100-10.99.0.199"; empty: the upper half of the interface's network
 	HTTPPort   uint16 // 0 means 80
@@ -63,32 +68,6 @@ type Ready struct {
 
 // ErrInterface: the interface cannot be served on.
 var ErrInterface = errors.New("cannot serve on the interface")
-
-// link is an interface with its address.
-type link struct {
-	index  int
-	prefix netip.Prefix
-}
-
-func (l link) addr() netip.Addr { return l.prefix.Addr() }
-
-// findLink returns the interface and its first IPv4 address.
-func findLink(name string) (link, error) {
-	i, err := net.InterfaceByName(name)
-	if err != nil {
-		return link{}, fmt.Errorf("%w %q: there is no such interface; there are %s", ErrInterface, name, interfaceNames())
-	}
-	addrs, err := i.Addrs()
-	if err != nil {
-		return link{}, fmt.Errorf("%w %q: %w", ErrInterface, name, err)
-	}
-	for _, a := range addrs {
-		if p, err := netip.ParsePrefix(a.String()); err == nil && p.Addr().Is4() {
-			return link{i.Index, p}, nil
-		}
-	}
-	return link{}, fmt.Errorf("%w %q: it has no IPv4 address; give it one: ip address add 10.99.0.1/24 dev %s", ErrInterface, name, name)
-}
 
 func interfaceNames() string {
 	list, err := net.Interfaces()
@@ -135,11 +114,7 @@ func (c *Config) complete() {
 // a port that is taken is an error, not half a server.
 func Run(ctx context.Context, c Config) error {
 	c.complete()
-	l, err := findLink(c.Interface)
-	if err != nil {
-		return err
-	}
-	r, err := c.lendable(l)
+	plan, cards, err := c.plan()
 	if err != nil {
 		return err
 	}
@@ -152,7 +127,8 @@ func Run(ctx context.Context, c Config) error {
 			c.Log.Error("closing the state", "err", err)
 		}
 	}()
-	b, err := c.booter(st, l)
+	own := addresses(plan, cards)
+	b, err := c.booter(st, own)
 	if err != nil {
 		return err
 	}
@@ -165,87 +141,161 @@ func Run(ctx context.Context, c Config) error {
 	if err != nil {
 		return err
 	}
+	b.loaders = maps.Clone(files)
 	files["autoexec.ipxe"] = []byte(ipxe.Autoexec())
-	s, err := c.open(ctx, l)
+	prober := &dhcp.Prober{Log: c.Log}
+	defer prober.Close()
+	d, err := dhcp.New(plan, cards, dhcp.Parts{Store: b, Booter: b, ID: hex.EncodeToString(b.derive("dhcp", "identity")[:8]), Log: c.Log, Now: c.Now})
+	if err != nil {
+		return err
+	}
+	d.Probe = prober.Probe
+	s, err := c.open(ctx, plan, own)
 	if err != nil {
 		return err
 	}
 	defer s.close()
 	g, ctx := errgroup.WithContext(ctx)
-	d := &dhcp.Server{Range: r, Book: b, Booter: b, Now: c.Now, Log: c.Log, Link: l.index,
-		Network: dhcp.Told{Server: l.addr(), Prefix: l.prefix, Router: c.Router, DNS: c.DNS, Lease: c.LeaseTime, Loaders: dhcp.Loaders}}
-	t := &tftp.Server{Files: files, Served: b.loaderServed, Log: c.Log}
-	g.Go(func() error { return d.Serve(ctx, s.dhcp) })
-	g.Go(func() error { return t.Serve(ctx, s.tftp) })
-	g.Go(func() error { return serveHTTP(ctx, s.http, httpboot.New(b, c.Log)) })
-	g.Go(func() error { return serveHTTP(ctx, s.api, api.Handler(admin{b, c.Version})) })
+	g.Go(func() error { return d.Serve(ctx, s.dhcp...) })
+	for _, conn := range s.tftp {
+		t := &tftp.Server{Files: files, Served: b.loaderServed, Log: c.Log}
+		g.Go(func() error { return t.Serve(ctx, conn) })
+	}
+	for _, l := range s.http {
+		g.Go(func() error { return serveHTTP(ctx, l, httpboot.New(b, c.Log)) })
+	}
+	g.Go(func() error { return serveHTTP(ctx, s.api, api.Handler(admin{b, d, c.Version})) })
 	g.Go(func() error { return every(ctx, time.Second, b.expire) })
 	if c.Ready != nil {
-		c.Ready(Ready{Address: l.addr(), Range: r, URL: b.base, Socket: c.Socket})
+		r := Ready{Address: own[0], URL: b.base, Socket: c.Socket}
+		if pools := d.Pools(plan.Interfaces[0].Name); len(pools) > 0 {
+			r.Range = pools[0]
+		}
+		c.Ready(r)
 	}
 	return g.Wait()
 }
 
-func (c *Config) lendable(l link) (dhcp.Range, error) {
-	if c.Range == "" {
-		return dhcp.DefaultRange(l.prefix, l.addr())
+// plan is what DHCP is told, with the interfaces of this host.
+func (c *Config) plan() (dhcp.Config, map[string]dhcp.Card, error) {
+	p := c.DHCP
+	if len(p.Interfaces) == 0 {
+		p.Interfaces = []dhcp.Interface{{Name: c.Interface}}
 	}
-	r, err := dhcp.ParseRange(c.Range)
+	cards, err := dhcp.Cards(p)
 	if err != nil {
-		return r, err
+		return p, nil, err
 	}
-	return r, r.Within(l.prefix, l.addr())
+	for _, i := range p.Interfaces {
+		card, ok := cards[i.Name]
+		if !ok {
+			return p, nil, fmt.Errorf("%w %q: there is no such interface; there are %s", ErrInterface, i.Name, interfaceNames())
+		}
+		if len(card.Prefixes) == 0 && i.Mode != dhcp.Observe {
+			return p, nil, fmt.Errorf("%w %q: it has no IPv4 address; give it one: ip address add 10.99.0.1/24 dev %s", ErrInterface, i.Name, i.Name)
+		}
+	}
+	if len(c.DHCP.Interfaces) > 0 {
+		return p, cards, nil
+	}
+	p.DNS, p.Lease = c.DNS, c.LeaseTime
+	if c.Router.IsValid() {
+		p.Routers = []netip.Addr{c.Router}
+	}
+	if c.Range != "" {
+		own := cards[c.Interface].Prefixes[0]
+		r, err := dhcp.ParseRange(c.Range)
+		if err == nil {
+			err = r.Within(own, own.Addr())
+		}
+		if err != nil {
+			return p, nil, err
+		}
+		p.Networks = []dhcp.Network{{Name: c.Interface, Interface: c.Interface, Subnets: []dhcp.Subnet{{Prefix: own.Masked(), Pools: []dhcp.Range{r}}}}}
+	}
+	return p, cards, nil
 }
 
-func (c *Config) booter(st *state.State, l link) (*booter, error) {
+// addresses are those that machines are told: all of the interfaces that are
+// answered on, and of a server that only observes the loopback's.
+func addresses(p dhcp.Config, cards map[string]dhcp.Card) []netip.Addr {
+	var list []netip.Addr
+	for _, i := range p.Interfaces {
+		if i.Mode == dhcp.Observe {
+			continue
+		}
+		for _, own := range cards[i.Name].Prefixes {
+			if !slices.Contains(list, own.Addr()) {
+				list = append(list, own.Addr())
+			}
+		}
+	}
+	if len(list) == 0 {
+		list = []netip.Addr{netip.MustParseAddr("127.0.0.1")}
+	}
+	return list
+}
+
+func (c *Config) booter(st *state.State, own []netip.Addr) (*booter, error) {
 	secret, err := st.Secret("identity", func(b []byte) { _, _ = rand.Read(b) }) // never fails, see crypto/rand
 	if err != nil {
 		return nil, err
 	}
-	base := "http://" + l.addr().String()
-	if c.HTTPPort != 80 {
-		base += ":" + strconv.Itoa(int(c.HTTPPort))
-	}
-	return &booter{state: st, images: c.Store, keys: c.Keys, base: base, approve: c.ApproveAll, first: c.Image,
-		ticketTTL: c.TicketTTL, deadline: c.Deadline, secret: secret, now: c.Now, log: c.Log}, nil
+	b := &booter{state: st, images: c.Store, keys: c.Keys, port: c.HTTPPort, approve: c.ApproveAll, first: c.Image,
+		ticketTTL: c.TicketTTL, deadline: c.Deadline, secret: secret, now: c.Now, log: c.Log}
+	b.base = b.urlOf(own[0])
+	return b, nil
 }
 
 // sockets are what a server listens on.
 type sockets struct {
-	dhcp, tftp *net.UDPConn
-	http, api  net.Listener
+	dhcp []*dhcp.Link
+	tftp []*net.UDPConn
+	http []net.Listener
+	api  net.Listener
 }
 
 func (s *sockets) close() {
-	for _, c := range []*net.UDPConn{s.dhcp, s.tftp} {
-		if c != nil {
-			c.Close()
-		}
+	for _, l := range s.dhcp {
+		l.Close()
 	}
-	for _, l := range []net.Listener{s.http, s.api} {
-		if l != nil {
-			l.Close()
-		}
+	for _, c := range s.tftp {
+		c.Close()
+	}
+	for _, l := range s.http {
+		l.Close()
+	}
+	if s.api != nil {
+		s.api.Close()
 	}
 }
 
 // open opens every port of the server, or none.
-func (c *Config) open(ctx context.Context, l link) (_ *sockets, err error) {
+func (c *Config) open(ctx context.Context, plan dhcp.Config, own []netip.Addr) (_ *sockets, err error) {
 	s := &sockets{}
 	defer func() {
 		if err != nil {
 			s.close()
 		}
 	}()
-	if s.dhcp, err = dhcp.Listen(ctx, c.Interface); err != nil {
-		return nil, portTaken(err, "udp", 67)
+	for _, i := range plan.Interfaces {
+		l, err := dhcp.Listen(ctx, i)
+		if err != nil {
+			return nil, portTaken(err, "udp", 67)
+		}
+		s.dhcp = append(s.dhcp, l)
 	}
-	if s.tftp, err = net.ListenUDP("udp4", &net.UDPAddr{IP: l.addr().AsSlice(), Port: 69}); err != nil {
-		return nil, portTaken(err, "udp", 69)
-	}
-	at := netip.AddrPortFrom(l.addr(), c.HTTPPort)
-	if s.http, err = (&net.ListenConfig{}).Listen(ctx, "tcp4", at.String()); err != nil {
-		return nil, portTaken(err, "tcp", int(c.HTTPPort))
+	for _, ip := range own {
+		t, err := net.ListenUDP("udp4", &net.UDPAddr{IP: ip.AsSlice(), Port: 69})
+		if err != nil {
+			return nil, portTaken(err, "udp", 69)
+		}
+		s.tftp = append(s.tftp, t)
+		h, err := (&net.ListenConfig{}).Listen(ctx, "tcp4", netip.AddrPortFrom(ip, c.HTTPPort).String())
+		if err != nil {
+			return nil, portTaken(err, "tcp", int(c.HTTPPort))
+		}
+		s.http = append(s.http, h)
 	}
 	if s.api, err = listenSocket(ctx, c.Socket); err != nil {
 		return nil, err
