@@ -21,6 +21,14 @@ type admin struct {
 	server *Server
 }
 
+// Network implements api.Backend.
+func (a admin) Network() api.Network {
+	if a.server.dhcp == nil {
+		return api.Network{}
+	}
+	return api.Network{Heard: a.server.dhcp.Heard(), Leases: a.server.dhcp.Leases()}
+}
+
 // Version implements api.Backend.
 func (a admin) Version() string { return a.server.conf.Version }
 

@@ -17,7 +17,6 @@ import (
 
 	"ingot"
 	"ingot/bootserver/config"
-	"ingot/bootserver/dhcp"
 	"ingot/bootserver/fleet"
 	"ingot/bootserver/httpboot"
 	"ingot/bootserver/ipxe"
@@ -29,13 +28,16 @@ import (
 // booter answers the listeners: it reads what is recorded, lets package fleet
 // decide, and records what happened.
 type booter struct {
-	state  *state.State
-	images *image.Store
-	keys   image.Keys
-	policy atomic.Pointer[config.Boots]
-	secret []byte
-	now    func() time.Time
-	log    *slog.Logger
+	state   *state.State
+	images  *image.Store
+	keys    image.Keys
+	base    string            // of URLs where the address that was asked is not known
+	port    uint16            // of HTTP
+	loaders map[string][]byte // first stages, by file name
+	policy  *atomic.Pointer[config.Boots]
+	secret  []byte
+	now     func() time.Time
+	log     *slog.Logger
 }
 
 // settle takes over how machines boot from now on.
@@ -45,6 +47,9 @@ func (b *booter) settle(c config.Boots) {
 	}
 	if c.Deadline == 0 {
 		c.Deadline = yamlfile.Duration(10 * time.Minute)
+	}
+	if b.policy == nil {
+		b.policy = &atomic.Pointer[config.Boots]{}
 	}
 	b.policy.Store(&c)
 }
@@ -58,75 +63,11 @@ func (b *booter) checkFirst(ctx context.Context, c config.Boots) error {
 	return err
 }
 
-// face is the server as it is seen at one of its addresses.
-type face struct {
-	*booter
-	base string // "http://10.99.0.1"
-}
-
 // scriptURL is what a loader is told by DHCP.
 func scriptURL(base string, id ingot.BootID) string { return base + ingot.BootPath(id, "script") }
 
-// Leases implements dhcp.Book.
-func (b *booter) Leases() map[string]fleet.Lease { return b.state.Leases() }
-
-// PutLease implements dhcp.Book.
-func (b *booter) PutLease(l fleet.Lease) error {
-	return b.state.Update(func(tx *state.Tx) error { tx.PutLease(l); return nil })
-}
-
-// DropLease implements dhcp.Book.
-func (b *booter) DropLease(mac string) error {
-	return b.state.Update(func(tx *state.Tx) error { tx.DropLease(mac); return nil })
-}
-
 // errCrowded: too many strangers wait already.
 var errCrowded = fmt.Errorf("%d machines are pending already; approve or remove some before new ones are recorded", state.MaxPending)
-
-// Seen implements dhcp.Booter: it records the machine and its boot.
-func (b face) Seen(c dhcp.Client, ip netip.Addr) (script string, err error) {
-	now := b.now()
-	err = b.state.Update(func(tx *state.Tx) error {
-		s := fleet.Sighting{MAC: c.MAC, UUID: c.UUID, Firmware: c.Firmware}
-		m, known, err := b.machine(tx, s, now)
-		if err != nil {
-			return err
-		}
-		before := m
-		m = fleet.See(m, s, now)
-		m.Address = ip
-		latest := boots(tx, m.Boot)
-		// An iPXE that asks right after it was given our loader is our loader,
-		// whatever it was built with.
-		loader := c.Kind == dhcp.Loader || (c.IPXE && latest != nil && latest.Open() && latest.Stage() == ingot.StageLoader)
-		var boot fleet.Boot
-		if fleet.Begins(latest, loader) {
-			if latest != nil && latest.Open() {
-				tx.PutBoot(fleet.Supersede(*latest, now))
-			}
-			boot = newBoot(m.ID, c.Firmware, now)
-			m.Boot = boot.ID
-			b.log.Info("a machine boots", "machine", m.ID, "mac", c.MAC, "boot", boot.ID.Short(), "firmware", string(c.Firmware))
-		} else {
-			boot = *latest
-		}
-		if loader {
-			script = scriptURL(b.base, boot.ID)
-		}
-		recorded := boot
-		if boot.Stage().Rank() <= ingot.StageDHCP.Rank() {
-			recorded = fleet.Record(boot, ingot.Event{Stage: ingot.StageDHCP, Detail: ip.String()}, now)
-		}
-		if m.Boot != before.Boot || len(recorded.Events) != len(boot.Events) {
-			tx.PutBoot(recorded)
-		}
-		if !known || m.Boot != before.Boot || m.Address != before.Address || m.UUID != before.UUID || now.Sub(before.LastSeen) > 30*time.Second {
-			tx.PutMachine(m)
-		}
-		return nil
-	})
-	return script, err
-}
 
 func boots(tx *state.Tx, id ingot.BootID) *fleet.Boot {
 	if b, ok := tx.Boot(id); ok {
@@ -143,17 +84,10 @@ func newBoot(m ingot.MachineID, f ingot.Firmware, now time.Time) fleet.Boot {
 
 // machine finds the machine of a sighting or records a new one.
 func (b *booter) machine(tx *state.Tx, s fleet.Sighting, now time.Time) (m fleet.Machine, known bool, err error) {
-	machines := tx.Machines()
-	if found := fleet.Find(machines, s); found != nil {
-		return *found, true, nil
+	if found, ok := tx.Find(s); ok {
+		return found, true, nil
 	}
-	pending := 0
-	for _, m := range machines {
-		if m.State == fleet.Pending {
-			pending++
-		}
-	}
-	if pending >= state.MaxPending {
+	if tx.Pending() >= state.MaxPending {
 		return m, false, errCrowded
 	}
 	id, err := ingot.MachineIDFromMAC(s.MAC)
@@ -189,11 +123,8 @@ func (b *booter) loaderServed(client netip.Addr, file string, n int64) {
 	if file == "autoexec.ipxe" {
 		return
 	}
-	for _, m := range b.state.Machines() {
-		if m.Address == client {
-			b.record(m.Boot, ingot.Event{Stage: ingot.StageLoader, Detail: file, Bytes: n})
-			return
-		}
+	if m, ok := b.state.AtAddress(client); ok {
+		b.record(m.Boot, ingot.Event{Stage: ingot.StageLoader, Detail: file, Bytes: n})
 	}
 }
 
@@ -301,6 +232,9 @@ func (b *booter) Artifact(id ingot.BootID, digest ingot.Digest, part string) (ht
 	if !ok {
 		return httpboot.Artifact{}, fmt.Errorf("%w boot %s", httpboot.ErrUnknown, id.Short())
 	}
+	if l, ok := b.loaders[part]; ok && ingot.DigestOf(l) == digest {
+		return httpboot.Artifact{Bytes: l, Digest: digest}, nil
+	}
 	if boot.Image.Image != digest || !boot.Open() {
 		return httpboot.Artifact{}, fmt.Errorf("%w: image %s is not what boot %s may run", httpboot.ErrRefused, digest.Short(), id.Short())
 	}
@@ -334,7 +268,11 @@ func (b *booter) Served(id ingot.BootID, part string, n int64, whole bool) {
 	now := b.now()
 	err := b.state.Update(func(tx *state.Tx) error {
 		boot, ok := tx.Boot(id)
-		if !ok || n == 0 || (part != "kernel" && part != "initramfs" && part != "root") {
+		if _, loader := b.loaders[part]; loader && ok && whole {
+			tx.PutBoot(fleet.Record(boot, ingot.Event{Stage: ingot.StageLoader, Detail: part, Bytes: n}, now))
+			return nil
+		}
+		if !ok || n == 0 || (part != "kernel" && part != "initramfs" && part != "root" && part != partUKI) {
 			return nil
 		}
 		served := map[string]int64{part: n}
@@ -343,7 +281,11 @@ func (b *booter) Served(id ingot.BootID, part string, n int64, whole bool) {
 		}
 		boot.Served = served
 		if whole && part != "root" { // of the root, the machine itself tells
-			boot = fleet.Record(boot, ingot.Event{Stage: ingot.Stage(part), Bytes: n}, now)
+			stage := ingot.Stage(part)
+			if part == partUKI {
+				stage = ingot.StageLoader
+			}
+			boot = fleet.Record(boot, ingot.Event{Stage: stage, Detail: whichLoader(part), Bytes: n}, now)
 		}
 		tx.PutBoot(boot)
 		return nil

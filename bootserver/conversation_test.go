@@ -29,7 +29,7 @@ import (
 
 // house is a server without sockets for packets, and an operator's client.
 type house struct {
-	face
+	*booter
 	t     *testing.T
 	web   *httptest.Server
 	api   *api.Client
@@ -54,7 +54,7 @@ func newHouse(t *testing.T) *house {
 	t.Cleanup(func() { st.Close() })
 	h := &house{t: t, clock: time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)}
 	h.booter = &booter{state: st, images: images, keys: keys,
-		secret: []byte("secret"), now: func() time.Time { return h.clock }, log: slog.New(slog.DiscardHandler)}
+		secret: []byte("secret"), loaders: map[string][]byte{"snponly.efi": []byte("a loader"), "ipxe.efi": []byte("another")}, now: func() time.Time { return h.clock }, log: slog.New(slog.DiscardHandler)}
 	h.settle(config.Boots{Ticket: yamlfile.Duration(time.Minute)})
 	h.web = httptest.NewServer(httpboot.New(h.booter, h.log))
 	t.Cleanup(h.web.Close)
@@ -84,21 +84,23 @@ func (h *house) put(version string) image.Image {
 	return im
 }
 
-var client = dhcp.Client{MAC: "52:54:00:12:00:01", UUID: "d1b2c3a4-0000-4000-8000-525400120001", Kind: dhcp.Firmware, Firmware: ingot.FirmwareUEFIx64}
+// client is UEFI firmware that was just given an address and asks what to load.
+var client = dhcp.Sighting{
+	Client:  dhcp.Client{MAC: "52:54:00:12:00:01", UUID: "d1b2c3a4-0000-4000-8000-525400120001", Kind: dhcp.Firmware, Firmware: ingot.FirmwareUEFIx64},
+	Address: netip.MustParseAddr("10.99.0.100"), Loaders: dhcp.Loaders[ingot.FirmwareUEFIx64], Asks: true}
 
 const machineID = "m-525400120001"
 
 // ask is firmware, TFTP and loader up to the script; it returns the script.
 func (h *house) ask() (boot ingot.BootID, script string) {
 	h.t.Helper()
-	ip := netip.MustParseAddr("10.99.0.100")
-	if s, err := h.Seen(client, ip); err != nil || s != "" {
-		h.t.Fatalf("Seen(firmware) = %q, %v; want no script", s, err)
+	if s, err := h.Seen(client); err != nil || s.Loader != "snponly.efi" || s.URL != "" {
+		h.t.Fatalf("Seen(firmware) = %+v, %v; want a loader and no script", s, err)
 	}
-	h.loaderServed(ip, "snponly.efi", 300_000)
+	h.loaderServed(client.Address, "snponly.efi", 300_000)
 	loader := client
 	loader.Kind, loader.IPXE = dhcp.Loader, true
-	url, err := h.Seen(loader, ip)
+	what, err := h.Seen(loader)
 	if err != nil {
 		h.t.Fatal(err)
 	}
@@ -106,7 +108,7 @@ func (h *house) ask() (boot ingot.BootID, script string) {
 	if err != nil {
 		h.t.Fatal(err)
 	}
-	_, body := h.get(url)
+	_, body := h.get(what.URL)
 	return m.Boot, body
 }
 
@@ -322,7 +324,7 @@ func TestPendingIsBounded(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := h.Seen(client, netip.MustParseAddr("10.0.0.1")); !errors.Is(err, errCrowded) {
+	if _, err := h.Seen(client); !errors.Is(err, errCrowded) {
 		t.Errorf("Seen(one more stranger) = %v; want errCrowded", err)
 	}
 }

@@ -12,8 +12,6 @@ import (
 	"slices"
 	"syscall"
 
-	"golang.org/x/sys/unix"
-
 	"ingot/bootserver/dhcp"
 )
 
@@ -21,7 +19,7 @@ import (
 // (sd_listen_fds(3)). What is not among them the server opens itself.
 type Sockets struct {
 	Streams   []net.Listener // HTTP, and the administrator's Unix socket
-	Datagrams []*net.UDPConn // DHCP, bound to its interface, and TFTP
+	Datagrams []*net.UDPConn // TFTP
 }
 
 // stream takes the listener that is bound to an address, or to all of them.
@@ -37,12 +35,11 @@ func (s *Sockets) socket(path string) net.Listener {
 	return take(&s.Streams, func(l net.Listener) bool { return l.Addr().Network() == "unix" && l.Addr().String() == path })
 }
 
-// datagram takes the socket that is bound to an address, and to an interface
-// if one is named.
-func (s *Sockets) datagram(at netip.AddrPort, device string) *net.UDPConn {
+// datagram takes the socket that is bound to an address.
+func (s *Sockets) datagram(at netip.AddrPort) *net.UDPConn {
 	return take(&s.Datagrams, func(c *net.UDPConn) bool {
 		a, ok := c.LocalAddr().(*net.UDPAddr)
-		return ok && binds(a.AddrPort(), at) && (device == "" || boundTo(c) == device)
+		return ok && binds(a.AddrPort(), at)
 	})
 }
 
@@ -59,32 +56,23 @@ func binds(have, want netip.AddrPort) bool {
 	return have.Port() == want.Port() && (have.Addr().Unmap() == want.Addr() || have.Addr().IsUnspecified())
 }
 
-// boundTo is the interface that a socket is bound to (socket(7),
-// SO_BINDTODEVICE), or nothing.
-func boundTo(c *net.UDPConn) string {
-	raw, err := c.SyscallConn()
-	if err != nil {
-		return ""
-	}
-	var name string
-	if raw.Control(func(fd uintptr) { name, err = unix.GetsockoptString(int(fd), unix.SOL_SOCKET, unix.SO_BINDTODEVICE) }) != nil || err != nil {
-		return ""
-	}
-	return name
-}
-
 // ports are what is open for one link.
 type ports struct {
-	dhcp *net.UDPConn
+	dhcp *dhcp.Link
 	tftp []*net.UDPConn
 	http []net.Listener
+	stop context.CancelFunc // ends what answers at them; nil before
 }
 
 func (p *ports) close() {
-	var all []io.Closer
-	if p.dhcp != nil {
-		all = append(all, p.dhcp)
+	if p.stop != nil {
+		p.stop()
+		return // who answers closes them, HTTP after its answers are through
 	}
+	if p.dhcp != nil {
+		p.dhcp.Close()
+	}
+	var all []io.Closer
 	for _, c := range p.tftp {
 		all = append(all, c)
 	}
@@ -105,14 +93,11 @@ func (s *Server) open(ctx context.Context, l link) (_ *ports, err error) {
 			p.close()
 		}
 	}()
-	dhcpAt := netip.AddrPortFrom(netip.IPv4Unspecified(), 67)
-	if p.dhcp = s.passed.datagram(dhcpAt, l.name); p.dhcp == nil && l.mode != dhcp.Observe {
-		if p.dhcp, err = dhcp.Listen(ctx, l.name); err != nil {
-			return nil, portTaken(err, "udp", 67)
-		}
+	if p.dhcp, err = dhcp.Listen(ctx, l.Interface); err != nil {
+		return nil, portTaken(err, "udp", dhcp.PortDHCP)
 	}
-	for _, prefix := range l.prefixes {
-		if err := s.openAddress(ctx, prefix.Addr(), p); err != nil {
+	for _, a := range l.addresses {
+		if err := s.openAddress(ctx, a, p); err != nil {
 			return nil, err
 		}
 	}
@@ -121,7 +106,7 @@ func (s *Server) open(ctx context.Context, l link) (_ *ports, err error) {
 
 func (s *Server) openAddress(ctx context.Context, a netip.Addr, p *ports) error {
 	at := netip.AddrPortFrom(a, 69)
-	if c := s.passed.datagram(at, ""); c != nil {
+	if c := s.passed.datagram(at); c != nil {
 		p.tftp = append(p.tftp, c)
 		s.everywhere.tftp = s.everywhere.tftp || c.LocalAddr().(*net.UDPAddr).AddrPort().Addr().IsUnspecified()
 	} else if !s.everywhere.tftp {

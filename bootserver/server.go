@@ -10,14 +10,14 @@ package bootserver
 import (
 	"context"
 	"crypto/rand"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
+	"maps"
 	"net/http"
 	"net/netip"
 	"path/filepath"
-	"strconv"
 	"sync"
 	"time"
 
@@ -59,8 +59,9 @@ type Ready struct {
 // Link is one interface that is served.
 type Link struct {
 	Name    string
-	Address netip.Addr
-	Range   dhcp.Range
+	Mode    dhcp.Mode
+	Address netip.Addr // none in observe mode, and then no URL either
+	Pools   []dhcp.Range
 	URL     string
 }
 
@@ -71,10 +72,14 @@ type Server struct {
 	booter     *booter
 	http       *httpboot.Server
 	tftp       *tftp.Server
+	dhcp       *dhcp.Server
 	passed     Sockets
 	everywhere struct{ tftp, http bool } // a socket that was passed serves all addresses
 
 	reloading sync.Mutex
+	ports     map[string]*ports // by interface; Run makes it, then reloads change it
+	serving   context.Context   //nolint:containedctx // of Run, for links that a reload adds
+	group     *errgroup.Group
 }
 
 // New prepares a server.
@@ -88,7 +93,7 @@ func New(c Config) *Server {
 	if c.Settings.Socket == "" {
 		c.Settings.Socket = filepath.Join(c.Store.Root(), "ingot.sock")
 	}
-	return &Server{conf: c, log: c.Log, passed: c.Sockets}
+	return &Server{conf: c, log: c.Log, passed: c.Sockets, ports: map[string]*ports{}}
 }
 
 func (s *Server) port() uint16 {
@@ -98,25 +103,12 @@ func (s *Server) port() uint16 {
 	return 80
 }
 
-// url is where an address of ours serves HTTP.
-func (s *Server) url(a netip.Addr) string {
-	if s.port() == 80 {
-		return "http://" + a.String()
-	}
-	return "http://" + net.JoinHostPort(a.String(), strconv.Itoa(int(s.port())))
-}
-
 // Run serves until ctx ends. Everything is opened before anything is answered:
 // a port that is taken is an error, not half a server.
 func (s *Server) Run(ctx context.Context) error {
-	links, err := findLinks(s.conf.Settings.DHCP.Interfaces)
+	now, err := look(s.conf.Settings, s.conf.Range)
 	if err != nil {
 		return err
-	}
-	for _, l := range links { // say now what would be said at the first machine
-		if _, _, err := s.conf.lends(l); err != nil {
-			return err
-		}
 	}
 	st, err := state.Open(ctx, filepath.Join(s.conf.Store.Root(), state.Folder))
 	if err != nil {
@@ -127,7 +119,9 @@ func (s *Server) Run(ctx context.Context) error {
 			s.log.Error("closing the state", "err", err)
 		}
 	}()
-	if err := s.prepare(ctx, st); err != nil {
+	prober := &dhcp.Prober{Log: s.log}
+	defer prober.Close()
+	if err := s.prepare(ctx, st, now, prober); err != nil {
 		return err
 	}
 	operators, err := s.listenSocket(ctx, s.conf.Settings.Socket)
@@ -135,41 +129,60 @@ func (s *Server) Run(ctx context.Context) error {
 		return err
 	}
 	defer operators.Close()
-	var open []*ports
-	defer func() {
-		for _, p := range open {
-			p.close()
-		}
-	}()
-	for _, l := range links {
+	defer s.closeAll()
+	for _, l := range now.links {
 		p, err := s.open(ctx, l)
 		if err != nil {
 			return err
 		}
-		open = append(open, p)
+		s.ports[l.Name] = p
 	}
 	g, ctx := errgroup.WithContext(ctx)
-	ready := Ready{Socket: s.conf.Settings.Socket}
-	for i, l := range links {
-		ready.Links = append(ready.Links, s.serve(ctx, g, l, open[i]))
+	s.reloading.Lock()
+	s.serving, s.group = ctx, g
+	for _, l := range now.links {
+		s.serve(l.Name)
 	}
+	s.reloading.Unlock()
 	g.Go(func() error {
 		return httpboot.Serve(ctx, operators, &http.Server{Handler: api.Handler(admin{s.booter, s}), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute})
 	})
 	g.Go(func() error { return every(ctx, time.Second, s.tick) })
 	if s.conf.Ready != nil {
-		s.conf.Ready(ready)
+		s.conf.Ready(s.where(now))
 	}
 	return g.Wait()
 }
 
+// where says where the server listens.
+func (s *Server) where(now site) Ready {
+	r := Ready{Socket: s.conf.Settings.Socket}
+	for _, l := range now.links {
+		at := Link{Name: l.Name, Mode: l.Mode, Pools: s.dhcp.Pools(l.Name)}
+		if len(l.addresses) > 0 {
+			at.Address, at.URL = l.addresses[0], s.booter.urlOf(l.addresses[0])
+		}
+		r.Links = append(r.Links, at)
+	}
+	return r
+}
+
+func (s *Server) closeAll() {
+	s.reloading.Lock()
+	defer s.reloading.Unlock()
+	s.group = nil
+	for _, p := range s.ports {
+		p.close()
+	}
+}
+
 // prepare makes what all links share.
-func (s *Server) prepare(ctx context.Context, st *state.State) error {
+func (s *Server) prepare(ctx context.Context, st *state.State, now site, prober *dhcp.Prober) error {
 	secret, err := st.Secret("identity", func(b []byte) { _, _ = rand.Read(b) }) // never fails, see crypto/rand
 	if err != nil {
 		return err
 	}
-	s.booter = &booter{state: st, images: s.conf.Store, keys: s.conf.Keys, secret: secret, now: s.conf.Now, log: s.log}
+	s.booter = &booter{state: st, images: s.conf.Store, keys: s.conf.Keys, port: s.port(), secret: secret, now: s.conf.Now, log: s.log}
 	s.booter.settle(s.conf.Settings.Boots)
 	if err := s.booter.checkFirst(ctx, s.conf.Settings.Boots); err != nil {
 		return err
@@ -178,10 +191,17 @@ func (s *Server) prepare(ctx context.Context, st *state.State) error {
 	if err != nil {
 		return err
 	}
+	s.booter.loaders = maps.Clone(files)
 	files["autoexec.ipxe"] = []byte(ipxe.Autoexec())
 	s.tftp = &tftp.Server{Files: files, Served: s.booter.loaderServed, Log: s.log}
 	s.http = httpboot.New(s.booter, s.log)
 	s.limit(s.conf.Settings)
+	s.dhcp, err = dhcp.New(now.dhcp, now.cards, dhcp.Parts{Store: s.booter, Booter: s.booter,
+		ID: hex.EncodeToString(s.booter.derive("dhcp", "identity")[:8]), Log: s.log, Now: s.conf.Now})
+	if err != nil {
+		return err
+	}
+	s.dhcp.Probe = prober.Probe
 	return nil
 }
 
@@ -190,21 +210,18 @@ func (s *Server) limit(c config.Config) {
 	s.tftp.SetLimits(c.TFTP.Limits())
 }
 
-// serve starts to answer on one link.
-func (s *Server) serve(ctx context.Context, g *errgroup.Group, l link, p *ports) Link {
-	told, lent, _ := s.conf.lends(l) // checked by Run
-	at := Link{Name: l.name, Address: l.addr(), Range: lent, URL: s.url(l.addr())}
-	if p.dhcp != nil {
-		d := &dhcp.Server{Range: lent, Network: told, Book: s.booter, Booter: face{s.booter, at.URL}, Now: s.conf.Now, Log: s.log, Link: l.index}
-		g.Go(func() error { return d.Serve(ctx, p.dhcp) })
-	}
+// serve starts to answer on one link; its ports are open.
+func (s *Server) serve(name string) {
+	p := s.ports[name]
+	ctx, stop := context.WithCancel(s.serving)
+	p.stop = stop
+	s.group.Go(func() error { return s.dhcp.Serve(ctx, p.dhcp) })
 	for _, c := range p.tftp {
-		g.Go(func() error { return s.tftp.Serve(ctx, c) })
+		s.group.Go(func() error { return s.tftp.Serve(ctx, c) })
 	}
-	for _, h := range p.http {
-		g.Go(func() error { return s.http.Serve(ctx, h) })
+	for _, l := range p.http {
+		s.group.Go(func() error { return s.http.Serve(ctx, l) })
 	}
-	return at
 }
 
 // tick does what has its time. That it comes through says that the server is
@@ -238,7 +255,10 @@ var ErrNoReload = errors.New("the server has no configuration file to read again
 func (s *Server) Reload(ctx context.Context) (api.Reloaded, error) {
 	s.reloading.Lock()
 	defer s.reloading.Unlock()
-	if s.conf.Settle == nil {
+	switch {
+	case s.group == nil:
+		return api.Reloaded{}, errors.New("the server is starting or ending")
+	case s.conf.Settle == nil:
 		return api.Reloaded{}, ErrNoReload
 	}
 	if s.conf.Reloads != nil {
@@ -254,12 +274,15 @@ func (s *Server) Reload(ctx context.Context) (api.Reloaded, error) {
 		return api.Reloaded{}, fmt.Errorf("reading the configuration again: %w", err)
 	}
 	r := changed(s.conf.Settings, c, s.conf.Store.Root())
+	if err := s.rearrange(ctx, &c, &r); err != nil {
+		return api.Reloaded{}, fmt.Errorf("reading the configuration again: %w", err)
+	}
 	s.limit(c)
 	s.booter.settle(c.Boots)
-	old := s.conf.Settings
-	s.conf.Settings = c
 	// What takes a restart stays as it is running, and is named at each reload.
-	s.conf.Settings.DHCP, s.conf.Settings.HTTP.Port, s.conf.Settings.Socket, s.conf.Settings.Store = old.DHCP, old.HTTP.Port, old.Socket, old.Store
+	old := s.conf.Settings
+	c.HTTP.Port, c.Socket, c.Store = old.HTTP.Port, old.Socket, old.Store
+	s.conf.Settings = c
 	s.log.Info("the configuration was read again", "changed", r.Changed, "restart", r.Restart)
 	return r, nil
 }

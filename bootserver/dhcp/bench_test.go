@@ -2,6 +2,7 @@ package dhcp
 
 import (
 	"net"
+	"net/netip"
 	"testing"
 	"time"
 
@@ -12,23 +13,24 @@ import (
 // others, without the disk.
 func BenchmarkExchange(b *testing.B) {
 	now := time.Unix(1000, 0)
-	s := newServer(book{}, &now)
-	s.Range, _ = ParseRange("10.99.0.2-10.99.3.254")
+	c := testConfig()
+	r, err := ParseRange("10.99.0.2-10.99.3.254")
+	if err != nil {
+		b.Fatal(err)
+	}
+	c.Networks[0].Subnets[0] = Subnet{Prefix: netip.MustParsePrefix("10.99.0.0/22"), Pools: []Range{r}}
+	s := serverOf(b, c, remembers(), scripted{}, &now)
 	exchange := func(i int) {
 		p, err := dhcpv4.NewDiscovery(net.HardwareAddr{0x52, 0x54, 0, 0, byte(i >> 8), byte(i)})
 		if err != nil {
 			b.Fatal(err)
 		}
-		offer, err := s.Handle(p)
+		r, err := dhcpv4.NewRequestFromOffer(handle(b, s, p))
 		if err != nil {
 			b.Fatal(err)
 		}
-		r, err := dhcpv4.NewRequestFromOffer(offer)
-		if err != nil {
-			b.Fatal(err)
-		}
-		if ack, err := s.Handle(r); err != nil || ack == nil || ack.MessageType() != dhcpv4.MessageTypeAck {
-			b.Fatalf("exchange %d: %v, %v", i, ack, err)
+		if ack := handle(b, s, r); ack == nil || ack.MessageType() != dhcpv4.MessageTypeAck {
+			b.Fatalf("exchange %d: %v", i, ack)
 		}
 	}
 	for i := range 500 {

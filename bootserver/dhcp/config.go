@@ -229,6 +229,13 @@ func (f *faults) add(where, format string, args ...any) {
 	*f = append(*f, fmt.Errorf("%s: "+format, append([]any{where}, args...)...))
 }
 
+func (f faults) err() error {
+	if len(f) == 0 {
+		return nil
+	}
+	return fmt.Errorf("%w:\n%w", ErrConfig, errors.Join(f...))
+}
+
 // Check returns all faults of a configuration at once.
 func (c *Config) Check() error {
 	var f faults
@@ -241,10 +248,7 @@ func (c *Config) Check() error {
 		g.Match.check(&f, where, c)
 		checkOptions(&f, where, g.Options)
 	}
-	if len(f) == 0 {
-		return nil
-	}
-	return fmt.Errorf("%w:\n%w", ErrConfig, errors.Join(f...))
+	return f.err()
 }
 
 func (c *Config) checkInterfaces(f *faults) {
@@ -464,4 +468,11 @@ func checkOptions(f *faults, where string, o Options) {
 			f.add(where, "option %d has %d bytes; 255 is the most, since many ROMs do not join split options (RFC 3396)", e.Code, len(b))
 		}
 	}
+}
+
+func (o Options) lease() time.Duration {
+	if o.Lease == 0 {
+		return DefaultLease
+	}
+	return o.Lease
 }

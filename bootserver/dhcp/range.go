@@ -44,8 +44,9 @@ func (r Range) size() int { return int(number(r.Last)-number(r.First)) + 1 }
 
 func (r Range) overlaps(o Range) bool { return !r.Last.Less(o.First) && !o.Last.Less(r.First) }
 
-// MaxPool is the most addresses of one range: a whole 10.0.0.0/12.
-const MaxPool = 1 << 20
+// MaxPool is the most addresses of one range: it bounds what strangers can
+// make us remember.
+const MaxPool = 1 << 18
 
 // inside checks that a range lies in a network and leaves out its first and
 // last address, which are no machine's.
@@ -82,10 +83,10 @@ func DefaultRange(prefix netip.Prefix, own netip.Addr) (Range, error) {
 		return Range{}, fmt.Errorf("the network %s is too small to lend addresses; give --range", prefix.Masked())
 	}
 	start := number(prefix.Masked().Addr())
-	size := uint32(1) << (32 - max(prefix.Bits(), 12))
-	r := Range{ipv4(start + size/2), ipv4(start + size - 2)}
+	size := uint32(1) << (32 - max(prefix.Bits(), 14))
+	r := Range{addr4(start + size/2), addr4(start + size - 2)}
 	if r.Contains(own) { // then the lower half is free of it
-		r = Range{ipv4(start + 1), ipv4(start + size/2 - 1)}
+		r = Range{addr4(start + 1), addr4(start + size/2 - 1)}
 	}
 	return r, nil
 }
@@ -93,13 +94,13 @@ func DefaultRange(prefix netip.Prefix, own netip.Addr) (Range, error) {
 // bounds are the first and the last address of a prefix.
 func bounds(p netip.Prefix) (first, last netip.Addr) {
 	start := number(p.Masked().Addr())
-	return ipv4(start), ipv4(start + uint32(1<<(32-p.Bits())-1))
+	return addr4(start), addr4(start + uint32(1<<(32-p.Bits())-1))
 }
 
 // number is an IPv4 address as a number, for counting in ranges.
 func number(a netip.Addr) uint32 { b := a.As4(); return binary.BigEndian.Uint32(b[:]) }
 
-func ipv4(n uint32) netip.Addr {
+func addr4(n uint32) netip.Addr {
 	var b [4]byte
 	binary.BigEndian.PutUint32(b[:], n)
 	return netip.AddrFrom4(b)

@@ -10,6 +10,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"slices"
+	"strings"
 	"syscall"
 	"time"
 
@@ -111,7 +112,7 @@ func (a *app) serve(cmd *cobra.Command, f serveFlags) error {
 	conf.Alive, conf.Reloads = s.alive, s.reloading
 	conf.Ready = func(r bootserver.Ready) {
 		for _, l := range r.Links {
-			fmt.Fprintf(a.stderr, "serving %s on %s: DHCP %s, HTTP %s\n", l.Name, l.Address, l.Range, l.URL)
+			fmt.Fprintf(a.stderr, "serving %s\n", linkLine(l))
 		}
 		fmt.Fprintf(a.stderr, "  → ingot machine ls\n")
 		s.ready()
@@ -120,6 +121,24 @@ func (a *app) serve(cmd *cobra.Command, f serveFlags) error {
 	server := bootserver.New(conf)
 	defer onHangup(ctx, func() { _, _ = server.Reload(ctx) })() // it logs what comes of it
 	return server.Run(ctx)
+}
+
+// linkLine tells in one line what is served on an interface.
+func linkLine(l bootserver.Link) string {
+	switch l.Mode {
+	case dhcp.Observe:
+		return l.Name + ": DHCP is observed, nothing is answered"
+	case dhcp.Proxy:
+		return fmt.Sprintf("%s on %s: proxy DHCP beside another server, HTTP %s", l.Name, l.Address, l.URL)
+	}
+	var pools []string
+	for _, p := range l.Pools {
+		pools = append(pools, p.String())
+	}
+	if pools == nil {
+		pools = []string{"without a pool"}
+	}
+	return fmt.Sprintf("%s on %s: DHCP %s, HTTP %s", l.Name, l.Address, strings.Join(pools, ", "), l.URL)
 }
 
 // onHangup calls f at each SIGHUP until stopped.
