@@ -292,10 +292,11 @@ func BenchmarkStorm(b *testing.B) {
 				r := wait()
 				close(done)
 				watching.Wait()
+				b.Logf("mean of each stage: %v", r.Stages)
 				b.ReportMetric(float64(r.Healthy), "healthy")
 				b.ReportMetric(r.Elapsed.Seconds(), "s/all")
 				b.ReportMetric(r.Median.Seconds(), "s/median")
-				b.ReportMetric((f.usage().cpu - before.cpu).Seconds()*1000/float64(n), "cpu-ms/machine")
+				b.ReportMetric((f.usage().cpu-before.cpu).Seconds()*1000/float64(n), "cpu-ms/machine")
 				b.ReportMetric(float64(most)/(1<<20), "MiB-anonymous")
 				b.ReportMetric(float64(r.Busy), "come-backs")
 			}

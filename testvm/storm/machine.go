@@ -31,6 +31,16 @@ type machine struct {
 	http   *http.Client
 	base   string // of its boot: "http://10.99.0.1/b/ID/"
 	id     ingot.BootID
+	since  time.Time // of the stage that it is in
+}
+
+// passed notes how long a stage took.
+func (m *machine) passed(stage string) {
+	now := time.Now()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.r.Stages[stage] += now.Sub(m.since) / time.Duration(m.conf.Machines)
+	m.since = now
 }
 
 func newMachine(c *crowd, n int) *machine {
@@ -54,10 +64,12 @@ func at(stage string, err error) error {
 
 // boot is the whole conversation of docs/BOOT.md.
 func (m *machine) boot(ctx context.Context) error {
+	m.since = time.Now()
 	ack, err := m.dhcp.lease(ctx, m.mac, firmware(m.uuid)...)
 	if err != nil {
 		return at("dhcp of the firmware", err)
 	}
+	m.passed("dhcp")
 	m.ip, m.server = ack.YourIPAddr, ack.ServerIdentifier()
 	if err := m.own(m.ip); err != nil {
 		return err
@@ -70,9 +82,11 @@ func (m *machine) boot(ctx context.Context) error {
 		return at("loader", err)
 	}
 	m.count(n)
+	m.passed("loader")
 	if ack, err = m.dhcp.lease(ctx, m.mac, loader(m.uuid)...); err != nil {
 		return at("dhcp of the loader", err)
 	}
+	m.passed("dhcp again")
 	script, err := m.text(ctx, ack.BootFileNameOption())
 	if err != nil {
 		return at("script", err)
@@ -86,6 +100,7 @@ func (m *machine) boot(ctx context.Context) error {
 			return at(what, err)
 		}
 	}
+	m.passed("script, kernel, initramfs")
 	m.base = word(script, ingot.ArgServer+"=") + ingot.BootPath(ingot.BootID(word(script, ingot.ArgBoot+"=")), "")
 	m.id = ingot.BootID(word(script, ingot.ArgBoot+"="))
 	return m.system(ctx)
@@ -120,6 +135,7 @@ func (m *machine) system(ctx context.Context) error {
 	if err := json.Unmarshal(signed.Ticket, &ticket); err != nil || ticket.Nonce != q.Nonce {
 		return fmt.Errorf("ticket: of another request (%w)", err)
 	}
+	m.passed("ticket")
 	var config bytes.Buffer
 	for part, into := range map[string]io.Writer{"manifest": io.Discard, "signature": io.Discard, "config": &config} {
 		if err := m.fetch(ctx, m.base+ticket.Image.Hex()+"/"+part, into); err != nil {
@@ -134,6 +150,7 @@ func (m *machine) system(ctx context.Context) error {
 	if err := m.fetch(ctx, m.base+ticket.Image.Hex()+"/root", sum); err != nil {
 		return at("root", err)
 	}
+	m.passed("root")
 	root := ingot.DigestFromSum([32]byte(sum.Sum(nil)))
 	if root != manifest.Root.Digest {
 		return fmt.Errorf("root: %s arrived, want %s", root.Short(), manifest.Root.Digest.Short())
@@ -143,8 +160,10 @@ func (m *machine) system(ctx context.Context) error {
 			return err
 		}
 	}
-	return at("report", m.post(ctx, "report", ingot.Report{Boot: m.id, Image: ticket.Image, Root: root, Healthy: true,
-		Checks: []ingot.CheckResult{{Name: "system", OK: true}}}, nil))
+	err := m.post(ctx, "report", ingot.Report{Boot: m.id, Image: ticket.Image, Root: root, Healthy: true,
+		Checks: []ingot.CheckResult{{Name: "system", OK: true}}}, nil)
+	m.passed("report")
+	return at("report", err)
 }
 
 func (m *machine) tell(ctx context.Context, s ingot.Stage) error {
@@ -239,7 +258,7 @@ func (m *machine) tftp(ctx context.Context, name string) (int64, error) {
 				return got, err
 			}
 		}
-		send = false // a packet of before is not answered twice (RFC 1123 section 4.2.3.1)
+		send = false                                                           // a packet of before is not answered twice (RFC 1123 section 4.2.3.1)
 		_ = conn.SetReadDeadline(time.Now().Add(time.Second << min(tries, 3))) // a UDP socket has deadlines
 		n, from, err := conn.ReadFromUDP(buf)
 		var timeout net.Error

@@ -38,7 +38,9 @@ type Result struct {
 	Median  time.Duration  `json:"median"` // of one machine, from power-on to healthy
 	Last    time.Duration  `json:"last"`
 	Bytes   int64          `json:"bytes"`
-	Busy    int            `json:"busy"` // times that a machine was asked to come back
+
+	Stages map[string]time.Duration `json:"stages"` // mean time of one machine
+	Busy   int                      `json:"busy"`   // times that a machine was asked to come back
 }
 
 // crowd is what the machines share: one card, and the packets that come to it.
@@ -68,7 +70,7 @@ func Run(ctx context.Context, c Config) (Result, error) {
 		return Result{}, err
 	}
 	defer dhcp.close()
-	all := &crowd{conf: c, dhcp: dhcp, lo: lo, r: Result{Failed: map[string]int{}}}
+	all := &crowd{conf: c, dhcp: dhcp, lo: lo, r: Result{Failed: map[string]int{}, Stages: map[string]time.Duration{}}}
 	begin := time.Now()
 	var g sync.WaitGroup
 	for n := range c.Machines {
