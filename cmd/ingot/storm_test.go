@@ -181,8 +181,22 @@ func as(who string, cmd *exec.Cmd) *exec.Cmd {
 	return cmd
 }
 
-// serve starts the server; before is what runs it, such as setpriv.
-func (f *field) serve(before ...string) {
+// serve starts the server and waits until it is ready.
+func (f *field) serve() {
+	f.t.Helper()
+	ended := f.start()
+	f.until("the server to get ready", func() bool {
+		select {
+		case err := <-ended:
+			f.t.Fatalf("the server ended: %v\n%s", err, f.log.String())
+		default:
+		}
+		return strings.Contains(f.log.String(), "ingot machine ls")
+	})
+}
+
+// start starts the server; before is what runs it, such as setpriv.
+func (f *field) start(before ...string) (ended <-chan error) {
 	f.t.Helper()
 	argv := append(before, os.Args[0], "--store", f.store, "serve", "--config", f.config)
 	cmd := as("ingot", f.lan.Command(f.ctx, argv[0], argv[1:]...))
@@ -191,17 +205,29 @@ func (f *field) serve(before ...string) {
 		f.t.Fatal(err)
 	}
 	f.server, f.pid = cmd, cmd.Process.Pid // nsenter and setpriv become it: they exec
-	ended := make(chan error, 1)
-	go func() { ended <- cmd.Wait() }()
-	for !strings.Contains(f.log.String(), "ingot machine ls") {
-		select {
-		case err := <-ended:
-			f.t.Fatalf("the server ended: %v\n%s", err, f.log.String())
-		case <-f.ctx.Done():
-			f.t.Fatal("the server did not get ready")
-		case <-time.After(10 * time.Millisecond):
+	end := make(chan error, 1)
+	go func() { end <- cmd.Wait() }()
+	return end
+}
+
+// until waits for what has no signal to wait on.
+func (f *field) until(what string, ok func() bool) {
+	f.t.Helper()
+	for end := time.Now().Add(time.Minute); !ok(); time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(end) {
+			f.t.Fatalf("waiting for %s", what)
 		}
 	}
+}
+
+// serverPID is the process that has the state's lock.
+func (f *field) serverPID() string {
+	f.t.Helper()
+	b, err := os.ReadFile(filepath.Join(f.store, "state", "lock"))
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	return strings.TrimSpace(string(b))
 }
 
 // api speaks to the server.
