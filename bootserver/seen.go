@@ -18,12 +18,9 @@ import (
 func (b *booter) Leases() ([]fleet.Lease, error) { return b.state.Leases() }
 
 // PutLease implements dhcp.Store.
-func (b *booter) PutLease(l fleet.Lease, instead netip.Addr) (wait func() error) {
+func (b *booter) PutLease(l fleet.Lease) (wait func() error) {
 	return b.state.Begin(func(tx *state.Tx) error {
 		tx.PutLease(l)
-		if instead.IsValid() && instead != l.Address {
-			tx.DropLease(instead)
-		}
 		return nil
 	})
 }
