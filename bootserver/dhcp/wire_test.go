@@ -50,7 +50,7 @@ func onWire(t *testing.T, tools ...string) bool {
 	if out, err := exec.Command("unshare", append(args, "true")...).CombinedOutput(); err != nil {
 		cannot(t, fmt.Sprintf("no network namespaces here: %v\n%s", err, out))
 	}
-	args = append(args, os.Args[0], "-test.run=^"+t.Name()+"$", "-test.v", "-test.count=1")
+	args = append(args, os.Args[0], "-test.run=^"+strings.ReplaceAll(t.Name(), "/", "$/^")+"$", "-test.v", "-test.count=1")
 	cmd := exec.CommandContext(t.Context(), "unshare", args...)
 	cmd.Env = append(os.Environ(), insideWire+"=1")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
@@ -125,15 +125,15 @@ func start(t testing.TB, party string, argv ...string) *exec.Cmd {
 }
 
 // lan makes a LAN: a switch, and a namespace for each party with the card
-// "eth0" in it. The server's own card, "srv", is in the test's namespace. The
+// "eth0" in it. The server's own card, "eth1", is in the test's namespace. The
 // switch is in one of its own: it must not answer ARP for us.
 func lan(t testing.TB, parties ...string) {
 	t.Helper()
 	addSwitch(t, "sw")
-	run(t, "ip", "link", "add", "srv", "address", "02:00:00:00:00:01", "type", "veth", "peer", "name", "p-srv", "netns", "sw")
-	in(t, "sw", "ip", "link", "set", "p-srv", "master", "sw", "up")
-	run(t, "ip", "address", "add", "10.99.0.1/24", "dev", "srv")
-	run(t, "ip", "link", "set", "srv", "up")
+	run(t, "ip", "link", "add", "eth1", "address", "02:00:00:00:00:01", "type", "veth", "peer", "name", "p-eth1", "netns", "sw")
+	in(t, "sw", "ip", "link", "set", "p-eth1", "master", "sw", "up")
+	run(t, "ip", "address", "add", "10.99.0.1/24", "dev", "eth1")
+	run(t, "ip", "link", "set", "eth1", "up")
 	for i, party := range parties {
 		join(t, "sw", party, "eth0", fmt.Sprintf("52:54:00:12:00:%02x", i+1))
 	}
@@ -163,11 +163,16 @@ func join(t testing.TB, sw, party, card, mac string) {
 // serve runs a server on the test's own cards.
 func serve(t testing.TB, c Config, store Store, b Booter) *Server {
 	t.Helper()
+	return serveAs(t, "us", c, store, b)
+}
+
+func serveAs(t testing.TB, id string, c Config, store Store, b Booter) *Server {
+	t.Helper()
 	cards, err := Cards(c)
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := New(c, cards, Parts{Store: store, Booter: b, ID: "us"})
+	s, err := New(c, cards, Parts{Store: store, Booter: b, ID: id})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -194,11 +199,11 @@ func serve(t testing.TB, c Config, store Store, b Booter) *Server {
 	return s
 }
 
-// wireConfig serves "srv" with all that a system may be told.
+// wireConfig serves "eth1" with all that a system may be told.
 func wireConfig() Config {
-	return Config{Interfaces: []Interface{{Name: "srv"}},
+	return Config{Interfaces: []Interface{{Name: "eth1"}},
 		Options: Options{DNS: addrs("10.99.0.53"), NTP: addrs("10.99.0.123"), Domain: "lab.example", Search: []string{"lab.example", "example"}, MTU: 1400, Lease: time.Hour},
-		Networks: []Network{{Name: "lab", Interface: "srv", Options: Options{Routers: addrs("10.99.0.254")}, Subnets: []Subnet{{
+		Networks: []Network{{Name: "lab", Interface: "eth1", Options: Options{Routers: addrs("10.99.0.254")}, Subnets: []Subnet{{
 			Prefix: netip.MustParsePrefix("10.99.0.0/24"), Pools: []Range{{netip.MustParseAddr("10.99.0.100"), netip.MustParseAddr("10.99.0.199")}},
 			Options: Options{Routes: []Route{{netip.MustParsePrefix("192.168.0.0/16"), netip.MustParseAddr("10.99.0.2")}}}}}}},
 	}
