@@ -45,7 +45,8 @@ lab: ## start a lab with one BIOS and one UEFI machine (see bin/ingot lab --help
 	@$(MAKE) --no-print-directory build
 	@exec bin/ingot lab up
 
-bench: setup build ## benchmarks; compare two runs with benchstat
+bench: build ## benchmarks; compare two runs with benchstat
+	@scripts/setup bench
 	go test -run '^$$' -bench . -benchmem ./...
 
 lint: ## gofmt, staticcheck and golangci-lint at the versions of tools/go.mod

@@ -12,36 +12,59 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"ingot"
+	"ingot/bootserver/config"
 	"ingot/bootserver/fleet"
 	"ingot/bootserver/httpboot"
 	"ingot/bootserver/ipxe"
 	"ingot/bootserver/state"
 	"ingot/image"
+	"ingot/internal/yamlfile"
 )
 
 // booter answers the listeners: it reads what is recorded, lets package fleet
 // decide, and records what happened.
 type booter struct {
-	state     *state.State
-	images    *image.Store
-	keys      image.Keys
-	base      string            // "http://10.99.0.1"
-	port      uint16            // of HTTP
-	loaders   map[string][]byte // first stages, by file name
-	approve   bool
-	first     string // image for machines that are approved by themselves
-	ticketTTL time.Duration
-	deadline  time.Duration
-	secret    []byte
-	now       func() time.Time
-	log       *slog.Logger
+	state   *state.State
+	images  *image.Store
+	keys    image.Keys
+	base    string            // of URLs where the address that was asked is not known
+	port    uint16            // of HTTP
+	loaders map[string][]byte // first stages, by file name
+	policy  *atomic.Pointer[config.Boots]
+	secret  []byte
+	now     func() time.Time
+	log     *slog.Logger
+}
+
+// settle takes over how machines boot from now on.
+func (b *booter) settle(c config.Boots) {
+	if c.Ticket == 0 {
+		c.Ticket = yamlfile.Duration(2 * time.Minute)
+	}
+	if c.Deadline == 0 {
+		c.Deadline = yamlfile.Duration(10 * time.Minute)
+	}
+	if b.policy == nil {
+		b.policy = &atomic.Pointer[config.Boots]{}
+	}
+	b.policy.Store(&c)
+}
+
+// checkFirst says now what would be said at the first new machine.
+func (b *booter) checkFirst(ctx context.Context, c config.Boots) error {
+	if c.Image == "" {
+		return nil
+	}
+	_, err := b.assignment(ctx, c.Image, "")
+	return err
 }
 
 // scriptURL is what a loader is told by DHCP.
-func (b *booter) scriptURL(id ingot.BootID) string { return b.base + ingot.BootPath(id, "script") }
+func scriptURL(base string, id ingot.BootID) string { return base + ingot.BootPath(id, "script") }
 
 // errCrowded: too many strangers wait already.
 var errCrowded = fmt.Errorf("%d machines are pending already; approve or remove some before new ones are recorded", state.MaxPending)
@@ -75,10 +98,10 @@ func (b *booter) machine(tx *state.Tx, s fleet.Sighting, now time.Time) (m fleet
 		id += ingot.MachineID("-" + hex.EncodeToString(b.derive("id", s.UUID+s.MAC)[:2]))
 	}
 	m = fleet.Machine{ID: id, State: fleet.Pending, FirstSeen: now, MachineKey: hex.EncodeToString(b.derive("machine-id", string(id))[:16])}
-	if b.approve {
+	if policy := b.policy.Load(); policy.ApproveAll {
 		m.State = fleet.Approved
-		if b.first != "" {
-			if as, err := b.assignment(context.Background(), b.first, "first image, by the server's --image"); err == nil {
+		if policy.Image != "" {
+			if as, err := b.assignment(context.Background(), policy.Image, "first image, by the server's --image"); err == nil {
 				m.Assignment = as
 			} else {
 				b.log.Error("assigning the first image", "machine", id, "err", err)
@@ -126,7 +149,7 @@ func known(tx *state.Tx, id ingot.BootID) (fleet.Boot, fleet.Machine, error) {
 }
 
 // Script implements httpboot.Booter: it decides what the machine boots now.
-func (b *booter) Script(id ingot.BootID) (text string, err error) {
+func (b *booter) Script(id ingot.BootID, base string) (text string, err error) {
 	now := b.now()
 	err = b.state.Update(func(tx *state.Tx) error {
 		boot, m, err := known(tx, id)
@@ -140,12 +163,12 @@ func (b *booter) Script(id ingot.BootID) (text string, err error) {
 		}
 		ref, err := fleet.Next(m)
 		if err != nil {
-			text = b.waitScript(m, boot, err)
+			text = waitScript(base, m, boot, err)
 			return nil
 		}
 		im, err := b.image(ref.Image)
 		if err != nil {
-			text = b.waitScript(m, boot, err)
+			text = waitScript(base, m, boot, err)
 			return nil
 		}
 		if boot.Image.Image == "" {
@@ -154,7 +177,7 @@ func (b *booter) Script(id ingot.BootID) (text string, err error) {
 		}
 		boot = fleet.Record(boot, ingot.Event{Stage: ingot.StageScript, Detail: ref.Name}, now)
 		tx.PutBoot(boot)
-		text = b.bootScript(m, boot, im)
+		text = bootScript(base, m, boot, im)
 		return nil
 	})
 	return text, err
@@ -164,7 +187,7 @@ func (b *booter) deadlineOf(im image.Image) time.Duration {
 	if im.Manifest.Deadline > 0 {
 		return im.Manifest.Deadline
 	}
-	return b.deadline
+	return time.Duration(b.policy.Load().Deadline)
 }
 
 // image returns a complete image of the store that our release key signed.
@@ -179,15 +202,15 @@ func (b *booter) image(d ingot.Digest) (image.Image, error) {
 	return im, nil
 }
 
-func (b *booter) bootScript(m fleet.Machine, boot fleet.Boot, im image.Image) string {
-	url := func(part string) string { return b.base + ingot.BootPath(boot.ID, im.Digest.Hex()+"/"+part) }
-	args := slices.Concat(im.Manifest.Arguments, []string{ingot.ArgServer + "=" + b.base,
+func bootScript(base string, m fleet.Machine, boot fleet.Boot, im image.Image) string {
+	url := func(part string) string { return base + ingot.BootPath(boot.ID, im.Digest.Hex()+"/"+part) }
+	args := slices.Concat(im.Manifest.Arguments, []string{ingot.ArgServer + "=" + base,
 		ingot.ArgBoot + "=" + string(boot.ID), ingot.ArgMAC + "=${netX/mac}"})
 	return ipxe.Boot{Image: im.Name.String() + " for " + m.Hostname(), Kernel: url("kernel"), Initramfs: url("initramfs"),
-		Arguments: args, Again: b.scriptURL(boot.ID)}.Text()
+		Arguments: args, Again: scriptURL(base, boot.ID)}.Text()
 }
 
-func (b *booter) waitScript(m fleet.Machine, boot fleet.Boot, why error) string {
+func waitScript(base string, m fleet.Machine, boot fleet.Boot, why error) string {
 	lines := []string{"", "  ingot", fmt.Sprintf("  machine %s  %s", m.ID, strings.Join(m.MACs, " ")), ""}
 	switch {
 	case errors.Is(why, fleet.ErrNotApproved):
@@ -199,7 +222,7 @@ func (b *booter) waitScript(m fleet.Machine, boot fleet.Boot, why error) string 
 	default:
 		lines = append(lines, "  The image of this machine cannot be served: "+why.Error())
 	}
-	return ipxe.Wait{Lines: append(lines, ""), Again: b.scriptURL(boot.ID)}.Text()
+	return ipxe.Wait{Lines: append(lines, ""), Again: scriptURL(base, boot.ID)}.Text()
 }
 
 // Artifact implements httpboot.Booter. A boot gets the files of its own image
@@ -293,7 +316,7 @@ func (b *booter) Ticket(id ingot.BootID, q ingot.TicketRequest) (signed ingot.Si
 		m = learn(m, q.Facts, now)
 		m, lent := fleet.Lend(m, id, now)
 		text, err := json.Marshal(ingot.Ticket{Boot: id, Machine: m.ID, Hostname: m.Hostname(), MachineKey: m.MachineKey, Nonce: q.Nonce,
-			Issued: now, Expires: now.Add(b.ticketTTL), Image: im.Digest, Name: im.Name.String(), Grants: lent})
+			Issued: now, Expires: now.Add(time.Duration(b.policy.Load().Ticket)), Image: im.Digest, Name: im.Name.String(), Grants: lent})
 		if err != nil {
 			return err
 		}

@@ -34,6 +34,7 @@ type BuildOptions struct {
 	Keys     image.Keys
 	CacheDir string // of layers and blocks
 	Debs     string // cache of packages; empty: below CacheDir
+	Blobs    string // cache of trees; empty: below CacheDir
 	Mirror   string
 	Offline  bool   // use what is cached, ask no mirror
 	Init     string // path of the ingot-init binary; must be the one that was planned
@@ -97,6 +98,9 @@ func newBuild(plan *Plan, o BuildOptions) (b *build, done func(), err error) {
 	if o.Debs == "" {
 		o.Debs = filepath.Join(o.CacheDir, "debs")
 	}
+	if o.Blobs == "" {
+		o.Blobs = filepath.Join(o.CacheDir, "blobs")
+	}
 	if o.Source == nil {
 		o.Source = func(f profiles.File) ([]byte, error) { return readSource(plan.Profile, f) }
 	}
@@ -120,6 +124,13 @@ func newBuild(plan *Plan, o BuildOptions) (b *build, done func(), err error) {
 func (b *build) fetch(ctx context.Context) error {
 	all := append([]source.Package{b.plan.Kernel}, b.plan.Packages...)
 	b.tell("fetch", 0, 0, "")
+	damaged, err := b.cache.Weed(ctx, all)
+	if err != nil {
+		return fmt.Errorf("checking the package cache: %w", err)
+	}
+	for _, p := range damaged {
+		b.Log.Warn("a package in the cache is damaged; it is fetched again", "package", p.Name)
+	}
 	if missing := b.cache.Missing(all); len(missing) > 0 {
 		if b.Offline {
 			return fmt.Errorf("fetching packages: %w: %d are not in the cache, %s %s among them; leave out --offline",
@@ -137,8 +148,13 @@ func (b *build) fetch(ctx context.Context) error {
 		}
 	}
 	b.tell("fetch", 1, 1, "")
-	var err error
-	b.epoch, err = b.cache.Epoch(all)
+	newest, err := b.fetchTrees(ctx)
+	if err != nil {
+		return err
+	}
+	if b.epoch, err = b.cache.Epoch(all); err == nil && b.epoch.Unix() < newest {
+		b.epoch = time.Unix(newest, 0).UTC()
+	}
 	return err
 }
 
@@ -148,7 +164,7 @@ func (b *build) make(ctx context.Context) (*ingot.ImageManifest, image.Files, er
 	if err := b.fetch(ctx); err != nil {
 		return nil, files, err
 	}
-	root, err := b.baseTree(ctx)
+	root, err := b.rootTree(ctx)
 	if err != nil {
 		return nil, files, err
 	}

@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"ingot/internal/scratch"
 )
 
 // layerCache keeps what takes long to make and depends on few inputs:
@@ -24,7 +26,7 @@ type layerCache struct {
 // keptLayers is the number of layers that the cache keeps.
 const keptLayers = 16
 
-// partial marks files that are being written.
+// partial marks folders of what is being written.
 const partial = ".incoming-"
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
@@ -39,17 +41,16 @@ func (c *layerCache) get(ctx context.Context, key string, fresh func(path string
 	if path, err = c.find(ctx, key); path != "" || err != nil {
 		return path, path != "", err
 	}
-	tmp, err := os.CreateTemp(c.dir, partial)
+	incoming, err := scratch.In(c.dir, partial) // the next build removes it when this one is killed
 	if err != nil {
 		return "", false, fmt.Errorf("adding to the layer cache: %w", err)
 	}
-	defer os.Remove(tmp.Name())
-	defer tmp.Close()
-	if err := fresh(tmp.Name()); err != nil {
+	defer incoming.Remove()
+	tmp := filepath.Join(incoming.Path, "layer")
+	if err := fresh(tmp); err != nil {
 		return "", false, err
 	}
-	// Whoever wrote it may have replaced the file: read what has the name now.
-	f, err := os.Open(tmp.Name())
+	f, err := os.Open(tmp)
 	if err != nil {
 		return "", false, fmt.Errorf("adding to the layer cache: %w", err)
 	}
@@ -62,11 +63,17 @@ func (c *layerCache) get(ctx context.Context, key string, fresh func(path string
 		return "", false, fmt.Errorf("adding to the layer cache: %w", err)
 	}
 	path = filepath.Join(c.dir, key+"."+sum)
-	if err := os.Rename(tmp.Name(), path); err != nil {
+	if err := os.Rename(tmp, path); err != nil {
 		return "", false, fmt.Errorf("adding to the layer cache: %w", err)
 	}
 	c.prune(path)
 	return path, false, nil
+}
+
+// has reports whether a layer is there; whether it is sound, get finds out.
+func (c *layerCache) has(key string) bool {
+	paths, _ := filepath.Glob(filepath.Join(c.dir, key+".*"))
+	return len(paths) > 0
 }
 
 // find looks for a sound layer; damaged ones are removed.
@@ -116,8 +123,7 @@ func checksum(ctx context.Context, f *os.File) (string, error) {
 	}
 }
 
-// prune removes the layers that were used longest ago, and what killed builds
-// left half-written a day ago.
+// prune removes the layers that were used longest ago.
 func (c *layerCache) prune(current string) {
 	type aged struct {
 		path string
@@ -128,12 +134,8 @@ func (c *layerCache) prune(current string) {
 	for _, e := range entries {
 		st, err := e.Info()
 		path := filepath.Join(c.dir, e.Name())
-		switch {
-		case err != nil || path == current:
-		case !strings.HasPrefix(e.Name(), partial):
+		if err == nil && path != current && !e.IsDir() && !strings.HasPrefix(e.Name(), partial) {
 			layers = append(layers, aged{path, st.ModTime()})
-		case time.Since(st.ModTime()) > 24*time.Hour:
-			os.Remove(path)
 		}
 	}
 	slices.SortFunc(layers, func(a, b aged) int { return a.when.Compare(b.when) })

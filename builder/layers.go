@@ -159,6 +159,9 @@ func (b *build) merge(root, kernel *tree.Tree) error {
 	if err := root.Lay(kernel); err != nil {
 		return err
 	}
+	if err := linkModules(root); err != nil {
+		return err
+	}
 	// SquashFS has room for user, trusted and security attributes only; POSIX
 	// ACLs (in practice: of /var/log/journal) cannot be kept.
 	root.DropXattrs("system.")
@@ -174,10 +177,7 @@ func (b *build) merge(root, kernel *tree.Tree) error {
 	if err := setUnits(root, b.p.Units); err != nil {
 		return err
 	}
-	if e := root.Find("sbin/init"); e == nil || e.Kind != tree.File {
-		return fmt.Errorf("%w: the root has no /sbin/init; add the packages systemd and systemd-sysv, or extend debian", ErrNotBootable)
-	}
-	return nil
+	return b.checkBootable(root)
 }
 
 // skeleton puts in what every root carries: the agent and its unit, and the

@@ -85,7 +85,7 @@ func fetchLoaders(ctx context.Context, o PlanOptions) (p source.Package, t *tree
 		return p, nil, nil, err
 	}
 	apt, err := source.OpenApt(ctx, source.AptOptions{Dir: filepath.Join(o.CacheDir, "apt"), Arch: "amd64",
-		Suite: loaderSuite, Components: []string{"main"}, Mirrors: mirrors, Log: o.Log})
+		Suite: loaderSuite, Components: []string{"main"}, Mirrors: mirrors, Keyring: o.Keyring, Log: o.Log})
 	if err != nil {
 		return p, nil, nil, err
 	}

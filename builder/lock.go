@@ -26,7 +26,8 @@ type Lock struct {
 	Format   int              `json:"format"` // lockFormat
 	Request  Request          `json:"request"`
 	Kernel   source.Package   `json:"kernel"`
-	Packages []source.Package `json:"packages"` // sorted by name
+	Packages []source.Package `json:"packages"`        // sorted by name
+	Trees    []source.Pin     `json:"trees,omitempty"` // of base and layers, in order
 }
 
 // Request is the part of a profile that apt answers.
@@ -36,6 +37,9 @@ type Request struct {
 	Arch       ingot.Arch `json:"arch"`
 	Packages   []string   `json:"packages"` // sorted
 	Kernel     string     `json:"kernel"`
+	// KernelSuite is the suite of the kernel when it is not that of the packages.
+	KernelSuite string   `json:"kernelSuite,omitempty"`
+	Trees       []string `json:"trees,omitempty"` // base and layers, in order
 }
 
 // LockMode says what Resolve does with a lock.
@@ -56,6 +60,7 @@ const (
 type Locked struct {
 	Path    string   `json:"path,omitempty"` // empty: there is none
 	Written bool     `json:"written"`
+	Why     string   `json:"why,omitempty"`     // apt was asked; empty: it was not
 	Changes []Change `json:"changes,omitempty"` // against the lock before
 	// NotKept is why the lock could not be written, which harms nothing today.
 	NotKept error `json:"-"`
@@ -82,6 +87,10 @@ const lockFormat = 2
 func RequestOf(p *profiles.Profile) Request {
 	r := Request{Suite: p.Base.Suite, Components: p.Base.Components, Arch: p.Arch, Packages: slices.Clone(p.Packages), Kernel: p.Kernel.Package}
 	slices.Sort(r.Packages)
+	if p.Kernel.Suite != p.Base.Suite {
+		r.KernelSuite = p.Kernel.Suite
+	}
+	r.Trees = requestTrees(p)
 	return r
 }
 
@@ -91,6 +100,7 @@ func (r Request) differs(before Request) string {
 	for _, f := range []struct{ name, was, is string }{
 		{"suite", before.Suite, r.Suite}, {"arch", string(before.Arch), string(r.Arch)}, {"kernel", before.Kernel, r.Kernel},
 		{"components", strings.Join(before.Components, " "), strings.Join(r.Components, " ")},
+		{"kernel.suite", before.KernelSuite, r.KernelSuite}, {"trees", strings.Join(before.Trees, ", "), strings.Join(r.Trees, ", ")},
 	} {
 		if f.was != f.is {
 			words = append(words, fmt.Sprintf("%s %s instead of %s", f.name, f.is, f.was))
@@ -125,14 +135,38 @@ func ReadLock(path string) (*Lock, error) {
 		return nil, fmt.Errorf("reading the lock %s: %w; restore it, or make it anew with: ingot plan --update", path, err)
 	}
 	if l.Format != lockFormat {
-		return nil, fmt.Errorf("reading the lock %s: format %d; this ingot knows %d", path, l.Format, lockFormat)
+		return nil, fmt.Errorf("reading the lock %s: it has format %d, and this ingot knows %d; make it anew with: ingot plan --update, or use the ingot that wrote it", path, l.Format, lockFormat)
 	}
-	for _, p := range append([]source.Package{l.Kernel}, l.Packages...) {
-		if err := p.Check(); err != nil {
-			return nil, fmt.Errorf("reading the lock %s: %w", path, err)
-		}
+	if err := l.check(); err != nil {
+		return nil, fmt.Errorf("reading the lock %s: %w; restore it, or make it anew with: ingot plan --update", path, err)
 	}
 	return &l, nil
+}
+
+// check tells what is wrong with a lock that somebody may have edited.
+func (l *Lock) check() error {
+	seen := map[string]bool{}
+	for i, p := range append([]source.Package{l.Kernel}, l.Packages...) {
+		if err := p.Check(); err != nil {
+			return err
+		}
+		if p.Arch != string(l.Request.Arch) && p.Arch != "all" {
+			return fmt.Errorf("package %s is for %s, the lock for %s", p.Name, p.Arch, l.Request.Arch)
+		}
+		if i > 0 && seen[p.Name] {
+			return fmt.Errorf("package %s is in it twice", p.Name)
+		}
+		seen[p.Name] = i > 0
+	}
+	if len(l.Trees) != len(l.Request.Trees) {
+		return fmt.Errorf("it pins %d trees of %d", len(l.Trees), len(l.Request.Trees))
+	}
+	for _, t := range l.Trees {
+		if err := t.Check(); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Text is the lock as it is kept: JSON with a line for each package, so that a
@@ -147,20 +181,36 @@ func (l *Lock) Text() ([]byte, error) {
 		return nil, fmt.Errorf("encoding the lock: %w", err)
 	}
 	var b bytes.Buffer
-	fmt.Fprintf(&b, "{\n\"format\": %d,\n\"request\": %s,\n\"kernel\": %s,\n\"packages\": [\n", l.Format, request, kernel)
-	for i, p := range l.Packages {
-		line, err := json.Marshal(p)
+	fmt.Fprintf(&b, "{\n\"format\": %d,\n\"request\": %s,\n\"kernel\": %s,\n", l.Format, request, kernel)
+	if len(l.Trees) > 0 {
+		if err := writeLines(&b, "trees", l.Trees); err != nil {
+			return nil, err
+		}
+		b.WriteString(",\n")
+	}
+	if err := writeLines(&b, "packages", l.Packages); err != nil {
+		return nil, err
+	}
+	b.WriteString("\n}\n")
+	return b.Bytes(), nil
+}
+
+// writeLines writes a list with a line for each item.
+func writeLines[T any](b *bytes.Buffer, key string, list []T) error {
+	fmt.Fprintf(b, "%q: [\n", key)
+	for i, item := range list {
+		line, err := json.Marshal(item)
 		if err != nil {
-			return nil, fmt.Errorf("encoding the lock: %w", err)
+			return fmt.Errorf("encoding the lock: %w", err)
 		}
 		b.Write(line)
-		if i < len(l.Packages)-1 {
+		if i < len(list)-1 {
 			b.WriteByte(',')
 		}
 		b.WriteByte('\n')
 	}
-	b.WriteString("]\n}\n")
-	return b.Bytes(), nil
+	b.WriteString("]")
+	return nil
 }
 
 func (l *Lock) write(path string) error {
@@ -205,11 +255,17 @@ func (o *PlanOptions) lock(ctx context.Context, p *profiles.Profile) (*Lock, Loc
 			return nil, locked, err
 		}
 	}
+	locked.Why = "there was no lock"
+	if o.Mode == LockUpdate {
+		locked.Why = "an update was asked for"
+	}
 	if old != nil && o.Mode != LockUpdate {
 		how := want.differs(old.Request)
+		locked.Why = "the profile asks for something else: " + how
 		if how == "" {
+			locked.Why = ""
 			o.tell(Event{Step: "resolve", Done: 1, Total: 1, Detail: fmt.Sprintf("%d packages, as locked", len(old.Packages))})
-			return old, locked, nil
+			return o.refresh(ctx, p, old, locked)
 		}
 		if o.Mode == LockExact {
 			return nil, locked, fmt.Errorf("%w: %s; run: ingot plan --update", ErrLockStale, how)
@@ -222,8 +278,12 @@ func (o *PlanOptions) lock(ctx context.Context, p *profiles.Profile) (*Lock, Loc
 	if err != nil {
 		return nil, locked, err
 	}
+	if l.Trees, err = o.pinTrees(ctx, p, nil); err != nil {
+		return nil, locked, err
+	}
 	if old != nil {
 		locked.Changes = Changes(append([]source.Package{old.Kernel}, old.Packages...), append([]source.Package{l.Kernel}, l.Packages...))
+		locked.Changes = append(locked.Changes, treeChanges(old.Trees, l.Trees)...)
 	}
 	if o.Lock != "" {
 		locked.NotKept = l.write(o.Lock)
@@ -241,20 +301,38 @@ func (o *PlanOptions) ask(ctx context.Context, r Request) (*Lock, error) {
 		if mirrors, err = source.HostMirrors("/etc/apt", o.Mirror); err != nil {
 			return nil, err
 		}
+		if mirrors.Security == "" && !source.Rolling(r.Suite) && !strings.Contains(o.Mirror, " ") && o.Log != nil {
+			o.Log.Warn("no security archive is known, so the image gets no security updates; name it with --mirror 'URL SECURITY-URL', or say none")
+		}
 	}
-	apt, err := source.OpenApt(ctx, source.AptOptions{
-		Dir: filepath.Join(o.CacheDir, "apt"), Arch: string(r.Arch), Suite: r.Suite,
-		Components: r.Components, Mirrors: mirrors, Offline: o.Offline, Log: o.Log,
-	})
-	if err != nil {
-		return nil, err
+	suite := func(name string, resolve func(*source.Apt) error) error {
+		apt, err := source.OpenApt(ctx, source.AptOptions{
+			Dir: filepath.Join(o.CacheDir, "apt"), Arch: string(r.Arch), Suite: name,
+			Components: r.Components, Mirrors: mirrors, Keyring: o.Keyring, Offline: o.Offline, Log: o.Log,
+		})
+		if err != nil {
+			return err
+		}
+		defer apt.Close()
+		return resolve(apt)
 	}
-	defer apt.Close()
 	l := &Lock{Format: lockFormat, Request: r}
-	if l.Packages, err = apt.Resolve(ctx, r.Packages); err != nil {
-		return nil, err
+	kernel := func(apt *source.Apt) (err error) {
+		l.Kernel, err = apt.Kernel(ctx, r.Kernel)
+		return err
 	}
-	if l.Kernel, err = apt.Kernel(ctx, r.Kernel); err != nil {
+	if r.Suite != "" {
+		err = suite(r.Suite, func(apt *source.Apt) (err error) {
+			if l.Packages, err = apt.Resolve(ctx, r.Packages); err != nil || r.KernelSuite != "" {
+				return err
+			}
+			return kernel(apt)
+		})
+	}
+	if err == nil && r.KernelSuite != "" {
+		err = suite(r.KernelSuite, kernel)
+	}
+	if err != nil {
 		return nil, err
 	}
 	o.tell(Event{Step: "resolve", Done: 1, Total: 1, Detail: fmt.Sprintf("%d packages, %s", len(l.Packages), l.Kernel.Name)})

@@ -11,6 +11,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"time"
 
 	"ingot"
@@ -30,6 +31,7 @@ type Plan struct {
 	Profile  *profiles.Profile       `json:"profile"`
 	Packages []source.Package        `json:"packages"`
 	Kernel   source.Package          `json:"kernel"`
+	Trees    []source.Pin            `json:"trees,omitempty"`   // of the profile's base and layers, in order
 	Sources  map[string]ingot.Digest `json:"sources,omitempty"` // files of the profile's folder, by path in the root
 	Init     ingot.Digest            `json:"init"`              // the ingot-init binary
 	Keys     map[string]ingot.Digest `json:"keys"`              // public keys in the initramfs
@@ -63,7 +65,9 @@ type Event struct {
 // PlanOptions are the surroundings of Resolve.
 type PlanOptions struct {
 	CacheDir string
-	Mirror   string // empty: the host's own apt sources
+	Blobs    string // cache of trees; empty: below CacheDir
+	Mirror   string // URL, or "URL SECURITY-URL"; empty: the host's own apt sources
+	Keyring  string // keys that sign the mirror's lists, absolute path; empty: Debian's
 	Init     string // path of the ingot-init binary
 	Keys     image.Keys
 	Lock     string       // path of the lock; empty: none is read or written
@@ -71,6 +75,13 @@ type PlanOptions struct {
 	Offline  bool         // use what is cached, ask no mirror
 	Log      *slog.Logger // nil is quiet
 	Progress func(Event)  // nil is quiet
+}
+
+func (o *PlanOptions) blobs() string {
+	if o.Blobs != "" {
+		return o.Blobs
+	}
+	return filepath.Join(o.CacheDir, "blobs")
 }
 
 func (o *PlanOptions) tell(e Event) {
@@ -87,7 +98,7 @@ func Resolve(ctx context.Context, p *profiles.Profile, o PlanOptions) (*Plan, Lo
 	if err != nil {
 		return nil, locked, err
 	}
-	plan := &Plan{Format: format, Profile: p, Packages: lock.Packages, Kernel: lock.Kernel, Keys: map[string]ingot.Digest{
+	plan := &Plan{Format: format, Profile: p, Packages: lock.Packages, Kernel: lock.Kernel, Trees: lock.Trees, Keys: map[string]ingot.Digest{
 		"release": ingot.DigestOf(o.Keys.Release.Public.Text()),
 		"server":  ingot.DigestOf(o.Keys.Server.Public.Text()),
 	}}

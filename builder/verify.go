@@ -70,6 +70,9 @@ func Verify(ctx context.Context, s *image.Store, im image.Image, o BuildOptions)
 	if o.Debs == "" {
 		o.Debs = filepath.Join(o.CacheDir, "debs")
 	}
+	if o.Blobs == "" {
+		o.Blobs = filepath.Join(o.CacheDir, "blobs")
+	}
 	o.CacheDir, o.Version, o.Init = clean.Path, im.Name.Version, filepath.Join(clean.Path, "ingot-init")
 	if err := takeInit(c, plan, o.Init); err != nil {
 		return v, fmt.Errorf("verifying %s: %w", im.Name, err)

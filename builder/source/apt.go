@@ -14,9 +14,12 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -37,6 +40,8 @@ var (
 	ErrConflict = errors.New("the packages cannot be installed together")
 	// ErrDigest: a file has not the bytes that the plan pins.
 	ErrDigest = errors.New("the file is not the one that was planned")
+	// ErrUntrusted: the mirror's package lists are not signed as they must be, or too old.
+	ErrUntrusted = errors.New("the mirror's package lists cannot be trusted")
 )
 
 // Package is one exact Debian package.
@@ -52,12 +57,11 @@ type Package struct {
 
 // Apt is a private apt for one suite and architecture.
 type Apt struct {
-	dir     string
-	mirrors Mirrors
-	log     *slog.Logger
-	config  string
-	suite   string
-	unlock  func()
+	dir    string
+	log    *slog.Logger
+	config string
+	suite  string
+	unlock func()
 }
 
 // AptOptions choose what an Apt sees.
@@ -67,6 +71,7 @@ type AptOptions struct {
 	Suite      string
 	Components []string
 	Mirrors    Mirrors
+	Keyring    string       // OpenPGP keys of Mirrors.Debian, absolute path; empty: Debian's own
 	Offline    bool         // use the package lists of an earlier run
 	Log        *slog.Logger // nil is quiet
 }
@@ -102,7 +107,7 @@ func OpenApt(ctx context.Context, o AptOptions) (*Apt, error) {
 		return nil, err
 	}
 	dir := filepath.Join(o.Dir, o.Suite+"-"+o.Arch)
-	a := &Apt{dir: dir, mirrors: o.Mirrors, log: o.Log, suite: o.Suite, config: filepath.Join(dir, "apt.conf")}
+	a := &Apt{dir: dir, log: o.Log, suite: o.Suite, config: filepath.Join(dir, "apt.conf")}
 	if a.log == nil {
 		a.log = slog.New(slog.DiscardHandler)
 	}
@@ -111,23 +116,21 @@ func OpenApt(ctx context.Context, o AptOptions) (*Apt, error) {
 			return nil, fmt.Errorf("preparing apt: %w", err)
 		}
 	}
-	unlock, err := lock(filepath.Join(dir, "lock"))
+	unlock, err := lock(ctx, filepath.Join(dir, "lock"), func() {
+		a.log.Info("another ingot asks apt at this moment; waiting for it", "suite", o.Suite)
+	})
 	if err != nil {
 		return nil, err
 	}
 	a.unlock = unlock
 	if o.Offline {
-		if lists, _ := filepath.Glob(filepath.Join(dir, "state/lists/*_Packages*")); len(lists) == 0 {
+		if !a.hasLists() {
 			unlock()
 			return nil, fmt.Errorf("resolving packages: %w: there are no package lists of an earlier run; leave out --offline", ErrOffline)
 		}
 		return a, nil // as configured when the lists were fetched
 	}
-	if err := a.configure(o); err != nil {
-		unlock()
-		return nil, err
-	}
-	if err := a.update(ctx); err != nil {
+	if err := a.refresh(ctx, o); err != nil {
 		unlock()
 		return nil, err
 	}
@@ -137,7 +140,68 @@ func OpenApt(ctx context.Context, o AptOptions) (*Apt, error) {
 // Close lets the next user in.
 func (a *Apt) Close() { a.unlock() }
 
-func (a *Apt) configure(o AptOptions) error {
+// refresh fetches the package lists. When the very same mirror cannot be
+// reached today, those of an earlier day are good enough; after any failure
+// apt.conf and the sources are again those that the lists are from.
+func (a *Apt) refresh(ctx context.Context, o AptOptions) error {
+	sources, err := o.sources()
+	if err != nil {
+		return err
+	}
+	path := filepath.Join(a.dir, "etc/sources.list")
+	before, _ := os.ReadFile(path) // none: there are no lists either
+	if err := a.configure(o, sources); err != nil {
+		return err
+	}
+	err = a.update(ctx)
+	if errors.Is(err, ErrOffline) && string(before) == sources && a.hasLists() {
+		a.log.Warn("the mirror cannot be reached, using the package lists of an earlier run", "suite", a.suite)
+		return nil
+	}
+	if err != nil && len(before) > 0 {
+		return errors.Join(err, os.WriteFile(path, before, 0o644))
+	}
+	return err
+}
+
+func (a *Apt) hasLists() bool {
+	lists, _ := filepath.Glob(filepath.Join(a.dir, "state/lists/*_Packages*"))
+	return len(lists) > 0
+}
+
+// debianKeyring comes with Debian's package debian-archive-keyring.
+const debianKeyring = "/usr/share/keyrings/debian-archive-keyring.gpg"
+
+// sources is the text of sources.list(5).
+func (o *AptOptions) sources() (string, error) {
+	keyring := debianKeyring
+	if o.Keyring != "" {
+		keyring = o.Keyring
+	}
+	if _, err := os.Stat(keyring); err != nil && o.Keyring != "" {
+		return "", fmt.Errorf("finding the mirror's keys: %w", err)
+	} else if err != nil {
+		return "", fmt.Errorf("finding Debian's archive keys: %w; install the package debian-archive-keyring", err)
+	}
+	line := func(keyring, uri, suite string) string {
+		return fmt.Sprintf("deb [signed-by=%s] %s %s %s\n", keyring, uri, suite, strings.Join(o.Components, " "))
+	}
+	text := line(keyring, o.Mirrors.Debian, o.Suite)
+	if !Rolling(o.Suite) {
+		text += line(keyring, o.Mirrors.Debian, o.Suite+"-updates")
+		if o.Mirrors.Security != "" {
+			text += line(debianKeyring, o.Mirrors.Security, o.Suite+"-security")
+		}
+	}
+	return text, nil
+}
+
+// Rolling reports whether a suite has no archives of updates beside it.
+func Rolling(suite string) bool {
+	return slices.Contains([]string{"sid", "unstable", "testing", "experimental"}, suite)
+}
+
+func (a *Apt) configure(o AptOptions, sources string) error {
 	conf := fmt.Sprintf(`Dir %q;
 Dir::Etc %q;
 Dir::State %q;
@@ -150,24 +214,12 @@ APT::Install-Suggests "false";
 APT::Sandbox::User "";
 APT::Update::Error-Mode "any";
 Acquire::Languages "none";
-Acquire::Retries "3";
+Acquire::Retries "2";
+Acquire::http::Timeout "20";
+Acquire::https::Timeout "20";
 Debug::NoLocking "true";
 quiet "2";
 `, a.dir, a.dir+"/etc", a.dir+"/state", a.dir+"/status", a.dir+"/cache", o.Arch, o.Arch)
-	keyring := "/usr/share/keyrings/debian-archive-keyring.gpg"
-	if _, err := os.Stat(keyring); err != nil {
-		return fmt.Errorf("finding Debian's archive keys: %w; install the package debian-archive-keyring", err)
-	}
-	line := func(uri, suite string) string {
-		return fmt.Sprintf("deb [signed-by=%s] %s %s %s\n", keyring, uri, suite, strings.Join(o.Components, " "))
-	}
-	sources := line(o.Mirrors.Debian, o.Suite)
-	if !slices.Contains([]string{"sid", "unstable", "testing", "experimental"}, o.Suite) {
-		sources += line(o.Mirrors.Debian, o.Suite+"-updates")
-		if o.Mirrors.Security != "" {
-			sources += line(o.Mirrors.Security, o.Suite+"-security")
-		}
-	}
 	for name, content := range map[string]string{"apt.conf": conf, "etc/sources.list": sources, "status": ""} {
 		if err := os.WriteFile(filepath.Join(a.dir, name), []byte(content), 0o644); err != nil {
 			return fmt.Errorf("preparing apt: %w", err)
@@ -176,6 +228,27 @@ quiet "2";
 	return nil
 }
 
+// refusals are apt's words for lists that it does not take (apt-secure(8)),
+// and what they mean to an operator.
+var refusals = []struct {
+	words *regexp.Regexp
+	why   string
+}{
+	{regexp.MustCompile(`is expired|Release file .* expired`), "they are out of date, so updates may be held back; use a mirror that is kept up to date"},
+	{regexp.MustCompile(`is not valid yet`), "they are from the future; set this host's clock"},
+	{regexp.MustCompile(`NO_PUBKEY|EXPKEYSIG|public key is not available`), "they are signed by a key that is not trusted here; name the mirror's keys with --keyring FILE, or use another mirror"},
+	{regexp.MustCompile(`is not signed|does not contain a signature|no longer signed`), "they are not signed; use a mirror that is"},
+	{regexp.MustCompile(`BADSIG|signatures? (was|were) invalid|signature verification|NOSPLIT`), "their signature is wrong; use another mirror"},
+	{regexp.MustCompile(`Hash Sum mismatch|unexpected size`), "they are not those that were signed, perhaps because the mirror is just being updated; try again in some minutes"},
+}
+
+var (
+	notFoundRE = regexp.MustCompile(`(?m)404 +Not Found|File not found`)
+	offlineRE  = regexp.MustCompile(`Could not (resolve|connect|handshake)|Temporary failure|Connection (failed|timed out|refused)|Unable to connect|Error reading from server|Undetermined Error|(?m)^E: .* [45][0-9]{2} +[A-Z]`)
+	suiteRE    = regexp.MustCompile(`repository '\S+ (\S+) Release' does not have|/dists/([^/\s]+)/`)
+)
+
+// update fetches the package lists.
 func (a *Apt) update(ctx context.Context) error {
 	out, err := a.run(ctx, "apt-get", "update")
 	if err == nil {
@@ -185,16 +258,32 @@ func (a *Apt) update(ctx context.Context) error {
 		return ctx.Err()
 	}
 	text := string(out)
-	if strings.Contains(text, "does not have a Release file") || regexp.MustCompile(`(?m)404 +Not Found`).MatchString(text) {
-		return fmt.Errorf("looking for suite %q: %w at the mirror; Debian's suites have names such as trixie or bookworm", a.suite, ErrNoSuite)
+	if errors.Is(noSpace(text), unix.ENOSPC) {
+		return fmt.Errorf("refreshing package lists: %w", unix.ENOSPC)
 	}
-	if !regexp.MustCompile(`Could not (resolve|connect)|Temporary failure|Connection (failed|timed out|refused)|Unable to connect`).MatchString(text) {
-		return fmt.Errorf("refreshing package lists: %w: %s", err, firstError(text))
+	for _, r := range refusals {
+		if r.words.MatchString(text) {
+			return fmt.Errorf("refreshing package lists: %w: %s (%s)", ErrUntrusted, r.why, firstError(text))
+		}
 	}
-	if lists, _ := filepath.Glob(filepath.Join(a.dir, "state/lists/*_Packages*")); len(lists) == 0 {
+	switch {
+	case notFoundRE.MatchString(text):
+		suite := a.suite
+		if m := suiteRE.FindStringSubmatch(text); m != nil {
+			suite = m[1] + m[2]
+		}
+		return fmt.Errorf("looking for suite %q: %w at the mirror; Debian's suites have names such as trixie or bookworm", suite, ErrNoSuite)
+	case offlineRE.MatchString(text):
 		return fmt.Errorf("refreshing package lists: %w: %s; check the network, or name another mirror with --mirror", ErrOffline, firstError(text))
 	}
-	a.log.Warn("the mirror cannot be reached, using the package lists of an earlier run", "suite", a.suite)
+	return fmt.Errorf("refreshing package lists: %w: %s", err, firstError(text))
+}
+
+// noSpace is ENOSPC when a tool says so.
+func noSpace(text string) error {
+	if strings.Contains(text, unix.ENOSPC.Error()) || strings.Contains(text, "No space left on device") {
+		return unix.ENOSPC
+	}
 	return nil
 }
 
@@ -326,9 +415,15 @@ func (a *Apt) near(ctx context.Context, name string) string {
 }
 
 // run runs a tool of apt against the private root; out holds both its streams.
+// The tool and its helpers end with ctx, and with this process.
 func (a *Apt) run(ctx context.Context, tool string, args ...string) (out []byte, err error) {
+	runtime.LockOSThread() // Pdeathsig is about the thread that starts the child
+	defer runtime.UnlockOSThread()
 	cmd := exec.CommandContext(ctx, tool, args...)
 	cmd.Env = append(cleanEnviron(), "APT_CONFIG="+a.config)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
+	cmd.WaitDelay = 5 * time.Second
 	return cmd.CombinedOutput()
 }
 
@@ -391,15 +486,29 @@ func NeedTools(names ...string) error {
 	return nil
 }
 
-// lock takes an exclusive flock on path.
-func lock(path string) (unlock func(), err error) {
+// lock takes an exclusive flock on path. When another process holds it,
+// waiting is called once.
+func lock(ctx context.Context, path string, waiting func()) (unlock func(), err error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o644)
 	if err != nil {
 		return nil, fmt.Errorf("locking %q: %w", path, err)
 	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil {
-		f.Close()
-		return nil, fmt.Errorf("locking %q: %w", path, err)
+	for told := false; ; {
+		switch err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); {
+		case err == nil:
+			return func() { f.Close() }, nil
+		case !errors.Is(err, unix.EWOULDBLOCK):
+			f.Close()
+			return nil, fmt.Errorf("locking %q: %w", path, err)
+		case !told:
+			waiting()
+			told = true
+		}
+		select {
+		case <-ctx.Done():
+			f.Close()
+			return nil, ctx.Err()
+		case <-time.After(100 * time.Millisecond):
+		}
 	}
-	return func() { f.Close() }, nil
 }

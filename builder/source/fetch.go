@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -12,20 +13,31 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
+
+	"ingot/internal/scratch"
 )
 
 // Cache keeps packages by the SHA-256 of their bytes, as DIR/<sha256>.deb.
+// Nothing in it is removed while it is sound: a lock may name it, and a mirror
+// may have forgotten it.
 type Cache struct{ Dir string }
 
 // Path is where a package is kept.
 func (c Cache) Path(p Package) string { return filepath.Join(c.Dir, p.SHA256+".deb") }
 
-// fetchers is the number of downloads at a time.
-const fetchers = 8
+const (
+	// fetchers is the number of downloads at a time.
+	fetchers = 8
+	// attempts is how often one package is asked for: mirrors drop a connection now and then.
+	attempts = 3
+	// stalled ends an attempt after so long without a byte.
+	stalled = 30 * time.Second
+)
 
 // Missing are the packages of a list that the cache does not hold, or not with
 // their size.
@@ -39,6 +51,33 @@ func (c Cache) Missing(list []Package) []Package {
 	return missing
 }
 
+// Weed reads the packages of a list that the cache holds, removes those that
+// have not the bytes of their digest, and returns them.
+func (c Cache) Weed(ctx context.Context, list []Package) (damaged []Package, err error) {
+	var mu sync.Mutex
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(fetchers)
+	for _, p := range list {
+		g.Go(func() error {
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			err := c.Verify(p)
+			if errors.Is(err, ErrDigest) {
+				mu.Lock()
+				damaged = append(damaged, p)
+				mu.Unlock()
+				return nil
+			}
+			if errors.Is(err, os.ErrNotExist) {
+				return nil
+			}
+			return err
+		})
+	}
+	return damaged, g.Wait()
+}
+
 // Fetch downloads what is missing, eight at a time, and verifies each file
 // before it gets its name. A file of the wrong size in the cache is fetched
 // again. progress is called with bytes done and in total; it may be nil.
@@ -46,77 +85,116 @@ func (c Cache) Fetch(ctx context.Context, m Mirrors, list []Package, progress fu
 	if err := os.MkdirAll(c.Dir, 0o755); err != nil {
 		return fmt.Errorf("preparing the package cache: %w", err)
 	}
+	incoming, err := scratch.In(c.Dir, ".incoming-")
+	if err != nil {
+		return fmt.Errorf("preparing the package cache: %w", err)
+	}
+	defer incoming.Remove()
 	missing := c.Missing(list)
 	var total int64
 	for _, p := range missing {
 		total += p.Size
 	}
-	client := &http.Client{Transport: &http.Transport{
-		Proxy: http.ProxyFromEnvironment, MaxIdleConnsPerHost: fetchers, ResponseHeaderTimeout: 30 * time.Second,
-		DialContext: (&net.Dialer{Timeout: 10 * time.Second}).DialContext,
-	}}
-	defer client.CloseIdleConnections()
-	var done atomic.Int64
-	tell := func(n int64) {
-		if v := done.Add(n); progress != nil {
-			progress(v, total)
-		}
-	}
+	transport := &http.Transport{Proxy: http.ProxyFromEnvironment, MaxIdleConnsPerHost: fetchers, ResponseHeaderTimeout: stalled,
+		DialContext: (&net.Dialer{Timeout: 10 * time.Second}).DialContext}
+	transport.RegisterProtocol("file", http.NewFileTransport(http.Dir("/"))) // a mirror on disk, as apt knows it
+	f := fetch{cache: c, mirrors: m, incoming: incoming.Path, client: &http.Client{Transport: transport}, stalled: stalled, progress: progress, total: total}
+	defer f.client.CloseIdleConnections()
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(fetchers)
 	for _, p := range missing {
-		g.Go(func() error { return c.fetchRetrying(ctx, client, m, p, tell) })
+		g.Go(func() error { return f.retrying(ctx, p) })
 	}
 	return g.Wait()
 }
 
-// fetchRetrying tries three times: mirrors drop a connection now and then.
-func (c Cache) fetchRetrying(ctx context.Context, client *http.Client, m Mirrors, p Package, tell func(int64)) error {
-	var err error
-	for attempt := range 3 {
-		if attempt > 0 {
-			select {
-			case <-ctx.Done():
-				return ctx.Err()
-			case <-time.After(time.Duration(attempt) * time.Second):
-			}
+// fetch is one run of Fetch.
+type fetch struct {
+	cache    Cache
+	mirrors  Mirrors
+	incoming string // folder for what is not complete
+	client   *http.Client
+	stalled  time.Duration
+	progress func(done, total int64)
+	done     atomic.Int64
+	total    int64
+}
+
+func (f *fetch) retrying(ctx context.Context, p Package) error {
+	url, err := f.mirrors.URL(p)
+	if err != nil {
+		return fmt.Errorf("fetching %s %s: %w", p.Name, p.Version, err)
+	}
+	for attempt := range attempts {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(time.Duration(attempt) * time.Second):
 		}
-		if err = c.fetch(ctx, client, m.URL(p), p); err == nil {
-			tell(p.Size)
+		if err = f.one(ctx, url, p); err == nil {
+			if done := f.done.Add(p.Size); f.progress != nil {
+				f.progress(done, f.total)
+			}
 			return nil
 		}
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
+		if errors.Is(err, ErrNoPackage) {
+			break
+		}
 	}
 	return fmt.Errorf("fetching %s %s: %w", p.Name, p.Version, err)
 }
 
-func (c Cache) fetch(ctx context.Context, client *http.Client, url string, p Package) error {
+// one asks once for a package.
+func (f *fetch) one(ctx context.Context, url string, p Package) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	watch := time.AfterFunc(f.stalled, func() {
+		cancel(fmt.Errorf("%w: it sent nothing for %v", ErrOffline, f.stalled))
+	})
+	defer watch.Stop()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
 		return err
 	}
-	resp, err := client.Do(req)
+	resp, err := f.client.Do(req)
 	if err != nil {
+		if cause := context.Cause(ctx); errors.Is(cause, ErrOffline) {
+			return cause
+		}
 		return fmt.Errorf("%w: %s", ErrOffline, hideHost(err.Error()))
 	}
 	defer resp.Body.Close()
-	if resp.StatusCode == http.StatusNotFound {
-		return fmt.Errorf("%w: the mirror no longer has /%s; plan again", ErrNoPackage, p.Path)
+	switch {
+	case resp.StatusCode == http.StatusNotFound:
+		return fmt.Errorf("%w: the mirror no longer has /%s; ask it for what it has with --update", ErrNoPackage, p.Path)
+	case resp.StatusCode != http.StatusOK:
+		return fmt.Errorf("%w: it answers %s for /%s", ErrOffline, resp.Status, p.Path)
 	}
-	if resp.StatusCode != http.StatusOK {
-		return fmt.Errorf("the mirror answers %s for /%s", resp.Status, p.Path)
-	}
-	tmp, err := os.CreateTemp(c.Dir, ".incoming-")
+	return f.keep(ctx, &watched{resp.Body, watch, f.stalled}, p)
+}
+
+// keep writes the body of an answer to the cache when it is the package.
+func (f *fetch) keep(ctx context.Context, body io.Reader, p Package) error {
+	tmp, err := os.CreateTemp(f.incoming, "")
 	if err != nil {
 		return err
 	}
 	defer os.Remove(tmp.Name())
 	defer tmp.Close()
 	sum := sha256.New()
-	if _, err := io.Copy(io.MultiWriter(tmp, sum), io.LimitReader(resp.Body, p.Size+1)); err != nil {
+	n, err := io.Copy(io.MultiWriter(tmp, sum), io.LimitReader(body, p.Size+1))
+	switch cause := context.Cause(ctx); {
+	case err != nil && errors.Is(cause, ErrOffline):
+		return cause
+	case errors.Is(err, io.ErrUnexpectedEOF) || err == nil && n < p.Size:
+		return fmt.Errorf("%w: it ended after %d of %d bytes", ErrDigest, n, p.Size)
+	case err != nil:
 		return err
+	case n > p.Size:
+		return fmt.Errorf("%w: it is longer than %d bytes", ErrDigest, p.Size)
 	}
 	if got := hex.EncodeToString(sum.Sum(nil)); got != p.SHA256 {
 		return fmt.Errorf("%w: sha256 is %s…; want %s…", ErrDigest, got[:12], p.SHA256[:12])
@@ -127,7 +205,22 @@ func (c Cache) fetch(ctx context.Context, client *http.Client, url string, p Pac
 	if err := tmp.Sync(); err != nil {
 		return err
 	}
-	return os.Rename(tmp.Name(), c.Path(p))
+	return os.Rename(tmp.Name(), f.cache.Path(p))
+}
+
+// watched puts a watch off with every byte that arrives.
+type watched struct {
+	io.Reader
+	watch *time.Timer
+	after time.Duration
+}
+
+func (w *watched) Read(b []byte) (int, error) {
+	n, err := w.Reader.Read(b)
+	if n > 0 {
+		w.watch.Reset(w.after)
+	}
+	return n, err
 }
 
 // Verify checks a cached package against its digest; a damaged one is removed,

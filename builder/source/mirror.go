@@ -15,19 +15,35 @@ type Mirrors struct {
 
 // URL is where a package is fetched from. A plus sign is escaped, as apt does:
 // some caches take it for a space.
-func (m Mirrors) URL(p Package) string {
+func (m Mirrors) URL(p Package) (string, error) {
 	base := m.Debian
 	if p.Archive == "security" {
 		base = m.Security
 	}
-	return base + "/" + strings.ReplaceAll(p.Path, "+", "%2b")
+	if base == "" {
+		return "", fmt.Errorf("%w for the %s archive; give one with --mirror 'URL SECURITY-URL'", ErrNoMirror, p.Archive)
+	}
+	return base + "/" + strings.ReplaceAll(p.Path, "+", "%2b"), nil
 }
 
+// noMirror is what is written in place of a URL for an archive that is not wanted.
+const noMirror = "none"
+
 // HostMirrors returns the mirrors that this host's own apt uses, from the
-// files below etc (normally /etc/apt). A mirror named by the caller goes
-// first. No host name is built into ingot.
+// files below etc (normally /etc/apt). What the caller names goes first: the
+// URL of an archive, and after a space that of its security archive, or "none".
+// No host name is built into ingot.
 func HostMirrors(etc, named string) (Mirrors, error) {
-	m := Mirrors{Debian: strings.TrimRight(named, "/")}
+	var m Mirrors
+	switch f := strings.Fields(named); {
+	case len(f) > 2:
+		return m, fmt.Errorf("reading the mirror %q: want URL, or URL SECURITY-URL", named)
+	case len(f) == 2:
+		m.Security = strings.TrimRight(f[1], "/")
+		fallthrough
+	case len(f) == 1:
+		m.Debian = strings.TrimRight(f[0], "/")
+	}
 	for _, e := range hostEntries(etc) {
 		isDebian := strings.HasSuffix(e.uri, "/debian") || strings.Contains(e.signedBy, "debian-archive")
 		switch {
@@ -38,6 +54,9 @@ func HostMirrors(etc, named string) (Mirrors, error) {
 		case isDebian && m.Debian == "" && !strings.ContainsAny(e.suite, "-/"):
 			m.Debian = e.uri
 		}
+	}
+	if m.Security == noMirror {
+		m.Security = ""
 	}
 	if m.Debian == "" {
 		return m, fmt.Errorf("%w: this host's apt sources name none; give one with --mirror URL or INGOT_MIRROR", ErrNoMirror)

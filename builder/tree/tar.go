@@ -35,12 +35,12 @@ func FromTar(ctx context.Context, file string) (*Tree, error) {
 		if err != nil {
 			return nil, fmt.Errorf("reading tar %q: %w", file, err)
 		}
-		e, ok := fromHeader(h)
+		e, ok := FromHeader(h)
 		if !ok {
 			continue
 		}
 		if e.Kind == File && e.Hard == "" {
-			e.Open = section(file, counted.n, h.Size)
+			e.Open = Section(file, counted.n, h.Size)
 		}
 		if err := t.Put(e); err != nil {
 			return nil, fmt.Errorf("reading tar %q: %w", file, err)
@@ -70,7 +70,8 @@ func (o *offsetReader) Seek(offset int64, whence int) (int64, error) {
 	return n, err
 }
 
-func section(file string, at, size int64) func() (io.ReadCloser, error) {
+// Section is the Open of an entry whose content is a part of a file.
+func Section(file string, at, size int64) func() (io.ReadCloser, error) {
 	return func() (io.ReadCloser, error) {
 		f, err := os.Open(file)
 		if err != nil {
@@ -88,7 +89,9 @@ var kinds = map[byte]Kind{
 	tar.TypeChar: CharDevice, tar.TypeBlock: BlockDevice, tar.TypeFifo: Fifo,
 }
 
-func fromHeader(h *tar.Header) (Entry, bool) {
+// FromHeader is the entry that a tar header describes; false for what no root
+// can hold. Content of files is left to the caller.
+func FromHeader(h *tar.Header) (Entry, bool) {
 	kind, ok := kinds[h.Typeflag]
 	if !ok {
 		return Entry{}, false

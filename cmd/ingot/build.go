@@ -15,6 +15,7 @@ import (
 
 	"ingot"
 	"ingot/builder"
+	"ingot/builder/source"
 	"ingot/image"
 	"ingot/profiles"
 )
@@ -88,12 +89,27 @@ func planTable(w io.Writer, p *builder.Plan, locked builder.Locked) {
 		sum += pk.Size
 	}
 	t.Flush()
+	treeTable(w, p.Trees)
 	fmt.Fprintf(w, "\n%d packages, %s; kernel %s %s\n", len(p.Packages), size(sum), p.Kernel.Name, p.Kernel.Version)
 	changeTable(w, locked.Changes)
 	if locked.Written {
 		fmt.Fprintf(w, "wrote %s\n", locked.Path)
 	}
 	fmt.Fprintf(w, "plan %s\n", p.Digest())
+}
+
+// treeTable shows the trees of base and layers.
+func treeTable(w io.Writer, trees []source.Pin) {
+	if len(trees) == 0 {
+		return
+	}
+	fmt.Fprintln(w)
+	t := tabs(w)
+	row(t, "TREE", "FROM", "SIZE", "DIGEST")
+	for _, p := range trees {
+		row(t, p.Kind, p.From, size(p.Size), string(p.Digest))
+	}
+	t.Flush()
 }
 
 // changeTable shows packages that differ.

@@ -139,7 +139,7 @@ func (a *app) fillLab(ctx context.Context, l *testvm.Lab, f labFlags, im string)
 	if err != nil {
 		return err
 	}
-	err = l.Serve(ctx, []string{self, "--store", a.storeRoot(), "serve", "--interface", testvm.Bridge, "--approve-all", "--image", im})
+	err = l.Serve(ctx, []string{self, "--store", a.storeRoot(), "serve", "--config=", "--interface", testvm.Bridge, "--approve-all", "--image", im})
 	if err != nil {
 		return err
 	}

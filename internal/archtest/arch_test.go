@@ -73,6 +73,8 @@ var walls = []struct {
 	{"ingot/builder/tree", []string{"ingot/image", "ingot/profiles", "ingot/rootfs", "ingot/builder/source"}},
 	{"ingot/builder/squashfs", []string{"ingot/image", "ingot/profiles", "ingot/rootfs", "ingot/builder/tree"}},
 	{"ingot/builder/initramfs", []string{"ingot/image", "ingot/profiles", "ingot/rootfs", "ingot/builder/source"}},
+	{"ingot/builder/verity", []string{"ingot/image", "ingot/profiles", "ingot/rootfs", "ingot/builder/tree", "ingot/builder/squashfs"}},
+	{"ingot/builder/uki", []string{"ingot/image", "ingot/profiles", "ingot/rootfs", "ingot/builder/tree", "ingot/builder/squashfs"}},
 	{"ingot/testvm", []string{"ingot/builder", "ingot/rootfs"}},
 }
 

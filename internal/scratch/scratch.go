@@ -1,6 +1,6 @@
 // Package scratch makes temporary folders that do not outlive their process by
 // much: each is held by a lock, and whoever makes the next one of the same
-// prefix removes those whose holder was killed.
+// place and prefix removes those whose holder was killed.
 package scratch
 
 import (
@@ -20,43 +20,79 @@ type Dir struct {
 
 // New makes a folder below the system's temporary folder, readable by all
 // because mmdebstrap works in it as another user. The prefix must end in "-".
-func New(prefix string) (*Dir, error) {
-	removeDead(prefix)
-	path, err := os.MkdirTemp("", prefix)
+func New(prefix string) (*Dir, error) { return In(os.TempDir(), prefix) }
+
+// In makes a folder below parent, so that what is made in it can be renamed to
+// a place in parent.
+func In(parent, prefix string) (*Dir, error) {
+	removeDead(parent, prefix)
+	path, err := os.MkdirTemp(parent, prefix)
 	if err != nil {
 		return nil, fmt.Errorf("making a scratch folder: %w", err)
 	}
-	if err := os.Chmod(path, 0o755); err != nil {
-		return nil, fmt.Errorf("making a scratch folder: %w", err)
+	d := &Dir{Path: path}
+	if err := d.hold(); err != nil {
+		os.RemoveAll(path)
+		return nil, err
 	}
-	f, err := os.Create(filepath.Join(path, "lock"))
+	return d, nil
+}
+
+// lockName is the file whose lock says that the folder is in use.
+const lockName = "lock"
+
+// hold locks the folder. The lock file gets its name when it is locked: a
+// folder that has one which is free belongs to nobody.
+func (d *Dir) hold() error {
+	if err := os.Chmod(d.Path, 0o755); err != nil {
+		return fmt.Errorf("making a scratch folder: %w", err)
+	}
+	f, err := os.Create(filepath.Join(d.Path, lockName+".new"))
 	if err != nil {
-		return nil, fmt.Errorf("making a scratch folder: %w", err)
+		return fmt.Errorf("making a scratch folder: %w", err)
 	}
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		return nil, fmt.Errorf("locking the scratch folder: %w", err)
+		f.Close()
+		return fmt.Errorf("locking the scratch folder: %w", err)
 	}
-	return &Dir{path, f}, nil
+	if err := os.Rename(f.Name(), filepath.Join(d.Path, lockName)); err != nil {
+		f.Close()
+		return fmt.Errorf("locking the scratch folder: %w", err)
+	}
+	d.lock = f
+	return nil
 }
 
 // Remove removes the folder with all that is in it.
 func (d *Dir) Remove() {
-	os.RemoveAll(d.Path)
+	remove(d.Path)
 	d.lock.Close()
+}
+
+// remove removes the lock last: a process that is killed on the way leaves a
+// folder that the next one knows to be dead.
+func remove(dir string) {
+	entries, _ := os.ReadDir(dir)
+	for _, e := range entries {
+		if e.Name() != lockName {
+			os.RemoveAll(filepath.Join(dir, e.Name()))
+		}
+	}
+	os.RemoveAll(dir)
 }
 
 // removeDead removes the folders whose process is no more. One in which
 // something is still mounted is left alone.
-func removeDead(prefix string) {
-	dirs, _ := filepath.Glob(filepath.Join(os.TempDir(), prefix+"*"))
+func removeDead(parent, prefix string) {
+	dirs, _ := filepath.Glob(filepath.Join(parent, prefix+"*"))
 	mounts, _ := os.ReadFile("/proc/self/mountinfo")
 	for _, dir := range dirs {
-		f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR, 0)
+		f, err := os.OpenFile(filepath.Join(dir, lockName), os.O_RDWR, 0)
 		if err != nil {
 			continue // not ours, or just being made
 		}
 		if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil && !strings.Contains(string(mounts), dir+"/") {
-			os.RemoveAll(dir)
+			remove(dir)
 		}
 		f.Close()
 	}

@@ -1,4 +1,4 @@
-package profiles
+package yamlfile
 
 import (
 	"fmt"
@@ -6,7 +6,7 @@ import (
 	"strings"
 )
 
-// Place is a position in a profile file; Line and Column count from 1.
+// Place is a position in a file; Line and Column count from 1.
 type Place struct {
 	File         string
 	Line, Column int
@@ -19,7 +19,7 @@ func (p Place) String() string {
 	return fmt.Sprintf("%s:%d:%d", p.File, p.Line, p.Column)
 }
 
-// Fault is one thing that is wrong in a profile, and what to write instead.
+// Fault is one thing that is wrong in a file, and what to write instead.
 type Fault struct {
 	Place Place
 	What  string
@@ -34,7 +34,7 @@ func (f Fault) String() string {
 	return s
 }
 
-// Faults are all the faults of a profile and of those it extends, by place.
+// Faults are all the faults of some files that belong together, by place.
 type Faults []Fault
 
 // Error lists every fault on a line of its own.
@@ -46,15 +46,16 @@ func (fs Faults) Error() string {
 	if len(lines) == 1 {
 		return lines[0]
 	}
-	return fmt.Sprintf("%d faults in the profile:\n  %s", len(lines), strings.Join(lines, "\n  "))
+	return fmt.Sprintf("%d faults:\n  %s", len(lines), strings.Join(lines, "\n  "))
 }
 
-func (fs *Faults) add(at Place, fix, what string, args ...any) {
+// Add notes a fault: what is wrong, as a format with its arguments, and the fix.
+func (fs *Faults) Add(at Place, fix, what string, args ...any) {
 	*fs = append(*fs, Fault{Place: at, What: fmt.Sprintf(what, args...), Fix: fix})
 }
 
-// err returns the faults as an error, or nil when there is none.
-func (fs Faults) err() error {
+// Err returns the faults as an error, or nil when there is none.
+func (fs Faults) Err() error {
 	if len(fs) == 0 {
 		return nil
 	}
@@ -71,9 +72,9 @@ func (fs Faults) err() error {
 	return fs
 }
 
-// nearest returns the word of words that differs least from s, or "" when none
+// Nearest returns the word of words that differs least from s, or "" when none
 // is close enough to be meant.
-func nearest(s string, words []string) string {
+func Nearest(s string, words []string) string {
 	best, least := "", len(s)/2+1
 	for _, w := range words {
 		if d := distance(strings.ToLower(s), strings.ToLower(w)); d < least {

@@ -1,0 +1,295 @@
+package source
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"strings"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/types"
+
+	"ingot"
+	"ingot/builder/tree"
+)
+
+// archive is container images on disk: an OCI image layout (image-spec,
+// image-layout.md), as a folder or a tar, or what `docker save` wrote before
+// it wrote layouts (moby, image/spec/v1.2.md, "Combined Image JSON").
+type archive struct {
+	open func(name string) (io.ReadCloser, error)
+	name string             // of one of the images; may be empty
+	ref  string             // of the archive, for people
+	done func()             // removes scratch files
+	made map[v1.Hash][]byte // manifests that the archive itself has not
+	at   map[v1.Hash]string // files of layers and configs, by digest
+	root []byte             // the manifest, of a docker save archive
+}
+
+// archiveRef cuts PATH#NAME.
+func archiveRef(s string) (path, name string) {
+	path, name, _ = strings.Cut(s, "#")
+	return path, name
+}
+
+// openArchive opens a layout or a docker save archive. scratch is a folder for
+// a compressed one's plain bytes.
+func openArchive(ctx context.Context, o Origin, scratch string) (depot, error) {
+	path, name := archiveRef(o.Path)
+	a := &archive{name: name, ref: o.Ref, done: func() {}}
+	st, err := os.Stat(path)
+	if err != nil {
+		return nil, err
+	}
+	if st.IsDir() {
+		root, err := os.OpenRoot(path)
+		if err != nil {
+			return nil, err
+		}
+		a.open, a.done = func(name string) (io.ReadCloser, error) { return root.Open(name) }, func() { root.Close() }
+	} else if err := a.openTar(ctx, path, scratch); err != nil {
+		a.close()
+		return nil, err
+	}
+	if a.has("index.json") {
+		return a, nil
+	}
+	if !a.has("manifest.json") {
+		a.close()
+		return nil, fmt.Errorf("%w: %s is neither an OCI layout nor a docker save archive; a root by itself is written as tar: or dir:", ErrNoImage, o.Ref)
+	}
+	if err := a.readDocker(ctx); err != nil {
+		a.close()
+		return nil, err
+	}
+	return a, nil
+}
+
+// openTar lets a tar be read like a folder.
+func (a *archive) openTar(ctx context.Context, path, scratch string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	plain, done, err := plainFile(ctx, f, scratch)
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrBadTar, err)
+	}
+	a.done = done
+	t, err := tree.FromTar(ctx, plain)
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrBadTar, err)
+	}
+	a.open = func(name string) (io.ReadCloser, error) {
+		e := t.Find(name)
+		for e != nil && e.Hard != "" {
+			e = t.Get(e.Hard)
+		}
+		if e == nil || e.Kind != tree.File {
+			return nil, fs.ErrNotExist
+		}
+		return e.Open()
+	}
+	return nil
+}
+
+// plainFile returns the path of a file's uncompressed bytes: its own, or that
+// of a scratch file which done removes.
+func plainFile(ctx context.Context, f *os.File, scratch string) (path string, done func(), err error) {
+	head := make([]byte, len(xzMagic))
+	n, err := f.ReadAt(head, 0)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return "", func() {}, err
+	}
+	if !compressed(head[:n]) {
+		return f.Name(), func() {}, nil
+	}
+	r, err := uncompressed(&stoppable{ctx, f})
+	if err != nil {
+		return "", func() {}, err
+	}
+	defer r.Close()
+	if err := os.MkdirAll(scratch, 0o755); err != nil {
+		return "", func() {}, err
+	}
+	tmp, err := os.CreateTemp(scratch, incoming)
+	if err != nil {
+		return "", func() {}, err
+	}
+	done = func() { os.Remove(tmp.Name()) }
+	_, err = io.Copy(tmp, r)
+	if err = errors.Join(err, tmp.Close()); err != nil {
+		done()
+		return "", func() {}, err
+	}
+	return tmp.Name(), done, nil
+}
+
+func (a *archive) close() { a.done() }
+
+func (a *archive) has(name string) bool {
+	r, err := a.open(name)
+	if err != nil {
+		return false
+	}
+	r.Close()
+	return true
+}
+
+func (a *archive) read(name string, limit int64) ([]byte, error) {
+	r, err := a.open(name)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %s is missing in %s", ErrBadImage, name, a.ref)
+	}
+	defer r.Close()
+	b, err := io.ReadAll(io.LimitReader(r, limit+1))
+	if err == nil && int64(len(b)) > limit {
+		err = fmt.Errorf("%w: %s has more than %d MiB", ErrBadImage, name, limit>>20)
+	}
+	return b, err
+}
+
+func (a *archive) index(context.Context) ([]byte, types.MediaType, error) {
+	if a.root != nil {
+		return a.root, types.OCIManifestSchema1, nil
+	}
+	raw, err := a.read("index.json", maxManifest)
+	if err != nil || a.name == "" {
+		return raw, types.OCIImageIndex, err
+	}
+	var index v1.IndexManifest
+	if err := json.Unmarshal(raw, &index); err != nil {
+		return nil, "", fmt.Errorf("%w: the index of %s: %w", ErrBadImage, a.ref, err)
+	}
+	var named []v1.Descriptor
+	for _, d := range index.Manifests {
+		if d.Annotations[annotationRef] == a.name || strings.HasSuffix(d.Annotations[annotationImageName], a.name) || d.Digest.String() == a.name {
+			named = append(named, d)
+		}
+	}
+	if len(named) == 0 {
+		return nil, "", fmt.Errorf("%w: %s has %s", ErrNoImage, a.ref, imageNames(index.Manifests))
+	}
+	index.Manifests = named
+	raw, err = json.Marshal(index)
+	return raw, types.OCIImageIndex, err
+}
+
+func (a *archive) blob(_ context.Context, d v1.Descriptor) (io.ReadCloser, error) {
+	if raw, ok := a.made[d.Digest]; ok {
+		return io.NopCloser(strings.NewReader(string(raw))), nil
+	}
+	name, ok := a.at[d.Digest]
+	if !ok {
+		name = "blobs/" + d.Digest.Algorithm + "/" + d.Digest.Hex
+	}
+	r, err := a.open(name)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %s is missing in %s", ErrBadImage, name, a.ref)
+	}
+	return r, nil
+}
+
+// dockerImage is one entry of manifest.json.
+type dockerImage struct {
+	Config   string
+	RepoTags []string
+	Layers   []string
+}
+
+// readDocker makes the manifest that a docker save archive has not: the same
+// archive always gives the same one.
+func (a *archive) readDocker(ctx context.Context) error {
+	raw, err := a.read("manifest.json", maxManifest)
+	if err != nil {
+		return err
+	}
+	var images []dockerImage
+	if err := json.Unmarshal(raw, &images); err != nil {
+		return fmt.Errorf("%w: the manifest of %s: %w", ErrBadImage, a.ref, err)
+	}
+	chosen, err := a.chooseDocker(images)
+	if err != nil {
+		return err
+	}
+	a.at = map[v1.Hash]string{}
+	m := v1.Manifest{SchemaVersion: 2, MediaType: types.OCIManifestSchema1}
+	config, err := a.read(chosen.Config, maxConfig)
+	if err != nil {
+		return err
+	}
+	m.Config = v1.Descriptor{MediaType: types.OCIConfigJSON, Digest: hashOf(ingot.DigestOf(config)), Size: int64(len(config))}
+	a.at[m.Config.Digest] = chosen.Config
+	for i, name := range chosen.Layers {
+		l, err := a.describe(ctx, name)
+		if err != nil {
+			return fmt.Errorf("reading layer %d of %d of %s: %w", i+1, len(chosen.Layers), a.ref, err)
+		}
+		a.at[l.Digest] = name
+		m.Layers = append(m.Layers, l)
+	}
+	if a.root, err = json.Marshal(m); err != nil {
+		return fmt.Errorf("encoding a manifest: %w", err)
+	}
+	a.made = map[v1.Hash][]byte{hashOf(ingot.DigestOf(a.root)): a.root}
+	return nil
+}
+
+func (a *archive) chooseDocker(images []dockerImage) (dockerImage, error) {
+	var names []string
+	var fitting []dockerImage
+	for _, im := range images {
+		names = append(names, im.RepoTags...)
+		for _, tag := range im.RepoTags {
+			if a.name != "" && (tag == a.name || strings.HasSuffix(tag, "/"+a.name)) {
+				return im, nil
+			}
+		}
+		if a.name == "" {
+			fitting = append(fitting, im)
+		}
+	}
+	switch {
+	case len(fitting) == 1:
+		return fitting[0], nil
+	case len(fitting) > 1:
+		return dockerImage{}, fmt.Errorf("%w in %s: %s; choose one with %s#NAME", ErrManyImages, a.ref, strings.Join(names, ", "), a.ref)
+	}
+	return dockerImage{}, fmt.Errorf("%w: %s has %s", ErrNoImage, a.ref, strings.Join(names, ", "))
+}
+
+// describe hashes a layer of the archive.
+func (a *archive) describe(ctx context.Context, name string) (v1.Descriptor, error) {
+	r, err := a.open(name)
+	if err != nil {
+		return v1.Descriptor{}, fmt.Errorf("%w: %s is missing", ErrBadImage, name)
+	}
+	defer r.Close()
+	head := &firstBytes{}
+	sum := sha256.New()
+	n, err := io.Copy(io.MultiWriter(sum, head), &stoppable{ctx, r})
+	if err != nil {
+		return v1.Descriptor{}, err
+	}
+	l := v1.Descriptor{MediaType: types.OCIUncompressedLayer, Digest: hashOf(digestOfSum(sum)), Size: n}
+	if compressed(head.b) { // not by docker, but by others that write its format
+		l.MediaType = types.OCILayer
+	}
+	return l, nil
+}
+
+// firstBytes remembers how a stream begins.
+type firstBytes struct{ b []byte }
+
+func (f *firstBytes) Write(p []byte) (int, error) {
+	if room := len(xzMagic) - len(f.b); room > 0 {
+		f.b = append(f.b, p[:min(room, len(p))]...)
+	}
+	return len(p), nil
+}

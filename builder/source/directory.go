@@ -1,0 +1,138 @@
+package source
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"ingot/builder/tree"
+)
+
+// pinDir keeps the canonical tar of a folder. The times of its files are no
+// part of it: they tell when it was copied.
+func (t *Trees) pinDir(ctx context.Context, o Origin, pin *Pin) error {
+	if o.Path == "" {
+		return ErrNoTree
+	}
+	dir, err := FromDir(ctx, o.Path, o.KeepOwners)
+	if err != nil {
+		return err
+	}
+	r, w := io.Pipe()
+	go func() { w.CloseWithError(dir.WriteTar(ctx, w, epochZero)) }()
+	defer r.Close()
+	pin.Digest, pin.Size, err = t.Blobs.Put(ctx, r, "")
+	return err
+}
+
+// FromDir is the tree below a folder of this host: hard links, devices and
+// those extended attributes that are the files' own (user.*, and
+// security.capability) included, sockets left out. The folder's own mode is
+// not taken. Unless keepOwners, all belongs to root. Content is read on demand.
+func FromDir(ctx context.Context, dir string, keepOwners bool) (*tree.Tree, error) {
+	t := tree.New()
+	links := map[[2]uint64]string{} // by device and inode
+	err := filepath.WalkDir(dir, func(p string, d fs.DirEntry, err error) error {
+		if err != nil || p == dir {
+			return err
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		rel, err := filepath.Rel(dir, p)
+		if err != nil {
+			return err
+		}
+		e, ok, err := entryOf(p, rel, links)
+		if err != nil || !ok {
+			return err
+		}
+		if !keepOwners {
+			e.UID, e.GID = 0, 0
+		}
+		return t.Put(e)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("reading the folder %q: %w", dir, err)
+	}
+	return t, nil
+}
+
+// entryOf describes one file of the host.
+func entryOf(p, rel string, links map[[2]uint64]string) (e tree.Entry, ok bool, err error) {
+	st, err := os.Lstat(p)
+	if err != nil {
+		return e, false, err
+	}
+	sys, isStat := st.Sys().(*syscall.Stat_t)
+	if !isStat {
+		return e, false, errors.New("this system does not tell owners")
+	}
+	e = tree.Entry{Path: rel, Mode: sys.Mode & 0o7777, UID: int(sys.Uid), GID: int(sys.Gid)}
+	switch sys.Mode & unix.S_IFMT {
+	case unix.S_IFREG:
+		inode := [2]uint64{sys.Dev, sys.Ino}
+		if first, seen := links[inode]; seen && sys.Nlink > 1 {
+			e.Hard = first
+			return e, true, nil
+		}
+		links[inode] = rel
+		e.Kind, e.Size, e.Open = tree.File, st.Size(), func() (io.ReadCloser, error) { return os.Open(p) }
+	case unix.S_IFDIR:
+		e.Kind = tree.Dir
+	case unix.S_IFLNK:
+		e.Kind, e.Mode = tree.Symlink, 0o777
+		if e.Target, err = os.Readlink(p); err != nil {
+			return e, false, err
+		}
+	case unix.S_IFCHR, unix.S_IFBLK:
+		e.Kind = tree.CharDevice
+		if sys.Mode&unix.S_IFMT == unix.S_IFBLK {
+			e.Kind = tree.BlockDevice
+		}
+		e.Major, e.Minor = int64(unix.Major(sys.Rdev)), int64(unix.Minor(sys.Rdev))
+	case unix.S_IFIFO:
+		e.Kind = tree.Fifo
+	default:
+		return e, false, nil
+	}
+	e.Xattrs, err = ownXattrs(p)
+	return e, true, err
+}
+
+// ownXattrs are the extended attributes that belong to a file rather than to
+// this host's security module or overlay.
+func ownXattrs(p string) (map[string]string, error) {
+	var list [64 << 10]byte // XATTR_LIST_MAX
+	n, err := unix.Llistxattr(p, list[:])
+	if errors.Is(err, unix.ENOTSUP) || n == 0 {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reading the attributes of %q: %w", p, err)
+	}
+	var own map[string]string
+	for _, name := range strings.Split(strings.TrimSuffix(string(list[:n]), "\x00"), "\x00") {
+		if name != "security.capability" && !strings.HasPrefix(name, "user.") {
+			continue
+		}
+		var value [64 << 10]byte // XATTR_SIZE_MAX
+		n, err := unix.Lgetxattr(p, name, value[:])
+		if err != nil {
+			return nil, fmt.Errorf("reading the attribute %s of %q: %w", name, p, err)
+		}
+		if own == nil {
+			own = map[string]string{}
+		}
+		own[name] = string(value[:n])
+	}
+	return own, nil
+}

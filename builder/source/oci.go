@@ -1,0 +1,434 @@
+package source
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"time"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/types"
+	"golang.org/x/sync/errgroup"
+
+	"ingot"
+)
+
+// Errors of container images that callers may test for with errors.Is.
+var (
+	// ErrNoImage: there is no such image, or what is there is none.
+	ErrNoImage = errors.New("no such container image")
+	// ErrArch: the image is for other architectures only.
+	ErrArch = errors.New("the container image is for another architecture")
+	// ErrManyImages: an archive holds several images and none was chosen.
+	ErrManyImages = errors.New("there are several container images")
+	// ErrRefused: the registry wants other credentials, or none will do.
+	ErrRefused = errors.New("the registry refuses")
+	// ErrNoRegistry: the registry cannot be reached, or does not answer as one.
+	ErrNoRegistry = errors.New("the registry cannot be reached")
+	// ErrBadImage: a manifest or a layer is broken or missing where it comes from.
+	ErrBadImage = errors.New("the container image is broken")
+)
+
+// depot is where a container image is: a registry or an archive on disk.
+type depot interface {
+	// index returns what the reference names: an index or a manifest.
+	index(ctx context.Context) (raw []byte, mediaType types.MediaType, err error)
+	// blob opens a manifest, config or layer by its digest.
+	blob(ctx context.Context, d v1.Descriptor) (io.ReadCloser, error)
+	close()
+}
+
+// maxManifest and maxConfig bound what strangers may let us hold in memory.
+const (
+	maxManifest = 4 << 20 // what registries accept
+	maxConfig   = 16 << 20
+)
+
+// container is one image of one platform: what its manifest says.
+type container struct {
+	name     string // for people
+	manifest v1.Manifest
+	config   v1.ConfigFile
+	digest   ingot.Digest // of the manifest
+}
+
+// size is the number of bytes of all layers as they are kept.
+func (c *container) size() int64 {
+	var n int64
+	for _, l := range c.manifest.Layers {
+		n += l.Size
+	}
+	return n
+}
+
+// created is when the image was made; 0 when it does not say.
+func (c *container) created() int64 { return max(0, c.config.Created.Unix()) }
+
+// pinImage finds the image of an architecture and keeps its manifest and
+// config; its layers are fetched later.
+func (t *Trees) pinImage(ctx context.Context, o Origin, from depot) (*container, error) {
+	raw, mediaType, err := from.index(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if mediaType.IsIndex() {
+		if raw, err = t.choose(ctx, o, from, raw, 0); err != nil {
+			return nil, err
+		}
+	} else if !mediaType.IsImage() {
+		return nil, fmt.Errorf("%w: %s is of type %q, which is no container image", ErrNoImage, o.Ref, mediaType)
+	}
+	digest, _, err := t.Blobs.Put(ctx, strings.NewReader(string(raw)), "")
+	if err != nil {
+		return nil, err
+	}
+	m, err := parseManifest(o.Ref, raw)
+	if err != nil {
+		return nil, err
+	}
+	if err := t.keep(ctx, from, m.Config, nil); err != nil {
+		return nil, fmt.Errorf("reading the config of %s: %w", o.Ref, err)
+	}
+	c, err := t.container(o.Ref, digest)
+	if err != nil {
+		return nil, err
+	}
+	return c, c.fits(o.Arch)
+}
+
+// choose returns the manifest of the image in an index that is for Linux and
+// the architecture. An index may hold further ones.
+func (t *Trees) choose(ctx context.Context, o Origin, from depot, raw []byte, depth int) ([]byte, error) {
+	var index v1.IndexManifest
+	if err := json.Unmarshal(raw, &index); err != nil {
+		return nil, fmt.Errorf("%w: the index of %s: %w", ErrBadImage, o.Ref, err)
+	}
+	fitting := slices.DeleteFunc(slices.Clone(index.Manifests), func(d v1.Descriptor) bool { return !mayFit(d, o.Arch) })
+	if len(fitting) == 0 {
+		return nil, fmt.Errorf("%w: %s has %s; the profile wants linux/%s", ErrArch, o.Ref, platforms(index.Manifests), o.Arch)
+	}
+	if len(fitting) > 1 && !samePlatform(fitting) {
+		fitting = fitting[:1] // variants of one architecture: the first is the registry's choice
+	}
+	if len(fitting) > 1 {
+		return nil, fmt.Errorf("%w in %s: %s; choose one with %s#NAME", ErrManyImages, o.Ref, imageNames(fitting), o.Ref)
+	}
+	d := fitting[0]
+	manifest, err := readSmall(ctx, from, d, maxManifest)
+	if err != nil {
+		return nil, fmt.Errorf("reading the manifest of %s: %w", o.Ref, err)
+	}
+	if !d.MediaType.IsIndex() {
+		return manifest, nil
+	}
+	if depth > 3 {
+		return nil, fmt.Errorf("%w: the index of %s holds indexes without end", ErrBadImage, o.Ref)
+	}
+	return t.choose(ctx, o, from, manifest, depth+1)
+}
+
+// mayFit reports whether a descriptor may be an image for Linux and arch.
+// Without a platform the image's config has the last word.
+func mayFit(d v1.Descriptor, arch string) bool {
+	if !d.MediaType.IsImage() && !d.MediaType.IsIndex() {
+		return false
+	}
+	return d.Platform == nil || d.Platform.Architecture == "" || (d.Platform.OS == "linux" || d.Platform.OS == "") && d.Platform.Architecture == arch
+}
+
+// samePlatform reports whether the images are no variants of one another.
+func samePlatform(list []v1.Descriptor) bool {
+	seen := map[string]bool{}
+	for _, d := range list {
+		variant := ""
+		if d.Platform != nil {
+			variant = d.Platform.String()
+		}
+		if seen[variant] {
+			return true
+		}
+		seen[variant] = true
+	}
+	return false
+}
+
+// platforms lists what an index has, for people.
+func platforms(list []v1.Descriptor) string {
+	var names []string
+	for _, d := range list {
+		if d.Platform == nil || d.Platform.OS == "unknown" { // attestations
+			continue
+		}
+		if s := d.Platform.String(); s != "" && !slices.Contains(names, s) {
+			names = append(names, s)
+		}
+	}
+	if len(names) == 0 {
+		return "no image"
+	}
+	return strings.Join(names, ", ")
+}
+
+// The annotations by which an index names its images.
+const (
+	annotationRef       = "org.opencontainers.image.ref.name"
+	annotationImageName = "io.containerd.image.name"
+)
+
+func imageNames(list []v1.Descriptor) string {
+	var names []string
+	for _, d := range list {
+		name := d.Digest.String()
+		for _, a := range []string{annotationRef, annotationImageName} {
+			if d.Annotations[a] != "" {
+				name = d.Annotations[a]
+			}
+		}
+		names = append(names, name)
+	}
+	return strings.Join(names, ", ")
+}
+
+// container reads the kept manifest and config of an image.
+func (t *Trees) container(name string, digest ingot.Digest) (*container, error) {
+	raw, err := t.Blobs.Read(digest)
+	if err != nil {
+		return nil, err
+	}
+	c := &container{name: name, digest: digest}
+	m, err := parseManifest(name, raw)
+	if err != nil {
+		return nil, err
+	}
+	c.manifest = *m
+	config, err := t.Blobs.Read(ingot.Digest(m.Config.Digest.String()))
+	if err != nil {
+		return nil, err
+	}
+	if err := json.Unmarshal(config, &c.config); err != nil {
+		return nil, fmt.Errorf("%w: the config of %s: %w", ErrBadImage, name, err)
+	}
+	if n := len(c.config.RootFS.DiffIDs); n != len(c.manifest.Layers) {
+		return nil, fmt.Errorf("%w: %s has %d layers, its config speaks of %d", ErrBadImage, name, len(c.manifest.Layers), n)
+	}
+	return c, nil
+}
+
+func parseManifest(name string, raw []byte) (*v1.Manifest, error) {
+	var m v1.Manifest
+	if err := json.Unmarshal(raw, &m); err != nil {
+		return nil, fmt.Errorf("%w: the manifest of %s: %w", ErrBadImage, name, err)
+	}
+	if !m.Config.MediaType.IsConfig() {
+		return nil, fmt.Errorf("%w: %s is an artifact of type %q", ErrNoImage, name, m.Config.MediaType)
+	}
+	for i, l := range m.Layers {
+		if _, err := ingot.ParseDigest(l.Digest.String()); err != nil || l.Size < 0 {
+			return nil, fmt.Errorf("%w: layer %d of %s: %q of %d bytes", ErrBadImage, i+1, name, l.Digest, l.Size)
+		}
+		if !l.MediaType.IsLayer() {
+			return nil, fmt.Errorf("%w: layer %d of %s has the type %q", ErrNoImage, i+1, name, l.MediaType)
+		}
+	}
+	return &m, nil
+}
+
+// fits checks what the config says the image is for.
+func (c *container) fits(arch string) error {
+	if os := c.config.OS; os != "" && os != "linux" {
+		return fmt.Errorf("%w: %s is for %s; the profile wants linux/%s", ErrArch, c.name, os, arch)
+	}
+	if have := c.config.Architecture; have != "" && have != arch {
+		return fmt.Errorf("%w: %s is for linux/%s; the profile wants linux/%s", ErrArch, c.name, have, arch)
+	}
+	return nil
+}
+
+// readSmall reads a manifest that a descriptor names.
+func readSmall(ctx context.Context, from depot, d v1.Descriptor, limit int64) ([]byte, error) {
+	r, err := from.blob(ctx, d)
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	content, err := io.ReadAll(io.LimitReader(r, limit+1))
+	if err != nil {
+		return nil, err
+	}
+	if int64(len(content)) > limit {
+		return nil, fmt.Errorf("%w: %s has more than %d MiB", ErrBadImage, d.Digest, limit>>20)
+	}
+	if got := ingot.DigestOf(content); string(got) != d.Digest.String() {
+		return nil, fmt.Errorf("%w: sha256 is %s…; want %s…", ErrDigest, got.Short(), ingot.Digest(d.Digest.String()).Short())
+	}
+	return content, nil
+}
+
+// keep brings a blob into the cache unless it is there.
+func (t *Trees) keep(ctx context.Context, from depot, d v1.Descriptor, tell func(int64)) error {
+	digest := ingot.Digest(d.Digest.String())
+	if t.Blobs.Has(digest, d.Size) {
+		return nil
+	}
+	r, err := from.blob(ctx, d)
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	limited := io.LimitReader(&counted{r, tell}, d.Size+1) // one more would be another file
+	switch _, n, err := t.Blobs.Put(ctx, limited, digest); {
+	case errors.Is(err, ErrDigest):
+		return fmt.Errorf("%w: its bytes are not those of %s, which the manifest names", ErrBadImage, digest.Short())
+	case err == nil && n != d.Size:
+		return fmt.Errorf("%w: %s has %d bytes; the manifest says %d", ErrBadImage, digest.Short(), n, d.Size)
+	default:
+		return err
+	}
+}
+
+// keepRetrying tries three times: registries drop a connection now and then.
+func (t *Trees) keepRetrying(ctx context.Context, from depot, d v1.Descriptor, tell func(int64)) error {
+	for attempt := 1; ; attempt++ {
+		err := t.keep(ctx, from, d, tell)
+		_, remote := from.(*registry)
+		if err == nil || !remote || attempt == 3 || ctx.Err() != nil || errors.Is(err, ErrRefused) || errors.Is(err, ErrNoImage) || errors.Is(err, ErrNoRegistry) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(time.Duration(attempt) * time.Second):
+		}
+	}
+}
+
+// counted tells how many bytes were read.
+type counted struct {
+	r    io.Reader
+	tell func(int64)
+}
+
+func (c *counted) Read(p []byte) (int, error) {
+	n, err := c.r.Read(p)
+	if c.tell != nil {
+		c.tell(int64(n))
+	}
+	return n, err
+}
+
+// fetchImage brings the layers of a pinned image into the cache; tell is
+// called with bytes as they come.
+func (t *Trees) fetchImage(ctx context.Context, o Origin, pin Pin, from depot, tell func(int64)) error {
+	manifest := v1.Descriptor{Digest: hashOf(pin.Digest), MediaType: types.OCIManifestSchema1}
+	if !t.Blobs.Has(pin.Digest, 0) || t.Blobs.Verify(ctx, pin.Digest) != nil {
+		raw, err := readSmall(ctx, from, manifest, maxManifest)
+		if err != nil && o.Local {
+			return fmt.Errorf("%w: %s changed since the plan was made; plan again", ErrDigest, o.Ref)
+		}
+		if err != nil {
+			return fmt.Errorf("fetching the manifest of %s: %w", o.Ref, err)
+		}
+		if _, _, err := t.Blobs.Put(ctx, strings.NewReader(string(raw)), pin.Digest); err != nil {
+			return err
+		}
+	}
+	raw, err := t.Blobs.Read(pin.Digest)
+	if err != nil {
+		return err
+	}
+	m, err := parseManifest(o.Ref, raw)
+	if err != nil {
+		return err
+	}
+	if d := ingot.Digest(m.Config.Digest.String()); t.Blobs.Has(d, 0) && t.Blobs.Verify(ctx, d) != nil {
+		t.say("the config of a container image in the cache is damaged; it is fetched again")
+	}
+	if m.Config.Size > maxConfig {
+		return fmt.Errorf("%w: the config of %s has %d bytes", ErrBadImage, o.Ref, m.Config.Size)
+	}
+	if err := t.keep(ctx, from, m.Config, nil); err != nil {
+		return fmt.Errorf("fetching the config of %s: %w", o.Ref, err)
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(layerFetchers)
+	done := map[v1.Hash]bool{} // the same layer may be there twice
+	for i, l := range m.Layers {
+		if done[l.Digest] {
+			continue
+		}
+		done[l.Digest] = true
+		g.Go(func() error {
+			if err := t.keepRetrying(ctx, from, l, tell); err != nil {
+				return fmt.Errorf("fetching layer %d of %d of %s: %w", i+1, len(m.Layers), o.Ref, err)
+			}
+			return nil
+		})
+	}
+	return g.Wait()
+}
+
+// layerFetchers is the number of layers that are fetched at a time.
+const layerFetchers = 4
+
+// missing lists the blobs of a pinned image that are not kept.
+func (t *Trees) missingOfImage(pin Pin) []ingot.Digest {
+	raw, err := t.Blobs.Read(pin.Digest)
+	if err != nil {
+		return []ingot.Digest{pin.Digest}
+	}
+	m, err := parseManifest(pin.From, raw)
+	if err != nil {
+		return []ingot.Digest{pin.Digest}
+	}
+	var list []ingot.Digest
+	for _, d := range append([]v1.Descriptor{m.Config}, m.Layers...) {
+		if digest := ingot.Digest(d.Digest.String()); !t.Blobs.Has(digest, d.Size) {
+			list = append(list, digest)
+		}
+	}
+	return list
+}
+
+// unpackImage lays the layers of a kept image over one another.
+func (t *Trees) unpackImage(ctx context.Context, pin Pin, m *merger) error {
+	c, err := t.container(pin.From, pin.Digest)
+	if err != nil {
+		return err
+	}
+	for i, l := range c.manifest.Layers {
+		if err := t.unpackLayer(ctx, m, l, c.config.RootFS.DiffIDs[i]); err != nil {
+			return fmt.Errorf("unpacking layer %d of %d of %s: %w", i+1, len(c.manifest.Layers), pin.From, err)
+		}
+	}
+	return nil
+}
+
+// unpackLayer lays one layer, whose bytes must have the digest of the manifest
+// and, uncompressed, that of the config.
+func (t *Trees) unpackLayer(ctx context.Context, m *merger, l v1.Descriptor, diffID v1.Hash) error {
+	blob, err := t.Blobs.open(ctx, ingot.Digest(l.Digest.String()))
+	if err != nil {
+		return err
+	}
+	defer blob.Close()
+	got, err := mergeHashed(ctx, blob, m.stacked)
+	if damage := blob.finish(); damage != nil {
+		return damage // the reason of whatever else went wrong
+	}
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrBadImage, err)
+	}
+	if want := ingot.Digest(diffID.String()); got != want {
+		return fmt.Errorf("%w: its content has sha256 %s…; the config wants %s…", ErrBadImage, got.Short(), want.Short())
+	}
+	return nil
+}
+
+func hashOf(d ingot.Digest) v1.Hash { return v1.Hash{Algorithm: "sha256", Hex: d.Hex()} }

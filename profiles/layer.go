@@ -1,0 +1,162 @@
+package profiles
+
+import (
+	"fmt"
+	"os"
+	"path"
+	"path/filepath"
+	"strings"
+)
+
+// defaultSuite is where a kernel comes from when the base is no suite.
+const defaultSuite = "trixie"
+
+// The values of Layer.Owners.
+const (
+	OwnersKeep = "keep"
+	OwnersRoot = "root"
+)
+
+// Tree reports whether the root begins with a whole tree instead of the
+// packages of a suite.
+func (b Base) Tree() bool { return b.OCI != "" || b.Tar != "" || b.Dir != "" }
+
+// Layer is the base as the lowest layer; false when it is a suite.
+func (b Base) Layer() (Layer, bool) {
+	return Layer{OCI: b.OCI, Tar: b.Tar, Dir: b.Dir, Owners: OwnersKeep, At: b.At}, b.Tree()
+}
+
+// KeepsOwners reports whether the files keep the owners that the tree gives them.
+func (l Layer) KeepsOwners() bool { return l.Owners == OwnersKeep || l.Owners == "" && l.Dir == "" }
+
+// Trees are the base, when it is a tree, and the layers over it, in order.
+func (p *Profile) Trees() []Layer {
+	var list []Layer
+	if base, ok := p.Base.Layer(); ok {
+		list = append(list, base)
+	}
+	return append(list, p.Layers...)
+}
+
+// From is what the profile calls the layer's tree, after its kind: "oci",
+// "tar" or "dir".
+func (l Layer) From() (kind, ref string) {
+	switch {
+	case l.OCI != "":
+		return "oci", l.OCI
+	case l.Tar != "":
+		return "tar", l.Tar
+	}
+	return "dir", l.Dir
+}
+
+// Local reports whether the layer's tree is a file or folder of this host. A
+// container image is, when it is written as a path: with a leading dot or slash.
+func (l Layer) Local() bool {
+	return l.OCI == "" || strings.HasPrefix(l.OCI, ".") || filepath.IsAbs(l.OCI)
+}
+
+// Path is where a local layer's tree is: below the folder of the profile that
+// names it, unless it is absolute. It is empty when the folder is not known,
+// as for a plan that was read from an image.
+func (l Layer) Path() string {
+	_, ref := l.From()
+	if filepath.IsAbs(ref) {
+		return ref
+	}
+	if l.At.File == "" {
+		return ""
+	}
+	return filepath.Join(filepath.Dir(l.At.File), ref)
+}
+
+// mergeBase lays the base of p over that of into. A tree replaces the suite
+// and takes back the packages that were to come from it; a suite replaces a tree.
+func mergeBase(into, p *Profile) {
+	switch b := p.Base; {
+	case b.Tree():
+		into.Base, into.Packages = Base{OCI: b.OCI, Tar: b.Tar, Dir: b.Dir, At: b.At}, nil
+	case b.Suite != "":
+		into.Base.OCI, into.Base.Tar, into.Base.Dir, into.Base.Suite, into.Base.At = "", "", "", b.Suite, b.At
+	}
+	if len(p.Base.Components) > 0 {
+		into.Base.Components = p.Base.Components
+	}
+	into.Layers = append(into.Layers, p.Layers...)
+}
+
+// checkTrees checks what one file says of base and layers.
+func (d *decoder) checkTrees(p *Profile) {
+	b := p.Base
+	if ways := given(b.Suite, b.OCI, b.Tar, b.Dir); ways > 1 {
+		d.Faults.Add(b.At, "keep one of suite, oci, tar and dir", "the base is given in %d ways", ways)
+	}
+	if p.Kernel.Suite != "" && !suiteRE.MatchString(p.Kernel.Suite) {
+		d.Faults.Add(d.Places["kernel.suite"], "write a code name such as trixie", "%q cannot be a Debian suite", p.Kernel.Suite)
+	}
+	for _, l := range p.Layers {
+		d.checkLayer(l)
+	}
+}
+
+func (d *decoder) checkLayer(l Layer) {
+	if ways := given(l.OCI, l.Tar, l.Dir); ways != 1 {
+		d.Faults.Add(l.At, "write exactly one of oci, tar and dir", "the layer is given in %d ways", ways)
+	}
+	if l.Into != "" && (!path.IsAbs(l.Into) || path.Clean(l.Into) != l.Into) {
+		d.Faults.Add(l.At, "write an absolute path such as /srv/www", "%q cannot be a path in the root", l.Into)
+	}
+	if l.Owners != "" && l.Owners != OwnersKeep && l.Owners != OwnersRoot {
+		d.Faults.Add(l.At, "write keep or root", "%q does not say whose the files are", l.Owners)
+	}
+}
+
+func given(ways ...string) int {
+	n := 0
+	for _, w := range ways {
+		if w != "" {
+			n++
+		}
+	}
+	return n
+}
+
+// validateTrees checks base and layers of the merged profile.
+func (p *Profile) validateTrees(top Place, faults *Faults) {
+	if p.Base.Suite == "" && !p.Base.Tree() {
+		faults.Add(top, "write: extends: debian", "neither a Debian suite nor another base is chosen")
+	}
+	if p.Base.Tree() && len(p.Packages) > 0 {
+		faults.Add(p.Base.At, "install them where the tree is made, or start from a suite and lay the tree over it with layers",
+			"packages cannot be installed over a base that is no Debian suite, whose package database is its own: %s", clip(strings.Join(p.Packages, ", ")))
+	}
+	for _, l := range p.Trees() {
+		if l.Local() {
+			validateLocal(l, faults)
+		}
+	}
+}
+
+func validateLocal(l Layer, faults *Faults) {
+	kind, ref := l.From()
+	if ref == "" {
+		return // reported already
+	}
+	st, err := os.Stat(l.Path())
+	switch {
+	case err != nil:
+		faults.Add(l.At, "put it there, or write its path relative to the profile's folder", "the %s %q is not there", kindWords[kind], ref)
+	case kind == "dir" && !st.IsDir():
+		faults.Add(l.At, "write: tar: "+ref, "%q is not a folder", ref)
+	case kind == "tar" && !st.Mode().IsRegular():
+		faults.Add(l.At, "write: dir: "+ref, "%q is not a file", ref)
+	}
+}
+
+var kindWords = map[string]string{"oci": "container image", "tar": "tarball", "dir": "folder"}
+
+// String names the layer as the profile does.
+func (l Layer) String() string {
+	kind, ref := l.From()
+	return fmt.Sprintf("%s %s", kind, ref)
+}
