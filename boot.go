@@ -171,12 +171,15 @@ type Report struct {
 //	report                  POST Report
 func BootPath(boot BootID, part string) string { return "/b/" + string(boot) + "/" + part }
 
-// Kernel command line keys that the loader's script passes to ingot-init.
+// Kernel command line keys that the loader's script passes to ingot-init; and
+// the one that a UKI carries.
 const (
 	ArgServer = "ingot.server" // base URL, "http://10.99.0.1:80"
 	ArgBoot   = "ingot.boot"   // BootID
 	ArgMAC    = "ingot.mac"    // MAC address of the boot NIC
 	ArgDebug  = "ingot.debug"  // present: more words on the console
+
+	ArgRootHash = "ingot.roothash" // root hash of the dm-verity tree: 64 hex digits
 )
 
 // Paths on the machine that initramfs and agent agree on.

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"ingot"
@@ -123,15 +124,16 @@ func newBuild(plan *Plan, o BuildOptions) (b *build, done func(), err error) {
 // fetch gets every package and learns the epoch from them.
 func (b *build) fetch(ctx context.Context) error {
 	all := append([]source.Package{b.plan.Kernel}, b.plan.Packages...)
+	every := append(slices.Clone(all), b.plan.Stub)
 	b.tell("fetch", 0, 0, "")
-	damaged, err := b.cache.Weed(ctx, all)
+	damaged, err := b.cache.Weed(ctx, every)
 	if err != nil {
 		return fmt.Errorf("checking the package cache: %w", err)
 	}
 	for _, p := range damaged {
 		b.Log.Warn("a package in the cache is damaged; it is fetched again", "package", p.Name)
 	}
-	if missing := b.cache.Missing(all); len(missing) > 0 {
+	if missing := b.cache.Missing(every); len(missing) > 0 {
 		if b.Offline {
 			return fmt.Errorf("fetching packages: %w: %d are not in the cache, %s %s among them; leave out --offline",
 				source.ErrOffline, len(missing), missing[0].Name, missing[0].Version)
@@ -199,6 +201,9 @@ func (b *build) make(ctx context.Context) (*ingot.ImageManifest, image.Files, er
 		return nil, files, fmt.Errorf("writing the plan: %w", err)
 	}
 	m := b.manifest(root, release)
+	if err := b.seal(ctx, root, vmlinuz, m, &files); err != nil {
+		return nil, files, err
+	}
 	return m, files, checkBudget(m, files)
 }
 

@@ -18,7 +18,7 @@ func somePackage(name, version string) source.Package {
 }
 
 func someLock(p *profiles.Profile) *Lock {
-	return &Lock{Format: lockFormat, Request: RequestOf(p), Kernel: somePackage("linux-image-6.12", "1"),
+	return &Lock{Format: lockFormat, Request: RequestOf(p), Kernel: somePackage("linux-image-6.12", "1"), Stub: somePackage(stubPackage, "257"),
 		Packages: []source.Package{somePackage("bash", "5.2"), somePackage("curl", "8.1")}}
 }
 

@@ -32,6 +32,7 @@ type Plan struct {
 	Packages []source.Package        `json:"packages"`
 	Kernel   source.Package          `json:"kernel"`
 	Trees    []source.Pin            `json:"trees,omitempty"`   // of the profile's base and layers, in order
+	Stub     source.Package          `json:"stub"`              // holds the systemd-stub of the UKI
 	Sources  map[string]ingot.Digest `json:"sources,omitempty"` // files of the profile's folder, by path in the root
 	Init     ingot.Digest            `json:"init"`              // the ingot-init binary
 	Keys     map[string]ingot.Digest `json:"keys"`              // public keys in the initramfs
@@ -98,7 +99,7 @@ func Resolve(ctx context.Context, p *profiles.Profile, o PlanOptions) (*Plan, Lo
 	if err != nil {
 		return nil, locked, err
 	}
-	plan := &Plan{Format: format, Profile: p, Packages: lock.Packages, Kernel: lock.Kernel, Trees: lock.Trees, Keys: map[string]ingot.Digest{
+	plan := &Plan{Format: format, Profile: p, Packages: lock.Packages, Kernel: lock.Kernel, Stub: lock.Stub, Trees: lock.Trees, Keys: map[string]ingot.Digest{
 		"release": ingot.DigestOf(o.Keys.Release.Public.Text()),
 		"server":  ingot.DigestOf(o.Keys.Server.Public.Text()),
 	}}

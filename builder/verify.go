@@ -3,9 +3,11 @@ package builder
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -89,11 +91,15 @@ func Verify(ctx context.Context, s *image.Store, im image.Image, o BuildOptions)
 		return v, err
 	}
 	defer done()
-	_, files, err := b.make(ctx)
+	m, files, err := b.make(ctx)
 	if err != nil {
 		return v, fmt.Errorf("verifying %s: %w", im.Name, err)
 	}
-	v.Parts, err = compareParts(ctx, s, im, files)
+	if v.Parts, err = compareParts(ctx, s, im, files); err != nil {
+		return v, err
+	}
+	manifest, err := compareManifests(im.Manifest, *m, files.Chunks)
+	v.Parts = append(v.Parts, manifest)
 	v.Same = err == nil && !slices.ContainsFunc(v.Parts, func(p Part) bool { return p.Why != "" })
 	return v, err
 }
@@ -119,6 +125,10 @@ func takeInit(c *Contents, plan *Plan, to string) error {
 // compareParts compares the artifacts and looks for the first difference.
 func compareParts(ctx context.Context, s *image.Store, im image.Image, files image.Files) ([]Part, error) {
 	var parts []Part
+	uki := ingot.Artifact{}
+	if im.Manifest.UKI != nil {
+		uki = *im.Manifest.UKI
+	}
 	for _, p := range []struct {
 		name string
 		have ingot.Artifact
@@ -128,6 +138,7 @@ func compareParts(ctx context.Context, s *image.Store, im image.Image, files ima
 		{"kernel", im.Manifest.Kernel, files.Kernel, whyBytes},
 		{"initramfs", im.Manifest.Initramfs, files.Initramfs, whyInitramfs},
 		{"root", im.Manifest.Root, files.Root, whyRoot},
+		{"UKI", uki, files.UKI, whyUKI},
 	} {
 		got, err := digestFile(p.path)
 		if err != nil {
@@ -149,6 +160,41 @@ func compareParts(ctx context.Context, s *image.Store, im image.Image, files ima
 		parts = append(parts, part)
 	}
 	return parts, nil
+}
+
+// compareManifests compares what the manifests say besides the digests of the
+// parts, which were compared themselves.
+func compareManifests(have, got ingot.ImageManifest, cuts []int64) (Part, error) {
+	var sizes []int64
+	for _, c := range have.Chunks {
+		sizes = append(sizes, c.Size)
+	}
+	part := Part{Name: "manifest"}
+	var fields [2]map[string]json.RawMessage
+	for i, m := range []ingot.ImageManifest{have, got} {
+		m.Kernel, m.Initramfs, m.Root, m.UKI, m.Chunks = ingot.Artifact{}, ingot.Artifact{}, ingot.Artifact{}, nil, nil
+		text, err := json.Marshal(m)
+		if err != nil {
+			return part, fmt.Errorf("comparing the manifests: %w", err)
+		}
+		if err := json.Unmarshal(text, &fields[i]); err != nil {
+			return part, fmt.Errorf("comparing the manifests: %w", err)
+		}
+		*[]*ingot.Digest{&part.Image, &part.Rebuilt}[i] = ingot.DigestOf(text)
+	}
+	if !slices.Equal(sizes, cuts) {
+		part.Why = "the root is cut into other chunks"
+	}
+	for _, key := range slices.Sorted(maps.Keys(fields[0])) {
+		if !bytes.Equal(fields[0][key], fields[1][key]) {
+			part.Why = fmt.Sprintf("%s: %s, rebuilt %s", key, fields[0][key], fields[1][key])
+			break
+		}
+	}
+	if part.Why == "" && part.Image != part.Rebuilt {
+		part.Why = "the image's manifest lacks a field"
+	}
+	return part, nil
 }
 
 func why(ctx context.Context, have, got string, look func(context.Context, *os.File, *os.File) (string, error)) (string, error) {

@@ -11,6 +11,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -27,9 +28,13 @@ type Files struct {
 	Initramfs string
 	Root      string // squashfs
 	Plan      string // canonical JSON of the plan
+	UKI       string // unified kernel image; empty: there is none
 	// Chunks are the sizes in bytes of the root's chunks, in order; they add up
 	// to its size. Empty means pieces of 1 MiB.
 	Chunks []int64
+	// Attach returns what is to be kept with the image of that digest, and
+	// becomes part of the store together with it; may be nil.
+	Attach func(im ingot.Digest) ([]Attachment, error)
 }
 
 // chunkSize is the size in bytes of a root's chunks when nobody says where to cut.
@@ -74,11 +79,22 @@ func (s *Store) Put(ctx context.Context, m *ingot.ImageManifest, f Files, sign S
 			}
 		}
 	}
-	signature, err := s.putSignature(desc, sign.Sign(body, "image "+name+" "+desc.Digest.String()))
-	if err != nil {
-		return Image{}, err
+	attached := []Attachment{{Type: ingot.ArtifactSignature, Media: ingot.ArtifactSignature,
+		Content: strings.NewReader(sign.Sign(body, "image "+name+" "+desc.Digest.String()))}}
+	if f.Attach != nil {
+		more, err := f.Attach(ingot.Digest(desc.Digest))
+		if err != nil {
+			return Image{}, err
+		}
+		attached = append(attached, more...)
 	}
-	if err := s.writeIndex(index, desc, signature); err != nil {
+	referrers := make([]ocispec.Descriptor, len(attached))
+	for i, a := range attached {
+		if referrers[i], err = s.putReferrer(ctx, desc, a); err != nil {
+			return Image{}, err
+		}
+	}
+	if err := s.writeIndex(index, desc, referrers...); err != nil {
 		return Image{}, err
 	}
 	return s.Get(ctx, desc.Digest.String())
@@ -87,6 +103,9 @@ func (s *Store) Put(ctx context.Context, m *ingot.ImageManifest, f Files, sign S
 // putFiles copies the artifacts and completes the manifest with what it measured.
 func (s *Store) putFiles(ctx context.Context, m *ingot.ImageManifest, f Files) ([]ocispec.Descriptor, error) {
 	var layers []ocispec.Descriptor
+	if f.UKI != "" {
+		m.UKI = new(ingot.Artifact)
+	}
 	for _, part := range []struct {
 		path, media string
 		into        *ingot.Artifact
@@ -95,8 +114,12 @@ func (s *Store) putFiles(ctx context.Context, m *ingot.ImageManifest, f Files) (
 		{f.Kernel, ingot.MediaTypeKernel, &m.Kernel, nil},
 		{f.Initramfs, ingot.MediaTypeInitramfs, &m.Initramfs, nil},
 		{f.Root, ingot.MediaTypeRoot, &m.Root, &chunker{sizes: f.Chunks}},
+		{f.UKI, ingot.MediaTypeUKI, m.UKI, nil},
 		{f.Plan, ingot.MediaTypePlan, &ingot.Artifact{}, nil},
 	} {
+		if part.into == nil {
+			continue
+		}
 		a, err := s.putFile(ctx, part.path, part.chunks)
 		if err != nil {
 			return nil, err
@@ -150,40 +173,15 @@ func (s *Store) putManifest(m *ingot.ImageManifest, layers []ocispec.Descriptor)
 	return d, body, nil
 }
 
-// putSignature stores text as a referrer of subject.
-func (s *Store) putSignature(subject ocispec.Descriptor, text string) (ocispec.Descriptor, error) {
-	layer, err := s.putBytes([]byte(text))
-	if err != nil {
-		return ocispec.Descriptor{}, err
-	}
-	if _, err := s.putBytes(ocispec.DescriptorEmptyJSON.Data); err != nil {
-		return ocispec.Descriptor{}, err
-	}
-	plain := ocispec.Descriptor{MediaType: subject.MediaType, Digest: subject.Digest, Size: subject.Size}
-	body, err := json.Marshal(ocispec.Manifest{
-		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest,
-		ArtifactType: ingot.ArtifactSignature, Config: ocispec.DescriptorEmptyJSON,
-		Layers: []ocispec.Descriptor{descriptor(ingot.ArtifactSignature, layer)}, Subject: &plain,
-	})
-	if err != nil {
-		return ocispec.Descriptor{}, fmt.Errorf("encoding signature manifest: %w", err)
-	}
-	a, err := s.putBytes(body)
-	if err != nil {
-		return ocispec.Descriptor{}, err
-	}
-	d := descriptor(ocispec.MediaTypeImageManifest, a)
-	d.ArtifactType = ingot.ArtifactSignature
-	return d, nil
-}
-
-// writeIndex adds image and signature to the index. The image's older entry of
-// that name, and what referred to it, leave the index with it.
+// writeIndex adds an image and its referrers to the index, in place of its
+// older entry of that name and its older referrers of the same types. Others,
+// a UKI that was signed later, stay.
 func (s *Store) writeIndex(index ocispec.Index, im ocispec.Descriptor, referrers ...ocispec.Descriptor) error {
 	name := im.Annotations[ocispec.AnnotationRefName]
 	var kept []ocispec.Descriptor
 	for _, d := range index.Manifests {
-		if d.Annotations[ocispec.AnnotationRefName] == name || s.refersTo(d, ingot.Digest(im.Digest)) {
+		renewed := slices.ContainsFunc(referrers, func(r ocispec.Descriptor) bool { return r.ArtifactType == d.ArtifactType })
+		if d.Annotations[ocispec.AnnotationRefName] == name || renewed && s.refersTo(d, ingot.Digest(im.Digest)) {
 			continue
 		}
 		kept = append(kept, d)

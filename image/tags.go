@@ -27,6 +27,12 @@ var ErrDamaged = errors.New("the store is damaged")
 
 // partName is an artifact's name for people, "root".
 func partName(media string) string {
+	switch media {
+	case ingot.ArtifactSBOM:
+		return "SBOM"
+	case ingot.ArtifactSignedUKI:
+		return "signed UKI"
+	}
 	name := strings.TrimPrefix(media, "application/vnd.ingot.")
 	name, _, _ = strings.Cut(name, ".")
 	return name
@@ -276,33 +282,69 @@ func (s *Store) sweep(needed map[string]bool, dry bool, c *Collected) error {
 	return nil
 }
 
-// Verify reads every blob of an image, checks it against its digest and the
-// signature against key, and returns the first thing that is wrong.
+// Verify reads every blob of an image and of what refers to it, checks it
+// against its digest and the signature against key, and returns the first
+// thing that is wrong.
 func (s *Store) Verify(ctx context.Context, im Image, key PublicKey) error {
 	var m ocispec.Manifest
 	if err := json.Unmarshal(im.OCI, &m); err != nil {
 		return fmt.Errorf("verifying %s: %w", im.Name, err)
 	}
 	for _, d := range append([]ocispec.Descriptor{m.Config}, m.Layers...) {
-		f, err := os.Open(s.Blob(ingot.Digest(d.Digest)))
-		if err != nil {
+		if err := s.verifyBlob(ctx, partName(d.MediaType), ingot.Digest(d.Digest)); err != nil {
 			return fmt.Errorf("verifying %s: %w", im.Name, err)
 		}
-		sum := sha256.New()
-		_, err = io.Copy(sum, readerWithContext{ctx, f})
-		f.Close()
-		if err != nil {
-			return fmt.Errorf("verifying %s: %w", im.Name, err)
-		}
-		if got := ingot.DigestFromSum([sha256.Size]byte(sum.Sum(nil))); got != ingot.Digest(d.Digest) {
-			return fmt.Errorf("verifying %s: %w: its %s has digest %s; want %s", im.Name, ErrDamaged, partName(d.MediaType), got.Short(), ingot.Digest(d.Digest).Short())
-		}
+	}
+	if err := s.verifyReferrers(ctx, im.Digest); err != nil {
+		return fmt.Errorf("verifying %s: %w", im.Name, err)
 	}
 	if im.Signature == "" {
 		return fmt.Errorf("verifying %s: %w: it is not signed", im.Name, ErrSignature)
 	}
 	if err := key.Verify(im.OCI, im.Signature); err != nil {
 		return fmt.Errorf("verifying %s: %w", im.Name, err)
+	}
+	return nil
+}
+
+// verifyBlob reads one blob and checks it against its digest.
+func (s *Store) verifyBlob(ctx context.Context, name string, want ingot.Digest) error {
+	f, err := os.Open(s.Blob(want))
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	sum := sha256.New()
+	if _, err = io.Copy(sum, readerWithContext{ctx, f}); err != nil {
+		return err
+	}
+	if got := ingot.DigestFromSum([sha256.Size]byte(sum.Sum(nil))); got != want {
+		return fmt.Errorf("%w: its %s has digest %s; want %s", ErrDamaged, name, got.Short(), want.Short())
+	}
+	return nil
+}
+
+// verifyReferrers reads what refers to an image. A damaged manifest cannot say
+// what it refers to: it counts as the image's own.
+func (s *Store) verifyReferrers(ctx context.Context, subject ingot.Digest) error {
+	index, err := s.readIndex()
+	if err != nil {
+		return err
+	}
+	for _, d := range index.Manifests {
+		if !s.refersTo(d, subject) {
+			continue
+		}
+		if err := s.verifyBlob(ctx, partName(d.ArtifactType)+"'s manifest", ingot.Digest(d.Digest)); err != nil {
+			return err
+		}
+		r, _, err := s.referrer(d)
+		if err != nil {
+			return err
+		}
+		if err := s.verifyBlob(ctx, partName(r.Type), r.Content.Digest); err != nil {
+			return err
+		}
 	}
 	return nil
 }
