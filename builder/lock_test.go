@@ -47,7 +47,7 @@ func TestLockIsKept(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if n := strings.Count(string(text), "\n"); n != 9 {
+	if n := strings.Count(string(text), "\n"); n != 10 {
 		t.Errorf("the lock has %d lines; want one for each package:\n%s", n, text)
 	}
 	if strings.Contains(string(text), "://") {
