@@ -69,15 +69,8 @@ func (s *Store) Put(ctx context.Context, m *ingot.ImageManifest, f Files, sign S
 		return Image{}, err
 	}
 	name := m.Name().String()
-	for _, d := range index.Manifests {
-		if d.Annotations[ocispec.AnnotationRefName] != name || d.ArtifactType != ingot.MediaTypeConfig {
-			continue
-		}
-		if d.Digest != desc.Digest {
-			if _, err := s.read(d); err == nil {
-				return Image{}, fmt.Errorf("%w: %s is %s; choose another --version", ErrExists, name, ingot.Digest(d.Digest).Short())
-			}
-		}
+	if other := s.taken(index, name, desc); other != "" {
+		return Image{}, fmt.Errorf("%w: %s is %s; choose another --version", ErrExists, name, other.Short())
 	}
 	attached := []Attachment{{Type: ingot.ArtifactSignature, Media: ingot.ArtifactSignature,
 		Content: strings.NewReader(sign.Sign(body, "image "+name+" "+desc.Digest.String()))}}
@@ -98,6 +91,19 @@ func (s *Store) Put(ctx context.Context, m *ingot.ImageManifest, f Files, sign S
 		return Image{}, err
 	}
 	return s.Get(ctx, desc.Digest.String())
+}
+
+// taken returns the image other than d that has the name, if one has.
+func (s *Store) taken(index ocispec.Index, name string, d ocispec.Descriptor) ingot.Digest {
+	for _, other := range index.Manifests {
+		if other.Annotations[ocispec.AnnotationRefName] != name || other.ArtifactType != ingot.MediaTypeConfig || other.Digest == d.Digest {
+			continue
+		}
+		if _, err := s.read(other); err == nil {
+			return ingot.Digest(other.Digest)
+		}
+	}
+	return ""
 }
 
 // putFiles copies the artifacts and completes the manifest with what it measured.
@@ -238,12 +244,21 @@ func (s *Store) putReader(ctx context.Context, r io.Reader, c *chunker) (ingot.A
 }
 
 // Clean removes what killed writers left behind and returns its size in bytes.
+// While an image is being received it removes nothing.
 func (s *Store) Clean(context.Context) (int64, error) {
 	unlock, err := s.lock()
 	if err != nil {
 		return 0, err
 	}
 	defer unlock()
+	quiet, err := s.noTransfers()
+	if errors.Is(err, ErrBusy) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	defer quiet()
 	entries, err := os.ReadDir(s.dir("blobs", "sha256"))
 	if err != nil {
 		return 0, fmt.Errorf("cleaning store: %w", err)
@@ -291,6 +306,13 @@ func (r readerWithContext) Read(p []byte) (int, error) {
 	}
 	return r.r.Read(p)
 }
+
+// sum is a digest in the making.
+type sum struct{ hash.Hash }
+
+func newSum() sum { return sum{sha256.New()} }
+
+func (s sum) digest() ingot.Digest { return ingot.DigestFromSum([sha256.Size]byte(s.Sum(nil))) }
 
 // chunker cuts what is written to it into chunks of the given sizes, or of
 // chunkSize when there are none.
