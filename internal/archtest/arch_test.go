@@ -75,6 +75,7 @@ var walls = []struct {
 	{"ingot/builder/initramfs", []string{"ingot/image", "ingot/profiles", "ingot/rootfs", "ingot/builder/source"}},
 	{"ingot/builder/verity", []string{"ingot/image", "ingot/profiles", "ingot/rootfs", "ingot/builder/tree", "ingot/builder/squashfs"}},
 	{"ingot/builder/uki", []string{"ingot/image", "ingot/profiles", "ingot/rootfs", "ingot/builder/tree", "ingot/builder/squashfs"}},
+	{"ingot/bootserver", []string{"oras.land"}},
 	{"ingot/testvm", []string{"ingot/builder", "ingot/rootfs"}},
 }
 
