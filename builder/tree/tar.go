@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -39,6 +40,9 @@ func FromTar(ctx context.Context, file string) (*Tree, error) {
 		if !ok {
 			continue
 		}
+		if sparse(h) {
+			return nil, fmt.Errorf("reading tar %q: %q: %w", file, h.Name, ErrSparse)
+		}
 		if e.Kind == File && e.Hard == "" {
 			e.Open = Section(file, counted.n, h.Size)
 		}
@@ -46,6 +50,23 @@ func FromTar(ctx context.Context, file string) (*Tree, error) {
 			return nil, fmt.Errorf("reading tar %q: %w", file, err)
 		}
 	}
+}
+
+// ErrSparse: the content of a sparse file is no contiguous part of the tar.
+var ErrSparse = errors.New("a sparse file cannot be indexed")
+
+// sparse reports whether a file is in one of GNU tar's sparse formats (tar
+// manual, "Storing Sparse Files").
+func sparse(h *tar.Header) bool {
+	if h.Typeflag == tar.TypeGNUSparse {
+		return true
+	}
+	for k := range h.PAXRecords {
+		if strings.HasPrefix(k, "GNU.sparse.") {
+			return true
+		}
+	}
+	return false
 }
 
 // offsetReader knows where archive/tar is in the file: after Next that is where
@@ -86,7 +107,7 @@ func Section(file string, at, size int64) func() (io.ReadCloser, error) {
 
 var kinds = map[byte]Kind{
 	tar.TypeReg: File, tar.TypeDir: Dir, tar.TypeSymlink: Symlink, tar.TypeLink: File,
-	tar.TypeChar: CharDevice, tar.TypeBlock: BlockDevice, tar.TypeFifo: Fifo,
+	tar.TypeGNUSparse: File, tar.TypeChar: CharDevice, tar.TypeBlock: BlockDevice, tar.TypeFifo: Fifo,
 }
 
 // FromHeader is the entry that a tar header describes; false for what no root
@@ -99,7 +120,7 @@ func FromHeader(h *tar.Header) (Entry, bool) {
 	e := Entry{Path: clean(h.Name), Kind: kind, Mode: uint32(h.Mode) & 0o7777, UID: h.Uid, GID: h.Gid,
 		Major: h.Devmajor, Minor: h.Devminor}
 	switch h.Typeflag {
-	case tar.TypeReg:
+	case tar.TypeReg, tar.TypeGNUSparse:
 		e.Size = h.Size
 	case tar.TypeSymlink:
 		e.Target = h.Linkname
