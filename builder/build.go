@@ -93,20 +93,7 @@ func newBuild(plan *Plan, o BuildOptions) (b *build, done func(), err error) {
 	if err := source.NeedTools("mmdebstrap", "dpkg-deb", "tar", "depmod"); err != nil {
 		return nil, nil, err
 	}
-	if o.Log == nil {
-		o.Log = slog.New(slog.DiscardHandler)
-	}
-	if o.Debs == "" {
-		o.Debs = filepath.Join(o.CacheDir, "debs")
-	}
-	if o.Blobs == "" {
-		o.Blobs = filepath.Join(o.CacheDir, "blobs")
-	}
-	if o.Source == nil {
-		o.Source = func(f profiles.File) ([]byte, error) { return readSource(plan.Profile, f) }
-	}
-	b = &build{BuildOptions: o, plan: plan, p: plan.Profile, cache: source.Cache{Dir: o.Debs}}
-	b.layers = layerCache{dir: filepath.Join(o.CacheDir, "layers"), say: func(what string) { b.Log.Warn(what) }}
+	b = prepare(plan, o)
 	if b.init, err = os.ReadFile(o.Init); err != nil {
 		return nil, nil, fmt.Errorf("reading ingot-init: %w", err)
 	}
@@ -120,6 +107,29 @@ func newBuild(plan *Plan, o BuildOptions) (b *build, done func(), err error) {
 	b.work = work.Path
 	return b, work.Remove, nil
 }
+
+// prepare fills in the defaults.
+func prepare(plan *Plan, o BuildOptions) *build {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Debs == "" {
+		o.Debs = filepath.Join(o.CacheDir, "debs")
+	}
+	if o.Blobs == "" {
+		o.Blobs = filepath.Join(o.CacheDir, "blobs")
+	}
+	if o.Source == nil {
+		o.Source = func(f profiles.File) ([]byte, error) { return readSource(plan.Profile, f) }
+	}
+	b := &build{BuildOptions: o, plan: plan, p: plan.Profile, cache: source.Cache{Dir: o.Debs}}
+	b.layers = layerCache{dir: filepath.Join(o.CacheDir, "layers"), say: func(what string) { b.Log.Warn(what) }}
+	return b
+}
+
+// Fetch gets every package and tree of a plan into the cache, so that a build
+// needs no mirror and no registry.
+func Fetch(ctx context.Context, plan *Plan, o BuildOptions) error { return prepare(plan, o).fetch(ctx) }
 
 // fetch gets every package and learns the epoch from them.
 func (b *build) fetch(ctx context.Context) error {

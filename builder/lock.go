@@ -63,7 +63,8 @@ type Locked struct {
 	Path    string   `json:"path,omitempty"` // empty: there is none
 	Written bool     `json:"written"`
 	Why     string   `json:"why,omitempty"`     // apt was asked; empty: it was not
-	Changes []Change `json:"changes,omitempty"` // against the lock before
+	Renewed bool     `json:"renewed"`           // there was one before
+	Changes []Change `json:"changes,omitempty"` // against it
 	// NotKept is why the lock could not be written, which harms nothing today.
 	NotKept error `json:"-"`
 }
@@ -291,6 +292,7 @@ func (o *PlanOptions) lock(ctx context.Context, p *profiles.Profile) (*Lock, Loc
 		return nil, locked, err
 	}
 	if old != nil {
+		locked.Renewed = true
 		locked.Changes = Changes(append([]source.Package{old.Kernel, old.Stub}, old.Packages...), append([]source.Package{l.Kernel, l.Stub}, l.Packages...))
 		locked.Changes = append(locked.Changes, treeChanges(old.Trees, l.Trees)...)
 	}

@@ -322,11 +322,11 @@ func (r *receiver) blob(ctx context.Context, d ocispec.Descriptor, m *meter) err
 	}
 	body, err := r.from.Fetch(ctx, d)
 	if err != nil {
-		return fmt.Errorf("fetching its %s: %w", partName(d.MediaType), err)
+		return fmt.Errorf("fetching its %s: %w", PartName(d.MediaType), err)
 	}
 	defer body.Close()
 	if err := r.write(ctx, id, d.Size, io.TeeReader(body, m)); err != nil {
-		return fmt.Errorf("fetching its %s: %w", partName(d.MediaType), err)
+		return fmt.Errorf("fetching its %s: %w", PartName(d.MediaType), err)
 	}
 	return nil
 }

@@ -24,8 +24,8 @@ var ErrInUse = errors.New("the image is in use")
 // ErrDamaged: a stored file is not what its digest says.
 var ErrDamaged = errors.New("the store is damaged")
 
-// partName is an artifact's name for people, "root".
-func partName(media string) string {
+// PartName is an artifact's name for people, "root".
+func PartName(media string) string {
 	switch media {
 	case ingot.ArtifactSBOM:
 		return "SBOM"
@@ -312,7 +312,7 @@ func (s *Store) Verify(ctx context.Context, im Image, keys ...PublicKey) error {
 		return fmt.Errorf("verifying %s: %w", im.Name, err)
 	}
 	for _, d := range append([]ocispec.Descriptor{m.Config}, m.Layers...) {
-		if err := s.verifyBlob(ctx, partName(d.MediaType), ingot.Digest(d.Digest)); err != nil {
+		if err := s.verifyBlob(ctx, PartName(d.MediaType), ingot.Digest(d.Digest)); err != nil {
 			return fmt.Errorf("verifying %s: %w", im.Name, err)
 		}
 	}
@@ -351,7 +351,7 @@ func (s *Store) verifyReferrers(ctx context.Context, subject ingot.Digest) error
 		if !s.refersTo(d, subject) {
 			continue
 		}
-		if err := s.verifyBlob(ctx, partName(d.ArtifactType)+"'s manifest", ingot.Digest(d.Digest)); err != nil {
+		if err := s.verifyBlob(ctx, PartName(d.ArtifactType)+"'s manifest", ingot.Digest(d.Digest)); err != nil {
 			return err
 		}
 		blobs, err := s.Blobs(ingot.Digest(d.Digest))
@@ -359,7 +359,7 @@ func (s *Store) verifyReferrers(ctx context.Context, subject ingot.Digest) error
 			return err
 		}
 		for _, b := range blobs {
-			if err := s.verifyBlob(ctx, partName(d.ArtifactType), ingot.Digest(b.Digest)); err != nil {
+			if err := s.verifyBlob(ctx, PartName(d.ArtifactType), ingot.Digest(b.Digest)); err != nil {
 				return err
 			}
 		}

@@ -363,10 +363,12 @@ func (a *app) verifyCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use: "verify IMAGE", Short: "build an image's plan once more and compare every bit",
 		Long: `Rebuild an image from the plan that is recorded in it, with nothing cached but
-packages, and compare kernel, initramfs and root bit by bit. Where they differ, the
-first file that differs is named, and how.
+packages, and compare everything bit by bit: kernel, initramfs, root and the manifest.
+Where they differ, the first file that differs is named, and how; the exit code is 1.
+What the plan pins and no mirror has (files of the profile's folder, ingot-init, public
+keys) is taken from the image itself, so an image of another store can be verified, too.
 ` + imageRef,
-		Example: "  ingot verify node:2026.11.24-1\n  ingot verify node --offline", Args: exactArgs("IMAGE"),
+		Example: "  ingot verify node:2026.11.24-1\n  ingot verify node --offline\n  ingot verify node -o json | jq '.parts[] | select(.why)'", Args: exactArgs("IMAGE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			start := time.Now()
 			s, im, err := a.withImage(cmd.Context(), args[0])
@@ -377,13 +379,9 @@ first file that differs is named, and how.
 			if err != nil {
 				return err
 			}
-			keys, err := image.LoadOrCreateKeys(filepath.Join(a.storeRoot(), "keys"))
-			if err != nil {
-				return err
-			}
 			bar := newProgress(a.stderr)
 			v, err := builder.Verify(cmd.Context(), s, im, builder.BuildOptions{
-				Keys: keys, CacheDir: cache, Mirror: mirrorOf(f.mirror), Offline: f.offline, Log: a.logger(),
+				CacheDir: cache, Mirror: mirrorOf(f.mirror), Offline: f.offline, Log: a.logger(),
 				Progress: func(e builder.Event) { bar.Step(e.Step, e.Done, e.Total, e.Detail) },
 			})
 			if err != nil {
@@ -400,19 +398,20 @@ first file that differs is named, and how.
 			return nil
 		},
 	}
-	c.Flags().StringVar(&f.mirror, "mirror", "", "Debian mirror URL (default: $INGOT_MIRROR, else this host's own apt sources)")
+	f.addMirror(c)
 	c.Flags().BoolVar(&f.offline, "offline", false, "use packages that are cached, ask no mirror")
 	return c
 }
 
 func verdictText(w io.Writer, im image.Image, v builder.Verdict, took time.Duration) {
 	t := tabs(w)
+	row(t, "PART", "IMAGE", "REBUILT", "RESULT")
 	for _, p := range v.Parts {
 		text := "same"
 		if p.Why != "" {
-			text = "differs: " + p.Why
+			text = "differs: " + plain(p.Why)
 		}
-		row(t, p.Name, p.Image.Short(), p.Rebuilt.Short(), text)
+		row(t, p.Name, dash(p.Image.Short()), dash(p.Rebuilt.Short()), text)
 	}
 	t.Flush()
 	if v.Same {
