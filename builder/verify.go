@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -315,27 +314,16 @@ var described = []string{"kernel", "initramfs", "root", "chunks", "unpacked", "k
 
 // whyManifest names the first field that differs and is not about an artifact.
 func whyManifest(a, b image.Image) (string, error) {
-	x, y := map[string]json.RawMessage{}, map[string]json.RawMessage{}
-	for _, side := range []struct {
-		m    ingot.ImageManifest
-		into *map[string]json.RawMessage
-	}{{a.Manifest, &x}, {b.Manifest, &y}} {
-		text, err := json.Marshal(side.m)
-		if err != nil {
-			return "", err
-		}
-		if err := json.Unmarshal(text, side.into); err != nil {
-			return "", err
-		}
+	x, err := fieldsOf(a)
+	if err != nil {
+		return "", err
 	}
-	keys := slices.Sorted(maps.Keys(x))
-	for k := range y {
-		if _, ok := x[k]; !ok {
-			keys = append(keys, k)
-		}
+	y, err := fieldsOf(b)
+	if err != nil {
+		return "", err
 	}
 	var differ []string
-	for _, k := range keys {
+	for _, k := range fieldNames(x, y) {
 		switch {
 		case bytes.Equal(x[k], y[k]):
 		case slices.Contains(described, k):

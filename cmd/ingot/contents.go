@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -119,7 +120,8 @@ func (a *app) imageDiffCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use: "diff IMAGE IMAGE", Short: "what changed from one image to another",
 		Long: `Show packages added, removed and upgraded with what their changelogs say, sizes by
-package, files, kernel, modules and kernel arguments.
+package, files, kernel, modules, kernel arguments and other settings. Changelogs are
+read from the packages in the cache, because images carry none.
 ` + imageRef,
 		Example: "  ingot image diff node:1 node:2\n  ingot image diff node:1 node:2 --files\n  ingot image diff node:1 node:2 -o json | jq '.packages[].package'",
 		Args:    exactArgs("IMAGE", "IMAGE"),
@@ -150,32 +152,28 @@ package, files, kernel, modules and kernel arguments.
 // diffText prints a difference for people.
 func diffText(w io.Writer, d *builder.Diff, files bool) {
 	fmt.Fprintf(w, "%s → %s\n", d.From, d.To)
-	if len(d.Packages)+len(d.Files)+len(d.Arguments.Added)+len(d.Arguments.Removed) == 0 && d.Kernel == nil {
+	if len(d.Artifacts)+len(d.Settings)+len(d.Arguments.Added)+len(d.Arguments.Removed) == 0 {
 		fmt.Fprintln(w, "  no difference")
 		return
 	}
 	for _, p := range d.Packages {
-		changeTable(w, []builder.Change{p.Change})
-		for _, line := range p.Changelog {
-			fmt.Fprintf(w, "      %s\n", plain(line))
-		}
+		packageText(w, p)
 	}
 	if d.Kernel != nil {
-		fmt.Fprintf(w, "  kernel %s → %s\n", d.Kernel.Before, d.Kernel.After)
+		packageText(w, *d.Kernel)
 	}
 	for _, l := range []struct {
 		what string
 		list builder.ListChange
 	}{{"kernel argument", d.Arguments}, {"module", d.Modules}} {
-		for _, s := range l.list.Added {
-			fmt.Fprintf(w, "  + %s %s\n", l.what, plain(s))
-		}
-		for _, s := range l.list.Removed {
-			fmt.Fprintf(w, "  − %s %s\n", l.what, plain(s))
-		}
+		listText(w, "+ "+l.what, l.list.Added)
+		listText(w, "− "+l.what, l.list.Removed)
+	}
+	for _, s := range d.Settings {
+		fmt.Fprintf(w, "  %s %s → %s\n", s.Name, plain(cmp.Or(string(s.Before), "none")), plain(cmp.Or(string(s.After), "none")))
 	}
 	t := tabs(w)
-	for _, s := range d.Sizes[:min(len(d.Sizes), 15)] {
+	for _, s := range d.Sizes[:min(len(d.Sizes), sizesShown)] {
 		name := s.Package
 		if name == "" {
 			name = "(of no package)"
@@ -183,14 +181,51 @@ func diffText(w io.Writer, d *builder.Diff, files bool) {
 		row(t, "  "+name, size(s.Before), "→", size(s.After), signedSize(s.After-s.Before))
 	}
 	t.Flush()
+	if n := len(d.Sizes) - sizesShown; n > 0 {
+		fmt.Fprintf(w, "  and %d more packages whose size differs; all of them: -o json\n", n)
+	}
 	if files {
 		for _, f := range d.Files {
-			fmt.Fprintf(w, "  /%s: %s\n", plain(f.Path), plain(f.How))
+			owner := ""
+			if f.Package != "" {
+				owner = " (" + f.Package + ")"
+			}
+			fmt.Fprintf(w, "  /%s: %s%s\n", plain(f.Path), plain(f.How), owner)
 		}
 	} else if len(d.Files) > 0 {
-		fmt.Fprintf(w, "  %d files differ; list them with --files\n", len(d.Files))
+		fmt.Fprintf(w, "  files that differ: %d; list them with --files\n", len(d.Files))
 	}
-	fmt.Fprintf(w, "  root %s → %s, %s of it in chunks that both have\n", size(d.Root.Before), size(d.Root.After), size(d.Shared))
+	fmt.Fprintf(w, "  root %s → %s, %s of it in chunks that both have; %s differ\n", size(d.Root.Before), size(d.Root.After), size(d.Shared), strings.Join(d.Artifacts, ", "))
+}
+
+// What is shown of long lists.
+const (
+	sizesShown = 15 // packages with their size
+	namesShown = 15 // modules, kernel arguments
+)
+
+func listText(w io.Writer, what string, list []string) {
+	for _, s := range list[:min(len(list), namesShown)] {
+		fmt.Fprintf(w, "  %s %s\n", what, plain(s))
+	}
+	if n := len(list) - namesShown; n > 0 {
+		fmt.Fprintf(w, "  %s … and %d more\n", what, n)
+	}
+}
+
+// packageText prints a package that differs, and what its changelog says.
+func packageText(w io.Writer, p builder.PackageChange) {
+	if p.Older {
+		fmt.Fprintf(w, "  ↓ %s %s → %s, taken back:\n", p.Package, p.Before, p.After)
+	} else {
+		changeTable(w, []builder.Change{p.Change})
+	}
+	for _, line := range p.Changelog {
+		fmt.Fprintf(w, "      %s\n", plain(line))
+	}
+	if p.NoChangelog != "" {
+		fmt.Fprintf(w, "      no changelog: %s\n", plain(p.NoChangelog))
+	}
 }
 
 func signedSize(n int64) string {
