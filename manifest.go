@@ -108,3 +108,9 @@ const (
 	ArtifactSBOM       = "application/vnd.cyclonedx+json"      // CycloneDX; the media type is the same
 	ArtifactSignedUKI  = "application/vnd.ingot.uki.signed.v1" // the UKI, signed for Secure Boot
 )
+
+// Annotations of a referrer of type ArtifactSignedUKI.
+const (
+	AnnotationSigner      = "vnd.ingot.secureboot.subject"     // of the certificate, RFC 4514
+	AnnotationCertificate = "vnd.ingot.secureboot.certificate" // Digest of its DER form
+)

@@ -192,6 +192,7 @@ func changeTable(w io.Writer, changes []builder.Change) {
 
 func (a *app) buildCommand() *cobra.Command {
 	var f buildFlags
+	var boot secureBootFlags
 	c := &cobra.Command{
 		Use: "build PROFILE", Short: "build an image from a profile",
 		Long: `Build an image: resolve the profile, install its packages, pack the root and the
@@ -199,7 +200,8 @@ initramfs, sign the manifest and put everything into the store. The same plan gi
 the same digest. Packages come from the profile's lock; without one, or when the profile
 asks for others than it did then, apt is asked and the lock written (see ingot plan).
 A plan that is an image already is not built again. Packages are kept in the cache.
-An interrupted build leaves no image and no litter.
+An interrupted build leaves no image and no litter. With a key and a certificate for
+Secure Boot, the image's UKI is signed as well, as ingot image sign does it.
 PROFILE is a folder, a YAML file or a shipped profile: debian, node, lab.`,
 		Example: `  ingot build lab --version v1
   ingot build ./profiles/web            # version: today's date and a number
@@ -209,9 +211,19 @@ PROFILE is a folder, a YAML file or a shipped profile: debian, node, lab.`,
 		Args: exactArgs("PROFILE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			start := time.Now()
+			if boot.given() {
+				if _, err := boot.Check(); err != nil {
+					return err
+				}
+			}
 			im, unchanged, err := a.build(cmd.Context(), args[0], f)
 			if err != nil {
 				return err
+			}
+			if boot.given() {
+				if err := a.sign(cmd.Context(), im, boot); err != nil {
+					return err
+				}
 			}
 			return a.show(viewOf(im), func(w io.Writer) {
 				if unchanged {
@@ -226,6 +238,7 @@ PROFILE is a folder, a YAML file or a shipped profile: debian, node, lab.`,
 	}
 	c.Flags().StringVar(&f.version, "version", "", "version of the image (default: the date and the next free number)")
 	f.add(c)
+	boot.add(c)
 	return c
 }
 

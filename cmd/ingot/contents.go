@@ -366,9 +366,10 @@ func (a *app) inUse(ctx context.Context) (map[ingot.Digest]string, error) {
 func (a *app) imageVerifyCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "verify IMAGE", Short: "check an image's files and signature in the store",
-		Long: `Read every file of an image and check it against its digest, and the signature
-against the store's release key. To prove that the image is what its plan says, build
-it once more with: ingot verify IMAGE
+		Long: `Read every file of an image, and of what refers to it, and check it against its
+digest, and the signature against the store's release key. A UKI that is signed for
+Secure Boot must be the image's own but for the signature. To prove that the image is
+what its plan says, build it once more with: ingot verify IMAGE
 ` + imageRef,
 		Example: "  ingot image verify lab:v1", Args: exactArgs("IMAGE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -383,8 +384,15 @@ it once more with: ingot verify IMAGE
 			if err := s.Verify(cmd.Context(), im, keys.Release.Public); err != nil {
 				return withHint(err, "build it again, or pull it from where it is whole")
 			}
-			return a.show(map[string]any{"image": im.Name.String(), "digest": im.Digest, "ok": true}, func(w io.Writer) {
+			signed, err := builder.VerifySigned(cmd.Context(), s, im)
+			if err != nil {
+				return explainForeign(err)
+			}
+			return a.show(map[string]any{"image": im.Name.String(), "digest": im.Digest, "ok": true, "signedUKIs": signed}, func(w io.Writer) {
 				fmt.Fprintf(w, "%s %s: %s in order, signed by the release key\n", im.Name, im.Digest.Short(), size(im.Size))
+				if signed > 0 {
+					fmt.Fprintf(w, "  %d UKIs signed for Secure Boot, the image's own but for the signature\n", signed)
+				}
 			})
 		},
 	}
@@ -398,7 +406,7 @@ func (a *app) verifyCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use: "verify IMAGE", Short: "build an image's plan once more and compare every bit",
 		Long: `Rebuild an image from the plan that is recorded in it, with nothing cached but
-packages, and compare everything bit by bit: kernel, initramfs, root and the manifest.
+packages, and compare everything bit by bit: kernel, initramfs, root, UKI and manifest.
 Where they differ, the first file that differs is named, and how; the exit code is 1.
 What the plan pins and no mirror has (files of the profile's folder, ingot-init, public
 keys) is taken from the image itself, so an image of another store can be verified, too.
