@@ -1,7 +1,6 @@
 package builder
 
 import (
-	"bufio"
 	"bytes"
 	"encoding/json"
 	"errors"
@@ -165,27 +164,5 @@ var ErrOtherIngot = errors.New("use the ingot that built the image")
 // Owners maps every path of the root that a package ships to the package's
 // name, from dpkg's own lists.
 func (c *Contents) Owners() (map[string]string, error) {
-	owners := map[string]string{}
-	for _, e := range c.Entries {
-		name, ok := strings.CutSuffix(path.Base(e.Path), ".list")
-		if !ok || path.Dir(e.Path) != "var/lib/dpkg/info" {
-			continue
-		}
-		b, err := c.ReadFile(e.Path)
-		if err != nil {
-			return nil, err
-		}
-		name, _, _ = strings.Cut(name, ":")
-		for scan := bufio.NewScanner(bytes.NewReader(b)); scan.Scan(); {
-			if f := c.Get(scan.Text()); f != nil && f.Kind != tree.Dir {
-				owners[f.Path] = name
-			}
-		}
-	}
-	for _, e := range c.Entries { // the kernel is laid in unpacked
-		if _, ok := owners[e.Path]; !ok && strings.HasPrefix(e.Path, "usr/lib/modules/") && e.Kind != squashfs.Dir {
-			owners[e.Path] = "linux-image-" + c.Image.Manifest.KernelRelease
-		}
-	}
-	return owners, nil
+	return owners(c.Tree, "linux-image-"+c.Image.Manifest.KernelRelease)
 }

@@ -23,8 +23,8 @@ import (
 )
 
 // seal completes an image whose kernel, initramfs and root are made: the
-// dm-verity tree at the root's end, the UKI that is bound to it, and what a
-// TPM will say of the UKI.
+// dm-verity tree at the root's end, the UKI that is bound to it, what a TPM
+// will say of the UKI, and the bill of what is in all of it.
 func (b *build) seal(ctx context.Context, root *tree.Tree, vmlinuz []byte, m *ingot.ImageManifest, f *image.Files) error {
 	b.tell("seal", 0, 0, "")
 	v, err := b.appendVerity(ctx, f)
@@ -43,6 +43,11 @@ func (b *build) seal(ctx context.Context, root *tree.Tree, vmlinuz []byte, m *in
 	if m.PCR11, err = predictPCR11(f.UKI); err != nil {
 		return err
 	}
+	bom, err := b.sbom(root, m)
+	if err != nil {
+		return fmt.Errorf("writing the SBOM: %w", err)
+	}
+	f.Attach = attachSBOM(bom)
 	b.tell("seal", 1, 1, "UKI "+sizeOf(f.UKI)+", verity "+v.RootHash[:12])
 	return nil
 }
