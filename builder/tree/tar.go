@@ -15,13 +15,22 @@ import (
 const xattrRecord = "SCHILY.xattr."
 
 // FromTar indexes an uncompressed tar file. Content stays in the file and is
-// read from it when an entry is opened, so the file must outlive the tree.
+// read from it when an entry is opened; the file is open as long as something
+// holds one of the tree's entries, and must not be written to meanwhile.
 func FromTar(ctx context.Context, file string) (*Tree, error) {
 	f, err := os.Open(file)
 	if err != nil {
 		return nil, fmt.Errorf("reading tar: %w", err)
 	}
-	defer f.Close()
+	t, err := fromTar(ctx, f)
+	if err != nil {
+		f.Close()
+		return nil, fmt.Errorf("reading tar %q: %w", file, err)
+	}
+	return t, nil
+}
+
+func fromTar(ctx context.Context, f *os.File) (*Tree, error) {
 	t := New()
 	counted := &offsetReader{r: f}
 	r := tar.NewReader(counted)
@@ -34,20 +43,20 @@ func FromTar(ctx context.Context, file string) (*Tree, error) {
 			return t, nil
 		}
 		if err != nil {
-			return nil, fmt.Errorf("reading tar %q: %w", file, err)
+			return nil, err
 		}
 		e, ok := FromHeader(h)
 		if !ok {
 			continue
 		}
 		if sparse(h) {
-			return nil, fmt.Errorf("reading tar %q: %q: %w", file, h.Name, ErrSparse)
+			return nil, fmt.Errorf("%q: %w", h.Name, ErrSparse)
 		}
 		if e.Kind == File && e.Hard == "" {
-			e.Open = Section(file, counted.n, h.Size)
+			e.Open = section(f, counted.n, h.Size)
 		}
 		if err := t.Put(e); err != nil {
-			return nil, fmt.Errorf("reading tar %q: %w", file, err)
+			return nil, err
 		}
 	}
 }
@@ -70,25 +79,40 @@ func sparse(h *tar.Header) bool {
 }
 
 // offsetReader knows where archive/tar is in the file: after Next that is where
-// the entry's content begins.
+// the entry's content begins. It reads ahead by a little, because headers are
+// small and most contents are, too: every call of the system costs more.
 type offsetReader struct {
-	r *os.File
-	n int64
+	r    io.ReaderAt
+	n    int64  // where the next byte is
+	buf  []byte // what was read ahead
+	from int64  // where it begins
 }
 
+const readAhead = 32 << 10
+
 func (o *offsetReader) Read(p []byte) (int, error) {
-	n, err := o.r.Read(p)
+	if o.n < o.from || o.n >= o.from+int64(len(o.buf)) {
+		if o.buf == nil {
+			o.buf = make([]byte, readAhead)
+		}
+		n, err := o.r.ReadAt(o.buf[:readAhead], o.n)
+		o.buf, o.from = o.buf[:n], o.n
+		if n == 0 {
+			return 0, err
+		}
+	}
+	n := copy(p, o.buf[o.n-o.from:])
 	o.n += int64(n)
-	return n, err
+	return n, nil
 }
 
 // Seek lets archive/tar skip content without reading it.
 func (o *offsetReader) Seek(offset int64, whence int) (int64, error) {
-	n, err := o.r.Seek(offset, whence)
-	if err == nil {
-		o.n = n
+	if whence != io.SeekCurrent || o.n+offset < 0 {
+		return 0, fmt.Errorf("seeking in a tar file: %w", errors.ErrUnsupported)
 	}
-	return n, err
+	o.n += offset
+	return o.n, nil
 }
 
 // Section is the Open of an entry whose content is a part of a file.
@@ -103,6 +127,10 @@ func Section(file string, at, size int64) func() (io.ReadCloser, error) {
 			io.Closer
 		}{io.NewSectionReader(f, at, size), f}, nil
 	}
+}
+
+func section(f *os.File, at, size int64) func() (io.ReadCloser, error) {
+	return func() (io.ReadCloser, error) { return io.NopCloser(io.NewSectionReader(f, at, size)), nil }
 }
 
 var kinds = map[byte]Kind{
