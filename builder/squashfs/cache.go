@@ -72,7 +72,7 @@ func (c *Cache) begin(o Options) (*lookup, error) {
 	if c == nil {
 		return l, nil
 	}
-	l.dir = filepath.Join(c.Dir, fmt.Sprintf("%d-%d-%d-%s", o.Compression, o.Level, o.BlockSize, encoderVersion()))
+	l.dir = filepath.Join(c.Dir, fmt.Sprintf("%d-%d-%d-%d-%s", recipe, o.Compression, o.Level, o.BlockSize, encoderVersion()))
 	l.max = c.Max
 	if l.max == 0 {
 		l.max = 4 << 30
@@ -165,8 +165,6 @@ func (l *lookup) readIndex(p *pack) error {
 }
 
 func (l *lookup) on() bool { return l.dir != "" }
-
-func (l *lookup) key(raw []byte) cacheKey { return sha256.Sum256(raw) }
 
 // get returns the compressed block in dst, whose length is that of the raw
 // block. The result is as long as dst when the block does not get smaller.

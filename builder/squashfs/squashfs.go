@@ -165,6 +165,8 @@ type writer struct {
 	out  *output
 	sb   superblock
 	info Info
+
+	buffers *buffers
 }
 
 func (w *writer) write(ctx context.Context) error {
