@@ -176,10 +176,8 @@ func TestCacheIsBounded(t *testing.T) {
 // TestBuffersAreBounded: what is allocated does not grow with the content. The
 // peak memory of a process that writes gigabytes is for package builder's BenchmarkMemory.
 func TestBuffersAreBounded(t *testing.T) {
-	opened := 0
 	big := Entry{Path: "big", Kind: File, Size: 96 << 20, Mode: 0o644, Open: func() (io.ReadCloser, error) {
-		opened++
-		return io.NopCloser(io.LimitReader(rand.NewChaCha8([32]byte{1}), 96<<20)), nil
+		return io.NopCloser(io.LimitReader(chaCha(1), 96<<20)), nil
 	}}
 	r := testing.Benchmark(func(b *testing.B) {
 		b.ReportAllocs()
