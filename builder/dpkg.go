@@ -127,19 +127,26 @@ var generated = []string{
 	"usr/lib/udev/hwdb.bin", "etc/udev/hwdb.bin", "usr/share/mime", "usr/share/info/dir", "usr/lib/locale/locale-archive", "usr/share/fonts", "etc/pam.d", "etc/environment", "etc/shells",
 	"etc/passwd", "etc/group", "etc/shadow", "etc/gshadow", "etc/passwd-", "etc/group-", "etc/subuid", "etc/subgid", "etc/subuid-", "etc/subgid-", "etc/nsswitch.conf", "etc/profile", "etc/motd",
 	"root/.bashrc", "root/.profile", "etc/resolv.conf", "etc/timezone", "etc/localtime", "etc/vconsole.conf", "etc/locale.conf", "etc/default/locale", "etc/kernel", "etc/apt", "etc/ca-certificates.conf",
-	"usr/share/applications", "var/lib/private", "etc/xattr.conf", "etc/dpkg/origins/default", "bin", "sbin", "lib", "lib64", "lib32", "libx32", "var/run", "var/lock", "etc/mtab", "etc/sysctl.d/protect-links.conf",
+	"usr/share/applications", "var/lib/private", "etc/dpkg/origins/default", "etc/fstab", "etc/hosts", "etc/hosts.allow", "etc/hosts.deny", "etc/modules", "etc/security/opasswd", "etc/subuid", "usr/share/man", "usr/sbin/rmt", "var/lib/wtmpdb", "var/spool/mail", "bin", "sbin", "lib", "lib64", "lib32", "libx32", "var/run", "var/lock", "etc/mtab", "etc/sysctl.d/protect-links.conf",
 }
 
-func isGenerated(p string) bool {
+func isGenerated(e *tree.Entry) bool {
+	p := e.Path
 	if strings.Contains(p, "/__pycache__/") || strings.HasSuffix(p, ".pyc") || strings.Contains(p, ".dpkg-") {
 		return true
 	}
-	if strings.HasPrefix(p, "etc/systemd/") && (strings.Contains(p, ".wants/") || strings.Contains(p, ".requires/") || strings.HasPrefix(path.Base(p), "dbus-")) {
+	// The choices of update-alternatives and the links of systemctl enable.
+	if e.Kind == tree.Symlink && (strings.HasPrefix(e.Target, "/etc/alternatives/") || strings.HasPrefix(p, "etc/systemd/") || p == "usr/local/man") {
 		return true
 	}
 	for q := p; q != "."; q = path.Dir(q) {
 		if slices.Contains(generated, q) {
 			return true
+		}
+		for _, pattern := range purged { // not in an image anyway
+			if ok, _ := path.Match(pattern, q); ok {
+				return true
+			}
 		}
 	}
 	return false
@@ -148,7 +155,7 @@ func isGenerated(p string) bool {
 // compareFiles compares the files of a root with dpkg's lists and sums, as
 // dpkg --verify does, and finds those that no package owns.
 func (c *Comparison) compareFiles(ctx context.Context, root *tree.Tree, in installed) error {
-	owned, sums, err := shippedFiles(root)
+	owned, sums, err := shippedFiles(root, in)
 	if err != nil {
 		return err
 	}
@@ -157,7 +164,7 @@ func (c *Comparison) compareFiles(ctx context.Context, root *tree.Tree, in insta
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		if e.Kind == tree.Dir || isGenerated(e.Path) {
+		if e.Kind == tree.Dir || isGenerated(e) {
 			continue
 		}
 		want, isConffile := in.conffiles[e.Path]
@@ -185,7 +192,7 @@ func (c *Comparison) compareFiles(ctx context.Context, root *tree.Tree, in insta
 
 // shippedFiles reads dpkg's lists of paths and sums; diverted files are owned
 // under both names.
-func shippedFiles(root *tree.Tree) (owned map[string]bool, sums map[string]string, err error) {
+func shippedFiles(root *tree.Tree, in installed) (owned map[string]bool, sums map[string]string, err error) {
 	owned, sums = map[string]bool{}, map[string]string{}
 	resolved := func(p string) string {
 		if e := root.Get(p); e != nil {
@@ -210,6 +217,7 @@ func shippedFiles(root *tree.Tree) (owned map[string]bool, sums map[string]strin
 			}
 		}
 	}
+	readUcf(root, in, owned, resolved)
 	b, err := root.ReadFile("var/lib/dpkg/diversions")
 	if err != nil {
 		return owned, sums, nil //nolint:nilerr // there are none
@@ -221,6 +229,21 @@ func shippedFiles(root *tree.Tree) (owned map[string]bool, sums map[string]strin
 		delete(sums, from)
 	}
 	return owned, sums, nil
+}
+
+// readUcf adds the configuration files that maintainer scripts register with
+// ucf(1): they are in no list, but have a sum as shipped.
+func readUcf(root *tree.Tree, in installed, owned map[string]bool, resolved func(string) string) {
+	b, err := root.ReadFile("var/lib/ucf/hashfile")
+	if err != nil {
+		return // none did
+	}
+	for _, line := range strings.Split(string(b), "\n") {
+		if sum, p, ok := strings.Cut(line, "  "); ok {
+			p = resolved(p)
+			owned[p], in.conffiles[p] = true, sum
+		}
+	}
 }
 
 func md5Of(root *tree.Tree, p string) (string, error) {
@@ -240,13 +263,17 @@ func md5Of(root *tree.Tree, p string) (string, error) {
 	return hex.EncodeToString(sum.Sum(nil)), nil
 }
 
+// shared are folders for local files that no package has: what is in them is
+// told apart.
+var shared = []string{"opt", "srv", "root", "home", "usr/local", "usr/local/bin", "usr/local/sbin", "usr/local/lib", "usr/local/etc", "usr/local/share", "usr/local/src", "etc/systemd/system"}
+
 // gather puts local files together below the highest folder that is not a
 // package's either.
 func gather(root *tree.Tree, owned map[string]bool, local []string) []LocalPath {
 	var list []LocalPath
 	for _, p := range local {
 		top := p
-		for q := path.Dir(p); q != "." && !owned[q]; q = path.Dir(q) {
+		for q := path.Dir(p); q != "." && !owned[q] && !slices.Contains(shared, q); q = path.Dir(q) {
 			top = q
 		}
 		if n := len(list); n == 0 || list[n-1].Path != "/"+top {
