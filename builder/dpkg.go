@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"io"
+	"maps"
 	"path"
 	"slices"
 	"strings"
@@ -13,41 +14,66 @@ import (
 	"ingot/builder/tree"
 )
 
-// installed is what dpkg's status file says (dpkg(1), "PACKAGE STATES").
+// installed is one package of dpkg's list of what is installed.
 type installed struct {
+	name, version, arch, maintainer string
+	depends                         []string          // relations, each with its alternatives
+	conffiles                       map[string]string // path to MD5 as shipped
+}
+
+// readStatus parses dpkg's status file (dpkg(1), "PACKAGE STATES"; deb822(5)).
+func readStatus(text string) []installed {
+	var list []installed
+	for record := range strings.SplitSeq(text, "\n\n") {
+		p := installed{conffiles: map[string]string{}}
+		state, key := "", ""
+		for line := range strings.SplitSeq(record, "\n") {
+			if strings.HasPrefix(line, " ") {
+				if f := strings.Fields(line); key == "Conffiles" && len(f) == 2 {
+					p.conffiles[strings.TrimPrefix(f[0], "/")] = f[1]
+				}
+				continue
+			}
+			var value string
+			key, value, _ = strings.Cut(line, ":")
+			value = strings.TrimSpace(value)
+			switch key {
+			case "Package":
+				p.name = value
+			case "Version":
+				p.version = value
+			case "Architecture":
+				p.arch = value
+			case "Maintainer":
+				p.maintainer, _, _ = strings.Cut(value, " <")
+			case "Status":
+				state = value
+			case "Depends", "Pre-Depends":
+				p.depends = append(p.depends, strings.Split(value, ",")...)
+			}
+		}
+		if p.name != "" && strings.HasSuffix(state, " installed") {
+			list = append(list, p)
+		}
+	}
+	return list
+}
+
+// inventory is what is installed, by name and path.
+type inventory struct {
 	versions  map[string]string // by name
 	arch      string            // of most packages
 	conffiles map[string]string // path to MD5 as shipped
 }
 
-// readStatus parses var/lib/dpkg/status.
-func readStatus(text string) installed {
-	in := installed{versions: map[string]string{}, conffiles: map[string]string{}}
-	for _, record := range strings.Split(text, "\n\n") {
-		fields := map[string]string{}
-		conffiles := map[string]string{}
-		inConffiles := false
-		for _, line := range strings.Split(record, "\n") {
-			if strings.HasPrefix(line, " ") {
-				if f := strings.Fields(line); inConffiles && len(f) == 2 {
-					conffiles[strings.TrimPrefix(f[0], "/")] = f[1]
-				}
-				continue
-			}
-			key, value, _ := strings.Cut(line, ":")
-			inConffiles = key == "Conffiles"
-			fields[key] = strings.TrimSpace(value)
+func takeInventory(list []installed) inventory {
+	in := inventory{versions: map[string]string{}, conffiles: map[string]string{}}
+	for _, p := range list {
+		in.versions[p.name] = p.version
+		if p.arch != "all" && p.arch != "" {
+			in.arch = p.arch
 		}
-		if fields["Package"] == "" || !strings.HasSuffix(fields["Status"], " installed") {
-			continue
-		}
-		in.versions[fields["Package"]] = fields["Version"]
-		if a := fields["Architecture"]; a != "all" && a != "" {
-			in.arch = a
-		}
-		for p, sum := range conffiles {
-			in.conffiles[p] = sum
-		}
+		maps.Copy(in.conffiles, p.conffiles)
 	}
 	return in
 }
@@ -94,7 +120,7 @@ type LocalPath struct {
 }
 
 // comparePackages compares what is installed with a base, by name.
-func (c *Comparison) comparePackages(have installed, auto map[string]bool, base map[string]string) {
+func (c *Comparison) comparePackages(have inventory, auto map[string]bool, base map[string]string) {
 	for name, v := range have.versions {
 		switch b, ok := base[name]; {
 		case !ok:
@@ -154,7 +180,7 @@ func isGenerated(e *tree.Entry) bool {
 
 // compareFiles compares the files of a root with dpkg's lists and sums, as
 // dpkg --verify does, and finds those that no package owns.
-func (c *Comparison) compareFiles(ctx context.Context, root *tree.Tree, in installed) error {
+func (c *Comparison) compareFiles(ctx context.Context, root *tree.Tree, in inventory) error {
 	owned, sums, err := shippedFiles(root, in)
 	if err != nil {
 		return err
@@ -192,7 +218,7 @@ func (c *Comparison) compareFiles(ctx context.Context, root *tree.Tree, in insta
 
 // shippedFiles reads dpkg's lists of paths and sums; diverted files are owned
 // under both names.
-func shippedFiles(root *tree.Tree, in installed) (owned map[string]bool, sums map[string]string, err error) {
+func shippedFiles(root *tree.Tree, in inventory) (owned map[string]bool, sums map[string]string, err error) {
 	owned, sums = map[string]bool{}, map[string]string{}
 	resolved := func(p string) string {
 		if e := root.Get(p); e != nil {
@@ -233,7 +259,7 @@ func shippedFiles(root *tree.Tree, in installed) (owned map[string]bool, sums ma
 
 // readUcf adds the configuration files that maintainer scripts register with
 // ucf(1): they are in no list, but have a sum as shipped.
-func readUcf(root *tree.Tree, in installed, owned map[string]bool, resolved func(string) string) {
+func readUcf(root *tree.Tree, in inventory, owned map[string]bool, resolved func(string) string) {
 	b, err := root.ReadFile("var/lib/ucf/hashfile")
 	if err != nil {
 		return // none did

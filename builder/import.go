@@ -190,7 +190,7 @@ func ImportHost(ctx context.Context, h source.Host, o ImportOptions) (*Imported,
 
 // archOf is a host's architecture by its packages, or by its kernel.
 func archOf(f source.HostFacts) ingot.Arch {
-	if in := readStatus(f.Status); in.arch == string(ingot.AMD64) || in.arch == string(ingot.ARM64) {
+	if in := takeInventory(readStatus(f.Status)); in.arch == string(ingot.AMD64) || in.arch == string(ingot.ARM64) {
 		return ingot.Arch(in.arch)
 	}
 	return map[string]ingot.Arch{"x86_64": ingot.AMD64, "aarch64": ingot.ARM64}[f.Machine]
@@ -215,7 +215,7 @@ func (o *ImportOptions) compare(ctx context.Context, im *Imported, release, stat
 	if status == "" {
 		return nil
 	}
-	have := readStatus(status)
+	have := takeInventory(readStatus(status))
 	im.Packages = len(have.versions)
 	c := &Comparison{}
 	if suite := osRelease(release, "VERSION_CODENAME"); osRelease(release, "ID") == "debian" && suite != "" {

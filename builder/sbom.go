@@ -118,12 +118,6 @@ func (d distro) purl(p installed) string {
 	return u
 }
 
-// installed is one package of dpkg's list of what is installed.
-type installed struct {
-	name, version, arch, maintainer string
-	depends                         []string // relations, each with its alternatives
-}
-
 // installedPackages reads dpkg's status file; a root without one has no packages.
 func installedPackages(root *tree.Tree) ([]installed, error) {
 	if root.Find("var/lib/dpkg/status") == nil {
@@ -133,33 +127,7 @@ func installedPackages(root *tree.Tree) ([]installed, error) {
 	if err != nil {
 		return nil, err
 	}
-	var list []installed
-	for _, record := range strings.Split(string(text), "\n\n") {
-		var p installed
-		state := ""
-		for line := range strings.Lines(record) {
-			key, value, _ := strings.Cut(line, ":")
-			value = strings.TrimSpace(value)
-			switch key {
-			case "Package":
-				p.name = value
-			case "Version":
-				p.version = value
-			case "Architecture":
-				p.arch = value
-			case "Maintainer":
-				p.maintainer, _, _ = strings.Cut(value, " <")
-			case "Status":
-				state = value
-			case "Depends", "Pre-Depends":
-				p.depends = append(p.depends, strings.Split(value, ",")...)
-			}
-		}
-		if p.name != "" && strings.HasSuffix(state, " installed") {
-			list = append(list, p)
-		}
-	}
-	return list, nil
+	return readStatus(string(text)), nil
 }
 
 // index joins what is installed with what was planned, and sorts the files to

@@ -255,7 +255,10 @@ Machines are assigned digests: moving a tag changes nothing for them.
 				return err
 			}
 			if remove {
-				return s.Untag(cmd.Context(), args[0])
+				if err := s.Untag(cmd.Context(), args[0]); err != nil {
+					return err
+				}
+				return a.show(map[string]string{"removed": args[0]}, func(w io.Writer) { fmt.Fprintf(w, "%s is no tag any more\n", args[0]) })
 			}
 			im, err := s.Tag(cmd.Context(), args[0], args[1])
 			if err != nil {
@@ -316,6 +319,9 @@ assigned, runs or may fall back to, stay in any case.`,
 				return err
 			}
 			done, err := s.GC(cmd.Context(), o)
+			if errors.Is(err, image.ErrBusy) {
+				return withHint(err, "run the same command again when the pull or import is done")
+			}
 			if err != nil {
 				return err
 			}
@@ -367,7 +373,7 @@ func (a *app) imageVerifyCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "verify IMAGE", Short: "check an image's files and signature in the store",
 		Long: `Read every file of an image, and of what refers to it, and check it against its
-digest, and the signature against the store's release key. A UKI that is signed for
+digest, and the signature against the release keys that the store trusts. A UKI that is signed for
 Secure Boot must be the image's own but for the signature. To prove that the image is
 what its plan says, build it once more with: ingot verify IMAGE
 ` + imageRef,
@@ -377,11 +383,11 @@ what its plan says, build it once more with: ingot verify IMAGE
 			if err != nil {
 				return err
 			}
-			keys, err := image.LoadOrCreateKeys(filepath.Join(a.storeRoot(), "keys"))
+			keys, err := a.trustedKeys()
 			if err != nil {
 				return err
 			}
-			if err := s.Verify(cmd.Context(), im, keys.Release.Public); err != nil {
+			if err := s.Verify(cmd.Context(), im, image.Public(keys)...); err != nil {
 				return withHint(err, "build it again, or pull it from where it is whole")
 			}
 			signed, err := builder.VerifySigned(cmd.Context(), s, im)
@@ -389,7 +395,7 @@ what its plan says, build it once more with: ingot verify IMAGE
 				return explainForeign(err)
 			}
 			return a.show(map[string]any{"image": im.Name.String(), "digest": im.Digest, "ok": true, "signedUKIs": signed}, func(w io.Writer) {
-				fmt.Fprintf(w, "%s %s: %s in order, signed by the release key\n", im.Name, im.Digest.Short(), size(im.Size))
+				fmt.Fprintf(w, "%s %s: %s in order, signed by a trusted key\n", im.Name, im.Digest.Short(), size(im.Size))
 				if signed > 0 {
 					fmt.Fprintf(w, "  %d UKIs signed for Secure Boot, the image's own but for the signature\n", signed)
 				}

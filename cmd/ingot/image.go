@@ -34,8 +34,9 @@ func (a *app) imageCommand() *cobra.Command {
 		Example: "  ingot image inspect lab:v1", Args: exactArgs("IMAGE"),
 		RunE: func(cmd *cobra.Command, args []string) error { return a.imageInspect(cmd.Context(), args[0]) },
 	}
-	return group("image", "list, read, compare, name and remove images", ls, inspect, a.imageCatCommand(), a.imageDiffCommand(),
+	return group("image", "list, read, compare, name, move and remove images", ls, inspect, a.imageCatCommand(), a.imageDiffCommand(),
 		a.imageTagCommand(), a.imageRmCommand(), a.imageGCCommand(), a.imageVerifyCommand(),
+		a.imageExportCommand(), a.imageImportCommand(), a.imagePushCommand(), a.imagePullCommand(),
 		a.imageSignCommand(), a.imageSignatureCommand(), a.imageManifestCommand(), a.imageSBOMCommand())
 }
 

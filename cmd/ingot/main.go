@@ -150,7 +150,7 @@ func (a *app) rootCommand() *cobra.Command {
 		return nil
 	}
 	root.SetUsageTemplate(root.UsageTemplate() + exitCodes)
-	root.AddCommand(a.buildCommand(), a.planCommand(), a.importCommand(), a.verifyCommand(), a.imageCommand(), a.serveCommand(), a.loadersCommand(),
+	root.AddCommand(a.buildCommand(), a.planCommand(), a.importCommand(), a.verifyCommand(), a.imageCommand(), a.keyCommand(), a.serveCommand(), a.loadersCommand(),
 		a.machineCommand(), a.assignCommand(), a.rollbackCommand(), a.grantCommand(), a.bootsCommand(),
 		a.labCommand(), a.demoCommand(), a.profileCommand(), a.versionCommand())
 	return root
