@@ -204,8 +204,6 @@ const (
 	KeyDir = "/etc/ingot"
 	// LocalFile in the initramfs of a UKI that boots without a server holds a Local.
 	LocalFile = KeyDir + "/local.json"
-	// ReportFile is where the agent of such a machine keeps its last Report.
-	ReportFile = RunDir + "/report.json"
 	// RunDir survives the switch of root and holds boot.json and the root image.
 	RunDir = "/run/ingot"
 	// AgentPath is where the image carries ingot-init for use as the agent.
