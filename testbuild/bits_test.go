@@ -146,23 +146,7 @@ const stranger = 54321
 // build builds the lab in the given surroundings and returns its digest.
 func (l *lab) build(b surroundings) string {
 	l.t.Helper()
-	dir := l.place(b)
-	env := map[string]string{"INGOT_STORE": dir + "/store", "XDG_CACHE_HOME": dir + "/cache", "TMPDIR": dir + "/tmp", "HOME": dir + "/home",
-		"GOMAXPROCS": b.procs, "TZ": b.zone, "PATH": os.Getenv("PATH")}
-	if b.clock != "" {
-		// ingot itself is static, and reads no clock for what it builds
-		// (archtest); this is about the host's tools that it runs.
-		env["LD_PRELOAD"], env["FAKETIME"], env["DONT_FAKE_MONOTONIC"] = l.faketime(), b.clock, "1"
-	}
-	script := "umask " + b.umask + "; cd " + dir + "; exec " + l.dir + `/ingot build "$0" --version v1 --locked --offline -o json`
-	cmd := exec.CommandContext(l.ctx, "sh", "-c", script, l.profile)
-	if b.user {
-		cmd = exec.CommandContext(l.ctx, "unshare", "--mount", "sh", "-c", l.becomeStranger(), script, l.profile)
-	}
-	cmd.Dir = "/"
-	for k, v := range env {
-		cmd.Env = append(cmd.Env, k+"="+v)
-	}
+	cmd := l.command(b, l.place(b), "build", l.profile, "--version", "v1", "--locked", "--offline", "-o", "json")
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	start := time.Now()
@@ -176,9 +160,32 @@ func (l *lab) build(b surroundings) string {
 	return v.Digest
 }
 
-// becomeStranger is a shell script that runs its $0 with $1 as a user who has
-// subordinate ids. The files of the host stay as they are.
-func (l *lab) becomeStranger() string {
+// command is ingot with the folders of a place, in the given surroundings.
+func (l *lab) command(b surroundings, dir string, args ...string) *exec.Cmd {
+	l.t.Helper()
+	env := map[string]string{"INGOT_STORE": dir + "/store", "XDG_CACHE_HOME": dir + "/cache", "TMPDIR": dir + "/tmp", "HOME": dir + "/home",
+		"GOMAXPROCS": b.procs, "TZ": b.zone, "PATH": os.Getenv("PATH")}
+	if b.clock != "" {
+		// ingot itself is static, and reads no clock for what it builds
+		// (archtest); this is about the host's tools that it runs.
+		env["LD_PRELOAD"], env["FAKETIME"], env["DONT_FAKE_MONOTONIC"] = l.faketime(), b.clock, "1"
+	}
+	script := fmt.Sprintf(`umask %s; cd %s; exec "$0" "$@"`, b.umask, dir)
+	args = append([]string{filepath.Join(l.dir, "ingot")}, args...)
+	cmd := exec.CommandContext(l.ctx, "sh", append([]string{"-c", script}, args...)...)
+	if b.user {
+		cmd = exec.CommandContext(l.ctx, "unshare", append([]string{"--mount", "sh", "-c", l.becomeStranger(script)}, args...)...)
+	}
+	cmd.Dir = "/"
+	for k, v := range env {
+		cmd.Env = append(cmd.Env, k+"="+v)
+	}
+	return cmd
+}
+
+// becomeStranger is a shell script that runs another one, with its arguments,
+// as a user who has subordinate ids. The files of the host stay as they are.
+func (l *lab) becomeStranger(then string) string {
 	l.t.Helper()
 	ids := fmt.Sprintf("stranger:%d:65536\n", 1<<30)
 	passwd, err := os.ReadFile("/etc/passwd")
@@ -194,7 +201,7 @@ func (l *lab) becomeStranger() string {
 		}
 		script += "mount --bind " + path + " /etc/" + name + "\n"
 	}
-	return script + fmt.Sprintf(`exec setpriv --reuid=%d --regid=%d --clear-groups sh -c "$0" "$1"`, stranger, stranger)
+	return script + fmt.Sprintf(`exec setpriv --reuid=%d --regid=%d --clear-groups sh -c '%s' "$0" "$@"`, stranger, stranger, then)
 }
 
 // faketime is the library that shows a program another clock.
