@@ -100,6 +100,9 @@ func newBuild(plan *Plan, o BuildOptions) (b *build, done func(), err error) {
 	if ingot.DigestOf(b.init) != plan.Init {
 		return nil, nil, fmt.Errorf("reading ingot-init: %w; plan again", source.ErrDigest)
 	}
+	if have, err := skeletonDigest(); err != nil || have != plan.Skeleton {
+		return nil, nil, errors.Join(fmt.Errorf("reading the plan: it has another skeleton than this ingot: %w", ErrOtherIngot), err)
+	}
 	work, err := scratch.New("ingot-build-")
 	if err != nil {
 		return nil, nil, err

@@ -36,6 +36,7 @@ type Plan struct {
 	Sources  map[string]ingot.Digest `json:"sources,omitempty"` // files of the profile's folder, by path in the root
 	Init     ingot.Digest            `json:"init"`              // the ingot-init binary
 	Keys     map[string]ingot.Digest `json:"keys"`              // public keys in the initramfs
+	Skeleton ingot.Digest            `json:"skeleton"`          // what ingot puts into every root
 }
 
 // Canonical is the text that Digest is about.
@@ -108,6 +109,9 @@ func Resolve(ctx context.Context, p *profiles.Profile, o PlanOptions) (*Plan, Lo
 	}
 	if plan.Init, err = digestFile(o.Init); err != nil {
 		return nil, locked, fmt.Errorf("reading ingot-init: %w", err)
+	}
+	if plan.Skeleton, err = skeletonDigest(); err != nil {
+		return nil, locked, err
 	}
 	return plan, locked, nil
 }
