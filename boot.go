@@ -171,18 +171,39 @@ type Report struct {
 //	report                  POST Report
 func BootPath(boot BootID, part string) string { return "/b/" + string(boot) + "/" + part }
 
-// Kernel command line keys that the loader's script passes to ingot-init.
+// Kernel command line keys that the loader's script passes to ingot-init; and
+// the one that a UKI carries.
 const (
 	ArgServer = "ingot.server" // base URL, "http://10.99.0.1:80"
 	ArgBoot   = "ingot.boot"   // BootID
 	ArgMAC    = "ingot.mac"    // MAC address of the boot NIC
 	ArgDebug  = "ingot.debug"  // present: more words on the console
+
+	ArgRootHash = "ingot.roothash" // root hash of the dm-verity tree: 64 hex digits
+	ArgLocal    = "ingot.local"    // the root is here, no server is asked: LocalPartition or LocalISO and what it is found by
 )
+
+// Where a root lies that is not fetched: values of ArgLocal begin with one of them.
+const (
+	LocalPartition = "partition/" // and the partition's UUID in a GPT
+	LocalISO       = "iso/"       // and the volume label of an ISO 9660 file system that holds LocalRoot
+	LocalRoot      = "root.sqf"
+)
+
+// Local is what a machine runs that boots without a server. It is LocalFile in
+// the initramfs of an exported UKI, which is trusted as far as the firmware
+// trusts that.
+type Local struct {
+	Image    Digest        `json:"image"` // digest of the OCI manifest
+	Manifest ImageManifest `json:"manifest"`
+}
 
 // Paths on the machine that initramfs and agent agree on.
 const (
 	// KeyDir in the initramfs holds release.pub and server.pub (minisign public key files).
 	KeyDir = "/etc/ingot"
+	// LocalFile in the initramfs of a UKI that boots without a server holds a Local.
+	LocalFile = KeyDir + "/local.json"
 	// RunDir survives the switch of root and holds boot.json and the root image.
 	RunDir = "/run/ingot"
 	// AgentPath is where the image carries ingot-init for use as the agent.

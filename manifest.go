@@ -19,17 +19,25 @@ type ImageManifest struct {
 	Root      Artifact  `json:"root"`
 	// Chunks cut Root into consecutive pieces, so that a download can be
 	// verified while it runs and resumed. Their sizes add up to Root.Size.
-	Chunks        []Chunk       `json:"chunks"`
-	KernelRelease string        `json:"kernelRelease"` // "6.12.90+deb13-cloud-amd64"
-	Arguments     []string      `json:"arguments,omitempty"`
-	Packages      int           `json:"packages"`           // number of packages in the root
-	Unpacked      int64         `json:"unpacked"`           // bytes of file content in the root
-	Hostname      string        `json:"hostname,omitempty"` // template: {name}, {mac}, {serial}; empty means {name}
-	Overlay       int64         `json:"overlay"`            // bytes; bound of the tmpfs over the root. Zero means a quarter of RAM
-	MinRAM        int64         `json:"minRAM"`             // bytes; a machine with less refuses to boot this image
-	Deadline      time.Duration `json:"deadline"`           // from first packet to Report; zero means 10 minutes
-	Volumes       []Volume      `json:"volumes,omitempty"`
-	Checks        []Check       `json:"checks,omitempty"`
+	Chunks []Chunk `json:"chunks"`
+	// Verity describes the dm-verity tree at the end of Root.
+	Verity *Verity `json:"verity,omitempty"`
+	// UKI is kernel, initramfs and arguments as one program for UEFI; its
+	// arguments are Arguments and ArgRootHash.
+	UKI *Artifact `json:"uki,omitempty"`
+	// PCR11 is what PCR 11 of a TPM holds when UKI's stub hands over to the
+	// kernel: hex digits by bank, "sha256" and "sha384".
+	PCR11         map[string]string `json:"pcr11,omitempty"`
+	KernelRelease string            `json:"kernelRelease"` // "6.12.90+deb13-cloud-amd64"
+	Arguments     []string          `json:"arguments,omitempty"`
+	Packages      int               `json:"packages"`           // number of packages in the root
+	Unpacked      int64             `json:"unpacked"`           // bytes of file content in the root
+	Hostname      string            `json:"hostname,omitempty"` // template: {name}, {mac}, {serial}; empty means {name}
+	Overlay       int64             `json:"overlay"`            // bytes; bound of the tmpfs over the root. Zero means a quarter of RAM
+	MinRAM        int64             `json:"minRAM"`             // bytes; a machine with less refuses to boot this image
+	Deadline      time.Duration     `json:"deadline"`           // from first packet to Report; zero means 10 minutes
+	Volumes       []Volume          `json:"volumes,omitempty"`
+	Checks        []Check           `json:"checks,omitempty"`
 }
 
 // Name returns the image's name for people.
@@ -45,6 +53,15 @@ type Artifact struct {
 type Chunk struct {
 	Digest Digest `json:"digest"`
 	Size   int64  `json:"size"` // bytes
+}
+
+// Verity is the dm-verity tree of a root: format 1 with a superblock, SHA-256,
+// blocks of 4096 bytes. The root's bytes before HashOffset are the data.
+type Verity struct {
+	RootHash   string `json:"rootHash"`   // 64 hex digits, as veritysetup takes them
+	Salt       string `json:"salt"`       // hex digits
+	UUID       string `json:"uuid"`       // of the hash device
+	HashOffset int64  `json:"hashOffset"` // bytes; where the superblock is, and the data ends
 }
 
 // Volume is a persistent filesystem that outlives every image. It is found by
@@ -85,6 +102,15 @@ const (
 	MediaTypeKernel    = "application/vnd.ingot.kernel.v1"
 	MediaTypeInitramfs = "application/vnd.ingot.initramfs.v1.cpio+zstd"
 	MediaTypeRoot      = "application/vnd.ingot.root.v1.squashfs"
+	MediaTypeUKI       = "application/vnd.ingot.uki.v1+efi"
 	MediaTypePlan      = "application/vnd.ingot.plan.v1+json"
 	ArtifactSignature  = "application/vnd.ingot.signature.v1.minisign"
+	ArtifactSBOM       = "application/vnd.cyclonedx+json"      // CycloneDX; the media type is the same
+	ArtifactSignedUKI  = "application/vnd.ingot.uki.signed.v1" // the UKI, signed for Secure Boot
+)
+
+// Annotations of a referrer of type ArtifactSignedUKI.
+const (
+	AnnotationSigner      = "vnd.ingot.secureboot.subject"     // of the certificate, RFC 4514
+	AnnotationCertificate = "vnd.ingot.secureboot.certificate" // Digest of its DER form
 )

@@ -252,6 +252,10 @@ func (b *booter) Artifact(id ingot.BootID, digest ingot.Digest, part string) (ht
 		return file(im.Manifest.Initramfs)
 	case "root":
 		return file(im.Manifest.Root)
+	case partUKI:
+		if a, has := b.uki(im); has {
+			return file(a)
+		}
 	case "config":
 		return httpboot.Artifact{Path: b.images.Blob(im.Config), Digest: im.Config}, nil
 	case "manifest":

@@ -77,7 +77,7 @@ func (h *house) put(version string) image.Image {
 		return p
 	}
 	im, err := h.images.Put(h.t.Context(), &ingot.ImageManifest{Schema: 1, Profile: "lab", Version: version, Arguments: []string{"quiet"}},
-		image.Files{Kernel: file("kernel"), Initramfs: file("initramfs"), Root: file("root"), Plan: file("plan")}, h.keys.Release.Secret)
+		image.Files{Kernel: file("kernel"), Initramfs: file("initramfs"), Root: file("root"), Plan: file("plan"), UKI: file("uki")}, h.keys.Release.Secret)
 	if err != nil {
 		h.t.Fatal(err)
 	}

@@ -1,6 +1,7 @@
 package bootserver
 
 import (
+	"context"
 	"errors"
 	"log/slog"
 	"net/netip"
@@ -18,12 +19,9 @@ import (
 func (b *booter) Leases() ([]fleet.Lease, error) { return b.state.Leases() }
 
 // PutLease implements dhcp.Store.
-func (b *booter) PutLease(l fleet.Lease, instead netip.Addr) (wait func() error) {
+func (b *booter) PutLease(l fleet.Lease) (wait func() error) {
 	return b.state.Begin(func(tx *state.Tx) error {
 		tx.PutLease(l)
-		if instead.IsValid() && instead != l.Address {
-			tx.DropLease(instead)
-		}
 		return nil
 	})
 }
@@ -108,7 +106,7 @@ func (b *booter) see(tx *state.Tx, c dhcp.Sighting) (dhcp.Boot, error) {
 	if recorded.Stage().Rank() <= ingot.StageDHCP.Rank() {
 		recorded = fleet.Record(recorded, ingot.Event{Stage: ingot.StageDHCP, Detail: detail(c.Address)}, now)
 	}
-	if m.Boot != before.Boot || len(recorded.Events) != len(boot.Events) || recorded.First != boot.First || !recorded.Told.Equal(boot.Told) || recorded.Image != boot.Image {
+	if m.Boot != before.Boot || len(recorded.Events) != len(boot.Events) || recorded.First != boot.First || !recorded.Told.Equal(boot.Told) || recorded.Back != boot.Back || recorded.Image != boot.Image {
 		tx.PutBoot(recorded)
 	}
 	if !known || m.Boot != before.Boot || m.Address != before.Address || m.Port != before.Port || m.UUID != before.UUID || now.Sub(before.LastSeen) > 30*time.Second {
@@ -160,7 +158,7 @@ func (b *booter) firstStages(c dhcp.Sighting, m fleet.Machine) []string {
 	}
 	if ref, err := fleet.Next(m); err == nil {
 		if im, err := b.image(ref.Image); err == nil {
-			if _, has := uki(im); has {
+			if _, has := b.uki(im); has {
 				return slices.Concat([]string{fleet.FirstUKI}, list)
 			}
 		}
@@ -172,6 +170,7 @@ func (b *booter) firstStages(c dhcp.Sighting, m fleet.Machine) []string {
 func (b *booter) offer(c dhcp.Sighting, m fleet.Machine, boot fleet.Boot, list []string, loader bool, now time.Time) (dhcp.Boot, fleet.Boot) {
 	base := b.urlOf(c.Server)
 	if loader {
+		boot.Back = true
 		return dhcp.Boot{URL: base + ingot.BootPath(boot.ID, "script")}, boot
 	}
 	boot.First = fleet.FirstStage(m, c.Firmware, list)
@@ -202,8 +201,18 @@ func (b *booter) offer(c dhcp.Sighting, m fleet.Machine, boot fleet.Boot, list [
 	return dhcp.Boot{Loader: boot.First}, boot
 }
 
-// uki returns the UKI of an image that has one.
-func uki(image.Image) (ingot.Artifact, bool) { return ingot.Artifact{}, false }
+// uki returns the UKI of an image that has one: signed for Secure Boot when it
+// was signed, the last time, since firmware does not say whether it asks for
+// that.
+func (b *booter) uki(im image.Image) (ingot.Artifact, bool) {
+	if im.Manifest.UKI == nil {
+		return ingot.Artifact{}, false
+	}
+	if list, err := b.images.Referrers(context.Background(), im.Digest, ingot.ArtifactSignedUKI); err == nil && len(list) > 0 {
+		return list[len(list)-1].Content, true
+	}
+	return *im.Manifest.UKI, true
+}
 
 // urlOf is the beginning of URLs at one of our addresses.
 func (b *booter) urlOf(server netip.Addr) string {

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"ingot"
@@ -92,6 +93,26 @@ func newBuild(plan *Plan, o BuildOptions) (b *build, done func(), err error) {
 	if err := source.NeedTools("mmdebstrap", "dpkg-deb", "tar", "depmod"); err != nil {
 		return nil, nil, err
 	}
+	b = prepare(plan, o)
+	if b.init, err = os.ReadFile(o.Init); err != nil {
+		return nil, nil, fmt.Errorf("reading ingot-init: %w", err)
+	}
+	if ingot.DigestOf(b.init) != plan.Init {
+		return nil, nil, fmt.Errorf("reading ingot-init: %w; plan again", source.ErrDigest)
+	}
+	if have, err := skeletonDigest(); err != nil || have != plan.Skeleton {
+		return nil, nil, errors.Join(fmt.Errorf("reading the plan: it has another skeleton than this ingot: %w", ErrOtherIngot), err)
+	}
+	work, err := scratch.New("ingot-build-")
+	if err != nil {
+		return nil, nil, err
+	}
+	b.work = work.Path
+	return b, work.Remove, nil
+}
+
+// prepare fills in the defaults.
+func prepare(plan *Plan, o BuildOptions) *build {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
@@ -104,34 +125,28 @@ func newBuild(plan *Plan, o BuildOptions) (b *build, done func(), err error) {
 	if o.Source == nil {
 		o.Source = func(f profiles.File) ([]byte, error) { return readSource(plan.Profile, f) }
 	}
-	b = &build{BuildOptions: o, plan: plan, p: plan.Profile, cache: source.Cache{Dir: o.Debs}}
+	b := &build{BuildOptions: o, plan: plan, p: plan.Profile, cache: source.Cache{Dir: o.Debs}}
 	b.layers = layerCache{dir: filepath.Join(o.CacheDir, "layers"), say: func(what string) { b.Log.Warn(what) }}
-	if b.init, err = os.ReadFile(o.Init); err != nil {
-		return nil, nil, fmt.Errorf("reading ingot-init: %w", err)
-	}
-	if ingot.DigestOf(b.init) != plan.Init {
-		return nil, nil, fmt.Errorf("reading ingot-init: %w; plan again", source.ErrDigest)
-	}
-	work, err := scratch.New("ingot-build-")
-	if err != nil {
-		return nil, nil, err
-	}
-	b.work = work.Path
-	return b, work.Remove, nil
+	return b
 }
+
+// Fetch gets every package and tree of a plan into the cache, so that a build
+// needs no mirror and no registry.
+func Fetch(ctx context.Context, plan *Plan, o BuildOptions) error { return prepare(plan, o).fetch(ctx) }
 
 // fetch gets every package and learns the epoch from them.
 func (b *build) fetch(ctx context.Context) error {
 	all := append([]source.Package{b.plan.Kernel}, b.plan.Packages...)
+	every := append(slices.Clone(all), b.plan.Stub)
 	b.tell("fetch", 0, 0, "")
-	damaged, err := b.cache.Weed(ctx, all)
+	damaged, err := b.cache.Weed(ctx, every)
 	if err != nil {
 		return fmt.Errorf("checking the package cache: %w", err)
 	}
 	for _, p := range damaged {
 		b.Log.Warn("a package in the cache is damaged; it is fetched again", "package", p.Name)
 	}
-	if missing := b.cache.Missing(all); len(missing) > 0 {
+	if missing := b.cache.Missing(every); len(missing) > 0 {
 		if b.Offline {
 			return fmt.Errorf("fetching packages: %w: %d are not in the cache, %s %s among them; leave out --offline",
 				source.ErrOffline, len(missing), missing[0].Name, missing[0].Version)
@@ -199,6 +214,9 @@ func (b *build) make(ctx context.Context) (*ingot.ImageManifest, image.Files, er
 		return nil, files, fmt.Errorf("writing the plan: %w", err)
 	}
 	m := b.manifest(root, release)
+	if err := b.seal(ctx, root, vmlinuz, m, &files); err != nil {
+		return nil, files, err
+	}
 	return m, files, checkBudget(m, files)
 }
 

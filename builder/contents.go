@@ -1,7 +1,6 @@
 package builder
 
 import (
-	"bufio"
 	"bytes"
 	"encoding/json"
 	"errors"
@@ -123,19 +122,31 @@ func (c *Contents) Below(p string, deep bool) ([]squashfs.Entry, error) {
 	return list, nil
 }
 
-// PlanOf reads the plan that an image was built from.
-func PlanOf(s *image.Store, im image.Image) (*Plan, error) {
+// layersOf are the artifacts of an image.
+func layersOf(im image.Image) ([]ocispec.Descriptor, error) {
 	var m ocispec.Manifest
 	if err := json.Unmarshal(im.OCI, &m); err != nil {
-		return nil, fmt.Errorf("reading the plan of %s: %w", im.Name, err)
+		return nil, fmt.Errorf("reading the manifest of %s: %w", im.Name, err)
 	}
-	i := slices.IndexFunc(m.Layers, func(d ocispec.Descriptor) bool { return d.MediaType == ingot.MediaTypePlan })
+	return m.Layers, nil
+}
+
+// PlanOf reads the plan that an image was built from.
+func PlanOf(s *image.Store, im image.Image) (*Plan, error) {
+	layers, err := layersOf(im)
+	if err != nil {
+		return nil, err
+	}
+	i := slices.IndexFunc(layers, func(d ocispec.Descriptor) bool { return d.MediaType == ingot.MediaTypePlan })
 	if i < 0 {
 		return nil, fmt.Errorf("reading the plan of %s: the image has none", im.Name)
 	}
-	text, err := os.ReadFile(s.Blob(ingot.Digest(m.Layers[i].Digest)))
+	text, err := os.ReadFile(s.Blob(ingot.Digest(layers[i].Digest)))
 	if err != nil {
 		return nil, fmt.Errorf("reading the plan of %s: %w", im.Name, err)
+	}
+	if ingot.DigestOf(text) != ingot.Digest(layers[i].Digest) {
+		return nil, fmt.Errorf("reading the plan of %s: %w: it has not the digest that the manifest names", im.Name, image.ErrDamaged)
 	}
 	var plan Plan
 	if err := json.Unmarshal(text, &plan); err != nil {
@@ -153,27 +164,5 @@ var ErrOtherIngot = errors.New("use the ingot that built the image")
 // Owners maps every path of the root that a package ships to the package's
 // name, from dpkg's own lists.
 func (c *Contents) Owners() (map[string]string, error) {
-	owners := map[string]string{}
-	for _, e := range c.Entries {
-		name, ok := strings.CutSuffix(path.Base(e.Path), ".list")
-		if !ok || path.Dir(e.Path) != "var/lib/dpkg/info" {
-			continue
-		}
-		b, err := c.ReadFile(e.Path)
-		if err != nil {
-			return nil, err
-		}
-		name, _, _ = strings.Cut(name, ":")
-		for scan := bufio.NewScanner(bytes.NewReader(b)); scan.Scan(); {
-			if f := c.Get(scan.Text()); f != nil && f.Kind != tree.Dir {
-				owners[f.Path] = name
-			}
-		}
-	}
-	for _, e := range c.Entries { // the kernel is laid in unpacked
-		if _, ok := owners[e.Path]; !ok && strings.HasPrefix(e.Path, "usr/lib/modules/") && e.Kind != squashfs.Dir {
-			owners[e.Path] = "linux-image-" + c.Image.Manifest.KernelRelease
-		}
-	}
-	return owners, nil
+	return owners(c.Tree, "linux-image-"+c.Image.Manifest.KernelRelease)
 }

@@ -3,16 +3,23 @@ package builder
 import (
 	"archive/tar"
 	"bufio"
+	"bytes"
 	"compress/gzip"
 	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
+	"maps"
 	"os"
 	"os/exec"
 	"path"
 	"regexp"
 	"slices"
 	"strings"
+
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"ingot/builder/source"
 	"ingot/builder/squashfs"
@@ -26,17 +33,29 @@ type Diff struct {
 	Packages  []PackageChange `json:"packages"`
 	Files     []OwnedChange   `json:"files"`
 	Sizes     []SizeChange    `json:"sizes"` // by package, the largest change first
-	Kernel    *Change         `json:"kernel,omitempty"`
+	Kernel    *PackageChange  `json:"kernel,omitempty"`
 	Modules   ListChange      `json:"modules"`
 	Arguments ListChange      `json:"arguments"`
-	Root      SizeChange      `json:"root"`   // of the squashfs
-	Shared    int64           `json:"shared"` // bytes of the new root in chunks that the old one has, too
+	Artifacts []string        `json:"artifacts,omitempty"` // that differ: "kernel", "initramfs", "root", …
+	Settings  []SettingChange `json:"settings,omitempty"`  // of the manifest: volumes, checks, memory, …
+	Root      SizeChange      `json:"root"`                // of the squashfs
+	Shared    int64           `json:"shared"`              // bytes of the new root in chunks that the old one has, too
 }
 
 // PackageChange is a package that differs, with what its changelog says since.
 type PackageChange struct {
 	Change
+	Older     bool     `json:"older,omitempty"` // the version after is the older one
 	Changelog []string `json:"changelog,omitempty"`
+	// NoChangelog says why there is none.
+	NoChangelog string `json:"noChangelog,omitempty"`
+}
+
+// SettingChange is a field of the manifest that differs, as JSON.
+type SettingChange struct {
+	Name   string          `json:"name"`
+	Before json.RawMessage `json:"before,omitempty"` // empty: it was not set
+	After  json.RawMessage `json:"after,omitempty"`
 }
 
 // OwnedChange is a file that differs, and the package that ships it.
@@ -59,7 +78,8 @@ type ListChange struct {
 }
 
 // Compare says how image b differs from image a. The changelogs are read from
-// packages in the cache; of one that is not there, none is told.
+// packages in the cache, because images carry none; of a package that is not
+// there any more, NoChangelog says so.
 func Compare(ctx context.Context, s *image.Store, a, b image.Image, debs string) (*Diff, error) {
 	from, err := OpenContents(s, a)
 	if err != nil {
@@ -73,8 +93,11 @@ func Compare(ctx context.Context, s *image.Store, a, b image.Image, debs string)
 	defer to.Close()
 	d := &Diff{From: a.Name.String(), To: b.Name.String(), Root: SizeChange{Before: a.Manifest.Root.Size, After: b.Manifest.Root.Size},
 		Arguments: changesOf(a.Manifest.Arguments, b.Manifest.Arguments), Modules: changesOf(from.modules(), to.modules())}
-	if x, y := a.Manifest.KernelRelease, b.Manifest.KernelRelease; x != y {
-		d.Kernel = &Change{Package: "kernel", Before: x, After: y}
+	if d.Artifacts, err = artifactChanges(a, b); err != nil {
+		return nil, err
+	}
+	if d.Settings, err = settingChanges(a, b); err != nil {
+		return nil, err
 	}
 	known := map[string]bool{}
 	for _, c := range a.Manifest.Chunks {
@@ -104,12 +127,116 @@ func (d *Diff) packages(ctx context.Context, s *image.Store, a, b image.Image, c
 	for _, c := range Changes(before.Packages, after.Packages) {
 		p := PackageChange{Change: c}
 		if c.Before != "" && c.After != "" {
-			i := slices.IndexFunc(after.Packages, func(p source.Package) bool { return p.Name == c.Package })
-			p.Changelog = changelog(ctx, cache.Path(after.Packages[i]), c)
+			p.tellWhy(ctx, cache, packageNamed(before.Packages, c.Package), packageNamed(after.Packages, c.Package))
 		}
 		d.Packages = append(d.Packages, p)
 	}
+	// The name of a kernel's package holds its release, so a new one is another package.
+	if x, y := before.Kernel, after.Kernel; x.Name != y.Name || x.Version != y.Version {
+		d.Kernel = &PackageChange{Change: Change{Package: y.Name, Before: kernelVersion(x, a), After: kernelVersion(y, b)}}
+		d.Kernel.tellWhy(ctx, cache, x, y)
+	}
 	return ctx.Err()
+}
+
+func packageNamed(list []source.Package, name string) source.Package {
+	i := slices.IndexFunc(list, func(p source.Package) bool { return p.Name == name })
+	return list[i] // it is from this list that the name is
+}
+
+// kernelVersion is the release that runs and the version of its package.
+func kernelVersion(p source.Package, im image.Image) string {
+	return im.Manifest.KernelRelease + " (" + p.Version + ")"
+}
+
+// tellWhy reads what happened between two versions: from the changelog of the
+// newer package, which knows both.
+func (c *PackageChange) tellWhy(ctx context.Context, cache source.Cache, before, after source.Package) {
+	newer, since := after, before.Version
+	if exec.CommandContext(ctx, "dpkg", "--compare-versions", before.Version, "gt", after.Version).Run() == nil {
+		c.Older, newer, since = true, before, after.Version
+	}
+	var text string
+	err := cache.Verify(newer)
+	if err == nil {
+		text, err = readChangelog(ctx, cache.Path(newer), newer.Name)
+	}
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		c.NoChangelog = fmt.Sprintf("%s %s is no longer in the package cache", newer.Name, newer.Version)
+	case errors.Is(err, io.EOF):
+		c.NoChangelog = "the package brings none along"
+	case err != nil:
+		c.NoChangelog = err.Error()
+	default:
+		c.Changelog = sinceVersion(text, since)
+	}
+}
+
+// artifactChanges are the names of the artifacts that differ.
+func artifactChanges(a, b image.Image) ([]string, error) {
+	before, err := layersOf(a)
+	if err != nil {
+		return nil, err
+	}
+	after, err := layersOf(b)
+	if err != nil {
+		return nil, err
+	}
+	digests := map[string][2]string{}
+	for side, layers := range [][]ocispec.Descriptor{before, after} {
+		for _, l := range layers {
+			d := digests[image.PartName(l.MediaType)]
+			d[side] = string(l.Digest)
+			digests[image.PartName(l.MediaType)] = d
+		}
+	}
+	var names []string
+	for _, name := range slices.Sorted(maps.Keys(digests)) {
+		if d := digests[name]; d[0] != d[1] {
+			names = append(names, name)
+		}
+	}
+	return names, nil
+}
+
+// told are the fields of a manifest that a Diff speaks of elsewhere, or that
+// differ between any two builds.
+var told = append([]string{"version", "plan", "created", "arguments"}, described...)
+
+// settingChanges are the other fields of the manifest that differ, by name.
+func settingChanges(a, b image.Image) ([]SettingChange, error) {
+	x, err := fieldsOf(a)
+	if err != nil {
+		return nil, err
+	}
+	y, err := fieldsOf(b)
+	if err != nil {
+		return nil, err
+	}
+	var list []SettingChange
+	for _, k := range fieldNames(x, y) {
+		if !slices.Contains(told, k) && !bytes.Equal(x[k], y[k]) {
+			list = append(list, SettingChange{k, x[k], y[k]})
+		}
+	}
+	return list, nil
+}
+
+// fieldsOf are the fields of a manifest as JSON.
+func fieldsOf(im image.Image) (map[string]json.RawMessage, error) {
+	text, err := json.Marshal(im.Manifest)
+	if err != nil {
+		return nil, err
+	}
+	fields := map[string]json.RawMessage{}
+	return fields, json.Unmarshal(text, &fields)
+}
+
+func fieldNames(x, y map[string]json.RawMessage) []string {
+	all := maps.Clone(x)
+	maps.Copy(all, y)
+	return slices.Sorted(maps.Keys(all))
 }
 
 // files compares the roots.
@@ -186,15 +313,6 @@ const changelogLines = 20
 
 // headRE is the first line of an entry (deb-changelog(5)): "bash (5.2-1) trixie; urgency=…".
 var headRE = regexp.MustCompile(`^[a-z0-9][a-z0-9+.-]+ \(([^)]+)\) `)
-
-// changelog reads from a .deb what happened since the version before.
-func changelog(ctx context.Context, deb string, c Change) []string {
-	text, err := readChangelog(ctx, deb, c.Package)
-	if err != nil {
-		return nil // not in the cache, or a package without one: nothing depends on it
-	}
-	return sinceVersion(text, c.Before)
-}
 
 // sinceVersion are the entries above the one of the version before, without
 // blank lines and signatures.

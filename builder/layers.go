@@ -180,6 +180,23 @@ func (b *build) merge(root, kernel *tree.Tree) error {
 	return b.checkBootable(root)
 }
 
+// skeletonDigest is of the names and contents of the skeleton.
+func skeletonDigest() (ingot.Digest, error) {
+	var text bytes.Buffer
+	err := fs.WalkDir(files.FS, "skel", func(p string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		content, err := fs.ReadFile(files.FS, p)
+		fmt.Fprintln(&text, p, ingot.DigestOf(content))
+		return err
+	})
+	if err != nil {
+		return "", fmt.Errorf("reading the skeleton: %w", err)
+	}
+	return ingot.DigestOf(text.Bytes()), nil
+}
+
 // skeleton puts in what every root carries: the agent and its unit, and the
 // empty places that a boot fills.
 func skeleton(root *tree.Tree, init []byte) error {

@@ -2,6 +2,7 @@ package builder
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -26,6 +27,7 @@ type Lock struct {
 	Format   int              `json:"format"` // lockFormat
 	Request  Request          `json:"request"`
 	Kernel   source.Package   `json:"kernel"`
+	Stub     source.Package   `json:"stub"`            // holds the systemd-stub of the UKI, whatever the suite
 	Packages []source.Package `json:"packages"`        // sorted by name
 	Trees    []source.Pin     `json:"trees,omitempty"` // of base and layers, in order
 }
@@ -61,7 +63,8 @@ type Locked struct {
 	Path    string   `json:"path,omitempty"` // empty: there is none
 	Written bool     `json:"written"`
 	Why     string   `json:"why,omitempty"`     // apt was asked; empty: it was not
-	Changes []Change `json:"changes,omitempty"` // against the lock before
+	Renewed bool     `json:"renewed"`           // there was one before
+	Changes []Change `json:"changes,omitempty"` // against it
 	// NotKept is why the lock could not be written, which harms nothing today.
 	NotKept error `json:"-"`
 }
@@ -146,6 +149,9 @@ func ReadLock(path string) (*Lock, error) {
 // check tells what is wrong with a lock that somebody may have edited.
 func (l *Lock) check() error {
 	seen := map[string]bool{}
+	if err := l.Stub.Check(); err != nil {
+		return err
+	}
 	for i, p := range append([]source.Package{l.Kernel}, l.Packages...) {
 		if err := p.Check(); err != nil {
 			return err
@@ -180,8 +186,12 @@ func (l *Lock) Text() ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("encoding the lock: %w", err)
 	}
+	stub, err := json.Marshal(l.Stub)
+	if err != nil {
+		return nil, fmt.Errorf("encoding the lock: %w", err)
+	}
 	var b bytes.Buffer
-	fmt.Fprintf(&b, "{\n\"format\": %d,\n\"request\": %s,\n\"kernel\": %s,\n", l.Format, request, kernel)
+	fmt.Fprintf(&b, "{\n\"format\": %d,\n\"request\": %s,\n\"kernel\": %s,\n\"stub\": %s,\n", l.Format, request, kernel, stub)
 	if len(l.Trees) > 0 {
 		if err := writeLines(&b, "trees", l.Trees); err != nil {
 			return nil, err
@@ -282,7 +292,8 @@ func (o *PlanOptions) lock(ctx context.Context, p *profiles.Profile) (*Lock, Loc
 		return nil, locked, err
 	}
 	if old != nil {
-		locked.Changes = Changes(append([]source.Package{old.Kernel}, old.Packages...), append([]source.Package{l.Kernel}, l.Packages...))
+		locked.Renewed = true
+		locked.Changes = Changes(append([]source.Package{old.Kernel, old.Stub}, old.Packages...), append([]source.Package{l.Kernel, l.Stub}, l.Packages...))
 		locked.Changes = append(locked.Changes, treeChanges(old.Trees, l.Trees)...)
 	}
 	if o.Lock != "" {
@@ -305,36 +316,62 @@ func (o *PlanOptions) ask(ctx context.Context, r Request) (*Lock, error) {
 			o.Log.Warn("no security archive is known, so the image gets no security updates; name it with --mirror 'URL SECURITY-URL', or say none")
 		}
 	}
-	suite := func(name string, resolve func(*source.Apt) error) error {
+	l := &Lock{Format: lockFormat, Request: r}
+	for _, q := range l.questions(ctx) {
 		apt, err := source.OpenApt(ctx, source.AptOptions{
-			Dir: filepath.Join(o.CacheDir, "apt"), Arch: string(r.Arch), Suite: name,
+			Dir: filepath.Join(o.CacheDir, "apt"), Arch: string(r.Arch), Suite: q.suite,
 			Components: r.Components, Mirrors: mirrors, Keyring: o.Keyring, Offline: o.Offline, Log: o.Log,
 		})
 		if err != nil {
-			return err
+			return nil, err
 		}
-		defer apt.Close()
-		return resolve(apt)
-	}
-	l := &Lock{Format: lockFormat, Request: r}
-	kernel := func(apt *source.Apt) (err error) {
-		l.Kernel, err = apt.Kernel(ctx, r.Kernel)
-		return err
-	}
-	if r.Suite != "" {
-		err = suite(r.Suite, func(apt *source.Apt) (err error) {
-			if l.Packages, err = apt.Resolve(ctx, r.Packages); err != nil || r.KernelSuite != "" {
-				return err
+		for _, a := range q.asks {
+			if err = a(apt); err != nil {
+				break
 			}
-			return kernel(apt)
-		})
-	}
-	if err == nil && r.KernelSuite != "" {
-		err = suite(r.KernelSuite, kernel)
-	}
-	if err != nil {
-		return nil, err
+		}
+		apt.Close()
+		if err != nil {
+			return nil, err
+		}
 	}
 	o.tell(Event{Step: "resolve", Done: 1, Total: 1, Detail: fmt.Sprintf("%d packages, %s", len(l.Packages), l.Kernel.Name)})
 	return l, nil
+}
+
+// question is what one suite is asked for.
+type question struct {
+	suite string
+	asks  []func(*source.Apt) error
+}
+
+// questions are what the lock is completed by; each suite is asked once.
+func (l *Lock) questions(ctx context.Context) (list []question) {
+	add := func(suite string, ask func(*source.Apt) error) {
+		if suite == "" {
+			return // a profile of other sources asks for no packages
+		}
+		i := slices.IndexFunc(list, func(q question) bool { return q.suite == suite })
+		if i < 0 {
+			i, list = len(list), append(list, question{suite: suite})
+		}
+		list[i].asks = append(list[i].asks, ask)
+	}
+	if l.Request.Suite != "" {
+		add(l.Request.Suite, func(apt *source.Apt) (err error) {
+			l.Packages, err = apt.Resolve(ctx, l.Request.Packages)
+			return err
+		})
+	}
+	add(cmp.Or(l.Request.KernelSuite, l.Request.Suite), func(apt *source.Apt) (err error) {
+		l.Kernel, err = apt.Kernel(ctx, l.Request.Kernel)
+		return err
+	})
+	add(stubSuite, func(apt *source.Apt) (err error) {
+		if l.Stub, err = apt.Package(ctx, stubPackage); err != nil {
+			return fmt.Errorf("finding systemd-stub: %w", err)
+		}
+		return nil
+	})
+	return list
 }

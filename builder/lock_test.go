@@ -18,7 +18,7 @@ func somePackage(name, version string) source.Package {
 }
 
 func someLock(p *profiles.Profile) *Lock {
-	return &Lock{Format: lockFormat, Request: RequestOf(p), Kernel: somePackage("linux-image-6.12", "1"),
+	return &Lock{Format: lockFormat, Request: RequestOf(p), Kernel: somePackage("linux-image-6.12", "1"), Stub: somePackage(stubPackage, "257"),
 		Packages: []source.Package{somePackage("bash", "5.2"), somePackage("curl", "8.1")}}
 }
 
@@ -47,7 +47,7 @@ func TestLockIsKept(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if n := strings.Count(string(text), "\n"); n != 9 {
+	if n := strings.Count(string(text), "\n"); n != 10 {
 		t.Errorf("the lock has %d lines; want one for each package:\n%s", n, text)
 	}
 	if strings.Contains(string(text), "://") {

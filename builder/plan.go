@@ -32,9 +32,11 @@ type Plan struct {
 	Packages []source.Package        `json:"packages"`
 	Kernel   source.Package          `json:"kernel"`
 	Trees    []source.Pin            `json:"trees,omitempty"`   // of the profile's base and layers, in order
+	Stub     source.Package          `json:"stub"`              // holds the systemd-stub of the UKI
 	Sources  map[string]ingot.Digest `json:"sources,omitempty"` // files of the profile's folder, by path in the root
 	Init     ingot.Digest            `json:"init"`              // the ingot-init binary
 	Keys     map[string]ingot.Digest `json:"keys"`              // public keys in the initramfs
+	Skeleton ingot.Digest            `json:"skeleton"`          // what ingot puts into every root
 }
 
 // Canonical is the text that Digest is about.
@@ -98,7 +100,7 @@ func Resolve(ctx context.Context, p *profiles.Profile, o PlanOptions) (*Plan, Lo
 	if err != nil {
 		return nil, locked, err
 	}
-	plan := &Plan{Format: format, Profile: p, Packages: lock.Packages, Kernel: lock.Kernel, Trees: lock.Trees, Keys: map[string]ingot.Digest{
+	plan := &Plan{Format: format, Profile: p, Packages: lock.Packages, Kernel: lock.Kernel, Stub: lock.Stub, Trees: lock.Trees, Keys: map[string]ingot.Digest{
 		"release": ingot.DigestOf(o.Keys.Release.Public.Text()),
 		"server":  ingot.DigestOf(o.Keys.Server.Public.Text()),
 	}}
@@ -107,6 +109,9 @@ func Resolve(ctx context.Context, p *profiles.Profile, o PlanOptions) (*Plan, Lo
 	}
 	if plan.Init, err = digestFile(o.Init); err != nil {
 		return nil, locked, fmt.Errorf("reading ingot-init: %w", err)
+	}
+	if plan.Skeleton, err = skeletonDigest(); err != nil {
+		return nil, locked, err
 	}
 	return plan, locked, nil
 }

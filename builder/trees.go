@@ -80,6 +80,7 @@ func (o *PlanOptions) refresh(ctx context.Context, p *profiles.Profile, old *Loc
 	}
 	l := *old
 	l.Trees = pins
+	locked.Why, locked.Renewed = "files of this host changed", true
 	locked.NotKept = l.write(o.Lock)
 	locked.Written = locked.NotKept == nil
 	return &l, locked, nil

@@ -10,7 +10,7 @@ import (
 )
 
 // unitDirs are where packages and profiles put units (systemd.unit(5)).
-var unitDirs = []string{"etc/systemd/system", "usr/lib/systemd/system"}
+var unitDirs = []string{"etc/systemd/system", "usr/lib/systemd/system", "lib/systemd/system"}
 
 // setUnits enables, disables and masks units as systemctl would offline.
 func setUnits(root *tree.Tree, u profiles.Units) error {

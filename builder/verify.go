@@ -2,17 +2,22 @@ package builder
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
+	"path"
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/cavaliergopher/cpio"
 	"github.com/klauspost/compress/zstd"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"ingot"
 	"ingot/builder/squashfs"
@@ -23,17 +28,18 @@ import (
 
 // Verdict is what a rebuild of an image found.
 type Verdict struct {
-	Image ingot.Digest `json:"image"`
-	Plan  ingot.Digest `json:"plan"`
-	Same  bool         `json:"same"`
-	Parts []Part       `json:"parts"`
+	Image   ingot.Digest `json:"image"`
+	Plan    ingot.Digest `json:"plan"`
+	Rebuilt ingot.Digest `json:"rebuilt,omitempty"` // digest of the rebuilt image; empty: an altered input was found before
+	Same    bool         `json:"same"`
+	Parts   []Part       `json:"parts"`
 }
 
 // Part is one artifact of an image beside its rebuild.
 type Part struct {
-	Name    string       `json:"name"`
-	Image   ingot.Digest `json:"imageDigest"`
-	Rebuilt ingot.Digest `json:"rebuiltDigest"`
+	Name    string       `json:"name"` // "root", "kernel", …; "manifest" is what describes them
+	Image   ingot.Digest `json:"imageDigest,omitempty"`
+	Rebuilt ingot.Digest `json:"rebuiltDigest,omitempty"`
 	// Why is the first difference; empty when there is none.
 	Why string `json:"why,omitempty"`
 }
@@ -43,8 +49,10 @@ var ErrLost = errors.New("an input of the plan is lost")
 
 // Verify builds the plan of an image once more, with nothing cached but
 // packages, whose digests the plan pins, and compares the result bit by bit.
-// The files of the profile's folder and ingot-init are taken from the image
-// itself: the plan pins their digests, too. Of o, Store and Init are not used.
+// The files of the profile's folder, ingot-init and the public keys are taken
+// from the image itself: the plan pins their digests, too. So anybody who has
+// the packages can verify an image, not only its maker. Of o, Store, Init,
+// Version and Keys are not used.
 func Verify(ctx context.Context, s *image.Store, im image.Image, o BuildOptions) (Verdict, error) {
 	v := Verdict{Image: im.Digest, Plan: im.Manifest.Plan}
 	plan, err := PlanOf(s, im)
@@ -52,103 +60,279 @@ func Verify(ctx context.Context, s *image.Store, im image.Image, o BuildOptions)
 		return v, err
 	}
 	if plan.Digest() != im.Manifest.Plan {
-		return v, fmt.Errorf("verifying %s: %w: its plan has digest %s; the manifest says %s", im.Name, ErrLost, plan.Digest().Short(), im.Manifest.Plan.Short())
+		v.Parts = []Part{{Name: "plan", Image: im.Manifest.Plan, Rebuilt: plan.Digest(), Why: "the manifest names another plan than the one that is in the image"}}
+		return v, nil
 	}
-	if err := checkKeys(plan, o.Keys); err != nil {
+	inputs, err := openInputs(s, im, plan)
+	if err != nil {
+		if v.Parts, _ = damagedParts(s, im); len(v.Parts) > 0 {
+			return v, nil // that is why
+		}
 		return v, fmt.Errorf("verifying %s: %w", im.Name, err)
+	}
+	defer inputs.Close()
+	if v.Parts = inputs.altered; len(v.Parts) > 0 {
+		return v, nil
 	}
 	clean, err := scratch.New("ingot-verify-")
 	if err != nil {
 		return v, err
 	}
 	defer clean.Remove()
-	c, err := OpenContents(s, im)
+	again, rebuilt, err := rebuild(ctx, plan, inputs, clean.Path, o)
 	if err != nil {
-		return v, err
+		return v, fmt.Errorf("verifying %s: %w", im.Name, err)
 	}
-	defer c.Close()
+	v.Rebuilt = again.Digest
+	v.Parts, err = compareParts(ctx, side{s, im}, side{rebuilt, again})
+	v.Same = err == nil && !slices.ContainsFunc(v.Parts, func(p Part) bool { return p.Why != "" })
+	return v, err
+}
+
+// rebuild builds a plan into a store of its own below dir.
+func rebuild(ctx context.Context, plan *Plan, in *inputs, dir string, o BuildOptions) (image.Image, *image.Store, error) {
 	if o.Debs == "" {
 		o.Debs = filepath.Join(o.CacheDir, "debs")
 	}
 	if o.Blobs == "" {
 		o.Blobs = filepath.Join(o.CacheDir, "blobs")
 	}
-	o.CacheDir, o.Version, o.Init = clean.Path, im.Name.Version, filepath.Join(clean.Path, "ingot-init")
-	if err := takeInit(c, plan, o.Init); err != nil {
-		return v, fmt.Errorf("verifying %s: %w", im.Name, err)
+	o.CacheDir, o.Version, o.Init = filepath.Join(dir, "cache"), in.Image.Manifest.Version, filepath.Join(dir, "ingot-init")
+	if err := os.WriteFile(o.Init, in.init, 0o755); err != nil {
+		return image.Image{}, nil, err
 	}
-	o.Source = func(f profiles.File) ([]byte, error) {
-		content, err := c.ReadFile(f.Path)
-		if err != nil || ingot.DigestOf(content) != plan.Sources[f.Path] {
-			return nil, fmt.Errorf("%w: %s is not in the image as the profile had it", ErrLost, f.Path)
-		}
-		return content, nil
+	var err error
+	if o.Keys, err = image.LoadOrCreateKeys(filepath.Join(dir, "keys")); err != nil { // a signature is not part of an image
+		return image.Image{}, nil, err
 	}
-	b, done, err := newBuild(plan, o)
-	if err != nil {
-		return v, err
+	o.Keys.Release.Public, o.Keys.Server.Public = in.keys["release"], in.keys["server"]
+	if o.Store, err = image.Open(ctx, dir); err != nil {
+		return image.Image{}, nil, err
 	}
-	defer done()
-	_, files, err := b.make(ctx)
-	if err != nil {
-		return v, fmt.Errorf("verifying %s: %w", im.Name, err)
-	}
-	v.Parts, err = compareParts(ctx, s, im, files)
-	v.Same = err == nil && !slices.ContainsFunc(v.Parts, func(p Part) bool { return p.Why != "" })
-	return v, err
+	o.Source = in.source
+	im, err := Build(ctx, plan, o)
+	return im, o.Store, err
 }
 
-// checkKeys makes sure that the initramfs gets the public keys that it had.
-func checkKeys(plan *Plan, keys image.Keys) error {
-	for name, public := range map[string]image.PublicKey{"release": keys.Release.Public, "server": keys.Server.Public} {
-		if ingot.DigestOf(public.Text()) != plan.Keys[name] {
-			return fmt.Errorf("%w: the image carries another %s key than this store has", ErrLost, name)
+// inputs are what a plan pins by digest and an image carries.
+type inputs struct {
+	*Contents
+	plan    *Plan
+	init    []byte
+	keys    map[string]image.PublicKey
+	altered []Part // what is not in the image as the plan pins it
+}
+
+// openInputs takes the inputs of a plan out of the image. ingot-init is in the
+// root and in the initramfs: one of them will do.
+func openInputs(s *image.Store, im image.Image, plan *Plan) (*inputs, error) {
+	c, err := OpenContents(s, im)
+	if err != nil {
+		return nil, err
+	}
+	in := &inputs{Contents: c, plan: plan, keys: map[string]image.PublicKey{}}
+	if err := in.read(s); err != nil {
+		c.Close()
+		return nil, err
+	}
+	return in, nil
+}
+
+func (in *inputs) read(s *image.Store) error {
+	f, err := os.Open(s.Blob(in.Image.Manifest.Initramfs.Digest))
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	early, err := readInitramfs(f)
+	if err != nil {
+		return fmt.Errorf("reading the initramfs: %w", err)
+	}
+	init, _ := in.ReadFile(ingot.AgentPath)
+	for _, content := range [][]byte{init, contentOf(early, "init")} {
+		if ingot.DigestOf(content) == in.plan.Init {
+			in.init = content
+		}
+	}
+	if in.init == nil {
+		in.alter("root", ingot.AgentPath)
+	}
+	for _, name := range slices.Sorted(maps.Keys(in.plan.Keys)) {
+		path := ingot.KeyDir + "/" + name + ".pub"
+		text := contentOf(early, path[1:])
+		if ingot.DigestOf(text) != in.plan.Keys[name] {
+			in.alter("initramfs", path)
+			continue
+		}
+		if in.keys[name], err = image.ParsePublicKey(text); err != nil {
+			return err
+		}
+	}
+	return in.checkSources()
+}
+
+// merged are files that the builder changes after it has taken them from the
+// profile's folder.
+var merged = []string{"etc/passwd", "etc/group", "etc/shadow", "etc/gshadow"}
+
+func (in *inputs) checkSources() error {
+	for _, f := range in.plan.Profile.Files {
+		if f.Source == "" {
+			continue
+		}
+		content, err := in.ReadFile(f.Path)
+		switch {
+		case err == nil && ingot.DigestOf(content) == in.plan.Sources[f.Path]:
+		case slices.Contains(merged, strings.TrimPrefix(path.Clean(f.Path), "/")):
+			return fmt.Errorf("%w: %s is not in the image as the profile's folder had it, because users are added to it", ErrLost, f.Path)
+		default:
+			in.alter("root", f.Path)
 		}
 	}
 	return nil
 }
 
-func takeInit(c *Contents, plan *Plan, to string) error {
-	content, err := c.ReadFile(ingot.AgentPath)
-	if err != nil || ingot.DigestOf(content) != plan.Init {
-		return fmt.Errorf("%w: %s is not the ingot-init of the plan", ErrLost, ingot.AgentPath)
-	}
-	return os.WriteFile(to, content, 0o755)
+func (in *inputs) alter(part, path string) {
+	in.altered = append(in.altered, Part{Name: part, Why: "/" + strings.TrimPrefix(path, "/") + ": it is not what the plan pins"})
 }
 
-// compareParts compares the artifacts and looks for the first difference.
-func compareParts(ctx context.Context, s *image.Store, im image.Image, files image.Files) ([]Part, error) {
+// source is BuildOptions.Source.
+func (in *inputs) source(f profiles.File) ([]byte, error) { return in.ReadFile(f.Path) }
+
+// contentOf is the content of one entry; nil when there is none.
+func contentOf(entries []squashfs.Entry, path string) []byte {
+	for _, e := range entries {
+		if e.Path != path || e.Open == nil {
+			continue
+		}
+		r, err := e.Open()
+		if err != nil {
+			return nil
+		}
+		defer r.Close()
+		b, _ := io.ReadAll(r) // of memory
+		return b
+	}
+	return nil
+}
+
+// side is one of two images and the store that it is in.
+type side struct {
+	store *image.Store
+	image image.Image
+}
+
+// blob is the file of an artifact.
+func (s side) blob(d ocispec.Descriptor) string { return s.store.Blob(ingot.Digest(d.Digest)) }
+
+// differences look for the first difference inside two artifacts; those of
+// other media types are compared as bytes.
+var differences = map[string]func(ctx context.Context, have, got *os.File) (string, error){
+	ingot.MediaTypeRoot: whyRoot, ingot.MediaTypeInitramfs: whyInitramfs, ingot.MediaTypeUKI: whyUKI,
+}
+
+// compareParts compares artifact by artifact, then what describes them.
+func compareParts(ctx context.Context, have, got side) ([]Part, error) {
+	layers, err := layersOf(have.image)
+	if err != nil {
+		return nil, err
+	}
+	rebuilt, err := layersOf(got.image)
+	if err != nil {
+		return nil, err
+	}
 	var parts []Part
-	for _, p := range []struct {
-		name string
-		have ingot.Artifact
-		path string
-		why  func(ctx context.Context, have, got *os.File) (string, error)
-	}{
-		{"kernel", im.Manifest.Kernel, files.Kernel, whyBytes},
-		{"initramfs", im.Manifest.Initramfs, files.Initramfs, whyInitramfs},
-		{"root", im.Manifest.Root, files.Root, whyRoot},
-	} {
-		got, err := digestFile(p.path)
-		if err != nil {
-			return nil, fmt.Errorf("comparing the %s: %w", p.name, err)
+	for _, l := range layers {
+		i := slices.IndexFunc(rebuilt, func(d ocispec.Descriptor) bool { return d.MediaType == l.MediaType })
+		if i < 0 {
+			parts = append(parts, Part{Name: image.PartName(l.MediaType), Image: ingot.Digest(l.Digest), Why: "the plan gives none"})
+			continue
 		}
-		part := Part{Name: p.name, Image: p.have.Digest, Rebuilt: got}
-		stored, err := digestFile(s.Blob(p.have.Digest))
+		part, err := comparePart(ctx, l, have.blob(l), rebuilt[i], got.blob(rebuilt[i]))
 		if err != nil {
-			return nil, fmt.Errorf("comparing the %s: %w", p.name, err)
-		}
-		if stored != got || stored != p.have.Digest {
-			if part.Why, err = why(ctx, s.Blob(p.have.Digest), p.path, p.why); err != nil {
-				part.Why = "one of the two cannot be read: " + err.Error()
-			}
-			if stored != p.have.Digest {
-				part.Why += "; the stored " + p.name + " is damaged: its digest is not that of the manifest"
-			}
+			return nil, err
 		}
 		parts = append(parts, part)
+		rebuilt = slices.Delete(rebuilt, i, i+1)
+	}
+	for _, l := range rebuilt {
+		parts = append(parts, Part{Name: image.PartName(l.MediaType), Rebuilt: ingot.Digest(l.Digest), Why: "the image has none"})
+	}
+	manifest := Part{Name: "manifest", Image: have.image.Digest, Rebuilt: got.image.Digest}
+	if manifest.Image != manifest.Rebuilt {
+		manifest.Why, err = whyManifest(have.image, got.image)
+	}
+	return append(parts, manifest), ctx.Err()
+}
+
+// comparePart compares the bytes that are in the store with those of the rebuild.
+func comparePart(ctx context.Context, have ocispec.Descriptor, havePath string, got ocispec.Descriptor, gotPath string) (Part, error) {
+	part := Part{Name: image.PartName(have.MediaType), Image: ingot.Digest(have.Digest), Rebuilt: ingot.Digest(got.Digest)}
+	stored, err := digestFile(havePath)
+	if err != nil {
+		return part, fmt.Errorf("comparing the %s: %w", part.Name, err)
+	}
+	if stored != part.Rebuilt {
+		look := differences[have.MediaType]
+		if look == nil {
+			look = whyBytes
+		}
+		if part.Why, err = why(ctx, havePath, gotPath, look); err != nil {
+			part.Why = "one of the two cannot be read: " + err.Error()
+		}
+	}
+	if stored != part.Image {
+		part.Why = strings.TrimPrefix(part.Why+"; "+damaged, "; ")
+	}
+	return part, ctx.Err()
+}
+
+const damaged = "the stored file is damaged, its digest is not that of the manifest"
+
+// damagedParts are the artifacts whose stored bytes are not those of their digest.
+func damagedParts(s *image.Store, im image.Image) ([]Part, error) {
+	layers, err := layersOf(im)
+	if err != nil {
+		return nil, err
+	}
+	var parts []Part
+	for _, l := range layers {
+		stored, err := digestFile(s.Blob(ingot.Digest(l.Digest)))
+		if err != nil {
+			return nil, err
+		}
+		if stored != ingot.Digest(l.Digest) {
+			parts = append(parts, Part{Name: image.PartName(l.MediaType), Image: ingot.Digest(l.Digest), Why: damaged})
+		}
 	}
 	return parts, nil
+}
+
+// described are the fields of a manifest that say what the artifacts are:
+// where they differ, the artifacts tell more.
+var described = []string{"kernel", "initramfs", "root", "chunks", "unpacked", "kernelRelease", "packages", "verity", "uki", "pcr11"}
+
+// whyManifest names the first field that differs and is not about an artifact.
+func whyManifest(a, b image.Image) (string, error) {
+	x, err := fieldsOf(a)
+	if err != nil {
+		return "", err
+	}
+	y, err := fieldsOf(b)
+	if err != nil {
+		return "", err
+	}
+	var differ []string
+	for _, k := range fieldNames(x, y) {
+		switch {
+		case bytes.Equal(x[k], y[k]):
+		case slices.Contains(described, k):
+			differ = append(differ, k)
+		default:
+			return fmt.Sprintf("%s %s → %s", k, cmp.Or(string(x[k]), "none"), cmp.Or(string(y[k]), "none")), nil
+		}
+	}
+	return "it describes what differs: " + strings.Join(differ, ", "), nil
 }
 
 func why(ctx context.Context, have, got string, look func(context.Context, *os.File, *os.File) (string, error)) (string, error) {
@@ -193,12 +377,22 @@ func whyRoot(ctx context.Context, a, b *os.File) (text string, err error) {
 	return firstChange(ctx, ca.Entries, cb.Entries)
 }
 
+// firstChange names the first file that differs, or else whose time does.
 func firstChange(ctx context.Context, a, b []squashfs.Entry) (text string, err error) {
 	err = compareEntries(ctx, a, b, func(c FileChange) bool {
 		text = fmt.Sprintf("/%s: %s", c.Path, c.How)
 		return false
 	})
-	return text, err
+	if err != nil || text != "" {
+		return text, err
+	}
+	for i, e := range a { // the paths are the same
+		if e.ModTime != b[i].ModTime {
+			stamp := func(t int64) string { return time.Unix(t, 0).UTC().Format(time.RFC3339) }
+			return fmt.Sprintf("/%s: time %s → %s", e.Path, stamp(e.ModTime), stamp(b[i].ModTime)), nil
+		}
+	}
+	return "", nil
 }
 
 // whyInitramfs names the first file that differs between two archives.

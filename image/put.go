@@ -11,6 +11,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -27,9 +28,13 @@ type Files struct {
 	Initramfs string
 	Root      string // squashfs
 	Plan      string // canonical JSON of the plan
+	UKI       string // unified kernel image; empty: there is none
 	// Chunks are the sizes in bytes of the root's chunks, in order; they add up
 	// to its size. Empty means pieces of 1 MiB.
 	Chunks []int64
+	// Attach returns what is to be kept with the image of that digest, and
+	// becomes part of the store together with it; may be nil.
+	Attach func(im ingot.Digest) ([]Attachment, error)
 }
 
 // chunkSize is the size in bytes of a root's chunks when nobody says where to cut.
@@ -64,29 +69,49 @@ func (s *Store) Put(ctx context.Context, m *ingot.ImageManifest, f Files, sign S
 		return Image{}, err
 	}
 	name := m.Name().String()
-	for _, d := range index.Manifests {
-		if d.Annotations[ocispec.AnnotationRefName] != name || d.ArtifactType != ingot.MediaTypeConfig {
-			continue
+	if other := s.taken(index, name, desc); other != "" {
+		return Image{}, fmt.Errorf("%w: %s is %s; choose another --version", ErrExists, name, other.Short())
+	}
+	attached := []Attachment{{Type: ingot.ArtifactSignature, Media: ingot.ArtifactSignature,
+		Content: strings.NewReader(sign.Sign(body, "image "+name+" "+desc.Digest.String()))}}
+	if f.Attach != nil {
+		more, err := f.Attach(ingot.Digest(desc.Digest))
+		if err != nil {
+			return Image{}, err
 		}
-		if d.Digest != desc.Digest {
-			if _, err := s.read(d); err == nil {
-				return Image{}, fmt.Errorf("%w: %s is %s; choose another --version", ErrExists, name, ingot.Digest(d.Digest).Short())
-			}
+		attached = append(attached, more...)
+	}
+	referrers := make([]ocispec.Descriptor, len(attached))
+	for i, a := range attached {
+		if referrers[i], err = s.putReferrer(ctx, desc, a); err != nil {
+			return Image{}, err
 		}
 	}
-	signature, err := s.putSignature(desc, sign.Sign(body, "image "+name+" "+desc.Digest.String()))
-	if err != nil {
-		return Image{}, err
-	}
-	if err := s.writeIndex(index, desc, signature); err != nil {
+	if err := s.writeIndex(index, desc, referrers...); err != nil {
 		return Image{}, err
 	}
 	return s.Get(ctx, desc.Digest.String())
 }
 
+// taken returns the image other than d that has the name, if one has.
+func (s *Store) taken(index ocispec.Index, name string, d ocispec.Descriptor) ingot.Digest {
+	for _, other := range index.Manifests {
+		if other.Annotations[ocispec.AnnotationRefName] != name || other.ArtifactType != ingot.MediaTypeConfig || other.Digest == d.Digest {
+			continue
+		}
+		if _, err := s.read(other); err == nil {
+			return ingot.Digest(other.Digest)
+		}
+	}
+	return ""
+}
+
 // putFiles copies the artifacts and completes the manifest with what it measured.
 func (s *Store) putFiles(ctx context.Context, m *ingot.ImageManifest, f Files) ([]ocispec.Descriptor, error) {
 	var layers []ocispec.Descriptor
+	if f.UKI != "" {
+		m.UKI = new(ingot.Artifact)
+	}
 	for _, part := range []struct {
 		path, media string
 		into        *ingot.Artifact
@@ -95,8 +120,12 @@ func (s *Store) putFiles(ctx context.Context, m *ingot.ImageManifest, f Files) (
 		{f.Kernel, ingot.MediaTypeKernel, &m.Kernel, nil},
 		{f.Initramfs, ingot.MediaTypeInitramfs, &m.Initramfs, nil},
 		{f.Root, ingot.MediaTypeRoot, &m.Root, &chunker{sizes: f.Chunks}},
+		{f.UKI, ingot.MediaTypeUKI, m.UKI, nil},
 		{f.Plan, ingot.MediaTypePlan, &ingot.Artifact{}, nil},
 	} {
+		if part.into == nil {
+			continue
+		}
 		a, err := s.putFile(ctx, part.path, part.chunks)
 		if err != nil {
 			return nil, err
@@ -150,40 +179,15 @@ func (s *Store) putManifest(m *ingot.ImageManifest, layers []ocispec.Descriptor)
 	return d, body, nil
 }
 
-// putSignature stores text as a referrer of subject.
-func (s *Store) putSignature(subject ocispec.Descriptor, text string) (ocispec.Descriptor, error) {
-	layer, err := s.putBytes([]byte(text))
-	if err != nil {
-		return ocispec.Descriptor{}, err
-	}
-	if _, err := s.putBytes(ocispec.DescriptorEmptyJSON.Data); err != nil {
-		return ocispec.Descriptor{}, err
-	}
-	plain := ocispec.Descriptor{MediaType: subject.MediaType, Digest: subject.Digest, Size: subject.Size}
-	body, err := json.Marshal(ocispec.Manifest{
-		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest,
-		ArtifactType: ingot.ArtifactSignature, Config: ocispec.DescriptorEmptyJSON,
-		Layers: []ocispec.Descriptor{descriptor(ingot.ArtifactSignature, layer)}, Subject: &plain,
-	})
-	if err != nil {
-		return ocispec.Descriptor{}, fmt.Errorf("encoding signature manifest: %w", err)
-	}
-	a, err := s.putBytes(body)
-	if err != nil {
-		return ocispec.Descriptor{}, err
-	}
-	d := descriptor(ocispec.MediaTypeImageManifest, a)
-	d.ArtifactType = ingot.ArtifactSignature
-	return d, nil
-}
-
-// writeIndex adds image and signature to the index. The image's older entry of
-// that name, and what referred to it, leave the index with it.
+// writeIndex adds an image and its referrers to the index, in place of its
+// older entry of that name and its older referrers of the same types. Others,
+// a UKI that was signed later, stay.
 func (s *Store) writeIndex(index ocispec.Index, im ocispec.Descriptor, referrers ...ocispec.Descriptor) error {
 	name := im.Annotations[ocispec.AnnotationRefName]
 	var kept []ocispec.Descriptor
 	for _, d := range index.Manifests {
-		if d.Annotations[ocispec.AnnotationRefName] == name || s.refersTo(d, ingot.Digest(im.Digest)) {
+		renewed := slices.ContainsFunc(referrers, func(r ocispec.Descriptor) bool { return r.ArtifactType == d.ArtifactType })
+		if d.Annotations[ocispec.AnnotationRefName] == name || renewed && s.refersTo(d, ingot.Digest(im.Digest)) {
 			continue
 		}
 		kept = append(kept, d)
@@ -240,12 +244,21 @@ func (s *Store) putReader(ctx context.Context, r io.Reader, c *chunker) (ingot.A
 }
 
 // Clean removes what killed writers left behind and returns its size in bytes.
+// While an image is being received it removes nothing.
 func (s *Store) Clean(context.Context) (int64, error) {
 	unlock, err := s.lock()
 	if err != nil {
 		return 0, err
 	}
 	defer unlock()
+	quiet, err := s.noTransfers()
+	if errors.Is(err, ErrBusy) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	defer quiet()
 	entries, err := os.ReadDir(s.dir("blobs", "sha256"))
 	if err != nil {
 		return 0, fmt.Errorf("cleaning store: %w", err)
@@ -293,6 +306,13 @@ func (r readerWithContext) Read(p []byte) (int, error) {
 	}
 	return r.r.Read(p)
 }
+
+// sum is a digest in the making.
+type sum struct{ hash.Hash }
+
+func newSum() sum { return sum{sha256.New()} }
+
+func (s sum) digest() ingot.Digest { return ingot.DigestFromSum([sha256.Size]byte(s.Sum(nil))) }
 
 // chunker cuts what is written to it into chunks of the given sizes, or of
 // chunkSize when there are none.

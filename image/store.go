@@ -9,7 +9,12 @@
 //
 // The package writes the layout itself: a blob is written under a temporary
 // name, synced and renamed, index.json comes last, and one lock orders the
-// writers of all processes. Registries (push, pull) are left out for now.
+// writers of all processes. An image that comes from elsewhere (Receive: from a
+// registry, an archive) is written blob by blob without that lock; its
+// signature is checked first, its entry in the index comes last.
+//
+// The client of registries is a package of its own, so that whoever only reads
+// a Store links none.
 package image
 
 import (
@@ -28,7 +33,6 @@ import (
 
 	"github.com/google/renameio/v2"
 	"github.com/opencontainers/go-digest"
-	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sys/unix"
 
@@ -43,6 +47,14 @@ var (
 	ErrExists = errors.New("the image exists already with other content")
 	// ErrAmbiguous: several images begin with the given digits.
 	ErrAmbiguous = errors.New("several images match")
+	// ErrBusy: an image is being received, so nothing may be collected.
+	ErrBusy = errors.New("an image is just coming in")
+	// ErrContent: what came from elsewhere is not what its digest says.
+	ErrContent = errors.New("the content is not what its digest says")
+	// ErrNotImage: what came from elsewhere is no image of ingot.
+	ErrNotImage = errors.New("this is no image of ingot")
+	// ErrUntrusted: an image from elsewhere is not signed by a trusted key.
+	ErrUntrusted = errors.New("the image is not signed by a release key that this store trusts")
 )
 
 // Store keeps images in a folder. Readers need no lock and see only complete
@@ -243,7 +255,7 @@ func (s *Store) readBlob(d ingot.Digest) ([]byte, error) {
 }
 
 func (s *Store) readIndex() (ocispec.Index, error) {
-	index := ocispec.Index{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageIndex}
+	index := emptyIndex()
 	b, err := os.ReadFile(s.dir(ocispec.ImageIndexFile))
 	if errors.Is(err, fs.ErrNotExist) {
 		return index, nil

@@ -21,8 +21,9 @@ import (
 // stored is a store with keys and a way to put small images.
 type stored struct {
 	*Store
-	keys Keys
-	dir  string
+	keys   Keys
+	dir    string
+	attach func(ingot.Digest) ([]Attachment, error)
 }
 
 func newStore(t *testing.T, root string) stored {
@@ -35,7 +36,7 @@ func newStore(t *testing.T, root string) stored {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return stored{s, keys, t.TempDir()}
+	return stored{Store: s, keys: keys, dir: t.TempDir()}
 }
 
 func (s stored) put(ctx context.Context, version, content string) (Image, error) {
@@ -52,7 +53,7 @@ func (s stored) put(ctx context.Context, version, content string) (Image, error)
 	}
 	m := &ingot.ImageManifest{Schema: 1, Profile: "lab", Version: version, Arch: ingot.AMD64, Created: time.Unix(1, 0)}
 	return s.Put(ctx, m, Files{Kernel: write("kernel", "kernel"), Initramfs: write("initramfs", "initramfs"),
-		Root: write("root", content), Plan: write("plan", "{}")}, s.keys.Release.Secret)
+		Root: write("root", content), Plan: write("plan", "{}"), Attach: s.attach}, s.keys.Release.Secret)
 }
 
 func TestPutAndGet(t *testing.T) {

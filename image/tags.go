@@ -3,7 +3,6 @@ package image
 import (
 	"cmp"
 	"context"
-	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -25,8 +24,14 @@ var ErrInUse = errors.New("the image is in use")
 // ErrDamaged: a stored file is not what its digest says.
 var ErrDamaged = errors.New("the store is damaged")
 
-// partName is an artifact's name for people, "root".
-func partName(media string) string {
+// PartName is an artifact's name for people, "root".
+func PartName(media string) string {
+	switch media {
+	case ingot.ArtifactSBOM:
+		return "SBOM"
+	case ingot.ArtifactSignedUKI:
+		return "signed UKI"
+	}
 	name := strings.TrimPrefix(media, "application/vnd.ingot.")
 	name, _, _ = strings.Cut(name, ".")
 	return name
@@ -99,11 +104,30 @@ func (s *Store) Remove(ctx context.Context, ref string, inUse map[ingot.Digest]s
 
 func (s *Store) remove(d ingot.Digest) error {
 	return s.edit(func(index *ocispec.Index) error {
-		index.Manifests = slices.DeleteFunc(index.Manifests, func(m ocispec.Descriptor) bool {
-			return ingot.Digest(m.Digest) == d || s.refersTo(m, d)
-		})
+		gone := s.withReferrers(*index, map[ingot.Digest]bool{d: true})
+		index.Manifests = slices.DeleteFunc(index.Manifests, func(m ocispec.Descriptor) bool { return gone[ingot.Digest(m.Digest)] })
 		return nil
 	})
+}
+
+// withReferrers adds to a set of manifests what refers to them, and what
+// refers to that: the signature of an SBOM goes with its image.
+func (s *Store) withReferrers(index ocispec.Index, set map[ingot.Digest]bool) map[ingot.Digest]bool {
+	for grew := true; grew; {
+		grew = false
+		for _, m := range index.Manifests {
+			if set[ingot.Digest(m.Digest)] {
+				continue
+			}
+			for subject := range set {
+				if s.refersTo(m, subject) {
+					set[ingot.Digest(m.Digest)], grew = true, true
+					break
+				}
+			}
+		}
+	}
+	return set
 }
 
 // edit changes the index under the store's lock.
@@ -165,9 +189,15 @@ type Collected struct {
 	Bytes  int64   `json:"bytes"`
 }
 
-// GC removes old images, and the blobs that no image needs.
+// GC removes old images, and the blobs that no image needs. While an image is
+// being received it is ErrBusy.
 func (s *Store) GC(ctx context.Context, o GCOptions) (Collected, error) {
 	var c Collected
+	quiet, err := s.noTransfers()
+	if err != nil {
+		return c, err
+	}
+	defer quiet()
 	images, err := s.List(ctx)
 	if err != nil {
 		return c, err
@@ -193,7 +223,7 @@ func (s *Store) GC(ctx context.Context, o GCOptions) (Collected, error) {
 	for _, im := range c.Images {
 		gone[im.Digest] = true
 	}
-	needed, err := s.needed(index, gone)
+	needed, err := s.needed(index, s.withReferrers(index, gone))
 	if err != nil {
 		return c, err
 	}
@@ -242,9 +272,6 @@ func (s *Store) needed(index ocispec.Index, gone map[ingot.Digest]bool) (map[str
 		if err := json.Unmarshal(b, &m); err != nil {
 			return nil, fmt.Errorf("reading manifest %s: %w", id.Short(), err)
 		}
-		if m.Subject != nil && gone[ingot.Digest(m.Subject.Digest)] {
-			continue
-		}
 		needed[id.Hex()] = true
 		for _, l := range append([]ocispec.Descriptor{m.Config}, m.Layers...) {
 			needed[ingot.Digest(l.Digest).Hex()] = true
@@ -276,33 +303,80 @@ func (s *Store) sweep(needed map[string]bool, dry bool, c *Collected) error {
 	return nil
 }
 
-// Verify reads every blob of an image, checks it against its digest and the
-// signature against key, and returns the first thing that is wrong.
-func (s *Store) Verify(ctx context.Context, im Image, key PublicKey) error {
+// Verify reads every blob of an image and of what refers to it, checks it
+// against its digest and the signature against keys, one of which must have
+// made it, and returns the first thing that is wrong.
+func (s *Store) Verify(ctx context.Context, im Image, keys ...PublicKey) error {
 	var m ocispec.Manifest
 	if err := json.Unmarshal(im.OCI, &m); err != nil {
 		return fmt.Errorf("verifying %s: %w", im.Name, err)
 	}
 	for _, d := range append([]ocispec.Descriptor{m.Config}, m.Layers...) {
-		f, err := os.Open(s.Blob(ingot.Digest(d.Digest)))
-		if err != nil {
+		if err := s.verifyBlob(ctx, PartName(d.MediaType), ingot.Digest(d.Digest)); err != nil {
 			return fmt.Errorf("verifying %s: %w", im.Name, err)
 		}
-		sum := sha256.New()
-		_, err = io.Copy(sum, readerWithContext{ctx, f})
-		f.Close()
-		if err != nil {
-			return fmt.Errorf("verifying %s: %w", im.Name, err)
-		}
-		if got := ingot.DigestFromSum([sha256.Size]byte(sum.Sum(nil))); got != ingot.Digest(d.Digest) {
-			return fmt.Errorf("verifying %s: %w: its %s has digest %s; want %s", im.Name, ErrDamaged, partName(d.MediaType), got.Short(), ingot.Digest(d.Digest).Short())
-		}
+	}
+	if err := s.verifyReferrers(ctx, im.Digest); err != nil {
+		return fmt.Errorf("verifying %s: %w", im.Name, err)
 	}
 	if im.Signature == "" {
 		return fmt.Errorf("verifying %s: %w: it is not signed", im.Name, ErrSignature)
 	}
-	if err := key.Verify(im.OCI, im.Signature); err != nil {
+	if _, err := verifyWith(keys, im.OCI, im.Signature); err != nil {
 		return fmt.Errorf("verifying %s: %w", im.Name, err)
 	}
 	return nil
+}
+
+// verifyBlob reads one blob and checks it against its digest.
+func (s *Store) verifyBlob(ctx context.Context, name string, want ingot.Digest) error {
+	got, err := s.measure(ctx, want)
+	if err != nil {
+		return err
+	}
+	if got != want {
+		return fmt.Errorf("%w: its %s has digest %s; want %s", ErrDamaged, name, got.Short(), want.Short())
+	}
+	return nil
+}
+
+// verifyReferrers reads what refers to an image. A damaged manifest cannot say
+// what it refers to: it counts as the image's own.
+func (s *Store) verifyReferrers(ctx context.Context, subject ingot.Digest) error {
+	index, err := s.readIndex()
+	if err != nil {
+		return err
+	}
+	for _, d := range index.Manifests {
+		if !s.refersTo(d, subject) {
+			continue
+		}
+		if err := s.verifyBlob(ctx, PartName(d.ArtifactType)+"'s manifest", ingot.Digest(d.Digest)); err != nil {
+			return err
+		}
+		blobs, err := s.Blobs(ingot.Digest(d.Digest))
+		if err != nil {
+			return err
+		}
+		for _, b := range blobs {
+			if err := s.verifyBlob(ctx, PartName(d.ArtifactType), ingot.Digest(b.Digest)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// measure is the digest of what is stored as the blob d.
+func (s *Store) measure(ctx context.Context, d ingot.Digest) (ingot.Digest, error) {
+	f, err := os.Open(s.Blob(d))
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	sum := newSum()
+	if _, err := io.Copy(sum, readerWithContext{ctx, f}); err != nil {
+		return "", err
+	}
+	return sum.digest(), nil
 }

@@ -46,6 +46,23 @@ func (p PublicKey) Verify(message []byte, signature string) error {
 	return nil
 }
 
+// verifyWith returns the first of the keys that made a signature.
+func verifyWith(keys []PublicKey, message []byte, signature string) (PublicKey, error) {
+	for _, k := range keys {
+		if k.Verify(message, signature) == nil {
+			return k, nil
+		}
+	}
+	var s minisign.Signature
+	if err := s.UnmarshalText([]byte(signature)); err != nil {
+		return PublicKey{}, fmt.Errorf("%w: %w", ErrSignature, err)
+	}
+	return PublicKey{}, fmt.Errorf("%w: it says key %016X", ErrSignature, s.KeyID)
+}
+
+// ID is the key's number as minisign prints it, 16 hex digits.
+func (p PublicKey) ID() string { return fmt.Sprintf("%016X", p.key.ID()) }
+
 // Text returns the minisign public key file.
 func (p PublicKey) Text() []byte {
 	b, _ := p.key.MarshalText() // cannot fail: the key is a fixed-size array

@@ -67,36 +67,57 @@ func ipxe(t testing.TB, features string) dhcpv4.Modifier {
 	}
 }
 
-// clients are the kinds of firmware and loaders that we know.
-func clients(t testing.TB) map[string]struct {
+// says60 gives a packet the class of its sender.
+func says60(class string) dhcpv4.Modifier {
+	return dhcpv4.WithOption(dhcpv4.OptClassIdentifier(class))
+}
+
+// row is one kind of client: a row of docs/HARDWARE.md.
+type row struct {
+	name   string
 	packet *dhcpv4.DHCPv4
 	kind   Kind
 	fw     ingot.Firmware
-} {
-	type c = struct {
-		packet *dhcpv4.DHCPv4
-		kind   Kind
-		fw     ingot.Firmware
+	quirk  string
+}
+
+// rows are the kinds of firmware, loaders and systems that we know.
+func rows(t testing.TB) []row {
+	pi := discover(t, arch(iana.INTEL_X86PC))
+	pi.ClientHWAddr = net.HardwareAddr{0xdc, 0xa6, 0x32, 0x12, 0, 1}
+	bare := discover(t, says60("PXEClient:Arch:00007:UNDI:003000"))
+	httpArch := func(a iana.Arch, class string) dhcpv4.Modifier {
+		return func(p *dhcpv4.DHCPv4) {
+			arch(a)(p)
+			says60(class)(p)
+		}
 	}
-	return map[string]c{
-		"bios":        {discover(t, arch(iana.INTEL_X86PC)), Firmware, ingot.FirmwareBIOS},
-		"uefi-7":      {discover(t, arch(iana.EFI_BC)), Firmware, ingot.FirmwareUEFIx64},
-		"uefi-9":      {discover(t, arch(iana.EFI_X86_64)), Firmware, ingot.FirmwareUEFIx64},
-		"uefi-arm64":  {discover(t, arch(iana.EFI_ARM64)), Firmware, ingot.FirmwareUEFIarm64},
-		"rom-ipxe":    {discover(t, arch(iana.INTEL_X86PC), ipxe(t, romFeatures)), Firmware, ingot.FirmwareBIOS},
-		"loader-ipxe": {discover(t, arch(iana.INTEL_X86PC), ipxe(t, loaderFeatures)), Loader, ingot.FirmwareBIOS},
-		"system":      {discover(t), System, ingot.FirmwareUnknown},
+	inform := discover(t, says60(InitClass), dhcpv4.WithMessageType(dhcpv4.MessageTypeInform), dhcpv4.WithClientIP(net.IPv4(10, 99, 0, 77).To4()))
+	return []row{
+		{"bios", discover(t, arch(iana.INTEL_X86PC)), Firmware, ingot.FirmwareBIOS, ""},
+		{"uefi-7", discover(t, httpArch(iana.EFI_BC, "PXEClient:Arch:00007:UNDI:003000")), Firmware, ingot.FirmwareUEFIx64, ""},
+		{"uefi-9", discover(t, httpArch(iana.EFI_X86_64, "PXEClient:Arch:00009:UNDI:003000")), Firmware, ingot.FirmwareUEFIx64, ""},
+		{"uefi-http", discover(t, httpArch(iana.EFI_X86_64_HTTP, "HTTPClient:Arch:00016:UNDI:003001")), Firmware, ingot.FirmwareUEFIx64HTTP, ""},
+		{"uefi-http-as-pxe", discover(t, httpArch(iana.EFI_BC, "HTTPClient:Arch:00007:UNDI:003001")), Firmware, ingot.FirmwareUEFIx64HTTP, "http-as-pxe"},
+		{"uefi-arm64", discover(t, httpArch(iana.EFI_ARM64, "PXEClient:Arch:00011:UNDI:003000")), Firmware, ingot.FirmwareUEFIarm64, ""},
+		{"uefi-arm64-http", discover(t, httpArch(iana.EFI_ARM64_HTTP, "HTTPClient:Arch:00019:UNDI:003001")), Firmware, ingot.FirmwareUEFIarm64HTTP, ""},
+		{"rom-ipxe", discover(t, arch(iana.INTEL_X86PC), ipxe(t, romFeatures)), Firmware, ingot.FirmwareBIOS, ""},
+		{"loader-ipxe", discover(t, arch(iana.INTEL_X86PC), ipxe(t, loaderFeatures)), Loader, ingot.FirmwareBIOS, ""},
+		{"raspberry-pi", pi, Firmware, ingot.FirmwareUnknown, "raspberry-pi"},
+		{"no-option-93", bare, Firmware, ingot.FirmwareUEFIx64, "arch-from-class"},
+		{"ingot-init", inform, Init, ingot.FirmwareUnknown, ""},
+		{"system", discover(t), System, ingot.FirmwareUnknown, ""},
 	}
 }
 
 func TestParse(t *testing.T) {
-	for name, c := range clients(t) {
-		got := Parse(c.packet)
-		if got.Kind != c.kind || got.Firmware != c.fw || got.MAC != testMAC.String() {
-			t.Errorf("%s: Parse = %+v; want kind %d, firmware %q", name, got, c.kind, c.fw)
+	for _, r := range rows(t) {
+		got := Parse(r.packet)
+		if got.Kind != r.kind || got.Firmware != r.fw || got.Quirk != r.quirk || got.MAC != r.packet.ClientHWAddr.String() {
+			t.Errorf("%s: Parse = %+v; want kind %d, firmware %q, quirk %q", r.name, got, r.kind, r.fw, r.quirk)
 		}
-		if c.kind != System && got.UUID != "d1b2c3a4-0000-4000-8000-525400120001" {
-			t.Errorf("%s: UUID = %q; want it as Linux shows it", name, got.UUID)
+		if r.packet.Options.Has(dhcpv4.OptionClientMachineIdentifier) && got.UUID != "d1b2c3a4-0000-4000-8000-525400120001" {
+			t.Errorf("%s: UUID = %q; want it as Linux shows it", r.name, got.UUID)
 		}
 	}
 }
@@ -121,10 +142,9 @@ func (m *memory) Leases() ([]fleet.Lease, error) {
 	return slices.Collect(maps.Values(m.leases)), nil
 }
 
-func (m *memory) PutLease(l fleet.Lease, instead netip.Addr) func() error {
+func (m *memory) PutLease(l fleet.Lease) func() error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	delete(m.leases, instead)
 	m.leases[l.Address] = l
 	return func() error { return nil }
 }
@@ -132,7 +152,7 @@ func (m *memory) PutLease(l fleet.Lease, instead netip.Addr) func() error {
 // fullDisk cannot write.
 type fullDisk struct{ *memory }
 
-func (fullDisk) PutLease(fleet.Lease, netip.Addr) func() error {
+func (fullDisk) PutLease(fleet.Lease) func() error {
 	return func() error { return errors.New("disk full") }
 }
 
@@ -222,7 +242,7 @@ func TestOneLease(t *testing.T) {
 	s := newServer(t, b, &now)
 	var address string
 	for _, name := range []string{"rom-ipxe", "loader-ipxe", "system"} {
-		p := clients(t)[name].packet
+		p := rows(t)[slices.IndexFunc(rows(t), func(r row) bool { return r.name == name })].packet
 		offer := handle(t, s, p)
 		r, err := dhcpv4.NewRequestFromOffer(offer)
 		if err != nil {
@@ -294,8 +314,8 @@ func TestRanges(t *testing.T) {
 }
 
 func FuzzHandle(f *testing.F) {
-	for _, c := range clients(f) {
-		f.Add(c.packet.ToBytes())
+	for _, r := range rows(f) {
+		f.Add(r.packet.ToBytes())
 	}
 	now := time.Unix(1000, 0)
 	modes := map[Mode]*Server{}

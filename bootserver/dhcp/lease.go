@@ -18,10 +18,10 @@ var ErrPoolFull = errors.New("every address of the pools is lent; widen a pool, 
 type Store interface {
 	// Leases returns all leases.
 	Leases() ([]fleet.Lease, error)
-	// PutLease stores a lease, and forgets that of another address when that is
-	// valid. It returns at once; the change is durable when wait returned nil.
-	// Changes take effect in the order in which they are put.
-	PutLease(l fleet.Lease, instead netip.Addr) (wait func() error)
+	// PutLease stores the lease of an address. It returns at once; the change is
+	// durable when wait returned nil. Changes take effect in the order in which
+	// they are put.
+	PutLease(l fleet.Lease) (wait func() error)
 }
 
 // card is who holds an address: one network card in one network. ROM, loader,
@@ -250,8 +250,8 @@ func (b *book) available(ip netip.Addr, a ask, now time.Time) bool {
 	return h.MAC == a.mac || (ip == a.reserved && a.reset && slices.Contains(a.siblings, h.MAC))
 }
 
-// replace gives an address to a card. What the card had before is left alone
-// until the new lease is durable.
+// replace gives an address to a card. What the card had before stays lent to
+// it until that expires: should the acknowledgement get lost, it uses that on.
 func (b *book) replace(h *holding, ip netip.Addr, c card) *holding {
 	if h != nil && b.cards[card{h.network, h.MAC}] == ip {
 		delete(b.cards, card{h.network, h.MAC})
@@ -374,7 +374,7 @@ func (b *book) may(a ask, ip netip.Addr, now time.Time) bool {
 // lend is one lease that is being made durable.
 type lend struct {
 	lease    fleet.Lease
-	instead  netip.Addr // the card's address of before, to be forgotten
+	pointed  netip.Addr // the card's address of before
 	before   holding
 	revision uint64
 	wait     func() error
@@ -396,35 +396,30 @@ func (b *book) take(a ask, l fleet.Lease, now time.Time) (lend, bool) {
 		h.offered = now.Add(offerTime) // should the disk refuse
 	}
 	t.before = *h
-	if old, ok := b.cards[a.card]; ok && old != l.Address {
-		t.instead = old
-	}
+	t.pointed = b.cards[a.card]
 	b.revision++
 	h.Lease, h.lent, h.offered, h.revision = l, true, time.Time{}, b.revision
 	t.revision = b.revision
 	b.cards[a.card] = l.Address
-	t.wait = b.store.PutLease(l, t.instead)
+	t.wait = b.store.PutLease(l)
 	return t, true
 }
 
-// settle ends what take began: when the lease is durable the card's address of
-// before is free; when it is not, everything is as before.
+// settle ends what take began: when the lease is not durable, everything is as
+// before.
 func (b *book) settle(t lend, durable bool) {
+	if durable {
+		return
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	h := b.addresses[t.lease.Address]
-	if durable {
-		if old := b.addresses[t.instead]; old != nil && old.MAC == t.mac && b.cards[t.card] != t.instead {
-			b.forget(t.instead)
-		}
-		return
-	}
 	if h == nil || h.revision != t.revision {
 		return // somebody, the client itself for instance, changed it since
 	}
 	*h = t.before
-	if old := b.addresses[t.instead]; old != nil && old.MAC == t.mac {
-		b.cards[t.card] = t.instead
+	if old := b.addresses[t.pointed]; old != nil && old.MAC == t.mac {
+		b.cards[t.card] = t.pointed
 	}
 }
 
@@ -442,7 +437,7 @@ func (b *book) end(c card, ip netip.Addr, now time.Time) (wait func() error, end
 	}
 	b.revision++
 	h.Expires, h.revision = now, b.revision
-	return b.store.PutLease(h.Lease, netip.Addr{}), true
+	return b.store.PutLease(h.Lease), true
 }
 
 // decline takes an address out of use for a while, when the card holds it or
@@ -460,7 +455,7 @@ func (b *book) decline(c card, ip netip.Addr, now time.Time) (wait func() error,
 	b.revision++
 	h.Expires, h.Declined, h.lent, h.offered, h.revision = now.Add(declineTime), true, true, time.Time{}, b.revision
 	h.Machine, h.Hostname = "", ""
-	return b.store.PutLease(h.Lease, netip.Addr{}), true
+	return b.store.PutLease(h.Lease), true
 }
 
 // withdraw takes an offer back that the client did not choose.

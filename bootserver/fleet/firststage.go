@@ -29,7 +29,7 @@ func FirstStage(m Machine, f ingot.Firmware, list []string) string {
 // by the first stage of its latest boot, and says how: it was told what to load
 // and never did, or loaded it and nothing was heard of it again.
 func Stalled(latest *Boot, f ingot.Firmware, now time.Time) (string, bool) {
-	if latest == nil || !latest.Open() || latest.First == "" || latest.Firmware != f {
+	if latest == nil || !latest.Open() || latest.First == "" || latest.Back || latest.Firmware != f {
 		return "", false
 	}
 	switch latest.Stage() {

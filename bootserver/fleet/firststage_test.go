@@ -29,6 +29,7 @@ func TestStalledFirstStage(t *testing.T) {
 		{"never loaded", told, f, 30 * time.Second, "told to load snponly.efi and did not"},
 		{"loaded, and silent since", loaded, f, time.Second, "loaded snponly.efi, and it was not heard of again"},
 		{"came as far as the script", script, f, time.Hour, ""},
+		{"its loader asked us for an address", Boot{Firmware: f, First: "snponly.efi", Told: now, Back: true, Events: loaded.Events}, f, time.Hour, ""},
 		{"asks with its other boot method", told, ingot.FirmwareUEFIx64HTTP, time.Hour, ""},
 		{"was never given the address", Boot{Firmware: f, First: "snponly.efi", Events: told.Events}, f, time.Hour, ""},
 	} {

@@ -2,7 +2,6 @@ package state
 
 import (
 	"encoding/json"
-	"net/netip"
 	"slices"
 
 	"go.etcd.io/bbolt"
@@ -125,6 +124,3 @@ func (tx *Tx) replaceBoot(id ingot.BootID, b *fleet.Boot) {
 
 // PutLease stores the lease of an address.
 func (tx *Tx) PutLease(l fleet.Lease) { tx.write(bucketLeases, string(l.Address.AsSlice()), l) }
-
-// DropLease forgets the lease of an address.
-func (tx *Tx) DropLease(ip netip.Addr) { tx.write(bucketLeases, string(ip.AsSlice()), nil) }

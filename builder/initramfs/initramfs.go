@@ -23,7 +23,7 @@ import (
 )
 
 // Format is bumped when the same options give other bytes.
-const Format = 1
+const Format = 2
 
 // Options say what goes into the archive.
 type Options struct {
@@ -145,4 +145,21 @@ func sortedKeys(m map[string][]byte) []string {
 	}
 	slices.Sort(keys)
 	return keys
+}
+
+// Append writes a second archive with further files, uncompressed, as it may
+// follow a first one that ended at a multiple of four bytes: the kernel unpacks
+// one after the other. The same files give the same bytes.
+func Append(w io.Writer, files map[string][]byte, epoch time.Time) error {
+	a := &archive{w: cpio.NewWriter(w), epoch: epoch, made: map[string]bool{}}
+	for _, name := range sortedKeys(files) {
+		a.file(name, 0o644, files[name])
+	}
+	if a.err == nil {
+		a.err = a.w.Close()
+	}
+	if a.err != nil {
+		return fmt.Errorf("packing further files of an initramfs: %w", a.err)
+	}
+	return nil
 }

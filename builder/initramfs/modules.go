@@ -22,8 +22,9 @@ var ErrNoModule = errors.New("the kernel has no such module")
 // presets are groups of modules. A folder ends in a slash and is relative to
 // kernel/; what a kernel lacks of a preset is left out without an error.
 var presets = map[string][]string{
-	// What every boot needs: packets for DHCP, the root, its overlay, volumes.
-	"@boot": {"af_packet", "squashfs", "overlay", "loop", "ext4", "crc32c_generic", "efivarfs"},
+	// What every boot needs: packets for DHCP, the root, its overlay, volumes;
+	"@boot": {"af_packet", "squashfs", "overlay", "loop", "ext4", "crc32c_generic", "efivarfs",
+		"dm_mod", "dm_verity", "sha256_generic", "isofs"}, // these for a root on a disk or an ISO
 	// The devices of common hypervisors.
 	"@virtual": {"virtio_net", "virtio_blk", "virtio_scsi", "virtio_pci", "virtio_rng", "virtio_console",
 		"nvme", "ahci", "ata_piix", "sd_mod", "sr_mod", "e1000", "e1000e", "vmxnet3", "vmw_pvscsi",

@@ -218,7 +218,7 @@ Acquire::Retries "2";
 Acquire::http::Timeout "20";
 Acquire::https::Timeout "20";
 Debug::NoLocking "true";
-quiet "2";
+quiet "1";
 `, a.dir, a.dir+"/etc", a.dir+"/state", a.dir+"/status", a.dir+"/cache", o.Arch, o.Arch)
 	for name, content := range map[string]string{"apt.conf": conf, "etc/sources.list": sources, "status": ""} {
 		if err := os.WriteFile(filepath.Join(a.dir, name), []byte(content), 0o644); err != nil {
@@ -243,7 +243,7 @@ var refusals = []struct {
 }
 
 var (
-	notFoundRE = regexp.MustCompile(`(?m)404 +Not Found|File not found`)
+	notFoundRE = regexp.MustCompile(`404 +Not Found|File not found|does not have a Release file`)
 	offlineRE  = regexp.MustCompile(`Could not (resolve|connect|handshake)|Temporary failure|Connection (failed|timed out|refused)|Unable to connect|Error reading from server|Undetermined Error|(?m)^E: .* [45][0-9]{2} +[A-Z]`)
 	suiteRE    = regexp.MustCompile(`repository '\S+ (\S+) Release' does not have|/dists/([^/\s]+)/`)
 )
@@ -393,7 +393,7 @@ func (a *Apt) explain(ctx context.Context, names []string, text string, err erro
 			return fmt.Errorf("resolving packages: %w in %s: %s; mend the profile's list of packages", ErrNoPackage, a.suite, strings.Join(unknown, ", "))
 		}
 	}
-	if strings.Contains(text, "unmet dependencies") || strings.Contains(text, "held broken packages") {
+	if strings.Contains(text, "unmet dependencies") || strings.Contains(text, "Unable to satisfy dependencies") || strings.Contains(text, "held broken packages") {
 		return fmt.Errorf("resolving packages: %w: %s", ErrConflict, firstError(text))
 	}
 	return fmt.Errorf("resolving packages: %w: %s", err, firstError(text))
@@ -448,14 +448,22 @@ func field(record, name string) string {
 	return ""
 }
 
+// unmetRE is a line of apt's list of unmet dependencies; the name is missing
+// where it is that of the line before.
+var unmetRE = regexp.MustCompile(`^ (\S+ :|  +) ?((?:Pre)?Depends|Conflicts|Breaks): `)
+
 // firstError is the first line that apt marks as an error, with the lines of
 // unmet dependencies before it, or else the last line.
 func firstError(text string) string {
 	lines := strings.Split(strings.TrimSpace(text), "\n")
 	var unmet []string
+	name := ""
 	for _, l := range lines {
-		if strings.Contains(l, " : Depends:") || strings.Contains(l, " : Conflicts:") || strings.Contains(l, " : Breaks:") {
-			unmet = append(unmet, strings.Join(strings.Fields(l), " "))
+		if m := unmetRE.FindStringSubmatch(l); m != nil {
+			if strings.HasSuffix(m[1], ":") {
+				name = m[1]
+			}
+			unmet = append(unmet, name+" "+strings.Join(strings.Fields(strings.TrimPrefix(l, " "+m[1])), " "))
 		}
 		if e, ok := strings.CutPrefix(l, "E: "); ok {
 			return hideHost(strings.Join(append(unmet, e), "; "))

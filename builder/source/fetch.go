@@ -144,6 +144,9 @@ func (f *fetch) retrying(ctx context.Context, p Package) error {
 			break
 		}
 	}
+	if errors.Is(err, ErrDigest) {
+		err = fmt.Errorf("%w; try another --mirror or, when the lock is wrong, --update", err)
+	}
 	return fmt.Errorf("fetching %s %s: %w", p.Name, p.Version, err)
 }
 

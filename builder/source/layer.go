@@ -214,3 +214,12 @@ func writeCanonical(ctx context.Context, t *tree.Tree, out string) error {
 	w := bufio.NewWriterSize(f, 1<<20)
 	return errors.Join(t.WriteTar(ctx, w, epochZero), w.Flush(), f.Close())
 }
+
+// writeZstd compresses what write writes.
+func writeZstd(w io.Writer, write func(io.Writer) error) error {
+	z, err := zstd.NewWriter(w)
+	if err != nil {
+		return err
+	}
+	return errors.Join(write(z), z.Close())
+}

@@ -301,7 +301,7 @@ func (t *Trees) keepRetrying(ctx context.Context, from depot, d v1.Descriptor, t
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
-		case <-time.After(time.Duration(attempt) * time.Second):
+		case <-time.After(time.Duration(attempt) * 500 * time.Millisecond):
 		}
 	}
 }

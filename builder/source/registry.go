@@ -41,7 +41,8 @@ func openRegistry(ref string) (depot, error) {
 func (r *registry) close() { r.client.CloseIdleConnections() }
 
 func (r *registry) options(ctx context.Context) []remote.Option {
-	return []remote.Option{remote.WithContext(ctx), remote.WithAuthFromKeychain(authn.DefaultKeychain), remote.WithTransport(r.client), remote.WithUserAgent("ingot")}
+	return []remote.Option{remote.WithContext(ctx), remote.WithAuthFromKeychain(authn.DefaultKeychain), remote.WithTransport(r.client), remote.WithUserAgent("ingot"),
+		remote.WithRetryBackoff(remote.Backoff{Duration: 200 * time.Millisecond, Factor: 3, Steps: 3})}
 }
 
 func (r *registry) index(ctx context.Context) ([]byte, types.MediaType, error) {

@@ -27,6 +27,8 @@ func TestHostMirrors(t *testing.T) {
 			Mirrors{"http://n/debian", "http://n/debian-security"}},
 		{"others are passed over", "sources.list", "deb http://x/nodesource nodistro main\ndeb http://n/debian trixie main\n", "", Mirrors{"http://n/debian", ""}},
 		{"a named one goes first", "sources.list", "deb http://n/debian trixie main\n", "http://mine/d/", Mirrors{"http://mine/d", ""}},
+		{"and its security archive", "sources.list", "deb http://n/debian-security trixie-security main\n", "http://mine/d http://mine/s/", Mirrors{"http://mine/d", "http://mine/s"}},
+		{"or none", "sources.list", "deb http://n/debian-security trixie-security main\n", "http://mine/d none", Mirrors{"http://mine/d", ""}},
 	} {
 		etc := t.TempDir()
 		path := filepath.Join(etc, c.file)
@@ -46,8 +48,8 @@ func TestHostMirrors(t *testing.T) {
 }
 
 func TestFirstErrorHidesHosts(t *testing.T) {
-	text := "N: note\n web : Depends: x (>= 2) but it is not installable\nE: Failed to fetch http://secret.example/debian/pool/x  404\nE: second\n"
-	want := "web : Depends: x (>= 2) but it is not installable; Failed to fetch /debian/pool/x  404"
+	text := "N: note\nThe following packages have unmet dependencies:\n web : Depends: x (>= 2) but it is not installable\n       Conflicts: y\nE: Failed to fetch http://secret.example/debian/pool/x  404\nE: second\n"
+	want := "web : Depends: x (>= 2) but it is not installable; web : Conflicts: y; Failed to fetch /debian/pool/x  404"
 	if got := firstError(text); got != want {
 		t.Errorf("firstError = %q; want %q", got, want)
 	}
@@ -141,5 +143,63 @@ func TestEpoch(t *testing.T) {
 	}
 	if _, err := c.Epoch([]Package{p}); err == nil {
 		t.Error("a page of HTML has an epoch")
+	}
+}
+
+// TestFetchStalls: a mirror that says nothing more does not hold a build for ever.
+func TestFetchStalls(t *testing.T) {
+	release := make(chan struct{})
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Length", "4")
+		_, _ = w.Write([]byte("go"))
+		w.(http.Flusher).Flush()
+		<-release
+	}))
+	defer srv.Close()
+	defer close(release)
+	p := pkg("good")
+	f := fetch{cache: Cache{t.TempDir()}, incoming: t.TempDir(), client: srv.Client(), stalled: 50 * time.Millisecond}
+	err := f.one(t.Context(), srv.URL, p)
+	if !errors.Is(err, ErrOffline) || !strings.Contains(err.Error(), "sent nothing for 50ms") {
+		t.Errorf("a silent mirror = %v; want ErrOffline and for how long", err)
+	}
+	if left, _ := os.ReadDir(f.incoming); len(left) > 0 {
+		t.Errorf("a download that stalled leaves %v", left)
+	}
+}
+
+// TestFetchFromDisk: a mirror may be a folder, as apt knows it.
+func TestFetchFromDisk(t *testing.T) {
+	dir := t.TempDir()
+	c, p := Cache{t.TempDir()}, pkg("good")
+	if err := os.Mkdir(filepath.Join(dir, "pool"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, p.Path), []byte("good"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Fetch(t.Context(), Mirrors{Debian: "file://" + dir}, []Package{p}, nil); err != nil {
+		t.Error(err)
+	}
+	p.Archive = "security"
+	if err := c.Fetch(t.Context(), Mirrors{Debian: "file://" + dir}, []Package{{Name: "y", Version: "1", Size: 1, SHA256: p.SHA256, Archive: "security", Path: p.Path}}, nil); !errors.Is(err, ErrNoMirror) {
+		t.Errorf("a security package without that archive = %v; want ErrNoMirror", err)
+	}
+}
+
+// TestWeed finds what rots in the cache.
+func TestWeed(t *testing.T) {
+	c, sound, rotten, absent := Cache{t.TempDir()}, pkg("good"), pkg("evil"), pkg("away")
+	for _, p := range []Package{sound, rotten} {
+		if err := os.WriteFile(c.Path(p), []byte("good"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	damaged, err := c.Weed(t.Context(), []Package{sound, rotten, absent})
+	if err != nil || len(damaged) != 1 || damaged[0] != rotten {
+		t.Errorf("Weed = %v, %v; want the rotten one", damaged, err)
+	}
+	if missing := c.Missing([]Package{sound, rotten, absent}); len(missing) != 2 {
+		t.Errorf("Missing after Weed = %v; want the rotten and the absent one", missing)
 	}
 }

@@ -2,6 +2,7 @@ package squashfs
 
 import (
 	"bufio"
+	"cmp"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -11,8 +12,10 @@ import (
 	"path/filepath"
 	"runtime/debug"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 )
 
@@ -20,7 +23,7 @@ import (
 // compresses only what changed. It may be shared by writers that run at the
 // same time, and writers may be killed: a pack of blocks appears under its name
 // when it is complete, and every block is checked when it is read. A damaged
-// one is compressed again.
+// one is compressed again, and its pack is written anew without it.
 type Cache struct {
 	Dir string // made when missing
 	Max int64  // bytes; packs that were used longest ago go first. Zero means 4 GiB
@@ -31,7 +34,8 @@ const (
 	packMagic   = "ingtpck1"
 	packRecord  = sha256.Size + 8 + 4 + 4
 	packFooter  = 4 + 4 + len(packMagic)
-	packPartial = ".incoming-"
+	packPartial = ".incoming-" // locked by its writer: one that can be locked is left over
+	maxPacks    = 24           // from so many on, the smaller half becomes one
 )
 
 type cacheKey [sha256.Size]byte
@@ -45,9 +49,11 @@ type packed struct {
 }
 
 type pack struct {
-	f    *os.File
-	path string
-	used atomic.Bool
+	f       *os.File
+	path    string
+	size    int64
+	used    atomic.Bool
+	damaged atomic.Bool
 }
 
 // lookup is the cache as one writer uses it. A nil Cache has one that is off.
@@ -72,13 +78,16 @@ func (c *Cache) begin(o Options) (*lookup, error) {
 	if c == nil {
 		return l, nil
 	}
-	l.dir = filepath.Join(c.Dir, fmt.Sprintf("%d-%d-%d-%s", o.Compression, o.Level, o.BlockSize, encoderVersion()))
+	l.dir = filepath.Join(c.Dir, fmt.Sprintf("%d-%d-%d-%d-%s", recipe, o.Compression, o.Level, o.BlockSize, encoderVersion()))
 	l.max = c.Max
 	if l.max == 0 {
 		l.max = 4 << 30
 	}
 	l.known, l.added = map[cacheKey]packed{}, map[cacheKey]bool{}
 	if err := os.MkdirAll(l.dir, 0o755); err != nil {
+		return nil, fmt.Errorf("opening the block cache: %w", err)
+	}
+	if err := l.sweep(); err != nil {
 		return nil, fmt.Errorf("opening the block cache: %w", err)
 	}
 	names, err := filepath.Glob(filepath.Join(l.dir, "*"+packSuffix))
@@ -136,6 +145,7 @@ func (l *lookup) readIndex(p *pack) error {
 		return err
 	}
 	foot := make([]byte, packFooter)
+	p.size = st.Size()
 	if st.Size() < int64(packFooter) {
 		return errPack
 	}
@@ -166,8 +176,6 @@ func (l *lookup) readIndex(p *pack) error {
 
 func (l *lookup) on() bool { return l.dir != "" }
 
-func (l *lookup) key(raw []byte) cacheKey { return sha256.Sum256(raw) }
-
 // get returns the compressed block in dst, whose length is that of the raw
 // block. The result is as long as dst when the block does not get smaller.
 func (l *lookup) get(k cacheKey, dst []byte) ([]byte, bool) {
@@ -180,39 +188,134 @@ func (l *lookup) get(k cacheKey, dst []byte) ([]byte, bool) {
 		return dst, true
 	}
 	out := dst[:b.size]
-	if _, err := b.pack.f.ReadAt(out, b.at); err != nil || crc32.Checksum(out, castagnoli) != b.sum {
+	if !b.read(out) {
 		l.broken.Add(1)
 		return nil, false
 	}
 	return out, true
 }
 
+// read fills in the compressed block, unless it is damaged.
+func (b packed) read(out []byte) bool {
+	if _, err := b.pack.f.ReadAt(out, b.at); err != nil || crc32.Checksum(out, castagnoli) != b.sum {
+		b.pack.damaged.Store(true)
+		return false
+	}
+	return true
+}
+
 // add keeps a freshly compressed block.
 func (l *lookup) add(j *job) error {
-	if !l.on() || !j.fresh || l.added[j.key] {
+	if !l.on() || !j.fresh {
+		return nil
+	}
+	if j.size&dataStored != 0 {
+		return l.keep(j.key, nil)
+	}
+	return l.keep(j.key, j.out)
+}
+
+// keep puts a block into the new pack. Without bytes it does not get smaller.
+func (l *lookup) keep(key cacheKey, out []byte) error {
+	if l.added[key] {
 		return nil
 	}
 	if l.new == nil {
-		f, err := os.CreateTemp(l.dir, packPartial)
+		f, err := createLocked(l.dir)
 		if err != nil {
 			return fmt.Errorf("adding to the block cache: %w", err)
 		}
 		l.new, l.buf = f, bufio.NewWriterSize(f, outputBuffer)
 	}
-	l.added[j.key] = true
-	l.index = append(l.index, j.key[:]...)
+	l.added[key] = true
+	l.index = append(l.index, key[:]...)
 	l.index = le.AppendUint64(l.index, uint64(l.at))
-	if j.size&dataStored != 0 {
-		l.index = le.AppendUint64(l.index, 0)
-		return nil
-	}
-	l.index = le.AppendUint32(l.index, uint32(len(j.out)))
-	l.index = le.AppendUint32(l.index, crc32.Checksum(j.out, castagnoli))
-	l.at += int64(len(j.out))
-	if _, err := l.buf.Write(j.out); err != nil {
+	l.index = le.AppendUint32(l.index, uint32(len(out)))
+	l.index = le.AppendUint32(l.index, crc32.Checksum(out, castagnoli))
+	l.at += int64(len(out))
+	if _, err := l.buf.Write(out); err != nil {
 		return fmt.Errorf("adding to the block cache: %w", err)
 	}
 	return nil
+}
+
+// createLocked makes the file of a new pack. Whoever sweeps may have locked
+// and removed it before we locked it; then there is another try.
+func createLocked(dir string) (*os.File, error) {
+	for {
+		f, err := os.CreateTemp(dir, packPartial)
+		if err != nil {
+			return nil, err
+		}
+		if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX); err != nil {
+			f.Close()
+			return nil, err
+		}
+		if _, err := os.Lstat(f.Name()); err == nil {
+			return f, nil
+		}
+		f.Close()
+	}
+}
+
+// sweep removes the packs of writers that were killed.
+func (l *lookup) sweep() error {
+	names, err := filepath.Glob(filepath.Join(l.dir, packPartial+"*"))
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		f, err := os.Open(name)
+		if err != nil {
+			if err := ignoreGone(err); err != nil {
+				return err
+			}
+			continue
+		}
+		if syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) == nil {
+			err = ignoreGone(os.Remove(name))
+		}
+		f.Close()
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// tidy moves what is good of damaged packs, and of the smaller half when there
+// are too many, into the new pack. It returns the packs that are not needed then.
+func (l *lookup) tidy() ([]*pack, error) {
+	byPack := map[*pack][]cacheKey{}
+	slices.SortFunc(l.packs, func(a, b *pack) int { return cmp.Or(cmp.Compare(a.size, b.size), strings.Compare(a.path, b.path)) })
+	for i, p := range l.packs {
+		if p.damaged.Load() || len(l.packs) >= maxPacks && i < len(l.packs)/2 {
+			byPack[p] = nil
+		}
+	}
+	if len(byPack) == 0 {
+		return nil, nil
+	}
+	for key, b := range l.known {
+		if keys, ok := byPack[b.pack]; ok {
+			byPack[b.pack] = append(keys, key)
+		}
+	}
+	var done []*pack
+	for p, keys := range byPack {
+		for _, key := range keys {
+			b := l.known[key]
+			out := make([]byte, b.size)
+			if !b.read(out) {
+				continue
+			}
+			if err := l.keep(key, out); err != nil {
+				return nil, err
+			}
+		}
+		done = append(done, p)
+	}
+	return done, nil
 }
 
 // damaged is how many blocks or packs could not be used.
@@ -223,6 +326,10 @@ func (l *lookup) damaged() int { return int(l.broken.Load()) }
 func (l *lookup) commit() error {
 	if !l.on() {
 		return nil
+	}
+	obsolete, err := l.tidy()
+	if err != nil {
+		return err
 	}
 	if l.new != nil {
 		l.buf.Write(l.index)
@@ -239,6 +346,11 @@ func (l *lookup) commit() error {
 		l.new.Close()
 		l.new = nil
 	}
+	for _, p := range obsolete {
+		if err := ignoreGone(os.Remove(p.path)); err != nil {
+			return fmt.Errorf("removing an old pack from the block cache: %w", err)
+		}
+	}
 	now := time.Now()
 	for _, p := range l.packs {
 		if p.used.Load() {
@@ -248,8 +360,8 @@ func (l *lookup) commit() error {
 	return l.prune()
 }
 
-// prune removes the packs that were used longest ago until the rest fits, and
-// what killed writers left a day ago. Packs of other options count as well.
+// prune removes the packs that were used longest ago until the rest fits.
+// Packs of other options count as well, and so do those of older versions.
 func (l *lookup) prune() error {
 	type aged struct {
 		path string
@@ -267,9 +379,6 @@ func (l *lookup) prune() error {
 			return ignoreGone(err)
 		}
 		if filepath.Ext(path) != packSuffix {
-			if time.Since(st.ModTime()) > 24*time.Hour {
-				return ignoreGone(os.Remove(path))
-			}
 			return nil
 		}
 		packs = append(packs, aged{path, st.Size(), st.ModTime()})

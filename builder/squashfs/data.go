@@ -8,7 +8,6 @@ import (
 	"hash/fnv"
 	"io"
 	"runtime"
-	"sync"
 
 	"golang.org/x/sync/errgroup"
 )
@@ -54,7 +53,8 @@ func (w *writer) data(ctx context.Context) (*dataResult, error) {
 		workers = runtime.GOMAXPROCS(0)
 	}
 	g, ctx := errgroup.WithContext(ctx)
-	p := &producer{w: w, ctx: ctx, work: make(chan *job, 2*workers), order: make(chan *job, 4*workers), seen: map[contentKey]*extent{}}
+	w.buffers = newBuffers(w.o.BlockSize, 8*workers)
+	p := &producer{w: w, ctx: ctx, work: make(chan *job, workers), order: make(chan *job, 3*workers), seen: map[contentKey]*extent{}}
 	lookup, err := w.o.Cache.begin(w.o)
 	if err != nil {
 		return nil, err
@@ -66,7 +66,7 @@ func (w *writer) data(ctx context.Context) (*dataResult, error) {
 		return p.run()
 	})
 	for range workers {
-		g.Go(func() error { return compressAll(ctx, w.o, lookup, p.work) })
+		g.Go(func() error { return w.compressAll(ctx, lookup, p.work) })
 	}
 	var d dataResult
 	g.Go(func() error { return w.place(ctx, &d, lookup, p.order) })
@@ -80,8 +80,8 @@ func (w *writer) data(ctx context.Context) (*dataResult, error) {
 }
 
 // compressAll is one worker.
-func compressAll(ctx context.Context, o Options, cache *lookup, work <-chan *job) error {
-	c, err := newCompressor(o)
+func (w *writer) compressAll(ctx context.Context, cache *lookup, work <-chan *job) error {
+	c, err := newCompressor(w.o)
 	if err != nil {
 		return err
 	}
@@ -89,7 +89,7 @@ func compressAll(ctx context.Context, o Options, cache *lookup, work <-chan *job
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		if err := j.compress(c, cache); err != nil {
+		if err := w.compress(j, c, cache); err != nil {
 			return err
 		}
 		close(j.done)
@@ -98,12 +98,12 @@ func compressAll(ctx context.Context, o Options, cache *lookup, work <-chan *job
 }
 
 // compress fills in what is written for the block.
-func (j *job) compress(c compressor, cache *lookup) error {
-	buf := buffers.get(len(j.raw))
+func (w *writer) compress(j *job, c compressor, cache *lookup) error {
+	buf := w.buffers.get()
 	if cache.on() {
-		j.key = cache.key(j.raw)
-		if out, ok := cache.get(j.key, buf); ok {
-			j.use(out)
+		j.key = sha256.Sum256(j.raw)
+		if out, ok := cache.get(j.key, buf[:len(j.raw)]); ok {
+			w.use(j, out)
 			return nil
 		}
 		j.fresh = true
@@ -112,14 +112,14 @@ func (j *job) compress(c compressor, cache *lookup) error {
 	if err != nil {
 		return fmt.Errorf("compressing: %w", err)
 	}
-	j.use(out)
+	w.use(j, out)
 	return nil
 }
 
 // use takes the compressed block, unless it is not smaller than the raw one.
-func (j *job) use(out []byte) {
+func (w *writer) use(j *job, out []byte) {
 	if len(out) >= len(j.raw) {
-		buffers.put(out)
+		w.buffers.put(out)
 		j.out, j.size = j.raw, uint32(len(j.raw))|dataStored
 		return
 	}
@@ -160,9 +160,9 @@ func (w *writer) place(ctx context.Context, d *dataResult, cache *lookup, order 
 			w.o.Progress(done, w.tree.total)
 		}
 		if j.size&dataStored == 0 {
-			buffers.put(j.out)
+			w.buffers.put(j.out)
 		}
-		buffers.put(j.raw)
+		w.buffers.put(j.raw)
 	}
 	return nil
 }
@@ -224,30 +224,41 @@ func (p *producer) file(n *node) error {
 		return p.ctx.Err()
 	}
 	bs := int64(p.w.o.BlockSize)
-	if n.e.Size < bs {
-		return p.small(n)
-	}
-	if p.sizes[n.e.Size] > 1 {
+	twin := p.sizes[n.e.Size] > 1 // perhaps
+	if twin && n.e.Size >= bs {
 		known, err := p.knownLarge(n)
 		if err != nil || known {
 			return err
 		}
+		twin = false
 	}
 	r, err := n.e.Open()
 	if err != nil {
 		return err
 	}
 	defer r.Close()
-	n.body.blocks = make([]uint32, n.e.Size/bs)
+	if err := p.blocks(n, r); err != nil {
+		return err
+	}
+	if rest := int(n.e.Size % bs); rest > 0 {
+		return p.pack(n, r, rest, twin)
+	}
+	return atEnd(r)
+}
+
+// blocks sends off the full blocks of a file.
+func (p *producer) blocks(n *node, r io.Reader) error {
+	bs := p.w.o.BlockSize
+	n.body.blocks = make([]uint32, n.e.Size/int64(bs))
 	first := true
 	for i := range n.body.blocks {
-		raw := buffers.get(int(bs))
+		raw := p.w.buffers.get()[:bs]
 		if err := readFull(r, raw); err != nil {
 			return err
 		}
 		if isZero(raw) {
 			n.body.holes += uint64(bs)
-			buffers.put(raw)
+			p.w.buffers.put(raw)
 			continue
 		}
 		if err := p.send(raw, n.body, i, first); err != nil {
@@ -255,38 +266,7 @@ func (p *producer) file(n *node) error {
 		}
 		first = false
 	}
-	if rest := int(n.e.Size % bs); rest > 0 {
-		raw := buffers.get(rest)
-		defer buffers.put(raw)
-		if err := readFull(r, raw); err != nil {
-			return err
-		}
-		if err := p.pack(n, raw); err != nil {
-			return err
-		}
-	}
-	return atEnd(r)
-}
-
-// small reads a file that is smaller than a block.
-func (p *producer) small(n *node) error {
-	r, err := n.e.Open()
-	if err != nil {
-		return err
-	}
-	defer r.Close()
-	raw := buffers.get(int(n.e.Size))
-	defer buffers.put(raw)
-	if err := readFull(r, raw); err != nil {
-		return err
-	}
-	if err := atEnd(r); err != nil {
-		return err
-	}
-	if p.sizes[n.e.Size] > 1 && p.known(n, contentKey{n.e.Size, sha256.Sum256(raw)}) {
-		return nil
-	}
-	return p.pack(n, raw)
+	return nil
 }
 
 // knownLarge reads a file to see whether its content was there before.
@@ -297,9 +277,9 @@ func (p *producer) knownLarge(n *node) (bool, error) {
 	}
 	defer r.Close()
 	sum := sha256.New()
-	raw := buffers.get(p.w.o.BlockSize)
-	defer buffers.put(raw)
-	read, err := io.CopyBuffer(sum, struct{ io.Reader }{r}, raw)
+	raw := p.w.buffers.get()
+	defer p.w.buffers.put(raw)
+	read, err := io.CopyBuffer(sum, struct{ io.Reader }{r}, raw[:cap(raw)])
 	if err != nil {
 		return false, err
 	}
@@ -320,21 +300,40 @@ func (p *producer) known(n *node, k contentKey) bool {
 	return false
 }
 
-// pack puts the end of a file into the fragment block. A block is closed when
-// it is full, or when it is half full and the file's name says so: the same
-// files then share blocks even when there are others before them.
-func (p *producer) pack(n *node, raw []byte) error {
+// pack reads the last bytes of a file into the fragment block. The block is
+// closed before when they do not fit, or when it is half full and the file's
+// name says so: the same files then share blocks even when there are others
+// before them. Of a twin, whose bytes are all of the file, there may be an
+// equal one; its bytes are then forgotten.
+func (p *producer) pack(n *node, r io.Reader, size int, twin bool) error {
 	bs := p.w.o.BlockSize
-	if len(p.frag)+len(raw) > bs || len(p.frag) >= bs/2 && closes(n.path) {
+	block, at := p.frag, len(p.frag)
+	if at+size > bs || at >= bs/2 && closes(n.path) {
+		block, at = nil, 0
+	}
+	if block == nil {
+		block = p.w.buffers.get()
+	}
+	block = block[:at+size]
+	if err := readFull(r, block[at:]); err != nil {
+		return err
+	}
+	if err := atEnd(r); err != nil {
+		return err
+	}
+	if twin && p.known(n, contentKey{n.e.Size, sha256.Sum256(block[at:])}) {
+		if at == 0 && len(p.frag) > 0 {
+			p.w.buffers.put(block)
+		}
+		return nil
+	}
+	if at == 0 {
 		if err := p.flush(); err != nil {
 			return err
 		}
 	}
-	if p.frag == nil {
-		p.frag = buffers.get(bs)[:0]
-	}
-	n.body.frag, n.body.offset = p.frags, uint32(len(p.frag))
-	p.frag = append(p.frag, raw...)
+	p.frag = block
+	n.body.frag, n.body.offset = p.frags, uint32(at)
 	return nil
 }
 
@@ -388,21 +387,36 @@ func isZero(b []byte) bool {
 	return bytes.Equal(b, zeros[:len(b)])
 }
 
-// pool hands out buffers of blocks again.
-type pool struct{ p sync.Pool }
-
-var buffers pool
-
-// get returns a buffer of n bytes with any content.
-func (p *pool) get(n int) []byte {
-	if b, ok := p.p.Get().(*[]byte); ok && cap(*b) >= n {
-		return (*b)[:n]
-	}
-	return make([]byte, n, max(n, DefaultBlockSize))
+// buffers hands out buffers of blocks again. (A sync.Pool is emptied by every
+// collection of garbage, and new buffers are most of the garbage.)
+type buffers struct {
+	size int
+	free chan []byte
 }
 
-func (p *pool) put(b []byte) {
-	if cap(b) >= DefaultBlockSize {
-		p.p.Put(&b)
+// slack is what zstd may need above the size of a block that does not compress.
+const slack = 4096
+
+func newBuffers(blockSize, keep int) *buffers {
+	return &buffers{blockSize + slack, make(chan []byte, keep)}
+}
+
+// get returns a buffer without length that has room for a block.
+func (p *buffers) get() []byte {
+	select {
+	case b := <-p.free:
+		return b
+	default:
+		return make([]byte, 0, p.size)
+	}
+}
+
+func (p *buffers) put(b []byte) {
+	if cap(b) < p.size {
+		return
+	}
+	select {
+	case p.free <- b[:0]:
+	default:
 	}
 }

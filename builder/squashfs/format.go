@@ -17,7 +17,9 @@ const (
 	noFragment     = 0xffffffff
 	noXattr        = 0xffffffff
 	noTable        = 0xffffffffffffffff
-	maxName        = 256      // bytes
+	maxName        = 256      // bytes; the format's limit, which readers allow
+	maxNewName     = 255      // bytes; NAME_MAX of Linux: a longer one can be mounted, and copied nowhere
+	maxTarget      = 4095     // bytes; PATH_MAX of Linux: 6.11 and later refuse longer links of squashfs
 	maxXattr       = 64 << 10 // bytes of a value: XATTR_SIZE_MAX of Linux
 	runEntries     = 256      // entries below one header of a directory listing
 )

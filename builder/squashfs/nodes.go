@@ -133,8 +133,8 @@ func check(e *Entry) error {
 			if part == "" || part == "." || part == ".." {
 				return bad("the path is not clean")
 			}
-			if len(part) > maxName {
-				return bad("a name of %d bytes; at most %d fit", len(part), maxName)
+			if len(part) > maxNewName {
+				return bad("a name of %d bytes; at most %d fit", len(part), maxNewName)
 			}
 		}
 	}
@@ -152,8 +152,8 @@ func check(e *Entry) error {
 		return bad("%d bytes", e.Size)
 	case e.Kind == File && e.Size > 0 && e.Open == nil:
 		return bad("content without a way to read it")
-	case e.Kind == Symlink && (e.Target == "" || len(e.Target) > math.MaxUint16):
-		return bad("a link to %d bytes", len(e.Target))
+	case e.Kind == Symlink && (e.Target == "" || len(e.Target) > maxTarget):
+		return bad("a link to %d bytes; 1 to %d fit", len(e.Target), maxTarget)
 	case (e.Kind == CharDevice || e.Kind == BlockDevice) && (e.Major >= 1<<12 || e.Minor >= 1<<20):
 		return bad("device %d:%d; at most 4095:1048575 fits", e.Major, e.Minor)
 	}

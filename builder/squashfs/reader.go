@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"math/bits"
 	"slices"
 	"strings"
@@ -19,7 +20,8 @@ import (
 var ErrFormat = errors.New("not a valid squashfs image")
 
 // Reader reads an image made by any writer of SquashFS 4.0 with zstd or gzip.
-// It may be used by several goroutines.
+// It may be used by several goroutines. The image may be hostile: whatever its
+// bytes, what is read of it is bounded by its size, see budget.
 type Reader struct {
 	r         io.ReaderAt
 	sb        superblock
@@ -30,6 +32,23 @@ type Reader struct {
 	values    uint64 // where the extended attributes are
 	meta      blockCache
 	data      blockCache
+	hole      []byte // a block of zeros, never written to
+}
+
+// budget is how many bytes of memory an image may still make us fill. A few
+// bytes of metadata can stand for a thousand, be listed under many names and
+// be pointed to from everywhere; so everything that is kept or unpacked is paid for.
+type budget int64
+
+// newBudget is generous to honest images: a tree of empty files takes about 30
+// times the bytes of its image.
+func newBudget(image uint64) budget { return budget(256<<20 + 64*min(image, 1<<50)) }
+
+func (b *budget) take(n int) error {
+	if *b -= budget(n); *b < 0 {
+		return fmt.Errorf("%w: its metadata takes far more memory than an image of this size should", ErrFormat)
+	}
+	return nil
 }
 
 type xattrSet struct {
@@ -40,7 +59,7 @@ type xattrSet struct {
 // Open reads the superblock and the small tables of an image of size bytes.
 func Open(r io.ReaderAt, size int64) (*Reader, error) {
 	img := &Reader{r: r, meta: blockCache{max: 64}, data: blockCache{max: 4}}
-	if err := img.open(size); err != nil {
+	if err := img.open(max(size, 0)); err != nil {
 		return nil, fmt.Errorf("opening squashfs: %w", err)
 	}
 	return img, nil
@@ -64,7 +83,9 @@ func (r *Reader) open(size int64) error {
 			return fmt.Errorf("starting zstd: %w", err)
 		}
 	}
-	ids, err := r.lookupTable(r.sb.IDTable, int(r.sb.IDs), 4)
+	r.hole = make([]byte, r.sb.BlockSize)
+	room := newBudget(r.sb.Used)
+	ids, err := r.lookupTable(r.sb.IDTable, int64(r.sb.IDs), 4, &room)
 	if err != nil {
 		return fmt.Errorf("reading the owners: %w", err)
 	}
@@ -72,7 +93,7 @@ func (r *Reader) open(size int64) error {
 		r.ids = append(r.ids, le.Uint32(ids))
 	}
 	if r.sb.Fragments > 0 {
-		table, err := r.lookupTable(r.sb.FragmentTable, int(r.sb.Fragments), 16)
+		table, err := r.lookupTable(r.sb.FragmentTable, int64(r.sb.Fragments), 16, &room)
 		if err != nil {
 			return fmt.Errorf("reading the fragments: %w", err)
 		}
@@ -80,7 +101,7 @@ func (r *Reader) open(size int64) error {
 			r.fragments = append(r.fragments, fragment{le.Uint64(table), le.Uint32(table[8:])})
 		}
 	}
-	if err := r.openXattrs(); err != nil {
+	if err := r.openXattrs(&room); err != nil {
 		return fmt.Errorf("reading the extended attributes: %w", err)
 	}
 	return nil
@@ -103,7 +124,7 @@ func (s *superblock) parse(b []byte) error {
 		return fmt.Errorf("%w: blocks of %d bytes", ErrFormat, s.BlockSize)
 	case s.Compression != Zstd.number() && s.Compression != Gzip.number():
 		return fmt.Errorf("%w: compression %d; this reader knows zstd and gzip", ErrFormat, s.Compression)
-	case s.Used > 1<<62 || s.InodeTable > s.DirTable || s.DirTable > s.Used:
+	case s.Used < superblockSize || s.Used > 1<<62 || s.InodeTable > s.DirTable || s.DirTable > s.Used:
 		return fmt.Errorf("%w: its tables overlap", ErrFormat)
 	}
 	return nil
@@ -223,14 +244,13 @@ func (m *metaReader) read(n int) ([]byte, error) {
 
 // lookupTable reads count values of size bytes whose blocks a list at the
 // given place names.
-func (r *Reader) lookupTable(list uint64, count, size int) ([]byte, error) {
+func (r *Reader) lookupTable(list uint64, count, size int64, room *budget) ([]byte, error) {
 	perBlock := metaSize / size
-	starts := make([]byte, 0)
 	blocks := (count + perBlock - 1) / perBlock
 	if list > r.sb.Used || uint64(blocks)*8 > r.sb.Used-list {
 		return nil, fmt.Errorf("%w: it points behind its end", ErrFormat)
 	}
-	starts = make([]byte, blocks*8)
+	starts := make([]byte, blocks*8)
 	if err := r.readAt(starts, list); err != nil {
 		return nil, err
 	}
@@ -240,15 +260,18 @@ func (r *Reader) lookupTable(list uint64, count, size int) ([]byte, error) {
 		if err != nil {
 			return nil, err
 		}
-		if want := min(count*size-len(out), perBlock*size); len(b.data) != want {
+		if want := min(count*size-int64(len(out)), perBlock*size); int64(len(b.data)) != want {
 			return nil, fmt.Errorf("%w: a table's block has %d bytes; want %d", ErrFormat, len(b.data), want)
+		}
+		if err := room.take(4 * len(b.data)); err != nil { // with what is made of it
+			return nil, err
 		}
 		out = append(out, b.data...)
 	}
 	return out, nil
 }
 
-func (r *Reader) openXattrs() error {
+func (r *Reader) openXattrs(room *budget) error {
 	if r.sb.XattrTable == noTable {
 		return nil
 	}
@@ -257,8 +280,7 @@ func (r *Reader) openXattrs() error {
 		return err
 	}
 	r.values = le.Uint64(head)
-	count := le.Uint32(head[8:])
-	table, err := r.lookupTable(r.sb.XattrTable+16, int(count), 16)
+	table, err := r.lookupTable(r.sb.XattrTable+16, int64(le.Uint32(head[8:])), 16, room)
 	if err != nil {
 		return err
 	}
@@ -268,27 +290,35 @@ func (r *Reader) openXattrs() error {
 	return nil
 }
 
-// xattrs reads the set of extended attributes with a number.
-func (r *Reader) xattrs(number uint32) (map[string]string, error) {
+// xattrs reads the set of extended attributes with a number. Entries with the
+// same set share it.
+func (w *walk) xattrs(number uint32) (map[string]string, error) {
 	if number == noXattr {
 		return nil, nil
 	}
-	if int64(number) >= int64(len(r.sets)) {
-		return nil, fmt.Errorf("%w: extended attributes %d of %d", ErrFormat, number, len(r.sets))
+	if attrs, ok := w.sets[number]; ok {
+		return attrs, nil
 	}
-	set := r.sets[number]
-	m, err := r.metaFrom(r.values, set.ref)
+	if int64(number) >= int64(len(w.r.sets)) {
+		return nil, fmt.Errorf("%w: extended attributes %d of %d", ErrFormat, number, len(w.r.sets))
+	}
+	set := w.r.sets[number]
+	m, err := w.r.metaFrom(w.r.values, set.ref)
 	if err != nil {
 		return nil, err
 	}
 	attrs := map[string]string{}
 	for range set.count {
-		name, value, err := r.xattr(m)
+		name, value, err := w.r.xattr(m)
 		if err != nil {
+			return nil, err
+		}
+		if err := w.room.take(len(name) + len(value) + 64); err != nil {
 			return nil, err
 		}
 		attrs[name] = value
 	}
+	w.sets[number] = attrs
 	return attrs, nil
 }
 
@@ -334,12 +364,18 @@ func readValue(m *metaReader) ([]byte, error) {
 
 // Entries reads the whole tree, sorted by path. Of several names of one file,
 // the first in that order is the file and the others are hard links to it.
+// Extended attributes are shared between entries and must not be changed.
 func (r *Reader) Entries() ([]Entry, error) {
-	w := &walk{r: r, dirs: map[uint32]bool{}, room: (int64(r.sb.Used-r.sb.DirTable)/3 + 1) * metaSize}
+	w := &walk{r: r, dirs: map[uint32]bool{}, sets: map[uint32]map[string]string{}, room: newBudget(r.sb.Used)}
 	if err := w.all(); err != nil {
 		return nil, fmt.Errorf("reading squashfs: %w", err)
 	}
 	slices.SortFunc(w.found, func(a, b found) int { return strings.Compare(a.Path, b.Path) })
+	for i := 1; i < len(w.found); i++ {
+		if w.found[i].Path == w.found[i-1].Path {
+			return nil, fmt.Errorf("reading squashfs: %w: %q is there twice", ErrFormat, w.found[i].Path)
+		}
+	}
 	first := map[uint32]string{}
 	entries := make([]Entry, len(w.found))
 	for i, f := range w.found {
@@ -359,8 +395,9 @@ func (r *Reader) Entries() ([]Entry, error) {
 // walk is one run through the tree.
 type walk struct {
 	r     *Reader
-	dirs  map[uint32]bool // that were listed: a tree has no loops
-	room  int64           // bytes of listings that there can be
+	dirs  map[uint32]bool              // that were listed: a tree has no loops
+	sets  map[uint32]map[string]string // of extended attributes, by number
+	room  budget
 	found []found
 }
 
@@ -389,15 +426,15 @@ func (w *walk) all() error {
 		listing, size := dir.listing, dir.size
 		dir.listing = nil
 		w.found = append(w.found, dir)
-		if w.room -= size; w.room < 0 {
-			return fmt.Errorf("%w: its listings overlap", ErrFormat)
-		}
 		if queue, err = w.list(dir.Path, listing, size, queue); err != nil {
 			return fmt.Errorf("listing %q: %w", dir.Path, err)
 		}
 	}
 	return nil
 }
+
+// perEntry is about what an entry takes besides its strings.
+const perEntry = 400
 
 // list reads a folder's names; folders among them are added to queue.
 func (w *walk) list(path string, m *metaReader, size int64, queue []found) ([]found, error) {
@@ -431,6 +468,9 @@ func (w *walk) list(path string, m *metaReader, size int64, queue []found) ([]fo
 			f.Path = string(name)
 			if path != "" {
 				f.Path = path + "/" + f.Path
+			}
+			if err := w.room.take(perEntry + len(f.Path) + len(f.Target)); err != nil {
+				return nil, err
 			}
 			if f.Kind == Dir {
 				queue = append(queue, f)
@@ -496,7 +536,11 @@ func (w *walk) inode(ref uint64) (found, error) {
 	case typeSymlink:
 		e.Kind = Symlink
 		f.u32() // links
-		e.Target = string(f.bytes(int(min(f.u32(), 1<<16))))
+		if n := f.u32(); n <= math.MaxUint16 {
+			e.Target = string(f.bytes(int(n)))
+		} else {
+			return e, fmt.Errorf("%w: a link to %d bytes", ErrFormat, n)
+		}
 	case typeBlock, typeChar:
 		e.Kind = map[int]Kind{typeBlock: BlockDevice, typeChar: CharDevice}[kind]
 		f.u32()
@@ -513,7 +557,7 @@ func (w *walk) inode(ref uint64) (found, error) {
 	if err := cmp.Or(err, f.err); err != nil {
 		return e, err
 	}
-	e.Xattrs, err = w.r.xattrs(xattr)
+	e.Xattrs, err = w.xattrs(xattr)
 	return e, err
 }
 
@@ -573,7 +617,12 @@ func (w *walk) fileInode(f *fields, e *found, ext bool) (xattr uint32, err error
 	} else if rest > 0 && (int64(x.frag) >= int64(len(w.r.fragments)) || uint64(x.offset)+rest > bs) {
 		return 0, fmt.Errorf("%w: an end in fragment %d of %d", ErrFormat, x.frag, len(w.r.fragments))
 	}
-	for range blocks { // a wrong size ends with the table
+	for i := range blocks { // a wrong size ends with the table
+		if i%1024 == 0 {
+			if err := w.room.take(4096); err != nil {
+				return 0, err
+			}
+		}
 		if x.blocks = append(x.blocks, f.u32()); f.err != nil {
 			return 0, f.err
 		}
@@ -641,7 +690,7 @@ func (c *content) load() error {
 // dataAt unpacks a data block of at most limit bytes. Size zero is a hole.
 func (r *Reader) dataAt(at uint64, size uint32, limit int) ([]byte, error) {
 	if size == 0 {
-		return make([]byte, limit), nil
+		return r.hole[:limit:limit], nil
 	}
 	if b, ok := r.data.get(at); ok {
 		return b.data, nil

@@ -39,13 +39,13 @@ func KindName(k Kind) string {
 
 // Entry is one name of the tree.
 type Entry struct {
-	Path     string // relative to the root, clean, bytes other than NUL and slash; "" is the root itself
+	Path     string // relative to the root, clean, names of at most 255 bytes other than NUL and slash; "" is the root itself
 	Kind     Kind
 	Mode     uint32 // permission bits with setuid, setgid and sticky: 0o7777
 	UID, GID uint32
 	ModTime  int64  // seconds since 1970, 0 to 2³²−1; the format has no more
 	Size     int64  // bytes of content, of files
-	Target   string // of symbolic links, 1 to 65535 bytes
+	Target   string // of symbolic links, 1 to 4095 bytes
 	Hard     string // not empty: another name of the entry at this path; all else but Path is ignored
 	Major    uint32 // of devices, 12 bits
 	Minor    uint32 // of devices, 20 bits
@@ -165,6 +165,8 @@ type writer struct {
 	out  *output
 	sb   superblock
 	info Info
+
+	buffers *buffers
 }
 
 func (w *writer) write(ctx context.Context) error {

@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -14,13 +15,22 @@ import (
 const xattrRecord = "SCHILY.xattr."
 
 // FromTar indexes an uncompressed tar file. Content stays in the file and is
-// read from it when an entry is opened, so the file must outlive the tree.
+// read from it when an entry is opened; the file is open as long as something
+// holds one of the tree's entries, and must not be written to meanwhile.
 func FromTar(ctx context.Context, file string) (*Tree, error) {
 	f, err := os.Open(file)
 	if err != nil {
 		return nil, fmt.Errorf("reading tar: %w", err)
 	}
-	defer f.Close()
+	t, err := fromTar(ctx, f)
+	if err != nil {
+		f.Close()
+		return nil, fmt.Errorf("reading tar %q: %w", file, err)
+	}
+	return t, nil
+}
+
+func fromTar(ctx context.Context, f *os.File) (*Tree, error) {
 	t := New()
 	counted := &offsetReader{r: f}
 	r := tar.NewReader(counted)
@@ -33,41 +43,76 @@ func FromTar(ctx context.Context, file string) (*Tree, error) {
 			return t, nil
 		}
 		if err != nil {
-			return nil, fmt.Errorf("reading tar %q: %w", file, err)
+			return nil, err
 		}
 		e, ok := FromHeader(h)
 		if !ok {
 			continue
 		}
+		if sparse(h) {
+			return nil, fmt.Errorf("%q: %w", h.Name, ErrSparse)
+		}
 		if e.Kind == File && e.Hard == "" {
-			e.Open = Section(file, counted.n, h.Size)
+			e.Open = section(f, counted.n, h.Size)
 		}
 		if err := t.Put(e); err != nil {
-			return nil, fmt.Errorf("reading tar %q: %w", file, err)
+			return nil, err
 		}
 	}
 }
 
-// offsetReader knows where archive/tar is in the file: after Next that is where
-// the entry's content begins.
-type offsetReader struct {
-	r *os.File
-	n int64
+// ErrSparse: the content of a sparse file is no contiguous part of the tar.
+var ErrSparse = errors.New("a sparse file cannot be indexed")
+
+// sparse reports whether a file is in one of GNU tar's sparse formats (tar
+// manual, "Storing Sparse Files").
+func sparse(h *tar.Header) bool {
+	if h.Typeflag == tar.TypeGNUSparse {
+		return true
+	}
+	for k := range h.PAXRecords {
+		if strings.HasPrefix(k, "GNU.sparse.") {
+			return true
+		}
+	}
+	return false
 }
 
+// offsetReader knows where archive/tar is in the file: after Next that is where
+// the entry's content begins. It reads ahead by a little, because headers are
+// small and most contents are, too: every call of the system costs more.
+type offsetReader struct {
+	r    io.ReaderAt
+	n    int64  // where the next byte is
+	buf  []byte // what was read ahead
+	from int64  // where it begins
+}
+
+const readAhead = 32 << 10
+
 func (o *offsetReader) Read(p []byte) (int, error) {
-	n, err := o.r.Read(p)
+	if o.n < o.from || o.n >= o.from+int64(len(o.buf)) {
+		if o.buf == nil {
+			o.buf = make([]byte, readAhead)
+		}
+		n, err := o.r.ReadAt(o.buf[:readAhead], o.n)
+		o.buf, o.from = o.buf[:n], o.n
+		if n == 0 {
+			return 0, err
+		}
+	}
+	n := copy(p, o.buf[o.n-o.from:])
 	o.n += int64(n)
-	return n, err
+	return n, nil
 }
 
 // Seek lets archive/tar skip content without reading it.
 func (o *offsetReader) Seek(offset int64, whence int) (int64, error) {
-	n, err := o.r.Seek(offset, whence)
-	if err == nil {
-		o.n = n
+	if whence != io.SeekCurrent || o.n+offset < 0 {
+		return 0, fmt.Errorf("seeking in a tar file: %w", errors.ErrUnsupported)
 	}
-	return n, err
+	o.n += offset
+	return o.n, nil
 }
 
 // Section is the Open of an entry whose content is a part of a file.
@@ -84,9 +129,13 @@ func Section(file string, at, size int64) func() (io.ReadCloser, error) {
 	}
 }
 
+func section(f *os.File, at, size int64) func() (io.ReadCloser, error) {
+	return func() (io.ReadCloser, error) { return io.NopCloser(io.NewSectionReader(f, at, size)), nil }
+}
+
 var kinds = map[byte]Kind{
 	tar.TypeReg: File, tar.TypeDir: Dir, tar.TypeSymlink: Symlink, tar.TypeLink: File,
-	tar.TypeChar: CharDevice, tar.TypeBlock: BlockDevice, tar.TypeFifo: Fifo,
+	tar.TypeGNUSparse: File, tar.TypeChar: CharDevice, tar.TypeBlock: BlockDevice, tar.TypeFifo: Fifo,
 }
 
 // FromHeader is the entry that a tar header describes; false for what no root
@@ -99,7 +148,7 @@ func FromHeader(h *tar.Header) (Entry, bool) {
 	e := Entry{Path: clean(h.Name), Kind: kind, Mode: uint32(h.Mode) & 0o7777, UID: h.Uid, GID: h.Gid,
 		Major: h.Devmajor, Minor: h.Devminor}
 	switch h.Typeflag {
-	case tar.TypeReg:
+	case tar.TypeReg, tar.TypeGNUSparse:
 		e.Size = h.Size
 	case tar.TypeSymlink:
 		e.Target = h.Linkname

@@ -6,7 +6,8 @@
 // The same stub and sections give the same bytes. What follows the stub's last
 // section, a symbol table or a signature, is cut off: signing tools disagree
 // about the digest of a file with such a tail. Left out: profiles (several
-// kernels' worth of sections in one file) and signing, which is sbsign's work.
+// kernels' worth of sections in one file) and signing, which is sbsign's work;
+// IsSigned tells whether signing is all that was done to an image.
 //
 // It knows nothing of ingot.
 package uki

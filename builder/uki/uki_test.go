@@ -237,6 +237,10 @@ func TestSigning(t *testing.T) {
 		t.Errorf("signing changes PCR 11 from %s to %s", a, b)
 	}
 	bad := readFile(t, filepath.Join(dir, "signed.efi"))
+	plain := readFile(t, path)
+	if ok, err := IsSigned(bytes.NewReader(bad), bytes.NewReader(plain), int64(len(plain))); err != nil || !ok {
+		t.Errorf("IsSigned of what sbsign made = %v, %v; want true", ok, err)
+	}
 	bad[bytes.Index(bad, []byte("quiet"))] ^= 1
 	if err := os.WriteFile(filepath.Join(dir, "signed.efi"), bad, 0o644); err != nil {
 		t.Fatal(err)

@@ -23,7 +23,9 @@ import (
 type buildFlags struct {
 	version string
 	mirror  string
+	keyring string
 	init    string
+	fetch   bool // plan only
 	update  bool
 	locked  bool
 	offline bool
@@ -36,10 +38,16 @@ func (a *app) planCommand() *cobra.Command {
 		Long: `Resolve a profile without building it: the packages that would be installed, each
 pinned by version and sha256, and the digest that names the build. What apt answered is
 kept in a lock beside the profile (web/profile.yaml: web/profile.lock; a shipped profile:
-STORE/locks), and used from then on; --update asks again and shows what changed.
+STORE/locks), and used from then on by plan and build; --update asks again and shows
+what changed. When the profile asks for other packages, apt is asked again, too, unless
+--locked says that the lock is law. A lock names no mirror: commit it with the profile.
 PROFILE is a folder, a YAML file or a shipped profile: debian, node, lab.`,
-		Example: "  ingot plan lab\n  ingot plan ./profiles/web --update        # newer packages, as a diff\n  ingot plan ./profiles/web -o json > web.plan.json",
-		Args:    exactArgs("PROFILE"),
+		Example: `  ingot plan lab
+  ingot plan ./profiles/web --update        # newer packages, as a diff
+  ingot plan ./profiles/web --locked        # in CI: fail when the lock does not fit
+  ingot plan ./profiles/web --fetch         # and have all packages for a build --offline
+  ingot plan ./profiles/web -o json > web.plan.json`,
+		Args: exactArgs("PROFILE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			p, err := profiles.Load(args[0])
 			if err != nil {
@@ -49,11 +57,34 @@ PROFILE is a folder, a YAML file or a shipped profile: debian, node, lab.`,
 			if err != nil {
 				return err
 			}
+			if f.fetch {
+				if err := a.fetch(cmd.Context(), plan, f); err != nil {
+					return err
+				}
+			}
 			return a.show(planView{plan, plan.Digest(), locked}, func(w io.Writer) { planTable(w, plan, locked) })
 		},
 	}
 	f.add(c)
+	c.Flags().BoolVar(&f.fetch, "fetch", false, "download the packages into the cache as well")
 	return c
+}
+
+// fetch gets the packages of a plan into the cache.
+func (a *app) fetch(ctx context.Context, plan *builder.Plan, f buildFlags) error {
+	cache, err := cacheDir()
+	if err != nil {
+		return err
+	}
+	bar := newProgress(a.stderr)
+	err = builder.Fetch(ctx, plan, builder.BuildOptions{CacheDir: cache, Mirror: mirrorOf(f.mirror), Offline: f.offline, Log: a.logger(),
+		Progress: func(e builder.Event) { bar.Step(e.Step, e.Done, e.Total, e.Detail) }})
+	if err != nil {
+		bar.Abort()
+		return explain(ctx, err)
+	}
+	bar.Finish()
+	return nil
 }
 
 // planView is the JSON form of a plan.
@@ -71,11 +102,31 @@ func mirrorOf(flag string) string {
 	return os.Getenv("INGOT_MIRROR")
 }
 
+// keyringOf is the absolute path of the keys of a flag or of the environment.
+func keyringOf(flag string) (string, error) {
+	if flag == "" {
+		flag = os.Getenv("INGOT_KEYRING")
+	}
+	if flag == "" {
+		return "", nil
+	}
+	if ext := filepath.Ext(flag); ext != ".gpg" && ext != ".asc" {
+		return "", usagef("bad --keyring %q: apt wants a file whose name ends in .gpg (binary) or .asc (armoured)", flag)
+	}
+	return filepath.Abs(flag)
+}
+
+// addMirror adds the flag that says where packages are fetched from.
+func (f *buildFlags) addMirror(c *cobra.Command) {
+	c.Flags().StringVar(&f.mirror, "mirror", "", "Debian mirror: URL, or 'URL SECURITY-URL', or 'URL none'\n(default: $INGOT_MIRROR, else this host's own apt sources)")
+}
+
 func (f *buildFlags) add(c *cobra.Command) {
-	c.Flags().StringVar(&f.mirror, "mirror", "", "Debian mirror URL (default: $INGOT_MIRROR, else this host's own apt sources)")
-	c.Flags().BoolVar(&f.update, "update", false, "ask apt again, and renew the lock")
-	c.Flags().BoolVar(&f.locked, "locked", false, "refuse to build anything but what the lock says")
-	c.Flags().BoolVar(&f.offline, "offline", false, "use what is cached, ask no mirror")
+	f.addMirror(c)
+	c.Flags().StringVar(&f.keyring, "keyring", "", "OpenPGP keys that sign the mirror's package lists, .gpg or .asc\n(default: $INGOT_KEYRING, else Debian's archive keys)")
+	c.Flags().BoolVar(&f.update, "update", false, "ask apt again, renew the lock and show what changed")
+	c.Flags().BoolVar(&f.locked, "locked", false, "fail when the lock is missing or does not fit the profile")
+	c.Flags().BoolVar(&f.offline, "offline", false, "use the package lists and packages that are cached, ask no mirror")
 	c.MarkFlagsMutuallyExclusive("update", "locked")
 	c.Flags().StringVar(&f.init, "init", "", "the ingot-init binary to put into the image (default: beside this program)")
 }
@@ -91,10 +142,7 @@ func planTable(w io.Writer, p *builder.Plan, locked builder.Locked) {
 	t.Flush()
 	treeTable(w, p.Trees)
 	fmt.Fprintf(w, "\n%d packages, %s; kernel %s %s\n", len(p.Packages), size(sum), p.Kernel.Name, p.Kernel.Version)
-	changeTable(w, locked.Changes)
-	if locked.Written {
-		fmt.Fprintf(w, "wrote %s\n", locked.Path)
-	}
+	lockText(w, locked)
 	fmt.Fprintf(w, "plan %s\n", p.Digest())
 }
 
@@ -110,6 +158,22 @@ func treeTable(w io.Writer, trees []source.Pin) {
 		row(t, p.Kind, p.From, size(p.Size), string(p.Digest))
 	}
 	t.Flush()
+}
+
+// lockText says what became of a lock, when it changed.
+func lockText(w io.Writer, locked builder.Locked) {
+	changeTable(w, locked.Changes)
+	if !locked.Written {
+		return
+	}
+	what, why := "wrote", ""
+	if locked.Renewed && len(locked.Changes) == 0 {
+		what = "no package changed; wrote"
+	}
+	if locked.Why != "" {
+		why = " (" + plain(locked.Why) + ")"
+	}
+	fmt.Fprintf(w, "%s %s%s\n", what, locked.Path, why)
 }
 
 // changeTable shows packages that differ.
@@ -128,23 +192,38 @@ func changeTable(w io.Writer, changes []builder.Change) {
 
 func (a *app) buildCommand() *cobra.Command {
 	var f buildFlags
+	var boot secureBootFlags
 	c := &cobra.Command{
 		Use: "build PROFILE", Short: "build an image from a profile",
 		Long: `Build an image: resolve the profile, install its packages, pack the root and the
 initramfs, sign the manifest and put everything into the store. The same plan gives
-the same digest. Packages come from the profile's lock; without one, apt is asked and
-the lock written. A plan that is an image already is not built again.
-An interrupted build leaves no image and no litter.
+the same digest. Packages come from the profile's lock; without one, or when the profile
+asks for others than it did then, apt is asked and the lock written (see ingot plan).
+A plan that is an image already is not built again. Packages are kept in the cache.
+An interrupted build leaves no image and no litter. With a key and a certificate for
+Secure Boot, the image's UKI is signed as well, as ingot image sign does it.
 PROFILE is a folder, a YAML file or a shipped profile: debian, node, lab.`,
 		Example: `  ingot build lab --version v1
   ingot build ./profiles/web            # version: today's date and a number
+  ingot build ./profiles/web --update   # with the newest packages
+  ingot build ./profiles/web --locked --offline
   ingot build node -o json | jq -r .digest`,
 		Args: exactArgs("PROFILE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			start := time.Now()
+			if boot.given() {
+				if _, err := boot.Check(); err != nil {
+					return err
+				}
+			}
 			im, unchanged, err := a.build(cmd.Context(), args[0], f)
 			if err != nil {
 				return err
+			}
+			if boot.given() {
+				if err := a.sign(cmd.Context(), im, boot); err != nil {
+					return err
+				}
 			}
 			return a.show(viewOf(im), func(w io.Writer) {
 				if unchanged {
@@ -159,6 +238,7 @@ PROFILE is a folder, a YAML file or a shipped profile: debian, node, lab.`,
 	}
 	c.Flags().StringVar(&f.version, "version", "", "version of the image (default: the date and the next free number)")
 	f.add(c)
+	boot.add(c)
 	return c
 }
 
@@ -206,7 +286,11 @@ func (a *app) planOptions(f buildFlags) (builder.PlanOptions, error) {
 	case f.locked:
 		mode = builder.LockExact
 	}
-	return builder.PlanOptions{CacheDir: cache, Mirror: mirrorOf(f.mirror), Init: init, Keys: keys, Mode: mode, Offline: f.offline, Log: a.logger()}, nil
+	keyring, err := keyringOf(f.keyring)
+	if err != nil {
+		return builder.PlanOptions{}, err
+	}
+	return builder.PlanOptions{CacheDir: cache, Mirror: mirrorOf(f.mirror), Keyring: keyring, Init: init, Keys: keys, Mode: mode, Offline: f.offline, Log: a.logger()}, nil
 }
 
 // build returns the image of a profile, and whether it was there already.
@@ -222,34 +306,48 @@ func (a *app) build(ctx context.Context, ref string, f buildFlags) (im image.Ima
 	if err != nil {
 		return im, false, err
 	}
-	plan, _, err := a.resolve(ctx, p, f)
+	plan, locked, err := a.resolve(ctx, p, f)
 	if err != nil {
 		return im, false, err
 	}
+	lockText(a.stderr, locked)
 	im, found, err := builder.Built(ctx, store, plan)
 	if err != nil || found && (f.version == "" || f.version == im.Name.Version) {
 		return im, found, err
 	}
-	if f.version == "" {
-		if f.version, err = builder.NextVersion(ctx, store, p.Name, time.Now()); err != nil {
-			return im, false, err
-		}
-	}
+	im, err = a.buildPlan(ctx, store, plan, f)
+	return im, false, err
+}
+
+// buildPlan builds a plan. When nobody names the version, it is the next free
+// one; another build may take that first, and then the next one is.
+func (a *app) buildPlan(ctx context.Context, store *image.Store, plan *builder.Plan, f buildFlags) (image.Image, error) {
 	opt, err := a.planOptions(f)
 	if err != nil {
-		return im, false, err
+		return image.Image{}, err
 	}
-	bar := newProgress(a.stderr)
-	im, err = builder.Build(ctx, plan, builder.BuildOptions{
-		Store: store, Version: f.version, Keys: opt.Keys, CacheDir: opt.CacheDir, Mirror: opt.Mirror, Offline: f.offline, Init: opt.Init, Log: opt.Log,
-		Progress: func(e builder.Event) { bar.Step(e.Step, e.Done, e.Total, e.Detail) },
-	})
-	if err != nil {
+	for {
+		version := f.version
+		if version == "" {
+			if version, err = builder.NextVersion(ctx, store, plan.Profile.Name, time.Now()); err != nil {
+				return image.Image{}, err
+			}
+		}
+		bar := newProgress(a.stderr)
+		im, err := builder.Build(ctx, plan, builder.BuildOptions{
+			Store: store, Version: version, Keys: opt.Keys, CacheDir: opt.CacheDir, Mirror: opt.Mirror, Offline: f.offline, Init: opt.Init, Log: opt.Log,
+			Progress: func(e builder.Event) { bar.Step(e.Step, e.Done, e.Total, e.Detail) },
+		})
+		if err == nil {
+			bar.Finish()
+			return im, nil
+		}
 		bar.Abort()
-		return im, false, explain(ctx, err)
+		if f.version == "" && errors.Is(err, image.ErrExists) {
+			continue
+		}
+		return image.Image{}, explain(ctx, err)
 	}
-	bar.Finish()
-	return im, false, nil
 }
 
 // initBinary finds the machine's binary: named, or beside this program, or installed.
@@ -277,9 +375,11 @@ func initBinary(named string) (string, error) {
 // explain adds the next step to failures whose cause is outside ingot.
 func explain(ctx context.Context, err error) error {
 	switch {
-	case err != nil && ctx.Err() != nil: // whatever else it says, a tool that was killed with us for one
+	case err == nil:
+		return nil
+	case ctx.Err() != nil: // whatever else it says, a tool that was killed with us for one
 		return withHint(errors.New("interrupted; nothing was stored"), "run the same command again, downloads are kept")
-	case errors.Is(err, syscall.ENOSPC), err != nil && strings.Contains(err.Error(), "No space left on device"): // ours, or a tool's words
+	case errors.Is(err, syscall.ENOSPC), strings.Contains(err.Error(), "No space left on device"): // ours, or a tool's words
 		return withHint(err, "free disk space, or move the store (--store) or the cache (XDG_CACHE_HOME); nothing was stored")
 	}
 	return err

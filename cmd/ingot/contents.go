@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -119,7 +120,8 @@ func (a *app) imageDiffCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use: "diff IMAGE IMAGE", Short: "what changed from one image to another",
 		Long: `Show packages added, removed and upgraded with what their changelogs say, sizes by
-package, files, kernel, modules and kernel arguments.
+package, files, kernel, modules, kernel arguments and other settings. Changelogs are
+read from the packages in the cache, because images carry none.
 ` + imageRef,
 		Example: "  ingot image diff node:1 node:2\n  ingot image diff node:1 node:2 --files\n  ingot image diff node:1 node:2 -o json | jq '.packages[].package'",
 		Args:    exactArgs("IMAGE", "IMAGE"),
@@ -150,32 +152,28 @@ package, files, kernel, modules and kernel arguments.
 // diffText prints a difference for people.
 func diffText(w io.Writer, d *builder.Diff, files bool) {
 	fmt.Fprintf(w, "%s → %s\n", d.From, d.To)
-	if len(d.Packages)+len(d.Files)+len(d.Arguments.Added)+len(d.Arguments.Removed) == 0 && d.Kernel == nil {
+	if len(d.Artifacts)+len(d.Settings)+len(d.Arguments.Added)+len(d.Arguments.Removed) == 0 {
 		fmt.Fprintln(w, "  no difference")
 		return
 	}
 	for _, p := range d.Packages {
-		changeTable(w, []builder.Change{p.Change})
-		for _, line := range p.Changelog {
-			fmt.Fprintf(w, "      %s\n", plain(line))
-		}
+		packageText(w, p)
 	}
 	if d.Kernel != nil {
-		fmt.Fprintf(w, "  kernel %s → %s\n", d.Kernel.Before, d.Kernel.After)
+		packageText(w, *d.Kernel)
 	}
 	for _, l := range []struct {
 		what string
 		list builder.ListChange
 	}{{"kernel argument", d.Arguments}, {"module", d.Modules}} {
-		for _, s := range l.list.Added {
-			fmt.Fprintf(w, "  + %s %s\n", l.what, plain(s))
-		}
-		for _, s := range l.list.Removed {
-			fmt.Fprintf(w, "  − %s %s\n", l.what, plain(s))
-		}
+		listText(w, "+ "+l.what, l.list.Added)
+		listText(w, "− "+l.what, l.list.Removed)
+	}
+	for _, s := range d.Settings {
+		fmt.Fprintf(w, "  %s %s → %s\n", s.Name, plain(cmp.Or(string(s.Before), "none")), plain(cmp.Or(string(s.After), "none")))
 	}
 	t := tabs(w)
-	for _, s := range d.Sizes[:min(len(d.Sizes), 15)] {
+	for _, s := range d.Sizes[:min(len(d.Sizes), sizesShown)] {
 		name := s.Package
 		if name == "" {
 			name = "(of no package)"
@@ -183,14 +181,51 @@ func diffText(w io.Writer, d *builder.Diff, files bool) {
 		row(t, "  "+name, size(s.Before), "→", size(s.After), signedSize(s.After-s.Before))
 	}
 	t.Flush()
+	if n := len(d.Sizes) - sizesShown; n > 0 {
+		fmt.Fprintf(w, "  and %d more packages whose size differs; all of them: -o json\n", n)
+	}
 	if files {
 		for _, f := range d.Files {
-			fmt.Fprintf(w, "  /%s: %s\n", plain(f.Path), plain(f.How))
+			owner := ""
+			if f.Package != "" {
+				owner = " (" + f.Package + ")"
+			}
+			fmt.Fprintf(w, "  /%s: %s%s\n", plain(f.Path), plain(f.How), owner)
 		}
 	} else if len(d.Files) > 0 {
-		fmt.Fprintf(w, "  %d files differ; list them with --files\n", len(d.Files))
+		fmt.Fprintf(w, "  files that differ: %d; list them with --files\n", len(d.Files))
 	}
-	fmt.Fprintf(w, "  root %s → %s, %s of it in chunks that both have\n", size(d.Root.Before), size(d.Root.After), size(d.Shared))
+	fmt.Fprintf(w, "  root %s → %s, %s of it in chunks that both have; %s differ\n", size(d.Root.Before), size(d.Root.After), size(d.Shared), strings.Join(d.Artifacts, ", "))
+}
+
+// What is shown of long lists.
+const (
+	sizesShown = 15 // packages with their size
+	namesShown = 15 // modules, kernel arguments
+)
+
+func listText(w io.Writer, what string, list []string) {
+	for _, s := range list[:min(len(list), namesShown)] {
+		fmt.Fprintf(w, "  %s %s\n", what, plain(s))
+	}
+	if n := len(list) - namesShown; n > 0 {
+		fmt.Fprintf(w, "  %s … and %d more\n", what, n)
+	}
+}
+
+// packageText prints a package that differs, and what its changelog says.
+func packageText(w io.Writer, p builder.PackageChange) {
+	if p.Older {
+		fmt.Fprintf(w, "  ↓ %s %s → %s, taken back:\n", p.Package, p.Before, p.After)
+	} else {
+		changeTable(w, []builder.Change{p.Change})
+	}
+	for _, line := range p.Changelog {
+		fmt.Fprintf(w, "      %s\n", plain(line))
+	}
+	if p.NoChangelog != "" {
+		fmt.Fprintf(w, "      no changelog: %s\n", plain(p.NoChangelog))
+	}
 }
 
 func signedSize(n int64) string {
@@ -220,7 +255,10 @@ Machines are assigned digests: moving a tag changes nothing for them.
 				return err
 			}
 			if remove {
-				return s.Untag(cmd.Context(), args[0])
+				if err := s.Untag(cmd.Context(), args[0]); err != nil {
+					return err
+				}
+				return a.show(map[string]string{"removed": args[0]}, func(w io.Writer) { fmt.Fprintf(w, "%s is no tag any more\n", args[0]) })
 			}
 			im, err := s.Tag(cmd.Context(), args[0], args[1])
 			if err != nil {
@@ -281,6 +319,9 @@ assigned, runs or may fall back to, stay in any case.`,
 				return err
 			}
 			done, err := s.GC(cmd.Context(), o)
+			if errors.Is(err, image.ErrBusy) {
+				return withHint(err, "run the same command again when the pull or import is done")
+			}
 			if err != nil {
 				return err
 			}
@@ -331,9 +372,10 @@ func (a *app) inUse(ctx context.Context) (map[ingot.Digest]string, error) {
 func (a *app) imageVerifyCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "verify IMAGE", Short: "check an image's files and signature in the store",
-		Long: `Read every file of an image and check it against its digest, and the signature
-against the store's release key. To prove that the image is what its plan says, build
-it once more with: ingot verify IMAGE
+		Long: `Read every file of an image, and of what refers to it, and check it against its
+digest, and the signature against the release keys that the store trusts. A UKI that is signed for
+Secure Boot must be the image's own but for the signature. To prove that the image is
+what its plan says, build it once more with: ingot verify IMAGE
 ` + imageRef,
 		Example: "  ingot image verify lab:v1", Args: exactArgs("IMAGE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -341,15 +383,22 @@ it once more with: ingot verify IMAGE
 			if err != nil {
 				return err
 			}
-			keys, err := image.LoadOrCreateKeys(filepath.Join(a.storeRoot(), "keys"))
+			keys, err := a.trustedKeys()
 			if err != nil {
 				return err
 			}
-			if err := s.Verify(cmd.Context(), im, keys.Release.Public); err != nil {
+			if err := s.Verify(cmd.Context(), im, image.Public(keys)...); err != nil {
 				return withHint(err, "build it again, or pull it from where it is whole")
 			}
-			return a.show(map[string]any{"image": im.Name.String(), "digest": im.Digest, "ok": true}, func(w io.Writer) {
-				fmt.Fprintf(w, "%s %s: %s in order, signed by the release key\n", im.Name, im.Digest.Short(), size(im.Size))
+			signed, err := builder.VerifySigned(cmd.Context(), s, im)
+			if err != nil {
+				return explainForeign(err)
+			}
+			return a.show(map[string]any{"image": im.Name.String(), "digest": im.Digest, "ok": true, "signedUKIs": signed}, func(w io.Writer) {
+				fmt.Fprintf(w, "%s %s: %s in order, signed by a trusted key\n", im.Name, im.Digest.Short(), size(im.Size))
+				if signed > 0 {
+					fmt.Fprintf(w, "  %d UKIs signed for Secure Boot, the image's own but for the signature\n", signed)
+				}
 			})
 		},
 	}
@@ -363,10 +412,12 @@ func (a *app) verifyCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use: "verify IMAGE", Short: "build an image's plan once more and compare every bit",
 		Long: `Rebuild an image from the plan that is recorded in it, with nothing cached but
-packages, and compare kernel, initramfs and root bit by bit. Where they differ, the
-first file that differs is named, and how.
+packages, and compare everything bit by bit: kernel, initramfs, root, UKI and manifest.
+Where they differ, the first file that differs is named, and how; the exit code is 1.
+What the plan pins and no mirror has (files of the profile's folder, ingot-init, public
+keys) is taken from the image itself, so an image of another store can be verified, too.
 ` + imageRef,
-		Example: "  ingot verify node:2026.11.24-1\n  ingot verify node --offline", Args: exactArgs("IMAGE"),
+		Example: "  ingot verify node:2026.11.24-1\n  ingot verify node --offline\n  ingot verify node -o json | jq '.parts[] | select(.why)'", Args: exactArgs("IMAGE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			start := time.Now()
 			s, im, err := a.withImage(cmd.Context(), args[0])
@@ -377,13 +428,9 @@ first file that differs is named, and how.
 			if err != nil {
 				return err
 			}
-			keys, err := image.LoadOrCreateKeys(filepath.Join(a.storeRoot(), "keys"))
-			if err != nil {
-				return err
-			}
 			bar := newProgress(a.stderr)
 			v, err := builder.Verify(cmd.Context(), s, im, builder.BuildOptions{
-				Keys: keys, CacheDir: cache, Mirror: mirrorOf(f.mirror), Offline: f.offline, Log: a.logger(),
+				CacheDir: cache, Mirror: mirrorOf(f.mirror), Offline: f.offline, Log: a.logger(),
 				Progress: func(e builder.Event) { bar.Step(e.Step, e.Done, e.Total, e.Detail) },
 			})
 			if err != nil {
@@ -400,19 +447,20 @@ first file that differs is named, and how.
 			return nil
 		},
 	}
-	c.Flags().StringVar(&f.mirror, "mirror", "", "Debian mirror URL (default: $INGOT_MIRROR, else this host's own apt sources)")
+	f.addMirror(c)
 	c.Flags().BoolVar(&f.offline, "offline", false, "use packages that are cached, ask no mirror")
 	return c
 }
 
 func verdictText(w io.Writer, im image.Image, v builder.Verdict, took time.Duration) {
 	t := tabs(w)
+	row(t, "PART", "IMAGE", "REBUILT", "RESULT")
 	for _, p := range v.Parts {
 		text := "same"
 		if p.Why != "" {
-			text = "differs: " + p.Why
+			text = "differs: " + plain(p.Why)
 		}
-		row(t, p.Name, p.Image.Short(), p.Rebuilt.Short(), text)
+		row(t, p.Name, dash(p.Image.Short()), dash(p.Rebuilt.Short()), text)
 	}
 	t.Flush()
 	if v.Same {

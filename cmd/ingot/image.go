@@ -30,12 +30,14 @@ func (a *app) imageCommand() *cobra.Command {
 	ls.Flags().BoolVarP(&deep, "recursive", "r", false, "list all that is below PATH")
 	inspect := &cobra.Command{
 		Use: "inspect IMAGE", Short: "what an image is made of",
-		Long:    "Show one image: digests, sizes, plan, kernel, volumes, health checks.\n" + imageRef,
+		Long:    "Show one image: digests, sizes, plan, kernel, volumes, health checks, and what vouches\nfor it: dm-verity root hash, UKI and who signed it, PCR 11, SBOM.\n" + imageRef,
 		Example: "  ingot image inspect lab:v1", Args: exactArgs("IMAGE"),
 		RunE: func(cmd *cobra.Command, args []string) error { return a.imageInspect(cmd.Context(), args[0]) },
 	}
-	return group("image", "list, read, compare, name and remove images", ls, inspect, a.imageCatCommand(), a.imageDiffCommand(),
-		a.imageTagCommand(), a.imageRmCommand(), a.imageGCCommand(), a.imageVerifyCommand())
+	return group("image", "list, read, compare, name, move and remove images", ls, inspect, a.imageCatCommand(), a.imageDiffCommand(),
+		a.imageTagCommand(), a.imageRmCommand(), a.imageGCCommand(), a.imageVerifyCommand(),
+		a.imageExportCommand(), a.imageImportCommand(), a.imagePushCommand(), a.imagePullCommand(),
+		a.imageSignCommand(), a.imageSignatureCommand(), a.imageManifestCommand(), a.imageSBOMCommand())
 }
 
 func (a *app) imageList(ctx context.Context) error {
@@ -63,6 +65,7 @@ type imageView struct {
 	Signature string              `json:"signature,omitempty"`
 	Manifest  ingot.ImageManifest `json:"manifest"`
 	OCI       json.RawMessage     `json:"oci"`
+	Referrers []image.Referrer    `json:"referrers,omitempty"` // told by inspect: signatures, SBOM, signed UKIs
 }
 
 func viewOf(im image.Image) imageView {
@@ -86,14 +89,22 @@ func imageTable(w io.Writer, images []image.Image, now time.Time) {
 }
 
 func (a *app) imageInspect(ctx context.Context, ref string) error {
-	_, im, err := a.withImage(ctx, ref)
+	s, im, err := a.withImage(ctx, ref)
 	if err != nil {
 		return err
 	}
-	return a.show(viewOf(im), func(w io.Writer) { imageDetails(w, im) })
+	seals, err := a.seals(ctx, s, im)
+	if err != nil {
+		return err
+	}
+	view := viewOf(im)
+	if view.Referrers, err = s.Referrers(ctx, im.Digest, ""); err != nil {
+		return err
+	}
+	return a.show(view, func(w io.Writer) { imageDetails(w, im, seals) })
 }
 
-func imageDetails(w io.Writer, im image.Image) {
+func imageDetails(w io.Writer, im image.Image, seals [][2]string) {
 	m := im.Manifest
 	t := tabs(w)
 	row(t, "image", im.Name.String())
@@ -116,6 +127,9 @@ func imageDetails(w io.Writer, im image.Image) {
 	}
 	for _, c := range m.Checks {
 		row(t, "check", checkText(c))
+	}
+	for _, r := range seals {
+		row(t, r[0], r[1])
 	}
 	row(t, "signed", signed(im))
 	t.Flush()

@@ -28,7 +28,8 @@ import (
 var version = "development"
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	context.AfterFunc(ctx, stop) // a second signal does not wait for the cleaning up
 	code := run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
 	stop()
 	os.Exit(code)
@@ -150,7 +151,7 @@ func (a *app) rootCommand() *cobra.Command {
 		return nil
 	}
 	root.SetUsageTemplate(root.UsageTemplate() + exitCodes)
-	root.AddCommand(a.buildCommand(), a.planCommand(), a.verifyCommand(), a.imageCommand(), a.serveCommand(), a.configCommand(), a.loadersCommand(),
+	root.AddCommand(a.buildCommand(), a.planCommand(), a.importCommand(), a.verifyCommand(), a.imageCommand(), a.keyCommand(), a.serveCommand(), a.configCommand(), a.loadersCommand(),
 		a.machineCommand(), a.assignCommand(), a.rollbackCommand(), a.grantCommand(), a.bootsCommand(),
 		a.labCommand(), a.demoCommand(), a.profileCommand(), a.versionCommand())
 	return root

@@ -263,5 +263,9 @@ func (a *app) loaderOptions(mirror string) (builder.PlanOptions, error) {
 	if err != nil {
 		return builder.PlanOptions{}, err
 	}
-	return builder.PlanOptions{CacheDir: cache, Mirror: mirrorOf(mirror), Log: a.logger()}, nil
+	keyring, err := keyringOf("")
+	if err != nil {
+		return builder.PlanOptions{}, err
+	}
+	return builder.PlanOptions{CacheDir: cache, Mirror: mirrorOf(mirror), Keyring: keyring, Log: a.logger()}, nil
 }

@@ -75,6 +75,7 @@ var walls = []struct {
 	{"ingot/builder/initramfs", []string{"ingot/image", "ingot/profiles", "ingot/rootfs", "ingot/builder/source"}},
 	{"ingot/builder/verity", []string{"ingot/image", "ingot/profiles", "ingot/rootfs", "ingot/builder/tree", "ingot/builder/squashfs"}},
 	{"ingot/builder/uki", []string{"ingot/image", "ingot/profiles", "ingot/rootfs", "ingot/builder/tree", "ingot/builder/squashfs"}},
+	{"ingot/bootserver", []string{"oras.land"}},
 	{"ingot/testvm", []string{"ingot/builder", "ingot/rootfs"}},
 }
 
@@ -129,6 +130,39 @@ func TestHabits(t *testing.T) {
 		}
 		if !documented && len(p.GoFiles) > 0 {
 			t.Errorf("%s has no package comment", p.ImportPath)
+		}
+	}
+}
+
+// clockReaders are the files of what builds images that may ask for the time:
+// to decide what a cache removes first, never for what is in an image.
+var clockReaders = []string{"ingot/builder/layercache.go", "ingot/builder/source/blobs.go", "ingot/builder/squashfs/cache.go"}
+
+// TestClock: the same plan gives the same bits on any day, because nobody who
+// builds looks at the clock. A static program cannot be shown another clock
+// by faketime(1), so this is held here.
+func TestClock(t *testing.T) {
+	for _, p := range packages(t) {
+		if !below(p.ImportPath, "ingot/builder") && !below(p.ImportPath, "ingot/profiles") {
+			continue
+		}
+		for _, file := range p.GoFiles {
+			where := p.ImportPath + "/" + file
+			f, err := parser.ParseFile(token.NewFileSet(), filepath.Join(p.Dir, file), nil, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			ast.Inspect(f, func(n ast.Node) bool {
+				call, ok := n.(*ast.SelectorExpr)
+				if !ok {
+					return true
+				}
+				pkg, ok := call.X.(*ast.Ident)
+				if ok && pkg.Name == "time" && slices.Contains([]string{"Now", "Since", "Until"}, call.Sel.Name) && !slices.Contains(clockReaders, where) {
+					t.Errorf("%s calls time.%s; take times from the plan", where, call.Sel.Name)
+				}
+				return true
+			})
 		}
 	}
 }

@@ -27,6 +27,7 @@ type Agent struct {
 	HTTP     *http.Client // nil means one with a timeout of 30 s
 	Log      *slog.Logger // nil is quiet
 	System   System       // asks systemd; nil means systemctl
+	Console  io.Writer    // of a machine without a server; nil means /dev/console
 }
 
 // Run checks, reports, and goes on reporting until ctx ends. A server that is
@@ -52,7 +53,9 @@ func (a *Agent) Run(ctx context.Context) error {
 	if a.System == nil {
 		a.System = systemctl{}
 	}
-	a.send(ctx, "events", ingot.Event{Stage: ingot.StageAgent, Uptime: rootfs.Uptime()})
+	if a.Handover.Server != "" {
+		a.send(ctx, "events", ingot.Event{Stage: ingot.StageAgent, Uptime: rootfs.Uptime()})
+	}
 	var checks []ingot.CheckResult
 	decided := make(chan struct{})
 	go func() { checks = a.checkUntilDecided(ctx); close(decided) }() // while the root is measured
@@ -63,6 +66,9 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 	r := a.report(ctx, root, checks)
 	a.Log.Info("reporting", "healthy", r.Healthy, "root", r.Root, "boot", r.Boot)
+	if a.Handover.Server == "" {
+		return a.runLocal(ctx, r)
+	}
 	a.sendUntilTaken(ctx, r)
 	beat := a.Handover.Ticket.Heartbeat
 	if beat <= 0 {

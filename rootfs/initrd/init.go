@@ -9,6 +9,7 @@
 package initrd
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -35,6 +36,8 @@ type Arguments struct {
 	Boot   ingot.BootID
 	MAC    string
 	Debug  bool
+	// Local says where the root is, when no server is asked; RootHash is its.
+	Local, RootHash string
 }
 
 // ParseArguments reads a kernel command line.
@@ -56,7 +59,20 @@ func ParseArguments(cmdline string) (Arguments, error) {
 			}
 		case ingot.ArgDebug:
 			a.Debug = true
+		case ingot.ArgLocal:
+			a.Local = value
+		case ingot.ArgRootHash:
+			a.RootHash = value
 		}
+	}
+	if a.Local != "" {
+		if a.RootHash == "" {
+			return a, fmt.Errorf("the kernel command line has %s but no %s; was it changed in the firmware?", ingot.ArgLocal, ingot.ArgRootHash)
+		}
+		return a, nil
+	}
+	if a.lost() {
+		return a, nil
 	}
 	for key, value := range map[string]string{ingot.ArgServer: a.Server, ingot.ArgBoot: string(a.Boot), ingot.ArgMAC: a.MAC} {
 		if value == "" {
@@ -64,6 +80,12 @@ func ParseArguments(cmdline string) (Arguments, error) {
 		}
 	}
 	return a, nil
+}
+
+// lost reports whether the arguments tell nothing of this boot, as those of a
+// UKI that firmware started do: then the network is asked.
+func (a Arguments) lost() bool {
+	return a.RootHash != "" && a.Local == "" && a.Server == "" && a.Boot == "" && a.MAC == ""
 }
 
 // boot is one run of PID 1.
@@ -75,7 +97,8 @@ type boot struct {
 	server  minisign.PublicKey
 	facts   ingot.Facts
 	mods    *modules
-	stage   ingot.Stage // under way
+	stage   ingot.Stage  // under way
+	ticket  ingot.Ticket // of a local boot
 
 	fetched ingot.Digest // image whose root lies in memory
 	image   *ingot.ImageManifest
@@ -97,9 +120,13 @@ func Run(ctx context.Context) {
 		b.giveUp(ctx, err)
 		return
 	}
+	way := b.try
+	if b.args.Local != "" {
+		way = b.tryLocal
+	}
 	var err error
 	for try := 1; try <= tries; try++ {
-		if err = b.try(ctx); ctx.Err() != nil || try == tries {
+		if err = way(ctx); ctx.Err() != nil || try == tries {
 			break
 		}
 		pause := 5*time.Second + mrand.N(5*time.Second)
@@ -111,7 +138,8 @@ func Run(ctx context.Context) {
 	b.giveUp(ctx, err)
 }
 
-// start brings the machine up to where it can talk to the server.
+// start brings the machine up to where it can talk to the server, or where it
+// can look for its own root.
 func (b *boot) start(ctx context.Context) error {
 	if err := early(); err != nil {
 		return err
@@ -125,13 +153,7 @@ func (b *boot) start(ctx context.Context) error {
 	if b.args, err = ParseArguments(string(cmdline)); err != nil {
 		return err
 	}
-	b.console.say("boot %s, kernel %s", b.args.Boot.Short(), kernelRelease())
-	if b.release, err = readKey("release.pub"); err != nil {
-		return err
-	}
-	if b.server, err = readKey("server.pub"); err != nil {
-		return err
-	}
+	b.console.say("boot %s, kernel %s", cmp.Or(b.args.Boot.Short(), "without arguments"), kernelRelease())
 	if b.mods, err = openModules(kernelRelease()); err != nil {
 		return err
 	}
@@ -141,6 +163,24 @@ func (b *boot) start(ctx context.Context) error {
 		}
 	}
 	b.loadDrivers()
+	if b.args.Local != "" {
+		return b.startLocal()
+	}
+	return b.startNetwork(ctx)
+}
+
+// startNetwork finds the boot NIC, gets an address and knows the server's keys.
+func (b *boot) startNetwork(ctx context.Context) error {
+	var err error
+	if b.release, err = readKey("release.pub"); err != nil {
+		return err
+	}
+	if b.server, err = readKey("server.pub"); err != nil {
+		return err
+	}
+	if b.args.lost() {
+		return b.startLost(ctx)
+	}
 	link, err := waitForNIC(ctx, b.args.MAC, b.loadDrivers)
 	if err != nil {
 		return err
@@ -150,11 +190,28 @@ func (b *boot) start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	b.console.say("address %s, server %s", ack.YourIPAddr, b.args.Server)
+	b.meet(ctx, ack.YourIPAddr.String())
+	return nil
+}
+
+// startLost is startNetwork for a UKI that firmware started.
+func (b *boot) startLost(ctx context.Context) error {
+	link, ack, args, err := findServer(ctx, b.loadDrivers, func(name string, err error) { b.console.say("no server by %s yet: %v", name, err) })
+	if err != nil {
+		return err
+	}
+	b.args.Server, b.args.Boot, b.args.MAC = args.Server, args.Boot, args.MAC
+	b.console.say("network %s (%s, %s), boot %s", link.Attrs().Name, b.args.MAC, driver(link.Attrs().Name), b.args.Boot.Short())
+	b.meet(ctx, ack.YourIPAddr.String())
+	return nil
+}
+
+// meet speaks to the server for the first time.
+func (b *boot) meet(ctx context.Context, own string) {
+	b.console.say("address %s, server %s", own, b.args.Server)
 	b.remote = newRemote(b.args.Server, b.args.Boot)
 	b.facts = facts(b.args.MAC)
-	b.tell(ctx, ingot.Event{Stage: ingot.StageInit, Detail: ack.YourIPAddr.String()})
-	return nil
+	b.tell(ctx, ingot.Event{Stage: ingot.StageInit, Detail: own})
 }
 
 func readKey(name string) (minisign.PublicKey, error) {
@@ -326,8 +383,7 @@ func (b *boot) mountVolumes(ctx context.Context, t ingot.Ticket, now time.Time) 
 			words = append(words, r.Volume.Name+" absent: "+r.Refusal)
 		default:
 			words = append(words, r.Volume.Name+" refused: "+r.Refusal)
-			b.console.frame("Volume "+r.Volume.Name+" refused: "+r.Refusal,
-				fmt.Sprintf("To initialise a blank disk: ingot grant %s %s --disk SERIAL", t.Machine, r.Volume.Name))
+			b.console.frame("Volume "+r.Volume.Name+" refused: "+r.Refusal, b.initialiseHint(t, r.Volume))
 		}
 	}
 	event.Detail = strings.Join(words, "; ")
@@ -335,10 +391,21 @@ func (b *boot) mountVolumes(ctx context.Context, t ingot.Ticket, now time.Time) 
 		b.console.say("volumes: %s", event.Detail)
 	}
 	if failed != nil {
+		if b.args.Local != "" {
+			return nil, failed
+		}
 		return nil, fmt.Errorf("%w; to initialise a blank disk: ingot grant %s VOLUME --disk SERIAL", failed, t.Machine)
 	}
 	b.tell(ctx, event)
 	return results, nil
+}
+
+// initialiseHint says how a blank disk becomes a volume.
+func (b *boot) initialiseHint(t ingot.Ticket, v ingot.Volume) string {
+	if b.args.Local != "" {
+		return fmt.Sprintf("No server is asked, so no disk is initialised. On another system: mkfs.%s -L %s DISK", cmp.Or(v.Filesystem, "ext4"), v.FSLabel())
+	}
+	return fmt.Sprintf("To initialise a blank disk: ingot grant %s %s --disk SERIAL", t.Machine, v.Name)
 }
 
 // tell posts an event. It tries for a few seconds and then lets the boot go
@@ -367,7 +434,11 @@ func (b *boot) giveUp(ctx context.Context, err error) {
 	if b.args.Boot != "" {
 		lines = append(lines, fmt.Sprintf("Boot %s, server %s, card %s", b.args.Boot.Short(), b.args.Server, b.args.MAC))
 	}
-	b.console.frame(append(lines, fmt.Sprintf("Rebooting in %s. On the server: ingot boots", pause.Round(time.Second)))...)
+	next := fmt.Sprintf("Rebooting in %s.", pause.Round(time.Second))
+	if b.args.Local == "" {
+		next += " On the server: ingot boots"
+	}
+	b.console.frame(append(lines, next)...)
 	if err != nil {
 		b.tell(ctx, ingot.Event{Stage: b.stage, Error: err.Error()})
 	}

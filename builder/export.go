@@ -1,0 +1,226 @@
+package builder
+
+import (
+	"bytes"
+	"context"
+	"debug/pe"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"ingot"
+	"ingot/builder/bootdisk"
+	"ingot/builder/initramfs"
+	"ingot/builder/uki"
+	"ingot/image"
+	"ingot/internal/scratch"
+)
+
+// ErrNoLocalBoot: the image has not what a boot without a server stands on.
+var ErrNoLocalBoot = errors.New("the image has no UKI or no dm-verity tree, so it cannot boot without a server")
+
+// ErrNotFile: the medium would be written over a device or a folder.
+var ErrNotFile = errors.New("an export is written to a file, from there to a disk by: dd if=FILE of=DISK bs=4M conv=fsync")
+
+// Medium is what Export writes.
+type Medium string
+
+// The media.
+const (
+	RawDisk Medium = "raw" // of a disk or USB stick
+	ISO     Medium = "iso"
+)
+
+// ExportOptions say how Export works.
+type ExportOptions struct {
+	Medium Medium
+	// Key and Certificate are PEM files to sign the UKI for Secure Boot with, by
+	// sbsign; both or none. A signature holds its time: with them, two exports
+	// differ.
+	Key, Certificate string
+	Progress         func(done, total int64) // bytes of the root; nil is quiet
+}
+
+// Export writes a medium that boots an image on UEFI machines without a server
+// and without a network. Its UKI carries the image's manifest and, on its
+// command line, the root hash and where the root lies; the kernel's dm-verity
+// lets nothing else through. The same image gives the same bytes.
+func Export(ctx context.Context, s *image.Store, im image.Image, path string, o ExportOptions) error {
+	m := &im.Manifest
+	if m.UKI == nil || m.Verity == nil {
+		return fmt.Errorf("exporting %s: %w", im.Name, ErrNoLocalBoot)
+	}
+	if st, err := os.Stat(path); err == nil && !st.Mode().IsRegular() {
+		return fmt.Errorf("exporting %s: %w: %s", im.Name, ErrNotFile, path)
+	}
+	work, err := scratch.In(filepath.Dir(path), ".ingot-export-")
+	if err != nil {
+		return fmt.Errorf("exporting %s: %w", im.Name, err)
+	}
+	defer work.Remove()
+	media := mediaOf(m)
+	media.Root = s.Blob(m.Root.Digest)
+	where := ingot.LocalPartition + strings.ToLower(media.Partition)
+	if o.Medium == ISO {
+		where = ingot.LocalISO + media.Label
+	}
+	media.Program = filepath.Join(work.Path, "uki.efi")
+	if err := localUKI(s, im, where, media.Program); err != nil {
+		return fmt.Errorf("exporting %s: %w", im.Name, err)
+	}
+	if o.Key != "" {
+		if media.Program, err = signProgram(ctx, media.Program, o.Key, o.Certificate); err != nil {
+			return fmt.Errorf("exporting %s: %w", im.Name, err)
+		}
+	}
+	fresh := filepath.Join(work.Path, "medium")
+	if o.Medium == ISO {
+		dir := filepath.Join(work.Path, "iso")
+		if err := os.Mkdir(dir, 0o700); err != nil {
+			return fmt.Errorf("exporting %s: %w", im.Name, err)
+		}
+		err = bootdisk.WriteISO(ctx, fresh, dir, media, o.Progress)
+	} else {
+		err = bootdisk.WriteDisk(ctx, fresh, media, o.Progress)
+	}
+	if err != nil {
+		return fmt.Errorf("exporting %s: %w", im.Name, err)
+	}
+	if err := os.Rename(fresh, path); err != nil {
+		return fmt.Errorf("exporting %s: %w", im.Name, err)
+	}
+	return nil
+}
+
+// mediaOf names what is on the medium. The root partition's UUID is the
+// beginning of the root hash, as the Discoverable Partitions Specification
+// says; the others are derived from it.
+func mediaOf(m *ingot.ImageManifest) bootdisk.Media {
+	derived := func(what string) string {
+		return uuidText(derivedUUID(ingot.DigestOf([]byte(what + m.Verity.RootHash))))
+	}
+	h := m.Verity.RootHash
+	media := bootdisk.Media{
+		Partition: h[:8] + "-" + h[8:12] + "-" + h[12:16] + "-" + h[16:20] + "-" + h[20:32],
+		Disk:      derived("ingot: disk with "), System: derived("ingot: EFI system partition with "),
+		Label: "INGOT_" + strings.ToUpper(h[:16]),
+	}
+	if m.Arch == ingot.ARM64 {
+		media.Machine = bootdisk.ARM64
+	}
+	return media
+}
+
+// localUKI writes the image's UKI anew, with the argument that says where the
+// root is, and with the image's manifest in a second archive of its initramfs.
+func localUKI(s *image.Store, im image.Image, where, path string) error {
+	b, err := os.ReadFile(s.Blob(im.Manifest.UKI.Digest))
+	if err != nil {
+		return err
+	}
+	if ingot.DigestOf(b) != im.Manifest.UKI.Digest {
+		return fmt.Errorf("%w: its UKI is not what its digest says", image.ErrDamaged)
+	}
+	stub, sections, err := splitUKI(b)
+	if err != nil {
+		return err
+	}
+	local, err := json.Marshal(ingot.Local{Image: im.Digest, Manifest: im.Manifest})
+	if err != nil {
+		return err
+	}
+	for i, section := range sections {
+		switch section.Name {
+		case ".cmdline":
+			text, err := io.ReadAll(section.Content)
+			if err != nil {
+				return err
+			}
+			sections[i] = sectionOf(section.Name, append(bytes.TrimRight(text, "\x00"), " "+ingot.ArgLocal+"="+where...))
+		case ".initrd":
+			if sections[i], err = moreInitramfs(section, map[string][]byte{ingot.LocalFile: local}, &im.Manifest); err != nil {
+				return err
+			}
+		}
+	}
+	out, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	defer out.Close()
+	if _, err := uki.Write(out, stub, sections); err != nil {
+		return err
+	}
+	return out.Close()
+}
+
+func sectionOf(name string, content []byte) uki.Section {
+	return uki.Section{Name: name, Size: int64(len(content)), Content: bytes.NewReader(content)}
+}
+
+// moreInitramfs appends an archive with files.
+func moreInitramfs(s uki.Section, files map[string][]byte, m *ingot.ImageManifest) (uki.Section, error) {
+	var b bytes.Buffer
+	if _, err := io.Copy(&b, s.Content); err != nil {
+		return s, err
+	}
+	b.Write(make([]byte, -b.Len()&3))
+	if err := initramfs.Append(&b, files, m.Created); err != nil {
+		return s, err
+	}
+	return sectionOf(s.Name, b.Bytes()), nil
+}
+
+// ours are the sections that a build adds to the stub, see ukiParts.
+var ours = []string{".osrel", ".cmdline", ".uname", ".initrd", ".linux"}
+
+// splitUKI takes a UKI apart into the stub, with its own sections alone, and
+// the sections that were added behind them (PE Format, "COFF File Header",
+// "Section Table").
+func splitUKI(b []byte) (stub []byte, added []uki.Section, err error) {
+	sections, err := uki.Read(bytes.NewReader(b))
+	if err != nil {
+		return nil, nil, err
+	}
+	first := slices.IndexFunc(sections, func(s uki.Section) bool { return slices.Contains(ours, s.Name) })
+	if first < 1 {
+		return nil, nil, fmt.Errorf("%w: its UKI has no section of ours", ErrNoLocalBoot)
+	}
+	f, err := pe.NewFile(bytes.NewReader(b))
+	if err != nil {
+		return nil, nil, err
+	}
+	le := binary.LittleEndian
+	coff := int(le.Uint32(b[0x3c:])) + 4
+	optional, table := coff+20, coff+20+int(f.SizeOfOptionalHeader)
+	stub = slices.Clone(b[:f.Sections[first].Offset])
+	data := le.Uint32(stub[optional+8:])
+	for i := first; i < len(f.Sections); i++ {
+		data -= f.Sections[i].Size
+		clear(stub[table+i*40 : table+(i+1)*40])
+	}
+	le.PutUint16(stub[coff+2:], uint16(first))
+	le.PutUint32(stub[optional+8:], data) // SizeOfInitializedData
+	return stub, sections[first:], nil
+}
+
+// signProgram signs a program for Secure Boot and returns the path of the
+// signed one.
+func signProgram(ctx context.Context, program, key, certificate string) (string, error) {
+	signed := program + ".signed"
+	out, err := exec.CommandContext(ctx, "sbsign", "--key", key, "--cert", certificate, "--output", signed, program).CombinedOutput()
+	switch {
+	case errors.Is(err, exec.ErrNotFound):
+		return "", fmt.Errorf("signing for Secure Boot: %w; install the Debian package sbsigntool", err)
+	case err != nil:
+		return "", fmt.Errorf("signing for Secure Boot: %w: %s", err, strings.TrimSpace(string(out)))
+	}
+	return signed, nil
+}

@@ -1,0 +1,295 @@
+package builder
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"net/url"
+	"path"
+	"slices"
+	"strings"
+	"time"
+
+	cdx "github.com/CycloneDX/cyclonedx-go"
+
+	"ingot"
+	"ingot/builder/source"
+	"ingot/builder/tree"
+	"ingot/image"
+)
+
+// sbom describes an image in CycloneDX 1.6 (ECMA-424): every installed package
+// with its licences, digest and files, the kernel, systemd-stub and ingot-init,
+// and the files that are of no package. It depends on plan, version and root
+// alone; only the serial number, which is derived from the image's digest,
+// remains to be set.
+func (b *build) sbom(root *tree.Tree, m *ingot.ImageManifest) (*cdx.BOM, error) {
+	bom := cdx.NewBOM()
+	bom.SpecVersion, bom.JSONSchema = cdx.SpecVersion1_6, "http://cyclonedx.org/schema/bom-1.6.schema.json"
+	s := &billing{root: root, distro: distroOf(root)}
+	var err error
+	if s.owners, err = owners(root, "linux-image-"+m.KernelRelease); err != nil {
+		return nil, err
+	}
+	installed, err := installedPackages(root)
+	if err != nil {
+		return nil, err
+	}
+	s.index(installed, append([]source.Package{b.plan.Kernel, b.plan.Stub}, b.plan.Packages...))
+	image := cdx.Component{BOMRef: "image", Type: cdx.ComponentTypeOS, Name: m.Profile, Version: m.Version,
+		Properties: &[]cdx.Property{{Name: "ingot:plan", Value: string(m.Plan)}, {Name: "ingot:arch", Value: string(m.Arch)}}}
+	bom.Metadata = &cdx.Metadata{Timestamp: m.Created.UTC().Format(time.RFC3339), Component: &image,
+		Tools: &cdx.ToolsChoice{Components: &[]cdx.Component{{Type: cdx.ComponentTypeApplication, Name: "ingot"}}}}
+	components := s.packages()
+	components = append(components, cdx.Component{BOMRef: "ingot-init", Type: cdx.ComponentTypeApplication, Name: "ingot-init",
+		Hashes: sha256Hash(b.plan.Init.Hex()), Components: fileComponents([]string{ingot.AgentPath})})
+	if files := s.files[""]; len(files) > 0 {
+		components = append(components, cdx.Component{BOMRef: "files", Type: cdx.ComponentTypeData, Name: m.Profile + "-files",
+			Version: m.Version, Description: "files of no package: the profile's, and what installing made", Components: fileComponents(files)})
+	}
+	bom.Components = &components
+	bom.Dependencies = s.dependencies(components)
+	return bom, nil
+}
+
+// attachSBOM returns what Put keeps with the image: the SBOM.
+func attachSBOM(bom *cdx.BOM) func(ingot.Digest) ([]image.Attachment, error) {
+	return func(d ingot.Digest) ([]image.Attachment, error) {
+		bom.SerialNumber = "urn:uuid:" + uuidText(derivedUUID(d))
+		var text bytes.Buffer
+		e := json.NewEncoder(&text)
+		e.SetEscapeHTML(false)
+		if err := e.Encode(bom); err != nil {
+			return nil, fmt.Errorf("encoding the SBOM: %w", err)
+		}
+		return []image.Attachment{{Type: ingot.ArtifactSBOM, Media: ingot.ArtifactSBOM, Content: &text}}, nil
+	}
+}
+
+// billing collects what the bill is made of.
+type billing struct {
+	root   *tree.Tree
+	distro distro
+	owners map[string]string // package by path
+	files  map[string][]string
+	list   []billed // sorted by name
+}
+
+// billed is one package of the bill.
+type billed struct {
+	installed
+	sha256 string // hex, of the .deb; empty: not known
+	ref    string // purl
+}
+
+// distro is what a root says of itself in os-release(5).
+type distro struct{ id, codename string }
+
+func distroOf(root *tree.Tree) distro {
+	d := distro{id: "debian"}
+	text, err := root.ReadFile("usr/lib/os-release")
+	if err != nil {
+		return d
+	}
+	for line := range strings.Lines(string(text)) {
+		key, value, _ := strings.Cut(strings.TrimSpace(line), "=")
+		value = strings.Trim(value, `"'`)
+		switch key {
+		case "ID":
+			d.id = value
+		case "VERSION_CODENAME":
+			d.codename = value
+		}
+	}
+	return d
+}
+
+// purl is a package URL of type deb (purl-spec, types/deb). Letters, digits and
+// ".-_~" stand for themselves, and so may a colon.
+func (d distro) purl(p installed) string {
+	escape := func(s string) string {
+		return strings.ReplaceAll(strings.ReplaceAll(url.QueryEscape(s), "+", "%20"), "%3A", ":")
+	}
+	u := fmt.Sprintf("pkg:deb/%s/%s@%s?arch=%s", escape(d.id), escape(p.name), escape(p.version), escape(p.arch))
+	if d.codename != "" {
+		u += "&distro=" + escape(d.codename)
+	}
+	return u
+}
+
+// installedPackages reads dpkg's status file; a root without one has no packages.
+func installedPackages(root *tree.Tree) ([]installed, error) {
+	if root.Find("var/lib/dpkg/status") == nil {
+		return nil, nil
+	}
+	text, err := root.ReadFile("var/lib/dpkg/status")
+	if err != nil {
+		return nil, err
+	}
+	return readStatus(string(text)), nil
+}
+
+// index joins what is installed with what was planned, and sorts the files to
+// their packages.
+func (s *billing) index(list []installed, planned []source.Package) {
+	sums := map[[2]string]string{}
+	for _, p := range planned {
+		sums[[2]string{p.Name, p.Version}] = p.SHA256
+		if !slices.ContainsFunc(list, func(i installed) bool { return i.name == p.Name && i.version == p.Version }) {
+			list = append(list, installed{name: p.Name, version: p.Version, arch: p.Arch})
+		}
+	}
+	for _, p := range list {
+		s.list = append(s.list, billed{installed: p, sha256: sums[[2]string{p.name, p.version}], ref: s.distro.purl(p)})
+	}
+	slices.SortFunc(s.list, func(a, b billed) int { return strings.Compare(a.name+"\x00"+a.ref, b.name+"\x00"+b.ref) })
+	s.files = map[string][]string{}
+	for _, e := range s.root.Entries() {
+		if e.Kind != tree.Dir && "/"+e.Path != ingot.AgentPath {
+			s.files[s.owners[e.Path]] = append(s.files[s.owners[e.Path]], "/"+e.Path)
+		}
+	}
+}
+
+// packages are the components of all packages. Where two have one name, of two
+// architectures, the files are the first's.
+func (s *billing) packages() []cdx.Component {
+	var list []cdx.Component
+	for _, p := range s.list {
+		c := cdx.Component{BOMRef: p.ref, Type: cdx.ComponentTypeLibrary, Name: p.name, Version: p.version, PackageURL: p.ref,
+			Hashes: sha256Hash(p.sha256), Licenses: s.licences(p.name), Components: fileComponents(s.files[p.name])}
+		if p.maintainer != "" {
+			c.Supplier = &cdx.OrganizationalEntity{Name: p.maintainer}
+		}
+		delete(s.files, p.name)
+		list = append(list, c)
+	}
+	return list
+}
+
+func sha256Hash(hex string) *[]cdx.Hash {
+	if hex == "" {
+		return nil
+	}
+	return &[]cdx.Hash{{Algorithm: cdx.HashAlgoSHA256, Value: hex}}
+}
+
+func fileComponents(paths []string) *[]cdx.Component {
+	if len(paths) == 0 {
+		return nil
+	}
+	list := make([]cdx.Component, len(paths))
+	for i, p := range paths {
+		list[i] = cdx.Component{Type: cdx.ComponentTypeFile, Name: strings.ToValidUTF8(p, "\uFFFD")}
+	}
+	return &list
+}
+
+// licences are those of a package's copyright file. The schema takes either one
+// expression or a list of single licences: a list that holds an expression and
+// is clear in all its parts becomes one expression.
+func (s *billing) licences(name string) *cdx.Licenses {
+	found := outside(name)
+	if text, err := s.root.ReadFile(path.Join("usr/share/doc", name, "copyright")); err == nil {
+		found = source.Licences(text)
+	}
+	if len(found) == 0 {
+		return nil
+	}
+	compound := func(l source.Licence) bool { return strings.Contains(l.SPDX, " ") }
+	if slices.ContainsFunc(found, compound) && !slices.ContainsFunc(found, func(l source.Licence) bool { return l.SPDX == "" }) {
+		var parts []string
+		for _, l := range found {
+			if strings.Contains(l.SPDX, " OR ") && len(found) > 1 {
+				l.SPDX = "(" + l.SPDX + ")"
+			}
+			parts = append(parts, l.SPDX)
+		}
+		return &cdx.Licenses{{Expression: strings.Join(parts, " AND ")}}
+	}
+	var list cdx.Licenses
+	for _, l := range found {
+		if compound(l) {
+			l = source.Licence{Name: l.SPDX}
+		}
+		list = append(list, cdx.LicenseChoice{License: &cdx.License{ID: l.SPDX, Name: l.Name}})
+	}
+	return &list
+}
+
+// outside are the licences of packages that are in an image, but whose
+// copyright files are not in its root.
+func outside(name string) []source.Licence {
+	switch {
+	case strings.HasPrefix(name, "linux-image-"):
+		return []source.Licence{{SPDX: "GPL-2.0-only WITH Linux-syscall-note"}} // COPYING of Linux
+	case name == stubPackage:
+		return []source.Licence{{SPDX: "LGPL-2.1-or-later"}} // README of systemd, src/boot
+	}
+	return nil
+}
+
+// dependencies says what depends on what: the image on all, packages on those
+// that satisfy their relations by name.
+func (s *billing) dependencies(components []cdx.Component) *[]cdx.Dependency {
+	refs := map[string]string{}
+	for _, p := range s.list {
+		refs[p.name] = p.ref
+	}
+	var all []string
+	for _, c := range components {
+		all = append(all, c.BOMRef)
+	}
+	list := []cdx.Dependency{{Ref: "image", Dependencies: &all}}
+	for _, p := range s.list {
+		var on []string
+		for _, relation := range p.depends {
+			for _, alternative := range strings.Split(relation, "|") {
+				name := strings.TrimSpace(alternative)
+				if i := strings.IndexAny(name, " :("); i >= 0 {
+					name = name[:i]
+				}
+				if ref := refs[name]; ref != "" && ref != p.ref && !slices.Contains(on, ref) {
+					on = append(on, ref)
+				}
+			}
+		}
+		slices.Sort(on)
+		d := cdx.Dependency{Ref: p.ref}
+		if len(on) > 0 {
+			d.Dependencies = &on
+		}
+		list = append(list, d)
+	}
+	return &list
+}
+
+// owners maps every path of a root that a package ships to the package's name,
+// from dpkg's own lists; modules are of kernel, which is laid in unpacked.
+func owners(root *tree.Tree, kernel string) (map[string]string, error) {
+	owners := map[string]string{}
+	entries := root.Entries()
+	for _, e := range entries {
+		name, ok := strings.CutSuffix(path.Base(e.Path), ".list")
+		if !ok || path.Dir(e.Path) != "var/lib/dpkg/info" {
+			continue
+		}
+		b, err := root.ReadFile(e.Path)
+		if err != nil {
+			return nil, err
+		}
+		name, _, _ = strings.Cut(name, ":")
+		for scan := bufio.NewScanner(bytes.NewReader(b)); scan.Scan(); {
+			if f := root.Get(scan.Text()); f != nil && f.Kind != tree.Dir {
+				owners[f.Path] = name
+			}
+		}
+	}
+	for _, e := range entries {
+		if _, ok := owners[e.Path]; !ok && strings.HasPrefix(e.Path, "usr/lib/modules/") && e.Kind != tree.Dir {
+			owners[e.Path] = kernel
+		}
+	}
+	return owners, nil
+}

@@ -1,0 +1,259 @@
+package builder
+
+import (
+	"bytes"
+	"context"
+	"crypto"
+	_ "crypto/sha512" // the bank sha384 of a TPM
+	"encoding/hex"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"golang.org/x/sync/errgroup"
+
+	"ingot"
+	"ingot/builder/source"
+	"ingot/builder/squashfs"
+	"ingot/builder/tree"
+	"ingot/builder/uki"
+	"ingot/builder/verity"
+	"ingot/image"
+)
+
+// seal completes an image whose kernel, initramfs and root are made: the
+// dm-verity tree at the root's end, the UKI that is bound to it, what a TPM
+// will say of the UKI, and the bill of what is in all of it.
+func (b *build) seal(ctx context.Context, root *tree.Tree, vmlinuz []byte, m *ingot.ImageManifest, f *image.Files) error {
+	b.tell("seal", 0, 0, "")
+	v, err := b.appendVerity(ctx, f)
+	if err != nil {
+		return err
+	}
+	m.Verity = v
+	stub, err := b.stub(ctx)
+	if err != nil {
+		return err
+	}
+	f.UKI = b.at("uki.efi")
+	if err := writeUKI(f.UKI, stub, b.ukiParts(root, vmlinuz, m), f.Initramfs); err != nil {
+		return err
+	}
+	if m.PCR11, err = predictPCR11(f.UKI); err != nil {
+		return err
+	}
+	bom, err := b.sbom(root, m)
+	if err != nil {
+		return fmt.Errorf("writing the SBOM: %w", err)
+	}
+	f.Attach = attachSBOM(bom)
+	b.tell("seal", 1, 1, "UKI "+sizeOf(f.UKI)+", verity "+v.RootHash[:12])
+	return nil
+}
+
+// verityCut is the size in bytes of the chunks of a hash tree. They are small,
+// since a tree changes wherever the root's data moves.
+const verityCut = squashfs.MinCut
+
+// appendVerity appends superblock and tree to the root, and their chunks.
+func (b *build) appendVerity(ctx context.Context, files *image.Files) (*ingot.Verity, error) {
+	f, err := os.OpenFile(files.Root, os.O_RDWR, 0)
+	if err != nil {
+		return nil, fmt.Errorf("sealing the root: %w", err)
+	}
+	defer f.Close()
+	st, err := f.Stat()
+	if err != nil {
+		return nil, fmt.Errorf("sealing the root: %w", err)
+	}
+	o := verityOptions(b.p.Name)
+	hash, err := verity.Write(ctx, f, st.Size(), f, st.Size(), o)
+	if err != nil {
+		return nil, fmt.Errorf("sealing the root: %w", err)
+	}
+	if err := f.Close(); err != nil {
+		return nil, fmt.Errorf("sealing the root: %w", err)
+	}
+	for left := verity.Size(st.Size()); left > 0; left -= verityCut {
+		files.Chunks = append(files.Chunks, min(left, verityCut))
+	}
+	return &ingot.Verity{RootHash: hash.String(), Salt: hex.EncodeToString(o.Salt), UUID: uuidText(o.UUID), HashOffset: st.Size()}, nil
+}
+
+// verityOptions are a profile's salt and UUID. They are the same for all its
+// versions, so that equal data has an equal tree and an upgrade need not fetch
+// it again. A salt that nobody can foresee would protect against nothing here:
+// the builder, who could look for collisions, would choose it.
+func verityOptions(profile string) verity.Options {
+	salt := ingot.DigestOf([]byte("ingot: salt of the dm-verity trees of " + profile))
+	id := ingot.DigestOf([]byte("ingot: UUID of the dm-verity trees of " + profile))
+	o := verity.Options{UUID: derivedUUID(id)}
+	o.Salt, _ = hex.DecodeString(salt.Hex()) // cannot fail: a digest is hex digits
+	return o
+}
+
+// derivedUUID is a UUID made of a digest (RFC 9562 section 5.8, version 8).
+func derivedUUID(d ingot.Digest) (u [16]byte) {
+	_, _ = hex.Decode(u[:], []byte(d.Hex()[:32])) // cannot fail: a digest is hex digits
+	u[6] = u[6]&0x0f | 0x80
+	u[8] = u[8]&0x3f | 0x80
+	return u
+}
+
+func uuidText(u [16]byte) string {
+	return fmt.Sprintf("%x-%x-%x-%x-%x", u[:4], u[4:6], u[6:8], u[8:10], u[10:])
+}
+
+// stubSuite is the Debian release that systemd-stub comes from, whatever the
+// suite of the profile: images of all suites are measured in one way, and the
+// stub of the release before leaves what sbsign and sbverify disagree about.
+const stubSuite = "trixie"
+
+// stubPackage and stubFiles say where systemd-stub is.
+const stubPackage = "systemd-boot-efi"
+
+var stubFiles = map[ingot.Arch]string{
+	ingot.AMD64: "usr/lib/systemd/boot/efi/linuxx64.efi.stub",
+	ingot.ARM64: "usr/lib/systemd/boot/efi/linuxaa64.efi.stub",
+}
+
+// stub is the systemd-stub of the plan.
+func (b *build) stub(ctx context.Context) ([]byte, error) {
+	path, _, err := b.layers.get(ctx, "stub-1-"+b.plan.Stub.SHA256, func(fresh string) error {
+		tar := b.at("stub.tar")
+		if err := source.Unpack(ctx, b.cache, b.plan.Stub, tar); err != nil {
+			return err
+		}
+		t, err := tree.FromTar(ctx, tar)
+		if err != nil {
+			return err
+		}
+		content, err := t.ReadFile(stubFiles[b.p.Arch])
+		if err != nil {
+			return fmt.Errorf("%w: %s %s holds no systemd-stub for %s", ErrNotBootable, b.plan.Stub.Name, b.plan.Stub.Version, b.p.Arch)
+		}
+		return os.WriteFile(fresh, content, 0o644)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("unpacking systemd-stub: %w", err)
+	}
+	return os.ReadFile(path)
+}
+
+// ukiParts are the sections of the UKI, without the initramfs.
+func (b *build) ukiParts(root *tree.Tree, vmlinuz []byte, m *ingot.ImageManifest) []uki.Section {
+	var list []uki.Section
+	add := func(name string, content []byte) {
+		list = append(list, uki.Section{Name: name, Size: int64(len(content)), Content: bytes.NewReader(content)})
+	}
+	arguments := append(append([]string{}, m.Arguments...), ingot.ArgRootHash+"="+m.Verity.RootHash)
+	add(".osrel", brandedRelease(root, m.Name()))
+	add(".cmdline", []byte(strings.Join(arguments, " ")))
+	add(".uname", []byte(m.KernelRelease))
+	add(".linux", vmlinuz)
+	return list
+}
+
+// brandedRelease is the root's os-release(5) with the image's name and version,
+// which boot loaders show and sort by.
+func brandedRelease(root *tree.Tree, name ingot.ImageName) []byte {
+	text, err := root.ReadFile("usr/lib/os-release")
+	if err != nil {
+		text = []byte("ID=linux\n") // what os-release(5) says of a system without one
+	}
+	var b bytes.Buffer
+	for line := range strings.Lines(string(text)) {
+		if !strings.HasPrefix(line, "IMAGE_ID=") && !strings.HasPrefix(line, "IMAGE_VERSION=") {
+			b.WriteString(strings.TrimSuffix(line, "\n") + "\n")
+		}
+	}
+	fmt.Fprintf(&b, "IMAGE_ID=%s\nIMAGE_VERSION=%s\n", name.Profile, name.Version)
+	return b.Bytes()
+}
+
+// writeUKI assembles the UKI; the initramfs goes before the kernel, which is last.
+func writeUKI(path string, stub []byte, parts []uki.Section, initramfs string) error {
+	in, err := os.Open(initramfs)
+	if err != nil {
+		return fmt.Errorf("making the UKI: %w", err)
+	}
+	defer in.Close()
+	st, err := in.Stat()
+	if err != nil {
+		return fmt.Errorf("making the UKI: %w", err)
+	}
+	last := len(parts) - 1
+	parts = append(parts[:last:last], uki.Section{Name: ".initrd", Size: st.Size(), Content: in}, parts[last])
+	out, err := os.Create(path)
+	if err != nil {
+		return fmt.Errorf("making the UKI: %w", err)
+	}
+	defer out.Close()
+	if _, err := uki.Write(out, stub, parts); err != nil {
+		return err
+	}
+	if err := out.Close(); err != nil {
+		return fmt.Errorf("making the UKI: %w", err)
+	}
+	return nil
+}
+
+// banks are the hash functions of the TPM's banks that we predict for.
+var banks = map[string]crypto.Hash{"sha256": crypto.SHA256, "sha384": crypto.SHA384}
+
+func predictPCR11(path string) (map[string]string, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("measuring the UKI: %w", err)
+	}
+	defer f.Close()
+	var g errgroup.Group
+	sums := map[string][]byte{}
+	for name := range banks {
+		sums[name] = make([]byte, banks[name].Size())
+		into := sums[name]
+		g.Go(func() error {
+			sum, err := uki.PCR11(f, banks[name])
+			copy(into, sum)
+			return err
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return nil, fmt.Errorf("measuring the UKI: %w", err)
+	}
+	values := map[string]string{}
+	for name, sum := range sums {
+		values[name] = hex.EncodeToString(sum)
+	}
+	return values, nil
+}
+
+// whyUKI names the first section that differs between two UKIs.
+func whyUKI(_ context.Context, a, b *os.File) (string, error) {
+	sa, err := uki.Read(a)
+	if err != nil {
+		return "", err
+	}
+	sb, err := uki.Read(b)
+	if err != nil {
+		return "", err
+	}
+	for i, s := range sa {
+		if i >= len(sb) || sb[i].Name != s.Name {
+			return "it has other sections from " + s.Name + " on", nil
+		}
+		x, err := io.ReadAll(s.Content)
+		if err != nil {
+			return "", err
+		}
+		y, err := io.ReadAll(sb[i].Content)
+		if err != nil {
+			return "", err
+		}
+		if !bytes.Equal(x, y) {
+			return "its section " + s.Name, nil
+		}
+	}
+	return "", nil
+}

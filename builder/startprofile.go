@@ -1,0 +1,174 @@
+package builder
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"ingot/builder/tree"
+	"ingot/profiles"
+)
+
+// startingProfile is the text of a profile that boots an imported root: what
+// the shipped debian profile does for Debian, as far as the root has the
+// services for it.
+func startingProfile(im *Imported, base profiles.Base, kernel profiles.Kernel, root *tree.Tree) string {
+	var s strings.Builder
+	line := func(format string, args ...any) { fmt.Fprintf(&s, format+"\n", args...) }
+	line("# Made by: ingot import %s", im.From)
+	for _, l := range im.Findings() {
+		line("# %s", strings.ReplaceAll(l, "\n", " "))
+	}
+	line("# All of it is in import.json. Edit what follows; build with: ingot build ./%s", im.Name)
+	line("name: %s\narch: %s\n", im.Name, im.Arch)
+	if kernel.Package == "" {
+		kernel.Package = "linux-image-" + string(im.Arch)
+	}
+	kind, ref := profiles.Layer{OCI: base.OCI, Tar: base.Tar}.From()
+	line("base:\n  %s: %q\n", kind, ref)
+	line("kernel:\n  package: %s\n  suite: %s\n  modules: [%s]\n  arguments:", kernel.Package, kernel.Suite, quoted(kernel.Modules))
+	for _, a := range kernel.Arguments {
+		line("    - %q", a)
+	}
+	line("\nfiles:")
+	for _, f := range startingFiles(root) {
+		line("  # %s", f.why)
+		line("  - path: %s", f.path)
+		if f.link != "" {
+			line("    link: %s", f.link)
+			continue
+		}
+		line("    content: |\n      %s", strings.ReplaceAll(strings.TrimSpace(f.content), "\n", "\n      "))
+	}
+	enable, mask := startingUnits(root)
+	line("\nunits:\n  enable: [%s]\n  mask: [%s]", strings.Join(enable, ", "), strings.Join(mask, ", "))
+	line("\nchecks:\n  - name: system\n    units: [\"@system\"]\n    within: 5m")
+	if sshUnit(root) != "" {
+		line("  - name: ssh\n    tcp: 127.0.0.1:22\n    within: 3m")
+	}
+	return s.String()
+}
+
+func quoted(list []string) string {
+	q := make([]string, len(list))
+	for i, s := range list {
+		q[i] = fmt.Sprintf("%q", s)
+	}
+	return strings.Join(q, ", ")
+}
+
+// NoInit reports whether what was imported cannot boot at all.
+func (im *Imported) NoInit() bool { return slices.Contains(im.Lacks, bootInit.name) }
+
+// Findings are what an import has to say, in lines.
+func (im *Imported) Findings() []string {
+	name := im.Distribution
+	if name == "" {
+		name = "a system without a name"
+	}
+	lines := []string{fmt.Sprintf("%s for %s, %d MiB", name, im.Arch, im.Bytes>>20)}
+	if im.Packages > 0 {
+		lines[0] += fmt.Sprintf(", %d packages", im.Packages)
+	}
+	if len(im.Lacks) > 0 {
+		lines = append(lines, "It lacks "+Missing{Parts: im.Lacks, Fix: im.Fix}.String())
+	}
+	for _, m := range im.Mounts {
+		if !m.Taken {
+			lines = append(lines, fmt.Sprintf("Left out: %s, a filesystem of its own (%s); take it with --include %s", m.Path, m.Type, m.Path))
+		}
+	}
+	if len(im.Passwords) > 0 {
+		lines = append(lines, "Passwords stayed behind: "+clipped(im.Passwords, 5)+"; keys work, or set users: passwordHash")
+	}
+	if im.Changed {
+		lines = append(lines, "Files changed while they were read; import again when the host is quiet")
+	}
+	c := im.Compared
+	if c == nil {
+		return lines
+	}
+	if c.Suite != "" {
+		lines = append(lines, fmt.Sprintf("Beside the Debian base (%s): %d packages the same, %d added, %d missing, %d of another version", c.Suite, c.Same, len(c.Added), len(c.Missing), len(c.Changed)))
+	}
+	if len(c.Asked) > 0 {
+		lines = append(lines, "The same from packages would be: extends: debian, packages: ["+clipped(c.Asked, 40)+"]")
+	}
+	if len(c.Conffiles) > 0 {
+		lines = append(lines, "Configuration of packages, edited: "+clipped(c.Conffiles, 20))
+	}
+	if len(c.Modified) > 0 {
+		lines = append(lines, "Files of packages, not as shipped: "+clipped(c.Modified, 10))
+	}
+	if len(c.Local) > 0 {
+		var paths []string
+		for _, l := range c.Local {
+			if l.Files > 1 {
+				paths = append(paths, fmt.Sprintf("%s (%d files)", l.Path, l.Files))
+			} else {
+				paths = append(paths, l.Path)
+			}
+		}
+		lines = append(lines, "Local files: "+clipped(paths, 20))
+	}
+	return lines
+}
+
+// startingFile is a file of the profile, and why it is there.
+type startingFile struct{ why, path, content, link string }
+
+func startingFiles(root *tree.Tree) []startingFile {
+	list := []startingFile{
+		{"The root is an image, volumes are mounted before systemd starts.", "/etc/fstab", "# see above\n", ""},
+		{"Nothing on the root outlives a boot: the journal stays in memory, bounded.", "/etc/systemd/journald.conf.d/10-ingot.conf", "[Journal]\nStorage=volatile\nRuntimeMaxUse=32M\n", ""},
+	}
+	if usesNetworkd(root) {
+		list = append(list, startingFile{"Every Ethernet card asks by its MAC address, as loader and initramfs do.", "/etc/systemd/network/80-ingot-ethernet.network",
+			"[Match]\nType=ether\nKind=!*\n\n[Link]\nRequiredForOnline=no\n\n[Network]\nDHCP=ipv4\nKeepConfiguration=dhcp-on-stop\n\n[DHCPv4]\nClientIdentifier=mac\nUseHostname=no\n", ""})
+	}
+	if findUnit(root, "systemd-resolved.service") != "" {
+		list = append(list, startingFile{"Containers and hosts have a resolver of their own.", "/etc/resolv.conf", "", "../run/systemd/resolve/stub-resolv.conf"})
+	}
+	if config, err := root.ReadFile("etc/ssh/sshd_config"); err == nil && strings.Contains(string(config), "sshd_config.d") {
+		list = append(list, startingFile{"Host keys are made at boot, one pair per machine, or come from its data volume.", "/etc/ssh/sshd_config.d/10-ingot.conf",
+			"HostKey /etc/ssh/ssh_host_ed25519_key\nPermitRootLogin prohibit-password\n", ""})
+	}
+	return list
+}
+
+// usesNetworkd reports whether networkd is there and nobody else does its work.
+func usesNetworkd(root *tree.Tree) bool {
+	return findUnit(root, "systemd-networkd.service") != "" && findUnit(root, "NetworkManager.service") == ""
+}
+
+func sshUnit(root *tree.Tree) string {
+	for _, u := range []string{"ssh.service", "sshd.service"} {
+		if findUnit(root, u) != "" {
+			return u
+		}
+	}
+	return ""
+}
+
+// startingUnits are the units to enable and to mask that the root has.
+func startingUnits(root *tree.Tree) (enable, mask []string) {
+	if usesNetworkd(root) {
+		enable = append(enable, "systemd-networkd.service")
+	} else if findUnit(root, "NetworkManager.service") != "" {
+		enable = append(enable, "NetworkManager.service")
+	}
+	if findUnit(root, "systemd-resolved.service") != "" {
+		enable = append(enable, "systemd-resolved.service")
+	}
+	if u := sshUnit(root); u != "" {
+		enable = append(enable, u)
+	}
+	for _, u := range []string{"apt-daily.timer", "apt-daily-upgrade.timer", "dpkg-db-backup.timer", "unattended-upgrades.service", "dnf-makecache.timer", "dnf-automatic.timer",
+		"e2scrub_all.timer", "e2scrub_reap.service", "fwupd-refresh.timer", "systemd-firstboot.service", "systemd-networkd-wait-online.service",
+		"NetworkManager-wait-online.service", "cloud-init.service", "cloud-init-local.service", "cloud-config.service", "cloud-final.service", "snapd.service", "snapd.socket"} {
+		if findUnit(root, u) != "" {
+			mask = append(mask, u)
+		}
+	}
+	return enable, mask
+}

@@ -1,0 +1,120 @@
+package image
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/google/renameio/v2"
+)
+
+// A store takes images from elsewhere when its own release key signed them, or
+// one of the keys that its operator put into keys/trusted: those of build hosts.
+
+// NamedKey is a release key whose images a store takes.
+type NamedKey struct {
+	Name string    `json:"name"` // "own", or the name that it was trusted under
+	ID   string    `json:"id"`   // as minisign prints it
+	Key  PublicKey `json:"-"`
+}
+
+// OwnKey is the name of the store's own release key.
+const OwnKey = "own"
+
+var keyNameRE = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)
+
+// ErrKeyName: the name is taken, or cannot be one.
+var ErrKeyName = errors.New("not a name for a key")
+
+// TrustedKeys reads the release keys of a store's key folder: its own, and
+// those trusted besides, by name.
+func TrustedKeys(dir string) ([]NamedKey, error) {
+	var keys []NamedKey
+	own, err := readPublicKey(filepath.Join(dir, "release.pub"))
+	if err == nil {
+		keys = append(keys, NamedKey{OwnKey, own.ID(), own})
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	entries, err := os.ReadDir(filepath.Join(dir, "trusted"))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("reading the trusted keys: %w", err)
+	}
+	for _, e := range entries {
+		name, ok := strings.CutSuffix(e.Name(), ".pub")
+		if !ok || !keyNameRE.MatchString(name) {
+			continue
+		}
+		k, err := readPublicKey(filepath.Join(dir, "trusted", e.Name()))
+		if err != nil {
+			return nil, err
+		}
+		keys = append(keys, NamedKey{name, k.ID(), k})
+	}
+	return keys, nil
+}
+
+// Public are the keys alone.
+func Public(keys []NamedKey) []PublicKey {
+	list := make([]PublicKey, len(keys))
+	for i, k := range keys {
+		list[i] = k.Key
+	}
+	return list
+}
+
+func readPublicKey(path string) (PublicKey, error) {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return PublicKey{}, fmt.Errorf("reading a public key: %w", err)
+	}
+	k, err := ParsePublicKey(b)
+	if err != nil {
+		return k, fmt.Errorf("reading %q: %w", path, err)
+	}
+	return k, nil
+}
+
+// Trust remembers a release key by a name. The same key again changes nothing;
+// another one under a name that is taken is refused.
+func Trust(dir, name string, key PublicKey) error {
+	if !keyNameRE.MatchString(name) || name == OwnKey {
+		return fmt.Errorf("%w: %q (want letters, digits, dots, dashes; %q is the store's)", ErrKeyName, name, OwnKey)
+	}
+	keys, err := TrustedKeys(dir)
+	if err != nil {
+		return err
+	}
+	for _, k := range keys {
+		if k.Name == name && !k.Key.key.Equal(key.key) {
+			return fmt.Errorf("%w: %q is key %s already", ErrKeyName, name, k.ID)
+		}
+	}
+	if err := os.MkdirAll(filepath.Join(dir, "trusted"), 0o700); err != nil {
+		return fmt.Errorf("keeping a trusted key: %w", err)
+	}
+	if err := renameio.WriteFile(filepath.Join(dir, "trusted", name+".pub"), key.Text(), 0o644); err != nil {
+		return fmt.Errorf("keeping a trusted key: %w", err)
+	}
+	return syncDir(filepath.Join(dir, "trusted"))
+}
+
+// Distrust forgets a key. Images that are here already stay.
+func Distrust(dir, name string) error {
+	keys, err := TrustedKeys(dir)
+	if err != nil {
+		return err
+	}
+	if name == OwnKey || !slices.ContainsFunc(keys, func(k NamedKey) bool { return k.Name == name }) {
+		return fmt.Errorf("%w: %q is not among the trusted keys", ErrKeyName, name)
+	}
+	if err := os.Remove(filepath.Join(dir, "trusted", name+".pub")); err != nil {
+		return fmt.Errorf("forgetting a trusted key: %w", err)
+	}
+	return syncDir(filepath.Join(dir, "trusted"))
+}

@@ -1,0 +1,255 @@
+// Package testbuild holds scenes of the builder: the real ingot works with a
+// Debian mirror on the loopback interface that the scene fills, signs and
+// spoils. The packages are made by dpkg-deb, the indexes by apt-ftparchive, the
+// signatures by gpg with a key that lives as long as the scene.
+package testbuild
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+)
+
+// Mirror is a Debian archive with one suite.
+type Mirror struct {
+	URL     string // of the archive
+	Keyring string // file of the public keys that Publish signs with
+
+	dir    string // dists/ and pool/
+	home   string // of gpg
+	suite  string
+	server *http.Server
+
+	mu    sync.Mutex
+	spoil http.HandlerFunc // answers instead; may be nil
+	asked []string         // paths, in order
+}
+
+// Deb is a package to make.
+type Deb struct {
+	Name    string
+	Version string
+	Fields  string            // further lines of the control file
+	Files   map[string]string // by path without a leading slash
+}
+
+// NewMirror starts an empty mirror whose files are below dir. Close ends it.
+func NewMirror(ctx context.Context, dir, suite string) (*Mirror, error) {
+	m := &Mirror{dir: filepath.Join(dir, "archive"), home: filepath.Join(dir, "gpg"), suite: suite, Keyring: filepath.Join(dir, "keys.gpg")}
+	for _, d := range []string{m.dir, filepath.Join(m.dir, "pool/main")} {
+		if err := os.MkdirAll(d, 0o755); err != nil {
+			return nil, err
+		}
+	}
+	if err := os.Mkdir(m.home, 0o700); err != nil {
+		return nil, err
+	}
+	if err := m.newKey(ctx, "mirror"); err != nil {
+		return nil, err
+	}
+	if err := m.gpg(ctx, "--yes", "--output", m.Keyring, "--export", "mirror"); err != nil {
+		return nil, err
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return nil, err
+	}
+	m.URL = "http://" + l.Addr().String() + "/debian"
+	m.server = &http.Server{Handler: http.StripPrefix("/debian", http.HandlerFunc(m.serve)), ReadHeaderTimeout: time.Minute}
+	go func() { _ = m.server.Serve(l) }() // ends with Close
+	return m, nil
+}
+
+// Close ends the server and the agent that gpg has started.
+func (m *Mirror) Close() error {
+	return errors.Join(m.server.Close(), exec.Command("gpgconf", "--homedir", m.home, "--kill", "all").Run())
+}
+
+// Spoil lets f answer all requests that it wants to: it calls Serve for the rest.
+// Nil takes it back.
+func (m *Mirror) Spoil(f http.HandlerFunc) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.spoil, m.asked = f, nil
+}
+
+// Asked are the paths that were asked for since Spoil was called.
+func (m *Mirror) Asked() []string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return append([]string(nil), m.asked...)
+}
+
+// Serve answers a request as a sound mirror does.
+func (m *Mirror) Serve(w http.ResponseWriter, r *http.Request) {
+	http.FileServer(http.Dir(m.dir)).ServeHTTP(w, r)
+}
+
+func (m *Mirror) serve(w http.ResponseWriter, r *http.Request) {
+	m.mu.Lock()
+	f := m.spoil
+	m.asked = append(m.asked, r.URL.Path)
+	m.mu.Unlock()
+	if f == nil {
+		f = m.Serve
+	}
+	f(w, r)
+}
+
+// newKey makes a key without a password.
+func (m *Mirror) newKey(ctx context.Context, name string) error {
+	return m.gpg(ctx, "--quick-gen-key", name, "ed25519", "sign", "never")
+}
+
+func (m *Mirror) gpg(ctx context.Context, args ...string) error {
+	return run(ctx, nil, "gpg", append([]string{"--homedir", m.home, "--batch", "--quiet", "--pinentry-mode", "loopback", "--passphrase", ""}, args...)...)
+}
+
+// run runs a tool; out may be nil.
+func run(ctx context.Context, out io.Writer, tool string, args ...string) error {
+	cmd := exec.CommandContext(ctx, tool, args...)
+	var stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = out, &stderr
+	if err := cmd.Run(); err != nil {
+		return fmt.Errorf("running %s: %w: %s", tool, err, bytes.TrimSpace(stderr.Bytes()))
+	}
+	return nil
+}
+
+// Add makes a package and puts it into the pool; Publish tells of it.
+func (m *Mirror) Add(ctx context.Context, d Deb) error {
+	tree, err := os.MkdirTemp(filepath.Dir(m.dir), "deb-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(tree)
+	files := map[string]string{"DEBIAN/control": fmt.Sprintf("Package: %s\nVersion: %s\nArchitecture: amd64\nMaintainer: Scene <scene@localhost>\nDescription: made for a scene\n%s",
+		d.Name, d.Version, d.Fields)}
+	for name, content := range d.Files {
+		files[name] = content
+	}
+	for name, content := range files {
+		path := filepath.Join(tree, name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			return err
+		}
+		mode := os.FileMode(0o644)
+		if strings.HasPrefix(name, "DEBIAN/p") { // a maintainer script
+			mode = 0o755
+		}
+		if err := os.WriteFile(path, []byte(content), mode); err != nil {
+			return err
+		}
+	}
+	if err := os.Chmod(tree, 0o755); err != nil {
+		return err
+	}
+	return run(ctx, nil, "dpkg-deb", "--build", "--root-owner-group", "-Znone", tree, m.pool(d.Name, d.Version))
+}
+
+// Remove takes a package out of the pool.
+func (m *Mirror) Remove(name, version string) error { return os.Remove(m.pool(name, version)) }
+
+// AddFile puts a package that exists into the pool.
+func (m *Mirror) AddFile(path, name string) error {
+	to := filepath.Join(m.dir, "pool/main", name)
+	if os.Link(path, to) == nil {
+		return nil
+	}
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(to, b, 0o644)
+}
+
+func (m *Mirror) pool(name, version string) string {
+	return filepath.Join(m.dir, "pool/main", name+"_"+version+"_amd64.deb")
+}
+
+// Release says how Publish signs.
+type Release struct {
+	Unsigned bool
+	Key      string    // name of another key, which is made; empty: the key of Keyring
+	Until    time.Time // Valid-Until; zero: none
+}
+
+// Publish makes indexes of what is in the pool, for the suite and for its
+// updates, which are none.
+func (m *Mirror) Publish(ctx context.Context, r Release) error {
+	if r.Key != "" {
+		if err := m.newKey(ctx, r.Key); err != nil {
+			return err
+		}
+	}
+	var index bytes.Buffer
+	packages := exec.CommandContext(ctx, "apt-ftparchive", "packages", "pool")
+	packages.Dir, packages.Stdout = m.dir, &index
+	if err := packages.Run(); err != nil {
+		return fmt.Errorf("running apt-ftparchive: %w", err)
+	}
+	for suite, text := range map[string][]byte{m.suite: index.Bytes(), m.suite + "-updates": nil} {
+		if err := m.publish(ctx, suite, text, r); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (m *Mirror) publish(ctx context.Context, suite string, index []byte, r Release) error {
+	dir := filepath.Join(m.dir, "dists", suite)
+	if err := os.RemoveAll(dir); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Join(dir, "main/binary-amd64"), 0o755); err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(dir, "main/binary-amd64/Packages"), index, 0o644); err != nil {
+		return err
+	}
+	args := []string{"-o", "APT::FTPArchive::Release::Suite=" + suite, "-o", "APT::FTPArchive::Release::Codename=" + suite,
+		"-o", "APT::FTPArchive::Release::Components=main", "-o", "APT::FTPArchive::Release::Architectures=amd64"}
+	var text bytes.Buffer
+	if err := run(ctx, &text, "apt-ftparchive", append(args, "release", dir)...); err != nil {
+		return err
+	}
+	release := text.Bytes()
+	if !r.Until.IsZero() {
+		release = setField(release, "Valid-Until", r.Until.UTC().Format("Mon, 02 Jan 2006 15:04:05 UTC"))
+		release = setField(release, "Date", r.Until.Add(-time.Hour).UTC().Format("Mon, 02 Jan 2006 15:04:05 UTC"))
+	}
+	path := filepath.Join(dir, "Release")
+	if err := os.WriteFile(path, release, 0o644); err != nil {
+		return err
+	}
+	if r.Unsigned {
+		return nil
+	}
+	key := "mirror"
+	if r.Key != "" {
+		key = r.Key
+	}
+	return m.gpg(ctx, "--local-user", key, "--output", filepath.Join(dir, "InRelease"), "--clearsign", path)
+}
+
+// setField replaces a field of a deb822 text, or puts it in front.
+func setField(text []byte, name, value string) []byte {
+	lines := strings.Split(string(text), "\n")
+	for i, l := range lines {
+		if strings.HasPrefix(l, name+":") {
+			lines[i] = name + ": " + value
+			return []byte(strings.Join(lines, "\n"))
+		}
+	}
+	return []byte(name + ": " + value + "\n" + string(text))
+}
