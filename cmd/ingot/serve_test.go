@@ -105,6 +105,7 @@ func TestServeUnderSystemd(t *testing.T) {
 		if err != nil {
 			t.Fatalf("reloading with %s: %v", c.name, err)
 		}
+		n.await("RELOADING=1")
 		// What was changed by the one before is changed back.
 		if !slices.Equal(r.Restart, c.want.Restart) || !contains(r.Changed, c.want.Changed) {
 			t.Errorf("reloading with %s = %+v; want %+v", c.name, r, c.want)
@@ -119,8 +120,10 @@ func TestServeUnderSystemd(t *testing.T) {
 	if pid := f.serverPID(); exec.Command("kill", "-HUP", pid).Run() != nil {
 		t.Error("the server is gone")
 	}
-	n.await("RELOADING=1")
-	n.await("READY=1")
+	for range 2 { // of the fault, and of the signal
+		n.await("RELOADING=1")
+		n.await("READY=1")
+	}
 	wait() // all are healthy: nothing was dropped
 	_ = exec.Command("kill", "-TERM", f.serverPID()).Run()
 	n.await("STOPPING=1")
