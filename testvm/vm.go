@@ -51,6 +51,10 @@ type Config struct {
 	RAM      int      `json:"ram,omitempty"`  // MiB; 0 means 1024
 	CPUs     int      `json:"cpus,omitempty"` // 0 means 2
 	Disks    []Disk   `json:"disks,omitempty"`
+	// Offline machines have no network card: they boot from Disks[0], or from
+	// ISO when that is set.
+	Offline bool   `json:"offline,omitempty"`
+	ISO     string `json:"iso,omitempty"` // path of a disc in a drive
 }
 
 // VM is a virtual machine on a LAN.
@@ -73,9 +77,12 @@ func (l *LAN) StartVM(ctx context.Context, c Config) (*VM, error) {
 	if c.CPUs == 0 {
 		c.CPUs = 2
 	}
-	tap, err := l.addTap(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("connecting %s: %w", c.Name, err)
+	var tap string
+	if !c.Offline {
+		var err error
+		if tap, err = l.addTap(ctx); err != nil {
+			return nil, fmt.Errorf("connecting %s: %w", c.Name, err)
+		}
 	}
 	vm := &VM{Config: c, Console: newConsole(), lan: l, tap: tap}
 	if c.Firmware == UEFI {
@@ -105,8 +112,7 @@ func (vm *VM) args() []string {
 		"-uuid", vm.uuid(), "-smbios", "type=1,manufacturer=ingot,product=lab,serial=LAB-" + vm.Name,
 		"-chardev", "socket,id=serial0,server=on,wait=off,path=" + vm.file("console") + ",logappend=on,logfile=" + vm.file("console.log"),
 		"-serial", "chardev:serial0", "-qmp", "unix:" + vm.file("qmp") + ",server=on,wait=off",
-		"-device", "virtio-rng-pci", "-boot", "reboot-timeout=5000",
-		"-netdev", "tap,id=n0,script=no,downscript=no,ifname=" + vm.tap}
+		"-device", "virtio-rng-pci", "-boot", "reboot-timeout=5000"}
 	if vm.Firmware == UEFI {
 		nic += ",romfile="
 		args = append(args,
@@ -117,11 +123,20 @@ func (vm *VM) args() []string {
 			"-fw_cfg", "name=opt/org.tianocore/IPv6PXESupport,string=n",
 			"-fw_cfg", "name=opt/org.tianocore/IPv6Support,string=n")
 	}
-	args = append(args, "-device", nic)
+	if !vm.Offline {
+		args = append(args, "-netdev", "tap,id=n0,script=no,downscript=no,ifname="+vm.tap, "-device", nic)
+	}
 	for i, d := range vm.Disks {
 		id := fmt.Sprintf("disk%d", i)
-		args = append(args, "-drive", "if=none,format=raw,cache=writeback,id="+id+",file="+d.Path,
-			"-device", "virtio-blk-pci,drive="+id+",serial="+d.Serial)
+		device := "virtio-blk-pci,drive=" + id + ",serial=" + d.Serial
+		if vm.Offline && i == 0 && vm.ISO == "" {
+			device += ",bootindex=1"
+		}
+		args = append(args, "-drive", "if=none,format=raw,cache=writeback,id="+id+",file="+d.Path, "-device", device)
+	}
+	if vm.ISO != "" {
+		args = append(args, "-drive", "if=none,format=raw,media=cdrom,readonly=on,id=disc,file="+vm.ISO,
+			"-device", "virtio-scsi-pci", "-device", "scsi-cd,drive=disc,bootindex=1")
 	}
 	return args
 }
