@@ -56,7 +56,7 @@ type Config struct {
 	// ISO when that is set.
 	Offline bool   `json:"offline,omitempty"`
 	ISO     string `json:"iso,omitempty"` // path of a disc in a drive
-	TPM      bool     `json:"tpm,omitempty"` // has a TPM 2.0, by swtpm; blank at each start
+	TPM     bool   `json:"tpm,omitempty"` // has a TPM 2.0, by swtpm; blank at each start
 }
 
 // VM is a virtual machine on a LAN.
