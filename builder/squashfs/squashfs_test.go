@@ -625,11 +625,7 @@ func TestDamagedImages(t *testing.T) {
 
 // TestBombs: a few bytes do not make the reader fill memory.
 func TestBombs(t *testing.T) {
-	// 200 folders' listings of the same 3000 hard links to a file with much to it.
-	e := file("f", nil)
-	e.Size, e.Open = 4096*500_000, nil
-	e = sparse("f", e.Size, nil)
-	entries := []Entry{e}
+	entries := []Entry{sparse("f", 4096*100_000, nil)}
 	for i := range 3000 {
 		entries = append(entries, Entry{Path: fmt.Sprintf("hard-%04d", i), Hard: "f"})
 	}
@@ -639,7 +635,7 @@ func TestBombs(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, err := r.Entries(); !errors.Is(err, ErrFormat) {
-		t.Errorf("a list of 500,000 blocks under 3000 names: %v; want %v", err, ErrFormat)
+		t.Errorf("a list of 100,000 blocks under 3000 names: %v; want %v", err, ErrFormat)
 	}
 }
 
