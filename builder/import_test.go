@@ -4,7 +4,9 @@ import (
 	"encoding/json"
 	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -12,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"ingot/builder/source"
+	"ingot/builder/source/hosttest"
 	"ingot/builder/tree"
 	"ingot/profiles"
 )
@@ -126,6 +129,73 @@ func TestImportLeavesNothing(t *testing.T) {
 	}
 	if _, err := ImportImage(t.Context(), good, importOptions(t, out)); !errors.Is(err, ErrExists) {
 		t.Errorf("over what is there: %v; want ErrExists", err)
+	}
+}
+
+// TestImportHost: a host that is reached over SSH becomes a profile that
+// builds its root, without what makes it that host.
+func TestImportHost(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only root may log in as root")
+	}
+	if _, err := exec.LookPath("sshd"); err != nil && os.Getenv("CI") == "" {
+		t.Skip(err)
+	}
+	root := dpkgTree(t)
+	for p, text := range map[string]string{"etc/machine-id": "0123", "etc/ssh/ssh_host_rsa_key": "SECRET", "etc/shadow": "root:$y$hash:1::::::\n", "srv/data/x": "data"} {
+		if err := root.PutFile(p, 0o640, []byte(text)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	onDisk, tarFile := t.TempDir(), filepath.Join(t.TempDir(), "root.tar")
+	f, err := os.Create(tarFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(root.WriteTar(t.Context(), f, madeAt), f.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.Command("tar", "--extract", "--file", tarFile, "--directory", onDisk).CombinedOutput(); err != nil {
+		t.Fatalf("tar: %v: %s", err, out)
+	}
+	sshd := hosttest.SSHD(t)
+	h := source.Host{Target: sshd.Target, Port: sshd.Port, Options: sshd.Options, Batch: true, Root: onDisk}
+	o := importOptions(t, filepath.Join(t.TempDir(), "web"))
+	o.Rules = source.Excluded()
+	dry := o
+	dry.DryRun = true
+	if im, err := ImportHost(t.Context(), h, dry); err != nil || im.Folder != "" || im.Packages != 1 {
+		t.Errorf("a dry run: %+v, %v; want a look alone", im, err)
+	}
+	im, err := ImportHost(t.Context(), h, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if im.Distribution != "Debian GNU/Linux 13 (trixie)" || len(im.Lacks) > 0 || im.Packages != 1 || !slices.Equal(im.Passwords, []string{"root"}) || len(im.Compared.Conffiles) != 2 {
+		t.Errorf("ImportHost = %+v", im)
+	}
+	p, err := profiles.Load(o.Folder)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, _ := treesBuild(t, p, t.TempDir())
+	if _, err := b.fetchTrees(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	got, err := b.rootTree(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range []string{"etc/machine-id", "etc/ssh/ssh_host_rsa_key", "srv/data", "usr/lib/modules/4.19"} {
+		if got.Get(p) != nil {
+			t.Errorf("/%s of the host is in the root", p)
+		}
+	}
+	if text := read(t, got, "etc/shadow"); text != "root:*:1::::::\n" {
+		t.Errorf("/etc/shadow = %q; want no hash", text)
+	}
+	if err := b.checkBootable(got); err != nil {
+		t.Error(err)
 	}
 }
 

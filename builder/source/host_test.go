@@ -4,90 +4,26 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
-	"os/exec"
-	"os/user"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
+	"ingot/builder/source/hosttest"
 	"ingot/builder/tree"
 )
 
-// realSSHD starts OpenSSH's server on loopback, with throw-away keys and without
-// the .bashrc of whoever runs the test (bash reads it at shell level 1), and
-// returns it as a host that trusts us and that we trust.
+// realSSHD is OpenSSH's server on loopback, as a host that trusts us.
 func realSSHD(t *testing.T) Host {
 	t.Helper()
 	needTool(t, "sshd")
 	needTool(t, "ssh")
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, port, err := net.SplitHostPort(l.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	l.Close()
-	dir := t.TempDir()
-	for _, k := range []string{"host", "user"} {
-		run(t, "ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", filepath.Join(dir, k))
-	}
-	pub := func(k string) string {
-		b, err := os.ReadFile(filepath.Join(dir, k+".pub"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		return string(b)
-	}
-	for name, text := range map[string]string{
-		"authorized": pub("user"), "known": fmt.Sprintf("[127.0.0.1]:%s %s", port, pub("host")),
-		"config": fmt.Sprintf("Port %s\nListenAddress 127.0.0.1\nHostKey %s/host\nPidFile none\nAuthorizedKeysFile %s/authorized\nStrictModes no\nUsePAM no\nPasswordAuthentication no\nPermitRootLogin yes\nSetEnv SHLVL=2\n", port, dir, dir),
-	} {
-		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if os.Geteuid() == 0 {
-		if err := os.MkdirAll("/run/sshd", 0o755); err != nil { // its unit makes it
-			t.Fatal(err)
-		}
-	}
-	sshd, err := exec.LookPath("sshd")
-	if err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.Command(sshd, "-D", "-e", "-f", filepath.Join(dir, "config"))
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
-	for range 200 {
-		if c, err := net.Dial("tcp", "127.0.0.1:"+port); err == nil {
-			c.Close()
-			me, err := user.Current()
-			if err != nil {
-				t.Fatal(err)
-			}
-			h, err := ParseHost("ssh://" + me.Username + "@127.0.0.1:" + port)
-			if err != nil {
-				t.Fatal(err)
-			}
-			h.Batch = true
-			h.Options = []string{"-F", "none", "-i", filepath.Join(dir, "user"), "-o", "IdentitiesOnly=yes", "-o", "UserKnownHostsFile=" + filepath.Join(dir, "known")}
-			return h
-		}
-		time.Sleep(20 * time.Millisecond) // it does not tell when it is ready
-	}
-	t.Fatal("sshd does not answer")
-	return Host{}
+	h := hosttest.SSHD(t)
+	return Host{Target: h.Target, Port: h.Port, Options: h.Options, Batch: true}
 }
 
 // hostRoot is a small root with what must stay behind and what must come.
