@@ -41,6 +41,11 @@ func (d *decoder) checkFile(p *Profile) {
 	if p.Arch != "" && p.Arch != ingot.AMD64 && p.Arch != ingot.ARM64 {
 		d.faults.add(d.places["arch"], "write amd64 or arm64", "unknown architecture %q", p.Arch)
 	}
+	for i, k := range p.Keep {
+		if !slices.Contains([]string{KeepDocs, KeepMan, KeepLocales}, k) {
+			d.faults.add(d.places[fmt.Sprintf("keep[%d]", i)], "write docs, man or locales", "unknown word %q in keep", k)
+		}
+	}
 	if p.Compression != "" && !slices.Contains([]string{CompressFast, CompressBalanced, CompressSmall}, p.Compression) {
 		d.faults.add(d.places["compression"], "write fast, balanced or small", "unknown compression %q", p.Compression)
 	}
