@@ -134,7 +134,7 @@ func nodeBuild(tb testing.TB) *build {
 func nodeRoot(tb testing.TB) (tar string, content int64) {
 	tb.Helper()
 	b := nodeBuild(tb)
-	root, err := b.baseTree(tb.Context())
+	root, err := b.rootTree(tb.Context(), func() {})
 	if err != nil {
 		tb.Fatal(err)
 	}

@@ -70,7 +70,7 @@ func TestImportEveryForm(t *testing.T) {
 		if _, err := b.fetchTrees(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		got, err := b.rootTree(t.Context())
+		got, err := b.rootTree(t.Context(), func() {})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -182,7 +182,7 @@ func TestImportHost(t *testing.T) {
 	if _, err := b.fetchTrees(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	got, err := b.rootTree(t.Context())
+	got, err := b.rootTree(t.Context(), func() {})
 	if err != nil {
 		t.Fatal(err)
 	}

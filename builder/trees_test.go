@@ -217,7 +217,7 @@ func TestRootOfTrees(t *testing.T) {
 		if newest, err := b.fetchTrees(ctx); err != nil || newest != madeAt.Unix() {
 			t.Fatalf("fetchTrees = %d, %v; want the image's time", newest, err)
 		}
-		tr, err := b.rootTree(ctx)
+		tr, err := b.rootTree(ctx, func() {})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -263,7 +263,7 @@ func TestRootOfTrees(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	again, err := b.rootTree(t.Context())
+	again, err := b.rootTree(t.Context(), func() {})
 	if err != nil {
 		t.Fatalf("a rotten cache: %v; want it repaired", err)
 	}
