@@ -94,7 +94,10 @@ func (c *counting) Read(p []byte) (int, error) {
 }
 
 // nodeBuild is the node profile, resolved and its packages fetched.
-func nodeBuild(tb testing.TB) *build {
+func nodeBuild(tb testing.TB) *build { return profileBuild(tb, "node") }
+
+// profileBuild is a shipped profile, resolved and its packages fetched.
+func profileBuild(tb testing.TB, name string) *build {
 	tb.Helper()
 	cache, err := os.UserCacheDir()
 	if err != nil {
@@ -111,7 +114,7 @@ func nodeBuild(tb testing.TB) *build {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	p, err := profiles.Load("node")
+	p, err := profiles.Load(name)
 	if err != nil {
 		tb.Fatal(err)
 	}
