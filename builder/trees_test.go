@@ -12,6 +12,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/empty"
 	"github.com/google/go-containerregistry/pkg/v1/layout"
@@ -329,6 +330,28 @@ func TestBootable(t *testing.T) {
 	some.Remove("usr/bin/dbus-daemon")
 	if err := b.checkBootable(some); err != nil || !strings.Contains(said.String(), "missing=\"dbus; where the root is made: apt-get install dbus\"") {
 		t.Errorf("without dbus: %v, said %s; want a warning", err, said.String())
+	}
+}
+
+// TestDiffOfBases: of two roots that came whole, dpkg's own lists tell what
+// is another version, and which is the older one.
+func TestDiffOfBases(t *testing.T) {
+	var c [2]*Contents
+	for i, status := range []string{"Package: a\nStatus: install ok installed\nVersion: 1.10\n\nPackage: b\nStatus: install ok installed\nVersion: 1\n",
+		"Package: a\nStatus: install ok installed\nVersion: 1.9\n\nPackage: c\nStatus: install ok installed\nVersion: 1\n"} {
+		c[i] = &Contents{Tree: tree.New()}
+		if err := c[i].PutFile("var/lib/dpkg/status", 0o644, []byte(status)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var d Diff
+	if err := d.listed(t.Context(), c[0], c[1]); err != nil {
+		t.Fatal(err)
+	}
+	const why = "the package came with the base, not by itself"
+	want := []PackageChange{{Change: Change{"a", "1.10", "1.9"}, Older: true, NoChangelog: why}, {Change: Change{"b", "1", ""}}, {Change: Change{"c", "", "1"}}}
+	if diff := cmp.Diff(want, d.Packages); diff != "" {
+		t.Errorf("listed (-want +got):\n%s", diff)
 	}
 }
 
