@@ -160,7 +160,7 @@ func TestSBOMSchema(t *testing.T) {
 // BenchmarkSBOM describes the node root, as every build does.
 func BenchmarkSBOM(b *testing.B) {
 	n := nodeBuild(b)
-	root, err := n.baseTree(b.Context())
+	root, err := n.baseTree(b.Context(), func() {})
 	if err != nil {
 		b.Fatal(err)
 	}

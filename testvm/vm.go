@@ -131,7 +131,7 @@ func (vm *VM) args() []string {
 	for i, d := range vm.Disks {
 		id := fmt.Sprintf("disk%d", i)
 		device := "virtio-blk-pci,drive=" + id + ",serial=" + d.Serial
-		if d.Boot || vm.Offline && i == 0 && vm.ISO == "" {
+		if vm.Offline && i == 0 && vm.ISO == "" {
 			device += ",bootindex=0"
 		}
 		args = append(args, "-drive", "if=none,format=raw,cache=writeback,id="+id+",file="+d.Path, "-device", device)
