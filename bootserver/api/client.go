@@ -90,6 +90,11 @@ func (c *Client) Version(ctx context.Context) (string, error) {
 	return v.Version, err
 }
 
+// Network returns what was heard and lent on the server's networks.
+func (c *Client) Network(ctx context.Context) (n Network, err error) {
+	return n, c.call(ctx, http.MethodGet, "network", nil, &n)
+}
+
 // Machines lists all machines, the longest known first.
 func (c *Client) Machines(ctx context.Context) (list []fleet.Machine, err error) {
 	return list, c.call(ctx, http.MethodGet, "machines", nil, &list)

@@ -177,10 +177,41 @@ func (s *Server) admit(ctx context.Context, l *Link, m ipv4.Message, port uint16
 	if !s.inside.enter(k, stranger) {
 		return
 	}
-	go func() {
-		defer s.inside.leave(k, stranger)
-		s.handle(ctx, l, p)
-	}()
+	j := job{l, p, k, stranger}
+	select {
+	case s.jobs <- j: // somebody idle takes it
+	default:
+		go s.work(ctx, j)
+	}
+}
+
+// job is one packet to be worked on.
+type job struct {
+	link     *Link
+	packet   Packet
+	key      packetKey
+	stranger bool
+}
+
+// idle is how long a goroutine waits for another packet. Its stack has grown to
+// what packets need; a new one would have to do so again.
+const idle = 5 * time.Second
+
+func (s *Server) work(ctx context.Context, j job) {
+	t := time.NewTimer(idle)
+	defer t.Stop()
+	for {
+		s.handle(ctx, j.link, j.packet)
+		s.inside.leave(j.key, j.stranger)
+		t.Reset(idle)
+		select {
+		case j = <-s.jobs:
+		case <-t.C:
+			return
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 // familiar reports whether a packet is of a machine that we know.

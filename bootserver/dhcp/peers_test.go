@@ -88,6 +88,7 @@ option arch code 93 = unsigned integer 16; send arch 7;`)
 
 // TestNetworkd is systemd's client, which needs a little of systemd around it.
 func TestNetworkd(t *testing.T) {
+	requireAll(t)
 	const networkd = "/lib/systemd/systemd-networkd"
 	if _, err := os.Stat(networkd); err != nil {
 		cannot(t, "systemd-networkd is not installed")

@@ -206,6 +206,10 @@ func TestRecipeProxy(t *testing.T) {
 }
 
 func testProxyBeside(t *testing.T, o other) {
+	t.Helper()
+	if o.name != "dnsmasq" {
+		requireAll(t)
+	}
 	if !onWire(t, o.tools...) {
 		return
 	}
@@ -261,6 +265,7 @@ func TestRecipeStray60(t *testing.T) {
 
 // TestForeignServer: in full mode another server is an accident, and is named.
 func TestForeignServer(t *testing.T) {
+	requireAll(t)
 	o := others[0]
 	if !onWire(t, o.tools...) {
 		return
@@ -316,6 +321,7 @@ func (s *Server) cards(t *testing.T) map[string]Card {
 // TestRecipeObserve: nothing is answered; who asks, what dnsmasq says and what
 // we would say is known.
 func TestRecipeObserve(t *testing.T) {
+	requireAll(t)
 	o := others[0]
 	if !onWire(t, o.tools...) {
 		return
@@ -426,6 +432,7 @@ func TestSendHelper(t *testing.T) {
 // TestTwoNetworks: one server on two cards, each in a mode of its own; answers
 // leave from the card and the address that were asked.
 func TestTwoNetworks(t *testing.T) {
+	requireAll(t)
 	if !onWire(t, "udhcpc") {
 		return
 	}
@@ -452,6 +459,7 @@ func TestTwoNetworks(t *testing.T) {
 // TestRecipeVLANs: a network for each VLAN, in a mode of its own, and answers
 // from the address of the VLAN.
 func TestRecipeVLANs(t *testing.T) {
+	requireAll(t)
 	if !onWire(t, "udhcpc") {
 		return
 	}

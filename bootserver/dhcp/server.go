@@ -33,6 +33,7 @@ type Server struct {
 	book   *book
 	watch  *watch
 	inside inside
+	jobs   chan job
 }
 
 // Parts are what a Server is joined to.
@@ -57,7 +58,7 @@ func New(c Config, cards map[string]Card, p Parts) (*Server, error) {
 		_, _ = rand.Read(b[:]) // never fails, see crypto/rand
 		p.ID = hex.EncodeToString(b[:])
 	}
-	s := &Server{id: p.ID, store: p.Store, booter: p.Booter, log: p.Log, now: p.Now, watch: newWatch(p.ID, p.Log)}
+	s := &Server{id: p.ID, store: p.Store, booter: p.Booter, log: p.Log, now: p.Now, watch: newWatch(p.ID, p.Log), jobs: make(chan job)}
 	made, err := newSite(c, cards)
 	if err != nil {
 		return nil, err

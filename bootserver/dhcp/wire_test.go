@@ -43,6 +43,7 @@ func onWire(t *testing.T, tools ...string) bool {
 	if testing.Short() {
 		t.Skip("needs network namespaces")
 	}
+	t.Parallel() // it mostly waits
 	args := []string{"--net", "--mount", "--propagation", "private", "--kill-child=SIGKILL", "--fork"}
 	if os.Getuid() != 0 {
 		args = append([]string{"--map-root-user"}, args...)
@@ -64,6 +65,14 @@ func onWire(t *testing.T, tools ...string) bool {
 		t.Logf("%s", out)
 	}
 	return false
+}
+
+// requireAll skips what belongs to make test-all.
+func requireAll(t *testing.T) {
+	t.Helper()
+	if os.Getenv("INGOT_TEST_ALL") == "" && os.Getenv(insideWire) == "" {
+		t.Skip("runs in make test-all")
+	}
 }
 
 // need skips a test whose programs are not there; in CI that is a fault.
