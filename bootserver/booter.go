@@ -30,6 +30,7 @@ import (
 type booter struct {
 	state   *state.State
 	images  *image.Store
+	shelf   *shelf
 	keys    image.Keys
 	base    string            // of URLs where the address that was asked is not known
 	port    uint16            // of HTTP
@@ -192,7 +193,7 @@ func (b *booter) deadlineOf(im image.Image) time.Duration {
 
 // image returns a complete image of the store that our release key signed.
 func (b *booter) image(d ingot.Digest) (image.Image, error) {
-	im, err := b.images.Get(context.Background(), string(d))
+	im, err := b.shelf.get(b.images, d)
 	if err != nil {
 		return im, fmt.Errorf("image %s: %w", d.Short(), err)
 	}

@@ -182,7 +182,7 @@ func (s *Server) prepare(ctx context.Context, st *state.State, now site, prober 
 	if err != nil {
 		return err
 	}
-	s.booter = &booter{state: st, images: s.conf.Store, keys: s.conf.Keys, port: s.port(), secret: secret, now: s.conf.Now, log: s.log}
+	s.booter = &booter{state: st, images: s.conf.Store, shelf: &shelf{}, keys: s.conf.Keys, port: s.port(), secret: secret, now: s.conf.Now, log: s.log}
 	s.booter.settle(s.conf.Settings.Boots)
 	if err := s.booter.checkFirst(ctx, s.conf.Settings.Boots); err != nil {
 		return err

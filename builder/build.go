@@ -9,7 +9,10 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"ingot"
 	"ingot/builder/initramfs"
@@ -90,7 +93,7 @@ func Build(ctx context.Context, plan *Plan, o BuildOptions) (image.Image, error)
 
 // newBuild prepares a build; done removes its scratch folder.
 func newBuild(plan *Plan, o BuildOptions) (b *build, done func(), err error) {
-	if err := source.NeedTools("mmdebstrap", "dpkg-deb", "tar", "depmod"); err != nil {
+	if err := source.NeedTools("xz", "tar", "depmod"); err != nil {
 		return nil, nil, err
 	}
 	b = prepare(plan, o)
@@ -173,39 +176,59 @@ func (b *build) fetch(ctx context.Context) error {
 	return err
 }
 
-// make goes from packages to the finished artifacts, step by step.
+// make goes from packages to the finished artifacts. The root and what is made
+// of the kernel alone are made at the same time.
 func (b *build) make(ctx context.Context) (*ingot.ImageManifest, image.Files, error) {
-	var files image.Files
+	files := image.Files{Kernel: b.at("kernel"), Root: b.at("root.squashfs"), Plan: b.at("plan.json")}
 	if err := b.fetch(ctx); err != nil {
 		return nil, files, err
 	}
-	root, err := b.rootTree(ctx)
-	if err != nil {
+	var root *tree.Tree
+	var k kernel
+	turn, there := make(chan struct{}), make(chan struct{})
+	g, gctx := errgroup.WithContext(ctx)
+	g.Go(func() (err error) {
+		if root, err = b.rootTree(gctx, sync.OnceFunc(func() { close(turn) })); err != nil {
+			return err
+		}
+		if err := await(gctx, there); err != nil {
+			return err
+		}
+		if err := b.merge(root, k.tree); err != nil {
+			return err
+		}
+		files.Chunks, err = b.packRoot(gctx, root, files.Root)
+		return err
+	})
+	g.Go(func() (err error) {
+		if err := await(gctx, turn); err != nil {
+			return err
+		}
+		if k, err = b.takeKernel(gctx, files.Kernel); err != nil {
+			return err
+		}
+		close(there)
+		files.Initramfs, err = b.packInitramfs(gctx, k.tree, k.release)
+		return err
+	})
+	if err := g.Wait(); err != nil {
 		return nil, files, err
 	}
-	kernel, err := b.kernelTree(ctx)
-	if err != nil {
-		return nil, files, err
+	return b.finish(ctx, root, k, files)
+}
+
+// await waits for a channel to close.
+func await(ctx context.Context, c <-chan struct{}) error {
+	select {
+	case <-c:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
 	}
-	b.tell("merge", 0, 0, "")
-	vmlinuz, release, err := takeKernel(kernel)
-	if err != nil {
-		return nil, files, err
-	}
-	if err := b.merge(root, kernel); err != nil {
-		return nil, files, err
-	}
-	b.tell("merge", 1, 1, fmt.Sprintf("%d entries", root.Len()))
-	files = image.Files{Kernel: b.at("kernel"), Root: b.at("root.squashfs"), Plan: b.at("plan.json")}
-	if err := os.WriteFile(files.Kernel, vmlinuz, 0o644); err != nil {
-		return nil, files, fmt.Errorf("writing the kernel: %w", err)
-	}
-	if files.Chunks, err = b.packRoot(ctx, root, files.Root); err != nil {
-		return nil, files, err
-	}
-	if files.Initramfs, err = b.packInitramfs(ctx, kernel, release); err != nil {
-		return nil, files, err
-	}
+}
+
+// finish writes what is about the whole image.
+func (b *build) finish(ctx context.Context, root *tree.Tree, k kernel, files image.Files) (*ingot.ImageManifest, image.Files, error) {
 	text, err := b.plan.Canonical()
 	if err != nil {
 		return nil, files, err
@@ -213,8 +236,8 @@ func (b *build) make(ctx context.Context) (*ingot.ImageManifest, image.Files, er
 	if err := os.WriteFile(files.Plan, text, 0o644); err != nil {
 		return nil, files, fmt.Errorf("writing the plan: %w", err)
 	}
-	m := b.manifest(root, release)
-	if err := b.seal(ctx, root, vmlinuz, m, &files); err != nil {
+	m := b.manifest(root, k.release)
+	if err := b.seal(ctx, root, k.vmlinuz, m, &files); err != nil {
 		return nil, files, err
 	}
 	return m, files, checkBudget(m, files)
@@ -223,17 +246,18 @@ func (b *build) make(ctx context.Context) (*ingot.ImageManifest, image.Files, er
 func (b *build) at(name string) string { return filepath.Join(b.work, name) }
 
 // baseTree installs the packages, or takes the result of an earlier build of
-// the very same packages.
-func (b *build) baseTree(ctx context.Context) (*tree.Tree, error) {
+// the very same packages. unpacked is called when a processor is free for
+// something else.
+func (b *build) baseTree(ctx context.Context, unpacked func()) (*tree.Tree, error) {
 	key := sha256.New()
-	fmt.Fprintln(key, source.InstallKey(), b.plan.Profile.Base.Suite, b.plan.Profile.Arch, b.epoch.Unix())
+	fmt.Fprintln(key, source.InstallKey(b.plan.Profile.Keep), b.plan.Profile.Base.Suite, b.plan.Profile.Arch, b.epoch.Unix())
 	for _, p := range b.plan.Packages {
 		fmt.Fprintln(key, p.SHA256)
 	}
 	b.tell("install", 0, 0, "")
 	tar, kept, err := b.layers.get(ctx, fmt.Sprintf("base-%x", key.Sum(nil)), func(fresh string) error {
 		return source.Install(ctx, b.cache, b.plan.Packages, fresh, source.InstallOptions{
-			Suite: b.plan.Profile.Base.Suite, Arch: string(b.plan.Profile.Arch), Epoch: b.epoch, Work: b.work,
+			Arch: string(b.plan.Profile.Arch), Epoch: b.epoch, Keep: b.plan.Profile.Keep, Work: b.work, Unpacked: unpacked,
 			Progress: func(line string) { b.tell("install", 0, 0, clip(line)) },
 		})
 	})

@@ -31,6 +31,7 @@ type Diff struct {
 	From      string          `json:"from"`
 	To        string          `json:"to"`
 	Packages  []PackageChange `json:"packages"`
+	Trees     []Change        `json:"trees,omitempty"` // of base and layers, by digest
 	Files     []OwnedChange   `json:"files"`
 	Sizes     []SizeChange    `json:"sizes"` // by package, the largest change first
 	Kernel    *PackageChange  `json:"kernel,omitempty"`
@@ -108,14 +109,16 @@ func Compare(ctx context.Context, s *image.Store, a, b image.Image, debs string)
 			d.Shared += c.Size
 		}
 	}
-	if err := d.packages(ctx, s, a, b, source.Cache{Dir: debs}); err != nil {
+	if err := d.packages(ctx, s, from, to, source.Cache{Dir: debs}); err != nil {
 		return nil, err
 	}
 	return d, d.files(ctx, from, to)
 }
 
-// packages compares what the plans pin.
-func (d *Diff) packages(ctx context.Context, s *image.Store, a, b image.Image, cache source.Cache) error {
+// packages compares what the plans pin and, of a base that is a tree, what its
+// own package database lists.
+func (d *Diff) packages(ctx context.Context, s *image.Store, from, to *Contents, cache source.Cache) error {
+	a, b := from.Image, to.Image
 	before, err := PlanOf(s, a)
 	if err != nil {
 		return err
@@ -123,6 +126,12 @@ func (d *Diff) packages(ctx context.Context, s *image.Store, a, b image.Image, c
 	after, err := PlanOf(s, b)
 	if err != nil {
 		return err
+	}
+	d.Trees = treeChanges(before.Trees, after.Trees)
+	if before.Profile.Base.Tree() && after.Profile.Base.Tree() {
+		if err := d.listed(ctx, from, to); err != nil {
+			return err
+		}
 	}
 	for _, c := range Changes(before.Packages, after.Packages) {
 		p := PackageChange{Change: c}
@@ -139,6 +148,28 @@ func (d *Diff) packages(ctx context.Context, s *image.Store, a, b image.Image, c
 	return ctx.Err()
 }
 
+// listed compares dpkg's lists of two roots.
+func (d *Diff) listed(ctx context.Context, from, to *Contents) error {
+	var lists [2][]source.Package
+	for i, c := range []*Contents{from, to} {
+		have, err := installedPackages(c.Tree)
+		if err != nil {
+			return err
+		}
+		for _, p := range have {
+			lists[i] = append(lists[i], source.Package{Name: p.name, Version: p.version})
+		}
+	}
+	for _, c := range Changes(lists[0], lists[1]) {
+		p := PackageChange{Change: c}
+		if c.Before != "" && c.After != "" {
+			p.Older, p.NoChangelog = later(ctx, c.Before, c.After), "the package came with the base, not by itself"
+		}
+		d.Packages = append(d.Packages, p)
+	}
+	return nil
+}
+
 func packageNamed(list []source.Package, name string) source.Package {
 	i := slices.IndexFunc(list, func(p source.Package) bool { return p.Name == name })
 	return list[i] // it is from this list that the name is
@@ -149,11 +180,16 @@ func kernelVersion(p source.Package, im image.Image) string {
 	return im.Manifest.KernelRelease + " (" + p.Version + ")"
 }
 
+// later reports whether Debian version a is the later one of the two.
+func later(ctx context.Context, a, b string) bool {
+	return exec.CommandContext(ctx, "dpkg", "--compare-versions", a, "gt", b).Run() == nil
+}
+
 // tellWhy reads what happened between two versions: from the changelog of the
 // newer package, which knows both.
 func (c *PackageChange) tellWhy(ctx context.Context, cache source.Cache, before, after source.Package) {
 	newer, since := after, before.Version
-	if exec.CommandContext(ctx, "dpkg", "--compare-versions", before.Version, "gt", after.Version).Run() == nil {
+	if later(ctx, before.Version, after.Version) {
 		c.Older, newer, since = true, before, after.Version
 	}
 	var text string

@@ -153,7 +153,7 @@ var generated = []string{
 	"usr/lib/udev/hwdb.bin", "etc/udev/hwdb.bin", "usr/share/mime", "usr/share/info/dir", "usr/lib/locale/locale-archive", "usr/share/fonts", "etc/pam.d", "etc/environment", "etc/shells",
 	"etc/passwd", "etc/group", "etc/shadow", "etc/gshadow", "etc/passwd-", "etc/group-", "etc/subuid", "etc/subgid", "etc/subuid-", "etc/subgid-", "etc/nsswitch.conf", "etc/profile", "etc/motd",
 	"root/.bashrc", "root/.profile", "etc/resolv.conf", "etc/timezone", "etc/localtime", "etc/vconsole.conf", "etc/locale.conf", "etc/default/locale", "etc/kernel", "etc/apt", "etc/ca-certificates.conf",
-	"usr/share/applications", "var/lib/private", "etc/dpkg/origins/default", "etc/fstab", "etc/hosts", "etc/hosts.allow", "etc/hosts.deny", "etc/modules", "etc/security/opasswd", "etc/subuid", "usr/share/man", "usr/sbin/rmt", "var/lib/wtmpdb", "var/spool/mail", "bin", "sbin", "lib", "lib64", "lib32", "libx32", "var/run", "var/lock", "etc/mtab", "etc/sysctl.d/protect-links.conf",
+	"usr/share/applications", "var/lib/private", "etc/dpkg/origins/default", "etc/fstab", "etc/hosts", "etc/hosts.allow", "etc/hosts.deny", "etc/modules", "etc/security/opasswd", "usr/share/man", "usr/sbin/rmt", "var/lib/wtmpdb", "var/spool/mail", "bin", "sbin", "lib", "lib64", "lib32", "libx32", "var/run", "var/lock", "etc/mtab", "etc/sysctl.d/protect-links.conf",
 }
 
 func isGenerated(e *tree.Entry) bool {

@@ -105,6 +105,29 @@ func (b *build) indexModules(ctx context.Context, t *tree.Tree, dir string) erro
 	return nil
 }
 
+// kernel is what an image takes of the kernel's package.
+type kernel struct {
+	tree    *tree.Tree // modules alone, with depmod's indexes
+	vmlinuz []byte
+	release string
+}
+
+// takeKernel makes the kernel's tree and writes the kernel image to a file.
+func (b *build) takeKernel(ctx context.Context, to string) (kernel, error) {
+	t, err := b.kernelTree(ctx)
+	if err != nil {
+		return kernel{}, err
+	}
+	vmlinuz, release, err := takeKernel(t)
+	if err != nil {
+		return kernel{}, err
+	}
+	if err := os.WriteFile(to, vmlinuz, 0o644); err != nil {
+		return kernel{}, fmt.Errorf("writing the kernel: %w", err)
+	}
+	return kernel{t, vmlinuz, release}, nil
+}
+
 // takeKernel reads the kernel image and leaves only the modules in the tree.
 func takeKernel(t *tree.Tree) (vmlinuz []byte, release string, err error) {
 	for _, e := range t.Entries() {
@@ -146,13 +169,20 @@ var purged = []string{
 	"etc/ssh/ssh_host_*", "etc/machine-id", "var/lib/dbus/machine-id", "etc/hostname", "etc/resolv.conf.dpkg*", "etc/.resolv.conf.systemd-resolved.bak",
 	"etc/apt/sources.list*", "var/lib/apt/lists/*", "var/cache/apt/*", "var/cache/debconf/*-old", "var/cache/ldconfig/*",
 	"var/log/*.log", "var/log/apt", "var/log/bootstrap.log", "var/lib/dpkg/*-old", "var/lib/systemd/random-seed",
+	"etc/nvme/hostid", "etc/nvme/hostnqn",
 	"etc/passwd-", "etc/group-", "etc/shadow-", "etc/gshadow-", "etc/subuid-", "etc/subgid-", "etc/.pwd.lock",
 	"tmp/*", "run/*", "dev/*", "boot/*",
 }
 
 // merge lays everything else over the installed packages, in order: kernel
 // modules, ingot's skeleton, the profile's files, users, units.
-func (b *build) merge(root, kernel *tree.Tree) error {
+func (b *build) merge(root, kernel *tree.Tree) (err error) {
+	b.tell("merge", 0, 0, "")
+	defer func() {
+		if err == nil {
+			b.tell("merge", 1, 1, fmt.Sprintf("%d entries", root.Len()))
+		}
+	}()
 	if err := root.RemoveMatching(purged...); err != nil {
 		return err
 	}

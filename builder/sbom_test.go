@@ -156,3 +156,22 @@ func TestSBOMSchema(t *testing.T) {
 		}
 	}
 }
+
+// BenchmarkSBOM describes the node root, as every build does.
+func BenchmarkSBOM(b *testing.B) {
+	n := nodeBuild(b)
+	root, err := n.baseTree(b.Context(), func() {})
+	if err != nil {
+		b.Fatal(err)
+	}
+	m := &ingot.ImageManifest{Profile: "node", Version: "1"}
+	for b.Loop() {
+		bom, err := n.sbom(root, m)
+		if err != nil {
+			b.Fatal(err)
+		}
+		if _, err := attachSBOM(bom)(ingot.DigestOf(nil)); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

@@ -27,11 +27,29 @@ import (
 // will say of the UKI, and the bill of what is in all of it.
 func (b *build) seal(ctx context.Context, root *tree.Tree, vmlinuz []byte, m *ingot.ImageManifest, f *image.Files) error {
 	b.tell("seal", 0, 0, "")
-	v, err := b.appendVerity(ctx, f)
-	if err != nil {
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error {
+		bom, err := b.sbom(root, m)
+		if err != nil {
+			return fmt.Errorf("writing the SBOM: %w", err)
+		}
+		f.Attach = attachSBOM(bom)
+		return nil
+	})
+	g.Go(func() error { return b.bind(ctx, root, vmlinuz, m, f) })
+	if err := g.Wait(); err != nil {
 		return err
 	}
-	m.Verity = v
+	b.tell("seal", 1, 1, "UKI "+sizeOf(f.UKI)+", verity "+m.Verity.RootHash[:12])
+	return nil
+}
+
+// bind makes the hash tree, then the UKI that names its root hash, and
+// measures that.
+func (b *build) bind(ctx context.Context, root *tree.Tree, vmlinuz []byte, m *ingot.ImageManifest, f *image.Files) (err error) {
+	if m.Verity, err = b.appendVerity(ctx, f); err != nil {
+		return err
+	}
 	stub, err := b.stub(ctx)
 	if err != nil {
 		return err
@@ -40,16 +58,8 @@ func (b *build) seal(ctx context.Context, root *tree.Tree, vmlinuz []byte, m *in
 	if err := writeUKI(f.UKI, stub, b.ukiParts(root, vmlinuz, m), f.Initramfs); err != nil {
 		return err
 	}
-	if m.PCR11, err = predictPCR11(f.UKI); err != nil {
-		return err
-	}
-	bom, err := b.sbom(root, m)
-	if err != nil {
-		return fmt.Errorf("writing the SBOM: %w", err)
-	}
-	f.Attach = attachSBOM(bom)
-	b.tell("seal", 1, 1, "UKI "+sizeOf(f.UKI)+", verity "+v.RootHash[:12])
-	return nil
+	m.PCR11, err = predictPCR11(f.UKI)
+	return err
 }
 
 // verityCut is the size in bytes of the chunks of a hash tree. They are small,

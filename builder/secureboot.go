@@ -115,7 +115,8 @@ func (s SecureBoot) sign(ctx context.Context, from, to string) error {
 		{"sbverify", "--cert", s.Certificate, to},
 	} {
 		if out, err := exec.CommandContext(ctx, argv[0], argv[1:]...).CombinedOutput(); err != nil {
-			return fmt.Errorf("running %s: %w: %s", argv[0], err, bytes.TrimSpace(out))
+			first, _, _ := bytes.Cut(bytes.TrimSpace(out), []byte("\n")) // the rest is OpenSSL's stack
+			return fmt.Errorf("running %s: %w: %s", argv[0], err, first)
 		}
 	}
 	return nil

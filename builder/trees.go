@@ -178,8 +178,9 @@ func (b *build) pinnedTree(ctx context.Context, l profiles.Layer, pin source.Pin
 }
 
 // rootTree is the base, a tree or installed packages, with the profile's
-// layers over it.
-func (b *build) rootTree(ctx context.Context) (root *tree.Tree, err error) {
+// layers over it. unpacked is called when a processor is free for something else.
+func (b *build) rootTree(ctx context.Context, unpacked func()) (root *tree.Tree, err error) {
+	defer unpacked()
 	layers, pins := b.p.Trees(), b.plan.Trees
 	if b.p.Base.Tree() {
 		if root, err = b.pinnedTree(ctx, layers[0], pins[0]); err != nil {
@@ -189,7 +190,7 @@ func (b *build) rootTree(ctx context.Context) (root *tree.Tree, err error) {
 			return nil, err
 		}
 		layers, pins = layers[1:], pins[1:]
-	} else if root, err = b.baseTree(ctx); err != nil {
+	} else if root, err = b.baseTree(ctx, unpacked); err != nil {
 		return nil, err
 	}
 	for i, l := range layers {

@@ -155,6 +155,7 @@ func (l *loader) merge(into, p *Profile) {
 	replace(&into.RAM.Overlay, p.RAM.Overlay)
 	replace(&into.Deadline, p.Deadline)
 	replace(&into.Compression, p.Compression)
+	into.Keep = appendNew(into.Keep, p.Keep)
 	into.Packages = mergePackages(into.Packages, p.Packages)
 	into.Kernel.Modules = appendNew(into.Kernel.Modules, p.Kernel.Modules)
 	into.Kernel.Arguments = appendNew(into.Kernel.Arguments, p.Kernel.Arguments)

@@ -28,6 +28,7 @@ type Profile struct {
 	Layers  []Layer    `yaml:"layers,omitempty" json:"layers,omitempty" jsonschema_description:"File trees laid over the base, in order: tarballs, folders, container images."`
 	// Packages to install; a leading dash removes one that an extended profile asked for.
 	Packages []string `yaml:"packages,omitempty" json:"packages,omitempty" jsonschema_description:"Debian packages. A leading '-' takes back one that an extended profile asked for."`
+	Keep     []string `yaml:"keep,omitempty" json:"keep,omitempty" jsonschema:"enum=docs,enum=man,enum=locales" jsonschema_description:"What of the packages an image leaves out unless it is asked for: docs, man (manual pages), locales (translations)."`
 	Files    []File   `yaml:"files,omitempty" json:"files,omitempty" jsonschema_description:"Files to put into the root."`
 	Units    Units    `yaml:"units,omitempty" json:"units,omitempty"`
 	Users    []User   `yaml:"users,omitempty" json:"users,omitempty" jsonschema_description:"Users to add, or system users (root) to complete."`
@@ -51,6 +52,13 @@ const (
 	CompressFast     = "fast"
 	CompressBalanced = "balanced"
 	CompressSmall    = "small"
+)
+
+// The words of Profile.Keep.
+const (
+	KeepDocs    = "docs"    // /usr/share/doc but for copyright files, which always stay, info, lintian, bug
+	KeepMan     = "man"     // manual pages
+	KeepLocales = "locales" // translations
 )
 
 // Base is what the root begins with: a Debian suite that packages come from,

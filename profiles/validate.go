@@ -41,6 +41,11 @@ func (d *decoder) checkFile(p *Profile) {
 	if p.Arch != "" && p.Arch != ingot.AMD64 && p.Arch != ingot.ARM64 {
 		d.Faults.Add(d.Places["arch"], "write amd64 or arm64", "unknown architecture %q", p.Arch)
 	}
+	for i, k := range p.Keep {
+		if !slices.Contains([]string{KeepDocs, KeepMan, KeepLocales}, k) {
+			d.Faults.Add(d.Places[fmt.Sprintf("keep[%d]", i)], "write docs, man or locales", "unknown word %q in keep", k)
+		}
+	}
 	if p.Compression != "" && !slices.Contains([]string{CompressFast, CompressBalanced, CompressSmall}, p.Compression) {
 		d.Faults.Add(d.Places["compression"], "write fast, balanced or small", "unknown compression %q", p.Compression)
 	}

@@ -98,7 +98,7 @@ func newLab(t *testing.T) *lab {
 	l.must(err)
 	debs := filepath.Join(dir, "debs")
 	l.must(os.Mkdir(debs, 0o755))
-	for _, p := range append(lock.Packages, lock.Kernel) {
+	for _, p := range append(lock.Packages, lock.Kernel, lock.Stub) {
 		l.tool("cp", filepath.Join(user, "ingot/debs", p.SHA256+".deb"), debs)
 	}
 	return l

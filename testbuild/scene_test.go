@@ -93,6 +93,7 @@ func (s *scene) small() {
 		{Name: "broken", Version: "1", Fields: "Depends: hello (>= 99)\n"},
 		{Name: "linux-image-amd64", Version: "6.0.1-1", Fields: "Depends: linux-image-6.0.1-scene (= 6.0.1-1)\n"},
 		{Name: "linux-image-6.0.1-scene", Version: "6.0.1-1", Files: map[string]string{"boot/vmlinuz-6.0.1-scene": "kernel\n"}},
+		{Name: "systemd-boot-efi", Version: "1"},
 	} {
 		s.must(s.m.Add(s.ctx, d))
 	}

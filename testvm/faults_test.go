@@ -203,30 +203,6 @@ func TestSceneBuildKilled(t *testing.T) {
 	}
 }
 
-// TestSceneSamePlanSameBits builds the same plan in another store with the
-// same keys, without any cache of installed packages.
-func TestSceneSamePlanSameBits(t *testing.T) {
-	requireAll(t)
-	s := newStage(t)
-	other := filepath.Join(s.dir, "other")
-	if err := os.MkdirAll(other, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if out, err := exec.Command("cp", "--archive", filepath.Join(s.store, "keys"), other).CombinedOutput(); err != nil {
-		t.Fatalf("copying keys: %v: %s", err, out)
-	}
-	cmd := ingotCommand(s.ctx, other, "build", filepath.Join(shared, "v1.yaml"), "--version", "v1", "-o", "json")
-	cmd.Env = append(os.Environ(), "XDG_CACHE_HOME="+filepath.Join(s.dir, "cache"), "GOMAXPROCS=1", "TZ=Pacific/Chatham")
-	if out, err := cmd.Output(); err != nil {
-		t.Fatalf("building again: %v: %s", err, out)
-	}
-	want := s.inspect("lab:v1").Digest
-	s.store = other
-	if got := s.inspect("lab:v1").Digest; got != want {
-		t.Errorf("the same plan gives %s and %s", want, got)
-	}
-}
-
 // TestSceneWrongUse: every mistake gets one clear error with the next step and
 // the right exit code, and leaves nothing behind.
 func TestSceneWrongUse(t *testing.T) {

@@ -33,9 +33,10 @@ func TestSceneImport(t *testing.T) {
 			t.Fatalf("%v; run scripts/setup test", err)
 		}
 	}
-	s := newStage(t)
-	saved := s.dockerSave(s.distribution(),
+	dir := t.TempDir() // not on the clock of the scene: installing takes as long as it takes
+	saved := dockerSave(t, dir, distribution(t, dir),
 		member{"etc/.wh.hidden", ""}, member{"etc/imported", "by the second layer\n"}, member{"etc/hosts", "127.0.0.1 localhost\n"})
+	s := newStage(t)
 	folder := filepath.Join(s.dir, "web")
 	out := s.run("import", saved, "--name", "web", "--into", folder, "--kernel", "linux-image-cloud-amd64")
 	if !strings.Contains(out, "Debian GNU/Linux 13 (trixie) for amd64") || strings.Contains(out, "lacks") {
@@ -60,41 +61,41 @@ type member struct{ name, content string }
 
 // distribution installs what lab:v1 is locked to, without its kernel, with
 // mmdebstrap and nothing of ingot, and returns the root as a tar.
-func (s *stage) distribution() string {
-	s.t.Helper()
+func distribution(t *testing.T, dir string) string {
+	t.Helper()
 	cache, err := os.UserCacheDir()
 	if err != nil {
-		s.t.Fatal(err)
+		t.Fatal(err)
 	}
 	text, err := os.ReadFile(filepath.Join(shared, "v1.lock"))
 	if err != nil {
-		s.t.Fatal(err)
+		t.Fatal(err)
 	}
 	var lock struct {
 		Packages []struct{ Name, SHA256 string }
 	}
 	if err := json.Unmarshal(text, &lock); err != nil {
-		s.t.Fatal(err)
+		t.Fatal(err)
 	}
 	repo, err := os.MkdirTemp("", "ingot-repo-")
 	if err != nil {
-		s.t.Fatal(err)
+		t.Fatal(err)
 	}
-	s.t.Cleanup(func() { os.RemoveAll(repo) })
+	t.Cleanup(func() { os.RemoveAll(repo) })
 	var index bytes.Buffer
 	var names []string
 	for _, p := range lock.Packages {
 		deb := filepath.Join(cache, "ingot/debs", p.SHA256+".deb")
 		control, err := exec.Command("dpkg-deb", "--field", deb).Output()
 		if err != nil {
-			s.t.Fatalf("reading %s: %v", p.Name, err)
+			t.Fatalf("reading %s: %v", p.Name, err)
 		}
 		content, err := os.ReadFile(deb)
 		if err != nil {
-			s.t.Fatal(err)
+			t.Fatal(err)
 		}
 		if err := os.WriteFile(filepath.Join(repo, p.SHA256+".deb"), content, 0o644); err != nil {
-			s.t.Fatal(err)
+			t.Fatal(err)
 		}
 		fmt.Fprintf(&index, "%s\nFilename: ./%s.deb\nSize: %d\nSHA256: %s\n\n", bytes.TrimSpace(control), p.SHA256, len(content), p.SHA256)
 		names = append(names, p.Name)
@@ -102,75 +103,75 @@ func (s *stage) distribution() string {
 	release := fmt.Sprintf("Suite: trixie\nCodename: trixie\nDate: Sat, 01 Nov 2025 00:00:00 UTC\nSHA256:\n %x %d Packages\n", sha256.Sum256(index.Bytes()), index.Len())
 	for name, content := range map[string][]byte{"Packages": index.Bytes(), "Release": []byte(release)} {
 		if err := os.WriteFile(filepath.Join(repo, name), content, 0o644); err != nil {
-			s.t.Fatal(err)
+			t.Fatal(err)
 		}
 	}
 	if err := os.Chmod(repo, 0o755); err != nil {
-		s.t.Fatal(err)
+		t.Fatal(err)
 	}
-	out := filepath.Join(s.dir, "distribution.tar")
-	cmd := exec.CommandContext(s.ctx, "mmdebstrap", "--variant=essential", "--include="+strings.Join(names, ","), "--format=tar",
+	out := filepath.Join(dir, "distribution.tar")
+	cmd := exec.CommandContext(t.Context(), "mmdebstrap", "--variant=essential", "--include="+strings.Join(names, ","), "--format=tar",
 		"--customize-hook=echo secret > $1/etc/hidden", "trixie", out, "deb [trusted=yes] copy://"+repo+" ./")
 	if said, err := cmd.CombinedOutput(); err != nil {
-		s.t.Fatalf("mmdebstrap: %v\n%s", err, said)
+		t.Fatalf("mmdebstrap: %v\n%s", err, said)
 	}
 	return out
 }
 
 // dockerSave makes a container image of a root and one more layer, and saves
 // it as docker does.
-func (s *stage) dockerSave(root string, second ...member) string {
-	s.t.Helper()
-	over := filepath.Join(s.dir, "second.tar")
+func dockerSave(t *testing.T, dir, root string, second ...member) string {
+	t.Helper()
+	over := filepath.Join(dir, "second.tar")
 	var b bytes.Buffer
 	w := tar.NewWriter(&b)
 	for _, m := range second {
 		if err := w.WriteHeader(&tar.Header{Name: m.name, Mode: 0o644, Size: int64(len(m.content)), Typeflag: tar.TypeReg}); err != nil {
-			s.t.Fatal(err)
+			t.Fatal(err)
 		}
 		if _, err := w.Write([]byte(m.content)); err != nil {
-			s.t.Fatal(err)
+			t.Fatal(err)
 		}
 	}
 	if err := w.Close(); err != nil {
-		s.t.Fatal(err)
+		t.Fatal(err)
 	}
 	if err := os.WriteFile(over, b.Bytes(), 0o644); err != nil {
-		s.t.Fatal(err)
+		t.Fatal(err)
 	}
 	im := mutate.ConfigMediaType(mutate.MediaType(empty.Image, types.OCIManifestSchema1), types.OCIConfigJSON)
 	for _, file := range []string{root, over} {
 		l, err := tarball.LayerFromFile(file, tarball.WithMediaType(types.OCILayer), tarball.WithCompressionLevel(1))
 		if err != nil {
-			s.t.Fatal(err)
+			t.Fatal(err)
 		}
 		if im, err = mutate.AppendLayers(im, l); err != nil {
-			s.t.Fatal(err)
+			t.Fatal(err)
 		}
 	}
-	im, err := mutate.ConfigFile(im, s.forLinux(im))
+	im, err := mutate.ConfigFile(im, forLinux(t, im))
 	if err != nil {
-		s.t.Fatal(err)
+		t.Fatal(err)
 	}
-	dir, saved := filepath.Join(s.dir, "layout"), filepath.Join(s.dir, "web.tar")
-	l, err := layout.Write(dir, empty.Index)
+	plain, saved := filepath.Join(dir, "layout"), filepath.Join(dir, "web.tar")
+	l, err := layout.Write(plain, empty.Index)
 	if err != nil {
-		s.t.Fatal(err)
+		t.Fatal(err)
 	}
 	if err := l.AppendImage(im); err != nil {
-		s.t.Fatal(err)
+		t.Fatal(err)
 	}
-	if out, err := exec.CommandContext(s.ctx, "skopeo", "copy", "--quiet", "oci:"+dir, "docker-archive:"+saved+":os/web:1").CombinedOutput(); err != nil {
-		s.t.Fatalf("skopeo: %v\n%s", err, out)
+	if out, err := exec.CommandContext(t.Context(), "skopeo", "copy", "--quiet", "oci:"+plain, "docker-archive:"+saved+":os/web:1").CombinedOutput(); err != nil {
+		t.Fatalf("skopeo: %v\n%s", err, out)
 	}
 	return saved
 }
 
-func (s *stage) forLinux(im v1.Image) *v1.ConfigFile {
-	s.t.Helper()
+func forLinux(t *testing.T, im v1.Image) *v1.ConfigFile {
+	t.Helper()
 	c, err := im.ConfigFile()
 	if err != nil {
-		s.t.Fatal(err)
+		t.Fatal(err)
 	}
 	c = c.DeepCopy()
 	c.OS, c.Architecture = "linux", "amd64"

@@ -28,6 +28,7 @@ const (
 type Disk struct {
 	Path   string `json:"path"` // raw image
 	Serial string `json:"serial"`
+	Boot   bool   `json:"boot,omitempty"` // the firmware tries it before the network
 }
 
 // NewDisk makes a sparse, blank disk of size bytes.
@@ -40,7 +41,7 @@ func NewDisk(path, serial string, size int64) (Disk, error) {
 	if err := f.Truncate(size); err != nil {
 		return Disk{}, fmt.Errorf("making a disk: %w", err)
 	}
-	return Disk{path, serial}, nil
+	return Disk{Path: path, Serial: serial}, nil
 }
 
 // Config is the hardware of a virtual machine.
@@ -52,6 +53,11 @@ type Config struct {
 	CPUs     int      `json:"cpus,omitempty"` // 0 means 2
 	Disks    []Disk   `json:"disks,omitempty"`
 	HTTPBoot bool     `json:"httpBoot,omitempty"` // UEFI boots by HTTP and not by PXE
+	// Offline machines have no network card: they boot from Disks[0], or from
+	// ISO when that is set.
+	Offline bool   `json:"offline,omitempty"`
+	ISO     string `json:"iso,omitempty"` // path of a disc in a drive
+	TPM     bool   `json:"tpm,omitempty"` // has a TPM 2.0, by swtpm; blank at each start
 }
 
 // VM is a virtual machine on a LAN.
@@ -74,9 +80,12 @@ func (l *LAN) StartVM(ctx context.Context, c Config) (*VM, error) {
 	if c.CPUs == 0 {
 		c.CPUs = 2
 	}
-	tap, err := l.addTap(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("connecting %s: %w", c.Name, err)
+	var tap string
+	if !c.Offline {
+		var err error
+		if tap, err = l.addTap(ctx); err != nil {
+			return nil, fmt.Errorf("connecting %s: %w", c.Name, err)
+		}
 	}
 	vm := &VM{Config: c, Console: newConsole(), lan: l, tap: tap}
 	if c.Firmware == UEFI {
@@ -106,8 +115,7 @@ func (vm *VM) args() []string {
 		"-uuid", vm.uuid(), "-smbios", "type=1,manufacturer=ingot,product=lab,serial=LAB-" + vm.Name,
 		"-chardev", "socket,id=serial0,server=on,wait=off,path=" + vm.file("console") + ",logappend=on,logfile=" + vm.file("console.log"),
 		"-serial", "chardev:serial0", "-qmp", "unix:" + vm.file("qmp") + ",server=on,wait=off",
-		"-device", "virtio-rng-pci", "-boot", "reboot-timeout=5000",
-		"-netdev", "tap,id=n0,script=no,downscript=no,ifname=" + vm.tap}
+		"-device", "virtio-rng-pci", "-boot", "reboot-timeout=5000"}
 	if vm.Firmware == UEFI {
 		nic += ",romfile="
 		args = append(args,
@@ -118,11 +126,23 @@ func (vm *VM) args() []string {
 			"-fw_cfg", "name=opt/org.tianocore/IPv6PXESupport,string=n",
 			"-fw_cfg", "name=opt/org.tianocore/IPv6Support,string=n")
 	}
-	args = append(args, "-device", nic)
+	if !vm.Offline {
+		args = append(args, "-netdev", "tap,id=n0,script=no,downscript=no,ifname="+vm.tap, "-device", nic)
+	}
 	for i, d := range vm.Disks {
 		id := fmt.Sprintf("disk%d", i)
-		args = append(args, "-drive", "if=none,format=raw,cache=writeback,id="+id+",file="+d.Path,
-			"-device", "virtio-blk-pci,drive="+id+",serial="+d.Serial)
+		device := "virtio-blk-pci,drive=" + id + ",serial=" + d.Serial
+		if vm.Offline && i == 0 && vm.ISO == "" {
+			device += ",bootindex=0"
+		}
+		args = append(args, "-drive", "if=none,format=raw,cache=writeback,id="+id+",file="+d.Path, "-device", device)
+	}
+	if vm.ISO != "" {
+		args = append(args, "-drive", "if=none,format=raw,media=cdrom,readonly=on,id=disc,file="+vm.ISO,
+			"-device", "virtio-scsi-pci", "-device", "scsi-cd,drive=disc,bootindex=1")
+	}
+	if vm.TPM {
+		args = append(args, "-chardev", "socket,id=tpm,path="+vm.file("tpm"), "-tpmdev", "emulator,id=tpm0,chardev=tpm", "-device", "tpm-crb,tpmdev=tpm0")
 	}
 	return args
 }
@@ -144,6 +164,11 @@ func (vm *VM) On(ctx context.Context) error {
 			return fmt.Errorf("starting %s: %w", vm.Name, err)
 		}
 	}
+	if vm.TPM {
+		if err := vm.startTPM(ctx); err != nil {
+			return fmt.Errorf("starting the TPM of %s: %w", vm.Name, err)
+		}
+	}
 	log, err := os.OpenFile(vm.file("qemu.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		return fmt.Errorf("starting %s: %w", vm.Name, err)
@@ -159,6 +184,33 @@ func (vm *VM) On(ctx context.Context) error {
 	go func() { _ = cmd.Wait(); close(done) }() // its log says why it ended
 	vm.cmd, vm.done = cmd, done
 	return vm.connect(ctx, done)
+}
+
+// startTPM starts a TPM without a past and waits for its socket. It ends with
+// its machine.
+func (vm *VM) startTPM(ctx context.Context) error {
+	dir := vm.file("tpm.d")
+	if err := errors.Join(os.RemoveAll(dir), os.RemoveAll(vm.file("tpm")), os.Mkdir(dir, 0o700)); err != nil {
+		return err
+	}
+	cmd := exec.Command("swtpm", "socket", "--tpm2", "--terminate", "--tpmstate", "dir="+dir, "--ctrl", "type=unixio,path="+vm.file("tpm"))
+	if err := vm.lan.Start(cmd); err != nil {
+		return err
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	for {
+		if _, err := os.Stat(vm.file("tpm")); err == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case err := <-ended:
+			return fmt.Errorf("swtpm ended: %w", err)
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
 }
 
 // connect waits for QEMU to open its sockets, one after the other, attaches

@@ -25,7 +25,6 @@ import (
 	"math"
 	"os"
 	"path/filepath"
-	"time"
 
 	"github.com/diskfs/go-diskfs/backend/file"
 	"github.com/diskfs/go-diskfs/filesystem/fat32"
@@ -277,7 +276,7 @@ type writer struct {
 	ctx         context.Context //nolint:containedctx // of the one copy that it is made for
 	w           io.Writer
 	done, total int64
-	last        time.Time
+	told        int64 // done, when tell was called last
 	tell        func(done, total int64)
 }
 
@@ -287,8 +286,8 @@ func (w *writer) Write(p []byte) (int, error) {
 	}
 	n, err := w.w.Write(p)
 	w.done += int64(n)
-	if w.tell != nil && (w.done == w.total || time.Since(w.last) > 50*time.Millisecond) {
-		w.last = time.Now()
+	if w.tell != nil && (w.done == w.total || w.done-w.told >= mib) {
+		w.told = w.done
 		w.tell(w.done, w.total)
 	}
 	return n, err

@@ -1,7 +1,7 @@
 // Package source yields what images are made of. For now that is Debian: a
 // private apt, with an empty list of installed packages, resolves names to
-// exact packages; a cache keeps them by their SHA-256; mmdebstrap installs
-// them from a local repository that holds nothing else.
+// exact packages; a cache keeps them by their SHA-256; they are
+// unpacked in parallel and configured by the root's own dpkg.
 package source
 
 import (

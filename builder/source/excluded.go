@@ -77,7 +77,7 @@ func (r Rule) Matches(p string) bool {
 // covers reports whether a rule stands in the way of an explicit wish for p:
 // it leaves out p itself or all that is in it, not just some of it.
 func (r Rule) covers(p string) bool {
-	return r.Matches(p) || r.Pattern == path.Join(p, "*")
+	return r.Matches(p) || r.Pattern == path.Join("/", p, "*")
 }
 
 // notCovering are the rules that still hold for what somebody asked for.

@@ -195,6 +195,12 @@ func (h Host) explain(ctx context.Context, err error, said string) error {
 	case has("Could not resolve", "Connection refused", "timed out", "No route to host", "Network is unreachable", "Connection closed", "Connection reset"):
 		return fmt.Errorf("%w: %s", ErrNoHost, last)
 	}
+	for _, l := range lines { // tar goes on after a fault and ends with a summary
+		if strings.HasPrefix(l, "tar: ") && !strings.Contains(l, "Removing leading") && !strings.Contains(l, "file changed as we read it") {
+			last = l
+			break
+		}
+	}
 	return fmt.Errorf("%w: %w: %s", ErrCapture, err, last)
 }
 

@@ -4,71 +4,216 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"crypto/sha256"
+	_ "embed"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 )
 
 // InstallOptions say how packages become a tree.
 type InstallOptions struct {
-	Suite    string
 	Arch     string
 	Epoch    time.Time
-	Work     string            // scratch folder, readable by all, removed by the caller
-	Progress func(line string) // told what mmdebstrap does; may be nil
+	Keep     []string          // KeepDocs, KeepMan, KeepLocales
+	Work     string            // scratch folder, removed by the caller
+	Unpacked func()            // called when the packages are read, and one processor has little left to do; may be nil
+	Progress func(line string) // told what happens; may be nil
 }
 
-// excluded is what an image never needs of its packages. Copyright files stay:
-// the licences ask for it.
-var excluded = []string{
-	"path-exclude=/usr/share/doc/*", "path-include=/usr/share/doc/*/copyright",
-	"path-exclude=/usr/share/man/*", "path-exclude=/usr/share/info/*", "path-exclude=/usr/share/lintian/*",
-	"path-exclude=/usr/share/bug/*", "path-exclude=/usr/share/locale/*", "path-include=/usr/share/locale/locale.alias",
-}
+// installFormat is bumped when the same packages give another tree.
+const installFormat = 2
 
 // InstallKey is what the result of Install depends on besides the packages.
-func InstallKey() string { return "install-1 " + strings.Join(excluded, " ") }
-
-// Install installs exactly the given packages with mmdebstrap and writes the
-// resulting tree to the tar file out. Nothing comes from the network.
-func Install(ctx context.Context, c Cache, list []Package, out string, o InstallOptions) error {
-	if err := NeedTools("mmdebstrap", "dpkg-deb"); err != nil {
-		return err
-	}
-	repo := filepath.Join(o.Work, "repo")
-	if err := makeRepository(ctx, c, list, repo, o); err != nil {
-		return fmt.Errorf("preparing the packages: %w", err)
-	}
-	names := make([]string, len(list))
-	for i, p := range list {
-		names[i] = p.Name
-	}
-	mode := "root"
-	if os.Geteuid() != 0 {
-		mode = "unshare"
-		if err := unshareWorks(ctx); err != nil {
-			return err
-		}
-	}
-	args := []string{"--mode=" + mode, "--variant=essential", "--format=tar", "--architectures=" + o.Arch, "--include=" + strings.Join(names, ",")}
-	for _, e := range excluded {
-		args = append(args, "--dpkgopt="+e)
-	}
-	args = append(args, o.Suite, out, "deb [trusted=yes] copy://"+repo+" ./")
-	cmd := exec.CommandContext(ctx, "mmdebstrap", args...)
-	cmd.Env = append(cleanEnviron(), "SOURCE_DATE_EPOCH="+strconv.FormatInt(o.Epoch.Unix(), 10), "TMPDIR="+o.Work)
-	return runTold(ctx, cmd, o.Progress)
+func InstallKey(keep []string) string {
+	kept := slices.Clone(keep)
+	slices.Sort(kept)
+	return fmt.Sprintf("install-%d keep=%s", installFormat, strings.Join(slices.Compact(kept), ","))
 }
 
-// unshareWorks tells early, and in words, why mmdebstrap could not work.
+var (
+	//go:embed install.sh
+	installScript string
+	//go:embed configure.sh
+	configureScript string
+)
+
+// ErrScript: a maintainer script of a package failed.
+var ErrScript = errors.New("a package cannot be configured")
+
+// Install makes a tree of exactly the given packages and writes it as a tar
+// to the file out. Nothing comes from the network.
+//
+// The packages are unpacked here, in parallel; dpkg's database is written as
+// `dpkg --unpack` leaves it; then the root's own dpkg configures everything at
+// once, by chroot, in name spaces of its own. What differs from an
+// installation by apt is told in quirks.go.
+func Install(ctx context.Context, c Cache, list []Package, out string, o InstallOptions) error {
+	if err := NeedTools("xz", "tar", "mount", "chroot"); err != nil {
+		return err
+	}
+	if o.Progress == nil {
+		o.Progress = func(string) {}
+	}
+	u, err := o.read(ctx, c, list)
+	if err != nil {
+		return err
+	}
+	if o.Unpacked != nil {
+		o.Unpacked()
+	}
+	extra, err := o.extra(c, u)
+	if err != nil {
+		return err
+	}
+	return o.run(ctx, u, extra, out)
+}
+
+// read reads all packages and decides where their files go.
+func (o InstallOptions) read(ctx context.Context, c Cache, list []Package) (*unpacked, error) {
+	spool := filepath.Join(o.Work, "packages")
+	if err := os.MkdirAll(spool, 0o755); err != nil {
+		return nil, fmt.Errorf("reading packages: %w", err)
+	}
+	debs, err := readDebs(ctx, c, list, spool, func(done int) { o.Progress(fmt.Sprintf("reading %d of %d packages", done, len(list))) })
+	if err != nil {
+		return nil, err
+	}
+	u, err := layOut(debs, o.Keep)
+	if err != nil {
+		return nil, fmt.Errorf("unpacking packages: %w", err)
+	}
+	return u, nil
+}
+
+// extra are the files that only the installation itself needs.
+func (o InstallOptions) extra(c Cache, u *unpacked) ([]controlFile, error) {
+	var preinst, table bytes.Buffer
+	var extra []controlFile
+	byName := map[string]*deb{}
+	for _, d := range u.debs {
+		byName[d.Name] = d
+	}
+	for _, d := range scriptOrder(u.debs) {
+		if d.script("preinst") == nil || u.late[d] {
+			continue
+		}
+		fmt.Fprintf(&preinst, "%s %s %s\n", d.Name, d.Arch, strings.Join(d.needs(byName), " "))
+		for _, f := range append(d.control, controlFile{"control", 0o644, []byte(d.record)}) {
+			extra = append(extra, controlFile{".ingot/new/" + d.Name + "/" + f.name, f.mode, f.content})
+		}
+	}
+	for _, q := range quirks {
+		fmt.Fprintln(&table, q.path, q.stub)
+	}
+	extra = append(extra, []controlFile{{".ingot/configure", 0o755, []byte(configureScript)}, {".ingot/preinst", 0o644, preinst.Bytes()}, {".ingot/quirks", 0o644, table.Bytes()}}...)
+	for name, text := range stubs {
+		extra = append(extra, controlFile{".ingot/stub/" + name, 0o755, []byte(text)})
+	}
+	if _, ships := u.owner["usr/sbin/policy-rc.d"]; !ships {
+		extra = append(extra, controlFile{"usr/sbin/policy-rc.d", 0o755, []byte("#!/bin/sh\nexit 101\n")}, controlFile{"usr/sbin/policy-rc.d.ingot", 0o644, nil})
+	}
+	for d := range u.late {
+		content, err := os.ReadFile(c.Path(d.Package))
+		if err != nil {
+			return nil, fmt.Errorf("reading %s: %w", d.Name, err)
+		}
+		extra = append(extra, controlFile{".ingot/late/" + d.Name + ".deb", 0o644, content})
+	}
+	return extra, nil
+}
+
+// run starts the script, feeds it and takes the tree.
+func (o InstallOptions) run(ctx context.Context, u *unpacked, extra []controlFile, out string) error {
+	layer, err := os.Create(out)
+	if err != nil {
+		return fmt.Errorf("installing: %w", err)
+	}
+	defer layer.Close()
+	root := filepath.Join(o.Work, "root")
+	if err := os.MkdirAll(root, 0o755); err != nil {
+		return fmt.Errorf("installing: %w", err)
+	}
+	cmd, err := inNamespaces(ctx, installScript)
+	if err != nil {
+		return err
+	}
+	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C", "ROOT=" + root, "EPOCH=" + strconv.FormatInt(o.Epoch.Unix(), 10), "SIZE=" + tmpfsSize(u.bytes)}
+	cmd.ExtraFiles = []*os.File{layer}
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		return err
+	}
+	said := &transcript{total: len(u.debs), told: o.Progress}
+	err = runTold(ctx, cmd, said, func(ctx context.Context) error {
+		defer in.Close()
+		w := bufio.NewWriterSize(in, 256<<10)
+		if err := u.writeTo(ctx, w, o.Epoch); err != nil {
+			return err
+		}
+		if err := u.writeDatabase(w, o.Epoch, extra); err != nil {
+			return err
+		}
+		return w.Flush()
+	})
+	if err != nil {
+		return err
+	}
+	return layer.Close()
+}
+
+// spare is what is left of the memory for everything else, and what scripts
+// may add to the unpacked files.
+const spare = 512 << 20
+
+// tmpfsSize is the size of the tmpfs that the root is made in, or empty when
+// the memory is too small for it.
+func tmpfsSize(content int64) string {
+	need := content + content/4 + spare
+	text, err := os.ReadFile("/proc/meminfo")
+	if err != nil {
+		return ""
+	}
+	available, err := strconv.ParseInt(strings.TrimSuffix(field(string(text), "MemAvailable"), " kB"), 10, 64)
+	if err != nil || available<<10 < need+spare {
+		return ""
+	}
+	return strconv.FormatInt(need, 10)
+}
+
+// inNamespaces is a shell script as pid 1 of new user, mount, pid, network,
+// ipc and uts name spaces, in which it is root.
+func inNamespaces(ctx context.Context, script string) (*exec.Cmd, error) {
+	if os.Geteuid() == 0 {
+		cmd := exec.CommandContext(ctx, "/bin/sh", "-c", script)
+		ids := []syscall.SysProcIDMap{{Size: 1 << 16}}
+		cmd.SysProcAttr = &syscall.SysProcAttr{
+			Cloneflags:  syscall.CLONE_NEWUSER | syscall.CLONE_NEWNS | syscall.CLONE_NEWPID | syscall.CLONE_NEWNET | syscall.CLONE_NEWIPC | syscall.CLONE_NEWUTS,
+			UidMappings: ids, GidMappings: ids, GidMappingsEnableSetgroups: true,
+		}
+		return cmd, nil
+	}
+	if err := unshareWorks(ctx); err != nil {
+		return nil, err
+	}
+	cmd := exec.CommandContext(ctx, "unshare", "--user", "--map-root-user", "--map-auto", "--mount", "--pid", "--fork", "--kill-child", "--net", "--ipc", "--uts",
+		"--propagation", "private", "/bin/sh", "-c", script)
+	cmd.SysProcAttr = &syscall.SysProcAttr{}
+	return cmd, nil
+}
+
+// unshareWorks tells early, and in words, why building without root cannot work.
 func unshareWorks(ctx context.Context) error {
 	if err := NeedTools("newuidmap", "unshare"); err != nil {
 		return err
@@ -80,118 +225,98 @@ func unshareWorks(ctx context.Context) error {
 	return nil
 }
 
-// runTold runs cmd, passes on what it says, and ends it gently when ctx ends,
-// or when this process dies: mmdebstrap then removes its temporary root.
-func runTold(ctx context.Context, cmd *exec.Cmd, told func(string)) error {
+// runTold runs cmd and feeds it. It ends when ctx does, or when this process
+// dies, and with it everything that it started.
+func runTold(ctx context.Context, cmd *exec.Cmd, said *transcript, feed func(context.Context) error) error {
 	runtime.LockOSThread() // Pdeathsig is about the thread that starts the child
 	defer runtime.UnlockOSThread()
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM}
-	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
-	cmd.WaitDelay = 30 * time.Second
+	cmd.SysProcAttr.Setpgid, cmd.SysProcAttr.Pdeathsig = true, syscall.SIGKILL
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
+	cmd.WaitDelay = 10 * time.Second
 	stderr, err := cmd.StderrPipe()
 	if err != nil {
 		return err
 	}
 	if err := cmd.Start(); err != nil {
-		return fmt.Errorf("starting %s: %w", cmd.Args[0], err)
+		return fmt.Errorf("starting %s in name spaces of its own: %w; building needs them: in a container, allow them or run it privileged", cmd.Args[0], err)
 	}
-	tail := readLines(stderr, told)
-	if err := cmd.Wait(); err != nil {
+	var g errgroup.Group
+	g.Go(func() error { return feed(ctx) })
+	said.read(stderr)
+	fed := g.Wait()
+	if err := cmd.Wait(); err != nil || fed != nil {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		if strings.Contains(strings.Join(tail, "\n"), "No space left on device") {
-			return fmt.Errorf("running %s: %w", cmd.Args[0], syscall.ENOSPC)
-		}
-		return fmt.Errorf("running %s: %w:\n  %s", cmd.Args[0], err, strings.Join(tail, "\n  "))
+		return said.failure(err, fed)
 	}
 	return nil
 }
 
-// readLines passes on lines until the end and returns the last twelve.
-func readLines(r io.Reader, told func(string)) []string {
-	var tail []string
+// transcript follows what the installation says.
+type transcript struct {
+	total, done int
+	told        func(string)
+	tail        []string
+	failed      string // the package that cannot be configured, and why
+}
+
+var (
+	settingUp   = regexp.MustCompile(`^Setting up (\S+) `)
+	dpkgFailed  = regexp.MustCompile(`^dpkg: error processing (?:package|archive) (\S+)`)
+	ingotFailed = regexp.MustCompile(`^ingot: failed: (\S+): (.*)`)
+)
+
+// tailLines is how many lines an error shows.
+const tailLines = 12
+
+func (t *transcript) read(r io.Reader) {
 	scan := bufio.NewScanner(r)
 	scan.Buffer(nil, 1<<20)
 	for scan.Scan() {
-		line := scan.Text()
-		if told != nil && strings.HasPrefix(line, "I: ") {
-			told(strings.TrimPrefix(line, "I: "))
+		line := strings.TrimRight(scan.Text(), " \r")
+		if m := settingUp.FindStringSubmatch(line); m != nil {
+			t.done++
+			t.told(fmt.Sprintf("%d of %d: %s", t.done, t.total, m[1]))
 		}
-		if tail = append(tail, line); len(tail) > 12 {
-			tail = tail[1:]
+		if s, ok := strings.CutPrefix(line, "ingot: "); ok {
+			t.told(s)
+		}
+		if t.failed == "" && line != "" {
+			if t.tail = append(t.tail, line); len(t.tail) > tailLines {
+				t.tail = t.tail[1:]
+			}
+		}
+		for _, re := range []*regexp.Regexp{dpkgFailed, ingotFailed} {
+			// Later ones only depend on the first.
+			if m := re.FindStringSubmatch(line); m != nil && t.failed == "" {
+				t.failed = m[1]
+			}
 		}
 	}
-	return tail
+	_, _ = io.Copy(io.Discard, r) // a line longer than the buffer: do not let the child wait
 }
 
-// makeRepository makes a flat repository (sources.list(5), "exact path") of
-// exactly these packages, each verified once more.
-func makeRepository(ctx context.Context, c Cache, list []Package, dir string, o InstallOptions) error {
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return err
+// failure puts the end of the transcript into words.
+func (t *transcript) failure(err, fed error) error {
+	text := strings.Join(t.tail, "\n  ")
+	switch {
+	case strings.Contains(text, "No space left on device"):
+		return fmt.Errorf("installing: %w", syscall.ENOSPC)
+	case t.failed != "":
+		return fmt.Errorf("%w: %s; it said:\n  %s", ErrScript, t.failed, text)
+	case fed != nil && !errors.Is(fed, syscall.EPIPE):
+		return fed
 	}
-	var index bytes.Buffer
-	for _, p := range list {
-		if err := c.Verify(p); err != nil {
-			return err
-		}
-		name := p.SHA256 + ".deb"
-		if err := linkOrCopy(c.Path(p), filepath.Join(dir, name)); err != nil {
-			return err
-		}
-		control, err := exec.CommandContext(ctx, "dpkg-deb", "--field", filepath.Join(dir, name)).Output()
-		if err != nil {
-			return fmt.Errorf("reading the control file of %s: %w", p.Name, err)
-		}
-		fmt.Fprintf(&index, "%s\nFilename: ./%s\nSize: %d\nSHA256: %s\n\n", bytes.TrimSpace(control), name, p.Size, p.SHA256)
-	}
-	if err := os.WriteFile(filepath.Join(dir, "Packages"), index.Bytes(), 0o644); err != nil {
-		return err
-	}
-	// mmdebstrap looks for essential packages of an archive with this code name.
-	release := fmt.Sprintf("Suite: %s\nCodename: %s\nDate: %s\nSHA256:\n %x %d Packages\n", o.Suite, o.Suite,
-		o.Epoch.UTC().Format("Mon, 02 Jan 2006 15:04:05 UTC"), sha256.Sum256(index.Bytes()), index.Len())
-	return os.WriteFile(filepath.Join(dir, "Release"), []byte(release), 0o644)
-}
-
-func linkOrCopy(from, to string) error {
-	if os.Link(from, to) == nil {
-		return nil
-	}
-	in, err := os.Open(from)
-	if err != nil {
-		return err
-	}
-	defer in.Close()
-	out, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
-	if err != nil {
-		return err
-	}
-	if _, err := io.Copy(out, in); err != nil {
-		out.Close()
-		return err
-	}
-	return out.Close()
+	return fmt.Errorf("installing: %w:\n  %s", errors.Join(err, fed), text)
 }
 
 // Unpack writes the files of one package, as a tar, to out. Its maintainer
 // scripts are not run.
 func Unpack(ctx context.Context, c Cache, p Package, out string) error {
-	if err := c.Verify(p); err != nil {
+	if err := NeedTools("xz"); err != nil {
 		return err
 	}
-	f, err := os.Create(out)
-	if err != nil {
-		return fmt.Errorf("unpacking %s: %w", p.Name, err)
-	}
-	defer f.Close()
-	cmd := exec.CommandContext(ctx, "dpkg-deb", "--fsys-tarfile", c.Path(p))
-	cmd.Stdout = f
-	var stderr bytes.Buffer
-	cmd.Stderr = &stderr
-	if err := cmd.Run(); err != nil {
-		return fmt.Errorf("unpacking %s: %w: %s", p.Name, err, bytes.TrimSpace(stderr.Bytes()))
-	}
-	return f.Close()
+	_, err := readDeb(ctx, c, p, out)
+	return err
 }

@@ -308,7 +308,7 @@ func (p *producer) known(n *node, k contentKey) bool {
 func (p *producer) pack(n *node, r io.Reader, size int, twin bool) error {
 	bs := p.w.o.BlockSize
 	block, at := p.frag, len(p.frag)
-	if at+size > bs || at >= bs/2 && closes(n.path) {
+	if at+size > bs || at >= bs/2 && closes(n.path, size, bs) {
 		block, at = nil, 0
 	}
 	if block == nil {
@@ -337,11 +337,12 @@ func (p *producer) pack(n *node, r io.Reader, size int, twin bool) error {
 	return nil
 }
 
-// closes is true for one name of sixteen.
-func closes(path string) bool {
+// closes is true for the more names the larger the files are: about one in
+// every quarter of a block, so that few blocks are closed because they are full.
+func closes(path string, size, blockSize int) bool {
 	h := fnv.New32a()
 	io.WriteString(h, path)
-	return h.Sum32()>>7&15 == 0
+	return int(h.Sum32()>>7)%blockSize < 4*size
 }
 
 // flush sends the fragment block off.

@@ -42,6 +42,8 @@ func (o *output) flush() error {
 const (
 	MinCut = 256 << 10
 	MaxCut = 4 << 20
+
+	aimCut = 768 << 10 // from here on cuts are likely: most pieces have about 1 MiB then
 )
 
 // cutter decides where an image is cut into pieces. It looks only at the
@@ -61,11 +63,16 @@ func (c *cutter) block(at int64, data []byte, first bool) {
 	if size < MinCut {
 		return
 	}
-	mask := uint32(31)
-	if first {
-		mask = 7
+	odds := uint32(32) // one in so many is a cut
+	switch {
+	case first && size < aimCut:
+		odds = 4
+	case first:
+		odds = 2
+	case size >= aimCut:
+		odds = 4
 	}
-	if size+int64(len(data)) > MaxCut || crc32.Checksum(data, castagnoli)&mask == 0 {
+	if size+int64(len(data)) > MaxCut || crc32.Checksum(data, castagnoli)%odds == 0 {
 		c.cut(at)
 	}
 }

@@ -617,15 +617,19 @@ func (w *walk) fileInode(f *fields, e *found, ext bool) (xattr uint32, err error
 	} else if rest > 0 && (int64(x.frag) >= int64(len(w.r.fragments)) || uint64(x.offset)+rest > bs) {
 		return 0, fmt.Errorf("%w: an end in fragment %d of %d", ErrFormat, x.frag, len(w.r.fragments))
 	}
-	for i := range blocks { // a wrong size ends with the table
-		if i%1024 == 0 {
-			if err := w.room.take(4096); err != nil {
-				return 0, err
-			}
+	for blocks > 0 { // a wrong size ends with the table
+		n := int(min(blocks, 1024))
+		if err := w.room.take(4 * n); err != nil {
+			return 0, err
 		}
-		if x.blocks = append(x.blocks, f.u32()); f.err != nil {
-			return 0, f.err
+		b, err := f.m.read(4 * n)
+		if err != nil {
+			return 0, err
 		}
+		for ; len(b) > 0; b = b[4:] {
+			x.blocks = append(x.blocks, le.Uint32(b))
+		}
+		blocks -= uint64(n)
 	}
 	e.Open = func() (io.ReadCloser, error) { return &content{r: w.r, extent: x, left: e.Size, at: x.start}, nil }
 	return xattr, nil

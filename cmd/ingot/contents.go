@@ -159,6 +159,7 @@ func diffText(w io.Writer, d *builder.Diff, files bool) {
 	for _, p := range d.Packages {
 		packageText(w, p)
 	}
+	changeTable(w, d.Trees)
 	if d.Kernel != nil {
 		packageText(w, *d.Kernel)
 	}

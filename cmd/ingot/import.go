@@ -140,6 +140,7 @@ func nameOf(ref string) string {
 		ref = strings.Split(host, ".")[0]
 	}
 	ref, _, _ = strings.Cut(ref, "@")
+	ref, _, _ = strings.Cut(ref, "#")
 	base := path.Base(ref)
 	base, _, _ = strings.Cut(base, ":")
 	for _, ext := range []string{".gz", ".xz", ".zst", ".tar", ".tgz"} {

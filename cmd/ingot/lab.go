@@ -51,7 +51,7 @@ func (a *app) labCommand() *cobra.Command {
 			return l.Down(cmd.Context())
 		},
 	}
-	c := group("lab", "virtual machines on an isolated LAN, to try things", a.labUp(), ls, console, power, down)
+	c := group("lab", "virtual machines on an isolated LAN, to try things", a.labUp(), ls, console, power, a.labStorm(), a.stormMachines(), down)
 	c.Example = "  ingot lab up\n  ingot boots --timeline\n  ingot lab console uefi1\n  ingot lab down"
 	return c
 }

@@ -16,6 +16,7 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+	"golang.org/x/term"
 
 	"ingot/bootserver"
 	"ingot/bootserver/config"
@@ -45,8 +46,8 @@ the rest, and the socket that the other commands talk to. It must be the only DH
 server of a network in full mode. New machines wait until an operator approves them.
 
 Settings come from ` + config.Default + ` and its drop-ins, when they are there; flags
-override them. SIGHUP, or "ingot config reload", reads them again: no socket is closed
-and no transfer is cut off.
+override them. "ingot config reload", or SIGHUP where there is no terminal, reads them
+again: no socket is closed and no transfer is cut off.
 
 It needs root, or the capabilities CAP_NET_BIND_SERVICE, CAP_NET_RAW and
 CAP_NET_ADMIN. Ports that systemd opened are used (sd_listen_fds). The first start
@@ -119,7 +120,9 @@ func (a *app) serve(cmd *cobra.Command, f serveFlags) error {
 	}
 	defer context.AfterFunc(ctx, s.stopping)()
 	server := bootserver.New(conf)
-	defer onHangup(ctx, func() { _, _ = server.Reload(ctx) })() // it logs what comes of it
+	if in, ok := a.stdin.(*os.File); !ok || !term.IsTerminal(int(in.Fd())) { // there, SIGHUP says that the terminal is gone
+		defer onHangup(ctx, func() { _, _ = server.Reload(ctx) })() // it logs what comes of it
+	}
 	return server.Run(ctx)
 }
 
@@ -145,6 +148,7 @@ func linkLine(l bootserver.Link) string {
 func onHangup(ctx context.Context, f func()) (stop func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	hangups := make(chan os.Signal, 1)
+	signal.Reset(syscall.SIGHUP) // it ends other commands, see main
 	signal.Notify(hangups, syscall.SIGHUP)
 	go func() {
 		for {

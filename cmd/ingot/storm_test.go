@@ -23,33 +23,13 @@ import (
 	"ingot/testvm/storm"
 )
 
-// TestMain lets the test binary be the programs that tests run in network
-// namespaces: ingot itself, and the machines of a storm.
+// TestMain lets the test binary be ingot, for tests that run it in network
+// namespaces.
 func TestMain(m *testing.M) {
-	switch os.Getenv("INGOT_TEST_IS") {
-	case "ingot":
+	if os.Getenv("INGOT_TEST_IS") == "ingot" {
 		main()
-	case "storm":
-		os.Exit(machines(os.Args[1]))
 	}
 	os.Exit(m.Run())
-}
-
-func machines(conf string) int {
-	var c storm.Config
-	if err := json.Unmarshal([]byte(conf), &c); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 2
-	}
-	r, err := storm.Run(context.Background(), c)
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	if err := json.NewEncoder(os.Stdout).Encode(r); err != nil {
-		return 1
-	}
-	return 0
 }
 
 // field is a LAN with a server on one side and room for a crowd on the other.
@@ -175,33 +155,59 @@ func (f *field) fill(root int) {
 	}
 }
 
-// as makes a command be a part of this test binary.
-func as(who string, cmd *exec.Cmd) *exec.Cmd {
-	cmd.Env = append(os.Environ(), "INGOT_TEST_IS="+who, "INGOT_STORE=")
+// asIngot makes a command of this test binary be ingot.
+func asIngot(cmd *exec.Cmd) *exec.Cmd {
+	cmd.Env = append(os.Environ(), "INGOT_TEST_IS=ingot", "INGOT_STORE=")
 	return cmd
 }
 
-// serve starts the server; before is what runs it, such as setpriv.
-func (f *field) serve(before ...string) {
+// serve starts the server and waits until it is ready.
+func (f *field) serve() {
+	f.t.Helper()
+	ended := f.start()
+	f.until("the server to get ready", func() bool {
+		select {
+		case err := <-ended:
+			f.t.Fatalf("the server ended: %v\n%s", err, f.log.String())
+		default:
+		}
+		return strings.Contains(f.log.String(), "ingot machine ls")
+	})
+}
+
+// start starts the server; before is what runs it, such as setpriv.
+func (f *field) start(before ...string) (ended <-chan error) {
 	f.t.Helper()
 	argv := append(before, os.Args[0], "--store", f.store, "serve", "--config", f.config)
-	cmd := as("ingot", f.lan.Command(f.ctx, argv[0], argv[1:]...))
+	cmd := asIngot(f.lan.Command(f.ctx, argv[0], argv[1:]...))
 	cmd.Stderr = &f.log
 	if err := f.lan.Start(cmd); err != nil {
 		f.t.Fatal(err)
 	}
 	f.server, f.pid = cmd, cmd.Process.Pid // nsenter and setpriv become it: they exec
-	ended := make(chan error, 1)
-	go func() { ended <- cmd.Wait() }()
-	for !strings.Contains(f.log.String(), "ingot machine ls") {
-		select {
-		case err := <-ended:
-			f.t.Fatalf("the server ended: %v\n%s", err, f.log.String())
-		case <-f.ctx.Done():
-			f.t.Fatal("the server did not get ready")
-		case <-time.After(10 * time.Millisecond):
+	end := make(chan error, 1)
+	go func() { end <- cmd.Wait() }()
+	return end
+}
+
+// until waits for what has no signal to wait on.
+func (f *field) until(what string, ok func() bool) {
+	f.t.Helper()
+	for end := time.Now().Add(time.Minute); !ok(); time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(end) {
+			f.t.Fatalf("waiting for %s", what)
 		}
 	}
+}
+
+// serverPID is the process that has the state's lock.
+func (f *field) serverPID() string {
+	f.t.Helper()
+	b, err := os.ReadFile(filepath.Join(f.store, "state", "lock"))
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	return strings.TrimSpace(string(b))
 }
 
 // api speaks to the server.
@@ -221,7 +227,7 @@ func (f *field) startStorm(c storm.Config) (wait func() storm.Result) {
 	if err != nil {
 		f.t.Fatal(err)
 	}
-	cmd := as("storm", f.crowd.Command(f.ctx, os.Args[0], string(conf)))
+	cmd := asIngot(f.crowd.Command(f.ctx, os.Args[0], "lab", "storm-machines", string(conf)))
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	if err := f.lan.Start(cmd); err != nil {

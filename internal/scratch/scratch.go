@@ -19,7 +19,7 @@ type Dir struct {
 }
 
 // New makes a folder below the system's temporary folder, readable by all
-// because mmdebstrap works in it as another user. The prefix must end in "-".
+// because what installs packages works in it as another user. The prefix must end in "-".
 func New(prefix string) (*Dir, error) { return In(os.TempDir(), prefix) }
 
 // In makes a folder below parent, so that what is made in it can be renamed to
