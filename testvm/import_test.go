@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -36,21 +37,36 @@ func TestSceneImport(t *testing.T) {
 	dir := t.TempDir() // not on the clock of the scene: installing takes as long as it takes
 	saved := dockerSave(t, dir, distribution(t, dir),
 		member{"etc/.wh.hidden", ""}, member{"etc/imported", "by the second layer\n"}, member{"etc/hosts", "127.0.0.1 localhost\n"})
-	s := newStage(t)
-	folder := filepath.Join(s.dir, "web")
-	out := s.run("import", saved, "--name", "web", "--into", folder, "--kernel", "linux-image-cloud-amd64")
+	// Nor is what happens before a machine is there: it has a store of its own.
+	store, folder := filepath.Join(dir, "store"), filepath.Join(dir, "web")
+	if out, err := exec.CommandContext(t.Context(), "cp", "--archive", "--link", shared, store).CombinedOutput(); err != nil {
+		t.Fatalf("copying the store: %v: %s", err, out)
+	}
+	ingot := func(args ...string) string {
+		t.Helper()
+		out, err := ingotCommand(t.Context(), store, args...).CombinedOutput()
+		if err != nil {
+			t.Fatalf("ingot %s: %v\n%s", strings.Join(args, " "), err, out)
+		}
+		return string(out)
+	}
+	out := ingot("import", saved, "--name", "web", "--into", folder, "--kernel", "linux-image-cloud-amd64")
 	if !strings.Contains(out, "Debian GNU/Linux 13 (trixie) for amd64") || strings.Contains(out, "lacks") {
 		t.Errorf("ingot import says\n%s\nwant Debian 13 that lacks nothing", out)
 	}
-	s.run("build", folder, "--version", "v1")
-	if got := s.run("image", "cat", "web:v1", "/etc/imported"); got != "by the second layer\n" {
+	ingot("build", folder, "--version", "v1")
+	if got := ingot("image", "cat", "web:v1", "/etc/imported"); got != "by the second layer\n" {
 		t.Errorf("/etc/imported = %q; want the second layer's", got)
 	}
-	if out, err := ingotCommand(s.ctx, s.store, "image", "cat", "web:v1", "/etc/hidden").CombinedOutput(); err == nil {
+	if out, err := ingotCommand(t.Context(), store, "image", "cat", "web:v1", "/etc/hidden").CombinedOutput(); err == nil {
 		t.Errorf("what the second layer hides is in the image: %s", out)
 	}
-	if out := s.run("verify", "web:v1"); !strings.Contains(out, "same") {
+	if out := ingot("verify", "web:v1"); !strings.Contains(out, "every bit the same") {
 		t.Errorf("ingot verify says\n%s\nwant the same bits", out)
+	}
+	s := newStage(t)
+	if err := errors.Join(os.RemoveAll(s.store), os.Rename(store, s.store)); err != nil {
+		t.Fatal(err)
 	}
 	s.serve("--approve-all", "--image", "web:v1")
 	s.healthy(s.vm(UEFI, 1), 1, "web:v1")

@@ -19,11 +19,8 @@ import (
 // that was tampered with does not boot.
 func TestSceneLocalBoot(t *testing.T) {
 	requireAll(t)
-	s := newStage(t)
-	raw, iso := filepath.Join(s.dir, "lab.raw"), filepath.Join(s.dir, "lab.iso")
-	s.run("image", "export", "lab:v1", raw)
-	s.run("image", "export", "lab:v1", iso)
 	t.Run("disk", func(t *testing.T) {
+		s, raw := exported(t, "lab.raw")
 		data := s.disk("data")
 		if out, err := exec.Command("mkfs.ext4", "-q", "-L", "data", data.Path).CombinedOutput(); err != nil {
 			t.Fatalf("making a volume: %v: %s", err, out)
@@ -52,11 +49,13 @@ func TestSceneLocalBoot(t *testing.T) {
 		vm.Kill()
 	})
 	t.Run("iso", func(t *testing.T) {
+		s, iso := exported(t, "lab.iso")
 		vm := s.offline("iso", Config{ISO: iso})
 		s.localHealthy(vm)
 		vm.Kill()
 	})
 	t.Run("tampered", func(t *testing.T) {
+		s, raw := exported(t, "lab.raw")
 		s.tamper(raw)
 		vm := s.offline("tampered", Config{Disks: []Disk{{Path: raw, Serial: "SER-root"}}})
 		if _, err := vm.Console.WaitFor(s.ctx, `(?s)could not boot.*root|verity.*corrupted`); err != nil {
@@ -64,6 +63,15 @@ func TestSceneLocalBoot(t *testing.T) {
 		}
 		vm.Kill()
 	})
+}
+
+// exported is a stage with an export of lab:v1.
+func exported(t *testing.T, name string) (s *stage, file string) {
+	t.Helper()
+	s = newStage(t)
+	file = filepath.Join(s.dir, name)
+	s.run("image", "export", "lab:v1", file)
+	return s, file
 }
 
 // offline starts a UEFI machine without a network card.

@@ -35,7 +35,10 @@ func TestSceneMeasured(t *testing.T) {
 		s.tool(args...)
 	}
 	var im struct {
-		Manifest  ingot.ImageManifest
+		Manifest ingot.ImageManifest
+		OCI      struct {
+			Layers []struct{ MediaType, Digest string }
+		}
 		Referrers []struct {
 			Type    string
 			Content ingot.Artifact
@@ -44,18 +47,27 @@ func TestSceneMeasured(t *testing.T) {
 	if err := json.Unmarshal([]byte(s.run("image", "inspect", "lab:v1", "-o", "json")), &im); err != nil {
 		t.Fatal(err)
 	}
+	blob := func(d string) string {
+		return filepath.Join(s.store, "images/blobs/sha256", strings.TrimPrefix(d, "sha256:"))
+	}
 	var signed string
 	for _, r := range im.Referrers {
 		if r.Type == ingot.ArtifactSignedUKI {
-			signed = filepath.Join(s.store, "images/blobs/sha256", r.Content.Digest.Hex())
+			signed = blob(string(r.Content.Digest))
 		}
 	}
 	s.tool("sbverify", "--cert", "db.crt", signed)
+	var plan string
+	for _, l := range im.OCI.Layers {
+		if l.MediaType == ingot.MediaTypePlan {
+			plan = blob(l.Digest)
+		}
+	}
 	esp := s.esp(map[string]string{
 		"/EFI/BOOT/BOOTX64.EFI":                         signed,
-		"/EFI/BOOT/BOOTX64.EFI.extra.d/probe.addon.efi": s.addon(),
+		"/EFI/BOOT/BOOTX64.EFI.extra.d/probe.addon.efi": s.addon(plan),
 	})
-	vm, err := s.lan.StartVM(s.ctx, Config{Name: "measured", Firmware: UEFI, MAC: "52:54:00:12:00:77", TPM: true, Disks: []Disk{esp}})
+	vm, err := s.lan.StartVM(s.ctx, Config{Name: "measured", Firmware: UEFI, MAC: "52:54:00:12:00:77", Offline: true, TPM: true, Disks: []Disk{esp}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -86,7 +98,6 @@ func (s *stage) tool(argv ...string) string {
 }
 
 // esp is a disk with one FAT filesystem that holds the files, by path on it.
-// The firmware tries it first.
 func (s *stage) esp(files map[string]string) Disk {
 	s.t.Helper()
 	const size = 128 << 20
@@ -94,7 +105,6 @@ func (s *stage) esp(files map[string]string) Disk {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	d.Boot = true
 	f, err := os.OpenFile(d.Path, os.O_RDWR, 0)
 	if err != nil {
 		s.t.Fatal(err)
@@ -134,7 +144,7 @@ func (s *stage) copyTo(fs filesystem.FileSystem, to, from string) {
 // addon is an addon of systemd-stub (from the package that the images' own
 // stub is from) that starts the probe before ingot-init: objcopy puts an
 // archive with the probe, and the argument that names it, into it.
-func (s *stage) addon() string {
+func (s *stage) addon(planFile string) string {
 	s.t.Helper()
 	probe := filepath.Join(s.dir, "probe")
 	cmd := exec.CommandContext(s.ctx, "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", probe, "./testdata/probe")
@@ -142,8 +152,12 @@ func (s *stage) addon() string {
 	if out, err := cmd.CombinedOutput(); err != nil {
 		s.t.Fatalf("building the probe: %v\n%s", err, out)
 	}
+	text, err := os.ReadFile(planFile)
+	if err != nil {
+		s.t.Fatal(err)
+	}
 	var plan struct{ Stub struct{ SHA256 string } }
-	if err := json.Unmarshal([]byte(s.run("plan", "lab", "-o", "json")), &plan); err != nil {
+	if err := json.Unmarshal(text, &plan); err != nil {
 		s.t.Fatal(err)
 	}
 	cache, err := os.UserCacheDir()

@@ -28,7 +28,6 @@ const (
 type Disk struct {
 	Path   string `json:"path"` // raw image
 	Serial string `json:"serial"`
-	Boot   bool   `json:"boot,omitempty"` // the firmware tries it before the network
 }
 
 // NewDisk makes a sparse, blank disk of size bytes.
@@ -41,7 +40,7 @@ func NewDisk(path, serial string, size int64) (Disk, error) {
 	if err := f.Truncate(size); err != nil {
 		return Disk{}, fmt.Errorf("making a disk: %w", err)
 	}
-	return Disk{Path: path, Serial: serial}, nil
+	return Disk{path, serial}, nil
 }
 
 // Config is the hardware of a virtual machine.

@@ -61,7 +61,7 @@ func openArchive(ctx context.Context, o Origin, scratch string) (depot, error) {
 	}
 	if !a.has("manifest.json") {
 		a.close()
-		return nil, fmt.Errorf("%w: %s is neither an OCI layout nor a docker save archive; a root by itself is written as tar: or dir:", ErrNoImage, o.Ref)
+		return nil, fmt.Errorf("%w: %s is neither an OCI layout nor a docker save archive; a root by itself is written with the key tar or dir", ErrNoImage, o.Ref)
 	}
 	if err := a.readDocker(ctx); err != nil {
 		a.close()
