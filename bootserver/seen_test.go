@@ -99,6 +99,9 @@ func TestHTTPFirmware(t *testing.T) {
 	if status, body := h.get(url); status != 200 || body != "a loader" {
 		t.Errorf("GET %s = %d %q; want the loader", url, status, body)
 	}
+	if status, body := h.get(strings.TrimSuffix(url, "snponly.efi") + "autoexec.ipxe"); status != 200 || !strings.HasPrefix(body, "#!ipxe") {
+		t.Errorf("a loader that came by HTTP gets %d %q for autoexec.ipxe", status, body)
+	}
 	if _, b := h.machine1(); b.Stage() != ingot.StageLoader {
 		t.Errorf("the boot is at stage %s; want loader", b.Stage())
 	}

@@ -146,3 +146,36 @@ func TestFits(t *testing.T) {
 		t.Errorf("%d bytes for a client that takes 1444; want all options", l)
 	}
 }
+
+// TestHardwareTable: docs/HARDWARE.md has a row for each kind of client and
+// names each quirk and each default loader; and no row without packets.
+func TestHardwareTable(t *testing.T) {
+	b, err := os.ReadFile("../../docs/HARDWARE.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	known := map[string]bool{}
+	for _, r := range rows(t) {
+		known[r.name] = true
+		if !strings.Contains(string(b), "\n| `"+r.name+"` | ") {
+			t.Errorf("docs/HARDWARE.md has no row %q", r.name)
+		}
+	}
+	for _, line := range strings.Split(string(b), "\n") {
+		if name, _, ok := strings.Cut(strings.TrimPrefix(line, "| `"), "` | "); ok && strings.HasPrefix(line, "| `") && !known[name] {
+			t.Errorf("the row %q of docs/HARDWARE.md has no packets", name)
+		}
+	}
+	for _, q := range Quirks {
+		if !strings.Contains(string(b), "(quirk `"+q.Name+"`)") || q.Device == "" || q.What == "" || q.Source == "" {
+			t.Errorf("the quirk %q is not in docs/HARDWARE.md, or does not say of what and how we know", q.Name)
+		}
+	}
+	for f, list := range Loaders {
+		for _, l := range list {
+			if !strings.Contains(string(b), "`"+l+"`") {
+				t.Errorf("docs/HARDWARE.md does not name the loader %s of %s", l, f)
+			}
+		}
+	}
+}
