@@ -380,3 +380,38 @@ func TestDeclineAndRelease(t *testing.T) {
 		t.Errorf("after a while the declined address is not lent again; lent are %v", got)
 	}
 }
+
+// TestAdmission: in a flood of strangers that begin, those that began and
+// machines that we know still get in; repetitions do not.
+func TestAdmission(t *testing.T) {
+	var i inside
+	key := func(n int, kind dhcpv4.MessageType) packetKey {
+		return packetKey{mac: fmt.Sprint(n), kind: kind}
+	}
+	for n := range 100_000 {
+		i.enter(key(n, dhcpv4.MessageTypeDiscover), true)
+	}
+	if i.beginners != maxBeginners {
+		t.Errorf("%d beginners are inside; want %d", i.beginners, maxBeginners)
+	}
+	if i.enter(key(0, dhcpv4.MessageTypeDiscover), true) {
+		t.Error("a repetition is let in")
+	}
+	if !i.enter(key(0, dhcpv4.MessageTypeRequest), true) || !i.enter(key(200_000, dhcpv4.MessageTypeDiscover), false) {
+		t.Error("a request, or a machine that we know, is left out")
+	}
+	for n := range 100_000 {
+		i.enter(key(n, dhcpv4.MessageTypeRequest), true)
+	}
+	if i.strangers != maxStrangers || !i.enter(key(200_001, dhcpv4.MessageTypeRequest), false) {
+		t.Errorf("%d strangers are inside; want %d, and room for a machine that we know", i.strangers, maxStrangers)
+	}
+	for k := range i.packets {
+		if k.mac != "200000" && k.mac != "200001" {
+			i.leave(k, true)
+		}
+	}
+	if i.strangers != 0 || i.beginners != 0 {
+		t.Errorf("%d strangers and %d beginners are left inside; want none", i.strangers, i.beginners)
+	}
+}

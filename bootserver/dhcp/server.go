@@ -124,10 +124,13 @@ func Cards(c Config) (map[string]Card, error) {
 	return cards, nil
 }
 
-// Bounds of packets that are worked on at once; strangers get a part.
+// Bounds of packets that are worked on at once; strangers get a part. Few of
+// those may begin: in a flood the ones that began come through, and who is left
+// out asks again by itself. An answer that comes late is none.
 const (
 	maxInside    = 4096
 	maxStrangers = 3072
+	maxBeginners = 512
 )
 
 // inside are the packets that are being worked on.
@@ -135,6 +138,7 @@ type inside struct {
 	mu        sync.Mutex
 	packets   map[packetKey]struct{}
 	strangers int
+	beginners int // strangers' DHCPDISCOVERs
 }
 
 // packetKey tells a repetition from another packet.
@@ -153,12 +157,16 @@ func (i *inside) enter(k packetKey, stranger bool) bool {
 		i.packets = map[packetKey]struct{}{}
 	}
 	_, again := i.packets[k]
-	if again || len(i.packets) >= maxInside || (stranger && i.strangers >= maxStrangers) {
+	begins := stranger && k.kind == dhcpv4.MessageTypeDiscover
+	if again || len(i.packets) >= maxInside || (stranger && i.strangers >= maxStrangers) || (begins && i.beginners >= maxBeginners) {
 		return false
 	}
 	i.packets[k] = struct{}{}
 	if stranger {
 		i.strangers++
+	}
+	if begins {
+		i.beginners++
 	}
 	return true
 }
@@ -169,6 +177,9 @@ func (i *inside) leave(k packetKey, stranger bool) {
 	delete(i.packets, k)
 	if stranger {
 		i.strangers--
+	}
+	if stranger && k.kind == dhcpv4.MessageTypeDiscover {
+		i.beginners--
 	}
 }
 
