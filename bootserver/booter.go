@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -414,13 +415,17 @@ func (b *booter) expire() {
 }
 
 // assignment resolves an image for a machine: it must be complete and signed
-// by our release key.
+// by a release key that the store trusts.
 func (b *booter) assignment(ctx context.Context, ref, why string) (fleet.Assignment, error) {
 	im, err := b.images.Get(ctx, ref)
 	if err != nil {
 		return fleet.Assignment{}, err
 	}
-	if err := b.keys.Release.Public.Verify(im.OCI, im.Signature); err != nil {
+	trusted, err := image.TrustedKeys(filepath.Join(b.images.Root(), "keys"))
+	if err != nil {
+		return fleet.Assignment{}, err
+	}
+	if err := im.VerifySignature(image.Public(trusted)...); err != nil {
 		return fleet.Assignment{}, fmt.Errorf("image %s: %w; machines would refuse it", im.Name, err)
 	}
 	return fleet.Assignment{ImageRef: fleet.ImageRef{Image: im.Digest, Name: im.Name.String()}, Why: why, Since: b.now()}, nil

@@ -260,7 +260,9 @@ func compareParts(ctx context.Context, have, got side) ([]Part, error) {
 	}
 	manifest := Part{Name: "manifest", Image: have.image.Digest, Rebuilt: got.image.Digest}
 	if manifest.Image != manifest.Rebuilt {
-		manifest.Why, err = whyManifest(have.image, got.image)
+		if manifest.Why, err = whyManifest(have.image, got.image); err != nil {
+			return nil, err
+		}
 	}
 	return append(parts, manifest), ctx.Err()
 }

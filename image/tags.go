@@ -319,10 +319,7 @@ func (s *Store) Verify(ctx context.Context, im Image, keys ...PublicKey) error {
 	if err := s.verifyReferrers(ctx, im.Digest); err != nil {
 		return fmt.Errorf("verifying %s: %w", im.Name, err)
 	}
-	if im.Signature == "" {
-		return fmt.Errorf("verifying %s: %w: it is not signed", im.Name, ErrSignature)
-	}
-	if _, err := verifyWith(keys, im.OCI, im.Signature); err != nil {
+	if err := im.VerifySignature(keys...); err != nil {
 		return fmt.Errorf("verifying %s: %w", im.Name, err)
 	}
 	return nil

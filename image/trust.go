@@ -46,6 +46,15 @@ func (p PublicKey) Verify(message []byte, signature string) error {
 	return nil
 }
 
+// VerifySignature reports whether one of the keys signed the image.
+func (im *Image) VerifySignature(keys ...PublicKey) error {
+	if im.Signature == "" {
+		return fmt.Errorf("%w: it is not signed", ErrSignature)
+	}
+	_, err := verifyWith(keys, im.OCI, im.Signature)
+	return err
+}
+
 // verifyWith returns the first of the keys that made a signature.
 func verifyWith(keys []PublicKey, message []byte, signature string) (PublicKey, error) {
 	for _, k := range keys {

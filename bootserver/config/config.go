@@ -88,14 +88,29 @@ func Load(file string) (*Config, error) {
 	if err != nil {
 		return nil, err
 	}
-	c, places, faults := &Config{}, map[string]yamlfile.Place{}, yamlfile.Faults{}
+	var texts []text
 	for _, f := range files {
 		content, err := os.ReadFile(f)
 		if err != nil {
 			return nil, fmt.Errorf("reading the configuration: %w", err)
 		}
-		d := yamlfile.Decoder{File: f, What: "the configuration", Append: true, Places: places}
-		d.Decode(content, c)
+		texts = append(texts, text{f, content})
+	}
+	return parse(texts)
+}
+
+// text is one file of a configuration.
+type text struct {
+	name    string
+	content []byte
+}
+
+// parse reads files one over the other.
+func parse(files []text) (*Config, error) {
+	c, places, faults := &Config{}, map[string]yamlfile.Place{}, yamlfile.Faults{}
+	for _, f := range files {
+		d := yamlfile.Decoder{File: f.name, What: "the configuration", Append: true, Places: places}
+		d.Decode(f.content, c)
 		faults = append(faults, d.Faults...)
 	}
 	if len(faults) == 0 { // what could not be read cannot be judged

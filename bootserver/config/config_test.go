@@ -155,25 +155,28 @@ func TestSchemaIsCurrent(t *testing.T) {
 	}
 }
 
-// FuzzLoad: any text is a configuration or a list of faults with places.
-func FuzzLoad(f *testing.F) {
-	f.Add([]byte(good))
+// FuzzParse: any text, with any other as its drop-in, is a configuration or a
+// list of faults with places, and what is shown of it is read again.
+func FuzzParse(f *testing.F) {
+	f.Add([]byte(good), []byte("dhcp: {dns: []}"))
 	for _, s := range []string{"", "a", "[]", "dhcp: {networks: [{subnets: [{prefix: 10.0.0.0/33, pools: [x, 1-2]}]}]}", "http: &a {rate: *a}", "x: !!binary y", "dhcp: {interfaces: [&i {name: a}, *i]}", "{? [a] : b}", "<<: {store: /x}"} {
-		f.Add([]byte(s))
+		f.Add([]byte(s), []byte("dhcp: {interfaces: [{name: eth1}]}"))
 	}
-	file := filepath.Join(f.TempDir(), "ingot.yaml")
-	f.Fuzz(func(t *testing.T, text []byte) {
-		if err := os.WriteFile(file, text, 0o644); err != nil {
-			t.Fatal(err)
-		}
-		c, err := Load(file)
-		var faults yamlfile.Faults
-		if err == nil {
-			if _, err := c.YAML(); err != nil {
-				t.Errorf("showing it: %v", err)
+	f.Fuzz(func(t *testing.T, first, second []byte) {
+		c, err := parse([]text{{"a.yaml", first}, {"b.yaml", second}})
+		if err != nil {
+			var faults yamlfile.Faults
+			if !errors.As(err, &faults) || faults[0].Place.File == "" {
+				t.Errorf("parse = %v; want faults with places", err)
 			}
-		} else if !errors.As(err, &faults) || faults[0].Place.File == "" {
-			t.Errorf("Load = %v; want faults with places", err)
+			return
+		}
+		shown, err := c.YAML()
+		if err != nil {
+			t.Fatalf("showing it: %v", err)
+		}
+		if _, err := parse([]text{{"shown.yaml", shown}}); err != nil {
+			t.Errorf("what is shown cannot be read: %v\n%s", err, shown)
 		}
 	})
 }

@@ -59,7 +59,7 @@ func (s *Server) artifact(w http.ResponseWriter, r *http.Request, boot ingot.Boo
 func (s *Server) busy(w http.ResponseWriter, r *http.Request, boot ingot.BootID, part string) {
 	s.log.Debug("no room, a machine is asked to come back", "boot", boot.Short(), "part", part, "remote", r.RemoteAddr)
 	w.Header().Set("Retry-After", strconv.Itoa(comeBack()))
-	http.Error(w, "many machines are being served; come back", http.StatusServiceUnavailable)
+	refuse(w, "many machines are being served; come back", http.StatusServiceUnavailable)
 }
 
 // file is what an artifact is read from.

@@ -128,14 +128,14 @@ func (s *Server) hurry(w http.ResponseWriter, r *http.Request) {
 
 func (s *Server) notFound(w http.ResponseWriter, r *http.Request) {
 	s.log.Debug("nothing is there", "method", r.Method, "path", r.URL.Path, "remote", r.RemoteAddr)
-	http.Error(w, "nothing is there", http.StatusNotFound)
+	refuse(w, "nothing is there", http.StatusNotFound)
 }
 
 // reading lets GET and HEAD through.
 func (s *Server) reading(w http.ResponseWriter, r *http.Request, f func()) {
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
 		w.Header().Set("Allow", "GET, HEAD")
-		http.Error(w, "this can only be read", http.StatusMethodNotAllowed)
+		refuse(w, "this can only be read", http.StatusMethodNotAllowed)
 		return
 	}
 	f()
@@ -145,7 +145,7 @@ func (s *Server) reading(w http.ResponseWriter, r *http.Request, f func()) {
 func (s *Server) posted(w http.ResponseWriter, r *http.Request, f func()) {
 	if r.Method != http.MethodPost {
 		w.Header().Set("Allow", "POST")
-		http.Error(w, "this can only be posted to", http.StatusMethodNotAllowed)
+		refuse(w, "this can only be posted to", http.StatusMethodNotAllowed)
 		return
 	}
 	f()
@@ -161,7 +161,22 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 		status, level = http.StatusForbidden, slog.LevelWarn
 	}
 	s.log.Log(r.Context(), level, "answering a machine", "path", r.URL.Path, "remote", r.RemoteAddr, "status", status, "err", err)
-	http.Error(w, err.Error(), status)
+	refuse(w, err.Error(), status)
+}
+
+// maxText bounds the text of a refusal, which may repeat what was asked.
+const maxText = 500
+
+// refuse answers in plain text, with its length: http.Error sends a long text
+// in chunks.
+func refuse(w http.ResponseWriter, text string, status int) {
+	text = strings.ToValidUTF8(text[:min(len(text), maxText)], "") + "\n"
+	h := w.Header()
+	h.Set("Content-Type", "text/plain; charset=utf-8")
+	h.Set("X-Content-Type-Options", "nosniff")
+	h.Set("Content-Length", strconv.Itoa(len(text)))
+	w.WriteHeader(status)
+	_, _ = io.WriteString(w, text) // a machine that hung up asks again
 }
 
 // answer sends a whole small body with its length.
@@ -198,7 +213,7 @@ func (s *Server) ticket(w http.ResponseWriter, r *http.Request, boot ingot.BootI
 		return
 	}
 	if len(q.Nonce) < 32 || len(q.Nonce) > 128 {
-		http.Error(w, "the nonce needs 32 to 128 characters", http.StatusBadRequest)
+		refuse(w, "the nonce needs 32 to 128 characters", http.StatusBadRequest)
 		return
 	}
 	t, err := s.booter.Ticket(boot, q)
@@ -220,7 +235,7 @@ func (s *Server) event(w http.ResponseWriter, r *http.Request, boot ingot.BootID
 		return
 	}
 	if e.Stage.Rank() < 0 {
-		http.Error(w, "unknown stage", http.StatusBadRequest)
+		refuse(w, "unknown stage", http.StatusBadRequest)
 		return
 	}
 	s.done(w, r, s.booter.Event(boot, e))
@@ -232,7 +247,7 @@ func (s *Server) report(w http.ResponseWriter, r *http.Request, boot ingot.BootI
 		return
 	}
 	if p.Boot != boot {
-		http.Error(w, "the report is of another boot", http.StatusBadRequest)
+		refuse(w, "the report is of another boot", http.StatusBadRequest)
 		return
 	}
 	s.done(w, r, s.booter.Report(boot, p))
@@ -260,9 +275,9 @@ func (s *Server) read(w http.ResponseWriter, r *http.Request, into any) bool {
 	case err == nil:
 		return true
 	case errors.As(err, &large):
-		http.Error(w, "the body is larger than 1 MiB", http.StatusRequestEntityTooLarge)
+		refuse(w, "the body is larger than 1 MiB", http.StatusRequestEntityTooLarge)
 	default:
-		http.Error(w, "the body is not the JSON that is wanted: "+err.Error(), http.StatusBadRequest)
+		refuse(w, "the body is not the JSON that is wanted: "+err.Error(), http.StatusBadRequest)
 	}
 	return false
 }

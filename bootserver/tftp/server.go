@@ -142,10 +142,15 @@ func (l *loop) run() error {
 	for i := range in {
 		in[i] = ipv4.Message{Buffers: [][]byte{make([]byte, maxRequest+3)}, OOB: make([]byte, 64)} // one byte more than a request may have
 	}
-	next := time.Now().Add(tick)
+	var next time.Time
 	for {
-		if err := l.conn.SetReadDeadline(next); err != nil {
-			return err
+		if now := time.Now(); now.After(next) {
+			l.retransmit(now)
+			l.flush()
+			next = now.Add(tick)
+			if err := l.conn.SetReadDeadline(next); err != nil {
+				return err
+			}
 		}
 		n, err := l.conn.ReadBatch(in, 0)
 		var passing net.Error
@@ -155,29 +160,25 @@ func (l *loop) run() error {
 		now := time.Now()
 		for _, m := range in[:max(n, 0)] {
 			if a, ok := m.Addr.(*net.UDPAddr); ok {
-				from := a.AddrPort()
-				l.receive(netip.AddrPortFrom(from.Addr().Unmap(), from.Port()), m.Buffers[0][:m.N], m.OOB[:m.NN], now)
+				l.receive(a, m.Buffers[0][:m.N], m.OOB[:m.NN], now)
 			}
-		}
-		if now.After(next) {
-			l.retransmit(now)
-			next = now.Add(tick)
 		}
 		l.flush()
 	}
 }
 
 // receive handles one packet.
-func (l *loop) receive(client netip.AddrPort, b, oob []byte, now time.Time) {
+func (l *loop) receive(from *net.UDPAddr, b, oob []byte, now time.Time) {
 	if len(b) < 2 || b[0] != 0 {
 		return
 	}
+	client := netip.AddrPortFrom(from.AddrPort().Addr().Unmap(), uint16(from.Port))
 	t := l.transfers[client]
 	switch op := b[1]; {
 	case op == opRead:
-		l.begin(client, b[2:], local(oob), now)
+		l.begin(from, client, b[2:], local(oob), now)
 	case op == opWrite:
-		l.send(client, local(oob), putError(codeAccess, "this server only reads"))
+		l.send(from, local(oob), putError(codeAccess, "this server only reads"))
 	case op == opAck && t != nil && len(b) >= overheadLen:
 		from, to, done := t.ack(binary.BigEndian.Uint16(b[2:]), now)
 		if done {
@@ -195,17 +196,17 @@ func (l *loop) receive(client netip.AddrPort, b, oob []byte, now time.Time) {
 
 // begin starts a transfer. A request that comes again, because our answer got
 // lost, starts it over.
-func (l *loop) begin(client netip.AddrPort, b, local []byte, now time.Time) {
+func (l *loop) begin(from *net.UDPAddr, client netip.AddrPort, b, local []byte, now time.Time) {
 	r, err := parseRequest(b, func(name string) int { return len(l.Files[baseName(name)]) })
 	r.name = baseName(r.name)
 	content, ok := l.Files[r.name]
 	switch {
 	case err != nil:
-		l.send(client, local, putError(codeIllegal, err.Error()))
+		l.send(from, local, putError(codeIllegal, err.Error()))
 		return
 	case !ok:
 		l.Log.Debug("TFTP file not there", "file", r.name, "client", client)
-		l.send(client, local, putError(codeNotFound, "there is no such file"))
+		l.send(from, local, putError(codeNotFound, "there is no such file"))
 		return
 	}
 	if t := l.transfers[client]; t != nil {
@@ -217,7 +218,7 @@ func (l *loop) begin(client netip.AddrPort, b, local []byte, now time.Time) {
 		return
 	}
 	t := newTransfer(r, client, content)
-	t.local = local
+	t.local, t.to = local, from
 	l.transfers[client] = t
 	l.clients[client.Addr()]++
 	l.sendAgain(t, now)
@@ -262,7 +263,7 @@ func (l *loop) retransmit(now time.Time) {
 func (l *loop) sendAgain(t *transfer, now time.Time) {
 	oack, from, to := t.again(now)
 	if oack {
-		l.send(t.client, t.local, t.oack)
+		l.send(t.to, t.local, t.oack)
 		return
 	}
 	l.sendBlocks(t, from, to)
@@ -276,19 +277,19 @@ func (l *loop) sendBlocks(t *transfer, from, to int) {
 		}
 		h := l.headers[len(l.out)][:]
 		putHeader(h, n)
-		l.queue(t.client, t.local, h, t.data(n))
+		l.queue(t.to, t.local, h, t.data(n))
 	}
 }
 
-func (l *loop) send(to netip.AddrPort, local, b []byte) {
+func (l *loop) send(to *net.UDPAddr, local, b []byte) {
 	if len(l.out) == batch {
 		l.flush()
 	}
 	l.queue(to, local, b)
 }
 
-func (l *loop) queue(to netip.AddrPort, local []byte, parts ...[]byte) {
-	l.out = append(l.out, ipv4.Message{Buffers: parts, OOB: local, Addr: net.UDPAddrFromAddrPort(to)})
+func (l *loop) queue(to *net.UDPAddr, local []byte, parts ...[]byte) {
+	l.out = append(l.out, ipv4.Message{Buffers: parts, OOB: local, Addr: to})
 }
 
 // flush sends what is queued. A packet that cannot be sent is lost, as others

@@ -1,6 +1,7 @@
 package tftp
 
 import (
+	"net"
 	"net/netip"
 	"time"
 )
@@ -9,7 +10,8 @@ import (
 // do not wrap around here, only in packets.
 type transfer struct {
 	client  netip.AddrPort
-	local   []byte // control message that makes answers leave from the address that was asked; nil where the socket says it
+	to      *net.UDPAddr // the same, as the socket wants it
+	local   []byte       // control message that makes answers leave from the address that was asked; nil where the socket says it
 	name    string
 	content []byte
 	block   int

@@ -275,7 +275,7 @@ func FuzzPacket(f *testing.F) {
 		l := &loop{Server: s, transfers: map[netip.AddrPort]*transfer{}, clients: map[netip.Addr]int{}, served: make(chan arrived, 1024)}
 		now := time.Unix(0, 0)
 		for n := range int(clients%8) + 1 {
-			client := netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, 0, byte(n % 3)}), uint16(n))
+			client := &net.UDPAddr{IP: net.IPv4(10, 0, 0, byte(n%3)), Port: n}
 			for _, b := range [][]byte{first, second, second, first} {
 				l.receive(client, b[:min(len(b), maxRequest+3)], nil, now)
 				for _, m := range l.out {

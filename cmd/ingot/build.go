@@ -25,7 +25,8 @@ type buildFlags struct {
 	mirror  string
 	keyring string
 	init    string
-	fetch   bool // plan only
+	server  string // public key of the boot server
+	fetch   bool   // plan only
 	update  bool
 	locked  bool
 	offline bool
@@ -128,6 +129,7 @@ func (f *buildFlags) add(c *cobra.Command) {
 	c.Flags().BoolVar(&f.locked, "locked", false, "fail when the lock is missing or does not fit the profile")
 	c.Flags().BoolVar(&f.offline, "offline", false, "use the package lists and packages that are cached, ask no mirror")
 	c.MarkFlagsMutuallyExclusive("update", "locked")
+	c.Flags().StringVar(&f.server, "server-key", "", "public key of the boot server whose tickets the image believes,\n keys/server.pub of its store (default: this store's)")
 	c.Flags().StringVar(&f.init, "init", "", "the ingot-init binary to put into the image (default: beside this program)")
 }
 
@@ -279,6 +281,11 @@ func (a *app) planOptions(f buildFlags) (builder.PlanOptions, error) {
 	if err != nil {
 		return builder.PlanOptions{}, fmt.Errorf("preparing the signing keys: %w", err)
 	}
+	if f.server != "" {
+		if keys.Server, err = foreignServer(f.server); err != nil {
+			return builder.PlanOptions{}, err
+		}
+	}
 	mode := builder.LockUse
 	switch {
 	case f.update:
@@ -291,6 +298,19 @@ func (a *app) planOptions(f buildFlags) (builder.PlanOptions, error) {
 		return builder.PlanOptions{}, err
 	}
 	return builder.PlanOptions{CacheDir: cache, Mirror: mirrorOf(f.mirror), Keyring: keyring, Init: init, Keys: keys, Mode: mode, Offline: f.offline, Log: a.logger()}, nil
+}
+
+// foreignServer is the key of a boot server elsewhere: its public half alone.
+func foreignServer(path string) (image.KeyPair, error) {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return image.KeyPair{}, fmt.Errorf("reading the boot server's key: %w", err)
+	}
+	public, err := image.ParsePublicKey(text)
+	if err != nil {
+		return image.KeyPair{}, withHint(fmt.Errorf("reading the boot server's key %q: %w", path, err), "name keys/server.pub of the boot server's store")
+	}
+	return image.KeyPair{Public: public}, nil
 }
 
 // build returns the image of a profile, and whether it was there already.

@@ -351,9 +351,11 @@ assigned, runs or may fall back to, stay in any case.`,
 // inUse says of every image that some machine needs, why. The running server
 // is asked; without one, its state on disk.
 func (a *app) inUse(ctx context.Context) (map[ingot.Digest]string, error) {
-	machines, err := a.client().Machines(ctx)
+	client := a.client()
+	machines, err := client.Machines(ctx)
 	if err == nil {
-		return fleet.InUse(machines), nil
+		boots, err := client.Boots(ctx, "", 0)
+		return fleet.InUse(machines, boots), err
 	}
 	if !errors.Is(err, api.ErrNoServer) {
 		return nil, err
@@ -367,7 +369,7 @@ func (a *app) inUse(ctx context.Context) (map[ingot.Digest]string, error) {
 		return nil, fmt.Errorf("looking for machines that need images: %w", err)
 	}
 	defer st.Close()
-	return fleet.InUse(st.Machines()), nil
+	return fleet.InUse(st.Machines(), st.Boots("")), nil
 }
 
 func (a *app) imageVerifyCommand() *cobra.Command {

@@ -255,7 +255,7 @@ func (a *app) warnServerKey(s *image.Store, im image.Image) {
 		}
 		b, err := os.ReadFile(s.Blob(ingot.Digest(d.Digest)))
 		if err == nil && json.Unmarshal(b, &plan) == nil && plan.Keys["server"] != "" && plan.Keys["server"] != ingot.DigestOf(own) {
-			a.logger().Warn("machines that boot this image by network believe another server than this store's; serve it from a store with that server's keys, or build it here",
+			a.logger().Warn("machines that boot this image by network believe another server than this store's; build it with --server-key and this store's keys/server.pub",
 				"image", im.Name.String())
 		}
 	}
