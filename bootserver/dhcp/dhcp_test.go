@@ -22,7 +22,6 @@ import (
 var (
 	testMAC    = net.HardwareAddr{0x52, 0x54, 0, 0x12, 0, 1}
 	testServer = netip.MustParseAddr("10.99.0.1")
-	testNet    = Told{Server: testServer, Prefix: netip.MustParsePrefix("10.99.0.0/24"), Options: Options{Lease: time.Hour}}
 	testRange  = Range{netip.MustParseAddr("10.99.0.100"), netip.MustParseAddr("10.99.0.103")}
 )
 

@@ -7,10 +7,12 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/insomniacslk/dhcp/dhcpv4"
+	"golang.org/x/sync/errgroup"
 	"pgregory.net/rapid"
 
 	"ingot/bootserver/fleet"
@@ -413,5 +415,40 @@ func TestAdmission(t *testing.T) {
 	}
 	if i.strangers != 0 || i.beginners != 0 {
 		t.Errorf("%d strangers and %d beginners are left inside; want none", i.strangers, i.beginners)
+	}
+}
+
+// TestManyAtOnce: cards that ask in the same moment, each packet twice and in
+// any order, for fewer addresses than there are cards.
+func TestManyAtOnce(t *testing.T) {
+	now := time.Unix(1000, 0)
+	c := testConfig()
+	c.Networks[0].Subnets[0].Pools = []Range{{netip.MustParseAddr("10.99.0.10"), netip.MustParseAddr("10.99.0.40")}}
+	s := serverOf(t, c, remembers(), scripted{}, &now)
+	var mu sync.Mutex
+	holders := map[netip.Addr]string{}
+	var g errgroup.Group
+	for i := range byte(60) {
+		for range 2 {
+			g.Go(func() error {
+				ip, err := lendTo(t, s, cardMAC(i))
+				if err != nil || !ip.IsValid() {
+					return nil // refused: there are too few
+				}
+				mu.Lock()
+				defer mu.Unlock()
+				if other, taken := holders[ip]; taken && other != cardMAC(i).String() {
+					return fmt.Errorf("%s and %s were both given %s", other, cardMAC(i), ip)
+				}
+				holders[ip] = cardMAC(i).String()
+				return nil
+			})
+		}
+	}
+	if err := g.Wait(); err != nil {
+		t.Error(err)
+	}
+	if len(holders) < 25 {
+		t.Errorf("%d of 31 addresses were lent to 60 cards; want nearly all", len(holders))
 	}
 }
