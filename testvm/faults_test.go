@@ -240,7 +240,7 @@ func TestSceneWrongUse(t *testing.T) {
 	fails(2, "unknown command", ingot("bulid", "lab"))
 	fails(1, "no server is running", ingot("machine", "ls"))
 	fails(1, "there is no such interface; there are br0", inLAN("serve", "--config=", "--interface", "eth99"))
-	fails(1, "is not inside the interface's network", inLAN("serve", "--config=", "--interface", Bridge, "--range", "10.1.0.1-10.1.0.9"))
+	fails(1, "is not inside the network 10.99.0.0/24", inLAN("serve", "--config=", "--interface", Bridge, "--range", "10.1.0.1-10.1.0.9"))
 	s.diskFull(fails)
 
 	holder := s.lan.Command(s.ctx, "dnsmasq", "--no-daemon", "--conf-file=/dev/null", "--port=0", "--interface="+Bridge, "--bind-dynamic", "--dhcp-range=10.99.0.200,10.99.0.250", "--pid-file=")

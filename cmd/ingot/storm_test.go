@@ -213,13 +213,7 @@ func (f *field) serverPID() string {
 // api speaks to the server.
 func (f *field) api() *api.Client { return api.Dial(filepath.Join(f.store, "ingot.sock")) }
 
-// storm powers machines on and returns how it went.
-func (f *field) storm(c storm.Config) storm.Result {
-	f.t.Helper()
-	wait := f.startStorm(c)
-	return wait()
-}
-
+// startStorm powers machines on; wait returns how it went, and all must be healthy.
 func (f *field) startStorm(c storm.Config) (wait func() storm.Result) {
 	f.t.Helper()
 	c.Card = f.crowd.Card
