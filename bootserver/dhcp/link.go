@@ -1,6 +1,7 @@
 package dhcp
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -313,7 +314,7 @@ func (s *Server) Overheard(iface string, mac net.HardwareAddr, b []byte) {
 	if err != nil || p.OpCode != dhcpv4.OpcodeBootReply || port.owns(from) {
 		return
 	}
-	s.watch.overheard(frame{iface, mac, from}, p, port.Mode, s.now())
+	s.watch.overheard(frame{iface, mac, from, bytes.Equal(p.ClientHWAddr, port.MAC)}, p, port.Mode, s.now())
 }
 
 // Pauses between questions to the network: soon after the start, then seldom.

@@ -332,11 +332,14 @@ func TestRecipeObserve(t *testing.T) {
 	if len(us) != 0 || len(them) != 1 {
 		t.Fatalf("%d answers of the observer, %d of dnsmasq; want none and one", len(us), len(them))
 	}
-	h := s.Heard()
-	i := slices.IndexFunc(h.Askers, func(a Asker) bool { return a.MAC == "52:54:00:12:00:31" })
-	if i < 0 || h.Askers[i].Would != "snponly.efi by TFTP" || len(h.Askers[i].Answers) != 1 || !strings.HasPrefix(h.Askers[i].Answers[0], "OFFER from 10.99.0.2 (MAC 52:54:00:12:00:01) of 10.99.0.1") {
-		t.Errorf("askers %+v; want the machine, dnsmasq's offer, and what we would have", h.Askers)
-	}
+	var h Heard
+	eventually(t, "the machine is listed with dnsmasq's offer, and with what we would have", func() bool {
+		h = s.Heard()
+		return slices.ContainsFunc(h.Askers, func(a Asker) bool {
+			return a.MAC == "52:54:00:12:00:31" && a.Would == "snponly.efi by TFTP" && len(a.Answers) == 1 &&
+				strings.HasPrefix(a.Answers[0], "OFFER from 10.99.0.2 (MAC 52:54:00:12:00:01) of 10.99.0.1")
+		})
+	})
 	if len(h.Servers) != 1 || h.Servers[0].Address.String() != "10.99.0.2" {
 		t.Errorf("servers %+v; want dnsmasq", h.Servers)
 	}

@@ -93,18 +93,7 @@ func newWatch(id string, log *slog.Logger) *watch {
 func (w *watch) asked(t *talk) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	k := [2]string{t.Interface, t.client.MAC}
-	a := w.askers[k]
-	if a == nil {
-		if len(w.askers) >= maxAskers {
-			for old := range w.askers { // any: who is alive asks again
-				delete(w.askers, old)
-				break
-			}
-		}
-		a = &Asker{Interface: t.Interface, MAC: t.client.MAC, First: t.now}
-		w.askers[k] = a
-	}
+	a := w.asker(t.Interface, t.client.MAC, t.now)
 	a.Last, a.Packets = t.now, a.Packets+1
 	if c := t.client; c.Kind != System || a.Class == "" {
 		a.Class, a.Quirk = c.Class, c.Quirk
@@ -121,6 +110,23 @@ func (w *watch) asked(t *talk) {
 	if p := t.switchPort(); p.Relay.IsValid() {
 		a.Port = p
 	}
+}
+
+// asker returns the record of a client; w.mu is held.
+func (w *watch) asker(iface, mac string, now time.Time) *Asker {
+	k := [2]string{iface, mac}
+	a := w.askers[k]
+	if a == nil {
+		if len(w.askers) >= maxAskers {
+			for old := range w.askers { // any: who is alive asks again
+				delete(w.askers, old)
+				break
+			}
+		}
+		a = &Asker{Interface: iface, MAC: mac, First: now, Last: now}
+		w.askers[k] = a
+	}
+	return a
 }
 
 func (w *watch) would(t *talk, what string) {
@@ -179,6 +185,7 @@ type frame struct {
 	iface string
 	mac   net.HardwareAddr
 	from  netip.Addr
+	ours  bool // it answers our own question
 }
 
 // overheard notes another server's answer. mode is what we do on the interface.
@@ -195,7 +202,7 @@ func (w *watch) overheard(f frame, p *dhcpv4.DHCPv4, mode Mode, now time.Time) {
 		x.File = string(unterminated(p.Options.Get(dhcpv4.OptionBootfileName)))
 	}
 	x.File = readable([]byte(clip(x.File)))
-	w.note(x, p, now)
+	w.note(x, p, f.ours, now)
 	name := x.name()
 	switch {
 	case x.Ingot != "":
@@ -221,7 +228,7 @@ func (f Foreign) name() string {
 	return s + " (MAC " + f.MAC + ")"
 }
 
-func (w *watch) note(x Foreign, p *dhcpv4.DHCPv4, now time.Time) {
+func (w *watch) note(x Foreign, p *dhcpv4.DHCPv4, ours bool, now time.Time) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	k := strings.Join([]string{x.Interface, x.MAC, x.Address.String(), fmt.Sprint(x.Proxy)}, " ")
@@ -238,7 +245,8 @@ func (w *watch) note(x Foreign, p *dhcpv4.DHCPv4, now time.Time) {
 		x.Ingot = old.Ingot
 	}
 	*old = x
-	if a := w.askers[[2]string{x.Interface, macText(p.ClientHWAddr)}]; a != nil {
+	if !ours { // an answer may be overheard before the question was worked on
+		a := w.asker(x.Interface, macText(p.ClientHWAddr), now)
 		said := strings.ToUpper(p.MessageType().String()) + " from " + x.name()
 		if ip := address(p.YourIPAddr); ip.IsValid() {
 			said += " of " + ip.String()
