@@ -34,7 +34,7 @@ test-unit: ## unit tests alone: seconds, without root
 test-all: setup build ## everything: race detector, both firmwares, every fault scene, node images
 	go vet -tags e2e ./...
 	go test -race -count=1 ./...
-	INGOT_TEST_ALL=1 go test -tags e2e -count=1 -timeout 60m -p 1 -v ./builder/... ./testbuild/... ./testvm/...
+	INGOT_TEST_ALL=1 go test -tags e2e -count=1 -timeout 60m -p 1 -v ./builder/... ./testbuild/... ./bootserver/dhcp ./testvm/...
 
 demo: ## the whole loop on an isolated LAN: build, PXE-boot, upgrade, roll back
 	@scripts/setup
@@ -46,7 +46,8 @@ lab: ## start a lab with one BIOS and one UEFI machine (see bin/ingot lab --help
 	@$(MAKE) --no-print-directory build
 	@exec bin/ingot lab up
 
-bench: setup build ## benchmarks; compare two runs with benchstat
+bench: build ## benchmarks; compare two runs with benchstat
+	@scripts/setup bench
 	go test -run '^$$' -bench . -benchmem ./...
 
 lint: ## gofmt, staticcheck and golangci-lint at the versions of tools/go.mod

@@ -12,16 +12,40 @@ import (
 	"ingot/bootserver/fleet"
 	"ingot/bootserver/state"
 	"ingot/image"
+	"ingot/internal/yamlfile"
 )
 
 // admin carries out what operators ask through the API.
 type admin struct {
 	*booter
-	version string
+	server *Server
+}
+
+// Network implements api.Backend.
+func (a admin) Network() api.Network {
+	if a.server.dhcp == nil {
+		return api.Network{}
+	}
+	return api.Network{Heard: a.server.dhcp.Heard(), Leases: a.server.dhcp.Leases()}
 }
 
 // Version implements api.Backend.
-func (a admin) Version() string { return a.version }
+func (a admin) Version() string { return a.server.conf.Version }
+
+// Reload implements api.Backend.
+func (a admin) Reload(ctx context.Context) (api.Reloaded, error) {
+	r, err := a.server.Reload(ctx)
+	var faults yamlfile.Faults
+	switch {
+	case errors.Is(err, ErrNoReload):
+		return r, api.Problem{Status: 409, Title: err.Error(), Next: "write /etc/ingot/ingot.yaml, see: ingot config show; and restart the server"}
+	case errors.As(err, &faults):
+		return r, api.Problem{Status: 400, Title: err.Error(), Next: "ingot config check"}
+	case err != nil:
+		return r, imageProblem(err)
+	}
+	return r, nil
+}
 
 // Machines implements api.Backend.
 func (a admin) Machines() []fleet.Machine { return a.state.Machines() }

@@ -13,96 +13,63 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"ingot"
-	"ingot/bootserver/dhcp"
+	"ingot/bootserver/config"
 	"ingot/bootserver/fleet"
 	"ingot/bootserver/httpboot"
 	"ingot/bootserver/ipxe"
 	"ingot/bootserver/state"
 	"ingot/image"
+	"ingot/internal/yamlfile"
 )
 
 // booter answers the listeners: it reads what is recorded, lets package fleet
 // decide, and records what happened.
 type booter struct {
-	state     *state.State
-	images    *image.Store
-	keys      image.Keys
-	base      string // "http://10.99.0.1"
-	approve   bool
-	first     string // image for machines that are approved by themselves
-	ticketTTL time.Duration
-	deadline  time.Duration
-	secret    []byte
-	now       func() time.Time
-	log       *slog.Logger
+	state   *state.State
+	images  *image.Store
+	shelf   *shelf
+	keys    image.Keys
+	base    string            // of URLs where the address that was asked is not known
+	port    uint16            // of HTTP
+	loaders map[string][]byte // first stages, by file name
+	policy  *atomic.Pointer[config.Boots]
+	secret  []byte
+	now     func() time.Time
+	log     *slog.Logger
+}
+
+// settle takes over how machines boot from now on.
+func (b *booter) settle(c config.Boots) {
+	if c.Ticket == 0 {
+		c.Ticket = yamlfile.Duration(2 * time.Minute)
+	}
+	if c.Deadline == 0 {
+		c.Deadline = yamlfile.Duration(10 * time.Minute)
+	}
+	if b.policy == nil {
+		b.policy = &atomic.Pointer[config.Boots]{}
+	}
+	b.policy.Store(&c)
+}
+
+// checkFirst says now what would be said at the first new machine.
+func (b *booter) checkFirst(ctx context.Context, c config.Boots) error {
+	if c.Image == "" {
+		return nil
+	}
+	_, err := b.assignment(ctx, c.Image, "")
+	return err
 }
 
 // scriptURL is what a loader is told by DHCP.
-func (b *booter) scriptURL(id ingot.BootID) string { return b.base + ingot.BootPath(id, "script") }
-
-// Leases implements dhcp.Book.
-func (b *booter) Leases() map[string]fleet.Lease { return b.state.Leases() }
-
-// PutLease implements dhcp.Book.
-func (b *booter) PutLease(l fleet.Lease) error {
-	return b.state.Update(func(tx *state.Tx) error { tx.PutLease(l); return nil })
-}
-
-// DropLease implements dhcp.Book.
-func (b *booter) DropLease(mac string) error {
-	return b.state.Update(func(tx *state.Tx) error { tx.DropLease(mac); return nil })
-}
+func scriptURL(base string, id ingot.BootID) string { return base + ingot.BootPath(id, "script") }
 
 // errCrowded: too many strangers wait already.
 var errCrowded = fmt.Errorf("%d machines are pending already; approve or remove some before new ones are recorded", state.MaxPending)
-
-// Seen implements dhcp.Booter: it records the machine and its boot.
-func (b *booter) Seen(c dhcp.Client, ip netip.Addr) (script string, err error) {
-	now := b.now()
-	err = b.state.Update(func(tx *state.Tx) error {
-		s := fleet.Sighting{MAC: c.MAC, UUID: c.UUID, Firmware: c.Firmware}
-		m, known, err := b.machine(tx, s, now)
-		if err != nil {
-			return err
-		}
-		before := m
-		m = fleet.See(m, s, now)
-		m.Address = ip
-		latest := boots(tx, m.Boot)
-		// An iPXE that asks right after it was given our loader is our loader,
-		// whatever it was built with.
-		loader := c.Kind == dhcp.Loader || (c.IPXE && latest != nil && latest.Open() && latest.Stage() == ingot.StageLoader)
-		var boot fleet.Boot
-		if fleet.Begins(latest, loader) {
-			if latest != nil && latest.Open() {
-				tx.PutBoot(fleet.Supersede(*latest, now))
-			}
-			boot = newBoot(m.ID, c.Firmware, now)
-			m.Boot = boot.ID
-			b.log.Info("a machine boots", "machine", m.ID, "mac", c.MAC, "boot", boot.ID.Short(), "firmware", string(c.Firmware))
-		} else {
-			boot = *latest
-		}
-		if loader {
-			script = b.scriptURL(boot.ID)
-		}
-		recorded := boot
-		if boot.Stage().Rank() <= ingot.StageDHCP.Rank() {
-			recorded = fleet.Record(boot, ingot.Event{Stage: ingot.StageDHCP, Detail: ip.String()}, now)
-		}
-		if m.Boot != before.Boot || len(recorded.Events) != len(boot.Events) {
-			tx.PutBoot(recorded)
-		}
-		if !known || m.Boot != before.Boot || m.Address != before.Address || m.UUID != before.UUID || now.Sub(before.LastSeen) > 30*time.Second {
-			tx.PutMachine(m)
-		}
-		return nil
-	})
-	return script, err
-}
 
 func boots(tx *state.Tx, id ingot.BootID) *fleet.Boot {
 	if b, ok := tx.Boot(id); ok {
@@ -119,17 +86,10 @@ func newBoot(m ingot.MachineID, f ingot.Firmware, now time.Time) fleet.Boot {
 
 // machine finds the machine of a sighting or records a new one.
 func (b *booter) machine(tx *state.Tx, s fleet.Sighting, now time.Time) (m fleet.Machine, known bool, err error) {
-	machines := tx.Machines()
-	if found := fleet.Find(machines, s); found != nil {
-		return *found, true, nil
+	if found, ok := tx.Find(s); ok {
+		return found, true, nil
 	}
-	pending := 0
-	for _, m := range machines {
-		if m.State == fleet.Pending {
-			pending++
-		}
-	}
-	if pending >= state.MaxPending {
+	if tx.Pending() >= state.MaxPending {
 		return m, false, errCrowded
 	}
 	id, err := ingot.MachineIDFromMAC(s.MAC)
@@ -140,10 +100,10 @@ func (b *booter) machine(tx *state.Tx, s fleet.Sighting, now time.Time) (m fleet
 		id += ingot.MachineID("-" + hex.EncodeToString(b.derive("id", s.UUID+s.MAC)[:2]))
 	}
 	m = fleet.Machine{ID: id, State: fleet.Pending, FirstSeen: now, MachineKey: hex.EncodeToString(b.derive("machine-id", string(id))[:16])}
-	if b.approve {
+	if policy := b.policy.Load(); policy.ApproveAll {
 		m.State = fleet.Approved
-		if b.first != "" {
-			if as, err := b.assignment(context.Background(), b.first, "first image, by the server's --image"); err == nil {
+		if policy.Image != "" {
+			if as, err := b.assignment(context.Background(), policy.Image, "first image, by the server's --image"); err == nil {
 				m.Assignment = as
 			} else {
 				b.log.Error("assigning the first image", "machine", id, "err", err)
@@ -165,11 +125,8 @@ func (b *booter) loaderServed(client netip.Addr, file string, n int64) {
 	if file == "autoexec.ipxe" {
 		return
 	}
-	for _, m := range b.state.Machines() {
-		if m.Address == client {
-			b.record(m.Boot, ingot.Event{Stage: ingot.StageLoader, Detail: file, Bytes: n})
-			return
-		}
+	if m, ok := b.state.AtAddress(client); ok {
+		b.record(m.Boot, ingot.Event{Stage: ingot.StageLoader, Detail: file, Bytes: n})
 	}
 }
 
@@ -194,7 +151,7 @@ func known(tx *state.Tx, id ingot.BootID) (fleet.Boot, fleet.Machine, error) {
 }
 
 // Script implements httpboot.Booter: it decides what the machine boots now.
-func (b *booter) Script(id ingot.BootID) (text string, err error) {
+func (b *booter) Script(id ingot.BootID, base string) (text string, err error) {
 	now := b.now()
 	err = b.state.Update(func(tx *state.Tx) error {
 		boot, m, err := known(tx, id)
@@ -208,12 +165,12 @@ func (b *booter) Script(id ingot.BootID) (text string, err error) {
 		}
 		ref, err := fleet.Next(m)
 		if err != nil {
-			text = b.waitScript(m, boot, err)
+			text = waitScript(base, m, boot, err)
 			return nil
 		}
 		im, err := b.image(ref.Image)
 		if err != nil {
-			text = b.waitScript(m, boot, err)
+			text = waitScript(base, m, boot, err)
 			return nil
 		}
 		if boot.Image.Image == "" {
@@ -222,7 +179,7 @@ func (b *booter) Script(id ingot.BootID) (text string, err error) {
 		}
 		boot = fleet.Record(boot, ingot.Event{Stage: ingot.StageScript, Detail: ref.Name}, now)
 		tx.PutBoot(boot)
-		text = b.bootScript(m, boot, im)
+		text = bootScript(base, m, boot, im)
 		return nil
 	})
 	return text, err
@@ -232,12 +189,12 @@ func (b *booter) deadlineOf(im image.Image) time.Duration {
 	if im.Manifest.Deadline > 0 {
 		return im.Manifest.Deadline
 	}
-	return b.deadline
+	return time.Duration(b.policy.Load().Deadline)
 }
 
 // image returns a complete image of the store that our release key signed.
 func (b *booter) image(d ingot.Digest) (image.Image, error) {
-	im, err := b.images.Get(context.Background(), string(d))
+	im, err := b.shelf.get(b.images, d)
 	if err != nil {
 		return im, fmt.Errorf("image %s: %w", d.Short(), err)
 	}
@@ -247,15 +204,15 @@ func (b *booter) image(d ingot.Digest) (image.Image, error) {
 	return im, nil
 }
 
-func (b *booter) bootScript(m fleet.Machine, boot fleet.Boot, im image.Image) string {
-	url := func(part string) string { return b.base + ingot.BootPath(boot.ID, im.Digest.Hex()+"/"+part) }
-	args := slices.Concat(im.Manifest.Arguments, []string{ingot.ArgServer + "=" + b.base,
+func bootScript(base string, m fleet.Machine, boot fleet.Boot, im image.Image) string {
+	url := func(part string) string { return base + ingot.BootPath(boot.ID, im.Digest.Hex()+"/"+part) }
+	args := slices.Concat(im.Manifest.Arguments, []string{ingot.ArgServer + "=" + base,
 		ingot.ArgBoot + "=" + string(boot.ID), ingot.ArgMAC + "=${netX/mac}"})
 	return ipxe.Boot{Image: im.Name.String() + " for " + m.Hostname(), Kernel: url("kernel"), Initramfs: url("initramfs"),
-		Arguments: args, Again: b.scriptURL(boot.ID)}.Text()
+		Arguments: args, Again: scriptURL(base, boot.ID)}.Text()
 }
 
-func (b *booter) waitScript(m fleet.Machine, boot fleet.Boot, why error) string {
+func waitScript(base string, m fleet.Machine, boot fleet.Boot, why error) string {
 	lines := []string{"", "  ingot", fmt.Sprintf("  machine %s  %s", m.ID, strings.Join(m.MACs, " ")), ""}
 	switch {
 	case errors.Is(why, fleet.ErrNotApproved):
@@ -267,7 +224,7 @@ func (b *booter) waitScript(m fleet.Machine, boot fleet.Boot, why error) string 
 	default:
 		lines = append(lines, "  The image of this machine cannot be served: "+why.Error())
 	}
-	return ipxe.Wait{Lines: append(lines, ""), Again: b.scriptURL(boot.ID)}.Text()
+	return ipxe.Wait{Lines: append(lines, ""), Again: scriptURL(base, boot.ID)}.Text()
 }
 
 // Artifact implements httpboot.Booter. A boot gets the files of its own image
@@ -276,6 +233,13 @@ func (b *booter) Artifact(id ingot.BootID, digest ingot.Digest, part string) (ht
 	boot, ok := b.state.Boot(id)
 	if !ok {
 		return httpboot.Artifact{}, fmt.Errorf("%w boot %s", httpboot.ErrUnknown, id.Short())
+	}
+	if part == "autoexec.ipxe" { // a loader that came by HTTP looks for it beside itself
+		text := []byte(ipxe.Autoexec())
+		return httpboot.Artifact{Bytes: text, Digest: ingot.DigestOf(text)}, nil
+	}
+	if l, ok := b.loaders[part]; ok && ingot.DigestOf(l) == digest {
+		return httpboot.Artifact{Bytes: l, Digest: digest}, nil
 	}
 	if boot.Image.Image != digest || !boot.Open() {
 		return httpboot.Artifact{}, fmt.Errorf("%w: image %s is not what boot %s may run", httpboot.ErrRefused, digest.Short(), id.Short())
@@ -294,6 +258,10 @@ func (b *booter) Artifact(id ingot.BootID, digest ingot.Digest, part string) (ht
 		return file(im.Manifest.Initramfs)
 	case "root":
 		return file(im.Manifest.Root)
+	case partUKI:
+		if a, has := b.uki(im); has {
+			return file(a)
+		}
 	case "config":
 		return httpboot.Artifact{Path: b.images.Blob(im.Config), Digest: im.Config}, nil
 	case "manifest":
@@ -310,7 +278,11 @@ func (b *booter) Served(id ingot.BootID, part string, n int64, whole bool) {
 	now := b.now()
 	err := b.state.Update(func(tx *state.Tx) error {
 		boot, ok := tx.Boot(id)
-		if !ok || n == 0 || (part != "kernel" && part != "initramfs" && part != "root") {
+		if _, loader := b.loaders[part]; loader && ok && whole {
+			tx.PutBoot(fleet.Record(boot, ingot.Event{Stage: ingot.StageLoader, Detail: part, Bytes: n}, now))
+			return nil
+		}
+		if !ok || n == 0 || (part != "kernel" && part != "initramfs" && part != "root" && part != partUKI) {
 			return nil
 		}
 		served := map[string]int64{part: n}
@@ -319,7 +291,11 @@ func (b *booter) Served(id ingot.BootID, part string, n int64, whole bool) {
 		}
 		boot.Served = served
 		if whole && part != "root" { // of the root, the machine itself tells
-			boot = fleet.Record(boot, ingot.Event{Stage: ingot.Stage(part), Bytes: n}, now)
+			stage := ingot.Stage(part)
+			if part == partUKI {
+				stage = ingot.StageLoader
+			}
+			boot = fleet.Record(boot, ingot.Event{Stage: stage, Detail: whichLoader(part), Bytes: n}, now)
 		}
 		tx.PutBoot(boot)
 		return nil
@@ -350,7 +326,7 @@ func (b *booter) Ticket(id ingot.BootID, q ingot.TicketRequest) (signed ingot.Si
 		m = learn(m, q.Facts, now)
 		m, lent := fleet.Lend(m, id, now)
 		text, err := json.Marshal(ingot.Ticket{Boot: id, Machine: m.ID, Hostname: m.Hostname(), MachineKey: m.MachineKey, Nonce: q.Nonce,
-			Issued: now, Expires: now.Add(b.ticketTTL), Image: im.Digest, Name: im.Name.String(), Grants: lent})
+			Issued: now, Expires: now.Add(time.Duration(b.policy.Load().Ticket)), Image: im.Digest, Name: im.Name.String(), Grants: lent})
 		if err != nil {
 			return err
 		}

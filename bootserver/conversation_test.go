@@ -18,11 +18,13 @@ import (
 
 	"ingot"
 	"ingot/bootserver/api"
+	"ingot/bootserver/config"
 	"ingot/bootserver/dhcp"
 	"ingot/bootserver/fleet"
 	"ingot/bootserver/httpboot"
 	"ingot/bootserver/state"
 	"ingot/image"
+	"ingot/internal/yamlfile"
 )
 
 // house is a server without sockets for packets, and an operator's client.
@@ -51,12 +53,13 @@ func newHouse(t *testing.T) *house {
 	}
 	t.Cleanup(func() { st.Close() })
 	h := &house{t: t, clock: time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)}
-	h.booter = &booter{state: st, images: images, keys: keys, ticketTTL: time.Minute, deadline: 10 * time.Minute,
-		secret: []byte("secret"), now: func() time.Time { return h.clock }, log: slog.New(slog.DiscardHandler)}
+	h.booter = &booter{state: st, images: images, shelf: &shelf{}, keys: keys,
+		secret: []byte("secret"), loaders: map[string][]byte{"snponly.efi": []byte("a loader"), "ipxe.efi": []byte("another")}, now: func() time.Time { return h.clock }, log: slog.New(slog.DiscardHandler)}
+	h.settle(config.Boots{Ticket: yamlfile.Duration(time.Minute)})
 	h.web = httptest.NewServer(httpboot.New(h.booter, h.log))
 	t.Cleanup(h.web.Close)
 	h.base = h.web.URL
-	operator := httptest.NewServer(api.Handler(admin{h.booter, "test"}))
+	operator := httptest.NewServer(api.Handler(admin{h.booter, &Server{booter: h.booter}}))
 	t.Cleanup(operator.Close)
 	h.api = api.Dial(operator.URL)
 	return h
@@ -74,28 +77,30 @@ func (h *house) put(version string) image.Image {
 		return p
 	}
 	im, err := h.images.Put(h.t.Context(), &ingot.ImageManifest{Schema: 1, Profile: "lab", Version: version, Arguments: []string{"quiet"}},
-		image.Files{Kernel: file("kernel"), Initramfs: file("initramfs"), Root: file("root"), Plan: file("plan")}, h.keys.Release.Secret)
+		image.Files{Kernel: file("kernel"), Initramfs: file("initramfs"), Root: file("root"), Plan: file("plan"), UKI: file("uki")}, h.keys.Release.Secret)
 	if err != nil {
 		h.t.Fatal(err)
 	}
 	return im
 }
 
-var client = dhcp.Client{MAC: "52:54:00:12:00:01", UUID: "d1b2c3a4-0000-4000-8000-525400120001", Kind: dhcp.Firmware, Firmware: ingot.FirmwareUEFIx64}
+// client is UEFI firmware that was just given an address and asks what to load.
+var client = dhcp.Sighting{
+	Client:  dhcp.Client{MAC: "52:54:00:12:00:01", UUID: "d1b2c3a4-0000-4000-8000-525400120001", Kind: dhcp.Firmware, Firmware: ingot.FirmwareUEFIx64},
+	Address: netip.MustParseAddr("10.99.0.100"), Loaders: dhcp.Loaders[ingot.FirmwareUEFIx64], Asks: true}
 
 const machineID = "m-525400120001"
 
 // ask is firmware, TFTP and loader up to the script; it returns the script.
 func (h *house) ask() (boot ingot.BootID, script string) {
 	h.t.Helper()
-	ip := netip.MustParseAddr("10.99.0.100")
-	if s, err := h.Seen(client, ip); err != nil || s != "" {
-		h.t.Fatalf("Seen(firmware) = %q, %v; want no script", s, err)
+	if s, err := h.Seen(client); err != nil || s.Loader != "snponly.efi" || s.URL != "" {
+		h.t.Fatalf("Seen(firmware) = %+v, %v; want a loader and no script", s, err)
 	}
-	h.loaderServed(ip, "snponly.efi", 300_000)
+	h.loaderServed(client.Address, "snponly.efi", 300_000)
 	loader := client
 	loader.Kind, loader.IPXE = dhcp.Loader, true
-	url, err := h.Seen(loader, ip)
+	what, err := h.Seen(loader)
 	if err != nil {
 		h.t.Fatal(err)
 	}
@@ -103,7 +108,7 @@ func (h *house) ask() (boot ingot.BootID, script string) {
 	if err != nil {
 		h.t.Fatal(err)
 	}
-	_, body := h.get(url)
+	_, body := h.get(what.URL)
 	return m.Boot, body
 }
 
@@ -153,13 +158,13 @@ func TestWholeConversation(t *testing.T) {
 	if _, err := h.api.Approve(t.Context(), machineID, api.ApproveRequest{Name: "node01"}); err != nil {
 		t.Fatal(err)
 	}
-	if _, script = h.get(h.scriptURL(boot)); !strings.Contains(script, "ingot assign "+machineID) {
+	if _, script = h.get(scriptURL(h.base, boot)); !strings.Contains(script, "ingot assign "+machineID) {
 		t.Errorf("an approved machine without an image gets\n%s", script)
 	}
 	if _, err := h.api.Assign(t.Context(), "node01", "lab:v1", "first"); err != nil {
 		t.Fatal(err)
 	}
-	if _, script = h.get(h.scriptURL(boot)); !strings.Contains(script, "ingot.boot="+string(boot)) || !strings.Contains(script, " quiet ") {
+	if _, script = h.get(scriptURL(h.base, boot)); !strings.Contains(script, "ingot.boot="+string(boot)) || !strings.Contains(script, " quiet ") {
 		t.Errorf("the boot script is\n%s", script)
 	}
 	part := func(name string) string { return h.base + ingot.BootPath(boot, im.Digest.Hex()+"/"+name) }
@@ -220,7 +225,7 @@ func TestRefusals(t *testing.T) {
 	if _, err := h.api.Approve(t.Context(), machineID, api.ApproveRequest{Image: "lab:v1"}); err != nil {
 		t.Fatal(err)
 	}
-	h.get(h.scriptURL(boot))
+	h.get(scriptURL(h.base, boot))
 	for _, c := range []struct {
 		url  string
 		want int
@@ -244,7 +249,7 @@ func TestRefusals(t *testing.T) {
 		want       int
 	}{
 		{"a short nonce", "ticket", ingot.TicketRequest{Nonce: "1"}, 400},
-		{"facts of 2 MiB", "ticket", ingot.TicketRequest{Nonce: nonce, Facts: ingot.Facts{CPU: strings.Repeat("x", 2<<20)}}, 400},
+		{"facts of 2 MiB", "ticket", ingot.TicketRequest{Nonce: nonce, Facts: ingot.Facts{CPU: strings.Repeat("x", 2<<20)}}, 413},
 		{"an unknown stage", "events", ingot.Event{Stage: "rooted"}, 400},
 		{"another boot's report", "report", ingot.Report{Boot: stranger}, 400},
 	} {
@@ -285,14 +290,14 @@ func TestResetStartsANewBoot(t *testing.T) {
 	if _, err := h.api.Approve(t.Context(), machineID, api.ApproveRequest{Image: "lab:v1"}); err != nil {
 		t.Fatal(err)
 	}
-	h.get(h.scriptURL(first))
+	h.get(scriptURL(h.base, first))
 	h.clock = h.clock.Add(time.Minute)
 	second, _ := h.ask()
 	boots, err := h.api.Boots(t.Context(), machineID, 0)
 	if err != nil || first == second || len(boots) != 2 || boots[0].Outcome != ingot.OutcomeSilent {
 		t.Fatalf("after a reset: %d boots (%v), the first %q; want 2, the first silent", len(boots), err, boots[0].Outcome)
 	}
-	if _, script := h.get(h.scriptURL(first)); !strings.Contains(script, "this boot is over") {
+	if _, script := h.get(scriptURL(h.base, first)); !strings.Contains(script, "this boot is over") {
 		t.Errorf("the script of an old boot is\n%s", script)
 	}
 	h.clock = h.clock.Add(time.Hour)
@@ -319,7 +324,7 @@ func TestPendingIsBounded(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := h.Seen(client, netip.MustParseAddr("10.0.0.1")); !errors.Is(err, errCrowded) {
+	if _, err := h.Seen(client); !errors.Is(err, errCrowded) {
 		t.Errorf("Seen(one more stranger) = %v; want errCrowded", err)
 	}
 }

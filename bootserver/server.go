@@ -1,28 +1,30 @@
-// Package bootserver network-boots machines: DHCP, TFTP and HTTP on one
-// interface, joined to what package fleet decides and package state remembers,
-// and an API for operators on a Unix socket.
+// Package bootserver network-boots machines: DHCP, TFTP and HTTP on one or
+// more interfaces, joined to what package fleet decides and package state
+// remembers, and an API for operators on a Unix socket.
+//
+// Each address of an interface has sockets of its own, so an answer leaves
+// from the address that was asked, and what it says of the server is that
+// address.
 package bootserver
 
 import (
 	"context"
 	"crypto/rand"
+	"encoding/hex"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
-	"net"
+	"maps"
 	"net/http"
 	"net/netip"
-	"os"
 	"path/filepath"
-	"strconv"
-	"strings"
-	"syscall"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
 	"ingot/bootserver/api"
+	"ingot/bootserver/config"
 	"ingot/bootserver/dhcp"
 	"ingot/bootserver/httpboot"
 	"ingot/bootserver/ipxe"
@@ -33,278 +35,202 @@ import (
 
 // Config is one server. Zero values are the defaults.
 type Config struct {
-	Interface  string
-	Range      string // "10.99.0.100-10.99.0.199"; empty: the upper half of the interface's network
-	HTTPPort   uint16 // 0 means 80
-	Router     netip.Addr
-	DNS        []netip.Addr
-	LeaseTime  time.Duration // 0 means 12 h
-	Store      *image.Store
-	Keys       image.Keys
-	Loaders    string // folder of the loaders
-	Socket     string // empty: ingot.sock in the store
-	ApproveAll bool
-	Image      string        // with ApproveAll: the first image of new machines
-	TicketTTL  time.Duration // 0 means 2 min
-	Deadline   time.Duration // of images that name none; 0 means 10 min
-	Version    string
-	Log        *slog.Logger     // nil is quiet
-	Now        func() time.Time // nil means time.Now
-	Ready      func(Ready)      // called once, when every port is open
+	Settings config.Config // what operators write
+	Range    string        // with one interface: "10.99.0.100-10.99.0.199"; empty: as Settings say, else the upper half of its network
+	Store    *image.Store
+	Keys     image.Keys
+	Loaders  string // folder of the loaders
+	Version  string
+	Sockets  Sockets
+	Log      *slog.Logger                  // nil is quiet
+	Now      func() time.Time              // nil means time.Now
+	Ready    func(Ready)                   // called once, when every port is open
+	Alive    func()                        // called every few seconds as long as the server answers; nil is fine
+	Settle   func() (config.Config, error) // reads the settings again, for a reload; nil: there is nothing to read
+	Reloads  func(begin bool)              // told before and after a reload; nil is fine
 }
 
 // Ready says where a server listens.
 type Ready struct {
-	Address netip.Addr
-	Range   dhcp.Range
+	Links  []Link
+	Socket string
+}
+
+// Link is one interface that is served.
+type Link struct {
+	Name    string
+	Mode    dhcp.Mode
+	Address netip.Addr // none in observe mode, and then no URL either
+	Pools   []dhcp.Range
 	URL     string
-	Socket  string
 }
 
-// ErrInterface: the interface cannot be served on.
-var ErrInterface = errors.New("cannot serve on the interface")
+// Server is one running server.
+type Server struct {
+	conf       Config
+	log        *slog.Logger
+	booter     *booter
+	http       *httpboot.Server
+	tftp       *tftp.Server
+	dhcp       *dhcp.Server
+	passed     Sockets
+	everywhere struct{ tftp, http bool } // a socket that was passed serves all addresses
 
-// link is an interface with its address.
-type link struct {
-	index  int
-	prefix netip.Prefix
+	reloading sync.Mutex
+	ports     map[string]*ports // by interface; Run makes it, then reloads change it
+	serving   context.Context   //nolint:containedctx // of Run, for links that a reload adds
+	group     *errgroup.Group
 }
 
-func (l link) addr() netip.Addr { return l.prefix.Addr() }
-
-// findLink returns the interface and its first IPv4 address.
-func findLink(name string) (link, error) {
-	i, err := net.InterfaceByName(name)
-	if err != nil {
-		return link{}, fmt.Errorf("%w %q: there is no such interface; there are %s", ErrInterface, name, interfaceNames())
-	}
-	addrs, err := i.Addrs()
-	if err != nil {
-		return link{}, fmt.Errorf("%w %q: %w", ErrInterface, name, err)
-	}
-	for _, a := range addrs {
-		if p, err := netip.ParsePrefix(a.String()); err == nil && p.Addr().Is4() {
-			return link{i.Index, p}, nil
-		}
-	}
-	return link{}, fmt.Errorf("%w %q: it has no IPv4 address; give it one: ip address add 10.99.0.1/24 dev %s", ErrInterface, name, name)
-}
-
-func interfaceNames() string {
-	list, err := net.Interfaces()
-	if err != nil {
-		return "none that can be listed"
-	}
-	var names []string
-	for _, i := range list {
-		if i.Flags&net.FlagLoopback == 0 {
-			names = append(names, i.Name)
-		}
-	}
-	if len(names) == 0 {
-		return "none besides lo"
-	}
-	return strings.Join(names, ", ")
-}
-
-func (c *Config) complete() {
-	if c.HTTPPort == 0 {
-		c.HTTPPort = 80
-	}
-	if c.LeaseTime == 0 {
-		c.LeaseTime = 12 * time.Hour
-	}
-	if c.TicketTTL == 0 {
-		c.TicketTTL = 2 * time.Minute
-	}
-	if c.Deadline == 0 {
-		c.Deadline = 10 * time.Minute
-	}
+// New prepares a server.
+func New(c Config) *Server {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
 	if c.Now == nil {
 		c.Now = time.Now
 	}
-	if c.Socket == "" {
-		c.Socket = filepath.Join(c.Store.Root(), "ingot.sock")
+	if c.Settings.Socket == "" {
+		c.Settings.Socket = filepath.Join(c.Store.Root(), "ingot.sock")
 	}
+	return &Server{conf: c, log: c.Log, passed: c.Sockets, ports: map[string]*ports{}}
+}
+
+func (s *Server) port() uint16 {
+	if p := s.conf.Settings.HTTP.Port; p != 0 {
+		return p
+	}
+	return 80
 }
 
 // Run serves until ctx ends. Everything is opened before anything is answered:
 // a port that is taken is an error, not half a server.
-func Run(ctx context.Context, c Config) error {
-	c.complete()
-	l, err := findLink(c.Interface)
+func (s *Server) Run(ctx context.Context) error {
+	now, err := look(s.conf.Settings, s.conf.Range)
 	if err != nil {
 		return err
 	}
-	r, err := c.lendable(l)
-	if err != nil {
-		return err
-	}
-	st, err := state.Open(ctx, filepath.Join(c.Store.Root(), state.Folder))
+	st, err := state.Open(ctx, filepath.Join(s.conf.Store.Root(), state.Folder))
 	if err != nil {
 		return err
 	}
 	defer func() {
 		if err := st.Close(); err != nil {
-			c.Log.Error("closing the state", "err", err)
+			s.log.Error("closing the state", "err", err)
 		}
 	}()
-	b, err := c.booter(st, l)
+	prober := &dhcp.Prober{Log: s.log}
+	defer prober.Close()
+	if err := s.prepare(ctx, st, now, prober); err != nil {
+		return err
+	}
+	operators, err := s.listenSocket(ctx, s.conf.Settings.Socket)
 	if err != nil {
 		return err
 	}
-	if c.Image != "" { // say now what would be said at the first machine
-		if _, err := b.assignment(ctx, c.Image, ""); err != nil {
+	defer operators.Close()
+	defer s.closeAll()
+	for _, l := range now.links {
+		p, err := s.open(ctx, l)
+		if err != nil {
 			return err
 		}
+		s.ports[l.Name] = p
 	}
-	files, err := tftp.Load(c.Loaders)
-	if err != nil {
-		return err
-	}
-	files["autoexec.ipxe"] = []byte(ipxe.Autoexec())
-	s, err := c.open(ctx, l)
-	if err != nil {
-		return err
-	}
-	defer s.close()
 	g, ctx := errgroup.WithContext(ctx)
-	d := &dhcp.Server{Range: r, Book: b, Booter: b, Now: c.Now, Log: c.Log, Link: l.index,
-		Network: dhcp.Network{Server: l.addr(), Prefix: l.prefix, Router: c.Router, DNS: c.DNS, Lease: c.LeaseTime, Loaders: dhcp.Loaders}}
-	t := &tftp.Server{Files: files, Served: b.loaderServed, Log: c.Log}
-	g.Go(func() error { return d.Serve(ctx, s.dhcp) })
-	g.Go(func() error { return t.Serve(ctx, s.tftp) })
-	g.Go(func() error { return serveHTTP(ctx, s.http, httpboot.New(b, c.Log)) })
-	g.Go(func() error { return serveHTTP(ctx, s.api, api.Handler(admin{b, c.Version})) })
-	g.Go(func() error { return every(ctx, time.Second, b.expire) })
-	if c.Ready != nil {
-		c.Ready(Ready{Address: l.addr(), Range: r, URL: b.base, Socket: c.Socket})
+	s.reloading.Lock()
+	s.serving, s.group = ctx, g
+	for _, l := range now.links {
+		s.serve(l.Name)
+	}
+	s.reloading.Unlock()
+	g.Go(func() error {
+		return httpboot.Serve(ctx, operators, &http.Server{Handler: api.Handler(admin{s.booter, s}), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute})
+	})
+	g.Go(func() error { return every(ctx, time.Second, s.tick) })
+	if s.conf.Ready != nil {
+		s.conf.Ready(s.where(now))
 	}
 	return g.Wait()
 }
 
-func (c *Config) lendable(l link) (dhcp.Range, error) {
-	if c.Range == "" {
-		return dhcp.DefaultRange(l.prefix, l.addr())
+// where says where the server listens.
+func (s *Server) where(now site) Ready {
+	r := Ready{Socket: s.conf.Settings.Socket}
+	for _, l := range now.links {
+		at := Link{Name: l.Name, Mode: l.Mode, Pools: s.dhcp.Pools(l.Name)}
+		if len(l.addresses) > 0 {
+			at.Address, at.URL = l.addresses[0], s.booter.urlOf(l.addresses[0])
+		}
+		r.Links = append(r.Links, at)
 	}
-	r, err := dhcp.ParseRange(c.Range)
-	if err != nil {
-		return r, err
-	}
-	return r, r.Within(l.prefix, l.addr())
+	return r
 }
 
-func (c *Config) booter(st *state.State, l link) (*booter, error) {
+func (s *Server) closeAll() {
+	s.reloading.Lock()
+	defer s.reloading.Unlock()
+	s.group = nil
+	for _, p := range s.ports {
+		p.close()
+	}
+}
+
+// prepare makes what all links share.
+func (s *Server) prepare(ctx context.Context, st *state.State, now site, prober *dhcp.Prober) error {
 	secret, err := st.Secret("identity", func(b []byte) { _, _ = rand.Read(b) }) // never fails, see crypto/rand
 	if err != nil {
-		return nil, err
-	}
-	base := "http://" + l.addr().String()
-	if c.HTTPPort != 80 {
-		base += ":" + strconv.Itoa(int(c.HTTPPort))
-	}
-	return &booter{state: st, images: c.Store, keys: c.Keys, base: base, approve: c.ApproveAll, first: c.Image,
-		ticketTTL: c.TicketTTL, deadline: c.Deadline, secret: secret, now: c.Now, log: c.Log}, nil
-}
-
-// sockets are what a server listens on.
-type sockets struct {
-	dhcp, tftp *net.UDPConn
-	http, api  net.Listener
-}
-
-func (s *sockets) close() {
-	for _, c := range []*net.UDPConn{s.dhcp, s.tftp} {
-		if c != nil {
-			c.Close()
-		}
-	}
-	for _, l := range []net.Listener{s.http, s.api} {
-		if l != nil {
-			l.Close()
-		}
-	}
-}
-
-// open opens every port of the server, or none.
-func (c *Config) open(ctx context.Context, l link) (_ *sockets, err error) {
-	s := &sockets{}
-	defer func() {
-		if err != nil {
-			s.close()
-		}
-	}()
-	if s.dhcp, err = dhcp.Listen(ctx, c.Interface); err != nil {
-		return nil, portTaken(err, "udp", 67)
-	}
-	if s.tftp, err = net.ListenUDP("udp4", &net.UDPAddr{IP: l.addr().AsSlice(), Port: 69}); err != nil {
-		return nil, portTaken(err, "udp", 69)
-	}
-	at := netip.AddrPortFrom(l.addr(), c.HTTPPort)
-	if s.http, err = (&net.ListenConfig{}).Listen(ctx, "tcp4", at.String()); err != nil {
-		return nil, portTaken(err, "tcp", int(c.HTTPPort))
-	}
-	if s.api, err = listenSocket(ctx, c.Socket); err != nil {
-		return nil, err
-	}
-	return s, nil
-}
-
-// listenSocket opens the administrator's socket. One that a dead server left
-// is removed: the lock on the state says that no other is alive.
-func listenSocket(ctx context.Context, path string) (net.Listener, error) {
-	if len(path) > 107 {
-		return nil, fmt.Errorf("the socket's path %s is longer than the 107 bytes that Unix sockets may have; choose a shorter --store", path)
-	}
-	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("replacing the socket: %w", err)
-	}
-	l, err := (&net.ListenConfig{}).Listen(ctx, "unix", path)
-	if err != nil {
-		return nil, fmt.Errorf("opening the socket: %w", err)
-	}
-	if err := os.Chmod(path, 0o600); err != nil {
-		l.Close()
-		return nil, fmt.Errorf("opening the socket: %w", err)
-	}
-	return l, nil
-}
-
-// portTaken explains why a port could not be opened.
-func portTaken(err error, proto string, port int) error {
-	switch {
-	case errors.Is(err, syscall.EADDRINUSE):
-		return fmt.Errorf("port %d/%s is taken%s: %w; stop what uses it, or serve on another interface", port, proto, holder(proto, port), err)
-	case errors.Is(err, fs.ErrPermission):
-		return fmt.Errorf("%w; run as root, or grant the capabilities CAP_NET_BIND_SERVICE, CAP_NET_RAW and CAP_NET_ADMIN", err)
-	}
-	return err
-}
-
-// serveHTTP serves until ctx ends, and then lets running answers finish for a
-// few seconds.
-func serveHTTP(ctx context.Context, l net.Listener, h http.Handler) error {
-	s := &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 16 << 10}
-	drained := make(chan struct{})
-	stop := context.AfterFunc(ctx, func() {
-		defer close(drained)
-		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), 3*time.Second)
-		defer cancel()
-		if s.Shutdown(grace) != nil {
-			_ = s.Close() // the machines resume where they were
-		}
-	})
-	err := s.Serve(l)
-	if !stop() { // Serve returns as soon as the draining begins
-		<-drained
-	}
-	if !errors.Is(err, http.ErrServerClosed) {
 		return err
 	}
+	s.booter = &booter{state: st, images: s.conf.Store, shelf: &shelf{}, keys: s.conf.Keys, port: s.port(), secret: secret, now: s.conf.Now, log: s.log}
+	s.booter.settle(s.conf.Settings.Boots)
+	if err := s.booter.checkFirst(ctx, s.conf.Settings.Boots); err != nil {
+		return err
+	}
+	files, err := tftp.Load(s.conf.Loaders)
+	if err != nil {
+		return err
+	}
+	s.booter.loaders = maps.Clone(files)
+	files["autoexec.ipxe"] = []byte(ipxe.Autoexec())
+	s.tftp = &tftp.Server{Files: files, Served: s.booter.loaderServed, Log: s.log}
+	s.http = httpboot.New(s.booter, s.log)
+	s.limit(s.conf.Settings)
+	s.dhcp, err = dhcp.New(now.dhcp, now.cards, dhcp.Parts{Store: s.booter, Booter: s.booter,
+		ID: hex.EncodeToString(s.booter.derive("dhcp", "identity")[:8]), Log: s.log, Now: s.conf.Now})
+	if err != nil {
+		return err
+	}
+	s.dhcp.Probe = prober.Probe
 	return nil
+}
+
+func (s *Server) limit(c config.Config) {
+	s.http.SetLimits(c.HTTP.Limits())
+	s.tftp.SetLimits(c.TFTP.Limits())
+}
+
+// serve starts to answer on one link; its ports are open.
+func (s *Server) serve(name string) {
+	p := s.ports[name]
+	ctx, stop := context.WithCancel(s.serving)
+	p.stop = stop
+	s.group.Go(func() error { return s.dhcp.Serve(ctx, p.dhcp) })
+	for _, c := range p.tftp {
+		s.group.Go(func() error { return s.tftp.Serve(ctx, c) })
+	}
+	for _, l := range p.http {
+		s.group.Go(func() error { return s.http.Serve(ctx, l) })
+	}
+}
+
+// tick does what has its time. That it comes through says that the server is
+// alive: it gets the state's lock.
+func (s *Server) tick() {
+	s.booter.expire()
+	if s.conf.Alive != nil {
+		s.conf.Alive()
+	}
 }
 
 func every(ctx context.Context, d time.Duration, f func()) error {
@@ -318,4 +244,45 @@ func every(ctx context.Context, d time.Duration, f func()) error {
 			f()
 		}
 	}
+}
+
+// ErrNoReload: the server was started without a file that could be read again.
+var ErrNoReload = errors.New("the server has no configuration file to read again")
+
+// Reload reads the settings again and takes over what can be changed while
+// machines boot: every socket stays open and every transfer goes on. It
+// returns what takes a restart. Settings with a fault change nothing.
+func (s *Server) Reload(ctx context.Context) (api.Reloaded, error) {
+	s.reloading.Lock()
+	defer s.reloading.Unlock()
+	switch {
+	case s.group == nil:
+		return api.Reloaded{}, errors.New("the server is starting or ending")
+	case s.conf.Settle == nil:
+		return api.Reloaded{}, ErrNoReload
+	}
+	if s.conf.Reloads != nil {
+		s.conf.Reloads(true)
+		defer s.conf.Reloads(false)
+	}
+	c, err := s.conf.Settle()
+	if err == nil {
+		err = s.booter.checkFirst(ctx, c.Boots)
+	}
+	if err != nil {
+		s.log.Error("reading the configuration again; the server goes on with the old one", "err", err)
+		return api.Reloaded{}, fmt.Errorf("reading the configuration again: %w", err)
+	}
+	r := changed(s.conf.Settings, c, s.conf.Store.Root())
+	if err := s.rearrange(ctx, &c, &r); err != nil {
+		return api.Reloaded{}, fmt.Errorf("reading the configuration again: %w", err)
+	}
+	s.limit(c)
+	s.booter.settle(c.Boots)
+	// What takes a restart stays as it is running, and is named at each reload.
+	old := s.conf.Settings
+	c.HTTP.Port, c.Socket, c.Store = old.HTTP.Port, old.Socket, old.Store
+	s.conf.Settings = c
+	s.log.Info("the configuration was read again", "changed", r.Changed, "restart", r.Restart)
+	return r, nil
 }

@@ -89,10 +89,10 @@ func mergeBase(into, p *Profile) {
 func (d *decoder) checkTrees(p *Profile) {
 	b := p.Base
 	if ways := given(b.Suite, b.OCI, b.Tar, b.Dir); ways > 1 {
-		d.faults.add(b.At, "keep one of suite, oci, tar and dir", "the base is given in %d ways", ways)
+		d.Faults.Add(b.At, "keep one of suite, oci, tar and dir", "the base is given in %d ways", ways)
 	}
 	if p.Kernel.Suite != "" && !suiteRE.MatchString(p.Kernel.Suite) {
-		d.faults.add(d.places["kernel.suite"], "write a code name such as trixie", "%q cannot be a Debian suite", p.Kernel.Suite)
+		d.Faults.Add(d.Places["kernel.suite"], "write a code name such as trixie", "%q cannot be a Debian suite", p.Kernel.Suite)
 	}
 	for _, l := range p.Layers {
 		d.checkLayer(l)
@@ -101,13 +101,13 @@ func (d *decoder) checkTrees(p *Profile) {
 
 func (d *decoder) checkLayer(l Layer) {
 	if ways := given(l.OCI, l.Tar, l.Dir); ways != 1 {
-		d.faults.add(l.At, "write exactly one of oci, tar and dir", "the layer is given in %d ways", ways)
+		d.Faults.Add(l.At, "write exactly one of oci, tar and dir", "the layer is given in %d ways", ways)
 	}
 	if l.Into != "" && (!path.IsAbs(l.Into) || path.Clean(l.Into) != l.Into) {
-		d.faults.add(l.At, "write an absolute path such as /srv/www", "%q cannot be a path in the root", l.Into)
+		d.Faults.Add(l.At, "write an absolute path such as /srv/www", "%q cannot be a path in the root", l.Into)
 	}
 	if l.Owners != "" && l.Owners != OwnersKeep && l.Owners != OwnersRoot {
-		d.faults.add(l.At, "write keep or root", "%q does not say whose the files are", l.Owners)
+		d.Faults.Add(l.At, "write keep or root", "%q does not say whose the files are", l.Owners)
 	}
 }
 
@@ -124,10 +124,10 @@ func given(ways ...string) int {
 // validateTrees checks base and layers of the merged profile.
 func (p *Profile) validateTrees(top Place, faults *Faults) {
 	if p.Base.Suite == "" && !p.Base.Tree() {
-		faults.add(top, "write: extends: debian", "neither a Debian suite nor another base is chosen")
+		faults.Add(top, "write: extends: debian", "neither a Debian suite nor another base is chosen")
 	}
 	if p.Base.Tree() && len(p.Packages) > 0 {
-		faults.add(p.Base.At, "install them where the tree is made, or start from a suite and lay the tree over it with layers",
+		faults.Add(p.Base.At, "install them where the tree is made, or start from a suite and lay the tree over it with layers",
 			"packages cannot be installed over a base that is no Debian suite, whose package database is its own: %s", clip(strings.Join(p.Packages, ", ")))
 	}
 	for _, l := range p.Trees() {
@@ -145,11 +145,11 @@ func validateLocal(l Layer, faults *Faults) {
 	st, err := os.Stat(l.Path())
 	switch {
 	case err != nil:
-		faults.add(l.At, "put it there, or write its path relative to the profile's folder", "the %s %q is not there", kindWords[kind], ref)
+		faults.Add(l.At, "put it there, or write its path relative to the profile's folder", "the %s %q is not there", kindWords[kind], ref)
 	case kind == "dir" && !st.IsDir():
-		faults.add(l.At, "write: tar: "+ref, "%q is not a folder", ref)
+		faults.Add(l.At, "write: tar: "+ref, "%q is not a folder", ref)
 	case kind == "tar" && !st.Mode().IsRegular():
-		faults.add(l.At, "write: dir: "+ref, "%q is not a file", ref)
+		faults.Add(l.At, "write: dir: "+ref, "%q is not a file", ref)
 	}
 }
 

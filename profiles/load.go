@@ -1,7 +1,6 @@
 package profiles
 
 import (
-	"bytes"
 	"embed"
 	"errors"
 	"fmt"
@@ -10,13 +9,11 @@ import (
 	"os"
 	"path"
 	"path/filepath"
-	"reflect"
 	"slices"
 	"strings"
 
-	"go.yaml.in/yaml/v4"
-
 	"ingot"
+	"ingot/internal/yamlfile"
 )
 
 //go:embed debian/*.yaml node/*.yaml lab/*.yaml
@@ -56,7 +53,7 @@ func Load(ref string) (*Profile, error) {
 		p.complete()
 		p.validate(o, &l.faults)
 	}
-	if err := l.faults.err(); err != nil {
+	if err := l.faults.Err(); err != nil {
 		return nil, err
 	}
 	return p, nil
@@ -106,23 +103,23 @@ type loader struct{ faults Faults }
 func (l *loader) load(o origin, chain []string) *Profile {
 	content, err := fs.ReadFile(o.folder, o.file)
 	if err != nil {
-		l.faults.add(Place{File: o.name}, "check the path and its permissions", "cannot read it: %v", err)
+		l.faults.Add(Place{File: o.name}, "check the path and its permissions", "cannot read it: %v", err)
 		return nil
 	}
 	p, d := decodeFile(o, content)
 	d.checkFile(p)
-	l.faults = append(l.faults, d.faults...)
+	l.faults = append(l.faults, d.Faults...)
 	chain = append(chain, o.name)
 	merged := &Profile{folders: map[string]fs.FS{}}
 	for i, ref := range p.Extends {
-		at := d.places[fmt.Sprintf("extends[%d]", i)]
+		at := d.Places[fmt.Sprintf("extends[%d]", i)]
 		parent, err := find(ref, o.disk)
 		if err != nil {
-			l.faults.add(at, "shipped profiles: "+strings.Join(Shipped(), ", "), "extends %q: no such profile", ref)
+			l.faults.Add(at, "shipped profiles: "+strings.Join(Shipped(), ", "), "extends %q: no such profile", ref)
 			continue
 		}
 		if slices.Contains(chain, parent.name) {
-			l.faults.add(at, "remove one of these extends", "extends go round in a circle: %s", strings.Join(append(chain, parent.name), " → "))
+			l.faults.Add(at, "remove one of these extends", "extends go round in a circle: %s", strings.Join(append(chain, parent.name), " → "))
 			continue
 		}
 		if q := l.load(parent, chain); q != nil {
@@ -134,24 +131,14 @@ func (l *loader) load(o origin, chain []string) *Profile {
 	return merged
 }
 
+// decoder is one profile file: what was read of it, and what is wrong.
+type decoder struct{ yamlfile.Decoder }
+
 // decodeFile parses one profile file on its own.
 func decodeFile(o origin, content []byte) (*Profile, *decoder) {
-	d := &decoder{file: o.name, places: map[string]Place{}}
+	d := &decoder{yamlfile.Decoder{File: o.name, What: "the profile", Sample: "name: my-profile"}}
 	p := &Profile{}
-	dec := yaml.NewDecoder(bytes.NewReader(content))
-	var doc yaml.Node
-	if err := dec.Decode(&doc); err != nil {
-		if errors.Is(err, io.EOF) {
-			d.faults.add(Place{o.name, 1, 1}, "write at least: name: my-profile", "the file is empty")
-			return p, d
-		}
-		d.faults.add(Place{File: o.name}, "mend the YAML", "%v", err)
-		return p, d
-	}
-	if err := dec.Decode(new(yaml.Node)); !errors.Is(err, io.EOF) {
-		d.faults.add(Place{File: o.name}, "keep one document, without --- lines", "there is more than one YAML document")
-	}
-	d.decode(doc.Content[0], reflect.ValueOf(p).Elem(), "")
+	d.Decode(content, p)
 	return p, d
 }
 
@@ -187,7 +174,7 @@ func (l *loader) merge(into, p *Profile) {
 			if into.Volumes[i].At.File == v.At.File {
 				continue // reported by checkTwice
 			}
-			l.faults.add(v.At, "choose another name", "the volume %q is defined already at %s", v.Name, into.Volumes[i].At)
+			l.faults.Add(v.At, "choose another name", "the volume %q is defined already at %s", v.Name, into.Volumes[i].At)
 			continue
 		}
 		into.Volumes = append(into.Volumes, v)

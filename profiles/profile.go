@@ -8,14 +8,13 @@
 package profiles
 
 import (
-	"bytes"
 	"fmt"
 	"io/fs"
 	"strconv"
 	"strings"
-	"time"
 
 	"ingot"
+	"ingot/internal/yamlfile"
 )
 
 // Profile is one merged profile. Lists of an extending profile are appended to
@@ -61,9 +60,6 @@ const (
 	KeepMan     = "man"     // manual pages
 	KeepLocales = "locales" // translations
 )
-
-// OneOrMore is a list that may be written as a single text.
-type OneOrMore []string
 
 // Base is what the root begins with: a Debian suite that packages come from,
 // or a whole tree.
@@ -164,55 +160,15 @@ type RAM struct {
 	Overlay Bytes `yaml:"overlay,omitempty" json:"overlay,omitempty" jsonschema_description:"Bound of the writes outside volumes. Default: a quarter of RAM."`
 }
 
-// Bytes is a size; written as a number of bytes or with KiB, MiB, GiB, TiB.
-type Bytes int64
-
-var byteUnits = []struct {
-	suffix string
-	factor int64
-}{{"KiB", 1 << 10}, {"MiB", 1 << 20}, {"GiB", 1 << 30}, {"TiB", 1 << 40}}
-
-// ParseBytes reads "512MiB", "1.5GiB" or a plain number of bytes.
-func ParseBytes(s string) (Bytes, error) {
-	t, factor := strings.TrimSpace(s), int64(1)
-	for _, u := range byteUnits {
-		if rest, ok := strings.CutSuffix(t, u.suffix); ok {
-			t, factor = strings.TrimSpace(rest), u.factor
-		}
-	}
-	f, err := strconv.ParseFloat(t, 64)
-	if err != nil || f < 0 || f*float64(factor) > 1<<62 {
-		return 0, fmt.Errorf("%q is not a size; write a number of bytes, or 512MiB, 2GiB", s)
-	}
-	return Bytes(f * float64(factor)), nil
-}
-
-// UnmarshalText implements encoding.TextUnmarshaler.
-func (b *Bytes) UnmarshalText(text []byte) (err error) {
-	*b, err = ParseBytes(string(text))
-	return err
-}
-
-// UnmarshalJSON reads what encoding/json writes: a number of bytes.
-func (b *Bytes) UnmarshalJSON(text []byte) error { return b.UnmarshalText(bytes.Trim(text, `"`)) }
-
-// Duration is a time.Duration; written as 90s, 5m, 1h30m.
-type Duration time.Duration
-
-// UnmarshalText implements encoding.TextUnmarshaler.
-func (d *Duration) UnmarshalText(text []byte) error {
-	v, err := time.ParseDuration(string(text))
-	if err != nil || v < 0 {
-		return fmt.Errorf("%q is not a duration; write 90s, 5m or 1h", text)
-	}
-	*d = Duration(v)
-	return nil
-}
-
-// MarshalJSON writes the form that people write.
-func (d Duration) MarshalJSON() ([]byte, error) {
-	return strconv.AppendQuote(nil, time.Duration(d).String()), nil
-}
+// The types of values, faults and places are those of every YAML file of ours.
+type (
+	Bytes     = yamlfile.Bytes
+	Duration  = yamlfile.Duration
+	OneOrMore = yamlfile.OneOrMore
+	Place     = yamlfile.Place
+	Fault     = yamlfile.Fault
+	Faults    = yamlfile.Faults
+)
 
 // Mode is the permission bits of a file, setuid, setgid and sticky included;
 // zero means 0644.

@@ -33,27 +33,27 @@ func (d *decoder) checkFile(p *Profile) {
 	d.checkTwice(p)
 	d.checkTrees(p)
 	for _, f := range p.Files {
-		checkSource(f, &d.faults)
+		checkSource(f, &d.Faults)
 	}
 	if p.Name != "" && !ingot.ValidProfileName(p.Name) {
-		d.faults.add(d.places["name"], "write lower-case letters, digits and dashes, at most 63", "%q cannot be a profile name", p.Name)
+		d.Faults.Add(d.Places["name"], "write lower-case letters, digits and dashes, at most 63", "%q cannot be a profile name", p.Name)
 	}
 	if p.Arch != "" && p.Arch != ingot.AMD64 && p.Arch != ingot.ARM64 {
-		d.faults.add(d.places["arch"], "write amd64 or arm64", "unknown architecture %q", p.Arch)
+		d.Faults.Add(d.Places["arch"], "write amd64 or arm64", "unknown architecture %q", p.Arch)
 	}
 	for i, k := range p.Keep {
 		if !slices.Contains([]string{KeepDocs, KeepMan, KeepLocales}, k) {
-			d.faults.add(d.places[fmt.Sprintf("keep[%d]", i)], "write docs, man or locales", "unknown word %q in keep", k)
+			d.Faults.Add(d.Places[fmt.Sprintf("keep[%d]", i)], "write docs, man or locales", "unknown word %q in keep", k)
 		}
 	}
 	if p.Compression != "" && !slices.Contains([]string{CompressFast, CompressBalanced, CompressSmall}, p.Compression) {
-		d.faults.add(d.places["compression"], "write fast, balanced or small", "unknown compression %q", p.Compression)
+		d.Faults.Add(d.Places["compression"], "write fast, balanced or small", "unknown compression %q", p.Compression)
 	}
 	if p.Base.Suite != "" && !suiteRE.MatchString(p.Base.Suite) {
-		d.faults.add(d.places["base.suite"], "write a code name such as trixie", "%q cannot be a Debian suite", p.Base.Suite)
+		d.Faults.Add(d.Places["base.suite"], "write a code name such as trixie", "%q cannot be a Debian suite", p.Base.Suite)
 	}
 	if p.Hostname != "" && !hostRE.MatchString(p.Hostname) {
-		d.faults.add(d.places["hostname"], "write letters, digits, dashes and {name}, {mac}, {serial}", "%q cannot be a host name template", p.Hostname)
+		d.Faults.Add(d.Places["hostname"], "write letters, digits, dashes and {name}, {mac}, {serial}", "%q cannot be a host name template", p.Hostname)
 	}
 }
 
@@ -75,15 +75,15 @@ func (d *decoder) checkWords(p *Profile) {
 	} {
 		for i, s := range list.have {
 			if !list.re.MatchString(s) {
-				d.faults.add(d.places[fmt.Sprintf("%s[%d]", list.path, i)], list.fix, "%q %s", s, list.what)
+				d.Faults.Add(d.Places[fmt.Sprintf("%s[%d]", list.path, i)], list.fix, "%q %s", s, list.what)
 			} else if strings.HasPrefix(s, "@") && !slices.Contains(Presets, s) {
-				d.faults.add(d.places[fmt.Sprintf("%s[%d]", list.path, i)], "presets: "+strings.Join(Presets, ", "), "unknown preset %q", s)
+				d.Faults.Add(d.Places[fmt.Sprintf("%s[%d]", list.path, i)], "presets: "+strings.Join(Presets, ", "), "unknown preset %q", s)
 			}
 		}
 	}
 	for i, s := range p.Kernel.Arguments {
 		if strings.ContainsAny(s, " \t\n") || strings.HasPrefix(s, "ingot.") {
-			d.faults.add(d.places[fmt.Sprintf("kernel.arguments[%d]", i)], "write one argument per entry, none of ingot's own", "%q cannot be a kernel argument", s)
+			d.Faults.Add(d.Places[fmt.Sprintf("kernel.arguments[%d]", i)], "write one argument per entry, none of ingot's own", "%q cannot be a kernel argument", s)
 		}
 	}
 }
@@ -92,7 +92,7 @@ func (d *decoder) checkWords(p *Profile) {
 func (d *decoder) checkTwice(p *Profile) {
 	twice := func(kind, name string, at Place, seen map[string]Place) {
 		if first, ok := seen[name]; ok && name != "" {
-			d.faults.add(at, "keep one of them", "the %s %q is there already at line %d", kind, name, first.Line)
+			d.Faults.Add(at, "keep one of them", "the %s %q is there already at line %d", kind, name, first.Line)
 		}
 		seen[name] = at
 	}
@@ -119,25 +119,25 @@ func checkSource(f File, faults *Faults) {
 		}
 	}
 	if ways > 1 {
-		faults.add(f.At, "keep one of content, source and link", "the file %q is given in %d ways", f.Path, ways)
+		faults.Add(f.At, "keep one of content, source and link", "the file %q is given in %d ways", f.Path, ways)
 	}
 	if !path.IsAbs(f.Path) || path.Clean(f.Path) != f.Path || f.Path == "/" {
-		faults.add(f.At, "write an absolute path such as /etc/motd", "%q cannot be a path in the root", f.Path)
+		faults.Add(f.At, "write an absolute path such as /etc/motd", "%q cannot be a path in the root", f.Path)
 	}
 	if f.Source != "" && !fs.ValidPath(f.Source) {
-		faults.add(f.At, "write a path below the profile's folder, without ..", "the source %q is outside the profile's folder", f.Source)
+		faults.Add(f.At, "write a path below the profile's folder, without ..", "the source %q is outside the profile's folder", f.Source)
 	}
 }
 
 // validate checks the merged profile.
 func (p *Profile) validate(o origin, faults *Faults) {
-	top := Place{o.name, 1, 1}
+	top := Place{File: o.name, Line: 1, Column: 1}
 	if p.Name == "" {
-		faults.add(top, "write: name: my-profile", "the profile has no name")
+		faults.Add(top, "write: name: my-profile", "the profile has no name")
 	}
 	p.validateTrees(top, faults)
 	if p.Kernel.Package == "" {
-		faults.add(top, "write: kernel: {package: linux-image-"+string(p.Arch)+"}, or extend node or lab", "no kernel package is chosen")
+		faults.Add(top, "write: kernel: {package: linux-image-"+string(p.Arch)+"}, or extend node or lab", "no kernel package is chosen")
 	}
 	for _, f := range p.Files {
 		if f.Source != "" {
@@ -163,38 +163,38 @@ func (p *Profile) validateSource(f File, faults *Faults) {
 	st, err := fs.Stat(folder, f.Source)
 	switch {
 	case err != nil:
-		faults.add(f.At, "put it beside the profile", "the source %q of %s is not there", f.Source, f.Path)
+		faults.Add(f.At, "put it beside the profile", "the source %q of %s is not there", f.Source, f.Path)
 	case !st.Mode().IsRegular():
-		faults.add(f.At, "name one file", "the source %q of %s is not a file", f.Source, f.Path)
+		faults.Add(f.At, "name one file", "the source %q of %s is not a file", f.Source, f.Path)
 	}
 }
 
 func validateUser(u User, faults *Faults) {
 	if !userRE.MatchString(u.Name) {
-		faults.add(u.At, "write lower-case letters, digits, - and _", "%q cannot be a user name", u.Name)
+		faults.Add(u.At, "write lower-case letters, digits, - and _", "%q cannot be a user name", u.Name)
 	}
 	if strings.ContainsAny(u.PasswordHash+u.Comment+u.Shell+u.Home, ":\n") || (u.PasswordHash != "" && !strings.HasPrefix(u.PasswordHash, "$")) {
-		faults.add(u.At, "write a crypt(5) hash as `mkpasswd` prints it, without colons anywhere", "user %q: the password hash or another field cannot go into /etc/passwd", u.Name)
+		faults.Add(u.At, "write a crypt(5) hash as `mkpasswd` prints it, without colons anywhere", "user %q: the password hash or another field cannot go into /etc/passwd", u.Name)
 	}
 	for _, k := range u.AuthorizedKeys {
 		if !keyRE.MatchString(k) {
-			faults.add(u.At, "write the line of an id_*.pub file", "user %q: %q is not an SSH public key", u.Name, clip(k))
+			faults.Add(u.At, "write the line of an id_*.pub file", "user %q: %q is not an SSH public key", u.Name, clip(k))
 		}
 	}
 }
 
 func validateVolume(v Volume, all []Volume, faults *Faults) {
 	if !ingot.ValidProfileName(v.Name) {
-		faults.add(v.At, "write lower-case letters, digits and dashes", "%q cannot be a volume name", v.Name)
+		faults.Add(v.At, "write lower-case letters, digits and dashes", "%q cannot be a volume name", v.Name)
 	}
 	if v.Filesystem != "" && v.Filesystem != "ext4" {
-		faults.add(v.At, "write ext4", "volume %q: the filesystem %q is not supported", v.Name, v.Filesystem)
+		faults.Add(v.At, "write ext4", "volume %q: the filesystem %q is not supported", v.Name, v.Filesystem)
 	}
 	if label := v.label(); len(label) > 16 {
-		faults.add(v.At, "write at most 16 bytes", "volume %q: ext4 cannot hold the label %q", v.Name, label)
+		faults.Add(v.At, "write at most 16 bytes", "volume %q: ext4 cannot hold the label %q", v.Name, label)
 	}
 	if !path.IsAbs(v.Mount) || path.Clean(v.Mount) != v.Mount || v.Mount == "/" {
-		faults.add(v.At, "write an absolute path such as /data", "volume %q: it cannot be mounted at %q", v.Name, v.Mount)
+		faults.Add(v.At, "write an absolute path such as /data", "volume %q: it cannot be mounted at %q", v.Name, v.Mount)
 	}
 	for _, w := range all {
 		if w.Name == v.Name {
@@ -202,11 +202,11 @@ func validateVolume(v Volume, all []Volume, faults *Faults) {
 		}
 		switch {
 		case w.Mount == v.Mount:
-			faults.add(v.At, "choose another path", "volumes %q and %q are both mounted at %s", w.Name, v.Name, v.Mount)
+			faults.Add(v.At, "choose another path", "volumes %q and %q are both mounted at %s", w.Name, v.Name, v.Mount)
 		case v.Serial == "" && w.Serial == "" && w.label() == v.label():
-			faults.add(v.At, "choose another label", "volumes %q and %q have the same label %q", w.Name, v.Name, v.label())
+			faults.Add(v.At, "choose another label", "volumes %q and %q have the same label %q", w.Name, v.Name, v.label())
 		case v.Identity && w.Identity:
-			faults.add(v.At, "keep one of them", "volumes %q and %q are both marked identity", w.Name, v.Name)
+			faults.Add(v.At, "keep one of them", "volumes %q and %q are both marked identity", w.Name, v.Name)
 		}
 	}
 }
@@ -221,16 +221,16 @@ func validateCheck(c Check, faults *Faults) {
 		}
 	}
 	if ways != 1 {
-		faults.add(c.At, "write exactly one of units, tcp, http and command", "check %q asks for %d things", c.Name, ways)
+		faults.Add(c.At, "write exactly one of units, tcp, http and command", "check %q asks for %d things", c.Name, ways)
 	}
 	if c.TCP != "" {
 		if _, _, err := net.SplitHostPort(c.TCP); err != nil {
-			faults.add(c.At, "write host:port such as 127.0.0.1:22", "check %q: %q is not an address", c.Name, c.TCP)
+			faults.Add(c.At, "write host:port such as 127.0.0.1:22", "check %q: %q is not an address", c.Name, c.TCP)
 		}
 	}
 	if c.HTTP != "" {
 		if u, err := url.Parse(c.HTTP); err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Host == "" {
-			faults.add(c.At, "write a URL such as http://127.0.0.1:8080/healthz", "check %q: %q is not a URL", c.Name, c.HTTP)
+			faults.Add(c.At, "write a URL such as http://127.0.0.1:8080/healthz", "check %q: %q is not a URL", c.Name, c.HTTP)
 		}
 	}
 }

@@ -140,6 +140,11 @@ func (l *Lab) Add(ctx context.Context, c Config) error {
 	return l.save()
 }
 
+// NewHost makes another host on the lab's network; its user closes it.
+func (l *Lab) NewHost(ctx context.Context, name string, address netip.Prefix) (*Host, error) {
+	return l.lan.NewHost(ctx, name, address)
+}
+
 // Folder is where the lab keeps its files.
 func (l *Lab) Folder() string { return l.dir }
 

@@ -42,6 +42,7 @@ type LAN struct {
 	mu    sync.Mutex
 	vms   []*VM
 	taps  int
+	hosts []int         // processes that hold the namespaces of hosts
 	start chan func()   // runs on the thread that children are bound to
 	quit  chan struct{} // closed by Close
 	once  sync.Once
@@ -215,6 +216,7 @@ func (l *LAN) Close() {
 		for _, vm := range vms {
 			vm.Kill()
 		}
+		l.endHosts()
 		close(l.quit)
 		if l.ns == "" && l.pid != 0 { // it never came up
 			_ = syscall.Kill(l.pid, syscall.SIGKILL) // gone already is fine

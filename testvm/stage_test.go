@@ -150,7 +150,7 @@ func newStage(t *testing.T) *stage {
 // serve starts the server and waits until it says that it is ready.
 func (s *stage) serve(args ...string) {
 	s.t.Helper()
-	argv := append([]string{"--store", s.store, "serve", "--interface", Bridge}, args...)
+	argv := append([]string{"--store", s.store, "serve", "--config=", "--interface", Bridge}, args...)
 	cmd := s.lan.Command(context.Background(), filepath.Join(bin, "ingot"), argv...)
 	cmd.Stderr = s.log
 	before := len(s.log.String())

@@ -51,6 +51,7 @@ type Config struct {
 	RAM      int      `json:"ram,omitempty"`  // MiB; 0 means 1024
 	CPUs     int      `json:"cpus,omitempty"` // 0 means 2
 	Disks    []Disk   `json:"disks,omitempty"`
+	HTTPBoot bool     `json:"httpBoot,omitempty"` // UEFI boots by HTTP and not by PXE
 	// Offline machines have no network card: they boot from Disks[0], or from
 	// ISO when that is set.
 	Offline bool   `json:"offline,omitempty"`
@@ -119,8 +120,8 @@ func (vm *VM) args() []string {
 		args = append(args,
 			"-drive", "if=pflash,unit=0,format=raw,readonly=on,file=/usr/share/OVMF/OVMF_CODE_4M.fd",
 			"-drive", "if=pflash,unit=1,format=raw,file="+vm.file("vars.fd"),
-			// PXEv4 at once; PXEv6 and HTTP would be tried for a minute each.
-			"-fw_cfg", "name=opt/org.tianocore/IPv4PXESupport,string=y",
+			// PXEv4 at once, or HTTP at once; each would be tried for a minute.
+			"-fw_cfg", "name=opt/org.tianocore/IPv4PXESupport,string="+map[bool]string{true: "n", false: "y"}[vm.HTTPBoot],
 			"-fw_cfg", "name=opt/org.tianocore/IPv6PXESupport,string=n",
 			"-fw_cfg", "name=opt/org.tianocore/IPv6Support,string=n")
 	}

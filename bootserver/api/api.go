@@ -12,12 +12,14 @@ import (
 	"strconv"
 	"time"
 
+	"ingot/bootserver/dhcp"
 	"ingot/bootserver/fleet"
 )
 
 // Backend is what the server can do for operators.
 type Backend interface {
 	Version() string
+	Network() Network
 	Machines() []fleet.Machine
 	Machine(ref string) (fleet.Machine, error)
 	Boots(ref string, limit int) ([]fleet.Boot, error)
@@ -25,6 +27,19 @@ type Backend interface {
 	Assign(ctx context.Context, ref, image, why string) (fleet.Machine, error)
 	Rollback(ctx context.Context, ref string) (fleet.Machine, error)
 	Grant(ref, volume, disk string, ttl time.Duration) (fleet.Machine, error)
+	Reload(ctx context.Context) (Reloaded, error)
+}
+
+// Reloaded says what reading the configuration again changed.
+type Reloaded struct {
+	Changed []string `json:"changed,omitempty"` // sections that are in force now
+	Restart []string `json:"restart,omitempty"` // what differs and takes a restart of the server
+}
+
+// Network is what the server heard and lent on the networks that it serves.
+type Network struct {
+	dhcp.Heard
+	Leases []fleet.Lease `json:"leases"`
 }
 
 // ApproveRequest says how a machine is approved; both fields may be empty.
@@ -61,6 +76,7 @@ func Handler(b Backend) http.Handler {
 	mux.HandleFunc("GET /v1/version", func(w http.ResponseWriter, _ *http.Request) {
 		answer(w, map[string]string{"version": b.Version()}, nil)
 	})
+	mux.HandleFunc("GET /v1/network", func(w http.ResponseWriter, _ *http.Request) { answer(w, b.Network(), nil) })
 	mux.HandleFunc("GET /v1/machines", func(w http.ResponseWriter, _ *http.Request) { answer(w, b.Machines(), nil) })
 	mux.HandleFunc("GET /v1/machines/{ref}", func(w http.ResponseWriter, r *http.Request) {
 		m, err := b.Machine(r.PathValue("ref"))
@@ -89,6 +105,10 @@ func Handler(b Backend) http.Handler {
 	mux.HandleFunc("POST /v1/machines/{ref}/grants", post(func(r *http.Request, q GrantRequest) (fleet.Machine, error) {
 		return b.Grant(r.PathValue("ref"), q.Volume, q.Disk, q.For)
 	}))
+	mux.HandleFunc("POST /v1/reload", func(w http.ResponseWriter, r *http.Request) {
+		done, err := b.Reload(r.Context())
+		answer(w, done, err)
+	})
 	return mux
 }
 

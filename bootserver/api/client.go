@@ -90,6 +90,11 @@ func (c *Client) Version(ctx context.Context) (string, error) {
 	return v.Version, err
 }
 
+// Network returns what was heard and lent on the server's networks.
+func (c *Client) Network(ctx context.Context) (n Network, err error) {
+	return n, c.call(ctx, http.MethodGet, "network", nil, &n)
+}
+
 // Machines lists all machines, the longest known first.
 func (c *Client) Machines(ctx context.Context) (list []fleet.Machine, err error) {
 	return list, c.call(ctx, http.MethodGet, "machines", nil, &list)
@@ -129,4 +134,9 @@ func (c *Client) Rollback(ctx context.Context, ref string) (fleet.Machine, error
 // Grant lets one boot initialise one blank disk as a volume.
 func (c *Client) Grant(ctx context.Context, ref, volume, disk string, ttl time.Duration) (fleet.Machine, error) {
 	return c.change(ctx, ref, "grants", GrantRequest{Volume: volume, Disk: disk, For: ttl})
+}
+
+// Reload makes the server read its configuration again.
+func (c *Client) Reload(ctx context.Context) (r Reloaded, err error) {
+	return r, c.call(ctx, http.MethodPost, "reload", nil, &r)
 }

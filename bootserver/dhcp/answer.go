@@ -1,125 +1,285 @@
 package dhcp
 
 import (
-	"fmt"
+	"encoding/binary"
 	"net"
 	"net/netip"
-	"time"
+	"slices"
 
 	"github.com/insomniacslk/dhcp/dhcpv4"
+	"github.com/insomniacslk/dhcp/iana"
 
 	"ingot"
 )
 
-// Network is what a client is told of its network.
-type Network struct {
-	Server  netip.Addr // our address there
+// Loaders are the first stages by firmware, the next one for machines on which
+// the one before stalls. UEFI gets snponly first: it drives the card through
+// the firmware's own driver, which works where iPXE's drivers do not.
+var Loaders = map[ingot.Firmware][]string{
+	ingot.FirmwareBIOS:          {"undionly.kpxe", "ipxe.pxe"},
+	ingot.FirmwareUEFIx64:       {"snponly.efi", "ipxe.efi"},
+	ingot.FirmwareUEFIx64HTTP:   {"snponly.efi", "ipxe.efi"},
+	ingot.FirmwareUEFIarm64:     {"snponly-arm64.efi", "ipxe-arm64.efi"},
+	ingot.FirmwareUEFIarm64HTTP: {"snponly-arm64.efi", "ipxe-arm64.efi"},
+}
+
+// Told is what a client is told.
+type Told struct {
+	Server  netip.Addr // our address for it
+	Address netip.Addr // its own; zero: none is given
 	Prefix  netip.Prefix
-	Router  netip.Addr // zero: none
-	DNS     []netip.Addr
-	Lease   time.Duration
-	Loaders map[ingot.Firmware]string // file names for TFTP
+	Options
+	Hostname string
+	Boot     Boot
+	Proxy    bool // another server tells it all but what to boot
 }
 
-// Loaders are the file names of the first stage by firmware. UEFI gets
-// snponly: it drives the card through the firmware's own driver, which works
-// where iPXE's drivers do not.
-var Loaders = map[ingot.Firmware]string{
-	ingot.FirmwareBIOS:      "undionly.kpxe",
-	ingot.FirmwareUEFIx64:   "snponly.efi",
-	ingot.FirmwareUEFIarm64: "ipxe-arm64.efi",
-}
-
-// Answer makes the packet of a message type for a client. script is the URL
-// for a loader; without one, firmware gets its loader.
-func Answer(p *dhcpv4.DHCPv4, t dhcpv4.MessageType, c Client, n Network, ip netip.Addr, script string) (*dhcpv4.DHCPv4, error) {
+// Answer makes the packet of a message type.
+func Answer(p *dhcpv4.DHCPv4, t dhcpv4.MessageType, c Client, n Told) *dhcpv4.DHCPv4 {
 	server := n.Server.AsSlice()
-	mods := []dhcpv4.Modifier{
-		dhcpv4.WithMessageType(t),
-		dhcpv4.WithServerIP(server),
-		dhcpv4.WithOption(dhcpv4.OptServerIdentifier(server)),
-	}
-	if ip.IsValid() {
-		mods = append(mods, dhcpv4.WithYourIP(ip.AsSlice()), dhcpv4.WithLeaseTime(uint32(n.Lease.Seconds())))
-	}
-	mods = append(mods, dhcpv4.WithNetmask(net.CIDRMask(n.Prefix.Bits(), 32)))
-	if n.Router.IsValid() {
-		mods = append(mods, dhcpv4.WithRouter(n.Router.AsSlice()))
-	}
-	if len(n.DNS) > 0 {
-		var dns []net.IP
-		for _, a := range n.DNS {
-			dns = append(dns, a.AsSlice())
+	a := &dhcpv4.DHCPv4{OpCode: dhcpv4.OpcodeBootReply, HWType: p.HWType, TransactionID: p.TransactionID, Flags: p.Flags,
+		ClientHWAddr: p.ClientHWAddr, GatewayIPAddr: p.GatewayIPAddr, ServerIPAddr: server, Options: dhcpv4.Options{}}
+	o := writer{a, p}
+	o.set(dhcpv4.OptionDHCPMessageType, []byte{byte(t)})
+	o.set(dhcpv4.OptionServerIdentifier, server)
+	// These go back unchanged: RFC 6842, RFC 3046 section 2.2, RFC 4578 section 2.3.
+	o.copy(dhcpv4.OptionClientIdentifier)
+	o.copy(dhcpv4.OptionRelayAgentInformation)
+	if t == dhcpv4.MessageTypeNak {
+		a.ServerIPAddr = nil
+		if a.GatewayIPAddr != nil && !a.GatewayIPAddr.IsUnspecified() {
+			a.SetBroadcast() // the relay must not send it to an address that is not the client's (RFC 2131 section 4.3.2)
 		}
-		mods = append(mods, dhcpv4.WithDNS(dns...))
+		return a
 	}
-	a, err := dhcpv4.NewReplyFromRequest(p, mods...)
-	if err != nil {
-		return nil, fmt.Errorf("making the %s: %w", t, err)
+	if p.MessageType() != dhcpv4.MessageTypeDiscover {
+		a.ClientIPAddr = p.ClientIPAddr // RFC 2131 table 3
 	}
-	// The relay's option goes back unchanged (RFC 3046 section 2.2), and a PXE
-	// client's identifier too (RFC 4578 section 2.3).
-	copyOption(a, p, dhcpv4.OptionRelayAgentInformation)
+	if !n.Proxy {
+		o.network(n)
+	}
 	if c.Kind != System {
-		copyOption(a, p, dhcpv4.OptionClientMachineIdentifier)
-		boot(a, c, n, script)
+		o.copy(dhcpv4.OptionClientMachineIdentifier)
+		o.boot(c, n)
+		c.suit(a, p)
 	}
-	return a, nil
+	o.fit()
+	return a
+}
+
+// writer puts options into an answer.
+type writer struct{ a, request *dhcpv4.DHCPv4 }
+
+func (w writer) set(code dhcpv4.OptionCode, b []byte) { w.a.Options[code.Code()] = b }
+
+func (w writer) copy(code dhcpv4.OptionCode) {
+	if v := w.request.Options.Get(code); v != nil {
+		w.set(code, v)
+	}
+}
+
+// wanted reports whether the client asked for an option. One without a list of
+// wishes (RFC 2132 section 9.8) gets all.
+func (w writer) wanted(code dhcpv4.OptionCode) bool {
+	list := w.request.Options.Get(dhcpv4.OptionParameterRequestList)
+	return len(list) == 0 || slices.Contains(list, code.Code())
+}
+
+func (w writer) addresses(code dhcpv4.OptionCode, list []netip.Addr) {
+	if len(list) == 0 {
+		return
+	}
+	b := make([]byte, 0, 4*len(list))
+	for _, a := range list {
+		b = append(b, a.AsSlice()...)
+	}
+	w.set(code, b)
+}
+
+// network adds the address and what belongs to it. Mask, router and name
+// servers are always told, the rest to who asks for it.
+func (w writer) network(n Told) {
+	if n.Address.IsValid() {
+		w.a.YourIPAddr = n.Address.AsSlice()
+		w.set(dhcpv4.OptionIPAddressLeaseTime, binary.BigEndian.AppendUint32(nil, uint32(n.lease().Seconds())))
+	}
+	if n.Prefix.IsValid() {
+		w.set(dhcpv4.OptionSubnetMask, net.CIDRMask(n.Prefix.Bits(), 32))
+		if _, last := bounds(n.Prefix); n.Prefix.Bits() < 31 && slices.Contains(w.request.Options.Get(dhcpv4.OptionParameterRequestList), dhcpv4.OptionBroadcastAddress.Code()) {
+			w.set(dhcpv4.OptionBroadcastAddress, last.AsSlice())
+		}
+	}
+	w.addresses(dhcpv4.OptionRouter, n.Routers)
+	w.addresses(dhcpv4.OptionDomainNameServer, n.DNS)
+	if w.wanted(dhcpv4.OptionNTPServers) {
+		w.addresses(dhcpv4.OptionNTPServers, n.NTP)
+	}
+	text := func(code dhcpv4.OptionCode, s string) {
+		if s != "" && w.wanted(code) {
+			w.set(code, []byte(s))
+		}
+	}
+	text(dhcpv4.OptionDomainName, n.Domain)
+	text(dhcpv4.OptionHostName, n.Hostname)
+	if n.MTU != 0 && w.wanted(dhcpv4.OptionInterfaceMTU) {
+		w.set(dhcpv4.OptionInterfaceMTU, binary.BigEndian.AppendUint16(nil, uint16(n.MTU)))
+	}
+	if len(n.Search) > 0 && w.wanted(dhcpv4.OptionDNSDomainSearchList) {
+		w.set(dhcpv4.OptionDNSDomainSearchList, labels(n.Search))
+	}
+	if b := routes(n); len(b) > 0 && w.wanted(dhcpv4.OptionClasslessStaticRoute) {
+		w.set(dhcpv4.OptionClasslessStaticRoute, b)
+	}
+	for _, e := range n.Extra {
+		if b, err := e.bytes(); err == nil { // Check let it pass
+			w.set(dhcpv4.GenericOptionCode(e.Code), b)
+		}
+	}
+}
+
+// routes is option 121. Who takes it ignores option 3, so that the default
+// route is among them (RFC 3442).
+func routes(n Told) []byte {
+	if len(n.Routes) == 0 {
+		return nil
+	}
+	list := slices.Clone(n.Routes)
+	hasDefault := slices.ContainsFunc(list, func(r Route) bool { return r.To.Bits() == 0 })
+	if len(n.Routers) > 0 && !hasDefault {
+		list = append(list, Route{netip.PrefixFrom(netip.IPv4Unspecified(), 0), n.Routers[0]})
+	}
+	var b []byte
+	for _, r := range list {
+		to := r.To.Masked().Addr().As4()
+		b = append(b, byte(r.To.Bits()))
+		b = append(b, to[:(r.To.Bits()+7)/8]...)
+		b = append(b, r.Via.AsSlice()...)
+	}
+	return b
+}
+
+// labels writes names as RFC 1035 section 3.1 does, without compression.
+func labels(names []string) []byte {
+	var b []byte
+	for _, n := range names {
+		for len(n) > 0 {
+			i := slices.Index([]byte(n), '.')
+			l, rest := n, ""
+			if i >= 0 {
+				l, rest = n[:i], n[i+1:]
+			}
+			if l != "" && len(l) < 64 {
+				b = append(append(b, byte(len(l))), l...)
+			}
+			n = rest
+		}
+		b = append(b, 0)
+	}
+	return b
 }
 
 // boot adds what the client boots. The file name goes into the fixed field as
 // well as into option 67: ROMs differ in where they look.
-func boot(a *dhcpv4.DHCPv4, c Client, n Network, script string) {
-	if script != "" {
-		setFile(a, script)
-		return
+func (w writer) boot(c Client, n Told) {
+	class := "PXEClient"
+	if c.HTTP {
+		class = "HTTPClient" // UEFI 2.10 section 24.7.3.1: else the offer is dropped
 	}
-	loader := n.Loaders[c.Firmware]
-	if loader == "" {
-		return
+	if c.Kind == Init {
+		class = InitClass
 	}
-	// PXE firmware ignores an offer that does not say PXEClient back, and takes
-	// boot server discovery to be off with option 43.6 = 8 (PXE 2.1, table 2-2).
-	a.UpdateOption(dhcpv4.OptClassIdentifier("PXEClient"))
-	a.UpdateOption(dhcpv4.OptGeneric(dhcpv4.OptionVendorSpecificInformation, []byte{6, 1, 8, 255}))
-	a.UpdateOption(dhcpv4.OptTFTPServerName(n.Server.String()))
-	setFile(a, loader)
+	switch {
+	case n.Boot.URL != "":
+		if c.HTTP || c.Kind == Init || n.Proxy {
+			w.set(dhcpv4.OptionClassIdentifier, []byte(class))
+		}
+		w.file(n.Boot.URL)
+	case n.Boot.Loader != "" && !c.HTTP:
+		// PXE firmware ignores an offer that does not say PXEClient back, and takes
+		// boot server discovery to be off with option 43.6 = 8: it loads the file
+		// that is named here (PXE 2.1, table 2-2).
+		w.set(dhcpv4.OptionClassIdentifier, []byte(class))
+		w.set(dhcpv4.OptionVendorSpecificInformation, []byte{6, 1, 8, 255})
+		w.set(dhcpv4.OptionTFTPServerName, []byte(n.Server.String()))
+		w.file(n.Boot.Loader)
+	}
 }
 
 // maxFile is the room of the fixed field, with its final zero.
 const maxFile = 127
 
-func setFile(a *dhcpv4.DHCPv4, name string) {
-	if name == "" {
-		return
-	}
+func (w writer) file(name string) {
 	if len(name) <= maxFile {
-		a.BootFileName = name
+		w.a.BootFileName = name
 	}
-	a.UpdateOption(dhcpv4.OptBootFileName(name))
+	w.set(dhcpv4.OptionBootfileName, []byte(name))
 }
 
-func copyOption(to, from *dhcpv4.DHCPv4, code dhcpv4.OptionCode) {
-	if v := from.Options.Get(code); v != nil {
-		to.Options.Update(dhcpv4.OptGeneric(code, v))
+// The size of a packet that every client takes, and what of it are not options
+// (RFC 2131 section 2).
+const (
+	minMessage = 576
+	headers    = 28  // IP and UDP
+	fixed      = 240 // fixed fields and magic cookie
+)
+
+// dispensable are the options that are left out of an answer which a client
+// would not take whole, in this order.
+var dispensable = []dhcpv4.OptionCode{dhcpv4.OptionDNSDomainSearchList, dhcpv4.OptionNTPServers, dhcpv4.OptionBroadcastAddress,
+	dhcpv4.OptionDomainName, dhcpv4.OptionHostName, dhcpv4.OptionClasslessStaticRoute}
+
+// fit keeps the answer below the size that the client takes (option 57).
+func (w writer) fit() {
+	limit := minMessage
+	if b := w.request.Options.Get(dhcpv4.OptionMaximumDHCPMessageSize); len(b) == 2 {
+		limit = max(limit, int(binary.BigEndian.Uint16(b)))
+	}
+	limit = min(limit, 1500) - headers
+	for _, code := range dispensable {
+		if w.size() <= limit {
+			return
+		}
+		delete(w.a.Options, code.Code())
 	}
 }
+
+func (w writer) size() int {
+	n := fixed + 1
+	for _, b := range w.a.Options {
+		n += 2*(1+len(b)/256) + len(b)
+	}
+	return n
+}
+
+var broadcastClient = netip.AddrPortFrom(netip.AddrFrom4([4]byte{255, 255, 255, 255}), dhcpv4.ClientPort)
 
 // Destination is where an answer goes (RFC 2131 section 4.1): to the relay, to
 // the client's own address, to everybody, or to the address that the client is
-// just being given, which needs its hardware address told to the kernel.
-func Destination(p, a *dhcpv4.DHCPv4) (to netip.AddrPort, needsNeighbour bool) {
-	addr := func(ip net.IP) netip.Addr { v, _ := netip.AddrFromSlice(ip.To4()); return v }
-	broadcast := netip.AddrPortFrom(netip.AddrFrom4([4]byte{255, 255, 255, 255}), dhcpv4.ClientPort)
-	switch {
-	case p.GatewayIPAddr != nil && !p.GatewayIPAddr.IsUnspecified():
-		return netip.AddrPortFrom(addr(p.GatewayIPAddr), dhcpv4.ServerPort), false
-	case a.MessageType() == dhcpv4.MessageTypeNak:
-		return broadcast, false
-	case p.ClientIPAddr != nil && !p.ClientIPAddr.IsUnspecified():
-		return netip.AddrPortFrom(addr(p.ClientIPAddr), dhcpv4.ClientPort), false
-	case p.IsBroadcast() || a.YourIPAddr == nil || a.YourIPAddr.IsUnspecified():
-		return broadcast, false
+// just being given, which answers no ARP yet: then direct is true, and the
+// packet needs the client's hardware address on it.
+func Destination(p, a *dhcpv4.DHCPv4) (to netip.AddrPort, direct bool) {
+	if relay := address(p.GatewayIPAddr); relay.IsValid() {
+		return netip.AddrPortFrom(relay, dhcpv4.ServerPort), false
 	}
-	return netip.AddrPortFrom(addr(a.YourIPAddr), dhcpv4.ClientPort), true
+	if a.MessageType() == dhcpv4.MessageTypeNak {
+		return broadcastClient, false
+	}
+	if own := address(p.ClientIPAddr); own.IsValid() {
+		return netip.AddrPortFrom(own, dhcpv4.ClientPort), false
+	}
+	yours := address(a.YourIPAddr)
+	if p.IsBroadcast() || !yours.IsValid() || p.HWType != iana.HWTypeEthernet {
+		return broadcastClient, false
+	}
+	return netip.AddrPortFrom(yours, dhcpv4.ClientPort), true
 }
+
+func address(ip net.IP) netip.Addr {
+	a, ok := netip.AddrFromSlice(ip.To4())
+	if !ok || a.IsUnspecified() {
+		return netip.Addr{}
+	}
+	return a
+}
+
+func clip(s string) string { return s[:min(len(s), 64)] }

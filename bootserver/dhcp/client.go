@@ -1,14 +1,21 @@
-// Package dhcp answers DHCP (RFC 2131) for the boot server: it tells from a
-// packet what the client is, and makes the packet that it gets. Both are plain
-// functions; Server only receives and sends.
+// Package dhcp answers DHCP (RFC 2131) for the boot server. Each interface has
+// a mode: full lends addresses, proxy stands beside another server and says
+// what to boot (PXE 2.1), observe only listens. What the client is, where it
+// is, and which packet it gets are plain functions over values; Server receives
+// and sends.
 //
-// It is a full server for one network: offers, leases that are durable before
-// they are acknowledged, network boot by RFC 4578 options. Relays are answered
-// (RFC 2131 section 4.1, RFC 3046). Proxy and observer modes, several networks
-// and DHCPv6 are left out for now.
+// client.go says what sent a packet, site.go where it is, lease.go which
+// address it gets, handle.go what is answered, answer.go in which bytes,
+// quirks.go for which odd devices otherwise. Leases are durable before they
+// are acknowledged.
+//
+// Left out: BOOTP without DHCP (RFC 951), hardware addresses that are not 48
+// bits long, dynamic DNS, failover between servers, option overload in requests
+// (RFC 2132 section 9.3; no client that we know sends it), and so far DHCPv6.
 package dhcp
 
 import (
+	"net"
 	"strings"
 
 	"github.com/insomniacslk/dhcp/dhcpv4"
@@ -22,9 +29,10 @@ type Kind uint8
 
 // The kinds of clients.
 const (
-	System   Kind = iota // an operating system or ingot-init: gets an address, nothing to boot
+	System   Kind = iota // an operating system: gets an address, nothing to boot
 	Firmware             // BIOS or UEFI, or the iPXE in a card's ROM: gets a loader
 	Loader               // an iPXE that can run our script
+	Init                 // ingot-init that looks for its server: gets the URL of its boot
 )
 
 // Client is what a packet tells of its sender.
@@ -33,8 +41,16 @@ type Client struct {
 	UUID     string // plausible SMBIOS UUID, or empty
 	Kind     Kind
 	Firmware ingot.Firmware
-	IPXE     bool // it is some iPXE
+	IPXE     bool   // it is some iPXE
+	HTTP     bool   // firmware that fetches by HTTP itself, and wants a URL
+	Class    string // option 60
+	Quirk    string // name of the Quirk that it has, see Quirks
 }
+
+// InitClass is the vendor class of ingot-init. A system that started from a
+// UKI has no arguments of its own boot; it asks for them with a DHCPINFORM, or
+// with its DHCPDISCOVER, and gets the URL of its boot as option 67.
+const InitClass = "ingot-init"
 
 // optIPXE holds encapsulated options of iPXE: among them one of value 1 for
 // each feature that it was built with (iPXE, src/include/ipxe/features.h).
@@ -51,12 +67,17 @@ const (
 
 // Parse tells what sent a packet.
 func Parse(p *dhcpv4.DHCPv4) Client {
-	c := Client{MAC: strings.ToLower(p.ClientHWAddr.String()), UUID: uuid(p), Firmware: firmware(p), IPXE: isIPXE(p)}
-	class := p.ClassIdentifier()
-	if !strings.HasPrefix(class, "PXEClient") && !strings.HasPrefix(class, "HTTPClient") && !c.IPXE {
+	c := Client{MAC: macText(p.ClientHWAddr), UUID: uuid(p), Firmware: firmware(p), IPXE: isIPXE(p), Class: clip(string(unterminated(p.Options.Get(dhcpv4.OptionClassIdentifier))))}
+	c.HTTP = strings.HasPrefix(c.Class, "HTTPClient")
+	switch {
+	case c.Class == InitClass:
+		c.Kind = Init
+		return c
+	case !strings.HasPrefix(c.Class, "PXEClient") && !c.HTTP && !c.IPXE:
 		return c
 	}
 	c.Kind = Firmware
+	c = c.odd(p)
 	if !c.IPXE {
 		return c
 	}
@@ -68,6 +89,20 @@ func Parse(p *dhcpv4.DHCPv4) Client {
 	}
 	return c
 }
+
+// macText is the canonical form of a MAC address.
+func macText(a net.HardwareAddr) string {
+	b := make([]byte, 0, 3*len(a))
+	for i, v := range a {
+		if i > 0 {
+			b = append(b, ':')
+		}
+		b = append(b, hexDigits[v>>4], hexDigits[v&15])
+	}
+	return string(b)
+}
+
+const hexDigits = "0123456789abcdef"
 
 func isIPXE(p *dhcpv4.DHCPv4) bool {
 	// iPXE writes option 77 as plain text, not as RFC 3004 asks; take both.
@@ -122,15 +157,14 @@ func uuid(p *dhcpv4.DHCPv4) string {
 	if len(b) != 17 || b[0] != 0 {
 		return ""
 	}
-	const hex = "0123456789abcdef"
 	order := [16]int{4, 3, 2, 1, 6, 5, 8, 7, 9, 10, 11, 12, 13, 14, 15, 16}
 	var s strings.Builder
 	for i, at := range order {
 		if i == 4 || i == 6 || i == 8 || i == 10 {
 			s.WriteByte('-')
 		}
-		s.WriteByte(hex[b[at]>>4])
-		s.WriteByte(hex[b[at]&15])
+		s.WriteByte(hexDigits[b[at]>>4])
+		s.WriteByte(hexDigits[b[at]&15])
 	}
 	return ingot.PlausibleUUID(s.String())
 }

@@ -3,31 +3,25 @@ package dhcp
 import (
 	"encoding/hex"
 	"errors"
-	"flag"
-	"log/slog"
+	"maps"
 	"net"
 	"net/netip"
-	"os"
-	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
 	"github.com/insomniacslk/dhcp/dhcpv4"
 	"github.com/insomniacslk/dhcp/iana"
-	"pgregory.net/rapid"
 
 	"ingot"
 	"ingot/bootserver/fleet"
 )
 
-var update = flag.Bool("update", false, "write the golden packets anew")
-
 var (
 	testMAC    = net.HardwareAddr{0x52, 0x54, 0, 0x12, 0, 1}
 	testServer = netip.MustParseAddr("10.99.0.1")
-	testNet    = Network{Server: testServer, Prefix: netip.MustParsePrefix("10.99.0.1/24"), Lease: time.Hour, Loaders: Loaders}
 	testRange  = Range{netip.MustParseAddr("10.99.0.100"), netip.MustParseAddr("10.99.0.103")}
 )
 
@@ -72,102 +66,157 @@ func ipxe(t testing.TB, features string) dhcpv4.Modifier {
 	}
 }
 
-// clients are the kinds of firmware and loaders that we know.
-func clients(t testing.TB) map[string]struct {
+// says60 gives a packet the class of its sender.
+func says60(class string) dhcpv4.Modifier {
+	return dhcpv4.WithOption(dhcpv4.OptClassIdentifier(class))
+}
+
+// row is one kind of client: a row of docs/HARDWARE.md.
+type row struct {
+	name   string
 	packet *dhcpv4.DHCPv4
 	kind   Kind
 	fw     ingot.Firmware
-} {
-	type c = struct {
-		packet *dhcpv4.DHCPv4
-		kind   Kind
-		fw     ingot.Firmware
+	quirk  string
+}
+
+// rows are the kinds of firmware, loaders and systems that we know.
+func rows(t testing.TB) []row {
+	pi := discover(t, arch(iana.INTEL_X86PC))
+	pi.ClientHWAddr = net.HardwareAddr{0xdc, 0xa6, 0x32, 0x12, 0, 1}
+	bare := discover(t, says60("PXEClient:Arch:00007:UNDI:003000"))
+	httpArch := func(a iana.Arch, class string) dhcpv4.Modifier {
+		return func(p *dhcpv4.DHCPv4) {
+			arch(a)(p)
+			says60(class)(p)
+		}
 	}
-	return map[string]c{
-		"bios":        {discover(t, arch(iana.INTEL_X86PC)), Firmware, ingot.FirmwareBIOS},
-		"uefi-7":      {discover(t, arch(iana.EFI_BC)), Firmware, ingot.FirmwareUEFIx64},
-		"uefi-9":      {discover(t, arch(iana.EFI_X86_64)), Firmware, ingot.FirmwareUEFIx64},
-		"uefi-arm64":  {discover(t, arch(iana.EFI_ARM64)), Firmware, ingot.FirmwareUEFIarm64},
-		"rom-ipxe":    {discover(t, arch(iana.INTEL_X86PC), ipxe(t, romFeatures)), Firmware, ingot.FirmwareBIOS},
-		"loader-ipxe": {discover(t, arch(iana.INTEL_X86PC), ipxe(t, loaderFeatures)), Loader, ingot.FirmwareBIOS},
-		"system":      {discover(t), System, ingot.FirmwareUnknown},
+	inform := discover(t, says60(InitClass), dhcpv4.WithMessageType(dhcpv4.MessageTypeInform), dhcpv4.WithClientIP(net.IPv4(10, 99, 0, 77).To4()))
+	return []row{
+		{"bios", discover(t, arch(iana.INTEL_X86PC)), Firmware, ingot.FirmwareBIOS, ""},
+		{"uefi-7", discover(t, httpArch(iana.EFI_BC, "PXEClient:Arch:00007:UNDI:003000")), Firmware, ingot.FirmwareUEFIx64, ""},
+		{"uefi-9", discover(t, httpArch(iana.EFI_X86_64, "PXEClient:Arch:00009:UNDI:003000")), Firmware, ingot.FirmwareUEFIx64, ""},
+		{"uefi-http", discover(t, httpArch(iana.EFI_X86_64_HTTP, "HTTPClient:Arch:00016:UNDI:003001")), Firmware, ingot.FirmwareUEFIx64HTTP, ""},
+		{"uefi-http-as-pxe", discover(t, httpArch(iana.EFI_BC, "HTTPClient:Arch:00007:UNDI:003001")), Firmware, ingot.FirmwareUEFIx64HTTP, "http-as-pxe"},
+		{"uefi-arm64", discover(t, httpArch(iana.EFI_ARM64, "PXEClient:Arch:00011:UNDI:003000")), Firmware, ingot.FirmwareUEFIarm64, ""},
+		{"uefi-arm64-http", discover(t, httpArch(iana.EFI_ARM64_HTTP, "HTTPClient:Arch:00019:UNDI:003001")), Firmware, ingot.FirmwareUEFIarm64HTTP, ""},
+		{"rom-ipxe", discover(t, arch(iana.INTEL_X86PC), ipxe(t, romFeatures)), Firmware, ingot.FirmwareBIOS, ""},
+		{"loader-ipxe", discover(t, arch(iana.INTEL_X86PC), ipxe(t, loaderFeatures)), Loader, ingot.FirmwareBIOS, ""},
+		{"raspberry-pi", pi, Firmware, ingot.FirmwareUnknown, "raspberry-pi"},
+		{"no-option-93", bare, Firmware, ingot.FirmwareUEFIx64, "arch-from-class"},
+		{"ingot-init", inform, Init, ingot.FirmwareUnknown, ""},
+		{"system", discover(t), System, ingot.FirmwareUnknown, ""},
 	}
 }
 
 func TestParse(t *testing.T) {
-	for name, c := range clients(t) {
-		got := Parse(c.packet)
-		if got.Kind != c.kind || got.Firmware != c.fw || got.MAC != testMAC.String() {
-			t.Errorf("%s: Parse = %+v; want kind %d, firmware %q", name, got, c.kind, c.fw)
+	for _, r := range rows(t) {
+		got := Parse(r.packet)
+		if got.Kind != r.kind || got.Firmware != r.fw || got.Quirk != r.quirk || got.MAC != r.packet.ClientHWAddr.String() {
+			t.Errorf("%s: Parse = %+v; want kind %d, firmware %q, quirk %q", r.name, got, r.kind, r.fw, r.quirk)
 		}
-		if c.kind != System && got.UUID != "d1b2c3a4-0000-4000-8000-525400120001" {
-			t.Errorf("%s: UUID = %q; want it as Linux shows it", name, got.UUID)
-		}
-	}
-}
-
-// TestGoldenOffers keeps every byte that a kind of client gets.
-func TestGoldenOffers(t *testing.T) {
-	for name, c := range clients(t) {
-		client := Parse(c.packet)
-		script := ""
-		if client.Kind == Loader {
-			script = "http://10.99.0.1/b/0123456789abcdef0123456789abcdef/script"
-		}
-		a, err := Answer(c.packet, dhcpv4.MessageTypeOffer, client, testNet, netip.MustParseAddr("10.99.0.100"), script)
-		if err != nil {
-			t.Fatal(err)
-		}
-		got := strings.TrimSpace(a.Summary()) + "\n" + hex.Dump(a.ToBytes())
-		path := filepath.Join("testdata", "offer-"+name+".txt")
-		if *update {
-			if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
-				t.Fatal(err)
-			}
-		}
-		want, err := os.ReadFile(path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if d := cmp.Diff(string(want), got); d != "" {
-			t.Errorf("offer to %s (-want +got):\n%s", name, d)
+		if r.packet.Options.Has(dhcpv4.OptionClientMachineIdentifier) && got.UUID != "d1b2c3a4-0000-4000-8000-525400120001" {
+			t.Errorf("%s: UUID = %q; want it as Linux shows it", r.name, got.UUID)
 		}
 	}
 }
 
-// book keeps leases in memory, as the state does on disk.
-type book map[string]fleet.Lease
+// memory keeps leases as the state does on disk.
+type memory struct {
+	mu     sync.Mutex
+	leases map[netip.Addr]fleet.Lease
+}
 
-func (b book) Leases() map[string]fleet.Lease { return b }
-func (b book) PutLease(l fleet.Lease) error   { b[l.MAC] = l; return nil }
-func (b book) DropLease(mac string) error     { delete(b, mac); return nil }
-
-// fullBook cannot write.
-type fullBook struct{ book }
-
-func (fullBook) PutLease(fleet.Lease) error { return errors.New("disk full") }
-
-type scripted struct{}
-
-func (scripted) Seen(c Client, _ netip.Addr) (string, error) {
-	if c.Kind == Loader {
-		return "http://x/script", nil
+func remembers(leases ...fleet.Lease) *memory {
+	m := &memory{leases: map[netip.Addr]fleet.Lease{}}
+	for _, l := range leases {
+		m.leases[l.Address] = l
 	}
-	return "", nil
+	return m
 }
 
-func newServer(b Book, now *time.Time) *Server {
-	return &Server{Network: testNet, Range: testRange, Book: b, Booter: scripted{}, Log: slog.New(slog.DiscardHandler),
-		Now: func() time.Time { return *now }}
+func (m *memory) Leases() ([]fleet.Lease, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.Collect(maps.Values(m.leases)), nil
 }
 
-func handle(t *testing.T, s *Server, p *dhcpv4.DHCPv4) *dhcpv4.DHCPv4 {
+func (m *memory) PutLease(l fleet.Lease) func() error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.leases[l.Address] = l
+	return func() error { return nil }
+}
+
+// fullDisk cannot write.
+type fullDisk struct{ *memory }
+
+func (fullDisk) PutLease(fleet.Lease) func() error {
+	return func() error { return errors.New("disk full") }
+}
+
+// scripted is a fleet that knows who it is told to know.
+type scripted map[string]Who
+
+func (s scripted) Who(mac, _ string) Who { return s[mac] }
+
+func (scripted) Seen(c Sighting) (Boot, error) {
+	switch {
+	case c.Kind == Loader:
+		return Boot{URL: "http://10.99.0.1/b/0123456789abcdef0123456789abcdef/script"}, nil
+	case c.Kind == Init:
+		return Boot{URL: "http://10.99.0.1/b/0123456789abcdef0123456789abcdef/"}, nil
+	case len(c.Loaders) == 0:
+		return Boot{}, nil
+	case c.HTTP:
+		return Boot{URL: "http://" + c.Server.String() + "/b/0123456789abcdef0123456789abcdef/" + strings.Repeat("9f", 32) + "/uki.efi"}, nil
+	}
+	return Boot{Loader: c.Loaders[0]}, nil
+}
+
+func (s scripted) Would(c Sighting) (Boot, error) { return s.Seen(c) }
+
+// testCards are the interfaces of the host under test.
+var testCards = map[string]Card{"eth0": {Index: 2, MAC: net.HardwareAddr{2, 0, 0, 0, 0, 1}, Prefixes: []netip.Prefix{netip.MustParsePrefix("10.99.0.1/24")}}}
+
+func testConfig() Config {
+	return Config{Interfaces: []Interface{{Name: "eth0"}}, Options: Options{Lease: time.Hour},
+		Networks: []Network{{Name: "lab", Interface: "eth0", Subnets: []Subnet{{Prefix: netip.MustParsePrefix("10.99.0.0/24"), Pools: []Range{testRange}}}}}}
+}
+
+func serverOf(t testing.TB, c Config, b Store, fleet Booter, now *time.Time) *Server {
 	t.Helper()
-	a, err := s.Handle(p)
+	s, err := New(c, testCards, Parts{Store: b, Booter: fleet, ID: "us", Now: func() time.Time { return *now }})
 	if err != nil {
 		t.Fatal(err)
 	}
-	return a
+	return s
+}
+
+func newServer(t testing.TB, b Store, now *time.Time) *Server {
+	return serverOf(t, testConfig(), b, scripted{}, now)
+}
+
+// broadcast is a packet as it arrives from the attached network.
+func broadcast(p *dhcpv4.DHCPv4) Packet {
+	return Packet{Interface: "eth0", Port: PortDHCP, Message: p, From: netip.MustParseAddrPort("0.0.0.0:68"), To: broadcastClient.Addr()}
+}
+
+func handle(t testing.TB, s *Server, p *dhcpv4.DHCPv4) *dhcpv4.DHCPv4 {
+	t.Helper()
+	return answerOf(t, s, broadcast(p))
+}
+
+func answerOf(t testing.TB, s *Server, p Packet) *dhcpv4.DHCPv4 {
+	t.Helper()
+	r, err := s.Handle(t.Context(), p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r == nil {
+		return nil
+	}
+	return r.Message
 }
 
 func request(t *testing.T, mac byte, mods ...dhcpv4.Modifier) *dhcpv4.DHCPv4 {
@@ -188,11 +237,11 @@ func selects(server string) dhcpv4.Modifier {
 // TestOneLease: ROM, loader and system of one card keep one address.
 func TestOneLease(t *testing.T) {
 	now := time.Unix(1000, 0)
-	b := book{}
-	s := newServer(b, &now)
+	b := remembers()
+	s := newServer(t, b, &now)
 	var address string
 	for _, name := range []string{"rom-ipxe", "loader-ipxe", "system"} {
-		p := clients(t)[name].packet
+		p := rows(t)[slices.IndexFunc(rows(t), func(r row) bool { return r.name == name })].packet
 		offer := handle(t, s, p)
 		r, err := dhcpv4.NewRequestFromOffer(offer)
 		if err != nil {
@@ -204,14 +253,14 @@ func TestOneLease(t *testing.T) {
 		}
 		address = ack.YourIPAddr.String()
 	}
-	if len(b) != 1 {
-		t.Errorf("%d leases; want 1", len(b))
+	if len(b.leases) != 1 {
+		t.Errorf("%d leases; want 1", len(b.leases))
 	}
 }
 
 func TestRequestStates(t *testing.T) {
 	now := time.Unix(1000, 0)
-	b := book{"52:54:00:12:00:01": {MAC: "52:54:00:12:00:01", Address: netip.MustParseAddr("10.99.0.100"), Expires: now.Add(time.Hour)}}
+	held := fleet.Lease{MAC: "52:54:00:12:00:01", Address: netip.MustParseAddr("10.99.0.100"), Expires: now.Add(time.Hour)}
 	renewing := func(ip string) dhcpv4.Modifier {
 		return func(p *dhcpv4.DHCPv4) { p.ClientIPAddr = net.ParseIP(ip).To4() }
 	}
@@ -229,11 +278,7 @@ func TestRequestStates(t *testing.T) {
 		{"a stranger reboots on the wrong network", request(t, 3, wants("192.168.1.5")), dhcpv4.MessageTypeNak},
 		{"renews", request(t, 1, renewing("10.99.0.100")), dhcpv4.MessageTypeAck},
 	} {
-		copied := book{}
-		for k, v := range b {
-			copied[k] = v
-		}
-		a := handle(t, newServer(copied, &now), c.packet)
+		a := handle(t, newServer(t, remembers(held), &now), c.packet)
 		switch {
 		case a == nil && c.want != 0:
 			t.Errorf("%s: silence; want %s", c.name, c.want)
@@ -246,92 +291,10 @@ func TestRequestStates(t *testing.T) {
 // TestNoAckWithoutDisk: what is not stored is not acknowledged.
 func TestNoAckWithoutDisk(t *testing.T) {
 	now := time.Unix(1000, 0)
-	s := newServer(fullBook{book{}}, &now)
-	if a, err := s.Handle(request(t, 1, selects("10.99.0.1"), wants("10.99.0.100"))); a != nil || err == nil {
+	s := newServer(t, fullDisk{remembers()}, &now)
+	if a, err := s.Handle(t.Context(), broadcast(request(t, 1, selects("10.99.0.1"), wants("10.99.0.100")))); a != nil || err == nil {
 		t.Errorf("Handle = %v, %v with a full disk; want an error and no ACK", a, err)
 	}
-}
-
-func TestDecline(t *testing.T) {
-	now := time.Unix(1000, 0)
-	b := book{}
-	s := newServer(b, &now)
-	handle(t, s, request(t, 1, selects("10.99.0.1"), wants("10.99.0.100")))
-	other := request(t, 9, wants("10.99.0.100"), dhcpv4.WithMessageType(dhcpv4.MessageTypeDecline))
-	handle(t, s, other)
-	if len(b) != 1 {
-		t.Error("somebody declined another's address")
-	}
-	handle(t, s, request(t, 1, wants("10.99.0.100"), dhcpv4.WithMessageType(dhcpv4.MessageTypeDecline)))
-	if offer := handle(t, s, discover(t, wants("10.99.0.100"))); offer.YourIPAddr.String() == "10.99.0.100" {
-		t.Error("a declined address is offered again at once")
-	}
-	now = now.Add(declineTime + time.Second)
-	if ip, err := s.choose("52:54:00:12:00:77", netip.MustParseAddr("10.99.0.100")); err != nil || ip.String() != "10.99.0.100" {
-		t.Errorf("after a while a declined address = %s, %v; want it back", ip, err)
-	}
-}
-
-func TestRelay(t *testing.T) {
-	now := time.Unix(1000, 0)
-	info := []byte{1, 4, 'e', 't', 'h', '7'}
-	p := discover(t, arch(iana.EFI_BC), dhcpv4.WithOption(dhcpv4.OptGeneric(dhcpv4.OptionRelayAgentInformation, info)))
-	p.GatewayIPAddr = net.ParseIP("10.7.0.1").To4()
-	a := handle(t, newServer(book{}, &now), p)
-	if got := a.Options.Get(dhcpv4.OptionRelayAgentInformation); string(got) != string(info) {
-		t.Errorf("option 82 = %q; want it back unchanged", got)
-	}
-	if to, _ := Destination(p, a); to != netip.MustParseAddrPort("10.7.0.1:67") {
-		t.Errorf("destination = %s; want the relay", to)
-	}
-}
-
-// TestNoAddressTwice: whatever cards ask in whatever order, no two hold one
-// address at the same time.
-func TestNoAddressTwice(t *testing.T) {
-	rapid.Check(t, func(rt *rapid.T) {
-		now := time.Unix(1000, 0)
-		b := book{}
-		s := newServer(b, &now)
-		for range rapid.IntRange(1, 60).Draw(rt, "steps") {
-			mac := byte(rapid.IntRange(1, 8).Draw(rt, "mac"))
-			p, err := dhcpv4.NewDiscovery(net.HardwareAddr{0x52, 0x54, 0, 0x12, 0, mac})
-			if err != nil {
-				rt.Fatal(err)
-			}
-			switch rapid.IntRange(0, 3).Draw(rt, "what") {
-			case 0:
-				_, _ = s.Handle(p) // a full pool is an error, and fine
-			case 1:
-				if offer, err := s.Handle(p); err == nil {
-					r, err := dhcpv4.NewRequestFromOffer(offer)
-					if err != nil {
-						rt.Fatal(err)
-					}
-					_, _ = s.Handle(r)
-				}
-			case 2:
-				p.UpdateOption(dhcpv4.OptMessageType(dhcpv4.MessageTypeRequest))
-				p.UpdateOption(dhcpv4.OptRequestedIPAddress(net.IPv4(10, 99, 0, byte(rapid.IntRange(98, 106).Draw(rt, "ip")))))
-				_, _ = s.Handle(p)
-			case 3:
-				now = now.Add(time.Duration(rapid.IntRange(0, 4000).Draw(rt, "seconds")) * time.Second)
-			}
-			holders := map[netip.Addr]string{}
-			for mac, l := range b {
-				if !testRange.Contains(l.Address) {
-					rt.Fatalf("%s holds %s, which is not in the range", mac, l.Address)
-				}
-				if !now.Before(l.Expires) {
-					continue
-				}
-				if other, ok := holders[l.Address]; ok {
-					rt.Fatalf("%s and %s both hold %s", mac, other, l.Address)
-				}
-				holders[l.Address] = mac
-			}
-		}
-	})
 }
 
 func TestRanges(t *testing.T) {
@@ -350,18 +313,41 @@ func TestRanges(t *testing.T) {
 }
 
 func FuzzHandle(f *testing.F) {
-	for _, c := range clients(f) {
-		f.Add(c.packet.ToBytes())
+	for _, r := range rows(f) {
+		f.Add(r.packet.ToBytes())
+	}
+	now := time.Unix(1000, 0)
+	modes := map[Mode]*Server{}
+	for _, mode := range []Mode{Full, Proxy, Observe} {
+		c := testConfig()
+		c.Interfaces[0].Mode = mode
+		modes[mode] = serverOf(f, c, remembers(), scripted{}, &now)
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		p, err := dhcpv4.FromBytes(b)
 		if err != nil || len(p.ClientHWAddr) != 6 {
 			return
 		}
-		now := time.Unix(1000, 0)
-		if a, err := newServer(book{}, &now).Handle(p); err == nil && a != nil {
-			Destination(p, a)
-			a.ToBytes()
+		for mode, s := range modes {
+			for _, port := range []uint16{PortDHCP, PortPXE} {
+				in := broadcast(p)
+				in.Port = port
+				r, err := s.Handle(t.Context(), in)
+				if err != nil || r == nil {
+					continue
+				}
+				if mode == Observe {
+					t.Fatal("an observer answers")
+				}
+				if size := len(r.Message.ToBytes()); size > 1472 {
+					t.Fatalf("an answer of %d bytes does not fit a frame", size)
+				}
+				if mode == Proxy && address(r.Message.YourIPAddr).IsValid() {
+					t.Fatal("a proxy gives an address")
+				}
+			}
 		}
+		s := modes[Full]
+		s.Overheard("eth0", testMAC, datagram(netip.MustParseAddrPort("10.99.0.9:67"), broadcastClient, b))
 	})
 }

@@ -5,6 +5,7 @@ package fleet
 
 import (
 	"net/netip"
+	"strings"
 	"time"
 
 	"ingot"
@@ -41,23 +42,27 @@ type Grant struct {
 
 // Machine is one computer.
 type Machine struct {
-	ID          ingot.MachineID `json:"id"`
-	Name        string          `json:"name,omitempty"` // host name given by the operator
-	State       State           `json:"state"`
-	UUID        string          `json:"uuid,omitempty"` // plausible SMBIOS UUID
-	Serial      string          `json:"serial,omitempty"`
-	MACs        []string        `json:"macs"`
-	MachineKey  string          `json:"machineKey"` // machine-id(5) of its systems, 32 hex digits
-	Firmware    ingot.Firmware  `json:"firmware,omitempty"`
-	Address     netip.Addr      `json:"address,omitzero"`
-	FirstSeen   time.Time       `json:"firstSeen"`
-	LastSeen    time.Time       `json:"lastSeen"`
-	Facts       ingot.Facts     `json:"facts"` // as told at the last boot
-	Assignment  Assignment      `json:"assignment"`
-	LastHealthy ImageRef        `json:"lastHealthy"`
-	Healthy     []ImageRef      `json:"healthy,omitempty"` // images healthy here, the latest last, each once
-	Grants      []Grant         `json:"grants,omitempty"`
-	Boot        ingot.BootID    `json:"boot,omitempty"` // the latest boot
+	ID         ingot.MachineID `json:"id"`
+	Name       string          `json:"name,omitempty"` // host name given by the operator
+	State      State           `json:"state"`
+	UUID       string          `json:"uuid,omitempty"` // plausible SMBIOS UUID
+	Serial     string          `json:"serial,omitempty"`
+	MACs       []string        `json:"macs"`
+	MachineKey string          `json:"machineKey"` // machine-id(5) of its systems, 32 hex digits
+	Firmware   ingot.Firmware  `json:"firmware,omitempty"`
+	Address    netip.Addr      `json:"address,omitzero"`
+	Port       SwitchPort      `json:"port,omitzero"` // where it was plugged in when it last booted through a relay
+	// Loaders are the first stages that the machine was moved to, by firmware,
+	// because those before stalled.
+	Loaders     map[ingot.Firmware]string `json:"loaders,omitempty"`
+	FirstSeen   time.Time                 `json:"firstSeen"`
+	LastSeen    time.Time                 `json:"lastSeen"`
+	Facts       ingot.Facts               `json:"facts"` // as told at the last boot
+	Assignment  Assignment                `json:"assignment"`
+	LastHealthy ImageRef                  `json:"lastHealthy"`
+	Healthy     []ImageRef                `json:"healthy,omitempty"` // images healthy here, the latest last, each once
+	Grants      []Grant                   `json:"grants,omitempty"`
+	Boot        ingot.BootID              `json:"boot,omitempty"` // the latest boot
 }
 
 // Hostname is the name that the machine's system gets.
@@ -81,6 +86,9 @@ type Boot struct {
 	Firmware ingot.Firmware   `json:"firmware,omitempty"`
 	Image    ImageRef         `json:"image"`             // empty until the script names one
 	Root     ingot.Digest     `json:"root,omitempty"`    // that the machine should measure
+	First    string           `json:"first,omitempty"`   // the first stage that it is offered: a loader's file, or FirstUKI
+	Told     time.Time        `json:"told,omitzero"`     // when the machine accepted that last
+	Back     bool             `json:"back,omitempty"`    // the first stage ran: it asked us for an address
 	Started  time.Time        `json:"started"`           // first packet
 	Deadline time.Time        `json:"deadline,omitzero"` // by which it must report; zero while no image is decided
 	Ended    time.Time        `json:"ended,omitzero"`
@@ -90,6 +98,9 @@ type Boot struct {
 	Served   map[string]int64 `json:"served,omitempty"` // bytes by artifact
 	Report   *ingot.Report    `json:"report,omitempty"` // the first one, and then the latest heartbeat
 }
+
+// FirstUKI stands for the image's own UKI as first stage.
+const FirstUKI = "uki"
 
 // Stage is the furthest stage that the boot has reached.
 func (b *Boot) Stage() ingot.Stage {
@@ -109,8 +120,27 @@ func (b *Boot) Open() bool { return b.Outcome == ingot.OutcomeOpen }
 // not by client identifier, so that ROM, loader, initramfs and system are one
 // client.
 type Lease struct {
-	MAC      string     `json:"mac"`
-	Address  netip.Addr `json:"address"`
-	Expires  time.Time  `json:"expires"`
-	Hostname string     `json:"hostname,omitempty"`
+	MAC      string          `json:"mac"`
+	Address  netip.Addr      `json:"address"`
+	Expires  time.Time       `json:"expires"`
+	Hostname string          `json:"hostname,omitempty"`
+	Machine  ingot.MachineID `json:"machine,omitempty"` // when it is approved: its address is not given to strangers
+	Port     SwitchPort      `json:"port,omitzero"`
+	Declined bool            `json:"declined,omitempty"` // in use by somebody unknown, until Expires; MAC is who said so
+}
+
+// SwitchPort is where a machine is plugged in, as the relay of its network
+// told (RFC 3046): bytes that the switch's vendor chose, shown as text when
+// they are text, and else as hexadecimal digits after "0x".
+type SwitchPort struct {
+	Relay   netip.Addr `json:"relay,omitzero"` // giaddr
+	Circuit string     `json:"circuit,omitempty"`
+	Remote  string     `json:"remote,omitempty"`
+}
+
+func (p SwitchPort) String() string {
+	if !p.Relay.IsValid() {
+		return ""
+	}
+	return strings.TrimSpace(p.Circuit + " " + p.Remote + " via " + p.Relay.String())
 }

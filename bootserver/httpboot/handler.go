@@ -1,19 +1,27 @@
-// Package httpboot serves one boot over HTTP: script, kernel, initramfs and
-// root to the machine, and its tickets, events and reports back. The paths are
-// those of ingot.BootPath; the boot id in them is the machine's credential.
+// Package httpboot serves one boot over HTTP/1.1 (RFC 9110, RFC 9112): script,
+// kernel, initramfs and root to the machine, and its tickets, events and
+// reports back. The paths are those of ingot.BootPath; the boot id in them is
+// the machine's credential.
+//
+// Its clients are firmware, boot loaders and ingot-init, so the answers are
+// plain: a path is exact or 404, never a redirect; every body says its length,
+// none is chunked; files go from the page cache to the socket by sendfile(2).
+// A crowd is admitted in turns: who finds no room is told when to come back.
 //
 // GET changes no machine, assignment or grant; it may add a line to the record
-// of the boot.
+// of the boot. TLS, HTTP/2 and several ranges in one request are left out: no
+// firmware asks for them.
 package httpboot
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
-	"os"
+	"strconv"
+	"strings"
 	"time"
 
 	"ingot"
@@ -29,7 +37,8 @@ var (
 
 // Booter knows boots and decides about them.
 type Booter interface {
-	Script(boot ingot.BootID) (string, error)
+	// Script is what a loader runs; base is the URL that it asked, "http://10.99.0.1".
+	Script(boot ingot.BootID, base string) (string, error)
 	Artifact(boot ingot.BootID, image ingot.Digest, part string) (Artifact, error)
 	Served(boot ingot.BootID, part string, bytes int64, whole bool)
 	Ticket(boot ingot.BootID, q ingot.TicketRequest) (ingot.SignedTicket, error)
@@ -44,197 +53,231 @@ type Artifact struct {
 	Digest ingot.Digest // its ETag
 }
 
-// Bodies are bounded: facts of a machine with many disks fit, more does not.
-const maxBody = 1 << 20
+// Bounds of one request. Facts of a machine with many disks fit into maxBody,
+// more does not.
+const (
+	maxBody   = 1 << 20
+	maxHeader = 16 << 10
+)
 
-type handler struct {
-	booter Booter
-	log    *slog.Logger
+// patience is how long a body may take to come, and a window of an answer to go.
+const patience = 30 * time.Second
+
+// Server answers the boot network.
+type Server struct {
+	booter  Booter
+	log     *slog.Logger
+	gate    gate
+	pace    pace
+	callers callers
+	wait    time.Duration // patience, but for tests
 }
 
-// New returns the handler of the boot network.
-func New(b Booter, log *slog.Logger) http.Handler {
-	h := &handler{b, log}
-	mux := http.NewServeMux()
-	mux.HandleFunc("GET /b/{boot}/script", h.script)
-	mux.HandleFunc("GET /b/{boot}/{image}/{part}", h.artifact)
-	mux.HandleFunc("POST /b/{boot}/ticket", h.ticket)
-	mux.HandleFunc("POST /b/{boot}/events", h.event)
-	mux.HandleFunc("POST /b/{boot}/report", h.report)
-	return mux
+// New returns a server with the default limits.
+func New(b Booter, log *slog.Logger) *Server {
+	s := &Server{booter: b, log: log, wait: patience}
+	s.SetLimits(Limits{})
+	return s
 }
 
-func (h *handler) boot(w http.ResponseWriter, r *http.Request) (ingot.BootID, bool) {
-	id, err := ingot.ParseBootID(r.PathValue("boot"))
-	if err != nil {
-		http.Error(w, "not a boot id", http.StatusNotFound)
-		return "", false
+// ServeHTTP implements http.Handler. Paths are taken as they are: a mux would
+// clean them, and redirect, which firmware does not follow.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	s.hurry(w, r)
+	rest, ok := strings.CutPrefix(r.URL.Path, "/b/")
+	if !ok || r.URL.RawPath != "" {
+		s.notFound(w, r)
+		return
 	}
-	return id, true
+	at := strings.Split(rest, "/")
+	boot, err := ingot.ParseBootID(at[0])
+	if err != nil {
+		s.notFound(w, r)
+		return
+	}
+	switch {
+	case len(at) == 2 && at[1] == "script":
+		s.reading(w, r, func() { s.script(w, r, boot) })
+	case len(at) == 2 && at[1] == "ticket":
+		s.posted(w, r, func() { s.ticket(w, r, boot) })
+	case len(at) == 2 && at[1] == "events":
+		s.posted(w, r, func() { s.event(w, r, boot) })
+	case len(at) == 2 && at[1] == "report":
+		s.posted(w, r, func() { s.report(w, r, boot) })
+	case len(at) == 3:
+		image, err := ingot.ParseDigest("sha256:" + at[1])
+		if err != nil {
+			s.notFound(w, r)
+			return
+		}
+		s.reading(w, r, func() { s.artifact(w, r, boot, image, at[2]) })
+	default:
+		s.notFound(w, r)
+	}
+}
+
+// hurry gives a body, and then the answer, a time to be through. Without a
+// body nothing is to be read: a deadline would only end the request's context.
+func (s *Server) hurry(w http.ResponseWriter, r *http.Request) {
+	now, c := time.Now(), http.NewResponseController(w)
+	if r.ContentLength != 0 {
+		_ = c.SetReadDeadline(now.Add(s.wait)) // a connection has deadlines, only a test's recorder has none
+	}
+	_ = c.SetWriteDeadline(now.Add(2 * s.wait))
+}
+
+func (s *Server) notFound(w http.ResponseWriter, r *http.Request) {
+	s.log.Debug("nothing is there", "method", r.Method, "path", r.URL.Path, "remote", r.RemoteAddr)
+	refuse(w, "nothing is there", http.StatusNotFound)
+}
+
+// reading lets GET and HEAD through.
+func (s *Server) reading(w http.ResponseWriter, r *http.Request, f func()) {
+	if r.Method != http.MethodGet && r.Method != http.MethodHead {
+		w.Header().Set("Allow", "GET, HEAD")
+		refuse(w, "this can only be read", http.StatusMethodNotAllowed)
+		return
+	}
+	f()
+}
+
+// posted lets POST through.
+func (s *Server) posted(w http.ResponseWriter, r *http.Request, f func()) {
+	if r.Method != http.MethodPost {
+		w.Header().Set("Allow", "POST")
+		refuse(w, "this can only be posted to", http.StatusMethodNotAllowed)
+		return
+	}
+	f()
 }
 
 // fail answers an error in plain text: its reader is a console.
-func (h *handler) fail(w http.ResponseWriter, r *http.Request, err error) {
-	status := http.StatusInternalServerError
+func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
+	status, level := http.StatusInternalServerError, slog.LevelError
 	switch {
 	case errors.Is(err, ErrUnknown):
-		status = http.StatusNotFound
+		status, level = http.StatusNotFound, slog.LevelWarn
 	case errors.Is(err, ErrRefused):
-		status = http.StatusForbidden
+		status, level = http.StatusForbidden, slog.LevelWarn
 	}
-	h.log.Log(r.Context(), level(status), "answering a machine", "path", r.URL.Path, "remote", r.RemoteAddr, "status", status, "err", err)
-	http.Error(w, err.Error(), status)
+	s.log.Log(r.Context(), level, "answering a machine", "path", r.URL.Path, "remote", r.RemoteAddr, "status", status, "err", err)
+	refuse(w, err.Error(), status)
 }
 
-func level(status int) slog.Level {
-	if status >= 500 {
-		return slog.LevelError
-	}
-	return slog.LevelWarn
-}
+// maxText bounds the text of a refusal, which may repeat what was asked.
+const maxText = 500
 
-func (h *handler) script(w http.ResponseWriter, r *http.Request) {
-	boot, ok := h.boot(w, r)
-	if !ok {
-		return
-	}
-	text, err := h.booter.Script(boot)
-	if err != nil {
-		h.fail(w, r, err)
-		return
-	}
-	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-	w.Header().Set("Cache-Control", "no-store")
+// refuse answers in plain text, with its length: http.Error sends a long text
+// in chunks.
+func refuse(w http.ResponseWriter, text string, status int) {
+	text = strings.ToValidUTF8(text[:min(len(text), maxText)], "") + "\n"
+	h := w.Header()
+	h.Set("Content-Type", "text/plain; charset=utf-8")
+	h.Set("X-Content-Type-Options", "nosniff")
+	h.Set("Content-Length", strconv.Itoa(len(text)))
+	w.WriteHeader(status)
 	_, _ = io.WriteString(w, text) // a machine that hung up asks again
 }
 
-func (h *handler) artifact(w http.ResponseWriter, r *http.Request) {
-	boot, ok := h.boot(w, r)
-	if !ok {
-		return
+// answer sends a whole small body with its length.
+func answer(w http.ResponseWriter, contentType string, body []byte) {
+	h := w.Header()
+	h.Set("Content-Type", contentType)
+	h.Set("Content-Length", strconv.Itoa(len(body)))
+	h.Set("Cache-Control", "no-store")
+	_, _ = w.Write(body) // a machine that hung up asks again
+}
+
+// base is the URL of the address that was asked, without a port when that is
+// HTTP's own. The client's Host header has no say in it.
+func base(r *http.Request) string {
+	local, _ := r.Context().Value(http.LocalAddrContextKey).(net.Addr)
+	if local == nil {
+		return ""
 	}
-	image, err := ingot.ParseDigest("sha256:" + r.PathValue("image"))
+	return "http://" + strings.TrimSuffix(local.String(), ":80")
+}
+
+func (s *Server) script(w http.ResponseWriter, r *http.Request, boot ingot.BootID) {
+	text, err := s.booter.Script(boot, base(r))
 	if err != nil {
-		http.Error(w, "not an image digest", http.StatusNotFound)
+		s.fail(w, r, err)
 		return
 	}
-	part := r.PathValue("part")
-	a, err := h.booter.Artifact(boot, image, part)
-	if err != nil {
-		h.fail(w, r, err)
-		return
-	}
-	var content io.ReadSeeker = bytes.NewReader(a.Bytes)
-	size := int64(len(a.Bytes))
-	if a.Path != "" {
-		f, err := os.Open(a.Path)
-		if err != nil {
-			h.fail(w, r, err)
-			return
-		}
-		defer f.Close()
-		st, err := f.Stat()
-		if err != nil {
-			h.fail(w, r, err)
-			return
-		}
-		content, size = f, st.Size()
-	}
-	w.Header().Set("Content-Type", "application/octet-stream")
-	w.Header().Set("ETag", `"`+string(a.Digest)+`"`)
-	counted := &counter{ResponseWriter: w}
-	http.ServeContent(counted, r, "", time.Time{}, content)
-	if r.Method == http.MethodGet {
-		h.booter.Served(boot, part, counted.n, counted.n == size)
-	}
+	answer(w, "text/plain; charset=utf-8", []byte(text))
 }
 
-// counter counts the bytes of an answer. It passes ReadFrom on, so that the
-// kernel still copies from the file to the socket by itself (sendfile(2)).
-type counter struct {
-	http.ResponseWriter
-	n int64
-}
-
-func (c *counter) Write(p []byte) (int, error) {
-	n, err := c.ResponseWriter.Write(p)
-	c.n += int64(n)
-	return n, err
-}
-
-func (c *counter) ReadFrom(r io.Reader) (int64, error) {
-	n, err := io.Copy(c.ResponseWriter, r)
-	c.n += n
-	return n, err
-}
-
-func (h *handler) ticket(w http.ResponseWriter, r *http.Request) {
-	boot, ok := h.boot(w, r)
-	if !ok {
-		return
-	}
+func (s *Server) ticket(w http.ResponseWriter, r *http.Request, boot ingot.BootID) {
 	var q ingot.TicketRequest
-	if !h.read(w, r, &q) {
+	if !s.read(w, r, &q) {
 		return
 	}
 	if len(q.Nonce) < 32 || len(q.Nonce) > 128 {
-		http.Error(w, "the nonce needs 32 to 128 characters", http.StatusBadRequest)
+		refuse(w, "the nonce needs 32 to 128 characters", http.StatusBadRequest)
 		return
 	}
-	t, err := h.booter.Ticket(boot, q)
+	t, err := s.booter.Ticket(boot, q)
 	if err != nil {
-		h.fail(w, r, err)
+		s.fail(w, r, err)
 		return
 	}
-	w.Header().Set("Content-Type", "application/json")
-	w.Header().Set("Cache-Control", "no-store")
-	_ = json.NewEncoder(w).Encode(t) // a machine that hung up asks again
+	body, err := json.Marshal(t)
+	if err != nil {
+		s.fail(w, r, err)
+		return
+	}
+	answer(w, "application/json", body)
 }
 
-func (h *handler) event(w http.ResponseWriter, r *http.Request) {
-	boot, ok := h.boot(w, r)
-	if !ok {
-		return
-	}
+func (s *Server) event(w http.ResponseWriter, r *http.Request, boot ingot.BootID) {
 	var e ingot.Event
-	if !h.read(w, r, &e) {
+	if !s.read(w, r, &e) {
 		return
 	}
 	if e.Stage.Rank() < 0 {
-		http.Error(w, "unknown stage", http.StatusBadRequest)
+		refuse(w, "unknown stage", http.StatusBadRequest)
 		return
 	}
-	h.done(w, r, h.booter.Event(boot, e))
+	s.done(w, r, s.booter.Event(boot, e))
 }
 
-func (h *handler) report(w http.ResponseWriter, r *http.Request) {
-	boot, ok := h.boot(w, r)
-	if !ok {
-		return
-	}
+func (s *Server) report(w http.ResponseWriter, r *http.Request, boot ingot.BootID) {
 	var p ingot.Report
-	if !h.read(w, r, &p) {
+	if !s.read(w, r, &p) {
 		return
 	}
 	if p.Boot != boot {
-		http.Error(w, "the report is of another boot", http.StatusBadRequest)
+		refuse(w, "the report is of another boot", http.StatusBadRequest)
 		return
 	}
-	h.done(w, r, h.booter.Report(boot, p))
+	s.done(w, r, s.booter.Report(boot, p))
 }
 
-func (h *handler) done(w http.ResponseWriter, r *http.Request, err error) {
+func (s *Server) done(w http.ResponseWriter, r *http.Request, err error) {
 	if err != nil {
-		h.fail(w, r, err)
+		s.fail(w, r, err)
 		return
 	}
 	w.WriteHeader(http.StatusNoContent)
 }
 
-func (h *handler) read(w http.ResponseWriter, r *http.Request, into any) bool {
-	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxBody)).Decode(into); err != nil {
-		http.Error(w, "the body is not the JSON that is wanted: "+err.Error(), http.StatusBadRequest)
-		return false
+// read parses a body, which must be one JSON value and nothing more.
+func (s *Server) read(w http.ResponseWriter, r *http.Request, into any) bool {
+	d := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxBody))
+	err := d.Decode(into)
+	if err == nil {
+		if _, more := d.Token(); !errors.Is(more, io.EOF) {
+			err = errors.New("something follows the value")
+		}
 	}
-	return true
+	var large *http.MaxBytesError
+	switch {
+	case err == nil:
+		return true
+	case errors.As(err, &large):
+		refuse(w, "the body is larger than 1 MiB", http.StatusRequestEntityTooLarge)
+	default:
+		refuse(w, "the body is not the JSON that is wanted: "+err.Error(), http.StatusBadRequest)
+	}
+	return false
 }

@@ -2,6 +2,7 @@ package state
 
 import (
 	"net/netip"
+	"sync/atomic"
 	"testing"
 
 	"ingot/bootserver/fleet"
@@ -20,4 +21,24 @@ func BenchmarkPutLease(b *testing.B) {
 			b.Fatal(err)
 		}
 	}
+}
+
+// BenchmarkPutLeaseTogether is what a lease costs when many wait at once.
+func BenchmarkPutLeaseTogether(b *testing.B) {
+	s, err := Open(b.Context(), b.TempDir())
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer s.Close()
+	var n atomic.Uint32
+	b.SetParallelism(256)
+	b.RunParallel(func(pb *testing.PB) {
+		for pb.Next() {
+			i := n.Add(1)
+			l := fleet.Lease{MAC: "52:54:00:00:00:01", Address: netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)})}
+			if err := s.Update(func(tx *Tx) error { tx.PutLease(l); return nil }); err != nil {
+				b.Error(err)
+			}
+		}
+	})
 }

@@ -1,8 +1,11 @@
 // Package state remembers machines, boots and leases in one bbolt file. Every
-// change is on disk before Update returns, in one transaction: after kill -9
-// the file holds all that was acknowledged and nothing of what was not.
+// change is on disk before Update returns, all of it or nothing: after kill -9
+// the file holds all that was acknowledged. Changes that wait at the same time
+// share one write to the disk (group commit), so that a thousand machines do
+// not wait for a thousand of them.
 //
-// All records are also kept in memory, as values; readers get copies of them.
+// Machines and boots are also kept in memory, as values; readers get copies.
+// Leases are kept in memory by package dhcp.
 package state
 
 import (
@@ -11,6 +14,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -37,12 +41,14 @@ const (
 
 // State is the memory of one server.
 type State struct {
-	db       *bbolt.DB
-	lock     *os.File
+	db   *bbolt.DB
+	lock *os.File
+	log  committer
+
 	mu       sync.RWMutex
 	machines map[ingot.MachineID]fleet.Machine
 	boots    map[ingot.BootID]fleet.Boot
-	leases   map[string]fleet.Lease // by MAC
+	index    index
 }
 
 var (
@@ -74,10 +80,11 @@ func Open(_ context.Context, dir string) (*State, error) {
 		}
 		return nil, fmt.Errorf("opening state %q: %w", path, err)
 	}
-	s := &State{db: db, lock: lock, machines: map[ingot.MachineID]fleet.Machine{}, boots: map[ingot.BootID]fleet.Boot{}, leases: map[string]fleet.Lease{}}
+	s := &State{db: db, lock: lock, machines: map[ingot.MachineID]fleet.Machine{}, boots: map[ingot.BootID]fleet.Boot{}, index: newIndex()}
 	if err := s.load(); err != nil {
-		return nil, errors.Join(fmt.Errorf("reading state %q: %w", path, err), s.Close())
+		return nil, errors.Join(fmt.Errorf("reading state %q: %w", path, err), db.Close(), lock.Close())
 	}
+	s.log.start(s)
 	return s, nil
 }
 
@@ -97,26 +104,56 @@ func takeLock(path string) (*os.File, error) {
 	return f, nil
 }
 
-// Close closes the file and lets another server in.
+// Close waits for what is being stored, closes the file and lets another
+// server in.
 func (s *State) Close() error {
+	s.log.stop(s)
 	err := s.db.Close()
 	s.lock.Close()
 	return err
 }
 
 func (s *State) load() error {
-	return s.db.Update(func(tx *bbolt.Tx) error {
+	var boots []fleet.Boot
+	err := s.db.Update(func(tx *bbolt.Tx) error {
 		for _, name := range [][]byte{bucketMachines, bucketBoots, bucketLeases, bucketMeta} {
 			if _, err := tx.CreateBucketIfNotExists(name); err != nil {
 				return err
 			}
 		}
 		return errors.Join(
-			each(tx, bucketMachines, func(m fleet.Machine) { s.machines[m.ID] = m }),
-			each(tx, bucketBoots, func(b fleet.Boot) { s.boots[b.ID] = b }),
-			each(tx, bucketLeases, func(l fleet.Lease) { s.leases[l.MAC] = l }),
+			each(tx, bucketMachines, func(m fleet.Machine) { s.setMachine(m) }),
+			each(tx, bucketBoots, func(b fleet.Boot) { boots = append(boots, b) }),
+			rekeyLeases(tx),
 		)
 	})
+	slices.SortFunc(boots, older)
+	for _, b := range boots {
+		s.setBoot(b)
+	}
+	return err
+}
+
+// rekeyLeases moves leases that an older version kept by card under their
+// address: one address has one lease, by construction.
+func rekeyLeases(tx *bbolt.Tx) error {
+	old := map[string]fleet.Lease{}
+	b := tx.Bucket(bucketLeases)
+	err := b.ForEach(func(k, v []byte) error {
+		if len(k) == 4 || len(k) == 16 {
+			return nil
+		}
+		var l fleet.Lease
+		err := json.Unmarshal(v, &l)
+		old[string(k)] = l
+		return err
+	})
+	for k, l := range old {
+		if err = errors.Join(err, b.Delete([]byte(k))); err == nil && l.Address.IsValid() {
+			err = put(tx, bucketLeases, string(l.Address.AsSlice()), l)
+		}
+	}
+	return err
 }
 
 func each[T any](tx *bbolt.Tx, bucket []byte, f func(T)) error {
@@ -161,13 +198,30 @@ func (s *State) sortedMachines() []fleet.Machine {
 	for _, m := range s.machines {
 		list = append(list, m)
 	}
-	slices.SortFunc(list, func(a, b fleet.Machine) int {
-		if c := a.FirstSeen.Compare(b.FirstSeen); c != 0 {
-			return c
-		}
-		return strings.Compare(string(a.ID), string(b.ID))
-	})
+	slices.SortFunc(list, longerKnown)
 	return list
+}
+
+func longerKnown(a, b fleet.Machine) int {
+	if c := a.FirstSeen.Compare(b.FirstSeen); c != 0 {
+		return c
+	}
+	return strings.Compare(string(a.ID), string(b.ID))
+}
+
+// Find returns the machine that a sighting is of, see fleet.Find.
+func (s *State) Find(sight fleet.Sighting) (fleet.Machine, bool) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.find(sight)
+}
+
+// AtAddress returns the machine that was last seen with an address.
+func (s *State) AtAddress(ip netip.Addr) (fleet.Machine, bool) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	m, ok := s.machines[s.index.address[ip]]
+	return m, ok
 }
 
 // Boot returns one boot.
@@ -182,203 +236,35 @@ func (s *State) Boot(id ingot.BootID) (fleet.Boot, bool) {
 func (s *State) Boots(machine ingot.MachineID) []fleet.Boot {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	return s.sortedBoots(machine)
-}
-
-func (s *State) sortedBoots(machine ingot.MachineID) []fleet.Boot {
 	var list []fleet.Boot
-	for _, b := range s.boots {
-		if machine == "" || b.Machine == machine {
+	if machine != "" {
+		for _, id := range s.index.boots[machine] {
+			list = append(list, s.boots[id])
+		}
+	} else {
+		for _, b := range s.boots {
 			list = append(list, b)
 		}
 	}
-	slices.SortFunc(list, func(a, b fleet.Boot) int {
-		if c := a.Started.Compare(b.Started); c != 0 {
-			return c
-		}
-		return strings.Compare(string(a.ID), string(b.ID))
+	slices.SortFunc(list, older)
+	return list
+}
+
+func older(a, b fleet.Boot) int {
+	if c := a.Started.Compare(b.Started); c != 0 {
+		return c
+	}
+	return strings.Compare(string(a.ID), string(b.ID))
+}
+
+// Leases reads all leases from the file.
+func (s *State) Leases() ([]fleet.Lease, error) {
+	var list []fleet.Lease
+	err := s.db.View(func(tx *bbolt.Tx) error {
+		return each(tx, bucketLeases, func(l fleet.Lease) { list = append(list, l) })
 	})
-	return list
-}
-
-// Leases returns all leases by MAC address.
-func (s *State) Leases() map[string]fleet.Lease {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	m := make(map[string]fleet.Lease, len(s.leases))
-	for k, v := range s.leases {
-		m[k] = v
-	}
-	return m
-}
-
-// Tx is one change. What is put is seen by later gets of the same Tx, and by
-// others once Update returned.
-type Tx struct {
-	s        *State
-	machines map[ingot.MachineID]fleet.Machine
-	boots    map[ingot.BootID]fleet.Boot
-	leases   map[string]fleet.Lease
-	gone     []ingot.BootID
-	freed    []string
-}
-
-// Update runs f and stores what it put, all or nothing. Changes are one after
-// another; f must not call State's methods.
-func (s *State) Update(f func(tx *Tx) error) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	tx := &Tx{s: s, machines: map[ingot.MachineID]fleet.Machine{}, boots: map[ingot.BootID]fleet.Boot{}, leases: map[string]fleet.Lease{}}
-	if err := f(tx); err != nil {
-		return err
-	}
-	tx.trim()
-	if tx.empty() {
-		return nil
-	}
-	if err := s.db.Update(tx.write); err != nil {
-		return fmt.Errorf("storing state: %w", err)
-	}
-	tx.apply()
-	return nil
-}
-
-func (tx *Tx) empty() bool {
-	return len(tx.machines)+len(tx.boots)+len(tx.leases)+len(tx.gone)+len(tx.freed) == 0
-}
-
-// trim forgets the oldest boots of machines that got a new one.
-func (tx *Tx) trim() {
-	for _, b := range tx.boots {
-		if _, known := tx.s.boots[b.ID]; known {
-			continue
-		}
-		if old := tx.s.sortedBoots(b.Machine); len(old) >= BootsPerMachine {
-			for _, o := range old[:len(old)-BootsPerMachine+1] {
-				tx.gone = append(tx.gone, o.ID)
-			}
-		}
-	}
-}
-
-func (tx *Tx) write(db *bbolt.Tx) error {
-	for k, v := range tx.machines {
-		if err := put(db, bucketMachines, string(k), v); err != nil {
-			return err
-		}
-	}
-	for k, v := range tx.boots {
-		if err := put(db, bucketBoots, string(k), v); err != nil {
-			return err
-		}
-	}
-	for k, v := range tx.leases {
-		if err := put(db, bucketLeases, k, v); err != nil {
-			return err
-		}
-	}
-	for _, k := range tx.gone {
-		if err := db.Bucket(bucketBoots).Delete([]byte(k)); err != nil {
-			return err
-		}
-	}
-	for _, k := range tx.freed {
-		if err := db.Bucket(bucketLeases).Delete([]byte(k)); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func put(db *bbolt.Tx, bucket []byte, key string, v any) error {
-	b, err := json.Marshal(v)
 	if err != nil {
-		return err
+		return nil, fmt.Errorf("reading leases: %w", err)
 	}
-	return db.Bucket(bucket).Put([]byte(key), b)
+	return list, nil
 }
-
-func (tx *Tx) apply() {
-	for k, v := range tx.machines {
-		tx.s.machines[k] = v
-	}
-	for k, v := range tx.boots {
-		tx.s.boots[k] = v
-	}
-	for _, k := range tx.freed {
-		delete(tx.s.leases, k)
-	}
-	for k, v := range tx.leases {
-		tx.s.leases[k] = v
-	}
-	for _, k := range tx.gone {
-		delete(tx.s.boots, k)
-	}
-}
-
-// Machines returns all machines as the change sees them.
-func (tx *Tx) Machines() []fleet.Machine {
-	list := tx.s.sortedMachines()
-	for i := range list {
-		if m, ok := tx.machines[list[i].ID]; ok {
-			list[i] = m
-		}
-	}
-	for id, m := range tx.machines {
-		if _, ok := tx.s.machines[id]; !ok {
-			list = append(list, m)
-		}
-	}
-	return list
-}
-
-// Machine returns one machine.
-func (tx *Tx) Machine(id ingot.MachineID) (fleet.Machine, bool) {
-	if m, ok := tx.machines[id]; ok {
-		return m, true
-	}
-	m, ok := tx.s.machines[id]
-	return m, ok
-}
-
-// Boot returns one boot.
-func (tx *Tx) Boot(id ingot.BootID) (fleet.Boot, bool) {
-	if b, ok := tx.boots[id]; ok {
-		return b, true
-	}
-	b, ok := tx.s.boots[id]
-	return b, ok
-}
-
-// OpenBoots returns the boots that have not ended.
-func (tx *Tx) OpenBoots() []fleet.Boot {
-	var list []fleet.Boot
-	for _, b := range tx.s.boots {
-		if b.Open() {
-			list = append(list, b)
-		}
-	}
-	return list
-}
-
-// Leases returns all leases by MAC address; it must not be changed.
-func (tx *Tx) Leases() map[string]fleet.Lease { return tx.s.leases }
-
-// PutMachine stores a machine.
-func (tx *Tx) PutMachine(m fleet.Machine) { tx.machines[m.ID] = m }
-
-// PutBoot stores a boot.
-func (tx *Tx) PutBoot(b fleet.Boot) { tx.boots[b.ID] = b }
-
-// PutLease stores a lease and forgets another card's lease of that address.
-func (tx *Tx) PutLease(l fleet.Lease) {
-	for mac, old := range tx.s.leases {
-		if old.Address == l.Address && mac != l.MAC {
-			tx.freed = append(tx.freed, mac)
-		}
-	}
-	tx.leases[l.MAC] = l
-}
-
-// DropLease forgets a lease.
-func (tx *Tx) DropLease(mac string) { tx.freed = append(tx.freed, mac) }

@@ -10,10 +10,13 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"go.etcd.io/bbolt"
+	"golang.org/x/sync/errgroup"
 
 	"ingot"
 	"ingot/bootserver/fleet"
@@ -55,8 +58,8 @@ func TestRemembers(t *testing.T) {
 	if got, ok := s.Boot(b.ID); !ok || cmp.Diff(b, got) != "" {
 		t.Errorf("boot after reopening: %s", cmp.Diff(b, got))
 	}
-	if got := s.Leases()[l.MAC]; got != l {
-		t.Errorf("lease after reopening = %+v; want %+v", got, l)
+	if got := leases(t, s); len(got) != 1 || got[0] != l {
+		t.Errorf("leases after reopening = %+v; want %+v", got, l)
 	}
 	if again, err := s.Secret("x", func(b []byte) { b[0] = 9 }); err != nil || string(again) != string(secret) {
 		t.Errorf("the secret changed: %v", err)
@@ -106,16 +109,141 @@ func TestBootsAreBounded(t *testing.T) {
 }
 
 func TestAddressHasOneLease(t *testing.T) {
-	s := open(t, t.TempDir())
-	defer s.Close()
+	dir := t.TempDir()
+	s := open(t, dir)
 	ip := netip.MustParseAddr("10.0.0.9")
 	for _, mac := range []string{"52:54:00:00:00:01", "52:54:00:00:00:02"} {
 		if err := s.Update(func(tx *Tx) error { tx.PutLease(fleet.Lease{MAC: mac, Address: ip}); return nil }); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if l := s.Leases(); len(l) != 1 || l["52:54:00:00:00:02"].Address != ip {
+	if l := leases(t, s); len(l) != 1 || l[0].MAC != "52:54:00:00:00:02" {
 		t.Errorf("leases = %+v; want only the later one", l)
+	}
+	// What an older version kept by card is kept by address.
+	err := s.db.Update(func(tx *bbolt.Tx) error {
+		return put(tx, bucketLeases, "52:54:00:00:00:03", fleet.Lease{MAC: "52:54:00:00:00:03", Address: netip.MustParseAddr("10.0.0.10")})
+	})
+	if err := errors.Join(err, s.Close()); err != nil {
+		t.Fatal(err)
+	}
+	s = open(t, dir)
+	defer s.Close()
+	if l := leases(t, s); len(l) != 2 || l[1].MAC != "52:54:00:00:00:03" {
+		t.Errorf("leases = %+v; want the old one by card as well", l)
+	}
+}
+
+func leases(t *testing.T, s *State) []fleet.Lease {
+	t.Helper()
+	l, err := s.Leases()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
+// TestIndex: machines and boots are found by what they are known by, and are
+// not when the change was refused.
+func TestIndex(t *testing.T) {
+	s := open(t, t.TempDir())
+	defer s.Close()
+	ip := netip.MustParseAddr("10.0.0.9")
+	m := fleet.Machine{ID: "m-1", State: fleet.Pending, MACs: []string{"a", "b"}, UUID: "u1", Address: ip}
+	b := fleet.Boot{ID: ingot.NewBootID([16]byte{1}), Machine: "m-1"}
+	change := func(refuse error, f func(tx *Tx)) { _ = s.Update(func(tx *Tx) error { f(tx); return refuse }) }
+	change(nil, func(tx *Tx) { tx.PutMachine(m); tx.PutBoot(b) })
+	refused := m
+	refused.State, refused.MACs, refused.UUID, refused.Address = fleet.Approved, []string{"b", "c"}, "u2", netip.MustParseAddr("10.0.0.10")
+	ended := b
+	ended.Outcome = ingot.OutcomeFailed
+	change(errors.New("no"), func(tx *Tx) {
+		tx.PutMachine(refused)
+		tx.PutBoot(ended)
+		tx.PutBoot(fleet.Boot{ID: ingot.NewBootID([16]byte{2}), Machine: "m-1"})
+		if got, ok := tx.Find(fleet.Sighting{MAC: "c"}); !ok || got.UUID != "u2" || tx.Pending() != 0 || len(tx.OpenBoots()) != 1 {
+			t.Error("a change does not see itself")
+		}
+	})
+	for sight, want := range map[fleet.Sighting]bool{{MAC: "a"}: true, {MAC: "b"}: true, {MAC: "c"}: false, {UUID: "u1"}: true, {UUID: "u2"}: false, {MAC: "a", UUID: "u3"}: false} {
+		if got, ok := s.Find(sight); ok != want || (ok && got.ID != "m-1") {
+			t.Errorf("Find(%+v) = %v, %v; want %v", sight, got.ID, ok, want)
+		}
+	}
+	if _, ok := s.AtAddress(ip); !ok {
+		t.Error("the machine is not found at its address")
+	}
+	if _, ok := s.AtAddress(refused.Address); ok {
+		t.Error("a machine is found at the address of a refused change")
+	}
+	change(nil, func(tx *Tx) {
+		if open := tx.OpenBoots(); tx.Pending() != 1 || len(open) != 1 || open[0].ID != b.ID {
+			t.Errorf("%d pending, open boots %+v; want what was before the refused change", tx.Pending(), open)
+		}
+	})
+}
+
+// TestGroupCommit: many that wait at once share the disk's time, and each is
+// told only when its own change is there.
+func TestGroupCommit(t *testing.T) {
+	s := open(t, t.TempDir())
+	defer s.Close()
+	before := s.db.Stats()
+	var g errgroup.Group
+	for i := range 500 {
+		g.Go(func() error {
+			ip := netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)})
+			return s.Update(func(tx *Tx) error { tx.PutLease(fleet.Lease{Address: ip}); return nil })
+		})
+	}
+	if err := g.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	if got := len(leases(t, s)); got != 500 {
+		t.Errorf("%d leases are stored; want 500", got)
+	}
+	if after := s.db.Stats(); after.TxStats.GetWrite()-before.TxStats.GetWrite() > 500 {
+		t.Errorf("500 changes took %d writes", after.TxStats.GetWrite()-before.TxStats.GetWrite())
+	}
+}
+
+// TestDiskFull: when the disk refuses, everybody who waits is told, and memory
+// is what the disk holds.
+func TestDiskFull(t *testing.T) {
+	s := open(t, t.TempDir())
+	defer s.Close()
+	if err := s.Update(func(tx *Tx) error { tx.PutMachine(fleet.Machine{ID: "m-1", UUID: "u1"}); return nil }); err != nil {
+		t.Fatal(err)
+	}
+	s.db.MaxSize = 1 // the file may not grow
+	var g errgroup.Group
+	var failed atomic.Int32
+	for i := range 50 {
+		g.Go(func() error {
+			err := s.Update(func(tx *Tx) error {
+				tx.PutMachine(fleet.Machine{ID: "m-1", UUID: fmt.Sprint("u", i), Name: strings.Repeat("x", 1<<20)})
+				tx.PutMachine(fleet.Machine{ID: ingot.MachineID(fmt.Sprint("n-", i))})
+				return nil
+			})
+			if err != nil {
+				failed.Add(1)
+			}
+			return nil
+		})
+	}
+	_ = g.Wait()
+	if failed.Load() != 50 {
+		t.Fatalf("%d of 50 changes failed; want all", failed.Load())
+	}
+	if m := s.Machines(); len(m) != 1 || m[0].UUID != "u1" || m[0].Name != "" {
+		t.Errorf("%d machines, the first %.20s; want the one of before", len(m), m[0].UUID)
+	}
+	if _, ok := s.Find(fleet.Sighting{UUID: "u1"}); !ok {
+		t.Error("the index lost the machine of before")
+	}
+	s.db.MaxSize = 0
+	if err := s.Update(func(tx *Tx) error { tx.PutMachine(fleet.Machine{ID: "m-2"}); return nil }); err != nil {
+		t.Errorf("after the disk has room again: %v", err)
 	}
 }
 
@@ -152,18 +280,20 @@ func TestKilled(t *testing.T) {
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
-		kill := time.AfterFunc(30*time.Millisecond+rand.N(60*time.Millisecond), func() { _ = cmd.Process.Kill() })
+		var kill *time.Timer // from the first change on: a slow machine must not be killed before it began
 		for scan := bufio.NewScanner(out); scan.Scan(); {
+			if kill == nil {
+				kill = time.AfterFunc(rand.N(60*time.Millisecond), func() { _ = cmd.Process.Kill() })
+			}
 			if _, err := fmt.Sscanf(scan.Text(), "ack %d", &acknowledged); err != nil {
 				continue // a line that the kill cut off
 			}
 		}
-		kill.Stop()
 		_ = cmd.Wait() // killed
 		s := open(t, dir)
-		machines, leases := len(s.Machines()), len(s.Leases())
-		if machines <= acknowledged || leases != machines {
-			t.Fatalf("after a kill there are %d machines and %d leases; %d were acknowledged", machines, leases, acknowledged+1)
+		machines, lent := len(s.Machines()), len(leases(t, s))
+		if machines <= acknowledged || lent != machines {
+			t.Fatalf("after a kill there are %d machines and %d leases; %d were acknowledged", machines, lent, acknowledged+1)
 		}
 		if err := s.Close(); err != nil {
 			t.Fatal(err)

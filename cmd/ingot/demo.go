@@ -130,7 +130,7 @@ func (d *demo) serve(ctx context.Context) (stop func(), err error) {
 	if err != nil {
 		return nil, err
 	}
-	cmd := d.lan.Command(context.WithoutCancel(ctx), self, "--store", d.store, "serve", "--interface", testvm.Bridge)
+	cmd := d.lan.Command(context.WithoutCancel(ctx), self, "--store", d.store, "serve", "--config=", "--interface", testvm.Bridge)
 	cmd.Stderr = log
 	if err := d.lan.Start(cmd); err != nil {
 		return nil, err

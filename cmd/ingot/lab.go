@@ -51,7 +51,7 @@ func (a *app) labCommand() *cobra.Command {
 			return l.Down(cmd.Context())
 		},
 	}
-	c := group("lab", "virtual machines on an isolated LAN, to try things", a.labUp(), ls, console, power, down)
+	c := group("lab", "virtual machines on an isolated LAN, to try things", a.labUp(), ls, console, power, a.labStorm(), a.stormMachines(), down)
 	c.Example = "  ingot lab up\n  ingot boots --timeline\n  ingot lab console uefi1\n  ingot lab down"
 	return c
 }
@@ -139,7 +139,7 @@ func (a *app) fillLab(ctx context.Context, l *testvm.Lab, f labFlags, im string)
 	if err != nil {
 		return err
 	}
-	err = l.Serve(ctx, []string{self, "--store", a.storeRoot(), "serve", "--interface", testvm.Bridge, "--approve-all", "--image", im})
+	err = l.Serve(ctx, []string{self, "--store", a.storeRoot(), "serve", "--config=", "--interface", testvm.Bridge, "--approve-all", "--image", im})
 	if err != nil {
 		return err
 	}

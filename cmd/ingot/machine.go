@@ -214,6 +214,12 @@ func machineDetails(w io.Writer, m fleet.Machine, now time.Time) {
 	for _, d := range m.Facts.Disks {
 		row(t, "disk", fmt.Sprintf("%s  serial %s  %s  holds %s", d.Name, dash(d.Serial), size(d.Size), dash(d.Holds)))
 	}
+	if m.Port.Relay.IsValid() {
+		row(t, "switch port", m.Port.String())
+	}
+	for f, l := range m.Loaders {
+		row(t, "loader", l+" for "+string(f)+", since others stalled")
+	}
 	row(t, "first seen", ago(m.FirstSeen, now))
 	row(t, "last seen", ago(m.LastSeen, now))
 	row(t, "assigned", assignment(m.Assignment))

@@ -151,8 +151,8 @@ func (a *app) rootCommand() *cobra.Command {
 		return nil
 	}
 	root.SetUsageTemplate(root.UsageTemplate() + exitCodes)
-	root.AddCommand(a.buildCommand(), a.planCommand(), a.importCommand(), a.verifyCommand(), a.imageCommand(), a.keyCommand(), a.serveCommand(), a.loadersCommand(),
-		a.machineCommand(), a.assignCommand(), a.rollbackCommand(), a.grantCommand(), a.bootsCommand(),
+	root.AddCommand(a.buildCommand(), a.planCommand(), a.importCommand(), a.verifyCommand(), a.imageCommand(), a.keyCommand(), a.serveCommand(), a.configCommand(), a.loadersCommand(),
+		a.machineCommand(), a.networkCommand(), a.assignCommand(), a.rollbackCommand(), a.grantCommand(), a.bootsCommand(),
 		a.labCommand(), a.demoCommand(), a.profileCommand(), a.versionCommand())
 	return root
 }

@@ -2,52 +2,72 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/netip"
+	"os"
+	"os/signal"
 	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+	"golang.org/x/term"
 
 	"ingot/bootserver"
+	"ingot/bootserver/config"
+	"ingot/bootserver/dhcp"
 	"ingot/builder"
 	"ingot/image"
+	"ingot/internal/yamlfile"
 )
 
 type serveFlags struct {
-	iface, addresses, image, mirror string
-	router                          string
-	dns                             []string
-	port                            uint16
-	approveAll                      bool
-	lease, ticket                   time.Duration
+	config                   string
+	ifaces                   []string
+	addresses, image, mirror string
+	router                   string
+	dns                      []string
+	port                     uint16
+	approveAll               bool
+	lease, ticket            time.Duration
 }
 
 func (a *app) serveCommand() *cobra.Command {
 	var f serveFlags
 	c := &cobra.Command{
-		Use: "serve", Short: "boot the machines of one network",
-		Long: `Serve one network: DHCP with addresses to lend, TFTP for the first stage, HTTP for
+		Use: "serve", Short: "boot the machines of one or more networks",
+		Long: `Serve networks: DHCP with addresses to lend, TFTP for the first stage, HTTP for
 the rest, and the socket that the other commands talk to. It must be the only DHCP
-server of that network. New machines wait until an operator approves them.
+server of a network in full mode. New machines wait until an operator approves them.
+
+Settings come from ` + config.Default + ` and its drop-ins, when they are there; flags
+override them. "ingot config reload", or SIGHUP where there is no terminal, reads them
+again: no socket is closed and no transfer is cut off.
 
 It needs root, or the capabilities CAP_NET_BIND_SERVICE, CAP_NET_RAW and
-CAP_NET_ADMIN. The first start fetches the boot loaders (iPXE of Debian 13).`,
+CAP_NET_ADMIN. Ports that systemd opened are used (sd_listen_fds). The first start
+fetches the boot loaders (iPXE of Debian 13).`,
 		Example: `  ingot serve --interface eth1
   ingot serve --interface eth1 --range 10.99.0.100-10.99.0.199 --router 10.99.0.1
-  ingot serve --interface br0 --approve-all --image lab:v1    # a lab`,
+  ingot serve --interface br0 --approve-all --image lab:v1    # a lab
+  ingot serve --config ./ingot.yaml`,
 		Args: exactArgs(),
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.serve(cmd, f) },
 	}
 	fl := c.Flags()
-	fl.StringVar(&f.iface, "interface", "", "network interface to serve (required)")
+	a.configFlag(fl, &f.config)
+	fl.StringSliceVar(&f.ifaces, "interface", nil, "network interfaces to serve")
 	fl.StringVar(&f.addresses, "range", "", "addresses to lend, FIRST-LAST (default: the upper half of the interface's network)")
 	fl.StringVar(&f.router, "router", "", "default gateway that machines are told (default: none)")
 	fl.StringSliceVar(&f.dns, "dns", nil, "DNS servers that machines are told")
-	fl.Uint16Var(&f.port, "http-port", 80, "TCP port for HTTP")
-	fl.DurationVar(&f.lease, "lease", 12*time.Hour, "how long an address is lent")
-	fl.DurationVar(&f.ticket, "ticket-ttl", 2*time.Minute, "how long a ticket is valid")
+	fl.Uint16Var(&f.port, "http-port", 0, "TCP port for HTTP (default 80)")
+	fl.DurationVar(&f.lease, "lease", 0, "how long an address is lent (default 12h)")
+	fl.DurationVar(&f.ticket, "ticket-ttl", 0, "how long a ticket is valid (default 2m)")
 	fl.BoolVar(&f.approveAll, "approve-all", false, "approve every new machine: for labs, on networks that no stranger can reach")
 	fl.StringVar(&f.image, "image", "", "with --approve-all: the image that new machines are assigned")
 	fl.StringVar(&f.mirror, "mirror", "", "Debian mirror URL for the loaders (default: $INGOT_MIRROR, else this host's own apt sources)")
@@ -55,16 +75,20 @@ CAP_NET_ADMIN. The first start fetches the boot loaders (iPXE of Debian 13).`,
 }
 
 func (a *app) serve(cmd *cobra.Command, f serveFlags) error {
-	if f.iface == "" {
-		return usagef("--interface is needed: the network to serve")
-	}
-	if f.image != "" && !f.approveAll {
-		return usagef("--image goes with --approve-all")
-	}
-	conf, err := f.config()
+	settings, err := a.settings(cmd.Flags(), f)
 	if err != nil {
 		return err
 	}
+	if len(settings.DHCP.Interfaces) == 0 {
+		return usagef("--interface is needed, or dhcp.interfaces in %s: the network to serve", config.Default)
+	}
+	if f.addresses != "" && len(settings.DHCP.Interfaces) > 1 {
+		return usagef("--range goes with one interface; for several, write networks into %s", config.Default)
+	}
+	if a.store == "" && os.Getenv("INGOT_STORE") == "" {
+		a.store = settings.Store // as if it had been said
+	}
+	conf := bootserver.Config{Settings: settings, Range: f.addresses, Version: version, Log: a.logger()}
 	ctx, root := cmd.Context(), a.storeRoot()
 	if conf.Store, err = image.Open(ctx, root); err != nil {
 		return err
@@ -72,37 +96,138 @@ func (a *app) serve(cmd *cobra.Command, f serveFlags) error {
 	if conf.Keys, err = image.LoadOrCreateKeys(filepath.Join(root, "keys")); err != nil {
 		return fmt.Errorf("preparing the signing keys: %w", err)
 	}
-	opt, err := a.loaderOptions(f.mirror)
+	opt, err := a.loaderOptions(settings.Mirror)
 	if err != nil {
 		return err
 	}
 	if conf.Loaders, _, err = builder.Loaders(ctx, root, opt); err != nil {
 		return explain(ctx, err)
 	}
-	conf.Version, conf.Log = version, a.logger()
-	conf.Ready = func(r bootserver.Ready) {
-		fmt.Fprintf(a.stderr, "serving %s on %s: DHCP %s, HTTP %s\n  → ingot machine ls\n", f.iface, r.Address, r.Range, r.URL)
+	if conf.Sockets, err = passedSockets(); err != nil {
+		return err
 	}
-	return bootserver.Run(ctx, conf)
+	if f.config != "" {
+		conf.Settle = func() (config.Config, error) { return a.settings(cmd.Flags(), f) }
+	}
+	s := newManager(conf.Log)
+	conf.Alive, conf.Reloads = s.alive, s.reloading
+	conf.Ready = func(r bootserver.Ready) {
+		for _, l := range r.Links {
+			fmt.Fprintf(a.stderr, "serving %s\n", linkLine(l))
+		}
+		fmt.Fprintf(a.stderr, "  → ingot machine ls\n")
+		s.ready()
+	}
+	defer context.AfterFunc(ctx, s.stopping)()
+	server := bootserver.New(conf)
+	if in, ok := a.stdin.(*os.File); !ok || !term.IsTerminal(int(in.Fd())) { // there, SIGHUP says that the terminal is gone
+		defer onHangup(ctx, func() { _, _ = server.Reload(ctx) })() // it logs what comes of it
+	}
+	return server.Run(ctx)
 }
 
-func (f serveFlags) config() (bootserver.Config, error) {
-	c := bootserver.Config{Interface: f.iface, Range: f.addresses, HTTPPort: f.port, LeaseTime: f.lease,
-		TicketTTL: f.ticket, ApproveAll: f.approveAll, Image: f.image}
-	var err error
-	if f.router != "" {
-		if c.Router, err = netip.ParseAddr(f.router); err != nil {
-			return c, usagef("--router: %q is not an address", f.router)
+// linkLine tells in one line what is served on an interface.
+func linkLine(l bootserver.Link) string {
+	switch l.Mode {
+	case dhcp.Observe:
+		return l.Name + ": DHCP is observed, nothing is answered"
+	case dhcp.Proxy:
+		return fmt.Sprintf("%s on %s: proxy DHCP beside another server, HTTP %s", l.Name, l.Address, l.URL)
+	}
+	var pools []string
+	for _, p := range l.Pools {
+		pools = append(pools, p.String())
+	}
+	if pools == nil {
+		pools = []string{"without a pool"}
+	}
+	return fmt.Sprintf("%s on %s: DHCP %s, HTTP %s", l.Name, l.Address, strings.Join(pools, ", "), l.URL)
+}
+
+// onHangup calls f at each SIGHUP until stopped.
+func onHangup(ctx context.Context, f func()) (stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	hangups := make(chan os.Signal, 1)
+	signal.Reset(syscall.SIGHUP) // it ends other commands, see main
+	signal.Notify(hangups, syscall.SIGHUP)
+	go func() {
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-hangups:
+				f()
+			}
+		}
+	}()
+	return func() { signal.Stop(hangups); cancel() }
+}
+
+// settings reads the configuration, when there is one, and lets flags override it.
+func (a *app) settings(flags *pflag.FlagSet, f serveFlags) (config.Config, error) {
+	var c config.Config
+	if f.config != "" {
+		read, err := config.Load(f.config)
+		switch {
+		case err == nil:
+			c = *read
+		case !errors.Is(err, config.ErrAbsent) || flags.Changed("config"):
+			return c, err
 		}
 	}
-	for _, d := range f.dns {
-		ip, err := netip.ParseAddr(d)
-		if err != nil {
-			return c, usagef("--dns: %q is not an address", d)
-		}
-		c.DNS = append(c.DNS, ip)
+	if err := f.override(flags, &c); err != nil {
+		return c, err
 	}
-	return c, nil
+	if c.Boots.Image != "" && !c.Boots.ApproveAll {
+		return c, usagef("--image goes with --approve-all")
+	}
+	return c, c.Check()
+}
+
+// override puts the flags that were given into a configuration.
+func (f serveFlags) override(flags *pflag.FlagSet, c *config.Config) error {
+	if len(f.ifaces) > 0 {
+		said := c.DHCP.Interfaces
+		c.DHCP.Interfaces = nil
+		for _, name := range f.ifaces {
+			i := slices.IndexFunc(said, func(i dhcp.Interface) bool { return i.Name == name })
+			if i >= 0 {
+				c.DHCP.Interfaces = append(c.DHCP.Interfaces, said[i])
+			} else {
+				c.DHCP.Interfaces = append(c.DHCP.Interfaces, dhcp.Interface{Name: name})
+			}
+		}
+	}
+	addresses := func(flag string, given []string, into *[]netip.Addr) error {
+		if !flags.Changed(flag) {
+			return nil
+		}
+		*into = nil
+		for _, s := range given {
+			ip, err := netip.ParseAddr(s)
+			if err != nil {
+				return usagef("--%s: %q is not an address", flag, s)
+			}
+			*into = append(*into, ip)
+		}
+		return nil
+	}
+	if err := errors.Join(addresses("router", []string{f.router}, &c.DHCP.Routers), addresses("dns", f.dns, &c.DHCP.DNS)); err != nil {
+		return err
+	}
+	set(flags, "lease", &c.DHCP.Lease, f.lease)
+	set(flags, "http-port", &c.HTTP.Port, f.port)
+	set(flags, "ticket-ttl", &c.Boots.Ticket, yamlfile.Duration(f.ticket))
+	set(flags, "approve-all", &c.Boots.ApproveAll, f.approveAll)
+	set(flags, "image", &c.Boots.Image, f.image)
+	set(flags, "mirror", &c.Mirror, f.mirror)
+	return nil
+}
+
+func set[T any](flags *pflag.FlagSet, name string, into *T, v T) {
+	if flags.Changed(name) {
+		*into = v
+	}
 }
 
 func (a *app) loadersCommand() *cobra.Command {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"math/rand/v2"
 	"net/http"
@@ -12,6 +13,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"ingot"
@@ -195,5 +197,48 @@ func TestRefusalIsFinal(t *testing.T) {
 	}), chunks, time.Minute)
 	if requests != 1 || err == nil || !strings.Contains(err.Error(), "not what this boot may run") {
 		t.Errorf("after %d requests: %v; want one request and the server's words", requests, err)
+	}
+}
+
+// TestComesBack: a machine that is asked to come back does so when it was told
+// to, jittered, and its patience does not run out as long as the server says so.
+func TestComesBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		asked := 0
+		var pauses []time.Duration
+		err := retry(t.Context(), patience{First: time.Second, Most: time.Second, Total: 10 * time.Second},
+			func(_ error, pause time.Duration) { pauses = append(pauses, pause) },
+			func() error {
+				if asked++; asked <= 20 {
+					return fmt.Errorf("fetching: %w", busy{refusal{status: 503}, retryAfter(http.Header{"Retry-After": {"8"}})})
+				}
+				return nil
+			})
+		if err != nil || asked != 21 {
+			t.Fatalf("retry = %v after %d times; want success at the 21st", err, asked)
+		}
+		different := map[time.Duration]bool{}
+		for _, p := range pauses {
+			if p < 8*time.Second || p > 12*time.Second {
+				t.Errorf("a pause of %s; want 8 to 12 s", p)
+			}
+			different[p] = true
+		}
+		if len(different) < 10 {
+			t.Errorf("%d different pauses of %d; want them jittered", len(different), len(pauses))
+		}
+		asked = 0
+		begin := time.Now()
+		err = retry(t.Context(), patience{First: time.Second, Most: time.Second, Total: 10 * time.Second}, func(error, time.Duration) {},
+			func() error { return busy{refusal{status: 500}, 0} })
+		if took := time.Since(begin); err == nil || took < 10*time.Second || took > 13*time.Second {
+			t.Errorf("a broken server: %v after %s; want an error when patience ends", err, took)
+		}
+	})
+	for header, want := range map[string]time.Duration{"": 0, "0": 0, "3": 3 * time.Second, "-1": 0, "x": 0, "1e9": 0,
+		"99999999": longestWait, "99999999999999999999": 0, "Fri, 31 Dec 1999 23:59:59 GMT": 0} {
+		if got := retryAfter(http.Header{"Retry-After": {header}}); got != want {
+			t.Errorf("retryAfter(%q) = %s; want %s", header, got, want)
+		}
 	}
 }

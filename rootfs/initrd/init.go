@@ -71,12 +71,21 @@ func ParseArguments(cmdline string) (Arguments, error) {
 		}
 		return a, nil
 	}
+	if a.lost() {
+		return a, nil
+	}
 	for key, value := range map[string]string{ingot.ArgServer: a.Server, ingot.ArgBoot: string(a.Boot), ingot.ArgMAC: a.MAC} {
 		if value == "" {
 			return a, fmt.Errorf("the kernel command line has no %s; was this kernel started by ingot's script?", key)
 		}
 	}
 	return a, nil
+}
+
+// lost reports whether the arguments tell nothing of this boot, as those of a
+// UKI that firmware started do: then the network is asked.
+func (a Arguments) lost() bool {
+	return a.RootHash != "" && a.Local == "" && a.Server == "" && a.Boot == "" && a.MAC == ""
 }
 
 // boot is one run of PID 1.
@@ -144,7 +153,7 @@ func (b *boot) start(ctx context.Context) error {
 	if b.args, err = ParseArguments(string(cmdline)); err != nil {
 		return err
 	}
-	b.console.say("boot %s, kernel %s", cmp.Or(b.args.Boot.Short(), "without a server"), kernelRelease())
+	b.console.say("boot %s, kernel %s", cmp.Or(b.args.Boot.Short(), "without arguments"), kernelRelease())
 	if b.mods, err = openModules(kernelRelease()); err != nil {
 		return err
 	}
@@ -169,6 +178,9 @@ func (b *boot) startNetwork(ctx context.Context) error {
 	if b.server, err = readKey("server.pub"); err != nil {
 		return err
 	}
+	if b.args.lost() {
+		return b.startLost(ctx)
+	}
 	link, err := waitForNIC(ctx, b.args.MAC, b.loadDrivers)
 	if err != nil {
 		return err
@@ -178,11 +190,28 @@ func (b *boot) startNetwork(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	b.console.say("address %s, server %s", ack.YourIPAddr, b.args.Server)
+	b.meet(ctx, ack.YourIPAddr.String())
+	return nil
+}
+
+// startLost is startNetwork for a UKI that firmware started.
+func (b *boot) startLost(ctx context.Context) error {
+	link, ack, args, err := findServer(ctx, b.loadDrivers, func(name string, err error) { b.console.say("no server by %s yet: %v", name, err) })
+	if err != nil {
+		return err
+	}
+	b.args.Server, b.args.Boot, b.args.MAC = args.Server, args.Boot, args.MAC
+	b.console.say("network %s (%s, %s), boot %s", link.Attrs().Name, b.args.MAC, driver(link.Attrs().Name), b.args.Boot.Short())
+	b.meet(ctx, ack.YourIPAddr.String())
+	return nil
+}
+
+// meet speaks to the server for the first time.
+func (b *boot) meet(ctx context.Context, own string) {
+	b.console.say("address %s, server %s", own, b.args.Server)
 	b.remote = newRemote(b.args.Server, b.args.Boot)
 	b.facts = facts(b.args.MAC)
-	b.tell(ctx, ingot.Event{Stage: ingot.StageInit, Detail: ack.YourIPAddr.String()})
-	return nil
+	b.tell(ctx, ingot.Event{Stage: ingot.StageInit, Detail: own})
 }
 
 func readKey(name string) (minisign.PublicKey, error) {

@@ -86,9 +86,10 @@ func TestLocalArguments(t *testing.T) {
 	if _, err := ParseArguments("ingot.local=partition/" + rootID); err == nil || !strings.Contains(err.Error(), "ingot.roothash") {
 		t.Errorf("without a root hash: %v; want an error that names ingot.roothash", err)
 	}
-	// A root hash alone is what every UKI has: the server is asked as usual.
-	if _, err := ParseArguments("ingot.roothash=" + hash); err == nil || strings.Contains(err.Error(), "ingot.roothash") {
-		t.Errorf("with a root hash alone: %v; want that a server is missed", err)
+	// A root hash alone is what a UKI has that firmware started: the network is
+	// asked for the server.
+	if a, err := ParseArguments("ingot.roothash=" + hash); err != nil || !a.lost() {
+		t.Errorf("with a root hash alone: %+v, %v; want that the network is asked", a, err)
 	}
 }
 

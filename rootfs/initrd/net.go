@@ -76,21 +76,26 @@ func configure(ctx context.Context, l netlink.Link, told func(error)) (*dhcpv4.D
 	if err != nil {
 		return nil, err
 	}
+	return ack, apply(l, ack)
+}
+
+// apply sets the address and the route of a lease.
+func apply(l netlink.Link, ack *dhcpv4.DHCPv4) error {
 	mask := ack.SubnetMask()
 	if mask == nil {
 		mask = ack.YourIPAddr.DefaultMask()
 	}
 	addr := &netlink.Addr{IPNet: &net.IPNet{IP: ack.YourIPAddr, Mask: mask}}
 	if err := netlink.AddrReplace(l, addr); err != nil {
-		return nil, fmt.Errorf("setting the address %s: %w", addr, err)
+		return fmt.Errorf("setting the address %s: %w", addr, err)
 	}
 	if routers := ack.Router(); len(routers) > 0 {
 		route := &netlink.Route{LinkIndex: l.Attrs().Index, Gw: routers[0]}
 		if err := netlink.RouteReplace(route); err != nil {
-			return nil, fmt.Errorf("setting the route by %s: %w", routers[0], err)
+			return fmt.Errorf("setting the route by %s: %w", routers[0], err)
 		}
 	}
-	return ack, nil
+	return nil
 }
 
 // askDHCP asks for a lease (RFC 2131) with growing, jittered pauses.
@@ -117,7 +122,7 @@ func askOnce(ctx context.Context, name string, wait time.Duration) (*dhcpv4.DHCP
 		return nil, err
 	}
 	defer c.Close()
-	lease, err := c.Request(ctx, dhcpv4.WithOption(dhcpv4.OptClassIdentifier("ingot-init")))
+	lease, err := c.Request(ctx, dhcpv4.WithOption(dhcpv4.OptClassIdentifier(vendorClass)))
 	if err != nil {
 		return nil, err
 	}

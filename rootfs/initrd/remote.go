@@ -60,13 +60,32 @@ func (r *remote) do(ctx context.Context, method, part string, body []byte, heade
 	resp.Body.Close()
 	err = refusal{resp.StatusCode, string(bytes.TrimSpace(text))}
 	if resp.StatusCode >= 500 || resp.StatusCode == http.StatusTooManyRequests {
-		return nil, fmt.Errorf("%w", errors.Join(errTransient, err))
+		return nil, busy{err, retryAfter(resp.Header)}
 	}
 	return nil, err
 }
 
-// errTransient marks answers after which the same request may succeed.
-var errTransient = errors.New("the server is busy or broken")
+// busy is an answer after which the same request may succeed: the server is
+// broken, or it serves many and says when to come back.
+type busy struct {
+	error
+	after time.Duration // 0: it does not say
+}
+
+func (b busy) Unwrap() error { return b.error }
+
+// longestWait bounds what a server can make a machine wait, whatever it says.
+const longestWait = 5 * time.Minute
+
+// retryAfter reads Retry-After (RFC 9110 section 10.2.3) in its form of
+// seconds. The form of a date needs a clock, which the machine may not have.
+func retryAfter(h http.Header) time.Duration {
+	seconds, err := strconv.ParseUint(h.Get("Retry-After"), 10, 31)
+	if err != nil {
+		return 0
+	}
+	return min(time.Duration(seconds)*time.Second, longestWait)
+}
 
 func (r *remote) small(ctx context.Context, method, part string, body []byte) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, 60*time.Second)
@@ -149,7 +168,9 @@ type patience struct {
 var serverPatience = patience{First: 500 * time.Millisecond, Most: 15 * time.Second, Total: 15 * time.Minute}
 
 // retry calls f until it succeeds, fails for good, or patience ends. The
-// pauses grow and are jittered, so that a rack does not ask in step.
+// pauses grow and are jittered, so that a rack does not ask in step. A server
+// that says when to come back is alive: it is asked then, a little later each
+// machine for itself, and patience begins anew.
 func retry(ctx context.Context, p patience, told func(err error, pause time.Duration), f func() error) error {
 	start, pause := time.Now(), p.First
 	for {
@@ -158,6 +179,10 @@ func retry(ctx context.Context, p patience, told func(err error, pause time.Dura
 			return err
 		}
 		jittered := pause/2 + rand.N(pause)
+		if b := (busy{}); errors.As(err, &b) && b.after > 0 {
+			jittered = b.after + rand.N(b.after/2+1)
+			start, pause = time.Now().Add(jittered), p.First
+		}
 		told(err, jittered)
 		select {
 		case <-ctx.Done():
@@ -174,7 +199,7 @@ func passing(err error) bool {
 	var refused refusal
 	var netErr net.Error
 	switch {
-	case errors.Is(err, errTransient):
+	case errors.As(err, new(busy)):
 		return true
 	case errors.As(err, &refused), isVerdict(err):
 		return false

@@ -1,0 +1,243 @@
+// Package config is what operators write about a server: one YAML file,
+// /etc/ingot/ingot.yaml, and drop-ins beside it, read in the order of their
+// names. A later file replaces single values and lists of values; interfaces,
+// networks, groups and machines it adds to.
+//
+// All that is wrong is said at once, with its place. Nothing is looked up:
+// whether an interface exists is found out by the server.
+package config
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"reflect"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/invopop/jsonschema"
+
+	"ingot"
+	"ingot/bootserver/dhcp"
+	"ingot/bootserver/httpboot"
+	"ingot/bootserver/tftp"
+	"ingot/internal/yamlfile"
+)
+
+// Default is where the configuration is looked for. Drop-ins are in a folder
+// named like the file, with .d for .yaml.
+const Default = "/etc/ingot/ingot.yaml"
+
+// Config is one server. Zero values are the defaults.
+type Config struct {
+	Schema string      `yaml:"$schema,omitempty" json:"-" jsonschema_description:"Location of this schema; for editors, ignored by ingot."`
+	Store  string      `yaml:"store,omitempty" json:"store,omitempty" jsonschema_description:"Folder of images, keys and state. Default: /var/lib/ingot."`
+	Socket string      `yaml:"socket,omitempty" json:"socket,omitempty" jsonschema_description:"Unix socket of the administrator. Default: ingot.sock in the store."`
+	Mirror string      `yaml:"mirror,omitempty" json:"mirror,omitempty" jsonschema_description:"Debian mirror for the loaders. Default: this host's own apt sources."`
+	DHCP   dhcp.Config `yaml:"dhcp,omitempty" json:"dhcp"`
+	TFTP   TFTP        `yaml:"tftp,omitempty" json:"tftp"`
+	HTTP   HTTP        `yaml:"http,omitempty" json:"http"`
+	Boots  Boots       `yaml:"boots,omitempty" json:"boots"`
+}
+
+// TFTP bounds the first stage.
+type TFTP struct {
+	Transfers int `yaml:"transfers,omitempty" json:"transfers,omitempty" jsonschema_description:"Under way at once. Default: 4096."`
+	PerClient int `yaml:"perClient,omitempty" json:"perClient,omitempty" jsonschema_description:"Of one address at once. Default: 16."`
+}
+
+// HTTP bounds what machines fetch. See httpboot.Limits.
+type HTTP struct {
+	Port        uint16         `yaml:"port,omitempty" json:"port,omitempty" jsonschema_description:"TCP port. Default: 80."`
+	Rate        yamlfile.Bytes `yaml:"rate,omitempty" json:"rate,omitempty" jsonschema_description:"Bytes per second of all machines together, shared equally. Default: no limit."`
+	Transfers   int            `yaml:"transfers,omitempty" json:"transfers,omitempty" jsonschema_description:"Roots under way at once; more are asked to come back. Default: 256."`
+	PerBoot     int            `yaml:"perBoot,omitempty" json:"perBoot,omitempty" jsonschema_description:"Transfers of one boot at once. Default: 8."`
+	Connections int            `yaml:"connections,omitempty" json:"connections,omitempty" jsonschema_description:"Of all clients. Default: 8192."`
+	PerClient   int            `yaml:"perClient,omitempty" json:"perClient,omitempty" jsonschema_description:"Connections of one address. Default: 64."`
+}
+
+// Boots says how machines boot.
+type Boots struct {
+	Ticket     yamlfile.Duration `yaml:"ticket,omitempty" json:"ticket,omitempty" jsonschema_description:"How long a ticket is valid. Default: 2m."`
+	Deadline   yamlfile.Duration `yaml:"deadline,omitempty" json:"deadline,omitempty" jsonschema_description:"Of images that name none: from the script to the report. Default: 10m."`
+	ApproveAll bool              `yaml:"approveAll,omitempty" json:"approveAll,omitempty" jsonschema_description:"Approve every new machine. For labs, on networks that no stranger can reach."`
+	Image      string            `yaml:"image,omitempty" json:"image,omitempty" jsonschema_description:"With approveAll: the image that new machines are assigned."`
+}
+
+// Limits are the limits of the HTTP server.
+func (h HTTP) Limits() httpboot.Limits {
+	return httpboot.Limits{Rate: int64(h.Rate), Transfers: h.Transfers, PerBoot: h.PerBoot, Connections: h.Connections, PerClient: h.PerClient}
+}
+
+// Limits are the limits of the TFTP server.
+func (t TFTP) Limits() tftp.Limits {
+	return tftp.Limits{Transfers: t.Transfers, PerClient: t.PerClient}
+}
+
+// ErrAbsent: there is no configuration file.
+var ErrAbsent = errors.New("there is no configuration")
+
+// Load reads the file and its drop-ins. The error is yamlfile.Faults when
+// something is wrong with what they say, ErrAbsent when there is none of them.
+func Load(file string) (*Config, error) {
+	files, err := Files(file)
+	if err != nil {
+		return nil, err
+	}
+	var texts []text
+	for _, f := range files {
+		content, err := os.ReadFile(f)
+		if err != nil {
+			return nil, fmt.Errorf("reading the configuration: %w", err)
+		}
+		texts = append(texts, text{f, content})
+	}
+	return parse(texts)
+}
+
+// text is one file of a configuration.
+type text struct {
+	name    string
+	content []byte
+}
+
+// parse reads files one over the other.
+func parse(files []text) (*Config, error) {
+	c, places, faults := &Config{}, map[string]yamlfile.Place{}, yamlfile.Faults{}
+	for _, f := range files {
+		d := yamlfile.Decoder{File: f.name, What: "the configuration", Append: true, Places: places}
+		d.Decode(f.content, c)
+		faults = append(faults, d.Faults...)
+	}
+	if len(faults) == 0 { // what could not be read cannot be judged
+		c.check(&faults, places)
+	}
+	if err := faults.Err(); err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+// Files lists the file, when it is there, and its drop-ins in the order in
+// which they are read.
+func Files(file string) ([]string, error) {
+	dropIns, err := filepath.Glob(filepath.Join(strings.TrimSuffix(file, ".yaml")+".d", "*.yaml"))
+	if err != nil {
+		return nil, fmt.Errorf("looking for the configuration: %w", err)
+	}
+	slices.Sort(dropIns)
+	if _, err := os.Stat(file); err == nil {
+		return append([]string{file}, dropIns...), nil
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("looking for the configuration: %w", err)
+	}
+	if len(dropIns) == 0 {
+		return nil, fmt.Errorf("%w at %s", ErrAbsent, file)
+	}
+	return dropIns, nil
+}
+
+// Check returns all that is wrong with a configuration that did not come from
+// a file alone.
+func (c *Config) Check() error {
+	var faults yamlfile.Faults
+	c.check(&faults, nil)
+	return faults.Err()
+}
+
+func (c *Config) check(faults *yamlfile.Faults, places map[string]yamlfile.Place) {
+	at := func(path string) yamlfile.Place {
+		if p, ok := places[path]; ok {
+			return p
+		}
+		return yamlfile.Place{File: path}
+	}
+	for path, value := range map[string]string{"store": c.Store, "socket": c.Socket} {
+		if value != "" && !filepath.IsAbs(value) {
+			faults.Add(at(path), "write it from the root: /"+value, "%s: %q is not an absolute path", path, value)
+		}
+	}
+	if len(c.Socket) > 107 {
+		faults.Add(at("socket"), "choose a shorter one", "socket: a path of Unix sockets has at most 107 bytes")
+	}
+	if c.Boots.Image != "" && !c.Boots.ApproveAll {
+		faults.Add(at("boots.image"), "write approveAll: true beside it, or assign images to machines", "image: it is for machines that are approved by themselves")
+	}
+	if c.Boots.Image != "" {
+		if _, err := ingot.ParseImageName(c.Boots.Image); err != nil {
+			faults.Add(at("boots.image"), "write PROFILE:VERSION", "image: %v", err)
+		}
+	}
+	if t := time.Duration(c.Boots.Ticket); t != 0 && (t < 5*time.Second || t > time.Hour) {
+		faults.Add(at("boots.ticket"), "write a time between 5s and 1h", "ticket: %s", t)
+	}
+	if c.HTTP.Rate != 0 && c.HTTP.Rate < 64<<10 {
+		faults.Add(at("http.rate"), "write at least 64KiB, or nothing", "rate: %d bytes per second boot no machine", c.HTTP.Rate)
+	}
+	checkDHCP(c.DHCP.Check(), faults, places)
+}
+
+// item is the place that a fault of package dhcp begins with: networks[0] "x": …
+var item = regexp.MustCompile(`^[a-z]+\[\d+\]`)
+
+// checkDHCP gives the faults of package dhcp the places of what they are about.
+func checkDHCP(err error, faults *yamlfile.Faults, places map[string]yamlfile.Place) {
+	for _, e := range leaves(err) {
+		path := "dhcp"
+		if of := item.FindString(e.Error()); of != "" {
+			path += "." + of
+		}
+		place, ok := places[path]
+		if !ok {
+			place = yamlfile.Place{File: path}
+		}
+		what, fix, _ := strings.Cut(e.Error(), "; ")
+		faults.Add(place, fix, "%s", what)
+	}
+}
+
+// leaves are the errors that an error joins, without the sentinel.
+func leaves(err error) (list []error) {
+	if err == nil {
+		return nil
+	}
+	joined, ok := err.(interface{ Unwrap() []error }) //nolint:errorlint // the parts are wanted, not a match
+	if !ok || !errors.Is(err, dhcp.ErrConfig) {
+		if ok {
+			return joined.Unwrap()
+		}
+		return []error{err}
+	}
+	for _, e := range joined.Unwrap() {
+		if !errors.Is(e, dhcp.ErrConfig) {
+			list = append(list, leaves(e)...)
+		}
+	}
+	return list
+}
+
+// YAML writes a configuration as a file that Load reads.
+func (c *Config) YAML() ([]byte, error) {
+	b, err := yamlfile.Encode(c)
+	if err != nil {
+		return nil, fmt.Errorf("writing the configuration: %w", err)
+	}
+	return b, nil
+}
+
+// Schema returns the JSON schema (draft 2020-12) of a configuration file.
+func Schema() ([]byte, error) {
+	return yamlfile.Schema(&Config{}, "ingot server", func(t reflect.Type) *jsonschema.Schema {
+		switch t {
+		case reflect.TypeFor[dhcp.Range]():
+			return &jsonschema.Schema{Type: "string", Pattern: `^[0-9.]+ *- *[0-9.]+$`}
+		case reflect.TypeFor[dhcp.Mode]():
+			return &jsonschema.Schema{Type: "string", Enum: []any{dhcp.Full, dhcp.Proxy, dhcp.Observe}}
+		}
+		return nil
+	})
+}

@@ -1,0 +1,181 @@
+package dhcp
+
+import (
+	"encoding/hex"
+	"flag"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/insomniacslk/dhcp/dhcpv4"
+	"github.com/insomniacslk/dhcp/iana"
+)
+
+var update = flag.Bool("update", false, "write the golden packets anew")
+
+// dump shows a packet for people, and then every byte of it.
+func dump(what string, r *Reply) string {
+	if r == nil {
+		return what + ": silence\n"
+	}
+	to := "to " + r.To.String()
+	if r.Hardware != nil {
+		to += " at " + r.Hardware.String()
+	}
+	return fmt.Sprintf("%s: from %s %s\n%s\n%s", what, r.From, to, strings.TrimSpace(r.Message.Summary()), hex.Dump(r.Message.ToBytes()))
+}
+
+// TestGoldenPackets keeps every byte of what each kind of client asks and gets:
+// from a full server, from a proxy with the offers, and from its port 4011. A
+// file in testdata is the evidence of a row of docs/HARDWARE.md.
+func TestGoldenPackets(t *testing.T) {
+	now := time.Unix(1000, 0)
+	answer := func(mode Mode, p Packet) *Reply {
+		c := testConfig()
+		c.Interfaces[0].Mode = mode
+		r, err := serverOf(t, c, remembers(), scripted{}, &now).Handle(t.Context(), p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r
+	}
+	for _, r := range rows(t) {
+		got := fmt.Sprintf("asks\n%s\n%s", strings.TrimSpace(r.packet.Summary()), hex.Dump(r.packet.ToBytes()))
+		got += dump("\nfull server", answer(Full, broadcast(r.packet)))
+		got += dump("\nproxy", answer(Proxy, broadcast(r.packet)))
+		if got += dump("\nproxy, port 4011", answer(Proxy, toBootServer(t, r.packet))); r.kind == System && strings.Count(got, "silence") != 2 {
+			t.Errorf("a proxy answers a system")
+		}
+		path := filepath.Join("testdata", r.name+".txt")
+		if *update {
+			if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		want, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if d := cmp.Diff(string(want), got); d != "" {
+			t.Errorf("%s (-want +got):\n%s", r.name, d)
+		}
+	}
+}
+
+// toBootServer makes of a client's packet the one that it sends to port 4011.
+func toBootServer(t *testing.T, p *dhcpv4.DHCPv4) Packet {
+	t.Helper()
+	q, err := dhcpv4.FromBytes(p.ToBytes())
+	if err != nil {
+		t.Fatal(err)
+	}
+	q.UpdateOption(dhcpv4.OptMessageType(dhcpv4.MessageTypeRequest))
+	q.ClientIPAddr = net.IPv4(10, 99, 0, 77).To4()
+	return Packet{Interface: "eth0", Port: PortPXE, Message: q, From: netip.MustParseAddrPort("10.99.0.77:4011"), To: testServer}
+}
+
+// TestMusts are what firmware drops an answer for, whatever else is in it.
+func TestMusts(t *testing.T) {
+	now := time.Unix(1000, 0)
+	for _, mode := range []Mode{Full, Proxy} {
+		c := testConfig()
+		c.Interfaces[0].Mode = mode
+		s := serverOf(t, c, remembers(), scripted{}, &now)
+		for _, r := range rows(t) {
+			a := answerOf(t, s, broadcast(r.packet))
+			if a == nil {
+				continue
+			}
+			if id := r.packet.Options.Get(dhcpv4.OptionClientMachineIdentifier); id != nil && string(a.Options.Get(dhcpv4.OptionClientMachineIdentifier)) != string(id) {
+				t.Errorf("%s, %s: option 97 does not go back unchanged", mode, r.name)
+			}
+			class, url := a.ClassIdentifier(), string(a.Options.Get(dhcpv4.OptionBootfileName))
+			switch {
+			case strings.Contains(r.name, "http") && (class != "HTTPClient" || !strings.HasPrefix(url, "http://10.99.0.1/") || !strings.HasSuffix(url, ".efi") || len(url) > 254):
+				t.Errorf("%s, %s: class %q, URL %q; want HTTPClient, and a URL of a program below 255 bytes", mode, r.name, class, url)
+			case !strings.Contains(r.name, "http") && r.kind == Firmware && class != "PXEClient":
+				t.Errorf("%s, %s: class %q; want PXEClient", mode, r.name, class)
+			}
+			if mode == Proxy && (address(a.YourIPAddr).IsValid() || a.Options.Has(dhcpv4.OptionIPAddressLeaseTime) || a.Options.Has(dhcpv4.OptionSubnetMask) || a.Options.Has(dhcpv4.OptionRouter)) {
+				t.Errorf("a proxy tells %s what is not its business:\n%s", r.name, a.Summary())
+			}
+		}
+	}
+}
+
+// TestBootItem: a boot server tells the item back that it was asked for.
+func TestBootItem(t *testing.T) {
+	now := time.Unix(1000, 0)
+	c := testConfig()
+	c.Interfaces[0].Mode = Proxy
+	p := toBootServer(t, discover(t, arch(iana.EFI_BC)))
+	p.Message.UpdateOption(dhcpv4.OptGeneric(dhcpv4.OptionVendorSpecificInformation, []byte{71, 4, 0, 1, 0, 0, 255}))
+	r, err := serverOf(t, c, remembers(), scripted{}, &now).Handle(t.Context(), p)
+	if err != nil || r == nil {
+		t.Fatalf("Handle = %v, %v; want an answer", r, err)
+	}
+	if got := r.Message.Options.Get(dhcpv4.OptionVendorSpecificInformation); string(got) != "\x47\x04\x00\x01\x00\x00\xff" {
+		t.Errorf("option 43 = %x; want the item back", got)
+	}
+	if r.To != p.From || r.From.Port() != PortPXE {
+		t.Errorf("the answer goes from %s to %s; want from 4011 to where it was asked from", r.From, r.To)
+	}
+}
+
+// TestFits: an answer is never larger than the client takes, and what is left
+// out is what it can do without.
+func TestFits(t *testing.T) {
+	n := Told{Server: testServer, Address: netip.MustParseAddr("10.99.0.5"), Prefix: netip.MustParsePrefix("10.99.0.0/24"), Boot: Boot{Loader: "snponly.efi"},
+		Options: Options{Search: []string{strings.Repeat("a.", 60) + "example", strings.Repeat("b.", 60) + "example"}, Domain: strings.Repeat("c.", 60) + "example",
+			Extra: []Option{{Code: 150, Text: strings.Repeat("x", 100)}}}}
+	p := discover(t, arch(iana.EFI_BC))
+	p.Options.Del(dhcpv4.OptionParameterRequestList) // wants all
+	small := Answer(p, dhcpv4.MessageTypeOffer, Parse(p), n)
+	p.UpdateOption(dhcpv4.OptMaxMessageSize(1472))
+	large := Answer(p, dhcpv4.MessageTypeOffer, Parse(p), n)
+	if l := len(small.ToBytes()); l > 548 || small.BootFileName != "snponly.efi" || !small.Options.Has(dhcpv4.GenericOptionCode(150)) || small.Options.Has(dhcpv4.OptionDNSDomainSearchList) {
+		t.Errorf("%d bytes for a client that takes 548:\n%s", l, small.Summary())
+	}
+	if l := len(large.ToBytes()); l <= 548 || !large.Options.Has(dhcpv4.OptionDNSDomainSearchList) {
+		t.Errorf("%d bytes for a client that takes 1444; want all options", l)
+	}
+}
+
+// TestHardwareTable: docs/HARDWARE.md has a row for each kind of client and
+// names each quirk and each default loader; and no row without packets.
+func TestHardwareTable(t *testing.T) {
+	b, err := os.ReadFile("../../docs/HARDWARE.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	known := map[string]bool{}
+	for _, r := range rows(t) {
+		known[r.name] = true
+		if !strings.Contains(string(b), "\n| `"+r.name+"` | ") {
+			t.Errorf("docs/HARDWARE.md has no row %q", r.name)
+		}
+	}
+	for _, line := range strings.Split(string(b), "\n") {
+		if name, _, ok := strings.Cut(strings.TrimPrefix(line, "| `"), "` | "); ok && strings.HasPrefix(line, "| `") && !known[name] {
+			t.Errorf("the row %q of docs/HARDWARE.md has no packets", name)
+		}
+	}
+	for _, q := range Quirks {
+		if !strings.Contains(string(b), "(quirk `"+q.Name+"`)") || q.Device == "" || q.What == "" || q.Source == "" {
+			t.Errorf("the quirk %q is not in docs/HARDWARE.md, or does not say of what and how we know", q.Name)
+		}
+	}
+	for f, list := range Loaders {
+		for _, l := range list {
+			if !strings.Contains(string(b), "`"+l+"`") {
+				t.Errorf("docs/HARDWARE.md does not name the loader %s of %s", l, f)
+			}
+		}
+	}
+}

@@ -1,0 +1,480 @@
+package dhcp
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/insomniacslk/dhcp/dhcpv4"
+
+	"ingot/bootserver/fleet"
+)
+
+// The ports of DHCP and of boot servers beside another DHCP server (PXE 2.1).
+const (
+	PortDHCP = dhcpv4.ServerPort
+	PortPXE  = 4011
+)
+
+// Packet is a message as it arrived.
+type Packet struct {
+	Interface string
+	From      netip.AddrPort
+	To        netip.Addr // as the sender addressed it
+	Port      uint16     // PortDHCP or PortPXE
+	Message   *dhcpv4.DHCPv4
+}
+
+// Reply is a message as it leaves.
+type Reply struct {
+	Interface string
+	From      netip.AddrPort
+	To        netip.AddrPort
+	Hardware  net.HardwareAddr // not nil: of a client that does not answer ARP yet
+	Message   *dhcpv4.DHCPv4
+}
+
+// talk is one packet with all that is known of it.
+type talk struct {
+	*Server
+	Packet
+	site    *site
+	port    *port
+	client  Client
+	who     Who
+	machine *Machine // as configured
+	relayed
+	network *network
+	subnet  *subnet // to prefer; may be nil
+	ours    netip.Addr
+	now     time.Time
+}
+
+// Handle makes the answer to a packet, nil for none. What it acknowledges is
+// durable. It may take as long as testing an address does.
+func (s *Server) Handle(ctx context.Context, p Packet) (*Reply, error) {
+	if id, at := marked(p.Message); id != "" {
+		return s.greet(p, id, at), nil
+	}
+	t, ok := s.listen(p)
+	if !ok {
+		return nil, nil
+	}
+	var a *dhcpv4.DHCPv4
+	var err error
+	switch t.port.Mode {
+	case Full:
+		a, err = t.full(ctx)
+	case Proxy:
+		a, err = t.proxy()
+	case Observe:
+		t.observe()
+	}
+	if a == nil || err != nil {
+		return nil, err
+	}
+	return t.reply(a), nil
+}
+
+// greet answers another ingot that looks for servers: with what we are, and no
+// address.
+func (s *Server) greet(p Packet, id, at string) *Reply {
+	t, ok := s.listen(p)
+	if !ok || id == s.id || p.Message.MessageType() != dhcpv4.MessageTypeDiscover {
+		return nil
+	}
+	s.watch.warn(p.Interface, "ingot "+t.client.MAC, "a second ingot serves this network: "+at+" (MAC "+t.client.MAC+"); stop one of them, or let one observe", t.now)
+	if t.port.Mode == Observe {
+		return nil
+	}
+	a := Answer(p.Message, dhcpv4.MessageTypeOffer, Client{}, Told{Server: t.ours, Proxy: true})
+	a.UpdateOption(mark(s.id))
+	return t.reply(a)
+}
+
+// listen says what a packet is and where it came from.
+func (s *Server) listen(p Packet) (*talk, bool) {
+	t := &talk{Server: s, Packet: p, site: s.site.Load(), client: Parse(p.Message), relayed: readRelay(p.Message), now: s.now()}
+	if t.port = t.site.ports[p.Interface]; t.port == nil {
+		return nil, false
+	}
+	if id, _ := marked(p.Message); id == "" {
+		s.watch.asked(t)
+	}
+	unicast := t.port.owns(p.To)
+	t.network, t.subnet = t.site.locate(t.port, t.relayed, address(p.Message.ClientIPAddr), unicast)
+	t.who = s.booter.Who(t.client.MAC, t.client.UUID)
+	if t.client.UUID == "" {
+		t.client.UUID = t.who.UUID
+	}
+	t.machine = t.site.machine(t.client, t.who.Name)
+	switch {
+	case unicast:
+		t.ours = p.To
+	case t.subnet != nil:
+		t.ours = t.port.server(t.subnet.Prefix.Addr())
+	default:
+		t.ours = t.port.server(t.relay)
+	}
+	return t, true
+}
+
+// identity is what the client takes for its server.
+func (t *talk) identity() netip.Addr {
+	if t.override.IsValid() {
+		return t.override
+	}
+	return t.ours
+}
+
+// chose reports whether the client's choice of a server is us; who names none
+// asks everybody.
+func (t *talk) chose() (named, us bool) {
+	id := address(t.Message.ServerIdentifier())
+	return id.IsValid(), id.IsValid() && (t.port.owns(id) || id == t.override)
+}
+
+func (t *talk) known() bool { return t.machine != nil || t.who.Approved }
+
+func (t *talk) card() card { return card{t.network.Name, t.client.MAC} }
+
+// ask is what the client needs of the book.
+func (t *talk) ask() ask {
+	a := ask{card: t.card(), known: t.known(), wish: address(t.Message.RequestedIPAddress()), siblings: t.who.MACs, reset: t.client.Kind == Firmware}
+	if t.subnet != nil {
+		a.near = t.subnet.Prefix
+	}
+	if t.machine != nil && t.machine.Address.IsValid() && t.network.subnetOf(t.machine.Address) != nil {
+		a.reserved = t.machine.Address
+	}
+	return a
+}
+
+// full answers as the network's DHCP server.
+func (t *talk) full(ctx context.Context) (*dhcpv4.DHCPv4, error) {
+	if t.network == nil {
+		if t.relay.IsValid() {
+			t.watch.warn(t.Interface, "unknown-relay "+t.relay.String(), "a relay of no network that is configured asks: "+t.relay.String()+
+				"; add its subnet to networks, or its address to a network's relays", t.now)
+		}
+		return nil, nil
+	}
+	if t.port.Known && !t.known() {
+		return nil, nil
+	}
+	switch t.Message.MessageType() {
+	case dhcpv4.MessageTypeDiscover:
+		return t.discover(ctx)
+	case dhcpv4.MessageTypeRequest:
+		return t.request()
+	case dhcpv4.MessageTypeDecline:
+		return nil, t.decline()
+	case dhcpv4.MessageTypeRelease:
+		return nil, t.release()
+	case dhcpv4.MessageTypeInform:
+		return t.inform()
+	}
+	return nil, nil
+}
+
+func (t *talk) discover(ctx context.Context) (*dhcpv4.DHCPv4, error) {
+	ip, err := t.choose(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return t.answer(dhcpv4.MessageTypeOffer, ip)
+}
+
+// probes is how many addresses in use are found before a client is let down.
+const probes = 4
+
+// choose finds an address. One that is new to us is tested for a holder whom
+// we do not know of; machines that we know do not wait for that.
+func (t *talk) choose(ctx context.Context) (netip.Addr, error) {
+	a := t.ask()
+	wait := t.port.Probe
+	if wait == 0 {
+		wait = DefaultProbe
+	}
+	for range probes {
+		ip, fresh, err := t.book.choose(a, t.now)
+		if err != nil || !fresh || a.known || wait < 0 || t.Probe == nil {
+			return ip, err
+		}
+		holder, used := t.Probe(ctx, Trial{Interface: t.Interface, Index: t.port.Index, MAC: t.port.MAC, Address: ip, From: t.ours, Far: t.relay.IsValid(), For: wait})
+		if !used {
+			return ip, nil
+		}
+		t.watch.warn(t.Interface, "used "+ip.String(), "the address "+ip.String()+" of a pool is used by "+holder+
+			", who did not get it from us; take it out of the pool, or reserve it", t.now)
+		if done, ok := t.book.decline(a.card, ip, t.now); ok {
+			if err := done(); err != nil {
+				return netip.Addr{}, err
+			}
+		}
+	}
+	return netip.Addr{}, errors.New("several addresses of the pool are used by others; see ingot network")
+}
+
+// request answers a DHCPREQUEST in each of the client's states (RFC 2131
+// section 4.3.2): SELECTING, INIT-REBOOT, RENEWING, REBINDING.
+func (t *talk) request() (*dhcpv4.DHCPv4, error) {
+	named, us := t.chose()
+	if named && !us { // the client took another server's offer
+		t.book.withdraw(t.card())
+		return nil, nil
+	}
+	want := address(t.Message.RequestedIPAddress())
+	if !want.IsValid() {
+		want = address(t.Message.ClientIPAddr)
+	}
+	if !want.IsValid() {
+		return nil, nil
+	}
+	a := t.ask()
+	st := t.book.standing(a, want, t.now)
+	if !named && !st.has.IsValid() && t.network.subnetOf(want) != nil {
+		return nil, nil // who we know nothing of is not ours to refuse
+	}
+	if !st.may || (!named && st.has != want) {
+		return t.nak(), nil
+	}
+	lease := fleet.Lease{MAC: t.client.MAC, Address: want, Expires: t.now.Add(t.told(want).lease()), Port: t.switchPort(),
+		Hostname: clip(string(unterminated(t.Message.Options.Get(dhcpv4.OptionHostName))))}
+	if t.known() {
+		if lease.Machine = t.who.ID; lease.Machine == "" {
+			lease.Machine = configured
+		}
+	}
+	l, ok := t.book.take(a, lease, t.now)
+	if !ok { // somebody was faster
+		return t.nak(), nil
+	}
+	err := l.wait()
+	t.book.settle(l, err == nil)
+	if err != nil {
+		return nil, err // no ACK for what is not on disk
+	}
+	return t.answer(dhcpv4.MessageTypeAck, want)
+}
+
+// configured stands in a lease for a machine that is configured and that the
+// fleet has not seen boot.
+const configured = "configured"
+
+func (t *talk) nak() *dhcpv4.DHCPv4 {
+	return Answer(t.Message, dhcpv4.MessageTypeNak, Client{}, Told{Server: t.identity()})
+}
+
+// decline takes an address out of use that the client found taken.
+func (t *talk) decline() error {
+	if named, us := t.chose(); named && !us {
+		return nil
+	}
+	ip := address(t.Message.RequestedIPAddress())
+	wait, ok := t.book.decline(t.card(), ip, t.now)
+	if !ok {
+		return nil // only who holds an address can decline it
+	}
+	t.watch.warn(t.Interface, "used "+ip.String(), "the address "+ip.String()+", that we lent to "+t.client.MAC+
+		", is used by somebody else; find the machine, or take the address out of the pool", t.now)
+	return wait()
+}
+
+// release frees an address. It stays the card's own until another needs it.
+func (t *talk) release() error {
+	if named, us := t.chose(); named && !us {
+		return nil
+	}
+	if wait, ok := t.book.end(t.card(), address(t.Message.ClientIPAddr), t.now); ok {
+		return wait()
+	}
+	return nil
+}
+
+// inform tells a client that has its address from elsewhere (RFC 2131 section
+// 4.3.5): no address, no lease.
+func (t *talk) inform() (*dhcpv4.DHCPv4, error) {
+	own := address(t.Message.ClientIPAddr)
+	if t.network.subnetOf(own) == nil && t.client.Kind != Init {
+		return nil, nil
+	}
+	n := t.told(own)
+	n.Address = netip.Addr{}
+	boot, err := t.seen(own)
+	if err != nil {
+		return nil, err
+	}
+	n.Boot = boot
+	return Answer(t.Message, dhcpv4.MessageTypeAck, t.client, n), nil
+}
+
+// told joins what the client is told with an address.
+func (t *talk) told(ip netip.Addr) Told {
+	n := Told{Server: t.identity(), Address: ip}
+	sub := t.subnet
+	if t.network != nil && t.network.subnetOf(ip) != nil {
+		sub = t.network.subnetOf(ip)
+	}
+	var base Options
+	var name string
+	if sub != nil {
+		n.Prefix, base, name = sub.Prefix, sub.all, t.network.Name
+	} else {
+		base = t.site.Options
+	}
+	n.Options = t.site.options(base, t.client, t.who.Name, name, t.machine)
+	n.Hostname = t.who.Name
+	if t.machine != nil && t.machine.Hostname != "" {
+		n.Hostname = t.machine.Hostname
+	}
+	return n
+}
+
+func (t *talk) answer(kind dhcpv4.MessageType, ip netip.Addr) (*dhcpv4.DHCPv4, error) {
+	boot, err := t.seen(ip)
+	if err != nil {
+		return nil, err
+	}
+	n := t.told(ip)
+	n.Boot = boot
+	return Answer(t.Message, kind, t.client, n), nil
+}
+
+// seen asks what the client boots.
+func (t *talk) seen(ip netip.Addr) (Boot, error) {
+	if t.client.Kind == System {
+		return Boot{}, nil
+	}
+	return t.booter.Seen(t.sighting(ip))
+}
+
+func (t *talk) sighting(ip netip.Addr) Sighting {
+	loaders := t.told(ip).Loaders
+	if loaders == nil {
+		loaders = Loaders[t.client.Firmware]
+	}
+	if t.client.Kind == Init {
+		loaders = nil
+	}
+	return Sighting{Client: t.client, Address: ip, Server: t.ours, Port: t.switchPort(), Loaders: loaders,
+		Asks: t.Message.MessageType() == dhcpv4.MessageTypeDiscover}
+}
+
+func (t *talk) switchPort() fleet.SwitchPort {
+	if !t.relay.IsValid() || t.circuit+t.remote == "" {
+		return fleet.SwitchPort{}
+	}
+	return fleet.SwitchPort{Relay: t.relay, Circuit: t.circuit, Remote: t.remote}
+}
+
+// reply says how an answer leaves: from the address that was asked.
+func (t *talk) reply(a *dhcpv4.DHCPv4) *Reply {
+	r := &Reply{Interface: t.Interface, From: netip.AddrPortFrom(t.ours, t.Port), Message: a}
+	var direct bool
+	if r.To, direct = Destination(t.Message, a); direct {
+		r.Hardware = t.Message.ClientHWAddr
+	}
+	if t.Port == PortPXE { // a boot server answers the port that it was asked from
+		r.To = t.From
+	}
+	return r
+}
+
+// proxy stands beside another DHCP server: it gives no addresses, and says what
+// to boot, with the offers (port 67) and as boot server (port 4011).
+func (t *talk) proxy() (*dhcpv4.DHCPv4, error) {
+	if t.port.Known && !t.known() || t.client.Kind == System {
+		return nil, nil
+	}
+	own := address(t.Message.ClientIPAddr)
+	if !own.IsValid() {
+		own = address(t.Message.RequestedIPAddress())
+	}
+	kind, toUs := dhcpv4.MessageTypeAck, t.Port == PortPXE || t.port.owns(t.To)
+	switch t.Message.MessageType() {
+	case dhcpv4.MessageTypeDiscover:
+		if t.client.Kind == Init {
+			return nil, nil // it needs an address first, and asks with DHCPINFORM then
+		}
+		kind, own = dhcpv4.MessageTypeOffer, netip.Addr{}
+	case dhcpv4.MessageTypeRequest:
+		if named, us := t.chose(); !toUs && (!named || !us) {
+			_, err := t.seen(own) // it takes an address from the other server: now we know which
+			return nil, err
+		}
+	case dhcpv4.MessageTypeInform:
+		if !toUs && t.client.Kind != Init {
+			return nil, nil
+		}
+	default:
+		return nil, nil
+	}
+	boot, err := t.seen(own)
+	if err != nil || boot == (Boot{}) {
+		return nil, err
+	}
+	n := t.told(own)
+	n.Address, n.Proxy, n.Boot = netip.Addr{}, true, boot
+	a := Answer(t.Message, kind, t.client, n)
+	if item := bootItem(t.Message); item != nil && t.Port == PortPXE {
+		a.UpdateOption(dhcpv4.OptGeneric(dhcpv4.OptionVendorSpecificInformation, append(append([]byte{subBootItem, byte(len(item))}, item...), 255)))
+	}
+	return a, nil
+}
+
+// subBootItem is PXE_BOOT_ITEM in option 43: the boot server type and layer
+// that a client asks for, to be told back (PXE 2.1 table 2-2).
+const subBootItem = 71
+
+func bootItem(p *dhcpv4.DHCPv4) []byte {
+	b := p.Options.Get(dhcpv4.OptionVendorSpecificInformation)
+	for len(b) >= 2 && b[0] != 255 {
+		n := int(b[1])
+		if len(b) < 2+n {
+			return nil
+		}
+		if b[0] == subBootItem {
+			return slices.Clone(b[2 : 2+n])
+		}
+		b = b[2+n:]
+	}
+	return nil
+}
+
+// observe answers nothing, and notes what it would have.
+func (t *talk) observe() {
+	if t.Message.MessageType() != dhcpv4.MessageTypeDiscover {
+		return
+	}
+	var parts []string
+	var ip netip.Addr
+	if t.network != nil {
+		var err error
+		if ip, err = t.book.peek(t.ask(), t.now); err != nil {
+			parts = append(parts, err.Error())
+		} else {
+			parts = append(parts, ip.String())
+		}
+	}
+	if t.client.Kind != System {
+		switch boot, err := t.booter.Would(t.sighting(ip)); {
+		case err != nil:
+			parts = append(parts, err.Error())
+		case boot.URL != "":
+			parts = append(parts, boot.URL)
+		case boot.Loader != "":
+			parts = append(parts, boot.Loader+" by TFTP")
+		default:
+			parts = append(parts, "nothing to boot: no loader for its firmware")
+		}
+	}
+	if len(parts) == 0 {
+		parts = []string{"nothing: no network is configured for it"}
+	}
+	t.watch.would(t, strings.Join(parts, ", "))
+}

@@ -1,0 +1,59 @@
+package fleet
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"ingot"
+)
+
+// PatienceFirst is how long a machine has, after it was told what to load, to
+// begin loading: firmware does so at once, unless it cannot.
+const PatienceFirst = 10 * time.Second
+
+// FirstStage is the one of the first stages that a machine is offered: the one
+// that it was moved to when others stalled, else the first of the list.
+func FirstStage(m Machine, f ingot.Firmware, list []string) string {
+	if len(list) == 0 {
+		return ""
+	}
+	if l := m.Loaders[f]; slices.Contains(list, l) {
+		return l
+	}
+	return list[0]
+}
+
+// Stalled reports whether firmware that asks from the start has been let down
+// by the first stage of its latest boot, and says how: it was told what to load
+// and never did, or loaded it and nothing was heard of it again.
+func Stalled(latest *Boot, f ingot.Firmware, now time.Time) (string, bool) {
+	if latest == nil || !latest.Open() || latest.First == "" || latest.Back || latest.Firmware != f {
+		return "", false
+	}
+	switch latest.Stage() {
+	case ingot.StageDHCP:
+		if latest.Told.IsZero() || now.Sub(latest.Told) < PatienceFirst {
+			return "", false
+		}
+		return fmt.Sprintf("the first stage stalled: the machine was told to load %s and did not within %s", latest.First, now.Sub(latest.Told).Round(time.Second)), true
+	case ingot.StageLoader:
+		return fmt.Sprintf("the first stage stalled: the machine loaded %s, and it was not heard of again", latest.First), true
+	}
+	return "", false
+}
+
+// Stall ends a boot whose first stage stalled, and moves the machine to the
+// next one of its list.
+func Stall(b Boot, m Machine, reason string, list []string, now time.Time) (Boot, Machine) {
+	b = end(b, ingot.OutcomeSilent, reason, now)
+	if i := slices.Index(list, b.First); i >= 0 && len(list) > 1 {
+		m.Loaders = maps.Clone(m.Loaders)
+		if m.Loaders == nil {
+			m.Loaders = map[ingot.Firmware]string{}
+		}
+		m.Loaders[b.Firmware] = list[(i+1)%len(list)]
+	}
+	return b, m
+}

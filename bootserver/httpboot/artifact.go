@@ -1,0 +1,158 @@
+package httpboot
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net/http"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"ingot"
+)
+
+// smallFile is the size in bytes up to which an answer needs no admission: it
+// is gone before a place is free.
+const smallFile = 256 << 10
+
+func (s *Server) artifact(w http.ResponseWriter, r *http.Request, boot ingot.BootID, image ingot.Digest, part string) {
+	a, err := s.booter.Artifact(boot, image, part)
+	if err != nil {
+		s.fail(w, r, err)
+		return
+	}
+	content, size, err := a.open()
+	if err != nil {
+		s.fail(w, r, err)
+		return
+	}
+	defer content.Close()
+	if r.Method == http.MethodGet && size > smallFile {
+		leave, ok := s.gate.enter(boot, part == "root")
+		if !ok {
+			s.busy(w, r, boot, part)
+			return
+		}
+		defer leave()
+	}
+	if strings.Contains(r.Header.Get("Range"), ",") {
+		// Several ranges would be answered in MIME parts, past sendfile. A server
+		// may ignore them (RFC 9110 section 14.2).
+		r.Header.Del("Range")
+	}
+	w.Header().Set("Content-Type", "application/octet-stream")
+	w.Header().Set("ETag", `"`+string(a.Digest)+`"`)
+	out := &paced{ResponseWriter: w, control: http.NewResponseController(w), ctx: r.Context(), server: s}
+	http.ServeContent(out, r, "", time.Time{}, content)
+	if r.Method == http.MethodGet {
+		s.booter.Served(boot, part, out.n, out.n == size)
+	}
+}
+
+// busy tells a machine when to come back (RFC 9110 section 10.2.3). The time is
+// jittered, so that a rack that was refused together does not return together.
+func (s *Server) busy(w http.ResponseWriter, r *http.Request, boot ingot.BootID, part string) {
+	s.log.Debug("no room, a machine is asked to come back", "boot", boot.Short(), "part", part, "remote", r.RemoteAddr)
+	w.Header().Set("Retry-After", strconv.Itoa(comeBack()))
+	refuse(w, "many machines are being served; come back", http.StatusServiceUnavailable)
+}
+
+// file is what an artifact is read from.
+type file interface {
+	io.ReadSeeker
+	io.Closer
+}
+
+type memory struct{ *bytes.Reader }
+
+func (memory) Close() error { return nil }
+
+// open opens an artifact and says its size in bytes.
+func (a Artifact) open() (file, int64, error) {
+	if a.Path == "" {
+		return memory{bytes.NewReader(a.Bytes)}, int64(len(a.Bytes)), nil
+	}
+	f, err := os.Open(a.Path)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = fmt.Errorf("%w artifact: it left the store", ErrUnknown)
+	}
+	if err != nil {
+		return nil, 0, err
+	}
+	st, err := f.Stat()
+	if err != nil {
+		f.Close()
+		return nil, 0, err
+	}
+	return f, st.Size(), nil
+}
+
+// paced sends an answer window by window: each waits for its turn at the
+// server's rate and must go before its deadline, so that a reader may be slow
+// but not stand still. It counts the bytes.
+type paced struct {
+	http.ResponseWriter
+	control *http.ResponseController
+	ctx     context.Context //nolint:containedctx // of the one answer that it is
+	server  *Server
+	n       int64
+}
+
+// turn waits for the right to send up to want bytes and says how many.
+func (p *paced) turn(want int64) (int64, error) {
+	n, err := p.server.pace.turn(p.ctx, want, p.server.gate.inside())
+	if err != nil {
+		return 0, err
+	}
+	if err := p.control.SetWriteDeadline(time.Now().Add(p.server.wait)); err != nil && !errors.Is(err, http.ErrNotSupported) {
+		return 0, err
+	}
+	return n, nil
+}
+
+// Write sends what is in memory.
+func (p *paced) Write(b []byte) (written int, err error) {
+	for len(b) > 0 {
+		n, err := p.turn(int64(len(b)))
+		if err != nil {
+			return written, err
+		}
+		m, err := p.ResponseWriter.Write(b[:n])
+		written, p.n, b = written+m, p.n+int64(m), b[m:]
+		if err != nil {
+			return written, err
+		}
+	}
+	return written, nil
+}
+
+// ReadFrom sends from a file. Each window is handed on as an io.LimitedReader
+// right over the file, which is what the net package recognises and gives to
+// sendfile(2).
+func (p *paced) ReadFrom(r io.Reader) (sent int64, err error) {
+	src, ok := r.(*io.LimitedReader)
+	to, fast := p.ResponseWriter.(io.ReaderFrom)
+	if !ok || !fast {
+		return io.Copy(struct{ io.Writer }{p}, r)
+	}
+	for src.N > 0 {
+		n, err := p.turn(src.N)
+		if err != nil {
+			return sent, err
+		}
+		m, err := to.ReadFrom(&io.LimitedReader{R: src.R, N: n})
+		src.N, sent, p.n = src.N-m, sent+m, p.n+m
+		switch {
+		case err != nil:
+			return sent, err
+		case m < n:
+			return sent, io.ErrUnexpectedEOF // the file is shorter than it was
+		}
+	}
+	return sent, nil
+}

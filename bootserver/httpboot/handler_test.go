@@ -1,0 +1,448 @@
+package httpboot
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"ingot"
+)
+
+var (
+	testBoot  = ingot.NewBootID([16]byte{1})
+	testImage = ingot.DigestOf([]byte("image"))
+)
+
+// shelf is a Booter with one boot and the files of one folder.
+type shelf struct {
+	dir    string
+	served chan int64
+}
+
+func (s *shelf) Script(_ ingot.BootID, base string) (string, error) {
+	return "#!ipxe\n# " + base + strings.Repeat("\n# long", 1000), nil // longer than what net/http buffers
+}
+
+func (s *shelf) Artifact(boot ingot.BootID, image ingot.Digest, part string) (Artifact, error) {
+	if boot != testBoot || image != testImage || !slices.Contains([]string{"root", "kernel", "manifest", "gone"}, part) {
+		return Artifact{}, fmt.Errorf("%w part %q", ErrUnknown, part)
+	}
+	if part == "manifest" {
+		return Artifact{Bytes: []byte("manifest"), Digest: testImage}, nil
+	}
+	return Artifact{Path: filepath.Join(s.dir, part), Digest: testImage}, nil
+}
+
+func (s *shelf) Served(_ ingot.BootID, _ string, n int64, _ bool) {
+	if s.served != nil {
+		s.served <- n
+	}
+}
+
+func (s *shelf) Ticket(ingot.BootID, ingot.TicketRequest) (ingot.SignedTicket, error) {
+	return ingot.SignedTicket{Ticket: []byte("{}")}, nil
+}
+func (s *shelf) Event(ingot.BootID, ingot.Event) error   { return nil }
+func (s *shelf) Report(ingot.BootID, ingot.Report) error { return nil }
+
+// random makes a file of a shelf.
+func (s *shelf) random(t testing.TB, name string, size int) []byte {
+	t.Helper()
+	b := make([]byte, size)
+	_, _ = rand.NewChaCha8([32]byte{3}).Read(b)
+	if err := os.WriteFile(filepath.Join(s.dir, name), b, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// start serves on a port of the loopback interface and returns its address.
+func start(t testing.TB, s *Server) string {
+	t.Helper()
+	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- s.Serve(ctx, l) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Errorf("Serve = %v; want nil after its end", err)
+		}
+	})
+	return l.Addr().String()
+}
+
+func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
+
+// say sends raw bytes and reads the one answer to them.
+func say(t *testing.T, at, request string) (*http.Response, []byte) {
+	t.Helper()
+	c, err := net.Dial("tcp", at)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	_ = c.SetDeadline(time.Now().Add(20 * time.Second))
+	if _, err := io.WriteString(c, request); err != nil {
+		t.Logf("sending: %v", err) // the server may answer and close before all of it is sent
+	}
+	method, _, _ := strings.Cut(request, " ")
+	resp, err := http.ReadResponse(bufio.NewReader(c), &http.Request{Method: method})
+	if err != nil {
+		t.Errorf("%.80q: %v; want an answer", request, err)
+		return nil, nil
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Errorf("%.80q: reading: %v", request, err)
+	}
+	return resp, body
+}
+
+func path(part string) string { return ingot.BootPath(testBoot, part) }
+
+func part(name string) string { return path(testImage.Hex() + "/" + name) }
+
+// TestExact: what firmware relies on. A path is there or not, no answer
+// redirects or comes in chunks, HEAD and ranges are as RFC 9110 has them.
+func TestExact(t *testing.T) {
+	s := &shelf{dir: t.TempDir()}
+	root := s.random(t, "root", 2<<20)
+	at := start(t, New(s, quiet()))
+	etag := `"` + string(testImage) + `"`
+	for _, c := range []struct {
+		name, method, target, header string
+		status                       int
+		body                         []byte // nil: not looked at
+	}{
+		{"whole", "GET", part("root"), "", 200, root},
+		{"HEAD", "HEAD", part("root"), "", 200, []byte{}},
+		{"from memory", "GET", part("manifest"), "", 200, []byte("manifest")},
+		{"script", "GET", path("script"), "", 200, []byte("#!ipxe\n# http://" + at + strings.Repeat("\n# long", 1000))},
+		{"HEAD of the script", "HEAD", path("script"), "", 200, []byte{}},
+		{"a foreign Host", "GET", path("script"), "Host: evil.example\r\n", 400, nil}, // two Host headers
+		{"range", "GET", part("root"), "Range: bytes=1000000-\r\n", 206, root[1000000:]},
+		{"last bytes", "GET", part("root"), "Range: bytes=-5\r\n", 206, root[len(root)-5:]},
+		{"range past the end", "GET", part("root"), "Range: bytes=9999999-\r\n", 416, nil},
+		{"many ranges", "GET", part("root"), "Range: bytes=0-1,3-4,6-7\r\n", 200, root},
+		{"a range of another version", "GET", part("root"), "Range: bytes=5-\r\nIf-Range: \"sha256:0\"\r\n", 200, root},
+		{"a range of this version", "GET", part("root"), "Range: bytes=5-\r\nIf-Range: " + etag + "\r\n", 206, root[5:]},
+		{"known already", "GET", part("root"), "If-None-Match: " + etag + "\r\n", 304, []byte{}},
+		{"double slash", "GET", "/" + part("root"), "", 404, nil},
+		{"double slash inside", "GET", strings.Replace(part("root"), "/root", "//root", 1), "", 404, nil},
+		{"dot", "GET", "/b/." + strings.TrimPrefix(part("root"), "/b"), "", 404, nil},
+		{"dots", "GET", part("x/../root"), "", 404, nil},
+		{"escaped slash", "GET", part("..%2froot"), "", 404, nil},
+		{"escaped dots", "GET", part("%2e%2e/root"), "", 404, nil},
+		{"out of the folder", "GET", part("../../../../../../etc/passwd"), "", 404, nil},
+		{"backslashes", "GET", part("..\\..\\etc\\passwd"), "", 404, nil},
+		{"trailing slash", "GET", part("root/"), "", 404, nil},
+		{"folder", "GET", "/b", "", 404, nil},
+		{"nothing", "GET", "/", "", 404, nil},
+		{"upper case", "GET", strings.ToUpper(part("root")), "", 404, nil},
+		{"absolute form", "GET", "http://" + at + part("manifest"), "", 200, []byte("manifest")},
+		{"a part with a long name", "GET", part(strings.Repeat("x", 5000)), "", 404, nil},
+		{"left the store", "GET", part("gone"), "", 404, nil},
+		{"OPTIONS", "OPTIONS", "*", "", 404, nil},
+		{"CONNECT", "CONNECT", "evil.example:80", "", 404, nil},
+		{"POST to a file", "POST", part("root"), "Content-Length: 0\r\n", 405, nil},
+		{"GET of a ticket", "GET", path("ticket"), "", 405, nil},
+	} {
+		resp, body := say(t, at, fmt.Sprintf("%s %s HTTP/1.1\r\nHost: %s\r\n%sConnection: close\r\n\r\n", c.method, c.target, at, c.header))
+		if resp == nil {
+			continue
+		}
+		if resp.StatusCode != c.status {
+			t.Errorf("%s: %s; want %d", c.name, resp.Status, c.status)
+		}
+		if c.body != nil && !bytes.Equal(body, c.body) {
+			t.Errorf("%s: %d bytes; want %d", c.name, len(body), len(c.body))
+		}
+		if len(resp.TransferEncoding) != 0 || resp.Header.Get("Location") != "" {
+			t.Errorf("%s: Transfer-Encoding %v, Location %q; want neither", c.name, resp.TransferEncoding, resp.Header.Get("Location"))
+		}
+		if c.status == 200 && resp.ContentLength <= 0 {
+			t.Errorf("%s: Content-Length %d; want the size", c.name, resp.ContentLength)
+		}
+	}
+}
+
+// TestHostile: broken, oversize and malicious requests are refused, and the
+// server goes on.
+func TestHostile(t *testing.T) {
+	s := &shelf{dir: t.TempDir()}
+	s.random(t, "root", 1<<20)
+	server := New(s, quiet())
+	server.wait = 300 * time.Millisecond
+	at := start(t, server)
+	post := func(part, header, body string) string {
+		return "POST " + path(part) + " HTTP/1.1\r\nHost: x\r\nConnection: close\r\n" + header + "\r\n" + body
+	}
+	event := `{"stage":"root"}`
+	long := strings.Repeat("x", 2<<20)
+	length := func(n int) string { return fmt.Sprintf("Content-Length: %d\r\n", n) }
+	for _, c := range []struct {
+		name, request string
+		status        int
+	}{
+		{"an event", post("events", length(len(event)), event), 204},
+		{"an event in chunks", post("events", "Transfer-Encoding: chunked\r\n", fmt.Sprintf("%x\r\n%s\r\n0\r\n\r\n", len(event), event)), 204},
+		{"header of 64 KiB", "GET / HTTP/1.1\r\nHost: x\r\nX: " + long[:64<<10] + "\r\n\r\n", 431},
+		{"path of 64 KiB", "GET /" + long[:64<<10] + " HTTP/1.1\r\nHost: x\r\n\r\n", 431},
+		{"header injected by the path", "GET /b/x\r\nSet-Cookie:a HTTP/1.1\r\nHost: x\r\n\r\n", 400},
+		{"header injected by an escape", "GET /b/x%0d%0aSet-Cookie:a HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", 404},
+		{"two lengths", post("events", length(5)+length(6), event), 400},
+		{"a length and chunks", post("events", length(5)+"Transfer-Encoding: chunked\r\n", "0\r\n\r\n"), 400}, // RFC 9112 section 6.3: EOF instead of a body
+		{"a negative length", post("events", "Content-Length: -1\r\n", ""), 400},
+		{"a body of 2 MiB", post("ticket", length(2<<20+12), `{"nonce":"`+long+`"}`), 413},
+		{"a body of 2 MiB in chunks", post("ticket", "Transfer-Encoding: chunked\r\n", fmt.Sprintf("%x\r\n{\"nonce\":\"%s\r\n0\r\n\r\n", len(long)+10, long)), 413},
+		{"a body that never comes", post("events", length(500), "{"), 400},
+		{"a body that nests", post("events", length(40000), strings.Repeat("[", 40000)), 400},
+		{"two values", post("events", length(2*len(event)), event+event), 400},
+		{"a GET with a body that never comes", "GET / HTTP/1.1\r\nHost: x\r\nContent-Length: 500\r\n\r\n{", 404},
+		{"another type", post("events", length(4), "1234"), 400},
+		{"no HTTP at all", "\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", 400},
+		{"HTTP/2", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 404},
+		{"no host", "GET / HTTP/1.1\r\n\r\n", 400},
+	} {
+		resp, _ := say(t, at, c.request)
+		if resp != nil && (resp.StatusCode != c.status || resp.Header.Get("Set-Cookie") != "") {
+			t.Errorf("%s: %s %v; want %d", c.name, resp.Status, resp.Header, c.status)
+		}
+	}
+}
+
+// TestSlowReaders: who makes progress is served to the end, who stands still
+// is cut off and its place is free again.
+func TestSlowReaders(t *testing.T) {
+	s := &shelf{dir: t.TempDir(), served: make(chan int64, 1)}
+	root := s.random(t, "root", 32<<20)
+	server := New(s, quiet())
+	server.wait = 500 * time.Millisecond
+	at := start(t, server)
+	open := func() *net.TCPConn {
+		c, err := net.Dial("tcp", at)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { c.Close() })
+		_ = c.(*net.TCPConn).SetReadBuffer(64 << 10)
+		fmt.Fprintf(c, "GET %s HTTP/1.1\r\nHost: x\r\n\r\n", part("root"))
+		return c.(*net.TCPConn)
+	}
+	standing := open()
+	if n := <-s.served; n >= int64(len(root)) {
+		t.Errorf("a reader that stands still got %d bytes of %d", n, len(root))
+	}
+	if n := server.gate.inside(); n != 0 {
+		t.Errorf("%d places are taken after it was cut off; want 0", n)
+	}
+	standing.Close()
+	// Ten pauses of 150 ms: longer than the patience in all, shorter each.
+	slow := open()
+	_ = slow.SetReadDeadline(time.Now().Add(30 * time.Second))
+	resp, err := http.ReadResponse(bufio.NewReaderSize(slow, 16), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	for range 10 {
+		if _, err := io.CopyN(io.Discard, resp.Body, int64(len(root)/10)); err != nil {
+			t.Fatalf("a slow reader was cut off: %v", err)
+		}
+		time.Sleep(150 * time.Millisecond) // what is tested is that time passes
+	}
+	if _, err := io.Copy(io.Discard, resp.Body); err != nil {
+		t.Errorf("a slow reader was cut off: %v", err)
+	}
+	if n := <-s.served; n != int64(len(root)) {
+		t.Errorf("a slow reader got %d bytes; want %d", n, len(root))
+	}
+}
+
+// TestCrowd: who finds no room is told when to come back, firmware finds room
+// when roots find none, and one boot cannot take it all.
+func TestCrowd(t *testing.T) {
+	s := &shelf{dir: t.TempDir()}
+	s.random(t, "root", 16<<20)
+	s.random(t, "kernel", 16<<20)
+	server := New(s, quiet())
+	server.SetLimits(Limits{Transfers: 2, PerBoot: 3})
+	at := start(t, server)
+	get := func(name string) *http.Response {
+		t.Helper()
+		tr := &http.Transport{DisableKeepAlives: true}
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+at+part(name), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp, err := tr.RoundTrip(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { resp.Body.Close() })
+		return resp
+	}
+	for _, c := range []struct {
+		part   string
+		status int
+	}{{"root", 200}, {"root", 200}, {"root", 503}, {"kernel", 200}, {"kernel", 503}, {"manifest", 200}} {
+		resp := get(c.part) // its body stays unread, and so its place taken
+		if resp.StatusCode != c.status {
+			t.Errorf("GET %s = %s; want %d", c.part, resp.Status, c.status)
+		}
+		if after, err := strconv.Atoi(resp.Header.Get("Retry-After")); c.status == 503 && (err != nil || after < 2 || after > 8) {
+			t.Errorf("GET %s: Retry-After %q; want 2 to 8 seconds", c.part, resp.Header.Get("Retry-After"))
+		}
+	}
+	server.SetLimits(Limits{Transfers: 20, PerBoot: 20})
+	if resp := get("root"); resp.StatusCode != 200 {
+		t.Errorf("GET root after the limits were raised = %s; want 200", resp.Status)
+	}
+}
+
+func TestConnectionsAreBounded(t *testing.T) {
+	server := New(&shelf{dir: t.TempDir()}, quiet())
+	server.SetLimits(Limits{PerClient: 3})
+	at := start(t, server)
+	ask := func(c net.Conn) error {
+		fmt.Fprintf(c, "GET %s HTTP/1.1\r\nHost: x\r\n\r\n", part("manifest"))
+		_ = c.SetReadDeadline(time.Now().Add(10 * time.Second))
+		_, err := io.ReadFull(c, make([]byte, 12))
+		return err
+	}
+	var open []net.Conn
+	for i := range 4 {
+		c, err := net.Dial("tcp", at)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		if err := ask(c); (err != nil) != (i == 3) {
+			t.Errorf("connection %d: %v; want three to work and the fourth not", i+1, err)
+		}
+		open = append(open, c)
+	}
+	open[0].Close()
+	for range 100 { // until the server has noticed
+		c, err := net.Dial("tcp", at)
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = ask(c)
+		c.Close()
+		if err == nil {
+			return
+		}
+	}
+	t.Error("no connection is let in after one was closed")
+}
+
+// TestShares: a rate is kept and shared equally among transfers, whatever
+// their number and the rate are.
+func TestShares(t *testing.T) {
+	for _, c := range []struct {
+		rate      int64
+		transfers int
+	}{{1 << 30, 64}, {10 << 20, 7}, {1 << 20, 256}, {100 << 10, 3}} {
+		var p pace
+		p.set(c.rate)
+		start := time.Unix(0, 0)
+		ready, got, longest := make([]time.Time, c.transfers), make([]int64, c.transfers), time.Duration(0)
+		for i := range ready {
+			ready[i] = start
+		}
+		const seconds = 120
+		for {
+			next := 0 // who asks first
+			for i := range ready {
+				if ready[i].Before(ready[next]) {
+					next = i
+				}
+			}
+			now := ready[next]
+			if now.Sub(start) > seconds*time.Second {
+				break
+			}
+			n, wait := p.reserve(now, 1<<40, c.transfers)
+			got[next] += n
+			longest = max(longest, wait)
+			ready[next] = now.Add(wait + time.Nanosecond)
+		}
+		least, most, sum := got[0], got[0], int64(0)
+		for _, n := range got {
+			least, most, sum = min(least, n), max(most, n), sum+n
+		}
+		want := c.rate * seconds
+		if sum < want*9/10 || sum > want*11/10+int64(c.transfers)*window {
+			t.Errorf("%d B/s among %d: %d bytes in %d s; want %d", c.rate, c.transfers, sum, seconds, want)
+		}
+		if most-least > window {
+			t.Errorf("%d B/s among %d: shares from %d to %d bytes; want them within a window", c.rate, c.transfers, least, most)
+		}
+		if longest > 2*round {
+			t.Errorf("%d B/s among %d: the longest wait is %s; ingot-init would take it for a stall", c.rate, c.transfers, longest)
+		}
+	}
+}
+
+// TestSendfile: strace sees that the kernel copies the file by itself. The
+// test runs itself under strace; the variable tells it which one it is.
+func TestSendfile(t *testing.T) {
+	const size = 8 << 20
+	if dir := os.Getenv("INGOT_TEST_SENDFILE"); dir != "" {
+		at := start(t, New(&shelf{dir: dir}, quiet()))
+		if _, body := say(t, at, "GET "+part("root")+" HTTP/1.0\r\n\r\n"); len(body) != size {
+			t.Errorf("%d bytes; want %d", len(body), size)
+		}
+		return
+	}
+	if _, err := exec.LookPath("strace"); err != nil {
+		if os.Getenv("CI") != "" {
+			t.Fatal("strace is not installed; run scripts/setup test")
+		}
+		t.Skip("strace is not installed")
+	}
+	s := &shelf{dir: t.TempDir()}
+	s.random(t, "root", size)
+	trace := filepath.Join(t.TempDir(), "trace")
+	cmd := exec.CommandContext(t.Context(), "strace", "-f", "-qq", "-e", "trace=sendfile", "-o", trace, os.Args[0], "-test.run=^TestSendfile$")
+	cmd.Env = append(os.Environ(), "INGOT_TEST_SENDFILE="+s.dir)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	text, err := os.ReadFile(trace)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sent := 0
+	for _, m := range regexp.MustCompile(`sendfile.*= (\d+)\n`).FindAllStringSubmatch(string(text), -1) {
+		n, err := strconv.Atoi(m[1])
+		if err != nil {
+			t.Fatal(err)
+		}
+		sent += n
+	}
+	if sent < size-512 { // net/http reads the first 512 bytes itself
+		t.Errorf("%d of %d bytes went by sendfile(2); want all but the first 512\n%s", sent, size, text)
+	}
+}

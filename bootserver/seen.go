@@ -1,0 +1,226 @@
+package bootserver
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"time"
+
+	"ingot"
+	"ingot/bootserver/dhcp"
+	"ingot/bootserver/fleet"
+	"ingot/bootserver/state"
+	"ingot/image"
+)
+
+// Leases implements dhcp.Store.
+func (b *booter) Leases() ([]fleet.Lease, error) { return b.state.Leases() }
+
+// PutLease implements dhcp.Store.
+func (b *booter) PutLease(l fleet.Lease) (wait func() error) {
+	return b.state.Begin(func(tx *state.Tx) error {
+		tx.PutLease(l)
+		return nil
+	})
+}
+
+// Who implements dhcp.Booter.
+func (b *booter) Who(mac, uuid string) dhcp.Who {
+	m, ok := b.state.Find(fleet.Sighting{MAC: mac, UUID: uuid})
+	if !ok {
+		return dhcp.Who{}
+	}
+	return dhcp.Who{ID: m.ID, Name: m.Name, UUID: m.UUID, MACs: m.MACs, Approved: m.State == fleet.Approved}
+}
+
+// Seen implements dhcp.Booter: it records the machine and its boot.
+func (b *booter) Seen(s dhcp.Sighting) (what dhcp.Boot, err error) {
+	err = b.state.Update(func(tx *state.Tx) error {
+		what, err = b.see(tx, s)
+		return err
+	})
+	return what, err
+}
+
+// errOnlyAsked makes the state forget a change.
+var errOnlyAsked = errors.New("only asked")
+
+// Would implements dhcp.Booter.
+func (b *booter) Would(s dhcp.Sighting) (what dhcp.Boot, err error) {
+	quiet := *b
+	quiet.log = slog.New(slog.DiscardHandler)
+	_ = b.state.Update(func(tx *state.Tx) error {
+		what, err = quiet.see(tx, s)
+		return errOnlyAsked
+	})
+	return what, err
+}
+
+// see records one packet of firmware, a loader or ingot-init, and says what it
+// boots.
+func (b *booter) see(tx *state.Tx, c dhcp.Sighting) (dhcp.Boot, error) {
+	now := b.now()
+	s := fleet.Sighting{MAC: c.MAC, UUID: c.UUID, Firmware: c.Firmware}
+	m, known, err := b.machine(tx, s, now)
+	if err != nil {
+		return dhcp.Boot{}, err
+	}
+	before := m
+	m = fleet.See(m, s, now)
+	if c.Address.IsValid() {
+		m.Address = c.Address
+	}
+	if c.Port.Relay.IsValid() {
+		m.Port = c.Port
+	}
+	latest := boots(tx, m.Boot)
+	if c.Kind == dhcp.Init {
+		return b.seeInit(tx, c, m, latest)
+	}
+	// An iPXE that asks right after it was given our loader is our loader,
+	// whatever it was built with.
+	loader := c.Kind == dhcp.Loader || (c.IPXE && latest != nil && latest.Open() && latest.Stage() == ingot.StageLoader)
+	list := b.firstStages(c, m)
+	stalled := false
+	if reason, is := fleet.Stalled(latest, c.Firmware, now); is && !loader && c.Asks {
+		var over fleet.Boot
+		over, m = fleet.Stall(*latest, m, reason, list, now)
+		tx.PutBoot(over)
+		b.log.Warn("a first stage stalled", "machine", m.ID, "mac", c.MAC, "boot", over.ID.Short(), "loader", over.First, "reason", reason, "next", fleet.FirstStage(m, c.Firmware, list))
+		stalled = true
+	}
+	var boot fleet.Boot
+	if stalled || fleet.Begins(latest, loader) {
+		if latest != nil && latest.Open() && !stalled {
+			tx.PutBoot(fleet.Supersede(*latest, now))
+		}
+		boot = newBoot(m.ID, c.Firmware, now)
+		m.Boot = boot.ID
+		b.log.Info("a machine boots", "machine", m.ID, "mac", c.MAC, "boot", boot.ID.Short(), "firmware", string(c.Firmware))
+	} else {
+		boot = *latest
+	}
+	what, recorded := b.offer(c, m, boot, list, loader, now)
+	if recorded.Stage().Rank() <= ingot.StageDHCP.Rank() {
+		recorded = fleet.Record(recorded, ingot.Event{Stage: ingot.StageDHCP, Detail: detail(c.Address)}, now)
+	}
+	if m.Boot != before.Boot || len(recorded.Events) != len(boot.Events) || recorded.First != boot.First || !recorded.Told.Equal(boot.Told) || recorded.Back != boot.Back || recorded.Image != boot.Image {
+		tx.PutBoot(recorded)
+	}
+	if !known || m.Boot != before.Boot || m.Address != before.Address || m.Port != before.Port || m.UUID != before.UUID || now.Sub(before.LastSeen) > 30*time.Second {
+		tx.PutMachine(m)
+	}
+	return what, nil
+}
+
+func detail(ip netip.Addr) string {
+	if !ip.IsValid() {
+		return ""
+	}
+	return ip.String()
+}
+
+// seeInit gives ingot-init, which a UKI started without arguments of its boot,
+// the URL of that boot.
+func (b *booter) seeInit(tx *state.Tx, c dhcp.Sighting, m fleet.Machine, latest *fleet.Boot) (dhcp.Boot, error) {
+	if latest == nil || !latest.Open() || latest.Image.Image == "" {
+		return dhcp.Boot{}, nil // it was not started by us; silence tells it so
+	}
+	tx.PutMachine(m)
+	return dhcp.Boot{URL: b.urlOf(c.Server) + ingot.BootPath(latest.ID, "")}, nil
+}
+
+// partUKI is the name of the UKI in URLs. UEFI tells a program by it.
+const partUKI = "uki.efi"
+
+// whichLoader is the detail of a stage for people.
+func whichLoader(part string) string {
+	if part == partUKI {
+		return "UKI"
+	}
+	return ""
+}
+
+// firstStages is what the machine may be offered first, the preferred one
+// first: the loaders that there are, and before them, for firmware that speaks
+// HTTP, the UKI of the image that it is to run.
+func (b *booter) firstStages(c dhcp.Sighting, m fleet.Machine) []string {
+	var list []string
+	for _, l := range c.Loaders {
+		if _, there := b.loaders[l]; there {
+			list = append(list, l)
+		}
+	}
+	if !c.HTTP {
+		return list
+	}
+	if ref, err := fleet.Next(m); err == nil {
+		if im, err := b.image(ref.Image); err == nil {
+			if _, has := b.uki(im); has {
+				return slices.Concat([]string{fleet.FirstUKI}, list)
+			}
+		}
+	}
+	return list
+}
+
+// offer says what a client boots now, and notes it in the boot.
+func (b *booter) offer(c dhcp.Sighting, m fleet.Machine, boot fleet.Boot, list []string, loader bool, now time.Time) (dhcp.Boot, fleet.Boot) {
+	base := b.urlOf(c.Server)
+	if loader {
+		boot.Back = true
+		return dhcp.Boot{URL: base + ingot.BootPath(boot.ID, "script")}, boot
+	}
+	boot.First = fleet.FirstStage(m, c.Firmware, list)
+	if !c.Asks {
+		boot.Told = now
+	}
+	switch {
+	case boot.First == "" && len(boot.Events) == 0:
+		b.log.Warn("no loader for this firmware", "machine", m.ID, "mac", c.MAC, "firmware", string(c.Firmware), "class", c.Class, "wanted", c.Loaders)
+		return dhcp.Boot{}, boot
+	case boot.First == "":
+		return dhcp.Boot{}, boot
+	case boot.First == fleet.FirstUKI:
+		ref, err := fleet.Next(m)
+		if err != nil {
+			return dhcp.Boot{}, boot
+		}
+		im, err := b.image(ref.Image)
+		if err != nil {
+			return dhcp.Boot{}, boot
+		}
+		boot.Image, boot.Root, boot.Deadline = ref, im.Manifest.Root.Digest, now.Add(b.deadlineOf(im))
+		return dhcp.Boot{URL: base + ingot.BootPath(boot.ID, im.Digest.Hex()+"/"+partUKI)}, boot
+	case c.HTTP:
+		digest := ingot.DigestOf(b.loaders[boot.First])
+		return dhcp.Boot{URL: base + ingot.BootPath(boot.ID, digest.Hex()+"/"+boot.First)}, boot
+	}
+	return dhcp.Boot{Loader: boot.First}, boot
+}
+
+// uki returns the UKI of an image that has one: signed for Secure Boot when it
+// was signed, the last time, since firmware does not say whether it asks for
+// that.
+func (b *booter) uki(im image.Image) (ingot.Artifact, bool) {
+	if im.Manifest.UKI == nil {
+		return ingot.Artifact{}, false
+	}
+	if list, err := b.images.Referrers(context.Background(), im.Digest, ingot.ArtifactSignedUKI); err == nil && len(list) > 0 {
+		return list[len(list)-1].Content, true
+	}
+	return *im.Manifest.UKI, true
+}
+
+// urlOf is the beginning of URLs at one of our addresses.
+func (b *booter) urlOf(server netip.Addr) string {
+	if !server.IsValid() || b.port == 0 {
+		return b.base
+	}
+	if b.port == 80 {
+		return "http://" + server.String()
+	}
+	return "http://" + netip.AddrPortFrom(server, b.port).String()
+}

@@ -1,0 +1,126 @@
+package state
+
+import (
+	"encoding/json"
+	"slices"
+
+	"go.etcd.io/bbolt"
+
+	"ingot"
+	"ingot/bootserver/fleet"
+)
+
+// Tx is one change. What is put is seen by later gets of the same Tx, and by
+// others once the function of Update returned.
+type Tx struct {
+	s      *State
+	writes map[record]any // nil: delete
+	undo   []func()       // to be run last first
+}
+
+// record names one record of the file.
+type record struct {
+	bucket string
+	key    string
+}
+
+func (tx *Tx) write(bucket []byte, key string, v any) {
+	if tx.writes == nil {
+		tx.writes = map[record]any{}
+	}
+	tx.writes[record{string(bucket), key}] = v
+}
+
+func (tx *Tx) rollBack() {
+	for _, f := range slices.Backward(tx.undo) {
+		f()
+	}
+}
+
+func put(db *bbolt.Tx, bucket []byte, key string, v any) error {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	return db.Bucket(bucket).Put([]byte(key), b)
+}
+
+// Machines returns all machines, the longest known first.
+func (tx *Tx) Machines() []fleet.Machine { return tx.s.sortedMachines() }
+
+// Machine returns one machine.
+func (tx *Tx) Machine(id ingot.MachineID) (fleet.Machine, bool) {
+	m, ok := tx.s.machines[id]
+	return m, ok
+}
+
+// Find returns the machine that a sighting is of, see fleet.Find.
+func (tx *Tx) Find(sight fleet.Sighting) (fleet.Machine, bool) { return tx.s.find(sight) }
+
+// Pending is the number of machines that wait for an operator.
+func (tx *Tx) Pending() int { return tx.s.index.pending }
+
+// Boot returns one boot.
+func (tx *Tx) Boot(id ingot.BootID) (fleet.Boot, bool) {
+	b, ok := tx.s.boots[id]
+	return b, ok
+}
+
+// OpenBoots returns the boots that have not ended.
+func (tx *Tx) OpenBoots() []fleet.Boot {
+	var list []fleet.Boot
+	for id := range tx.s.index.open {
+		list = append(list, tx.s.boots[id])
+	}
+	return list
+}
+
+// PutMachine stores a machine.
+func (tx *Tx) PutMachine(m fleet.Machine) {
+	old, had := tx.s.machines[m.ID]
+	neighbour, taken := tx.s.index.address[m.Address]
+	tx.undo = append(tx.undo, func() {
+		tx.s.dropMachine(m.ID)
+		if had {
+			tx.s.setMachine(old)
+		}
+		if taken {
+			tx.s.index.address[m.Address] = neighbour
+		}
+	})
+	tx.s.setMachine(m)
+	tx.write(bucketMachines, string(m.ID), m)
+}
+
+// PutBoot stores a boot. Of a machine's boots the oldest are forgotten.
+func (tx *Tx) PutBoot(b fleet.Boot) {
+	tx.replaceBoot(b.ID, &b)
+	if of := tx.s.index.boots[b.Machine]; len(of) > BootsPerMachine {
+		tx.replaceBoot(of[0], nil)
+	}
+}
+
+func (tx *Tx) replaceBoot(id ingot.BootID, b *fleet.Boot) {
+	old, had := tx.s.boots[id]
+	var order []ingot.BootID
+	if had {
+		order = slices.Clone(tx.s.index.boots[old.Machine])
+	}
+	tx.undo = append(tx.undo, func() {
+		tx.s.dropBoot(id)
+		if had {
+			tx.s.setBoot(old)
+			tx.s.index.boots[old.Machine] = order
+		}
+	})
+	if b == nil {
+		tx.s.dropBoot(id)
+		tx.write(bucketBoots, string(id), nil)
+		return
+	}
+	tx.s.setBoot(*b)
+	tx.write(bucketBoots, string(id), *b)
+}
+
+// PutLease stores the lease of an address.
+func (tx *Tx) PutLease(l fleet.Lease) { tx.write(bucketLeases, string(l.Address.AsSlice()), l) }

@@ -1,0 +1,113 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"ingot/bootserver/config"
+)
+
+// configFlag adds --config; given empty it means that no file is read.
+func (a *app) configFlag(fl *pflag.FlagSet, into *string) {
+	file, said := os.LookupEnv("INGOT_CONFIG")
+	if !said {
+		file = config.Default
+	}
+	fl.StringVar(into, "config", file, "configuration file, with drop-ins in the folder of its name and .d; empty: none (default: $INGOT_CONFIG)")
+}
+
+func (a *app) configCommand() *cobra.Command {
+	var checked, shown string
+	check := &cobra.Command{
+		Use: "check", Short: "read the configuration and report everything that is wrong", Args: exactArgs(),
+		Long: `Read the configuration and its drop-ins. Every fault is reported, with file, line and
+what to write instead; the exit code is 1 when there is one.`,
+		Example: "  ingot config check\n  ingot config check --config ./ingot.yaml",
+		RunE:    func(*cobra.Command, []string) error { return a.configCheck(checked) },
+	}
+	a.configFlag(check.Flags(), &checked)
+	show := &cobra.Command{
+		Use: "show", Short: "print the configuration that file and drop-ins make together", Args: exactArgs(),
+		Example: "  ingot config show\n  ingot config show -o json",
+		RunE:    func(*cobra.Command, []string) error { return a.configShow(shown) },
+	}
+	a.configFlag(show.Flags(), &shown)
+	schema := &cobra.Command{
+		Use: "schema", Short: "print the JSON schema of the configuration, for completion in editors", Args: exactArgs(),
+		Example: "  ingot config schema > server.schema.json",
+		RunE: func(*cobra.Command, []string) error {
+			b, err := config.Schema()
+			if err != nil {
+				return err
+			}
+			_, err = a.stdout.Write(b)
+			return err
+		},
+	}
+	reload := &cobra.Command{
+		Use: "reload", Short: "make the running server read its configuration again", Args: exactArgs(),
+		Long: `Make the running server read its configuration again. Sockets stay open, transfers go
+on, no boot is dropped. What cannot be changed while it runs is named; it takes a
+restart. A configuration with a fault changes nothing.`,
+		Example: "  ingot config check && ingot config reload",
+		RunE:    func(cmd *cobra.Command, _ []string) error { return a.configReload(cmd) },
+	}
+	return group("config", "check, show and reload the server's configuration", check, show, schema, reload)
+}
+
+func (a *app) loadConfig(file string) (*config.Config, []string, error) {
+	if file == "" {
+		return nil, nil, usagef("no configuration is named")
+	}
+	c, err := config.Load(file)
+	if err != nil {
+		return nil, nil, err
+	}
+	files, err := config.Files(file)
+	return c, files, err
+}
+
+func (a *app) configCheck(file string) error {
+	_, files, err := a.loadConfig(file)
+	if err != nil {
+		return err
+	}
+	return a.show(map[string]any{"files": files}, func(w io.Writer) {
+		fmt.Fprintf(w, "nothing is wrong with %s\n", strings.Join(files, ", "))
+	})
+}
+
+func (a *app) configShow(file string) error {
+	c, _, err := a.loadConfig(file)
+	if err != nil {
+		return err
+	}
+	text, err := c.YAML()
+	if err != nil {
+		return err
+	}
+	return a.show(c, func(w io.Writer) { fmt.Fprintf(w, "%s", text) })
+}
+
+func (a *app) configReload(cmd *cobra.Command) error {
+	r, err := a.client().Reload(cmd.Context())
+	if err != nil {
+		return err
+	}
+	return a.show(r, func(w io.Writer) {
+		switch {
+		case len(r.Changed)+len(r.Restart) == 0:
+			fmt.Fprintln(w, "nothing has changed")
+		case len(r.Changed) > 0:
+			fmt.Fprintf(w, "in force now: %s\n", strings.Join(r.Changed, ", "))
+		}
+		if len(r.Restart) > 0 {
+			fmt.Fprintf(w, "changed, but needs a restart of the server: %s\n", strings.Join(r.Restart, ", "))
+		}
+	})
+}

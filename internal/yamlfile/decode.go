@@ -1,0 +1,257 @@
+// Package yamlfile reads YAML that people write: profiles and the server's
+// configuration. It is strict, and reports every unknown key, wrong type and
+// bad value at once, each with its place and what to write instead.
+//
+// One document per file; merge keys and custom tags are left out.
+package yamlfile
+
+import (
+	"bytes"
+	"encoding"
+	"errors"
+	"fmt"
+	"io"
+	"reflect"
+	"strconv"
+	"strings"
+	"time"
+
+	"go.yaml.in/yaml/v4"
+)
+
+// Decoder fills Go values from YAML. Unlike the decoder of the YAML library it
+// goes on after a fault, knows the column of each, and never converts: a
+// version 1.10 stays the text "1.10".
+type Decoder struct {
+	File   string // for places
+	What   string // the file is, for people: "the profile"
+	Sample string // what to write into an empty file; empty: an empty file is fine
+	Append bool   // lists of structs are added to what is there already
+	Faults Faults
+	// Places maps the path of a value ("packages[2]") to its place.
+	Places map[string]Place
+}
+
+// OneOrMore is a list that may be written as a single text.
+type OneOrMore []string
+
+// Decode fills the struct that into points to from the content of a file.
+// Fields are named by their yaml tags; a field At of type Place is set to where
+// its struct stands. Faults are left in d.Faults.
+func (d *Decoder) Decode(content []byte, into any) {
+	if d.Places == nil {
+		d.Places = map[string]Place{}
+	}
+	dec := yaml.NewDecoder(bytes.NewReader(content))
+	var doc yaml.Node
+	if err := dec.Decode(&doc); err != nil {
+		switch {
+		case !errors.Is(err, io.EOF):
+			d.Faults.Add(Place{File: d.File}, "mend the YAML", "%v", err)
+		case d.Sample != "":
+			d.Faults.Add(Place{d.File, 1, 1}, "write at least: "+d.Sample, "the file is empty")
+		}
+		return
+	}
+	if err := dec.Decode(new(yaml.Node)); !errors.Is(err, io.EOF) {
+		d.Faults.Add(Place{File: d.File}, "keep one document, without --- lines", "there is more than one YAML document")
+	}
+	d.decode(doc.Content[0], reflect.ValueOf(into).Elem(), "")
+}
+
+func (d *Decoder) at(n *yaml.Node) Place { return Place{d.File, n.Line, n.Column} }
+
+// decode fills v from n; path names the value in d.Places.
+func (d *Decoder) decode(n *yaml.Node, v reflect.Value, path string) {
+	if n.Kind == yaml.AliasNode {
+		n = n.Alias
+	}
+	d.Places[path] = d.at(n)
+	if n.Kind == yaml.ScalarNode && n.Tag == "!!null" {
+		return // "packages:" with nothing behind it
+	}
+	if u, ok := v.Addr().Interface().(encoding.TextUnmarshaler); ok {
+		d.decodeText(n, u, path)
+		return
+	}
+	if v.Type() == reflect.TypeFor[OneOrMore]() && n.Kind == yaml.ScalarNode {
+		v.Set(reflect.ValueOf(OneOrMore{n.Value}))
+		d.Places[path+"[0]"] = d.at(n)
+		return
+	}
+	if v.Type() == reflect.TypeFor[time.Duration]() {
+		d.decodeText(n, (*Duration)(v.Addr().Interface().(*time.Duration)), path)
+		return
+	}
+	switch v.Kind() {
+	case reflect.Pointer:
+		v.Set(reflect.New(v.Type().Elem()))
+		d.decode(n, v.Elem(), path)
+	case reflect.Struct:
+		d.decodeStruct(n, v, path)
+	case reflect.Slice:
+		d.decodeSlice(n, v, path)
+	default:
+		d.decodeScalar(n, v, path)
+	}
+}
+
+func (d *Decoder) decodeText(n *yaml.Node, u encoding.TextUnmarshaler, path string) {
+	if n.Kind != yaml.ScalarNode {
+		d.Faults.Add(d.at(n), "write one value", "%s is a %s", d.last(path), kindName(n))
+		return
+	}
+	if err := u.UnmarshalText([]byte(n.Value)); err != nil {
+		what, fix, _ := strings.Cut(err.Error(), "; ")
+		d.Faults.Add(d.at(n), fix, "%s: %s", d.last(path), what)
+	}
+}
+
+func (d *Decoder) decodeScalar(n *yaml.Node, v reflect.Value, path string) {
+	if n.Kind != yaml.ScalarNode {
+		d.Faults.Add(d.at(n), "write one value", "%s is a %s", d.last(path), kindName(n))
+		return
+	}
+	switch v.Kind() {
+	case reflect.String:
+		if n.Tag == "!!bool" {
+			d.Faults.Add(d.at(n), fmt.Sprintf("write %q in quotes if you mean the text", n.Value), "%s is true or false, not text", d.last(path))
+			return
+		}
+		v.SetString(n.Value)
+	case reflect.Bool:
+		b, err := strconv.ParseBool(n.Value)
+		if err != nil || n.Tag != "!!bool" {
+			d.Faults.Add(d.at(n), "write true or false", "%s is %q", d.last(path), n.Value)
+			return
+		}
+		v.SetBool(b)
+	case reflect.Int:
+		i, err := strconv.ParseInt(n.Value, 10, 32)
+		if err != nil || i < 0 {
+			d.Faults.Add(d.at(n), "write a whole number from 0", "%s is %q", d.last(path), n.Value)
+			return
+		}
+		v.SetInt(i)
+	case reflect.Uint8, reflect.Uint16, reflect.Uint32:
+		i, err := strconv.ParseUint(n.Value, 10, v.Type().Bits())
+		if err != nil {
+			d.Faults.Add(d.at(n), fmt.Sprintf("write a whole number from 0 to %d", uint64(1)<<v.Type().Bits()-1), "%s is %q", d.last(path), n.Value)
+			return
+		}
+		v.SetUint(i)
+	default:
+		panic("yamlfile: no rule for " + v.Type().String()) // a field of a type that this file forgot
+	}
+}
+
+func (d *Decoder) decodeSlice(n *yaml.Node, v reflect.Value, path string) {
+	if n.Kind != yaml.SequenceNode {
+		d.Faults.Add(d.at(n), fmt.Sprintf("write a list: [%s]", strings.TrimSpace(n.Value)), "%s is a %s, not a list", d.last(path), kindName(n))
+		return
+	}
+	list := reflect.MakeSlice(v.Type(), 0, len(n.Content))
+	if _, scalar := reflect.New(v.Type().Elem()).Interface().(encoding.TextUnmarshaler); d.Append && v.Type().Elem().Kind() == reflect.Struct && !scalar {
+		list = reflect.AppendSlice(list, v)
+	}
+	for _, item := range n.Content {
+		list = reflect.Append(list, reflect.Zero(v.Type().Elem()))
+		i := list.Len() - 1
+		d.decode(item, list.Index(i), fmt.Sprintf("%s[%d]", path, i))
+	}
+	v.Set(list)
+}
+
+func (d *Decoder) decodeStruct(n *yaml.Node, v reflect.Value, path string) {
+	if n.Kind != yaml.MappingNode {
+		d.Faults.Add(d.at(n), "write its keys: "+strings.Join(keysOf(v.Type()), ", "), "%s is a %s, not a group of keys", d.last(path), kindName(n))
+		return
+	}
+	if f := v.FieldByName("At"); f.IsValid() {
+		f.Set(reflect.ValueOf(d.at(n)))
+	}
+	seen := map[string]bool{}
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		key, value := n.Content[i], n.Content[i+1]
+		if seen[key.Value] {
+			d.Faults.Add(d.at(key), "keep one of them", "the key %q is there twice", key.Value)
+			continue
+		}
+		seen[key.Value] = true
+		field := fieldByKey(v, key.Value)
+		if !field.IsValid() {
+			d.unknownKey(key, v.Type())
+			continue
+		}
+		d.decode(value, field, join(path, key.Value))
+	}
+}
+
+func (d *Decoder) unknownKey(key *yaml.Node, t reflect.Type) {
+	keys := keysOf(t)
+	fix := "known keys: " + strings.Join(keys, ", ")
+	if near := Nearest(key.Value, keys); near != "" {
+		fix = fmt.Sprintf("write %q", near)
+	}
+	d.Faults.Add(d.at(key), fix, "unknown key %q", key.Value)
+}
+
+func yamlKey(f reflect.StructField) string {
+	key, _, _ := strings.Cut(f.Tag.Get("yaml"), ",")
+	if key == "-" {
+		return ""
+	}
+	return key
+}
+
+func inline(f reflect.StructField) bool { return strings.HasSuffix(f.Tag.Get("yaml"), ",inline") }
+
+func keysOf(t reflect.Type) []string {
+	var keys []string
+	for i := range t.NumField() {
+		if inline(t.Field(i)) {
+			keys = append(keys, keysOf(t.Field(i).Type)...)
+		} else if k := yamlKey(t.Field(i)); k != "" {
+			keys = append(keys, k)
+		}
+	}
+	return keys
+}
+
+func fieldByKey(v reflect.Value, key string) reflect.Value {
+	for i := range v.NumField() {
+		if inline(v.Type().Field(i)) {
+			if f := fieldByKey(v.Field(i), key); f.IsValid() {
+				return f
+			}
+		} else if k := yamlKey(v.Type().Field(i)); k != "" && k == key {
+			return v.Field(i)
+		}
+	}
+	return reflect.Value{}
+}
+
+func join(path, key string) string {
+	if path == "" {
+		return key
+	}
+	return path + "." + key
+}
+
+// last is the part of a path that people see: "mode" of "files[3].mode".
+func (d *Decoder) last(path string) string {
+	if path == "" {
+		return d.What
+	}
+	return path[strings.LastIndex(path, ".")+1:]
+}
+
+func kindName(n *yaml.Node) string {
+	switch n.Kind {
+	case yaml.SequenceNode:
+		return "list"
+	case yaml.MappingNode:
+		return "group of keys"
+	}
+	return "single value"
+}

@@ -1,0 +1,94 @@
+package testvm
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"net/netip"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// Host is another computer on a LAN that is no virtual machine: a network
+// namespace of its own, with one network card.
+type Host struct {
+	Card string // its name inside
+	lan  *LAN
+	pid  int // of the process that holds the namespace
+}
+
+// NewHost makes a host with an address. It ends with the LAN.
+func (l *LAN) NewHost(ctx context.Context, name string, address netip.Prefix) (*Host, error) {
+	argv := l.enter("unshare", "--net", "--", "sleep", "infinity")
+	holder := exec.Command(argv[0], argv[1:]...)
+	if err := l.Start(holder); err != nil {
+		return nil, fmt.Errorf("making a host: %w", err)
+	}
+	h := &Host{Card: "eth0", lan: l, pid: holder.Process.Pid}
+	go func() { _ = holder.Wait() }() // reaped; that it ended is what its user notices
+	l.mu.Lock()
+	l.hosts = append(l.hosts, h.pid)
+	l.mu.Unlock()
+	if err := h.wait(ctx); err != nil {
+		return nil, err
+	}
+	for _, args := range [][]string{
+		{"link", "add", name, "type", "veth", "peer", "name", h.Card, "netns", strconv.Itoa(h.pid)},
+		{"link", "set", name, "master", Bridge},
+		{"link", "set", name, "up"},
+	} {
+		if err := l.ip(ctx, args...); err != nil {
+			return nil, err
+		}
+	}
+	for _, args := range [][]string{{"link", "set", "lo", "up"}, {"address", "add", address.String(), "dev", h.Card}, {"link", "set", h.Card, "up"}} {
+		if out, err := h.Command(ctx, "ip", args...).CombinedOutput(); err != nil {
+			return nil, fmt.Errorf("ip %s: %w: %s", strings.Join(args, " "), err, bytes.TrimSpace(out))
+		}
+	}
+	return h, nil
+}
+
+// wait waits until unshare has made the namespace and become sleep.
+func (h *Host) wait(ctx context.Context) error {
+	for {
+		comm, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", h.pid))
+		if err != nil {
+			return fmt.Errorf("making a host: unshare failed: %w", err)
+		}
+		if strings.TrimSpace(string(comm)) == "sleep" {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
+}
+
+// Command prepares a program that runs on the host.
+func (h *Host) Command(ctx context.Context, name string, args ...string) *exec.Cmd {
+	argv := []string{"--target", strconv.Itoa(h.pid), "--net"}
+	if h.lan.user {
+		argv = append(argv, "--user", "--preserve-credentials")
+	}
+	return exec.CommandContext(ctx, "nsenter", append(append(argv, "--", name), args...)...)
+}
+
+// Close ends the host and its network card.
+func (h *Host) Close() { _ = syscall.Kill(h.pid, syscall.SIGKILL) } // gone already is fine
+
+// endHosts ends the hosts; what still runs on them has no network card any more.
+func (l *LAN) endHosts() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, pid := range l.hosts {
+		_ = syscall.Kill(pid, syscall.SIGKILL) // gone already is fine
+	}
+	l.hosts = nil
+}

@@ -1,0 +1,36 @@
+//go:build e2e
+
+package testvm
+
+import (
+	"testing"
+
+	"ingot"
+	"ingot/bootserver/fleet"
+)
+
+// TestSceneHTTPBoot: UEFI loads the image's UKI by HTTP itself; no TFTP, no
+// iPXE, no arguments of this boot. The system in it finds its server by DHCP.
+func TestSceneHTTPBoot(t *testing.T) {
+	requireAll(t)
+	s := newStage(t)
+	s.serve("--approve-all", "--image", "lab:v1")
+	vm, err := s.lan.StartVM(s.ctx, Config{Name: "http1", Firmware: UEFI, HTTPBoot: true, MAC: "52:54:00:12:00:01", Disks: []Disk{s.disk("data")}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.machine(vm, "the machine to be seen", func(m fleet.Machine) bool { return m.Firmware == ingot.FirmwareUEFIx64HTTP })
+	b := s.boot(vm, 1, "the boot to come as far as its ticket", func(b fleet.Boot) bool { return b.Stage().Rank() >= ingot.StageRoot.Rank() || !b.Open() })
+	if b.First != fleet.FirstUKI {
+		t.Errorf("the first stage is %q; want the UKI", b.First)
+	}
+	for _, e := range b.Events {
+		if e.Stage == ingot.StageScript || e.Stage == ingot.StageKernel {
+			t.Errorf("the boot went through %s; want firmware, UKI, system", e.Stage)
+		}
+		if e.Error != "" {
+			t.Errorf("stage %s: %s", e.Stage, e.Error)
+		}
+	}
+	t.Logf("\n%s", s.timelines())
+}

@@ -1,0 +1,141 @@
+package storm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/insomniacslk/dhcp/dhcpv4"
+	"github.com/insomniacslk/dhcp/iana"
+	"golang.org/x/sys/unix"
+)
+
+var errExist = unix.EEXIST
+
+// exchanger is the DHCP port of all machines: answers, which are broadcast,
+// find their machine by the transaction.
+type exchanger struct {
+	conn *net.UDPConn
+	mu   sync.Mutex
+	wait map[dhcpv4.TransactionID]chan *dhcpv4.DHCPv4
+}
+
+func newExchanger(ctx context.Context, card string) (*exchanger, error) {
+	lc := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
+		var inner error
+		err := c.Control(func(fd uintptr) {
+			inner = errors.Join(unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_BROADCAST, 1),
+				unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, 4<<20), unix.BindToDevice(int(fd), card))
+		})
+		return errors.Join(err, inner)
+	}}
+	c, err := lc.ListenPacket(ctx, "udp4", ":68")
+	if err != nil {
+		return nil, fmt.Errorf("opening the DHCP port: %w", err)
+	}
+	x := &exchanger{conn: c.(*net.UDPConn), wait: map[dhcpv4.TransactionID]chan *dhcpv4.DHCPv4{}}
+	go x.receive()
+	return x, nil
+}
+
+func (x *exchanger) close() { x.conn.Close() }
+
+func (x *exchanger) receive() {
+	buf := make([]byte, 2048)
+	for {
+		n, err := x.conn.Read(buf)
+		if err != nil {
+			return // closed
+		}
+		p, err := dhcpv4.FromBytes(buf[:n])
+		if err != nil || p.OpCode != dhcpv4.OpcodeBootReply {
+			continue
+		}
+		x.mu.Lock()
+		ch := x.wait[p.TransactionID]
+		x.mu.Unlock()
+		select {
+		case ch <- p:
+		default: // nobody waits, or he has one already
+		}
+	}
+}
+
+// errSilence: nobody answered DHCP.
+var errSilence = errors.New("no answer to DHCP")
+
+// ask sends a packet until an answer of the wanted type comes, with the pauses
+// of RFC 2131 section 4.1, begun earlier.
+func (x *exchanger) ask(ctx context.Context, p *dhcpv4.DHCPv4, want dhcpv4.MessageType) (*dhcpv4.DHCPv4, error) {
+	ch := make(chan *dhcpv4.DHCPv4, 1)
+	x.mu.Lock()
+	x.wait[p.TransactionID] = ch
+	x.mu.Unlock()
+	defer func() {
+		x.mu.Lock()
+		delete(x.wait, p.TransactionID)
+		x.mu.Unlock()
+	}()
+	wait := 2 * time.Second
+	for range 5 {
+		if _, err := x.conn.WriteToUDP(p.ToBytes(), &net.UDPAddr{IP: net.IPv4bcast, Port: dhcpv4.ServerPort}); err != nil {
+			return nil, err
+		}
+		again := time.After(wait/2 + rand.N(wait))
+		for waiting := true; waiting; {
+			select {
+			case <-ctx.Done():
+				return nil, ctx.Err()
+			case <-again:
+				waiting = false
+			case a := <-ch:
+				switch a.MessageType() {
+				case want:
+					return a, nil
+				case dhcpv4.MessageTypeNak:
+					return nil, errors.New("the server refuses the address")
+				}
+			}
+		}
+		wait *= 2
+	}
+	return nil, errSilence
+}
+
+// lease does the four packets of one client and returns the acknowledgement.
+func (x *exchanger) lease(ctx context.Context, mac net.HardwareAddr, also ...dhcpv4.Modifier) (*dhcpv4.DHCPv4, error) {
+	d, err := dhcpv4.NewDiscovery(mac, append(also, dhcpv4.WithBroadcast(true))...)
+	if err != nil {
+		return nil, err
+	}
+	o, err := x.ask(ctx, d, dhcpv4.MessageTypeOffer)
+	if err != nil {
+		return nil, err
+	}
+	r, err := dhcpv4.NewRequestFromOffer(o, append(also, dhcpv4.WithBroadcast(true))...)
+	if err != nil {
+		return nil, err
+	}
+	return x.ask(ctx, r, dhcpv4.MessageTypeAck)
+}
+
+// firmware is what UEFI says of itself (RFC 4578).
+func firmware(uuid [16]byte) []dhcpv4.Modifier {
+	return []dhcpv4.Modifier{
+		dhcpv4.WithOption(dhcpv4.OptClassIdentifier("PXEClient:Arch:00007:UNDI:003016")),
+		dhcpv4.WithOption(dhcpv4.OptClientArch(iana.EFI_X86_64)),
+		dhcpv4.WithOption(dhcpv4.OptGeneric(dhcpv4.OptionClientMachineIdentifier, append([]byte{0}, uuid[:]...))),
+	}
+}
+
+// loader is what iPXE says of itself: its features in option 175.
+func loader(uuid [16]byte) []dhcpv4.Modifier {
+	return append(firmware(uuid),
+		dhcpv4.WithOption(dhcpv4.OptGeneric(dhcpv4.OptionUserClassInformation, []byte("iPXE"))),
+		dhcpv4.WithOption(dhcpv4.OptGeneric(dhcpv4.GenericOptionCode(175), []byte{0x13, 1, 1, 0x14, 1, 1})))
+}

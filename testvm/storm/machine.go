@@ -1,0 +1,292 @@
+package storm
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	mrand "math/rand/v2"
+	"net"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"ingot"
+)
+
+// machine is one boot of one machine.
+type machine struct {
+	*crowd
+	mac    net.HardwareAddr
+	uuid   [16]byte
+	ip     net.IP
+	server net.IP
+	http   *http.Client
+	base   string // of its boot: "http://10.99.0.1/b/ID/"
+	id     ingot.BootID
+	since  time.Time // of the stage that it is in
+}
+
+// passed notes how long a stage took.
+func (m *machine) passed(stage string) {
+	now := time.Now()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.r.Stages[stage] += now.Sub(m.since) / time.Duration(m.conf.Machines)
+	m.since = now
+}
+
+func newMachine(c *crowd, n int) *machine {
+	m := &machine{crowd: c, mac: net.HardwareAddr{0x52, 0x54, 0, 0, 0, 0}, uuid: [16]byte{0xd1, 0xb2, 0xc3, 0xa4}}
+	binary.BigEndian.PutUint32(m.mac[2:], uint32(n)|0x20<<24)
+	copy(m.uuid[10:], m.mac)
+	return m
+}
+
+// at names the stage in which something failed.
+func at(stage string, err error) error {
+	if err == nil {
+		return nil
+	}
+	var op *net.OpError
+	if errors.As(err, &op) { // without the addresses, so that failures can be counted
+		err = op.Err
+	}
+	return fmt.Errorf("%s: %w", stage, err)
+}
+
+// boot is the whole conversation of docs/BOOT.md.
+func (m *machine) boot(ctx context.Context) error {
+	m.since = time.Now()
+	ack, err := m.dhcp.lease(ctx, m.mac, firmware(m.uuid)...)
+	if err != nil {
+		return at("dhcp of the firmware", err)
+	}
+	m.passed("dhcp")
+	m.ip, m.server = ack.YourIPAddr, ack.ServerIdentifier()
+	if err := m.own(m.ip); err != nil {
+		return err
+	}
+	m.http = &http.Client{Transport: &http.Transport{DisableCompression: true,
+		DialContext: (&net.Dialer{LocalAddr: &net.TCPAddr{IP: m.ip}, Timeout: 30 * time.Second}).DialContext}}
+	defer m.http.CloseIdleConnections()
+	n, err := m.tftp(ctx, ack.BootFileNameOption())
+	if err != nil {
+		return at("loader", err)
+	}
+	m.count(n)
+	m.passed("loader")
+	if ack, err = m.dhcp.lease(ctx, m.mac, loader(m.uuid)...); err != nil {
+		return at("dhcp of the loader", err)
+	}
+	m.passed("dhcp again")
+	script, err := m.text(ctx, ack.BootFileNameOption())
+	if err != nil {
+		return at("script", err)
+	}
+	for _, what := range []string{"kernel", "initrd"} {
+		url := word(script, what)
+		if url == "" {
+			return fmt.Errorf("the script has no %s: %.100q", what, script)
+		}
+		if err := m.fetch(ctx, url, io.Discard); err != nil {
+			return at(what, err)
+		}
+	}
+	m.passed("script, kernel, initramfs")
+	m.base = word(script, ingot.ArgServer+"=") + ingot.BootPath(ingot.BootID(word(script, ingot.ArgBoot+"=")), "")
+	m.id = ingot.BootID(word(script, ingot.ArgBoot+"="))
+	return m.system(ctx)
+}
+
+// word returns what follows a keyword of a script.
+func word(script, key string) string {
+	if !strings.HasSuffix(key, "=") {
+		key = "\n" + key + " "
+	}
+	_, after, ok := strings.Cut(script, key)
+	if !ok {
+		return ""
+	}
+	return strings.Fields(after + " ")[0]
+}
+
+// system is what ingot-init and the agent do.
+func (m *machine) system(ctx context.Context) error {
+	if err := m.tell(ctx, ingot.StageInit); err != nil {
+		return err
+	}
+	var nonce [16]byte
+	_, _ = rand.Read(nonce[:]) // never fails, see crypto/rand
+	q := ingot.TicketRequest{Nonce: hex.EncodeToString(nonce[:]), Facts: ingot.Facts{Vendor: "storm", Cores: 64, RAM: 256 << 30, Kernel: "6.12",
+		NICs: []ingot.NIC{{Name: "eth0", MAC: m.mac.String(), Boot: true}}, Disks: []ingot.Disk{{Name: "nvme0n1", Serial: m.mac.String(), Size: 1 << 40, Holds: "blank"}}}}
+	var signed ingot.SignedTicket
+	var ticket ingot.Ticket
+	if err := m.post(ctx, "ticket", q, &signed); err != nil {
+		return at("ticket", err)
+	}
+	if err := json.Unmarshal(signed.Ticket, &ticket); err != nil || ticket.Nonce != q.Nonce {
+		return fmt.Errorf("ticket: of another request (%w)", err)
+	}
+	m.passed("ticket")
+	var config bytes.Buffer
+	for part, into := range map[string]io.Writer{"manifest": io.Discard, "signature": io.Discard, "config": &config} {
+		if err := m.fetch(ctx, m.base+ticket.Image.Hex()+"/"+part, into); err != nil {
+			return at(part, err)
+		}
+	}
+	var manifest ingot.ImageManifest
+	if err := json.Unmarshal(config.Bytes(), &manifest); err != nil {
+		return at("config", err)
+	}
+	sum := sha256.New()
+	if err := m.fetch(ctx, m.base+ticket.Image.Hex()+"/root", sum); err != nil {
+		return at("root", err)
+	}
+	m.passed("root")
+	root := ingot.DigestFromSum([32]byte(sum.Sum(nil)))
+	if root != manifest.Root.Digest {
+		return fmt.Errorf("root: %s arrived, want %s", root.Short(), manifest.Root.Digest.Short())
+	}
+	for _, s := range []ingot.Stage{ingot.StageRoot, ingot.StageVolumes, ingot.StageSwitch, ingot.StageAgent} {
+		if err := m.tell(ctx, s); err != nil {
+			return err
+		}
+	}
+	err := m.post(ctx, "report", ingot.Report{Boot: m.id, Image: ticket.Image, Root: root, Healthy: true,
+		Checks: []ingot.CheckResult{{Name: "system", OK: true}}}, nil)
+	m.passed("report")
+	return at("report", err)
+}
+
+func (m *machine) tell(ctx context.Context, s ingot.Stage) error {
+	return at("event", m.post(ctx, "events", ingot.Event{Stage: s}, nil))
+}
+
+func (m *machine) text(ctx context.Context, url string) (string, error) {
+	var b bytes.Buffer
+	err := m.fetch(ctx, url, &b)
+	return b.String(), err
+}
+
+func (m *machine) post(ctx context.Context, part string, v, into any) error {
+	body, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	var b bytes.Buffer
+	if err := m.do(ctx, http.MethodPost, m.base+part, body, &b); err != nil || into == nil {
+		return err
+	}
+	return json.Unmarshal(b.Bytes(), into)
+}
+
+func (m *machine) fetch(ctx context.Context, url string, into io.Writer) error {
+	return m.do(ctx, http.MethodGet, url, nil, into)
+}
+
+// do asks until there is an answer. Broken connections and a busy server are
+// tried again, and a download goes on where it broke off, as in package initrd.
+func (m *machine) do(ctx context.Context, method, url string, body []byte, into io.Writer) error {
+	got, tries := int64(0), 0
+	for {
+		n, after, err := m.once(ctx, method, url, body, got, into)
+		got += n
+		m.count(n)
+		switch {
+		case err == nil:
+			return nil
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case after > 0:
+			m.busy()
+			pause(ctx, after+mrand.N(after/2))
+			continue
+		}
+		if tries++; tries > 6 {
+			return err
+		}
+		pause(ctx, mrand.N(500*time.Millisecond<<tries))
+	}
+}
+
+func (m *machine) once(ctx context.Context, method, url string, body []byte, from int64, into io.Writer) (n int64, after time.Duration, err error) {
+	req, err := http.NewRequestWithContext(ctx, method, url, bytes.NewReader(body))
+	if err != nil {
+		return 0, 0, err
+	}
+	if from > 0 {
+		req.Header.Set("Range", fmt.Sprintf("bytes=%d-", from))
+	}
+	resp, err := m.http.Do(req)
+	if err != nil {
+		return 0, 0, err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode >= 300 || from > 0 && resp.StatusCode != http.StatusPartialContent {
+		text, _ := io.ReadAll(io.LimitReader(resp.Body, 200))
+		seconds, _ := strconv.Atoi(resp.Header.Get("Retry-After"))
+		return 0, time.Duration(seconds) * time.Second, fmt.Errorf("%s: %s", resp.Status, bytes.TrimSpace(text))
+	}
+	n, err = io.Copy(into, resp.Body)
+	return n, 0, err
+}
+
+// tftp fetches a file (RFC 1350, 2347, 2348, 2349) and throws it away.
+func (m *machine) tftp(ctx context.Context, name string) (int64, error) {
+	conn, err := net.ListenUDP("udp4", &net.UDPAddr{IP: m.ip})
+	if err != nil {
+		return 0, err
+	}
+	defer conn.Close()
+	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	defer stop()
+	to := &net.UDPAddr{IP: m.server, Port: 69}
+	say := append([]byte{0, 1}, name+"\x00octet\x00tsize\x000\x00blksize\x001468\x00"...)
+	block, size, got := uint16(0), 512, int64(0)
+	buf, send := make([]byte, 2048), true
+	for tries := 0; tries < 8; {
+		if send {
+			if _, err := conn.WriteToUDP(say, to); err != nil {
+				return got, err
+			}
+		}
+		send = false                                                           // a packet of before is not answered twice (RFC 1123 section 4.2.3.1)
+		_ = conn.SetReadDeadline(time.Now().Add(time.Second << min(tries, 3))) // a UDP socket has deadlines
+		n, from, err := conn.ReadFromUDP(buf)
+		var timeout net.Error
+		switch {
+		case errors.As(err, &timeout) && timeout.Timeout():
+			tries++
+			send = true
+			continue
+		case err != nil:
+			return got, err
+		case n < 4:
+			continue
+		}
+		to = from // the port of this transfer
+		switch number := binary.BigEndian.Uint16(buf[2:]); {
+		case buf[1] == 6: // OACK
+			size, send = 1468, block == 0
+			say = []byte{0, 4, 0, 0}
+		case buf[1] == 5:
+			return got, fmt.Errorf("%s", bytes.TrimRight(buf[4:n], "\x00"))
+		case buf[1] == 3 && number == block+1:
+			block, tries, got = number, 0, got+int64(n-4)
+			say, send = []byte{0, 4, buf[2], buf[3]}, true
+			if n-4 < size {
+				_, err := conn.WriteToUDP(say, to)
+				return got, err
+			}
+		}
+	}
+	return got, errors.New("the server is silent")
+}
