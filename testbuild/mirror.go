@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/http"
 	"os"
@@ -29,6 +30,7 @@ type Mirror struct {
 	home   string // of gpg
 	suite  string
 	server *http.Server
+	stamp  time.Time // of the files that Publish wrote last
 
 	mu    sync.Mutex
 	spoil http.HandlerFunc // answers instead; may be nil
@@ -45,7 +47,8 @@ type Deb struct {
 
 // NewMirror starts an empty mirror whose files are below dir. Close ends it.
 func NewMirror(ctx context.Context, dir, suite string) (*Mirror, error) {
-	m := &Mirror{dir: filepath.Join(dir, "archive"), home: filepath.Join(dir, "gpg"), suite: suite, Keyring: filepath.Join(dir, "keys.gpg")}
+	m := &Mirror{dir: filepath.Join(dir, "archive"), home: filepath.Join(dir, "gpg"), suite: suite, Keyring: filepath.Join(dir, "keys.gpg"),
+		stamp: time.Now().Add(-time.Hour)}
 	for _, d := range []string{m.dir, filepath.Join(m.dir, "pool/main")} {
 		if err := os.MkdirAll(d, 0o755); err != nil {
 			return nil, err
@@ -198,8 +201,18 @@ func (m *Mirror) Publish(ctx context.Context, r Release) error {
 	if err := packages.Run(); err != nil {
 		return fmt.Errorf("running apt-ftparchive: %w", err)
 	}
+	// HTTP tells times in seconds (RFC 9110 section 5.6.7): what is published twice
+	// within one would look unchanged to apt.
+	m.stamp = m.stamp.Add(2 * time.Second)
 	for suite, text := range map[string][]byte{m.suite: index.Bytes(), m.suite + "-updates": nil} {
 		if err := m.publish(ctx, suite, text, r); err != nil {
+			return err
+		}
+		dir := filepath.Join(m.dir, "dists", suite)
+		err := filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error {
+			return errors.Join(err, os.Chtimes(path, m.stamp, m.stamp))
+		})
+		if err != nil {
 			return err
 		}
 	}
