@@ -96,6 +96,7 @@ func TestSceneExpiredTicket(t *testing.T) {
 // TestSceneServerKilled: the server is killed while the root is on its way.
 // The boot completes when it is back, and nothing that was known is lost.
 func TestSceneServerKilled(t *testing.T) {
+	requireAll(t)
 	t.Parallel()
 	s := newStage(t)
 	s.serve("--approve-all", "--image", "lab:v1")
