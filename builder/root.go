@@ -15,7 +15,7 @@ import (
 // ask for. Measured on the node root, beside mksquashfs: docs/BENCHMARKS.md.
 var rootOptions = map[string]squashfs.Options{
 	profiles.CompressFast:     {Level: 1, BlockSize: 128 << 10},
-	profiles.CompressBalanced: {Level: 3, BlockSize: 256 << 10},
+	profiles.CompressBalanced: {Level: 3, BlockSize: 512 << 10},
 	profiles.CompressSmall:    {Level: 19, BlockSize: 1 << 20},
 }
 
