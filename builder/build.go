@@ -285,13 +285,14 @@ func (b *build) packInitramfs(ctx context.Context, kernel *tree.Tree, release st
 	b.tell("initramfs", 0, 0, "")
 	o := initramfs.Options{
 		Init: b.init, Modules: kernel, Release: release, Select: b.p.Kernel.Modules, Epoch: b.epoch,
+		Small: b.p.Compression == profiles.CompressSmall,
 		Files: map[string][]byte{
 			ingot.KeyDir + "/release.pub": b.Keys.Release.Public.Text(),
 			ingot.KeyDir + "/server.pub":  b.Keys.Server.Public.Text(),
 		},
 	}
 	key := sha256.New()
-	fmt.Fprintln(key, initramfs.Format, b.plan.Init, b.kernelKey(), release, o.Select, b.epoch.Unix(), b.plan.Keys)
+	fmt.Fprintln(key, initramfs.Format, b.plan.Init, b.kernelKey(), release, o.Select, o.Small, b.epoch.Unix(), b.plan.Keys)
 	path, kept, err := b.layers.get(ctx, fmt.Sprintf("initramfs-%x", key.Sum(nil)), func(fresh string) error {
 		f, err := os.Create(fresh)
 		if err != nil {
