@@ -394,8 +394,8 @@ func readChangelog(ctx context.Context, deb, name string) (text string, err erro
 		if err != nil {
 			return "", fmt.Errorf("reading the changelog of %s: %w", name, err)
 		}
-		base := path.Base(h.Name)
-		if path.Dir(h.Name) != "./usr/share/doc/"+name || !slices.Contains([]string{"changelog.Debian.gz", "changelog.gz"}, base) || h.Typeflag != tar.TypeReg {
+		dir, base := path.Split(path.Clean(h.Name)) // "./usr/…" in the archive
+		if dir != "usr/share/doc/"+name+"/" || !slices.Contains([]string{"changelog.Debian.gz", "changelog.gz"}, base) || h.Typeflag != tar.TypeReg {
 			continue
 		}
 		z, err := gzip.NewReader(r)

@@ -233,7 +233,7 @@ func TestSceneVerify(t *testing.T) {
 	root, err := os.Create(filepath.Join(dir, "root"))
 	l.must(err)
 	defer root.Close()
-	_, err = squashfs.Write(l.ctx, root, entries, squashfs.Options{Level: 3, BlockSize: 256 << 10, Epoch: im.Manifest.Created})
+	_, err = squashfs.Write(l.ctx, root, entries, squashfs.Options{Level: 3, BlockSize: 512 << 10, Epoch: im.Manifest.Created})
 	l.must(err)
 	m := im.Manifest
 	m.Version = "evil"
@@ -242,7 +242,7 @@ func TestSceneVerify(t *testing.T) {
 	text, err := plan.Canonical()
 	l.must(err)
 	l.must(os.WriteFile(filepath.Join(dir, "plan"), text, 0o644))
-	_, err = store.Put(l.ctx, &m, image.Files{Kernel: store.Blob(m.Kernel.Digest), Initramfs: store.Blob(m.Initramfs.Digest), Root: root.Name(), Plan: filepath.Join(dir, "plan")}, keys.Release.Secret)
+	_, err = store.Put(l.ctx, &m, image.Files{Kernel: store.Blob(m.Kernel.Digest), Initramfs: store.Blob(m.Initramfs.Digest), Root: root.Name(), Plan: filepath.Join(dir, "plan"), UKI: store.Blob(m.UKI.Digest)}, keys.Release.Secret)
 	l.must(err)
 	s.fails([]string{"verify", "lab:evil", "--offline"}, "differs: /usr/bin/passwd: mode 0755 → 4755", "the image is not what its plan gives today")
 }
