@@ -60,10 +60,11 @@ type Disk struct {
 
 // NIC is one network interface of a machine.
 type NIC struct {
-	Name   string `json:"name"`
-	MAC    string `json:"mac"`
-	Driver string `json:"driver,omitempty"`
-	Boot   bool   `json:"boot,omitempty"` // the one that the machine booted from
+	Name     string `json:"name"`
+	MAC      string `json:"mac"`
+	Driver   string `json:"driver,omitempty"`
+	Firmware string `json:"firmware,omitempty"` // version, as the driver tells it (ethtool)
+	Boot     bool   `json:"boot,omitempty"`     // the one that the machine booted from
 }
 
 // Facts is what a machine says of its hardware at each boot.

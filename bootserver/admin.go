@@ -99,7 +99,7 @@ func (a admin) change(ref string, f func(m fleet.Machine, all []fleet.Machine) (
 // Approve implements api.Backend.
 func (a admin) Approve(ctx context.Context, ref string, q api.ApproveRequest) (fleet.Machine, error) {
 	if q.Name != "" && !ingot.ValidProfileName(q.Name) {
-		return fleet.Machine{}, api.Problem{Status: 400, Title: fmt.Sprintf("%q cannot be a host name", q.Name), Next: "use lower-case letters, digits and dashes"}
+		return fleet.Machine{}, badName(q.Name)
 	}
 	var as fleet.Assignment
 	if q.Image != "" {
@@ -109,10 +109,10 @@ func (a admin) Approve(ctx context.Context, ref string, q api.ApproveRequest) (f
 		}
 	}
 	return a.change(ref, func(m fleet.Machine, all []fleet.Machine) (fleet.Machine, error) {
-		if i := slices.IndexFunc(all, func(o fleet.Machine) bool { return q.Name != "" && o.Name == q.Name && o.ID != m.ID }); i >= 0 {
-			return m, api.Problem{Status: 409, Title: fmt.Sprintf("the name %q belongs to machine %s", q.Name, all[i].ID), Next: "choose another --name"}
+		if err := freeName(all, m, q.Name); err != nil {
+			return m, err
 		}
-		m.State = fleet.Approved
+		m.State, m.Ask = fleet.Approved, nil
 		if q.Name != "" {
 			m.Name = q.Name
 		}

@@ -75,6 +75,10 @@ func (b *booter) see(tx *state.Tx, c dhcp.Sighting) (dhcp.Boot, error) {
 	if c.Port.Relay.IsValid() {
 		m.Port = c.Port
 	}
+	if m.MachineKey == "" { // imported before it was seen
+		m.MachineKey = b.machineKey(m.ID)
+	}
+	m = b.rule(m)
 	latest := boots(tx, m.Boot)
 	if c.Kind == dhcp.Init {
 		return b.seeInit(tx, c, m, latest)
@@ -112,7 +116,7 @@ func (b *booter) see(tx *state.Tx, c dhcp.Sighting) (dhcp.Boot, error) {
 	if m.Boot != before.Boot || len(recorded.Events) != len(boot.Events) || recorded.First != boot.First || !recorded.Told.Equal(boot.Told) || recorded.Back != boot.Back || recorded.Image != boot.Image {
 		tx.PutBoot(recorded)
 	}
-	if !known || m.Boot != before.Boot || m.Address != before.Address || m.Port != before.Port || m.UUID != before.UUID || now.Sub(before.LastSeen) > 30*time.Second {
+	if !known || m.Boot != before.Boot || m.Address != before.Address || m.Port != before.Port || m.UUID != before.UUID || m.State != before.State || m.MachineKey != before.MachineKey || now.Sub(before.LastSeen) > 30*time.Second {
 		tx.PutMachine(m)
 	}
 	return what, nil

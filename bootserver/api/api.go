@@ -24,6 +24,7 @@ type Backend interface {
 	Machine(ref string) (fleet.Machine, error)
 	Boots(ref string, limit int) ([]fleet.Boot, error)
 	Ledger
+	Machinery
 	Approve(ctx context.Context, ref string, q ApproveRequest) (fleet.Machine, error)
 	Assign(ctx context.Context, ref, image, why string) (fleet.Machine, error)
 	Rollback(ctx context.Context, ref string) (fleet.Machine, error)
@@ -119,6 +120,7 @@ func Handler(b Backend) http.Handler {
 		answer(w, done, err)
 	})
 	ledgerRoutes(mux, b)
+	machineRoutes(mux, b)
 	return mux
 }
 

@@ -67,6 +67,7 @@ type Boots struct {
 	Deadline   yamlfile.Duration `yaml:"deadline,omitempty" json:"deadline,omitempty" jsonschema_description:"Of images that name none: from the script to the report. Default: 10m."`
 	Attempts   int               `yaml:"attempts,omitempty" json:"attempts,omitempty" jsonschema_description:"Failed boots in a row after which an image is given up on a machine. Default: 2."`
 	After      fleet.After       `yaml:"afterFailures,omitempty" json:"afterFailures,omitempty" jsonschema_description:"What a machine does then: fallback to the image last healthy on it, and hold when there is none (default); hold until a person decides; retry for ever."`
+	Rules      []fleet.Rule      `yaml:"rules,omitempty" json:"rules,omitempty" jsonschema_description:"Which new machines are approved and labelled by themselves; the first rule that matches decides."`
 	ApproveAll bool              `yaml:"approveAll,omitempty" json:"approveAll,omitempty" jsonschema_description:"Approve every new machine. For labs, on networks that no stranger can reach."`
 	Image      string            `yaml:"image,omitempty" json:"image,omitempty" jsonschema_description:"With approveAll: the image that new machines are assigned."`
 }
@@ -177,6 +178,11 @@ func (c *Config) check(faults *yamlfile.Faults, places map[string]yamlfile.Place
 	}
 	if t := time.Duration(c.Boots.Ticket); t != 0 && (t < 5*time.Second || t > time.Hour) {
 		faults.Add(at("boots.ticket"), "write a time between 5s and 1h", "ticket: %s", t)
+	}
+	for i, r := range c.Boots.Rules {
+		if err := r.Check(); err != nil {
+			faults.Add(at(fmt.Sprintf("boots.rules[%d]", i)), "see: ingot config --help", "rules[%d]: %v", i, err)
+		}
 	}
 	if n := c.Boots.Attempts; n < 0 || n > 100 {
 		faults.Add(at("boots.attempts"), "write a number between 1 and 100", "attempts: %d", n)

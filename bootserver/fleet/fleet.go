@@ -43,16 +43,18 @@ type Grant struct {
 
 // Machine is one computer.
 type Machine struct {
-	ID         ingot.MachineID `json:"id"`
-	Name       string          `json:"name,omitempty"` // host name given by the operator
-	State      State           `json:"state"`
-	UUID       string          `json:"uuid,omitempty"` // plausible SMBIOS UUID
-	Serial     string          `json:"serial,omitempty"`
-	MACs       []string        `json:"macs"`
-	MachineKey string          `json:"machineKey"` // machine-id(5) of its systems, 32 hex digits
-	Firmware   ingot.Firmware  `json:"firmware,omitempty"`
-	Address    netip.Addr      `json:"address,omitzero"`
-	Port       SwitchPort      `json:"port,omitzero"` // where it was plugged in when it last booted through a relay
+	ID         ingot.MachineID   `json:"id"`
+	Name       string            `json:"name,omitempty"`   // host name given by the operator
+	Labels     map[string]string `json:"labels,omitempty"` // never changed, only replaced
+	Ask        *Question         `json:"ask,omitempty"`    // what an operator must answer before it boots
+	State      State             `json:"state"`
+	UUID       string            `json:"uuid,omitempty"` // plausible SMBIOS UUID
+	Serial     string            `json:"serial,omitempty"`
+	MACs       []string          `json:"macs"`
+	MachineKey string            `json:"machineKey"` // machine-id(5) of its systems, 32 hex digits
+	Firmware   ingot.Firmware    `json:"firmware,omitempty"`
+	Address    netip.Addr        `json:"address,omitzero"`
+	Port       SwitchPort        `json:"port,omitzero"` // where it was plugged in when it last booted through a relay
 	// Loaders are the first stages that the machine was moved to, by firmware,
 	// because those before stalled.
 	Loaders     map[ingot.Firmware]string `json:"loaders,omitempty"`

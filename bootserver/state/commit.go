@@ -9,6 +9,7 @@ import (
 
 	"go.etcd.io/bbolt"
 
+	"ingot"
 	"ingot/bootserver/fleet"
 )
 
@@ -174,7 +175,14 @@ func (b *batch) write(db *bbolt.Tx) error {
 func (r record) write(db *bbolt.Tx, v any) error {
 	switch v := v.(type) {
 	case nil:
+		if r.bucket == string(bucketBoots) {
+			if err := forgetConsole(db, ingot.BootID(r.key)); err != nil {
+				return err
+			}
+		}
 		return db.Bucket([]byte(r.bucket)).Delete([]byte(r.key))
+	case []byte:
+		return db.Bucket([]byte(r.bucket)).Put([]byte(r.key), v)
 	case fleet.Boot:
 		return writeBoot(db, v)
 	case fleet.Entry:

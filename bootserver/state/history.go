@@ -149,11 +149,15 @@ func (s *State) boot(id ingot.BootID) (b fleet.Boot, ok bool) {
 // Boots returns the newest boots of one machine, or of all for an empty id,
 // oldest first; limit 0 is all of them.
 func (s *State) Boots(machine ingot.MachineID, limit int) ([]fleet.Boot, error) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.bootsOf(machine, limit)
+}
+
+func (s *State) bootsOf(machine ingot.MachineID, limit int) ([]fleet.Boot, error) {
 	if machine != "" && limit == 0 {
 		limit = BootsPerMachine // some that were forgotten may still be in memory
 	}
-	s.mu.RLock()
-	defer s.mu.RUnlock()
 	list := map[ingot.BootID]fleet.Boot{}
 	for id, b := range s.boots { // those that are on their way to the disk, too
 		if machine == "" || b.Machine == machine {

@@ -241,11 +241,12 @@ func longerKnown(a, b fleet.Machine) int {
 	return strings.Compare(string(a.ID), string(b.ID))
 }
 
-// Find returns the machine that a sighting is of, see fleet.Find.
+// Find returns the machine that a sighting is of, see fleet.Identify.
 func (s *State) Find(sight fleet.Sighting) (fleet.Machine, bool) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	return s.find(sight)
+	m, _, ok := s.find(sight)
+	return m, ok
 }
 
 // AtAddress returns the machine that was last seen with an address.

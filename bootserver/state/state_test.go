@@ -164,7 +164,7 @@ func TestIndex(t *testing.T) {
 		tx.PutMachine(refused)
 		tx.PutBoot(ended)
 		tx.PutBoot(fleet.Boot{ID: ingot.NewBootID([16]byte{2}), Machine: "m-1"})
-		if got, ok := tx.Find(fleet.Sighting{MAC: "c"}); !ok || got.UUID != "u2" || tx.Pending() != 0 || len(tx.OpenBoots()) != 1 {
+		if got, _, ok := tx.Find(fleet.Sighting{MAC: "c"}); !ok || got.UUID != "u2" || tx.Pending() != 0 || len(tx.OpenBoots()) != 1 {
 			t.Error("a change does not see itself")
 		}
 	})

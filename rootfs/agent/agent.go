@@ -25,11 +25,11 @@ import (
 // Agent reports on one booted system.
 type Agent struct {
 	Handover *rootfs.Handover
-	HTTP     *http.Client // nil means one with a timeout of 30 s
-	Log      *slog.Logger // nil is quiet
-	System   System       // asks systemd; nil means systemctl
-	Console  io.Writer    // nil means /dev/console
-	Dir      string       // where the verdict is left for the guard; empty: nowhere
+	HTTP     *http.Client  // nil means one with a timeout of 30 s
+	Log      *slog.Logger  // nil is quiet
+	System   System        // asks systemd; nil means systemctl
+	Console  io.Writer     // nil means /dev/console
+	Dir      string        // where the verdict is left for the guard; empty: nowhere
 	pause    time.Duration // before a reboot; 0 means restartPause
 }
 
