@@ -250,6 +250,10 @@ func TestDiskFull(t *testing.T) {
 	}
 }
 
+func addressOf(i int) netip.Addr {
+	return netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)})
+}
+
 // TestKilled kills a writer at random moments. Everything that it acknowledged
 // is there afterwards.
 func TestKilled(t *testing.T) {
@@ -262,8 +266,8 @@ func TestKilled(t *testing.T) {
 		for i := start; ; i++ {
 			id := ingot.MachineID(fmt.Sprintf("m-%06d", i))
 			if err := s.Update(func(tx *Tx) error {
-				tx.PutMachine(fleet.Machine{ID: id})
-				tx.PutLease(fleet.Lease{MAC: string(id), Address: netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)})})
+				writeOne(tx, id, i%500)
+				tx.PutLease(fleet.Lease{MAC: string(id), Address: addressOf(i)})
 				return nil
 			}); err != nil {
 				t.Fatal(err)
@@ -273,7 +277,7 @@ func TestKilled(t *testing.T) {
 	}
 	dir := t.TempDir()
 	acknowledged := -1
-	for range 15 {
+	for range rounds(15) {
 		cmd := exec.Command(os.Args[0], "-test.run=^TestKilled$")
 		cmd.Env = append(os.Environ(), "STATE_TEST_WRITE="+dir)
 		out, err := cmd.StdoutPipe()
@@ -295,6 +299,9 @@ func TestKilled(t *testing.T) {
 		_ = cmd.Wait() // killed
 		s := open(t, dir)
 		machines, lent := len(s.Machines()), len(leases(t, s))
+		if err := s.Check(); err != nil {
+			t.Fatal(err)
+		}
 		if machines <= acknowledged || lent != machines {
 			t.Fatalf("after a kill there are %d machines and %d leases; %d were acknowledged", machines, lent, acknowledged+1)
 		}
