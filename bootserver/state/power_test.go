@@ -7,7 +7,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"strconv"
 	"strings"
 	"testing"
@@ -171,10 +170,29 @@ func newLines(f *os.File) *bufio.Scanner {
 	return s
 }
 
-var (
-	callRE = regexp.MustCompile(`^(\d+) +(\w+)\((\d+)<([^>]*)>(?:, )?(.*)$`)
-	dataRE = regexp.MustCompile(`^"((?:\\x[0-9a-f]{2})*)", (\d+)(?:, (\d+))?`)
-)
+// cutCall takes a line of strace apart: THREAD NAME(FD<PATH>, ARGUMENTS. Lines
+// are megabytes of hexadecimal digits, so this is no regular expression.
+func cutCall(line string) (thread, name, path, args string, ok bool) {
+	thread, rest, _ := strings.Cut(line, " ")
+	name, rest, _ = strings.Cut(strings.TrimLeft(rest, " "), "(")
+	_, rest, ok = strings.Cut(rest, "<")
+	path, args, ok2 := strings.Cut(rest, ">")
+	return thread, name, string(unhex(path)), strings.TrimPrefix(args, ", "), ok && ok2
+}
+
+// cutData takes `"\x61…", LENGTH, OFFSET` apart.
+func cutData(args string) (data []byte, offset int64, ok bool) {
+	text, ok := strings.CutPrefix(args, `"`)
+	text, rest, ok2 := strings.Cut(text, `"`)
+	f := strings.FieldsFunc(rest, func(r rune) bool { return r < '0' || r > '9' })
+	if !ok || !ok2 || len(f) == 0 {
+		return nil, 0, false
+	}
+	if len(f) > 1 {
+		offset, _ = strconv.ParseInt(f[1], 10, 64)
+	}
+	return unhex(text), offset, true
+}
 
 // parseCall reads one line of strace. A call that another thread interrupts is
 // in two lines: its arguments are in the first one, its end is the second one.
@@ -183,35 +201,25 @@ func parseCall(line string, syncing map[string]bool) (call, bool) {
 		delete(syncing, thread)
 		return call{kind: "sync"}, strings.HasSuffix(rest, "= 0")
 	}
-	m := callRE.FindStringSubmatch(line)
-	if m == nil {
+	thread, name, path, args, ok := cutCall(line)
+	if !ok {
 		return call{}, false
 	}
-	thread, name, fd, args := m[1], m[2], unhex(m[4]), m[5]
-	switch name {
-	case "write":
-		d := dataRE.FindStringSubmatch(args)
-		if d == nil {
-			return call{}, false
-		}
+	ours := strings.HasSuffix(path, "/ingot.db")
+	switch {
+	case name == "write":
 		var n int
-		if _, err := fmt.Sscanf(string(unhex(d[1])), "ack %d", &n); err != nil {
-			return call{}, false
-		}
-		return call{kind: "ack", ack: n}, true
-	case "pwrite64":
-		d := dataRE.FindStringSubmatch(args)
-		if d == nil || !strings.HasSuffix(string(fd), "ingot.db") {
-			return call{}, false
-		}
-		at, _ := strconv.ParseInt(d[3], 10, 64)
-		return call{kind: "write", offset: at, data: unhex(d[1])}, true
-	case "ftruncate":
+		data, _, _ := cutData(args)
+		_, err := fmt.Sscanf(string(data), "ack %d", &n)
+		return call{kind: "ack", ack: n}, err == nil
+	case name == "pwrite64" && ours:
+		data, at, ok := cutData(args)
+		return call{kind: "write", offset: at, data: data}, ok
+	case name == "ftruncate" && ours:
 		size, _, _ := strings.Cut(strings.TrimSuffix(args, " <unfinished ...>"), ")")
 		n, err := strconv.ParseInt(size, 10, 64)
-		return call{kind: "size", offset: n}, err == nil && strings.HasSuffix(string(fd), "ingot.db")
-	}
-	if !strings.HasSuffix(string(fd), "ingot.db") {
+		return call{kind: "size", offset: n}, err == nil
+	case !ours || !strings.HasSuffix(name, "sync"):
 		return call{}, false
 	}
 	if strings.HasSuffix(line, "<unfinished ...>") {
