@@ -87,7 +87,7 @@ func fill(b *testing.B, dir string, machines, boots, entries int, ref fleet.Imag
 				for i := first; i < min(first+500, machines); i++ {
 					at := start.Add(time.Duration(n)*24*time.Hour + time.Duration(i)*time.Second)
 					m := benchMachine(i, ref)
-					boot := fleet.Boot{ID: ingot.NewBootID([16]byte{byte(i >> 8), byte(i), byte(n)}), Machine: m.ID, Firmware: m.Firmware, Image: ref, Started: at, First: "snponly.efi"}
+					boot := fleet.Boot{ID: ingot.NewBootID([16]byte{byte(i >> 8), byte(i), byte(n)}), Machine: m.ID, Number: n + 1, Firmware: m.Firmware, Image: ref, Started: at, First: "snponly.efi"}
 					for k, stage := range stages[:len(stages)-1] {
 						boot = fleet.Record(boot, ingot.Event{Stage: stage, Detail: "10.0.0.1", Bytes: 1 << 20}, at.Add(time.Duration(k)*time.Second))
 					}

@@ -78,10 +78,14 @@ func boots(tx *state.Tx, id ingot.BootID) *fleet.Boot {
 	return nil
 }
 
-func newBoot(m fleet.Machine, f ingot.Firmware, now time.Time) fleet.Boot {
+func newBoot(m fleet.Machine, latest *fleet.Boot, f ingot.Firmware, now time.Time) fleet.Boot {
 	var random [16]byte
 	_, _ = rand.Read(random[:]) // never fails, see crypto/rand
-	return fleet.Boot{ID: ingot.NewBootID(random), Machine: m.ID, Before: m.Boot, Firmware: f, Started: now}
+	b := fleet.Boot{ID: ingot.NewBootID(random), Machine: m.ID, Number: 1, Firmware: f, Started: now}
+	if latest != nil {
+		b.Number, b.Before = latest.Number+1, latest.ID
+	}
+	return b
 }
 
 // machine finds the machine of a sighting or records a new one.
@@ -428,6 +432,26 @@ func (b *booter) Event(id ingot.BootID, e ingot.Event) error {
 
 // clip bounds a text from a machine.
 func clip(s string) string { return s[:min(len(s), 1000)] }
+
+// Waits implements httpboot.Booter: what SMBIOS says of a machine that waits is
+// for rules, and for the operator who is to approve it. Of a machine that has
+// told its facts itself nothing is taken.
+func (b *booter) Waits(id ingot.BootID, f ingot.Facts) error {
+	f = boundFacts(f)
+	return b.state.Update(func(tx *state.Tx) error {
+		_, m, err := known(tx, id)
+		if err != nil || m.State != fleet.Pending || m.Facts.RAM != 0 || m.Boot != id {
+			return err
+		}
+		after := m
+		after.Facts.Vendor, after.Facts.Product, after.Facts.Serial = f.Vendor, f.Product, ingot.PlausibleSerial(f.Serial)
+		after = b.rule(after)
+		if after.Facts.Vendor != m.Facts.Vendor || after.Facts.Product != m.Facts.Product || after.Facts.Serial != m.Facts.Serial || after.State != m.State {
+			tx.PutMachine(after)
+		}
+		return nil
+	})
+}
 
 // Console implements httpboot.Booter. A boot that ended may still speak: its
 // last words come late.

@@ -3,6 +3,8 @@ package bootserver
 import (
 	"bytes"
 	"context"
+	"io"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -131,8 +133,8 @@ func TestAsksAboutANewCard(t *testing.T) {
 		t.Errorf("after the merge: %v\n%s", err, script)
 	}
 	boots, err := h.api.Boots(t.Context(), "node01", 0)
-	if err != nil || len(boots) != 2 || boots[1].ID != m.Boot {
-		t.Errorf("boots of node01: %d, %v; want both", len(boots), err)
+	if err != nil || len(boots) != 3 || boots[2].ID != m.Boot || boots[2].Number != 3 {
+		t.Errorf("boots of node01: %d, %v; want its two and the one that was merged", len(boots), err)
 	}
 	if list := h.state.Machines(); len(list) != 1 || len(list[0].MACs) != 2 {
 		t.Errorf("machines = %+v; want one with two cards", list)
@@ -239,6 +241,46 @@ func TestEventsAreWaitedFor(t *testing.T) {
 	if e := <-heard; len(e.Events) == 0 || e.Events[0].Kind != fleet.KindMachine {
 		t.Errorf("heard %+v; want that a machine was seen", e)
 	}
+}
+
+// TestVendorRule: a machine that waits posts what SMBIOS says, and a rule for
+// its vendor approves it.
+func TestVendorRule(t *testing.T) {
+	h := newHouse(t)
+	h.put("v1")
+	p := *h.policy.Load()
+	p.Rules = []fleet.Rule{{Vendor: "Example*", Product: "Server ?", Approve: true, Image: "lab:v1"}}
+	h.settle(p)
+	boot, script := h.ask()
+	if !strings.Contains(script, "param vendor ${manufacturer}") {
+		t.Errorf("the waiting screen does not post the vendor:\n%s", script)
+	}
+	for form, want := range map[string]string{"vendor=Other&product=Server+1": "waiting for approval", "vendor=" + strings.Repeat("x", 5000): "no form"} {
+		if got := h.postForm(boot, form); !strings.Contains(got, want) {
+			t.Errorf("posting %.40s: %s; want %q", form, got, want)
+		}
+	}
+	if got := h.postForm(boot, "vendor=Example+Inc.&product=Server+1&serial=0123456789"); !strings.Contains(got, "booting lab:v1") {
+		t.Errorf("a machine of the vendor gets\n%s", got)
+	}
+	m, err := h.api.Machine(t.Context(), machineID)
+	if err != nil || m.State != fleet.Approved || m.Facts.Vendor != "Example Inc." || m.Facts.Serial != "" {
+		t.Errorf("the machine is %+v, %v", m, err)
+	}
+}
+
+func (h *house) postForm(boot ingot.BootID, form string) string {
+	h.t.Helper()
+	resp, err := http.Post(h.base+ingot.BootPath(boot, "script"), "application/x-www-form-urlencoded", strings.NewReader(form))
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	return string(b)
 }
 
 // TestRulesApprove: a rule approves the machines that it is about, and none

@@ -103,7 +103,7 @@ func (b *booter) see(tx *state.Tx, c dhcp.Sighting) (dhcp.Boot, error) {
 			tx.PutBoot(over)
 			m = b.heal(m, over)
 		}
-		boot = newBoot(m, c.Firmware, now)
+		boot = newBoot(m, latest, c.Firmware, now)
 		m.Boot = boot.ID
 		b.log.Info("a machine boots", "machine", m.ID, "mac", c.MAC, "boot", boot.ID.Short(), "firmware", string(c.Firmware))
 	} else {
@@ -113,11 +113,11 @@ func (b *booter) see(tx *state.Tx, c dhcp.Sighting) (dhcp.Boot, error) {
 	if recorded.Stage().Rank() <= ingot.StageDHCP.Rank() {
 		recorded = fleet.Record(recorded, ingot.Event{Stage: ingot.StageDHCP, Detail: detail(c.Address)}, now)
 	}
-	if m.Boot != before.Boot || len(recorded.Events) != len(boot.Events) || recorded.First != boot.First || !recorded.Told.Equal(boot.Told) || recorded.Back != boot.Back || recorded.Image != boot.Image {
-		tx.PutBoot(recorded)
-	}
 	if !known || m.Boot != before.Boot || m.Address != before.Address || m.Port != before.Port || m.UUID != before.UUID || m.State != before.State || m.MachineKey != before.MachineKey || now.Sub(before.LastSeen) > 30*time.Second {
 		tx.PutMachine(m)
+	}
+	if m.Boot != before.Boot || len(recorded.Events) != len(boot.Events) || recorded.First != boot.First || !recorded.Told.Equal(boot.Told) || recorded.Back != boot.Back || recorded.Image != boot.Image {
+		tx.PutBoot(recorded)
 	}
 	return what, nil
 }

@@ -148,6 +148,12 @@ func (s *Server) Run(ctx context.Context) error {
 	g.Go(func() error {
 		return httpboot.Serve(ctx, operators, &http.Server{Handler: api.Handler(admin{s.booter, s}), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute})
 	})
+	g.Go(func() error {
+		if err := st.Verify(); err != nil { // in the background: a long past must not delay a start
+			s.log.Error("the state file is damaged; restore a backup: ingot restore FILE", "err", err)
+		}
+		return nil
+	})
 	g.Go(func() error { return every(ctx, time.Second, s.tick) })
 	if s.conf.Ready != nil {
 		s.conf.Ready(s.where(now))

@@ -88,6 +88,7 @@ type Event struct {
 type Boot struct {
 	ID       ingot.BootID     `json:"id"`
 	Machine  ingot.MachineID  `json:"machine"`
+	Number   int              `json:"number"`           // 1 for the machine's first; clocks jump, numbers do not
 	Before   ingot.BootID     `json:"before,omitempty"` // the machine's boot before this one
 	Firmware ingot.Firmware   `json:"firmware,omitempty"`
 	Image    ImageRef         `json:"image"`             // empty until the script names one

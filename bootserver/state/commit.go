@@ -176,9 +176,11 @@ func (r record) write(db *bbolt.Tx, v any) error {
 	switch v := v.(type) {
 	case nil:
 		if r.bucket == string(bucketBoots) {
-			if err := forgetConsole(db, ingot.BootID(r.key)); err != nil {
-				return err
+			b, err := readBoot(db, ingot.BootID(r.key))
+			if err != nil {
+				return nil //nolint:nilerr // it is gone already
 			}
+			return deleteBoot(db, b)
 		}
 		return db.Bucket([]byte(r.bucket)).Delete([]byte(r.key))
 	case []byte:

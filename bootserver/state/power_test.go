@@ -66,7 +66,7 @@ func TestPowerCut(t *testing.T) {
 		if err != nil {
 			t.Fatalf("round %d, cut at call %d of %d: %v", round, cut, len(calls), err)
 		}
-		if err := s.Check(); err != nil {
+		if err := pagesOf(s); err != nil {
 			t.Errorf("round %d, cut at call %d: %v", round, cut, err)
 		}
 		boots, err := s.Boots("", 0)

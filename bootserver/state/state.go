@@ -12,6 +12,7 @@ package state
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/binary"
 	"encoding/json"
@@ -97,7 +98,7 @@ func Open(_ context.Context, dir string) (*State, error) {
 		return nil, fmt.Errorf("opening state %q: %w", path, err)
 	}
 	s := &State{Now: time.Now, db: db, lock: lock, news: make(chan struct{})}
-	if err := s.load(); err != nil {
+	if err := guarded(s.load); err != nil {
 		return nil, errors.Join(fmt.Errorf("reading state %q: %w", path, err), db.Close(), lock.Close())
 	}
 	s.log.start(s)
@@ -264,7 +265,11 @@ func (s *State) Boot(id ingot.BootID) (fleet.Boot, bool) {
 	return s.boot(id)
 }
 
+// older sorts boots: those of one machine by their number, others by their start.
 func older(a, b fleet.Boot) int {
+	if a.Machine == b.Machine && a.Number != b.Number {
+		return cmp.Compare(a.Number, b.Number)
+	}
 	if c := a.Started.Compare(b.Started); c != 0 {
 		return c
 	}

@@ -121,7 +121,6 @@ func (tx *Tx) DropMachine(id ingot.MachineID) error {
 	tx.s.dropMachine(id)
 	tx.write(bucketMachines, string(id), nil)
 	for _, b := range boots {
-		tx.unindex(b)
 		tx.write(bucketBoots, string(b.ID), nil)
 		tx.undo = append(tx.undo, func() { tx.s.setBoot(b) })
 		tx.s.dropBoot(b.ID)
@@ -136,24 +135,26 @@ func (tx *Tx) MoveBoots(from, to ingot.MachineID) error {
 	if err != nil {
 		return err
 	}
+	have, err := tx.s.bootsOf(to, 1)
+	if err != nil {
+		return err
+	}
+	number := 0
+	for _, b := range have {
+		number = b.Number
+	}
 	for _, b := range boots {
-		tx.unindex(b)
+		tx.write(bucketHistory, string(historyKey(b)), nil)
 		tx.s.dropBoot(b.ID)
 		moved := b
-		moved.Machine = to
+		number++
+		moved.Machine, moved.Number = to, number // they come after those that are there
 		tx.undo = append(tx.undo, func() { tx.s.dropBoot(b.ID); tx.s.setBoot(b) })
 		tx.s.setBoot(moved)
 		tx.write(bucketBoots, string(b.ID), moved)
 		tx.write(bucketHistory, string(historyKey(moved)), []byte{})
-		tx.write(bucketRecent, string(recentKey(moved)), []byte{})
 	}
 	return nil
-}
-
-// unindex takes a boot out of the file's indexes.
-func (tx *Tx) unindex(b fleet.Boot) {
-	tx.write(bucketHistory, string(historyKey(b)), nil)
-	tx.write(bucketRecent, string(recentKey(b)), nil)
 }
 
 // PutBoot stores a boot. Of a machine's boots the oldest are forgotten.
