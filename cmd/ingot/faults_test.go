@@ -60,6 +60,7 @@ type trial struct {
 	holder map[netip.Addr]storm.Acknowledged // the last lease of each address
 	kept   int                               // acknowledgements that were found on the disk
 	amid   int                               // rounds in which the server died before all were healthy
+	ahead  bool                              // a lease was written down while the clock was ahead
 }
 
 // The crowd: so many machines, of which some boot in each round. Their network
@@ -111,8 +112,13 @@ func TestFaults(t *testing.T) {
 	r.kill()
 	r.check(faults[0])
 	t.Logf("in %d of %d rounds the server died before all were healthy; %d acknowledgements were found on its disk; %d frames were lost", r.amid, rounds, r.kept, r.wire.Lost())
-	if rounds >= len(faults) && (r.wire.Lost() == 0 || r.amid == 0 || !strings.Contains(r.log.String(), syscall.ENOSPC.Error())) {
-		t.Errorf("the faults did not bite")
+	if rounds >= len(faults) && (r.wire.Lost() == 0 || r.amid == 0) {
+		t.Error("no frame was lost, or the server never died while machines booted")
+	}
+	full := strings.Contains(r.log.String(), syscall.ENOSPC.Error())
+	t.Logf("the disk was found full: %v; a lease was written while the clock was ahead: %v", full, r.ahead)
+	if rounds > 50 && (!full || !r.ahead) { // in a few rounds chance may have it so
+		t.Error("the disk or the clock was never in the way")
 	}
 }
 
@@ -186,7 +192,7 @@ func (r *trial) round(f fault) {
 	c := f.storm
 	c.Machines = 12
 	c.First = r.random.IntN(faultMachines - c.Machines)
-	c.Spread, c.Retry, c.Boots, c.Timeout = time.Second, 300*time.Millisecond, 50, time.Minute
+	c.Spread, c.Retry, c.Boots, c.Timeout = time.Second, 200*time.Millisecond, 50, time.Minute
 	if f.begin != nil {
 		f.begin(r)
 	}
@@ -203,7 +209,7 @@ func (r *trial) round(f fault) {
 	r.check(f)
 	r.serve()
 	if f.end != nil && f.name != "disk full" {
-		r.sleep(time.Second)
+		r.sleep(2 * time.Second)
 		f.end(r)
 	}
 	wait()
@@ -252,6 +258,7 @@ func (r *trial) storm(c storm.Config) (over func() bool, wait func()) {
 		if err := json.Unmarshal(line, &result); err != nil {
 			r.t.Fatalf("reading how the storm went: %v: %s", err, line)
 		}
+		r.t.Logf("the last of %d machines is healthy after %.1f s; mean of each stage: %v", c.Machines, result.Last.Seconds(), result.Stages)
 		if result.Healthy != c.Machines {
 			r.t.Errorf("%d of %d machines are healthy: %v", result.Healthy, c.Machines, result.Failed)
 		}
@@ -305,6 +312,7 @@ func (r *trial) check(f fault) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, a := range r.told {
+		r.ahead = r.ahead || found[a.Address].Expires.After(a.At.Add(a.For+50*time.Minute))
 		if err := kept(a, found, st, strings.Contains(f.name, "clock") || f.name == "all"); err != nil {
 			r.t.Errorf("%s: %v", f.name, err)
 		}

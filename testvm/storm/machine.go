@@ -351,8 +351,8 @@ func (m *machine) tftp(ctx context.Context, name string) (int64, error) {
 		}
 		to = from // the port of this transfer
 		switch number := binary.BigEndian.Uint16(buf[2:]); {
-		case buf[1] == 6: // OACK
-			size, send = 1468, block == 0
+		case buf[1] == 6 && block == 0: // OACK; a late one would have us begin again
+			size, send = 1468, true
 			say = []byte{0, 4, 0, 0}
 		case buf[1] == 5:
 			return got, fmt.Errorf("%s", bytes.TrimRight(buf[4:n], "\x00"))
