@@ -1,7 +1,6 @@
 package dhcp
 
 import (
-	"encoding/hex"
 	"errors"
 	"maps"
 	"net"
@@ -30,13 +29,6 @@ var (
 var uuidOption = dhcpv4.OptGeneric(dhcpv4.OptionClientMachineIdentifier,
 	[]byte{0, 0xa4, 0xc3, 0xb2, 0xd1, 0, 0, 0, 0x40, 0x80, 0, 0x52, 0x54, 0, 0x12, 0, 1})
 
-// The features of option 175 as captured from QEMU's ROM of 2019 and from
-// Debian 13's undionly of 2025.
-const (
-	romFeatures    = "b105011af41000eb0301000017010122010113010111010127010119010129010110010221010115010118010112010" + "1"
-	loaderFeatures = "b105011af41000eb030100002601011701012701012201011301011401011101011901012901011001022101011501011801011201" + "01"
-)
-
 func discover(t testing.TB, mods ...dhcpv4.Modifier) *dhcpv4.DHCPv4 {
 	t.Helper()
 	p, err := dhcpv4.NewDiscovery(testMAC, mods...)
@@ -52,18 +44,6 @@ func arch(a iana.Arch) dhcpv4.Modifier {
 		p.UpdateOption(dhcpv4.OptClientArch(a))
 		p.UpdateOption(dhcpv4.OptClassIdentifier("PXEClient:Arch:00000:UNDI:002001"))
 		p.UpdateOption(uuidOption)
-	}
-}
-
-func ipxe(t testing.TB, features string) dhcpv4.Modifier {
-	t.Helper()
-	b, err := hex.DecodeString(features)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return func(p *dhcpv4.DHCPv4) {
-		p.UpdateOption(dhcpv4.OptGeneric(dhcpv4.OptionUserClassInformation, []byte("iPXE")))
-		p.UpdateOption(dhcpv4.OptGeneric(dhcpv4.GenericOptionCode(optIPXE), b))
 	}
 }
 
@@ -99,7 +79,7 @@ func rows(t testing.TB) []row {
 		{"uefi-http", captured(t, "uefi-http"), Firmware, ingot.FirmwareUEFIx64HTTP, ""},
 		{"uefi-http-as-pxe", discover(t, httpArch(iana.EFI_BC, "HTTPClient:Arch:00007:UNDI:003001")), Firmware, ingot.FirmwareUEFIx64HTTP, "http-as-pxe"},
 		{"uefi-arm64", captured(t, "uefi-arm64"), Firmware, ingot.FirmwareUEFIarm64, ""},
-		{"uefi-arm64-http", captured(t, "uefi-arm64-http"), Firmware, ingot.FirmwareUEFIarm64HTTP, ""},
+		{"uefi-arm64-http", discover(t, httpArch(iana.EFI_ARM64_HTTP, "HTTPClient:Arch:00019:UNDI:003001")), Firmware, ingot.FirmwareUEFIarm64HTTP, ""},
 		{"rom-ipxe", captured(t, "rom-ipxe"), Firmware, ingot.FirmwareBIOS, ""},
 		{"loader-ipxe", captured(t, "loader-ipxe"), Loader, ingot.FirmwareBIOS, ""},
 		{"loader-snponly", captured(t, "loader-snponly"), Loader, ingot.FirmwareUEFIx64, ""},
