@@ -86,10 +86,11 @@ type sizes struct{ loader, kernel, initramfs, root int }
 // bytes.
 func newField(t testing.TB, root int) *field {
 	t.Helper()
-	return newFieldOf(t, sizes{loader: 300_000, kernel: 1 << 20, initramfs: 2 << 20, root: root})
+	return newFieldOf(t, sizes{loader: 300_000, kernel: 1 << 20, initramfs: 2 << 20, root: root}, 8*time.Minute)
 }
 
-func newFieldOf(t testing.TB, size sizes) *field {
+// newFieldOf makes a field that is there for some time.
+func newFieldOf(t testing.TB, size sizes, limit time.Duration) *field {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		if os.Getenv("CI") != "" {
@@ -104,7 +105,7 @@ func newFieldOf(t testing.TB, size sizes) *field {
 	if err := os.Chmod(dir, 0o755); err != nil { // for a server that is not root
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 8*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	lan, err := testvm.NewLAN(ctx, testvm.Options{Dir: dir, Prefix: netip.MustParsePrefix("10.99.0.1/16")})
 	if err != nil {
 		t.Fatal(err)
