@@ -111,8 +111,9 @@ func TestFaults(t *testing.T) {
 	for n := range rounds {
 		began := time.Now()
 		f := faults[n%len(faults)]
-		r.round(f)
-		t.Logf("round %d: %s: %.1f s", n, f.name, time.Since(began).Seconds())
+		killed, ready := r.round(f)
+		t.Logf("round %d: %s: killed after %.1f s, ready again after %.1f s, all over after %.1f s", n, f.name,
+			killed.Sub(began).Seconds(), ready.Sub(began).Seconds(), time.Since(began).Seconds())
 		if t.Failed() {
 			t.FailNow()
 		}
@@ -195,7 +196,7 @@ func (r *trial) freeDisk() {
 }
 
 // round is one death of the server with one fault.
-func (r *trial) round(f fault) {
+func (r *trial) round(f fault) (killed, ready time.Time) {
 	r.t.Helper()
 	c := f.storm
 	c.Machines = 12
@@ -214,16 +215,19 @@ func (r *trial) round(f fault) {
 		r.sleep(time.Second)
 	}
 	r.kill()
+	killed = time.Now()
 	if !over() {
 		r.amid++
 	}
 	r.check(f)
 	r.serve()
+	ready = time.Now()
 	if f.end != nil && f.name != "disk full" {
 		r.sleep(2 * time.Second)
 		f.end(r)
 	}
 	wait()
+	return killed, ready
 }
 
 // sleep lasts a random time, up to d.
