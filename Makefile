@@ -51,7 +51,7 @@ lab: ## start a lab with one BIOS and one UEFI machine (see bin/ingot lab --help
 bench: build ## benchmarks; compare two runs with benchstat
 	@scripts/setup bench
 	go test -run '^$$' -bench . -benchmem ./...
-	go test -tags e2e -run '^$$' -bench . -benchtime 1x -timeout 30m -v ./testvm
+	go test -tags e2e -run '^$$' -bench . -benchtime 3x -timeout 30m -v ./testvm
 
 lint: ## gofmt, staticcheck and golangci-lint at the versions of tools/go.mod
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -l $$(git ls-files '*.go'); exit 1; }

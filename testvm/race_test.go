@@ -9,42 +9,36 @@ import (
 )
 
 // BenchmarkFirstStage is a UEFI machine that loads the image's UKI by HTTP, and
-// one that goes by PXE through iPXE, in turns: from power-on to healthy. The
-// rest of the hardware is the same, and so is the image.
+// one that goes by PXE through iPXE: from power-on to healthy, in turns, once
+// each in an iteration. The rest of the hardware is the same, and so is the
+// image.
 func BenchmarkFirstStage(b *testing.B) {
-	const rounds = 3
-	s := newStage(b)
+	s := newStageFor(b, time.Hour)
 	s.serve("--approve-all", "--image", "lab:v1")
-	took := map[string][]time.Duration{}
-	boots := 0
-	var http, pxe *VM
+	ways := []*struct {
+		name string
+		http bool
+		vm   *VM
+		took []float64 // seconds
+	}{{name: "http", http: true}, {name: "pxe"}}
 	for b.Loop() {
-		for range rounds {
-			boots++
-			for _, way := range []struct {
-				name string
-				vm   **VM
-				http bool
-			}{{"http", &http, true}, {"pxe", &pxe, false}} {
-				began := time.Now()
-				if *way.vm == nil {
-					*way.vm = s.start(len(s.lan.vms)+1, Config{Firmware: UEFI, HTTPBoot: way.http})
-				} else if err := (*way.vm).On(s.ctx); err != nil {
-					b.Fatal(err)
-				}
-				boot := s.healthy(*way.vm, boots, "lab:v1")
-				took[way.name] = append(took[way.name], boot.Ended.Sub(began))
-				b.Logf("%s: %.1f s after power-on, of which %.1f s before the first packet", way.name, boot.Ended.Sub(began).Seconds(), boot.Started.Sub(began).Seconds())
-				(*way.vm).Kill()
+		for i, w := range ways {
+			began := time.Now()
+			if w.vm == nil {
+				w.vm = s.start(i+1, Config{Firmware: UEFI, HTTPBoot: w.http})
+			} else if err := w.vm.On(s.ctx); err != nil {
+				b.Fatal(err)
 			}
+			boot := s.healthy(w.vm, len(w.took)+1, "lab:v1")
+			w.took = append(w.took, boot.Ended.Sub(began).Seconds())
+			b.Logf("%s: healthy %.1f s after power-on, %.1f s after the first packet", w.name, boot.Ended.Sub(began).Seconds(), boot.Ended.Sub(boot.Started).Seconds())
+			w.vm.Kill()
 		}
 	}
-	median := func(name string) float64 {
-		slices.Sort(took[name])
-		return took[name][len(took[name])/2].Seconds()
-	}
 	b.ReportMetric(0, "ns/op")
-	b.ReportMetric(median("http"), "s/http")
-	b.ReportMetric(median("pxe"), "s/pxe")
-	b.ReportMetric(median("http")/median("pxe"), "http/pxe")
+	for _, w := range ways {
+		slices.Sort(w.took)
+		b.ReportMetric(w.took[len(w.took)/2], "s/"+w.name)
+	}
+	b.ReportMetric(ways[0].took[len(ways[0].took)/2]/ways[1].took[len(ways[1].took)/2], "http/pxe")
 }

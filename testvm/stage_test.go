@@ -106,11 +106,16 @@ func (s *safeBuffer) String() string {
 // that fails is kept, and its place is printed.
 func newStage(t testing.TB) *stage {
 	t.Helper()
+	return newStageFor(t, 8*time.Minute)
+}
+
+func newStageFor(t testing.TB, limit time.Duration) *stage {
+	t.Helper()
 	dir, err := os.MkdirTemp("", "ingot-scene-")
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 8*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	lan, err := NewLAN(ctx, Options{Dir: dir})
 	if err != nil {
 		cancel()
