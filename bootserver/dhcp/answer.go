@@ -202,8 +202,19 @@ func (w writer) boot(c Client, n Told) {
 		w.set(dhcpv4.OptionVendorSpecificInformation, []byte{6, 1, 8, 255})
 		w.set(dhcpv4.OptionTFTPServerName, []byte(n.Server.String()))
 		w.file(n.Boot.Loader)
+	default:
+		return
+	}
+	if n.Proxy && c.IPXE {
+		w.set(dhcpv4.GenericOptionCode(optIPXE), []byte{featurePriority, 1, 1})
 	}
 }
+
+// featurePriority in option 175 is the priority of an offer, of which iPXE takes
+// the highest as its boot server's. Else that is the last one with PXEClient in
+// option 60, be it from a server that has nothing to boot (iPXE, DHCP_EB_PRIORITY
+// in its net/udp/dhcp.c; seen with QEMU's ROM beside dnsmasq).
+const featurePriority = 1
 
 // maxFile is the room of the fixed field, with its final zero.
 const maxFile = 127

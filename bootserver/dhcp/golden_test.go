@@ -179,3 +179,19 @@ func TestHardwareTable(t *testing.T) {
 		}
 	}
 }
+
+// TestFirstAmongOffers: beside a server that says PXEClient and has nothing to
+// boot, iPXE takes what we offer.
+func TestFirstAmongOffers(t *testing.T) {
+	now := time.Unix(1000, 0)
+	for _, mode := range []Mode{Full, Proxy} {
+		c := testConfig()
+		c.Interfaces[0].Mode = mode
+		for _, name := range []string{"rom-ipxe", "loader-snponly", "uefi-7"} {
+			a := answerOf(t, serverOf(t, c, remembers(), scripted{}, &now), broadcast(captured(t, name)))
+			if got, want := a.Options.Has(dhcpv4.GenericOptionCode(optIPXE)), mode == Proxy && name != "uefi-7"; got != want {
+				t.Errorf("%s, %s: a priority is told: %v; want %v\n%s", mode, name, got, want, a.Summary())
+			}
+		}
+	}
+}

@@ -88,7 +88,7 @@ func (a *app) serve(cmd *cobra.Command, f serveFlags) error {
 	if a.store == "" && os.Getenv("INGOT_STORE") == "" {
 		a.store = settings.Store // as if it had been said
 	}
-	conf := bootserver.Config{Settings: settings, Range: f.addresses, Version: version, Log: a.logger()}
+	conf := bootserver.Config{Settings: settings, Range: f.addresses, Version: version, Log: a.logger(), Now: a.now}
 	ctx, root := cmd.Context(), a.storeRoot()
 	if conf.Store, err = image.Open(ctx, root); err != nil {
 		return err
