@@ -9,6 +9,7 @@ import (
 
 	"ingot/bootserver/config"
 	"ingot/bootserver/dhcp"
+	"ingot/bootserver/lease"
 )
 
 // ErrInterface: the interface cannot be served on.
@@ -53,7 +54,7 @@ func look(c config.Config, lend string) (site, error) {
 	if lend == "" {
 		return s, nil
 	}
-	r, err := dhcp.ParseRange(lend)
+	r, err := lease.ParseRange(lend)
 	if err != nil {
 		return s, err
 	}

@@ -1,6 +1,7 @@
 package dhcp
 
 import (
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -9,7 +10,11 @@ import (
 	"time"
 
 	"ingot"
+	"ingot/bootserver/lease"
 )
+
+// Range is addresses that may be lent.
+type Range = lease.Range
 
 // Mode is what the server does on one interface.
 type Mode string
@@ -318,11 +323,11 @@ func (s Subnet) check(f *faults, where string, n Network) {
 		f.add(where, "the prefix has bits set behind its length; write %s", s.Prefix.Masked())
 	}
 	for i, p := range s.Pools {
-		if err := p.inside(s.Prefix); err != nil {
+		if err := p.Inside(s.Prefix); err != nil {
 			f.add(where, "%w", err)
 		}
 		for _, o := range s.Pools[:i] {
-			if p.overlaps(o) {
+			if p.Overlaps(o) {
 				f.add(where, "the pools %s and %s overlap", o, p)
 			}
 		}
@@ -393,7 +398,7 @@ func (c *Config) checkReserved(f *faults, where string, a netip.Addr) {
 					f.add(where, "the reserved address %s lies in the pool %s of network %q, which could lend it to others; move one of them", a, p, n.Name)
 				}
 			}
-			if first, last := bounds(s.Prefix); s.Prefix.Bits() < 31 && (a == first || a == last) {
+			if first, last := lease.Bounds(s.Prefix); s.Prefix.Bits() < 31 && (a == first || a == last) {
 				f.add(where, "%s is the network's or broadcast address of %s", a, s.Prefix)
 			}
 			return
@@ -475,4 +480,22 @@ func (o Options) lease() time.Duration {
 		return DefaultLease
 	}
 	return o.Lease
+}
+
+// canonicalMACPrefix returns the beginning of a MAC address, 1 to 6 bytes, in
+// lower case with colons, or nothing when it is none.
+func canonicalMACPrefix(s string) string {
+	m := strings.ToLower(strings.ReplaceAll(strings.TrimRight(s, ":*-"), "-", ":"))
+	if b, err := hex.DecodeString(strings.ReplaceAll(m, ":", "")); err != nil || len(b) == 0 || len(b) > 6 || len(m) != 3*len(b)-1 {
+		return ""
+	}
+	return m
+}
+
+func unhex(s string) ([]byte, error) {
+	b, err := hex.DecodeString(strings.ReplaceAll(s, ":", ""))
+	if err != nil {
+		return nil, fmt.Errorf("%q is not hexadecimal", s)
+	}
+	return b, nil
 }

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"ingot/bootserver/fleet"
+	"ingot/bootserver/lease"
 	"ingot/bootserver/state"
 )
 
@@ -45,7 +46,7 @@ var perfServers = []perfServer{
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { st.Close() })
-		r, err := ParseRange(perfPool)
+		r, err := lease.ParseRange(perfPool)
 		if err != nil {
 			t.Fatal(err)
 		}

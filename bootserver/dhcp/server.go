@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"ingot/bootserver/fleet"
+	"ingot/bootserver/lease"
 )
 
 // Server answers DHCP on the interfaces of a Config.
@@ -25,12 +26,12 @@ type Server struct {
 	Probe func(context.Context, Trial) (holder string, used bool)
 
 	id     string
-	store  Store
+	store  lease.Store
 	booter Booter
 	log    *slog.Logger
 	now    func() time.Time
 	site   atomic.Pointer[site]
-	book   *book
+	book   *lease.Book
 	watch  *watch
 	inside inside
 	jobs   chan job
@@ -38,7 +39,7 @@ type Server struct {
 
 // Parts are what a Server is joined to.
 type Parts struct {
-	Store  Store
+	Store  lease.Store
 	Booter Booter
 	ID     string           // tells this server from others; empty: random
 	Log    *slog.Logger     // nil is quiet
@@ -63,7 +64,7 @@ func New(c Config, cards map[string]Card, p Parts) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	if s.book, err = openBook(p.Store, made); err != nil {
+	if s.book, err = lease.Open(p.Store, made.layout()); err != nil {
 		return nil, err
 	}
 	s.site.Store(made)
@@ -79,12 +80,12 @@ func (s *Server) Apply(c Config, cards map[string]Card) error {
 		return err
 	}
 	s.site.Store(made)
-	s.book.arrange(made)
+	s.book.Arrange(made.layout())
 	return nil
 }
 
 // Leases returns what is or was lent.
-func (s *Server) Leases() []fleet.Lease { return s.book.list() }
+func (s *Server) Leases() []fleet.Lease { return s.book.List() }
 
 // Heard returns who was heard on the networks.
 func (s *Server) Heard() Heard { return s.watch.heard() }

@@ -10,6 +10,7 @@ import (
 	"github.com/insomniacslk/dhcp/dhcpv4"
 
 	"ingot"
+	"ingot/bootserver/lease"
 )
 
 // Card is an interface of this host as the kernel knows it.
@@ -111,7 +112,7 @@ func (s *site) attach(f *faults, where string, p *port) {
 		return
 	}
 	own := p.Prefixes[0]
-	r, err := DefaultRange(own, own.Addr())
+	r, err := lease.Default(own, own.Addr())
 	if err != nil {
 		f.add(where, "%w", err)
 		return
@@ -147,6 +148,24 @@ func (s *site) checkOwn(f *faults) {
 			}
 		}
 	}
+}
+
+// layout is what addresses are lent from.
+func (s *site) layout() lease.Layout {
+	l := lease.Layout{Of: func(ip netip.Addr) string {
+		if n := s.networkOf(ip); n != nil {
+			return n.Name
+		}
+		return ""
+	}}
+	for _, n := range s.networks {
+		for _, sub := range n.subnets {
+			for _, r := range sub.Pools {
+				l.Pools = append(l.Pools, lease.Pool{Range: r, Network: n.Name})
+			}
+		}
+	}
+	return l
 }
 
 // networkOf returns the network that an address belongs to: as one of its

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"ingot/bootserver/lease"
 )
 
 // insideWire is set in the process that a test runs in when it needs networks
@@ -170,12 +172,12 @@ func join(t testing.TB, sw, party, card, mac string) {
 }
 
 // serve runs a server on the test's own cards.
-func serve(t testing.TB, c Config, store Store, b Booter) *Server {
+func serve(t testing.TB, c Config, store lease.Store, b Booter) *Server {
 	t.Helper()
 	return serveAs(t, "us", c, store, b)
 }
 
-func serveAs(t testing.TB, id string, c Config, store Store, b Booter) *Server {
+func serveAs(t testing.TB, id string, c Config, store lease.Store, b Booter) *Server {
 	t.Helper()
 	cards, err := Cards(c)
 	if err != nil {
@@ -213,7 +215,7 @@ func wireConfig() Config {
 	return Config{Interfaces: []Interface{{Name: "eth1"}},
 		Options: Options{DNS: addrs("10.99.0.53"), NTP: addrs("10.99.0.123"), Domain: "lab.example", Search: []string{"lab.example", "example"}, MTU: 1400, Lease: time.Hour},
 		Networks: []Network{{Name: "lab", Interface: "eth1", Options: Options{Routers: addrs("10.99.0.254")}, Subnets: []Subnet{{
-			Prefix: netip.MustParsePrefix("10.99.0.0/24"), Pools: []Range{{netip.MustParseAddr("10.99.0.100"), netip.MustParseAddr("10.99.0.199")}},
+			Prefix: netip.MustParsePrefix("10.99.0.0/24"), Pools: []Range{{First: netip.MustParseAddr("10.99.0.100"), Last: netip.MustParseAddr("10.99.0.199")}},
 			Options: Options{Routes: []Route{{netip.MustParsePrefix("192.168.0.0/16"), netip.MustParseAddr("10.99.0.2")}}}}}}},
 	}
 }
