@@ -250,7 +250,9 @@ func (c *Config) Check() error {
 	checkOptions(&f, "dhcp", c.Options)
 	for i, g := range c.Groups {
 		where := fmt.Sprintf("groups[%d] %q", i, g.Name)
-		g.Match.check(&f, where, c)
+		for _, what := range g.Match.Faults(c.names()) {
+			f.add(where, "%s", what)
+		}
 		checkOptions(&f, where, g.Options)
 	}
 	return f.err()
@@ -409,31 +411,41 @@ func (c *Config) checkReserved(f *faults, where string, a netip.Addr) {
 	}
 }
 
-func (m Match) check(f *faults, where string, c *Config) {
+// names are those of the networks.
+func (c *Config) names() (list []string) {
+	for _, n := range c.Networks {
+		list = append(list, n.Name)
+	}
+	return list
+}
+
+// Faults says what is wrong with a match, given the names of all networks.
+func (m Match) Faults(networks []string) (list []string) {
 	if len(m.Names)+len(m.MACs)+len(m.UUIDs)+len(m.Firmware)+len(m.Classes)+len(m.Networks) == 0 {
-		f.add(where, "it matches nothing; give one of names, macs, uuids, firmware, classes and networks")
+		list = append(list, "it matches nothing; give one of names, macs, uuids, firmware, classes and networks")
 	}
 	for _, mac := range m.MACs {
 		if canonicalMACPrefix(mac) == "" {
-			f.add(where, "%q is not a MAC address or the beginning of one", mac)
+			list = append(list, fmt.Sprintf("%q is not a MAC address or the beginning of one", mac))
 		}
 	}
 	for _, u := range m.UUIDs {
 		if ingot.PlausibleUUID(u) == "" {
-			f.add(where, "%q is no UUID that tells machines apart", u)
+			list = append(list, fmt.Sprintf("%q is no UUID that tells machines apart", u))
 		}
 	}
 	known := []ingot.Firmware{ingot.FirmwareBIOS, ingot.FirmwareUEFIx64, ingot.FirmwareUEFIarm64, ingot.FirmwareUEFIx64HTTP, ingot.FirmwareUEFIarm64HTTP}
 	for _, w := range m.Firmware {
 		if !slices.Contains(known, w) {
-			f.add(where, "unknown firmware %q; choose of %v", w, known)
+			list = append(list, fmt.Sprintf("unknown firmware %q; choose of %v", w, known))
 		}
 	}
 	for _, n := range m.Networks {
-		if !slices.ContainsFunc(c.Networks, func(o Network) bool { return o.Name == n }) {
-			f.add(where, "there is no network %q", n)
+		if !slices.Contains(networks, n) {
+			list = append(list, fmt.Sprintf("there is no network %q", n))
 		}
 	}
+	return list
 }
 
 func checkOptions(f *faults, where string, o Options) {

@@ -88,7 +88,7 @@ func (s *Server) greet(p Packet, id, at string) *Reply {
 	if !ok || id == s.id || p.Message.MessageType() != dhcpv4.MessageTypeDiscover {
 		return nil
 	}
-	s.watch.warn(p.Interface, "ingot "+t.client.MAC, "a second ingot serves this network: "+at+" (MAC "+t.client.MAC+"); stop one of them, or let one observe", t.now)
+	s.watch.Warn(p.Interface, "ingot "+t.client.MAC, "a second ingot serves this network: "+at+" (MAC "+t.client.MAC+"); stop one of them, or let one observe", t.now)
 	if t.port.Mode == Observe {
 		return nil
 	}
@@ -104,7 +104,7 @@ func (s *Server) listen(p Packet) (*talk, bool) {
 		return nil, false
 	}
 	if id, _ := marked(p.Message); id == "" {
-		s.watch.asked(t)
+		s.watch.Asked(t.asker(), t.client.Kind != System, t.now)
 	}
 	unicast := t.port.owns(p.To)
 	t.network, t.subnet = t.site.locate(t.port, t.relayed, address(p.Message.ClientIPAddr), unicast)
@@ -159,7 +159,7 @@ func (t *talk) ask() lease.Ask {
 func (t *talk) full(ctx context.Context) (*dhcpv4.DHCPv4, error) {
 	if t.network == nil {
 		if t.relay.IsValid() {
-			t.watch.warn(t.Interface, "unknown-relay "+t.relay.String(), "a relay of no network that is configured asks: "+t.relay.String()+
+			t.watch.Warn(t.Interface, "unknown-relay "+t.relay.String(), "a relay of no network that is configured asks: "+t.relay.String()+
 				"; add its subnet to networks, or its address to a network's relays", t.now)
 		}
 		return nil, nil
@@ -210,7 +210,7 @@ func (t *talk) choose(ctx context.Context) (netip.Addr, error) {
 		if !used {
 			return ip, nil
 		}
-		t.watch.warn(t.Interface, "used "+ip.String(), "the address "+ip.String()+" of a pool is used by "+holder+
+		t.watch.Warn(t.Interface, "used "+ip.String(), "the address "+ip.String()+" of a pool is used by "+holder+
 			", who did not get it from us; take it out of the pool, or reserve it", t.now)
 		if done, ok := t.book.Decline(a.Card, ip, t.now); ok {
 			if err := done(); err != nil {
@@ -281,7 +281,7 @@ func (t *talk) decline() error {
 	if !ok {
 		return nil // only who holds an address can decline it
 	}
-	t.watch.warn(t.Interface, "used "+ip.String(), "the address "+ip.String()+", that we lent to "+t.client.MAC+
+	t.watch.Warn(t.Interface, "used "+ip.String(), "the address "+ip.String()+", that we lent to "+t.client.MAC+
 		", is used by somebody else; find the machine, or take the address out of the pool", t.now)
 	return wait()
 }
@@ -477,5 +477,5 @@ func (t *talk) observe() {
 	if len(parts) == 0 {
 		parts = []string{"nothing: no network is configured for it"}
 	}
-	t.watch.would(t, strings.Join(parts, ", "))
+	t.watch.Would(t.Interface, t.client.MAC, strings.Join(parts, ", "))
 }

@@ -32,7 +32,7 @@ type Server struct {
 	now    func() time.Time
 	site   atomic.Pointer[site]
 	book   *lease.Book
-	watch  *watch
+	watch  *Watch
 	inside inside
 	jobs   chan job
 }
@@ -59,7 +59,7 @@ func New(c Config, cards map[string]Card, p Parts) (*Server, error) {
 		_, _ = rand.Read(b[:]) // never fails, see crypto/rand
 		p.ID = hex.EncodeToString(b[:])
 	}
-	s := &Server{id: p.ID, store: p.Store, booter: p.Booter, log: p.Log, now: p.Now, watch: newWatch(p.ID, p.Log), jobs: make(chan job)}
+	s := &Server{id: p.ID, store: p.Store, booter: p.Booter, log: p.Log, now: p.Now, watch: NewWatch(p.ID, p.Log), jobs: make(chan job)}
 	made, err := newSite(c, cards)
 	if err != nil {
 		return nil, err
@@ -88,7 +88,7 @@ func (s *Server) Apply(c Config, cards map[string]Card) error {
 func (s *Server) Leases() []fleet.Lease { return s.book.List() }
 
 // Heard returns who was heard on the networks.
-func (s *Server) Heard() Heard { return s.watch.heard() }
+func (s *Server) Heard() Heard { return s.watch.Heard() }
 
 // Pools returns the pools of an interface's network.
 func (s *Server) Pools(iface string) []Range {
@@ -220,5 +220,5 @@ func (s *Server) handle(ctx context.Context, l *Link, p Packet) {
 // complain tells of a packet that could not be answered: each reason once an
 // hour, however many ask.
 func (s *Server) complain(p Packet, err error) {
-	s.watch.warn(p.Interface, "err "+err.Error(), fmt.Sprintf("a client (%s) could not be answered: %v", p.Message.ClientHWAddr, err), s.now())
+	s.watch.Warn(p.Interface, "err "+err.Error(), fmt.Sprintf("a client (%s) could not be answered: %v", p.Message.ClientHWAddr, err), s.now())
 }

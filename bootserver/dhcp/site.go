@@ -314,7 +314,7 @@ func (s *site) machine(c Client, name string) *Machine {
 // options joins what a client is told.
 func (s *site) options(base Options, c Client, name, network string, m *Machine) Options {
 	for _, g := range s.Groups {
-		if g.Match.fits(c, name, network) {
+		if g.Match.Fits(c, name, network) {
 			base = base.over(g.Options)
 		}
 	}
@@ -324,7 +324,9 @@ func (s *site) options(base Options, c Client, name, network string, m *Machine)
 	return base
 }
 
-func (m Match) fits(c Client, name, network string) bool {
+// Fits reports whether it is for a client: with the name that operators gave
+// to its machine, in a network.
+func (m Match) Fits(c Client, name, network string) bool {
 	has := func(list []string, f func(string) bool) bool { return len(list) == 0 || slices.ContainsFunc(list, f) }
 	return has(m.Names, func(s string) bool { return name != "" && strings.EqualFold(s, name) }) &&
 		has(m.MACs, func(s string) bool { return strings.HasPrefix(c.MAC, canonicalMACPrefix(s)) }) &&
