@@ -232,9 +232,9 @@ func readRelay(p *dhcpv4.DHCPv4) relayed {
 		v := b[2 : 2+int(b[1])]
 		switch b[0] {
 		case subCircuit:
-			r.circuit = readable(v)
+			r.circuit = Readable(v)
 		case subRemote:
-			r.remote = readable(v)
+			r.remote = Readable(v)
 		case subLink:
 			r.link = four(v)
 		case subOverride:
@@ -245,8 +245,8 @@ func readRelay(p *dhcpv4.DHCPv4) relayed {
 	return r
 }
 
-// readable shows bytes as text when they are text.
-func readable(b []byte) string {
+// Readable shows bytes as text when they are text.
+func Readable(b []byte) string {
 	for _, c := range b {
 		if c < ' ' || c > '~' {
 			return fmt.Sprintf("0x%x", b[:min(len(b), 64)])

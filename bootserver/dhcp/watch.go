@@ -95,7 +95,7 @@ func NewWatch(id string, log *slog.Logger) *Watch {
 func (t *talk) asker() Asker {
 	a := Asker{Interface: t.Interface, MAC: t.client.MAC, Class: t.client.Class, Quirk: t.client.Quirk, UUID: t.client.UUID, Firmware: t.client.Firmware, Port: t.switchPort()}
 	if h := t.Message.Options.Get(dhcpv4.OptionHostName); len(h) > 0 {
-		a.Hostname = readable(unterminated(h[:min(len(h), 64)]))
+		a.Hostname = Readable(unterminated(h[:min(len(h), 64)]))
 	}
 	return a
 }
@@ -185,7 +185,7 @@ func marked(p *dhcpv4.DHCPv4) (id, at string) {
 	if !ok {
 		return "", ""
 	}
-	id, at, _ = strings.Cut(readable(rest[:min(len(rest), 64)]), " ")
+	id, at, _ = strings.Cut(Readable(rest[:min(len(rest), 64)]), " ")
 	return id, at
 }
 
@@ -214,7 +214,7 @@ func (w *Watch) overheard(f frame, p *dhcpv4.DHCPv4, mode Mode, now time.Time) {
 	if x.File = p.BootFileName; x.File == "" {
 		x.File = string(unterminated(p.Options.Get(dhcpv4.OptionBootfileName)))
 	}
-	x.File = readable([]byte(clip(x.File)))
+	x.File = Readable([]byte(clip(x.File)))
 	w.note(x, p, f.ours, now)
 	name := x.name()
 	switch {
