@@ -90,7 +90,7 @@ func (a *app) serve(cmd *cobra.Command, f serveFlags) error {
 	four, six := len(settings.DHCP.Interfaces), len(settings.DHCP6.Interfaces)
 	switch {
 	case four+six == 0:
-		return usagef("--interface or --interface6 is needed, or dhcp.interfaces in %s: the network to serve", config.Default)
+		return usagef("--interface is needed, or --interface6, or dhcp.interfaces in %s: the network to serve", config.Default)
 	case f.addresses != "" && four != 1:
 		return usagef("--range goes with one --interface; for several, write networks into %s", config.Default)
 	case f.addresses6 != "" && six != 1:
