@@ -309,7 +309,7 @@ func TestWhoIsIt(t *testing.T) {
 	uuid := &dhcpv6.DUIDUUID{UUID: [16]byte([]byte(smbiosUUID))}
 	seen := &dhcpv6.RelayMessage{MessageType: dhcpv6.MessageTypeRelayForward}
 	seen.AddOption(dhcpv6.OptClientLinkLayerAddress(iana.HWTypeEthernet, cardMAC(5)))
-	pxe := arch(iana.EFI_BC, "PXEClient:Arch:00007:UNDI:003016")
+	pxe := arch(iana.EFI_X86_64, "PXEClient:Arch:00007:UNDI:003016")
 	for _, w := range []struct {
 		what  string
 		m     *dhcpv6.Message
@@ -408,4 +408,8 @@ func TestMessages(t *testing.T) {
 			t.Errorf("%s: status %d, address %q, over %v; want %d, %q, %q", w.what, statusOf(m), text, over, w.status, w.ip, w.over)
 		}
 	}
+}
+
+func testRangeOf(first, last string) []lease.Range {
+	return []lease.Range{{First: netip.MustParseAddr(first), Last: netip.MustParseAddr(last)}}
 }

@@ -85,7 +85,7 @@ func TestReservations(t *testing.T) {
 	}
 	uuid := &dhcpv6.DUIDUUID{UUID: [16]byte([]byte(smbiosUUID))}
 	for want, p := range map[string]Packet{
-		"fd00:99::12":  multicast(message(dhcpv6.MessageTypeSolicit, uuid, append(arch(iana.EFI_BC, "PXEClient:Arch:00007"), na())...), cardMAC(2)),
+		"fd00:99::12":  multicast(message(dhcpv6.MessageTypeSolicit, uuid, append(arch(iana.EFI_X86_64, "PXEClient:Arch:00007"), na())...), cardMAC(2)),
 		"fd00:99::13":  multicast(message(dhcpv6.MessageTypeSolicit, odd, na()), cardMAC(3)),
 		"fd00:99::14":  multicast(asks(dhcpv6.MessageTypeSolicit, 4, na()), cardMAC(4)),
 		"fd00:99::101": multicast(asks(dhcpv6.MessageTypeSolicit, 5, na("fd00:99::11")), cardMAC(5)),
