@@ -193,9 +193,9 @@ func TestNetworkd(t *testing.T) {
 	}
 }
 
-// TestRelay: ISC's relay between two networks; its interface is recorded as the
+// TestRecipeRelay: ISC's relay between two networks; its interface is recorded as the
 // machine's switch port.
-func TestRelay(t *testing.T) {
+func TestRecipeRelay(t *testing.T) {
 	if !wire.On(t, "dhcrelay", "dhclient") {
 		return
 	}
@@ -208,17 +208,15 @@ func TestRelay(t *testing.T) {
 	}
 	wire.In(t, "router", "sh", "-c", "echo 1 > /proc/sys/net/ipv6/conf/all/forwarding")
 	wire.Run(t, "ip", "route", "add", "fd00:7::/64", "via", "fd00:99::fe")
-	c := wireConfig()
-	c.Networks = append(c.Networks, Network{Name: "far", Subnets: []Subnet{{Prefix: netip.MustParsePrefix("fd00:7::/64"), Pools: testRangeOf("fd00:7::100", "fd00:7::1ff")}}})
-	s := serve(t, c, remembers(), scripted{})
-	wire.Start(t, "router", "dhcrelay", "-6", "-d", "-I", "-l", "eth1", "-u", "fd00:99::1%eth0")
+	s := serve(t, recipeConfig(t, "relay6"), remembers(), scripted{})
+	wire.Start(t, "router", strings.Fields(recipe(t, "dhcrelay6"))...)
 	dir := t.TempDir()
 	conf := write(t, "dhclient.conf", "timeout 10;\n")
 	for _, flag := range []string{"-1", "-x"} { // it stays as a daemon otherwise
 		wire.In(t, "pc", "dhclient", "-6", flag, "-v", "-cf", conf, "-sf", "/bin/true", "-lf", filepath.Join(dir, "leases"), "-pf", filepath.Join(dir, "pid"), "eth0")
 	}
 	l := s.Leases()
-	if len(l) != 1 || l[0].Address.String() != "fd00:7::100" || l[0].MAC != "52:54:00:12:00:07" || l[0].Port.Relay.String() != "fd00:7::1" || l[0].Port.Circuit == "" {
+	if len(l) != 1 || l[0].Address.String() != "fd00:7::1:0" || l[0].MAC != "52:54:00:12:00:07" || l[0].Port.Relay.String() != "fd00:7::1" || l[0].Port.Circuit == "" {
 		t.Errorf("leases = %+v; want one of the far network, with the relay's interface", l)
 	}
 }
