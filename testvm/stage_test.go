@@ -166,7 +166,7 @@ func (s *stage) serve(args ...string) {
 // serveOn is serve on the interfaces that the arguments name.
 func (s *stage) serveOn(args ...string) {
 	s.t.Helper()
-	argv := append([]string{"--store", s.store, "serve", "--config="}, args...)
+	argv := append([]string{"--store", s.store, "serve", "--config="}, args...) // a later --config counts
 	cmd := s.lan.Command(context.Background(), filepath.Join(bin, "ingot"), argv...)
 	cmd.Stderr = s.log
 	before := len(s.log.String())

@@ -99,6 +99,7 @@ func (s *Server) listen(p Packet) (*talk, bool) {
 	t.network, t.subnet = t.site.locate(t.port, t.chain)
 	t.machine = t.site.machine(t.client, t.who.Name)
 	t.watch.Asked(t.asker(), t.client.Kind != dhcp.System, t.now)
+	t.elsewhere()
 	if t.ours = t.port.server(t.subnet); t.port.owns(p.To) {
 		t.ours = p.To
 	}
@@ -168,7 +169,7 @@ func (t *talk) lends() (*dhcpv6.Message, error) {
 	switch t.m.MessageType {
 	case dhcpv6.MessageTypeRequest, dhcpv6.MessageTypeRenew, dhcpv6.MessageTypeRelease, dhcpv6.MessageTypeDecline:
 		if !us {
-			t.elsewhere()
+			t.book.Withdraw(t.card())
 			return nil, nil
 		}
 		if len(t.chain) == 0 && !t.To.IsMulticast() {
@@ -204,16 +205,19 @@ func (t *talk) lends() (*dhcpv6.Message, error) {
 	return nil, nil
 }
 
-// elsewhere notes that a client is another server's.
+// elsewhere notes another server, when a client names it: servers answer clients
+// alone, so nothing else tells of them.
 func (t *talk) elsewhere() {
-	t.book.Withdraw(t.card())
-	o := t.m.GetOneOption(dhcpv6.OptionServerID)
-	if o == nil {
+	named, us := t.names()
+	if !named || us || t.m.MessageType != dhcpv6.MessageTypeRequest && t.m.MessageType != dhcpv6.MessageTypeRenew {
 		return
 	}
-	duid := hex.EncodeToString(o.ToBytes()[:min(len(o.ToBytes()), 32)])
+	id := t.m.GetOneOption(dhcpv6.OptionServerID).ToBytes()
+	duid := hex.EncodeToString(id[:min(len(id), 32)])
 	t.watch.Server(dhcp.Foreign{Interface: t.Interface, DUID: duid}, t.now)
-	t.watch.Warn(t.Interface, "foreign6 "+duid, "another DHCPv6 server (DUID "+duid+") lends addresses on this network; stop it, or serve in mode boot beside it", t.now)
+	if t.port.Mode == Full && t.network != nil {
+		t.watch.Warn(t.Interface, "foreign6 "+duid, "another DHCPv6 server (DUID "+duid+") lends addresses on this network; stop it, or serve in mode boot beside it", t.now)
+	}
 }
 
 // answer is a message without associations.
