@@ -12,8 +12,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/insomniacslk/dhcp/dhcpv6"
-	"github.com/insomniacslk/dhcp/iana"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
@@ -73,7 +71,7 @@ func ask6(ctx context.Context, l netlink.Link, wait time.Duration, boot bool) (o
 		if own, err = c.use(reply); err != nil {
 			return own, "", err
 		}
-		url = reply.Options.BootFileURL()
+		url = string(reply.get(optBootURL))
 	} else if own = announced(l); !own.IsValid() {
 		return own, "", err
 	}
@@ -81,14 +79,14 @@ func ask6(ctx context.Context, l netlink.Link, wait time.Duration, boot bool) (o
 		return own, url, nil
 	}
 	// Beside another server, or where nobody lends addresses.
-	told, err := c.exchange(ctx, c.message(dhcpv6.MessageTypeInformationRequest), wait/2, func(m *dhcpv6.Message) bool {
-		_, err := bootOf(m.Options.BootFileURL())
-		return m.MessageType == dhcpv6.MessageTypeReply && err == nil
+	told, err := c.exchange(ctx, c.message(information6), wait/2, func(m message6) bool {
+		_, err := bootOf(string(m.get(optBootURL)))
+		return m.kind == reply6 && err == nil
 	})
 	if err != nil {
 		return own, "", fmt.Errorf("%w: %w", errNoBoot, err)
 	}
-	return own, told.Options.BootFileURL(), nil
+	return own, string(told.get(optBootURL)), nil
 }
 
 // client6 asks on one link.
@@ -107,7 +105,7 @@ func open6(ctx context.Context, l netlink.Link) (*client6, error) {
 		}
 		for _, a := range list {
 			if a.IP.IsLinkLocalUnicast() && a.Flags&unix.IFA_F_TENTATIVE == 0 {
-				conn, err := net.ListenUDP("udp6", &net.UDPAddr{IP: a.IP, Port: dhcpv6.DefaultClientPort, Zone: l.Attrs().Name})
+				conn, err := net.ListenUDP("udp6", &net.UDPAddr{IP: a.IP, Port: clientPort6, Zone: l.Attrs().Name})
 				return &client6{l, conn}, err
 			}
 		}
@@ -119,83 +117,77 @@ func open6(ctx context.Context, l netlink.Link) (*client6, error) {
 	}
 }
 
-// message begins a message: who we are (RFC 8415 section 11.4), what we are, and
-// what we want to know.
-func (c *client6) message(kind dhcpv6.MessageType, more ...dhcpv6.Option) *dhcpv6.Message {
-	m := &dhcpv6.Message{MessageType: kind}
-	_, _ = rand.Read(m.TransactionID[:]) // never fails, see crypto/rand
-	m.AddOption(dhcpv6.OptClientID(&dhcpv6.DUIDLL{HWType: iana.HWTypeEthernet, LinkLayerAddr: c.link.Attrs().HardwareAddr}))
-	m.AddOption(&dhcpv6.OptUserClass{UserClasses: [][]byte{[]byte(vendorClass)}})
-	m.AddOption(dhcpv6.OptRequestedOption(dhcpv6.OptionBootfileURL))
-	m.AddOption(dhcpv6.OptElapsedTime(0))
-	for _, o := range more {
-		m.AddOption(o)
-	}
+// message begins a message: who we are (a DUID-LL, RFC 8415 section 11.4), what
+// we are, and what we want to know.
+func (c *client6) message(kind byte, more ...option6) message6 {
+	m := message6{kind: kind, options: append([]option6{
+		{optClientID, append([]byte{0, 3, 0, 1}, c.link.Attrs().HardwareAddr...)},
+		{optUserClass, append([]byte{0, byte(len(vendorClass))}, vendorClass...)},
+		{optWishes, []byte{0, optBootURL}}, {optElapsed, []byte{0, 0}}}, more...)}
+	_, _ = rand.Read(m.id[:]) // never fails, see crypto/rand
 	return m
 }
 
 // lease asks for an address and takes the first one that is offered.
-func (c *client6) lease(ctx context.Context, wait time.Duration) (*dhcpv6.Message, error) {
-	ia := &dhcpv6.OptIANA{}
-	copy(ia.IaId[:], c.link.Attrs().HardwareAddr[2:])
-	with := func(kind dhcpv6.MessageType) func(*dhcpv6.Message) bool {
-		return func(m *dhcpv6.Message) bool { return m.MessageType == kind && addressIn(m).IsValid() }
+func (c *client6) lease(ctx context.Context, wait time.Duration) (message6, error) {
+	with := func(kind byte) func(message6) bool {
+		return func(m message6) bool { return m.kind == kind && m.address().IsValid() }
 	}
-	offer, err := c.exchange(ctx, c.message(dhcpv6.MessageTypeSolicit, ia), wait, with(dhcpv6.MessageTypeAdvertise))
+	offer, err := c.exchange(ctx, c.message(solicit6, option6{optIANA, association(c.link.Attrs().HardwareAddr)}), wait, with(advertise6))
 	if err != nil {
-		return nil, err
+		return offer, err
 	}
-	request := c.message(dhcpv6.MessageTypeRequest, offer.GetOneOption(dhcpv6.OptionServerID), offer.Options.OneIANA())
-	return c.exchange(ctx, request, wait, with(dhcpv6.MessageTypeReply))
+	return c.exchange(ctx, c.message(request6, offer.chosen()...), wait, with(reply6))
 }
 
-// addressIn is the address that a server gives.
-func addressIn(m *dhcpv6.Message) netip.Addr {
-	ia := m.Options.OneIANA()
-	if ia == nil || m.GetOneOption(dhcpv6.OptionServerID) == nil {
-		return netip.Addr{}
-	}
-	for _, a := range ia.Options.Addresses() {
-		if ip, ok := netip.AddrFromSlice(a.IPv6Addr); ok && ip.IsGlobalUnicast() && a.ValidLifetime > 0 {
-			return ip
-		}
-	}
-	return netip.Addr{}
+// chosen is what names a server and what it gives.
+func (m message6) chosen() []option6 {
+	return []option6{{optServerID, m.get(optServerID)}, {optIANA, m.get(optIANA)}}
 }
 
-// servers is where clients ask (RFC 8415 section 7.1).
-var servers = net.ParseIP("ff02::1:2")
+// The ports of clients and servers, and where clients ask (RFC 8415 sections
+// 7.1 and 7.2).
+const (
+	clientPort6 = 546
+	serverPort6 = 547
+)
+
+var servers6 = net.ParseIP("ff02::1:2")
+
+func (c *client6) send(m message6) error {
+	_, err := c.conn.WriteTo(m.bytes(), &net.UDPAddr{IP: servers6, Port: serverPort6, Zone: c.link.Attrs().Name})
+	return err
+}
 
 // exchange sends a message and waits for the answer that is wanted. Half-way it
 // asks again.
-func (c *client6) exchange(ctx context.Context, m *dhcpv6.Message, wait time.Duration, wanted func(*dhcpv6.Message) bool) (*dhcpv6.Message, error) {
+func (c *client6) exchange(ctx context.Context, m message6, wait time.Duration, wanted func(message6) bool) (message6, error) {
 	buffer := make([]byte, 4096)
 	for range 2 {
-		to := &net.UDPAddr{IP: servers, Port: dhcpv6.DefaultServerPort, Zone: c.link.Attrs().Name}
-		if _, err := c.conn.WriteTo(m.ToBytes(), to); err != nil {
-			return nil, fmt.Errorf("asking by DHCPv6: %w", err)
+		if err := c.send(m); err != nil {
+			return message6{}, fmt.Errorf("asking by DHCPv6: %w", err)
 		}
 		if err := c.conn.SetReadDeadline(time.Now().Add(wait / 2)); err != nil {
-			return nil, err
+			return message6{}, err
 		}
 		for ctx.Err() == nil {
 			n, err := c.conn.Read(buffer)
 			if err != nil {
 				break // it is time
 			}
-			a, err := dhcpv6.MessageFromBytes(bytes.Clone(buffer[:n]))
-			if err == nil && a.TransactionID == m.TransactionID && wanted(a) {
+			a, err := parse6(bytes.Clone(buffer[:n]))
+			if err == nil && a.id == m.id && wanted(a) {
 				return a, nil
 			}
 		}
 	}
-	return nil, fmt.Errorf("no answer to %s by DHCPv6", m.MessageType)
+	return message6{}, errors.New("no DHCPv6 server answers")
 }
 
 // use gives the card the address of a lease, and waits until the kernel knows
 // that nobody else has it. What is on the link the routers say, not the lease.
-func (c *client6) use(reply *dhcpv6.Message) (netip.Addr, error) {
-	ip := addressIn(reply)
+func (c *client6) use(reply message6) (netip.Addr, error) {
+	ip := reply.address()
 	addr := &netlink.Addr{IPNet: &net.IPNet{IP: ip.AsSlice(), Mask: net.CIDRMask(128, 128)}}
 	if err := netlink.AddrReplace(c.link, addr); err != nil {
 		return ip, fmt.Errorf("setting the address %s: %w", ip, err)
@@ -205,8 +197,7 @@ func (c *client6) use(reply *dhcpv6.Message) (netip.Addr, error) {
 		case err != nil:
 			return ip, err
 		case flags&unix.IFA_F_DADFAILED != 0:
-			_, _ = c.conn.WriteTo(c.message(dhcpv6.MessageTypeDecline, reply.GetOneOption(dhcpv6.OptionServerID), reply.Options.OneIANA()).ToBytes(),
-				&net.UDPAddr{IP: servers, Port: dhcpv6.DefaultServerPort, Zone: c.link.Attrs().Name}) // the next try is offered another one
+			_ = c.send(c.message(decline6, reply.chosen()...)) // the next try is offered another one
 			_ = netlink.AddrDel(c.link, addr)
 			return ip, fmt.Errorf("another machine uses the address %s that the DHCPv6 server lends", ip)
 		case flags&unix.IFA_F_TENTATIVE == 0:
