@@ -122,13 +122,13 @@ func overIPv6(t *testing.T, c Config, firmware ingot.Firmware, first string) {
 	t.Logf("\n%s", s.timelines())
 }
 
+// TestSceneHTTPv6: UEFI loads the image's UKI by HTTP over IPv6.
+func TestSceneHTTPv6(t *testing.T) {
+	overIPv6(t, Config{Name: "http6", Firmware: UEFI, IPv6: true, HTTPBoot: true, MAC: "52:54:00:12:00:02"}, ingot.FirmwareUEFIx64HTTP, fleet.FirstUKI)
+}
+
 // TestScenePXEv6: UEFI loads iPXE by TFTP over IPv6, iPXE kernel and initramfs
 // by HTTP, and the system comes up, all without IPv4.
 func TestScenePXEv6(t *testing.T) {
 	overIPv6(t, Config{Name: "pxe6", Firmware: UEFI, IPv6: true, MAC: "52:54:00:12:00:01"}, ingot.FirmwareUEFIx64, "snponly.efi")
-}
-
-// TestSceneHTTPv6: UEFI loads the image's UKI by HTTP over IPv6.
-func TestSceneHTTPv6(t *testing.T) {
-	overIPv6(t, Config{Name: "http6", Firmware: UEFI, IPv6: true, HTTPBoot: true, MAC: "52:54:00:12:00:02"}, ingot.FirmwareUEFIx64HTTP, fleet.FirstUKI)
 }
