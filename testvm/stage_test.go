@@ -146,7 +146,7 @@ func newStageFor(t testing.TB, limit time.Duration) *stage {
 		}
 		os.RemoveAll(dir)
 	})
-	capture := lan.Command(context.Background(), "tcpdump", "-i", Bridge, "-U", "-w", filepath.Join(dir, "lan.pcap"), "udp port 67 or udp port 69")
+	capture := lan.Command(context.Background(), "tcpdump", "-i", Bridge, "-U", "-w", filepath.Join(dir, "lan.pcap"), "udp port 67 or udp port 69 or udp port 4011 or udp portrange 546-547 or icmp6")
 	if err := lan.Start(capture); err != nil {
 		t.Fatal(err)
 	}
@@ -160,7 +160,13 @@ func newStageFor(t testing.TB, limit time.Duration) *stage {
 // serve starts the server and waits until it says that it is ready.
 func (s *stage) serve(args ...string) {
 	s.t.Helper()
-	argv := append([]string{"--store", s.store, "serve", "--config=", "--interface", Bridge}, args...)
+	s.serveOn(append([]string{"--interface", Bridge}, args...)...)
+}
+
+// serveOn is serve on the interfaces that the arguments name.
+func (s *stage) serveOn(args ...string) {
+	s.t.Helper()
+	argv := append([]string{"--store", s.store, "serve", "--config="}, args...) // a later --config counts
 	cmd := s.lan.Command(context.Background(), filepath.Join(bin, "ingot"), argv...)
 	cmd.Stderr = s.log
 	before := len(s.log.String())

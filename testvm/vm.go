@@ -60,6 +60,7 @@ type Config struct {
 	CPUs     int      `json:"cpus,omitempty"` // 0 means 2
 	Disks    []Disk   `json:"disks,omitempty"`
 	HTTPBoot bool     `json:"httpBoot,omitempty"` // UEFI boots by HTTP and not by PXE
+	IPv6     bool     `json:"ipv6,omitempty"`     // UEFI boots over IPv6, and not over IPv4
 	// Offline machines have no network card: they boot from Disks[0], or from
 	// ISO when that is set.
 	Offline bool   `json:"offline,omitempty"`
@@ -133,13 +134,15 @@ func (vm *VM) argv() []string {
 		"-device", "virtio-rng-pci", "-boot", "reboot-timeout=5000")
 	if f, ok := flash[vm.Firmware]; ok {
 		nic += ",romfile="
+		// One way to boot at once; each of the others would be tried for a minute.
+		yes := map[bool]string{true: "y", false: "n"}
 		args = append(args,
 			"-drive", "if=pflash,unit=0,format=raw,readonly=on,file="+f[0],
 			"-drive", "if=pflash,unit=1,format=raw,file="+vm.file("vars.fd"),
-			// PXEv4 at once, or HTTP at once; each would be tried for a minute.
-			"-fw_cfg", "name=opt/org.tianocore/IPv4PXESupport,string="+map[bool]string{true: "n", false: "y"}[vm.HTTPBoot],
-			"-fw_cfg", "name=opt/org.tianocore/IPv6PXESupport,string=n",
-			"-fw_cfg", "name=opt/org.tianocore/IPv6Support,string=n")
+			"-fw_cfg", "name=opt/org.tianocore/IPv4PXESupport,string="+yes[!vm.HTTPBoot && !vm.IPv6],
+			"-fw_cfg", "name=opt/org.tianocore/IPv6PXESupport,string="+yes[!vm.HTTPBoot && vm.IPv6],
+			"-fw_cfg", "name=opt/org.tianocore/IPv4Support,string="+yes[!vm.IPv6],
+			"-fw_cfg", "name=opt/org.tianocore/IPv6Support,string="+yes[vm.IPv6])
 	}
 	if !vm.Offline {
 		args = append(args, "-netdev", "tap,id=n0,script=no,downscript=no,ifname="+vm.tap, "-device", nic)

@@ -10,6 +10,7 @@ import (
 	"github.com/insomniacslk/dhcp/iana"
 
 	"ingot"
+	"ingot/bootserver/lease"
 )
 
 // Loaders are the first stages by firmware, the next one for machines on which
@@ -105,7 +106,7 @@ func (w writer) network(n Told) {
 	}
 	if n.Prefix.IsValid() {
 		w.set(dhcpv4.OptionSubnetMask, net.CIDRMask(n.Prefix.Bits(), 32))
-		if _, last := bounds(n.Prefix); n.Prefix.Bits() < 31 && slices.Contains(w.request.Options.Get(dhcpv4.OptionParameterRequestList), dhcpv4.OptionBroadcastAddress.Code()) {
+		if _, last := lease.Bounds(n.Prefix); n.Prefix.Bits() < 31 && slices.Contains(w.request.Options.Get(dhcpv4.OptionParameterRequestList), dhcpv4.OptionBroadcastAddress.Code()) {
 			w.set(dhcpv4.OptionBroadcastAddress, last.AsSlice())
 		}
 	}

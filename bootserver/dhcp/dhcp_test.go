@@ -17,12 +17,13 @@ import (
 
 	"ingot"
 	"ingot/bootserver/fleet"
+	"ingot/bootserver/lease"
 )
 
 var (
 	testMAC    = net.HardwareAddr{0x52, 0x54, 0, 0x12, 0, 1}
 	testServer = netip.MustParseAddr("10.99.0.1")
-	testRange  = Range{netip.MustParseAddr("10.99.0.100"), netip.MustParseAddr("10.99.0.103")}
+	testRange  = Range{First: netip.MustParseAddr("10.99.0.100"), Last: netip.MustParseAddr("10.99.0.103")}
 )
 
 // uuidOption is option 97 as SMBIOS bytes of d1b2c3a4-0000-4000-8000-525400120001.
@@ -182,7 +183,7 @@ func testConfig() Config {
 		Networks: []Network{{Name: "lab", Interface: "eth0", Subnets: []Subnet{{Prefix: netip.MustParsePrefix("10.99.0.0/24"), Pools: []Range{testRange}}}}}}
 }
 
-func serverOf(t testing.TB, c Config, b Store, fleet Booter, now *time.Time) *Server {
+func serverOf(t testing.TB, c Config, b lease.Store, fleet Booter, now *time.Time) *Server {
 	t.Helper()
 	s, err := New(c, testCards, Parts{Store: b, Booter: fleet, ID: "us", Now: func() time.Time { return *now }})
 	if err != nil {
@@ -191,7 +192,7 @@ func serverOf(t testing.TB, c Config, b Store, fleet Booter, now *time.Time) *Se
 	return s
 }
 
-func newServer(t testing.TB, b Store, now *time.Time) *Server {
+func newServer(t testing.TB, b lease.Store, now *time.Time) *Server {
 	return serverOf(t, testConfig(), b, scripted{}, now)
 }
 
@@ -292,21 +293,6 @@ func TestNoAckWithoutDisk(t *testing.T) {
 	s := newServer(t, fullDisk{remembers()}, &now)
 	if a, err := s.Handle(t.Context(), broadcast(request(t, 1, selects("10.99.0.1"), wants("10.99.0.100")))); a != nil || err == nil {
 		t.Errorf("Handle = %v, %v with a full disk; want an error and no ACK", a, err)
-	}
-}
-
-func TestRanges(t *testing.T) {
-	for _, bad := range []string{"", "10.0.0.1", "10.0.0.9-10.0.0.1", "a-b", "::1-::2"} {
-		if _, err := ParseRange(bad); err == nil {
-			t.Errorf("ParseRange(%q) succeeds", bad)
-		}
-	}
-	for prefix, want := range map[string]string{"10.99.0.1/24": "10.99.0.128-10.99.0.254", "10.99.0.200/24": "10.99.0.1-10.99.0.127", "192.168.4.1/29": "192.168.4.4-192.168.4.6"} {
-		p := netip.MustParsePrefix(prefix)
-		r, err := DefaultRange(p, p.Addr())
-		if err != nil || r.String() != want || r.Within(p, p.Addr()) != nil {
-			t.Errorf("DefaultRange(%s) = %s, %v; want %s", prefix, r, err, want)
-		}
 	}
 }
 

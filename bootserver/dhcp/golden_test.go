@@ -162,6 +162,9 @@ func TestHardwareTable(t *testing.T) {
 		}
 	}
 	for _, line := range strings.Split(string(b), "\n") {
+		if strings.HasPrefix(line, "| `v6-") { // of package dhcp6
+			continue
+		}
 		if name, _, ok := strings.Cut(strings.TrimPrefix(line, "| `"), "` | "); ok && strings.HasPrefix(line, "| `") && !known[name] {
 			t.Errorf("the row %q of docs/HARDWARE.md has no packets", name)
 		}

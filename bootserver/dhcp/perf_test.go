@@ -16,7 +16,9 @@ import (
 	"time"
 
 	"ingot/bootserver/fleet"
+	"ingot/bootserver/lease"
 	"ingot/bootserver/state"
+	"ingot/internal/wire"
 )
 
 // durable keeps leases in the server's real state.
@@ -45,7 +47,7 @@ var perfServers = []perfServer{
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { st.Close() })
-		r, err := ParseRange(perfPool)
+		r, err := lease.ParseRange(perfPool)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -134,7 +136,7 @@ func perfdhcp(t *testing.T, run, rate int, seconds time.Duration) (e exchanges) 
 // BenchmarkPerfdhcp: the highest rate at which nothing is lost, then a flood.
 func TestPerfHelper(t *testing.T) {
 	name := os.Getenv("INGOT_TEST_PERF")
-	if name == "" || os.Getenv(insideWire) == "" {
+	if name == "" || os.Getenv(wire.Inside) == "" {
 		t.Skip("only for the benchmark")
 	}
 	if !onWire(t) {
@@ -222,7 +224,7 @@ func BenchmarkPerfdhcp(b *testing.B) {
 			need(b, s.tools...)
 			cmd := exec.CommandContext(b.Context(), "unshare", "--net", "--mount", "--propagation", "private", "--kill-child=SIGKILL", "--fork",
 				os.Args[0], "-test.run=^TestPerfHelper$", "-test.v", "-test.count=1")
-			cmd.Env = append(os.Environ(), insideWire+"=1", "INGOT_TEST_PERF="+s.name)
+			cmd.Env = append(os.Environ(), wire.Inside+"=1", "INGOT_TEST_PERF="+s.name)
 			out, err := cmd.CombinedOutput()
 			var r, f, c float64
 			if i := strings.LastIndex(string(out), "\nbest "); err != nil || i < 0 {
