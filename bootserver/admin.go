@@ -26,7 +26,10 @@ func (a admin) Network() api.Network {
 	if a.server.dhcp == nil {
 		return api.Network{}
 	}
-	return api.Network{Heard: a.server.dhcp.Heard(), Leases: a.server.dhcp.Leases()}
+	n := api.Network{Heard: a.server.dhcp.Heard(), Leases: append(a.server.dhcp.Leases(), a.server.dhcp6.Leases()...)}
+	six := a.server.dhcp6.Heard()
+	n.Askers, n.Servers, n.Warnings = append(n.Askers, six.Askers...), append(n.Servers, six.Servers...), append(n.Warnings, six.Warnings...)
+	return n
 }
 
 // Version implements api.Backend.

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
 	"ingot"
@@ -15,10 +16,19 @@ import (
 	"ingot/image"
 )
 
-// Leases implements dhcp.Store.
-func (b *booter) Leases() ([]fleet.Lease, error) { return b.state.Leases() }
+// leases are those of one family.
+type leases struct {
+	*booter
+	family func(netip.Addr) bool
+}
 
-// PutLease implements dhcp.Store.
+// Leases implements lease.Store.
+func (l leases) Leases() ([]fleet.Lease, error) {
+	all, err := l.state.Leases()
+	return slices.DeleteFunc(all, func(o fleet.Lease) bool { return !l.family(o.Address) }), err
+}
+
+// PutLease implements lease.Store.
 func (b *booter) PutLease(l fleet.Lease) (wait func() error) {
 	return b.state.Begin(func(tx *state.Tx) error {
 		tx.PutLease(l)
@@ -205,7 +215,7 @@ func (b *booter) offer(c dhcp.Sighting, m fleet.Machine, boot fleet.Boot, list [
 		digest := ingot.DigestOf(b.loaders[boot.First])
 		return dhcp.Boot{URL: base + ingot.BootPath(boot.ID, digest.Hex()+"/"+boot.First)}, boot
 	}
-	return dhcp.Boot{Loader: boot.First}, boot
+	return dhcp.Boot{Loader: boot.First, Size: len(b.loaders[boot.First])}, boot
 }
 
 // uki returns the UKI of an image that has one: signed for Secure Boot when it
@@ -226,8 +236,6 @@ func (b *booter) urlOf(server netip.Addr) string {
 	if !server.IsValid() || b.port == 0 {
 		return b.base
 	}
-	if b.port == 80 {
-		return "http://" + server.String()
-	}
-	return "http://" + netip.AddrPortFrom(server, b.port).String()
+	at := netip.AddrPortFrom(server, b.port).String() // IPv6 in brackets
+	return "http://" + strings.TrimSuffix(at, ":80")
 }

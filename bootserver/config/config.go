@@ -23,8 +23,10 @@ import (
 
 	"ingot"
 	"ingot/bootserver/dhcp"
+	"ingot/bootserver/dhcp6"
 	"ingot/bootserver/fleet"
 	"ingot/bootserver/httpboot"
+	"ingot/bootserver/lease"
 	"ingot/bootserver/tftp"
 	"ingot/internal/yamlfile"
 )
@@ -35,14 +37,15 @@ const Default = "/etc/ingot/ingot.yaml"
 
 // Config is one server. Zero values are the defaults.
 type Config struct {
-	Schema string      `yaml:"$schema,omitempty" json:"-" jsonschema_description:"Location of this schema; for editors, ignored by ingot."`
-	Store  string      `yaml:"store,omitempty" json:"store,omitempty" jsonschema_description:"Folder of images, keys and state. Default: /var/lib/ingot."`
-	Socket string      `yaml:"socket,omitempty" json:"socket,omitempty" jsonschema_description:"Unix socket of the administrator. Default: ingot.sock in the store."`
-	Mirror string      `yaml:"mirror,omitempty" json:"mirror,omitempty" jsonschema_description:"Debian mirror for the loaders. Default: this host's own apt sources."`
-	DHCP   dhcp.Config `yaml:"dhcp,omitempty" json:"dhcp"`
-	TFTP   TFTP        `yaml:"tftp,omitempty" json:"tftp"`
-	HTTP   HTTP        `yaml:"http,omitempty" json:"http"`
-	Boots  Boots       `yaml:"boots,omitempty" json:"boots"`
+	Schema string       `yaml:"$schema,omitempty" json:"-" jsonschema_description:"Location of this schema; for editors, ignored by ingot."`
+	Store  string       `yaml:"store,omitempty" json:"store,omitempty" jsonschema_description:"Folder of images, keys and state. Default: /var/lib/ingot."`
+	Socket string       `yaml:"socket,omitempty" json:"socket,omitempty" jsonschema_description:"Unix socket of the administrator. Default: ingot.sock in the store."`
+	Mirror string       `yaml:"mirror,omitempty" json:"mirror,omitempty" jsonschema_description:"Debian mirror for the loaders. Default: this host's own apt sources."`
+	DHCP   dhcp.Config  `yaml:"dhcp,omitempty" json:"dhcp"`
+	DHCP6  dhcp6.Config `yaml:"dhcp6,omitempty" json:"dhcp6" jsonschema_description:"DHCPv6. Without it nothing of IPv6 is served."`
+	TFTP   TFTP         `yaml:"tftp,omitempty" json:"tftp"`
+	HTTP   HTTP         `yaml:"http,omitempty" json:"http"`
+	Boots  Boots        `yaml:"boots,omitempty" json:"boots"`
 }
 
 // TFTP bounds the first stage.
@@ -193,16 +196,18 @@ func (c *Config) check(faults *yamlfile.Faults, places map[string]yamlfile.Place
 	if c.HTTP.Rate != 0 && c.HTTP.Rate < 64<<10 {
 		faults.Add(at("http.rate"), "write at least 64KiB, or nothing", "rate: %d bytes per second boot no machine", c.HTTP.Rate)
 	}
-	checkDHCP(c.DHCP.Check(), faults, places)
+	checkDHCP("dhcp", dhcp.ErrConfig, c.DHCP.Check(), faults, places)
+	checkDHCP("dhcp6", dhcp6.ErrConfig, c.DHCP6.Check(), faults, places)
 }
 
 // item is the place that a fault of package dhcp begins with: networks[0] "x": …
 var item = regexp.MustCompile(`^[a-z]+\[\d+\]`)
 
-// checkDHCP gives the faults of package dhcp the places of what they are about.
-func checkDHCP(err error, faults *yamlfile.Faults, places map[string]yamlfile.Place) {
-	for _, e := range leaves(err) {
-		path := "dhcp"
+// checkDHCP gives the faults of packages dhcp and dhcp6 the places of what they
+// are about, in the section of that name.
+func checkDHCP(section string, sentinel, err error, faults *yamlfile.Faults, places map[string]yamlfile.Place) {
+	for _, e := range leaves(err, sentinel) {
+		path := section
 		if of := item.FindString(e.Error()); of != "" {
 			path += "." + of
 		}
@@ -216,20 +221,20 @@ func checkDHCP(err error, faults *yamlfile.Faults, places map[string]yamlfile.Pl
 }
 
 // leaves are the errors that an error joins, without the sentinel.
-func leaves(err error) (list []error) {
+func leaves(err, sentinel error) (list []error) {
 	if err == nil {
 		return nil
 	}
 	joined, ok := err.(interface{ Unwrap() []error }) //nolint:errorlint // the parts are wanted, not a match
-	if !ok || !errors.Is(err, dhcp.ErrConfig) {
+	if !ok || !errors.Is(err, sentinel) {
 		if ok {
 			return joined.Unwrap()
 		}
 		return []error{err}
 	}
 	for _, e := range joined.Unwrap() {
-		if !errors.Is(e, dhcp.ErrConfig) {
-			list = append(list, leaves(e)...)
+		if !errors.Is(e, sentinel) {
+			list = append(list, leaves(e, sentinel)...)
 		}
 	}
 	return list
@@ -248,8 +253,10 @@ func (c *Config) YAML() ([]byte, error) {
 func Schema() ([]byte, error) {
 	return yamlfile.Schema(&Config{}, "ingot server", func(t reflect.Type) *jsonschema.Schema {
 		switch t {
-		case reflect.TypeFor[dhcp.Range]():
-			return &jsonschema.Schema{Type: "string", Pattern: `^[0-9.]+ *- *[0-9.]+$`}
+		case reflect.TypeFor[lease.Range]():
+			return &jsonschema.Schema{Type: "string", Pattern: `^[0-9A-Fa-f.:]+ *- *[0-9A-Fa-f.:]+$`}
+		case reflect.TypeFor[dhcp6.Mode]():
+			return &jsonschema.Schema{Type: "string", Enum: []any{dhcp6.Full, dhcp6.Boot, dhcp6.Observe}}
 		case reflect.TypeFor[dhcp.Mode]():
 			return &jsonschema.Schema{Type: "string", Enum: []any{dhcp.Full, dhcp.Proxy, dhcp.Observe}}
 		case reflect.TypeFor[fleet.After]():

@@ -65,10 +65,11 @@ func end(b Boot, o ingot.Outcome, reason string, now time.Time) Boot {
 // must not fill the disk.
 const MaxEvents = 200
 
-// Record adds an event to a boot that is open. A failure that the machine will
-// not try again ends the boot.
+// Record adds an event to a boot that is open, or that was taken for silent: a
+// server whose clock was set gives up machines that are on their way. A failure
+// that the machine will not try again ends an open boot.
 func Record(b Boot, e ingot.Event, now time.Time) Boot {
-	if !b.Open() || len(b.Events) >= MaxEvents {
+	if !b.Open() && b.Outcome != ingot.OutcomeSilent || len(b.Events) >= MaxEvents {
 		return b
 	}
 	// The last event again is a retransmission, or one more waiting screen.
@@ -76,7 +77,7 @@ func Record(b Boot, e ingot.Event, now time.Time) Boot {
 		return b
 	}
 	b.Events = append(slices.Clone(b.Events), Event{e, now})
-	if e.Error != "" && !e.Retry {
+	if e.Error != "" && !e.Retry && b.Open() {
 		return end(b, ingot.OutcomeFailed, fmt.Sprintf("stage %s: %s", e.Stage, e.Error), now)
 	}
 	return b

@@ -129,7 +129,8 @@ func (b *Boot) Open() bool { return b.Outcome == ingot.OutcomeOpen }
 // not by client identifier, so that ROM, loader, initramfs and system are one
 // client.
 type Lease struct {
-	MAC      string          `json:"mac"`
+	MAC      string          `json:"mac,omitempty"`
+	DUID     string          `json:"duid,omitempty"` // hexadecimal; of a DHCPv6 client whose card nothing tells
 	Address  netip.Addr      `json:"address"`
 	Expires  time.Time       `json:"expires"`
 	Hostname string          `json:"hostname,omitempty"`
@@ -138,11 +139,29 @@ type Lease struct {
 	Declined bool            `json:"declined,omitempty"` // in use by somebody unknown, until Expires; MAC is who said so
 }
 
+// Client is who holds the lease: the MAC address, else the DUID.
+func (l Lease) Client() string {
+	if l.MAC == "" && l.DUID != "" {
+		return duidPrefix + l.DUID
+	}
+	return l.MAC
+}
+
+const duidPrefix = "duid:"
+
+// LeaseOf is the lease of an address to a client, as Lease.Client names it.
+func LeaseOf(client string, address netip.Addr) Lease {
+	if duid, ok := strings.CutPrefix(client, duidPrefix); ok {
+		return Lease{DUID: duid, Address: address}
+	}
+	return Lease{MAC: client, Address: address}
+}
+
 // SwitchPort is where a machine is plugged in, as the relay of its network
 // told (RFC 3046): bytes that the switch's vendor chose, shown as text when
 // they are text, and else as hexadecimal digits after "0x".
 type SwitchPort struct {
-	Relay   netip.Addr `json:"relay,omitzero"` // giaddr
+	Relay   netip.Addr `json:"relay,omitzero"` // giaddr, or the link-address of DHCPv6
 	Circuit string     `json:"circuit,omitempty"`
 	Remote  string     `json:"remote,omitempty"`
 }

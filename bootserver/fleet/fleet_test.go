@@ -88,6 +88,13 @@ func TestRecord(t *testing.T) {
 	if late := Record(f, ingot.Event{Stage: ingot.StageAgent}, t0); len(late.Events) != len(f.Events) {
 		t.Error("a boot that ended takes events")
 	}
+	// A server whose clock jumped took it for silent: what it then tells is kept.
+	silent, _ := Expire(Boot{ID: boot1, Started: t0, Deadline: t0.Add(time.Minute)}, t0.Add(time.Hour))
+	for n, e := range []ingot.Event{{Stage: ingot.StageAgent}, {Stage: ingot.StageHealthy, Error: "check ssh failed"}} {
+		if silent = Record(silent, e, t0.Add(time.Hour)); len(silent.Events) != n+1 || silent.Outcome != ingot.OutcomeSilent {
+			t.Errorf("a silent boot that tells %s has %d events and is %q; want %d, silent", e.Stage, len(silent.Events), silent.Outcome, n+1)
+		}
+	}
 }
 
 func TestJudge(t *testing.T) {
