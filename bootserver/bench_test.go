@@ -153,7 +153,7 @@ func askedOverSocket(b *testing.B, boot *booter) float64 {
 	defer srv.Close()
 	c := api.Dial(l.Addr().String())
 	start := time.Now()
-	list, err := c.Machines(b.Context())
+	list, err := c.MachinesBrief(b.Context())
 	if err != nil || len(list) == 0 {
 		b.Fatalf("%d machines, %v", len(list), err)
 	}

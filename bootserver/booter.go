@@ -456,7 +456,8 @@ func (b *booter) Waits(id ingot.BootID, f ingot.Facts) error {
 // Console implements httpboot.Booter. A boot that ended may still speak: its
 // last words come late.
 func (b *booter) Console(id ingot.BootID, text string) error {
-	text = fleet.Printable(text)
+	// The kernel repeats its command line, and with it the boot's credential.
+	text = fleet.Printable(strings.ReplaceAll(text, string(id), id.Short()+"…"))
 	return b.state.Update(func(tx *state.Tx) error {
 		if _, _, err := known(tx, id); err != nil || text == "" {
 			return err

@@ -158,13 +158,14 @@ func TestConsoleAndCrash(t *testing.T) {
 	}
 	first, _ := h.attempt("", "")
 	say(first, "console", "the first line \x1b[31m\n")
+	say(first, "console", "Command line: ingot.boot="+string(first)+"\n")
 	for range 20 {
 		say(first, "console", strings.Repeat("m", 8<<10)+"\n")
 	}
 	say(first, "console", "the last line\n")
 	c, err := h.api.Console(t.Context(), "node01", "")
 	if err != nil || !strings.HasPrefix(c.Text, `the first line \x1b[31m`) || !strings.HasSuffix(c.Text, "the last line\n") || len(c.Text) > state.MaxConsole+1000 ||
-		!strings.Contains(c.Text, "some of it was not kept") {
+		!strings.Contains(c.Text, "some of it was not kept") || strings.Contains(c.Text, string(first)) {
 		t.Errorf("console: %d bytes, %v, beginning %.40q", len(c.Text), err, c.Text)
 	}
 	second, _ := h.ask()

@@ -80,7 +80,15 @@ func Handler(b Backend) http.Handler {
 		answer(w, map[string]string{"version": b.Version()}, nil)
 	})
 	mux.HandleFunc("GET /v1/network", func(w http.ResponseWriter, _ *http.Request) { answer(w, b.Network(), nil) })
-	mux.HandleFunc("GET /v1/machines", func(w http.ResponseWriter, _ *http.Request) { answer(w, b.Machines(), nil) })
+	mux.HandleFunc("GET /v1/machines", func(w http.ResponseWriter, r *http.Request) {
+		list := b.Machines()
+		if r.FormValue("brief") != "" {
+			for i := range list {
+				list[i] = list[i].Brief()
+			}
+		}
+		answer(w, list, nil)
+	})
 	mux.HandleFunc("GET /v1/machines/{ref}", func(w http.ResponseWriter, r *http.Request) {
 		m, err := b.Machine(r.PathValue("ref"))
 		answer(w, m, err)

@@ -83,6 +83,11 @@ func machineRoutes(mux *http.ServeMux, b Machinery) {
 	})
 }
 
+// MachinesBrief lists all machines with what a table shows of them.
+func (c *Client) MachinesBrief(ctx context.Context) (list []fleet.Machine, err error) {
+	return list, c.call(ctx, http.MethodGet, "machines?brief=1", nil, &list)
+}
+
 // Label changes the labels of a machine.
 func (c *Client) Label(ctx context.Context, ref string, q LabelRequest) (fleet.Machine, error) {
 	return c.change(ctx, ref, "label", q)

@@ -78,6 +78,19 @@ func (m *Machine) Hostname() string {
 	return string(m.ID)
 }
 
+// Brief is the machine without what a table of thousands does not show: its
+// hardware but for vendor and product, its past, its grants.
+func (m Machine) Brief() Machine {
+	m.Facts = ingot.Facts{Vendor: m.Facts.Vendor, Product: m.Facts.Product}
+	m.Healthy, m.Grants, m.Trial, m.MachineKey, m.Loaders = nil, nil, Trial{}, "", nil
+	if m.Setback != nil {
+		s := *m.Setback
+		s.Failures = nil
+		m.Setback = &s
+	}
+	return m
+}
+
 // Event is one step of a boot as the server recorded it.
 type Event struct {
 	ingot.Event

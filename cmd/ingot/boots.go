@@ -35,7 +35,7 @@ outcome, reason. Of one machine the latest boot is drawn stage by stage; with
 				return err
 			}
 			names := map[ingot.MachineID]string{}
-			if ms, err := cl.Machines(cmd.Context()); err == nil {
+			if ms, err := cl.MachinesBrief(cmd.Context()); err == nil {
 				for _, m := range ms {
 					names[m.ID] = called(m)
 				}

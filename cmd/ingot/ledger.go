@@ -76,7 +76,7 @@ last million entries, and none older than 90 days.`,
 func (a *app) events(ctx context.Context, q api.EventsRequest, follow bool) error {
 	c := a.client()
 	names := map[string]string{}
-	if ms, err := c.Machines(ctx); err == nil {
+	if ms, err := c.MachinesBrief(ctx); err == nil {
 		for _, m := range ms {
 			names[string(m.ID)] = called(m)
 		}

@@ -32,7 +32,11 @@ func (a *app) machineCommand() *cobra.Command {
 		Long:    "List machines: all of them, or those whose labels a selector chooses.",
 		Example: "  ingot machine ls\n  ingot machine ls rack=r1,role!=db\n  ingot machine ls -o json | jq -r '.[].id'",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			ms, err := a.client().Machines(cmd.Context())
+			list := a.client().MachinesBrief
+			if a.output == "json" {
+				list = a.client().Machines // all that is known
+			}
+			ms, err := list(cmd.Context())
 			if err != nil {
 				return err
 			}

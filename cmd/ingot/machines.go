@@ -37,7 +37,7 @@ func (a *app) hosts(ctx context.Context, args []string) ([]string, error) {
 		if err != nil {
 			return nil, usageError{err}
 		}
-		ms, err := a.client().Machines(ctx)
+		ms, err := a.client().MachinesBrief(ctx)
 		if err != nil {
 			return nil, err
 		}
