@@ -181,4 +181,3 @@ func (b *booter) Report(id ingot.BootID, r ingot.Report) error {
 		return nil
 	})
 }
-
