@@ -39,8 +39,14 @@ func (b *booter) Ticket(id ingot.BootID, q ingot.TicketRequest) (signed ingot.Si
 			return fmt.Errorf("%w: %w", httpboot.ErrRefused, err)
 		}
 		m, boot.Changes = fleet.Learn(m, boundFacts(q.Facts), now)
+		late := boot.Deadline.Sub(now) < leastTime
+		if late { // its loader was slow; what the machine is told is what we wait for
+			boot.Deadline = now.Add(leastTime)
+		}
 		if len(boot.Changes) > 0 {
 			b.log.Warn("hardware changed", "machine", m.ID, "boot", id.Short(), "changes", boot.Changes)
+		}
+		if late || len(boot.Changes) > 0 {
 			tx.PutBoot(boot)
 		}
 		if m.Ask != nil {
@@ -51,7 +57,7 @@ func (b *booter) Ticket(id ingot.BootID, q ingot.TicketRequest) (signed ingot.Si
 		m, lent := fleet.Lend(m, id, now)
 		text, err := json.Marshal(ingot.Ticket{Boot: id, Machine: m.ID, Hostname: m.Hostname(), MachineKey: m.MachineKey, Nonce: q.Nonce,
 			Issued: now, Expires: now.Add(time.Duration(b.policy.Load().Ticket)), Image: im.Digest, Name: im.Name.String(), Grants: lent,
-			Deadline: max(boot.Deadline.Sub(now), time.Minute), Restart: fleet.Restarts(m, boot, b.policyNow(), b.have, now)})
+			Deadline: boot.Deadline.Sub(now), Restart: fleet.Restarts(m, boot, b.policyNow(), b.have, now)})
 		if err != nil {
 			return err
 		}
@@ -61,6 +67,10 @@ func (b *booter) Ticket(id ingot.BootID, q ingot.TicketRequest) (signed ingot.Si
 	})
 	return signed, err
 }
+
+// leastTime is what a machine has from its ticket to its report, however late
+// it asked for the ticket.
+const leastTime = time.Minute
 
 // boundFacts bounds what a machine can make the record of it grow by.
 func boundFacts(f ingot.Facts) ingot.Facts {
