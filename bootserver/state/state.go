@@ -27,6 +27,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ingot"
+	"ingot/bootserver/access"
 	"ingot/bootserver/fleet"
 )
 
@@ -49,6 +50,10 @@ type State struct {
 	machines map[ingot.MachineID]fleet.Machine
 	boots    map[ingot.BootID]fleet.Boot
 	index    index
+
+	credentials map[string]access.Credential // by id
+	audited     uint64                       // sequence number of the last change in the audit log
+	ended       map[ingot.Outcome]uint64     // boots that ended since the state was opened
 }
 
 var (
@@ -80,7 +85,8 @@ func Open(_ context.Context, dir string) (*State, error) {
 		}
 		return nil, fmt.Errorf("opening state %q: %w", path, err)
 	}
-	s := &State{db: db, lock: lock, machines: map[ingot.MachineID]fleet.Machine{}, boots: map[ingot.BootID]fleet.Boot{}, index: newIndex()}
+	s := &State{db: db, lock: lock, machines: map[ingot.MachineID]fleet.Machine{}, boots: map[ingot.BootID]fleet.Boot{}, index: newIndex(),
+		credentials: map[string]access.Credential{}, ended: map[ingot.Outcome]uint64{}}
 	if err := s.load(); err != nil {
 		return nil, errors.Join(fmt.Errorf("reading state %q: %w", path, err), db.Close(), lock.Close())
 	}
@@ -116,7 +122,7 @@ func (s *State) Close() error {
 func (s *State) load() error {
 	var boots []fleet.Boot
 	err := s.db.Update(func(tx *bbolt.Tx) error {
-		for _, name := range [][]byte{bucketMachines, bucketBoots, bucketLeases, bucketMeta} {
+		for _, name := range [][]byte{bucketMachines, bucketBoots, bucketLeases, bucketMeta, bucketCredentials, bucketAudit} {
 			if _, err := tx.CreateBucketIfNotExists(name); err != nil {
 				return err
 			}
@@ -125,6 +131,7 @@ func (s *State) load() error {
 			each(tx, bucketMachines, func(m fleet.Machine) { s.setMachine(m) }),
 			each(tx, bucketBoots, func(b fleet.Boot) { boots = append(boots, b) }),
 			rekeyLeases(tx),
+			s.loadAccess(tx),
 		)
 	})
 	slices.SortFunc(boots, older)

@@ -118,6 +118,7 @@ func (tx *Tx) replaceBoot(id ingot.BootID, b *fleet.Boot) {
 		tx.write(bucketBoots, string(id), nil)
 		return
 	}
+	tx.countEnd(old, *b)
 	tx.s.setBoot(*b)
 	tx.write(bucketBoots, string(id), *b)
 }
