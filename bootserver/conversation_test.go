@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
@@ -17,6 +18,7 @@ import (
 	"time"
 
 	"ingot"
+	"ingot/bootserver/access"
 	"ingot/bootserver/api"
 	"ingot/bootserver/config"
 	"ingot/bootserver/dhcp"
@@ -30,10 +32,11 @@ import (
 // house is a server without sockets for packets, and an operator's client.
 type house struct {
 	*booter
-	t     *testing.T
-	web   *httptest.Server
-	api   *api.Client
-	clock time.Time
+	t      *testing.T
+	web    *httptest.Server
+	api    *api.Client // of the local administrator
+	server *Server
+	clock  time.Time
 }
 
 func newHouse(t *testing.T) *house {
@@ -59,10 +62,26 @@ func newHouse(t *testing.T) *house {
 	h.web = httptest.NewServer(httpboot.New(h.booter, h.log))
 	t.Cleanup(h.web.Close)
 	h.base = h.web.URL
-	operator := httptest.NewServer(api.Handler(admin{h.booter, &Server{booter: h.booter}}))
-	t.Cleanup(operator.Close)
-	h.api = api.Dial(operator.URL)
+	h.server = &Server{booter: h.booter, log: h.log, conf: Config{Store: images, Now: h.now, Version: "test"}}
+	if h.server.ca, err = access.OpenCA(filepath.Join(root, "keys"), h.now); err != nil {
+		t.Fatal(err)
+	}
+	h.server.metrics = newMetrics(h.server)
+	h.server.ready.Store(true)
+	l, err := net.Listen("unix", filepath.Join(root, "s"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.serve(l, &http.Server{ConnContext: access.ConnContext})
+	h.api = api.Dial(l.Addr().String())
 	return h
+}
+
+// serve answers operators at l.
+func (h *house) serve(l net.Listener, s *http.Server) {
+	s.Handler = api.Handler(admin{h.booter, h.server}, &access.Keeper{Find: h.state.Credential, Now: h.now}, h.server.metrics.seen)
+	go func() { _ = s.Serve(l) }() // it ends with the test
+	h.t.Cleanup(func() { _ = s.Close() })
 }
 
 // image puts a small image into the store.
@@ -349,7 +368,7 @@ func TestOperatorsMistakes(t *testing.T) {
 	} {
 		err := c.call()
 		var p api.Problem
-		if !errors.As(err, &p) || !strings.Contains(p.Title, c.want) || p.Next == "" && c.name != "unknown image" {
+		if !errors.As(err, &p) || !strings.Contains(p.Detail, c.want) || p.Next == "" && c.name != "unknown image" {
 			t.Errorf("%s: %v (%+v); want a problem with %q and the next step", c.name, err, p, c.want)
 		}
 	}

@@ -15,14 +15,15 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
-	"net/http"
 	"net/netip"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
+	"ingot/bootserver/access"
 	"ingot/bootserver/api"
 	"ingot/bootserver/config"
 	"ingot/bootserver/dhcp"
@@ -54,6 +55,7 @@ type Config struct {
 type Ready struct {
 	Links  []Link
 	Socket string
+	Remote []string // where the API is served over TLS
 }
 
 // Link is one interface that is served.
@@ -75,6 +77,10 @@ type Server struct {
 	dhcp       *dhcp.Server
 	passed     Sockets
 	everywhere struct{ tftp, http bool } // a socket that was passed serves all addresses
+	ca         *access.CA
+	remote     []string    // where the API is served over TLS
+	ready      atomic.Bool // every port is open
+	metrics    *metrics
 
 	reloading sync.Mutex
 	ports     map[string]*ports // by interface; Run makes it, then reloads change it
@@ -124,11 +130,11 @@ func (s *Server) Run(ctx context.Context) error {
 	if err := s.prepare(ctx, st, now, prober); err != nil {
 		return err
 	}
-	operators, err := s.listenSocket(ctx, s.conf.Settings.Socket)
+	doors, err := s.openDoors(ctx)
 	if err != nil {
 		return err
 	}
-	defer operators.Close()
+	defer doors.close()
 	defer s.closeAll()
 	for _, l := range now.links {
 		p, err := s.open(ctx, l)
@@ -144,10 +150,9 @@ func (s *Server) Run(ctx context.Context) error {
 		s.serve(l.Name)
 	}
 	s.reloading.Unlock()
-	g.Go(func() error {
-		return httpboot.Serve(ctx, operators, &http.Server{Handler: api.Handler(admin{s.booter, s}), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute})
-	})
+	s.answer(ctx, g, doors)
 	g.Go(func() error { return every(ctx, time.Second, s.tick) })
+	s.ready.Store(true)
 	if s.conf.Ready != nil {
 		s.conf.Ready(s.where(now))
 	}
@@ -156,7 +161,7 @@ func (s *Server) Run(ctx context.Context) error {
 
 // where says where the server listens.
 func (s *Server) where(now site) Ready {
-	r := Ready{Socket: s.conf.Settings.Socket}
+	r := Ready{Socket: s.conf.Settings.Socket, Remote: s.remoteAt()}
 	for _, l := range now.links {
 		at := Link{Name: l.Name, Mode: l.Mode, Pools: s.dhcp.Pools(l.Name)}
 		if len(l.addresses) > 0 {
@@ -178,6 +183,11 @@ func (s *Server) closeAll() {
 
 // prepare makes what all links share.
 func (s *Server) prepare(ctx context.Context, st *state.State, now site, prober *dhcp.Prober) error {
+	var err error
+	if s.ca, err = access.OpenCA(filepath.Join(s.conf.Store.Root(), "keys"), s.conf.Now); err != nil {
+		return err
+	}
+	s.setNames(s.conf.Settings.API)
 	secret, err := st.Secret("identity", func(b []byte) { _, _ = rand.Read(b) }) // never fails, see crypto/rand
 	if err != nil {
 		return err
@@ -202,6 +212,7 @@ func (s *Server) prepare(ctx context.Context, st *state.State, now site, prober 
 		return err
 	}
 	s.dhcp.Probe = prober.Probe
+	s.metrics = newMetrics(s)
 	return nil
 }
 
@@ -279,9 +290,16 @@ func (s *Server) Reload(ctx context.Context) (api.Reloaded, error) {
 	}
 	s.limit(c)
 	s.booter.settle(c.Boots)
+	s.setNames(c.API)
 	// What takes a restart stays as it is running, and is named at each reload.
 	old := s.conf.Settings
-	c.HTTP.Port, c.Socket, c.Store = old.HTTP.Port, old.Socket, old.Store
+	c.HTTP.Port, c.Socket, c.Store, c.API.Listen, c.API.Metrics = old.HTTP.Port, old.Socket, old.Store, old.API.Listen, old.API.Metrics
+	if err := s.booter.state.Update(func(tx *state.Tx) error {
+		tx.Audit(admin{s.booter, s}.noted(ctx, "server.reload", "", "", old, c))
+		return nil
+	}); err != nil {
+		return r, err
+	}
 	s.conf.Settings = c
 	s.log.Info("the configuration was read again", "changed", r.Changed, "restart", r.Restart)
 	return r, nil

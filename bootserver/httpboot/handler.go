@@ -22,6 +22,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"ingot"
@@ -71,6 +72,8 @@ type Server struct {
 	pace    pace
 	callers callers
 	wait    time.Duration // patience, but for tests
+	sent    atomic.Int64  // bytes of artifacts
+	refused atomic.Int64  // transfers that found no room
 }
 
 // New returns a server with the default limits.
