@@ -4,8 +4,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"os"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -14,16 +12,6 @@ import (
 	"ingot/bootserver/api"
 	"ingot/bootserver/fleet"
 )
-
-// client talks to the running server.
-func (a *app) client() *api.Client {
-	for _, s := range []string{a.server, os.Getenv("INGOT_SERVER")} {
-		if s != "" {
-			return api.Dial(s)
-		}
-	}
-	return api.Dial("unix://" + filepath.Join(a.storeRoot(), "ingot.sock"))
-}
 
 func (a *app) machineCommand() *cobra.Command {
 	ls := &cobra.Command{
