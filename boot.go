@@ -169,13 +169,13 @@ type Report struct {
 //	ticket                  POST TicketRequest → SignedTicket
 //	events                  POST Event
 //	report                  POST Report
-func BootPath(boot BootID, part string) string { return "/b/" + string(boot) + "/" + part }
+func BootPath(boot BootKey, part string) string { return "/b/" + string(boot) + "/" + part }
 
 // Kernel command line keys that the loader's script passes to ingot-init; and
 // the one that a UKI carries.
 const (
 	ArgServer = "ingot.server" // base URL, "http://10.99.0.1:80"
-	ArgBoot   = "ingot.boot"   // BootID
+	ArgBoot   = "ingot.boot"   // BootKey
 	ArgMAC    = "ingot.mac"    // MAC address of the boot NIC
 	ArgDebug  = "ingot.debug"  // present: more words on the console
 

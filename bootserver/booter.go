@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
+	"crypto/subtle"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -65,8 +66,21 @@ func (b *booter) checkFirst(ctx context.Context, c config.Boots) error {
 	return err
 }
 
-// scriptURL is what a loader is told by DHCP.
-func scriptURL(base string, id ingot.BootID) string { return base + ingot.BootPath(id, "script") }
+// key is the credential of a boot. It is made of the server's secret whenever it
+// is wanted, so it is recorded nowhere.
+func (b *booter) key(id ingot.BootID) ingot.BootKey {
+	return ingot.NewBootKey(id, [16]byte(b.derive("boot", string(id))[:16]))
+}
+
+// Knows implements httpboot.Booter.
+func (b *booter) Knows(k ingot.BootKey) bool {
+	return subtle.ConstantTimeCompare([]byte(k), []byte(b.key(k.ID()))) == 1
+}
+
+// urlOfBoot is the URL of a part of a boot.
+func (b *booter) urlOfBoot(base string, id ingot.BootID, part string) string {
+	return base + ingot.BootPath(b.key(id), part)
+}
 
 // errCrowded: too many strangers wait already.
 var errCrowded = fmt.Errorf("%d machines are pending already; approve or remove some before new ones are recorded", state.MaxPending)
@@ -150,6 +164,16 @@ func known(tx *state.Tx, id ingot.BootID) (fleet.Boot, fleet.Machine, error) {
 	return boot, m, nil
 }
 
+// latest returns a boot and its machine, unless the machine began another one
+// since: then the key of the old one is good for nothing more.
+func latest(tx *state.Tx, id ingot.BootID) (fleet.Boot, fleet.Machine, error) {
+	boot, m, err := known(tx, id)
+	if err == nil && m.Boot != id {
+		err = fmt.Errorf("%w: boot %s is over, the machine began another one", httpboot.ErrRefused, id.Short())
+	}
+	return boot, m, err
+}
+
 // Script implements httpboot.Booter: it decides what the machine boots now.
 func (b *booter) Script(id ingot.BootID, base string) (text string, err error) {
 	now := b.now()
@@ -165,12 +189,12 @@ func (b *booter) Script(id ingot.BootID, base string) (text string, err error) {
 		}
 		ref, err := fleet.Next(m)
 		if err != nil {
-			text = waitScript(base, m, boot, err)
+			text = b.waitScript(base, m, boot, err)
 			return nil
 		}
 		im, err := b.image(ref.Image)
 		if err != nil {
-			text = waitScript(base, m, boot, err)
+			text = b.waitScript(base, m, boot, err)
 			return nil
 		}
 		if boot.Image.Image == "" {
@@ -179,7 +203,7 @@ func (b *booter) Script(id ingot.BootID, base string) (text string, err error) {
 		}
 		boot = fleet.Record(boot, ingot.Event{Stage: ingot.StageScript, Detail: ref.Name}, now)
 		tx.PutBoot(boot)
-		text = bootScript(base, m, boot, im)
+		text = b.bootScript(base, m, boot, im)
 		return nil
 	})
 	return text, err
@@ -204,15 +228,15 @@ func (b *booter) image(d ingot.Digest) (image.Image, error) {
 	return im, nil
 }
 
-func bootScript(base string, m fleet.Machine, boot fleet.Boot, im image.Image) string {
-	url := func(part string) string { return base + ingot.BootPath(boot.ID, im.Digest.Hex()+"/"+part) }
+func (b *booter) bootScript(base string, m fleet.Machine, boot fleet.Boot, im image.Image) string {
+	url := func(part string) string { return b.urlOfBoot(base, boot.ID, im.Digest.Hex()+"/"+part) }
 	args := slices.Concat(im.Manifest.Arguments, []string{ingot.ArgServer + "=" + base,
-		ingot.ArgBoot + "=" + string(boot.ID), ingot.ArgMAC + "=${netX/mac}"})
+		ingot.ArgBoot + "=" + string(b.key(boot.ID)), ingot.ArgMAC + "=${netX/mac}"})
 	return ipxe.Boot{Image: im.Name.String() + " for " + m.Hostname(), Kernel: url("kernel"), Initramfs: url("initramfs"),
-		Arguments: args, Again: scriptURL(base, boot.ID)}.Text()
+		Arguments: args, Again: b.urlOfBoot(base, boot.ID, "script")}.Text()
 }
 
-func waitScript(base string, m fleet.Machine, boot fleet.Boot, why error) string {
+func (b *booter) waitScript(base string, m fleet.Machine, boot fleet.Boot, why error) string {
 	lines := []string{"", "  ingot", fmt.Sprintf("  machine %s  %s", m.ID, strings.Join(m.MACs, " ")), ""}
 	switch {
 	case errors.Is(why, fleet.ErrNotApproved):
@@ -224,7 +248,7 @@ func waitScript(base string, m fleet.Machine, boot fleet.Boot, why error) string
 	default:
 		lines = append(lines, "  The image of this machine cannot be served: "+why.Error())
 	}
-	return ipxe.Wait{Lines: append(lines, ""), Again: scriptURL(base, boot.ID)}.Text()
+	return ipxe.Wait{Lines: append(lines, ""), Again: b.urlOfBoot(base, boot.ID, "script")}.Text()
 }
 
 // Artifact implements httpboot.Booter. A boot gets the files of its own image
@@ -234,6 +258,9 @@ func (b *booter) Artifact(id ingot.BootID, digest ingot.Digest, part string) (ht
 	if !ok {
 		return httpboot.Artifact{}, fmt.Errorf("%w boot %s", httpboot.ErrUnknown, id.Short())
 	}
+	if !boot.Open() {
+		return httpboot.Artifact{}, fmt.Errorf("%w: boot %s is over", httpboot.ErrRefused, id.Short())
+	}
 	if part == "autoexec.ipxe" { // a loader that came by HTTP looks for it beside itself
 		text := []byte(ipxe.Autoexec())
 		return httpboot.Artifact{Bytes: text, Digest: ingot.DigestOf(text)}, nil
@@ -241,7 +268,7 @@ func (b *booter) Artifact(id ingot.BootID, digest ingot.Digest, part string) (ht
 	if l, ok := b.loaders[part]; ok && ingot.DigestOf(l) == digest {
 		return httpboot.Artifact{Bytes: l, Digest: digest}, nil
 	}
-	if boot.Image.Image != digest || !boot.Open() {
+	if boot.Image.Image != digest {
 		return httpboot.Artifact{}, fmt.Errorf("%w: image %s is not what boot %s may run", httpboot.ErrRefused, digest.Short(), id.Short())
 	}
 	im, err := b.image(digest)
@@ -354,7 +381,7 @@ func (b *booter) Event(id ingot.BootID, e ingot.Event) error {
 	now := b.now()
 	e.Detail, e.Error = clip(e.Detail), clip(e.Error)
 	return b.state.Update(func(tx *state.Tx) error {
-		boot, m, err := known(tx, id)
+		boot, m, err := latest(tx, id)
 		if err != nil {
 			return err
 		}
@@ -369,8 +396,8 @@ func (b *booter) Event(id ingot.BootID, e ingot.Event) error {
 	})
 }
 
-// clip bounds a text from a machine.
-func clip(s string) string { return s[:min(len(s), 1000)] }
+// clip bounds a text from a machine, and takes the credential of its boot out.
+func clip(s string) string { return ingot.HideBootKeys(strings.ToValidUTF8(s[:min(len(s), 1000)], "")) }
 
 // Report implements httpboot.Booter.
 func (b *booter) Report(id ingot.BootID, r ingot.Report) error {
@@ -382,7 +409,7 @@ func (b *booter) Report(id ingot.BootID, r ingot.Report) error {
 		r.Checks[i].Name, r.Checks[i].Detail = clip(r.Checks[i].Name), clip(r.Checks[i].Detail)
 	}
 	return b.state.Update(func(tx *state.Tx) error {
-		boot, m, err := known(tx, id)
+		boot, m, err := latest(tx, id)
 		if err != nil {
 			return err
 		}

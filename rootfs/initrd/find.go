@@ -104,7 +104,7 @@ var errNoBoot = errors.New("the server that answers knows of no boot of this mac
 func bootOf(a *dhcpv4.DHCPv4) (Arguments, error) {
 	url := strings.TrimRight(string(a.Options.Get(dhcpv4.OptionBootfileName)), "\x00")
 	server, id, ok := strings.Cut(url, "/b/")
-	boot, err := ingot.ParseBootID(strings.TrimRight(id, "/"))
+	boot, err := ingot.ParseBootKey(strings.TrimRight(id, "/"))
 	if !ok || err != nil || !strings.HasPrefix(server, "http://") {
 		return Arguments{}, errNoBoot
 	}

@@ -101,8 +101,9 @@ func (m *machine) boot(ctx context.Context) error {
 		}
 	}
 	m.passed("script, kernel, initramfs")
-	m.base = word(script, ingot.ArgServer+"=") + ingot.BootPath(ingot.BootID(word(script, ingot.ArgBoot+"=")), "")
-	m.id = ingot.BootID(word(script, ingot.ArgBoot+"="))
+	key := ingot.BootKey(word(script, ingot.ArgBoot+"="))
+	m.base = word(script, ingot.ArgServer+"=") + ingot.BootPath(key, "")
+	m.id = key.ID()
 	return m.system(ctx)
 }
 
