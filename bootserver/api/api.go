@@ -214,7 +214,7 @@ func accessRoutes(r *routes, b Backend) {
 
 // plainRoutes are those that are not JSON, or for programs that have no token.
 func plainRoutes(r *routes, b Backend) {
-	r.addPlain("GET /v1/openapi.json", access.Read, func(w http.ResponseWriter, _ *http.Request) {
+	r.addPlain("GET /v1/openapi.json", access.Read, "This description (OpenAPI 3.1)", func(w http.ResponseWriter, _ *http.Request) {
 		text, err := OpenAPI(b.Version())
 		if err != nil {
 			write(w, problem(err))
@@ -223,9 +223,9 @@ func plainRoutes(r *routes, b Backend) {
 		w.Header().Set("Content-Type", "application/json")
 		_, _ = w.Write(text) // a client that hung up wants no answer
 	})
-	r.addPlain("GET /metrics", access.Read, func(w http.ResponseWriter, q *http.Request) { b.Metrics().ServeHTTP(w, q) })
-	r.addPlain("GET /healthz", "", health(func() error { return nil }))
-	r.addPlain("GET /readyz", "", health(func() error { return b.Ready() }))
+	r.addPlain("GET /metrics", access.Read, "Metrics, as Prometheus reads them", func(w http.ResponseWriter, q *http.Request) { b.Metrics().ServeHTTP(w, q) })
+	r.addPlain("GET /healthz", "", "200: the server answers", health(func() error { return nil }))
+	r.addPlain("GET /readyz", "", "200: machines are served; else 503", health(func() error { return b.Ready() }))
 }
 
 // health answers 200 or 503 and one word: who may ask it knows nothing more.

@@ -39,6 +39,7 @@ var kinds = map[int][2]string{
 	http.StatusNotFound:              {"not-found", "What was asked for is not there"},
 	http.StatusMethodNotAllowed:      {"method", "This cannot be done with it"},
 	http.StatusConflict:              {"conflict", "The present state does not allow it"},
+	http.StatusUnprocessableEntity:   {"invalid", "The request is not right"},
 	http.StatusRequestEntityTooLarge: {"too-large", "The request is too large"},
 	http.StatusInternalServerError:   {"internal", "The server failed"},
 	http.StatusServiceUnavailable:    {"unavailable", "The server cannot answer now"},
@@ -79,9 +80,6 @@ func problem(err error) Problem {
 // invalid says all that huma found wrong with a request, with its place.
 func invalid(m *huma.ErrorModel) Problem {
 	p := Problem{Status: m.Status, Detail: m.Detail, Next: "ingot api openapi describes what is wanted"}
-	if p.Status == http.StatusUnprocessableEntity {
-		p.Status = http.StatusBadRequest
-	}
 	var all []string
 	for _, e := range m.Errors {
 		text := e.Message

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"reflect"
+	"slices"
 	"strings"
 	"time"
 
@@ -27,6 +28,7 @@ type routes struct {
 	mux    *http.ServeMux
 	scopes map[string]access.Scope // by pattern of the mux: "GET /v1/machines"
 	public map[string]bool         // patterns that everybody may ask
+	plain  map[string]string       // summaries of those outside of the OpenAPI document
 }
 
 func newRoutes(version string) *routes {
@@ -47,7 +49,7 @@ func newRoutes(version string) *routes {
 			return v, nil
 		}},
 	}
-	return &routes{huma: humago.New(mux, c), mux: mux, scopes: map[string]access.Scope{}, public: map[string]bool{}}
+	return &routes{huma: humago.New(mux, c), mux: mux, scopes: map[string]access.Scope{}, public: map[string]bool{}, plain: map[string]string{}}
 }
 
 // jsonFormat writes JSON that is harmless where it is shown.
@@ -147,7 +149,8 @@ func operationID(method, path string) string {
 
 // addPlain adds a route that is not of the OpenAPI document. Without a scope
 // everybody may ask it.
-func (r *routes) addPlain(pattern string, scope access.Scope, h http.HandlerFunc) {
+func (r *routes) addPlain(pattern string, scope access.Scope, summary string, h http.HandlerFunc) {
+	r.plain[pattern] = summary
 	if scope == "" {
 		r.public[pattern] = true
 	} else {
@@ -163,4 +166,39 @@ func OpenAPI(version string) ([]byte, error) {
 		return nil, err
 	}
 	return text, nil
+}
+
+// Route is one thing that can be asked.
+type Route struct {
+	Method  string       `json:"method"`
+	Path    string       `json:"path"`
+	Scope   access.Scope `json:"scope,omitempty"` // empty: everybody may ask
+	Summary string       `json:"summary"`
+}
+
+// Routes lists all that can be asked, by path.
+func Routes() []Route {
+	t := table(nil, "")
+	var list []Route
+	for pattern, scope := range t.scopes {
+		list = append(list, t.route(pattern, scope))
+	}
+	for pattern := range t.public {
+		list = append(list, t.route(pattern, ""))
+	}
+	slices.SortFunc(list, func(a, b Route) int { return strings.Compare(a.Path+" "+a.Method, b.Path+" "+b.Method) })
+	return list
+}
+
+func (r *routes) route(pattern string, scope access.Scope) Route {
+	method, path, _ := strings.Cut(pattern, " ")
+	out := Route{Method: method, Path: path, Scope: scope, Summary: r.plain[pattern]}
+	if item := r.huma.OpenAPI().Paths[path]; item != nil {
+		for m, o := range map[string]*huma.Operation{"GET": item.Get, "POST": item.Post, "PUT": item.Put, "DELETE": item.Delete, "PATCH": item.Patch} {
+			if m == method && o != nil {
+				out.Summary = o.Summary
+			}
+		}
+	}
+	return out
 }

@@ -277,13 +277,28 @@ func (a *app) apiCommand() *cobra.Command {
 			return err
 		},
 	}
+	routes := &cobra.Command{
+		Use: "routes", Short: "list what can be asked, and the scope that it takes", Args: exactArgs(),
+		Example: "  ingot api routes",
+		RunE: func(*cobra.Command, []string) error {
+			list := api.Routes()
+			return a.show(list, func(w io.Writer) {
+				t := tabs(w)
+				row(t, "METHOD", "PATH", "SCOPE", "WHAT")
+				for _, r := range list {
+					row(t, r.Method, r.Path, dash(string(r.Scope)), r.Summary)
+				}
+				t.Flush()
+			})
+		},
+	}
 	fingerprint := &cobra.Command{
 		Use: "fingerprint", Short: "print the fingerprint of the server's CA, which clients pin", Args: exactArgs(),
 		Long:    "Print the SHA-256 of the CA's certificate: for --ca-fingerprint of ingot context add.\nIt is read from the store, or asked from the running server.",
 		Example: "  ingot api fingerprint",
 		RunE:    func(cmd *cobra.Command, _ []string) error { return a.fingerprint(cmd.Context()) },
 	}
-	return group("api", "the server's API: its description, its CA", openapi, fingerprint)
+	return group("api", "the server's API: its description, its CA", routes, openapi, fingerprint)
 }
 
 func (a *app) fingerprint(ctx context.Context) error {
