@@ -86,8 +86,8 @@ func (tx *Tx) Audit(c access.Change) {
 	tx.s.audited++
 	c.Seq = tx.s.audited
 	tx.write(bucketAudit, auditKey(c.Seq), c)
-	if c.Seq > MaxAudit {
-		tx.write(bucketAudit, auditKey(c.Seq-MaxAudit), nil)
+	if c.Seq > tx.s.keepAudit {
+		tx.write(bucketAudit, auditKey(c.Seq-tx.s.keepAudit), nil)
 	}
 }
 

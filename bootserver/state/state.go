@@ -53,6 +53,7 @@ type State struct {
 
 	credentials map[string]access.Credential // by id
 	audited     uint64                       // sequence number of the last change in the audit log
+	keepAudit   uint64                       // MaxAudit, but for tests
 	ended       map[ingot.Outcome]uint64     // boots that ended since the state was opened
 }
 
@@ -86,7 +87,7 @@ func Open(_ context.Context, dir string) (*State, error) {
 		return nil, fmt.Errorf("opening state %q: %w", path, err)
 	}
 	s := &State{db: db, lock: lock, machines: map[ingot.MachineID]fleet.Machine{}, boots: map[ingot.BootID]fleet.Boot{}, index: newIndex(),
-		credentials: map[string]access.Credential{}, ended: map[ingot.Outcome]uint64{}}
+		keepAudit: MaxAudit, credentials: map[string]access.Credential{}, ended: map[ingot.Outcome]uint64{}}
 	if err := s.load(); err != nil {
 		return nil, errors.Join(fmt.Errorf("reading state %q: %w", path, err), db.Close(), lock.Close())
 	}
