@@ -47,7 +47,7 @@ func (a *app) approveCommand() *cobra.Command {
 				return err
 			}
 			return a.show(m, func(w io.Writer) {
-				fmt.Fprintf(w, "%s is approved%s\n", plain(called(m)), assignedTo(m))
+				fmt.Fprintf(w, "%s is approved%s\n", plain(called(m)), plain(assignedTo(m)))
 			})
 		},
 	}
@@ -75,7 +75,7 @@ func (a *app) assignCommand() *cobra.Command {
 				return err
 			}
 			return a.show(m, func(w io.Writer) {
-				fmt.Fprintf(w, "%s boots %s (%s) from its next boot on\n", plain(called(m)), m.Assignment.Name, m.Assignment.Image.Short())
+				fmt.Fprintf(w, "%s boots %s (%s) from its next boot on\n", plain(called(m)), plain(m.Assignment.Name), plain(m.Assignment.Image.Short()))
 			})
 		},
 	}
@@ -94,7 +94,7 @@ func (a *app) rollbackCommand() *cobra.Command {
 				return err
 			}
 			return a.show(m, func(w io.Writer) {
-				fmt.Fprintf(w, "%s goes back to %s (%s) at its next boot\n", plain(called(m)), m.Assignment.Name, m.Assignment.Image.Short())
+				fmt.Fprintf(w, "%s goes back to %s (%s) at its next boot\n", plain(called(m)), plain(m.Assignment.Name), plain(m.Assignment.Image.Short()))
 			})
 		},
 	}
@@ -216,7 +216,7 @@ func machineDetails(w io.Writer, m fleet.Machine, now time.Time) {
 	}
 	t.Flush()
 	if m.State == fleet.Pending {
-		fmt.Fprintf(w, "\n  → ingot machine approve %s --name NAME --image PROFILE:VERSION\n", m.ID)
+		fmt.Fprintf(w, "\n  → ingot machine approve %s --name NAME --image PROFILE:VERSION\n", plain(string(m.ID)))
 	}
 }
 

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -25,8 +26,11 @@ func (a *app) show(v any, table func(w io.Writer)) error {
 		_, err = a.stdout.Write(append(harmless.JSON(text), '\n'))
 		return err
 	}
-	table(a.stdout)
-	return nil
+	// The cells are harmless already; this is for the one that was forgotten.
+	var b bytes.Buffer
+	table(&b)
+	_, err := io.WriteString(a.stdout, harmless.Lines(b.String()))
+	return err
 }
 
 // row writes cells to a tabwriter, made harmless for a terminal.
