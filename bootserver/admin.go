@@ -121,7 +121,7 @@ func (a admin) Approve(ctx context.Context, ref string, q api.ApproveRequest) (f
 			m.Name = q.Name
 		}
 		if as.Image != "" {
-			m.Assignment = as
+			m = fleet.Assign(m, as)
 		}
 		a.log.Info("approved", "machine", m.ID, "name", m.Name, "image", m.Assignment.Name)
 		return m, nil
@@ -136,8 +136,7 @@ func (a admin) Assign(ctx context.Context, ref, im, why string) (fleet.Machine, 
 	}
 	return a.change(ref, func(m fleet.Machine, _ []fleet.Machine) (fleet.Machine, error) {
 		a.log.Info("assigned", "machine", m.ID, "image", as.Name, "before", m.Assignment.Name, "why", why)
-		m.Assignment = as
-		return m, nil
+		return fleet.Assign(m, as), nil
 	})
 }
 
@@ -154,8 +153,15 @@ func (a admin) Rollback(ctx context.Context, ref string) (fleet.Machine, error) 
 			return m, api.Problem{Status: 409, Title: fmt.Sprintf("%s: %v", m.Hostname(), err), Next: "choose one: ingot image ls, ingot assign " + m.Hostname() + " IMAGE"}
 		}
 		a.log.Info("rolled back", "machine", m.ID, "image", as.Name, "before", m.Assignment.Name)
-		m.Assignment = as
-		return m, nil
+		return fleet.Assign(m, as), nil
+	})
+}
+
+// Resume implements api.Backend.
+func (a admin) Resume(ref string) (fleet.Machine, error) {
+	return a.change(ref, func(m fleet.Machine, _ []fleet.Machine) (fleet.Machine, error) {
+		a.log.Info("resumed", "machine", m.ID, "image", m.Assignment.Name)
+		return fleet.Resume(m), nil
 	})
 }
 

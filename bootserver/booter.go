@@ -221,6 +221,9 @@ func waitScript(base string, m fleet.Machine, boot fleet.Boot, why error) string
 	case errors.Is(why, fleet.ErrNoImage):
 		lines = append(lines, "  This machine is approved and waits for an image. On the server:",
 			fmt.Sprintf("    ingot assign %s PROFILE:VERSION", m.ID))
+	case errors.Is(why, fleet.ErrHeld):
+		lines = append(lines, "  This machine is held: "+m.Setback.Why+".", "  On the server, for why, and to try again or something else:",
+			fmt.Sprintf("    ingot why %s", m.Hostname()), fmt.Sprintf("    ingot resume %s", m.Hostname()), fmt.Sprintf("    ingot assign %s PROFILE:VERSION", m.Hostname()))
 	default:
 		lines = append(lines, "  The image of this machine cannot be served: "+why.Error())
 	}
@@ -326,7 +329,8 @@ func (b *booter) Ticket(id ingot.BootID, q ingot.TicketRequest) (signed ingot.Si
 		m = learn(m, q.Facts, now)
 		m, lent := fleet.Lend(m, id, now)
 		text, err := json.Marshal(ingot.Ticket{Boot: id, Machine: m.ID, Hostname: m.Hostname(), MachineKey: m.MachineKey, Nonce: q.Nonce,
-			Issued: now, Expires: now.Add(time.Duration(b.policy.Load().Ticket)), Image: im.Digest, Name: im.Name.String(), Grants: lent})
+			Issued: now, Expires: now.Add(time.Duration(b.policy.Load().Ticket)), Image: im.Digest, Name: im.Name.String(), Grants: lent,
+			Deadline: max(boot.Deadline.Sub(now), time.Minute), Restart: fleet.Restarts(m, boot, b.policyNow(), b.have, now)})
 		if err != nil {
 			return err
 		}
@@ -362,6 +366,9 @@ func (b *booter) Event(id ingot.BootID, e ingot.Event) error {
 		if len(after.Events) != len(boot.Events) {
 			tx.PutBoot(after)
 		}
+		if !after.Open() && boot.Open() {
+			tx.PutMachine(b.heal(m, after))
+		}
 		if e.Error != "" {
 			b.log.Warn("a boot failed", "machine", m.ID, "boot", id.Short(), "stage", string(e.Stage), "err", e.Error, "retry", e.Retry)
 		}
@@ -390,11 +397,39 @@ func (b *booter) Report(id ingot.BootID, r ingot.Report) error {
 		if after.Outcome != boot.Outcome {
 			b.log.Info("a boot is decided", "machine", m.ID, "boot", id.Short(), "image", boot.Image.Name,
 				"outcome", string(after.Outcome), "reason", after.Reason, "took", now.Sub(boot.Started).Round(100*time.Millisecond))
+			machine = b.heal(machine, after)
 		}
 		tx.PutBoot(after)
 		tx.PutMachine(machine)
 		return nil
 	})
+}
+
+// policyNow is how machines heal.
+func (b *booter) policyNow() fleet.Policy {
+	c := b.policy.Load()
+	return fleet.Policy{Attempts: c.Attempts, After: c.After}
+}
+
+// have reports whether an image can be served.
+func (b *booter) have(d ingot.Digest) bool {
+	_, err := b.image(d)
+	return err == nil
+}
+
+// heal draws the consequences of a boot that ended.
+func (b *booter) heal(m fleet.Machine, over fleet.Boot) fleet.Machine {
+	after := fleet.Settle(m, over, b.policyNow(), b.have, b.now())
+	switch s := after.Setback; {
+	case s == m.Setback:
+	case s == nil:
+		b.log.Info("an image that was given up is healthy after all", "machine", m.ID, "image", over.Image.Name)
+	case s.To.Image == "":
+		b.log.Error("a machine is held", "machine", m.ID, "image", s.Gave.Name, "why", s.Why)
+	default:
+		b.log.Warn("a machine falls back", "machine", m.ID, "image", s.To.Name, "before", s.Gave.Name, "why", s.Why)
+	}
+	return after
 }
 
 // expire ends the boots whose deadline has passed.
@@ -405,6 +440,9 @@ func (b *booter) expire() {
 			if after, ended := fleet.Expire(boot, now); ended {
 				b.log.Warn("a boot went silent", "machine", boot.Machine, "boot", boot.ID.Short(), "image", boot.Image.Name, "reason", after.Reason)
 				tx.PutBoot(after)
+				if m, ok := tx.Machine(boot.Machine); ok {
+					tx.PutMachine(b.heal(m, after))
+				}
 			}
 		}
 		return nil

@@ -26,6 +26,7 @@ type Backend interface {
 	Approve(ctx context.Context, ref string, q ApproveRequest) (fleet.Machine, error)
 	Assign(ctx context.Context, ref, image, why string) (fleet.Machine, error)
 	Rollback(ctx context.Context, ref string) (fleet.Machine, error)
+	Resume(ref string) (fleet.Machine, error)
 	Grant(ref, volume, disk string, ttl time.Duration) (fleet.Machine, error)
 	Reload(ctx context.Context) (Reloaded, error)
 }
@@ -101,6 +102,9 @@ func Handler(b Backend) http.Handler {
 	}))
 	mux.HandleFunc("POST /v1/machines/{ref}/rollback", post(func(r *http.Request, _ struct{}) (fleet.Machine, error) {
 		return b.Rollback(r.Context(), r.PathValue("ref"))
+	}))
+	mux.HandleFunc("POST /v1/machines/{ref}/resume", post(func(r *http.Request, _ struct{}) (fleet.Machine, error) {
+		return b.Resume(r.PathValue("ref"))
 	}))
 	mux.HandleFunc("POST /v1/machines/{ref}/grants", post(func(r *http.Request, q GrantRequest) (fleet.Machine, error) {
 		return b.Grant(r.PathValue("ref"), q.Volume, q.Disk, q.For)

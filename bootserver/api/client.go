@@ -131,6 +131,11 @@ func (c *Client) Rollback(ctx context.Context, ref string) (fleet.Machine, error
 	return c.change(ctx, ref, "rollback", struct{}{})
 }
 
+// Resume tries the assigned image of a machine again that gave it up.
+func (c *Client) Resume(ctx context.Context, ref string) (fleet.Machine, error) {
+	return c.change(ctx, ref, "resume", struct{}{})
+}
+
 // Grant lets one boot initialise one blank disk as a volume.
 func (c *Client) Grant(ctx context.Context, ref, volume, disk string, ttl time.Duration) (fleet.Machine, error) {
 	return c.change(ctx, ref, "grants", GrantRequest{Volume: volume, Disk: disk, For: ttl})

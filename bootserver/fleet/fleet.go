@@ -61,6 +61,8 @@ type Machine struct {
 	Assignment  Assignment                `json:"assignment"`
 	LastHealthy ImageRef                  `json:"lastHealthy"`
 	Healthy     []ImageRef                `json:"healthy,omitempty"` // images healthy here, the latest last, each once
+	Trial       Trial                     `json:"trial,omitzero"`    // failures of the image that it boots now
+	Setback     *Setback                  `json:"setback,omitempty"` // the assigned image was given up; never changed, only replaced
 	Grants      []Grant                   `json:"grants,omitempty"`
 	Boot        ingot.BootID              `json:"boot,omitempty"` // the latest boot
 }
