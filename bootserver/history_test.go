@@ -77,7 +77,7 @@ func TestHistories(t *testing.T) {
 		}
 		s.booter = &booter{images: store, shelf: &shelf{}, keys: h.keys, secret: h.secret, loaders: h.loaders, base: "http://10.99.0.1",
 			now: func() time.Time { return s.clock }, log: slog.New(slog.DiscardHandler)}
-		s.settle(config.Boots{ApproveAll: true, Attempts: rapid.IntRange(1, 3).Draw(rt, "attempts"), Deadline: yamlfile.Duration(10 * time.Minute),
+		s.settle(config.Boots{ApproveAll: true, Image: "lab:v1", Attempts: rapid.IntRange(1, 3).Draw(rt, "attempts"), Deadline: yamlfile.Duration(10 * time.Minute),
 			After: rapid.SampledFrom([]fleet.After{"", fleet.AfterFallback, fleet.AfterHold, fleet.AfterRetry}).Draw(rt, "after")})
 		s.open()
 		defer func() { s.state.Close() }()
@@ -272,7 +272,7 @@ func (s *history) operates(t *rapid.T) {
 	}
 	a := admin{s.booter, &Server{booter: s.booter}}
 	var err error
-	switch rapid.SampledFrom([]string{"assign", "rollback", "resume"}).Draw(t, "command") {
+	switch rapid.SampledFrom([]string{"assign", "assign", "rollback", "resume"}).Draw(t, "command") {
 	case "assign":
 		name := rapid.SampledFrom(s.names).Draw(t, "image")
 		if s.gone[s.known[name].Digest] {
