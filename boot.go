@@ -155,6 +155,7 @@ type Report struct {
 	Root     Digest        `json:"root"`    // measured: sha256 of the mounted root device
 	Healthy  bool          `json:"healthy"` // all checks passed
 	Checks   []CheckResult `json:"checks,omitempty"`
+	Failed   []string      `json:"failed,omitempty"`   // systemd units that failed
 	RAMUsed  int64         `json:"ramUsed,omitempty"`  // bytes, MemTotal - MemAvailable
 	RAMTotal int64         `json:"ramTotal,omitempty"` // bytes
 	Uptime   time.Duration `json:"uptime,omitempty"`
@@ -173,6 +174,8 @@ type Report struct {
 //	<image hex>/root        GET  with ranges
 //	ticket                  POST TicketRequest → SignedTicket
 //	events                  POST Event
+//	console                 POST text: what kernel and ingot-init said since the last post, at most MaxConsole
+//	crash                   POST text: what the firmware kept of the crash before this boot (pstore)
 //	report                  POST Report
 func BootPath(boot BootID, part string) string { return "/b/" + string(boot) + "/" + part }
 
@@ -214,3 +217,6 @@ const (
 	// AgentPath is where the image carries ingot-init for use as the agent.
 	AgentPath = "/usr/lib/ingot/ingot-init"
 )
+
+// MaxConsole bounds one post of console text, in bytes.
+const MaxConsole = 32 << 10

@@ -208,6 +208,9 @@ func bootScript(base string, m fleet.Machine, boot fleet.Boot, im image.Image) s
 	url := func(part string) string { return base + ingot.BootPath(boot.ID, im.Digest.Hex()+"/"+part) }
 	args := slices.Concat(im.Manifest.Arguments, []string{ingot.ArgServer + "=" + base,
 		ingot.ArgBoot + "=" + string(boot.ID), ingot.ArgMAC + "=${netX/mac}"})
+	if !slices.ContainsFunc(args, func(a string) bool { return strings.HasPrefix(a, "panic=") }) {
+		args = append(args, "panic=30") // a kernel that cannot go on must not wait for a person
+	}
 	return ipxe.Boot{Image: im.Name.String() + " for " + m.Hostname(), Kernel: url("kernel"), Initramfs: url("initramfs"),
 		Arguments: args, Again: scriptURL(base, boot.ID)}.Text()
 }

@@ -27,13 +27,13 @@ import (
 // remembers.
 type history struct {
 	*booter
-	t      *rapid.T
-	dir    string
-	clock  time.Time
-	names  []string
-	known  map[string]image.Image
-	gone   map[ingot.Digest]bool // removed from the store
-	at     map[string]*observed  // by MAC
+	t     *rapid.T
+	dir   string
+	clock time.Time
+	names []string
+	known map[string]image.Image
+	gone  map[ingot.Digest]bool // removed from the store
+	at    map[string]*observed  // by MAC
 }
 
 // observed is one machine as the observer saw it.
@@ -87,17 +87,19 @@ func TestHistories(t *testing.T) {
 			s.at[c.MAC] = &observed{client: c}
 		}
 		rt.Repeat(map[string]func(*rapid.T){
-			"":        func(*rapid.T) { s.holds() },
-			"boot":    func(t *rapid.T) { s.boots(s.any(t)) },
-			"good":    func(t *rapid.T) { o := s.any(t); s.boots(o); s.reports(o, true) },
-			"loop":    s.loops,
-			"report":  func(t *rapid.T) { s.reports(s.any(t), rapid.Bool().Draw(t, "well")) },
-			"fail":    func(t *rapid.T) { s.fails(s.any(t)) },
-			"late":    s.late,
-			"twice":   func(t *rapid.T) { o := s.any(t); s.reports(o, true); s.reports(o, true) },
-			"get":     s.gets,
-			"wait":    func(t *rapid.T) { s.passes(time.Duration(rapid.Int64Range(0, int64(20*time.Minute)).Draw(t, "wait"))) },
-			"jump":    func(t *rapid.T) { s.passes(time.Duration(rapid.Int64Range(-int64(time.Hour), int64(time.Hour)).Draw(t, "jump"))) },
+			"":       func(*rapid.T) { s.holds() },
+			"boot":   func(t *rapid.T) { s.boots(s.any(t)) },
+			"good":   func(t *rapid.T) { o := s.any(t); s.boots(o); s.reports(o, true) },
+			"loop":   s.loops,
+			"report": func(t *rapid.T) { s.reports(s.any(t), rapid.Bool().Draw(t, "well")) },
+			"fail":   func(t *rapid.T) { s.fails(s.any(t)) },
+			"late":   s.late,
+			"twice":  func(t *rapid.T) { o := s.any(t); s.reports(o, true); s.reports(o, true) },
+			"get":    s.gets,
+			"wait":   func(t *rapid.T) { s.passes(time.Duration(rapid.Int64Range(0, int64(20*time.Minute)).Draw(t, "wait"))) },
+			"jump": func(t *rapid.T) {
+				s.passes(time.Duration(rapid.Int64Range(-int64(time.Hour), int64(time.Hour)).Draw(t, "jump")))
+			},
 			"restart": func(*rapid.T) { s.restarts() },
 			"operate": s.operates,
 			"remove":  s.removes,
@@ -357,4 +359,3 @@ func (s *history) machines() string {
 	}
 	return text
 }
-
