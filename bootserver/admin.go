@@ -63,11 +63,7 @@ func (a admin) Boots(ref string, limit int) ([]fleet.Boot, error) {
 		}
 		id = m.ID
 	}
-	list := a.state.Boots(id)
-	if limit > 0 && len(list) > limit {
-		list = list[len(list)-limit:]
-	}
-	return list, nil
+	return a.state.Boots(id, limit)
 }
 
 // pick returns the one machine that ref names.

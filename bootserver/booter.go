@@ -78,10 +78,10 @@ func boots(tx *state.Tx, id ingot.BootID) *fleet.Boot {
 	return nil
 }
 
-func newBoot(m ingot.MachineID, f ingot.Firmware, now time.Time) fleet.Boot {
+func newBoot(m fleet.Machine, f ingot.Firmware, now time.Time) fleet.Boot {
 	var random [16]byte
 	_, _ = rand.Read(random[:]) // never fails, see crypto/rand
-	return fleet.Boot{ID: ingot.NewBootID(random), Machine: m, Firmware: f, Started: now}
+	return fleet.Boot{ID: ingot.NewBootID(random), Machine: m.ID, Before: m.Boot, Firmware: f, Started: now}
 }
 
 // machine finds the machine of a sighting or records a new one.
@@ -382,6 +382,40 @@ func (b *booter) Event(id ingot.BootID, e ingot.Event) error {
 // clip bounds a text from a machine.
 func clip(s string) string { return s[:min(len(s), 1000)] }
 
+// Console implements httpboot.Booter. A boot that ended may still speak: its
+// last words come late.
+func (b *booter) Console(id ingot.BootID, text string) error {
+	text = fleet.Printable(text)
+	return b.state.Update(func(tx *state.Tx) error {
+		if _, _, err := known(tx, id); err != nil || text == "" {
+			return err
+		}
+		tx.AddConsole(id, text)
+		return nil
+	})
+}
+
+// Crash implements httpboot.Booter: what is left of a crash belongs to the boot
+// before the one that tells it.
+func (b *booter) Crash(id ingot.BootID, text string) error {
+	text = fleet.Printable(text)
+	return b.state.Update(func(tx *state.Tx) error {
+		boot, m, err := known(tx, id)
+		if err != nil || text == "" {
+			return err
+		}
+		before, ok := tx.Boot(boot.Before)
+		if !ok {
+			return nil // it crashed when it was not ours
+		}
+		before.Crash = clip(fleet.CrashLine(text))
+		tx.PutBoot(before)
+		tx.AddConsole(before.ID, "--- what the firmware kept of the crash (pstore) ---\n"+text)
+		b.log.Warn("a machine crashed before this boot", "machine", m.ID, "boot", before.ID.Short(), "crash", before.Crash)
+		return nil
+	})
+}
+
 // Report implements httpboot.Booter.
 func (b *booter) Report(id ingot.BootID, r ingot.Report) error {
 	now := b.now()
@@ -390,6 +424,10 @@ func (b *booter) Report(id ingot.BootID, r ingot.Report) error {
 	}
 	for i := range r.Checks {
 		r.Checks[i].Name, r.Checks[i].Detail = clip(r.Checks[i].Name), clip(r.Checks[i].Detail)
+	}
+	r.Failed = r.Failed[:min(len(r.Failed), 20)]
+	for i := range r.Failed {
+		r.Failed[i] = clip(r.Failed[i])
 	}
 	return b.state.Update(func(tx *state.Tx) error {
 		boot, m, err := known(tx, id)
@@ -452,6 +490,14 @@ func (b *booter) expire() {
 	})
 	if err != nil {
 		b.log.Error("ending silent boots", "err", err)
+	}
+}
+
+// tidy forgets what is over the bounds.
+func (b *booter) tidy() {
+	b.state.Forget()
+	if err := b.state.Trim(b.now(), state.MaxLedger, state.LedgerAge); err != nil {
+		b.log.Error("forgetting old entries of the ledger", "err", err)
 	}
 }
 

@@ -303,7 +303,7 @@ func (s *history) removes(t *rapid.T) {
 	if s.gone[d] {
 		return
 	}
-	used := fleet.InUse(s.state.Machines(), s.state.Boots(""))
+	used := fleet.InUse(s.state.Machines(), s.state.Latest())
 	if rapid.Bool().Draw(t, "by force") {
 		used = nil
 	}

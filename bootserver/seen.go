@@ -99,7 +99,7 @@ func (b *booter) see(tx *state.Tx, c dhcp.Sighting) (dhcp.Boot, error) {
 			tx.PutBoot(over)
 			m = b.heal(m, over)
 		}
-		boot = newBoot(m.ID, c.Firmware, now)
+		boot = newBoot(m, c.Firmware, now)
 		m.Boot = boot.ID
 		b.log.Info("a machine boots", "machine", m.ID, "mac", c.MAC, "boot", boot.ID.Short(), "firmware", string(c.Firmware))
 	} else {

@@ -23,6 +23,7 @@ type Backend interface {
 	Machines() []fleet.Machine
 	Machine(ref string) (fleet.Machine, error)
 	Boots(ref string, limit int) ([]fleet.Boot, error)
+	Ledger
 	Approve(ctx context.Context, ref string, q ApproveRequest) (fleet.Machine, error)
 	Assign(ctx context.Context, ref, image, why string) (fleet.Machine, error)
 	Rollback(ctx context.Context, ref string) (fleet.Machine, error)
@@ -88,6 +89,10 @@ func Handler(b Backend) http.Handler {
 		if err != nil || limit < 0 {
 			limit = 0
 		}
+		if r.FormValue("latest") != "" {
+			answer(w, b.LatestBoots(), nil)
+			return
+		}
 		list, err := b.Boots(r.FormValue("machine"), limit)
 		if list == nil {
 			list = []fleet.Boot{}
@@ -113,6 +118,7 @@ func Handler(b Backend) http.Handler {
 		done, err := b.Reload(r.Context())
 		answer(w, done, err)
 	})
+	ledgerRoutes(mux, b)
 	return mux
 }
 

@@ -85,6 +85,7 @@ type Event struct {
 type Boot struct {
 	ID       ingot.BootID     `json:"id"`
 	Machine  ingot.MachineID  `json:"machine"`
+	Before   ingot.BootID     `json:"before,omitempty"` // the machine's boot before this one
 	Firmware ingot.Firmware   `json:"firmware,omitempty"`
 	Image    ImageRef         `json:"image"`             // empty until the script names one
 	Root     ingot.Digest     `json:"root,omitempty"`    // that the machine should measure
@@ -96,6 +97,7 @@ type Boot struct {
 	Ended    time.Time        `json:"ended,omitzero"`
 	Outcome  ingot.Outcome    `json:"outcome"`
 	Reason   string           `json:"reason,omitempty"`
+	Crash    string           `json:"crash,omitempty"` // how the kernel said, in pstore, that it could not go on
 	Events   []Event          `json:"events"`
 	Served   map[string]int64 `json:"served,omitempty"` // bytes by artifact
 	Report   *ingot.Report    `json:"report,omitempty"` // the first one, and then the latest heartbeat
