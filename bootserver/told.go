@@ -112,4 +112,3 @@ func (a admin) Restore(r io.Reader) (api.Restored, error) {
 	a.log.Warn("the state was restored from a backup", "machines", machines, "before", kept)
 	return api.Restored{Machines: machines, Before: kept}, nil
 }
-

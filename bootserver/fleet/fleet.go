@@ -18,6 +18,7 @@ type State string
 const (
 	Pending  State = "pending"  // seen, and waiting for an operator
 	Approved State = "approved" // may boot what it is assigned
+	Retired  State = "retired"  // known, and may not boot any more
 )
 
 // ImageRef pins an image and keeps its name for people.
@@ -97,7 +98,8 @@ type Boot struct {
 	Ended    time.Time        `json:"ended,omitzero"`
 	Outcome  ingot.Outcome    `json:"outcome"`
 	Reason   string           `json:"reason,omitempty"`
-	Crash    string           `json:"crash,omitempty"` // how the kernel said, in pstore, that it could not go on
+	Changes  []string         `json:"changes,omitempty"` // of the hardware since the boot before
+	Crash    string           `json:"crash,omitempty"`   // how the kernel said, in pstore, that it could not go on
 	Events   []Event          `json:"events"`
 	Served   map[string]int64 `json:"served,omitempty"` // bytes by artifact
 	Report   *ingot.Report    `json:"report,omitempty"` // the first one, and then the latest heartbeat
