@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"ingot/bootserver/api"
+	"ingot/bootserver/dhcp"
 	"ingot/bootserver/fleet"
 	"ingot/bootserver/state"
 )
@@ -87,7 +88,19 @@ func (a admin) Why(ref string) (api.Why, error) {
 const storyBoots = 12
 
 // others are the DHCP servers that answered the cards of a machine lately.
-func (a admin) others(m fleet.Machine) []fleet.Other { return nil }
+func (a admin) others(m fleet.Machine) (list []fleet.Other) {
+	if a.server.dhcp == nil {
+		return nil
+	}
+	heard := a.server.dhcp.Heard()
+	if !slices.ContainsFunc(heard.Askers, func(k dhcp.Asker) bool { return len(k.Answers) > 0 && slices.Contains(m.MACs, k.MAC) }) {
+		return nil
+	}
+	for _, s := range heard.Servers {
+		list = append(list, fleet.Other{Address: s.Address, At: s.Last})
+	}
+	return list
+}
 
 // Backup implements api.Ledger.
 func (a admin) Backup(w io.Writer) error { return a.state.Backup(w) }

@@ -57,9 +57,9 @@ func lastError(b Boot) (Event, bool) {
 // verdicts are what ingot-init refuses to run, by the words that it tells (see
 // rootfs/initrd), and what an operator makes of them.
 var verdicts = []struct{ sign, what, means, next string }{
-	{"ticket's signature", "ticket refused", "it is signed by another server key than %s carries; was the image built for another server?", "ingot build --help"},
-	{"ticket is not for this", "ticket refused", "it answers another request; is there a second server, or a proxy that caches?", "ingot network"},
-	{"ticket has expired", "ticket refused", "it was too old when it arrived; is the network that slow, or boots.ticket that short?", "ingot config show"},
+	{"ticket's signature", "ticket refused", "it is signed by another server key than %s carries, so the image was built for another server", "ingot build --help"},
+	{"ticket is not for this", "ticket refused", "it answers another request, as a second server or a proxy that caches would", "ingot network"},
+	{"ticket has expired", "ticket refused", "it was too old when it arrived: the network is slow, or boots.ticket short", "ingot config show"},
 	{"image's signature", "image refused", "%s is signed by a key that its own initramfs does not know", "ingot image verify %s"},
 	{"manifest does not match", "image refused", "what was served for %s is not what was signed", "ingot image verify %s"},
 	{"chunk of the root", "root refused", "", "ingot image verify %s"},
@@ -85,6 +85,9 @@ func told(b Boot, e Event, s Story) cause {
 	case ingot.StageAgent:
 		return cause{"the system started and did not finish", e.Error, "ingot console " + host}
 	case ingot.StageInit, ingot.StageTicket, ingot.StageRoot, ingot.StageSwitch:
+		if e.Retry {
+			return cause{fmt.Sprintf("ingot-init does not get past stage %s", e.Stage), e.Error, "ingot console " + host}
+		}
 		return cause{fmt.Sprintf("ingot-init gave up at stage %s", e.Stage), e.Error, "ingot console " + host}
 	}
 	return cause{fmt.Sprintf("stage %s failed", e.Stage), e.Error, "ingot boots " + host + " --timeline"}
@@ -106,7 +109,9 @@ func unwell(b Boot, e Event, host string) cause {
 	}
 	if len(failed) > 1 {
 		c.means = fmt.Sprintf("%d checks failed in all (%s)", len(failed), strings.Join(failed, ", "))
-	} else if passed > 0 {
+	} else if passed == 1 {
+		c.means = "1 other check passed"
+	} else if passed > 1 {
 		c.means = fmt.Sprintf("%d other checks passed", passed)
 	}
 	if len(b.Report.Failed) > 0 {

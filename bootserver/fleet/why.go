@@ -157,7 +157,7 @@ func (s Story) ordinary(b Boot) (string, []string) {
 		}
 		if stuck(b, s.Now) {
 			c := causeOf(b, s)
-			return sentence(c.on(1)) + ". " + words, []string{c.next}
+			return stop(sentence(c.on(1))) + " " + words, []string{c.next}
 		}
 		return words, nil
 	}
@@ -236,7 +236,7 @@ func (s Story) failing(b Boot, pending string) (string, []string) {
 	next := []string{c.next, "ingot boots " + m.Hostname() + " --timeline"}
 	words := sentence(c.on(attempts))
 	if pending != "" {
-		return words + "." + pending, next
+		return stop(words) + pending, next
 	}
 	name, left := b.Image.Name, s.Policy.attempts()-len(m.Trial.Failures)
 	switch {
@@ -245,13 +245,13 @@ func (s Story) failing(b Boot, pending string) (string, []string) {
 		if m.LastHealthy.Image == b.Image.Image {
 			last = ", since it was healthy here last"
 		}
-		return fmt.Sprintf("%s. %s is tried again%s.", words, name, last), next
+		return fmt.Sprintf("%s %s is tried again%s.", stop(words), name, last), next
 	case left > 0 && s.Policy.After != AfterHold && m.LastHealthy.Image != "":
-		return fmt.Sprintf("%s. %s is tried %s more, then it falls back to %s.", words, name, times(left), m.LastHealthy.Name), next
+		return fmt.Sprintf("%s %s is tried %s more, then it falls back to %s.", stop(words), name, times(left), m.LastHealthy.Name), next
 	case left > 0:
-		return fmt.Sprintf("%s. %s is tried %s more, then it is held for a person.", words, name, times(left)), next
+		return fmt.Sprintf("%s %s is tried %s more, then it is held for a person.", stop(words), name, times(left)), next
 	}
-	return words + ".", next
+	return stop(words), next
 }
 
 // changes says what is other hardware since the machine was last healthy.
@@ -275,4 +275,12 @@ func sentence(s string) string {
 		return s
 	}
 	return strings.ToUpper(s[:1]) + s[1:]
+}
+
+// stop ends a sentence that is not a question.
+func stop(s string) string {
+	if strings.HasSuffix(s, "?") || strings.HasSuffix(s, ".") {
+		return s
+	}
+	return s + "."
 }
