@@ -251,7 +251,7 @@ func (d *demo) heal(ctx context.Context, m demoMachine) error {
 		return err
 	}
 	d.say("ingot why %s\n             %s", m.name, y.Words)
-	return nil
+	return d.typeIn(ctx, m, "cat /etc/ingot-demo /data/note")
 }
 
 // typeIn runs one command on the machine's console and shows what it prints.
