@@ -41,12 +41,11 @@ type Outcome string
 
 // The outcomes of a boot.
 const (
-	OutcomeOpen     Outcome = ""          // under way
-	OutcomeHealthy  Outcome = "healthy"   // the machine said so, with the digest that it measured
-	OutcomeFailed   Outcome = "failed"    // the machine reported a failure
-	OutcomeSilent   Outcome = "silent"    // no Report within the deadline, or a newer boot began first
-	OutcomeFellBack Outcome = "fell back" // ended by falling back to the last good image
-	OutcomeWaiting  Outcome = "waiting"   // the machine was pending or had no image assigned
+	OutcomeOpen    Outcome = ""        // under way
+	OutcomeHealthy Outcome = "healthy" // the machine said so, with the digest that it measured
+	OutcomeFailed  Outcome = "failed"  // the machine reported a failure
+	OutcomeSilent  Outcome = "silent"  // no Report within the deadline, or a newer boot began first
+	OutcomeWaiting Outcome = "waiting" // the machine was pending or had no image assigned
 )
 
 // Disk is one block device of a machine, as the kernel names it.
@@ -107,6 +106,12 @@ type Ticket struct {
 	Name       string        `json:"name"`  // "node:2026.11.23-1", for people
 	Grants     []Grant       `json:"grants,omitempty"`
 	Heartbeat  time.Duration `json:"heartbeat,omitempty"` // zero means 30 s
+	// Deadline is how long after Issued the machine may take to be healthy. Then
+	// it reboots by itself, whatever hangs. Zero: it may take for ever.
+	Deadline time.Duration `json:"deadline,omitempty"`
+	// Restart: a machine that finds itself unhealthy reboots, because something
+	// else is tried next. Else it stays as it is, for a person to look at.
+	Restart bool `json:"restart,omitempty"`
 }
 
 // SignedTicket is a Ticket in the very bytes that were signed.
@@ -150,6 +155,7 @@ type Report struct {
 	Root     Digest        `json:"root"`    // measured: sha256 of the mounted root device
 	Healthy  bool          `json:"healthy"` // all checks passed
 	Checks   []CheckResult `json:"checks,omitempty"`
+	Failed   []string      `json:"failed,omitempty"`   // systemd units that failed
 	RAMUsed  int64         `json:"ramUsed,omitempty"`  // bytes, MemTotal - MemAvailable
 	RAMTotal int64         `json:"ramTotal,omitempty"` // bytes
 	Uptime   time.Duration `json:"uptime,omitempty"`
@@ -168,6 +174,8 @@ type Report struct {
 //	<image hex>/root        GET  with ranges
 //	ticket                  POST TicketRequest → SignedTicket
 //	events                  POST Event
+//	console                 POST text: what kernel and ingot-init said since the last post, at most MaxConsole
+//	crash                   POST text: what the firmware kept of the crash before this boot (pstore)
 //	report                  POST Report
 func BootPath(boot BootKey, part string) string { return "/b/" + string(boot) + "/" + part }
 
@@ -209,3 +217,6 @@ const (
 	// AgentPath is where the image carries ingot-init for use as the agent.
 	AgentPath = "/usr/lib/ingot/ingot-init"
 )
+
+// MaxConsole bounds one post of console text, in bytes.
+const MaxConsole = 32 << 10

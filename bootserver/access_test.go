@@ -388,6 +388,44 @@ func TestAudit(t *testing.T) {
 	}
 }
 
+// TestRestoreTakesNothingBack: a token that was revoked after a backup stays
+// revoked when that is restored, one that was made since stays, and the audit
+// log goes on.
+func TestRestoreTakesNothingBack(t *testing.T) {
+	s := newStreet(t)
+	admin := s.caller("an administrator", s.token("admin", access.Admin), "")
+	bad := s.caller("revoked", s.token("bad", access.Admin), "")
+	var backup bytes.Buffer
+	if _, err := s.api.Backup(t.Context(), &backup); err != nil {
+		t.Fatal(err)
+	}
+	s.revoke("bad")
+	since := s.caller("made since", s.token("since", access.Read), "")
+	before, err := s.api.Audit(t.Context(), 0, false, 100)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if status, _, text := bad.ask(t, "POST", "/v1/restore", "x"); status != http.StatusUnauthorized {
+		t.Errorf("restoring with a revoked token = %d %s", status, text)
+	}
+	if status, _, text := admin.ask(t, "POST", "/v1/restore", backup.String()); status != 200 {
+		t.Fatalf("restore = %d %s", status, text)
+	}
+	if status, _, _ := bad.ask(t, "GET", "/v1/version", ""); status != http.StatusUnauthorized {
+		t.Errorf("after the restore, the token that was revoked before it gets %d; want 401", status)
+	}
+	if status, _, _ := since.ask(t, "GET", "/v1/version", ""); status != 200 {
+		t.Errorf("after the restore, the token that was made before it gets %d; want 200", status)
+	}
+	after, err := s.api.Audit(t.Context(), 0, false, 100)
+	if err != nil || len(after) != len(before)+1 || after[len(after)-1].Action != "server.restore" || after[0].Seq != 1 {
+		t.Errorf("the audit log has %d changes (%v), had %d; want one more, the restore", len(after), err, len(before))
+	}
+	if status, _, text := admin.ask(t, "POST", "/v1/restore", "no state file"); status != http.StatusBadRequest {
+		t.Errorf("restoring nonsense = %d %s; want 400", status, text)
+	}
+}
+
 // everything is all that requests could change.
 func (s *street) everything() string {
 	s.t.Helper()
@@ -395,7 +433,15 @@ func (s *street) everything() string {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	text, err := json.Marshal([]any{s.state.Machines(), s.state.Boots(""), s.state.Credentials(), changes})
+	boots, err := s.state.Boots("", 0)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	entries, _, err := s.state.Ledger(state.Query{Limit: 10_000})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	text, err := json.Marshal([]any{s.state.Machines(), boots, s.state.Credentials(), entries, changes})
 	if err != nil {
 		s.t.Fatal(err)
 	}

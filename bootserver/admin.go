@@ -72,11 +72,7 @@ func (a admin) Boots(ref string, limit int) ([]fleet.Boot, error) {
 		}
 		id = m.ID
 	}
-	list := a.state.Boots(id)
-	if limit > 0 && len(list) > limit {
-		list = list[len(list)-limit:]
-	}
-	return list, nil
+	return a.state.Boots(id, limit)
 }
 
 // pick returns the one machine that ref names.
@@ -131,7 +127,7 @@ func (a admin) Approve(ctx context.Context, ref string, q api.ApproveRequest) (f
 			m.Name = q.Name
 		}
 		if as.Image != "" {
-			m.Assignment = as
+			m = fleet.Assign(m, as)
 		}
 		a.log.Info("approved", "by", access.From(ctx).String(), "machine", m.ID, "name", m.Name, "image", m.Assignment.Name)
 		return m, nil
@@ -146,8 +142,7 @@ func (a admin) Assign(ctx context.Context, ref, im, why string) (fleet.Machine, 
 	}
 	return a.change(ctx, "machine.assign", ref, func(m fleet.Machine, _ []fleet.Machine) (fleet.Machine, error) {
 		a.log.Info("assigned", "by", access.From(ctx).String(), "machine", m.ID, "image", as.Name, "before", m.Assignment.Name, "why", why)
-		m.Assignment = as
-		return m, nil
+		return fleet.Assign(m, as), nil
 	})
 }
 
@@ -164,8 +159,15 @@ func (a admin) Rollback(ctx context.Context, ref string) (fleet.Machine, error) 
 			return m, api.Problem{Status: 409, Detail: fmt.Sprintf("%s: %v", m.Hostname(), err), Next: "choose one: ingot image ls, ingot assign " + m.Hostname() + " IMAGE"}
 		}
 		a.log.Info("rolled back", "by", access.From(ctx).String(), "machine", m.ID, "image", as.Name, "before", m.Assignment.Name)
-		m.Assignment = as
-		return m, nil
+		return fleet.Assign(m, as), nil
+	})
+}
+
+// Resume implements api.Backend.
+func (a admin) Resume(ctx context.Context, ref string) (fleet.Machine, error) {
+	return a.change(ctx, "machine.resume", ref, func(m fleet.Machine, _ []fleet.Machine) (fleet.Machine, error) {
+		a.log.Info("resumed", "by", access.From(ctx).String(), "machine", m.ID, "image", m.Assignment.Name)
+		return fleet.Resume(m), nil
 	})
 }
 

@@ -92,10 +92,10 @@ func boots(tx *state.Tx, id ingot.BootID) *fleet.Boot {
 	return nil
 }
 
-func newBoot(m ingot.MachineID, f ingot.Firmware, now time.Time) fleet.Boot {
+func newBoot(m fleet.Machine, f ingot.Firmware, now time.Time) fleet.Boot {
 	var random [16]byte
 	_, _ = rand.Read(random[:]) // never fails, see crypto/rand
-	return fleet.Boot{ID: ingot.NewBootID(random), Machine: m, Firmware: f, Started: now}
+	return fleet.Boot{ID: ingot.NewBootID(random), Machine: m.ID, Before: m.Boot, Firmware: f, Started: now}
 }
 
 // machine finds the machine of a sighting or records a new one.
@@ -232,6 +232,9 @@ func (b *booter) bootScript(base string, m fleet.Machine, boot fleet.Boot, im im
 	url := func(part string) string { return b.urlOfBoot(base, boot.ID, im.Digest.Hex()+"/"+part) }
 	args := slices.Concat(im.Manifest.Arguments, []string{ingot.ArgServer + "=" + base,
 		ingot.ArgBoot + "=" + string(b.key(boot.ID)), ingot.ArgMAC + "=${netX/mac}"})
+	if !slices.ContainsFunc(args, func(a string) bool { return strings.HasPrefix(a, "panic=") }) {
+		args = append(args, "panic=30") // a kernel that cannot go on must not wait for a person
+	}
 	return ipxe.Boot{Image: im.Name.String() + " for " + m.Hostname(), Kernel: url("kernel"), Initramfs: url("initramfs"),
 		Arguments: args, Again: b.urlOfBoot(base, boot.ID, "script")}.Text()
 }
@@ -245,6 +248,9 @@ func (b *booter) waitScript(base string, m fleet.Machine, boot fleet.Boot, why e
 	case errors.Is(why, fleet.ErrNoImage):
 		lines = append(lines, "  This machine is approved and waits for an image. On the server:",
 			fmt.Sprintf("    ingot assign %s PROFILE:VERSION", m.ID))
+	case errors.Is(why, fleet.ErrHeld):
+		lines = append(lines, "  This machine is held: "+m.Setback.Why+".", "  On the server, for why, and to try again or something else:",
+			fmt.Sprintf("    ingot why %s", m.Hostname()), fmt.Sprintf("    ingot resume %s", m.Hostname()), fmt.Sprintf("    ingot assign %s PROFILE:VERSION", m.Hostname()))
 	default:
 		lines = append(lines, "  The image of this machine cannot be served: "+why.Error())
 	}
@@ -353,7 +359,8 @@ func (b *booter) Ticket(id ingot.BootID, q ingot.TicketRequest) (signed ingot.Si
 		m = learn(m, q.Facts, now)
 		m, lent := fleet.Lend(m, id, now)
 		text, err := json.Marshal(ingot.Ticket{Boot: id, Machine: m.ID, Hostname: m.Hostname(), MachineKey: m.MachineKey, Nonce: q.Nonce,
-			Issued: now, Expires: now.Add(time.Duration(b.policy.Load().Ticket)), Image: im.Digest, Name: im.Name.String(), Grants: lent})
+			Issued: now, Expires: now.Add(time.Duration(b.policy.Load().Ticket)), Image: im.Digest, Name: im.Name.String(), Grants: lent,
+			Deadline: max(boot.Deadline.Sub(now), time.Minute), Restart: fleet.Restarts(m, boot, b.policyNow(), b.have, now)})
 		if err != nil {
 			return err
 		}
@@ -389,6 +396,9 @@ func (b *booter) Event(id ingot.BootID, e ingot.Event) error {
 		if len(after.Events) != len(boot.Events) {
 			tx.PutBoot(after)
 		}
+		if !after.Open() && boot.Open() {
+			tx.PutMachine(b.heal(m, after))
+		}
 		if e.Error != "" {
 			b.log.Warn("a boot failed", "machine", m.ID, "boot", id.Short(), "stage", string(e.Stage), "err", e.Error, "retry", e.Retry)
 		}
@@ -399,6 +409,40 @@ func (b *booter) Event(id ingot.BootID, e ingot.Event) error {
 // clip bounds a text from a machine, and takes the credential of its boot out.
 func clip(s string) string { return ingot.HideBootKeys(strings.ToValidUTF8(s[:min(len(s), 1000)], "")) }
 
+// Console implements httpboot.Booter. A boot that ended may still speak: its
+// last words come late.
+func (b *booter) Console(id ingot.BootID, text string) error {
+	text = fleet.Printable(ingot.HideBootKeys(text))
+	return b.state.Update(func(tx *state.Tx) error {
+		if _, _, err := latest(tx, id); err != nil || text == "" {
+			return err
+		}
+		tx.AddConsole(id, text)
+		return nil
+	})
+}
+
+// Crash implements httpboot.Booter: what is left of a crash belongs to the boot
+// before the one that tells it.
+func (b *booter) Crash(id ingot.BootID, text string) error {
+	text = fleet.Printable(ingot.HideBootKeys(text))
+	return b.state.Update(func(tx *state.Tx) error {
+		boot, m, err := latest(tx, id)
+		if err != nil || text == "" {
+			return err
+		}
+		before, ok := tx.Boot(boot.Before)
+		if !ok {
+			return nil // it crashed when it was not ours
+		}
+		before.Crash = clip(fleet.CrashLine(text))
+		tx.PutBoot(before)
+		tx.AddConsole(before.ID, "--- what the firmware kept of the crash (pstore) ---\n"+text)
+		b.log.Warn("a machine crashed before this boot", "machine", m.ID, "boot", before.ID.Short(), "crash", before.Crash)
+		return nil
+	})
+}
+
 // Report implements httpboot.Booter.
 func (b *booter) Report(id ingot.BootID, r ingot.Report) error {
 	now := b.now()
@@ -407,6 +451,10 @@ func (b *booter) Report(id ingot.BootID, r ingot.Report) error {
 	}
 	for i := range r.Checks {
 		r.Checks[i].Name, r.Checks[i].Detail = clip(r.Checks[i].Name), clip(r.Checks[i].Detail)
+	}
+	r.Failed = r.Failed[:min(len(r.Failed), 20)]
+	for i := range r.Failed {
+		r.Failed[i] = clip(r.Failed[i])
 	}
 	return b.state.Update(func(tx *state.Tx) error {
 		boot, m, err := latest(tx, id)
@@ -417,11 +465,39 @@ func (b *booter) Report(id ingot.BootID, r ingot.Report) error {
 		if after.Outcome != boot.Outcome {
 			b.log.Info("a boot is decided", "machine", m.ID, "boot", id.Short(), "image", boot.Image.Name,
 				"outcome", string(after.Outcome), "reason", after.Reason, "took", now.Sub(boot.Started).Round(100*time.Millisecond))
+			machine = b.heal(machine, after)
 		}
 		tx.PutBoot(after)
 		tx.PutMachine(machine)
 		return nil
 	})
+}
+
+// policyNow is how machines heal.
+func (b *booter) policyNow() fleet.Policy {
+	c := b.policy.Load()
+	return fleet.Policy{Attempts: c.Attempts, After: c.After}
+}
+
+// have reports whether an image can be served.
+func (b *booter) have(d ingot.Digest) bool {
+	_, err := b.image(d)
+	return err == nil
+}
+
+// heal draws the consequences of a boot that ended.
+func (b *booter) heal(m fleet.Machine, over fleet.Boot) fleet.Machine {
+	after := fleet.Settle(m, over, b.policyNow(), b.have, b.now())
+	switch s := after.Setback; {
+	case s == m.Setback:
+	case s == nil:
+		b.log.Info("an image that was given up is healthy after all", "machine", m.ID, "image", over.Image.Name)
+	case s.To.Image == "":
+		b.log.Error("a machine is held", "machine", m.ID, "image", s.Gave.Name, "why", s.Why)
+	default:
+		b.log.Warn("a machine falls back", "machine", m.ID, "image", s.To.Name, "before", s.Gave.Name, "why", s.Why)
+	}
+	return after
 }
 
 // expire ends the boots whose deadline has passed.
@@ -432,12 +508,23 @@ func (b *booter) expire() {
 			if after, ended := fleet.Expire(boot, now); ended {
 				b.log.Warn("a boot went silent", "machine", boot.Machine, "boot", boot.ID.Short(), "image", boot.Image.Name, "reason", after.Reason)
 				tx.PutBoot(after)
+				if m, ok := tx.Machine(boot.Machine); ok {
+					tx.PutMachine(b.heal(m, after))
+				}
 			}
 		}
 		return nil
 	})
 	if err != nil {
 		b.log.Error("ending silent boots", "err", err)
+	}
+}
+
+// tidy forgets what is over the bounds.
+func (b *booter) tidy() {
+	b.state.Forget()
+	if err := b.state.Trim(b.now(), state.MaxLedger, state.LedgerAge); err != nil {
+		b.log.Error("forgetting old entries of the ledger", "err", err)
 	}
 }
 

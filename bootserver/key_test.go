@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -82,6 +83,8 @@ func bootRequests(id ingot.BootID, im image.Image) []struct {
 	list := []request{
 		{"POST", "ticket", ingot.TicketRequest{Nonce: nonce}},
 		{"POST", "events", ingot.Event{Stage: ingot.StageInit}},
+		{"POST", "console", "a line"},
+		{"POST", "crash", "a line"},
 		{"POST", "report", ingot.Report{Boot: id, Root: im.Manifest.Root.Digest}},
 	}
 	for _, part := range []string{"kernel", "initramfs", "root", "config", "manifest", "signature", "uki.efi"} {
@@ -115,7 +118,7 @@ func TestBootKeys(t *testing.T) {
 	if got := h.do("POST", h.base+ingot.BootPath(two, "report"), ingot.Report{Boot: one.ID()}); got != http.StatusBadRequest {
 		t.Errorf("a report of one boot posted with another's key = %d; want 400", got)
 	}
-	for _, q := range bootRequests(one.ID(), im)[:2] {
+	for _, q := range bootRequests(one.ID(), im)[:4] {
 		if got := h.do(q.method, h.base+ingot.BootPath(one, q.part), q.body); got >= 300 {
 			t.Errorf("with its own key: %s %s = %d", q.method, q.part, got)
 		}
@@ -183,7 +186,7 @@ func TestEndedBootsRefuse(t *testing.T) {
 		t.Fatalf("POST events = %d", got)
 	}
 	for _, q := range bootRequests(key.ID(), im) {
-		if q.part == "events" || q.part == "report" {
+		if slices.Contains([]string{"events", "console", "crash", "report"}, q.part) {
 			continue // what a machine says of a boot that failed is heard
 		}
 		if got := h.do(q.method, h.base+ingot.BootPath(key, q.part), q.body); got != http.StatusForbidden {
@@ -207,6 +210,8 @@ func TestKeysStayUnwritten(t *testing.T) {
 	}
 	said := "Kernel command line: quiet ingot.boot=" + string(key) + " ro; GET " + h.base + ingot.BootPath(key, "root")
 	h.do("POST", h.base+ingot.BootPath(key, "events"), ingot.Event{Stage: ingot.StageRoot, Error: said, Detail: said})
+	h.do("POST", h.base+ingot.BootPath(key, "console"), said)
+	h.do("POST", h.base+ingot.BootPath(key, "crash"), said)
 	h.do("GET", h.base+ingot.BootPath(key, "root"), nil)
 	file, err := os.ReadFile(filepath.Join(h.images.Root(), "state", "ingot.db"))
 	if err != nil {
@@ -216,7 +221,15 @@ func TestKeysStayUnwritten(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	told, err := json.Marshal(boots)
+	events, err := h.api.Events(t.Context(), api.EventsRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	console, err := h.api.Console(t.Context(), machineID, "")
+	if err != nil || !strings.Contains(console.Text, "Kernel command line") {
+		t.Fatalf("Console = %q, %v", console.Text, err)
+	}
+	told, err := json.Marshal([]any{boots, events, console})
 	if err != nil {
 		t.Fatal(err)
 	}

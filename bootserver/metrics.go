@@ -64,7 +64,7 @@ var (
 )
 
 // outcomes are how boots end.
-var outcomes = []ingot.Outcome{ingot.OutcomeHealthy, ingot.OutcomeFailed, ingot.OutcomeSilent, ingot.OutcomeFellBack, ingot.OutcomeWaiting}
+var outcomes = []ingot.Outcome{ingot.OutcomeHealthy, ingot.OutcomeFailed, ingot.OutcomeSilent, ingot.OutcomeWaiting}
 
 // Describe implements prometheus.Collector.
 func (fleetCollector) Describe(out chan<- *prometheus.Desc) {

@@ -88,15 +88,18 @@ func (b *booter) see(tx *state.Tx, c dhcp.Sighting) (dhcp.Boot, error) {
 		var over fleet.Boot
 		over, m = fleet.Stall(*latest, m, reason, list, now)
 		tx.PutBoot(over)
+		m = b.heal(m, over)
 		b.log.Warn("a first stage stalled", "machine", m.ID, "mac", c.MAC, "boot", over.ID.Short(), "loader", over.First, "reason", reason, "next", fleet.FirstStage(m, c.Firmware, list))
 		stalled = true
 	}
 	var boot fleet.Boot
 	if stalled || fleet.Begins(latest, loader) {
 		if latest != nil && latest.Open() && !stalled {
-			tx.PutBoot(fleet.Supersede(*latest, now))
+			over := fleet.Supersede(*latest, now)
+			tx.PutBoot(over)
+			m = b.heal(m, over)
 		}
-		boot = newBoot(m.ID, c.Firmware, now)
+		boot = newBoot(m, c.Firmware, now)
 		m.Boot = boot.ID
 		b.log.Info("a machine boots", "machine", m.ID, "mac", c.MAC, "boot", boot.ID.Short(), "firmware", string(c.Firmware))
 	} else {

@@ -152,7 +152,7 @@ func TestWouldRecordsNothing(t *testing.T) {
 	if err != nil || b.Loader != "snponly.efi" {
 		t.Errorf("Would = %+v, %v; want snponly.efi", b, err)
 	}
-	if n := len(h.state.Machines()) + len(h.state.Boots("")); n != 0 {
+	if n := len(h.state.Machines()) + len(h.state.Latest()); n != 0 {
 		t.Errorf("%d records of it; want none", n)
 	}
 	h.seen(asks(ingot.FirmwareUEFIx64, true))

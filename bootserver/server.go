@@ -120,6 +120,7 @@ func (s *Server) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	st.Now = s.conf.Now
 	defer func() {
 		if err := st.Close(); err != nil {
 			s.log.Error("closing the state", "err", err)
@@ -239,6 +240,7 @@ func (s *Server) serve(name string) {
 // alive: it gets the state's lock.
 func (s *Server) tick() {
 	s.booter.expire()
+	s.booter.tidy()
 	if s.conf.Alive != nil {
 		s.conf.Alive()
 	}

@@ -114,7 +114,7 @@ func (vm *VM) args() []string {
 		"-uuid", vm.uuid(), "-smbios", "type=1,manufacturer=ingot,product=lab,serial=LAB-" + vm.Name,
 		"-chardev", "socket,id=serial0,server=on,wait=off,path=" + vm.file("console") + ",logappend=on,logfile=" + vm.file("console.log"),
 		"-serial", "chardev:serial0", "-qmp", "unix:" + vm.file("qmp") + ",server=on,wait=off",
-		"-device", "virtio-rng-pci", "-boot", "reboot-timeout=5000"}
+		"-device", "virtio-rng-pci", "-device", "i6300esb", "-action", "watchdog=reset", "-boot", "reboot-timeout=5000"}
 	if vm.Firmware == UEFI {
 		nic += ",romfile="
 		args = append(args,

@@ -32,8 +32,10 @@ type Backend interface {
 	Approve(ctx context.Context, ref string, q ApproveRequest) (fleet.Machine, error)
 	Assign(ctx context.Context, ref, image, why string) (fleet.Machine, error)
 	Rollback(ctx context.Context, ref string) (fleet.Machine, error)
+	Resume(ctx context.Context, ref string) (fleet.Machine, error)
 	Grant(ctx context.Context, ref, volume, disk string, ttl time.Duration) (fleet.Machine, error)
 	Reload(ctx context.Context) (Reloaded, error)
+	Ledger
 
 	Authority() Authority
 	Credentials() []access.Credential
@@ -147,6 +149,7 @@ func table(b Backend, version string) *routes {
 	add(r, "GET /v1/network", access.Read, "What was heard and lent on the networks", func(context.Context, *nothingIn) (Network, error) { return b.Network(), nil })
 	add(r, "POST /v1/reload", access.Admin, "Read the configuration again", func(ctx context.Context, _ *nothingIn) (Reloaded, error) { return b.Reload(ctx) })
 	machineRoutes(r, b)
+	ledgerRoutes(r, b)
 	accessRoutes(r, b)
 	plainRoutes(r, b)
 	for _, unused := range []string{"V2ErrorModel", "V2ErrorDetail"} { // huma's own words for errors
@@ -169,14 +172,21 @@ func machineRoutes(r *routes, b Backend) {
 	add(r, "POST /v1/machines/{ref}/rollback", access.Operate, "Assign the last other image that was healthy", func(ctx context.Context, in *MachineIn) (fleet.Machine, error) {
 		return b.Rollback(ctx, in.Ref)
 	})
+	add(r, "POST /v1/machines/{ref}/resume", access.Operate, "Try the assigned image again on a machine that gave it up", func(ctx context.Context, in *MachineIn) (fleet.Machine, error) {
+		return b.Resume(ctx, in.Ref)
+	})
 	add(r, "POST /v1/machines/{ref}/grants", access.Operate, "Let one boot initialise one blank disk", func(ctx context.Context, in *changeIn[GrantRequest]) (fleet.Machine, error) {
 		return b.Grant(ctx, in.Ref, in.Body.Volume, in.Body.Disk, in.Body.For)
 	})
 	type bootsIn struct {
 		Machine string `query:"machine" maxLength:"200" doc:"Of one machine; else of all."`
 		Limit   int    `query:"limit" minimum:"0" maximum:"10000" default:"1000" doc:"The latest so many."`
+		Latest  bool   `query:"latest" doc:"The latest of each machine instead."`
 	}
 	add(r, "GET /v1/boots", access.Read, "The latest boots, oldest first", func(_ context.Context, in *bootsIn) ([]fleet.Boot, error) {
+		if in.Latest {
+			return append([]fleet.Boot{}, b.LatestBoots()...), nil
+		}
 		list, err := b.Boots(in.Machine, in.Limit)
 		return append([]fleet.Boot{}, list...), err
 	})

@@ -150,9 +150,6 @@ func (c *Client) ask(ctx context.Context, method, path string, q, into any) (nex
 var nextRE = regexp.MustCompile(`^<[^?>]*\?([^>]*)>; rel="next"$`)
 
 func (c *Client) do(ctx context.Context, method, path string, q any) (*http.Response, error) {
-	if c.err != nil {
-		return nil, c.err
-	}
 	var body io.Reader
 	if q != nil {
 		b, err := json.Marshal(q)
@@ -161,17 +158,34 @@ func (c *Client) do(ctx context.Context, method, path string, q any) (*http.Resp
 		}
 		body = bytes.NewReader(b)
 	}
+	return c.send(ctx, c.http, method, path, body, "application/json")
+}
+
+// stream is a call whose bodies may be large and take their time.
+func (c *Client) stream(ctx context.Context, method, path string, body io.Reader) (*http.Response, error) {
+	if c.err != nil {
+		return nil, c.err
+	}
+	patient := *c.http
+	patient.Timeout = 0
+	return c.send(ctx, &patient, method, path, body, "application/octet-stream")
+}
+
+func (c *Client) send(ctx context.Context, by *http.Client, method, path string, body io.Reader, kind string) (*http.Response, error) {
+	if c.err != nil {
+		return nil, c.err
+	}
 	req, err := http.NewRequestWithContext(ctx, method, c.base+path, body)
 	if err != nil {
 		return nil, err
 	}
-	if q != nil {
-		req.Header.Set("Content-Type", "application/json")
+	if body != nil {
+		req.Header.Set("Content-Type", kind)
 	}
 	if c.token != "" {
 		req.Header.Set("Authorization", "Bearer "+c.token)
 	}
-	resp, err := c.http.Do(req)
+	resp, err := by.Do(req)
 	if err != nil {
 		return nil, c.explain(err)
 	}
@@ -263,6 +277,11 @@ func (c *Client) Assign(ctx context.Context, ref, image, why string) (fleet.Mach
 // Rollback assigns the last other image that was healthy on a machine.
 func (c *Client) Rollback(ctx context.Context, ref string) (fleet.Machine, error) {
 	return c.change(ctx, ref, "rollback", nil)
+}
+
+// Resume tries the assigned image of a machine again that gave it up.
+func (c *Client) Resume(ctx context.Context, ref string) (fleet.Machine, error) {
+	return c.change(ctx, ref, "resume", nil)
 }
 
 // Grant lets one boot initialise one blank disk as a volume.

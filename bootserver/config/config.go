@@ -26,6 +26,7 @@ import (
 
 	"ingot"
 	"ingot/bootserver/dhcp"
+	"ingot/bootserver/fleet"
 	"ingot/bootserver/httpboot"
 	"ingot/bootserver/tftp"
 	"ingot/internal/yamlfile"
@@ -68,6 +69,8 @@ type HTTP struct {
 type Boots struct {
 	Ticket     yamlfile.Duration `yaml:"ticket,omitempty" json:"ticket,omitempty" jsonschema_description:"How long a ticket is valid. Default: 2m."`
 	Deadline   yamlfile.Duration `yaml:"deadline,omitempty" json:"deadline,omitempty" jsonschema_description:"Of images that name none: from the script to the report. Default: 10m."`
+	Attempts   int               `yaml:"attempts,omitempty" json:"attempts,omitempty" jsonschema_description:"Failed boots in a row after which an image is given up on a machine. Default: 2."`
+	After      fleet.After       `yaml:"afterFailures,omitempty" json:"afterFailures,omitempty" jsonschema_description:"What a machine does then: fallback to the image last healthy on it, and hold when there is none (default); hold until a person decides; retry for ever."`
 	ApproveAll bool              `yaml:"approveAll,omitempty" json:"approveAll,omitempty" jsonschema_description:"Approve every new machine. For labs, on networks that no stranger can reach."`
 	Image      string            `yaml:"image,omitempty" json:"image,omitempty" jsonschema_description:"With approveAll: the image that new machines are assigned."`
 }
@@ -187,6 +190,12 @@ func (c *Config) check(faults *yamlfile.Faults, places map[string]yamlfile.Place
 	if t := time.Duration(c.Boots.Ticket); t != 0 && (t < 5*time.Second || t > time.Hour) {
 		faults.Add(at("boots.ticket"), "write a time between 5s and 1h", "ticket: %s", t)
 	}
+	if n := c.Boots.Attempts; n < 0 || n > 100 {
+		faults.Add(at("boots.attempts"), "write a number between 1 and 100", "attempts: %d", n)
+	}
+	if a := c.Boots.After; a != "" && a != fleet.AfterFallback && a != fleet.AfterHold && a != fleet.AfterRetry {
+		faults.Add(at("boots.afterFailures"), "write fallback, hold or retry", "afterFailures: %q is not known", a)
+	}
 	if c.HTTP.Rate != 0 && c.HTTP.Rate < 64<<10 {
 		faults.Add(at("http.rate"), "write at least 64KiB, or nothing", "rate: %d bytes per second boot no machine", c.HTTP.Rate)
 	}
@@ -276,6 +285,8 @@ func Schema() ([]byte, error) {
 			return &jsonschema.Schema{Type: "string", Pattern: `^[0-9.]+ *- *[0-9.]+$`}
 		case reflect.TypeFor[dhcp.Mode]():
 			return &jsonschema.Schema{Type: "string", Enum: []any{dhcp.Full, dhcp.Proxy, dhcp.Observe}}
+		case reflect.TypeFor[fleet.After]():
+			return &jsonschema.Schema{Type: "string", Enum: []any{fleet.AfterFallback, fleet.AfterHold, fleet.AfterRetry}}
 		}
 		return nil
 	})

@@ -15,6 +15,8 @@ var (
 	ErrNotApproved = errors.New("the machine is not approved")
 	// ErrNoImage: the machine has no image assigned.
 	ErrNoImage = errors.New("the machine has no image assigned")
+	// ErrHeld: the machine's image failed, and there is none to fall back to.
+	ErrHeld = errors.New("the machine is held for a person")
 	// ErrNothingHealthy: no other image was ever healthy on the machine.
 	ErrNothingHealthy = errors.New("no other image was ever healthy on this machine")
 )
@@ -120,15 +122,20 @@ func Record(b Boot, e ingot.Event, now time.Time) Boot {
 	return b
 }
 
-// Next says what a machine boots now.
+// Next says what a machine boots now: what it is assigned, unless that was
+// given up.
 func Next(m Machine) (ImageRef, error) {
 	switch {
 	case m.State != Approved:
 		return ImageRef{}, ErrNotApproved
 	case m.Assignment.Image == "":
 		return ImageRef{}, ErrNoImage
+	case m.Setback == nil:
+		return m.Assignment.ImageRef, nil
+	case m.Setback.To.Image == "":
+		return ImageRef{}, ErrHeld
 	}
-	return m.Assignment.ImageRef, nil
+	return m.Setback.To, nil
 }
 
 // Judge takes a report into boot and machine. The boot is healthy when all
@@ -162,8 +169,14 @@ func Judge(b Boot, m Machine, r ingot.Report, now time.Time) (Boot, Machine) {
 	m.LastHealthy = b.Image
 	m.Healthy = slices.DeleteFunc(slices.Clone(m.Healthy), func(i ImageRef) bool { return i.Image == b.Image.Image })
 	m.Healthy = append(m.Healthy, b.Image)
+	if more := len(m.Healthy) - maxHealthy; more > 0 {
+		m.Healthy = m.Healthy[more:]
+	}
 	return b, m
 }
+
+// maxHealthy bounds what is remembered of a machine's good past.
+const maxHealthy = 20
 
 func failReport(b Boot, reason string, now time.Time) Boot {
 	b.Outcome = ingot.OutcomeOpen

@@ -18,6 +18,7 @@ type State string
 const (
 	Pending  State = "pending"  // seen, and waiting for an operator
 	Approved State = "approved" // may boot what it is assigned
+	Retired  State = "retired"  // known, and may not boot any more
 )
 
 // ImageRef pins an image and keeps its name for people.
@@ -61,6 +62,8 @@ type Machine struct {
 	Assignment  Assignment                `json:"assignment"`
 	LastHealthy ImageRef                  `json:"lastHealthy"`
 	Healthy     []ImageRef                `json:"healthy,omitempty"` // images healthy here, the latest last, each once
+	Trial       Trial                     `json:"trial,omitzero"`    // failures of the image that it boots now
+	Setback     *Setback                  `json:"setback,omitempty"` // the assigned image was given up; never changed, only replaced
 	Grants      []Grant                   `json:"grants,omitempty"`
 	Boot        ingot.BootID              `json:"boot,omitempty"` // the latest boot
 }
@@ -83,6 +86,7 @@ type Event struct {
 type Boot struct {
 	ID       ingot.BootID     `json:"id"`
 	Machine  ingot.MachineID  `json:"machine"`
+	Before   ingot.BootID     `json:"before,omitempty"` // the machine's boot before this one
 	Firmware ingot.Firmware   `json:"firmware,omitempty"`
 	Image    ImageRef         `json:"image"`             // empty until the script names one
 	Root     ingot.Digest     `json:"root,omitempty"`    // that the machine should measure
@@ -94,6 +98,8 @@ type Boot struct {
 	Ended    time.Time        `json:"ended,omitzero"`
 	Outcome  ingot.Outcome    `json:"outcome"`
 	Reason   string           `json:"reason,omitempty"`
+	Changes  []string         `json:"changes,omitempty"` // of the hardware since the boot before
+	Crash    string           `json:"crash,omitempty"`   // how the kernel said, in pstore, that it could not go on
 	Events   []Event          `json:"events"`
 	Served   map[string]int64 `json:"served,omitempty"` // bytes by artifact
 	Report   *ingot.Report    `json:"report,omitempty"` // the first one, and then the latest heartbeat

@@ -21,6 +21,9 @@ func InUse(machines []Machine, boots []Boot) map[ingot.Digest]string {
 		}
 		need(m.Assignment.ImageRef, "is assigned it")
 		need(latest[m.Boot], "booted it last")
+		if m.Setback != nil {
+			need(m.Setback.To, "fell back to it")
+		}
 		need(m.LastHealthy, "was last healthy with it")
 		if back, err := Rollback(m, m.LastSeen); err == nil {
 			need(back.ImageRef, "may fall back to it")

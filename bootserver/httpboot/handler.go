@@ -48,6 +48,9 @@ type Booter interface {
 	Ticket(boot ingot.BootID, q ingot.TicketRequest) (ingot.SignedTicket, error)
 	Event(boot ingot.BootID, e ingot.Event) error
 	Report(boot ingot.BootID, r ingot.Report) error
+	// Console is what kernel and ingot-init said; Crash what was left of the boot before.
+	Console(boot ingot.BootID, text string) error
+	Crash(boot ingot.BootID, text string) error
 }
 
 // Artifact is one file of an image: a path, or bytes.
@@ -111,6 +114,10 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		s.posted(w, r, func() { s.event(w, r, boot) })
 	case len(at) == 2 && at[1] == "report":
 		s.posted(w, r, func() { s.report(w, r, boot) })
+	case len(at) == 2 && at[1] == "console":
+		s.posted(w, r, func() { s.text(w, r, boot, s.booter.Console) })
+	case len(at) == 2 && at[1] == "crash":
+		s.posted(w, r, func() { s.text(w, r, boot, s.booter.Crash) })
 	case len(at) == 3:
 		image, err := ingot.ParseDigest("sha256:" + at[1])
 		if err != nil {
@@ -258,6 +265,16 @@ func (s *Server) report(w http.ResponseWriter, r *http.Request, boot ingot.BootI
 		return
 	}
 	s.done(w, r, s.booter.Report(boot, p))
+}
+
+// text takes plain text.
+func (s *Server) text(w http.ResponseWriter, r *http.Request, boot ingot.BootID, take func(ingot.BootID, string) error) {
+	b, err := io.ReadAll(http.MaxBytesReader(w, r.Body, ingot.MaxConsole))
+	if err != nil {
+		refuse(w, "the text is larger than 32 KiB, or broke off", http.StatusRequestEntityTooLarge)
+		return
+	}
+	s.done(w, r, take(boot, string(b)))
 }
 
 func (s *Server) done(w http.ResponseWriter, r *http.Request, err error) {

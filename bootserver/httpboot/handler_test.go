@@ -62,6 +62,8 @@ func (s *shelf) Ticket(ingot.BootID, ingot.TicketRequest) (ingot.SignedTicket, e
 }
 func (s *shelf) Event(ingot.BootID, ingot.Event) error   { return nil }
 func (s *shelf) Report(ingot.BootID, ingot.Report) error { return nil }
+func (s *shelf) Console(ingot.BootID, string) error      { return nil }
+func (s *shelf) Crash(ingot.BootID, string) error        { return nil }
 
 // random makes a file of a shelf.
 func (s *shelf) random(t testing.TB, name string, size int) []byte {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"go.etcd.io/bbolt"
 
@@ -85,21 +86,19 @@ func (tx *Tx) Audit(c access.Change) {
 	tx.undo = append(tx.undo, func() { tx.s.audited = last })
 	tx.s.audited++
 	c.Seq = tx.s.audited
-	tx.write(bucketAudit, auditKey(c.Seq), c)
+	tx.write(bucketAudit, string(seqKey(c.Seq)), c)
 	if c.Seq > tx.s.keepAudit {
-		tx.write(bucketAudit, auditKey(c.Seq-tx.s.keepAudit), nil)
+		tx.write(bucketAudit, string(seqKey(c.Seq-tx.s.keepAudit)), nil)
 	}
 }
-
-func auditKey(seq uint64) string { return string(binary.BigEndian.AppendUint64(nil, seq)) }
 
 // Audit returns up to limit changes, oldest first: those after a sequence
 // number, or for last the latest ones.
 func (s *State) Audit(after uint64, last bool, limit int) ([]access.Change, error) {
 	list := []access.Change{}
-	err := s.db.View(func(tx *bbolt.Tx) error {
+	err := s.view(func(tx *bbolt.Tx) error {
 		c := tx.Bucket(bucketAudit).Cursor()
-		k, v := c.Seek([]byte(auditKey(after + 1)))
+		k, v := c.Seek(seqKey(after + 1))
 		step := c.Next
 		if last {
 			step = c.Prev
@@ -126,8 +125,35 @@ func (s *State) Audit(after uint64, last bool, limit int) ([]access.Change, erro
 	return list, nil
 }
 
+// carryAccess writes into a backup what must not go back in time with it: who
+// may ask, above all who may not any more, and the audit log. What the backup
+// alone knows stays, for a server that was set up anew.
+func carryAccess(from *bbolt.DB, to string) error {
+	db, err := openFile(to, &bbolt.Options{Timeout: 2 * time.Second, FreelistType: bbolt.FreelistMapType})
+	if err != nil {
+		return err
+	}
+	err = from.View(func(old *bbolt.Tx) error {
+		return db.Update(func(tx *bbolt.Tx) error {
+			for _, name := range [][]byte{bucketCredentials, bucketAudit} {
+				b, err := tx.CreateBucketIfNotExists(name)
+				if err != nil {
+					return err
+				}
+				b.FillPercent = 1
+				if err := old.Bucket(name).ForEach(b.Put); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	})
+	return firstOf(err, db.Close())
+}
+
 // loadAccess reads what is kept in memory of credentials and the audit log.
 func (s *State) loadAccess(tx *bbolt.Tx) error {
+	s.credentials, s.audited = map[string]access.Credential{}, 0
 	if k, _ := tx.Bucket(bucketAudit).Cursor().Last(); len(k) == 8 {
 		s.audited = binary.BigEndian.Uint64(k)
 	}

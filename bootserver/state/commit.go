@@ -3,10 +3,13 @@ package state
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
 	"go.etcd.io/bbolt"
+
+	"ingot/bootserver/fleet"
 )
 
 // committer writes changes in batches: while one batch is on its way to the
@@ -119,9 +122,14 @@ func (s *State) commit() {
 	if b == nil {
 		return
 	}
-	err := s.db.Update(b.write)
+	err := s.update(b.write)
 	s.mu.Lock()
 	s.log.writing = nil
+	if noted := b.noted(); err == nil && noted > s.stored {
+		s.stored = noted
+		close(s.news)
+		s.news = make(chan struct{})
+	}
 	failed := []*batch{b}
 	if err != nil {
 		b.err = fmt.Errorf("storing state: %w", err)
@@ -152,14 +160,39 @@ func (b *batch) write(db *bbolt.Tx) error {
 			}
 		}
 	}
-	for r, v := range last {
-		if v == nil {
-			if err := db.Bucket([]byte(r.bucket)).Delete([]byte(r.key)); err != nil {
-				return err
-			}
-		} else if err := put(db, []byte(r.bucket), r.key, v); err != nil {
+	// In order: appending to the end of a bucket is cheap, and pieces of a
+	// console follow each other.
+	for _, r := range slices.SortedFunc(maps.Keys(last), record.compare) {
+		if err := r.write(db, last[r]); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// write stores one value; nil deletes.
+func (r record) write(db *bbolt.Tx, v any) error {
+	switch v := v.(type) {
+	case nil:
+		return db.Bucket([]byte(r.bucket)).Delete([]byte(r.key))
+	case fleet.Boot:
+		return writeBoot(db, v)
+	case fleet.Entry:
+		return writeEntry(db, r.key, v)
+	case piece:
+		return writePiece(db, v)
+	}
+	return put(db, []byte(r.bucket), r.key, v)
+}
+
+// noted is the last entry of the ledger in a batch, or 0.
+func (b *batch) noted() (last uint64) {
+	for _, tx := range b.txs {
+		for _, v := range tx.writes {
+			if e, ok := v.(fleet.Entry); ok {
+				last = max(last, e.Seq)
+			}
+		}
+	}
+	return last
 }

@@ -25,7 +25,7 @@ func (s *State) Counts() Counts {
 		c.Machines[m.State]++
 	}
 	s.mu.RUnlock()
-	_ = s.db.View(func(tx *bbolt.Tx) error { // fails only when it is closed: then there is no file
+	_ = s.view(func(tx *bbolt.Tx) error { // fails only when it is closed: then there is no file
 		c.FileBytes = tx.Size()
 		return nil
 	})

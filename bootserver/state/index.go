@@ -13,15 +13,15 @@ import (
 type index struct {
 	mac     map[string][]ingot.MachineID // a card may have moved to another board
 	uuid    map[string]ingot.MachineID
-	address map[netip.Addr]ingot.MachineID // last seen there
-	boots   map[ingot.MachineID][]ingot.BootID
+	address map[netip.Addr]ingot.MachineID   // last seen there
+	latest  map[ingot.MachineID]ingot.BootID // by start
 	open    map[ingot.BootID]struct{}
 	pending int
 }
 
 func newIndex() index {
 	return index{mac: map[string][]ingot.MachineID{}, uuid: map[string]ingot.MachineID{}, address: map[netip.Addr]ingot.MachineID{},
-		boots: map[ingot.MachineID][]ingot.BootID{}, open: map[ingot.BootID]struct{}{}}
+		latest: map[ingot.MachineID]ingot.BootID{}, open: map[ingot.BootID]struct{}{}}
 }
 
 // find is fleet.Find over the index.
@@ -84,10 +84,10 @@ func (s *State) dropMachine(id ingot.MachineID) {
 }
 
 func (s *State) setBoot(b fleet.Boot) {
-	if _, had := s.boots[b.ID]; !had {
-		s.index.boots[b.Machine] = append(s.index.boots[b.Machine], b.ID)
-	}
 	s.boots[b.ID] = b
+	if now, had := s.boots[s.index.latest[b.Machine]]; !had || now.Machine != b.Machine || older(now, b) < 0 {
+		s.index.latest[b.Machine] = b.ID
+	}
 	delete(s.index.open, b.ID)
 	if b.Open() {
 		s.index.open[b.ID] = struct{}{}
@@ -101,8 +101,7 @@ func (s *State) dropBoot(id ingot.BootID) {
 	}
 	delete(s.boots, id)
 	delete(s.index.open, id)
-	rest := slices.DeleteFunc(slices.Clone(s.index.boots[b.Machine]), func(o ingot.BootID) bool { return o == id })
-	if s.index.boots[b.Machine] = rest; len(rest) == 0 {
-		delete(s.index.boots, b.Machine)
+	if s.index.latest[b.Machine] == id {
+		delete(s.index.latest, b.Machine)
 	}
 }

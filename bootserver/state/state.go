@@ -4,13 +4,16 @@
 // share one write to the disk (group commit), so that a thousand machines do
 // not wait for a thousand of them.
 //
-// Machines and boots are also kept in memory, as values; readers get copies.
-// Leases are kept in memory by package dhcp.
+// Machines and their latest boots are also kept in memory, as values; readers
+// get copies. Leases are kept in memory by package dhcp. Older boots, the ledger
+// and consoles are in the file alone, so that memory grows with the number of
+// machines only.
 package state
 
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -42,6 +45,9 @@ const (
 
 // State is the memory of one server.
 type State struct {
+	Now func() time.Time // for the ledger; time.Now
+
+	swap sync.RWMutex // held, for writing, while a backup replaces db
 	db   *bbolt.DB
 	lock *os.File
 	log  committer
@@ -50,6 +56,10 @@ type State struct {
 	machines map[ingot.MachineID]fleet.Machine
 	boots    map[ingot.BootID]fleet.Boot
 	index    index
+	seq      uint64        // of the ledger's last entry
+	stored   uint64        // of the last one that is on the disk
+	news     chan struct{} // closed when there are more, and made anew
+	pieces   uint64        // of consoles, since the start
 
 	credentials map[string]access.Credential // by id
 	audited     uint64                       // sequence number of the last change in the audit log
@@ -62,7 +72,13 @@ var (
 	bucketBoots    = []byte("boots")
 	bucketLeases   = []byte("leases")
 	bucketMeta     = []byte("meta")
+	bucketHistory  = []byte("history")
+	bucketRecent   = []byte("recent")
+	bucketLedger   = []byte("ledger")
+	bucketConsole  = []byte("console")
 )
+
+var buckets = [][]byte{bucketMachines, bucketBoots, bucketLeases, bucketMeta, bucketHistory, bucketRecent, bucketLedger, bucketConsole, bucketCredentials, bucketAudit}
 
 // Folder is where the state lies, below the store's root.
 const Folder = "state"
@@ -77,8 +93,8 @@ func Open(_ context.Context, dir string) (*State, error) {
 	if err != nil {
 		return nil, err
 	}
-	path := filepath.Join(dir, "ingot.db")
-	db, err := bbolt.Open(path, 0o600, &bbolt.Options{Timeout: 2 * time.Second, FreelistType: bbolt.FreelistMapType})
+	path := filepath.Join(dir, file)
+	db, err := openFile(path, &bbolt.Options{Timeout: 2 * time.Second, FreelistType: bbolt.FreelistMapType})
 	if err != nil {
 		lock.Close()
 		if errors.Is(err, berrors.ErrTimeout) {
@@ -86,8 +102,7 @@ func Open(_ context.Context, dir string) (*State, error) {
 		}
 		return nil, fmt.Errorf("opening state %q: %w", path, err)
 	}
-	s := &State{db: db, lock: lock, machines: map[ingot.MachineID]fleet.Machine{}, boots: map[ingot.BootID]fleet.Boot{}, index: newIndex(),
-		keepAudit: MaxAudit, credentials: map[string]access.Credential{}, ended: map[ingot.Outcome]uint64{}}
+	s := &State{Now: time.Now, db: db, lock: lock, news: make(chan struct{}), keepAudit: MaxAudit, ended: map[ingot.Outcome]uint64{}}
 	if err := s.load(); err != nil {
 		return nil, errors.Join(fmt.Errorf("reading state %q: %w", path, err), db.Close(), lock.Close())
 	}
@@ -120,26 +135,42 @@ func (s *State) Close() error {
 	return err
 }
 
+// view reads from the file.
+func (s *State) view(f func(*bbolt.Tx) error) error {
+	s.swap.RLock()
+	defer s.swap.RUnlock()
+	return s.db.View(f)
+}
+
+// update writes to the file.
+func (s *State) update(f func(*bbolt.Tx) error) error {
+	s.swap.RLock()
+	defer s.swap.RUnlock()
+	return s.db.Update(f)
+}
+
+// load reads what is kept in memory. Whatever cannot be read is an error: a
+// server must not go on from half of what it knew.
 func (s *State) load() error {
-	var boots []fleet.Boot
-	err := s.db.Update(func(tx *bbolt.Tx) error {
-		for _, name := range [][]byte{bucketMachines, bucketBoots, bucketLeases, bucketMeta, bucketCredentials, bucketAudit} {
+	s.machines, s.boots, s.index = map[ingot.MachineID]fleet.Machine{}, map[ingot.BootID]fleet.Boot{}, newIndex()
+	return s.db.Update(func(tx *bbolt.Tx) error { // nobody else has it yet
+		for _, name := range buckets {
 			if _, err := tx.CreateBucketIfNotExists(name); err != nil {
 				return err
 			}
 		}
-		return errors.Join(
+		if k, _ := tx.Bucket(bucketLedger).Cursor().Last(); k != nil {
+			s.seq = binary.BigEndian.Uint64(k)
+			s.stored = s.seq
+		}
+		return firstOf(
 			each(tx, bucketMachines, func(m fleet.Machine) { s.setMachine(m) }),
-			each(tx, bucketBoots, func(b fleet.Boot) { boots = append(boots, b) }),
+			indexBoots(tx),
+			s.loadLatest(tx),
 			rekeyLeases(tx),
 			s.loadAccess(tx),
 		)
 	})
-	slices.SortFunc(boots, older)
-	for _, b := range boots {
-		s.setBoot(b)
-	}
-	return err
 }
 
 // rekeyLeases moves leases that an older version kept by card under their
@@ -178,7 +209,7 @@ func each[T any](tx *bbolt.Tx, bucket []byte, f func(T)) error {
 // Secret returns the secret bytes of that name, made of random at first use.
 func (s *State) Secret(name string, random func([]byte)) ([]byte, error) {
 	var secret []byte
-	err := s.db.Update(func(tx *bbolt.Tx) error {
+	err := s.update(func(tx *bbolt.Tx) error {
 		b := tx.Bucket(bucketMeta)
 		if v := b.Get([]byte(name)); v != nil {
 			secret = bytes.Clone(v)
@@ -236,26 +267,7 @@ func (s *State) AtAddress(ip netip.Addr) (fleet.Machine, bool) {
 func (s *State) Boot(id ingot.BootID) (fleet.Boot, bool) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	b, ok := s.boots[id]
-	return b, ok
-}
-
-// Boots returns the boots of one machine, or of all for an empty id, oldest first.
-func (s *State) Boots(machine ingot.MachineID) []fleet.Boot {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	var list []fleet.Boot
-	if machine != "" {
-		for _, id := range s.index.boots[machine] {
-			list = append(list, s.boots[id])
-		}
-	} else {
-		for _, b := range s.boots {
-			list = append(list, b)
-		}
-	}
-	slices.SortFunc(list, older)
-	return list
+	return s.boot(id)
 }
 
 func older(a, b fleet.Boot) int {
@@ -268,7 +280,7 @@ func older(a, b fleet.Boot) int {
 // Leases reads all leases from the file.
 func (s *State) Leases() ([]fleet.Lease, error) {
 	var list []fleet.Lease
-	err := s.db.View(func(tx *bbolt.Tx) error {
+	err := s.view(func(tx *bbolt.Tx) error {
 		return each(tx, bucketLeases, func(l fleet.Lease) { list = append(list, l) })
 	})
 	if err != nil {

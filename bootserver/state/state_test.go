@@ -102,7 +102,10 @@ func TestBootsAreBounded(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	list := s.Boots("m-1")
+	list, err := s.Boots("m-1", 0)
+	if err != nil {
+		t.Fatal(err)
+	}
 	if len(list) != BootsPerMachine || list[0].Started.Unix() != 20 {
 		t.Errorf("%d boots, the oldest of %d; want %d, the oldest ones gone", len(list), list[0].Started.Unix(), BootsPerMachine)
 	}

@@ -1,8 +1,11 @@
 package state
 
 import (
+	"cmp"
 	"encoding/json"
 	"slices"
+	"strings"
+	"time"
 
 	"go.etcd.io/bbolt"
 
@@ -18,10 +21,17 @@ type Tx struct {
 	undo   []func()       // to be run last first
 }
 
+// now is when entries of the ledger are from that have no time of their own.
+func (tx *Tx) now() time.Time { return tx.s.Now() }
+
 // record names one record of the file.
 type record struct {
 	bucket string
 	key    string
+}
+
+func (r record) compare(o record) int {
+	return cmp.Or(strings.Compare(r.bucket, o.bucket), strings.Compare(r.key, o.key))
 }
 
 func (tx *Tx) write(bucket []byte, key string, v any) {
@@ -61,10 +71,7 @@ func (tx *Tx) Find(sight fleet.Sighting) (fleet.Machine, bool) { return tx.s.fin
 func (tx *Tx) Pending() int { return tx.s.index.pending }
 
 // Boot returns one boot.
-func (tx *Tx) Boot(id ingot.BootID) (fleet.Boot, bool) {
-	b, ok := tx.s.boots[id]
-	return b, ok
-}
+func (tx *Tx) Boot(id ingot.BootID) (fleet.Boot, bool) { return tx.s.boot(id) }
 
 // OpenBoots returns the boots that have not ended.
 func (tx *Tx) OpenBoots() []fleet.Boot {
@@ -90,37 +97,34 @@ func (tx *Tx) PutMachine(m fleet.Machine) {
 	})
 	tx.s.setMachine(m)
 	tx.write(bucketMachines, string(m.ID), m)
+	before := &old
+	if !had {
+		before = nil
+	}
+	tx.Note(fleet.MachineEntries(before, m, tx.now())...)
 }
 
 // PutBoot stores a boot. Of a machine's boots the oldest are forgotten.
 func (tx *Tx) PutBoot(b fleet.Boot) {
-	tx.replaceBoot(b.ID, &b)
-	if of := tx.s.index.boots[b.Machine]; len(of) > BootsPerMachine {
-		tx.replaceBoot(of[0], nil)
-	}
-}
-
-func (tx *Tx) replaceBoot(id ingot.BootID, b *fleet.Boot) {
-	old, had := tx.s.boots[id]
-	var order []ingot.BootID
-	if had {
-		order = slices.Clone(tx.s.index.boots[old.Machine])
-	}
+	old, had := tx.s.boot(b.ID)
+	latest, hadLatest := tx.s.index.latest[b.Machine]
 	tx.undo = append(tx.undo, func() {
-		tx.s.dropBoot(id)
+		tx.s.dropBoot(b.ID)
 		if had {
 			tx.s.setBoot(old)
-			tx.s.index.boots[old.Machine] = order
+		}
+		if hadLatest {
+			tx.s.index.latest[b.Machine] = latest
 		}
 	})
-	if b == nil {
-		tx.s.dropBoot(id)
-		tx.write(bucketBoots, string(id), nil)
-		return
+	tx.s.setBoot(b)
+	tx.write(bucketBoots, string(b.ID), b)
+	before := &old
+	if !had {
+		before = nil
 	}
-	tx.countEnd(old, *b)
-	tx.s.setBoot(*b)
-	tx.write(bucketBoots, string(id), *b)
+	tx.countEnd(old, b)
+	tx.Note(fleet.BootEntries(before, b, tx.now())...)
 }
 
 // PutLease stores the lease of an address.

@@ -24,7 +24,9 @@ var ErrNoModule = errors.New("the kernel has no such module")
 var presets = map[string][]string{
 	// What every boot needs: packets for DHCP, the root, its overlay, volumes;
 	"@boot": {"af_packet", "squashfs", "overlay", "loop", "ext4", "crc32c_generic", "efivarfs",
-		"dm_mod", "dm_verity", "sha256_generic", "isofs"}, // these for a root on a disk or an ISO
+		"dm_mod", "dm_verity", "sha256_generic", "isofs", // these for a root on a disk or an ISO
+		"drivers/watchdog/", "ipmi_watchdog", "i2c-i801", "lpc_ich", // these against boots that hang,
+		"efi_pstore"}, // and this for what is left of a crash
 	// The devices of common hypervisors.
 	"@virtual": {"virtio_net", "virtio_blk", "virtio_scsi", "virtio_pci", "virtio_rng", "virtio_console",
 		"nvme", "ahci", "ata_piix", "sd_mod", "sr_mod", "e1000", "e1000e", "vmxnet3", "vmw_pvscsi",

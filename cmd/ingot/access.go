@@ -16,7 +16,6 @@ import (
 
 	"ingot/bootserver/access"
 	"ingot/bootserver/api"
-	"ingot/internal/harmless"
 )
 
 func (a *app) tokenCommand() *cobra.Command {
@@ -207,12 +206,7 @@ func (a *app) audit(ctx context.Context, follow bool, limit int) error {
 
 func (a *app) printChange(e access.Change) error {
 	if a.output == "json" {
-		text, err := json.Marshal(e)
-		if err != nil {
-			return err
-		}
-		_, err = a.stdout.Write(append(harmless.JSON(text), '\n'))
-		return err
+		return a.line(e)
 	}
 	_, err := fmt.Fprintln(a.stdout, plain(changeLine(e)))
 	return err

@@ -94,6 +94,15 @@ func (spiteful) Reload(context.Context) (api.Reloaded, error) { return filled[ap
 func (spiteful) Approve(context.Context, string, api.ApproveRequest) (fleet.Machine, error) {
 	return filled[fleet.Machine](), nil
 }
+func (spiteful) Events(context.Context, api.EventsRequest) (api.Events, error) {
+	return filled[api.Events](), nil
+}
+func (spiteful) Console(string, string) (api.Console, error) { return filled[api.Console](), nil }
+func (spiteful) Why(string) (api.Why, error)                 { return filled[api.Why](), nil }
+func (spiteful) LatestBoots() []fleet.Boot                   { return []fleet.Boot{filled[fleet.Boot]()} }
+func (spiteful) Resume(context.Context, string) (fleet.Machine, error) {
+	return filled[fleet.Machine](), nil
+}
 func (spiteful) Rollback(context.Context, string) (fleet.Machine, error) {
 	return fleet.Machine{}, api.Problem{Status: 409, Detail: spite, Next: spite}
 }
@@ -125,7 +134,7 @@ func TestWhatMachinesSayIsHarmless(t *testing.T) {
 	listen(t, l, spiteful{}, &access.Keeper{Find: nobody, Now: time.Now})
 	for _, args := range [][]string{
 		{"machine", "ls"}, {"machine", "show", "x"}, {"machine", "approve", "x"}, {"assign", "x", "y"}, {"rollback", "x"}, {"grant", "x", "y", "--disk", "z"},
-		{"boots"}, {"boots", "x", "--timeline"}, {"network"}, {"audit"}, {"token", "ls"}, {"config", "reload"},
+		{"boots"}, {"boots", "x", "--timeline"}, {"network"}, {"audit"}, {"token", "ls"}, {"config", "reload"}, {"events"}, {"console", "x"}, {"why", "x"}, {"resume", "x"},
 	} {
 		for _, form := range []string{"table", "json"} {
 			_, stdout, stderr := invoke(t, append(args, "--server", "unix://"+socket, "-o", form)...)

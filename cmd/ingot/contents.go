@@ -354,7 +354,7 @@ func (a *app) inUse(ctx context.Context) (map[ingot.Digest]string, error) {
 	client := a.client()
 	machines, err := client.Machines(ctx)
 	if err == nil {
-		boots, err := client.Boots(ctx, "", 0)
+		boots, err := client.LatestBoots(ctx)
 		return fleet.InUse(machines, boots), err
 	}
 	if !errors.Is(err, api.ErrNoServer) {
@@ -369,7 +369,7 @@ func (a *app) inUse(ctx context.Context) (map[ingot.Digest]string, error) {
 		return nil, fmt.Errorf("looking for machines that need images: %w", err)
 	}
 	defer st.Close()
-	return fleet.InUse(st.Machines(), st.Boots("")), nil
+	return fleet.InUse(st.Machines(), st.Latest()), nil
 }
 
 func (a *app) imageVerifyCommand() *cobra.Command {

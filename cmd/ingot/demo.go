@@ -24,8 +24,9 @@ import (
 func (a *app) demoCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "demo", Short: "the whole loop on an isolated LAN, with two virtual machines",
-		Long: `Build two images, boot a BIOS and a UEFI machine into the first, write to their data
-volumes, upgrade by reboot, roll back by reboot, and show every boot. It touches
+		Long: `Build three images, boot a BIOS and a UEFI machine into the first, write to their data
+volumes, upgrade by reboot, let a broken image heal itself, roll back by reboot, and
+show every boot. It touches
 nothing outside a temporary folder and a network namespace of its own, and removes
 both at the end, also when interrupted.`,
 		Example: "  ingot demo", Args: exactArgs(),
@@ -96,7 +97,8 @@ func (d *demo) say(format string, args ...any) {
 	fmt.Fprintf(d.stdout, "%7.1f s  %s\n", time.Since(d.start).Seconds(), fmt.Sprintf(format, args...))
 }
 
-// buildImages builds lab:v1 and lab:v2, which differ in one file.
+// buildImages builds lab:v1 and lab:v2, which differ in one file, and lab:v3,
+// whose kernel finds no program to run and panics at once.
 func (d *demo) buildImages(ctx context.Context) error {
 	opt, err := d.loaderOptions("")
 	if err != nil {
@@ -105,10 +107,13 @@ func (d *demo) buildImages(ctx context.Context) error {
 	if err := d.fetchLoaders(ctx, opt); err != nil {
 		return err
 	}
-	for _, v := range []string{"v1", "v2"} {
+	for _, v := range []string{"v1", "v2", "v3"} {
 		d.say("building lab:%s", v)
 		profile := filepath.Join(d.dir, v+".yaml")
 		text := fmt.Sprintf("name: lab\nextends: lab\nfiles:\n  - path: /etc/ingot-demo\n    content: |\n      %s\n", v)
+		if v == "v3" {
+			text += "kernel: {arguments: [rdinit=/nothing]}\n"
+		}
 		if err := os.WriteFile(profile, []byte(text), 0o644); err != nil {
 			return err
 		}
@@ -186,7 +191,8 @@ func (d *demo) loop(ctx context.Context, machines []demoMachine) error {
 	return g.Wait()
 }
 
-// live is the life of one machine: approve, v1, write, v2, read, back to v1.
+// live is the life of one machine: approve, v1, write, v2, read, v3 and by
+// itself back to v2, back to v1.
 func (d *demo) live(ctx context.Context, m demoMachine) error {
 	if err := d.until(ctx, func() bool { _, err := d.client.Machine(ctx, m.id()); return err == nil }); err != nil {
 		return err
@@ -214,13 +220,37 @@ func (d *demo) live(ctx context.Context, m demoMachine) error {
 	if err := d.typeIn(ctx, m, "cat /etc/ingot-demo /data/note"); err != nil {
 		return err
 	}
-	d.say("%s: rolling back and rebooting", m.name)
-	if _, err := d.client.Rollback(ctx, m.name); err != nil {
+	if err := d.heal(ctx, m); err != nil {
 		return err
 	}
-	if err := d.reboot(ctx, m, 3, "lab:v1"); err != nil {
+	d.say("%s: taking lab:v3 back, then rolling back once more and rebooting", m.name)
+	for range 2 { // to lab:v2, which it runs, and to lab:v1
+		if _, err := d.client.Rollback(ctx, m.name); err != nil {
+			return err
+		}
+	}
+	if err := d.reboot(ctx, m, 6, "lab:v1"); err != nil {
 		return err
 	}
+	return d.typeIn(ctx, m, "cat /etc/ingot-demo /data/note")
+}
+
+// heal gives the machine an image that is broken, reboots it, and keeps its
+// hands off until it is healthy again.
+func (d *demo) heal(ctx context.Context, m demoMachine) error {
+	d.say("%s: assigning lab:v3, which is broken, rebooting, and keeping hands off", m.name)
+	if _, err := d.client.Assign(ctx, m.name, "lab:v3", "demo: a bad day"); err != nil {
+		return err
+	}
+	m.vm.Console.Skip() // the next prompt is that of the system that comes back
+	if err := d.reboot(ctx, m, 5, "lab:v2"); err != nil {
+		return err
+	}
+	y, err := d.client.Why(ctx, m.name)
+	if err != nil {
+		return err
+	}
+	d.say("ingot why %s\n             %s", m.name, y.Words)
 	return d.typeIn(ctx, m, "cat /etc/ingot-demo /data/note")
 }
 

@@ -33,6 +33,16 @@ func (a *app) show(v any, table func(w io.Writer)) error {
 	return err
 }
 
+// line prints v as one line of JSON, for what goes on and on.
+func (a *app) line(v any) error {
+	text, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	_, err = a.stdout.Write(append(harmless.JSON(text), '\n'))
+	return err
+}
+
 // row writes cells to a tabwriter, made harmless for a terminal.
 func row(w io.Writer, cells ...string) {
 	for i, c := range cells {

@@ -5,6 +5,7 @@ package agent
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/json"
@@ -24,10 +25,12 @@ import (
 // Agent reports on one booted system.
 type Agent struct {
 	Handover *rootfs.Handover
-	HTTP     *http.Client // nil means one with a timeout of 30 s
-	Log      *slog.Logger // nil is quiet
-	System   System       // asks systemd; nil means systemctl
-	Console  io.Writer    // of a machine without a server; nil means /dev/console
+	HTTP     *http.Client  // nil means one with a timeout of 30 s
+	Log      *slog.Logger  // nil is quiet
+	System   System        // asks systemd; nil means systemctl
+	Console  io.Writer     // nil means /dev/console
+	Dir      string        // where the verdict is left for the guard; empty: nowhere
+	pause    time.Duration // before a reboot; 0 means restartPause
 }
 
 // Run checks, reports, and goes on reporting until ctx ends. A server that is
@@ -38,7 +41,7 @@ func Run(ctx context.Context, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	a := &Agent{Handover: h, Log: log}
+	a := &Agent{Handover: h, Log: log, Dir: ingot.RunDir}
 	return a.Run(ctx)
 }
 
@@ -69,7 +72,13 @@ func (a *Agent) Run(ctx context.Context) error {
 	if a.Handover.Server == "" {
 		return a.runLocal(ctx, r)
 	}
+	if r.Healthy {
+		a.verdict(rootfs.VerdictWell)
+	}
 	a.sendUntilTaken(ctx, r)
+	if a.settle(ctx, r) {
+		return nil
+	}
 	beat := a.Handover.Ticket.Heartbeat
 	if beat <= 0 {
 		beat = 30 * time.Second
@@ -81,6 +90,44 @@ func (a *Agent) Run(ctx context.Context) error {
 		case <-time.After(beat*3/4 + rand.N(beat/2)): // a rack must not beat in step
 		}
 		a.send(ctx, "report", a.report(ctx, root, a.checkOnce(ctx)))
+	}
+}
+
+// settle acts on the first report, which the server has taken. It reports
+// whether the machine reboots.
+func (a *Agent) settle(ctx context.Context, r ingot.Report) bool {
+	switch {
+	case r.Healthy:
+		a.verdict(rootfs.VerdictHealthy)
+		return false
+	case !a.Handover.Ticket.Restart:
+		a.verdict(rootfs.VerdictStays)
+		return false
+	}
+	a.announce(r)
+	pause := cmp.Or(a.pause, restartPause)
+	a.Log.Warn("not healthy; rebooting", "in", pause)
+	select {
+	case <-ctx.Done():
+	case <-time.After(pause):
+		// When it cannot be done gently, the guard does it at the deadline.
+		if err := a.System.Reboot(ctx); err != nil {
+			a.Log.Error("rebooting", "err", err)
+			return false
+		}
+	}
+	return true
+}
+
+// restartPause lets a person read on the console why the machine reboots.
+const restartPause = 10 * time.Second
+
+func (a *Agent) verdict(v rootfs.Verdict) {
+	if a.Dir == "" {
+		return
+	}
+	if err := rootfs.WriteVerdict(a.Dir, v); err != nil {
+		a.Log.Error("telling the guard", "err", err)
 	}
 }
 
@@ -99,9 +146,9 @@ func Measure(device string, size int64) (ingot.Digest, error) {
 	return ingot.DigestFromSum([sha256.Size]byte(sum.Sum(nil))), nil
 }
 
-func (a *Agent) report(_ context.Context, root ingot.Digest, checks []ingot.CheckResult) ingot.Report {
+func (a *Agent) report(ctx context.Context, root ingot.Digest, checks []ingot.CheckResult) ingot.Report {
 	r := ingot.Report{Boot: a.Handover.Ticket.Boot, Image: a.Handover.Ticket.Image, Root: root, Healthy: true, Checks: checks,
-		Uptime: rootfs.Uptime()}
+		Uptime: rootfs.Uptime(), Failed: a.System.Failed(ctx)}
 	r.RAMTotal, r.RAMUsed = rootfs.Memory()
 	for _, c := range checks {
 		r.Healthy = r.Healthy && c.OK

@@ -27,6 +27,8 @@ type System interface {
 	Failed(ctx context.Context) []string
 	// Active is the word of systemctl is-active.
 	Active(ctx context.Context, unit string) (string, error)
+	// Reboot asks for a reboot in good order.
+	Reboot(ctx context.Context) error
 }
 
 type systemctl struct{}
@@ -61,6 +63,10 @@ func (s systemctl) Failed(ctx context.Context) []string {
 
 func (s systemctl) Active(ctx context.Context, unit string) (string, error) {
 	return s.word(ctx, "is-active", unit)
+}
+
+func (s systemctl) Reboot(ctx context.Context) error {
+	return exec.CommandContext(ctx, "systemctl", "--no-block", "reboot").Run()
 }
 
 const (

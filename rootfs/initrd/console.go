@@ -7,6 +7,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"ingot/rootfs"
 )
 
 // console writes to every console of the machine: somebody may stand before
@@ -33,9 +35,11 @@ func openConsole() *console {
 	return c
 }
 
-// say prints one line.
+// say prints one line, and keeps it in the kernel's log.
 func (c *console) say(format string, args ...any) {
-	c.write("ingot: " + fmt.Sprintf(format, args...) + "\r\n")
+	line := "ingot: " + fmt.Sprintf(format, args...)
+	rootfs.WriteKernelLog(line)
+	c.write(line + "\r\n")
 }
 
 func (c *console) write(s string) {
@@ -48,6 +52,9 @@ func (c *console) write(s string) {
 
 // frame prints a message that nobody overlooks.
 func (c *console) frame(lines ...string) {
+	for _, line := range lines {
+		rootfs.WriteKernelLog("ingot: " + line)
+	}
 	const width = 76
 	var s strings.Builder
 	edge := "+" + strings.Repeat("-", width) + "+\r\n"

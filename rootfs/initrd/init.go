@@ -20,6 +20,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"aead.dev/minisign"
@@ -99,6 +100,9 @@ type boot struct {
 	mods    *modules
 	stage   ingot.Stage  // under way
 	ticket  ingot.Ticket // of a local boot
+	life    *life
+	flush   func()        // passes the kernel's log on
+	seen    atomic.Uint64 // sequence number in the kernel's log of what the server does not have
 
 	fetched ingot.Digest // image whose root lies in memory
 	image   *ingot.ImageManifest
@@ -145,6 +149,7 @@ func (b *boot) start(ctx context.Context) error {
 		return err
 	}
 	_ = os.WriteFile("/proc/sys/kernel/printk", []byte("4\n"), 0) // warnings only, our lines are to be read
+	settleKernel()
 	b.console = openConsole()
 	cmdline, err := os.ReadFile("/proc/cmdline")
 	if err != nil {
@@ -163,6 +168,7 @@ func (b *boot) start(ctx context.Context) error {
 		}
 	}
 	b.loadDrivers()
+	b.watch()
 	if b.args.Local != "" {
 		return b.startLocal()
 	}
@@ -212,6 +218,8 @@ func (b *boot) meet(ctx context.Context, own string) {
 	b.remote = newRemote(b.args.Server, b.args.Boot)
 	b.facts = facts(b.args.MAC)
 	b.tell(ctx, ingot.Event{Stage: ingot.StageInit, Detail: own})
+	b.flush = b.relay(ctx)
+	b.tellCrash(ctx)
 }
 
 func readKey(name string) (minisign.PublicKey, error) {
@@ -245,6 +253,9 @@ func (b *boot) try(ctx context.Context) error {
 		return err
 	}
 	b.console.say("ticket for %s as %q", ticket.Name, ticket.Hostname)
+	if ticket.Deadline > 0 {
+		b.life.limit(ticket.Deadline - time.Since(asked))
+	}
 	b.tell(ctx, ingot.Event{Stage: ingot.StageTicket, Detail: ticket.Name})
 	b.stage = ingot.StageRoot
 	if err := b.getRoot(ctx, ticket.Image); err != nil {
@@ -266,6 +277,9 @@ func (b *boot) try(ctx context.Context) error {
 	}
 	b.console.say("starting %s", ticket.Name)
 	b.tell(ctx, ingot.Event{Stage: ingot.StageSwitch})
+	b.flush()
+	b.leaveGuard(ticket, asked)
+	b.life.handOver()
 	return switchRoot("/sbin/init")
 }
 
@@ -442,7 +456,11 @@ func (b *boot) giveUp(ctx context.Context, err error) {
 	if err != nil {
 		b.tell(ctx, ingot.Event{Stage: b.stage, Error: err.Error()})
 	}
+	if b.flush != nil {
+		b.flush()
+	}
 	time.Sleep(pause)
+	b.life.limit(0) // a reboot that hangs is the watchdog's
 	unix.Sync()
 	_ = unix.Reboot(unix.LINUX_REBOOT_CMD_RESTART)
 	select {} // PID 1 must not end

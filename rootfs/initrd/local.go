@@ -112,6 +112,7 @@ func (b *boot) tryLocal(ctx context.Context) error {
 		return err
 	}
 	b.console.say("starting %s", b.ticket.Name)
+	b.life.handOver()
 	return switchRoot("/sbin/init")
 }
 

@@ -90,7 +90,11 @@ func retryAfter(h http.Header) time.Duration {
 func (r *remote) small(ctx context.Context, method, part string, body []byte) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, 60*time.Second)
 	defer cancel()
-	resp, err := r.do(ctx, method, part, body, http.Header{"Content-Type": {"application/json"}})
+	return r.typed(ctx, method, part, "application/json", body)
+}
+
+func (r *remote) typed(ctx context.Context, method, part, kind string, body []byte) ([]byte, error) {
+	resp, err := r.do(ctx, method, part, body, http.Header{"Content-Type": {kind}})
 	if err != nil {
 		return nil, err
 	}
@@ -155,6 +159,14 @@ func (r *remote) post(ctx context.Context, e ingot.Event) error {
 		return err
 	}
 	_, err = r.small(ctx, http.MethodPost, "events", body)
+	return err
+}
+
+// text posts text once; a server that is away is not waited for.
+func (r *remote) text(ctx context.Context, part, text string) error {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	_, err := r.typed(ctx, http.MethodPost, part, "text/plain; charset=utf-8", []byte(text))
 	return err
 }
 

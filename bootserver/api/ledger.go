@@ -1,0 +1,169 @@
+package api
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strconv"
+	"time"
+
+	"ingot"
+	"ingot/bootserver/access"
+	"ingot/bootserver/fleet"
+)
+
+// Ledger is what the server remembers of what happened.
+type Ledger interface {
+	// LatestBoots are the latest boots of all machines.
+	LatestBoots() []fleet.Boot
+	// Events returns entries after a sequence number, and waits for some until
+	// ctx ends when there are none.
+	Events(ctx context.Context, q EventsRequest) (Events, error)
+	// Console is what kernel and ingot-init said in a boot.
+	Console(ref, boot string) (Console, error)
+	// Why says in words how a machine is, and why.
+	Why(ref string) (Why, error)
+	// Backup writes a copy of the state as it is now.
+	Backup(ctx context.Context, w io.Writer) error
+	// Restore puts a backup in the place of the state.
+	Restore(ctx context.Context, r io.Reader) (Restored, error)
+}
+
+// EventsRequest chooses entries of the ledger.
+type EventsRequest struct {
+	Machine string        // empty: of all
+	After   uint64        // only later ones
+	Newest  bool          // the newest ones, not the oldest
+	Limit   int           // 0: 1000
+	Wait    time.Duration // how long to wait when there are none
+}
+
+// Events are entries of the ledger, oldest first. Last is the sequence number
+// to go on after.
+type Events struct {
+	Events []fleet.Entry `json:"events"`
+	Last   uint64        `json:"last"`
+}
+
+// Console is the text of one boot's console, harmless for a terminal.
+type Console struct {
+	Boot fleet.Boot `json:"boot"`
+	Text string     `json:"text"`
+}
+
+// Why explains a machine.
+type Why struct {
+	Machine ingot.MachineID `json:"machine"`
+	Name    string          `json:"name"`
+	Words   string          `json:"words"`
+	Next    []string        `json:"next,omitempty"` // commands that may help
+}
+
+// Restored says what a backup brought back.
+type Restored struct {
+	Machines int    `json:"machines"`
+	Before   string `json:"before"` // file that holds the state from before
+}
+
+// maxWait bounds how long a request waits for events.
+const maxWait = 25 * time.Second
+
+// maxBackup bounds the state file that is taken.
+const maxBackup = 16 << 30
+
+func ledgerRoutes(r *routes, b Ledger) {
+	type eventsIn struct {
+		Machine string `query:"machine" maxLength:"200" doc:"Of one machine; else of all."`
+		After   uint64 `query:"after" doc:"Only what came after this sequence number."`
+		Newest  bool   `query:"newest" doc:"The newest ones instead of the oldest."`
+		Limit   int    `query:"limit" minimum:"0" maximum:"10000" default:"1000"`
+		Wait    string `query:"wait" maxLength:"20" doc:"How long to wait when there are none: 20s. At most 25s."`
+	}
+	add(r, "GET /v1/events", access.Read, "The ledger: what happened, oldest first", func(ctx context.Context, in *eventsIn) (Events, error) {
+		wait, err := time.ParseDuration(cmp.Or(in.Wait, "0s"))
+		if err != nil {
+			return Events{}, Problem{Status: http.StatusBadRequest, Detail: fmt.Sprintf("wait: %q is not a time", in.Wait), Next: "write 20s"}
+		}
+		list, err := b.Events(ctx, EventsRequest{Machine: in.Machine, After: in.After, Newest: in.Newest, Limit: in.Limit, Wait: max(0, min(wait, maxWait))})
+		if list.Events == nil {
+			list.Events = []fleet.Entry{}
+		}
+		return list, err
+	})
+	type consoleIn struct {
+		MachineIn
+		Boot string `query:"boot" maxLength:"32" doc:"Id of the boot, or the beginning of one; else the latest."`
+	}
+	add(r, "GET /v1/machines/{ref}/console", access.Read, "What kernel and ingot-init said in a boot", func(_ context.Context, in *consoleIn) (Console, error) {
+		return b.Console(in.Ref, in.Boot)
+	})
+	add(r, "GET /v1/machines/{ref}/why", access.Read, "How a machine is, and why, in words", func(_ context.Context, in *MachineIn) (Why, error) { return b.Why(in.Ref) })
+	r.addPlain("GET /v1/backup", access.Admin, "The state as it is now", func(w http.ResponseWriter, q *http.Request) {
+		w.Header().Set("Content-Type", "application/octet-stream")
+		if err := b.Backup(q.Context(), w); err != nil {
+			panic(http.ErrAbortHandler) // half a backup must not look like one
+		}
+	})
+	r.addPlain("POST /v1/restore", access.Admin, "Put a backup in the place of the state", func(w http.ResponseWriter, q *http.Request) {
+		_ = http.NewResponseController(w).SetReadDeadline(time.Time{}) // a large file takes its time
+		done, err := b.Restore(q.Context(), http.MaxBytesReader(w, q.Body, maxBackup))
+		if err != nil {
+			write(w, problem(err))
+			return
+		}
+		w.Header().Set("Content-Type", "application/json")
+		_ = jsonFormat.Marshal(w, done) // a client that hung up wants no answer
+	})
+}
+
+// LatestBoots lists the latest boot of each machine.
+func (c *Client) LatestBoots(ctx context.Context) (list []fleet.Boot, err error) {
+	return list, c.call(ctx, http.MethodGet, "boots?latest=true", nil, &list)
+}
+
+// Events lists entries of the ledger.
+func (c *Client) Events(ctx context.Context, q EventsRequest) (e Events, err error) {
+	v := url.Values{"machine": {q.Machine}, "after": {strconv.FormatUint(q.After, 10)}, "limit": {strconv.Itoa(q.Limit)}, "wait": {q.Wait.String()}}
+	if q.Newest {
+		v.Set("newest", "true")
+	}
+	return e, c.call(ctx, http.MethodGet, "events?"+v.Encode(), nil, &e)
+}
+
+// Console returns what a boot said: the latest one for an empty boot.
+func (c *Client) Console(ctx context.Context, ref, boot string) (t Console, err error) {
+	return t, c.call(ctx, http.MethodGet, "machines/"+url.PathEscape(ref)+"/console?"+url.Values{"boot": {boot}}.Encode(), nil, &t)
+}
+
+// Why explains a machine.
+func (c *Client) Why(ctx context.Context, ref string) (y Why, err error) {
+	return y, c.call(ctx, http.MethodGet, "machines/"+url.PathEscape(ref)+"/why", nil, &y)
+}
+
+// Backup writes the server's state as it is now.
+func (c *Client) Backup(ctx context.Context, w io.Writer) (int64, error) {
+	resp, err := c.stream(ctx, http.MethodGet, "/v1/backup", nil)
+	if err != nil {
+		return 0, err
+	}
+	defer resp.Body.Close()
+	n, err := io.Copy(w, resp.Body)
+	if err != nil {
+		return n, fmt.Errorf("reading the backup: %w", err)
+	}
+	return n, nil
+}
+
+// Restore puts a backup in the place of the server's state.
+func (c *Client) Restore(ctx context.Context, from io.Reader) (done Restored, err error) {
+	resp, err := c.stream(ctx, http.MethodPost, "/v1/restore", from)
+	if err != nil {
+		return done, err
+	}
+	defer resp.Body.Close()
+	return done, json.NewDecoder(resp.Body).Decode(&done)
+}

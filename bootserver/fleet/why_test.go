@@ -1,0 +1,227 @@
+package fleet
+
+import (
+	"encoding/json"
+	"flag"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"ingot"
+)
+
+var update = flag.Bool("update", false, "write the recorded stories of TestWhy anew")
+
+// now is 10:20 on the day of all stories.
+var now = time.Date(2026, 11, 24, 10, 20, 0, 0, time.UTC)
+
+func clock(hhmmss string) time.Time {
+	t, err := time.Parse("15:04:05", hhmmss)
+	if err != nil {
+		panic(err)
+	}
+	return time.Date(2026, 11, 24, t.Hour(), t.Minute(), t.Second(), 0, time.UTC)
+}
+
+var (
+	node5 = ImageRef{ingot.DigestOf([]byte("node:5")), "node:5"}
+	node6 = ImageRef{ingot.DigestOf([]byte("node:6")), "node:6"}
+	node7 = ImageRef{ingot.DigestOf([]byte("node:7")), "node:7"}
+)
+
+// machine is node01, approved, healthy on node:6 in the past, assigned node:7.
+func node01() Machine {
+	return Machine{ID: "m-525400120001", Name: "node01", State: Approved, MACs: []string{"52:54:00:12:00:01"}, FirstSeen: clock("08:00:00").AddDate(0, -1, 0), LastSeen: clock("10:19:50"),
+		Assignment: Assignment{ImageRef: node7, Since: clock("10:00:00")}, LastHealthy: node6, Healthy: []ImageRef{node5, node6}, Facts: ingot.Facts{Firmware: ingot.FirmwareUEFIx64}}
+}
+
+// recorded makes a boot that began at a time and passed stages, a second each.
+func recorded(id byte, image ImageRef, start string, upTo ingot.Stage) Boot {
+	b := Boot{ID: ingot.NewBootID([16]byte{id}), Machine: "m-525400120001", Firmware: ingot.FirmwareUEFIx64, Started: clock(start), Image: image, First: "snponly.efi", Told: clock(start), Back: true,
+		Deadline: clock(start).Add(10 * time.Minute)}
+	at := clock(start)
+	for _, s := range ingot.Stages {
+		if s.Rank() > upTo.Rank() || s == ingot.StageHealthy {
+			break
+		}
+		b = Record(b, ingot.Event{Stage: s}, at)
+		at = at.Add(time.Second)
+	}
+	return b
+}
+
+func silentAt(b Boot, when string) Boot {
+	return end(b, ingot.OutcomeSilent, "no report within 10m0s; last stage "+string(b.Stage()), clock(when))
+}
+
+func fails(b Boot, s ingot.Stage, why string) Boot {
+	last := b.Events[len(b.Events)-1].At
+	return Record(b, ingot.Event{Stage: s, Error: why}, last.Add(2*time.Second))
+}
+
+func reports(b Boot, when string, checks ...ingot.CheckResult) Boot {
+	r := ingot.Report{Boot: b.ID, Healthy: true, Checks: checks}
+	for _, c := range checks {
+		r.Healthy = r.Healthy && c.OK
+	}
+	b, _ = Judge(b, Machine{Boot: b.ID}, r, clock(when))
+	return b
+}
+
+// lived takes boots into a machine as a server does: the failures are counted,
+// and consequences are drawn.
+func lived(m Machine, p Policy, boots ...Boot) Story {
+	s := Story{Policy: p, Now: now, Needed: map[string]int64{"kernel": 9 << 20, "initramfs": 12 << 20, "root": 300 << 20}}
+	for i, b := range boots {
+		if i > 0 {
+			b.Before = boots[i-1].ID
+		}
+		m.Boot = b.ID
+		if b.Outcome == ingot.OutcomeHealthy {
+			m.LastHealthy = b.Image
+		}
+		m = Settle(m, b, p, haveAll, b.Ended)
+		s.Boots = append(s.Boots, b)
+	}
+	s.Machine = m
+	return s
+}
+
+func with[T any](v T, f func(*T)) T { f(&v); return v }
+
+// stories are boots, good and bad, as servers record them.
+var stories = []struct {
+	name  string
+	story Story
+	want  string
+}{
+	{"pending", Story{Machine: with(node01(), func(m *Machine) { m.State, m.Name, m.FirstSeen = Pending, "", clock("10:02:00") }), Boots: []Boot{{Started: clock("10:02:00")}}, Now: now},
+		"Waits for approval since 10:02: nobody has allowed m-525400120001 to boot."},
+	{"approved without an image", Story{Machine: with(node01(), func(m *Machine) { m.Assignment = Assignment{} }), Now: now},
+		"No image is assigned to node01: it is approved and waits."},
+	{"retired", Story{Machine: with(node01(), func(m *Machine) { m.State = Retired }), Now: now}, "node01 is retired: it may not boot."},
+	{"never seen", Story{Machine: node01(), Now: now}, "node01 has not asked to boot yet; it will get node:7."},
+	{"healthy", lived(node01(), Policy{}, reports(recorded(1, node7, "10:13:26", ingot.StageAgent), "10:14:00", ingot.CheckResult{Name: "ssh", OK: true})),
+		"Healthy on node:7 since 10:14, 34 s after its first packet."},
+	{"healthy, another image is assigned", lived(node01(), Policy{}, reports(recorded(1, node6, "09:13:26", ingot.StageAgent), "09:14:00")),
+		"Healthy on node:6 since 09:14, 34 s after its first packet. node:7 is assigned since 10:00, and boots at the next reboot."},
+	{"healthy, and then a check fails", lived(node01(), Policy{}, with(reports(recorded(1, node7, "10:13:26", ingot.StageAgent), "10:14:00"), func(b *Boot) {
+		b.Report.Checks = []ingot.CheckResult{{Name: "web", Detail: "connection refused"}}
+	})), "Healthy on node:7 since 10:14, but check web fails now: connection refused."},
+	{"healthy, and then quiet", lived(with(node01(), func(m *Machine) { m.LastSeen = clock("10:08:00") }), Policy{}, reports(recorded(1, node7, "09:13:26", ingot.StageAgent), "09:14:00")),
+		"Healthy on node:7 since 09:14, and not heard of for 12 min: it is off, hangs, or cannot reach this server."},
+	{"healthy at the second attempt", lived(node01(), Policy{}, silentAt(recorded(1, node7, "10:00:00", ingot.StageInitramfs), "10:10:00"), reports(recorded(2, node7, "10:13:26", ingot.StageAgent), "10:14:00")),
+		"Healthy on node:7 since 10:14, 34 s after its first packet. The boot before failed: kernel and initramfs fetched, then silence for 596 s: image node:7 never reached ingot-init."},
+	{"boots now", lived(node01(), Policy{}, with(recorded(1, node7, "10:19:50", ingot.StageTicket), func(b *Boot) { b.Served = map[string]int64{"root": 120 << 20} })),
+		"Boots node:7 now: stage ticket, 10 s after its first packet, 120 MiB of 300 MiB of the root were served."},
+	{"no DHCPREQUEST", lived(node01(), Policy{}, with(recorded(1, ImageRef{}, "10:19:00", ingot.StageDHCP), func(b *Boot) { b.Told = time.Time{} })),
+		"No DHCPREQUEST after our offer: the offer did not reach it, or it did not want it; look at the switch port (STP, VLAN). Boots node:7 now: stage dhcp, 60 s after its first packet."},
+	{"another DHCP server", with(lived(node01(), Policy{}, with(recorded(1, ImageRef{}, "10:19:00", ingot.StageDHCP), func(b *Boot) { b.Told = time.Time{} })), func(s *Story) {
+		s.Others = []Other{{netip.MustParseAddr("10.0.0.3"), clock("10:19:01")}}
+	}), "No DHCPREQUEST after our offer: another server, 10.0.0.3, answered. Boots node:7 now: stage dhcp, 60 s after its first packet."},
+	{"TFTP does not get through", lived(node01(), Policy{}, recorded(1, ImageRef{}, "10:19:00", ingot.StageDHCP)),
+		"Address given, then snponly.efi was never fetched: does a firewall close UDP port 69, or does the machine hang in its firmware? Boots node:7 now: stage dhcp, 60 s after its first packet."},
+	{"the loader hangs", lived(node01(), Policy{}, recorded(1, ImageRef{}, "10:15:00", ingot.StageLoader)),
+		"Loader snponly.efi fetched, then silence for 299 s: it never asked for its script; does another server answer it, or does a firewall close HTTP? Boots node:7 now: stage loader, 300 s after its first packet."},
+	{"the kernel broke off", lived(node01(), Policy{}, with(silentAt(recorded(1, node7, "10:00:00", ingot.StageScript), "10:10:00"), func(b *Boot) { b.Served = map[string]int64{"kernel": 3 << 20} })),
+		"Script fetched, then silence for 598 s: 3.0 MiB of 9.0 MiB of the kernel were served. node:7 is tried twice more, then it falls back to node:6."},
+	{"the initramfs broke off", lived(node01(), Policy{}, silentAt(recorded(1, node7, "10:00:00", ingot.StageKernel), "10:10:00")),
+		"Kernel fetched, then silence for 597 s: not one byte of the initramfs was asked for. node:7 is tried twice more, then it falls back to node:6."},
+	{"first attempt fails", lived(node01(), Policy{}, silentAt(recorded(1, node7, "10:00:00", ingot.StageInitramfs), "10:10:00")),
+		"Kernel and initramfs fetched, then silence for 596 s: image node:7 never reached ingot-init. node:7 is tried once more, then it falls back to node:6."},
+	{"fell back after a panic", lived(node01(), Policy{}, silentAt(recorded(1, node7, "10:00:00", ingot.StageInitramfs), "10:04:04"), silentAt(recorded(2, node7, "10:05:00", ingot.StageInitramfs), "10:09:04"),
+		reports(recorded(3, node6, "10:13:26", ingot.StageAgent), "10:14:00")),
+		"Kernel and initramfs fetched, then silence for 240 s on 2 attempts: image node:7 never reached ingot-init; fell back to node:6, healthy at 10:14."},
+	{"falls back at its next boot", lived(node01(), Policy{Attempts: 1}, silentAt(recorded(1, node7, "10:00:00", ingot.StageSwitch), "10:10:00")),
+		"Systemd was started, then silence for 591 s: the agent of node:7 never ran; falls back to node:6 at its next boot."},
+	{"fell back and boots", lived(node01(), Policy{Attempts: 1}, silentAt(recorded(1, node7, "10:00:00", ingot.StageSwitch), "10:10:00"), recorded(2, node6, "10:19:40", ingot.StageInit)),
+		"Systemd was started, then silence for 591 s: the agent of node:7 never ran; fell back to node:6, which boots now, stage init, 20 s after its first packet."},
+	{"fell back after a failing check", lived(node01(), Policy{}, failedCheck(1, "10:00:00"), failedCheck(2, "10:05:00"), reports(recorded(3, node6, "10:13:26", ingot.StageAgent), "10:14:00")),
+		"Check web failed: connection refused on 2 attempts: 1 other check passed; failed units: nginx.service; fell back to node:6, healthy at 10:14."},
+	{"fell back after a system that never finished", lived(node01(), Policy{Attempts: 1}, fails(recorded(1, node7, "10:00:00", ingot.StageSwitch), ingot.StageAgent, "not healthy within 2m0s; systemd still waits for stuck.service; the machine reboots itself"),
+		reports(recorded(3, node6, "10:13:26", ingot.StageAgent), "10:14:00")),
+		"The system started and did not finish: not healthy within 2m0s; systemd still waits for stuck.service; the machine reboots itself; fell back to node:6, healthy at 10:14."},
+	{"two causes", lived(node01(), Policy{}, failedCheck(1, "10:00:00"), silentAt(recorded(2, node7, "10:05:00", ingot.StageInitramfs), "10:09:04"), reports(recorded(3, node6, "10:13:26", ingot.StageAgent), "10:14:00")),
+		"Check web failed: connection refused: 1 other check passed; failed units: nginx.service; then kernel and initramfs fetched, then silence for 240 s: image node:7 never reached ingot-init; fell back to node:6, healthy at 10:14."},
+	{"the fallback fails as well", lived(node01(), Policy{Attempts: 1}, fails(recorded(1, node7, "10:00:00", ingot.StageRoot), ingot.StageVolumes, "volume data refused: no disk has the label data"),
+		fails(recorded(2, node6, "10:05:00", ingot.StageRoot), ingot.StageVolumes, "volume data refused: no disk has the label data")),
+		"Volumes not mounted: volume data refused: no disk has the label data; fell back to node:6, which was healthy here before and failed as well: volumes not mounted: volume data refused: no disk has the label data. So look at the machine and what it needs, not at the images."},
+	{"held", lived(with(node01(), func(m *Machine) { m.LastHealthy = ImageRef{} }), Policy{}, fails(recorded(1, node7, "10:00:00", ingot.StageInit), ingot.StageTicket, "the ticket's signature is not by the server key that this initramfs carries"),
+		fails(recorded(2, node7, "10:05:00", ingot.StageInit), ingot.StageTicket, "the ticket's signature is not by the server key that this initramfs carries")),
+		"Ticket refused on 2 attempts: it is signed by another server key than node:7 carries, so the image was built for another server; held for a person since 10:05: node:7 failed twice in a row, and no image was ever healthy on this machine."},
+	{"image signed by a stranger", lived(with(node01(), func(m *Machine) { m.LastHealthy = ImageRef{} }), Policy{}, fails(recorded(1, node7, "10:00:00", ingot.StageTicket), ingot.StageRoot, "the image's signature is not by the release key that this initramfs carries")),
+		"Image refused: node:7 is signed by a key that its own initramfs does not know. node:7 is tried once more, then it is held for a person."},
+	{"a damaged root", lived(node01(), Policy{}, fails(recorded(1, node7, "10:00:00", ingot.StageTicket), ingot.StageRoot, "a chunk of the root does not match the manifest: chunk 21 of 300")),
+		"Root refused: a chunk of the root does not match the manifest: chunk 21 of 300; the store's file or the network is damaged. node:7 is tried once more, then it falls back to node:6."},
+	{"the machine crashed", lived(node01(), Policy{}, with(silentAt(recorded(1, node7, "10:00:00", ingot.StageSwitch), "10:03:00"), func(b *Boot) {
+		b.Crash = "Kernel panic - not syncing: Attempted to kill init! exitcode=0x0000000b"
+	})), "Kernel crashed: Kernel panic - not syncing: Attempted to kill init! exitcode=0x0000000b. node:7 is tried once more, then it falls back to node:6."},
+	{"too little memory", lived(node01(), Policy{}, fails(recorded(1, node7, "10:00:00", ingot.StageTicket), ingot.StageRoot, "the image needs a machine with 4096 MiB of memory, this one has 2048 MiB")),
+		"Ingot-init gave up at stage root: the image needs a machine with 4096 MiB of memory, this one has 2048 MiB. node:7 is tried once more, then it falls back to node:6."},
+	{"memory is gone", lived(node01(), Policy{}, with(fails(recorded(1, node7, "10:00:00", ingot.StageTicket), ingot.StageRoot, "the image needs a machine with 4096 MiB of memory, this one has 2048 MiB"), func(b *Boot) {
+		b.Changes = []string{"RAM 4.0 → 2.0 GiB"}
+	})), "Ingot-init gave up at stage root: the image needs a machine with 4096 MiB of memory, this one has 2048 MiB. node:7 is tried once more, then it falls back to node:6. Its hardware changed: RAM 4.0 → 2.0 GiB."},
+	{"the download stopped", lived(node01(), Policy{}, with(silentAt(recorded(1, node7, "10:00:00", ingot.StageTicket), "10:10:00"), func(b *Boot) { b.Served = map[string]int64{"root": 120 << 20} })),
+		"Ticket given, then silence for 594 s: 120 MiB of 300 MiB of the root were served. node:7 is tried once more, then it falls back to node:6."},
+	{"the last healthy image fails", lived(with(node01(), func(m *Machine) { m.Assignment.ImageRef = node6 }), Policy{}, fails(recorded(1, node6, "10:00:00", ingot.StageRoot), ingot.StageVolumes, "volume data refused: no disk has the label data")),
+		"Volumes not mounted: volume data refused: no disk has the label data. node:6 is tried again, since it was healthy here last."},
+	{"assigned anew after a failure", lived(with(node01(), func(m *Machine) { m.Assignment = Assignment{ImageRef: node6, Since: clock("10:15:00")} }), Policy{}, silentAt(recorded(1, node7, "10:00:00", ingot.StageInitramfs), "10:10:00")),
+		"Kernel and initramfs fetched, then silence for 596 s: image node:7 never reached ingot-init. node:6 is assigned since 10:15, and boots at the next reboot."},
+	{"the image is gone", with(lived(node01(), Policy{}, with(recorded(1, ImageRef{}, "09:00:00", ingot.StageScript), func(b *Boot) { *b = end(*b, ingot.OutcomeWaiting, "", clock("09:10:00")) })), func(s *Story) {
+		s.Unservable = "image 0123456789ab: no such image"
+	}), "What node01 is to boot cannot be served: image 0123456789ab: no such image."},
+	{"retries", lived(node01(), Policy{}, Record(recorded(1, node7, "10:19:00", ingot.StageInit), ingot.Event{Stage: ingot.StageTicket, Error: "asking for a ticket: connection refused", Retry: true}, clock("10:19:30"))),
+		"Ingot-init does not get past stage ticket: asking for a ticket: connection refused; it tries again. Boots node:7 now: stage init, 60 s after its first packet."},
+	{"a loader that stalled", lived(node01(), Policy{}, end(with(recorded(1, ImageRef{}, "10:18:00", ingot.StageLoader), func(b *Boot) { b.Image = node7 }), ingot.OutcomeSilent, "the first stage stalled: the machine loaded snponly.efi, and it was not heard of again", clock("10:19:00"))),
+		"The machine loaded snponly.efi, and it was not heard of again: firmware and loader do not go together. node:7 is tried twice more, then it falls back to node:6."},
+}
+
+func failedCheck(id byte, start string) Boot {
+	b := recorded(id, node7, start, ingot.StageAgent)
+	return with(reports(b, start[:6]+"59", ingot.CheckResult{Name: "ssh", OK: true}, ingot.CheckResult{Name: "web", Detail: "connection refused"}), func(b *Boot) { b.Report.Failed = []string{"nginx.service"} })
+}
+
+// TestWhy holds the words for boots as servers record them. The records are in
+// testdata/why, so that a change of what is recorded shows as well.
+func TestWhy(t *testing.T) {
+	seen := map[string]bool{}
+	for _, c := range stories {
+		if seen[c.name] {
+			t.Fatalf("two stories are called %q", c.name)
+		}
+		seen[c.name] = true
+		file := filepath.Join("testdata", "why", strings.NewReplacer(" ", "-", ",", "").Replace(c.name)+".json")
+		if *update {
+			text, err := json.MarshalIndent(c.story, "", " ")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(file, append(text, '\n'), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatalf("%v; go test ./bootserver/fleet -run TestWhy -update", err)
+		}
+		var s Story
+		if err := json.Unmarshal(text, &s); err != nil {
+			t.Fatal(err)
+		}
+		s.Now = s.Now.UTC()
+		got, next := Why(s)
+		if d := cmp.Diff(c.want, got); d != "" {
+			t.Errorf("%s (-want +got):\n%s", c.name, d)
+		}
+		for _, n := range next {
+			if !strings.HasPrefix(n, "ingot ") {
+				t.Errorf("%s: the next step %q is not a command", c.name, n)
+			}
+		}
+	}
+}

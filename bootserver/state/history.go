@@ -1,0 +1,226 @@
+package state
+
+import (
+	"bytes"
+	"encoding/binary"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"time"
+
+	"go.etcd.io/bbolt"
+
+	"ingot"
+	"ingot/bootserver/fleet"
+)
+
+// The latest boot of each machine is in memory, older ones are in the file
+// only. Two indexes find them there; their keys end in the boot's start, in
+// nanoseconds, and its id, so that they are in order:
+//
+//	history  MACHINE 0 TIME ID
+//	recent   TIME ID
+
+func timeKey(t time.Time) []byte {
+	return binary.BigEndian.AppendUint64(nil, uint64(max(t.UnixNano(), 0)))
+}
+
+func historyKey(b fleet.Boot) []byte {
+	return slices.Concat([]byte(b.Machine), []byte{0}, timeKey(b.Started), []byte(b.ID))
+}
+
+func recentKey(b fleet.Boot) []byte { return append(timeKey(b.Started), b.ID...) }
+
+// idOf is the id at the end of a key of an index.
+func idOf(key []byte) ingot.BootID {
+	const digits = 32
+	return ingot.BootID(key[max(0, len(key)-digits):])
+}
+
+// writeBoot stores a boot and, when it is new, its place in the indexes. Of a
+// machine's boots the oldest are forgotten.
+func writeBoot(tx *bbolt.Tx, b fleet.Boot) error {
+	isNew := tx.Bucket(bucketBoots).Get([]byte(b.ID)) == nil
+	if err := put(tx, bucketBoots, string(b.ID), b); err != nil || !isNew {
+		return err
+	}
+	if err := tx.Bucket(bucketHistory).Put(historyKey(b), nil); err != nil {
+		return err
+	}
+	if err := tx.Bucket(bucketRecent).Put(recentKey(b), nil); err != nil {
+		return err
+	}
+	return forgetBoots(tx, b.Machine)
+}
+
+// forgetBoots keeps the newest boots of a machine, and the consoles of fewer.
+func forgetBoots(tx *bbolt.Tx, m ingot.MachineID) error {
+	prefix := append([]byte(m), 0)
+	var keys [][]byte
+	c := tx.Bucket(bucketHistory).Cursor()
+	for k, _ := c.Seek(prefix); bytes.HasPrefix(k, prefix); k, _ = c.Next() {
+		keys = append(keys, bytes.Clone(k))
+	}
+	for i, k := range keys {
+		if i == len(keys)-ConsolesPerMachine-1 {
+			if err := forgetConsole(tx, idOf(k)); err != nil {
+				return err
+			}
+		}
+		if i >= len(keys)-BootsPerMachine {
+			continue
+		}
+		id := idOf(k)
+		for bucket, key := range map[*bbolt.Bucket][]byte{tx.Bucket(bucketHistory): k, tx.Bucket(bucketRecent): k[len(prefix):], tx.Bucket(bucketBoots): []byte(id)} {
+			if err := bucket.Delete(key); err != nil {
+				return err
+			}
+		}
+		if err := forgetConsole(tx, id); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// indexBoots makes the indexes of a file that an older version wrote.
+func indexBoots(tx *bbolt.Tx) error {
+	history, recent := tx.Bucket(bucketHistory), tx.Bucket(bucketRecent)
+	if k, _ := history.Cursor().First(); k != nil {
+		return nil
+	}
+	var err error
+	return firstOf(each(tx, bucketBoots, func(b fleet.Boot) {
+		err = firstOf(err, history.Put(historyKey(b), nil), recent.Put(recentKey(b), nil))
+	}), err)
+}
+
+func firstOf(errs ...error) error {
+	for _, err := range errs {
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// loadLatest brings the latest boot of each machine into memory.
+func (s *State) loadLatest(tx *bbolt.Tx) error {
+	c := tx.Bucket(bucketHistory).Cursor()
+	for k, _ := c.Last(); k != nil; {
+		b, err := readBoot(tx, idOf(k))
+		if err != nil {
+			return err
+		}
+		s.setBoot(b)
+		c.Seek(append([]byte(b.Machine), 0))
+		k, _ = c.Prev() // the latest of the machine before
+	}
+	return nil
+}
+
+func readBoot(tx *bbolt.Tx, id ingot.BootID) (b fleet.Boot, err error) {
+	text := tx.Bucket(bucketBoots).Get([]byte(id))
+	if text == nil {
+		return b, fmt.Errorf("boot %s is in an index, and nowhere else", id.Short())
+	}
+	if err := json.Unmarshal(text, &b); err != nil {
+		return b, fmt.Errorf("record %q of boots: %w", id, err)
+	}
+	return b, nil
+}
+
+// boot returns a boot from memory, or else from the file.
+func (s *State) boot(id ingot.BootID) (b fleet.Boot, ok bool) {
+	if b, ok = s.boots[id]; ok {
+		return b, true
+	}
+	err := s.view(func(tx *bbolt.Tx) (err error) {
+		if tx.Bucket(bucketBoots).Get([]byte(id)) == nil {
+			return nil
+		}
+		ok = true
+		b, err = readBoot(tx, id)
+		return err
+	})
+	return b, ok && err == nil
+}
+
+// Boots returns the newest boots of one machine, or of all for an empty id,
+// oldest first; limit 0 is all of them.
+func (s *State) Boots(machine ingot.MachineID, limit int) ([]fleet.Boot, error) {
+	if machine != "" && limit == 0 {
+		limit = BootsPerMachine // some that were forgotten may still be in memory
+	}
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	list := map[ingot.BootID]fleet.Boot{}
+	for id, b := range s.boots { // those that are on their way to the disk, too
+		if machine == "" || b.Machine == machine {
+			list[id] = b
+		}
+	}
+	err := s.view(func(tx *bbolt.Tx) error {
+		bucket, prefix, end := bucketRecent, []byte(nil), []byte{0xff}
+		if machine != "" {
+			bucket, prefix, end = bucketHistory, append([]byte(machine), 0), append([]byte(machine), 1)
+		}
+		c := tx.Bucket(bucket).Cursor()
+		k, _ := c.Seek(end)
+		if k == nil {
+			k, _ = c.Last()
+		} else {
+			k, _ = c.Prev()
+		}
+		for n := 0; k != nil && bytes.HasPrefix(k, prefix) && (limit == 0 || n < limit); n++ {
+			if id := idOf(k); list[id].ID == "" {
+				b, err := readBoot(tx, id)
+				if err != nil {
+					return err
+				}
+				list[id] = b
+			}
+			k, _ = c.Prev()
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("reading boots: %w", err)
+	}
+	sorted := make([]fleet.Boot, 0, len(list))
+	for _, b := range list {
+		sorted = append(sorted, b)
+	}
+	slices.SortFunc(sorted, older)
+	if limit > 0 && len(sorted) > limit {
+		sorted = sorted[len(sorted)-limit:]
+	}
+	return sorted, nil
+}
+
+// Latest returns the latest boot of each machine.
+func (s *State) Latest() []fleet.Boot {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	list := make([]fleet.Boot, 0, len(s.boots))
+	for _, b := range s.boots {
+		list = append(list, b)
+	}
+	slices.SortFunc(list, older)
+	return list
+}
+
+// Forget drops from memory what the file has as well and nobody asks for often:
+// boots that ended and are not the latest of their machine.
+func (s *State) Forget() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.log.pending != nil || s.log.writing != nil {
+		return // not all is on the disk
+	}
+	for id, b := range s.boots {
+		if !b.Open() && s.index.latest[b.Machine] != id {
+			s.dropBoot(id)
+		}
+	}
+}

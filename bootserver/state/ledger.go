@@ -1,0 +1,164 @@
+package state
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"go.etcd.io/bbolt"
+
+	"ingot"
+	"ingot/bootserver/fleet"
+)
+
+// The ledger is in the file only. Its keys are sequence numbers; a value is
+// the machine, a line break, and the entry, so that the entries of a machine
+// are found without parsing those of others.
+
+// Bounds of the ledger.
+const (
+	MaxLedger = 1_000_000
+	LedgerAge = 90 * 24 * time.Hour
+)
+
+func seqKey(n uint64) []byte { return binary.BigEndian.AppendUint64(nil, n) }
+
+// Note appends to the ledger.
+func (tx *Tx) Note(list ...fleet.Entry) {
+	for _, e := range list {
+		tx.s.seq++
+		e.Seq = tx.s.seq
+		tx.write(bucketLedger, string(seqKey(e.Seq)), e)
+	}
+}
+
+func writeEntry(tx *bbolt.Tx, key string, e fleet.Entry) error {
+	text, err := json.Marshal(e)
+	if err != nil {
+		return err
+	}
+	b := tx.Bucket(bucketLedger)
+	b.FillPercent = 1 // keys only grow: a page that is full is never split
+	return b.Put([]byte(key), append([]byte(string(e.Machine)+"\n"), text...))
+}
+
+// Query chooses entries of the ledger.
+type Query struct {
+	Machine ingot.MachineID // empty: of all
+	After   uint64          // only later ones; 0 with Newest: the end
+	Newest  bool            // the newest Limit ones, else the oldest
+	Limit   int             // 0 means 1000
+}
+
+// Ledger returns entries in their order, and the last sequence number there is.
+func (s *State) Ledger(q Query) (list []fleet.Entry, last uint64, err error) {
+	limit := q.Limit
+	if limit <= 0 {
+		limit = 1000
+	}
+	prefix := []byte(string(q.Machine) + "\n")
+	err = s.view(func(tx *bbolt.Tx) error {
+		c := tx.Bucket(bucketLedger).Cursor()
+		k, v := c.Last()
+		if k == nil {
+			return nil
+		}
+		last = binary.BigEndian.Uint64(k)
+		step := c.Prev
+		if !q.Newest {
+			step = c.Next
+			k, v = c.Seek(seqKey(q.After + 1))
+		}
+		for ; k != nil && len(list) < limit && binary.BigEndian.Uint64(k) > q.After; k, v = step() {
+			if q.Machine != "" && !bytes.HasPrefix(v, prefix) {
+				continue
+			}
+			var e fleet.Entry
+			_, text, _ := bytes.Cut(v, []byte("\n"))
+			if err := json.Unmarshal(text, &e); err != nil {
+				return fmt.Errorf("record %x of the ledger: %w", k, err)
+			}
+			list = append(list, e)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, 0, fmt.Errorf("reading the ledger: %w", err)
+	}
+	if q.Newest {
+		for i, j := 0, len(list)-1; i < j; i, j = i+1, j-1 {
+			list[i], list[j] = list[j], list[i]
+		}
+	}
+	return list, last, nil
+}
+
+// Await returns when the ledger has entries after a sequence number, or ctx ends.
+func (s *State) Await(ctx context.Context, after uint64) {
+	for {
+		s.mu.RLock()
+		news, last := s.news, s.stored
+		s.mu.RUnlock()
+		if last > after {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-news:
+		}
+	}
+}
+
+// Trim forgets the oldest entries of the ledger: those over the bound of their
+// number, and those that are older than the bound of their age. It does a
+// part of the work at each call.
+func (s *State) Trim(now time.Time, most int, age time.Duration) error {
+	const part = 2000
+	first, last, old := s.ledgerEnds(now.Add(-age))
+	if first == 0 || (last-first < uint64(most) && !old) {
+		return nil
+	}
+	return s.update(func(tx *bbolt.Tx) error {
+		b := tx.Bucket(bucketLedger)
+		c := b.Cursor()
+		n := 0
+		for k, v := c.First(); k != nil && n < part; k, v = c.Next() {
+			if last-binary.BigEndian.Uint64(k) < uint64(most) && !before(v, now.Add(-age)) {
+				break
+			}
+			if err := c.Delete(); err != nil {
+				return err
+			}
+			n++
+		}
+		return nil
+	})
+}
+
+// ledgerEnds returns the first and the last sequence number, and whether the
+// first entry is from before a time.
+func (s *State) ledgerEnds(than time.Time) (first, last uint64, old bool) {
+	_ = s.view(func(tx *bbolt.Tx) error { // it reads what is mapped; there is nothing to go wrong
+		c := tx.Bucket(bucketLedger).Cursor()
+		k, v := c.First()
+		if k == nil {
+			return nil
+		}
+		first, old = binary.BigEndian.Uint64(k), before(v, than)
+		k, _ = c.Last()
+		last = binary.BigEndian.Uint64(k)
+		return nil
+	})
+	return first, last, old
+}
+
+// before reports whether an entry is from before a time.
+func before(v []byte, t time.Time) bool {
+	var e struct{ At time.Time }
+	_, text, _ := bytes.Cut(v, []byte("\n"))
+	return json.Unmarshal(text, &e) == nil && e.At.Before(t)
+}

@@ -1,0 +1,143 @@
+package bootserver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+
+	"ingot/bootserver/access"
+	"ingot/bootserver/api"
+	"ingot/bootserver/dhcp"
+	"ingot/bootserver/fleet"
+	"ingot/bootserver/state"
+)
+
+// LatestBoots implements api.Ledger.
+func (a admin) LatestBoots() []fleet.Boot { return a.state.Latest() }
+
+// Events implements api.Ledger.
+func (a admin) Events(ctx context.Context, q api.EventsRequest) (api.Events, error) {
+	s := state.Query{After: q.After, Newest: q.Newest, Limit: q.Limit}
+	if q.Machine != "" {
+		m, err := a.Machine(q.Machine)
+		if err != nil {
+			return api.Events{}, err
+		}
+		s.Machine = m.ID
+	}
+	if q.Wait > 0 {
+		ctx, cancel := context.WithTimeout(ctx, q.Wait)
+		defer cancel()
+		a.state.Await(ctx, q.After)
+	}
+	list, last, err := a.state.Ledger(s)
+	if len(list) > 0 && !q.Newest {
+		last = list[len(list)-1].Seq
+	}
+	return api.Events{Events: list, Last: last}, err
+}
+
+// Console implements api.Ledger.
+func (a admin) Console(ref, boot string) (api.Console, error) {
+	m, err := a.Machine(ref)
+	if err != nil {
+		return api.Console{}, err
+	}
+	list, err := a.state.Boots(m.ID, 0)
+	if err != nil {
+		return api.Console{}, err
+	}
+	i := slices.IndexFunc(list, func(b fleet.Boot) bool { return boot != "" && strings.HasPrefix(string(b.ID), boot) })
+	if boot == "" {
+		i = len(list) - 1
+	}
+	if i < 0 {
+		return api.Console{}, api.Problem{Status: 404, Detail: fmt.Sprintf("%s has no such boot", m.Hostname()), Next: "ingot boots " + m.Hostname()}
+	}
+	text, err := a.state.Console(list[i].ID)
+	return api.Console{Boot: list[i], Text: text}, err
+}
+
+// Why implements api.Ledger.
+func (a admin) Why(ref string) (api.Why, error) {
+	m, err := a.Machine(ref)
+	if err != nil {
+		return api.Why{}, err
+	}
+	boots, err := a.state.Boots(m.ID, storyBoots)
+	if err != nil {
+		return api.Why{}, err
+	}
+	story := fleet.Story{Machine: m, Boots: boots, Others: a.others(m), Policy: a.policyNow(), Now: a.now()}
+	if n := len(boots); n > 0 {
+		if im, err := a.image(boots[n-1].Image.Image); err == nil {
+			story.Needed = map[string]int64{"kernel": im.Manifest.Kernel.Size, "initramfs": im.Manifest.Initramfs.Size, "root": im.Manifest.Root.Size}
+		} else if ref, next := fleet.Next(m); next == nil {
+			if _, err := a.image(ref.Image); err != nil {
+				story.Unservable = err.Error()
+			}
+		}
+	}
+	words, next := fleet.Why(story)
+	return api.Why{Machine: m.ID, Name: m.Hostname(), Words: words, Next: next}, nil
+}
+
+// storyBoots is how many boots an explanation looks at.
+const storyBoots = 12
+
+// others are the DHCP servers that answered the cards of a machine lately.
+func (a admin) others(m fleet.Machine) (list []fleet.Other) {
+	if a.server.dhcp == nil {
+		return nil
+	}
+	heard := a.server.dhcp.Heard()
+	if !slices.ContainsFunc(heard.Askers, func(k dhcp.Asker) bool { return len(k.Answers) > 0 && slices.Contains(m.MACs, k.MAC) }) {
+		return nil
+	}
+	for _, s := range heard.Servers {
+		list = append(list, fleet.Other{Address: s.Address, At: s.Last})
+	}
+	return list
+}
+
+// Backup implements api.Ledger. It changes nothing, and is noted all the same:
+// who has a backup knows all that the server does.
+func (a admin) Backup(ctx context.Context, w io.Writer) error {
+	if err := a.state.Update(func(tx *state.Tx) error {
+		tx.Audit(a.noted(ctx, "server.backup", "", "", nil, nil))
+		return nil
+	}); err != nil {
+		return err
+	}
+	return a.state.Backup(w)
+}
+
+// Restore implements api.Ledger. Leases that were given since the backup stay:
+// machines use their addresses.
+func (a admin) Restore(ctx context.Context, r io.Reader) (api.Restored, error) {
+	kept, err := a.state.Restore(r, a.now())
+	if errors.Is(err, state.ErrDamaged) {
+		return api.Restored{}, api.Problem{Status: 400, Detail: err.Error(), Next: "give a file that ingot backup wrote"}
+	} else if err != nil {
+		return api.Restored{}, err
+	}
+	if a.server.dhcp != nil {
+		for _, l := range a.server.dhcp.Leases() {
+			if err := a.PutLease(l)(); err != nil {
+				return api.Restored{}, err
+			}
+		}
+	}
+	machines := len(a.state.Machines())
+	if err := a.state.Update(func(tx *state.Tx) error {
+		tx.Audit(a.noted(ctx, "server.restore", "", "", nil, map[string]any{"machines": machines, "before": kept}))
+		return nil
+	}); err != nil {
+		return api.Restored{}, err
+	}
+	a.log.Warn("the state was restored from a backup", "by", access.From(ctx).String(), "machines", machines, "before", kept)
+	return api.Restored{Machines: machines, Before: kept}, nil
+}

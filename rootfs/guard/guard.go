@@ -1,0 +1,198 @@
+// Package guard is the process that ingot-init leaves behind when it becomes
+// systemd. It owns the time of one boot: a machine that is not healthy by its
+// deadline is rebooted, whatever hangs, and the server is told what was not
+// finished. Until then it passes the kernel's log on to the server.
+//
+// It is no unit of the booted system, so a system that never finishes starting
+// cannot keep it from starting. When the kernel or systemd itself hangs, the
+// guard may hang with them: then nobody feeds the watchdog.
+package guard
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"ingot"
+	"ingot/rootfs"
+)
+
+// Guard watches one boot.
+type Guard struct {
+	Dir    string        // where handover and verdict are; ingot.RunDir
+	Limit  time.Duration // by when the machine must be healthy
+	From   uint64        // sequence number of the kernel's log that the server has not seen
+	Reboot func()        // resets the machine
+}
+
+// Extra is how much longer, in limits, a machine may take that is well and
+// cannot tell the server: a server that is away must not reboot a rack at once.
+const Extra = 3
+
+// Run returns when the boot is decided, or after it rebooted the machine.
+func (g *Guard) Run(ctx context.Context) error {
+	relayed := g.relay(ctx)
+	defer relayed()
+	if g.decided(ctx) {
+		return nil
+	}
+	why := fmt.Sprintf("not healthy within %s%s; the machine reboots itself", g.Limit.Round(time.Second), unfinished(ctx))
+	rootfs.WriteKernelLog("ingot: " + why)
+	relayed()
+	g.post(ctx, "events", ingot.Event{Stage: ingot.StageAgent, Error: why, Uptime: rootfs.Uptime()})
+	g.Reboot()
+	return nil
+}
+
+// decided waits for a verdict, and reports false when there was none in time.
+func (g *Guard) decided(ctx context.Context) bool {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for start, limit := time.Now(), g.Limit; ; {
+		switch rootfs.ReadVerdict(g.Dir) {
+		case rootfs.VerdictHealthy, rootfs.VerdictStays:
+			return true
+		case rootfs.VerdictWell:
+			limit = Extra * g.Limit
+		}
+		if time.Since(start) >= limit {
+			return false
+		}
+		select {
+		case <-ctx.Done(): // the system is shut down
+			return true
+		case <-tick.C:
+		}
+	}
+}
+
+// unfinished says what systemd still waits for, and what failed.
+func unfinished(ctx context.Context) string {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	text := ""
+	if jobs := column(ctx, 1, "list-jobs", "--plain", "--no-legend"); len(jobs) > 0 {
+		text += "; systemd still waits for " + list(jobs)
+	}
+	if failed := column(ctx, 0, "list-units", "--state=failed", "--plain", "--no-legend"); len(failed) > 0 {
+		text += "; failed: " + list(failed)
+	}
+	return text
+}
+
+// column runs systemctl and returns one column of what it lists. Jobs that wait
+// for others are left out: the one that they wait for is the cause.
+func column(ctx context.Context, n int, args ...string) (names []string) {
+	out, err := exec.CommandContext(ctx, "systemctl", args...).Output()
+	if err != nil {
+		return nil
+	}
+	for _, line := range strings.Split(string(out), "\n") {
+		if f := strings.Fields(line); len(f) > n && f[len(f)-1] != "waiting" {
+			names = append(names, f[n])
+		}
+	}
+	return names
+}
+
+func list(names []string) string {
+	const most = 5
+	if len(names) > most {
+		return fmt.Sprintf("%s and %d more", strings.Join(names[:most], ", "), len(names)-most)
+	}
+	return strings.Join(names, ", ")
+}
+
+// relay passes the kernel's log on until the function that it returns is
+// called, which passes on what is left.
+func (g *Guard) relay(ctx context.Context) (flush func()) {
+	log, err := rootfs.OpenKernelLog(g.From)
+	if err != nil {
+		return func() {}
+	}
+	ctx, stop := context.WithCancel(ctx)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(relayPause):
+				g.pass(ctx, log)
+			}
+		}
+	}()
+	over := false
+	return func() {
+		if over {
+			return
+		}
+		over = true
+		stop()
+		<-ended
+		g.pass(context.WithoutCancel(ctx), log)
+		log.Close()
+	}
+}
+
+// relayPause is how often the log is passed on.
+const relayPause = 3 * time.Second
+
+// pass sends what the log has now, as far as the server takes it.
+func (g *Guard) pass(ctx context.Context, log *rootfs.KernelLog) {
+	for range 16 {
+		text, _ := log.Read(ingot.MaxConsole / 2)
+		if text == "" {
+			return
+		}
+		g.post(ctx, "console", text)
+	}
+}
+
+// post tells the server; a server that is away is not waited for.
+func (g *Guard) post(ctx context.Context, part string, v any) {
+	h, err := rootfs.ReadHandover(g.Dir)
+	if err != nil || h.Server == "" {
+		return
+	}
+	kind, body := "application/json", []byte(nil)
+	if text, ok := v.(string); ok {
+		kind, body = "text/plain; charset=utf-8", []byte(text)
+	} else if body, err = json.Marshal(v); err != nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, h.Server+ingot.BootPath(h.Key, part), bytes.NewReader(body))
+	if err != nil {
+		return
+	}
+	req.Header.Set("Content-Type", kind)
+	if resp, err := http.DefaultClient.Do(req); err == nil {
+		_, _ = io.Copy(io.Discard, io.LimitReader(resp.Body, 1<<10))
+		resp.Body.Close()
+	}
+}
+
+// Reset reboots the machine at once. File systems are synced as far as they
+// let themselves within a few seconds: what hangs may be a disk.
+func Reset() {
+	synced := make(chan struct{})
+	go func() { unix.Sync(); close(synced) }()
+	select {
+	case <-synced:
+	case <-time.After(5 * time.Second):
+	}
+	_ = unix.Reboot(unix.LINUX_REBOOT_CMD_RESTART)
+	_ = os.WriteFile("/proc/sysrq-trigger", []byte("b"), 0) // when that is refused
+}

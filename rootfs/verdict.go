@@ -1,0 +1,38 @@
+package rootfs
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// Verdict is what the agent lets the guard know.
+type Verdict string
+
+// The verdicts. While there is none, the guard counts.
+const (
+	VerdictHealthy Verdict = "healthy" // reported, and taken by the server
+	VerdictStays   Verdict = "stays"   // not healthy, and it is to stay as it is for a person
+	VerdictWell    Verdict = "well"    // every check passed, but the server could not be told yet
+)
+
+const verdictFile = "verdict"
+
+// WriteVerdict leaves a verdict in dir.
+func WriteVerdict(dir string, v Verdict) error {
+	tmp := filepath.Join(dir, "."+verdictFile)
+	if err := os.WriteFile(tmp, []byte(v), 0o600); err != nil {
+		return fmt.Errorf("writing the verdict: %w", err)
+	}
+	return os.Rename(tmp, filepath.Join(dir, verdictFile))
+}
+
+// ReadVerdict returns the verdict in dir, or "".
+func ReadVerdict(dir string) Verdict {
+	b, err := os.ReadFile(filepath.Join(dir, verdictFile))
+	if err != nil {
+		return ""
+	}
+	return Verdict(strings.TrimSpace(string(b)))
+}

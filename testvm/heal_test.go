@@ -1,0 +1,100 @@
+//go:build e2e
+
+package testvm
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"ingot/bootserver/fleet"
+)
+
+// bad are images that are broken in different ways: what is added to lab, and
+// what `ingot why` says of it.
+var bad = []struct {
+	name, profile, why string
+}{
+	{"panic", "kernel: {arguments: [rdinit=/nothing]}\ndeadline: 90s\n", "kernel and initramfs fetched, then silence"},
+	{"init", "volumes: [{name: need, mount: /need}]\n", "volume need"},
+	{"never", `
+files:
+  - path: /etc/systemd/system/stuck.service
+    content: |
+      [Unit]
+      DefaultDependencies=no
+      Before=sysinit.target
+      [Service]
+      Type=oneshot
+      TimeoutStartSec=infinity
+      ExecStart=/bin/sleep infinity
+      [Install]
+      WantedBy=sysinit.target
+units: {enable: [stuck.service]}
+deadline: 90s
+`, "stuck.service"},
+	{"check", "checks: [{name: broken, command: [/bin/false], within: 2s}]\n", "check broken failed"},
+	{"hang", `
+files:
+  - path: /etc/systemd/system/freeze.service
+    content: |
+      [Unit]
+      DefaultDependencies=no
+      Before=sysinit.target
+      [Service]
+      Type=oneshot
+      TimeoutStartSec=infinity
+      ExecStart=/bin/sh -c 'for g in init.scope user.slice system.slice; do echo 1 > /sys/fs/cgroup/$g/cgroup.freeze; done; sleep infinity'
+      [Install]
+      WantedBy=sysinit.target
+units: {enable: [freeze.service]}
+deadline: 10m
+`, "silence"},
+}
+
+// TestSceneHeals: a machine without a disk that was healthy with v1 is given
+// an image that is broken, and comes back on v1 by itself, within the policy's
+// number of reboots.
+func TestSceneHeals(t *testing.T) {
+	requireAll(t)
+	for i, f := range []Firmware{BIOS, UEFI} {
+		for n, c := range bad {
+			t.Run(string(f)+"/"+c.name, func(t *testing.T) {
+				s := newStage(t)
+				profile := filepath.Join(s.dir, c.name+".yaml")
+				if err := os.WriteFile(profile, []byte("name: lab\nextends: lab\n"+c.profile), 0o644); err != nil {
+					t.Fatal(err)
+				}
+				s.run("build", profile, "--version", c.name)
+				s.serve("--approve-all", "--image", "lab:v1")
+				vm := s.vm(f, 10*i+n+1)
+				s.healthy(vm, 1, "lab:v1")
+				s.login(vm)
+				s.run("assign", vm.id(), "lab:"+c.name)
+				s.at(vm, "systemctl reboot")
+				s.heals(vm, "lab:"+c.name, c.why)
+			})
+		}
+	}
+}
+
+// heals waits until the machine is healthy with v1 again, after two boots of
+// the bad image.
+func (s *stage) heals(vm *VM, bad, why string) {
+	s.t.Helper()
+	for n := 2; n < 2+fleet.DefaultAttempts; n++ {
+		b := s.boot(vm, n, "a bad boot to end", func(b fleet.Boot) bool { return !b.Open() })
+		if b.Image.Name != bad {
+			s.t.Fatalf("boot %d is of %s; want %s\n%s", n, b.Image.Name, bad, s.timelines())
+		}
+		s.t.Logf("boot %d of %s: %s %s: %s", n, bad, b.Outcome, b.Stage(), b.Reason)
+	}
+	s.healthy(vm, 2+fleet.DefaultAttempts, "lab:v1")
+	words := s.run("why", vm.id())
+	s.t.Logf("ingot why: %s", words)
+	if !strings.Contains(words, why) || !strings.Contains(words, "fell back to lab:v1") {
+		s.t.Errorf("ingot why does not say %q and that it fell back", why)
+	}
+	s.t.Logf("\n%s", s.timelines())
+}
