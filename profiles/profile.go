@@ -39,7 +39,7 @@ type Profile struct {
 	RAM      RAM      `yaml:"ram,omitempty" json:"ram,omitempty"`
 	Deadline Duration `yaml:"deadline,omitempty" json:"deadline,omitempty" jsonschema_description:"From the first packet to the report; later counts as silent. Default: 10m."`
 
-	Compression string `yaml:"compression,omitempty" json:"compression,omitempty" jsonschema:"enum=fast,enum=balanced,enum=small" jsonschema_description:"Of the root: fast to build, balanced (default), or small for releases."`
+	Compression string `yaml:"compression,omitempty" json:"compression,omitempty" jsonschema:"enum=fast,enum=balanced,enum=small" jsonschema_description:"Of root and initramfs: fast to build, balanced (default), or small for releases."`
 
 	// File is the profile's file on disk; empty for one that ingot ships.
 	File string `yaml:"-" json:"-"`

@@ -101,7 +101,7 @@ func (w *writer) compressAll(ctx context.Context, cache *lookup, work <-chan *jo
 func (w *writer) compress(j *job, c compressor, cache *lookup) error {
 	buf := w.buffers.get()
 	if cache.on() {
-		j.key = sha256.Sum256(j.raw)
+		j.key = cache.names.of(j.raw)
 		if out, ok := cache.get(j.key, buf[:len(j.raw)]); ok {
 			w.use(j, out)
 			return nil
