@@ -91,6 +91,10 @@ func (m *machine) boot(ctx context.Context) error {
 	if err != nil {
 		return at("script", err)
 	}
+	if m.conf.Script {
+		m.passed("script")
+		return nil
+	}
 	for _, what := range []string{"kernel", "initrd"} {
 		url := word(script, what)
 		if url == "" {

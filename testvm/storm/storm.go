@@ -28,6 +28,7 @@ type Config struct {
 	Card     string        `json:"card"`    // network card to the LAN
 	Spread   time.Duration `json:"spread"`  // machines are switched on within this time
 	Timeout  time.Duration `json:"timeout"` // of the whole; 0 means 5 min
+	Script   bool          `json:"script"`  // machines are done when they have their script, whatever it says
 }
 
 // Result is how it went.
