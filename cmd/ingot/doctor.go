@@ -106,8 +106,12 @@ func (a *app) examine(ctx context.Context, c config.Config, broken error, trial 
 		card, there := lookAt(i.Name)
 		add(examineCard(card, there, i, c.DHCP.Networks)...)
 	}
+	pid := ""
+	if lock, err := os.ReadFile(filepath.Join(root, state.Folder, "lock")); err == nil && running {
+		pid = strings.TrimSpace(string(lock))
+	}
 	for _, p := range portsOf(c) {
-		add(examinePort(p, bootserver.Holder(p.proto, p.number), running))
+		add(examinePort(p, bootserver.Holder(p.proto, p.number), pid))
 	}
 	if running {
 		add(examineForeign(c.DHCP.Interfaces, network.Servers)...)

@@ -101,16 +101,16 @@ func portsOf(c config.Config) (list []port) {
 }
 
 // examinePort says whether a port is ours or free; holder is the process that
-// has it open.
-func examinePort(p port, holder string, running bool) finding {
+// has it open, and pid that of the running server, or nothing.
+func examinePort(p port, holder, pid string) finding {
 	check := fmt.Sprintf("port %d/%s", p.number, p.proto)
 	switch {
 	case holder == "":
-		if running {
+		if pid != "" {
 			return found(check, findOK, "", "%s: open, by whom cannot be seen from here", p.what)
 		}
 		return found(check, findOK, "", "%s: free", p.what)
-	case running && strings.HasPrefix(holder, "ingot "), running && strings.HasPrefix(holder, "systemd "):
+	case pid != "" && (strings.HasSuffix(holder, "(process "+pid+")") || strings.HasPrefix(holder, "systemd ")):
 		return found(check, findOK, "", "%s: open, by %s", p.what, holder)
 	}
 	return found(check, findError, "stop it, or let it serve other interfaces: ss -"+p.proto[:1]+"lnp sport = "+strconv.Itoa(p.number), "%s: taken by %s", p.what, holder)
