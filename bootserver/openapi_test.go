@@ -118,7 +118,7 @@ func TestAnswersAreAsDocumented(t *testing.T) {
 	// Assign before rollback: what the table's order would not give.
 	order := []string{"POST /v1/machines/{ref}/assign"}
 	for _, r := range api.Routes() {
-		if r.Scope != "" && strings.HasPrefix(r.Path, "/v1/") && !slices.Contains([]string{"/v1/openapi.json", "/v1/backup", "/v1/restore"}, r.Path) {
+		if r.Scope != "" && strings.HasPrefix(r.Path, "/v1/") && !slices.Contains([]string{"/v1/openapi.json", "/v1/backup", "/v1/restore", "/v1/machines/{ref}/capture"}, r.Path) {
 			order = append(order, r.Method+" "+r.Path)
 		}
 	}

@@ -81,6 +81,7 @@ type Server struct {
 	remote     []string    // where the API is served over TLS
 	ready      atomic.Bool // every port is open
 	metrics    *metrics
+	captures   atomic.Int32 // under way
 
 	reloading sync.Mutex
 	ports     map[string]*ports // by interface; Run makes it, then reloads change it

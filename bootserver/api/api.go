@@ -9,6 +9,8 @@ package api
 
 import (
 	"context"
+	"fmt"
+	"io"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -35,6 +37,9 @@ type Backend interface {
 	Resume(ctx context.Context, ref string) (fleet.Machine, error)
 	Grant(ctx context.Context, ref, volume, disk string, ttl time.Duration) (fleet.Machine, error)
 	Reload(ctx context.Context) (Reloaded, error)
+	// Capture writes a pcap file of a machine's traffic until ctx ends or most
+	// bytes are written.
+	Capture(ctx context.Context, ref string, w io.Writer, most int64) error
 	Ledger
 
 	Authority() Authority
@@ -233,9 +238,55 @@ func plainRoutes(r *routes, b Backend) {
 		w.Header().Set("Content-Type", "application/json")
 		_, _ = w.Write(text) // a client that hung up wants no answer
 	})
+	r.addPlain("GET /v1/machines/{ref}/capture", access.Admin, "A machine's boot traffic as it comes, as a pcap file; ?for=10m, ?most=BYTES", func(w http.ResponseWriter, q *http.Request) { capture(b, w, q) })
 	r.addPlain("GET /metrics", access.Read, "Metrics, as Prometheus reads them", func(w http.ResponseWriter, q *http.Request) { b.Metrics().ServeHTTP(w, q) })
 	r.addPlain("GET /healthz", "", "200: the server answers", health(func() error { return nil }))
 	r.addPlain("GET /readyz", "", "200: machines are served; else 503", health(func() error { return b.Ready() }))
+}
+
+// Bounds of one capture.
+const (
+	maxCaptureTime  = time.Hour
+	maxCaptureBytes = 1 << 30
+)
+
+// capture answers frames as they come. An error after the first of them ends
+// the connection: half a file must not look like one.
+func capture(b Backend, w http.ResponseWriter, q *http.Request) {
+	d, err := time.ParseDuration(q.FormValue("for"))
+	most, bad := strconv.ParseInt(q.FormValue("most"), 10, 64)
+	if err != nil || bad != nil || d <= 0 || d > maxCaptureTime || most < 1<<10 || most > maxCaptureBytes {
+		write(w, Problem{Status: http.StatusUnprocessableEntity, Detail: fmt.Sprintf("for=%q, most=%q: want a time up to %s, and 1024 to %d bytes", q.FormValue("for"), q.FormValue("most"), maxCaptureTime, maxCaptureBytes),
+			Next: "/v1/machines/NAME/capture?for=10m&most=268435456"}.complete())
+		return
+	}
+	ctx, cancel := context.WithTimeout(q.Context(), d)
+	defer cancel()
+	out := &flushed{w: w}
+	err = b.Capture(ctx, q.PathValue("ref"), out, most)
+	if err != nil && !out.began {
+		write(w, problem(err))
+	} else if err != nil {
+		panic(http.ErrAbortHandler)
+	}
+}
+
+// flushed sends each write at once.
+type flushed struct {
+	w     http.ResponseWriter
+	began bool
+}
+
+func (f *flushed) Write(b []byte) (int, error) {
+	if !f.began {
+		f.began = true
+		f.w.Header().Set("Content-Type", "application/vnd.tcpdump.pcap")
+	}
+	n, err := f.w.Write(b)
+	if err == nil {
+		err = http.NewResponseController(f.w).Flush()
+	}
+	return n, err
 }
 
 // health answers 200 or 503 and one word: who may ask it knows nothing more.

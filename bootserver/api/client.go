@@ -294,6 +294,21 @@ func (c *Client) Reload(ctx context.Context) (r Reloaded, err error) {
 	return r, c.call(ctx, http.MethodPost, "reload", nil, &r)
 }
 
+// Capture writes a machine's traffic to w as a pcap file, for a time or until
+// it has most bytes, or until ctx ends.
+func (c *Client) Capture(ctx context.Context, ref string, d time.Duration, most int64, w io.Writer) error {
+	q := url.Values{"for": {d.String()}, "most": {strconv.FormatInt(most, 10)}}
+	resp, err := c.stream(ctx, http.MethodGet, "/v1/machines/"+url.PathEscape(ref)+"/capture?"+q.Encode(), nil)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if _, err := io.Copy(w, resp.Body); err != nil && ctx.Err() == nil {
+		return fmt.Errorf("receiving the capture: %w", err)
+	}
+	return nil
+}
+
 // Authority returns the server's CA.
 func (c *Client) Authority(ctx context.Context) (a Authority, err error) {
 	return a, c.call(ctx, http.MethodGet, "authority", nil, &a)

@@ -160,7 +160,7 @@ func (a *app) rootCommand() *cobra.Command {
 	root.AddCommand(a.buildCommand(), a.planCommand(), a.importCommand(), a.verifyCommand(), a.imageCommand(), a.keyCommand(), a.serveCommand(), a.configCommand(), a.loadersCommand(),
 		a.machineCommand(), a.networkCommand(), a.assignCommand(), a.rollbackCommand(), a.grantCommand(), a.resumeCommand(), a.bootsCommand(),
 		a.whyCommand(), a.eventsCommand(), a.consoleCommand(), a.backupCommand(), a.restoreCommand(),
-		a.contextCommand(), a.tokenCommand(), a.auditCommand(), a.apiCommand(), a.doctorCommand(),
+		a.contextCommand(), a.tokenCommand(), a.auditCommand(), a.apiCommand(), a.doctorCommand(), a.captureCommand(),
 		a.labCommand(), a.demoCommand(), a.profileCommand(), a.versionCommand())
 	return root
 }
