@@ -31,10 +31,12 @@ test: setup build ## unit tests, real protocol peers, one BIOS and one UEFI mach
 test-unit: ## unit tests alone: seconds, without root
 	go test -short ./...
 
-test-all: setup build ## everything: race detector, both firmwares, every fault scene, node images
+test-all: build ## everything: race detector, all firmwares, every fault scene, node images, an arm64 machine
+	@scripts/setup all
 	go vet -tags e2e ./...
 	go test -race -count=1 ./...
 	INGOT_TEST_ALL=1 go test -tags e2e -count=1 -timeout 60m -p 1 -v ./builder/... ./testbuild/... ./bootserver/dhcp ./testvm/...
+	INGOT_TEST_ALL=1 go test -count=1 -timeout 60m -v -run '^TestFaults$$' ./cmd/ingot
 
 demo: ## the whole loop on an isolated LAN: build, PXE-boot, upgrade, roll back
 	@scripts/setup
@@ -49,6 +51,7 @@ lab: ## start a lab with one BIOS and one UEFI machine (see bin/ingot lab --help
 bench: build ## benchmarks; compare two runs with benchstat
 	@scripts/setup bench
 	go test -run '^$$' -bench . -benchmem ./...
+	go test -tags e2e -run '^$$' -bench . -benchtime 3x -timeout 30m -v ./testvm
 
 lint: ## gofmt, staticcheck and golangci-lint at the versions of tools/go.mod
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -l $$(git ls-files '*.go'); exit 1; }

@@ -60,10 +60,11 @@ type Disk struct {
 
 // NIC is one network interface of a machine.
 type NIC struct {
-	Name   string `json:"name"`
-	MAC    string `json:"mac"`
-	Driver string `json:"driver,omitempty"`
-	Boot   bool   `json:"boot,omitempty"` // the one that the machine booted from
+	Name     string `json:"name"`
+	MAC      string `json:"mac"`
+	Driver   string `json:"driver,omitempty"`
+	Firmware string `json:"firmware,omitempty"` // version, as the driver tells it (ethtool)
+	Boot     bool   `json:"boot,omitempty"`     // the one that the machine booted from
 }
 
 // Facts is what a machine says of its hardware at each boot.
@@ -165,7 +166,7 @@ type Report struct {
 
 // BootPath is the URL path of a resource of one boot. The parts:
 //
-//	script                  GET  iPXE script
+//	script                  GET  iPXE script; POST form of what SMBIOS says, from a machine that waits
 //	<image hex>/kernel      GET
 //	<image hex>/initramfs   GET
 //	<image hex>/manifest    GET  OCI manifest, bytes as signed

@@ -276,7 +276,7 @@ func TestTheTLSOfOthers(t *testing.T) {
 func TestWhatIsTakenIsBounded(t *testing.T) {
 	s := newStreet(t)
 	c := s.caller("an administrator", s.token("t", access.Admin), "")
-	large := `{"name":"` + strings.Repeat("x", 9<<20) + `"}`
+	large := `{"name":"` + strings.Repeat("x", 17<<20) + `"}`
 	n := 0
 	for _, path := range withBody(t) {
 		n++

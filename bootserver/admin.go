@@ -27,7 +27,10 @@ func (a admin) Network() api.Network {
 	if a.server.dhcp == nil {
 		return api.Network{}
 	}
-	return api.Network{Heard: a.server.dhcp.Heard(), Leases: a.server.dhcp.Leases()}
+	n := api.Network{Heard: a.server.dhcp.Heard(), Leases: append(a.server.dhcp.Leases(), a.server.dhcp6.Leases()...)}
+	six := a.server.dhcp6.Heard()
+	n.Askers, n.Servers, n.Warnings = append(n.Askers, six.Askers...), append(n.Servers, six.Servers...), append(n.Warnings, six.Warnings...)
+	return n
 }
 
 // Version implements api.Backend.
@@ -109,7 +112,7 @@ func (a admin) change(ctx context.Context, action, ref string, f func(m fleet.Ma
 // Approve implements api.Backend.
 func (a admin) Approve(ctx context.Context, ref string, q api.ApproveRequest) (fleet.Machine, error) {
 	if q.Name != "" && !ingot.ValidProfileName(q.Name) {
-		return fleet.Machine{}, api.Problem{Status: 400, Detail: fmt.Sprintf("%q cannot be a host name", q.Name), Next: "use lower-case letters, digits and dashes"}
+		return fleet.Machine{}, badName(q.Name)
 	}
 	var as fleet.Assignment
 	if q.Image != "" {
@@ -119,10 +122,10 @@ func (a admin) Approve(ctx context.Context, ref string, q api.ApproveRequest) (f
 		}
 	}
 	return a.change(ctx, "machine.approve", ref, func(m fleet.Machine, all []fleet.Machine) (fleet.Machine, error) {
-		if i := slices.IndexFunc(all, func(o fleet.Machine) bool { return q.Name != "" && o.Name == q.Name && o.ID != m.ID }); i >= 0 {
-			return m, api.Problem{Status: 409, Detail: fmt.Sprintf("the name %q belongs to machine %s", q.Name, all[i].ID), Next: "choose another --name"}
+		if err := freeName(all, m, q.Name); err != nil {
+			return m, err
 		}
-		m.State = fleet.Approved
+		m.State, m.Ask = fleet.Approved, nil
 		if q.Name != "" {
 			m.Name = q.Name
 		}

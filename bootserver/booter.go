@@ -92,15 +92,20 @@ func boots(tx *state.Tx, id ingot.BootID) *fleet.Boot {
 	return nil
 }
 
-func newBoot(m fleet.Machine, f ingot.Firmware, now time.Time) fleet.Boot {
+func newBoot(m fleet.Machine, latest *fleet.Boot, f ingot.Firmware, now time.Time) fleet.Boot {
 	var random [16]byte
 	_, _ = rand.Read(random[:]) // never fails, see crypto/rand
-	return fleet.Boot{ID: ingot.NewBootID(random), Machine: m.ID, Before: m.Boot, Firmware: f, Started: now}
+	b := fleet.Boot{ID: ingot.NewBootID(random), Machine: m.ID, Number: 1, Firmware: f, Started: now}
+	if latest != nil {
+		b.Number, b.Before = latest.Number+1, latest.ID
+	}
+	return b
 }
 
 // machine finds the machine of a sighting or records a new one.
 func (b *booter) machine(tx *state.Tx, s fleet.Sighting, now time.Time) (m fleet.Machine, known bool, err error) {
-	if found, ok := tx.Find(s); ok {
+	found, ask, ok := tx.Find(s)
+	if ok {
 		return found, true, nil
 	}
 	if tx.Pending() >= state.MaxPending {
@@ -113,7 +118,11 @@ func (b *booter) machine(tx *state.Tx, s fleet.Sighting, now time.Time) (m fleet
 	if _, taken := tx.Machine(id); taken { // its card was first seen in another machine
 		id += ingot.MachineID("-" + hex.EncodeToString(b.derive("id", s.UUID+s.MAC)[:2]))
 	}
-	m = fleet.Machine{ID: id, State: fleet.Pending, FirstSeen: now, MachineKey: hex.EncodeToString(b.derive("machine-id", string(id))[:16])}
+	m = fleet.Machine{ID: id, State: fleet.Pending, Ask: ask, FirstSeen: now, MachineKey: b.machineKey(id)}
+	if ask != nil {
+		b.log.Warn("a machine that may be known: an operator is asked", "machine", id, "mac", s.MAC, "uuid", s.UUID, "what", ask.What)
+		return m, false, nil
+	}
 	if policy := b.policy.Load(); policy.ApproveAll {
 		m.State = fleet.Approved
 		if policy.Image != "" {
@@ -126,6 +135,31 @@ func (b *booter) machine(tx *state.Tx, s fleet.Sighting, now time.Time) (m fleet
 	}
 	b.log.Info("a new machine", "machine", id, "mac", s.MAC, "uuid", s.UUID, "state", string(m.State))
 	return m, false, nil
+}
+
+// machineKey is the machine-id(5) of a machine's systems.
+func (b *booter) machineKey(id ingot.MachineID) string {
+	return hex.EncodeToString(b.derive("machine-id", string(id))[:16])
+}
+
+// rule lets the first rule that is about a machine speak.
+func (b *booter) rule(m fleet.Machine) fleet.Machine {
+	r, ok := fleet.FirstRule(b.policy.Load().Rules, m)
+	if !ok {
+		return m
+	}
+	var as fleet.Assignment
+	if r.Image != "" {
+		var err error
+		if as, err = b.assignment(context.Background(), r.Image, "by a rule"); err != nil {
+			b.log.Error("assigning a rule's image", "machine", m.ID, "err", err)
+		}
+	}
+	after := r.Apply(m, as)
+	if after.State != m.State {
+		b.log.Info("approved by a rule", "machine", m.ID, "image", after.Assignment.Name)
+	}
+	return after
 }
 
 // derive makes stable bytes that nobody can guess without the server's secret.
@@ -242,6 +276,11 @@ func (b *booter) bootScript(base string, m fleet.Machine, boot fleet.Boot, im im
 func (b *booter) waitScript(base string, m fleet.Machine, boot fleet.Boot, why error) string {
 	lines := []string{"", "  ingot", fmt.Sprintf("  machine %s  %s", m.ID, strings.Join(m.MACs, " ")), ""}
 	switch {
+	case m.State == fleet.Retired:
+		lines = append(lines, "  This machine is retired. To bring it back, on the server:", fmt.Sprintf("    ingot machine approve %s", m.ID))
+	case m.Ask != nil:
+		lines = append(lines, "  This machine may be known: "+m.Ask.What+".", "  If it is the same machine, on the server:",
+			fmt.Sprintf("    ingot machine merge %s %s", m.ID, m.Ask.With), "  If it is another one:", fmt.Sprintf("    ingot machine approve %s --name NAME --image PROFILE:VERSION", m.ID))
 	case errors.Is(why, fleet.ErrNotApproved):
 		lines = append(lines, "  This machine is waiting for approval. On the server:",
 			fmt.Sprintf("    ingot machine approve %s --name NAME --image PROFILE:VERSION", m.ID))
@@ -341,6 +380,12 @@ func (b *booter) Served(id ingot.BootID, part string, n int64, whole bool) {
 // Ticket implements httpboot.Booter.
 func (b *booter) Ticket(id ingot.BootID, q ingot.TicketRequest) (signed ingot.SignedTicket, err error) {
 	now := b.now()
+	var asked *fleet.Question
+	defer func() {
+		if err == nil && asked != nil {
+			err = fmt.Errorf("%w: an operator must look at this machine: %s", httpboot.ErrRefused, asked.What)
+		}
+	}()
 	err = b.state.Update(func(tx *state.Tx) error {
 		boot, m, err := known(tx, id)
 		if err != nil {
@@ -356,7 +401,16 @@ func (b *booter) Ticket(id ingot.BootID, q ingot.TicketRequest) (signed ingot.Si
 		if err != nil {
 			return fmt.Errorf("%w: %w", httpboot.ErrRefused, err)
 		}
-		m = learn(m, q.Facts, now)
+		m, boot.Changes = fleet.Learn(m, boundFacts(q.Facts), now)
+		if len(boot.Changes) > 0 {
+			b.log.Warn("hardware changed", "machine", m.ID, "boot", id.Short(), "changes", boot.Changes)
+			tx.PutBoot(boot)
+		}
+		if m.Ask != nil {
+			tx.PutMachine(m)
+			asked = m.Ask // the record stays, the ticket does not
+			return nil
+		}
 		m, lent := fleet.Lend(m, id, now)
 		text, err := json.Marshal(ingot.Ticket{Boot: id, Machine: m.ID, Hostname: m.Hostname(), MachineKey: m.MachineKey, Nonce: q.Nonce,
 			Issued: now, Expires: now.Add(time.Duration(b.policy.Load().Ticket)), Image: im.Digest, Name: im.Name.String(), Grants: lent,
@@ -371,16 +425,13 @@ func (b *booter) Ticket(id ingot.BootID, q ingot.TicketRequest) (signed ingot.Si
 	return signed, err
 }
 
-// learn takes over what a machine says of its hardware.
-func learn(m fleet.Machine, f ingot.Facts, now time.Time) fleet.Machine {
-	m.Facts, m.LastSeen = f, now
-	if s := ingot.PlausibleSerial(f.Serial); s != "" {
-		m.Serial = s
+// boundFacts bounds what a machine can make the record of it grow by.
+func boundFacts(f ingot.Facts) ingot.Facts {
+	f.NICs, f.Disks = f.NICs[:min(len(f.NICs), 64)], f.Disks[:min(len(f.Disks), 256)]
+	for _, s := range []*string{&f.UUID, &f.Serial, &f.Vendor, &f.Product, &f.BIOS, &f.CPU, &f.Kernel} {
+		*s = clip(*s)
 	}
-	if u := ingot.PlausibleUUID(f.UUID); u != "" && m.UUID == "" {
-		m.UUID = u
-	}
-	return m
+	return f
 }
 
 // Event implements httpboot.Booter.
@@ -409,9 +460,30 @@ func (b *booter) Event(id ingot.BootID, e ingot.Event) error {
 // clip bounds a text from a machine, and takes the credential of its boot out.
 func clip(s string) string { return ingot.HideBootKeys(strings.ToValidUTF8(s[:min(len(s), 1000)], "")) }
 
+// Waits implements httpboot.Booter: what SMBIOS says of a machine that waits is
+// for rules, and for the operator who is to approve it. Of a machine that has
+// told its facts itself nothing is taken.
+func (b *booter) Waits(id ingot.BootID, f ingot.Facts) error {
+	f = boundFacts(f)
+	return b.state.Update(func(tx *state.Tx) error {
+		_, m, err := known(tx, id)
+		if err != nil || m.State != fleet.Pending || m.Facts.RAM != 0 || m.Boot != id {
+			return err
+		}
+		after := m
+		after.Facts.Vendor, after.Facts.Product, after.Facts.Serial = f.Vendor, f.Product, ingot.PlausibleSerial(f.Serial)
+		after = b.rule(after)
+		if after.Facts.Vendor != m.Facts.Vendor || after.Facts.Product != m.Facts.Product || after.Facts.Serial != m.Facts.Serial || after.State != m.State {
+			tx.PutMachine(after)
+		}
+		return nil
+	})
+}
+
 // Console implements httpboot.Booter. A boot that ended may still speak: its
 // last words come late.
 func (b *booter) Console(id ingot.BootID, text string) error {
+	// The kernel repeats its command line, and with it the key of the boot.
 	text = fleet.Printable(ingot.HideBootKeys(text))
 	return b.state.Update(func(tx *state.Tx) error {
 		if _, _, err := latest(tx, id); err != nil || text == "" {

@@ -87,18 +87,23 @@ func (h *house) serve(l net.Listener, s *http.Server) {
 // image puts a small image into the store.
 func (h *house) put(version string) image.Image {
 	h.t.Helper()
-	dir := h.t.TempDir()
+	return putSmall(h.t, h.images, h.keys, version)
+}
+
+func putSmall(t testing.TB, images *image.Store, keys image.Keys, version string) image.Image {
+	t.Helper()
+	dir := t.TempDir()
 	file := func(name string) string {
 		p := filepath.Join(dir, name)
 		if err := os.WriteFile(p, []byte(name+" of "+version), 0o644); err != nil {
-			h.t.Fatal(err)
+			t.Fatal(err)
 		}
 		return p
 	}
-	im, err := h.images.Put(h.t.Context(), &ingot.ImageManifest{Schema: 1, Profile: "lab", Version: version, Arguments: []string{"quiet"}},
-		image.Files{Kernel: file("kernel"), Initramfs: file("initramfs"), Root: file("root"), Plan: file("plan"), UKI: file("uki")}, h.keys.Release.Secret)
+	im, err := images.Put(t.Context(), &ingot.ImageManifest{Schema: 1, Profile: "lab", Version: version, Arguments: []string{"quiet"}},
+		image.Files{Kernel: file("kernel"), Initramfs: file("initramfs"), Root: file("root"), Plan: file("plan"), UKI: file("uki")}, keys.Release.Secret)
 	if err != nil {
-		h.t.Fatal(err)
+		t.Fatal(err)
 	}
 	return im
 }

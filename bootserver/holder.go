@@ -15,6 +15,7 @@ func Holder(proto string, port int) string {
 
 // holder names the process that has a port open, " by dnsmasq (process 123)",
 // or nothing when that cannot be known (proc_pid_net(5)).
+// proto is "udp", "tcp", or one of them with a 6 behind it.
 func holder(proto string, port int) string {
 	table, err := os.ReadFile("/proc/net/" + proto)
 	if err != nil {

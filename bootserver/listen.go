@@ -10,9 +10,13 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"strings"
 	"syscall"
 
+	"golang.org/x/sys/unix"
+
 	"ingot/bootserver/dhcp"
+	"ingot/bootserver/dhcp6"
 )
 
 // Sockets are ports that somebody else opened for the server, as systemd does
@@ -26,7 +30,8 @@ type Sockets struct {
 func (s *Sockets) stream(at netip.AddrPort) net.Listener {
 	return take(&s.Streams, func(l net.Listener) bool {
 		a, ok := l.Addr().(*net.TCPAddr)
-		return ok && binds(a.AddrPort(), at)
+		c, _ := l.(syscall.Conn)
+		return ok && binds(a.AddrPort(), at, c != nil && only6(c))
 	})
 }
 
@@ -39,7 +44,7 @@ func (s *Sockets) socket(path string) net.Listener {
 func (s *Sockets) datagram(at netip.AddrPort) *net.UDPConn {
 	return take(&s.Datagrams, func(c *net.UDPConn) bool {
 		a, ok := c.LocalAddr().(*net.UDPAddr)
-		return ok && binds(a.AddrPort(), at)
+		return ok && binds(a.AddrPort(), at, only6(c))
 	})
 }
 
@@ -52,13 +57,61 @@ func take[T comparable](list *[]T, is func(T) bool) (found T) {
 }
 
 // binds reports whether a socket bound to have receives what is sent to want.
-func binds(have, want netip.AddrPort) bool {
-	return have.Port() == want.Port() && (have.Addr().Unmap() == want.Addr() || have.Addr().IsUnspecified())
+// One that is bound to all IPv6 addresses has those of IPv4 as well, unless
+// somebody forbade that (IPV6_V6ONLY, ipv6(7)).
+func binds(have, want netip.AddrPort, only6 bool) bool {
+	switch {
+	case have.Port() != want.Port():
+		return false
+	case have.Addr().IsUnspecified() && have.Addr().Is4():
+		return want.Addr().Is4()
+	case have.Addr().IsUnspecified():
+		return want.Addr().Is6() || !only6
+	}
+	return have.Addr().Unmap() == want.Addr()
 }
+
+// only6 reports whether a socket is for IPv6 alone.
+func only6(c syscall.Conn) bool {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return false
+	}
+	only := 0
+	if raw.Control(func(fd uintptr) { only, err = unix.GetsockoptInt(int(fd), unix.IPPROTO_IPV6, unix.IPV6_V6ONLY) }) != nil || err != nil {
+		return false
+	}
+	return only == 1
+}
+
+// wildcard is which addresses a passed socket serves besides the one that it
+// was taken for.
+type wildcard struct{ four, six bool }
+
+func (w *wildcard) add(a net.Addr, c any) {
+	at, err := netip.ParseAddrPort(a.String())
+	if err != nil || !at.Addr().IsUnspecified() {
+		return
+	}
+	conn, ok := c.(syscall.Conn)
+	w.six = w.six || at.Addr().Is6()
+	w.four = w.four || at.Addr().Is4() || ok && !only6(conn)
+}
+
+func (w wildcard) has(a netip.Addr) bool {
+	if a.Is4() {
+		return w.four
+	}
+	return w.six
+}
+
+// answerer serves the DHCP of a link until ctx ends.
+type answerer func(ctx context.Context) error
 
 // ports are what is open for one link.
 type ports struct {
-	dhcp *dhcp.Link
+	dhcp answerer // what answers DHCP or DHCPv6
+	link io.Closer
 	tftp []*net.UDPConn
 	http []net.Listener
 	stop context.CancelFunc // ends what answers at them; nil before
@@ -69,10 +122,10 @@ func (p *ports) close() {
 		p.stop()
 		return // who answers closes them, HTTP after its answers are through
 	}
-	if p.dhcp != nil {
-		p.dhcp.Close()
-	}
 	var all []io.Closer
+	if p.link != nil {
+		all = append(all, p.link)
+	}
 	for _, c := range p.tftp {
 		all = append(all, c)
 	}
@@ -93,8 +146,8 @@ func (s *Server) open(ctx context.Context, l link) (_ *ports, err error) {
 			p.close()
 		}
 	}()
-	if p.dhcp, err = dhcp.Listen(ctx, l.Interface); err != nil {
-		return nil, portTaken(err, "udp", dhcp.PortDHCP)
+	if err = s.openDHCP(ctx, l, p); err != nil {
+		return nil, err
 	}
 	for _, a := range l.addresses {
 		if err := s.openAddress(ctx, a, p); err != nil {
@@ -104,24 +157,67 @@ func (s *Server) open(ctx context.Context, l link) (_ *ports, err error) {
 	return p, nil
 }
 
+func (s *Server) openDHCP(ctx context.Context, l link, p *ports) error {
+	if l.six != nil {
+		open, err := dhcp6.Listen(ctx, *l.six)
+		if err != nil {
+			return portTaken(err, "udp6", dhcp6.PortServer)
+		}
+		p.link, p.dhcp = closer(open.Close), func(ctx context.Context) error { return s.dhcp6.Serve(ctx, open) }
+		return nil
+	}
+	open, err := dhcp.Listen(ctx, *l.four)
+	if err != nil {
+		return portTaken(err, "udp", dhcp.PortDHCP)
+	}
+	p.link, p.dhcp = closer(open.Close), func(ctx context.Context) error { return s.dhcp.Serve(ctx, open) }
+	return nil
+}
+
+// closer is a Close that cannot fail.
+type closer func()
+
+func (c closer) Close() error {
+	c()
+	return nil
+}
+
+// early lets a socket be bound to an IPv6 address that the kernel still looks
+// for twins of, as it does for a second after a card came up (RFC 4862 section
+// 5.4; ipv6(7)).
+func early(_, _ string, c syscall.RawConn) error {
+	var inner error
+	err := c.Control(func(fd uintptr) { inner = unix.SetsockoptInt(int(fd), unix.IPPROTO_IPV6, unix.IPV6_FREEBIND, 1) })
+	return errors.Join(err, inner)
+}
+
+// family says how to listen at an address: "udp" and "tcp" get its digit.
+func family(a netip.Addr) (digit string, lc net.ListenConfig) {
+	if a.Is4() {
+		return "4", net.ListenConfig{}
+	}
+	return "6", net.ListenConfig{Control: early}
+}
+
 func (s *Server) openAddress(ctx context.Context, a netip.Addr, p *ports) error {
+	digit, lc := family(a)
 	at := netip.AddrPortFrom(a, 69)
 	if c := s.passed.datagram(at); c != nil {
 		p.tftp = append(p.tftp, c)
-		s.everywhere.tftp = s.everywhere.tftp || c.LocalAddr().(*net.UDPAddr).AddrPort().Addr().IsUnspecified()
-	} else if !s.everywhere.tftp {
-		c, err := net.ListenUDP("udp4", net.UDPAddrFromAddrPort(at))
+		s.everywhere.tftp.add(c.LocalAddr(), c)
+	} else if !s.everywhere.tftp.has(a) {
+		c, err := lc.ListenPacket(ctx, "udp"+digit, at.String())
 		if err != nil {
 			return portTaken(err, "udp", 69)
 		}
-		p.tftp = append(p.tftp, c)
+		p.tftp = append(p.tftp, c.(*net.UDPConn))
 	}
 	at = netip.AddrPortFrom(a, s.port())
 	if l := s.passed.stream(at); l != nil {
 		p.http = append(p.http, l)
-		s.everywhere.http = s.everywhere.http || l.Addr().(*net.TCPAddr).AddrPort().Addr().IsUnspecified()
-	} else if !s.everywhere.http {
-		l, err := (&net.ListenConfig{}).Listen(ctx, "tcp4", at.String())
+		s.everywhere.http.add(l.Addr(), l)
+	} else if !s.everywhere.http.has(a) {
+		l, err := lc.Listen(ctx, "tcp"+digit, at.String())
 		if err != nil {
 			return portTaken(err, "tcp", int(s.port()))
 		}
@@ -157,7 +253,7 @@ func (s *Server) listenSocket(ctx context.Context, path string) (net.Listener, e
 func portTaken(err error, proto string, port int) error {
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE):
-		return fmt.Errorf("port %d/%s is taken%s: %w; stop what uses it, or serve on another interface", port, proto, holder(proto, port), err)
+		return fmt.Errorf("port %d/%s is taken%s: %w; stop what uses it, or serve on another interface", port, strings.TrimSuffix(proto, "6"), holder(proto, port), err)
 	case errors.Is(err, fs.ErrPermission):
 		return fmt.Errorf("%w; run as root, or grant the capabilities CAP_NET_BIND_SERVICE, CAP_NET_RAW and CAP_NET_ADMIN", err)
 	}

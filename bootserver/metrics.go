@@ -87,7 +87,7 @@ func (c fleetCollector) Collect(out chan<- prometheus.Metric) {
 	}
 	gauge(descReady, ready)
 	st := c.s.booter.state.Counts()
-	for _, state := range []fleet.State{fleet.Pending, fleet.Approved} {
+	for _, state := range []fleet.State{fleet.Pending, fleet.Approved, fleet.Retired} {
 		gauge(descMachines, float64(st.Machines[state]), string(state))
 	}
 	gauge(descOpen, float64(st.Open))
@@ -109,7 +109,7 @@ func (c fleetCollector) Collect(out chan<- prometheus.Metric) {
 		count(descRefused, float64(h.Refused))
 	}
 	if c.s.dhcp != nil {
-		gauge(descLeases, float64(len(c.s.dhcp.Leases())))
-		gauge(descForeign, float64(len(c.s.dhcp.Heard().Servers)))
+		gauge(descLeases, float64(len(c.s.dhcp.Leases())+len(c.s.dhcp6.Leases())))
+		gauge(descForeign, float64(len(c.s.dhcp.Heard().Servers)+len(c.s.dhcp6.Heard().Servers)))
 	}
 }

@@ -103,6 +103,12 @@ func TestAnswersAreAsDocumented(t *testing.T) {
 		"GET /v1/events":                   {{"", ""}, {"?newest=true&limit=2&machine=" + machineID, ""}, {"?after=1&wait=1ms", ""}},
 		"GET /v1/machines/{ref}/console":   {{"", ""}},
 		"GET /v1/machines/{ref}/why":       {{"", ""}},
+		"POST /v1/machines/{ref}/label":    {{"", `{"set":{"rack":"1"},"remove":["x"]}`}},
+		"POST /v1/machines/{ref}/rename":   {{"", `{"name":"node07"}`}},
+		"POST /v1/machines/{ref}/merge":    {}, // asked below what it cannot do
+		"POST /v1/machines/{ref}/forget":   {},
+		"POST /v1/machines/{ref}/retire":   {},
+		"POST /v1/import":                  {{"", `{"machines":[{"name":"new01","macs":["52:54:00:aa:00:01"]}],"dryRun":true}`}},
 		"POST /v1/machines/{ref}/resume":   {{"", ""}},
 		"GET /v1/network":                  {{"", ""}},
 		"GET /v1/tokens":                   {{"", ""}},

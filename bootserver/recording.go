@@ -4,9 +4,9 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"maps"
 	"net"
 	"slices"
+	"strings"
 
 	"ingot/bootserver/api"
 	"ingot/bootserver/capture"
@@ -35,7 +35,13 @@ func (a admin) Capture(ctx context.Context, ref string, w io.Writer, most int64)
 		}
 	}
 	a.server.reloading.Lock()
-	interfaces := slices.Sorted(maps.Keys(a.server.ports))
+	var interfaces []string
+	for key := range a.server.ports {
+		name, _, _ := strings.Cut(key, " ") // see link.key
+		interfaces = append(interfaces, name)
+	}
+	slices.Sort(interfaces)
+	interfaces = slices.Compact(interfaces)
 	a.server.reloading.Unlock()
 	if err := a.state.Update(func(tx *state.Tx) error {
 		tx.Audit(a.noted(ctx, "machine.capture", string(m.ID), m.Hostname(), nil, nil))

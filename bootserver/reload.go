@@ -2,6 +2,7 @@ package bootserver
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"reflect"
@@ -10,6 +11,7 @@ import (
 	"ingot/bootserver/api"
 	"ingot/bootserver/config"
 	"ingot/bootserver/dhcp"
+	"ingot/bootserver/dhcp6"
 )
 
 // changed compares settings: what a reload takes over, and what takes a restart.
@@ -47,32 +49,33 @@ func changed(old, now config.Config, store string) (r api.Reloaded) {
 // others keep their sockets and leases. An interface keeps its mode until a
 // restart, since other ports belong to another mode.
 func (s *Server) rearrange(ctx context.Context, c *config.Config, r *api.Reloaded) error {
-	old := s.conf.Settings.DHCP
-	c.DHCP.Interfaces = slices.Clone(c.DHCP.Interfaces)
-	for n, i := range c.DHCP.Interfaces {
-		at := slices.IndexFunc(old.Interfaces, func(o dhcp.Interface) bool { return o.Name == i.Name })
-		if at >= 0 && old.Interfaces[at].Mode != i.Mode {
-			r.Restart = append(r.Restart, "dhcp.interfaces: the mode of "+i.Name)
-			c.DHCP.Interfaces[n].Mode = old.Interfaces[at].Mode
-		}
-	}
-	if reflect.DeepEqual(old, c.DHCP) {
+	old := s.conf.Settings
+	keepModes(old, c, r)
+	four, six := !reflect.DeepEqual(old.DHCP, c.DHCP), !reflect.DeepEqual(old.DHCP6, c.DHCP6)
+	if !four && !six {
 		return nil
 	}
-	now, err := look(*c, s.conf.Range)
+	now, err := look(*c, s.conf.Range, s.conf.Range6)
 	if err != nil {
 		return err
 	}
 	opened := map[string]*ports{}
 	for _, l := range now.links {
-		if s.ports[l.Name] == nil {
-			if opened[l.Name], err = s.open(ctx, l); err != nil {
+		if s.ports[l.key()] == nil {
+			if opened[l.key()], err = s.open(ctx, l); err != nil {
 				break
 			}
 		}
 	}
 	if err == nil {
 		err = s.dhcp.Apply(now.dhcp, now.cards)
+	}
+	if err == nil {
+		if err = s.dhcp6.Apply(now.dhcp6, now.cards6); err != nil { // then nothing has changed
+			if before, lookErr := look(old, s.conf.Range, s.conf.Range6); lookErr == nil {
+				err = errors.Join(err, s.dhcp.Apply(before.dhcp, before.cards))
+			}
+		}
 	}
 	if err != nil {
 		for _, p := range opened {
@@ -82,18 +85,46 @@ func (s *Server) rearrange(ctx context.Context, c *config.Config, r *api.Reloade
 		}
 		return err
 	}
-	for name, p := range opened {
-		s.ports[name] = p
-		s.serve(name)
-		r.Changed = append(r.Changed, fmt.Sprintf("dhcp.interfaces: %s is served", name))
-	}
-	for name, p := range s.ports {
-		if !slices.ContainsFunc(now.links, func(l link) bool { return l.Name == name }) {
-			p.close()
-			delete(s.ports, name)
-			r.Changed = append(r.Changed, fmt.Sprintf("dhcp.interfaces: %s is left", name))
+	s.exchange(now, opened, r)
+	for what, changed := range map[string]bool{"dhcp": four, "dhcp6": six} {
+		if changed {
+			r.Changed = append(r.Changed, what)
 		}
 	}
-	r.Changed = append(r.Changed, "dhcp")
 	return nil
+}
+
+// keepModes takes back what takes a restart: another mode of an interface.
+func keepModes(old config.Config, c *config.Config, r *api.Reloaded) {
+	c.DHCP.Interfaces, c.DHCP6.Interfaces = slices.Clone(c.DHCP.Interfaces), slices.Clone(c.DHCP6.Interfaces)
+	for n, i := range c.DHCP.Interfaces {
+		at := slices.IndexFunc(old.DHCP.Interfaces, func(o dhcp.Interface) bool { return o.Name == i.Name })
+		if at >= 0 && old.DHCP.Interfaces[at].Mode != i.Mode {
+			r.Restart = append(r.Restart, "dhcp.interfaces: the mode of "+i.Name)
+			c.DHCP.Interfaces[n].Mode = old.DHCP.Interfaces[at].Mode
+		}
+	}
+	for n, i := range c.DHCP6.Interfaces {
+		at := slices.IndexFunc(old.DHCP6.Interfaces, func(o dhcp6.Interface) bool { return o.Name == i.Name })
+		if at >= 0 && old.DHCP6.Interfaces[at].Mode != i.Mode {
+			r.Restart = append(r.Restart, "dhcp6.interfaces: the mode of "+i.Name)
+			c.DHCP6.Interfaces[n].Mode = old.DHCP6.Interfaces[at].Mode
+		}
+	}
+}
+
+// exchange serves the links that are new and leaves those that are gone.
+func (s *Server) exchange(now site, opened map[string]*ports, r *api.Reloaded) {
+	for key, p := range opened {
+		s.ports[key] = p
+		s.serve(key)
+		r.Changed = append(r.Changed, fmt.Sprintf("dhcp.interfaces: %s is served", key))
+	}
+	for key, p := range s.ports {
+		if !slices.ContainsFunc(now.links, func(l link) bool { return l.key() == key }) {
+			p.close()
+			delete(s.ports, key)
+			r.Changed = append(r.Changed, fmt.Sprintf("dhcp.interfaces: %s is left", key))
+		}
+	}
 }

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
 	"ingot"
@@ -15,10 +16,19 @@ import (
 	"ingot/image"
 )
 
-// Leases implements dhcp.Store.
-func (b *booter) Leases() ([]fleet.Lease, error) { return b.state.Leases() }
+// leases are those of one family.
+type leases struct {
+	*booter
+	family func(netip.Addr) bool
+}
 
-// PutLease implements dhcp.Store.
+// Leases implements lease.Store.
+func (l leases) Leases() ([]fleet.Lease, error) {
+	all, err := l.state.Leases()
+	return slices.DeleteFunc(all, func(o fleet.Lease) bool { return !l.family(o.Address) }), err
+}
+
+// PutLease implements lease.Store.
 func (b *booter) PutLease(l fleet.Lease) (wait func() error) {
 	return b.state.Begin(func(tx *state.Tx) error {
 		tx.PutLease(l)
@@ -75,6 +85,10 @@ func (b *booter) see(tx *state.Tx, c dhcp.Sighting) (dhcp.Boot, error) {
 	if c.Port.Relay.IsValid() {
 		m.Port = c.Port
 	}
+	if m.MachineKey == "" { // imported before it was seen
+		m.MachineKey = b.machineKey(m.ID)
+	}
+	m = b.rule(m)
 	latest := boots(tx, m.Boot)
 	if c.Kind == dhcp.Init {
 		return b.seeInit(tx, c, m, latest)
@@ -99,7 +113,7 @@ func (b *booter) see(tx *state.Tx, c dhcp.Sighting) (dhcp.Boot, error) {
 			tx.PutBoot(over)
 			m = b.heal(m, over)
 		}
-		boot = newBoot(m, c.Firmware, now)
+		boot = newBoot(m, latest, c.Firmware, now)
 		m.Boot = boot.ID
 		b.log.Info("a machine boots", "machine", m.ID, "mac", c.MAC, "boot", boot.ID.Short(), "firmware", string(c.Firmware))
 	} else {
@@ -109,11 +123,11 @@ func (b *booter) see(tx *state.Tx, c dhcp.Sighting) (dhcp.Boot, error) {
 	if recorded.Stage().Rank() <= ingot.StageDHCP.Rank() {
 		recorded = fleet.Record(recorded, ingot.Event{Stage: ingot.StageDHCP, Detail: detail(c.Address)}, now)
 	}
+	if !known || m.Boot != before.Boot || m.Address != before.Address || m.Port != before.Port || m.UUID != before.UUID || m.State != before.State || m.MachineKey != before.MachineKey || now.Sub(before.LastSeen) > 30*time.Second {
+		tx.PutMachine(m)
+	}
 	if m.Boot != before.Boot || len(recorded.Events) != len(boot.Events) || recorded.First != boot.First || !recorded.Told.Equal(boot.Told) || recorded.Back != boot.Back || recorded.Image != boot.Image {
 		tx.PutBoot(recorded)
-	}
-	if !known || m.Boot != before.Boot || m.Address != before.Address || m.Port != before.Port || m.UUID != before.UUID || now.Sub(before.LastSeen) > 30*time.Second {
-		tx.PutMachine(m)
 	}
 	return what, nil
 }
@@ -201,7 +215,7 @@ func (b *booter) offer(c dhcp.Sighting, m fleet.Machine, boot fleet.Boot, list [
 		digest := ingot.DigestOf(b.loaders[boot.First])
 		return dhcp.Boot{URL: b.urlOfBoot(base, boot.ID, digest.Hex()+"/"+boot.First)}, boot
 	}
-	return dhcp.Boot{Loader: boot.First}, boot
+	return dhcp.Boot{Loader: boot.First, Size: len(b.loaders[boot.First])}, boot
 }
 
 // uki returns the UKI of an image that has one: signed for Secure Boot when it
@@ -222,8 +236,6 @@ func (b *booter) urlOf(server netip.Addr) string {
 	if !server.IsValid() || b.port == 0 {
 		return b.base
 	}
-	if b.port == 80 {
-		return "http://" + server.String()
-	}
-	return "http://" + netip.AddrPortFrom(server, b.port).String()
+	at := netip.AddrPortFrom(server, b.port).String() // IPv6 in brackets
+	return "http://" + strings.TrimSuffix(at, ":80")
 }

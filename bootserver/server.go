@@ -1,4 +1,4 @@
-// Package bootserver network-boots machines: DHCP, TFTP and HTTP on one or
+// Package bootserver network-boots machines: DHCP of both families, TFTP and HTTP on one or
 // more interfaces, joined to what package fleet decides and package state
 // remembers, and an API for operators on a Unix socket.
 //
@@ -27,8 +27,10 @@ import (
 	"ingot/bootserver/api"
 	"ingot/bootserver/config"
 	"ingot/bootserver/dhcp"
+	"ingot/bootserver/dhcp6"
 	"ingot/bootserver/httpboot"
 	"ingot/bootserver/ipxe"
+	"ingot/bootserver/lease"
 	"ingot/bootserver/state"
 	"ingot/bootserver/tftp"
 	"ingot/image"
@@ -38,6 +40,7 @@ import (
 type Config struct {
 	Settings config.Config // what operators write
 	Range    string        // with one interface: "10.99.0.100-10.99.0.199"; empty: as Settings say, else the upper half of its network
+	Range6   string        // likewise with one interface of IPv6: "fd00:99::1000-fd00:99::1fff"
 	Store    *image.Store
 	Keys     image.Keys
 	Loaders  string // folder of the loaders
@@ -61,9 +64,10 @@ type Ready struct {
 // Link is one interface that is served.
 type Link struct {
 	Name    string
-	Mode    dhcp.Mode
+	IPv6    bool
+	Mode    string     // of package dhcp, or for IPv6 of package dhcp6; empty: full
 	Address netip.Addr // none in observe mode, and then no URL either
-	Pools   []dhcp.Range
+	Pools   []lease.Range
 	URL     string
 }
 
@@ -75,8 +79,9 @@ type Server struct {
 	http       *httpboot.Server
 	tftp       *tftp.Server
 	dhcp       *dhcp.Server
+	dhcp6      *dhcp6.Server
 	passed     Sockets
-	everywhere struct{ tftp, http bool } // a socket that was passed serves all addresses
+	everywhere struct{ tftp, http wildcard } // a socket that was passed serves all addresses
 	ca         *access.CA
 	remote     []string    // where the API is served over TLS
 	ready      atomic.Bool // every port is open
@@ -84,7 +89,7 @@ type Server struct {
 	captures   atomic.Int32 // under way
 
 	reloading sync.Mutex
-	ports     map[string]*ports // by interface; Run makes it, then reloads change it
+	ports     map[string]*ports // by link.key; Run makes it, then reloads change it
 	serving   context.Context   //nolint:containedctx // of Run, for links that a reload adds
 	group     *errgroup.Group
 }
@@ -113,7 +118,7 @@ func (s *Server) port() uint16 {
 // Run serves until ctx ends. Everything is opened before anything is answered:
 // a port that is taken is an error, not half a server.
 func (s *Server) Run(ctx context.Context) error {
-	now, err := look(s.conf.Settings, s.conf.Range)
+	now, err := look(s.conf.Settings, s.conf.Range, s.conf.Range6)
 	if err != nil {
 		return err
 	}
@@ -143,16 +148,22 @@ func (s *Server) Run(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		s.ports[l.Name] = p
+		s.ports[l.key()] = p
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	s.reloading.Lock()
 	s.serving, s.group = ctx, g
 	for _, l := range now.links {
-		s.serve(l.Name)
+		s.serve(l.key())
 	}
 	s.reloading.Unlock()
 	s.answer(ctx, g, doors)
+	g.Go(func() error {
+		if err := st.Verify(); err != nil { // in the background: a long past must not delay a start
+			s.log.Error("the state file is damaged; restore a backup: ingot restore FILE", "err", err)
+		}
+		return nil
+	})
 	g.Go(func() error { return every(ctx, time.Second, s.tick) })
 	s.ready.Store(true)
 	if s.conf.Ready != nil {
@@ -165,7 +176,12 @@ func (s *Server) Run(ctx context.Context) error {
 func (s *Server) where(now site) Ready {
 	r := Ready{Socket: s.conf.Settings.Socket, Remote: s.remoteAt()}
 	for _, l := range now.links {
-		at := Link{Name: l.Name, Mode: l.Mode, Pools: s.dhcp.Pools(l.Name)}
+		at := Link{Name: l.name}
+		if l.six != nil {
+			at.IPv6, at.Mode, at.Pools = true, string(l.six.Mode), s.dhcp6.Pools(l.name)
+		} else {
+			at.Mode, at.Pools = string(l.four.Mode), s.dhcp.Pools(l.name)
+		}
 		if len(l.addresses) > 0 {
 			at.Address, at.URL = l.addresses[0], s.booter.urlOf(l.addresses[0])
 		}
@@ -208,7 +224,12 @@ func (s *Server) prepare(ctx context.Context, st *state.State, now site, prober 
 	s.tftp = &tftp.Server{Files: files, Served: s.booter.loaderServed, Log: s.log}
 	s.http = httpboot.New(s.booter, s.log)
 	s.limit(s.conf.Settings)
-	s.dhcp, err = dhcp.New(now.dhcp, now.cards, dhcp.Parts{Store: s.booter, Booter: s.booter,
+	s.dhcp6, err = dhcp6.New(now.dhcp6, now.cards6, dhcp6.Parts{Store: leases{s.booter, netip.Addr.Is6}, Booter: s.booter,
+		ID: [16]byte(s.booter.derive("dhcp6", "identity")), Log: s.log, Now: s.conf.Now})
+	if err != nil {
+		return err
+	}
+	s.dhcp, err = dhcp.New(now.dhcp, now.cards, dhcp.Parts{Store: leases{s.booter, netip.Addr.Is4}, Booter: s.booter,
 		ID: hex.EncodeToString(s.booter.derive("dhcp", "identity")[:8]), Log: s.log, Now: s.conf.Now})
 	if err != nil {
 		return err
@@ -228,7 +249,7 @@ func (s *Server) serve(name string) {
 	p := s.ports[name]
 	ctx, stop := context.WithCancel(s.serving)
 	p.stop = stop
-	s.group.Go(func() error { return s.dhcp.Serve(ctx, p.dhcp) })
+	s.group.Go(func() error { return p.dhcp(ctx) })
 	for _, c := range p.tftp {
 		s.group.Go(func() error { return s.tftp.Serve(ctx, c) })
 	}

@@ -2,8 +2,10 @@ package builder
 
 import (
 	"encoding/json"
+	"errors"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -162,6 +164,29 @@ func TestPlanIsRead(t *testing.T) {
 		}
 		if again, err := plan.Canonical(); err != nil || string(again) != string(text) {
 			t.Errorf("the plan of %s changes when it is read (%v):\n%s\n%s", name, err, text, again)
+		}
+	}
+}
+
+// TestCheckInit: what is built is what the profile's machines can run.
+func TestCheckInit(t *testing.T) {
+	dir := t.TempDir()
+	text := filepath.Join(dir, "text")
+	if err := os.WriteFile(text, []byte("#!/bin/sh\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		path string
+		arch ingot.Arch
+		want string // empty: it is taken
+	}{
+		{os.Args[0], ingot.Arch(runtime.GOARCH), ""},
+		{os.Args[0], map[string]ingot.Arch{"amd64": ingot.ARM64, "arm64": ingot.AMD64}[runtime.GOARCH], "is for another architecture"},
+		{text, ingot.AMD64, "is no program"},
+	} {
+		err := checkInit(c.path, c.arch)
+		if c.want == "" && err != nil || c.want != "" && (!errors.Is(err, ErrNotBootable) || !strings.Contains(err.Error(), c.want)) {
+			t.Errorf("checkInit(%s, %s) = %v; want …%s…", c.path, c.arch, err, c.want)
 		}
 	}
 }

@@ -19,12 +19,11 @@ import (
 // LoaderFiles are the boot loaders that a server hands out, by file name, and
 // where Debian's package ipxe keeps them.
 var LoaderFiles = map[string]string{
-	"undionly.kpxe":     "usr/lib/ipxe/undionly.kpxe",
-	"ipxe.pxe":          "usr/lib/ipxe/ipxe.pxe",
-	"snponly.efi":       "usr/lib/ipxe/snponly.efi",
-	"ipxe.efi":          "usr/lib/ipxe/ipxe.efi",
-	"ipxe-arm64.efi":    "usr/lib/ipxe/ipxe-arm64.efi",
-	"snponly-arm64.efi": "usr/lib/ipxe/snponly-arm64.efi",
+	"undionly.kpxe":  "usr/lib/ipxe/undionly.kpxe",
+	"ipxe.pxe":       "usr/lib/ipxe/ipxe.pxe",
+	"snponly.efi":    "usr/lib/ipxe/snponly.efi",
+	"ipxe.efi":       "usr/lib/ipxe/ipxe.efi",
+	"ipxe-arm64.efi": "usr/lib/ipxe/ipxe-arm64.efi", // there is no snponly for arm64
 }
 
 // loaderSuite is the Debian release whose iPXE works on every firmware that we

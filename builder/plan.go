@@ -6,6 +6,7 @@ package builder
 
 import (
 	"context"
+	"debug/elf"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -110,10 +111,27 @@ func Resolve(ctx context.Context, p *profiles.Profile, o PlanOptions) (*Plan, Lo
 	if plan.Init, err = digestFile(o.Init); err != nil {
 		return nil, locked, fmt.Errorf("reading ingot-init: %w", err)
 	}
+	if err := checkInit(o.Init, p.Arch); err != nil {
+		return nil, locked, err
+	}
 	if plan.Skeleton, err = skeletonDigest(); err != nil {
 		return nil, locked, err
 	}
 	return plan, locked, nil
+}
+
+// checkInit refuses an ingot-init that machines of an architecture cannot run.
+func checkInit(path string, arch ingot.Arch) error {
+	f, err := elf.Open(path)
+	if err != nil {
+		return fmt.Errorf("%w: ingot-init, %s, is no program: %w", ErrNotBootable, path, err)
+	}
+	defer f.Close()
+	if want := map[ingot.Arch]elf.Machine{ingot.AMD64: elf.EM_X86_64, ingot.ARM64: elf.EM_AARCH64}[arch]; f.Machine != want {
+		return fmt.Errorf("%w: ingot-init, %s, is for another architecture (%s); the profile is for %s: CGO_ENABLED=0 GOARCH=%s go build ./cmd/ingot-init, and name it with --init",
+			ErrNotBootable, path, f.Machine, arch, arch)
+	}
+	return nil
 }
 
 func digestSources(p *profiles.Profile) (map[string]ingot.Digest, error) {

@@ -18,7 +18,8 @@ import (
 type Host struct {
 	Card string // its name inside
 	lan  *LAN
-	pid  int // of the process that holds the namespace
+	pid  int    // of the process that holds the namespace
+	ns   string // the namespace, as /proc/PID/ns/net names it
 }
 
 // NewHost makes a host with an address. It ends with the LAN.
@@ -30,12 +31,13 @@ func (l *LAN) NewHost(ctx context.Context, name string, address netip.Prefix) (*
 	}
 	h := &Host{Card: "eth0", lan: l, pid: holder.Process.Pid}
 	go func() { _ = holder.Wait() }() // reaped; that it ended is what its user notices
-	l.mu.Lock()
-	l.hosts = append(l.hosts, h.pid)
-	l.mu.Unlock()
 	if err := h.wait(ctx); err != nil {
+		_ = syscall.Kill(h.pid, syscall.SIGKILL) // gone already is fine
 		return nil, err
 	}
+	l.mu.Lock()
+	l.hosts = append(l.hosts, h)
+	l.mu.Unlock()
 	for _, args := range [][]string{
 		{"link", "add", name, "type", "veth", "peer", "name", h.Card, "netns", strconv.Itoa(h.pid)},
 		{"link", "set", name, "master", Bridge},
@@ -61,7 +63,8 @@ func (h *Host) wait(ctx context.Context) error {
 			return fmt.Errorf("making a host: unshare failed: %w", err)
 		}
 		if strings.TrimSpace(string(comm)) == "sleep" {
-			return nil
+			h.ns, err = os.Readlink(fmt.Sprintf("/proc/%d/ns/net", h.pid))
+			return err
 		}
 		select {
 		case <-ctx.Done():
@@ -80,15 +83,19 @@ func (h *Host) Command(ctx context.Context, name string, args ...string) *exec.C
 	return exec.CommandContext(ctx, "nsenter", append(append(argv, "--", name), args...)...)
 }
 
-// Close ends the host and its network card.
-func (h *Host) Close() { _ = syscall.Kill(h.pid, syscall.SIGKILL) } // gone already is fine
+// Close ends the host, what runs on it, and its network card.
+func (h *Host) Close() {
+	for _, pid := range processes(h.ns) {
+		_ = syscall.Kill(pid, syscall.SIGKILL) // gone already is fine
+	}
+}
 
-// endHosts ends the hosts; what still runs on them has no network card any more.
+// endHosts ends the hosts.
 func (l *LAN) endHosts() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for _, pid := range l.hosts {
-		_ = syscall.Kill(pid, syscall.SIGKILL) // gone already is fine
+	for _, h := range l.hosts {
+		h.Close()
 	}
 	l.hosts = nil
 }

@@ -42,7 +42,7 @@ type LAN struct {
 	mu    sync.Mutex
 	vms   []*VM
 	taps  int
-	hosts []int         // processes that hold the namespaces of hosts
+	hosts []*Host
 	start chan func()   // runs on the thread that children are bound to
 	quit  chan struct{} // closed by Close
 	once  sync.Once
@@ -228,7 +228,7 @@ func (l *LAN) Close() {
 // killAll ends whatever runs in the namespace and waits until it is gone.
 func (l *LAN) killAll() {
 	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
-		left := l.processes()
+		left := processes(l.ns)
 		if len(left) == 0 {
 			return
 		}
@@ -238,9 +238,9 @@ func (l *LAN) killAll() {
 	}
 }
 
-// processes lists the ids of those that run in the namespace.
-func (l *LAN) processes() (pids []int) {
-	if l.ns == "" {
+// processes lists the ids of those that run in a network namespace.
+func processes(namespace string) (pids []int) {
+	if namespace == "" {
 		return nil
 	}
 	entries, _ := os.ReadDir("/proc") // without it nothing here works
@@ -249,7 +249,7 @@ func (l *LAN) processes() (pids []int) {
 		if err != nil || pid == os.Getpid() {
 			continue
 		}
-		if ns, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/net", pid)); err == nil && ns == l.ns {
+		if ns, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/net", pid)); err == nil && ns == namespace {
 			pids = append(pids, pid)
 		}
 	}

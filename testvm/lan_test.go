@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"os/exec"
 	"strings"
@@ -70,6 +71,16 @@ func changesUser(l *LAN) *exec.Cmd {
 func TestCloseLeavesNothing(t *testing.T) {
 	l := testLAN(t)
 	ns := namespaceOf(t, l.pid)
+	host, err := l.NewHost(t.Context(), "other0", netip.MustParsePrefix("10.99.0.2/24"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	daemon := host.Command(context.Background(), "sleep", "1000")
+	if err := daemon.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- daemon.Wait() }()
 	cmd := changesUser(l)
 	if err := l.Start(cmd); err != nil {
 		t.Fatal(err)
@@ -84,6 +95,11 @@ func TestCloseLeavesNothing(t *testing.T) {
 	l.Close()
 	if left := inside(ns); len(left) > 0 {
 		t.Errorf("after Close these processes hold the namespace: %v", left)
+	}
+	select {
+	case <-ended:
+	case <-time.After(10 * time.Second):
+		t.Error("after Close a program on a host still runs")
 	}
 	l.Close() // again is fine
 	if err := l.Start(l.Command(context.Background(), "true")); !errors.Is(err, ErrClosed) {

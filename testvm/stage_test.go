@@ -74,7 +74,7 @@ func ingotCommand(ctx context.Context, store string, args ...string) *exec.Cmd {
 
 // stage is one LAN with one server and the machines of one scene.
 type stage struct {
-	t      *testing.T
+	t      testing.TB
 	ctx    context.Context
 	lan    *LAN
 	dir    string
@@ -104,13 +104,18 @@ func (s *safeBuffer) String() string {
 
 // newStage makes a LAN and a store with the shared images. Evidence of a scene
 // that fails is kept, and its place is printed.
-func newStage(t *testing.T) *stage {
+func newStage(t testing.TB) *stage {
+	t.Helper()
+	return newStageFor(t, 8*time.Minute)
+}
+
+func newStageFor(t testing.TB, limit time.Duration) *stage {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "ingot-scene-")
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 8*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	lan, err := NewLAN(ctx, Options{Dir: dir})
 	if err != nil {
 		cancel()
@@ -124,6 +129,11 @@ func newStage(t *testing.T) *stage {
 			_ = s.server.Process.Kill() // may be dead by the scene's own hand
 		}
 		cancel()
+		if to := os.Getenv("INGOT_TEST_CAPTURE"); to != "" {
+			if err := s.keepQuestions(to); err != nil {
+				t.Error(err)
+			}
+		}
 		if t.Failed() {
 			_ = os.WriteFile(filepath.Join(dir, "server.log"), []byte(s.log.String()), 0o644)
 			for _, vm := range lan.vms {
@@ -136,7 +146,7 @@ func newStage(t *testing.T) *stage {
 		}
 		os.RemoveAll(dir)
 	})
-	capture := lan.Command(context.Background(), "tcpdump", "-i", Bridge, "-U", "-w", filepath.Join(dir, "lan.pcap"), "udp port 67 or udp port 69")
+	capture := lan.Command(context.Background(), "tcpdump", "-i", Bridge, "-U", "-w", filepath.Join(dir, "lan.pcap"), "udp port 67 or udp port 69 or udp port 4011 or udp portrange 546-547 or icmp6")
 	if err := lan.Start(capture); err != nil {
 		t.Fatal(err)
 	}
@@ -150,7 +160,13 @@ func newStage(t *testing.T) *stage {
 // serve starts the server and waits until it says that it is ready.
 func (s *stage) serve(args ...string) {
 	s.t.Helper()
-	argv := append([]string{"--store", s.store, "serve", "--config=", "--interface", Bridge}, args...)
+	s.serveOn(append([]string{"--interface", Bridge}, args...)...)
+}
+
+// serveOn is serve on the interfaces that the arguments name.
+func (s *stage) serveOn(args ...string) {
+	s.t.Helper()
+	argv := append([]string{"--store", s.store, "serve", "--config="}, args...) // a later --config counts
 	cmd := s.lan.Command(context.Background(), filepath.Join(bin, "ingot"), argv...)
 	cmd.Stderr = s.log
 	before := len(s.log.String())
@@ -193,8 +209,14 @@ func (s *stage) run(args ...string) string {
 // vm starts a machine; disks are its data disks.
 func (s *stage) vm(f Firmware, n int, disks ...Disk) *VM {
 	s.t.Helper()
-	vm, err := s.lan.StartVM(s.ctx, Config{Name: fmt.Sprintf("%s%d", strings.ToLower(string(f)), n), Firmware: f,
-		MAC: fmt.Sprintf("52:54:00:12:00:%02x", n), Disks: disks})
+	return s.start(n, Config{Firmware: f, Disks: disks})
+}
+
+// start starts the machine of a number, which makes its name and MAC address.
+func (s *stage) start(n int, c Config) *VM {
+	s.t.Helper()
+	c.Name, c.MAC = fmt.Sprintf("%s%d", strings.ToLower(string(c.Firmware)), n), fmt.Sprintf("52:54:00:12:00:%02x", n)
+	vm, err := s.lan.StartVM(s.ctx, c)
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -296,7 +318,7 @@ func (s *stage) inspect(name string) (im struct {
 }
 
 // requireAll skips a scene that only make test-all plays.
-func requireAll(t *testing.T) {
+func requireAll(t testing.TB) {
 	t.Helper()
 	if os.Getenv("INGOT_TEST_ALL") == "" {
 		t.Skip("played by make test-all")

@@ -18,11 +18,19 @@ import (
 type Firmware string
 
 // The firmwares of the lab. BIOS is SeaBIOS with the old iPXE of QEMU's card
-// ROM; UEFI is OVMF with its own network stack, the card's ROM switched off.
+// ROM; UEFI is OVMF with its own network stack, the card's ROM switched off;
+// ARM64 is the same firmware, EDK2, for arm64, on a machine of that kind.
 const (
-	BIOS Firmware = "BIOS"
-	UEFI Firmware = "UEFI"
+	BIOS  Firmware = "BIOS"
+	UEFI  Firmware = "UEFI"
+	ARM64 Firmware = "ARM64"
 )
+
+// flash are the code and the empty variables of the firmwares that have them.
+var flash = map[Firmware][2]string{
+	UEFI:  {"/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"},
+	ARM64: {"/usr/share/AAVMF/AAVMF_CODE.fd", "/usr/share/AAVMF/AAVMF_VARS.fd"},
+}
 
 // Disk is a virtual disk.
 type Disk struct {
@@ -52,6 +60,7 @@ type Config struct {
 	CPUs     int      `json:"cpus,omitempty"` // 0 means 2
 	Disks    []Disk   `json:"disks,omitempty"`
 	HTTPBoot bool     `json:"httpBoot,omitempty"` // UEFI boots by HTTP and not by PXE
+	IPv6     bool     `json:"ipv6,omitempty"`     // UEFI boots over IPv6, and not over IPv4
 	// Offline machines have no network card: they boot from Disks[0], or from
 	// ISO when that is set.
 	Offline bool   `json:"offline,omitempty"`
@@ -87,8 +96,8 @@ func (l *LAN) StartVM(ctx context.Context, c Config) (*VM, error) {
 		}
 	}
 	vm := &VM{Config: c, Console: newConsole(), lan: l, tap: tap}
-	if c.Firmware == UEFI {
-		if err := copyFile("/usr/share/OVMF/OVMF_VARS_4M.fd", vm.file("vars.fd")); err != nil {
+	if f, ok := flash[c.Firmware]; ok {
+		if err := copyFile(f[1], vm.file("vars.fd")); err != nil {
 			return nil, fmt.Errorf("preparing UEFI of %s: %w", c.Name, err)
 		}
 	}
@@ -100,30 +109,40 @@ func (l *LAN) StartVM(ctx context.Context, c Config) (*VM, error) {
 
 func (vm *VM) file(suffix string) string { return vm.lan.path(vm.Name + "." + suffix) }
 
-// args is QEMU's command line. The machine starts halted, so that the console
-// is read from the first character on.
-func (vm *VM) args() []string {
+// board is the machine that QEMU emulates: the program, and what kind.
+func (vm *VM) board() []string {
+	if vm.Firmware == ARM64 { // never by KVM: the host is of another kind; the model without pointer authentication, which is slow to emulate
+		return []string{"qemu-system-aarch64", "-machine", "virt", "-accel", emulation, "-cpu", "cortex-a72"}
+	}
 	accel := Accelerator()
 	cpu := "max"
 	if accel == "kvm" {
 		cpu = "host"
 	}
+	return []string{"qemu-system-x86_64", "-machine", "q35,graphics=off", "-accel", accel, "-cpu", cpu}
+}
+
+// argv is QEMU's command line. The machine starts halted, so that the console
+// is read from the first character on.
+func (vm *VM) argv() []string {
 	nic := "virtio-net-pci,netdev=n0,bootindex=1,mac=" + vm.MAC
-	args := []string{"-name", vm.Name, "-machine", "q35,graphics=off", "-accel", accel, "-cpu", cpu,
+	args := append(vm.board(), "-name", vm.Name,
 		"-m", strconv.Itoa(vm.RAM), "-smp", strconv.Itoa(vm.CPUs), "-nodefaults", "-display", "none", "-S",
-		"-uuid", vm.uuid(), "-smbios", "type=1,manufacturer=ingot,product=lab,serial=LAB-" + vm.Name,
-		"-chardev", "socket,id=serial0,server=on,wait=off,path=" + vm.file("console") + ",logappend=on,logfile=" + vm.file("console.log"),
-		"-serial", "chardev:serial0", "-qmp", "unix:" + vm.file("qmp") + ",server=on,wait=off",
-		"-device", "virtio-rng-pci", "-device", "i6300esb", "-action", "watchdog=reset", "-boot", "reboot-timeout=5000"}
-	if vm.Firmware == UEFI {
+		"-uuid", vm.uuid(), "-smbios", "type=1,manufacturer=ingot,product=lab,serial=LAB-"+vm.Name,
+		"-chardev", "socket,id=serial0,server=on,wait=off,path="+vm.file("console")+",logappend=on,logfile="+vm.file("console.log"),
+		"-serial", "chardev:serial0", "-qmp", "unix:"+vm.file("qmp")+",server=on,wait=off",
+		"-device", "virtio-rng-pci", "-device", "i6300esb", "-action", "watchdog=reset", "-boot", "reboot-timeout=5000")
+	if f, ok := flash[vm.Firmware]; ok {
 		nic += ",romfile="
+		// One way to boot at once; each of the others would be tried for a minute.
+		yes := map[bool]string{true: "y", false: "n"}
 		args = append(args,
-			"-drive", "if=pflash,unit=0,format=raw,readonly=on,file=/usr/share/OVMF/OVMF_CODE_4M.fd",
+			"-drive", "if=pflash,unit=0,format=raw,readonly=on,file="+f[0],
 			"-drive", "if=pflash,unit=1,format=raw,file="+vm.file("vars.fd"),
-			// PXEv4 at once, or HTTP at once; each would be tried for a minute.
-			"-fw_cfg", "name=opt/org.tianocore/IPv4PXESupport,string="+map[bool]string{true: "n", false: "y"}[vm.HTTPBoot],
-			"-fw_cfg", "name=opt/org.tianocore/IPv6PXESupport,string=n",
-			"-fw_cfg", "name=opt/org.tianocore/IPv6Support,string=n")
+			"-fw_cfg", "name=opt/org.tianocore/IPv4PXESupport,string="+yes[!vm.HTTPBoot && !vm.IPv6],
+			"-fw_cfg", "name=opt/org.tianocore/IPv6PXESupport,string="+yes[!vm.HTTPBoot && vm.IPv6],
+			"-fw_cfg", "name=opt/org.tianocore/IPv4Support,string="+yes[!vm.IPv6],
+			"-fw_cfg", "name=opt/org.tianocore/IPv6Support,string="+yes[vm.IPv6])
 	}
 	if !vm.Offline {
 		args = append(args, "-netdev", "tap,id=n0,script=no,downscript=no,ifname="+vm.tap, "-device", nic)
@@ -173,7 +192,8 @@ func (vm *VM) On(ctx context.Context) error {
 		return fmt.Errorf("starting %s: %w", vm.Name, err)
 	}
 	defer log.Close()
-	argv := vm.lan.enter("qemu-system-x86_64", vm.args()...)
+	argv := vm.argv()
+	argv = vm.lan.enter(argv[0], argv[1:]...)
 	cmd := exec.Command(argv[0], argv[1:]...)
 	cmd.Stdout, cmd.Stderr = log, log
 	if err := vm.lan.Start(cmd); err != nil {

@@ -31,6 +31,7 @@ type Backend interface {
 	Machines() []fleet.Machine
 	Machine(ref string) (fleet.Machine, error)
 	Boots(ref string, limit int) ([]fleet.Boot, error)
+	Machinery
 	Approve(ctx context.Context, ref string, q ApproveRequest) (fleet.Machine, error)
 	Assign(ctx context.Context, ref, image, why string) (fleet.Machine, error)
 	Rollback(ctx context.Context, ref string) (fleet.Machine, error)
@@ -121,13 +122,14 @@ type changeIn[Q any] struct {
 
 type nothingIn struct{}
 
-type pageIn struct {
+// PageIn chooses a page of a list.
+type PageIn struct {
 	After string `query:"after" maxLength:"200" doc:"Id of the last one of the page before."`
 	Limit int    `query:"limit" minimum:"1" maximum:"10000" default:"1000" doc:"Most of one page."`
 }
 
 // page cuts one page out of a list, and says the query of the next one.
-func page[T any](list []T, in pageIn, id func(T) string) ([]T, string, error) {
+func page[T any](list []T, in PageIn, id func(T) string) ([]T, string, error) {
 	if in.After != "" {
 		at := 0
 		for at < len(list) && id(list[at]) != in.After {
@@ -154,6 +156,7 @@ func table(b Backend, version string) *routes {
 	add(r, "GET /v1/network", access.Read, "What was heard and lent on the networks", func(context.Context, *nothingIn) (Network, error) { return b.Network(), nil })
 	add(r, "POST /v1/reload", access.Admin, "Read the configuration again", func(ctx context.Context, _ *nothingIn) (Reloaded, error) { return b.Reload(ctx) })
 	machineRoutes(r, b)
+	machineryRoutes(r, b)
 	ledgerRoutes(r, b)
 	accessRoutes(r, b)
 	plainRoutes(r, b)
@@ -164,8 +167,21 @@ func table(b Backend, version string) *routes {
 }
 
 func machineRoutes(r *routes, b Backend) {
-	addPage(r, "GET /v1/machines", access.Read, "All machines, the longest known first", func(_ context.Context, in *pageIn) ([]fleet.Machine, string, error) {
-		return page(b.Machines(), *in, func(m fleet.Machine) string { return string(m.ID) })
+	type machinesIn struct {
+		PageIn
+		Brief bool `query:"brief" doc:"Only what a table shows of each."`
+	}
+	addPage(r, "GET /v1/machines", access.Read, "All machines, the longest known first", func(_ context.Context, in *machinesIn) ([]fleet.Machine, string, error) {
+		list, next, err := page(b.Machines(), in.PageIn, func(m fleet.Machine) string { return string(m.ID) })
+		if in.Brief && err == nil {
+			for i := range list {
+				list[i] = list[i].Brief()
+			}
+			if next != "" {
+				next += "&brief=true"
+			}
+		}
+		return list, next, err
 	})
 	add(r, "GET /v1/machines/{ref}", access.Read, "One machine", func(_ context.Context, in *MachineIn) (fleet.Machine, error) { return b.Machine(in.Ref) })
 	add(r, "POST /v1/machines/{ref}/approve", access.Operate, "Let a machine boot", func(ctx context.Context, in *changeIn[ApproveRequest]) (fleet.Machine, error) {

@@ -26,8 +26,10 @@ import (
 
 	"ingot"
 	"ingot/bootserver/dhcp"
+	"ingot/bootserver/dhcp6"
 	"ingot/bootserver/fleet"
 	"ingot/bootserver/httpboot"
+	"ingot/bootserver/lease"
 	"ingot/bootserver/tftp"
 	"ingot/internal/yamlfile"
 )
@@ -38,15 +40,16 @@ const Default = "/etc/ingot/ingot.yaml"
 
 // Config is one server. Zero values are the defaults.
 type Config struct {
-	Schema string      `yaml:"$schema,omitempty" json:"-" jsonschema_description:"Location of this schema; for editors, ignored by ingot."`
-	Store  string      `yaml:"store,omitempty" json:"store,omitempty" jsonschema_description:"Folder of images, keys and state. Default: /var/lib/ingot."`
-	Socket string      `yaml:"socket,omitempty" json:"socket,omitempty" jsonschema_description:"Unix socket of the administrator. Default: ingot.sock in the store."`
-	Mirror string      `yaml:"mirror,omitempty" json:"mirror,omitempty" jsonschema_description:"Debian mirror for the loaders. Default: this host's own apt sources."`
-	DHCP   dhcp.Config `yaml:"dhcp,omitempty" json:"dhcp"`
-	TFTP   TFTP        `yaml:"tftp,omitempty" json:"tftp"`
-	HTTP   HTTP        `yaml:"http,omitempty" json:"http"`
-	Boots  Boots       `yaml:"boots,omitempty" json:"boots"`
-	API    API         `yaml:"api,omitempty" json:"api"`
+	Schema string       `yaml:"$schema,omitempty" json:"-" jsonschema_description:"Location of this schema; for editors, ignored by ingot."`
+	Store  string       `yaml:"store,omitempty" json:"store,omitempty" jsonschema_description:"Folder of images, keys and state. Default: /var/lib/ingot."`
+	Socket string       `yaml:"socket,omitempty" json:"socket,omitempty" jsonschema_description:"Unix socket of the administrator. Default: ingot.sock in the store."`
+	Mirror string       `yaml:"mirror,omitempty" json:"mirror,omitempty" jsonschema_description:"Debian mirror for the loaders. Default: this host's own apt sources."`
+	DHCP   dhcp.Config  `yaml:"dhcp,omitempty" json:"dhcp"`
+	DHCP6  dhcp6.Config `yaml:"dhcp6,omitempty" json:"dhcp6" jsonschema_description:"DHCPv6. Without it nothing of IPv6 is served."`
+	TFTP   TFTP         `yaml:"tftp,omitempty" json:"tftp"`
+	HTTP   HTTP         `yaml:"http,omitempty" json:"http"`
+	Boots  Boots        `yaml:"boots,omitempty" json:"boots"`
+	API    API          `yaml:"api,omitempty" json:"api"`
 }
 
 // TFTP bounds the first stage.
@@ -71,6 +74,7 @@ type Boots struct {
 	Deadline   yamlfile.Duration `yaml:"deadline,omitempty" json:"deadline,omitempty" jsonschema_description:"Of images that name none: from the script to the report. Default: 10m."`
 	Attempts   int               `yaml:"attempts,omitempty" json:"attempts,omitempty" jsonschema_description:"Failed boots in a row after which an image is given up on a machine. Default: 2."`
 	After      fleet.After       `yaml:"afterFailures,omitempty" json:"afterFailures,omitempty" jsonschema_description:"What a machine does then: fallback to the image last healthy on it, and hold when there is none (default); hold until a person decides; retry for ever."`
+	Rules      []fleet.Rule      `yaml:"rules,omitempty" json:"rules,omitempty" jsonschema_description:"Which new machines are approved and labelled by themselves; the first rule that matches decides."`
 	ApproveAll bool              `yaml:"approveAll,omitempty" json:"approveAll,omitempty" jsonschema_description:"Approve every new machine. For labs, on networks that no stranger can reach."`
 	Image      string            `yaml:"image,omitempty" json:"image,omitempty" jsonschema_description:"With approveAll: the image that new machines are assigned."`
 }
@@ -190,6 +194,11 @@ func (c *Config) check(faults *yamlfile.Faults, places map[string]yamlfile.Place
 	if t := time.Duration(c.Boots.Ticket); t != 0 && (t < 5*time.Second || t > time.Hour) {
 		faults.Add(at("boots.ticket"), "write a time between 5s and 1h", "ticket: %s", t)
 	}
+	for i, r := range c.Boots.Rules {
+		if err := r.Check(); err != nil {
+			faults.Add(at(fmt.Sprintf("boots.rules[%d]", i)), "see: ingot config --help", "rules[%d]: %v", i, err)
+		}
+	}
 	if n := c.Boots.Attempts; n < 0 || n > 100 {
 		faults.Add(at("boots.attempts"), "write a number between 1 and 100", "attempts: %d", n)
 	}
@@ -200,7 +209,8 @@ func (c *Config) check(faults *yamlfile.Faults, places map[string]yamlfile.Place
 		faults.Add(at("http.rate"), "write at least 64KiB, or nothing", "rate: %d bytes per second boot no machine", c.HTTP.Rate)
 	}
 	c.API.check(faults, at)
-	checkDHCP(c.DHCP.Check(), faults, places)
+	checkDHCP("dhcp", dhcp.ErrConfig, c.DHCP.Check(), faults, places)
+	checkDHCP("dhcp6", dhcp6.ErrConfig, c.DHCP6.Check(), faults, places)
 }
 
 func (a *API) check(faults *yamlfile.Faults, at func(string) yamlfile.Place) {
@@ -232,10 +242,11 @@ func (a *API) check(faults *yamlfile.Faults, at func(string) yamlfile.Place) {
 // item is the place that a fault of package dhcp begins with: networks[0] "x": …
 var item = regexp.MustCompile(`^[a-z]+\[\d+\]`)
 
-// checkDHCP gives the faults of package dhcp the places of what they are about.
-func checkDHCP(err error, faults *yamlfile.Faults, places map[string]yamlfile.Place) {
-	for _, e := range leaves(err) {
-		path := "dhcp"
+// checkDHCP gives the faults of packages dhcp and dhcp6 the places of what they
+// are about, in the section of that name.
+func checkDHCP(section string, sentinel, err error, faults *yamlfile.Faults, places map[string]yamlfile.Place) {
+	for _, e := range leaves(err, sentinel) {
+		path := section
 		if of := item.FindString(e.Error()); of != "" {
 			path += "." + of
 		}
@@ -249,20 +260,20 @@ func checkDHCP(err error, faults *yamlfile.Faults, places map[string]yamlfile.Pl
 }
 
 // leaves are the errors that an error joins, without the sentinel.
-func leaves(err error) (list []error) {
+func leaves(err, sentinel error) (list []error) {
 	if err == nil {
 		return nil
 	}
 	joined, ok := err.(interface{ Unwrap() []error }) //nolint:errorlint // the parts are wanted, not a match
-	if !ok || !errors.Is(err, dhcp.ErrConfig) {
+	if !ok || !errors.Is(err, sentinel) {
 		if ok {
 			return joined.Unwrap()
 		}
 		return []error{err}
 	}
 	for _, e := range joined.Unwrap() {
-		if !errors.Is(e, dhcp.ErrConfig) {
-			list = append(list, leaves(e)...)
+		if !errors.Is(e, sentinel) {
+			list = append(list, leaves(e, sentinel)...)
 		}
 	}
 	return list
@@ -281,8 +292,10 @@ func (c *Config) YAML() ([]byte, error) {
 func Schema() ([]byte, error) {
 	return yamlfile.Schema(&Config{}, "ingot server", func(t reflect.Type) *jsonschema.Schema {
 		switch t {
-		case reflect.TypeFor[dhcp.Range]():
-			return &jsonschema.Schema{Type: "string", Pattern: `^[0-9.]+ *- *[0-9.]+$`}
+		case reflect.TypeFor[lease.Range]():
+			return &jsonschema.Schema{Type: "string", Pattern: `^[0-9A-Fa-f.:]+ *- *[0-9A-Fa-f.:]+$`}
+		case reflect.TypeFor[dhcp6.Mode]():
+			return &jsonschema.Schema{Type: "string", Enum: []any{dhcp6.Full, dhcp6.Boot, dhcp6.Observe}}
 		case reflect.TypeFor[dhcp.Mode]():
 			return &jsonschema.Schema{Type: "string", Enum: []any{dhcp.Full, dhcp.Proxy, dhcp.Observe}}
 		case reflect.TypeFor[fleet.After]():

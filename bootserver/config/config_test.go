@@ -112,6 +112,9 @@ func TestEveryFaultAtOnce(t *testing.T) {
 			`ingot.yaml:18:26: rate: 1 bytes per second boot no machine; write at least 64KiB, or nothing`,
 			`ingot.yaml:20:17: ticket: 1s; write a time between 5s and 1h`,
 		}},
+		{map[string]string{"ingot.yaml": "dhcp6:\n  interfaces: [{name: eth1}]\n  networks:\n    - name: a\n      subnets: [{prefix: 10.99.0.0/24}]\n"}, []string{
+			`ingot.yaml:4:7: networks[0] "a" subnet 10.99.0.0/24: it is not IPv6; write it under dhcp.networks`,
+		}},
 		{map[string]string{"ingot.yaml": "a: b: c\n"}, []string{"ingot.yaml: "}},
 		{map[string]string{"ingot.yaml": "store: /x\n---\nstore: /y\n"}, []string{"ingot.yaml: there is more than one YAML document; keep one document, without --- lines"}},
 		{map[string]string{"ingot.yaml": "[]\n"}, []string{"ingot.yaml:1:1: the configuration is a list, not a group of keys"}},

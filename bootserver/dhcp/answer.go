@@ -10,6 +10,7 @@ import (
 	"github.com/insomniacslk/dhcp/iana"
 
 	"ingot"
+	"ingot/bootserver/lease"
 )
 
 // Loaders are the first stages by firmware, the next one for machines on which
@@ -105,7 +106,7 @@ func (w writer) network(n Told) {
 	}
 	if n.Prefix.IsValid() {
 		w.set(dhcpv4.OptionSubnetMask, net.CIDRMask(n.Prefix.Bits(), 32))
-		if _, last := bounds(n.Prefix); n.Prefix.Bits() < 31 && slices.Contains(w.request.Options.Get(dhcpv4.OptionParameterRequestList), dhcpv4.OptionBroadcastAddress.Code()) {
+		if _, last := lease.Bounds(n.Prefix); n.Prefix.Bits() < 31 && slices.Contains(w.request.Options.Get(dhcpv4.OptionParameterRequestList), dhcpv4.OptionBroadcastAddress.Code()) {
 			w.set(dhcpv4.OptionBroadcastAddress, last.AsSlice())
 		}
 	}
@@ -202,8 +203,19 @@ func (w writer) boot(c Client, n Told) {
 		w.set(dhcpv4.OptionVendorSpecificInformation, []byte{6, 1, 8, 255})
 		w.set(dhcpv4.OptionTFTPServerName, []byte(n.Server.String()))
 		w.file(n.Boot.Loader)
+	default:
+		return
+	}
+	if n.Proxy && c.IPXE {
+		w.set(dhcpv4.GenericOptionCode(optIPXE), []byte{featurePriority, 1, 1})
 	}
 }
+
+// featurePriority in option 175 is the priority of an offer, of which iPXE takes
+// the highest as its boot server's. Else that is the last one with PXEClient in
+// option 60, be it from a server that has nothing to boot (iPXE, DHCP_EB_PRIORITY
+// in its net/udp/dhcp.c; seen with QEMU's ROM beside dnsmasq).
+const featurePriority = 1
 
 // maxFile is the room of the fixed field, with its final zero.
 const maxFile = 127

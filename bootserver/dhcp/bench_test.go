@@ -9,6 +9,7 @@ import (
 
 	"github.com/insomniacslk/dhcp/dhcpv4"
 
+	"ingot/bootserver/lease"
 	"ingot/bootserver/state"
 )
 
@@ -17,7 +18,7 @@ import (
 func BenchmarkExchange(b *testing.B) {
 	now := time.Unix(1000, 0)
 	c := testConfig()
-	r, err := ParseRange("10.99.0.2-10.99.3.254")
+	r, err := lease.ParseRange("10.99.0.2-10.99.3.254")
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -54,7 +55,7 @@ func BenchmarkDurableExchange(b *testing.B) {
 	}
 	defer st.Close()
 	c := testConfig()
-	r, err := ParseRange("10.96.1.0-10.99.250.255")
+	r, err := lease.ParseRange("10.96.1.0-10.99.250.255")
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -40,5 +40,6 @@ type Sighting struct {
 // Boot is what a client boots: a file by TFTP, or a URL.
 type Boot struct {
 	Loader string
+	Size   int // of the loader, in bytes
 	URL    string
 }

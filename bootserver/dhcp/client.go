@@ -11,7 +11,7 @@
 //
 // Left out: BOOTP without DHCP (RFC 951), hardware addresses that are not 48
 // bits long, dynamic DNS, failover between servers, option overload in requests
-// (RFC 2132 section 9.3; no client that we know sends it), and so far DHCPv6.
+// (RFC 2132 section 9.3; no client that we know sends it). IPv6 is package dhcp6.
 package dhcp
 
 import (
@@ -133,31 +133,47 @@ func features(p *dhcpv4.DHCPv4) map[byte]bool {
 // firmware reads option 93 (RFC 4578 section 2.1).
 func firmware(p *dhcpv4.DHCPv4) ingot.Firmware {
 	for _, a := range p.ClientArch() {
-		switch a {
-		case iana.INTEL_X86PC:
-			return ingot.FirmwareBIOS
-		case iana.EFI_X86_64, iana.EFI_BC:
-			return ingot.FirmwareUEFIx64
-		case iana.EFI_ARM64:
-			return ingot.FirmwareUEFIarm64
-		case iana.EFI_X86_64_HTTP:
-			return ingot.FirmwareUEFIx64HTTP
-		case iana.EFI_ARM64_HTTP:
-			return ingot.FirmwareUEFIarm64HTTP
+		if f := FirmwareOf(a); f != ingot.FirmwareUnknown {
+			return f
 		}
 	}
 	return ingot.FirmwareUnknown
 }
 
+// FirmwareOf is the firmware of a processor architecture type (IANA).
+func FirmwareOf(a iana.Arch) ingot.Firmware {
+	switch a {
+	case iana.INTEL_X86PC:
+		return ingot.FirmwareBIOS
+	case iana.EFI_X86_64, iana.EFI_BC:
+		return ingot.FirmwareUEFIx64
+	case iana.EFI_ARM64:
+		return ingot.FirmwareUEFIarm64
+	case iana.EFI_X86_64_HTTP:
+		return ingot.FirmwareUEFIx64HTTP
+	case iana.EFI_ARM64_HTTP:
+		return ingot.FirmwareUEFIarm64HTTP
+	}
+	return ingot.FirmwareUnknown
+}
+
 // uuid reads option 97 (RFC 4578 section 2.3): type 0 and the 16 bytes of the
-// SMBIOS UUID, of which the first three fields are little-endian (DSP0134
-// section 7.2.1). The result is written as Linux shows it in product_uuid.
+// SMBIOS UUID.
 func uuid(p *dhcpv4.DHCPv4) string {
 	b := p.Options.Get(dhcpv4.OptionClientMachineIdentifier)
 	if len(b) != 17 || b[0] != 0 {
 		return ""
 	}
-	order := [16]int{4, 3, 2, 1, 6, 5, 8, 7, 9, 10, 11, 12, 13, 14, 15, 16}
+	return ingot.PlausibleUUID(UUIDText([16]byte(b[1:]), true))
+}
+
+// UUIDText writes a UUID as Linux shows it in product_uuid. As SMBIOS has it its
+// first three fields are little-endian (DSP0134 section 7.2.1).
+func UUIDText(b [16]byte, smbios bool) string {
+	order := [16]int{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15}
+	if smbios {
+		order = [16]int{3, 2, 1, 0, 5, 4, 7, 6, 8, 9, 10, 11, 12, 13, 14, 15}
+	}
 	var s strings.Builder
 	for i, at := range order {
 		if i == 4 || i == 6 || i == 8 || i == 10 {
@@ -166,5 +182,5 @@ func uuid(p *dhcpv4.DHCPv4) string {
 		s.WriteByte(hexDigits[b[at]>>4])
 		s.WriteByte(hexDigits[b[at]&15])
 	}
-	return ingot.PlausibleUUID(s.String())
+	return s.String()
 }

@@ -1,6 +1,7 @@
 package dhcp
 
 import (
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -9,7 +10,11 @@ import (
 	"time"
 
 	"ingot"
+	"ingot/bootserver/lease"
 )
+
+// Range is addresses that may be lent.
+type Range = lease.Range
 
 // Mode is what the server does on one interface.
 type Mode string
@@ -245,7 +250,9 @@ func (c *Config) Check() error {
 	checkOptions(&f, "dhcp", c.Options)
 	for i, g := range c.Groups {
 		where := fmt.Sprintf("groups[%d] %q", i, g.Name)
-		g.Match.check(&f, where, c)
+		for _, what := range g.Match.Faults(c.names()) {
+			f.add(where, "%s", what)
+		}
 		checkOptions(&f, where, g.Options)
 	}
 	return f.err()
@@ -318,11 +325,11 @@ func (s Subnet) check(f *faults, where string, n Network) {
 		f.add(where, "the prefix has bits set behind its length; write %s", s.Prefix.Masked())
 	}
 	for i, p := range s.Pools {
-		if err := p.inside(s.Prefix); err != nil {
+		if err := p.Inside(s.Prefix); err != nil {
 			f.add(where, "%w", err)
 		}
 		for _, o := range s.Pools[:i] {
-			if p.overlaps(o) {
+			if p.Overlaps(o) {
 				f.add(where, "the pools %s and %s overlap", o, p)
 			}
 		}
@@ -393,7 +400,7 @@ func (c *Config) checkReserved(f *faults, where string, a netip.Addr) {
 					f.add(where, "the reserved address %s lies in the pool %s of network %q, which could lend it to others; move one of them", a, p, n.Name)
 				}
 			}
-			if first, last := bounds(s.Prefix); s.Prefix.Bits() < 31 && (a == first || a == last) {
+			if first, last := lease.Bounds(s.Prefix); s.Prefix.Bits() < 31 && (a == first || a == last) {
 				f.add(where, "%s is the network's or broadcast address of %s", a, s.Prefix)
 			}
 			return
@@ -404,31 +411,41 @@ func (c *Config) checkReserved(f *faults, where string, a netip.Addr) {
 	}
 }
 
-func (m Match) check(f *faults, where string, c *Config) {
+// names are those of the networks.
+func (c *Config) names() (list []string) {
+	for _, n := range c.Networks {
+		list = append(list, n.Name)
+	}
+	return list
+}
+
+// Faults says what is wrong with a match, given the names of all networks.
+func (m Match) Faults(networks []string) (list []string) {
 	if len(m.Names)+len(m.MACs)+len(m.UUIDs)+len(m.Firmware)+len(m.Classes)+len(m.Networks) == 0 {
-		f.add(where, "it matches nothing; give one of names, macs, uuids, firmware, classes and networks")
+		list = append(list, "it matches nothing; give one of names, macs, uuids, firmware, classes and networks")
 	}
 	for _, mac := range m.MACs {
 		if canonicalMACPrefix(mac) == "" {
-			f.add(where, "%q is not a MAC address or the beginning of one", mac)
+			list = append(list, fmt.Sprintf("%q is not a MAC address or the beginning of one", mac))
 		}
 	}
 	for _, u := range m.UUIDs {
 		if ingot.PlausibleUUID(u) == "" {
-			f.add(where, "%q is no UUID that tells machines apart", u)
+			list = append(list, fmt.Sprintf("%q is no UUID that tells machines apart", u))
 		}
 	}
 	known := []ingot.Firmware{ingot.FirmwareBIOS, ingot.FirmwareUEFIx64, ingot.FirmwareUEFIarm64, ingot.FirmwareUEFIx64HTTP, ingot.FirmwareUEFIarm64HTTP}
 	for _, w := range m.Firmware {
 		if !slices.Contains(known, w) {
-			f.add(where, "unknown firmware %q; choose of %v", w, known)
+			list = append(list, fmt.Sprintf("unknown firmware %q; choose of %v", w, known))
 		}
 	}
 	for _, n := range m.Networks {
-		if !slices.ContainsFunc(c.Networks, func(o Network) bool { return o.Name == n }) {
-			f.add(where, "there is no network %q", n)
+		if !slices.Contains(networks, n) {
+			list = append(list, fmt.Sprintf("there is no network %q", n))
 		}
 	}
+	return list
 }
 
 func checkOptions(f *faults, where string, o Options) {
@@ -475,4 +492,22 @@ func (o Options) lease() time.Duration {
 		return DefaultLease
 	}
 	return o.Lease
+}
+
+// canonicalMACPrefix returns the beginning of a MAC address, 1 to 6 bytes, in
+// lower case with colons, or nothing when it is none.
+func canonicalMACPrefix(s string) string {
+	m := strings.ToLower(strings.ReplaceAll(strings.TrimRight(s, ":*-"), "-", ":"))
+	if b, err := hex.DecodeString(strings.ReplaceAll(m, ":", "")); err != nil || len(b) == 0 || len(b) > 6 || len(m) != 3*len(b)-1 {
+		return ""
+	}
+	return m
+}
+
+func unhex(s string) ([]byte, error) {
+	b, err := hex.DecodeString(strings.ReplaceAll(s, ":", ""))
+	if err != nil {
+		return nil, fmt.Errorf("%q is not hexadecimal", s)
+	}
+	return b, nil
 }

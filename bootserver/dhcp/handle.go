@@ -12,6 +12,7 @@ import (
 	"github.com/insomniacslk/dhcp/dhcpv4"
 
 	"ingot/bootserver/fleet"
+	"ingot/bootserver/lease"
 )
 
 // The ports of DHCP and of boot servers beside another DHCP server (PXE 2.1).
@@ -87,7 +88,7 @@ func (s *Server) greet(p Packet, id, at string) *Reply {
 	if !ok || id == s.id || p.Message.MessageType() != dhcpv4.MessageTypeDiscover {
 		return nil
 	}
-	s.watch.warn(p.Interface, "ingot "+t.client.MAC, "a second ingot serves this network: "+at+" (MAC "+t.client.MAC+"); stop one of them, or let one observe", t.now)
+	s.watch.Warn(p.Interface, "ingot "+t.client.MAC, "a second ingot serves this network: "+at+" (MAC "+t.client.MAC+"); stop one of them, or let one observe", t.now)
 	if t.port.Mode == Observe {
 		return nil
 	}
@@ -103,7 +104,7 @@ func (s *Server) listen(p Packet) (*talk, bool) {
 		return nil, false
 	}
 	if id, _ := marked(p.Message); id == "" {
-		s.watch.asked(t)
+		s.watch.Asked(t.asker(), t.client.Kind != System, t.now)
 	}
 	unicast := t.port.owns(p.To)
 	t.network, t.subnet = t.site.locate(t.port, t.relayed, address(p.Message.ClientIPAddr), unicast)
@@ -140,16 +141,16 @@ func (t *talk) chose() (named, us bool) {
 
 func (t *talk) known() bool { return t.machine != nil || t.who.Approved }
 
-func (t *talk) card() card { return card{t.network.Name, t.client.MAC} }
+func (t *talk) card() lease.Card { return lease.Card{Network: t.network.Name, Client: t.client.MAC} }
 
 // ask is what the client needs of the book.
-func (t *talk) ask() ask {
-	a := ask{card: t.card(), known: t.known(), wish: address(t.Message.RequestedIPAddress()), siblings: t.who.MACs, reset: t.client.Kind == Firmware}
+func (t *talk) ask() lease.Ask {
+	a := lease.Ask{Card: t.card(), Known: t.known(), Wish: address(t.Message.RequestedIPAddress()), Siblings: t.who.MACs, Reset: t.client.Kind == Firmware}
 	if t.subnet != nil {
-		a.near = t.subnet.Prefix
+		a.Near = t.subnet.Prefix
 	}
 	if t.machine != nil && t.machine.Address.IsValid() && t.network.subnetOf(t.machine.Address) != nil {
-		a.reserved = t.machine.Address
+		a.Reserved = t.machine.Address
 	}
 	return a
 }
@@ -158,7 +159,7 @@ func (t *talk) ask() ask {
 func (t *talk) full(ctx context.Context) (*dhcpv4.DHCPv4, error) {
 	if t.network == nil {
 		if t.relay.IsValid() {
-			t.watch.warn(t.Interface, "unknown-relay "+t.relay.String(), "a relay of no network that is configured asks: "+t.relay.String()+
+			t.watch.Warn(t.Interface, "unknown-relay "+t.relay.String(), "a relay of no network that is configured asks: "+t.relay.String()+
 				"; add its subnet to networks, or its address to a network's relays", t.now)
 		}
 		return nil, nil
@@ -201,17 +202,17 @@ func (t *talk) choose(ctx context.Context) (netip.Addr, error) {
 		wait = DefaultProbe
 	}
 	for range probes {
-		ip, fresh, err := t.book.choose(a, t.now)
-		if err != nil || !fresh || a.known || wait < 0 || t.Probe == nil {
+		ip, fresh, err := t.book.Choose(a, t.now)
+		if err != nil || !fresh || a.Known || wait < 0 || t.Probe == nil {
 			return ip, err
 		}
 		holder, used := t.Probe(ctx, Trial{Interface: t.Interface, Index: t.port.Index, MAC: t.port.MAC, Address: ip, From: t.ours, Far: t.relay.IsValid(), For: wait})
 		if !used {
 			return ip, nil
 		}
-		t.watch.warn(t.Interface, "used "+ip.String(), "the address "+ip.String()+" of a pool is used by "+holder+
+		t.watch.Warn(t.Interface, "used "+ip.String(), "the address "+ip.String()+" of a pool is used by "+holder+
 			", who did not get it from us; take it out of the pool, or reserve it", t.now)
-		if done, ok := t.book.decline(a.card, ip, t.now); ok {
+		if done, ok := t.book.Decline(a.Card, ip, t.now); ok {
 			if err := done(); err != nil {
 				return netip.Addr{}, err
 			}
@@ -225,7 +226,7 @@ func (t *talk) choose(ctx context.Context) (netip.Addr, error) {
 func (t *talk) request() (*dhcpv4.DHCPv4, error) {
 	named, us := t.chose()
 	if named && !us { // the client took another server's offer
-		t.book.withdraw(t.card())
+		t.book.Withdraw(t.card())
 		return nil, nil
 	}
 	want := address(t.Message.RequestedIPAddress())
@@ -236,26 +237,26 @@ func (t *talk) request() (*dhcpv4.DHCPv4, error) {
 		return nil, nil
 	}
 	a := t.ask()
-	st := t.book.standing(a, want, t.now)
-	if !named && !st.has.IsValid() && t.network.subnetOf(want) != nil {
+	st := t.book.Standing(a, want, t.now)
+	if !named && !st.Has.IsValid() && t.network.subnetOf(want) != nil {
 		return nil, nil // who we know nothing of is not ours to refuse
 	}
-	if !st.may || (!named && st.has != want) {
+	if !st.May || (!named && st.Has != want) {
 		return t.nak(), nil
 	}
-	lease := fleet.Lease{MAC: t.client.MAC, Address: want, Expires: t.now.Add(t.told(want).lease()), Port: t.switchPort(),
+	wanted := fleet.Lease{MAC: t.client.MAC, Address: want, Expires: t.now.Add(t.told(want).lease()), Port: t.switchPort(),
 		Hostname: clip(string(unterminated(t.Message.Options.Get(dhcpv4.OptionHostName))))}
 	if t.known() {
-		if lease.Machine = t.who.ID; lease.Machine == "" {
-			lease.Machine = configured
+		if wanted.Machine = t.who.ID; wanted.Machine == "" {
+			wanted.Machine = configured
 		}
 	}
-	l, ok := t.book.take(a, lease, t.now)
+	l, ok := t.book.Take(a, wanted, t.now)
 	if !ok { // somebody was faster
 		return t.nak(), nil
 	}
-	err := l.wait()
-	t.book.settle(l, err == nil)
+	err := l.Wait()
+	t.book.Settle(l, err == nil)
 	if err != nil {
 		return nil, err // no ACK for what is not on disk
 	}
@@ -276,11 +277,11 @@ func (t *talk) decline() error {
 		return nil
 	}
 	ip := address(t.Message.RequestedIPAddress())
-	wait, ok := t.book.decline(t.card(), ip, t.now)
+	wait, ok := t.book.Decline(t.card(), ip, t.now)
 	if !ok {
 		return nil // only who holds an address can decline it
 	}
-	t.watch.warn(t.Interface, "used "+ip.String(), "the address "+ip.String()+", that we lent to "+t.client.MAC+
+	t.watch.Warn(t.Interface, "used "+ip.String(), "the address "+ip.String()+", that we lent to "+t.client.MAC+
 		", is used by somebody else; find the machine, or take the address out of the pool", t.now)
 	return wait()
 }
@@ -290,7 +291,7 @@ func (t *talk) release() error {
 	if named, us := t.chose(); named && !us {
 		return nil
 	}
-	if wait, ok := t.book.end(t.card(), address(t.Message.ClientIPAddr), t.now); ok {
+	if wait, ok := t.book.End(t.card(), address(t.Message.ClientIPAddr), t.now); ok {
 		return wait()
 	}
 	return nil
@@ -455,7 +456,7 @@ func (t *talk) observe() {
 	var ip netip.Addr
 	if t.network != nil {
 		var err error
-		if ip, err = t.book.peek(t.ask(), t.now); err != nil {
+		if ip, err = t.book.Peek(t.ask(), t.now); err != nil {
 			parts = append(parts, err.Error())
 		} else {
 			parts = append(parts, ip.String())
@@ -476,5 +477,5 @@ func (t *talk) observe() {
 	if len(parts) == 0 {
 		parts = []string{"nothing: no network is configured for it"}
 	}
-	t.watch.would(t, strings.Join(parts, ", "))
+	t.watch.Would(t.Interface, t.client.MAC, strings.Join(parts, ", "))
 }

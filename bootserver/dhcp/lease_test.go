@@ -16,6 +16,7 @@ import (
 	"pgregory.net/rapid"
 
 	"ingot/bootserver/fleet"
+	"ingot/bootserver/lease"
 )
 
 // brokenStore fails, or loses its power at the worst moment.
@@ -64,7 +65,7 @@ const houseUUID = "d1b2c3a4-0000-4000-8000-525400120001"
 
 func (h *house) boot() {
 	c := testConfig()
-	c.Networks[0].Subnets = append(c.Networks[0].Subnets, Subnet{Prefix: netip.MustParsePrefix("10.98.0.0/24"), Pools: []Range{{netip.MustParseAddr("10.98.0.10"), netip.MustParseAddr("10.98.0.12")}}})
+	c.Networks[0].Subnets = append(c.Networks[0].Subnets, Subnet{Prefix: netip.MustParsePrefix("10.98.0.0/24"), Pools: []Range{{First: netip.MustParseAddr("10.98.0.10"), Last: netip.MustParseAddr("10.98.0.12")}}})
 	c.Machines = []Machine{{UUID: houseUUID, Address: netip.MustParseAddr("10.99.0.50")}, {MAC: cardMAC(3).String(), Address: netip.MustParseAddr("10.98.0.50")}}
 	who := Who{ID: "m-1", UUID: houseUUID, MACs: []string{cardMAC(1).String(), cardMAC(2).String()}, Approved: true}
 	h.server = serverOf(h.real, c, h.store, scripted{cardMAC(1).String(): who, cardMAC(2).String(): who}, &h.now)
@@ -180,22 +181,8 @@ func TestNoAddressTwice(t *testing.T) {
 				users[held.ip] = i
 			}
 		}
-		// Each bit of a pool tells the truth.
-		for _, p := range h.server.book.pools {
-			free := 0
-			for ip := p.First; p.Contains(ip); ip = ip.Next() {
-				n := number(ip) - number(p.First)
-				used := p.used[n/64]&(1<<(n%64)) != 0
-				if used != (h.server.book.addresses[ip] != nil) {
-					rt.Fatalf("the pool says used=%v of %s, the book has %+v", used, ip, h.server.book.addresses[ip])
-				}
-				if !used {
-					free++
-				}
-			}
-			if free != p.free {
-				rt.Fatalf("the pool counts %d free addresses; there are %d", p.free, free)
-			}
+		if err := h.server.book.Check(); err != nil {
+			rt.Fatal(err)
 		}
 	})
 }
@@ -227,7 +214,7 @@ func lendTo(t testing.TB, s *Server, mac net.HardwareAddr) (netip.Addr, error) {
 func TestStarvation(t *testing.T) {
 	now := time.Unix(1000, 0)
 	c := testConfig()
-	c.Networks[0].Subnets = []Subnet{{Prefix: netip.MustParsePrefix("10.99.0.0/22"), Pools: []Range{{netip.MustParseAddr("10.99.0.2"), netip.MustParseAddr("10.99.3.254")}}}}
+	c.Networks[0].Subnets = []Subnet{{Prefix: netip.MustParsePrefix("10.99.0.0/22"), Pools: []Range{{First: netip.MustParseAddr("10.99.0.2"), Last: netip.MustParseAddr("10.99.3.254")}}}}
 	known := scripted{}
 	for i := range byte(40) {
 		known[cardMAC(i).String()] = Who{ID: "m", Approved: true}
@@ -251,7 +238,7 @@ func TestStarvation(t *testing.T) {
 			if _, err := lendTo(t, s, mac); err != nil {
 				refused++
 			}
-		} else if _, err := s.Handle(t.Context(), broadcast(p)); errors.Is(err, ErrPoolFull) {
+		} else if _, err := s.Handle(t.Context(), broadcast(p)); errors.Is(err, lease.ErrPoolFull) {
 			refused++
 		}
 	}
@@ -268,7 +255,7 @@ func TestStarvation(t *testing.T) {
 			t.Errorf("a known machine that is new here gets nothing: %v", err)
 		}
 	}
-	if n := len(s.book.addresses); n > 1024 {
+	if n := s.book.Size(); n > 1024 {
 		t.Errorf("%d addresses are remembered; the pool has 1021", n)
 	}
 	if h := s.Heard(); len(h.Askers) > maxAskers || len(h.Warnings) > maxWarnings {
@@ -346,8 +333,8 @@ func TestProbe(t *testing.T) {
 	if w := s.Heard().Warnings; len(w) != 1 || w[0].Times != 1 {
 		t.Errorf("warnings %+v; want one, that names 10.99.0.100 and its holder", w)
 	}
-	now = now.Add(declineTime + time.Second)
-	if ip, _, err := s.book.choose(ask{card: card{"lab", "52:54:00:12:00:77"}, wish: netip.MustParseAddr("10.99.0.103")}, now); err != nil || ip.String() != "10.99.0.103" {
+	now = now.Add(lease.DeclineTime + time.Second)
+	if ip, _, err := s.book.Choose(lease.Ask{Card: lease.Card{Network: "lab", Client: "52:54:00:12:00:77"}, Wish: netip.MustParseAddr("10.99.0.103")}, now); err != nil || ip.String() != "10.99.0.103" {
 		t.Errorf("a free address that is asked for: %s, %v", ip, err)
 	}
 }
@@ -371,7 +358,7 @@ func TestDeclineAndRelease(t *testing.T) {
 	if offer := handle(t, s, discover(t, wants("10.99.0.100"))); offer.YourIPAddr.String() == "10.99.0.100" {
 		t.Error("a declined address is offered again at once")
 	}
-	now = now.Add(declineTime + time.Second)
+	now = now.Add(lease.DeclineTime + time.Second)
 	var got []string
 	for i := range byte(4) {
 		if ip, err := lendTo(t, s, cardMAC(20+i)); err == nil {
@@ -423,7 +410,7 @@ func TestAdmission(t *testing.T) {
 func TestManyAtOnce(t *testing.T) {
 	now := time.Unix(1000, 0)
 	c := testConfig()
-	c.Networks[0].Subnets[0].Pools = []Range{{netip.MustParseAddr("10.99.0.10"), netip.MustParseAddr("10.99.0.40")}}
+	c.Networks[0].Subnets[0].Pools = []Range{{First: netip.MustParseAddr("10.99.0.10"), Last: netip.MustParseAddr("10.99.0.40")}}
 	s := serverOf(t, c, remembers(), scripted{}, &now)
 	var mu sync.Mutex
 	holders := map[netip.Addr]string{}

@@ -145,7 +145,7 @@ func (s *Server) receive(ctx context.Context, l *Link, c *ipv4.PacketConn, port 
 				return nil
 			}
 			if errors.Is(err, unix.ENETDOWN) { // the interface comes back, or the operator stops us
-				s.watch.warn(l.name, "down", "the interface is down", s.now())
+				s.watch.Warn(l.name, "down", "the interface is down", s.now())
 				time.Sleep(time.Second)
 				continue
 			}

@@ -12,6 +12,7 @@ import (
 
 	"ingot"
 	"ingot/bootserver/fleet"
+	"ingot/bootserver/lease"
 )
 
 // farConfig is an attached network, a shared one behind relays, and one whose
@@ -19,7 +20,7 @@ import (
 func farConfig() Config {
 	c := testConfig()
 	subnet := func(prefix, pool string) Subnet {
-		r, err := ParseRange(pool)
+		r, err := lease.ParseRange(pool)
 		if err != nil {
 			panic(err)
 		}
@@ -218,7 +219,7 @@ func TestApply(t *testing.T) {
 	}
 	renew := request(t, 1, dhcpv4.WithClientIP(ip.AsSlice()))
 	wider := testConfig()
-	wider.Networks[0].Subnets[0].Pools = []Range{{netip.MustParseAddr("10.99.0.90"), netip.MustParseAddr("10.99.0.110")}}
+	wider.Networks[0].Subnets[0].Pools = []Range{{First: netip.MustParseAddr("10.99.0.90"), Last: netip.MustParseAddr("10.99.0.110")}}
 	if err := s.Apply(wider, testCards); err != nil {
 		t.Fatal(err)
 	}
@@ -229,12 +230,12 @@ func TestApply(t *testing.T) {
 		t.Errorf("another card gets %s, %v; want another address than %s", other, err, ip)
 	}
 	bad := testConfig()
-	bad.Networks[0].Subnets[0].Pools = []Range{{netip.MustParseAddr("10.99.0.1"), netip.MustParseAddr("10.99.0.110")}}
+	bad.Networks[0].Subnets[0].Pools = []Range{{First: netip.MustParseAddr("10.99.0.1"), Last: netip.MustParseAddr("10.99.0.110")}}
 	if err := s.Apply(bad, testCards); err == nil || !strings.Contains(err.Error(), "contains the server's own address 10.99.0.1") {
 		t.Errorf("Apply(a pool with our own address) = %v", err)
 	}
 	moved := testConfig()
-	moved.Networks[0].Subnets[0].Pools = []Range{{netip.MustParseAddr("10.99.0.200"), netip.MustParseAddr("10.99.0.210")}}
+	moved.Networks[0].Subnets[0].Pools = []Range{{First: netip.MustParseAddr("10.99.0.200"), Last: netip.MustParseAddr("10.99.0.210")}}
 	if err := s.Apply(moved, testCards); err != nil {
 		t.Fatal(err)
 	}

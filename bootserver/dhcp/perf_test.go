@@ -3,17 +3,22 @@ package dhcp
 import (
 	"context"
 	"fmt"
+	"math"
 	"net/netip"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"ingot/bootserver/fleet"
+	"ingot/bootserver/lease"
 	"ingot/bootserver/state"
+	"ingot/internal/wire"
 )
 
 // durable keeps leases in the server's real state.
@@ -23,40 +28,45 @@ func (d durable) PutLease(l fleet.Lease) func() error {
 	return d.Begin(func(tx *state.Tx) error { tx.PutLease(l); return nil })
 }
 
-// perfPool is where each server under test lends addresses, tens of thousands,
-// so that every exchange is of a new client.
-const perfPool = "10.96.1.0-10.96.250.255"
+// Where each server under test lends addresses: a quarter of a million, so that
+// every exchange is of a new client.
+const perfPool = "10.96.1.0-10.99.255.254"
 
-// perfServers are the servers that are measured, each with leases that are on
-// disk, and without tests of addresses, which Kea does not make either.
-var perfServers = []struct {
+type perfServer struct {
 	name  string
 	tools []string
-	start func(t *testing.T) (pid int)
-}{
+	start func(t *testing.T) (pid int) // without leases; it ends with the test
+}
+
+// perfServers are the servers that are measured, each with leases that are in
+// files, and without tests of addresses, which Kea does not make either.
+var perfServers = []perfServer{
 	{"ingot", nil, func(t *testing.T) int {
 		st, err := state.Open(t.Context(), t.TempDir())
 		if err != nil {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { st.Close() })
-		r, err := ParseRange(perfPool)
+		r, err := lease.ParseRange(perfPool)
 		if err != nil {
 			t.Fatal(err)
 		}
 		serve(t, Config{Interfaces: []Interface{{Name: "eth1", Probe: -1, Quiet: true}}, Networks: []Network{{Name: "perf", Interface: "eth1",
-			Subnets: []Subnet{{Prefix: netip.MustParsePrefix("10.96.0.0/16"), Pools: []Range{r}}}}}}, durable{st}, scripted{})
+			Subnets: []Subnet{{Prefix: netip.MustParsePrefix("10.96.0.0/14"), Pools: []Range{r}}}}}}, durable{st}, scripted{})
 		return os.Getpid()
 	}},
+	// dnsmasq takes 1,000 leases and tests each address by a ping of up to three
+	// seconds, in which it does nothing else, unless it is told otherwise.
 	{"dnsmasq", []string{"dnsmasq"}, func(t *testing.T) int {
-		return startHere(t, "dnsmasq", "-k", "-C", write(t, "conf", "port=0\ninterface=eth1\nbind-interfaces\ndhcp-range=10.96.1.0,10.96.250.255,255.255.0.0,1h\ndhcp-lease-max=100000\nno-ping\nquiet-dhcp\n"),
-			"--log-facility=/dev/null", "--dhcp-leasefile=/run/dnsmasq.leases", "--pid-file=", "-u", "root")
+		return startHere(t, "dnsmasq", "-k", "-C", write(t, "conf", "port=0\ninterface=eth1\nbind-interfaces\ndhcp-range=10.96.1.0,10.99.255.254,255.252.0.0,1h\ndhcp-lease-max=300000\nno-ping\nquiet-dhcp\n"),
+			"--log-facility=/dev/null", "--dhcp-leasefile="+filepath.Join(t.TempDir(), "leases"), "--pid-file=", "-u", "root")
 	}},
 	{"kea", []string{"kea-dhcp4"}, func(t *testing.T) int {
+		dir := t.TempDir()
 		conf := `{"Dhcp4": {"interfaces-config": {"interfaces": ["eth1"]}, "multi-threading": {"enable-multi-threading": true, "thread-pool-size": 2, "packet-queue-size": 64},
-"lease-database": {"type": "memfile", "persist": true, "name": "/var/lib/kea/leases4.csv", "lfc-interval": 0}, "loggers": [{"name": "*", "severity": "FATAL"}],
-"subnet4": [{"subnet": "10.96.0.0/16", "pools": [{"pool": "10.96.1.0 - 10.96.250.255"}]}]}}`
-		return startHere(t, "sh", "-c", "mkdir -p /run/kea && KEA_LOCKFILE_DIR=/run/kea exec kea-dhcp4 -c "+write(t, "conf", conf))
+"lease-database": {"type": "memfile", "persist": true, "name": "` + dir + `/leases4.csv", "lfc-interval": 0}, "loggers": [{"name": "*", "severity": "FATAL"}],
+"subnet4": [{"subnet": "10.96.0.0/14", "pools": [{"pool": "10.96.1.0 - 10.99.255.254"}]}]}}`
+		return startHere(t, "sh", "-c", "KEA_PIDFILE_DIR="+dir+" KEA_LOCKFILE_DIR="+dir+" exec kea-dhcp4 -c "+write(t, "conf", conf))
 	}},
 }
 
@@ -92,34 +102,41 @@ var (
 	perfReceived = regexp.MustCompile(`(?m)^received packets: (\d+)$`)
 )
 
-// perfdhcp runs four-packet exchanges at a rate and returns how many a second
-// were completed, and how many packets got lost.
-func perfdhcp(t *testing.T, rate int, seconds time.Duration) (perSecond float64, lost int, out string) {
+// exchanges is what perfdhcp saw of one run.
+type exchanges struct {
+	perSecond float64 // completed
+	lost      int     // packets
+	out       string
+}
+
+// perfdhcp runs four-packet exchanges at a rate. Runs of different numbers have
+// different clients.
+func perfdhcp(t *testing.T, run, rate int, seconds time.Duration) (e exchanges) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), seconds+20*time.Second)
 	defer cancel()
-	// -W, in µs, lets the last answers come.
-	b, err := exec.CommandContext(ctx, "ip", "netns", "exec", "load", "perfdhcp", "-4", "-l", "eth0", "-r", strconv.Itoa(rate), "-R", "60000",
-		"-p", strconv.Itoa(int(seconds.Seconds())), "-W", "1000000", "-s", strconv.Itoa(rate), "10.96.0.1").CombinedOutput()
-	out = string(b)
-	m := perfReceived.FindAllStringSubmatch(out, -1)
+	// -R clients from -b on; -W, in µs, lets the last answers come.
+	b, err := exec.CommandContext(ctx, "ip", "netns", "exec", "load", "perfdhcp", "-4", "-l", "eth0", "-r", strconv.Itoa(rate), "-R", "1000000",
+		"-b", fmt.Sprintf("mac=0c:%02x:00:00:00:00", run), "-p", strconv.Itoa(int(seconds.Seconds())), "-W", "1000000", "10.96.0.1").CombinedOutput()
+	e.out = string(b)
+	m := perfReceived.FindAllStringSubmatch(e.out, -1)
 	if len(m) != 2 { // of OFFERs and of ACKs
-		t.Fatalf("perfdhcp: %v\n%s", err, out)
+		t.Fatalf("perfdhcp: %v\n%s", err, e.out)
 	}
 	acks, _ := strconv.Atoi(m[1][1])
-	perSecond = float64(acks) / seconds.Seconds()
-	for _, d := range perfDrops.FindAllStringSubmatch(out, -1) {
+	e.perSecond = float64(acks) / seconds.Seconds()
+	for _, d := range perfDrops.FindAllStringSubmatch(e.out, -1) {
 		n, _ := strconv.Atoi(d[1])
-		lost += n
+		e.lost += n
 	}
-	return perSecond, lost, out
+	return e
 }
 
 // TestPerfHelper measures one server in a network of its own, for
-// BenchmarkPerfdhcp: the highest rate at which nothing is lost.
+// BenchmarkPerfdhcp: the highest rate at which nothing is lost, then a flood.
 func TestPerfHelper(t *testing.T) {
 	name := os.Getenv("INGOT_TEST_PERF")
-	if name == "" || os.Getenv(insideWire) == "" {
+	if name == "" || os.Getenv(wire.Inside) == "" {
 		t.Skip("only for the benchmark")
 	}
 	if !onWire(t) {
@@ -127,41 +144,72 @@ func TestPerfHelper(t *testing.T) {
 	}
 	run(t, "ip", "netns", "add", "load")
 	run(t, "ip", "link", "add", "eth1", "address", "02:00:00:00:00:01", "type", "veth", "peer", "name", "eth0", "netns", "load")
-	run(t, "ip", "address", "add", "10.96.0.1/16", "dev", "eth1")
+	run(t, "ip", "address", "add", "10.96.0.1/14", "dev", "eth1")
 	run(t, "ip", "link", "set", "eth1", "up")
-	in(t, "load", "ip", "address", "add", "10.96.0.2/16", "dev", "eth0")
+	in(t, "load", "ip", "address", "add", "10.96.0.2/14", "dev", "eth0")
 	in(t, "load", "ip", "link", "set", "eth0", "up")
-	pid := 0
-	for _, s := range perfServers {
-		if s.name == name {
-			pid = s.start(t)
+	start := perfServers[slices.IndexFunc(perfServers, func(s perfServer) bool { return s.name == name })].start
+	best := lossless(t, start)
+	// In a flood, how many come through, and what does an exchange cost?
+	t.Run("flood", func(t *testing.T) {
+		pid := start(t)
+		answering(t)
+		before := cpuTime(t, pid)
+		e := perfdhcp(t, 2, 4000, 4*time.Second)
+		cost := float64((cpuTime(t, pid) - before).Microseconds()) / max(4*e.perSecond, 1)
+		fmt.Printf("\nbest %.0f flood %.0f cpu %.1f\n", best, e.perSecond, cost)
+	})
+}
+
+func answering(t *testing.T) {
+	t.Helper()
+	eventually(t, "it answers", func() bool { return perfdhcp(t, 1, 10, time.Second).lost == 0 })
+}
+
+// lossless looks for the highest rate, within a tenth, at which nothing is lost
+// in two seconds. Every attempt is a new server without leases, since some slow
+// down with each lease that they have; and the machine may be busy with others,
+// so that each rate has two attempts.
+func lossless(t *testing.T, start func(*testing.T) int) (best float64) {
+	t.Helper()
+	holds := func(rate float64) (ok bool) {
+		for attempt := range 2 {
+			t.Run(fmt.Sprintf("%.0f/%d", rate, attempt), func(t *testing.T) {
+				start(t)
+				answering(t)
+				e := perfdhcp(t, 2, int(rate), 2*time.Second)
+				t.Logf("rate %.0f: %.0f a second, %d lost", rate, e.perSecond, e.lost)
+				if os.Getenv("INGOT_TEST_PERF_VERBOSE") != "" {
+					t.Log(e.out)
+				}
+				// perfdhcp that cannot keep its rate up is no measure of a server.
+				if ok = e.lost <= 0 && e.perSecond > 0.9*rate; ok {
+					best = max(best, e.perSecond)
+				}
+			})
+			if ok {
+				return true
+			}
+		}
+		return false
+	}
+	low, high := 0.0, 0.0
+	for rate := 400.0; rate > 10 && (low == 0 || high == 0 || high/low > 1.1); {
+		if holds(rate) {
+			low = rate
+		} else {
+			high = rate
+		}
+		switch {
+		case high == 0:
+			rate = 2 * low
+		case low == 0:
+			rate = high / 2
+		default:
+			rate = math.Sqrt(low * high)
 		}
 	}
-	eventually(t, "it answers", func() bool { _, lost, _ := perfdhcp(t, 10, time.Second); return lost == 0 })
-	rate, step, best := 500.0, 2.0, 0.0
-	for range 12 {
-		got, lost, out := perfdhcp(t, int(rate), 2*time.Second)
-		t.Logf("rate %.0f: %.0f a second, %d lost", rate, got, lost)
-		if os.Getenv("INGOT_TEST_PERF_VERBOSE") != "" {
-			t.Log(out)
-		}
-		if lost <= 0 && got > 0.9*rate {
-			best = max(best, got)
-			rate *= step
-			continue
-		}
-		if step < 1.3 {
-			break
-		}
-		rate = rate / step
-		step = 1 + (step-1)/2
-		rate *= step
-	}
-	// In a flood, what does an exchange cost, and how many come through?
-	before := cpuTime(t, pid)
-	flood, _, _ := perfdhcp(t, 4000, 4*time.Second)
-	cost := float64((cpuTime(t, pid) - before).Microseconds()) / (4 * flood)
-	fmt.Printf("best %.0f flood %.0f cpu %.1f\n", best, flood, cost)
+	return best
 }
 
 // BenchmarkPerfdhcp is four-packet exchanges a second with none lost, of ingot,
@@ -176,7 +224,7 @@ func BenchmarkPerfdhcp(b *testing.B) {
 			need(b, s.tools...)
 			cmd := exec.CommandContext(b.Context(), "unshare", "--net", "--mount", "--propagation", "private", "--kill-child=SIGKILL", "--fork",
 				os.Args[0], "-test.run=^TestPerfHelper$", "-test.v", "-test.count=1")
-			cmd.Env = append(os.Environ(), insideWire+"=1", "INGOT_TEST_PERF="+s.name)
+			cmd.Env = append(os.Environ(), wire.Inside+"=1", "INGOT_TEST_PERF="+s.name)
 			out, err := cmd.CombinedOutput()
 			var r, f, c float64
 			if i := strings.LastIndex(string(out), "\nbest "); err != nil || i < 0 {

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"ingot/bootserver/fleet"
+	"ingot/bootserver/lease"
 )
 
 // Server answers DHCP on the interfaces of a Config.
@@ -25,20 +26,20 @@ type Server struct {
 	Probe func(context.Context, Trial) (holder string, used bool)
 
 	id     string
-	store  Store
+	store  lease.Store
 	booter Booter
 	log    *slog.Logger
 	now    func() time.Time
 	site   atomic.Pointer[site]
-	book   *book
-	watch  *watch
+	book   *lease.Book
+	watch  *Watch
 	inside inside
 	jobs   chan job
 }
 
 // Parts are what a Server is joined to.
 type Parts struct {
-	Store  Store
+	Store  lease.Store
 	Booter Booter
 	ID     string           // tells this server from others; empty: random
 	Log    *slog.Logger     // nil is quiet
@@ -58,12 +59,12 @@ func New(c Config, cards map[string]Card, p Parts) (*Server, error) {
 		_, _ = rand.Read(b[:]) // never fails, see crypto/rand
 		p.ID = hex.EncodeToString(b[:])
 	}
-	s := &Server{id: p.ID, store: p.Store, booter: p.Booter, log: p.Log, now: p.Now, watch: newWatch(p.ID, p.Log), jobs: make(chan job)}
+	s := &Server{id: p.ID, store: p.Store, booter: p.Booter, log: p.Log, now: p.Now, watch: NewWatch(p.ID, p.Log), jobs: make(chan job)}
 	made, err := newSite(c, cards)
 	if err != nil {
 		return nil, err
 	}
-	if s.book, err = openBook(p.Store, made); err != nil {
+	if s.book, err = lease.Open(p.Store, made.layout()); err != nil {
 		return nil, err
 	}
 	s.site.Store(made)
@@ -79,15 +80,15 @@ func (s *Server) Apply(c Config, cards map[string]Card) error {
 		return err
 	}
 	s.site.Store(made)
-	s.book.arrange(made)
+	s.book.Arrange(made.layout())
 	return nil
 }
 
 // Leases returns what is or was lent.
-func (s *Server) Leases() []fleet.Lease { return s.book.list() }
+func (s *Server) Leases() []fleet.Lease { return s.book.List() }
 
 // Heard returns who was heard on the networks.
-func (s *Server) Heard() Heard { return s.watch.heard() }
+func (s *Server) Heard() Heard { return s.watch.Heard() }
 
 // Pools returns the pools of an interface's network.
 func (s *Server) Pools(iface string) []Range {
@@ -219,5 +220,5 @@ func (s *Server) handle(ctx context.Context, l *Link, p Packet) {
 // complain tells of a packet that could not be answered: each reason once an
 // hour, however many ask.
 func (s *Server) complain(p Packet, err error) {
-	s.watch.warn(p.Interface, "err "+err.Error(), fmt.Sprintf("a client (%s) could not be answered: %v", p.Message.ClientHWAddr, err), s.now())
+	s.watch.Warn(p.Interface, "err "+err.Error(), fmt.Sprintf("a client (%s) could not be answered: %v", p.Message.ClientHWAddr, err), s.now())
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/insomniacslk/dhcp/dhcpv4"
 
 	"ingot"
+	"ingot/bootserver/lease"
 )
 
 // Card is an interface of this host as the kernel knows it.
@@ -111,7 +112,7 @@ func (s *site) attach(f *faults, where string, p *port) {
 		return
 	}
 	own := p.Prefixes[0]
-	r, err := DefaultRange(own, own.Addr())
+	r, err := lease.Default(own, own.Addr())
 	if err != nil {
 		f.add(where, "%w", err)
 		return
@@ -147,6 +148,24 @@ func (s *site) checkOwn(f *faults) {
 			}
 		}
 	}
+}
+
+// layout is what addresses are lent from.
+func (s *site) layout() lease.Layout {
+	l := lease.Layout{Of: func(ip netip.Addr) string {
+		if n := s.networkOf(ip); n != nil {
+			return n.Name
+		}
+		return ""
+	}}
+	for _, n := range s.networks {
+		for _, sub := range n.subnets {
+			for _, r := range sub.Pools {
+				l.Pools = append(l.Pools, lease.Pool{Range: r, Network: n.Name})
+			}
+		}
+	}
+	return l
 }
 
 // networkOf returns the network that an address belongs to: as one of its
@@ -213,9 +232,9 @@ func readRelay(p *dhcpv4.DHCPv4) relayed {
 		v := b[2 : 2+int(b[1])]
 		switch b[0] {
 		case subCircuit:
-			r.circuit = readable(v)
+			r.circuit = Readable(v)
 		case subRemote:
-			r.remote = readable(v)
+			r.remote = Readable(v)
 		case subLink:
 			r.link = four(v)
 		case subOverride:
@@ -226,8 +245,8 @@ func readRelay(p *dhcpv4.DHCPv4) relayed {
 	return r
 }
 
-// readable shows bytes as text when they are text.
-func readable(b []byte) string {
+// Readable shows bytes as text when they are text.
+func Readable(b []byte) string {
 	for _, c := range b {
 		if c < ' ' || c > '~' {
 			return fmt.Sprintf("0x%x", b[:min(len(b), 64)])
@@ -295,7 +314,7 @@ func (s *site) machine(c Client, name string) *Machine {
 // options joins what a client is told.
 func (s *site) options(base Options, c Client, name, network string, m *Machine) Options {
 	for _, g := range s.Groups {
-		if g.Match.fits(c, name, network) {
+		if g.Match.Fits(c, name, network) {
 			base = base.over(g.Options)
 		}
 	}
@@ -305,7 +324,9 @@ func (s *site) options(base Options, c Client, name, network string, m *Machine)
 	return base
 }
 
-func (m Match) fits(c Client, name, network string) bool {
+// Fits reports whether it is for a client: with the name that operators gave
+// to its machine, in a network.
+func (m Match) Fits(c Client, name, network string) bool {
 	has := func(list []string, f func(string) bool) bool { return len(list) == 0 || slices.ContainsFunc(list, f) }
 	return has(m.Names, func(s string) bool { return name != "" && strings.EqualFold(s, name) }) &&
 		has(m.MACs, func(s string) bool { return strings.HasPrefix(c.MAC, canonicalMACPrefix(s)) }) &&

@@ -20,7 +20,7 @@ import (
 // Asker is a client that was heard.
 type Asker struct {
 	Interface string           `json:"interface"`
-	MAC       string           `json:"mac"`
+	MAC       string           `json:"mac"` // of a DHCPv6 client whose card nothing tells: "duid:" and the DUID
 	UUID      string           `json:"uuid,omitempty"`
 	Class     string           `json:"class,omitempty"` // option 60
 	Firmware  ingot.Firmware   `json:"firmware,omitempty"`
@@ -45,6 +45,7 @@ type Foreign struct {
 	File      string     `json:"file,omitempty"`  // what it lets machines boot
 	Next      netip.Addr `json:"next,omitzero"`   // and from where
 	Ingot     string     `json:"ingot,omitempty"` // identity of another ingot
+	DUID      string     `json:"duid,omitempty"`  // of a DHCPv6 server, hexadecimal; then a client named it, and nothing else is known
 	First     time.Time  `json:"first"`
 	Last      time.Time  `json:"last"`
 	Packets   int        `json:"packets"`
@@ -74,8 +75,8 @@ const (
 	maxAnswers  = 8
 )
 
-// watch remembers what was heard.
-type watch struct {
+// Watch remembers what was heard.
+type Watch struct {
 	id  string // our own identity
 	log *slog.Logger
 
@@ -85,17 +86,28 @@ type watch struct {
 	warnings map[[2]string]*Warning
 }
 
-func newWatch(id string, log *slog.Logger) *watch {
-	return &watch{id: id, log: log, askers: map[[2]string]*Asker{}, servers: map[string]*Foreign{}, warnings: map[[2]string]*Warning{}}
+// NewWatch makes a Watch; id is our own identity.
+func NewWatch(id string, log *slog.Logger) *Watch {
+	return &Watch{id: id, log: log, askers: map[[2]string]*Asker{}, servers: map[string]*Foreign{}, warnings: map[[2]string]*Warning{}}
 }
 
-// asked notes a client; w.mu is not held.
-func (w *watch) asked(t *talk) {
+// asker is the client of a packet.
+func (t *talk) asker() Asker {
+	a := Asker{Interface: t.Interface, MAC: t.client.MAC, Class: t.client.Class, Quirk: t.client.Quirk, UUID: t.client.UUID, Firmware: t.client.Firmware, Port: t.switchPort()}
+	if h := t.Message.Options.Get(dhcpv4.OptionHostName); len(h) > 0 {
+		a.Hostname = Readable(unterminated(h[:min(len(h), 64)]))
+	}
+	return a
+}
+
+// Asked notes a client. What boots says more of a machine than its system does
+// later; empty fields change nothing.
+func (w *Watch) Asked(c Asker, boots bool, now time.Time) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	a := w.asker(t.Interface, t.client.MAC, t.now)
-	a.Last, a.Packets = t.now, a.Packets+1
-	if c := t.client; c.Kind != System || a.Class == "" {
+	a := w.asker(c.Interface, c.MAC, now)
+	a.Last, a.Packets = now, a.Packets+1
+	if boots || a.Class == "" {
 		a.Class, a.Quirk = c.Class, c.Quirk
 		if c.UUID != "" {
 			a.UUID = c.UUID
@@ -104,16 +116,16 @@ func (w *watch) asked(t *talk) {
 			a.Firmware = c.Firmware
 		}
 	}
-	if h := t.Message.Options.Get(dhcpv4.OptionHostName); len(h) > 0 {
-		a.Hostname = readable(unterminated(h[:min(len(h), 64)]))
+	if c.Hostname != "" {
+		a.Hostname = c.Hostname
 	}
-	if p := t.switchPort(); p.Relay.IsValid() {
-		a.Port = p
+	if c.Port.Relay.IsValid() {
+		a.Port = c.Port
 	}
 }
 
 // asker returns the record of a client; w.mu is held.
-func (w *watch) asker(iface, mac string, now time.Time) *Asker {
+func (w *Watch) asker(iface, mac string, now time.Time) *Asker {
 	k := [2]string{iface, mac}
 	a := w.askers[k]
 	if a == nil {
@@ -129,16 +141,17 @@ func (w *watch) asker(iface, mac string, now time.Time) *Asker {
 	return a
 }
 
-func (w *watch) would(t *talk, what string) {
+// Would notes what a client would be answered, in observe mode.
+func (w *Watch) Would(iface, client, what string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if a := w.askers[[2]string{t.Interface, t.client.MAC}]; a != nil {
+	if a := w.askers[[2]string{iface, client}]; a != nil {
 		a.Would = what
 	}
 }
 
-// warn notes a warning, and logs it when it is new, or was not said for an hour.
-func (w *watch) warn(iface, key, text string, now time.Time) {
+// Warn notes a warning, and logs it when it is new, or was not said for an hour.
+func (w *Watch) Warn(iface, key, text string, now time.Time) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	k := [2]string{iface, key}
@@ -172,7 +185,7 @@ func marked(p *dhcpv4.DHCPv4) (id, at string) {
 	if !ok {
 		return "", ""
 	}
-	id, at, _ = strings.Cut(readable(rest[:min(len(rest), 64)]), " ")
+	id, at, _ = strings.Cut(Readable(rest[:min(len(rest), 64)]), " ")
 	return id, at
 }
 
@@ -189,7 +202,7 @@ type frame struct {
 }
 
 // overheard notes another server's answer. mode is what we do on the interface.
-func (w *watch) overheard(f frame, p *dhcpv4.DHCPv4, mode Mode, now time.Time) {
+func (w *Watch) overheard(f frame, p *dhcpv4.DHCPv4, mode Mode, now time.Time) {
 	x := Foreign{Interface: f.iface, MAC: macText(f.mac), From: f.from, Address: address(p.ServerIdentifier()),
 
 		Class: clip(string(unterminated(p.Options.Get(dhcpv4.OptionClassIdentifier)))), Next: address(p.ServerIPAddr)}
@@ -201,21 +214,21 @@ func (w *watch) overheard(f frame, p *dhcpv4.DHCPv4, mode Mode, now time.Time) {
 	if x.File = p.BootFileName; x.File == "" {
 		x.File = string(unterminated(p.Options.Get(dhcpv4.OptionBootfileName)))
 	}
-	x.File = readable([]byte(clip(x.File)))
+	x.File = Readable([]byte(clip(x.File)))
 	w.note(x, p, f.ours, now)
 	name := x.name()
 	switch {
 	case x.Ingot != "":
-		w.warn(f.iface, "ingot "+x.MAC, "a second ingot answers on this network: "+name+"; stop one of them, or let one observe", now)
+		w.Warn(f.iface, "ingot "+x.MAC, "a second ingot answers on this network: "+name+"; stop one of them, or let one observe", now)
 	case strings.HasPrefix(x.Class, "PXEClient") && !x.Proxy && x.File == "":
-		w.warn(f.iface, "stray60 "+x.MAC, "the DHCP server "+name+` says "PXEClient" in option 60 and names nothing to boot: UEFI firmware then asks it on port 4011, `+
+		w.Warn(f.iface, "stray60 "+x.MAC, "the DHCP server "+name+` says "PXEClient" in option 60 and names nothing to boot: UEFI firmware then asks it on port 4011, `+
 			"gets no answer, and does not boot from us (tianocore/edk2#6944); remove option 60 from its configuration", now)
 	case x.Proxy && strings.HasPrefix(x.Class, "PXEClient"):
-		w.warn(f.iface, "proxy "+x.MAC, "another boot server (proxyDHCP) answers on this network: "+name+", which offers "+fmt.Sprintf("%q", x.File)+"; machines take whichever is quicker", now)
+		w.Warn(f.iface, "proxy "+x.MAC, "another boot server (proxyDHCP) answers on this network: "+name+", which offers "+fmt.Sprintf("%q", x.File)+"; machines take whichever is quicker", now)
 	case mode == Full && !x.Proxy:
-		w.warn(f.iface, "foreign "+x.MAC, "another DHCP server answers on this network: "+name+"; stop it, or serve in proxy mode beside it", now)
+		w.Warn(f.iface, "foreign "+x.MAC, "another DHCP server answers on this network: "+name+"; stop it, or serve in proxy mode beside it", now)
 	case mode == Proxy && x.File != "":
-		w.warn(f.iface, "boots "+x.MAC, "the DHCP server "+name+" tells machines itself what to boot, "+fmt.Sprintf("%q", x.File)+"; remove it there, or machines may boot that", now)
+		w.Warn(f.iface, "boots "+x.MAC, "the DHCP server "+name+" tells machines itself what to boot, "+fmt.Sprintf("%q", x.File)+"; remove it there, or machines may boot that", now)
 	}
 }
 
@@ -228,14 +241,19 @@ func (f Foreign) name() string {
 	return s + " (MAC " + f.MAC + ")"
 }
 
-func (w *watch) note(x Foreign, p *dhcpv4.DHCPv4, ours bool, now time.Time) {
+// Server notes another server.
+func (w *Watch) Server(x Foreign, now time.Time) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	k := strings.Join([]string{x.Interface, x.MAC, x.Address.String(), fmt.Sprint(x.Proxy)}, " ")
+	w.server(x, now)
+}
+
+func (w *Watch) server(x Foreign, now time.Time) bool {
+	k := strings.Join([]string{x.Interface, x.MAC, x.DUID, x.Address.String(), fmt.Sprint(x.Proxy)}, " ")
 	old := w.servers[k]
 	if old == nil {
 		if len(w.servers) >= maxForeign {
-			return
+			return false
 		}
 		old = &Foreign{First: now}
 		w.servers[k] = old
@@ -245,7 +263,13 @@ func (w *watch) note(x Foreign, p *dhcpv4.DHCPv4, ours bool, now time.Time) {
 		x.Ingot = old.Ingot
 	}
 	*old = x
-	if !ours { // an answer may be overheard before the question was worked on
+	return true
+}
+
+func (w *Watch) note(x Foreign, p *dhcpv4.DHCPv4, ours bool, now time.Time) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.server(x, now) && !ours { // an answer may be overheard before the question was worked on
 		a := w.asker(x.Interface, macText(p.ClientHWAddr), now)
 		said := strings.ToUpper(p.MessageType().String()) + " from " + x.name()
 		if ip := address(p.YourIPAddr); ip.IsValid() {
@@ -260,8 +284,8 @@ func (w *watch) note(x Foreign, p *dhcpv4.DHCPv4, ours bool, now time.Time) {
 	}
 }
 
-// heard returns all of it, sorted.
-func (w *watch) heard() Heard {
+// Heard returns all of it, sorted.
+func (w *Watch) Heard() Heard {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	h := Heard{Askers: []Asker{}, Servers: []Foreign{}, Warnings: []Warning{}}

@@ -21,46 +21,6 @@ var (
 	ErrNothingHealthy = errors.New("no other image was ever healthy on this machine")
 )
 
-// Sighting is what a first packet tells of a machine.
-type Sighting struct {
-	MAC      string // canonical
-	UUID     string // plausible or empty
-	Firmware ingot.Firmware
-}
-
-// Find returns the machine that a sighting is of: by UUID, which stays with
-// the board, else by MAC address. It is nil for a stranger.
-func Find(machines []Machine, s Sighting) *Machine {
-	if s.UUID != "" {
-		if i := slices.IndexFunc(machines, func(m Machine) bool { return m.UUID == s.UUID }); i >= 0 {
-			return &machines[i]
-		}
-	}
-	i := slices.IndexFunc(machines, func(m Machine) bool {
-		// A card that moved into a board with another UUID is another machine.
-		return slices.Contains(m.MACs, s.MAC) && (s.UUID == "" || m.UUID == "" || m.UUID == s.UUID)
-	})
-	if i < 0 {
-		return nil
-	}
-	return &machines[i]
-}
-
-// See returns the machine with what a sighting tells added.
-func See(m Machine, s Sighting, now time.Time) Machine {
-	m.LastSeen = now
-	if s.UUID != "" {
-		m.UUID = s.UUID
-	}
-	if s.Firmware != ingot.FirmwareUnknown {
-		m.Firmware = s.Firmware
-	}
-	if !slices.Contains(m.MACs, s.MAC) {
-		m.MACs = append(slices.Clone(m.MACs), s.MAC)
-	}
-	return m
-}
-
 // Begins reports whether a packet of the firmware, or of its loader, starts a
 // new boot, given the machine's latest one: a machine asks several times for
 // one boot, and asks from the start only after a reset.
@@ -105,10 +65,11 @@ func end(b Boot, o ingot.Outcome, reason string, now time.Time) Boot {
 // must not fill the disk.
 const MaxEvents = 200
 
-// Record adds an event to a boot that is open. A failure that the machine will
-// not try again ends the boot.
+// Record adds an event to a boot that is open, or that was taken for silent: a
+// server whose clock was set gives up machines that are on their way. A failure
+// that the machine will not try again ends an open boot.
 func Record(b Boot, e ingot.Event, now time.Time) Boot {
-	if !b.Open() || len(b.Events) >= MaxEvents {
+	if !b.Open() && b.Outcome != ingot.OutcomeSilent || len(b.Events) >= MaxEvents {
 		return b
 	}
 	// The last event again is a retransmission, or one more waiting screen.
@@ -116,7 +77,7 @@ func Record(b Boot, e ingot.Event, now time.Time) Boot {
 		return b
 	}
 	b.Events = append(slices.Clone(b.Events), Event{e, now})
-	if e.Error != "" && !e.Retry {
+	if e.Error != "" && !e.Retry && b.Open() {
 		return end(b, ingot.OutcomeFailed, fmt.Sprintf("stage %s: %s", e.Stage, e.Error), now)
 	}
 	return b
@@ -218,30 +179,3 @@ func Give(m Machine, g Grant, now time.Time) Machine {
 	m.Grants = append(m.Grants, g)
 	return m
 }
-
-// Match returns the machines that an operator's word names: an id, a host
-// name, a MAC address, a UUID, or else a beginning of one of these.
-func Match(machines []Machine, ref string) []Machine {
-	exact := func(m Machine) bool {
-		return string(m.ID) == ref || (m.Name != "" && m.Name == ref) || (m.UUID != "" && m.UUID == ref) || slices.Contains(m.MACs, canonicalMAC(ref))
-	}
-	var found []Machine
-	for _, m := range machines {
-		if exact(m) {
-			return []Machine{m}
-		}
-		if len(ref) >= 3 && (begins(string(m.ID), ref) || begins(m.Name, ref) || begins(m.UUID, ref)) {
-			found = append(found, m)
-		}
-	}
-	return found
-}
-
-func canonicalMAC(s string) string {
-	if m, err := ingot.ParseMAC(s); err == nil {
-		return m
-	}
-	return s
-}
-
-func begins(s, with string) bool { return len(s) >= len(with) && s[:len(with)] == with }

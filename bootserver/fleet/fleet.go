@@ -43,16 +43,18 @@ type Grant struct {
 
 // Machine is one computer.
 type Machine struct {
-	ID         ingot.MachineID `json:"id"`
-	Name       string          `json:"name,omitempty"` // host name given by the operator
-	State      State           `json:"state"`
-	UUID       string          `json:"uuid,omitempty"` // plausible SMBIOS UUID
-	Serial     string          `json:"serial,omitempty"`
-	MACs       []string        `json:"macs"`
-	MachineKey string          `json:"machineKey"` // machine-id(5) of its systems, 32 hex digits
-	Firmware   ingot.Firmware  `json:"firmware,omitempty"`
-	Address    netip.Addr      `json:"address,omitzero"`
-	Port       SwitchPort      `json:"port,omitzero"` // where it was plugged in when it last booted through a relay
+	ID         ingot.MachineID   `json:"id"`
+	Name       string            `json:"name,omitempty"`   // host name given by the operator
+	Labels     map[string]string `json:"labels,omitempty"` // never changed, only replaced
+	Ask        *Question         `json:"ask,omitempty"`    // what an operator must answer before it boots
+	State      State             `json:"state"`
+	UUID       string            `json:"uuid,omitempty"` // plausible SMBIOS UUID
+	Serial     string            `json:"serial,omitempty"`
+	MACs       []string          `json:"macs"`
+	MachineKey string            `json:"machineKey"` // machine-id(5) of its systems, 32 hex digits
+	Firmware   ingot.Firmware    `json:"firmware,omitempty"`
+	Address    netip.Addr        `json:"address,omitzero"`
+	Port       SwitchPort        `json:"port,omitzero"` // where it was plugged in when it last booted through a relay
 	// Loaders are the first stages that the machine was moved to, by firmware,
 	// because those before stalled.
 	Loaders     map[ingot.Firmware]string `json:"loaders,omitempty"`
@@ -76,6 +78,19 @@ func (m *Machine) Hostname() string {
 	return string(m.ID)
 }
 
+// Brief is the machine without what a table of thousands does not show: its
+// hardware but for vendor and product, its past, its grants.
+func (m Machine) Brief() Machine {
+	m.Facts = ingot.Facts{Vendor: m.Facts.Vendor, Product: m.Facts.Product}
+	m.Healthy, m.Grants, m.Trial, m.MachineKey, m.Loaders = nil, nil, Trial{}, "", nil
+	if m.Setback != nil {
+		s := *m.Setback
+		s.Failures = nil
+		m.Setback = &s
+	}
+	return m
+}
+
 // Event is one step of a boot as the server recorded it.
 type Event struct {
 	ingot.Event
@@ -86,6 +101,7 @@ type Event struct {
 type Boot struct {
 	ID       ingot.BootID     `json:"id"`
 	Machine  ingot.MachineID  `json:"machine"`
+	Number   int              `json:"number"`           // 1 for the machine's first; clocks jump, numbers do not
 	Before   ingot.BootID     `json:"before,omitempty"` // the machine's boot before this one
 	Firmware ingot.Firmware   `json:"firmware,omitempty"`
 	Image    ImageRef         `json:"image"`             // empty until the script names one
@@ -126,7 +142,8 @@ func (b *Boot) Open() bool { return b.Outcome == ingot.OutcomeOpen }
 // not by client identifier, so that ROM, loader, initramfs and system are one
 // client.
 type Lease struct {
-	MAC      string          `json:"mac"`
+	MAC      string          `json:"mac,omitempty"`
+	DUID     string          `json:"duid,omitempty"` // hexadecimal; of a DHCPv6 client whose card nothing tells
 	Address  netip.Addr      `json:"address"`
 	Expires  time.Time       `json:"expires"`
 	Hostname string          `json:"hostname,omitempty"`
@@ -135,11 +152,29 @@ type Lease struct {
 	Declined bool            `json:"declined,omitempty"` // in use by somebody unknown, until Expires; MAC is who said so
 }
 
+// Client is who holds the lease: the MAC address, else the DUID.
+func (l Lease) Client() string {
+	if l.MAC == "" && l.DUID != "" {
+		return duidPrefix + l.DUID
+	}
+	return l.MAC
+}
+
+const duidPrefix = "duid:"
+
+// LeaseOf is the lease of an address to a client, as Lease.Client names it.
+func LeaseOf(client string, address netip.Addr) Lease {
+	if duid, ok := strings.CutPrefix(client, duidPrefix); ok {
+		return Lease{DUID: duid, Address: address}
+	}
+	return Lease{MAC: client, Address: address}
+}
+
 // SwitchPort is where a machine is plugged in, as the relay of its network
 // told (RFC 3046): bytes that the switch's vendor chose, shown as text when
 // they are text, and else as hexadecimal digits after "0x".
 type SwitchPort struct {
-	Relay   netip.Addr `json:"relay,omitzero"` // giaddr
+	Relay   netip.Addr `json:"relay,omitzero"` // giaddr, or the link-address of DHCPv6
 	Circuit string     `json:"circuit,omitempty"`
 	Remote  string     `json:"remote,omitempty"`
 }

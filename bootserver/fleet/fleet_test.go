@@ -24,32 +24,6 @@ func step(b Boot, stages ...ingot.Stage) Boot {
 	return b
 }
 
-func TestFind(t *testing.T) {
-	machines := []Machine{
-		{ID: "m-a", UUID: "u1", MACs: []string{"52:54:00:00:00:01"}},
-		{ID: "m-b", UUID: "u2", MACs: []string{"52:54:00:00:00:02"}},
-		{ID: "m-c", MACs: []string{"52:54:00:00:00:03"}}, // a board without a plausible UUID
-	}
-	for _, c := range []struct {
-		name string
-		s    Sighting
-		want ingot.MachineID
-	}{
-		{"by UUID and MAC", Sighting{MAC: "52:54:00:00:00:01", UUID: "u1"}, "m-a"},
-		{"a new card in a known board", Sighting{MAC: "52:54:00:00:00:99", UUID: "u1"}, "m-a"},
-		{"another's card in a known board", Sighting{MAC: "52:54:00:00:00:02", UUID: "u1"}, "m-a"},
-		{"a known card in a strange board", Sighting{MAC: "52:54:00:00:00:02", UUID: "u9"}, ""},
-		{"by MAC alone", Sighting{MAC: "52:54:00:00:00:03"}, "m-c"},
-		{"a machine that shows its UUID only now", Sighting{MAC: "52:54:00:00:00:03", UUID: "u3"}, "m-c"},
-		{"a stranger", Sighting{MAC: "52:54:00:00:00:98", UUID: "u8"}, ""},
-	} {
-		got := Find(machines, c.s)
-		if (got == nil) != (c.want == "") || got != nil && got.ID != c.want {
-			t.Errorf("%s: Find = %v; want %q", c.name, got, c.want)
-		}
-	}
-}
-
 // TestBegins: a machine asks several times for one boot, and a reset is a new one.
 func TestBegins(t *testing.T) {
 	open := Boot{ID: boot1, Started: t0}
@@ -113,6 +87,13 @@ func TestRecord(t *testing.T) {
 	}
 	if late := Record(f, ingot.Event{Stage: ingot.StageAgent}, t0); len(late.Events) != len(f.Events) {
 		t.Error("a boot that ended takes events")
+	}
+	// A server whose clock jumped took it for silent: what it then tells is kept.
+	silent, _ := Expire(Boot{ID: boot1, Started: t0, Deadline: t0.Add(time.Minute)}, t0.Add(time.Hour))
+	for n, e := range []ingot.Event{{Stage: ingot.StageAgent}, {Stage: ingot.StageHealthy, Error: "check ssh failed"}} {
+		if silent = Record(silent, e, t0.Add(time.Hour)); len(silent.Events) != n+1 || silent.Outcome != ingot.OutcomeSilent {
+			t.Errorf("a silent boot that tells %s has %d events and is %q; want %d, silent", e.Stage, len(silent.Events), silent.Outcome, n+1)
+		}
 	}
 }
 

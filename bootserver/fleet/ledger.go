@@ -56,6 +56,11 @@ func BootEntries(old *Boot, b Boot, now time.Time) []Entry {
 		}
 		list = append(list, s)
 	}
+	if text := reportChange(old, b); text != "" {
+		r := e
+		r.Kind, r.Stage, r.Text, r.Bad = KindStep, ingot.StageHealthy, text, !b.Report.Healthy || len(b.Report.Failed) > 0
+		list = append(list, r)
+	}
 	if b.Outcome != ingot.OutcomeOpen && (old == nil || old.Outcome != b.Outcome) {
 		e.Kind, e.Text, e.Bad = KindEnd, string(b.Outcome), b.Outcome == ingot.OutcomeFailed || b.Outcome == ingot.OutcomeSilent
 		if b.Image.Name != "" {
@@ -67,6 +72,32 @@ func BootEntries(old *Boot, b Boot, now time.Time) []Entry {
 		list = append(list, e)
 	}
 	return list
+}
+
+// reportChange says what a report tells that the one before did not: units that
+// failed, and a machine that was healthy and is not, or is again.
+func reportChange(old *Boot, b Boot) string {
+	if b.Report == nil {
+		return ""
+	}
+	var before ingot.Report
+	first := old == nil || old.Report == nil
+	if !first {
+		before = *old.Report
+	}
+	var words []string
+	if !first && before.Healthy != b.Report.Healthy {
+		words = append(words, map[bool]string{true: "healthy again", false: "not healthy any more"}[b.Report.Healthy])
+		for _, c := range b.Report.Checks {
+			if !c.OK {
+				words = append(words, fmt.Sprintf("check %s: %s", c.Name, c.Detail))
+			}
+		}
+	}
+	if len(b.Report.Failed) > 0 && !slices.Equal(before.Failed, b.Report.Failed) {
+		words = append(words, "failed units: "+strings.Join(b.Report.Failed, ", "))
+	}
+	return strings.Join(words, "; ")
 }
 
 // MachineEntries are the entries that lead from one record of a machine to the

@@ -26,6 +26,7 @@ import (
 	"time"
 
 	"ingot"
+	"ingot/bootserver/ipxe"
 )
 
 // Errors of a Booter that have a status of their own.
@@ -43,6 +44,8 @@ type Booter interface {
 	Knows(key ingot.BootKey) bool
 	// Script is what a loader runs; base is the URL that it asked, "http://10.99.0.1".
 	Script(boot ingot.BootID, base string) (string, error)
+	// Waits is told what a machine says of itself that waits in its loader.
+	Waits(boot ingot.BootID, f ingot.Facts) error
 	Artifact(boot ingot.BootID, image ingot.Digest, part string) (Artifact, error)
 	Served(boot ingot.BootID, part string, bytes int64, whole bool)
 	Ticket(boot ingot.BootID, q ingot.TicketRequest) (ingot.SignedTicket, error)
@@ -106,6 +109,8 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	boot := key.ID()
 	switch {
+	case len(at) == 2 && at[1] == "script" && r.Method == http.MethodPost:
+		s.told(w, r, boot)
 	case len(at) == 2 && at[1] == "script":
 		s.reading(w, r, func() { s.script(w, r, boot) })
 	case len(at) == 2 && at[1] == "ticket":
@@ -220,6 +225,24 @@ func (s *Server) script(w http.ResponseWriter, r *http.Request, boot ingot.BootI
 	}
 	answer(w, "text/plain; charset=utf-8", []byte(text))
 }
+
+// told takes what a loader says of its machine, and answers with the script.
+func (s *Server) told(w http.ResponseWriter, r *http.Request, boot ingot.BootID) {
+	r.Body = http.MaxBytesReader(w, r.Body, maxForm)
+	if err := r.ParseForm(); err != nil {
+		refuse(w, "the body is no form of at most 4 KiB", http.StatusBadRequest)
+		return
+	}
+	f := ingot.Facts{Vendor: r.PostForm.Get(ipxe.FieldVendor), Product: r.PostForm.Get(ipxe.FieldProduct), Serial: r.PostForm.Get(ipxe.FieldSerial)}
+	if err := s.booter.Waits(boot, f); err != nil {
+		s.fail(w, r, err)
+		return
+	}
+	s.script(w, r, boot)
+}
+
+// maxForm bounds what a loader posts, in bytes.
+const maxForm = 4 << 10
 
 func (s *Server) ticket(w http.ResponseWriter, r *http.Request, boot ingot.BootID) {
 	var q ingot.TicketRequest

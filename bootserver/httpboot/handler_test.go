@@ -62,6 +62,7 @@ func (s *shelf) Ticket(ingot.BootID, ingot.TicketRequest) (ingot.SignedTicket, e
 }
 func (s *shelf) Event(ingot.BootID, ingot.Event) error   { return nil }
 func (s *shelf) Report(ingot.BootID, ingot.Report) error { return nil }
+func (s *shelf) Waits(ingot.BootID, ingot.Facts) error   { return nil }
 func (s *shelf) Console(ingot.BootID, string) error      { return nil }
 func (s *shelf) Crash(ingot.BootID, string) error        { return nil }
 

@@ -34,8 +34,15 @@ chain --replace %s || reboot
 // Wait is a screen for a machine that an operator must do something about.
 type Wait struct {
 	Lines []string // what to read
-	Again string   // URL to ask again
+	Again string   // URL to ask again; it is posted what SMBIOS says, where iPXE can (PARAM_CMD)
 }
+
+// Form fields that a waiting machine posts with its question.
+const (
+	FieldVendor  = "vendor"
+	FieldProduct = "product"
+	FieldSerial  = "serial"
+)
 
 // waitSeconds is the pause between two questions of a waiting machine.
 const waitSeconds = 5
@@ -48,7 +55,12 @@ func (w Wait) Text() string {
 	for _, l := range w.Lines {
 		s.WriteString("echo " + word(l) + "\n")
 	}
-	fmt.Fprintf(&s, "set tries:int32 0\n:again\nsleep %d\nchain --replace %s ||\ninc tries\niseq ${tries} 12 && reboot ||\necho ingot: the server does not answer, asking again\ngoto again\n", waitSeconds, w.Again)
+	s.WriteString("params || goto plain\n")
+	for _, f := range [][2]string{{FieldVendor, "manufacturer"}, {FieldProduct, "product"}, {FieldSerial, "serial"}} {
+		fmt.Fprintf(&s, "param %s ${%s} ||\n", f[0], f[1])
+	}
+	s.WriteString("set form ##params\n:plain\n")
+	fmt.Fprintf(&s, "set tries:int32 0\n:again\nsleep %d\nchain --replace %s${form} ||\ninc tries\niseq ${tries} 12 && reboot ||\necho ingot: the server does not answer, asking again\ngoto again\n", waitSeconds, w.Again)
 	return s.String()
 }
 

@@ -1,11 +1,13 @@
 package state
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"time"
 
 	"go.etcd.io/bbolt"
@@ -19,43 +21,63 @@ var ErrDamaged = errors.New("the state file is damaged")
 // file is the state's file in its folder.
 const file = "ingot.db"
 
-// openFile opens a state file. What bbolt panics about is an error here: a page
-// that a lost write left behind.
+// guarded turns what bbolt panics about, and what the kernel faults on behind
+// the end of a file that was cut off, into an error.
+func guarded(f func() error) (err error) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("%w: %v", ErrDamaged, r)
+		}
+	}()
+	return f()
+}
+
 func openFile(path string, o *bbolt.Options) (db *bbolt.DB, err error) {
-	defer func() {
-		if r := recover(); r != nil {
-			err = fmt.Errorf("%w: %v", ErrDamaged, r)
-		}
-	}()
-	return bbolt.Open(path, 0o600, o)
-}
-
-// Check reads the whole file and returns what is wrong with it. Changes go on
-// meanwhile.
-func (s *State) Check() error {
-	s.swap.RLock()
-	defer s.swap.RUnlock()
-	return check(s.db)
-}
-
-func check(db *bbolt.DB) (err error) {
-	defer func() {
-		if r := recover(); r != nil {
-			err = fmt.Errorf("%w: %v", ErrDamaged, r)
-		}
-	}()
-	return db.View(func(tx *bbolt.Tx) error {
-		var errs []error
-		for e := range tx.Check() {
-			if len(errs) < 5 {
-				errs = append(errs, e)
-			}
-		}
-		if err := errors.Join(errs...); err != nil {
-			return fmt.Errorf("%w: %w", ErrDamaged, err)
-		}
-		return nil
+	return db, guarded(func() (err error) {
+		db, err = bbolt.Open(path, 0o600, o)
+		return err
 	})
+}
+
+// Verify reads every record of the file and returns what is wrong with it.
+// Changes go on meanwhile.
+func (s *State) Verify() error {
+	return guarded(func() error { return s.view(func(tx *bbolt.Tx) error { return walk(tx, nil) }) })
+}
+
+// walk reads every record, and hands it to put, when that is not nil.
+func walk(from *bbolt.Tx, put func(bucket, key, value []byte) error) error {
+	for _, name := range [][]byte{bucketMachines, bucketBoots, bucketLeases, bucketMeta} {
+		if from.Bucket(name) == nil {
+			return fmt.Errorf("%w: it holds no %s; is it a backup of ingot?", ErrDamaged, name)
+		}
+	}
+	err := firstOf(each(from, bucketMachines, func(fleet.Machine) {}), each(from, bucketBoots, func(fleet.Boot) {}), each(from, bucketLeases, func(fleet.Lease) {}))
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrDamaged, err)
+	}
+	for _, name := range buckets {
+		source := from.Bucket(name)
+		if source == nil {
+			continue // an older version had none
+		}
+		var last []byte
+		err := source.ForEach(func(k, v []byte) error {
+			if last != nil && bytes.Compare(last, k) >= 0 {
+				return fmt.Errorf("%w: %s is not in order", ErrDamaged, name)
+			}
+			last = k
+			if put == nil {
+				return nil
+			}
+			return put(name, k, v)
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Backup writes the file as it is at this moment; changes go on meanwhile.
@@ -105,39 +127,82 @@ func (s *State) reopen(path string) error {
 		return fmt.Errorf("opening the state: %w", err)
 	}
 	s.db = db
-	return s.load()
+	return guarded(s.load)
 }
 
-// receive writes a backup to a file and checks it.
+// receive writes a backup to a file, and copies it record by record: what is
+// put in the place of the state is a file that we wrote, from end to end.
 func receive(path string, r io.Reader) error {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
+	raw := path + ".raw"
+	defer os.Remove(raw)
+	f, err := os.OpenFile(raw, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
 		return fmt.Errorf("receiving the backup: %w", err)
 	}
 	_, err = io.Copy(f, r)
-	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
+	if err := errors.Join(err, f.Close()); err != nil {
 		return fmt.Errorf("receiving the backup: %w", err)
 	}
-	return CheckFile(path)
+	_ = os.Remove(path) // of an attempt before
+	to, err := openFile(path, &bbolt.Options{Timeout: 2 * time.Second, FreelistType: bbolt.FreelistMapType})
+	if err != nil {
+		return fmt.Errorf("copying the backup: %w", err)
+	}
+	c := copier{to: to}
+	err = readFile(raw, func(tx *bbolt.Tx) error { return walk(tx, c.put) })
+	return errors.Join(err, c.flush(), to.Close())
+}
+
+// copier puts records into a file, some thousands at a time: memory does not
+// grow with the file.
+type copier struct {
+	to   *bbolt.DB
+	list [][3][]byte // bucket, key, value
+}
+
+func (c *copier) put(bucket, key, value []byte) error {
+	c.list = append(c.list, [3][]byte{bucket, bytes.Clone(key), bytes.Clone(value)})
+	if len(c.list) < 5000 {
+		return nil
+	}
+	return c.flush()
+}
+
+func (c *copier) flush() error {
+	defer func() { c.list = nil }()
+	return c.to.Update(func(tx *bbolt.Tx) error {
+		for _, r := range c.list {
+			b, err := tx.CreateBucketIfNotExists(r[0])
+			if err != nil {
+				return err
+			}
+			b.FillPercent = 1 // keys come in order
+			if err := b.Put(r[1], r[2]); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
 }
 
 // CheckFile reads a backup from end to end and returns what is wrong with it.
 func CheckFile(path string) error {
-	db, err := openFile(path, &bbolt.Options{Timeout: 2 * time.Second, ReadOnly: true})
-	if err != nil {
-		return fmt.Errorf("%w: %w", ErrDamaged, err)
-	}
-	defer db.Close()
-	if err := check(db); err != nil {
-		return err
-	}
-	return db.View(func(tx *bbolt.Tx) error {
-		for _, name := range [][]byte{bucketMachines, bucketBoots, bucketLeases, bucketMeta} {
-			if tx.Bucket(name) == nil {
-				return fmt.Errorf("%w: it holds no %s; is it a backup of ingot?", ErrDamaged, name)
-			}
+	return readFile(path, func(tx *bbolt.Tx) error { return walk(tx, nil) })
+}
+
+func readFile(path string, f func(*bbolt.Tx) error) error {
+	return guarded(func() error {
+		db, err := bbolt.Open(path, 0o600, &bbolt.Options{Timeout: 2 * time.Second, ReadOnly: true})
+		if err != nil {
+			return fmt.Errorf("%w: %w", ErrDamaged, err)
 		}
-		return firstOf(each(tx, bucketMachines, func(fleet.Machine) {}), each(tx, bucketBoots, func(fleet.Boot) {}), each(tx, bucketLeases, func(fleet.Lease) {}))
+		defer db.Close()
+		return db.View(func(tx *bbolt.Tx) error {
+			if st, err := os.Stat(path); err != nil || st.Size() < tx.Size() {
+				return fmt.Errorf("%w: it was cut off", ErrDamaged)
+			}
+			return f(tx)
+		})
 	})
 }
 

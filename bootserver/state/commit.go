@@ -9,6 +9,7 @@ import (
 
 	"go.etcd.io/bbolt"
 
+	"ingot"
 	"ingot/bootserver/fleet"
 )
 
@@ -174,7 +175,16 @@ func (b *batch) write(db *bbolt.Tx) error {
 func (r record) write(db *bbolt.Tx, v any) error {
 	switch v := v.(type) {
 	case nil:
+		if r.bucket == string(bucketBoots) {
+			b, err := readBoot(db, ingot.BootID(r.key))
+			if err != nil {
+				return nil //nolint:nilerr // it is gone already
+			}
+			return deleteBoot(db, b)
+		}
 		return db.Bucket([]byte(r.bucket)).Delete([]byte(r.key))
+	case []byte:
+		return db.Bucket([]byte(r.bucket)).Put([]byte(r.key), v)
 	case fleet.Boot:
 		return writeBoot(db, v)
 	case fleet.Entry:

@@ -15,18 +15,18 @@ import (
 )
 
 // The latest boot of each machine is in memory, older ones are in the file
-// only. Two indexes find them there; their keys end in the boot's start, in
-// nanoseconds, and its id, so that they are in order:
+// only. Two indexes find them there, in order; numbers and times (nanoseconds)
+// are 8 bytes, big-endian, and an id is 32 digits:
 //
-//	history  MACHINE 0 TIME ID
-//	recent   TIME ID
+//	history  MACHINE 0 NUMBER ID
+//	recent   START ID
 
 func timeKey(t time.Time) []byte {
 	return binary.BigEndian.AppendUint64(nil, uint64(max(t.UnixNano(), 0)))
 }
 
 func historyKey(b fleet.Boot) []byte {
-	return slices.Concat([]byte(b.Machine), []byte{0}, timeKey(b.Started), []byte(b.ID))
+	return slices.Concat([]byte(b.Machine), []byte{0}, seqKey(uint64(max(b.Number, 0))), []byte(b.ID))
 }
 
 func recentKey(b fleet.Boot) []byte { return append(timeKey(b.Started), b.ID...) }
@@ -67,20 +67,23 @@ func forgetBoots(tx *bbolt.Tx, m ingot.MachineID) error {
 				return err
 			}
 		}
-		if i >= len(keys)-BootsPerMachine {
-			continue
-		}
-		id := idOf(k)
-		for bucket, key := range map[*bbolt.Bucket][]byte{tx.Bucket(bucketHistory): k, tx.Bucket(bucketRecent): k[len(prefix):], tx.Bucket(bucketBoots): []byte(id)} {
-			if err := bucket.Delete(key); err != nil {
+		if i < len(keys)-BootsPerMachine {
+			b, err := readBoot(tx, idOf(k))
+			if err != nil {
+				return err
+			}
+			if err := deleteBoot(tx, b); err != nil {
 				return err
 			}
 		}
-		if err := forgetConsole(tx, id); err != nil {
-			return err
-		}
 	}
 	return nil
+}
+
+// deleteBoot forgets a boot, its place in the indexes, and its console.
+func deleteBoot(tx *bbolt.Tx, b fleet.Boot) error {
+	return firstOf(tx.Bucket(bucketBoots).Delete([]byte(b.ID)), tx.Bucket(bucketHistory).Delete(historyKey(b)),
+		tx.Bucket(bucketRecent).Delete(recentKey(b)), forgetConsole(tx, b.ID))
 }
 
 // indexBoots makes the indexes of a file that an older version wrote.
@@ -89,10 +92,20 @@ func indexBoots(tx *bbolt.Tx) error {
 	if k, _ := history.Cursor().First(); k != nil {
 		return nil
 	}
-	var err error
-	return firstOf(each(tx, bucketBoots, func(b fleet.Boot) {
-		err = firstOf(err, history.Put(historyKey(b), nil), recent.Put(recentKey(b), nil))
-	}), err)
+	var boots []fleet.Boot
+	if err := each(tx, bucketBoots, func(b fleet.Boot) { boots = append(boots, b) }); err != nil {
+		return err
+	}
+	slices.SortFunc(boots, older)
+	count := map[ingot.MachineID]int{}
+	for _, b := range boots {
+		count[b.Machine]++
+		b.Number = count[b.Machine]
+		if err := firstOf(put(tx, bucketBoots, string(b.ID), b), history.Put(historyKey(b), nil), recent.Put(recentKey(b), nil)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func firstOf(errs ...error) error {
@@ -149,11 +162,15 @@ func (s *State) boot(id ingot.BootID) (b fleet.Boot, ok bool) {
 // Boots returns the newest boots of one machine, or of all for an empty id,
 // oldest first; limit 0 is all of them.
 func (s *State) Boots(machine ingot.MachineID, limit int) ([]fleet.Boot, error) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.bootsOf(machine, limit)
+}
+
+func (s *State) bootsOf(machine ingot.MachineID, limit int) ([]fleet.Boot, error) {
 	if machine != "" && limit == 0 {
 		limit = BootsPerMachine // some that were forgotten may still be in memory
 	}
-	s.mu.RLock()
-	defer s.mu.RUnlock()
 	list := map[ingot.BootID]fleet.Boot{}
 	for id, b := range s.boots { // those that are on their way to the disk, too
 		if machine == "" || b.Machine == machine {
@@ -173,7 +190,12 @@ func (s *State) Boots(machine ingot.MachineID, limit int) ([]fleet.Boot, error) 
 			k, _ = c.Prev()
 		}
 		for n := 0; k != nil && bytes.HasPrefix(k, prefix) && (limit == 0 || n < limit); n++ {
-			if id := idOf(k); list[id].ID == "" {
+			id := idOf(k)
+			if b, ok := s.boots[id]; ok && machine != "" && b.Machine != machine {
+				k, _ = c.Prev() // it was moved, and that is not on the disk yet
+				continue
+			}
+			if list[id].ID == "" {
 				b, err := readBoot(tx, id)
 				if err != nil {
 					return err

@@ -11,8 +11,8 @@ import (
 // index finds records without looking at all of them: a thousand machines that
 // ask at once must not cost a thousand times a thousand looks.
 type index struct {
-	mac     map[string][]ingot.MachineID // a card may have moved to another board
-	uuid    map[string]ingot.MachineID
+	mac     map[string][]ingot.MachineID     // a card may have moved to another board
+	uuid    map[string][]ingot.MachineID     // some boards share one
 	address map[netip.Addr]ingot.MachineID   // last seen there
 	latest  map[ingot.MachineID]ingot.BootID // by start
 	open    map[ingot.BootID]struct{}
@@ -20,25 +20,35 @@ type index struct {
 }
 
 func newIndex() index {
-	return index{mac: map[string][]ingot.MachineID{}, uuid: map[string]ingot.MachineID{}, address: map[netip.Addr]ingot.MachineID{},
+	return index{mac: map[string][]ingot.MachineID{}, uuid: map[string][]ingot.MachineID{}, address: map[netip.Addr]ingot.MachineID{},
 		latest: map[ingot.MachineID]ingot.BootID{}, open: map[ingot.BootID]struct{}{}}
 }
 
-// find is fleet.Find over the index.
-func (s *State) find(sight fleet.Sighting) (fleet.Machine, bool) {
-	if id, ok := s.index.uuid[sight.UUID]; ok && sight.UUID != "" {
-		m, ok := s.machines[id]
-		return m, ok
-	}
+// find is fleet.Identify over the index.
+func (s *State) find(sight fleet.Sighting) (fleet.Machine, *fleet.Question, bool) {
 	var candidates []fleet.Machine
-	for _, id := range s.index.mac[sight.MAC] {
-		candidates = append(candidates, s.machines[id])
+	add := func(ids []ingot.MachineID) {
+		for _, id := range ids {
+			if !slices.ContainsFunc(candidates, func(m fleet.Machine) bool { return m.ID == id }) {
+				candidates = append(candidates, s.machines[id])
+			}
+		}
+	}
+	add(s.index.mac[sight.MAC])
+	if sight.UUID != "" {
+		add(s.index.uuid[sight.UUID])
+	}
+	for _, m := range slices.Clone(candidates) { // whether the UUIDs of those with the card are shared
+		if m.UUID != "" {
+			add(s.index.uuid[m.UUID][:min(2, len(s.index.uuid[m.UUID]))])
+		}
 	}
 	slices.SortFunc(candidates, longerKnown)
-	if m := fleet.Find(candidates, sight); m != nil {
-		return *m, true
+	m, ask := fleet.Identify(candidates, sight)
+	if m == nil {
+		return fleet.Machine{}, ask, false
 	}
-	return fleet.Machine{}, false
+	return *m, nil, true
 }
 
 func (s *State) setMachine(m fleet.Machine) {
@@ -46,11 +56,11 @@ func (s *State) setMachine(m fleet.Machine) {
 		s.dropMachine(m.ID)
 	}
 	s.machines[m.ID] = m
-	for _, mac := range m.MACs {
+	for _, mac := range m.Cards() {
 		s.index.mac[mac] = append(s.index.mac[mac], m.ID)
 	}
-	if _, taken := s.index.uuid[m.UUID]; m.UUID != "" && !taken {
-		s.index.uuid[m.UUID] = m.ID
+	if m.UUID != "" {
+		s.index.uuid[m.UUID] = append(s.index.uuid[m.UUID], m.ID)
 	}
 	if m.Address.IsValid() {
 		s.index.address[m.Address] = m.ID
@@ -66,20 +76,24 @@ func (s *State) dropMachine(id ingot.MachineID) {
 		return
 	}
 	delete(s.machines, id)
-	for _, mac := range m.MACs {
-		rest := slices.DeleteFunc(slices.Clone(s.index.mac[mac]), func(o ingot.MachineID) bool { return o == id })
-		if s.index.mac[mac] = rest; len(rest) == 0 {
-			delete(s.index.mac, mac)
-		}
+	for _, mac := range m.Cards() {
+		without(s.index.mac, mac, id)
 	}
-	if s.index.uuid[m.UUID] == id {
-		delete(s.index.uuid, m.UUID)
+	if m.UUID != "" {
+		without(s.index.uuid, m.UUID, id)
 	}
 	if s.index.address[m.Address] == id {
 		delete(s.index.address, m.Address)
 	}
 	if m.State == fleet.Pending {
 		s.index.pending--
+	}
+}
+
+func without(index map[string][]ingot.MachineID, key string, id ingot.MachineID) {
+	rest := slices.DeleteFunc(slices.Clone(index[key]), func(o ingot.MachineID) bool { return o == id })
+	if index[key] = rest; len(rest) == 0 {
+		delete(index, key)
 	}
 }
 

@@ -12,6 +12,7 @@ package state
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/binary"
 	"encoding/json"
@@ -103,7 +104,7 @@ func Open(_ context.Context, dir string) (*State, error) {
 		return nil, fmt.Errorf("opening state %q: %w", path, err)
 	}
 	s := &State{Now: time.Now, db: db, lock: lock, news: make(chan struct{}), keepAudit: MaxAudit, ended: map[ingot.Outcome]uint64{}}
-	if err := s.load(); err != nil {
+	if err := guarded(s.load); err != nil {
 		return nil, errors.Join(fmt.Errorf("reading state %q: %w", path, err), db.Close(), lock.Close())
 	}
 	s.log.start(s)
@@ -248,11 +249,12 @@ func longerKnown(a, b fleet.Machine) int {
 	return strings.Compare(string(a.ID), string(b.ID))
 }
 
-// Find returns the machine that a sighting is of, see fleet.Find.
+// Find returns the machine that a sighting is of, see fleet.Identify.
 func (s *State) Find(sight fleet.Sighting) (fleet.Machine, bool) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	return s.find(sight)
+	m, _, ok := s.find(sight)
+	return m, ok
 }
 
 // AtAddress returns the machine that was last seen with an address.
@@ -270,7 +272,11 @@ func (s *State) Boot(id ingot.BootID) (fleet.Boot, bool) {
 	return s.boot(id)
 }
 
+// older sorts boots: those of one machine by their number, others by their start.
 func older(a, b fleet.Boot) int {
+	if a.Machine == b.Machine && a.Number != b.Number {
+		return cmp.Compare(a.Number, b.Number)
+	}
 	if c := a.Started.Compare(b.Started); c != 0 {
 		return c
 	}

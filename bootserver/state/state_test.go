@@ -22,6 +22,17 @@ import (
 	"ingot/bootserver/fleet"
 )
 
+// pagesOf lets bbolt check its pages.
+func pagesOf(s *State) error {
+	return s.view(func(tx *bbolt.Tx) error {
+		var errs []error
+		for err := range tx.Check() {
+			errs = append(errs, err)
+		}
+		return errors.Join(errs...)
+	})
+}
+
 func open(t *testing.T, dir string) *State {
 	t.Helper()
 	s, err := Open(t.Context(), dir)
@@ -164,11 +175,11 @@ func TestIndex(t *testing.T) {
 		tx.PutMachine(refused)
 		tx.PutBoot(ended)
 		tx.PutBoot(fleet.Boot{ID: ingot.NewBootID([16]byte{2}), Machine: "m-1"})
-		if got, ok := tx.Find(fleet.Sighting{MAC: "c"}); !ok || got.UUID != "u2" || tx.Pending() != 0 || len(tx.OpenBoots()) != 1 {
+		if got, _, ok := tx.Find(fleet.Sighting{MAC: "c"}); !ok || got.UUID != "u2" || tx.Pending() != 0 || len(tx.OpenBoots()) != 1 {
 			t.Error("a change does not see itself")
 		}
 	})
-	for sight, want := range map[fleet.Sighting]bool{{MAC: "a"}: true, {MAC: "b"}: true, {MAC: "c"}: false, {UUID: "u1"}: true, {UUID: "u2"}: false, {MAC: "a", UUID: "u3"}: false} {
+	for sight, want := range map[fleet.Sighting]bool{{MAC: "a"}: true, {MAC: "b"}: true, {MAC: "c"}: false, {MAC: "a", UUID: "u1"}: true, {MAC: "c", UUID: "u1"}: false, {MAC: "a", UUID: "u3"}: false} {
 		if got, ok := s.Find(sight); ok != want || (ok && got.ID != "m-1") {
 			t.Errorf("Find(%+v) = %v, %v; want %v", sight, got.ID, ok, want)
 		}
@@ -250,6 +261,10 @@ func TestDiskFull(t *testing.T) {
 	}
 }
 
+func addressOf(i int) netip.Addr {
+	return netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)})
+}
+
 // TestKilled kills a writer at random moments. Everything that it acknowledged
 // is there afterwards.
 func TestKilled(t *testing.T) {
@@ -262,8 +277,8 @@ func TestKilled(t *testing.T) {
 		for i := start; ; i++ {
 			id := ingot.MachineID(fmt.Sprintf("m-%06d", i))
 			if err := s.Update(func(tx *Tx) error {
-				tx.PutMachine(fleet.Machine{ID: id})
-				tx.PutLease(fleet.Lease{MAC: string(id), Address: netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)})})
+				writeOne(tx, id, i%500)
+				tx.PutLease(fleet.Lease{MAC: string(id), Address: addressOf(i)})
 				return nil
 			}); err != nil {
 				t.Fatal(err)
@@ -273,7 +288,7 @@ func TestKilled(t *testing.T) {
 	}
 	dir := t.TempDir()
 	acknowledged := -1
-	for range 15 {
+	for range rounds(15) {
 		cmd := exec.Command(os.Args[0], "-test.run=^TestKilled$")
 		cmd.Env = append(os.Environ(), "STATE_TEST_WRITE="+dir)
 		out, err := cmd.StdoutPipe()
@@ -295,6 +310,9 @@ func TestKilled(t *testing.T) {
 		_ = cmd.Wait() // killed
 		s := open(t, dir)
 		machines, lent := len(s.Machines()), len(leases(t, s))
+		if err := pagesOf(s); err != nil {
+			t.Fatal(err)
+		}
 		if machines <= acknowledged || lent != machines {
 			t.Fatalf("after a kill there are %d machines and %d leases; %d were acknowledged", machines, lent, acknowledged+1)
 		}

@@ -64,8 +64,11 @@ func (tx *Tx) Machine(id ingot.MachineID) (fleet.Machine, bool) {
 	return m, ok
 }
 
-// Find returns the machine that a sighting is of, see fleet.Find.
-func (tx *Tx) Find(sight fleet.Sighting) (fleet.Machine, bool) { return tx.s.find(sight) }
+// Find returns the machine that a sighting is of, or a question for an
+// operator, see fleet.Identify.
+func (tx *Tx) Find(sight fleet.Sighting) (fleet.Machine, *fleet.Question, bool) {
+	return tx.s.find(sight)
+}
 
 // Pending is the number of machines that wait for an operator.
 func (tx *Tx) Pending() int { return tx.s.index.pending }
@@ -102,6 +105,56 @@ func (tx *Tx) PutMachine(m fleet.Machine) {
 		before = nil
 	}
 	tx.Note(fleet.MachineEntries(before, m, tx.now())...)
+}
+
+// DropMachine forgets a machine and its boots.
+func (tx *Tx) DropMachine(id ingot.MachineID) error {
+	old, had := tx.s.machines[id]
+	if !had {
+		return nil
+	}
+	boots, err := tx.s.bootsOf(id, 0)
+	if err != nil {
+		return err
+	}
+	tx.undo = append(tx.undo, func() { tx.s.setMachine(old) })
+	tx.s.dropMachine(id)
+	tx.write(bucketMachines, string(id), nil)
+	for _, b := range boots {
+		tx.write(bucketBoots, string(b.ID), nil)
+		tx.undo = append(tx.undo, func() { tx.s.setBoot(b) })
+		tx.s.dropBoot(b.ID)
+	}
+	tx.Note(fleet.Entry{At: tx.now(), Kind: fleet.KindMachine, Machine: id, Text: "forgotten"})
+	return nil
+}
+
+// MoveBoots gives the boots of one machine to another.
+func (tx *Tx) MoveBoots(from, to ingot.MachineID) error {
+	boots, err := tx.s.bootsOf(from, 0)
+	if err != nil {
+		return err
+	}
+	have, err := tx.s.bootsOf(to, 1)
+	if err != nil {
+		return err
+	}
+	number := 0
+	for _, b := range have {
+		number = b.Number
+	}
+	for _, b := range boots {
+		tx.write(bucketHistory, string(historyKey(b)), nil)
+		tx.s.dropBoot(b.ID)
+		moved := b
+		number++
+		moved.Machine, moved.Number = to, number // they come after those that are there
+		tx.undo = append(tx.undo, func() { tx.s.dropBoot(b.ID); tx.s.setBoot(b) })
+		tx.s.setBoot(moved)
+		tx.write(bucketBoots, string(b.ID), moved)
+		tx.write(bucketHistory, string(historyKey(moved)), []byte{})
+	}
+	return nil
 }
 
 // PutBoot stores a boot. Of a machine's boots the oldest are forgotten.

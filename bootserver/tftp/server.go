@@ -26,6 +26,7 @@ import (
 	"time"
 
 	"golang.org/x/net/ipv4"
+	"golang.org/x/net/ipv6"
 )
 
 // Server hands out files by their base name.
@@ -110,8 +111,10 @@ func (s *Server) Serve(ctx context.Context, conn *net.UDPConn) error {
 	_ = conn.SetReadBuffer(4 << 20) // requests of a rack come at once; less is no fault
 	l := &loop{Server: s, conn: ipv4.NewPacketConn(conn), transfers: map[netip.AddrPort]*transfer{}, clients: map[netip.Addr]int{}, served: make(chan arrived, 1024)}
 	if a, ok := conn.LocalAddr().(*net.UDPAddr); ok && a.IP.IsUnspecified() {
-		if err := l.conn.SetControlMessage(ipv4.FlagDst|ipv4.FlagInterface, true); err != nil {
-			return fmt.Errorf("serving TFTP: %w", err)
+		err4 := l.conn.SetControlMessage(ipv4.FlagDst|ipv4.FlagInterface, true)
+		err6 := ipv6.NewPacketConn(conn).SetControlMessage(ipv6.FlagDst|ipv6.FlagInterface, true)
+		if err4 != nil && err6 != nil { // a socket of IPv6 may be one of IPv4 as well
+			return fmt.Errorf("serving TFTP: %w", errors.Join(err4, err6))
 		}
 	}
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
@@ -140,7 +143,7 @@ func (l *loop) tell() {
 func (l *loop) run() error {
 	in := make([]ipv4.Message, batch)
 	for i := range in {
-		in[i] = ipv4.Message{Buffers: [][]byte{make([]byte, maxRequest+3)}, OOB: make([]byte, 64)} // one byte more than a request may have
+		in[i] = ipv4.Message{Buffers: [][]byte{make([]byte, maxRequest+3)}, OOB: make([]byte, 128)} // one byte more than a request may have
 	}
 	var next time.Time
 	for {
@@ -311,14 +314,20 @@ func (l *loop) flush() {
 }
 
 // local makes the control message that lets an answer leave from where the
-// question arrived (ip(7), IP_PKTINFO); nil when the socket's own address is it.
+// question arrived (ip(7), IP_PKTINFO; ipv6(7), IPV6_PKTINFO); nil when the
+// socket's own address is it. A socket of both families tells of IPv4 in both
+// ways.
 func local(oob []byte) []byte {
 	if len(oob) == 0 {
 		return nil
 	}
-	var c ipv4.ControlMessage
-	if c.Parse(oob) != nil || c.Dst == nil {
-		return nil
+	var four ipv4.ControlMessage
+	if four.Parse(oob) == nil && four.Dst != nil {
+		return (&ipv4.ControlMessage{Src: four.Dst, IfIndex: four.IfIndex}).Marshal()
 	}
-	return (&ipv4.ControlMessage{Src: c.Dst, IfIndex: c.IfIndex}).Marshal()
+	var six ipv6.ControlMessage
+	if six.Parse(oob) == nil && six.Dst != nil {
+		return (&ipv6.ControlMessage{Src: six.Dst, IfIndex: six.IfIndex}).Marshal()
+	}
+	return nil
 }

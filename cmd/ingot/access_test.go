@@ -103,6 +103,21 @@ func (spiteful) LatestBoots() []fleet.Boot                   { return []fleet.Bo
 func (spiteful) Resume(context.Context, string) (fleet.Machine, error) {
 	return filled[fleet.Machine](), nil
 }
+func (spiteful) Label(context.Context, string, api.LabelRequest) (fleet.Machine, error) {
+	return filled[fleet.Machine](), nil
+}
+func (spiteful) Rename(context.Context, string, string) (fleet.Machine, error) {
+	return filled[fleet.Machine](), nil
+}
+func (spiteful) Retire(context.Context, string) (fleet.Machine, error) {
+	return filled[fleet.Machine](), nil
+}
+func (spiteful) Forget(context.Context, string, bool) (fleet.Machine, error) {
+	return filled[fleet.Machine](), nil
+}
+func (spiteful) Merge(context.Context, string, string) (fleet.Machine, error) {
+	return filled[fleet.Machine](), nil
+}
 func (spiteful) Rollback(context.Context, string) (fleet.Machine, error) {
 	return fleet.Machine{}, api.Problem{Status: 409, Detail: spite, Next: spite}
 }
@@ -134,7 +149,7 @@ func TestWhatMachinesSayIsHarmless(t *testing.T) {
 	listen(t, l, spiteful{}, &access.Keeper{Find: nobody, Now: time.Now})
 	for _, args := range [][]string{
 		{"machine", "ls"}, {"machine", "show", "x"}, {"machine", "approve", "x"}, {"assign", "x", "y"}, {"rollback", "x"}, {"grant", "x", "y", "--disk", "z"},
-		{"boots"}, {"boots", "x", "--timeline"}, {"network"}, {"audit"}, {"token", "ls"}, {"config", "reload"}, {"events"}, {"console", "x"}, {"why", "x"}, {"resume", "x"},
+		{"boots"}, {"boots", "x", "--timeline"}, {"network"}, {"audit"}, {"token", "ls"}, {"config", "reload"}, {"events"}, {"console", "x"}, {"why", "x"}, {"resume", "x"}, {"machine", "label", "x", "a=b"}, {"machine", "rename", "x", "node02"}, {"machine", "retire", "x"}, {"machine", "forget", "x"}, {"machine", "merge", "x", "y"},
 	} {
 		for _, form := range []string{"table", "json"} {
 			_, stdout, stderr := invoke(t, append(args, "--server", "unix://"+socket, "-o", form)...)

@@ -17,7 +17,9 @@ func (a *app) bootsCommand() *cobra.Command {
 	var timeline bool
 	c := &cobra.Command{
 		Use: "boots [MACHINE]", Short: "list boots and how they went",
-		Long: "List the latest boots of one machine or of all, newest last: image, stages reached,\noutcome, reason. With --timeline each boot is drawn stage by stage.",
+		Long: `List the latest boots of one machine or of all, newest last: image, stages reached,
+outcome, reason. Of one machine the latest boot is drawn stage by stage; with
+--timeline, every boot is.`,
 		Example: `  ingot boots                    # every machine
   ingot boots node01 --timeline  # when each stage was reached, bytes, failures
   ingot boots node01 -o json | jq '.[-1].outcome'`,
@@ -33,7 +35,7 @@ func (a *app) bootsCommand() *cobra.Command {
 				return err
 			}
 			names := map[ingot.MachineID]string{}
-			if ms, err := cl.Machines(cmd.Context()); err == nil {
+			if ms, err := cl.MachinesBrief(cmd.Context()); err == nil {
 				for _, m := range ms {
 					names[m.ID] = called(m)
 				}
@@ -44,6 +46,10 @@ func (a *app) bootsCommand() *cobra.Command {
 					return
 				}
 				bootTable(w, boots, names, time.Now())
+				if ref != "" && len(boots) > 0 {
+					fmt.Fprintln(w)
+					timelines(w, boots[len(boots)-1:], names)
+				}
 			})
 		},
 	}
@@ -109,7 +115,8 @@ func took(b fleet.Boot) string {
 func seconds(d time.Duration) string { return fmt.Sprintf("%.1f s", d.Seconds()) }
 
 // timelines draws each boot: one line per event with its time since the first
-// packet, the time since the line above, and the bytes served.
+// packet, a bar from the event before on the scale of the whole boot, and the
+// bytes served.
 func timelines(w io.Writer, boots []fleet.Boot, names map[ingot.MachineID]string) {
 	for i, b := range boots {
 		if i > 0 {
@@ -118,14 +125,23 @@ func timelines(w io.Writer, boots []fleet.Boot, names map[ingot.MachineID]string
 		fmt.Fprintf(w, "%s  %s  %s  %s  %s: %s\n", plain(bootMachine(b, names)), plain(b.ID.Short()), plain(dash(string(b.Firmware))),
 			plain(dash(b.Image.Name)), b.Started.Local().Format(time.DateTime), plain(outcome(b)))
 		t := tabs(w)
-		last := b.Started
+		last, whole := b.Started, length(b)
 		for _, e := range b.Events {
-			row(t, "  "+string(e.Stage), "+"+seconds(e.At.Sub(b.Started)), bar(e.At.Sub(last)), eventBytes(e.Bytes), eventText(e))
+			row(t, "  "+string(e.Stage), "+"+seconds(e.At.Sub(b.Started)), bar(last.Sub(b.Started), e.At.Sub(b.Started), whole), eventBytes(e.Bytes), eventText(e))
 			last = e.At
+		}
+		if quiet := b.Ended.Sub(last); quiet > time.Second && b.Outcome == ingot.OutcomeSilent {
+			row(t, "  (silence)", "+"+seconds(b.Ended.Sub(b.Started)), strings.ReplaceAll(bar(last.Sub(b.Started), b.Ended.Sub(b.Started), whole), "█", "░"), "", seconds(quiet))
 		}
 		t.Flush()
 		if b.Reason != "" {
 			fmt.Fprintf(w, "  → %s\n", plain(b.Reason))
+		}
+		if b.Crash != "" {
+			fmt.Fprintf(w, "  → crashed: %s\n", plain(b.Crash))
+		}
+		for _, c := range b.Changes {
+			fmt.Fprintf(w, "  hardware changed: %s\n", plain(c))
 		}
 		if b.Report != nil && b.Report.RAMTotal > 0 {
 			fmt.Fprintf(w, "  memory in use at the report: %s of %s; measured root %s\n",
@@ -134,10 +150,25 @@ func timelines(w io.Writer, boots []fleet.Boot, names map[ingot.MachineID]string
 	}
 }
 
-// bar draws one mark per second, at most 40.
-func bar(d time.Duration) string {
-	n := min(int(d.Seconds()+0.5), 40)
-	return strings.Repeat("▪", max(n, 0))
+// length is how long a boot took, until its end or its last event.
+func length(b fleet.Boot) time.Duration {
+	whole := b.Ended.Sub(b.Started)
+	for _, e := range b.Events {
+		whole = max(whole, e.At.Sub(b.Started))
+	}
+	return whole
+}
+
+// barWidth is the width of a whole boot, in characters.
+const barWidth = 40
+
+// bar is where on the scale of the whole boot something began and ended.
+func bar(from, to, whole time.Duration) string {
+	at := func(d time.Duration) int {
+		return int(min(max(float64(d)/max(float64(whole), 1), 0), 1)*barWidth + 0.5)
+	}
+	begin, end := at(from), at(to)
+	return strings.Repeat(" ", begin) + strings.Repeat("█", end-begin) + strings.Repeat(" ", barWidth-end)
 }
 
 func eventBytes(n int64) string {

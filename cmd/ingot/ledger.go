@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -22,7 +21,7 @@ instead, what it waits for. It is made of what the server recorded; nothing is a
 of the machine.`,
 		Example: "  ingot why node01\n  ingot why 'node[01-40]'", Args: leastArgs("MACHINE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			names, err := a.hosts(args)
+			names, err := a.hosts(cmd.Context(), args)
 			if err != nil {
 				return err
 			}
@@ -76,7 +75,7 @@ last million entries, and none older than 90 days.`,
 func (a *app) events(ctx context.Context, q api.EventsRequest, follow bool) error {
 	c := a.client()
 	names := map[string]string{}
-	if ms, err := c.Machines(ctx); err == nil {
+	if ms, err := c.MachinesBrief(ctx); err == nil {
 		for _, m := range ms {
 			names[string(m.ID)] = called(m)
 		}
@@ -162,64 +161,10 @@ func (a *app) resumeCommand() *cobra.Command {
 		Long:    "Forget the failures of a machine that is held, or that fell back: its assigned image\nis tried again at the next boot. A machine that is held goes on within seconds.",
 		Example: "  ingot resume node01", Args: leastArgs("MACHINE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.eachMachine(args, func(n string) (fleet.Machine, error) { return a.client().Resume(cmd.Context(), n) },
+			return a.eachMachine(cmd.Context(), args, func(n string) (fleet.Machine, error) { return a.client().Resume(cmd.Context(), n) },
 				func(m fleet.Machine) string {
 					return fmt.Sprintf("%s tries %s again", called(m), dash(m.Assignment.Name))
 				})
 		},
 	}
-}
-
-// eachMachine does one thing to every machine that is named, and goes on when
-// it cannot be done to one.
-func (a *app) eachMachine(args []string, do func(string) (fleet.Machine, error), say func(fleet.Machine) string) error {
-	names, err := a.hosts(args)
-	if err != nil {
-		return err
-	}
-	var done []fleet.Machine
-	var failed []error
-	for _, n := range names {
-		m, err := do(n)
-		if err != nil {
-			if len(names) == 1 {
-				return err
-			}
-			failed = append(failed, fmt.Errorf("%s: %w", n, err))
-			continue
-		}
-		done = append(done, m)
-	}
-	var v any = done
-	if len(names) == 1 {
-		v = done[0]
-	}
-	return errors.Join(a.show(v, func(w io.Writer) {
-		for _, m := range done {
-			fmt.Fprintln(w, plain(say(m)))
-		}
-	}), errors.Join(failed...))
-}
-
-func leastArgs(name string) cobra.PositionalArgs {
-	return func(cmd *cobra.Command, args []string) error {
-		if len(args) == 0 {
-			return usagef("%s needs %s", cmd.CommandPath(), name)
-		}
-		return nil
-	}
-}
-
-// hosts expands the hostlists among arguments. What has no brackets and no
-// comma is any word that names a machine.
-func (a *app) hosts(args []string) ([]string, error) {
-	var all []string
-	for _, arg := range args {
-		names, err := fleet.Hostlist(arg)
-		if err != nil {
-			return nil, usageError{err}
-		}
-		all = append(all, names...)
-	}
-	return all, nil
 }

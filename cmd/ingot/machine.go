@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -15,12 +16,24 @@ import (
 
 func (a *app) machineCommand() *cobra.Command {
 	ls := &cobra.Command{
-		Use: "ls", Short: "list machines", Args: exactArgs(),
-		Example: "  ingot machine ls\n  ingot machine ls -o json | jq -r '.[].id'",
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			ms, err := a.client().Machines(cmd.Context())
+		Use: "ls [SELECTOR]", Short: "list machines", Args: maxArgs(1),
+		Long:    "List machines: all of them, or those whose labels a selector chooses.",
+		Example: "  ingot machine ls\n  ingot machine ls rack=r1,role!=db\n  ingot machine ls -o json | jq -r '.[].id'",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			list := a.client().MachinesBrief
+			if a.output == "json" {
+				list = a.client().Machines // all that is known
+			}
+			ms, err := list(cmd.Context())
 			if err != nil {
 				return err
+			}
+			if len(args) == 1 {
+				sel, err := fleet.ParseSelector(args[0])
+				if err != nil {
+					return usageError{err}
+				}
+				ms = slices.DeleteFunc(ms, func(m fleet.Machine) bool { return !sel.Matches(m.Labels) })
 			}
 			return a.show(ms, func(w io.Writer) { machineTable(w, ms, time.Now()) })
 		},
@@ -31,24 +44,26 @@ func (a *app) machineCommand() *cobra.Command {
 		Example: "  ingot machine show node01", Args: exactArgs("MACHINE"),
 		RunE: func(cmd *cobra.Command, args []string) error { return a.machineShow(cmd.Context(), args[0]) },
 	}
-	return group("machine", "list, show and approve machines", ls, show, a.approveCommand())
+	return group("machine", "list, show, approve, label and merge machines", ls, show, a.approveCommand(), a.labelCommand(), a.renameCommand(),
+		a.mergeCommand(), a.retireCommand(), a.forgetCommand(), a.importMachinesCommand())
 }
 
 func (a *app) approveCommand() *cobra.Command {
 	var req api.ApproveRequest
 	c := &cobra.Command{
-		Use: "approve MACHINE", Short: "let a pending machine boot",
+		Use: "approve MACHINE...", Short: "let a pending machine boot",
 		Long:    "Approve a machine that asked to boot. It may be named and assigned an image in\nthe same step; its waiting screen asks again every few seconds and then boots.",
 		Example: "  ingot machine approve m-525400120001 --name node01 --image lab:v1",
-		Args:    exactArgs("MACHINE"),
+		Args:    leastArgs("MACHINE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			m, err := a.client().Approve(cmd.Context(), args[0], req)
-			if err != nil {
+			ctx := cmd.Context()
+			if names, err := a.hosts(ctx, args); err != nil {
 				return err
+			} else if len(names) > 1 && req.Name != "" {
+				return usagef("--name names one machine, not %d", len(names))
 			}
-			return a.show(m, func(w io.Writer) {
-				fmt.Fprintf(w, "%s is approved%s\n", plain(called(m)), plain(assignedTo(m)))
-			})
+			return a.eachMachine(ctx, args, func(n string) (fleet.Machine, error) { return a.client().Approve(ctx, n, req) },
+				func(m fleet.Machine) string { return called(m) + " is approved" + assignedTo(m) })
 		},
 	}
 	c.Flags().StringVar(&req.Name, "name", "", "host name of the machine")
@@ -70,13 +85,11 @@ func (a *app) assignCommand() *cobra.Command {
 		Long:    "Pin an image to a machine by digest. It takes effect at the machine's next boot;\nnothing running is touched.",
 		Example: "  ingot assign node01 lab:v2 --why 'kernel fix'", Args: exactArgs("MACHINE", "IMAGE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			m, err := a.client().Assign(cmd.Context(), args[0], args[1], why)
-			if err != nil {
-				return err
-			}
-			return a.show(m, func(w io.Writer) {
-				fmt.Fprintf(w, "%s boots %s (%s) from its next boot on\n", plain(called(m)), plain(m.Assignment.Name), plain(m.Assignment.Image.Short()))
-			})
+			ctx := cmd.Context()
+			return a.eachMachine(ctx, args[:1], func(n string) (fleet.Machine, error) { return a.client().Assign(ctx, n, args[1], why) },
+				func(m fleet.Machine) string {
+					return fmt.Sprintf("%s boots %s (%s) from its next boot on", called(m), m.Assignment.Name, m.Assignment.Image.Short())
+				})
 		},
 	}
 	c.Flags().StringVar(&why, "why", "", "reason, kept with the assignment")
@@ -89,13 +102,11 @@ func (a *app) rollbackCommand() *cobra.Command {
 		Long:    "Assign the last image that reported healthy on this very machine and is not the one\nassigned now. It takes effect at the machine's next boot.",
 		Example: "  ingot rollback node01", Args: exactArgs("MACHINE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			m, err := a.client().Rollback(cmd.Context(), args[0])
-			if err != nil {
-				return err
-			}
-			return a.show(m, func(w io.Writer) {
-				fmt.Fprintf(w, "%s goes back to %s (%s) at its next boot\n", plain(called(m)), plain(m.Assignment.Name), plain(m.Assignment.Image.Short()))
-			})
+			ctx := cmd.Context()
+			return a.eachMachine(ctx, args, func(n string) (fleet.Machine, error) { return a.client().Rollback(ctx, n) },
+				func(m fleet.Machine) string {
+					return fmt.Sprintf("%s goes back to %s (%s) at its next boot", called(m), m.Assignment.Name, m.Assignment.Image.Short())
+				})
 		},
 	}
 }
@@ -143,16 +154,35 @@ func machineTable(w io.Writer, ms []fleet.Machine, now time.Time) {
 		return
 	}
 	t := tabs(w)
-	row(t, "MACHINE", "NAME", "STATE", "IMAGE", "RUNS", "LAST SEEN", "ADDRESS", "HARDWARE")
+	row(t, "MACHINE", "NAME", "STATE", "IMAGE", "RUNS", "LAST SEEN", "ADDRESS", "HARDWARE", "LABELS")
 	for _, m := range ms {
 		address := ""
 		if m.Address.IsValid() {
 			address = m.Address.String()
 		}
-		row(t, string(m.ID), dash(m.Name), string(m.State), dash(m.Assignment.Name), dash(runs(m)),
-			ago(m.LastSeen, now), dash(address), dash(strings.TrimSpace(m.Facts.Vendor+" "+m.Facts.Product)))
+		row(t, string(m.ID), dash(m.Name), stateOf(m), dash(m.Assignment.Name), dash(runs(m)),
+			ago(m.LastSeen, now), dash(address), dash(strings.TrimSpace(m.Facts.Vendor+" "+m.Facts.Product)), dash(labels(m)))
 	}
 	t.Flush()
+	for _, m := range ms {
+		if m.Ask != nil {
+			fmt.Fprintf(w, "\n%s asks: %s\n  → the same: ingot machine merge %s %s; another one: ingot machine approve %s\n",
+				plain(string(m.ID)), plain(m.Ask.What), plain(string(m.ID)), plain(string(m.Ask.With)), plain(string(m.ID)))
+		}
+	}
+}
+
+// stateOf is a machine's state, and what is out of the ordinary with it.
+func stateOf(m fleet.Machine) string {
+	switch {
+	case m.Ask != nil:
+		return "asks"
+	case m.State == fleet.Approved && m.Setback != nil && m.Setback.To.Image == "":
+		return "held"
+	case m.State == fleet.Approved && m.Setback != nil:
+		return "fell back"
+	}
+	return string(m.State)
 }
 
 // runs names the image last reported healthy, marked when it is not the assigned one.
@@ -190,7 +220,11 @@ func machineDetails(w io.Writer, m fleet.Machine, now time.Time) {
 	t := tabs(w)
 	row(t, "machine", string(m.ID))
 	row(t, "name", dash(m.Name))
-	row(t, "state", string(m.State))
+	row(t, "state", stateOf(m))
+	if m.Ask != nil {
+		row(t, "asks", m.Ask.What)
+	}
+	row(t, "labels", dash(labels(m)))
 	row(t, "uuid", dash(m.UUID))
 	row(t, "serial", dash(m.Serial))
 	row(t, "mac", strings.Join(m.MACs, ", "))
@@ -211,6 +245,11 @@ func machineDetails(w io.Writer, m fleet.Machine, now time.Time) {
 	row(t, "first seen", ago(m.FirstSeen, now))
 	row(t, "last seen", ago(m.LastSeen, now))
 	row(t, "assigned", assignment(m.Assignment))
+	if s := m.Setback; s != nil && s.To.Image != "" {
+		row(t, "fell back", fmt.Sprintf("to %s, %s: %s", s.To.Name, ago(s.At, now), s.Why))
+	} else if s != nil {
+		row(t, "held", fmt.Sprintf("%s: %s", ago(s.At, now), s.Why))
+	}
 	for _, g := range m.Grants {
 		row(t, "grant", grantText(g, now))
 	}

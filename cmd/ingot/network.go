@@ -3,12 +3,12 @@ package main
 import (
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"ingot/bootserver/api"
-	"ingot/bootserver/fleet"
 )
 
 func (a *app) networkCommand() *cobra.Command {
@@ -42,11 +42,14 @@ func networkTables(w io.Writer, n api.Network, now time.Time) {
 	} else {
 		row(t, "OTHER SERVER", "MAC", "INTERFACE", "LENDS", "BOOTS", "OPTION 60", "LAST")
 		for _, s := range n.Servers {
-			lends := "addresses"
+			lends, name := "addresses", s.Address.String()
 			if s.Proxy {
 				lends = "-"
 			}
-			row(t, s.Address.String(), s.MAC, s.Interface, lends, dash(s.File), dash(s.Class), ago(s.Last, now))
+			if s.DUID != "" {
+				name = "DUID " + s.DUID
+			}
+			row(t, name, dash(s.MAC), s.Interface, lends, dash(s.File), dash(s.Class), ago(s.Last, now))
 		}
 		t.Flush()
 	}
@@ -55,18 +58,15 @@ func networkTables(w io.Writer, n api.Network, now time.Time) {
 		fmt.Fprintln(w, "nobody has asked yet")
 		return
 	}
-	leases := map[string]fleet.Lease{}
+	leases := map[string][]string{}
 	for _, l := range n.Leases {
 		if !l.Declined && now.Before(l.Expires) {
-			leases[l.MAC] = l
+			leases[l.Client()] = append(leases[l.Client()], l.Address.String())
 		}
 	}
 	row(t, "CLIENT", "INTERFACE", "FIRMWARE", "CLASS", "NAME", "LENT", "OTHERS SAID", "WE WOULD", "LAST")
 	for _, c := range n.Askers {
-		lent, said := "", ""
-		if l, ok := leases[c.MAC]; ok {
-			lent = l.Address.String()
-		}
+		lent, said := strings.Join(leases[c.MAC], " "), ""
 		if len(c.Answers) > 0 {
 			said = c.Answers[len(c.Answers)-1]
 		}

@@ -21,20 +21,22 @@ import (
 	"ingot/bootserver"
 	"ingot/bootserver/config"
 	"ingot/bootserver/dhcp"
+	"ingot/bootserver/dhcp6"
 	"ingot/builder"
 	"ingot/image"
 	"ingot/internal/yamlfile"
 )
 
 type serveFlags struct {
-	config                   string
-	ifaces                   []string
-	addresses, image, mirror string
-	router                   string
-	dns                      []string
-	port                     uint16
-	approveAll               bool
-	lease, ticket            time.Duration
+	config                string
+	ifaces, ifaces6       []string
+	addresses, addresses6 string
+	image, mirror         string
+	router                string
+	dns                   []string
+	port                  uint16
+	approveAll            bool
+	lease, ticket         time.Duration
 }
 
 func (a *app) serveCommand() *cobra.Command {
@@ -45,6 +47,9 @@ func (a *app) serveCommand() *cobra.Command {
 the rest, and the socket that the other commands talk to. It must be the only DHCP
 server of a network in full mode. New machines wait until an operator approves them.
 
+DHCPv6 is served on the interfaces of --interface6. Router advertisements are the
+network's own (a router, radvd, dnsmasq --enable-ra): see docs/NETWORKS.md.
+
 Settings come from ` + config.Default + ` and its drop-ins, when they are there; flags
 override them. "ingot config reload", or SIGHUP where there is no terminal, reads them
 again: no socket is closed and no transfer is cut off.
@@ -54,6 +59,7 @@ CAP_NET_ADMIN. Ports that systemd opened are used (sd_listen_fds). The first sta
 fetches the boot loaders (iPXE of Debian 13).`,
 		Example: `  ingot serve --interface eth1
   ingot serve --interface eth1 --range 10.99.0.100-10.99.0.199 --router 10.99.0.1
+  ingot serve --interface6 eth1 --range6 fd00:99::1000-fd00:99::1fff
   ingot serve --interface br0 --approve-all --image lab:v1    # a lab
   ingot serve --config ./ingot.yaml`,
 		Args: exactArgs(),
@@ -63,8 +69,10 @@ fetches the boot loaders (iPXE of Debian 13).`,
 	a.configFlag(fl, &f.config)
 	fl.StringSliceVar(&f.ifaces, "interface", nil, "network interfaces to serve")
 	fl.StringVar(&f.addresses, "range", "", "addresses to lend, FIRST-LAST (default: the upper half of the interface's network)")
+	fl.StringSliceVar(&f.ifaces6, "interface6", nil, "network interfaces to serve with DHCPv6, beside --interface or alone")
+	fl.StringVar(&f.addresses6, "range6", "", "IPv6 addresses to lend, FIRST-LAST (default: 65536 of the interface's network)")
 	fl.StringVar(&f.router, "router", "", "default gateway that machines are told (default: none)")
-	fl.StringSliceVar(&f.dns, "dns", nil, "DNS servers that machines are told")
+	fl.StringSliceVar(&f.dns, "dns", nil, "DNS servers that machines are told, of either family")
 	fl.Uint16Var(&f.port, "http-port", 0, "TCP port for HTTP (default 80)")
 	fl.DurationVar(&f.lease, "lease", 0, "how long an address is lent (default 12h)")
 	fl.DurationVar(&f.ticket, "ticket-ttl", 0, "how long a ticket is valid (default 2m)")
@@ -79,16 +87,19 @@ func (a *app) serve(cmd *cobra.Command, f serveFlags) error {
 	if err != nil {
 		return err
 	}
-	if len(settings.DHCP.Interfaces) == 0 {
-		return usagef("--interface is needed, or dhcp.interfaces in %s: the network to serve", config.Default)
-	}
-	if f.addresses != "" && len(settings.DHCP.Interfaces) > 1 {
-		return usagef("--range goes with one interface; for several, write networks into %s", config.Default)
+	four, six := len(settings.DHCP.Interfaces), len(settings.DHCP6.Interfaces)
+	switch {
+	case four+six == 0:
+		return usagef("--interface is needed, or --interface6, or dhcp.interfaces in %s: the network to serve", config.Default)
+	case f.addresses != "" && four != 1:
+		return usagef("--range goes with one --interface; for several, write networks into %s", config.Default)
+	case f.addresses6 != "" && six != 1:
+		return usagef("--range6 goes with one --interface6; for several, write networks into %s", config.Default)
 	}
 	if a.store == "" && os.Getenv("INGOT_STORE") == "" {
 		a.store = settings.Store // as if it had been said
 	}
-	conf := bootserver.Config{Settings: settings, Range: f.addresses, Version: version, Log: a.logger()}
+	conf := bootserver.Config{Settings: settings, Range: f.addresses, Range6: f.addresses6, Version: version, Log: a.logger(), Now: a.now}
 	ctx, root := cmd.Context(), a.storeRoot()
 	if conf.Store, err = image.Open(ctx, root); err != nil {
 		return err
@@ -131,11 +142,15 @@ func (a *app) serve(cmd *cobra.Command, f serveFlags) error {
 
 // linkLine tells in one line what is served on an interface.
 func linkLine(l bootserver.Link) string {
+	protocol := "DHCP"
+	if l.IPv6 {
+		protocol = "DHCPv6"
+	}
 	switch l.Mode {
-	case dhcp.Observe:
-		return l.Name + ": DHCP is observed, nothing is answered"
-	case dhcp.Proxy:
-		return fmt.Sprintf("%s on %s: proxy DHCP beside another server, HTTP %s", l.Name, l.Address, l.URL)
+	case string(dhcp.Observe):
+		return fmt.Sprintf("%s: %s is observed, nothing is answered", l.Name, protocol)
+	case string(dhcp.Proxy), string(dhcp6.Boot):
+		return fmt.Sprintf("%s on %s: proxy %s beside another server, HTTP %s", l.Name, l.Address, protocol, l.URL)
 	}
 	var pools []string
 	for _, p := range l.Pools {
@@ -144,7 +159,7 @@ func linkLine(l bootserver.Link) string {
 	if pools == nil {
 		pools = []string{"without a pool"}
 	}
-	return fmt.Sprintf("%s on %s: DHCP %s, HTTP %s", l.Name, l.Address, strings.Join(pools, ", "), l.URL)
+	return fmt.Sprintf("%s on %s: %s %s, HTTP %s", l.Name, l.Address, protocol, strings.Join(pools, ", "), l.URL)
 }
 
 // onHangup calls f at each SIGHUP until stopped.
@@ -201,6 +216,22 @@ func (f serveFlags) override(flags *pflag.FlagSet, c *config.Config) error {
 			}
 		}
 	}
+	if len(f.ifaces6) > 0 {
+		said := c.DHCP6.Interfaces
+		c.DHCP6.Interfaces = nil
+		for _, name := range f.ifaces6 {
+			i := slices.IndexFunc(said, func(i dhcp6.Interface) bool { return i.Name == name })
+			if i >= 0 {
+				c.DHCP6.Interfaces = append(c.DHCP6.Interfaces, said[i])
+			} else {
+				c.DHCP6.Interfaces = append(c.DHCP6.Interfaces, dhcp6.Interface{Name: name})
+			}
+		}
+	}
+	return f.overrideOptions(flags, c)
+}
+
+func (f serveFlags) overrideOptions(flags *pflag.FlagSet, c *config.Config) error {
 	addresses := func(flag string, given []string, into *[]netip.Addr) error {
 		if !flags.Changed(flag) {
 			return nil
@@ -218,7 +249,19 @@ func (f serveFlags) override(flags *pflag.FlagSet, c *config.Config) error {
 	if err := errors.Join(addresses("router", []string{f.router}, &c.DHCP.Routers), addresses("dns", f.dns, &c.DHCP.DNS)); err != nil {
 		return err
 	}
+	if flags.Changed("dns") {
+		all := c.DHCP.DNS
+		c.DHCP.DNS, c.DHCP6.DNS = nil, nil
+		for _, ip := range all {
+			if ip.Is4() {
+				c.DHCP.DNS = append(c.DHCP.DNS, ip)
+			} else {
+				c.DHCP6.DNS = append(c.DHCP6.DNS, ip)
+			}
+		}
+	}
 	set(flags, "lease", &c.DHCP.Lease, f.lease)
+	set(flags, "lease", &c.DHCP6.Lease, f.lease)
 	set(flags, "http-port", &c.HTTP.Port, f.port)
 	set(flags, "ticket-ttl", &c.Boots.Ticket, yamlfile.Duration(f.ticket))
 	set(flags, "approve-all", &c.Boots.ApproveAll, f.approveAll)

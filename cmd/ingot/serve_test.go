@@ -145,14 +145,16 @@ func TestInterfacesComeAndGo(t *testing.T) {
 		t.Skip("some seconds in network namespaces")
 	}
 	f := newField(t, 2<<20)
-	if out, err := f.lan.Command(f.ctx, "sh", "-c", "ip link add br1 type bridge && ip address add 10.98.0.1/24 dev br1 && ip link set br1 up").CombinedOutput(); err != nil {
+	if out, err := f.lan.Command(f.ctx, "sh", "-c", "ip link add br1 type bridge && ip address add 10.98.0.1/24 dev br1 && ip link set br1 up && ip address add fd00:98::1/64 dev br1 nodad").CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
 	f.serve()
 	both := strings.Replace(settings, "{name: br0, probe: 10ms}", "{name: br0, probe: 10ms}, {name: br1}", 1)
-	asks := func() bool {
-		return f.lan.Command(f.ctx, "curl", "-s", "-m", "2", "-o", "/dev/null", "http://10.98.0.1/").Run() == nil
+	answers := func(url string) bool {
+		return f.lan.Command(f.ctx, "curl", "-s", "-g", "-m", "2", "-o", "/dev/null", url).Run() == nil
 	}
+	asks := func() bool { return answers("http://10.98.0.1/") }
+	asks6 := func() bool { return answers("http://[fd00:98::1]/") && answers("tftp://[fd00:98::1]/snponly.efi") }
 	wait := f.startStorm(storm.Config{Machines: 5, Spread: time.Second, Timeout: time.Minute})
 	f.write(both)
 	r, err := f.api().Reload(f.ctx)
@@ -165,6 +167,20 @@ func TestInterfacesComeAndGo(t *testing.T) {
 		t.Errorf("leaving an interface: %+v, %v", r, err)
 	}
 	f.until("the interface to be left", func() bool { return !asks() })
+	f.write(settings + "dhcp6: {interfaces: [{name: br1}]}\n")
+	r, err = f.api().Reload(f.ctx)
+	if err != nil || !slices.Contains(r.Changed, "dhcp.interfaces: br1 (IPv6) is served") || !slices.Contains(r.Changed, "dhcp6") || !asks6() || asks() {
+		t.Errorf("adding an interface of IPv6: %+v, %v, and it answers: %v", r, err, asks6())
+	}
+	f.write(settings + "dhcp6: {interfaces: [{name: br1, mode: boot}]}\n")
+	if r, err = f.api().Reload(f.ctx); err != nil || !slices.Contains(r.Restart, "dhcp6.interfaces: the mode of br1") {
+		t.Errorf("another mode of it: %+v, %v; want it named", r, err)
+	}
+	f.write(settings)
+	if r, err = f.api().Reload(f.ctx); err != nil || !slices.Contains(r.Changed, "dhcp.interfaces: br1 (IPv6) is left") {
+		t.Errorf("leaving it: %+v, %v", r, err)
+	}
+	f.until("IPv6 to be left", func() bool { return !asks6() })
 	wait()
 	_ = f.server.Process.Signal(syscall.SIGTERM)
 }

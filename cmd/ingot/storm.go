@@ -84,7 +84,8 @@ func (a *app) runStorm(ctx context.Context, c storm.Config) error {
 
 // stormMachines is the crowd itself; "lab storm" runs it on a host of its own.
 func (a *app) stormMachines() *cobra.Command {
-	return &cobra.Command{
+	var tell bool
+	cmd := &cobra.Command{
 		Use: "storm-machines CONFIG", Hidden: true, Short: "the machines of lab storm, on the network that this runs in", Args: exactArgs("CONFIG"),
 		Example: "  ingot lab storm",
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -92,11 +93,18 @@ func (a *app) stormMachines() *cobra.Command {
 			if err := json.Unmarshal([]byte(args[0]), &c); err != nil {
 				return usagef("the configuration of the storm: %w", err)
 			}
-			r, err := storm.Run(cmd.Context(), c)
+			out := json.NewEncoder(a.stdout)
+			var told func(storm.Acknowledged)
+			if tell {
+				told = func(k storm.Acknowledged) { _ = out.Encode(k) } // who reads that is gone, and with him the reason for all this
+			}
+			r, err := storm.Run(cmd.Context(), c, told)
 			if err != nil {
 				return err
 			}
-			return json.NewEncoder(a.stdout).Encode(r)
+			return out.Encode(r)
 		},
 	}
+	cmd.Flags().BoolVar(&tell, "tell", false, "print what the server acknowledges as well, a line each")
+	return cmd
 }

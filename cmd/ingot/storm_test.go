@@ -27,6 +27,10 @@ import (
 // namespaces.
 func TestMain(m *testing.M) {
 	if os.Getenv("INGOT_TEST_IS") == "ingot" {
+		if clock := os.Getenv("INGOT_TEST_CLOCK"); clock != "" {
+			a := &app{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, now: newSteppedClock(clock).now}
+			os.Exit(a.run(context.Background(), os.Args[1:]))
+		}
 		main()
 	}
 	os.Exit(m.Run())
@@ -42,6 +46,8 @@ type field struct {
 	store  string
 	config string
 	server *exec.Cmd
+	env    []string // of the server, besides the test's own
+	ended  <-chan error
 	pid    int
 	log    lines
 }
@@ -55,9 +61,18 @@ const settings = `dhcp:
 boots: {approveAll: true, image: "storm:v1"}
 `
 
+// sizes of what machines load, in bytes.
+type sizes struct{ loader, kernel, initramfs, root int }
+
 // newField makes LAN, store and image; root is the size of the image's root in
 // bytes.
 func newField(t testing.TB, root int) *field {
+	t.Helper()
+	return newFieldOf(t, sizes{loader: 300_000, kernel: 1 << 20, initramfs: 2 << 20, root: root}, 8*time.Minute)
+}
+
+// newFieldOf makes a field that is there for some time.
+func newFieldOf(t testing.TB, size sizes, limit time.Duration) *field {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		if os.Getenv("CI") != "" {
@@ -72,7 +87,7 @@ func newField(t testing.TB, root int) *field {
 	if err := os.Chmod(dir, 0o755); err != nil { // for a server that is not root
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 8*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	lan, err := testvm.NewLAN(ctx, testvm.Options{Dir: dir, Prefix: netip.MustParsePrefix("10.99.0.1/16")})
 	if err != nil {
 		t.Fatal(err)
@@ -90,7 +105,7 @@ func newField(t testing.TB, root int) *field {
 		t.Fatal(err)
 	}
 	f.write(settings)
-	f.fill(root)
+	f.fill(size)
 	return f
 }
 
@@ -101,8 +116,8 @@ func (f *field) write(config string) {
 	}
 }
 
-// fill puts a loader of 300 KB and an image into the store.
-func (f *field) fill(root int) {
+// fill puts a loader and an image into the store.
+func (f *field) fill(size sizes) {
 	f.t.Helper()
 	random := rand.NewChaCha8([32]byte{5})
 	file := func(path string, size int) string {
@@ -116,7 +131,7 @@ func (f *field) fill(root int) {
 		}
 		return path
 	}
-	file(filepath.Join(f.store, "loaders", "snponly.efi"), 300_000)
+	file(filepath.Join(f.store, "loaders", "snponly.efi"), size.loader)
 	if err := os.WriteFile(filepath.Join(f.store, "loaders", "lock.json"), []byte("{}"), 0o644); err != nil {
 		f.t.Fatal(err)
 	}
@@ -131,7 +146,7 @@ func (f *field) fill(root int) {
 	in := filepath.Join(f.dir, "in")
 	defer os.RemoveAll(in)
 	_, err = images.Put(f.ctx, &ingot.ImageManifest{Schema: 1, Profile: "storm", Version: "v1"}, image.Files{
-		Kernel: file(in+"/kernel", 1<<20), Initramfs: file(in+"/initramfs", 2<<20), Root: file(in+"/root", root), Plan: file(in+"/plan", 100)}, keys.Release.Secret)
+		Kernel: file(in+"/kernel", size.kernel), Initramfs: file(in+"/initramfs", size.initramfs), Root: file(in+"/root", size.root), Plan: file(in+"/plan", 100)}, keys.Release.Secret)
 	if err != nil {
 		f.t.Fatal(err)
 	}
@@ -146,14 +161,15 @@ func asIngot(cmd *exec.Cmd) *exec.Cmd {
 // serve starts the server and waits until it is ready.
 func (f *field) serve() {
 	f.t.Helper()
-	ended := f.start()
+	before := len(f.log.String())
+	f.ended = f.start()
 	f.until("the server to get ready", func() bool {
 		select {
-		case err := <-ended:
+		case err := <-f.ended:
 			f.t.Fatalf("the server ended: %v\n%s", err, f.log.String())
 		default:
 		}
-		return strings.Contains(f.log.String(), "ingot machine ls")
+		return strings.Contains(f.log.String()[before:], "ingot machine ls")
 	})
 }
 
@@ -162,6 +178,7 @@ func (f *field) start(before ...string) (ended <-chan error) {
 	f.t.Helper()
 	argv := append(before, os.Args[0], "--store", f.store, "serve", "--config", f.config)
 	cmd := asIngot(f.lan.Command(f.ctx, argv[0], argv[1:]...))
+	cmd.Env = append(cmd.Env, f.env...)
 	cmd.Stderr = &f.log
 	if err := f.lan.Start(cmd); err != nil {
 		f.t.Fatal(err)

@@ -30,13 +30,27 @@ func facts(bootMAC string) ingot.Facts {
 				continue
 			}
 			mac := a.HardwareAddr.String()
-			f.NICs = append(f.NICs, ingot.NIC{Name: a.Name, MAC: mac, Driver: driver(a.Name), Boot: mac == bootMAC})
+			f.NICs = append(f.NICs, ingot.NIC{Name: a.Name, MAC: mac, Driver: driver(a.Name), Firmware: nicFirmware(a.Name), Boot: mac == bootMAC})
 		}
 	}
 	for _, d := range volumes.List(volumes.Host) {
 		f.Disks = append(f.Disks, d.Disk)
 	}
 	return f
+}
+
+// nicFirmware is the version of a card's firmware, as its driver tells it (ethtool -i).
+func nicFirmware(name string) string {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return ""
+	}
+	defer unix.Close(fd)
+	info, err := unix.IoctlGetEthtoolDrvinfo(fd, name)
+	if err != nil {
+		return ""
+	}
+	return unix.ByteSliceToString(info.Fw_version[:])
 }
 
 func dmi(name string) string {

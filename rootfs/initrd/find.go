@@ -19,65 +19,95 @@ import (
 // ingot-init asks the network: by the vendor class that it sends with every
 // DHCP message the server knows it, and answers with the URL of the boot as
 // option 67. Beside another DHCP server, which gives the address, it asks once
-// more with a DHCPINFORM (RFC 2131 section 4.4.3).
+// more with a DHCPINFORM (RFC 2131 section 4.4.3). Over IPv6 it asks at the same
+// time, there by its user class and with an Information-request, and the URL is
+// option 59: a network may have either family or both.
 
 // vendorClass is what the boot server knows ingot-init by.
 const vendorClass = "ingot-init"
 
 // findServer asks on every network card until one of them reaches the server
 // of this boot. It says which, and what the boot is.
-func findServer(ctx context.Context, look func(), told func(string, error)) (netlink.Link, *dhcpv4.DHCPv4, Arguments, error) {
+func findServer(ctx context.Context, look func(), told func(string, error)) (l netlink.Link, own string, args Arguments, err error) {
 	var last error
 	for deadline := time.Now().Add(linkPatience); ; {
 		look()
 		links, err := netlink.LinkList()
 		if err != nil {
-			return nil, nil, Arguments{}, fmt.Errorf("listing network interfaces: %w", err)
+			return nil, "", args, fmt.Errorf("listing network interfaces: %w", err)
 		}
 		for _, l := range links {
 			if l.Type() != "device" || len(l.Attrs().HardwareAddr) != 6 {
 				continue
 			}
-			ack, args, err := findOn(ctx, l)
+			own, args, err := findOn(ctx, l)
 			if err == nil {
-				return l, ack, args, nil
+				args.MAC = l.Attrs().HardwareAddr.String()
+				return l, own, args, nil
 			}
 			last = err
 			told(l.Attrs().Name, err)
 		}
 		if ctx.Err() != nil {
-			return nil, nil, Arguments{}, ctx.Err()
+			return nil, "", args, ctx.Err()
 		}
 		if time.Now().After(deadline) {
-			return nil, nil, Arguments{}, fmt.Errorf("finding the server of this boot on %s for %s: %w", interfaceNames(links), linkPatience, last)
+			return nil, "", args, fmt.Errorf("finding the server of this boot on %s for %s: %w", interfaceNames(links), linkPatience, last)
 		}
 		time.Sleep(time.Second)
 	}
 }
 
-// findOn asks on one card.
-func findOn(ctx context.Context, l netlink.Link) (*dhcpv4.DHCPv4, Arguments, error) {
+// findOn asks on one card, over both families at once; who answers first with a
+// boot is the server.
+func findOn(ctx context.Context, l netlink.Link) (own string, args Arguments, err error) {
 	if err := netlink.LinkSetUp(l); err != nil {
-		return nil, Arguments{}, fmt.Errorf("bringing it up: %w", err)
+		return "", args, fmt.Errorf("bringing it up: %w", err)
 	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	type answer struct {
+		own  string
+		args Arguments
+		err  error
+	}
+	answers := make(chan answer, 2)
+	go func() {
+		own, args, err := findOn4(ctx, l)
+		answers <- answer{own.String(), args, err}
+	}()
+	go func() {
+		own, args, err := findOn6(ctx, l)
+		answers <- answer{own.String(), args, err}
+	}()
+	for range 2 {
+		a := <-answers
+		if a.err == nil {
+			return a.own, a.args, nil
+		}
+		err = errors.Join(err, a.err)
+	}
+	return "", args, err
+}
+
+// findOn4 asks by DHCP.
+func findOn4(ctx context.Context, l netlink.Link) (net.IP, Arguments, error) {
 	ack, err := askOnce(ctx, l.Attrs().Name, 4*time.Second)
 	if err != nil {
 		return nil, Arguments{}, err
 	}
-	if args, err := bootOf(ack); err == nil {
-		args.MAC = l.Attrs().HardwareAddr.String()
-		return ack, args, apply(l, ack)
-	}
 	if err := apply(l, ack); err != nil {
 		return nil, Arguments{}, err
+	}
+	if args, err := bootIn(ack); err == nil {
+		return ack.YourIPAddr, args, nil
 	}
 	told, err := inform(ctx, l.Attrs().Name, ack.YourIPAddr)
 	if err != nil {
 		return nil, Arguments{}, err
 	}
-	args, err := bootOf(told)
-	args.MAC = l.Attrs().HardwareAddr.String()
-	return ack, args, err
+	args, err := bootIn(told)
+	return ack.YourIPAddr, args, err
 }
 
 // inform asks beside the DHCP server that gave the address; that one answers as
@@ -93,17 +123,20 @@ func inform(ctx context.Context, name string, own net.IP) (*dhcpv4.DHCPv4, error
 		return nil, err
 	}
 	return c.SendAndRead(ctx, nclient4.DefaultServers, p, func(a *dhcpv4.DHCPv4) bool {
-		_, err := bootOf(a)
+		_, err := bootIn(a)
 		return a.MessageType() == dhcpv4.MessageTypeAck && err == nil
 	})
 }
 
 var errNoBoot = errors.New("the server that answers knows of no boot of this machine")
 
+func bootIn(a *dhcpv4.DHCPv4) (Arguments, error) {
+	return bootOf(string(a.Options.Get(dhcpv4.OptionBootfileName)))
+}
+
 // bootOf reads the URL of the boot: http://SERVER/b/BOOT/
-func bootOf(a *dhcpv4.DHCPv4) (Arguments, error) {
-	url := strings.TrimRight(string(a.Options.Get(dhcpv4.OptionBootfileName)), "\x00")
-	server, id, ok := strings.Cut(url, "/b/")
+func bootOf(url string) (Arguments, error) {
+	server, id, ok := strings.Cut(strings.TrimRight(url, "\x00"), "/b/")
 	boot, err := ingot.ParseBootKey(strings.TrimRight(id, "/"))
 	if !ok || err != nil || !strings.HasPrefix(server, "http://") {
 		return Arguments{}, errNoBoot

@@ -13,6 +13,7 @@ func TestBootOf(t *testing.T) {
 		"http://10.99.0.1:8080/b/" + id:            "http://10.99.0.1:8080",
 		"http://10.99.0.1/b/" + id + "/\x00":       "http://10.99.0.1",
 		"http://10.99.0.1/b/" + id + "/uki.efi":    "",
+		"http://[fd00:99::1]/b/" + id + "/":        "http://[fd00:99::1]",
 		"https://10.99.0.1/b/" + id + "/":          "",
 		"snponly.efi":                              "",
 		"":                                         "",
@@ -25,7 +26,7 @@ func TestBootOf(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		got, err := bootOf(a)
+		got, err := bootIn(a)
 		if got.Server != want || (err == nil) != (want != "") || (want != "" && string(got.Boot) != id) {
 			t.Errorf("bootOf(%q) = %+v, %v; want server %q", url, got, err, want)
 		}

@@ -192,7 +192,15 @@ func (b *boot) startNetwork(ctx context.Context) error {
 		return err
 	}
 	b.console.say("network %s (%s, %s)", link.Attrs().Name, b.args.MAC, driver(link.Attrs().Name))
-	ack, err := configure(ctx, link, func(err error) { b.console.say("no address yet: %v", err) })
+	waiting := func(err error) { b.console.say("no address yet: %v", err) }
+	if over6(b.args.Server) {
+		own, err := configure6(ctx, link, waiting)
+		if err == nil {
+			b.meet(ctx, own.String())
+		}
+		return err
+	}
+	ack, err := configure(ctx, link, waiting)
 	if err != nil {
 		return err
 	}
@@ -202,13 +210,13 @@ func (b *boot) startNetwork(ctx context.Context) error {
 
 // startLost is startNetwork for a UKI that firmware started.
 func (b *boot) startLost(ctx context.Context) error {
-	link, ack, args, err := findServer(ctx, b.loadDrivers, func(name string, err error) { b.console.say("no server by %s yet: %v", name, err) })
+	link, own, args, err := findServer(ctx, b.loadDrivers, func(name string, err error) { b.console.say("no server by %s yet: %v", name, err) })
 	if err != nil {
 		return err
 	}
 	b.args.Server, b.args.Boot, b.args.MAC = args.Server, args.Boot, args.MAC
 	b.console.say("network %s (%s, %s), boot %s", link.Attrs().Name, b.args.MAC, driver(link.Attrs().Name), b.args.Boot.ID().Short())
-	b.meet(ctx, ack.YourIPAddr.String())
+	b.meet(ctx, own)
 	return nil
 }
 

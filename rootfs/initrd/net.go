@@ -66,17 +66,24 @@ func interfaceNames(links []netlink.Link) string {
 
 // configure brings the link up and gives it an address by DHCP.
 func configure(ctx context.Context, l netlink.Link, told func(error)) (*dhcpv4.DHCPv4, error) {
-	if lo, err := netlink.LinkByName("lo"); err == nil {
-		_ = netlink.LinkSetUp(lo) // nice to have; systemd does it again
-	}
-	if err := netlink.LinkSetUp(l); err != nil {
-		return nil, fmt.Errorf("bringing %s up: %w", l.Attrs().Name, err)
+	if err := raise(l); err != nil {
+		return nil, err
 	}
 	ack, err := askDHCP(ctx, l.Attrs().Name, told)
 	if err != nil {
 		return nil, err
 	}
 	return ack, apply(l, ack)
+}
+
+func raise(l netlink.Link) error {
+	if lo, err := netlink.LinkByName("lo"); err == nil {
+		_ = netlink.LinkSetUp(lo) // nice to have; systemd does it again
+	}
+	if err := netlink.LinkSetUp(l); err != nil {
+		return fmt.Errorf("bringing %s up: %w", l.Attrs().Name, err)
+	}
+	return nil
 }
 
 // apply sets the address and the route of a lease.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"net/netip"
 	"sync"
 	"syscall"
 	"time"
@@ -20,12 +21,13 @@ var errExist = unix.EEXIST
 // exchanger is the DHCP port of all machines: answers, which are broadcast,
 // find their machine by the transaction.
 type exchanger struct {
-	conn *net.UDPConn
-	mu   sync.Mutex
-	wait map[dhcpv4.TransactionID]chan *dhcpv4.DHCPv4
+	conn  *net.UDPConn
+	retry time.Duration
+	mu    sync.Mutex
+	wait  map[dhcpv4.TransactionID]chan *dhcpv4.DHCPv4
 }
 
-func newExchanger(ctx context.Context, card string) (*exchanger, error) {
+func newExchanger(ctx context.Context, card string, retry time.Duration) (*exchanger, error) {
 	lc := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
 		var inner error
 		err := c.Control(func(fd uintptr) {
@@ -38,7 +40,7 @@ func newExchanger(ctx context.Context, card string) (*exchanger, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening the DHCP port: %w", err)
 	}
-	x := &exchanger{conn: c.(*net.UDPConn), wait: map[dhcpv4.TransactionID]chan *dhcpv4.DHCPv4{}}
+	x := &exchanger{conn: c.(*net.UDPConn), retry: retry, wait: map[dhcpv4.TransactionID]chan *dhcpv4.DHCPv4{}}
 	go x.receive()
 	return x, nil
 }
@@ -81,7 +83,7 @@ func (x *exchanger) ask(ctx context.Context, p *dhcpv4.DHCPv4, want dhcpv4.Messa
 		delete(x.wait, p.TransactionID)
 		x.mu.Unlock()
 	}()
-	wait := 2 * time.Second
+	wait := x.retry
 	for range 5 {
 		if _, err := x.conn.WriteToUDP(p.ToBytes(), &net.UDPAddr{IP: net.IPv4bcast, Port: dhcpv4.ServerPort}); err != nil {
 			return nil, err
@@ -108,20 +110,29 @@ func (x *exchanger) ask(ctx context.Context, p *dhcpv4.DHCPv4, want dhcpv4.Messa
 }
 
 // lease does the four packets of one client and returns the acknowledgement.
-func (x *exchanger) lease(ctx context.Context, mac net.HardwareAddr, also ...dhcpv4.Modifier) (*dhcpv4.DHCPv4, error) {
-	d, err := dhcpv4.NewDiscovery(mac, append(also, dhcpv4.WithBroadcast(true))...)
+func (m *machine) lease(ctx context.Context, also ...dhcpv4.Modifier) (*dhcpv4.DHCPv4, error) {
+	d, err := dhcpv4.NewDiscovery(m.mac, append(also, dhcpv4.WithBroadcast(true))...)
 	if err != nil {
 		return nil, err
 	}
-	o, err := x.ask(ctx, d, dhcpv4.MessageTypeOffer)
+	o, err := m.dhcp.ask(ctx, d, dhcpv4.MessageTypeOffer)
 	if err != nil {
+		return nil, err
+	}
+	if err := m.step(); err != nil {
 		return nil, err
 	}
 	r, err := dhcpv4.NewRequestFromOffer(o, append(also, dhcpv4.WithBroadcast(true))...)
 	if err != nil {
 		return nil, err
 	}
-	return x.ask(ctx, r, dhcpv4.MessageTypeAck)
+	a, err := m.dhcp.ask(ctx, r, dhcpv4.MessageTypeAck)
+	if err != nil {
+		return nil, err
+	}
+	ip, _ := netip.AddrFromSlice(a.YourIPAddr.To4())
+	m.told(Acknowledged{MAC: m.mac.String(), Address: ip, For: a.IPAddressLeaseTime(0)})
+	return a, m.step()
 }
 
 // firmware is what UEFI says of itself (RFC 4578).

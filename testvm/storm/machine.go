@@ -32,6 +32,27 @@ type machine struct {
 	base   string // of its boot: "http://10.99.0.1/b/ID/"
 	id     ingot.BootID
 	since  time.Time // of the stage that it is in
+	left   int       // steps until it vanishes; 0: it does not
+	slow   bool
+}
+
+// Steps are the moments in which a machine may vanish: after each OFFER and ACK
+// of firmware and loader, in the middle of each of the four downloads and after
+// the first, and after script, first event, ticket, root and each later event.
+const Steps = 17
+
+// errVanished: the machine was switched off. What it had open stays open.
+var errVanished = errors.New("the machine vanished")
+
+// step is passed at each of these moments.
+func (m *machine) step() error {
+	if m.left == 0 {
+		return nil
+	}
+	if m.left--; m.left == 0 {
+		return errVanished
+	}
+	return nil
 }
 
 // passed notes how long a stage took.
@@ -44,7 +65,7 @@ func (m *machine) passed(stage string) {
 }
 
 func newMachine(c *crowd, n int) *machine {
-	m := &machine{crowd: c, mac: net.HardwareAddr{0x52, 0x54, 0, 0, 0, 0}, uuid: [16]byte{0xd1, 0xb2, 0xc3, 0xa4}}
+	m := &machine{crowd: c, slow: c.conf.Slow && n%3 == 0, mac: net.HardwareAddr{0x52, 0x54, 0, 0, 0, 0}, uuid: [16]byte{0xd1, 0xb2, 0xc3, 0xa4}}
 	binary.BigEndian.PutUint32(m.mac[2:], uint32(n)|0x20<<24)
 	copy(m.uuid[10:], m.mac)
 	return m
@@ -65,7 +86,7 @@ func at(stage string, err error) error {
 // boot is the whole conversation of docs/BOOT.md.
 func (m *machine) boot(ctx context.Context) error {
 	m.since = time.Now()
-	ack, err := m.dhcp.lease(ctx, m.mac, firmware(m.uuid)...)
+	ack, err := m.lease(ctx, firmware(m.uuid)...)
 	if err != nil {
 		return at("dhcp of the firmware", err)
 	}
@@ -83,7 +104,10 @@ func (m *machine) boot(ctx context.Context) error {
 	}
 	m.count(n)
 	m.passed("loader")
-	if ack, err = m.dhcp.lease(ctx, m.mac, loader(m.uuid)...); err != nil {
+	if err := m.step(); err != nil {
+		return err
+	}
+	if ack, err = m.lease(ctx, loader(m.uuid)...); err != nil {
 		return at("dhcp of the loader", err)
 	}
 	m.passed("dhcp again")
@@ -94,6 +118,9 @@ func (m *machine) boot(ctx context.Context) error {
 	if m.conf.Script {
 		m.passed("script")
 		return nil
+	}
+	if err := m.step(); err != nil {
+		return err
 	}
 	for _, what := range []string{"kernel", "initrd"} {
 		url := word(script, what)
@@ -125,7 +152,7 @@ func word(script, key string) string {
 
 // system is what ingot-init and the agent do.
 func (m *machine) system(ctx context.Context) error {
-	if err := m.tell(ctx, ingot.StageInit); err != nil {
+	if err := m.say(ctx, ingot.StageInit); err != nil {
 		return err
 	}
 	var nonce [16]byte
@@ -141,6 +168,9 @@ func (m *machine) system(ctx context.Context) error {
 		return fmt.Errorf("ticket: of another request (%w)", err)
 	}
 	m.passed("ticket")
+	if err := m.step(); err != nil {
+		return err
+	}
 	var config bytes.Buffer
 	for part, into := range map[string]io.Writer{"manifest": io.Discard, "signature": io.Discard, "config": &config} {
 		if err := m.fetch(ctx, m.base+ticket.Image.Hex()+"/"+part, into); err != nil {
@@ -156,23 +186,35 @@ func (m *machine) system(ctx context.Context) error {
 		return at("root", err)
 	}
 	m.passed("root")
+	if err := m.step(); err != nil {
+		return err
+	}
 	root := ingot.DigestFromSum([32]byte(sum.Sum(nil)))
 	if root != manifest.Root.Digest {
 		return fmt.Errorf("root: %s arrived, want %s", root.Short(), manifest.Root.Digest.Short())
 	}
 	for _, s := range []ingot.Stage{ingot.StageRoot, ingot.StageVolumes, ingot.StageSwitch, ingot.StageAgent} {
-		if err := m.tell(ctx, s); err != nil {
+		if err := m.say(ctx, s); err != nil {
 			return err
 		}
 	}
 	err := m.post(ctx, "report", ingot.Report{Boot: m.id, Image: ticket.Image, Root: root, Healthy: true,
 		Checks: []ingot.CheckResult{{Name: "system", OK: true}}}, nil)
+	if err != nil {
+		return at("report", err)
+	}
 	m.passed("report")
-	return at("report", err)
+	m.told(Acknowledged{MAC: m.mac.String(), Boot: m.id, Stage: ingot.StageHealthy})
+	return nil
 }
 
-func (m *machine) tell(ctx context.Context, s ingot.Stage) error {
-	return at("event", m.post(ctx, "events", ingot.Event{Stage: s}, nil))
+// say tells an event.
+func (m *machine) say(ctx context.Context, s ingot.Stage) error {
+	if err := m.post(ctx, "events", ingot.Event{Stage: s}, nil); err != nil {
+		return at("event", err)
+	}
+	m.told(Acknowledged{MAC: m.mac.String(), Boot: m.id, Stage: s})
+	return m.step()
 }
 
 func (m *machine) text(ctx context.Context, url string) (string, error) {
@@ -210,6 +252,8 @@ func (m *machine) do(ctx context.Context, method, url string, body []byte, into 
 			return nil
 		case ctx.Err() != nil:
 			return ctx.Err()
+		case errors.Is(err, errVanished):
+			return err
 		case after > 0:
 			m.busy()
 			pause(ctx, after+mrand.N(after/2))
@@ -218,7 +262,7 @@ func (m *machine) do(ctx context.Context, method, url string, body []byte, into 
 		if tries++; tries > 6 {
 			return err
 		}
-		pause(ctx, mrand.N(500*time.Millisecond<<tries))
+		pause(ctx, mrand.N(m.conf.Retry/4<<tries))
 	}
 }
 
@@ -234,14 +278,47 @@ func (m *machine) once(ctx context.Context, method, url string, body []byte, fro
 	if err != nil {
 		return 0, 0, err
 	}
-	defer resp.Body.Close()
+	vanished := false
+	defer func() {
+		if !vanished {
+			resp.Body.Close()
+		}
+	}()
 	if resp.StatusCode >= 300 || from > 0 && resp.StatusCode != http.StatusPartialContent {
 		text, _ := io.ReadAll(io.LimitReader(resp.Body, 200))
 		seconds, _ := strconv.Atoi(resp.Header.Get("Retry-After"))
 		return 0, time.Duration(seconds) * time.Second, fmt.Errorf("%s: %s", resp.Status, bytes.TrimSpace(text))
 	}
-	n, err = io.Copy(into, resp.Body)
-	return n, 0, err
+	var content io.Reader = resp.Body
+	if m.slow {
+		content = slowly{ctx, content}
+	}
+	if resp.ContentLength > large && from == 0 {
+		if n, err = io.CopyN(into, content, resp.ContentLength/2); err != nil {
+			return n, 0, err
+		}
+		if err := m.step(); err != nil {
+			vanished = true
+			return n, 0, err
+		}
+	}
+	more, err := io.Copy(into, content)
+	return n + more, 0, err
+}
+
+// large are downloads in whose middle a machine may vanish: kernel, initramfs
+// and root. In bytes.
+const large = 16 << 10
+
+// slowly reads a few kilobytes at a time, with pauses.
+type slowly struct {
+	ctx context.Context //nolint:containedctx // a reader has no other way to be told
+	r   io.Reader
+}
+
+func (s slowly) Read(p []byte) (int, error) {
+	pause(s.ctx, 20*time.Millisecond)
+	return s.r.Read(p[:min(len(p), 4<<10)])
 }
 
 // tftp fetches a file (RFC 1350, 2347, 2348, 2349) and throws it away.
@@ -263,8 +340,8 @@ func (m *machine) tftp(ctx context.Context, name string) (int64, error) {
 				return got, err
 			}
 		}
-		send = false                                                           // a packet of before is not answered twice (RFC 1123 section 4.2.3.1)
-		_ = conn.SetReadDeadline(time.Now().Add(time.Second << min(tries, 3))) // a UDP socket has deadlines
+		send = false                                                                // a packet of before is not answered twice (RFC 1123 section 4.2.3.1)
+		_ = conn.SetReadDeadline(time.Now().Add(m.conf.Retry / 2 << min(tries, 3))) // a UDP socket has deadlines
 		n, from, err := conn.ReadFromUDP(buf)
 		var timeout net.Error
 		switch {
@@ -279,14 +356,19 @@ func (m *machine) tftp(ctx context.Context, name string) (int64, error) {
 		}
 		to = from // the port of this transfer
 		switch number := binary.BigEndian.Uint16(buf[2:]); {
-		case buf[1] == 6: // OACK
-			size, send = 1468, block == 0
+		case buf[1] == 6 && block == 0: // OACK; a late one would have us begin again
+			size, send = 1468, true
 			say = []byte{0, 4, 0, 0}
 		case buf[1] == 5:
 			return got, fmt.Errorf("%s", bytes.TrimRight(buf[4:n], "\x00"))
 		case buf[1] == 3 && number == block+1:
 			block, tries, got = number, 0, got+int64(n-4)
 			say, send = []byte{0, 4, buf[2], buf[3]}, true
+			if block == 2 {
+				if err := m.step(); err != nil {
+					return got, err
+				}
+			}
 			if n-4 < size {
 				_, err := conn.WriteToUDP(say, to)
 				return got, err

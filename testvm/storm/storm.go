@@ -9,16 +9,20 @@
 package storm
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"net/netip"
 	"slices"
 	"sync"
 	"time"
 
 	"github.com/vishvananda/netlink"
+
+	"ingot"
 )
 
 // Config is one storm.
@@ -29,6 +33,22 @@ type Config struct {
 	Spread   time.Duration `json:"spread"`  // machines are switched on within this time
 	Timeout  time.Duration `json:"timeout"` // of the whole; 0 means 5 min
 	Script   bool          `json:"script"`  // machines are done when they have their script, whatever it says
+
+	Boots  int           `json:"boots,omitempty"`  // how often a machine may start over; 0 means 5 times
+	Retry  time.Duration `json:"retry,omitempty"`  // first pause before a packet is sent again; 0 means 2 s, as firmware does
+	Vanish bool          `json:"vanish,omitempty"` // the first boot of each machine ends without a word, at a step by its number
+	Slow   bool          `json:"slow,omitempty"`   // every third machine reads slowly
+}
+
+// Acknowledged is one thing that the server told a machine it has taken in:
+// the lease of an address, or a stage of a boot.
+type Acknowledged struct {
+	At      time.Time     `json:"at"`
+	MAC     string        `json:"mac"`
+	Address netip.Addr    `json:"address,omitzero"` // lent
+	For     time.Duration `json:"for,omitempty"`    // lent for so long
+	Boot    ingot.BootID  `json:"boot,omitempty"`
+	Stage   ingot.Stage   `json:"stage,omitempty"` // told, and taken
 }
 
 // Result is how it went.
@@ -52,26 +72,37 @@ type crowd struct {
 	mu   sync.Mutex
 	took []time.Duration
 	r    Result
+	tell func(Acknowledged)
+}
+
+// told hands an acknowledgement on, one at a time.
+func (c *crowd) told(a Acknowledged) {
+	if c.tell == nil {
+		return
+	}
+	a.At = time.Now()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.tell(a)
 }
 
 // Run runs a storm from this network namespace, whose loopback interface gets
-// the addresses that the machines are lent.
-func Run(ctx context.Context, c Config) (Result, error) {
-	if c.Timeout == 0 {
-		c.Timeout = 5 * time.Minute
-	}
+// the addresses that the machines are lent. tell, which may be nil, is called
+// for each acknowledgement as soon as it has arrived.
+func Run(ctx context.Context, c Config, tell func(Acknowledged)) (Result, error) {
+	c.Timeout, c.Boots, c.Retry = cmp.Or(c.Timeout, 5*time.Minute), cmp.Or(c.Boots, 5), cmp.Or(c.Retry, 2*time.Second)
 	ctx, cancel := context.WithTimeout(ctx, c.Timeout)
 	defer cancel()
 	lo, err := netlink.LinkByName("lo")
 	if err != nil {
 		return Result{}, fmt.Errorf("looking for the loopback interface: %w", err)
 	}
-	dhcp, err := newExchanger(ctx, c.Card)
+	dhcp, err := newExchanger(ctx, c.Card, c.Retry)
 	if err != nil {
 		return Result{}, err
 	}
 	defer dhcp.close()
-	all := &crowd{conf: c, dhcp: dhcp, lo: lo, r: Result{Failed: map[string]int{}, Stages: map[string]time.Duration{}}}
+	all := &crowd{conf: c, dhcp: dhcp, lo: lo, tell: tell, r: Result{Failed: map[string]int{}, Stages: map[string]time.Duration{}}}
 	begin := time.Now()
 	var g sync.WaitGroup
 	for n := range c.Machines {
@@ -94,12 +125,15 @@ func (c *crowd) machine(ctx context.Context, n int) {
 	}
 	begin := time.Now()
 	var err error
-	for range 5 { // as a machine whose boot failed is reset
+	for try := range c.conf.Boots { // as a machine whose boot failed is reset
 		m := newMachine(c, n)
+		if c.conf.Vanish && try == 0 {
+			m.left = 1 + n%Steps
+		}
 		if err = m.boot(ctx); err == nil || ctx.Err() != nil {
 			break
 		}
-		pause(ctx, time.Second+rand.N(time.Second))
+		pause(ctx, c.conf.Retry/2+rand.N(c.conf.Retry/2))
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()

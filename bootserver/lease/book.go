@@ -1,4 +1,10 @@
-package dhcp
+// Package lease keeps who holds which address, for IPv4 and IPv6 alike. An
+// address has one record, so no two clients can hold it; what is acknowledged is
+// durable first; what strangers can make grow is bounded by the pools.
+//
+// It knows nothing of packets: packages dhcp and dhcp6 ask it for addresses and
+// tell what clients do with them.
+package lease
 
 import (
 	"errors"
@@ -24,9 +30,25 @@ type Store interface {
 	PutLease(l fleet.Lease) (wait func() error)
 }
 
-// card is who holds an address: one network card in one network. ROM, loader,
+// Card is who holds an address: one network card in one network. ROM, loader,
 // initramfs and system have different client identifiers and one card.
-type card struct{ network, mac string }
+type Card struct {
+	Network string
+	Client  string // as fleet.Lease.Client names it: a MAC address, or a DUID
+}
+
+// Layout is what addresses are lent from.
+type Layout struct {
+	Pools []Pool
+	// Of names the network that an address belongs to, empty for none.
+	Of func(netip.Addr) string
+}
+
+// Pool is addresses of a network that anybody there may get.
+type Pool struct {
+	Range
+	Network string
+}
 
 // holding is an address that is lent, was lent, or is on offer.
 type holding struct {
@@ -42,17 +64,17 @@ func (h *holding) free(now time.Time) bool {
 	return !now.Before(h.offered) && (!h.lent || !now.Before(h.Expires))
 }
 
-// book is all holdings. An address has one holding: no two cards can hold it.
+// Book is all holdings. An address has one holding: no two cards can hold it.
 // All of it is in memory; a Store makes durable what is acknowledged. Its
 // size is bounded by the pools and the reservations.
 //
 // Times that it compares carry the monotonic clock as long as the process
 // runs, so a wall clock that is set forward takes no lease away.
-type book struct {
+type Book struct {
 	store     Store
 	mu        sync.Mutex
 	addresses map[netip.Addr]*holding
-	cards     map[card]netip.Addr
+	cards     map[Card]netip.Addr
 	pools     []*pool
 	revision  uint64
 }
@@ -76,49 +98,42 @@ type reclaim struct {
 
 // kept is how many addresses of a pool are not lent to strangers, so that a
 // flood of them leaves room for machines that we know.
-func (p *pool) kept() int { return min(p.size()/16, 256) }
+func (p *pool) kept() int { return min(p.Size()/16, 256) }
 
 const (
-	offerTime   = time.Minute
-	declineTime = 10 * time.Minute
+	offerTime = time.Minute
+	// DeclineTime is how long an address is out of use that a client found taken.
+	DeclineTime = 10 * time.Minute
 )
 
-// openBook makes a book of what a Store holds.
-func openBook(store Store, s *site) (*book, error) {
+// Open makes a book of what a Store holds.
+func Open(store Store, l Layout) (*Book, error) {
 	leases, err := store.Leases()
 	if err != nil {
 		return nil, err
 	}
-	b := &book{store: store, addresses: map[netip.Addr]*holding{}}
+	b := &Book{store: store, addresses: map[netip.Addr]*holding{}}
 	for _, l := range leases {
 		b.addresses[l.Address] = &holding{Lease: l, lent: true}
 	}
-	b.arrange(s)
+	b.Arrange(l)
 	return b, nil
 }
 
-// arrange fits the book to a configuration.
-func (b *book) arrange(s *site) {
+// Arrange fits the book to a configuration.
+func (b *Book) Arrange(l Layout) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.cards, b.pools = map[card]netip.Addr{}, nil
-	for _, n := range s.networks {
-		for _, sub := range n.subnets {
-			for _, r := range sub.Pools {
-				p := &pool{Range: r, network: n.Name, used: make([]uint64, (r.size()+63)/64), free: r.size()}
-				b.pools = append(b.pools, p)
-			}
-		}
+	b.cards, b.pools = map[Card]netip.Addr{}, nil
+	for _, p := range l.Pools {
+		b.pools = append(b.pools, &pool{Range: p.Range, network: p.Network, used: make([]uint64, (p.Size()+63)/64), free: p.Size()})
 	}
 	for ip, h := range b.addresses {
-		n := s.networkOf(ip)
-		if n == nil { // of a network that is not served any more
-			h.network = ""
+		if h.network = l.Of(ip); h.network == "" { // of a network that is not served any more
 			continue
 		}
-		h.network = n.Name
 		b.mark(ip, true)
-		c := card{n.Name, h.MAC}
+		c := Card{h.network, h.Client()}
 		if other, ok := b.cards[c]; !h.Declined && (!ok || b.addresses[other].Expires.Before(h.Expires)) {
 			b.cards[c] = ip
 		}
@@ -126,12 +141,12 @@ func (b *book) arrange(s *site) {
 }
 
 // mark notes in its pool that an address has a holding, or has none any more.
-func (b *book) mark(ip netip.Addr, used bool) {
+func (b *Book) mark(ip netip.Addr, used bool) {
 	p := b.poolOf(ip)
 	if p == nil {
 		return
 	}
-	i := int(number(ip) - number(p.First))
+	i := p.index(ip)
 	word, bit := &p.used[i/64], uint64(1)<<(i%64)
 	switch was := *word&bit != 0; {
 	case used && !was:
@@ -143,7 +158,7 @@ func (b *book) mark(ip netip.Addr, used bool) {
 	}
 }
 
-func (b *book) poolOf(ip netip.Addr) *pool {
+func (b *Book) poolOf(ip netip.Addr) *pool {
 	for _, p := range b.pools {
 		if p.Contains(ip) {
 			return p
@@ -152,21 +167,21 @@ func (b *book) poolOf(ip netip.Addr) *pool {
 	return nil
 }
 
-// ask is a client that needs an address.
-type ask struct {
-	card
-	known    bool         // an approved or configured machine
-	wish     netip.Addr   // that it asks for
-	reserved netip.Addr   // that is its own
-	siblings []string     // other cards of its machine
-	reset    bool         // it is firmware: what other cards of the machine held, they do not use any more
-	near     netip.Prefix // the subnet to prefer
+// Ask is a client that needs an address.
+type Ask struct {
+	Card
+	Known    bool         // an approved or configured machine
+	Wish     netip.Addr   // that it asks for
+	Reserved netip.Addr   // that is its own
+	Siblings []string     // other cards of its machine
+	Reset    bool         // it is firmware: what other cards of the machine held, they do not use any more
+	Near     netip.Prefix // the subnet to prefer
 }
 
-// choose finds the address for a client and keeps it for the request that
+// Choose finds the address for a client and keeps it for the request that
 // follows. An address is fresh when somebody else may be using it: then it
 // should be tested before it is offered.
-func (b *book) choose(a ask, now time.Time) (ip netip.Addr, fresh bool, err error) {
+func (b *Book) Choose(a Ask, now time.Time) (ip netip.Addr, fresh bool, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	ip, err = b.find(a, now)
@@ -174,32 +189,32 @@ func (b *book) choose(a ask, now time.Time) (ip netip.Addr, fresh bool, err erro
 		return ip, false, err
 	}
 	h := b.addresses[ip]
-	if h == nil || h.MAC != a.mac || h.Declined {
+	if h == nil || h.Client() != a.Client || h.Declined {
 		fresh = true
-		h = b.replace(h, ip, a.card)
+		h = b.replace(h, ip, a.Card)
 	}
 	h.offered = now.Add(offerTime)
-	b.cards[a.card] = ip
+	b.cards[a.Card] = ip
 	return ip, fresh, nil
 }
 
 // find picks: the reserved address, the one the card has or had, the one it
 // asks for, one that nobody ever had, one that nobody had for the longest time.
-func (b *book) find(a ask, now time.Time) (netip.Addr, error) {
-	if a.reserved.IsValid() && b.available(a.reserved, a, now) {
-		return a.reserved, nil
+func (b *Book) find(a Ask, now time.Time) (netip.Addr, error) {
+	if a.Reserved.IsValid() && b.available(a.Reserved, a, now) {
+		return a.Reserved, nil
 	}
-	if ip, ok := b.cards[a.card]; ok && b.lendable(ip, a) && b.available(ip, a, now) {
+	if ip, ok := b.cards[a.Card]; ok && b.lendable(ip, a) && b.available(ip, a, now) {
 		return ip, nil
 	}
-	if a.wish.IsValid() && b.addresses[a.wish] == nil && b.lendable(a.wish, a) {
-		if p := b.poolOf(a.wish); a.known || p.free > p.kept() {
-			return a.wish, nil
+	if a.Wish.IsValid() && b.addresses[a.Wish] == nil && b.lendable(a.Wish, a) {
+		if p := b.poolOf(a.Wish); a.Known || p.free > p.kept() {
+			return a.Wish, nil
 		}
 	}
 	pools := b.poolsFor(a)
 	for _, p := range pools {
-		if ip, ok := p.unused(a.known); ok {
+		if ip, ok := p.unused(a.Known); ok {
 			return ip, nil
 		}
 	}
@@ -208,16 +223,16 @@ func (b *book) find(a ask, now time.Time) (netip.Addr, error) {
 			return ip, nil
 		}
 	}
-	return netip.Addr{}, fmt.Errorf("network %q: %w", a.network, ErrPoolFull)
+	return netip.Addr{}, fmt.Errorf("network %q: %w", a.Network, ErrPoolFull)
 }
 
 // poolsFor are the pools of a client's network, those of its subnet first.
-func (b *book) poolsFor(a ask) []*pool {
+func (b *Book) poolsFor(a Ask) []*pool {
 	var near, far []*pool
 	for _, p := range b.pools {
 		switch {
-		case p.network != a.network:
-		case a.near.Contains(p.First):
+		case p.network != a.Network:
+		case a.Near.Contains(p.First):
 			near = append(near, p)
 		default:
 			far = append(far, p)
@@ -228,16 +243,16 @@ func (b *book) poolsFor(a ask) []*pool {
 
 // lendable reports whether an address is one that the client's network may
 // give to it.
-func (b *book) lendable(ip netip.Addr, a ask) bool {
-	if ip == a.reserved {
+func (b *Book) lendable(ip netip.Addr, a Ask) bool {
+	if ip == a.Reserved {
 		return true
 	}
 	p := b.poolOf(ip)
-	return p != nil && p.network == a.network
+	return p != nil && p.network == a.Network
 }
 
 // available reports whether nobody else uses an address or may do so.
-func (b *book) available(ip netip.Addr, a ask, now time.Time) bool {
+func (b *Book) available(ip netip.Addr, a Ask, now time.Time) bool {
 	h := b.addresses[ip]
 	if h == nil || h.free(now) {
 		return true
@@ -247,17 +262,17 @@ func (b *book) available(ip netip.Addr, a ask, now time.Time) bool {
 	}
 	// A machine that was reset and now boots from its other card has its address
 	// still; one that runs uses both cards.
-	return h.MAC == a.mac || (ip == a.reserved && a.reset && slices.Contains(a.siblings, h.MAC))
+	return h.Client() == a.Client || (ip == a.Reserved && a.Reset && slices.Contains(a.Siblings, h.Client()))
 }
 
 // replace gives an address to a card. What the card had before stays lent to
 // it until that expires: should the acknowledgement get lost, it uses that on.
-func (b *book) replace(h *holding, ip netip.Addr, c card) *holding {
-	if h != nil && b.cards[card{h.network, h.MAC}] == ip {
-		delete(b.cards, card{h.network, h.MAC})
+func (b *Book) replace(h *holding, ip netip.Addr, c Card) *holding {
+	if h != nil && b.cards[Card{h.network, h.Client()}] == ip {
+		delete(b.cards, Card{h.network, h.Client()})
 	}
 	b.revision++
-	h = &holding{Lease: fleet.Lease{MAC: c.mac, Address: ip}, network: c.network, revision: b.revision}
+	h = &holding{Lease: fleet.LeaseOf(c.Client, ip), network: c.Network, revision: b.revision}
 	b.addresses[ip] = h
 	b.mark(ip, true)
 	return h
@@ -268,16 +283,16 @@ func (p *pool) unused(known bool) (netip.Addr, bool) {
 	if p.free == 0 || (!known && p.free <= p.kept()) {
 		return netip.Addr{}, false
 	}
-	for n := p.size(); n > 0; {
+	for n := p.Size(); n > 0; {
 		i := p.next
 		if i%64 == 0 && p.used[i/64] == ^uint64(0) { // none in these 64
-			step := min(64, p.size()-i)
-			p.next, n = (i+step)%p.size(), n-step
+			step := min(64, p.Size()-i)
+			p.next, n = (i+step)%p.Size(), n-step
 			continue
 		}
-		p.next, n = (i+1)%p.size(), n-1
+		p.next, n = (i+1)%p.Size(), n-1
 		if p.used[i/64]&(1<<(i%64)) == 0 {
-			return addr4(number(p.First) + uint32(i)), true
+			return p.at(i), true
 		}
 	}
 	return netip.Addr{}, false
@@ -286,18 +301,18 @@ func (p *pool) unused(known bool) (netip.Addr, bool) {
 // reclaim returns an address that its holder does not use any more. Those of
 // known machines are not given to strangers: who was switched off for a week
 // finds its address as it was.
-func (b *book) reclaim(p *pool, a ask, now time.Time) (netip.Addr, bool) {
+func (b *Book) reclaim(p *pool, a Ask, now time.Time) (netip.Addr, bool) {
 	r := &p.spare[0]
-	if a.known {
+	if a.Known {
 		r = &p.spare[1]
 	}
 	if len(r.list) == 0 && now.Sub(r.at).Abs() >= time.Second {
-		r.list, r.at = b.spares(p, a.known, now), now
+		r.list, r.at = b.spares(p, a.Known, now), now
 	}
 	for len(r.list) > 0 {
 		ip := r.list[0]
 		r.list = r.list[1:]
-		if h := b.addresses[ip]; h == nil || h.spare(a.known, now) {
+		if h := b.addresses[ip]; h == nil || h.spare(a.Known, now) {
 			return ip, true
 		}
 	}
@@ -314,7 +329,7 @@ func (h *holding) spare(known bool, now time.Time) bool {
 }
 
 // spares lists what may be reclaimed. Offers that nobody took are forgotten.
-func (b *book) spares(p *pool, known bool, now time.Time) []netip.Addr {
+func (b *Book) spares(p *pool, known bool, now time.Time) []netip.Addr {
 	var list []netip.Addr
 	for ip := p.First; p.Contains(ip); ip = ip.Next() {
 		h := b.addresses[ip]
@@ -338,76 +353,80 @@ func (b *book) spares(p *pool, known bool, now time.Time) []netip.Addr {
 	return list
 }
 
-func (b *book) forget(ip netip.Addr) {
+func (b *Book) forget(ip netip.Addr) {
 	h := b.addresses[ip]
 	if h == nil {
 		return
 	}
-	if c := (card{h.network, h.MAC}); b.cards[c] == ip {
+	if c := (Card{h.network, h.Client()}); b.cards[c] == ip {
 		delete(b.cards, c)
 	}
 	delete(b.addresses, ip)
 	b.mark(ip, false)
 }
 
-// standing is what the book knows of a client that asks for an address.
-type standing struct {
-	has netip.Addr // that it has, had, or was offered
-	may bool       // it may have the one that it asks for
+// Standing is what the book knows of a client that asks for an address.
+type Standing struct {
+	Has netip.Addr // that it has, had, or was offered
+	May bool       // it may have the one that it asks for
 }
 
-func (b *book) standing(a ask, ip netip.Addr, now time.Time) standing {
+// Standing tells what it knows.
+func (b *Book) Standing(a Ask, ip netip.Addr, now time.Time) Standing {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return standing{has: b.cards[a.card], may: b.may(a, ip, now)}
+	return Standing{Has: b.cards[a.Card], May: b.may(a, ip, now)}
 }
 
 // may reports whether a client may have an address: its reserved one, else
 // one of a pool that nobody uses.
-func (b *book) may(a ask, ip netip.Addr, now time.Time) bool {
-	if a.reserved.IsValid() && ip != a.reserved && b.available(a.reserved, a, now) {
+func (b *Book) may(a Ask, ip netip.Addr, now time.Time) bool {
+	if a.Reserved.IsValid() && ip != a.Reserved && b.available(a.Reserved, a, now) {
 		return false // its own waits for it
 	}
 	return b.lendable(ip, a) && b.available(ip, a, now)
 }
 
-// lend is one lease that is being made durable.
-type lend struct {
+// Loan is one lease that is being made durable.
+type Loan struct {
 	lease    fleet.Lease
 	pointed  netip.Addr // the card's address of before
 	before   holding
 	revision uint64
 	wait     func() error
-	card
+	card     Card
 }
 
-// take lends an address to a client; the caller waits for the disk and then
-// calls settle. It fails when somebody else holds the address.
-func (b *book) take(a ask, l fleet.Lease, now time.Time) (lend, bool) {
+// Wait waits until the lease is durable.
+func (t Loan) Wait() error { return t.wait() }
+
+// Take lends an address to a client; the caller waits for the disk and then
+// calls Settle. It fails when somebody else holds the address.
+func (b *Book) Take(a Ask, l fleet.Lease, now time.Time) (Loan, bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if !b.may(a, l.Address, now) {
-		return lend{}, false
+		return Loan{}, false
 	}
-	t := lend{lease: l, card: a.card}
+	t := Loan{lease: l, card: a.Card}
 	h := b.addresses[l.Address]
-	if h == nil || h.MAC != a.mac || h.Declined {
-		h = b.replace(h, l.Address, a.card)
+	if h == nil || h.Client() != a.Client || h.Declined {
+		h = b.replace(h, l.Address, a.Card)
 		h.offered = now.Add(offerTime) // should the disk refuse
 	}
 	t.before = *h
-	t.pointed = b.cards[a.card]
+	t.pointed = b.cards[a.Card]
 	b.revision++
 	h.Lease, h.lent, h.offered, h.revision = l, true, time.Time{}, b.revision
 	t.revision = b.revision
-	b.cards[a.card] = l.Address
+	b.cards[a.Card] = l.Address
 	t.wait = b.store.PutLease(l)
 	return t, true
 }
 
-// settle ends what take began: when the lease is not durable, everything is as
+// Settle ends what Take began: when the lease is not durable, everything is as
 // before.
-func (b *book) settle(t lend, durable bool) {
+func (b *Book) Settle(t Loan, durable bool) {
 	if durable {
 		return
 	}
@@ -418,17 +437,17 @@ func (b *book) settle(t lend, durable bool) {
 		return // somebody, the client itself for instance, changed it since
 	}
 	*h = t.before
-	if old := b.addresses[t.pointed]; old != nil && old.MAC == t.mac {
+	if old := b.addresses[t.pointed]; old != nil && old.Client() == t.card.Client {
 		b.cards[t.card] = t.pointed
 	}
 }
 
-// end makes an address free at once, when the card holds it.
-func (b *book) end(c card, ip netip.Addr, now time.Time) (wait func() error, ended bool) {
+// End makes an address free at once, when the card holds it.
+func (b *Book) End(c Card, ip netip.Addr, now time.Time) (wait func() error, ended bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	h := b.addresses[ip]
-	if h == nil || h.MAC != c.mac || h.Declined {
+	if h == nil || h.Client() != c.Client || h.Declined {
 		return nil, false
 	}
 	h.offered = time.Time{}
@@ -440,35 +459,35 @@ func (b *book) end(c card, ip netip.Addr, now time.Time) (wait func() error, end
 	return b.store.PutLease(h.Lease), true
 }
 
-// decline takes an address out of use for a while, when the card holds it or
+// Decline takes an address out of use for a while, when the card holds it or
 // has it on offer.
-func (b *book) decline(c card, ip netip.Addr, now time.Time) (wait func() error, declined bool) {
+func (b *Book) Decline(c Card, ip netip.Addr, now time.Time) (wait func() error, declined bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	h := b.addresses[ip]
-	if h == nil || h.MAC != c.mac || h.Declined {
+	if h == nil || h.Client() != c.Client || h.Declined {
 		return nil, false
 	}
 	if b.cards[c] == ip {
 		delete(b.cards, c)
 	}
 	b.revision++
-	h.Expires, h.Declined, h.lent, h.offered, h.revision = now.Add(declineTime), true, true, time.Time{}, b.revision
+	h.Expires, h.Declined, h.lent, h.offered, h.revision = now.Add(DeclineTime), true, true, time.Time{}, b.revision
 	h.Machine, h.Hostname = "", ""
 	return b.store.PutLease(h.Lease), true
 }
 
-// withdraw takes an offer back that the client did not choose.
-func (b *book) withdraw(c card) {
+// Withdraw takes an offer back that the client did not choose.
+func (b *Book) Withdraw(c Card) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if h := b.addresses[b.cards[c]]; h != nil && h.MAC == c.mac {
+	if h := b.addresses[b.cards[c]]; h != nil && h.Client() == c.Client {
 		h.offered = time.Time{}
 	}
 }
 
-// list returns what is or was lent, by address.
-func (b *book) list() []fleet.Lease {
+// List returns what is or was lent, by address.
+func (b *Book) List() []fleet.Lease {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	var l []fleet.Lease
@@ -481,9 +500,38 @@ func (b *book) list() []fleet.Lease {
 	return l
 }
 
-// peek is the address that choose would find.
-func (b *book) peek(a ask, now time.Time) (netip.Addr, error) {
+// Peek is the address that Choose would find.
+func (b *Book) Peek(a Ask, now time.Time) (netip.Addr, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.find(a, now)
+}
+
+// Size is the number of addresses that are remembered.
+func (b *Book) Size() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return len(b.addresses)
+}
+
+// Check returns what of the book contradicts itself; it is for tests.
+func (b *Book) Check() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, p := range b.pools {
+		free := 0
+		for i := range p.Size() {
+			used := p.used[i/64]&(1<<(i%64)) != 0
+			if h := b.addresses[p.at(i)]; used != (h != nil) {
+				return fmt.Errorf("the pool says used=%v of %s, the book has %+v", used, p.at(i), h)
+			}
+			if !used {
+				free++
+			}
+		}
+		if free != p.free {
+			return fmt.Errorf("the pool %s counts %d free addresses; there are %d", p.Range, p.free, free)
+		}
+	}
+	return nil
 }

@@ -1,0 +1,195 @@
+// Package dhcp6 answers DHCPv6 (RFC 8415) for the boot server. Each interface
+// has a mode: full lends addresses and says what to boot, boot stands beside a
+// network that has its addresses from router advertisements or another server,
+// observe only listens. Router advertisements are the network's own: without
+// them no machine has a prefix or a way out, and ingot sends none.
+//
+// client.go says what sent a packet, site.go where it is, bind.go which address
+// it gets (package lease), handle.go what is answered, answer.go in which
+// options. What decides about machines is the same as for IPv4: a machine is
+// known by its card and its UUID, whatever identifier (DUID) its firmware,
+// loader and system send.
+//
+// Left out: temporary addresses (IA_TA) and prefixes (IA_PD), which are refused
+// by their status; more than one address for a card; reconfiguration;
+// authentication; Server Unicast, so that every client asks by multicast.
+package dhcp6
+
+import (
+	"bytes"
+	"encoding/hex"
+	"net"
+	"net/netip"
+	"strings"
+
+	"github.com/insomniacslk/dhcp/dhcpv6"
+	"github.com/insomniacslk/dhcp/iana"
+
+	"ingot"
+	"ingot/bootserver/dhcp"
+)
+
+// Client is what a packet tells of its sender. Its MAC is empty when nothing
+// tells it.
+type Client struct {
+	dhcp.Client
+	DUID []byte
+}
+
+// intel is the enterprise number under which PXE's vendor classes are
+// registered (UEFI 2.10 section 24.3.3; RFC 8415 section 21.16).
+const intel = 343
+
+// InitClass is the user class (option 15) of ingot-init, which asks for the URL
+// of its boot with everything that it sends.
+const InitClass = dhcp.InitClass
+
+// relay is one relay's Relay-forward, the outermost first.
+type relay = *dhcpv6.RelayMessage
+
+// unwrap takes a message out of what relays put around it.
+func unwrap(p dhcpv6.DHCPv6) (chain []relay, m *dhcpv6.Message) {
+	for {
+		switch x := p.(type) {
+		case *dhcpv6.Message:
+			return chain, x
+		case *dhcpv6.RelayMessage:
+			if x.MessageType != dhcpv6.MessageTypeRelayForward {
+				return nil, nil
+			}
+			chain, p = append(chain, x), x.Options.RelayMessage()
+		default:
+			return nil, nil
+		}
+	}
+}
+
+// Parse tells what sent a message. from is its own address on its link: the
+// packet's, or what the relay there says.
+func Parse(m *dhcpv6.Message, chain []relay, from netip.Addr) Client {
+	var c Client
+	if o := m.GetOneOption(dhcpv6.OptionClientID); o != nil {
+		c.DUID = o.ToBytes()
+	}
+	c.MAC = card(m.Options.ClientID(), chain, from)
+	c.Class, c.IPXE = class(m), says(m, "iPXE")
+	c.HTTP = strings.HasPrefix(c.Class, "HTTPClient")
+	c.Firmware = firmware(m)
+	c.UUID = uuid(c.DUID, c.Class != "" && !c.IPXE)
+	switch {
+	case says(m, InitClass):
+		c.Kind = dhcp.Init
+	case c.HTTP || c.IPXE || strings.HasPrefix(c.Class, "PXEClient"):
+		// A loader says nothing of its features here, as it does over IPv4: whether
+		// it is ours is told by what it was just given.
+		c.Kind = dhcp.Firmware
+		if c.IPXE && c.Firmware == ingot.FirmwareUnknown {
+			c.Firmware = ingot.FirmwareBIOS
+		}
+		c.Client = c.odd()
+	}
+	return c
+}
+
+// odd corrects what firmware says of itself: HTTP boot that announces PXE's
+// architecture (quirk "http-as-pxe" of package dhcp).
+func (c Client) odd() dhcp.Client {
+	switch {
+	case c.HTTP && c.Firmware == ingot.FirmwareUEFIx64:
+		c.Firmware, c.Quirk = ingot.FirmwareUEFIx64HTTP, "http-as-pxe"
+	case c.HTTP && c.Firmware == ingot.FirmwareUEFIarm64:
+		c.Firmware, c.Quirk = ingot.FirmwareUEFIarm64HTTP, "http-as-pxe"
+	}
+	return c.Client
+}
+
+// key names the client as fleet.Lease.Client does.
+func (c Client) key() string {
+	if c.MAC != "" {
+		return c.MAC
+	}
+	return "duid:" + hex.EncodeToString(c.DUID)
+}
+
+// card finds the MAC address: as a relay saw it (RFC 6939), in the client's own
+// address when it was made of it (RFC 4291 appendix A), in its DUID. The last
+// one may be of another card of the same machine, so it is the last resort.
+func card(id dhcpv6.DUID, chain []relay, from netip.Addr) string {
+	if len(chain) > 0 {
+		if kind, mac := chain[len(chain)-1].Options.ClientLinkLayerAddress(); kind == iana.HWTypeEthernet && len(mac) == 6 {
+			return mac.String()
+		}
+	}
+	if mac := eui64(from); mac != nil {
+		return mac.String()
+	}
+	var mac net.HardwareAddr
+	switch d := id.(type) {
+	case *dhcpv6.DUIDLLT:
+		if d.HWType == iana.HWTypeEthernet {
+			mac = d.LinkLayerAddr
+		}
+	case *dhcpv6.DUIDLL:
+		if d.HWType == iana.HWTypeEthernet {
+			mac = d.LinkLayerAddr
+		}
+	}
+	if len(mac) != 6 {
+		return ""
+	}
+	return mac.String()
+}
+
+// eui64 is the MAC address that a link-local address was made of.
+func eui64(a netip.Addr) net.HardwareAddr {
+	b := a.As16()
+	if !a.IsLinkLocalUnicast() || !a.Is6() || b[11] != 0xff || b[12] != 0xfe {
+		return nil
+	}
+	return net.HardwareAddr{b[8] ^ 2, b[9], b[10], b[13], b[14], b[15]}
+}
+
+// class is the vendor class of firmware (option 16).
+func class(m *dhcpv6.Message) string {
+	for _, v := range m.Options.VendorClasses() {
+		if v.EnterpriseNumber == intel && len(v.Data) > 0 {
+			return clip(string(bytes.TrimRight(v.Data[0], "\x00")))
+		}
+	}
+	return ""
+}
+
+// says reports whether a user class (option 15) is among those of a message.
+func says(m *dhcpv6.Message, class string) bool {
+	for _, c := range m.Options.UserClasses() {
+		if string(c) == class {
+			return true
+		}
+	}
+	return false
+}
+
+// firmware reads option 61 (RFC 5970 section 3.3), whose codes are those of
+// option 93.
+func firmware(m *dhcpv6.Message) ingot.Firmware {
+	for _, a := range m.Options.ArchTypes() {
+		if f := dhcp.FirmwareOf(a); f != ingot.FirmwareUnknown {
+			return f
+		}
+	}
+	return ingot.FirmwareUnknown
+}
+
+// duidUUID is the type of a DUID that holds a UUID (RFC 6355).
+const duidUUID = 4
+
+// uuid reads the SMBIOS UUID out of a DUID. RFC 6355 wants it in network order;
+// UEFI copies it as SMBIOS has it (edk2, NetLibGetSystemGuid).
+func uuid(duid []byte, smbios bool) string {
+	if len(duid) != 18 || duid[0] != 0 || duid[1] != duidUUID {
+		return ""
+	}
+	return ingot.PlausibleUUID(dhcp.UUIDText([16]byte(duid[2:]), smbios))
+}
+
+func clip(s string) string { return s[:min(len(s), 64)] }

@@ -1,0 +1,177 @@
+package dhcp6
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"syscall"
+	"time"
+
+	"github.com/insomniacslk/dhcp/dhcpv6"
+	"golang.org/x/net/ipv6"
+	"golang.org/x/sys/unix"
+
+	"ingot/bootserver/dhcp"
+)
+
+// Link is an interface with its open sockets.
+type Link struct {
+	name        string
+	index       int
+	server, pxe *ipv6.PacketConn
+}
+
+// The groups of servers and relays (RFC 8415 section 7.1): clients ask the
+// first one, relays without an address of a server the second.
+var (
+	allServersAndRelays = netip.MustParseAddr("ff02::1:2")
+	allServers          = netip.MustParseAddr("ff05::1:3")
+)
+
+// Listen opens the sockets of an interface. It does not share the ports: a
+// second server must fail, not split the packets.
+func Listen(ctx context.Context, i Interface) (_ *Link, err error) {
+	n, err := net.InterfaceByName(i.Name)
+	if err != nil {
+		return nil, fmt.Errorf("listening for DHCPv6 on %s: %w", i.Name, err)
+	}
+	l := &Link{name: i.Name, index: n.Index}
+	defer func() {
+		if err != nil {
+			l.Close()
+		}
+	}()
+	if l.server, err = listenUDP(ctx, n, PortServer); err != nil {
+		return nil, err
+	}
+	for _, group := range []netip.Addr{allServersAndRelays, allServers} {
+		if err := l.server.JoinGroup(n, &net.UDPAddr{IP: group.AsSlice()}); err != nil {
+			return nil, fmt.Errorf("listening for DHCPv6 on %s: joining %s: %w", i.Name, group, err)
+		}
+	}
+	if i.Mode == Boot {
+		if l.pxe, err = listenUDP(ctx, n, PortPXE); err != nil {
+			return nil, err
+		}
+	}
+	return l, nil
+}
+
+// Close closes the sockets.
+func (l *Link) Close() {
+	for _, c := range []*ipv6.PacketConn{l.server, l.pxe} {
+		if c != nil {
+			_ = c.Close() // nothing more comes from it, whatever it says
+		}
+	}
+}
+
+// buffer is the room for packets that wait in the kernel: a thousand machines
+// that ask in the same moment.
+const buffer = 4 << 20
+
+func listenUDP(ctx context.Context, n *net.Interface, port int) (*ipv6.PacketConn, error) {
+	lc := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
+		var inner error
+		err := c.Control(func(fd uintptr) {
+			inner = unix.BindToDevice(int(fd), n.Name)
+			if unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, buffer) != nil {
+				_ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, buffer) // what the kernel grants
+			}
+		})
+		return errors.Join(err, inner)
+	}}
+	c, err := lc.ListenPacket(ctx, "udp6", fmt.Sprintf("[::]:%d", port))
+	if err != nil {
+		return nil, fmt.Errorf("listening for DHCPv6 on %s: %w", n.Name, err)
+	}
+	p := ipv6.NewPacketConn(c)
+	if err := p.SetControlMessage(ipv6.FlagDst, true); err != nil {
+		return nil, errors.Join(fmt.Errorf("listening for DHCPv6 on %s: %w", n.Name, err), c.Close())
+	}
+	return p, nil
+}
+
+// batch is how many packets one call to the kernel may bring, maxPacket the
+// largest one that is read: larger ones are nobody's.
+const (
+	batch     = 64
+	maxPacket = 4096
+)
+
+// receive reads packets and lets each be worked on by itself: who waits for the
+// disk keeps nobody else waiting.
+func (s *Server) receive(ctx context.Context, l *Link, c *ipv6.PacketConn, port uint16) error {
+	room := make([]ipv6.Message, batch)
+	for i := range room {
+		room[i].Buffers, room[i].OOB = [][]byte{make([]byte, maxPacket)}, ipv6.NewControlMessage(ipv6.FlagDst)
+	}
+	for {
+		n, err := c.ReadBatch(room, 0)
+		if err != nil {
+			if ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
+				return nil
+			}
+			if errors.Is(err, unix.ENETDOWN) { // the interface comes back, or the operator stops us
+				s.watch.Warn(l.name, "down", "the interface is down", s.now())
+				time.Sleep(time.Second)
+				continue
+			}
+			return fmt.Errorf("receiving DHCPv6 on %s: %w", l.name, err)
+		}
+		for _, m := range room[:n] {
+			s.admit(ctx, l, m, port)
+		}
+	}
+}
+
+func (s *Server) admit(ctx context.Context, l *Link, m ipv6.Message, port uint16) {
+	p := Packet{Interface: l.name, Port: port}
+	if a, ok := m.Addr.(*net.UDPAddr); ok {
+		p.From = a.AddrPort()
+	}
+	var cm ipv6.ControlMessage
+	if cm.Parse(m.OOB[:m.NN]) == nil {
+		p.To, _ = netip.AddrFromSlice(cm.Dst)
+	}
+	var err error
+	if p.Message, err = dhcpv6.FromBytes(m.Buffers[0][:m.N]); err != nil {
+		s.log.Debug("broken DHCPv6 packet", "from", p.From, "err", err)
+		return
+	}
+	chain, msg := unwrap(p.Message)
+	if msg == nil {
+		return
+	}
+	peer := (&talk{Packet: p, chain: chain}).peer()
+	c := Parse(msg, chain, peer)
+	stranger := !s.familiar(c)
+	k := packetKey{l.name, c.key() + peer.String(), msg.TransactionID, msg.MessageType}
+	if !s.inside.enter(k, stranger) {
+		return
+	}
+	go func() {
+		defer s.inside.leave(k, stranger)
+		s.handle(ctx, l, p)
+	}()
+}
+
+// familiar reports whether a packet is of a machine that we know.
+func (s *Server) familiar(c Client) bool {
+	return s.site.Load().machine(c, "") != nil || c.MAC+c.UUID != "" && s.booter.Who(c.MAC, c.UUID).Approved
+}
+
+func (l *Link) send(r *Reply) error {
+	c := l.server
+	if r.Port == dhcp.PortPXE && l.pxe != nil {
+		c = l.pxe
+	}
+	cm := &ipv6.ControlMessage{IfIndex: l.index}
+	if r.From.IsValid() {
+		cm.Src = r.From.AsSlice()
+	}
+	_, err := c.WriteTo(r.Message.ToBytes(), cm, net.UDPAddrFromAddrPort(r.To))
+	return err
+}

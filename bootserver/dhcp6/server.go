@@ -1,0 +1,176 @@
+package dhcp6
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/insomniacslk/dhcp/dhcpv6"
+	"golang.org/x/sync/errgroup"
+
+	"ingot/bootserver/dhcp"
+	"ingot/bootserver/fleet"
+	"ingot/bootserver/lease"
+)
+
+// Server answers DHCPv6 on the interfaces of a Config.
+type Server struct {
+	duid   []byte
+	booter dhcp.Booter
+	log    *slog.Logger
+	now    func() time.Time
+	site   atomic.Pointer[site]
+	book   *lease.Book
+	watch  *dhcp.Watch
+	inside inside
+}
+
+// Parts are what a Server is joined to.
+type Parts struct {
+	Store  lease.Store
+	Booter dhcp.Booter
+	ID     [16]byte         // stays the same as long as the leases do; the server's DUID is made of it
+	Log    *slog.Logger     // nil is quiet
+	Now    func() time.Time // nil means time.Now
+}
+
+// New makes a server of a configuration and this host's interfaces, by name.
+func New(c Config, cards map[string]Card, p Parts) (*Server, error) {
+	if p.Log == nil {
+		p.Log = slog.New(slog.DiscardHandler)
+	}
+	if p.Now == nil {
+		p.Now = time.Now
+	}
+	p.ID[6], p.ID[8] = p.ID[6]&0x0f|0x40, p.ID[8]&0x3f|0x80 // a random UUID (RFC 9562 section 5.4)
+	s := &Server{duid: append([]byte{0, duidUUID}, p.ID[:]...), booter: p.Booter, log: p.Log, now: p.Now}
+	s.watch = dhcp.NewWatch("", p.Log)
+	made, err := newSite(c, cards)
+	if err != nil {
+		return nil, err
+	}
+	if s.book, err = lease.Open(p.Store, made.layout()); err != nil {
+		return nil, err
+	}
+	s.site.Store(made)
+	return s, nil
+}
+
+// Apply changes the configuration of a running server; leases stay. Interfaces
+// that it did not serve before need a Serve of their own. When it fails
+// nothing has changed.
+func (s *Server) Apply(c Config, cards map[string]Card) error {
+	made, err := newSite(c, cards)
+	if err != nil {
+		return err
+	}
+	s.site.Store(made)
+	s.book.Arrange(made.layout())
+	return nil
+}
+
+// Leases returns what is or was lent.
+func (s *Server) Leases() []fleet.Lease { return s.book.List() }
+
+// Heard returns who was heard on the networks.
+func (s *Server) Heard() dhcp.Heard { return s.watch.Heard() }
+
+// Pools returns the pools of an interface's network.
+func (s *Server) Pools(iface string) []lease.Range {
+	var list []lease.Range
+	if p := s.site.Load().ports[iface]; p != nil && p.network != nil {
+		for _, sub := range p.network.subnets {
+			list = append(list, sub.Pools...)
+		}
+	}
+	return list
+}
+
+// Bounds of packets that are worked on at once; strangers get a part, and of
+// that few may begin, as in package dhcp.
+const (
+	maxInside    = 4096
+	maxStrangers = 3072
+	maxBeginners = 512
+)
+
+// inside are the packets that are being worked on.
+type inside struct {
+	mu                   sync.Mutex
+	packets              map[packetKey]struct{}
+	strangers, beginners int
+}
+
+// packetKey tells a repetition from another packet.
+type packetKey struct {
+	iface, client string
+	id            dhcpv6.TransactionID
+	kind          dhcpv6.MessageType
+}
+
+// enter lets a packet in, unless it is a repetition of one that is being worked
+// on, or there are too many.
+func (i *inside) enter(k packetKey, stranger bool) bool {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.packets == nil {
+		i.packets = map[packetKey]struct{}{}
+	}
+	_, again := i.packets[k]
+	begins := stranger && k.kind == dhcpv6.MessageTypeSolicit
+	if again || len(i.packets) >= maxInside || stranger && i.strangers >= maxStrangers || begins && i.beginners >= maxBeginners {
+		return false
+	}
+	i.packets[k] = struct{}{}
+	i.count(k, stranger, 1)
+	return true
+}
+
+func (i *inside) leave(k packetKey, stranger bool) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	delete(i.packets, k)
+	i.count(k, stranger, -1)
+}
+
+func (i *inside) count(k packetKey, stranger bool, n int) {
+	if stranger {
+		i.strangers += n
+		if k.kind == dhcpv6.MessageTypeSolicit {
+			i.beginners += n
+		}
+	}
+}
+
+// Serve answers on the links until ctx ends or a link fails.
+func (s *Server) Serve(ctx context.Context, links ...*Link) error {
+	g, ctx := errgroup.WithContext(ctx)
+	for _, l := range links {
+		stop := context.AfterFunc(ctx, l.Close)
+		defer stop()
+		g.Go(func() error { return s.receive(ctx, l, l.server, PortServer) })
+		if l.pxe != nil {
+			g.Go(func() error { return s.receive(ctx, l, l.pxe, PortPXE) })
+		}
+	}
+	return g.Wait()
+}
+
+// handle works on one packet and sends the answer.
+func (s *Server) handle(ctx context.Context, l *Link, p Packet) {
+	a, err := s.Handle(p)
+	if err != nil {
+		// Each reason once an hour, however many ask.
+		s.watch.Warn(p.Interface, "err "+err.Error(), fmt.Sprintf("a client (%s) could not be answered: %v", p.From.Addr(), err), s.now())
+		return
+	}
+	if a == nil {
+		return
+	}
+	if err := l.send(a); err != nil && ctx.Err() == nil {
+		s.log.Warn("sending DHCPv6", "to", a.To, "err", err)
+	}
+}

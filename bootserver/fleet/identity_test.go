@@ -1,0 +1,153 @@
+package fleet
+
+import (
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"ingot"
+)
+
+func TestIdentify(t *testing.T) {
+	machines := []Machine{
+		{ID: "m-a", Name: "node-a", UUID: "u1", MACs: []string{"52:54:00:00:00:01"}, Facts: ingot.Facts{NICs: []ingot.NIC{{MAC: "52:54:00:00:00:11"}}}},
+		{ID: "m-b", UUID: "u2", MACs: []string{"52:54:00:00:00:02"}},
+		{ID: "m-c", MACs: []string{"52:54:00:00:00:03"}}, // a board without a plausible UUID
+		{ID: "m-d", UUID: "u4"}, // imported by its UUID alone
+		{ID: "m-e", UUID: "u5", MACs: []string{"52:54:00:00:00:05"}},
+		{ID: "m-f", UUID: "u5", MACs: []string{"52:54:00:00:00:06"}}, // boards that share a UUID
+	}
+	for _, c := range []struct {
+		name string
+		s    Sighting
+		want ingot.MachineID
+		ask  ingot.MachineID
+	}{
+		{"by UUID and card", Sighting{MAC: "52:54:00:00:00:01", UUID: "u1"}, "m-a", ""},
+		{"by another card that it told", Sighting{MAC: "52:54:00:00:00:11", UUID: "u1"}, "m-a", ""},
+		{"by card alone", Sighting{MAC: "52:54:00:00:00:03"}, "m-c", ""},
+		{"a machine that shows its UUID only now", Sighting{MAC: "52:54:00:00:00:03", UUID: "u3"}, "m-c", ""},
+		{"imported by UUID", Sighting{MAC: "52:54:00:00:00:97", UUID: "u4"}, "m-d", ""},
+		{"one of several with one UUID", Sighting{MAC: "52:54:00:00:00:06", UUID: "u5"}, "m-f", ""},
+		{"one more with a UUID that is shared", Sighting{MAC: "52:54:00:00:00:96", UUID: "u5"}, "", ""},
+		{"a stranger", Sighting{MAC: "52:54:00:00:00:98", UUID: "u8"}, "", ""},
+		{"a stranger without a UUID", Sighting{MAC: "52:54:00:00:00:98"}, "", ""},
+		{"a new card in a known board", Sighting{MAC: "52:54:00:00:00:99", UUID: "u1"}, "", "m-a"},
+		{"another's card in a known board", Sighting{MAC: "52:54:00:00:00:02", UUID: "u1"}, "", "m-a"},
+		{"a known card in a strange board", Sighting{MAC: "52:54:00:00:00:02", UUID: "u9"}, "", "m-b"},
+	} {
+		got, ask := Identify(machines, c.s)
+		if (got == nil) != (c.want == "") || got != nil && got.ID != c.want {
+			t.Errorf("%s: Identify = %v; want %q", c.name, got, c.want)
+		}
+		if (ask == nil) != (c.ask == "") || ask != nil && ask.With != c.ask {
+			t.Errorf("%s: Identify asks %+v; want about %q", c.name, ask, c.ask)
+		}
+	}
+}
+
+// TestLearnSerial: where boards tell no UUID, the serial number speaks.
+func TestLearnSerial(t *testing.T) {
+	m := Machine{ID: "m", State: Approved, Serial: "S1"}
+	for name, c := range map[string]struct {
+		f   ingot.Facts
+		ask bool
+	}{
+		"the same":                     {ingot.Facts{Serial: "S1"}, false},
+		"another board":                {ingot.Facts{Serial: "S2"}, true},
+		"a placeholder":                {ingot.Facts{Serial: "To be filled by O.E.M."}, false},
+		"another serial, with a UUID":  {ingot.Facts{Serial: "S2", UUID: "d1b2c3a4-0000-4000-8000-525400120001"}, false},
+		"another, and a shared UUID 0": {ingot.Facts{Serial: "S2", UUID: "00000000-0000-0000-0000-000000000000"}, true},
+	} {
+		got, _ := Learn(m, c.f, t0)
+		if (got.Ask != nil) != c.ask || (got.State == Pending) != c.ask {
+			t.Errorf("%s: asks %+v, %s; want to be asked %t", name, got.Ask, got.State, c.ask)
+		}
+	}
+}
+
+func TestMerge(t *testing.T) {
+	into := Machine{ID: "m-a", Name: "node01", State: Approved, UUID: "u1", MACs: []string{"1"}, LastHealthy: v1, Assignment: Assignment{ImageRef: v2}, LastSeen: t0}
+	got := Merge(into, Machine{ID: "m-b", State: Pending, UUID: "u2", MACs: []string{"2", "1"}, LastSeen: t0.Add(1), Boot: "b", Ask: &Question{}})
+	want := into
+	want.UUID, want.MACs, want.LastSeen, want.Boot = "u2", []string{"1", "2"}, t0.Add(1), "b"
+	want.FirstSeen = got.FirstSeen
+	if d := machineDiff(want, got); d != "" {
+		t.Errorf("Merge (-want +got):\n%s", d)
+	}
+}
+
+func TestHardwareChanges(t *testing.T) {
+	old := ingot.Facts{Vendor: "V", BIOS: "B 1.0", CPU: "X", Cores: 8, RAM: 256 << 30,
+		NICs:  []ingot.NIC{{Name: "eth0", MAC: "a", Firmware: "22.31"}, {Name: "eth1", MAC: "b"}},
+		Disks: []ingot.Disk{{Name: "sda", Serial: "S1", Size: 1 << 40}, {Name: "sdb", Serial: "S2", Size: 1 << 40}}}
+	now := old
+	now.BIOS, now.Cores, now.RAM = "B 1.1", 6, 192<<30
+	now.NICs = []ingot.NIC{{Name: "eth0", MAC: "a", Firmware: "22.36"}, {Name: "eth1", MAC: "c", Driver: "ice"}}
+	now.Disks = []ingot.Disk{{Name: "sda", Serial: "S2", Size: 1 << 40}, {Name: "sdb", Serial: "S3", Size: 2 << 40}}
+	want := []string{"firmware B 1.0 → B 1.1", "cores 8 → 6", "RAM 256 → 192 GiB", "disk S/N S3 is new (sdb, 2048 GiB)", "disk S/N S1 is gone (sda, 1024 GiB)",
+		"NIC firmware of a 22.31 → 22.36", "card c is new (ice)", "card b is gone"}
+	if d := cmp.Diff(want, HardwareChanges(old, now)); d != "" {
+		t.Errorf("HardwareChanges (-want +got):\n%s", d)
+	}
+	near := old
+	near.RAM -= 1 << 30 // what another kernel keeps for itself
+	if got := append(HardwareChanges(old, near), HardwareChanges(ingot.Facts{}, old)...); len(got) > 0 {
+		t.Errorf("HardwareChanges of nothing = %q", got)
+	}
+}
+
+func TestHostlist(t *testing.T) {
+	for in, want := range map[string]string{
+		"node01":              "node01",
+		"node[01-03]":         "node01 node02 node03",
+		"node[8-11],login":    "node8 node9 node10 node11 login",
+		"r[1,3]n[01-02]-ipmi": "r1n01-ipmi r1n02-ipmi r3n01-ipmi r3n02-ipmi",
+		"n[098-101]":          "n098 n099 n100 n101",
+		"52:54:00:12:00:01":   "52:54:00:12:00:01",
+	} {
+		got, err := Hostlist(in)
+		if err != nil || strings.Join(got, " ") != want {
+			t.Errorf("Hostlist(%q) = %v, %v; want %s", in, got, err, want)
+		}
+	}
+	for _, in := range []string{"", "a,", "n[1-", "n1]", "n[3-1]", "n[x]", "n[0-99999999]", "n[0-999][0-999]"} {
+		if got, err := Hostlist(in); !errors.Is(err, ErrHostlist) {
+			t.Errorf("Hostlist(%q) = %d names, %v; want ErrHostlist", in, len(got), err)
+		}
+	}
+}
+
+func TestSelector(t *testing.T) {
+	labels := map[string]string{"rack": "r1", "role": "db", "gpu": ""}
+	for in, want := range map[string]bool{"rack=r1": true, "rack=r2": false, "rack=r1,role!=db": false, "rack!=r2": true, "gpu": true, "tape": false, "tape!=x": true, "tape=x": false} {
+		sel, err := ParseSelector(in)
+		if err != nil || sel.Matches(labels) != want {
+			t.Errorf("%q matches: %v, %v; want %t", in, !want, err, want)
+		}
+	}
+	for _, in := range []string{"", "=x", "a=b c", "a=\x1b[31m"} {
+		if _, err := ParseSelector(in); !errors.Is(err, ErrSelector) {
+			t.Errorf("ParseSelector(%q) = %v; want ErrSelector", in, err)
+		}
+	}
+}
+
+func FuzzHostlist(f *testing.F) {
+	f.Add("node[01-40],a[1,3]b[2]")
+	f.Fuzz(func(t *testing.T, s string) {
+		if list, err := Hostlist(s); err == nil && (len(list) == 0 || len(list) > MaxHosts) {
+			t.Errorf("Hostlist(%q) = %d names", s, len(list))
+		}
+	})
+}
+
+func TestPrintable(t *testing.T) {
+	for in, want := range map[string]string{"plain\ttext\r\n": "plain\ttext\n", "\x1b[31mred\x07": `\x1b[31mred\x07`, "a\xffb": `a\xffb`, "z\u202ex": `z\xe2\x80\xaex`, "übel": "übel"} {
+		if got := Printable(in); got != want {
+			t.Errorf("Printable(%q) = %q; want %q", in, got, want)
+		}
+	}
+}

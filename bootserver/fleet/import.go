@@ -1,0 +1,322 @@
+package fleet
+
+import (
+	"bytes"
+	"encoding/csv"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"ingot"
+)
+
+// Planned is one machine of a list that operators have before the machines
+// boot for the first time.
+type Planned struct {
+	Name    string            `json:"name"`
+	MACs    []string          `json:"macs,omitempty"`
+	UUID    string            `json:"uuid,omitempty"`
+	Serial  string            `json:"serial,omitempty"`
+	Labels  map[string]string `json:"labels,omitempty"`
+	Image   string            `json:"image,omitempty"`
+	Pending bool              `json:"pending,omitempty"` // it is not approved with its import
+}
+
+// ErrImport: a list of machines cannot be imported.
+var ErrImport = errors.New("the list cannot be imported")
+
+// MaxImport bounds a list.
+const MaxImport = 20_000
+
+// ParsePlanned reads a list: JSON, an array of Planned, or CSV with a line of
+// names first: name,mac,uuid,serial,labels,image,state. Several addresses and
+// labels in one field are separated by spaces.
+func ParsePlanned(text []byte) ([]Planned, error) {
+	if t := bytes.TrimSpace(text); len(t) > 0 && t[0] == '[' {
+		var list []Planned
+		d := json.NewDecoder(bytes.NewReader(t))
+		d.DisallowUnknownFields()
+		if err := d.Decode(&list); err != nil {
+			return nil, fmt.Errorf("%w: %w", ErrImport, err)
+		}
+		return list, nil
+	}
+	r := csv.NewReader(bytes.NewReader(text))
+	r.Comment, r.TrimLeadingSpace = '#', true
+	head, err := r.Read()
+	if err != nil {
+		return nil, fmt.Errorf("%w: its first line is to name the columns: name,mac,uuid,serial,labels,image,state: %w", ErrImport, err)
+	}
+	for i, h := range head {
+		head[i] = strings.ToLower(strings.TrimSpace(h))
+		if !slices.Contains([]string{"name", "mac", "uuid", "serial", "labels", "image", "state"}, head[i]) {
+			return nil, fmt.Errorf("%w: line 1: unknown column %q; there are name, mac, uuid, serial, labels, image, state", ErrImport, h)
+		}
+	}
+	var list []Planned
+	for {
+		row, err := r.Read()
+		if errors.Is(err, io.EOF) {
+			return list, nil
+		}
+		if err != nil {
+			return nil, fmt.Errorf("%w: %w", ErrImport, err)
+		}
+		line, _ := r.FieldPos(0)
+		p, err := plannedRow(head, row)
+		if err != nil {
+			return nil, fmt.Errorf("%w: line %d: %w", ErrImport, line, err)
+		}
+		list = append(list, p)
+	}
+}
+
+func plannedRow(head, row []string) (p Planned, err error) {
+	for i, h := range head {
+		v := strings.TrimSpace(row[i])
+		switch h {
+		case "name":
+			p.Name = v
+		case "mac":
+			p.MACs = strings.Fields(v)
+		case "uuid":
+			p.UUID = v
+		case "serial":
+			p.Serial = v
+		case "image":
+			p.Image = v
+		case "labels":
+			for _, l := range strings.Fields(v) {
+				key, value, _ := strings.Cut(l, "=")
+				if p.Labels == nil {
+					p.Labels = map[string]string{}
+				}
+				p.Labels[key] = value
+			}
+		case "state":
+			if v != "" && v != string(Pending) && v != string(Approved) {
+				return p, fmt.Errorf("state %q is neither approved nor pending", v)
+			}
+			p.Pending = v == string(Pending)
+		}
+	}
+	return p, nil
+}
+
+// Action is what an import does with one machine.
+type Action struct {
+	Do      string          `json:"do"` // "add", "change", "same"
+	Machine ingot.MachineID `json:"machine"`
+	Name    string          `json:"name"`
+	What    []string        `json:"what,omitempty"` // what changes
+}
+
+// Import says what a list makes of the machines that are known: all of it, or
+// every fault. A machine that is known by one of its parts is completed; what
+// it has already stays. images are the assignments by the names of images.
+func Import(machines []Machine, list []Planned, images map[string]Assignment, now time.Time) (changed []Machine, actions []Action, err error) {
+	if len(list) > MaxImport {
+		return nil, nil, fmt.Errorf("%w: it has %d machines; at most %d", ErrImport, len(list), MaxImport)
+	}
+	b := newRegister(machines)
+	var faults []error
+	for i, p := range list {
+		m, fresh, err := b.place(&p)
+		if err != nil {
+			faults = append(faults, fmt.Errorf("machine %d %q: %w", i+1, p.Name, err))
+			continue
+		}
+		before := m
+		if m, err = completed(m, p, images, now); err != nil {
+			faults = append(faults, fmt.Errorf("machine %d %q: %w", i+1, p.Name, err))
+			continue
+		}
+		b.enter(m)
+		a := Action{Do: "add", Machine: m.ID, Name: p.Name}
+		if !fresh {
+			for _, e := range MachineEntries(&before, m, now) {
+				a.What = append(a.What, e.Text)
+			}
+			if !maps.Equal(before.Labels, m.Labels) {
+				a.What = append(a.What, "labels")
+			}
+			if a.Do = "change"; len(a.What) == 0 {
+				a.Do = "same"
+			}
+		}
+		if a.Do != "same" {
+			changed = append(changed, m)
+		}
+		actions = append(actions, a)
+	}
+	if len(faults) > 0 {
+		return nil, nil, fmt.Errorf("%w: %w", ErrImport, errors.Join(faults...))
+	}
+	return changed, actions, nil
+}
+
+// completed adds what a list says to a machine.
+func completed(m Machine, p Planned, images map[string]Assignment, now time.Time) (Machine, error) {
+	m.Name = p.Name
+	if m.FirstSeen.IsZero() {
+		m.FirstSeen = now
+	}
+	for _, mac := range p.MACs {
+		if !slices.Contains(m.MACs, mac) {
+			m.MACs = append(slices.Clone(m.MACs), mac)
+		}
+	}
+	if p.UUID != "" {
+		m.UUID = p.UUID
+	}
+	if p.Serial != "" {
+		m.Serial = p.Serial
+	}
+	if len(p.Labels) > 0 {
+		labels := maps.Clone(m.Labels)
+		if labels == nil {
+			labels = map[string]string{}
+		}
+		maps.Copy(labels, p.Labels)
+		m.Labels = labels
+	}
+	if !p.Pending {
+		m.State, m.Ask = Approved, nil
+	} else if m.State == "" {
+		m.State = Pending
+	}
+	if p.Image != "" {
+		as, ok := images[p.Image]
+		if !ok {
+			return m, fmt.Errorf("no such image: %q", p.Image)
+		}
+		if as.Image != m.Assignment.Image {
+			m = Assign(m, as)
+		}
+	}
+	return m, nil
+}
+
+// register finds machines by their parts.
+type register struct {
+	ids   map[ingot.MachineID]Machine
+	macs  map[string]ingot.MachineID
+	uuids map[string]ingot.MachineID
+	names map[string]ingot.MachineID
+	count map[string]int // machines by UUID
+	list  map[ingot.MachineID]bool
+}
+
+func newRegister(machines []Machine) *register {
+	r := &register{map[ingot.MachineID]Machine{}, map[string]ingot.MachineID{}, map[string]ingot.MachineID{}, map[string]ingot.MachineID{}, map[string]int{}, map[ingot.MachineID]bool{}}
+	for _, m := range machines {
+		r.index(m)
+	}
+	return r
+}
+
+func (r *register) index(m Machine) {
+	r.ids[m.ID] = m
+	for _, mac := range m.cards() {
+		r.macs[mac] = m.ID
+	}
+	if m.UUID != "" {
+		r.uuids[m.UUID] = m.ID
+		r.count[m.UUID]++
+	}
+	if m.Name != "" {
+		r.names[m.Name] = m.ID
+	}
+}
+
+// enter notes a machine of the list, which no other line may name again.
+func (r *register) enter(m Machine) {
+	r.index(m)
+	r.list[m.ID] = true
+}
+
+// place returns the machine that a line is about, made new when there is none.
+func (r *register) place(p *Planned) (m Machine, fresh bool, err error) {
+	if err := p.check(); err != nil {
+		return m, false, err
+	}
+	found := map[ingot.MachineID]string{}
+	for _, mac := range p.MACs {
+		if id, ok := r.macs[mac]; ok {
+			found[id] = "card " + mac
+		}
+	}
+	if id, ok := r.uuids[p.UUID]; ok && p.UUID != "" && r.count[p.UUID] == 1 {
+		found[id] = "UUID " + p.UUID
+	}
+	var ids []ingot.MachineID
+	for id := range found {
+		ids = append(ids, id)
+	}
+	slices.Sort(ids)
+	switch {
+	case len(ids) > 1:
+		return m, false, fmt.Errorf("its parts belong to different machines: %s to %s, %s to %s", found[ids[0]], ids[0], found[ids[1]], ids[1])
+	case len(ids) == 1:
+		m = r.ids[ids[0]]
+	}
+	if holder, taken := r.names[p.Name]; taken && holder != m.ID {
+		return m, false, fmt.Errorf("the name belongs to machine %s", holder)
+	}
+	if len(ids) == 1 {
+		if r.list[m.ID] {
+			return m, false, fmt.Errorf("machine %s is in the list twice, by its %s", m.ID, found[m.ID])
+		}
+		return m, false, nil
+	}
+	id := r.newID(*p)
+	return Machine{ID: id}, true, nil
+}
+
+// newID is made of the first card, or else of the end of the UUID.
+func (r *register) newID(p Planned) ingot.MachineID {
+	digits := strings.ReplaceAll(p.UUID, "-", "")
+	if len(p.MACs) > 0 {
+		digits = strings.ReplaceAll(p.MACs[0], ":", "")
+	}
+	id := ingot.MachineID("m-" + digits[max(0, len(digits)-12):])
+	for n := 2; r.ids[id].ID != ""; n++ {
+		id = ingot.MachineID(fmt.Sprintf("m-%s-%d", digits[max(0, len(digits)-12):], n))
+	}
+	return id
+}
+
+// check makes the parts of a line canonical.
+func (p *Planned) check() error {
+	if !ingot.ValidProfileName(p.Name) {
+		return fmt.Errorf("%q cannot be a host name; use lower-case letters, digits and dashes", p.Name)
+	}
+	p.MACs = slices.Clone(p.MACs)
+	for i, mac := range p.MACs {
+		var err error
+		if p.MACs[i], err = ingot.ParseMAC(mac); err != nil {
+			return err
+		}
+	}
+	if p.UUID != "" {
+		u := ingot.PlausibleUUID(p.UUID)
+		if u == "" {
+			return fmt.Errorf("%q is no UUID of one machine", p.UUID)
+		}
+		p.UUID = u
+	}
+	if p.Serial = ingot.PlausibleSerial(p.Serial); len(p.MACs) == 0 && p.UUID == "" {
+		return errors.New("it can be known by nothing; give mac or uuid")
+	}
+	for k, v := range p.Labels {
+		if err := CheckLabel(k, v); err != nil {
+			return err
+		}
+	}
+	return nil
+}

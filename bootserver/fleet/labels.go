@@ -1,0 +1,70 @@
+package fleet
+
+import (
+	"errors"
+	"fmt"
+	"regexp"
+	"strings"
+)
+
+// Errors of labels and selectors.
+var (
+	// ErrLabel: a label's key or value has characters that it may not have.
+	ErrLabel = errors.New("not a label")
+	// ErrSelector: the text selects no machines by their labels.
+	ErrSelector = errors.New("not a selector")
+)
+
+var labelRE = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9._/-]{0,61}[A-Za-z0-9])?$`)
+
+// MaxLabels bounds the labels of one machine.
+const MaxLabels = 64
+
+// CheckLabel returns what is wrong with a label. A value may be empty.
+func CheckLabel(key, value string) error {
+	if !labelRE.MatchString(key) || (value != "" && !labelRE.MatchString(value)) {
+		return fmt.Errorf("%w: %q; letters, digits and . _ / - inside, at most 63", ErrLabel, key+"="+value)
+	}
+	return nil
+}
+
+// Selector chooses machines by their labels; all of its terms must hold.
+type Selector []term
+
+type term struct {
+	key, value string
+	not        bool // must differ, or be absent
+	exists     bool // any value
+}
+
+// ParseSelector reads "rack=r1,role!=db,gpu": equal, not equal, has the label.
+func ParseSelector(s string) (Selector, error) {
+	var sel Selector
+	for _, part := range strings.Split(s, ",") {
+		t := term{}
+		switch key, value, ok := strings.Cut(part, "!="); {
+		case ok:
+			t = term{key: key, value: value, not: true}
+		default:
+			t.key, t.value, ok = strings.Cut(part, "=")
+			t.exists = !ok
+		}
+		if err := CheckLabel(t.key, t.value); err != nil {
+			return nil, fmt.Errorf("%w: %q: %w", ErrSelector, s, err)
+		}
+		sel = append(sel, t)
+	}
+	return sel, nil
+}
+
+// Matches reports whether labels are chosen.
+func (s Selector) Matches(labels map[string]string) bool {
+	for _, t := range s {
+		value, has := labels[t.key]
+		switch {
+		case t.exists && !has, !t.exists && !t.not && (!has || value != t.value), t.not && has && value == t.value:
+			return false
+		}
+	}
+	return true
+}

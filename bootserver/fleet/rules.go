@@ -1,0 +1,117 @@
+package fleet
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"path"
+	"strings"
+
+	"ingot"
+)
+
+// Rule approves and labels machines that nobody has spoken of yet, by where
+// they are and what they say they are. The first rule that matches decides.
+// Rules stand in the configuration, not in the state: they are read by others,
+// kept in version control, checked before they are in force, and survive the
+// loss of a state.
+type Rule struct {
+	Subnet  string            `yaml:"subnet,omitempty" json:"subnet,omitempty" jsonschema_description:"Network that the machine's address is in: 10.1.0.0/24."`
+	MAC     string            `yaml:"mac,omitempty" json:"mac,omitempty" jsonschema_description:"Pattern of the card's address, * and ? as in a shell: '52:54:00:*'."`
+	Vendor  string            `yaml:"vendor,omitempty" json:"vendor,omitempty" jsonschema_description:"Pattern of the vendor in SMBIOS: 'Dell*'."`
+	Product string            `yaml:"product,omitempty" json:"product,omitempty" jsonschema_description:"Pattern of the product in SMBIOS: 'PowerEdge R6?0'."`
+	Port    string            `yaml:"port,omitempty" json:"port,omitempty" jsonschema_description:"Pattern of the switch port as a relay tells it, circuit and remote: 'Eth1/*'."`
+	Approve bool              `yaml:"approve,omitempty" json:"approve,omitempty" jsonschema_description:"The machine may boot."`
+	Labels  map[string]string `yaml:"labels,omitempty" json:"labels,omitempty" jsonschema_description:"Labels that it gets."`
+	Image   string            `yaml:"image,omitempty" json:"image,omitempty" jsonschema_description:"Image that it is assigned: PROFILE:VERSION."`
+}
+
+// ErrRule: a rule cannot be what was meant.
+var ErrRule = errors.New("not a rule")
+
+// Check returns what is wrong with a rule.
+func (r Rule) Check() error {
+	if r.Subnet != "" {
+		if _, err := netip.ParsePrefix(r.Subnet); err != nil {
+			return fmt.Errorf("%w: subnet %q is not a network such as 10.1.0.0/24", ErrRule, r.Subnet)
+		}
+	}
+	for what, p := range map[string]string{"mac": r.MAC, "vendor": r.Vendor, "product": r.Product, "port": r.Port} {
+		if _, err := path.Match(p, ""); err != nil {
+			return fmt.Errorf("%w: %s: the pattern %q is broken", ErrRule, what, p)
+		}
+	}
+	for k, v := range r.Labels {
+		if err := CheckLabel(k, v); err != nil {
+			return fmt.Errorf("%w: %w", ErrRule, err)
+		}
+	}
+	switch {
+	case r.Subnet == "" && r.MAC == "" && r.Vendor == "" && r.Product == "" && r.Port == "":
+		return fmt.Errorf("%w: it matches every machine; to approve all of them, there is approveAll", ErrRule)
+	case !r.Approve && len(r.Labels) == 0 && r.Image == "":
+		return fmt.Errorf("%w: it does nothing; write approve: true, labels or image", ErrRule)
+	case r.Image != "":
+		if _, err := ingot.ParseImageName(r.Image); err != nil {
+			return fmt.Errorf("%w: %w", ErrRule, err)
+		}
+	}
+	return nil
+}
+
+// Matches reports whether a rule is about a machine. What the machine did not
+// tell matches no pattern.
+func (r Rule) Matches(m Machine) bool {
+	if r.Subnet != "" {
+		p, err := netip.ParsePrefix(r.Subnet)
+		if err != nil || !m.Address.IsValid() || !p.Contains(m.Address) {
+			return false
+		}
+	}
+	glob := func(pattern string, texts ...string) bool {
+		if pattern == "" {
+			return true
+		}
+		for _, t := range texts {
+			// A slash is a character like others, in "Eth1/7".
+			if ok, err := path.Match(strings.ReplaceAll(pattern, "/", "\x01"), strings.ReplaceAll(t, "/", "\x01")); err == nil && ok && t != "" {
+				return true
+			}
+		}
+		return false
+	}
+	return glob(strings.ToLower(r.MAC), m.MACs...) && glob(r.Vendor, m.Facts.Vendor) && glob(r.Product, m.Facts.Product) &&
+		glob(r.Port, m.Port.Circuit, m.Port.Remote, strings.TrimSpace(m.Port.Circuit+" "+m.Port.Remote))
+}
+
+// FirstRule returns the first rule that is about a machine. An operator's word
+// goes before: only machines that are pending, and that nobody is asked about,
+// have rules.
+func FirstRule(rules []Rule, m Machine) (Rule, bool) {
+	if m.State != Pending || m.Ask != nil {
+		return Rule{}, false
+	}
+	for _, r := range rules {
+		if r.Matches(m) {
+			return r, true
+		}
+	}
+	return Rule{}, false
+}
+
+// Apply lets a rule say what it says of a machine; as is its image, resolved.
+func (r Rule) Apply(m Machine, as Assignment) Machine {
+	if r.Approve {
+		m.State = Approved
+	}
+	if len(r.Labels) > 0 {
+		labels := maps.Clone(r.Labels)
+		maps.Copy(labels, m.Labels) // an operator's labels stay
+		m.Labels = labels
+	}
+	if as.Image != "" && m.Assignment.Image == "" {
+		m = Assign(m, as)
+	}
+	return m
+}

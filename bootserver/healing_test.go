@@ -1,0 +1,315 @@
+package bootserver
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"ingot"
+	"ingot/bootserver/api"
+	"ingot/bootserver/fleet"
+	"ingot/bootserver/state"
+)
+
+// attempt is one boot of the machine up to its ticket; it ends with an error
+// at a stage when there is one, and else as healthy.
+func (h *house) attempt(stage ingot.Stage, why string) (boot ingot.BootID, script string) {
+	h.t.Helper()
+	boot, script = h.ask()
+	b, _ := h.state.Boot(boot)
+	if b.Image.Image == "" {
+		return boot, script
+	}
+	h.Served(boot, "kernel", 1, true)
+	h.Served(boot, "initramfs", 1, true)
+	if status, text := h.post(boot, "ticket", ingot.TicketRequest{Nonce: nonce}); status != 200 {
+		h.t.Fatalf("ticket: %d %s", status, text)
+	}
+	if why != "" {
+		if status, text := h.post(boot, "events", ingot.Event{Stage: stage, Error: why}); status != 204 {
+			h.t.Fatalf("event: %d %s", status, text)
+		}
+		return boot, script
+	}
+	if status, text := h.post(boot, "report", ingot.Report{Boot: boot, Root: b.Root, Healthy: true}); status != 204 {
+		h.t.Fatalf("report: %d %s", status, text)
+	}
+	return boot, script
+}
+
+func (h *house) why() string {
+	h.t.Helper()
+	y, err := h.api.Why(h.t.Context(), machineID)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	return y.Words
+}
+
+// TestHeals: a machine with a good past falls back by itself, one without is
+// held, and an operator's word brings either on.
+func TestHeals(t *testing.T) {
+	h := newHouse(t)
+	h.put("v1")
+	h.put("v2")
+	h.ask()
+	if _, err := h.api.Approve(t.Context(), machineID, api.ApproveRequest{Name: "node01", Image: "lab:v1"}); err != nil {
+		t.Fatal(err)
+	}
+	for range fleet.DefaultAttempts {
+		h.attempt(ingot.StageVolumes, "volume data refused")
+	}
+	if _, script := h.attempt("", ""); !strings.Contains(script, "This machine is held: lab:v1 failed twice in a row, and no image was ever healthy on this machine") {
+		t.Errorf("a machine that is held gets\n%s", script)
+	}
+	if got := h.why(); !strings.HasPrefix(got, "Volumes not mounted on 2 attempts: volume data refused; held for a person since 12:00") {
+		t.Errorf("why = %q", got)
+	}
+	if _, err := h.api.Resume(t.Context(), "node01"); err != nil {
+		t.Fatal(err)
+	}
+	h.attempt("", "")
+	if _, err := h.api.Assign(t.Context(), "node01", "lab:v2", "bad day"); err != nil {
+		t.Fatal(err)
+	}
+	for range fleet.DefaultAttempts {
+		h.attempt(ingot.StageRoot, "no")
+	}
+	b, _ := h.attempt("", "")
+	if boot, _ := h.state.Boot(b); boot.Image.Name != "lab:v1" || boot.Outcome != ingot.OutcomeHealthy {
+		t.Errorf("after two failures of lab:v2 boots %s, %s; want lab:v1, healthy", boot.Image.Name, boot.Outcome)
+	}
+	if got := h.why(); got != "Ingot-init gave up at stage root on 2 attempts: no; fell back to lab:v1, healthy at 12:00." {
+		t.Errorf("why = %q", got)
+	}
+	list, err := h.api.Events(t.Context(), api.EventsRequest{Machine: "node01", Newest: true, Limit: 200})
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := ""
+	for _, e := range list.Events {
+		text += string(e.Kind) + " " + e.Text + "\n"
+	}
+	for _, want := range []string{"machine first seen, pending", "decision held for a person: lab:v1 failed twice", "decision lab:v1 is tried again", "decision assigned lab:v2: bad day", "decision falls back to lab:v1: lab:v2 failed twice", "end lab:v1 healthy", "step failed: no"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("the ledger does not say %q:\n%s", want, text)
+		}
+	}
+}
+
+// TestAsksAboutANewCard: a known board with another card waits as a new machine
+// until an operator merges it, and then boots as the known one.
+func TestAsksAboutANewCard(t *testing.T) {
+	h := newHouse(t)
+	h.put("v1")
+	h.ask()
+	if _, err := h.api.Approve(t.Context(), machineID, api.ApproveRequest{Name: "node01", Image: "lab:v1"}); err != nil {
+		t.Fatal(err)
+	}
+	h.attempt("", "")
+	changed := client
+	changed.MAC = "52:54:00:99:00:01"
+	if _, err := h.Seen(changed); err != nil {
+		t.Fatal(err)
+	}
+	m, err := h.api.Machine(t.Context(), "m-525400990001")
+	if err != nil || m.State != fleet.Pending || m.Ask == nil || m.Ask.With != machineID {
+		t.Fatalf("with another card: %+v, %v; want a pending machine that asks about %s", m, err, machineID)
+	}
+	script, err := h.Script(m.Boot, h.base)
+	if err != nil || !strings.Contains(script, "ingot machine merge m-525400990001 "+machineID) {
+		t.Errorf("its screen is %v\n%s", err, script)
+	}
+	if _, err := h.api.Merge(t.Context(), string(m.ID), "node01"); err != nil {
+		t.Fatal(err)
+	}
+	if script, err = h.Script(m.Boot, h.base); err != nil || !strings.Contains(script, "booting lab:v1 for node01") {
+		t.Errorf("after the merge: %v\n%s", err, script)
+	}
+	boots, err := h.api.Boots(t.Context(), "node01", 0)
+	if err != nil || len(boots) != 3 || boots[2].ID != m.Boot || boots[2].Number != 3 {
+		t.Errorf("boots of node01: %d, %v; want its two and the one that was merged", len(boots), err)
+	}
+	if list := h.state.Machines(); len(list) != 1 || len(list[0].MACs) != 2 {
+		t.Errorf("machines = %+v; want one with two cards", list)
+	}
+}
+
+// TestConsoleAndCrash: what kernel and ingot-init said is kept, bounded and
+// harmless; what is left of a crash belongs to the boot before.
+func TestConsoleAndCrash(t *testing.T) {
+	h := newHouse(t)
+	h.put("v1")
+	h.ask()
+	if _, err := h.api.Approve(t.Context(), machineID, api.ApproveRequest{Name: "node01", Image: "lab:v1"}); err != nil {
+		t.Fatal(err)
+	}
+	say := func(boot ingot.BootID, part, text string) {
+		t.Helper()
+		if err := map[string]func(ingot.BootID, string) error{"console": h.Console, "crash": h.Crash}[part](boot, text); err != nil {
+			t.Fatal(err)
+		}
+	}
+	first, _ := h.attempt("", "")
+	say(first, "console", "the first line \x1b[31m\n")
+	say(first, "console", "Command line: ingot.boot="+string(first)+"\n")
+	for range 20 {
+		say(first, "console", strings.Repeat("m", 8<<10)+"\n")
+	}
+	say(first, "console", "the last line\n")
+	c, err := h.api.Console(t.Context(), "node01", "")
+	if err != nil || !strings.HasPrefix(c.Text, `the first line \x1b[31m`) || !strings.HasSuffix(c.Text, "the last line\n") || len(c.Text) > state.MaxConsole+1000 ||
+		!strings.Contains(c.Text, "some of it was not kept") || strings.Contains(c.Text, string(first)) {
+		t.Errorf("console: %d bytes, %v, beginning %.40q", len(c.Text), err, c.Text)
+	}
+	second, _ := h.ask()
+	say(second, "crash", "<2>[   12.345] BUG: kernel NULL pointer dereference\n<0>[   12.4] Kernel panic - not syncing: Fatal exception\n")
+	b, _ := h.state.Boot(first)
+	if b.Crash != "Kernel panic - not syncing: Fatal exception" {
+		t.Errorf("crash of the first boot = %q", b.Crash)
+	}
+	if c, err := h.api.Console(t.Context(), "node01", first.Short()); err != nil || !strings.Contains(c.Text, "NULL pointer") {
+		t.Errorf("the first boot's console does not have the crash: %v", err)
+	}
+}
+
+// TestBackupAndRestore, while the server runs: everything is as it was at the
+// backup, and a file that is no backup changes nothing.
+func TestBackupAndRestore(t *testing.T) {
+	h := newHouse(t)
+	h.put("v1")
+	h.ask()
+	var file bytes.Buffer
+	if _, err := h.api.Backup(t.Context(), &file); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "backup")
+	if err := os.WriteFile(path, file.Bytes(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := state.CheckFile(path); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := h.api.Rename(t.Context(), machineID, "node01"); err != nil {
+		t.Fatal(err)
+	}
+	for name, broken := range map[string][]byte{"nothing": nil, "text": []byte(strings.Repeat("no backup ", 10000)), "half": file.Bytes()[:file.Len()/2]} {
+		if _, err := h.api.Restore(t.Context(), bytes.NewReader(broken)); err == nil {
+			t.Errorf("%s is taken for a backup", name)
+		}
+		if m, err := h.api.Machine(t.Context(), machineID); err != nil || m.Name != "node01" {
+			t.Fatalf("after %s: %+v, %v", name, m, err)
+		}
+	}
+	done, err := h.api.Restore(t.Context(), bytes.NewReader(file.Bytes()))
+	if err != nil || done.Machines != 1 {
+		t.Fatalf("Restore = %+v, %v", done, err)
+	}
+	if err := state.CheckFile(done.Before); err != nil {
+		t.Errorf("what was there before: %v", err)
+	}
+	m, err := h.api.Machine(t.Context(), machineID)
+	if err != nil || m.Name != "" {
+		t.Errorf("after the restore the machine is %+v, %v; want without a name", m, err)
+	}
+	if _, err := h.api.Rename(t.Context(), machineID, "node02"); err != nil {
+		t.Errorf("a change after the restore: %v", err)
+	}
+}
+
+// TestEventsAreWaitedFor: whoever waits hears of an entry when it is there.
+func TestEventsAreWaitedFor(t *testing.T) {
+	h := newHouse(t)
+	before, err := h.api.Events(t.Context(), api.EventsRequest{})
+	if err != nil || len(before.Events) != 0 {
+		t.Fatal(before, err)
+	}
+	heard := make(chan api.Events, 1)
+	go func() {
+		e, err := h.api.Events(context.WithoutCancel(t.Context()), api.EventsRequest{After: before.Last, Wait: 20 * time.Second})
+		if err != nil {
+			t.Error(err)
+		}
+		heard <- e
+	}()
+	h.ask()
+	if e := <-heard; len(e.Events) == 0 || e.Events[0].Kind != fleet.KindMachine {
+		t.Errorf("heard %+v; want that a machine was seen", e)
+	}
+}
+
+// TestVendorRule: a machine that waits posts what SMBIOS says, and a rule for
+// its vendor approves it.
+func TestVendorRule(t *testing.T) {
+	h := newHouse(t)
+	h.put("v1")
+	p := *h.policy.Load()
+	p.Rules = []fleet.Rule{{Vendor: "Example*", Product: "Server ?", Approve: true, Image: "lab:v1"}}
+	h.settle(p)
+	boot, script := h.ask()
+	if !strings.Contains(script, "param vendor ${manufacturer}") {
+		t.Errorf("the waiting screen does not post the vendor:\n%s", script)
+	}
+	for form, want := range map[string]string{"vendor=Other&product=Server+1": "waiting for approval", "vendor=" + strings.Repeat("x", 5000): "no form"} {
+		if got := h.postForm(boot, form); !strings.Contains(got, want) {
+			t.Errorf("posting %.40s: %s; want %q", form, got, want)
+		}
+	}
+	if got := h.postForm(boot, "vendor=Example+Inc.&product=Server+1&serial=0123456789"); !strings.Contains(got, "booting lab:v1") {
+		t.Errorf("a machine of the vendor gets\n%s", got)
+	}
+	m, err := h.api.Machine(t.Context(), machineID)
+	if err != nil || m.State != fleet.Approved || m.Facts.Vendor != "Example Inc." || m.Facts.Serial != "" {
+		t.Errorf("the machine is %+v, %v", m, err)
+	}
+}
+
+func (h *house) postForm(boot ingot.BootID, form string) string {
+	h.t.Helper()
+	resp, err := http.Post(h.base+ingot.BootPath(h.key(boot), "script"), "application/x-www-form-urlencoded", strings.NewReader(form))
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	return string(b)
+}
+
+// TestRulesApprove: a rule approves the machines that it is about, and none
+// that an operator is asked about.
+func TestRulesApprove(t *testing.T) {
+	h := newHouse(t)
+	h.put("v1")
+	p := *h.policy.Load()
+	p.Rules = []fleet.Rule{{Subnet: "10.99.0.0/24", MAC: "52:54:00:12:*", Approve: true, Image: "lab:v1", Labels: map[string]string{"rack": "r1"}}}
+	h.settle(p)
+	h.ask()
+	m, err := h.api.Machine(t.Context(), machineID)
+	if err != nil || m.State != fleet.Approved || m.Assignment.Name != "lab:v1" || m.Labels["rack"] != "r1" {
+		t.Errorf("by a rule: %+v, %v", m, err)
+	}
+	other := client
+	other.MAC, other.UUID = "52:54:00:99:00:02", ""
+	if _, err := h.Seen(other); err != nil {
+		t.Fatal(err)
+	}
+	asked := client
+	asked.MAC = "52:54:00:12:00:77" // in the board of the first
+	if _, err := h.Seen(asked); err != nil {
+		t.Fatal(err)
+	}
+	for _, id := range []string{"m-525400990002", "m-525400120077"} {
+		if m, err := h.api.Machine(t.Context(), id); err != nil || m.State != fleet.Pending {
+			t.Errorf("%s is %s, %v; want pending", id, m.State, err)
+		}
+	}
+}

@@ -1,0 +1,256 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"ingot/bootserver/api"
+	"ingot/bootserver/fleet"
+)
+
+// naming is said by every command that takes machines.
+const naming = `MACHINE is an id, a host name, a MAC address, a UUID or a unique beginning of one; a
+hostlist such as node[01-40]; or a selector of labels such as rack=r1,role!=db.`
+
+// hosts returns the machines that arguments name: hostlists are expanded,
+// selectors are looked up. What is neither is any word that names a machine.
+func (a *app) hosts(ctx context.Context, args []string) ([]string, error) {
+	var all []string
+	for _, arg := range args {
+		if !strings.Contains(arg, "=") {
+			names, err := fleet.Hostlist(arg)
+			if err != nil {
+				return nil, usageError{err}
+			}
+			all = append(all, names...)
+			continue
+		}
+		sel, err := fleet.ParseSelector(arg)
+		if err != nil {
+			return nil, usageError{err}
+		}
+		ms, err := a.client().MachinesBrief(ctx)
+		if err != nil {
+			return nil, err
+		}
+		before := len(all)
+		for _, m := range ms {
+			if sel.Matches(m.Labels) {
+				all = append(all, string(m.ID))
+			}
+		}
+		if len(all) == before {
+			return nil, withHint(fmt.Errorf("no machine has the labels %s", arg), "ingot machine ls; ingot machine label MACHINE KEY=VALUE")
+		}
+	}
+	return all, nil
+}
+
+// eachMachine does one thing to every machine that is named, and goes on when
+// it cannot be done to one.
+func (a *app) eachMachine(ctx context.Context, args []string, do func(string) (fleet.Machine, error), say func(fleet.Machine) string) error {
+	names, err := a.hosts(ctx, args)
+	if err != nil {
+		return err
+	}
+	done, failed := []fleet.Machine{}, []error{}
+	for _, n := range names {
+		m, err := do(n)
+		if err != nil {
+			if len(names) == 1 {
+				return err
+			}
+			failed = append(failed, fmt.Errorf("%s: %w", n, err))
+			continue
+		}
+		done = append(done, m)
+	}
+	var v any = done
+	if len(names) == 1 {
+		v = done[0]
+	}
+	return errors.Join(a.show(v, func(w io.Writer) {
+		for _, m := range done {
+			fmt.Fprintln(w, plain(say(m)))
+		}
+	}), errors.Join(failed...))
+}
+
+func leastArgs(name string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) == 0 {
+			return usagef("%s needs %s", cmd.CommandPath(), name)
+		}
+		return nil
+	}
+}
+
+func (a *app) labelCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "label MACHINE KEY=VALUE|KEY-...", Short: "set and remove labels",
+		Long:    "Labels sort machines into groups: a selector of labels stands wherever a machine is\nnamed.\n\n" + naming,
+		Example: "  ingot machine label 'node[01-40]' rack=r1 role=db\n  ingot machine label node07 role-\n  ingot assign rack=r1 node:7",
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) < 2 {
+				return usagef("%s needs MACHINE and KEY=VALUE, or KEY- to remove one", cmd.CommandPath())
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			q := api.LabelRequest{Set: map[string]string{}}
+			for _, l := range args[1:] {
+				key, value, set := strings.Cut(l, "=")
+				if name, remove := strings.CutSuffix(l, "-"); remove && !set {
+					q.Remove = append(q.Remove, name)
+				} else if !set {
+					return usagef("%q: write KEY=VALUE, or KEY- to remove one", l)
+				} else {
+					q.Set[key] = value
+				}
+			}
+			ctx := cmd.Context()
+			return a.eachMachine(ctx, args[:1], func(n string) (fleet.Machine, error) { return a.client().Label(ctx, n, q) },
+				func(m fleet.Machine) string { return fmt.Sprintf("%s: %s", called(m), dash(labels(m))) })
+		},
+	}
+}
+
+func labels(m fleet.Machine) string {
+	var list []string
+	for _, k := range slices.Sorted(maps.Keys(m.Labels)) {
+		list = append(list, k+"="+m.Labels[k])
+	}
+	return strings.Join(list, " ")
+}
+
+func (a *app) renameCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "rename MACHINE NAME", Short: "give a machine another host name",
+		Long:    "Give a machine another host name. Its system has it from its next boot on.",
+		Example: "  ingot machine rename m-525400120001 node01", Args: exactArgs("MACHINE", "NAME"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			m, err := a.client().Rename(cmd.Context(), args[0], args[1])
+			if err != nil {
+				return err
+			}
+			return a.show(m, func(w io.Writer) { fmt.Fprintf(w, "%s is named %s\n", plain(string(m.ID)), plain(called(m))) })
+		},
+	}
+}
+
+func (a *app) retireCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "retire MACHINE...", Short: "let a machine not boot any more, and keep what is known of it",
+		Long:    "A machine that is retired may not boot; running systems are not touched. `ingot\nmachine approve` brings it back.\n\n" + naming,
+		Example: "  ingot machine retire node07", Args: leastArgs("MACHINE"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			ctx := cmd.Context()
+			return a.eachMachine(ctx, args, func(n string) (fleet.Machine, error) { return a.client().Retire(ctx, n) },
+				func(m fleet.Machine) string { return called(m) + " is retired" })
+		},
+	}
+}
+
+func (a *app) forgetCommand() *cobra.Command {
+	var force bool
+	c := &cobra.Command{
+		Use: "forget MACHINE...", Short: "forget a machine and all of its boots",
+		Long:    "Forget machines. One that asks to boot again is a stranger: it waits for approval.\nAn approved machine is forgotten only with --force.\n\n" + naming,
+		Example: "  ingot machine forget m-525400120009", Args: leastArgs("MACHINE"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			ctx := cmd.Context()
+			return a.eachMachine(ctx, args, func(n string) (fleet.Machine, error) { return a.client().Forget(ctx, n, force) },
+				func(m fleet.Machine) string { return called(m) + " is forgotten" })
+		},
+	}
+	c.Flags().BoolVar(&force, "force", false, "also when it is approved")
+	return c
+}
+
+func (a *app) mergeCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "merge NEW MACHINE", Short: "say that a new machine is one that is known",
+		Long: `A machine that comes back with another card or another board is asked about: it waits
+as a new machine. Merging says that it is the known one; it keeps its name, image and
+past, and boots within seconds. Approving the new one says that it is another machine.`,
+		Example: "  ingot machine ls                                # asks: the card … is new\n  ingot machine merge m-525400120099 node01",
+		Args:    exactArgs("NEW", "MACHINE"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			m, err := a.client().Merge(cmd.Context(), args[0], args[1])
+			if err != nil {
+				return err
+			}
+			return a.show(m, func(w io.Writer) {
+				fmt.Fprintf(w, "%s is %s: cards %s, UUID %s\n", plain(args[0]), plain(called(m)), plain(strings.Join(m.MACs, " ")), plain(dash(m.UUID)))
+			})
+		},
+	}
+}
+
+func (a *app) importMachinesCommand() *cobra.Command {
+	var dry bool
+	c := &cobra.Command{
+		Use: "import FILE", Short: "make machines known before they boot for the first time",
+		Long: `Read a list of machines, as CSV with a line of column names, or as JSON ("-": standard
+input). All of it is taken, or every fault is said and nothing is changed. A machine
+that is known already, by card or UUID, is completed. Machines are approved with their
+import unless their state says pending.`,
+		Example: `  cat rack1.csv
+  name,mac,uuid,serial,labels,image,state
+  node01,52:54:00:12:00:01,,,rack=r1 role=db,node:7,
+  node02,52:54:00:12:00:02,,,rack=r1,node:7,pending
+  ingot machine import rack1.csv --dry-run
+  ingot machine import rack1.csv`,
+		Args: exactArgs("FILE"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			text, err := a.readAll(args[0])
+			if err != nil {
+				return fmt.Errorf("reading the list: %w", err)
+			}
+			list, err := fleet.ParsePlanned(text)
+			if err != nil {
+				return err
+			}
+			done, err := a.client().Import(cmd.Context(), api.ImportRequest{Machines: list, DryRun: dry})
+			if err != nil {
+				return err
+			}
+			return a.show(done, func(w io.Writer) { plannedTable(w, done) })
+		},
+	}
+	c.Flags().BoolVar(&dry, "dry-run", false, "say what would be done, and do nothing")
+	return c
+}
+
+// readAll reads a file, or standard input for "-".
+func (a *app) readAll(path string) ([]byte, error) {
+	if path == "-" {
+		return io.ReadAll(a.stdin)
+	}
+	return os.ReadFile(path)
+}
+
+func plannedTable(w io.Writer, done api.Imported) {
+	count := map[string]int{}
+	t := tabs(w)
+	for _, x := range done.Actions {
+		count[x.Do]++
+		if x.Do != "same" {
+			row(t, x.Do, x.Name, string(x.Machine), strings.Join(x.What, "; "))
+		}
+	}
+	t.Flush()
+	verb := "imported"
+	if done.DryRun {
+		verb = "would be imported"
+	}
+	fmt.Fprintf(w, "%d machines %s: %d new, %d changed, %d as they were\n", len(done.Actions), verb, count["add"], count["change"], count["same"])
+}
