@@ -80,7 +80,7 @@ func rows(t testing.TB) []row {
 		{"uefi-http", captured(t, "uefi-http"), Firmware, ingot.FirmwareUEFIx64HTTP, ""},
 		{"uefi-http-as-pxe", discover(t, httpArch(iana.EFI_BC, "HTTPClient:Arch:00007:UNDI:003001")), Firmware, ingot.FirmwareUEFIx64HTTP, "http-as-pxe"},
 		{"uefi-arm64", captured(t, "uefi-arm64"), Firmware, ingot.FirmwareUEFIarm64, ""},
-		{"uefi-arm64-http", discover(t, httpArch(iana.EFI_ARM64_HTTP, "HTTPClient:Arch:00019:UNDI:003001")), Firmware, ingot.FirmwareUEFIarm64HTTP, ""},
+		{"uefi-arm64-http", captured(t, "uefi-arm64-http"), Firmware, ingot.FirmwareUEFIarm64HTTP, ""},
 		{"rom-ipxe", captured(t, "rom-ipxe"), Firmware, ingot.FirmwareBIOS, ""},
 		{"loader-ipxe", captured(t, "loader-ipxe"), Loader, ingot.FirmwareBIOS, ""},
 		{"loader-snponly", captured(t, "loader-snponly"), Loader, ingot.FirmwareUEFIx64, ""},

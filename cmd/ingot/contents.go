@@ -372,6 +372,14 @@ func (a *app) inUse(ctx context.Context) (map[ingot.Digest]string, error) {
 	return fleet.InUse(st.Machines(), st.Latest()), nil
 }
 
+// explainUnverified says what to do about an image that is damaged or by a stranger.
+func explainUnverified(err error) error {
+	if errors.Is(err, image.ErrSignature) {
+		return withHint(err, "if you trust who signed it: ingot key trust FILE.pub; ingot key ls shows whom this store trusts")
+	}
+	return withHint(err, "build it again, or pull it from where it is whole")
+}
+
 func (a *app) imageVerifyCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "verify IMAGE", Short: "check an image's files and signature in the store",
@@ -391,7 +399,7 @@ what its plan says, build it once more with: ingot verify IMAGE
 				return err
 			}
 			if err := s.Verify(cmd.Context(), im, image.Public(keys)...); err != nil {
-				return withHint(err, "build it again, or pull it from where it is whole")
+				return explainUnverified(err)
 			}
 			signed, err := builder.VerifySigned(cmd.Context(), s, im)
 			if err != nil {

@@ -334,7 +334,7 @@ func (a *app) imageExport(ctx context.Context, ref, file string, f exportFlags) 
 			return err
 		}
 		if err := s.Verify(ctx, im, image.Public(keys)...); err != nil {
-			return withHint(err, "build it again, or pull it from where it is whole")
+			return explainUnverified(err)
 		}
 	}
 	err = a.move("export", func(progress func(done, total int64)) error {
