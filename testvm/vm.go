@@ -131,7 +131,7 @@ func (vm *VM) argv() []string {
 		"-uuid", vm.uuid(), "-smbios", "type=1,manufacturer=ingot,product=lab,serial=LAB-"+vm.Name,
 		"-chardev", "socket,id=serial0,server=on,wait=off,path="+vm.file("console")+",logappend=on,logfile="+vm.file("console.log"),
 		"-serial", "chardev:serial0", "-qmp", "unix:"+vm.file("qmp")+",server=on,wait=off",
-		"-device", "virtio-rng-pci", "-device", "i6300esb", "-action", "watchdog=reset", "-boot", vm.patience())
+		"-device", "virtio-rng-pci", "-device", "i6300esb", "-action", "watchdog=reset", "-boot", "reboot-timeout=5000")
 	if f, ok := flash[vm.Firmware]; ok {
 		nic += ",romfile="
 		// One way to boot at once; each of the others would be tried for a minute.
@@ -163,16 +163,6 @@ func (vm *VM) argv() []string {
 		args = append(args, "-chardev", "socket,id=tpm,path="+vm.file("tpm"), "-tpmdev", "emulator,id=tpm0,chardev=tpm", "-device", "tpm-crb,tpmdev=tpm0")
 	}
 	return args
-}
-
-// patience is how long firmware waits before it boots. HTTP boot of edk2 before
-// 2025 asks by DHCPv6 while its link-local address is still under test, and gives
-// up (tianocore/edk2 pull request 11096).
-func (vm *VM) patience() string {
-	if vm.HTTPBoot && vm.IPv6 {
-		return "menu=on,splash-time=8000,reboot-timeout=5000"
-	}
-	return "reboot-timeout=5000"
 }
 
 // uuid is derived from the MAC address: stable, and each machine its own.
