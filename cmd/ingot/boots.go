@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"strings"
@@ -30,7 +31,7 @@ outcome, reason. Of one machine the latest boot is drawn stage by stage; with
 				ref = args[0]
 			}
 			cl := a.client()
-			boots, err := cl.Boots(cmd.Context(), ref, limit)
+			boots, err := a.bootsOf(cmd.Context(), ref, limit)
 			if err != nil {
 				return err
 			}
@@ -56,6 +57,24 @@ outcome, reason. Of one machine the latest boot is drawn stage by stage; with
 	c.Flags().IntVarP(&limit, "limit", "n", 20, "number of boots at most")
 	c.Flags().BoolVarP(&timeline, "timeline", "t", false, "draw each boot stage by stage")
 	return c
+}
+
+// bootsOf are the boots of the machines that ref names; of all for an empty one.
+func (a *app) bootsOf(ctx context.Context, ref string, limit int) (all []fleet.Boot, err error) {
+	names := []string{""}
+	if ref != "" {
+		if names, err = a.hosts(ctx, []string{ref}); err != nil {
+			return nil, err
+		}
+	}
+	for _, n := range names {
+		boots, err := a.client().Boots(ctx, n, limit)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, boots...)
+	}
+	return all, nil
 }
 
 // bootTable lists boots, oldest first, so that the latest is next to the prompt.

@@ -39,10 +39,24 @@ func (a *app) machineCommand() *cobra.Command {
 		},
 	}
 	show := &cobra.Command{
-		Use: "show MACHINE", Short: "what is known of one machine",
-		Long:    "Show one machine: identity, hardware as it last told it, assignment, grants, last boots.\nMACHINE is an id, name, MAC address, UUID or a unique beginning of one.",
-		Example: "  ingot machine show node01", Args: exactArgs("MACHINE"),
-		RunE: func(cmd *cobra.Command, args []string) error { return a.machineShow(cmd.Context(), args[0]) },
+		Use: "show MACHINE...", Short: "what is known of one machine",
+		Long:    "Show machines: identity, hardware as it last told it, assignment, grants, last boots.\n\n" + naming,
+		Example: "  ingot machine show node01", Args: leastArgs("MACHINE"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			names, err := a.hosts(cmd.Context(), args)
+			if err != nil {
+				return err
+			}
+			for i, n := range names {
+				if i > 0 && a.output != "json" {
+					fmt.Fprintln(a.stdout)
+				}
+				if err := a.machineShow(cmd.Context(), n); err != nil {
+					return err
+				}
+			}
+			return nil
+		},
 	}
 	return group("machine", "list, show, approve, label and merge machines", ls, show, a.approveCommand(), a.labelCommand(), a.renameCommand(),
 		a.mergeCommand(), a.retireCommand(), a.forgetCommand(), a.importMachinesCommand())
@@ -125,14 +139,11 @@ byte that is not zero in its first or last MiB, is refused all the same.`,
 			if disk == "" {
 				return usagef("--disk SERIAL is needed: a grant names one disk; `ingot machine show %s` lists them", args[0])
 			}
-			m, err := a.client().Grant(cmd.Context(), args[0], args[1], disk, ttl)
-			if err != nil {
-				return err
-			}
-			return a.show(m, func(w io.Writer) {
-				fmt.Fprintf(w, "the next boot of %s may initialise disk %q as volume %q, within %s\n",
-					plain(called(m)), disk, args[1], ttl)
-			})
+			ctx := cmd.Context()
+			return a.eachMachine(ctx, args[:1], func(n string) (fleet.Machine, error) { return a.client().Grant(ctx, n, args[1], disk, ttl) },
+				func(m fleet.Machine) string {
+					return fmt.Sprintf("the next boot of %s may initialise disk %q as volume %q, within %s", called(m), disk, args[1], ttl)
+				})
 		},
 	}
 	c.Flags().StringVar(&disk, "disk", "", "serial number or WWN of the disk")
@@ -241,6 +252,9 @@ func machineDetails(w io.Writer, m fleet.Machine, now time.Time) {
 	}
 	for f, l := range m.Loaders {
 		row(t, "loader", l+" for "+string(f)+", since others stalled")
+	}
+	for _, f := range m.Trial.Failures {
+		row(t, "failure", fmt.Sprintf("boot %s, %s: %s", f.Boot.Short(), ago(f.At, now), f.Reason))
 	}
 	row(t, "first seen", ago(m.FirstSeen, now))
 	row(t, "last seen", ago(m.LastSeen, now))
