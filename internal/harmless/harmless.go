@@ -4,7 +4,6 @@
 package harmless
 
 import (
-	"bytes"
 	"fmt"
 	"strings"
 	"unicode"
@@ -17,6 +16,9 @@ import (
 // Cc and Cf: bidirectional overrides, zero-width ones), line and paragraph
 // separators, and bytes that are not UTF-8.
 func Harms(r rune) bool {
+	if r < utf8.RuneSelf { // nearly all of a long list
+		return r < ' ' || r == 0x7f
+	}
 	return unicode.IsControl(r) || unicode.In(r, unicode.Cf, unicode.Zl, unicode.Zp) || r == utf8.RuneError
 }
 
@@ -44,20 +46,30 @@ func Lines(s string) string {
 // can only be inside of strings, so the value stays the same; white space
 // between values is kept.
 func JSON(text []byte) []byte {
-	if !bytes.ContainsFunc(text, func(r rune) bool { return r != '\n' && Harms(r) }) {
+	var out []byte // nil as long as nothing was changed
+	done := 0      // of text, what out has
+	for i := 0; i < len(text); {
+		if c := text[i]; c >= ' ' && c < 0x7f || c == '\n' || c == '\t' || c == '\r' {
+			i++
+			continue
+		}
+		r, n := utf8.DecodeRune(text[i:])
+		if Harms(r) {
+			out = escape(append(out, text[done:i]...), r)
+			done = i + n
+		}
+		i += n
+	}
+	if out == nil {
 		return text
 	}
-	out := make([]byte, 0, len(text)+64)
-	for _, r := range string(text) {
-		switch {
-		case r == '\n' || r == '\t' || r == '\r' || !Harms(r):
-			out = utf8.AppendRune(out, r)
-		case r > 0xffff:
-			a, b := utf16.EncodeRune(r)
-			out = fmt.Appendf(out, `\u%04x\u%04x`, a, b)
-		default:
-			out = fmt.Appendf(out, `\u%04x`, r)
-		}
+	return append(out, text[done:]...)
+}
+
+func escape(out []byte, r rune) []byte {
+	if r > 0xffff {
+		a, b := utf16.EncodeRune(r)
+		return fmt.Appendf(out, `\u%04x\u%04x`, a, b)
 	}
-	return out
+	return fmt.Appendf(out, `\u%04x`, r)
 }

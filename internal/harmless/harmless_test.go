@@ -52,3 +52,12 @@ func TestJSON(t *testing.T) {
 		}
 	}
 }
+
+// BenchmarkJSON is a list of ten thousand machines, as a server answers it.
+func BenchmarkJSON(b *testing.B) {
+	text := []byte("[" + strings.Repeat(`{"id":"m-525400120001","name":"node00001","state":"approved","macs":["52:54:00:12:00:01"],"facts":{"vendor":"Example","product":"Server"}},`+"\n", 10_000) + "{}]")
+	b.SetBytes(int64(len(text)))
+	for b.Loop() {
+		JSON(text)
+	}
+}
