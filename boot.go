@@ -178,13 +178,13 @@ type Report struct {
 //	console                 POST text: what kernel and ingot-init said since the last post, at most MaxConsole
 //	crash                   POST text: what the firmware kept of the crash before this boot (pstore)
 //	report                  POST Report
-func BootPath(boot BootID, part string) string { return "/b/" + string(boot) + "/" + part }
+func BootPath(boot BootKey, part string) string { return "/b/" + string(boot) + "/" + part }
 
 // Kernel command line keys that the loader's script passes to ingot-init; and
 // the one that a UKI carries.
 const (
 	ArgServer = "ingot.server" // base URL, "http://10.99.0.1:80"
-	ArgBoot   = "ingot.boot"   // BootID
+	ArgBoot   = "ingot.boot"   // BootKey
 	ArgMAC    = "ingot.mac"    // MAC address of the boot NIC
 	ArgDebug  = "ingot.debug"  // present: more words on the console
 

@@ -15,8 +15,8 @@ var (
 	ErrBadDigest = errors.New("not a sha256 digest")
 	// ErrBadName: the text is not PROFILE or PROFILE:VERSION.
 	ErrBadName = errors.New("not an image name")
-	// ErrBadBootID: the text is not 32 lower-case hex digits.
-	ErrBadBootID = errors.New("not a boot id")
+	// ErrBadBootKey: the text is not 64 lower-case hex digits.
+	ErrBadBootKey = errors.New("not a boot key")
 	// ErrBadMAC: the text is not a 48-bit hardware address.
 	ErrBadMAC = errors.New("not a MAC address")
 )
@@ -143,18 +143,8 @@ func ParseMAC(s string) (string, error) {
 }
 
 // BootID names one boot of one machine: 32 lower-case hex digits (128 random
-// bits). It doubles as that boot's bearer credential on the boot network.
+// bits). It is no secret.
 type BootID string
-
-var bootIDRE = regexp.MustCompile(`^[0-9a-f]{32}$`)
-
-// ParseBootID accepts exactly the canonical form.
-func ParseBootID(s string) (BootID, error) {
-	if !bootIDRE.MatchString(s) {
-		return "", fmt.Errorf("%w: %q", ErrBadBootID, s)
-	}
-	return BootID(s), nil
-}
 
 // Short returns the first 8 digits, for tables and logs.
 func (b BootID) Short() string {
@@ -163,6 +153,36 @@ func (b BootID) Short() string {
 	}
 	return string(b)
 }
+
+// BootKey is the bearer credential of one boot on the boot network: its BootID,
+// and 32 more hex digits that only the server can make. It is in the URLs and
+// kernel arguments of that boot, and belongs neither into logs nor into records.
+type BootKey string
+
+var bootKeyRE = regexp.MustCompile(`^[0-9a-f]{64}$`)
+
+// ParseBootKey accepts exactly the canonical form. Its error does not repeat
+// the text, which may be nearly right.
+func ParseBootKey(s string) (BootKey, error) {
+	if !bootKeyRE.MatchString(s) {
+		return "", fmt.Errorf("%w: want 64 hex digits, got %d characters", ErrBadBootKey, len(s))
+	}
+	return BootKey(s), nil
+}
+
+// NewBootKey makes the key of a boot from 16 bytes that nobody can guess.
+func NewBootKey(b BootID, secret [16]byte) BootKey {
+	return BootKey(string(b) + hex.EncodeToString(secret[:]))
+}
+
+// ID is the boot that the key is of.
+func (k BootKey) ID() BootID { return BootID(k[:min(len(k), 32)]) }
+
+var anyBootKeyRE = regexp.MustCompile(`(/b/|` + ArgBoot + `=)([0-9a-f]{8})[0-9a-f]{24,56}`)
+
+// HideBootKeys shortens every boot key in a text: in URLs, and in kernel
+// command lines, which kernels log.
+func HideBootKeys(text string) string { return anyBootKeyRE.ReplaceAllString(text, "${1}${2}…") }
 
 // NewBootID makes a BootID from 16 random bytes that the caller drew.
 func NewBootID(random [16]byte) BootID { return BootID(hex.EncodeToString(random[:])) }

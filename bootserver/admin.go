@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"ingot"
+	"ingot/bootserver/access"
 	"ingot/bootserver/api"
 	"ingot/bootserver/fleet"
 	"ingot/bootserver/state"
@@ -35,15 +36,23 @@ func (a admin) Network() api.Network {
 // Version implements api.Backend.
 func (a admin) Version() string { return a.server.conf.Version }
 
+// Ready implements api.Backend.
+func (a admin) Ready() error {
+	if !a.server.ready.Load() {
+		return errors.New("the server is starting or ending")
+	}
+	return nil
+}
+
 // Reload implements api.Backend.
 func (a admin) Reload(ctx context.Context) (api.Reloaded, error) {
 	r, err := a.server.Reload(ctx)
 	var faults yamlfile.Faults
 	switch {
 	case errors.Is(err, ErrNoReload):
-		return r, api.Problem{Status: 409, Title: err.Error(), Next: "write /etc/ingot/ingot.yaml, see: ingot config show; and restart the server"}
+		return r, api.Problem{Status: 409, Detail: err.Error(), Next: "write /etc/ingot/ingot.yaml, see: ingot config show; and restart the server"}
 	case errors.As(err, &faults):
-		return r, api.Problem{Status: 400, Title: err.Error(), Next: "ingot config check"}
+		return r, api.Problem{Status: 400, Detail: err.Error(), Next: "ingot config check"}
 	case err != nil:
 		return r, imageProblem(err)
 	}
@@ -75,14 +84,14 @@ func pick(machines []fleet.Machine, ref string) (fleet.Machine, error) {
 	case 1:
 		return found[0], nil
 	case 0:
-		return fleet.Machine{}, api.Problem{Status: 404, Title: fmt.Sprintf("no machine answers to %q", ref), Next: "ingot machine ls"}
+		return fleet.Machine{}, api.Problem{Status: 404, Detail: fmt.Sprintf("no machine answers to %q", ref), Next: "ingot machine ls"}
 	default:
-		return fleet.Machine{}, api.Problem{Status: 409, Title: fmt.Sprintf("%d machines begin with %q", len(found), ref), Next: "give more of the name"}
+		return fleet.Machine{}, api.Problem{Status: 409, Detail: fmt.Sprintf("%d machines begin with %q", len(found), ref), Next: "give more of the name"}
 	}
 }
 
-// change updates one machine.
-func (a admin) change(ref string, f func(m fleet.Machine, all []fleet.Machine) (fleet.Machine, error)) (fleet.Machine, error) {
+// change updates one machine, and notes in the audit log who did it.
+func (a admin) change(ctx context.Context, action, ref string, f func(m fleet.Machine, all []fleet.Machine) (fleet.Machine, error)) (fleet.Machine, error) {
 	var changed fleet.Machine
 	err := a.state.Update(func(tx *state.Tx) error {
 		all := tx.Machines()
@@ -94,6 +103,7 @@ func (a admin) change(ref string, f func(m fleet.Machine, all []fleet.Machine) (
 			return err
 		}
 		tx.PutMachine(changed)
+		tx.Audit(a.noted(ctx, action, string(m.ID), changed.Hostname(), m, changed))
 		return nil
 	})
 	return changed, err
@@ -111,7 +121,7 @@ func (a admin) Approve(ctx context.Context, ref string, q api.ApproveRequest) (f
 			return fleet.Machine{}, imageProblem(err)
 		}
 	}
-	return a.change(ref, func(m fleet.Machine, all []fleet.Machine) (fleet.Machine, error) {
+	return a.change(ctx, "machine.approve", ref, func(m fleet.Machine, all []fleet.Machine) (fleet.Machine, error) {
 		if err := freeName(all, m, q.Name); err != nil {
 			return m, err
 		}
@@ -122,7 +132,7 @@ func (a admin) Approve(ctx context.Context, ref string, q api.ApproveRequest) (f
 		if as.Image != "" {
 			m = fleet.Assign(m, as)
 		}
-		a.log.Info("approved", "machine", m.ID, "name", m.Name, "image", m.Assignment.Name)
+		a.log.Info("approved", "by", access.From(ctx).String(), "machine", m.ID, "name", m.Name, "image", m.Assignment.Name)
 		return m, nil
 	})
 }
@@ -133,15 +143,15 @@ func (a admin) Assign(ctx context.Context, ref, im, why string) (fleet.Machine, 
 	if err != nil {
 		return fleet.Machine{}, imageProblem(err)
 	}
-	return a.change(ref, func(m fleet.Machine, _ []fleet.Machine) (fleet.Machine, error) {
-		a.log.Info("assigned", "machine", m.ID, "image", as.Name, "before", m.Assignment.Name, "why", why)
+	return a.change(ctx, "machine.assign", ref, func(m fleet.Machine, _ []fleet.Machine) (fleet.Machine, error) {
+		a.log.Info("assigned", "by", access.From(ctx).String(), "machine", m.ID, "image", as.Name, "before", m.Assignment.Name, "why", why)
 		return fleet.Assign(m, as), nil
 	})
 }
 
 // Rollback implements api.Backend.
 func (a admin) Rollback(ctx context.Context, ref string) (fleet.Machine, error) {
-	return a.change(ref, func(m fleet.Machine, _ []fleet.Machine) (fleet.Machine, error) {
+	return a.change(ctx, "machine.rollback", ref, func(m fleet.Machine, _ []fleet.Machine) (fleet.Machine, error) {
 		// An image that left the store meanwhile cannot be gone back to.
 		m.Healthy = slices.DeleteFunc(slices.Clone(m.Healthy), func(r fleet.ImageRef) bool {
 			_, err := a.images.Get(ctx, string(r.Image))
@@ -149,33 +159,33 @@ func (a admin) Rollback(ctx context.Context, ref string) (fleet.Machine, error) 
 		})
 		as, err := fleet.Rollback(m, a.now())
 		if err != nil {
-			return m, api.Problem{Status: 409, Title: fmt.Sprintf("%s: %v", m.Hostname(), err), Next: "choose one: ingot image ls, ingot assign " + m.Hostname() + " IMAGE"}
+			return m, api.Problem{Status: 409, Detail: fmt.Sprintf("%s: %v", m.Hostname(), err), Next: "choose one: ingot image ls, ingot assign " + m.Hostname() + " IMAGE"}
 		}
-		a.log.Info("rolled back", "machine", m.ID, "image", as.Name, "before", m.Assignment.Name)
+		a.log.Info("rolled back", "by", access.From(ctx).String(), "machine", m.ID, "image", as.Name, "before", m.Assignment.Name)
 		return fleet.Assign(m, as), nil
 	})
 }
 
 // Resume implements api.Backend.
-func (a admin) Resume(ref string) (fleet.Machine, error) {
-	return a.change(ref, func(m fleet.Machine, _ []fleet.Machine) (fleet.Machine, error) {
-		a.log.Info("resumed", "machine", m.ID, "image", m.Assignment.Name)
+func (a admin) Resume(ctx context.Context, ref string) (fleet.Machine, error) {
+	return a.change(ctx, "machine.resume", ref, func(m fleet.Machine, _ []fleet.Machine) (fleet.Machine, error) {
+		a.log.Info("resumed", "by", access.From(ctx).String(), "machine", m.ID, "image", m.Assignment.Name)
 		return fleet.Resume(m), nil
 	})
 }
 
 // Grant implements api.Backend.
-func (a admin) Grant(ref, volume, disk string, ttl time.Duration) (fleet.Machine, error) {
+func (a admin) Grant(ctx context.Context, ref, volume, disk string, ttl time.Duration) (fleet.Machine, error) {
 	switch {
 	case disk == "":
-		return fleet.Machine{}, api.Problem{Status: 400, Title: "a grant names one disk", Next: "give its serial number or WWN with --disk"}
+		return fleet.Machine{}, api.Problem{Status: 400, Detail: "a grant names one disk", Next: "give its serial number or WWN with --disk"}
 	case ttl <= 0 || ttl > 7*24*time.Hour:
-		return fleet.Machine{}, api.Problem{Status: 400, Title: fmt.Sprintf("a grant cannot last %s", ttl), Next: "give --for between 1m and 168h"}
+		return fleet.Machine{}, api.Problem{Status: 400, Detail: fmt.Sprintf("a grant cannot last %s", ttl), Next: "give --for between 1m and 168h"}
 	}
-	return a.change(ref, func(m fleet.Machine, _ []fleet.Machine) (fleet.Machine, error) {
+	return a.change(ctx, "machine.grant", ref, func(m fleet.Machine, _ []fleet.Machine) (fleet.Machine, error) {
 		now := a.now()
 		g := fleet.Grant{Grant: ingot.Grant{Volume: volume, Disk: disk, Expires: now.Add(ttl)}, Given: now}
-		a.log.Info("granted", "machine", m.ID, "volume", volume, "disk", disk, "until", g.Expires)
+		a.log.Info("granted", "by", access.From(ctx).String(), "machine", m.ID, "volume", volume, "disk", disk, "until", g.Expires)
 		return fleet.Give(m, g, now), nil
 	})
 }
@@ -185,5 +195,5 @@ func imageProblem(err error) error {
 	if errors.Is(err, image.ErrNotFound) {
 		status = 404
 	}
-	return api.Problem{Status: status, Title: err.Error(), Next: "ingot image ls"}
+	return api.Problem{Status: status, Detail: err.Error(), Next: "ingot image ls"}
 }

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"ingot"
+	"ingot/bootserver/access"
 	"ingot/bootserver/api"
 	"ingot/bootserver/config"
 	"ingot/bootserver/dhcp"
@@ -148,7 +149,8 @@ func askedOverSocket(b *testing.B, boot *booter) float64 {
 	if err != nil {
 		b.Fatal(err)
 	}
-	srv := &http.Server{Handler: api.Handler(admin{boot, &Server{booter: boot}})}
+	srv := &http.Server{ConnContext: access.ConnContext,
+		Handler: api.Handler(admin{boot, &Server{booter: boot}}, &access.Keeper{Find: boot.state.Credential, Now: time.Now}, nil)}
 	go func() { _ = srv.Serve(l) }() // until it is closed
 	defer srv.Close()
 	c := api.Dial(l.Addr().String())

@@ -4,7 +4,9 @@ import (
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
+	"crypto/subtle"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -64,8 +66,21 @@ func (b *booter) checkFirst(ctx context.Context, c config.Boots) error {
 	return err
 }
 
-// scriptURL is what a loader is told by DHCP.
-func scriptURL(base string, id ingot.BootID) string { return base + ingot.BootPath(id, "script") }
+// key is the credential of a boot. It is made of the server's secret whenever it
+// is wanted, so it is recorded nowhere.
+func (b *booter) key(id ingot.BootID) ingot.BootKey {
+	return ingot.NewBootKey(id, [16]byte(b.derive("boot", string(id))[:16]))
+}
+
+// Knows implements httpboot.Booter.
+func (b *booter) Knows(k ingot.BootKey) bool {
+	return subtle.ConstantTimeCompare([]byte(k), []byte(b.key(k.ID()))) == 1
+}
+
+// urlOfBoot is the URL of a part of a boot.
+func (b *booter) urlOfBoot(base string, id ingot.BootID, part string) string {
+	return base + ingot.BootPath(b.key(id), part)
+}
 
 // errCrowded: too many strangers wait already.
 var errCrowded = fmt.Errorf("%d machines are pending already; approve or remove some before new ones are recorded", state.MaxPending)
@@ -183,6 +198,16 @@ func known(tx *state.Tx, id ingot.BootID) (fleet.Boot, fleet.Machine, error) {
 	return boot, m, nil
 }
 
+// latest returns a boot and its machine, unless the machine began another one
+// since: then the key of the old one is good for nothing more.
+func latest(tx *state.Tx, id ingot.BootID) (fleet.Boot, fleet.Machine, error) {
+	boot, m, err := known(tx, id)
+	if err == nil && m.Boot != id {
+		err = fmt.Errorf("%w: boot %s is over, the machine began another one", httpboot.ErrRefused, id.Short())
+	}
+	return boot, m, err
+}
+
 // Script implements httpboot.Booter: it decides what the machine boots now.
 func (b *booter) Script(id ingot.BootID, base string) (text string, err error) {
 	now := b.now()
@@ -198,12 +223,12 @@ func (b *booter) Script(id ingot.BootID, base string) (text string, err error) {
 		}
 		ref, err := fleet.Next(m)
 		if err != nil {
-			text = waitScript(base, m, boot, err)
+			text = b.waitScript(base, m, boot, err)
 			return nil
 		}
 		im, err := b.image(ref.Image)
 		if err != nil {
-			text = waitScript(base, m, boot, err)
+			text = b.waitScript(base, m, boot, err)
 			return nil
 		}
 		if boot.Image.Image == "" {
@@ -212,7 +237,7 @@ func (b *booter) Script(id ingot.BootID, base string) (text string, err error) {
 		}
 		boot = fleet.Record(boot, ingot.Event{Stage: ingot.StageScript, Detail: ref.Name}, now)
 		tx.PutBoot(boot)
-		text = bootScript(base, m, boot, im)
+		text = b.bootScript(base, m, boot, im)
 		return nil
 	})
 	return text, err
@@ -237,18 +262,18 @@ func (b *booter) image(d ingot.Digest) (image.Image, error) {
 	return im, nil
 }
 
-func bootScript(base string, m fleet.Machine, boot fleet.Boot, im image.Image) string {
-	url := func(part string) string { return base + ingot.BootPath(boot.ID, im.Digest.Hex()+"/"+part) }
+func (b *booter) bootScript(base string, m fleet.Machine, boot fleet.Boot, im image.Image) string {
+	url := func(part string) string { return b.urlOfBoot(base, boot.ID, im.Digest.Hex()+"/"+part) }
 	args := slices.Concat(im.Manifest.Arguments, []string{ingot.ArgServer + "=" + base,
-		ingot.ArgBoot + "=" + string(boot.ID), ingot.ArgMAC + "=${netX/mac}"})
+		ingot.ArgBoot + "=" + string(b.key(boot.ID)), ingot.ArgMAC + "=${netX/mac}"})
 	if !slices.ContainsFunc(args, func(a string) bool { return strings.HasPrefix(a, "panic=") }) {
 		args = append(args, "panic=30") // a kernel that cannot go on must not wait for a person
 	}
 	return ipxe.Boot{Image: im.Name.String() + " for " + m.Hostname(), Kernel: url("kernel"), Initramfs: url("initramfs"),
-		Arguments: args, Again: scriptURL(base, boot.ID)}.Text()
+		Arguments: args, Again: b.urlOfBoot(base, boot.ID, "script")}.Text()
 }
 
-func waitScript(base string, m fleet.Machine, boot fleet.Boot, why error) string {
+func (b *booter) waitScript(base string, m fleet.Machine, boot fleet.Boot, why error) string {
 	lines := []string{"", "  ingot", fmt.Sprintf("  machine %s  %s", m.ID, strings.Join(m.MACs, " ")), ""}
 	switch {
 	case m.State == fleet.Retired:
@@ -268,7 +293,7 @@ func waitScript(base string, m fleet.Machine, boot fleet.Boot, why error) string
 	default:
 		lines = append(lines, "  The image of this machine cannot be served: "+why.Error())
 	}
-	return ipxe.Wait{Lines: append(lines, ""), Again: scriptURL(base, boot.ID)}.Text()
+	return ipxe.Wait{Lines: append(lines, ""), Again: b.urlOfBoot(base, boot.ID, "script")}.Text()
 }
 
 // Artifact implements httpboot.Booter. A boot gets the files of its own image
@@ -278,6 +303,9 @@ func (b *booter) Artifact(id ingot.BootID, digest ingot.Digest, part string) (ht
 	if !ok {
 		return httpboot.Artifact{}, fmt.Errorf("%w boot %s", httpboot.ErrUnknown, id.Short())
 	}
+	if !boot.Open() {
+		return httpboot.Artifact{}, fmt.Errorf("%w: boot %s is over", httpboot.ErrRefused, id.Short())
+	}
 	if part == "autoexec.ipxe" { // a loader that came by HTTP looks for it beside itself
 		text := []byte(ipxe.Autoexec())
 		return httpboot.Artifact{Bytes: text, Digest: ingot.DigestOf(text)}, nil
@@ -285,7 +313,7 @@ func (b *booter) Artifact(id ingot.BootID, digest ingot.Digest, part string) (ht
 	if l, ok := b.loaders[part]; ok && ingot.DigestOf(l) == digest {
 		return httpboot.Artifact{Bytes: l, Digest: digest}, nil
 	}
-	if boot.Image.Image != digest || !boot.Open() {
+	if boot.Image.Image != digest {
 		return httpboot.Artifact{}, fmt.Errorf("%w: image %s is not what boot %s may run", httpboot.ErrRefused, digest.Short(), id.Short())
 	}
 	im, err := b.image(digest)
@@ -347,6 +375,184 @@ func (b *booter) Served(id ingot.BootID, part string, n int64, whole bool) {
 	if err != nil {
 		b.log.Warn("recording bytes", "boot", id.Short(), "err", err)
 	}
+}
+
+// Ticket implements httpboot.Booter.
+func (b *booter) Ticket(id ingot.BootID, q ingot.TicketRequest) (signed ingot.SignedTicket, err error) {
+	now := b.now()
+	var asked *fleet.Question
+	defer func() {
+		if err == nil && asked != nil {
+			err = fmt.Errorf("%w: an operator must look at this machine: %s", httpboot.ErrRefused, asked.What)
+		}
+	}()
+	err = b.state.Update(func(tx *state.Tx) error {
+		boot, m, err := known(tx, id)
+		if err != nil {
+			return err
+		}
+		switch {
+		case m.State != fleet.Approved:
+			return fmt.Errorf("%w: %w", httpboot.ErrRefused, fleet.ErrNotApproved)
+		case !boot.Open() || m.Boot != id || boot.Image.Image == "":
+			return fmt.Errorf("%w: boot %s is over; this machine should start over", httpboot.ErrRefused, id.Short())
+		}
+		im, err := b.image(boot.Image.Image)
+		if err != nil {
+			return fmt.Errorf("%w: %w", httpboot.ErrRefused, err)
+		}
+		m, boot.Changes = fleet.Learn(m, boundFacts(q.Facts), now)
+		late := boot.Deadline.Sub(now) < leastTime
+		if late { // its loader was slow; what the machine is told is what we wait for
+			boot.Deadline = now.Add(leastTime)
+		}
+		if len(boot.Changes) > 0 {
+			b.log.Warn("hardware changed", "machine", m.ID, "boot", id.Short(), "changes", boot.Changes)
+		}
+		if late || len(boot.Changes) > 0 {
+			tx.PutBoot(boot)
+		}
+		if m.Ask != nil {
+			tx.PutMachine(m)
+			asked = m.Ask // the record stays, the ticket does not
+			return nil
+		}
+		m, lent := fleet.Lend(m, id, now)
+		text, err := json.Marshal(ingot.Ticket{Boot: id, Machine: m.ID, Hostname: m.Hostname(), MachineKey: m.MachineKey, Nonce: q.Nonce,
+			Issued: now, Expires: now.Add(time.Duration(b.policy.Load().Ticket)), Image: im.Digest, Name: im.Name.String(), Grants: lent,
+			Deadline: boot.Deadline.Sub(now), Restart: fleet.Restarts(m, boot, b.policyNow(), b.have, now)})
+		if err != nil {
+			return err
+		}
+		tx.PutMachine(m)
+		signed = ingot.SignedTicket{Ticket: text, Signature: b.keys.Server.Secret.Sign(text, "ticket "+string(id))}
+		return nil
+	})
+	return signed, err
+}
+
+// leastTime is what a machine has from its ticket to its report, however late
+// it asked for the ticket.
+const leastTime = time.Minute
+
+// boundFacts bounds what a machine can make the record of it grow by.
+func boundFacts(f ingot.Facts) ingot.Facts {
+	f.NICs, f.Disks = f.NICs[:min(len(f.NICs), 64)], f.Disks[:min(len(f.Disks), 256)]
+	for _, s := range []*string{&f.UUID, &f.Serial, &f.Vendor, &f.Product, &f.BIOS, &f.CPU, &f.Kernel} {
+		*s = clip(*s)
+	}
+	return f
+}
+
+// Event implements httpboot.Booter.
+func (b *booter) Event(id ingot.BootID, e ingot.Event) error {
+	now := b.now()
+	e.Detail, e.Error = clip(e.Detail), clip(e.Error)
+	return b.state.Update(func(tx *state.Tx) error {
+		boot, m, err := latest(tx, id)
+		if err != nil {
+			return err
+		}
+		after := fleet.Record(boot, e, now)
+		if len(after.Events) != len(boot.Events) {
+			tx.PutBoot(after)
+		}
+		if !after.Open() && boot.Open() {
+			tx.PutMachine(b.heal(m, after))
+		}
+		if e.Error != "" {
+			b.log.Warn("a boot failed", "machine", m.ID, "boot", id.Short(), "stage", string(e.Stage), "err", e.Error, "retry", e.Retry)
+		}
+		return nil
+	})
+}
+
+// clip bounds a text from a machine, and takes the credential of its boot out.
+func clip(s string) string { return ingot.HideBootKeys(strings.ToValidUTF8(s[:min(len(s), 1000)], "")) }
+
+// Waits implements httpboot.Booter: what SMBIOS says of a machine that waits is
+// for rules, and for the operator who is to approve it. Of a machine that has
+// told its facts itself nothing is taken.
+func (b *booter) Waits(id ingot.BootID, f ingot.Facts) error {
+	f = boundFacts(f)
+	return b.state.Update(func(tx *state.Tx) error {
+		_, m, err := known(tx, id)
+		if err != nil || m.State != fleet.Pending || m.Facts.RAM != 0 || m.Boot != id {
+			return err
+		}
+		after := m
+		after.Facts.Vendor, after.Facts.Product, after.Facts.Serial = f.Vendor, f.Product, ingot.PlausibleSerial(f.Serial)
+		after = b.rule(after)
+		if after.Facts.Vendor != m.Facts.Vendor || after.Facts.Product != m.Facts.Product || after.Facts.Serial != m.Facts.Serial || after.State != m.State {
+			tx.PutMachine(after)
+		}
+		return nil
+	})
+}
+
+// Console implements httpboot.Booter. A boot that ended may still speak: its
+// last words come late.
+func (b *booter) Console(id ingot.BootID, text string) error {
+	// The kernel repeats its command line, and with it the key of the boot.
+	text = fleet.Printable(ingot.HideBootKeys(text))
+	return b.state.Update(func(tx *state.Tx) error {
+		if _, _, err := latest(tx, id); err != nil || text == "" {
+			return err
+		}
+		tx.AddConsole(id, text)
+		return nil
+	})
+}
+
+// Crash implements httpboot.Booter: what is left of a crash belongs to the boot
+// before the one that tells it.
+func (b *booter) Crash(id ingot.BootID, text string) error {
+	text = fleet.Printable(ingot.HideBootKeys(text))
+	return b.state.Update(func(tx *state.Tx) error {
+		boot, m, err := latest(tx, id)
+		if err != nil || text == "" {
+			return err
+		}
+		before, ok := tx.Boot(boot.Before)
+		if !ok {
+			return nil // it crashed when it was not ours
+		}
+		before.Crash = clip(fleet.CrashLine(text))
+		tx.PutBoot(before)
+		tx.AddConsole(before.ID, "--- what the firmware kept of the crash (pstore) ---\n"+text)
+		b.log.Warn("a machine crashed before this boot", "machine", m.ID, "boot", before.ID.Short(), "crash", before.Crash)
+		return nil
+	})
+}
+
+// Report implements httpboot.Booter.
+func (b *booter) Report(id ingot.BootID, r ingot.Report) error {
+	now := b.now()
+	if len(r.Checks) > 100 {
+		return fmt.Errorf("%w: a report of %d checks", httpboot.ErrRefused, len(r.Checks))
+	}
+	for i := range r.Checks {
+		r.Checks[i].Name, r.Checks[i].Detail = clip(r.Checks[i].Name), clip(r.Checks[i].Detail)
+	}
+	r.Failed = r.Failed[:min(len(r.Failed), 20)]
+	for i := range r.Failed {
+		r.Failed[i] = clip(r.Failed[i])
+	}
+	return b.state.Update(func(tx *state.Tx) error {
+		boot, m, err := latest(tx, id)
+		if err != nil {
+			return err
+		}
+		after, machine := fleet.Judge(boot, m, r, now)
+		if after.Outcome != boot.Outcome {
+			b.log.Info("a boot is decided", "machine", m.ID, "boot", id.Short(), "image", boot.Image.Name,
+				"outcome", string(after.Outcome), "reason", after.Reason, "took", now.Sub(boot.Started).Round(100*time.Millisecond))
+			machine = b.heal(machine, after)
+		}
+		tx.PutBoot(after)
+		tx.PutMachine(machine)
+		return nil
+	})
 }
 
 // policyNow is how machines heal.

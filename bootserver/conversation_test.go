@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
@@ -17,6 +18,7 @@ import (
 	"time"
 
 	"ingot"
+	"ingot/bootserver/access"
 	"ingot/bootserver/api"
 	"ingot/bootserver/config"
 	"ingot/bootserver/dhcp"
@@ -30,10 +32,11 @@ import (
 // house is a server without sockets for packets, and an operator's client.
 type house struct {
 	*booter
-	t     *testing.T
-	web   *httptest.Server
-	api   *api.Client
-	clock time.Time
+	t      *testing.T
+	web    *httptest.Server
+	api    *api.Client // of the local administrator
+	server *Server
+	clock  time.Time
 }
 
 func newHouse(t *testing.T) *house {
@@ -59,10 +62,26 @@ func newHouse(t *testing.T) *house {
 	h.web = httptest.NewServer(httpboot.New(h.booter, h.log))
 	t.Cleanup(h.web.Close)
 	h.base = h.web.URL
-	operator := httptest.NewServer(api.Handler(admin{h.booter, &Server{booter: h.booter}}))
-	t.Cleanup(operator.Close)
-	h.api = api.Dial(operator.URL)
+	h.server = &Server{booter: h.booter, log: h.log, conf: Config{Store: images, Now: h.now, Version: "test"}}
+	if h.server.ca, err = access.OpenCA(filepath.Join(root, "keys"), h.now); err != nil {
+		t.Fatal(err)
+	}
+	h.server.metrics = newMetrics(h.server)
+	h.server.ready.Store(true)
+	l, err := net.Listen("unix", filepath.Join(root, "s"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.serve(l, &http.Server{ConnContext: access.ConnContext})
+	h.api = api.Dial(l.Addr().String())
 	return h
+}
+
+// serve answers operators at l.
+func (h *house) serve(l net.Listener, s *http.Server) {
+	s.Handler = api.Handler(admin{h.booter, h.server}, &access.Keeper{Find: h.state.Credential, Now: h.now}, h.server.metrics.seen)
+	go func() { _ = s.Serve(l) }() // it ends with the test
+	h.t.Cleanup(func() { _ = s.Close() })
 }
 
 // image puts a small image into the store.
@@ -137,7 +156,7 @@ func (h *house) post(boot ingot.BootID, part string, v any) (int, []byte) {
 	if err != nil {
 		h.t.Fatal(err)
 	}
-	resp, err := http.Post(h.base+ingot.BootPath(boot, part), "application/json", bytes.NewReader(body))
+	resp, err := http.Post(h.base+ingot.BootPath(h.key(boot), part), "application/json", bytes.NewReader(body))
 	if err != nil {
 		h.t.Fatal(err)
 	}
@@ -163,16 +182,16 @@ func TestWholeConversation(t *testing.T) {
 	if _, err := h.api.Approve(t.Context(), machineID, api.ApproveRequest{Name: "node01"}); err != nil {
 		t.Fatal(err)
 	}
-	if _, script = h.get(scriptURL(h.base, boot)); !strings.Contains(script, "ingot assign "+machineID) {
+	if _, script = h.get(h.urlOfBoot(h.base, boot, "script")); !strings.Contains(script, "ingot assign "+machineID) {
 		t.Errorf("an approved machine without an image gets\n%s", script)
 	}
 	if _, err := h.api.Assign(t.Context(), "node01", "lab:v1", "first"); err != nil {
 		t.Fatal(err)
 	}
-	if _, script = h.get(scriptURL(h.base, boot)); !strings.Contains(script, "ingot.boot="+string(boot)) || !strings.Contains(script, " quiet ") {
+	if _, script = h.get(h.urlOfBoot(h.base, boot, "script")); !strings.Contains(script, "ingot.boot="+string(h.key(boot))) || !strings.Contains(script, " quiet ") {
 		t.Errorf("the boot script is\n%s", script)
 	}
-	part := func(name string) string { return h.base + ingot.BootPath(boot, im.Digest.Hex()+"/"+name) }
+	part := func(name string) string { return h.base + ingot.BootPath(h.key(boot), im.Digest.Hex()+"/"+name) }
 	for name, want := range map[string]string{"kernel": "kernel of v1", "initramfs": "initramfs of v1", "root": "root of v1",
 		"manifest": string(im.OCI), "signature": im.Signature} {
 		if status, got := h.get(part(name)); status != 200 || got != want {
@@ -220,7 +239,7 @@ func TestRefusals(t *testing.T) {
 	v1, v2 := h.put("v1"), h.put("v2")
 	boot, _ := h.ask()
 	stranger := ingot.NewBootID([16]byte{9})
-	path := func(b ingot.BootID, p string) string { return h.base + ingot.BootPath(b, p) }
+	path := func(b ingot.BootID, p string) string { return h.base + ingot.BootPath(h.key(b), p) }
 	if status, _ := h.get(path(boot, v1.Digest.Hex()+"/kernel")); status != 403 {
 		t.Errorf("a pending machine's GET kernel = %d; want 403", status)
 	}
@@ -230,7 +249,7 @@ func TestRefusals(t *testing.T) {
 	if _, err := h.api.Approve(t.Context(), machineID, api.ApproveRequest{Image: "lab:v1"}); err != nil {
 		t.Fatal(err)
 	}
-	h.get(scriptURL(h.base, boot))
+	h.get(h.urlOfBoot(h.base, boot, "script"))
 	for _, c := range []struct {
 		url  string
 		want int
@@ -278,7 +297,7 @@ func TestGetChangesNothing(t *testing.T) {
 	}
 	for range 3 {
 		for _, p := range []string{"script", im.Digest.Hex() + "/kernel", im.Digest.Hex() + "/root", im.Digest.Hex() + "/config"} {
-			h.get(h.base + ingot.BootPath(boot, p))
+			h.get(h.base + ingot.BootPath(h.key(boot), p))
 		}
 	}
 	after, err := json.Marshal(h.state.Machines())
@@ -295,14 +314,14 @@ func TestResetStartsANewBoot(t *testing.T) {
 	if _, err := h.api.Approve(t.Context(), machineID, api.ApproveRequest{Image: "lab:v1"}); err != nil {
 		t.Fatal(err)
 	}
-	h.get(scriptURL(h.base, first))
+	h.get(h.urlOfBoot(h.base, first, "script"))
 	h.clock = h.clock.Add(time.Minute)
 	second, _ := h.ask()
 	boots, err := h.api.Boots(t.Context(), machineID, 0)
 	if err != nil || first == second || len(boots) != 2 || boots[0].Outcome != ingot.OutcomeSilent {
 		t.Fatalf("after a reset: %d boots (%v), the first %q; want 2, the first silent", len(boots), err, boots[0].Outcome)
 	}
-	if _, script := h.get(scriptURL(h.base, first)); !strings.Contains(script, "this boot is over") {
+	if _, script := h.get(h.urlOfBoot(h.base, first, "script")); !strings.Contains(script, "this boot is over") {
 		t.Errorf("the script of an old boot is\n%s", script)
 	}
 	h.clock = h.clock.Add(time.Hour)
@@ -354,7 +373,7 @@ func TestOperatorsMistakes(t *testing.T) {
 	} {
 		err := c.call()
 		var p api.Problem
-		if !errors.As(err, &p) || !strings.Contains(p.Title, c.want) || p.Next == "" && c.name != "unknown image" {
+		if !errors.As(err, &p) || !strings.Contains(p.Detail, c.want) || p.Next == "" && c.name != "unknown image" {
 			t.Errorf("%s: %v (%+v); want a problem with %q and the next step", c.name, err, p, c.want)
 		}
 	}

@@ -272,7 +272,7 @@ func TestVendorRule(t *testing.T) {
 
 func (h *house) postForm(boot ingot.BootID, form string) string {
 	h.t.Helper()
-	resp, err := http.Post(h.base+ingot.BootPath(boot, "script"), "application/x-www-form-urlencoded", strings.NewReader(form))
+	resp, err := http.Post(h.base+ingot.BootPath(h.key(boot), "script"), "application/x-www-form-urlencoded", strings.NewReader(form))
 	if err != nil {
 		h.t.Fatal(err)
 	}

@@ -7,6 +7,12 @@ import (
 	"strings"
 )
 
+// Holder names the process that has a port open, "dnsmasq (process 123)"; it is
+// empty when nobody has, or when that cannot be known.
+func Holder(proto string, port int) string {
+	return strings.TrimPrefix(holder(proto, port), " by ")
+}
+
 // holder names the process that has a port open, " by dnsmasq (process 123)",
 // or nothing when that cannot be known (proc_pid_net(5)).
 // proto is "udp", "tcp", or one of them with a 6 behind it.

@@ -72,7 +72,7 @@ func TestSameMachine(t *testing.T) {
 	ipxe := &dhcpv6.OptUserClass{UserClasses: [][]byte{[]byte("iPXE")}}
 	_, again, url := h.say(dhcpv6.MessageTypeSolicit, network, class, arch, ipxe, &dhcpv6.OptIANA{IaId: [4]byte{2}})
 	m, b := h.machine1()
-	if want := "http://[fd00:99::1]" + ingot.BootPath(m.Boot, "script"); url != want || again != own {
+	if want := "http://[fd00:99::1]" + ingot.BootPath(h.key(m.Boot), "script"); url != want || again != own {
 		t.Errorf("the loader is told %q with the address %s; want %q, %s", url, again, want, own)
 	}
 	if n := len(h.state.Machines()); n != 1 || m.Address != own || b.Stage() != ingot.StageLoader || m.UUID != client.UUID {

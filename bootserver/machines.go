@@ -9,19 +9,20 @@ import (
 	"strings"
 
 	"ingot"
+	"ingot/bootserver/access"
 	"ingot/bootserver/api"
 	"ingot/bootserver/fleet"
 	"ingot/bootserver/state"
 )
 
 // Label implements api.Machinery.
-func (a admin) Label(ref string, q api.LabelRequest) (fleet.Machine, error) {
+func (a admin) Label(ctx context.Context, ref string, q api.LabelRequest) (fleet.Machine, error) {
 	for k, v := range q.Set {
 		if err := fleet.CheckLabel(k, v); err != nil {
-			return fleet.Machine{}, api.Problem{Status: 400, Title: err.Error(), Next: "write KEY=VALUE"}
+			return fleet.Machine{}, api.Problem{Status: 400, Detail: err.Error(), Next: "write KEY=VALUE"}
 		}
 	}
-	return a.change(ref, func(m fleet.Machine, _ []fleet.Machine) (fleet.Machine, error) {
+	return a.change(ctx, "machine.label", ref, func(m fleet.Machine, _ []fleet.Machine) (fleet.Machine, error) {
 		labels := maps.Clone(m.Labels)
 		if labels == nil {
 			labels = map[string]string{}
@@ -31,31 +32,31 @@ func (a admin) Label(ref string, q api.LabelRequest) (fleet.Machine, error) {
 			delete(labels, k)
 		}
 		if len(labels) > fleet.MaxLabels {
-			return m, api.Problem{Status: 400, Title: fmt.Sprintf("a machine has at most %d labels", fleet.MaxLabels), Next: "remove some: ingot machine label " + m.Hostname() + " KEY-"}
+			return m, api.Problem{Status: 400, Detail: fmt.Sprintf("a machine has at most %d labels", fleet.MaxLabels), Next: "remove some: ingot machine label " + m.Hostname() + " KEY-"}
 		}
 		m.Labels = labels
-		a.log.Info("labelled", "machine", m.ID, "labels", labels)
+		a.log.Info("labelled", "by", access.From(ctx).String(), "machine", m.ID, "labels", labels)
 		return m, nil
 	})
 }
 
 // Rename implements api.Machinery.
-func (a admin) Rename(ref, name string) (fleet.Machine, error) {
+func (a admin) Rename(ctx context.Context, ref, name string) (fleet.Machine, error) {
 	if name != "" && !ingot.ValidProfileName(name) {
 		return fleet.Machine{}, badName(name)
 	}
-	return a.change(ref, func(m fleet.Machine, all []fleet.Machine) (fleet.Machine, error) {
+	return a.change(ctx, "machine.rename", ref, func(m fleet.Machine, all []fleet.Machine) (fleet.Machine, error) {
 		if err := freeName(all, m, name); err != nil {
 			return m, err
 		}
-		a.log.Info("renamed", "machine", m.ID, "name", name, "before", m.Name)
+		a.log.Info("renamed", "by", access.From(ctx).String(), "machine", m.ID, "name", name, "before", m.Name)
 		m.Name = name
 		return m, nil
 	})
 }
 
 func badName(name string) error {
-	return api.Problem{Status: 400, Title: fmt.Sprintf("%q cannot be a host name", name), Next: "use lower-case letters, digits and dashes"}
+	return api.Problem{Status: 400, Detail: fmt.Sprintf("%q cannot be a host name", name), Next: "use lower-case letters, digits and dashes"}
 }
 
 // freeName reports a name that another machine has.
@@ -64,29 +65,30 @@ func freeName(all []fleet.Machine, m fleet.Machine, name string) error {
 	if i < 0 {
 		return nil
 	}
-	return api.Problem{Status: 409, Title: fmt.Sprintf("the name %q belongs to machine %s", name, all[i].ID), Next: "choose another name, or: ingot machine rename " + string(all[i].ID) + " NEW-NAME"}
+	return api.Problem{Status: 409, Detail: fmt.Sprintf("the name %q belongs to machine %s", name, all[i].ID), Next: "choose another name, or: ingot machine rename " + string(all[i].ID) + " NEW-NAME"}
 }
 
 // Retire implements api.Machinery.
-func (a admin) Retire(ref string) (fleet.Machine, error) {
-	return a.change(ref, func(m fleet.Machine, _ []fleet.Machine) (fleet.Machine, error) {
-		a.log.Info("retired", "machine", m.ID, "name", m.Name)
+func (a admin) Retire(ctx context.Context, ref string) (fleet.Machine, error) {
+	return a.change(ctx, "machine.retire", ref, func(m fleet.Machine, _ []fleet.Machine) (fleet.Machine, error) {
+		a.log.Info("retired", "by", access.From(ctx).String(), "machine", m.ID, "name", m.Name)
 		m.State = fleet.Retired
 		return m, nil
 	})
 }
 
 // Forget implements api.Machinery.
-func (a admin) Forget(ref string, force bool) (gone fleet.Machine, err error) {
+func (a admin) Forget(ctx context.Context, ref string, force bool) (gone fleet.Machine, err error) {
 	err = a.state.Update(func(tx *state.Tx) error {
 		if gone, err = pick(tx.Machines(), ref); err != nil {
 			return err
 		}
 		if gone.State == fleet.Approved && !force {
-			return api.Problem{Status: 409, Title: fmt.Sprintf("%s is approved; what is known of its good images would be lost", gone.Hostname()),
+			return api.Problem{Status: 409, Detail: fmt.Sprintf("%s is approved; what is known of its good images would be lost", gone.Hostname()),
 				Next: "ingot machine retire " + gone.Hostname() + ", or give --force"}
 		}
-		a.log.Info("forgotten", "machine", gone.ID, "name", gone.Name)
+		a.log.Info("forgotten", "by", access.From(ctx).String(), "machine", gone.ID, "name", gone.Name)
+		tx.Audit(a.noted(ctx, "machine.forget", string(gone.ID), gone.Hostname(), gone, nil))
 		return tx.DropMachine(gone.ID)
 	})
 	return gone, err
@@ -94,7 +96,7 @@ func (a admin) Forget(ref string, force bool) (gone fleet.Machine, err error) {
 
 // Merge implements api.Machinery: from becomes a part of into, and its boots go
 // on as boots of into.
-func (a admin) Merge(from, into string) (merged fleet.Machine, err error) {
+func (a admin) Merge(ctx context.Context, from, into string) (merged fleet.Machine, err error) {
 	err = a.state.Update(func(tx *state.Tx) error {
 		all := tx.Machines()
 		f, err := pick(all, from)
@@ -107,9 +109,9 @@ func (a admin) Merge(from, into string) (merged fleet.Machine, err error) {
 		}
 		switch {
 		case f.ID == i.ID:
-			return api.Problem{Status: 400, Title: fmt.Sprintf("%s and %s are the same machine", from, into), Next: "ingot machine ls"}
+			return api.Problem{Status: 400, Detail: fmt.Sprintf("%s and %s are the same machine", from, into), Next: "ingot machine ls"}
 		case f.State == fleet.Approved && i.State == fleet.Approved:
-			return api.Problem{Status: 409, Title: fmt.Sprintf("%s and %s are both approved; one of two machines that work would be lost", f.Hostname(), i.Hostname()),
+			return api.Problem{Status: 409, Detail: fmt.Sprintf("%s and %s are both approved; one of two machines that work would be lost", f.Hostname(), i.Hostname()),
 				Next: "if they are one, retire first: ingot machine retire " + f.Hostname()}
 		}
 		merged = fleet.Merge(i, f)
@@ -120,7 +122,8 @@ func (a admin) Merge(from, into string) (merged fleet.Machine, err error) {
 			return err
 		}
 		tx.PutMachine(merged)
-		a.log.Info("merged", "machine", i.ID, "from", f.ID, "macs", merged.MACs, "uuid", merged.UUID)
+		tx.Audit(a.noted(ctx, "machine.merge", string(i.ID), i.Hostname(), i, merged))
+		a.log.Info("merged", "by", access.From(ctx).String(), "machine", i.ID, "from", f.ID, "macs", merged.MACs, "uuid", merged.UUID)
 		return nil
 	})
 	return merged, err
@@ -152,9 +155,14 @@ func (a admin) Import(ctx context.Context, q api.ImportRequest) (done api.Import
 			if m.MachineKey == "" {
 				m.MachineKey = a.machineKey(m.ID)
 			}
+			var before any
+			if old, known := tx.Machine(m.ID); known {
+				before = old
+			}
 			tx.PutMachine(m)
+			tx.Audit(a.noted(ctx, "machine.import", string(m.ID), m.Hostname(), before, m))
 		}
-		a.log.Info("imported", "machines", len(actions), "changed", len(changed))
+		a.log.Info("imported", "by", access.From(ctx).String(), "machines", len(actions), "changed", len(changed))
 		return nil
 	})
 	return done, err
@@ -170,5 +178,5 @@ func importProblem(err error) error {
 	if !errors.Is(err, fleet.ErrImport) {
 		return err
 	}
-	return api.Problem{Status: 400, Title: strings.Join(lines, "\n"), Next: "nothing was changed; correct the list and give it again, with --dry-run to look first"}
+	return api.Problem{Status: 400, Detail: strings.Join(lines, "\n"), Next: "nothing was changed; correct the list and give it again, with --dry-run to look first"}
 }

@@ -24,6 +24,9 @@ func changed(old, now config.Config, store string) (r api.Reloaded) {
 	note(&r.Changed, "http", old.HTTP.Limits(), now.HTTP.Limits())
 	note(&r.Changed, "tftp", old.TFTP, now.TFTP)
 	note(&r.Changed, "boots", old.Boots, now.Boots)
+	note(&r.Changed, "api.names", old.API.Names, now.API.Names)
+	note(&r.Restart, "api.listen", old.API.Listen, now.API.Listen)
+	note(&r.Restart, "api.metrics", old.API.Metrics, now.API.Metrics)
 	port := func(p uint16) uint16 {
 		if p == 0 {
 			return 80

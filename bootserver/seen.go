@@ -146,7 +146,7 @@ func (b *booter) seeInit(tx *state.Tx, c dhcp.Sighting, m fleet.Machine, latest 
 		return dhcp.Boot{}, nil // it was not started by us; silence tells it so
 	}
 	tx.PutMachine(m)
-	return dhcp.Boot{URL: b.urlOf(c.Server) + ingot.BootPath(latest.ID, "")}, nil
+	return dhcp.Boot{URL: b.urlOfBoot(b.urlOf(c.Server), latest.ID, "")}, nil
 }
 
 // partUKI is the name of the UKI in URLs. UEFI tells a program by it.
@@ -188,7 +188,7 @@ func (b *booter) offer(c dhcp.Sighting, m fleet.Machine, boot fleet.Boot, list [
 	base := b.urlOf(c.Server)
 	if loader {
 		boot.Back = true
-		return dhcp.Boot{URL: base + ingot.BootPath(boot.ID, "script")}, boot
+		return dhcp.Boot{URL: b.urlOfBoot(base, boot.ID, "script")}, boot
 	}
 	boot.First = fleet.FirstStage(m, c.Firmware, list)
 	if !c.Asks {
@@ -210,10 +210,10 @@ func (b *booter) offer(c dhcp.Sighting, m fleet.Machine, boot fleet.Boot, list [
 			return dhcp.Boot{}, boot
 		}
 		boot.Image, boot.Root, boot.Deadline = ref, im.Manifest.Root.Digest, now.Add(b.deadlineOf(im))
-		return dhcp.Boot{URL: base + ingot.BootPath(boot.ID, im.Digest.Hex()+"/"+partUKI)}, boot
+		return dhcp.Boot{URL: b.urlOfBoot(base, boot.ID, im.Digest.Hex()+"/"+partUKI)}, boot
 	case c.HTTP:
 		digest := ingot.DigestOf(b.loaders[boot.First])
-		return dhcp.Boot{URL: base + ingot.BootPath(boot.ID, digest.Hex()+"/"+boot.First)}, boot
+		return dhcp.Boot{URL: b.urlOfBoot(base, boot.ID, digest.Hex()+"/"+boot.First)}, boot
 	}
 	return dhcp.Boot{Loader: boot.First, Size: len(b.loaders[boot.First])}, boot
 }

@@ -124,13 +124,13 @@ func TestHTTPFirmware(t *testing.T) {
 		url = h.seen(asks(f, true)).URL
 	}
 	m, b := h.machine1()
-	if want := h.base + ingot.BootPath(m.Boot, im.Digest.Hex()+"/uki.efi"); url != want || b.Image.Image != im.Digest || b.Deadline.IsZero() {
+	if want := h.base + ingot.BootPath(h.key(m.Boot), im.Digest.Hex()+"/uki.efi"); url != want || b.Image.Image != im.Digest || b.Deadline.IsZero() {
 		t.Fatalf("an approved machine is offered %q of %+v; want %q", url, b, want)
 	}
 	if status, body := h.get(url); status != 200 || body != "uki of v1" {
 		t.Errorf("GET %s = %d %q; want the UKI", url, status, body)
 	}
-	if got, want := h.seen(init).URL, h.base+ingot.BootPath(m.Boot, ""); got != want {
+	if got, want := h.seen(init).URL, h.base+ingot.BootPath(h.key(m.Boot), ""); got != want {
 		t.Errorf("ingot-init is told %q; want its boot %q", got, want)
 	}
 	h.post(m.Boot, "events", ingot.Event{Stage: ingot.StageInit})

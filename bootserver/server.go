@@ -15,14 +15,15 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
-	"net/http"
 	"net/netip"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
+	"ingot/bootserver/access"
 	"ingot/bootserver/api"
 	"ingot/bootserver/config"
 	"ingot/bootserver/dhcp"
@@ -57,6 +58,7 @@ type Config struct {
 type Ready struct {
 	Links  []Link
 	Socket string
+	Remote []string // where the API is served over TLS
 }
 
 // Link is one interface that is served.
@@ -80,6 +82,11 @@ type Server struct {
 	dhcp6      *dhcp6.Server
 	passed     Sockets
 	everywhere struct{ tftp, http wildcard } // a socket that was passed serves all addresses
+	ca         *access.CA
+	remote     []string    // where the API is served over TLS
+	ready      atomic.Bool // every port is open
+	metrics    *metrics
+	captures   atomic.Int32 // under way
 
 	reloading sync.Mutex
 	ports     map[string]*ports // by link.key; Run makes it, then reloads change it
@@ -130,11 +137,11 @@ func (s *Server) Run(ctx context.Context) error {
 	if err := s.prepare(ctx, st, now, prober); err != nil {
 		return err
 	}
-	operators, err := s.listenSocket(ctx, s.conf.Settings.Socket)
+	doors, err := s.openDoors(ctx)
 	if err != nil {
 		return err
 	}
-	defer operators.Close()
+	defer doors.close()
 	defer s.closeAll()
 	for _, l := range now.links {
 		p, err := s.open(ctx, l)
@@ -150,9 +157,7 @@ func (s *Server) Run(ctx context.Context) error {
 		s.serve(l.key())
 	}
 	s.reloading.Unlock()
-	g.Go(func() error {
-		return httpboot.Serve(ctx, operators, &http.Server{Handler: api.Handler(admin{s.booter, s}), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute})
-	})
+	s.answer(ctx, g, doors)
 	g.Go(func() error {
 		if err := st.Verify(); err != nil { // in the background: a long past must not delay a start
 			s.log.Error("the state file is damaged; restore a backup: ingot restore FILE", "err", err)
@@ -160,6 +165,7 @@ func (s *Server) Run(ctx context.Context) error {
 		return nil
 	})
 	g.Go(func() error { return every(ctx, time.Second, s.tick) })
+	s.ready.Store(true)
 	if s.conf.Ready != nil {
 		s.conf.Ready(s.where(now))
 	}
@@ -168,7 +174,7 @@ func (s *Server) Run(ctx context.Context) error {
 
 // where says where the server listens.
 func (s *Server) where(now site) Ready {
-	r := Ready{Socket: s.conf.Settings.Socket}
+	r := Ready{Socket: s.conf.Settings.Socket, Remote: s.remoteAt()}
 	for _, l := range now.links {
 		at := Link{Name: l.name}
 		if l.six != nil {
@@ -195,6 +201,11 @@ func (s *Server) closeAll() {
 
 // prepare makes what all links share.
 func (s *Server) prepare(ctx context.Context, st *state.State, now site, prober *dhcp.Prober) error {
+	var err error
+	if s.ca, err = access.OpenCA(filepath.Join(s.conf.Store.Root(), "keys"), s.conf.Now); err != nil {
+		return err
+	}
+	s.setNames(s.conf.Settings.API)
 	secret, err := st.Secret("identity", func(b []byte) { _, _ = rand.Read(b) }) // never fails, see crypto/rand
 	if err != nil {
 		return err
@@ -224,6 +235,7 @@ func (s *Server) prepare(ctx context.Context, st *state.State, now site, prober 
 		return err
 	}
 	s.dhcp.Probe = prober.Probe
+	s.metrics = newMetrics(s)
 	return nil
 }
 
@@ -302,9 +314,16 @@ func (s *Server) Reload(ctx context.Context) (api.Reloaded, error) {
 	}
 	s.limit(c)
 	s.booter.settle(c.Boots)
+	s.setNames(c.API)
 	// What takes a restart stays as it is running, and is named at each reload.
 	old := s.conf.Settings
-	c.HTTP.Port, c.Socket, c.Store = old.HTTP.Port, old.Socket, old.Store
+	c.HTTP.Port, c.Socket, c.Store, c.API.Listen, c.API.Metrics = old.HTTP.Port, old.Socket, old.Store, old.API.Listen, old.API.Metrics
+	if err := s.booter.state.Update(func(tx *state.Tx) error {
+		tx.Audit(admin{s.booter, s}.noted(ctx, "server.reload", "", "", old, c))
+		return nil
+	}); err != nil {
+		return r, err
+	}
 	s.conf.Settings = c
 	s.log.Info("the configuration was read again", "changed", r.Changed, "restart", r.Restart)
 	return r, nil

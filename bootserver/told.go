@@ -1,193 +1,143 @@
 package bootserver
 
 import (
-	"encoding/json"
+	"context"
+	"errors"
 	"fmt"
+	"io"
+	"slices"
 	"strings"
-	"time"
 
-	"ingot"
+	"ingot/bootserver/access"
+	"ingot/bootserver/api"
+	"ingot/bootserver/dhcp"
 	"ingot/bootserver/fleet"
-	"ingot/bootserver/httpboot"
 	"ingot/bootserver/state"
 )
 
-// What machines tell, and the ticket that they get for it.
+// LatestBoots implements api.Ledger.
+func (a admin) LatestBoots() []fleet.Boot { return a.state.Latest() }
 
-// Ticket implements httpboot.Booter.
-func (b *booter) Ticket(id ingot.BootID, q ingot.TicketRequest) (signed ingot.SignedTicket, err error) {
-	now := b.now()
-	var asked *fleet.Question
-	defer func() {
-		if err == nil && asked != nil {
-			err = fmt.Errorf("%w: an operator must look at this machine: %s", httpboot.ErrRefused, asked.What)
-		}
-	}()
-	err = b.state.Update(func(tx *state.Tx) error {
-		boot, m, err := known(tx, id)
+// Events implements api.Ledger.
+func (a admin) Events(ctx context.Context, q api.EventsRequest) (api.Events, error) {
+	s := state.Query{After: q.After, Newest: q.Newest, Limit: q.Limit}
+	if q.Machine != "" {
+		m, err := a.Machine(q.Machine)
 		if err != nil {
-			return err
+			return api.Events{}, err
 		}
-		switch {
-		case m.State != fleet.Approved:
-			return fmt.Errorf("%w: %w", httpboot.ErrRefused, fleet.ErrNotApproved)
-		case !boot.Open() || m.Boot != id || boot.Image.Image == "":
-			return fmt.Errorf("%w: boot %s is over; this machine should start over", httpboot.ErrRefused, id.Short())
-		}
-		im, err := b.image(boot.Image.Image)
-		if err != nil {
-			return fmt.Errorf("%w: %w", httpboot.ErrRefused, err)
-		}
-		m, boot.Changes = fleet.Learn(m, boundFacts(q.Facts), now)
-		late := boot.Deadline.Sub(now) < leastTime
-		if late { // its loader was slow; what the machine is told is what we wait for
-			boot.Deadline = now.Add(leastTime)
-		}
-		if len(boot.Changes) > 0 {
-			b.log.Warn("hardware changed", "machine", m.ID, "boot", id.Short(), "changes", boot.Changes)
-		}
-		if late || len(boot.Changes) > 0 {
-			tx.PutBoot(boot)
-		}
-		if m.Ask != nil {
-			tx.PutMachine(m)
-			asked = m.Ask // the record stays, the ticket does not
-			return nil
-		}
-		m, lent := fleet.Lend(m, id, now)
-		text, err := json.Marshal(ingot.Ticket{Boot: id, Machine: m.ID, Hostname: m.Hostname(), MachineKey: m.MachineKey, Nonce: q.Nonce,
-			Issued: now, Expires: now.Add(time.Duration(b.policy.Load().Ticket)), Image: im.Digest, Name: im.Name.String(), Grants: lent,
-			Deadline: boot.Deadline.Sub(now), Restart: fleet.Restarts(m, boot, b.policyNow(), b.have, now)})
-		if err != nil {
-			return err
-		}
-		tx.PutMachine(m)
-		signed = ingot.SignedTicket{Ticket: text, Signature: b.keys.Server.Secret.Sign(text, "ticket "+string(id))}
-		return nil
-	})
-	return signed, err
-}
-
-// leastTime is what a machine has from its ticket to its report, however late
-// it asked for the ticket.
-const leastTime = time.Minute
-
-// boundFacts bounds what a machine can make the record of it grow by.
-func boundFacts(f ingot.Facts) ingot.Facts {
-	f.NICs, f.Disks = f.NICs[:min(len(f.NICs), 64)], f.Disks[:min(len(f.Disks), 256)]
-	for _, s := range []*string{&f.UUID, &f.Serial, &f.Vendor, &f.Product, &f.BIOS, &f.CPU, &f.Kernel} {
-		*s = clip(*s)
+		s.Machine = m.ID
 	}
-	return f
-}
-
-// Event implements httpboot.Booter.
-func (b *booter) Event(id ingot.BootID, e ingot.Event) error {
-	now := b.now()
-	e.Detail, e.Error = clip(e.Detail), clip(e.Error)
-	return b.state.Update(func(tx *state.Tx) error {
-		boot, m, err := known(tx, id)
-		if err != nil {
-			return err
-		}
-		after := fleet.Record(boot, e, now)
-		if len(after.Events) != len(boot.Events) {
-			tx.PutBoot(after)
-		}
-		if !after.Open() && boot.Open() {
-			tx.PutMachine(b.heal(m, after))
-		}
-		if e.Error != "" {
-			b.log.Warn("a boot failed", "machine", m.ID, "boot", id.Short(), "stage", string(e.Stage), "err", e.Error, "retry", e.Retry)
-		}
-		return nil
-	})
-}
-
-// clip bounds a text from a machine.
-func clip(s string) string { return s[:min(len(s), 1000)] }
-
-// Waits implements httpboot.Booter: what SMBIOS says of a machine that waits is
-// for rules, and for the operator who is to approve it. Of a machine that has
-// told its facts itself nothing is taken.
-func (b *booter) Waits(id ingot.BootID, f ingot.Facts) error {
-	f = boundFacts(f)
-	return b.state.Update(func(tx *state.Tx) error {
-		_, m, err := known(tx, id)
-		if err != nil || m.State != fleet.Pending || m.Facts.RAM != 0 || m.Boot != id {
-			return err
-		}
-		after := m
-		after.Facts.Vendor, after.Facts.Product, after.Facts.Serial = f.Vendor, f.Product, ingot.PlausibleSerial(f.Serial)
-		after = b.rule(after)
-		if after.Facts.Vendor != m.Facts.Vendor || after.Facts.Product != m.Facts.Product || after.Facts.Serial != m.Facts.Serial || after.State != m.State {
-			tx.PutMachine(after)
-		}
-		return nil
-	})
-}
-
-// Console implements httpboot.Booter. A boot that ended may still speak: its
-// last words come late.
-func (b *booter) Console(id ingot.BootID, text string) error {
-	// The kernel repeats its command line, and with it the boot's credential.
-	text = fleet.Printable(strings.ReplaceAll(text, string(id), id.Short()+"…"))
-	return b.state.Update(func(tx *state.Tx) error {
-		if _, _, err := known(tx, id); err != nil || text == "" {
-			return err
-		}
-		tx.AddConsole(id, text)
-		return nil
-	})
-}
-
-// Crash implements httpboot.Booter: what is left of a crash belongs to the boot
-// before the one that tells it.
-func (b *booter) Crash(id ingot.BootID, text string) error {
-	text = fleet.Printable(text)
-	return b.state.Update(func(tx *state.Tx) error {
-		boot, m, err := known(tx, id)
-		if err != nil || text == "" {
-			return err
-		}
-		before, ok := tx.Boot(boot.Before)
-		if !ok {
-			return nil // it crashed when it was not ours
-		}
-		before.Crash = clip(fleet.CrashLine(text))
-		tx.PutBoot(before)
-		tx.AddConsole(before.ID, "--- what the firmware kept of the crash (pstore) ---\n"+text)
-		b.log.Warn("a machine crashed before this boot", "machine", m.ID, "boot", before.ID.Short(), "crash", before.Crash)
-		return nil
-	})
-}
-
-// Report implements httpboot.Booter.
-func (b *booter) Report(id ingot.BootID, r ingot.Report) error {
-	now := b.now()
-	if len(r.Checks) > 100 {
-		return fmt.Errorf("%w: a report of %d checks", httpboot.ErrRefused, len(r.Checks))
+	if q.Wait > 0 {
+		ctx, cancel := context.WithTimeout(ctx, q.Wait)
+		defer cancel()
+		a.state.Await(ctx, q.After)
 	}
-	for i := range r.Checks {
-		r.Checks[i].Name, r.Checks[i].Detail = clip(r.Checks[i].Name), clip(r.Checks[i].Detail)
+	list, last, err := a.state.Ledger(s)
+	if len(list) > 0 && !q.Newest {
+		last = list[len(list)-1].Seq
 	}
-	r.Failed = r.Failed[:min(len(r.Failed), 20)]
-	for i := range r.Failed {
-		r.Failed[i] = clip(r.Failed[i])
+	return api.Events{Events: list, Last: last}, err
+}
+
+// Console implements api.Ledger.
+func (a admin) Console(ref, boot string) (api.Console, error) {
+	m, err := a.Machine(ref)
+	if err != nil {
+		return api.Console{}, err
 	}
-	return b.state.Update(func(tx *state.Tx) error {
-		boot, m, err := known(tx, id)
-		if err != nil {
-			return err
+	list, err := a.state.Boots(m.ID, 0)
+	if err != nil {
+		return api.Console{}, err
+	}
+	i := slices.IndexFunc(list, func(b fleet.Boot) bool { return boot != "" && strings.HasPrefix(string(b.ID), boot) })
+	if boot == "" {
+		i = len(list) - 1
+	}
+	if i < 0 {
+		return api.Console{}, api.Problem{Status: 404, Detail: fmt.Sprintf("%s has no such boot", m.Hostname()), Next: "ingot boots " + m.Hostname()}
+	}
+	text, err := a.state.Console(list[i].ID)
+	return api.Console{Boot: list[i], Text: text}, err
+}
+
+// Why implements api.Ledger.
+func (a admin) Why(ref string) (api.Why, error) {
+	m, err := a.Machine(ref)
+	if err != nil {
+		return api.Why{}, err
+	}
+	boots, err := a.state.Boots(m.ID, storyBoots)
+	if err != nil {
+		return api.Why{}, err
+	}
+	story := fleet.Story{Machine: m, Boots: boots, Others: a.others(m), Policy: a.policyNow(), Now: a.now()}
+	if n := len(boots); n > 0 {
+		if im, err := a.image(boots[n-1].Image.Image); err == nil {
+			story.Needed = map[string]int64{"kernel": im.Manifest.Kernel.Size, "initramfs": im.Manifest.Initramfs.Size, "root": im.Manifest.Root.Size}
+		} else if ref, next := fleet.Next(m); next == nil {
+			if _, err := a.image(ref.Image); err != nil {
+				story.Unservable = err.Error()
+			}
 		}
-		after, machine := fleet.Judge(boot, m, r, now)
-		if after.Outcome != boot.Outcome {
-			b.log.Info("a boot is decided", "machine", m.ID, "boot", id.Short(), "image", boot.Image.Name,
-				"outcome", string(after.Outcome), "reason", after.Reason, "took", now.Sub(boot.Started).Round(100*time.Millisecond))
-			machine = b.heal(machine, after)
-		}
-		tx.PutBoot(after)
-		tx.PutMachine(machine)
+	}
+	words, next := fleet.Why(story)
+	return api.Why{Machine: m.ID, Name: m.Hostname(), Words: words, Next: next}, nil
+}
+
+// storyBoots is how many boots an explanation looks at.
+const storyBoots = 12
+
+// others are the DHCP servers that answered the cards of a machine lately.
+func (a admin) others(m fleet.Machine) (list []fleet.Other) {
+	if a.server.dhcp == nil {
 		return nil
-	})
+	}
+	heard := a.server.dhcp.Heard()
+	if !slices.ContainsFunc(heard.Askers, func(k dhcp.Asker) bool { return len(k.Answers) > 0 && slices.Contains(m.MACs, k.MAC) }) {
+		return nil
+	}
+	for _, s := range heard.Servers {
+		list = append(list, fleet.Other{Address: s.Address, At: s.Last})
+	}
+	return list
+}
+
+// Backup implements api.Ledger. It changes nothing, and is noted all the same:
+// who has a backup knows all that the server does.
+func (a admin) Backup(ctx context.Context, w io.Writer) error {
+	if err := a.state.Update(func(tx *state.Tx) error {
+		tx.Audit(a.noted(ctx, "server.backup", "", "", nil, nil))
+		return nil
+	}); err != nil {
+		return err
+	}
+	return a.state.Backup(w)
+}
+
+// Restore implements api.Ledger. Leases that were given since the backup stay:
+// machines use their addresses.
+func (a admin) Restore(ctx context.Context, r io.Reader) (api.Restored, error) {
+	kept, err := a.state.Restore(r, a.now())
+	if errors.Is(err, state.ErrDamaged) {
+		return api.Restored{}, api.Problem{Status: 400, Detail: err.Error(), Next: "give a file that ingot backup wrote"}
+	} else if err != nil {
+		return api.Restored{}, err
+	}
+	if a.server.dhcp != nil {
+		for _, l := range a.server.dhcp.Leases() {
+			if err := a.PutLease(l)(); err != nil {
+				return api.Restored{}, err
+			}
+		}
+	}
+	machines := len(a.state.Machines())
+	if err := a.state.Update(func(tx *state.Tx) error {
+		tx.Audit(a.noted(ctx, "server.restore", "", "", nil, map[string]any{"machines": machines, "before": kept}))
+		return nil
+	}); err != nil {
+		return api.Restored{}, err
+	}
+	a.log.Warn("the state was restored from a backup", "by", access.From(ctx).String(), "machines", machines, "before", kept)
+	return api.Restored{Machines: machines, Before: kept}, nil
 }

@@ -216,11 +216,11 @@ func TestKilledWhilePutting(t *testing.T) {
 			}
 		}
 	}
-	root := t.TempDir()
+	root, scratch := t.TempDir(), t.TempDir()
 	newStore(t, root)
 	for round := range 12 {
 		cmd := exec.Command(os.Args[0], "-test.run=^TestKilledWhilePutting$")
-		cmd.Env = append(os.Environ(), "IMAGE_TEST_PUT="+root)
+		cmd.Env = append(os.Environ(), "IMAGE_TEST_PUT="+root, "TMPDIR="+scratch) // it dies with its folders
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}

@@ -15,7 +15,8 @@ import (
 
 // Handover is the content of boot.json in ingot.RunDir.
 type Handover struct {
-	Server     string              `json:"server"` // base URL
+	Key        ingot.BootKey       `json:"key,omitempty"` // of the boot, to speak to the server
+	Server     string              `json:"server"`        // base URL
 	Ticket     ingot.Ticket        `json:"ticket"`
 	Image      ingot.ImageManifest `json:"image"`
 	RootDevice string              `json:"rootDevice"` // the loop device under the read-only root
@@ -24,7 +25,7 @@ type Handover struct {
 
 const handoverFile = "boot.json"
 
-// Write stores h below dir, readable by root only: the boot id is a credential.
+// Write stores h below dir, readable by root only: the boot key is a credential.
 func (h *Handover) Write(dir string) error {
 	b, err := json.MarshalIndent(h, "", "  ")
 	if err != nil {

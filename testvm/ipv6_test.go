@@ -14,9 +14,8 @@ import (
 	"ingot/bootserver/fleet"
 )
 
-// radvd is the router of a network of IPv6: it announces the prefix, and
-// that addresses come from DHCPv6.
-const radvd = `interface br0 {
+// managed is the router of a network of IPv6 whose addresses come from DHCPv6.
+const managed = `interface br0 {
   AdvSendAdvert on;
   MinRtrAdvInterval 3;
   MaxRtrAdvInterval 4;
@@ -28,7 +27,7 @@ const radvd = `interface br0 {
 
 // sixStage is a LAN without IPv4: its host has an IPv6 address, and a router
 // announces the prefix.
-func sixStage(t *testing.T) *stage {
+func sixStage(t *testing.T, radvd string) *stage {
 	t.Helper()
 	s := newStage(t)
 	for _, args := range [][]string{{"-4", "address", "flush", "dev", Bridge}, {"address", "add", "fd00:99::1/64", "dev", Bridge, "nodad"}} {
@@ -49,54 +48,10 @@ func sixStage(t *testing.T) *stage {
 	return s
 }
 
-// besideDHCPv6 is the configuration of a server that leaves addresses to
-// another one.
-const besideDHCPv6 = `dhcp6:
-  interfaces: [{name: br0, mode: boot}]
-boots: {approveAll: true, image: "lab:v1"}
-`
-
-// TestSceneBesideDHCPv6: dnsmasq lends the addresses and announces the prefix;
-// UEFI joins its offer with ours, that has no address, and loads the UKI. Its
-// ingot-init is told its boot when it asks for information.
-func TestSceneBesideDHCPv6(t *testing.T) {
-	requireAll(t)
-	s := sixStage(t)
-	other, err := s.lan.NewHost(s.ctx, "other", netip.MustParsePrefix("fd00:99::2/64"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	dnsmasq := other.Command(context.Background(), "dnsmasq", "--keep-in-foreground", "--user=root", "--conf-file=/dev/null", "--leasefile-ro", "--port=0", "--interface="+other.Card,
-		"--bind-interfaces", "--dhcp-range=fd00:99::2:0,fd00:99::2:ffff,64,1h")
-	dnsmasq.Stderr = s.log
-	if err := s.lan.Start(dnsmasq); err != nil {
-		t.Fatal(err)
-	}
-	go func() { _ = dnsmasq.Wait() }() // ends with the LAN
-	conf := filepath.Join(s.dir, "ingot.yaml")
-	if err := os.WriteFile(conf, []byte(besideDHCPv6), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	s.serveOn("--config", conf)
-	vm, err := s.lan.StartVM(s.ctx, Config{Name: "beside6", Firmware: UEFI, IPv6: true, HTTPBoot: true, MAC: "52:54:00:12:00:03", Disks: []Disk{s.disk("data")}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	s.machine(vm, "the machine to be seen", func(fleet.Machine) bool { return true })
-	s.run("grant", vm.id(), "data", "--disk", "SER-data")
-	if b := s.healthy(vm, 1, "lab:v1"); b.First != fleet.FirstUKI {
-		t.Errorf("the first stage is %q; want the UKI", b.First)
-	}
-	if out := s.run("network"); !strings.Contains(out, "DUID") || strings.Contains(out, "fd00:99::1:") {
-		t.Errorf("ingot network does not name the other server, or we lent an address:\n%s", out)
-	}
-	t.Logf("\n%s", s.timelines())
-}
-
 // overIPv6 boots a machine to healthy on that LAN and looks at what was recorded.
-func overIPv6(t *testing.T, c Config, firmware ingot.Firmware, first string) {
+func overIPv6(t *testing.T, c Config, radvd string, firmware ingot.Firmware, first string) {
 	requireAll(t)
-	s := sixStage(t)
+	s := sixStage(t, radvd)
 	s.serveOn("--interface6", Bridge, "--approve-all", "--image", "lab:v1")
 	c.Disks = []Disk{s.disk("data")}
 	vm, err := s.lan.StartVM(s.ctx, c)
@@ -122,13 +77,8 @@ func overIPv6(t *testing.T, c Config, firmware ingot.Firmware, first string) {
 	t.Logf("\n%s", s.timelines())
 }
 
-// TestSceneHTTPv6: UEFI loads the image's UKI by HTTP over IPv6.
-func TestSceneHTTPv6(t *testing.T) {
-	overIPv6(t, Config{Name: "http6", Firmware: UEFI, IPv6: true, HTTPBoot: true, MAC: "52:54:00:12:00:02"}, ingot.FirmwareUEFIx64HTTP, fleet.FirstUKI)
-}
-
 // TestScenePXEv6: UEFI loads iPXE by TFTP over IPv6, iPXE kernel and initramfs
 // by HTTP, and the system comes up, all without IPv4.
 func TestScenePXEv6(t *testing.T) {
-	overIPv6(t, Config{Name: "pxe6", Firmware: UEFI, IPv6: true, MAC: "52:54:00:12:00:01"}, ingot.FirmwareUEFIx64, "snponly.efi")
+	overIPv6(t, Config{Name: "pxe6", Firmware: UEFI, IPv6: true, MAC: "52:54:00:12:00:01"}, managed, ingot.FirmwareUEFIx64, "snponly.efi")
 }

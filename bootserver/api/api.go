@@ -1,36 +1,53 @@
-// Package api is how operators speak to a running server: REST with JSON over
-// the server's Unix socket, and the client that the command line uses.
-// Whoever can open the socket (mode 0600) administers the server. Errors are
-// problem details (RFC 9457) with the next step to take.
+// Package api is how operators speak to a running server: REST with JSON, the
+// OpenAPI document that describes it, and the client that the command line
+// uses. Locally it is served on a Unix socket, whose user the kernel names;
+// from elsewhere over TLS, to who has a token or a client certificate. Errors
+// are problem details (RFC 9457) with the next step to take.
+//
+// Each route has a scope and is in one table (table), which tests walk.
 package api
 
 import (
 	"context"
-	"encoding/json"
-	"errors"
+	"fmt"
+	"io"
 	"net/http"
+	"net/url"
 	"strconv"
 	"time"
 
+	"ingot/bootserver/access"
 	"ingot/bootserver/dhcp"
 	"ingot/bootserver/fleet"
 )
 
-// Backend is what the server can do for operators.
+// Backend is what the server can do for operators. Who asks is in the context:
+// access.From.
 type Backend interface {
 	Version() string
+	Ready() error // nil: machines are served
+	Metrics() http.Handler
 	Network() Network
 	Machines() []fleet.Machine
 	Machine(ref string) (fleet.Machine, error)
 	Boots(ref string, limit int) ([]fleet.Boot, error)
-	Ledger
 	Machinery
 	Approve(ctx context.Context, ref string, q ApproveRequest) (fleet.Machine, error)
 	Assign(ctx context.Context, ref, image, why string) (fleet.Machine, error)
 	Rollback(ctx context.Context, ref string) (fleet.Machine, error)
-	Resume(ref string) (fleet.Machine, error)
-	Grant(ref, volume, disk string, ttl time.Duration) (fleet.Machine, error)
+	Resume(ctx context.Context, ref string) (fleet.Machine, error)
+	Grant(ctx context.Context, ref, volume, disk string, ttl time.Duration) (fleet.Machine, error)
 	Reload(ctx context.Context) (Reloaded, error)
+	// Capture writes a pcap file of a machine's traffic until ctx ends or most
+	// bytes are written.
+	Capture(ctx context.Context, ref string, w io.Writer, most int64) error
+	Ledger
+
+	Authority() Authority
+	Credentials() []access.Credential
+	CreateCredential(ctx context.Context, q CredentialRequest) (NewCredential, error)
+	RevokeCredential(ctx context.Context, ref string) (access.Credential, error)
+	Audit(after uint64, last bool, limit int) ([]access.Change, error)
 }
 
 // Reloaded says what reading the configuration again changed.
@@ -43,6 +60,11 @@ type Reloaded struct {
 type Network struct {
 	dhcp.Heard
 	Leases []fleet.Lease `json:"leases"`
+}
+
+// Version is what a server says of itself.
+type Version struct {
+	Version string `json:"version"`
 }
 
 // ApproveRequest says how a machine is approved; both fields may be empty.
@@ -64,96 +86,234 @@ type GrantRequest struct {
 	For    time.Duration `json:"for"` // nanoseconds
 }
 
-// Problem is an error with a status and the next step (RFC 9457).
-type Problem struct {
-	Status int    `json:"status"`
-	Title  string `json:"title"`
-	Next   string `json:"next,omitempty"`
+// Authority is the server's CA, which clients pin.
+type Authority struct {
+	Certificate string   `json:"certificate"` // PEM
+	Fingerprint string   `json:"fingerprint"` // "sha256:…"
+	Listens     []string `json:"listens"`     // where the API is served over TLS: "10.0.0.1:7443"
 }
 
-func (p Problem) Error() string { return p.Title }
+// CredentialRequest asks for a token or, with a certificate request, for a
+// client certificate.
+type CredentialRequest struct {
+	Name    string        `json:"name"`
+	Scope   access.Scope  `json:"scope" enum:"read,operate,admin"`
+	For     time.Duration `json:"for"`               // nanoseconds
+	Request string        `json:"request,omitempty"` // PKCS #10 in PEM
+}
 
-// Handler serves the API.
-func Handler(b Backend) http.Handler {
-	mux := http.NewServeMux()
-	mux.HandleFunc("GET /v1/version", func(w http.ResponseWriter, _ *http.Request) {
-		answer(w, map[string]string{"version": b.Version()}, nil)
-	})
-	mux.HandleFunc("GET /v1/network", func(w http.ResponseWriter, _ *http.Request) { answer(w, b.Network(), nil) })
-	mux.HandleFunc("GET /v1/machines", func(w http.ResponseWriter, r *http.Request) {
-		list := b.Machines()
-		if r.FormValue("brief") != "" {
+// NewCredential is a credential that was just made: the only time that its
+// token is seen.
+type NewCredential struct {
+	access.Credential
+	Token       string `json:"token,omitempty"`
+	Certificate string `json:"certificate,omitempty"` // PEM
+}
+
+// MachineIn names one machine in the path of a route (huma wants it exported).
+type MachineIn struct {
+	Ref string `path:"ref" maxLength:"200" doc:"Id, name, MAC address, UUID, or a unique beginning of one."`
+}
+
+type changeIn[Q any] struct {
+	MachineIn
+	Body Q
+}
+
+type nothingIn struct{}
+
+// PageIn chooses a page of a list.
+type PageIn struct {
+	After string `query:"after" maxLength:"200" doc:"Id of the last one of the page before."`
+	Limit int    `query:"limit" minimum:"1" maximum:"10000" default:"1000" doc:"Most of one page."`
+}
+
+// page cuts one page out of a list, and says the query of the next one.
+func page[T any](list []T, in PageIn, id func(T) string) ([]T, string, error) {
+	if in.After != "" {
+		at := 0
+		for at < len(list) && id(list[at]) != in.After {
+			at++
+		}
+		if at == len(list) {
+			return nil, "", Problem{Status: http.StatusConflict, Detail: "what the last page ended with is not there any more", Next: "start over with the first page"}
+		}
+		list = list[at+1:]
+	}
+	if len(list) <= in.Limit {
+		return append([]T{}, list...), "", nil
+	}
+	list = list[:in.Limit]
+	next := url.Values{"after": {id(list[len(list)-1])}, "limit": {strconv.Itoa(in.Limit)}}
+	return list, next.Encode(), nil
+}
+
+// table is all that can be asked. The backend may be nil where only the
+// document is wanted.
+func table(b Backend, version string) *routes {
+	r := newRoutes(version)
+	add(r, "GET /v1/version", access.Read, "The server's version", func(context.Context, *nothingIn) (Version, error) { return Version{b.Version()}, nil })
+	add(r, "GET /v1/network", access.Read, "What was heard and lent on the networks", func(context.Context, *nothingIn) (Network, error) { return b.Network(), nil })
+	add(r, "POST /v1/reload", access.Admin, "Read the configuration again", func(ctx context.Context, _ *nothingIn) (Reloaded, error) { return b.Reload(ctx) })
+	machineRoutes(r, b)
+	machineryRoutes(r, b)
+	ledgerRoutes(r, b)
+	accessRoutes(r, b)
+	plainRoutes(r, b)
+	for _, unused := range []string{"V2ErrorModel", "V2ErrorDetail"} { // huma's own words for errors
+		delete(r.huma.OpenAPI().Components.Schemas.Map(), unused)
+	}
+	return r
+}
+
+func machineRoutes(r *routes, b Backend) {
+	type machinesIn struct {
+		PageIn
+		Brief bool `query:"brief" doc:"Only what a table shows of each."`
+	}
+	addPage(r, "GET /v1/machines", access.Read, "All machines, the longest known first", func(_ context.Context, in *machinesIn) ([]fleet.Machine, string, error) {
+		list, next, err := page(b.Machines(), in.PageIn, func(m fleet.Machine) string { return string(m.ID) })
+		if in.Brief && err == nil {
 			for i := range list {
 				list[i] = list[i].Brief()
 			}
+			if next != "" {
+				next += "&brief=true"
+			}
 		}
-		answer(w, list, nil)
+		return list, next, err
 	})
-	mux.HandleFunc("GET /v1/machines/{ref}", func(w http.ResponseWriter, r *http.Request) {
-		m, err := b.Machine(r.PathValue("ref"))
-		answer(w, m, err)
+	add(r, "GET /v1/machines/{ref}", access.Read, "One machine", func(_ context.Context, in *MachineIn) (fleet.Machine, error) { return b.Machine(in.Ref) })
+	add(r, "POST /v1/machines/{ref}/approve", access.Operate, "Let a machine boot", func(ctx context.Context, in *changeIn[ApproveRequest]) (fleet.Machine, error) {
+		return b.Approve(ctx, in.Ref, in.Body)
 	})
-	mux.HandleFunc("GET /v1/boots", func(w http.ResponseWriter, r *http.Request) {
-		limit, err := strconv.Atoi(r.FormValue("limit"))
-		if err != nil || limit < 0 {
-			limit = 0
+	add(r, "POST /v1/machines/{ref}/assign", access.Operate, "Choose the image of a machine's next boot", func(ctx context.Context, in *changeIn[AssignRequest]) (fleet.Machine, error) {
+		return b.Assign(ctx, in.Ref, in.Body.Image, in.Body.Why)
+	})
+	add(r, "POST /v1/machines/{ref}/rollback", access.Operate, "Assign the last other image that was healthy", func(ctx context.Context, in *MachineIn) (fleet.Machine, error) {
+		return b.Rollback(ctx, in.Ref)
+	})
+	add(r, "POST /v1/machines/{ref}/resume", access.Operate, "Try the assigned image again on a machine that gave it up", func(ctx context.Context, in *MachineIn) (fleet.Machine, error) {
+		return b.Resume(ctx, in.Ref)
+	})
+	add(r, "POST /v1/machines/{ref}/grants", access.Operate, "Let one boot initialise one blank disk", func(ctx context.Context, in *changeIn[GrantRequest]) (fleet.Machine, error) {
+		return b.Grant(ctx, in.Ref, in.Body.Volume, in.Body.Disk, in.Body.For)
+	})
+	type bootsIn struct {
+		Machine string `query:"machine" maxLength:"200" doc:"Of one machine; else of all."`
+		Limit   int    `query:"limit" minimum:"0" maximum:"10000" default:"1000" doc:"The latest so many."`
+		Latest  bool   `query:"latest" doc:"The latest of each machine instead."`
+	}
+	add(r, "GET /v1/boots", access.Read, "The latest boots, oldest first", func(_ context.Context, in *bootsIn) ([]fleet.Boot, error) {
+		if in.Latest {
+			return append([]fleet.Boot{}, b.LatestBoots()...), nil
 		}
-		if r.FormValue("latest") != "" {
-			answer(w, b.LatestBoots(), nil)
-			return
-		}
-		list, err := b.Boots(r.FormValue("machine"), limit)
-		if list == nil {
-			list = []fleet.Boot{}
-		}
-		answer(w, list, err)
+		list, err := b.Boots(in.Machine, in.Limit)
+		return append([]fleet.Boot{}, list...), err
 	})
-	mux.HandleFunc("POST /v1/machines/{ref}/approve", post(func(r *http.Request, q ApproveRequest) (fleet.Machine, error) {
-		return b.Approve(r.Context(), r.PathValue("ref"), q)
-	}))
-	mux.HandleFunc("POST /v1/machines/{ref}/assign", post(func(r *http.Request, q AssignRequest) (fleet.Machine, error) {
-		return b.Assign(r.Context(), r.PathValue("ref"), q.Image, q.Why)
-	}))
-	mux.HandleFunc("POST /v1/machines/{ref}/rollback", post(func(r *http.Request, _ struct{}) (fleet.Machine, error) {
-		return b.Rollback(r.Context(), r.PathValue("ref"))
-	}))
-	mux.HandleFunc("POST /v1/machines/{ref}/resume", post(func(r *http.Request, _ struct{}) (fleet.Machine, error) {
-		return b.Resume(r.PathValue("ref"))
-	}))
-	mux.HandleFunc("POST /v1/machines/{ref}/grants", post(func(r *http.Request, q GrantRequest) (fleet.Machine, error) {
-		return b.Grant(r.PathValue("ref"), q.Volume, q.Disk, q.For)
-	}))
-	mux.HandleFunc("POST /v1/reload", func(w http.ResponseWriter, r *http.Request) {
-		done, err := b.Reload(r.Context())
-		answer(w, done, err)
-	})
-	ledgerRoutes(mux, b)
-	machineRoutes(mux, b)
-	return mux
 }
 
-func post[Q any](f func(*http.Request, Q) (fleet.Machine, error)) http.HandlerFunc {
-	return func(w http.ResponseWriter, r *http.Request) {
-		var q Q
-		d := json.NewDecoder(http.MaxBytesReader(w, r.Body, 64<<10))
-		d.DisallowUnknownFields()
-		if err := d.Decode(&q); err != nil {
-			answer(w, nil, Problem{Status: 400, Title: "the request is not the JSON that is wanted: " + err.Error()})
+func accessRoutes(r *routes, b Backend) {
+	add(r, "GET /v1/authority", access.Read, "The server's CA, to be pinned", func(context.Context, *nothingIn) (Authority, error) { return b.Authority(), nil })
+	add(r, "GET /v1/tokens", access.Admin, "All tokens and client certificates, without their secrets", func(context.Context, *nothingIn) ([]access.Credential, error) {
+		return b.Credentials(), nil
+	})
+	type createIn struct{ Body CredentialRequest }
+	add(r, "POST /v1/tokens", access.Admin, "Make a token or a client certificate; it is shown this once", func(ctx context.Context, in *createIn) (NewCredential, error) {
+		return b.CreateCredential(ctx, in.Body)
+	})
+	type tokenIn struct {
+		Ref string `path:"ref" maxLength:"200" doc:"Id or name."`
+	}
+	add(r, "POST /v1/tokens/{ref}/revoke", access.Admin, "Take a token or client certificate back", func(ctx context.Context, in *tokenIn) (access.Credential, error) {
+		return b.RevokeCredential(ctx, in.Ref)
+	})
+	type auditIn struct {
+		After uint64 `query:"after" doc:"Only what came after this sequence number."`
+		Last  bool   `query:"last" doc:"The latest ones instead of the first."`
+		Limit int    `query:"limit" minimum:"1" maximum:"10000" default:"1000"`
+	}
+	addPage(r, "GET /v1/audit", access.Admin, "Who changed what, oldest first", func(_ context.Context, in *auditIn) ([]access.Change, string, error) {
+		list, err := b.Audit(in.After, in.Last, in.Limit)
+		if err != nil || in.Last || len(list) < in.Limit {
+			return list, "", err
+		}
+		next := url.Values{"after": {strconv.FormatUint(list[len(list)-1].Seq, 10)}, "limit": {strconv.Itoa(in.Limit)}}
+		return list, next.Encode(), nil
+	})
+}
+
+// plainRoutes are those that are not JSON, or for programs that have no token.
+func plainRoutes(r *routes, b Backend) {
+	r.addPlain("GET /v1/openapi.json", access.Read, "This description (OpenAPI 3.1)", func(w http.ResponseWriter, _ *http.Request) {
+		text, err := OpenAPI(b.Version())
+		if err != nil {
+			write(w, problem(err))
 			return
 		}
-		m, err := f(r, q)
-		answer(w, m, err)
+		w.Header().Set("Content-Type", "application/json")
+		_, _ = w.Write(text) // a client that hung up wants no answer
+	})
+	r.addPlain("GET /v1/machines/{ref}/capture", access.Admin, "A machine's boot traffic as it comes, as a pcap file; ?for=10m, ?most=BYTES", func(w http.ResponseWriter, q *http.Request) { capture(b, w, q) })
+	r.addPlain("GET /metrics", access.Read, "Metrics, as Prometheus reads them", func(w http.ResponseWriter, q *http.Request) { b.Metrics().ServeHTTP(w, q) })
+	r.addPlain("GET /healthz", "", "200: the server answers", health(func() error { return nil }))
+	r.addPlain("GET /readyz", "", "200: machines are served; else 503", health(func() error { return b.Ready() }))
+}
+
+// Bounds of one capture.
+const (
+	maxCaptureTime  = time.Hour
+	maxCaptureBytes = 1 << 30
+)
+
+// capture answers frames as they come. An error after the first of them ends
+// the connection: half a file must not look like one.
+func capture(b Backend, w http.ResponseWriter, q *http.Request) {
+	d, err := time.ParseDuration(q.FormValue("for"))
+	most, bad := strconv.ParseInt(q.FormValue("most"), 10, 64)
+	if err != nil || bad != nil || d <= 0 || d > maxCaptureTime || most < 1<<10 || most > maxCaptureBytes {
+		write(w, Problem{Status: http.StatusUnprocessableEntity, Detail: fmt.Sprintf("for=%q, most=%q: want a time up to %s, and 1024 to %d bytes", q.FormValue("for"), q.FormValue("most"), maxCaptureTime, maxCaptureBytes),
+			Next: "/v1/machines/NAME/capture?for=10m&most=268435456"}.complete())
+		return
+	}
+	ctx, cancel := context.WithTimeout(q.Context(), d)
+	defer cancel()
+	out := &flushed{w: w}
+	err = b.Capture(ctx, q.PathValue("ref"), out, most)
+	if err != nil && !out.began {
+		write(w, problem(err))
+	} else if err != nil {
+		panic(http.ErrAbortHandler)
 	}
 }
 
-func answer(w http.ResponseWriter, v any, err error) {
-	kind, status := "application/json", http.StatusOK
-	if err != nil {
-		p := Problem{Status: http.StatusInternalServerError, Title: err.Error()}
-		errors.As(err, &p)
-		v, kind, status = p, "application/problem+json", p.Status
+// flushed sends each write at once.
+type flushed struct {
+	w     http.ResponseWriter
+	began bool
+}
+
+func (f *flushed) Write(b []byte) (int, error) {
+	if !f.began {
+		f.began = true
+		f.w.Header().Set("Content-Type", "application/vnd.tcpdump.pcap")
 	}
-	w.Header().Set("Content-Type", kind)
-	w.WriteHeader(status)
-	_ = json.NewEncoder(w).Encode(v) // a client that hung up wants no answer
+	n, err := f.w.Write(b)
+	if err == nil {
+		err = http.NewResponseController(f.w).Flush()
+	}
+	return n, err
+}
+
+// health answers 200 or 503 and one word: who may ask it knows nothing more.
+func health(check func() error) http.HandlerFunc {
+	return func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+		if check() != nil {
+			w.WriteHeader(http.StatusServiceUnavailable)
+			_, _ = w.Write([]byte("not ready\n"))
+			return
+		}
+		_, _ = w.Write([]byte("ok\n"))
+	}
 }

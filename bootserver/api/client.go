@@ -3,6 +3,8 @@ package api
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -11,67 +13,195 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"regexp"
 	"strconv"
 	"strings"
 	"syscall"
 	"time"
 
+	"ingot/bootserver/access"
 	"ingot/bootserver/fleet"
 )
 
-// ErrNoServer: nobody answers at the server's address.
-var ErrNoServer = errors.New("no server is running")
+// Errors of a client that never got as far as an answer.
+var (
+	// ErrNoServer: nobody answers at the server's address.
+	ErrNoServer = errors.New("no server is running")
+	// ErrTarget: what a client was told of its server does not fit together.
+	ErrTarget = errors.New("not a server")
+	// ErrStranger: who answers is not the server whose CA was pinned.
+	ErrStranger = errors.New("this is not the server that was pinned")
+)
+
+// Target is one server and how a client proves who it is: the user of a
+// socket, else a token or a certificate.
+type Target struct {
+	Server      string `json:"server"`                // unix:///PATH or https://HOST:PORT
+	CA          string `json:"ca,omitempty"`          // of an https server: its CA in PEM
+	Token       string `json:"token,omitempty"`       // or
+	Certificate string `json:"certificate,omitempty"` // PEM
+	Key         string `json:"key,omitempty"`         // PEM
+}
 
 // Client speaks to one server.
 type Client struct {
-	base string
-	at   string // for people
-	http *http.Client
+	base  string
+	at    string // for people
+	token string
+	http  *http.Client
+	err   error // of every call
 }
 
-// Dial prepares a client for unix:///PATH, a plain path, or an http:// URL. It
+// Never is a client that answers every call with an error: for callers that
+// find out that there is no server before they know what to ask.
+func Never(err error) *Client { return &Client{err: err} }
+
+// patience is how long an answer may take.
+const patience = 30 * time.Second
+
+// Dial prepares a client of the socket at unix:///PATH or a plain path. It
 // connects at the first call.
 func Dial(server string) *Client {
-	if strings.HasPrefix(server, "http://") || strings.HasPrefix(server, "https://") {
-		return &Client{base: strings.TrimRight(server, "/"), at: server, http: &http.Client{Timeout: 30 * time.Second}}
-	}
 	path := strings.TrimPrefix(server, "unix://")
 	t := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return (&net.Dialer{Timeout: 5 * time.Second}).DialContext(ctx, "unix", path)
 	}}
-	return &Client{base: "http://ingot", at: path, http: &http.Client{Transport: t, Timeout: 30 * time.Second}}
+	return &Client{base: "http://ingot", at: path, http: &http.Client{Transport: t, Timeout: patience}}
+}
+
+// Connect prepares a client of any server. Over TLS it speaks only to one whose
+// certificate the CA of the target issued, and redirects are not followed: a
+// token goes nowhere else.
+func Connect(t Target) (*Client, error) {
+	if strings.HasPrefix(t.Server, "unix://") || strings.HasPrefix(t.Server, "/") {
+		return Dial(t.Server), nil
+	}
+	u, err := url.Parse(t.Server)
+	switch {
+	case err != nil || u.Host == "":
+		return nil, fmt.Errorf("%w: %q; write unix:///PATH or https://HOST:PORT", ErrTarget, t.Server)
+	case u.Scheme != "https":
+		return nil, fmt.Errorf("%w: %q: a token would travel in the clear; write https://%s", ErrTarget, t.Server, u.Host)
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM([]byte(t.CA)) {
+		return nil, fmt.Errorf("%w: %s: its CA is not known; pin it with: ingot context add NAME %s", ErrTarget, t.Server, t.Server)
+	}
+	conf := &tls.Config{MinVersion: tls.VersionTLS13, RootCAs: pool, ServerName: access.ServerName}
+	if t.Certificate != "" {
+		pair, err := tls.X509KeyPair([]byte(t.Certificate), []byte(t.Key))
+		if err != nil {
+			return nil, fmt.Errorf("%w: %s: its client certificate: %w", ErrTarget, t.Server, err)
+		}
+		conf.Certificates = []tls.Certificate{pair}
+	}
+	return &Client{base: "https://" + u.Host, at: "https://" + u.Host, token: t.Token, http: &http.Client{Timeout: patience,
+		Transport:     &http.Transport{TLSClientConfig: conf, DialContext: (&net.Dialer{Timeout: 10 * time.Second}).DialContext, ForceAttemptHTTP2: true},
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}}, nil
+}
+
+// Look asks a server for its CA without trusting it yet: it returns the CA's
+// certificate in PEM and its fingerprint, for somebody to compare.
+func Look(ctx context.Context, server string) (ca, fingerprint string, err error) {
+	u, err := url.Parse(server)
+	if err != nil || u.Scheme != "https" || u.Host == "" {
+		return "", "", fmt.Errorf("%w: %q; write https://HOST:PORT", ErrTarget, server)
+	}
+	host := u.Host
+	if u.Port() == "" {
+		host = net.JoinHostPort(u.Hostname(), "443")
+	}
+	d := tls.Dialer{NetDialer: &net.Dialer{Timeout: 10 * time.Second}, Config: &tls.Config{MinVersion: tls.VersionTLS13, ServerName: access.ServerName,
+		InsecureSkipVerify: true}} //nolint:gosec // nothing is sent; the fingerprint is what will be compared
+	c, err := d.DialContext(ctx, "tcp", host)
+	if err != nil {
+		return "", "", (&Client{at: server}).explain(err)
+	}
+	defer c.Close()
+	chain := c.(*tls.Conn).ConnectionState().PeerCertificates
+	last := chain[len(chain)-1]
+	if !last.IsCA || len(chain) < 2 {
+		return "", "", fmt.Errorf("%w: %s shows no CA: it is not an ingot server", ErrTarget, server)
+	}
+	return string(access.PEM(last)), access.Fingerprint(last.Raw), nil
 }
 
 func (c *Client) call(ctx context.Context, method, path string, q, into any) error {
+	_, err := c.ask(ctx, method, path, q, into)
+	return err
+}
+
+// ask calls and returns the query of the next page, when there is one.
+func (c *Client) ask(ctx context.Context, method, path string, q, into any) (next string, err error) {
+	resp, err := c.do(ctx, method, "/v1/"+path, q)
+	if err != nil {
+		return "", err
+	}
+	defer resp.Body.Close()
+	if err := json.NewDecoder(resp.Body).Decode(into); err != nil {
+		return "", fmt.Errorf("reading the server's answer: %w", err)
+	}
+	if m := nextRE.FindStringSubmatch(resp.Header.Get("Link")); m != nil {
+		next = m[1]
+	}
+	return next, nil
+}
+
+var nextRE = regexp.MustCompile(`^<[^?>]*\?([^>]*)>; rel="next"$`)
+
+func (c *Client) do(ctx context.Context, method, path string, q any) (*http.Response, error) {
 	var body io.Reader
 	if q != nil {
 		b, err := json.Marshal(q)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		body = bytes.NewReader(b)
 	}
-	req, err := http.NewRequestWithContext(ctx, method, c.base+"/v1/"+path, body)
-	if err != nil {
-		return err
+	return c.send(ctx, c.http, method, path, body, "application/json")
+}
+
+// stream is a call whose bodies may be large and take their time.
+func (c *Client) stream(ctx context.Context, method, path string, body io.Reader) (*http.Response, error) {
+	if c.err != nil {
+		return nil, c.err
 	}
-	resp, err := c.http.Do(req)
+	patient := *c.http
+	patient.Timeout = 0
+	return c.send(ctx, &patient, method, path, body, "application/octet-stream")
+}
+
+func (c *Client) send(ctx context.Context, by *http.Client, method, path string, body io.Reader, kind string) (*http.Response, error) {
+	if c.err != nil {
+		return nil, c.err
+	}
+	req, err := http.NewRequestWithContext(ctx, method, c.base+path, body)
 	if err != nil {
-		return c.explain(err)
+		return nil, err
+	}
+	if body != nil {
+		req.Header.Set("Content-Type", kind)
+	}
+	if c.token != "" {
+		req.Header.Set("Authorization", "Bearer "+c.token)
+	}
+	resp, err := by.Do(req)
+	if err != nil {
+		return nil, c.explain(err)
+	}
+	if resp.StatusCode == http.StatusOK {
+		return resp, nil
 	}
 	defer resp.Body.Close()
-	if resp.StatusCode >= 400 {
-		p := Problem{Status: resp.StatusCode, Title: resp.Status}
-		_ = json.NewDecoder(io.LimitReader(resp.Body, 64<<10)).Decode(&p) // else the status speaks
-		return p
-	}
-	if err := json.NewDecoder(resp.Body).Decode(into); err != nil {
-		return fmt.Errorf("reading the server's answer: %w", err)
-	}
-	return nil
+	p := Problem{Status: resp.StatusCode, Detail: resp.Status}
+	_ = json.NewDecoder(io.LimitReader(resp.Body, 64<<10)).Decode(&p) // else the status speaks
+	return nil, p.complete()
 }
 
 func (c *Client) explain(err error) error {
+	var unknown x509.UnknownAuthorityError
+	var invalid x509.CertificateInvalidError
+	var host x509.HostnameError
 	switch {
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
 		return fmt.Errorf("%w at %s", ErrNoServer, c.at)
@@ -79,13 +209,15 @@ func (c *Client) explain(err error) error {
 		return fmt.Errorf("opening %s: %w", c.at, fs.ErrPermission)
 	case errors.Is(err, syscall.EINVAL) && len(c.at) > 100:
 		return fmt.Errorf("the socket's path %s is longer than the 107 bytes that Unix sockets may have", c.at)
+	case errors.As(err, &unknown), errors.As(err, &host), errors.As(err, &invalid):
+		return fmt.Errorf("%w: %s: %w", ErrStranger, c.at, err)
 	}
 	return fmt.Errorf("asking the server at %s: %w", c.at, err)
 }
 
 // Version is the server's version.
 func (c *Client) Version(ctx context.Context) (string, error) {
-	var v struct{ Version string }
+	var v Version
 	err := c.call(ctx, http.MethodGet, "version", nil, &v)
 	return v.Version, err
 }
@@ -95,9 +227,25 @@ func (c *Client) Network(ctx context.Context) (n Network, err error) {
 	return n, c.call(ctx, http.MethodGet, "network", nil, &n)
 }
 
+// pages asks for one page after the other.
+func pages[T any](ctx context.Context, c *Client, path string, query url.Values) ([]T, error) {
+	all := []T{}
+	for q := query.Encode(); ; {
+		var one []T
+		next, err := c.ask(ctx, http.MethodGet, path+"?"+q, nil, &one)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, one...)
+		if q = next; q == "" {
+			return all, nil
+		}
+	}
+}
+
 // Machines lists all machines, the longest known first.
-func (c *Client) Machines(ctx context.Context) (list []fleet.Machine, err error) {
-	return list, c.call(ctx, http.MethodGet, "machines", nil, &list)
+func (c *Client) Machines(ctx context.Context) ([]fleet.Machine, error) {
+	return pages[fleet.Machine](ctx, c, "machines", url.Values{"limit": {"5000"}})
 }
 
 // Machine returns one machine by id, name, MAC address, UUID, or the beginning of one.
@@ -106,7 +254,7 @@ func (c *Client) Machine(ctx context.Context, ref string) (m fleet.Machine, err 
 }
 
 // Boots lists the latest boots of one machine, or of all for an empty ref,
-// oldest first; limit 0 is all of them.
+// oldest first; limit 0 is as many as the server gives.
 func (c *Client) Boots(ctx context.Context, ref string, limit int) (list []fleet.Boot, err error) {
 	q := url.Values{"machine": {ref}, "limit": {strconv.Itoa(limit)}}
 	return list, c.call(ctx, http.MethodGet, "boots?"+q.Encode(), nil, &list)
@@ -128,12 +276,12 @@ func (c *Client) Assign(ctx context.Context, ref, image, why string) (fleet.Mach
 
 // Rollback assigns the last other image that was healthy on a machine.
 func (c *Client) Rollback(ctx context.Context, ref string) (fleet.Machine, error) {
-	return c.change(ctx, ref, "rollback", struct{}{})
+	return c.change(ctx, ref, "rollback", nil)
 }
 
 // Resume tries the assigned image of a machine again that gave it up.
 func (c *Client) Resume(ctx context.Context, ref string) (fleet.Machine, error) {
-	return c.change(ctx, ref, "resume", struct{}{})
+	return c.change(ctx, ref, "resume", nil)
 }
 
 // Grant lets one boot initialise one blank disk as a volume.
@@ -144,4 +292,46 @@ func (c *Client) Grant(ctx context.Context, ref, volume, disk string, ttl time.D
 // Reload makes the server read its configuration again.
 func (c *Client) Reload(ctx context.Context) (r Reloaded, err error) {
 	return r, c.call(ctx, http.MethodPost, "reload", nil, &r)
+}
+
+// Capture writes a machine's traffic to w as a pcap file, for a time or until
+// it has most bytes, or until ctx ends.
+func (c *Client) Capture(ctx context.Context, ref string, d time.Duration, most int64, w io.Writer) error {
+	q := url.Values{"for": {d.String()}, "most": {strconv.FormatInt(most, 10)}}
+	resp, err := c.stream(ctx, http.MethodGet, "/v1/machines/"+url.PathEscape(ref)+"/capture?"+q.Encode(), nil)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if _, err := io.Copy(w, resp.Body); err != nil && ctx.Err() == nil {
+		return fmt.Errorf("receiving the capture: %w", err)
+	}
+	return nil
+}
+
+// Authority returns the server's CA.
+func (c *Client) Authority(ctx context.Context) (a Authority, err error) {
+	return a, c.call(ctx, http.MethodGet, "authority", nil, &a)
+}
+
+// Credentials lists tokens and client certificates, the oldest first.
+func (c *Client) Credentials(ctx context.Context) (list []access.Credential, err error) {
+	return list, c.call(ctx, http.MethodGet, "tokens", nil, &list)
+}
+
+// CreateCredential makes a token or client certificate.
+func (c *Client) CreateCredential(ctx context.Context, q CredentialRequest) (n NewCredential, err error) {
+	return n, c.call(ctx, http.MethodPost, "tokens", q, &n)
+}
+
+// RevokeCredential takes one back, by id or name.
+func (c *Client) RevokeCredential(ctx context.Context, ref string) (r access.Credential, err error) {
+	return r, c.call(ctx, http.MethodPost, "tokens/"+url.PathEscape(ref)+"/revoke", nil, &r)
+}
+
+// Audit lists changes, oldest first: up to limit of those after a sequence
+// number, or for last the latest.
+func (c *Client) Audit(ctx context.Context, after uint64, last bool, limit int) (list []access.Change, err error) {
+	q := url.Values{"after": {strconv.FormatUint(after, 10)}, "last": {strconv.FormatBool(last)}, "limit": {strconv.Itoa(limit)}}
+	return list, c.call(ctx, http.MethodGet, "audit?"+q.Encode(), nil, &list)
 }

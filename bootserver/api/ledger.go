@@ -1,9 +1,9 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"ingot"
+	"ingot/bootserver/access"
 	"ingot/bootserver/fleet"
 )
 
@@ -27,9 +28,9 @@ type Ledger interface {
 	// Why says in words how a machine is, and why.
 	Why(ref string) (Why, error)
 	// Backup writes a copy of the state as it is now.
-	Backup(w io.Writer) error
+	Backup(ctx context.Context, w io.Writer) error
 	// Restore puts a backup in the place of the state.
-	Restore(r io.Reader) (Restored, error)
+	Restore(ctx context.Context, r io.Reader) (Restored, error)
 }
 
 // EventsRequest chooses entries of the ledger.
@@ -74,50 +75,61 @@ const maxWait = 25 * time.Second
 // maxBackup bounds the state file that is taken.
 const maxBackup = 16 << 30
 
-func ledgerRoutes(mux *http.ServeMux, b Ledger) {
-	mux.HandleFunc("GET /v1/events", func(w http.ResponseWriter, r *http.Request) {
-		q := EventsRequest{Machine: r.FormValue("machine"), Newest: r.FormValue("newest") != ""}
-		q.After, _ = strconv.ParseUint(r.FormValue("after"), 10, 64) // what is no number is 0
-		q.Limit, _ = strconv.Atoi(r.FormValue("limit"))
-		q.Limit = max(0, min(q.Limit, 10_000))
-		q.Wait, _ = time.ParseDuration(r.FormValue("wait"))
-		q.Wait = max(0, min(q.Wait, maxWait))
-		list, err := b.Events(r.Context(), q)
+func ledgerRoutes(r *routes, b Ledger) {
+	type eventsIn struct {
+		Machine string `query:"machine" maxLength:"200" doc:"Of one machine; else of all."`
+		After   uint64 `query:"after" doc:"Only what came after this sequence number."`
+		Newest  bool   `query:"newest" doc:"The newest ones instead of the oldest."`
+		Limit   int    `query:"limit" minimum:"0" maximum:"10000" default:"1000"`
+		Wait    string `query:"wait" maxLength:"20" doc:"How long to wait when there are none: 20s. At most 25s."`
+	}
+	add(r, "GET /v1/events", access.Read, "The ledger: what happened, oldest first", func(ctx context.Context, in *eventsIn) (Events, error) {
+		wait, err := time.ParseDuration(cmp.Or(in.Wait, "0s"))
+		if err != nil {
+			return Events{}, Problem{Status: http.StatusBadRequest, Detail: fmt.Sprintf("wait: %q is not a time", in.Wait), Next: "write 20s"}
+		}
+		list, err := b.Events(ctx, EventsRequest{Machine: in.Machine, After: in.After, Newest: in.Newest, Limit: in.Limit, Wait: max(0, min(wait, maxWait))})
 		if list.Events == nil {
 			list.Events = []fleet.Entry{}
 		}
-		answer(w, list, err)
+		return list, err
 	})
-	mux.HandleFunc("GET /v1/machines/{ref}/console", func(w http.ResponseWriter, r *http.Request) {
-		c, err := b.Console(r.PathValue("ref"), r.FormValue("boot"))
-		answer(w, c, err)
+	type consoleIn struct {
+		MachineIn
+		Boot string `query:"boot" maxLength:"32" doc:"Id of the boot, or the beginning of one; else the latest."`
+	}
+	add(r, "GET /v1/machines/{ref}/console", access.Read, "What kernel and ingot-init said in a boot", func(_ context.Context, in *consoleIn) (Console, error) {
+		return b.Console(in.Ref, in.Boot)
 	})
-	mux.HandleFunc("GET /v1/machines/{ref}/why", func(w http.ResponseWriter, r *http.Request) {
-		y, err := b.Why(r.PathValue("ref"))
-		answer(w, y, err)
-	})
-	mux.HandleFunc("GET /v1/backup", func(w http.ResponseWriter, _ *http.Request) {
+	add(r, "GET /v1/machines/{ref}/why", access.Read, "How a machine is, and why, in words", func(_ context.Context, in *MachineIn) (Why, error) { return b.Why(in.Ref) })
+	r.addPlain("GET /v1/backup", access.Admin, "The state as it is now", func(w http.ResponseWriter, q *http.Request) {
 		w.Header().Set("Content-Type", "application/octet-stream")
-		if err := b.Backup(w); err != nil {
+		if err := b.Backup(q.Context(), w); err != nil {
 			panic(http.ErrAbortHandler) // half a backup must not look like one
 		}
 	})
-	mux.HandleFunc("POST /v1/restore", func(w http.ResponseWriter, r *http.Request) {
-		done, err := b.Restore(http.MaxBytesReader(w, r.Body, maxBackup))
-		answer(w, done, err)
+	r.addPlain("POST /v1/restore", access.Admin, "Put a backup in the place of the state", func(w http.ResponseWriter, q *http.Request) {
+		_ = http.NewResponseController(w).SetReadDeadline(time.Time{}) // a large file takes its time
+		done, err := b.Restore(q.Context(), http.MaxBytesReader(w, q.Body, maxBackup))
+		if err != nil {
+			write(w, problem(err))
+			return
+		}
+		w.Header().Set("Content-Type", "application/json")
+		_ = jsonFormat.Marshal(w, done) // a client that hung up wants no answer
 	})
 }
 
 // LatestBoots lists the latest boot of each machine.
 func (c *Client) LatestBoots(ctx context.Context) (list []fleet.Boot, err error) {
-	return list, c.call(ctx, http.MethodGet, "boots?latest=1", nil, &list)
+	return list, c.call(ctx, http.MethodGet, "boots?latest=true", nil, &list)
 }
 
 // Events lists entries of the ledger.
 func (c *Client) Events(ctx context.Context, q EventsRequest) (e Events, err error) {
 	v := url.Values{"machine": {q.Machine}, "after": {strconv.FormatUint(q.After, 10)}, "limit": {strconv.Itoa(q.Limit)}, "wait": {q.Wait.String()}}
 	if q.Newest {
-		v.Set("newest", "1")
+		v.Set("newest", "true")
 	}
 	return e, c.call(ctx, http.MethodGet, "events?"+v.Encode(), nil, &e)
 }
@@ -134,7 +146,7 @@ func (c *Client) Why(ctx context.Context, ref string) (y Why, err error) {
 
 // Backup writes the server's state as it is now.
 func (c *Client) Backup(ctx context.Context, w io.Writer) (int64, error) {
-	resp, err := c.stream(ctx, http.MethodGet, "backup", nil)
+	resp, err := c.stream(ctx, http.MethodGet, "/v1/backup", nil)
 	if err != nil {
 		return 0, err
 	}
@@ -148,33 +160,10 @@ func (c *Client) Backup(ctx context.Context, w io.Writer) (int64, error) {
 
 // Restore puts a backup in the place of the server's state.
 func (c *Client) Restore(ctx context.Context, from io.Reader) (done Restored, err error) {
-	resp, err := c.stream(ctx, http.MethodPost, "restore", from)
+	resp, err := c.stream(ctx, http.MethodPost, "/v1/restore", from)
 	if err != nil {
 		return done, err
 	}
 	defer resp.Body.Close()
 	return done, json.NewDecoder(resp.Body).Decode(&done)
-}
-
-// stream is a call whose bodies may be large and take their time.
-func (c *Client) stream(ctx context.Context, method, path string, body io.Reader) (*http.Response, error) {
-	req, err := http.NewRequestWithContext(ctx, method, c.base+"/v1/"+path, body)
-	if err != nil {
-		return nil, err
-	}
-	patient := *c.http
-	patient.Timeout = 0
-	resp, err := patient.Do(req)
-	if err != nil {
-		return nil, c.explain(err)
-	}
-	if resp.StatusCode >= 400 {
-		defer resp.Body.Close()
-		p := Problem{Status: resp.StatusCode, Title: resp.Status}
-		if json.NewDecoder(io.LimitReader(resp.Body, 64<<10)).Decode(&p) != nil {
-			return nil, errors.New(resp.Status)
-		}
-		return nil, p
-	}
-	return resp, nil
 }

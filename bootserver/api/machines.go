@@ -2,19 +2,20 @@ package api
 
 import (
 	"context"
-	"encoding/json"
 	"net/http"
+	"net/url"
 
+	"ingot/bootserver/access"
 	"ingot/bootserver/fleet"
 )
 
 // Machinery is what operators do with machines.
 type Machinery interface {
-	Label(ref string, q LabelRequest) (fleet.Machine, error)
-	Rename(ref, name string) (fleet.Machine, error)
-	Retire(ref string) (fleet.Machine, error)
-	Forget(ref string, force bool) (fleet.Machine, error)
-	Merge(from, into string) (fleet.Machine, error)
+	Label(ctx context.Context, ref string, q LabelRequest) (fleet.Machine, error)
+	Rename(ctx context.Context, ref, name string) (fleet.Machine, error)
+	Retire(ctx context.Context, ref string) (fleet.Machine, error)
+	Forget(ctx context.Context, ref string, force bool) (fleet.Machine, error)
+	Merge(ctx context.Context, from, into string) (fleet.Machine, error)
 	Import(ctx context.Context, q ImportRequest) (Imported, error)
 }
 
@@ -54,38 +55,31 @@ type Imported struct {
 // maxImport bounds the body of a list, in bytes.
 const maxImport = 16 << 20
 
-func machineRoutes(mux *http.ServeMux, b Machinery) {
-	mux.HandleFunc("POST /v1/machines/{ref}/label", post(func(r *http.Request, q LabelRequest) (fleet.Machine, error) {
-		return b.Label(r.PathValue("ref"), q)
-	}))
-	mux.HandleFunc("POST /v1/machines/{ref}/rename", post(func(r *http.Request, q RenameRequest) (fleet.Machine, error) {
-		return b.Rename(r.PathValue("ref"), q.Name)
-	}))
-	mux.HandleFunc("POST /v1/machines/{ref}/retire", post(func(r *http.Request, _ struct{}) (fleet.Machine, error) {
-		return b.Retire(r.PathValue("ref"))
-	}))
-	mux.HandleFunc("POST /v1/machines/{ref}/forget", post(func(r *http.Request, q ForgetRequest) (fleet.Machine, error) {
-		return b.Forget(r.PathValue("ref"), q.Force)
-	}))
-	mux.HandleFunc("POST /v1/machines/{ref}/merge", post(func(r *http.Request, q MergeRequest) (fleet.Machine, error) {
-		return b.Merge(r.PathValue("ref"), q.Into)
-	}))
-	mux.HandleFunc("POST /v1/import", func(w http.ResponseWriter, r *http.Request) {
-		var q ImportRequest
-		d := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxImport))
-		d.DisallowUnknownFields()
-		if err := d.Decode(&q); err != nil {
-			answer(w, nil, Problem{Status: 400, Title: "the request is not the JSON that is wanted: " + err.Error()})
-			return
-		}
-		done, err := b.Import(r.Context(), q)
-		answer(w, done, err)
+func machineryRoutes(r *routes, b Machinery) {
+	add(r, "POST /v1/machines/{ref}/label", access.Operate, "Change the labels of a machine", func(ctx context.Context, in *changeIn[LabelRequest]) (fleet.Machine, error) {
+		return b.Label(ctx, in.Ref, in.Body)
 	})
+	add(r, "POST /v1/machines/{ref}/rename", access.Operate, "Give a machine another host name", func(ctx context.Context, in *changeIn[RenameRequest]) (fleet.Machine, error) {
+		return b.Rename(ctx, in.Ref, in.Body.Name)
+	})
+	add(r, "POST /v1/machines/{ref}/retire", access.Operate, "Let a machine not boot any more", func(ctx context.Context, in *MachineIn) (fleet.Machine, error) {
+		return b.Retire(ctx, in.Ref)
+	})
+	add(r, "POST /v1/machines/{ref}/forget", access.Operate, "Forget a machine and its boots", func(ctx context.Context, in *changeIn[ForgetRequest]) (fleet.Machine, error) {
+		return b.Forget(ctx, in.Ref, in.Body.Force)
+	})
+	add(r, "POST /v1/machines/{ref}/merge", access.Operate, "Say that a machine is the same as another one", func(ctx context.Context, in *changeIn[MergeRequest]) (fleet.Machine, error) {
+		return b.Merge(ctx, in.Ref, in.Body.Into)
+	})
+	type importIn struct{ Body ImportRequest }
+	add(r, "POST /v1/import", access.Operate, "Make machines known before they boot", func(ctx context.Context, in *importIn) (Imported, error) {
+		return b.Import(ctx, in.Body)
+	}, bodyOf(maxImport))
 }
 
 // MachinesBrief lists all machines with what a table shows of them.
 func (c *Client) MachinesBrief(ctx context.Context) (list []fleet.Machine, err error) {
-	return list, c.call(ctx, http.MethodGet, "machines?brief=1", nil, &list)
+	return pages[fleet.Machine](ctx, c, "machines", url.Values{"limit": {"10000"}, "brief": {"true"}})
 }
 
 // Label changes the labels of a machine.
@@ -100,7 +94,7 @@ func (c *Client) Rename(ctx context.Context, ref, name string) (fleet.Machine, e
 
 // Retire lets a machine not boot any more.
 func (c *Client) Retire(ctx context.Context, ref string) (fleet.Machine, error) {
-	return c.change(ctx, ref, "retire", struct{}{})
+	return c.change(ctx, ref, "retire", nil)
 }
 
 // Forget forgets a machine and its boots.

@@ -11,11 +11,14 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"reflect"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -46,6 +49,7 @@ type Config struct {
 	TFTP   TFTP         `yaml:"tftp,omitempty" json:"tftp"`
 	HTTP   HTTP         `yaml:"http,omitempty" json:"http"`
 	Boots  Boots        `yaml:"boots,omitempty" json:"boots"`
+	API    API          `yaml:"api,omitempty" json:"api"`
 }
 
 // TFTP bounds the first stage.
@@ -73,6 +77,14 @@ type Boots struct {
 	Rules      []fleet.Rule      `yaml:"rules,omitempty" json:"rules,omitempty" jsonschema_description:"Which new machines are approved and labelled by themselves; the first rule that matches decides."`
 	ApproveAll bool              `yaml:"approveAll,omitempty" json:"approveAll,omitempty" jsonschema_description:"Approve every new machine. For labs, on networks that no stranger can reach."`
 	Image      string            `yaml:"image,omitempty" json:"image,omitempty" jsonschema_description:"With approveAll: the image that new machines are assigned."`
+}
+
+// API says where the server is administered from elsewhere. The Unix socket is
+// always there.
+type API struct {
+	Listen  []string `yaml:"listen,omitempty" json:"listen,omitempty" jsonschema_description:"Where HTTPS is served to who has a token or client certificate: 10.0.0.1:7443, or :7443 for every address. Default: nowhere."`
+	Names   []string `yaml:"names,omitempty" json:"names,omitempty" jsonschema_description:"Names and addresses in the server's certificate, besides the host's own and those of listen; for clients other than ingot."`
+	Metrics string   `yaml:"metrics,omitempty" json:"metrics,omitempty" jsonschema_description:"Where /metrics, /healthz and /readyz, and nothing else, are served over plain HTTP to whoever asks: 127.0.0.1:9469. Default: only by HTTPS and the socket, to scope read."`
 }
 
 // Limits are the limits of the HTTP server.
@@ -196,8 +208,35 @@ func (c *Config) check(faults *yamlfile.Faults, places map[string]yamlfile.Place
 	if c.HTTP.Rate != 0 && c.HTTP.Rate < 64<<10 {
 		faults.Add(at("http.rate"), "write at least 64KiB, or nothing", "rate: %d bytes per second boot no machine", c.HTTP.Rate)
 	}
+	c.API.check(faults, at)
 	checkDHCP("dhcp", dhcp.ErrConfig, c.DHCP.Check(), faults, places)
 	checkDHCP("dhcp6", dhcp6.ErrConfig, c.DHCP6.Check(), faults, places)
+}
+
+func (a *API) check(faults *yamlfile.Faults, at func(string) yamlfile.Place) {
+	wants := func(path, address string) {
+		host, port, err := net.SplitHostPort(address)
+		if err == nil && host != "" {
+			_, err = netip.ParseAddr(host)
+		}
+		if n, bad := strconv.ParseUint(port, 10, 16); err != nil || bad != nil || n == 0 {
+			faults.Add(at(path), "write ADDRESS:PORT, or :PORT for every address", "%s: %q is not an address and a port", path, address)
+		}
+	}
+	for i, l := range a.Listen {
+		wants(fmt.Sprintf("api.listen[%d]", i), l)
+		if slices.Contains(a.Listen[:i], l) {
+			faults.Add(at(fmt.Sprintf("api.listen[%d]", i)), "remove one", "api.listen: %q is there twice", l)
+		}
+	}
+	if a.Metrics != "" {
+		wants("api.metrics", a.Metrics)
+	}
+	for i, n := range a.Names {
+		if n == "" || strings.ContainsAny(n, " \t\n/:") && net.ParseIP(n) == nil {
+			faults.Add(at(fmt.Sprintf("api.names[%d]", i)), "write a host name or an address, without a port", "api.names: %q cannot be in a certificate", n)
+		}
+	}
 }
 
 // item is the place that a fault of package dhcp begins with: networks[0] "x": …

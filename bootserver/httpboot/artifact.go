@@ -50,6 +50,7 @@ func (s *Server) artifact(w http.ResponseWriter, r *http.Request, boot ingot.Boo
 	out := &paced{ResponseWriter: w, control: http.NewResponseController(w), ctx: r.Context(), server: s}
 	http.ServeContent(out, r, "", time.Time{}, content)
 	if r.Method == http.MethodGet {
+		s.sent.Add(out.n)
 		s.booter.Served(boot, part, out.n, out.n == size)
 	}
 }
@@ -57,6 +58,7 @@ func (s *Server) artifact(w http.ResponseWriter, r *http.Request, boot ingot.Boo
 // busy tells a machine when to come back (RFC 9110 section 10.2.3). The time is
 // jittered, so that a rack that was refused together does not return together.
 func (s *Server) busy(w http.ResponseWriter, r *http.Request, boot ingot.BootID, part string) {
+	s.refused.Add(1)
 	s.log.Debug("no room, a machine is asked to come back", "boot", boot.Short(), "part", part, "remote", r.RemoteAddr)
 	w.Header().Set("Retry-After", strconv.Itoa(comeBack()))
 	refuse(w, "many machines are being served; come back", http.StatusServiceUnavailable)

@@ -1,7 +1,7 @@
 // Package httpboot serves one boot over HTTP/1.1 (RFC 9110, RFC 9112): script,
 // kernel, initramfs and root to the machine, and its tickets, events and
-// reports back. The paths are those of ingot.BootPath; the boot id in them is
-// the machine's credential.
+// reports back. The paths are those of ingot.BootPath; the key in them is the
+// machine's credential: it opens its own boot, and nothing when that is over.
 //
 // Its clients are firmware, boot loaders and ingot-init, so the answers are
 // plain: a path is exact or 404, never a redirect; every body says its length,
@@ -22,6 +22,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"ingot"
@@ -38,6 +39,9 @@ var (
 
 // Booter knows boots and decides about them.
 type Booter interface {
+	// Knows reports whether a key is the server's own; it takes the same time
+	// for any.
+	Knows(key ingot.BootKey) bool
 	// Script is what a loader runs; base is the URL that it asked, "http://10.99.0.1".
 	Script(boot ingot.BootID, base string) (string, error)
 	// Waits is told what a machine says of itself that waits in its loader.
@@ -77,6 +81,8 @@ type Server struct {
 	pace    pace
 	callers callers
 	wait    time.Duration // patience, but for tests
+	sent    atomic.Int64  // bytes of artifacts
+	refused atomic.Int64  // transfers that found no room
 }
 
 // New returns a server with the default limits.
@@ -96,11 +102,12 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	at := strings.Split(rest, "/")
-	boot, err := ingot.ParseBootID(at[0])
-	if err != nil {
+	key, err := ingot.ParseBootKey(at[0])
+	if err != nil || !s.booter.Knows(key) {
 		s.notFound(w, r)
 		return
 	}
+	boot := key.ID()
 	switch {
 	case len(at) == 2 && at[1] == "script" && r.Method == http.MethodPost:
 		s.told(w, r, boot)
@@ -139,7 +146,7 @@ func (s *Server) hurry(w http.ResponseWriter, r *http.Request) {
 }
 
 func (s *Server) notFound(w http.ResponseWriter, r *http.Request) {
-	s.log.Debug("nothing is there", "method", r.Method, "path", r.URL.Path, "remote", r.RemoteAddr)
+	s.log.Debug("nothing is there", "method", r.Method, "path", ingot.HideBootKeys(r.URL.Path), "remote", r.RemoteAddr)
 	refuse(w, "nothing is there", http.StatusNotFound)
 }
 
@@ -172,7 +179,7 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 	case errors.Is(err, ErrRefused):
 		status, level = http.StatusForbidden, slog.LevelWarn
 	}
-	s.log.Log(r.Context(), level, "answering a machine", "path", r.URL.Path, "remote", r.RemoteAddr, "status", status, "err", err)
+	s.log.Log(r.Context(), level, "answering a machine", "path", ingot.HideBootKeys(r.URL.Path), "remote", r.RemoteAddr, "status", status, "err", err)
 	refuse(w, err.Error(), status)
 }
 

@@ -25,6 +25,7 @@ import (
 
 var (
 	testBoot  = ingot.NewBootID([16]byte{1})
+	testKey   = ingot.NewBootKey(testBoot, [16]byte{2})
 	testImage = ingot.DigestOf([]byte("image"))
 )
 
@@ -33,6 +34,8 @@ type shelf struct {
 	dir    string
 	served chan int64
 }
+
+func (s *shelf) Knows(k ingot.BootKey) bool { return k == testKey }
 
 func (s *shelf) Script(_ ingot.BootID, base string) (string, error) {
 	return "#!ipxe\n# " + base + strings.Repeat("\n# long", 1000), nil // longer than what net/http buffers
@@ -121,7 +124,7 @@ func say(t *testing.T, at, request string) (*http.Response, []byte) {
 	return resp, body
 }
 
-func path(part string) string { return ingot.BootPath(testBoot, part) }
+func path(part string) string { return ingot.BootPath(testKey, part) }
 
 func part(name string) string { return path(testImage.Hex() + "/" + name) }
 

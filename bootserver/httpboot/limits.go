@@ -22,6 +22,18 @@ type Limits struct {
 	PerClient   int   // connections of one address; 0 means 64
 }
 
+// Counts are what a server did since it started, for metrics.
+type Counts struct {
+	Bytes     int64 // of artifacts that went out
+	Refused   int64 // transfers that found no room
+	Transfers int   // under way
+}
+
+// Counts counts.
+func (s *Server) Counts() Counts {
+	return Counts{Bytes: s.sent.Load(), Refused: s.refused.Load(), Transfers: s.gate.inside()}
+}
+
 // SetLimits changes the limits. What was admitted goes on, at the new rate.
 func (s *Server) SetLimits(l Limits) {
 	orElse := func(n, d int) int {

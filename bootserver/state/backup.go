@@ -110,6 +110,9 @@ func (s *State) Restore(r io.Reader, now time.Time) (kept string, err error) {
 	}
 	s.swap.Lock()
 	defer s.swap.Unlock()
+	if err := carryAccess(s.db, incoming); err != nil {
+		return "", fmt.Errorf("restoring the state: %w", err)
+	}
 	kept = fmt.Sprintf("%s.before-%s", path, now.UTC().Format("20060102T150405Z"))
 	if err := errors.Join(s.db.Close(), os.Link(path, kept), os.Rename(incoming, path), syncDir(filepath.Dir(path))); err != nil {
 		err = fmt.Errorf("restoring the state: %w", err)

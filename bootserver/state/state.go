@@ -31,6 +31,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ingot"
+	"ingot/bootserver/access"
 	"ingot/bootserver/fleet"
 )
 
@@ -60,6 +61,11 @@ type State struct {
 	stored   uint64        // of the last one that is on the disk
 	news     chan struct{} // closed when there are more, and made anew
 	pieces   uint64        // of consoles, since the start
+
+	credentials map[string]access.Credential // by id
+	audited     uint64                       // sequence number of the last change in the audit log
+	keepAudit   uint64                       // MaxAudit, but for tests
+	ended       map[ingot.Outcome]uint64     // boots that ended since the state was opened
 }
 
 var (
@@ -73,7 +79,7 @@ var (
 	bucketConsole  = []byte("console")
 )
 
-var buckets = [][]byte{bucketMachines, bucketBoots, bucketLeases, bucketMeta, bucketHistory, bucketRecent, bucketLedger, bucketConsole}
+var buckets = [][]byte{bucketMachines, bucketBoots, bucketLeases, bucketMeta, bucketHistory, bucketRecent, bucketLedger, bucketConsole, bucketCredentials, bucketAudit}
 
 // Folder is where the state lies, below the store's root.
 const Folder = "state"
@@ -97,7 +103,7 @@ func Open(_ context.Context, dir string) (*State, error) {
 		}
 		return nil, fmt.Errorf("opening state %q: %w", path, err)
 	}
-	s := &State{Now: time.Now, db: db, lock: lock, news: make(chan struct{})}
+	s := &State{Now: time.Now, db: db, lock: lock, news: make(chan struct{}), keepAudit: MaxAudit, ended: map[ingot.Outcome]uint64{}}
 	if err := guarded(s.load); err != nil {
 		return nil, errors.Join(fmt.Errorf("reading state %q: %w", path, err), db.Close(), lock.Close())
 	}
@@ -163,6 +169,7 @@ func (s *State) load() error {
 			indexBoots(tx),
 			s.loadLatest(tx),
 			rekeyLeases(tx),
+			s.loadAccess(tx),
 		)
 	})
 }

@@ -176,6 +176,7 @@ func (tx *Tx) PutBoot(b fleet.Boot) {
 	if !had {
 		before = nil
 	}
+	tx.countEnd(old, b)
 	tx.Note(fleet.BootEntries(before, b, tx.now())...)
 }
 

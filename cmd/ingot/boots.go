@@ -141,8 +141,8 @@ func timelines(w io.Writer, boots []fleet.Boot, names map[ingot.MachineID]string
 		if i > 0 {
 			fmt.Fprintln(w)
 		}
-		fmt.Fprintf(w, "%s  %s  %s  %s  %s: %s\n", plain(bootMachine(b, names)), b.ID.Short(), dash(string(b.Firmware)),
-			dash(b.Image.Name), b.Started.Local().Format(time.DateTime), outcome(b))
+		fmt.Fprintf(w, "%s  %s  %s  %s  %s: %s\n", plain(bootMachine(b, names)), plain(b.ID.Short()), plain(dash(string(b.Firmware))),
+			plain(dash(b.Image.Name)), b.Started.Local().Format(time.DateTime), plain(outcome(b)))
 		t := tabs(w)
 		last, whole := b.Started, length(b)
 		for _, e := range b.Events {
@@ -164,7 +164,7 @@ func timelines(w io.Writer, boots []fleet.Boot, names map[ingot.MachineID]string
 		}
 		if b.Report != nil && b.Report.RAMTotal > 0 {
 			fmt.Fprintf(w, "  memory in use at the report: %s of %s; measured root %s\n",
-				size(b.Report.RAMUsed), size(b.Report.RAMTotal), b.Report.Root.Short())
+				size(b.Report.RAMUsed), size(b.Report.RAMTotal), plain(b.Report.Root.Short()))
 		}
 	}
 }

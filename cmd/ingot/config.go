@@ -104,10 +104,10 @@ func (a *app) configReload(cmd *cobra.Command) error {
 		case len(r.Changed)+len(r.Restart) == 0:
 			fmt.Fprintln(w, "nothing has changed")
 		case len(r.Changed) > 0:
-			fmt.Fprintf(w, "in force now: %s\n", strings.Join(r.Changed, ", "))
+			fmt.Fprintf(w, "in force now: %s\n", plain(strings.Join(r.Changed, ", ")))
 		}
 		if len(r.Restart) > 0 {
-			fmt.Fprintf(w, "changed, but needs a restart of the server: %s\n", strings.Join(r.Restart, ", "))
+			fmt.Fprintf(w, "changed, but needs a restart of the server: %s\n", plain(strings.Join(r.Restart, ", ")))
 		}
 	})
 }

@@ -106,7 +106,7 @@ func TestFaults(t *testing.T) {
 		seed = n
 	}
 	t.Logf("INGOT_TEST_SEED=%d", seed)
-	r := newTrial(t, seed, time.Duration(rounds)*time.Minute)
+	r := newTrial(t, seed, time.Duration(rounds)*5*time.Minute)
 	r.serve()
 	for n := range rounds {
 		began := time.Now()
@@ -201,7 +201,7 @@ func (r *trial) round(f fault) (killed, ready time.Time) {
 	c := f.storm
 	c.Machines = 12
 	c.First = r.random.IntN(faultMachines - c.Machines)
-	c.Spread, c.Retry, c.Boots, c.Timeout = time.Second, 200*time.Millisecond, 50, time.Minute
+	c.Spread, c.Retry, c.Boots, c.Timeout = time.Second, 200*time.Millisecond, 50, 4*time.Minute
 	r.mu.Lock()
 	r.odd = f.name == "all" || strings.HasPrefix(f.name, "clock")
 	r.mu.Unlock()

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"strings"
@@ -98,10 +97,9 @@ func (a *app) events(ctx context.Context, q api.EventsRequest, follow bool) erro
 
 // printEvents prints one line per entry: as text, or as JSON.
 func (a *app) printEvents(list []fleet.Entry, names map[string]string) error {
-	enc := json.NewEncoder(a.stdout)
 	for _, e := range list {
 		if a.output == "json" {
-			if err := enc.Encode(e); err != nil {
+			if err := a.line(e); err != nil {
 				return err
 			}
 			continue

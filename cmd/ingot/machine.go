@@ -4,8 +4,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -15,16 +13,6 @@ import (
 	"ingot/bootserver/api"
 	"ingot/bootserver/fleet"
 )
-
-// client talks to the running server.
-func (a *app) client() *api.Client {
-	for _, s := range []string{a.server, os.Getenv("INGOT_SERVER")} {
-		if s != "" {
-			return api.Dial(s)
-		}
-	}
-	return api.Dial("unix://" + filepath.Join(a.storeRoot(), "ingot.sock"))
-}
 
 func (a *app) machineCommand() *cobra.Command {
 	ls := &cobra.Command{
@@ -189,7 +177,8 @@ func machineTable(w io.Writer, ms []fleet.Machine, now time.Time) {
 	t.Flush()
 	for _, m := range ms {
 		if m.Ask != nil {
-			fmt.Fprintf(w, "\n%s asks: %s\n  → the same: ingot machine merge %s %s; another one: ingot machine approve %s\n", m.ID, plain(m.Ask.What), m.ID, m.Ask.With, m.ID)
+			fmt.Fprintf(w, "\n%s asks: %s\n  → the same: ingot machine merge %s %s; another one: ingot machine approve %s\n",
+				plain(string(m.ID)), plain(m.Ask.What), plain(string(m.ID)), plain(string(m.Ask.With)), plain(string(m.ID)))
 		}
 	}
 }
@@ -280,7 +269,7 @@ func machineDetails(w io.Writer, m fleet.Machine, now time.Time) {
 	}
 	t.Flush()
 	if m.State == fleet.Pending {
-		fmt.Fprintf(w, "\n  → ingot machine approve %s --name NAME --image PROFILE:VERSION\n", m.ID)
+		fmt.Fprintf(w, "\n  → ingot machine approve %s --name NAME --image PROFILE:VERSION\n", plain(string(m.ID)))
 	}
 }
 

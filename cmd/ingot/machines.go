@@ -141,7 +141,7 @@ func (a *app) renameCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return a.show(m, func(w io.Writer) { fmt.Fprintf(w, "%s is named %s\n", m.ID, plain(called(m))) })
+			return a.show(m, func(w io.Writer) { fmt.Fprintf(w, "%s is named %s\n", plain(string(m.ID)), plain(called(m))) })
 		},
 	}
 }
@@ -189,7 +189,7 @@ past, and boots within seconds. Approving the new one says that it is another ma
 				return err
 			}
 			return a.show(m, func(w io.Writer) {
-				fmt.Fprintf(w, "%s is %s: cards %s, UUID %s\n", args[0], plain(called(m)), strings.Join(m.MACs, " "), dash(m.UUID))
+				fmt.Fprintf(w, "%s is %s: cards %s, UUID %s\n", plain(args[0]), plain(called(m)), plain(strings.Join(m.MACs, " ")), plain(dash(m.UUID)))
 			})
 		},
 	}

@@ -22,7 +22,9 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"ingot/bootserver/access"
 	"ingot/bootserver/api"
+	"ingot/internal/harmless"
 )
 
 // version is set by the linker; see the Makefile.
@@ -71,9 +73,9 @@ func (a *app) run(ctx context.Context, args []string) int {
 	if err == nil {
 		return 0
 	}
-	fmt.Fprintf(stderr, "ingot: %v\n", err)
+	fmt.Fprintf(stderr, "ingot: %s\n", harmless.Lines(access.Redact(err.Error())))
 	if next := nextStep(err); next != "" {
-		fmt.Fprintf(stderr, "  → %s\n", next)
+		fmt.Fprintf(stderr, "  → %s\n", harmless.Lines(next))
 	}
 	var usage usageError
 	if errors.As(err, &usage) || strings.HasPrefix(err.Error(), "unknown command") {
@@ -94,6 +96,8 @@ func nextStep(err error) string {
 		return problem.Next
 	case errors.Is(err, api.ErrNoServer):
 		return "ingot serve --interface IF, or name the server's store with --store or INGOT_STORE"
+	case errors.Is(err, api.ErrStranger):
+		return "was the server set up anew? Compare the fingerprint that its administrator sees (ingot api fingerprint), and: ingot context add"
 	case errors.Is(err, fs.ErrPermission):
 		return "run it as root, or as the user that the store belongs to"
 	}
@@ -117,6 +121,7 @@ type app struct {
 
 	store   string // --store
 	server  string // --server
+	context string // --context
 	output  string // -o
 	verbose bool
 }
@@ -145,7 +150,8 @@ func (a *app) rootCommand() *cobra.Command {
 	}
 	f := root.PersistentFlags()
 	f.StringVar(&a.store, "store", "", "folder of images, keys and state (default: $INGOT_STORE, else "+defaultStore()+")")
-	f.StringVar(&a.server, "server", "", "running server to talk to: unix:///PATH (default: $INGOT_SERVER, else ingot.sock in the store)")
+	f.StringVar(&a.server, "server", "", "running server to talk to: unix:///PATH (default: $INGOT_SERVER, else the context, else ingot.sock in the store)")
+	f.StringVar(&a.context, "context", "", "server to talk to, by the name that ingot context add gave it (default: $INGOT_CONTEXT, else the one in use)")
 	f.StringVarP(&a.output, "output", "o", "table", "output format: table or json")
 	f.BoolVarP(&a.verbose, "verbose", "v", false, "log more to standard error")
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
@@ -159,6 +165,7 @@ func (a *app) rootCommand() *cobra.Command {
 	root.AddCommand(a.buildCommand(), a.planCommand(), a.importCommand(), a.verifyCommand(), a.imageCommand(), a.keyCommand(), a.serveCommand(), a.configCommand(), a.loadersCommand(),
 		a.machineCommand(), a.networkCommand(), a.assignCommand(), a.rollbackCommand(), a.grantCommand(), a.resumeCommand(), a.bootsCommand(),
 		a.whyCommand(), a.eventsCommand(), a.consoleCommand(), a.backupCommand(), a.restoreCommand(),
+		a.contextCommand(), a.tokenCommand(), a.auditCommand(), a.apiCommand(), a.doctorCommand(), a.captureCommand(),
 		a.labCommand(), a.demoCommand(), a.profileCommand(), a.versionCommand())
 	return root
 }

@@ -102,9 +102,9 @@ func TestTables(t *testing.T) {
 			Facts: ingot.Facts{Vendor: "Evil\x1b[2J", Product: "R\t1"}},
 		{ID: "m-525400120002", State: fleet.Pending, LastSeen: now.Add(-50 * time.Hour)},
 	}, now)
-	want := `MACHINE         NAME    STATE     IMAGE   RUNS      LAST SEEN  ADDRESS  HARDWARE
-m-525400120001  node01  approved  lab:v2  lab:v1 *  1m ago     -        Evil·[2J R·1
-m-525400120002  -       pending   -       -         2d ago     -        -
+	want := `MACHINE         NAME    STATE     IMAGE   RUNS      LAST SEEN  ADDRESS  HARDWARE      LABELS
+m-525400120001  node01  approved  lab:v2  lab:v1 *  1m ago     -        Evil·[2J R·1  -
+m-525400120002  -       pending   -       -         2d ago     -        -             -
 `
 	if out.String() != want {
 		t.Errorf("machine ls =\n%s\nwant\n%s", out.String(), want)

@@ -126,6 +126,9 @@ func (a *app) serve(cmd *cobra.Command, f serveFlags) error {
 		for _, l := range r.Links {
 			fmt.Fprintf(a.stderr, "serving %s\n", linkLine(l))
 		}
+		for _, at := range r.Remote {
+			fmt.Fprintf(a.stderr, "API for who has a token: https://%s\n", at)
+		}
 		fmt.Fprintf(a.stderr, "  → ingot machine ls\n")
 		s.ready()
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -8,20 +9,38 @@ import (
 	"strings"
 	"text/tabwriter"
 	"time"
-	"unicode"
 
 	"golang.org/x/term"
+
+	"ingot/internal/harmless"
 )
 
-// show prints v as JSON with -o json, else what table writes.
+// show prints v as JSON with -o json, else what table writes. In both, what
+// machines say of themselves is made harmless for a terminal.
 func (a *app) show(v any, table func(w io.Writer)) error {
 	if a.output == "json" {
-		e := json.NewEncoder(a.stdout)
-		e.SetIndent("", "  ")
-		return e.Encode(v)
+		text, err := json.MarshalIndent(v, "", "  ")
+		if err != nil {
+			return err
+		}
+		_, err = a.stdout.Write(append(harmless.JSON(text), '\n'))
+		return err
 	}
-	table(a.stdout)
-	return nil
+	// The cells are harmless already; this is for the one that was forgotten.
+	var b bytes.Buffer
+	table(&b)
+	_, err := io.WriteString(a.stdout, harmless.Lines(b.String()))
+	return err
+}
+
+// line prints v as one line of JSON, for what goes on and on.
+func (a *app) line(v any) error {
+	text, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	_, err = a.stdout.Write(append(harmless.JSON(text), '\n'))
+	return err
 }
 
 // row writes cells to a tabwriter, made harmless for a terminal.
@@ -36,14 +55,7 @@ func tabs(w io.Writer) *tabwriter.Writer { return tabwriter.NewWriter(w, 0, 4, 2
 
 // plain replaces control characters: names and serial numbers come from
 // machines and must not move the cursor of whoever reads them.
-func plain(s string) string {
-	return strings.Map(func(r rune) rune {
-		if unicode.IsControl(r) || unicode.Is(unicode.Cf, r) {
-			return '·'
-		}
-		return r
-	}, s)
-}
+func plain(s string) string { return harmless.Text(s) }
 
 // dash shows an absent value.
 func dash(s string) string {

@@ -188,7 +188,7 @@ func (a *Agent) post(ctx context.Context, part string, v any) error {
 	if err != nil {
 		return err
 	}
-	url := a.Handover.Server + ingot.BootPath(a.Handover.Ticket.Boot, part)
+	url := a.Handover.Server + ingot.BootPath(a.Handover.Key, part)
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, url, bytes.NewReader(body))
 	if err != nil {
 		return err

@@ -173,7 +173,7 @@ func (g *Guard) post(ctx context.Context, part string, v any) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, h.Server+ingot.BootPath(h.Ticket.Boot, part), bytes.NewReader(body))
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, h.Server+ingot.BootPath(h.Key, part), bytes.NewReader(body))
 	if err != nil {
 		return
 	}

@@ -45,7 +45,7 @@ func fetchFrom(t *testing.T, h http.Handler, chunks []ingot.Chunk, stall time.Du
 		t.Fatal(err)
 	}
 	defer f.Close()
-	r := newRemote(srv.URL, ingot.NewBootID([16]byte{7}))
+	r := newRemote(srv.URL, ingot.NewBootKey(ingot.NewBootID([16]byte{7}), [16]byte{8}))
 	image := ingot.DigestOf([]byte("image"))
 	d := &download{chunks: chunks, file: f, stall: stall, open: func(ctx context.Context, offset int64) (io.ReadCloser, error) {
 		return r.root(ctx, image, offset)

@@ -137,7 +137,7 @@ func bootIn(a *dhcpv4.DHCPv4) (Arguments, error) {
 // bootOf reads the URL of the boot: http://SERVER/b/BOOT/
 func bootOf(url string) (Arguments, error) {
 	server, id, ok := strings.Cut(strings.TrimRight(url, "\x00"), "/b/")
-	boot, err := ingot.ParseBootID(strings.TrimRight(id, "/"))
+	boot, err := ingot.ParseBootKey(strings.TrimRight(id, "/"))
 	if !ok || err != nil || !strings.HasPrefix(server, "http://") {
 		return Arguments{}, errNoBoot
 	}

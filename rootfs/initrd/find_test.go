@@ -7,7 +7,7 @@ import (
 )
 
 func TestBootOf(t *testing.T) {
-	const id = "0123456789abcdef0123456789abcdef"
+	const id = "0123456789abcdef0123456789abcdeffedcba9876543210fedcba9876543210"
 	for url, want := range map[string]string{
 		"http://10.99.0.1/b/" + id + "/":           "http://10.99.0.1",
 		"http://10.99.0.1:8080/b/" + id:            "http://10.99.0.1:8080",
@@ -18,7 +18,7 @@ func TestBootOf(t *testing.T) {
 		"snponly.efi":                              "",
 		"":                                         "",
 		"http://10.99.0.1/b/../../" + id + "/":     "",
-		"http://10.99.0.1/b/" + id[:31] + "/":      "",
+		"http://10.99.0.1/b/" + id[:32] + "/":      "",
 		"http://10.99.0.1/b/" + id + "/b/" + id:    "",
 		"http://10.99.0.1/b/" + id + " other=arg/": "",
 	} {
@@ -37,7 +37,7 @@ func TestBootOf(t *testing.T) {
 // of this boot; half of it is a mistake.
 func TestArgumentsOfUKI(t *testing.T) {
 	hash := "ingot.roothash=00"
-	for cmdline, lost := range map[string]bool{hash: true, hash + " ingot.server=http://x ingot.boot=0123456789abcdef0123456789abcdef ingot.mac=52:54:00:00:00:01": false} {
+	for cmdline, lost := range map[string]bool{hash: true, hash + " ingot.server=http://x ingot.boot=0123456789abcdef0123456789abcdeffedcba9876543210fedcba9876543210 ingot.mac=52:54:00:00:00:01": false} {
 		if a, err := ParseArguments(cmdline); err != nil || a.lost() != lost {
 			t.Errorf("ParseArguments(%q) = %+v, %v; want lost %v", cmdline, a, err, lost)
 		}

@@ -34,7 +34,7 @@ import (
 // Arguments are what the loader's script told on the kernel command line.
 type Arguments struct {
 	Server string
-	Boot   ingot.BootID
+	Boot   ingot.BootKey
 	MAC    string
 	Debug  bool
 	// Local says where the root is, when no server is asked; RootHash is its.
@@ -51,7 +51,7 @@ func ParseArguments(cmdline string) (Arguments, error) {
 		case ingot.ArgServer:
 			a.Server = strings.TrimRight(value, "/")
 		case ingot.ArgBoot:
-			if a.Boot, err = ingot.ParseBootID(value); err != nil {
+			if a.Boot, err = ingot.ParseBootKey(value); err != nil {
 				return a, fmt.Errorf("parsing %s: %w", key, err)
 			}
 		case ingot.ArgMAC:
@@ -158,7 +158,7 @@ func (b *boot) start(ctx context.Context) error {
 	if b.args, err = ParseArguments(string(cmdline)); err != nil {
 		return err
 	}
-	b.console.say("boot %s, kernel %s", cmp.Or(b.args.Boot.Short(), "without arguments"), kernelRelease())
+	b.console.say("boot %s, kernel %s", cmp.Or(b.args.Boot.ID().Short(), "without arguments"), kernelRelease())
 	if b.mods, err = openModules(kernelRelease()); err != nil {
 		return err
 	}
@@ -215,7 +215,7 @@ func (b *boot) startLost(ctx context.Context) error {
 		return err
 	}
 	b.args.Server, b.args.Boot, b.args.MAC = args.Server, args.Boot, args.MAC
-	b.console.say("network %s (%s, %s), boot %s", link.Attrs().Name, b.args.MAC, driver(link.Attrs().Name), b.args.Boot.Short())
+	b.console.say("network %s (%s, %s), boot %s", link.Attrs().Name, b.args.MAC, driver(link.Attrs().Name), b.args.Boot.ID().Short())
 	b.meet(ctx, own)
 	return nil
 }
@@ -279,7 +279,7 @@ func (b *boot) try(ctx context.Context) error {
 		return err
 	}
 	b.stage = ingot.StageSwitch
-	h := rootfs.Handover{Server: b.args.Server, Ticket: ticket, Image: *b.image, RootDevice: b.device, Switched: rootfs.Uptime()}
+	h := rootfs.Handover{Key: b.args.Boot, Server: b.args.Server, Ticket: ticket, Image: *b.image, RootDevice: b.device, Switched: rootfs.Uptime()}
 	if err := h.Write(ingot.RunDir); err != nil {
 		return err
 	}
@@ -303,7 +303,7 @@ func (b *boot) getTicket(ctx context.Context) (t ingot.Ticket, asked time.Time, 
 		if err != nil {
 			return fmt.Errorf("asking for a ticket: %w", err)
 		}
-		t, err = verifyTicket(signed, b.server, b.args.Boot, nonce, time.Since(asked))
+		t, err = verifyTicket(signed, b.server, b.args.Boot.ID(), nonce, time.Since(asked))
 		return err
 	})
 	if err == nil {
@@ -454,7 +454,7 @@ func (b *boot) giveUp(ctx context.Context, err error) {
 	pause := 20*time.Second + mrand.N(10*time.Second)
 	lines := []string{"This machine could not boot.", fmt.Sprintf("Stage %s: %v", b.stage, err)}
 	if b.args.Boot != "" {
-		lines = append(lines, fmt.Sprintf("Boot %s, server %s, card %s", b.args.Boot.Short(), b.args.Server, b.args.MAC))
+		lines = append(lines, fmt.Sprintf("Boot %s, server %s, card %s", b.args.Boot.ID().Short(), b.args.Server, b.args.MAC))
 	}
 	next := fmt.Sprintf("Rebooting in %s.", pause.Round(time.Second))
 	if b.args.Local == "" {

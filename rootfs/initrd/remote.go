@@ -19,11 +19,11 @@ import (
 // remote speaks to the boot server about one boot.
 type remote struct {
 	base string // "http://10.99.0.1:80"
-	boot ingot.BootID
+	boot ingot.BootKey
 	http *http.Client
 }
 
-func newRemote(base string, boot ingot.BootID) *remote {
+func newRemote(base string, boot ingot.BootKey) *remote {
 	return &remote{base: base, boot: boot, http: &http.Client{Transport: &http.Transport{
 		DialContext:           (&net.Dialer{Timeout: 10 * time.Second, KeepAlive: 15 * time.Second}).DialContext,
 		ResponseHeaderTimeout: 30 * time.Second, DisableCompression: true,

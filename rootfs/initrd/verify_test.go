@@ -101,7 +101,7 @@ func TestVerifyImage(t *testing.T) {
 }
 
 func TestParseArguments(t *testing.T) {
-	a, err := ParseArguments("console=ttyS0 ingot.server=http://10.0.0.1/ ingot.boot=0123456789abcdef0123456789abcdef ingot.mac=52-54-00-AA-BB-CC quiet\n")
+	a, err := ParseArguments("console=ttyS0 ingot.server=http://10.0.0.1/ ingot.boot=0123456789abcdef0123456789abcdeffedcba9876543210fedcba9876543210 ingot.mac=52-54-00-AA-BB-CC quiet\n")
 	if err != nil || a.Server != "http://10.0.0.1" || a.MAC != "52:54:00:aa:bb:cc" {
 		t.Errorf("ParseArguments = %+v, %v", a, err)
 	}

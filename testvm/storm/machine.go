@@ -115,6 +115,10 @@ func (m *machine) boot(ctx context.Context) error {
 	if err != nil {
 		return at("script", err)
 	}
+	if m.conf.Script {
+		m.passed("script")
+		return nil
+	}
 	if err := m.step(); err != nil {
 		return err
 	}
@@ -128,8 +132,9 @@ func (m *machine) boot(ctx context.Context) error {
 		}
 	}
 	m.passed("script, kernel, initramfs")
-	m.base = word(script, ingot.ArgServer+"=") + ingot.BootPath(ingot.BootID(word(script, ingot.ArgBoot+"=")), "")
-	m.id = ingot.BootID(word(script, ingot.ArgBoot+"="))
+	key := ingot.BootKey(word(script, ingot.ArgBoot+"="))
+	m.base = word(script, ingot.ArgServer+"=") + ingot.BootPath(key, "")
+	m.id = key.ID()
 	return m.system(ctx)
 }
 

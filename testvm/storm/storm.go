@@ -32,6 +32,7 @@ type Config struct {
 	Card     string        `json:"card"`    // network card to the LAN
 	Spread   time.Duration `json:"spread"`  // machines are switched on within this time
 	Timeout  time.Duration `json:"timeout"` // of the whole; 0 means 5 min
+	Script   bool          `json:"script"`  // machines are done when they have their script, whatever it says
 
 	Boots  int           `json:"boots,omitempty"`  // how often a machine may start over; 0 means 5 times
 	Retry  time.Duration `json:"retry,omitempty"`  // first pause before a packet is sent again; 0 means 2 s, as firmware does

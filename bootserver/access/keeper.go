@@ -1,0 +1,122 @@
+package access
+
+import (
+	"context"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Errors of somebody who is not let in. All of them are answered with 401.
+var (
+	// ErrNobody: no token and no certificate came with the request.
+	ErrNobody = errors.New("no token and no client certificate came with the request")
+	// ErrWrong: the token or certificate is none of this server's.
+	ErrWrong = errors.New("this server knows no such token or certificate")
+	// ErrExpired: it was good once.
+	ErrExpired = errors.New("the token or certificate has expired")
+	// ErrRevoked: an administrator took it back.
+	ErrRevoked = errors.New("the token or certificate was revoked")
+	// ErrPlain: a token came over a connection that others can read.
+	ErrPlain = errors.New("a token travels over TLS only; this one was sent in the clear and should be revoked")
+)
+
+// Keeper tells who asks.
+type Keeper struct {
+	Find func(id string) (Credential, bool) // a token's or certificate's record
+	Now  func() time.Time
+}
+
+type peerKey struct{}
+
+// ConnContext is that of an http.Server that serves the administrator's
+// socket: it asks the kernel who opened the connection (unix(7), SO_PEERCRED).
+func ConnContext(ctx context.Context, c net.Conn) context.Context {
+	u, ok := c.(*net.UnixConn)
+	if !ok {
+		return ctx
+	}
+	raw, err := u.SyscallConn()
+	if err != nil {
+		return ctx
+	}
+	var cred *unix.Ucred
+	var got error
+	if err := raw.Control(func(fd uintptr) { cred, got = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) }); err != nil || got != nil {
+		return ctx
+	}
+	return context.WithValue(ctx, peerKey{}, localUser(int(cred.Uid), int(cred.Pid)))
+}
+
+// Who returns who sent a request: the user of a local socket, else whose token
+// it carries, else whose certificate the connection was made with.
+func (k *Keeper) Who(r *http.Request) (Who, error) {
+	if peer, ok := r.Context().Value(peerKey{}).(Who); ok {
+		return peer, nil
+	}
+	header := r.Header.Get("Authorization")
+	if r.TLS == nil {
+		if header != "" {
+			return Who{}, ErrPlain
+		}
+		return Who{}, ErrNobody
+	}
+	var c Credential
+	var err error
+	switch {
+	case header != "":
+		c, err = k.token(header)
+	case len(r.TLS.VerifiedChains) > 0:
+		c, err = k.certificate(r.TLS.VerifiedChains[0][0])
+	default:
+		err = ErrNobody
+	}
+	if err == nil {
+		err = k.live(c)
+	}
+	return Who{Kind: c.Kind, Name: c.Name, ID: c.ID, From: r.RemoteAddr, Scope: c.Scope}, err
+}
+
+func (k *Keeper) live(c Credential) error {
+	switch {
+	case !c.Revoked.IsZero():
+		return ErrRevoked
+	case !k.Now().Before(c.Expires):
+		return ErrExpired
+	}
+	return nil
+}
+
+// token finds a token's record. One that is not there is compared all the
+// same, so that the time of the answer does not tell whether an id exists.
+func (k *Keeper) token(header string) (Credential, error) {
+	token, ok := bearer(header)
+	if !ok {
+		return Credential{}, fmt.Errorf("%w: the Authorization header is not of the form Bearer TOKEN", ErrWrong)
+	}
+	id, secret, ok := split(token)
+	if !ok {
+		return Credential{}, fmt.Errorf("%w: a token begins with %s", ErrWrong, Prefix)
+	}
+	c, found := k.Find(id)
+	if !c.matches(secret) || !found || c.Kind != Token {
+		return Credential{}, ErrWrong
+	}
+	return c, nil
+}
+
+// certificate finds the record of a certificate that TLS found to be of our CA.
+// Its scope is the smaller of what the two say.
+func (k *Keeper) certificate(cert *x509.Certificate) (Credential, error) {
+	c, found := k.Find(SerialOf(cert))
+	if !found || c.Kind != Certificate || c.Hash != Fingerprint(cert.Raw) {
+		return Credential{}, ErrWrong
+	}
+	c.Scope = Least(c.Scope, scopeOf(cert))
+	return c, nil
+}

@@ -1,0 +1,121 @@
+// Package access knows who may ask what of the server: scopes, tokens, client
+// certificates, the server's own certificate authority, and the record of who
+// changed what. It holds values and checks; package state remembers them.
+//
+// Left out on purpose: users, passwords, groups and roles. Whoever has the
+// administrator's socket gives tokens to the rest.
+package access
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os/user"
+	"strconv"
+	"time"
+)
+
+// Scope is how much may be asked. Each contains those before it.
+type Scope string
+
+// The scopes.
+const (
+	Read    Scope = "read"    // look at everything but tokens and the audit log
+	Operate Scope = "operate" // and change machines, assignments and grants
+	Admin   Scope = "admin"   // and tokens, configuration, backups
+)
+
+// Scopes lists them, the smallest first.
+var Scopes = []Scope{Read, Operate, Admin}
+
+// ErrScope: the text is not a scope.
+var ErrScope = errors.New("not a scope")
+
+// ParseScope accepts exactly the three words.
+func ParseScope(s string) (Scope, error) {
+	if Scope(s).rank() < 0 {
+		return "", fmt.Errorf("%w: %q; choose read, operate or admin", ErrScope, s)
+	}
+	return Scope(s), nil
+}
+
+func (s Scope) rank() int {
+	for i, t := range Scopes {
+		if s == t {
+			return i
+		}
+	}
+	return -1
+}
+
+// Covers reports whether who has s may do what needs want. What is no scope
+// covers nothing, and is covered by nothing.
+func (s Scope) Covers(want Scope) bool { return want.rank() >= 0 && s.rank() >= want.rank() }
+
+// Least is the smaller of two scopes.
+func Least(a, b Scope) Scope {
+	if a.rank() < b.rank() {
+		return a
+	}
+	return b
+}
+
+// Kind is how somebody proved who he is.
+type Kind string
+
+// The kinds of proof.
+const (
+	Local       Kind = "local"       // opened the administrator's socket: the kernel tells user and process
+	Token       Kind = "token"       // showed a token
+	Certificate Kind = "certificate" // has the key of a certificate that the server's CA issued
+	Server      Kind = "server"      // nobody: the server itself
+)
+
+// Who is somebody who asks.
+type Who struct {
+	Kind  Kind   `json:"kind" enum:"local,token,certificate,server"`
+	Name  string `json:"name"`            // of the token or certificate, or the local user's
+	ID    string `json:"id,omitempty"`    // of the token or certificate
+	UID   *int   `json:"uid,omitempty"`   // of a local user
+	PID   int    `json:"pid,omitempty"`   // of a local user's program
+	From  string `json:"from,omitempty"`  // address of a remote one
+	Scope Scope  `json:"scope,omitempty"` // what he may ask
+}
+
+// String is "token ci", "local root".
+func (w Who) String() string { return string(w.Kind) + " " + w.Name }
+
+// localUser is somebody who opened the socket, which only its owner and root can.
+func localUser(uid, pid int) Who {
+	name := strconv.Itoa(uid)
+	if u, err := user.LookupId(name); err == nil {
+		name = u.Username
+	}
+	return Who{Kind: Local, Name: name, UID: &uid, PID: pid, Scope: Admin}
+}
+
+type whoKey struct{}
+
+// With returns a context of what somebody asks.
+func With(ctx context.Context, w Who) context.Context { return context.WithValue(ctx, whoKey{}, w) }
+
+// From returns who asks; where nobody does, it is the server itself, which has
+// no scope.
+func From(ctx context.Context) Who {
+	if w, ok := ctx.Value(whoKey{}).(Who); ok {
+		return w
+	}
+	return Who{Kind: Server, Name: "ingot"}
+}
+
+// Change is one line of the audit log.
+type Change struct {
+	Seq    uint64         `json:"seq"` // from 1 on, without gaps until the oldest are forgotten
+	At     time.Time      `json:"at"`
+	Who    Who            `json:"who"`
+	Action string         `json:"action"`         // "machine.assign"
+	On     string         `json:"on,omitempty"`   // machine, token, …
+	Name   string         `json:"name,omitempty"` // what people call it
+	From   map[string]any `json:"from,omitempty"` // what differs, before
+	To     map[string]any `json:"to,omitempty"`   // and after
+}

@@ -1,0 +1,141 @@
+package bootserver
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"slices"
+	"syscall"
+	"time"
+
+	"golang.org/x/net/netutil"
+	"golang.org/x/sync/errgroup"
+
+	"ingot/bootserver/access"
+	"ingot/bootserver/api"
+	"ingot/bootserver/config"
+	"ingot/bootserver/httpboot"
+)
+
+// doors are where operators come in.
+type doors struct {
+	socket  net.Listener   // of the local administrator
+	remote  []net.Listener // of TLS
+	metrics net.Listener   // plain HTTP for metrics and health alone; nil: none
+}
+
+func (d *doors) close() {
+	all := d.remote
+	for _, l := range []net.Listener{d.socket, d.metrics} {
+		if l != nil {
+			all = append(all, l)
+		}
+	}
+	for _, l := range all {
+		_ = l.Close() // nothing more comes from it, whatever it says
+	}
+}
+
+// Bounds of what strangers can hold open.
+const (
+	maxRemote     = 512 // connections to one listener
+	maxOwnHeaders = 16 << 10
+)
+
+// openDoors opens all of them, or none.
+func (s *Server) openDoors(ctx context.Context) (_ *doors, err error) {
+	d := &doors{}
+	defer func() {
+		if err != nil {
+			d.close()
+		}
+	}()
+	if d.socket, err = s.listenSocket(ctx, s.conf.Settings.Socket); err != nil {
+		return nil, err
+	}
+	for _, at := range s.conf.Settings.API.Listen {
+		l, err := s.listenStream(ctx, at)
+		if err != nil {
+			return nil, fmt.Errorf("opening the API at %s (api.listen): %w", at, err)
+		}
+		s.remote = append(s.remote, l.Addr().String())
+		d.remote = append(d.remote, tls.NewListener(netutil.LimitListener(l, maxRemote), s.ca.TLS()))
+	}
+	if at := s.conf.Settings.API.Metrics; at != "" {
+		l, err := s.listenStream(ctx, at)
+		if err != nil {
+			return nil, fmt.Errorf("opening the metrics at %s (api.metrics): %w", at, err)
+		}
+		d.metrics = netutil.LimitListener(l, maxRemote)
+	}
+	return d, nil
+}
+
+// listenStream opens a TCP address, or takes the socket that was passed for it.
+func (s *Server) listenStream(ctx context.Context, at string) (net.Listener, error) {
+	a, err := net.ResolveTCPAddr("tcp", at)
+	if err != nil {
+		return nil, err
+	}
+	want := a.AddrPort()
+	if !want.Addr().IsValid() {
+		want = netip.AddrPortFrom(netip.IPv6Unspecified(), uint16(a.Port))
+	}
+	if l := s.passed.stream(netip.AddrPortFrom(want.Addr().Unmap(), want.Port())); l != nil {
+		return l, nil
+	}
+	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", at)
+	switch {
+	case errors.Is(err, syscall.EADDRNOTAVAIL):
+		return nil, fmt.Errorf("%w: this host does not have that address; see: ip address", err)
+	case errors.Is(err, syscall.EADDRINUSE), errors.Is(err, fs.ErrPermission):
+		return nil, portTaken(err, "tcp", a.Port)
+	}
+	return l, err
+}
+
+// answer serves what the doors let in until ctx ends.
+func (s *Server) answer(ctx context.Context, g *errgroup.Group, d *doors) {
+	a := admin{s.booter, s}
+	keeper := &access.Keeper{Find: s.booter.state.Credential, Now: s.conf.Now}
+	handler := api.Handler(a, keeper, s.metrics.seen)
+	server := func(h http.Handler) *http.Server {
+		return &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second, ReadTimeout: time.Minute, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: maxOwnHeaders,
+			ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug)}
+	}
+	local := server(handler)
+	local.ConnContext = access.ConnContext
+	g.Go(func() error { return httpboot.Serve(ctx, d.socket, local) })
+	for _, l := range d.remote {
+		g.Go(func() error { return httpboot.Serve(ctx, l, server(handler)) })
+	}
+	if d.metrics != nil {
+		g.Go(func() error { return httpboot.Serve(ctx, d.metrics, server(api.Metrics(a))) })
+	}
+}
+
+// remoteAt is where the API is served over TLS.
+func (s *Server) remoteAt() []string { return append([]string{}, s.remote...) }
+
+// setNames puts into the server's certificate how it may be called.
+func (s *Server) setNames(c config.API) {
+	names := slices.Clone(c.Names)
+	if host, err := os.Hostname(); err == nil {
+		names = append(names, host)
+	}
+	names = append(names, "localhost", "127.0.0.1", "::1")
+	for _, l := range c.Listen {
+		if a, err := netip.ParseAddrPort(l); err == nil && !a.Addr().IsUnspecified() {
+			names = append(names, a.Addr().String())
+		}
+	}
+	slices.Sort(names)
+	s.ca.SetNames(slices.Compact(names))
+}

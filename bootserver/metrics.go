@@ -1,0 +1,115 @@
+package bootserver
+
+import (
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"ingot"
+	"ingot/bootserver/fleet"
+)
+
+// metrics are what Prometheus scrapes. No label holds what a stranger or a
+// machine chose: there are as many series with a million machines as with one.
+type metrics struct {
+	registry *prometheus.Registry
+	requests *prometheus.CounterVec   // of the API, by route and status
+	took     *prometheus.HistogramVec // by route
+}
+
+func newMetrics(s *Server) *metrics {
+	m := &metrics{registry: prometheus.NewRegistry(),
+		requests: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "ingot_api_requests_total", Help: "Requests to the API."}, []string{"route", "status"}),
+		took: prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "ingot_api_request_duration_seconds", Help: "Time from a request to the API to its answer.",
+			Buckets: []float64{.001, .005, .02, .1, .5, 2, 10}}, []string{"route"})}
+	build := prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "ingot_build_info", Help: "Always 1; the version is in the label.", ConstLabels: prometheus.Labels{"version": s.conf.Version}}, func() float64 { return 1 })
+	m.registry.MustRegister(m.requests, m.took, build, fleetCollector{s}, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return m
+}
+
+// seen counts one request to the API.
+func (m *metrics) seen(route string, status int, took time.Duration) {
+	m.requests.WithLabelValues(route, strconv.Itoa(status)).Inc()
+	m.took.WithLabelValues(route).Observe(took.Seconds())
+}
+
+// Metrics implements api.Backend.
+func (a admin) Metrics() http.Handler {
+	return promhttp.HandlerFor(a.server.metrics.registry, promhttp.HandlerOpts{MaxRequestsInFlight: 4})
+}
+
+// fleetCollector looks at machines and boots when it is asked.
+type fleetCollector struct{ s *Server }
+
+func describe(name, help string, labels ...string) *prometheus.Desc {
+	return prometheus.NewDesc("ingot_"+name, help, labels, nil)
+}
+
+var (
+	descMachines  = describe("machines", "Machines that are known, by state.", "state")
+	descOpen      = describe("boots_open", "Boots under way.")
+	descBoots     = describe("boots_ended_total", "Boots that ended since the server started, by outcome.", "outcome")
+	descServed    = describe("http_served_bytes_total", "Bytes of artifacts sent to machines.")
+	descTransfers = describe("http_transfers", "Artifacts being sent.")
+	descRefused   = describe("http_refused_total", "Machines that were asked to come back later.")
+	descLeases    = describe("dhcp_leases", "Addresses that are lent.")
+	descForeign   = describe("dhcp_foreign_servers", "Other DHCP servers that were heard.")
+	descState     = describe("state_file_bytes", "Size of the state file.")
+	descTokens    = describe("credentials", "Tokens and client certificates that may be used.")
+	descReady     = describe("ready", "1 when machines are served.")
+)
+
+// outcomes are how boots end.
+var outcomes = []ingot.Outcome{ingot.OutcomeHealthy, ingot.OutcomeFailed, ingot.OutcomeSilent, ingot.OutcomeWaiting}
+
+// Describe implements prometheus.Collector.
+func (fleetCollector) Describe(out chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{descMachines, descOpen, descBoots, descServed, descTransfers, descRefused, descLeases, descForeign, descState, descTokens, descReady} {
+		out <- d
+	}
+}
+
+// Collect implements prometheus.Collector.
+func (c fleetCollector) Collect(out chan<- prometheus.Metric) {
+	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
+		out <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+	}
+	count := func(d *prometheus.Desc, v float64, labels ...string) {
+		out <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, v, labels...)
+	}
+	ready := 0.0
+	if c.s.ready.Load() {
+		ready = 1
+	}
+	gauge(descReady, ready)
+	st := c.s.booter.state.Counts()
+	for _, state := range []fleet.State{fleet.Pending, fleet.Approved, fleet.Retired} {
+		gauge(descMachines, float64(st.Machines[state]), string(state))
+	}
+	gauge(descOpen, float64(st.Open))
+	for _, o := range outcomes {
+		count(descBoots, float64(st.Ended[o]), string(o))
+	}
+	gauge(descState, float64(st.FileBytes))
+	now, live := c.s.conf.Now(), 0
+	for _, cred := range c.s.booter.state.Credentials() {
+		if cred.Live(now) {
+			live++
+		}
+	}
+	gauge(descTokens, float64(live))
+	if c.s.http != nil {
+		h := c.s.http.Counts()
+		count(descServed, float64(h.Bytes))
+		gauge(descTransfers, float64(h.Transfers))
+		count(descRefused, float64(h.Refused))
+	}
+	if c.s.dhcp != nil {
+		gauge(descLeases, float64(len(c.s.dhcp.Leases())+len(c.s.dhcp6.Leases())))
+		gauge(descForeign, float64(len(c.s.dhcp.Heard().Servers)+len(c.s.dhcp6.Heard().Servers)))
+	}
+}

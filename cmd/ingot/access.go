@@ -1,0 +1,314 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/google/renameio/v2"
+	"github.com/spf13/cobra"
+
+	"ingot/bootserver/access"
+	"ingot/bootserver/api"
+)
+
+func (a *app) tokenCommand() *cobra.Command {
+	ls := &cobra.Command{
+		Use: "ls", Short: "list tokens and client certificates", Args: exactArgs(), Example: "  ingot token ls",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			list, err := a.client().Credentials(cmd.Context())
+			if err != nil {
+				return err
+			}
+			return a.show(list, func(w io.Writer) { credentialTable(w, list, time.Now()) })
+		},
+	}
+	revoke := &cobra.Command{
+		Use: "revoke NAME", Short: "take a token or client certificate back, at once", Args: exactArgs("NAME"),
+		Long:    "Take a token or client certificate back. The next request with it is refused.\nNAME is its name or id.",
+		Example: "  ingot token revoke ci",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := a.client().RevokeCredential(cmd.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			return a.show(c, func(w io.Writer) { fmt.Fprintf(w, "%s %s is revoked\n", c.Kind, plain(c.Name)) })
+		},
+	}
+	return group("token", "let others administer the server: tokens and client certificates", a.tokenCreateCommand(), ls, revoke)
+}
+
+func (a *app) tokenCreateCommand() *cobra.Command {
+	var scope, cert string
+	var life time.Duration
+	c := &cobra.Command{
+		Use: "create NAME", Short: "make a token or a client certificate",
+		Long: `Make a token, and print it: this once, the server keeps only its hash. Scopes: read looks
+at machines and boots, operate changes them, admin also makes tokens and reads the audit
+log. It works over TLS alone (api.listen in the server's configuration).
+
+With --cert FILE, a key is made here and the server's CA issues a certificate for it:
+FILE holds both, and no secret travels.`,
+		Example: `  ingot token create ci --scope operate --for 720h
+  ingot token create prometheus > /etc/prometheus/ingot.token
+  ingot token create alice --scope admin --cert alice.pem`,
+		Args: exactArgs("NAME"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			s, err := access.ParseScope(scope)
+			if err != nil {
+				return usageError{err}
+			}
+			q := api.CredentialRequest{Name: args[0], Scope: s, For: life}
+			if cert != "" {
+				return a.certificateCreate(cmd.Context(), q, cert)
+			}
+			return a.tokenCreate(cmd.Context(), q)
+		},
+	}
+	c.Flags().StringVar(&scope, "scope", string(access.Read), "read, operate or admin")
+	c.Flags().DurationVar(&life, "for", 90*24*time.Hour, "how long it is valid")
+	c.Flags().StringVar(&cert, "cert", "", "make a client certificate, and write it and its key to this file")
+	return c
+}
+
+// tokenCreate prints the token alone on standard output, for a pipe, and the
+// words around it on standard error.
+func (a *app) tokenCreate(ctx context.Context, q api.CredentialRequest) error {
+	c := a.client()
+	made, err := c.CreateCredential(ctx, q)
+	if err != nil {
+		return err
+	}
+	if err := a.show(made, func(w io.Writer) { fmt.Fprintln(w, made.Token) }); err != nil {
+		return err
+	}
+	fmt.Fprintf(a.stderr, "scope %s, valid until %s; it is not shown again\n", made.Scope, made.Expires.Local().Format("2006-01-02 15:04"))
+	a.howToUse(ctx, c, "--token-file FILE")
+	return nil
+}
+
+// howToUse tells what to type where the credential is used. That it cannot be
+// told is no fault of what was made.
+func (a *app) howToUse(ctx context.Context, c *api.Client, proof string) {
+	at, err := c.Authority(ctx)
+	switch {
+	case err != nil:
+	case len(at.Listens) == 0:
+		fmt.Fprintln(a.stderr, "  → the server is not reachable from elsewhere yet: write api: {listen: [\":7443\"]} into its configuration, and restart it")
+	default:
+		_, port, _ := strings.Cut(at.Listens[0][strings.LastIndex(at.Listens[0], "]")+1:], ":")
+		fmt.Fprintf(a.stderr, "  → there: ingot context add NAME https://HOST:%s --ca-fingerprint %s %s\n", port, at.Fingerprint, proof)
+	}
+}
+
+func (a *app) certificateCreate(ctx context.Context, q api.CredentialRequest, file string) error {
+	if _, err := os.Lstat(file); err == nil {
+		return withHint(fmt.Errorf("%s is there already", file), "choose another file, or remove it")
+	}
+	key, request, err := access.NewRequest(q.Name)
+	if err != nil {
+		return err
+	}
+	q.Request = string(request)
+	c := a.client()
+	made, err := c.CreateCredential(ctx, q)
+	if err != nil {
+		return err
+	}
+	if err := renameio.WriteFile(file, slices.Concat([]byte(made.Certificate), key), 0o600); err != nil {
+		return withHint(fmt.Errorf("writing the certificate: %w", err), "ingot token revoke %s", q.Name)
+	}
+	if err := a.show(made, func(w io.Writer) {
+		fmt.Fprintf(w, "%s holds the certificate and key of %s: scope %s, valid until %s\n", file, plain(made.Name), made.Scope, made.Expires.Local().Format("2006-01-02 15:04"))
+	}); err != nil {
+		return err
+	}
+	a.howToUse(ctx, c, "--cert "+file)
+	return nil
+}
+
+func credentialTable(w io.Writer, list []access.Credential, now time.Time) {
+	if len(list) == 0 {
+		fmt.Fprintln(w, "no tokens and no client certificates\n  → ingot token create NAME --scope read")
+		return
+	}
+	t := tabs(w)
+	row(t, "NAME", "KIND", "SCOPE", "STATE", "CREATED", "BY", "ID")
+	for _, c := range list {
+		state := "expires in " + brief(c.Expires.Sub(now))
+		switch {
+		case !c.Revoked.IsZero():
+			state = "revoked " + ago(c.Revoked, now)
+		case !c.Live(now):
+			state = "expired " + ago(c.Expires, now)
+		}
+		row(t, c.Name, string(c.Kind), string(c.Scope), state, ago(c.Created, now), c.By, c.ID)
+	}
+	t.Flush()
+}
+
+func (a *app) auditCommand() *cobra.Command {
+	var follow bool
+	var limit int
+	c := &cobra.Command{
+		Use: "audit", Short: "who changed what, when, from what to what",
+		Long: `Print the audit log: every change that was asked for, by whom, and what it changed. With
+-o json it prints one object a line. The log is written with the change itself: there is
+no change without its line. It keeps the last 100,000.`,
+		Example: "  ingot audit\n  ingot audit -f -o json | jq .who.name",
+		Args:    exactArgs(),
+		RunE:    func(cmd *cobra.Command, _ []string) error { return a.audit(cmd.Context(), follow, limit) },
+	}
+	c.Flags().BoolVarP(&follow, "follow", "f", false, "go on printing as changes come")
+	c.Flags().IntVarP(&limit, "lines", "n", 50, "how many of the latest to begin with (1 to 10000)")
+	return c
+}
+
+func (a *app) audit(ctx context.Context, follow bool, limit int) error {
+	if limit < 1 || limit > 10_000 {
+		return usagef("--lines is %d; choose between 1 and 10000", limit)
+	}
+	c := a.client()
+	list, err := c.Audit(ctx, 0, true, limit)
+	if err != nil {
+		return err
+	}
+	var last uint64
+	for {
+		for _, e := range list {
+			last = e.Seq
+			if err := a.printChange(e); err != nil {
+				return err
+			}
+		}
+		if !follow {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(time.Second):
+		}
+		if list, err = c.Audit(ctx, last, false, 1000); err != nil {
+			if ctx.Err() != nil {
+				return nil //nolint:nilerr // the end that was asked for
+			}
+			return err
+		}
+	}
+}
+
+func (a *app) printChange(e access.Change) error {
+	if a.output == "json" {
+		return a.line(e)
+	}
+	_, err := fmt.Fprintln(a.stdout, plain(changeLine(e)))
+	return err
+}
+
+// changeLine is one change in one line: when, who, what, and the differences.
+func changeLine(e access.Change) string {
+	line := fmt.Sprintf("%s  %s  %s", e.At.Local().Format("2006-01-02 15:04:05"), e.Who, e.Action)
+	if on := e.Name; on != "" || e.On != "" {
+		if on == "" {
+			on = e.On
+		}
+		line += " " + on
+	}
+	names := map[string]bool{}
+	for k := range e.From {
+		names[k] = true
+	}
+	for k := range e.To {
+		names[k] = true
+	}
+	for i, k := range sortedKeys(names) {
+		if i == 0 {
+			line += ":"
+		}
+		line += " " + k + " " + brieflyJSON(e.From[k]) + " → " + brieflyJSON(e.To[k])
+	}
+	return line
+}
+
+func sortedKeys(m map[string]bool) []string {
+	keys := make([]string, 0, len(m))
+	for k := range m {
+		keys = append(keys, k)
+	}
+	slices.Sort(keys)
+	return keys
+}
+
+func brieflyJSON(v any) string {
+	if v == nil {
+		return "-"
+	}
+	text, err := json.Marshal(v)
+	if err != nil {
+		return "?"
+	}
+	return string(text)
+}
+
+func (a *app) apiCommand() *cobra.Command {
+	openapi := &cobra.Command{
+		Use: "openapi", Short: "print the API's description (OpenAPI 3.1)", Args: exactArgs(),
+		Long:    "Print the OpenAPI document of this version's API, as a server has it at\n/v1/openapi.json. No server is asked. -o json changes nothing.",
+		Example: "  ingot api openapi > ingot.openapi.json",
+		RunE: func(*cobra.Command, []string) error {
+			text, err := api.OpenAPI(version)
+			if err != nil {
+				return err
+			}
+			_, err = a.stdout.Write(append(text, '\n'))
+			return err
+		},
+	}
+	routes := &cobra.Command{
+		Use: "routes", Short: "list what can be asked, and the scope that it takes", Args: exactArgs(),
+		Example: "  ingot api routes",
+		RunE: func(*cobra.Command, []string) error {
+			list := api.Routes()
+			return a.show(list, func(w io.Writer) {
+				t := tabs(w)
+				row(t, "METHOD", "PATH", "SCOPE", "WHAT")
+				for _, r := range list {
+					row(t, r.Method, r.Path, dash(string(r.Scope)), r.Summary)
+				}
+				t.Flush()
+			})
+		},
+	}
+	fingerprint := &cobra.Command{
+		Use: "fingerprint", Short: "print the fingerprint of the server's CA, which clients pin", Args: exactArgs(),
+		Long:    "Print the SHA-256 of the CA's certificate: for --ca-fingerprint of ingot context add.\nIt is read from the store, or asked from the running server.",
+		Example: "  ingot api fingerprint",
+		RunE:    func(cmd *cobra.Command, _ []string) error { return a.fingerprint(cmd.Context()) },
+	}
+	return group("api", "the server's API: its description, its CA", routes, openapi, fingerprint)
+}
+
+func (a *app) fingerprint(ctx context.Context) error {
+	print := func(f string) error {
+		return a.show(map[string]string{"fingerprint": f}, func(w io.Writer) { fmt.Fprintln(w, f) })
+	}
+	if text, err := os.ReadFile(filepath.Join(a.storeRoot(), "keys", "ca.crt")); err == nil && a.context == "" && a.server == "" {
+		cert, err := access.ParseCertificate(text)
+		if err != nil {
+			return fmt.Errorf("reading the CA's certificate: %w", err)
+		}
+		return print(access.Fingerprint(cert.Raw))
+	}
+	at, err := a.client().Authority(ctx)
+	if err != nil {
+		return err
+	}
+	return print(at.Fingerprint)
+}

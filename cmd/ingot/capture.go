@@ -1,0 +1,71 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"ingot/internal/yamlfile"
+)
+
+func (a *app) captureCommand() *cobra.Command {
+	var file, most string
+	var d time.Duration
+	c := &cobra.Command{
+		Use: "capture MACHINE", Short: "record the traffic of a machine's boot, as a pcap file",
+		Long: `Record what the server's interfaces hear of a machine and say to it, while it boots: by its
+MAC addresses and its address, and DHCP that names it, through relays too. The server
+records; this may run elsewhere (scope admin). Of TCP the first 512 bytes of each frame
+are kept. The key of the boot is in it: as long as that boot lasts, keep it to yourself.
+
+It ends by itself, or when it is interrupted; the file is whole either way.`,
+		Example: "  ingot capture node01 -w node01.pcap     # and switch the machine on\n  ingot capture node01 | tcpdump -nr -",
+		Args:    exactArgs("MACHINE"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			bytes, err := yamlfile.ParseBytes(most)
+			if err != nil {
+				return usageError{err}
+			}
+			out := a.stdout
+			if file != "-" {
+				f, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+				if err != nil {
+					return fmt.Errorf("writing the capture: %w", err)
+				}
+				defer f.Close()
+				out = f
+			} else if t, ok := out.(*os.File); ok && term.IsTerminal(int(t.Fd())) {
+				return usagef("-w FILE is needed: a capture is nothing for a terminal")
+			}
+			n := &counted{w: out}
+			fmt.Fprintf(a.stderr, "recording %s for %s, or until interrupted\n", plain(args[0]), d)
+			if err := a.client().Capture(cmd.Context(), args[0], d, int64(bytes), n); err != nil {
+				return err
+			}
+			if file == "-" {
+				return nil
+			}
+			return a.show(map[string]any{"file": file, "bytes": n.n}, func(w io.Writer) { fmt.Fprintf(w, "%s holds %s\n", file, size(n.n)) })
+		},
+	}
+	c.Flags().StringVarP(&file, "write", "w", "-", "file to write; - is standard output")
+	c.Flags().DurationVar(&d, "for", 10*time.Minute, "how long (at most 1h)")
+	c.Flags().StringVar(&most, "size", "256MiB", "end when the file is as large as this (at most 1GiB)")
+	return c
+}
+
+// counted counts what is written.
+type counted struct {
+	w io.Writer
+	n int64
+}
+
+func (c *counted) Write(b []byte) (int, error) {
+	n, err := c.w.Write(b)
+	c.n += int64(n)
+	return n, err
+}

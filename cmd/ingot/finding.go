@@ -1,0 +1,221 @@
+package main
+
+import (
+	"crypto/x509"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/netip"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"ingot/bootserver/config"
+	"ingot/bootserver/dhcp"
+)
+
+// finding is one thing that ingot doctor looked at.
+type finding struct {
+	Check string `json:"check"`
+	State string `json:"state"` // one of the constants
+	Text  string `json:"text"`
+	Fix   string `json:"fix,omitempty"`
+}
+
+// What a check came to.
+const (
+	findOK      = "ok"
+	findWarning = "warning" // it may be meant so
+	findError   = "error"   // machines will not boot, or secrets are open
+	findSkipped = "skipped" // could not be looked at, and why
+)
+
+func found(check, state, fix, text string, args ...any) finding {
+	return finding{check, state, fmt.Sprintf(text, args...), fix}
+}
+
+// card is an interface of this host.
+type card struct {
+	name      string
+	up        bool
+	carrier   bool
+	mtu       int
+	addresses []netip.Prefix // IPv4
+}
+
+// examineCard says whether an interface can be served on.
+func examineCard(c card, there bool, i dhcp.Interface, networks []dhcp.Network) []finding {
+	check := "interface " + i.Name
+	switch {
+	case !there:
+		return []finding{found(check, findError, "ip link; correct dhcp.interfaces or --interface", "there is no such interface")}
+	case !c.up:
+		return []finding{found(check, findError, "ip link set "+i.Name+" up", "it is down")}
+	case len(c.addresses) == 0 && i.Mode != dhcp.Observe:
+		return []finding{found(check, findError, "ip address add 10.99.0.1/24 dev "+i.Name, "it has no IPv4 address to serve from")}
+	}
+	list := []finding{found(check, findOK, "", "up, %v", c.addresses)}
+	if !c.carrier {
+		list[0] = found(check, findWarning, "plug the cable in, or look at the switch port: ethtool "+i.Name, "it is up and has no carrier")
+	}
+	mtu := found("MTU "+i.Name, findOK, "", "%d bytes", c.mtu)
+	if c.mtu < 1500 {
+		mtu = found("MTU "+i.Name, findWarning, "ip link set "+i.Name+" mtu 1500", "%d bytes; firmware sends frames of up to 1500, and those get lost", c.mtu)
+	}
+	for _, n := range networks {
+		if n.Interface == i.Name && n.MTU > c.mtu {
+			mtu = found("MTU "+i.Name, findError, fmt.Sprintf("ip link set %s mtu %d, or lower mtu of network %s", i.Name, n.MTU, n.Name),
+				"network %s tells machines an MTU of %d, the interface has %d", n.Name, n.MTU, c.mtu)
+		}
+	}
+	return append(list, mtu)
+}
+
+// port is one that the server needs.
+type port struct {
+	proto  string
+	number int
+	what   string
+}
+
+// portsOf are the ports of a configuration.
+func portsOf(c config.Config) (list []port) {
+	http := int(c.HTTP.Port)
+	if http == 0 {
+		http = 80
+	}
+	list = []port{{"udp", dhcp.PortDHCP, "DHCP"}, {"udp", 69, "TFTP"}, {"tcp", http, "HTTP"}}
+	if slices.ContainsFunc(c.DHCP.Interfaces, func(i dhcp.Interface) bool { return i.Mode == dhcp.Proxy }) {
+		list = append(list, port{"udp", dhcp.PortPXE, "proxy DHCP"})
+	}
+	for _, at := range append(slices.Clone(c.API.Listen), c.API.Metrics) {
+		if _, p, err := net.SplitHostPort(at); err == nil {
+			if n, err := strconv.Atoi(p); err == nil {
+				list = append(list, port{"tcp", n, "API"})
+			}
+		}
+	}
+	return list
+}
+
+// examinePort says whether a port is ours or free; holder is the process that
+// has it open, and pid that of the running server, or nothing.
+func examinePort(p port, holder, pid string) finding {
+	check := fmt.Sprintf("port %d/%s", p.number, p.proto)
+	switch {
+	case holder == "":
+		if pid != "" {
+			return found(check, findOK, "", "%s: open, by whom cannot be seen from here", p.what)
+		}
+		return found(check, findOK, "", "%s: free", p.what)
+	case pid != "" && (strings.HasSuffix(holder, "(process "+pid+")") || strings.HasPrefix(holder, "systemd ")):
+		return found(check, findOK, "", "%s: open, by %s", p.what, holder)
+	}
+	return found(check, findError, "stop it, or let it serve other interfaces: ss -"+p.proto[:1]+"lnp sport = "+strconv.Itoa(p.number), "%s: taken by %s", p.what, holder)
+}
+
+// examineForeign judges the DHCP servers that were heard beside ours.
+func examineForeign(interfaces []dhcp.Interface, servers []dhcp.Foreign) (list []finding) {
+	for _, i := range interfaces {
+		check, heard := "DHCP servers "+i.Name, []string{}
+		for _, s := range servers {
+			if s.Interface == i.Name && !s.Proxy {
+				heard = append(heard, fmt.Sprintf("%s (%s)", s.Address, s.MAC))
+			}
+		}
+		slices.Sort(heard)
+		heard = slices.Compact(heard)
+		switch {
+		case len(heard) > 0 && (i.Mode == dhcp.Full || i.Mode == ""):
+			list = append(list, found(check, findError, "switch it off for this network, or serve beside it: mode: proxy", "another server answers as well: %s; machines take whose answer comes first", strings.Join(heard, ", ")))
+		case len(heard) == 0 && i.Mode == dhcp.Proxy:
+			list = append(list, found(check, findWarning, "start the network's DHCP server, or use mode: full", "none was heard; a proxy gives no addresses"))
+		case len(heard) > 0:
+			list = append(list, found(check, findOK, "", "%s", strings.Join(heard, ", ")))
+		default:
+			list = append(list, found(check, findOK, "", "no other was heard"))
+		}
+	}
+	return list
+}
+
+// dropsRE finds base chains of input that drop by policy in what
+// "nft list ruleset" prints (nft(8)).
+var dropsRE = regexp.MustCompile(`type filter hook input[^;]*; policy drop;`)
+
+// examineFirewall judges a ruleset. It cannot follow every rule: when packets
+// are dropped by default, a rule must name the port or the interface.
+func examineFirewall(ruleset string, ports []port, interfaces []dhcp.Interface) finding {
+	if !dropsRE.MatchString(ruleset) {
+		return found("firewall", findOK, "", "no nftables chain drops by policy what comes in")
+	}
+	for _, i := range interfaces {
+		if regexp.MustCompile(`iifname "?` + regexp.QuoteMeta(i.Name) + `"? accept`).MatchString(ruleset) {
+			return found("firewall", findOK, "", "drops by policy, and accepts what comes from %s", i.Name)
+		}
+	}
+	var missing, rules []string
+	for _, p := range ports {
+		if !regexp.MustCompile(p.proto + ` dport [^\n]*\b` + strconv.Itoa(p.number) + `\b[^\n]*accept`).MatchString(ruleset) {
+			missing = append(missing, fmt.Sprintf("%d/%s", p.number, p.proto))
+			rules = append(rules, fmt.Sprintf("%s dport %d accept", p.proto, p.number))
+		}
+	}
+	if len(missing) == 0 {
+		return found("firewall", findOK, "", "drops by policy, and accepts every port of the server")
+	}
+	return found("firewall", findWarning, "nft add rule inet filter input "+strings.Join(rules, "; the same with: "),
+		"drops by policy what comes in, and no rule that accepts names %s", strings.Join(missing, ", "))
+}
+
+// examineClock judges the time; synced is what adjtimex(2) says.
+func examineClock(now time.Time, synced bool, ca *x509.Certificate) finding {
+	switch {
+	case ca != nil && now.Before(ca.NotBefore):
+		return found("clock", findError, "timedatectl set-ntp true", "it is %s here, before the server's CA was made (%s)", now.Format(time.DateTime), ca.NotBefore.Format(time.DateTime))
+	case now.Year() < 2026:
+		return found("clock", findError, "timedatectl set-ntp true", "it is %s here", now.Format(time.DateTime))
+	case !synced:
+		return found("clock", findWarning, "timedatectl set-ntp true, or start chrony", "it is %s, and nothing keeps it right", now.Format(time.DateTime))
+	}
+	return found("clock", findOK, "", "%s, kept right", now.Format(time.DateTime))
+}
+
+// examineSpace judges the room of the store's file system, in bytes.
+func examineSpace(root string, free, whole int64) finding {
+	switch {
+	case free < 256<<20:
+		return found("store", findError, "ingot image gc; or a larger disk", "%s has %s left: the state cannot be written for long", root, size(free))
+	case free < 4<<30 || free < whole/50:
+		return found("store", findWarning, "ingot image gc; or a larger disk", "%s has %s left of %s", root, size(free), size(whole))
+	}
+	return found("store", findOK, "", "%s has %s left", root, size(free))
+}
+
+// examineKey judges the file of a secret key.
+func examineKey(name string, mode fs.FileMode) finding {
+	if mode.Perm()&0o077 != 0 {
+		return found("keys", findError, "chmod 600 "+name+"; and think about who may have read it", "%s can be read by others (mode %04o)", name, mode.Perm())
+	}
+	return found("keys", findOK, "", "%s is its owner's alone", name)
+}
+
+// examineLoaders judges which boot loaders there are; want are their file names.
+func examineLoaders(have map[string]int64, want []string) finding {
+	var missing []string
+	for _, n := range want {
+		if have[n] == 0 {
+			missing = append(missing, n)
+		}
+	}
+	slices.Sort(missing)
+	switch {
+	case len(missing) == len(want):
+		return found("loaders", findWarning, "ingot loaders", "there are none yet; the first start fetches them from a Debian mirror")
+	case slices.Contains(missing, "undionly.kpxe"), slices.Contains(missing, "snponly.efi"):
+		return found("loaders", findError, "remove the folder loaders of the store, and: ingot loaders", "missing or empty: %s", strings.Join(missing, ", "))
+	}
+	return found("loaders", findOK, "", "%d of %d", len(want)-len(missing), len(want))
+}
