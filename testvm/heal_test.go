@@ -72,7 +72,7 @@ func TestSceneHeals(t *testing.T) {
 				s.healthy(vm, 1, "lab:v1")
 				s.login(vm)
 				s.run("assign", vm.id(), "lab:"+c.name)
-				s.at(vm, "systemctl reboot")
+				s.reboot(vm)
 				s.heals(vm, "lab:"+c.name, c.why)
 			})
 		}

@@ -72,7 +72,7 @@ func (s *stage) firstBoot(vm *VM) (identity string) {
 func (s *stage) upgrade(vm *VM, identity string) {
 	s.t.Helper()
 	s.run("assign", "node", "lab:v2", "--why", "upgrade")
-	s.at(vm, "systemctl reboot")
+	s.reboot(vm)
 	s.healthy(vm, 2, "lab:v2")
 	s.login(vm)
 	if got := words(s.at(vm, "cat /etc/ingot-version /data/kept; test ! -e /etc/lost")); got != "v2 precious" {
@@ -86,7 +86,7 @@ func (s *stage) upgrade(vm *VM, identity string) {
 func (s *stage) rollBack(vm *VM) {
 	s.t.Helper()
 	s.run("rollback", "node")
-	s.at(vm, "systemctl reboot")
+	s.reboot(vm)
 	s.healthy(vm, 3, "lab:v1")
 	s.login(vm)
 	if got := words(s.at(vm, "cat /etc/ingot-version /data/kept")); got != "v1 precious" {

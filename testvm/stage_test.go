@@ -297,6 +297,16 @@ func (s *stage) at(vm *VM, command string) string {
 	return out
 }
 
+// reboot types the command; the shell may be gone before it could say that it
+// was obeyed.
+func (s *stage) reboot(vm *VM) {
+	s.t.Helper()
+	vm.Console.Skip()
+	if err := vm.Console.Send("systemctl reboot\n"); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
 // login waits for the root prompt of the serial console.
 func (s *stage) login(vm *VM) {
 	s.t.Helper()
