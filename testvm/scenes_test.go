@@ -14,8 +14,8 @@ import (
 // TestSceneUpgradeAndRollback is the whole loop: a new machine waits for
 // approval, boots v1, writes to its root and its volume, boots v2, and goes
 // back to v1. What was written to the root is gone, what was written to the
-// volume is there, and the machine is still itself. `make test` plays all of it
-// on UEFI and one boot on BIOS; `make test-all` plays all of it on both.
+// volume is there, and the machine is still itself. `make test` plays one boot
+// on BIOS, and on UEFI the upgrade too; `make test-all` plays all of it on both.
 func TestSceneUpgradeAndRollback(t *testing.T) {
 	all := os.Getenv("INGOT_TEST_ALL") != ""
 	for i, f := range []Firmware{BIOS, UEFI} {
@@ -30,7 +30,9 @@ func TestSceneUpgradeAndRollback(t *testing.T) {
 				return
 			}
 			s.upgrade(vm, key)
-			s.rollBack(vm)
+			if all {
+				s.rollBack(vm)
+			}
 			t.Logf("\n%s", s.run("boots", "node", "--timeline"))
 		})
 	}
