@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"ingot/bootserver/fleet"
 )
@@ -14,7 +15,7 @@ import (
 // bad are images that are broken in different ways: what is added to lab, and
 // what `ingot why` says of it.
 var bad = []struct {
-	name, profile, why string
+	name, profile, why string // why in lower case
 }{
 	{"panic", "kernel: {arguments: [rdinit=/nothing]}\ndeadline: 90s\n", "kernel and initramfs fetched, then silence"},
 	{"init", "volumes: [{name: need, mount: /need}]\n", "volume need"},
@@ -61,7 +62,7 @@ func TestSceneHeals(t *testing.T) {
 	for i, f := range []Firmware{BIOS, UEFI} {
 		for n, c := range bad {
 			t.Run(string(f)+"/"+c.name, func(t *testing.T) {
-				s := newStage(t)
+				s := newStageFor(t, 20*time.Minute) // four boots
 				profile := filepath.Join(s.dir, c.name+".yaml")
 				if err := os.WriteFile(profile, []byte("name: lab\nextends: lab\n"+c.profile), 0o644); err != nil {
 					t.Fatal(err)
@@ -93,7 +94,7 @@ func (s *stage) heals(vm *VM, bad, why string) {
 	s.healthy(vm, 2+fleet.DefaultAttempts, "lab:v1")
 	words := s.run("why", vm.id())
 	s.t.Logf("ingot why: %s", words)
-	if !strings.Contains(words, why) || !strings.Contains(words, "fell back to lab:v1") {
+	if !strings.Contains(strings.ToLower(words), why) || !strings.Contains(words, "fell back to lab:v1") {
 		s.t.Errorf("ingot why does not say %q and that it fell back", why)
 	}
 	s.t.Logf("\n%s", s.timelines())

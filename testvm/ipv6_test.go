@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"ingot"
 	"ingot/bootserver/fleet"
@@ -29,7 +30,7 @@ const managed = `interface br0 {
 // announces the prefix.
 func sixStage(t *testing.T, radvd string) *stage {
 	t.Helper()
-	s := newStage(t)
+	s := newStageFor(t, 15*time.Minute)
 	for _, args := range [][]string{{"-4", "address", "flush", "dev", Bridge}, {"address", "add", "fd00:99::1/64", "dev", Bridge, "nodad"}} {
 		if err := s.lan.ip(s.ctx, args...); err != nil {
 			t.Fatal(err)
@@ -81,4 +82,10 @@ func overIPv6(t *testing.T, c Config, radvd string, firmware ingot.Firmware, fir
 // by HTTP, and the system comes up, all without IPv4.
 func TestScenePXEv6(t *testing.T) {
 	overIPv6(t, Config{Name: "pxe6", Firmware: UEFI, IPv6: true, MAC: "52:54:00:12:00:01"}, managed, ingot.FirmwareUEFIx64, "snponly.efi")
+}
+
+// TestSceneHTTPv6: UEFI loads the image's UKI by HTTP over IPv6, and ingot-init
+// finds its server there.
+func TestSceneHTTPv6(t *testing.T) {
+	overIPv6(t, Config{Name: "http6", Firmware: UEFI, HTTPBoot: true, IPv6: true, MAC: "52:54:00:12:00:01"}, managed, ingot.FirmwareUEFIx64HTTP, fleet.FirstUKI)
 }

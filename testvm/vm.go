@@ -131,7 +131,7 @@ func (vm *VM) argv() []string {
 		"-uuid", vm.uuid(), "-smbios", "type=1,manufacturer=ingot,product=lab,serial=LAB-"+vm.Name,
 		"-chardev", "socket,id=serial0,server=on,wait=off,path="+vm.file("console")+",logappend=on,logfile="+vm.file("console.log"),
 		"-serial", "chardev:serial0", "-qmp", "unix:"+vm.file("qmp")+",server=on,wait=off",
-		"-device", "virtio-rng-pci", "-device", "i6300esb", "-action", "watchdog=reset", "-boot", "reboot-timeout=5000")
+		"-device", "virtio-rng-pci", "-device", "i6300esb", "-action", "watchdog=reset", "-boot", vm.patience())
 	if f, ok := flash[vm.Firmware]; ok {
 		nic += ",romfile="
 		// One way to boot at once; each of the others would be tried for a minute.
@@ -163,6 +163,17 @@ func (vm *VM) argv() []string {
 		args = append(args, "-chardev", "socket,id=tpm,path="+vm.file("tpm"), "-tpmdev", "emulator,id=tpm0,chardev=tpm", "-device", "tpm-crb,tpmdev=tpm0")
 	}
 	return args
+}
+
+// patience is how long firmware waits, in milliseconds: before it tries again
+// where nothing could be booted, and, over IPv6, before it begins. edk2 asks by
+// HTTPv6 at once and gives up when its own address is still under test.
+func (vm *VM) patience() string {
+	wait := "reboot-timeout=5000"
+	if vm.HTTPBoot && vm.IPv6 {
+		wait += ",menu=on,splash-time=5000"
+	}
+	return wait
 }
 
 // uuid is derived from the MAC address: stable, and each machine its own.
