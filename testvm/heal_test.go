@@ -18,7 +18,7 @@ var bad = []struct {
 	name, profile, why string // why in lower case
 }{
 	{"panic", "kernel: {arguments: [rdinit=/nothing]}\ndeadline: 90s\n", "kernel and initramfs fetched, then silence"},
-	{"init", "volumes: [{name: need, mount: /need}]\n", "volume need"},
+	{"init", "volumes: [{name: need, mount: /need}]\n", "volume refused: need"},
 	{"never", `
 files:
   - path: /etc/systemd/system/stuck.service

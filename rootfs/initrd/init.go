@@ -394,6 +394,7 @@ func (b *boot) mountVolumes(ctx context.Context, t ingot.Ticket, now time.Time) 
 	results, failed := m.Mount(ctx, b.image.Volumes, t.Grants, now)
 	event := ingot.Event{Stage: ingot.StageVolumes}
 	var words []string
+	var hint string // for the first volume that is needed and refused
 	for _, r := range results {
 		switch {
 		case r.Initialised:
@@ -405,7 +406,11 @@ func (b *boot) mountVolumes(ctx context.Context, t ingot.Ticket, now time.Time) 
 			words = append(words, r.Volume.Name+" absent: "+r.Refusal)
 		default:
 			words = append(words, r.Volume.Name+" refused: "+r.Refusal)
-			b.console.frame("Volume "+r.Volume.Name+" refused: "+r.Refusal, b.initialiseHint(t, r.Volume))
+			how := b.initialiseHint(t, r.Volume)
+			b.console.frame("Volume "+r.Volume.Name+" refused: "+r.Refusal, how)
+			if !r.Volume.Optional {
+				hint = cmp.Or(hint, how)
+			}
 		}
 	}
 	event.Detail = strings.Join(words, "; ")
@@ -416,7 +421,7 @@ func (b *boot) mountVolumes(ctx context.Context, t ingot.Ticket, now time.Time) 
 		if b.args.Local != "" {
 			return nil, failed
 		}
-		return nil, fmt.Errorf("%w; to initialise a blank disk: ingot grant %s VOLUME --disk SERIAL", failed, t.Machine)
+		return nil, fmt.Errorf("%w. %s", failed, hint)
 	}
 	b.tell(ctx, event)
 	return results, nil
