@@ -60,7 +60,7 @@ func BenchmarkFleet(b *testing.B) {
 		b.ReportMetric(float64(mem.HeapAlloc)/(1<<20), "MiB-heap")
 		b.ReportMetric(float64(st.Size())/(1<<20), "MiB-file")
 		boot := &booter{state: s, images: images, shelf: &shelf{}, keys: keys, secret: []byte("secret"), loaders: map[string][]byte{"snponly.efi": []byte("a loader")},
-			base: "http://10.99.0.1", now: time.Now, log: slog.New(slog.DiscardHandler)}
+			now: time.Now, log: slog.New(slog.DiscardHandler)}
 		boot.settle(config.Boots{})
 		b.ReportMetric(askedOverSocket(b, boot), "ls-ms")
 		b.ReportMetric(explained(b, boot, machines), "why-ms-p99")

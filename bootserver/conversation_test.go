@@ -34,6 +34,7 @@ type house struct {
 	*booter
 	t      *testing.T
 	web    *httptest.Server
+	base   string      // URL of web
 	api    *api.Client // of the local administrator
 	server *Server
 	clock  time.Time
@@ -61,7 +62,7 @@ func newHouse(t *testing.T) *house {
 	h.settle(config.Boots{Ticket: yamlfile.Duration(time.Minute)})
 	h.web = httptest.NewServer(httpboot.New(h.booter, h.log))
 	t.Cleanup(h.web.Close)
-	h.base = h.web.URL
+	h.base, h.port = h.web.URL, netip.MustParseAddrPort(h.web.Listener.Addr().String()).Port()
 	h.server = &Server{booter: h.booter, log: h.log, conf: Config{Store: images, Now: h.now, Version: "test"}}
 	if h.server.ca, err = access.OpenCA(filepath.Join(root, "keys"), h.now); err != nil {
 		t.Fatal(err)
@@ -111,7 +112,7 @@ func putSmall(t testing.TB, images *image.Store, keys image.Keys, version string
 // client is UEFI firmware that was just given an address and asks what to load.
 var client = dhcp.Sighting{
 	Client:  dhcp.Client{MAC: "52:54:00:12:00:01", UUID: "d1b2c3a4-0000-4000-8000-525400120001", Kind: dhcp.Firmware, Firmware: ingot.FirmwareUEFIx64},
-	Address: netip.MustParseAddr("10.99.0.100"), Loaders: dhcp.Loaders[ingot.FirmwareUEFIx64], Asks: true}
+	Address: netip.MustParseAddr("10.99.0.100"), Server: netip.MustParseAddr("127.0.0.1"), Loaders: dhcp.Loaders[ingot.FirmwareUEFIx64], Asks: true}
 
 const machineID = "m-525400120001"
 

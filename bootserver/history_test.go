@@ -37,6 +37,9 @@ type history struct {
 	at    map[string]*observed  // by MAC
 }
 
+// base is where the server of a history is.
+const base = "http://10.99.0.1"
+
 // observed is one machine as the observer saw it.
 type observed struct {
 	client  dhcp.Sighting
@@ -76,7 +79,7 @@ func TestHistories(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		s.booter = &booter{images: store, shelf: &shelf{}, keys: h.keys, secret: h.secret, loaders: h.loaders, base: "http://10.99.0.1",
+		s.booter = &booter{images: store, shelf: &shelf{}, keys: h.keys, secret: h.secret, loaders: h.loaders, port: 80,
 			now: func() time.Time { return s.clock }, log: slog.New(slog.DiscardHandler)}
 		s.settle(config.Boots{ApproveAll: true, Image: "lab:v1", Attempts: rapid.IntRange(1, 3).Draw(rt, "attempts"), Deadline: yamlfile.Duration(10 * time.Minute),
 			After: rapid.SampledFrom([]fleet.After{"", fleet.AfterFallback, fleet.AfterHold, fleet.AfterRetry}).Draw(rt, "after")})
@@ -151,7 +154,7 @@ func (s *history) boots(o *observed) {
 		s.t.Fatal(err)
 	}
 	m, _ := s.machine(o)
-	if _, err := s.Script(m.Boot, s.base); err != nil {
+	if _, err := s.Script(m.Boot, base); err != nil {
 		s.t.Fatal(err)
 	}
 	b, _ := s.state.Boot(m.Boot)
@@ -249,7 +252,7 @@ func (s *history) gets(t *rapid.T) {
 		if id == "" {
 			continue
 		}
-		_, _ = s.Script(id, s.base) // refusals are answers, too
+		_, _ = s.Script(id, base) // refusals are answers, too
 		for _, im := range s.known {
 			_, _ = s.Artifact(id, im.Digest, "kernel")
 		}

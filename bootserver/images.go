@@ -62,3 +62,34 @@ func markOf(path string) (mark, error) {
 	}
 	return mark{inode: st.Sys().(*syscall.Stat_t).Ino, size: st.Size(), time: st.ModTime()}, nil
 }
+
+// image returns a complete image of the store that our release key signed.
+func (b *booter) image(d ingot.Digest) (image.Image, error) {
+	im, err := b.shelf.get(b.images, d)
+	if err != nil {
+		return im, fmt.Errorf("image %s: %w", d.Short(), err)
+	}
+	if im.Signature == "" {
+		return im, fmt.Errorf("image %s: %w: it is not signed", d.Short(), image.ErrSignature)
+	}
+	return im, nil
+}
+
+// have reports whether an image can be served.
+func (b *booter) have(d ingot.Digest) bool {
+	_, err := b.image(d)
+	return err == nil
+}
+
+// uki returns the UKI of an image that has one: signed for Secure Boot when it
+// was signed, the last time, since firmware does not say whether it asks for
+// that.
+func (b *booter) uki(im image.Image) (ingot.Artifact, bool) {
+	if im.Manifest.UKI == nil {
+		return ingot.Artifact{}, false
+	}
+	if list, err := b.images.Referrers(context.Background(), im.Digest, ingot.ArtifactSignedUKI); err == nil && len(list) > 0 {
+		return list[len(list)-1].Content, true
+	}
+	return *im.Manifest.UKI, true
+}

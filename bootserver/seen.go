@@ -1,19 +1,17 @@
 package bootserver
 
 import (
-	"context"
+	"crypto/rand"
 	"errors"
 	"log/slog"
 	"net/netip"
 	"slices"
-	"strings"
 	"time"
 
 	"ingot"
 	"ingot/bootserver/dhcp"
 	"ingot/bootserver/fleet"
 	"ingot/bootserver/state"
-	"ingot/image"
 )
 
 // leases are those of one family.
@@ -149,17 +147,6 @@ func (b *booter) seeInit(tx *state.Tx, c dhcp.Sighting, m fleet.Machine, latest 
 	return dhcp.Boot{URL: b.urlOfBoot(b.urlOf(c.Server), latest.ID, "")}, nil
 }
 
-// partUKI is the name of the UKI in URLs. UEFI tells a program by it.
-const partUKI = "uki.efi"
-
-// whichLoader is the detail of a stage for people.
-func whichLoader(part string) string {
-	if part == partUKI {
-		return "UKI"
-	}
-	return ""
-}
-
 // firstStages is what the machine may be offered first, the preferred one
 // first: the loaders that there are, and before them, for firmware that speaks
 // HTTP, the UKI of the image that it is to run.
@@ -218,24 +205,19 @@ func (b *booter) offer(c dhcp.Sighting, m fleet.Machine, boot fleet.Boot, list [
 	return dhcp.Boot{Loader: boot.First, Size: len(b.loaders[boot.First])}, boot
 }
 
-// uki returns the UKI of an image that has one: signed for Secure Boot when it
-// was signed, the last time, since firmware does not say whether it asks for
-// that.
-func (b *booter) uki(im image.Image) (ingot.Artifact, bool) {
-	if im.Manifest.UKI == nil {
-		return ingot.Artifact{}, false
+func boots(tx *state.Tx, id ingot.BootID) *fleet.Boot {
+	if b, ok := tx.Boot(id); ok {
+		return &b
 	}
-	if list, err := b.images.Referrers(context.Background(), im.Digest, ingot.ArtifactSignedUKI); err == nil && len(list) > 0 {
-		return list[len(list)-1].Content, true
-	}
-	return *im.Manifest.UKI, true
+	return nil
 }
 
-// urlOf is the beginning of URLs at one of our addresses.
-func (b *booter) urlOf(server netip.Addr) string {
-	if !server.IsValid() || b.port == 0 {
-		return b.base
+func newBoot(m fleet.Machine, latest *fleet.Boot, f ingot.Firmware, now time.Time) fleet.Boot {
+	var random [16]byte
+	_, _ = rand.Read(random[:]) // never fails, see crypto/rand
+	b := fleet.Boot{ID: ingot.NewBootID(random), Machine: m.ID, Number: 1, Firmware: f, Started: now}
+	if latest != nil {
+		b.Number, b.Before = latest.Number+1, latest.ID
 	}
-	at := netip.AddrPortFrom(server, b.port).String() // IPv6 in brackets
-	return "http://" + strings.TrimSuffix(at, ":80")
+	return b
 }

@@ -1,0 +1,114 @@
+package bootserver
+
+import (
+	"fmt"
+	"net/netip"
+
+	"ingot"
+	"ingot/bootserver/fleet"
+	"ingot/bootserver/httpboot"
+	"ingot/bootserver/ipxe"
+	"ingot/bootserver/state"
+)
+
+// Artifact implements httpboot.Booter. A boot gets the files of its own image
+// and no other.
+func (b *booter) Artifact(id ingot.BootID, digest ingot.Digest, part string) (httpboot.Artifact, error) {
+	boot, ok := b.state.Boot(id)
+	if !ok {
+		return httpboot.Artifact{}, fmt.Errorf("%w boot %s", httpboot.ErrUnknown, id.Short())
+	}
+	if !boot.Open() {
+		return httpboot.Artifact{}, fmt.Errorf("%w: boot %s is over", httpboot.ErrRefused, id.Short())
+	}
+	if part == "autoexec.ipxe" { // a loader that came by HTTP looks for it beside itself
+		text := []byte(ipxe.Autoexec())
+		return httpboot.Artifact{Bytes: text, Digest: ingot.DigestOf(text)}, nil
+	}
+	if l, ok := b.loaders[part]; ok && ingot.DigestOf(l) == digest {
+		return httpboot.Artifact{Bytes: l, Digest: digest}, nil
+	}
+	if boot.Image.Image != digest {
+		return httpboot.Artifact{}, fmt.Errorf("%w: image %s is not what boot %s may run", httpboot.ErrRefused, digest.Short(), id.Short())
+	}
+	im, err := b.image(digest)
+	if err != nil {
+		return httpboot.Artifact{}, fmt.Errorf("%w: %w", httpboot.ErrUnknown, err)
+	}
+	file := func(a ingot.Artifact) (httpboot.Artifact, error) {
+		return httpboot.Artifact{Path: b.images.Blob(a.Digest), Digest: a.Digest}, nil
+	}
+	switch part {
+	case "kernel":
+		return file(im.Manifest.Kernel)
+	case "initramfs":
+		return file(im.Manifest.Initramfs)
+	case "root":
+		return file(im.Manifest.Root)
+	case partUKI:
+		if a, has := b.uki(im); has {
+			return file(a)
+		}
+	case "config":
+		return httpboot.Artifact{Path: b.images.Blob(im.Config), Digest: im.Config}, nil
+	case "manifest":
+		return httpboot.Artifact{Bytes: im.OCI, Digest: im.Digest}, nil
+	case "signature":
+		return httpboot.Artifact{Bytes: []byte(im.Signature), Digest: ingot.DigestOf([]byte(im.Signature))}, nil
+	}
+	return httpboot.Artifact{}, fmt.Errorf("%w part %q of an image", httpboot.ErrUnknown, part)
+}
+
+// Served implements httpboot.Booter: bytes are added up per artifact, and a
+// whole kernel or initramfs is a stage.
+func (b *booter) Served(id ingot.BootID, part string, n int64, whole bool) {
+	now := b.now()
+	err := b.state.Update(func(tx *state.Tx) error {
+		boot, ok := tx.Boot(id)
+		if _, loader := b.loaders[part]; loader && ok && whole {
+			tx.PutBoot(fleet.Record(boot, ingot.Event{Stage: ingot.StageLoader, Detail: part, Bytes: n}, now))
+			return nil
+		}
+		if !ok || n == 0 || (part != "kernel" && part != "initramfs" && part != "root" && part != partUKI) {
+			return nil
+		}
+		served := map[string]int64{part: n}
+		for k, v := range boot.Served {
+			served[k] += v
+		}
+		boot.Served = served
+		if whole && part != "root" { // of the root, the machine itself tells
+			stage := ingot.Stage(part)
+			if part == partUKI {
+				stage = ingot.StageLoader
+			}
+			boot = fleet.Record(boot, ingot.Event{Stage: stage, Detail: whichLoader(part), Bytes: n}, now)
+		}
+		tx.PutBoot(boot)
+		return nil
+	})
+	if err != nil {
+		b.log.Warn("recording bytes", "boot", id.Short(), "err", err)
+	}
+}
+
+// loaderServed is told by TFTP.
+func (b *booter) loaderServed(client netip.Addr, file string, n int64) {
+	if file == "autoexec.ipxe" {
+		return
+	}
+	if m, ok := b.state.AtAddress(client); ok {
+		b.record(m.Boot, ingot.Event{Stage: ingot.StageLoader, Detail: file, Bytes: n})
+	}
+}
+
+// partUKI is the name of the UKI in URLs. UEFI tells a program by it.
+const partUKI = "uki.efi"
+
+// whichLoader is the detail of a stage for people.
+func whichLoader(part string) string {
+	if part == partUKI {
+		return "UKI"
+	}
+	return ""
+}

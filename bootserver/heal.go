@@ -1,0 +1,49 @@
+package bootserver
+
+import (
+	"ingot/bootserver/fleet"
+	"ingot/bootserver/state"
+)
+
+// heal draws the consequences of a boot that ended.
+func (b *booter) heal(m fleet.Machine, over fleet.Boot) fleet.Machine {
+	after := fleet.Settle(m, over, b.policyNow(), b.have, b.now())
+	switch s := after.Setback; {
+	case s == m.Setback:
+	case s == nil:
+		b.log.Info("an image that was given up is healthy after all", "machine", m.ID, "image", over.Image.Name)
+	case s.To.Image == "":
+		b.log.Error("a machine is held", "machine", m.ID, "image", s.Gave.Name, "why", s.Why)
+	default:
+		b.log.Warn("a machine falls back", "machine", m.ID, "image", s.To.Name, "before", s.Gave.Name, "why", s.Why)
+	}
+	return after
+}
+
+// expire ends the boots whose deadline has passed.
+func (b *booter) expire() {
+	now := b.now()
+	err := b.state.Update(func(tx *state.Tx) error {
+		for _, boot := range tx.OpenBoots() {
+			if after, ended := fleet.Expire(boot, now); ended {
+				b.log.Warn("a boot went silent", "machine", boot.Machine, "boot", boot.ID.Short(), "image", boot.Image.Name, "reason", after.Reason)
+				tx.PutBoot(after)
+				if m, ok := tx.Machine(boot.Machine); ok {
+					tx.PutMachine(b.heal(m, after))
+				}
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		b.log.Error("ending silent boots", "err", err)
+	}
+}
+
+// tidy forgets what is over the bounds.
+func (b *booter) tidy() {
+	b.state.Forget()
+	if err := b.state.Trim(b.now(), state.MaxLedger, state.LedgerAge); err != nil {
+		b.log.Error("forgetting old entries of the ledger", "err", err)
+	}
+}

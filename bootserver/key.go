@@ -1,0 +1,49 @@
+package bootserver
+
+import (
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/hex"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"ingot"
+)
+
+// key is the credential of a boot. It is made of the server's secret whenever it
+// is wanted, so it is recorded nowhere.
+func (b *booter) key(id ingot.BootID) ingot.BootKey {
+	return ingot.NewBootKey(id, [16]byte(b.derive("boot", string(id))[:16]))
+}
+
+// Knows implements httpboot.Booter.
+func (b *booter) Knows(k ingot.BootKey) bool {
+	return subtle.ConstantTimeCompare([]byte(k), []byte(b.key(k.ID()))) == 1
+}
+
+// urlOfBoot is the URL of a part of a boot.
+func (b *booter) urlOfBoot(base string, id ingot.BootID, part string) string {
+	return base + ingot.BootPath(b.key(id), part)
+}
+
+// machineKey is the machine-id(5) of a machine's systems.
+func (b *booter) machineKey(id ingot.MachineID) string {
+	return hex.EncodeToString(b.derive("machine-id", string(id))[:16])
+}
+
+// derive makes stable bytes that nobody can guess without the server's secret.
+func (b *booter) derive(purpose, of string) []byte {
+	sum := sha256.Sum256(slices.Concat(b.secret, []byte("\x00"+purpose+"\x00"+of)))
+	return sum[:]
+}
+
+// urlOf is the beginning of URLs at one of our addresses; it is empty without
+// one, as where an interface is only observed.
+func (b *booter) urlOf(server netip.Addr) string {
+	if !server.IsValid() {
+		return ""
+	}
+	at := netip.AddrPortFrom(server, b.port).String() // IPv6 in brackets
+	return "http://" + strings.TrimSuffix(at, ":80")
+}

@@ -1,0 +1,70 @@
+package bootserver
+
+import (
+	"context"
+	"encoding/hex"
+	"fmt"
+	"time"
+
+	"ingot"
+	"ingot/bootserver/fleet"
+	"ingot/bootserver/state"
+)
+
+// errCrowded: too many strangers wait already.
+var errCrowded = fmt.Errorf("%d machines are pending already; approve or remove some before new ones are recorded", state.MaxPending)
+
+// machine finds the machine of a sighting or records a new one.
+func (b *booter) machine(tx *state.Tx, s fleet.Sighting, now time.Time) (m fleet.Machine, known bool, err error) {
+	found, ask, ok := tx.Find(s)
+	if ok {
+		return found, true, nil
+	}
+	if tx.Pending() >= state.MaxPending {
+		return m, false, errCrowded
+	}
+	id, err := ingot.MachineIDFromMAC(s.MAC)
+	if err != nil {
+		return m, false, err
+	}
+	if _, taken := tx.Machine(id); taken { // its card was first seen in another machine
+		id += ingot.MachineID("-" + hex.EncodeToString(b.derive("id", s.UUID+s.MAC)[:2]))
+	}
+	m = fleet.Machine{ID: id, State: fleet.Pending, Ask: ask, FirstSeen: now, MachineKey: b.machineKey(id)}
+	if ask != nil {
+		b.log.Warn("a machine that may be known: an operator is asked", "machine", id, "mac", s.MAC, "uuid", s.UUID, "what", ask.What)
+		return m, false, nil
+	}
+	if policy := b.policy.Load(); policy.ApproveAll {
+		m.State = fleet.Approved
+		if policy.Image != "" {
+			if as, err := b.assignment(context.Background(), policy.Image, "first image, by the server's --image"); err == nil {
+				m.Assignment = as
+			} else {
+				b.log.Error("assigning the first image", "machine", id, "err", err)
+			}
+		}
+	}
+	b.log.Info("a new machine", "machine", id, "mac", s.MAC, "uuid", s.UUID, "state", string(m.State))
+	return m, false, nil
+}
+
+// rule lets the first rule that is about a machine speak.
+func (b *booter) rule(m fleet.Machine) fleet.Machine {
+	r, ok := fleet.FirstRule(b.policy.Load().Rules, m)
+	if !ok {
+		return m
+	}
+	var as fleet.Assignment
+	if r.Image != "" {
+		var err error
+		if as, err = b.assignment(context.Background(), r.Image, "by a rule"); err != nil {
+			b.log.Error("assigning a rule's image", "machine", m.ID, "err", err)
+		}
+	}
+	after := r.Apply(m, as)
+	if after.State != m.State {
+		b.log.Info("approved by a rule", "machine", m.ID, "image", after.Assignment.Name)
+	}
+	return after
+}

@@ -1,0 +1,130 @@
+package bootserver
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"ingot"
+	"ingot/bootserver/fleet"
+	"ingot/bootserver/httpboot"
+	"ingot/bootserver/state"
+)
+
+// Event implements httpboot.Booter.
+func (b *booter) Event(id ingot.BootID, e ingot.Event) error {
+	now := b.now()
+	e.Detail, e.Error = clip(e.Detail), clip(e.Error)
+	return b.state.Update(func(tx *state.Tx) error {
+		boot, m, err := latest(tx, id)
+		if err != nil {
+			return err
+		}
+		after := fleet.Record(boot, e, now)
+		if len(after.Events) != len(boot.Events) {
+			tx.PutBoot(after)
+		}
+		if !after.Open() && boot.Open() {
+			tx.PutMachine(b.heal(m, after))
+		}
+		if e.Error != "" {
+			b.log.Warn("a boot failed", "machine", m.ID, "boot", id.Short(), "stage", string(e.Stage), "err", e.Error, "retry", e.Retry)
+		}
+		return nil
+	})
+}
+
+// record adds an event to a boot; what goes wrong is logged.
+func (b *booter) record(id ingot.BootID, e ingot.Event) {
+	if err := b.Event(id, e); err != nil {
+		b.log.Warn("recording a boot", "boot", id.Short(), "stage", string(e.Stage), "err", err)
+	}
+}
+
+// clip bounds a text from a machine, and takes the credential of its boot out.
+func clip(s string) string { return ingot.HideBootKeys(strings.ToValidUTF8(s[:min(len(s), 1000)], "")) }
+
+// Waits implements httpboot.Booter: what SMBIOS says of a machine that waits is
+// for rules, and for the operator who is to approve it. Of a machine that has
+// told its facts itself nothing is taken.
+func (b *booter) Waits(id ingot.BootID, f ingot.Facts) error {
+	f = boundFacts(f)
+	return b.state.Update(func(tx *state.Tx) error {
+		_, m, err := known(tx, id)
+		if err != nil || m.State != fleet.Pending || m.Facts.RAM != 0 || m.Boot != id {
+			return err
+		}
+		after := m
+		after.Facts.Vendor, after.Facts.Product, after.Facts.Serial = f.Vendor, f.Product, ingot.PlausibleSerial(f.Serial)
+		after = b.rule(after)
+		if after.Facts.Vendor != m.Facts.Vendor || after.Facts.Product != m.Facts.Product || after.Facts.Serial != m.Facts.Serial || after.State != m.State {
+			tx.PutMachine(after)
+		}
+		return nil
+	})
+}
+
+// Console implements httpboot.Booter. A boot that ended may still speak: its
+// last words come late.
+func (b *booter) Console(id ingot.BootID, text string) error {
+	// The kernel repeats its command line, and with it the key of the boot.
+	text = fleet.Printable(ingot.HideBootKeys(text))
+	return b.state.Update(func(tx *state.Tx) error {
+		if _, _, err := latest(tx, id); err != nil || text == "" {
+			return err
+		}
+		tx.AddConsole(id, text)
+		return nil
+	})
+}
+
+// Crash implements httpboot.Booter: what is left of a crash belongs to the boot
+// before the one that tells it.
+func (b *booter) Crash(id ingot.BootID, text string) error {
+	text = fleet.Printable(ingot.HideBootKeys(text))
+	return b.state.Update(func(tx *state.Tx) error {
+		boot, m, err := latest(tx, id)
+		if err != nil || text == "" {
+			return err
+		}
+		before, ok := tx.Boot(boot.Before)
+		if !ok {
+			return nil // it crashed when it was not ours
+		}
+		before.Crash = clip(fleet.CrashLine(text))
+		tx.PutBoot(before)
+		tx.AddConsole(before.ID, "--- what the firmware kept of the crash (pstore) ---\n"+text)
+		b.log.Warn("a machine crashed before this boot", "machine", m.ID, "boot", before.ID.Short(), "crash", before.Crash)
+		return nil
+	})
+}
+
+// Report implements httpboot.Booter.
+func (b *booter) Report(id ingot.BootID, r ingot.Report) error {
+	now := b.now()
+	if len(r.Checks) > 100 {
+		return fmt.Errorf("%w: a report of %d checks", httpboot.ErrRefused, len(r.Checks))
+	}
+	for i := range r.Checks {
+		r.Checks[i].Name, r.Checks[i].Detail = clip(r.Checks[i].Name), clip(r.Checks[i].Detail)
+	}
+	r.Failed = r.Failed[:min(len(r.Failed), 20)]
+	for i := range r.Failed {
+		r.Failed[i] = clip(r.Failed[i])
+	}
+	return b.state.Update(func(tx *state.Tx) error {
+		boot, m, err := latest(tx, id)
+		if err != nil {
+			return err
+		}
+		after, machine := fleet.Judge(boot, m, r, now)
+		if after.Outcome != boot.Outcome {
+			b.log.Info("a boot is decided", "machine", m.ID, "boot", id.Short(), "image", boot.Image.Name,
+				"outcome", string(after.Outcome), "reason", after.Reason, "took", now.Sub(boot.Started).Round(100*time.Millisecond))
+			machine = b.heal(machine, after)
+		}
+		tx.PutBoot(after)
+		tx.PutMachine(machine)
+		return nil
+	})
+}

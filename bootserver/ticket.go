@@ -1,0 +1,79 @@
+package bootserver
+
+import (
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"ingot"
+	"ingot/bootserver/fleet"
+	"ingot/bootserver/httpboot"
+	"ingot/bootserver/state"
+)
+
+// Ticket implements httpboot.Booter.
+func (b *booter) Ticket(id ingot.BootID, q ingot.TicketRequest) (signed ingot.SignedTicket, err error) {
+	now := b.now()
+	var asked *fleet.Question
+	defer func() {
+		if err == nil && asked != nil {
+			err = fmt.Errorf("%w: an operator must look at this machine: %s", httpboot.ErrRefused, asked.What)
+		}
+	}()
+	err = b.state.Update(func(tx *state.Tx) error {
+		boot, m, err := known(tx, id)
+		if err != nil {
+			return err
+		}
+		switch {
+		case m.State != fleet.Approved:
+			return fmt.Errorf("%w: %w", httpboot.ErrRefused, fleet.ErrNotApproved)
+		case !boot.Open() || m.Boot != id || boot.Image.Image == "":
+			return fmt.Errorf("%w: boot %s is over; this machine should start over", httpboot.ErrRefused, id.Short())
+		}
+		im, err := b.image(boot.Image.Image)
+		if err != nil {
+			return fmt.Errorf("%w: %w", httpboot.ErrRefused, err)
+		}
+		m, boot.Changes = fleet.Learn(m, boundFacts(q.Facts), now)
+		late := boot.Deadline.Sub(now) < leastTime
+		if late { // its loader was slow; what the machine is told is what we wait for
+			boot.Deadline = now.Add(leastTime)
+		}
+		if len(boot.Changes) > 0 {
+			b.log.Warn("hardware changed", "machine", m.ID, "boot", id.Short(), "changes", boot.Changes)
+		}
+		if late || len(boot.Changes) > 0 {
+			tx.PutBoot(boot)
+		}
+		if m.Ask != nil {
+			tx.PutMachine(m)
+			asked = m.Ask // the record stays, the ticket does not
+			return nil
+		}
+		m, lent := fleet.Lend(m, id, now)
+		text, err := json.Marshal(ingot.Ticket{Boot: id, Machine: m.ID, Hostname: m.Hostname(), MachineKey: m.MachineKey, Nonce: q.Nonce,
+			Issued: now, Expires: now.Add(time.Duration(b.policy.Load().Ticket)), Image: im.Digest, Name: im.Name.String(), Grants: lent,
+			Deadline: boot.Deadline.Sub(now), Restart: fleet.Restarts(m, boot, b.policyNow(), b.have, now)})
+		if err != nil {
+			return err
+		}
+		tx.PutMachine(m)
+		signed = ingot.SignedTicket{Ticket: text, Signature: b.keys.Server.Secret.Sign(text, "ticket "+string(id))}
+		return nil
+	})
+	return signed, err
+}
+
+// leastTime is what a machine has from its ticket to its report, however late
+// it asked for the ticket.
+const leastTime = time.Minute
+
+// boundFacts bounds what a machine can make the record of it grow by.
+func boundFacts(f ingot.Facts) ingot.Facts {
+	f.NICs, f.Disks = f.NICs[:min(len(f.NICs), 64)], f.Disks[:min(len(f.Disks), 256)]
+	for _, s := range []*string{&f.UUID, &f.Serial, &f.Vendor, &f.Product, &f.BIOS, &f.CPU, &f.Kernel} {
+		*s = clip(*s)
+	}
+	return f
+}
