@@ -24,11 +24,12 @@ type admin struct {
 
 // Network implements api.Backend.
 func (a admin) Network() api.Network {
-	if a.server.dhcp == nil {
+	lend := a.server.lend.Load()
+	if lend == nil {
 		return api.Network{}
 	}
-	n := api.Network{Heard: a.server.dhcp.Heard(), Leases: append(a.server.dhcp.Leases(), a.server.dhcp6.Leases()...)}
-	six := a.server.dhcp6.Heard()
+	n := api.Network{Heard: lend.four.Heard(), Leases: lend.leases()}
+	six := lend.six.Heard()
 	n.Askers, n.Servers, n.Warnings = append(n.Askers, six.Askers...), append(n.Servers, six.Servers...), append(n.Warnings, six.Warnings...)
 	return n
 }

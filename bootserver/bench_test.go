@@ -59,7 +59,7 @@ func BenchmarkFleet(b *testing.B) {
 		runtime.ReadMemStats(&mem)
 		b.ReportMetric(float64(mem.HeapAlloc)/(1<<20), "MiB-heap")
 		b.ReportMetric(float64(st.Size())/(1<<20), "MiB-file")
-		boot := &booter{state: s, images: images, shelf: &shelf{}, keys: keys, secret: []byte("secret"), loaders: map[string][]byte{"snponly.efi": []byte("a loader")},
+		boot := &booter{state: s, images: images, shelf: &shelf{}, keys: keys, loaders: map[string][]byte{"snponly.efi": []byte("a loader")},
 			now: time.Now, log: slog.New(slog.DiscardHandler)}
 		boot.settle(config.Boots{})
 		b.ReportMetric(askedOverSocket(b, boot), "ls-ms")

@@ -25,7 +25,6 @@ type booter struct {
 	port    uint16            // of HTTP
 	loaders map[string][]byte // first stages, by file name
 	policy  *atomic.Pointer[config.Boots]
-	secret  []byte
 	now     func() time.Time
 	log     *slog.Logger
 }

@@ -58,7 +58,7 @@ func newHouse(t *testing.T) *house {
 	t.Cleanup(func() { st.Close() })
 	h := &house{t: t, clock: time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)}
 	h.booter = &booter{state: st, images: images, shelf: &shelf{}, keys: keys,
-		secret: []byte("secret"), loaders: map[string][]byte{"snponly.efi": []byte("a loader"), "ipxe.efi": []byte("another")}, now: func() time.Time { return h.clock }, log: slog.New(slog.DiscardHandler)}
+		loaders: map[string][]byte{"snponly.efi": []byte("a loader"), "ipxe.efi": []byte("another")}, now: func() time.Time { return h.clock }, log: slog.New(slog.DiscardHandler)}
 	h.settle(config.Boots{Ticket: yamlfile.Duration(time.Minute)})
 	h.web = httptest.NewServer(httpboot.New(h.booter, h.log))
 	t.Cleanup(h.web.Close)

@@ -79,7 +79,7 @@ func TestHistories(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		s.booter = &booter{images: store, shelf: &shelf{}, keys: h.keys, secret: h.secret, loaders: h.loaders, port: 80,
+		s.booter = &booter{images: store, shelf: &shelf{}, keys: h.keys, loaders: h.loaders, port: 80,
 			now: func() time.Time { return s.clock }, log: slog.New(slog.DiscardHandler)}
 		s.settle(config.Boots{ApproveAll: true, Image: "lab:v1", Attempts: rapid.IntRange(1, 3).Draw(rt, "attempts"), Deadline: yamlfile.Duration(10 * time.Minute),
 			After: rapid.SampledFrom([]fleet.After{"", fleet.AfterFallback, fleet.AfterHold, fleet.AfterRetry}).Draw(rt, "after")})

@@ -11,7 +11,7 @@ import (
 	"ingot"
 )
 
-// key is the credential of a boot. It is made of the server's secret whenever it
+// key is the credential of a boot. It is made of the state's secret whenever it
 // is wanted, so it is recorded nowhere.
 func (b *booter) key(id ingot.BootID) ingot.BootKey {
 	return ingot.NewBootKey(id, [16]byte(b.derive("boot", string(id))[:16]))
@@ -32,9 +32,9 @@ func (b *booter) machineKey(id ingot.MachineID) string {
 	return hex.EncodeToString(b.derive("machine-id", string(id))[:16])
 }
 
-// derive makes stable bytes that nobody can guess without the server's secret.
+// derive makes stable bytes that nobody can guess without the state's secret.
 func (b *booter) derive(purpose, of string) []byte {
-	sum := sha256.Sum256(slices.Concat(b.secret, []byte("\x00"+purpose+"\x00"+of)))
+	sum := sha256.Sum256(slices.Concat(b.state.Identity(), []byte("\x00"+purpose+"\x00"+of)))
 	return sum[:]
 }
 

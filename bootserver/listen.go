@@ -110,11 +110,13 @@ type answerer func(ctx context.Context) error
 
 // ports are what is open for one link.
 type ports struct {
-	dhcp answerer // what answers DHCP or DHCPv6
-	link io.Closer
-	tftp []*net.UDPConn
-	http []net.Listener
-	stop context.CancelFunc // ends what answers at them; nil before
+	dhcp      answerer           // what answers DHCP or DHCPv6
+	stopDHCP  context.CancelFunc // ends that alone
+	endedDHCP chan struct{}      // closed when it has ended
+	link      io.Closer
+	tftp      []*net.UDPConn
+	http      []net.Listener
+	stop      context.CancelFunc // ends what answers at them; nil before
 }
 
 func (p *ports) close() {
@@ -163,14 +165,14 @@ func (s *Server) openDHCP(ctx context.Context, l link, p *ports) error {
 		if err != nil {
 			return portTaken(err, "udp6", dhcp6.PortServer)
 		}
-		p.link, p.dhcp = closer(open.Close), func(ctx context.Context) error { return s.dhcp6.Serve(ctx, open) }
+		p.link, p.dhcp = closer(open.Close), func(ctx context.Context) error { return s.lend.Load().six.Serve(ctx, open) }
 		return nil
 	}
 	open, err := dhcp.Listen(ctx, *l.four)
 	if err != nil {
 		return portTaken(err, "udp", dhcp.PortDHCP)
 	}
-	p.link, p.dhcp = closer(open.Close), func(ctx context.Context) error { return s.dhcp.Serve(ctx, open) }
+	p.link, p.dhcp = closer(open.Close), func(ctx context.Context) error { return s.lend.Load().four.Serve(ctx, open) }
 	return nil
 }
 

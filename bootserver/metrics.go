@@ -108,8 +108,8 @@ func (c fleetCollector) Collect(out chan<- prometheus.Metric) {
 		gauge(descTransfers, float64(h.Transfers))
 		count(descRefused, float64(h.Refused))
 	}
-	if c.s.dhcp != nil {
-		gauge(descLeases, float64(len(c.s.dhcp.Leases())+len(c.s.dhcp6.Leases())))
-		gauge(descForeign, float64(len(c.s.dhcp.Heard().Servers)+len(c.s.dhcp6.Heard().Servers)))
+	if lend := c.s.lend.Load(); lend != nil {
+		gauge(descLeases, float64(len(lend.leases())))
+		gauge(descForeign, float64(len(lend.four.Heard().Servers)+len(lend.six.Heard().Servers)))
 	}
 }

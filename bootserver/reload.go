@@ -68,12 +68,12 @@ func (s *Server) rearrange(ctx context.Context, c *config.Config, r *api.Reloade
 		}
 	}
 	if err == nil {
-		err = s.dhcp.Apply(now.dhcp, now.cards)
+		err = s.lend.Load().four.Apply(now.dhcp, now.cards)
 	}
 	if err == nil {
-		if err = s.dhcp6.Apply(now.dhcp6, now.cards6); err != nil { // then nothing has changed
+		if err = s.lend.Load().six.Apply(now.dhcp6, now.cards6); err != nil { // then nothing has changed
 			if before, lookErr := look(old, s.conf.Range, s.conf.Range6); lookErr == nil {
-				err = errors.Join(err, s.dhcp.Apply(before.dhcp, before.cards))
+				err = errors.Join(err, s.lend.Load().four.Apply(before.dhcp, before.cards))
 			}
 		}
 	}

@@ -9,8 +9,6 @@ package bootserver
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -27,7 +25,6 @@ import (
 	"ingot/bootserver/api"
 	"ingot/bootserver/config"
 	"ingot/bootserver/dhcp"
-	"ingot/bootserver/dhcp6"
 	"ingot/bootserver/httpboot"
 	"ingot/bootserver/ipxe"
 	"ingot/bootserver/lease"
@@ -78,8 +75,8 @@ type Server struct {
 	booter     *booter
 	http       *httpboot.Server
 	tftp       *tftp.Server
-	dhcp       *dhcp.Server
-	dhcp6      *dhcp6.Server
+	lend       atomic.Pointer[lenders] // nil before Run
+	prober     *dhcp.Prober
 	passed     Sockets
 	everywhere struct{ tftp, http wildcard } // a socket that was passed serves all addresses
 	ca         *access.CA
@@ -132,9 +129,9 @@ func (s *Server) Run(ctx context.Context) error {
 			s.log.Error("closing the state", "err", err)
 		}
 	}()
-	prober := &dhcp.Prober{Log: s.log}
-	defer prober.Close()
-	if err := s.prepare(ctx, st, now, prober); err != nil {
+	s.prober = &dhcp.Prober{Log: s.log}
+	defer s.prober.Close()
+	if err := s.prepare(ctx, st, now); err != nil {
 		return err
 	}
 	doors, err := s.openDoors(ctx)
@@ -178,9 +175,9 @@ func (s *Server) where(now site) Ready {
 	for _, l := range now.links {
 		at := Link{Name: l.name}
 		if l.six != nil {
-			at.IPv6, at.Mode, at.Pools = true, string(l.six.Mode), s.dhcp6.Pools(l.name)
+			at.IPv6, at.Mode, at.Pools = true, string(l.six.Mode), s.lend.Load().six.Pools(l.name)
 		} else {
-			at.Mode, at.Pools = string(l.four.Mode), s.dhcp.Pools(l.name)
+			at.Mode, at.Pools = string(l.four.Mode), s.lend.Load().four.Pools(l.name)
 		}
 		if len(l.addresses) > 0 {
 			at.Address, at.URL = l.addresses[0], s.booter.urlOf(l.addresses[0])
@@ -200,17 +197,13 @@ func (s *Server) closeAll() {
 }
 
 // prepare makes what all links share.
-func (s *Server) prepare(ctx context.Context, st *state.State, now site, prober *dhcp.Prober) error {
+func (s *Server) prepare(ctx context.Context, st *state.State, now site) error {
 	var err error
 	if s.ca, err = access.OpenCA(filepath.Join(s.conf.Store.Root(), "keys"), s.conf.Now); err != nil {
 		return err
 	}
 	s.setNames(s.conf.Settings.API)
-	secret, err := st.Secret("identity", func(b []byte) { _, _ = rand.Read(b) }) // never fails, see crypto/rand
-	if err != nil {
-		return err
-	}
-	s.booter = &booter{state: st, images: s.conf.Store, shelf: &shelf{}, keys: s.conf.Keys, port: s.port(), secret: secret, now: s.conf.Now, log: s.log}
+	s.booter = &booter{state: st, images: s.conf.Store, shelf: &shelf{}, keys: s.conf.Keys, port: s.port(), now: s.conf.Now, log: s.log}
 	s.booter.settle(s.conf.Settings.Boots)
 	if err := s.booter.checkFirst(ctx, s.conf.Settings.Boots); err != nil {
 		return err
@@ -224,17 +217,9 @@ func (s *Server) prepare(ctx context.Context, st *state.State, now site, prober 
 	s.tftp = &tftp.Server{Files: files, Served: s.booter.loaderServed, Log: s.log}
 	s.http = httpboot.New(s.booter, s.log)
 	s.limit(s.conf.Settings)
-	s.dhcp6, err = dhcp6.New(now.dhcp6, now.cards6, dhcp6.Parts{Store: leases{s.booter, netip.Addr.Is6}, Booter: s.booter,
-		ID: [16]byte(s.booter.derive("dhcp6", "identity")), Log: s.log, Now: s.conf.Now})
-	if err != nil {
+	if err := s.openLenders(now); err != nil {
 		return err
 	}
-	s.dhcp, err = dhcp.New(now.dhcp, now.cards, dhcp.Parts{Store: leases{s.booter, netip.Addr.Is4}, Booter: s.booter,
-		ID: hex.EncodeToString(s.booter.derive("dhcp", "identity")[:8]), Log: s.log, Now: s.conf.Now})
-	if err != nil {
-		return err
-	}
-	s.dhcp.Probe = prober.Probe
 	s.metrics = newMetrics(s)
 	return nil
 }
@@ -248,8 +233,8 @@ func (s *Server) limit(c config.Config) {
 func (s *Server) serve(name string) {
 	p := s.ports[name]
 	ctx, stop := context.WithCancel(s.serving)
-	p.stop = stop
-	s.group.Go(func() error { return p.dhcp(ctx) })
+	p.stop = func() { stop(); p.stopDHCP() }
+	s.serveDHCP(p)
 	for _, c := range p.tftp {
 		s.group.Go(func() error { return s.tftp.Serve(ctx, c) })
 	}

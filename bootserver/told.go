@@ -1,6 +1,7 @@
 package bootserver
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -90,10 +91,11 @@ const storyBoots = 12
 
 // others are the DHCP servers that answered the cards of a machine lately.
 func (a admin) others(m fleet.Machine) (list []fleet.Other) {
-	if a.server.dhcp == nil {
+	lend := a.server.lend.Load()
+	if lend == nil {
 		return nil
 	}
-	heard := a.server.dhcp.Heard()
+	heard := lend.four.Heard()
 	if !slices.ContainsFunc(heard.Askers, func(k dhcp.Asker) bool { return len(k.Answers) > 0 && slices.Contains(m.MACs, k.MAC) }) {
 		return nil
 	}
@@ -116,19 +118,22 @@ func (a admin) Backup(ctx context.Context, w io.Writer) error {
 }
 
 // Restore implements api.Ledger. Leases that were given since the backup stay:
-// machines use their addresses.
+// machines use their addresses. A backup of another server makes this one that
+// server, at once.
 func (a admin) Restore(ctx context.Context, r io.Reader) (api.Restored, error) {
+	was := a.state.Identity()
 	kept, err := a.state.Restore(r, a.now())
 	if errors.Is(err, state.ErrDamaged) {
 		return api.Restored{}, api.Problem{Status: 400, Detail: err.Error(), Next: "give a file that ingot backup wrote"}
 	} else if err != nil {
 		return api.Restored{}, err
 	}
-	if a.server.dhcp != nil {
-		for _, l := range a.server.dhcp.Leases() {
-			if err := a.PutLease(l)(); err != nil {
-				return api.Restored{}, err
-			}
+	if err := a.server.keepLeases(); err != nil {
+		return api.Restored{}, err
+	}
+	if !bytes.Equal(was, a.state.Identity()) {
+		if err := a.server.changeIdentity(); err != nil {
+			return api.Restored{}, err
 		}
 	}
 	machines := len(a.state.Machines())

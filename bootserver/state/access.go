@@ -127,7 +127,8 @@ func (s *State) Audit(after uint64, last bool, limit int) ([]access.Change, erro
 
 // carryAccess writes into a backup what must not go back in time with it: who
 // may ask, above all who may not any more, and the audit log. What the backup
-// alone knows stays, for a server that was set up anew.
+// alone knows stays, for a server that was set up anew. A backup without an
+// identity gets ours: a server never loses its own.
 func carryAccess(from *bbolt.DB, to string) error {
 	db, err := openFile(to, &bbolt.Options{Timeout: 2 * time.Second, FreelistType: bbolt.FreelistMapType})
 	if err != nil {
@@ -145,7 +146,11 @@ func carryAccess(from *bbolt.DB, to string) error {
 					return err
 				}
 			}
-			return nil
+			meta, err := tx.CreateBucketIfNotExists(bucketMeta)
+			if err != nil || meta.Get(keyIdentity) != nil {
+				return err
+			}
+			return meta.Put(keyIdentity, old.Bucket(bucketMeta).Get(keyIdentity))
 		})
 	})
 	return firstOf(err, db.Close())

@@ -14,6 +14,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"crypto/rand"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -24,6 +25,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.etcd.io/bbolt"
@@ -52,6 +54,8 @@ type State struct {
 	db   *bbolt.DB
 	lock *os.File
 	log  committer
+
+	identity atomic.Pointer[[]byte] // read while mu is held, and while it is not
 
 	mu       sync.RWMutex
 	machines map[ingot.MachineID]fleet.Machine
@@ -170,6 +174,7 @@ func (s *State) load() error {
 			s.loadLatest(tx),
 			rekeyLeases(tx),
 			s.loadAccess(tx),
+			s.loadIdentity(tx),
 		)
 	})
 }
@@ -207,23 +212,24 @@ func each[T any](tx *bbolt.Tx, bucket []byte, f func(T)) error {
 	})
 }
 
-// Secret returns the secret bytes of that name, made of random at first use.
-func (s *State) Secret(name string, random func([]byte)) ([]byte, error) {
-	var secret []byte
-	err := s.update(func(tx *bbolt.Tx) error {
-		b := tx.Bucket(bucketMeta)
-		if v := b.Get([]byte(name)); v != nil {
-			secret = bytes.Clone(v)
-			return nil
-		}
+// Identity is the secret of this state, made with it: what a server is known
+// by is derived from it. A restore brings that of the backup.
+func (s *State) Identity() []byte { return *s.identity.Load() }
+
+var keyIdentity = []byte("identity") // in bucketMeta
+
+func (s *State) loadIdentity(tx *bbolt.Tx) error {
+	b := tx.Bucket(bucketMeta)
+	secret := bytes.Clone(b.Get(keyIdentity))
+	if secret == nil {
 		secret = make([]byte, 32)
-		random(secret)
-		return b.Put([]byte(name), secret)
-	})
-	if err != nil {
-		return nil, fmt.Errorf("keeping the secret %q: %w", name, err)
+		_, _ = rand.Read(secret) // never fails, see crypto/rand
+		if err := b.Put(keyIdentity, secret); err != nil {
+			return err
+		}
 	}
-	return secret, nil
+	s.identity.Store(&secret)
+	return nil
 }
 
 // Machines returns all machines, the longest known first.

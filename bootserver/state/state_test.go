@@ -2,6 +2,7 @@ package state
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -54,10 +55,7 @@ func TestRemembers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	secret, err := s.Secret("x", func(b []byte) { b[0] = 7 })
-	if err != nil {
-		t.Fatal(err)
-	}
+	identity := s.Identity()
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -72,8 +70,41 @@ func TestRemembers(t *testing.T) {
 	if got := leases(t, s); len(got) != 1 || got[0] != l {
 		t.Errorf("leases after reopening = %+v; want %+v", got, l)
 	}
-	if again, err := s.Secret("x", func(b []byte) { b[0] = 9 }); err != nil || string(again) != string(secret) {
-		t.Errorf("the secret changed: %v", err)
+	if again := s.Identity(); len(identity) != 32 || !bytes.Equal(again, identity) {
+		t.Errorf("the identity has %d bytes, and is the same after reopening: %v", len(identity), bytes.Equal(again, identity))
+	}
+}
+
+// TestRestoredIdentity: that of the backup is taken over, and a backup without
+// one leaves a server its own.
+func TestRestoredIdentity(t *testing.T) {
+	there, here := open(t, t.TempDir()), open(t, t.TempDir())
+	defer there.Close()
+	defer here.Close()
+	restore := func() {
+		t.Helper()
+		var b bytes.Buffer
+		if err := there.Backup(&b); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := here.Restore(&b, time.Unix(5, 0)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	restore()
+	if !bytes.Equal(here.Identity(), there.Identity()) {
+		t.Error("the identity of the backup is not taken over")
+	}
+	own := there.Identity()
+	if err := there.update(func(tx *bbolt.Tx) error { return tx.Bucket(bucketMeta).Delete(keyIdentity) }); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(here.db.Path() + ".before-19700101T000005Z"); err != nil {
+		t.Fatal(err)
+	}
+	restore()
+	if !bytes.Equal(here.Identity(), own) {
+		t.Error("a backup without an identity changed the server's")
 	}
 }
 

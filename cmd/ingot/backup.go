@@ -49,7 +49,9 @@ func (a *app) restoreCommand() *cobra.Command {
 		Use: "restore FILE", Short: "put a backup in the place of the running server's state",
 		Long: `Give a backup to the running server. It reads the file from end to end, and takes it
 over only when it is whole; the state from before is kept beside it. Machines that boot
-meanwhile may have to start over. Addresses that were lent since the backup stay lent.`,
+meanwhile may have to start over. Addresses that were lent since the backup stay lent.
+With the backup of another server this one becomes that server, at once: keys of boots,
+machine-ids and DHCPv6 identity are made of the secret in it.`,
 		Example: "  ingot restore /srv/backup/ingot-2026-11-23.db", Args: exactArgs("FILE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			f, err := os.Open(args[0])

@@ -1,0 +1,111 @@
+package bootserver
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net/netip"
+
+	"ingot/bootserver/dhcp"
+	"ingot/bootserver/dhcp6"
+	"ingot/bootserver/fleet"
+)
+
+// lenders answer DHCP of both families. What clients know them by, the DUID
+// above all, is derived from the state's identity.
+type lenders struct {
+	four *dhcp.Server
+	six  *dhcp6.Server
+}
+
+// leases are those of both families.
+func (l *lenders) leases() []fleet.Lease { return append(l.four.Leases(), l.six.Leases()...) }
+
+// openLenders makes the lenders of what the state knows now.
+func (s *Server) openLenders(now site) error {
+	six, err := dhcp6.New(now.dhcp6, now.cards6, dhcp6.Parts{Store: leases{s.booter, netip.Addr.Is6}, Booter: s.booter,
+		ID: [16]byte(s.booter.derive("dhcp6", "identity")), Log: s.log, Now: s.conf.Now})
+	if err != nil {
+		return err
+	}
+	four, err := dhcp.New(now.dhcp, now.cards, dhcp.Parts{Store: leases{s.booter, netip.Addr.Is4}, Booter: s.booter,
+		ID: hex.EncodeToString(s.booter.derive("dhcp", "identity")[:8]), Log: s.log, Now: s.conf.Now})
+	if err != nil {
+		return err
+	}
+	four.Probe = s.prober.Probe
+	s.lend.Store(&lenders{four, six})
+	return nil
+}
+
+// serveDHCP answers DHCP at the ports of one link until they are closed, or
+// stopDHCP is called.
+func (s *Server) serveDHCP(p *ports) {
+	ctx, stop := context.WithCancel(s.serving)
+	ended := make(chan struct{})
+	p.stopDHCP, p.endedDHCP = stop, ended
+	answer := p.dhcp
+	s.group.Go(func() error {
+		defer close(ended)
+		return answer(ctx)
+	})
+}
+
+// keepLeases writes down once more what is lent: a state that was restored may
+// not know it.
+func (s *Server) keepLeases() error {
+	lend := s.lend.Load()
+	if lend == nil {
+		return nil
+	}
+	var waits []func() error
+	for _, l := range lend.leases() {
+		waits = append(waits, s.booter.PutLease(l))
+	}
+	for _, wait := range waits {
+		if err := wait(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// changeIdentity makes other lenders of a state that another server wrote: they go
+// by its identity, and know what it lent. Their sockets are opened anew, which
+// takes milliseconds; clients that ask meanwhile ask again. A server that
+// cannot go on ends, and begins with the state that was restored.
+func (s *Server) changeIdentity() error {
+	s.reloading.Lock()
+	defer s.reloading.Unlock()
+	if s.group == nil { // it does not serve, or not any more
+		return nil
+	}
+	now, err := look(s.conf.Settings, s.conf.Range, s.conf.Range6)
+	if err == nil {
+		err = s.replaceLenders(now)
+	}
+	if err != nil {
+		err = fmt.Errorf("going on as the server whose state was restored: %w", err)
+		s.group.Go(func() error { return err })
+	}
+	return err
+}
+
+func (s *Server) replaceLenders(now site) error {
+	for _, p := range s.ports {
+		p.stopDHCP()
+		<-p.endedDHCP
+	}
+	if err := errors.Join(s.keepLeases(), s.openLenders(now)); err != nil { // of the last moment, too
+		return err
+	}
+	for _, l := range now.links {
+		p := s.ports[l.key()]
+		if err := s.openDHCP(s.serving, l, p); err != nil {
+			return err
+		}
+		s.serveDHCP(p)
+	}
+	return nil
+}

@@ -1,0 +1,176 @@
+package bootserver
+
+import (
+	"bytes"
+	"context"
+	"net/http"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/insomniacslk/dhcp/dhcpv6"
+
+	"ingot"
+	"ingot/bootserver/api"
+	"ingot/bootserver/config"
+	"ingot/bootserver/dhcp"
+	"ingot/bootserver/dhcp6"
+	"ingot/bootserver/fleet"
+	"ingot/bootserver/state"
+	"ingot/image"
+	"ingot/internal/wire"
+)
+
+// TestRestoreIsAtOnce: a server that restores the backup of another one is that
+// server from then on: the keys of its boots open what they opened there, those
+// of this one nothing, and machine-ids of newcomers are what they would be there.
+func TestRestoreIsAtOnce(t *testing.T) {
+	there, here := newHouse(t), newHouse(t)
+	there.put("v1")
+	here.put("v1")
+	key, gone := there.boots(client), here.boots(second)
+	var backup bytes.Buffer
+	if _, err := there.api.Backup(t.Context(), &backup); err != nil {
+		t.Fatal(err)
+	}
+	if got := here.do("GET", here.base+ingot.BootPath(key, "script"), nil); got != http.StatusNotFound {
+		t.Fatalf("before the restore, another server's key gets %d; want 404", got)
+	}
+	if _, err := here.api.Restore(t.Context(), &backup); err != nil {
+		t.Fatal(err)
+	}
+	if got := here.do("GET", here.base+ingot.BootPath(key, "script"), nil); got != http.StatusOK {
+		t.Errorf("after the restore, the key of a boot that it brought gets %d; want 200", got)
+	}
+	if got := here.do("GET", here.base+ingot.BootPath(gone, "script"), nil); got != http.StatusNotFound {
+		t.Errorf("after the restore, a key from before gets %d; want 404", got)
+	}
+	there.boots(second)
+	here.boots(second)
+	one, err := there.api.Machine(t.Context(), second.MAC)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if other, err := here.api.Machine(t.Context(), second.MAC); err != nil || other.MachineKey != one.MachineKey {
+		t.Errorf("a newcomer's machine-id is %s, %v; there it is %s", other.MachineKey, err, one.MachineKey)
+	}
+}
+
+// TestRestoreOnTheWire: after the backup of another server is restored, DHCP
+// goes on at once, with that server's DUID, and nobody is lent what that
+// server lent to others, or this one.
+func TestRestoreOnTheWire(t *testing.T) {
+	if !wire.On(t, "udhcpc") {
+		return
+	}
+	wire.AddSwitch(t, "sw")
+	wire.Run(t, "ip", "link", "add", "eth1", "type", "veth", "peer", "name", "p-eth1", "netns", "sw")
+	wire.In(t, "sw", "ip", "link", "set", "p-eth1", "master", "sw", "up")
+	wire.Run(t, "ip", "link", "set", "eth1", "up")
+	wire.Run(t, "ip", "address", "add", "10.99.0.1/24", "dev", "eth1")
+	wire.Run(t, "ip", "address", "add", "fd00:99::1/64", "dev", "eth1", "nodad")
+	for i, party := range []string{"m1", "m2"} {
+		wire.Join(t, "sw", party, "eth0", []string{"52:54:00:12:00:01", "52:54:00:12:00:02"}[i])
+	}
+	s := startServer(t, config.Config{DHCP: dhcp.Config{Interfaces: []dhcp.Interface{{Name: "eth1", Quiet: true}}}, DHCP6: dhcp6.Config{Interfaces: []dhcp6.Interface{{Name: "eth1", RapidCommit: true}}}},
+		"10.99.0.100-10.99.0.102")
+	lent := func(party string) string {
+		return wire.In(t, party, "udhcpc", "-f", "-n", "-q", "-t", "5", "-T", "1", "-i", "eth0", "-s", "/bin/true", "-r", "10.99.0.101")
+	}
+	if out := lent("m1"); !strings.Contains(out, "10.99.0.101") {
+		t.Fatalf("m1 asks for 10.99.0.101 and gets\n%s", out)
+	}
+	own := askDUID(t, s)
+
+	other, err := state.Open(t.Context(), t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	taken := fleet.Lease{MAC: "52:54:00:12:00:09", Address: netip.MustParseAddr("10.99.0.100"), Expires: time.Now().Add(time.Hour)}
+	if err := other.Update(func(tx *state.Tx) error { tx.PutLease(taken); return nil }); err != nil {
+		t.Fatal(err)
+	}
+	var backup bytes.Buffer
+	if err := other.Backup(&backup); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := api.Dial(s.conf.Settings.Socket).Restore(t.Context(), &backup); err != nil {
+		t.Fatal(err)
+	}
+	if kept, err := (leases{s.booter, netip.Addr.Is6}).Leases(); err != nil || len(kept) != 1 {
+		t.Errorf("after the restore, leases of IPv6 are %+v, %v; want the one from before", kept, err)
+	}
+	want := [16]byte((&booter{state: other}).derive("dhcp6", "identity"))
+	want[6], want[8] = want[6]&0x0f|0x40, want[8]&0x3f|0x80 // RFC 9562 section 5.4
+	if got := askDUID(t, s); got == own || got != want {
+		t.Errorf("the DUID is %x, was %x; want %x, the other server's", got, own, want)
+	}
+	if out := lent("m2"); !strings.Contains(out, "10.99.0.102") {
+		t.Errorf("10.99.0.100 was lent there, 10.99.0.101 here, and m2 gets\n%s", out)
+	}
+	if all := s.lend.Load().leases(); len(all) != 4 {
+		t.Errorf("lent are %+v; want what was lent there, twice here before, and here since", all)
+	}
+}
+
+// askDUID lets a client on eth1 be lent an address by DHCPv6, and returns what
+// the server is known by.
+func askDUID(t *testing.T, s *Server) [16]byte {
+	t.Helper()
+	m := &dhcpv6.Message{MessageType: dhcpv6.MessageTypeSolicit}
+	m.AddOption(dhcpv6.OptClientID(&dhcpv6.DUIDUUID{UUID: [16]byte{1}}))
+	m.AddOption(&dhcpv6.OptionGeneric{OptionCode: dhcpv6.OptionRapidCommit})
+	m.AddOption(&dhcpv6.OptIANA{IaId: [4]byte{1}})
+	r, err := s.lend.Load().six.Handle(dhcp6.Packet{Interface: "eth1", Port: dhcp6.PortServer, From: netip.MustParseAddrPort("[fe80::5054:ff:fe12:1%eth1]:546"), To: netip.MustParseAddr("ff02::1:2"), Message: m})
+	if err != nil || r == nil {
+		t.Fatalf("Handle = %v, %v", r, err)
+	}
+	answer, err := dhcpv6.MessageFromBytes(r.Message.ToBytes())
+	if err != nil {
+		t.Fatal(err)
+	}
+	id, is := answer.Options.ServerID().(*dhcpv6.DUIDUUID)
+	if !is {
+		t.Fatalf("the server's id is %v", answer.Options.ServerID())
+	}
+	return id.UUID
+}
+
+// startServer runs a whole server until the test ends.
+func startServer(t *testing.T, c config.Config, lend string) *Server {
+	t.Helper()
+	root := t.TempDir()
+	store, err := image.Open(t.Context(), root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	keys, err := image.LoadOrCreateKeys(filepath.Join(root, "keys"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	loaders := filepath.Join(root, "loaders")
+	if err := os.Mkdir(loaders, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	ready, ended := make(chan struct{}), make(chan error, 1)
+	s := New(Config{Settings: c, Range: lend, Store: store, Keys: keys, Loaders: loaders, Version: "test", Ready: func(Ready) { close(ready) }})
+	ctx, stop := context.WithCancel(t.Context())
+	go func() { ended <- s.Run(ctx) }()
+	t.Cleanup(func() {
+		stop()
+		if err := <-ended; err != nil {
+			t.Errorf("the server ended: %v", err)
+		}
+	})
+	select {
+	case <-ready:
+	case err := <-ended:
+		ended <- nil
+		t.Fatal(err)
+	}
+	return s
+}
