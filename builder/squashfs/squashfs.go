@@ -1,4 +1,4 @@
-// Package squashfs writes SquashFS 4.0 images (Linux, fs/squashfs/squashfs_fs.h).
+// Package squashfs writes and reads SquashFS 4.0 images (Linux, fs/squashfs/squashfs_fs.h).
 //
 // The same entries and options give the same bytes, whatever the order of the
 // entries, the number of processors, the host or the clock. Data is compressed
