@@ -33,7 +33,7 @@ files:
       [Install]
       WantedBy=sysinit.target
 units: {enable: [stuck.service]}
-deadline: 90s
+deadline: 3m
 `, "stuck.service"},
 	{"check", "checks: [{name: broken, command: [/bin/false], within: 2s}]\n", "check broken failed"},
 	{"hang", `
