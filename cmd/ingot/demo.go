@@ -44,11 +44,12 @@ type demo struct {
 }
 
 type demoMachine struct {
-	name string
-	vm   *testvm.VM
+	name  string
+	vm    *testvm.VM
+	boots int // that have ended
 }
 
-func (m demoMachine) id() string { return "m-" + strings.ReplaceAll(m.vm.MAC, ":", "") }
+func (m *demoMachine) id() string { return "m-" + strings.ReplaceAll(m.vm.MAC, ":", "") }
 
 func (a *app) demo(ctx context.Context) error {
 	dir, err := scratch.New("ingot-demo-")
@@ -112,7 +113,7 @@ func (d *demo) buildImages(ctx context.Context) error {
 		profile := filepath.Join(d.dir, v+".yaml")
 		text := fmt.Sprintf("name: lab\nextends: lab\nfiles:\n  - path: /etc/ingot-demo\n    content: |\n      %s\n", v)
 		if v == "v3" {
-			text += "kernel: {arguments: [rdinit=/nothing]}\n"
+			text += "kernel: {arguments: [rdinit=/nothing, panic=1]}\n"
 		}
 		if err := os.WriteFile(profile, []byte(text), 0o644); err != nil {
 			return err
@@ -157,8 +158,8 @@ func endProcess(cmd *exec.Cmd) {
 	_ = cmd.Wait() // how it ended does not matter any more
 }
 
-func (d *demo) powerOn(ctx context.Context) ([]demoMachine, error) {
-	var machines []demoMachine
+func (d *demo) powerOn(ctx context.Context) ([]*demoMachine, error) {
+	var machines []*demoMachine
 	for i, f := range []testvm.Firmware{testvm.BIOS, testvm.UEFI} {
 		name := strings.ToLower(string(f)) + "-1"
 		disk, err := testvm.NewDisk(filepath.Join(d.dir, name+".img"), "DEMO-"+name, 256<<20)
@@ -170,13 +171,13 @@ func (d *demo) powerOn(ctx context.Context) ([]demoMachine, error) {
 			return nil, err
 		}
 		d.say("powered on %s (%s firmware, a blank disk)", name, f)
-		machines = append(machines, demoMachine{name, vm})
+		machines = append(machines, &demoMachine{name: name, vm: vm})
 	}
 	return machines, nil
 }
 
 // loop is what every machine goes through.
-func (d *demo) loop(ctx context.Context, machines []demoMachine) error {
+func (d *demo) loop(ctx context.Context, machines []*demoMachine) error {
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Minute)
 	defer cancel()
 	g, ctx := errgroup.WithContext(ctx)
@@ -193,7 +194,7 @@ func (d *demo) loop(ctx context.Context, machines []demoMachine) error {
 
 // live is the life of one machine: approve, v1, write, v2, read, v3 and by
 // itself back to v2, back to v1.
-func (d *demo) live(ctx context.Context, m demoMachine) error {
+func (d *demo) live(ctx context.Context, m *demoMachine) error {
 	if err := d.until(ctx, func() bool { _, err := d.client.Machine(ctx, m.id()); return err == nil }); err != nil {
 		return err
 	}
@@ -204,7 +205,7 @@ func (d *demo) live(ctx context.Context, m demoMachine) error {
 	if _, err := d.client.Approve(ctx, m.id(), api.ApproveRequest{Name: m.name, Image: "lab:v1"}); err != nil {
 		return err
 	}
-	if err := d.healthy(ctx, m, 1, "lab:v1"); err != nil {
+	if err := d.healthy(ctx, m, "lab:v1"); err != nil {
 		return err
 	}
 	if err := d.typeIn(ctx, m, "echo 'written under v1' > /data/note; sync"); err != nil {
@@ -214,7 +215,7 @@ func (d *demo) live(ctx context.Context, m demoMachine) error {
 	if _, err := d.client.Assign(ctx, m.name, "lab:v2", "demo: upgrade"); err != nil {
 		return err
 	}
-	if err := d.reboot(ctx, m, 2, "lab:v2"); err != nil {
+	if err := d.reboot(ctx, m, "lab:v2"); err != nil {
 		return err
 	}
 	if err := d.typeIn(ctx, m, "cat /etc/ingot-demo /data/note"); err != nil {
@@ -229,7 +230,7 @@ func (d *demo) live(ctx context.Context, m demoMachine) error {
 			return err
 		}
 	}
-	if err := d.reboot(ctx, m, 6, "lab:v1"); err != nil {
+	if err := d.reboot(ctx, m, "lab:v1"); err != nil {
 		return err
 	}
 	return d.typeIn(ctx, m, "cat /etc/ingot-demo /data/note")
@@ -237,13 +238,13 @@ func (d *demo) live(ctx context.Context, m demoMachine) error {
 
 // heal gives the machine an image that is broken, reboots it, and keeps its
 // hands off until it is healthy again.
-func (d *demo) heal(ctx context.Context, m demoMachine) error {
+func (d *demo) heal(ctx context.Context, m *demoMachine) error {
 	d.say("%s: assigning lab:v3, which is broken, rebooting, and keeping hands off", m.name)
 	if _, err := d.client.Assign(ctx, m.name, "lab:v3", "demo: a bad day"); err != nil {
 		return err
 	}
 	m.vm.Console.Skip() // the next prompt is that of the system that comes back
-	if err := d.reboot(ctx, m, 5, "lab:v2"); err != nil {
+	if err := d.reboot(ctx, m, "lab:v2"); err != nil {
 		return err
 	}
 	y, err := d.client.Why(ctx, m.name)
@@ -255,7 +256,7 @@ func (d *demo) heal(ctx context.Context, m demoMachine) error {
 }
 
 // typeIn runs one command on the machine's console and shows what it prints.
-func (d *demo) typeIn(ctx context.Context, m demoMachine, command string) error {
+func (d *demo) typeIn(ctx context.Context, m *demoMachine, command string) error {
 	if _, err := m.vm.Console.WaitFor(ctx, `root@[^#]*# `); err != nil {
 		return err
 	}
@@ -277,32 +278,45 @@ func indent(out string) string {
 	return "\n             " + strings.Join(strings.Fields(out), " ")
 }
 
-func (d *demo) reboot(ctx context.Context, m demoMachine, n int, image string) error {
+func (d *demo) reboot(ctx context.Context, m *demoMachine, image string) error {
 	if err := m.vm.Console.Send("systemctl reboot\n"); err != nil {
 		return err
 	}
-	return d.healthy(ctx, m, n, image)
+	return d.healthy(ctx, m, image)
 }
 
-// healthy waits for the n-th boot, which must be healthy and of the image.
-func (d *demo) healthy(ctx context.Context, m demoMachine, n int, image string) error {
-	var boot fleet.Boot
-	err := d.until(ctx, func() bool {
+// healthy waits until the machine is healthy on the image. A boot that fails is
+// told; the machine starts over by itself, as often as the policy lets it.
+func (d *demo) healthy(ctx context.Context, m *demoMachine, image string) error {
+	for range fleet.DefaultAttempts + 1 {
+		boot, err := d.ended(ctx, m)
+		if err != nil {
+			return fmt.Errorf("waiting for boot %d: %w; the console last said:\n%s", m.boots+1, err, m.vm.Console.Tail(12))
+		}
+		m.boots++
+		if boot.Outcome == ingot.OutcomeHealthy {
+			if boot.Image.Name != image {
+				return fmt.Errorf("boot %d is healthy on %s; want %s", m.boots, boot.Image.Name, image)
+			}
+			d.say("%s is healthy on %s, %s after its first packet, measured root %s", m.name, image, seconds(boot.Ended.Sub(boot.Started)), boot.Report.Root.Short())
+			return nil
+		}
+		d.say("%s: boot %d, of %s: %s: %s", m.name, m.boots, boot.Image.Name, boot.Outcome, boot.Reason)
+	}
+	return fmt.Errorf("boot after boot fails; the console last said:\n%s", m.vm.Console.Tail(12))
+}
+
+// ended waits for the end of the machine's next boot.
+func (d *demo) ended(ctx context.Context, m *demoMachine) (boot fleet.Boot, err error) {
+	err = d.until(ctx, func() bool {
 		boots, err := d.client.Boots(ctx, m.id(), 0)
-		if err != nil || len(boots) < n || boots[n-1].Open() {
+		if err != nil || len(boots) <= m.boots || boots[m.boots].Open() {
 			return false
 		}
-		boot = boots[n-1]
+		boot = boots[m.boots]
 		return true
 	})
-	if err != nil {
-		return fmt.Errorf("waiting for boot %d: %w; the console last said:\n%s", n, err, m.vm.Console.Tail(12))
-	}
-	if boot.Outcome != ingot.OutcomeHealthy || boot.Image.Name != image {
-		return fmt.Errorf("boot %d of %s ended %s: %s; the console last said:\n%s", n, boot.Image.Name, boot.Outcome, boot.Reason, m.vm.Console.Tail(12))
-	}
-	d.say("%s is healthy on %s, %s after its first packet, measured root %s", m.name, image, seconds(boot.Ended.Sub(boot.Started)), boot.Report.Root.Short())
-	return nil
+	return boot, err
 }
 
 // until polls the server, whose state has no signal to wait on.
