@@ -11,6 +11,7 @@ import (
 
 	"ingot"
 	"ingot/bootserver/dhcp6"
+	"ingot/bootserver/network"
 )
 
 // sixHouse is a house that answers DHCPv6.
@@ -23,7 +24,7 @@ func newSixHouse(t *testing.T) *sixHouse {
 	h := newHouse(t)
 	h.port = 80
 	s, err := dhcp6.New(dhcp6.Config{Interfaces: []dhcp6.Interface{{Name: "eth0"}}},
-		map[string]dhcp6.Card{"eth0": {Prefixes: []netip.Prefix{netip.MustParsePrefix("fd00:99::1/64")}}},
+		map[string]network.Card{"eth0": {Prefixes: []netip.Prefix{netip.MustParsePrefix("fd00:99::1/64")}}},
 		dhcp6.Parts{Store: leases{h.booter, netip.Addr.Is6}, Booter: h.booter, Now: func() time.Time { return h.clock }})
 	if err != nil {
 		t.Fatal(err)

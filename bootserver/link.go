@@ -11,6 +11,7 @@ import (
 	"ingot/bootserver/dhcp"
 	"ingot/bootserver/dhcp6"
 	"ingot/bootserver/lease"
+	"ingot/bootserver/network"
 )
 
 // ErrInterface: the interface cannot be served on.
@@ -36,9 +37,9 @@ func (l link) key() string {
 // site is a configuration together with the interfaces of this host.
 type site struct {
 	dhcp   dhcp.Config
-	cards  map[string]dhcp.Card
+	cards  map[string]network.Card
 	dhcp6  dhcp6.Config
-	cards6 map[string]dhcp6.Card
+	cards6 map[string]network.Card
 	links  []link
 }
 
@@ -57,18 +58,9 @@ func (s *site) look4(lend string) (err error) {
 		return err
 	}
 	for _, i := range s.dhcp.Interfaces {
-		card, there := s.cards[i.Name]
-		if !there {
-			return fmt.Errorf("%w %q: there is no such interface; there are %s", ErrInterface, i.Name, interfaceNames())
-		}
 		l := link{name: i.Name, four: &i}
-		if i.Mode != dhcp.Observe {
-			if len(card.Prefixes) == 0 {
-				return fmt.Errorf("%w %q: it has no IPv4 address; give it one: ip address add 10.99.0.1/24 dev %s", ErrInterface, i.Name, i.Name)
-			}
-			for _, p := range card.Prefixes {
-				l.addresses = append(l.addresses, p.Addr())
-			}
+		if l.addresses, err = addresses(s.cards, network.IPv4, i.Name, i.Mode == dhcp.Observe); err != nil {
+			return err
 		}
 		s.links = append(s.links, l)
 	}
@@ -76,12 +68,11 @@ func (s *site) look4(lend string) (err error) {
 		return nil
 	}
 	name := s.dhcp.Interfaces[0].Name
-	own := s.cards[name].Prefixes[0]
-	r, err := rangeIn(lend, own)
+	prefix, pools, err := lent(lend, s.cards[name])
 	if err != nil {
 		return err
 	}
-	s.dhcp.Networks = []dhcp.Network{{Name: name, Interface: name, Subnets: []dhcp.Subnet{{Prefix: own.Masked(), Pools: []dhcp.Range{r}}}}}
+	s.dhcp.Networks = []dhcp.Network{{Name: name, Interface: name, Subnets: []dhcp.Subnet{{Prefix: prefix, Pools: pools}}}}
 	return nil
 }
 
@@ -90,18 +81,9 @@ func (s *site) look6(lend string) (err error) {
 		return err
 	}
 	for _, i := range s.dhcp6.Interfaces {
-		card, there := s.cards6[i.Name]
-		if !there {
-			return fmt.Errorf("%w %q: there is no such interface; there are %s", ErrInterface, i.Name, interfaceNames())
-		}
 		l := link{name: i.Name, six: &i}
-		if i.Mode != dhcp6.Observe {
-			if len(card.Prefixes) == 0 {
-				return fmt.Errorf("%w %q: it has no IPv6 address that machines can reach; give it one: ip address add fd00:99::1/64 dev %s", ErrInterface, i.Name, i.Name)
-			}
-			for _, p := range card.Prefixes {
-				l.addresses = append(l.addresses, p.Addr())
-			}
+		if l.addresses, err = addresses(s.cards6, network.IPv6, i.Name, i.Mode == dhcp6.Observe); err != nil {
+			return err
 		}
 		s.links = append(s.links, l)
 	}
@@ -109,22 +91,40 @@ func (s *site) look6(lend string) (err error) {
 		return nil
 	}
 	name := s.dhcp6.Interfaces[0].Name
-	own := s.cards6[name].Prefixes[0]
-	r, err := rangeIn(lend, own)
+	prefix, pools, err := lent(lend, s.cards6[name])
 	if err != nil {
 		return err
 	}
-	s.dhcp6.Networks = []dhcp6.Network{{Name: name, Interface: name, Subnets: []dhcp6.Subnet{{Prefix: own.Masked(), Pools: []lease.Range{r}}}}}
+	s.dhcp6.Networks = []dhcp6.Network{{Name: name, Interface: name, Subnets: []dhcp6.Subnet{{Prefix: prefix, Pools: pools}}}}
 	return nil
 }
 
-// rangeIn reads what a flag says is to be lent of an interface's network.
-func rangeIn(text string, own netip.Prefix) (lease.Range, error) {
-	r, err := lease.ParseRange(text)
-	if err != nil {
-		return r, err
+// addresses are what of an interface machines are told; none when it only
+// observes.
+func addresses(cards map[string]network.Card, family network.Family, iface string, observes bool) (list []netip.Addr, err error) {
+	card, there := cards[iface]
+	switch {
+	case !there:
+		return nil, fmt.Errorf("%w %q: there is no such interface; there are %s", ErrInterface, iface, interfaceNames())
+	case observes:
+		return nil, nil
+	case len(card.Prefixes) == 0:
+		return nil, fmt.Errorf("%w %q: %s", ErrInterface, iface, family.Unaddressed(iface))
 	}
-	return r, r.Within(own, own.Addr())
+	for _, p := range card.Prefixes {
+		list = append(list, p.Addr())
+	}
+	return list, nil
+}
+
+// lent reads what a flag says is to be lent of the network of an interface.
+func lent(flag string, c network.Card) (prefix netip.Prefix, pools []lease.Range, err error) {
+	own := c.Prefixes[0]
+	r, err := lease.ParseRange(flag)
+	if err != nil {
+		return prefix, nil, err
+	}
+	return own.Masked(), []lease.Range{r}, r.Within(own, own.Addr())
 }
 
 func interfaceNames() string {

@@ -11,6 +11,7 @@ import (
 
 	"ingot"
 	"ingot/bootserver/lease"
+	"ingot/bootserver/network"
 )
 
 // Loaders are the first stages by firmware, the next one for machines on which
@@ -132,7 +133,7 @@ func (w writer) network(n Told) {
 		w.set(dhcpv4.OptionClasslessStaticRoute, b)
 	}
 	for _, e := range n.Extra {
-		if b, err := e.bytes(); err == nil { // Check let it pass
+		if b, err := e.Bytes(network.IPv4); err == nil { // Check let it pass
 			w.set(dhcpv4.GenericOptionCode(e.Code), b)
 		}
 	}
@@ -217,11 +218,8 @@ func (w writer) boot(c Client, n Told) {
 // in its net/udp/dhcp.c; seen with QEMU's ROM beside dnsmasq).
 const featurePriority = 1
 
-// maxFile is the room of the fixed field, with its final zero.
-const maxFile = 127
-
 func (w writer) file(name string) {
-	if len(name) <= maxFile {
+	if len(name) <= network.MaxFile {
 		w.a.BootFileName = name
 	}
 	w.set(dhcpv4.OptionBootfileName, []byte(name))

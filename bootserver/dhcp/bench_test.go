@@ -10,6 +10,7 @@ import (
 	"github.com/insomniacslk/dhcp/dhcpv4"
 
 	"ingot/bootserver/lease"
+	"ingot/bootserver/network"
 	"ingot/bootserver/state"
 )
 
@@ -22,7 +23,7 @@ func BenchmarkExchange(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	c.Networks[0].Subnets[0] = Subnet{Prefix: netip.MustParsePrefix("10.99.0.0/22"), Pools: []Range{r}}
+	c.Networks[0].Subnets[0] = Subnet{Prefix: netip.MustParsePrefix("10.99.0.0/22"), Pools: []lease.Range{r}}
 	s := serverOf(b, c, remembers(), scripted{}, &now)
 	exchange := func(i int) {
 		p, err := dhcpv4.NewDiscovery(net.HardwareAddr{0x52, 0x54, 0, 0, byte(i >> 8), byte(i)})
@@ -59,8 +60,8 @@ func BenchmarkDurableExchange(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	c.Networks[0].Subnets[0] = Subnet{Prefix: netip.MustParsePrefix("10.96.0.0/14"), Pools: []Range{r}}
-	cards := map[string]Card{"eth0": {Index: 2, MAC: testMAC, Prefixes: []netip.Prefix{netip.MustParsePrefix("10.96.0.1/14")}}}
+	c.Networks[0].Subnets[0] = Subnet{Prefix: netip.MustParsePrefix("10.96.0.0/14"), Pools: []lease.Range{r}}
+	cards := map[string]network.Card{"eth0": {Index: 2, MAC: testMAC, Prefixes: []netip.Prefix{netip.MustParsePrefix("10.96.0.1/14")}}}
 	s, err := New(c, cards, Parts{Store: durable{st}, Booter: scripted{}})
 	if err != nil {
 		b.Fatal(err)

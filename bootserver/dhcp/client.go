@@ -4,10 +4,10 @@
 // is, and which packet it gets are plain functions over values; Server receives
 // and sends.
 //
-// client.go says what sent a packet, site.go where it is, lease.go which
-// address it gets, handle.go what is answered, answer.go in which bytes,
-// quirks.go for which odd devices otherwise. Leases are durable before they
-// are acknowledged.
+// client.go says what sent a packet, site.go where it is (package network),
+// package lease which address it gets, handle.go what is answered, answer.go in
+// which bytes, quirks.go for which odd devices otherwise. Leases are durable
+// before they are acknowledged.
 //
 // Left out: BOOTP without DHCP (RFC 951), hardware addresses that are not 48
 // bits long, dynamic DNS, failover between servers, option overload in requests

@@ -1,6 +1,7 @@
 package dhcp
 
 import (
+	"cmp"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -11,10 +12,8 @@ import (
 
 	"ingot"
 	"ingot/bootserver/lease"
+	"ingot/bootserver/network"
 )
-
-// Range is addresses that may be lent.
-type Range = lease.Range
 
 // Mode is what the server does on one interface.
 type Mode string
@@ -76,8 +75,8 @@ type Network struct {
 
 // Subnet is one prefix of a network.
 type Subnet struct {
-	Prefix  netip.Prefix `yaml:"prefix" json:"prefix"`
-	Pools   []Range      `yaml:"pools,omitempty" json:"pools,omitempty"` // none: reserved addresses only
+	Prefix  netip.Prefix  `yaml:"prefix" json:"prefix"`
+	Pools   []lease.Range `yaml:"pools,omitempty" json:"pools,omitempty"` // none: reserved addresses only
 	Options `yaml:",inline"`
 }
 
@@ -110,17 +109,6 @@ type Machine struct {
 	Options  `yaml:",inline"`
 }
 
-// key is how people know the machine.
-func (m Machine) key() string {
-	switch {
-	case m.MAC != "":
-		return m.MAC
-	case m.UUID != "":
-		return m.UUID
-	}
-	return m.Name
-}
-
 // Options is what clients are told. A nil list or zero value is inherited, an
 // empty list means none.
 type Options struct {
@@ -146,12 +134,7 @@ type Route struct {
 }
 
 // Option is any option by its code, with one of the values.
-type Option struct {
-	Code      uint8        `yaml:"code" json:"code"`
-	Text      string       `yaml:"text,omitempty" json:"text,omitempty"`
-	Hex       string       `yaml:"hex,omitempty" json:"hex,omitempty"` // "01:02:ff" or "0102ff"
-	Addresses []netip.Addr `yaml:"addresses,omitempty" json:"addresses,omitempty"`
-}
+type Option = network.Option[uint8]
 
 // DefaultLease is how long addresses are lent when nothing says otherwise.
 const DefaultLease = 12 * time.Hour
@@ -183,40 +166,8 @@ func (o Options) over(n Options) Options {
 	if n.Loaders != nil {
 		o.Loaders = n.Loaders
 	}
-	if len(n.Extra) > 0 {
-		merged := slices.DeleteFunc(slices.Clone(o.Extra), func(e Option) bool {
-			return slices.ContainsFunc(n.Extra, func(f Option) bool { return f.Code == e.Code })
-		})
-		o.Extra = append(merged, n.Extra...)
-	}
+	o.Extra = network.Over(o.Extra, n.Extra)
 	return o
-}
-
-// bytes returns the option's value.
-func (o Option) bytes() ([]byte, error) {
-	given := 0
-	for _, is := range []bool{o.Text != "", o.Hex != "", len(o.Addresses) > 0} {
-		if is {
-			given++
-		}
-	}
-	if given != 1 {
-		return nil, fmt.Errorf("option %d needs one of text, hex and addresses", o.Code)
-	}
-	switch {
-	case o.Text != "":
-		return []byte(o.Text), nil
-	case o.Hex != "":
-		return unhex(o.Hex)
-	}
-	var b []byte
-	for _, a := range o.Addresses {
-		if !a.Is4() {
-			return nil, fmt.Errorf("option %d: %q is not an IPv4 address", o.Code, a)
-		}
-		b = append(b, a.AsSlice()...)
-	}
-	return b, nil
 }
 
 // owned are the options that the protocol itself decides about.
@@ -227,196 +178,61 @@ var owned = map[uint8]string{0: "padding", 1: "the subnet's prefix", 50: "the cl
 // faults.
 var ErrConfig = errors.New("the DHCP configuration is wrong")
 
-// faults collects what is wrong, each with its place.
-type faults []error
-
-func (f *faults) add(where, format string, args ...any) {
-	*f = append(*f, fmt.Errorf("%s: "+format, append([]any{where}, args...)...))
-}
-
-func (f faults) err() error {
-	if len(f) == 0 {
-		return nil
-	}
-	return fmt.Errorf("%w:\n%w", ErrConfig, errors.Join(f...))
-}
-
 // Check returns all faults of a configuration at once.
 func (c *Config) Check() error {
-	var f faults
-	c.checkInterfaces(&f)
-	c.checkNetworks(&f)
-	c.checkMachines(&f)
+	var f network.Faults
+	s := c.settings()
+	s.CheckInterfaces(&f, func(i int, where string) { c.Interfaces[i].check(&f, where) })
+	s.CheckNetworks(&f)
+	s.CheckMachines(&f, func(i int, where string) { c.Machines[i].check(&f, where) })
 	checkOptions(&f, "dhcp", c.Options)
 	for i, g := range c.Groups {
 		where := fmt.Sprintf("groups[%d] %q", i, g.Name)
-		for _, what := range g.Match.Faults(c.names()) {
-			f.add(where, "%s", what)
+		for _, what := range g.Match.Faults(s.Networks.Names()) {
+			f.Add(where, "%s", what)
 		}
 		checkOptions(&f, where, g.Options)
 	}
-	return f.err()
+	return f.Err(ErrConfig)
 }
 
-func (c *Config) checkInterfaces(f *faults) {
-	seen := map[string]bool{}
-	for i, n := range c.Interfaces {
-		where := fmt.Sprintf("interfaces[%d] %q", i, n.Name)
-		switch {
-		case n.Name == "":
-			f.add(where, "it needs a name")
-		case seen[n.Name]:
-			f.add(where, "the interface is named twice")
-		}
-		seen[n.Name] = true
-		if n.Mode != "" && n.Mode != Full && n.Mode != Proxy && n.Mode != Observe {
-			f.add(where, "unknown mode %q; choose full, proxy or observe", n.Mode)
-		}
-		if n.Probe > 5*time.Second {
-			f.add(where, "a probe of %s is longer than clients wait; 5s is the most", n.Probe)
-		}
+// settings are what of a configuration both families have.
+func (c *Config) settings() *network.Settings[Options] {
+	s := &network.Settings[Options]{Family: network.IPv4, Options: c.Options, Over: Options.over, CheckOptions: checkOptions, Routers: routers}
+	for _, i := range c.Interfaces {
+		s.Interfaces = append(s.Interfaces, network.Interface{Name: i.Name, Lends: i.Mode == "" || i.Mode == Full, Mute: i.Mode == Observe})
 	}
-}
-
-func (c *Config) checkNetworks(f *faults) {
-	names, relays := map[string]bool{}, map[netip.Addr]string{}
-	var subnets []Subnet
-	for i, n := range c.Networks {
-		where := fmt.Sprintf("networks[%d] %q", i, n.Name)
-		if n.Name == "" || names[n.Name] {
-			f.add(where, "every network needs a name of its own")
-		}
-		names[n.Name] = true
-		if n.Interface != "" && !slices.ContainsFunc(c.Interfaces, func(i Interface) bool { return i.Name == n.Interface }) {
-			f.add(where, "interface %q is not listed under interfaces", n.Interface)
-		}
-		for _, r := range n.Relays {
-			if other, taken := relays[r]; taken {
-				f.add(where, "the relay %s belongs to network %q already", r, other)
-			}
-			relays[r] = n.Name
-		}
-		if len(n.Subnets) == 0 {
-			f.add(where, "it needs a subnet")
-		}
-		for _, s := range n.Subnets {
-			where := where + " subnet " + s.Prefix.String()
-			for _, o := range subnets {
-				if s.Prefix.IsValid() && o.Prefix.IsValid() && s.Prefix.Overlaps(o.Prefix) {
-					f.add(where, "it overlaps the subnet %s", o.Prefix)
-				}
-			}
-			s.check(f, where, n)
-			subnets = append(subnets, s)
-		}
-		checkOptions(f, where, n.Options)
-	}
-}
-
-func (s Subnet) check(f *faults, where string, n Network) {
-	switch {
-	case !s.Prefix.IsValid():
-		f.add(where, "it needs a prefix such as 10.99.0.0/24")
-		return
-	case !s.Prefix.Addr().Is4():
-		f.add(where, "only IPv4 networks can be served so far")
-		return
-	case s.Prefix != s.Prefix.Masked():
-		f.add(where, "the prefix has bits set behind its length; write %s", s.Prefix.Masked())
-	}
-	for i, p := range s.Pools {
-		if err := p.Inside(s.Prefix); err != nil {
-			f.add(where, "%w", err)
-		}
-		for _, o := range s.Pools[:i] {
-			if p.Overlaps(o) {
-				f.add(where, "the pools %s and %s overlap", o, p)
-			}
-		}
-		for _, r := range slices.Concat(s.Routers, n.Routers, n.Relays) {
-			if p.Contains(r) {
-				f.add(where, "the pool %s contains the router or relay %s", p, r)
-			}
-		}
-	}
-	checkOptions(f, where, s.Options)
-}
-
-// checkMachines refuses addresses that two could hold.
-func (c *Config) checkMachines(f *faults) {
-	keys, addresses := map[string]bool{}, map[netip.Addr]string{}
-	for i, m := range c.Machines {
-		where := fmt.Sprintf("machines[%d] %q", i, m.key())
-		m.checkKey(f, where, keys)
-		checkOptions(f, where, m.Options)
-		if m.Hostname != "" && !ingot.ValidProfileName(m.Hostname) {
-			f.add(where, "%q cannot be a host name; use lower-case letters, digits and dashes", m.Hostname)
-		}
-		if !m.Address.IsValid() {
-			continue
-		}
-		if other, taken := addresses[m.Address]; taken {
-			f.add(where, "the address %s is reserved for %q already", m.Address, other)
-		}
-		addresses[m.Address] = m.key()
-		c.checkReserved(f, where, m.Address)
-	}
-}
-
-func (m Machine) checkKey(f *faults, where string, keys map[string]bool) {
-	given := 0
-	for _, k := range []string{m.MAC, m.UUID, m.Name} {
-		if k != "" {
-			given++
-		}
-	}
-	if given != 1 {
-		f.add(where, "a machine needs exactly one of mac, uuid and name")
-	}
-	if _, err := ingot.ParseMAC(m.MAC); m.MAC != "" && err != nil {
-		f.add(where, "%w; write 52:54:00:12:34:56", err)
-	}
-	if m.UUID != "" && ingot.PlausibleUUID(m.UUID) == "" {
-		f.add(where, "%q is no UUID that tells machines apart; use the MAC address", m.UUID)
-	}
-	k := strings.ToLower(m.key())
-	if mac, err := ingot.ParseMAC(k); err == nil {
-		k = mac
-	}
-	if keys[k] {
-		f.add(where, "the machine is listed twice")
-	}
-	keys[k] = true
-}
-
-func (c *Config) checkReserved(f *faults, where string, a netip.Addr) {
 	for _, n := range c.Networks {
-		for _, s := range n.Subnets {
-			if !s.Prefix.Contains(a) {
-				continue
-			}
-			for _, p := range s.Pools {
-				if p.Contains(a) {
-					f.add(where, "the reserved address %s lies in the pool %s of network %q, which could lend it to others; move one of them", a, p, n.Name)
-				}
-			}
-			if first, last := lease.Bounds(s.Prefix); s.Prefix.Bits() < 31 && (a == first || a == last) {
-				f.add(where, "%s is the network's or broadcast address of %s", a, s.Prefix)
-			}
-			return
+		made := &network.Network[Options]{Name: n.Name, Interface: n.Interface, Relays: n.Relays, Options: n.Options}
+		for _, sub := range n.Subnets {
+			made.Subnets = append(made.Subnets, &network.Subnet[Options]{Prefix: sub.Prefix, Pools: sub.Pools, Options: sub.Options})
 		}
+		s.Networks = append(s.Networks, made)
 	}
-	if len(c.Networks) > 0 {
-		f.add(where, "the address %s lies in none of the networks", a)
+	for _, m := range c.Machines {
+		s.Machines = append(s.Machines, m.reservation())
+	}
+	return s
+}
+
+func (m Machine) reservation() network.Reservation {
+	return network.Reservation{MAC: m.MAC, UUID: m.UUID, Name: m.Name, Address: m.Address}
+}
+
+func (i Interface) check(f *network.Faults, where string) {
+	if i.Mode != "" && i.Mode != Full && i.Mode != Proxy && i.Mode != Observe {
+		f.Add(where, "unknown mode %q; choose full, proxy or observe", i.Mode)
+	}
+	if i.Probe > 5*time.Second {
+		f.Add(where, "a probe of %s is longer than clients wait; 5s is the most", i.Probe)
 	}
 }
 
-// names are those of the networks.
-func (c *Config) names() (list []string) {
-	for _, n := range c.Networks {
-		list = append(list, n.Name)
+func (m Machine) check(f *network.Faults, where string) {
+	checkOptions(f, where, m.Options)
+	if m.Hostname != "" && !ingot.ValidProfileName(m.Hostname) {
+		f.Add(where, "%q cannot be a host name; use lower-case letters, digits and dashes", m.Hostname)
 	}
-	return list
 }
 
 // Faults says what is wrong with a match, given the names of all networks.
@@ -448,51 +264,30 @@ func (m Match) Faults(networks []string) (list []string) {
 	return list
 }
 
-func checkOptions(f *faults, where string, o Options) {
-	for _, a := range slices.Concat(o.Routers, o.DNS, o.NTP) {
-		if !a.Is4() {
-			f.add(where, "%q is not an IPv4 address", a)
-		}
-	}
+func checkOptions(f *network.Faults, where string, o Options) {
+	network.CheckAddresses(f, where, network.IPv4, slices.Concat(o.Routers, o.DNS, o.NTP))
 	for _, r := range o.Routes {
 		if !r.To.IsValid() || !r.To.Addr().Is4() || !r.Via.Is4() {
-			f.add(where, "a route needs an IPv4 prefix `to` and an address `via`")
+			f.Add(where, "a route needs an IPv4 prefix `to` and an address `via`")
 		}
 	}
 	for _, d := range append(slices.Clone(o.Search), o.Domain) {
-		if len(d) > 253 || strings.ContainsFunc(d, func(r rune) bool { return r <= ' ' || r > '~' }) {
-			f.add(where, "%q is not a domain", d)
+		if !network.ValidDomain(d) {
+			f.Add(where, "%q is not a domain", d)
 		}
 	}
 	if o.MTU != 0 && (o.MTU < 576 || o.MTU > 65535) {
-		f.add(where, "an MTU of %d is not between 576 and 65535", o.MTU)
+		f.Add(where, "an MTU of %d is not between 576 and 65535", o.MTU)
 	}
-	if o.Lease != 0 && (o.Lease < time.Minute || o.Lease > 366*24*time.Hour) {
-		f.add(where, "a lease of %s is not between 1m and 8784h", o.Lease)
-	}
-	for _, l := range o.Loaders {
-		if l == "" || strings.ContainsAny(l, "/\\\x00") || len(l) > maxFile {
-			f.add(where, "%q is not the name of a loader; see ingot loaders", l)
-		}
-	}
-	for _, e := range o.Extra {
-		if why, is := owned[e.Code]; is {
-			f.add(where, "option %d cannot be set: it is %s", e.Code, why)
-		}
-		if b, err := e.bytes(); err != nil {
-			f.add(where, "%w", err)
-		} else if len(b) > 255 {
-			f.add(where, "option %d has %d bytes; 255 is the most, since many ROMs do not join split options (RFC 3396)", e.Code, len(b))
-		}
-	}
+	network.CheckLease(f, where, o.Lease)
+	network.CheckLoaders(f, where, o.Loaders)
+	network.CheckOptions(f, where, network.IPv4, o.Extra, owned, ", since many ROMs do not join split options (RFC 3396)")
 }
 
-func (o Options) lease() time.Duration {
-	if o.Lease == 0 {
-		return DefaultLease
-	}
-	return o.Lease
-}
+// routers are what no pool may contain.
+func routers(o Options) []netip.Addr { return o.Routers }
+
+func (o Options) lease() time.Duration { return cmp.Or(o.Lease, DefaultLease) }
 
 // canonicalMACPrefix returns the beginning of a MAC address, 1 to 6 bytes, in
 // lower case with colons, or nothing when it is none.
@@ -502,12 +297,4 @@ func canonicalMACPrefix(s string) string {
 		return ""
 	}
 	return m
-}
-
-func unhex(s string) ([]byte, error) {
-	b, err := hex.DecodeString(strings.ReplaceAll(s, ":", ""))
-	if err != nil {
-		return nil, fmt.Errorf("%q is not hexadecimal", s)
-	}
-	return b, nil
 }

@@ -18,12 +18,13 @@ import (
 	"ingot"
 	"ingot/bootserver/fleet"
 	"ingot/bootserver/lease"
+	"ingot/bootserver/network"
 )
 
 var (
 	testMAC    = net.HardwareAddr{0x52, 0x54, 0, 0x12, 0, 1}
 	testServer = netip.MustParseAddr("10.99.0.1")
-	testRange  = Range{First: netip.MustParseAddr("10.99.0.100"), Last: netip.MustParseAddr("10.99.0.103")}
+	testRange  = lease.Range{First: netip.MustParseAddr("10.99.0.100"), Last: netip.MustParseAddr("10.99.0.103")}
 )
 
 // uuidOption is option 97 as SMBIOS bytes of d1b2c3a4-0000-4000-8000-525400120001.
@@ -176,11 +177,11 @@ func (scripted) Seen(c Sighting) (Boot, error) {
 func (s scripted) Would(c Sighting) (Boot, error) { return s.Seen(c) }
 
 // testCards are the interfaces of the host under test.
-var testCards = map[string]Card{"eth0": {Index: 2, MAC: net.HardwareAddr{2, 0, 0, 0, 0, 1}, Prefixes: []netip.Prefix{netip.MustParsePrefix("10.99.0.1/24")}}}
+var testCards = map[string]network.Card{"eth0": {Index: 2, MAC: net.HardwareAddr{2, 0, 0, 0, 0, 1}, Prefixes: []netip.Prefix{netip.MustParsePrefix("10.99.0.1/24")}}}
 
 func testConfig() Config {
 	return Config{Interfaces: []Interface{{Name: "eth0"}}, Options: Options{Lease: time.Hour},
-		Networks: []Network{{Name: "lab", Interface: "eth0", Subnets: []Subnet{{Prefix: netip.MustParsePrefix("10.99.0.0/24"), Pools: []Range{testRange}}}}}}
+		Networks: []Network{{Name: "lab", Interface: "eth0", Subnets: []Subnet{{Prefix: netip.MustParsePrefix("10.99.0.0/24"), Pools: []lease.Range{testRange}}}}}}
 }
 
 func serverOf(t testing.TB, c Config, b lease.Store, fleet Booter, now *time.Time) *Server {

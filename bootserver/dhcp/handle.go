@@ -13,6 +13,7 @@ import (
 
 	"ingot/bootserver/fleet"
 	"ingot/bootserver/lease"
+	"ingot/bootserver/network"
 )
 
 // The ports of DHCP and of boot servers beside another DHCP server (PXE 2.1).
@@ -49,8 +50,8 @@ type talk struct {
 	who     Who
 	machine *Machine // as configured
 	relayed
-	network *network
-	subnet  *subnet // to prefer; may be nil
+	network *network.Network[Options]
+	subnet  *network.Subnet[Options] // to prefer; may be nil
 	ours    netip.Addr
 	now     time.Time
 }
@@ -106,7 +107,7 @@ func (s *Server) listen(p Packet) (*talk, bool) {
 	if id, _ := marked(p.Message); id == "" {
 		s.watch.Asked(t.asker(), t.client.Kind != System, t.now)
 	}
-	unicast := t.port.owns(p.To)
+	unicast := t.port.Owns(p.To)
 	t.network, t.subnet = t.site.locate(t.port, t.relayed, address(p.Message.ClientIPAddr), unicast)
 	t.who = s.booter.Who(t.client.MAC, t.client.UUID)
 	if t.client.UUID == "" {
@@ -136,7 +137,7 @@ func (t *talk) identity() netip.Addr {
 // asks everybody.
 func (t *talk) chose() (named, us bool) {
 	id := address(t.Message.ServerIdentifier())
-	return id.IsValid(), id.IsValid() && (t.port.owns(id) || id == t.override)
+	return id.IsValid(), id.IsValid() && (t.port.Owns(id) || id == t.override)
 }
 
 func (t *talk) known() bool { return t.machine != nil || t.who.Approved }
@@ -149,7 +150,7 @@ func (t *talk) ask() lease.Ask {
 	if t.subnet != nil {
 		a.Near = t.subnet.Prefix
 	}
-	if t.machine != nil && t.machine.Address.IsValid() && t.network.subnetOf(t.machine.Address) != nil {
+	if t.machine != nil && t.machine.Address.IsValid() && t.network.Subnet(t.machine.Address) != nil {
 		a.Reserved = t.machine.Address
 	}
 	return a
@@ -238,7 +239,7 @@ func (t *talk) request() (*dhcpv4.DHCPv4, error) {
 	}
 	a := t.ask()
 	st := t.book.Standing(a, want, t.now)
-	if !named && !st.Has.IsValid() && t.network.subnetOf(want) != nil {
+	if !named && !st.Has.IsValid() && t.network.Subnet(want) != nil {
 		return nil, nil // who we know nothing of is not ours to refuse
 	}
 	if !st.May || (!named && st.Has != want) {
@@ -301,7 +302,7 @@ func (t *talk) release() error {
 // 4.3.5): no address, no lease.
 func (t *talk) inform() (*dhcpv4.DHCPv4, error) {
 	own := address(t.Message.ClientIPAddr)
-	if t.network.subnetOf(own) == nil && t.client.Kind != Init {
+	if t.network.Subnet(own) == nil && t.client.Kind != Init {
 		return nil, nil
 	}
 	n := t.told(own)
@@ -318,13 +319,13 @@ func (t *talk) inform() (*dhcpv4.DHCPv4, error) {
 func (t *talk) told(ip netip.Addr) Told {
 	n := Told{Server: t.identity(), Address: ip}
 	sub := t.subnet
-	if t.network != nil && t.network.subnetOf(ip) != nil {
-		sub = t.network.subnetOf(ip)
+	if t.network != nil && t.network.Subnet(ip) != nil {
+		sub = t.network.Subnet(ip)
 	}
 	var base Options
 	var name string
 	if sub != nil {
-		n.Prefix, base, name = sub.Prefix, sub.all, t.network.Name
+		n.Prefix, base, name = sub.Prefix, sub.Options, t.network.Name
 	} else {
 		base = t.site.Options
 	}
@@ -396,7 +397,7 @@ func (t *talk) proxy() (*dhcpv4.DHCPv4, error) {
 	if !own.IsValid() {
 		own = address(t.Message.RequestedIPAddress())
 	}
-	kind, toUs := dhcpv4.MessageTypeAck, t.Port == PortPXE || t.port.owns(t.To)
+	kind, toUs := dhcpv4.MessageTypeAck, t.Port == PortPXE || t.port.Owns(t.To)
 	switch t.Message.MessageType() {
 	case dhcpv4.MessageTypeDiscover:
 		if t.client.Kind == Init {

@@ -65,7 +65,7 @@ const houseUUID = "d1b2c3a4-0000-4000-8000-525400120001"
 
 func (h *house) boot() {
 	c := testConfig()
-	c.Networks[0].Subnets = append(c.Networks[0].Subnets, Subnet{Prefix: netip.MustParsePrefix("10.98.0.0/24"), Pools: []Range{{First: netip.MustParseAddr("10.98.0.10"), Last: netip.MustParseAddr("10.98.0.12")}}})
+	c.Networks[0].Subnets = append(c.Networks[0].Subnets, Subnet{Prefix: netip.MustParsePrefix("10.98.0.0/24"), Pools: []lease.Range{{First: netip.MustParseAddr("10.98.0.10"), Last: netip.MustParseAddr("10.98.0.12")}}})
 	c.Machines = []Machine{{UUID: houseUUID, Address: netip.MustParseAddr("10.99.0.50")}, {MAC: cardMAC(3).String(), Address: netip.MustParseAddr("10.98.0.50")}}
 	who := Who{ID: "m-1", UUID: houseUUID, MACs: []string{cardMAC(1).String(), cardMAC(2).String()}, Approved: true}
 	h.server = serverOf(h.real, c, h.store, scripted{cardMAC(1).String(): who, cardMAC(2).String(): who}, &h.now)
@@ -214,7 +214,7 @@ func lendTo(t testing.TB, s *Server, mac net.HardwareAddr) (netip.Addr, error) {
 func TestStarvation(t *testing.T) {
 	now := time.Unix(1000, 0)
 	c := testConfig()
-	c.Networks[0].Subnets = []Subnet{{Prefix: netip.MustParsePrefix("10.99.0.0/22"), Pools: []Range{{First: netip.MustParseAddr("10.99.0.2"), Last: netip.MustParseAddr("10.99.3.254")}}}}
+	c.Networks[0].Subnets = []Subnet{{Prefix: netip.MustParsePrefix("10.99.0.0/22"), Pools: []lease.Range{{First: netip.MustParseAddr("10.99.0.2"), Last: netip.MustParseAddr("10.99.3.254")}}}}
 	known := scripted{}
 	for i := range byte(40) {
 		known[cardMAC(i).String()] = Who{ID: "m", Approved: true}
@@ -370,47 +370,12 @@ func TestDeclineAndRelease(t *testing.T) {
 	}
 }
 
-// TestAdmission: in a flood of strangers that begin, those that began and
-// machines that we know still get in; repetitions do not.
-func TestAdmission(t *testing.T) {
-	var i inside
-	key := func(n int, kind dhcpv4.MessageType) packetKey {
-		return packetKey{mac: fmt.Sprint(n), kind: kind}
-	}
-	for n := range 100_000 {
-		i.enter(key(n, dhcpv4.MessageTypeDiscover), true)
-	}
-	if i.beginners != maxBeginners {
-		t.Errorf("%d beginners are inside; want %d", i.beginners, maxBeginners)
-	}
-	if i.enter(key(0, dhcpv4.MessageTypeDiscover), true) {
-		t.Error("a repetition is let in")
-	}
-	if !i.enter(key(0, dhcpv4.MessageTypeRequest), true) || !i.enter(key(200_000, dhcpv4.MessageTypeDiscover), false) {
-		t.Error("a request, or a machine that we know, is left out")
-	}
-	for n := range 100_000 {
-		i.enter(key(n, dhcpv4.MessageTypeRequest), true)
-	}
-	if i.strangers != maxStrangers || !i.enter(key(200_001, dhcpv4.MessageTypeRequest), false) {
-		t.Errorf("%d strangers are inside; want %d, and room for a machine that we know", i.strangers, maxStrangers)
-	}
-	for k := range i.packets {
-		if k.mac != "200000" && k.mac != "200001" {
-			i.leave(k, true)
-		}
-	}
-	if i.strangers != 0 || i.beginners != 0 {
-		t.Errorf("%d strangers and %d beginners are left inside; want none", i.strangers, i.beginners)
-	}
-}
-
 // TestManyAtOnce: cards that ask in the same moment, each packet twice and in
 // any order, for fewer addresses than there are cards.
 func TestManyAtOnce(t *testing.T) {
 	now := time.Unix(1000, 0)
 	c := testConfig()
-	c.Networks[0].Subnets[0].Pools = []Range{{First: netip.MustParseAddr("10.99.0.10"), Last: netip.MustParseAddr("10.99.0.40")}}
+	c.Networks[0].Subnets[0].Pools = []lease.Range{{First: netip.MustParseAddr("10.99.0.10"), Last: netip.MustParseAddr("10.99.0.40")}}
 	s := serverOf(t, c, remembers(), scripted{}, &now)
 	var mu sync.Mutex
 	holders := map[netip.Addr]string{}

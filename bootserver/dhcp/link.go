@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"syscall"
 	"time"
 
 	"github.com/insomniacslk/dhcp/dhcpv4"
@@ -16,6 +15,8 @@ import (
 	"golang.org/x/net/bpf"
 	"golang.org/x/net/ipv4"
 	"golang.org/x/sys/unix"
+
+	"ingot/bootserver/network"
 )
 
 // Link is an interface with its open sockets: one for each port, and a packet
@@ -71,23 +72,8 @@ func (l *Link) Close() {
 	}
 }
 
-// buffer is the room for packets that wait in the kernel: a thousand machines
-// that ask in the same moment.
-const buffer = 4 << 20
-
 func listenUDP(ctx context.Context, iface string, port int) (*ipv4.PacketConn, error) {
-	lc := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
-		var inner error
-		err := c.Control(func(fd uintptr) {
-			inner = errors.Join(unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_BROADCAST, 1),
-				unix.BindToDevice(int(fd), iface))
-			if unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, buffer) != nil {
-				_ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, buffer) // what the kernel grants
-			}
-		})
-		return errors.Join(err, inner)
-	}}
-	c, err := lc.ListenPacket(ctx, "udp4", fmt.Sprintf(":%d", port))
+	c, err := network.Listen(ctx, network.IPv4, iface, port)
 	if err != nil {
 		return nil, fmt.Errorf("listening for DHCP on %s: %w", iface, err)
 	}
@@ -128,33 +114,18 @@ func listenRaw(i *net.Interface) (*packet.Conn, error) {
 	return c, err
 }
 
-// batch is how many packets one call to the kernel may bring.
-const batch = 64
+// maxPacket is the largest packet that is read: larger ones are nobody's.
+const maxPacket = 2048
 
 // receive reads packets and lets each be worked on by itself: who waits for the
 // disk, or for the test of an address, keeps nobody else waiting.
 func (s *Server) receive(ctx context.Context, l *Link, c *ipv4.PacketConn, port uint16) error {
-	room := make([]ipv4.Message, batch)
-	for i := range room {
-		room[i].Buffers, room[i].OOB = [][]byte{make([]byte, 2048)}, ipv4.NewControlMessage(ipv4.FlagDst)
+	room := network.Room(maxPacket, ipv4.NewControlMessage(ipv4.FlagDst))
+	take := func(m ipv4.Message) { s.admit(ctx, l, m, port) }
+	if err := network.Receive(ctx, c, room, take, func() { s.watch.Down(l.name, s.now()) }); err != nil {
+		return fmt.Errorf("receiving DHCP on %s: %w", l.name, err)
 	}
-	for {
-		n, err := c.ReadBatch(room, 0)
-		if err != nil {
-			if ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
-				return nil
-			}
-			if errors.Is(err, unix.ENETDOWN) { // the interface comes back, or the operator stops us
-				s.watch.Warn(l.name, "down", "the interface is down", s.now())
-				time.Sleep(time.Second)
-				continue
-			}
-			return fmt.Errorf("receiving DHCP on %s: %w", l.name, err)
-		}
-		for _, m := range room[:n] {
-			s.admit(ctx, l, m, port)
-		}
-	}
+	return nil
 }
 
 func (s *Server) admit(ctx context.Context, l *Link, m ipv4.Message, port uint16) {
@@ -173,12 +144,11 @@ func (s *Server) admit(ctx context.Context, l *Link, m ipv4.Message, port uint16
 		return
 	}
 	p.Message = msg
-	stranger := !s.familiar(msg)
 	k := packetKey{l.name, string(msg.ClientHWAddr), msg.TransactionID, msg.MessageType()}
-	if !s.inside.enter(k, stranger) {
+	if !s.inside.Enter(k, network.Sender{Stranger: !s.familiar(msg), Begins: k.kind == dhcpv4.MessageTypeDiscover}) {
 		return
 	}
-	j := job{l, p, k, stranger}
+	j := job{l, p, k}
 	select {
 	case s.jobs <- j: // somebody idle takes it
 	default:
@@ -188,10 +158,9 @@ func (s *Server) admit(ctx context.Context, l *Link, m ipv4.Message, port uint16
 
 // job is one packet to be worked on.
 type job struct {
-	link     *Link
-	packet   Packet
-	key      packetKey
-	stranger bool
+	link   *Link
+	packet Packet
+	key    packetKey
 }
 
 // idle is how long a goroutine waits for another packet. Its stack has grown to
@@ -203,7 +172,7 @@ func (s *Server) work(ctx context.Context, j job) {
 	defer t.Stop()
 	for {
 		s.handle(ctx, j.link, j.packet)
-		s.inside.leave(j.key, j.stranger)
+		s.inside.Leave(j.key)
 		t.Reset(idle)
 		select {
 		case j = <-s.jobs:
@@ -311,7 +280,7 @@ func (s *Server) Overheard(iface string, mac net.HardwareAddr, b []byte) {
 	}
 	from, _ := netip.AddrFromSlice(b[12:16])
 	p, err := dhcpv4.FromBytes(b[header+8:])
-	if err != nil || p.OpCode != dhcpv4.OpcodeBootReply || port.owns(from) {
+	if err != nil || p.OpCode != dhcpv4.OpcodeBootReply || port.Owns(from) {
 		return
 	}
 	s.watch.overheard(frame{iface, mac, from, bytes.Equal(p.ClientHWAddr, port.MAC)}, p, port.Mode, s.now())

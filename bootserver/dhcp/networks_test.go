@@ -24,7 +24,7 @@ func farConfig() Config {
 		if err != nil {
 			panic(err)
 		}
-		return Subnet{Prefix: netip.MustParsePrefix(prefix), Pools: []Range{r}}
+		return Subnet{Prefix: netip.MustParsePrefix(prefix), Pools: []lease.Range{r}}
 	}
 	c.Networks = append(c.Networks,
 		Network{Name: "far", Subnets: []Subnet{subnet("10.7.0.0/24", "10.7.0.10-10.7.0.10"), subnet("10.8.0.0/24", "10.8.0.10-10.8.0.20")}},
@@ -219,7 +219,7 @@ func TestApply(t *testing.T) {
 	}
 	renew := request(t, 1, dhcpv4.WithClientIP(ip.AsSlice()))
 	wider := testConfig()
-	wider.Networks[0].Subnets[0].Pools = []Range{{First: netip.MustParseAddr("10.99.0.90"), Last: netip.MustParseAddr("10.99.0.110")}}
+	wider.Networks[0].Subnets[0].Pools = []lease.Range{{First: netip.MustParseAddr("10.99.0.90"), Last: netip.MustParseAddr("10.99.0.110")}}
 	if err := s.Apply(wider, testCards); err != nil {
 		t.Fatal(err)
 	}
@@ -230,12 +230,12 @@ func TestApply(t *testing.T) {
 		t.Errorf("another card gets %s, %v; want another address than %s", other, err, ip)
 	}
 	bad := testConfig()
-	bad.Networks[0].Subnets[0].Pools = []Range{{First: netip.MustParseAddr("10.99.0.1"), Last: netip.MustParseAddr("10.99.0.110")}}
+	bad.Networks[0].Subnets[0].Pools = []lease.Range{{First: netip.MustParseAddr("10.99.0.1"), Last: netip.MustParseAddr("10.99.0.110")}}
 	if err := s.Apply(bad, testCards); err == nil || !strings.Contains(err.Error(), "contains the server's own address 10.99.0.1") {
 		t.Errorf("Apply(a pool with our own address) = %v", err)
 	}
 	moved := testConfig()
-	moved.Networks[0].Subnets[0].Pools = []Range{{First: netip.MustParseAddr("10.99.0.200"), Last: netip.MustParseAddr("10.99.0.210")}}
+	moved.Networks[0].Subnets[0].Pools = []lease.Range{{First: netip.MustParseAddr("10.99.0.200"), Last: netip.MustParseAddr("10.99.0.210")}}
 	if err := s.Apply(moved, testCards); err != nil {
 		t.Fatal(err)
 	}

@@ -52,7 +52,7 @@ var perfServers = []perfServer{
 			t.Fatal(err)
 		}
 		serve(t, Config{Interfaces: []Interface{{Name: "eth1", Probe: -1, Quiet: true}}, Networks: []Network{{Name: "perf", Interface: "eth1",
-			Subnets: []Subnet{{Prefix: netip.MustParsePrefix("10.96.0.0/14"), Pools: []Range{r}}}}}}, durable{st}, scripted{})
+			Subnets: []Subnet{{Prefix: netip.MustParsePrefix("10.96.0.0/14"), Pools: []lease.Range{r}}}}}}, durable{st}, scripted{})
 		return os.Getpid()
 	}},
 	// dnsmasq takes 1,000 leases and tests each address by a ping of up to three

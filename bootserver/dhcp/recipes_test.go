@@ -21,6 +21,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ingot/bootserver/fleet"
+	"ingot/bootserver/network"
 )
 
 // recipe returns a block of docs/NETWORKS.md by its name.
@@ -309,7 +310,7 @@ func TestTwoIngots(t *testing.T) {
 	}
 }
 
-func (s *Server) cards(t *testing.T) map[string]Card {
+func (s *Server) cards(t *testing.T) map[string]network.Card {
 	t.Helper()
 	c, err := Cards(s.site.Load().Config)
 	if err != nil {

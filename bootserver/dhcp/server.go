@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -17,6 +16,7 @@ import (
 
 	"ingot/bootserver/fleet"
 	"ingot/bootserver/lease"
+	"ingot/bootserver/network"
 )
 
 // Server answers DHCP on the interfaces of a Config.
@@ -33,7 +33,7 @@ type Server struct {
 	site   atomic.Pointer[site]
 	book   *lease.Book
 	watch  *Watch
-	inside inside
+	inside network.InFlight[packetKey]
 	jobs   chan job
 }
 
@@ -47,7 +47,7 @@ type Parts struct {
 }
 
 // New makes a server of a configuration and this host's interfaces, by name.
-func New(c Config, cards map[string]Card, p Parts) (*Server, error) {
+func New(c Config, cards map[string]network.Card, p Parts) (*Server, error) {
 	if p.Log == nil {
 		p.Log = slog.New(slog.DiscardHandler)
 	}
@@ -64,7 +64,7 @@ func New(c Config, cards map[string]Card, p Parts) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	if s.book, err = lease.Open(p.Store, made.layout()); err != nil {
+	if s.book, err = lease.Open(p.Store, made.networks.Layout()); err != nil {
 		return nil, err
 	}
 	s.site.Store(made)
@@ -74,13 +74,13 @@ func New(c Config, cards map[string]Card, p Parts) (*Server, error) {
 // Apply changes the configuration of a running server; leases stay. Interfaces
 // that it did not serve before need a Serve of their own. When it fails
 // nothing has changed.
-func (s *Server) Apply(c Config, cards map[string]Card) error {
+func (s *Server) Apply(c Config, cards map[string]network.Card) error {
 	made, err := newSite(c, cards)
 	if err != nil {
 		return err
 	}
 	s.site.Store(made)
-	s.book.Arrange(made.layout())
+	s.book.Arrange(made.networks.Layout())
 	return nil
 }
 
@@ -91,20 +91,18 @@ func (s *Server) Leases() []fleet.Lease { return s.book.List() }
 func (s *Server) Heard() Heard { return s.watch.Heard() }
 
 // Pools returns the pools of an interface's network.
-func (s *Server) Pools(iface string) []Range {
-	var list []Range
-	if p := s.site.Load().ports[iface]; p != nil && p.network != nil {
-		for _, sub := range p.network.subnets {
-			list = append(list, sub.Pools...)
-		}
+func (s *Server) Pools(iface string) []lease.Range {
+	p := s.site.Load().ports[iface]
+	if p == nil {
+		return nil
 	}
-	return list
+	return p.Network.Pools()
 }
 
 // Cards asks the kernel for the interfaces of a configuration. One that is not
 // there is left out, and New says so.
-func Cards(c Config) (map[string]Card, error) {
-	cards := map[string]Card{}
+func Cards(c Config) (map[string]network.Card, error) {
+	cards := map[string]network.Card{}
 	for _, i := range c.Interfaces {
 		n, err := net.InterfaceByName(i.Name)
 		if err != nil {
@@ -114,7 +112,7 @@ func Cards(c Config) (map[string]Card, error) {
 		if err != nil {
 			return nil, fmt.Errorf("reading the addresses of %q: %w", i.Name, err)
 		}
-		card := Card{Index: n.Index, MAC: n.HardwareAddr}
+		card := network.Card{Index: n.Index, MAC: n.HardwareAddr}
 		for _, a := range addrs {
 			if p, err := netip.ParsePrefix(a.String()); err == nil && p.Addr().Is4() {
 				card.Prefixes = append(card.Prefixes, p)
@@ -125,63 +123,11 @@ func Cards(c Config) (map[string]Card, error) {
 	return cards, nil
 }
 
-// Bounds of packets that are worked on at once; strangers get a part. Few of
-// those may begin: in a flood the ones that began come through, and who is left
-// out asks again by itself. An answer that comes late is none.
-const (
-	maxInside    = 4096
-	maxStrangers = 3072
-	maxBeginners = 512
-)
-
-// inside are the packets that are being worked on.
-type inside struct {
-	mu        sync.Mutex
-	packets   map[packetKey]struct{}
-	strangers int
-	beginners int // strangers' DHCPDISCOVERs
-}
-
 // packetKey tells a repetition from another packet.
 type packetKey struct {
 	iface, mac string
 	id         dhcpv4.TransactionID
 	kind       dhcpv4.MessageType
-}
-
-// enter lets a packet in, unless it is a repetition of one that is being worked
-// on, or there are too many.
-func (i *inside) enter(k packetKey, stranger bool) bool {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	if i.packets == nil {
-		i.packets = map[packetKey]struct{}{}
-	}
-	_, again := i.packets[k]
-	begins := stranger && k.kind == dhcpv4.MessageTypeDiscover
-	if again || len(i.packets) >= maxInside || (stranger && i.strangers >= maxStrangers) || (begins && i.beginners >= maxBeginners) {
-		return false
-	}
-	i.packets[k] = struct{}{}
-	if stranger {
-		i.strangers++
-	}
-	if begins {
-		i.beginners++
-	}
-	return true
-}
-
-func (i *inside) leave(k packetKey, stranger bool) {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	delete(i.packets, k)
-	if stranger {
-		i.strangers--
-	}
-	if stranger && k.kind == dhcpv4.MessageTypeDiscover {
-		i.beginners--
-	}
 }
 
 // Serve answers on the links until ctx ends or a link fails.

@@ -1,6 +1,7 @@
 package dhcp
 
 import (
+	"cmp"
 	"fmt"
 	"net"
 	"net/netip"
@@ -10,192 +11,44 @@ import (
 	"github.com/insomniacslk/dhcp/dhcpv4"
 
 	"ingot"
-	"ingot/bootserver/lease"
+	"ingot/bootserver/network"
 )
-
-// Card is an interface of this host as the kernel knows it.
-type Card struct {
-	Index    int
-	MAC      net.HardwareAddr
-	Prefixes []netip.Prefix // its IPv4 addresses, each with the length of its network
-}
 
 // site is a configuration made ready for packets.
 type site struct {
 	Config
 	ports    map[string]*port
-	networks []*network
+	networks network.List[Options]
 	machines map[string]*Machine // by MAC, UUID and name
 }
 
-// port is an interface that is served.
+// port is an interface that is served. In proxy and observe mode it may have no
+// network.
 type port struct {
 	Interface
-	Card
-	network *network // that is attached; nil in proxy and observe mode without one
-}
-
-// network is a Network with its subnets.
-type network struct {
-	Network
-	subnets []*subnet
-}
-
-// subnet is a Subnet with all that it inherits.
-type subnet struct {
-	Subnet
-	all Options
+	network.Port[Options]
 }
 
 // newSite joins a configuration with the host's interfaces.
-func newSite(c Config, cards map[string]Card) (*site, error) {
+func newSite(c Config, cards map[string]network.Card) (*site, error) {
 	if err := c.Check(); err != nil {
 		return nil, err
 	}
-	s := &site{Config: c, ports: map[string]*port{}, machines: map[string]*Machine{}}
-	for _, n := range c.Networks {
-		s.add(n)
-	}
-	var f faults
-	for _, i := range c.Interfaces {
-		if i.Mode == "" {
-			i.Mode = Full
-		}
-		where := fmt.Sprintf("interface %q", i.Name)
-		card, ok := cards[i.Name]
-		if !ok {
-			f.add(where, "it is not there")
-			continue
-		}
-		p := &port{Interface: i, Card: card}
-		s.ports[i.Name] = p
-		if len(card.Prefixes) == 0 && i.Mode != Observe {
-			f.add(where, "it has no IPv4 address; give it one: ip address add 10.99.0.1/24 dev %s", i.Name)
-			continue
-		}
-		s.attach(&f, where, p)
-	}
-	s.checkOwn(&f)
-	for i := range c.Machines {
-		m := &c.Machines[i]
-		k := strings.ToLower(m.key())
-		if mac, err := ingot.ParseMAC(k); err == nil {
-			k = mac
-		} else if u := ingot.PlausibleUUID(k); u != "" {
-			k = u
-		}
-		s.machines[k] = m
-	}
-	if err := f.err(); err != nil {
+	joined := c.settings()
+	var f network.Faults
+	ports := joined.Join(&f, cards)
+	if err := f.Err(ErrConfig); err != nil {
 		return nil, err
 	}
+	s := &site{Config: c, ports: map[string]*port{}, networks: joined.Networks, machines: map[string]*Machine{}}
+	for _, i := range c.Interfaces {
+		i.Mode = cmp.Or(i.Mode, Full)
+		s.ports[i.Name] = &port{i, ports[i.Name]}
+	}
+	for i := range c.Machines {
+		s.machines[c.Machines[i].reservation().Key()] = &c.Machines[i]
+	}
 	return s, nil
-}
-
-func (s *site) add(n Network) *network {
-	made := &network{Network: n}
-	for _, sub := range n.Subnets {
-		made.subnets = append(made.subnets, &subnet{sub, s.Options.over(n.Options).over(sub.Options)})
-	}
-	s.networks = append(s.networks, made)
-	return made
-}
-
-// attach finds the network of an interface, or makes that of an interface in
-// full mode which has none: its own prefix, and the upper half to lend.
-func (s *site) attach(f *faults, where string, p *port) {
-	if i := slices.IndexFunc(s.networks, func(n *network) bool { return n.Interface == p.Name }); i >= 0 {
-		p.network = s.networks[i]
-		return
-	}
-	if p.Mode != Full {
-		return
-	}
-	own := p.Prefixes[0]
-	r, err := lease.Default(own, own.Addr())
-	if err != nil {
-		f.add(where, "%w", err)
-		return
-	}
-	for _, n := range s.networks {
-		for _, sub := range n.subnets {
-			if sub.Prefix.Overlaps(own) {
-				f.add(where, "its network %s overlaps %s of network %q; say `interface: %s` there", own.Masked(), sub.Prefix, n.Name, p.Name)
-				return
-			}
-		}
-	}
-	p.network = s.add(Network{Name: p.Name, Interface: p.Name, Subnets: []Subnet{{Prefix: own.Masked(), Pools: []Range{r}}}})
-}
-
-// checkOwn refuses our own addresses as ones to lend.
-func (s *site) checkOwn(f *faults) {
-	for _, p := range s.ports {
-		for _, own := range p.Prefixes {
-			for _, n := range s.networks {
-				for _, sub := range n.subnets {
-					for _, r := range sub.Pools {
-						if r.Contains(own.Addr()) {
-							f.add(fmt.Sprintf("network %q", n.Name), "the pool %s contains the server's own address %s", r, own.Addr())
-						}
-					}
-				}
-			}
-			for _, m := range s.Machines {
-				if m.Address == own.Addr() {
-					f.add(fmt.Sprintf("machine %q", m.key()), "its address %s is the server's own", own.Addr())
-				}
-			}
-		}
-	}
-}
-
-// layout is what addresses are lent from.
-func (s *site) layout() lease.Layout {
-	l := lease.Layout{Of: func(ip netip.Addr) string {
-		if n := s.networkOf(ip); n != nil {
-			return n.Name
-		}
-		return ""
-	}}
-	for _, n := range s.networks {
-		for _, sub := range n.subnets {
-			for _, r := range sub.Pools {
-				l.Pools = append(l.Pools, lease.Pool{Range: r, Network: n.Name})
-			}
-		}
-	}
-	return l
-}
-
-// networkOf returns the network that an address belongs to: as one of its
-// subnets', or as its relay's.
-func (s *site) networkOf(ip netip.Addr) *network {
-	for _, n := range s.networks {
-		if n.subnetOf(ip) != nil {
-			return n
-		}
-	}
-	for _, n := range s.networks {
-		if slices.Contains(n.Relays, ip) {
-			return n
-		}
-	}
-	return nil
-}
-
-func (n *network) subnetOf(ip netip.Addr) *subnet {
-	for _, s := range n.subnets {
-		if s.Prefix.Contains(ip) {
-			return s
-		}
-	}
-	return nil
-}
-
-// owns reports whether an address is one of the interface's.
-func (p *port) owns(ip netip.Addr) bool {
-	return slices.ContainsFunc(p.Prefixes, func(o netip.Prefix) bool { return o.Addr() == ip })
 }
 
 // relayed is what a relay added to a packet.
@@ -258,47 +111,24 @@ func Readable(b []byte) string {
 // locate finds the client's network and the subnet to prefer there (RFC 2131
 // section 4.3.1). unicast is whether the packet was sent to our own address: a
 // machine behind a router renews like that.
-func (s *site) locate(p *port, r relayed, client netip.Addr, unicast bool) (*network, *subnet) {
-	at := func(ip netip.Addr) (*network, *subnet) {
-		n := s.networkOf(ip)
-		if n == nil {
-			return nil, nil
-		}
-		return n, n.subnetOf(ip)
-	}
+func (s *site) locate(p *port, r relayed, client netip.Addr, unicast bool) (*network.Network[Options], *network.Subnet[Options]) {
 	switch {
 	case r.link.IsValid():
-		return at(r.link)
+		return s.networks.At(r.link)
 	case r.relay.IsValid():
-		return at(r.relay)
+		return s.networks.At(r.relay)
 	case unicast && client.IsValid():
-		if n, sub := at(client); n != nil {
+		if n, sub := s.networks.At(client); n != nil {
 			return n, sub
 		}
 	}
-	if p.network == nil {
-		return nil, nil
-	}
-	for _, own := range p.Prefixes {
-		if sub := p.network.subnetOf(own.Addr()); sub != nil {
-			return p.network, sub
-		}
-	}
-	return p.network, nil
+	return p.Here()
 }
 
 // server is our address for a client there: on an attached network the one of
 // its subnet, else the interface's first.
 func (p *port) server(ip netip.Addr) netip.Addr {
-	for _, own := range p.Prefixes {
-		if own.Contains(ip) {
-			return own.Addr()
-		}
-	}
-	if len(p.Prefixes) == 0 {
-		return netip.Addr{}
-	}
-	return p.Prefixes[0].Addr()
+	return p.Address(func(own netip.Prefix) bool { return own.Contains(ip) })
 }
 
 // machine returns what is configured for a client.

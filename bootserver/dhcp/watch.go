@@ -141,6 +141,11 @@ func (w *Watch) asker(iface, mac string, now time.Time) *Asker {
 	return a
 }
 
+// Down notes that an interface is down.
+func (w *Watch) Down(iface string, now time.Time) {
+	w.Warn(iface, "down", "the interface is down", now)
+}
+
 // Would notes what a client would be answered, in observe mode.
 func (w *Watch) Would(iface, client, what string) {
 	w.mu.Lock()

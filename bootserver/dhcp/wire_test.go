@@ -83,7 +83,7 @@ func wireConfig() Config {
 	return Config{Interfaces: []Interface{{Name: "eth1"}},
 		Options: Options{DNS: addrs("10.99.0.53"), NTP: addrs("10.99.0.123"), Domain: "lab.example", Search: []string{"lab.example", "example"}, MTU: 1400, Lease: time.Hour},
 		Networks: []Network{{Name: "lab", Interface: "eth1", Options: Options{Routers: addrs("10.99.0.254")}, Subnets: []Subnet{{
-			Prefix: netip.MustParsePrefix("10.99.0.0/24"), Pools: []Range{{First: netip.MustParseAddr("10.99.0.100"), Last: netip.MustParseAddr("10.99.0.199")}},
+			Prefix: netip.MustParsePrefix("10.99.0.0/24"), Pools: []lease.Range{{First: netip.MustParseAddr("10.99.0.100"), Last: netip.MustParseAddr("10.99.0.199")}},
 			Options: Options{Routes: []Route{{netip.MustParsePrefix("192.168.0.0/16"), netip.MustParseAddr("10.99.0.2")}}}}}}},
 	}
 }

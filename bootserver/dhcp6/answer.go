@@ -13,6 +13,7 @@ import (
 	"github.com/insomniacslk/dhcp/rfc1035label"
 
 	"ingot/bootserver/dhcp"
+	"ingot/bootserver/network"
 )
 
 // Told is what a client is told.
@@ -83,7 +84,7 @@ func (w writer) network(n Told) {
 		w.a.AddOption(dhcpv6.OptSNTP(ips(n.NTP)...))
 	}
 	for _, e := range n.Extra {
-		if b, err := e.bytes(); err == nil && w.wanted(dhcpv6.OptionCode(e.Code)) { // Check let it pass
+		if b, err := e.Bytes(network.IPv6); err == nil && w.wanted(dhcpv6.OptionCode(e.Code)) { // Check let it pass
 			w.a.UpdateOption(raw(dhcpv6.OptionCode(e.Code), b))
 		}
 	}

@@ -12,6 +12,7 @@ import (
 	"ingot/bootserver/dhcp"
 	"ingot/bootserver/fleet"
 	"ingot/bootserver/lease"
+	"ingot/bootserver/network"
 )
 
 // association is one IA_NA of a message with the addresses in it.
@@ -27,7 +28,7 @@ func associations(m *dhcpv6.Message) (list []association) {
 	for _, ia := range m.Options.IANA() {
 		a := association{OptIANA: ia}
 		for _, o := range ia.Options.Addresses() {
-			if ip, ok := netip.AddrFromSlice(o.IPv6Addr); ok && six(ip) && !ip.IsUnspecified() {
+			if ip, ok := netip.AddrFromSlice(o.IPv6Addr); ok && network.IPv6.Has(ip) && !ip.IsUnspecified() {
 				a.addresses = append(a.addresses, ip)
 			}
 		}
@@ -75,7 +76,7 @@ func (t *talk) ask(ia association) lease.Ask {
 	if t.subnet != nil {
 		a.Near = t.subnet.Prefix
 	}
-	if t.machine != nil && t.machine.Address.IsValid() && t.network.subnetOf(t.machine.Address) != nil {
+	if t.machine != nil && t.machine.Address.IsValid() && t.network.Subnet(t.machine.Address) != nil {
 		a.Reserved = t.machine.Address
 	}
 	return a
@@ -105,7 +106,7 @@ func (t *talk) full(ia association, why error) dhcpv6.Option {
 // lend is the answer to a Request, and to a Solicit with rapid commit: the
 // address that the client names when it may have it, else another. It is durable.
 func (t *talk) lend(ia association) (dhcpv6.Option, error) {
-	if i := slices.IndexFunc(ia.addresses, func(ip netip.Addr) bool { return t.network.subnetOf(ip) == nil }); i >= 0 {
+	if i := slices.IndexFunc(ia.addresses, func(ip netip.Addr) bool { return t.network.Subnet(ip) == nil }); i >= 0 {
 		return refused(ia.IaId, iana.StatusNotOnLink, ia.addresses[i].String()+" is not of this link"), nil
 	}
 	a := t.ask(ia)
@@ -157,7 +158,7 @@ const configured = ingot.MachineID("configured")
 func (t *talk) extend(ia association, rebind bool) (dhcpv6.Option, error) {
 	a := t.ask(ia)
 	has := t.book.Standing(a, a.Wish, t.now)
-	wrong := slices.DeleteFunc(slices.Clone(ia.addresses), func(ip netip.Addr) bool { return t.network.subnetOf(ip) != nil })
+	wrong := slices.DeleteFunc(slices.Clone(ia.addresses), func(ip netip.Addr) bool { return t.network.Subnet(ip) != nil })
 	switch {
 	case has.Has.IsValid() && has.Has == a.Wish && has.May:
 		o, err := t.take(ia, a, a.Wish)

@@ -4,11 +4,11 @@
 // observe only listens. Router advertisements are the network's own: without
 // them no machine has a prefix or a way out, and ingot sends none.
 //
-// client.go says what sent a packet, site.go where it is, bind.go which address
-// it gets (package lease), handle.go what is answered, answer.go in which
-// options. What decides about machines is the same as for IPv4: a machine is
-// known by its card and its UUID, whatever identifier (DUID) its firmware,
-// loader and system send.
+// client.go says what sent a packet, site.go where it is (package network),
+// bind.go which address it gets (package lease), handle.go what is answered,
+// answer.go in which options. What decides about machines is the same as for
+// IPv4: a machine is known by its card and its UUID, whatever identifier (DUID)
+// its firmware, loader and system send.
 //
 // Left out: temporary addresses (IA_TA) and prefixes (IA_PD), which are refused
 // by their status; more than one address for a card; reconfiguration;

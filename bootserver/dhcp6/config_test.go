@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"go.yaml.in/yaml/v4"
+
+	"ingot/bootserver/network"
 )
 
 const goodConfig = `
@@ -105,7 +107,7 @@ func TestSite(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if l := s.layout(); len(l.Pools) != 1 || l.Pools[0].Range.String() != "fd00:99::1:0-fd00:99::1:ffff" {
+	if l := s.networks.Layout(); len(l.Pools) != 1 || l.Pools[0].Range.String() != "fd00:99::1:0-fd00:99::1:ffff" {
 		t.Errorf("without networks it lends %+v", l.Pools)
 	}
 	for want, c := range map[string]Config{
@@ -116,7 +118,7 @@ func TestSite(t *testing.T) {
 		"contains the server's own address": {Interfaces: []Interface{{Name: "eth0"}}, Networks: []Network{{Name: "n", Interface: "eth0", Subnets: []Subnet{{Prefix: netip.MustParsePrefix("fd00:99::/64"),
 			Pools: testRangeOf("fd00:99::1", "fd00:99::9")}}}}},
 	} {
-		cards := map[string]Card{"eth0": testCards["eth0"], "bare": {}, "host": {Prefixes: []netip.Prefix{netip.MustParsePrefix("fd00:99::1/128")}}}
+		cards := map[string]network.Card{"eth0": testCards["eth0"], "bare": {}, "host": {Prefixes: []netip.Prefix{netip.MustParsePrefix("fd00:99::1/128")}}}
 		if _, err := newSite(c, cards); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%+v: %v; want %q", c, err, want)
 		}

@@ -19,6 +19,7 @@ import (
 	"ingot/bootserver/dhcp"
 	"ingot/bootserver/fleet"
 	"ingot/bootserver/lease"
+	"ingot/bootserver/network"
 )
 
 var (
@@ -147,7 +148,7 @@ func (scripted) Seen(c dhcp.Sighting) (dhcp.Boot, error) {
 
 func (s scripted) Would(c dhcp.Sighting) (dhcp.Boot, error) { return s.Seen(c) }
 
-var testCards = map[string]Card{"eth0": {Index: 2, MAC: net.HardwareAddr{2, 0, 0, 0, 0, 1}, Prefixes: []netip.Prefix{netip.MustParsePrefix("fd00:99::1/64")}}}
+var testCards = map[string]network.Card{"eth0": {Index: 2, MAC: net.HardwareAddr{2, 0, 0, 0, 0, 1}, Prefixes: []netip.Prefix{netip.MustParsePrefix("fd00:99::1/64")}}}
 
 func testConfig() Config {
 	return Config{Interfaces: []Interface{{Name: "eth0"}}, Options: Options{Lease: time.Hour},

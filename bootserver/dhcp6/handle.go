@@ -12,6 +12,7 @@ import (
 	"ingot/bootserver/dhcp"
 	"ingot/bootserver/fleet"
 	"ingot/bootserver/lease"
+	"ingot/bootserver/network"
 )
 
 // The ports of DHCPv6, and of boot servers beside another DHCP server.
@@ -51,8 +52,8 @@ type talk struct {
 	client  Client
 	who     dhcp.Who
 	machine *Machine // as configured
-	network *network
-	subnet  *subnet // to prefer; may be nil
+	network *network.Network[Options]
+	subnet  *network.Subnet[Options] // to prefer; may be nil
 	ours    netip.Addr
 	now     time.Time
 	gets    netip.Addr // the address that the answer gives
@@ -100,7 +101,7 @@ func (s *Server) listen(p Packet) (*talk, bool) {
 	t.machine = t.site.machine(t.client, t.who.Name)
 	t.watch.Asked(t.asker(), t.client.Kind != dhcp.System, t.now)
 	t.elsewhere()
-	if t.ours = t.port.server(t.subnet); t.port.owns(p.To) {
+	if t.ours = t.port.server(t.subnet); t.port.Owns(p.To) {
 		t.ours = p.To
 	}
 	if unknown := linkOf(t.chain); t.network == nil && unknown.IsValid() && t.port.Mode == Full {
@@ -266,7 +267,7 @@ func (t *talk) confirm() *dhcpv6.Message {
 	asked := false
 	for _, ia := range associations(t.m) {
 		for _, ip := range ia.addresses {
-			if asked = true; t.network.subnetOf(ip) == nil {
+			if asked = true; t.network.Subnet(ip) == nil {
 				return t.answer(dhcpv6.MessageTypeReply, status(iana.StatusNotOnLink, ip.String()+" is not of this link"))
 			}
 		}
@@ -385,12 +386,12 @@ func (t *talk) observe() {
 func (t *talk) told(ip netip.Addr) Told {
 	n := Told{Server: t.ours}
 	sub := t.subnet
-	if t.network != nil && t.network.subnetOf(ip) != nil {
-		sub = t.network.subnetOf(ip)
+	if t.network != nil && t.network.Subnet(ip) != nil {
+		sub = t.network.Subnet(ip)
 	}
 	base, name := t.site.Options, ""
 	if sub != nil {
-		base, name = sub.all, t.network.Name
+		base, name = sub.Options, t.network.Name
 	}
 	n.Options = t.site.options(base, t.client, t.who.Name, name, t.machine)
 	return n
@@ -428,7 +429,7 @@ func (t *talk) sighting(ip netip.Addr) dhcp.Sighting {
 // relay, from the address that was asked.
 func (t *talk) reply(a *dhcpv6.Message) *Reply {
 	r := &Reply{Interface: t.Interface, Port: t.Port, Message: wrap(a, t.chain), To: netip.AddrPortFrom(t.From.Addr(), PortClient)}
-	if t.port.owns(t.To) {
+	if t.port.Owns(t.To) {
 		r.From = t.To
 	}
 	if len(t.chain) > 0 {

@@ -6,14 +6,12 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"syscall"
-	"time"
 
 	"github.com/insomniacslk/dhcp/dhcpv6"
 	"golang.org/x/net/ipv6"
-	"golang.org/x/sys/unix"
 
 	"ingot/bootserver/dhcp"
+	"ingot/bootserver/network"
 )
 
 // Link is an interface with its open sockets.
@@ -68,22 +66,8 @@ func (l *Link) Close() {
 	}
 }
 
-// buffer is the room for packets that wait in the kernel: a thousand machines
-// that ask in the same moment.
-const buffer = 4 << 20
-
 func listenUDP(ctx context.Context, n *net.Interface, port int) (*ipv6.PacketConn, error) {
-	lc := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
-		var inner error
-		err := c.Control(func(fd uintptr) {
-			inner = unix.BindToDevice(int(fd), n.Name)
-			if unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, buffer) != nil {
-				_ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, buffer) // what the kernel grants
-			}
-		})
-		return errors.Join(err, inner)
-	}}
-	c, err := lc.ListenPacket(ctx, "udp6", fmt.Sprintf("[::]:%d", port))
+	c, err := network.Listen(ctx, network.IPv6, n.Name, port)
 	if err != nil {
 		return nil, fmt.Errorf("listening for DHCPv6 on %s: %w", n.Name, err)
 	}
@@ -94,37 +78,18 @@ func listenUDP(ctx context.Context, n *net.Interface, port int) (*ipv6.PacketCon
 	return p, nil
 }
 
-// batch is how many packets one call to the kernel may bring, maxPacket the
-// largest one that is read: larger ones are nobody's.
-const (
-	batch     = 64
-	maxPacket = 4096
-)
+// maxPacket is the largest packet that is read: larger ones are nobody's.
+const maxPacket = 4096
 
 // receive reads packets and lets each be worked on by itself: who waits for the
 // disk keeps nobody else waiting.
 func (s *Server) receive(ctx context.Context, l *Link, c *ipv6.PacketConn, port uint16) error {
-	room := make([]ipv6.Message, batch)
-	for i := range room {
-		room[i].Buffers, room[i].OOB = [][]byte{make([]byte, maxPacket)}, ipv6.NewControlMessage(ipv6.FlagDst)
+	room := network.Room(maxPacket, ipv6.NewControlMessage(ipv6.FlagDst))
+	take := func(m ipv6.Message) { s.admit(ctx, l, m, port) }
+	if err := network.Receive(ctx, c, room, take, func() { s.watch.Down(l.name, s.now()) }); err != nil {
+		return fmt.Errorf("receiving DHCPv6 on %s: %w", l.name, err)
 	}
-	for {
-		n, err := c.ReadBatch(room, 0)
-		if err != nil {
-			if ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
-				return nil
-			}
-			if errors.Is(err, unix.ENETDOWN) { // the interface comes back, or the operator stops us
-				s.watch.Warn(l.name, "down", "the interface is down", s.now())
-				time.Sleep(time.Second)
-				continue
-			}
-			return fmt.Errorf("receiving DHCPv6 on %s: %w", l.name, err)
-		}
-		for _, m := range room[:n] {
-			s.admit(ctx, l, m, port)
-		}
-	}
+	return nil
 }
 
 func (s *Server) admit(ctx context.Context, l *Link, m ipv6.Message, port uint16) {
@@ -147,13 +112,12 @@ func (s *Server) admit(ctx context.Context, l *Link, m ipv6.Message, port uint16
 	}
 	peer := (&talk{Packet: p, chain: chain}).peer()
 	c := Parse(msg, chain, peer)
-	stranger := !s.familiar(c)
 	k := packetKey{l.name, c.key() + peer.String(), msg.TransactionID, msg.MessageType}
-	if !s.inside.enter(k, stranger) {
+	if !s.inside.Enter(k, network.Sender{Stranger: !s.familiar(c), Begins: k.kind == dhcpv6.MessageTypeSolicit}) {
 		return
 	}
 	go func() {
-		defer s.inside.leave(k, stranger)
+		defer s.inside.Leave(k)
 		s.handle(ctx, l, p)
 	}()
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -14,6 +13,7 @@ import (
 	"ingot/bootserver/dhcp"
 	"ingot/bootserver/fleet"
 	"ingot/bootserver/lease"
+	"ingot/bootserver/network"
 )
 
 // Server answers DHCPv6 on the interfaces of a Config.
@@ -25,7 +25,7 @@ type Server struct {
 	site   atomic.Pointer[site]
 	book   *lease.Book
 	watch  *dhcp.Watch
-	inside inside
+	inside network.InFlight[packetKey]
 }
 
 // Parts are what a Server is joined to.
@@ -38,7 +38,7 @@ type Parts struct {
 }
 
 // New makes a server of a configuration and this host's interfaces, by name.
-func New(c Config, cards map[string]Card, p Parts) (*Server, error) {
+func New(c Config, cards map[string]network.Card, p Parts) (*Server, error) {
 	if p.Log == nil {
 		p.Log = slog.New(slog.DiscardHandler)
 	}
@@ -52,7 +52,7 @@ func New(c Config, cards map[string]Card, p Parts) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	if s.book, err = lease.Open(p.Store, made.layout()); err != nil {
+	if s.book, err = lease.Open(p.Store, made.networks.Layout()); err != nil {
 		return nil, err
 	}
 	s.site.Store(made)
@@ -62,13 +62,13 @@ func New(c Config, cards map[string]Card, p Parts) (*Server, error) {
 // Apply changes the configuration of a running server; leases stay. Interfaces
 // that it did not serve before need a Serve of their own. When it fails
 // nothing has changed.
-func (s *Server) Apply(c Config, cards map[string]Card) error {
+func (s *Server) Apply(c Config, cards map[string]network.Card) error {
 	made, err := newSite(c, cards)
 	if err != nil {
 		return err
 	}
 	s.site.Store(made)
-	s.book.Arrange(made.layout())
+	s.book.Arrange(made.networks.Layout())
 	return nil
 }
 
@@ -80,28 +80,11 @@ func (s *Server) Heard() dhcp.Heard { return s.watch.Heard() }
 
 // Pools returns the pools of an interface's network.
 func (s *Server) Pools(iface string) []lease.Range {
-	var list []lease.Range
-	if p := s.site.Load().ports[iface]; p != nil && p.network != nil {
-		for _, sub := range p.network.subnets {
-			list = append(list, sub.Pools...)
-		}
+	p := s.site.Load().ports[iface]
+	if p == nil {
+		return nil
 	}
-	return list
-}
-
-// Bounds of packets that are worked on at once; strangers get a part, and of
-// that few may begin, as in package dhcp.
-const (
-	maxInside    = 4096
-	maxStrangers = 3072
-	maxBeginners = 512
-)
-
-// inside are the packets that are being worked on.
-type inside struct {
-	mu                   sync.Mutex
-	packets              map[packetKey]struct{}
-	strangers, beginners int
+	return p.Network.Pools()
 }
 
 // packetKey tells a repetition from another packet.
@@ -109,40 +92,6 @@ type packetKey struct {
 	iface, client string
 	id            dhcpv6.TransactionID
 	kind          dhcpv6.MessageType
-}
-
-// enter lets a packet in, unless it is a repetition of one that is being worked
-// on, or there are too many.
-func (i *inside) enter(k packetKey, stranger bool) bool {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	if i.packets == nil {
-		i.packets = map[packetKey]struct{}{}
-	}
-	_, again := i.packets[k]
-	begins := stranger && k.kind == dhcpv6.MessageTypeSolicit
-	if again || len(i.packets) >= maxInside || stranger && i.strangers >= maxStrangers || begins && i.beginners >= maxBeginners {
-		return false
-	}
-	i.packets[k] = struct{}{}
-	i.count(k, stranger, 1)
-	return true
-}
-
-func (i *inside) leave(k packetKey, stranger bool) {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	delete(i.packets, k)
-	i.count(k, stranger, -1)
-}
-
-func (i *inside) count(k packetKey, stranger bool, n int) {
-	if stranger {
-		i.strangers += n
-		if k.kind == dhcpv6.MessageTypeSolicit {
-			i.beginners += n
-		}
-	}
 }
 
 // Serve answers on the links until ctx ends or a link fails.
