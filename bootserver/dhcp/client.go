@@ -140,7 +140,10 @@ func firmware(p *dhcpv4.DHCPv4) ingot.Firmware {
 	return ingot.FirmwareUnknown
 }
 
-// FirmwareOf is the firmware of a processor architecture type (IANA).
+// FirmwareOf is the firmware of a processor architecture type (IANA). RFC 4578
+// was printed with 7 as EFI byte code and 9 as x64; its erratum, the registry and
+// edk2 have it the other way round. Some firmware took the RFC by its letter, so
+// 9 is x64 as well.
 func FirmwareOf(a iana.Arch) ingot.Firmware {
 	switch a {
 	case iana.INTEL_X86PC:

@@ -77,9 +77,9 @@ func rows(t testing.TB) []row {
 	return []row{
 		{"bios", discover(t, arch(iana.INTEL_X86PC)), Firmware, ingot.FirmwareBIOS, ""},
 		{"uefi-7", captured(t, "uefi-7"), Firmware, ingot.FirmwareUEFIx64, ""},
-		{"uefi-9", discover(t, httpArch(iana.EFI_X86_64, "PXEClient:Arch:00009:UNDI:003000")), Firmware, ingot.FirmwareUEFIx64, ""},
+		{"uefi-9", discover(t, httpArch(iana.EFI_BC, "PXEClient:Arch:00009:UNDI:003000")), Firmware, ingot.FirmwareUEFIx64, ""},
 		{"uefi-http", captured(t, "uefi-http"), Firmware, ingot.FirmwareUEFIx64HTTP, ""},
-		{"uefi-http-as-pxe", discover(t, httpArch(iana.EFI_BC, "HTTPClient:Arch:00007:UNDI:003001")), Firmware, ingot.FirmwareUEFIx64HTTP, "http-as-pxe"},
+		{"uefi-http-as-pxe", discover(t, httpArch(iana.EFI_X86_64, "HTTPClient:Arch:00007:UNDI:003001")), Firmware, ingot.FirmwareUEFIx64HTTP, "http-as-pxe"},
 		{"uefi-arm64", captured(t, "uefi-arm64"), Firmware, ingot.FirmwareUEFIarm64, ""},
 		{"uefi-arm64-http", captured(t, "uefi-arm64-http"), Firmware, ingot.FirmwareUEFIarm64HTTP, ""},
 		{"rom-ipxe", captured(t, "rom-ipxe"), Firmware, ingot.FirmwareBIOS, ""},

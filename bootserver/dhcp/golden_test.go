@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -114,7 +115,7 @@ func TestBootItem(t *testing.T) {
 	now := time.Unix(1000, 0)
 	c := testConfig()
 	c.Interfaces[0].Mode = Proxy
-	p := toBootServer(t, discover(t, arch(iana.EFI_BC)))
+	p := toBootServer(t, discover(t, arch(iana.EFI_X86_64)))
 	p.Message.UpdateOption(dhcpv4.OptGeneric(dhcpv4.OptionVendorSpecificInformation, []byte{71, 4, 0, 1, 0, 0, 255}))
 	r, err := serverOf(t, c, remembers(), scripted{}, &now).Handle(t.Context(), p)
 	if err != nil || r == nil {
@@ -134,7 +135,7 @@ func TestFits(t *testing.T) {
 	n := Told{Server: testServer, Address: netip.MustParseAddr("10.99.0.5"), Prefix: netip.MustParsePrefix("10.99.0.0/24"), Boot: Boot{Loader: "snponly.efi"},
 		Options: Options{Search: []string{strings.Repeat("a.", 60) + "example", strings.Repeat("b.", 60) + "example"}, Domain: strings.Repeat("c.", 60) + "example",
 			Extra: []Option{{Code: 150, Text: strings.Repeat("x", 100)}}}}
-	p := discover(t, arch(iana.EFI_BC))
+	p := discover(t, arch(iana.EFI_X86_64))
 	p.Options.Del(dhcpv4.OptionParameterRequestList) // wants all
 	small := Answer(p, dhcpv4.MessageTypeOffer, Parse(p), n)
 	p.UpdateOption(dhcpv4.OptMaxMessageSize(1472))
@@ -147,8 +148,12 @@ func TestFits(t *testing.T) {
 	}
 }
 
+// says93 finds what a row of docs/HARDWARE.md says of option 93.
+var says93 = regexp.MustCompile(`\b93 = (\d+)`)
+
 // TestHardwareTable: docs/HARDWARE.md has a row for each kind of client and
-// names each quirk and each default loader; and no row without packets.
+// names each quirk and each default loader; and no row without packets, or with
+// another architecture than they have, be it in option 60 or 93.
 func TestHardwareTable(t *testing.T) {
 	b, err := os.ReadFile("../../docs/HARDWARE.md")
 	if err != nil {
@@ -157,8 +162,20 @@ func TestHardwareTable(t *testing.T) {
 	known := map[string]bool{}
 	for _, r := range rows(t) {
 		known[r.name] = true
-		if !strings.Contains(string(b), "\n| `"+r.name+"` | ") {
+		_, rest, found := strings.Cut(string(b), "\n| `"+r.name+"` | ")
+		if !found {
 			t.Errorf("docs/HARDWARE.md has no row %q", r.name)
+		}
+		line, _, _ := strings.Cut(rest, "\n")
+		if told := says93.FindStringSubmatch(line); told != nil {
+			if got := r.packet.ClientArch(); len(got) != 1 || fmt.Sprint(uint16(got[0])) != told[1] {
+				t.Errorf("docs/HARDWARE.md says that %s sends %s in option 93; its packet has %d", r.name, told[1], got)
+			}
+		}
+		if class := r.packet.ClassIdentifier(); strings.Contains(class, ":Arch:") && r.packet.Options.Has(dhcpv4.OptionClientSystemArchitectureType) {
+			if want := fmt.Sprintf(":Arch:%05d:", uint16(r.packet.ClientArch()[0])); !strings.Contains(class, want) {
+				t.Errorf("%s: option 60 says %q, option 93 %d", r.name, class, r.packet.ClientArch())
+			}
 		}
 	}
 	for _, line := range strings.Split(string(b), "\n") {

@@ -87,7 +87,7 @@ func TestRelay(t *testing.T) {
 	s := serverOf(t, farConfig(), store, scripted{}, &now)
 	info := []byte{1, 4, 'e', 't', 'h', '7', 2, 6, 0, 0x1b, 0x21, 1, 2, 3, 151, 1, 9}
 	relay := via("10.7.0.1", info...)
-	p := discover(t, arch(iana.EFI_BC), relay)
+	p := discover(t, arch(iana.EFI_X86_64), relay)
 	r, err := s.Handle(t.Context(), broadcast(p))
 	if err != nil || r == nil {
 		t.Fatal(r, err)
@@ -200,7 +200,7 @@ func TestGroups(t *testing.T) {
 		{cardMAC(1), "snponly.efi", "uefi.example"},
 		{cardMAC(2), "own.efi", "uefi.example"},
 	} {
-		p := discover(t, arch(iana.EFI_BC))
+		p := discover(t, arch(iana.EFI_X86_64))
 		p.ClientHWAddr = w.mac
 		if a := handle(t, s, p); a.BootFileName != w.loader || a.DomainName() != w.domain {
 			t.Errorf("%s gets %q in %q; want %q in %q", w.mac, a.BootFileName, a.DomainName(), w.loader, w.domain)

@@ -153,7 +153,7 @@ func TestAskHelper(t *testing.T) {
 
 // uefi is a DHCPDISCOVER of UEFI firmware.
 func uefi(t testing.TB, mac byte, mods ...dhcpv4.Modifier) *dhcpv4.DHCPv4 {
-	p := discover(t, append([]dhcpv4.Modifier{arch(iana.EFI_BC), says60("PXEClient:Arch:00007:UNDI:003000")}, mods...)...)
+	p := discover(t, append([]dhcpv4.Modifier{arch(iana.EFI_X86_64), says60("PXEClient:Arch:00007:UNDI:003000")}, mods...)...)
 	p.ClientHWAddr = net.HardwareAddr{0x52, 0x54, 0, 0x12, 0, mac}
 	return p
 }
