@@ -208,18 +208,59 @@ func lendTo(t testing.TB, s *Server, mac net.HardwareAddr) (netip.Addr, error) {
 	return address(a.Message.YourIPAddr), nil
 }
 
+// stranger is one of many cards that nobody knows.
+func stranger(i int) net.HardwareAddr {
+	return net.HardwareAddr{0x0a, 0, byte(i >> 24), byte(i >> 16), byte(i >> 8), byte(i)}
+}
+
 // TestStarvation: 100,000 strangers that want addresses fill the pool and no
 // more memory than that; machines that we know have theirs, and new ones of
-// ours find room.
+// ours find room. It does not matter in which way the strangers ask.
 func TestStarvation(t *testing.T) {
 	now := time.Unix(1000, 0)
+	for what, gets := range map[string]func(s *Server, i int) bool{
+		"with four packets, or with half of them": func(s *Server, i int) bool {
+			if i%2 == 0 {
+				_, err := lendTo(t, s, stranger(i))
+				return err == nil
+			}
+			p := discover(t)
+			p.ClientHWAddr = stranger(i)
+			_, err := s.Handle(t.Context(), broadcast(p))
+			return !errors.Is(err, lease.ErrPoolFull)
+		},
+		"with offers that nobody takes, and later with four packets": func(s *Server, i int) bool {
+			if i == 2000 {
+				now = now.Add(2 * time.Minute)
+			}
+			if i >= 2000 {
+				_, err := lendTo(t, s, stranger(i))
+				return err == nil
+			}
+			p := discover(t)
+			p.ClientHWAddr = stranger(i)
+			_, err := s.Handle(t.Context(), broadcast(p))
+			return err == nil
+		},
+		"with a DHCPREQUEST for any address": func(s *Server, i int) bool {
+			p := request(t, 0, selects("10.99.0.1"), wants(fmt.Sprintf("10.99.%d.%d", i/250%4, 2+i%250)))
+			p.ClientHWAddr = stranger(i)
+			a := handle(t, s, p)
+			return a != nil && a.MessageType() == dhcpv4.MessageTypeAck
+		},
+	} {
+		t.Run(what, func(t *testing.T) { testStarvation(t, &now, gets) })
+	}
+}
+
+func testStarvation(t *testing.T, now *time.Time, gets func(s *Server, i int) bool) {
 	c := testConfig()
 	c.Networks[0].Subnets = []Subnet{{Prefix: netip.MustParsePrefix("10.99.0.0/22"), Pools: []lease.Range{{First: netip.MustParseAddr("10.99.0.2"), Last: netip.MustParseAddr("10.99.3.254")}}}}
 	known := scripted{}
 	for i := range byte(40) {
 		known[cardMAC(i).String()] = Who{ID: "m", Approved: true}
 	}
-	s := serverOf(t, c, remembers(), known, &now)
+	s := serverOf(t, c, remembers(), known, now)
 	before := map[byte]netip.Addr{}
 	for i := range byte(20) {
 		ip, err := lendTo(t, s, cardMAC(i))
@@ -228,17 +269,10 @@ func TestStarvation(t *testing.T) {
 		}
 		before[i] = ip
 	}
-	now = now.Add(2 * time.Hour) // all of them are switched off
+	*now = now.Add(2 * time.Hour) // all of them are switched off
 	refused := 0
 	for i := range 100_000 {
-		mac := net.HardwareAddr{0x0a, 0, byte(i >> 24), byte(i >> 16), byte(i >> 8), byte(i)}
-		p := discover(t)
-		p.ClientHWAddr = mac
-		if i%2 == 0 {
-			if _, err := lendTo(t, s, mac); err != nil {
-				refused++
-			}
-		} else if _, err := s.Handle(t.Context(), broadcast(p)); errors.Is(err, lease.ErrPoolFull) {
+		if !gets(s, i) {
 			refused++
 		}
 	}

@@ -243,32 +243,47 @@ func TestNoAddressTwice(t *testing.T) {
 	})
 }
 
-// TestStarvation: strangers fill the pool and no more memory than that; machines
-// that we know find room.
+// TestStarvation: 100,000 strangers, half of them with an address that they
+// wish, fill the pool and no more memory than that; machines that we know have
+// the addresses that they had, and new ones of ours find room.
 func TestStarvation(t *testing.T) {
 	now := time.Unix(1000, 0)
 	c := testConfig()
 	c.Networks[0].Subnets[0].Pools = []lease.Range{{First: netip.MustParseAddr("fd00:99::1000"), Last: netip.MustParseAddr("fd00:99::13ff")}}
 	known := scripted{}
-	for i := range byte(20) {
+	for i := range byte(40) {
 		known[cardMAC(i).String()] = dhcp.Who{ID: "m", Approved: true}
 	}
 	s := serverOf(t, c, remembers(), known, &now)
+	before := map[byte]netip.Addr{}
+	for i := range byte(20) {
+		before[i] = lendTo(t, s, i)
+	}
+	now = now.Add(2 * time.Hour) // all of them are switched off
 	refused := 0
-	for i := range 20_000 {
+	for i := range 100_000 {
 		d := &dhcpv6.DUIDEN{EnterpriseNumber: 1, EnterpriseIdentifier: []byte{byte(i >> 16), byte(i >> 8), byte(i)}}
-		p := multicast(message(dhcpv6.MessageTypeRequest, d, us(), na()), cardMAC(1))
+		ia := na()
+		if i%2 == 0 {
+			ia = na(fmt.Sprintf("fd00:99::%x", 0x1000+i/2%1024))
+		}
+		p := multicast(message(dhcpv6.MessageTypeRequest, d, us(), ia), cardMAC(1))
 		p.From = netip.MustParseAddrPort("[fe80::1234%eth0]:546")
 		if statusOf(answerOf(t, s, p)) == iana.StatusNoAddrsAvail {
 			refused++
 		}
 	}
-	if refused < 18_000 {
-		t.Errorf("%d of 20,000 strangers were refused; the pool has 1024 addresses", refused)
+	if refused < 98_000 {
+		t.Errorf("%d of 100,000 strangers were refused; the pool has 1024 addresses", refused)
 	}
-	for i := range byte(20) {
+	for i, want := range before {
+		if ip := lendTo(t, s, i); ip != want {
+			t.Errorf("card %d of a machine that we know gets %s; want its old address %s", i, ip, want)
+		}
+	}
+	for i := byte(20); i < 40; i++ {
 		if ip := lendTo(t, s, i); !ip.IsValid() {
-			t.Errorf("card %d of a machine that we know gets nothing", i)
+			t.Errorf("card %d of a machine that we know, which is new here, gets nothing", i)
 		}
 	}
 	if n := s.book.Size(); n > 1024 {

@@ -312,7 +312,9 @@ func (b *Book) reclaim(p *pool, a Ask, now time.Time) (netip.Addr, bool) {
 	for len(r.list) > 0 {
 		ip := r.list[0]
 		r.list = r.list[1:]
-		if h := b.addresses[ip]; h == nil || h.spare(a.Known, now) {
+		switch h := b.addresses[ip]; {
+		case h == nil && !a.Known && p.free <= p.kept(): // it was more when the list was made
+		case h == nil || h.spare(a.Known, now):
 			return ip, true
 		}
 	}
@@ -379,12 +381,24 @@ func (b *Book) Standing(a Ask, ip netip.Addr, now time.Time) Standing {
 }
 
 // may reports whether a client may have an address: its reserved one, else
-// one of a pool that nobody uses.
+// one of a pool that nobody uses. Who names an address without an offer, as
+// after our restart, gets no more than find would have given to it.
 func (b *Book) may(a Ask, ip netip.Addr, now time.Time) bool {
 	if a.Reserved.IsValid() && ip != a.Reserved && b.available(a.Reserved, a, now) {
 		return false // its own waits for it
 	}
-	return b.lendable(ip, a) && b.available(ip, a, now)
+	if !b.lendable(ip, a) || !b.available(ip, a, now) {
+		return false
+	}
+	switch h := b.addresses[ip]; {
+	case a.Known || ip == a.Reserved:
+		return true
+	case h == nil:
+		p := b.poolOf(ip)
+		return p.free > p.kept()
+	default:
+		return h.Client() == a.Client || h.Machine == ""
+	}
 }
 
 // Loan is one lease that is being made durable.
