@@ -172,7 +172,7 @@ func (t *talk) full(ctx context.Context) (*dhcpv4.DHCPv4, error) {
 	case dhcpv4.MessageTypeDiscover:
 		return t.discover(ctx)
 	case dhcpv4.MessageTypeRequest:
-		return t.request()
+		return t.request(ctx)
 	case dhcpv4.MessageTypeDecline:
 		return nil, t.decline()
 	case dhcpv4.MessageTypeRelease:
@@ -194,37 +194,51 @@ func (t *talk) discover(ctx context.Context) (*dhcpv4.DHCPv4, error) {
 // probes is how many addresses in use are found before a client is let down.
 const probes = 4
 
-// choose finds an address. One that is new to us is tested for a holder whom
-// we do not know of; machines that we know do not wait for that.
+// choose finds an address that nobody uses.
 func (t *talk) choose(ctx context.Context) (netip.Addr, error) {
 	a := t.ask()
-	wait := t.port.Probe
-	if wait == 0 {
-		wait = DefaultProbe
-	}
 	for range probes {
 		ip, fresh, err := t.book.Choose(a, t.now)
-		if err != nil || !fresh || a.Known || wait < 0 || t.Probe == nil {
+		if err != nil || !fresh || !t.tests(a) {
 			return ip, err
 		}
-		holder, used := t.Probe(ctx, Trial{Interface: t.Interface, Index: t.port.Index, MAC: t.port.MAC, Address: ip, From: t.ours, Far: t.relay.IsValid(), For: wait})
-		if !used {
-			return ip, nil
-		}
-		t.watch.Warn(t.Interface, "used "+ip.String(), "the address "+ip.String()+" of a pool is used by "+holder+
-			", who did not get it from us; take it out of the pool, or reserve it", t.now)
-		if done, ok := t.book.Decline(a.Card, ip, t.now); ok {
-			if err := done(); err != nil {
-				return netip.Addr{}, err
-			}
+		if used, err := t.used(ctx, a, ip); err != nil || !used {
+			return ip, err
 		}
 	}
 	return netip.Addr{}, errors.New("several addresses of the pool are used by others; see ingot network")
 }
 
+// tests reports whether an address that is new to us is tested for a holder
+// whom we do not know of; machines that we know do not wait for that.
+func (t *talk) tests(a lease.Ask) bool {
+	return !a.Known && t.port.Probe >= 0 && t.Probe != nil
+}
+
+// used tests an address that is kept for the client. One that somebody uses is
+// taken out of use for a while.
+func (t *talk) used(ctx context.Context, a lease.Ask, ip netip.Addr) (bool, error) {
+	wait := t.port.Probe
+	if wait == 0 {
+		wait = DefaultProbe
+	}
+	holder, used := t.Probe(ctx, Trial{Interface: t.Interface, Index: t.port.Index, MAC: t.port.MAC, Address: ip, From: t.ours, Far: t.relay.IsValid(), For: wait})
+	if !used {
+		return false, nil
+	}
+	t.watch.Warn(t.Interface, "used "+ip.String(), "the address "+ip.String()+" of a pool is used by "+holder+
+		", who did not get it from us; take it out of the pool, or reserve it", t.now)
+	if done, ok := t.book.Decline(a.Card, ip, t.now); ok {
+		return true, done()
+	}
+	return true, nil
+}
+
 // request answers a DHCPREQUEST in each of the client's states (RFC 2131
-// section 4.3.2): SELECTING, INIT-REBOOT, RENEWING, REBINDING.
-func (t *talk) request() (*dhcpv4.DHCPv4, error) {
+// section 4.3.2): SELECTING, INIT-REBOOT, RENEWING, REBINDING. Who selects an
+// address of ours has an offer, or had one before we were restarted: that one is
+// tested now.
+func (t *talk) request(ctx context.Context) (*dhcpv4.DHCPv4, error) {
 	named, us := t.chose()
 	if named && !us { // the client took another server's offer
 		t.book.Withdraw(t.card())
@@ -245,6 +259,21 @@ func (t *talk) request() (*dhcpv4.DHCPv4, error) {
 	if !st.May || (!named && st.Has != want) {
 		return t.nak(), nil
 	}
+	if st.Fresh && t.tests(a) {
+		if !t.book.Keep(a, want, t.now) { // somebody was faster
+			return t.nak(), nil
+		}
+		if used, err := t.used(ctx, a, want); err != nil {
+			return nil, err
+		} else if used {
+			return t.nak(), nil
+		}
+	}
+	return t.lend(a, want)
+}
+
+// lend acknowledges an address when it is on disk that the client has it.
+func (t *talk) lend(a lease.Ask, want netip.Addr) (*dhcpv4.DHCPv4, error) {
 	wanted := fleet.Lease{MAC: t.client.MAC, Address: want, Expires: t.now.Add(t.told(want).lease()), Port: t.switchPort(),
 		Hostname: clip(string(unterminated(t.Message.Options.Get(dhcpv4.OptionHostName))))}
 	if t.known() {

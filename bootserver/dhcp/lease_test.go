@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -69,6 +70,9 @@ func (h *house) boot() {
 	c.Machines = []Machine{{UUID: houseUUID, Address: netip.MustParseAddr("10.99.0.50")}, {MAC: cardMAC(3).String(), Address: netip.MustParseAddr("10.98.0.50")}}
 	who := Who{ID: "m-1", UUID: houseUUID, MACs: []string{cardMAC(1).String(), cardMAC(2).String()}, Approved: true}
 	h.server = serverOf(h.real, c, h.store, scripted{cardMAC(1).String(): who, cardMAC(2).String(): who}, &h.now)
+	h.server.Probe = func(context.Context, Trial) (string, bool) { // somebody is found now and then
+		return "MAC 00:11:22:33:44:55", rapid.IntRange(0, 9).Draw(h.t, "squatter") == 9
+	}
 	h.offers = map[byte]*dhcpv4.DHCPv4{}
 	h.store.dies = false
 }
@@ -370,6 +374,47 @@ func TestProbe(t *testing.T) {
 	now = now.Add(lease.DeclineTime + time.Second)
 	if ip, _, err := s.book.Choose(lease.Ask{Card: lease.Card{Network: "lab", Client: "52:54:00:12:00:77"}, Wish: netip.MustParseAddr("10.99.0.103")}, now); err != nil || ip.String() != "10.99.0.103" {
 		t.Errorf("a free address that is asked for: %s, %v", ip, err)
+	}
+}
+
+// TestProbeWithoutAnOffer: who sends a DHCPREQUEST for an address that it was
+// not offered gets it only when nobody uses it.
+func TestProbeWithoutAnOffer(t *testing.T) {
+	now := time.Unix(1000, 0)
+	b := remembers(fleet.Lease{MAC: cardMAC(4).String(), Address: netip.MustParseAddr("10.99.0.102"), Expires: now.Add(time.Minute)})
+	s := serverOf(t, testConfig(), b, scripted{cardMAC(7).String(): {ID: "m-7", Approved: true}}, &now)
+	var tested string
+	s.Probe = func(_ context.Context, tr Trial) (string, bool) {
+		tested = tr.Address.String()
+		return "MAC 00:11:22:33:44:55", tested == "10.99.0.100" || tested == "10.99.0.102"
+	}
+	const ack, nak = dhcpv4.MessageTypeAck, dhcpv4.MessageTypeNak
+	for _, c := range []struct {
+		what   string
+		packet *dhcpv4.DHCPv4
+		want   dhcpv4.MessageType
+		tested bool
+	}{
+		{"one that somebody uses", request(t, 2, selects("10.99.0.1"), wants("10.99.0.100")), nak, true},
+		{"the same, once more", request(t, 2, selects("10.99.0.1"), wants("10.99.0.100")), nak, false},
+		{"one that nobody uses", request(t, 2, selects("10.99.0.1"), wants("10.99.0.101")), ack, true},
+		{"its own, from the beginning", request(t, 2, wants("10.99.0.101")), ack, false},
+		{"its own, to renew it", request(t, 2, dhcpv4.WithClientIP(net.IPv4(10, 99, 0, 101).To4())), ack, false},
+		{"its own of before we were restarted", request(t, 4, wants("10.99.0.102")), ack, false},
+		{"a machine that we know, which does not wait", request(t, 7, selects("10.99.0.1"), wants("10.99.0.103")), ack, false},
+	} {
+		tested = ""
+		a := handle(t, s, c.packet)
+		if a == nil || a.MessageType() != c.want || (tested != "") != c.tested {
+			t.Errorf("%s: %v, tested %q; want %s, tested: %v", c.what, a, tested, c.want, c.tested)
+		}
+	}
+	now = now.Add(2 * time.Hour) // another card asks for what was lent to one that uses it still
+	if a := handle(t, s, request(t, 3, selects("10.99.0.1"), wants("10.99.0.102"))); a.MessageType() != nak || tested != "10.99.0.102" {
+		t.Errorf("an address of before that somebody uses: %s, tested %q; want a NAK", a.MessageType(), tested)
+	}
+	if w := s.Heard().Warnings; len(w) != 2 || !strings.Contains(w[0].Text, "10.99.0.100 of a pool is used by MAC 00:11:22:33:44:55") {
+		t.Errorf("warnings %+v; want one of each address and its holder", w)
 	}
 }
 

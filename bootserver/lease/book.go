@@ -189,8 +189,7 @@ func (b *Book) Choose(a Ask, now time.Time) (ip netip.Addr, fresh bool, err erro
 		return ip, false, err
 	}
 	h := b.addresses[ip]
-	if h == nil || h.Client() != a.Client || h.Declined {
-		fresh = true
+	if fresh = b.fresh(a, ip); fresh {
 		h = b.replace(h, ip, a.Card)
 	}
 	h.offered = now.Add(offerTime)
@@ -369,15 +368,38 @@ func (b *Book) forget(ip netip.Addr) {
 
 // Standing is what the book knows of a client that asks for an address.
 type Standing struct {
-	Has netip.Addr // that it has, had, or was offered
-	May bool       // it may have the one that it asks for
+	Has   netip.Addr // that it has, had, or was offered
+	May   bool       // it may have the one that it asks for
+	Fresh bool       // and that one is fresh, as Choose says
 }
 
 // Standing tells what it knows.
 func (b *Book) Standing(a Ask, ip netip.Addr, now time.Time) Standing {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return Standing{Has: b.cards[a.Card], May: b.may(a, ip, now)}
+	return Standing{Has: b.cards[a.Card], May: b.may(a, ip, now), Fresh: b.fresh(a, ip)}
+}
+
+// fresh reports whether an address is another's, or nobody's, until now.
+func (b *Book) fresh(a Ask, ip netip.Addr) bool {
+	h := b.addresses[ip]
+	return h == nil || h.Client() != a.Client || h.Declined
+}
+
+// Keep keeps an address for a client that asks for it without having been
+// offered it, while it is tested. It fails when the client may not have it.
+func (b *Book) Keep(a Ask, ip netip.Addr, now time.Time) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !b.may(a, ip, now) {
+		return false
+	}
+	h := b.addresses[ip]
+	if b.fresh(a, ip) {
+		h = b.replace(h, ip, a.Card)
+	}
+	h.offered = now.Add(offerTime)
+	return true
 }
 
 // may reports whether a client may have an address: its reserved one, else
@@ -424,7 +446,7 @@ func (b *Book) Take(a Ask, l fleet.Lease, now time.Time) (Loan, bool) {
 	}
 	t := Loan{lease: l, card: a.Card}
 	h := b.addresses[l.Address]
-	if h == nil || h.Client() != a.Client || h.Declined {
+	if b.fresh(a, l.Address) {
 		h = b.replace(h, l.Address, a.Card)
 		h.offered = now.Add(offerTime) // should the disk refuse
 	}
