@@ -83,12 +83,18 @@ type Watch struct {
 	mu       sync.Mutex
 	askers   map[[2]string]*Asker
 	servers  map[string]*Foreign
-	warnings map[[2]string]*Warning
+	warnings map[[2]string]*warned
+}
+
+// warned is a Warning, and when the log said it last.
+type warned struct {
+	Warning
+	logged time.Time
 }
 
 // NewWatch makes a Watch; id is our own identity.
 func NewWatch(id string, log *slog.Logger) *Watch {
-	return &Watch{id: id, log: log, askers: map[[2]string]*Asker{}, servers: map[string]*Foreign{}, warnings: map[[2]string]*Warning{}}
+	return &Watch{id: id, log: log, askers: map[[2]string]*Asker{}, servers: map[string]*Foreign{}, warnings: map[[2]string]*warned{}}
 }
 
 // asker is the client of a packet.
@@ -155,7 +161,8 @@ func (w *Watch) Would(iface, client, what string) {
 	}
 }
 
-// Warn notes a warning, and logs it when it is new, or was not said for an hour.
+// Warn notes a warning, and logs it when it is new, and once an hour as long as
+// it lasts.
 func (w *Watch) Warn(iface, key, text string, now time.Time) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -168,11 +175,12 @@ func (w *Watch) Warn(iface, key, text string, now time.Time) {
 				break
 			}
 		}
-		x = &Warning{Interface: iface, First: now}
+		x = &warned{Warning: Warning{Interface: iface, First: now}}
 		w.warnings[k] = x
 	}
-	if x.Times == 0 || now.Sub(x.Last) > time.Hour {
+	if x.Times == 0 || now.Sub(x.logged) >= time.Hour {
 		w.log.Warn(text, "interface", iface)
+		x.logged = now
 	}
 	x.Text, x.Last, x.Times = text, now, x.Times+1
 }
@@ -303,7 +311,7 @@ func (w *Watch) Heard() Heard {
 		h.Servers = append(h.Servers, *s)
 	}
 	for _, x := range w.warnings {
-		h.Warnings = append(h.Warnings, *x)
+		h.Warnings = append(h.Warnings, x.Warning)
 	}
 	slices.SortFunc(h.Askers, func(a, b Asker) int { return strings.Compare(a.Interface+a.MAC, b.Interface+b.MAC) })
 	slices.SortFunc(h.Servers, func(a, b Foreign) int { return strings.Compare(a.Interface+a.MAC, b.Interface+b.MAC) })

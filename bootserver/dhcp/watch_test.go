@@ -1,0 +1,59 @@
+package dhcp
+
+import (
+	"bytes"
+	"log/slog"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/insomniacslk/dhcp/dhcpv4"
+)
+
+// TestWarnings: what lasts is logged once an hour, however often it is seen; what
+// ended is not.
+func TestWarnings(t *testing.T) {
+	now := time.Unix(1000, 0)
+	var log bytes.Buffer
+	w := NewWatch("us", slog.New(slog.NewTextHandler(&log, nil)))
+	of := func(mac byte, mods ...dhcpv4.Modifier) (frame, *dhcpv4.DHCPv4) {
+		offer, err := dhcpv4.New(append(mods, dhcpv4.WithMessageType(dhcpv4.MessageTypeOffer), selects("10.99.0.9"), dhcpv4.WithYourIP([]byte{10, 99, 0, 70}))...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return frame{iface: "eth0", mac: cardMAC(mac), from: netip.MustParseAddr("10.99.0.9")}, offer
+	}
+	server := func(mode Mode, mac byte, mods ...dhcpv4.Modifier) func() {
+		f, p := of(mac, mods...)
+		return func() { w.overheard(f, p, mode, now) }
+	}
+	kinds := map[string]func(){
+		"another DHCP server answers": server(Full, 1),
+		"in option 60":                server(Proxy, 2, says60("PXEClient")),
+		"a second ingot answers":      server(Full, 3, dhcpv4.WithOption(mark("them"))),
+	}
+	const every = 10 * time.Minute // as often as the network is asked
+	for range 3 * time.Hour / every {
+		for _, seen := range kinds {
+			seen()
+		}
+		now = now.Add(every)
+	}
+	for text := range kinds {
+		if n := strings.Count(log.String(), text); n != 3 {
+			t.Errorf("%q was logged %d times in three hours; want 3\n%s", text, n, log.String())
+		}
+	}
+	log.Reset()
+	now = now.Add(24 * time.Hour)
+	kinds["in option 60"]()
+	if n := strings.Count(log.String(), "\n"); n != 1 || !strings.Contains(log.String(), "in option 60") {
+		t.Errorf("a day later one is seen, and this is logged:\n%s", log.String())
+	}
+	for _, x := range w.Heard().Warnings {
+		if want := 18; x.Times != want && x.Times != want+1 || !x.First.Equal(time.Unix(1000, 0)) {
+			t.Errorf("the warning is %+v; want it counted %d times, from the beginning", x, want)
+		}
+	}
+}
