@@ -30,14 +30,16 @@ type Trial struct {
 }
 
 // Prober tests whether somebody uses an address: by ARP on an attached network
-// (RFC 5227), by ICMP echo behind a relay. Many tests share one socket.
+// (RFC 5227), by ICMP echo behind a relay. Many tests share one socket. One that
+// fails, as when its interface goes away, is forgotten; the next test opens
+// another.
 type Prober struct {
 	Log *slog.Logger
 
 	mu      sync.Mutex
 	waiting map[netip.Addr]chan string
-	arp     map[string]*packet.Conn
-	icmp    net.PacketConn
+	sockets map[int]net.PacketConn // by the interface's index; of ICMP: 0
+	failing map[int]bool           // it was said that tests cannot be made there
 	closed  bool
 }
 
@@ -45,7 +47,7 @@ type Prober struct {
 func (p *Prober) Probe(ctx context.Context, t Trial) (holder string, used bool) {
 	ask, answer, err := p.begin(t)
 	if err != nil {
-		p.Log.Debug("testing an address", "address", t.Address, "err", err)
+		p.complain(t, err)
 		return "", false
 	}
 	defer p.end(t.Address, answer)
@@ -53,7 +55,7 @@ func (p *Prober) Probe(ctx context.Context, t Trial) (holder string, used bool) 
 	defer cancel()
 	for range 2 { // one may get lost
 		if err := ask(); err != nil {
-			p.Log.Debug("testing an address", "address", t.Address, "err", err)
+			p.complain(t, err)
 		}
 		select {
 		case holder := <-answer:
@@ -79,38 +81,55 @@ func (p *Prober) begin(t Trial) (ask func() error, answer chan string, err error
 		return nil, nil, errBusy
 	}
 	if p.waiting == nil {
-		p.waiting, p.arp = map[netip.Addr]chan string{}, map[string]*packet.Conn{}
+		p.waiting, p.sockets, p.failing = map[netip.Addr]chan string{}, map[int]net.PacketConn{}, map[int]bool{}
+	}
+	c := p.sockets[t.socket()]
+	if c == nil {
+		if c, err = t.listen(); err != nil {
+			return nil, nil, err
+		}
+		p.sockets[t.socket()] = c
+		go p.listen(t, c)
+	}
+	ask = func() error {
+		_, err := c.WriteTo(arpProbe(t.MAC, t.Address), &packet.Addr{HardwareAddr: net.HardwareAddr{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}})
+		return err
 	}
 	if t.Far {
-		if p.icmp == nil {
-			if p.icmp, err = net.ListenPacket("ip4:icmp", "0.0.0.0"); err != nil {
-				return nil, nil, err
-			}
-			go p.hearICMP(p.icmp)
-		}
-		c := p.icmp
 		ask = func() error {
 			_, err := c.WriteTo(echoRequest(), &net.IPAddr{IP: t.Address.AsSlice()})
-			return err
-		}
-	} else {
-		c := p.arp[t.Interface]
-		if c == nil {
-			i := &net.Interface{Index: t.Index, Name: t.Interface, HardwareAddr: t.MAC}
-			if c, err = packet.Listen(i, packet.Datagram, unix.ETH_P_ARP, nil); err != nil {
-				return nil, nil, err
-			}
-			p.arp[t.Interface] = c
-			go p.hearARP(c)
-		}
-		ask = func() error {
-			_, err := c.WriteTo(arpProbe(t.MAC, t.Address), &packet.Addr{HardwareAddr: net.HardwareAddr{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}})
 			return err
 		}
 	}
 	answer = make(chan string, 1)
 	p.waiting[t.Address] = answer
 	return ask, answer, nil
+}
+
+// socket is the key of the socket that a test needs.
+func (t Trial) socket() int {
+	if t.Far {
+		return 0
+	}
+	return t.Index
+}
+
+func (t Trial) listen() (net.PacketConn, error) {
+	if t.Far {
+		return net.ListenPacket("ip4:icmp", "0.0.0.0")
+	}
+	return packet.Listen(&net.Interface{Index: t.Index, Name: t.Interface, HardwareAddr: t.MAC}, packet.Datagram, unix.ETH_P_ARP, nil)
+}
+
+// complain says once that tests cannot be made, until somebody is heard.
+func (p *Prober) complain(t Trial, err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed || p.failing[t.socket()] || errors.Is(err, errBusy) {
+		return
+	}
+	p.failing[t.socket()] = true
+	p.Log.Warn("addresses cannot be tested for who uses them, and are lent without that", "interface", t.Interface, "relayed", t.Far, "err", err)
 }
 
 func (p *Prober) end(ip netip.Addr, answer chan string) {
@@ -121,9 +140,10 @@ func (p *Prober) end(ip netip.Addr, answer chan string) {
 	}
 }
 
-func (p *Prober) heard(ip netip.Addr, holder string) {
+func (p *Prober) heard(t Trial, ip netip.Addr, holder string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	delete(p.failing, t.socket())
 	if c := p.waiting[ip]; c != nil {
 		select {
 		case c <- holder:
@@ -137,11 +157,8 @@ func (p *Prober) Close() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.closed = true
-	for _, c := range p.arp {
+	for _, c := range p.sockets {
 		c.Close()
-	}
-	if p.icmp != nil {
-		p.icmp.Close()
 	}
 }
 
@@ -154,23 +171,46 @@ func arpProbe(mac net.HardwareAddr, ip netip.Addr) []byte {
 	return b
 }
 
-func (p *Prober) hearARP(c *packet.Conn) {
-	b := make([]byte, 128)
+// listen hears answers until the socket fails. One of an interface that is taken
+// down or away fails once and hears nothing from then on.
+func (p *Prober) listen(t Trial, c net.PacketConn) {
+	b := make([]byte, 256)
 	for {
-		n, _, err := c.ReadFrom(b)
+		n, from, err := c.ReadFrom(b)
 		if err != nil {
-			if !pause(err) {
-				return
+			p.forget(t, c)
+			if !errors.Is(err, unix.ENETDOWN) { // it will come back, or is not asked
+				p.complain(t, err)
 			}
-			continue
+			return
 		}
-		// Whoever tells an address as its own uses it, in a reply or a request.
-		if n >= 28 && b[2] == 8 && b[4] == 6 {
-			if ip := netip.AddrFrom4([4]byte(b[14:18])); !ip.IsUnspecified() {
-				p.heard(ip, "MAC "+net.HardwareAddr(b[8:14]).String())
-			}
+		if ip, holder := whose(b[:n], from); ip.IsValid() {
+			p.heard(t, ip, holder)
 		}
 	}
+}
+
+func (p *Prober) forget(t Trial, c net.PacketConn) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.sockets, t.socket())
+	c.Close()
+}
+
+// whose reads who uses an address: of ARP whoever tells one as its own, in a
+// reply or a request; of ICMP who answers an echo request.
+func whose(b []byte, from net.Addr) (ip netip.Addr, holder string) {
+	switch a := from.(type) {
+	case *packet.Addr:
+		if len(b) >= 28 && b[2] == 8 && b[4] == 6 {
+			return address(b[14:18]), "MAC " + net.HardwareAddr(b[8:14]).String()
+		}
+	case *net.IPAddr:
+		if len(b) >= 8 && b[0] == 0 {
+			return address(a.IP), fmt.Sprintf("the host %s", a.IP)
+		}
+	}
+	return netip.Addr{}, ""
 }
 
 // echoRequest is an ICMP echo request (RFC 792).
@@ -178,29 +218,4 @@ func echoRequest() []byte {
 	b := []byte{8, 0, 0, 0, 'i', 'n', 0, 1, 'g', 'o', 't', 0}
 	binary.BigEndian.PutUint16(b[2:], ^sum(0, b))
 	return b
-}
-
-func (p *Prober) hearICMP(c net.PacketConn) {
-	b := make([]byte, 256)
-	for {
-		n, from, err := c.ReadFrom(b)
-		if err != nil {
-			if !pause(err) {
-				return
-			}
-			continue
-		}
-		if a, ok := from.(*net.IPAddr); ok && n >= 8 && b[0] == 0 { // echo reply
-			p.heard(address(a.IP), fmt.Sprintf("the host %s", a.IP))
-		}
-	}
-}
-
-// pause waits after an error that passes, and reports whether it does.
-func pause(err error) bool {
-	if errors.Is(err, net.ErrClosed) {
-		return false
-	}
-	time.Sleep(100 * time.Millisecond)
-	return errors.Is(err, unix.ENETDOWN)
 }

@@ -30,13 +30,19 @@ var (
 func lan(t testing.TB, parties ...string) {
 	t.Helper()
 	addSwitch(t, "sw")
+	addOurs(t)
+	for i, party := range parties {
+		join(t, "sw", party, "eth0", fmt.Sprintf("52:54:00:12:00:%02x", i+1))
+	}
+}
+
+// addOurs makes the server's card.
+func addOurs(t testing.TB) {
+	t.Helper()
 	run(t, "ip", "link", "add", "eth1", "address", "02:00:00:00:00:01", "type", "veth", "peer", "name", "p-eth1", "netns", "sw")
 	in(t, "sw", "ip", "link", "set", "p-eth1", "master", "sw", "up")
 	run(t, "ip", "address", "add", "10.99.0.1/24", "dev", "eth1")
 	run(t, "ip", "link", "set", "eth1", "up")
-	for i, party := range parties {
-		join(t, "sw", party, "eth0", fmt.Sprintf("52:54:00:12:00:%02x", i+1))
-	}
 }
 
 // serve runs a server on the test's own cards.
