@@ -179,7 +179,7 @@ func (p *Prober) listen(t Trial, c net.PacketConn) {
 		n, from, err := c.ReadFrom(b)
 		if err != nil {
 			p.forget(t, c)
-			if !errors.Is(err, unix.ENETDOWN) { // it will come back, or is not asked
+			if !errors.Is(err, unix.ENETDOWN) { // if tests fail by that, they say so
 				p.complain(t, err)
 			}
 			return

@@ -365,17 +365,17 @@ func TestRecipeFull(t *testing.T) {
 	}
 }
 
-// TestRecipeRelay: ISC's relay between two networks; the machine is answered
-// through it, and where it is plugged in is known.
-func TestRecipeRelay(t *testing.T) {
-	if !onWire(t, "dhcrelay", "udhcpc", "dhclient") {
-		return
-	}
+// behindRelay makes two networks with ISC's relay between them, parties on the
+// far one, and a server as docs/NETWORKS.md configures it.
+func behindRelay(t *testing.T, parties ...string) *Server {
+	t.Helper()
 	lan(t)
 	addSwitch(t, "sw2")
 	join(t, "sw2", "router", "eth0", "52:54:00:12:01:01")
 	join(t, "sw", "router", "eth1", "52:54:00:12:01:02")
-	join(t, "sw2", "pc", "eth0", "52:54:00:12:00:01")
+	for i, party := range parties {
+		join(t, "sw2", party, "eth0", fmt.Sprintf("52:54:00:12:00:%02x", i+1))
+	}
 	in(t, "router", "ip", "address", "add", "10.7.0.1/24", "dev", "eth0")
 	in(t, "router", "ip", "address", "add", "10.99.0.254/24", "dev", "eth1")
 	in(t, "router", "sysctl", "-qw", "net.ipv4.ip_forward=1")
@@ -384,7 +384,16 @@ func TestRecipeRelay(t *testing.T) {
 	relay := start(t, "router", strings.Fields(recipe(t, "dhcrelay"))...)
 	eventually(t, "the relay runs", func() bool { return relay.Process.Signal(unix.Signal(0)) == nil })
 	time.Sleep(300 * time.Millisecond) // it says nothing when it is ready
+	return s
+}
 
+// TestRecipeRelay: ISC's relay between two networks; the machine is answered
+// through it, and where it is plugged in is known.
+func TestRecipeRelay(t *testing.T) {
+	if !onWire(t, "dhcrelay", "udhcpc", "dhclient") {
+		return
+	}
+	s := behindRelay(t, "pc")
 	script, out := scriptOf(t)
 	in(t, "pc", "udhcpc", "-f", "-i", "eth0", "-n", "-q", "-t", "5", "-T", "2", "-s", script)
 	says(t, out, "ip=10.7.0.100", "mask=24", "router=10.7.0.1")
@@ -401,6 +410,23 @@ func TestRecipeRelay(t *testing.T) {
 	eventually(t, "the lease is renewed", func() bool { return s.Leases()[0].Expires.After(before) })
 	if w := s.Heard().Warnings; len(w) != 0 {
 		t.Errorf("warnings %+v; want none", w)
+	}
+}
+
+// TestProbeBehindRelay: an address that somebody behind the relay uses is found
+// to be, by ICMP echo: ARP does not reach there.
+func TestProbeBehindRelay(t *testing.T) {
+	if !onWire(t, "dhcrelay", "udhcpc") {
+		return
+	}
+	s := behindRelay(t, "pc", "squatter")
+	in(t, "squatter", "ip", "address", "add", "10.7.0.100/24", "dev", "eth0")
+	in(t, "squatter", "ip", "route", "add", "default", "via", "10.7.0.1")
+	script, out := scriptOf(t)
+	in(t, "pc", "udhcpc", "-f", "-i", "eth0", "-n", "-q", "-t", "5", "-T", "2", "-s", script)
+	says(t, out, "ip=10.7.0.101")
+	if w := s.Heard().Warnings; len(w) != 1 || !strings.Contains(w[0].Text, "the address 10.7.0.100 of a pool is used by the host 10.7.0.100") {
+		t.Errorf("warnings %+v; want one that names the squatter", w)
 	}
 }
 
