@@ -158,6 +158,49 @@ func TestMusts(t *testing.T) {
 	}
 }
 
+// TestGroups: the nearest says what counts, the later group of two, and the
+// machine before all of them; what none of them says is inherited.
+func TestGroups(t *testing.T) {
+	now := time.Unix(1000, 0)
+	dns := func(a string) []netip.Addr { return []netip.Addr{netip.MustParseAddr(a)} }
+	c := testConfig()
+	c.DNS, c.Search, c.Extra = dns("fd00:99::53"), []string{"far.example"}, []Option{{Code: 223, Text: "all"}}
+	c.Groups = []Group{
+		{Name: "all uefi", Match: dhcp.Match{Firmware: []ingot.Firmware{ingot.FirmwareUEFIx64}}, Options: Options{Loaders: []string{"ipxe.efi"}, DNS: dns("fd00:99::54"), Lease: 2 * time.Hour}},
+		{Name: "maker", Match: dhcp.Match{MACs: []string{"52:54:00:12"}, Classes: []string{"PXEClient"}}, Options: Options{Loaders: []string{"snponly.efi"}, Extra: []Option{{Code: 223, Text: "maker"}}}},
+		{Name: "elsewhere", Match: dhcp.Match{Networks: []string{"lab"}, Names: []string{"db1"}}, Options: Options{Search: []string{"db.example"}}},
+	}
+	c.Machines = []Machine{{MAC: cardMAC(2).String(), Options: Options{Loaders: []string{"own.efi"}, Params: []string{"quiet"}, DNS: []netip.Addr{}, Extra: []Option{{Code: 223, Text: "own"}}, Lease: 4 * time.Hour}}}
+	s := serverOf(t, c, remembers(), scripted{cardMAC(3).String(): {ID: "m-3", Name: "db1", Approved: true}}, &now)
+	for _, w := range []struct {
+		mac                                  net.HardwareAddr
+		loader, params, dns, search, special string
+		lease                                time.Duration
+	}{
+		{net.HardwareAddr{0, 1, 2, 3, 4, 5}, "ipxe.efi", "[556]", "[fd00:99::54]", "[far.example]", "all", 2 * time.Hour},
+		{cardMAC(1), "snponly.efi", "[556]", "[fd00:99::54]", "[far.example]", "maker", 2 * time.Hour},
+		{cardMAC(2), "own.efi", "[quiet]", "[]", "[far.example]", "own", 4 * time.Hour},
+		{cardMAC(3), "snponly.efi", "[556]", "[fd00:99::54]", "[db.example]", "maker", 2 * time.Hour},
+	} {
+		options := append(arch(iana.EFI_X86_64, "PXEClient:Arch:00007:UNDI:003016"), us(), na())
+		options = append(options, wants(dhcpv6.OptionBootfileURL, dhcpv6.OptionBootfileParam, dhcpv6.OptionDNSRecursiveNameServer, dhcpv6.OptionDomainSearchList, 223))
+		m := answerOf(t, s, multicast(message(dhcpv6.MessageTypeRequest, llOf(w.mac), options...), w.mac))
+		o := m.Options
+		special := ""
+		if x := m.GetOneOption(223); x != nil {
+			special = string(x.ToBytes())
+		}
+		search := "[]"
+		if l := o.DomainSearchList(); l != nil {
+			search = fmt.Sprint(l.Labels)
+		}
+		if o.BootFileURL() != "tftp://[fd00:99::1]/"+w.loader || fmt.Sprint(o.BootFileParam()) != w.params || fmt.Sprint(o.DNS()) != w.dns || search != w.search || special != w.special ||
+			o.OneIANA().Options.OneAddress().ValidLifetime != w.lease {
+			t.Errorf("%s gets\n%s\nwant %+v", w.mac, m.Summary(), w)
+		}
+	}
+}
+
 // TestRelays: an answer finds its way back through every relay, with what each
 // of them wants back; the client's network is that of the relay nearest to it.
 func TestRelays(t *testing.T) {
