@@ -207,7 +207,8 @@ func (t *talk) lends() (*dhcpv6.Message, error) {
 }
 
 // elsewhere notes another server, when a client names it: servers answer clients
-// alone, so nothing else tells of them.
+// alone, so nothing else tells of them. That it is another ingot is not known
+// here; package dhcp asks for those over IPv4.
 func (t *talk) elsewhere() {
 	named, us := t.names()
 	if !named || us || t.m.MessageType != dhcpv6.MessageTypeRequest && t.m.MessageType != dhcpv6.MessageTypeRenew {
