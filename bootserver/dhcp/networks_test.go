@@ -15,7 +15,7 @@ import (
 	"ingot/bootserver/lease"
 )
 
-// farConfig is an attached network, a shared one behind relays, and one whose
+// farConfig is an attached network of two subnets, a shared one behind relays, and one whose
 // relay has an address of elsewhere.
 func farConfig() Config {
 	c := testConfig()
@@ -26,6 +26,7 @@ func farConfig() Config {
 		}
 		return Subnet{Prefix: netip.MustParsePrefix(prefix), Pools: []lease.Range{r}}
 	}
+	c.Networks[0].Subnets = append(c.Networks[0].Subnets, subnet("10.6.0.0/24", "10.6.0.10-10.6.0.20"))
 	c.Networks = append(c.Networks,
 		Network{Name: "far", Subnets: []Subnet{subnet("10.7.0.0/24", "10.7.0.10-10.7.0.10"), subnet("10.8.0.0/24", "10.8.0.10-10.8.0.20")}},
 		Network{Name: "odd", Relays: addrs("172.16.0.9"), Subnets: []Subnet{subnet("10.9.0.0/24", "10.9.0.10-10.9.0.20")}})
@@ -42,9 +43,14 @@ func via(relay string, sub ...byte) dhcpv4.Modifier {
 	}
 }
 
+// selection is a client's own choice of its subnet.
+func selection(subnet ...byte) dhcpv4.Modifier {
+	return dhcpv4.WithOption(dhcpv4.OptGeneric(dhcpv4.GenericOptionCode(optSubnetSelection), subnet))
+}
+
 // TestWhereAClientIs: the relay's address chooses the network, unless the relay
 // or the client says another one; a full subnet of a shared network is followed
-// by the next.
+// by the next. Who is attached does not get to other networks by what it says.
 func TestWhereAClientIs(t *testing.T) {
 	now := time.Unix(1000, 0)
 	for _, c := range []struct {
@@ -59,7 +65,11 @@ func TestWhereAClientIs(t *testing.T) {
 		{"behind the other subnet's relay", []dhcpv4.Modifier{via("10.8.0.1")}, false, "10.8.0.10"},
 		{"a relay with an address of elsewhere", []dhcpv4.Modifier{via("172.16.0.9")}, false, "10.9.0.10"},
 		{"link selection (RFC 3527)", []dhcpv4.Modifier{via("172.16.0.9", 1, 2, 'e', '7', 5, 4, 10, 8, 0, 0)}, false, "10.8.0.10"},
-		{"subnet selection (RFC 3011)", []dhcpv4.Modifier{dhcpv4.WithOption(dhcpv4.OptGeneric(dhcpv4.GenericOptionCode(118), []byte{10, 8, 0, 0}))}, false, "10.8.0.10"},
+		{"subnet selection (RFC 3011)", []dhcpv4.Modifier{via("172.16.0.9"), selection(10, 8, 0, 0)}, false, "10.8.0.10"},
+		{"subnet selection, attached", []dhcpv4.Modifier{selection(10, 6, 0, 0)}, false, "10.6.0.10"},
+		{"subnet selection of another network, attached", []dhcpv4.Modifier{selection(10, 8, 0, 0)}, false, "10.99.0.100"},
+		{"subnet selection of no network, attached", []dhcpv4.Modifier{selection(192, 0, 2, 0)}, false, "10.99.0.100"},
+		{"link selection, attached", []dhcpv4.Modifier{via("0.0.0.0", 5, 4, 10, 8, 0, 0)}, false, "10.99.0.100"},
 		{"an unknown relay", []dhcpv4.Modifier{via("192.0.2.1")}, false, ""},
 	} {
 		store := remembers()
@@ -132,6 +142,13 @@ func TestServerOverride(t *testing.T) {
 	}
 	if a := handle(t, s, q); a == nil || a.MessageType() != dhcpv4.MessageTypeAck {
 		t.Errorf("the request to the relay gets %v; want an ACK", a)
+	}
+	attached := via("0.0.0.0", 11, 4, 10, 7, 0, 1)
+	if o := handle(t, s, discover(t, attached)); o.ServerIdentifier().String() != "10.99.0.1" {
+		t.Errorf("a client without a relay is told the server %s, as it wished", o.ServerIdentifier())
+	}
+	if a := handle(t, s, request(t, 9, attached, selects("10.7.0.1"), wants("10.99.0.101"))); a != nil {
+		t.Errorf("a request to a server that the client made up is answered by %s", a.MessageType())
 	}
 }
 

@@ -71,6 +71,9 @@ const (
 // optSubnetSelection lets a client without a relay name its subnet (RFC 3011).
 const optSubnetSelection = 118
 
+// readRelay reads what a relay added. Without a relay's address the client added
+// it itself, or a switch that tells no more than the port (RFC 3046 section 2.1):
+// nothing of it says where the client is, or who we are.
 func readRelay(p *dhcpv4.DHCPv4) relayed {
 	r := relayed{relay: address(p.GatewayIPAddr)}
 	four := func(b []byte) netip.Addr {
@@ -89,9 +92,13 @@ func readRelay(p *dhcpv4.DHCPv4) relayed {
 		case subRemote:
 			r.remote = Readable(v)
 		case subLink:
-			r.link = four(v)
+			if r.relay.IsValid() {
+				r.link = four(v)
+			}
 		case subOverride:
-			r.override = four(v)
+			if r.relay.IsValid() {
+				r.override = four(v)
+			}
 		}
 		b = b[2+int(b[1]):]
 	}
@@ -110,10 +117,11 @@ func Readable(b []byte) string {
 
 // locate finds the client's network and the subnet to prefer there (RFC 2131
 // section 4.3.1). unicast is whether the packet was sent to our own address: a
-// machine behind a router renews like that.
+// machine behind a router renews like that. A client that no relay speaks for
+// chooses among the subnets of the interface's own network alone.
 func (s *site) locate(p *port, r relayed, client netip.Addr, unicast bool) (*network.Network[Options], *network.Subnet[Options]) {
 	switch {
-	case r.link.IsValid():
+	case r.link.IsValid() && (r.relay.IsValid() || p.Network != nil && p.Network.Subnet(r.link) != nil):
 		return s.networks.At(r.link)
 	case r.relay.IsValid():
 		return s.networks.At(r.relay)
