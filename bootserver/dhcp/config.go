@@ -123,7 +123,8 @@ type Options struct {
 	// Loaders are the files of the first stage to try, the next after one that
 	// stalled. None: by firmware, see Loaders.
 	Loaders []string `yaml:"loaders,omitempty" json:"loaders,omitempty"`
-	// Extra options are told as they are; the nearest of a code wins.
+	// Extra options are told as they are; the nearest of a code wins. A proxy
+	// tells none of them.
 	Extra []Option `yaml:"options,omitempty" json:"options,omitempty"`
 }
 
@@ -170,9 +171,14 @@ func (o Options) over(n Options) Options {
 	return o
 }
 
+// boots is why options about what is booted cannot be set: firmware takes them
+// together or not at all, and differently by firmware and stage.
+const boots = "what machines boot; say `loaders` instead"
+
 // owned are the options that the protocol itself decides about.
 var owned = map[uint8]string{0: "padding", 1: "the subnet's prefix", 50: "the client's", 51: "lease", 52: "the packet's own", 53: "the packet's own",
-	54: "the server's address", 55: "the client's", 61: "the client's", 82: "the relay's", 97: "the client's", 121: "routes", 255: "the end"}
+	54: "the server's address", 55: "the client's", 61: "the client's", 82: "the relay's", 97: "the client's", 121: "routes", 255: "the end",
+	43: boots, 60: boots, 66: boots, 67: boots, 175: boots}
 
 // ErrConfig: DHCP cannot be configured like that. The error is a list of all
 // faults.
