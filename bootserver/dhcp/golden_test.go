@@ -33,24 +33,40 @@ func dump(what string, r *Reply) string {
 }
 
 // TestGoldenPackets keeps every byte of what each kind of client asks and gets:
-// from a full server, from a proxy with the offers, and from its port 4011. A
-// file in testdata is the evidence of a row of docs/HARDWARE.md.
+// from a full server, the offer and what follows when it is taken, from a proxy
+// with the offers, and from its port 4011. A file in testdata is the evidence of
+// a row of docs/HARDWARE.md.
 func TestGoldenPackets(t *testing.T) {
 	now := time.Unix(1000, 0)
-	answer := func(mode Mode, p Packet) *Reply {
+	server := func(mode Mode) *Server {
 		c := testConfig()
 		c.Interfaces[0].Mode = mode
-		r, err := serverOf(t, c, remembers(), scripted{}, &now).Handle(t.Context(), p)
+		return serverOf(t, c, remembers(), scripted{}, &now)
+	}
+	answer := func(s *Server, p Packet) *Reply {
+		r, err := s.Handle(t.Context(), p)
 		if err != nil {
 			t.Fatal(err)
 		}
 		return r
 	}
+	show := func(p *dhcpv4.DHCPv4) string {
+		return fmt.Sprintf("%s\n%s", strings.TrimSpace(p.Summary()), hex.Dump(p.ToBytes()))
+	}
 	for _, r := range rows(t) {
-		got := fmt.Sprintf("asks\n%s\n%s", strings.TrimSpace(r.packet.Summary()), hex.Dump(r.packet.ToBytes()))
-		got += dump("\nfull server", answer(Full, broadcast(r.packet)))
-		got += dump("\nproxy", answer(Proxy, broadcast(r.packet)))
-		if got += dump("\nproxy, port 4011", answer(Proxy, toBootServer(t, r.packet))); r.kind == System && strings.Count(got, "silence") != 2 {
+		full := server(Full)
+		offer := answer(full, broadcast(r.packet))
+		got := "asks\n" + show(r.packet) + dump("\nfull server", offer)
+		if r.packet.MessageType() == dhcpv4.MessageTypeDiscover {
+			q := takes(t, r.packet, offer.Message)
+			ack := answer(full, broadcast(q))
+			got += "\ntakes the full server's offer\n" + show(q) + dump("\nfull server", ack)
+			if m := ack.Message; m.MessageType() != dhcpv4.MessageTypeAck || !m.YourIPAddr.Equal(offer.Message.YourIPAddr) || m.BootFileName != offer.Message.BootFileName {
+				t.Errorf("%s: the offer of %s and %q is followed by %s of %s and %q", r.name, offer.Message.YourIPAddr, offer.Message.BootFileName, m.MessageType(), m.YourIPAddr, m.BootFileName)
+			}
+		}
+		got += dump("\nproxy", answer(server(Proxy), broadcast(r.packet)))
+		if got += dump("\nproxy, port 4011", answer(server(Proxy), toBootServer(t, r.packet))); r.kind == System && strings.Count(got, "silence") != 2 {
 			t.Errorf("a proxy answers a system")
 		}
 		path := filepath.Join("testdata", r.name+".txt")
@@ -67,6 +83,20 @@ func TestGoldenPackets(t *testing.T) {
 			t.Errorf("%s (-want +got):\n%s", r.name, d)
 		}
 	}
+}
+
+// takes makes of a client's DHCPDISCOVER the DHCPREQUEST that takes an offer
+// (RFC 2131 table 5).
+func takes(t *testing.T, p, offer *dhcpv4.DHCPv4) *dhcpv4.DHCPv4 {
+	t.Helper()
+	q, err := dhcpv4.FromBytes(p.ToBytes())
+	if err != nil {
+		t.Fatal(err)
+	}
+	q.UpdateOption(dhcpv4.OptMessageType(dhcpv4.MessageTypeRequest))
+	q.UpdateOption(dhcpv4.OptServerIdentifier(offer.ServerIdentifier()))
+	q.UpdateOption(dhcpv4.OptRequestedIPAddress(offer.YourIPAddr))
+	return q
 }
 
 // toBootServer makes of a client's packet the one that it sends to port 4011.

@@ -85,6 +85,20 @@ func toBootServer(m *dhcpv6.Message) Packet {
 	return Packet{Interface: "eth0", Port: PortPXE, Message: q, From: netip.MustParseAddrPort("[fd00:99::77]:4011"), To: testServer}
 }
 
+// takes makes of a client's Solicit the Request that takes an offer (RFC 8415
+// section 18.2.2).
+func takes(m, offer *dhcpv6.Message) *dhcpv6.Message {
+	q := &dhcpv6.Message{MessageType: dhcpv6.MessageTypeRequest, TransactionID: m.TransactionID}
+	for _, o := range m.Options.Options {
+		if o.Code() == dhcpv6.OptionIANA {
+			o = offer.Options.OneIANA()
+		}
+		q.AddOption(o)
+	}
+	q.AddOption(us())
+	return q
+}
+
 func dump(what string, r *Reply) string {
 	if r == nil {
 		return what + ": silence\n"
@@ -93,21 +107,37 @@ func dump(what string, r *Reply) string {
 }
 
 // TestGoldenPackets keeps every byte of what each kind of client asks and gets:
-// from a full server, from one that only says what to boot, and from its port
-// 4011. A file in testdata is the evidence of a row of docs/HARDWARE.md.
+// from a full server, the offer and what follows when it is taken, from one that
+// only says what to boot, and from its port 4011. A file in testdata is the
+// evidence of a row of docs/HARDWARE.md.
 func TestGoldenPackets(t *testing.T) {
 	now := time.Unix(1000, 0)
-	answer := func(mode Mode, p Packet) *Reply {
-		r, err := serverOf(t, withMode(mode), remembers(), scripted{}, &now).Handle(p)
+	server := func(mode Mode) *Server { return serverOf(t, withMode(mode), remembers(), scripted{}, &now) }
+	answer := func(s *Server, p Packet) *Reply {
+		r, err := s.Handle(p)
 		if err != nil {
 			t.Fatal(err)
 		}
 		return r
 	}
+	show := func(m *dhcpv6.Message) string {
+		return fmt.Sprintf("%s\n%s", strings.TrimSpace(m.Summary()), hex.Dump(m.ToBytes()))
+	}
 	for _, r := range rows() {
-		got := fmt.Sprintf("asks\n%s\n%s", strings.TrimSpace(r.packet.Summary()), hex.Dump(r.packet.ToBytes()))
-		got += dump("\nfull", answer(Full, multicast(r.packet, testMAC))) + dump("\nboot", answer(Boot, multicast(r.packet, testMAC)))
-		got += dump("\nboot, port 4011", answer(Boot, toBootServer(r.packet)))
+		full := server(Full)
+		offer := answer(full, multicast(r.packet, testMAC))
+		got := "asks\n" + show(r.packet) + dump("\nfull", offer)
+		if r.packet.MessageType == dhcpv6.MessageTypeSolicit {
+			q := takes(r.packet, offer.Message.(*dhcpv6.Message))
+			reply := answer(full, multicast(q, testMAC))
+			got += "\ntakes the full server's offer\n" + show(q) + dump("\nfull", reply)
+			want, _ := given(offer.Message.(*dhcpv6.Message))
+			m := reply.Message.(*dhcpv6.Message)
+			if ip, _ := given(m); m.MessageType != dhcpv6.MessageTypeReply || ip != want || m.Options.BootFileURL() != offer.Message.(*dhcpv6.Message).Options.BootFileURL() {
+				t.Errorf("%s: the offer is followed by\n%s", r.name, m.Summary())
+			}
+		}
+		got += dump("\nboot", answer(server(Boot), multicast(r.packet, testMAC))) + dump("\nboot, port 4011", answer(server(Boot), toBootServer(r.packet)))
 		path := filepath.Join("testdata", r.name+".txt")
 		if *update {
 			if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
