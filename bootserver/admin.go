@@ -1,6 +1,7 @@
 package bootserver
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -67,16 +68,26 @@ func (a admin) Machines() []fleet.Machine { return a.state.Machines() }
 func (a admin) Machine(ref string) (fleet.Machine, error) { return pick(a.state.Machines(), ref) }
 
 // Boots implements api.Backend.
-func (a admin) Boots(ref string, limit int) ([]fleet.Boot, error) {
+func (a admin) Boots(q api.BootsRequest) ([]fleet.Boot, string, error) {
 	var id ingot.MachineID
-	if ref != "" {
-		m, err := a.Machine(ref)
+	if q.Machine != "" {
+		m, err := a.Machine(q.Machine)
 		if err != nil {
-			return nil, err
+			return nil, "", err
 		}
 		id = m.ID
 	}
-	return a.state.Boots(id, limit)
+	before, err := state.ParsePlace(q.Before)
+	if err != nil {
+		return nil, "", api.Problem{Status: 400, Detail: fmt.Sprintf("before: %v", err), Next: "give what the Link of a page says"}
+	}
+	limit := cmp.Or(q.Limit, 1000)
+	list, err := a.state.BootsBefore(id, before, limit+1)
+	if err != nil || len(list) <= limit {
+		return list, "", err
+	}
+	list = list[1:] // it says that there are older ones
+	return list, state.PlaceOf(list[0], id == "").String(), nil
 }
 
 // pick returns the one machine that ref names.

@@ -1,6 +1,7 @@
 package bootserver
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -97,7 +98,7 @@ func TestAnswersAreAsDocumented(t *testing.T) {
 	asks := map[string][][2]string{
 		"GET /v1/audit":                    {{"", ""}, {"?after=1&limit=1", ""}, {"?last=true", ""}},
 		"GET /v1/authority":                {{"", ""}},
-		"GET /v1/boots":                    {{"", ""}, {"?machine=" + machineID + "&limit=1", ""}, {"?latest=true", ""}},
+		"GET /v1/boots":                    {{"", ""}, {"?machine=" + machineID + "&limit=1", ""}, {"?latest=true", ""}, {"?before=" + strings.Repeat("7", 48), ""}},
 		"GET /v1/machines":                 {{"", ""}, {"?limit=1", ""}},
 		"GET /v1/machines/{ref}":           {{"", ""}},
 		"GET /v1/events":                   {{"", ""}, {"?newest=true&limit=2&machine=" + machineID, ""}, {"?after=1&wait=1ms", ""}},
@@ -197,6 +198,129 @@ func TestPages(t *testing.T) {
 	}
 	status, header, text := c.ask(t, "GET", "/v1/machines?after=m-gone", "")
 	wantProblem(t, "a page after what is gone", status, header, text, http.StatusConflict)
+}
+
+// TestPagesOfBoots: all boots come, each once and in order, whatever the size
+// of a page, while machines boot and old boots are forgotten.
+func TestPagesOfBoots(t *testing.T) {
+	s := newStreet(t)
+	s.crowd(3)
+	began := 0
+	begin := func(n int) (ids []ingot.BootID) {
+		err := s.state.Update(func(tx *state.Tx) error {
+			for range n {
+				id := ingot.NewBootID([16]byte{byte(began * 7), 1, byte(began >> 8), byte(began)}) // not in order
+				tx.PutBoot(fleet.Boot{ID: id, Machine: ingot.MachineID(fmt.Sprintf("m-%012x", began%3)), Number: began/3 + 1,
+					Started: s.clock.Add(time.Duration(began/2) * time.Second), Outcome: ingot.OutcomeHealthy}) // two at a time
+				ids, began = append(ids, id), began+1
+			}
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return ids
+	}
+	c := s.caller("somebody", s.token("t", access.Read), "")
+	// walk reads all pages, and begins boots between them.
+	walk := func(query string, more int) (seen []ingot.BootID, pages int) {
+		for q := query; q != ""; pages++ {
+			status, header, text := c.ask(t, "GET", "/v1/boots"+q, "")
+			var page []fleet.Boot
+			if err := json.Unmarshal(text, &page); err != nil || status != 200 {
+				t.Fatalf("GET boots%s = %d %v %s", q, status, err, text)
+			}
+			var ids []ingot.BootID
+			for _, b := range page {
+				ids = append(ids, b.ID)
+			}
+			seen = append(ids, seen...)
+			begin(more)
+			if _, q, _ = strings.Cut(header.Get("Link"), "?"); q != "" {
+				q = "?" + strings.TrimSuffix(q, `>; rel="next"`)
+			}
+		}
+		return seen, pages
+	}
+	all := begin(20)
+	slices.SortFunc(all, func(a, b ingot.BootID) int {
+		one, _ := s.state.Boot(a)
+		other, _ := s.state.Boot(b)
+		return cmp.Or(one.Started.Compare(other.Started), cmp.Compare(a, b))
+	})
+	for _, forget := range []bool{false, true} { // from memory, and from the file
+		if forget {
+			s.state.Forget()
+		}
+		for _, limit := range []int{1, 2, 3, 7, 19, 20, 21} {
+			if seen, pages := walk(fmt.Sprintf("?limit=%d", limit), 0); !slices.Equal(seen, all) || pages != (20+limit-1)/limit {
+				t.Errorf("by pages of %d come %d boots on %d pages, out of memory: %v; want all 20 in order", limit, len(seen), pages, forget)
+			}
+		}
+	}
+	if seen, pages := walk("?limit=3", 2); !slices.Equal(seen, all) || pages != 7 {
+		t.Errorf("while others begin come %d boots on %d pages; want the 20 that there were", len(seen), pages)
+	}
+	of := func(m string) (ids []ingot.BootID) {
+		list, err := s.api.Boots(t.Context(), m, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, b := range list {
+			ids = append(ids, b.ID)
+		}
+		return ids
+	}
+	begin(3*state.BootsPerMachine - began)
+	before := of("m-000000000000")
+	if len(before) != state.BootsPerMachine {
+		t.Fatalf("%d boots of a machine; want %d", len(before), state.BootsPerMachine)
+	}
+	// The oldest ones are forgotten under the reader's eyes, those that pages end with among them.
+	seen, pages := walk("?limit=60&machine=m-000000000000", 3*60)
+	if pages != 2 || !slices.Equal(seen[len(seen)-60:], before[40:]) {
+		t.Errorf("while old ones are forgotten come %d boots on %d pages; want at least the newest 60 of %d", len(seen), pages, len(before))
+	}
+	wantOlder := before[len(before)-len(seen):]
+	if !slices.Equal(seen, wantOlder) {
+		t.Errorf("what came of a machine is not in order, or not whole")
+	}
+	status, header, text := c.ask(t, "GET", "/v1/boots?before=nonsense", "")
+	wantProblem(t, "a page before nonsense", status, header, text, http.StatusBadRequest)
+}
+
+// TestClientPages: the client gives as many boots as it is asked for, over as
+// many pages as that takes.
+func TestClientPages(t *testing.T) {
+	s := newStreet(t)
+	const machines, most = 25, state.BootsPerMachine
+	s.crowd(machines)
+	err := s.state.Update(func(tx *state.Tx) error {
+		for n := range machines * most {
+			tx.PutBoot(fleet.Boot{ID: ingot.NewBootID([16]byte{1, byte(n >> 8), byte(n)}), Machine: ingot.MachineID(fmt.Sprintf("m-%012x", n%machines)),
+				Number: n/machines + 1, Started: s.clock.Add(time.Duration(n) * time.Second), Outcome: ingot.OutcomeHealthy})
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for limit, want := range map[int]int{0: machines * most, 1: 1, 999: 999, 1000: 1000, 1001: 1001, 2400: 2400, 20_000: machines * most} {
+		list, err := s.api.Boots(t.Context(), "", limit)
+		if err != nil || len(list) != want {
+			t.Errorf("Boots(%d) = %d, %v; want %d", limit, len(list), err, want)
+			continue
+		}
+		for i, b := range list {
+			if n := machines*most - want + i; !b.Started.Equal(s.clock.Add(time.Duration(n) * time.Second)) {
+				t.Errorf("Boots(%d): the boot at %d began at %s; want the latest ones, oldest first", limit, i, b.Started)
+				break
+			}
+		}
+	}
+	if list, err := s.api.Boots(t.Context(), "m-000000000003", 0); err != nil || len(list) != most {
+		t.Errorf("Boots of one machine = %d, %v; want %d", len(list), err, most)
+	}
 }
 
 // crowd records n machines, as if they had asked.

@@ -30,7 +30,9 @@ type Backend interface {
 	Network() Network
 	Machines() []fleet.Machine
 	Machine(ref string) (fleet.Machine, error)
-	Boots(ref string, limit int) ([]fleet.Boot, error)
+	// Boots returns one page of boots, oldest first, and what the page before it
+	// is asked for by; nothing when there is none.
+	Boots(q BootsRequest) (page []fleet.Boot, before string, err error)
 	Machinery
 	Approve(ctx context.Context, ref string, q ApproveRequest) (fleet.Machine, error)
 	Assign(ctx context.Context, ref, image, why string) (fleet.Machine, error)
@@ -71,6 +73,13 @@ type Version struct {
 type ApproveRequest struct {
 	Name  string `json:"name,omitempty"`
 	Image string `json:"image,omitempty"`
+}
+
+// BootsRequest chooses a page of boots.
+type BootsRequest struct {
+	Machine string // empty: of all
+	Before  string // what a page was answered with; empty: the newest ones
+	Limit   int    // 0: 1000
 }
 
 // AssignRequest names an image for a machine.
@@ -201,15 +210,24 @@ func machineRoutes(r *routes, b Backend) {
 	})
 	type bootsIn struct {
 		Machine string `query:"machine" maxLength:"200" doc:"Of one machine; else of all."`
+		Before  string `query:"before" maxLength:"48" doc:"Only boots that began before those of another page: its Link has the value."`
 		Limit   int    `query:"limit" minimum:"0" maximum:"10000" default:"1000" doc:"The latest so many."`
-		Latest  bool   `query:"latest" doc:"The latest of each machine instead."`
+		Latest  bool   `query:"latest" doc:"The latest of each machine instead, all of them."`
 	}
-	add(r, "GET /v1/boots", access.Read, "The latest boots, oldest first", func(_ context.Context, in *bootsIn) ([]fleet.Boot, error) {
+	addPage(r, "GET /v1/boots", access.Read, "The latest boots, oldest first; the next page has older ones", func(_ context.Context, in *bootsIn) ([]fleet.Boot, string, error) {
 		if in.Latest {
-			return append([]fleet.Boot{}, b.LatestBoots()...), nil
+			return append([]fleet.Boot{}, b.LatestBoots()...), "", nil
 		}
-		list, err := b.Boots(in.Machine, in.Limit)
-		return append([]fleet.Boot{}, list...), err
+		list, before, err := b.Boots(BootsRequest{Machine: in.Machine, Before: in.Before, Limit: in.Limit})
+		list = append([]fleet.Boot{}, list...)
+		if err != nil || before == "" {
+			return list, "", err
+		}
+		next := url.Values{"before": {before}, "limit": {strconv.Itoa(in.Limit)}}
+		if in.Machine != "" {
+			next.Set("machine", in.Machine)
+		}
+		return list, next.Encode(), nil
 	})
 }
 

@@ -14,6 +14,7 @@ import (
 	"net/http"
 	"net/url"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -254,11 +255,35 @@ func (c *Client) Machine(ctx context.Context, ref string) (m fleet.Machine, err 
 }
 
 // Boots lists the latest boots of one machine, or of all for an empty ref,
-// oldest first; limit 0 is as many as the server gives.
-func (c *Client) Boots(ctx context.Context, ref string, limit int) (list []fleet.Boot, err error) {
-	q := url.Values{"machine": {ref}, "limit": {strconv.Itoa(limit)}}
-	return list, c.call(ctx, http.MethodGet, "boots?"+q.Encode(), nil, &list)
+// oldest first; limit 0 is all of them. It asks for one page after the other.
+func (c *Client) Boots(ctx context.Context, ref string, limit int) ([]fleet.Boot, error) {
+	size := bootsPage
+	if limit > 0 {
+		size = min(size, limit)
+	}
+	list := []fleet.Boot{} // newest first: each page is of older ones
+	for q := (url.Values{"machine": {ref}, "limit": {strconv.Itoa(size)}}).Encode(); ; {
+		var page []fleet.Boot
+		next, err := c.ask(ctx, http.MethodGet, "boots?"+q, nil, &page)
+		if err != nil {
+			return nil, err
+		}
+		slices.Reverse(page)
+		list = append(list, page...)
+		if q = next; q == "" || limit > 0 && len(list) >= limit {
+			break
+		}
+	}
+	if limit > 0 {
+		list = list[:min(len(list), limit)]
+	}
+	slices.Reverse(list)
+	return list, nil
 }
+
+// bootsPage is how many boots are asked for at once: some MB, when they have
+// much to tell.
+const bootsPage = 1000
 
 func (c *Client) change(ctx context.Context, ref, verb string, q any) (m fleet.Machine, err error) {
 	return m, c.call(ctx, http.MethodPost, "machines/"+url.PathEscape(ref)+"/"+verb, q, &m)

@@ -3,9 +3,12 @@ package state
 import (
 	"bytes"
 	"encoding/binary"
+	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"go.etcd.io/bbolt"
@@ -31,11 +34,10 @@ func historyKey(b fleet.Boot) []byte {
 
 func recentKey(b fleet.Boot) []byte { return append(timeKey(b.Started), b.ID...) }
 
-// idOf is the id at the end of a key of an index.
-func idOf(key []byte) ingot.BootID {
-	const digits = 32
-	return ingot.BootID(key[max(0, len(key)-digits):])
-}
+// idDigits is the length of the id at the end of a key of an index.
+const idDigits = 32
+
+func idOf(key []byte) ingot.BootID { return ingot.BootID(key[max(0, len(key)-idDigits):]) }
 
 // writeBoot stores a boot and, when it is new, its place in the indexes. Of a
 // machine's boots the oldest are forgotten.
@@ -162,18 +164,63 @@ func (s *State) boot(id ingot.BootID) (b fleet.Boot, ok bool) {
 // Boots returns the newest boots of one machine, or of all for an empty id,
 // oldest first; limit 0 is all of them.
 func (s *State) Boots(machine ingot.MachineID, limit int) ([]fleet.Boot, error) {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	return s.bootsOf(machine, limit)
+	return s.BootsBefore(machine, Place{}, limit)
 }
 
-func (s *State) bootsOf(machine ingot.MachineID, limit int) ([]fleet.Boot, error) {
+// Place is where a boot stands among those of its machine, or among all, in
+// the order in which they began. It holds when the boot itself is forgotten.
+// The zero Place is behind the newest one.
+type Place struct{ key string } // as the index has it, behind what its keys begin with
+
+// PlaceOf is the place of a boot, of its machine's boots or of all.
+func PlaceOf(b fleet.Boot, all bool) Place {
+	if all {
+		return Place{string(recentKey(b))}
+	}
+	return Place{string(historyKey(b)[len(b.Machine)+1:])}
+}
+
+// String is for ParsePlace.
+func (p Place) String() string {
+	if p == (Place{}) {
+		return ""
+	}
+	return hex.EncodeToString([]byte(p.key[:8])) + p.key[8:]
+}
+
+// ErrPlace: a text is no Place.
+var ErrPlace = errors.New("this is no place among boots")
+
+// ParsePlace reads what String wrote.
+func ParsePlace(text string) (Place, error) {
+	if text == "" {
+		return Place{}, nil
+	}
+	if len(text) != 16+idDigits {
+		return Place{}, fmt.Errorf("%w: %q", ErrPlace, text)
+	}
+	n, err := hex.DecodeString(text[:16])
+	if err != nil {
+		return Place{}, fmt.Errorf("%w: %q", ErrPlace, text)
+	}
+	return Place{string(n) + text[16:]}, nil
+}
+
+// BootsBefore returns the newest boots that began before a place, as Boots does.
+func (s *State) BootsBefore(machine ingot.MachineID, before Place, limit int) ([]fleet.Boot, error) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.bootsOf(machine, before, limit)
+}
+
+func (s *State) bootsOf(machine ingot.MachineID, before Place, limit int) ([]fleet.Boot, error) {
 	if machine != "" && limit == 0 {
 		limit = BootsPerMachine // some that were forgotten may still be in memory
 	}
+	place := func(b fleet.Boot) string { return PlaceOf(b, machine == "").key }
 	list := map[ingot.BootID]fleet.Boot{}
 	for id, b := range s.boots { // those that are on their way to the disk, too
-		if machine == "" || b.Machine == machine {
+		if (machine == "" || b.Machine == machine) && (before == Place{} || place(b) < before.key) {
 			list[id] = b
 		}
 	}
@@ -182,6 +229,9 @@ func (s *State) bootsOf(machine ingot.MachineID, limit int) ([]fleet.Boot, error
 		if machine != "" {
 			bucket, prefix, end = bucketHistory, append([]byte(machine), 0), append([]byte(machine), 1)
 		}
+		if before != (Place{}) {
+			end = append(slices.Clone(prefix), before.key...)
+		}
 		c := tx.Bucket(bucket).Cursor()
 		k, _ := c.Seek(end)
 		if k == nil {
@@ -189,12 +239,12 @@ func (s *State) bootsOf(machine ingot.MachineID, limit int) ([]fleet.Boot, error
 		} else {
 			k, _ = c.Prev()
 		}
-		for n := 0; k != nil && bytes.HasPrefix(k, prefix) && (limit == 0 || n < limit); n++ {
+		for n := 0; k != nil && bytes.HasPrefix(k, prefix) && (limit == 0 || n < limit); k, _ = c.Prev() {
 			id := idOf(k)
 			if b, ok := s.boots[id]; ok && machine != "" && b.Machine != machine {
-				k, _ = c.Prev() // it was moved, and that is not on the disk yet
-				continue
+				continue // it was moved, and that is not on the disk yet
 			}
+			n++
 			if list[id].ID == "" {
 				b, err := readBoot(tx, id)
 				if err != nil {
@@ -202,7 +252,6 @@ func (s *State) bootsOf(machine ingot.MachineID, limit int) ([]fleet.Boot, error
 				}
 				list[id] = b
 			}
-			k, _ = c.Prev()
 		}
 		return nil
 	})
@@ -213,7 +262,7 @@ func (s *State) bootsOf(machine ingot.MachineID, limit int) ([]fleet.Boot, error
 	for _, b := range list {
 		sorted = append(sorted, b)
 	}
-	slices.SortFunc(sorted, older)
+	slices.SortFunc(sorted, func(a, b fleet.Boot) int { return strings.Compare(place(a), place(b)) })
 	if limit > 0 && len(sorted) > limit {
 		sorted = sorted[len(sorted)-limit:]
 	}

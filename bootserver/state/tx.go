@@ -113,7 +113,7 @@ func (tx *Tx) DropMachine(id ingot.MachineID) error {
 	if !had {
 		return nil
 	}
-	boots, err := tx.s.bootsOf(id, 0)
+	boots, err := tx.s.bootsOf(id, Place{}, 0)
 	if err != nil {
 		return err
 	}
@@ -131,11 +131,11 @@ func (tx *Tx) DropMachine(id ingot.MachineID) error {
 
 // MoveBoots gives the boots of one machine to another.
 func (tx *Tx) MoveBoots(from, to ingot.MachineID) error {
-	boots, err := tx.s.bootsOf(from, 0)
+	boots, err := tx.s.bootsOf(from, Place{}, 0)
 	if err != nil {
 		return err
 	}
-	have, err := tx.s.bootsOf(to, 1)
+	have, err := tx.s.bootsOf(to, Place{}, 1)
 	if err != nil {
 		return err
 	}

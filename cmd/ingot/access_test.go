@@ -77,8 +77,8 @@ func filled[T any]() (v T) {
 func (spiteful) Version() string                       { return spite }
 func (spiteful) Machines() []fleet.Machine             { return []fleet.Machine{filled[fleet.Machine]()} }
 func (spiteful) Machine(string) (fleet.Machine, error) { return filled[fleet.Machine](), nil }
-func (spiteful) Boots(string, int) ([]fleet.Boot, error) {
-	return []fleet.Boot{filled[fleet.Boot]()}, nil
+func (spiteful) Boots(api.BootsRequest) ([]fleet.Boot, string, error) {
+	return []fleet.Boot{filled[fleet.Boot]()}, "", nil
 }
 func (spiteful) Credentials() []access.Credential {
 	return []access.Credential{filled[access.Credential]()}

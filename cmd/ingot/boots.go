@@ -54,7 +54,7 @@ outcome, reason. Of one machine the latest boot is drawn stage by stage; with
 			})
 		},
 	}
-	c.Flags().IntVarP(&limit, "limit", "n", 20, "number of boots at most")
+	c.Flags().IntVarP(&limit, "limit", "n", 20, "number of boots at most (0: all)")
 	c.Flags().BoolVarP(&timeline, "timeline", "t", false, "draw each boot stage by stage")
 	return c
 }
