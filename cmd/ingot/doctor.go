@@ -46,8 +46,8 @@ func (a *app) doctorCommand() *cobra.Command {
 DHCP servers, the firewall, the clock, the store, its keys and loaders; whether a server
 runs and answers. Then a trial: in a network of its own, a server with this host's loaders
 is asked for DHCP, TFTP and HTTP by a simulated machine. Nothing is changed, and nothing
-but one DHCPDISCOVER on each interface leaves this host. Run it as root, or some of it
-is skipped.
+but one DHCPDISCOVER on each interface leaves this host; over IPv6 a DHCPv6 SOLICIT, and
+the question which routers there are. Run it as root, or some of it is skipped.
 
 Each finding has its fix. Warnings do not make it fail. What lies between this host and
 the machines it cannot see: for that, ingot capture MACHINE.`,
@@ -73,6 +73,7 @@ the machines it cannot see: for that, ingot capture MACHINE.`,
 	}
 	a.configFlag(c.Flags(), &f.config)
 	c.Flags().StringSliceVar(&f.ifaces, "interface", nil, "network interfaces to look at (default: those of the configuration)")
+	c.Flags().StringSliceVar(&f.ifaces6, "interface6", nil, "network interfaces to look at that are served over IPv6 (likewise)")
 	c.Flags().BoolVar(&noTrial, "no-trial", false, "leave out the trial")
 	return c
 }
@@ -95,10 +96,10 @@ func (a *app) examine(ctx context.Context, c config.Config, broken error, trial 
 	if broken != nil {
 		add(found("configuration", findError, "ingot config check", "%v", broken))
 	} else {
-		add(found("configuration", findOK, "", "%d interfaces", len(c.DHCP.Interfaces)))
+		add(found("configuration", findOK, "", "%d interfaces of IPv4, %d of IPv6", len(c.DHCP.Interfaces), len(c.DHCP6.Interfaces)))
 	}
-	if len(c.DHCP.Interfaces) == 0 {
-		add(found("interface", findError, "ingot doctor --interface IF, or dhcp.interfaces in "+config.Default, "none is named: there is nothing to serve"))
+	if len(c.DHCP.Interfaces)+len(c.DHCP6.Interfaces) == 0 {
+		add(found("interface", findError, "ingot doctor --interface IF, or --interface6, or dhcp.interfaces in "+config.Default, "none is named: there is nothing to serve"))
 	}
 	root := a.storeRoot()
 	running, network := a.examineServer(ctx, root, add)
@@ -111,18 +112,19 @@ func (a *app) examine(ctx context.Context, c config.Config, broken error, trial 
 		pid = strings.TrimSpace(string(lock))
 	}
 	for _, p := range portsOf(c) {
-		add(examinePort(p, bootserver.Holder(p.proto, p.number), pid))
+		add(examinePort(p, bootserver.Holder(p.table(), p.number), pid))
 	}
 	if running {
 		add(examineForeign(c.DHCP.Interfaces, network.Servers)...)
 	} else {
 		add(listenForOthers(ctx, c.DHCP.Interfaces)...)
 	}
+	add(examine6(ctx, c, running, network)...)
 	ruleset, err := exec.CommandContext(ctx, "nft", "list", "ruleset").Output()
 	if err != nil {
 		add(found("firewall", findSkipped, "", "nft list ruleset: %v", err))
 	} else {
-		add(examineFirewall(string(ruleset), portsOf(c), c.DHCP.Interfaces))
+		add(examineFirewall(string(ruleset), portsOf(c), namesOf(c)))
 	}
 	add(examineHere(root, running)...)
 	if trial {

@@ -14,6 +14,7 @@ import (
 
 	"ingot/bootserver/config"
 	"ingot/bootserver/dhcp"
+	"ingot/bootserver/dhcp6"
 )
 
 // finding is one thing that ingot doctor looked at.
@@ -78,22 +79,42 @@ type port struct {
 	proto  string
 	number int
 	what   string
+	six    bool // over IPv6
+}
+
+// table is what the kernel lists its holders in.
+func (p port) table() string {
+	if p.six {
+		return p.proto + "6"
+	}
+	return p.proto
+}
+
+func httpPort(c config.Config) int {
+	if c.HTTP.Port == 0 {
+		return 80
+	}
+	return int(c.HTTP.Port)
 }
 
 // portsOf are the ports of a configuration.
 func portsOf(c config.Config) (list []port) {
-	http := int(c.HTTP.Port)
-	if http == 0 {
-		http = 80
+	if len(c.DHCP.Interfaces) > 0 {
+		list = append(list, port{"udp", dhcp.PortDHCP, "DHCP", false}, port{"udp", 69, "TFTP", false}, port{"tcp", httpPort(c), "HTTP", false})
 	}
-	list = []port{{"udp", dhcp.PortDHCP, "DHCP"}, {"udp", 69, "TFTP"}, {"tcp", http, "HTTP"}}
+	if len(c.DHCP6.Interfaces) > 0 {
+		list = append(list, port{"udp", dhcp6.PortServer, "DHCPv6", true}, port{"udp", 69, "TFTP", true}, port{"tcp", httpPort(c), "HTTP", true})
+	}
+	if slices.ContainsFunc(c.DHCP6.Interfaces, func(i dhcp6.Interface) bool { return i.Mode == dhcp6.Boot }) {
+		list = append(list, port{"udp", dhcp6.PortPXE, "boot beside DHCPv6", true})
+	}
 	if slices.ContainsFunc(c.DHCP.Interfaces, func(i dhcp.Interface) bool { return i.Mode == dhcp.Proxy }) {
-		list = append(list, port{"udp", dhcp.PortPXE, "proxy DHCP"})
+		list = append(list, port{"udp", dhcp.PortPXE, "proxy DHCP", false})
 	}
 	for _, at := range append(slices.Clone(c.API.Listen), c.API.Metrics) {
 		if _, p, err := net.SplitHostPort(at); err == nil {
 			if n, err := strconv.Atoi(p); err == nil {
-				list = append(list, port{"tcp", n, "API"})
+				list = append(list, port{"tcp", n, "API", false})
 			}
 		}
 	}
@@ -104,6 +125,9 @@ func portsOf(c config.Config) (list []port) {
 // has it open, and pid that of the running server, or nothing.
 func examinePort(p port, holder, pid string) finding {
 	check := fmt.Sprintf("port %d/%s", p.number, p.proto)
+	if p.six {
+		check += " over IPv6"
+	}
 	switch {
 	case holder == "":
 		if pid != "" {
@@ -121,7 +145,7 @@ func examineForeign(interfaces []dhcp.Interface, servers []dhcp.Foreign) (list [
 	for _, i := range interfaces {
 		check, heard := "DHCP servers "+i.Name, []string{}
 		for _, s := range servers {
-			if s.Interface == i.Name && !s.Proxy {
+			if s.Interface == i.Name && !s.Proxy && s.DUID == "" {
 				heard = append(heard, fmt.Sprintf("%s (%s)", s.Address, s.MAC))
 			}
 		}
@@ -141,23 +165,39 @@ func examineForeign(interfaces []dhcp.Interface, servers []dhcp.Foreign) (list [
 	return list
 }
 
+// namesOf are the interfaces of a configuration.
+func namesOf(c config.Config) (names []string) {
+	for _, i := range c.DHCP.Interfaces {
+		names = append(names, i.Name)
+	}
+	for _, i := range c.DHCP6.Interfaces {
+		if !slices.Contains(names, i.Name) {
+			names = append(names, i.Name)
+		}
+	}
+	return names
+}
+
 // dropsRE finds base chains of input that drop by policy in what
 // "nft list ruleset" prints (nft(8)).
 var dropsRE = regexp.MustCompile(`type filter hook input[^;]*; policy drop;`)
 
 // examineFirewall judges a ruleset. It cannot follow every rule: when packets
 // are dropped by default, a rule must name the port or the interface.
-func examineFirewall(ruleset string, ports []port, interfaces []dhcp.Interface) finding {
+func examineFirewall(ruleset string, ports []port, interfaces []string) finding {
 	if !dropsRE.MatchString(ruleset) {
 		return found("firewall", findOK, "", "no nftables chain drops by policy what comes in")
 	}
-	for _, i := range interfaces {
-		if regexp.MustCompile(`iifname "?` + regexp.QuoteMeta(i.Name) + `"? accept`).MatchString(ruleset) {
-			return found("firewall", findOK, "", "drops by policy, and accepts what comes from %s", i.Name)
+	for _, name := range interfaces {
+		if regexp.MustCompile(`iifname "?` + regexp.QuoteMeta(name) + `"? accept`).MatchString(ruleset) {
+			return found("firewall", findOK, "", "drops by policy, and accepts what comes from %s", name)
 		}
 	}
 	var missing, rules []string
 	for _, p := range ports {
+		if slices.Contains(missing, fmt.Sprintf("%d/%s", p.number, p.proto)) {
+			continue // of the other family: the rule is the same
+		}
 		if !regexp.MustCompile(p.proto + ` dport [^\n]*\b` + strconv.Itoa(p.number) + `\b[^\n]*accept`).MatchString(ruleset) {
 			missing = append(missing, fmt.Sprintf("%d/%s", p.number, p.proto))
 			rules = append(rules, fmt.Sprintf("%s dport %d accept", p.proto, p.number))
