@@ -239,8 +239,7 @@ func (r *receiver) checkSignature(ctx context.Context, a arrived) error {
 	if err != nil {
 		return fmt.Errorf("receiving a signature: %w", err)
 	}
-	_, err = verifyWith(r.Trusted, r.image.body, string(text))
-	return err
+	return verifyWith(r.Trusted, r.image.body, string(text))
 }
 
 // checkConfig holds the config against the manifest: what a server or a

@@ -51,22 +51,21 @@ func (im *Image) VerifySignature(keys ...PublicKey) error {
 	if im.Signature == "" {
 		return fmt.Errorf("%w: it is not signed", ErrSignature)
 	}
-	_, err := verifyWith(keys, im.OCI, im.Signature)
-	return err
+	return verifyWith(keys, im.OCI, im.Signature)
 }
 
-// verifyWith returns the first of the keys that made a signature.
-func verifyWith(keys []PublicKey, message []byte, signature string) (PublicKey, error) {
+// verifyWith accepts a signature that one of the keys made.
+func verifyWith(keys []PublicKey, message []byte, signature string) error {
 	for _, k := range keys {
 		if k.Verify(message, signature) == nil {
-			return k, nil
+			return nil
 		}
 	}
 	var s minisign.Signature
 	if err := s.UnmarshalText([]byte(signature)); err != nil {
-		return PublicKey{}, fmt.Errorf("%w: %w", ErrSignature, err)
+		return fmt.Errorf("%w: %w", ErrSignature, err)
 	}
-	return PublicKey{}, fmt.Errorf("%w: it says key %016X", ErrSignature, s.KeyID)
+	return fmt.Errorf("%w: it says key %016X", ErrSignature, s.KeyID)
 }
 
 // ID is the key's number as minisign prints it, 16 hex digits.
