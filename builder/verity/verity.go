@@ -120,7 +120,7 @@ func (o Options) tree(ctx context.Context, data io.ReaderAt, size int64, out Sto
 		in, from, size = out, end, level
 	}
 	var top [BlockSize]byte
-	if _, err := readFull(in, top[:], from); err != nil {
+	if err := readFull(in, top[:], from); err != nil {
 		return Hash{}, err
 	}
 	return sha256.Sum256(append(append([]byte{}, o.Salt...), top[:]...)), nil
@@ -140,7 +140,7 @@ func (o Options) level(ctx context.Context, in io.ReaderAt, from, size int64, ou
 					return err
 				}
 				part := data[:min(strip, size-i*strip)]
-				if _, err := readFull(in, part, from+i*strip); err != nil {
+				if err := readFull(in, part, from+i*strip); err != nil {
 					return err
 				}
 				if _, err := out.WriteAt(digests(part, salted, len(o.Salt)), at+i*BlockSize); err != nil {
@@ -166,15 +166,15 @@ func digests(data, salted []byte, salt int) []byte {
 }
 
 // readFull reads all of b; io.ReaderAt may say io.EOF with its last bytes.
-func readFull(r io.ReaderAt, b []byte, at int64) (int, error) {
+func readFull(r io.ReaderAt, b []byte, at int64) error {
 	n, err := r.ReadAt(b, at)
 	if n == len(b) {
-		return n, nil
+		return nil
 	}
 	if err == nil || errors.Is(err, io.EOF) {
-		err = io.ErrUnexpectedEOF
+		return io.ErrUnexpectedEOF
 	}
-	return n, err
+	return err
 }
 
 // superblock is the block before the tree.
