@@ -73,12 +73,8 @@ PROFILE is a folder, a YAML file or a shipped profile: debian, node, lab.`,
 
 // fetch gets the packages of a plan into the cache.
 func (a *app) fetch(ctx context.Context, plan *builder.Plan, f buildFlags) error {
-	cache, err := cacheDir()
-	if err != nil {
-		return err
-	}
 	bar := newProgress(a.stderr)
-	err = builder.Fetch(ctx, plan, builder.BuildOptions{CacheDir: cache, Mirror: mirrorOf(f.mirror), Offline: f.offline, Log: a.logger(),
+	err := builder.Fetch(ctx, plan, builder.BuildOptions{CacheDir: cacheDir(), Mirror: mirrorOf(f.mirror), Offline: f.offline, Log: a.logger(),
 		Progress: func(e builder.Event) { bar.Step(e.Step, e.Done, e.Total, e.Detail) }})
 	if err != nil {
 		bar.Abort()
@@ -269,10 +265,6 @@ func (a *app) resolve(ctx context.Context, p *profiles.Profile, f buildFlags) (*
 }
 
 func (a *app) planOptions(f buildFlags) (builder.PlanOptions, error) {
-	cache, err := cacheDir()
-	if err != nil {
-		return builder.PlanOptions{}, err
-	}
 	init, err := initBinary(f.init)
 	if err != nil {
 		return builder.PlanOptions{}, err
@@ -297,7 +289,7 @@ func (a *app) planOptions(f buildFlags) (builder.PlanOptions, error) {
 	if err != nil {
 		return builder.PlanOptions{}, err
 	}
-	return builder.PlanOptions{CacheDir: cache, Mirror: mirrorOf(f.mirror), Keyring: keyring, Init: init, Keys: keys, Mode: mode, Offline: f.offline, Log: a.logger()}, nil
+	return builder.PlanOptions{CacheDir: cacheDir(), Mirror: mirrorOf(f.mirror), Keyring: keyring, Init: init, Keys: keys, Mode: mode, Offline: f.offline, Log: a.logger()}, nil
 }
 
 // foreignServer is the key of a boot server elsewhere: its public half alone.

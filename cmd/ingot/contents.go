@@ -134,11 +134,7 @@ read from the packages in the cache, because images carry none.
 			if err != nil {
 				return err
 			}
-			cache, err := cacheDir()
-			if err != nil {
-				return err
-			}
-			d, err := builder.Compare(cmd.Context(), s, from, to, filepath.Join(cache, "debs"))
+			d, err := builder.Compare(cmd.Context(), s, from, to, filepath.Join(cacheDir(), "debs"))
 			if err != nil {
 				return err
 			}
@@ -435,13 +431,9 @@ keys) is taken from the image itself, so an image of another store can be verifi
 			if err != nil {
 				return err
 			}
-			cache, err := cacheDir()
-			if err != nil {
-				return err
-			}
 			bar := newProgress(a.stderr)
 			v, err := builder.Verify(cmd.Context(), s, im, builder.BuildOptions{
-				CacheDir: cache, Mirror: mirrorOf(f.mirror), Offline: f.offline, Log: a.logger(),
+				CacheDir: cacheDir(), Mirror: mirrorOf(f.mirror), Offline: f.offline, Log: a.logger(),
 				Progress: func(e builder.Event) { bar.Step(e.Step, e.Done, e.Total, e.Detail) },
 			})
 			if err != nil {

@@ -153,18 +153,15 @@ func (a *app) importFrom(ctx context.Context, ref string, f importFlags, rules [
 	if err := f.check(ref); err != nil {
 		return err
 	}
-	cache, err := cacheDir()
-	if err != nil {
-		return err
-	}
 	kernel := profiles.Kernel{Package: f.kernel, Suite: f.suite, Modules: []string{"@boot", "@virtual", "@net", "@storage"},
 		Arguments: []string{"console=tty0", "console=ttyS0,115200", "panic=30"}}
 	bar := newProgress(a.stderr)
-	o := builder.ImportOptions{Name: f.name, Folder: f.into, Arch: ingot.Arch(f.arch), Kernel: kernel, CacheDir: cache, Mirror: mirrorOf(f.mirror),
+	o := builder.ImportOptions{Name: f.name, Folder: f.into, Arch: ingot.Arch(f.arch), Kernel: kernel, CacheDir: cacheDir(), Mirror: mirrorOf(f.mirror),
 		Offline: f.offline, DryRun: f.dryRun, Rules: rules, Include: f.include, Log: a.logger(),
 		Progress: func(e builder.Event) { bar.Step(e.Step, e.Done, e.Total, e.Detail) }}
 	start := time.Now()
 	var im *builder.Imported
+	var err error
 	if strings.HasPrefix(ref, "ssh://") {
 		var h source.Host
 		if h, err = source.ParseHost(ref); err != nil {

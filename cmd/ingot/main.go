@@ -235,13 +235,13 @@ func defaultStore() string {
 }
 
 // cacheDir is where downloads and intermediate results live.
-func cacheDir() (string, error) {
+func cacheDir() string {
 	d, err := os.UserCacheDir()
 	if err != nil {
 		// A service or a CI job may run without HOME.
-		return filepath.Join(os.TempDir(), "ingot-cache"), nil //nolint:nilerr // the fallback is the answer
+		return filepath.Join(os.TempDir(), "ingot-cache")
 	}
-	return filepath.Join(d, "ingot"), nil
+	return filepath.Join(d, "ingot")
 }
 
 func (a *app) logger() *slog.Logger {

@@ -309,13 +309,9 @@ func (a *app) fetchLoaders(ctx context.Context, opt builder.PlanOptions) error {
 }
 
 func (a *app) loaderOptions(mirror string) (builder.PlanOptions, error) {
-	cache, err := cacheDir()
-	if err != nil {
-		return builder.PlanOptions{}, err
-	}
 	keyring, err := keyringOf("")
 	if err != nil {
 		return builder.PlanOptions{}, err
 	}
-	return builder.PlanOptions{CacheDir: cache, Mirror: mirrorOf(mirror), Keyring: keyring, Log: a.logger()}, nil
+	return builder.PlanOptions{CacheDir: cacheDir(), Mirror: mirrorOf(mirror), Keyring: keyring, Log: a.logger()}, nil
 }
