@@ -10,7 +10,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"syscall"
@@ -38,8 +37,15 @@ func TestRootByReferees(t *testing.T) {
 	if os.Getenv("INGOT_TEST_ALL") != "" {
 		tar, _ = nodeRoot(t)
 		names = slices.Sorted(maps.Keys(rootOptions))
-	} else if out, err := exec.Command("tar", "--create", "--format=pax", "--file", tar, "--directory", filepath.Join(runtime.GOROOT(), "src"), "crypto", "net").CombinedOutput(); err != nil {
-		t.Fatalf("tar: %v: %s", err, out)
+	} else {
+		goroot, err := exec.Command("go", "env", "GOROOT").Output()
+		if err != nil {
+			t.Fatalf("go env GOROOT: %v", err)
+		}
+		src := filepath.Join(strings.TrimSpace(string(goroot)), "src")
+		if out, err := exec.Command("tar", "--create", "--format=pax", "--file", tar, "--directory", src, "crypto", "net").CombinedOutput(); err != nil {
+			t.Fatalf("tar: %v: %s", err, out)
+		}
 	}
 	want := filepath.Join(t.TempDir(), "want")
 	extract(t, tar, want)
@@ -167,8 +173,8 @@ func sameBytes(want, got string) error {
 	for {
 		n, errX := io.ReadFull(a, x)
 		m, errY := io.ReadFull(b, y)
-		if !bytes.Equal(x[:n], y[:m]) || errX != errY {
-			return fmt.Errorf("%q: other content than %q (%v, %v)", got, want, errX, errY)
+		if !bytes.Equal(x[:n], y[:m]) || !errors.Is(errX, errY) {
+			return errors.Join(fmt.Errorf("%q: other content than %q", got, want), errX, errY)
 		}
 		if errX != nil { // the end of both, or the same trouble, which the sizes would have shown
 			return nil
