@@ -305,7 +305,9 @@ func (r *trial) kill() {
 	if err := r.server.Process.Kill(); err != nil {
 		r.t.Fatal(err)
 	}
-	<-r.ended
+	if err := <-r.ended; err == nil {
+		r.t.Error("the server ended by itself, before it was killed")
+	}
 }
 
 // check looks at the disk of the dead server for all that was acknowledged.
