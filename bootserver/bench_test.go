@@ -152,7 +152,7 @@ func askedOverSocket(b *testing.B, boot *booter) float64 {
 	srv := &http.Server{ConnContext: access.ConnContext,
 		Handler: api.Handler(admin{boot, &Server{booter: boot}}, &access.Keeper{Find: boot.state.Credential, Now: time.Now}, nil)}
 	go func() { _ = srv.Serve(l) }() // until it is closed
-	defer srv.Close()
+	defer func() { _ = srv.Close() }()
 	c := api.Dial(l.Addr().String())
 	start := time.Now()
 	list, err := c.MachinesBrief(b.Context())

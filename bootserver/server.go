@@ -87,7 +87,7 @@ type Server struct {
 
 	reloading sync.Mutex
 	ports     map[string]*ports // by link.key; Run makes it, then reloads change it
-	serving   context.Context   //nolint:containedctx // of Run, for links that a reload adds
+	serving   context.Context   // of Run, for links that a reload adds
 	group     *errgroup.Group
 }
 

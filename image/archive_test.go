@@ -144,7 +144,9 @@ func TestImportRefuses(t *testing.T) {
 		}
 		_, _ = io.WriteString(w, text) // into memory
 	}
-	w.Close()
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
 	for name, c := range map[string]struct {
 		bytes []byte
 		want  error

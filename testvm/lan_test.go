@@ -79,8 +79,8 @@ func TestCloseLeavesNothing(t *testing.T) {
 	if err := daemon.Start(); err != nil {
 		t.Fatal(err)
 	}
-	ended := make(chan error, 1)
-	go func() { ended <- daemon.Wait() }()
+	ended := make(chan struct{})
+	go func() { defer close(ended); _ = daemon.Wait() }()
 	cmd := changesUser(l)
 	if err := l.Start(cmd); err != nil {
 		t.Fatal(err)

@@ -25,7 +25,7 @@ func TestSceneLoss(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			defer wire.Close()
+			defer func() { _ = wire.Close() }()
 			wire.Set(Faults{Loss: 0.2, Duplicate: 0.05, Reorder: 0.05})
 			began := time.Now()
 			s.until("the machine to be told its script", func() bool {

@@ -76,7 +76,7 @@ func Run(ctx context.Context, w io.Writer, interfaces []string, m Machine, most 
 		defer context.AfterFunc(ctx, func() { _ = c.SetReadDeadline(time.Unix(1, 0)) })()
 		g.Go(func() error { return m.record(ctx, c, f) })
 	}
-	if err := g.Wait(); !errors.Is(err, errFull) {
+	if err := g.Wait(); err != nil && !errors.Is(err, errFull) {
 		return err
 	}
 	return nil

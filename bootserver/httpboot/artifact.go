@@ -100,7 +100,7 @@ func (a Artifact) open() (file, int64, error) {
 type paced struct {
 	http.ResponseWriter
 	control *http.ResponseController
-	ctx     context.Context //nolint:containedctx // of the one answer that it is
+	ctx     context.Context // of the one answer that it is
 	server  *Server
 	n       int64
 }

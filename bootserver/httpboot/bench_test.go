@@ -3,6 +3,7 @@ package httpboot
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -136,10 +137,10 @@ func fetch(at, path string, size int64) error {
 		var inner error
 		err := raw.Read(func(fd uintptr) bool {
 			n, inner = discard(int(fd), int(min(left, 1<<20)))
-			return inner != unix.EAGAIN
+			return !errors.Is(inner, unix.EAGAIN)
 		})
 		if err != nil || inner != nil || n == 0 {
-			return fmt.Errorf("after %d bytes: %v, %v, %w", size-left, err, inner, io.ErrUnexpectedEOF)
+			return fmt.Errorf("after %d bytes: %w", size-left, errors.Join(err, inner, io.ErrUnexpectedEOF))
 		}
 		left -= int64(n)
 	}

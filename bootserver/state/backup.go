@@ -196,7 +196,7 @@ func readFile(path string, f func(*bbolt.Tx) error) error {
 		if err != nil {
 			return fmt.Errorf("%w: %w", ErrDamaged, err)
 		}
-		defer db.Close()
+		defer func() { _ = db.Close() }() // it is only read
 		return db.View(func(tx *bbolt.Tx) error {
 			if st, err := os.Stat(path); err != nil || st.Size() < tx.Size() {
 				return fmt.Errorf("%w: it was cut off", ErrDamaged)

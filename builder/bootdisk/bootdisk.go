@@ -273,7 +273,7 @@ var isoTime = []byte{80, 1, 1, 0, 0, 0, 0}
 
 // writer counts, and stops when ctx ends.
 type writer struct {
-	ctx         context.Context //nolint:containedctx // of the one copy that it is made for
+	ctx         context.Context // of the one copy that it is made for
 	w           io.Writer
 	done, total int64
 	told        int64 // done, when tell was called last

@@ -157,7 +157,7 @@ func (d *deb) md5(f debFile) (string, error) {
 		return "", err
 	}
 	defer spool.Close()
-	sum := md5.New() //nolint:gosec // dpkg's format
+	sum := md5.New() // dpkg's format
 	if _, err := io.Copy(sum, io.NewSectionReader(spool, f.at, f.Size)); err != nil {
 		return "", err
 	}

@@ -108,7 +108,7 @@ func (d *deb) members(ctx context.Context, r io.Reader) error {
 		if err != nil {
 			return fmt.Errorf("%s: %w", name, err)
 		}
-		if _, err := io.CopyN(io.Discard, r, body.N+size&1); err != nil && !(data && err == io.EOF) {
+		if _, err := io.CopyN(io.Discard, r, body.N+size&1); err != nil && !(data && errors.Is(err, io.EOF)) {
 			return fmt.Errorf("%s: %w", name, err)
 		}
 	}
@@ -148,7 +148,7 @@ func (d *deb) readControl(r io.Reader, suffix string) error {
 	defer done()
 	for t := tar.NewReader(io.LimitReader(r, maxControl)); ; {
 		h, err := t.Next()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return nil
 		}
 		if err != nil {
@@ -214,7 +214,7 @@ func (d *deb) list(ctx context.Context) error {
 			return ctx.Err()
 		}
 		h, err := t.Next()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return nil
 		}
 		if err != nil {

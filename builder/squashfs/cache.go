@@ -417,10 +417,10 @@ func (l *lookup) commit() error {
 		return err
 	}
 	if l.new != nil {
-		l.buf.Write(l.index)
+		_, _ = l.buf.Write(l.index)
 		foot := le.AppendUint32(nil, uint32(len(l.index)/packRecord))
 		foot = le.AppendUint32(foot, crc32.Checksum(l.index, castagnoli))
-		l.buf.Write(append(foot, packMagic...))
+		_, _ = l.buf.Write(append(foot, packMagic...))
 		if err := l.buf.Flush(); err != nil { // a failed Write before is told here, too
 			return fmt.Errorf("adding to the block cache: %w", err)
 		}

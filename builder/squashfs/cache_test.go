@@ -70,7 +70,7 @@ func TestCacheSurvivesKilledWriters(t *testing.T) {
 		if err := cmd.Process.Kill(); err != nil {
 			t.Fatal(err)
 		}
-		cmd.Wait() // it was killed
+		_ = cmd.Wait() // it was killed
 	}
 	got, info := mustWrite(t, shared(), Options{Level: 1, Cache: &Cache{Dir: dir}})
 	if !bytes.Equal(got, want) || info.Repaired != 0 {

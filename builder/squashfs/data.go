@@ -341,7 +341,7 @@ func (p *producer) pack(n *node, r io.Reader, size int, twin bool) error {
 // every quarter of a block, so that few blocks are closed because they are full.
 func closes(path string, size, blockSize int) bool {
 	h := fnv.New32a()
-	io.WriteString(h, path)
+	_, _ = io.WriteString(h, path) // a hash never fails
 	return int(h.Sum32()>>7)%blockSize < 4*size
 }
 

@@ -83,7 +83,7 @@ func (a *app) events(ctx context.Context, q api.EventsRequest, follow bool) erro
 	for {
 		e, err := c.Events(ctx, q)
 		if follow && ctx.Err() != nil {
-			return nil
+			return nil //nolint:nilerr // the end that was asked for
 		}
 		if err != nil {
 			return err

@@ -95,7 +95,7 @@ are signed, is what ingot image manifest prints; it holds the digests of all the
 			if im.Signature == "" {
 				return withHint(fmt.Errorf("%s is not signed", im.Name), "build it again, or pull it from where it is signed")
 			}
-			return a.show(map[string]string{"image": string(im.Digest), "signature": im.Signature}, func(w io.Writer) { io.WriteString(w, im.Signature) })
+			return a.show(map[string]string{"image": string(im.Digest), "signature": im.Signature}, func(w io.Writer) { fmt.Fprint(w, im.Signature) })
 		},
 	}
 }

@@ -188,7 +188,7 @@ func (r *Repository) again(ctx context.Context, try func() error) error {
 type body struct {
 	r      *Repository
 	d      ocispec.Descriptor
-	ctx    context.Context //nolint:containedctx // of the Fetch that this is the result of
+	ctx    context.Context // of the Fetch that this is the result of
 	at     int64           // bytes given so far
 	in     io.ReadCloser
 	watch  *watch
@@ -284,7 +284,7 @@ func (b *body) Close() error {
 
 // watch ends a context when nothing moves any more.
 type watch struct {
-	ctx    context.Context //nolint:containedctx // it is what the watch ends
+	ctx    context.Context // it is what the watch ends
 	cancel context.CancelCauseFunc
 	timer  *time.Timer
 	limit  time.Duration

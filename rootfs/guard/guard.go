@@ -165,7 +165,8 @@ func (g *Guard) post(ctx context.Context, part string, v any) {
 	if err != nil || h.Server == "" {
 		return
 	}
-	kind, body := "application/json", []byte(nil)
+	kind := "application/json"
+	var body []byte
 	if text, ok := v.(string); ok {
 		kind, body = "text/plain; charset=utf-8", []byte(text)
 	} else if body, err = json.Marshal(v); err != nil {

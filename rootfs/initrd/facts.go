@@ -45,7 +45,7 @@ func nicFirmware(name string) string {
 	if err != nil {
 		return ""
 	}
-	defer unix.Close(fd)
+	defer func() { _ = unix.Close(fd) }()
 	info, err := unix.IoctlGetEthtoolDrvinfo(fd, name)
 	if err != nil {
 		return ""

@@ -312,7 +312,7 @@ const large = 16 << 10
 
 // slowly reads a few kilobytes at a time, with pauses.
 type slowly struct {
-	ctx context.Context //nolint:containedctx // a reader has no other way to be told
+	ctx context.Context // a reader has no other way to be told
 	r   io.Reader
 }
 
