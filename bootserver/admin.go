@@ -164,11 +164,9 @@ func (a admin) Assign(ctx context.Context, ref, im, why string) (fleet.Machine, 
 // Rollback implements api.Backend.
 func (a admin) Rollback(ctx context.Context, ref string) (fleet.Machine, error) {
 	return a.change(ctx, "machine.rollback", ref, func(m fleet.Machine, _ []fleet.Machine) (fleet.Machine, error) {
-		// An image that left the store meanwhile cannot be gone back to.
-		m.Healthy = slices.DeleteFunc(slices.Clone(m.Healthy), func(r fleet.ImageRef) bool {
-			_, err := a.images.Get(ctx, string(r.Image))
-			return err != nil
-		})
+		// An image that left the store meanwhile, or whose key is not trusted any
+		// more, cannot be gone back to.
+		m.Healthy = slices.DeleteFunc(slices.Clone(m.Healthy), func(r fleet.ImageRef) bool { return !a.have(r.Image) })
 		as, err := fleet.Rollback(m, a.now())
 		if err != nil {
 			return m, api.Problem{Status: 409, Detail: fmt.Sprintf("%s: %v", m.Hostname(), err), Next: "choose one: ingot image ls, ingot assign " + m.Hostname() + " IMAGE"}

@@ -1,6 +1,7 @@
 package bootserver
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"os"
@@ -17,11 +18,14 @@ import (
 
 // shelf keeps the images that machines boot at hand: a storm asks for the same
 // one thousands of times, and the store reads every manifest of every image to
-// answer. What is kept holds as long as the store's index is the same file.
+// answer. What is kept holds as long as the store's index is the same file, and
+// what was said of a signature as long as the same keys are trusted.
 type shelf struct {
-	mu     sync.Mutex
-	index  mark
-	images map[ingot.Digest]image.Image
+	mu      sync.Mutex
+	index   mark
+	images  map[ingot.Digest]image.Image
+	trusted []byte // the public keys, as text
+	refused map[ingot.Digest]error
 }
 
 // mark tells versions of a file apart. The index is replaced, never changed.
@@ -43,7 +47,7 @@ func (s *shelf) get(store *image.Store, d ingot.Digest) (image.Image, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock() // who asks for the same image meanwhile need not read it again
 	if s.index != now || len(s.images) >= maxShelf {
-		s.index, s.images = now, map[ingot.Digest]image.Image{}
+		s.index, s.images, s.refused = now, map[ingot.Digest]image.Image{}, map[ingot.Digest]error{}
 	}
 	if im, ok := s.images[d]; ok {
 		return im, nil
@@ -55,6 +59,31 @@ func (s *shelf) get(store *image.Store, d ingot.Digest) (image.Image, error) {
 	return im, err
 }
 
+// verify reports whether a release key that the store trusts signed an image.
+// The keys are read each time: a few small files, and one that is taken back
+// must count at once.
+func (s *shelf) verify(store *image.Store, im image.Image) error {
+	keys, err := image.TrustedKeys(filepath.Join(store.Root(), "keys"))
+	if err != nil {
+		return err
+	}
+	var text []byte
+	for _, k := range keys {
+		text = append(text, k.Key.Text()...)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !bytes.Equal(s.trusted, text) || len(s.refused) >= maxShelf {
+		s.trusted, s.refused = text, map[ingot.Digest]error{}
+	}
+	refused, known := s.refused[im.Digest]
+	if !known {
+		refused = im.VerifySignature(image.Public(keys)...)
+		s.refused[im.Digest] = refused
+	}
+	return refused
+}
+
 func markOf(path string) (mark, error) {
 	st, err := os.Stat(path)
 	if err != nil {
@@ -63,14 +92,16 @@ func markOf(path string) (mark, error) {
 	return mark{inode: st.Sys().(*syscall.Stat_t).Ino, size: st.Size(), time: st.ModTime()}, nil
 }
 
-// image returns a complete image of the store that our release key signed.
+// image returns a complete image of the store that a release key signed which
+// the store trusts now: machines would refuse another one, and start over for
+// ever. When its key is trusted later, machines that wait for it go on.
 func (b *booter) image(d ingot.Digest) (image.Image, error) {
 	im, err := b.shelf.get(b.images, d)
 	if err != nil {
 		return im, fmt.Errorf("image %s: %w", d.Short(), err)
 	}
-	if im.Signature == "" {
-		return im, fmt.Errorf("image %s: %w: it is not signed", d.Short(), image.ErrSignature)
+	if err := b.shelf.verify(b.images, im); err != nil {
+		return im, fmt.Errorf("image %s: %w; machines would refuse it", im.Name, err)
 	}
 	return im, nil
 }

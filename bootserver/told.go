@@ -14,6 +14,7 @@ import (
 	"ingot/bootserver/dhcp"
 	"ingot/bootserver/fleet"
 	"ingot/bootserver/state"
+	"ingot/image"
 )
 
 // LatestBoots implements api.Ledger.
@@ -76,10 +77,11 @@ func (a admin) Why(ref string) (api.Why, error) {
 	if n := len(boots); n > 0 {
 		if im, err := a.image(boots[n-1].Image.Image); err == nil {
 			story.Needed = map[string]int64{"kernel": im.Manifest.Kernel.Size, "initramfs": im.Manifest.Initramfs.Size, "root": im.Manifest.Root.Size}
-		} else if ref, next := fleet.Next(m); next == nil {
-			if _, err := a.image(ref.Image); err != nil {
-				story.Unservable = err.Error()
-			}
+		}
+	}
+	if ref, err := fleet.Next(m); err == nil {
+		if _, err := a.image(ref.Image); err != nil {
+			story.Unservable, story.Untrusted = err.Error(), errors.Is(err, image.ErrSignature)
 		}
 	}
 	words, next := fleet.Why(story)

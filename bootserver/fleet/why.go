@@ -22,6 +22,7 @@ type Story struct {
 	Boots      []Boot           // the latest ones, oldest first
 	Needed     map[string]int64 // bytes of kernel, initramfs and root of the latest boot's image
 	Unservable string           // why what it is to boot cannot be served
+	Untrusted  bool             `json:",omitempty"` // that is, because of its signature
 	Others     []Other
 	Policy     Policy
 	Now        time.Time // in the operator's time zone
@@ -55,7 +56,11 @@ func (s Story) state() (string, []string) {
 	case err != nil && m.Setback == nil:
 		return fmt.Sprintf("No image is assigned to %s: it is approved and waits.", host), []string{fmt.Sprintf("ingot assign %s PROFILE:VERSION", host)}
 	case s.Unservable != "" && (!booted || !running(b)):
-		return fmt.Sprintf("What %s is to boot cannot be served: %s.", host, s.Unservable), []string{"ingot image ls", fmt.Sprintf("ingot assign %s PROFILE:VERSION", host)}
+		next := []string{"ingot image ls", fmt.Sprintf("ingot assign %s PROFILE:VERSION", host)}
+		if ref, err := Next(m); err == nil && s.Untrusted {
+			next = []string{"ingot image verify " + ref.Name, "ingot key trust --help", next[1]}
+		}
+		return fmt.Sprintf("What %s is to boot cannot be served: %s.", host, s.Unservable), next
 	case m.Setback != nil:
 		return s.setback()
 	case !booted:
@@ -64,7 +69,10 @@ func (s Story) state() (string, []string) {
 	return s.ordinary(b)
 }
 
-func running(b Boot) bool { return b.Open() || b.Outcome == ingot.OutcomeHealthy }
+// running reports whether a boot is on its way with an image, or got through.
+func running(b Boot) bool {
+	return b.Open() && b.Image.Image != "" || b.Outcome == ingot.OutcomeHealthy
+}
 
 func (s Story) last() (Boot, bool) {
 	if len(s.Boots) == 0 {
@@ -143,6 +151,9 @@ func (s Story) ordinary(b Boot) (string, []string) {
 	pending := ""
 	if b.Image.Image != m.Assignment.Image {
 		pending = fmt.Sprintf(" %s is assigned since %s, and boots at the next reboot.", m.Assignment.Name, s.at(m.Assignment.Since))
+		if s.Unservable != "" {
+			pending = fmt.Sprintf(" %s is assigned since %s, and cannot be served: %s.", m.Assignment.Name, s.at(m.Assignment.Since), s.Unservable)
+		}
 	}
 	switch {
 	case b.Outcome == ingot.OutcomeWaiting || (b.Image.Image == "" && !b.Open()):

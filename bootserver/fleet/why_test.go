@@ -175,6 +175,12 @@ var stories = []struct {
 	{"the image is gone", with(lived(node01(), Policy{}, with(recorded(1, ImageRef{}, "09:00:00", ingot.StageScript), func(b *Boot) { *b = end(*b, ingot.OutcomeWaiting, "", clock("09:10:00")) })), func(s *Story) {
 		s.Unservable = "image 0123456789ab: no such image"
 	}), "What node01 is to boot cannot be served: image 0123456789ab: no such image."},
+	{"waits for an image of a stranger", with(lived(node01(), Policy{}, recorded(1, ImageRef{}, "10:19:00", ingot.StageLoader)), func(s *Story) {
+		s.Unservable, s.Untrusted = "image node:7: bad signature: it says key 0123456789ABCDEF; machines would refuse it", true
+	}), "What node01 is to boot cannot be served: image node:7: bad signature: it says key 0123456789ABCDEF; machines would refuse it."},
+	{"healthy, and what is assigned cannot be served", with(lived(node01(), Policy{}, reports(recorded(1, node6, "09:13:26", ingot.StageAgent), "09:14:00")), func(s *Story) {
+		s.Unservable = "image 0123456789ab: no such image"
+	}), "Healthy on node:6 since 09:14, 34 s after its first packet. node:7 is assigned since 10:00, and cannot be served: image 0123456789ab: no such image."},
 	{"retries", lived(node01(), Policy{}, Record(recorded(1, node7, "10:19:00", ingot.StageInit), ingot.Event{Stage: ingot.StageTicket, Error: "asking for a ticket: connection refused", Retry: true}, clock("10:19:30"))),
 		"Ingot-init does not get past stage ticket: asking for a ticket: connection refused; it tries again. Boots node:7 now: stage init, 60 s after its first packet."},
 	{"a loader that stalled", lived(node01(), Policy{}, end(with(recorded(1, ImageRef{}, "10:18:00", ingot.StageLoader), func(b *Boot) { b.Image = node7 }), ingot.OutcomeSilent, "the first stage stalled: the machine loaded snponly.efi, and it was not heard of again", clock("10:19:00"))),

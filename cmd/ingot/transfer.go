@@ -457,7 +457,7 @@ host, keys/release.pub in its store. Compare its ID with what that host shows.`,
 	}
 	distrust := &cobra.Command{
 		Use: "distrust NAME", Short: "take no more images of a key",
-		Long:    "Forget a trusted key. Images that are in the store already stay.",
+		Long:    "Forget a trusted key. Images that are in the store already stay there, and no machine\nboots one that only this key signed.",
 		Example: "  ingot key distrust build1", Args: exactArgs("NAME"),
 		RunE: func(_ *cobra.Command, args []string) error {
 			if err := image.Distrust(a.keyDir(), args[0]); err != nil {
