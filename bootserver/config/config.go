@@ -1,7 +1,7 @@
 // Package config is what operators write about a server: one YAML file,
 // /etc/ingot/ingot.yaml, and drop-ins beside it, read in the order of their
 // names. A later file replaces single values and lists of values; interfaces,
-// networks, groups and machines it adds to.
+// networks, groups, machines and rules it adds to.
 //
 // All that is wrong is said at once, with its place. Nothing is looked up:
 // whether an interface exists is found out by the server.

@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"ingot/bootserver/fleet"
 	"ingot/internal/yamlfile"
 )
 
@@ -115,6 +116,14 @@ func TestEveryFaultAtOnce(t *testing.T) {
 		{map[string]string{"ingot.yaml": "dhcp6:\n  interfaces: [{name: eth1}]\n  networks:\n    - name: a\n      subnets: [{prefix: 10.99.0.0/24}]\n"}, []string{
 			`ingot.yaml:4:7: networks[0] "a" subnet 10.99.0.0/24: it is not IPv6; write it under dhcp.networks`,
 		}},
+		{map[string]string{"ingot.yaml": "boots:\n  rules:\n    - {mac: '*', labels: foo}\n    - {mac: '*', labels: {gpu: yes, [a]: b, rack: [r1], ok: x, ok: y}}\n    - {mac: '*', labels: {hot: true}}\n"}, []string{
+			`ingot.yaml:3:26: labels is a single value, not a group of keys; write keys with values: {key: value}`,
+			`ingot.yaml:4:37: a key of labels is a list; write one word`,
+			`ingot.yaml:4:51: rack is a list; write one value`,
+			`ingot.yaml:4:64: the key "ok" is there twice; keep one of them`,
+			`ingot.yaml:5:32: hot is true or false, not text; write "true" in quotes if you mean the text`,
+		}},
+		{map[string]string{"ingot.yaml": "boots: {rules: [{mac: '*', labels: {'a b': c}}]}\n"}, []string{`ingot.yaml:1:17: rules[0]: `}},
 		{map[string]string{"ingot.yaml": "a: b: c\n"}, []string{"ingot.yaml: "}},
 		{map[string]string{"ingot.yaml": "store: /x\n---\nstore: /y\n"}, []string{"ingot.yaml: there is more than one YAML document; keep one document, without --- lines"}},
 		{map[string]string{"ingot.yaml": "[]\n"}, []string{"ingot.yaml:1:1: the configuration is a list, not a group of keys"}},
@@ -132,6 +141,44 @@ func TestEveryFaultAtOnce(t *testing.T) {
 				t.Errorf("fault %d =\n%s; want\n%s", i, got, c.want[i])
 			}
 		}
+	}
+}
+
+// TestRulesOfTheManual: the example in docs/MACHINES.md is a configuration,
+// says what it seems to, and is shown as the same.
+func TestRulesOfTheManual(t *testing.T) {
+	manual, err := os.ReadFile("../../docs/MACHINES.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, example, _ := strings.Cut(string(manual), "```yaml\nboots:\n  rules:\n")
+	example, _, found := strings.Cut(example, "```")
+	if !found {
+		t.Fatal("docs/MACHINES.md has no example of rules")
+	}
+	c, err := Load(write(t, map[string]string{"ingot.yaml": "boots:\n  rules:\n" + example,
+		"ingot.d/more.yaml": "boots: {rules: [{vendor: 'Dell*', labels: {a: '1', b: ''}}]}\n"}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []fleet.Rule{
+		{Subnet: "10.1.0.0/24", Port: "Eth1/*", Approve: true, Labels: map[string]string{"rack": "r1"}, Image: "node:7"},
+		{MAC: "52:54:00:*", Labels: map[string]string{"kind": "virtual"}},
+		{Vendor: "Dell*", Labels: map[string]string{"a": "1", "b": ""}},
+	}
+	if d := cmp.Diff(want, c.Boots.Rules); d != "" {
+		t.Errorf("the rules are not what was written:\n%s", d)
+	}
+	shown, err := c.YAML()
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, err := Load(write(t, map[string]string{"ingot.yaml": string(shown)}))
+	if err != nil {
+		t.Fatalf("what is shown cannot be read: %v\n%s", err, shown)
+	}
+	if d := cmp.Diff(want, again.Boots.Rules); d != "" {
+		t.Errorf("what is shown is read as something else:\n%s", d)
 	}
 }
 
@@ -162,7 +209,8 @@ func TestSchemaIsCurrent(t *testing.T) {
 // list of faults with places, and what is shown of it is read again.
 func FuzzParse(f *testing.F) {
 	f.Add([]byte(good), []byte("dhcp: {dns: []}"))
-	for _, s := range []string{"", "a", "[]", "dhcp: {networks: [{subnets: [{prefix: 10.0.0.0/33, pools: [x, 1-2]}]}]}", "http: &a {rate: *a}", "x: !!binary y", "dhcp: {interfaces: [&i {name: a}, *i]}", "{? [a] : b}", "<<: {store: /x}"} {
+	for _, s := range []string{"", "a", "[]", "dhcp: {networks: [{subnets: [{prefix: 10.0.0.0/33, pools: [x, 1-2]}]}]}", "http: &a {rate: *a}", "x: !!binary y", "dhcp: {interfaces: [&i {name: a}, *i]}", "{? [a] : b}", "<<: {store: /x}",
+		"boots: {rules: [{mac: '*', labels: {rack: r1, 'x': ''}}, {mac: '*', labels: foo}, {mac: '*', labels: &l {a: *l, [b]: c}}]}"} {
 		f.Add([]byte(s), []byte("dhcp: {interfaces: [{name: eth1}]}"))
 	}
 	f.Fuzz(func(t *testing.T, first, second []byte) {

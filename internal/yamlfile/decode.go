@@ -91,6 +91,8 @@ func (d *Decoder) decode(n *yaml.Node, v reflect.Value, path string) {
 		d.decodeStruct(n, v, path)
 	case reflect.Slice:
 		d.decodeSlice(n, v, path)
+	case reflect.Map:
+		d.decodeMap(n, v, path)
 	default:
 		d.decodeScalar(n, v, path)
 	}
@@ -160,6 +162,30 @@ func (d *Decoder) decodeSlice(n *yaml.Node, v reflect.Value, path string) {
 		d.decode(item, list.Index(i), fmt.Sprintf("%s[%d]", path, i))
 	}
 	v.Set(list)
+}
+
+// decodeMap fills a map whose keys are chosen by who writes the file, as labels are.
+func (d *Decoder) decodeMap(n *yaml.Node, v reflect.Value, path string) {
+	if n.Kind != yaml.MappingNode {
+		d.Faults.Add(d.at(n), "write keys with values: {key: value}", "%s is a %s, not a group of keys", d.last(path), kindName(n))
+		return
+	}
+	m := reflect.MakeMap(v.Type())
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		key, value := n.Content[i], reflect.New(v.Type().Elem()).Elem()
+		name := reflect.ValueOf(key.Value).Convert(v.Type().Key())
+		switch {
+		case key.Kind != yaml.ScalarNode:
+			d.Faults.Add(d.at(key), "write one word", "a key of %s is a %s", d.last(path), kindName(key))
+			continue
+		case m.MapIndex(name).IsValid():
+			d.Faults.Add(d.at(key), "keep one of them", "the key %q is there twice", key.Value)
+			continue
+		}
+		d.decode(n.Content[i+1], value, join(path, key.Value))
+		m.SetMapIndex(name, value)
+	}
+	v.Set(m)
 }
 
 func (d *Decoder) decodeStruct(n *yaml.Node, v reflect.Value, path string) {
