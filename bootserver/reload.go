@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"reflect"
+	"runtime/debug"
 	"slices"
 
 	"ingot/bootserver/api"
@@ -43,6 +44,21 @@ func changed(old, now config.Config, store string) (r api.Reloaded) {
 		note(&r.Restart, "store", filepath.Clean(store), filepath.Clean(now.Store))
 	}
 	return r
+}
+
+// settings reads what is written now. A panic over it is a fault of ours that
+// must not end a server that machines boot from: it is an error like others.
+func (s *Server) settings(ctx context.Context) (c config.Config, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			s.log.Error("a panic while reading the configuration", "panic", p, "stack", string(debug.Stack()))
+			err = fmt.Errorf("ingot has a bug with what is written there: %v", p)
+		}
+	}()
+	if c, err = s.conf.Settle(); err != nil {
+		return c, err
+	}
+	return c, s.booter.checkFirst(ctx, c.Boots)
 }
 
 // rearrange takes over what DHCP is told: interfaces come and go, and the

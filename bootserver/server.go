@@ -285,10 +285,7 @@ func (s *Server) Reload(ctx context.Context) (api.Reloaded, error) {
 		s.conf.Reloads(true)
 		defer s.conf.Reloads(false)
 	}
-	c, err := s.conf.Settle()
-	if err == nil {
-		err = s.booter.checkFirst(ctx, c.Boots)
-	}
+	c, err := s.settings(ctx)
 	if err != nil {
 		s.log.Error("reading the configuration again; the server goes on with the old one", "err", err)
 		return api.Reloaded{}, fmt.Errorf("reading the configuration again: %w", err)
