@@ -187,30 +187,43 @@ func HideBootKeys(text string) string { return anyBootKeyRE.ReplaceAllString(tex
 // NewBootID makes a BootID from 16 random bytes that the caller drew.
 func NewBootID(random [16]byte) BootID { return BootID(hex.EncodeToString(random[:])) }
 
+// sharedUUIDs are the UUIDs, as their digits, that many boards have: vendors
+// left their template in.
+var sharedUUIDs = map[string]bool{
+	"03000200040005000006000700080009": true, // AMI's template
+	"00020003000400050006000700080009": true, // the same in network order
+	"123456781234567890abcddeefaabbcc": true, // a template of several vendors
+	"4c4c454400002010802080c04f202020": true, // Dell, with a blank service tag
+}
+
 // PlausibleUUID normalises an SMBIOS system UUID (DSP0134, section 7.2.1) to
-// lower case and returns "" for those that boards are known to share: all
-// zeros, all F, and runs of one digit or the well-known default.
+// lower case and returns "" for those that boards are known to share: one byte
+// over and over, as all zeros and all F, and the templates of vendors.
 func PlausibleUUID(s string) string {
 	u := strings.ToLower(strings.TrimSpace(s))
 	digits := strings.ReplaceAll(u, "-", "")
 	if len(digits) != 32 || strings.Trim(digits, "0123456789abcdef") != "" {
 		return ""
 	}
-	if strings.Count(digits, digits[:1]) == 32 || digits == "03000200040005000006000700080009" {
+	if strings.Count(digits, digits[:2]) == 16 || sharedUUIDs[digits] {
 		return ""
 	}
 	return digits[:8] + "-" + digits[8:12] + "-" + digits[12:16] + "-" + digits[16:20] + "-" + digits[20:]
 }
 
-// PlausibleSerial returns "" for the serial numbers that vendors leave blank.
+// blankSerials are what vendors write where a serial number is missing, in
+// lower case and without dots.
+var blankSerials = map[string]bool{"none": true, "n/a": true, "na": true, "null": true, "unknown": true, "invalid": true, "default string": true, "default": true,
+	"not specified": true, "not available": true, "not applicable": true, "not present": true, "not defined": true, "oem": true, "to be filled by oem": true,
+	"serial number": true, "system serial number": true, "chassis serial number": true, "base board serial number": true,
+	"0123456789": true, "123456789": true, "1234567890": true, "12345678": true, "123456": true}
+
+// PlausibleSerial returns "" for the serial numbers that vendors leave blank:
+// words that say so, and one character over and over.
 func PlausibleSerial(s string) string {
 	t := strings.TrimSpace(s)
-	switch strings.ToLower(t) {
-	case "", "none", "n/a", "unknown", "default string", "not specified", "system serial number",
-		"to be filled by o.e.m.", "to be filled by o.e.m", "0123456789", "123456789", "not applicable":
-		return ""
-	}
-	if strings.Trim(strings.ToLower(t), "0") == "" || strings.Trim(strings.ToLower(t), "f") == "" {
+	plain := strings.ReplaceAll(strings.ToLower(t), ".", "")
+	if plain == "" || blankSerials[plain] || strings.Trim(plain, plain[:1]) == "" {
 		return ""
 	}
 	return t

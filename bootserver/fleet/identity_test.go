@@ -151,3 +151,27 @@ func TestPrintable(t *testing.T) {
 		}
 	}
 }
+
+// TestPlaceholders: what many boards share is no identity, and a real one that
+// looks a little like it stays one.
+func TestPlaceholders(t *testing.T) {
+	for _, u := range []string{"00000000-0000-0000-0000-000000000000", "FFFFFFFF-FFFF-FFFF-FFFF-FFFFFFFFFFFF", "fefefefe-fefe-fefe-fefe-fefefefefefe",
+		"03000200-0400-0500-0006-000700080009", "00020003-0004-0005-0006-000700080009", "12345678-1234-5678-90ab-cddeefaabbcc",
+		"4c4c4544-0000-2010-8020-80c04f202020", "not a UUID"} {
+		if got := ingot.PlausibleUUID(u); got != "" {
+			t.Errorf("PlausibleUUID(%s) = %q; want nothing", u, got)
+		}
+	}
+	for _, s := range []string{"", " ", "0", "00000000", "xxxxxxxx", "........", "None", "N/A", "NULL", "INVALID", "O.E.M.", "To be filled by O.E.M.", "Default string",
+		"Not Available", "Not Present", "Serial Number", "Chassis Serial Number", "System Serial Number", "1234567890"} {
+		if got := ingot.PlausibleSerial(s); got != "" {
+			t.Errorf("PlausibleSerial(%q) = %q; want nothing", s, got)
+		}
+	}
+	if got := ingot.PlausibleUUID("4C4C4544-004D-3510-8052-B4C04F4A5631"); got != "4c4c4544-004d-3510-8052-b4c04f4a5631" {
+		t.Errorf("a Dell with a service tag has the UUID %q", got)
+	}
+	if got := ingot.PlausibleSerial(" CZ1234567890 "); got != "CZ1234567890" {
+		t.Errorf("a real serial became %q", got)
+	}
+}
