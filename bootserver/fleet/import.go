@@ -118,7 +118,7 @@ type Action struct {
 
 // Import says what a list makes of the machines that are known: all of it, or
 // every fault. A machine that is known by one of its parts is completed; what
-// it has already stays. images are the assignments by the names of images.
+// it has already stays, and who was retired stays retired. images are the assignments by the names of images.
 func Import(machines []Machine, list []Planned, images map[string]Assignment, now time.Time) (changed []Machine, actions []Action, err error) {
 	if len(list) > MaxImport {
 		return nil, nil, fmt.Errorf("%w: it has %d machines; at most %d", ErrImport, len(list), MaxImport)
@@ -171,11 +171,18 @@ func completed(m Machine, p Planned, images map[string]Assignment, now time.Time
 			m.MACs = append(slices.Clone(m.MACs), mac)
 		}
 	}
-	if p.UUID != "" {
-		m.UUID = p.UUID
-	}
-	if p.Serial != "" {
-		m.Serial = p.Serial
+	for _, part := range []struct {
+		what string
+		has  *string
+		list string
+	}{{"UUID", &m.UUID, p.UUID}, {"serial number", &m.Serial, p.Serial}} {
+		switch {
+		case part.list == "" || part.list == *part.has:
+		case *part.has == "":
+			*part.has = part.list
+		default:
+			return m, fmt.Errorf("%s is known with the %s %s, not %s: correct the list, or forget the machine first", m.ID, part.what, *part.has, part.list)
+		}
 	}
 	if len(p.Labels) > 0 {
 		labels := maps.Clone(m.Labels)
@@ -185,9 +192,11 @@ func completed(m Machine, p Planned, images map[string]Assignment, now time.Time
 		maps.Copy(labels, p.Labels)
 		m.Labels = labels
 	}
-	if !p.Pending {
+	switch {
+	case m.State == Retired: // only `ingot machine approve` takes that back
+	case !p.Pending:
 		m.State, m.Ask = Approved, nil
-	} else if m.State == "" {
+	case m.State == "":
 		m.State = Pending
 	}
 	if p.Image != "" {

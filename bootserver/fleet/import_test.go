@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -120,5 +121,20 @@ func TestRules(t *testing.T) {
 		if _, ok := FirstRule(rules, o); ok {
 			t.Errorf("a rule speaks of a machine that is %s, asked %v", o.State, o.Ask)
 		}
+	}
+}
+
+// TestImportOverwritesNothing: a list that is read again does not bring back who
+// was retired, and another board under a known card is a fault.
+func TestImportOverwritesNothing(t *testing.T) {
+	m := Machine{ID: "m-525400120001", Name: "node01", State: Retired, MACs: []string{"52:54:00:12:00:01"}, UUID: "d1b2c3a4-0000-4000-8000-525400120001", FirstSeen: time.Unix(1, 0)}
+	row := Planned{Name: "node01", MACs: m.MACs}
+	changed, actions, err := Import([]Machine{m}, []Planned{row}, nil, time.Unix(2, 0))
+	if err != nil || len(changed) != 0 || len(actions) != 1 || actions[0].Do != "same" {
+		t.Errorf("Import of a retired machine = %+v, %+v, %v; want that it stays as it is", changed, actions, err)
+	}
+	row.UUID = "d1b2c3a4-0000-4000-8000-525400120002"
+	if _, _, err := Import([]Machine{m}, []Planned{row}, nil, time.Unix(2, 0)); !errors.Is(err, ErrImport) || !strings.Contains(err.Error(), m.UUID) {
+		t.Errorf("Import of another UUID: %v; want a fault that names the one that is known", err)
 	}
 }
