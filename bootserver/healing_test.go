@@ -3,6 +3,7 @@ package bootserver
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"io"
 	"net/http"
 	"os"
@@ -99,6 +100,55 @@ func TestHeals(t *testing.T) {
 	for _, want := range []string{"machine first seen, pending", "decision held for a person: lab:v1 failed twice", "decision lab:v1 is tried again", "decision assigned lab:v2: bad day", "decision falls back to lab:v1: lab:v2 failed twice", "end lab:v1 healthy", "step failed: no"} {
 		if !strings.Contains(text, want) {
 			t.Errorf("the ledger does not say %q:\n%s", want, text)
+		}
+	}
+}
+
+// TestRecordsAreBounded: whatever a machine says, the records of it and of its
+// boot stay small, and hold no boot key.
+func TestRecordsAreBounded(t *testing.T) {
+	h := newHouse(t)
+	h.put("v1")
+	h.ask()
+	if _, err := h.api.Approve(t.Context(), machineID, api.ApproveRequest{Name: "node01", Image: "lab:v1"}); err != nil {
+		t.Fatal(err)
+	}
+	boot, _ := h.ask()
+	long := strings.Repeat("x", 10<<10)
+	facts := ingot.Facts{RAM: 1 << 30, Serial: "S1", Kernel: long, Firmware: ingot.Firmware(long)}
+	for range 40 {
+		facts.NICs = append(facts.NICs, ingot.NIC{Name: "eth0", MAC: "52:54:00:00:00:99", Firmware: long})
+		facts.Disks = append(facts.Disks, ingot.Disk{Name: "vda", Serial: "D1", Holds: long})
+	}
+	key := string(h.key(boot))
+	facts.NICs[0].Driver = "/b/" + key
+	if status, text := h.post(boot, "ticket", ingot.TicketRequest{Nonce: nonce, Facts: facts}); status != 200 {
+		t.Fatalf("ticket: %d %s", status, text)
+	}
+	names := make([]string, 100)
+	for i := range names {
+		names[i] = long[:500]
+	}
+	for i := range int64(5) {
+		h.post(boot, "events", ingot.Event{Stage: ingot.StageVolumes, Volumes: names, Bytes: i})
+	}
+	b, _ := h.state.Boot(boot)
+	h.post(boot, "report", ingot.Report{Boot: boot, Root: b.Root, Image: ingot.Digest(long), Healthy: true, Kernel: long, Hostname: long})
+	b, _ = h.state.Boot(boot)
+	m := h.state.Machines()[0]
+	if b.Outcome != ingot.OutcomeHealthy || m.Facts.RAM == 0 {
+		t.Fatalf("the boot is %q, the machine has %d bytes of RAM; want what was told", b.Outcome, m.Facts.RAM)
+	}
+	for what, v := range map[string]any{"boot": b, "machine": m} {
+		record, err := json.Marshal(v)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(record) > 128<<10 {
+			t.Errorf("the record of the %s has %d bytes; want at most 128 KiB", what, len(record))
+		}
+		if strings.Contains(string(record), key) {
+			t.Errorf("the record of the %s holds the boot key", what)
 		}
 	}
 }

@@ -2,6 +2,7 @@ package bootserver
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -15,6 +16,10 @@ import (
 func (b *booter) Event(id ingot.BootID, e ingot.Event) error {
 	now := b.now()
 	e.Detail, e.Error = clip(e.Detail), clip(e.Error)
+	e.Volumes = slices.Clone(e.Volumes[:min(len(e.Volumes), 64)])
+	for i := range e.Volumes {
+		clipName(&e.Volumes[i])
+	}
 	return b.state.Update(func(tx *state.Tx) error {
 		boot, m, err := latest(tx, id)
 		if err != nil {
@@ -43,6 +48,14 @@ func (b *booter) record(id ingot.BootID, e ingot.Event) {
 
 // clip bounds a text from a machine, and takes the credential of its boot out.
 func clip(s string) string { return ingot.HideBootKeys(strings.ToValidUTF8(s[:min(len(s), 1000)], "")) }
+
+// clipName bounds texts that are names or numbers; the longest serial number
+// of SMBIOS is not a quarter of what is left.
+func clipName(texts ...*string) {
+	for _, t := range texts {
+		*t = clip((*t)[:min(len(*t), 256)])
+	}
+}
 
 // Waits implements httpboot.Booter: what SMBIOS says of a machine that waits is
 // for rules, and for the operator who is to approve it. Of a machine that has
@@ -91,8 +104,10 @@ func (b *booter) Crash(id ingot.BootID, text string) error {
 		if !ok {
 			return nil // it crashed when it was not ours
 		}
-		before.Crash = clip(fleet.CrashLine(text))
-		tx.PutBoot(before)
+		if line := clip(fleet.CrashLine(text)); line != "" && before.Crash == "" { // the first word counts
+			before.Crash = line
+			tx.PutBoot(before)
+		}
 		tx.AddConsole(before.ID, "--- what the firmware kept of the crash (pstore) ---\n"+text)
 		b.log.Warn("a machine crashed before this boot", "machine", m.ID, "boot", before.ID.Short(), "crash", before.Crash)
 		return nil
@@ -108,6 +123,7 @@ func (b *booter) Report(id ingot.BootID, r ingot.Report) error {
 	for i := range r.Checks {
 		r.Checks[i].Name, r.Checks[i].Detail = clip(r.Checks[i].Name), clip(r.Checks[i].Detail)
 	}
+	clipName((*string)(&r.Image), (*string)(&r.Root), &r.Kernel, &r.Hostname)
 	r.Failed = r.Failed[:min(len(r.Failed), 20)]
 	for i := range r.Failed {
 		r.Failed[i] = clip(r.Failed[i])

@@ -3,6 +3,7 @@ package bootserver
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"time"
 
 	"ingot"
@@ -71,9 +72,16 @@ const leastTime = time.Minute
 
 // boundFacts bounds what a machine can make the record of it grow by.
 func boundFacts(f ingot.Facts) ingot.Facts {
-	f.NICs, f.Disks = f.NICs[:min(len(f.NICs), 64)], f.Disks[:min(len(f.Disks), 256)]
-	for _, s := range []*string{&f.UUID, &f.Serial, &f.Vendor, &f.Product, &f.BIOS, &f.CPU, &f.Kernel} {
-		*s = clip(*s)
+	f.NICs, f.Disks = slices.Clone(f.NICs[:min(len(f.NICs), 64)]), slices.Clone(f.Disks[:min(len(f.Disks), 256)])
+	texts := []*string{&f.UUID, &f.Serial, &f.Vendor, &f.Product, &f.BIOS, (*string)(&f.Firmware), (*string)(&f.Arch), &f.CPU, &f.Kernel}
+	for i := range f.NICs {
+		n := &f.NICs[i]
+		texts = append(texts, &n.Name, &n.MAC, &n.Driver, &n.Firmware)
 	}
+	for i := range f.Disks {
+		d := &f.Disks[i]
+		texts = append(texts, &d.Name, &d.Serial, &d.WWN, &d.Model, &d.Holds)
+	}
+	clipName(texts...)
 	return f
 }

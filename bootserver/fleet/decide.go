@@ -69,7 +69,8 @@ const MaxEvents = 200
 // server whose clock was set gives up machines that are on their way. A failure
 // that the machine will not try again ends an open boot.
 func Record(b Boot, e ingot.Event, now time.Time) Boot {
-	if !b.Open() && b.Outcome != ingot.OutcomeSilent || len(b.Events) >= MaxEvents {
+	last := e.Error != "" && !e.Retry && b.Open() // there is always room for how it ended
+	if !b.Open() && b.Outcome != ingot.OutcomeSilent || len(b.Events) >= MaxEvents && !last {
 		return b
 	}
 	// The last event again is a retransmission, or one more waiting screen.
@@ -77,7 +78,7 @@ func Record(b Boot, e ingot.Event, now time.Time) Boot {
 		return b
 	}
 	b.Events = append(slices.Clone(b.Events), Event{e, now})
-	if e.Error != "" && !e.Retry && b.Open() {
+	if last {
 		return end(b, ingot.OutcomeFailed, fmt.Sprintf("stage %s: %s", e.Stage, e.Error), now)
 	}
 	return b

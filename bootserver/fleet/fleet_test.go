@@ -81,6 +81,9 @@ func TestRecord(t *testing.T) {
 	if len(b.Events) != MaxEvents || !b.Open() {
 		t.Errorf("%d events, open %t after 1000 retries; want %d, open", len(b.Events), b.Open(), MaxEvents)
 	}
+	if last := Record(b, ingot.Event{Stage: ingot.StageRoot, Error: "no"}, t0); last.Open() || len(last.Events) != MaxEvents+1 {
+		t.Errorf("after too many events the failure is not recorded: %d events, open %t", len(last.Events), last.Open())
+	}
 	f := Record(Boot{ID: boot1}, ingot.Event{Stage: ingot.StageRoot, Error: "bad chunk"}, t0)
 	if f.Outcome != ingot.OutcomeFailed || f.Reason != "stage root: bad chunk" {
 		t.Errorf("after a failure: %q %q", f.Outcome, f.Reason)
