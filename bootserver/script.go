@@ -73,8 +73,8 @@ func (b *booter) waitScript(base string, m fleet.Machine, boot fleet.Boot, why e
 	case m.State == fleet.Retired:
 		lines = append(lines, "  This machine is retired. To bring it back, on the server:", fmt.Sprintf("    ingot machine approve %s", m.ID))
 	case m.Ask != nil:
-		lines = append(lines, "  This machine may be known: "+m.Ask.What+".", "  If it is the same machine, on the server:",
-			fmt.Sprintf("    ingot machine merge %s %s", m.ID, m.Ask.With), "  If it is another one:", fmt.Sprintf("    ingot machine approve %s --name NAME --image PROFILE:VERSION", m.ID))
+		same, other := m.Ask.Answers(m)
+		lines = append(lines, "  This machine may be known: "+m.Ask.What+".", "  If it is the same machine, on the server:", "    "+same, "  If it is another one:", "    "+other)
 	case errors.Is(why, fleet.ErrNotApproved):
 		lines = append(lines, "  This machine is waiting for approval. On the server:",
 			fmt.Sprintf("    ingot machine approve %s --name NAME --image PROFILE:VERSION", m.ID))

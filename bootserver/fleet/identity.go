@@ -32,6 +32,15 @@ type Question struct {
 	What string          `json:"what"` // for people
 }
 
+// Answers are the commands that answer the question of a machine: what to type
+// when it is the same machine, and when it is another one.
+func (q Question) Answers(m Machine) (same, other string) {
+	if q.With == m.ID { // it is known by this card, with another board than before
+		return "ingot machine approve " + m.Hostname(), "ingot machine forget " + m.Hostname()
+	}
+	return fmt.Sprintf("ingot machine merge %s %s", m.ID, q.With), fmt.Sprintf("ingot machine approve %s --name NAME --image PROFILE:VERSION", m.ID)
+}
+
 // cards are all addresses that a machine has, by what it was seen with and by
 // what it told.
 func (m *Machine) cards() []string {

@@ -173,15 +173,17 @@ func Printable(s string) string {
 	return b.String()
 }
 
-// CrashLine is the line of a kernel's last words that says why, or "".
+// CrashLine is the line of a kernel's last words that says why, or "". A panic
+// says it best, but for the one that only says that something came before it.
 func CrashLine(text string) string {
+	const panics, after = "Kernel panic - not syncing", "Fatal exception"
 	why := ""
-	for _, line := range strings.Split(text, "\n") {
-		if _, after, ok := strings.Cut(line, "] "); ok {
-			line = after
+	for line := range strings.SplitSeq(text, "\n") {
+		if _, rest, ok := strings.Cut(line, "] "); ok {
+			line = rest
 		}
-		for _, sign := range []string{"Kernel panic - not syncing", "BUG:", "Oops:", "watchdog: BUG", "Out of memory"} {
-			if strings.Contains(line, sign) && (why == "" || sign == "Kernel panic - not syncing") {
+		for _, sign := range []string{panics, "BUG:", "Oops:", "Out of memory"} {
+			if strings.Contains(line, sign) && (why == "" || sign == panics && !strings.Contains(line, after)) {
 				why = strings.TrimSpace(line)
 			}
 		}

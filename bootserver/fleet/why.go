@@ -48,6 +48,9 @@ func (s Story) state() (string, []string) {
 	switch _, err := Next(m); {
 	case m.State == Retired:
 		return fmt.Sprintf("%s is retired: it may not boot.", host), []string{"ingot machine approve " + host}
+	case m.State != Approved && m.Ask != nil:
+		same, other := m.Ask.Answers(m)
+		return fmt.Sprintf("Waits for a person, who is to say whether it is the same machine: %s.", m.Ask.What), []string{same, other}
 	case m.State != Approved && !booted:
 		return fmt.Sprintf("%s has not asked to boot yet, and waits for approval.", host), []string{"ingot machine approve " + host}
 	case m.State != Approved:

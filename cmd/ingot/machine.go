@@ -177,8 +177,8 @@ func machineTable(w io.Writer, ms []fleet.Machine, now time.Time) {
 	t.Flush()
 	for _, m := range ms {
 		if m.Ask != nil {
-			fmt.Fprintf(w, "\n%s asks: %s\n  → the same: ingot machine merge %s %s; another one: ingot machine approve %s\n",
-				plain(string(m.ID)), plain(m.Ask.What), plain(string(m.ID)), plain(string(m.Ask.With)), plain(string(m.ID)))
+			same, other := m.Ask.Answers(m)
+			fmt.Fprintf(w, "\n%s asks: %s\n  → the same machine: %s; another one: %s\n", plain(string(m.ID)), plain(m.Ask.What), plain(same), plain(other))
 		}
 	}
 }
