@@ -221,7 +221,7 @@ func TestConsoleAndCrash(t *testing.T) {
 	second, _ := h.ask()
 	say(second, "crash", "<2>[   12.345] BUG: kernel NULL pointer dereference\n<0>[   12.4] Kernel panic - not syncing: Fatal exception\n")
 	b, _ := h.state.Boot(first)
-	if b.Crash != "Kernel panic - not syncing: Fatal exception" {
+	if b.Crash != "BUG: kernel NULL pointer dereference" {
 		t.Errorf("crash of the first boot = %q", b.Crash)
 	}
 	if c, err := h.api.Console(t.Context(), "node01", first.Short()); err != nil || !strings.Contains(c.Text, "NULL pointer") {
