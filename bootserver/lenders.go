@@ -1,7 +1,6 @@
 package bootserver
 
 import (
-	"context"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -39,19 +38,6 @@ func (s *Server) openLenders(now site) error {
 	return nil
 }
 
-// serveDHCP answers DHCP at the ports of one link until they are closed, or
-// stopDHCP is called.
-func (s *Server) serveDHCP(p *ports) {
-	ctx, stop := context.WithCancel(s.serving)
-	ended := make(chan struct{})
-	p.stopDHCP, p.endedDHCP = stop, ended
-	answer := p.dhcp
-	s.group.Go(func() error {
-		defer close(ended)
-		return answer(ctx)
-	})
-}
-
 // keepLeases writes down once more what is lent: a state that was restored may
 // not know it.
 func (s *Server) keepLeases() error {
@@ -81,10 +67,7 @@ func (s *Server) changeIdentity() error {
 	if s.group == nil { // it does not serve, or not any more
 		return nil
 	}
-	now, err := look(s.conf.Settings, s.conf.Range, s.conf.Range6)
-	if err == nil {
-		err = s.replaceLenders(now)
-	}
+	err := s.replaceLenders()
 	if err != nil {
 		err = fmt.Errorf("going on as the server whose state was restored: %w", err)
 		s.group.Go(func() error { return err })
@@ -92,20 +75,21 @@ func (s *Server) changeIdentity() error {
 	return err
 }
 
-func (s *Server) replaceLenders(now site) error {
-	for _, p := range s.ports {
-		p.stopDHCP()
-		<-p.endedDHCP
+func (s *Server) replaceLenders() error {
+	for _, p := range s.ports.dhcp {
+		p.stop()
+		<-p.ended
 	}
-	if err := errors.Join(s.keepLeases(), s.openLenders(now)); err != nil { // of the last moment, too
+	if err := errors.Join(s.keepLeases(), s.openLenders(s.site)); err != nil { // of the last moment, too
 		return err
 	}
-	for _, l := range now.links {
-		p := s.ports[l.key()]
-		if err := s.openDHCP(s.serving, l, p); err != nil {
+	for _, l := range s.site.links {
+		p, err := s.openDHCP(s.serving, l, s.site.card(l))
+		if err != nil {
 			return err
 		}
-		s.serveDHCP(p)
+		s.ports.dhcp[l.key()] = p
+		s.serve([]*port{p})
 	}
 	return nil
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"net"
 	"net/netip"
 	"os"
@@ -26,34 +27,89 @@ type Sockets struct {
 	Datagrams []*net.UDPConn // TFTP
 }
 
-// stream takes the listener that is bound to an address, or to all of them.
+// stream finds the listener that receives what is sent to an address.
 func (s *Sockets) stream(at netip.AddrPort) net.Listener {
-	return take(&s.Streams, func(l net.Listener) bool {
-		a, ok := l.Addr().(*net.TCPAddr)
+	return find(s.Streams, func(l net.Listener) bool {
+		have, ok := boundTo(l.Addr())
 		c, _ := l.(syscall.Conn)
-		return ok && binds(a.AddrPort(), at, c != nil && only6(c))
+		return ok && binds(have, at, c != nil && only6(c))
 	})
 }
 
-// socket takes the listener that is bound to a path.
+// socket finds the listener that is bound to a path.
 func (s *Sockets) socket(path string) net.Listener {
-	return take(&s.Streams, func(l net.Listener) bool { return l.Addr().Network() == "unix" && l.Addr().String() == path })
+	return find(s.Streams, func(l net.Listener) bool { return l.Addr().Network() == "unix" && l.Addr().String() == path })
 }
 
-// datagram takes the socket that is bound to an address.
-func (s *Sockets) datagram(at netip.AddrPort) *net.UDPConn {
-	return take(&s.Datagrams, func(c *net.UDPConn) bool {
-		a, ok := c.LocalAddr().(*net.UDPAddr)
-		return ok && binds(a.AddrPort(), at, only6(c))
-	})
+// streamAt copies the listener that is bound to this address and no other; nil
+// when there is none. The original stays open: who passed it has it, too, so
+// that a link which is left and comes back could not bind the address again.
+func (s *Sockets) streamAt(at netip.AddrPort) (net.Listener, error) {
+	l, ok := find(s.Streams, func(l net.Listener) bool { return boundAt(l.Addr(), at) }).(*net.TCPListener)
+	if !ok {
+		return nil, nil
+	}
+	f, err := l.File()
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return net.FileListener(f)
 }
 
-func take[T comparable](list *[]T, is func(T) bool) (found T) {
-	if i := slices.IndexFunc(*list, is); i >= 0 {
-		found = (*list)[i]
-		*list = slices.Delete(slices.Clone(*list), i, i+1)
+// datagramAt does the same for a datagram socket.
+func (s *Sockets) datagramAt(at netip.AddrPort) (*net.UDPConn, error) {
+	c := find(s.Datagrams, func(c *net.UDPConn) bool { return boundAt(c.LocalAddr(), at) })
+	if c == nil {
+		return nil, nil
+	}
+	f, err := c.File()
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	again, err := net.FilePacketConn(f)
+	if err != nil {
+		return nil, err
+	}
+	return again.(*net.UDPConn), nil
+}
+
+func (s *Sockets) close() {
+	for _, l := range s.Streams {
+		_ = l.Close() // who answers there closed it already
+	}
+	for _, c := range s.Datagrams {
+		_ = c.Close() // likewise
+	}
+}
+
+// find returns the first that is, or nil.
+func find[T any](list []T, is func(T) bool) (found T) {
+	if i := slices.IndexFunc(list, is); i >= 0 {
+		found = list[i]
 	}
 	return found
+}
+
+// boundTo is the address and port of a socket of UDP or TCP.
+func boundTo(a net.Addr) (at netip.AddrPort, ok bool) {
+	is, ok := a.(interface{ AddrPort() netip.AddrPort })
+	if ok {
+		at = is.AddrPort()
+	}
+	return at, ok
+}
+
+func boundAt(a net.Addr, at netip.AddrPort) bool {
+	have, ok := boundTo(a)
+	return ok && netip.AddrPortFrom(have.Addr().Unmap(), have.Port()) == at
+}
+
+// toAll reports whether a socket has a port at all addresses.
+func toAll(a net.Addr, port uint16) bool {
+	have, ok := boundTo(a)
+	return ok && have.Addr().IsUnspecified() && have.Port() == port
 }
 
 // binds reports whether a socket bound to have receives what is sent to want.
@@ -84,13 +140,13 @@ func only6(c syscall.Conn) bool {
 	return only == 1
 }
 
-// wildcard is which addresses a passed socket serves besides the one that it
-// was taken for.
+// wildcard is which addresses the passed sockets that are bound to all of them
+// serve.
 type wildcard struct{ four, six bool }
 
 func (w *wildcard) add(a net.Addr, c any) {
-	at, err := netip.ParseAddrPort(a.String())
-	if err != nil || !at.Addr().IsUnspecified() {
+	at, ok := boundTo(a)
+	if !ok || !at.Addr().IsUnspecified() {
 		return
 	}
 	conn, ok := c.(syscall.Conn)
@@ -105,75 +161,86 @@ func (w wildcard) has(a netip.Addr) bool {
 	return w.six
 }
 
-// answerer serves the DHCP of a link until ctx ends.
-type answerer func(ctx context.Context) error
-
-// ports are what is open for one link.
-type ports struct {
-	dhcp      answerer           // what answers DHCP or DHCPv6
-	stopDHCP  context.CancelFunc // ends that alone
-	endedDHCP chan struct{}      // closed when it has ended
-	link      io.Closer
-	tftp      []*net.UDPConn
-	http      []net.Listener
-	stop      context.CancelFunc // ends what answers at them; nil before
+// port is something that is open, with what answers there.
+type port struct {
+	open  io.Closer
+	serve func(context.Context) error // closes it in the end, HTTP after its answers are through
+	stop  context.CancelFunc          // ends serve; nil before it began
+	ended chan struct{}               // closed when serve has ended
+	card  int                         // the index of the interface that it is bound to; 0: to none
 }
 
-func (p *ports) close() {
+func (p *port) close() {
 	if p.stop != nil {
 		p.stop()
-		return // who answers closes them, HTTP after its answers are through
+		return
 	}
-	var all []io.Closer
-	if p.link != nil {
-		all = append(all, p.link)
-	}
-	for _, c := range p.tftp {
-		all = append(all, c)
-	}
-	for _, l := range p.http {
-		all = append(all, l)
-	}
-	for _, c := range all {
-		_ = c.Close() // nothing more comes from it, whatever it says
+	_ = p.open.Close() // nothing more comes from it, whatever it says
+}
+
+// ports are what is open for the links.
+type ports struct {
+	dhcp map[string]*port // by link.key
+	// TFTP and HTTP; none at an address that sockets of the server serve.
+	addresses map[netip.Addr][]*port
+}
+
+func (p ports) all() []*port {
+	return slices.Concat(slices.Collect(maps.Values(p.dhcp)), slices.Concat(slices.Collect(maps.Values(p.addresses))...))
+}
+
+// closeUnserved closes what was opened and is not answered at.
+func (p ports) closeUnserved() {
+	for _, o := range p.all() {
+		if o.stop == nil {
+			o.close()
+		}
 	}
 }
 
-// open opens every port of a link, or none. One of a socket that is bound to
-// all addresses serves them all: it is opened with the first link.
-func (s *Server) open(ctx context.Context, l link) (_ *ports, err error) {
-	p := &ports{}
+// open opens every port of a site that is not open yet, or none of them. An
+// address keeps its sockets also when it moves to another interface.
+func (s *Server) open(ctx context.Context, now site) (p ports, err error) {
+	p = ports{dhcp: map[string]*port{}, addresses: map[netip.Addr][]*port{}}
 	defer func() {
 		if err != nil {
-			p.close()
+			p.closeUnserved()
 		}
 	}()
-	if err = s.openDHCP(ctx, l, p); err != nil {
-		return nil, err
-	}
-	for _, a := range l.addresses {
-		if err := s.openAddress(ctx, a, p); err != nil {
-			return nil, err
+	for _, l := range now.links {
+		at := s.ports.dhcp[l.key()]
+		if card := now.card(l); at == nil || at.card != card {
+			if at, err = s.openDHCP(ctx, l, card); err != nil {
+				return p, err
+			}
+		}
+		p.dhcp[l.key()] = at
+		for _, a := range l.addresses {
+			list, there := s.ports.addresses[a]
+			if !there {
+				list, err = s.openAddress(ctx, a)
+			}
+			if p.addresses[a] = list; err != nil {
+				return p, err
+			}
 		}
 	}
 	return p, nil
 }
 
-func (s *Server) openDHCP(ctx context.Context, l link, p *ports) error {
+func (s *Server) openDHCP(ctx context.Context, l link, card int) (*port, error) {
 	if l.six != nil {
 		open, err := dhcp6.Listen(ctx, *l.six)
 		if err != nil {
-			return portTaken(err, "udp6", dhcp6.PortServer)
+			return nil, portTaken(err, "udp6", dhcp6.PortServer)
 		}
-		p.link, p.dhcp = closer(open.Close), func(ctx context.Context) error { return s.lend.Load().six.Serve(ctx, open) }
-		return nil
+		return &port{open: closer(open.Close), serve: func(ctx context.Context) error { return s.lend.Load().six.Serve(ctx, open) }, card: card}, nil
 	}
 	open, err := dhcp.Listen(ctx, *l.four)
 	if err != nil {
-		return portTaken(err, "udp", dhcp.PortDHCP)
+		return nil, portTaken(err, "udp", dhcp.PortDHCP)
 	}
-	p.link, p.dhcp = closer(open.Close), func(ctx context.Context) error { return s.lend.Load().four.Serve(ctx, open) }
-	return nil
+	return &port{open: closer(open.Close), serve: func(ctx context.Context) error { return s.lend.Load().four.Serve(ctx, open) }, card: card}, nil
 }
 
 // closer is a Close that cannot fail.
@@ -201,31 +268,64 @@ func family(a netip.Addr) (digit string, lc net.ListenConfig) {
 	return "6", net.ListenConfig{Control: early}
 }
 
-func (s *Server) openAddress(ctx context.Context, a netip.Addr, p *ports) error {
+// openAddress opens what is served at an address. What it returns beside an
+// error is open as well.
+func (s *Server) openAddress(ctx context.Context, a netip.Addr) (list []*port, err error) {
 	digit, lc := family(a)
-	at := netip.AddrPortFrom(a, 69)
-	if c := s.passed.datagram(at); c != nil {
-		p.tftp = append(p.tftp, c)
-		s.everywhere.tftp.add(c.LocalAddr(), c)
-	} else if !s.everywhere.tftp.has(a) {
-		c, err := lc.ListenPacket(ctx, "udp"+digit, at.String())
-		if err != nil {
-			return portTaken(err, "udp", 69)
+	at := netip.AddrPortFrom(a, portTFTP)
+	c, err := s.passed.datagramAt(at)
+	if err == nil && c == nil && !s.everywhere.tftp.has(a) {
+		var opened net.PacketConn
+		if opened, err = lc.ListenPacket(ctx, "udp"+digit, at.String()); err == nil {
+			c = opened.(*net.UDPConn)
 		}
-		p.tftp = append(p.tftp, c.(*net.UDPConn))
+	}
+	if err != nil {
+		return nil, portTaken(err, "udp", portTFTP)
+	}
+	if c != nil {
+		list = append(list, s.tftpAt(c))
 	}
 	at = netip.AddrPortFrom(a, s.port())
-	if l := s.passed.stream(at); l != nil {
-		p.http = append(p.http, l)
-		s.everywhere.http.add(l.Addr(), l)
-	} else if !s.everywhere.http.has(a) {
-		l, err := lc.Listen(ctx, "tcp"+digit, at.String())
-		if err != nil {
-			return portTaken(err, "tcp", int(s.port()))
-		}
-		p.http = append(p.http, l)
+	l, err := s.passed.streamAt(at)
+	if err == nil && l == nil && !s.everywhere.http.has(a) {
+		l, err = lc.Listen(ctx, "tcp"+digit, at.String())
 	}
-	return nil
+	if err != nil {
+		return list, portTaken(err, "tcp", int(s.port()))
+	}
+	if l != nil {
+		list = append(list, s.httpAt(l))
+	}
+	return list, nil
+}
+
+const portTFTP = 69
+
+func (s *Server) tftpAt(c *net.UDPConn) *port {
+	return &port{open: c, serve: func(ctx context.Context) error { return s.tftp.Serve(ctx, c) }}
+}
+
+func (s *Server) httpAt(l net.Listener) *port {
+	return &port{open: l, serve: func(ctx context.Context) error { return s.http.Serve(ctx, l) }}
+}
+
+// openEverywhere finds the sockets that were passed for all addresses. They
+// belong to the server: a link that is left must not close them for the others.
+func (s *Server) openEverywhere() (all []*port) {
+	for _, c := range s.passed.Datagrams {
+		if toAll(c.LocalAddr(), portTFTP) {
+			s.everywhere.tftp.add(c.LocalAddr(), c)
+			all = append(all, s.tftpAt(c))
+		}
+	}
+	for _, l := range s.passed.Streams {
+		if toAll(l.Addr(), s.port()) {
+			s.everywhere.http.add(l.Addr(), l)
+			all = append(all, s.httpAt(l))
+		}
+	}
+	return all
 }
 
 // listenSocket opens the administrator's socket. One that a dead server left

@@ -6,7 +6,6 @@ import (
 	"io"
 	"net"
 	"slices"
-	"strings"
 
 	"ingot/bootserver/api"
 	"ingot/bootserver/capture"
@@ -36,9 +35,8 @@ func (a admin) Capture(ctx context.Context, ref string, w io.Writer, most int64)
 	}
 	a.server.reloading.Lock()
 	var interfaces []string
-	for key := range a.server.ports {
-		name, _, _ := strings.Cut(key, " ") // see link.key
-		interfaces = append(interfaces, name)
+	for _, l := range a.server.site.links {
+		interfaces = append(interfaces, l.name)
 	}
 	slices.Sort(interfaces)
 	interfaces = slices.Compact(interfaces)

@@ -61,51 +61,43 @@ func (s *Server) settings(ctx context.Context) (c config.Config, err error) {
 	return c, s.booter.checkFirst(ctx, c.Boots)
 }
 
-// rearrange takes over what DHCP is told: interfaces come and go, and the
-// others keep their sockets and leases. An interface keeps its mode until a
-// restart, since other ports belong to another mode.
+// rearrange takes over what DHCP is told, and what has become of the interfaces
+// themselves: interfaces and addresses come and go, and the others keep their
+// sockets and leases. An interface keeps its mode until a restart, since other
+// ports belong to another mode.
 func (s *Server) rearrange(ctx context.Context, c *config.Config, r *api.Reloaded) error {
 	old := s.conf.Settings
 	keepModes(old, c, r)
-	four, six := !reflect.DeepEqual(old.DHCP, c.DHCP), !reflect.DeepEqual(old.DHCP6, c.DHCP6)
-	if !four && !six {
-		return nil
-	}
 	now, err := look(*c, s.conf.Range, s.conf.Range6)
 	if err != nil {
 		return err
 	}
-	opened := map[string]*ports{}
-	for _, l := range now.links {
-		if s.ports[l.key()] == nil {
-			if opened[l.key()], err = s.open(ctx, l); err != nil {
-				break
-			}
-		}
+	if reflect.DeepEqual(s.site, now) {
+		return nil
 	}
-	if err == nil {
-		err = s.lend.Load().four.Apply(now.dhcp, now.cards)
+	opened, err := s.open(ctx, now)
+	if err != nil {
+		return err
 	}
+	err = s.lend.Load().four.Apply(now.dhcp, now.cards)
 	if err == nil {
 		if err = s.lend.Load().six.Apply(now.dhcp6, now.cards6); err != nil { // then nothing has changed
-			if before, lookErr := look(old, s.conf.Range, s.conf.Range6); lookErr == nil {
-				err = errors.Join(err, s.lend.Load().four.Apply(before.dhcp, before.cards))
-			}
+			err = errors.Join(err, s.lend.Load().four.Apply(s.site.dhcp, s.site.cards))
 		}
 	}
 	if err != nil {
-		for _, p := range opened {
-			if p != nil {
-				p.close()
-			}
-		}
+		opened.closeUnserved()
 		return err
 	}
-	s.exchange(now, opened, r)
-	for what, changed := range map[string]bool{"dhcp": four, "dhcp6": six} {
-		if changed {
-			r.Changed = append(r.Changed, what)
-		}
+	for _, what := range s.site.changes(now) {
+		r.Changed = append(r.Changed, "dhcp.interfaces: "+what)
+	}
+	s.exchange(now, opened)
+	if !reflect.DeepEqual(old.DHCP, c.DHCP) {
+		r.Changed = append(r.Changed, "dhcp")
+	}
+	if !reflect.DeepEqual(old.DHCP6, c.DHCP6) {
+		r.Changed = append(r.Changed, "dhcp6")
 	}
 	return nil
 }
@@ -129,18 +121,54 @@ func keepModes(old config.Config, c *config.Config, r *api.Reloaded) {
 	}
 }
 
-// exchange serves the links that are new and leaves those that are gone.
-func (s *Server) exchange(now site, opened map[string]*ports, r *api.Reloaded) {
-	for key, p := range opened {
-		s.ports[key] = p
-		s.serve(key)
-		r.Changed = append(r.Changed, fmt.Sprintf("dhcp.interfaces: %s is served", key))
-	}
-	for key, p := range s.ports {
-		if !slices.ContainsFunc(now.links, func(l link) bool { return l.key() == key }) {
+// exchange serves what is new of the ports and closes what is gone.
+func (s *Server) exchange(now site, opened ports) {
+	before := s.ports.all()
+	s.site, s.ports = now, opened
+	s.serve(opened.all())
+	for _, p := range before {
+		if !slices.Contains(opened.all(), p) {
 			p.close()
-			delete(s.ports, key)
-			r.Changed = append(r.Changed, fmt.Sprintf("dhcp.interfaces: %s is left", key))
 		}
 	}
+}
+
+// card is the index of a link's interface.
+func (s site) card(l link) int {
+	if l.six != nil {
+		return s.cards6[l.name].Index
+	}
+	return s.cards[l.name].Index
+}
+
+// changes says, for people, what is served of another site and not of this one,
+// and the other way round.
+func (s site) changes(now site) (list []string) {
+	for _, l := range now.links {
+		i := slices.IndexFunc(s.links, func(o link) bool { return o.key() == l.key() })
+		if i < 0 {
+			list = append(list, l.key()+" is served")
+			continue
+		}
+		was := s.links[i]
+		if s.card(was) != now.card(l) {
+			list = append(list, l.key()+" is another interface of that name now, and served")
+		}
+		for _, a := range l.addresses {
+			if !slices.Contains(was.addresses, a) {
+				list = append(list, fmt.Sprintf("%s on %s is served", a, l.name))
+			}
+		}
+		for _, a := range was.addresses {
+			if !slices.Contains(l.addresses, a) {
+				list = append(list, fmt.Sprintf("%s on %s is left", a, l.name))
+			}
+		}
+	}
+	for _, was := range s.links {
+		if !slices.ContainsFunc(now.links, func(l link) bool { return l.key() == was.key() }) {
+			list = append(list, was.key()+" is left")
+		}
+	}
+	return list
 }

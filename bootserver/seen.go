@@ -148,26 +148,34 @@ func (b *booter) seeInit(tx *state.Tx, c dhcp.Sighting, m fleet.Machine, latest 
 }
 
 // firstStages is what the machine may be offered first, the preferred one
-// first: the loaders that there are, and before them, for firmware that speaks
-// HTTP, the UKI of the image that it is to run.
+// first: of its list, the loaders that there are, and for firmware that speaks
+// HTTP the UKI of the image that it is to run.
 func (b *booter) firstStages(c dhcp.Sighting, m fleet.Machine) []string {
 	var list []string
 	for _, l := range c.Loaders {
-		if _, there := b.loaders[l]; there {
+		_, there := b.loaders[l]
+		if l == fleet.FirstUKI {
+			there = c.HTTP && b.hasUKI(m)
+		}
+		if there {
 			list = append(list, l)
 		}
 	}
-	if !c.HTTP {
-		return list
-	}
-	if ref, err := fleet.Next(m); err == nil {
-		if im, err := b.image(ref.Image); err == nil {
-			if _, has := b.uki(im); has {
-				return slices.Concat([]string{fleet.FirstUKI}, list)
-			}
-		}
-	}
 	return list
+}
+
+// hasUKI reports whether the image that a machine is to run has a UKI.
+func (b *booter) hasUKI(m fleet.Machine) bool {
+	ref, err := fleet.Next(m)
+	if err != nil {
+		return false
+	}
+	im, err := b.image(ref.Image)
+	if err != nil {
+		return false
+	}
+	_, has := b.uki(im)
+	return has
 }
 
 // offer says what a client boots now, and notes it in the boot.

@@ -145,6 +145,43 @@ func TestHTTPFirmware(t *testing.T) {
 	}
 }
 
+// TestChosenFirstStages: a list that an operator wrote is followed as it is
+// written. The UKI is an entry of it, and is for firmware that speaks HTTP.
+func TestChosenFirstStages(t *testing.T) {
+	tftp, http := ingot.FirmwareUEFIx64, ingot.FirmwareUEFIx64HTTP
+	for _, c := range []struct {
+		firmware ingot.Firmware
+		loaders  []string
+		want     []string // in the attempts of a machine on which all stall
+	}{
+		{http, dhcp.Loaders[http], []string{"uki.efi", "snponly.efi", "ipxe.efi", "uki.efi"}},
+		{http, []string{"snponly.efi", "ipxe.efi"}, []string{"snponly.efi", "ipxe.efi", "snponly.efi"}},
+		{http, []string{"ipxe.efi", "uki"}, []string{"ipxe.efi", "uki.efi", "ipxe.efi"}},
+		{http, []string{"uki"}, []string{"uki.efi", "uki.efi"}},
+		{tftp, []string{"uki", "ipxe.efi"}, []string{"ipxe.efi", "ipxe.efi"}},
+	} {
+		h := newHouse(t)
+		h.put("v1")
+		h.seen(asks(c.firmware, true))
+		if _, err := h.api.Approve(t.Context(), machineID, api.ApproveRequest{Image: "lab:v1"}); err != nil {
+			t.Fatal(err)
+		}
+		h.clock = h.clock.Add(time.Hour)
+		h.expire() // the boot of a machine that was not approved
+		for n, want := range c.want {
+			s := asks(c.firmware, true)
+			s.Loaders = c.loaders
+			b := h.seen(s)
+			if got := b.Loader + b.URL[strings.LastIndex(b.URL, "/")+1:]; got != want {
+				t.Errorf("%s with the list %q is offered %q at attempt %d; want %q", c.firmware, c.loaders, got, n+1, want)
+			}
+			s.Asks = false
+			h.seen(s)
+			h.clock = h.clock.Add(time.Minute)
+		}
+	}
+}
+
 // TestWouldRecordsNothing: an observer says what it would do, and does not.
 func TestWouldRecordsNothing(t *testing.T) {
 	h := newHouse(t)

@@ -78,7 +78,7 @@ type Server struct {
 	lend       atomic.Pointer[lenders] // nil before Run
 	prober     *dhcp.Prober
 	passed     Sockets
-	everywhere struct{ tftp, http wildcard } // a socket that was passed serves all addresses
+	everywhere struct{ tftp, http wildcard } // the addresses at which passed sockets serve all links
 	ca         *access.CA
 	remote     []string    // where the API is served over TLS
 	ready      atomic.Bool // every port is open
@@ -86,8 +86,9 @@ type Server struct {
 	captures   atomic.Int32 // under way
 
 	reloading sync.Mutex
-	ports     map[string]*ports // by link.key; Run makes it, then reloads change it
-	serving   context.Context   // of Run, for links that a reload adds
+	site      site            // what is served; Run makes it, then reloads change it
+	ports     ports           // of the site
+	serving   context.Context // of Run, for links that a reload adds
 	group     *errgroup.Group
 }
 
@@ -102,7 +103,7 @@ func New(c Config) *Server {
 	if c.Settings.Socket == "" {
 		c.Settings.Socket = filepath.Join(c.Store.Root(), "ingot.sock")
 	}
-	return &Server{conf: c, log: c.Log, passed: c.Sockets, ports: map[string]*ports{}}
+	return &Server{conf: c, log: c.Log, passed: c.Sockets}
 }
 
 func (s *Server) port() uint16 {
@@ -140,19 +141,14 @@ func (s *Server) Run(ctx context.Context) error {
 	}
 	defer doors.close()
 	defer s.closeAll()
-	for _, l := range now.links {
-		p, err := s.open(ctx, l)
-		if err != nil {
-			return err
-		}
-		s.ports[l.key()] = p
+	shared := s.openEverywhere()
+	if s.ports, err = s.open(ctx, now); err != nil {
+		return err
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	s.reloading.Lock()
-	s.serving, s.group = ctx, g
-	for _, l := range now.links {
-		s.serve(l.key())
-	}
+	s.serving, s.group, s.site = ctx, g, now
+	s.serve(append(shared, s.ports.all()...))
 	s.reloading.Unlock()
 	s.answer(ctx, g, doors)
 	g.Go(func() error {
@@ -191,9 +187,10 @@ func (s *Server) closeAll() {
 	s.reloading.Lock()
 	defer s.reloading.Unlock()
 	s.group = nil
-	for _, p := range s.ports {
+	for _, p := range s.ports.all() {
 		p.close()
 	}
+	s.passed.close()
 }
 
 // prepare makes what all links share.
@@ -229,17 +226,18 @@ func (s *Server) limit(c config.Config) {
 	s.tftp.SetLimits(c.TFTP.Limits())
 }
 
-// serve starts to answer on one link; its ports are open.
-func (s *Server) serve(name string) {
-	p := s.ports[name]
-	ctx, stop := context.WithCancel(s.serving)
-	p.stop = func() { stop(); p.stopDHCP() }
-	s.serveDHCP(p)
-	for _, c := range p.tftp {
-		s.group.Go(func() error { return s.tftp.Serve(ctx, c) })
-	}
-	for _, l := range p.http {
-		s.group.Go(func() error { return s.http.Serve(ctx, l) })
+// serve starts to answer at ports where nobody does yet.
+func (s *Server) serve(list []*port) {
+	for _, p := range list {
+		if p.stop != nil {
+			continue
+		}
+		ctx, stop := context.WithCancel(s.serving)
+		p.stop, p.ended = stop, make(chan struct{})
+		s.group.Go(func() error {
+			defer close(p.ended)
+			return p.serve(ctx)
+		})
 	}
 }
 
@@ -269,8 +267,9 @@ func every(ctx context.Context, d time.Duration, f func()) error {
 // ErrNoReload: the server was started without a file that could be read again.
 var ErrNoReload = errors.New("the server has no configuration file to read again")
 
-// Reload reads the settings again and takes over what can be changed while
-// machines boot: every socket stays open and every transfer goes on. It
+// Reload reads the settings again, looks at the interfaces again, and takes over
+// what can be changed while machines boot: what is served on keeps its sockets
+// and its transfers. It
 // returns what takes a restart. Settings with a fault change nothing.
 func (s *Server) Reload(ctx context.Context) (api.Reloaded, error) {
 	s.reloading.Lock()

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -47,7 +48,7 @@ dhcp:
           pools: [10.99.0.100-10.99.0.199]
           lease: 30m
   machines:
-    - {mac: "52:54:00:12:00:01", address: 10.99.0.5, dns: []}
+    - {mac: "52:54:00:12:00:01", address: 10.99.0.5, dns: [], loaders: [uki, ipxe.efi]}
 http: {port: 8080, rate: 1GiB, transfers: 100}
 tftp: {perClient: 4}
 boots: {ticket: 90s, deadline: 5m}
@@ -70,6 +71,8 @@ func TestLoad(t *testing.T) {
 	}
 	if m := c.DHCP.Machines[0]; m.DNS == nil || len(m.DNS) != 0 {
 		t.Errorf("dns of the machine = %v; want an empty list, not none", m.DNS)
+	} else if !slices.Equal(m.Loaders, []string{fleet.FirstUKI, "ipxe.efi"}) {
+		t.Errorf("loaders of the machine = %q; want the UKI, then a loader", m.Loaders)
 	}
 	if s := c.DHCP.Networks[0].Subnets[0]; s.Lease != 30*time.Minute || c.HTTP.Rate != 1<<30 || time.Duration(c.Boots.Ticket) != 90*time.Second {
 		t.Errorf("lease %s, rate %d, ticket %v", s.Lease, c.HTTP.Rate, c.Boots.Ticket)

@@ -10,19 +10,21 @@ import (
 	"github.com/insomniacslk/dhcp/iana"
 
 	"ingot"
+	"ingot/bootserver/fleet"
 	"ingot/bootserver/lease"
 	"ingot/bootserver/network"
 )
 
 // Loaders are the first stages by firmware, the next one for machines on which
 // the one before stalls. UEFI gets snponly first: it drives the card through
-// the firmware's own driver, which works where iPXE's drivers do not.
+// the firmware's own driver, which works where iPXE's drivers do not. Firmware
+// that speaks HTTP needs no loader for an image with a UKI.
 var Loaders = map[ingot.Firmware][]string{
 	ingot.FirmwareBIOS:          {"undionly.kpxe", "ipxe.pxe"},
 	ingot.FirmwareUEFIx64:       {"snponly.efi", "ipxe.efi"},
-	ingot.FirmwareUEFIx64HTTP:   {"snponly.efi", "ipxe.efi"},
+	ingot.FirmwareUEFIx64HTTP:   {fleet.FirstUKI, "snponly.efi", "ipxe.efi"},
 	ingot.FirmwareUEFIarm64:     {"snponly-arm64.efi", "ipxe-arm64.efi"},
-	ingot.FirmwareUEFIarm64HTTP: {"snponly-arm64.efi", "ipxe-arm64.efi"},
+	ingot.FirmwareUEFIarm64HTTP: {fleet.FirstUKI, "snponly-arm64.efi", "ipxe-arm64.efi"},
 }
 
 // Told is what a client is told.

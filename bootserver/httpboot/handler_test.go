@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"net"
 	"net/http"
@@ -285,8 +286,9 @@ func TestSlowReaders(t *testing.T) {
 	}
 }
 
-// TestCrowd: who finds no room is told when to come back, firmware finds room
-// when roots find none, and one boot cannot take it all.
+// TestCrowd: who finds no room is told when to come back, and not all at the
+// same moment; firmware finds room when roots find none, and one boot cannot
+// take it all.
 func TestCrowd(t *testing.T) {
 	s := &shelf{dir: t.TempDir()}
 	s.random(t, "root", 16<<20)
@@ -319,6 +321,13 @@ func TestCrowd(t *testing.T) {
 		if after, err := strconv.Atoi(resp.Header.Get("Retry-After")); c.status == 503 && (err != nil || after < 2 || after > 8) {
 			t.Errorf("GET %s: Retry-After %q; want 2 to 8 seconds", c.part, resp.Header.Get("Retry-After"))
 		}
+	}
+	when := map[string]bool{}
+	for range 30 { // all the same by chance: once in 10^24
+		when[get("root").Header.Get("Retry-After")] = true
+	}
+	if len(when) < 2 {
+		t.Errorf("30 machines are all asked to come back after %v seconds", slices.Collect(maps.Keys(when)))
 	}
 	server.SetLimits(Limits{Transfers: 20, PerBoot: 20})
 	if resp := get("root"); resp.StatusCode != 200 {

@@ -56,7 +56,10 @@ func TestForeignClients(t *testing.T) {
 			continue
 		}
 		if text, _ := exec.Command(c.argv[0], c.argv[1]).CombinedOutput(); c.argv[0] == "busybox" && strings.Contains(string(text), "applet not found") {
-			continue // Debian builds busybox in several ways
+			if os.Getenv("CI") != "" {
+				t.Fatalf("this busybox is built without tftp: %s", text)
+			}
+			continue // there are several builds of it
 		}
 		_ = os.Remove(out)
 		run, stop := context.WithTimeout(ctx, 20*time.Second)

@@ -51,9 +51,10 @@ what to write instead; the exit code is 1 when there is one.`,
 	}
 	reload := &cobra.Command{
 		Use: "reload", Short: "make the running server read its configuration again", Args: exactArgs(),
-		Long: `Make the running server read its configuration again. Sockets stay open, transfers go
-on, no boot is dropped. What cannot be changed while it runs is named; it takes a
-restart. A configuration with a fault changes nothing.`,
+		Long: `Make the running server read its configuration again, and look at its interfaces
+again: addresses that came are served, those that are gone are left. Other sockets stay
+open, transfers go on, no boot is dropped. What cannot be changed while it runs is
+named; it takes a restart. A configuration with a fault changes nothing.`,
 		Example: "  ingot config check && ingot config reload",
 		RunE:    func(cmd *cobra.Command, _ []string) error { return a.configReload(cmd) },
 	}

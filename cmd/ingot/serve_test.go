@@ -1,17 +1,23 @@
 package main
 
 import (
+	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"ingot/bootserver/api"
+	"ingot/internal/wire"
 	"ingot/testvm/storm"
 )
 
@@ -52,6 +58,104 @@ func (n *notified) await(state string) {
 	}
 }
 
+// activated are the first words of a command to which an HTTP socket, the
+// administrator's and one of TFTP are passed. variables are of its environment.
+func (f *field) activated(variables ...string) []string {
+	f.t.Helper()
+	wire.Need(f.t, "systemd-socket-activate")
+	argv := []string{"systemd-socket-activate", "--listen=0.0.0.0:80", "--listen=" + filepath.Join(f.store, "ingot.sock"), "--setenv=INGOT_STORE"}
+	for _, v := range variables {
+		argv = append(argv, "--setenv="+v)
+	}
+	return append(argv, "env", "INGOT_TEST_IS=datagram", os.Args[0], "0.0.0.0:69")
+}
+
+// passDatagram does what systemd-socket-activate does not: it adds a datagram
+// socket to the streams that are passed, and becomes the program that gets them.
+func passDatagram(address string, argv []string) error {
+	at, err := netip.ParseAddrPort(address)
+	if err != nil {
+		return err
+	}
+	passed, err := strconv.Atoi(os.Getenv("LISTEN_FDS"))
+	if err != nil {
+		return err
+	}
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM, 0)
+	if err != nil {
+		return err
+	}
+	if err := unix.Bind(fd, &unix.SockaddrInet4{Port: int(at.Port()), Addr: at.Addr().As4()}); err != nil {
+		return err
+	}
+	if next := 3 + passed; fd != next { // they begin at 3
+		if err := unix.Dup3(fd, next, 0); err != nil {
+			return err
+		}
+		unix.Close(fd)
+	}
+	os.Setenv("LISTEN_FDS", strconv.Itoa(passed+1))
+	os.Setenv("INGOT_TEST_IS", "ingot")
+	program, err := exec.LookPath(argv[0])
+	if err != nil {
+		return err
+	}
+	return syscall.Exec(program, argv, os.Environ())
+}
+
+// answers reports whether a URL can be fetched on the server's side.
+func (f *field) answers(url string) bool {
+	return f.lan.Command(f.ctx, "curl", "-s", "-g", "-m", "2", "-o", "/dev/null", url).Run() == nil
+}
+
+// ip changes the network of the server's side.
+func (f *field) ip(args ...string) {
+	f.t.Helper()
+	if out, err := f.lan.Command(f.ctx, "ip", args...).CombinedOutput(); err != nil {
+		f.t.Fatalf("ip %s: %v: %s", strings.Join(args, " "), err, out)
+	}
+}
+
+// bridge makes another interface.
+func (f *field) bridge(name string, addresses ...string) {
+	f.t.Helper()
+	f.ip("link", "add", name, "type", "bridge")
+	f.ip("link", "set", name, "up")
+	for _, a := range addresses {
+		if strings.Contains(a, ":") {
+			f.ip("address", "add", a, "dev", name, "nodad")
+		} else {
+			f.ip("address", "add", a, "dev", name)
+		}
+	}
+}
+
+// listening are the sockets at a port as ss shows them, the local address of
+// each.
+func (f *field) listening(kind string, port int) (at []string) {
+	f.t.Helper()
+	for _, l := range f.sockets(kind, port) {
+		at = append(at, l[3])
+	}
+	return at
+}
+
+// sockets are the fields of each line of ss: state, what waits, how much may
+// wait, the local address, the peer.
+func (f *field) sockets(kind string, port int) (lines [][]string) {
+	f.t.Helper()
+	out, err := f.lan.Command(f.ctx, "ss", "-H", "-l", "-n", kind, fmt.Sprintf("sport = :%d", port)).CombinedOutput()
+	if err != nil {
+		f.t.Fatalf("ss: %v: %s", err, out)
+	}
+	for l := range strings.Lines(string(out)) {
+		if fields := strings.Fields(l); len(fields) >= 5 {
+			lines = append(lines, fields)
+		}
+	}
+	return lines
+}
+
 // TestServeUnderSystemd: a server that is not root, with three capabilities,
 // with sockets that were opened for it and a manager that it tells how it
 // does, boots machines while its configuration changes.
@@ -59,31 +163,32 @@ func TestServeUnderSystemd(t *testing.T) {
 	if testing.Short() {
 		t.Skip("some seconds in network namespaces")
 	}
-	for _, tool := range []string{"systemd-socket-activate", "setpriv"} {
-		if _, err := exec.LookPath(tool); err != nil {
-			if os.Getenv("CI") != "" {
-				t.Fatalf("%s is not installed; run scripts/setup test", tool)
-			}
-			t.Skipf("%s is not installed", tool)
-		}
-	}
+	wire.Need(t, "setpriv", "curl", "ss")
 	f := newField(t, 2<<20)
-	socket := filepath.Join(f.store, "ingot.sock")
 	n := newNotified(t, filepath.Join(f.dir, "notify"))
 	// nobody's server: setpriv gives up root and keeps the capabilities of ingot.service.
 	if out, err := exec.Command("chown", "-R", "65534:65534", f.store, n.path).CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
 	caps := "+net_bind_service,+net_raw,+net_admin"
-	f.start("systemd-socket-activate", "--listen=0.0.0.0:80", "--listen="+socket, "--setenv=INGOT_TEST_IS", "--setenv=INGOT_STORE",
-		"--setenv=NOTIFY_SOCKET="+n.path, "--setenv=WATCHDOG_USEC=3000000", "--setenv=HOME=/nonexistent",
-		"setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all,"+caps, "--ambient-caps="+caps, "--bounding-set=-all,"+caps, "--no-new-privs")
+	f.start(append(f.activated("NOTIFY_SOCKET="+n.path, "WATCHDOG_USEC=3000000", "HOME=/nonexistent"),
+		"setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all,"+caps, "--ambient-caps="+caps, "--bounding-set=-all,"+caps, "--no-new-privs")...)
 	// The first connection starts it.
 	f.until("the server to be started by its socket", func() bool { _, err := f.api().Version(f.ctx); return err == nil })
 	n.await("READY=1")
 	n.await("WATCHDOG=1")
 	if status, _ := os.ReadFile("/proc/" + f.serverPID() + "/status"); !strings.Contains(string(status), "Uid:\t65534\t65534") {
 		t.Errorf("the server runs as\n%s", status)
+	}
+	for kind, port := range map[string]int{"-t": 80, "-u": 69} {
+		if got, want := f.listening(kind, port), []string{fmt.Sprintf("0.0.0.0:%d", port)}; !slices.Equal(got, want) {
+			t.Errorf("at port %d there are the sockets %q; want the one that was passed, %q", port, got, want)
+		}
+	}
+	// What a loader asks for by itself comes from the same socket as the loader.
+	script, err := f.lan.Command(f.ctx, "curl", "-s", "-m", "10", "tftp://10.99.0.1/autoexec.ipxe").Output()
+	if err != nil || !strings.HasPrefix(string(script), "#!ipxe\n") {
+		t.Errorf("autoexec.ipxe by TFTP: %v, %q; want a script", err, script)
 	}
 	wait := f.startStorm(storm.Config{Machines: 12, Spread: 3 * time.Second, Timeout: 2 * time.Minute})
 	for _, c := range []struct {
@@ -138,29 +243,60 @@ func contains(list, want []string) bool {
 	return true
 }
 
+// TestPassedSocketsStay: a socket that was passed for all addresses serves every
+// link, whichever of them a reload leaves.
+func TestPassedSocketsStay(t *testing.T) {
+	if testing.Short() {
+		t.Skip("some seconds in network namespaces")
+	}
+	wire.Need(t, "curl")
+	f := newField(t, 2<<20)
+	f.bridge("br1", "10.98.0.1/24")
+	both := strings.Replace(settings, "{name: br0, probe: 10ms}", "{name: br1}, {name: br0, probe: 10ms}", 1)
+	f.write(both)
+	f.start(f.activated("HOME=/nonexistent")...)
+	f.until("the server to be started by its socket", func() bool { _, err := f.api().Version(f.ctx); return err == nil })
+	serves := func(after, at string) {
+		t.Helper()
+		for _, url := range []string{"http://" + at + "/", "tftp://" + at + "/snponly.efi"} {
+			if !f.answers(url) {
+				t.Errorf("after %s, %s does not answer", after, url)
+			}
+		}
+	}
+	f.until("every port to be open", func() bool { return f.answers("tftp://10.99.0.1/snponly.efi") })
+	serves("its start", "10.98.0.1")
+	for _, c := range []struct{ config, change string }{{settings, "br1 is left"}, {both, "br1 is served"}} {
+		f.write(c.config)
+		if r, err := f.api().Reload(f.ctx); err != nil || !slices.Contains(r.Changed, "dhcp.interfaces: "+c.change) {
+			t.Errorf("Reload = %+v, %v; want that %s", r, err, c.change)
+		}
+		serves(c.change, "10.99.0.1")
+	}
+	serves("br1 came back", "10.98.0.1")
+}
+
 // TestInterfacesComeAndGo: a reload adds an interface and leaves one, and
-// machines on the one that stays boot on.
+// machines on the one that stays boot on. It sees what became of interfaces
+// whose settings are the same.
 func TestInterfacesComeAndGo(t *testing.T) {
 	if testing.Short() {
 		t.Skip("some seconds in network namespaces")
 	}
+	wire.Need(t, "curl", "ss")
 	f := newField(t, 2<<20)
-	if out, err := f.lan.Command(f.ctx, "sh", "-c", "ip link add br1 type bridge && ip address add 10.98.0.1/24 dev br1 && ip link set br1 up && ip address add fd00:98::1/64 dev br1 nodad").CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, out)
-	}
+	f.bridge("br1", "10.98.0.1/24", "fd00:98::1/64")
 	f.serve()
 	both := strings.Replace(settings, "{name: br0, probe: 10ms}", "{name: br0, probe: 10ms}, {name: br1}", 1)
-	answers := func(url string) bool {
-		return f.lan.Command(f.ctx, "curl", "-s", "-g", "-m", "2", "-o", "/dev/null", url).Run() == nil
-	}
-	asks := func() bool { return answers("http://10.98.0.1/") }
-	asks6 := func() bool { return answers("http://[fd00:98::1]/") && answers("tftp://[fd00:98::1]/snponly.efi") }
+	asks := func() bool { return f.answers("http://10.98.0.1/") }
+	asks6 := func() bool { return f.answers("http://[fd00:98::1]/") && f.answers("tftp://[fd00:98::1]/snponly.efi") }
 	wait := f.startStorm(storm.Config{Machines: 5, Spread: time.Second, Timeout: time.Minute})
 	f.write(both)
 	r, err := f.api().Reload(f.ctx)
 	if err != nil || !slices.Contains(r.Changed, "dhcp.interfaces: br1 is served") || !asks() {
 		t.Errorf("adding an interface: %+v, %v, and it answers: %v", r, err, asks())
 	}
+	f.addressesComeAndGo("br1")
 	f.write(settings)
 	r, err = f.api().Reload(f.ctx)
 	if err != nil || !slices.Contains(r.Changed, "dhcp.interfaces: br1 is left") {
@@ -185,39 +321,35 @@ func TestInterfacesComeAndGo(t *testing.T) {
 	_ = f.server.Process.Signal(syscall.SIGTERM)
 }
 
-// TestUnits: systemd itself reads the units, and finds them hardened.
-func TestUnits(t *testing.T) {
-	if _, err := exec.LookPath("systemd-analyze"); err != nil {
-		if os.Getenv("CI") != "" {
-			t.Fatal("systemd-analyze is not installed; run scripts/setup test")
+// addressesComeAndGo changes an interface that is served under the server.
+func (f *field) addressesComeAndGo(name string) {
+	f.t.Helper()
+	reload := func(want string) {
+		f.t.Helper()
+		if r, err := f.api().Reload(f.ctx); err != nil || !slices.Equal(r.Changed, []string{"dhcp.interfaces: " + want}) {
+			f.t.Errorf("Reload = %+v, %v; want that %s, and nothing else", r, err, want)
 		}
-		t.Skip("systemd-analyze is not installed")
 	}
-	dir := t.TempDir()
-	units, err := filepath.Glob("../../packaging/systemd/*.s[eo][rc]*")
-	if err != nil || len(units) < 4 {
-		t.Fatalf("%d units, %v; want the service and its sockets", len(units), err)
+	f.ip("address", "add", "10.97.0.1/24", "dev", name)
+	reload("10.97.0.1 on " + name + " is served")
+	if !f.answers("http://10.97.0.1/") || !f.answers("tftp://10.97.0.1/snponly.efi") || !f.answers("http://10.98.0.1/") {
+		f.t.Error("after an interface got another address, not both of them answer")
 	}
-	var copies []string
-	for _, u := range units {
-		text, err := os.ReadFile(u)
-		if err != nil {
-			t.Fatal(err)
-		}
-		// The program need not be installed for this.
-		here := strings.ReplaceAll(string(text), "/usr/bin/ingot", "/usr/bin/env")
-		to := filepath.Join(dir, filepath.Base(u))
-		if err := os.WriteFile(to, []byte(here), 0o644); err != nil {
-			t.Fatal(err)
-		}
-		copies = append(copies, to)
-	}
-	if out, err := exec.Command("systemd-analyze", append([]string{"verify", "--man=no"}, copies...)...).CombinedOutput(); err != nil || len(out) > 0 {
-		t.Errorf("systemd-analyze verify: %v\n%s", err, out)
-	}
-	// Exposure from 0 to 10, in tenths here: 2.0 with what it cannot do without.
-	out, err := exec.Command("systemd-analyze", "security", "--offline=true", "--threshold=25", "--no-pager", filepath.Join(dir, "ingot.service")).CombinedOutput()
-	if err != nil {
-		t.Errorf("systemd-analyze security: %v\n%s", err, out)
+	f.ip("address", "del", "10.97.0.1/24", "dev", name)
+	reload("10.97.0.1 on " + name + " is left")
+	f.until("the address to be left", func() bool {
+		return !slices.Contains(f.listening("-t", 80), "10.97.0.1:80") && !slices.Contains(f.listening("-u", 69), "10.97.0.1:69")
+	})
+	f.ip("link", "del", name)
+	f.bridge(name, "10.98.0.1/24", "fd00:98::1/64")
+	reload(name + " is another interface of that name now, and served")
+	// ss knows no name of an interface that is gone.
+	f.until("DHCP to be served on what is there", func() bool {
+		at := f.listening("-u", 67)
+		slices.Sort(at)
+		return slices.Equal(at, []string{"0.0.0.0%br0:67", "0.0.0.0%" + name + ":67"})
+	})
+	if !f.answers("http://10.98.0.1/") {
+		f.t.Error("after an interface was made anew, its address does not answer")
 	}
 }

@@ -26,7 +26,11 @@ import (
 // TestMain lets the test binary be ingot, for tests that run it in network
 // namespaces.
 func TestMain(m *testing.M) {
-	if os.Getenv("INGOT_TEST_IS") == "ingot" {
+	switch os.Getenv("INGOT_TEST_IS") {
+	case "datagram":
+		fmt.Fprintln(os.Stderr, passDatagram(os.Args[1], os.Args[2:]))
+		os.Exit(1)
+	case "ingot":
 		if clock := os.Getenv("INGOT_TEST_CLOCK"); clock != "" {
 			a := &app{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, now: newSteppedClock(clock).now}
 			os.Exit(a.run(context.Background(), os.Args[1:]))
