@@ -162,30 +162,33 @@ func Learn(m Machine, f ingot.Facts, now time.Time) (after Machine, changes []st
 }
 
 // Merge makes one machine of two: from is the same machine as into, with other
-// parts. What operators gave into stays; what from is seen with is the present.
+// parts. What operators gave into stays. What the machine is now (its board,
+// its hardware, its boot) is what was seen last, be it of from or of into: the
+// one that runs must not lose its boot to a record that is old.
 func Merge(into, from Machine) Machine {
 	for _, mac := range from.MACs {
 		if !slices.Contains(into.MACs, mac) {
 			into.MACs = append(slices.Clone(into.MACs), mac)
 		}
 	}
-	if from.UUID != "" {
+	later := !from.LastSeen.Before(into.LastSeen)
+	if from.UUID != "" && (later || into.UUID == "") {
 		into.UUID = from.UUID
 	}
-	if from.Serial != "" {
+	if from.Serial != "" && (later || into.Serial == "") {
 		into.Serial = from.Serial
 	}
-	if from.Facts.RAM != 0 {
+	if from.Facts.RAM != 0 && (later || into.Facts.RAM == 0) {
 		into.Facts = from.Facts
 	}
-	if from.LastSeen.After(into.LastSeen) {
+	if from.Boot != "" && (later || into.Boot == "") {
+		into.Boot = from.Boot
+	}
+	if later {
 		into.LastSeen, into.Address, into.Port, into.Firmware = from.LastSeen, from.Address, from.Port, from.Firmware
 	}
 	if from.FirstSeen.Before(into.FirstSeen) && !from.FirstSeen.IsZero() {
 		into.FirstSeen = from.FirstSeen
-	}
-	if from.Boot != "" {
-		into.Boot = from.Boot
 	}
 	into.Ask = nil
 	return into

@@ -79,6 +79,18 @@ func TestMerge(t *testing.T) {
 	}
 }
 
+// TestMergeOld: a record that is older than the machine that runs takes nothing
+// from it, and fills in what is not known.
+func TestMergeOld(t *testing.T) {
+	runs := Machine{ID: "m-a", State: Approved, UUID: "u1", MACs: []string{"1"}, LastSeen: t0, FirstSeen: t0, Boot: "runs", Facts: ingot.Facts{RAM: 2}}
+	old := Machine{ID: "m-b", State: Retired, UUID: "u2", Serial: "S2", MACs: []string{"2"}, LastSeen: t0.Add(-1), FirstSeen: t0, Boot: "old", Facts: ingot.Facts{RAM: 1}}
+	want := runs
+	want.MACs, want.Serial = []string{"1", "2"}, "S2"
+	if d := machineDiff(want, Merge(runs, old)); d != "" {
+		t.Errorf("Merge of an older one (-want +got):\n%s", d)
+	}
+}
+
 func TestHardwareChanges(t *testing.T) {
 	old := ingot.Facts{Vendor: "V", BIOS: "B 1.0", CPU: "X", Cores: 8, RAM: 256 << 30,
 		NICs:  []ingot.NIC{{Name: "eth0", MAC: "a", Firmware: "22.31"}, {Name: "eth1", MAC: "b"}},

@@ -108,6 +108,62 @@ func TestRestoredIdentity(t *testing.T) {
 	}
 }
 
+// TestMovedBootsKeepTheirTime: the boots of a machine that is merged take their
+// places by when they started; the latest stays the latest, on the disk too,
+// and after a change that failed all is as it was.
+func TestMovedBootsKeepTheirTime(t *testing.T) {
+	dir := t.TempDir()
+	s := open(t, dir)
+	err := s.Update(func(tx *Tx) error {
+		for i, m := range []ingot.MachineID{"old", "into", "old", "into"} {
+			tx.PutBoot(fleet.Boot{ID: ingot.NewBootID([16]byte{byte(i + 1)}), Machine: m, Number: i/2 + 1, Started: time.Unix(int64(i), 0).UTC()})
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	order := func(m ingot.MachineID, want ...byte) {
+		t.Helper()
+		boots, err := s.Boots(m, 0)
+		var got []byte
+		last := 0
+		for _, b := range boots {
+			got = append(got, b.ID[1]-'0')
+			if b.Machine != m || b.Number <= last {
+				t.Errorf("boot %s of %s has the number %d after %d", b.ID.Short(), b.Machine, b.Number, last)
+			}
+			last = b.Number
+		}
+		if err != nil || !bytes.Equal(got, want) {
+			t.Errorf("boots of %s: %d, %v; want %d", m, got, err, want)
+		}
+	}
+	fault := errors.New("no")
+	if err := s.Update(func(tx *Tx) error { return errors.Join(tx.MoveBoots("old", "into"), fault) }); !errors.Is(err, fault) {
+		t.Fatal(err)
+	}
+	order("old", 1, 3)
+	order("into", 2, 4)
+	if err := s.Update(func(tx *Tx) error { return tx.MoveBoots("old", "into") }); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		order("old")
+		order("into", 1, 2, 3, 4)
+		if id := s.index.latest["into"]; id != ingot.NewBootID([16]byte{4}) {
+			t.Errorf("the latest boot is %s; want the one that runs", id.Short())
+		}
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		s = open(t, dir)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func TestFailedUpdateChangesNothing(t *testing.T) {
 	s := open(t, t.TempDir())
 	defer s.Close()

@@ -129,30 +129,41 @@ func (tx *Tx) DropMachine(id ingot.MachineID) error {
 	return nil
 }
 
-// MoveBoots gives the boots of one machine to another.
+// MoveBoots gives the boots of one machine to another. They take their places
+// among those that are there by when they started; the order that the boots of
+// one machine have stays, for clocks jump.
 func (tx *Tx) MoveBoots(from, to ingot.MachineID) error {
-	boots, err := tx.s.bootsOf(from, Place{}, 0)
+	moved, err := tx.s.bootsOf(from, Place{}, 0)
 	if err != nil {
 		return err
 	}
-	have, err := tx.s.bootsOf(to, Place{}, 1)
+	have, err := tx.s.bootsOf(to, Place{}, 0)
 	if err != nil {
 		return err
+	}
+	var all []fleet.Boot
+	for len(have) > 0 || len(moved) > 0 {
+		next := &have
+		if len(have) == 0 || len(moved) > 0 && moved[0].Started.Before(have[0].Started) {
+			next = &moved
+		}
+		all = append(all, (*next)[0])
+		*next = (*next)[1:]
 	}
 	number := 0
-	for _, b := range have {
-		number = b.Number
-	}
-	for _, b := range boots {
+	for _, b := range all {
+		after := b
+		number = max(number+1, b.Number) // of those that stay most keep theirs
+		after.Machine, after.Number = to, number
+		if b.Machine == after.Machine && b.Number == after.Number {
+			continue
+		}
+		tx.undo = append(tx.undo, func() { tx.s.dropBoot(b.ID); tx.s.setBoot(b) })
 		tx.write(bucketHistory, string(historyKey(b)), nil)
 		tx.s.dropBoot(b.ID)
-		moved := b
-		number++
-		moved.Machine, moved.Number = to, number // they come after those that are there
-		tx.undo = append(tx.undo, func() { tx.s.dropBoot(b.ID); tx.s.setBoot(b) })
-		tx.s.setBoot(moved)
-		tx.write(bucketBoots, string(b.ID), moved)
-		tx.write(bucketHistory, string(historyKey(moved)), []byte{})
+		tx.s.setBoot(after)
+		tx.write(bucketBoots, string(b.ID), after)
+		tx.write(bucketHistory, string(historyKey(after)), []byte{})
 	}
 	return nil
 }
