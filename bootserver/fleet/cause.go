@@ -185,8 +185,8 @@ func unanswered(b Boot, s Story) cause {
 	if b.Told.IsZero() {
 		c := cause{"no DHCPREQUEST after our offer", "", "ingot network"}
 		for _, o := range s.Others {
-			if !o.At.Before(b.Started) {
-				c.means = fmt.Sprintf("another server, %s, answered", o.Address)
+			if !o.At.Before(b.Started) && (b.Ended.IsZero() || !o.At.After(b.Ended)) {
+				c.means = fmt.Sprintf("another server, %s, answered", o.Name())
 			}
 		}
 		if c.means == "" {

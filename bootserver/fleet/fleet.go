@@ -119,6 +119,7 @@ type Boot struct {
 	Events   []Event          `json:"events"`
 	Served   map[string]int64 `json:"served,omitempty"` // bytes by artifact
 	Report   *ingot.Report    `json:"report,omitempty"` // the first one, and then the latest heartbeat
+	Others   []Other          `json:"others,omitempty"` // other DHCP servers that answered, while the boot was open; never changed, only replaced
 }
 
 // FirstUKI stands for the image's own UKI as first stage.

@@ -2,19 +2,12 @@ package fleet
 
 import (
 	"fmt"
-	"net/netip"
 	"slices"
 	"strings"
 	"time"
 
 	"ingot"
 )
-
-// Other is a DHCP server that is not ours and answered a machine.
-type Other struct {
-	Address netip.Addr
-	At      time.Time
-}
 
 // Story is all that an explanation is made of.
 type Story struct {
@@ -23,7 +16,7 @@ type Story struct {
 	Needed     map[string]int64 // bytes of kernel, initramfs and root of the latest boot's image
 	Unservable string           // why what it is to boot cannot be served
 	Untrusted  bool             `json:",omitempty"` // that is, because of its signature
-	Others     []Other
+	Others     []Other          // that answered the machine, the one that it obeyed last
 	Policy     Policy
 	Now        time.Time // in the operator's time zone
 }

@@ -130,7 +130,7 @@ var stories = []struct {
 	{"no DHCPREQUEST", lived(node01(), Policy{}, with(recorded(1, ImageRef{}, "10:19:00", ingot.StageDHCP), func(b *Boot) { b.Told = time.Time{} })),
 		"No DHCPREQUEST after our offer: the offer did not reach it, or it did not want it; look at the switch port (STP, VLAN). Boots node:7 now: stage dhcp, 60 s after its first packet."},
 	{"another DHCP server", with(lived(node01(), Policy{}, with(recorded(1, ImageRef{}, "10:19:00", ingot.StageDHCP), func(b *Boot) { b.Told = time.Time{} })), func(s *Story) {
-		s.Others = []Other{{netip.MustParseAddr("10.0.0.3"), clock("10:19:01")}}
+		s.Others = []Other{{Address: netip.MustParseAddr("10.0.0.3"), At: clock("10:19:01")}}
 	}), "No DHCPREQUEST after our offer: another server, 10.0.0.3, answered. Boots node:7 now: stage dhcp, 60 s after its first packet."},
 	{"TFTP does not get through", lived(node01(), Policy{}, recorded(1, ImageRef{}, "10:19:00", ingot.StageDHCP)),
 		"Address given, then snponly.efi was never fetched: does a firewall close UDP port 69, or does the machine hang in its firmware? Boots node:7 now: stage dhcp, 60 s after its first packet."},
