@@ -38,6 +38,7 @@ type Reply struct {
 	To        netip.AddrPort
 	Hardware  net.HardwareAddr // not nil: of a client that does not answer ARP yet
 	Message   *dhcpv4.DHCPv4
+	note      *Note // when it has left; may be nil
 }
 
 // talk is one packet with all that is known of it.
@@ -54,6 +55,7 @@ type talk struct {
 	subnet  *network.Subnet[Options] // to prefer; may be nil
 	ours    netip.Addr
 	now     time.Time
+	refused string // why the client does not get what it asks for
 }
 
 // Handle makes the answer to a packet, nil for none. What it acknowledges is
@@ -79,7 +81,9 @@ func (s *Server) Handle(ctx context.Context, p Packet) (*Reply, error) {
 	if a == nil || err != nil {
 		return nil, err
 	}
-	return t.reply(a), nil
+	r := t.reply(a)
+	r.note = t.noteOf(a)
+	return r, nil
 }
 
 // greet answers another ingot that looks for servers: with what we are, and no
@@ -188,7 +192,9 @@ func (t *talk) discover(ctx context.Context) (*dhcpv4.DHCPv4, error) {
 	if err != nil {
 		return nil, err
 	}
-	return t.answer(dhcpv4.MessageTypeOffer, ip)
+	a, err := t.answer(dhcpv4.MessageTypeOffer, ip)
+	t.offered()
+	return a, err
 }
 
 // probes is how many addresses in use are found before a client is let down.
@@ -242,12 +248,10 @@ func (t *talk) request(ctx context.Context) (*dhcpv4.DHCPv4, error) {
 	named, us := t.chose()
 	if named && !us { // the client took another server's offer
 		t.book.Withdraw(t.card())
+		t.elsewhere()
 		return nil, nil
 	}
-	want := address(t.Message.RequestedIPAddress())
-	if !want.IsValid() {
-		want = address(t.Message.ClientIPAddr)
-	}
+	want := t.wants()
 	if !want.IsValid() {
 		return nil, nil
 	}
@@ -257,16 +261,16 @@ func (t *talk) request(ctx context.Context) (*dhcpv4.DHCPv4, error) {
 		return nil, nil // who we know nothing of is not ours to refuse
 	}
 	if !st.May || (!named && st.Has != want) {
-		return t.nak(), nil
+		return t.nak(t.refusal(a, st, want)), nil
 	}
 	if st.Fresh && t.tests(a) {
-		if !t.book.Keep(a, want, t.now) { // somebody was faster
-			return t.nak(), nil
+		if !t.book.Keep(a, want, t.now) {
+			return t.nak(faster), nil
 		}
 		if used, err := t.used(ctx, a, want); err != nil {
 			return nil, err
 		} else if used {
-			return t.nak(), nil
+			return t.nak("somebody uses it"), nil
 		}
 	}
 	return t.lend(a, want)
@@ -282,8 +286,8 @@ func (t *talk) lend(a lease.Ask, want netip.Addr) (*dhcpv4.DHCPv4, error) {
 		}
 	}
 	l, ok := t.book.Take(a, wanted, t.now)
-	if !ok { // somebody was faster
-		return t.nak(), nil
+	if !ok {
+		return t.nak(faster), nil
 	}
 	err := l.Wait()
 	t.book.Settle(l, err == nil)
@@ -297,7 +301,12 @@ func (t *talk) lend(a lease.Ask, want netip.Addr) (*dhcpv4.DHCPv4, error) {
 // fleet has not seen boot.
 const configured = "configured"
 
-func (t *talk) nak() *dhcpv4.DHCPv4 {
+// faster is why who may have an address does not get it.
+const faster = "somebody else just took it"
+
+// nak refuses, and notes why.
+func (t *talk) nak(why string) *dhcpv4.DHCPv4 {
+	t.refused = why
 	return Answer(t.Message, dhcpv4.MessageTypeNak, Client{}, Told{Server: t.identity()})
 }
 
@@ -313,6 +322,7 @@ func (t *talk) decline() error {
 	}
 	t.watch.Warn(t.Interface, "used "+ip.String(), "the address "+ip.String()+", that we lent to "+t.client.MAC+
 		", is used by somebody else; find the machine, or take the address out of the pool", t.now)
+	t.tell(t.packet(dhcpv4.MessageTypeDecline, fleet.Packet{Address: ip, Refused: "somebody else uses it"}))
 	return wait()
 }
 
@@ -321,7 +331,9 @@ func (t *talk) release() error {
 	if named, us := t.chose(); named && !us {
 		return nil
 	}
-	if wait, ok := t.book.End(t.card(), address(t.Message.ClientIPAddr), t.now); ok {
+	ip := address(t.Message.ClientIPAddr)
+	if wait, ok := t.book.End(t.card(), ip, t.now); ok {
+		t.tell(t.packet(dhcpv4.MessageTypeRelease, fleet.Packet{Address: ip}))
 		return wait()
 	}
 	return nil

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/net/ipv4"
 	"golang.org/x/sys/unix"
 
+	"ingot/bootserver/fleet"
 	"ingot/bootserver/network"
 )
 
@@ -283,7 +284,9 @@ func (s *Server) Overheard(iface string, mac net.HardwareAddr, b []byte) {
 	if err != nil || p.OpCode != dhcpv4.OpcodeBootReply || port.Owns(from) {
 		return
 	}
-	s.watch.overheard(frame{iface, mac, from, bytes.Equal(p.ClientHWAddr, port.MAC)}, p, port.Mode, s.now())
+	if o := s.watch.overheard(frame{iface, mac, from, bytes.Equal(p.ClientHWAddr, port.MAC)}, p, port.Mode, s.now()); o != nil && !o.Expected {
+		s.tell(Note{fleet.Packet{At: o.At, Other: o}, macText(p.ClientHWAddr), ""})
+	}
 }
 
 // Pauses between questions to the network: soon after the start, then seldom.

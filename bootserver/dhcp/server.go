@@ -30,6 +30,7 @@ type Server struct {
 	booter Booter
 	log    *slog.Logger
 	now    func() time.Time
+	note   func(Note)
 	site   atomic.Pointer[site]
 	book   *lease.Book
 	watch  *Watch
@@ -44,6 +45,7 @@ type Parts struct {
 	ID     string           // tells this server from others; empty: random
 	Log    *slog.Logger     // nil is quiet
 	Now    func() time.Time // nil means time.Now
+	Note   func(Note)       // told of packets that matter, and must not wait for anything; nil is fine
 }
 
 // New makes a server of a configuration and this host's interfaces, by name.
@@ -59,7 +61,7 @@ func New(c Config, cards map[string]network.Card, p Parts) (*Server, error) {
 		_, _ = rand.Read(b[:]) // never fails, see crypto/rand
 		p.ID = hex.EncodeToString(b[:])
 	}
-	s := &Server{id: p.ID, store: p.Store, booter: p.Booter, log: p.Log, now: p.Now, watch: NewWatch(p.ID, p.Log), jobs: make(chan job)}
+	s := &Server{id: p.ID, store: p.Store, booter: p.Booter, log: p.Log, now: p.Now, note: p.Note, watch: NewWatch(p.ID, p.Log), jobs: make(chan job)}
 	made, err := newSite(c, cards)
 	if err != nil {
 		return nil, err
@@ -153,12 +155,17 @@ func (s *Server) handle(ctx context.Context, l *Link, p Packet) {
 	a, err := s.Handle(ctx, p)
 	if err != nil {
 		s.complain(p, err)
+		s.unanswered(p, err)
 		return
 	}
 	if a == nil {
 		return
 	}
-	if err := l.send(a); err != nil && ctx.Err() == nil {
+	if err = l.send(a); ctx.Err() != nil {
+		return
+	}
+	s.sent(a, err)
+	if err != nil {
 		s.log.Warn("sending DHCP", "mac", a.Message.ClientHWAddr.String(), "to", a.To, "err", err)
 	}
 }

@@ -28,6 +28,7 @@ type Asker struct {
 	Quirk     string           `json:"quirk,omitempty"`
 	Port      fleet.SwitchPort `json:"port,omitzero"`
 	Answers   []string         `json:"answers,omitempty"` // what other servers said to it
+	Others    []fleet.Other    `json:"others,omitempty"`  // the same, one of each server and kind
 	Would     string           `json:"would,omitempty"`   // what we would have, in observe mode
 	First     time.Time        `json:"first"`
 	Last      time.Time        `json:"last"`
@@ -214,34 +215,49 @@ type frame struct {
 	ours  bool // it answers our own question
 }
 
-// overheard notes another server's answer. mode is what we do on the interface.
-func (w *Watch) overheard(f frame, p *dhcpv4.DHCPv4, mode Mode, now time.Time) {
+// overheard notes another server's answer, and returns what it said to whom; nil
+// when that is none of a client's. mode is what we do on the interface.
+func (w *Watch) overheard(f frame, p *dhcpv4.DHCPv4, mode Mode, now time.Time) *fleet.Other {
 	x := Foreign{Interface: f.iface, MAC: macText(f.mac), From: f.from, Address: address(p.ServerIdentifier()),
-
 		Class: clip(string(unterminated(p.Options.Get(dhcpv4.OptionClassIdentifier)))), Next: address(p.ServerIPAddr)}
 	x.Ingot, _ = marked(p)
 	x.Proxy = address(p.YourIPAddr) == netip.Addr{}
 	if x.Ingot == w.id {
-		return
+		return nil
 	}
 	if x.File = p.BootFileName; x.File == "" {
 		x.File = string(unterminated(p.Options.Get(dhcpv4.OptionBootfileName)))
 	}
 	x.File = Readable([]byte(clip(x.File)))
 	w.note(x, p, f.ours, now)
+	w.warn(x, mode, now)
+	if f.ours {
+		return nil
+	}
+	o := fleet.Other{Address: x.Address, MAC: x.MAC, Kind: kindName(p.MessageType()), Given: address(p.YourIPAddr), File: x.File, At: now,
+		Expected: mode != Full && !x.Proxy && x.File == "" && x.Ingot == "" || mode == Observe}
+	if !o.Address.IsValid() {
+		o.Address = x.From
+	}
+	w.Other(f.iface, macText(p.ClientHWAddr), o)
+	return &o
+}
+
+// warn says what is wrong with another server.
+func (w *Watch) warn(x Foreign, mode Mode, now time.Time) {
 	name := x.name()
 	switch {
 	case x.Ingot != "":
-		w.Warn(f.iface, "ingot "+x.MAC, "a second ingot answers on this network: "+name+"; stop one of them, or let one observe", now)
+		w.Warn(x.Interface, "ingot "+x.MAC, "a second ingot answers on this network: "+name+"; stop one of them, or let one observe", now)
 	case strings.HasPrefix(x.Class, "PXEClient") && !x.Proxy && x.File == "":
-		w.Warn(f.iface, "stray60 "+x.MAC, "the DHCP server "+name+` says "PXEClient" in option 60 and names nothing to boot: UEFI firmware then asks it on port 4011, `+
+		w.Warn(x.Interface, "stray60 "+x.MAC, "the DHCP server "+name+` says "PXEClient" in option 60 and names nothing to boot: UEFI firmware then asks it on port 4011, `+
 			"gets no answer, and does not boot from us (tianocore/edk2#6944); remove option 60 from its configuration", now)
 	case x.Proxy && strings.HasPrefix(x.Class, "PXEClient"):
-		w.Warn(f.iface, "proxy "+x.MAC, "another boot server (proxyDHCP) answers on this network: "+name+", which offers "+fmt.Sprintf("%q", x.File)+"; machines take whichever is quicker", now)
+		w.Warn(x.Interface, "proxy "+x.MAC, "another boot server (proxyDHCP) answers on this network: "+name+", which offers "+fmt.Sprintf("%q", x.File)+"; machines take whichever is quicker", now)
 	case mode == Full && !x.Proxy:
-		w.Warn(f.iface, "foreign "+x.MAC, "another DHCP server answers on this network: "+name+"; stop it, or serve in proxy mode beside it", now)
+		w.Warn(x.Interface, "foreign "+x.MAC, "another DHCP server answers on this network: "+name+"; stop it, or serve in proxy mode beside it", now)
 	case mode == Proxy && x.File != "":
-		w.Warn(f.iface, "boots "+x.MAC, "the DHCP server "+name+" tells machines itself what to boot, "+fmt.Sprintf("%q", x.File)+"; remove it there, or machines may boot that", now)
+		w.Warn(x.Interface, "boots "+x.MAC, "the DHCP server "+name+" tells machines itself what to boot, "+fmt.Sprintf("%q", x.File)+"; remove it there, or machines may boot that", now)
 	}
 }
 
