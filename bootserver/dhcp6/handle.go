@@ -39,6 +39,7 @@ type Reply struct {
 	Port      uint16
 	To        netip.AddrPort
 	Message   dhcpv6.DHCPv6
+	note      *dhcp.Note // when it has left; may be nil
 }
 
 // talk is one packet with all that is known of it.
@@ -78,7 +79,9 @@ func (s *Server) Handle(p Packet) (*Reply, error) {
 	if a == nil || err != nil {
 		return nil, err
 	}
-	return t.reply(a), nil
+	r := t.reply(a)
+	r.note = t.noteOf(a)
+	return r, nil
 }
 
 // listen says what a packet is and where it came from. What RFC 8415 section 16
@@ -197,7 +200,7 @@ func (t *talk) lends() (*dhcpv6.Message, error) {
 	case dhcpv6.MessageTypeConfirm:
 		return t.confirm(), nil
 	case dhcpv6.MessageTypeRelease:
-		return t.ended(func(c lease.Card, ip netip.Addr) (func() error, bool) { return t.book.End(c, ip, t.now) }, "released")
+		return t.ended(t.release, "released")
 	case dhcpv6.MessageTypeDecline:
 		return t.ended(t.decline, "noted")
 	case dhcpv6.MessageTypeInformationRequest:
@@ -217,6 +220,7 @@ func (t *talk) elsewhere() {
 	id := t.m.GetOneOption(dhcpv6.OptionServerID).ToBytes()
 	duid := hex.EncodeToString(id[:min(len(id), 32)])
 	t.watch.Server(dhcp.Foreign{Interface: t.Interface, DUID: duid}, t.now)
+	t.chosen(id)
 	if t.port.Mode == Full && t.network != nil {
 		t.watch.Warn(t.Interface, "foreign6 "+duid, "another DHCPv6 server (DUID "+duid+") lends addresses on this network; stop it, or serve in mode boot beside it", t.now)
 	}
@@ -294,12 +298,22 @@ func (t *talk) ended(end func(lease.Card, netip.Addr) (func() error, bool), text
 	return t.answer(dhcpv6.MessageTypeReply, append(list, status(iana.StatusSuccess, text))...), nil
 }
 
+// release frees an address. It stays the card's own until another needs it.
+func (t *talk) release(c lease.Card, ip netip.Addr) (func() error, bool) {
+	wait, ok := t.book.End(c, ip, t.now)
+	if ok {
+		t.tell(t.packet(t.m.MessageType, fleet.Packet{Address: ip}))
+	}
+	return wait, ok
+}
+
 // decline takes an address out of use that the client found taken.
 func (t *talk) decline(c lease.Card, ip netip.Addr) (func() error, bool) {
 	wait, ok := t.book.Decline(c, ip, t.now)
 	if ok {
 		t.watch.Warn(t.Interface, "used "+ip.String(), "the address "+ip.String()+", that we lent to "+t.client.key()+
 			", is used by somebody else; find the machine, or take the address out of the pool", t.now)
+		t.tell(t.packet(t.m.MessageType, fleet.Packet{Address: ip, Refused: "somebody else uses it"}))
 	}
 	return wait, ok
 }

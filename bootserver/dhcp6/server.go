@@ -22,6 +22,7 @@ type Server struct {
 	booter dhcp.Booter
 	log    *slog.Logger
 	now    func() time.Time
+	note   func(dhcp.Note)
 	site   atomic.Pointer[site]
 	book   *lease.Book
 	watch  *dhcp.Watch
@@ -35,6 +36,7 @@ type Parts struct {
 	ID     [16]byte         // stays the same as long as the leases do; the server's DUID is made of it
 	Log    *slog.Logger     // nil is quiet
 	Now    func() time.Time // nil means time.Now
+	Note   func(dhcp.Note)  // told of packets that matter, and must not wait for anything; nil is fine
 }
 
 // New makes a server of a configuration and this host's interfaces, by name.
@@ -46,7 +48,7 @@ func New(c Config, cards map[string]network.Card, p Parts) (*Server, error) {
 		p.Now = time.Now
 	}
 	p.ID[6], p.ID[8] = p.ID[6]&0x0f|0x40, p.ID[8]&0x3f|0x80 // a random UUID (RFC 9562 section 5.4)
-	s := &Server{duid: append([]byte{0, duidUUID}, p.ID[:]...), booter: p.Booter, log: p.Log, now: p.Now}
+	s := &Server{duid: append([]byte{0, duidUUID}, p.ID[:]...), booter: p.Booter, log: p.Log, now: p.Now, note: p.Note}
 	s.watch = dhcp.NewWatch("", p.Log)
 	made, err := newSite(c, cards)
 	if err != nil {
@@ -114,12 +116,17 @@ func (s *Server) handle(ctx context.Context, l *Link, p Packet) {
 	if err != nil {
 		// Each reason once an hour, however many ask.
 		s.watch.Warn(p.Interface, "err "+err.Error(), fmt.Sprintf("a client (%s) could not be answered: %v", p.From.Addr(), err), s.now())
+		s.unanswered(p, err)
 		return
 	}
 	if a == nil {
 		return
 	}
-	if err := l.send(a); err != nil && ctx.Err() == nil {
+	if err = l.send(a); ctx.Err() != nil {
+		return
+	}
+	s.sent(a, err)
+	if err != nil {
 		s.log.Warn("sending DHCPv6", "to", a.To, "err", err)
 	}
 }
