@@ -24,12 +24,12 @@ func (l *lenders) leases() []fleet.Lease { return append(l.four.Leases(), l.six.
 // openLenders makes the lenders of what the state knows now.
 func (s *Server) openLenders(now site) error {
 	six, err := dhcp6.New(now.dhcp6, now.cards6, dhcp6.Parts{Store: leases{s.booter, netip.Addr.Is6}, Booter: s.booter,
-		ID: [16]byte(s.booter.derive("dhcp6", "identity")), Log: s.log, Now: s.conf.Now})
+		ID: [16]byte(s.booter.derive("dhcp6", "identity")), Log: s.log, Now: s.conf.Now, Note: s.packets.note})
 	if err != nil {
 		return err
 	}
 	four, err := dhcp.New(now.dhcp, now.cards, dhcp.Parts{Store: leases{s.booter, netip.Addr.Is4}, Booter: s.booter,
-		ID: hex.EncodeToString(s.booter.derive("dhcp", "identity")[:8]), Log: s.log, Now: s.conf.Now})
+		ID: hex.EncodeToString(s.booter.derive("dhcp", "identity")[:8]), Log: s.log, Now: s.conf.Now, Note: s.packets.note})
 	if err != nil {
 		return err
 	}

@@ -58,6 +58,7 @@ var (
 	descRefused   = describe("http_refused_total", "Machines that were asked to come back later.")
 	descLeases    = describe("dhcp_leases", "Addresses that are lent.")
 	descForeign   = describe("dhcp_foreign_servers", "Other DHCP servers that were heard.")
+	descDropped   = describe("ledger_packets_dropped_total", "DHCP packets that the ledger lacks, because too many came at once or they could not be stored.")
 	descState     = describe("state_file_bytes", "Size of the state file.")
 	descTokens    = describe("credentials", "Tokens and client certificates that may be used.")
 	descReady     = describe("ready", "1 when machines are served.")
@@ -68,7 +69,7 @@ var outcomes = []ingot.Outcome{ingot.OutcomeHealthy, ingot.OutcomeFailed, ingot.
 
 // Describe implements prometheus.Collector.
 func (fleetCollector) Describe(out chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{descMachines, descOpen, descBoots, descServed, descTransfers, descRefused, descLeases, descForeign, descState, descTokens, descReady} {
+	for _, d := range []*prometheus.Desc{descMachines, descOpen, descBoots, descServed, descTransfers, descRefused, descLeases, descForeign, descDropped, descState, descTokens, descReady} {
 		out <- d
 	}
 }
@@ -107,6 +108,9 @@ func (c fleetCollector) Collect(out chan<- prometheus.Metric) {
 		count(descServed, float64(h.Bytes))
 		gauge(descTransfers, float64(h.Transfers))
 		count(descRefused, float64(h.Refused))
+	}
+	if c.s.packets != nil {
+		count(descDropped, float64(c.s.packets.lost()))
 	}
 	if lend := c.s.lend.Load(); lend != nil {
 		gauge(descLeases, float64(len(lend.leases())))

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -143,7 +144,13 @@ func askDUID(t *testing.T, s *Server) [16]byte {
 // startServer runs a whole server until the test ends.
 func startServer(t *testing.T, c config.Config, lend string) *Server {
 	t.Helper()
-	root := t.TempDir()
+	s, _ := startServerIn(t, t.TempDir(), c, lend, nil)
+	return s
+}
+
+// startServerIn runs a whole server of a store until the test ends, or stops it.
+func startServerIn(t *testing.T, root string, c config.Config, lend string, now func() time.Time) (*Server, func()) {
+	t.Helper()
 	store, err := image.Open(t.Context(), root)
 	if err != nil {
 		t.Fatal(err)
@@ -153,24 +160,25 @@ func startServer(t *testing.T, c config.Config, lend string) *Server {
 		t.Fatal(err)
 	}
 	loaders := filepath.Join(root, "loaders")
-	if err := os.Mkdir(loaders, 0o755); err != nil {
+	if err := os.MkdirAll(loaders, 0o755); err != nil {
 		t.Fatal(err)
 	}
 	ready, ended := make(chan struct{}), make(chan error, 1)
-	s := New(Config{Settings: c, Range: lend, Store: store, Keys: keys, Loaders: loaders, Version: "test", Ready: func(Ready) { close(ready) }})
+	s := New(Config{Settings: c, Range: lend, Store: store, Keys: keys, Loaders: loaders, Version: "test", Now: now, Ready: func(Ready) { close(ready) }})
 	ctx, stop := context.WithCancel(t.Context())
 	go func() { ended <- s.Run(ctx) }()
-	t.Cleanup(func() {
+	end := sync.OnceFunc(func() {
 		stop()
 		if err := <-ended; err != nil {
 			t.Errorf("the server ended: %v", err)
 		}
 	})
+	t.Cleanup(end)
 	select {
 	case <-ready:
 	case err := <-ended:
 		ended <- nil
 		t.Fatal(err)
 	}
-	return s
+	return s, end
 }

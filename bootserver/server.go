@@ -77,6 +77,7 @@ type Server struct {
 	tftp       *tftp.Server
 	lend       atomic.Pointer[lenders] // nil before Run
 	prober     *dhcp.Prober
+	packets    *packets
 	passed     Sockets
 	everywhere struct{ tftp, http wildcard } // the addresses at which passed sockets serve all links
 	ca         *access.CA
@@ -158,6 +159,7 @@ func (s *Server) Run(ctx context.Context) error {
 		return nil
 	})
 	g.Go(func() error { return every(ctx, time.Second, s.tick) })
+	g.Go(func() error { return s.packets.keep(ctx) })
 	s.ready.Store(true)
 	if s.conf.Ready != nil {
 		s.conf.Ready(s.where(now))
@@ -214,6 +216,7 @@ func (s *Server) prepare(ctx context.Context, st *state.State, now site) error {
 	s.tftp = &tftp.Server{Files: files, Served: s.booter.loaderServed, Log: s.log}
 	s.http = httpboot.New(s.booter, s.log)
 	s.limit(s.conf.Settings)
+	s.packets = newPackets(st, s.log)
 	if err := s.openLenders(now); err != nil {
 		return err
 	}

@@ -11,7 +11,6 @@ import (
 
 	"ingot/bootserver/access"
 	"ingot/bootserver/api"
-	"ingot/bootserver/dhcp"
 	"ingot/bootserver/fleet"
 	"ingot/bootserver/state"
 	"ingot/image"
@@ -73,7 +72,7 @@ func (a admin) Why(ref string) (api.Why, error) {
 	if err != nil {
 		return api.Why{}, err
 	}
-	story := fleet.Story{Machine: m, Boots: boots, Others: a.others(m), Policy: a.policyNow(), Now: a.now()}
+	story := fleet.Story{Machine: m, Boots: boots, Others: a.others(m, boots), Policy: a.policyNow(), Now: a.now()}
 	if n := len(boots); n > 0 {
 		if im, err := a.image(boots[n-1].Image.Image); err == nil {
 			story.Needed = map[string]int64{"kernel": im.Manifest.Kernel.Size, "initramfs": im.Manifest.Initramfs.Size, "root": im.Manifest.Root.Size}
@@ -90,22 +89,6 @@ func (a admin) Why(ref string) (api.Why, error) {
 
 // storyBoots is how many boots an explanation looks at.
 const storyBoots = 12
-
-// others are the DHCP servers that answered the cards of a machine lately.
-func (a admin) others(m fleet.Machine) (list []fleet.Other) {
-	lend := a.server.lend.Load()
-	if lend == nil {
-		return nil
-	}
-	heard := lend.four.Heard()
-	if !slices.ContainsFunc(heard.Askers, func(k dhcp.Asker) bool { return len(k.Answers) > 0 && slices.Contains(m.MACs, k.MAC) }) {
-		return nil
-	}
-	for _, s := range heard.Servers {
-		list = append(list, fleet.Other{Address: s.Address, At: s.Last})
-	}
-	return list
-}
 
 // Backup implements api.Ledger. It changes nothing, and is noted all the same:
 // who has a backup knows all that the server does.

@@ -1,0 +1,246 @@
+package bootserver
+
+import (
+	"context"
+	"hash/maphash"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"ingot"
+	"ingot/bootserver/dhcp"
+	"ingot/bootserver/fleet"
+	"ingot/bootserver/state"
+)
+
+// Bounds of what packets can make grow. Only those of machines that are known
+// are noted at all.
+const (
+	maxQueued  = 4096   // notes that wait for the ledger; what comes beyond is dropped and counted
+	maxWritten = 128    // notes in one change of the state, which others wait for
+	maxNoted   = 32     // packets of one boot; of a machine that is up, until it boots again
+	maxRecent  = 32_768 // machines of which we remember what was noted
+)
+
+// gatherPackets is how long the first note waits for others, and for what its
+// packet began: firmware's first packet makes a boot, which the answers of
+// others may precede.
+const gatherPackets = 100 * time.Millisecond
+
+// packets are notes on their way to the ledger. Whoever answers packets only
+// queues them: nobody waits for the disk who would not without them.
+type packets struct {
+	state *state.State
+	log   *slog.Logger
+	seed  maphash.Seed
+	wake  chan struct{}
+
+	mu      sync.Mutex
+	queue   []dhcp.Note
+	recent  map[ingot.MachineID]noted
+	dropped uint64
+	failing bool // it was said that they cannot be stored
+}
+
+// noted is what is in the ledger of a machine's latest boot.
+type noted struct {
+	boot ingot.BootID
+	what []uint64
+}
+
+func newPackets(st *state.State, log *slog.Logger) *packets {
+	return &packets{state: st, log: log, seed: maphash.MakeSeed(), wake: make(chan struct{}, 1), recent: map[ingot.MachineID]noted{}}
+}
+
+// key tells a repetition from another packet: a boot's four-packet exchanges,
+// by firmware, loader and system, are one as long as they are about one address.
+func (p *packets) key(n dhcp.Note) uint64 {
+	type key struct {
+		kind, server  string
+		address, from netip.Addr
+	}
+	if o := n.Other; o != nil {
+		return maphash.Comparable(p.seed, key{o.Kind, "other " + o.DUID, netip.Addr{}, o.Address})
+	}
+	k := key{kind: n.Kind, address: n.Address}
+	if n.Refused != "" || n.Unsent != "" { // whatever it asks for
+		k = key{kind: n.Kind, server: "bad"}
+	}
+	return maphash.Comparable(p.seed, k)
+}
+
+// had reports whether a packet is in the ledger, or need not be; p.mu is held.
+func (p *packets) had(m ingot.MachineID, boot ingot.BootID, key uint64) bool {
+	r, known := p.recent[m]
+	return known && r.boot == boot && (len(r.what) >= maxNoted || slices.Contains(r.what, key))
+}
+
+// mark remembers that a packet is in the ledger; p.mu is held.
+func (p *packets) mark(m ingot.MachineID, boot ingot.BootID, key uint64) {
+	r, known := p.recent[m]
+	if !known && len(p.recent) >= maxRecent {
+		for old := range p.recent { // any: its packets are noted once more
+			delete(p.recent, old)
+			break
+		}
+	}
+	if r.boot != boot {
+		r = noted{boot: boot}
+	}
+	r.what = append(r.what, key)
+	p.recent[m] = r
+}
+
+// note queues a packet of a machine that is known. It is called for every
+// packet that is answered, and returns in microseconds.
+func (p *packets) note(n dhcp.Note) {
+	m, known := p.state.Find(fleet.Sighting{MAC: n.MAC, UUID: n.UUID})
+	if !known {
+		return
+	}
+	key := p.key(n)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch {
+	case p.had(m.ID, m.Boot, key):
+		return
+	case len(p.queue) >= maxQueued:
+		p.dropped++
+		return
+	}
+	p.queue = append(p.queue, n)
+	select {
+	case p.wake <- struct{}{}:
+	default: // awake already
+	}
+}
+
+// take returns some notes that wait, the oldest first.
+func (p *packets) take() []dhcp.Note {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	n := min(len(p.queue), maxWritten)
+	list := slices.Clone(p.queue[:n])
+	if p.queue = slices.Delete(p.queue, 0, n); len(p.queue) == 0 {
+		p.queue = nil // a flood's is large
+	}
+	return list
+}
+
+// keep writes notes until ctx ends, and then those that wait.
+func (p *packets) keep(ctx context.Context) error {
+	for {
+		select {
+		case <-ctx.Done():
+			p.flush()
+			return nil
+		case <-p.wake:
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(gatherPackets):
+		}
+		p.flush()
+	}
+}
+
+// flush writes the notes that wait.
+func (p *packets) flush() {
+	for list := p.take(); len(list) > 0; list = p.take() {
+		p.write(list)
+	}
+}
+
+// write puts notes into the ledger, and other servers into boots.
+func (p *packets) write(list []dhcp.Note) {
+	err := p.state.Update(func(tx *state.Tx) error {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		for _, n := range list {
+			p.put(tx, n)
+		}
+		return nil
+	})
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if err != nil {
+		p.dropped += uint64(len(list))
+		clear(p.recent) // what of it is stored is not known
+		if !p.failing {
+			p.log.Warn("packets cannot be noted in the ledger", "err", err)
+		}
+	}
+	p.failing = err != nil
+}
+
+// put notes one packet, unless it is a repetition. What our own answers are to a
+// system that is up, as it renews its lease, is not worth an entry.
+func (p *packets) put(tx *state.Tx, n dhcp.Note) {
+	m, _, known := tx.Find(fleet.Sighting{MAC: n.MAC, UUID: n.UUID})
+	key := p.key(n)
+	if !known || p.had(m.ID, m.Boot, key) {
+		return
+	}
+	p.mark(m.ID, m.Boot, key)
+	boot, booted := tx.Boot(m.Boot)
+	open := booted && boot.Open()
+	if !open && n.Answers() {
+		return
+	}
+	text, bad := n.Words()
+	e := fleet.Entry{At: n.At, Kind: fleet.KindPacket, Machine: m.ID, Text: clip(text), Bad: bad}
+	if open {
+		e.Boot = boot.ID
+	}
+	if n.Other != nil && open {
+		var isNew bool
+		o := *n.Other
+		o.File = clip(o.File)
+		if boot.Others, isNew = fleet.Hear(boot.Others, o); !isNew {
+			return // it was noted before we were restarted, or there are too many
+		}
+		tx.PutBoot(boot)
+	}
+	tx.Note(e)
+}
+
+// lost is how many notes were dropped.
+func (p *packets) lost() uint64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.dropped
+}
+
+// others are the DHCP servers that answered a machine: of its boots, and what
+// was heard of its own cards. The one that it obeyed comes last.
+func (a admin) others(m fleet.Machine, boots []fleet.Boot) (list []fleet.Other) {
+	for _, b := range boots {
+		for _, o := range b.Others {
+			list = append(list, within(b, o))
+		}
+	}
+	if lend := a.server.lend.Load(); lend != nil {
+		heard := append(lend.four.Others(m.Cards()), lend.six.Others(m.Cards())...)
+		for _, o := range heard {
+			if n := len(boots); n > 0 && boots[n-1].Started.Sub(o.At) < dhcp.Lately {
+				o = within(boots[n-1], o)
+			}
+			if !o.Expected {
+				list = append(list, o)
+			}
+		}
+	}
+	slices.SortFunc(list, fleet.ByWeight)
+	return list
+}
+
+// within gives an answer that belongs to a boot a time that does: others may
+// answer before we do, and a boot begins with our answer.
+func within(b fleet.Boot, o fleet.Other) fleet.Other {
+	if o.At.Before(b.Started) {
+		o.At = b.Started
+	}
+	return o
+}
