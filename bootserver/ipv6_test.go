@@ -10,6 +10,7 @@ import (
 	"github.com/insomniacslk/dhcp/iana"
 
 	"ingot"
+	"ingot/bootserver/api"
 	"ingot/bootserver/dhcp6"
 	"ingot/bootserver/network"
 )
@@ -17,31 +18,28 @@ import (
 // sixHouse is a house that answers DHCPv6.
 type sixHouse struct {
 	*house
-	six *dhcp6.Server
+	six     *dhcp6.Server
+	packets *packets
 }
 
 func newSixHouse(t *testing.T) *sixHouse {
 	h := newHouse(t)
 	h.port = 80
+	p := newPackets(h.state, h.log)
 	s, err := dhcp6.New(dhcp6.Config{Interfaces: []dhcp6.Interface{{Name: "eth0"}}},
 		map[string]network.Card{"eth0": {Prefixes: []netip.Prefix{netip.MustParsePrefix("fd00:99::1/64")}}},
-		dhcp6.Parts{Store: leases{h.booter, netip.Addr.Is6}, Booter: h.booter, Now: func() time.Time { return h.clock }})
+		dhcp6.Parts{Store: leases{h.booter, netip.Addr.Is6}, Booter: h.booter, Now: func() time.Time { return h.clock }, Note: p.note})
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &sixHouse{h, s}
+	return &sixHouse{h, s, p}
 }
 
 // say sends a message from the machine's card and returns the address and the
 // URL that it is told.
 func (h *sixHouse) say(kind dhcpv6.MessageType, duid [16]byte, options ...dhcpv6.Option) (*dhcpv6.Message, netip.Addr, string) {
 	h.t.Helper()
-	m := &dhcpv6.Message{MessageType: kind}
-	m.AddOption(dhcpv6.OptClientID(&dhcpv6.DUIDUUID{UUID: duid}))
-	for _, o := range options {
-		m.AddOption(o)
-	}
-	r, err := h.six.Handle(dhcp6.Packet{Interface: "eth0", Port: dhcp6.PortServer, From: netip.MustParseAddrPort("[fe80::5054:ff:fe12:1%eth0]:546"), To: netip.MustParseAddr("ff02::1:2"), Message: m})
+	r, err := h.six.Handle(six(kind, duid, options...))
 	if err != nil || r == nil {
 		h.t.Fatalf("Handle = %v, %v", r, err)
 	}
@@ -51,6 +49,43 @@ func (h *sixHouse) say(kind dhcpv6.MessageType, duid [16]byte, options ...dhcpv6
 		ip, _ = netip.AddrFromSlice(ia.Options.OneAddress().IPv6Addr)
 	}
 	return a, ip, a.Options.BootFileURL()
+}
+
+// six is a message from the machine's card.
+func six(kind dhcpv6.MessageType, duid [16]byte, options ...dhcpv6.Option) dhcp6.Packet {
+	m := &dhcpv6.Message{MessageType: kind}
+	m.AddOption(dhcpv6.OptClientID(&dhcpv6.DUIDUUID{UUID: duid}))
+	for _, o := range options {
+		m.AddOption(o)
+	}
+	return dhcp6.Packet{Interface: "eth0", Port: dhcp6.PortServer, From: netip.MustParseAddrPort("[fe80::5054:ff:fe12:1%eth0]:546"), To: netip.MustParseAddr("ff02::1:2"), Message: m}
+}
+
+// TestAnotherServer6: a client names the DHCPv6 server that it chose, so an
+// explanation does, and after a restart, when nobody has heard it, as well.
+func TestAnotherServer6(t *testing.T) {
+	h := newSixHouse(t)
+	h.put("v1")
+	class := &dhcpv6.OptVendorClass{EnterpriseNumber: 343, Data: [][]byte{[]byte("PXEClient:Arch:00007:UNDI:003016")}}
+	_, ip, _ := h.say(dhcpv6.MessageTypeSolicit, [16]byte{1}, class, dhcpv6.OptClientArchType(iana.EFI_X86_64), &dhcpv6.OptIANA{IaId: [4]byte{1}})
+	if _, err := h.api.Approve(t.Context(), machineID, api.ApproveRequest{Image: "lab:v1"}); err != nil {
+		t.Fatal(err)
+	}
+	h.clock = h.clock.Add(time.Second)
+	theirs := &dhcpv6.OptionGeneric{OptionCode: dhcpv6.OptionServerID, OptionData: []byte{0, 1, 2, 3}}
+	if r, err := h.six.Handle(six(dhcpv6.MessageTypeRequest, [16]byte{1}, class, theirs, &dhcpv6.OptIANA{IaId: [4]byte{1}})); r != nil || err != nil {
+		t.Fatalf("a request to another server is answered: %v, %v", r, err)
+	}
+	h.packets.flush()
+	h.clock = h.clock.Add(time.Minute)
+	y, err := h.api.Why(t.Context(), machineID) // nothing that was heard is left in memory
+	if want := "No DHCPREQUEST after our offer: another server, DUID 00010203, answered."; err != nil || !strings.HasPrefix(y.Words, want) {
+		t.Errorf("why is %q, %v; want %q", y.Words, err, want)
+	}
+	list := packetsOf(h.house)
+	if len(list) != 1 || list[0].Text != "REQUEST to another server, DUID 00010203" || !ip.IsValid() {
+		t.Errorf("the ledger has %+v", list)
+	}
 }
 
 // TestSameMachine: what boots over IPv6 is the machine that booted over IPv4,
