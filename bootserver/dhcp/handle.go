@@ -2,7 +2,6 @@ package dhcp
 
 import (
 	"context"
-	"errors"
 	"net"
 	"net/netip"
 	"slices"
@@ -197,49 +196,6 @@ func (t *talk) discover(ctx context.Context) (*dhcpv4.DHCPv4, error) {
 	return a, err
 }
 
-// probes is how many addresses in use are found before a client is let down.
-const probes = 4
-
-// choose finds an address that nobody uses.
-func (t *talk) choose(ctx context.Context) (netip.Addr, error) {
-	a := t.ask()
-	for range probes {
-		ip, fresh, err := t.book.Choose(a, t.now)
-		if err != nil || !fresh || !t.tests(a) {
-			return ip, err
-		}
-		if used, err := t.used(ctx, a, ip); err != nil || !used {
-			return ip, err
-		}
-	}
-	return netip.Addr{}, errors.New("several addresses of the pool are used by others; see ingot network")
-}
-
-// tests reports whether an address that is new to us is tested for a holder
-// whom we do not know of; machines that we know do not wait for that.
-func (t *talk) tests(a lease.Ask) bool {
-	return !a.Known && t.port.Probe >= 0 && t.Probe != nil
-}
-
-// used tests an address that is kept for the client. One that somebody uses is
-// taken out of use for a while.
-func (t *talk) used(ctx context.Context, a lease.Ask, ip netip.Addr) (bool, error) {
-	wait := t.port.Probe
-	if wait == 0 {
-		wait = DefaultProbe
-	}
-	holder, used := t.Probe(ctx, Trial{Interface: t.Interface, Index: t.port.Index, MAC: t.port.MAC, Address: ip, From: t.ours, Far: t.relay.IsValid(), For: wait})
-	if !used {
-		return false, nil
-	}
-	t.watch.Warn(t.Interface, "used "+ip.String(), "the address "+ip.String()+" of a pool is used by "+holder+
-		", who did not get it from us; take it out of the pool, or reserve it", t.now)
-	if done, ok := t.book.Decline(a.Card, ip, t.now); ok {
-		return true, done()
-	}
-	return true, nil
-}
-
 // request answers a DHCPREQUEST in each of the client's states (RFC 2131
 // section 4.3.2): SELECTING, INIT-REBOOT, RENEWING, REBINDING. Who selects an
 // address of ours has an offer, or had one before we were restarted: that one is
@@ -263,15 +219,10 @@ func (t *talk) request(ctx context.Context) (*dhcpv4.DHCPv4, error) {
 	if !st.May || (!named && st.Has != want) {
 		return t.nak(t.refusal(a, st, want)), nil
 	}
-	if st.Fresh && t.tests(a) {
-		if !t.book.Keep(a, want, t.now) {
-			return t.nak(faster), nil
-		}
-		if used, err := t.used(ctx, a, want); err != nil {
-			return nil, err
-		} else if used {
-			return t.nak("somebody uses it"), nil
-		}
+	if why, err := t.tried(ctx, a, want); err != nil {
+		return nil, err
+	} else if why != "" {
+		return t.nak(why), nil
 	}
 	return t.lend(a, want)
 }

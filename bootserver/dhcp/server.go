@@ -34,6 +34,7 @@ type Server struct {
 	site   atomic.Pointer[site]
 	book   *lease.Book
 	watch  *Watch
+	trials trials
 	inside network.InFlight[packetKey]
 	jobs   chan job
 }
