@@ -271,7 +271,8 @@ func (s *Server) overhear(ctx context.Context, l *Link) error {
 
 // Overheard takes an IPv4 packet that some card sent to a client.
 func (s *Server) Overheard(iface string, mac net.HardwareAddr, b []byte) {
-	port := s.site.Load().ports[iface]
+	site := s.site.Load()
+	port := site.ports[iface]
 	if port == nil || len(b) < headers || b[0]>>4 != 4 {
 		return
 	}
@@ -284,7 +285,8 @@ func (s *Server) Overheard(iface string, mac net.HardwareAddr, b []byte) {
 	if err != nil || p.OpCode != dhcpv4.OpcodeBootReply || port.Owns(from) {
 		return
 	}
-	if o := s.watch.overheard(frame{iface, mac, from, bytes.Equal(p.ClientHWAddr, port.MAC)}, p, port.Mode, s.now()); o != nil && !o.Expected {
+	f := frame{iface, mac, from, bytes.Equal(p.ClientHWAddr, port.MAC) || site.owns(from)}
+	if o := s.watch.overheard(f, p, port.Mode, s.now()); o != nil && !o.Expected {
 		s.tell(Note{fleet.Packet{At: o.At, Other: o}, macText(p.ClientHWAddr), ""})
 	}
 }

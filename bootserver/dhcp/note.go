@@ -94,7 +94,11 @@ func (t *talk) offered() {
 // than that server's answers, which go to the client alone, and are heard on the
 // client's link only.
 func (t *talk) elsewhere() {
-	o := fleet.Other{Address: address(t.Message.ServerIdentifier()), Kind: kindName(t.Message.MessageType()), Given: t.wants(), At: t.now}
+	id := address(t.Message.ServerIdentifier())
+	if t.site.owns(id) {
+		return // it chose us, by another of our interfaces
+	}
+	o := fleet.Other{Address: id, Kind: kindName(t.Message.MessageType()), Given: t.wants(), At: t.now}
 	t.watch.Other(t.Interface, t.client.MAC, o)
 	t.tell(Note{fleet.Packet{At: t.now, Other: &o}, t.client.MAC, t.client.UUID})
 }

@@ -2,6 +2,7 @@ package dhcp
 
 import (
 	"errors"
+	"maps"
 	"net"
 	"net/netip"
 	"slices"
@@ -13,6 +14,7 @@ import (
 	"github.com/insomniacslk/dhcp/iana"
 
 	"ingot/bootserver/fleet"
+	"ingot/bootserver/network"
 )
 
 // notes are what a server tells of packets.
@@ -21,11 +23,11 @@ type notes struct {
 	list []string // MAC and words
 }
 
-func notesOf(t *testing.T, c Config, known scripted, now *time.Time) *notes {
+func notesOf(t *testing.T, c Config, known scripted, now *time.Time, cards map[string]network.Card) *notes {
 	t.Helper()
 	n := &notes{}
 	var err error
-	n.Server, err = New(c, testCards, Parts{Store: remembers(), Booter: known, ID: "us", Now: func() time.Time { return *now }, Note: func(x Note) {
+	n.Server, err = New(c, cards, Parts{Store: remembers(), Booter: known, ID: "us", Now: func() time.Time { return *now }, Note: func(x Note) {
 		text, bad := x.Words()
 		n.list = append(n.list, x.MAC[len("52:54:00:12:00:"):]+map[bool]string{true: " ! ", false: " "}[bad]+text)
 	}})
@@ -70,7 +72,7 @@ func TestNotes(t *testing.T) {
 	who := Who{ID: "m-1", Approved: true}
 	c := testConfig()
 	c.Machines = []Machine{{MAC: cardMAC(1).String(), Address: netip.MustParseAddr("10.99.0.11")}}
-	n := notesOf(t, c, scripted{cardMAC(1).String(): who, cardMAC(2).String(): {ID: "m-2", Approved: true}}, &now)
+	n := notesOf(t, c, scripted{cardMAC(1).String(): who, cardMAC(2).String(): {ID: "m-2", Approved: true}}, &now, testCards)
 	is := dhcpv4.WithMessageType
 	own := func(ip string) dhcpv4.Modifier { return dhcpv4.WithClientIP(net.ParseIP(ip).To4()) }
 	for _, c := range []struct {
@@ -120,7 +122,7 @@ func TestNotesOfAFullPool(t *testing.T) {
 	now := time.Unix(1000, 0)
 	c := testConfig()
 	c.Networks[0].Subnets[0].Pools = nil
-	n := notesOf(t, c, scripted{}, &now)
+	n := notesOf(t, c, scripted{}, &now, testCards)
 	if got := n.says(t, discover(t), nil); !strings.HasPrefix(got, "01 ! no answer to its DHCPDISCOVER: ") {
 		t.Errorf("told as %q; want why it is not answered", got)
 	}
@@ -130,7 +132,7 @@ func TestNotesOfAFullPool(t *testing.T) {
 // tested, is told when it has become a machine of ours.
 func TestNotesOfAStranger(t *testing.T) {
 	now := time.Unix(1000, 0)
-	n := notesOf(t, testConfig(), scripted{}, &now)
+	n := notesOf(t, testConfig(), scripted{}, &now, testCards)
 	n.overhears(t, 1, 4, dhcpv4.MessageTypeOffer, "10.99.0.78")
 	now = now.Add(time.Minute) // of an earlier attempt
 	n.overhears(t, 1, 3, dhcpv4.MessageTypeOffer, "10.99.0.77")
@@ -140,13 +142,33 @@ func TestNotesOfAStranger(t *testing.T) {
 	}
 }
 
+// TestOurOtherInterface: on a network that two of our interfaces are on, we are
+// no other server to ourselves.
+func TestOurOtherInterface(t *testing.T) {
+	now := time.Unix(1000, 0)
+	c := testConfig()
+	c.Interfaces = append(c.Interfaces, Interface{Name: "eth1", Mode: Proxy})
+	cards := maps.Clone(testCards)
+	cards["eth1"] = network.Card{Index: 3, MAC: net.HardwareAddr{2, 0, 0, 0, 0, 2}, Prefixes: []netip.Prefix{netip.MustParsePrefix("10.99.0.2/24")}}
+	n := notesOf(t, c, scripted{}, &now, cards)
+	if got := n.says(t, request(t, 1, selects("10.99.0.2"), wants("10.99.0.77")), nil); got != "" {
+		t.Errorf("that a client chose us is told as %q", got)
+	}
+	if got := n.overhears(t, 1, 2, dhcpv4.MessageTypeOffer, "10.99.0.77"); got != "" {
+		t.Errorf("our own offer is told as %q", got)
+	}
+	if o := n.Others([]string{cardMAC(1).String()}); len(o) != 0 {
+		t.Errorf("we are another server to ourselves: %+v", o)
+	}
+}
+
 // TestNotesBeside: beside the network's own server its answers are as they
 // should be; one that names something to boot is not.
 func TestNotesBeside(t *testing.T) {
 	now := time.Unix(1000, 0)
 	c := testConfig()
 	c.Interfaces[0].Mode, c.Networks = Proxy, nil
-	n := notesOf(t, c, scripted{}, &now)
+	n := notesOf(t, c, scripted{}, &now, testCards)
 	for _, c := range []struct{ what, got, want string }{
 		{"our offer", n.says(t, discover(t, arch(iana.EFI_X86_64)), nil), "01 DHCPOFFER of snponly.efi, without an address"},
 		{"our URL", n.says(t, discover(t, arch(iana.EFI_X86_64_HTTP), says60("HTTPClient:Arch:00016:UNDI:003001")), nil), "01 DHCPOFFER of what to boot, without an address"},
@@ -164,7 +186,7 @@ func TestNotesBeside(t *testing.T) {
 // TestOthersAreBounded: servers that nobody can count are not remembered.
 func TestOthersAreBounded(t *testing.T) {
 	now := time.Unix(1000, 0)
-	n := notesOf(t, testConfig(), scripted{}, &now)
+	n := notesOf(t, testConfig(), scripted{}, &now, testCards)
 	for i := range 2 * maxAskers {
 		p, _ := dhcpv4.New(dhcpv4.WithMessageType(dhcpv4.MessageTypeOffer), dhcpv4.WithOption(dhcpv4.OptServerIdentifier(net.IPv4(10, 98, byte(i>>8), byte(i)))))
 		p.ClientHWAddr = cardMAC(1)

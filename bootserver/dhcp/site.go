@@ -51,6 +51,16 @@ func newSite(c Config, cards map[string]network.Card) (*site, error) {
 	return s, nil
 }
 
+// owns reports whether an address is of one of our interfaces.
+func (s *site) owns(ip netip.Addr) bool {
+	for _, p := range s.ports {
+		if p.Owns(ip) {
+			return true
+		}
+	}
+	return false
+}
+
 // relayed is what a relay added to a packet.
 type relayed struct {
 	relay    netip.Addr // giaddr; zero: no relay

@@ -212,7 +212,7 @@ type frame struct {
 	iface string
 	mac   net.HardwareAddr
 	from  netip.Addr
-	ours  bool // it answers our own question
+	ours  bool // it answers our own question, or is of another interface of ours
 }
 
 // overheard notes another server's answer, and returns what it said to whom; nil
