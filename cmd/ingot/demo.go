@@ -108,9 +108,9 @@ func (d *demo) buildImages(ctx context.Context) error {
 	if err := d.fetchLoaders(ctx, opt); err != nil {
 		return err
 	}
+	profile := filepath.Join(d.dir, "lab.yaml") // one file, and so one lock: apt is asked once
 	for _, v := range []string{"v1", "v2", "v3"} {
 		d.say("building lab:%s", v)
-		profile := filepath.Join(d.dir, v+".yaml")
 		text := fmt.Sprintf("name: lab\nextends: lab\nfiles:\n  - path: /etc/ingot-demo\n    content: |\n      %s\n", v)
 		if v == "v3" {
 			text += "kernel: {arguments: [rdinit=/nothing, panic=1]}\n"
