@@ -26,8 +26,10 @@ const (
 
 func seqKey(n uint64) []byte { return binary.BigEndian.AppendUint64(nil, n) }
 
-// Note appends to the ledger.
+// Note appends to the ledger. A change that is taken back takes no numbers.
 func (tx *Tx) Note(list ...fleet.Entry) {
+	last := tx.s.seq
+	tx.undo = append(tx.undo, func() { tx.s.seq = last })
 	for _, e := range list {
 		tx.s.seq++
 		e.Seq = tx.s.seq
