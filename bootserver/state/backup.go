@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"runtime/debug"
@@ -113,12 +114,27 @@ func (s *State) Restore(r io.Reader, now time.Time) (kept string, err error) {
 	if err := carryAccess(s.db, incoming); err != nil {
 		return "", fmt.Errorf("restoring the state: %w", err)
 	}
-	kept = fmt.Sprintf("%s.before-%s", path, now.UTC().Format("20060102T150405Z"))
-	if err := errors.Join(s.db.Close(), os.Link(path, kept), os.Rename(incoming, path), syncDir(filepath.Dir(path))); err != nil {
+	if kept, err = keep(path, now); err != nil {
+		return "", fmt.Errorf("restoring the state: %w", err)
+	}
+	if err := errors.Join(s.db.Close(), os.Rename(incoming, path), syncDir(filepath.Dir(path))); err != nil {
 		err = fmt.Errorf("restoring the state: %w", err)
 		return kept, errors.Join(err, s.reopen(path))
 	}
 	return kept, s.reopen(path)
+}
+
+// keep gives the file from before a name of its own: clocks jump, and there may
+// be one of the same second.
+func keep(path string, now time.Time) (name string, err error) {
+	stem := fmt.Sprintf("%s.before-%s", path, now.UTC().Format("20060102T150405Z"))
+	name = stem
+	for n := 2; ; n++ {
+		if err = os.Link(path, name); !errors.Is(err, fs.ErrExist) {
+			return name, err
+		}
+		name = fmt.Sprintf("%s-%d", stem, n)
+	}
 }
 
 func (s *State) reopen(path string) error {
