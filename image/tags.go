@@ -1,13 +1,11 @@
 package image
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"slices"
 	"strings"
@@ -17,9 +15,6 @@ import (
 
 	"ingot"
 )
-
-// ErrInUse: the image is what some machine runs, should run or may fall back to.
-var ErrInUse = errors.New("the image is in use")
 
 // ErrDamaged: a stored file is not what its digest says.
 var ErrDamaged = errors.New("the store is damaged")
@@ -89,47 +84,6 @@ func (s *Store) Untag(ctx context.Context, name string) error {
 	})
 }
 
-// Remove takes an image, its tags and what refers to it out of the index. Its
-// bytes go with the next GC. inUse says why an image must stay.
-func (s *Store) Remove(ctx context.Context, ref string, inUse map[ingot.Digest]string) (Image, error) {
-	im, err := s.Get(ctx, ref)
-	if err != nil {
-		return Image{}, err
-	}
-	if why := inUse[im.Digest]; why != "" {
-		return im, fmt.Errorf("removing %s: %w: %s", im.Name, ErrInUse, why)
-	}
-	return im, s.remove(im.Digest)
-}
-
-func (s *Store) remove(d ingot.Digest) error {
-	return s.edit(func(index *ocispec.Index) error {
-		gone := s.withReferrers(*index, map[ingot.Digest]bool{d: true})
-		index.Manifests = slices.DeleteFunc(index.Manifests, func(m ocispec.Descriptor) bool { return gone[ingot.Digest(m.Digest)] })
-		return nil
-	})
-}
-
-// withReferrers adds to a set of manifests what refers to them, and what
-// refers to that: the signature of an SBOM goes with its image.
-func (s *Store) withReferrers(index ocispec.Index, set map[ingot.Digest]bool) map[ingot.Digest]bool {
-	for grew := true; grew; {
-		grew = false
-		for _, m := range index.Manifests {
-			if set[ingot.Digest(m.Digest)] {
-				continue
-			}
-			for subject := range set {
-				if s.refersTo(m, subject) {
-					set[ingot.Digest(m.Digest)], grew = true, true
-					break
-				}
-			}
-		}
-	}
-	return set
-}
-
 // edit changes the index under the store's lock.
 func (s *Store) edit(change func(*ocispec.Index) error) error {
 	unlock, err := s.lock()
@@ -137,11 +91,16 @@ func (s *Store) edit(change func(*ocispec.Index) error) error {
 		return err
 	}
 	defer unlock()
+	return s.change(change)
+}
+
+// change changes the index; the store's lock is held.
+func (s *Store) change(how func(*ocispec.Index) error) error {
 	index, err := s.readIndex()
 	if err != nil {
 		return err
 	}
-	if err := change(&index); err != nil {
+	if err := how(&index); err != nil {
 		return err
 	}
 	return s.saveIndex(index)
@@ -170,137 +129,6 @@ func (s *Store) refersTo(d ocispec.Descriptor, subject ingot.Digest) bool {
 	}
 	var m ocispec.Manifest
 	return json.Unmarshal(b, &m) == nil && m.Subject != nil && ingot.Digest(m.Subject.Digest) == subject
-}
-
-// GCOptions say what GC removes.
-type GCOptions struct {
-	// Keep is how many images of each profile stay, the newest ones. Zero keeps all.
-	Keep int
-	// InUse says why an image must stay, by digest. Images with a tag stay as well.
-	InUse map[ingot.Digest]string
-	// DryRun changes nothing.
-	DryRun bool
-}
-
-// Collected is what GC removed, or would remove.
-type Collected struct {
-	Images []Image `json:"-"`
-	Blobs  int     `json:"blobs"`
-	Bytes  int64   `json:"bytes"`
-}
-
-// GC removes old images, and the blobs that no image needs. While an image is
-// being received it is ErrBusy.
-func (s *Store) GC(ctx context.Context, o GCOptions) (Collected, error) {
-	var c Collected
-	quiet, err := s.noTransfers()
-	if err != nil {
-		return c, err
-	}
-	defer quiet()
-	images, err := s.List(ctx)
-	if err != nil {
-		return c, err
-	}
-	c.Images = old(images, o)
-	if !o.DryRun {
-		for _, im := range c.Images {
-			if err := s.remove(im.Digest); err != nil {
-				return c, err
-			}
-		}
-	}
-	unlock, err := s.lock()
-	if err != nil {
-		return c, err
-	}
-	defer unlock()
-	index, err := s.readIndex()
-	if err != nil {
-		return c, err
-	}
-	gone := map[ingot.Digest]bool{}
-	for _, im := range c.Images {
-		gone[im.Digest] = true
-	}
-	needed, err := s.needed(index, s.withReferrers(index, gone))
-	if err != nil {
-		return c, err
-	}
-	return c, s.sweep(needed, o.DryRun, &c)
-}
-
-// old are the images that may go.
-func old(images []Image, o GCOptions) []Image {
-	if o.Keep == 0 {
-		return nil
-	}
-	byProfile := map[string][]Image{}
-	for _, im := range images {
-		byProfile[im.Name.Profile] = append(byProfile[im.Name.Profile], im)
-	}
-	var list []Image
-	for _, of := range byProfile {
-		for _, im := range of[:max(0, len(of)-o.Keep)] { // the newest are last
-			if o.InUse[im.Digest] == "" && len(im.Tags) == 0 {
-				list = append(list, im)
-			}
-		}
-	}
-	slices.SortFunc(list, func(a, b Image) int {
-		return cmp.Or(strings.Compare(a.Name.Profile, b.Name.Profile), a.Stored.Compare(b.Stored))
-	})
-	return list
-}
-
-// needed are the blobs that the index leads to, images in gone left out.
-func (s *Store) needed(index ocispec.Index, gone map[ingot.Digest]bool) (map[string]bool, error) {
-	needed := map[string]bool{}
-	for _, d := range index.Manifests {
-		id := ingot.Digest(d.Digest)
-		if gone[id] {
-			continue
-		}
-		b, err := s.readBlob(id)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue // an image that is not complete: nothing to keep
-		}
-		if err != nil {
-			return nil, fmt.Errorf("%w; nothing was removed: mend or remove that image first", err)
-		}
-		var m ocispec.Manifest
-		if err := json.Unmarshal(b, &m); err != nil {
-			return nil, fmt.Errorf("reading manifest %s: %w", id.Short(), err)
-		}
-		needed[id.Hex()] = true
-		for _, l := range append([]ocispec.Descriptor{m.Config}, m.Layers...) {
-			needed[ingot.Digest(l.Digest).Hex()] = true
-		}
-	}
-	return needed, nil
-}
-
-// sweep removes the blobs that are not needed. The lock is held: nobody is
-// just putting an image.
-func (s *Store) sweep(needed map[string]bool, dry bool, c *Collected) error {
-	entries, err := os.ReadDir(s.dir("blobs", "sha256"))
-	if err != nil {
-		return fmt.Errorf("collecting garbage: %w", err)
-	}
-	for _, e := range entries {
-		st, err := e.Info()
-		if err != nil || needed[e.Name()] || strings.HasPrefix(e.Name(), tempPrefix) {
-			continue
-		}
-		if !dry {
-			if err := os.Remove(s.dir("blobs", "sha256", e.Name())); err != nil {
-				return fmt.Errorf("collecting garbage: %w", err)
-			}
-		}
-		c.Blobs++
-		c.Bytes += st.Size()
-	}
-	return nil
 }
 
 // Verify reads every blob of an image and of what refers to it, checks it

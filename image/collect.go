@@ -1,0 +1,231 @@
+package image
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"slices"
+	"strings"
+
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"ingot"
+)
+
+// ErrInUse: the image is what some machine runs, should run or may fall back to.
+var ErrInUse = errors.New("the image is in use")
+
+// Guard calls take while nothing can begin to need an image, with why images
+// must stay, by digest. take returns the images that left the index. The
+// store's lock is held: who guards must not change the store.
+type Guard func(take func(inUse map[ingot.Digest]string) (gone []Image, err error)) error
+
+// Still is the guard of a store whose needs do not change meanwhile.
+func Still(inUse map[ingot.Digest]string) Guard {
+	return func(take func(map[ingot.Digest]string) ([]Image, error)) error {
+		_, err := take(inUse)
+		return err
+	}
+}
+
+// Remove takes an image, its tags and what refers to it out of the index. Its
+// bytes go with the next GC. inUse says why an image must stay.
+func (s *Store) Remove(ctx context.Context, ref string, inUse map[ingot.Digest]string) (Image, error) {
+	return s.RemoveUnder(ctx, ref, Still(inUse))
+}
+
+// RemoveUnder is Remove, where what is in use may change meanwhile.
+func (s *Store) RemoveUnder(ctx context.Context, ref string, guard Guard) (im Image, err error) {
+	unlock, err := s.lock()
+	if err != nil {
+		return Image{}, err
+	}
+	defer unlock()
+	if im, err = s.Get(ctx, ref); err != nil {
+		return im, err
+	}
+	return im, guard(func(inUse map[ingot.Digest]string) ([]Image, error) {
+		if why := inUse[im.Digest]; why != "" {
+			return nil, fmt.Errorf("removing %s: %w: %s", im.Name, ErrInUse, why)
+		}
+		return []Image{im}, s.drop([]Image{im})
+	})
+}
+
+// drop takes images and what refers to them out of the index; the store's lock
+// is held.
+func (s *Store) drop(images []Image) error {
+	if len(images) == 0 {
+		return nil
+	}
+	return s.change(func(index *ocispec.Index) error {
+		gone := s.withReferrers(*index, digests(images))
+		index.Manifests = slices.DeleteFunc(index.Manifests, func(m ocispec.Descriptor) bool { return gone[ingot.Digest(m.Digest)] })
+		return nil
+	})
+}
+
+func digests(images []Image) map[ingot.Digest]bool {
+	set := map[ingot.Digest]bool{}
+	for _, im := range images {
+		set[im.Digest] = true
+	}
+	return set
+}
+
+// withReferrers adds to a set of manifests what refers to them, and what
+// refers to that: the signature of an SBOM goes with its image.
+func (s *Store) withReferrers(index ocispec.Index, set map[ingot.Digest]bool) map[ingot.Digest]bool {
+	for grew := true; grew; {
+		grew = false
+		for _, m := range index.Manifests {
+			if set[ingot.Digest(m.Digest)] {
+				continue
+			}
+			for subject := range set {
+				if s.refersTo(m, subject) {
+					set[ingot.Digest(m.Digest)], grew = true, true
+					break
+				}
+			}
+		}
+	}
+	return set
+}
+
+// GCOptions say what GC removes.
+type GCOptions struct {
+	// Keep is how many images of each profile stay, the newest ones. Zero keeps all.
+	Keep int
+	// InUse says why an image must stay, by digest. Images with a tag stay as well.
+	InUse map[ingot.Digest]string
+	// Guard says it instead, where it may change meanwhile; may be nil.
+	Guard Guard
+	// DryRun changes nothing.
+	DryRun bool
+}
+
+// Collected is what GC removed, or would remove.
+type Collected struct {
+	Images []Image `json:"-"`
+	Blobs  int     `json:"blobs"`
+	Bytes  int64   `json:"bytes"`
+}
+
+// GC removes old images, and the blobs that no image needs. While an image is
+// being received it is ErrBusy.
+func (s *Store) GC(ctx context.Context, o GCOptions) (c Collected, err error) {
+	if o.Guard == nil {
+		o.Guard = Still(o.InUse)
+	}
+	quiet, err := s.noTransfers()
+	if err != nil {
+		return c, err
+	}
+	defer quiet()
+	unlock, err := s.lock()
+	if err != nil {
+		return c, err
+	}
+	defer unlock()
+	images, err := s.List(ctx)
+	if err != nil {
+		return c, err
+	}
+	err = o.Guard(func(inUse map[ingot.Digest]string) ([]Image, error) {
+		c.Images = old(images, o.Keep, inUse)
+		if o.DryRun {
+			return nil, nil
+		}
+		return c.Images, s.drop(c.Images)
+	})
+	if err != nil {
+		return c, err
+	}
+	index, err := s.readIndex()
+	if err != nil {
+		return c, err
+	}
+	needed, err := s.needed(index, s.withReferrers(index, digests(c.Images)))
+	if err != nil {
+		return c, err
+	}
+	return c, s.sweep(needed, o.DryRun, &c)
+}
+
+// old are the images that may go.
+func old(images []Image, keep int, inUse map[ingot.Digest]string) []Image {
+	if keep == 0 {
+		return nil
+	}
+	byProfile := map[string][]Image{}
+	for _, im := range images {
+		byProfile[im.Name.Profile] = append(byProfile[im.Name.Profile], im)
+	}
+	var list []Image
+	for _, of := range byProfile {
+		for _, im := range of[:max(0, len(of)-keep)] { // the newest are last
+			if inUse[im.Digest] == "" && len(im.Tags) == 0 {
+				list = append(list, im)
+			}
+		}
+	}
+	slices.SortFunc(list, func(a, b Image) int {
+		return cmp.Or(strings.Compare(a.Name.Profile, b.Name.Profile), a.Stored.Compare(b.Stored))
+	})
+	return list
+}
+
+// needed are the blobs that the index leads to, images in gone left out.
+func (s *Store) needed(index ocispec.Index, gone map[ingot.Digest]bool) (map[string]bool, error) {
+	needed := map[string]bool{}
+	for _, d := range index.Manifests {
+		id := ingot.Digest(d.Digest)
+		if gone[id] {
+			continue
+		}
+		b, err := s.readBlob(id)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // an image that is not complete: nothing to keep
+		}
+		if err != nil {
+			return nil, fmt.Errorf("%w; nothing was removed: mend or remove that image first", err)
+		}
+		var m ocispec.Manifest
+		if err := json.Unmarshal(b, &m); err != nil {
+			return nil, fmt.Errorf("reading manifest %s: %w", id.Short(), err)
+		}
+		needed[id.Hex()] = true
+		for _, l := range append([]ocispec.Descriptor{m.Config}, m.Layers...) {
+			needed[ingot.Digest(l.Digest).Hex()] = true
+		}
+	}
+	return needed, nil
+}
+
+// sweep removes the blobs that are not needed. The lock is held: nobody is
+// just putting an image.
+func (s *Store) sweep(needed map[string]bool, dry bool, c *Collected) error {
+	entries, err := os.ReadDir(s.dir("blobs", "sha256"))
+	if err != nil {
+		return fmt.Errorf("collecting garbage: %w", err)
+	}
+	for _, e := range entries {
+		st, err := e.Info()
+		if err != nil || needed[e.Name()] || strings.HasPrefix(e.Name(), tempPrefix) {
+			continue
+		}
+		if !dry {
+			if err := os.Remove(s.dir("blobs", "sha256", e.Name())); err != nil {
+				return fmt.Errorf("collecting garbage: %w", err)
+			}
+		}
+		c.Blobs++
+		c.Bytes += st.Size()
+	}
+	return nil
+}
