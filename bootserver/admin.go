@@ -142,6 +142,9 @@ func (a admin) Approve(ctx context.Context, ref string, q api.ApproveRequest) (f
 			m.Name = q.Name
 		}
 		if as.Image != "" {
+			if err := a.still(as); err != nil {
+				return m, err
+			}
 			m = fleet.Assign(m, as)
 		}
 		a.log.Info("approved", "by", access.From(ctx).String(), "machine", m.ID, "name", m.Name, "image", m.Assignment.Name)
@@ -156,9 +159,21 @@ func (a admin) Assign(ctx context.Context, ref, im, why string) (fleet.Machine, 
 		return fleet.Machine{}, imageProblem(err)
 	}
 	return a.change(ctx, "machine.assign", ref, func(m fleet.Machine, _ []fleet.Machine) (fleet.Machine, error) {
+		if err := a.still(as); err != nil {
+			return m, err
+		}
 		a.log.Info("assigned", "by", access.From(ctx).String(), "machine", m.ID, "image", as.Name, "before", m.Assignment.Name, "why", why)
 		return fleet.Assign(m, as), nil
 	})
+}
+
+// still reports an image that left the store since it was looked up. To be
+// asked inside of a change of the state, where no image leaves: see Storeroom.
+func (a admin) still(as fleet.Assignment) error {
+	if a.have(as.Image) {
+		return nil
+	}
+	return api.Problem{Status: 409, Detail: fmt.Sprintf("image %s was just removed", as.Name), Next: "ingot image ls"}
 }
 
 // Rollback implements api.Backend.

@@ -115,6 +115,10 @@ func (a admin) Merge(ctx context.Context, from, into string) (merged fleet.Machi
 				Next: "if they are one, retire first: ingot machine retire " + f.Hostname()}
 		}
 		merged = fleet.Merge(i, f)
+		before := struct { // all that the line of the audit log can bring back
+			fleet.Machine
+			From fleet.Machine `json:"from"`
+		}{i, f}
 		if err := tx.MoveBoots(f.ID, i.ID); err != nil {
 			return err
 		}
@@ -122,7 +126,7 @@ func (a admin) Merge(ctx context.Context, from, into string) (merged fleet.Machi
 			return err
 		}
 		tx.PutMachine(merged)
-		tx.Audit(a.noted(ctx, "machine.merge", string(i.ID), i.Hostname(), i, merged))
+		tx.Audit(a.noted(ctx, "machine.merge", string(i.ID), i.Hostname(), before, merged))
 		a.log.Info("merged", "by", access.From(ctx).String(), "machine", i.ID, "from", f.ID, "macs", merged.MACs, "uuid", merged.UUID)
 		return nil
 	})
@@ -143,6 +147,11 @@ func (a admin) Import(ctx context.Context, q api.ImportRequest) (done api.Import
 		images[p.Image] = as
 	}
 	err = a.state.Update(func(tx *state.Tx) error {
+		for _, as := range images {
+			if err := a.still(as); err != nil {
+				return err
+			}
+		}
 		changed, actions, err := fleet.Import(tx.Machines(), q.Machines, images, a.now())
 		if err != nil {
 			return importProblem(err)

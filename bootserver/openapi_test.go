@@ -88,6 +88,10 @@ func TestAnswersAreAsDocumented(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	pub, err := json.Marshal(string(s.keys.Release.Public.Text()))
+	if err != nil {
+		t.Fatal(err)
+	}
 	c := s.caller("an administrator", s.token("t", access.Admin), "")
 	status, header, text := c.ask(t, "GET", "/v1/openapi.json", "")
 	var d document
@@ -120,6 +124,15 @@ func TestAnswersAreAsDocumented(t *testing.T) {
 		"POST /v1/machines/{ref}/grants":   {{"", `{"volume":"data","disk":"S1","for":3600000000000}`}},
 		"POST /v1/tokens":                  {{"", `{"name":"b","scope":"read","for":3600000000000}`}, {"", `{"name":"c","scope":"read","for":3600000000000,"request":` + string(csr) + `}`}},
 		"POST /v1/tokens/{ref}/revoke":     {{"", ""}},
+		"GET /v1/images":                   {{"", ""}},
+		"GET /v1/images/{ref}":             {{"", ""}},
+		"DELETE /v1/images/{ref}":          {}, // asked in TestImagesInUseStay what they can do
+		"POST /v1/images/{ref}/untag":      {},
+		"DELETE /v1/keys/{ref}":            {},
+		"POST /v1/images/gc":               {{"", `{"keep":3,"dryRun":true}`}},
+		"POST /v1/images/{ref}/tag":        {{"", `{"tag":"lab:stable"}`}},
+		"POST /v1/images/{ref}/note":       {{"", `{"did":"pull","with":"registry.example.com/lab"}`}},
+		"POST /v1/keys":                    {{"", `{"name":"build1","key":` + string(pub) + `}`}},
 		"POST /v1/reload":                  {}, // this house has no configuration: it is asked below what it cannot do
 	}
 	// Assign before rollback: what the table's order would not give.
@@ -140,6 +153,8 @@ func TestAnswersAreAsDocumented(t *testing.T) {
 		if strings.HasPrefix(path, "/v1/tokens") {
 			ref = "t2"
 			s.revocable("t2")
+		} else if strings.HasPrefix(path, "/v1/images") {
+			ref = "lab:v1"
 		}
 		for _, q := range queries {
 			status, header, text := c.ask(t, method, strings.ReplaceAll(path, "{ref}", ref)+q[0], q[1])

@@ -141,6 +141,9 @@ func (s *Server) Run(ctx context.Context) error {
 		return err
 	}
 	defer doors.close()
+	if err := st.Answers(s.conf.Settings.Socket); err != nil { // commands that change the store ask us
+		return err
+	}
 	defer s.closeAll()
 	shared := s.openEverywhere()
 	if s.ports, err = s.open(ctx, now); err != nil {

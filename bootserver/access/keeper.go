@@ -50,7 +50,7 @@ func ConnContext(ctx context.Context, c net.Conn) context.Context {
 	if err := raw.Control(func(fd uintptr) { cred, got = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) }); err != nil || got != nil {
 		return ctx
 	}
-	return context.WithValue(ctx, peerKey{}, localUser(int(cred.Uid), int(cred.Pid)))
+	return context.WithValue(ctx, peerKey{}, LocalUser(int(cred.Uid), int(cred.Pid)))
 }
 
 // Who returns who sent a request: the user of a local socket, else whose token

@@ -85,8 +85,9 @@ type Who struct {
 // String is "token ci", "local root".
 func (w Who) String() string { return string(w.Kind) + " " + w.Name }
 
-// localUser is somebody who opened the socket, which only its owner and root can.
-func localUser(uid, pid int) Who {
+// LocalUser is somebody on this host who may do anything with the store: who
+// opened the socket, which only its owner and root can, or its files.
+func LocalUser(uid, pid int) Who {
 	name := strconv.Itoa(uid)
 	if u, err := user.LookupId(name); err == nil {
 		name = u.Username

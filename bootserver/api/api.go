@@ -34,6 +34,7 @@ type Backend interface {
 	// is asked for by; nothing when there is none.
 	Boots(q BootsRequest) (page []fleet.Boot, before string, err error)
 	Machinery
+	Images
 	Approve(ctx context.Context, ref string, q ApproveRequest) (fleet.Machine, error)
 	Assign(ctx context.Context, ref, image, why string) (fleet.Machine, error)
 	Rollback(ctx context.Context, ref string) (fleet.Machine, error)
@@ -166,6 +167,7 @@ func table(b Backend, version string) *routes {
 	add(r, "POST /v1/reload", access.Admin, "Read the configuration again", func(ctx context.Context, _ *nothingIn) (Reloaded, error) { return b.Reload(ctx) })
 	machineRoutes(r, b)
 	machineryRoutes(r, b)
+	imageRoutes(r, b)
 	ledgerRoutes(r, b)
 	accessRoutes(r, b)
 	plainRoutes(r, b)

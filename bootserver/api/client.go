@@ -164,12 +164,18 @@ func (c *Client) do(ctx context.Context, method, path string, q any) (*http.Resp
 
 // stream is a call whose bodies may be large and take their time.
 func (c *Client) stream(ctx context.Context, method, path string, body io.Reader) (*http.Response, error) {
+	p := c.patient()
+	return p.send(ctx, p.http, method, path, body, "application/octet-stream")
+}
+
+// patient is the client for answers that take their time.
+func (c *Client) patient() *Client {
 	if c.err != nil {
-		return nil, c.err
+		return c
 	}
-	patient := *c.http
-	patient.Timeout = 0
-	return c.send(ctx, &patient, method, path, body, "application/octet-stream")
+	p, h := *c, *c.http
+	h.Timeout, p.http = 0, &h
+	return &p
 }
 
 func (c *Client) send(ctx context.Context, by *http.Client, method, path string, body io.Reader, kind string) (*http.Response, error) {

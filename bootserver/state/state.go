@@ -121,14 +121,37 @@ func takeLock(path string) (*os.File, error) {
 		return nil, fmt.Errorf("locking state: %w", err)
 	}
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		pid, _ := os.ReadFile(path)
+		pid, _ := holder(path)
 		f.Close()
-		return nil, fmt.Errorf("%w: process %s; stop it, or use another --store", ErrLocked, strings.TrimSpace(string(pid)))
+		return nil, fmt.Errorf("%w: process %s; stop it, or use another --store", ErrLocked, pid)
 	}
 	if err := f.Truncate(0); err == nil {
 		_, _ = fmt.Fprintln(f, os.Getpid()) // only for the words of that error
 	}
 	return f, nil
+}
+
+// holder reads the lock of a state: who has it, and at which socket it answers.
+func holder(lock string) (pid, socket string) {
+	text, _ := os.ReadFile(lock) // nobody, when it cannot be read
+	pid, socket, _ = strings.Cut(strings.TrimSpace(string(text)), "\n")
+	return pid, socket
+}
+
+// Answers writes down, for Socket, where the server of this state answers.
+func (s *State) Answers(socket string) error {
+	if _, err := fmt.Fprintln(s.lock, socket); err != nil {
+		return fmt.Errorf("writing down the server's socket: %w", err)
+	}
+	return nil
+}
+
+// Socket is where the server answers that uses the state in dir, when Open said
+// ErrLocked. It is empty as long as that server starts, and for one that is
+// none: a command that changes the store.
+func Socket(dir string) string {
+	_, socket := holder(filepath.Join(dir, "lock"))
+	return socket
 }
 
 // Close waits for what is being stored, closes the file and lets another

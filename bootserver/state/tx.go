@@ -3,6 +3,7 @@ package state
 import (
 	"cmp"
 	"encoding/json"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -75,6 +76,9 @@ func (tx *Tx) Pending() int { return tx.s.index.pending }
 
 // Boot returns one boot.
 func (tx *Tx) Boot(id ingot.BootID) (fleet.Boot, bool) { return tx.s.boot(id) }
+
+// LatestBoots returns the latest boot of each machine, and some older ones.
+func (tx *Tx) LatestBoots() []fleet.Boot { return slices.Collect(maps.Values(tx.s.boots)) }
 
 // OpenBoots returns the boots that have not ended.
 func (tx *Tx) OpenBoots() []fleet.Boot {

@@ -1,0 +1,171 @@
+package api
+
+import (
+	"context"
+	"net/http"
+	"net/url"
+	"time"
+
+	"ingot"
+	"ingot/bootserver/access"
+)
+
+// Images is what is done with the images and keys of the server's store. A
+// program on the server's host does the same without a server, see
+// bootserver.Storeroom.
+type Images interface {
+	// Images lists what the store has, by profile and age, the newest last.
+	Images(ctx context.Context) ([]Image, error)
+	Image(ctx context.Context, ref string) (Image, error)
+	// RemoveImage takes an image out of the store that no machine needs.
+	RemoveImage(ctx context.Context, ref string) (Image, error)
+	// CollectImages removes old images, and files that no image needs.
+	CollectImages(ctx context.Context, q CollectRequest) (Collected, error)
+	TagImage(ctx context.Context, ref, tag string) (Image, error)
+	// UntagImage takes a tag away; it returns the image that had it.
+	UntagImage(ctx context.Context, tag string) (Image, error)
+	// NoteImage writes into the audit log what a program of the server's host
+	// did to an image of the store.
+	NoteImage(ctx context.Context, ref string, q NoteRequest) (Image, error)
+	// TrustKey takes images that another release key signed.
+	TrustKey(ctx context.Context, q KeyRequest) (Key, error)
+	DistrustKey(ctx context.Context, name string) (Key, error)
+}
+
+// Image is an image of the server's store.
+type Image struct {
+	Digest   ingot.Digest     `json:"digest"`
+	Name     string           `json:"name"`
+	Tags     []string         `json:"tags,omitempty"`
+	Arch     ingot.Arch       `json:"arch"`
+	Kernel   string           `json:"kernel,omitempty"`
+	Packages int              `json:"packages,omitempty"`
+	Size     int64            `json:"size"` // bytes of all of its files
+	Stored   time.Time        `json:"stored"`
+	Needed   map[string]int64 `json:"needed"`          // bytes that a boot of it takes: kernel, initramfs, root
+	InUse    string           `json:"inUse,omitempty"` // why it must stay; told by lists
+}
+
+// CollectRequest says what is removed.
+type CollectRequest struct {
+	Keep   int  `json:"keep,omitempty" minimum:"0"` // images of each profile that stay, the newest; 0: all
+	DryRun bool `json:"dryRun,omitempty"`           // say what would go
+}
+
+// Collected is what was removed, or would be.
+type Collected struct {
+	Images []string `json:"images"` // names
+	Blobs  int      `json:"blobs"`
+	Bytes  int64    `json:"bytes"`
+	DryRun bool     `json:"dryRun"`
+}
+
+// TagRequest names a tag: PROFILE:WORD.
+type TagRequest struct {
+	Tag string `json:"tag" maxLength:"200"`
+}
+
+// NoteRequest says what was done to an image.
+type NoteRequest struct {
+	Did  string `json:"did" enum:"build,import,pull,sign"`
+	With string `json:"with,omitempty" maxLength:"300"` // where it came from, or what signed it
+}
+
+// KeyRequest is a release key that is to be trusted.
+type KeyRequest struct {
+	Name string `json:"name" maxLength:"64"`
+	Key  string `json:"key" maxLength:"1000"` // as minisign writes a public key
+}
+
+// Key is a release key whose images the store takes.
+type Key struct {
+	Name string `json:"name"`
+	ID   string `json:"id"` // as minisign prints it
+}
+
+// ImageIn names one image in the path of a route.
+type ImageIn struct {
+	Ref string `path:"ref" maxLength:"200" doc:"PROFILE:VERSION, a tag, PROFILE (its newest version), a digest or a unique beginning of one."`
+}
+
+func imageRoutes(r *routes, b Images) {
+	type imageIn[Q any] struct {
+		ImageIn
+		Body Q
+	}
+	add(r, "GET /v1/images", access.Read, "The images of the store, and why they must stay", func(ctx context.Context, _ *nothingIn) ([]Image, error) { return b.Images(ctx) })
+	add(r, "GET /v1/images/{ref}", access.Read, "One image of the store", func(ctx context.Context, in *ImageIn) (Image, error) { return b.Image(ctx, in.Ref) })
+	add(r, "DELETE /v1/images/{ref}", access.Admin, "Remove an image that no machine needs", func(ctx context.Context, in *ImageIn) (Image, error) {
+		return b.RemoveImage(ctx, in.Ref)
+	})
+	type collectIn struct{ Body CollectRequest }
+	add(r, "POST /v1/images/gc", access.Admin, "Free the space of what no image needs", func(ctx context.Context, in *collectIn) (Collected, error) {
+		return b.CollectImages(ctx, in.Body)
+	})
+	add(r, "POST /v1/images/{ref}/tag", access.Admin, "Give an image one more name", func(ctx context.Context, in *imageIn[TagRequest]) (Image, error) {
+		return b.TagImage(ctx, in.Ref, in.Body.Tag)
+	})
+	add(r, "POST /v1/images/{ref}/untag", access.Admin, "Take a tag away; the image stays", func(ctx context.Context, in *ImageIn) (Image, error) {
+		return b.UntagImage(ctx, in.Ref)
+	})
+	add(r, "POST /v1/images/{ref}/note", access.Admin, "Note in the audit log what was done to an image's files", func(ctx context.Context, in *imageIn[NoteRequest]) (Image, error) {
+		return b.NoteImage(ctx, in.Ref, in.Body)
+	})
+	type keyIn struct{ Body KeyRequest }
+	add(r, "POST /v1/keys", access.Admin, "Take images that another release key signed", func(ctx context.Context, in *keyIn) (Key, error) {
+		return b.TrustKey(ctx, in.Body)
+	})
+	type nameIn struct {
+		Ref string `path:"ref" maxLength:"64" doc:"Name of the key."`
+	}
+	add(r, "DELETE /v1/keys/{ref}", access.Admin, "Take no more images of a release key", func(ctx context.Context, in *nameIn) (Key, error) {
+		return b.DistrustKey(ctx, in.Ref)
+	})
+}
+
+func imagePath(ref string) string { return "images/" + url.PathEscape(ref) }
+
+// Images lists the images of the server's store.
+func (c *Client) Images(ctx context.Context) (list []Image, err error) {
+	return list, c.call(ctx, http.MethodGet, "images", nil, &list)
+}
+
+// Image returns one image of the server's store.
+func (c *Client) Image(ctx context.Context, ref string) (im Image, err error) {
+	return im, c.call(ctx, http.MethodGet, imagePath(ref), nil, &im)
+}
+
+// RemoveImage removes an image that no machine needs.
+func (c *Client) RemoveImage(ctx context.Context, ref string) (im Image, err error) {
+	return im, c.patient().call(ctx, http.MethodDelete, imagePath(ref), nil, &im)
+}
+
+// CollectImages frees the space of what no image needs.
+func (c *Client) CollectImages(ctx context.Context, q CollectRequest) (done Collected, err error) {
+	return done, c.patient().call(ctx, http.MethodPost, "images/gc", q, &done)
+}
+
+// TagImage gives an image one more name.
+func (c *Client) TagImage(ctx context.Context, ref, tag string) (im Image, err error) {
+	return im, c.patient().call(ctx, http.MethodPost, imagePath(ref)+"/tag", TagRequest{tag}, &im)
+}
+
+// UntagImage takes a tag away.
+func (c *Client) UntagImage(ctx context.Context, tag string) (im Image, err error) {
+	return im, c.patient().call(ctx, http.MethodPost, imagePath(tag)+"/untag", nil, &im)
+}
+
+// NoteImage notes what was done to an image of the store.
+func (c *Client) NoteImage(ctx context.Context, ref string, q NoteRequest) (im Image, err error) {
+	return im, c.call(ctx, http.MethodPost, imagePath(ref)+"/note", q, &im)
+}
+
+// TrustKey takes images that another release key signed.
+func (c *Client) TrustKey(ctx context.Context, q KeyRequest) (k Key, err error) {
+	return k, c.call(ctx, http.MethodPost, "keys", q, &k)
+}
+
+// DistrustKey takes no more images of a release key.
+func (c *Client) DistrustKey(ctx context.Context, name string) (k Key, err error) {
+	return k, c.call(ctx, http.MethodDelete, "keys/"+url.PathEscape(name), nil, &k)
+}
