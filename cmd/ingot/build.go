@@ -218,6 +218,9 @@ PROFILE is a folder, a YAML file or a shipped profile: debian, node, lab.`,
 			if err != nil {
 				return err
 			}
+			if !unchanged {
+				a.note(cmd.Context(), im, "build", args[0])
+			}
 			if boot.given() {
 				if err := a.sign(cmd.Context(), im, boot); err != nil {
 					return err

@@ -6,9 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"maps"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -16,10 +14,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"ingot"
-	"ingot/bootserver/api"
-	"ingot/bootserver/fleet"
-	"ingot/bootserver/state"
 	"ingot/builder"
 	"ingot/builder/squashfs"
 	"ingot/image"
@@ -29,6 +23,9 @@ const imageRef = "IMAGE is PROFILE:VERSION, a tag, PROFILE (its newest version),
 
 // withImage opens the store and looks an image up.
 func (a *app) withImage(ctx context.Context, ref string) (*image.Store, image.Image, error) {
+	if err := a.here("this command"); err != nil {
+		return nil, image.Image{}, err
+	}
 	s, err := image.Open(ctx, a.storeRoot())
 	if err != nil {
 		return nil, image.Image{}, err
@@ -230,142 +227,6 @@ func signedSize(n int64) string {
 		return "−" + size(-n)
 	}
 	return "+" + size(n)
-}
-
-func (a *app) imageTagCommand() *cobra.Command {
-	var remove bool
-	c := &cobra.Command{
-		Use: "tag IMAGE PROFILE:WORD", Short: "give an image one more name, which may move",
-		Long: `Give an image one more name. A tag may move to another image; a version never does.
-Machines are assigned digests: moving a tag changes nothing for them.
-` + imageRef,
-		Example: "  ingot image tag node:2026.11.24-1 node:stable\n  ingot image tag --remove node:stable",
-		Args: func(cmd *cobra.Command, args []string) error {
-			if remove {
-				return exactArgs("TAG")(cmd, args)
-			}
-			return exactArgs("IMAGE", "PROFILE:WORD")(cmd, args)
-		},
-		RunE: func(cmd *cobra.Command, args []string) error {
-			s, err := image.Open(cmd.Context(), a.storeRoot())
-			if err != nil {
-				return err
-			}
-			if remove {
-				if err := s.Untag(cmd.Context(), args[0]); err != nil {
-					return err
-				}
-				return a.show(map[string]string{"removed": args[0]}, func(w io.Writer) { fmt.Fprintf(w, "%s is no tag any more\n", args[0]) })
-			}
-			im, err := s.Tag(cmd.Context(), args[0], args[1])
-			if err != nil {
-				return err
-			}
-			return a.show(viewOf(im), func(w io.Writer) { fmt.Fprintf(w, "%s is %s %s\n", args[1], im.Name, im.Digest.Short()) })
-		},
-	}
-	c.Flags().BoolVar(&remove, "remove", false, "take the tag away; the image stays")
-	return c
-}
-
-func (a *app) imageRmCommand() *cobra.Command {
-	return &cobra.Command{
-		Use: "rm IMAGE", Short: "remove an image that no machine needs",
-		Long: `Remove an image and its tags. An image that a machine is assigned, runs or may fall
-back to is not removed. The bytes go with: ingot image gc
-` + imageRef,
-		Example: "  ingot image rm lab:v1 && ingot image gc", Args: exactArgs("IMAGE"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			s, err := image.Open(cmd.Context(), a.storeRoot())
-			if err != nil {
-				return err
-			}
-			used, err := a.inUse(cmd.Context())
-			if err != nil {
-				return err
-			}
-			im, err := s.Remove(cmd.Context(), args[0], used)
-			if errors.Is(err, image.ErrInUse) {
-				return withHint(err, "assign another image to it first: ingot assign MACHINE IMAGE")
-			}
-			if err != nil {
-				return err
-			}
-			return a.show(viewOf(im), func(w io.Writer) { fmt.Fprintf(w, "%s is removed\n  → ingot image gc\n", im.Name) })
-		},
-	}
-}
-
-func (a *app) imageGCCommand() *cobra.Command {
-	var o image.GCOptions
-	c := &cobra.Command{
-		Use: "gc", Short: "free the space of what no image needs",
-		Long: `Remove files of the store that no image needs. With --keep N, remove first all but
-the newest N images of each profile; images with a tag, and those that a machine is
-assigned, runs or may fall back to, stay in any case.`,
-		Example: "  ingot image gc --keep 5 --dry-run\n  ingot image gc --keep 5", Args: exactArgs(),
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			if o.Keep < 0 {
-				return usagef("--keep %d: want a number of images above 0", o.Keep)
-			}
-			s, err := image.Open(cmd.Context(), a.storeRoot())
-			if err != nil {
-				return err
-			}
-			if o.InUse, err = a.inUse(cmd.Context()); err != nil {
-				return err
-			}
-			done, err := s.GC(cmd.Context(), o)
-			if errors.Is(err, image.ErrBusy) {
-				return withHint(err, "run the same command again when the pull or import is done")
-			}
-			if err != nil {
-				return err
-			}
-			gone := make([]string, len(done.Images))
-			for i, im := range done.Images {
-				gone[i] = im.Name.String()
-			}
-			view := map[string]any{"images": gone, "blobs": done.Blobs, "bytes": done.Bytes, "dryRun": o.DryRun}
-			return a.show(view, func(w io.Writer) {
-				verb := "removed"
-				if o.DryRun {
-					verb = "would remove"
-				}
-				for _, name := range gone {
-					fmt.Fprintf(w, "%s %s\n", verb, name)
-				}
-				fmt.Fprintf(w, "%s %d files, %s\n", verb, done.Blobs, size(done.Bytes))
-			})
-		},
-	}
-	c.Flags().IntVar(&o.Keep, "keep", 0, "how many images of each profile stay (default: all)")
-	c.Flags().BoolVar(&o.DryRun, "dry-run", false, "show what would go, remove nothing")
-	return c
-}
-
-// inUse says of every image that some machine needs, why. The running server
-// is asked; without one, its state on disk.
-func (a *app) inUse(ctx context.Context) (map[ingot.Digest]string, error) {
-	client := a.client()
-	machines, err := client.Machines(ctx)
-	if err == nil {
-		boots, err := client.LatestBoots(ctx)
-		return fleet.InUse(machines, boots), err
-	}
-	if !errors.Is(err, api.ErrNoServer) {
-		return nil, err
-	}
-	dir := filepath.Join(a.storeRoot(), state.Folder)
-	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
-		return nil, nil // no server ever ran here
-	}
-	st, err := state.Open(ctx, dir)
-	if err != nil {
-		return nil, fmt.Errorf("looking for machines that need images: %w", err)
-	}
-	defer st.Close()
-	return fleet.InUse(st.Machines(), st.Latest()), nil
 }
 
 // explainUnverified says what to do about an image that is damaged or by a stranger.

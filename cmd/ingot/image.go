@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"ingot"
+	"ingot/bootserver/api"
 	"ingot/image"
 )
 
@@ -18,7 +19,7 @@ func (a *app) imageCommand() *cobra.Command {
 	var deep bool
 	ls := &cobra.Command{
 		Use: "ls [IMAGE [PATH]]", Short: "list the images of the store, or the files of one", Args: maxArgs(2),
-		Long:    "List the images of the store, or what is in a folder of an image's root.\n" + imageRef,
+		Long:    "List the images of the store, or what is in a folder of an image's root. With --server or\n--context, the images of that server, and why they must stay.\n" + imageRef,
 		Example: "  ingot image ls\n  ingot image ls lab:v1 /etc\n  ingot image ls lab:v1 --recursive\n  ingot image ls -o json | jq -r '.[].digest'",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 0 {
@@ -41,6 +42,13 @@ func (a *app) imageCommand() *cobra.Command {
 }
 
 func (a *app) imageList(ctx context.Context) error {
+	if a.elsewhere() {
+		images, err := a.client().Images(ctx)
+		if err != nil {
+			return err
+		}
+		return a.show(images, func(w io.Writer) { remoteTable(w, images, time.Now()) })
+	}
 	s, err := image.Open(ctx, a.storeRoot())
 	if err != nil {
 		return err
@@ -84,6 +92,21 @@ func imageTable(w io.Writer, images []image.Image, now time.Time) {
 		m := im.Manifest
 		row(t, im.Name.String(), im.Digest.Short(), string(m.Arch), m.KernelRelease, fmt.Sprint(m.Packages),
 			size(m.Root.Size), size(m.Initramfs.Size), ago(im.Stored, now), dash(strings.Join(im.Tags, " ")))
+	}
+	t.Flush()
+}
+
+// remoteTable lists the images of a server, and why they must stay there.
+func remoteTable(w io.Writer, images []api.Image, now time.Time) {
+	if len(images) == 0 {
+		fmt.Fprintln(w, "the server's store holds no image yet\n  → build or pull one there: ingot build, ingot image pull")
+		return
+	}
+	t := tabs(w)
+	row(t, "IMAGE", "DIGEST", "ARCH", "KERNEL", "PACKAGES", "ROOT", "INITRAMFS", "STORED", "TAGS", "IN USE")
+	for _, im := range images {
+		row(t, im.Name, im.Digest.Short(), string(im.Arch), im.Kernel, fmt.Sprint(im.Packages), size(im.Needed["root"]), size(im.Needed["initramfs"]),
+			ago(im.Stored, now), dash(strings.Join(im.Tags, " ")), dash(im.InUse))
 	}
 	t.Flush()
 }

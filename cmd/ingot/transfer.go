@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"ingot"
+	"ingot/bootserver/api"
 	"ingot/builder"
 	"ingot/image"
 	"ingot/image/registry"
@@ -177,6 +178,9 @@ interrupted leaves no image, and the next one fetches only what is missing.` + r
 		Example: "  ingot image pull registry.example.com/images/node:stable\n  ingot image pull 127.0.0.1:5000/lab:v1 --plain-http",
 		Args:    exactArgs("REGISTRY/REPOSITORY:TAG"),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := a.here(cmd.CommandPath()); err != nil {
+				return err
+			}
 			r, err := a.registry(cmd.Context(), args[0], f)
 			if err != nil {
 				return err
@@ -200,6 +204,7 @@ interrupted leaves no image, and the next one fetches only what is missing.` + r
 			if err != nil {
 				return a.transferHint(cmd.Context(), err, r.Reference.Registry)
 			}
+			a.note(cmd.Context(), im, "pull", args[0])
 			return a.showReceived(s, []image.Image{im})
 		},
 	}
@@ -372,6 +377,9 @@ folder with an OCI layout). They must be signed by the release key of this store
 one that it trusts (see: ingot key --help); every part is checked against its digest.`,
 		Example: "  ingot image import node.oci.tar", Args: exactArgs("FILE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := a.here(cmd.CommandPath()); err != nil {
+				return err
+			}
 			archive, err := image.OpenArchive(args[0])
 			if err != nil {
 				return a.transferHint(cmd.Context(), err, "")
@@ -395,6 +403,7 @@ one that it trusts (see: ingot key --help); every part is checked against its di
 				if err != nil {
 					return a.transferHint(cmd.Context(), err, "")
 				}
+				a.note(cmd.Context(), images[len(images)-1], "import", args[0])
 			}
 			return a.showReceived(s, images)
 		},
@@ -406,25 +415,31 @@ func (a *app) keyCommand() *cobra.Command {
 	trust := &cobra.Command{
 		Use: "trust FILE.pub", Short: "take images that another release key signed",
 		Long: `Take images, by pull and import, that this release key signed: the one of a build
-host, keys/release.pub in its store. Compare its ID with what that host shows.`,
+host, keys/release.pub in its store. Compare its ID with what that host shows.
+` + whoseStore,
 		Example: "  ingot key trust build1.pub\n  ingot key trust release.pub --name build1", Args: exactArgs("FILE.pub"),
-		RunE: func(_ *cobra.Command, args []string) error {
+		RunE: func(cmd *cobra.Command, args []string) error {
 			b, err := os.ReadFile(args[0])
 			if err != nil {
 				return fmt.Errorf("reading a public key: %w", err)
 			}
-			key, err := image.ParsePublicKey(b)
-			if err != nil {
+			if _, err := image.ParsePublicKey(b); err != nil {
 				return withHint(fmt.Errorf("reading %q: %w", args[0], err), "name a minisign public key, such as keys/release.pub of another store")
 			}
 			if name == "" {
 				name = strings.TrimSuffix(filepath.Base(args[0]), ".pub")
 			}
-			if err := image.Trust(a.keyDir(), name, key); err != nil {
-				return withHint(err, "choose another name: --name NAME")
+			room, done, err := a.storeroom(cmd.Context())
+			if err != nil {
+				return err
 			}
-			return a.show(image.NamedKey{Name: name, ID: key.ID()}, func(w io.Writer) {
-				fmt.Fprintf(w, "images signed by %s (key %s) are taken from now on\n", name, key.ID())
+			defer done()
+			key, err := room.TrustKey(asSelf(cmd.Context()), api.KeyRequest{Name: name, Key: string(b)})
+			if err != nil {
+				return err
+			}
+			return a.show(key, func(w io.Writer) {
+				fmt.Fprintf(w, "images signed by %s (key %s) are taken from now on\n", plain(key.Name), plain(key.ID))
 			})
 		},
 	}
@@ -433,7 +448,10 @@ host, keys/release.pub in its store. Compare its ID with what that host shows.`,
 		Use: "ls", Short: "whose images this store takes",
 		Long:    "List the release keys whose images this store takes from registries and archives.",
 		Example: "  ingot key ls", Args: exactArgs(),
-		RunE: func(*cobra.Command, []string) error {
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := a.here(cmd.CommandPath()); err != nil {
+				return err
+			}
 			keys, err := a.trustedKeys()
 			if err != nil {
 				return err
@@ -457,13 +475,19 @@ host, keys/release.pub in its store. Compare its ID with what that host shows.`,
 	}
 	distrust := &cobra.Command{
 		Use: "distrust NAME", Short: "take no more images of a key",
-		Long:    "Forget a trusted key. Images that are in the store already stay there, and no machine\nboots one that only this key signed.",
+		Long:    "Forget a trusted key. Images that are in the store already stay there, and no machine\nboots one that only this key signed.\n" + whoseStore,
 		Example: "  ingot key distrust build1", Args: exactArgs("NAME"),
-		RunE: func(_ *cobra.Command, args []string) error {
-			if err := image.Distrust(a.keyDir(), args[0]); err != nil {
-				return withHint(err, "ingot key ls")
+		RunE: func(cmd *cobra.Command, args []string) error {
+			room, done, err := a.storeroom(cmd.Context())
+			if err != nil {
+				return err
 			}
-			return a.show(map[string]string{"distrusted": args[0]}, func(w io.Writer) { fmt.Fprintf(w, "%s is not trusted any more\n", args[0]) })
+			defer done()
+			key, err := room.DistrustKey(asSelf(cmd.Context()), args[0])
+			if err != nil {
+				return err
+			}
+			return a.show(map[string]string{"distrusted": key.Name, "id": key.ID}, func(w io.Writer) { fmt.Fprintf(w, "%s is not trusted any more\n", args[0]) })
 		},
 	}
 	return group("key", "whose images this store takes from elsewhere", ls, trust, distrust)

@@ -54,6 +54,9 @@ the image, whose digest does not change; signatures of several certificates may 
 			if err != nil {
 				return err
 			}
+			if fresh {
+				a.note(cmd.Context(), im, "sign", r.Annotations[ingot.AnnotationSigner])
+			}
 			return a.show(signView{im.Digest, im.Name.String(), r, fresh}, func(w io.Writer) {
 				how := "is signed by"
 				if !fresh {
@@ -73,8 +76,12 @@ func (a *app) sign(ctx context.Context, im image.Image, f secureBootFlags) error
 	if err != nil {
 		return err
 	}
-	if _, _, err := builder.Sign(ctx, s, im, f.SecureBoot); err != nil {
+	r, fresh, err := builder.Sign(ctx, s, im, f.SecureBoot)
+	if err != nil {
 		return withHint(err, "the image is built; sign it with: ingot image sign %s --secure-boot-key KEY --secure-boot-cert CERT", im.Name)
+	}
+	if fresh {
+		a.note(ctx, im, "sign", r.Annotations[ingot.AnnotationSigner])
 	}
 	return nil
 }

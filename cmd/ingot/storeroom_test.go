@@ -1,0 +1,185 @@
+package main
+
+import (
+	"context"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"ingot"
+	"ingot/bootserver"
+	"ingot/bootserver/access"
+	"ingot/bootserver/api"
+	"ingot/bootserver/fleet"
+	"ingot/bootserver/state"
+	"ingot/image"
+)
+
+// shop is a store with images lab:v1 to lab:v3, and a state in which one
+// machine is assigned the first.
+type shop struct {
+	root   string
+	images *image.Store
+}
+
+func newShop(t *testing.T) *shop {
+	t.Helper()
+	for _, name := range []string{"INGOT_SERVER", "INGOT_CONTEXT", "INGOT_TOKEN", "INGOT_STORE"} {
+		t.Setenv(name, "")
+	}
+	t.Setenv("XDG_CONFIG_HOME", t.TempDir())
+	s := &shop{root: t.TempDir()}
+	var err error
+	if s.images, err = image.Open(t.Context(), s.root); err != nil {
+		t.Fatal(err)
+	}
+	keys, err := image.LoadOrCreateKeys(filepath.Join(s.root, "keys"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var first image.Image
+	for i, v := range []string{"v1", "v2", "v3"} {
+		file := filepath.Join(t.TempDir(), v)
+		if err := os.WriteFile(file, []byte(v), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		im, err := s.images.Put(t.Context(), &ingot.ImageManifest{Schema: 1, Profile: "lab", Version: v, Created: time.Unix(int64(i), 0)},
+			image.Files{Kernel: file, Initramfs: file, Root: file, Plan: file}, keys.Release.Secret)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if i == 0 {
+			first = im
+		}
+	}
+	s.edit(t, func(st *state.State) {
+		if err := st.Update(func(tx *state.Tx) error {
+			tx.PutMachine(fleet.Machine{ID: "m-1", Name: "node01", State: fleet.Approved, Assignment: fleet.Assignment{ImageRef: fleet.ImageRef{Image: first.Digest, Name: "lab:v1"}}})
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+	})
+	return s
+}
+
+// edit opens the state, as a server would.
+func (s *shop) edit(t *testing.T, f func(*state.State)) {
+	t.Helper()
+	st, err := state.Open(t.Context(), filepath.Join(s.root, state.Folder))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer st.Close()
+	f(st)
+}
+
+// auditLines are the actions in the audit log, and who did them.
+func auditLines(t *testing.T, st *state.State) (list []string) {
+	t.Helper()
+	all, err := st.Audit(0, false, 100)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range all {
+		if c.Who.Kind != access.Local || c.Who.UID == nil || *c.Who.UID != os.Getuid() {
+			t.Errorf("%s is by %+v; want this user", c.Action, c.Who)
+		}
+		list = append(list, c.Action+" "+c.Name)
+	}
+	return list
+}
+
+// emptyHanded is a server that knows no machine, and has no image.
+type emptyHanded struct{ spiteful }
+
+func (emptyHanded) Machines() []fleet.Machine { return nil }
+func (emptyHanded) LatestBoots() []fleet.Boot { return nil }
+
+// TestTheStoreOfThisHost: while a context is in use whose server knows no
+// machine, images of this host's store that its own machines need stay. No
+// server runs, so the command asks the state, and writes its audit log.
+func TestTheStoreOfThisHost(t *testing.T) {
+	s := newShop(t)
+	socket := filepath.Join(t.TempDir(), "s")
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	listen(t, l, emptyHanded{}, &access.Keeper{Find: nobody, Now: time.Now})
+	if err := (contexts{Current: "berlin", Contexts: map[string]api.Target{"berlin": {Server: "unix://" + socket}}}).save(); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("INGOT_CONTEXT", "berlin")
+	for _, args := range [][]string{{"image", "rm", "lab:v1"}, {"image", "gc", "--keep", "1"}, {"image", "tag", "lab:v3", "lab:stable"}} {
+		code, stdout, stderr := call(t, "", append(args, "--store", s.root)...)
+		if want := args[1] == "rm"; (code != 0) != want || want && !strings.Contains(stderr, "node01 is assigned it") {
+			t.Errorf("ingot %v = %d\n%s%s", args, code, stdout, stderr)
+		}
+	}
+	if list, err := s.images.List(t.Context()); err != nil || len(list) != 2 || list[0].Name.Version != "v1" {
+		t.Errorf("the store has %d images, %v; want v1 and v3", len(list), err)
+	}
+	build, err := image.LoadOrCreateKeys(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	pub := filepath.Join(t.TempDir(), "build1.pub")
+	if err := os.WriteFile(pub, build.Release.Public.Text(), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for _, args := range [][]string{{"key", "trust", pub}, {"key", "distrust", "build1"}} {
+		if code, _, stderr := call(t, "", append(args, "--store", s.root)...); code != 0 {
+			t.Errorf("ingot %v = %d %s", args, code, stderr)
+		}
+	}
+	s.edit(t, func(st *state.State) {
+		want := "image.gc lab:v2, image.gc , image.tag lab:stable, key.trust build1, key.distrust build1"
+		if got := strings.Join(auditLines(t, st), ", "); got != want {
+			t.Errorf("the audit log has %s; want %s", got, want)
+		}
+	})
+}
+
+// keeper is a server that has a store.
+type keeper struct {
+	spiteful
+	room bootserver.Storeroom
+}
+
+func (k keeper) RemoveImage(ctx context.Context, ref string) (api.Image, error) {
+	return k.room.RemoveImage(ctx, ref)
+}
+
+// TestTheServerOfTheStore: a server that runs is found wherever its
+// configuration put the socket, and does what is asked; until it says where, a
+// command waits for it.
+func TestTheServerOfTheStore(t *testing.T) {
+	s := newShop(t)
+	socket := filepath.Join(t.TempDir(), "elsewhere")
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.edit(t, func(st *state.State) {
+		listen(t, l, keeper{room: bootserver.Storeroom{Store: s.images, State: st, Now: time.Now}}, &access.Keeper{Find: nobody, Now: time.Now})
+		time.AfterFunc(300*time.Millisecond, func() { _ = st.Answers(socket) }) // it was starting
+		if code, stdout, stderr := call(t, "", "--store", s.root, "image", "rm", "lab:v1"); code != 1 || !strings.Contains(stderr, "node01 is assigned it") {
+			t.Errorf("image rm lab:v1 = %d\n%s%s", code, stdout, stderr)
+		}
+		if code, stdout, stderr := call(t, "", "--server", "unix://"+socket, "image", "rm", "lab:v2"); code != 0 {
+			t.Errorf("image rm lab:v2 = %d\n%s%s", code, stdout, stderr)
+		}
+		if got := strings.Join(auditLines(t, st), ", "); got != "image.rm lab:v2" {
+			t.Errorf("the audit log has %s; want the removal of lab:v2", got)
+		}
+	})
+	for _, args := range [][]string{{"image", "inspect", "lab:v1"}, {"key", "ls"}, {"image", "ls", "lab:v1"}} {
+		if code, _, stderr := call(t, "", append(args, "--server", "unix://"+socket)...); code != 2 || !strings.Contains(stderr, "without --server") {
+			t.Errorf("ingot %v --server … = %d %s; want it refused", args, code, stderr)
+		}
+	}
+}
