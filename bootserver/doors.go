@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"log/slog"
 	"net"
 	"net/http"
 	"net/netip"
@@ -108,7 +107,7 @@ func (s *Server) answer(ctx context.Context, g *errgroup.Group, d *doors) {
 	handler := api.Handler(a, keeper, s.metrics.seen)
 	server := func(h http.Handler) *http.Server {
 		return &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second, ReadTimeout: time.Minute, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: maxOwnHeaders,
-			ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug)}
+			ErrorLog: httpboot.ErrorLog(s.log)}
 	}
 	local := server(handler)
 	local.ConnContext = access.ConnContext

@@ -3,9 +3,11 @@ package httpboot
 import (
 	"context"
 	"errors"
+	"log"
 	"log/slog"
 	"net"
 	"net/http"
+	"strings"
 	"time"
 )
 
@@ -16,7 +18,26 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	return Serve(ctx, l, &http.Server{Handler: s, ConnState: s.callers.track, MaxHeaderBytes: maxHeader,
 		ReadHeaderTimeout: 10 * time.Second, IdleTimeout: time.Minute,
 		DisableGeneralOptionsHandler: true, // OPTIONS * is not for us either
-		ErrorLog:                     slog.NewLogLogger(s.log.Handler(), slog.LevelDebug)})
+		ErrorLog:                     ErrorLog(s.log)})
+}
+
+// ErrorLog is the log of an http.Server. What it says of clients is for
+// debugging: they hang up, or speak nonsense. A handler that panicked is an
+// error of ours, told with its stack.
+func ErrorLog(l *slog.Logger) *log.Logger { return log.New(errorLog{l}, "", 0) }
+
+type errorLog struct{ log *slog.Logger }
+
+// Write takes one line, or a panic with its stack: one call each (package log).
+func (e errorLog) Write(b []byte) (int, error) {
+	text := strings.TrimSpace(string(b))
+	first, stack, _ := strings.Cut(text, "\n")
+	if strings.Contains(first, "panic serving ") { // of both http and http2
+		e.log.Error(first, "stack", stack)
+	} else {
+		e.log.Debug(text)
+	}
+	return len(b), nil
 }
 
 // grace is how long answers may go on after the end was asked for.
