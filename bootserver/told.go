@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"ingot"
 	"ingot/bootserver/access"
 	"ingot/bootserver/api"
 	"ingot/bootserver/fleet"
@@ -72,12 +73,7 @@ func (a admin) Why(ref string) (api.Why, error) {
 	if err != nil {
 		return api.Why{}, err
 	}
-	story := fleet.Story{Machine: m, Boots: boots, Others: a.others(m, boots), Policy: a.policyNow(), Now: a.now()}
-	if n := len(boots); n > 0 {
-		if im, err := a.image(boots[n-1].Image.Image); err == nil {
-			story.Needed = map[string]int64{"kernel": im.Manifest.Kernel.Size, "initramfs": im.Manifest.Initramfs.Size, "root": im.Manifest.Root.Size}
-		}
-	}
+	story := fleet.Story{Machine: m, Boots: boots, Others: a.others(m, boots), Needed: a.sizes(boots), Policy: a.policyNow(), Now: a.now()}
 	if ref, err := fleet.Next(m); err == nil {
 		if _, err := a.image(ref.Image); err != nil {
 			story.Unservable, story.Untrusted = err.Error(), errors.Is(err, image.ErrSignature)
@@ -89,6 +85,21 @@ func (a admin) Why(ref string) (api.Why, error) {
 
 // storyBoots is how many boots an explanation looks at.
 const storyBoots = 12
+
+// sizes are those of the images of boots, whoever signed them.
+func (a admin) sizes(boots []fleet.Boot) map[ingot.Digest]fleet.Sizes {
+	needed := map[ingot.Digest]fleet.Sizes{}
+	for _, b := range boots {
+		if _, known := needed[b.Image.Image]; known || b.Image.Image == "" {
+			continue
+		}
+		needed[b.Image.Image] = nil // a store that has it no more is asked once
+		if im, err := a.shelf.get(a.images, b.Image.Image); err == nil {
+			needed[b.Image.Image] = fleet.Sizes{"kernel": im.Manifest.Kernel.Size, "initramfs": im.Manifest.Initramfs.Size, "root": im.Manifest.Root.Size}
+		}
+	}
+	return needed
+}
 
 // Backup implements api.Ledger. It changes nothing, and is noted all the same:
 // who has a backup knows all that the server does.

@@ -207,9 +207,9 @@ func dashed(s string) string {
 	return s
 }
 
-// partly says how much of a file was fetched.
+// partly says how much of a file was fetched, of the image of that boot.
 func partly(part string, b Boot, s Story) string {
-	served, needed := b.Served[part], s.Needed[part]
+	served, needed := b.Served[part], s.Needed[b.Image.Image][part]
 	switch {
 	case needed == 0 || served > needed: // it began more than once
 		return fmt.Sprintf("%s of the %s were served, not all of it", mib(served), part)

@@ -9,14 +9,17 @@ import (
 	"ingot"
 )
 
+// Sizes are the bytes of an image by artifact: kernel, initramfs, root.
+type Sizes map[string]int64
+
 // Story is all that an explanation is made of.
 type Story struct {
 	Machine    Machine
-	Boots      []Boot           // the latest ones, oldest first
-	Needed     map[string]int64 // bytes of kernel, initramfs and root of the latest boot's image
-	Unservable string           // why what it is to boot cannot be served
-	Untrusted  bool             `json:",omitempty"` // that is, because of its signature
-	Others     []Other          // that answered the machine, the one that it obeyed last
+	Boots      []Boot                 // the latest ones, oldest first
+	Needed     map[ingot.Digest]Sizes // of the images of these boots that the store has
+	Unservable string                 // why what it is to boot cannot be served
+	Untrusted  bool                   `json:",omitempty"` // that is, because of its signature
+	Others     []Other                // that answered the machine, the one that it obeyed last
 	Policy     Policy
 	Now        time.Time // in the operator's time zone
 }
@@ -193,7 +196,7 @@ func stuck(b Boot, now time.Time) bool {
 // progress says how far a boot is.
 func (s Story) progress(b Boot) string {
 	text := fmt.Sprintf("stage %s, %s after its first packet", b.Stage(), span(s.Now.Sub(b.Started)))
-	if b.Stage() == ingot.StageTicket && s.Needed["root"] > 0 {
+	if b.Stage() == ingot.StageTicket && s.Needed[b.Image.Image]["root"] > 0 {
 		text += ", " + partly("root", b, s)
 	}
 	return text

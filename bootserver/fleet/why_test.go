@@ -76,7 +76,10 @@ func reports(b Boot, when string, checks ...ingot.CheckResult) Boot {
 // lived takes boots into a machine as a server does: the failures are counted,
 // and consequences are drawn.
 func lived(m Machine, p Policy, boots ...Boot) Story {
-	s := Story{Policy: p, Now: now, Needed: map[string]int64{"kernel": 9 << 20, "initramfs": 12 << 20, "root": 300 << 20}}
+	s := Story{Policy: p, Now: now, Needed: map[ingot.Digest]Sizes{
+		node7.Image: {"kernel": 9 << 20, "initramfs": 12 << 20, "root": 300 << 20},
+		node6.Image: {"kernel": 8 << 20, "initramfs": 11 << 20, "root": 150 << 20},
+	}}
 	for i, b := range boots {
 		if i > 0 {
 			b.Before = boots[i-1].ID
@@ -176,6 +179,9 @@ var stories = []struct {
 	})), "Ingot-init gave up at stage root: the image needs a machine with 4096 MiB of memory, this one has 2048 MiB. node:7 is tried once more, then it falls back to node:6. Its hardware changed: RAM 4.0 → 2.0 GiB."},
 	{"the download stopped", lived(node01(), Policy{}, with(silentAt(recorded(1, node7, "10:00:00", ingot.StageTicket), "10:10:00"), func(b *Boot) { b.Served = map[string]int64{"root": 120 << 20} })),
 		"Ticket given, then silence for 594 s: 120 MiB of 300 MiB of the root were served. node:7 is tried once more, then it falls back to node:6."},
+	{"the download stopped, and the fallback is smaller", lived(node01(), Policy{Attempts: 1}, with(silentAt(recorded(1, node7, "10:00:00", ingot.StageTicket), "10:10:00"), func(b *Boot) { b.Served = map[string]int64{"root": 120 << 20} }),
+		reports(recorded(2, node6, "10:13:26", ingot.StageAgent), "10:14:00")),
+		"Ticket given, then silence for 594 s: 120 MiB of 300 MiB of the root were served; fell back to node:6, healthy at 10:14."},
 	{"the last healthy image fails", lived(with(node01(), func(m *Machine) { m.Assignment.ImageRef = node6 }), Policy{}, fails(recorded(1, node6, "10:00:00", ingot.StageRoot), ingot.StageVolumes, "volume data refused: no disk has the label data")),
 		"Volumes not mounted: volume data refused: no disk has the label data. node:6 is tried again, since it was healthy here last."},
 	{"assigned anew after a failure", lived(with(node01(), func(m *Machine) { m.Assignment = Assignment{ImageRef: node6, Since: clock("10:15:00")} }), Policy{}, silentAt(recorded(1, node7, "10:00:00", ingot.StageInitramfs), "10:10:00")),

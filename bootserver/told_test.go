@@ -1,0 +1,36 @@
+package bootserver
+
+import (
+	"strings"
+	"testing"
+
+	"ingot"
+	"ingot/bootserver/api"
+)
+
+// TestWhyMeasuresTheImageOfTheBoot: what was served in a boot is compared with
+// the image of that boot, and not with the smaller one that runs now.
+func TestWhyMeasuresTheImageOfTheBoot(t *testing.T) {
+	h := newHouse(t)
+	h.put("v1")
+	h.put("v2-is-larger")
+	h.ask()
+	if _, err := h.api.Approve(t.Context(), machineID, api.ApproveRequest{Name: "node01", Image: "lab:v1"}); err != nil {
+		t.Fatal(err)
+	}
+	h.attempt("", "")
+	if _, err := h.api.Assign(t.Context(), "node01", "lab:v2-is-larger", ""); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		boot, _ := h.ask()
+		h.Served(boot, "kernel", 1, true)
+		h.Served(boot, "initramfs", 1, true)
+		h.record(boot, ingot.Event{Stage: ingot.StageTicket})
+		h.Served(boot, "root", int64(len("root of v1")+3), false)
+	}
+	h.attempt("", "")
+	if got, want := h.why(), "0.0 MiB of 0.0 MiB of the root were served; fell back to lab:v1"; !strings.Contains(got, want) {
+		t.Errorf("why = %q; want that it says %q", got, want)
+	}
+}
