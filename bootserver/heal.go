@@ -20,7 +20,7 @@ func (b *booter) heal(m fleet.Machine, over fleet.Boot) fleet.Machine {
 	return after
 }
 
-// expire ends the boots whose deadline has passed.
+// expire ends the boots whose deadline has passed, and the grants whose time has.
 func (b *booter) expire() {
 	now := b.now()
 	err := b.state.Update(func(tx *state.Tx) error {
@@ -33,10 +33,15 @@ func (b *booter) expire() {
 				}
 			}
 		}
+		for _, m := range tx.Granted() {
+			if after, some := fleet.Expired(m, now); some {
+				tx.PutMachine(after)
+			}
+		}
 		return nil
 	})
 	if err != nil {
-		b.log.Error("ending silent boots", "err", err)
+		b.log.Error("ending silent boots and grants", "err", err)
 	}
 }
 

@@ -89,6 +89,7 @@ func (a admin) Forget(ctx context.Context, ref string, force bool) (gone fleet.M
 		}
 		a.log.Info("forgotten", "by", access.From(ctx).String(), "machine", gone.ID, "name", gone.Name)
 		tx.Audit(a.noted(ctx, "machine.forget", string(gone.ID), gone.Hostname(), gone, nil))
+		tx.Note(fleet.Entry{At: a.now(), Kind: fleet.KindMachine, Machine: gone.ID, Text: "forgotten"})
 		return tx.DropMachine(gone.ID)
 	})
 	return gone, err
@@ -125,6 +126,7 @@ func (a admin) Merge(ctx context.Context, from, into string) (merged fleet.Machi
 		if err := tx.DropMachine(f.ID); err != nil {
 			return err
 		}
+		tx.Note(fleet.MergeEntries(i, f, a.now())...)
 		tx.PutMachine(merged)
 		tx.Audit(a.noted(ctx, "machine.merge", string(i.ID), i.Hostname(), before, merged))
 		a.log.Info("merged", "by", access.From(ctx).String(), "machine", i.ID, "from", f.ID, "macs", merged.MACs, "uuid", merged.UUID)
@@ -168,6 +170,7 @@ func (a admin) Import(ctx context.Context, q api.ImportRequest) (done api.Import
 			if old, known := tx.Machine(m.ID); known {
 				before = old
 			}
+			tx.Note(fleet.Entry{At: a.now(), Kind: fleet.KindMachine, Machine: m.ID, Text: "is in a list that was imported, as " + m.Hostname()})
 			tx.PutMachine(m)
 			tx.Audit(a.noted(ctx, "machine.import", string(m.ID), m.Hostname(), before, m))
 		}

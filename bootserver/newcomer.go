@@ -49,11 +49,19 @@ func (b *booter) machine(tx *state.Tx, s fleet.Sighting, now time.Time) (m fleet
 	return m, false, nil
 }
 
-// rule lets the first rule that is about a machine speak.
-func (b *booter) rule(m fleet.Machine) fleet.Machine {
+// noteRule tells the ledger what a rule did.
+func (b *booter) noteRule(tx *state.Tx, m fleet.Machine, did string) {
+	if did != "" {
+		tx.Note(fleet.Entry{At: b.now(), Kind: fleet.KindDecision, Machine: m.ID, Text: did})
+	}
+}
+
+// rule lets the first rule that is about a machine speak. What it did is for
+// the ledger, and empty when nothing changed.
+func (b *booter) rule(m fleet.Machine) (after fleet.Machine, did string) {
 	r, ok := fleet.FirstRule(b.policy.Load().Rules, m)
 	if !ok {
-		return m
+		return m, ""
 	}
 	var as fleet.Assignment
 	if r.Image != "" {
@@ -62,9 +70,10 @@ func (b *booter) rule(m fleet.Machine) fleet.Machine {
 			b.log.Error("assigning a rule's image", "machine", m.ID, "err", err)
 		}
 	}
-	after := r.Apply(m, as)
+	after = r.Apply(m, as)
+	did = r.Spoke(m, after)
 	if after.State != m.State {
-		b.log.Info("approved by a rule", "machine", m.ID, "image", after.Assignment.Name)
+		b.log.Info("approved by a rule", "machine", m.ID, "image", after.Assignment.Name, "rule", r.String())
 	}
-	return after
+	return after, did
 }

@@ -69,9 +69,10 @@ func (b *booter) Waits(id ingot.BootID, f ingot.Facts) error {
 		}
 		after := m
 		after.Facts.Vendor, after.Facts.Product, after.Facts.Serial = f.Vendor, f.Product, ingot.PlausibleSerial(f.Serial)
-		after = b.rule(after)
-		if after.Facts.Vendor != m.Facts.Vendor || after.Facts.Product != m.Facts.Product || after.Facts.Serial != m.Facts.Serial || after.State != m.State {
+		after, ruled := b.rule(after)
+		if after.Facts.Vendor != m.Facts.Vendor || after.Facts.Product != m.Facts.Product || after.Facts.Serial != m.Facts.Serial || ruled != "" {
 			tx.PutMachine(after)
+			b.noteRule(tx, after, ruled)
 		}
 		return nil
 	})

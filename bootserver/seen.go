@@ -86,7 +86,7 @@ func (b *booter) see(tx *state.Tx, c dhcp.Sighting) (dhcp.Boot, error) {
 	if m.MachineKey == "" { // imported before it was seen
 		m.MachineKey = b.machineKey(m.ID)
 	}
-	m = b.rule(m)
+	m, ruled := b.rule(m)
 	latest := boots(tx, m.Boot)
 	if c.Kind == dhcp.Init {
 		return b.seeInit(tx, c, m, latest)
@@ -121,8 +121,9 @@ func (b *booter) see(tx *state.Tx, c dhcp.Sighting) (dhcp.Boot, error) {
 	if recorded.Stage().Rank() <= ingot.StageDHCP.Rank() {
 		recorded = fleet.Record(recorded, ingot.Event{Stage: ingot.StageDHCP, Detail: detail(c.Address)}, now)
 	}
-	if !known || m.Boot != before.Boot || m.Address != before.Address || m.Port != before.Port || m.UUID != before.UUID || m.State != before.State || m.MachineKey != before.MachineKey || now.Sub(before.LastSeen) > 30*time.Second {
+	if !known || m.Boot != before.Boot || m.Address != before.Address || m.Port != before.Port || m.UUID != before.UUID || m.State != before.State || m.MachineKey != before.MachineKey || ruled != "" || now.Sub(before.LastSeen) > 30*time.Second {
 		tx.PutMachine(m)
+		b.noteRule(tx, m, ruled)
 	}
 	if m.Boot != before.Boot || len(recorded.Events) != len(boot.Events) || recorded.First != boot.First || !recorded.Told.Equal(boot.Told) || recorded.Back != boot.Back || recorded.Image != boot.Image {
 		tx.PutBoot(recorded)

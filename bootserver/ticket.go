@@ -37,28 +37,33 @@ func (b *booter) Ticket(id ingot.BootID, q ingot.TicketRequest) (signed ingot.Si
 			return fmt.Errorf("%w: %w", httpboot.ErrRefused, err)
 		}
 		m, boot.Changes = fleet.Learn(m, boundFacts(q.Facts), now)
-		late := boot.Deadline.Sub(now) < leastTime
-		if late { // its loader was slow; what the machine is told is what we wait for
+		if boot.Deadline.Sub(now) < leastTime { // its loader was slow; what the machine is told is what we wait for
 			boot.Deadline = now.Add(leastTime)
 		}
 		if len(boot.Changes) > 0 {
 			b.log.Warn("hardware changed", "machine", m.ID, "boot", id.Short(), "changes", boot.Changes)
 		}
-		if late || len(boot.Changes) > 0 {
-			tx.PutBoot(boot)
-		}
 		if m.Ask != nil {
+			tx.PutBoot(boot)
 			tx.PutMachine(m)
 			asked = m.Ask // the record stays, the ticket does not
 			return nil
 		}
+		had := m.Grants
 		m, lent := fleet.Lend(m, id, now)
+		if boot.Ticket.IsZero() || !slices.Equal(had, m.Grants) { // not of one that is asked for again
+			if boot.Ticket.IsZero() {
+				boot.Ticket = now
+			}
+			tx.Note(fleet.Entry{At: now, Kind: fleet.KindStep, Stage: ingot.StageTicket, Machine: m.ID, Boot: id, Text: fleet.TicketText(im.Name.String(), lent)})
+		}
 		text, err := json.Marshal(ingot.Ticket{Boot: id, Machine: m.ID, Hostname: m.Hostname(), MachineKey: m.MachineKey, Nonce: q.Nonce,
 			Issued: now, Expires: now.Add(time.Duration(b.policy.Load().Ticket)), Image: im.Digest, Name: im.Name.String(), Grants: lent,
 			Deadline: boot.Deadline.Sub(now), Restart: fleet.Restarts(m, boot, b.policyNow(), b.have, now)})
 		if err != nil {
 			return err
 		}
+		tx.PutBoot(boot)
 		tx.PutMachine(m)
 		signed = ingot.SignedTicket{Ticket: text, Signature: b.keys.Server.Secret.Sign(text, "ticket "+string(id))}
 		return nil

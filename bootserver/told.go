@@ -135,6 +135,7 @@ func (a admin) Restore(ctx context.Context, r io.Reader) (api.Restored, error) {
 	machines := len(a.state.Machines())
 	if err := a.state.Update(func(tx *state.Tx) error {
 		tx.Audit(a.noted(ctx, "server.restore", "", "", nil, map[string]any{"machines": machines, "before": kept}))
+		tx.Note(fleet.Entry{At: a.now(), Kind: fleet.KindServer, Text: fmt.Sprintf("the state was restored from a backup (machines: %d); what stands before this is what the backup knew", machines)})
 		return nil
 	}); err != nil {
 		return api.Restored{}, err

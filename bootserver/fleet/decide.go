@@ -172,6 +172,23 @@ func Lend(m Machine, boot ingot.BootID, now time.Time) (Machine, []ingot.Grant) 
 	return m, lent
 }
 
+// Expired marks the grants whose time passed before any boot used them.
+func Expired(m Machine, now time.Time) (after Machine, some bool) {
+	m.Grants = slices.Clone(m.Grants)
+	for i := range m.Grants {
+		if g := &m.Grants[i]; g.waits() && !now.Before(g.Expires) {
+			g.Over, some = true, true
+		}
+	}
+	return m, some
+}
+
+func (g Grant) waits() bool { return g.Boot == "" && !g.Over }
+
+// GrantWaits reports whether a grant of the machine waits for a boot, or for
+// its time to pass.
+func (m *Machine) GrantWaits() bool { return slices.ContainsFunc(m.Grants, Grant.waits) }
+
 // Give adds a grant. An older one for the same volume is replaced.
 func Give(m Machine, g Grant, now time.Time) Machine {
 	m.Grants = slices.DeleteFunc(slices.Clone(m.Grants), func(h Grant) bool {

@@ -39,6 +39,7 @@ type Grant struct {
 	ingot.Grant
 	Given time.Time    `json:"given"`
 	Boot  ingot.BootID `json:"boot,omitempty"` // the one boot that may use it
+	Over  bool         `json:"over,omitempty"` // it expired, no boot used it, and the ledger says so
 }
 
 // Machine is one computer.
@@ -114,6 +115,7 @@ type Boot struct {
 	Ended    time.Time        `json:"ended,omitzero"`
 	Outcome  ingot.Outcome    `json:"outcome"`
 	Reason   string           `json:"reason,omitempty"`
+	Ticket   time.Time        `json:"ticket,omitzero"`   // when it was given its first ticket
 	Changes  []string         `json:"changes,omitempty"` // of the hardware since the boot before
 	Crash    string           `json:"crash,omitempty"`   // how the kernel said, in pstore, that it could not go on
 	Events   []Event          `json:"events"`

@@ -142,9 +142,6 @@ func Import(machines []Machine, list []Planned, images map[string]Assignment, no
 			for _, e := range MachineEntries(&before, m, now) {
 				a.What = append(a.What, e.Text)
 			}
-			if !maps.Equal(before.Labels, m.Labels) {
-				a.What = append(a.What, "labels")
-			}
 			if a.Do = "change"; len(a.What) == 0 {
 				a.Do = "same"
 			}

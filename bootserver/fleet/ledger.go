@@ -5,8 +5,6 @@ import (
 	"slices"
 	"strings"
 	"time"
-	"unicode"
-	"unicode/utf8"
 
 	"ingot"
 )
@@ -34,6 +32,7 @@ const (
 	KindEnd      Kind = "end"      // a boot ended
 	KindDecision Kind = "decision" // what a machine boots next was decided
 	KindMachine  Kind = "machine"  // what is known of a machine, or allowed to it, changed
+	KindServer   Kind = "server"   // something befell all machines: the entry is of none
 )
 
 // BootEntries are the entries that lead from one record of a boot to the next;
@@ -61,6 +60,16 @@ func BootEntries(old *Boot, b Boot, now time.Time) []Entry {
 		r.Kind, r.Stage, r.Text, r.Bad = KindStep, ingot.StageHealthy, text, !b.Report.Healthy || len(b.Report.Failed) > 0
 		list = append(list, r)
 	}
+	if len(b.Changes) > 0 && (old == nil || !slices.Equal(old.Changes, b.Changes)) {
+		c := e
+		c.Kind, c.Bad, c.Text = KindMachine, true, "its hardware changed: "+joined(b.Changes, "; ")
+		list = append(list, c)
+	}
+	if b.Crash != "" && (old == nil || old.Crash != b.Crash) {
+		c := e
+		c.Kind, c.Bad, c.Text = KindStep, true, "its kernel crashed, as pstore kept it: "+b.Crash
+		list = append(list, c)
+	}
 	if b.Outcome != ingot.OutcomeOpen && (old == nil || old.Outcome != b.Outcome) {
 		e.Kind, e.Text, e.Bad = KindEnd, string(b.Outcome), b.Outcome == ingot.OutcomeFailed || b.Outcome == ingot.OutcomeSilent
 		if b.Image.Name != "" {
@@ -72,6 +81,17 @@ func BootEntries(old *Boot, b Boot, now time.Time) []Entry {
 		list = append(list, e)
 	}
 	return list
+}
+
+// maxWords bounds how many changes one entry lists.
+const maxWords = 12
+
+// joined lists what changed, and says how much more there is.
+func joined(list []string, by string) string {
+	if more := len(list) - maxWords; more > 0 {
+		return fmt.Sprintf("%s%sand %d more", strings.Join(list[:maxWords], by), by, more)
+	}
+	return strings.Join(list, by)
 }
 
 // reportChange says what a report tells that the one before did not: units that
@@ -98,95 +118,4 @@ func reportChange(old *Boot, b Boot) string {
 		words = append(words, "failed units: "+strings.Join(b.Report.Failed, ", "))
 	}
 	return strings.Join(words, "; ")
-}
-
-// MachineEntries are the entries that lead from one record of a machine to the
-// next; old is nil for a new machine.
-func MachineEntries(old *Machine, m Machine, now time.Time) []Entry {
-	e := Entry{At: now, Machine: m.ID, Kind: KindMachine}
-	if old == nil {
-		e.Text = "first seen, " + string(m.State)
-		if len(m.MACs) > 0 {
-			e.Text += ", with " + strings.Join(m.MACs, " ")
-		}
-		old = &Machine{State: m.State, MACs: m.MACs, UUID: m.UUID}
-		return append([]Entry{e}, MachineEntries(old, m, now)...)
-	}
-	var list []Entry
-	note := func(k Kind, bad bool, format string, args ...any) {
-		n := e
-		n.Kind, n.Bad, n.Text = k, bad, fmt.Sprintf(format, args...)
-		list = append(list, n)
-	}
-	if old.State != m.State {
-		note(KindMachine, false, "%s, before: %s", m.State, old.State)
-	}
-	if old.Name != m.Name {
-		note(KindMachine, false, "named %q, before: %q", m.Name, old.Name)
-	}
-	if old.UUID != m.UUID && old.UUID != "" {
-		note(KindMachine, true, "UUID %s, before: %s", m.UUID, old.UUID)
-	}
-	for _, mac := range m.MACs {
-		if !slices.Contains(old.MACs, mac) {
-			note(KindMachine, false, "card %s is new", mac)
-		}
-	}
-	if old.Assignment != m.Assignment && m.Assignment.Image != "" {
-		why := ""
-		if m.Assignment.Why != "" {
-			why = ": " + m.Assignment.Why
-		}
-		note(KindDecision, false, "assigned %s%s", m.Assignment.Name, why)
-	}
-	switch s := m.Setback; {
-	case s == old.Setback || (s != nil && old.Setback != nil && s.At.Equal(old.Setback.At)):
-	case s == nil:
-		note(KindDecision, false, "%s is tried again", m.Assignment.Name)
-	case s.To.Image == "":
-		note(KindDecision, true, "held for a person: %s", s.Why)
-	default:
-		note(KindDecision, true, "falls back to %s: %s", s.To.Name, s.Why)
-	}
-	return list
-}
-
-// Printable makes text from a machine harmless for whoever reads it: control
-// characters, but for line breaks and tabs, are shown as \x1b is.
-func Printable(s string) string {
-	var b strings.Builder
-	for i := 0; i < len(s); {
-		r, n := utf8.DecodeRuneInString(s[i:])
-		switch {
-		case r == utf8.RuneError && n == 1, r != '\n' && r != '\t' && (unicode.IsControl(r) || unicode.Is(unicode.Cf, r)):
-			if r == '\r' && i+1 < len(s) && s[i+1] == '\n' {
-				break
-			}
-			for _, c := range []byte(s[i : i+n]) {
-				fmt.Fprintf(&b, `\x%02x`, c)
-			}
-		default:
-			b.WriteString(s[i : i+n])
-		}
-		i += n
-	}
-	return b.String()
-}
-
-// CrashLine is the line of a kernel's last words that says why, or "". A panic
-// says it best, but for the one that only says that something came before it.
-func CrashLine(text string) string {
-	const panics, after = "Kernel panic - not syncing", "Fatal exception"
-	why := ""
-	for line := range strings.SplitSeq(text, "\n") {
-		if _, rest, ok := strings.Cut(line, "] "); ok {
-			line = rest
-		}
-		for _, sign := range []string{panics, "BUG:", "Oops:", "Out of memory"} {
-			if strings.Contains(line, sign) && (why == "" || sign == panics && !strings.Contains(line, after)) {
-				why = strings.TrimSpace(line)
-			}
-		}
-	}
-	return why
 }

@@ -100,6 +100,35 @@ func FirstRule(rules []Rule, m Machine) (Rule, bool) {
 	return Rule{}, false
 }
 
+// String names a rule by what it matches.
+func (r Rule) String() string {
+	var list []string
+	for _, p := range []struct{ what, is string }{{"subnet", r.Subnet}, {"mac", r.MAC}, {"vendor", r.Vendor}, {"product", r.Product}, {"port", r.Port}} {
+		if p.is != "" {
+			list = append(list, p.what+" "+p.is)
+		}
+	}
+	return "the rule for " + strings.Join(list, ", ")
+}
+
+// Spoke says what a rule made of a machine, or nothing.
+func (r Rule) Spoke(before, after Machine) string {
+	var did []string
+	if before.State != after.State {
+		did = append(did, string(after.State))
+	}
+	if !maps.Equal(before.Labels, after.Labels) {
+		did = append(did, "labelled")
+	}
+	if before.Assignment != after.Assignment {
+		did = append(did, "assigned "+after.Assignment.Name)
+	}
+	if len(did) == 0 {
+		return ""
+	}
+	return strings.Join(did, ", ") + " by " + r.String()
+}
+
 // Apply lets a rule say what it says of a machine; as is its image, resolved.
 func (r Rule) Apply(m Machine, as Assignment) Machine {
 	if r.Approve {

@@ -111,6 +111,8 @@ func (s *State) Restore(r io.Reader, now time.Time) (kept string, err error) {
 	}
 	s.swap.Lock()
 	defer s.swap.Unlock()
+	told := s.seq
+	defer func() { s.seq, s.stored = max(s.seq, told), max(s.stored, told) }() // who follows the ledger misses nothing
 	if err := carryAccess(s.db, incoming); err != nil {
 		return "", fmt.Errorf("restoring the state: %w", err)
 	}

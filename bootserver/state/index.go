@@ -16,12 +16,13 @@ type index struct {
 	address map[netip.Addr]ingot.MachineID   // last seen there
 	latest  map[ingot.MachineID]ingot.BootID // by start
 	open    map[ingot.BootID]struct{}
+	granted map[ingot.MachineID]struct{} // has a grant that no boot used yet
 	pending int
 }
 
 func newIndex() index {
 	return index{mac: map[string][]ingot.MachineID{}, uuid: map[string][]ingot.MachineID{}, address: map[netip.Addr]ingot.MachineID{},
-		latest: map[ingot.MachineID]ingot.BootID{}, open: map[ingot.BootID]struct{}{}}
+		latest: map[ingot.MachineID]ingot.BootID{}, open: map[ingot.BootID]struct{}{}, granted: map[ingot.MachineID]struct{}{}}
 }
 
 // find is fleet.Identify over the index.
@@ -65,6 +66,9 @@ func (s *State) setMachine(m fleet.Machine) {
 	if m.Address.IsValid() {
 		s.index.address[m.Address] = m.ID
 	}
+	if m.GrantWaits() {
+		s.index.granted[m.ID] = struct{}{}
+	}
 	if m.State == fleet.Pending {
 		s.index.pending++
 	}
@@ -76,6 +80,7 @@ func (s *State) dropMachine(id ingot.MachineID) {
 		return
 	}
 	delete(s.machines, id)
+	delete(s.index.granted, id)
 	for _, mac := range m.Cards() {
 		without(s.index.mac, mac, id)
 	}

@@ -111,7 +111,17 @@ func (tx *Tx) PutMachine(m fleet.Machine) {
 	tx.Note(fleet.MachineEntries(before, m, tx.now())...)
 }
 
-// DropMachine forgets a machine and its boots.
+// Granted returns the machines with a grant that no boot used yet.
+func (tx *Tx) Granted() []fleet.Machine {
+	list := make([]fleet.Machine, 0, len(tx.s.index.granted))
+	for id := range tx.s.index.granted {
+		list = append(list, tx.s.machines[id])
+	}
+	return list
+}
+
+// DropMachine forgets a machine and its boots. What became of it is for the
+// caller to note.
 func (tx *Tx) DropMachine(id ingot.MachineID) error {
 	old, had := tx.s.machines[id]
 	if !had {
@@ -129,7 +139,6 @@ func (tx *Tx) DropMachine(id ingot.MachineID) error {
 		tx.undo = append(tx.undo, func() { tx.s.setBoot(b) })
 		tx.s.dropBoot(b.ID)
 	}
-	tx.Note(fleet.Entry{At: tx.now(), Kind: fleet.KindMachine, Machine: id, Text: "forgotten"})
 	return nil
 }
 

@@ -1,0 +1,199 @@
+package bootserver
+
+import (
+	"bytes"
+	"strings"
+	"testing"
+	"time"
+
+	"ingot"
+	"ingot/bootserver/api"
+	"ingot/bootserver/fleet"
+)
+
+// told is the ledger of everything, a line an entry: machine, kind and text,
+// with "!" when it is worth a look.
+func (h *house) told() string {
+	h.t.Helper()
+	list, err := h.api.Events(h.t.Context(), api.EventsRequest{Newest: true, Limit: 500})
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	var text strings.Builder
+	for _, e := range list.Events {
+		if e.Bad {
+			text.WriteString("! ")
+		}
+		text.WriteString(strings.TrimSpace(string(e.Machine)+" "+string(e.Kind)+" "+e.Text) + "\n")
+	}
+	return text.String()
+}
+
+// tells checks that the ledger says something so often.
+func (h *house) tells(times int, what string) {
+	h.t.Helper()
+	if got := strings.Count(h.told(), what+"\n"); got != times {
+		h.t.Errorf("the ledger says %q %d times; want %d:\n%s", what, got, times, h.told())
+	}
+}
+
+// TestLedgerOfATicket: a ticket is told once, with what it lets the machine do,
+// however often it is asked for; a grant that no boot used is told when its
+// time has passed.
+func TestLedgerOfATicket(t *testing.T) {
+	h := newHouse(t)
+	h.put("v1")
+	h.ask()
+	if _, err := h.api.Approve(t.Context(), machineID, api.ApproveRequest{Name: "node01", Image: "lab:v1"}); err != nil {
+		t.Fatal(err)
+	}
+	grant := func(volume, disk string) {
+		t.Helper()
+		if _, err := h.api.Grant(t.Context(), "node01", volume, disk, time.Hour); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ticket := func(boot ingot.BootID) {
+		t.Helper()
+		if status, text := h.post(boot, "ticket", ingot.TicketRequest{Nonce: nonce}); status != 200 {
+			t.Fatalf("ticket: %d %s", status, text)
+		}
+	}
+	grant("data", "D1")
+	h.tells(1, machineID+" machine granted: one boot may initialise disk D1 as volume data, until 2026-11-23T13:00:00Z")
+	boot, _ := h.ask()
+	for range 3 {
+		ticket(boot)
+		h.clock = h.clock.Add(time.Second)
+	}
+	h.tells(1, machineID+" step ticket given for lab:v1; it may initialise disk D1 as volume data")
+	grant("logs", "D2") // while it asks
+	for range 2 {
+		ticket(boot)
+	}
+	h.tells(1, machineID+" step ticket given for lab:v1; it may initialise disk D1 as volume data; it may initialise disk D2 as volume logs")
+	boot, _ = h.ask()
+	ticket(boot)
+	h.tells(1, machineID+" step ticket given for lab:v1")
+	grant("more", "D3")
+	h.clock = h.clock.Add(2 * time.Hour)
+	for range 3 {
+		h.expire()
+	}
+	h.tells(1, machineID+" machine the grant to initialise disk D3 as volume more expired, and no boot used it")
+	if strings.Contains(h.told(), "data expired") || strings.Contains(h.told(), string(h.key(boot))) {
+		t.Errorf("the ledger says that a grant which was used expired, or a key:\n%s", h.told())
+	}
+}
+
+// TestLedgerOfRules: it is told which rule approved and labelled a machine, once.
+func TestLedgerOfRules(t *testing.T) {
+	h := newHouse(t)
+	h.put("v1")
+	p := *h.policy.Load()
+	p.Rules = []fleet.Rule{{Subnet: "10.99.0.0/24", MAC: "52:54:00:12:*", Labels: map[string]string{"rack": "r1"}}}
+	h.settle(p)
+	for range 2 {
+		h.ask()
+	}
+	h.tells(1, machineID+" decision labelled by the rule for subnet 10.99.0.0/24, mac 52:54:00:12:*")
+	h.tells(1, machineID+" machine label rack=r1 set")
+	p.Rules = []fleet.Rule{{MAC: "52:54:00:12:*", Approve: true, Image: "lab:v1"}}
+	h.settle(p)
+	for range 2 {
+		h.ask()
+	}
+	h.tells(1, machineID+" decision approved, assigned lab:v1 by the rule for mac 52:54:00:12:*")
+}
+
+// TestLedgerOfAMerge: a merge is told on both sides, with what the machine had
+// that is no more.
+func TestLedgerOfAMerge(t *testing.T) {
+	h := newHouse(t)
+	h.put("v1")
+	h.ask()
+	if _, err := h.api.Approve(t.Context(), machineID, api.ApproveRequest{Name: "node01", Image: "lab:v1"}); err != nil {
+		t.Fatal(err)
+	}
+	h.attempt("", "")
+	changed := client
+	changed.MAC = "52:54:00:99:00:01"
+	h.seen(changed)
+	if !strings.Contains(h.told(), "! m-525400990001 machine a person is asked whether it is the same machine: ") {
+		t.Errorf("the ledger does not say what is asked:\n%s", h.told())
+	}
+	if _, err := h.api.Merge(t.Context(), "m-525400990001", "node01"); err != nil {
+		t.Fatal(err)
+	}
+	h.tells(1, "m-525400990001 machine is the same machine as node01 ("+machineID+"), and a part of it from now on")
+	h.tells(1, machineID+" machine merged with m-525400990001, which had cards 52:54:00:99:00:01, UUID "+client.UUID)
+	h.tells(0, "m-525400990001 machine forgotten")
+	if _, err := h.api.Forget(t.Context(), "node01", true); err != nil {
+		t.Fatal(err)
+	}
+	h.tells(1, machineID+" machine forgotten")
+}
+
+// TestLedgerOfAnImport: a list that was imported is told with each machine that
+// it made or changed, and the machine once more when it is seen.
+func TestLedgerOfAnImport(t *testing.T) {
+	h := newHouse(t)
+	list := api.ImportRequest{Machines: []fleet.Planned{{Name: "node01", MACs: []string{client.MAC}, Labels: map[string]string{"rack": "r1"}}}}
+	for range 2 {
+		if _, err := h.api.Import(t.Context(), list); err != nil {
+			t.Fatal(err)
+		}
+	}
+	h.tells(1, machineID+" machine is in a list that was imported, as node01")
+	h.tells(1, machineID+" machine known before it was seen, approved, with "+client.MAC)
+	h.ask()
+	h.tells(1, machineID+" machine seen for the first time")
+}
+
+// TestLedgerOfACrash: what pstore kept is told once.
+func TestLedgerOfACrash(t *testing.T) {
+	h := newHouse(t)
+	h.put("v1")
+	h.ask()
+	if _, err := h.api.Approve(t.Context(), machineID, api.ApproveRequest{Name: "node01", Image: "lab:v1"}); err != nil {
+		t.Fatal(err)
+	}
+	h.attempt("", "")
+	boot, _ := h.ask()
+	for range 2 {
+		if err := h.Crash(boot, "<2>[   12.345] BUG: kernel NULL pointer dereference\n"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	h.tells(1, "! "+machineID+" step its kernel crashed, as pstore kept it: BUG: kernel NULL pointer dereference")
+}
+
+// TestLedgerOfARestore: who follows the ledger hears that the state was
+// restored, although the backup's ledger is shorter.
+func TestLedgerOfARestore(t *testing.T) {
+	h := newHouse(t)
+	h.ask()
+	var backup bytes.Buffer
+	if _, err := h.api.Backup(t.Context(), &backup); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"node01", "node02", "node03"} {
+		if _, err := h.api.Rename(t.Context(), machineID, name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	before, err := h.api.Events(t.Context(), api.EventsRequest{Newest: true, Limit: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := h.api.Restore(t.Context(), &backup); err != nil {
+		t.Fatal(err)
+	}
+	after, err := h.api.Events(t.Context(), api.EventsRequest{After: before.Last, Wait: time.Second})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(after.Events) != 1 || after.Events[0].Kind != fleet.KindServer || after.Events[0].Machine != "" || !strings.Contains(after.Events[0].Text, "restored from a backup (machines: 1)") {
+		t.Errorf("after the restore a follower hears %+v; want that the state was restored", after.Events)
+	}
+}
