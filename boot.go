@@ -64,6 +64,7 @@ type NIC struct {
 	MAC      string `json:"mac"`
 	Driver   string `json:"driver,omitempty"`
 	Firmware string `json:"firmware,omitempty"` // version, as the driver tells it (ethtool)
+	Speed    int    `json:"speed,omitempty"`    // Mbit/s; 0 when its link is down, or nothing is told
 	Boot     bool   `json:"boot,omitempty"`     // the one that the machine booted from
 }
 
@@ -73,15 +74,19 @@ type Facts struct {
 	Serial   string   `json:"serial,omitempty"`
 	Vendor   string   `json:"vendor,omitempty"`
 	Product  string   `json:"product,omitempty"`
-	BIOS     string   `json:"bios,omitempty"`
+	BIOS     string   `json:"bios,omitempty"`     // vendor and version
+	BIOSDate string   `json:"biosDate,omitempty"` // as SMBIOS writes it: "04/01/2014"
 	Firmware Firmware `json:"firmware,omitempty"`
 	Arch     Arch     `json:"arch,omitempty"`
 	CPU      string   `json:"cpu,omitempty"` // model name
 	Cores    int      `json:"cores,omitempty"`
-	RAM      int64    `json:"ram,omitempty"` // bytes
-	NICs     []NIC    `json:"nics,omitempty"`
-	Disks    []Disk   `json:"disks,omitempty"`
-	Kernel   string   `json:"kernel,omitempty"` // uname -r
+	RAM      int64    `json:"ram,omitempty"` // bytes that the kernel can use (MemTotal)
+	// RAMInstalled is the size of all memory modules in bytes, as SMBIOS tells
+	// it; 0 when nothing is told.
+	RAMInstalled int64  `json:"ramInstalled,omitempty"`
+	NICs         []NIC  `json:"nics,omitempty"`
+	Disks        []Disk `json:"disks,omitempty"`
+	Kernel       string `json:"kernel,omitempty"` // uname -r
 }
 
 // TicketRequest is posted by ingot-init to BootPath(boot, "ticket").

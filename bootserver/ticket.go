@@ -78,7 +78,7 @@ const leastTime = time.Minute
 // boundFacts bounds what a machine can make the record of it grow by.
 func boundFacts(f ingot.Facts) ingot.Facts {
 	f.NICs, f.Disks = slices.Clone(f.NICs[:min(len(f.NICs), 64)]), slices.Clone(f.Disks[:min(len(f.Disks), 256)])
-	texts := []*string{&f.UUID, &f.Serial, &f.Vendor, &f.Product, &f.BIOS, (*string)(&f.Firmware), (*string)(&f.Arch), &f.CPU, &f.Kernel}
+	texts := []*string{&f.UUID, &f.Serial, &f.Vendor, &f.Product, &f.BIOS, &f.BIOSDate, (*string)(&f.Firmware), (*string)(&f.Arch), &f.CPU, &f.Kernel}
 	for i := range f.NICs {
 		n := &f.NICs[i]
 		texts = append(texts, &n.Name, &n.MAC, &n.Driver, &n.Firmware)

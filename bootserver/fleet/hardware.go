@@ -1,7 +1,9 @@
 package fleet
 
 import (
+	"cmp"
 	"fmt"
+	"slices"
 	"strings"
 
 	"ingot"
@@ -28,54 +30,120 @@ func HardwareChanges(old, now ingot.Facts) []string {
 	if old.Cores != now.Cores && old.Cores > 0 {
 		list = append(list, fmt.Sprintf("cores %d → %d", old.Cores, now.Cores))
 	}
-	// The kernel keeps a little for itself, more or less with each version.
-	if d := old.RAM - now.RAM; d > old.RAM/50 || -d > old.RAM/50 {
-		list = append(list, fmt.Sprintf("RAM %s → %s GiB", gib(old.RAM), gib(now.RAM)))
-	}
+	list = append(list, memoryChanges(old, now)...)
 	list = append(list, diskChanges(old.Disks, now.Disks)...)
 	return append(list, nicChanges(old.NICs, now.NICs)...)
 }
 
 func gib(n int64) string { return strings.TrimSuffix(fmt.Sprintf("%.1f", float64(n)/(1<<30)), ".0") }
 
-// diskKey is what a disk is known by: names change from boot to boot.
-func diskKey(d ingot.Disk) string {
-	for _, k := range []string{d.WWN, d.Serial} {
-		if k != "" {
-			return k
-		}
+// memoryChanges compares what is plugged in with what was, and what the kernel
+// can use with what it could: never one with the other, since a machine may
+// tell its modules only from some version of ingot on.
+func memoryChanges(old, now ingot.Facts) []string {
+	if old.RAMInstalled > 0 && now.RAMInstalled > 0 && old.RAMInstalled != now.RAMInstalled {
+		return []string{fmt.Sprintf("RAM %s → %s GiB", gib(old.RAMInstalled), gib(now.RAMInstalled))}
 	}
-	return d.Name
+	// The kernel keeps a little for itself, more or less with each version.
+	if d := old.RAM - now.RAM; d <= old.RAM/50 && -d <= old.RAM/50 {
+		return nil
+	}
+	what := "RAM"
+	if old.RAMInstalled > 0 && now.RAMInstalled > 0 { // firmware or kernel leave a part out
+		what = "usable RAM"
+	}
+	return []string{fmt.Sprintf("%s %s → %s GiB", what, gib(old.RAM), gib(now.RAM))}
 }
 
-func diskChanges(old, now []ingot.Disk) (list []string) {
-	before, after := map[string]ingot.Disk{}, map[string]ingot.Disk{}
-	for _, d := range old {
-		before[diskKey(d)] = d
+// sameDisk are the ways to find a disk of one boot among those of another, the
+// surest first. Names change from boot to boot, vendors leave serial numbers
+// blank, and what several disks have tells nothing of one: so each disk is
+// paired with one other.
+var sameDisk = []func(a, b ingot.Disk) bool{
+	func(a, b ingot.Disk) bool { return identified(a, b) && a.Name == b.Name && a.Size == b.Size },
+	func(a, b ingot.Disk) bool { return identified(a, b) && a.Size == b.Size },
+	identified,
+	func(a, b ingot.Disk) bool { return nameless(a, b) && a.Name == b.Name && a.Size == b.Size },
+	func(a, b ingot.Disk) bool { return nameless(a, b) && a.Size == b.Size },
+	func(a, b ingot.Disk) bool { return nameless(a, b) && a.Name == b.Name },
+}
+
+// identified reports whether two disks have the same WWN, or, where one of
+// them tells none, the same serial number.
+func identified(a, b ingot.Disk) bool {
+	if a.WWN != "" && b.WWN != "" {
+		return a.WWN == b.WWN
 	}
-	for _, d := range now {
-		after[diskKey(d)] = d
-		was, had := before[diskKey(d)]
-		switch {
-		case !had:
+	serial := ingot.PlausibleSerial(a.Serial)
+	return serial != "" && serial == ingot.PlausibleSerial(b.Serial)
+}
+
+// nameless reports whether two disks may be one that tells nothing of itself.
+func nameless(a, b ingot.Disk) bool {
+	blank := func(d ingot.Disk) bool { return d.WWN == "" && ingot.PlausibleSerial(d.Serial) == "" }
+	return blank(a) && blank(b) && a.Model == b.Model
+}
+
+// diskChanges compares disks; of partitions, which are listed among them,
+// nothing is said.
+func diskChanges(old, now []ingot.Disk) (list []string) {
+	old, now = wholeDisks(old), wholeDisks(now)
+	before := make([]*ingot.Disk, len(now)) // what each was
+	gone := slices.Repeat([]bool{true}, len(old))
+	for _, same := range sameDisk {
+		for i, d := range now {
+			if before[i] != nil {
+				continue
+			}
+			for k := range old {
+				if gone[k] && same(old[k], d) {
+					before[i], gone[k] = &old[k], false
+					break
+				}
+			}
+		}
+	}
+	for i, d := range now {
+		switch was := before[i]; {
+		case was == nil:
 			list = append(list, fmt.Sprintf("disk %s is new (%s, %s GiB)", diskName(d), d.Name, gib(d.Size)))
 		case was.Size != d.Size:
 			list = append(list, fmt.Sprintf("disk %s %s → %s GiB", diskName(d), gib(was.Size), gib(d.Size)))
 		}
 	}
-	for _, d := range old {
-		if _, has := after[diskKey(d)]; !has {
+	for k, d := range old {
+		if gone[k] {
 			list = append(list, fmt.Sprintf("disk %s is gone (%s, %s GiB)", diskName(d), d.Name, gib(d.Size)))
 		}
 	}
 	return list
 }
 
-func diskName(d ingot.Disk) string {
-	if d.Serial != "" {
-		return "S/N " + d.Serial
+// wholeDisks leaves out partitions: they have the name of their disk and a
+// number, after a p where the disk's name ends in a digit, and its identity.
+func wholeDisks(list []ingot.Disk) (whole []ingot.Disk) {
+	names := map[string]ingot.Disk{}
+	for _, d := range list {
+		names[d.Name] = d
 	}
-	return diskKey(d)
+	for _, d := range list {
+		parent := strings.TrimRight(d.Name, "0123456789")
+		if p, cut := strings.CutSuffix(parent, "p"); cut && strings.TrimRight(p, "0123456789") != p {
+			parent = p
+		}
+		on, is := names[parent]
+		if parent == d.Name || !is || on.Serial != d.Serial || on.WWN != d.WWN || on.Model != d.Model {
+			whole = append(whole, d)
+		}
+	}
+	return whole
+}
+
+func diskName(d ingot.Disk) string {
+	if serial := ingot.PlausibleSerial(d.Serial); serial != "" {
+		return "S/N " + serial
+	}
+	return cmp.Or(d.WWN, d.Name)
 }
 
 func nicChanges(old, now []ingot.NIC) (list []string) {
@@ -89,8 +157,12 @@ func nicChanges(old, now []ingot.NIC) (list []string) {
 		switch {
 		case !had:
 			list = append(list, fmt.Sprintf("card %s is new (%s)", n.MAC, n.Driver))
+			continue
 		case was.Firmware != n.Firmware && was.Firmware != "" && n.Firmware != "":
 			list = append(list, fmt.Sprintf("NIC firmware of %s %s → %s", n.MAC, was.Firmware, n.Firmware))
+		}
+		if was.Speed != n.Speed && was.Speed > 0 && n.Speed > 0 {
+			list = append(list, fmt.Sprintf("speed of %s %d → %d Mbit/s", n.MAC, was.Speed, n.Speed))
 		}
 	}
 	for _, n := range old {

@@ -5,8 +5,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
-
 	"ingot"
 )
 
@@ -88,26 +86,6 @@ func TestMergeOld(t *testing.T) {
 	want.MACs, want.Serial = []string{"1", "2"}, "S2"
 	if d := machineDiff(want, Merge(runs, old)); d != "" {
 		t.Errorf("Merge of an older one (-want +got):\n%s", d)
-	}
-}
-
-func TestHardwareChanges(t *testing.T) {
-	old := ingot.Facts{Vendor: "V", BIOS: "B 1.0", CPU: "X", Cores: 8, RAM: 256 << 30,
-		NICs:  []ingot.NIC{{Name: "eth0", MAC: "a", Firmware: "22.31"}, {Name: "eth1", MAC: "b"}},
-		Disks: []ingot.Disk{{Name: "sda", Serial: "S1", Size: 1 << 40}, {Name: "sdb", Serial: "S2", Size: 1 << 40}}}
-	now := old
-	now.BIOS, now.Cores, now.RAM = "B 1.1", 6, 192<<30
-	now.NICs = []ingot.NIC{{Name: "eth0", MAC: "a", Firmware: "22.36"}, {Name: "eth1", MAC: "c", Driver: "ice"}}
-	now.Disks = []ingot.Disk{{Name: "sda", Serial: "S2", Size: 1 << 40}, {Name: "sdb", Serial: "S3", Size: 2 << 40}}
-	want := []string{"firmware B 1.0 → B 1.1", "cores 8 → 6", "RAM 256 → 192 GiB", "disk S/N S3 is new (sdb, 2048 GiB)", "disk S/N S1 is gone (sda, 1024 GiB)",
-		"NIC firmware of a 22.31 → 22.36", "card c is new (ice)", "card b is gone"}
-	if d := cmp.Diff(want, HardwareChanges(old, now)); d != "" {
-		t.Errorf("HardwareChanges (-want +got):\n%s", d)
-	}
-	near := old
-	near.RAM -= 1 << 30 // what another kernel keeps for itself
-	if got := append(HardwareChanges(old, near), HardwareChanges(ingot.Facts{}, old)...); len(got) > 0 {
-		t.Errorf("HardwareChanges of nothing = %q", got)
 	}
 }
 

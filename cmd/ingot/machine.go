@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"ingot"
 	"ingot/bootserver/api"
 	"ingot/bootserver/fleet"
 )
@@ -240,13 +241,7 @@ func machineDetails(w io.Writer, m fleet.Machine, now time.Time) {
 	row(t, "serial", dash(m.Serial))
 	row(t, "mac", strings.Join(m.MACs, ", "))
 	row(t, "hardware", dash(strings.TrimSpace(m.Facts.Vendor+" "+m.Facts.Product)))
-	if m.Facts.RAM > 0 {
-		row(t, "cpu", fmt.Sprintf("%d × %s", m.Facts.Cores, m.Facts.CPU))
-		row(t, "ram", size(m.Facts.RAM))
-	}
-	for _, d := range m.Facts.Disks {
-		row(t, "disk", fmt.Sprintf("%s  serial %s  %s  holds %s", d.Name, dash(d.Serial), size(d.Size), dash(d.Holds)))
-	}
+	hardwareRows(t, m.Facts)
 	if m.Port.Relay.IsValid() {
 		row(t, "switch port", m.Port.String())
 	}
@@ -270,6 +265,34 @@ func machineDetails(w io.Writer, m fleet.Machine, now time.Time) {
 	t.Flush()
 	if m.State == fleet.Pending {
 		fmt.Fprintf(w, "\n  → ingot machine approve %s --name NAME --image PROFILE:VERSION\n", plain(string(m.ID)))
+	}
+}
+
+// hardwareRows are what a machine told of its parts at its last boot.
+func hardwareRows(t io.Writer, f ingot.Facts) {
+	if f.BIOS != "" {
+		row(t, "bios", strings.TrimSpace(f.BIOS+" "+f.BIOSDate))
+	}
+	switch usable := size(f.RAM); {
+	case f.RAMInstalled > 0:
+		row(t, "cpu", fmt.Sprintf("%d × %s", f.Cores, f.CPU))
+		row(t, "ram", size(f.RAMInstalled)+", of it usable "+usable)
+	case f.RAM > 0:
+		row(t, "cpu", fmt.Sprintf("%d × %s", f.Cores, f.CPU))
+		row(t, "ram", usable)
+	}
+	for _, n := range f.NICs {
+		words := []string{n.Name, n.MAC, dash(n.Driver), "firmware " + dash(n.Firmware)}
+		if n.Speed > 0 {
+			words = append(words, fmt.Sprintf("%d Mbit/s", n.Speed))
+		}
+		if n.Boot {
+			words = append(words, "boots")
+		}
+		row(t, "nic", strings.Join(words, "  "))
+	}
+	for _, d := range f.Disks {
+		row(t, "disk", fmt.Sprintf("%s  serial %s  %s  holds %s", d.Name, dash(d.Serial), size(d.Size), dash(d.Holds)))
 	}
 }
 

@@ -3,6 +3,7 @@ package initrd
 import (
 	"os"
 	"runtime"
+	"strconv"
 	"strings"
 
 	"github.com/vishvananda/netlink"
@@ -18,8 +19,11 @@ func facts(bootMAC string) ingot.Facts {
 	total, _ := rootfs.Memory()
 	f := ingot.Facts{
 		UUID: dmi("product_uuid"), Serial: dmi("product_serial"), Vendor: dmi("sys_vendor"), Product: dmi("product_name"),
-		BIOS: strings.TrimSpace(dmi("bios_vendor") + " " + dmi("bios_version")),
-		Arch: ingot.Arch(runtime.GOARCH), Firmware: firmware(), RAM: total, Kernel: kernelRelease(),
+		BIOS: strings.TrimSpace(dmi("bios_vendor") + " " + dmi("bios_version")), BIOSDate: dmi("bios_date"),
+		Arch: ingot.Arch(runtime.GOARCH), Firmware: firmware(), RAM: total, RAMInstalled: rootfs.InstalledMemory(), Kernel: kernelRelease(),
+	}
+	if f.RAMInstalled < f.RAM { // what firmware says is not so
+		f.RAMInstalled = 0
 	}
 	f.CPU, f.Cores = cpu()
 	links, err := netlink.LinkList()
@@ -30,7 +34,7 @@ func facts(bootMAC string) ingot.Facts {
 				continue
 			}
 			mac := a.HardwareAddr.String()
-			f.NICs = append(f.NICs, ingot.NIC{Name: a.Name, MAC: mac, Driver: driver(a.Name), Firmware: nicFirmware(a.Name), Boot: mac == bootMAC})
+			f.NICs = append(f.NICs, ingot.NIC{Name: a.Name, MAC: mac, Driver: driver(a.Name), Firmware: nicFirmware(a.Name), Speed: nicSpeed(a.Name), Boot: mac == bootMAC})
 		}
 	}
 	for _, d := range volumes.List(volumes.Host) {
@@ -51,6 +55,20 @@ func nicFirmware(name string) string {
 		return ""
 	}
 	return unix.ByteSliceToString(info.Fw_version[:])
+}
+
+// nicSpeed is what a link runs at in Mbit/s. The kernel says -1 of one that is
+// down, or refuses to say anything.
+func nicSpeed(name string) int {
+	b, err := os.ReadFile("/sys/class/net/" + name + "/speed")
+	if err != nil {
+		return 0
+	}
+	n, err := strconv.Atoi(strings.TrimSpace(string(b)))
+	if err != nil {
+		return 0
+	}
+	return max(n, 0)
 }
 
 func dmi(name string) string {
