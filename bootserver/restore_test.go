@@ -3,6 +3,9 @@ package bootserver
 import (
 	"bytes"
 	"context"
+	"errors"
+	"fmt"
+	"io"
 	"net/http"
 	"net/netip"
 	"os"
@@ -181,4 +184,126 @@ func startServerIn(t *testing.T, root string, c config.Config, lend string, now 
 		t.Fatal(err)
 	}
 	return s, end
+}
+
+// TestFollowOverARestore: who follows the ledger gets all that comes after a
+// restore, although the numbers of entries went back: woken at once, or when
+// the restored ledger has grown past where it was; and without knowing that
+// there are several ledgers.
+func TestFollowOverARestore(t *testing.T) {
+	h := newHouse(t)
+	note := func(texts ...string) {
+		t.Helper()
+		if err := h.state.Update(func(tx *state.Tx) error {
+			for _, s := range texts {
+				tx.Note(fleet.Entry{At: h.clock, Kind: fleet.KindMachine, Text: s})
+			}
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	restore := func(b []byte) {
+		t.Helper()
+		if _, err := h.api.Restore(t.Context(), bytes.NewReader(b)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	texts := func(q api.EventsRequest) (all string) {
+		t.Helper()
+		e, err := h.api.Events(t.Context(), q)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, x := range e.Events {
+			all += x.Text
+		}
+		return all
+	}
+	note("1", "2")
+	var backup bytes.Buffer
+	if _, err := h.api.Backup(t.Context(), &backup); err != nil {
+		t.Fatal(err)
+	}
+	note("3", "4", "5")
+	was, err := h.api.Events(t.Context(), api.EventsRequest{})
+	if err != nil || was.Last != 5 {
+		t.Fatalf("the ledger ends at %d, %v", was.Last, err)
+	}
+	woken := make(chan string, 1)
+	go func() {
+		e, err := h.api.Events(context.WithoutCancel(t.Context()), api.EventsRequest{After: was.Last, Ledger: was.Ledger, Wait: 20 * time.Second})
+		woken <- fmt.Sprint(len(e.Events), e.Ledger != was.Ledger, err)
+	}()
+	time.Sleep(50 * time.Millisecond) // for it to wait; when it does not yet, it is told all the same
+	restore(backup.Bytes())
+	select {
+	case got := <-woken:
+		if got != "0 true <nil>" {
+			t.Errorf("who waited is told %s; want another ledger without news", got)
+		}
+	case <-time.After(10 * time.Second):
+		t.Error("who waited for entries is not woken by a restore")
+	}
+	note("A")
+	if got := texts(api.EventsRequest{After: was.Last}); got != "A" {
+		t.Errorf("who does not name the ledger gets %q; want A", got)
+	}
+	note("B", "C", "D")
+	if got := texts(api.EventsRequest{After: was.Last, Ledger: was.Ledger}); got != "ABCD" {
+		t.Errorf("who followed the ledger from before gets %q; want ABCD", got)
+	}
+	now, err := h.api.Events(t.Context(), api.EventsRequest{Newest: true, Limit: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	note("E")
+	if got := texts(api.EventsRequest{After: now.Last, Ledger: now.Ledger}); got != "E" {
+		t.Errorf("who follows this ledger gets %q; want E", got)
+	}
+	h.clock = h.clock.Add(time.Second)
+	restore(backup.Bytes()) // the same once more is another ledger again
+	note("F")
+	if got := texts(api.EventsRequest{After: now.Last, Ledger: now.Ledger}); got != "F" {
+		t.Errorf("after a second restore come %q; want F", got)
+	}
+}
+
+// TestOneRestoreAtATime: a second backup is refused while one comes in, and
+// does it no harm.
+func TestOneRestoreAtATime(t *testing.T) {
+	h := newHouse(t)
+	h.crowd(3)
+	var backup bytes.Buffer
+	if _, err := h.api.Backup(t.Context(), &backup); err != nil {
+		t.Fatal(err)
+	}
+	whole := backup.Bytes()
+	r, w := io.Pipe()
+	first := make(chan error, 1)
+	go func() {
+		_, err := h.api.Restore(context.WithoutCancel(t.Context()), r)
+		first <- err
+	}()
+	if _, err := w.Write(whole[:1]); err != nil { // it is on its way
+		t.Fatal(err)
+	}
+	incoming := filepath.Join(h.images.Root(), state.Folder, "ingot.db.incoming.raw")
+	for {
+		if _, err := os.Stat(incoming); err == nil {
+			break
+		}
+		time.Sleep(time.Millisecond)
+	}
+	var p api.Problem
+	if _, err := h.api.Restore(t.Context(), bytes.NewReader(whole)); !errors.As(err, &p) || p.Status != http.StatusConflict || p.Next == "" {
+		t.Errorf("a second restore: %v; want a conflict", err)
+	}
+	if _, err := w.Write(whole[1:]); err != nil {
+		t.Fatal(err)
+	}
+	w.Close()
+	if err := <-first; err != nil || len(h.state.Machines()) != 3 {
+		t.Errorf("the first restore: %v, %d machines; want 3", err, len(h.state.Machines()))
+	}
 }

@@ -30,16 +30,25 @@ func (a admin) Events(ctx context.Context, q api.EventsRequest) (api.Events, err
 		}
 		s.Machine = m.ID
 	}
-	if q.Wait > 0 {
+	name, restored := a.state.LedgerName()
+	if q.Wait > 0 && (q.Ledger == "" || q.Ledger == name) {
 		ctx, cancel := context.WithTimeout(ctx, q.Wait)
 		defer cancel()
 		a.state.Await(ctx, q.After)
+		name, restored = a.state.LedgerName()
+	}
+	if q.Ledger != "" && q.Ledger != name { // its numbers mean nothing here
+		s.After = restored
 	}
 	list, last, err := a.state.Ledger(s)
+	if q.Ledger == "" && q.After > last && !q.Newest { // a client that does not know that there are several
+		s.After = restored
+		list, last, err = a.state.Ledger(s)
+	}
 	if len(list) > 0 && !q.Newest {
 		last = list[len(list)-1].Seq
 	}
-	return api.Events{Events: list, Last: last}, err
+	return api.Events{Events: list, Last: last, Ledger: name}, err
 }
 
 // Console implements api.Ledger.
@@ -121,6 +130,8 @@ func (a admin) Restore(ctx context.Context, r io.Reader) (api.Restored, error) {
 	kept, err := a.state.Restore(r, a.now())
 	if errors.Is(err, state.ErrDamaged) {
 		return api.Restored{}, api.Problem{Status: 400, Detail: err.Error(), Next: "give a file that ingot backup wrote"}
+	} else if errors.Is(err, state.ErrRestoring) {
+		return api.Restored{}, api.Problem{Status: 409, Detail: err.Error(), Next: "look who does: ingot audit; and run the same command again when it is done"}
 	} else if err != nil {
 		return api.Restored{}, err
 	}

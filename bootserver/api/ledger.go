@@ -37,6 +37,7 @@ type Ledger interface {
 type EventsRequest struct {
 	Machine string        // empty: of all
 	After   uint64        // only later ones
+	Ledger  string        // where After is from, as answered: a restore changes what numbers mean
 	Newest  bool          // the newest ones, not the oldest
 	Limit   int           // 0: 1000
 	Wait    time.Duration // how long to wait when there are none
@@ -47,6 +48,7 @@ type EventsRequest struct {
 type Events struct {
 	Events []fleet.Entry `json:"events"`
 	Last   uint64        `json:"last"`
+	Ledger string        `json:"ledger,omitempty"` // changes when a backup was restored
 }
 
 // Console is the text of one boot's console, harmless for a terminal.
@@ -79,6 +81,7 @@ func ledgerRoutes(r *routes, b Ledger) {
 	type eventsIn struct {
 		Machine string `query:"machine" maxLength:"200" doc:"Of one machine; else of all."`
 		After   uint64 `query:"after" doc:"Only what came after this sequence number."`
+		Ledger  string `query:"ledger" maxLength:"40" doc:"What the answer said that has the number: after a restore, all that came since is answered."`
 		Newest  bool   `query:"newest" doc:"The newest ones instead of the oldest."`
 		Limit   int    `query:"limit" minimum:"0" maximum:"10000" default:"1000"`
 		Wait    string `query:"wait" maxLength:"20" doc:"How long to wait when there are none: 20s. At most 25s."`
@@ -88,7 +91,7 @@ func ledgerRoutes(r *routes, b Ledger) {
 		if err != nil {
 			return Events{}, Problem{Status: http.StatusBadRequest, Detail: fmt.Sprintf("wait: %q is not a time", in.Wait), Next: "write 20s"}
 		}
-		list, err := b.Events(ctx, EventsRequest{Machine: in.Machine, After: in.After, Newest: in.Newest, Limit: in.Limit, Wait: max(0, min(wait, maxWait))})
+		list, err := b.Events(ctx, EventsRequest{Machine: in.Machine, After: in.After, Ledger: in.Ledger, Newest: in.Newest, Limit: in.Limit, Wait: max(0, min(wait, maxWait))})
 		if list.Events == nil {
 			list.Events = []fleet.Entry{}
 		}
@@ -130,6 +133,9 @@ func (c *Client) Events(ctx context.Context, q EventsRequest) (e Events, err err
 	v := url.Values{"machine": {q.Machine}, "after": {strconv.FormatUint(q.After, 10)}, "limit": {strconv.Itoa(q.Limit)}, "wait": {q.Wait.String()}}
 	if q.Newest {
 		v.Set("newest", "true")
+	}
+	if q.Ledger != "" {
+		v.Set("ledger", q.Ledger)
 	}
 	return e, c.call(ctx, http.MethodGet, "events?"+v.Encode(), nil, &e)
 }

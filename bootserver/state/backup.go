@@ -16,8 +16,13 @@ import (
 	"ingot/bootserver/fleet"
 )
 
-// ErrDamaged: the state file is not whole.
-var ErrDamaged = errors.New("the state file is damaged")
+// Errors of a backup.
+var (
+	// ErrDamaged: the state file is not whole.
+	ErrDamaged = errors.New("the state file is damaged")
+	// ErrRestoring: another backup is being restored.
+	ErrRestoring = errors.New("another backup is just being restored")
+)
 
 // file is the state's file in its folder.
 const file = "ingot.db"
@@ -91,8 +96,12 @@ func (s *State) Backup(w io.Writer) error {
 
 // Restore puts a backup in the place of the state, after it was read from end
 // to end. It returns where the state from before is kept. Nobody waits for
-// more than the exchange itself.
+// more than the exchange itself. While another one is restored it is ErrRestoring.
 func (s *State) Restore(r io.Reader, now time.Time) (kept string, err error) {
+	if !s.restoring.TryLock() {
+		return "", ErrRestoring
+	}
+	defer s.restoring.Unlock()
 	path := s.db.Path()
 	incoming := path + ".incoming"
 	defer os.Remove(incoming)
@@ -112,8 +121,11 @@ func (s *State) Restore(r io.Reader, now time.Time) (kept string, err error) {
 	s.swap.Lock()
 	defer s.swap.Unlock()
 	told := s.seq
-	defer func() { s.seq, s.stored = max(s.seq, told), max(s.stored, told) }() // who follows the ledger misses nothing
-	if err := carryAccess(s.db, incoming); err != nil {
+	defer func() { // who follows the ledger misses nothing, whether it knows that this is another one or not
+		s.seq, s.stored = max(s.seq, told), max(s.stored, told)
+		s.tell()
+	}()
+	if err := errors.Join(carryAccess(s.db, incoming), renameLedger(incoming, now)); err != nil {
 		return "", fmt.Errorf("restoring the state: %w", err)
 	}
 	if kept, err = keep(path, now); err != nil {

@@ -128,8 +128,7 @@ func (s *State) commit() {
 	s.log.writing = nil
 	if noted := b.noted(); err == nil && noted > s.stored {
 		s.stored = noted
-		close(s.news)
-		s.news = make(chan struct{})
+		s.tell()
 	}
 	failed := []*batch{b}
 	if err != nil {

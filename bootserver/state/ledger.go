@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
+	"strconv"
 	"time"
 
 	"go.etcd.io/bbolt"
@@ -98,13 +99,15 @@ func (s *State) Ledger(q Query) (list []fleet.Entry, last uint64, err error) {
 	return list, last, nil
 }
 
-// Await returns when the ledger has entries after a sequence number, or ctx ends.
+// Await returns when the ledger has entries after a sequence number, or is
+// another one than it was, or ctx ends.
 func (s *State) Await(ctx context.Context, after uint64) {
+	was, _ := s.LedgerName()
 	for {
 		s.mu.RLock()
-		news, last := s.news, s.stored
+		news, last, name := s.news, s.stored, s.ledger.Name
 		s.mu.RUnlock()
-		if last > after {
+		if last > after || name != was {
 			return
 		}
 		select {
@@ -113,6 +116,58 @@ func (s *State) Await(ctx context.Context, after uint64) {
 		case <-news:
 		}
 	}
+}
+
+// tell wakes who waits for entries; mu is held.
+func (s *State) tell() {
+	close(s.news)
+	s.news = make(chan struct{})
+}
+
+// ledgerName tells ledgers apart whose sequence numbers mean other entries:
+// a restore takes the numbers back.
+type ledgerName struct {
+	Name string `json:"name"`
+	End  uint64 `json:"end"` // the last sequence number that came with the backup
+}
+
+var keyLedger = []byte("ledger") // in bucketMeta
+
+// firstLedger is the name of one that was never restored.
+const firstLedger = "0"
+
+// LedgerName is what this ledger is called, and the last sequence number that a
+// backup brought: what came since is after it.
+func (s *State) LedgerName() (name string, restored uint64) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.ledger.Name, s.ledger.End
+}
+
+func (s *State) loadLedger(tx *bbolt.Tx) error {
+	s.ledger = ledgerName{Name: firstLedger}
+	if text := tx.Bucket(bucketMeta).Get(keyLedger); text != nil {
+		return json.Unmarshal(text, &s.ledger)
+	}
+	return nil
+}
+
+// renameLedger gives the ledger of a backup a name of its own.
+func renameLedger(file string, now time.Time) error {
+	db, err := openFile(file, &bbolt.Options{Timeout: 2 * time.Second, FreelistType: bbolt.FreelistMapType})
+	if err != nil {
+		return err
+	}
+	err = db.Update(func(tx *bbolt.Tx) error {
+		name := ledgerName{Name: strconv.FormatInt(now.UnixNano(), 36)}
+		if b := tx.Bucket(bucketLedger); b != nil {
+			if k, _ := b.Cursor().Last(); k != nil {
+				name.End = binary.BigEndian.Uint64(k)
+			}
+		}
+		return put(tx, bucketMeta, string(keyLedger), name)
+	})
+	return firstOf(err, db.Close())
 }
 
 // Trim forgets the oldest entries of the ledger: those over the bound of their

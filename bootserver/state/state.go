@@ -23,9 +23,11 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"go.etcd.io/bbolt"
@@ -50,10 +52,11 @@ const (
 type State struct {
 	Now func() time.Time // for the ledger; time.Now
 
-	swap sync.RWMutex // held, for writing, while a backup replaces db
-	db   *bbolt.DB
-	lock *os.File
-	log  committer
+	restoring sync.Mutex   // held while a backup comes in
+	swap      sync.RWMutex // held, for writing, while a backup replaces db
+	db        *bbolt.DB
+	lock      *os.File
+	log       committer
 
 	identity atomic.Pointer[[]byte] // read while mu is held, and while it is not
 
@@ -63,6 +66,7 @@ type State struct {
 	index    index
 	seq      uint64        // of the ledger's last entry
 	stored   uint64        // of the last one that is on the disk
+	ledger   ledgerName    // changes with a restore
 	news     chan struct{} // closed when there are more, and made anew
 	pieces   uint64        // of consoles, since the start
 
@@ -85,6 +89,10 @@ var (
 
 var buckets = [][]byte{bucketMachines, bucketBoots, bucketLeases, bucketMeta, bucketHistory, bucketRecent, bucketLedger, bucketConsole, bucketCredentials, bucketAudit}
 
+// lockFile says which process has the lock, where that answers, and the lock's
+// own inode: in a copy of the folder, the rest is not true.
+const lockFile = "lock"
+
 // Folder is where the state lies, below the store's root.
 const Folder = "state"
 
@@ -94,7 +102,7 @@ func Open(_ context.Context, dir string) (*State, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("opening state: %w", err)
 	}
-	lock, err := takeLock(filepath.Join(dir, "lock"))
+	lock, err := takeLock(dir)
 	if err != nil {
 		return nil, err
 	}
@@ -115,13 +123,14 @@ func Open(_ context.Context, dir string) (*State, error) {
 	return s, nil
 }
 
-func takeLock(path string) (*os.File, error) {
+func takeLock(dir string) (*os.File, error) {
+	path := filepath.Join(dir, lockFile)
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("locking state: %w", err)
 	}
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		pid, _ := holder(path)
+		pid, _ := Holder(dir)
 		f.Close()
 		return nil, fmt.Errorf("%w: process %s; stop it, or use another --store", ErrLocked, pid)
 	}
@@ -131,27 +140,32 @@ func takeLock(path string) (*os.File, error) {
 	return f, nil
 }
 
-// holder reads the lock of a state: who has it, and at which socket it answers.
-func holder(lock string) (pid, socket string) {
-	text, _ := os.ReadFile(lock) // nobody, when it cannot be read
-	pid, socket, _ = strings.Cut(strings.TrimSpace(string(text)), "\n")
-	return pid, socket
+// Holder is who has the lock of the state in dir, or had it last: the process,
+// and the socket at which it answers. That is empty as long as a server starts,
+// and for a command that changes the store.
+func Holder(dir string) (pid, socket string) {
+	path := filepath.Join(dir, lockFile)
+	text, _ := os.ReadFile(path) // nobody, when it cannot be read
+	line := append(strings.Split(string(text), "\n"), "", "")
+	if st, err := os.Stat(path); err == nil && line[2] == inode(st) {
+		socket = line[1]
+	}
+	return line[0], socket
 }
 
-// Answers writes down, for Socket, where the server of this state answers.
+// inode tells a lock from its copy in another folder.
+func inode(st os.FileInfo) string { return strconv.FormatUint(st.Sys().(*syscall.Stat_t).Ino, 10) }
+
+// Answers writes down, for Holder, where the server of this state answers.
 func (s *State) Answers(socket string) error {
-	if _, err := fmt.Fprintln(s.lock, socket); err != nil {
+	st, err := s.lock.Stat()
+	if err == nil {
+		_, err = fmt.Fprintf(s.lock, "%s\n%s\n", socket, inode(st))
+	}
+	if err != nil {
 		return fmt.Errorf("writing down the server's socket: %w", err)
 	}
 	return nil
-}
-
-// Socket is where the server answers that uses the state in dir, when Open said
-// ErrLocked. It is empty as long as that server starts, and for one that is
-// none: a command that changes the store.
-func Socket(dir string) string {
-	_, socket := holder(filepath.Join(dir, "lock"))
-	return socket
 }
 
 // Close waits for what is being stored, closes the file and lets another
@@ -192,6 +206,7 @@ func (s *State) load() error {
 			s.stored = s.seq
 		}
 		return firstOf(
+			s.loadLedger(tx),
 			each(tx, bucketMachines, func(m fleet.Machine) { s.setMachine(m) }),
 			indexBoots(tx),
 			s.loadLatest(tx),

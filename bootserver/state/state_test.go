@@ -10,6 +10,8 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -413,5 +415,41 @@ func TestKilled(t *testing.T) {
 	}
 	if total += acknowledged + 1; total < 15 {
 		t.Errorf("only %d changes in all; the kills came too early to prove anything", total)
+	}
+}
+
+// TestHolder: a command finds the server of a state by its lock, and not that of
+// a folder which this one is a copy of; the next one to open it begins anew.
+func TestHolder(t *testing.T) {
+	dir := t.TempDir()
+	s := open(t, dir)
+	if pid, socket := Holder(dir); pid != strconv.Itoa(os.Getpid()) || socket != "" {
+		t.Errorf("Holder = %q at %q; want this process, without a socket yet", pid, socket)
+	}
+	if err := s.Answers("/run/ingot/a socket"); err != nil {
+		t.Fatal(err)
+	}
+	if pid, socket := Holder(dir); pid != strconv.Itoa(os.Getpid()) || socket != "/run/ingot/a socket" {
+		t.Errorf("Holder = %q at %q; want this process, and its socket", pid, socket)
+	}
+	if _, err := Open(t.Context(), dir); !errors.Is(err, ErrLocked) || !strings.HasSuffix(err.Error(), fmt.Sprintf("process %d; stop it, or use another --store", os.Getpid())) {
+		t.Errorf("a second server: %v", err)
+	}
+	text, err := os.ReadFile(filepath.Join(dir, "lock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	twin := t.TempDir()
+	if err := os.WriteFile(filepath.Join(twin, "lock"), text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, socket := Holder(twin); socket != "" {
+		t.Errorf("of a copy, Holder says %q", socket)
+	}
+	s.Close()
+	s = open(t, dir)
+	defer s.Close()
+	if _, socket := Holder(dir); socket != "" {
+		t.Errorf("opened anew, Holder says %q; want nothing yet", socket)
 	}
 }

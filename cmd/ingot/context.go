@@ -19,6 +19,7 @@ import (
 
 	"ingot/bootserver/access"
 	"ingot/bootserver/api"
+	"ingot/bootserver/state"
 )
 
 // contexts are the servers that a user speaks to. The file holds tokens and
@@ -85,6 +86,15 @@ func (c contexts) save() error {
 	return nil
 }
 
+// socketOf is where the server of a store answers, or did when one ran last:
+// its configuration may have put the socket elsewhere.
+func socketOf(root string) string {
+	if _, socket := state.Holder(filepath.Join(root, state.Folder)); socket != "" {
+		return socket
+	}
+	return filepath.Join(root, "ingot.sock")
+}
+
 // client talks to the running server: the one that --server or --context
 // names, or their variables; that of the store, when one is named; the context
 // in use; the store's where nothing is said.
@@ -100,7 +110,7 @@ func (a *app) client() *api.Client {
 		return connect(api.Target{Server: a.server, Token: os.Getenv("INGOT_TOKEN")})
 	}
 	if named == "" && (a.store != "" || os.Getenv("INGOT_STORE") != "") {
-		return api.Dial(filepath.Join(a.storeRoot(), "ingot.sock"))
+		return api.Dial(socketOf(a.storeRoot()))
 	}
 	all, err := loadContexts()
 	if err != nil {
@@ -110,7 +120,7 @@ func (a *app) client() *api.Client {
 		named = all.Current
 	}
 	if named == "" {
-		return api.Dial(filepath.Join(a.storeRoot(), "ingot.sock"))
+		return api.Dial(socketOf(a.storeRoot()))
 	}
 	t, ok := all.Contexts[named]
 	if !ok {

@@ -108,8 +108,8 @@ func (a *app) examine(ctx context.Context, c config.Config, broken error, trial 
 		add(examineCard(card, there, i, c.DHCP.Networks)...)
 	}
 	pid := ""
-	if lock, err := os.ReadFile(filepath.Join(root, state.Folder, "lock")); err == nil && running {
-		pid = strings.TrimSpace(string(lock))
+	if running {
+		pid, _ = state.Holder(filepath.Join(root, state.Folder))
 	}
 	for _, p := range portsOf(c) {
 		add(examinePort(p, bootserver.Holder(p.table(), p.number), pid))
@@ -122,7 +122,7 @@ func (a *app) examine(ctx context.Context, c config.Config, broken error, trial 
 	add(examine6(ctx, c, running, network)...)
 	ruleset, err := exec.CommandContext(ctx, "nft", "list", "ruleset").Output()
 	if err != nil {
-		add(found("firewall", findSkipped, "", "nft list ruleset: %v", err))
+		add(unseenFirewall(err, portsOf(c)))
 	} else {
 		add(examineFirewall(string(ruleset), portsOf(c), namesOf(c)))
 	}
@@ -135,7 +135,7 @@ func (a *app) examine(ctx context.Context, c config.Config, broken error, trial 
 
 // examineServer asks the running server, when there is one.
 func (a *app) examineServer(ctx context.Context, root string, add func(...finding)) (running bool, n api.Network) {
-	client := api.Dial(filepath.Join(root, "ingot.sock"))
+	client := api.Dial(socketOf(root))
 	v, err := client.Version(ctx)
 	switch {
 	case errors.Is(err, api.ErrNoServer):
@@ -181,7 +181,7 @@ func listenForOthers(ctx context.Context, interfaces []dhcp.Interface) (list []f
 	for _, i := range interfaces {
 		c, err := nclient4.New(i.Name, nclient4.WithTimeout(2*time.Second), nclient4.WithRetry(2))
 		if err != nil {
-			list = append(list, found("DHCP servers "+i.Name, findSkipped, "", "asking who answers: %v", err))
+			list = append(list, found("DHCP servers "+i.Name, findSkipped, "run it as root", "asking who answers: %v", err))
 			continue
 		}
 		offer, err := c.DiscoverOffer(ctx, dhcpv4.WithOption(dhcpv4.OptClassIdentifier("PXEClient:Arch:00007:UNDI:003016")))
@@ -252,7 +252,7 @@ func (a *app) trial(ctx context.Context, root string) finding {
 	defer cancel()
 	dir, err := scratch.New("ingot-doctor-")
 	if err != nil {
-		return found(check, findSkipped, "", "%v", err)
+		return found(check, findSkipped, "make room in the folder for temporary files, or name another one: TMPDIR", "%v", err)
 	}
 	defer dir.Remove()
 	lan, err := testvm.NewLAN(ctx, testvm.Options{Dir: dir.Path})

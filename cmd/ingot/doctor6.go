@@ -55,7 +55,7 @@ func examine6(ctx context.Context, c config.Config, running bool, n api.Network)
 		}
 		servers, err := listenForOthers6(i.Name)
 		if err != nil {
-			list = append(list, found("DHCPv6 servers "+i.Name, findSkipped, "", "asking who answers: %v", err))
+			list = append(list, found("DHCPv6 servers "+i.Name, findSkipped, "run it as root", "asking who answers: %v", err))
 		} else {
 			list = append(list, examineForeign6([]dhcp6.Interface{i}, servers)...)
 		}

@@ -58,6 +58,8 @@ func TestFindings(t *testing.T) {
 		{"a firewall with one rule missing", []finding{examineFirewall(rules("udp dport { 67, 69 } accept"), ports, []string{"eth1"})}, findWarning, "names 80/tcp"},
 		{"a firewall with our rules", []finding{examineFirewall(rules("udp dport { 67, 69 } accept\n  tcp dport 80 accept"), ports, []string{"eth1"})}, findOK, ""},
 		{"a firewall with a rule of the interface", []finding{examineFirewall(rules(`iifname "eth1" accept`), ports, []string{"eth1"})}, findOK, "eth1"},
+		{"a firewall without nft", []finding{unseenFirewall(&exec.Error{Name: "nft", Err: exec.ErrNotFound}, ports)}, findSkipped, "there is no nft apt install nftables; without it, look by hand whether the firewall lets in 67/udp, 69/udp, 80/tcp"},
+		{"a firewall that others may not see", []finding{unseenFirewall(errors.New("exit status 1"), ports)}, findSkipped, "run it as root"},
 		{"a rule of another port that begins alike", []finding{examineFirewall(rules("udp dport { 67, 69 } accept\n  tcp dport 8080 accept"), ports, []string{"eth1"})}, findWarning, "80/tcp"},
 		{"a good clock", []finding{examineClock(now, true, nil)}, findOK, ""},
 		{"a clock that nobody keeps", []finding{examineClock(now, false, nil)}, findWarning, "set-ntp"},

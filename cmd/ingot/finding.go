@@ -2,10 +2,12 @@ package main
 
 import (
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"io/fs"
 	"net"
 	"net/netip"
+	"os/exec"
 	"regexp"
 	"slices"
 	"strconv"
@@ -208,6 +210,21 @@ func examineFirewall(ruleset string, ports []port, interfaces []string) finding 
 	}
 	return found("firewall", findWarning, "nft add rule inet filter input "+strings.Join(rules, "; the same with: "),
 		"drops by policy what comes in, and no rule that accepts names %s", strings.Join(missing, ", "))
+}
+
+// unseenFirewall says what to do when the rules cannot be read: err is what nft
+// came to.
+func unseenFirewall(err error, ports []port) finding {
+	if !errors.Is(err, exec.ErrNotFound) {
+		return found("firewall", findSkipped, "run it as root", "nft list ruleset: %v", err)
+	}
+	var names []string
+	for _, p := range ports {
+		names = append(names, fmt.Sprintf("%d/%s", p.number, p.proto))
+	}
+	slices.Sort(names)
+	return found("firewall", findSkipped, "apt install nftables; without it, look by hand whether the firewall lets in "+strings.Join(slices.Compact(names), ", "),
+		"the rules cannot be read: there is no nft")
 }
 
 // examineClock judges the time; synced is what adjtimex(2) says.

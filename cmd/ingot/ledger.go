@@ -91,7 +91,7 @@ func (a *app) events(ctx context.Context, q api.EventsRequest, follow bool) erro
 		if err := a.printEvents(e.Events, names); err != nil || !follow {
 			return err
 		}
-		q = api.EventsRequest{Machine: q.Machine, After: e.Last, Wait: 20 * time.Second}
+		q = api.EventsRequest{Machine: q.Machine, After: e.Last, Ledger: e.Ledger, Wait: 20 * time.Second}
 	}
 }
 

@@ -66,7 +66,7 @@ func (a *app) storeroom(ctx context.Context) (room api.Images, done func(), err 
 			own.State = st
 			return own, func() { _ = st.Close() }, nil // every change is on the disk when it is answered
 		}
-		socket := state.Socket(dir)
+		_, socket := state.Holder(dir)
 		switch {
 		case !errors.Is(err, state.ErrLocked):
 			return nil, nil, fmt.Errorf("looking for machines that need images: %w", err)

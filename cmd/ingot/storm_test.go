@@ -18,6 +18,7 @@ import (
 
 	"ingot"
 	"ingot/bootserver/api"
+	"ingot/bootserver/state"
 	"ingot/image"
 	"ingot/testvm"
 	"ingot/testvm/storm"
@@ -206,11 +207,8 @@ func (f *field) until(what string, ok func() bool) {
 // serverPID is the process that has the state's lock.
 func (f *field) serverPID() string {
 	f.t.Helper()
-	b, err := os.ReadFile(filepath.Join(f.store, "state", "lock"))
-	if err != nil {
-		f.t.Fatal(err)
-	}
-	return strings.TrimSpace(string(b))
+	pid, _ := state.Holder(filepath.Join(f.store, state.Folder))
+	return pid
 }
 
 // api speaks to the server.
