@@ -197,3 +197,45 @@ func TestLedgerOfARestore(t *testing.T) {
 		t.Errorf("after the restore a follower hears %+v; want that the state was restored", after.Events)
 	}
 }
+
+// TestHardwarePerBoot: what a machine told of its hardware is found with each of
+// its boots, what changed is told with the boot that found it, and a ticket that
+// is asked for again, also late, takes nothing back.
+func TestHardwarePerBoot(t *testing.T) {
+	h := newHouse(t)
+	h.put("v1")
+	h.ask()
+	if _, err := h.api.Approve(t.Context(), machineID, api.ApproveRequest{Name: "node01", Image: "lab:v1"}); err != nil {
+		t.Fatal(err)
+	}
+	boots := func(gib int64, asks int) ingot.BootID {
+		t.Helper()
+		boot, _ := h.ask()
+		for i := range asks { // what it says when it asks again does not count
+			if status, text := h.post(boot, "ticket", ingot.TicketRequest{Nonce: nonce, Facts: ingot.Facts{RAM: (gib + 100*int64(i)) << 30, CPU: "a CPU"}}); status != 200 {
+				t.Fatalf("ticket: %d %s", status, text)
+			}
+			b, _ := h.state.Boot(boot)
+			h.clock = b.Deadline.Add(-time.Second) // the next one is late
+		}
+		return boot
+	}
+	first, second, third := boots(256, 1), boots(192, 3), boots(192, 1)
+	h.tells(1, "! "+machineID+" machine its hardware changed: RAM 256 → 192 GiB")
+	if b, _ := h.state.Boot(second); len(b.Changes) != 1 {
+		t.Errorf("after its ticket was asked for again, the changes of the boot are %q", b.Changes)
+	}
+	for boot, want := range map[ingot.BootID]int64{first: 256, second: 192, third: 192} {
+		got, err := h.api.Hardware(t.Context(), "node01", boot.Short())
+		if err != nil || got.Boot != boot || got.Facts.RAM != want<<30 || (len(got.Changes) == 1) != (boot == second) {
+			t.Errorf("Hardware(%s) = %+v, %v; want %d GiB", boot.Short(), got, err, want)
+		}
+	}
+	if got, err := h.api.Hardware(t.Context(), "node01", ""); err != nil || got.Boot != third || got.Same != second {
+		t.Errorf("Hardware of the latest boot = %+v, %v; want what boot %s told first", got, err, second.Short())
+	}
+	silent, _ := h.ask()
+	if got, err := h.api.Hardware(t.Context(), "node01", string(silent)); err == nil || !strings.Contains(err.Error(), "told nothing of the hardware") {
+		t.Errorf("Hardware of a boot without a ticket = %+v, %v", got, err)
+	}
+}

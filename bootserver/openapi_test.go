@@ -107,6 +107,7 @@ func TestAnswersAreAsDocumented(t *testing.T) {
 		"GET /v1/machines/{ref}":           {{"", ""}},
 		"GET /v1/events":                   {{"", ""}, {"?newest=true&limit=2&machine=" + machineID, ""}, {"?after=1&wait=1ms", ""}},
 		"GET /v1/machines/{ref}/console":   {{"", ""}},
+		"GET /v1/machines/{ref}/hardware":  {{"", ""}},
 		"GET /v1/machines/{ref}/why":       {{"", ""}},
 		"POST /v1/machines/{ref}/label":    {{"", `{"set":{"rack":"1"},"remove":["x"]}`}},
 		"POST /v1/machines/{ref}/rename":   {{"", `{"name":"node07"}`}},

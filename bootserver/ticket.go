@@ -36,12 +36,11 @@ func (b *booter) Ticket(id ingot.BootID, q ingot.TicketRequest) (signed ingot.Si
 		if err != nil {
 			return fmt.Errorf("%w: %w", httpboot.ErrRefused, err)
 		}
-		m, boot.Changes = fleet.Learn(m, boundFacts(q.Facts), now)
+		if m, boot, err = b.learn(tx, m, boot, boundFacts(q.Facts), now); err != nil {
+			return err
+		}
 		if boot.Deadline.Sub(now) < leastTime { // its loader was slow; what the machine is told is what we wait for
 			boot.Deadline = now.Add(leastTime)
-		}
-		if len(boot.Changes) > 0 {
-			b.log.Warn("hardware changed", "machine", m.ID, "boot", id.Short(), "changes", boot.Changes)
 		}
 		if m.Ask != nil {
 			tx.PutBoot(boot)
@@ -69,6 +68,22 @@ func (b *booter) Ticket(id ingot.BootID, q ingot.TicketRequest) (signed ingot.Si
 		return nil
 	})
 	return signed, err
+}
+
+// learn takes over what a machine tells of its hardware. It tells that once in a
+// boot: a ticket that is asked for again says nothing new, and must not be
+// compared with what the same boot said.
+func (b *booter) learn(tx *state.Tx, m fleet.Machine, boot fleet.Boot, f ingot.Facts, now time.Time) (fleet.Machine, fleet.Boot, error) {
+	if m.LastSeen = now; boot.Facts != "" {
+		return m, boot, nil
+	}
+	m, changes := fleet.Learn(m, f, now)
+	if len(changes) > 0 {
+		boot.Changes = changes
+		b.log.Warn("hardware changed", "machine", m.ID, "boot", boot.ID.Short(), "changes", changes)
+	}
+	boot, err := tx.KeepFacts(boot, f)
+	return m, boot, err
 }
 
 // leastTime is what a machine has from its ticket to its report, however late

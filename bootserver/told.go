@@ -51,25 +51,48 @@ func (a admin) Events(ctx context.Context, q api.EventsRequest) (api.Events, err
 	return api.Events{Events: list, Last: last, Ledger: name}, err
 }
 
-// Console implements api.Ledger.
-func (a admin) Console(ref, boot string) (api.Console, error) {
+// bootOf returns a boot of a machine by its id or the beginning of it, or else
+// the latest.
+func (a admin) bootOf(ref, boot string) (b fleet.Boot, err error) {
 	m, err := a.Machine(ref)
 	if err != nil {
-		return api.Console{}, err
+		return b, err
 	}
 	list, err := a.state.Boots(m.ID, 0)
 	if err != nil {
-		return api.Console{}, err
+		return b, err
 	}
 	i := slices.IndexFunc(list, func(b fleet.Boot) bool { return boot != "" && strings.HasPrefix(string(b.ID), boot) })
 	if boot == "" {
 		i = len(list) - 1
 	}
 	if i < 0 {
-		return api.Console{}, api.Problem{Status: 404, Detail: fmt.Sprintf("%s has no such boot", m.Hostname()), Next: "ingot boots " + m.Hostname()}
+		return b, api.Problem{Status: 404, Detail: fmt.Sprintf("%s has no such boot", m.Hostname()), Next: "ingot boots " + m.Hostname()}
 	}
-	text, err := a.state.Console(list[i].ID)
-	return api.Console{Boot: list[i], Text: text}, err
+	return list[i], nil
+}
+
+// Console implements api.Ledger.
+func (a admin) Console(ref, boot string) (api.Console, error) {
+	b, err := a.bootOf(ref, boot)
+	if err != nil {
+		return api.Console{}, err
+	}
+	text, err := a.state.Console(b.ID)
+	return api.Console{Boot: b, Text: text}, err
+}
+
+// Hardware implements api.Ledger.
+func (a admin) Hardware(ref, boot string) (api.Hardware, error) {
+	b, err := a.bootOf(ref, boot)
+	if err != nil {
+		return api.Hardware{}, err
+	}
+	f, told, err := a.state.Facts(b)
+	if err == nil && !told {
+		err = api.Problem{Status: 404, Detail: fmt.Sprintf("boot %s told nothing of the hardware: it asked for no ticket", b.ID.Short()), Next: "ingot boots " + ref}
+	}
+	return api.Hardware{Boot: b.ID, Same: b.Facts, Facts: f, Changes: b.Changes}, err
 }
 
 // Why implements api.Ledger.

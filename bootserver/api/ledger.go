@@ -25,6 +25,8 @@ type Ledger interface {
 	Events(ctx context.Context, q EventsRequest) (Events, error)
 	// Console is what kernel and ingot-init said in a boot.
 	Console(ref, boot string) (Console, error)
+	// Hardware is what a machine told of its hardware in a boot.
+	Hardware(ref, boot string) (Hardware, error)
 	// Why says in words how a machine is, and why.
 	Why(ref string) (Why, error)
 	// Backup writes a copy of the state as it is now.
@@ -55,6 +57,14 @@ type Events struct {
 type Console struct {
 	Boot fleet.Boot `json:"boot"`
 	Text string     `json:"text"`
+}
+
+// Hardware is what a machine told of itself in one boot.
+type Hardware struct {
+	Boot    ingot.BootID `json:"boot"`
+	Same    ingot.BootID `json:"same"` // the boot that told the same first, and all since: this one or one before it
+	Facts   ingot.Facts  `json:"facts"`
+	Changes []string     `json:"changes,omitempty"` // since the boot before, in words
 }
 
 // Why explains a machine.
@@ -97,12 +107,15 @@ func ledgerRoutes(r *routes, b Ledger) {
 		}
 		return list, err
 	})
-	type consoleIn struct {
+	type bootIn struct {
 		MachineIn
 		Boot string `query:"boot" maxLength:"32" doc:"Id of the boot, or the beginning of one; else the latest."`
 	}
-	add(r, "GET /v1/machines/{ref}/console", access.Read, "What kernel and ingot-init said in a boot", func(_ context.Context, in *consoleIn) (Console, error) {
+	add(r, "GET /v1/machines/{ref}/console", access.Read, "What kernel and ingot-init said in a boot", func(_ context.Context, in *bootIn) (Console, error) {
 		return b.Console(in.Ref, in.Boot)
+	})
+	add(r, "GET /v1/machines/{ref}/hardware", access.Read, "What a machine told of its hardware in a boot, and what was other than before", func(_ context.Context, in *bootIn) (Hardware, error) {
+		return b.Hardware(in.Ref, in.Boot)
 	})
 	add(r, "GET /v1/machines/{ref}/why", access.Read, "How a machine is, and why, in words", func(_ context.Context, in *MachineIn) (Why, error) { return b.Why(in.Ref) })
 	r.addPlain("GET /v1/backup", access.Admin, "The state as it is now", func(w http.ResponseWriter, q *http.Request) {
@@ -143,6 +156,12 @@ func (c *Client) Events(ctx context.Context, q EventsRequest) (e Events, err err
 // Console returns what a boot said: the latest one for an empty boot.
 func (c *Client) Console(ctx context.Context, ref, boot string) (t Console, err error) {
 	return t, c.call(ctx, http.MethodGet, "machines/"+url.PathEscape(ref)+"/console?"+url.Values{"boot": {boot}}.Encode(), nil, &t)
+}
+
+// Hardware returns what a machine told of its hardware in a boot: the latest one
+// for an empty boot.
+func (c *Client) Hardware(ctx context.Context, ref, boot string) (h Hardware, err error) {
+	return h, c.call(ctx, http.MethodGet, "machines/"+url.PathEscape(ref)+"/hardware?"+url.Values{"boot": {boot}}.Encode(), nil, &h)
 }
 
 // Why explains a machine.

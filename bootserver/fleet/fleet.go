@@ -116,6 +116,7 @@ type Boot struct {
 	Outcome  ingot.Outcome    `json:"outcome"`
 	Reason   string           `json:"reason,omitempty"`
 	Ticket   time.Time        `json:"ticket,omitzero"`   // when it was given its first ticket
+	Facts    ingot.BootID     `json:"facts,omitempty"`   // the boot that told such hardware first, this one or one before it
 	Changes  []string         `json:"changes,omitempty"` // of the hardware since the boot before
 	Crash    string           `json:"crash,omitempty"`   // how the kernel said, in pstore, that it could not go on
 	Events   []Event          `json:"events"`

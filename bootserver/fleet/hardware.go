@@ -32,8 +32,15 @@ func HardwareChanges(old, now ingot.Facts) []string {
 	}
 	list = append(list, memoryChanges(old, now)...)
 	list = append(list, diskChanges(old.Disks, now.Disks)...)
-	return append(list, nicChanges(old.NICs, now.NICs)...)
+	list = append(list, nicChanges(old.NICs, now.NICs)...)
+	if more := len(list) - maxChanges; more > 0 {
+		list = append(list[:maxChanges], fmt.Sprintf("and %d more", more))
+	}
+	return list
 }
+
+// maxChanges bounds what is told of one boot: a shelf of disks may be unplugged.
+const maxChanges = 64
 
 func gib(n int64) string { return strings.TrimSuffix(fmt.Sprintf("%.1f", float64(n)/(1<<30)), ".0") }
 

@@ -179,7 +179,7 @@ func (r record) write(db *bbolt.Tx, v any) error {
 			if err != nil {
 				return nil //nolint:nilerr // it is gone already
 			}
-			return deleteBoot(db, b)
+			return firstOf(forgetFacts(db, b, nil), deleteBoot(db, b)) // with all of its machine
 		}
 		return db.Bucket([]byte(r.bucket)).Delete([]byte(r.key))
 	case []byte:

@@ -74,7 +74,11 @@ func forgetBoots(tx *bbolt.Tx, m ingot.MachineID) error {
 			if err != nil {
 				return err
 			}
-			if err := deleteBoot(tx, b); err != nil {
+			var left []ingot.BootID
+			for _, k := range keys[i+1:] {
+				left = append(left, idOf(k))
+			}
+			if err := firstOf(forgetFacts(tx, b, left), deleteBoot(tx, b)); err != nil {
 				return err
 			}
 		}

@@ -85,9 +85,10 @@ var (
 	bucketRecent   = []byte("recent")
 	bucketLedger   = []byte("ledger")
 	bucketConsole  = []byte("console")
+	bucketFacts    = []byte("facts")
 )
 
-var buckets = [][]byte{bucketMachines, bucketBoots, bucketLeases, bucketMeta, bucketHistory, bucketRecent, bucketLedger, bucketConsole, bucketCredentials, bucketAudit}
+var buckets = [][]byte{bucketMachines, bucketBoots, bucketLeases, bucketMeta, bucketHistory, bucketRecent, bucketLedger, bucketConsole, bucketFacts, bucketCredentials, bucketAudit}
 
 // lockFile says which process has the lock, where that answers, and the lock's
 // own inode: in a copy of the folder, the rest is not true.
