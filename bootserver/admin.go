@@ -90,6 +90,29 @@ func (a admin) Boots(q api.BootsRequest) ([]fleet.Boot, string, error) {
 	return list, state.PlaceOf(list[0], id == "").String(), nil
 }
 
+// named returns the machines that refs name; empty ones name none.
+func (a admin) named(refs []string) (list []fleet.Machine, err error) {
+	refs = slices.DeleteFunc(refs, func(ref string) bool { return ref == "" })
+	if len(refs) == 0 {
+		return nil, nil
+	}
+	all := a.state.Machines()
+	names := map[string]fleet.Machine{} // most are whole names
+	for _, m := range all {
+		names[m.Hostname()] = m
+	}
+	for _, ref := range refs {
+		m, known := names[ref]
+		if !known {
+			if m, err = pick(all, ref); err != nil {
+				return nil, err
+			}
+		}
+		list = append(list, m)
+	}
+	return list, nil
+}
+
 // pick returns the one machine that ref names.
 func pick(machines []fleet.Machine, ref string) (fleet.Machine, error) {
 	switch found := fleet.Match(machines, ref); len(found) {

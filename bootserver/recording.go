@@ -16,9 +16,9 @@ import (
 const maxCaptures = 4
 
 // Capture implements api.Backend. It changes nothing, and is noted all the
-// same: the key of the machine's boot is in what it sees.
-func (a admin) Capture(ctx context.Context, ref string, w io.Writer, most int64) error {
-	m, err := a.Machine(ref)
+// same: the keys of the machines' boots are in what it sees.
+func (a admin) Capture(ctx context.Context, refs []string, w io.Writer, most int64) error {
+	list, err := a.named(refs)
 	if err != nil {
 		return err
 	}
@@ -27,11 +27,21 @@ func (a admin) Capture(ctx context.Context, ref string, w io.Writer, most int64)
 		return api.Problem{Status: 503, Detail: fmt.Sprintf("%d captures are under way", maxCaptures), Next: "end one of them"}
 	}
 	defer a.server.captures.Add(-1)
-	who := capture.Machine{Address: m.Address}
-	for _, s := range m.MACs {
-		if mac, err := net.ParseMAC(s); err == nil {
-			who.MACs = append(who.MACs, mac)
+	var who capture.Machines
+	var names []string
+	for _, m := range list {
+		names = append(names, m.Hostname())
+		if m.Address.IsValid() {
+			who.Addresses = append(who.Addresses, m.Address)
 		}
+		for _, s := range m.MACs {
+			if mac, err := net.ParseMAC(s); err == nil {
+				who.MACs = append(who.MACs, mac)
+			}
+		}
+	}
+	if err := who.Check(); err != nil {
+		return api.Problem{Status: 409, Detail: err.Error(), Next: "capture fewer machines at a time"}
 	}
 	a.server.reloading.Lock()
 	var interfaces []string
@@ -42,11 +52,13 @@ func (a admin) Capture(ctx context.Context, ref string, w io.Writer, most int64)
 	interfaces = slices.Compact(interfaces)
 	a.server.reloading.Unlock()
 	if err := a.state.Update(func(tx *state.Tx) error {
-		tx.Audit(a.noted(ctx, "machine.capture", string(m.ID), m.Hostname(), nil, nil))
+		for _, m := range list {
+			tx.Audit(a.noted(ctx, "machine.capture", string(m.ID), m.Hostname(), nil, nil))
+		}
 		return nil
 	}); err != nil {
 		return err
 	}
-	a.log.Info("capturing", "machine", m.ID, "interfaces", interfaces)
+	a.log.Info("capturing", "machines", names, "interfaces", interfaces)
 	return capture.Run(ctx, w, interfaces, who, most)
 }

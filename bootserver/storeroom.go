@@ -103,8 +103,12 @@ func toldOf(im image.Image) any {
 
 func imageOf(im image.Image) api.Image {
 	m := im.Manifest
+	needed := map[string]int64{"kernel": m.Kernel.Size, "initramfs": m.Initramfs.Size, "root": m.Root.Size}
+	if m.UKI != nil {
+		needed[partUKI] = m.UKI.Size
+	}
 	return api.Image{Digest: im.Digest, Name: im.Name.String(), Tags: im.Tags, Arch: m.Arch, Kernel: m.KernelRelease, Packages: m.Packages, Size: im.Size, Stored: im.Stored,
-		Needed: map[string]int64{"kernel": m.Kernel.Size, "initramfs": m.Initramfs.Size, "root": m.Root.Size}}
+		Needed: needed}
 }
 
 // Images implements api.Images.

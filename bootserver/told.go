@@ -23,12 +23,12 @@ func (a admin) LatestBoots() []fleet.Boot { return a.state.Latest() }
 // Events implements api.Ledger.
 func (a admin) Events(ctx context.Context, q api.EventsRequest) (api.Events, error) {
 	s := state.Query{After: q.After, Newest: q.Newest, Limit: q.Limit}
-	if q.Machine != "" {
-		m, err := a.Machine(q.Machine)
-		if err != nil {
-			return api.Events{}, err
-		}
-		s.Machine = m.ID
+	named, err := a.named(append([]string{q.Machine}, q.Machines...))
+	if err != nil {
+		return api.Events{}, err
+	}
+	for _, m := range named {
+		s.Machines = append(s.Machines, m.ID)
 	}
 	name, restored := a.state.LedgerName()
 	if q.Wait > 0 && (q.Ledger == "" || q.Ledger == name) {

@@ -41,9 +41,9 @@ type Backend interface {
 	Resume(ctx context.Context, ref string) (fleet.Machine, error)
 	Grant(ctx context.Context, ref, volume, disk string, ttl time.Duration) (fleet.Machine, error)
 	Reload(ctx context.Context) (Reloaded, error)
-	// Capture writes a pcap file of a machine's traffic until ctx ends or most
+	// Capture writes a pcap file of machines' traffic until ctx ends or most
 	// bytes are written.
-	Capture(ctx context.Context, ref string, w io.Writer, most int64) error
+	Capture(ctx context.Context, refs []string, w io.Writer, most int64) error
 	Ledger
 
 	Authority() Authority
@@ -274,7 +274,10 @@ func plainRoutes(r *routes, b Backend) {
 		w.Header().Set("Content-Type", "application/json")
 		_, _ = w.Write(text) // a client that hung up wants no answer
 	})
-	r.addPlain("GET /v1/machines/{ref}/capture", access.Admin, "A machine's boot traffic as it comes, as a pcap file; ?for=10m, ?most=BYTES", func(w http.ResponseWriter, q *http.Request) { capture(b, w, q) })
+	r.addPlain("GET /v1/machines/{ref}/capture", access.Admin, "A machine's boot traffic as it comes, as a pcap file; ?for=10m, ?most=BYTES", func(w http.ResponseWriter, q *http.Request) { capture(b, w, q, []string{q.PathValue("ref")}) })
+	r.addPlain("GET /v1/capture", access.Admin, "Boot traffic of several machines in one file: ?machine=A&machine=B, and as of one", func(w http.ResponseWriter, q *http.Request) {
+		capture(b, w, q, q.URL.Query()["machine"])
+	})
 	r.addPlain("GET /metrics", access.Read, "Metrics, as Prometheus reads them", func(w http.ResponseWriter, q *http.Request) { b.Metrics().ServeHTTP(w, q) })
 	r.addPlain("GET /healthz", "", "200: the server answers", health(func() error { return nil }))
 	r.addPlain("GET /readyz", "", "200: machines are served; else 503", health(func() error { return b.Ready() }))
@@ -288,7 +291,7 @@ const (
 
 // capture answers frames as they come. An error after the first of them ends
 // the connection: half a file must not look like one.
-func capture(b Backend, w http.ResponseWriter, q *http.Request) {
+func capture(b Backend, w http.ResponseWriter, q *http.Request, refs []string) {
 	d, err := time.ParseDuration(q.FormValue("for"))
 	most, bad := strconv.ParseInt(q.FormValue("most"), 10, 64)
 	if err != nil || bad != nil || d <= 0 || d > maxCaptureTime || most < 1<<10 || most > maxCaptureBytes {
@@ -296,10 +299,14 @@ func capture(b Backend, w http.ResponseWriter, q *http.Request) {
 			Next: "/v1/machines/NAME/capture?for=10m&most=268435456"}.complete())
 		return
 	}
+	if len(refs) == 0 || len(refs) > MaxNamed {
+		write(w, Problem{Status: http.StatusUnprocessableEntity, Detail: fmt.Sprintf("%d machines are named; want 1 to %d", len(refs), MaxNamed), Next: "/v1/capture?machine=NAME&machine=NAME&for=10m&most=268435456"}.complete())
+		return
+	}
 	ctx, cancel := context.WithTimeout(q.Context(), d)
 	defer cancel()
 	out := &flushed{w: w}
-	err = b.Capture(ctx, q.PathValue("ref"), out, most)
+	err = b.Capture(ctx, refs, out, most)
 	if err != nil && !out.began {
 		write(w, problem(err))
 	} else if err != nil {

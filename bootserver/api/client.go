@@ -325,11 +325,17 @@ func (c *Client) Reload(ctx context.Context) (r Reloaded, err error) {
 	return r, c.call(ctx, http.MethodPost, "reload", nil, &r)
 }
 
-// Capture writes a machine's traffic to w as a pcap file, for a time or until
-// it has most bytes, or until ctx ends.
-func (c *Client) Capture(ctx context.Context, ref string, d time.Duration, most int64, w io.Writer) error {
+// Capture writes the traffic of machines to w as a pcap file, for a time or
+// until it has most bytes, or until ctx ends.
+func (c *Client) Capture(ctx context.Context, refs []string, d time.Duration, most int64, w io.Writer) error {
 	q := url.Values{"for": {d.String()}, "most": {strconv.FormatInt(most, 10)}}
-	resp, err := c.stream(ctx, http.MethodGet, "/v1/machines/"+url.PathEscape(ref)+"/capture?"+q.Encode(), nil)
+	path := "/v1/capture?"
+	if len(refs) == 1 { // servers of before know this alone
+		path = "/v1/machines/" + url.PathEscape(refs[0]) + "/capture?"
+	} else {
+		q["machine"] = refs
+	}
+	resp, err := c.stream(ctx, http.MethodGet, path+q.Encode(), nil)
 	if err != nil {
 		return err
 	}

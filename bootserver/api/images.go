@@ -42,7 +42,7 @@ type Image struct {
 	Packages int              `json:"packages,omitempty"`
 	Size     int64            `json:"size"` // bytes of all of its files
 	Stored   time.Time        `json:"stored"`
-	Needed   map[string]int64 `json:"needed"`          // bytes that a boot of it takes: kernel, initramfs, root
+	Needed   map[string]int64 `json:"needed"`          // bytes that a boot of it takes, by artifact: kernel, initramfs, root; uki.efi
 	InUse    string           `json:"inUse,omitempty"` // why it must stay; told by lists
 }
 

@@ -37,12 +37,13 @@ type Ledger interface {
 
 // EventsRequest chooses entries of the ledger.
 type EventsRequest struct {
-	Machine string        // empty: of all
-	After   uint64        // only later ones
-	Ledger  string        // where After is from, as answered: a restore changes what numbers mean
-	Newest  bool          // the newest ones, not the oldest
-	Limit   int           // 0: 1000
-	Wait    time.Duration // how long to wait when there are none
+	Machine  string        // empty: of all
+	Machines []string      // of any of these besides
+	After    uint64        // only later ones
+	Ledger   string        // where After is from, as answered: a restore changes what numbers mean
+	Newest   bool          // the newest ones, not the oldest
+	Limit    int           // 0: 1000
+	Wait     time.Duration // how long to wait when there are none
 }
 
 // Events are entries of the ledger, oldest first. Last is the sequence number
@@ -81,6 +82,9 @@ type Restored struct {
 	Before   string `json:"before"` // file that holds the state from before
 }
 
+// MaxNamed is how many machines one request may name.
+const MaxNamed = 200
+
 // maxWait bounds how long a request waits for events.
 const maxWait = 25 * time.Second
 
@@ -89,19 +93,19 @@ const maxBackup = 16 << 30
 
 func ledgerRoutes(r *routes, b Ledger) {
 	type eventsIn struct {
-		Machine string `query:"machine" maxLength:"200" doc:"Of one machine; else of all."`
-		After   uint64 `query:"after" doc:"Only what came after this sequence number."`
-		Ledger  string `query:"ledger" maxLength:"40" doc:"What the answer said that has the number: after a restore, all that came since is answered."`
-		Newest  bool   `query:"newest" doc:"The newest ones instead of the oldest."`
-		Limit   int    `query:"limit" minimum:"0" maximum:"10000" default:"1000"`
-		Wait    string `query:"wait" maxLength:"20" doc:"How long to wait when there are none: 20s. At most 25s."`
+		Machine []string `query:"machine,explode" maxItems:"200" doc:"Of these machines; without any, of all."`
+		After   uint64   `query:"after" doc:"Only what came after this sequence number."`
+		Ledger  string   `query:"ledger" maxLength:"40" doc:"What the answer said that has the number: after a restore, all that came since is answered."`
+		Newest  bool     `query:"newest" doc:"The newest ones instead of the oldest."`
+		Limit   int      `query:"limit" minimum:"0" maximum:"10000" default:"1000"`
+		Wait    string   `query:"wait" maxLength:"20" doc:"How long to wait when there are none: 20s. At most 25s."`
 	}
 	add(r, "GET /v1/events", access.Read, "The ledger: what happened, oldest first", func(ctx context.Context, in *eventsIn) (Events, error) {
 		wait, err := time.ParseDuration(cmp.Or(in.Wait, "0s"))
 		if err != nil {
 			return Events{}, Problem{Status: http.StatusBadRequest, Detail: fmt.Sprintf("wait: %q is not a time", in.Wait), Next: "write 20s"}
 		}
-		list, err := b.Events(ctx, EventsRequest{Machine: in.Machine, After: in.After, Ledger: in.Ledger, Newest: in.Newest, Limit: in.Limit, Wait: max(0, min(wait, maxWait))})
+		list, err := b.Events(ctx, EventsRequest{Machines: in.Machine, After: in.After, Ledger: in.Ledger, Newest: in.Newest, Limit: in.Limit, Wait: max(0, min(wait, maxWait))})
 		if list.Events == nil {
 			list.Events = []fleet.Entry{}
 		}
@@ -143,7 +147,13 @@ func (c *Client) LatestBoots(ctx context.Context) (list []fleet.Boot, err error)
 
 // Events lists entries of the ledger.
 func (c *Client) Events(ctx context.Context, q EventsRequest) (e Events, err error) {
-	v := url.Values{"machine": {q.Machine}, "after": {strconv.FormatUint(q.After, 10)}, "limit": {strconv.Itoa(q.Limit)}, "wait": {q.Wait.String()}}
+	v := url.Values{"after": {strconv.FormatUint(q.After, 10)}, "limit": {strconv.Itoa(q.Limit)}, "wait": {q.Wait.String()}}
+	if q.Machine != "" {
+		v.Add("machine", q.Machine)
+	}
+	for _, m := range q.Machines {
+		v.Add("machine", m)
+	}
 	if q.Newest {
 		v.Set("newest", "true")
 	}

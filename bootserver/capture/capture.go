@@ -1,6 +1,6 @@
-// Package capture records the traffic of one machine's boot as a pcap file:
-// frames from and to its network cards and its address, and DHCP that names
-// it, be it broadcast or relayed. It hears what comes to and leaves from this
+// Package capture records the traffic of boots of some machines as a pcap file:
+// frames from and to their network cards and addresses, and DHCP that names
+// them, be it broadcast or relayed. It hears what comes to and leaves from this
 // host's interfaces, nothing else of the network.
 //
 // The file is the classic format with nanoseconds (draft-ietf-opsawg-pcap),
@@ -17,6 +17,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -26,16 +27,19 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Machine is whose traffic is wanted.
-type Machine struct {
-	MACs    []net.HardwareAddr // of Ethernet cards, at most 16
-	Address netip.Addr         // IPv4, where it is known
+// Machines are those whose traffic is wanted.
+type Machines struct {
+	MACs      []net.HardwareAddr // of Ethernet cards, at most 64
+	Addresses []netip.Addr       // of IPv4, as far as they are known, at most 64
 }
+
+// ErrMany: the kernel's filter has no room for so many cards.
+var ErrMany = errors.New("too many network cards for one capture")
 
 // Bounds of a capture.
 const (
 	maxFrame = 1 << 16 // bytes; jumbo frames and what offloading glues together
-	maxMACs  = 16
+	maxEach  = 64      // cards, and addresses: they take 10 and 6 instructions of the filter, whose size optmem_max bounds (socket(7))
 	// dataFrame is how much is kept of a frame with TCP: the headers and the
 	// beginning of HTTP, not gigabytes of a root.
 	dataFrame = 512
@@ -43,7 +47,7 @@ const (
 
 // Run records on interfaces until ctx ends or most bytes are written. Nothing
 // of the file is written before every interface is open.
-func Run(ctx context.Context, w io.Writer, interfaces []string, m Machine, most int64) error {
+func Run(ctx context.Context, w io.Writer, interfaces []string, m Machines, most int64) error {
 	filter, err := m.filter()
 	if err != nil {
 		return err
@@ -83,13 +87,13 @@ func Run(ctx context.Context, w io.Writer, interfaces []string, m Machine, most 
 }
 
 // record writes what comes in at one interface.
-func (m Machine) record(ctx context.Context, c *packet.Conn, f *file) error {
+func (m Machines) record(ctx context.Context, c *packet.Conn, f *file) error {
 	buf := make([]byte, maxFrame)
 	for {
 		n, _, err := c.ReadFrom(buf)
 		switch {
 		case ctx.Err() != nil, errors.Is(err, os.ErrDeadlineExceeded):
-			return nil
+			return nil //nolint:nilerr // the end that was asked for
 		case err != nil:
 			return fmt.Errorf("capturing: %w", err)
 		}
@@ -119,11 +123,22 @@ const (
 	chaddrBytes = 6
 )
 
+// Check returns why these cannot be captured together.
+func (m Machines) Check() error {
+	switch {
+	case len(m.MACs) == 0:
+		return errors.New("without a network card, nothing can be captured")
+	case len(m.MACs) > maxEach || len(m.Addresses) > maxEach:
+		return fmt.Errorf("%w: %d of at most %d", ErrMany, max(len(m.MACs), len(m.Addresses)), maxEach)
+	}
+	return nil
+}
+
 // filter is the part of the choice that the kernel makes (bpf(4)): the cards,
-// the address, and all of DHCP. Each block returns, or falls to the next.
-func (m Machine) filter() ([]bpf.RawInstruction, error) {
-	if len(m.MACs) == 0 || len(m.MACs) > maxMACs {
-		return nil, fmt.Errorf("a machine with %d network cards cannot be captured", len(m.MACs))
+// the addresses, and all of DHCP. Each block returns, or falls to the next.
+func (m Machines) filter() ([]bpf.RawInstruction, error) {
+	if err := m.Check(); err != nil {
+		return nil, err
 	}
 	keep := bpf.RetConstant{Val: maxFrame}
 	var p []bpf.Instruction
@@ -137,8 +152,11 @@ func (m Machine) filter() ([]bpf.RawInstruction, error) {
 		}
 	}
 	p = append(p, bpf.LoadAbsolute{Off: atType, Size: 2}, bpf.JumpIf{Cond: bpf.JumpEqual, Val: typeIPv4, SkipTrue: 1}, bpf.RetConstant{})
-	if m.Address.Is4() {
-		ip := m.Address.As4()
+	for _, a := range m.Addresses {
+		if !a.Is4() {
+			continue
+		}
+		ip := a.As4()
 		for _, at := range []uint32{atIPSource, atIPDest} {
 			p = append(p, bpf.LoadAbsolute{Off: at, Size: 4}, bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: binary.BigEndian.Uint32(ip[:]), SkipTrue: 1}, keep)
 		}
@@ -152,13 +170,13 @@ func (m Machine) filter() ([]bpf.RawInstruction, error) {
 }
 
 // matches makes the whole choice. A frame may be any bytes.
-func (m Machine) matches(frame []byte) bool {
+func (m Machines) matches(frame []byte) bool {
 	return m.matchesAddresses(frame) || m.matchesDHCP(frame)
 }
 
 // matchesAddresses reports whether a frame is from or to one of the cards, or
 // the address.
-func (m Machine) matchesAddresses(frame []byte) bool {
+func (m Machines) matchesAddresses(frame []byte) bool {
 	if len(frame) < atIP {
 		return false
 	}
@@ -167,11 +185,11 @@ func (m Machine) matchesAddresses(frame []byte) bool {
 			return true
 		}
 	}
-	if !isIPv4(frame) || !m.Address.Is4() {
+	if !isIPv4(frame) {
 		return false
 	}
-	ip := m.Address.As4()
-	return bytes.Equal(frame[atIPSource:atIPDest], ip[:]) || bytes.Equal(frame[atIPDest:atIPDest+4], ip[:])
+	source, dest := netip.AddrFrom4([4]byte(frame[atIPSource:])), netip.AddrFrom4([4]byte(frame[atIPDest:]))
+	return slices.Contains(m.Addresses, source) || slices.Contains(m.Addresses, dest)
 }
 
 func isIPv4(frame []byte) bool {
@@ -179,7 +197,7 @@ func isIPv4(frame []byte) bool {
 }
 
 // matchesDHCP reports whether a frame is DHCP that names one of the cards.
-func (m Machine) matchesDHCP(frame []byte) bool {
+func (m Machines) matchesDHCP(frame []byte) bool {
 	if !isIPv4(frame) || frame[atProtocol] != protoUDP {
 		return false
 	}

@@ -6,12 +6,15 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"os"
 	"os/exec"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/mdlayher/packet"
 	"golang.org/x/net/bpf"
+	"golang.org/x/sys/unix"
 	"pgregory.net/rapid"
 )
 
@@ -22,7 +25,7 @@ var (
 	me     = netip.MustParseAddr("10.99.0.100")
 	them   = netip.MustParseAddr("10.99.0.101")
 	server = netip.MustParseAddr("10.99.0.1")
-	who    = Machine{MACs: []net.HardwareAddr{mine}, Address: me}
+	who    = Machines{MACs: []net.HardwareAddr{mine}, Addresses: []netip.Addr{me}}
 )
 
 // frame is an Ethernet frame with UDP or TCP in IPv4, with header options.
@@ -167,5 +170,41 @@ func TestTcpdumpReadsIt(t *testing.T) {
 	f.left = 100
 	if err := f.frame(at, make([]byte, 200)); !errors.Is(err, errFull) {
 		t.Errorf("a frame too many: %v; want errFull", err)
+	}
+}
+
+// TestSeveral: frames of any of several machines are kept; the kernel takes the
+// filter of as many as there may be, and more are refused.
+func TestSeveral(t *testing.T) {
+	var many Machines
+	for i := range maxEach {
+		many.MACs = append(many.MACs, net.HardwareAddr{0x52, 0x54, 0, 0x13, 0, byte(i)})
+		many.Addresses = append(many.Addresses, netip.AddrFrom4([4]byte{10, 99, 1, byte(i)}))
+	}
+	filter, err := many.filter()
+	if err != nil {
+		t.Fatal(err)
+	}
+	last := maxEach - 1
+	for name, f := range map[string][]byte{"to the last card": frame(many.MACs[last], other, server, them, protoTCP, [2]uint16{80, 80}, 0, nil),
+		"from the last address": frame(all, other, many.Addresses[last], server, protoTCP, [2]uint16{80, 80}, 0, nil)} {
+		if !many.matches(f) {
+			t.Errorf("a frame %s is not kept", name)
+		}
+	}
+	if many.matches(frame(all, other, them, server, protoTCP, [2]uint16{80, 80}, 0, nil)) {
+		t.Error("a frame of another machine is kept")
+	}
+	if lo, err := net.InterfaceByName("lo"); err == nil {
+		c, err := packet.Listen(lo, packet.Raw, unix.ETH_P_ALL, &packet.Config{Filter: filter})
+		if err == nil {
+			c.Close()
+		} else if !errors.Is(err, os.ErrPermission) {
+			t.Errorf("the kernel refuses a filter of %d instructions: %v", len(filter), err)
+		}
+	}
+	many.MACs = append(many.MACs, mine)
+	if _, err := many.filter(); !errors.Is(err, ErrMany) {
+		t.Errorf("with one card more: %v; want ErrMany", err)
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strconv"
 	"time"
 
@@ -50,10 +51,11 @@ func writeEntry(tx *bbolt.Tx, key string, e fleet.Entry) error {
 
 // Query chooses entries of the ledger.
 type Query struct {
-	Machine ingot.MachineID // empty: of all
-	After   uint64          // only later ones; 0 with Newest: the end
-	Newest  bool            // the newest Limit ones, else the oldest
-	Limit   int             // 0 means 1000
+	Machine  ingot.MachineID   // empty: of all
+	Machines []ingot.MachineID // of any of these besides
+	After    uint64            // only later ones; 0 with Newest: the end
+	Newest   bool              // the newest Limit ones, else the oldest
+	Limit    int               // 0 means 1000
 }
 
 // Ledger returns entries in their order, and the last sequence number there is.
@@ -62,7 +64,12 @@ func (s *State) Ledger(q Query) (list []fleet.Entry, last uint64, err error) {
 	if limit <= 0 {
 		limit = 1000
 	}
-	prefix := []byte(string(q.Machine) + "\n")
+	wanted := map[string]bool{}
+	for _, id := range append(slices.Clone(q.Machines), q.Machine) {
+		if id != "" {
+			wanted[string(id)] = true
+		}
+	}
 	err = s.view(func(tx *bbolt.Tx) error {
 		c := tx.Bucket(bucketLedger).Cursor()
 		k, v := c.Last()
@@ -76,11 +83,11 @@ func (s *State) Ledger(q Query) (list []fleet.Entry, last uint64, err error) {
 			k, v = c.Seek(seqKey(q.After + 1))
 		}
 		for ; k != nil && len(list) < limit && binary.BigEndian.Uint64(k) > q.After; k, v = step() {
-			if q.Machine != "" && !bytes.HasPrefix(v, prefix) {
+			id, text, _ := bytes.Cut(v, []byte("\n"))
+			if len(wanted) > 0 && !wanted[string(id)] {
 				continue
 			}
 			var e fleet.Entry
-			_, text, _ := bytes.Cut(v, []byte("\n"))
 			if err := json.Unmarshal(text, &e); err != nil {
 				return fmt.Errorf("record %x of the ledger: %w", k, err)
 			}

@@ -2,9 +2,10 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
-	"strings"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -17,64 +18,93 @@ func (a *app) bootsCommand() *cobra.Command {
 	var limit int
 	var timeline bool
 	c := &cobra.Command{
-		Use: "boots [MACHINE]", Short: "list boots and how they went",
-		Long: `List the latest boots of one machine or of all, newest last: image, stages reached,
+		Use: "boots [MACHINE...]", Short: "list boots and how they went",
+		Long: `List the latest boots of some machines or of all, newest last: image, stages reached,
 outcome, reason. Of one machine the latest boot is drawn stage by stage; with
---timeline, every boot is.`,
+--timeline, every boot is: a bar for each stage, on the scale of the whole boot, with the
+bytes that were served. What was begun and not fetched to its end shows how much of it
+was served (▒) of how much there is (·); silence until the deadline is ░.
+
+` + naming,
 		Example: `  ingot boots                    # every machine
   ingot boots node01 --timeline  # when each stage was reached, bytes, failures
+  ingot boots 'node[01-40]' -n 1 # the latest of each
   ingot boots node01 -o json | jq '.[-1].outcome'`,
-		Args: maxArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			ref := ""
-			if len(args) == 1 {
-				ref = args[0]
+			if limit < 0 {
+				return usagef("-n %d: want a number of boots, or 0 for all", limit)
 			}
-			cl := a.client()
-			boots, err := a.bootsOf(cmd.Context(), ref, limit)
+			ctx, cl := cmd.Context(), a.client()
+			boots, failed, err := a.bootsOf(ctx, args, limit)
 			if err != nil {
 				return err
 			}
 			names := map[ingot.MachineID]string{}
-			if ms, err := cl.MachinesBrief(cmd.Context()); err == nil {
+			if ms, err := cl.MachinesBrief(ctx); err == nil {
 				for _, m := range ms {
 					names[m.ID] = called(m)
 				}
 			}
-			return a.show(boots, func(w io.Writer) {
-				if timeline {
-					timelines(w, boots, names)
-					return
+			drawn := boots
+			if !timeline && a.output != "json" {
+				drawn = nil
+				if latest := len(boots) - 1; latest >= 0 && len(args) > 0 && boots[0].Machine == boots[latest].Machine {
+					drawn = boots[latest:]
 				}
-				bootTable(w, boots, names, time.Now())
-				if ref != "" && len(boots) > 0 {
+			}
+			views := a.withNeeded(ctx, drawn)
+			if a.output == "json" {
+				return errors.Join(a.show(views, nil), failed)
+			}
+			return errors.Join(a.show(nil, func(w io.Writer) {
+				if !timeline {
+					bootTable(w, boots, names, time.Now())
+				}
+				if !timeline && len(views) > 0 {
 					fmt.Fprintln(w)
-					timelines(w, boots[len(boots)-1:], names)
 				}
-			})
+				timelines(w, views, names, time.Now())
+			}), failed)
 		},
 	}
-	c.Flags().IntVarP(&limit, "limit", "n", 20, "number of boots at most (0: all)")
+	c.Flags().IntVarP(&limit, "limit", "n", 20, "number of boots at most, of each machine that is named (0: all)")
 	c.Flags().BoolVarP(&timeline, "timeline", "t", false, "draw each boot stage by stage")
 	return c
 }
 
-// bootsOf are the boots of the machines that ref names; of all for an empty one.
-func (a *app) bootsOf(ctx context.Context, ref string, limit int) (all []fleet.Boot, err error) {
-	names := []string{""}
-	if ref != "" {
-		if names, err = a.hosts(ctx, []string{ref}); err != nil {
-			return nil, err
-		}
+// bootsOf are the boots of the machines that arguments name; without any, of all.
+func (a *app) bootsOf(ctx context.Context, args []string, limit int) (all []fleet.Boot, failed, err error) {
+	if len(args) == 0 {
+		all, err = a.client().Boots(ctx, "", limit)
+		return all, nil, err
 	}
-	for _, n := range names {
-		boots, err := a.client().Boots(ctx, n, limit)
-		if err != nil {
-			return nil, err
+	each, failed, err := ofEach(ctx, a, args, func(n string) ([]fleet.Boot, error) { return a.client().Boots(ctx, n, limit) })
+	return slices.Concat(each...), failed, err
+}
+
+// bootView is a boot with the bytes that its image takes, by artifact, as far
+// as the server still has that image.
+type bootView struct {
+	fleet.Boot
+	Needed map[string]int64 `json:"needed,omitempty"`
+}
+
+// withNeeded looks the images of boots up. A server that does not tell has
+// boots without what they needed.
+func (a *app) withNeeded(ctx context.Context, boots []fleet.Boot) []bootView {
+	needed := map[ingot.Digest]map[string]int64{"": nil}
+	views := make([]bootView, len(boots))
+	for i, b := range boots {
+		if _, known := needed[b.Image.Image]; !known {
+			im, err := a.client().Image(ctx, string(b.Image.Image))
+			if err != nil {
+				im.Needed = nil
+			}
+			needed[b.Image.Image] = im.Needed
 		}
-		all = append(all, boots...)
+		views[i] = bootView{b, needed[b.Image.Image]}
 	}
-	return all, nil
+	return views
 }
 
 // bootTable lists boots, oldest first, so that the latest is next to the prompt.
@@ -132,63 +162,6 @@ func took(b fleet.Boot) string {
 }
 
 func seconds(d time.Duration) string { return fmt.Sprintf("%.1f s", d.Seconds()) }
-
-// timelines draws each boot: one line per event with its time since the first
-// packet, a bar from the event before on the scale of the whole boot, and the
-// bytes served.
-func timelines(w io.Writer, boots []fleet.Boot, names map[ingot.MachineID]string) {
-	for i, b := range boots {
-		if i > 0 {
-			fmt.Fprintln(w)
-		}
-		fmt.Fprintf(w, "%s  %s  %s  %s  %s: %s\n", plain(bootMachine(b, names)), plain(b.ID.Short()), plain(dash(string(b.Firmware))),
-			plain(dash(b.Image.Name)), b.Started.Local().Format(time.DateTime), plain(outcome(b)))
-		t := tabs(w)
-		last, whole := b.Started, length(b)
-		for _, e := range b.Events {
-			row(t, "  "+string(e.Stage), "+"+seconds(e.At.Sub(b.Started)), bar(last.Sub(b.Started), e.At.Sub(b.Started), whole), eventBytes(e.Bytes), eventText(e))
-			last = e.At
-		}
-		if quiet := b.Ended.Sub(last); quiet > time.Second && b.Outcome == ingot.OutcomeSilent {
-			row(t, "  (silence)", "+"+seconds(b.Ended.Sub(b.Started)), strings.ReplaceAll(bar(last.Sub(b.Started), b.Ended.Sub(b.Started), whole), "█", "░"), "", seconds(quiet))
-		}
-		t.Flush()
-		if b.Reason != "" {
-			fmt.Fprintf(w, "  → %s\n", plain(b.Reason))
-		}
-		if b.Crash != "" {
-			fmt.Fprintf(w, "  → crashed: %s\n", plain(b.Crash))
-		}
-		for _, c := range b.Changes {
-			fmt.Fprintf(w, "  hardware changed: %s\n", plain(c))
-		}
-		if b.Report != nil && b.Report.RAMTotal > 0 {
-			fmt.Fprintf(w, "  memory in use at the report: %s of %s; measured root %s\n",
-				size(b.Report.RAMUsed), size(b.Report.RAMTotal), plain(b.Report.Root.Short()))
-		}
-	}
-}
-
-// length is how long a boot took, until its end or its last event.
-func length(b fleet.Boot) time.Duration {
-	whole := b.Ended.Sub(b.Started)
-	for _, e := range b.Events {
-		whole = max(whole, e.At.Sub(b.Started))
-	}
-	return whole
-}
-
-// barWidth is the width of a whole boot, in characters.
-const barWidth = 40
-
-// bar is where on the scale of the whole boot something began and ended.
-func bar(from, to, whole time.Duration) string {
-	at := func(d time.Duration) int {
-		return int(min(max(float64(d)/max(float64(whole), 1), 0), 1)*barWidth + 0.5)
-	}
-	begin, end := at(from), at(to)
-	return strings.Repeat(" ", begin) + strings.Repeat("█", end-begin) + strings.Repeat(" ", barWidth-end)
-}
 
 func eventBytes(n int64) string {
 	if n == 0 {

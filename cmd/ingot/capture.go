@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -16,19 +17,26 @@ func (a *app) captureCommand() *cobra.Command {
 	var file, most string
 	var d time.Duration
 	c := &cobra.Command{
-		Use: "capture MACHINE", Short: "record the traffic of a machine's boot, as a pcap file",
+		Use: "capture MACHINE...", Short: "record the traffic of machines' boots, as a pcap file",
 		Long: `Record what the server's interfaces hear of a machine and say to it, while it boots: by its
 MAC addresses and its address, and DHCP that names it, through relays too. The server
 records; this may run elsewhere (scope admin). Of TCP the first 512 bytes of each frame
 are kept. The key of the boot is in it: as long as that boot lasts, keep it to yourself.
+Several machines come into one file, as long as they have no more than 64 cards.
 
-It ends by itself, or when it is interrupted; the file is whole either way.`,
-		Example: "  ingot capture node01 -w node01.pcap     # and switch the machine on\n  ingot capture node01 | tcpdump -nr -",
-		Args:    exactArgs("MACHINE"),
+It ends by itself, or when it is interrupted; the file is whole either way.
+
+` + naming,
+		Example: "  ingot capture node01 -w node01.pcap     # and switch the machine on\n  ingot capture node01 | tcpdump -nr -\n  ingot capture 'node[01-04]' -w rack.pcap",
+		Args:    leastArgs("MACHINE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			bytes, err := yamlfile.ParseBytes(most)
 			if err != nil {
 				return usageError{err}
+			}
+			names, err := a.hosts(cmd.Context(), args)
+			if err != nil {
+				return err
 			}
 			out := a.stdout
 			if file != "-" {
@@ -42,8 +50,8 @@ It ends by itself, or when it is interrupted; the file is whole either way.`,
 				return usagef("-w FILE is needed: a capture is nothing for a terminal")
 			}
 			n := &counted{w: out}
-			fmt.Fprintf(a.stderr, "recording %s for %s, or until interrupted\n", plain(args[0]), d)
-			if err := a.client().Capture(cmd.Context(), args[0], d, int64(bytes), n); err != nil {
+			fmt.Fprintf(a.stderr, "recording %s for %s, or until interrupted\n", plain(strings.Join(names, " ")), d)
+			if err := a.client().Capture(cmd.Context(), names, d, int64(bytes), n); err != nil {
 				return err
 			}
 			if file == "-" {

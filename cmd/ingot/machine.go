@@ -2,9 +2,9 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
-	"slices"
 	"strings"
 	"time"
 
@@ -17,9 +17,9 @@ import (
 
 func (a *app) machineCommand() *cobra.Command {
 	ls := &cobra.Command{
-		Use: "ls [SELECTOR]", Short: "list machines", Args: maxArgs(1),
-		Long:    "List machines: all of them, or those whose labels a selector chooses.",
-		Example: "  ingot machine ls\n  ingot machine ls rack=r1,role!=db\n  ingot machine ls -o json | jq -r '.[].id'",
+		Use: "ls [MACHINE...]", Short: "list machines",
+		Long:    "List machines: all of them, or those that are named.\n\n" + naming,
+		Example: "  ingot machine ls\n  ingot machine ls rack=r1,role!=db\n  ingot machine ls 'node[01-40]'\n  ingot machine ls -o json | jq -r '.[].id'",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			list := a.client().MachinesBrief
 			if a.output == "json" {
@@ -29,34 +29,39 @@ func (a *app) machineCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if len(args) == 1 {
-				sel, err := fleet.ParseSelector(args[0])
-				if err != nil {
-					return usageError{err}
-				}
-				ms = slices.DeleteFunc(ms, func(m fleet.Machine) bool { return !sel.Matches(m.Labels) })
+			if len(args) == 0 {
+				return a.show(ms, func(w io.Writer) { machineTable(w, ms, time.Now()) })
 			}
-			return a.show(ms, func(w io.Writer) { machineTable(w, ms, time.Now()) })
+			named, empty, failed := among(ms, args)
+			if named == nil {
+				return failed
+			}
+			return errors.Join(a.show(named, func(w io.Writer) {
+				if len(named) > 0 {
+					machineTable(w, named, time.Now())
+				} else if empty != "" {
+					fmt.Fprintln(w, plain(empty))
+				}
+			}), failed)
 		},
 	}
 	show := &cobra.Command{
-		Use: "show MACHINE...", Short: "what is known of one machine",
+		Use: "show MACHINE...", Short: "what is known of machines",
 		Long:    "Show machines: identity, hardware as it last told it, assignment, grants, last boots.\n\n" + naming,
 		Example: "  ingot machine show node01", Args: leastArgs("MACHINE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			names, err := a.hosts(cmd.Context(), args)
-			if err != nil {
-				return err
-			}
-			for i, n := range names {
-				if i > 0 && a.output != "json" {
+			shown := 0
+			_, failed, err := ofEach(cmd.Context(), a, args, func(n string) (struct{}, error) {
+				text, err := a.machineShow(cmd.Context(), n)
+				if err != nil {
+					return struct{}{}, err
+				}
+				if shown++; shown > 1 && a.output != "json" {
 					fmt.Fprintln(a.stdout)
 				}
-				if err := a.machineShow(cmd.Context(), n); err != nil {
-					return err
-				}
-			}
-			return nil
+				return struct{}{}, text()
+			})
+			return errors.Join(err, failed)
 		},
 	}
 	return group("machine", "list, show, approve, label and merge machines", ls, show, a.approveCommand(), a.labelCommand(), a.renameCommand(),
@@ -67,7 +72,7 @@ func (a *app) approveCommand() *cobra.Command {
 	var req api.ApproveRequest
 	c := &cobra.Command{
 		Use: "approve MACHINE...", Short: "let a pending machine boot",
-		Long:    "Approve a machine that asked to boot. It may be named and assigned an image in\nthe same step; its waiting screen asks again every few seconds and then boots.",
+		Long:    "Approve a machine that asked to boot. It may be named and assigned an image in\nthe same step; its waiting screen asks again every few seconds and then boots.\n\n" + naming,
 		Example: "  ingot machine approve m-525400120001 --name node01 --image lab:v1",
 		Args:    leastArgs("MACHINE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -97,8 +102,8 @@ func (a *app) assignCommand() *cobra.Command {
 	var why string
 	c := &cobra.Command{
 		Use: "assign MACHINE IMAGE", Short: "choose the image that a machine boots next",
-		Long:    "Pin an image to a machine by digest. It takes effect at the machine's next boot;\nnothing running is touched.",
-		Example: "  ingot assign node01 lab:v2 --why 'kernel fix'", Args: exactArgs("MACHINE", "IMAGE"),
+		Long:    "Pin an image to a machine by digest. It takes effect at the machine's next boot;\nnothing running is touched.\n\n" + naming,
+		Example: "  ingot assign node01 lab:v2 --why 'kernel fix'\n  ingot assign 'node[01-40]' lab:v2\n  ingot assign rack=r1 lab:v2", Args: exactArgs("MACHINE", "IMAGE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx := cmd.Context()
 			return a.eachMachine(ctx, args[:1], func(n string) (fleet.Machine, error) { return a.client().Assign(ctx, n, args[1], why) },
@@ -114,7 +119,7 @@ func (a *app) assignCommand() *cobra.Command {
 func (a *app) rollbackCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "rollback MACHINE", Short: "assign the last other image that was healthy on a machine",
-		Long:    "Assign the last image that reported healthy on this very machine and is not the one\nassigned now. It takes effect at the machine's next boot.",
+		Long:    "Assign the last image that reported healthy on this very machine and is not the one\nassigned now. It takes effect at the machine's next boot.\n\n" + naming,
 		Example: "  ingot rollback node01", Args: exactArgs("MACHINE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx := cmd.Context()
@@ -133,7 +138,9 @@ func (a *app) grantCommand() *cobra.Command {
 		Use: "grant MACHINE VOLUME", Short: "allow one boot to initialise one blank disk",
 		Long: `Allow the machine's next boot to initialise one named disk as a volume. The grant is
 used up by one boot and expires by itself. A disk that holds anything, be it one
-byte that is not zero in its first or last MiB, is refused all the same.`,
+byte that is not zero in its first or last MiB, is refused all the same.
+
+` + naming,
 		Example: "  ingot grant node01 data --disk S5GXNX0T123456",
 		Args:    exactArgs("MACHINE", "VOLUME"),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -205,27 +212,30 @@ func runs(m fleet.Machine) string {
 	return m.LastHealthy.Name
 }
 
-func (a *app) machineShow(ctx context.Context, ref string) error {
+// machineShow asks for a machine; show prints it.
+func (a *app) machineShow(ctx context.Context, ref string) (show func() error, err error) {
 	c := a.client()
 	m, err := c.Machine(ctx, ref)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	boots, err := c.Boots(ctx, string(m.ID), 5)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	type both struct {
 		fleet.Machine
 		Boots []fleet.Boot `json:"boots"`
 	}
-	return a.show(both{m, boots}, func(w io.Writer) {
-		machineDetails(w, m, time.Now())
-		if len(boots) > 0 {
-			fmt.Fprintln(w, "\nlast boots:")
-			bootTable(w, boots, nil, time.Now())
-		}
-	})
+	return func() error {
+		return a.show(both{m, boots}, func(w io.Writer) {
+			machineDetails(w, m, time.Now())
+			if len(boots) > 0 {
+				fmt.Fprintln(w, "\nlast boots:")
+				bootTable(w, boots, nil, time.Now())
+			}
+		})
+	}, nil
 }
 
 func machineDetails(w io.Writer, m fleet.Machine, now time.Time) {

@@ -1,8 +1,6 @@
 package main
 
 import (
-	"context"
-	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -15,74 +13,6 @@ import (
 	"ingot/bootserver/api"
 	"ingot/bootserver/fleet"
 )
-
-// naming is said by every command that takes machines.
-const naming = `MACHINE is an id, a host name, a MAC address, a UUID or a unique beginning of one; a
-hostlist such as node[01-40]; or a selector of labels such as rack=r1,role!=db.`
-
-// hosts returns the machines that arguments name: hostlists are expanded,
-// selectors are looked up. What is neither is any word that names a machine.
-func (a *app) hosts(ctx context.Context, args []string) ([]string, error) {
-	var all []string
-	for _, arg := range args {
-		if !strings.Contains(arg, "=") {
-			names, err := fleet.Hostlist(arg)
-			if err != nil {
-				return nil, usageError{err}
-			}
-			all = append(all, names...)
-			continue
-		}
-		sel, err := fleet.ParseSelector(arg)
-		if err != nil {
-			return nil, usageError{err}
-		}
-		ms, err := a.client().MachinesBrief(ctx)
-		if err != nil {
-			return nil, err
-		}
-		before := len(all)
-		for _, m := range ms {
-			if sel.Matches(m.Labels) {
-				all = append(all, string(m.ID))
-			}
-		}
-		if len(all) == before {
-			return nil, withHint(fmt.Errorf("no machine has the labels %s", arg), "ingot machine ls; ingot machine label MACHINE KEY=VALUE")
-		}
-	}
-	return all, nil
-}
-
-// eachMachine does one thing to every machine that is named, and goes on when
-// it cannot be done to one.
-func (a *app) eachMachine(ctx context.Context, args []string, do func(string) (fleet.Machine, error), say func(fleet.Machine) string) error {
-	names, err := a.hosts(ctx, args)
-	if err != nil {
-		return err
-	}
-	done, failed := []fleet.Machine{}, []error{}
-	for _, n := range names {
-		m, err := do(n)
-		if err != nil {
-			if len(names) == 1 {
-				return err
-			}
-			failed = append(failed, fmt.Errorf("%s: %w", n, err))
-			continue
-		}
-		done = append(done, m)
-	}
-	var v any = done
-	if len(names) == 1 {
-		v = done[0]
-	}
-	return errors.Join(a.show(v, func(w io.Writer) {
-		for _, m := range done {
-			fmt.Fprintln(w, plain(say(m)))
-		}
-	}), errors.Join(failed...))
-}
 
 func leastArgs(name string) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {

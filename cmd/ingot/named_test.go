@@ -1,0 +1,155 @@
+package main
+
+import (
+	"context"
+	"io"
+	"net"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"ingot"
+	"ingot/bootserver/access"
+	"ingot/bootserver/api"
+	"ingot/bootserver/fleet"
+)
+
+// rack is a server with four machines, that remembers what it was asked for.
+type rack struct {
+	api.Backend
+	mu    sync.Mutex
+	asked []string
+}
+
+var racked = []fleet.Machine{
+	{ID: "m-1", Name: "node01", State: fleet.Approved, Labels: map[string]string{"rack": "r1", "gpu": "a100"}},
+	{ID: "m-2", Name: "node02", State: fleet.Approved, Labels: map[string]string{"rack": "r1"}},
+	{ID: "m-3", Name: "node03", State: fleet.Approved, Labels: map[string]string{"rack": "r2", "gpu": ""}},
+	{ID: "m-4", Name: "db", State: fleet.Approved, Labels: map[string]string{"rack": "r2", "node02": "", "nod": ""}},
+}
+
+func (r *rack) find(ref string) (fleet.Machine, error) {
+	found := fleet.Match(racked, ref)
+	if len(found) != 1 {
+		return fleet.Machine{}, api.Problem{Status: 404, Detail: "no machine answers to " + ref, Next: "ingot machine ls"}
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.asked = append(r.asked, found[0].Name)
+	return found[0], nil
+}
+
+func (r *rack) Version() string                           { return "test" }
+func (r *rack) Machines() []fleet.Machine                 { return racked }
+func (r *rack) LatestBoots() []fleet.Boot                 { return nil }
+func (r *rack) Machine(ref string) (fleet.Machine, error) { return r.find(ref) }
+func (r *rack) Boots(q api.BootsRequest) ([]fleet.Boot, string, error) {
+	m, err := r.find(q.Machine)
+	return []fleet.Boot{{ID: ingot.NewBootID([16]byte{1}), Machine: m.ID}}, "", err
+}
+func (r *rack) Why(ref string) (api.Why, error) {
+	m, err := r.find(ref)
+	return api.Why{Machine: m.ID, Name: m.Name, Words: "Words of " + m.Name + "."}, err
+}
+func (r *rack) Console(ref, _ string) (api.Console, error) {
+	m, err := r.find(ref)
+	return api.Console{Text: "console of " + m.Name}, err
+}
+func (r *rack) Resume(_ context.Context, ref string) (fleet.Machine, error) { return r.find(ref) }
+func (r *rack) Events(_ context.Context, q api.EventsRequest) (e api.Events, err error) {
+	for _, ref := range q.Machines {
+		m, err := r.find(ref)
+		if err != nil {
+			return e, err
+		}
+		e.Events = append(e.Events, fleet.Entry{Machine: m.ID, Text: "entry"})
+	}
+	return e, nil
+}
+func (r *rack) Capture(_ context.Context, refs []string, w io.Writer, _ int64) error {
+	for _, ref := range refs {
+		if _, err := r.find(ref); err != nil {
+			return err
+		}
+	}
+	_, err := w.Write([]byte("pcap"))
+	return err
+}
+
+// TestWhereverAMachineIsNamed: hostlists and selectors name machines in every
+// command; a word that names a machine is that machine; where a word could be
+// both, nothing is guessed.
+func TestWhereverAMachineIsNamed(t *testing.T) {
+	r := &rack{}
+	socket := filepath.Join(t.TempDir(), "s")
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	listen(t, l, r, &access.Keeper{Find: nobody, Now: time.Now})
+	commands := [][]string{{"why"}, {"boots"}, {"machine", "show"}, {"console"}, {"events"}, {"resume"}, {"capture"}}
+	ask := func(args ...string) (code int, asked, stdout, stderr string) {
+		r.asked = nil
+		code, stdout, stderr = invoke(t, append(args, "--server", "unix://"+socket)...)
+		slices.Sort(r.asked)
+		return code, strings.Join(slices.Compact(r.asked), " "), stdout, stderr
+	}
+	for _, c := range []struct {
+		args  []string
+		asked string
+		code  int
+		says  string // on standard error
+	}{
+		{[]string{"node01"}, "node01", 0, ""},
+		{[]string{"node[01-02]"}, "node01 node02", 0, ""},
+		{[]string{"node01,db"}, "db node01", 0, ""},
+		{[]string{"rack=r1"}, "node01 node02", 0, ""},
+		{[]string{"rack=r1,gpu"}, "node01", 0, ""},
+		{[]string{"gpu"}, "node01 node03", 0, ""},
+		{[]string{"gpu,rack"}, "node01 node03", 0, ""},
+		{[]string{"gpu", "node02"}, "node01 node02 node03", 0, ""},
+		{[]string{"node02"}, "node02", 0, ""}, // a label, too
+		{[]string{"nod"}, "", 1, `"nod" is a label, of db for one, and the beginning of node01`},
+		{[]string{"rack=r9"}, "", 1, "no machine has the labels rack=r9"},
+		{[]string{"node[01"}, "", 2, "not a list of hosts"},
+		{[]string{"nobody"}, "", 1, "no machine answers to nobody"},
+	} {
+		for _, command := range commands {
+			code, asked, stdout, stderr := ask(append(slices.Clone(command), c.args...)...)
+			if code != c.code || c.code == 0 && asked != c.asked || !strings.Contains(stderr, c.says) {
+				t.Errorf("ingot %s %v = %d, asks for %q; want %d, %q and %q\n%s%s", strings.Join(command, " "), c.args, code, asked, c.code, c.asked, c.says, stdout, stderr)
+			}
+		}
+	}
+	for _, command := range commands[:4] { // those that go on, and say at the end what they could not find
+		code, asked, _, stderr := ask(append(slices.Clone(command), "node[01-03]", "node[77-78]", "db")...)
+		if code != 1 || asked != "db node01 node02 node03" || !strings.Contains(stderr, "node77") || !strings.Contains(stderr, "node78") || !strings.Contains(stderr, "→ ingot machine ls") {
+			t.Errorf("ingot %s with two unknown names = %d, asks for %q:\n%s", strings.Join(command, " "), code, asked, stderr)
+		}
+	}
+	for _, c := range []struct {
+		args []string
+		want string
+		code int
+	}{
+		{[]string{"nosuch=1"}, "no machine has the labels nosuch=1\n", 0},
+		{[]string{"gpu"}, "node01 node03", 0},
+		{[]string{"node[01-02],db"}, "db node01 node02", 0},
+		{[]string{"node01", "nobody"}, "node01", 1},
+	} {
+		code, _, stdout, stderr := ask(append([]string{"machine", "ls"}, c.args...)...)
+		var listed []string
+		for line := range strings.Lines(stdout) {
+			if f := strings.Fields(line); strings.HasPrefix(line, "m-") {
+				listed = append(listed, f[1])
+			}
+		}
+		slices.Sort(listed)
+		if got := strings.Join(listed, " "); code != c.code || got != c.want && stdout != c.want {
+			t.Errorf("ingot machine ls %v = %d\n%s%s; want %d and %s", c.args, code, stdout, stderr, c.code, c.want)
+		}
+	}
+}
