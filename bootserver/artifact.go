@@ -12,7 +12,7 @@ import (
 )
 
 // Artifact implements httpboot.Booter. A boot gets the files of its own image
-// and no other.
+// and no other, as long as it is the latest one of a machine that may boot.
 func (b *booter) Artifact(id ingot.BootID, digest ingot.Digest, part string) (httpboot.Artifact, error) {
 	boot, ok := b.state.Boot(id)
 	if !ok {
@@ -30,6 +30,12 @@ func (b *booter) Artifact(id ingot.BootID, digest ingot.Digest, part string) (ht
 	}
 	if boot.Image.Image != digest {
 		return httpboot.Artifact{}, fmt.Errorf("%w: image %s is not what boot %s may run", httpboot.ErrRefused, digest.Short(), id.Short())
+	}
+	switch m, _ := b.state.Machine(boot.Machine); {
+	case m.State != fleet.Approved:
+		return httpboot.Artifact{}, fmt.Errorf("%w: %w", httpboot.ErrRefused, fleet.ErrNotApproved)
+	case m.Boot != id:
+		return httpboot.Artifact{}, fmt.Errorf("%w: boot %s is over, the machine began another one", httpboot.ErrRefused, id.Short())
 	}
 	im, err := b.image(digest)
 	if err != nil {

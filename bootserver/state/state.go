@@ -294,6 +294,14 @@ func longerKnown(a, b fleet.Machine) int {
 	return strings.Compare(string(a.ID), string(b.ID))
 }
 
+// Machine returns one machine.
+func (s *State) Machine(id ingot.MachineID) (fleet.Machine, bool) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	m, ok := s.machines[id]
+	return m, ok
+}
+
 // Find returns the machine that a sighting is of, see fleet.Identify.
 func (s *State) Find(sight fleet.Sighting) (fleet.Machine, bool) {
 	s.mu.RLock()
