@@ -123,6 +123,11 @@ func (a admin) Merge(ctx context.Context, from, into string) (merged fleet.Machi
 		if err := tx.MoveBoots(f.ID, i.ID); err != nil {
 			return err
 		}
+		for _, id := range []ingot.BootID{f.Boot, i.Boot} { // one computer has one boot that is not over
+			if b, ok := tx.Boot(id); ok && id != merged.Boot && b.Open() {
+				tx.PutBoot(fleet.Supersede(b, a.now()))
+			}
+		}
 		if err := tx.DropMachine(f.ID); err != nil {
 			return err
 		}
