@@ -38,7 +38,7 @@ func (b *booter) Script(id ingot.BootID, base string) (text string, err error) {
 			return nil
 		}
 		if boot.Image.Image == "" {
-			boot.Image, boot.Root = ref, im.Manifest.Root.Digest
+			boot.Image, boot.Root, boot.Order = ref, im.Manifest.Root.Digest, m.Orders
 			boot.Deadline = now.Add(b.deadlineOf(im))
 		}
 		boot = fleet.Record(boot, ingot.Event{Stage: ingot.StageScript, Detail: ref.Name}, now)

@@ -125,7 +125,7 @@ func (b *booter) see(tx *state.Tx, c dhcp.Sighting) (dhcp.Boot, error) {
 		tx.PutMachine(m)
 		b.noteRule(tx, m, ruled)
 	}
-	if m.Boot != before.Boot || len(recorded.Events) != len(boot.Events) || recorded.First != boot.First || !recorded.Told.Equal(boot.Told) || recorded.Back != boot.Back || recorded.Image != boot.Image {
+	if m.Boot != before.Boot || len(recorded.Events) != len(boot.Events) || recorded.First != boot.First || !recorded.Told.Equal(boot.Told) || recorded.Back != boot.Back || recorded.Image != boot.Image || recorded.Order != boot.Order {
 		tx.PutBoot(recorded)
 	}
 	return what, nil
@@ -205,7 +205,7 @@ func (b *booter) offer(c dhcp.Sighting, m fleet.Machine, boot fleet.Boot, list [
 		if err != nil {
 			return dhcp.Boot{}, boot
 		}
-		boot.Image, boot.Root, boot.Deadline = ref, im.Manifest.Root.Digest, now.Add(b.deadlineOf(im))
+		boot.Image, boot.Root, boot.Order, boot.Deadline = ref, im.Manifest.Root.Digest, m.Orders, now.Add(b.deadlineOf(im))
 		return dhcp.Boot{URL: b.urlOfBoot(base, boot.ID, im.Digest.Hex()+"/"+partUKI)}, boot
 	case c.HTTP:
 		digest := ingot.DigestOf(b.loaders[boot.First])

@@ -67,6 +67,7 @@ type Machine struct {
 	Healthy     []ImageRef                `json:"healthy,omitempty"` // images healthy here, the latest last, each once
 	Trial       Trial                     `json:"trial,omitzero"`    // failures of the image that it boots now
 	Setback     *Setback                  `json:"setback,omitempty"` // the assigned image was given up; never changed, only replaced
+	Orders      int                       `json:"orders,omitempty"`  // how often an operator said what it is to boot
 	Grants      []Grant                   `json:"grants,omitempty"`
 	Boot        ingot.BootID              `json:"boot,omitempty"` // the latest boot
 }
@@ -106,6 +107,7 @@ type Boot struct {
 	Before   ingot.BootID     `json:"before,omitempty"` // the machine's boot before this one
 	Firmware ingot.Firmware   `json:"firmware,omitempty"`
 	Image    ImageRef         `json:"image"`             // empty until the script names one
+	Order    int              `json:"order,omitempty"`   // the machine's Orders when its image was decided
 	Root     ingot.Digest     `json:"root,omitempty"`    // that the machine should measure
 	First    string           `json:"first,omitempty"`   // the first stage that it is offered: a loader's file, or FirstUKI
 	Told     time.Time        `json:"told,omitzero"`     // when the machine accepted that last
@@ -119,6 +121,7 @@ type Boot struct {
 	Facts    ingot.BootID     `json:"facts,omitempty"`   // the boot that told such hardware first, this one or one before it
 	Changes  []string         `json:"changes,omitempty"` // of the hardware since the boot before
 	Crash    string           `json:"crash,omitempty"`   // how the kernel said, in pstore, that it could not go on
+	Pstore   bool             `json:"pstore,omitempty"`  // it told, once, what the firmware kept of a crash of the boot before
 	Events   []Event          `json:"events"`
 	Served   map[string]int64 `json:"served,omitempty"` // bytes by artifact
 	Report   *ingot.Report    `json:"report,omitempty"` // the first one, and then the latest heartbeat

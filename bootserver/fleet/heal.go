@@ -76,9 +76,10 @@ func Assign(m Machine, as Assignment) Machine {
 	return Resume(m)
 }
 
-// Resume forgets what failed: the assigned image is tried again.
+// Resume forgets what failed: the assigned image is tried again. What becomes
+// of a boot whose image was decided before counts no more.
 func Resume(m Machine) Machine {
-	m.Trial, m.Setback = Trial{}, nil
+	m.Trial, m.Setback, m.Orders = Trial{}, nil, m.Orders+1
 	return m
 }
 
@@ -96,7 +97,7 @@ func Settle(m Machine, b Boot, p Policy, have func(ingot.Digest) bool, now time.
 	case b.Outcome != ingot.OutcomeFailed && b.Outcome != ingot.OutcomeSilent, !fetched(b):
 		return m
 	}
-	if next, err := Next(m); err != nil || next.Image != b.Image.Image {
+	if next, err := Next(m); err != nil || next.Image != b.Image.Image || b.Order != m.Orders {
 		return m
 	}
 	if m.Trial.Image != b.Image.Image {
