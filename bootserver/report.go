@@ -93,18 +93,21 @@ func (b *booter) Console(id ingot.BootID, text string) error {
 }
 
 // Crash implements httpboot.Booter: what is left of a crash belongs to the boot
-// before the one that tells it.
+// before the one that tells it, which does so once: who has the key of a boot
+// must not bury what the one before it said.
 func (b *booter) Crash(id ingot.BootID, text string) error {
 	text = fleet.Printable(ingot.HideBootKeys(text))
 	return b.state.Update(func(tx *state.Tx) error {
 		boot, m, err := latest(tx, id)
-		if err != nil || text == "" {
+		if err != nil || text == "" || boot.Pstore {
 			return err
 		}
 		before, ok := tx.Boot(boot.Before)
 		if !ok {
 			return nil // it crashed when it was not ours
 		}
+		boot.Pstore = true
+		tx.PutBoot(boot)
 		if line := clip(fleet.CrashLine(text)); line != "" && before.Crash == "" { // the first word counts
 			before.Crash = line
 			tx.PutBoot(before)
@@ -133,6 +136,9 @@ func (b *booter) Report(id ingot.BootID, r ingot.Report) error {
 		boot, m, err := latest(tx, id)
 		if err != nil {
 			return err
+		}
+		if boot.Image.Image == "" { // it waits: nothing of ours runs that could be healthy
+			return fmt.Errorf("%w: boot %s runs no image", httpboot.ErrRefused, id.Short())
 		}
 		after, machine := fleet.Judge(boot, m, r, now)
 		if after.Outcome != boot.Outcome {
