@@ -166,7 +166,7 @@ func TestEveryRouteIsClosed(t *testing.T) {
 		s.caller("a wrong token and a good certificate", "hunter2", s.certificate("beside", access.Admin)),
 		inTheClear,
 	}
-	before := s.everything()
+	before := everything(t, s.state)
 	public := 0
 	for _, r := range append(api.Routes(), api.Route{Method: "GET", Path: "/v1/nothing", Scope: access.Read}, api.Route{Method: "GET", Path: "/", Scope: access.Read}) {
 		if r.Scope == "" {
@@ -188,7 +188,7 @@ func TestEveryRouteIsClosed(t *testing.T) {
 			wantProblem(t, c.name+": "+r.Method+" "+r.Path, status, header, text, http.StatusForbidden)
 		}
 	}
-	if after := s.everything(); after != before {
+	if after := everything(t, s.state); after != before {
 		t.Errorf("refused requests changed something:\n%s\n%s", before, after)
 	}
 	if public != 2 {
@@ -424,28 +424,6 @@ func TestRestoreTakesNothingBack(t *testing.T) {
 	if status, _, text := admin.ask(t, "POST", "/v1/restore", "no state file"); status != http.StatusBadRequest {
 		t.Errorf("restoring nonsense = %d %s; want 400", status, text)
 	}
-}
-
-// everything is all that requests could change.
-func (s *street) everything() string {
-	s.t.Helper()
-	changes, err := s.state.Audit(0, false, 10_000)
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	boots, err := s.state.Boots("", 0)
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	entries, _, err := s.state.Ledger(state.Query{Limit: 10_000})
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	text, err := json.Marshal([]any{s.state.Machines(), boots, s.state.Credentials(), entries, changes})
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	return string(text)
 }
 
 // edit changes the record of a credential behind the server's back.

@@ -3,6 +3,7 @@ package bootserver
 import (
 	"bytes"
 	"encoding/json"
+	"io"
 	"log/slog"
 	"net/http"
 	"os"
@@ -174,6 +175,74 @@ func TestNoReplayInALaterBoot(t *testing.T) {
 	is, _ := h.state.Boot(old.ID())
 	if len(after.Events) != len(before.Events) || after.Outcome != before.Outcome || len(is.Events) != len(was.Events) || is.Outcome != was.Outcome || is.Report != nil {
 		t.Errorf("the old key changed something:\n%+v\n%+v", is, after)
+	}
+}
+
+// TestForeignKeys: whatever a machine may do for its boot, it cannot do with the
+// key of another boot, or with what is nearly a key; nothing changes.
+func TestForeignKeys(t *testing.T) {
+	h := newHouse(t)
+	im := h.put("v1")
+	gone := h.boots(second)
+	if _, err := h.api.Forget(t.Context(), second.MAC, true); err != nil {
+		t.Fatal(err)
+	}
+	old := h.boots(client)
+	h.clock = h.clock.Add(time.Minute)
+	own, other := h.boots(client), h.boots(second)
+	before := everything(t, h.state)
+	for _, c := range []struct {
+		name         string
+		key          string
+		want, script int // status of what a boot asks, and of its script
+	}{
+		{"an old boot's of the same machine", string(old), http.StatusForbidden, http.StatusOK},
+		{"of a machine that was forgotten", string(gone), http.StatusNotFound, http.StatusNotFound},
+		{"one boot's id, another machine's rest", string(own[:32] + other[32:]), http.StatusNotFound, http.StatusNotFound},
+		{"one boot's id, an old boot's rest", string(own[:32] + old[32:]), http.StatusNotFound, http.StatusNotFound},
+		{"too short", string(own[:63]), http.StatusNotFound, http.StatusNotFound},
+		{"half of it", string(own[:48]), http.StatusNotFound, http.StatusNotFound},
+		{"too long", string(own) + "0", http.StatusNotFound, http.StatusNotFound},
+		{"one digit is another", string(own[:63]) + flip(own[63]), http.StatusNotFound, http.StatusNotFound},
+		{"in upper case", strings.ToUpper(string(own)), http.StatusNotFound, http.StatusNotFound},
+		{"none", "", http.StatusNotFound, http.StatusNotFound},
+	} {
+		for _, q := range append(bootRequests(own.ID(), im), bootRequests(other.ID(), im)...) {
+			if got := h.do(q.method, h.base+ingot.BootPath(ingot.BootKey(c.key), q.part), q.body); got != c.want && (q.part != "report" || got != http.StatusBadRequest) {
+				t.Errorf("a key that is %s: %s %s = %d; want %d", c.name, q.method, q.part, got, c.want)
+			}
+		}
+		url := h.base + ingot.BootPath(ingot.BootKey(c.key), "script")
+		for _, method := range []string{"GET", "HEAD"} {
+			if got := h.do(method, url, nil); got != c.script {
+				t.Errorf("a key that is %s: %s script = %d; want %d", c.name, method, got, c.script)
+			}
+		}
+		resp, err := http.PostForm(url, map[string][]string{"vendor": {"Example"}, "product": {"Server"}, "serial": {"S1"}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		text, err := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		if err != nil || resp.StatusCode != c.script || c.script == http.StatusOK && !strings.Contains(string(text), "this boot is over") {
+			t.Errorf("a key that is %s: POST script = %d %s (%v); want %d, and that it is over", c.name, resp.StatusCode, text, err, c.script)
+		}
+	}
+	if after := everything(t, h.state); after != before {
+		t.Errorf("foreign keys changed\n%s\nto\n%s", before, after)
+	}
+	// Another machine's own key opens that machine's boot, and says nothing of this one.
+	mine := func() string {
+		m, _ := h.state.Machine(machineID)
+		b, _ := h.state.Boot(own.ID())
+		return string(mustJSON(t, []any{m, b}))
+	}
+	was := mine()
+	for _, q := range bootRequests(own.ID(), im) {
+		h.do(q.method, h.base+ingot.BootPath(other, q.part), q.body)
+	}
+	if is := mine(); is != was {
+		t.Errorf("another machine's key changed\n%s\nto\n%s", was, is)
 	}
 }
 

@@ -1,0 +1,173 @@
+package bootserver
+
+import (
+	"maps"
+	"slices"
+
+	"ingot"
+	"ingot/bootserver/dhcp"
+	"ingot/bootserver/fleet"
+	"ingot/image"
+)
+
+// stocked is an image as the observer knows it.
+type stocked struct {
+	image.Image
+	here   bool   // in the store
+	signer string // who signed it last
+}
+
+// computer is one physical machine: what runs on it.
+type computer struct {
+	dhcp.Sighting
+	boot   ingot.BootID // the boot that runs on it
+	image  ingot.Digest // that it runs
+	serial bool         // its board was swapped: it has the other serial number
+}
+
+// life is what the observer remembers of a machine of the server.
+type life struct {
+	healthy []ingot.Digest // in the order in which they were, the last one last
+	moves   int            // changes of what it boots since an operator's word
+	next    ingot.Digest   // as last decided; empty while it may not boot
+	word    ingot.Digest   // an operator's word that no boot has followed yet
+}
+
+// held stands for an image where there is none.
+const held ingot.Digest = "held"
+
+func (s *history) life(id ingot.MachineID) *life {
+	if s.lives[id] == nil {
+		s.lives[id] = &life{}
+	}
+	return s.lives[id]
+}
+
+// copyLives is for backups.
+func copyLives(lives map[ingot.MachineID]*life) map[ingot.MachineID]*life {
+	other := map[ingot.MachineID]*life{}
+	for id, l := range lives {
+		c := *l
+		c.healthy = slices.Clone(l.healthy)
+		other[id] = &c
+	}
+	return other
+}
+
+// said: an operator said something about a machine that counts anew.
+func (s *history) said(m fleet.Machine) *life {
+	l := s.life(m.ID)
+	l.moves, l.next = 0, nextOf(m)
+	return l
+}
+
+// ordered: an operator said what a machine is to boot.
+func (s *history) ordered(m fleet.Machine) {
+	l := s.said(m)
+	if l.word = m.Assignment.Image; m.State == fleet.Approved && l.word != "" && l.next != l.word {
+		s.t.Fatalf("an operator wants %s to boot %s, and it is to boot %s", m.ID, m.Assignment.Name, l.next)
+	}
+}
+
+// nextOf is what a machine boots next: an image, held, or nothing.
+func nextOf(m fleet.Machine) ingot.Digest {
+	ref, err := fleet.Next(m)
+	if err != nil && m.State == fleet.Approved && m.Assignment.Image != "" {
+		return held
+	}
+	return ref.Image
+}
+
+// servable reports whether an image may be given to a machine.
+func (s *history) servable(d ingot.Digest) bool {
+	for _, i := range s.stock {
+		if i.Digest == d {
+			return i.here && s.trusted[i.signer]
+		}
+	}
+	return false
+}
+
+// may reports whether a boot may have an image's files and tickets now.
+func (s *history) may(id ingot.BootID, d ingot.Digest) bool {
+	b, ok := s.state.Boot(id)
+	m, known := s.state.Machine(b.Machine)
+	return ok && known && s.mayHave(m, b, d)
+}
+
+func (s *history) mayHave(m fleet.Machine, b fleet.Boot, d ingot.Digest) bool {
+	return b.Open() && m.Boot == b.ID && m.State == fleet.Approved && d != "" && b.Image.Image == d && s.servable(d)
+}
+
+// holds is what always holds, and asking for all of it changes nothing.
+func (s *history) holds() {
+	s.getsChangeNothing()
+	s.recordsHold()
+}
+
+// recordsHold is what holds of what the server knows.
+func (s *history) recordsHold() {
+	for _, c := range s.computers {
+		for _, i := range s.stock {
+			if c.image == i.Digest {
+				s.fetch(c.boot, i, "config")
+			}
+		}
+	}
+	type card struct{ mac, uuid string }
+	cards, of := map[card]ingot.MachineID{}, map[ingot.MachineID]bool{}
+	for _, m := range s.state.Machines() {
+		of[m.ID] = true
+		l := s.life(m.ID)
+		if next := nextOf(m); next != "" && next != l.next {
+			if l.next != "" {
+				l.moves++
+			}
+			l.next = next
+		}
+		// One move away from an image, and one back when it was only slow.
+		if l.moves > 2 {
+			s.t.Fatalf("%s changes its image for the %d. time without an operator's word", m.ID, l.moves)
+		}
+		if n := len(l.healthy); n > 0 && m.LastHealthy.Image != l.healthy[n-1] || n == 0 && m.LastHealthy != (fleet.ImageRef{}) {
+			s.t.Fatalf("%s remembers %q as healthy last, the observer %v", m.ID, m.LastHealthy.Image, l.healthy)
+		}
+		s.setbackHolds(m, l)
+		for _, mac := range m.MACs {
+			if other, taken := cards[card{mac, m.UUID}]; taken && !s.mixed {
+				s.t.Fatalf("the card %s with UUID %q is of %s and of %s", mac, m.UUID, other, m.ID)
+			}
+			cards[card{mac, m.UUID}] = m.ID
+		}
+	}
+	for id := range maps.Keys(s.lives) {
+		if !of[id] {
+			s.t.Fatalf("the server forgot %s by itself", id)
+		}
+	}
+	for _, b := range s.state.Latest() {
+		if m, _ := s.state.Machine(b.Machine); b.Open() && m.Boot != b.ID {
+			s.t.Fatalf("%s has an open boot %s beside its latest one, %s", b.Machine, b.ID.Short(), m.Boot.Short())
+		}
+	}
+}
+
+// setbackHolds: never past the image that was healthy here last.
+func (s *history) setbackHolds(m fleet.Machine, l *life) {
+	b := m.Setback
+	if b == nil {
+		return
+	}
+	if b.To == b.Gave {
+		s.t.Fatalf("%s gives %s up for itself", m.ID, b.To.Name)
+	}
+	if b.To.Image != "" && !slices.Contains(l.healthy, b.To.Image) {
+		s.t.Fatalf("%s falls to %s, which was never healthy here", m.ID, b.To.Name)
+	}
+	if b.To.Image != "" && b.To.Image != m.LastHealthy.Image {
+		s.t.Fatalf("%s falls to %s, past %s, which was healthy here last", m.ID, b.To.Name, m.LastHealthy.Name)
+	}
+	if l.word != "" {
+		s.t.Fatalf("%s gives %s up before it tried it once, although an operator wants it", m.ID, b.Gave.Name)
+	}
+}

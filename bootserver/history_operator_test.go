@@ -1,0 +1,244 @@
+package bootserver
+
+import (
+	"bytes"
+	"fmt"
+	"maps"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"ingot"
+	"ingot/bootserver/api"
+	"ingot/bootserver/fleet"
+	"ingot/bootserver/httpboot"
+	"ingot/image"
+)
+
+// operates is an operator's command about a machine. What an operator says
+// counts at once, and what is refused changes nothing.
+func (s *history) operates(t *rapid.T) {
+	m, known := s.machine(s.any(t))
+	if !known {
+		s.imports(t)
+		return
+	}
+	before := s.copy()
+	command := draw(t, []string{"approve", "approve", "approve image", "assign", "assign", "rollback", "resume", "retire", "forget",
+		"rename", "label", "merge", "grant", "import"}, "command")
+	ref, name := string(m.ID), draw(t, s.names, "image")
+	var after fleet.Machine
+	var err error
+	var then func()
+	switch command {
+	case "approve":
+		after, err = s.admin.Approve(t.Context(), ref, api.ApproveRequest{})
+		then = func() { s.said(after) }
+	case "approve image":
+		after, err = s.admin.Approve(t.Context(), ref, api.ApproveRequest{Image: name})
+		then = func() { s.ordered(after) }
+	case "assign":
+		after, err = s.admin.Assign(t.Context(), ref, name, "")
+		then = func() { s.ordered(after) }
+	case "rollback":
+		after, err = s.admin.Rollback(t.Context(), ref)
+		then = func() { s.ordered(after) }
+	case "resume":
+		after, err = s.admin.Resume(t.Context(), ref)
+		then = func() { s.ordered(after) }
+	case "retire":
+		after, err = s.admin.Retire(t.Context(), ref)
+		then = func() { s.said(after) }
+	case "rename":
+		after, err = s.admin.Rename(t.Context(), ref, draw(t, []string{"", "a", "b", "Bad Name"}, "name"))
+		then = func() {}
+	case "label":
+		after, err = s.admin.Label(t.Context(), ref, api.LabelRequest{Set: map[string]string{"rack": draw(t, []string{"r1", "r2"}, "rack")}})
+		then = func() {}
+	case "grant":
+		after, err = s.admin.Grant(t.Context(), ref, "data", draw(t, []string{"", "S1"}, "disk"), time.Hour)
+		then = func() {}
+	default:
+		map[string]func(*rapid.T, fleet.Machine, []byte){"forget": s.forgets, "merge": s.merges, "import": func(t *rapid.T, _ fleet.Machine, _ []byte) { s.imports(t) }}[command](t, m, before)
+		return
+	}
+	if err != nil {
+		s.unchanged(before, command+", which was refused")
+		return
+	}
+	if image := after.Assignment.Image; image != m.Assignment.Image && command != "rollback" && !s.servable(image) {
+		t.Fatalf("%s of %s, which cannot be served, is taken", command, name)
+	}
+	then()
+	if command == "resume" && after.Setback != nil || command == "retire" && after.State != fleet.Retired || strings.HasPrefix(command, "approve") && after.State != fleet.Approved {
+		t.Fatalf("%s leaves %+v", command, after)
+	}
+}
+
+// forgets: the machine is a strangeKey, and the keys of its boots open nothing.
+func (s *history) forgets(t *rapid.T, m fleet.Machine, before []byte) {
+	force := rapid.Bool().Draw(t, "force")
+	gone, err := s.admin.Forget(t.Context(), string(m.ID), force)
+	if refuse := m.State == fleet.Approved && !force; refuse != (err != nil) {
+		t.Fatalf("forgetting a machine that is %s, by force: %t: %v", m.State, force, err)
+	} else if refuse {
+		s.unchanged(before, "forget, which was refused")
+		return
+	}
+	delete(s.lives, gone.ID)
+	if _, there := s.state.Machine(gone.ID); there {
+		t.Fatalf("%s is forgotten, and there", gone.ID)
+	}
+	if boots, err := s.state.Boots(gone.ID, 0); err != nil || len(boots) != 0 {
+		t.Fatalf("%s is forgotten, and has boots: %v %v", gone.ID, boots, err)
+	}
+	if gone.Boot == "" {
+		return
+	}
+	for _, q := range bootRequests(gone.Boot, s.stock[s.names[0]].Image) {
+		if status, text := s.ask(q.method, s.key(gone.Boot), q.part, q.body); status != 404 {
+			t.Fatalf("%s %s of a machine that is forgotten = %d %s", q.method, q.part, status, text)
+		}
+	}
+	if _, err := s.Script(gone.Boot, base); err == nil || !is(err, httpboot.ErrUnknown) {
+		t.Fatalf("the script of a machine that is forgotten: %v", err)
+	}
+}
+
+// merges a machine into another one.
+func (s *history) merges(t *rapid.T, from fleet.Machine, before []byte) {
+	all := s.state.Machines()
+	into := all[draw(t, indices(len(all)), "into")]
+	if from.Ask != nil && draw(t, indices(4), "as asked") > 0 {
+		into, _ = s.state.Machine(from.Ask.With)
+	}
+	after, err := s.admin.Merge(t.Context(), string(from.ID), string(into.ID))
+	if refuse := from.ID == into.ID || from.State == fleet.Approved && into.State == fleet.Approved; refuse != (err != nil) {
+		t.Fatalf("merging %s, %s, into %s, %s: %v", from.ID, from.State, into.ID, into.State, err)
+	} else if refuse {
+		s.unchanged(before, "merge, which was refused")
+		return
+	}
+	if after.State != into.State || after.Assignment != into.Assignment || after.LastHealthy != into.LastHealthy {
+		t.Fatalf("merging gives\n%+v\nof\n%+v", after, into)
+	}
+	delete(s.lives, from.ID)
+	s.said(after).word = ""
+	s.mixed = s.mixed || from.Ask == nil || from.Ask.With != into.ID
+}
+
+// imports a list of what may be known already.
+func (s *history) imports(t *rapid.T) {
+	c := s.any(t)
+	p := fleet.Planned{Name: draw(t, []string{"a", "b", "c"}, "name"), MACs: []string{c.MAC}, UUID: c.UUID,
+		Image: draw(t, append(slices.Clone(s.names), "", ""), "image"), Pending: rapid.Bool().Draw(t, "pending")}
+	before, was := s.copy(), map[ingot.MachineID]fleet.Machine{}
+	for _, m := range s.state.Machines() {
+		was[m.ID] = m
+	}
+	dry := rapid.Bool().Draw(t, "dry")
+	done, err := s.admin.Import(t.Context(), api.ImportRequest{Machines: []fleet.Planned{p}, DryRun: dry})
+	if err != nil || dry {
+		s.unchanged(before, fmt.Sprintf("an import (dry: %t, %v)", dry, err))
+		return
+	}
+	for _, a := range done.Actions {
+		m, _ := s.state.Machine(a.Machine)
+		old, known := was[m.ID]
+		if known && old.State == fleet.Retired && m.State != fleet.Retired {
+			t.Fatalf("an import makes %s, which was retired, %s", m.ID, m.State)
+		}
+		if s.said(m); m.Assignment != old.Assignment {
+			s.ordered(m)
+		}
+	}
+}
+
+// shelves changes what is in the store, and who is trusted.
+func (s *history) shelves(t *rapid.T) {
+	i := s.stock[draw(t, s.names, "image")]
+	keys := filepath.Join(s.dir, "keys")
+	switch draw(t, []string{"remove", "remove", "add", "add", "sign", "trust", "distrust"}, "what") {
+	case "remove":
+		s.removes(t, i)
+	case "add":
+		if !i.here {
+			putSmall(s.outer, s.booter.images, s.keyring[i.signer], i.Name.Version)
+			i.here = true
+		}
+	case "sign":
+		if i.here {
+			i.signer = draw(t, []string{ownKey, ownKey, strangeKey}, "signer")
+			s.signed++
+			text := s.keyring[i.signer].Release.Secret.Sign(i.OCI, fmt.Sprint("signature ", s.signed))
+			if _, err := s.booter.images.AddReferrer(t.Context(), i.Digest, image.Attachment{Type: ingot.ArtifactSignature, Media: ingot.ArtifactSignature, Content: strings.NewReader(text)}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	case "trust":
+		if err := image.Trust(keys, strangeKey, s.keyring[strangeKey].Release.Public); err != nil {
+			t.Fatal(err)
+		}
+		s.trusted[strangeKey] = true
+	case "distrust":
+		if err := image.Distrust(keys, strangeKey); (err == nil) != s.trusted[strangeKey] {
+			t.Fatal(err)
+		}
+		s.trusted[strangeKey] = false
+	}
+	for _, i := range s.stock {
+		if s.have(i.Digest) != s.servable(i.Digest) {
+			t.Fatalf("%s, here: %t, signed by %s, trusted are %v: have = %t", i.Name, i.here, i.signer, s.trusted, s.have(i.Digest))
+		}
+	}
+}
+
+// removes takes an image out of the store, unless something needs it.
+func (s *history) removes(t *rapid.T, i *stocked) {
+	if !i.here {
+		return
+	}
+	used := fleet.InUse(s.state.Machines(), s.state.Latest())
+	if rapid.Bool().Draw(t, "by force") {
+		used = nil
+	}
+	if _, err := s.booter.images.Remove(t.Context(), string(i.Digest), used); (err == nil) != (used[i.Digest] == "") {
+		t.Fatalf("removing an image that is in use as %q: %v", used[i.Digest], err)
+	} else if err == nil {
+		i.here = false
+	}
+}
+
+// remembered is a backup, and what the observer knew then.
+type remembered struct {
+	file  []byte
+	lives map[ingot.MachineID]*life
+}
+
+func (s *history) backsUp() {
+	s.backups = append(s.backups[max(0, len(s.backups)-2):], remembered{s.copy(), copyLives(s.lives)})
+}
+
+// restores an older backup, by an operator's word: what was learned since is
+// unlearned, and boots that began since are unknown.
+func (s *history) restores(t *rapid.T) {
+	if len(s.backups) == 0 {
+		return
+	}
+	r := s.backups[draw(t, indices(len(s.backups)), "backup")]
+	if _, err := s.admin.Restore(t.Context(), bytes.NewReader(r.file)); err != nil {
+		t.Fatal(err)
+	}
+	s.lives = copyLives(r.lives)
+	for _, m := range s.state.Machines() {
+		s.said(m)
+	}
+	for id := range maps.Keys(s.lives) {
+		if _, known := s.state.Machine(id); !known {
+			t.Fatalf("%s was in the backup, and is not known", id)
+		}
+	}
+}
