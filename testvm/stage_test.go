@@ -157,6 +157,14 @@ func newStageFor(t testing.TB, limit time.Duration) *stage {
 	return s
 }
 
+// router answers those that ask for one; see StartRouter.
+func (s *stage) router() {
+	s.t.Helper()
+	if err := s.lan.StartRouter(s.ctx); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
 // serve starts the server and waits until it says that it is ready.
 func (s *stage) serve(args ...string) {
 	s.t.Helper()
