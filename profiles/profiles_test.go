@@ -103,7 +103,7 @@ name: again
 		`p.yaml:8:11: mode: "0999" is not a file mode; write octal digits such as "0644" or "0755"`,
 		`p.yaml:9:5: the source "../x" is outside the profile's folder; write a path below the profile's folder, without ..`,
 		`p.yaml:11:5: unknown key "colour"; known keys: path, content, source, link, mode, owner, group`,
-		`p.yaml:13:5: the volume "data" is defined already at shipped/lab/profile.yaml:23:5; choose another name`,
+		`p.yaml:13:5: the volume "data" is defined already at shipped/lab/profile.yaml:53:5; choose another name`,
 		`p.yaml:17:15: optional is "maybe"; write true or false`,
 		`p.yaml:18:5: the volume "logs" is there already at line 15; keep one of them`,
 		`p.yaml:20:15: budget: "lots" is not a size; write a number of bytes, or 512MiB, 2GiB`,

@@ -18,6 +18,20 @@ var bad = []struct {
 	name, profile, why string // why in lower case
 }{
 	{"panic", "kernel: {arguments: [rdinit=/nothing]}\ndeadline: 90s\n", "kernel and initramfs fetched, then silence"},
+	{"crash", `
+files:
+  - path: /etc/systemd/system/crash.service
+    content: |
+      [Unit]
+      DefaultDependencies=no
+      Before=sysinit.target
+      [Service]
+      Type=oneshot
+      ExecStart=/bin/sh -c 'echo c > /proc/sysrq-trigger'
+      [Install]
+      WantedBy=sysinit.target
+units: {enable: [crash.service]}
+`, "kernel panic - not syncing: sysrq triggered crash"},
 	{"init", "volumes: [{name: need, mount: /need}]\n", "volume refused: need"},
 	{"never", `
 files:
@@ -68,13 +82,21 @@ func TestSceneHeals(t *testing.T) {
 					t.Fatal(err)
 				}
 				s.run("build", profile, "--version", c.name)
+				s.router()
 				s.serve("--approve-all", "--image", "lab:v1")
 				vm := s.vm(f, 10*i+n+1)
 				s.healthy(vm, 1, "lab:v1")
 				s.login(vm)
 				s.run("assign", vm.id(), "lab:"+c.name)
 				s.reboot(vm)
-				s.heals(vm, "lab:"+c.name, c.why)
+				why := c.why
+				if c.name == "panic" && f == BIOS { // ERST is in the kernel; what writes variables of UEFI is in the initramfs
+					why = "kernel panic - not syncing: vfs: unable to mount root fs"
+				}
+				s.heals(vm, "lab:"+c.name, why)
+				if c.name == "crash" {
+					s.keptOfCrash(vm)
+				}
 			})
 		}
 	}
@@ -98,4 +120,21 @@ func (s *stage) heals(vm *VM, bad, why string) {
 		s.t.Errorf("ingot why does not say %q and that it fell back", why)
 	}
 	s.t.Logf("\n%s", s.timelines())
+}
+
+// keptOfCrash looks for the kernel's last words in what is recorded of both
+// boots that crashed.
+func (s *stage) keptOfCrash(vm *VM) {
+	s.t.Helper()
+	boots, err := s.api.Boots(s.ctx, vm.id(), 0)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	for n := 2; n < 2+fleet.DefaultAttempts; n++ {
+		out := s.run("console", vm.id(), "--boot", boots[n-1].ID.Short())
+		_, kept, found := strings.Cut(out, "what the firmware kept of the crash (pstore)")
+		if !found || !strings.Contains(kept, "Kernel panic - not syncing: sysrq triggered crash") {
+			s.t.Errorf("boot %d: the console does not end with what pstore kept; it ends:\n%s", n, out[max(0, len(out)-2000):])
+		}
+	}
 }

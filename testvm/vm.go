@@ -115,7 +115,9 @@ func (vm *VM) board() []string {
 		return []string{"qemu-system-aarch64", "-machine", "virt", "-accel", emulation, "-cpu", "cortex-a72"}
 	}
 	accel := Accelerator()
-	cpu := "max"
+	// Without KVM: the guest's virtualization, ciphers and long page tables are
+	// of no use, and drivers that find them load, and test themselves for seconds.
+	cpu := "max,svm=off,aes=off,pclmulqdq=off,la57=off"
 	if accel == "kvm" {
 		cpu = "host"
 	}
@@ -143,6 +145,9 @@ func (vm *VM) argv() []string {
 			"-fw_cfg", "name=opt/org.tianocore/IPv6PXESupport,string="+yes[!vm.HTTPBoot && vm.IPv6],
 			"-fw_cfg", "name=opt/org.tianocore/IPv4Support,string="+yes[!vm.IPv6],
 			"-fw_cfg", "name=opt/org.tianocore/IPv6Support,string="+yes[vm.IPv6])
+	}
+	if vm.Firmware == BIOS { // where the kernel keeps what it said in a crash; UEFI has its variables for that
+		args = append(args, "-object", "memory-backend-file,id=erst,size=64K,share=on,mem-path="+vm.file("erst"), "-device", "acpi-erst,memdev=erst")
 	}
 	if !vm.Offline {
 		args = append(args, "-netdev", "tap,id=n0,script=no,downscript=no,ifname="+vm.tap, "-device", nic)

@@ -167,6 +167,7 @@ func (b *boot) start(ctx context.Context) error {
 			return err
 		}
 	}
+	_ = b.mods.byName("efi_pstore") // a crash of this boot is kept from here on; BIOS machines have none
 	b.loadDrivers()
 	b.watch()
 	if b.args.Local != "" {

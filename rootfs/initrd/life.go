@@ -169,7 +169,6 @@ const maxCrash = 24 << 10
 // tellCrash sends what is left of the crash before this boot, and removes it
 // when the server has it: the firmware has little room.
 func (b *boot) tellCrash(ctx context.Context) {
-	_ = b.mods.byName("efi_pstore") // BIOS machines have none
 	if err := unix.Mount("pstore", pstoreDir, "pstore", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil && !errors.Is(err, unix.EBUSY) {
 		return
 	}
