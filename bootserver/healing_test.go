@@ -294,8 +294,8 @@ func TestEventsAreWaitedFor(t *testing.T) {
 	}
 }
 
-// TestVendorRule: a machine that waits posts what SMBIOS says, and a rule for
-// its vendor approves it.
+// TestVendorRule: a machine that waits tells what SMBIOS says, in the query of
+// its question or, as it once did, in a form; and a rule for its vendor approves it.
 func TestVendorRule(t *testing.T) {
 	h := newHouse(t)
 	h.put("v1")
@@ -303,13 +303,19 @@ func TestVendorRule(t *testing.T) {
 	p.Rules = []fleet.Rule{{Vendor: "Example*", Product: "Server ?", Approve: true, Image: "lab:v1"}}
 	h.settle(p)
 	boot, script := h.ask()
-	if !strings.Contains(script, "param vendor ${manufacturer}") {
-		t.Errorf("the waiting screen does not post the vendor:\n%s", script)
+	if !strings.Contains(script, "/script?vendor=${manufacturer:uristring}&") {
+		t.Errorf("the waiting screen does not tell the vendor:\n%s", script)
 	}
 	for form, want := range map[string]string{"vendor=Other&product=Server+1": "waiting for approval", "vendor=" + strings.Repeat("x", 5000): "no form"} {
 		if got := h.postForm(boot, form); !strings.Contains(got, want) {
 			t.Errorf("posting %.40s: %s; want %q", form, got, want)
 		}
+	}
+	if _, got := h.get(h.base + ingot.BootPath(h.key(boot), "script") + "?vendor=Seen%20Inc.&product=%7e&serial=SN-4711"); !strings.Contains(got, "waiting for approval") {
+		t.Errorf("asking with a query: %s", got)
+	}
+	if m, err := h.api.Machine(t.Context(), machineID); err != nil || m.State != fleet.Pending || m.Facts.Vendor != "Seen Inc." || m.Facts.Product != "~" || m.Facts.Serial != "SN-4711" {
+		t.Errorf("the machine that waits is %+v, %v", m, err)
 	}
 	if got := h.postForm(boot, "vendor=Example+Inc.&product=Server+1&serial=0123456789"); !strings.Contains(got, "booting lab:v1") {
 		t.Errorf("a machine of the vendor gets\n%s", got)

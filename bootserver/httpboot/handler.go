@@ -109,7 +109,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	boot := key.ID()
 	switch {
-	case len(at) == 2 && at[1] == "script" && r.Method == http.MethodPost:
+	case len(at) == 2 && at[1] == "script" && (r.Method == http.MethodPost || r.Method == http.MethodGet && r.URL.RawQuery != ""):
 		s.told(w, r, boot)
 	case len(at) == 2 && at[1] == "script":
 		s.reading(w, r, func() { s.script(w, r, boot) })
@@ -226,14 +226,15 @@ func (s *Server) script(w http.ResponseWriter, r *http.Request, boot ingot.BootI
 	answer(w, "text/plain; charset=utf-8", []byte(text))
 }
 
-// told takes what a loader says of its machine, and answers with the script.
+// told takes what a loader says of its machine, in a query or a form, and
+// answers with the script.
 func (s *Server) told(w http.ResponseWriter, r *http.Request, boot ingot.BootID) {
 	r.Body = http.MaxBytesReader(w, r.Body, maxForm)
 	if err := r.ParseForm(); err != nil {
 		refuse(w, "the body is no form of at most 4 KiB", http.StatusBadRequest)
 		return
 	}
-	f := ingot.Facts{Vendor: r.PostForm.Get(ipxe.FieldVendor), Product: r.PostForm.Get(ipxe.FieldProduct), Serial: r.PostForm.Get(ipxe.FieldSerial)}
+	f := ingot.Facts{Vendor: r.Form.Get(ipxe.FieldVendor), Product: r.Form.Get(ipxe.FieldProduct), Serial: r.Form.Get(ipxe.FieldSerial)}
 	if err := s.booter.Waits(boot, f); err != nil {
 		s.fail(w, r, err)
 		return

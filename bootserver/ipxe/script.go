@@ -34,10 +34,11 @@ chain --replace %s || reboot
 // Wait is a screen for a machine that an operator must do something about.
 type Wait struct {
 	Lines []string // what to read
-	Again string   // URL to ask again; it is posted what SMBIOS says, where iPXE can (PARAM_CMD)
+	Again string   // URL to ask again; what SMBIOS says is added as its query
 }
 
-// Form fields that a waiting machine posts with its question.
+// Fields that a waiting machine tells with its question. They are in the query,
+// since Debian's iPXE is built without the command that makes a form (PARAM_CMD).
 const (
 	FieldVendor  = "vendor"
 	FieldProduct = "product"
@@ -55,12 +56,11 @@ func (w Wait) Text() string {
 	for _, l := range w.Lines {
 		s.WriteString("echo " + word(l) + "\n")
 	}
-	s.WriteString("params || goto plain\n")
+	var words []string
 	for _, f := range [][2]string{{FieldVendor, "manufacturer"}, {FieldProduct, "product"}, {FieldSerial, "serial"}} {
-		fmt.Fprintf(&s, "param %s ${%s} ||\n", f[0], f[1])
+		words = append(words, f[0]+"=${"+f[1]+":uristring}")
 	}
-	s.WriteString("set form ##params\n:plain\n")
-	fmt.Fprintf(&s, "set tries:int32 0\n:again\nsleep %d\nchain --replace %s${form} ||\ninc tries\niseq ${tries} 12 && reboot ||\necho ingot: the server does not answer, asking again\ngoto again\n", waitSeconds, w.Again)
+	fmt.Fprintf(&s, "set tries:int32 0\n:again\nsleep %d\nchain --replace %s?%s ||\ninc tries\niseq ${tries} 12 && reboot ||\necho ingot: the server does not answer, asking again\ngoto again\n", waitSeconds, w.Again, strings.Join(words, "&"))
 	return s.String()
 }
 

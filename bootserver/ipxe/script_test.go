@@ -24,7 +24,7 @@ chain --replace http://s/again || reboot
 
 func TestWaitIsHarmless(t *testing.T) {
 	got := Wait{Lines: []string{"hello ${secret} && reboot", "ünï"}, Again: "http://s/x"}.Text()
-	if strings.Contains(got, "${secret}") || strings.Contains(got, "&& reboot\n") || !strings.Contains(got, "chain --replace http://s/x${form} ||") {
+	if strings.Contains(got, "${secret}") || strings.Contains(got, "&& reboot\n") || !strings.Contains(got, "chain --replace http://s/x?vendor=${manufacturer:uristring}&product=${product:uristring}&serial=${serial:uristring} ||\n") {
 		t.Errorf("Text =\n%s", got)
 	}
 }
