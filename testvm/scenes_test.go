@@ -22,6 +22,7 @@ func TestSceneUpgradeAndRollback(t *testing.T) {
 		t.Run(string(f), func(t *testing.T) {
 			t.Parallel()
 			s := newStage(t)
+			s.router()
 			s.serve()
 			vm := s.vm(f, i+1, s.disk("data"))
 			s.meet(vm)
@@ -47,6 +48,10 @@ func (s *stage) meet(vm *VM) {
 	}
 	if _, err := vm.Console.WaitFor(s.ctx, `waiting for approval`); err != nil {
 		s.t.Fatal(err)
+	}
+	m = s.machine(vm, "what SMBIOS says", func(m fleet.Machine) bool { return m.Facts.Serial != "" })
+	if m.State != fleet.Pending || m.Facts.Vendor != "ingot" || m.Facts.Product != "lab" || m.Facts.Serial != "LAB-"+vm.Name {
+		s.t.Errorf("the loader of a machine that is %s says %q %q %q; want pending, ingot lab LAB-%s", m.State, m.Facts.Vendor, m.Facts.Product, m.Facts.Serial, vm.Name)
 	}
 	s.run("grant", vm.id(), "data", "--disk", "SER-data")
 	s.run("machine", "approve", vm.id(), "--name", "node", "--image", "lab:v1")
