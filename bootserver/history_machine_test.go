@@ -11,6 +11,7 @@ import (
 	"pgregory.net/rapid"
 
 	"ingot"
+	"ingot/bootserver/api"
 	"ingot/bootserver/fleet"
 	"ingot/bootserver/httpboot"
 )
@@ -249,5 +250,31 @@ func (s *history) loops(t *rapid.T) {
 			s.passes(11 * time.Minute)
 		}
 		s.recordsHold()
+	}
+}
+
+// upgrades a machine a few times; the last image fails there.
+func (s *history) upgrades(t *rapid.T) {
+	c := s.any(t)
+	if _, known := s.machine(c); !known {
+		s.knocks(c)
+	}
+	for left := draw(t, indices(4), "good ones"); left >= 0; left-- {
+		m, _ := s.machine(c)
+		after, err := s.admin.Approve(t.Context(), string(m.ID), api.ApproveRequest{Image: draw(t, s.names, "image")})
+		if err != nil {
+			continue // it cannot be served
+		}
+		s.ordered(after)
+		s.boots(t, c)
+		if left > 0 {
+			s.reports(c, true, true)
+			continue
+		}
+		for range 4 {
+			s.fails(c)
+			s.recordsHold()
+			s.boots(t, c)
+		}
 	}
 }
