@@ -253,7 +253,8 @@ func (s *history) loops(t *rapid.T) {
 	}
 }
 
-// upgrades a machine a few times; the last image fails there.
+// upgrades a machine a few times; the last image fails there, whenever it is
+// tried, and what is booted instead is well.
 func (s *history) upgrades(t *rapid.T) {
 	c := s.any(t)
 	if _, known := s.machine(c); !known {
@@ -261,9 +262,15 @@ func (s *history) upgrades(t *rapid.T) {
 	}
 	for left := draw(t, indices(4), "good ones"); left >= 0; left-- {
 		m, _ := s.machine(c)
-		after, err := s.admin.Approve(t.Context(), string(m.ID), api.ApproveRequest{Image: draw(t, s.names, "image")})
+		others := slices.DeleteFunc(slices.Clone(s.names), func(n string) bool {
+			return s.stock[n].Digest == m.Assignment.Image || !s.servable(s.stock[n].Digest)
+		})
+		if len(others) == 0 {
+			return
+		}
+		after, err := s.admin.Approve(t.Context(), string(m.ID), api.ApproveRequest{Image: draw(t, others, "image")})
 		if err != nil {
-			continue // it cannot be served
+			t.Fatal(err)
 		}
 		s.ordered(after)
 		s.boots(t, c)
@@ -271,8 +278,12 @@ func (s *history) upgrades(t *rapid.T) {
 			s.reports(c, true, true)
 			continue
 		}
-		for range 4 {
-			s.fails(c)
+		for range draw(t, []int{6, 6, 6, 50}, "times") {
+			if c.image == after.Assignment.Image {
+				s.fails(c)
+			} else {
+				s.reports(c, true, true)
+			}
 			s.recordsHold()
 			s.boots(t, c)
 		}
