@@ -264,7 +264,7 @@ func leaves(err, sentinel error) (list []error) {
 	if err == nil {
 		return nil
 	}
-	joined, ok := err.(interface{ Unwrap() []error }) //nolint:errorlint // the parts are wanted, not a match
+	joined, ok := err.(interface{ Unwrap() []error }) // the parts are wanted, not a match
 	if !ok || !errors.Is(err, sentinel) {
 		if ok {
 			return joined.Unwrap()

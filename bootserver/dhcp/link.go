@@ -253,7 +253,7 @@ func (s *Server) overhear(ctx context.Context, l *Link) error {
 		n, from, err := l.raw.ReadFrom(b)
 		if err != nil {
 			if ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
-				return nil
+				return nil //nolint:nilerr // the end that was asked for
 			}
 			if errors.Is(err, unix.ENETDOWN) {
 				time.Sleep(time.Second)

@@ -177,7 +177,7 @@ func (t *talk) lends() (*dhcpv6.Message, error) {
 			return nil, nil
 		}
 		if len(t.chain) == 0 && !t.To.IsMulticast() {
-			return t.answer(dhcpv6.MessageTypeReply, status(iana.StatusUseMulticast, "ask by multicast")), nil
+			return t.answer(status(iana.StatusUseMulticast, "ask by multicast")), nil
 		}
 	case dhcpv6.MessageTypeSolicit, dhcpv6.MessageTypeConfirm, dhcpv6.MessageTypeRebind:
 		if named || len(t.chain) == 0 && !t.To.IsMulticast() {
@@ -226,9 +226,9 @@ func (t *talk) elsewhere() {
 	}
 }
 
-// answer is a message without associations.
-func (t *talk) answer(kind dhcpv6.MessageType, options ...dhcpv6.Option) *dhcpv6.Message {
-	return Answer(t.m, kind, t.duid, Client{}, Told{Server: t.ours, Proxy: true}, options...)
+// answer is a Reply without associations.
+func (t *talk) answer(options ...dhcpv6.Option) *dhcpv6.Message {
+	return Answer(t.m, dhcpv6.MessageTypeReply, t.duid, Client{}, Told{Server: t.ours, Proxy: true}, options...)
 }
 
 // addressed is a message with the associations that f makes, more options, what
@@ -273,14 +273,14 @@ func (t *talk) confirm() *dhcpv6.Message {
 	for _, ia := range associations(t.m) {
 		for _, ip := range ia.addresses {
 			if asked = true; t.network.Subnet(ip) == nil {
-				return t.answer(dhcpv6.MessageTypeReply, status(iana.StatusNotOnLink, ip.String()+" is not of this link"))
+				return t.answer(status(iana.StatusNotOnLink, ip.String()+" is not of this link"))
 			}
 		}
 	}
 	if !asked {
 		return nil
 	}
-	return t.answer(dhcpv6.MessageTypeReply, status(iana.StatusSuccess, "all addresses are of this link"))
+	return t.answer(status(iana.StatusSuccess, "all addresses are of this link"))
 }
 
 // ended answers Release and Decline.
@@ -295,7 +295,7 @@ func (t *talk) ended(end func(lease.Card, netip.Addr) (func() error, bool), text
 			list = append(list, o)
 		}
 	}
-	return t.answer(dhcpv6.MessageTypeReply, append(list, status(iana.StatusSuccess, text))...), nil
+	return t.answer(append(list, status(iana.StatusSuccess, text))...), nil
 }
 
 // release frees an address. It stays the card's own until another needs it.

@@ -64,7 +64,7 @@ func Receive(ctx context.Context, c Reader, room []Message, take func(Message), 
 		n, err := c.ReadBatch(room, 0)
 		if err != nil {
 			if ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
-				return nil
+				return nil //nolint:nilerr // the end that was asked for
 			}
 			if errors.Is(err, unix.ENETDOWN) { // the interface comes back, or the operator stops us
 				down()
