@@ -42,7 +42,7 @@ func loadContexts() (contexts, error) {
 	c := contexts{Contexts: map[string]api.Target{}}
 	file, err := contextsFile()
 	if err != nil {
-		return c, nil //nolint:nilerr // a service may run without HOME: it has no contexts
+		return c, nil // a service may run without HOME: it has no contexts
 	}
 	f, err := os.Open(file)
 	if errors.Is(err, fs.ErrNotExist) {

@@ -150,7 +150,7 @@ func (a *app) rootCommand() *cobra.Command {
 	}
 	f := root.PersistentFlags()
 	f.StringVar(&a.store, "store", "", "folder of images, keys and state (default: $INGOT_STORE, else "+defaultStore()+")")
-	f.StringVar(&a.server, "server", "", "running server to talk to: unix:///PATH (default: $INGOT_SERVER, else the context, else ingot.sock in the store)")
+	f.StringVar(&a.server, "server", "", "running server to talk to: unix:///PATH (default: $INGOT_SERVER, else the context, else the one of the store)")
 	f.StringVar(&a.context, "context", "", "server to talk to, by the name that ingot context add gave it (default: $INGOT_CONTEXT, else the one in use)")
 	f.StringVarP(&a.output, "output", "o", "table", "output format: table or json")
 	f.BoolVarP(&a.verbose, "verbose", "v", false, "log more to standard error")

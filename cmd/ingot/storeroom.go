@@ -22,9 +22,10 @@ import (
 )
 
 // whoseStore is said by the commands that change a store.
-const whoseStore = `It is the store of this host (--store), also while a context is in use: its running
-server does it, or this command itself when none runs. With --server or --context, it
-is the store of that server.`
+const whoseStore = `
+The store is that of this host (--store), even while a context is in use: its running
+server does the work, or this command itself when none runs. With --server or --context
+it is the store of that server.`
 
 // elsewhere reports whether the store of another server is meant: one that was
 // named. A context that is merely in use names no store.
