@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"ingot"
@@ -121,8 +122,21 @@ func pick(machines []fleet.Machine, ref string) (fleet.Machine, error) {
 	case 0:
 		return fleet.Machine{}, api.Problem{Status: 404, Detail: fmt.Sprintf("no machine answers to %q", ref), Next: "ingot machine ls"}
 	default:
-		return fleet.Machine{}, api.Problem{Status: 409, Detail: fmt.Sprintf("%d machines begin with %q", len(found), ref), Next: "give more of the name"}
+		return fleet.Machine{}, api.Problem{Status: 409, Detail: fmt.Sprintf("%d machines answer to %q: %s", len(found), ref, several(found)), Next: "give the id of the one that is meant"}
 	}
+}
+
+// several lists machines by id and name, the first of many.
+func several(list []fleet.Machine) string {
+	const most = 8
+	var words []string
+	for _, m := range list[:min(len(list), most)] {
+		words = append(words, strings.TrimSpace(string(m.ID)+" "+m.Name))
+	}
+	if more := len(list) - most; more > 0 {
+		words = append(words, fmt.Sprintf("and %d more", more))
+	}
+	return strings.Join(words, ", ")
 }
 
 // change updates one machine, and notes in the audit log who did it.
@@ -160,7 +174,8 @@ func (a admin) Approve(ctx context.Context, ref string, q api.ApproveRequest) (f
 		if err := freeName(all, m, q.Name); err != nil {
 			return m, err
 		}
-		m.State, m.Ask = fleet.Approved, nil
+		m = fleet.Answer(m, a.now())
+		m.State = fleet.Approved
 		if q.Name != "" {
 			m.Name = q.Name
 		}

@@ -133,8 +133,8 @@ func TestTicketIsOnesOwn(t *testing.T) {
 	h.put("v1")
 	one, two := h.boots(client), h.boots(second)
 	for _, key := range []ingot.BootKey{one, two} {
-		// The facts claim to be the first machine.
-		_, body := h.post(key.ID(), "ticket", ingot.TicketRequest{Nonce: nonce, Facts: ingot.Facts{UUID: client.UUID, NICs: []ingot.NIC{{MAC: client.MAC, Boot: true}}}})
+		// The facts claim to have the card of the first machine.
+		_, body := h.post(key.ID(), "ticket", ingot.TicketRequest{Nonce: nonce, Facts: ingot.Facts{NICs: []ingot.NIC{{MAC: client.MAC, Boot: true}}}})
 		var signed ingot.SignedTicket
 		var ticket ingot.Ticket
 		if err := json.Unmarshal(body, &signed); err != nil {

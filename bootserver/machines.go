@@ -115,7 +115,7 @@ func (a admin) Merge(ctx context.Context, from, into string) (merged fleet.Machi
 			return api.Problem{Status: 409, Detail: fmt.Sprintf("%s and %s are both approved; one of two machines that work would be lost", f.Hostname(), i.Hostname()),
 				Next: "if they are one, retire first: ingot machine retire " + f.Hostname()}
 		}
-		merged = fleet.Merge(i, f)
+		merged = fleet.Merge(i, f, a.now())
 		before := struct { // all that the line of the audit log can bring back
 			fleet.Machine
 			From fleet.Machine `json:"from"`

@@ -14,6 +14,10 @@ import (
 // errCrowded: too many strangers wait already.
 var errCrowded = fmt.Errorf("%d machines are pending already; approve or remove some before new ones are recorded", state.MaxPending)
 
+// errCrowdedCard: many records have one card, which one machine makes by telling
+// another UUID each time.
+var errCrowdedCard = fmt.Errorf("%d machines were seen with this card already; forget some before new ones are recorded", state.MaxPerCard)
+
 // machine finds the machine of a sighting or records a new one.
 func (b *booter) machine(tx *state.Tx, s fleet.Sighting, now time.Time) (m fleet.Machine, known bool, err error) {
 	found, ask, ok := tx.Find(s)
@@ -22,6 +26,9 @@ func (b *booter) machine(tx *state.Tx, s fleet.Sighting, now time.Time) (m fleet
 	}
 	if tx.Pending() >= state.MaxPending {
 		return m, false, errCrowded
+	}
+	if tx.WithCard(s.MAC) >= state.MaxPerCard {
+		return m, false, errCrowdedCard
 	}
 	id, err := ingot.MachineIDFromMAC(s.MAC)
 	if err != nil {

@@ -70,7 +70,7 @@ func (b *booter) Would(s dhcp.Sighting) (what dhcp.Boot, err error) {
 // boots.
 func (b *booter) see(tx *state.Tx, c dhcp.Sighting) (dhcp.Boot, error) {
 	now := b.now()
-	s := fleet.Sighting{MAC: c.MAC, UUID: c.UUID, Firmware: c.Firmware}
+	s := fleet.Sighting{MAC: c.MAC, UUID: c.UUID, Firmware: c.Firmware, Port: c.Port, At: now}
 	m, known, err := b.machine(tx, s, now)
 	if err != nil {
 		return dhcp.Boot{}, err
@@ -80,11 +80,17 @@ func (b *booter) see(tx *state.Tx, c dhcp.Sighting) (dhcp.Boot, error) {
 	if c.Address.IsValid() {
 		m.Address = c.Address
 	}
+	plugged := m.Port
 	if c.Port.Relay.IsValid() {
-		m.Port = c.Port
+		m.Port = c.Port // for rules
 	}
 	if m.MachineKey == "" { // imported before it was seen
 		m.MachineKey = b.machineKey(m.ID)
+	}
+	if m.Ask != nil {
+		if with, known := tx.Machine(m.Ask.With); fleet.Moot(m, with, known) {
+			m.Ask = nil
+		}
 	}
 	m, ruled := b.rule(m)
 	latest := boots(tx, m.Boot)
@@ -113,15 +119,19 @@ func (b *booter) see(tx *state.Tx, c dhcp.Sighting) (dhcp.Boot, error) {
 		}
 		boot = newBoot(m, latest, c.Firmware, now)
 		m.Boot = boot.ID
+		plugged = c.Port // two relays may hear one packet: what the first tells counts for the whole boot
 		b.log.Info("a machine boots", "machine", m.ID, "mac", c.MAC, "boot", boot.ID.Short(), "firmware", string(c.Firmware))
 	} else {
 		boot = *latest
+	}
+	if plugged.Relay.IsValid() {
+		m.Port = plugged
 	}
 	what, recorded := b.offer(c, m, boot, list, loader, now)
 	if recorded.Stage().Rank() <= ingot.StageDHCP.Rank() {
 		recorded = fleet.Record(recorded, ingot.Event{Stage: ingot.StageDHCP, Detail: detail(c.Address)}, now)
 	}
-	if !known || m.Boot != before.Boot || m.Address != before.Address || m.Port != before.Port || m.UUID != before.UUID || m.State != before.State || m.MachineKey != before.MachineKey || ruled != "" || now.Sub(before.LastSeen) > 30*time.Second {
+	if !known || m.Boot != before.Boot || m.Address != before.Address || m.Port != before.Port || m.UUID != before.UUID || m.State != before.State || m.Ask != before.Ask || m.MachineKey != before.MachineKey || ruled != "" || now.Sub(before.LastSeen) > 30*time.Second {
 		tx.PutMachine(m)
 		b.noteRule(tx, m, ruled)
 	}

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"ingot"
@@ -77,13 +78,28 @@ func (b *booter) learn(tx *state.Tx, m fleet.Machine, boot fleet.Boot, f ingot.F
 	if m.LastSeen = now; boot.Facts != "" {
 		return m, boot, nil
 	}
-	m, changes := fleet.Learn(m, f, now)
+	others, before := tx.Others(m, f), m
+	m, changes := fleet.Learn(m, f, others, now)
+	b.noteClaims(tx, before, m, others)
 	if len(changes) > 0 {
 		boot.Changes = changes
 		b.log.Warn("hardware changed", "machine", m.ID, "boot", boot.ID.Short(), "changes", changes)
 	}
 	boot, err := tx.KeepFacts(boot, f)
 	return m, boot, err
+}
+
+// noteClaims writes down which cards a machine tells as its own that others
+// were seen with, when it begins to.
+func (b *booter) noteClaims(tx *state.Tx, before, m fleet.Machine, others []fleet.Machine) {
+	was := fleet.Claimed(before, others)
+	claimed := slices.DeleteFunc(fleet.Claimed(m, others), func(c string) bool { return slices.Contains(was, c) })
+	if len(claimed) == 0 {
+		return
+	}
+	words := clip("tells cards that others were seen with, and is not found by them: " + strings.Join(claimed, ", "))
+	b.log.Warn("a machine has the card of another", "machine", m.ID, "boot", m.Boot.Short(), "cards", claimed)
+	tx.Note(fleet.Entry{At: b.now(), Kind: fleet.KindMachine, Machine: m.ID, Boot: m.Boot, Text: words, Bad: true})
 }
 
 // leastTime is what a machine has from its ticket to its report, however late

@@ -52,6 +52,9 @@ func MachineEntries(old *Machine, m Machine, now time.Time) []Entry {
 			note(KindMachine, false, "card %s is new", mac)
 		}
 	}
+	if moved := portChange(*old, m); moved != "" {
+		note(KindMachine, false, "%s", moved)
+	}
 	if old.Ask != nil && m.Ask == nil {
 		note(KindMachine, false, "the question is answered: %s", answer(*old.Ask, m))
 	}

@@ -45,9 +45,10 @@ type Grant struct {
 // Machine is one computer.
 type Machine struct {
 	ID         ingot.MachineID   `json:"id"`
-	Name       string            `json:"name,omitempty"`   // host name given by the operator
-	Labels     map[string]string `json:"labels,omitempty"` // never changed, only replaced
-	Ask        *Question         `json:"ask,omitempty"`    // what an operator must answer before it boots
+	Name       string            `json:"name,omitempty"`     // host name given by the operator
+	Labels     map[string]string `json:"labels,omitempty"`   // never changed, only replaced
+	Ask        *Question         `json:"ask,omitempty"`      // what an operator must answer before it boots
+	Answered   []Answered        `json:"answered,omitempty"` // what operators were asked about it, the latest answer last; never changed, only replaced
 	State      State             `json:"state"`
 	UUID       string            `json:"uuid,omitempty"` // plausible SMBIOS UUID
 	Serial     string            `json:"serial,omitempty"`
@@ -84,7 +85,7 @@ func (m *Machine) Hostname() string {
 // hardware but for vendor and product, its past, its grants.
 func (m Machine) Brief() Machine {
 	m.Facts = ingot.Facts{Vendor: m.Facts.Vendor, Product: m.Facts.Product}
-	m.Healthy, m.Grants, m.Trial, m.MachineKey, m.Loaders = nil, nil, Trial{}, "", nil
+	m.Healthy, m.Grants, m.Trial, m.MachineKey, m.Loaders, m.Answered = nil, nil, Trial{}, "", nil, nil
 	if m.Setback != nil {
 		s := *m.Setback
 		s.Failures = nil
@@ -190,5 +191,5 @@ func (p SwitchPort) String() string {
 	if !p.Relay.IsValid() {
 		return ""
 	}
-	return strings.TrimSpace(p.Circuit + " " + p.Remote + " via " + p.Relay.String())
+	return strings.TrimSpace(p.Circuit+" "+p.Remote) + " via " + p.Relay.String()
 }

@@ -12,24 +12,31 @@ import (
 // A machine is known by a set: the UUID of its board, the serial number, the
 // addresses of its cards, and where it is plugged in. No part of it is proof.
 // UUIDs and serials that vendors leave blank are absent (ingot.PlausibleUUID),
-// and so is a UUID that two machines have: some boards share one.
+// and so are those that two machines have: some boards share one.
 //
 // When the parts disagree, somebody moved a card or changed a board, or lies.
 // Nothing is guessed then: the machine is new, it waits, and an operator is
-// asked (Question).
+// asked (Question). What packets tell is looked at by Identify, what a machine
+// tells of itself by Learn.
 
 // Sighting is what a packet tells of a machine.
 type Sighting struct {
 	MAC      string // canonical
 	UUID     string // plausible or empty
 	Firmware ingot.Firmware
+	Port     SwitchPort // as a relay tells; may be zero
+	At       time.Time  // when; zero: who was at the port before is not asked about
 }
 
 // Question is what an operator is asked about a machine: is it the same as
 // another one? Merging says yes, approving says no.
 type Question struct {
-	With ingot.MachineID `json:"with"` // the machine that it may be
-	What string          `json:"what"` // for people
+	With  ingot.MachineID `json:"with"`            // the machine that it may be
+	What  string          `json:"what"`            // for people
+	About string          `json:"about,omitempty"` // what raised it, by which the answer is remembered: "card 52:54:00:12:00:01"
+	// Told: what the machine told of itself raised it. Else it is the question
+	// of a newcomer, of which nothing but its packets is known.
+	Told bool `json:"told,omitempty"`
 }
 
 // Answers are the commands that answer the question of a machine: what to type
@@ -41,76 +48,211 @@ func (q Question) Answers(m Machine) (same, other string) {
 	return fmt.Sprintf("ingot machine merge %s %s", m.ID, q.With), fmt.Sprintf("ingot machine approve %s --name NAME --image PROFILE:VERSION", m.ID)
 }
 
+func aboutCard(mac string) string { return "card " + mac }
+
+const aboutPort = "port "
+
+// Newcomer reports whether a machine waits for the answer to whether it is
+// another one: until then no part of the set is its own.
+func (m *Machine) Newcomer() bool { return m.Ask != nil && !m.Ask.Told && m.Ask.With != m.ID }
+
 // cards are all addresses that a machine has, by what it was seen with and by
 // what it told.
-func (m *Machine) cards() []string {
-	list := m.MACs
+func (m *Machine) cards() []string { return append(slices.Clone(m.MACs), m.ToldCards()...) }
+
+// Cards are the addresses that may be the machine's.
+func (m *Machine) Cards() []string { return m.cards() }
+
+// ToldCards are the addresses that the machine told, and was not seen with. It
+// is found by one of them only when nobody else was seen with it.
+func (m *Machine) ToldCards() (list []string) {
 	for _, n := range m.Facts.NICs {
-		if mac, err := ingot.ParseMAC(n.MAC); err == nil && !slices.Contains(list, mac) {
-			list = append(slices.Clone(list), mac)
+		if mac, err := ingot.ParseMAC(n.MAC); err == nil && !slices.Contains(m.MACs, mac) && !slices.Contains(list, mac) {
+			list = append(list, mac)
 		}
 	}
 	return list
 }
 
-// Cards are the addresses by which a machine is found.
-func (m *Machine) Cards() []string { return m.cards() }
-
 // Identify returns the machine that a sighting is of, among all that have its
-// card or its UUID, or nil for a stranger. When a stranger may be a machine
-// that is known, ask says which one.
+// card, its UUID or its switch port, or nil for a stranger. When a stranger may
+// be a machine that is known, ask says which one.
 func Identify(candidates []Machine, s Sighting) (found *Machine, ask *Question) {
-	byCard, byBoard := sharing(candidates, s)
-	if s.UUID == "" || len(byBoard) > 1 { // what boards share tells nothing
-		return latestSeen(byCard), nil
-	}
-	if len(byBoard) == 0 {
-		for _, m := range byCard {
-			if m.UUID == "" || shared(candidates, m.UUID) {
-				return m, nil // it shows its UUID only now
-			}
+	c := sorted(candidates, s)
+	switch {
+	case c.itself != nil:
+		return c.itself, nil
+	case s.UUID == "" || len(c.byBoard) > 1: // what boards share tells nothing
+		owners := c.byCard
+		if both := withUUID(owners, s.UUID); len(both) > 0 {
+			owners = both
+		} else if spoken := lastSpokenOf(owners, s.MAC); c.waits != nil && (spoken == nil || spoken.answered(aboutCard(s.MAC)).Before(c.waits.FirstSeen)) {
+			return c.waits, nil // whose card it is, an operator is asked
 		}
-		if m := latestSeen(byCard); m != nil {
-			return nil, &Question{m.ID, fmt.Sprintf("it has the card %s of %s, in a board with another UUID: the board was swapped, or the card was moved", s.MAC, m.Hostname())}
-		}
-		return nil, nil
+		found, ask = only(owners, s)
+	case len(c.byBoard) == 0:
+		found, ask = c.strangeBoard(candidates, s)
+	default:
+		return c.knownBoard(s)
 	}
-	board := byBoard[0]
-	if slices.Contains(byCard, board) || len(board.cards()) == 0 {
-		return board, nil
+	if found == nil && ask == nil {
+		ask = c.samePort(s)
 	}
-	words := fmt.Sprintf("it has the UUID of %s and a card that %s did not have, %s: the card is new, or the boards share their UUID", board.Hostname(), board.Hostname(), s.MAC)
-	if other := latestSeen(byCard); other != nil {
-		words = fmt.Sprintf("it has the UUID of %s and the card %s of %s: the card was moved, or the boards share their UUID", board.Hostname(), s.MAC, other.Hostname())
-	}
-	return nil, &Question{board.ID, words}
+	return found, ask
 }
 
-// sharing are the candidates with the card, and those with the UUID.
-func sharing(candidates []Machine, s Sighting) (byCard, byBoard []*Machine) {
+// claims are candidates by what they are candidates for.
+type claims struct {
+	itself  *Machine   // a newcomer that waits, with this very card and UUID
+	waits   *Machine   // a newcomer that waits, with this card; one without a UUID before others
+	byCard  []*Machine // the others that were seen with the card, or, if there are none, told it
+	byBoard []*Machine // and that have the UUID
+	atPort  []*Machine // and all that were seen last at the port
+}
+
+func sorted(candidates []Machine, s Sighting) (c claims) {
+	var told []*Machine
 	for i := range candidates {
 		m := &candidates[i]
-		if slices.Contains(m.cards(), s.MAC) {
-			byCard = append(byCard, m)
+		has := slices.Contains(m.MACs, s.MAC)
+		if s.Port.Relay.IsValid() && m.Port == s.Port && m.State != Retired {
+			c.atPort = append(c.atPort, m)
 		}
-		if s.UUID != "" && m.UUID == s.UUID {
-			byBoard = append(byBoard, m)
+		switch {
+		case m.Newcomer() && has && m.UUID == s.UUID:
+			c.itself = m
+		case m.Newcomer() && has && (c.waits == nil || m.UUID == ""):
+			c.waits = m
+		case m.Newcomer():
+		case has:
+			c.byCard = append(c.byCard, m)
+		case slices.Contains(m.ToldCards(), s.MAC):
+			told = append(told, m)
+		}
+		if s.UUID != "" && m.UUID == s.UUID && !m.Newcomer() {
+			c.byBoard = append(c.byBoard, m)
 		}
 	}
-	if len(byBoard) > 1 { // of several with one UUID, the one that has both
-		both := slices.DeleteFunc(slices.Clone(byCard), func(m *Machine) bool { return m.UUID != s.UUID })
-		if len(both) > 0 {
-			return both, byBoard
-		}
+	if len(c.byCard) == 0 {
+		c.byCard = told
 	}
-	return byCard, byBoard
+	return c
 }
 
-// shared reports whether several machines have a UUID.
+// strangeBoard is a sighting with a UUID that nobody has.
+func (c claims) strangeBoard(candidates []Machine, s Sighting) (*Machine, *Question) {
+	var open []*Machine // those with the card whose UUID tells nothing
+	for _, m := range c.byCard {
+		if m.UUID == "" || shared(candidates, m.UUID) {
+			open = append(open, m)
+		}
+	}
+	switch {
+	case len(open) > 0:
+		return only(open, s) // it shows its UUID only now
+	case c.waits != nil && c.waits.UUID == "":
+		return c.waits, nil
+	case len(c.byCard) > 0:
+		m := latestSeen(c.byCard)
+		return nil, &Question{With: m.ID, About: aboutCard(s.MAC),
+			What: fmt.Sprintf("it has the card %s of %s, in a board with another UUID: the board was swapped, or the card was moved", s.MAC, m.Hostname())}
+	}
+	return nil, nil
+}
+
+// knownBoard is a sighting with the UUID of one machine.
+func (c claims) knownBoard(s Sighting) (*Machine, *Question) {
+	board := c.byBoard[0]
+	if slices.Contains(c.byCard, board) || len(c.byCard) == 0 && len(board.cards()) == 0 {
+		return board, nil
+	}
+	what := fmt.Sprintf("it has the UUID of %s and a card that %s did not have, %s: the card is new, or the boards share their UUID", board.Hostname(), board.Hostname(), s.MAC)
+	if other := latestSeen(c.byCard); other != nil {
+		what = fmt.Sprintf("it has the UUID of %s and the card %s of %s: the card was moved, or the boards share their UUID", board.Hostname(), s.MAC, other.Hostname())
+	}
+	return nil, &Question{With: board.ID, What: what, About: aboutCard(s.MAC)}
+}
+
+// only returns the one of several machines with a card that a sighting is of:
+// of two, the one that an operator was asked about and spoke of last.
+func only(owners []*Machine, s Sighting) (*Machine, *Question) {
+	if len(owners) < 2 {
+		return latestSeen(owners), nil
+	}
+	if last := lastSpokenOf(owners, s.MAC); last != nil {
+		return last, nil
+	}
+	var names []string
+	for _, m := range owners {
+		names = append(names, m.Hostname())
+	}
+	const most = 5
+	if more := len(names) - most; more > 0 {
+		names = append(names[:most], fmt.Sprintf("%d more", more))
+	}
+	return nil, &Question{With: latestSeen(owners).ID, About: aboutCard(s.MAC),
+		What: fmt.Sprintf("it has the card %s, which %s have, and no UUID that tells which of them it is", s.MAC, strings.Join(names, " and "))}
+}
+
+// lastSpokenOf is, of machines with a card, the one that an operator gave it to
+// last, or nil.
+func lastSpokenOf(owners []*Machine, mac string) (last *Machine) {
+	var latest time.Time
+	for _, m := range owners {
+		if at := m.answered(aboutCard(mac)); at.After(latest) {
+			last, latest = m, at
+		}
+	}
+	return last
+}
+
+// PortQuiet is how long a machine must not have been heard before another one
+// at its switch port may be it: a machine that runs speaks more often.
+const PortQuiet = 2 * time.Minute
+
+// samePort asks about a stranger at the switch port of a machine that fell
+// silent. A port that several machines have is none: relays that tell only the
+// network, and chassis with one cable, say the same for all.
+func (c claims) samePort(s Sighting) *Question {
+	if len(c.atPort) != 1 || c.atPort[0].State != Approved || c.atPort[0].Newcomer() || s.At.Sub(c.atPort[0].LastSeen) < PortQuiet {
+		return nil
+	}
+	m := c.atPort[0]
+	return &Question{With: m.ID, About: aboutPort + s.Port.String(),
+		What: fmt.Sprintf("it is plugged in where %s was: %s; it was replaced, or another machine has its place", m.Hostname(), s.Port)}
+}
+
+// portChange says in words that a machine was plugged in elsewhere. Ports that
+// relays of IPv4 and of IPv6 tell cannot be compared.
+func portChange(old, m Machine) string {
+	was, is := old.Port, m.Port
+	if was == is || !was.Relay.IsValid() || !is.Relay.IsValid() || was.Relay.Is4() != is.Relay.Is4() {
+		return ""
+	}
+	return fmt.Sprintf("moved from port %s to %s", was, is)
+}
+
+// Moot reports whether the question of a machine fell away: it has the switch
+// port of another one, which was seen since, or is not known any more.
+func Moot(m Machine, with Machine, known bool) bool {
+	return m.Ask != nil && strings.HasPrefix(m.Ask.About, aboutPort) && (!known || with.LastSeen.After(m.FirstSeen))
+}
+
+func withUUID(list []*Machine, uuid string) (with []*Machine) {
+	for _, m := range list {
+		if uuid != "" && m.UUID == uuid {
+			with = append(with, m)
+		}
+	}
+	return with
+}
+
+// shared reports whether several machines have a UUID. Newcomers that wait do
+// not count: whoever comes with the UUID of another must not make it worthless.
 func shared(machines []Machine, uuid string) bool {
 	n := 0
-	for _, m := range machines {
-		if m.UUID == uuid {
+	for i := range machines {
+		if m := &machines[i]; m.UUID == uuid && !m.Newcomer() {
 			n++
 		}
 	}
@@ -141,31 +283,11 @@ func See(m Machine, s Sighting, now time.Time) Machine {
 	return m
 }
 
-// Learn takes over what a machine tells of its hardware at a boot, and says
-// what is other than it was told before. The serial number speaks only where
-// no UUID does: when it is another one, an operator is asked.
-func Learn(m Machine, f ingot.Facts, now time.Time) (after Machine, changes []string) {
-	changes = HardwareChanges(m.Facts, f)
-	serial, uuid := ingot.PlausibleSerial(f.Serial), ingot.PlausibleUUID(f.UUID)
-	if uuid == "" && serial != "" && m.Serial != "" && serial != m.Serial {
-		m.State = Pending
-		m.Ask = &Question{m.ID, fmt.Sprintf("its serial number is %s, before: %s: its card was moved, or its board swapped", serial, m.Serial)}
-	}
-	m.Facts, m.LastSeen = f, now
-	if serial != "" {
-		m.Serial = serial
-	}
-	if uuid != "" && m.UUID == "" {
-		m.UUID = uuid
-	}
-	return m, changes
-}
-
 // Merge makes one machine of two: from is the same machine as into, with other
 // parts. What operators gave into stays. What the machine is now (its board,
 // its hardware, its boot) is what was seen last, be it of from or of into: the
 // one that runs must not lose its boot to a record that is old.
-func Merge(into, from Machine) Machine {
+func Merge(into, from Machine, now time.Time) Machine {
 	for _, mac := range from.MACs {
 		if !slices.Contains(into.MACs, mac) {
 			into.MACs = append(slices.Clone(into.MACs), mac)
@@ -190,31 +312,9 @@ func Merge(into, from Machine) Machine {
 	if from.FirstSeen.Before(into.FirstSeen) && !from.FirstSeen.IsZero() {
 		into.FirstSeen = from.FirstSeen
 	}
-	into.Ask = nil
-	return into
-}
-
-// Match returns the machines that an operator's word names: an id, a host
-// name, a MAC address, a UUID, or else a beginning of one of these.
-func Match(machines []Machine, ref string) []Machine {
-	exact := func(m Machine) bool {
-		return string(m.ID) == ref || (m.Name != "" && m.Name == ref) || (m.UUID != "" && m.UUID == ref) || slices.Contains(m.MACs, canonicalMAC(ref))
+	into.Answered = remember(into.Answered, from.Answered...)
+	if from.Ask != nil {
+		into.Answered = remember(into.Answered, Answered{from.Ask.About, now})
 	}
-	var found []Machine
-	for _, m := range machines {
-		if exact(m) {
-			return []Machine{m}
-		}
-		if len(ref) >= 3 && (strings.HasPrefix(string(m.ID), ref) || strings.HasPrefix(m.Name, ref) || strings.HasPrefix(m.UUID, ref)) {
-			found = append(found, m)
-		}
-	}
-	return found
-}
-
-func canonicalMAC(s string) string {
-	if m, err := ingot.ParseMAC(s); err == nil {
-		return m
-	}
-	return s
+	return Answer(into, now)
 }

@@ -2,6 +2,7 @@ package fleet
 
 import (
 	"errors"
+	"net/netip"
 	"strings"
 	"testing"
 
@@ -16,6 +17,11 @@ func TestIdentify(t *testing.T) {
 		{ID: "m-d", UUID: "u4"}, // imported by its UUID alone
 		{ID: "m-e", UUID: "u5", MACs: []string{"52:54:00:00:00:05"}},
 		{ID: "m-f", UUID: "u5", MACs: []string{"52:54:00:00:00:06"}}, // boards that share a UUID
+		{ID: "m-g", UUID: "u7", MACs: []string{"52:54:00:00:00:07"}, Facts: ingot.Facts{NICs: []ingot.NIC{{MAC: "52:54:00:00:00:03"}}}},
+		{ID: "m-h", MACs: []string{"52:54:00:00:00:08"}, LastSeen: t0}, {ID: "m-i", MACs: []string{"52:54:00:00:00:08"}},
+		{ID: "m-j", MACs: []string{"52:54:00:00:00:0a"}, Answered: []Answered{{"card 52:54:00:00:00:0a", t0}}}, {ID: "m-k", MACs: []string{"52:54:00:00:00:0a"}},
+		{ID: "m-l", UUID: "u1", MACs: []string{"52:54:00:00:00:0c"}, Ask: &Question{With: "m-a"}}, // who says that it has the UUID of m-a
+		{ID: "m-n", UUID: "u6", MACs: []string{"52:54:00:00:00:0e"}, Ask: &Question{With: "m-n"}}, // another serial number
 	}
 	for _, c := range []struct {
 		name string
@@ -34,6 +40,15 @@ func TestIdentify(t *testing.T) {
 		{"a stranger without a UUID", Sighting{MAC: "52:54:00:00:00:98"}, "", ""},
 		{"a new card in a known board", Sighting{MAC: "52:54:00:00:00:99", UUID: "u1"}, "", "m-a"},
 		{"another's card in a known board", Sighting{MAC: "52:54:00:00:00:02", UUID: "u1"}, "", "m-a"},
+		{"another's card in a board that told it", Sighting{MAC: "52:54:00:00:00:03", UUID: "u7"}, "", "m-g"},
+		{"a card that two have", Sighting{MAC: "52:54:00:00:00:08"}, "", "m-h"},
+		{"a card that two have, with a UUID only now", Sighting{MAC: "52:54:00:00:00:08", UUID: "u8"}, "", "m-h"},
+		{"a card that two have, of which an operator spoke", Sighting{MAC: "52:54:00:00:00:0a"}, "m-j", ""},
+		{"another's card, with the UUID of an import without cards", Sighting{MAC: "52:54:00:00:00:03", UUID: "u4"}, "", "m-d"},
+		{"who waits, again", Sighting{MAC: "52:54:00:00:00:0c", UUID: "u1"}, "m-l", ""},
+		{"who waits, without its UUID", Sighting{MAC: "52:54:00:00:00:0c"}, "m-l", ""},
+		{"who waits for its serial number, without its UUID", Sighting{MAC: "52:54:00:00:00:0e"}, "m-n", ""},
+		{"a known card in a strange board, while another claims its UUID", Sighting{MAC: "52:54:00:00:00:01", UUID: "u9"}, "", "m-a"},
 		{"a known card in a strange board", Sighting{MAC: "52:54:00:00:00:02", UUID: "u9"}, "", "m-b"},
 	} {
 		got, ask := Identify(machines, c.s)
@@ -46,29 +61,47 @@ func TestIdentify(t *testing.T) {
 	}
 }
 
-// TestLearnSerial: where boards tell no UUID, the serial number speaks.
-func TestLearnSerial(t *testing.T) {
-	m := Machine{ID: "m", State: Approved, Serial: "S1"}
+// TestSamePort: of a stranger at the switch port of a machine an operator is
+// asked, when that machine alone had the port and fell silent.
+func TestSamePort(t *testing.T) {
+	port := SwitchPort{Relay: netip.MustParseAddr("10.7.0.1"), Circuit: "eth7"}
+	other := port
+	other.Relay = netip.MustParseAddr("10.8.0.1")
+	was := Machine{ID: "m-was", Name: "node07", State: Approved, UUID: "u1", MACs: []string{"52:54:00:00:00:07"}, Port: port, LastSeen: t0}
+	as := func(s State, at SwitchPort, name ingot.MachineID) Machine {
+		m := was
+		m.State, m.Port, m.ID, m.UUID = s, at, name, string(name)
+		return m
+	}
+	stranger := Sighting{MAC: "52:54:00:00:00:99", UUID: "u9", Port: port, At: t0.Add(PortQuiet)}
+	soon, direct := stranger, stranger
+	soon.At, direct.Port = t0.Add(PortQuiet-1), SwitchPort{}
 	for name, c := range map[string]struct {
-		f   ingot.Facts
-		ask bool
+		machines []Machine
+		s        Sighting
+		ask      bool
 	}{
-		"the same":                     {ingot.Facts{Serial: "S1"}, false},
-		"another board":                {ingot.Facts{Serial: "S2"}, true},
-		"a placeholder":                {ingot.Facts{Serial: "To be filled by O.E.M."}, false},
-		"another serial, with a UUID":  {ingot.Facts{Serial: "S2", UUID: "d1b2c3a4-0000-4000-8000-525400120001"}, false},
-		"another, and a shared UUID 0": {ingot.Facts{Serial: "S2", UUID: "00000000-0000-0000-0000-000000000000"}, true},
+		"silent":                             {[]Machine{was}, stranger, true},
+		"it still speaks":                    {[]Machine{was}, soon, false},
+		"not through a relay":                {[]Machine{was}, direct, false},
+		"the same name of another relay":     {[]Machine{as(Approved, other, "m-was")}, stranger, false},
+		"never allowed to boot":              {[]Machine{as(Pending, port, "m-was")}, stranger, false},
+		"retired":                            {[]Machine{as(Retired, port, "m-was")}, stranger, false},
+		"two have the port":                  {[]Machine{was, as(Approved, port, "m-b")}, stranger, false},
+		"a newcomer and it have the port":    {[]Machine{was, as(Pending, port, "m-b")}, stranger, false},
+		"one before it had it, now retired":  {[]Machine{was, as(Retired, port, "m-b")}, stranger, true},
+		"a known machine at another's place": {[]Machine{was, {ID: "m-c", State: Approved, UUID: "u9", MACs: []string{"52:54:00:00:00:99"}}}, stranger, false},
 	} {
-		got, _ := Learn(m, c.f, t0)
-		if (got.Ask != nil) != c.ask || (got.State == Pending) != c.ask {
-			t.Errorf("%s: asks %+v, %s; want to be asked %t", name, got.Ask, got.State, c.ask)
+		found, ask := Identify(c.machines, c.s)
+		if (ask != nil) != c.ask || ask != nil && (ask.With != "m-was" || ask.About != "port eth7 via 10.7.0.1") {
+			t.Errorf("%s: Identify = %v, asks %+v; want a question %t", name, found, ask, c.ask)
 		}
 	}
 }
 
 func TestMerge(t *testing.T) {
 	into := Machine{ID: "m-a", Name: "node01", State: Approved, UUID: "u1", MACs: []string{"1"}, LastHealthy: v1, Assignment: Assignment{ImageRef: v2}, LastSeen: t0}
-	got := Merge(into, Machine{ID: "m-b", State: Pending, UUID: "u2", MACs: []string{"2", "1"}, LastSeen: t0.Add(1), Boot: "b", Ask: &Question{}})
+	got := Merge(into, Machine{ID: "m-b", State: Pending, UUID: "u2", MACs: []string{"2", "1"}, LastSeen: t0.Add(1), Boot: "b", Ask: &Question{}}, t0)
 	want := into
 	want.UUID, want.MACs, want.LastSeen, want.Boot = "u2", []string{"1", "2"}, t0.Add(1), "b"
 	want.FirstSeen = got.FirstSeen
@@ -84,7 +117,7 @@ func TestMergeOld(t *testing.T) {
 	old := Machine{ID: "m-b", State: Retired, UUID: "u2", Serial: "S2", MACs: []string{"2"}, LastSeen: t0.Add(-1), FirstSeen: t0, Boot: "old", Facts: ingot.Facts{RAM: 1}}
 	want := runs
 	want.MACs, want.Serial = []string{"1", "2"}, "S2"
-	if d := machineDiff(want, Merge(runs, old)); d != "" {
+	if d := machineDiff(want, Merge(runs, old, t0)); d != "" {
 		t.Errorf("Merge of an older one (-want +got):\n%s", d)
 	}
 }

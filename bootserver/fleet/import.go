@@ -192,7 +192,8 @@ func completed(m Machine, p Planned, images map[string]Assignment, now time.Time
 	switch {
 	case m.State == Retired: // only `ingot machine approve` takes that back
 	case !p.Pending:
-		m.State, m.Ask = Approved, nil
+		m = Answer(m, now)
+		m.State = Approved
 	case m.State == "":
 		m.State = Pending
 	}
@@ -228,8 +229,13 @@ func newRegister(machines []Machine) *register {
 
 func (r *register) index(m Machine) {
 	r.ids[m.ID] = m
-	for _, mac := range m.cards() {
+	for _, mac := range m.MACs {
 		r.macs[mac] = m.ID
+	}
+	for _, mac := range m.ToldCards() { // who was seen with it has it
+		if _, taken := r.macs[mac]; !taken {
+			r.macs[mac] = m.ID
+		}
 	}
 	if m.UUID != "" {
 		r.uuids[m.UUID] = m.ID

@@ -108,11 +108,11 @@ var stories = []struct {
 	{"approved without an image", Story{Machine: with(node01(), func(m *Machine) { m.Assignment = Assignment{} }), Now: now},
 		"No image is assigned to node01: it is approved and waits."},
 	{"a card in another board asks", Story{Machine: with(node01(), func(m *Machine) {
-		m.State, m.Name, m.Ask = Pending, "", &Question{"m-525400120009", "it has the card 52:54:00:12:00:01 of node09, in a board with another UUID: the board was swapped, or the card was moved"}
+		m.State, m.Name, m.Ask = Pending, "", &Question{With: "m-525400120009", What: "it has the card 52:54:00:12:00:01 of node09, in a board with another UUID: the board was swapped, or the card was moved"}
 	}), Boots: []Boot{{Started: clock("10:02:00")}}, Now: now},
 		"Waits for a person, who is to say whether it is the same machine: it has the card 52:54:00:12:00:01 of node09, in a board with another UUID: the board was swapped, or the card was moved."},
 	{"another serial number asks", Story{Machine: with(node01(), func(m *Machine) {
-		m.State, m.Ask = Pending, &Question{m.ID, "its serial number is S2, before: S1: its card was moved, or its board swapped"}
+		m.State, m.Ask = Pending, &Question{With: m.ID, What: "its serial number is S2, before: S1: its card was moved, or its board swapped"}
 	}), Boots: []Boot{{Started: clock("10:02:00")}}, Now: now},
 		"Waits for a person, who is to say whether it is the same machine: its serial number is S2, before: S1: its card was moved, or its board swapped."},
 	{"retired", Story{Machine: with(node01(), func(m *Machine) { m.State = Retired }), Now: now}, "node01 is retired: it may not boot."},

@@ -46,6 +46,7 @@ var ErrLocked = errors.New("another server uses this store")
 const (
 	BootsPerMachine = 100
 	MaxPending      = 4096
+	MaxPerCard      = 32 // machines that were seen with one card
 )
 
 // State is the memory of one server.

@@ -286,6 +286,48 @@ func TestIndex(t *testing.T) {
 	})
 }
 
+// TestCandidatesAreFew: however many machines share a UUID, a serial number, a
+// switch port or a card that they tell, few are looked at.
+func TestCandidatesAreFew(t *testing.T) {
+	s := open(t, t.TempDir())
+	defer s.Close()
+	port := fleet.SwitchPort{Relay: netip.MustParseAddr("10.7.0.1"), Circuit: "vlan7"}
+	const uuid, card = "d1b2c3a4-0000-4000-8000-525400120001", "02:00:00:00:00:01"
+	for i := range 2000 {
+		m := fleet.Machine{ID: ingot.MachineID(fmt.Sprint("m-", i)), State: fleet.Approved, MACs: []string{fmt.Sprint(i)}, UUID: uuid, Serial: "S", Port: port}
+		m.Facts.NICs = []ingot.NIC{{MAC: card}}
+		if i%2 == 0 {
+			m.State, m.Ask = fleet.Pending, &fleet.Question{With: "m-1"}
+		}
+		s.setMachine(m)
+	}
+	for _, sight := range []fleet.Sighting{{MAC: card, UUID: uuid, Port: port}, {MAC: "77", UUID: uuid, Port: port}, {MAC: card, Port: port}} {
+		if got := s.candidates(sight); len(got) > 2*MaxPerCard {
+			t.Errorf("%d candidates for %+v", len(got), sight)
+		}
+	}
+	if m, _, ok := s.find(fleet.Sighting{MAC: "77", UUID: uuid}); !ok || m.ID != "m-77" {
+		t.Errorf("among machines that share all but their card, m-77 is found as %q, %t", m.ID, ok)
+	}
+	if got := s.others(s.machines["m-77"], ingot.Facts{UUID: uuid, Serial: "S", NICs: []ingot.NIC{{MAC: card}}}); len(got) > 8 {
+		t.Errorf("%d others", len(got))
+	}
+	start := time.Now()
+	for range 1000 { // packets
+		m := s.machines["m-77"]
+		m.LastSeen = m.LastSeen.Add(time.Second)
+		s.setMachine(m)
+		s.find(fleet.Sighting{MAC: "77", UUID: uuid, Port: port})
+	}
+	t.Logf("a packet of one of them takes %s", time.Since(start)/1000)
+	for id := range s.machines {
+		s.dropMachine(id)
+	}
+	if n := len(s.index.mac) + len(s.index.told) + len(s.index.uuid) + len(s.index.serial) + len(s.index.port); n > 0 {
+		t.Errorf("%d entries of indexes are left of no machine", n)
+	}
+}
+
 // TestGroupCommit: many that wait at once share the disk's time, and each is
 // told only when its own change is there.
 func TestGroupCommit(t *testing.T) {

@@ -71,6 +71,12 @@ func (tx *Tx) Find(sight fleet.Sighting) (fleet.Machine, *fleet.Question, bool) 
 	return tx.s.find(sight)
 }
 
+// Others returns the machines that fleet.Learn is to know of when m tells f.
+func (tx *Tx) Others(m fleet.Machine, f ingot.Facts) []fleet.Machine { return tx.s.others(m, f) }
+
+// WithCard is the number of machines that were seen with a card.
+func (tx *Tx) WithCard(mac string) int { return len(tx.s.index.mac[mac]) }
+
 // Pending is the number of machines that wait for an operator.
 func (tx *Tx) Pending() int { return tx.s.index.pending }
 
@@ -94,9 +100,10 @@ func (tx *Tx) PutMachine(m fleet.Machine) {
 	old, had := tx.s.machines[m.ID]
 	neighbour, taken := tx.s.index.address[m.Address]
 	tx.undo = append(tx.undo, func() {
-		tx.s.dropMachine(m.ID)
 		if had {
 			tx.s.setMachine(old)
+		} else {
+			tx.s.dropMachine(m.ID)
 		}
 		if taken {
 			tx.s.index.address[m.Address] = neighbour
