@@ -45,7 +45,11 @@ func (q Question) Answers(m Machine) (same, other string) {
 	if q.With == m.ID { // it is known by this card, with another board than before
 		return "ingot machine approve " + m.Hostname(), "ingot machine forget " + m.Hostname()
 	}
-	return fmt.Sprintf("ingot machine merge %s %s", m.ID, q.With), fmt.Sprintf("ingot machine approve %s --name NAME --image PROFILE:VERSION", m.ID)
+	same = fmt.Sprintf("ingot machine merge %s %s", m.ID, q.With)
+	if q.Told { // it was approved before, and has all that it needs
+		return same, "ingot machine approve " + m.Hostname()
+	}
+	return same, fmt.Sprintf("ingot machine approve %s --name NAME --image PROFILE:VERSION", m.ID)
 }
 
 func aboutCard(mac string) string { return "card " + mac }
