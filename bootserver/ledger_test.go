@@ -150,7 +150,8 @@ func TestLedgerOfAnImport(t *testing.T) {
 	h.tells(1, machineID+" machine seen for the first time")
 }
 
-// TestLedgerOfACrash: what pstore kept is told once.
+// TestLedgerOfACrash: what pstore kept is told once, as of the boot whose kernel
+// ran last, and explains why a healthy machine started over.
 func TestLedgerOfACrash(t *testing.T) {
 	h := newHouse(t)
 	h.put("v1")
@@ -158,7 +159,9 @@ func TestLedgerOfACrash(t *testing.T) {
 	if _, err := h.api.Approve(t.Context(), machineID, api.ApproveRequest{Name: "node01", Image: "lab:v1"}); err != nil {
 		t.Fatal(err)
 	}
-	h.attempt("", "")
+	well, _ := h.attempt("", "")
+	h.clock = h.clock.Add(4 * time.Hour)
+	h.ask() // reset again before it loads a kernel
 	boot, _ := h.ask()
 	for range 2 {
 		if err := h.Crash(boot, "<2>[   12.345] BUG: kernel NULL pointer dereference\n"); err != nil {
@@ -166,6 +169,18 @@ func TestLedgerOfACrash(t *testing.T) {
 		}
 	}
 	h.tells(1, "! "+machineID+" step its kernel crashed, as pstore kept it: BUG: kernel NULL pointer dereference")
+	if b, _ := h.state.Boot(well); b.Crash == "" {
+		t.Error("the crash belongs to another boot than the one that was healthy")
+	}
+	if got, want := h.why(), "of lab:v1, was healthy for 4 h and ended in a kernel crash: BUG: kernel NULL pointer dereference."; !strings.Contains(got, want) {
+		t.Errorf("why = %q; want that it says %q", got, want)
+	}
+	h.attempt("", "")
+	boot, _ = h.ask()
+	if err := h.Crash(boot, "<2>[   12.3] nothing that says why\n"); err != nil {
+		t.Fatal(err)
+	}
+	h.tells(1, "! "+machineID+" step its kernel crashed, as pstore kept it: no line of its last words says why")
 }
 
 // TestLedgerOfARestore: who follows the ledger hears that the state was

@@ -1,6 +1,7 @@
 package bootserver
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -99,23 +100,41 @@ func (b *booter) Crash(id ingot.BootID, text string) error {
 	text = fleet.Printable(ingot.HideBootKeys(text))
 	return b.state.Update(func(tx *state.Tx) error {
 		boot, m, err := latest(tx, id)
-		if err != nil || text == "" || boot.Pstore {
+		if err != nil || strings.TrimSpace(text) == "" || boot.Pstore {
 			return err
 		}
-		before, ok := tx.Boot(boot.Before)
+		before, ok := crashedIn(tx, boot)
 		if !ok {
 			return nil // it crashed when it was not ours
 		}
 		boot.Pstore = true
 		tx.PutBoot(boot)
-		if line := clip(fleet.CrashLine(text)); line != "" && before.Crash == "" { // the first word counts
-			before.Crash = line
+		if before.Crash == "" { // the first word counts
+			before.Crash = cmp.Or(clip(fleet.CrashLine(text)), noCrashLine)
 			tx.PutBoot(before)
 		}
 		tx.AddConsole(before.ID, "--- what the firmware kept of the crash (pstore) ---\n"+text)
 		b.log.Warn("a machine crashed before this boot", "machine", m.ID, "boot", before.ID.Short(), "crash", before.Crash)
 		return nil
 	})
+}
+
+// noCrashLine is told of a crash without a line that says why.
+const noCrashLine = "no line of its last words says why"
+
+// crashedIn is the boot that a crash before another one belongs to: the latest
+// in which a kernel can have run, for those since then only asked; or else the
+// one directly before.
+func crashedIn(tx *state.Tx, b fleet.Boot) (fleet.Boot, bool) {
+	const most = 8
+	direct, ok := tx.Boot(b.Before)
+	for before, known, n := direct, ok, 0; known && n < most; n++ {
+		if before.First == fleet.FirstUKI && before.Image.Image != "" || before.Stage().Rank() >= ingot.StageKernel.Rank() {
+			return before, true
+		}
+		before, known = tx.Boot(before.Before)
+	}
+	return direct, ok
 }
 
 // Report implements httpboot.Booter.

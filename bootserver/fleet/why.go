@@ -31,6 +31,12 @@ const Quiet = 5 * time.Minute
 // what may be typed next.
 func Why(s Story) (words string, next []string) {
 	words, next = s.state()
+	if past, more := s.past(); past != "" && s.Machine.State == Approved {
+		words += " " + past
+		if more != "" {
+			next = append([]string{more}, next...)
+		}
+	}
 	if changed := s.changes(); changed != "" && words != "" {
 		words += " " + changed
 	}

@@ -128,6 +128,19 @@ var stories = []struct {
 		"Healthy on node:7 since 09:14, and not heard of for 12 min: it is off, hangs, or cannot reach this server."},
 	{"healthy at the second attempt", lived(node01(), Policy{}, silentAt(recorded(1, node7, "10:00:00", ingot.StageInitramfs), "10:10:00"), reports(recorded(2, node7, "10:13:26", ingot.StageAgent), "10:14:00")),
 		"Healthy on node:7 since 10:14, 34 s after its first packet. The boot before failed: kernel and initramfs fetched, then silence for 596 s: image node:7 never reached ingot-init."},
+	{"healthy again after a crash", lived(node01(), Policy{}, crashed(reports(recorded(1, node7, "06:13:26", ingot.StageAgent), "06:14:00")), reports(recorded(2, node7, "10:13:26", ingot.StageAgent), "10:14:00")),
+		"Healthy on node:7 since 10:14, 34 s after its first packet. The boot before, of node:7, was healthy for 4 h and ended in a kernel crash: BUG: kernel NULL pointer dereference, address: 0000000000000010."},
+	{"boots again after a crash", lived(node01(), Policy{}, crashed(reports(recorded(1, node7, "06:13:26", ingot.StageAgent), "06:14:00")), recorded(2, node7, "10:19:50", ingot.StageInit)),
+		"Boots node:7 now: stage init, 10 s after its first packet. The boot before, of node:7, was healthy for 4 h and ended in a kernel crash: BUG: kernel NULL pointer dereference, address: 0000000000000010."},
+	{"fails after a crash", lived(with(node01(), func(m *Machine) { m.LastHealthy = node7 }), Policy{}, crashed(reports(recorded(1, node7, "06:13:26", ingot.StageAgent), "06:14:00")), fails(recorded(2, node7, "10:00:00", ingot.StageRoot), ingot.StageVolumes, "volume data refused: no disk has the label data"),
+		recorded(3, node7, "10:19:50", ingot.StageInit)),
+		"Boots node:7 now: stage init, 10 s after its first packet. Its last healthy boot, of node:7, was healthy for 4 h and ended in a kernel crash: BUG: kernel NULL pointer dereference, address: 0000000000000010."},
+	{"healthy, and started over", lived(node01(), Policy{}, reports(recorded(1, node7, "06:13:26", ingot.StageAgent), "06:14:00"), reports(recorded(2, node7, "10:13:26", ingot.StageAgent), "10:14:00")),
+		"Healthy on node:7 since 10:14, 34 s after its first packet. The boot before, of node:7, was healthy for 4 h; then the machine started over without a word: a reboot, a reset, a power cut, or a crash of which its firmware kept nothing."},
+	{"healthy, and starts over", lived(node01(), Policy{}, reports(recorded(1, node7, "06:13:26", ingot.StageAgent), "06:14:00"), recorded(2, node7, "10:19:50", ingot.StageKernel)),
+		"Boots node:7 now: stage kernel, 10 s after its first packet. The boot before, of node:7, was healthy for 4 h; then the machine started over."},
+	{"healthy on what was assigned since", lived(node01(), Policy{}, reports(recorded(1, node6, "06:13:26", ingot.StageAgent), "06:14:00"), reports(recorded(2, node7, "10:13:26", ingot.StageAgent), "10:14:00")),
+		"Healthy on node:7 since 10:14, 34 s after its first packet."},
 	{"boots now", lived(node01(), Policy{}, with(recorded(1, node7, "10:19:50", ingot.StageTicket), func(b *Boot) { b.Served = map[string]int64{"root": 120 << 20} })),
 		"Boots node:7 now: stage ticket, 10 s after its first packet, 120 MiB of 300 MiB of the root were served."},
 	{"no DHCPREQUEST", lived(node01(), Policy{}, with(recorded(1, ImageRef{}, "10:19:00", ingot.StageDHCP), func(b *Boot) { b.Told = time.Time{} })),
@@ -199,6 +212,11 @@ var stories = []struct {
 		"Ingot-init does not get past stage ticket: asking for a ticket: connection refused; it tries again. Boots node:7 now: stage init, 60 s after its first packet."},
 	{"a loader that stalled", lived(node01(), Policy{}, end(with(recorded(1, ImageRef{}, "10:18:00", ingot.StageLoader), func(b *Boot) { b.Image = node7 }), ingot.OutcomeSilent, "the first stage stalled: the machine loaded snponly.efi, and it was not heard of again", clock("10:19:00"))),
 		"The machine loaded snponly.efi, and it was not heard of again: firmware and loader do not go together. node:7 is tried twice more, then it falls back to node:6."},
+}
+
+func crashed(b Boot) Boot {
+	b.Crash = "BUG: kernel NULL pointer dereference, address: 0000000000000010"
+	return b
 }
 
 func failedCheck(id byte, start string) Boot {
