@@ -135,7 +135,7 @@ func (b *booter) see(tx *state.Tx, c dhcp.Sighting) (dhcp.Boot, error) {
 		tx.PutMachine(m)
 		b.noteRule(tx, m, ruled)
 	}
-	if m.Boot != before.Boot || len(recorded.Events) != len(boot.Events) || recorded.First != boot.First || !recorded.Told.Equal(boot.Told) || recorded.Back != boot.Back || recorded.Image != boot.Image || recorded.Order != boot.Order {
+	if m.Boot != before.Boot || len(recorded.Events) != len(boot.Events) || recorded.First != boot.First || !recorded.Told.Equal(boot.Told) || recorded.Back != boot.Back || recorded.Proxy != boot.Proxy || recorded.Image != boot.Image || recorded.Order != boot.Order {
 		tx.PutBoot(recorded)
 	}
 	return what, nil
@@ -192,6 +192,7 @@ func (b *booter) hasUKI(m fleet.Machine) bool {
 // offer says what a client boots now, and notes it in the boot.
 func (b *booter) offer(c dhcp.Sighting, m fleet.Machine, boot fleet.Boot, list []string, loader bool, now time.Time) (dhcp.Boot, fleet.Boot) {
 	base := b.urlOf(c.Server)
+	boot.Proxy = c.Proxy
 	if loader {
 		boot.Back = true
 		return dhcp.Boot{URL: b.urlOfBoot(base, boot.ID, "script")}, boot

@@ -128,6 +128,9 @@ func (a admin) sizes(boots []fleet.Boot) map[ingot.Digest]fleet.Sizes {
 		needed[b.Image.Image] = nil // a store that has it no more is asked once
 		if im, err := a.shelf.get(a.images, b.Image.Image); err == nil {
 			needed[b.Image.Image] = fleet.Sizes{"kernel": im.Manifest.Kernel.Size, "initramfs": im.Manifest.Initramfs.Size, "root": im.Manifest.Root.Size}
+			if uki, has := a.uki(im); has {
+				needed[b.Image.Image][partUKI] = uki.Size
+			}
 		}
 	}
 	return needed

@@ -1,8 +1,10 @@
 package bootserver
 
 import (
+	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
 	"ingot"
 	"ingot/bootserver/api"
@@ -32,5 +34,31 @@ func TestWhyMeasuresTheImageOfTheBoot(t *testing.T) {
 	h.attempt("", "")
 	if got, want := h.why(), "0.0 MiB of 0.0 MiB of the root were served; fell back to lab:v1"; !strings.Contains(got, want) {
 		t.Errorf("why = %q; want that it says %q", got, want)
+	}
+}
+
+// TestWhyBeforeALoader: a machine that is offered nothing, or no address, is
+// told apart from one that does not answer.
+func TestWhyBeforeALoader(t *testing.T) {
+	h := newHouse(t)
+	h.put("v1")
+	h.ask()
+	if _, err := h.api.Approve(t.Context(), machineID, api.ApproveRequest{Name: "node01", Image: "lab:v1"}); err != nil {
+		t.Fatal(err)
+	}
+	h.attempt("", "")
+	odd := asks(ingot.FirmwareUEFIarm64, true)
+	odd.Loaders = []string{"nowhere.efi"}
+	h.seen(odd)
+	if got, want := h.why(), "Nothing to load: this server has no loader for firmware uefi-arm64. "; !strings.HasPrefix(got, want) {
+		t.Errorf("without a loader, why = %q; want %q", got, want)
+	}
+	beside := asks(ingot.FirmwareUEFIx64, true)
+	beside.Proxy, beside.Address = true, netip.Addr{}
+	h.attempt("", "")
+	h.seen(beside)
+	h.clock = h.clock.Add(time.Minute)
+	if got, want := h.why(), "The machine was told what to boot, and took no address: we give none here"; !strings.HasPrefix(got, want) {
+		t.Errorf("beside another server, why = %q; want %q", got, want)
 	}
 }

@@ -34,6 +34,7 @@ type Sighting struct {
 	Server  netip.Addr // ours, as it sees us
 	Port    fleet.SwitchPort
 	Loaders []string // first stages to try, the preferred one first
+	Proxy   bool     // another server gives it its address
 	Asks    bool     // it starts over (DHCPDISCOVER)
 }
 

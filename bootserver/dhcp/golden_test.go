@@ -159,6 +159,33 @@ func TestBootItem(t *testing.T) {
 	}
 }
 
+// watchful remembers what it was told of clients.
+type watchful struct {
+	scripted
+	seen *[]Sighting
+}
+
+func (w watchful) Seen(c Sighting) (Boot, error) {
+	*w.seen = append(*w.seen, c)
+	return w.scripted.Seen(c)
+}
+
+// TestSightingSaysWhoGivesTheAddress: what explains a boot must know.
+func TestSightingSaysWhoGivesTheAddress(t *testing.T) {
+	now := time.Unix(1000, 0)
+	for _, mode := range []Mode{Full, Proxy} {
+		c := testConfig()
+		c.Interfaces[0].Mode = mode
+		var seen []Sighting
+		if _, err := serverOf(t, c, remembers(), watchful{scripted{}, &seen}, &now).Handle(t.Context(), broadcast(discover(t, arch(iana.EFI_X86_64)))); err != nil {
+			t.Fatal(err)
+		}
+		if len(seen) != 1 || seen[0].Proxy != (mode == Proxy) || seen[0].Address.IsValid() != (mode == Full) {
+			t.Errorf("in mode %s the fleet is told %+v", mode, seen)
+		}
+	}
+}
+
 // TestFits: an answer is never larger than the client takes, and what is left
 // out is what it can do without.
 func TestFits(t *testing.T) {

@@ -356,7 +356,7 @@ func (t *talk) sighting(ip netip.Addr) Sighting {
 		loaders = nil
 	}
 	return Sighting{Client: t.client, Address: ip, Server: t.ours, Port: t.switchPort(), Loaders: loaders,
-		Asks: t.Message.MessageType() == dhcpv4.MessageTypeDiscover}
+		Proxy: t.port.Mode == Proxy, Asks: t.Message.MessageType() == dhcpv4.MessageTypeDiscover}
 }
 
 func (t *talk) switchPort() fleet.SwitchPort {

@@ -37,7 +37,7 @@ func causeOf(b Boot, s Story) cause {
 		return told(b, e, s)
 	}
 	if strings.HasPrefix(b.Reason, "the first stage stalled: ") {
-		return cause{strings.TrimPrefix(b.Reason, "the first stage stalled: "), "firmware and loader do not go together", "ingot network"}
+		return stalled(b)
 	}
 	return silence(b, s)
 }
@@ -129,6 +129,9 @@ func silence(b Boot, s Story) cause {
 	case ingot.StageDHCP:
 		return unanswered(b, s)
 	case ingot.StageLoader:
+		if b.First == FirstUKI {
+			return cause{fmt.Sprintf("UKI of %s fetched, %s", image, quiet), fmt.Sprintf("the firmware refused it, as Secure Boot does, or %s never reached ingot-init", image), console}
+		}
 		return cause{fmt.Sprintf("loader %s fetched, %s", b.First, quiet), "it never asked for its script; does another server answer it, or does a firewall close HTTP?", "ingot network"}
 	case ingot.StageScript:
 		return cause{"script fetched, " + quiet, partly("kernel", b, s), timeline}
@@ -180,26 +183,6 @@ func span(d time.Duration) string {
 	return fmt.Sprintf("%d days", int(d.Hours()/24))
 }
 
-// unanswered explains a machine that did not come past DHCP.
-func unanswered(b Boot, s Story) cause {
-	if b.Told.IsZero() {
-		c := cause{"no DHCPREQUEST after our offer", "", "ingot network"}
-		for _, o := range s.Others {
-			if !o.At.Before(b.Started) && (b.Ended.IsZero() || !o.At.After(b.Ended)) {
-				c.means = fmt.Sprintf("another server, %s, answered", o.Name())
-			}
-		}
-		if c.means == "" {
-			c.means = "the offer did not reach it, or it did not want it; look at the switch port (STP, VLAN)"
-		}
-		return c
-	}
-	if b.First == "" {
-		return cause{"address given, and nothing to load", fmt.Sprintf("there is no loader for firmware %s", dashed(string(b.Firmware))), "ingot loaders"}
-	}
-	return cause{fmt.Sprintf("address given, then %s was never fetched", b.First), "does a firewall close UDP port 69, or does the machine hang in its firmware?", "ingot network"}
-}
-
 func dashed(s string) string {
 	if s == "" {
 		return "unknown"
@@ -210,6 +193,9 @@ func dashed(s string) string {
 // partly says how much of a file was fetched, of the image of that boot.
 func partly(part string, b Boot, s Story) string {
 	served, needed := b.Served[part], s.Needed[b.Image.Image][part]
+	if part == partUKI {
+		part = "UKI"
+	}
 	switch {
 	case needed == 0 || served > needed: // it began more than once
 		return fmt.Sprintf("%s of the %s were served, not all of it", mib(served), part)

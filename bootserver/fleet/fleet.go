@@ -111,6 +111,7 @@ type Boot struct {
 	Order    int              `json:"order,omitempty"`   // the machine's Orders when its image was decided
 	Root     ingot.Digest     `json:"root,omitempty"`    // that the machine should measure
 	First    string           `json:"first,omitempty"`   // the first stage that it is offered: a loader's file, or FirstUKI
+	Proxy    bool             `json:"proxy,omitempty"`   // another server gives the address, and we say what to boot
 	Told     time.Time        `json:"told,omitzero"`     // when the machine accepted that last
 	Back     bool             `json:"back,omitempty"`    // the first stage ran: it asked us for an address
 	Started  time.Time        `json:"started"`           // first packet

@@ -52,7 +52,7 @@ func (s Story) state() (string, []string) {
 		return fmt.Sprintf("%s is retired: it may not boot.", host), []string{"ingot machine approve " + host}
 	case m.State != Approved && m.Ask != nil:
 		same, other := m.Ask.Answers(m)
-		return fmt.Sprintf("Waits for a person, who is to say whether it is the same machine: %s.", m.Ask.What), []string{same, other}
+		return fmt.Sprintf("%s. It boots when a person says whether it is the same machine.", sentence(m.Ask.What)), []string{same, other}
 	case m.State != Approved && !booted:
 		return fmt.Sprintf("%s has not asked to boot yet, and waits for approval.", host), []string{"ingot machine approve " + host}
 	case m.State != Approved:
@@ -191,6 +191,9 @@ func imageOr(a, b ImageRef) string {
 func stuck(b Boot, now time.Time) bool {
 	if len(b.Events) == 0 {
 		return false
+	}
+	if noLoader(b) {
+		return true // nothing will come
 	}
 	quiet := now.Sub(b.Events[len(b.Events)-1].At)
 	if b.Stage().Rank() < ingot.StageScript.Rank() {

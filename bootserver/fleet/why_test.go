@@ -77,7 +77,7 @@ func reports(b Boot, when string, checks ...ingot.CheckResult) Boot {
 // and consequences are drawn.
 func lived(m Machine, p Policy, boots ...Boot) Story {
 	s := Story{Policy: p, Now: now, Needed: map[ingot.Digest]Sizes{
-		node7.Image: {"kernel": 9 << 20, "initramfs": 12 << 20, "root": 300 << 20},
+		node7.Image: {"kernel": 9 << 20, "initramfs": 12 << 20, "root": 300 << 20, partUKI: 21 << 20},
 		node6.Image: {"kernel": 8 << 20, "initramfs": 11 << 20, "root": 150 << 20},
 	}}
 	for i, b := range boots {
@@ -110,11 +110,18 @@ var stories = []struct {
 	{"a card in another board asks", Story{Machine: with(node01(), func(m *Machine) {
 		m.State, m.Name, m.Ask = Pending, "", &Question{With: "m-525400120009", What: "it has the card 52:54:00:12:00:01 of node09, in a board with another UUID: the board was swapped, or the card was moved"}
 	}), Boots: []Boot{{Started: clock("10:02:00")}}, Now: now},
-		"Waits for a person, who is to say whether it is the same machine: it has the card 52:54:00:12:00:01 of node09, in a board with another UUID: the board was swapped, or the card was moved."},
+		"It has the card 52:54:00:12:00:01 of node09, in a board with another UUID: the board was swapped, or the card was moved. It boots when a person says whether it is the same machine."},
+	{"a moved card asks", Story{Machine: with(node01(), func(m *Machine) {
+		m.ID, m.State, m.Name, m.Ask = "m-525400120077", Pending, "", &Question{With: "m-525400120001", What: "it has the UUID of node01 and the card 52:54:00:12:00:77 of node09: the card was moved, or the boards share their UUID"}
+	}), Boots: []Boot{{Started: clock("10:02:00")}}, Now: now},
+		"It has the UUID of node01 and the card 52:54:00:12:00:77 of node09: the card was moved, or the boards share their UUID. It boots when a person says whether it is the same machine."},
+	{"a swapped board was merged", lived(node01(), Policy{}, with(reports(recorded(1, node7, "10:13:26", ingot.StageAgent), "10:14:00"), func(b *Boot) {
+		b.Changes = []string{"serial number S1 → S2", "UUID d1b2c3a4-0000-4000-8000-525400120001 → d1b2c3a4-0000-4000-8000-525400120002"}
+	})), "Healthy on node:7 since 10:14, 34 s after its first packet. Its hardware changed: serial number S1 → S2; UUID d1b2c3a4-0000-4000-8000-525400120001 → d1b2c3a4-0000-4000-8000-525400120002."},
 	{"another serial number asks", Story{Machine: with(node01(), func(m *Machine) {
 		m.State, m.Ask = Pending, &Question{With: m.ID, What: "its serial number is S2, before: S1: its card was moved, or its board swapped"}
 	}), Boots: []Boot{{Started: clock("10:02:00")}}, Now: now},
-		"Waits for a person, who is to say whether it is the same machine: its serial number is S2, before: S1: its card was moved, or its board swapped."},
+		"Its serial number is S2, before: S1: its card was moved, or its board swapped. It boots when a person says whether it is the same machine."},
 	{"retired", Story{Machine: with(node01(), func(m *Machine) { m.State = Retired }), Now: now}, "node01 is retired: it may not boot."},
 	{"never seen", Story{Machine: node01(), Now: now}, "node01 has not asked to boot yet; it will get node:7."},
 	{"healthy", lived(node01(), Policy{}, reports(recorded(1, node7, "10:13:26", ingot.StageAgent), "10:14:00", ingot.CheckResult{Name: "ssh", OK: true})),
@@ -150,6 +157,27 @@ var stories = []struct {
 	}), "No DHCPREQUEST after our offer: another server, 10.0.0.3, answered. Boots node:7 now: stage dhcp, 60 s after its first packet."},
 	{"TFTP does not get through", lived(node01(), Policy{}, recorded(1, ImageRef{}, "10:19:00", ingot.StageDHCP)),
 		"Address given, then snponly.efi was never fetched: does a firewall close UDP port 69, or does the machine hang in its firmware? Boots node:7 now: stage dhcp, 60 s after its first packet."},
+	{"beside another server, and no address is taken", lived(node01(), Policy{}, with(recorded(1, ImageRef{}, "10:19:00", ingot.StageDHCP), func(b *Boot) { b.Told, b.Proxy = time.Time{}, true })),
+		"The machine was told what to boot, and took no address: we give none here; its DHCP server did not, or its answer was lost: look at that server, and at the switch port (STP, VLAN). Boots node:7 now: stage dhcp, 60 s after its first packet."},
+	{"beside another server, which is obeyed", with(lived(node01(), Policy{}, with(recorded(1, ImageRef{}, "10:19:00", ingot.StageDHCP), func(b *Boot) { b.Proxy = true })), func(s *Story) {
+		s.Others = []Other{{Address: netip.MustParseAddr("10.0.0.1"), Kind: "DHCPACK", Expected: true, At: clock("10:19:02")}}
+	}), "Its DHCP server gave it an address, then snponly.efi was never fetched: did it obey its DHCP server, which names another file, or does a firewall close UDP port 69? Boots node:7 now: stage dhcp, 60 s after its first packet."},
+	{"beside two other servers", with(lived(node01(), Policy{}, with(recorded(1, ImageRef{}, "10:19:00", ingot.StageDHCP), func(b *Boot) { b.Proxy = true })), func(s *Story) {
+		s.Others = []Other{{Address: netip.MustParseAddr("10.0.0.3"), Kind: "DHCPOFFER", File: "pxelinux.0", At: clock("10:19:01")}, {Address: netip.MustParseAddr("10.0.0.1"), Kind: "DHCPACK", Expected: true, At: clock("10:19:02")}}
+	}), "Its DHCP server gave it an address, then snponly.efi was never fetched: another server, 10.0.0.3, answered as well, and the machine may have obeyed that one. Boots node:7 now: stage dhcp, 60 s after its first packet."},
+	{"firmware without a loader", lived(node01(), Policy{}, with(recorded(1, ImageRef{}, "10:19:50", ingot.StageDHCP), func(b *Boot) {
+		b.Firmware, b.First, b.Back, b.Told = ingot.FirmwareUEFIarm64, "", false, time.Time{}
+	})), "Nothing to load: this server has no loader for firmware uefi-arm64. Boots node:7 now: stage dhcp, 10 s after its first packet."},
+	{"HTTP boot does not get through", lived(node01(), Policy{}, with(recorded(1, ImageRef{}, "10:19:00", ingot.StageDHCP), func(b *Boot) { b.Firmware = ingot.FirmwareUEFIx64HTTP })),
+		"Address given, then snponly.efi was never fetched: does a firewall close HTTP, or does the machine hang in its firmware? Boots node:7 now: stage dhcp, 60 s after its first packet."},
+	{"a UKI is never fetched", lived(node01(), Policy{}, silentAt(byHTTP(recorded(1, node7, "10:00:00", ingot.StageDHCP)), "10:10:00")),
+		"Address given, then the UKI of node:7 was never fetched: does a firewall close HTTP, or does the machine hang in its firmware? node:7 is tried twice more, then it falls back to node:6."},
+	{"a UKI broke off", lived(node01(), Policy{}, silentAt(with(byHTTP(recorded(1, node7, "10:00:00", ingot.StageDHCP)), func(b *Boot) { b.Served = map[string]int64{partUKI: 7 << 20} }), "10:10:00")),
+		"Address given, then silence for 10 min: 7.0 MiB of 21 MiB of the UKI were served. node:7 is tried twice more, then it falls back to node:6."},
+	{"a UKI goes silent", lived(node01(), Policy{}, silentAt(byHTTP(recorded(1, node7, "10:00:00", ingot.StageLoader)), "10:10:00"), silentAt(byHTTP(recorded(2, node7, "10:00:30", ingot.StageLoader)), "10:10:30")),
+		"UKI of node:7 fetched, then silence for 599 s on 2 attempts: the firmware refused it, as Secure Boot does, or node:7 never reached ingot-init; falls back to node:6 at its next boot."},
+	{"a UKI that stalled", lived(node01(), Policy{}, end(byHTTP(recorded(1, node7, "10:18:00", ingot.StageLoader)), ingot.OutcomeSilent, "the first stage stalled: the machine loaded uki, and it was not heard of again", clock("10:19:00"))),
+		"The machine loaded the UKI of node:7, and it was not heard of again: the firmware refused it, as Secure Boot does, or it never reached ingot-init. node:7 is tried once more, then it falls back to node:6."},
 	{"the loader hangs", lived(node01(), Policy{}, recorded(1, ImageRef{}, "10:15:00", ingot.StageLoader)),
 		"Loader snponly.efi fetched, then silence for 299 s: it never asked for its script; does another server answer it, or does a firewall close HTTP? Boots node:7 now: stage loader, 300 s after its first packet."},
 	{"the kernel broke off", lived(node01(), Policy{}, with(silentAt(recorded(1, node7, "10:00:00", ingot.StageScript), "10:10:00"), func(b *Boot) { b.Served = map[string]int64{"kernel": 3 << 20} })),
@@ -178,6 +206,10 @@ var stories = []struct {
 	{"held", lived(with(node01(), func(m *Machine) { m.LastHealthy = ImageRef{} }), Policy{}, fails(recorded(1, node7, "10:00:00", ingot.StageInit), ingot.StageTicket, "the ticket's signature is not by the server key that this initramfs carries"),
 		fails(recorded(2, node7, "10:05:00", ingot.StageInit), ingot.StageTicket, "the ticket's signature is not by the server key that this initramfs carries")),
 		"Ticket refused on 2 attempts: it is signed by another server key than node:7 carries, so the image was built for another server; held for a person since 10:05: node:7 failed twice in a row, and no image was ever healthy on this machine."},
+	{"held, as the policy wants", lived(node01(), Policy{After: AfterHold}, silentAt(recorded(1, node7, "10:00:00", ingot.StageInitramfs), "10:04:04"), silentAt(recorded(2, node7, "10:05:00", ingot.StageInitramfs), "10:09:04")),
+		"Kernel and initramfs fetched, then silence for 240 s on 2 attempts: image node:7 never reached ingot-init; held for a person since 10:09: node:7 failed twice in a row, and the policy is to wait for a person."},
+	{"will be held, as the policy wants", lived(node01(), Policy{After: AfterHold}, silentAt(recorded(1, node7, "10:00:00", ingot.StageInitramfs), "10:04:04")),
+		"Kernel and initramfs fetched, then silence for 240 s: image node:7 never reached ingot-init. node:7 is tried once more, then it is held for a person."},
 	{"image signed by a stranger", lived(with(node01(), func(m *Machine) { m.LastHealthy = ImageRef{} }), Policy{}, fails(recorded(1, node7, "10:00:00", ingot.StageTicket), ingot.StageRoot, "the image's signature is not by the release key that this initramfs carries")),
 		"Image refused: node:7 is signed by a key that its own initramfs does not know. node:7 is tried once more, then it is held for a person."},
 	{"a damaged root", lived(node01(), Policy{}, fails(recorded(1, node7, "10:00:00", ingot.StageTicket), ingot.StageRoot, "a chunk of the root does not match the manifest: chunk 21 of 300")),
@@ -212,6 +244,12 @@ var stories = []struct {
 		"Ingot-init does not get past stage ticket: asking for a ticket: connection refused; it tries again. Boots node:7 now: stage init, 60 s after its first packet."},
 	{"a loader that stalled", lived(node01(), Policy{}, end(with(recorded(1, ImageRef{}, "10:18:00", ingot.StageLoader), func(b *Boot) { b.Image = node7 }), ingot.OutcomeSilent, "the first stage stalled: the machine loaded snponly.efi, and it was not heard of again", clock("10:19:00"))),
 		"The machine loaded snponly.efi, and it was not heard of again: firmware and loader do not go together. node:7 is tried twice more, then it falls back to node:6."},
+}
+
+// byHTTP is a boot of the image's own UKI.
+func byHTTP(b Boot) Boot {
+	b.Firmware, b.First, b.Back = ingot.FirmwareUEFIx64HTTP, FirstUKI, false
+	return b
 }
 
 func crashed(b Boot) Boot {
@@ -261,5 +299,32 @@ func TestWhy(t *testing.T) {
 				t.Errorf("%s: the next step %q is not a command", c.name, n)
 			}
 		}
+	}
+}
+
+// TestWhyNext: what may be typed next leads on, in the order in which one would.
+func TestWhyNext(t *testing.T) {
+	want := map[string][]string{
+		"a moved card asks":                                 {"ingot machine merge m-525400120077 m-525400120001", "ingot machine approve m-525400120077 --name NAME --image PROFILE:VERSION"},
+		"healthy again after a crash":                       {"ingot console node01 --boot 01000000"},
+		"healthy, and started over":                         nil,
+		"held, as the policy wants":                         {"ingot console node01", "ingot resume node01", "ingot assign node01 PROFILE:VERSION"},
+		"firmware without a loader":                         {"ingot loaders"},
+		"beside another server, and no address is taken":    {"ingot network"},
+		"a UKI goes silent":                                 {"ingot console node01", "ingot resume node01"},
+		"a UKI that stalled":                                {"ingot image verify node:7", "ingot boots node01 --timeline"},
+		"the download stopped, and the fallback is smaller": {"ingot console node01", "ingot resume node01"},
+	}
+	found := 0
+	for _, c := range stories {
+		if next, has := want[c.name]; has {
+			found++
+			if _, got := Why(c.story); !cmp.Equal(next, got) {
+				t.Errorf("%s: next is %q; want %q", c.name, got, next)
+			}
+		}
+	}
+	if found != len(want) {
+		t.Errorf("%d of %d stories are there", found, len(want))
 	}
 }

@@ -1,0 +1,81 @@
+package fleet
+
+import (
+	"fmt"
+	"strings"
+
+	"ingot"
+)
+
+// Boots that end before a kernel: DHCP, and the first stage that firmware loads.
+
+// noLoader reports whether there is nothing to load for the firmware of a boot.
+// A loader in the ROM needs none.
+func noLoader(b Boot) bool { return b.First == "" && !b.Back && b.Stage() == ingot.StageDHCP }
+
+// unanswered explains a machine that did not come past DHCP.
+func unanswered(b Boot, s Story) cause {
+	other := s.otherIn(b)
+	switch {
+	case b.Told.IsZero() && other != "":
+		return cause{"no DHCPREQUEST after our offer", fmt.Sprintf("another server, %s, answered", other), "ingot network"}
+	case noLoader(b):
+		return cause{"nothing to load", fmt.Sprintf("this server has no loader for firmware %s", dashed(string(b.Firmware))), "ingot loaders"}
+	case !b.Told.IsZero():
+		return unloaded(b, s, other)
+	case b.Proxy:
+		return cause{"the machine was told what to boot, and took no address", "we give none here; its DHCP server did not, or its answer was lost: look at that server, and at the switch port (STP, VLAN)", "ingot network"}
+	}
+	return cause{"no DHCPREQUEST after our offer", "the offer did not reach it, or it did not want it; look at the switch port (STP, VLAN)", "ingot network"}
+}
+
+// otherIn is the DHCP server that answered the machine during a boot and should
+// not have: the one that it obeyed.
+func (s Story) otherIn(b Boot) (name string) {
+	for _, o := range s.Others {
+		if !o.Expected && !o.At.Before(b.Started) && (b.Ended.IsZero() || !o.At.After(b.Ended)) {
+			name = o.Name()
+		}
+	}
+	return name
+}
+
+// unloaded explains a machine that has an address, and did not fetch its first
+// stage, or not all of it.
+func unloaded(b Boot, s Story, other string) cause {
+	file, port := b.First, "UDP port 69"
+	if strings.HasSuffix(string(b.Firmware), "-http") {
+		port = "HTTP"
+	}
+	if b.First == FirstUKI {
+		file = "the UKI of " + b.Image.Name
+		if b.Served[partUKI] > 0 {
+			return cause{"address given, " + "then silence" + forHow(b, s.Now), partly(partUKI, b, s), "ingot boots " + s.Machine.Hostname() + " --timeline"}
+		}
+	}
+	given := "address given"
+	if b.Proxy {
+		given = "its DHCP server gave it an address"
+	}
+	c := cause{fmt.Sprintf("%s, then %s was never fetched", given, file), fmt.Sprintf("does a firewall close %s, or does the machine hang in its firmware?", port), "ingot network"}
+	switch {
+	case other != "":
+		c.means = fmt.Sprintf("another server, %s, answered as well, and the machine may have obeyed that one", other)
+	case b.Proxy:
+		c.means = fmt.Sprintf("did it obey its DHCP server, which names another file, or does a firewall close %s?", port)
+	}
+	return c
+}
+
+// partUKI is the UKI among what is served of an image.
+const partUKI = "uki.efi"
+
+// stalled explains a boot that ended since the firmware asked from the start
+// again although it was told what to load.
+func stalled(b Boot) cause {
+	what := strings.TrimPrefix(b.Reason, "the first stage stalled: ")
+	if b.First == FirstUKI {
+		return cause{strings.ReplaceAll(what, " "+FirstUKI, " the UKI of "+b.Image.Name), "the firmware refused it, as Secure Boot does, or it never reached ingot-init", "ingot image verify " + b.Image.Name}
+	}
+	return cause{what, "firmware and loader do not go together", "ingot network"}
+}
