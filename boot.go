@@ -171,7 +171,7 @@ type Report struct {
 
 // BootPath is the URL path of a resource of one boot. The parts:
 //
-//	script                  GET  iPXE script; POST form of what SMBIOS says, from a machine that waits
+//	script                  GET  iPXE script; a machine that waits tells what SMBIOS says, in a query or a POST form
 //	<image hex>/kernel      GET
 //	<image hex>/initramfs   GET
 //	<image hex>/manifest    GET  OCI manifest, bytes as signed

@@ -8,8 +8,8 @@
 // none is chunked; files go from the page cache to the socket by sendfile(2).
 // A crowd is admitted in turns: who finds no room is told when to come back.
 //
-// GET changes no machine, assignment or grant; it may add a line to the record
-// of the boot. TLS, HTTP/2 and several ranges in one request are left out: no
+// GET changes no machine, assignment or grant, but for what a machine that waits
+// tells of itself; it may add a line to the record of the boot. TLS, HTTP/2 and several ranges in one request are left out: no
 // firmware asks for them.
 package httpboot
 

@@ -120,11 +120,7 @@ func (s *State) Restore(r io.Reader, now time.Time) (kept string, err error) {
 	}
 	s.swap.Lock()
 	defer s.swap.Unlock()
-	told := s.seq
-	defer func() { // who follows the ledger misses nothing, whether it knows that this is another one or not
-		s.seq, s.stored = max(s.seq, told), max(s.stored, told)
-		s.tell()
-	}()
+	defer s.tell() // who waits for entries waits for those of another ledger now
 	if err := errors.Join(carryAccess(s.db, incoming), renameLedger(incoming, now)); err != nil {
 		return "", fmt.Errorf("restoring the state: %w", err)
 	}
