@@ -73,7 +73,7 @@ func TestHistories(t *testing.T) {
 		t.Skip("thousands of writes")
 	}
 	if given := flag.Lookup("rapid.checks"); given.Value.String() == given.DefValue && os.Getenv("INGOT_TEST_ALL") == "" {
-		_ = given.Value.Set("40") // make test is to be short
+		_ = given.Value.Set("30") // make test is to be short
 	}
 	h := newHouse(t)
 	foreign, err := image.LoadOrCreateKeys(t.TempDir())
