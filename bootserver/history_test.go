@@ -92,7 +92,10 @@ func TestHistories(t *testing.T) {
 		rapid.Check(struct{ *testing.T }{t}, func(rt *rapid.T) { // which must not ask for its deadline there
 			s := newHistory(t, rt, h, stock, names, keyring)
 			s.reads = reads
-			defer func() { s.state.Close() }()
+			defer func() {
+				s.state.Close()
+				os.RemoveAll(s.dir) // thousands of histories would fill the memory
+			}()
 			rt.Repeat(map[string]func(*rapid.T){"": func(*rapid.T) { s.holds() }, "step": s.step})
 		})
 	})
