@@ -40,10 +40,8 @@ func FirstImages(c config.Boots) []string {
 func (s Storeroom) first(images []image.Image) map[ingot.Digest]string {
 	used := map[ingot.Digest]string{}
 	for _, name := range s.First {
-		for _, im := range images { // the newest of a profile is last, and the one that the profile's name means
-			if im.Name.String() == name || slices.Contains(im.Tags, name) {
-				used[im.Digest] = "the configuration gives " + name + " to new machines"
-			}
+		if im, err := image.Find(images, name); err == nil {
+			used[im.Digest] = "the configuration gives " + name + " to new machines"
 		}
 	}
 	return used

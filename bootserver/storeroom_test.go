@@ -38,6 +38,11 @@ func TestImagesInUseStay(t *testing.T) {
 			t.Errorf("removing %s: %s; want it to say that %s", ref, text, why)
 		}
 	}
+	s.settle(config.Boots{Image: "lab", Rules: []fleet.Rule{{MAC: "52:54:00:*", Approve: true, Image: "lab:v2"}}})
+	if status, header, text := c.ask(t, "DELETE", "/v1/images/lab:v5", ""); status != http.StatusConflict {
+		t.Errorf("removing the newest of a profile that the configuration names = %d %v %s; want a conflict", status, header, text)
+	}
+	s.settle(config.Boots{Rules: []fleet.Rule{{MAC: "52:54:00:*", Approve: true, Image: "lab:v2"}}})
 	if status, _, text := c.ask(t, "DELETE", "/v1/images/lab:v3", ""); status != 200 {
 		t.Errorf("removing what nobody needs = %d %s", status, text)
 	}

@@ -78,19 +78,23 @@ func digests(images []Image) map[ingot.Digest]bool {
 }
 
 // withReferrers adds to a set of manifests what refers to them, and what
-// refers to that: the signature of an SBOM goes with its image.
+// refers to that: the signature of an SBOM goes with its image. Each manifest is
+// read once: machines may wait.
 func (s *Store) withReferrers(index ocispec.Index, set map[ingot.Digest]bool) map[ingot.Digest]bool {
+	if len(set) == 0 {
+		return set
+	}
+	subjects := map[ingot.Digest]ingot.Digest{} // of what refers to something
+	for _, m := range index.Manifests {
+		if subject, refers := s.subject(m); refers {
+			subjects[ingot.Digest(m.Digest)] = subject
+		}
+	}
 	for grew := true; grew; {
 		grew = false
-		for _, m := range index.Manifests {
-			if set[ingot.Digest(m.Digest)] {
-				continue
-			}
-			for subject := range set {
-				if s.refersTo(m, subject) {
-					set[ingot.Digest(m.Digest)], grew = true, true
-					break
-				}
+		for m, subject := range subjects {
+			if !set[m] && (set[subject] || subject == "") {
+				set[m], grew = true, true
 			}
 		}
 	}

@@ -157,6 +157,12 @@ func (s *Store) Get(ctx context.Context, ref string) (Image, error) {
 	if err != nil {
 		return Image{}, err
 	}
+	return Find(images, ref)
+}
+
+// Find returns the image that a reference names, as Get does, of what List
+// returned.
+func Find(images []Image, ref string) (Image, error) {
 	var found []Image
 	for _, im := range images {
 		if im.Name.String() == ref || string(im.Digest) == ref || slices.Contains(im.Tags, ref) {

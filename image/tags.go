@@ -120,15 +120,25 @@ func (s *Store) saveIndex(index ocispec.Index) error {
 // refersTo reports whether a manifest is a referrer of subject: a signature, an
 // SBOM. One that cannot be read is taken for one: it is of no use to anybody.
 func (s *Store) refersTo(d ocispec.Descriptor, subject ingot.Digest) bool {
+	of, refers := s.subject(d)
+	return refers && (of == subject || of == "")
+}
+
+// subject is what a manifest refers to, if it does; empty, of one that cannot be
+// read.
+func (s *Store) subject(d ocispec.Descriptor) (subject ingot.Digest, refers bool) {
 	if d.ArtifactType == ingot.MediaTypeConfig {
-		return false
+		return "", false
 	}
 	b, err := s.readBlob(ingot.Digest(d.Digest))
 	if err != nil {
-		return true
+		return "", true
 	}
 	var m ocispec.Manifest
-	return json.Unmarshal(b, &m) == nil && m.Subject != nil && ingot.Digest(m.Subject.Digest) == subject
+	if json.Unmarshal(b, &m) != nil || m.Subject == nil || m.Subject.Digest == "" {
+		return "", false
+	}
+	return ingot.Digest(m.Subject.Digest), true
 }
 
 // Verify reads every blob of an image and of what refers to it, checks it

@@ -158,7 +158,7 @@ func (w *Watch) Would(iface, client, what string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if a := w.askers[[2]string{iface, client}]; a != nil {
-		a.Would = what
+		a.Would = ingot.HideBootKeys(what)
 	}
 }
 
@@ -228,7 +228,7 @@ func (w *Watch) overheard(f frame, p *dhcpv4.DHCPv4, mode Mode, now time.Time) *
 	if x.File = p.BootFileName; x.File == "" {
 		x.File = string(unterminated(p.Options.Get(dhcpv4.OptionBootfileName)))
 	}
-	x.File = Readable([]byte(clip(x.File)))
+	x.File = ingot.HideBootKeys(Readable([]byte(clip(x.File)))) // another ingot has keys as well
 	w.note(x, p, f.ours, now)
 	w.warn(x, mode, now)
 	if f.ours {

@@ -2,6 +2,7 @@ package dhcp
 
 import (
 	"bytes"
+	"fmt"
 	"log/slog"
 	"net/netip"
 	"strings"
@@ -55,5 +56,25 @@ func TestWarnings(t *testing.T) {
 		if want := 18; x.Times != want && x.Times != want+1 || !x.First.Equal(time.Unix(1000, 0)) {
 			t.Errorf("the warning is %+v; want it counted %d times, from the beginning", x, want)
 		}
+	}
+}
+
+// TestHeardHidesKeys: what is told to people has no key of a boot, neither ours
+// nor one of another ingot.
+func TestHeardHidesKeys(t *testing.T) {
+	key := strings.Repeat("0123456789abcdef", 4)
+	w := NewWatch("us", slog.New(slog.DiscardHandler))
+	now := time.Unix(1000, 0)
+	w.Asked(Asker{Interface: "eth0", MAC: "52:54:00:12:00:01"}, true, now)
+	w.Would("eth0", "52:54:00:12:00:01", "http://10.99.0.1/b/"+key+"/script")
+	offer, err := dhcpv4.New(dhcpv4.WithMessageType(dhcpv4.MessageTypeOffer), selects("10.99.0.9"), dhcpv4.WithYourIP([]byte{10, 99, 0, 70}),
+		dhcpv4.WithOption(dhcpv4.OptBootFileName("http://10.0.0.9/b/"+key+"/script")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.overheard(frame{iface: "eth0", mac: cardMAC(9), from: netip.MustParseAddr("10.99.0.9")}, offer, Proxy, now)
+	text := fmt.Sprintf("%+v", w.Heard())
+	if !strings.Contains(text, "/b/01234567…/script") || strings.Contains(text, key[:32]) {
+		t.Errorf("people are told %s", text)
 	}
 }

@@ -163,7 +163,7 @@ func Lend(m Machine, boot ingot.BootID, now time.Time) (Machine, []ingot.Grant) 
 	m.Grants = slices.Clone(m.Grants)
 	for i := range m.Grants {
 		g := &m.Grants[i]
-		if !now.Before(g.Expires) || (g.Boot != "" && g.Boot != boot) {
+		if g.Over || !now.Before(g.Expires) || (g.Boot != "" && g.Boot != boot) {
 			continue
 		}
 		g.Boot = boot

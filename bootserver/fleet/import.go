@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -110,7 +111,7 @@ func plannedRow(head, row []string) (p Planned, err error) {
 
 // Action is what an import does with one machine.
 type Action struct {
-	Do      string          `json:"do"` // "add", "change", "same"
+	Do      string          `json:"do"` // "add", "change", "same"; "asks": it is as it was, and waits for an answer
 	Machine ingot.MachineID `json:"machine"`
 	Name    string          `json:"name"`
 	What    []string        `json:"what,omitempty"` // what changes
@@ -118,7 +119,8 @@ type Action struct {
 
 // Import says what a list makes of the machines that are known: all of it, or
 // every fault. A machine that is known by one of its parts is completed; what
-// it has already stays, and who was retired stays retired. images are the assignments by the names of images.
+// it has already stays, who was retired stays retired, and who asks goes on
+// asking. images are the assignments by the names of images.
 func Import(machines []Machine, list []Planned, images map[string]Assignment, now time.Time) (changed []Machine, actions []Action, err error) {
 	if len(list) > MaxImport {
 		return nil, nil, fmt.Errorf("%w: it has %d machines; at most %d", ErrImport, len(list), MaxImport)
@@ -142,12 +144,20 @@ func Import(machines []Machine, list []Planned, images map[string]Assignment, no
 			for _, e := range MachineEntries(&before, m, now) {
 				a.What = append(a.What, e.Text)
 			}
-			if a.Do = "change"; len(a.What) == 0 {
+			a.What = append(a.What, supplied(before, m)...)
+			if a.Do = "change"; reflect.DeepEqual(before, m) {
 				a.Do = "same"
 			}
 		}
 		if a.Do != "same" {
 			changed = append(changed, m)
+		}
+		if m.Ask != nil {
+			same, other := m.Ask.Answers(m)
+			a.What = append(a.What, fmt.Sprintf("it goes on waiting for an answer: %s (the same machine: %s; another one: %s)", m.Ask.What, same, other))
+			if a.Do == "same" {
+				a.Do = "asks"
+			}
 		}
 		actions = append(actions, a)
 	}
@@ -155,6 +165,17 @@ func Import(machines []Machine, list []Planned, images map[string]Assignment, no
 		return nil, nil, fmt.Errorf("%w: %w", ErrImport, errors.Join(faults...))
 	}
 	return changed, actions, nil
+}
+
+// supplied are the parts that a machine lacked: the ledger has no words for them.
+func supplied(before, m Machine) (what []string) {
+	if before.UUID == "" && m.UUID != "" {
+		what = append(what, "UUID "+m.UUID)
+	}
+	if before.Serial == "" && m.Serial != "" {
+		what = append(what, "serial number "+m.Serial)
+	}
+	return what
 }
 
 // completed adds what a list says to a machine.
@@ -191,8 +212,8 @@ func completed(m Machine, p Planned, images map[string]Assignment, now time.Time
 	}
 	switch {
 	case m.State == Retired: // only `ingot machine approve` takes that back
+	case m.Ask != nil: // a list that is imported every night was not written with the question in mind
 	case !p.Pending:
-		m = Answer(m, now)
 		m.State = Approved
 	case m.State == "":
 		m.State = Pending

@@ -273,7 +273,10 @@ func machineDetails(w io.Writer, m fleet.Machine, now time.Time) {
 		row(t, "grant", grantText(g, now))
 	}
 	t.Flush()
-	if m.State == fleet.Pending {
+	if m.Ask != nil {
+		same, other := m.Ask.Answers(m)
+		fmt.Fprintf(w, "\n  → the same machine: %s; another one: %s\n", plain(same), plain(other))
+	} else if m.State == fleet.Pending {
 		fmt.Fprintf(w, "\n  → ingot machine approve %s --name NAME --image PROFILE:VERSION\n", plain(string(m.ID)))
 	}
 }

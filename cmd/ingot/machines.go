@@ -132,7 +132,8 @@ func (a *app) importMachinesCommand() *cobra.Command {
 		Long: `Read a list of machines, as CSV with a line of column names, or as JSON ("-": standard
 input). All of it is taken, or every fault is said and nothing is changed. A machine
 that is known already, by card or UUID, is completed. Machines are approved with their
-import unless their state says pending.`,
+import unless their state says pending, they are retired, or an operator is asked about
+them: a list answers no question.`,
 		Example: `  cat rack1.csv
   name,mac,uuid,serial,labels,image,state
   node01,52:54:00:12:00:01,,,rack=r1 role=db,node:7,
@@ -182,5 +183,5 @@ func plannedTable(w io.Writer, done api.Imported) {
 	if done.DryRun {
 		verb = "would be imported"
 	}
-	fmt.Fprintf(w, "%d machines %s: %d new, %d changed, %d as they were\n", len(done.Actions), verb, count["add"], count["change"], count["same"])
+	fmt.Fprintf(w, "%d machines %s: %d new, %d changed, %d as they were\n", len(done.Actions), verb, count["add"], count["change"], count["same"]+count["asks"])
 }
