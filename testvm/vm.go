@@ -57,7 +57,7 @@ type Config struct {
 	Firmware Firmware `json:"firmware"`
 	MAC      string   `json:"mac"`
 	RAM      int      `json:"ram,omitempty"`  // MiB; 0 means 1024
-	CPUs     int      `json:"cpus,omitempty"` // 0 means 2
+	CPUs     int      `json:"cpus,omitempty"` // 0 means 2, and 1 for an emulated amd64 machine
 	Disks    []Disk   `json:"disks,omitempty"`
 	HTTPBoot bool     `json:"httpBoot,omitempty"` // UEFI boots by HTTP and not by PXE
 	IPv6     bool     `json:"ipv6,omitempty"`     // UEFI boots over IPv6, and not over IPv4
@@ -86,7 +86,7 @@ func (l *LAN) StartVM(ctx context.Context, c Config) (*VM, error) {
 		c.RAM = 1024
 	}
 	if c.CPUs == 0 {
-		c.CPUs = 2
+		c.CPUs = processors(c.Firmware)
 	}
 	var tap string
 	if !c.Offline {
