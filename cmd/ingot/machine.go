@@ -10,7 +10,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"ingot"
 	"ingot/bootserver/api"
 	"ingot/bootserver/fleet"
 )
@@ -45,14 +44,22 @@ func (a *app) machineCommand() *cobra.Command {
 			}), failed)
 		},
 	}
+	var boot string
 	show := &cobra.Command{
 		Use: "show MACHINE...", Short: "what is known of machines",
-		Long:    "Show machines: identity, hardware as it last told it, assignment, grants, last boots.\n\n" + naming,
-		Example: "  ingot machine show node01", Args: leastArgs("MACHINE"),
+		Long: `Show machines: identity, hardware as it last told it, assignment, grants, last boots. With
+--boot, the hardware that a machine told in one boot, and what was other than before.
+
+` + naming,
+		Example: "  ingot machine show node01\n  ingot machine show node01 --boot 3f2a61c0", Args: leastArgs("MACHINE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			shown := 0
 			_, failed, err := ofEach(cmd.Context(), a, args, func(n string) (struct{}, error) {
-				text, err := a.machineShow(cmd.Context(), n)
+				ask := a.machineShow
+				if boot != "" {
+					ask = func(ctx context.Context, n string) (func() error, error) { return a.hardwareShow(ctx, n, boot) }
+				}
+				text, err := ask(cmd.Context(), n)
 				if err != nil {
 					return struct{}{}, err
 				}
@@ -64,6 +71,7 @@ func (a *app) machineCommand() *cobra.Command {
 			return errors.Join(err, failed)
 		},
 	}
+	show.Flags().StringVar(&boot, "boot", "", "the hardware of this boot, by its id or the beginning of it")
 	return group("machine", "list, show, approve, label and merge machines", ls, show, a.approveCommand(), a.labelCommand(), a.renameCommand(),
 		a.mergeCommand(), a.retireCommand(), a.forgetCommand(), a.importMachinesCommand())
 }
@@ -278,34 +286,6 @@ func machineDetails(w io.Writer, m fleet.Machine, now time.Time) {
 		fmt.Fprintf(w, "\n  → the same machine: %s; another one: %s\n", plain(same), plain(other))
 	} else if m.State == fleet.Pending {
 		fmt.Fprintf(w, "\n  → ingot machine approve %s --name NAME --image PROFILE:VERSION\n", plain(string(m.ID)))
-	}
-}
-
-// hardwareRows are what a machine told of its parts at its last boot.
-func hardwareRows(t io.Writer, f ingot.Facts) {
-	if f.BIOS != "" {
-		row(t, "bios", strings.TrimSpace(f.BIOS+" "+f.BIOSDate))
-	}
-	switch usable := size(f.RAM); {
-	case f.RAMInstalled > 0:
-		row(t, "cpu", fmt.Sprintf("%d × %s", f.Cores, f.CPU))
-		row(t, "ram", size(f.RAMInstalled)+", of it usable "+usable)
-	case f.RAM > 0:
-		row(t, "cpu", fmt.Sprintf("%d × %s", f.Cores, f.CPU))
-		row(t, "ram", usable)
-	}
-	for _, n := range f.NICs {
-		words := []string{n.Name, n.MAC, dash(n.Driver), "firmware " + dash(n.Firmware)}
-		if n.Speed > 0 {
-			words = append(words, fmt.Sprintf("%d Mbit/s", n.Speed))
-		}
-		if n.Boot {
-			words = append(words, "boots")
-		}
-		row(t, "nic", strings.Join(words, "  "))
-	}
-	for _, d := range f.Disks {
-		row(t, "disk", fmt.Sprintf("%s  serial %s  %s  holds %s", d.Name, dash(d.Serial), size(d.Size), dash(d.Holds)))
 	}
 }
 

@@ -54,6 +54,10 @@ func (r *rack) Why(ref string) (api.Why, error) {
 	m, err := r.find(ref)
 	return api.Why{Machine: m.ID, Name: m.Name, Words: "Words of " + m.Name + "."}, err
 }
+func (r *rack) Hardware(ref, boot string) (api.Hardware, error) {
+	m, err := r.find(ref)
+	return api.Hardware{Boot: ingot.BootID(boot), Facts: ingot.Facts{Vendor: "of " + m.Name, RAMInstalled: 192 << 30, RAM: 188 << 30}, Changes: []string{"RAM 256 → 192 GiB"}}, err
+}
 func (r *rack) Console(ref, _ string) (api.Console, error) {
 	m, err := r.find(ref)
 	return api.Console{Text: "console of " + m.Name}, err
@@ -123,6 +127,10 @@ func TestWhereverAMachineIsNamed(t *testing.T) {
 				t.Errorf("ingot %s %v = %d, asks for %q; want %d, %q and %q\n%s%s", strings.Join(command, " "), c.args, code, asked, c.code, c.asked, c.says, stdout, stderr)
 			}
 		}
+	}
+	if code, asked, stdout, stderr := ask("machine", "show", "rack=r1", "--boot", "3f2a61c0"); code != 0 || asked != "node01 node02" ||
+		!strings.Contains(stdout, "of node02") || !strings.Contains(stdout, "RAM 256 → 192 GiB") || strings.Count(stdout, "3f2a61c0") != 2 {
+		t.Errorf("the hardware of boots = %d, of %q:\n%s%s", code, asked, stdout, stderr)
 	}
 	for _, command := range commands[:4] { // those that go on, and say at the end what they could not find
 		code, asked, _, stderr := ask(append(slices.Clone(command), "node[01-03]", "node[77-78]", "db")...)
