@@ -307,6 +307,42 @@ func TestGetChangesNothing(t *testing.T) {
 	}
 }
 
+// TestAssignedWhileItAsks: a loader that asks for its script again gets the image
+// that was assigned meanwhile, or, when it has files of the one before, that one
+// to its end.
+func TestAssignedWhileItAsks(t *testing.T) {
+	h := newHouse(t)
+	v1, v2 := h.put("v1"), h.put("v2")
+	boot, _ := h.ask()
+	if _, err := h.api.Approve(t.Context(), machineID, api.ApproveRequest{Name: "node01", Image: "lab:v1"}); err != nil {
+		t.Fatal(err)
+	}
+	kernel := func(d ingot.Digest) string { return h.base + ingot.BootPath(h.key(boot), d.Hex()+"/kernel") }
+	again := func() string {
+		t.Helper()
+		_, script := h.get(h.base + ingot.BootPath(h.key(boot), "script"))
+		return script
+	}
+	if script := again(); !strings.Contains(script, kernel(v1.Digest)) {
+		t.Fatalf("the first script is\n%s", script)
+	}
+	if _, err := h.api.Assign(t.Context(), machineID, "lab:v2", ""); err != nil {
+		t.Fatal(err)
+	}
+	if script := again(); !strings.Contains(script, kernel(v2.Digest)) {
+		t.Errorf("after an assignment the script is\n%s", script)
+	}
+	if status, text := h.get(kernel(v2.Digest)); status != 200 {
+		t.Fatalf("the kernel that the script names = %d %s", status, text)
+	}
+	if _, err := h.api.Assign(t.Context(), machineID, "lab:v1", ""); err != nil {
+		t.Fatal(err)
+	}
+	if script := again(); !strings.Contains(script, kernel(v2.Digest)) {
+		t.Errorf("with a kernel of v2 the script is\n%s", script)
+	}
+}
+
 // TestResetStartsANewBoot and ends the old one as silent.
 func TestResetStartsANewBoot(t *testing.T) {
 	h := newHouse(t)

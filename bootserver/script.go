@@ -32,12 +32,15 @@ func (b *booter) Script(id ingot.BootID, base string) (text string, err error) {
 			text = b.waitScript(base, m, boot, err)
 			return nil
 		}
+		if boot.Image.Image != "" && boot.Served["kernel"]+boot.Served["initramfs"] > 0 {
+			ref = boot.Image // of which it has files: what was assigned meanwhile is for its next boot
+		}
 		im, err := b.image(ref.Image)
 		if err != nil {
 			text = b.waitScript(base, m, boot, err)
 			return nil
 		}
-		if boot.Image.Image == "" {
+		if boot.Image.Image != ref.Image {
 			boot.Image, boot.Root, boot.Order = ref, im.Manifest.Root.Digest, m.Orders
 			boot.Deadline = now.Add(b.deadlineOf(im))
 		}
