@@ -8,6 +8,7 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"syscall"
 
 	"ingot"
 	"ingot/bootserver/access"
@@ -145,7 +146,14 @@ func (a admin) Backup(ctx context.Context, w io.Writer) error {
 	}); err != nil {
 		return err
 	}
-	return a.state.Backup(w)
+	err := a.state.Backup(w)
+	switch {
+	case errors.Is(err, state.ErrBackups):
+		return api.Problem{Status: 503, Detail: err.Error(), Next: "end one of them: ingot audit says who reads them"}
+	case errors.Is(err, syscall.ENOSPC):
+		return api.Problem{Status: 503, Detail: err.Error(), Next: "make room in that folder: a copy of the state lies there while a backup is read"}
+	}
+	return err
 }
 
 // Restore implements api.Ledger. Leases that were given since the backup stay:

@@ -91,6 +91,9 @@ const maxWait = 25 * time.Second
 // maxBackup bounds the state file that is taken.
 const maxBackup = 16 << 30
 
+// maxStall is how long the reader of a backup may take nothing.
+const maxStall = 2 * time.Minute
+
 func ledgerRoutes(r *routes, b Ledger) {
 	type eventsIn struct {
 		Machine []string `query:"machine,explode" maxItems:"200" doc:"Of these machines; without any, of all."`
@@ -123,8 +126,10 @@ func ledgerRoutes(r *routes, b Ledger) {
 	})
 	add(r, "GET /v1/machines/{ref}/why", access.Read, "How a machine is, and why, in words", func(_ context.Context, in *MachineIn) (Why, error) { return b.Why(in.Ref) })
 	r.addPlain("GET /v1/backup", access.Admin, "The state as it is now", func(w http.ResponseWriter, q *http.Request) {
-		w.Header().Set("Content-Type", "application/octet-stream")
-		if err := b.Backup(q.Context(), w); err != nil {
+		out := &paced{w: w, patience: maxStall}
+		if err := b.Backup(q.Context(), out); err != nil && !out.began {
+			write(w, problem(err))
+		} else if err != nil {
 			panic(http.ErrAbortHandler) // half a backup must not look like one
 		}
 	})
@@ -138,6 +143,25 @@ func ledgerRoutes(r *routes, b Ledger) {
 		w.Header().Set("Content-Type", "application/json")
 		_ = jsonFormat.Marshal(w, done) // a client that hung up wants no answer
 	})
+}
+
+// paced ends an answer whose reader takes nothing of it for longer than patience:
+// the deadline moves on with each write.
+type paced struct {
+	w        http.ResponseWriter
+	patience time.Duration
+	began    bool
+}
+
+func (p *paced) Write(b []byte) (int, error) {
+	if !p.began {
+		p.began = true
+		p.w.Header().Set("Content-Type", "application/octet-stream")
+	}
+	if err := http.NewResponseController(p.w).SetWriteDeadline(time.Now().Add(p.patience)); err != nil {
+		return 0, err
+	}
+	return p.w.Write(b)
 }
 
 // LatestBoots lists the latest boot of each machine.

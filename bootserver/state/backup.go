@@ -22,6 +22,8 @@ var (
 	ErrDamaged = errors.New("the state file is damaged")
 	// ErrRestoring: another backup is being restored.
 	ErrRestoring = errors.New("another backup is just being restored")
+	// ErrBackups: as many backups as there may be are being read.
+	ErrBackups = fmt.Errorf("%d backups are being read already", maxBackups)
 )
 
 // file is the state's file in its folder.
@@ -86,14 +88,6 @@ func walk(from *bbolt.Tx, put func(bucket, key, value []byte) error) error {
 	return nil
 }
 
-// Backup writes the file as it is at this moment; changes go on meanwhile.
-func (s *State) Backup(w io.Writer) error {
-	return s.view(func(tx *bbolt.Tx) error {
-		_, err := tx.WriteTo(w)
-		return err
-	})
-}
-
 // Restore puts a backup in the place of the state, after it was read from end
 // to end. It returns where the state from before is kept. Nobody waits for
 // more than the exchange itself. While another one is restored it is ErrRestoring.
@@ -103,11 +97,13 @@ func (s *State) Restore(r io.Reader, now time.Time) (kept string, err error) {
 	}
 	defer s.restoring.Unlock()
 	path := s.db.Path()
-	incoming := path + ".incoming"
+	incoming := path + incomingSuffix
 	defer os.Remove(incoming)
 	if err := receive(incoming, r); err != nil {
 		return "", err
 	}
+	s.copying.Lock() // before mu: whoever wants that does not wait for a copy
+	defer s.copying.Unlock()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.log.closed {
@@ -159,7 +155,7 @@ func (s *State) reopen(path string) error {
 // receive writes a backup to a file, and copies it record by record: what is
 // put in the place of the state is a file that we wrote, from end to end.
 func receive(path string, r io.Reader) error {
-	raw := path + ".raw"
+	raw := path + rawSuffix
 	defer os.Remove(raw)
 	f, err := os.OpenFile(raw, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {

@@ -2,6 +2,11 @@ package state
 
 import (
 	"bytes"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -34,5 +39,116 @@ func TestRestoresOfOneSecond(t *testing.T) {
 		if len(s.Machines()) != 0 {
 			t.Errorf("after the restore there are %+v; want none", s.Machines())
 		}
+	}
+}
+
+// TestASlowReaderHoldsNobodyUp: while somebody reads a backup and stops, changes
+// that make the file grow, reads and a restore go on; no more than some read at
+// once; what is read in the end is whole, and nothing stays beside the file.
+func TestASlowReaderHoldsNobodyUp(t *testing.T) {
+	dir := t.TempDir()
+	s := open(t, dir)
+	defer s.Close()
+	if err := s.Update(func(tx *Tx) error { tx.PutMachine(fleet.Machine{ID: "m-1", Name: "a"}); return nil }); err != nil {
+		t.Fatal(err)
+	}
+	var whole bytes.Buffer
+	if err := s.Backup(&whole); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, maxBackups)
+	var readers []*io.PipeReader
+	for range maxBackups {
+		r, w := io.Pipe()
+		readers = append(readers, r)
+		go func() { ended <- errors.Join(s.Backup(w), w.Close()) }()
+	}
+	read := make([]byte, 1)
+	for _, r := range readers {
+		if _, err := io.ReadFull(r, read); err != nil { // it has begun, and now it stops
+			t.Fatal(err)
+		}
+	}
+	if err := s.Backup(io.Discard); !errors.Is(err, ErrBackups) {
+		t.Errorf("one backup too many: %v; want ErrBackups", err)
+	}
+	done := make(chan error, 1)
+	go func() {
+		text := strings.Repeat("x", 3000)
+		for range 20 {
+			if err := s.Update(func(tx *Tx) error {
+				for range 300 {
+					tx.Note(fleet.Entry{Kind: fleet.KindMachine, Machine: "m-1", Text: text})
+				}
+				return nil
+			}); err != nil {
+				done <- err
+				return
+			}
+		}
+		_, _, err := s.Ledger(Query{Limit: 1})
+		_, restored := s.Restore(bytes.NewReader(whole.Bytes()), time.Unix(5, 0))
+		done <- errors.Join(err, restored)
+	}()
+	select {
+	case err := <-done:
+		if err != nil {
+			t.Errorf("while backups are read: %v", err)
+		}
+	case <-time.After(30 * time.Second):
+		t.Error("changes and a restore wait for readers that stopped")
+	}
+	rest, err := io.ReadAll(readers[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	late := filepath.Join(t.TempDir(), "late")
+	if err := errors.Join(os.WriteFile(late, rest, 0o600), readers[1].Close()); err != nil {
+		t.Fatal(err)
+	}
+	if len(rest) != whole.Len()-1 {
+		t.Errorf("the slow reader got %d bytes; want %d", len(rest)+1, whole.Len())
+	}
+	var failed int
+	for range maxBackups {
+		if err := <-ended; errors.Is(err, io.ErrClosedPipe) {
+			failed++
+		} else if err != nil {
+			t.Error(err)
+		}
+	}
+	if failed != 1 {
+		t.Errorf("%d backups failed; want the one whose reader went away", failed)
+	}
+	if left, _ := filepath.Glob(filepath.Join(dir, snapshotPrefix+"*")); len(left) > 0 {
+		t.Errorf("%v are left", left)
+	}
+	if err := s.Backup(io.Discard); err != nil {
+		t.Errorf("after that: %v", err)
+	}
+}
+
+// TestLeftByAKill: a start removes copies that a backup or a restore left, and
+// nothing else.
+func TestLeftByAKill(t *testing.T) {
+	dir := t.TempDir()
+	open(t, dir).Close()
+	mine := []string{file + ".before-20261124T000000Z", "ingot.db.backup-mine"}
+	for _, name := range append([]string{snapshotPrefix + "123", file + incomingSuffix, file + incomingSuffix + rawSuffix}, mine...) {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte("half"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	open(t, dir).Close()
+	list, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, e := range list {
+		names = append(names, e.Name())
+	}
+	if got, want := strings.Join(names, " "), "ingot.db ingot.db.backup-mine "+mine[0]+" lock"; got != want {
+		t.Errorf("after a start there are %s; want %s", got, want)
 	}
 }

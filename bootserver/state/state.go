@@ -54,6 +54,8 @@ type State struct {
 	Now func() time.Time // for the ledger; time.Now
 
 	restoring sync.Mutex   // held while a backup comes in
+	copying   sync.Mutex   // held while the file is copied for a backup; taken before mu and swap
+	backups   atomic.Int32 // that are being read
 	swap      sync.RWMutex // held, for writing, while a backup replaces db
 	db        *bbolt.DB
 	lock      *os.File
@@ -108,6 +110,7 @@ func Open(_ context.Context, dir string) (*State, error) {
 	if err != nil {
 		return nil, err
 	}
+	sweep(dir)
 	path := filepath.Join(dir, file)
 	db, err := openFile(path, &bbolt.Options{Timeout: 2 * time.Second, FreelistType: bbolt.FreelistMapType})
 	if err != nil {

@@ -16,7 +16,8 @@ func (a *app) backupCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "backup FILE", Short: "copy the running server's state: machines, boots, leases, ledger",
 		Long: `Write the state of the running server, as it is at this moment, to a file, and check
-that the file is whole. The server goes on meanwhile. Images and keys are not in it:
+that the file is whole. The server goes on meanwhile, however long that takes: it reads
+from a copy beside the state, which takes as much room there. Images and keys are not in it:
 images can be built or pulled again; back up keys/*.key of the store yourself. The file
 holds the server's secret that machine-ids are made of: keep it to yourself.`,
 		Example: "  ingot backup /srv/backup/ingot-$(date +%F).db", Args: exactArgs("FILE"),

@@ -1,0 +1,74 @@
+package state
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"go.etcd.io/bbolt"
+)
+
+// maxBackups bounds how many copies of the file lie on the disk at once.
+const maxBackups = 2
+
+// Names of what is on its way beside the file. A start removes what a kill left.
+const (
+	snapshotPrefix = "." + file + ".snapshot-"
+	incomingSuffix = ".incoming"
+	rawSuffix      = ".raw"
+)
+
+// Backup writes the file as it is at this moment; changes go on meanwhile, and
+// so does a restore, however slowly w takes it: what is written is a copy beside
+// the file. An error in which nothing was written has ErrBackups in it, or is
+// one of making that copy, such as syscall.ENOSPC.
+func (s *State) Backup(w io.Writer) error {
+	defer s.backups.Add(-1)
+	if s.backups.Add(1) > maxBackups {
+		return ErrBackups
+	}
+	f, err := s.snapshot()
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if _, err := io.Copy(w, f); err != nil {
+		return fmt.Errorf("sending the backup: %w", err)
+	}
+	return nil
+}
+
+// snapshot copies the file to one without a name, which is gone when it is
+// closed. A reader of bbolt keeps its map from growing, and with it everybody
+// who writes: that is for as long as the disk takes, not somebody's terminal.
+func (s *State) snapshot() (f *os.File, err error) {
+	s.copying.Lock()
+	defer s.copying.Unlock()
+	err = s.view(func(tx *bbolt.Tx) error {
+		dir := filepath.Dir(tx.DB().Path())
+		if f, err = os.CreateTemp(dir, snapshotPrefix); err != nil {
+			return fmt.Errorf("copying the state for a backup: %w", err)
+		}
+		_, copied := tx.WriteTo(f)
+		_, rewound := f.Seek(0, io.SeekStart)
+		if err := errors.Join(os.Remove(f.Name()), copied, rewound); err != nil {
+			return errors.Join(fmt.Errorf("copying the state for a backup, %d bytes in %s: %w", tx.Size(), dir, err), f.Close())
+		}
+		return nil
+	})
+	return f, err
+}
+
+// sweep removes what backups and restores left in dir that a kill ended. What
+// cannot be removed only takes room.
+func sweep(dir string) {
+	list, _ := os.ReadDir(dir)
+	for _, e := range list {
+		if n := e.Name(); strings.HasPrefix(n, snapshotPrefix) || n == file+incomingSuffix || n == file+incomingSuffix+rawSuffix {
+			_ = os.Remove(filepath.Join(dir, n))
+		}
+	}
+}
