@@ -71,7 +71,7 @@ func (b *booter) rule(m fleet.Machine) (after fleet.Machine, did string) {
 		return m, ""
 	}
 	var as fleet.Assignment
-	if r.Image != "" {
+	if r.Image != "" && m.Assignment.Image == "" { // what is assigned stays; to look for an image reads the store
 		var err error
 		if as, err = b.assignment(context.Background(), r.Image, "by a rule"); err != nil {
 			b.log.Error("assigning a rule's image", "machine", m.ID, "err", err)

@@ -1,8 +1,10 @@
 package bootserver
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -196,5 +198,28 @@ func TestMergeIsNoted(t *testing.T) {
 	last, err := h.state.Audit(0, true, 1)
 	if err != nil || last[0].Action != "machine.merge" || last[0].From["from.id"] != "m-000000000001" || last[0].From["from.labels.rack"] != "r1" || last[0].To["macs"] == nil {
 		t.Errorf("the merge's line is %+v, %v; want what the merged machine was", last, err)
+	}
+}
+
+// TestRuleOfAWaitingMachine: the image of a rule is looked for until a machine
+// has it, not at each packet of one that waits for its approval.
+func TestRuleOfAWaitingMachine(t *testing.T) {
+	h := newHouse(t)
+	h.put("v1")
+	var said bytes.Buffer
+	h.log = slog.New(slog.NewTextHandler(&said, nil))
+	p := *h.policy.Load()
+	p.Rules = []fleet.Rule{{MAC: "52:54:00:12:*", Image: "lab:v1"}}
+	h.settle(p)
+	h.seen(client)
+	if m := h.known(machineID); m.State != fleet.Pending || m.Assignment.Name != "lab:v1" {
+		t.Fatalf("by a rule: %+v", m)
+	}
+	if err := os.Rename(filepath.Join(h.images.Root(), "keys"), filepath.Join(h.images.Root(), "away")); err != nil { // whoever looks again says so
+		t.Fatal(err)
+	}
+	h.seen(client)
+	if strings.Contains(said.String(), "assigning a rule's image") {
+		t.Errorf("the image is looked for again:\n%s", said.String())
 	}
 }
