@@ -235,6 +235,19 @@ func TestMovedToAnotherPort(t *testing.T) {
 	if got := h.ledgered(machineID); strings.Count(got, "moved from port") != 1 || !strings.Contains(got, "false moved from port Ethernet7 via 10.7.0.1 to Ethernet8 via 10.7.0.1") {
 		t.Errorf("the ledger says\n%s", got)
 	}
+	h.boots(client)
+	for range 3 { // and ingot-init, which a UKI started
+		c := client
+		c.Kind = dhcp.Init
+		for _, c.Port = range []fleet.SwitchPort{port, other} {
+			if h.seen(c).URL == "" {
+				t.Fatal("ingot-init is not told its boot")
+			}
+		}
+	}
+	if got := h.ledgered(machineID); strings.Count(got, "moved from port") != 1 {
+		t.Errorf("with ingot-init heard by two relays, the ledger says\n%s", got)
+	}
 	boots(other)
 	boots(six)
 	if got := h.ledgered(machineID); strings.Count(got, "moved from port") != 1 {

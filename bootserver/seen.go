@@ -82,7 +82,7 @@ func (b *booter) see(tx *state.Tx, c dhcp.Sighting) (dhcp.Boot, error) {
 	}
 	plugged := m.Port
 	if c.Port.Relay.IsValid() {
-		m.Port = c.Port // for rules
+		m.Port = c.Port // for rules; two relays may hear one packet, and the boot keeps what the first one told
 	}
 	if m.MachineKey == "" { // imported before it was seen
 		m.MachineKey = b.machineKey(m.ID)
@@ -93,6 +93,9 @@ func (b *booter) see(tx *state.Tx, c dhcp.Sighting) (dhcp.Boot, error) {
 		}
 	}
 	m, ruled := b.rule(m)
+	if plugged.Relay.IsValid() {
+		m.Port = plugged
+	}
 	latest := boots(tx, m.Boot)
 	if c.Kind == dhcp.Init {
 		return b.seeInit(tx, c, m, latest)
@@ -119,13 +122,12 @@ func (b *booter) see(tx *state.Tx, c dhcp.Sighting) (dhcp.Boot, error) {
 		}
 		boot = newBoot(m, latest, c.Firmware, now)
 		m.Boot = boot.ID
-		plugged = c.Port // two relays may hear one packet: what the first tells counts for the whole boot
+		if c.Port.Relay.IsValid() {
+			m.Port = c.Port
+		}
 		b.log.Info("a machine boots", "machine", m.ID, "mac", c.MAC, "boot", boot.ID.Short(), "firmware", string(c.Firmware))
 	} else {
 		boot = *latest
-	}
-	if plugged.Relay.IsValid() {
-		m.Port = plugged
 	}
 	what, recorded := b.offer(c, m, boot, list, loader, now)
 	if recorded.Stage().Rank() <= ingot.StageDHCP.Rank() {
