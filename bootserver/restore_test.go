@@ -308,7 +308,7 @@ func TestOneRestoreAtATime(t *testing.T) {
 	if _, err := w.Write(whole[1:]); err != nil {
 		t.Fatal(err)
 	}
-	w.Close()
+	_ = w.Close()
 	if err := <-first; err != nil || len(h.state.Machines()) != 3 {
 		t.Errorf("the first restore: %v, %d machines; want 3", err, len(h.state.Machines()))
 	}

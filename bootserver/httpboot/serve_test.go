@@ -46,7 +46,7 @@ func TestPanicsAreErrors(t *testing.T) {
 		}
 	})}
 	go func() { _ = s.Serve(l) }() // it ends with the test
-	defer s.Close()
+	defer func() { _ = s.Close() }()
 	get := func(path string) {
 		if resp, err := http.Get("http://" + l.Addr().String() + path); err == nil {
 			resp.Body.Close()

@@ -140,7 +140,7 @@ func TestFactsOfAnOldFile(t *testing.T) {
 	if err := db.Update(func(tx *bbolt.Tx) error { return tx.DeleteBucket(bucketFacts) }); err != nil {
 		t.Fatal(err)
 	}
-	db.Close()
+	_ = db.Close()
 	s = open(t, dir)
 	defer s.Close()
 	wantRAM(t, s, old[0], 0)

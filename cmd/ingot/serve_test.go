@@ -92,10 +92,10 @@ func passDatagram(address string, argv []string) error {
 		if err := unix.Dup3(fd, next, 0); err != nil {
 			return err
 		}
-		unix.Close(fd)
+		_ = unix.Close(fd)
 	}
-	os.Setenv("LISTEN_FDS", strconv.Itoa(passed+1))
-	os.Setenv("INGOT_TEST_IS", "ingot")
+	_ = os.Setenv("LISTEN_FDS", strconv.Itoa(passed+1))
+	_ = os.Setenv("INGOT_TEST_IS", "ingot")
 	program, err := exec.LookPath(argv[0])
 	if err != nil {
 		return err

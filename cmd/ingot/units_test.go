@@ -191,7 +191,7 @@ func (f *field) startSystemd() *box {
 		if pid, err := strconv.Atoi(m.pid); err == nil {
 			_ = syscall.Kill(pid, syscall.SIGKILL) // and with it all in its namespace
 		}
-		<-ended
+		_ = <-ended
 		out, err := exec.Command("unshare", "--mount", "--propagation", "private", "sh", "-c",
 			"umount -R /sys/fs/cgroup; mount -t cgroup2 cgroup2 /sys/fs/cgroup && find /sys/fs/cgroup/"+group+" -depth -type d -exec rmdir {} +").CombinedOutput()
 		if err != nil {
