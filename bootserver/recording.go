@@ -32,7 +32,10 @@ func (a admin) Capture(ctx context.Context, refs []string, w io.Writer, most int
 	for _, m := range list {
 		names = append(names, m.Hostname())
 		if m.Address.IsValid() {
-			who.Addresses = append(who.Addresses, m.Address)
+			who.Addresses = append(who.Addresses, m.Address.Unmap().WithZone(""))
+		}
+		if m.UUID != "" {
+			who.UUIDs = append(who.UUIDs, m.UUID)
 		}
 		for _, s := range m.MACs {
 			if mac, err := net.ParseMAC(s); err == nil {

@@ -1,7 +1,7 @@
 // Package capture records the traffic of boots of some machines as a pcap file:
 // frames from and to their network cards and addresses, and DHCP that names
-// them, be it broadcast or relayed. It hears what comes to and leaves from this
-// host's interfaces, nothing else of the network.
+// them, be it broadcast, multicast or relayed, of IPv4 and IPv6. It hears what
+// comes to and leaves from this host's interfaces, nothing else of the network.
 //
 // The file is the classic format with nanoseconds (draft-ietf-opsawg-pcap),
 // which tcpdump and Wireshark read, also while it grows.
@@ -30,7 +30,8 @@ import (
 // Machines are those whose traffic is wanted.
 type Machines struct {
 	MACs      []net.HardwareAddr // of Ethernet cards, at most 64
-	Addresses []netip.Addr       // of IPv4, as far as they are known, at most 64
+	Addresses []netip.Addr       // as far as they are known, at most 64
+	UUIDs     []string           // of boards, as far as they are known: DHCPv6 may tell nothing else
 }
 
 // ErrMany: the kernel's filter has no room for so many cards.
@@ -135,12 +136,11 @@ func (m Machines) Check() error {
 }
 
 // filter is the part of the choice that the kernel makes (bpf(4)): the cards,
-// the addresses, and all of DHCP. Each block returns, or falls to the next.
+// the addresses, and all of DHCP, of both families. Each block returns, or falls to the next.
 func (m Machines) filter() ([]bpf.RawInstruction, error) {
 	if err := m.Check(); err != nil {
 		return nil, err
 	}
-	keep := bpf.RetConstant{Val: maxFrame}
 	var p []bpf.Instruction
 	for _, mac := range m.MACs {
 		if len(mac) != 6 {
@@ -151,27 +151,60 @@ func (m Machines) filter() ([]bpf.RawInstruction, error) {
 				bpf.LoadAbsolute{Off: at + 4, Size: 2}, bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: uint32(binary.BigEndian.Uint16(mac[4:])), SkipTrue: 1}, keep)
 		}
 	}
-	p = append(p, bpf.LoadAbsolute{Off: atType, Size: 2}, bpf.JumpIf{Cond: bpf.JumpEqual, Val: typeIPv4, SkipTrue: 1}, bpf.RetConstant{})
+	four, six := m.filterIPv4(), m.filterIPv6()
+	p = append(p, bpf.LoadAbsolute{Off: atType, Size: 2},
+		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: typeIPv6, SkipTrue: 1}, bpf.Jump{Skip: uint32(2 + len(four))},
+		bpf.JumpIf{Cond: bpf.JumpEqual, Val: typeIPv4, SkipTrue: 1}, bpf.RetConstant{})
+	return bpf.Assemble(slices.Concat(p, four, six))
+}
+
+var keep = bpf.RetConstant{Val: maxFrame}
+
+func (m Machines) filterIPv4() (p []bpf.Instruction) {
 	for _, a := range m.Addresses {
 		if !a.Is4() {
 			continue
 		}
 		ip := a.As4()
-		for _, at := range []uint32{atIPSource, atIPDest} {
-			p = append(p, bpf.LoadAbsolute{Off: at, Size: 4}, bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: binary.BigEndian.Uint32(ip[:]), SkipTrue: 1}, keep)
-		}
+		p = append(p, words(ip, atIPSource, atIPDest)...)
 	}
 	p = append(p, bpf.LoadAbsolute{Off: atProtocol, Size: 1}, bpf.JumpIf{Cond: bpf.JumpEqual, Val: protoUDP, SkipTrue: 1}, bpf.RetConstant{}, bpf.LoadMemShift{Off: atIP})
 	for _, at := range []uint32{atIP, atIP + 2} { // ports, behind the header's options
 		p = append(p, bpf.LoadIndirect{Off: at, Size: 2}, bpf.JumpIf{Cond: bpf.JumpEqual, Val: portServer, SkipTrue: 1},
 			bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: portClient, SkipTrue: 1}, keep)
 	}
-	return bpf.Assemble(append(p, bpf.RetConstant{}))
+	return append(p, bpf.RetConstant{})
+}
+
+// filterIPv6 looks at the last 32 bits of addresses: there is no room for more,
+// and matches looks at all.
+func (m Machines) filterIPv6() (p []bpf.Instruction) {
+	for _, a := range m.Addresses {
+		if !a.Is6() {
+			continue
+		}
+		ip := a.As16()
+		p = append(p, words([4]byte(ip[12:]), atIP6Source+12, atIP6Dest+12)...)
+	}
+	p = append(p, bpf.LoadAbsolute{Off: atNext, Size: 1}, bpf.JumpIf{Cond: bpf.JumpEqual, Val: protoUDP, SkipTrue: 1}, bpf.RetConstant{})
+	for _, at := range []uint32{atPayload, atPayload + 2} {
+		p = append(p, bpf.LoadAbsolute{Off: at, Size: 2}, bpf.JumpIf{Cond: bpf.JumpEqual, Val: portServer6, SkipTrue: 1},
+			bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: portClient6, SkipTrue: 1}, keep)
+	}
+	return append(p, bpf.RetConstant{})
+}
+
+// words keeps frames that have a word at one of two places.
+func words(word [4]byte, places ...uint32) (p []bpf.Instruction) {
+	for _, at := range places {
+		p = append(p, bpf.LoadAbsolute{Off: at, Size: 4}, bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: binary.BigEndian.Uint32(word[:]), SkipTrue: 1}, keep)
+	}
+	return p
 }
 
 // matches makes the whole choice. A frame may be any bytes.
 func (m Machines) matches(frame []byte) bool {
-	return m.matchesAddresses(frame) || m.matchesDHCP(frame)
+	return m.matchesAddresses(frame) || m.matchesDHCP(frame) || m.matchesDHCP6(frame)
 }
 
 // matchesAddresses reports whether a frame is from or to one of the cards, or
@@ -185,11 +218,7 @@ func (m Machines) matchesAddresses(frame []byte) bool {
 			return true
 		}
 	}
-	if !isIPv4(frame) {
-		return false
-	}
-	source, dest := netip.AddrFrom4([4]byte(frame[atIPSource:])), netip.AddrFrom4([4]byte(frame[atIPDest:]))
-	return slices.Contains(m.Addresses, source) || slices.Contains(m.Addresses, dest)
+	return slices.ContainsFunc(addresses(frame), func(a netip.Addr) bool { return slices.Contains(m.Addresses, a) })
 }
 
 func isIPv4(frame []byte) bool {
@@ -246,7 +275,7 @@ func (f *file) begin() error {
 // frame appends one frame, in one write.
 func (f *file) frame(at time.Time, frame []byte) error {
 	kept := frame
-	if len(frame) > dataFrame && isIPv4(frame) && frame[atProtocol] == protoTCP {
+	if len(frame) > dataFrame && (isIPv4(frame) && frame[atProtocol] == protoTCP || isIPv6(frame) && frame[atNext] == protoTCP) {
 		kept = frame[:dataFrame]
 	}
 	b := make([]byte, 0, frameHeader+len(kept))

@@ -19,7 +19,8 @@ func (a *app) captureCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use: "capture MACHINE...", Short: "record the traffic of machines' boots, as a pcap file",
 		Long: `Record what the server's interfaces hear of a machine and say to it, while it boots: by its
-MAC addresses and its address, and DHCP that names it, through relays too. The server
+MAC addresses and its address, and DHCP that names it, of IPv4 and IPv6, through relays
+too. Behind a router, more than DHCP is heard once the server knows its address. The server
 records; this may run elsewhere (scope admin). Of TCP the first 512 bytes of each frame
 are kept. The key of the boot is in it: as long as that boot lasts, keep it to yourself.
 Several machines come into one file, as long as they have no more than 64 cards.
