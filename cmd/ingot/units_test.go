@@ -191,7 +191,9 @@ func (f *field) startSystemd() *box {
 		if pid, err := strconv.Atoi(m.pid); err == nil {
 			_ = syscall.Kill(pid, syscall.SIGKILL) // and with it all in its namespace
 		}
-		_ = <-ended
+		if err := <-ended; err != nil {
+			f.t.Logf("systemd's namespace: %v", err)
+		}
 		out, err := exec.Command("unshare", "--mount", "--propagation", "private", "sh", "-c",
 			"umount -R /sys/fs/cgroup; mount -t cgroup2 cgroup2 /sys/fs/cgroup && find /sys/fs/cgroup/"+group+" -depth -type d -exec rmdir {} +").CombinedOutput()
 		if err != nil {
