@@ -57,3 +57,11 @@ func TestAReaderThatStops(t *testing.T) {
 		t.Errorf("a slow reader gets %d bytes, and the answer ends with %v; want %d", read, err, 64<<20)
 	}
 }
+
+// TestARecorderHasNoDeadline: an answer that goes to no connection is written.
+func TestARecorderHasNoDeadline(t *testing.T) {
+	r := httptest.NewRecorder()
+	if _, err := (&paced{w: r, patience: time.Second}).Write([]byte("all of it")); err != nil || r.Body.String() != "all of it" {
+		t.Errorf("a recorder gets %q, %v", r.Body, err)
+	}
+}
