@@ -7,8 +7,12 @@ import (
 	"ingot"
 )
 
-// news is how long it is worth a sentence that a healthy machine started over.
-const news = 24 * time.Hour
+// How long it is worth a sentence that a healthy machine started over, and that
+// it crashed.
+const (
+	news      = 24 * time.Hour
+	crashNews = 7 * 24 * time.Hour
+)
 
 // past says how the last boot ended that was healthy before the latest one: a
 // machine that is well again, or on its way, started over for some reason. It
@@ -24,8 +28,13 @@ func (s Story) past() (words, next string) {
 			}
 			continue
 		}
-		words = fmt.Sprintf("%s, of %s, was healthy for %s", which, b.Image.Name, span(s.Boots[i+1].Started.Sub(b.Ended)))
+		words = fmt.Sprintf("%s, of %s, was healthy", which, b.Image.Name)
+		if d := heard(b); d > 0 {
+			words += " for " + span(d)
+		}
 		switch {
+		case b.Crash != "" && s.Now.Sub(now.Started) > crashNews:
+			return "", ""
 		case b.Crash != "":
 			return words + " and ended in a kernel crash: " + stop(b.Crash), "ingot console " + s.Machine.Hostname() + " --boot " + b.ID.Short()
 		case which != "The boot before" || now.Image.Image != "" && now.Image.Image != b.Image.Image:
@@ -38,4 +47,19 @@ func (s Story) past() (words, next string) {
 		return words + "; then the machine started over without a word: a reboot, a reset, a power cut, or a crash of which its firmware kept nothing.", ""
 	}
 	return "", ""
+}
+
+// heard is how long a machine was heard from after it was healthy, by its own
+// clock: when it came back says nothing, for it may have been off. It is zero
+// when no heartbeat came.
+func heard(b Boot) time.Duration {
+	if b.Report == nil {
+		return 0
+	}
+	for _, e := range b.Events {
+		if e.Stage == ingot.StageHealthy && e.Error == "" {
+			return b.Report.Uptime - e.Uptime
+		}
+	}
+	return 0
 }

@@ -135,16 +135,20 @@ var stories = []struct {
 		"Healthy on node:7 since 09:14, and not heard of for 12 min: it is off, hangs, or cannot reach this server."},
 	{"healthy at the second attempt", lived(node01(), Policy{}, silentAt(recorded(1, node7, "10:00:00", ingot.StageInitramfs), "10:10:00"), reports(recorded(2, node7, "10:13:26", ingot.StageAgent), "10:14:00")),
 		"Healthy on node:7 since 10:14, 34 s after its first packet. The boot before failed: kernel and initramfs fetched, then silence for 596 s: image node:7 never reached ingot-init."},
-	{"healthy again after a crash", lived(node01(), Policy{}, crashed(reports(recorded(1, node7, "06:13:26", ingot.StageAgent), "06:14:00")), reports(recorded(2, node7, "10:13:26", ingot.StageAgent), "10:14:00")),
+	{"healthy again after a crash", lived(node01(), Policy{}, crashed(lasted(reports(recorded(1, node7, "06:13:26", ingot.StageAgent), "06:14:00"), 4*time.Hour)), reports(recorded(2, node7, "10:13:26", ingot.StageAgent), "10:14:00")),
 		"Healthy on node:7 since 10:14, 34 s after its first packet. The boot before, of node:7, was healthy for 4 h and ended in a kernel crash: BUG: kernel NULL pointer dereference, address: 0000000000000010."},
-	{"boots again after a crash", lived(node01(), Policy{}, crashed(reports(recorded(1, node7, "06:13:26", ingot.StageAgent), "06:14:00")), recorded(2, node7, "10:19:50", ingot.StageInit)),
+	{"boots again after a crash", lived(node01(), Policy{}, crashed(lasted(reports(recorded(1, node7, "06:13:26", ingot.StageAgent), "06:14:00"), 4*time.Hour)), recorded(2, node7, "10:19:50", ingot.StageInit)),
 		"Boots node:7 now: stage init, 10 s after its first packet. The boot before, of node:7, was healthy for 4 h and ended in a kernel crash: BUG: kernel NULL pointer dereference, address: 0000000000000010."},
-	{"fails after a crash", lived(with(node01(), func(m *Machine) { m.LastHealthy = node7 }), Policy{}, crashed(reports(recorded(1, node7, "06:13:26", ingot.StageAgent), "06:14:00")), fails(recorded(2, node7, "10:00:00", ingot.StageRoot), ingot.StageVolumes, "volume data refused: no disk has the label data"),
+	{"fails after a crash", lived(with(node01(), func(m *Machine) { m.LastHealthy = node7 }), Policy{}, crashed(lasted(reports(recorded(1, node7, "06:13:26", ingot.StageAgent), "06:14:00"), 4*time.Hour)), fails(recorded(2, node7, "10:00:00", ingot.StageRoot), ingot.StageVolumes, "volume data refused: no disk has the label data"),
 		recorded(3, node7, "10:19:50", ingot.StageInit)),
 		"Boots node:7 now: stage init, 10 s after its first packet. Its last healthy boot, of node:7, was healthy for 4 h and ended in a kernel crash: BUG: kernel NULL pointer dereference, address: 0000000000000010."},
-	{"healthy, and started over", lived(node01(), Policy{}, reports(recorded(1, node7, "06:13:26", ingot.StageAgent), "06:14:00"), reports(recorded(2, node7, "10:13:26", ingot.StageAgent), "10:14:00")),
+	{"healthy, and started over", lived(node01(), Policy{}, lasted(reports(recorded(1, node7, "06:13:26", ingot.StageAgent), "06:14:00"), 4*time.Hour), reports(recorded(2, node7, "10:13:26", ingot.StageAgent), "10:14:00")),
 		"Healthy on node:7 since 10:14, 34 s after its first packet. The boot before, of node:7, was healthy for 4 h; then the machine started over without a word: a reboot, a reset, a power cut, or a crash of which its firmware kept nothing."},
-	{"healthy, and starts over", lived(node01(), Policy{}, reports(recorded(1, node7, "06:13:26", ingot.StageAgent), "06:14:00"), recorded(2, node7, "10:19:50", ingot.StageKernel)),
+	{"healthy, off for long, and started over", lived(node01(), Policy{}, lasted(reports(recorded(1, node7, "06:13:26", ingot.StageAgent), "06:14:00"), 5*time.Minute), reports(recorded(2, node7, "10:13:26", ingot.StageAgent), "10:14:00")),
+		"Healthy on node:7 since 10:14, 34 s after its first packet. The boot before, of node:7, was healthy for 300 s; then the machine started over without a word: a reboot, a reset, a power cut, or a crash of which its firmware kept nothing."},
+	{"healthy for no known time, and started over", lived(node01(), Policy{}, reports(recorded(1, node7, "06:13:26", ingot.StageAgent), "06:14:00"), reports(recorded(2, node7, "10:13:26", ingot.StageAgent), "10:14:00")),
+		"Healthy on node:7 since 10:14, 34 s after its first packet. The boot before, of node:7, was healthy; then the machine started over without a word: a reboot, a reset, a power cut, or a crash of which its firmware kept nothing."},
+	{"healthy, and starts over", lived(node01(), Policy{}, lasted(reports(recorded(1, node7, "06:13:26", ingot.StageAgent), "06:14:00"), 4*time.Hour), recorded(2, node7, "10:19:50", ingot.StageKernel)),
 		"Boots node:7 now: stage kernel, 10 s after its first packet. The boot before, of node:7, was healthy for 4 h; then the machine started over."},
 	{"healthy on what was assigned since", lived(node01(), Policy{}, reports(recorded(1, node6, "06:13:26", ingot.StageAgent), "06:14:00"), reports(recorded(2, node7, "10:13:26", ingot.StageAgent), "10:14:00")),
 		"Healthy on node:7 since 10:14, 34 s after its first packet."},
@@ -254,6 +258,16 @@ func byHTTP(b Boot) Boot {
 
 func crashed(b Boot) Boot {
 	b.Crash = "BUG: kernel NULL pointer dereference, address: 0000000000000010"
+	return b
+}
+
+// lasted is a healthy boot that was heard from for so long.
+func lasted(b Boot, d time.Duration) Boot {
+	for _, e := range b.Events {
+		if e.Stage == ingot.StageHealthy {
+			b.Report.Uptime = e.Uptime + d
+		}
+	}
 	return b
 }
 
