@@ -176,6 +176,9 @@ func TestAsksAboutANewCard(t *testing.T) {
 	if err != nil || !strings.Contains(script, "ingot machine merge m-525400990001 "+machineID) {
 		t.Errorf("its screen is %v\n%s", err, script)
 	}
+	if _, err := h.api.Merge(t.Context(), "node01", string(m.ID)); err == nil || !strings.Contains(err.Error(), "the one that is known stays") {
+		t.Errorf("merging the known one into the new one: %v; want it refused", err)
+	}
 	if _, err := h.api.Merge(t.Context(), string(m.ID), "node01"); err != nil {
 		t.Fatal(err)
 	}

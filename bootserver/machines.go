@@ -114,6 +114,9 @@ func (a admin) Merge(ctx context.Context, from, into string) (merged fleet.Machi
 		case f.State == fleet.Approved && i.State == fleet.Approved:
 			return api.Problem{Status: 409, Detail: fmt.Sprintf("%s and %s are both approved; one of two machines that work would be lost", f.Hostname(), i.Hostname()),
 				Next: "if they are one, retire first: ingot machine retire " + f.Hostname()}
+		case f.State == fleet.Approved: // its name, its image and what was healthy on it would be lost
+			return api.Problem{Status: 409, Detail: fmt.Sprintf("%s is approved, and %s is not: the one that is known stays, with its name, image and past", f.Hostname(), i.Hostname()),
+				Next: fmt.Sprintf("ingot machine merge %s %s", i.Hostname(), f.Hostname())}
 		}
 		merged = fleet.Merge(i, f, a.now())
 		before := struct { // all that the line of the audit log can bring back
