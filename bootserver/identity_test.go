@@ -197,9 +197,11 @@ func TestPortOfAnother(t *testing.T) {
 	h.clock = h.clock.Add(time.Minute)
 	h.seen(at(client, port)) // it was only off
 	h.clock = h.clock.Add(time.Minute)
-	h.seen(at(second, port))
-	if m := h.known(two); m.State != fleet.Pending || m.Ask != nil {
-		t.Errorf("when both run at one port, the newcomer is %s and asks %+v; want it to wait as any other", m.State, m.Ask)
+	if err := h.Waits(h.known(two).Boot, ingot.Facts{Vendor: "Example Inc."}); err != nil { // its waiting screen speaks no DHCP
+		t.Fatal(err)
+	}
+	if m := h.known(two); m.State != fleet.Approved || m.Ask != nil || m.Assignment.Name != "lab:v1" {
+		t.Errorf("when both run at one port, the newcomer is %s, asks %+v and gets %q; want it as any other that is new", m.State, m.Ask, m.Assignment.Name)
 	}
 }
 

@@ -42,18 +42,38 @@ func (b *booter) machine(tx *state.Tx, s fleet.Sighting, now time.Time) (m fleet
 		b.log.Warn("a machine that may be known: an operator is asked", "machine", id, "mac", s.MAC, "uuid", s.UUID, "what", ask.What)
 		return m, false, nil
 	}
-	if policy := b.policy.Load(); policy.ApproveAll {
-		m.State = fleet.Approved
-		if policy.Image != "" {
-			if as, err := b.assignment(context.Background(), policy.Image, "first image, by the server's --image"); err == nil {
-				m.Assignment = as
-			} else {
-				b.log.Error("assigning the first image", "machine", id, "err", err)
-			}
-		}
-	}
+	m = b.welcome(m)
 	b.log.Info("a new machine", "machine", id, "mac", s.MAC, "uuid", s.UUID, "state", string(m.State))
 	return m, false, nil
+}
+
+// welcome approves a machine that is new, where all are.
+func (b *booter) welcome(m fleet.Machine) fleet.Machine {
+	policy := b.policy.Load()
+	if !policy.ApproveAll {
+		return m
+	}
+	m.State = fleet.Approved
+	if policy.Image != "" && m.Assignment.Image == "" {
+		if as, err := b.assignment(context.Background(), policy.Image, "first image, by the server's --image"); err == nil {
+			m.Assignment = as
+		} else {
+			b.log.Error("assigning the first image", "machine", m.ID, "err", err)
+		}
+	}
+	return m
+}
+
+// unasked takes back the question of a machine that fell away: then it is as
+// any other that is new. And a rule may speak; what it did is for the ledger.
+func (b *booter) unasked(tx *state.Tx, m fleet.Machine) (after fleet.Machine, ruled string) {
+	if m.Ask != nil {
+		if with, known := tx.Machine(m.Ask.With); fleet.Moot(m, with, known) {
+			m.Ask = nil
+			m = b.welcome(m)
+		}
+	}
+	return b.rule(m)
 }
 
 // noteRule tells the ledger what a rule did.

@@ -70,8 +70,8 @@ func (b *booter) Waits(id ingot.BootID, f ingot.Facts) error {
 		}
 		after := m
 		after.Facts.Vendor, after.Facts.Product, after.Facts.Serial = f.Vendor, f.Product, ingot.PlausibleSerial(f.Serial)
-		after, ruled := b.rule(after)
-		if after.Facts.Vendor != m.Facts.Vendor || after.Facts.Product != m.Facts.Product || after.Facts.Serial != m.Facts.Serial || ruled != "" {
+		after, ruled := b.unasked(tx, after)
+		if after.Ask != m.Ask || after.State != m.State || after.Facts.Vendor != m.Facts.Vendor || after.Facts.Product != m.Facts.Product || after.Facts.Serial != m.Facts.Serial || ruled != "" {
 			tx.PutMachine(after)
 			b.noteRule(tx, after, ruled)
 		}

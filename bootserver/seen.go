@@ -87,12 +87,7 @@ func (b *booter) see(tx *state.Tx, c dhcp.Sighting) (dhcp.Boot, error) {
 	if m.MachineKey == "" { // imported before it was seen
 		m.MachineKey = b.machineKey(m.ID)
 	}
-	if m.Ask != nil {
-		if with, known := tx.Machine(m.Ask.With); fleet.Moot(m, with, known) {
-			m.Ask = nil
-		}
-	}
-	m, ruled := b.rule(m)
+	m, ruled := b.unasked(tx, m)
 	if plugged.Relay.IsValid() {
 		m.Port = plugged
 	}
