@@ -2,6 +2,7 @@ package state
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
@@ -273,15 +274,19 @@ func (s *State) bootsOf(machine ingot.MachineID, before Place, limit int) ([]fle
 	return sorted, nil
 }
 
-// Latest returns the latest boot of each machine.
+// Latest returns the latest boot of each machine, by when it began.
 func (s *State) Latest() []fleet.Boot {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	list := make([]fleet.Boot, 0, len(s.boots))
-	for _, b := range s.boots {
-		list = append(list, b)
+	list := make([]fleet.Boot, 0, len(s.index.latest))
+	for _, id := range s.index.latest {
+		list = append(list, s.boots[id])
 	}
-	slices.SortFunc(list, older)
+	// Not by older: with clocks that jump, numbers within a machine and times
+	// between machines are no order together.
+	slices.SortFunc(list, func(a, b fleet.Boot) int {
+		return cmp.Or(a.Started.Compare(b.Started), strings.Compare(string(a.ID), string(b.ID)))
+	})
 	return list
 }
 
