@@ -110,7 +110,8 @@ func (a *app) mergeCommand() *cobra.Command {
 		Use: "merge NEW MACHINE", Short: "say that a new machine is one that is known",
 		Long: `A machine that comes back with another card or another board is asked about: it waits
 as a new machine. Merging says that it is the known one; it keeps its name, image and
-past, and boots within seconds. Approving the new one says that it is another machine.`,
+past, and boots within seconds. Approving the new one says that it is another machine.
+NEW must not be approved: of a machine that works nothing is lost.`,
 		Example: "  ingot machine ls                                # asks: the card … is new\n  ingot machine merge m-525400120099 node01",
 		Args:    exactArgs("NEW", "MACHINE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
