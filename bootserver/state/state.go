@@ -283,11 +283,22 @@ func (s *State) Machines() []fleet.Machine {
 }
 
 func (s *State) sortedMachines() []fleet.Machine {
-	list := make([]fleet.Machine, 0, len(s.machines))
-	for _, m := range s.machines {
-		list = append(list, m)
+	// Machines are large: what is sorted is small, and each is copied once.
+	type place struct {
+		since time.Time
+		id    ingot.MachineID
 	}
-	slices.SortFunc(list, longerKnown)
+	order := make([]place, 0, len(s.machines))
+	for id, m := range s.machines {
+		order = append(order, place{m.FirstSeen, id})
+	}
+	slices.SortFunc(order, func(a, b place) int {
+		return cmp.Or(a.since.Compare(b.since), strings.Compare(string(a.id), string(b.id)))
+	})
+	list := make([]fleet.Machine, len(order))
+	for i, p := range order {
+		list[i] = s.machines[p.id]
+	}
 	return list
 }
 
