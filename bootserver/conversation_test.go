@@ -86,6 +86,19 @@ func (h *house) serve(l net.Listener, s *http.Server) {
 }
 
 // image puts a small image into the store.
+// newHouseOf is a house with a machine that asked, and was approved as node01
+// with lab:v1.
+func newHouseOf(t *testing.T) *house {
+	t.Helper()
+	h := newHouse(t)
+	h.put("v1")
+	h.ask()
+	if _, err := h.api.Approve(t.Context(), machineID, api.ApproveRequest{Name: "node01", Image: "lab:v1"}); err != nil {
+		t.Fatal(err)
+	}
+	return h
+}
+
 func (h *house) put(version string) image.Image {
 	h.t.Helper()
 	return putSmall(h.t, h.images, h.keys, version)

@@ -107,12 +107,7 @@ func TestHeals(t *testing.T) {
 // TestRecordsAreBounded: whatever a machine says, the records of it and of its
 // boot stay small, and hold no boot key.
 func TestRecordsAreBounded(t *testing.T) {
-	h := newHouse(t)
-	h.put("v1")
-	h.ask()
-	if _, err := h.api.Approve(t.Context(), machineID, api.ApproveRequest{Name: "node01", Image: "lab:v1"}); err != nil {
-		t.Fatal(err)
-	}
+	h := newHouseOf(t)
 	boot, _ := h.ask()
 	long := strings.Repeat("x", 10<<10)
 	facts := ingot.Facts{RAM: 1 << 30, Serial: "S1", Kernel: long, Firmware: ingot.Firmware(long)}
@@ -156,12 +151,7 @@ func TestRecordsAreBounded(t *testing.T) {
 // TestAsksAboutANewCard: a known board with another card waits as a new machine
 // until an operator merges it, and then boots as the known one.
 func TestAsksAboutANewCard(t *testing.T) {
-	h := newHouse(t)
-	h.put("v1")
-	h.ask()
-	if _, err := h.api.Approve(t.Context(), machineID, api.ApproveRequest{Name: "node01", Image: "lab:v1"}); err != nil {
-		t.Fatal(err)
-	}
+	h := newHouseOf(t)
 	h.attempt("", "")
 	changed := client
 	changed.MAC = "52:54:00:99:00:01"
@@ -197,12 +187,7 @@ func TestAsksAboutANewCard(t *testing.T) {
 // TestConsoleAndCrash: what kernel and ingot-init said is kept, bounded and
 // harmless; what is left of a crash belongs to the boot before.
 func TestConsoleAndCrash(t *testing.T) {
-	h := newHouse(t)
-	h.put("v1")
-	h.ask()
-	if _, err := h.api.Approve(t.Context(), machineID, api.ApproveRequest{Name: "node01", Image: "lab:v1"}); err != nil {
-		t.Fatal(err)
-	}
+	h := newHouseOf(t)
 	say := func(boot ingot.BootID, part, text string) {
 		t.Helper()
 		if err := map[string]func(ingot.BootID, string) error{"console": h.Console, "crash": h.Crash}[part](boot, text); err != nil {

@@ -41,12 +41,7 @@ func (h *house) tells(times int, what string) {
 // however often it is asked for; a grant that no boot used is told when its
 // time has passed.
 func TestLedgerOfATicket(t *testing.T) {
-	h := newHouse(t)
-	h.put("v1")
-	h.ask()
-	if _, err := h.api.Approve(t.Context(), machineID, api.ApproveRequest{Name: "node01", Image: "lab:v1"}); err != nil {
-		t.Fatal(err)
-	}
+	h := newHouseOf(t)
 	grant := func(volume, disk string) {
 		t.Helper()
 		if _, err := h.api.Grant(t.Context(), "node01", volume, disk, time.Hour); err != nil {
@@ -109,12 +104,7 @@ func TestLedgerOfRules(t *testing.T) {
 // TestLedgerOfAMerge: a merge is told on both sides, with what the machine had
 // that is no more.
 func TestLedgerOfAMerge(t *testing.T) {
-	h := newHouse(t)
-	h.put("v1")
-	h.ask()
-	if _, err := h.api.Approve(t.Context(), machineID, api.ApproveRequest{Name: "node01", Image: "lab:v1"}); err != nil {
-		t.Fatal(err)
-	}
+	h := newHouseOf(t)
 	h.attempt("", "")
 	changed := client
 	changed.MAC = "52:54:00:99:00:01"
@@ -153,12 +143,7 @@ func TestLedgerOfAnImport(t *testing.T) {
 // TestLedgerOfACrash: what pstore kept is told once, as of the boot whose kernel
 // ran last, and explains why a healthy machine started over.
 func TestLedgerOfACrash(t *testing.T) {
-	h := newHouse(t)
-	h.put("v1")
-	h.ask()
-	if _, err := h.api.Approve(t.Context(), machineID, api.ApproveRequest{Name: "node01", Image: "lab:v1"}); err != nil {
-		t.Fatal(err)
-	}
+	h := newHouseOf(t)
 	well, _ := h.attempt("", "")
 	h.clock = h.clock.Add(4 * time.Hour)
 	h.ask() // reset again before it loads a kernel
@@ -217,12 +202,7 @@ func TestLedgerOfARestore(t *testing.T) {
 // its boots, what changed is told with the boot that found it, and a ticket that
 // is asked for again, also late, takes nothing back.
 func TestHardwarePerBoot(t *testing.T) {
-	h := newHouse(t)
-	h.put("v1")
-	h.ask()
-	if _, err := h.api.Approve(t.Context(), machineID, api.ApproveRequest{Name: "node01", Image: "lab:v1"}); err != nil {
-		t.Fatal(err)
-	}
+	h := newHouseOf(t)
 	boots := func(gib int64, asks int) ingot.BootID {
 		t.Helper()
 		boot, _ := h.ask()

@@ -40,12 +40,7 @@ func TestWhyMeasuresTheImageOfTheBoot(t *testing.T) {
 // TestWhyBeforeALoader: a machine that is offered nothing, or no address, is
 // told apart from one that does not answer.
 func TestWhyBeforeALoader(t *testing.T) {
-	h := newHouse(t)
-	h.put("v1")
-	h.ask()
-	if _, err := h.api.Approve(t.Context(), machineID, api.ApproveRequest{Name: "node01", Image: "lab:v1"}); err != nil {
-		t.Fatal(err)
-	}
+	h := newHouseOf(t)
 	h.attempt("", "")
 	odd := asks(ingot.FirmwareUEFIarm64, true)
 	odd.Loaders = []string{"nowhere.efi"}
