@@ -411,8 +411,12 @@ one that it trusts (see: ingot key --help); every part is checked against its di
 }
 
 func (a *app) keyCommand() *cobra.Command {
+	return group("key", "whose images this store takes from elsewhere", a.keyLsCommand(), a.keyTrustCommand(), a.keyDistrustCommand())
+}
+
+func (a *app) keyTrustCommand() *cobra.Command {
 	var name string
-	trust := &cobra.Command{
+	c := &cobra.Command{
 		Use: "trust FILE.pub", Short: "take images that another release key signed",
 		Long: `Take images, by pull and import, that this release key signed: the one of a build
 host, keys/release.pub in its store. Compare its ID with what that host shows.
@@ -443,8 +447,12 @@ host, keys/release.pub in its store. Compare its ID with what that host shows.
 			})
 		},
 	}
-	trust.Flags().StringVar(&name, "name", "", "what to call it (default: the file's name)")
-	ls := &cobra.Command{
+	c.Flags().StringVar(&name, "name", "", "what to call it (default: the file's name)")
+	return c
+}
+
+func (a *app) keyLsCommand() *cobra.Command {
+	return &cobra.Command{
 		Use: "ls", Short: "whose images this store takes",
 		Long:    "List the release keys whose images this store takes from registries and archives.",
 		Example: "  ingot key ls", Args: exactArgs(),
@@ -473,7 +481,10 @@ host, keys/release.pub in its store. Compare its ID with what that host shows.
 			})
 		},
 	}
-	distrust := &cobra.Command{
+}
+
+func (a *app) keyDistrustCommand() *cobra.Command {
+	return &cobra.Command{
 		Use: "distrust NAME", Short: "take no more images of a key",
 		Long:    "Forget a trusted key. Images that are in the store already stay there, and no machine\nboots one that only this key signed.\n" + whoseStore,
 		Example: "  ingot key distrust build1", Args: exactArgs("NAME"),
@@ -490,5 +501,4 @@ host, keys/release.pub in its store. Compare its ID with what that host shows.
 			return a.show(map[string]string{"distrusted": key.Name, "id": key.ID}, func(w io.Writer) { fmt.Fprintf(w, "%s is not trusted any more\n", args[0]) })
 		},
 	}
-	return group("key", "whose images this store takes from elsewhere", ls, trust, distrust)
 }
