@@ -18,7 +18,7 @@ import (
 	"ingot/bootserver/access"
 	"ingot/bootserver/api"
 	"ingot/bootserver/config"
-	"ingot/bootserver/dhcp"
+	"ingot/bootserver/dhcp4"
 	"ingot/bootserver/fleet"
 	"ingot/bootserver/state"
 	"ingot/image"
@@ -179,8 +179,8 @@ func decided(b *testing.B, boot *booter, machines int) float64 {
 	b.Helper()
 	return percentile(20_000, func() {
 		m := benchMachine(rand.N(machines), fleet.ImageRef{})
-		s := dhcp.Sighting{Client: dhcp.Client{MAC: m.MACs[0], UUID: m.UUID, Kind: dhcp.Firmware, Firmware: ingot.FirmwareUEFIx64}, Address: m.Address,
-			Loaders: dhcp.Loaders[ingot.FirmwareUEFIx64], Asks: true}
+		s := dhcp4.Sighting{Client: dhcp4.Client{MAC: m.MACs[0], UUID: m.UUID, Kind: dhcp4.Firmware, Firmware: ingot.FirmwareUEFIx64}, Address: m.Address,
+			Loaders: dhcp4.Loaders[ingot.FirmwareUEFIx64], Asks: true}
 		if what, err := boot.Would(s); err != nil || what.Loader == "" {
 			b.Fatal(what, err)
 		}

@@ -21,7 +21,7 @@ import (
 	"ingot/bootserver/access"
 	"ingot/bootserver/api"
 	"ingot/bootserver/config"
-	"ingot/bootserver/dhcp"
+	"ingot/bootserver/dhcp4"
 	"ingot/bootserver/fleet"
 	"ingot/bootserver/httpboot"
 	"ingot/bootserver/state"
@@ -123,9 +123,9 @@ func putSmall(t testing.TB, images *image.Store, keys image.Keys, version string
 }
 
 // client is UEFI firmware that was just given an address and asks what to load.
-var client = dhcp.Sighting{
-	Client:  dhcp.Client{MAC: "52:54:00:12:00:01", UUID: "d1b2c3a4-0000-4000-8000-525400120001", Kind: dhcp.Firmware, Firmware: ingot.FirmwareUEFIx64},
-	Address: netip.MustParseAddr("10.99.0.100"), Server: netip.MustParseAddr("127.0.0.1"), Loaders: dhcp.Loaders[ingot.FirmwareUEFIx64], Asks: true}
+var client = dhcp4.Sighting{
+	Client:  dhcp4.Client{MAC: "52:54:00:12:00:01", UUID: "d1b2c3a4-0000-4000-8000-525400120001", Kind: dhcp4.Firmware, Firmware: ingot.FirmwareUEFIx64},
+	Address: netip.MustParseAddr("10.99.0.100"), Server: netip.MustParseAddr("127.0.0.1"), Loaders: dhcp4.Loaders[ingot.FirmwareUEFIx64], Asks: true}
 
 const machineID = "m-525400120001"
 
@@ -137,7 +137,7 @@ func (h *house) ask() (boot ingot.BootID, script string) {
 	}
 	h.loaderServed(client.Address, "snponly.efi", 300_000)
 	loader := client
-	loader.Kind, loader.IPXE = dhcp.Loader, true
+	loader.Kind, loader.IPXE = dhcp4.Loader, true
 	what, err := h.Seen(loader)
 	if err != nil {
 		h.t.Fatal(err)

@@ -21,7 +21,7 @@ import (
 	"ingot/bootserver/access"
 	"ingot/bootserver/api"
 	"ingot/bootserver/config"
-	"ingot/bootserver/dhcp"
+	"ingot/bootserver/dhcp4"
 	"ingot/bootserver/fleet"
 	"ingot/bootserver/httpboot"
 	"ingot/bootserver/state"
@@ -285,10 +285,10 @@ func is(err error, list ...error) bool {
 func (c *computer) String() string { return fmt.Sprintf("the computer %s %.4s", c.MAC, c.UUID) }
 
 // sighting is a packet of a computer, as firmware or as its loader.
-func (c *computer) sighting(loader bool) dhcp.Sighting {
+func (c *computer) sighting(loader bool) dhcp4.Sighting {
 	s := c.Sighting
 	if loader {
-		s.Kind, s.IPXE = dhcp.Loader, true
+		s.Kind, s.IPXE = dhcp4.Loader, true
 	}
 	return s
 }

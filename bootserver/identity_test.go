@@ -12,7 +12,7 @@ import (
 	"ingot"
 	"ingot/bootserver/api"
 	"ingot/bootserver/config"
-	"ingot/bootserver/dhcp"
+	"ingot/bootserver/dhcp4"
 	"ingot/bootserver/fleet"
 	"ingot/bootserver/state"
 )
@@ -152,7 +152,7 @@ func TestCardOfAnother(t *testing.T) {
 // silent waits, whatever the policy, and who was there is asked about.
 func TestPortOfAnother(t *testing.T) {
 	port := fleet.SwitchPort{Relay: netip.MustParseAddr("10.7.0.1"), Circuit: "Ethernet7", Remote: "leaf3"}
-	at := func(c dhcp.Sighting, p fleet.SwitchPort) dhcp.Sighting { c.Port = p; return c }
+	at := func(c dhcp4.Sighting, p fleet.SwitchPort) dhcp4.Sighting { c.Port = p; return c }
 	two, _ := ingot.MachineIDFromMAC(second.MAC)
 	begin := func() *house {
 		h := newHouse(t)
@@ -240,7 +240,7 @@ func TestMovedToAnotherPort(t *testing.T) {
 	h.boots(client)
 	for range 3 { // and ingot-init, which a UKI started
 		c := client
-		c.Kind = dhcp.Init
+		c.Kind = dhcp4.Init
 		for _, c.Port = range []fleet.SwitchPort{port, other} {
 			if h.seen(c).URL == "" {
 				t.Fatal("ingot-init is not told its boot")

@@ -15,26 +15,26 @@ import (
 
 	"ingot"
 	"ingot/bootserver/api"
-	"ingot/bootserver/dhcp"
+	"ingot/bootserver/dhcp4"
 	"ingot/bootserver/httpboot"
 	"ingot/image"
 )
 
 // second is another machine beside client.
-var second = func() dhcp.Sighting {
+var second = func() dhcp4.Sighting {
 	s := client
 	s.MAC, s.UUID, s.Address = "52:54:00:12:00:02", "d1b2c3a4-0000-4000-8000-525400120002", s.Address.Next()
 	return s
 }()
 
 // boots lets a machine come as far as its script, and returns the key of its boot.
-func (h *house) boots(s dhcp.Sighting) ingot.BootKey {
+func (h *house) boots(s dhcp4.Sighting) ingot.BootKey {
 	h.t.Helper()
 	if _, err := h.Seen(s); err != nil {
 		h.t.Fatal(err)
 	}
 	h.loaderServed(s.Address, "snponly.efi", 300_000)
-	s.Kind, s.IPXE = dhcp.Loader, true
+	s.Kind, s.IPXE = dhcp4.Loader, true
 	what, err := h.Seen(s)
 	if err != nil {
 		h.t.Fatal(err)

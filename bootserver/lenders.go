@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 
-	"ingot/bootserver/dhcp"
+	"ingot/bootserver/dhcp4"
 	"ingot/bootserver/dhcp6"
 	"ingot/bootserver/fleet"
 )
@@ -14,7 +14,7 @@ import (
 // lenders answer DHCP of both families. What clients know them by, the DUID
 // above all, is derived from the state's identity.
 type lenders struct {
-	four *dhcp.Server
+	four *dhcp4.Server
 	six  *dhcp6.Server
 }
 
@@ -28,7 +28,7 @@ func (s *Server) openLenders(now site) error {
 	if err != nil {
 		return err
 	}
-	four, err := dhcp.New(now.dhcp, now.cards, dhcp.Parts{Store: leases{s.booter, netip.Addr.Is4}, Booter: s.booter,
+	four, err := dhcp4.New(now.dhcp, now.cards, dhcp4.Parts{Store: leases{s.booter, netip.Addr.Is4}, Booter: s.booter,
 		ID: hex.EncodeToString(s.booter.derive("dhcp", "identity")[:8]), Log: s.log, Now: s.conf.Now, Note: s.packets.note})
 	if err != nil {
 		return err

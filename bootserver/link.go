@@ -8,7 +8,7 @@ import (
 	"strings"
 
 	"ingot/bootserver/config"
-	"ingot/bootserver/dhcp"
+	"ingot/bootserver/dhcp4"
 	"ingot/bootserver/dhcp6"
 	"ingot/bootserver/lease"
 	"ingot/bootserver/network"
@@ -21,7 +21,7 @@ var ErrInterface = errors.New("cannot serve on the interface")
 // machines are told.
 type link struct {
 	name      string
-	four      *dhcp.Interface  // this
+	four      *dhcp4.Interface // this
 	six       *dhcp6.Interface // or that
 	addresses []netip.Addr     // none in observe mode
 }
@@ -36,7 +36,7 @@ func (l link) key() string {
 
 // site is a configuration together with the interfaces of this host.
 type site struct {
-	dhcp   dhcp.Config
+	dhcp   dhcp4.Config
 	cards  map[string]network.Card
 	dhcp6  dhcp6.Config
 	cards6 map[string]network.Card
@@ -54,12 +54,12 @@ func look(c config.Config, lend, lend6 string) (site, error) {
 }
 
 func (s *site) look4(lend string) (err error) {
-	if s.cards, err = dhcp.Cards(s.dhcp); err != nil {
+	if s.cards, err = dhcp4.Cards(s.dhcp); err != nil {
 		return err
 	}
 	for _, i := range s.dhcp.Interfaces {
 		l := link{name: i.Name, four: &i}
-		if l.addresses, err = addresses(s.cards, network.IPv4, i.Name, i.Mode == dhcp.Observe); err != nil {
+		if l.addresses, err = addresses(s.cards, network.IPv4, i.Name, i.Mode == dhcp4.Observe); err != nil {
 			return err
 		}
 		s.links = append(s.links, l)
@@ -72,7 +72,7 @@ func (s *site) look4(lend string) (err error) {
 	if err != nil {
 		return err
 	}
-	s.dhcp.Networks = []dhcp.Network{{Name: name, Interface: name, Subnets: []dhcp.Subnet{{Prefix: prefix, Pools: pools}}}}
+	s.dhcp.Networks = []dhcp4.Network{{Name: name, Interface: name, Subnets: []dhcp4.Subnet{{Prefix: prefix, Pools: pools}}}}
 	return nil
 }
 

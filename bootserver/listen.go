@@ -16,7 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"ingot/bootserver/dhcp"
+	"ingot/bootserver/dhcp4"
 	"ingot/bootserver/dhcp6"
 )
 
@@ -236,9 +236,9 @@ func (s *Server) openDHCP(ctx context.Context, l link, card int) (*port, error) 
 		}
 		return &port{open: closer(open.Close), serve: func(ctx context.Context) error { return s.lend.Load().six.Serve(ctx, open) }, card: card}, nil
 	}
-	open, err := dhcp.Listen(ctx, *l.four)
+	open, err := dhcp4.Listen(ctx, *l.four)
 	if err != nil {
-		return nil, portTaken(err, "udp", dhcp.PortDHCP)
+		return nil, portTaken(err, "udp", dhcp4.PortDHCP)
 	}
 	return &port{open: closer(open.Close), serve: func(ctx context.Context) error { return s.lend.Load().four.Serve(ctx, open) }, card: card}, nil
 }

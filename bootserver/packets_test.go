@@ -16,7 +16,7 @@ import (
 	"ingot"
 	"ingot/bootserver/api"
 	"ingot/bootserver/config"
-	"ingot/bootserver/dhcp"
+	"ingot/bootserver/dhcp4"
 	"ingot/bootserver/fleet"
 	"ingot/bootserver/state"
 	"ingot/image"
@@ -57,7 +57,7 @@ func TestAnotherServerAnswers(t *testing.T) {
 	}
 	putSmall(t, images, keys, "v1")
 	// A stranger's address is tested before it is offered: others are quicker.
-	conf := config.Config{DHCP: dhcp.Config{Interfaces: []dhcp.Interface{{Name: "eth1", Quiet: true, Probe: time.Second}}}, Boots: config.Boots{ApproveAll: true, Image: "lab:v1"}}
+	conf := config.Config{DHCP: dhcp4.Config{Interfaces: []dhcp4.Interface{{Name: "eth1", Quiet: true, Probe: time.Second}}}, Boots: config.Boots{ApproveAll: true, Image: "lab:v1"}}
 	s, stop := startServerIn(t, root, conf, "10.99.0.100-10.99.0.119", now)
 	c := api.Dial(s.conf.Settings.Socket)
 	for i, name := range []string{"one", "two"} {
@@ -120,15 +120,15 @@ func packetsOf(h *house) (list []fleet.Entry) {
 }
 
 // packet is one of the machine's own card, or an answer to it.
-func (h *house) packet(kind, ip string) dhcp.Note {
-	n := dhcp.Note{Packet: fleet.Packet{At: h.clock, Kind: kind}, MAC: client.MAC}
+func (h *house) packet(kind, ip string) dhcp4.Note {
+	n := dhcp4.Note{Packet: fleet.Packet{At: h.clock, Kind: kind}, MAC: client.MAC}
 	n.Address, _ = netip.ParseAddr(ip)
 	return n
 }
 
 // other is what another server said to the machine's card.
-func (h *house) other(kind string, server string) dhcp.Note {
-	return dhcp.Note{Packet: fleet.Packet{At: h.clock, Other: &fleet.Other{Kind: kind, Address: netip.MustParseAddr(server), At: h.clock}}, MAC: client.MAC}
+func (h *house) other(kind string, server string) dhcp4.Note {
+	return dhcp4.Note{Packet: fleet.Packet{At: h.clock, Other: &fleet.Other{Kind: kind, Address: netip.MustParseAddr(server), At: h.clock}}, MAC: client.MAC}
 }
 
 // TestPacketsOfABoot: what repeats within a boot is in the ledger once, also

@@ -11,7 +11,7 @@ import (
 
 	"ingot/bootserver/api"
 	"ingot/bootserver/config"
-	"ingot/bootserver/dhcp"
+	"ingot/bootserver/dhcp4"
 	"ingot/bootserver/dhcp6"
 )
 
@@ -106,7 +106,7 @@ func (s *Server) rearrange(ctx context.Context, c *config.Config, r *api.Reloade
 func keepModes(old config.Config, c *config.Config, r *api.Reloaded) {
 	c.DHCP.Interfaces, c.DHCP6.Interfaces = slices.Clone(c.DHCP.Interfaces), slices.Clone(c.DHCP6.Interfaces)
 	for n, i := range c.DHCP.Interfaces {
-		at := slices.IndexFunc(old.DHCP.Interfaces, func(o dhcp.Interface) bool { return o.Name == i.Name })
+		at := slices.IndexFunc(old.DHCP.Interfaces, func(o dhcp4.Interface) bool { return o.Name == i.Name })
 		if at >= 0 && old.DHCP.Interfaces[at].Mode != i.Mode {
 			r.Restart = append(r.Restart, "dhcp.interfaces: the mode of "+i.Name)
 			c.DHCP.Interfaces[n].Mode = old.DHCP.Interfaces[at].Mode

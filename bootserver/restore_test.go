@@ -21,7 +21,7 @@ import (
 	"ingot"
 	"ingot/bootserver/api"
 	"ingot/bootserver/config"
-	"ingot/bootserver/dhcp"
+	"ingot/bootserver/dhcp4"
 	"ingot/bootserver/dhcp6"
 	"ingot/bootserver/fleet"
 	"ingot/bootserver/state"
@@ -80,7 +80,7 @@ func TestRestoreOnTheWire(t *testing.T) {
 	for i, party := range []string{"m1", "m2"} {
 		wire.Join(t, "sw", party, "eth0", []string{"52:54:00:12:00:01", "52:54:00:12:00:02"}[i])
 	}
-	s := startServer(t, config.Config{DHCP: dhcp.Config{Interfaces: []dhcp.Interface{{Name: "eth1", Quiet: true}}}, DHCP6: dhcp6.Config{Interfaces: []dhcp6.Interface{{Name: "eth1", RapidCommit: true}}}},
+	s := startServer(t, config.Config{DHCP: dhcp4.Config{Interfaces: []dhcp4.Interface{{Name: "eth1", Quiet: true}}}, DHCP6: dhcp6.Config{Interfaces: []dhcp6.Interface{{Name: "eth1", RapidCommit: true}}}},
 		"10.99.0.100-10.99.0.102")
 	lent := func(party string) string {
 		return wire.In(t, party, "udhcpc", "-f", "-n", "-q", "-t", "5", "-T", "1", "-i", "eth0", "-s", "/bin/true", "-r", "10.99.0.101")

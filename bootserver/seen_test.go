@@ -9,19 +9,19 @@ import (
 
 	"ingot"
 	"ingot/bootserver/api"
-	"ingot/bootserver/dhcp"
+	"ingot/bootserver/dhcp4"
 	"ingot/bootserver/fleet"
 )
 
 // asks is a packet of the machine as firmware of a kind.
-func asks(f ingot.Firmware, discover bool) dhcp.Sighting {
+func asks(f ingot.Firmware, discover bool) dhcp4.Sighting {
 	s := client
 	s.Firmware, s.HTTP, s.Asks = f, strings.HasSuffix(string(f), "http"), discover
-	s.Loaders, s.Server = dhcp.Loaders[f], netip.MustParseAddr("127.0.0.1")
+	s.Loaders, s.Server = dhcp4.Loaders[f], netip.MustParseAddr("127.0.0.1")
 	return s
 }
 
-func (h *house) seen(s dhcp.Sighting) dhcp.Boot {
+func (h *house) seen(s dhcp4.Sighting) dhcp4.Boot {
 	h.t.Helper()
 	b, err := h.Seen(s)
 	if err != nil {
@@ -72,7 +72,7 @@ func TestStalledLoader(t *testing.T) {
 	h.seen(asks(uefi, false))
 	h.loaderServed(client.Address, "snponly.efi", 300_000)
 	loader := asks(uefi, true)
-	loader.Kind, loader.IPXE = dhcp.Loader, true
+	loader.Kind, loader.IPXE = dhcp4.Loader, true
 	h.get(h.seen(loader).URL)
 	h.clock = h.clock.Add(time.Hour)
 	if got := h.seen(asks(uefi, true)).Loader; got != "snponly.efi" {
@@ -80,7 +80,7 @@ func TestStalledLoader(t *testing.T) {
 	}
 	only := asks(uefi, true)
 	only.Loaders = []string{"nowhere.efi"}
-	if got := h.seen(only); got != (dhcp.Boot{}) {
+	if got := h.seen(only); got != (dhcp4.Boot{}) {
 		t.Errorf("a loader that the server does not have is offered: %+v", got)
 	}
 }
@@ -109,8 +109,8 @@ func TestHTTPFirmware(t *testing.T) {
 		t.Fatal(err)
 	}
 	init := asks(f, true)
-	init.Kind, init.UUID, init.HTTP = dhcp.Init, "", false
-	if got := h.seen(init); got != (dhcp.Boot{}) {
+	init.Kind, init.UUID, init.HTTP = dhcp4.Init, "", false
+	if got := h.seen(init); got != (dhcp4.Boot{}) {
 		t.Errorf("ingot-init of no boot of ours is told %+v", got)
 	}
 	h.clock = h.clock.Add(time.Minute)
@@ -154,7 +154,7 @@ func TestChosenFirstStages(t *testing.T) {
 		loaders  []string
 		want     []string // in the attempts of a machine on which all stall
 	}{
-		{http, dhcp.Loaders[http], []string{"uki.efi", "snponly.efi", "ipxe.efi", "uki.efi"}},
+		{http, dhcp4.Loaders[http], []string{"uki.efi", "snponly.efi", "ipxe.efi", "uki.efi"}},
 		{http, []string{"snponly.efi", "ipxe.efi"}, []string{"snponly.efi", "ipxe.efi", "snponly.efi"}},
 		{http, []string{"ipxe.efi", "uki"}, []string{"ipxe.efi", "uki.efi", "ipxe.efi"}},
 		{http, []string{"uki"}, []string{"uki.efi", "uki.efi"}},

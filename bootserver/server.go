@@ -24,7 +24,7 @@ import (
 	"ingot/bootserver/access"
 	"ingot/bootserver/api"
 	"ingot/bootserver/config"
-	"ingot/bootserver/dhcp"
+	"ingot/bootserver/dhcp4"
 	"ingot/bootserver/httpboot"
 	"ingot/bootserver/ipxe"
 	"ingot/bootserver/lease"
@@ -62,7 +62,7 @@ type Ready struct {
 type Link struct {
 	Name    string
 	IPv6    bool
-	Mode    string     // of package dhcp, or for IPv6 of package dhcp6; empty: full
+	Mode    string     // of package dhcp4, or for IPv6 of package dhcp6; empty: full
 	Address netip.Addr // none in observe mode, and then no URL either
 	Pools   []lease.Range
 	URL     string
@@ -76,7 +76,7 @@ type Server struct {
 	http       *httpboot.Server
 	tftp       *tftp.Server
 	lend       atomic.Pointer[lenders] // nil before Run
-	prober     *dhcp.Prober
+	prober     *dhcp4.Prober
 	packets    *packets
 	passed     Sockets
 	everywhere struct{ tftp, http wildcard } // the addresses at which passed sockets serve all links
@@ -131,7 +131,7 @@ func (s *Server) Run(ctx context.Context) error {
 			s.log.Error("closing the state", "err", err)
 		}
 	}()
-	s.prober = &dhcp.Prober{Log: s.log}
+	s.prober = &dhcp4.Prober{Log: s.log}
 	defer s.prober.Close()
 	if err := s.prepare(ctx, st, now); err != nil {
 		return err

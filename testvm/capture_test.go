@@ -18,7 +18,7 @@ import (
 
 // keepQuestions writes what the machines of a scene asked by DHCP into the
 // folder that INGOT_TEST_CAPTURE names: the first packet of each kind of client,
-// by machine and in their order. Those in bootserver/dhcp/testdata/captured are
+// by machine and in their order. Those in bootserver/dhcp4/testdata/captured are
 // from there, with names by their rows in docs/HARDWARE.md; what asks by DHCPv6
 // is written as well, and the rows over IPv6 are still made from the standards.
 func (s *stage) keepQuestions(dir string) error {

@@ -17,7 +17,7 @@ import (
 	"time"
 
 	"ingot/bootserver/access"
-	"ingot/bootserver/dhcp"
+	"ingot/bootserver/dhcp4"
 	"ingot/bootserver/fleet"
 )
 
@@ -61,7 +61,7 @@ type Reloaded struct {
 
 // Network is what the server heard and lent on the networks that it serves.
 type Network struct {
-	dhcp.Heard
+	dhcp4.Heard
 	Leases []fleet.Lease `json:"leases"`
 }
 

@@ -54,8 +54,8 @@ func frame(to, from net.HardwareAddr, src, dst netip.Addr, proto byte, ports [2]
 	return append(append(append(b, ip...), l4...), body...)
 }
 
-// dhcp4 is a DHCP message of a card.
-func dhcp4(mac net.HardwareAddr) []byte {
+// dhcp4Message is a DHCP message of a card.
+func dhcp4Message(mac net.HardwareAddr) []byte {
 	b := make([]byte, 300)
 	b[0], b[1], b[2] = 1, 1, 6
 	copy(b[28:], mac)
@@ -107,11 +107,11 @@ func TestMatches(t *testing.T) {
 		{"another's", frame(other, all, server, them, protoTCP, [2]uint16{80, 2}, 0, nil), false, false},
 		{"its address through a router", frame(other, all, me, server, protoTCP, [2]uint16{2, 80}, 0, nil), true, true},
 		{"to its address through a router", frame(other, all, server, me, protoTCP, [2]uint16{80, 2}, 0, nil), true, true},
-		{"an offer by broadcast", frame(all, other, server, anywhere, protoUDP, [2]uint16{67, 68}, 0, dhcp4(mine)), true, true},
-		{"another's offer by broadcast", frame(all, other, server, anywhere, protoUDP, [2]uint16{67, 68}, 0, dhcp4(other)), false, true},
-		{"a relay's request", frame(other, all, them, server, protoUDP, [2]uint16{67, 67}, 0, dhcp4(mine)), true, true},
-		{"a relay's request with IP options", frame(other, all, them, server, protoUDP, [2]uint16{67, 67}, 8, dhcp4(mine)), true, true},
-		{"another's request with IP options", frame(other, all, them, server, protoUDP, [2]uint16{67, 67}, 8, dhcp4(other)), false, true},
+		{"an offer by broadcast", frame(all, other, server, anywhere, protoUDP, [2]uint16{67, 68}, 0, dhcp4Message(mine)), true, true},
+		{"another's offer by broadcast", frame(all, other, server, anywhere, protoUDP, [2]uint16{67, 68}, 0, dhcp4Message(other)), false, true},
+		{"a relay's request", frame(other, all, them, server, protoUDP, [2]uint16{67, 67}, 0, dhcp4Message(mine)), true, true},
+		{"a relay's request with IP options", frame(other, all, them, server, protoUDP, [2]uint16{67, 67}, 8, dhcp4Message(mine)), true, true},
+		{"another's request with IP options", frame(other, all, them, server, protoUDP, [2]uint16{67, 67}, 8, dhcp4Message(other)), false, true},
 		{"a short one", make([]byte, 13), false, false},
 		{"nothing", nil, false, false},
 		{"half an IP header", frame(other, all, me, server, protoTCP, [2]uint16{2, 80}, 0, nil)[:30], false, true},
@@ -141,7 +141,7 @@ func TestTheKernelLosesNothing(t *testing.T) {
 		macs, ips := rapid.SampledFrom([]net.HardwareAddr{mine, other, all}), rapid.SampledFrom([]netip.Addr{me, them, server, anywhere})
 		f := frame(macs.Draw(t, "to"), macs.Draw(t, "from"), ips.Draw(t, "src"), ips.Draw(t, "dst"), rapid.SampledFrom([]byte{6, 17, 1}).Draw(t, "proto"),
 			[2]uint16{rapid.SampledFrom([]uint16{67, 68, 69, 80}).Draw(t, "sport"), rapid.SampledFrom([]uint16{67, 68, 69, 80}).Draw(t, "dport")},
-			4*rapid.IntRange(0, 10).Draw(t, "options"), dhcp4(macs.Draw(t, "chaddr")))
+			4*rapid.IntRange(0, 10).Draw(t, "options"), dhcp4Message(macs.Draw(t, "chaddr")))
 		if rapid.Bool().Draw(t, "IPv6") {
 			six, ports := rapid.SampledFrom([]netip.Addr{me6, them6, near6, server6}), rapid.SampledFrom([]uint16{546, 547, 69, 80})
 			said := message6(duid(rapid.SampledFrom([]byte{duidLL, duidLLT, duidUUID}).Draw(t, "duid"), macs.Draw(t, "told")))
@@ -172,7 +172,7 @@ func TestTcpdumpReadsIt(t *testing.T) {
 	}
 	at := time.Date(2026, 11, 24, 3, 4, 5, 123456789, time.UTC)
 	for _, b := range [][]byte{
-		frame(all, mine, netip.MustParseAddr("0.0.0.0"), anywhere, protoUDP, [2]uint16{68, 67}, 0, dhcp4(mine)),
+		frame(all, mine, netip.MustParseAddr("0.0.0.0"), anywhere, protoUDP, [2]uint16{68, 67}, 0, dhcp4Message(mine)),
 		frame(other, mine, me, server, protoUDP, [2]uint16{2000, 69}, 0, []byte("\x00\x01undionly.kpxe\x00octet\x00")),
 		frame(mine, other, server, me, protoTCP, [2]uint16{80, 3000}, 0, bytes.Repeat([]byte("x"), 1400)),
 		frame6(mine, other, server6, me6, protoTCP, [2]uint16{80, 3000}, bytes.Repeat([]byte("x"), 1400)),

@@ -25,7 +25,7 @@ import (
 	"github.com/invopop/jsonschema"
 
 	"ingot"
-	"ingot/bootserver/dhcp"
+	"ingot/bootserver/dhcp4"
 	"ingot/bootserver/dhcp6"
 	"ingot/bootserver/fleet"
 	"ingot/bootserver/httpboot"
@@ -44,7 +44,7 @@ type Config struct {
 	Store  string       `yaml:"store,omitempty" json:"store,omitempty" jsonschema_description:"Folder of images, keys and state. Default: /var/lib/ingot."`
 	Socket string       `yaml:"socket,omitempty" json:"socket,omitempty" jsonschema_description:"Unix socket of the administrator. Default: ingot.sock in the store."`
 	Mirror string       `yaml:"mirror,omitempty" json:"mirror,omitempty" jsonschema_description:"Debian mirror for the loaders. Default: this host's own apt sources."`
-	DHCP   dhcp.Config  `yaml:"dhcp,omitempty" json:"dhcp"`
+	DHCP   dhcp4.Config `yaml:"dhcp,omitempty" json:"dhcp"`
 	DHCP6  dhcp6.Config `yaml:"dhcp6,omitempty" json:"dhcp6" jsonschema_description:"DHCPv6. Without it nothing of IPv6 is served."`
 	TFTP   TFTP         `yaml:"tftp,omitempty" json:"tftp"`
 	HTTP   HTTP         `yaml:"http,omitempty" json:"http"`
@@ -209,7 +209,7 @@ func (c *Config) check(faults *yamlfile.Faults, places map[string]yamlfile.Place
 		faults.Add(at("http.rate"), "write at least 64KiB, or nothing", "rate: %d bytes per second boot no machine", c.HTTP.Rate)
 	}
 	c.API.check(faults, at)
-	checkDHCP("dhcp", dhcp.ErrConfig, c.DHCP.Check(), faults, places)
+	checkDHCP("dhcp", dhcp4.ErrConfig, c.DHCP.Check(), faults, places)
 	checkDHCP("dhcp6", dhcp6.ErrConfig, c.DHCP6.Check(), faults, places)
 }
 
@@ -239,10 +239,10 @@ func (a *API) check(faults *yamlfile.Faults, at func(string) yamlfile.Place) {
 	}
 }
 
-// item is the place that a fault of package dhcp begins with: networks[0] "x": …
+// item is the place that a fault of package dhcp4 begins with: networks[0] "x": …
 var item = regexp.MustCompile(`^[a-z]+\[\d+\]`)
 
-// checkDHCP gives the faults of packages dhcp and dhcp6 the places of what they
+// checkDHCP gives the faults of packages dhcp4 and dhcp6 the places of what they
 // are about, in the section of that name.
 func checkDHCP(section string, sentinel, err error, faults *yamlfile.Faults, places map[string]yamlfile.Place) {
 	for _, e := range leaves(err, sentinel) {
@@ -296,8 +296,8 @@ func Schema() ([]byte, error) {
 			return &jsonschema.Schema{Type: "string", Pattern: `^[0-9A-Fa-f.:]+ *- *[0-9A-Fa-f.:]+$`}
 		case reflect.TypeFor[dhcp6.Mode]():
 			return &jsonschema.Schema{Type: "string", Enum: []any{dhcp6.Full, dhcp6.Boot, dhcp6.Observe}}
-		case reflect.TypeFor[dhcp.Mode]():
-			return &jsonschema.Schema{Type: "string", Enum: []any{dhcp.Full, dhcp.Proxy, dhcp.Observe}}
+		case reflect.TypeFor[dhcp4.Mode]():
+			return &jsonschema.Schema{Type: "string", Enum: []any{dhcp4.Full, dhcp4.Proxy, dhcp4.Observe}}
 		case reflect.TypeFor[fleet.After]():
 			return &jsonschema.Schema{Type: "string", Enum: []any{fleet.AfterFallback, fleet.AfterHold, fleet.AfterRetry}}
 		}

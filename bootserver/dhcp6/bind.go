@@ -9,7 +9,7 @@ import (
 	"github.com/insomniacslk/dhcp/iana"
 
 	"ingot"
-	"ingot/bootserver/dhcp"
+	"ingot/bootserver/dhcp4"
 	"ingot/bootserver/fleet"
 	"ingot/bootserver/lease"
 	"ingot/bootserver/network"
@@ -69,7 +69,7 @@ func (t *talk) each(f func(association) (dhcpv6.Option, error)) ([]dhcpv6.Option
 
 // ask is what the client needs of the book.
 func (t *talk) ask(ia association) lease.Ask {
-	a := lease.Ask{Card: t.card(), Known: t.known(), Siblings: t.who.MACs, Reset: t.client.Kind == dhcp.Firmware}
+	a := lease.Ask{Card: t.card(), Known: t.known(), Siblings: t.who.MACs, Reset: t.client.Kind == dhcp4.Firmware}
 	if len(ia.addresses) > 0 {
 		a.Wish = ia.addresses[0]
 	}
@@ -128,7 +128,7 @@ func (t *talk) take(ia association, a lease.Ask, ip netip.Addr) (dhcpv6.Option, 
 	wanted := fleet.LeaseOf(a.Client, ip)
 	wanted.Expires, wanted.Port = t.now.Add(valid), t.switchPort()
 	if f := t.m.Options.FQDN(); f != nil && len(f.DomainName.Labels) > 0 {
-		wanted.Hostname = clip(dhcp.Readable([]byte(f.DomainName.Labels[0])))
+		wanted.Hostname = clip(dhcp4.Readable([]byte(f.DomainName.Labels[0])))
 	}
 	if a.Known {
 		if wanted.Machine = t.who.ID; wanted.Machine == "" {

@@ -26,13 +26,13 @@ import (
 	"github.com/insomniacslk/dhcp/iana"
 
 	"ingot"
-	"ingot/bootserver/dhcp"
+	"ingot/bootserver/dhcp4"
 )
 
 // Client is what a packet tells of its sender. Its MAC is empty when nothing
 // tells it.
 type Client struct {
-	dhcp.Client
+	dhcp4.Client
 	DUID []byte
 }
 
@@ -42,7 +42,7 @@ const intel = 343
 
 // InitClass is the user class (option 15) of ingot-init, which asks for the URL
 // of its boot with everything that it sends.
-const InitClass = dhcp.InitClass
+const InitClass = dhcp4.InitClass
 
 // relay is one relay's Relay-forward, the outermost first.
 type relay = *dhcpv6.RelayMessage
@@ -78,11 +78,11 @@ func Parse(m *dhcpv6.Message, chain []relay, from netip.Addr) Client {
 	c.UUID = uuid(c.DUID, c.Class != "" && !c.IPXE)
 	switch {
 	case says(m, InitClass):
-		c.Kind = dhcp.Init
+		c.Kind = dhcp4.Init
 	case c.HTTP || c.IPXE || strings.HasPrefix(c.Class, "PXEClient"):
 		// A loader says nothing of its features here, as it does over IPv4: whether
 		// it is ours is told by what it was just given.
-		c.Kind = dhcp.Firmware
+		c.Kind = dhcp4.Firmware
 		if c.IPXE && c.Firmware == ingot.FirmwareUnknown {
 			c.Firmware = ingot.FirmwareBIOS
 		}
@@ -92,8 +92,8 @@ func Parse(m *dhcpv6.Message, chain []relay, from netip.Addr) Client {
 }
 
 // odd corrects what firmware says of itself: HTTP boot that announces PXE's
-// architecture (quirk "http-as-pxe" of package dhcp).
-func (c Client) odd() dhcp.Client {
+// architecture (quirk "http-as-pxe" of package dhcp4).
+func (c Client) odd() dhcp4.Client {
 	switch {
 	case c.HTTP && c.Firmware == ingot.FirmwareUEFIx64:
 		c.Firmware, c.Quirk = ingot.FirmwareUEFIx64HTTP, "http-as-pxe"
@@ -173,7 +173,7 @@ func says(m *dhcpv6.Message, class string) bool {
 // option 93.
 func firmware(m *dhcpv6.Message) ingot.Firmware {
 	for _, a := range m.Options.ArchTypes() {
-		if f := dhcp.FirmwareOf(a); f != ingot.FirmwareUnknown {
+		if f := dhcp4.FirmwareOf(a); f != ingot.FirmwareUnknown {
 			return f
 		}
 	}
@@ -189,7 +189,7 @@ func uuid(duid []byte, smbios bool) string {
 	if len(duid) != 18 || duid[0] != 0 || duid[1] != duidUUID {
 		return ""
 	}
-	return ingot.PlausibleUUID(dhcp.UUIDText([16]byte(duid[2:]), smbios))
+	return ingot.PlausibleUUID(dhcp4.UUIDText([16]byte(duid[2:]), smbios))
 }
 
 func clip(s string) string { return s[:min(len(s), 64)] }

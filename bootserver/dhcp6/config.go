@@ -8,7 +8,7 @@ import (
 	"slices"
 	"time"
 
-	"ingot/bootserver/dhcp"
+	"ingot/bootserver/dhcp4"
 	"ingot/bootserver/lease"
 	"ingot/bootserver/network"
 )
@@ -77,8 +77,8 @@ type Subnet struct {
 
 // Group gives options to all clients that it matches.
 type Group struct {
-	Name    string     `yaml:"name" json:"name"`
-	Match   dhcp.Match `yaml:"match" json:"match"` // its classes are of option 16
+	Name    string      `yaml:"name" json:"name"`
+	Match   dhcp4.Match `yaml:"match" json:"match"` // its classes are of option 16
 	Options `yaml:",inline"`
 }
 
@@ -101,7 +101,7 @@ type Options struct {
 	NTP    []netip.Addr  `yaml:"ntp,omitempty" json:"ntp,omitempty"`       // 56, RFC 5908, and 31
 	Lease  time.Duration `yaml:"lease,omitempty" json:"lease,omitempty"`   // valid lifetime; zero at all levels: 12 h
 	// Loaders are the files of the first stage to try, the next after one that
-	// stalled. None: by firmware, see dhcp.Loaders.
+	// stalled. None: by firmware, see dhcp4.Loaders.
 	Loaders []string `yaml:"loaders,omitempty" json:"loaders,omitempty"`
 	// Params are the parameters of the boot file (option 60). None: for UEFI the
 	// size of the loader, for others nothing.
@@ -137,7 +137,7 @@ func (o Options) over(n Options) Options {
 	return o
 }
 
-func (o Options) lease() time.Duration { return cmp.Or(o.Lease, dhcp.DefaultLease) }
+func (o Options) lease() time.Duration { return cmp.Or(o.Lease, dhcp4.DefaultLease) }
 
 // owned are the options that the protocol itself decides about.
 var owned = map[uint16]string{1: "the client's", 2: "the server's", 3: "the client's address", 4: "an address", 5: "an address", 6: "the client's", 7: "preference",

@@ -10,7 +10,7 @@ import (
 	"github.com/insomniacslk/dhcp/dhcpv6"
 	"golang.org/x/net/ipv6"
 
-	"ingot/bootserver/dhcp"
+	"ingot/bootserver/dhcp4"
 	"ingot/bootserver/network"
 )
 
@@ -129,7 +129,7 @@ func (s *Server) familiar(c Client) bool {
 
 func (l *Link) send(r *Reply) error {
 	c := l.server
-	if r.Port == dhcp.PortPXE && l.pxe != nil {
+	if r.Port == dhcp4.PortPXE && l.pxe != nil {
 		c = l.pxe
 	}
 	cm := &ipv6.ControlMessage{IfIndex: l.index}

@@ -7,29 +7,29 @@ import (
 	"github.com/insomniacslk/dhcp/dhcpv6"
 	"github.com/insomniacslk/dhcp/iana"
 
-	"ingot/bootserver/dhcp"
+	"ingot/bootserver/dhcp4"
 	"ingot/bootserver/fleet"
 )
 
 // tell passes a note on.
-func (s *Server) tell(n dhcp.Note) {
+func (s *Server) tell(n dhcp4.Note) {
 	if s.note != nil {
 		s.note(n)
 	}
 }
 
 // packet is a note of the client's, with what is known of every packet.
-func (t *talk) packet(kind dhcpv6.MessageType, p fleet.Packet) dhcp.Note {
+func (t *talk) packet(kind dhcpv6.MessageType, p fleet.Packet) dhcp4.Note {
 	p.At = t.now
 	if p.Kind = kind.String(); p.Other != nil {
 		p.Kind = ""
 	}
-	return dhcp.Note{Packet: p, MAC: t.client.MAC, UUID: t.client.UUID}
+	return dhcp4.Note{Packet: p, MAC: t.client.MAC, UUID: t.client.UUID}
 }
 
 // noteOf is what there is to note of our answer, nil for nothing: that an
 // address is given or refused, or beside another server what to boot.
-func (t *talk) noteOf(a *dhcpv6.Message) *dhcp.Note {
+func (t *talk) noteOf(a *dhcpv6.Message) *dhcp4.Note {
 	p := fleet.Packet{Address: t.gets}
 	switch {
 	case t.port.Mode == Boot:

@@ -5,7 +5,7 @@
 // not wait for a thousand of them.
 //
 // Machines and their latest boots are also kept in memory, as values; readers
-// get copies. Leases are kept in memory by package dhcp. Older boots, the ledger
+// get copies. Leases are kept in memory by package dhcp4. Older boots, the ledger
 // and consoles are in the file alone, so that memory grows with the number of
 // machines only.
 package state

@@ -29,7 +29,7 @@ import (
 	"ingot/bootserver/access"
 	"ingot/bootserver/api"
 	"ingot/bootserver/config"
-	"ingot/bootserver/dhcp"
+	"ingot/bootserver/dhcp4"
 	"ingot/bootserver/state"
 	"ingot/builder"
 	"ingot/internal/scratch"
@@ -177,7 +177,7 @@ func lookAt(name string) (c card, there bool) {
 }
 
 // listenForOthers asks each network who answers DHCP there, and takes nothing.
-func listenForOthers(ctx context.Context, interfaces []dhcp.Interface) (list []finding) {
+func listenForOthers(ctx context.Context, interfaces []dhcp4.Interface) (list []finding) {
 	for _, i := range interfaces {
 		c, err := nclient4.New(i.Name, nclient4.WithTimeout(2*time.Second), nclient4.WithRetry(2))
 		if err != nil {
@@ -186,12 +186,12 @@ func listenForOthers(ctx context.Context, interfaces []dhcp.Interface) (list []f
 		}
 		offer, err := c.DiscoverOffer(ctx, dhcpv4.WithOption(dhcpv4.OptClassIdentifier("PXEClient:Arch:00007:UNDI:003016")))
 		c.Close()
-		var servers []dhcp.Foreign
+		var servers []dhcp4.Foreign
 		if err == nil {
 			at, _ := netip.AddrFromSlice(offer.ServerIdentifier().To4())
-			servers = append(servers, dhcp.Foreign{Interface: i.Name, Address: at, MAC: "not seen"})
+			servers = append(servers, dhcp4.Foreign{Interface: i.Name, Address: at, MAC: "not seen"})
 		}
-		list = append(list, examineForeign([]dhcp.Interface{i}, servers)...)
+		list = append(list, examineForeign([]dhcp4.Interface{i}, servers)...)
 	}
 	return list
 }

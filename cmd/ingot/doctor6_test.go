@@ -13,7 +13,7 @@ import (
 	"testing"
 
 	"ingot/bootserver/config"
-	"ingot/bootserver/dhcp"
+	"ingot/bootserver/dhcp4"
 	"ingot/bootserver/dhcp6"
 )
 
@@ -32,8 +32,8 @@ func TestFindings6(t *testing.T) {
 		return []router{r}
 	}
 	own := []netip.Addr{global.Addr()}
-	foreign := []dhcp.Foreign{{Interface: "eth1", DUID: "0001", From: netip.MustParseAddr("fe80::3")}}
-	both := config.Config{DHCP: dhcp.Config{Interfaces: []dhcp.Interface{{Name: "eth1"}}}, DHCP6: dhcp6.Config{Interfaces: []dhcp6.Interface{boot}}}
+	foreign := []dhcp4.Foreign{{Interface: "eth1", DUID: "0001", From: netip.MustParseAddr("fe80::3")}}
+	both := config.Config{DHCP: dhcp4.Config{Interfaces: []dhcp4.Interface{{Name: "eth1"}}}, DHCP6: dhcp6.Config{Interfaces: []dhcp6.Interface{boot}}}
 	ports := portsOf(both)
 	drop := "table inet filter {\n chain input {\n  type filter hook input priority filter; policy drop;\n  udp dport { 67, 69 } accept\n  tcp dport 80 accept\n }\n}\n"
 	for _, c := range []struct {
@@ -60,7 +60,7 @@ func TestFindings6(t *testing.T) {
 		{"a router of another prefix", []finding{examineRouters(full, own, of(true, true, "fd00:98::/64"))}, findWarning, "none is of our address fd00:99::1"},
 		{"two routers", []finding{examineRouters(full, own, append(of(false, false, "fd00:98::/64"), of(true, false, "fd00:99::/64")...))}, findOK, ""},
 		{"another server", examineForeign6([]dhcp6.Interface{full}, foreign), findError, "fe80::3 (DUID 0001)"},
-		{"a server of IPv4", examineForeign6([]dhcp6.Interface{full}, []dhcp.Foreign{{Interface: "eth1", Address: netip.MustParseAddr("10.99.0.3")}}), findOK, "no other"},
+		{"a server of IPv4", examineForeign6([]dhcp6.Interface{full}, []dhcp4.Foreign{{Interface: "eth1", Address: netip.MustParseAddr("10.99.0.3")}}), findOK, "no other"},
 		{"a server of IPv6 is none of IPv4", examineForeign(both.DHCP.Interfaces, foreign), findOK, "no other"},
 		{"beside a server", examineForeign6([]dhcp6.Interface{boot}, foreign), findOK, "DUID 0001"},
 		{"beside none", examineForeign6([]dhcp6.Interface{boot}, nil), findWarning, "gives no addresses"},

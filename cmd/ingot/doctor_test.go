@@ -13,19 +13,19 @@ import (
 	"time"
 
 	"ingot/bootserver/config"
-	"ingot/bootserver/dhcp"
+	"ingot/bootserver/dhcp4"
 )
 
 // TestFindings: each thing that keeps machines from booting is found, with a
 // fix; what is in order is not complained about.
 func TestFindings(t *testing.T) {
-	full, proxy := dhcp.Interface{Name: "eth1"}, dhcp.Interface{Name: "eth1", Mode: dhcp.Proxy}
+	full, proxy := dhcp4.Interface{Name: "eth1"}, dhcp4.Interface{Name: "eth1", Mode: dhcp4.Proxy}
 	good := card{name: "eth1", up: true, carrier: true, mtu: 1500, addresses: []netip.Prefix{netip.MustParsePrefix("10.99.0.1/24")}}
 	with := func(f func(*card)) card { c := good; f(&c); return c }
-	networks := []dhcp.Network{{Name: "rack", Interface: "eth1"}}
+	networks := []dhcp4.Network{{Name: "rack", Interface: "eth1"}}
 	networks[0].MTU = 9000
-	foreign := []dhcp.Foreign{{Interface: "eth1", Address: netip.MustParseAddr("10.99.0.3"), MAC: "52:54:00:00:00:03"}}
-	ports := portsOf(config.Config{DHCP: dhcp.Config{Interfaces: []dhcp.Interface{full}}})
+	foreign := []dhcp4.Foreign{{Interface: "eth1", Address: netip.MustParseAddr("10.99.0.3"), MAC: "52:54:00:00:00:03"}}
+	ports := portsOf(config.Config{DHCP: dhcp4.Config{Interfaces: []dhcp4.Interface{full}}})
 	drop := "table inet filter {\n chain input {\n  type filter hook input priority filter; policy drop;\n  %s\n }\n}\n"
 	rules := func(r string) string { return strings.Replace(drop, "%s", r, 1) }
 	now := time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)
@@ -40,7 +40,7 @@ func TestFindings(t *testing.T) {
 		{"no card", examineCard(card{}, false, full, nil), findError, "no such interface"},
 		{"a card that is down", examineCard(with(func(c *card) { c.up = false }), true, full, nil), findError, "ip link set eth1 up"},
 		{"no address", examineCard(with(func(c *card) { c.addresses = nil }), true, full, nil), findError, "ip address add"},
-		{"no address, only observed", examineCard(with(func(c *card) { c.addresses = nil }), true, dhcp.Interface{Name: "eth1", Mode: dhcp.Observe}, nil), findOK, "up"},
+		{"no address, only observed", examineCard(with(func(c *card) { c.addresses = nil }), true, dhcp4.Interface{Name: "eth1", Mode: dhcp4.Observe}, nil), findOK, "up"},
 		{"no cable", examineCard(with(func(c *card) { c.carrier = false }), true, full, nil), findWarning, "no carrier"},
 		{"a small MTU", examineCard(with(func(c *card) { c.mtu = 1400 }), true, full, nil), findWarning, "mtu 1500"},
 		{"machines are told more", examineCard(good, true, full, networks), findError, "network rack tells machines an MTU of 9000"},
@@ -48,10 +48,10 @@ func TestFindings(t *testing.T) {
 		{"our port", []finding{examinePort(ports[0], "ingot (process 7)", "7")}, findOK, "by ingot"},
 		{"another's port", []finding{examinePort(ports[0], "dnsmasq (process 7)", "8")}, findError, "taken by dnsmasq"},
 		{"a second ingot", []finding{examinePort(ports[0], "ingot (process 7)", "")}, findError, "taken by ingot"},
-		{"another server", examineForeign([]dhcp.Interface{full}, foreign), findError, "10.99.0.3"},
-		{"another server on another network", examineForeign([]dhcp.Interface{{Name: "eth2"}}, foreign), findOK, "no other"},
-		{"a proxy beside a server", examineForeign([]dhcp.Interface{proxy}, foreign), findOK, "10.99.0.3"},
-		{"a proxy alone", examineForeign([]dhcp.Interface{proxy}, nil), findWarning, "gives no addresses"},
+		{"another server", examineForeign([]dhcp4.Interface{full}, foreign), findError, "10.99.0.3"},
+		{"another server on another network", examineForeign([]dhcp4.Interface{{Name: "eth2"}}, foreign), findOK, "no other"},
+		{"a proxy beside a server", examineForeign([]dhcp4.Interface{proxy}, foreign), findOK, "10.99.0.3"},
+		{"a proxy alone", examineForeign([]dhcp4.Interface{proxy}, nil), findWarning, "gives no addresses"},
 		{"no firewall", []finding{examineFirewall("", ports, []string{"eth1"})}, findOK, ""},
 		{"a firewall that lets all through", []finding{examineFirewall(strings.Replace(drop, "drop", "accept", 1), ports, []string{"eth1"})}, findOK, ""},
 		{"a firewall that drops", []finding{examineFirewall(rules("tcp dport 22 accept"), ports, []string{"eth1"})}, findWarning, "67/udp, 69/udp, 80/tcp"},

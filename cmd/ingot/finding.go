@@ -15,7 +15,7 @@ import (
 	"time"
 
 	"ingot/bootserver/config"
-	"ingot/bootserver/dhcp"
+	"ingot/bootserver/dhcp4"
 	"ingot/bootserver/dhcp6"
 )
 
@@ -49,14 +49,14 @@ type card struct {
 }
 
 // examineCard says whether an interface can be served on.
-func examineCard(c card, there bool, i dhcp.Interface, networks []dhcp.Network) []finding {
+func examineCard(c card, there bool, i dhcp4.Interface, networks []dhcp4.Network) []finding {
 	check := "interface " + i.Name
 	switch {
 	case !there:
 		return []finding{found(check, findError, "ip link; correct dhcp.interfaces or --interface", "there is no such interface")}
 	case !c.up:
 		return []finding{found(check, findError, "ip link set "+i.Name+" up", "it is down")}
-	case len(c.addresses) == 0 && i.Mode != dhcp.Observe:
+	case len(c.addresses) == 0 && i.Mode != dhcp4.Observe:
 		return []finding{found(check, findError, "ip address add 10.99.0.1/24 dev "+i.Name, "it has no IPv4 address to serve from")}
 	}
 	list := []finding{found(check, findOK, "", "up, %v", c.addresses)}
@@ -102,7 +102,7 @@ func httpPort(c config.Config) int {
 // portsOf are the ports of a configuration.
 func portsOf(c config.Config) (list []port) {
 	if len(c.DHCP.Interfaces) > 0 {
-		list = append(list, port{"udp", dhcp.PortDHCP, "DHCP", false}, port{"udp", 69, "TFTP", false}, port{"tcp", httpPort(c), "HTTP", false})
+		list = append(list, port{"udp", dhcp4.PortDHCP, "DHCP", false}, port{"udp", 69, "TFTP", false}, port{"tcp", httpPort(c), "HTTP", false})
 	}
 	if len(c.DHCP6.Interfaces) > 0 {
 		list = append(list, port{"udp", dhcp6.PortServer, "DHCPv6", true}, port{"udp", 69, "TFTP", true}, port{"tcp", httpPort(c), "HTTP", true})
@@ -110,8 +110,8 @@ func portsOf(c config.Config) (list []port) {
 	if slices.ContainsFunc(c.DHCP6.Interfaces, func(i dhcp6.Interface) bool { return i.Mode == dhcp6.Boot }) {
 		list = append(list, port{"udp", dhcp6.PortPXE, "boot beside DHCPv6", true})
 	}
-	if slices.ContainsFunc(c.DHCP.Interfaces, func(i dhcp.Interface) bool { return i.Mode == dhcp.Proxy }) {
-		list = append(list, port{"udp", dhcp.PortPXE, "proxy DHCP", false})
+	if slices.ContainsFunc(c.DHCP.Interfaces, func(i dhcp4.Interface) bool { return i.Mode == dhcp4.Proxy }) {
+		list = append(list, port{"udp", dhcp4.PortPXE, "proxy DHCP", false})
 	}
 	for _, at := range append(slices.Clone(c.API.Listen), c.API.Metrics) {
 		if _, p, err := net.SplitHostPort(at); err == nil {
@@ -143,7 +143,7 @@ func examinePort(p port, holder, pid string) finding {
 }
 
 // examineForeign judges the DHCP servers that were heard beside ours.
-func examineForeign(interfaces []dhcp.Interface, servers []dhcp.Foreign) (list []finding) {
+func examineForeign(interfaces []dhcp4.Interface, servers []dhcp4.Foreign) (list []finding) {
 	for _, i := range interfaces {
 		check, heard := "DHCP servers "+i.Name, []string{}
 		for _, s := range servers {
@@ -154,9 +154,9 @@ func examineForeign(interfaces []dhcp.Interface, servers []dhcp.Foreign) (list [
 		slices.Sort(heard)
 		heard = slices.Compact(heard)
 		switch {
-		case len(heard) > 0 && (i.Mode == dhcp.Full || i.Mode == ""):
+		case len(heard) > 0 && (i.Mode == dhcp4.Full || i.Mode == ""):
 			list = append(list, found(check, findError, "switch it off for this network, or serve beside it: mode: proxy", "another server answers as well: %s; machines take whose answer comes first", strings.Join(heard, ", ")))
-		case len(heard) == 0 && i.Mode == dhcp.Proxy:
+		case len(heard) == 0 && i.Mode == dhcp4.Proxy:
 			list = append(list, found(check, findWarning, "start the network's DHCP server, or use mode: full", "none was heard; a proxy gives no addresses"))
 		case len(heard) > 0:
 			list = append(list, found(check, findOK, "", "%s", strings.Join(heard, ", ")))

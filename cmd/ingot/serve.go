@@ -20,7 +20,7 @@ import (
 
 	"ingot/bootserver"
 	"ingot/bootserver/config"
-	"ingot/bootserver/dhcp"
+	"ingot/bootserver/dhcp4"
 	"ingot/bootserver/dhcp6"
 	"ingot/builder"
 	"ingot/image"
@@ -147,9 +147,9 @@ func linkLine(l bootserver.Link) string {
 		protocol = "DHCPv6"
 	}
 	switch l.Mode {
-	case string(dhcp.Observe):
+	case string(dhcp4.Observe):
 		return fmt.Sprintf("%s: %s is observed, nothing is answered", l.Name, protocol)
-	case string(dhcp.Proxy), string(dhcp6.Boot):
+	case string(dhcp4.Proxy), string(dhcp6.Boot):
 		return fmt.Sprintf("%s on %s: proxy %s beside another server, HTTP %s", l.Name, l.Address, protocol, l.URL)
 	}
 	var pools []string
@@ -208,11 +208,11 @@ func (f serveFlags) override(flags *pflag.FlagSet, c *config.Config) error {
 		said := c.DHCP.Interfaces
 		c.DHCP.Interfaces = nil
 		for _, name := range f.ifaces {
-			i := slices.IndexFunc(said, func(i dhcp.Interface) bool { return i.Name == name })
+			i := slices.IndexFunc(said, func(i dhcp4.Interface) bool { return i.Name == name })
 			if i >= 0 {
 				c.DHCP.Interfaces = append(c.DHCP.Interfaces, said[i])
 			} else {
-				c.DHCP.Interfaces = append(c.DHCP.Interfaces, dhcp.Interface{Name: name})
+				c.DHCP.Interfaces = append(c.DHCP.Interfaces, dhcp4.Interface{Name: name})
 			}
 		}
 	}

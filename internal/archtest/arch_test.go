@@ -76,7 +76,7 @@ var walls = []struct {
 	{"ingot/builder/verity", []string{"ingot/image", "ingot/profiles", "ingot/rootfs", "ingot/builder/tree", "ingot/builder/squashfs"}},
 	{"ingot/builder/uki", []string{"ingot/image", "ingot/profiles", "ingot/rootfs", "ingot/builder/tree", "ingot/builder/squashfs"}},
 	{"ingot/bootserver", []string{"oras.land"}},
-	{"ingot/bootserver/tftp", []string{"ingot/image", "ingot/bootserver/fleet", "ingot/bootserver/state", "ingot/bootserver/dhcp"}},
+	{"ingot/bootserver/tftp", []string{"ingot/image", "ingot/bootserver/fleet", "ingot/bootserver/state", "ingot/bootserver/dhcp4"}},
 	{"ingot/internal/yamlfile", []string{"ingot/image", "ingot/profiles", "ingot/builder", "ingot/bootserver"}},
 	{"ingot/testvm", []string{"ingot/builder", "ingot/rootfs"}},
 	{"ingot/bootserver", []string{"ingot/internal/wire"}},

@@ -1,4 +1,4 @@
-// Package dhcp answers DHCP (RFC 2131) for the boot server. Each interface has
+// Package dhcp4 answers DHCP (RFC 2131) for the boot server. Each interface has
 // a mode: full lends addresses, proxy stands beside another server and says
 // what to boot (PXE 2.1), observe only listens. What the client is, where it
 // is, and which packet it gets are plain functions over values; Server receives
@@ -12,7 +12,7 @@
 // Left out: BOOTP without DHCP (RFC 951), hardware addresses that are not 48
 // bits long, dynamic DNS, failover between servers, option overload in requests
 // (RFC 2132 section 9.3; no client that we know sends it). IPv6 is package dhcp6.
-package dhcp
+package dhcp4
 
 import (
 	"net"
