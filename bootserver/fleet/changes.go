@@ -1,164 +1,198 @@
 package fleet
 
 import (
-	"cmp"
-	"fmt"
 	"maps"
 	"slices"
-	"strings"
 	"time"
 
 	"ingot"
 )
 
-// MachineEntries are the entries that lead from one record of a machine to the
+// MachineChanges are the Changes that lead from one record of a machine to the
 // next; old is nil for a new machine.
-func MachineEntries(old *Machine, m Machine, now time.Time) []Entry {
-	e := Entry{At: now, Machine: m.ID, Kind: KindMachine}
+func MachineChanges(old *Machine, m Machine, now time.Time) []Change {
+	var list []Change
+	add := func(c Change) {
+		c.At, c.Machine = now, m.ID
+		list = append(list, c)
+	}
 	if old == nil {
-		e.Text = "first seen, " + string(m.State)
+		c := Change{Code: CodeMachineNew, To: Values{"state": string(m.State)}}
 		if m.LastSeen.IsZero() {
-			e.Text = "known before it was seen, " + string(m.State)
+			c.To["imported"] = true
 		}
 		if len(m.MACs) > 0 {
-			e.Text += ", with " + strings.Join(m.MACs, " ")
+			c.To["macs"] = m.MACs
 		}
+		add(c)
 		old = &Machine{State: m.State, MACs: m.MACs, UUID: m.UUID, LastSeen: m.LastSeen}
-		return append([]Entry{e}, MachineEntries(old, m, now)...)
-	}
-	var list []Entry
-	note := func(k Kind, bad bool, format string, args ...any) {
-		n := e
-		n.Kind, n.Bad, n.Text = k, bad, fmt.Sprintf(format, args...)
-		list = append(list, n)
 	}
 	if old.LastSeen.IsZero() && !m.LastSeen.IsZero() {
-		note(KindMachine, false, "seen for the first time")
+		add(Change{Code: CodeMachineSeen})
 	}
-	if old.State != m.State {
-		note(KindMachine, false, "%s, before: %s", m.State, old.State)
+	field := func(code Code, name, was, is string) {
+		if was != is {
+			add(Change{Code: code, From: Values{name: was}, To: Values{name: is}})
+		}
 	}
-	if old.Name != m.Name {
-		note(KindMachine, false, "named %q, before: %q", m.Name, old.Name)
+	field(CodeMachineState, "state", string(old.State), string(m.State))
+	field(CodeMachineName, "name", old.Name, m.Name)
+	if old.UUID != "" {
+		field(CodeMachineUUID, "uuid", old.UUID, m.UUID)
 	}
-	if old.UUID != m.UUID && old.UUID != "" {
-		note(KindMachine, true, "UUID %s, before: %s", m.UUID, old.UUID)
-	}
-	if old.Serial != m.Serial && old.Serial != "" {
-		note(KindMachine, true, "serial number %s, before: %s", m.Serial, old.Serial)
+	if old.Serial != "" {
+		field(CodeMachineSerial, "serial", old.Serial, m.Serial)
 	}
 	for _, mac := range m.MACs {
 		if !slices.Contains(old.MACs, mac) {
-			note(KindMachine, false, "card %s is new", mac)
+			add(Change{Code: CodeMachineCard, To: Values{"mac": mac}})
 		}
 	}
-	if moved := portChange(*old, m); moved != "" {
-		note(KindMachine, false, "%s", moved)
+	if moved(*old, m) {
+		add(Change{Code: CodeMachinePort, From: Values{"port": old.Port.String()}, To: Values{"port": m.Port.String()}})
 	}
+	questionChanges(*old, m, add)
+	labelChanges(old.Labels, m.Labels, add)
+	grantChanges(old.Grants, m.Grants, add)
+	imageChanges(*old, m, add)
+	return list
+}
+
+// questionChanges are of a question that an operator is asked, or answered.
+func questionChanges(old, m Machine, add func(Change)) {
 	if old.Ask != nil && m.Ask == nil {
-		note(KindMachine, false, "the question is answered: %s", answer(*old.Ask, m))
+		add(Change{Code: CodeQuestionGone, From: Values{"with": string(old.Ask.With)}, To: Values{"state": string(m.State)}})
 	}
 	if m.Ask != nil && (old.Ask == nil || old.Ask.What != m.Ask.What) {
-		note(KindMachine, true, "a person is asked whether it is the same machine: %s", m.Ask.What)
+		add(Change{Code: CodeQuestionAsked, To: Values{"with": string(m.Ask.With)}, Detail: m.Ask.What})
 	}
-	if labels := labelChanges(old.Labels, m.Labels); len(labels) > 0 {
-		note(KindMachine, false, "%s", joined(labels, "; "))
+}
+
+// labelChanges are of the labels that were set and removed.
+func labelChanges(old, now map[string]string, add func(Change)) {
+	c := Change{Code: CodeMachineLabels, From: Values{}, To: Values{}}
+	for k, v := range now {
+		was, had := old[k]
+		if had && was != v {
+			c.From[k] = was
+		}
+		if !had || was != v {
+			c.To[k] = v
+		}
 	}
-	grantEntries(old.Grants, m.Grants, note)
+	for k, v := range old {
+		if _, has := now[k]; !has {
+			c.From[k] = v
+		}
+	}
+	if len(c.From)+len(c.To) > 0 {
+		add(c)
+	}
+}
+
+// grantChanges are of grants that were given and that expired. That a boot
+// uses one is in the Change of its ticket.
+func grantChanges(old, now []Grant, add func(Change)) {
+	for _, g := range now {
+		i := slices.IndexFunc(old, func(o Grant) bool { return o.Volume == g.Volume && o.Given.Equal(g.Given) })
+		if i < 0 {
+			v := grantValues(g.Grant)
+			v["until"] = g.Expires.UTC().Format(time.RFC3339)
+			add(Change{Code: CodeGrantGiven, To: v})
+		}
+		if g.Over && (i < 0 || !old[i].Over) {
+			add(Change{Code: CodeGrantExpired, From: grantValues(g.Grant)})
+		}
+	}
+}
+
+func grantValues(g ingot.Grant) Values { return Values{"disk": g.Disk, "volume": g.Volume} }
+
+// imageChanges are of what the machine boots from now on.
+func imageChanges(old, m Machine, add func(Change)) {
 	for _, f := range slices.Sorted(maps.Keys(m.Loaders)) {
 		if l := m.Loaders[f]; l != old.Loaders[f] {
-			note(KindDecision, false, "is offered %s from now on, as firmware %s", l, dashed(string(f)))
+			add(Change{Code: CodeLoaderChanged, From: Values{"loader": old.Loaders[f]}, To: Values{"loader": l, "firmware": string(f)}})
 		}
 	}
 	if old.Assignment != m.Assignment && m.Assignment.Image != "" {
-		why := ""
-		if m.Assignment.Why != "" {
-			why = ": " + m.Assignment.Why
-		}
-		note(KindDecision, false, "assigned %s%s", m.Assignment.Name, why)
+		add(Change{Code: CodeImageAssigned, Image: m.Assignment.ImageRef, Detail: m.Assignment.Why, From: imageValues(old.Assignment.ImageRef)})
 	}
 	switch s := m.Setback; {
 	case s == old.Setback || (s != nil && old.Setback != nil && s.At.Equal(old.Setback.At)):
 	case s == nil:
-		note(KindDecision, false, "%s is tried again", m.Assignment.Name)
+		add(Change{Code: CodeImageResumed, Image: m.Assignment.ImageRef})
 	case s.To.Image == "":
-		note(KindDecision, true, "held for a person: %s", s.Why)
+		add(Change{Code: CodeMachineHeld, Image: s.Gave, Detail: s.Why})
 	default:
-		note(KindDecision, true, "falls back to %s: %s", s.To.Name, s.Why)
-	}
-	return list
-}
-
-// answer says how a person answered the question of a machine that may boot now.
-func answer(q Question, m Machine) string {
-	switch {
-	case m.State != Approved:
-		return "it is not asked any more"
-	case q.With == m.ID:
-		return "it is the same machine"
-	}
-	return fmt.Sprintf("it is not %s", q.With)
-}
-
-// labelChanges says which labels were set and which removed.
-func labelChanges(old, now map[string]string) (list []string) {
-	for _, k := range slices.Sorted(maps.Keys(now)) {
-		switch was, had := old[k]; {
-		case !had:
-			list = append(list, fmt.Sprintf("label %s=%s set", k, now[k]))
-		case was != now[k]:
-			list = append(list, fmt.Sprintf("label %s=%s set, before: %s", k, now[k], was))
-		}
-	}
-	for _, k := range slices.Sorted(maps.Keys(old)) {
-		if _, has := now[k]; !has {
-			list = append(list, fmt.Sprintf("label %s=%s removed", k, old[k]))
-		}
-	}
-	return list
-}
-
-// grantEntries tell of grants that were given and that expired. That a boot
-// uses one is in the entry of its ticket.
-func grantEntries(old, now []Grant, note func(k Kind, bad bool, format string, args ...any)) {
-	for _, g := range now {
-		i := slices.IndexFunc(old, func(o Grant) bool { return o.Volume == g.Volume && o.Given.Equal(g.Given) })
-		if i < 0 {
-			note(KindMachine, false, "granted: one boot may initialise %s, until %s", g.what(), g.Expires.UTC().Format(time.RFC3339))
-		}
-		if g.Over && (i < 0 || !old[i].Over) {
-			note(KindMachine, false, "the grant to initialise %s expired, and no boot used it", g.what())
-		}
+		add(Change{Code: CodeImageFallback, Image: s.To, From: imageValues(s.Gave), Detail: s.Why})
 	}
 }
 
-func (g Grant) what() string { return fmt.Sprintf("disk %s as volume %s", g.Disk, g.Volume) }
+// imageValues are nil for no image.
+func imageValues(r ImageRef) Values {
+	if r.Image == "" {
+		return nil
+	}
+	return Values{"image": r.Name, "digest": string(r.Image)}
+}
 
-// TicketText is the entry of a ticket that was given: for which image, and what
-// it lets the machine do.
-func TicketText(image string, lent []ingot.Grant) string {
-	text := "ticket given for " + image
+// TicketGiven is the Change of a ticket: for which image, and what it lets the
+// machine do.
+func TicketGiven(b Boot, image ImageRef, lent []ingot.Grant, now time.Time) Change {
+	c := Change{At: now, Code: CodeTicketGiven, Machine: b.Machine, Boot: b.ID, Stage: ingot.StageTicket, Image: image}
+	var grants []Values
 	for _, g := range lent {
-		text += "; it may initialise " + Grant{Grant: g}.what()
+		grants = append(grants, grantValues(g))
 	}
-	return text
+	if grants != nil {
+		c.To = Values{"grants": grants}
+	}
+	return c
 }
 
-// MergeEntries tell of a merge, on both sides. What from was is nowhere else any more.
-func MergeEntries(into, from Machine, now time.Time) []Entry {
-	return []Entry{
-		{At: now, Kind: KindMachine, Machine: from.ID, Text: fmt.Sprintf("is the same machine as %s (%s), and a part of it from now on", into.Hostname(), into.ID)},
-		{At: now, Kind: KindMachine, Machine: into.ID, Text: fmt.Sprintf("merged with %s, which had %s", from.ID, from.parts())},
+// Merged are the Changes of a merge, on both sides. What from was is nowhere
+// else any more.
+func Merged(into, from Machine, now time.Time) []Change {
+	was := Values{"machine": string(from.ID), "macs": from.cards(), "uuid": from.UUID, "serial": from.Serial,
+		"name": from.Name, "image": from.Assignment.Name}
+	maps.DeleteFunc(was, func(_ string, v any) bool { return v == "" })
+	return []Change{
+		{At: now, Code: CodeMachineAbsorbed, Machine: from.ID, To: Values{"machine": string(into.ID), "name": into.Hostname()}},
+		{At: now, Code: CodeMachineMerged, Machine: into.ID, From: was},
 	}
 }
 
-// parts are what a machine is known by, and what operators gave it.
-func (m *Machine) parts() string {
-	var list []string
-	for _, p := range []struct{ what, is string }{{"cards", joined(m.cards(), " ")}, {"UUID", m.UUID}, {"serial number", m.Serial}, {"name", m.Name}, {"image", m.Assignment.Name}} {
-		if p.is != "" {
-			list = append(list, p.what+" "+p.is)
-		}
-	}
-	return cmp.Or(strings.Join(list, ", "), "nothing that it is known by")
+// CardsClaimed is the Change of a machine that reports cards, in words of
+// Claimed, that others were seen with.
+func CardsClaimed(m Machine, cards []string, now time.Time) Change {
+	return Change{At: now, Code: CodeCardsClaimed, Machine: m.ID, Boot: m.Boot, To: Values{"cards": cards}}
+}
+
+// Forgotten is the Change of a machine that was removed with its boots.
+func Forgotten(m Machine, now time.Time) Change {
+	return Change{At: now, Code: CodeMachineForgot, Machine: m.ID, Name: m.Name}
+}
+
+// Imported is the Change of a machine that a list names.
+func Imported(m Machine, now time.Time) Change {
+	return Change{At: now, Code: CodeMachineImported, Machine: m.ID, Name: m.Hostname()}
+}
+
+// Restored is the Change of a state that a backup of so many machines replaced.
+func Restored(machines int, now time.Time) Change {
+	return Change{At: now, Code: CodeServerRestored, To: Values{"machines": machines}}
+}
+
+// MachineEntries are MachineChanges as Entries.
+func MachineEntries(old *Machine, m Machine, now time.Time) []Entry {
+	return entries(MachineChanges(old, m, now))
+}
+
+// MergeEntries are Merged as Entries.
+func MergeEntries(into, from Machine, now time.Time) []Entry { return entries(Merged(into, from, now)) }
+
+// TicketText is TicketGiven in words.
+func TicketText(image string, lent []ingot.Grant) string {
+	return TicketGiven(Boot{}, ImageRef{Name: image}, lent, time.Time{}).String()
 }

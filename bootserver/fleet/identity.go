@@ -226,14 +226,11 @@ func (c claims) samePort(s Sighting) *Question {
 		What: fmt.Sprintf("it is plugged in where %s was: %s; it was replaced, or another machine has its place", m.Hostname(), s.Port)}
 }
 
-// portChange says in words that a machine was plugged in elsewhere. Ports that
-// relays of IPv4 and of IPv6 tell cannot be compared.
-func portChange(old, m Machine) string {
+// moved reports whether a machine was plugged in elsewhere. Ports that relays of
+// IPv4 and of IPv6 report cannot be compared.
+func moved(old, m Machine) bool {
 	was, is := old.Port, m.Port
-	if was == is || !was.Relay.IsValid() || !is.Relay.IsValid() || was.Relay.Is4() != is.Relay.Is4() {
-		return ""
-	}
-	return fmt.Sprintf("moved from port %s to %s", was, is)
+	return was != is && was.Relay.IsValid() && is.Relay.IsValid() && was.Relay.Is4() == is.Relay.Is4()
 }
 
 // Moot reports whether the question of a machine fell away: it has the switch

@@ -23,64 +23,64 @@ type Entry struct {
 	Bad     bool            `json:"bad,omitempty"` // worth a look
 }
 
-// Kind sorts entries.
-type Kind string
+// Entry is the Change in words.
+func (c Change) Entry() Entry {
+	return Entry{Seq: c.Seq, At: c.At, Kind: c.Kind(), Machine: c.Machine, Boot: c.Boot, Stage: c.Stage, Text: c.String(), Bytes: c.Bytes, Bad: c.Bad()}
+}
 
-// The kinds of entries.
-const (
-	KindStep     Kind = "step"     // a stage of a boot was reached, or failed
-	KindEnd      Kind = "end"      // a boot ended
-	KindDecision Kind = "decision" // what a machine boots next was decided
-	KindMachine  Kind = "machine"  // what is known of a machine, or allowed to it, changed
-	KindServer   Kind = "server"   // something befell all machines: the entry is of none
-)
+func entries(changes []Change) (list []Entry) {
+	for _, c := range changes {
+		list = append(list, c.Entry())
+	}
+	return list
+}
 
-// BootEntries are the entries that lead from one record of a boot to the next;
+// BootEntries are BootChanges as Entries.
+func BootEntries(old *Boot, b Boot, now time.Time) []Entry { return entries(BootChanges(old, b, now)) }
+
+// BootChanges are the Changes that lead from one record of a boot to the next;
 // old is nil for a new boot.
-func BootEntries(old *Boot, b Boot, now time.Time) []Entry {
-	e := Entry{At: now, Machine: b.Machine, Boot: b.ID}
-	var list []Entry
+func BootChanges(old *Boot, b Boot, now time.Time) []Change {
+	var list []Change
+	add := func(c Change) {
+		c.Machine, c.Boot = b.Machine, b.ID
+		if c.At.IsZero() {
+			c.At = now
+		}
+		list = append(list, c)
+	}
 	seen := 0
 	if old != nil {
 		seen = len(old.Events)
 	}
-	for _, step := range b.Events[min(seen, len(b.Events)):] {
-		s := e
-		s.At, s.Kind, s.Stage, s.Bytes, s.Text = step.At, KindStep, step.Stage, step.Bytes, step.Detail
-		if step.Error != "" {
-			s.Text, s.Bad = "failed: "+step.Error, true
-			if step.Retry {
-				s.Text += "; it tries again"
-			}
-		}
-		list = append(list, s)
+	for _, e := range b.Events[min(seen, len(b.Events)):] {
+		add(stageChange(e))
 	}
-	if text := reportChange(old, b); text != "" {
-		r := e
-		r.Kind, r.Stage, r.Text, r.Bad = KindStep, ingot.StageHealthy, text, !b.Report.Healthy || len(b.Report.Failed) > 0
-		list = append(list, r)
+	if c, is := reportChange(old, b); is {
+		add(c)
 	}
 	if len(b.Changes) > 0 && (old == nil || !slices.Equal(old.Changes, b.Changes)) {
-		c := e
-		c.Kind, c.Bad, c.Text = KindMachine, true, "its hardware changed: "+joined(b.Changes, "; ")
-		list = append(list, c)
+		add(Change{Code: CodeBootHardware, To: Values{"changes": b.Changes}})
 	}
 	if b.Crash != "" && (old == nil || old.Crash != b.Crash) {
-		c := e
-		c.Kind, c.Bad, c.Text = KindStep, true, "its kernel crashed, as pstore kept it: "+b.Crash
-		list = append(list, c)
+		add(Change{Code: CodeBootCrash, Detail: b.Crash})
 	}
 	if b.Outcome != ingot.OutcomeOpen && (old == nil || old.Outcome != b.Outcome) {
-		e.Kind, e.Text, e.Bad = KindEnd, string(b.Outcome), b.Outcome == ingot.OutcomeFailed || b.Outcome == ingot.OutcomeSilent
-		if b.Image.Name != "" {
-			e.Text = b.Image.Name + " " + e.Text
-		}
-		if b.Reason != "" {
-			e.Text += ": " + b.Reason
-		}
-		list = append(list, e)
+		add(Change{Code: CodeBootEnded, Image: b.Image, To: Values{"outcome": string(b.Outcome)}, Detail: b.Reason})
 	}
 	return list
+}
+
+// stageChange is the Change of one event of a boot.
+func stageChange(e Event) Change {
+	c := Change{Code: CodeBootStage, At: e.At, Stage: e.Stage, Bytes: e.Bytes, Detail: e.Detail}
+	if e.Error != "" {
+		c.Code, c.Detail = CodeStageFailed, e.Error
+		if e.Retry {
+			c.To = Values{"retry": true}
+		}
+	}
+	return c
 }
 
 // maxWords bounds how many changes one entry lists.
@@ -94,28 +94,32 @@ func joined(list []string, by string) string {
 	return strings.Join(list, by)
 }
 
-// reportChange says what a report tells that the one before did not: units that
+// reportChange is what a report says that the one before did not: units that
 // failed, and a machine that was healthy and is not, or is again.
-func reportChange(old *Boot, b Boot) string {
+func reportChange(old *Boot, b Boot) (c Change, is bool) {
 	if b.Report == nil {
-		return ""
+		return c, false
 	}
 	var before ingot.Report
 	first := old == nil || old.Report == nil
 	if !first {
 		before = *old.Report
 	}
-	var words []string
+	c = Change{Code: CodeBootReport, Stage: ingot.StageHealthy, To: Values{"isHealthy": b.Report.Healthy}}
 	if !first && before.Healthy != b.Report.Healthy {
-		words = append(words, map[bool]string{true: "healthy again", false: "not healthy any more"}[b.Report.Healthy])
-		for _, c := range b.Report.Checks {
-			if !c.OK {
-				words = append(words, fmt.Sprintf("check %s: %s", c.Name, c.Detail))
+		c.To["healthy"] = b.Report.Healthy
+		var checks []Values
+		for _, k := range b.Report.Checks {
+			if !k.OK {
+				checks = append(checks, Values{"name": k.Name, "detail": k.Detail})
 			}
+		}
+		if checks != nil {
+			c.To["checks"] = checks
 		}
 	}
 	if len(b.Report.Failed) > 0 && !slices.Equal(before.Failed, b.Report.Failed) {
-		words = append(words, "failed units: "+strings.Join(b.Report.Failed, ", "))
+		c.To["units"] = b.Report.Failed
 	}
-	return strings.Join(words, "; ")
+	return c, len(c.To) > 1
 }

@@ -2,14 +2,13 @@ package fleet
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"time"
-)
 
-// KindPacket entries are DHCP packets that matter to who explains a boot: what
-// we answered, what the machine made of it, and what others answered.
-const KindPacket Kind = "packet"
+	"ingot"
+)
 
 // Other is what a DHCP server that is not ours said to a client; or the client
 // to it, which names the server that it chose.
@@ -81,33 +80,72 @@ type Packet struct {
 	Other   *Other     // it is of another server, or for one
 }
 
-// Words tells of a packet, and whether it is worth a look.
+// Change is the packet as a Change: what the server answered, what the machine
+// made of it, and what other servers answered.
+func (p Packet) Change(m ingot.MachineID, boot ingot.BootID) Change {
+	return Change{At: p.At, Code: CodePacket, Machine: m, Boot: boot, To: p.values()}
+}
+
+// Words is a packet in words, and whether it is worth a look.
 func (p Packet) Words() (text string, bad bool) {
-	if p.Other != nil {
-		return p.Other.words(), !p.Other.Expected
+	c := p.Change("", "")
+	return c.String(), c.Bad()
+}
+
+// values are what the Change of a packet holds: kind, address, loader, refused,
+// unsent; of another server's server, mac, file, expected.
+func (p Packet) values() Values {
+	v := Values{"kind": p.Kind, "loader": p.Loader, "refused": p.Refused, "unsent": p.Unsent, "address": addressText(p.Address)}
+	if o := p.Other; o != nil {
+		v = Values{"kind": o.Kind, "server": o.Name(), "mac": o.MAC, "address": addressText(o.Given), "file": o.File}
+		if o.Expected {
+			v["expected"] = true
+		}
 	}
-	text = p.Kind
+	maps.DeleteFunc(v, func(_ string, v any) bool { return v == "" })
+	return v
+}
+
+func addressText(ip netip.Addr) string {
+	if !ip.IsValid() {
+		return ""
+	}
+	return ip.String()
+}
+
+func badPacket(c Change) bool {
+	if c.To.Text("server") != "" {
+		return !c.To.Bool("expected")
+	}
+	return c.To.Text("refused") != "" || c.To.Text("unsent") != ""
+}
+
+func packetText(c Change) string {
+	if c.To.Text("server") != "" {
+		return otherText(c.To)
+	}
+	text, address, refused := c.To.Text("kind"), c.To.Text("address"), c.To.Text("refused")
 	switch {
-	case p.Refused != "" && p.asked():
-		return fmt.Sprintf("no answer to its %s: %s", p.Kind, p.Refused), true
-	case p.Refused != "":
-		text += forAddress(p.Address) + ": " + p.Refused
-	case p.Address.IsValid():
-		text += " of " + p.Address.String()
-	case p.Loader != "":
-		text += " of " + p.Loader + ", without an address"
+	case refused != "" && asks(text):
+		return fmt.Sprintf("no answer to its %s: %s", text, refused)
+	case refused != "":
+		text += after(" for ", address) + ": " + refused
+	case address != "":
+		text += " of " + address
+	case c.To.Text("loader") != "":
+		text += " of " + c.To.Text("loader") + ", without an address"
 	default:
 		text += " without an address"
 	}
-	if p.Unsent != "" {
-		text += " could not be sent: " + p.Unsent
+	if unsent := c.To.Text("unsent"); unsent != "" {
+		text += " could not be sent: " + unsent
 	}
-	return text, p.Refused != "" || p.Unsent != ""
+	return text
 }
 
-// asked reports whether it is a packet by which machines ask for addresses.
-func (p Packet) asked() bool {
-	return slices.Contains([]string{"DHCPDISCOVER", "DHCPREQUEST", "DHCPINFORM", "SOLICIT", "REQUEST", "RENEW", "REBIND", "CONFIRM", "INFORMATION-REQUEST"}, p.Kind)
+// asks reports whether machines ask for addresses by packets of a kind.
+func asks(kind string) bool {
+	return slices.Contains([]string{"DHCPDISCOVER", "DHCPREQUEST", "DHCPINFORM", "SOLICIT", "REQUEST", "RENEW", "REBIND", "CONFIRM", "INFORMATION-REQUEST"}, kind)
 }
 
 // Answers reports whether it is what a machine gets when all is well.
@@ -115,28 +153,22 @@ func (p Packet) Answers() bool {
 	return p.Other == nil && p.Refused == "" && p.Unsent == "" && slices.Contains([]string{"DHCPOFFER", "DHCPACK", "ADVERTISE", "REPLY"}, p.Kind)
 }
 
-func forAddress(ip netip.Addr) string {
-	if !ip.IsValid() {
+// after is a text behind a word, or nothing.
+func after(word, text string) string {
+	if text == "" {
 		return ""
 	}
-	return " for " + ip.String()
+	return word + text
 }
 
-func (o Other) words() string {
-	name := o.Name()
-	if o.MAC != "" {
-		name += " (MAC " + o.MAC + ")"
+// otherText is a packet of another server, or to one.
+func otherText(v Values) string {
+	name, kind := v.Text("server"), v.Text("kind")
+	if mac := v.Text("mac"); mac != "" {
+		name += " (MAC " + mac + ")"
 	}
-	if weights[o.Kind] == 2 { // the client says so
-		return o.Kind + forAddress(o.Given) + " to another server, " + name
+	if weights[kind] == 2 { // of the client, which names the server
+		return kind + after(" for ", v.Text("address")) + " to another server, " + name
 	}
-	text := o.Kind
-	if o.Given.IsValid() {
-		text += " of " + o.Given.String()
-	}
-	text += " by another server, " + name
-	if o.File != "" {
-		text += ", booting " + o.File
-	}
-	return text
+	return kind + after(" of ", v.Text("address")) + " by another server, " + name + after(", booting ", v.Text("file"))
 }

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"path"
 	"strings"
+	"time"
 
 	"ingot"
 )
@@ -111,22 +112,29 @@ func (r Rule) String() string {
 	return "the rule for " + strings.Join(list, ", ")
 }
 
-// Spoke says what a rule made of a machine, or nothing.
-func (r Rule) Spoke(before, after Machine) string {
-	var did []string
+// Change is what a rule made of a machine; is: it made something of it.
+func (r Rule) Change(before, after Machine, now time.Time) (c Change, is bool) {
+	c = Change{At: now, Code: CodeRuleApplied, Machine: after.ID, To: Values{}}
 	if before.State != after.State {
-		did = append(did, string(after.State))
+		c.To["state"] = string(after.State)
 	}
 	if !maps.Equal(before.Labels, after.Labels) {
-		did = append(did, "labelled")
+		c.To["labelled"] = true
 	}
 	if before.Assignment != after.Assignment {
-		did = append(did, "assigned "+after.Assignment.Name)
+		c.Image = after.Assignment.ImageRef
 	}
-	if len(did) == 0 {
-		return ""
+	is = len(c.To) > 0 || c.Image.Image != ""
+	c.To["rule"] = r.String()
+	return c, is
+}
+
+// Spoke is Change in words, or nothing.
+func (r Rule) Spoke(before, after Machine) string {
+	if c, is := r.Change(before, after, time.Time{}); is {
+		return c.String()
 	}
-	return strings.Join(did, ", ") + " by " + r.String()
+	return ""
 }
 
 // Apply lets a rule say what it says of a machine; as is its image, resolved.

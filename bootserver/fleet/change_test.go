@@ -1,0 +1,139 @@
+package fleet
+
+import (
+	"encoding/json"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"maps"
+	"net/netip"
+	"slices"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"ingot"
+)
+
+// samples have a Change of each code, and what is read of it.
+func samples() map[Code]struct {
+	change Change
+	want   string
+} {
+	type sample = struct {
+		change Change
+		want   string
+	}
+	pair := func(name, from, to string) Change { return Change{From: Values{name: from}, To: Values{name: to}} }
+	grant := ingot.Grant{Volume: "data", Disk: "D1"}
+	into, from := Machine{ID: "m-1", Name: "node01"}, Machine{ID: "m-2", MACs: []string{"a", "b"}, Assignment: Assignment{ImageRef: v1}}
+	merged := Merged(into, from, t0)
+	other := Packet{Other: &Other{Address: netip.MustParseAddr("10.0.0.9"), Kind: "DHCPOFFER", Given: netip.MustParseAddr("10.0.0.7")}}
+	rule, _ := Rule{Vendor: "Dell*"}.Change(Machine{State: Pending}, Machine{State: Approved, Assignment: Assignment{ImageRef: v1}}, t0)
+	all := map[Code]sample{
+		CodeText:            {TextChange(KindMachine, "named node", true), "! machine named node"},
+		CodeMachineNew:      {Change{To: Values{"state": "pending", "macs": []string{"a", "b"}}}, "machine first seen, pending, with a b"},
+		CodeMachineSeen:     {Change{}, "machine seen for the first time"},
+		CodeMachineState:    {pair("state", "pending", "approved"), "machine approved, before: pending"},
+		CodeMachineName:     {pair("name", "", "node"), `machine named "node", before: ""`},
+		CodeMachineUUID:     {pair("uuid", "u1", "u2"), "! machine UUID u2, before: u1"},
+		CodeMachineSerial:   {pair("serial", "S1", "S2"), "! machine serial number S2, before: S1"},
+		CodeMachineCard:     {Change{To: Values{"mac": "a"}}, "machine card a is new"},
+		CodeMachinePort:     {pair("port", "Eth1", "Eth2"), "machine moved from port Eth1 to Eth2"},
+		CodeMachineLabels:   {Change{From: Values{"rack": "r1", "old": "x"}, To: Values{"rack": "r2", "gpu": ""}}, "machine label gpu= set; label rack=r2 set, before: r1; label old=x removed"},
+		CodeQuestionAsked:   {Change{Detail: "it has the card of node02"}, "! machine a person is asked whether it is the same machine: it has the card of node02"},
+		CodeQuestionGone:    {Change{Machine: "m-1", From: Values{"with": "m-1"}, To: Values{"state": "approved"}}, "machine the question is answered: it is the same machine"},
+		CodeGrantGiven:      {Change{To: Values{"disk": "D1", "volume": "data", "until": "noon"}}, "machine granted: one boot may initialise disk D1 as volume data, until noon"},
+		CodeGrantExpired:    {Change{From: grantValues(grant)}, "machine the grant to initialise disk D1 as volume data expired, and no boot used it"},
+		CodeLoaderChanged:   {Change{To: Values{"loader": "x.efi", "firmware": ""}}, "decision is offered x.efi from now on, as firmware unknown"},
+		CodeImageAssigned:   {Change{Image: v1, Detail: "first"}, "decision assigned lab:v1: first"},
+		CodeImageResumed:    {Change{Image: v1}, "decision lab:v1 is tried again"},
+		CodeImageFallback:   {Change{Image: v1, Detail: "lab:v2 failed twice"}, "! decision falls back to lab:v1: lab:v2 failed twice"},
+		CodeMachineHeld:     {Change{Image: v1, Detail: "it failed"}, "! decision held for a person: it failed"},
+		CodeMachineAbsorbed: {merged[0], "machine is the same machine as node01 (m-1), and a part of it from now on"},
+		CodeMachineMerged:   {merged[1], "machine merged with m-2, which had cards a b, image lab:v1"},
+		CodeMachineForgot:   {Forgotten(into, t0), "machine forgotten"},
+		CodeMachineImported: {Imported(into, t0), "machine is in a list that was imported, as node01"},
+		CodeCardsClaimed:    {CardsClaimed(into, []string{"a of node02"}, t0), "! machine reports cards that others were seen with, and is not found by them: a of node02"},
+		CodeRuleApplied:     {rule, "decision approved, assigned lab:v1 by the rule for vendor Dell*"},
+		CodePacket:          {other.Change("m-1", ""), "! packet DHCPOFFER of 10.0.0.7 by another server, 10.0.0.9"},
+		CodeServerRestored:  {Restored(3, t0), "server the state was restored from a backup (machines: 3); what stands before this is what the backup knew"},
+		CodeBootStage:       {Change{Stage: ingot.StageDHCP, Detail: "10.0.0.7"}, "step 10.0.0.7"},
+		CodeStageFailed:     {Change{Detail: "no", To: Values{"retry": true}}, "! step failed: no; it tries again"},
+		CodeTicketGiven:     {TicketGiven(Boot{}, v1, []ingot.Grant{grant}, t0), "step ticket given for lab:v1; it may initialise disk D1 as volume data"},
+		CodeBootReport: {Change{To: Values{"isHealthy": false, "healthy": false, "units": []string{"db.service"}, "checks": []Values{{"name": "web", "detail": "refused"}}}},
+			"! step not healthy any more; check web: refused; failed units: db.service"},
+		CodeBootHardware: {Change{To: Values{"changes": []string{"RAM 256 → 192 GiB"}}}, "! machine its hardware changed: RAM 256 → 192 GiB"},
+		CodeBootCrash:    {Change{Detail: "BUG: x"}, "! step its kernel crashed, as pstore kept it: BUG: x"},
+		CodeBootEnded:    {Change{Image: v1, To: Values{"outcome": "silent"}, Detail: "no report"}, "! end lab:v1 silent: no report"},
+	}
+	for code, verb := range actions {
+		all[code] = sample{Change{Name: "x"}, "action " + verb + " x"}
+	}
+	return all
+}
+
+// TestCodes: each code that there is has a sample and a rendering, which is the
+// same when the Change was stored and read.
+func TestCodes(t *testing.T) {
+	all := samples()
+	declared := declaredCodes(t)
+	for _, code := range declared {
+		s, has := all[code]
+		if _, described := codes[code]; !has || !described {
+			t.Errorf("code %q has no sample or no rendering", code)
+			continue
+		}
+		s.change.Code = code
+		if d := cmp.Diff([]string{s.want}, texts(entries([]Change{s.change}))); d != "" {
+			t.Errorf("code %q (-want +got):\n%s", code, d)
+		}
+		text, err := json.Marshal(s.change)
+		var read Change
+		if err == nil {
+			err = json.Unmarshal(text, &read)
+		}
+		if err != nil || read.String() != s.change.String() || read.Bad() != s.change.Bad() || read.Kind() != s.change.Kind() {
+			t.Errorf("code %q is %q when it was stored, %v; want %q", code, read, err, s.change)
+		}
+	}
+	if n := len(slices.Collect(maps.Keys(codes))); n != len(declared) {
+		t.Errorf("%d codes are described, %d declared", n, len(declared))
+	}
+}
+
+// declaredCodes are the constants of type Code.
+func declaredCodes(t *testing.T) (list []Code) {
+	f, err := parser.ParseFile(token.NewFileSet(), "codes.go", nil, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ast.Inspect(f, func(n ast.Node) bool {
+		v, is := n.(*ast.ValueSpec)
+		if !is || len(v.Values) != 1 {
+			return true
+		}
+		if typ, named := v.Type.(*ast.Ident); named && typ.Name == "Code" {
+			text, err := strconv.Unquote(v.Values[0].(*ast.BasicLit).Value)
+			if err != nil {
+				t.Fatal(err)
+			}
+			list = append(list, Code(text))
+		}
+		return true
+	})
+	if len(list) < 50 {
+		t.Fatalf("found %d codes", len(list))
+	}
+	return list
+}
+
+// TestUnknownCode: what a newer version wrote is shown as it is.
+func TestUnknownCode(t *testing.T) {
+	c := Change{Code: "rollout-paused", At: t0.Add(time.Hour)}
+	if c.String() != "rollout-paused" || c.Bad() || c.Audit() {
+		t.Errorf("an unknown code is %q, bad: %v, audit: %v", c, c.Bad(), c.Audit())
+	}
+}

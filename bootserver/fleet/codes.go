@@ -1,0 +1,356 @@
+package fleet
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"ingot"
+)
+
+// Code says what a Change is about. Codes are stored: they keep their meaning.
+type Code string
+
+// The codes of what happens to machines. From and To hold the fields named.
+const (
+	CodeMachineNew      Code = "machine-new"       // recorded for the first time; To: state, macs, imported
+	CodeMachineSeen     Code = "machine-seen"      // an imported machine was seen for the first time
+	CodeMachineState    Code = "machine-state"     // From, To: state
+	CodeMachineName     Code = "machine-name"      // From, To: name
+	CodeMachineUUID     Code = "machine-uuid"      // From, To: uuid
+	CodeMachineSerial   Code = "machine-serial"    // From, To: serial
+	CodeMachineCard     Code = "machine-card"      // To: mac
+	CodeMachinePort     Code = "machine-port"      // From, To: port
+	CodeMachineLabels   Code = "machine-labels"    // From, To: the labels that changed, by key
+	CodeQuestionAsked   Code = "question-asked"    // To: with; Detail is the question
+	CodeQuestionGone    Code = "question-answered" // From: with; To: state
+	CodeGrantGiven      Code = "grant-given"       // To: volume, disk, until
+	CodeGrantExpired    Code = "grant-expired"     // From: volume, disk
+	CodeLoaderChanged   Code = "loader-changed"    // From, To: loader; To: firmware
+	CodeImageAssigned   Code = "image-assigned"    // Image; From: image; Detail: why
+	CodeImageResumed    Code = "image-resumed"     // Image is tried again after it was given up
+	CodeImageFallback   Code = "image-fallback"    // Image is booted instead of From: image; Detail: why
+	CodeMachineHeld     Code = "machine-held"      // Image was given up, and there is none to fall back to; Detail: why
+	CodeMachineMerged   Code = "machine-merged"    // with another: From: machine, macs, uuid, serial, name, image
+	CodeMachineAbsorbed Code = "machine-absorbed"  // by another: To: machine, name
+	CodeMachineForgot   Code = "machine-forgotten" // with its boots
+	CodeMachineImported Code = "machine-imported"  // it is in a list that was imported; Name
+	CodeCardsClaimed    Code = "cards-claimed"     // it reports cards that others were seen with; To: cards
+	CodeRuleApplied     Code = "rule-applied"      // To: state, labelled, image, rule
+	CodePacket          Code = "packet"            // a DHCP packet; To: see packetValues
+	CodeServerRestored  Code = "server-restored"   // from a backup; To: machines
+	CodeText            Code = "text"              // an entry of a version before typed Changes; To: kind, bad
+)
+
+// The codes of what happens in a boot.
+const (
+	CodeBootStage    Code = "boot-stage"        // Stage was reached; Detail, Bytes
+	CodeStageFailed  Code = "boot-stage-failed" // Failure, Detail; To: retry
+	CodeTicketGiven  Code = "ticket-given"      // Image; To: grants, each with volume and disk
+	CodeBootReport   Code = "boot-report"       // To: isHealthy; healthy, if that changed; units, checks: what failed
+	CodeBootHardware Code = "boot-hardware"     // To: changes, in words
+	CodeBootCrash    Code = "boot-crash"        // Detail is the line of the kernel's log that says why
+	CodeBootEnded    Code = "boot-ended"        // Image; To: outcome; Detail: the reason
+)
+
+// The codes of operators' actions: the audit log. What differs is in From and To.
+const (
+	ActionApprove       Code = "machine.approve"
+	ActionAssign        Code = "machine.assign"
+	ActionRollback      Code = "machine.rollback"
+	ActionResume        Code = "machine.resume"
+	ActionGrant         Code = "machine.grant"
+	ActionRename        Code = "machine.rename"
+	ActionLabel         Code = "machine.label"
+	ActionRetire        Code = "machine.retire"
+	ActionForget        Code = "machine.forget"
+	ActionMerge         Code = "machine.merge"
+	ActionImport        Code = "machine.import"
+	ActionCapture       Code = "machine.capture"
+	ActionTokenCreate   Code = "token.create"
+	ActionTokenRevoke   Code = "token.revoke"
+	ActionImageRemove   Code = "image.rm"
+	ActionImageCollect  Code = "image.gc"
+	ActionImageTag      Code = "image.tag"
+	ActionImageUntag    Code = "image.untag"
+	ActionImageBuild    Code = "image.build"
+	ActionImageImport   Code = "image.import"
+	ActionImagePull     Code = "image.pull"
+	ActionImageSign     Code = "image.sign"
+	ActionKeyTrust      Code = "key.trust"
+	ActionKeyDistrust   Code = "key.distrust"
+	ActionServerBackup  Code = "server.backup"
+	ActionServerRestore Code = "server.restore"
+	ActionServerReload  Code = "server.reload"
+)
+
+// description is what there is to know of a code: how its Changes are sorted
+// and rendered, and which of them are worth a look (nil: none).
+type description struct {
+	kind Kind
+	bad  func(Change) bool
+	text func(Change) string
+}
+
+func always(Change) bool { return true }
+
+// codes describes every code. Entries of boots are read beside their stage and
+// machine, so the texts do not repeat these.
+var codes = descriptions()
+
+func descriptions() map[Code]description {
+	all := map[Code]description{
+		CodeText: {"", nil, func(c Change) string { return c.Text }},
+
+		CodeMachineNew:      {KindMachine, nil, newMachineText},
+		CodeMachineSeen:     {KindMachine, nil, fixed("seen for the first time")},
+		CodeMachineState:    {KindMachine, nil, changed("state", "%s, before: %s")},
+		CodeMachineName:     {KindMachine, nil, changed("name", "named %q, before: %q")},
+		CodeMachineUUID:     {KindMachine, always, changed("uuid", "UUID %s, before: %s")},
+		CodeMachineSerial:   {KindMachine, always, changed("serial", "serial number %s, before: %s")},
+		CodeMachineCard:     {KindMachine, nil, func(c Change) string { return "card " + c.To.Text("mac") + " is new" }},
+		CodeMachinePort:     {KindMachine, nil, portText},
+		CodeMachineLabels:   {KindMachine, nil, labelText},
+		CodeQuestionAsked:   {KindMachine, always, detailed("a person is asked whether it is the same machine: %s")},
+		CodeQuestionGone:    {KindMachine, nil, answerText},
+		CodeGrantGiven:      {KindMachine, nil, grantText},
+		CodeGrantExpired:    {KindMachine, nil, expiredGrantText},
+		CodeMachineMerged:   {KindMachine, nil, mergedText},
+		CodeMachineAbsorbed: {KindMachine, nil, absorbedText},
+		CodeMachineForgot:   {KindMachine, nil, fixed("forgotten")},
+		CodeMachineImported: {KindMachine, nil, func(c Change) string { return "is in a list that was imported, as " + c.Name }},
+		CodeCardsClaimed:    {KindMachine, always, claimText},
+
+		CodeLoaderChanged: {KindDecision, nil, loaderText},
+		CodeImageAssigned: {KindDecision, nil, assignedText},
+		CodeImageResumed:  {KindDecision, nil, func(c Change) string { return c.Image.Name + " is tried again" }},
+		CodeImageFallback: {KindDecision, always, func(c Change) string { return "falls back to " + c.Image.Name + ": " + c.Detail }},
+		CodeMachineHeld:   {KindDecision, always, detailed("held for a person: %s")},
+		CodeRuleApplied:   {KindDecision, nil, ruleText},
+
+		CodeBootStage:    {KindStep, nil, func(c Change) string { return c.Detail }},
+		CodeStageFailed:  {KindStep, always, failedStageText},
+		CodeTicketGiven:  {KindStep, nil, ticketText},
+		CodeBootReport:   {KindStep, badReport, reportText},
+		CodeBootHardware: {KindMachine, always, func(c Change) string { return "its hardware changed: " + joined(c.To.Texts("changes"), "; ") }},
+		CodeBootCrash:    {KindStep, always, detailed("its kernel crashed, as pstore kept it: %s")},
+		CodeBootEnded:    {KindEnd, badEnd, endText},
+
+		CodePacket:         {KindPacket, badPacket, packetText},
+		CodeServerRestored: {KindServer, nil, restoredText},
+	}
+	for code, verb := range actions {
+		all[code] = description{KindAction, nil, func(c Change) string { return verb + actionObject(c) }}
+	}
+	return all
+}
+
+// actions say what an operator did, before the name of what it was done to.
+var actions = map[Code]string{
+	ActionApprove:       "approved machine",
+	ActionAssign:        "assigned an image to machine",
+	ActionRollback:      "rolled back machine",
+	ActionResume:        "resumed machine",
+	ActionGrant:         "granted a disk to machine",
+	ActionRename:        "renamed machine",
+	ActionLabel:         "labelled machine",
+	ActionRetire:        "retired machine",
+	ActionForget:        "forgot machine",
+	ActionMerge:         "merged another machine into machine",
+	ActionImport:        "imported machine",
+	ActionCapture:       "captured the packets of machine",
+	ActionTokenCreate:   "created token or certificate",
+	ActionTokenRevoke:   "revoked token or certificate",
+	ActionImageRemove:   "removed image",
+	ActionImageCollect:  "collected unused images",
+	ActionImageTag:      "set tag",
+	ActionImageUntag:    "removed tag",
+	ActionImageBuild:    "built image",
+	ActionImageImport:   "imported image",
+	ActionImagePull:     "pulled image",
+	ActionImageSign:     "signed image",
+	ActionKeyTrust:      "trusted release key",
+	ActionKeyDistrust:   "stopped trusting release key",
+	ActionServerBackup:  "read a backup of the state",
+	ActionServerRestore: "restored the state from a backup",
+	ActionServerReload:  "reloaded the configuration",
+}
+
+func actionObject(c Change) string {
+	name := cmp.Or(c.Name, c.Image.Name, string(c.Machine), c.Subject)
+	if name == "" {
+		return ""
+	}
+	return " " + name
+}
+
+func fixed(text string) func(Change) string { return func(Change) string { return text } }
+
+// detailed renders the Detail of a Change into a format with one %s.
+func detailed(format string) func(Change) string {
+	return func(c Change) string { return fmt.Sprintf(format, c.Detail) }
+}
+
+// changed renders a field as it is and as it was.
+func changed(field, format string) func(Change) string {
+	return func(c Change) string { return fmt.Sprintf(format, c.To.Text(field), c.From.Text(field)) }
+}
+
+func newMachineText(c Change) string {
+	text := "first seen, " + c.To.Text("state")
+	if c.To.Bool("imported") {
+		text = "known before it was seen, " + c.To.Text("state")
+	}
+	if macs := c.To.Texts("macs"); len(macs) > 0 {
+		text += ", with " + strings.Join(macs, " ")
+	}
+	return text
+}
+
+func portText(c Change) string {
+	return fmt.Sprintf("moved from port %s to %s", c.From.Text("port"), c.To.Text("port"))
+}
+
+// labelText says which labels were set and which removed.
+func labelText(c Change) string {
+	var list []string
+	for _, k := range slices.Sorted(maps.Keys(c.To)) {
+		text := fmt.Sprintf("label %s=%s set", k, c.To.Text(k))
+		if was, had := c.From[k]; had {
+			text += fmt.Sprintf(", before: %s", was)
+		}
+		list = append(list, text)
+	}
+	for _, k := range slices.Sorted(maps.Keys(c.From)) {
+		if _, has := c.To[k]; !has {
+			list = append(list, fmt.Sprintf("label %s=%s removed", k, c.From.Text(k)))
+		}
+	}
+	return joined(list, "; ")
+}
+
+// answerText says how an operator answered the question of a machine.
+func answerText(c Change) string {
+	how := "it is not " + c.From.Text("with")
+	switch {
+	case c.To.Text("state") != string(Approved):
+		how = "it is not asked any more"
+	case c.From.Text("with") == string(c.Machine):
+		how = "it is the same machine"
+	}
+	return "the question is answered: " + how
+}
+
+// diskText is what a grant, or the grant of a ticket, lets a boot initialise.
+func diskText(v Values) string {
+	return fmt.Sprintf("disk %s as volume %s", v.Text("disk"), v.Text("volume"))
+}
+
+func grantText(c Change) string {
+	return fmt.Sprintf("granted: one boot may initialise %s, until %s", diskText(c.To), c.To.Text("until"))
+}
+
+func expiredGrantText(c Change) string {
+	return fmt.Sprintf("the grant to initialise %s expired, and no boot used it", diskText(c.From))
+}
+
+func ticketText(c Change) string {
+	text := "ticket given for " + c.Image.Name
+	for i := range c.To.Len("grants") {
+		text += "; it may initialise " + diskText(c.To.At("grants", i))
+	}
+	return text
+}
+
+func mergedText(c Change) string {
+	var list []string
+	for _, p := range []struct{ what, is string }{{"cards", joined(c.From.Texts("macs"), " ")}, {"UUID", c.From.Text("uuid")},
+		{"serial number", c.From.Text("serial")}, {"name", c.From.Text("name")}, {"image", c.From.Text("image")}} {
+		if p.is != "" {
+			list = append(list, p.what+" "+p.is)
+		}
+	}
+	return fmt.Sprintf("merged with %s, which had %s", c.From.Text("machine"), cmp.Or(strings.Join(list, ", "), "nothing that it is known by"))
+}
+
+func absorbedText(c Change) string {
+	return fmt.Sprintf("is the same machine as %s (%s), and a part of it from now on", c.To.Text("name"), c.To.Text("machine"))
+}
+
+func claimText(c Change) string {
+	return "reports cards that others were seen with, and is not found by them: " + joined(c.To.Texts("cards"), ", ")
+}
+
+func loaderText(c Change) string {
+	return fmt.Sprintf("is offered %s from now on, as firmware %s", c.To.Text("loader"), cmp.Or(c.To.Text("firmware"), "unknown"))
+}
+
+func assignedText(c Change) string {
+	if c.Detail == "" {
+		return "assigned " + c.Image.Name
+	}
+	return "assigned " + c.Image.Name + ": " + c.Detail
+}
+
+func ruleText(c Change) string {
+	var did []string
+	if s := c.To.Text("state"); s != "" {
+		did = append(did, s)
+	}
+	if c.To.Bool("labelled") {
+		did = append(did, "labelled")
+	}
+	if c.Image.Name != "" {
+		did = append(did, "assigned "+c.Image.Name)
+	}
+	return strings.Join(did, ", ") + " by " + c.To.Text("rule")
+}
+
+func failedStageText(c Change) string {
+	if c.To.Bool("retry") {
+		return "failed: " + c.Detail + "; it tries again"
+	}
+	return "failed: " + c.Detail
+}
+
+// badReport: the machine is not healthy, or units of it failed.
+func badReport(c Change) bool {
+	return !c.To.Bool("isHealthy") || len(c.To.Texts("units")) > 0
+}
+
+func reportText(c Change) string {
+	var words []string
+	if healthy, changed := c.To["healthy"].(bool); changed {
+		words = append(words, map[bool]string{true: "healthy again", false: "not healthy any more"}[healthy])
+	}
+	for i := range c.To.Len("checks") {
+		k := c.To.At("checks", i)
+		words = append(words, fmt.Sprintf("check %s: %s", k.Text("name"), k.Text("detail")))
+	}
+	if units := c.To.Texts("units"); len(units) > 0 {
+		words = append(words, "failed units: "+strings.Join(units, ", "))
+	}
+	return strings.Join(words, "; ")
+}
+
+func badEnd(c Change) bool {
+	o := ingot.Outcome(c.To.Text("outcome"))
+	return o == ingot.OutcomeFailed || o == ingot.OutcomeSilent
+}
+
+func endText(c Change) string {
+	text := c.To.Text("outcome")
+	if c.Image.Name != "" {
+		text = c.Image.Name + " " + text
+	}
+	if c.Detail != "" {
+		text += ": " + c.Detail
+	}
+	return text
+}
+
+func restoredText(c Change) string {
+	return fmt.Sprintf("the state was restored from a backup (machines: %d); what stands before this is what the backup knew", c.To.Int("machines"))
+}
