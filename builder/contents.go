@@ -14,6 +14,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"ingot"
+	"ingot/builder/inspect"
 	"ingot/builder/squashfs"
 	"ingot/builder/tree"
 	"ingot/image"
@@ -164,5 +165,5 @@ var ErrOtherIngot = errors.New("use the ingot that built the image")
 // Owners maps every path of the root that a package ships to the package's
 // name, from dpkg's own lists.
 func (c *Contents) Owners() (map[string]string, error) {
-	return owners(c.Tree, "linux-image-"+c.Image.Manifest.KernelRelease)
+	return inspect.Owners(c.Tree, "linux-image-"+c.Image.Manifest.KernelRelease)
 }

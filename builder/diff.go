@@ -21,6 +21,7 @@ import (
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"ingot/builder/inspect"
 	"ingot/builder/source"
 	"ingot/builder/squashfs"
 	"ingot/image"
@@ -152,12 +153,12 @@ func (d *Diff) packages(ctx context.Context, s *image.Store, from, to *Contents,
 func (d *Diff) listed(ctx context.Context, from, to *Contents) error {
 	var lists [2][]source.Package
 	for i, c := range []*Contents{from, to} {
-		have, err := installedPackages(c.Tree)
+		have, err := inspect.Packages(c.Tree)
 		if err != nil {
 			return err
 		}
 		for _, p := range have {
-			lists[i] = append(lists[i], source.Package{Name: p.name, Version: p.version})
+			lists[i] = append(lists[i], source.Package{Name: p.Name, Version: p.Version})
 		}
 	}
 	for _, c := range Changes(lists[0], lists[1]) {

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ingot"
+	"ingot/builder/inspect"
 	"ingot/builder/source"
 	"ingot/builder/tree"
 	"ingot/profiles"
@@ -158,8 +159,8 @@ func ImportHost(ctx context.Context, h source.Host, o ImportOptions) (*Imported,
 	if err != nil {
 		return nil, err
 	}
-	o.tell("look", 1, 1, osRelease(facts.OSRelease, "PRETTY_NAME"))
-	im := &Imported{From: h.String(), Name: o.Name, Arch: archOf(facts), Distribution: osRelease(facts.OSRelease, "PRETTY_NAME"), Mounts: facts.Mounts}
+	o.tell("look", 1, 1, inspect.OSRelease(facts.OSRelease, "PRETTY_NAME"))
+	im := &Imported{From: h.String(), Name: o.Name, Arch: archOf(facts), Distribution: inspect.OSRelease(facts.OSRelease, "PRETTY_NAME"), Mounts: facts.Mounts}
 	if im.Arch == "" {
 		return nil, fmt.Errorf("importing %s: %w: it is a %s; ingot builds for amd64 and arm64", h, source.ErrArch, facts.Machine)
 	}
@@ -190,7 +191,7 @@ func ImportHost(ctx context.Context, h source.Host, o ImportOptions) (*Imported,
 
 // archOf is a host's architecture by its packages, or by its kernel.
 func archOf(f source.HostFacts) ingot.Arch {
-	if in := takeInventory(readStatus(f.Status)); in.arch == string(ingot.AMD64) || in.arch == string(ingot.ARM64) {
+	if in := takeInventory(inspect.ParseStatus(f.Status)); in.arch == string(ingot.AMD64) || in.arch == string(ingot.ARM64) {
 		return ingot.Arch(in.arch)
 	}
 	return map[string]ingot.Arch{"x86_64": ingot.AMD64, "aarch64": ingot.ARM64}[f.Machine]
@@ -201,11 +202,11 @@ func (o *ImportOptions) describe(ctx context.Context, im *Imported, root *tree.T
 	for _, e := range root.Entries() {
 		im.Bytes += e.Size
 	}
-	missing := WhatIsMissing(root)
+	missing := inspect.Missing(root)
 	im.Lacks, im.Fix = missing.Parts, missing.Fix
 	text := func(p string) string { b, _ := root.ReadFile(p); return string(b) }
 	release := text("etc/os-release")
-	im.Distribution = osRelease(release, "PRETTY_NAME")
+	im.Distribution = inspect.OSRelease(release, "PRETTY_NAME")
 	return o.compare(ctx, im, release, text("var/lib/dpkg/status"), text("var/lib/apt/extended_states"), root)
 }
 
@@ -215,10 +216,10 @@ func (o *ImportOptions) compare(ctx context.Context, im *Imported, release, stat
 	if status == "" {
 		return nil
 	}
-	have := takeInventory(readStatus(status))
+	have := takeInventory(inspect.ParseStatus(status))
 	im.Packages = len(have.versions)
 	c := &Comparison{}
-	if suite := osRelease(release, "VERSION_CODENAME"); osRelease(release, "ID") == "debian" && suite != "" {
+	if suite := inspect.OSRelease(release, "VERSION_CODENAME"); inspect.OSRelease(release, "ID") == "debian" && suite != "" {
 		base, err := o.basePackages(ctx, suite, im.Arch)
 		if ctx.Err() != nil {
 			return ctx.Err()

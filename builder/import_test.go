@@ -13,6 +13,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"ingot/builder/inspect"
 	"ingot/builder/source"
 	"ingot/builder/source/hosttest"
 	"ingot/builder/tree"
@@ -225,7 +226,7 @@ func dpkgTree(t *testing.T) *tree.Tree {
 // nobody are told apart.
 func TestCompareFiles(t *testing.T) {
 	tr := dpkgTree(t)
-	in := takeInventory(readStatus(read(t, tr, "var/lib/dpkg/status")))
+	in := takeInventory(inspect.ParseStatus(read(t, tr, "var/lib/dpkg/status")))
 	var c Comparison
 	if err := c.compareFiles(t.Context(), tr, in); err != nil {
 		t.Fatal(err)
@@ -253,7 +254,7 @@ func TestCompareFiles(t *testing.T) {
 }
 
 func TestComparePackages(t *testing.T) {
-	have := takeInventory(readStatus("Package: a\nStatus: install ok installed\nVersion: 1\n\nPackage: b\nStatus: install ok installed\nVersion: 2\n\nPackage: mine\nStatus: hold ok installed\nVersion: 3\n\nPackage: dep\nStatus: install ok installed\nVersion: 4\n\nPackage: half\nStatus: install ok half-installed\nVersion: 1\n"))
+	have := takeInventory(inspect.ParseStatus("Package: a\nStatus: install ok installed\nVersion: 1\n\nPackage: b\nStatus: install ok installed\nVersion: 2\n\nPackage: mine\nStatus: hold ok installed\nVersion: 3\n\nPackage: dep\nStatus: install ok installed\nVersion: 4\n\nPackage: half\nStatus: install ok half-installed\nVersion: 1\n"))
 	var c Comparison
 	c.comparePackages(have, autoInstalled("Package: dep\nArchitecture: amd64\nAuto-Installed: 1\n\nPackage: mine\nAuto-Installed: 0\n"), map[string]string{"a": "1", "b": "1", "less": "9"})
 	want := Comparison{Same: 1, Added: []Change{{"dep", "", "4"}, {"mine", "", "3"}}, Missing: []Change{{"less", "9", ""}}, Changed: []Change{{"b", "1", "2"}}, Asked: []string{"mine"}}

@@ -18,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"ingot/builder/inspect"
 	"ingot/builder/source"
 	"ingot/builder/tree"
 )
@@ -138,7 +139,7 @@ func purgedTree(t *testing.T, tar string) *tree.Tree {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := tr.RemoveMatching(purged...); err != nil {
+	if err := tr.RemoveMatching(inspect.Purged...); err != nil {
 		t.Fatal(err)
 	}
 	tr.DropXattrs("system.")

@@ -14,6 +14,7 @@ import (
 	"strings"
 
 	"ingot"
+	"ingot/builder/inspect"
 	"ingot/builder/source"
 	"ingot/builder/tree"
 	"ingot/profiles"
@@ -163,17 +164,6 @@ func takeKernel(t *tree.Tree) (vmlinuz []byte, release string, err error) {
 	return vmlinuz, release, nil
 }
 
-// purged is what packages leave in a root that must not be in an image: the
-// identity of a machine, and what only an installed system has a use for.
-var purged = []string{
-	"etc/ssh/ssh_host_*", "etc/machine-id", "var/lib/dbus/machine-id", "etc/hostname", "etc/resolv.conf.dpkg*", "etc/.resolv.conf.systemd-resolved.bak",
-	"etc/apt/sources.list*", "var/lib/apt/lists/*", "var/cache/apt/*", "var/cache/debconf/*-old", "var/cache/ldconfig/*",
-	"var/log/*.log", "var/log/apt", "var/log/bootstrap.log", "var/lib/dpkg/*-old", "var/lib/systemd/random-seed",
-	"etc/nvme/hostid", "etc/nvme/hostnqn",
-	"etc/passwd-", "etc/group-", "etc/shadow-", "etc/gshadow-", "etc/subuid-", "etc/subgid-", "etc/.pwd.lock",
-	"tmp/*", "run/*", "dev/*", "boot/*",
-}
-
 // merge lays everything else over the installed packages, in order: kernel
 // modules, ingot's skeleton, the profile's files, users, units.
 func (b *build) merge(root, kernel *tree.Tree) (err error) {
@@ -183,7 +173,7 @@ func (b *build) merge(root, kernel *tree.Tree) (err error) {
 			b.tell("merge", 1, 1, fmt.Sprintf("%d entries", root.Len()))
 		}
 	}()
-	if err := root.RemoveMatching(purged...); err != nil {
+	if err := root.RemoveMatching(inspect.Purged...); err != nil {
 		return err
 	}
 	if err := root.Lay(kernel); err != nil {

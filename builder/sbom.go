@@ -1,7 +1,6 @@
 package builder
 
 import (
-	"bufio"
 	"bytes"
 	"encoding/json"
 	"fmt"
@@ -14,6 +13,7 @@ import (
 	cdx "github.com/CycloneDX/cyclonedx-go"
 
 	"ingot"
+	"ingot/builder/inspect"
 	"ingot/builder/source"
 	"ingot/builder/tree"
 	"ingot/image"
@@ -29,10 +29,10 @@ func (b *build) sbom(root *tree.Tree, m *ingot.ImageManifest) (*cdx.BOM, error) 
 	bom.SpecVersion, bom.JSONSchema = cdx.SpecVersion1_6, "http://cyclonedx.org/schema/bom-1.6.schema.json"
 	s := &billing{root: root, distro: distroOf(root)}
 	var err error
-	if s.owners, err = owners(root, "linux-image-"+m.KernelRelease); err != nil {
+	if s.owners, err = inspect.Owners(root, "linux-image-"+m.KernelRelease); err != nil {
 		return nil, err
 	}
-	installed, err := installedPackages(root)
+	installed, err := inspect.Packages(root)
 	if err != nil {
 		return nil, err
 	}
@@ -78,7 +78,7 @@ type billing struct {
 
 // billed is one package of the bill.
 type billed struct {
-	installed
+	inspect.Package
 	sha256 string // hex, of the .deb; empty: not known
 	ref    string // purl
 }
@@ -107,43 +107,31 @@ func distroOf(root *tree.Tree) distro {
 
 // purl is a package URL of type deb (purl-spec, types/deb). Letters, digits and
 // ".-_~" stand for themselves, and so may a colon.
-func (d distro) purl(p installed) string {
+func (d distro) purl(p inspect.Package) string {
 	escape := func(s string) string {
 		return strings.ReplaceAll(strings.ReplaceAll(url.QueryEscape(s), "+", "%20"), "%3A", ":")
 	}
-	u := fmt.Sprintf("pkg:deb/%s/%s@%s?arch=%s", escape(d.id), escape(p.name), escape(p.version), escape(p.arch))
+	u := fmt.Sprintf("pkg:deb/%s/%s@%s?arch=%s", escape(d.id), escape(p.Name), escape(p.Version), escape(p.Arch))
 	if d.codename != "" {
 		u += "&distro=" + escape(d.codename)
 	}
 	return u
 }
 
-// installedPackages reads dpkg's status file; a root without one has no packages.
-func installedPackages(root *tree.Tree) ([]installed, error) {
-	if root.Find("var/lib/dpkg/status") == nil {
-		return nil, nil
-	}
-	text, err := root.ReadFile("var/lib/dpkg/status")
-	if err != nil {
-		return nil, err
-	}
-	return readStatus(string(text)), nil
-}
-
 // index joins what is installed with what was planned, and sorts the files to
 // their packages.
-func (s *billing) index(list []installed, planned []source.Package) {
+func (s *billing) index(list []inspect.Package, planned []source.Package) {
 	sums := map[[2]string]string{}
 	for _, p := range planned {
 		sums[[2]string{p.Name, p.Version}] = p.SHA256
-		if !slices.ContainsFunc(list, func(i installed) bool { return i.name == p.Name && i.version == p.Version }) {
-			list = append(list, installed{name: p.Name, version: p.Version, arch: p.Arch})
+		if !slices.ContainsFunc(list, func(i inspect.Package) bool { return i.Name == p.Name && i.Version == p.Version }) {
+			list = append(list, inspect.Package{Name: p.Name, Version: p.Version, Arch: p.Arch})
 		}
 	}
 	for _, p := range list {
-		s.list = append(s.list, billed{installed: p, sha256: sums[[2]string{p.name, p.version}], ref: s.distro.purl(p)})
+		s.list = append(s.list, billed{Package: p, sha256: sums[[2]string{p.Name, p.Version}], ref: s.distro.purl(p)})
 	}
-	slices.SortFunc(s.list, func(a, b billed) int { return strings.Compare(a.name+"\x00"+a.ref, b.name+"\x00"+b.ref) })
+	slices.SortFunc(s.list, func(a, b billed) int { return strings.Compare(a.Name+"\x00"+a.ref, b.Name+"\x00"+b.ref) })
 	s.files = map[string][]string{}
 	for _, e := range s.root.Entries() {
 		if e.Kind != tree.Dir && "/"+e.Path != ingot.AgentPath {
@@ -157,12 +145,12 @@ func (s *billing) index(list []installed, planned []source.Package) {
 func (s *billing) packages() []cdx.Component {
 	var list []cdx.Component
 	for _, p := range s.list {
-		c := cdx.Component{BOMRef: p.ref, Type: cdx.ComponentTypeLibrary, Name: p.name, Version: p.version, PackageURL: p.ref,
-			Hashes: sha256Hash(p.sha256), Licenses: s.licences(p.name), Components: fileComponents(s.files[p.name])}
-		if p.maintainer != "" {
-			c.Supplier = &cdx.OrganizationalEntity{Name: p.maintainer}
+		c := cdx.Component{BOMRef: p.ref, Type: cdx.ComponentTypeLibrary, Name: p.Name, Version: p.Version, PackageURL: p.ref,
+			Hashes: sha256Hash(p.sha256), Licenses: s.licences(p.Name), Components: fileComponents(s.files[p.Name])}
+		if p.Maintainer != "" {
+			c.Supplier = &cdx.OrganizationalEntity{Name: p.Maintainer}
 		}
-		delete(s.files, p.name)
+		delete(s.files, p.Name)
 		list = append(list, c)
 	}
 	return list
@@ -235,7 +223,7 @@ func outside(name string) []source.Licence {
 func (s *billing) dependencies(components []cdx.Component) *[]cdx.Dependency {
 	refs := map[string]string{}
 	for _, p := range s.list {
-		refs[p.name] = p.ref
+		refs[p.Name] = p.ref
 	}
 	var all []string
 	for _, c := range components {
@@ -244,7 +232,7 @@ func (s *billing) dependencies(components []cdx.Component) *[]cdx.Dependency {
 	list := []cdx.Dependency{{Ref: "image", Dependencies: &all}}
 	for _, p := range s.list {
 		var on []string
-		for _, relation := range p.depends {
+		for _, relation := range p.Depends {
 			for _, alternative := range strings.Split(relation, "|") {
 				name := strings.TrimSpace(alternative)
 				if i := strings.IndexAny(name, " :("); i >= 0 {
@@ -263,33 +251,4 @@ func (s *billing) dependencies(components []cdx.Component) *[]cdx.Dependency {
 		list = append(list, d)
 	}
 	return &list
-}
-
-// owners maps every path of a root that a package ships to the package's name,
-// from dpkg's own lists; modules are of kernel, which is laid in unpacked.
-func owners(root *tree.Tree, kernel string) (map[string]string, error) {
-	owners := map[string]string{}
-	entries := root.Entries()
-	for _, e := range entries {
-		name, ok := strings.CutSuffix(path.Base(e.Path), ".list")
-		if !ok || path.Dir(e.Path) != "var/lib/dpkg/info" {
-			continue
-		}
-		b, err := root.ReadFile(e.Path)
-		if err != nil {
-			return nil, err
-		}
-		name, _, _ = strings.Cut(name, ":")
-		for scan := bufio.NewScanner(bytes.NewReader(b)); scan.Scan(); {
-			if f := root.Get(scan.Text()); f != nil && f.Kind != tree.Dir {
-				owners[f.Path] = name
-			}
-		}
-	}
-	for _, e := range entries {
-		if _, ok := owners[e.Path]; !ok && strings.HasPrefix(e.Path, "usr/lib/modules/") && e.Kind != tree.Dir {
-			owners[e.Path] = kernel
-		}
-	}
-	return owners, nil
 }

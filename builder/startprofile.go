@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 
+	"ingot/builder/inspect"
 	"ingot/builder/tree"
 	"ingot/profiles"
 )
@@ -58,7 +59,7 @@ func quoted(list []string) string {
 }
 
 // NoInit reports whether what was imported cannot boot at all.
-func (im *Imported) NoInit() bool { return slices.Contains(im.Lacks, bootInit.name) }
+func (im *Imported) NoInit() bool { return slices.Contains(im.Lacks, inspect.InitSystem) }
 
 // Findings are what an import has to say, in lines.
 func (im *Imported) Findings() []string {
@@ -71,7 +72,7 @@ func (im *Imported) Findings() []string {
 		lines[0] += fmt.Sprintf(", %d packages", im.Packages)
 	}
 	if len(im.Lacks) > 0 {
-		lines = append(lines, "It lacks "+Missing{Parts: im.Lacks, Fix: im.Fix}.String())
+		lines = append(lines, "It lacks "+inspect.MissingParts{Parts: im.Lacks, Fix: im.Fix}.String())
 	}
 	for _, m := range im.Mounts {
 		if !m.Taken {
@@ -126,7 +127,7 @@ func startingFiles(root *tree.Tree) []startingFile {
 		list = append(list, startingFile{"Every Ethernet card asks by its MAC address, as loader and initramfs do.", "/etc/systemd/network/80-ingot-ethernet.network",
 			"[Match]\nType=ether\nKind=!*\n\n[Link]\nRequiredForOnline=no\n\n[Network]\nDHCP=ipv4\nKeepConfiguration=dhcp-on-stop\n\n[DHCPv4]\nClientIdentifier=mac\nUseHostname=no\n", ""})
 	}
-	if findUnit(root, "systemd-resolved.service") != "" {
+	if inspect.FindUnit(root, "systemd-resolved.service") != "" {
 		list = append(list, startingFile{"Containers and hosts have a resolver of their own.", "/etc/resolv.conf", "", "../run/systemd/resolve/stub-resolv.conf"})
 	}
 	if config, err := root.ReadFile("etc/ssh/sshd_config"); err == nil && strings.Contains(string(config), "sshd_config.d") {
@@ -138,12 +139,12 @@ func startingFiles(root *tree.Tree) []startingFile {
 
 // usesNetworkd reports whether networkd is there and nobody else does its work.
 func usesNetworkd(root *tree.Tree) bool {
-	return findUnit(root, "systemd-networkd.service") != "" && findUnit(root, "NetworkManager.service") == ""
+	return inspect.FindUnit(root, "systemd-networkd.service") != "" && inspect.FindUnit(root, "NetworkManager.service") == ""
 }
 
 func sshUnit(root *tree.Tree) string {
 	for _, u := range []string{"ssh.service", "sshd.service"} {
-		if findUnit(root, u) != "" {
+		if inspect.FindUnit(root, u) != "" {
 			return u
 		}
 	}
@@ -154,10 +155,10 @@ func sshUnit(root *tree.Tree) string {
 func startingUnits(root *tree.Tree) (enable, mask []string) {
 	if usesNetworkd(root) {
 		enable = append(enable, "systemd-networkd.service")
-	} else if findUnit(root, "NetworkManager.service") != "" {
+	} else if inspect.FindUnit(root, "NetworkManager.service") != "" {
 		enable = append(enable, "NetworkManager.service")
 	}
-	if findUnit(root, "systemd-resolved.service") != "" {
+	if inspect.FindUnit(root, "systemd-resolved.service") != "" {
 		enable = append(enable, "systemd-resolved.service")
 	}
 	if u := sshUnit(root); u != "" {
@@ -166,7 +167,7 @@ func startingUnits(root *tree.Tree) (enable, mask []string) {
 	for _, u := range []string{"apt-daily.timer", "apt-daily-upgrade.timer", "dpkg-db-backup.timer", "unattended-upgrades.service", "dnf-makecache.timer", "dnf-automatic.timer",
 		"e2scrub_all.timer", "e2scrub_reap.service", "fwupd-refresh.timer", "systemd-firstboot.service", "systemd-networkd-wait-online.service",
 		"NetworkManager-wait-online.service", "cloud-init.service", "cloud-init-local.service", "cloud-config.service", "cloud-final.service", "snapd.service", "snapd.socket"} {
-		if findUnit(root, u) != "" {
+		if inspect.FindUnit(root, u) != "" {
 			mask = append(mask, u)
 		}
 	}

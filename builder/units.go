@@ -5,12 +5,10 @@ import (
 	"path"
 	"strings"
 
+	"ingot/builder/inspect"
 	"ingot/builder/tree"
 	"ingot/profiles"
 )
-
-// unitDirs are where packages and profiles put units (systemd.unit(5)).
-var unitDirs = []string{"etc/systemd/system", "usr/lib/systemd/system", "lib/systemd/system"}
 
 // setUnits enables, disables and masks units as systemctl would offline.
 func setUnits(root *tree.Tree, u profiles.Units) error {
@@ -32,29 +30,13 @@ func setUnits(root *tree.Tree, u profiles.Units) error {
 	return nil
 }
 
-// findUnit returns the path of a unit; an instance is found by its template.
-func findUnit(root *tree.Tree, name string) string {
-	names := []string{name}
-	if at := strings.IndexByte(name, '@'); at >= 0 {
-		names = append(names, name[:at+1]+path.Ext(name))
-	}
-	for _, dir := range unitDirs {
-		for _, n := range names {
-			if e := root.Get(dir + "/" + n); e != nil && (e.Kind == tree.File || e.Kind == tree.Symlink) {
-				return dir + "/" + n
-			}
-		}
-	}
-	return ""
-}
-
 // enable makes the links that the unit's [Install] section asks for.
 func enable(root *tree.Tree, name string, done map[string]bool) error {
 	if done[name] {
 		return nil
 	}
 	done[name] = true
-	file := findUnit(root, name)
+	file := inspect.FindUnit(root, name)
 	if file == "" {
 		return fmt.Errorf("enabling %s: the root has no such unit; add the package that brings it, or a file below /etc/systemd/system", name)
 	}
@@ -76,7 +58,7 @@ func enable(root *tree.Tree, name string, done map[string]bool) error {
 		}
 	}
 	for _, also := range install["Also"] {
-		if findUnit(root, also) == "" {
+		if inspect.FindUnit(root, also) == "" {
 			continue // systemctl, too, only warns
 		}
 		if err := enable(root, also, done); err != nil {

@@ -11,53 +11,9 @@ import (
 	"slices"
 	"strings"
 
+	"ingot/builder/inspect"
 	"ingot/builder/tree"
 )
-
-// installed is one package of dpkg's list of what is installed.
-type installed struct {
-	name, version, arch, maintainer string
-	depends                         []string          // relations, each with its alternatives
-	conffiles                       map[string]string // path to MD5 as shipped
-}
-
-// readStatus parses dpkg's status file (dpkg(1), "PACKAGE STATES"; deb822(5)).
-func readStatus(text string) []installed {
-	var list []installed
-	for record := range strings.SplitSeq(text, "\n\n") {
-		p := installed{conffiles: map[string]string{}}
-		state, key := "", ""
-		for line := range strings.SplitSeq(record, "\n") {
-			if strings.HasPrefix(line, " ") {
-				if f := strings.Fields(line); key == "Conffiles" && len(f) == 2 {
-					p.conffiles[strings.TrimPrefix(f[0], "/")] = f[1]
-				}
-				continue
-			}
-			var value string
-			key, value, _ = strings.Cut(line, ":")
-			value = strings.TrimSpace(value)
-			switch key {
-			case "Package":
-				p.name = value
-			case "Version":
-				p.version = value
-			case "Architecture":
-				p.arch = value
-			case "Maintainer":
-				p.maintainer, _, _ = strings.Cut(value, " <")
-			case "Status":
-				state = value
-			case "Depends", "Pre-Depends":
-				p.depends = append(p.depends, strings.Split(value, ",")...)
-			}
-		}
-		if p.name != "" && strings.HasSuffix(state, " installed") {
-			list = append(list, p)
-		}
-	}
-	return list
-}
 
 // inventory is what is installed, by name and path.
 type inventory struct {
@@ -66,14 +22,14 @@ type inventory struct {
 	conffiles map[string]string // path to MD5 as shipped
 }
 
-func takeInventory(list []installed) inventory {
+func takeInventory(list []inspect.Package) inventory {
 	in := inventory{versions: map[string]string{}, conffiles: map[string]string{}}
 	for _, p := range list {
-		in.versions[p.name] = p.version
-		if p.arch != "all" && p.arch != "" {
-			in.arch = p.arch
+		in.versions[p.Name] = p.Version
+		if p.Arch != "all" && p.Arch != "" {
+			in.arch = p.Arch
 		}
-		maps.Copy(in.conffiles, p.conffiles)
+		maps.Copy(in.conffiles, p.Conffiles)
 	}
 	return in
 }
@@ -169,7 +125,7 @@ func isGenerated(e *tree.Entry) bool {
 		if slices.Contains(generated, q) {
 			return true
 		}
-		for _, pattern := range purged { // not in an image anyway
+		for _, pattern := range inspect.Purged { // not in an image anyway
 			if ok, _ := path.Match(pattern, q); ok {
 				return true
 			}
