@@ -16,6 +16,8 @@ import (
 	"testing"
 	"time"
 
+	"ingot"
+	"ingot/builder/sbom"
 	"ingot/builder/squashfs"
 	"ingot/builder/tree"
 	"ingot/image"
@@ -446,4 +448,24 @@ func pieces(b *testing.B, tar string, o squashfs.Options) []piece {
 		list = append(list, piece{sha256.Sum256(content), n})
 	}
 	return list
+}
+
+// BenchmarkSBOM describes the node root, as every build does.
+func BenchmarkSBOM(b *testing.B) {
+	n := nodeBuild(b)
+	root, err := n.baseTree(b.Context(), func() {})
+	if err != nil {
+		b.Fatal(err)
+	}
+	m := &ingot.ImageManifest{Profile: "node", Version: "1"}
+	for b.Loop() {
+		bom, err := sbom.Describe(sbom.Contents{Root: root, Manifest: m, Packages: n.plan.Packages, Kernel: n.plan.Kernel,
+			Stub: n.plan.Stub, Init: n.plan.Init})
+		if err != nil {
+			b.Fatal(err)
+		}
+		if _, err := sbom.Attach(bom)(ingot.DigestOf(nil)); err != nil {
+			b.Fatal(err)
+		}
+	}
 }

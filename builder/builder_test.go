@@ -10,33 +10,11 @@ import (
 	"testing"
 
 	"ingot"
+	"ingot/builder/buildertest"
 	"ingot/builder/tree"
 	"ingot/image"
 	"ingot/profiles"
 )
-
-func base(t *testing.T) *tree.Tree {
-	t.Helper()
-	tr := tree.New()
-	for name, content := range map[string]string{
-		"etc/passwd":                         "root:x:0:0:root:/root:/bin/bash\nwww-data:x:33:33::/var/www:/usr/sbin/nologin\n",
-		"etc/shadow":                         "root:*:20000:0:99999:7:::\nwww-data:*:20000:0:99999:7:::\n",
-		"etc/group":                          "root:x:0:\nwww-data:x:33:\nsudo:x:27:\n",
-		"etc/gshadow":                        "root:*::\nwww-data:*::\nsudo:*::\n",
-		"usr/lib/systemd/system/ssh.service": "[Unit]\nDescription=x\n[Install]\nWantedBy=multi-user.target\nAlias=sshd.service\nAlso=ssh-keys.service missing.service\n",
-		"usr/lib/systemd/system/ssh-keys.service": "[Install]\nRequiredBy=ssh.service\n",
-		"usr/lib/systemd/system/getty@.service":   "[Install]\nWantedBy=getty.target\n",
-		"usr/lib/systemd/system/apt.timer":        "[Install]\nWantedBy=timers.target\n",
-	} {
-		if err := tr.PutFile(name, 0o640, []byte(content)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := tr.PutLink("etc/systemd/system/timers.target.wants/apt.timer", "/usr/lib/systemd/system/apt.timer"); err != nil {
-		t.Fatal(err)
-	}
-	return tr
-}
 
 func read(t *testing.T, tr *tree.Tree, p string) string {
 	t.Helper()
@@ -48,7 +26,7 @@ func read(t *testing.T, tr *tree.Tree, p string) string {
 }
 
 func TestUsers(t *testing.T) {
-	tr := base(t)
+	tr := buildertest.UsersTree(t)
 	err := addUsers(tr, []profiles.User{
 		{Name: "root", AuthorizedKeys: []string{"ssh-ed25519 AAAA a"}},
 		{Name: "ops", Groups: []string{"sudo"}, AuthorizedKeys: []string{"ssh-ed25519 BBBB b"}, PasswordHash: "$y$x"},
@@ -80,7 +58,7 @@ func TestUsers(t *testing.T) {
 }
 
 func TestUnits(t *testing.T) {
-	tr := base(t)
+	tr := buildertest.UsersTree(t)
 	err := setUnits(tr, profiles.Units{Enable: []string{"ssh.service", "getty@ttyS1.service"}, Mask: []string{"apt.timer"}})
 	if err != nil {
 		t.Fatal(err)
@@ -104,7 +82,7 @@ func TestUnits(t *testing.T) {
 }
 
 func TestFiles(t *testing.T) {
-	tr := base(t)
+	tr := buildertest.UsersTree(t)
 	if err := addFile(tr, profiles.File{Path: "/srv/x", Owner: "www-data", Group: "33", Mode: 0o4750}, []byte("hi")); err != nil {
 		t.Fatal(err)
 	}

@@ -19,6 +19,7 @@ import (
 	"ingot/builder/bootdisk"
 	"ingot/builder/initramfs"
 	"ingot/builder/uki"
+	"ingot/builder/uuid"
 	"ingot/image"
 	"ingot/internal/scratch"
 )
@@ -104,7 +105,7 @@ func Export(ctx context.Context, s *image.Store, im image.Image, path string, o 
 // says; the others are derived from it.
 func mediaOf(m *ingot.ImageManifest) bootdisk.Media {
 	derived := func(what string) string {
-		return uuidText(derivedUUID(ingot.DigestOf([]byte(what + m.Verity.RootHash))))
+		return uuid.From(ingot.DigestOf([]byte(what + m.Verity.RootHash))).String()
 	}
 	h := m.Verity.RootHash
 	media := bootdisk.Media{

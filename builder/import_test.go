@@ -9,18 +9,15 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 
+	"ingot/builder/buildertest"
 	"ingot/builder/inspect"
 	"ingot/builder/source"
 	"ingot/builder/source/hosttest"
-	"ingot/builder/tree"
 	"ingot/profiles"
 )
-
-var madeAt = time.Date(2025, 3, 4, 5, 6, 7, 0, time.UTC)
 
 // importOptions never ask a network.
 func importOptions(t *testing.T, folder string) ImportOptions {
@@ -32,14 +29,14 @@ func importOptions(t *testing.T, folder string) ImportOptions {
 // TestImportEveryForm: a layout, a tarball and a folder of the same root
 // become profiles that load and give the same tree, wherever the folder goes.
 func TestImportEveryForm(t *testing.T) {
-	root := systemdTree(t)
+	root := buildertest.SystemdTree(t)
 	in := t.TempDir()
-	layoutOf(t, filepath.Join(in, "layout"), root)
+	buildertest.Layout(t, filepath.Join(in, "layout"), root)
 	f, err := os.Create(filepath.Join(in, "root.tar"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := errors.Join(root.WriteTar(t.Context(), f, madeAt), f.Close()); err != nil {
+	if err := errors.Join(root.WriteTar(t.Context(), f, buildertest.MadeAt), f.Close()); err != nil {
 		t.Fatal(err)
 	}
 	var first [32]byte
@@ -95,7 +92,7 @@ func TestImportLeavesNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	good := filepath.Join(dir, "layout")
-	layoutOf(t, good, systemdTree(t))
+	buildertest.Layout(t, good, buildertest.SystemdTree(t))
 	out := filepath.Join(t.TempDir(), "deep", "web")
 	if _, err := ImportImage(t.Context(), bad, importOptions(t, out)); !errors.Is(err, source.ErrBadTar) {
 		t.Errorf("no tarball: %v; want ErrBadTar", err)
@@ -142,7 +139,7 @@ func TestImportHost(t *testing.T) {
 	if _, err := exec.LookPath("sshd"); err != nil && os.Getenv("CI") == "" {
 		t.Skip(err)
 	}
-	root := dpkgTree(t)
+	root := buildertest.PackagedTree(t)
 	for p, text := range map[string]string{"etc/machine-id": "0123", "etc/ssh/ssh_host_rsa_key": "SECRET", "etc/shadow": "root:$y$hash:1::::::\n", "srv/data/x": "data"} {
 		if err := root.PutFile(p, 0o640, []byte(text)); err != nil {
 			t.Fatal(err)
@@ -153,7 +150,7 @@ func TestImportHost(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := errors.Join(root.WriteTar(t.Context(), f, madeAt), f.Close()); err != nil {
+	if err := errors.Join(root.WriteTar(t.Context(), f, buildertest.MadeAt), f.Close()); err != nil {
 		t.Fatal(err)
 	}
 	if out, err := exec.Command("tar", "--extract", "--file", tarFile, "--directory", onDisk).CombinedOutput(); err != nil {
@@ -200,32 +197,10 @@ func TestImportHost(t *testing.T) {
 	}
 }
 
-// dpkgTree is a root with dpkg's records of one package.
-func dpkgTree(t *testing.T) *tree.Tree {
-	t.Helper()
-	tr := systemdTree(t)
-	const md5OfApp = "d2a57dc1d883fd21fb9951699df71cc7" // md5sum of "app"
-	for p, text := range map[string]string{
-		"var/lib/dpkg/status": "Package: app\nStatus: install ok installed\nArchitecture: amd64\nVersion: 1.0\nConffiles:\n /etc/app.conf " + md5OfApp + "\n /etc/same.conf " + md5OfApp + "\nDescription: x\n /etc/not 1\n\n" +
-			"Package: gone\nStatus: deinstall ok config-files\nVersion: 1\n",
-		"var/lib/dpkg/info/app.list":    "/.\n/lib\n/lib/app\n/usr/bin\n/usr/bin/app\n/usr/bin/edited\n/usr/bin/old\n/etc\n/etc/app.conf\n/etc/same.conf\n/opt\n",
-		"var/lib/dpkg/info/app.md5sums": md5OfApp + "  usr/bin/app\n" + md5OfApp + "  usr/bin/edited\n" + md5OfApp + "  lib/app\n" + md5OfApp + "  usr/bin/old\n",
-		"var/lib/dpkg/diversions":       "/usr/bin/old\n/usr/bin/old.distrib\nlocal\n",
-		"var/lib/ucf/hashfile":          md5OfApp + "  /etc/ucf.conf\n",
-		"usr/lib/app":                   "app", "usr/bin/app": "app", "usr/bin/edited": "patched", "usr/bin/old": "mine", "usr/bin/old.distrib": "app", "etc/app.conf": "edited", "etc/same.conf": "app", "etc/ucf.conf": "edited too",
-		"opt/tool/a": "12345", "opt/tool/deep/b": "123", "usr/local/bin/script": "x", "etc/mine.conf": "x", "var/log/x.log": "x", "usr/lib/python3/__pycache__/x.pyc": "x",
-	} {
-		if err := tr.PutFile(p, 0o644, []byte(text)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	return tr
-}
-
 // TestCompareFiles: edited configuration, patched programs and files of
 // nobody are told apart.
 func TestCompareFiles(t *testing.T) {
-	tr := dpkgTree(t)
+	tr := buildertest.PackagedTree(t)
 	in := takeInventory(inspect.ParseStatus(read(t, tr, "var/lib/dpkg/status")))
 	var c Comparison
 	if err := c.compareFiles(t.Context(), tr, in); err != nil {
@@ -266,7 +241,7 @@ func TestComparePackages(t *testing.T) {
 // TestReport: what people read and what programs read say the same.
 func TestReport(t *testing.T) {
 	in := filepath.Join(t.TempDir(), "layout")
-	layoutOf(t, in, dpkgTree(t))
+	buildertest.Layout(t, in, buildertest.PackagedTree(t))
 	o := importOptions(t, filepath.Join(t.TempDir(), "web"))
 	if _, err := ImportImage(t.Context(), in, o); err != nil {
 		t.Fatal(err)

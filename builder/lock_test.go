@@ -9,17 +9,14 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"ingot/builder/buildertest"
 	"ingot/builder/source"
 	"ingot/profiles"
 )
 
-func somePackage(name, version string) source.Package {
-	return source.Package{Name: name, Version: version, Arch: "amd64", Size: 10, SHA256: strings.Repeat("ab", 32), Archive: "debian", Path: "pool/main/x/" + name + "_" + version + "_amd64.deb"}
-}
-
 func someLock(p *profiles.Profile) *Lock {
-	return &Lock{Format: lockFormat, Request: RequestOf(p), Kernel: somePackage("linux-image-6.12", "1"), Stub: somePackage(stubPackage, "257"),
-		Packages: []source.Package{somePackage("bash", "5.2"), somePackage("curl", "8.1")}}
+	return &Lock{Format: lockFormat, Request: RequestOf(p), Kernel: buildertest.Package("linux-image-6.12", "1"), Stub: buildertest.Package(stubPackage, "257"),
+		Packages: []source.Package{buildertest.Package("bash", "5.2"), buildertest.Package("curl", "8.1")}}
 }
 
 func lockProfile() *profiles.Profile {
@@ -111,8 +108,8 @@ func TestLockIsRead(t *testing.T) {
 }
 
 func TestChanges(t *testing.T) {
-	got := Changes([]source.Package{somePackage("a", "1"), somePackage("b", "1"), somePackage("c", "1")},
-		[]source.Package{somePackage("b", "2"), somePackage("c", "1"), somePackage("d", "1")})
+	got := Changes([]source.Package{buildertest.Package("a", "1"), buildertest.Package("b", "1"), buildertest.Package("c", "1")},
+		[]source.Package{buildertest.Package("b", "2"), buildertest.Package("c", "1"), buildertest.Package("d", "1")})
 	want := []Change{{"a", "1", ""}, {"b", "1", "2"}, {"d", "", "1"}}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("Changes (-want +got):\n%s", diff)

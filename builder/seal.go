@@ -14,10 +14,12 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"ingot"
+	"ingot/builder/sbom"
 	"ingot/builder/source"
 	"ingot/builder/squashfs"
 	"ingot/builder/tree"
 	"ingot/builder/uki"
+	"ingot/builder/uuid"
 	"ingot/builder/verity"
 	"ingot/image"
 )
@@ -29,11 +31,12 @@ func (b *build) seal(ctx context.Context, root *tree.Tree, vmlinuz []byte, m *in
 	b.tell("seal", 0, 0, "")
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
-		bom, err := b.sbom(root, m)
+		bom, err := sbom.Describe(sbom.Contents{Root: root, Manifest: m, Packages: b.plan.Packages, Kernel: b.plan.Kernel,
+			Stub: b.plan.Stub, Init: b.plan.Init})
 		if err != nil {
 			return fmt.Errorf("writing the SBOM: %w", err)
 		}
-		f.Attach = attachSBOM(bom)
+		f.Attach = sbom.Attach(bom)
 		return nil
 	})
 	g.Go(func() error { return b.bind(ctx, root, vmlinuz, m, f) })
@@ -88,7 +91,7 @@ func (b *build) appendVerity(ctx context.Context, files *image.Files) (*ingot.Ve
 	for left := verity.Size(st.Size()); left > 0; left -= verityCut {
 		files.Chunks = append(files.Chunks, min(left, verityCut))
 	}
-	return &ingot.Verity{RootHash: hash.String(), Salt: hex.EncodeToString(o.Salt), UUID: uuidText(o.UUID), HashOffset: st.Size()}, nil
+	return &ingot.Verity{RootHash: hash.String(), Salt: hex.EncodeToString(o.Salt), UUID: uuid.UUID(o.UUID).String(), HashOffset: st.Size()}, nil
 }
 
 // verityOptions are a profile's salt and UUID. They are the same for all its
@@ -98,21 +101,9 @@ func (b *build) appendVerity(ctx context.Context, files *image.Files) (*ingot.Ve
 func verityOptions(profile string) verity.Options {
 	salt := ingot.DigestOf([]byte("ingot: salt of the dm-verity trees of " + profile))
 	id := ingot.DigestOf([]byte("ingot: UUID of the dm-verity trees of " + profile))
-	o := verity.Options{UUID: derivedUUID(id)}
+	o := verity.Options{UUID: uuid.From(id)}
 	o.Salt, _ = hex.DecodeString(salt.Hex()) // cannot fail: a digest is hex digits
 	return o
-}
-
-// derivedUUID is a UUID made of a digest (RFC 9562 section 5.8, version 8).
-func derivedUUID(d ingot.Digest) (u [16]byte) {
-	_, _ = hex.Decode(u[:], []byte(d.Hex()[:32])) // cannot fail: a digest is hex digits
-	u[6] = u[6]&0x0f | 0x80
-	u[8] = u[8]&0x3f | 0x80
-	return u
-}
-
-func uuidText(u [16]byte) string {
-	return fmt.Sprintf("%x-%x-%x-%x-%x", u[:4], u[4:6], u[6:8], u[8:10], u[10:])
 }
 
 // stubSuite is the Debian release that systemd-stub comes from, whatever the

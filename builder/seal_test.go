@@ -16,31 +16,9 @@ import (
 	"ingot/builder/tree"
 	"ingot/builder/uki"
 	"ingot/image"
+	"ingot/internal/wire"
 	"ingot/profiles"
 )
-
-// referee is a program that judges; without it the test is skipped, but not in CI.
-func referee(t *testing.T, names ...string) {
-	t.Helper()
-	for _, n := range names {
-		if _, err := exec.LookPath(n); err == nil {
-			continue
-		}
-		if os.Getenv("CI") == "true" {
-			t.Fatalf("%s is missing; run scripts/setup test", n)
-		}
-		t.Skipf("%s is missing; run scripts/setup test", n)
-	}
-}
-
-func run(t *testing.T, name string, args ...string) string {
-	t.Helper()
-	out, err := exec.CommandContext(t.Context(), name, args...).CombinedOutput()
-	if err != nil {
-		t.Fatalf("%s %s: %v: %s", name, strings.Join(args, " "), err, out)
-	}
-	return string(out)
-}
 
 // sealedRoot is a root of some files with its hash tree.
 func sealedRoot(t *testing.T, profile string) (*build, image.Files, *ingot.Verity) {
@@ -75,7 +53,7 @@ func sealedRoot(t *testing.T, profile string) (*build, image.Files, *ingot.Verit
 // when it was tampered with; it still is the squashfs that it was; the chunks
 // cover all of it; another profile's tree is another.
 func TestSealedRoot(t *testing.T) {
-	referee(t, "unsquashfs", "/usr/sbin/veritysetup")
+	wire.Need(t, "unsquashfs", "/usr/sbin/veritysetup")
 	_, files, v := sealedRoot(t, "web")
 	st, err := os.Stat(files.Root)
 	if err != nil {
@@ -89,12 +67,12 @@ func TestSealedRoot(t *testing.T) {
 		t.Errorf("chunks add up to %d, the hash tree begins at %d; the root has %d bytes", sum, v.HashOffset, st.Size())
 	}
 	verify := []string{"verify", files.Root, files.Root, v.RootHash, fmt.Sprintf("--hash-offset=%d", v.HashOffset)}
-	run(t, "/usr/sbin/veritysetup", verify...)
-	if dump := run(t, "/usr/sbin/veritysetup", "dump", files.Root, fmt.Sprintf("--hash-offset=%d", v.HashOffset)); !strings.Contains(dump, v.UUID) || !strings.Contains(dump, v.Salt) {
+	wire.Run(t, append([]string{"/usr/sbin/veritysetup"}, verify...)...)
+	if dump := wire.Run(t, "/usr/sbin/veritysetup", "dump", files.Root, fmt.Sprintf("--hash-offset=%d", v.HashOffset)); !strings.Contains(dump, v.UUID) || !strings.Contains(dump, v.Salt) {
 		t.Errorf("veritysetup sees another UUID than %s or salt than %s:\n%s", v.UUID, v.Salt, dump)
 	}
 	out := filepath.Join(t.TempDir(), "out")
-	if text := run(t, "unsquashfs", "-n", "-q", "-d", out, files.Root); strings.Contains(strings.ToLower(text), "warning") {
+	if text := wire.Run(t, "unsquashfs", "-n", "-q", "-d", out, files.Root); strings.Contains(strings.ToLower(text), "warning") {
 		t.Errorf("unsquashfs warns: %s", text)
 	}
 	if b, err := os.ReadFile(filepath.Join(out, "usr/share/f39")); err != nil || len(b) != 2*5000*39 {
@@ -133,7 +111,7 @@ func TestKernelMountsSealedRoot(t *testing.T) {
 	if out, err := exec.CommandContext(t.Context(), "mount", "-o", "loop,ro", "-t", "squashfs", files.Root, dir).CombinedOutput(); err != nil {
 		t.Skipf("this kernel mounts no squashfs: %s", out)
 	}
-	defer func() { run(t, "umount", dir) }()
+	defer func() { wire.Run(t, "umount", dir) }()
 	if b, err := os.ReadFile(filepath.Join(dir, "usr/share/f39")); err != nil || len(b) != 2*5000*39 {
 		t.Errorf("a file has %d bytes (%v); want %d", len(b), err, 2*5000*39)
 	}
@@ -143,7 +121,7 @@ func TestKernelMountsSealedRoot(t *testing.T) {
 func hostStub(t *testing.T) []byte {
 	t.Helper()
 	const path = "/usr/lib/systemd/boot/efi/linuxx64.efi.stub"
-	referee(t, path)
+	wire.Need(t, path)
 	stub, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)

@@ -11,6 +11,7 @@ import (
 
 	"ingot"
 	"ingot/image"
+	"ingot/internal/wire"
 )
 
 // sealedImage is a stored image with a UKI.
@@ -47,14 +48,14 @@ func secureBoot(t *testing.T, name string) SecureBoot {
 	t.Helper()
 	dir := t.TempDir()
 	sb := SecureBoot{Key: filepath.Join(dir, "key"), Certificate: filepath.Join(dir, "crt")}
-	run(t, "openssl", "req", "-new", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", sb.Key, "-out", sb.Certificate, "-days", "9", "-subj", "/CN="+name+"/")
+	wire.Run(t, "openssl", "req", "-new", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", sb.Key, "-out", sb.Certificate, "-days", "9", "-subj", "/CN="+name+"/")
 	return sb
 }
 
 // TestSign: sbverify accepts what Sign keeps beside the image, whose digest
 // stays; a second time changes nothing; a second key adds its own.
 func TestSign(t *testing.T) {
-	referee(t, "sbsign", "sbverify", "openssl")
+	wire.Need(t, "sbsign", "sbverify", "openssl")
 	s, im := sealedImage(t)
 	one, two := secureBoot(t, "one"), secureBoot(t, "two")
 	for _, c := range []struct {
@@ -66,7 +67,7 @@ func TestSign(t *testing.T) {
 		if err != nil || fresh != c.fresh {
 			t.Fatalf("Sign = %v, %v; want fresh %v", fresh, err, c.fresh)
 		}
-		run(t, "sbverify", "--cert", c.by.Certificate, s.Blob(r.Content.Digest))
+		wire.Run(t, "sbverify", "--cert", c.by.Certificate, s.Blob(r.Content.Digest))
 		if n, err := VerifySigned(t.Context(), s, im); err != nil || n != c.count {
 			t.Errorf("VerifySigned = %d, %v; want %d", n, err, c.count)
 		}
@@ -83,7 +84,7 @@ func TestSign(t *testing.T) {
 // TestForeignUKI: a UKI that somebody changed and signed himself is not taken
 // for the image's own.
 func TestForeignUKI(t *testing.T) {
-	referee(t, "sbsign", "sbverify", "openssl")
+	wire.Need(t, "sbsign", "sbverify", "openssl")
 	s, im := sealedImage(t)
 	evil, err := os.ReadFile(s.Blob(im.Manifest.UKI.Digest))
 	if err != nil {
@@ -112,7 +113,7 @@ func TestForeignUKI(t *testing.T) {
 // TestBadSecureBoot: what is wrong with key or certificate is said before
 // anything is done.
 func TestBadSecureBoot(t *testing.T) {
-	referee(t, "sbsign", "sbverify", "openssl")
+	wire.Need(t, "sbsign", "sbverify", "openssl")
 	s, im := sealedImage(t)
 	good, other := secureBoot(t, "good"), secureBoot(t, "other")
 	for name, c := range map[string]struct {

@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -13,71 +12,12 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
-	v1 "github.com/google/go-containerregistry/pkg/v1"
-	"github.com/google/go-containerregistry/pkg/v1/empty"
-	"github.com/google/go-containerregistry/pkg/v1/layout"
-	"github.com/google/go-containerregistry/pkg/v1/mutate"
-	"github.com/google/go-containerregistry/pkg/v1/tarball"
-	"github.com/google/go-containerregistry/pkg/v1/types"
 
+	"ingot/builder/buildertest"
 	"ingot/builder/source"
 	"ingot/builder/tree"
 	"ingot/profiles"
 )
-
-// layoutOf writes a container image with the files of a tree as an OCI layout.
-func layoutOf(t *testing.T, dir string, tr *tree.Tree) {
-	t.Helper()
-	var b bytes.Buffer
-	if err := tr.WriteTar(t.Context(), &b, madeAt); err != nil {
-		t.Fatal(err)
-	}
-	l, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(b.Bytes())), nil }, tarball.WithMediaType(types.OCILayer))
-	if err != nil {
-		t.Fatal(err)
-	}
-	im, err := mutate.AppendLayers(mutate.ConfigMediaType(mutate.MediaType(empty.Image, types.OCIManifestSchema1), types.OCIConfigJSON), l)
-	if err != nil {
-		t.Fatal(err)
-	}
-	c, err := im.ConfigFile()
-	if err != nil {
-		t.Fatal(err)
-	}
-	c = c.DeepCopy()
-	c.OS, c.Architecture, c.Created = "linux", "amd64", v1.Time{Time: madeAt}
-	if im, err = mutate.ConfigFile(im, c); err != nil {
-		t.Fatal(err)
-	}
-	at, err := layout.Write(dir, empty.Index)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := at.AppendImage(im); err != nil {
-		t.Fatal(err)
-	}
-}
-
-// systemdTree is the least that passes for a systemd distribution.
-func systemdTree(t *testing.T) *tree.Tree {
-	t.Helper()
-	tr := base(t)
-	for _, p := range []string{"usr/lib/systemd/systemd", "usr/lib/systemd/systemd-udevd", "usr/lib/systemd/systemd-networkd", "usr/bin/dbus-daemon", "usr/sbin/sshd"} {
-		if err := tr.PutFile(p, 0o755, []byte("ELF")); err != nil {
-			t.Fatal(err)
-		}
-	}
-	for p, text := range map[string]string{"usr/lib/systemd/system/systemd-networkd.service": "[Install]\nWantedBy=multi-user.target\n", "usr/lib/modules/4.19/old.ko": "old", ".dockerenv": "",
-		"usr/lib/os-release": "ID=debian\nVERSION_CODENAME=trixie\nPRETTY_NAME=\"Debian GNU/Linux 13 (trixie)\"\n", "etc/ssh/sshd_config": "Include /etc/ssh/sshd_config.d/*.conf\n"} {
-		if err := tr.PutFile(p, 0o644, []byte(text)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := errors.Join(tr.PutLink("sbin", "usr/sbin"), tr.PutLink("lib", "usr/lib"), tr.PutLink("etc/os-release", "../usr/lib/os-release"), tr.PutLink("usr/sbin/init", "../lib/systemd/systemd")); err != nil {
-		t.Fatal(err)
-	}
-	return tr
-}
 
 func digestTree(t *testing.T, tr *tree.Tree) [32]byte {
 	t.Helper()
@@ -93,7 +33,7 @@ func digestTree(t *testing.T, tr *tree.Tree) [32]byte {
 func treesProfile(t *testing.T) (dir string, load func() *profiles.Profile) {
 	t.Helper()
 	dir = t.TempDir()
-	layoutOf(t, filepath.Join(dir, "image"), systemdTree(t))
+	buildertest.Layout(t, filepath.Join(dir, "image"), buildertest.SystemdTree(t))
 	over := tree.New()
 	if err := errors.Join(over.PutFile("etc/from-tar", 0o600, []byte("tar")), over.Put(tree.Entry{Path: "etc/owned", Kind: tree.File, Mode: 0o644, UID: 7, Open: tree.Bytes(nil)})); err != nil {
 		t.Fatal(err)
@@ -102,7 +42,7 @@ func treesProfile(t *testing.T) (dir string, load func() *profiles.Profile) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := errors.Join(over.WriteTar(t.Context(), f, madeAt), f.Close(), os.MkdirAll(filepath.Join(dir, "www/css"), 0o755),
+	if err := errors.Join(over.WriteTar(t.Context(), f, buildertest.MadeAt), f.Close(), os.MkdirAll(filepath.Join(dir, "www/css"), 0o755),
 		os.WriteFile(filepath.Join(dir, "www/css/a.css"), []byte("css"), 0o644), os.Chmod(filepath.Join(dir, "www"), 0o700)); err != nil {
 		t.Fatal(err)
 	}
@@ -142,7 +82,7 @@ func TestTreesAreLocked(t *testing.T) {
 	o := &PlanOptions{Lock: filepath.Join(dir, "profile.lock"), Offline: true, CacheDir: t.TempDir()}
 	p := load()
 	want := lockOf(t, p, o)
-	if len(want.Trees) != 3 || want.Trees[0].Created != madeAt.Unix() || want.Trees[1].Created != madeAt.Unix() || want.Trees[2].Created != 0 {
+	if len(want.Trees) != 3 || want.Trees[0].Created != buildertest.MadeAt.Unix() || want.Trees[1].Created != buildertest.MadeAt.Unix() || want.Trees[2].Created != 0 {
 		t.Errorf("pinned %+v; want image and tarball with their times, the folder without", want.Trees)
 	}
 	for _, mode := range []LockMode{LockExact, LockUse} {
@@ -215,7 +155,7 @@ func TestRootOfTrees(t *testing.T) {
 	root := func(ctx context.Context, cache string) (*tree.Tree, string) {
 		t.Helper()
 		b, said := treesBuild(t, load(), cache)
-		if newest, err := b.fetchTrees(ctx); err != nil || newest != madeAt.Unix() {
+		if newest, err := b.fetchTrees(ctx); err != nil || newest != buildertest.MadeAt.Unix() {
 			t.Fatalf("fetchTrees = %d, %v; want the image's time", newest, err)
 		}
 		tr, err := b.rootTree(ctx, func() {})
@@ -307,7 +247,7 @@ func TestBootable(t *testing.T) {
 	b := &build{p: &profiles.Profile{Base: profiles.Base{OCI: "x"}}}
 	var said bytes.Buffer
 	b.Log = slog.New(slog.NewTextHandler(&said, nil))
-	if err := b.checkBootable(systemdTree(t)); err != nil || said.Len() > 0 {
+	if err := b.checkBootable(buildertest.SystemdTree(t)); err != nil || said.Len() > 0 {
 		t.Errorf("a whole system: %v, %s", err, said.String())
 	}
 	bare := tree.New()
@@ -326,7 +266,7 @@ func TestBootable(t *testing.T) {
 	if err := b.checkBootable(busybox); !errors.Is(err, ErrNotBootable) || !strings.Contains(err.Error(), "/bin/busybox; ingot's machines are started by systemd") {
 		t.Errorf("another init: %v", err)
 	}
-	some := systemdTree(t)
+	some := buildertest.SystemdTree(t)
 	some.Remove("usr/bin/dbus-daemon")
 	if err := b.checkBootable(some); err != nil || !strings.Contains(said.String(), "missing=\"dbus; where the root is made: apt-get install dbus\"") {
 		t.Errorf("without dbus: %v, said %s; want a warning", err, said.String())
@@ -364,7 +304,7 @@ func TestModulesBesideLib(t *testing.T) {
 	if tr.Get("lib/modules/6/x.ko") == nil {
 		t.Error("modprobe would not find the modules in /lib/modules")
 	}
-	merged := systemdTree(t)
+	merged := buildertest.SystemdTree(t)
 	before := merged.Len()
 	if err := linkModules(merged); err != nil || merged.Len() != before {
 		t.Errorf("a merged /usr is changed (%v)", err)

@@ -14,6 +14,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 
 	"ingot"
+	"ingot/builder/buildertest"
 	"ingot/builder/source"
 	"ingot/builder/squashfs"
 	"ingot/builder/tree"
@@ -39,7 +40,7 @@ func newFake() *fakeImage {
 		root: []squashfs.Entry{{Path: "etc", Kind: squashfs.Dir, Mode: 0o755, ModTime: 1000}, text("etc/a", 0o644, "aaaa"), text("etc/b", 0o644, "bbbb"),
 			{Path: "etc/link", Kind: squashfs.Symlink, Mode: 0o777, ModTime: 1000, Target: "a"}},
 		manifest: ingot.ImageManifest{Schema: 1, Profile: "fake", Version: "v1", Arch: "amd64", Created: time.Unix(1000, 0).UTC(), Arguments: []string{"quiet"}, KernelRelease: "6.1"},
-		plan:     &Plan{Format: format, Profile: &profiles.Profile{Name: "fake"}, Kernel: somePackage("linux-image-6.1", "6.1-1")}}
+		plan:     &Plan{Format: format, Profile: &profiles.Profile{Name: "fake"}, Kernel: buildertest.Package("linux-image-6.1", "6.1-1")}}
 }
 
 // put makes an image of it, in a store of its own.
@@ -192,10 +193,10 @@ func TestInputsOfAnImage(t *testing.T) {
 // TestCompareImages: nothing that differs between two images goes untold.
 func TestCompareImages(t *testing.T) {
 	f := newFake()
-	f.plan.Packages = []source.Package{somePackage("bash", "5.2"), somePackage("curl", "8.2")}
+	f.plan.Packages = []source.Package{buildertest.Package("bash", "5.2"), buildertest.Package("curl", "8.2")}
 	g := newFake()
-	g.plan.Packages = []source.Package{somePackage("bash", "5.3"), somePackage("curl", "8.1"), somePackage("vim", "9")}
-	g.plan.Kernel = somePackage("linux-image-6.1", "6.1-2") // the same release, a newer build
+	g.plan.Packages = []source.Package{buildertest.Package("bash", "5.3"), buildertest.Package("curl", "8.1"), buildertest.Package("vim", "9")}
+	g.plan.Kernel = buildertest.Package("linux-image-6.1", "6.1-2") // the same release, a newer build
 	g.manifest.Arguments = []string{"debug"}
 	g.manifest.Overlay = 5
 	g.root[1] = text("etc/a", 0o600, "aaaa")

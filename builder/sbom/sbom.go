@@ -1,4 +1,7 @@
-package builder
+// Package sbom describes an image in CycloneDX 1.6 (ECMA-424): every installed package with its
+// licences, digest and files, the kernel, systemd-stub and ingot-init, and the files that belong to
+// no package. It leaves out vulnerabilities and what is inside files: scanners find those.
+package sbom
 
 import (
 	"bytes"
@@ -16,18 +19,27 @@ import (
 	"ingot/builder/inspect"
 	"ingot/builder/source"
 	"ingot/builder/tree"
+	"ingot/builder/uuid"
 	"ingot/image"
 )
 
-// sbom describes an image in CycloneDX 1.6 (ECMA-424): every installed package
-// with its licences, digest and files, the kernel, systemd-stub and ingot-init,
-// and the files that are of no package. It depends on plan, version and root
-// alone; only the serial number, which is derived from the image's digest,
-// remains to be set.
-func (b *build) sbom(root *tree.Tree, m *ingot.ImageManifest) (*cdx.BOM, error) {
+// Contents is what an SBOM is made of.
+type Contents struct {
+	Root     *tree.Tree // the finished root
+	Manifest *ingot.ImageManifest
+	Packages []source.Package // as planned
+	Kernel   source.Package
+	Stub     source.Package // holds the systemd-stub of the UKI
+	Init     ingot.Digest   // of ingot-init
+}
+
+// Describe makes the SBOM of an image. It depends on plan, version and root alone; the serial
+// number, which is derived from the image's digest, is set by Attach.
+func Describe(c Contents) (*cdx.BOM, error) {
+	root, m := c.Root, c.Manifest
 	bom := cdx.NewBOM()
 	bom.SpecVersion, bom.JSONSchema = cdx.SpecVersion1_6, "http://cyclonedx.org/schema/bom-1.6.schema.json"
-	s := &billing{root: root, distro: distroOf(root)}
+	s := &inventory{root: root, distro: distroOf(root), stub: c.Stub.Name}
 	var err error
 	if s.owners, err = inspect.Owners(root, "linux-image-"+m.KernelRelease); err != nil {
 		return nil, err
@@ -36,14 +48,14 @@ func (b *build) sbom(root *tree.Tree, m *ingot.ImageManifest) (*cdx.BOM, error) 
 	if err != nil {
 		return nil, err
 	}
-	s.index(installed, append([]source.Package{b.plan.Kernel, b.plan.Stub}, b.plan.Packages...))
+	s.index(installed, append([]source.Package{c.Kernel, c.Stub}, c.Packages...))
 	image := cdx.Component{BOMRef: "image", Type: cdx.ComponentTypeOS, Name: m.Profile, Version: m.Version,
 		Properties: &[]cdx.Property{{Name: "ingot:plan", Value: string(m.Plan)}, {Name: "ingot:arch", Value: string(m.Arch)}}}
 	bom.Metadata = &cdx.Metadata{Timestamp: m.Created.UTC().Format(time.RFC3339), Component: &image,
 		Tools: &cdx.ToolsChoice{Components: &[]cdx.Component{{Type: cdx.ComponentTypeApplication, Name: "ingot"}}}}
 	components := s.packages()
 	components = append(components, cdx.Component{BOMRef: "ingot-init", Type: cdx.ComponentTypeApplication, Name: "ingot-init",
-		Hashes: sha256Hash(b.plan.Init.Hex()), Components: fileComponents([]string{ingot.AgentPath})})
+		Hashes: sha256Hash(c.Init.Hex()), Components: fileComponents([]string{ingot.AgentPath})})
 	if files := s.files[""]; len(files) > 0 {
 		components = append(components, cdx.Component{BOMRef: "files", Type: cdx.ComponentTypeData, Name: m.Profile + "-files",
 			Version: m.Version, Description: "files of no package: the profile's, and what installing made", Components: fileComponents(files)})
@@ -53,10 +65,10 @@ func (b *build) sbom(root *tree.Tree, m *ingot.ImageManifest) (*cdx.BOM, error) 
 	return bom, nil
 }
 
-// attachSBOM returns what Put keeps with the image: the SBOM.
-func attachSBOM(bom *cdx.BOM) func(ingot.Digest) ([]image.Attachment, error) {
+// Attach returns the function that gives image.Files.Attach the encoded SBOM of a digest.
+func Attach(bom *cdx.BOM) func(ingot.Digest) ([]image.Attachment, error) {
 	return func(d ingot.Digest) ([]image.Attachment, error) {
-		bom.SerialNumber = "urn:uuid:" + uuidText(derivedUUID(d))
+		bom.SerialNumber = "urn:uuid:" + uuid.From(d).String()
 		var text bytes.Buffer
 		e := json.NewEncoder(&text)
 		e.SetEscapeHTML(false)
@@ -67,17 +79,18 @@ func attachSBOM(bom *cdx.BOM) func(ingot.Digest) ([]image.Attachment, error) {
 	}
 }
 
-// billing collects what the bill is made of.
-type billing struct {
+// inventory is the packages of an image and their files.
+type inventory struct {
 	root   *tree.Tree
 	distro distro
-	owners map[string]string // package by path
-	files  map[string][]string
-	list   []billed // sorted by name
+	stub   string              // name of the package of systemd-stub
+	owners map[string]string   // package by path
+	files  map[string][]string // paths by package; "": of no package
+	list   []entry             // sorted by name
 }
 
-// billed is one package of the bill.
-type billed struct {
+// entry is one package of an SBOM.
+type entry struct {
 	inspect.Package
 	sha256 string // hex, of the .deb; empty: not known
 	ref    string // purl
@@ -120,7 +133,7 @@ func (d distro) purl(p inspect.Package) string {
 
 // index joins what is installed with what was planned, and sorts the files to
 // their packages.
-func (s *billing) index(list []inspect.Package, planned []source.Package) {
+func (s *inventory) index(list []inspect.Package, planned []source.Package) {
 	sums := map[[2]string]string{}
 	for _, p := range planned {
 		sums[[2]string{p.Name, p.Version}] = p.SHA256
@@ -129,9 +142,9 @@ func (s *billing) index(list []inspect.Package, planned []source.Package) {
 		}
 	}
 	for _, p := range list {
-		s.list = append(s.list, billed{Package: p, sha256: sums[[2]string{p.Name, p.Version}], ref: s.distro.purl(p)})
+		s.list = append(s.list, entry{Package: p, sha256: sums[[2]string{p.Name, p.Version}], ref: s.distro.purl(p)})
 	}
-	slices.SortFunc(s.list, func(a, b billed) int { return strings.Compare(a.Name+"\x00"+a.ref, b.Name+"\x00"+b.ref) })
+	slices.SortFunc(s.list, func(a, b entry) int { return strings.Compare(a.Name+"\x00"+a.ref, b.Name+"\x00"+b.ref) })
 	s.files = map[string][]string{}
 	for _, e := range s.root.Entries() {
 		if e.Kind != tree.Dir && "/"+e.Path != ingot.AgentPath {
@@ -142,7 +155,7 @@ func (s *billing) index(list []inspect.Package, planned []source.Package) {
 
 // packages are the components of all packages. Where two have one name, of two
 // architectures, the files are the first's.
-func (s *billing) packages() []cdx.Component {
+func (s *inventory) packages() []cdx.Component {
 	var list []cdx.Component
 	for _, p := range s.list {
 		c := cdx.Component{BOMRef: p.ref, Type: cdx.ComponentTypeLibrary, Name: p.Name, Version: p.Version, PackageURL: p.ref,
@@ -177,8 +190,8 @@ func fileComponents(paths []string) *[]cdx.Component {
 // licences are those of a package's copyright file. The schema takes either one
 // expression or a list of single licences: a list that holds an expression and
 // is clear in all its parts becomes one expression.
-func (s *billing) licences(name string) *cdx.Licenses {
-	found := outside(name)
+func (s *inventory) licences(name string) *cdx.Licenses {
+	found := s.outside(name)
 	if text, err := s.root.ReadFile(path.Join("usr/share/doc", name, "copyright")); err == nil {
 		found = source.Licences(text)
 	}
@@ -208,11 +221,11 @@ func (s *billing) licences(name string) *cdx.Licenses {
 
 // outside are the licences of packages that are in an image, but whose
 // copyright files are not in its root.
-func outside(name string) []source.Licence {
+func (s *inventory) outside(name string) []source.Licence {
 	switch {
 	case strings.HasPrefix(name, "linux-image-"):
 		return []source.Licence{{SPDX: "GPL-2.0-only WITH Linux-syscall-note"}} // COPYING of Linux
-	case name == stubPackage:
+	case name == s.stub:
 		return []source.Licence{{SPDX: "LGPL-2.1-or-later"}} // README of systemd, src/boot
 	}
 	return nil
@@ -220,7 +233,7 @@ func outside(name string) []source.Licence {
 
 // dependencies says what depends on what: the image on all, packages on those
 // that satisfy their relations by name.
-func (s *billing) dependencies(components []cdx.Component) *[]cdx.Dependency {
+func (s *inventory) dependencies(components []cdx.Component) *[]cdx.Dependency {
 	refs := map[string]string{}
 	for _, p := range s.list {
 		refs[p.Name] = p.ref

@@ -1,4 +1,4 @@
-package builder
+package sbom
 
 import (
 	"bytes"
@@ -14,13 +14,15 @@ import (
 	"github.com/xeipuuv/gojsonschema"
 
 	"ingot"
+	"ingot/builder/buildertest"
 	"ingot/builder/source"
 	"ingot/builder/tree"
-	"ingot/profiles"
 )
 
-// billedRoot is a root of two packages, modules and a file of the profile.
-func billedRoot(t *testing.T) *tree.Tree {
+const stubPackage = "systemd-boot-efi"
+
+// packagedRoot is a root of two packages, modules and a file of the profile.
+func packagedRoot(t *testing.T) *tree.Tree {
 	t.Helper()
 	root := tree.New()
 	const dep5 = "Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/\n\nFiles: *\nLicense: "
@@ -46,17 +48,17 @@ func billedRoot(t *testing.T) *tree.Tree {
 	return root
 }
 
-// bill is the SBOM of billedRoot, as it is stored.
-func bill(t *testing.T) []byte {
+// encoded is the SBOM of packagedRoot, as it is stored.
+func encoded(t *testing.T) []byte {
 	t.Helper()
-	b := &build{p: &profiles.Profile{Name: "web", Arch: ingot.AMD64}, plan: &Plan{Init: ingot.DigestOf(nil), Kernel: somePackage("linux-image-6.12", "6.12-1"),
-		Stub: somePackage(stubPackage, "257"), Packages: []source.Package{somePackage("libstdc++6", "1:14.2~1+b1")}}}
 	m := &ingot.ImageManifest{Profile: "web", Version: "1", Arch: ingot.AMD64, KernelRelease: "6.12", Created: time.Unix(1e9, 0)}
-	bom, err := b.sbom(billedRoot(t), m)
+	bom, err := Describe(Contents{Root: packagedRoot(t), Manifest: m, Init: ingot.DigestOf(nil),
+		Packages: []source.Package{buildertest.Package("libstdc++6", "1:14.2~1+b1")},
+		Kernel:   buildertest.Package("linux-image-6.12", "6.12-1"), Stub: buildertest.Package(stubPackage, "257")})
 	if err != nil {
 		t.Fatal(err)
 	}
-	list, err := attachSBOM(bom)(ingot.DigestOf([]byte("image")))
+	list, err := Attach(bom)(ingot.DigestOf([]byte("image")))
 	if err != nil || len(list) != 1 || list[0].Type != ingot.ArtifactSBOM {
 		t.Fatalf("attached %v, %v; want an SBOM", list, err)
 	}
@@ -69,8 +71,8 @@ func bill(t *testing.T) []byte {
 
 // TestSBOM: packages with licences, digests and files, read by CycloneDX's own decoder.
 func TestSBOM(t *testing.T) {
-	text := bill(t)
-	if !bytes.Equal(text, bill(t)) {
+	text := encoded(t)
+	if !bytes.Equal(text, encoded(t)) {
 		t.Error("the same image has two SBOMs")
 	}
 	var bom cdx.BOM
@@ -142,7 +144,7 @@ func TestSBOMSchema(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	text := bill(t)
+	text := encoded(t)
 	for _, c := range []struct {
 		text []byte
 		want bool
@@ -153,25 +155,6 @@ func TestSBOMSchema(t *testing.T) {
 		}
 		if r.Valid() != c.want {
 			t.Errorf("the schema says %v (%v); want %v", r.Valid(), r.Errors(), c.want)
-		}
-	}
-}
-
-// BenchmarkSBOM describes the node root, as every build does.
-func BenchmarkSBOM(b *testing.B) {
-	n := nodeBuild(b)
-	root, err := n.baseTree(b.Context(), func() {})
-	if err != nil {
-		b.Fatal(err)
-	}
-	m := &ingot.ImageManifest{Profile: "node", Version: "1"}
-	for b.Loop() {
-		bom, err := n.sbom(root, m)
-		if err != nil {
-			b.Fatal(err)
-		}
-		if _, err := attachSBOM(bom)(ingot.DigestOf(nil)); err != nil {
-			b.Fatal(err)
 		}
 	}
 }
