@@ -146,8 +146,8 @@ func TestEveryRouteIsClosed(t *testing.T) {
 	s.revoke("revoked")
 	s.revoke("revoked-cert")
 	expired, unrecorded := s.token("expired", access.Admin), s.certificate("unrecorded", access.Admin)
-	s.edit("expired", func(tx *state.Tx, c access.Credential) { c.Expires = s.clock; tx.PutCredential(c) })
-	s.edit("unrecorded", func(tx *state.Tx, c access.Credential) { tx.DropCredential(c.ID) })
+	s.edit("expired", func(tx state.Tx, c access.Credential) { c.Expires = s.clock; tx.PutCredential(c) })
+	s.edit("unrecorded", func(tx state.Tx, c access.Credential) { tx.DropCredential(c.ID) })
 	inTheClear := s.caller("a good token over plain HTTP", good, "")
 	inTheClear.base = s.plain
 	strangers := []caller{
@@ -224,7 +224,7 @@ func TestEveryRouteIsOpen(t *testing.T) {
 func TestScopeOfACertificateIsInIt(t *testing.T) {
 	s := newStreet(t)
 	c := s.caller("a certificate", "", s.certificate("grows", access.Read))
-	s.edit("grows", func(tx *state.Tx, c access.Credential) { c.Scope = access.Admin; tx.PutCredential(c) })
+	s.edit("grows", func(tx state.Tx, c access.Credential) { c.Scope = access.Admin; tx.PutCredential(c) })
 	if status, _, text := c.ask(t, "GET", "/v1/tokens", ""); status != http.StatusForbidden {
 		t.Errorf("GET /v1/tokens = %d %s; want 403", status, text)
 	}
@@ -427,9 +427,9 @@ func TestRestoreTakesNothingBack(t *testing.T) {
 }
 
 // edit changes the record of a credential behind the server's back.
-func (s *street) edit(name string, f func(*state.Tx, access.Credential)) {
+func (s *street) edit(name string, f func(state.Tx, access.Credential)) {
 	s.t.Helper()
-	err := s.state.Update(func(tx *state.Tx) error {
+	err := s.state.Update(func(tx state.Tx) error {
 		for _, c := range tx.Credentials() {
 			if c.Name == name {
 				f(tx, c)

@@ -142,7 +142,7 @@ func several(list []fleet.Machine) string {
 // change updates one machine, and notes in the audit log who did it.
 func (a admin) change(ctx context.Context, action, ref string, f func(m fleet.Machine, all []fleet.Machine) (fleet.Machine, error)) (fleet.Machine, error) {
 	var changed fleet.Machine
-	err := a.state.Update(func(tx *state.Tx) error {
+	err := a.state.Update(func(tx state.Tx) error {
 		all := tx.Machines()
 		m, err := pick(all, ref)
 		if err != nil {

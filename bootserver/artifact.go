@@ -69,7 +69,7 @@ func (b *booter) Artifact(id ingot.BootID, digest ingot.Digest, part string) (ht
 // whole kernel or initramfs is a stage.
 func (b *booter) Served(id ingot.BootID, part string, n int64, whole bool) {
 	now := b.now()
-	err := b.state.Update(func(tx *state.Tx) error {
+	err := b.state.Update(func(tx state.Tx) error {
 		boot, ok := tx.Boot(id)
 		if _, loader := b.loaders[part]; loader && ok && whole {
 			tx.PutBoot(fleet.Record(boot, ingot.Event{Stage: ingot.StageLoader, Detail: part, Bytes: n}, now))

@@ -21,6 +21,7 @@ import (
 	"ingot/bootserver/dhcp4"
 	"ingot/bootserver/fleet"
 	"ingot/bootserver/state"
+	"ingot/bootserver/state/bolt"
 	"ingot/image"
 )
 
@@ -49,7 +50,7 @@ func BenchmarkFleet(b *testing.B) {
 	}
 	for b.Loop() {
 		start := time.Now()
-		s, err := state.Open(b.Context(), dir)
+		s, err := bolt.Open(b.Context(), dir)
 		if err != nil {
 			b.Fatal(err)
 		}
@@ -75,7 +76,7 @@ func BenchmarkFleet(b *testing.B) {
 // fill makes a state as a year of boots would leave it.
 func fill(b *testing.B, dir string, machines, boots, entries int, ref fleet.ImageRef) {
 	b.Helper()
-	s, err := state.Open(b.Context(), dir)
+	s, err := bolt.Open(b.Context(), dir)
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -84,7 +85,7 @@ func fill(b *testing.B, dir string, machines, boots, entries int, ref fleet.Imag
 	stages := ingot.Stages
 	for n := range boots {
 		for first := 0; first < machines; first += 500 {
-			err := s.Update(func(tx *state.Tx) error {
+			err := s.Update(func(tx state.Tx) error {
 				for i := first; i < min(first+500, machines); i++ {
 					at := start.Add(time.Duration(n)*24*time.Hour + time.Duration(i)*time.Second)
 					m := benchMachine(i, ref)

@@ -18,7 +18,7 @@ import (
 // booter answers the listeners: it reads what is recorded, lets package fleet
 // decide, and records what happened.
 type booter struct {
-	state   *state.State
+	state   state.Store
 	images  *image.Store
 	shelf   *shelf
 	keys    image.Keys
@@ -50,7 +50,7 @@ func (b *booter) policyNow() fleet.Policy {
 }
 
 // known returns a boot and its machine.
-func known(tx *state.Tx, id ingot.BootID) (fleet.Boot, fleet.Machine, error) {
+func known(tx state.Tx, id ingot.BootID) (fleet.Boot, fleet.Machine, error) {
 	boot, ok := tx.Boot(id)
 	if !ok {
 		return boot, fleet.Machine{}, fmt.Errorf("%w boot %s; this machine should start over", httpboot.ErrUnknown, id.Short())
@@ -64,7 +64,7 @@ func known(tx *state.Tx, id ingot.BootID) (fleet.Boot, fleet.Machine, error) {
 
 // latest returns a boot and its machine, unless the machine began another one
 // since: then the key of the old one is good for nothing more.
-func latest(tx *state.Tx, id ingot.BootID) (fleet.Boot, fleet.Machine, error) {
+func latest(tx state.Tx, id ingot.BootID) (fleet.Boot, fleet.Machine, error) {
 	boot, m, err := known(tx, id)
 	if err == nil && m.Boot != id {
 		err = fmt.Errorf("%w: boot %s is over, the machine began another one", httpboot.ErrRefused, id.Short())

@@ -25,6 +25,7 @@ import (
 	"ingot/bootserver/fleet"
 	"ingot/bootserver/httpboot"
 	"ingot/bootserver/state"
+	"ingot/bootserver/state/bolt"
 	"ingot/image"
 	"ingot/internal/yamlfile"
 )
@@ -51,7 +52,7 @@ func newHouse(t *testing.T) *house {
 	if err != nil {
 		t.Fatal(err)
 	}
-	st, err := state.Open(t.Context(), filepath.Join(root, "state"))
+	st, err := bolt.Open(t.Context(), filepath.Join(root, "state"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -388,7 +389,7 @@ func TestPendingIsBounded(t *testing.T) {
 	}
 	h := newHouse(t)
 	// Fill up in one transaction, as if they had all come.
-	err := h.state.Update(func(tx *state.Tx) error {
+	err := h.state.Update(func(tx state.Tx) error {
 		for i := range state.MaxPending {
 			id := ingot.MachineID(fmt.Sprintf("m-%012d", i))
 			tx.PutMachine(fleet.Machine{ID: id, State: fleet.Pending, MACs: []string{fmt.Sprint(i)}})

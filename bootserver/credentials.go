@@ -54,7 +54,7 @@ func (a admin) CreateCredential(ctx context.Context, q api.CredentialRequest) (m
 		_, _ = rand.Read(random[:]) // never fails, see crypto/rand
 		c, made.Token = c.Secret(random)
 	}
-	err = a.state.Update(func(tx *state.Tx) error {
+	err = a.state.Update(func(tx state.Tx) error {
 		all := tx.Credentials()
 		for _, o := range all {
 			if o.Name == c.Name && o.Live(now) {
@@ -86,7 +86,7 @@ func (a admin) CreateCredential(ctx context.Context, q api.CredentialRequest) (m
 func (a admin) RevokeCredential(ctx context.Context, ref string) (access.Credential, error) {
 	var c access.Credential
 	now := a.now()
-	err := a.state.Update(func(tx *state.Tx) error {
+	err := a.state.Update(func(tx state.Tx) error {
 		all := tx.Credentials()
 		i := slices.IndexFunc(all, func(c access.Credential) bool { return c.ID == ref })
 		if i < 0 { // of several with a name, at most one is live

@@ -23,7 +23,7 @@ func (b *booter) heal(m fleet.Machine, over fleet.Boot) fleet.Machine {
 // expire ends the boots whose deadline has passed, and the grants whose time has.
 func (b *booter) expire() {
 	now := b.now()
-	err := b.state.Update(func(tx *state.Tx) error {
+	err := b.state.Update(func(tx state.Tx) error {
 		for _, boot := range tx.OpenBoots() {
 			if after, ended := fleet.Expire(boot, now); ended {
 				b.log.Warn("a boot went silent", "machine", boot.Machine, "boot", boot.ID.Short(), "image", boot.Image.Name, "reason", after.Reason)

@@ -19,6 +19,7 @@ import (
 	"ingot/bootserver/access"
 	"ingot/bootserver/fleet"
 	"ingot/bootserver/state"
+	"ingot/bootserver/state/bolt"
 )
 
 // fataler is a test, of rapid or not.
@@ -28,7 +29,7 @@ type fataler interface {
 }
 
 // everything is all that a state knows: what requests could change.
-func everything(t fataler, st *state.State) string {
+func everything(t fataler, st state.Store) string {
 	t.Helper()
 	changes, err := st.Audit(0, false, 100_000)
 	if err != nil {
@@ -111,7 +112,7 @@ func (s *history) unchanged(before []byte, what string) {
 }
 
 // begin opens a copy of a state.
-func (s *history) begin(file []byte) *state.State {
+func (s *history) begin(file []byte) state.Store {
 	dir, err := os.MkdirTemp(s.dir, "copy-")
 	if err != nil {
 		s.t.Fatal(err)
@@ -119,7 +120,7 @@ func (s *history) begin(file []byte) *state.State {
 	if err := os.WriteFile(filepath.Join(dir, "ingot.db"), file, 0o600); err != nil {
 		s.t.Fatal(err)
 	}
-	st, err := state.Open(s.t.Context(), dir)
+	st, err := bolt.Open(s.t.Context(), dir)
 	if err != nil {
 		s.t.Fatal(err)
 	}

@@ -25,6 +25,7 @@ import (
 	"ingot/bootserver/fleet"
 	"ingot/bootserver/httpboot"
 	"ingot/bootserver/state"
+	"ingot/bootserver/state/bolt"
 	"ingot/image"
 	"ingot/internal/yamlfile"
 )
@@ -165,7 +166,7 @@ func inMemory(t *testing.T) string {
 }
 
 func (s *history) open() {
-	st, err := state.Open(s.t.Context(), filepath.Join(s.dir, state.Folder))
+	st, err := bolt.Open(s.t.Context(), filepath.Join(s.dir, state.Folder))
 	if err != nil {
 		s.t.Fatal(err)
 	}

@@ -39,7 +39,7 @@ func (h *house) known(id ingot.MachineID) fleet.Machine {
 // stored puts machines into the state as they are.
 func (h *house) stored(machines ...fleet.Machine) {
 	h.t.Helper()
-	err := h.state.Update(func(tx *state.Tx) error {
+	err := h.state.Update(func(tx state.Tx) error {
 		for _, m := range machines {
 			tx.PutMachine(m)
 		}

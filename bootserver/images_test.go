@@ -64,7 +64,7 @@ func TestOnlyTrustedImagesAreServed(t *testing.T) {
 	keys := filepath.Join(h.images.Root(), "keys")
 	h.ask()
 	force := func(im image.Image) {
-		if err := h.state.Update(func(tx *state.Tx) error {
+		if err := h.state.Update(func(tx state.Tx) error {
 			m, _ := tx.Machine(machineID)
 			m.State = fleet.Approved
 			tx.PutMachine(fleet.Assign(m, fleet.Assignment{ImageRef: fleet.ImageRef{Image: im.Digest, Name: im.Name.String()}}))

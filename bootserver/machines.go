@@ -79,7 +79,7 @@ func (a admin) Retire(ctx context.Context, ref string) (fleet.Machine, error) {
 
 // Forget implements api.Machinery.
 func (a admin) Forget(ctx context.Context, ref string, force bool) (gone fleet.Machine, err error) {
-	err = a.state.Update(func(tx *state.Tx) error {
+	err = a.state.Update(func(tx state.Tx) error {
 		if gone, err = pick(tx.Machines(), ref); err != nil {
 			return err
 		}
@@ -98,7 +98,7 @@ func (a admin) Forget(ctx context.Context, ref string, force bool) (gone fleet.M
 // Merge implements api.Machinery: from becomes a part of into, and its boots go
 // on as boots of into.
 func (a admin) Merge(ctx context.Context, from, into string) (merged fleet.Machine, err error) {
-	err = a.state.Update(func(tx *state.Tx) error {
+	err = a.state.Update(func(tx state.Tx) error {
 		all := tx.Machines()
 		f, err := pick(all, from)
 		if err != nil {
@@ -156,7 +156,7 @@ func (a admin) Import(ctx context.Context, q api.ImportRequest) (done api.Import
 		}
 		images[p.Image] = as
 	}
-	err = a.state.Update(func(tx *state.Tx) error {
+	err = a.state.Update(func(tx state.Tx) error {
 		for _, as := range images {
 			if err := a.still(as); err != nil {
 				return err

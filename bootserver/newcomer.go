@@ -19,7 +19,7 @@ var errCrowded = fmt.Errorf("%d machines are pending already; approve or remove 
 var errCrowdedCard = fmt.Errorf("%d machines were seen with this card already; forget some before new ones are recorded", state.MaxPerCard)
 
 // machine finds the machine of a sighting or records a new one.
-func (b *booter) machine(tx *state.Tx, s fleet.Sighting, now time.Time) (m fleet.Machine, known bool, err error) {
+func (b *booter) machine(tx state.Tx, s fleet.Sighting, now time.Time) (m fleet.Machine, known bool, err error) {
 	found, ask, ok := tx.Find(s)
 	if ok {
 		return found, true, nil
@@ -66,7 +66,7 @@ func (b *booter) welcome(m fleet.Machine) fleet.Machine {
 
 // unasked takes back the question of a machine that fell away: then it is as
 // any other that is new. And a rule may speak; what it did is for the ledger.
-func (b *booter) unasked(tx *state.Tx, m fleet.Machine) (after fleet.Machine, ruled string) {
+func (b *booter) unasked(tx state.Tx, m fleet.Machine) (after fleet.Machine, ruled string) {
 	if m.Ask != nil {
 		if with, known := tx.Machine(m.Ask.With); fleet.Moot(m, with, known) {
 			m.Ask = nil
@@ -77,7 +77,7 @@ func (b *booter) unasked(tx *state.Tx, m fleet.Machine) (after fleet.Machine, ru
 }
 
 // noteRule tells the ledger what a rule did.
-func (b *booter) noteRule(tx *state.Tx, m fleet.Machine, did string) {
+func (b *booter) noteRule(tx state.Tx, m fleet.Machine, did string) {
 	if did != "" {
 		tx.Note(fleet.Entry{At: b.now(), Kind: fleet.KindDecision, Machine: m.ID, Text: did})
 	}

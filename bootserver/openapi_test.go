@@ -223,7 +223,7 @@ func TestPagesOfBoots(t *testing.T) {
 	s.crowd(3)
 	began := 0
 	begin := func(n int) (ids []ingot.BootID) {
-		err := s.state.Update(func(tx *state.Tx) error {
+		err := s.state.Update(func(tx state.Tx) error {
 			for range n {
 				id := ingot.NewBootID([16]byte{byte(began * 7), 1, byte(began >> 8), byte(began)}) // not in order
 				tx.PutBoot(fleet.Boot{ID: id, Machine: ingot.MachineID(fmt.Sprintf("m-%012x", began%3)), Number: began/3 + 1,
@@ -311,7 +311,7 @@ func TestClientPages(t *testing.T) {
 	s := newStreet(t)
 	const machines, most = 25, state.BootsPerMachine
 	s.crowd(machines)
-	err := s.state.Update(func(tx *state.Tx) error {
+	err := s.state.Update(func(tx state.Tx) error {
 		for n := range machines * most {
 			tx.PutBoot(fleet.Boot{ID: ingot.NewBootID([16]byte{1, byte(n >> 8), byte(n)}), Machine: ingot.MachineID(fmt.Sprintf("m-%012x", n%machines)),
 				Number: n/machines + 1, Started: s.clock.Add(time.Duration(n) * time.Second), Outcome: ingot.OutcomeHealthy})
@@ -342,7 +342,7 @@ func TestClientPages(t *testing.T) {
 // crowd records n machines, as if they had asked.
 func (h *house) crowd(n int) {
 	h.t.Helper()
-	err := h.state.Update(func(tx *state.Tx) error {
+	err := h.state.Update(func(tx state.Tx) error {
 		for i := range n {
 			mac := fmt.Sprintf("%012x", i)
 			tx.PutMachine(fleet.Machine{ID: ingot.MachineID("m-" + mac), State: fleet.Pending, MACs: []string{mac}, FirstSeen: h.clock.Add(time.Duration(i))})

@@ -32,7 +32,7 @@ const gatherPackets = 100 * time.Millisecond
 // packets are notes on their way to the ledger. Whoever answers packets only
 // queues them: nobody waits for the disk who would not without them.
 type packets struct {
-	state *state.State
+	state state.Store
 	log   *slog.Logger
 	seed  maphash.Seed
 	wake  chan struct{}
@@ -50,7 +50,7 @@ type noted struct {
 	what []uint64
 }
 
-func newPackets(st *state.State, log *slog.Logger) *packets {
+func newPackets(st state.Store, log *slog.Logger) *packets {
 	return &packets{state: st, log: log, seed: maphash.MakeSeed(), wake: make(chan struct{}, 1), recent: map[ingot.MachineID]noted{}}
 }
 
@@ -155,7 +155,7 @@ func (p *packets) flush() {
 
 // write puts notes into the ledger, and other servers into boots.
 func (p *packets) write(list []dhcp4.Note) {
-	err := p.state.Update(func(tx *state.Tx) error {
+	err := p.state.Update(func(tx state.Tx) error {
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		for _, n := range list {
@@ -177,7 +177,7 @@ func (p *packets) write(list []dhcp4.Note) {
 
 // put notes one packet, unless it is a repetition. What our own answers are to a
 // system that is up, as it renews its lease, is not worth an entry.
-func (p *packets) put(tx *state.Tx, n dhcp4.Note) {
+func (p *packets) put(tx state.Tx, n dhcp4.Note) {
 	m, _, known := tx.Find(fleet.Sighting{MAC: n.MAC, UUID: n.UUID})
 	key := p.key(n)
 	if !known || p.had(m.ID, m.Boot, key) {

@@ -54,7 +54,7 @@ func (a admin) Capture(ctx context.Context, refs []string, w io.Writer, most int
 	slices.Sort(interfaces)
 	interfaces = slices.Compact(interfaces)
 	a.server.reloading.Unlock()
-	if err := a.state.Update(func(tx *state.Tx) error {
+	if err := a.state.Update(func(tx state.Tx) error {
 		for _, m := range list {
 			tx.Audit(a.noted(ctx, "machine.capture", string(m.ID), m.Hostname(), nil, nil))
 		}

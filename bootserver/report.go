@@ -21,7 +21,7 @@ func (b *booter) Event(id ingot.BootID, e ingot.Event) error {
 	for i := range e.Volumes {
 		clipName(&e.Volumes[i])
 	}
-	return b.state.Update(func(tx *state.Tx) error {
+	return b.state.Update(func(tx state.Tx) error {
 		boot, m, err := latest(tx, id)
 		if err != nil {
 			return err
@@ -63,7 +63,7 @@ func clipName(texts ...*string) {
 // told its facts itself nothing is taken.
 func (b *booter) Waits(id ingot.BootID, f ingot.Facts) error {
 	f = boundFacts(f)
-	return b.state.Update(func(tx *state.Tx) error {
+	return b.state.Update(func(tx state.Tx) error {
 		_, m, err := known(tx, id)
 		if err != nil || m.State != fleet.Pending || m.Facts.RAM != 0 || m.Boot != id {
 			return err
@@ -84,7 +84,7 @@ func (b *booter) Waits(id ingot.BootID, f ingot.Facts) error {
 func (b *booter) Console(id ingot.BootID, text string) error {
 	// The kernel repeats its command line, and with it the key of the boot.
 	text = fleet.Printable(ingot.HideBootKeys(text))
-	return b.state.Update(func(tx *state.Tx) error {
+	return b.state.Update(func(tx state.Tx) error {
 		if _, _, err := latest(tx, id); err != nil || text == "" {
 			return err
 		}
@@ -98,7 +98,7 @@ func (b *booter) Console(id ingot.BootID, text string) error {
 // must not bury what the one before it said.
 func (b *booter) Crash(id ingot.BootID, text string) error {
 	text = fleet.Printable(ingot.HideBootKeys(text))
-	return b.state.Update(func(tx *state.Tx) error {
+	return b.state.Update(func(tx state.Tx) error {
 		boot, m, err := latest(tx, id)
 		if err != nil || strings.TrimSpace(text) == "" || boot.Pstore {
 			return err
@@ -125,7 +125,7 @@ const noCrashLine = "no line of its last words says why"
 // crashedIn is the boot that a crash before another one belongs to: the latest
 // in which a kernel can have run, for those since then only asked; or else the
 // one directly before.
-func crashedIn(tx *state.Tx, b fleet.Boot) (fleet.Boot, bool) {
+func crashedIn(tx state.Tx, b fleet.Boot) (fleet.Boot, bool) {
 	const most = 8
 	direct, ok := tx.Boot(b.Before)
 	for before, known, n := direct, ok, 0; known && n < most; n++ {
@@ -151,7 +151,7 @@ func (b *booter) Report(id ingot.BootID, r ingot.Report) error {
 	for i := range r.Failed {
 		r.Failed[i] = clip(r.Failed[i])
 	}
-	return b.state.Update(func(tx *state.Tx) error {
+	return b.state.Update(func(tx state.Tx) error {
 		boot, m, err := latest(tx, id)
 		if err != nil {
 			return err

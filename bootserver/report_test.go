@@ -60,7 +60,7 @@ func TestTheEndHasRoom(t *testing.T) {
 		h := newHouse(t)
 		im := h.put("v1")
 		key := h.boots(client)
-		if err := h.state.Update(func(tx *state.Tx) error {
+		if err := h.state.Update(func(tx state.Tx) error {
 			b, _ := tx.Boot(key.ID())
 			for i := range fleet.MaxEvents {
 				b = fleet.Record(b, ingot.Event{Stage: ingot.StageTicket, Error: "no", Retry: true, Bytes: int64(i)}, h.clock)

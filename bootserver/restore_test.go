@@ -25,6 +25,7 @@ import (
 	"ingot/bootserver/dhcp6"
 	"ingot/bootserver/fleet"
 	"ingot/bootserver/state"
+	"ingot/bootserver/state/bolt"
 	"ingot/image"
 	"ingot/internal/wire"
 )
@@ -90,13 +91,13 @@ func TestRestoreOnTheWire(t *testing.T) {
 	}
 	own := askDUID(t, s)
 
-	other, err := state.Open(t.Context(), t.TempDir())
+	other, err := bolt.Open(t.Context(), t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer other.Close()
 	taken := fleet.Lease{MAC: "52:54:00:12:00:09", Address: netip.MustParseAddr("10.99.0.100"), Expires: time.Now().Add(time.Hour)}
-	if err := other.Update(func(tx *state.Tx) error { tx.PutLease(taken); return nil }); err != nil {
+	if err := other.Update(func(tx state.Tx) error { tx.PutLease(taken); return nil }); err != nil {
 		t.Fatal(err)
 	}
 	var backup bytes.Buffer
@@ -195,7 +196,7 @@ func TestFollowOverARestore(t *testing.T) {
 	h := newHouse(t)
 	note := func(texts ...string) {
 		t.Helper()
-		if err := h.state.Update(func(tx *state.Tx) error {
+		if err := h.state.Update(func(tx state.Tx) error {
 			for _, s := range texts {
 				tx.Note(fleet.Entry{At: h.clock, Kind: fleet.KindMachine, Text: s})
 			}

@@ -17,7 +17,7 @@ import (
 // Script implements httpboot.Booter: it decides what the machine boots now.
 func (b *booter) Script(id ingot.BootID, base string) (text string, err error) {
 	now := b.now()
-	err = b.state.Update(func(tx *state.Tx) error {
+	err = b.state.Update(func(tx state.Tx) error {
 		boot, m, err := known(tx, id)
 		if err != nil {
 			return err

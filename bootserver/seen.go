@@ -28,7 +28,7 @@ func (l leases) Leases() ([]fleet.Lease, error) {
 
 // PutLease implements lease.Store.
 func (b *booter) PutLease(l fleet.Lease) (wait func() error) {
-	return b.state.Begin(func(tx *state.Tx) error {
+	return b.state.Begin(func(tx state.Tx) error {
 		tx.PutLease(l)
 		return nil
 	})
@@ -45,7 +45,7 @@ func (b *booter) Who(mac, uuid string) dhcp4.Who {
 
 // Seen implements dhcp4.Booter: it records the machine and its boot.
 func (b *booter) Seen(s dhcp4.Sighting) (what dhcp4.Boot, err error) {
-	err = b.state.Update(func(tx *state.Tx) error {
+	err = b.state.Update(func(tx state.Tx) error {
 		what, err = b.see(tx, s)
 		return err
 	})
@@ -59,7 +59,7 @@ var errOnlyAsked = errors.New("only asked")
 func (b *booter) Would(s dhcp4.Sighting) (what dhcp4.Boot, err error) {
 	quiet := *b
 	quiet.log = slog.New(slog.DiscardHandler)
-	_ = b.state.Update(func(tx *state.Tx) error {
+	_ = b.state.Update(func(tx state.Tx) error {
 		what, err = quiet.see(tx, s)
 		return errOnlyAsked
 	})
@@ -68,7 +68,7 @@ func (b *booter) Would(s dhcp4.Sighting) (what dhcp4.Boot, err error) {
 
 // see records one packet of firmware, a loader or ingot-init, and says what it
 // boots.
-func (b *booter) see(tx *state.Tx, c dhcp4.Sighting) (dhcp4.Boot, error) {
+func (b *booter) see(tx state.Tx, c dhcp4.Sighting) (dhcp4.Boot, error) {
 	now := b.now()
 	s := fleet.Sighting{MAC: c.MAC, UUID: c.UUID, Firmware: c.Firmware, Port: c.Port, At: now}
 	m, known, err := b.machine(tx, s, now)
@@ -147,7 +147,7 @@ func detail(ip netip.Addr) string {
 
 // seeInit gives ingot-init, which a UKI started without arguments of its boot,
 // the URL of that boot.
-func (b *booter) seeInit(tx *state.Tx, c dhcp4.Sighting, m fleet.Machine, latest *fleet.Boot) (dhcp4.Boot, error) {
+func (b *booter) seeInit(tx state.Tx, c dhcp4.Sighting, m fleet.Machine, latest *fleet.Boot) (dhcp4.Boot, error) {
 	if latest == nil || !latest.Open() || latest.Image.Image == "" {
 		return dhcp4.Boot{}, nil // it was not started by us; silence tells it so
 	}
@@ -222,7 +222,7 @@ func (b *booter) offer(c dhcp4.Sighting, m fleet.Machine, boot fleet.Boot, list 
 	return dhcp4.Boot{Loader: boot.First, Size: len(b.loaders[boot.First])}, boot
 }
 
-func boots(tx *state.Tx, id ingot.BootID) *fleet.Boot {
+func boots(tx state.Tx, id ingot.BootID) *fleet.Boot {
 	if b, ok := tx.Boot(id); ok {
 		return &b
 	}

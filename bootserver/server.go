@@ -29,6 +29,7 @@ import (
 	"ingot/bootserver/ipxe"
 	"ingot/bootserver/lease"
 	"ingot/bootserver/state"
+	"ingot/bootserver/state/bolt"
 	"ingot/bootserver/tftp"
 	"ingot/image"
 )
@@ -121,7 +122,7 @@ func (s *Server) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	st, err := state.Open(ctx, filepath.Join(s.conf.Store.Root(), state.Folder))
+	st, err := bolt.Open(ctx, filepath.Join(s.conf.Store.Root(), state.Folder))
 	if err != nil {
 		return err
 	}
@@ -199,7 +200,7 @@ func (s *Server) closeAll() {
 }
 
 // prepare makes what all links share.
-func (s *Server) prepare(ctx context.Context, st *state.State, now site) error {
+func (s *Server) prepare(ctx context.Context, st state.Store, now site) error {
 	var err error
 	if s.ca, err = access.OpenCA(filepath.Join(s.conf.Store.Root(), "keys"), s.conf.Now); err != nil {
 		return err
@@ -305,7 +306,7 @@ func (s *Server) Reload(ctx context.Context) (api.Reloaded, error) {
 	// What takes a restart stays as it is running, and is named at each reload.
 	old := s.conf.Settings
 	c.HTTP.Port, c.Socket, c.Store, c.API.Listen, c.API.Metrics = old.HTTP.Port, old.Socket, old.Store, old.API.Listen, old.API.Metrics
-	if err := s.booter.state.Update(func(tx *state.Tx) error {
+	if err := s.booter.state.Update(func(tx state.Tx) error {
 		tx.Audit(admin{s.booter, s}.noted(ctx, "server.reload", "", "", old, c))
 		return nil
 	}); err != nil {

@@ -19,7 +19,7 @@ func TestStuckServerIsNotAlive(t *testing.T) {
 	stuck, free, over := make(chan struct{}), make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(over)
-		_ = h.state.Update(func(*state.Tx) error { close(stuck); <-free; return nil })
+		_ = h.state.Update(func(state.Tx) error { close(stuck); <-free; return nil })
 	}()
 	<-stuck
 	ctx, cancel := context.WithCancel(t.Context())

@@ -18,12 +18,12 @@ import (
 
 // Storeroom changes a store: its images, tags and keys. What a machine needs
 // stays, and each change is a line of the audit log. It is api.Images, for a
-// server; a program that found the state free (state.Open) does the same with
+// server; a program that found the state free (bolt.Open) does the same with
 // it: then there is no server that could need an image meanwhile.
 type Storeroom struct {
 	Store *image.Store
-	State *state.State // nil: no server was ever here, so no machine needs anything, and there is no log
-	First []string     // images that the configuration gives to new machines
+	State state.Store // nil: no server was ever here, so no machine needs anything, and there is no log
+	First []string    // images that the configuration gives to new machines
 	Now   func() time.Time
 }
 
@@ -61,7 +61,7 @@ func (s Storeroom) guard(ctx context.Context, action string) image.Guard {
 			_, err := take(used)
 			return err
 		}
-		return s.State.Update(func(tx *state.Tx) error {
+		return s.State.Update(func(tx state.Tx) error {
 			for d, why := range fleet.InUse(tx.Machines(), tx.LatestBoots()) {
 				used[d] = why
 			}
@@ -85,7 +85,7 @@ func (s Storeroom) note(c access.Change) error {
 	if s.State == nil {
 		return nil
 	}
-	return s.State.Update(func(tx *state.Tx) error {
+	return s.State.Update(func(tx state.Tx) error {
 		tx.Audit(c)
 		return nil
 	})

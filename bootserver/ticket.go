@@ -22,7 +22,7 @@ func (b *booter) Ticket(id ingot.BootID, q ingot.TicketRequest) (signed ingot.Si
 			err = fmt.Errorf("%w: an operator must look at this machine: %s", httpboot.ErrRefused, asked.What)
 		}
 	}()
-	err = b.state.Update(func(tx *state.Tx) error {
+	err = b.state.Update(func(tx state.Tx) error {
 		boot, m, err := known(tx, id)
 		if err != nil {
 			return err
@@ -74,7 +74,7 @@ func (b *booter) Ticket(id ingot.BootID, q ingot.TicketRequest) (signed ingot.Si
 // learn takes over what a machine tells of its hardware. It tells that once in a
 // boot: a ticket that is asked for again says nothing new, and must not be
 // compared with what the same boot said.
-func (b *booter) learn(tx *state.Tx, m fleet.Machine, boot fleet.Boot, f ingot.Facts, now time.Time) (fleet.Machine, fleet.Boot, error) {
+func (b *booter) learn(tx state.Tx, m fleet.Machine, boot fleet.Boot, f ingot.Facts, now time.Time) (fleet.Machine, fleet.Boot, error) {
 	if m.LastSeen = now; boot.Facts != "" {
 		return m, boot, nil
 	}
@@ -91,7 +91,7 @@ func (b *booter) learn(tx *state.Tx, m fleet.Machine, boot fleet.Boot, f ingot.F
 
 // noteClaims writes down which cards a machine tells as its own that others
 // were seen with, when it begins to.
-func (b *booter) noteClaims(tx *state.Tx, before, m fleet.Machine, others []fleet.Machine) {
+func (b *booter) noteClaims(tx state.Tx, before, m fleet.Machine, others []fleet.Machine) {
 	was := fleet.Claimed(before, others)
 	claimed := slices.DeleteFunc(fleet.Claimed(m, others), func(c string) bool { return slices.Contains(was, c) })
 	if len(claimed) == 0 {

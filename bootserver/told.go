@@ -140,7 +140,7 @@ func (a admin) sizes(boots []fleet.Boot) map[ingot.Digest]fleet.Sizes {
 // Backup implements api.Ledger. It changes nothing, and is noted all the same:
 // who has a backup knows all that the server does.
 func (a admin) Backup(ctx context.Context, w io.Writer) error {
-	if err := a.state.Update(func(tx *state.Tx) error {
+	if err := a.state.Update(func(tx state.Tx) error {
 		tx.Audit(a.noted(ctx, "server.backup", "", "", nil, nil))
 		return nil
 	}); err != nil {
@@ -178,7 +178,7 @@ func (a admin) Restore(ctx context.Context, r io.Reader) (api.Restored, error) {
 		}
 	}
 	machines := len(a.state.Machines())
-	if err := a.state.Update(func(tx *state.Tx) error {
+	if err := a.state.Update(func(tx state.Tx) error {
 		tx.Audit(a.noted(ctx, "server.restore", "", "", nil, map[string]any{"machines": machines, "before": kept}))
 		tx.Note(fleet.Entry{At: a.now(), Kind: fleet.KindServer, Text: fmt.Sprintf("the state was restored from a backup (machines: %d); what stands before this is what the backup knew", machines)})
 		return nil

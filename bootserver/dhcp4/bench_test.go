@@ -11,7 +11,7 @@ import (
 
 	"ingot/bootserver/lease"
 	"ingot/bootserver/network"
-	"ingot/bootserver/state"
+	"ingot/bootserver/state/bolt"
 )
 
 // BenchmarkExchange is DISCOVER, OFFER, REQUEST, ACK of one card among 500
@@ -50,7 +50,7 @@ func BenchmarkExchange(b *testing.B) {
 // time, with every lease on the disk before it is acknowledged: what the server
 // could do if packets came by themselves.
 func BenchmarkDurableExchange(b *testing.B) {
-	st, err := state.Open(b.Context(), b.TempDir())
+	st, err := bolt.Open(b.Context(), b.TempDir())
 	if err != nil {
 		b.Fatal(err)
 	}

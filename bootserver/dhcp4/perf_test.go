@@ -18,14 +18,15 @@ import (
 	"ingot/bootserver/fleet"
 	"ingot/bootserver/lease"
 	"ingot/bootserver/state"
+	"ingot/bootserver/state/bolt"
 	"ingot/internal/wire"
 )
 
 // durable keeps leases in the server's real state.
-type durable struct{ *state.State }
+type durable struct{ state.Store }
 
 func (d durable) PutLease(l fleet.Lease) func() error {
-	return d.Begin(func(tx *state.Tx) error { tx.PutLease(l); return nil })
+	return d.Begin(func(tx state.Tx) error { tx.PutLease(l); return nil })
 }
 
 // Where each server under test lends addresses: a quarter of a million, so that
@@ -42,7 +43,7 @@ type perfServer struct {
 // files, and without tests of addresses, which Kea does not make either.
 var perfServers = []perfServer{
 	{"ingot", nil, func(t *testing.T) int {
-		st, err := state.Open(t.Context(), t.TempDir())
+		st, err := bolt.Open(t.Context(), t.TempDir())
 		if err != nil {
 			t.Fatal(err)
 		}

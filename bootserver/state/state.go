@@ -1,46 +1,44 @@
-// Package state remembers machines, boots and leases in one bbolt file. Every
-// change is on disk before Update returns, all of it or nothing: after kill -9
-// the file holds all that was acknowledged. Changes that wait at the same time
-// share one write to the disk (group commit), so that a thousand machines do
-// not wait for a thousand of them.
+// Package state is the interface of what a boot server remembers: machines, boots,
+// leases, credentials and the ledger of what happened. It has no engine; a backend such
+// as state/bolt implements Store.
 //
-// Machines and their latest boots are also kept in memory, as values; readers
-// get copies. Leases are kept in memory by package dhcp4. Older boots, the ledger
-// and consoles are in the file alone, so that memory grows with the number of
-// machines only.
+// Decisions are what several servers must agree on: machines, their latest boots, leases,
+// credentials. They change in transactions only. Observations are what one server saw:
+// the ledger, consoles, hardware facts, boots that are over. A backend may keep the two
+// in different places.
+//
+// Left out on purpose: what a decision is. Package fleet decides, callers write down what
+// it decided.
 package state
 
 import (
-	"bytes"
-	"cmp"
 	"context"
-	"crypto/rand"
-	"encoding/binary"
-	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/netip"
-	"os"
-	"path/filepath"
-	"slices"
-	"strconv"
-	"strings"
-	"sync"
-	"sync/atomic"
-	"syscall"
 	"time"
-
-	"go.etcd.io/bbolt"
-	berrors "go.etcd.io/bbolt/errors"
-	"golang.org/x/sys/unix"
 
 	"ingot"
 	"ingot/bootserver/access"
 	"ingot/bootserver/fleet"
 )
 
-// ErrLocked: another server uses this state.
-var ErrLocked = errors.New("another server uses this store")
+// Errors of a store.
+var (
+	// ErrLocked is returned by Open when another server uses the state.
+	ErrLocked = errors.New("another server uses this store")
+	// ErrClosed is returned for changes after Close.
+	ErrClosed = errors.New("storing state: it is closed")
+	// ErrDamaged is returned for a state or backup that cannot be read from end to end.
+	ErrDamaged = errors.New("the state file is damaged")
+	// ErrRestoring is returned while another backup is being restored.
+	ErrRestoring = errors.New("another backup is just being restored")
+	// ErrBackups is returned while MaxBackups backups are being read.
+	ErrBackups = fmt.Errorf("%d backups are being read already", MaxBackups)
+	// ErrPlace is returned by ParsePlace for a text that Place.String did not write.
+	ErrPlace = errors.New("invalid position in the list of boots")
+)
 
 // Bounds of what strangers can make grow.
 const (
@@ -49,316 +47,182 @@ const (
 	MaxPerCard      = 32 // machines that were seen with one card
 )
 
-// State is the memory of one server.
-type State struct {
-	Now func() time.Time // for the ledger; time.Now
-
-	restoring sync.Mutex   // held while a backup comes in
-	copying   sync.Mutex   // held while the file is copied for a backup; taken before mu and swap
-	backups   atomic.Int32 // that are being read
-	swap      sync.RWMutex // held, for writing, while a backup replaces db
-	db        *bbolt.DB
-	lock      *os.File
-	log       committer
-
-	identity atomic.Pointer[[]byte] // read while mu is held, and while it is not
-
-	mu       sync.RWMutex
-	machines map[ingot.MachineID]fleet.Machine
-	boots    map[ingot.BootID]fleet.Boot
-	index    index
-	seq      uint64        // of the ledger's last entry
-	stored   uint64        // of the last one that is on the disk
-	ledger   ledgerName    // changes with a restore
-	news     chan struct{} // closed when there are more, and made anew
-	pieces   uint64        // of consoles, since the start
-
-	credentials map[string]access.Credential // by id
-	audited     uint64                       // sequence number of the last change in the audit log
-	keepAudit   uint64                       // MaxAudit, but for tests
-	ended       map[ingot.Outcome]uint64     // boots that ended since the state was opened
-}
-
-var (
-	bucketMachines = []byte("machines")
-	bucketBoots    = []byte("boots")
-	bucketLeases   = []byte("leases")
-	bucketMeta     = []byte("meta")
-	bucketHistory  = []byte("history")
-	bucketRecent   = []byte("recent")
-	bucketLedger   = []byte("ledger")
-	bucketConsole  = []byte("console")
-	bucketFacts    = []byte("facts")
+// Bounds of the ledger.
+const (
+	MaxLedger = 1_000_000
+	LedgerAge = 90 * 24 * time.Hour
+	// MaxAudit is the number of changes that the audit log keeps; the oldest are removed.
+	// One takes about half a KiB.
+	MaxAudit = 100_000
 )
 
-var buckets = [][]byte{bucketMachines, bucketBoots, bucketLeases, bucketMeta, bucketHistory, bucketRecent, bucketLedger, bucketConsole, bucketFacts, bucketCredentials, bucketAudit}
+// Bounds of what is kept of consoles.
+const (
+	MaxConsole         = 64 << 10 // bytes of one boot
+	ConsoleHead        = 24 << 10 // of them, bytes of its beginning
+	ConsolesPerMachine = 4        // boots of one machine
+)
 
-// lockFile says which process has the lock, where that answers, and the lock's
-// own inode: in a copy of the folder, the rest is not true.
-const lockFile = "lock"
+// MaxBackups is the number of backups that can be read at the same time.
+const MaxBackups = 2
 
-// Folder is where the state lies, below the store's root.
+// Folder is the name of the state's folder below the root of the image store.
 const Folder = "state"
 
-// Open opens the state in dir, making it when it is missing, and takes its
-// lock. A second server gets ErrLocked with the process id of the first.
-func Open(_ context.Context, dir string) (*State, error) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, fmt.Errorf("opening state: %w", err)
-	}
-	lock, err := takeLock(dir)
-	if err != nil {
-		return nil, err
-	}
-	sweep(dir)
-	path := filepath.Join(dir, file)
-	db, err := openFile(path, &bbolt.Options{Timeout: 2 * time.Second, FreelistType: bbolt.FreelistMapType})
-	if err != nil {
-		lock.Close()
-		if errors.Is(err, berrors.ErrTimeout) {
-			return nil, fmt.Errorf("opening state %q: %w", path, ErrLocked)
-		}
-		return nil, fmt.Errorf("opening state %q: %w", path, err)
-	}
-	s := &State{Now: time.Now, db: db, lock: lock, news: make(chan struct{}), keepAudit: MaxAudit, ended: map[ingot.Outcome]uint64{}}
-	if err := guarded(s.load); err != nil {
-		return nil, errors.Join(fmt.Errorf("reading state %q: %w", path, err), db.Close(), lock.Close())
-	}
-	s.log.start(s)
-	return s, nil
+// Store is a backend.
+type Store interface {
+	Decisions
+	Observations
+	Keeper
 }
 
-func takeLock(dir string) (*os.File, error) {
-	path := filepath.Join(dir, lockFile)
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		return nil, fmt.Errorf("locking state: %w", err)
-	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		pid, _ := Holder(dir)
-		f.Close()
-		return nil, fmt.Errorf("%w: process %s; stop it, or use another --store", ErrLocked, pid)
-	}
-	if err := f.Truncate(0); err == nil {
-		_, _ = fmt.Fprintln(f, os.Getpid()) // only for the words of that error
-	}
-	return f, nil
+// Decisions are machines, their latest boots, leases and credentials.
+type Decisions interface {
+	// Update runs f and stores what it put: all or nothing. It returns when that is
+	// durable. Transactions run one after another; f must not call methods of the store.
+	//
+	// An f that puts nothing may have read what is not durable yet: Update waits for that
+	// too, so that no answer depends on something that a crash takes back.
+	Update(f func(tx Tx) error) error
+	// Begin is the first half of Update: f has run when it returns, and changes become
+	// durable in the order in which they began. wait is the other half.
+	Begin(f func(tx Tx) error) (wait func() error)
+
+	// Machine returns one machine.
+	Machine(id ingot.MachineID) (fleet.Machine, bool)
+	// Machines returns all machines, the longest known first.
+	Machines() []fleet.Machine
+	// Find returns the machine that a sighting is of, see fleet.Identify.
+	Find(sight fleet.Sighting) (fleet.Machine, bool)
+	// AtAddress returns the machine that was last seen with an address.
+	AtAddress(ip netip.Addr) (fleet.Machine, bool)
+	// Latest returns the latest boot of each machine, sorted by start.
+	Latest() []fleet.Boot
+	// Leases returns all leases.
+	Leases() ([]fleet.Lease, error)
+	// Credential returns the record of a token or client certificate.
+	Credential(id string) (access.Credential, bool)
+	// Credentials returns all tokens and client certificates, the oldest first.
+	Credentials() []access.Credential
+	// Identity is a secret that was made with the state; the keys of machines are derived
+	// from it. A restore brings that of the backup.
+	Identity() []byte
+	// Counts returns how much there is.
+	Counts() Counts
 }
 
-// Holder is who has the lock of the state in dir, or had it last: the process,
-// and the socket at which it answers. That is empty as long as a server starts,
-// and for a command that changes the store.
-func Holder(dir string) (pid, socket string) {
-	path := filepath.Join(dir, lockFile)
-	text, _ := os.ReadFile(path) // nobody, when it cannot be read
-	line := append(strings.Split(string(text), "\n"), "", "")
-	if st, err := os.Stat(path); err == nil && line[2] == inode(st) {
-		socket = line[1]
-	}
-	return line[0], socket
+// Observations are the ledger, consoles, hardware facts and the boots of the past.
+type Observations interface {
+	// Boot returns one boot, also of the past.
+	Boot(id ingot.BootID) (fleet.Boot, bool)
+	// Boots returns the newest boots of one machine, or of all for an empty id, oldest
+	// first; limit 0 means all of them.
+	Boots(machine ingot.MachineID, limit int) ([]fleet.Boot, error)
+	// BootsBefore returns the newest boots that began before a place, as Boots does.
+	BootsBefore(machine ingot.MachineID, before Place, limit int) ([]fleet.Boot, error)
+
+	// Ledger returns entries in their order, and the last sequence number there is.
+	Ledger(q Query) (list []fleet.Entry, last uint64, err error)
+	// LedgerName returns the name of this ledger, which changes with a restore, and the
+	// last sequence number that a backup brought.
+	LedgerName() (name string, restored uint64)
+	// Await returns when the ledger has entries after a sequence number, or has another
+	// name than before, or ctx ends.
+	Await(ctx context.Context, after uint64)
+	// Trim removes the oldest entries of the ledger: those above the bound of their
+	// number, and those older than age. Each call does a part of the work.
+	Trim(now time.Time, most int, age time.Duration) error
+	// Audit returns up to limit changes, oldest first: those after a sequence number, or
+	// for last the latest ones.
+	Audit(after uint64, last bool, limit int) ([]access.Change, error)
+
+	// Console returns what is kept of the console of a boot.
+	Console(id ingot.BootID) (string, error)
+	// Facts returns the hardware that a machine reported at a boot, if it did.
+	Facts(b fleet.Boot) (f ingot.Facts, reported bool, err error)
 }
 
-// inode tells a lock from its copy in another folder.
-func inode(st os.FileInfo) string { return strconv.FormatUint(st.Sys().(*syscall.Stat_t).Ino, 10) }
-
-// Answers writes down, for Holder, where the server of this state answers.
-func (s *State) Answers(socket string) error {
-	st, err := s.lock.Stat()
-	if err == nil {
-		_, err = fmt.Fprintf(s.lock, "%s\n%s\n", socket, inode(st))
-	}
-	if err != nil {
-		return fmt.Errorf("writing down the server's socket: %w", err)
-	}
-	return nil
+// Keeper looks after a store as a whole.
+type Keeper interface {
+	// Backup writes the state as it is at this moment; changes go on meanwhile.
+	Backup(w io.Writer) error
+	// Restore replaces the state by a backup after it was read from end to end. It
+	// returns where the state from before is kept.
+	Restore(r io.Reader, now time.Time) (kept string, err error)
+	// Verify reads every record and returns what is wrong with it.
+	Verify() error
+	// Forget drops from memory what is stored as well and rarely read.
+	Forget()
+	// Close waits for what is being stored and lets another server open the state.
+	Close() error
 }
 
-// Close waits for what is being stored, closes the file and lets another
-// server in.
-func (s *State) Close() error {
-	s.log.stop(s)
-	err := s.db.Close()
-	s.lock.Close()
-	return err
+// Tx is one transaction. What is put is seen by later reads of the same transaction, and
+// by others when the function of Update has returned.
+type Tx interface {
+	// Machine returns one machine.
+	Machine(id ingot.MachineID) (fleet.Machine, bool)
+	// Machines returns all machines, the longest known first.
+	Machines() []fleet.Machine
+	// Find returns the machine that a sighting is of, or a question for an operator, see
+	// fleet.Identify.
+	Find(sight fleet.Sighting) (fleet.Machine, *fleet.Question, bool)
+	// Others returns the machines that fleet.Learn needs when m reports f.
+	Others(m fleet.Machine, f ingot.Facts) []fleet.Machine
+	// WithCard is the number of machines that were seen with a MAC address.
+	WithCard(mac string) int
+	// Pending is the number of machines that wait for an operator.
+	Pending() int
+	// Granted returns the machines with a grant that no boot has used.
+	Granted() []fleet.Machine
+	// Boot returns one boot.
+	Boot(id ingot.BootID) (fleet.Boot, bool)
+	// OpenBoots returns the boots that have not ended.
+	OpenBoots() []fleet.Boot
+	// LatestBoots returns the latest boot of each machine, and some older ones.
+	LatestBoots() []fleet.Boot
+	// Credentials returns all tokens and client certificates, the oldest first.
+	Credentials() []access.Credential
+
+	// PutMachine stores a machine.
+	PutMachine(m fleet.Machine)
+	// DropMachine removes a machine and its boots. The caller records why.
+	DropMachine(id ingot.MachineID) error
+	// PutBoot stores a boot. Of a machine's boots the oldest are removed.
+	PutBoot(b fleet.Boot)
+	// MoveBoots gives the boots of one machine to another. They take their places among
+	// those that are there by when they started.
+	MoveBoots(from, to ingot.MachineID) error
+	// PutLease stores the lease of an address.
+	PutLease(l fleet.Lease)
+	// PutCredential stores the record of a token or certificate.
+	PutCredential(c access.Credential)
+	// DropCredential removes one.
+	DropCredential(id string)
+	// KeepFacts stores what was reported at a boot, and returns the boot with where that
+	// is found.
+	KeepFacts(b fleet.Boot, f ingot.Facts) (fleet.Boot, error)
+	// AddConsole appends to the console of a boot.
+	AddConsole(id ingot.BootID, text string)
+	// Note appends to the ledger. A transaction that fails takes no sequence numbers.
+	Note(list ...fleet.Entry)
+	// Audit adds a change to the audit log.
+	Audit(c access.Change)
 }
 
-// view reads from the file.
-func (s *State) view(f func(*bbolt.Tx) error) error {
-	s.swap.RLock()
-	defer s.swap.RUnlock()
-	return s.db.View(f)
+// Query selects entries of the ledger.
+type Query struct {
+	Machine  ingot.MachineID   // empty: of all
+	Machines []ingot.MachineID // of any of these besides
+	After    uint64            // only later ones; 0 with Newest: the end
+	Newest   bool              // the newest Limit ones, else the oldest
+	Limit    int               // 0 means 1000
 }
 
-// update writes to the file.
-func (s *State) update(f func(*bbolt.Tx) error) error {
-	s.swap.RLock()
-	defer s.swap.RUnlock()
-	return s.db.Update(f)
-}
-
-// load reads what is kept in memory. Whatever cannot be read is an error: a
-// server must not go on from half of what it knew.
-func (s *State) load() error {
-	s.machines, s.boots, s.index = map[ingot.MachineID]fleet.Machine{}, map[ingot.BootID]fleet.Boot{}, newIndex()
-	return s.db.Update(func(tx *bbolt.Tx) error { // nobody else has it yet
-		for _, name := range buckets {
-			if _, err := tx.CreateBucketIfNotExists(name); err != nil {
-				return err
-			}
-		}
-		if k, _ := tx.Bucket(bucketLedger).Cursor().Last(); k != nil {
-			s.seq = binary.BigEndian.Uint64(k)
-			s.stored = s.seq
-		}
-		return firstOf(
-			s.loadLedger(tx),
-			each(tx, bucketMachines, func(m fleet.Machine) { s.setMachine(m) }),
-			indexBoots(tx),
-			s.loadLatest(tx),
-			rekeyLeases(tx),
-			s.loadAccess(tx),
-			s.loadIdentity(tx),
-		)
-	})
-}
-
-// rekeyLeases moves leases that an older version kept by card under their
-// address: one address has one lease, by construction.
-func rekeyLeases(tx *bbolt.Tx) error {
-	old := map[string]fleet.Lease{}
-	b := tx.Bucket(bucketLeases)
-	err := b.ForEach(func(k, v []byte) error {
-		if len(k) == 4 || len(k) == 16 {
-			return nil
-		}
-		var l fleet.Lease
-		err := json.Unmarshal(v, &l)
-		old[string(k)] = l
-		return err
-	})
-	for k, l := range old {
-		if err = errors.Join(err, b.Delete([]byte(k))); err == nil && l.Address.IsValid() {
-			err = put(tx, bucketLeases, string(l.Address.AsSlice()), l)
-		}
-	}
-	return err
-}
-
-func each[T any](tx *bbolt.Tx, bucket []byte, f func(T)) error {
-	return tx.Bucket(bucket).ForEach(func(k, b []byte) error {
-		var v T
-		if err := json.Unmarshal(b, &v); err != nil {
-			return fmt.Errorf("record %q of %s: %w", k, bucket, err)
-		}
-		f(v)
-		return nil
-	})
-}
-
-// Identity is the secret of this state, made with it: what a server is known
-// by is derived from it. A restore brings that of the backup.
-func (s *State) Identity() []byte { return *s.identity.Load() }
-
-var keyIdentity = []byte("identity") // in bucketMeta
-
-func (s *State) loadIdentity(tx *bbolt.Tx) error {
-	b := tx.Bucket(bucketMeta)
-	secret := bytes.Clone(b.Get(keyIdentity))
-	if secret == nil {
-		secret = make([]byte, 32)
-		_, _ = rand.Read(secret) // never fails, see crypto/rand
-		if err := b.Put(keyIdentity, secret); err != nil {
-			return err
-		}
-	}
-	s.identity.Store(&secret)
-	return nil
-}
-
-// Machines returns all machines, the longest known first.
-func (s *State) Machines() []fleet.Machine {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	return s.sortedMachines()
-}
-
-func (s *State) sortedMachines() []fleet.Machine {
-	// Machines are large: what is sorted is small, and each is copied once.
-	type place struct {
-		since time.Time
-		id    ingot.MachineID
-	}
-	order := make([]place, 0, len(s.machines))
-	for id, m := range s.machines {
-		order = append(order, place{m.FirstSeen, id})
-	}
-	slices.SortFunc(order, func(a, b place) int {
-		return cmp.Or(a.since.Compare(b.since), strings.Compare(string(a.id), string(b.id)))
-	})
-	list := make([]fleet.Machine, len(order))
-	for i, p := range order {
-		list[i] = s.machines[p.id]
-	}
-	return list
-}
-
-func longerKnown(a, b fleet.Machine) int {
-	if c := a.FirstSeen.Compare(b.FirstSeen); c != 0 {
-		return c
-	}
-	return strings.Compare(string(a.ID), string(b.ID))
-}
-
-// Machine returns one machine.
-func (s *State) Machine(id ingot.MachineID) (fleet.Machine, bool) {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	m, ok := s.machines[id]
-	return m, ok
-}
-
-// Find returns the machine that a sighting is of, see fleet.Identify.
-func (s *State) Find(sight fleet.Sighting) (fleet.Machine, bool) {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	m, _, ok := s.find(sight)
-	return m, ok
-}
-
-// AtAddress returns the machine that was last seen with an address.
-func (s *State) AtAddress(ip netip.Addr) (fleet.Machine, bool) {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	m, ok := s.machines[s.index.address[ip]]
-	return m, ok
-}
-
-// Boot returns one boot.
-func (s *State) Boot(id ingot.BootID) (fleet.Boot, bool) {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	return s.boot(id)
-}
-
-// older sorts boots: those of one machine by their number, others by their start.
-func older(a, b fleet.Boot) int {
-	if a.Machine == b.Machine && a.Number != b.Number {
-		return cmp.Compare(a.Number, b.Number)
-	}
-	if c := a.Started.Compare(b.Started); c != 0 {
-		return c
-	}
-	return strings.Compare(string(a.ID), string(b.ID))
-}
-
-// Leases reads all leases from the file.
-func (s *State) Leases() ([]fleet.Lease, error) {
-	var list []fleet.Lease
-	err := s.view(func(tx *bbolt.Tx) error {
-		return each(tx, bucketLeases, func(l fleet.Lease) { list = append(list, l) })
-	})
-	if err != nil {
-		return nil, fmt.Errorf("reading leases: %w", err)
-	}
-	return list, nil
+// Counts are how much there is, for metrics.
+type Counts struct {
+	Machines  map[fleet.State]int
+	Open      int                      // boots under way
+	Ended     map[ingot.Outcome]uint64 // boots that ended since the state was opened
+	FileBytes int64
 }

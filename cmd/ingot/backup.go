@@ -9,7 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"ingot/bootserver/state"
+	"ingot/bootserver/state/bolt"
 )
 
 func (a *app) backupCommand() *cobra.Command {
@@ -32,7 +32,7 @@ holds the server's secret that machine-ids are made of: keep it to yourself.`,
 			if err = errors.Join(err, tmp.Sync(), tmp.Close()); err != nil {
 				return err
 			}
-			if err := state.CheckFile(tmp.Name()); err != nil {
+			if err := bolt.CheckFile(tmp.Name()); err != nil {
 				return fmt.Errorf("checking the backup: %w", err)
 			}
 			if err := os.Rename(tmp.Name(), path); err != nil {

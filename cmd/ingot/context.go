@@ -20,6 +20,7 @@ import (
 	"ingot/bootserver/access"
 	"ingot/bootserver/api"
 	"ingot/bootserver/state"
+	"ingot/bootserver/state/bolt"
 )
 
 // contexts are the servers that a user speaks to. The file holds tokens and
@@ -89,7 +90,7 @@ func (c contexts) save() error {
 // socketOf is where the server of a store answers, or did when one ran last:
 // its configuration may have put the socket elsewhere.
 func socketOf(root string) string {
-	if _, socket := state.Holder(filepath.Join(root, state.Folder)); socket != "" {
+	if _, socket := bolt.Holder(filepath.Join(root, state.Folder)); socket != "" {
 		return socket
 	}
 	return filepath.Join(root, "ingot.sock")

@@ -31,6 +31,7 @@ import (
 	"ingot/bootserver/config"
 	"ingot/bootserver/dhcp4"
 	"ingot/bootserver/state"
+	"ingot/bootserver/state/bolt"
 	"ingot/builder"
 	"ingot/internal/scratch"
 	"ingot/testvm"
@@ -109,7 +110,7 @@ func (a *app) examine(ctx context.Context, c config.Config, broken error, trial 
 	}
 	pid := ""
 	if running {
-		pid, _ = state.Holder(filepath.Join(root, state.Folder))
+		pid, _ = bolt.Holder(filepath.Join(root, state.Folder))
 	}
 	for _, p := range portsOf(c) {
 		add(examinePort(p, bootserver.Holder(p.table(), p.number), pid))
@@ -216,7 +217,7 @@ func examineHere(root string, running bool) (list []finding) {
 	}
 	file := filepath.Join(root, state.Folder, "ingot.db")
 	if _, err := os.Stat(file); err == nil && !running {
-		if err := state.CheckFile(file); err != nil {
+		if err := bolt.CheckFile(file); err != nil {
 			list = append(list, found("state", findError, "ingot restore, from the latest backup", "%v", err))
 		} else {
 			list = append(list, found("state", findOK, "", "%s is whole", file))

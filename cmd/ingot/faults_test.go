@@ -21,6 +21,7 @@ import (
 	"ingot"
 	"ingot/bootserver/fleet"
 	"ingot/bootserver/state"
+	"ingot/bootserver/state/bolt"
 	"ingot/testvm"
 	"ingot/testvm/storm"
 )
@@ -313,7 +314,7 @@ func (r *trial) kill() {
 // check looks at the disk of the dead server for all that was acknowledged.
 func (r *trial) check(f fault) {
 	r.t.Helper()
-	st, err := state.Open(r.ctx, filepath.Join(r.store, state.Folder))
+	st, err := bolt.Open(r.ctx, filepath.Join(r.store, state.Folder))
 	if err != nil {
 		r.t.Fatal(err)
 	}
@@ -339,7 +340,7 @@ func (r *trial) check(f fault) {
 }
 
 // kept says what is missing of an acknowledgement.
-func kept(a heard, leases map[netip.Addr]fleet.Lease, st *state.State) error {
+func kept(a heard, leases map[netip.Addr]fleet.Lease, st state.Store) error {
 	if a.Address.IsValid() {
 		l, ok := leases[a.Address]
 		// It was written down before the answer came.

@@ -18,6 +18,7 @@ import (
 	"ingot/bootserver/api"
 	"ingot/bootserver/config"
 	"ingot/bootserver/state"
+	"ingot/bootserver/state/bolt"
 	"ingot/image"
 )
 
@@ -62,12 +63,12 @@ func (a *app) storeroom(ctx context.Context) (room api.Images, done func(), err 
 		if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
 			return own, nothing, nil // no server ever ran here
 		}
-		st, err := state.Open(ctx, dir)
+		st, err := bolt.Open(ctx, dir)
 		if err == nil {
 			own.State = st
 			return own, func() { _ = st.Close() }, nil // every change is on the disk when it is answered
 		}
-		_, socket := state.Holder(dir)
+		_, socket := bolt.Holder(dir)
 		switch {
 		case !errors.Is(err, state.ErrLocked):
 			return nil, nil, fmt.Errorf("looking for machines that need images: %w", err)

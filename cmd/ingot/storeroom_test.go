@@ -15,6 +15,7 @@ import (
 	"ingot/bootserver/api"
 	"ingot/bootserver/fleet"
 	"ingot/bootserver/state"
+	"ingot/bootserver/state/bolt"
 	"ingot/image"
 )
 
@@ -55,8 +56,8 @@ func newShop(t *testing.T) *shop {
 			first = im
 		}
 	}
-	s.edit(t, func(st *state.State) {
-		if err := st.Update(func(tx *state.Tx) error {
+	s.edit(t, func(st *bolt.Store) {
+		if err := st.Update(func(tx state.Tx) error {
 			tx.PutMachine(fleet.Machine{ID: "m-1", Name: "node01", State: fleet.Approved, Assignment: fleet.Assignment{ImageRef: fleet.ImageRef{Image: first.Digest, Name: "lab:v1"}}})
 			return nil
 		}); err != nil {
@@ -67,9 +68,9 @@ func newShop(t *testing.T) *shop {
 }
 
 // edit opens the state, as a server would.
-func (s *shop) edit(t *testing.T, f func(*state.State)) {
+func (s *shop) edit(t *testing.T, f func(*bolt.Store)) {
 	t.Helper()
-	st, err := state.Open(t.Context(), filepath.Join(s.root, state.Folder))
+	st, err := bolt.Open(t.Context(), filepath.Join(s.root, state.Folder))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -78,7 +79,7 @@ func (s *shop) edit(t *testing.T, f func(*state.State)) {
 }
 
 // auditLines are the actions in the audit log, and who did them.
-func auditLines(t *testing.T, st *state.State) (list []string) {
+func auditLines(t *testing.T, st *bolt.Store) (list []string) {
 	t.Helper()
 	all, err := st.Audit(0, false, 100)
 	if err != nil {
@@ -136,7 +137,7 @@ func TestTheStoreOfThisHost(t *testing.T) {
 			t.Errorf("ingot %v = %d %s", args, code, stderr)
 		}
 	}
-	s.edit(t, func(st *state.State) {
+	s.edit(t, func(st *bolt.Store) {
 		want := "image.gc lab:v2, image.gc , image.tag lab:stable, key.trust build1, key.distrust build1"
 		if got := strings.Join(auditLines(t, st), ", "); got != want {
 			t.Errorf("the audit log has %s; want %s", got, want)
@@ -164,7 +165,7 @@ func TestTheServerOfTheStore(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.edit(t, func(st *state.State) {
+	s.edit(t, func(st *bolt.Store) {
 		listen(t, l, keeper{room: bootserver.Storeroom{Store: s.images, State: st, Now: time.Now}}, &access.Keeper{Find: nobody, Now: time.Now})
 		time.AfterFunc(300*time.Millisecond, func() { _ = st.Answers(socket) }) // it was starting
 		if code, stdout, stderr := call(t, "", "--store", s.root, "image", "rm", "lab:v1"); code != 1 || !strings.Contains(stderr, "node01 is assigned it") {

@@ -19,6 +19,7 @@ import (
 	"ingot"
 	"ingot/bootserver/api"
 	"ingot/bootserver/state"
+	"ingot/bootserver/state/bolt"
 	"ingot/image"
 	"ingot/testvm"
 	"ingot/testvm/storm"
@@ -207,7 +208,7 @@ func (f *field) until(what string, ok func() bool) {
 // serverPID is the process that has the state's lock.
 func (f *field) serverPID() string {
 	f.t.Helper()
-	pid, _ := state.Holder(filepath.Join(f.store, state.Folder))
+	pid, _ := bolt.Holder(filepath.Join(f.store, state.Folder))
 	return pid
 }
 

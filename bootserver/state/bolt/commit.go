@@ -1,7 +1,6 @@
-package state
+package bolt
 
 import (
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -11,10 +10,11 @@ import (
 
 	"ingot"
 	"ingot/bootserver/fleet"
+	"ingot/bootserver/state"
 )
 
 // committer writes changes in batches: while one batch is on its way to the
-// disk, the next one gathers. Its fields are guarded by State.mu.
+// disk, the next one gathers. Its fields are guarded by Store.mu.
 type committer struct {
 	pending *batch // gathers
 	writing *batch // is being written
@@ -30,23 +30,20 @@ type batch struct {
 	err  error // after done
 }
 
-// errClosed: the state was closed.
-var errClosed = errors.New("storing state: it is closed")
-
 // Update runs f and stores what it put, all or nothing. It returns when that
-// is on disk. Functions run one after another; f must not call State's methods.
+// is on disk. Functions run one after another; f must not call the store's methods.
 //
 // An f that puts nothing may have seen what is still on its way: Update waits
 // for that as well, so that nothing is ever answered that a crash takes back.
-func (s *State) Update(f func(tx *Tx) error) error { return s.Begin(f)() }
+func (s *Store) Update(f func(tx state.Tx) error) error { return s.Begin(f)() }
 
 // Begin is the first half of Update: it has run f when it returns, and changes
 // reach the disk in the order in which they were begun. wait is the other half.
-func (s *State) Begin(f func(tx *Tx) error) (wait func() error) {
+func (s *Store) Begin(f func(tx state.Tx) error) (wait func() error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.log.closed {
-		return func() error { return errClosed }
+		return func() error { return state.ErrClosed }
 	}
 	tx := &Tx{s: s}
 	if err := f(tx); err != nil {
@@ -82,7 +79,7 @@ func (c *committer) join(tx *Tx) *batch {
 	return c.pending
 }
 
-func (c *committer) start(s *State) {
+func (c *committer) start(s *Store) {
 	c.wake, c.ended = make(chan struct{}, 1), make(chan struct{})
 	go func() {
 		defer close(c.ended)
@@ -101,7 +98,7 @@ func (c *committer) start(s *State) {
 // spare the disk and the CPU most of the writes.
 const gather = 4 * time.Millisecond
 
-func (c *committer) stop(s *State) {
+func (c *committer) stop(s *Store) {
 	s.mu.Lock()
 	closed := c.closed
 	c.closed = true
@@ -115,7 +112,7 @@ func (c *committer) stop(s *State) {
 
 // commit writes the batch that has gathered. When that fails, memory goes back
 // to what the disk holds: the batch is undone, and so is what was built on it.
-func (s *State) commit() {
+func (s *Store) commit() {
 	s.mu.Lock()
 	b := s.log.pending
 	s.log.pending, s.log.writing = nil, b

@@ -1,4 +1,4 @@
-package state
+package bolt
 
 import (
 	"encoding/binary"
@@ -18,12 +18,8 @@ var (
 	bucketAudit       = []byte("audit")
 )
 
-// MaxAudit is how many changes the audit log keeps; the oldest are forgotten.
-// One takes about half a KiB.
-const MaxAudit = 100_000
-
 // Credential returns the record of a token or client certificate.
-func (s *State) Credential(id string) (access.Credential, bool) {
+func (s *Store) Credential(id string) (access.Credential, bool) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	c, ok := s.credentials[id]
@@ -31,13 +27,13 @@ func (s *State) Credential(id string) (access.Credential, bool) {
 }
 
 // Credentials returns all of them, the oldest first.
-func (s *State) Credentials() []access.Credential {
+func (s *Store) Credentials() []access.Credential {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	return s.sortedCredentials()
 }
 
-func (s *State) sortedCredentials() []access.Credential {
+func (s *Store) sortedCredentials() []access.Credential {
 	list := make([]access.Credential, 0, len(s.credentials))
 	for _, c := range s.credentials {
 		list = append(list, c)
@@ -94,7 +90,7 @@ func (tx *Tx) Audit(c access.Change) {
 
 // Audit returns up to limit changes, oldest first: those after a sequence
 // number, or for last the latest ones.
-func (s *State) Audit(after uint64, last bool, limit int) ([]access.Change, error) {
+func (s *Store) Audit(after uint64, last bool, limit int) ([]access.Change, error) {
 	list := []access.Change{}
 	err := s.view(func(tx *bbolt.Tx) error {
 		c := tx.Bucket(bucketAudit).Cursor()
@@ -157,7 +153,7 @@ func carryAccess(from *bbolt.DB, to string) error {
 }
 
 // loadAccess reads what is kept in memory of credentials and the audit log.
-func (s *State) loadAccess(tx *bbolt.Tx) error {
+func (s *Store) loadAccess(tx *bbolt.Tx) error {
 	s.credentials, s.audited = map[string]access.Credential{}, 0
 	if k, _ := tx.Bucket(bucketAudit).Cursor().Last(); len(k) == 8 {
 		s.audited = binary.BigEndian.Uint64(k)

@@ -1,4 +1,4 @@
-package state
+package bolt
 
 import (
 	"bufio"
@@ -13,6 +13,7 @@ import (
 
 	"ingot"
 	"ingot/bootserver/fleet"
+	"ingot/bootserver/state"
 )
 
 // rounds is how often a server dies: a few times, or as the bar wants it.
@@ -55,14 +56,14 @@ func TestPowerCut(t *testing.T) {
 		if acknowledged < 0 {
 			continue // before the first word
 		}
-		state := filepath.Join(dir, strconv.Itoa(round))
-		if err := os.Mkdir(state, 0o700); err != nil {
+		folder := filepath.Join(dir, strconv.Itoa(round))
+		if err := os.Mkdir(folder, 0o700); err != nil {
 			t.Fatal(err)
 		}
-		if err := os.WriteFile(filepath.Join(state, "ingot.db"), file, 0o600); err != nil {
+		if err := os.WriteFile(filepath.Join(folder, "ingot.db"), file, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		s, err := Open(t.Context(), state)
+		s, err := Open(t.Context(), folder)
 		if err != nil {
 			t.Fatalf("round %d, cut at call %d of %d: %v", round, cut, len(calls), err)
 		}
@@ -76,14 +77,14 @@ func TestPowerCut(t *testing.T) {
 		if len(s.Machines()) <= acknowledged || len(boots) <= acknowledged || len(leases(t, s)) <= acknowledged {
 			t.Errorf("round %d, cut at call %d: %d machines, %d boots, %d leases; %d were acknowledged", round, cut, len(s.Machines()), len(boots), len(leases(t, s)), acknowledged+1)
 		}
-		_, last, err := s.Ledger(Query{})
+		_, last, err := s.Ledger(state.Query{})
 		if err != nil || last < uint64(acknowledged) {
 			t.Errorf("round %d: the ledger ends at %d (%v); %d changes were acknowledged", round, last, err, acknowledged+1)
 		}
 		if err := s.Close(); err != nil {
 			t.Fatal(err)
 		}
-		os.RemoveAll(state)
+		os.RemoveAll(folder)
 	}
 	if lost == 0 || torn == 0 {
 		t.Errorf("%d writes were lost and %d torn; want some of both, or nothing is proved", lost, torn)
@@ -114,7 +115,7 @@ func TestPowerCutWriter(t *testing.T) {
 	}
 	for i := range 120 {
 		id := ingot.MachineID(fmt.Sprintf("m-%06d", i))
-		if err := s.Update(func(tx *Tx) error { writeOne(tx, id, i); return nil }); err != nil {
+		if err := s.Update(func(tx state.Tx) error { writeOne(tx, id, i); return nil }); err != nil {
 			t.Fatal(err)
 		}
 		fmt.Println("ack", i)
@@ -125,7 +126,7 @@ func TestPowerCutWriter(t *testing.T) {
 }
 
 // writeOne is a change of everything that a state holds.
-func writeOne(tx *Tx, id ingot.MachineID, i int) {
+func writeOne(tx state.Tx, id ingot.MachineID, i int) {
 	tx.PutMachine(fleet.Machine{ID: id, Name: strings.Repeat("x", i)})
 	tx.PutLease(fleet.Lease{MAC: string(id), Address: addressOf(i)})
 	b := fleet.Boot{ID: ingot.NewBootID([16]byte{byte(i >> 16), byte(i >> 8), byte(i)}), Machine: id}

@@ -1,4 +1,4 @@
-package state
+package bolt
 
 import (
 	"bytes"
@@ -51,7 +51,7 @@ func (tx *Tx) KeepFacts(b fleet.Boot, f ingot.Facts) (fleet.Boot, error) {
 
 // Facts returns what a machine told of its hardware at a boot, and whether it
 // told any.
-func (s *State) Facts(b fleet.Boot) (f ingot.Facts, told bool, err error) {
+func (s *Store) Facts(b fleet.Boot) (f ingot.Facts, told bool, err error) {
 	err = s.view(func(tx *bbolt.Tx) error {
 		text := tx.Bucket(bucketFacts).Get([]byte(b.Facts))
 		if text == nil {

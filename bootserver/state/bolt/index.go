@@ -1,4 +1,4 @@
-package state
+package bolt
 
 import (
 	"maps"
@@ -7,6 +7,7 @@ import (
 
 	"ingot"
 	"ingot/bootserver/fleet"
+	"ingot/bootserver/state"
 )
 
 // index finds records without looking at all of them: a thousand machines that
@@ -31,7 +32,7 @@ func newIndex() index {
 
 // candidates collects machines, each once, and only as many as can matter.
 type candidates struct {
-	s    *State
+	s    *Store
 	list []fleet.Machine
 }
 
@@ -58,7 +59,7 @@ const (
 )
 
 // find is fleet.Identify over the index.
-func (s *State) find(sight fleet.Sighting) (fleet.Machine, *fleet.Question, bool) {
+func (s *Store) find(sight fleet.Sighting) (fleet.Machine, *fleet.Question, bool) {
 	m, ask := fleet.Identify(s.candidates(sight), sight)
 	if m == nil {
 		return fleet.Machine{}, ask, false
@@ -68,11 +69,11 @@ func (s *State) find(sight fleet.Sighting) (fleet.Machine, *fleet.Question, bool
 
 // candidates are all machines that can matter for whose a sighting is, the
 // longest known first.
-func (s *State) candidates(sight fleet.Sighting) []fleet.Machine {
+func (s *Store) candidates(sight fleet.Sighting) []fleet.Machine {
 	c := candidates{s: s}
 	settled := func(m *fleet.Machine) bool { return !m.Newcomer() }
 	cards := s.index.mac[sight.MAC]
-	c.add(cards, MaxPerCard, settled)
+	c.add(cards, state.MaxPerCard, settled)
 	c.add(cards, 1, func(m *fleet.Machine) bool { return m.Newcomer() && m.UUID == sight.UUID })
 	c.add(cards, 1, func(m *fleet.Machine) bool { return m.Newcomer() && m.UUID == "" })
 	c.add(cards, 1, (*fleet.Machine).Newcomer)
@@ -95,7 +96,7 @@ func (s *State) candidates(sight fleet.Sighting) []fleet.Machine {
 // others are the machines that fleet.Learn is to know of: those that have a
 // UUID or a serial number that m tells, or the serial number of m. Of many,
 // enough to see that there are.
-func (s *State) others(m fleet.Machine, f ingot.Facts) []fleet.Machine {
+func (s *Store) others(m fleet.Machine, f ingot.Facts) []fleet.Machine {
 	c := candidates{s: s}
 	other := func(o *fleet.Machine) bool { return o.ID != m.ID && !o.Newcomer() }
 	for _, u := range fleet.UUIDs(f.UUID) {
@@ -114,13 +115,13 @@ func (s *State) others(m fleet.Machine, f ingot.Facts) []fleet.Machine {
 	return c.list
 }
 
-func (s *State) setMachine(m fleet.Machine) {
+func (s *Store) setMachine(m fleet.Machine) {
 	old := s.machines[m.ID]
 	s.machines[m.ID] = m
 	s.reindex(m.ID, old, m)
 }
 
-func (s *State) dropMachine(id ingot.MachineID) {
+func (s *Store) dropMachine(id ingot.MachineID) {
 	if m, had := s.machines[id]; had {
 		delete(s.machines, id)
 		s.reindex(id, m, fleet.Machine{})
@@ -130,7 +131,7 @@ func (s *State) dropMachine(id ingot.MachineID) {
 // reindex takes a machine from what it is found by to what it is found by now.
 // Mostly that is the same: where thousands share a part, leaving and entering
 // its list at every packet would cost.
-func (s *State) reindex(id ingot.MachineID, old, m fleet.Machine) {
+func (s *Store) reindex(id ingot.MachineID, old, m fleet.Machine) {
 	relist(s.index.mac, id, old.MACs, m.MACs)
 	if !slices.Equal(old.MACs, m.MACs) || !slices.Equal(old.Facts.NICs, m.Facts.NICs) {
 		relist(s.index.told, id, old.ToldCards(), m.ToldCards())
@@ -175,7 +176,7 @@ func relist(index map[string][]ingot.MachineID, id ingot.MachineID, old, now []s
 	}
 }
 
-func (s *State) replug(id ingot.MachineID, old, now fleet.SwitchPort) {
+func (s *Store) replug(id ingot.MachineID, old, now fleet.SwitchPort) {
 	if at := s.index.port[old]; len(at) > 1 {
 		delete(at, id)
 	} else if at[id] {
@@ -190,7 +191,7 @@ func (s *State) replug(id ingot.MachineID, old, now fleet.SwitchPort) {
 	s.index.port[now][id] = true
 }
 
-func (s *State) setBoot(b fleet.Boot) {
+func (s *Store) setBoot(b fleet.Boot) {
 	s.boots[b.ID] = b
 	if now, had := s.boots[s.index.latest[b.Machine]]; !had || now.Machine != b.Machine || older(now, b) < 0 {
 		s.index.latest[b.Machine] = b.ID
@@ -201,7 +202,7 @@ func (s *State) setBoot(b fleet.Boot) {
 	}
 }
 
-func (s *State) dropBoot(id ingot.BootID) {
+func (s *Store) dropBoot(id ingot.BootID) {
 	b, had := s.boots[id]
 	if !had {
 		return

@@ -1,4 +1,4 @@
-package state
+package bolt
 
 import (
 	"errors"
@@ -9,10 +9,9 @@ import (
 	"strings"
 
 	"go.etcd.io/bbolt"
-)
 
-// maxBackups bounds how many copies of the file lie on the disk at once.
-const maxBackups = 2
+	"ingot/bootserver/state"
+)
 
 // Names of what is on its way beside the file. A start removes what a kill left.
 const (
@@ -23,12 +22,12 @@ const (
 
 // Backup writes the file as it is at this moment; changes go on meanwhile, and
 // so does a restore, however slowly w takes it: what is written is a copy beside
-// the file. An error in which nothing was written has ErrBackups in it, or is
+// the file. An error in which nothing was written has state.ErrBackups in it, or is
 // one of making that copy, such as syscall.ENOSPC.
-func (s *State) Backup(w io.Writer) error {
+func (s *Store) Backup(w io.Writer) error {
 	defer s.backups.Add(-1)
-	if s.backups.Add(1) > maxBackups {
-		return ErrBackups
+	if s.backups.Add(1) > state.MaxBackups {
+		return state.ErrBackups
 	}
 	f, err := s.snapshot()
 	if err != nil {
@@ -44,7 +43,7 @@ func (s *State) Backup(w io.Writer) error {
 // snapshot copies the file to one without a name, which is gone when it is
 // closed. A reader of bbolt keeps its map from growing, and with it everybody
 // who writes: that is for as long as the disk takes, not somebody's terminal.
-func (s *State) snapshot() (f *os.File, err error) {
+func (s *Store) snapshot() (f *os.File, err error) {
 	s.copying.Lock()
 	defer s.copying.Unlock()
 	err = s.view(func(tx *bbolt.Tx) error {

@@ -1,26 +1,18 @@
-package state
+package bolt
 
 import (
 	"maps"
 
 	"go.etcd.io/bbolt"
 
-	"ingot"
 	"ingot/bootserver/fleet"
+	"ingot/bootserver/state"
 )
 
-// Counts are how much there is, for metrics.
-type Counts struct {
-	Machines  map[fleet.State]int
-	Open      int                      // boots under way
-	Ended     map[ingot.Outcome]uint64 // boots that ended since the state was opened
-	FileBytes int64
-}
-
-// Counts counts.
-func (s *State) Counts() Counts {
+// state.Counts counts.
+func (s *Store) Counts() state.Counts {
 	s.mu.RLock()
-	c := Counts{Machines: map[fleet.State]int{}, Open: len(s.index.open), Ended: maps.Clone(s.ended)}
+	c := state.Counts{Machines: map[fleet.State]int{}, Open: len(s.index.open), Ended: maps.Clone(s.ended)}
 	for _, m := range s.machines {
 		c.Machines[m.State]++
 	}

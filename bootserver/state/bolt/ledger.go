@@ -1,4 +1,4 @@
-package state
+package bolt
 
 import (
 	"bytes"
@@ -12,19 +12,13 @@ import (
 
 	"go.etcd.io/bbolt"
 
-	"ingot"
 	"ingot/bootserver/fleet"
+	"ingot/bootserver/state"
 )
 
 // The ledger is in the file only. Its keys are sequence numbers; a value is
 // the machine, a line break, and the entry, so that the entries of a machine
 // are found without parsing those of others.
-
-// Bounds of the ledger.
-const (
-	MaxLedger = 1_000_000
-	LedgerAge = 90 * 24 * time.Hour
-)
 
 func seqKey(n uint64) []byte { return binary.BigEndian.AppendUint64(nil, n) }
 
@@ -49,17 +43,8 @@ func writeEntry(tx *bbolt.Tx, key string, e fleet.Entry) error {
 	return b.Put([]byte(key), append([]byte(string(e.Machine)+"\n"), text...))
 }
 
-// Query chooses entries of the ledger.
-type Query struct {
-	Machine  ingot.MachineID   // empty: of all
-	Machines []ingot.MachineID // of any of these besides
-	After    uint64            // only later ones; 0 with Newest: the end
-	Newest   bool              // the newest Limit ones, else the oldest
-	Limit    int               // 0 means 1000
-}
-
 // Ledger returns entries in their order, and the last sequence number there is.
-func (s *State) Ledger(q Query) (list []fleet.Entry, last uint64, err error) {
+func (s *Store) Ledger(q state.Query) (list []fleet.Entry, last uint64, err error) {
 	limit := q.Limit
 	if limit <= 0 {
 		limit = 1000
@@ -108,7 +93,7 @@ func (s *State) Ledger(q Query) (list []fleet.Entry, last uint64, err error) {
 
 // Await returns when the ledger has entries after a sequence number, or is
 // another one than it was, or ctx ends.
-func (s *State) Await(ctx context.Context, after uint64) {
+func (s *Store) Await(ctx context.Context, after uint64) {
 	was, _ := s.LedgerName()
 	for {
 		s.mu.RLock()
@@ -126,7 +111,7 @@ func (s *State) Await(ctx context.Context, after uint64) {
 }
 
 // tell wakes who waits for entries; mu is held.
-func (s *State) tell() {
+func (s *Store) tell() {
 	close(s.news)
 	s.news = make(chan struct{})
 }
@@ -145,13 +130,13 @@ const firstLedger = "0"
 
 // LedgerName is what this ledger is called, and the last sequence number that a
 // backup brought: what came since is after it.
-func (s *State) LedgerName() (name string, restored uint64) {
+func (s *Store) LedgerName() (name string, restored uint64) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	return s.ledger.Name, s.ledger.End
 }
 
-func (s *State) loadLedger(tx *bbolt.Tx) error {
+func (s *Store) loadLedger(tx *bbolt.Tx) error {
 	s.ledger = ledgerName{Name: firstLedger}
 	if text := tx.Bucket(bucketMeta).Get(keyLedger); text != nil {
 		return json.Unmarshal(text, &s.ledger)
@@ -180,7 +165,7 @@ func renameLedger(file string, now time.Time) error {
 // Trim forgets the oldest entries of the ledger: those over the bound of their
 // number, and those that are older than the bound of their age. It does a
 // part of the work at each call.
-func (s *State) Trim(now time.Time, most int, age time.Duration) error {
+func (s *Store) Trim(now time.Time, most int, age time.Duration) error {
 	const part = 2000
 	first, last, old := s.ledgerEnds(now.Add(-age))
 	if first == 0 || (last-first < uint64(most) && !old) {
@@ -205,7 +190,7 @@ func (s *State) Trim(now time.Time, most int, age time.Duration) error {
 
 // ledgerEnds returns the first and the last sequence number, and whether the
 // first entry is from before a time.
-func (s *State) ledgerEnds(than time.Time) (first, last uint64, old bool) {
+func (s *Store) ledgerEnds(than time.Time) (first, last uint64, old bool) {
 	_ = s.view(func(tx *bbolt.Tx) error { // it reads what is mapped; there is nothing to go wrong
 		c := tx.Bucket(bucketLedger).Cursor()
 		k, v := c.First()

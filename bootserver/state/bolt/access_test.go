@@ -1,4 +1,4 @@
-package state
+package bolt
 
 import (
 	"errors"
@@ -9,6 +9,7 @@ import (
 	"ingot"
 	"ingot/bootserver/access"
 	"ingot/bootserver/fleet"
+	"ingot/bootserver/state"
 )
 
 // TestAuditIsBoundedAndOrdered: the oldest are forgotten, the numbers go on
@@ -22,7 +23,7 @@ func TestAuditIsBoundedAndOrdered(t *testing.T) {
 	const most = 50
 	s.keepAudit = most
 	add := func(n int) {
-		err := s.Update(func(tx *Tx) error {
+		err := s.Update(func(tx state.Tx) error {
 			for i := range n {
 				tx.Audit(access.Change{At: time.Unix(int64(i), 0), Action: "test"})
 			}
@@ -34,7 +35,7 @@ func TestAuditIsBoundedAndOrdered(t *testing.T) {
 	}
 	add(most - 1)
 	failed := errors.New("failed")
-	if err := s.Update(func(tx *Tx) error { tx.Audit(access.Change{Action: "never"}); return failed }); !errors.Is(err, failed) {
+	if err := s.Update(func(tx state.Tx) error { tx.Audit(access.Change{Action: "never"}); return failed }); !errors.Is(err, failed) {
 		t.Fatal(err)
 	}
 	add(3)
@@ -65,7 +66,7 @@ func TestCredentialsStay(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := s.Update(func(tx *Tx) error {
+	if err := s.Update(func(tx state.Tx) error {
 		for i := range 3 {
 			tx.PutCredential(access.Credential{ID: fmt.Sprint(i), Name: "a", Created: time.Unix(int64(9-i), 0).UTC()})
 		}
@@ -75,7 +76,7 @@ func TestCredentialsStay(t *testing.T) {
 		t.Fatal(err)
 	}
 	failed := errors.New("failed")
-	if err := s.Update(func(tx *Tx) error {
+	if err := s.Update(func(tx state.Tx) error {
 		tx.PutCredential(access.Credential{ID: "7"})
 		tx.DropCredential("0")
 		return failed
@@ -115,7 +116,7 @@ func TestEndsAreCounted(t *testing.T) {
 		outcome ingot.Outcome
 		err     error
 	}{{ingot.OutcomeOpen, nil}, {ingot.OutcomeHealthy, failed}, {ingot.OutcomeHealthy, nil}, {ingot.OutcomeHealthy, nil}} {
-		if err := s.Update(func(tx *Tx) error { b.Outcome = step.outcome; tx.PutBoot(b); return step.err }); !errors.Is(err, step.err) {
+		if err := s.Update(func(tx state.Tx) error { b.Outcome = step.outcome; tx.PutBoot(b); return step.err }); !errors.Is(err, step.err) {
 			t.Fatal(err)
 		}
 	}

@@ -1,4 +1,4 @@
-package state
+package bolt
 
 import (
 	"bufio"
@@ -23,10 +23,11 @@ import (
 
 	"ingot"
 	"ingot/bootserver/fleet"
+	"ingot/bootserver/state"
 )
 
 // pagesOf lets bbolt check its pages.
-func pagesOf(s *State) error {
+func pagesOf(s *Store) error {
 	return s.view(func(tx *bbolt.Tx) error {
 		var errs []error
 		for err := range tx.Check() {
@@ -36,7 +37,7 @@ func pagesOf(s *State) error {
 	})
 }
 
-func open(t *testing.T, dir string) *State {
+func open(t *testing.T, dir string) *Store {
 	t.Helper()
 	s, err := Open(t.Context(), dir)
 	if err != nil {
@@ -53,7 +54,7 @@ func TestRemembers(t *testing.T) {
 	b := fleet.Boot{ID: ingot.NewBootID([16]byte{1}), Machine: "m-1", Started: time.Unix(7, 0).UTC(), Served: map[string]int64{"root": 5}}
 	b = fleet.Record(b, ingot.Event{Stage: ingot.StageDHCP}, time.Unix(8, 0).UTC())
 	l := fleet.Lease{MAC: "52:54:00:00:00:01", Address: netip.MustParseAddr("10.0.0.9"), Expires: time.Unix(9, 0).UTC()}
-	err := s.Update(func(tx *Tx) error { tx.PutMachine(m); tx.PutBoot(b); tx.PutLease(l); return nil })
+	err := s.Update(func(tx state.Tx) error { tx.PutMachine(m); tx.PutBoot(b); tx.PutLease(l); return nil })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -116,7 +117,7 @@ func TestRestoredIdentity(t *testing.T) {
 func TestMovedBootsKeepTheirTime(t *testing.T) {
 	dir := t.TempDir()
 	s := open(t, dir)
-	err := s.Update(func(tx *Tx) error {
+	err := s.Update(func(tx state.Tx) error {
 		for i, m := range []ingot.MachineID{"old", "into", "old", "into"} {
 			tx.PutBoot(fleet.Boot{ID: ingot.NewBootID([16]byte{byte(i + 1)}), Machine: m, Number: i/2 + 1, Started: time.Unix(int64(i), 0).UTC()})
 		}
@@ -142,12 +143,12 @@ func TestMovedBootsKeepTheirTime(t *testing.T) {
 		}
 	}
 	fault := errors.New("no")
-	if err := s.Update(func(tx *Tx) error { return errors.Join(tx.MoveBoots("old", "into"), fault) }); !errors.Is(err, fault) {
+	if err := s.Update(func(tx state.Tx) error { return errors.Join(tx.MoveBoots("old", "into"), fault) }); !errors.Is(err, fault) {
 		t.Fatal(err)
 	}
 	order("old", 1, 3)
 	order("into", 2, 4)
-	if err := s.Update(func(tx *Tx) error { return tx.MoveBoots("old", "into") }); err != nil {
+	if err := s.Update(func(tx state.Tx) error { return tx.MoveBoots("old", "into") }); err != nil {
 		t.Fatal(err)
 	}
 	for range 2 {
@@ -170,7 +171,7 @@ func TestFailedUpdateChangesNothing(t *testing.T) {
 	s := open(t, t.TempDir())
 	defer s.Close()
 	refusal := errors.New("no")
-	if err := s.Update(func(tx *Tx) error { tx.PutMachine(fleet.Machine{ID: "m-1"}); return refusal }); !errors.Is(err, refusal) {
+	if err := s.Update(func(tx state.Tx) error { tx.PutMachine(fleet.Machine{ID: "m-1"}); return refusal }); !errors.Is(err, refusal) {
 		t.Errorf("Update = %v; want the function's error", err)
 	}
 	if len(s.Machines()) != 0 {
@@ -181,8 +182,8 @@ func TestFailedUpdateChangesNothing(t *testing.T) {
 func TestOneServer(t *testing.T) {
 	dir := t.TempDir()
 	s := open(t, dir)
-	if _, err := Open(t.Context(), dir); !errors.Is(err, ErrLocked) || !strings.Contains(err.Error(), fmt.Sprint("process ", os.Getpid())) {
-		t.Errorf("a second Open = %v; want ErrLocked with our process id", err)
+	if _, err := Open(t.Context(), dir); !errors.Is(err, state.ErrLocked) || !strings.Contains(err.Error(), fmt.Sprint("process ", os.Getpid())) {
+		t.Errorf("a second Open = %v; want state.ErrLocked with our process id", err)
 	}
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
@@ -193,8 +194,8 @@ func TestOneServer(t *testing.T) {
 func TestBootsAreBounded(t *testing.T) {
 	s := open(t, t.TempDir())
 	defer s.Close()
-	for i := range BootsPerMachine + 20 {
-		err := s.Update(func(tx *Tx) error {
+	for i := range state.BootsPerMachine + 20 {
+		err := s.Update(func(tx state.Tx) error {
 			tx.PutBoot(fleet.Boot{ID: ingot.NewBootID([16]byte{1, byte(i)}), Machine: "m-1", Started: time.Unix(int64(i), 0)})
 			return nil
 		})
@@ -206,8 +207,8 @@ func TestBootsAreBounded(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(list) != BootsPerMachine || list[0].Started.Unix() != 20 {
-		t.Errorf("%d boots, the oldest of %d; want %d, the oldest ones gone", len(list), list[0].Started.Unix(), BootsPerMachine)
+	if len(list) != state.BootsPerMachine || list[0].Started.Unix() != 20 {
+		t.Errorf("%d boots, the oldest of %d; want %d, the oldest ones gone", len(list), list[0].Started.Unix(), state.BootsPerMachine)
 	}
 }
 
@@ -216,7 +217,7 @@ func TestAddressHasOneLease(t *testing.T) {
 	s := open(t, dir)
 	ip := netip.MustParseAddr("10.0.0.9")
 	for _, mac := range []string{"52:54:00:00:00:01", "52:54:00:00:00:02"} {
-		if err := s.Update(func(tx *Tx) error { tx.PutLease(fleet.Lease{MAC: mac, Address: ip}); return nil }); err != nil {
+		if err := s.Update(func(tx state.Tx) error { tx.PutLease(fleet.Lease{MAC: mac, Address: ip}); return nil }); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -237,7 +238,7 @@ func TestAddressHasOneLease(t *testing.T) {
 	}
 }
 
-func leases(t *testing.T, s *State) []fleet.Lease {
+func leases(t *testing.T, s *Store) []fleet.Lease {
 	t.Helper()
 	l, err := s.Leases()
 	if err != nil {
@@ -254,13 +255,15 @@ func TestIndex(t *testing.T) {
 	ip := netip.MustParseAddr("10.0.0.9")
 	m := fleet.Machine{ID: "m-1", State: fleet.Pending, MACs: []string{"a", "b"}, UUID: "u1", Address: ip}
 	b := fleet.Boot{ID: ingot.NewBootID([16]byte{1}), Machine: "m-1"}
-	change := func(refuse error, f func(tx *Tx)) { _ = s.Update(func(tx *Tx) error { f(tx); return refuse }) }
-	change(nil, func(tx *Tx) { tx.PutMachine(m); tx.PutBoot(b) })
+	change := func(refuse error, f func(tx state.Tx)) {
+		_ = s.Update(func(tx state.Tx) error { f(tx); return refuse })
+	}
+	change(nil, func(tx state.Tx) { tx.PutMachine(m); tx.PutBoot(b) })
 	refused := m
 	refused.State, refused.MACs, refused.UUID, refused.Address = fleet.Approved, []string{"b", "c"}, "u2", netip.MustParseAddr("10.0.0.10")
 	ended := b
 	ended.Outcome = ingot.OutcomeFailed
-	change(errors.New("no"), func(tx *Tx) {
+	change(errors.New("no"), func(tx state.Tx) {
 		tx.PutMachine(refused)
 		tx.PutBoot(ended)
 		tx.PutBoot(fleet.Boot{ID: ingot.NewBootID([16]byte{2}), Machine: "m-1"})
@@ -279,7 +282,7 @@ func TestIndex(t *testing.T) {
 	if _, ok := s.AtAddress(refused.Address); ok {
 		t.Error("a machine is found at the address of a refused change")
 	}
-	change(nil, func(tx *Tx) {
+	change(nil, func(tx state.Tx) {
 		if open := tx.OpenBoots(); tx.Pending() != 1 || len(open) != 1 || open[0].ID != b.ID {
 			t.Errorf("%d pending, open boots %+v; want what was before the refused change", tx.Pending(), open)
 		}
@@ -302,7 +305,7 @@ func TestCandidatesAreFew(t *testing.T) {
 		s.setMachine(m)
 	}
 	for _, sight := range []fleet.Sighting{{MAC: card, UUID: uuid, Port: port}, {MAC: "77", UUID: uuid, Port: port}, {MAC: card, Port: port}} {
-		if got := s.candidates(sight); len(got) > 2*MaxPerCard {
+		if got := s.candidates(sight); len(got) > 2*state.MaxPerCard {
 			t.Errorf("%d candidates for %+v", len(got), sight)
 		}
 	}
@@ -338,7 +341,7 @@ func TestGroupCommit(t *testing.T) {
 	for i := range 500 {
 		g.Go(func() error {
 			ip := netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)})
-			return s.Update(func(tx *Tx) error { tx.PutLease(fleet.Lease{Address: ip}); return nil })
+			return s.Update(func(tx state.Tx) error { tx.PutLease(fleet.Lease{Address: ip}); return nil })
 		})
 	}
 	if err := g.Wait(); err != nil {
@@ -357,7 +360,7 @@ func TestGroupCommit(t *testing.T) {
 func TestDiskFull(t *testing.T) {
 	s := open(t, t.TempDir())
 	defer s.Close()
-	if err := s.Update(func(tx *Tx) error { tx.PutMachine(fleet.Machine{ID: "m-1", UUID: "u1"}); return nil }); err != nil {
+	if err := s.Update(func(tx state.Tx) error { tx.PutMachine(fleet.Machine{ID: "m-1", UUID: "u1"}); return nil }); err != nil {
 		t.Fatal(err)
 	}
 	s.db.MaxSize = 1 // the file may not grow
@@ -365,7 +368,7 @@ func TestDiskFull(t *testing.T) {
 	var failed atomic.Int32
 	for i := range 50 {
 		g.Go(func() error {
-			err := s.Update(func(tx *Tx) error {
+			err := s.Update(func(tx state.Tx) error {
 				tx.PutMachine(fleet.Machine{ID: "m-1", UUID: fmt.Sprint("u", i), Name: strings.Repeat("x", 1<<20)})
 				tx.PutMachine(fleet.Machine{ID: ingot.MachineID(fmt.Sprint("n-", i))})
 				return nil
@@ -387,7 +390,7 @@ func TestDiskFull(t *testing.T) {
 		t.Error("the index lost the machine of before")
 	}
 	s.db.MaxSize = 0
-	if err := s.Update(func(tx *Tx) error { tx.PutMachine(fleet.Machine{ID: "m-2"}); return nil }); err != nil {
+	if err := s.Update(func(tx state.Tx) error { tx.PutMachine(fleet.Machine{ID: "m-2"}); return nil }); err != nil {
 		t.Errorf("after the disk has room again: %v", err)
 	}
 }
@@ -407,7 +410,7 @@ func TestKilled(t *testing.T) {
 		start := len(s.Machines())
 		for i := start; ; i++ {
 			id := ingot.MachineID(fmt.Sprintf("m-%06d", i))
-			if err := s.Update(func(tx *Tx) error {
+			if err := s.Update(func(tx state.Tx) error {
 				writeOne(tx, id, i%500)
 				tx.PutLease(fleet.Lease{MAC: string(id), Address: addressOf(i)})
 				return nil
@@ -474,7 +477,7 @@ func TestHolder(t *testing.T) {
 	if pid, socket := Holder(dir); pid != strconv.Itoa(os.Getpid()) || socket != "/run/ingot/a socket" {
 		t.Errorf("Holder = %q at %q; want this process, and its socket", pid, socket)
 	}
-	if _, err := Open(t.Context(), dir); !errors.Is(err, ErrLocked) || !strings.HasSuffix(err.Error(), fmt.Sprintf("process %d; stop it, or use another --store", os.Getpid())) {
+	if _, err := Open(t.Context(), dir); !errors.Is(err, state.ErrLocked) || !strings.HasSuffix(err.Error(), fmt.Sprintf("process %d; stop it, or use another --store", os.Getpid())) {
 		t.Errorf("a second server: %v", err)
 	}
 	text, err := os.ReadFile(filepath.Join(dir, "lock"))

@@ -1,4 +1,4 @@
-package state
+package bolt
 
 import (
 	"bytes"
@@ -9,19 +9,12 @@ import (
 	"go.etcd.io/bbolt"
 
 	"ingot"
+	"ingot/bootserver/state"
 )
 
 // The console of a boot is in the file only, in pieces as they came: the
 // beginning and the end of it are kept, what is between them is dropped when
 // it is too much. Keys are the boot's id and the number of the piece.
-
-// Bounds of what is kept of consoles, in bytes of one boot and in boots of one
-// machine.
-const (
-	MaxConsole         = 64 << 10
-	consoleHead        = 24 << 10
-	ConsolesPerMachine = 4
-)
 
 type piece struct {
 	boot ingot.BootID
@@ -53,7 +46,7 @@ func writePiece(tx *bbolt.Tx, p piece) error {
 	}
 	head := 0
 	for _, old := range pieces {
-		if head += old.size; head <= consoleHead || total <= MaxConsole {
+		if head += old.size; head <= state.ConsoleHead || total <= state.MaxConsole {
 			continue
 		}
 		if err := b.Delete(old.key); err != nil {
@@ -80,7 +73,7 @@ func forgetConsole(tx *bbolt.Tx, id ingot.BootID) error {
 }
 
 // Console returns what is kept of the console of a boot.
-func (s *State) Console(id ingot.BootID) (string, error) {
+func (s *Store) Console(id ingot.BootID) (string, error) {
 	var text strings.Builder
 	err := s.view(func(tx *bbolt.Tx) error {
 		last := uint32(0)

@@ -1,21 +1,18 @@
-package state
+package bolt
 
 import (
 	"bytes"
 	"cmp"
-	"encoding/binary"
-	"encoding/hex"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
-	"time"
 
 	"go.etcd.io/bbolt"
 
 	"ingot"
 	"ingot/bootserver/fleet"
+	"ingot/bootserver/state"
 )
 
 // The latest boot of each machine is in memory, older ones are in the file
@@ -25,20 +22,11 @@ import (
 //	history  MACHINE 0 NUMBER ID
 //	recent   START ID
 
-func timeKey(t time.Time) []byte {
-	return binary.BigEndian.AppendUint64(nil, uint64(max(t.UnixNano(), 0)))
-}
-
 func historyKey(b fleet.Boot) []byte {
-	return slices.Concat([]byte(b.Machine), []byte{0}, seqKey(uint64(max(b.Number, 0))), []byte(b.ID))
+	return slices.Concat([]byte(b.Machine), []byte{0}, []byte(state.PlaceOf(b, false).Key()))
 }
 
-func recentKey(b fleet.Boot) []byte { return append(timeKey(b.Started), b.ID...) }
-
-// idDigits is the length of the id at the end of a key of an index.
-const idDigits = 32
-
-func idOf(key []byte) ingot.BootID { return ingot.BootID(key[max(0, len(key)-idDigits):]) }
+func recentKey(b fleet.Boot) []byte { return []byte(state.PlaceOf(b, true).Key()) }
 
 // writeBoot stores a boot and, when it is new, its place in the indexes. Of a
 // machine's boots the oldest are forgotten.
@@ -65,19 +53,19 @@ func forgetBoots(tx *bbolt.Tx, m ingot.MachineID) error {
 		keys = append(keys, bytes.Clone(k))
 	}
 	for i, k := range keys {
-		if i == len(keys)-ConsolesPerMachine-1 {
-			if err := forgetConsole(tx, idOf(k)); err != nil {
+		if i == len(keys)-state.ConsolesPerMachine-1 {
+			if err := forgetConsole(tx, state.IDOf(k)); err != nil {
 				return err
 			}
 		}
-		if i < len(keys)-BootsPerMachine {
-			b, err := readBoot(tx, idOf(k))
+		if i < len(keys)-state.BootsPerMachine {
+			b, err := readBoot(tx, state.IDOf(k))
 			if err != nil {
 				return err
 			}
 			var left []ingot.BootID
 			for _, k := range keys[i+1:] {
-				left = append(left, idOf(k))
+				left = append(left, state.IDOf(k))
 			}
 			if err := firstOf(forgetFacts(tx, b, left), deleteBoot(tx, b)); err != nil {
 				return err
@@ -125,10 +113,10 @@ func firstOf(errs ...error) error {
 }
 
 // loadLatest brings the latest boot of each machine into memory.
-func (s *State) loadLatest(tx *bbolt.Tx) error {
+func (s *Store) loadLatest(tx *bbolt.Tx) error {
 	c := tx.Bucket(bucketHistory).Cursor()
 	for k, _ := c.Last(); k != nil; {
-		b, err := readBoot(tx, idOf(k))
+		b, err := readBoot(tx, state.IDOf(k))
 		if err != nil {
 			return err
 		}
@@ -151,7 +139,7 @@ func readBoot(tx *bbolt.Tx, id ingot.BootID) (b fleet.Boot, err error) {
 }
 
 // boot returns a boot from memory, or else from the file.
-func (s *State) boot(id ingot.BootID) (b fleet.Boot, ok bool) {
+func (s *Store) boot(id ingot.BootID) (b fleet.Boot, ok bool) {
 	if b, ok = s.boots[id]; ok {
 		return b, true
 	}
@@ -168,64 +156,25 @@ func (s *State) boot(id ingot.BootID) (b fleet.Boot, ok bool) {
 
 // Boots returns the newest boots of one machine, or of all for an empty id,
 // oldest first; limit 0 is all of them.
-func (s *State) Boots(machine ingot.MachineID, limit int) ([]fleet.Boot, error) {
-	return s.BootsBefore(machine, Place{}, limit)
-}
-
-// Place is where a boot stands among those of its machine, or among all, in
-// the order in which they began. It holds when the boot itself is forgotten.
-// The zero Place is behind the newest one.
-type Place struct{ key string } // as the index has it, behind what its keys begin with
-
-// PlaceOf is the place of a boot, of its machine's boots or of all.
-func PlaceOf(b fleet.Boot, all bool) Place {
-	if all {
-		return Place{string(recentKey(b))}
-	}
-	return Place{string(historyKey(b)[len(b.Machine)+1:])}
-}
-
-// String is for ParsePlace.
-func (p Place) String() string {
-	if p == (Place{}) {
-		return ""
-	}
-	return hex.EncodeToString([]byte(p.key[:8])) + p.key[8:]
-}
-
-// ErrPlace: a text is no Place.
-var ErrPlace = errors.New("this is no place among boots")
-
-// ParsePlace reads what String wrote.
-func ParsePlace(text string) (Place, error) {
-	if text == "" {
-		return Place{}, nil
-	}
-	if len(text) != 16+idDigits {
-		return Place{}, fmt.Errorf("%w: %q", ErrPlace, text)
-	}
-	n, err := hex.DecodeString(text[:16])
-	if err != nil {
-		return Place{}, fmt.Errorf("%w: %q", ErrPlace, text)
-	}
-	return Place{string(n) + text[16:]}, nil
+func (s *Store) Boots(machine ingot.MachineID, limit int) ([]fleet.Boot, error) {
+	return s.BootsBefore(machine, state.Place{}, limit)
 }
 
 // BootsBefore returns the newest boots that began before a place, as Boots does.
-func (s *State) BootsBefore(machine ingot.MachineID, before Place, limit int) ([]fleet.Boot, error) {
+func (s *Store) BootsBefore(machine ingot.MachineID, before state.Place, limit int) ([]fleet.Boot, error) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	return s.bootsOf(machine, before, limit)
 }
 
-func (s *State) bootsOf(machine ingot.MachineID, before Place, limit int) ([]fleet.Boot, error) {
+func (s *Store) bootsOf(machine ingot.MachineID, before state.Place, limit int) ([]fleet.Boot, error) {
 	if machine != "" && limit == 0 {
-		limit = BootsPerMachine // some that were forgotten may still be in memory
+		limit = state.BootsPerMachine // some that were forgotten may still be in memory
 	}
-	place := func(b fleet.Boot) string { return PlaceOf(b, machine == "").key }
+	place := func(b fleet.Boot) string { return state.PlaceOf(b, machine == "").Key() }
 	list := map[ingot.BootID]fleet.Boot{}
 	for id, b := range s.boots { // those that are on their way to the disk, too
-		if (machine == "" || b.Machine == machine) && (before == Place{} || place(b) < before.key) {
+		if (machine == "" || b.Machine == machine) && (before == state.Place{} || place(b) < before.Key()) {
 			list[id] = b
 		}
 	}
@@ -234,8 +183,8 @@ func (s *State) bootsOf(machine ingot.MachineID, before Place, limit int) ([]fle
 		if machine != "" {
 			bucket, prefix, end = bucketHistory, append([]byte(machine), 0), append([]byte(machine), 1)
 		}
-		if before != (Place{}) {
-			end = append(slices.Clone(prefix), before.key...)
+		if before != (state.Place{}) {
+			end = append(slices.Clone(prefix), before.Key()...)
 		}
 		c := tx.Bucket(bucket).Cursor()
 		k, _ := c.Seek(end)
@@ -245,7 +194,7 @@ func (s *State) bootsOf(machine ingot.MachineID, before Place, limit int) ([]fle
 			k, _ = c.Prev()
 		}
 		for n := 0; k != nil && bytes.HasPrefix(k, prefix) && (limit == 0 || n < limit); k, _ = c.Prev() {
-			id := idOf(k)
+			id := state.IDOf(k)
 			if b, ok := s.boots[id]; ok && machine != "" && b.Machine != machine {
 				continue // it was moved, and that is not on the disk yet
 			}
@@ -275,7 +224,7 @@ func (s *State) bootsOf(machine ingot.MachineID, before Place, limit int) ([]fle
 }
 
 // Latest returns the latest boot of each machine, by when it began.
-func (s *State) Latest() []fleet.Boot {
+func (s *Store) Latest() []fleet.Boot {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	list := make([]fleet.Boot, 0, len(s.index.latest))
@@ -292,7 +241,7 @@ func (s *State) Latest() []fleet.Boot {
 
 // Forget drops from memory what the file has as well and nobody asks for often:
 // boots that ended and are not the latest of their machine.
-func (s *State) Forget() {
+func (s *Store) Forget() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.log.pending != nil || s.log.writing != nil {

@@ -1,4 +1,4 @@
-package state
+package bolt
 
 import (
 	"bytes"
@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"ingot/bootserver/fleet"
+	"ingot/bootserver/state"
 )
 
 // TestRestoresOfOneSecond: what was there before each of them is kept, also
@@ -25,7 +26,7 @@ func TestRestoresOfOneSecond(t *testing.T) {
 	files := map[string]bool{}
 	for i := range 3 {
 		name := string(rune('a' + i))
-		if err := s.Update(func(tx *Tx) error { tx.PutMachine(fleet.Machine{ID: "m-1", Name: name}); return nil }); err != nil {
+		if err := s.Update(func(tx state.Tx) error { tx.PutMachine(fleet.Machine{ID: "m-1", Name: name}); return nil }); err != nil {
 			t.Fatal(err)
 		}
 		kept, err := s.Restore(bytes.NewReader(backup.Bytes()), time.Unix(5, 0))
@@ -49,16 +50,16 @@ func TestASlowReaderHoldsNobodyUp(t *testing.T) {
 	dir := t.TempDir()
 	s := open(t, dir)
 	defer s.Close()
-	if err := s.Update(func(tx *Tx) error { tx.PutMachine(fleet.Machine{ID: "m-1", Name: "a"}); return nil }); err != nil {
+	if err := s.Update(func(tx state.Tx) error { tx.PutMachine(fleet.Machine{ID: "m-1", Name: "a"}); return nil }); err != nil {
 		t.Fatal(err)
 	}
 	var whole bytes.Buffer
 	if err := s.Backup(&whole); err != nil {
 		t.Fatal(err)
 	}
-	ended := make(chan error, maxBackups)
+	ended := make(chan error, state.MaxBackups)
 	var readers []*io.PipeReader
-	for range maxBackups {
+	for range state.MaxBackups {
 		r, w := io.Pipe()
 		readers = append(readers, r)
 		go func() { ended <- errors.Join(s.Backup(w), w.Close()) }()
@@ -69,14 +70,14 @@ func TestASlowReaderHoldsNobodyUp(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := s.Backup(io.Discard); !errors.Is(err, ErrBackups) {
+	if err := s.Backup(io.Discard); !errors.Is(err, state.ErrBackups) {
 		t.Errorf("one backup too many: %v; want ErrBackups", err)
 	}
 	done := make(chan error, 1)
 	go func() {
 		text := strings.Repeat("x", 3000)
 		for range 20 {
-			if err := s.Update(func(tx *Tx) error {
+			if err := s.Update(func(tx state.Tx) error {
 				for range 300 {
 					tx.Note(fleet.Entry{Kind: fleet.KindMachine, Machine: "m-1", Text: text})
 				}
@@ -86,7 +87,7 @@ func TestASlowReaderHoldsNobodyUp(t *testing.T) {
 				return
 			}
 		}
-		_, _, err := s.Ledger(Query{Limit: 1})
+		_, _, err := s.Ledger(state.Query{Limit: 1})
 		_, restored := s.Restore(bytes.NewReader(whole.Bytes()), time.Unix(5, 0))
 		done <- errors.Join(err, restored)
 	}()
@@ -110,7 +111,7 @@ func TestASlowReaderHoldsNobodyUp(t *testing.T) {
 		t.Errorf("the slow reader got %d bytes; want %d", len(rest)+1, whole.Len())
 	}
 	var failed int
-	for range maxBackups {
+	for range state.MaxBackups {
 		if err := <-ended; errors.Is(err, io.ErrClosedPipe) {
 			failed++
 		} else if err != nil {

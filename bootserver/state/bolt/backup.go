@@ -1,4 +1,4 @@
-package state
+package bolt
 
 import (
 	"bytes"
@@ -14,16 +14,7 @@ import (
 	"go.etcd.io/bbolt"
 
 	"ingot/bootserver/fleet"
-)
-
-// Errors of a backup.
-var (
-	// ErrDamaged: the state file is not whole.
-	ErrDamaged = errors.New("the state file is damaged")
-	// ErrRestoring: another backup is being restored.
-	ErrRestoring = errors.New("another backup is just being restored")
-	// ErrBackups: as many backups as there may be are being read.
-	ErrBackups = fmt.Errorf("%d backups are being read already", maxBackups)
+	"ingot/bootserver/state"
 )
 
 // file is the state's file in its folder.
@@ -35,7 +26,7 @@ func guarded(f func() error) (err error) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
 		if r := recover(); r != nil {
-			err = fmt.Errorf("%w: %v", ErrDamaged, r)
+			err = fmt.Errorf("%w: %v", state.ErrDamaged, r)
 		}
 	}()
 	return f()
@@ -50,7 +41,7 @@ func openFile(path string, o *bbolt.Options) (db *bbolt.DB, err error) {
 
 // Verify reads every record of the file and returns what is wrong with it.
 // Changes go on meanwhile.
-func (s *State) Verify() error {
+func (s *Store) Verify() error {
 	return guarded(func() error { return s.view(func(tx *bbolt.Tx) error { return walk(tx, nil) }) })
 }
 
@@ -58,12 +49,12 @@ func (s *State) Verify() error {
 func walk(from *bbolt.Tx, put func(bucket, key, value []byte) error) error {
 	for _, name := range [][]byte{bucketMachines, bucketBoots, bucketLeases, bucketMeta} {
 		if from.Bucket(name) == nil {
-			return fmt.Errorf("%w: it holds no %s; is it a backup of ingot?", ErrDamaged, name)
+			return fmt.Errorf("%w: it holds no %s; is it a backup of ingot?", state.ErrDamaged, name)
 		}
 	}
 	err := firstOf(each(from, bucketMachines, func(fleet.Machine) {}), each(from, bucketBoots, func(fleet.Boot) {}), each(from, bucketLeases, func(fleet.Lease) {}))
 	if err != nil {
-		return fmt.Errorf("%w: %w", ErrDamaged, err)
+		return fmt.Errorf("%w: %w", state.ErrDamaged, err)
 	}
 	for _, name := range buckets {
 		source := from.Bucket(name)
@@ -73,7 +64,7 @@ func walk(from *bbolt.Tx, put func(bucket, key, value []byte) error) error {
 		var last []byte
 		err := source.ForEach(func(k, v []byte) error {
 			if last != nil && bytes.Compare(last, k) >= 0 {
-				return fmt.Errorf("%w: %s is not in order", ErrDamaged, name)
+				return fmt.Errorf("%w: %s is not in order", state.ErrDamaged, name)
 			}
 			last = k
 			if put == nil {
@@ -90,10 +81,10 @@ func walk(from *bbolt.Tx, put func(bucket, key, value []byte) error) error {
 
 // Restore puts a backup in the place of the state, after it was read from end
 // to end. It returns where the state from before is kept. Nobody waits for
-// more than the exchange itself. While another one is restored it is ErrRestoring.
-func (s *State) Restore(r io.Reader, now time.Time) (kept string, err error) {
+// more than the exchange itself. While another one is restored it is state.ErrRestoring.
+func (s *Store) Restore(r io.Reader, now time.Time) (kept string, err error) {
 	if !s.restoring.TryLock() {
-		return "", ErrRestoring
+		return "", state.ErrRestoring
 	}
 	defer s.restoring.Unlock()
 	path := s.db.Path()
@@ -107,7 +98,7 @@ func (s *State) Restore(r io.Reader, now time.Time) (kept string, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.log.closed {
-		return "", errClosed
+		return "", state.ErrClosed
 	}
 	for s.log.pending != nil || s.log.writing != nil { // what was begun is for the file from before
 		s.mu.Unlock()
@@ -143,7 +134,7 @@ func keep(path string, now time.Time) (name string, err error) {
 	}
 }
 
-func (s *State) reopen(path string) error {
+func (s *Store) reopen(path string) error {
 	db, err := openFile(path, &bbolt.Options{Timeout: 2 * time.Second, FreelistType: bbolt.FreelistMapType})
 	if err != nil {
 		return fmt.Errorf("opening the state: %w", err)
@@ -216,12 +207,12 @@ func readFile(path string, f func(*bbolt.Tx) error) error {
 	return guarded(func() error {
 		db, err := bbolt.Open(path, 0o600, &bbolt.Options{Timeout: 2 * time.Second, ReadOnly: true})
 		if err != nil {
-			return fmt.Errorf("%w: %w", ErrDamaged, err)
+			return fmt.Errorf("%w: %w", state.ErrDamaged, err)
 		}
 		defer func() { _ = db.Close() }() // it is only read
 		return db.View(func(tx *bbolt.Tx) error {
 			if st, err := os.Stat(path); err != nil || st.Size() < tx.Size() {
-				return fmt.Errorf("%w: it was cut off", ErrDamaged)
+				return fmt.Errorf("%w: it was cut off", state.ErrDamaged)
 			}
 			return f(tx)
 		})

@@ -1,4 +1,4 @@
-package state
+package bolt
 
 import (
 	"cmp"
@@ -12,12 +12,13 @@ import (
 
 	"ingot"
 	"ingot/bootserver/fleet"
+	"ingot/bootserver/state"
 )
 
 // Tx is one change. What is put is seen by later gets of the same Tx, and by
 // others once the function of Update returned.
 type Tx struct {
-	s      *State
+	s      *Store
 	writes map[record]any // nil: delete
 	undo   []func()       // to be run last first
 }
@@ -134,7 +135,7 @@ func (tx *Tx) DropMachine(id ingot.MachineID) error {
 	if !had {
 		return nil
 	}
-	boots, err := tx.s.bootsOf(id, Place{}, 0)
+	boots, err := tx.s.bootsOf(id, state.Place{}, 0)
 	if err != nil {
 		return err
 	}
@@ -153,11 +154,11 @@ func (tx *Tx) DropMachine(id ingot.MachineID) error {
 // among those that are there by when they started; the order that the boots of
 // one machine have stays, for clocks jump.
 func (tx *Tx) MoveBoots(from, to ingot.MachineID) error {
-	moved, err := tx.s.bootsOf(from, Place{}, 0)
+	moved, err := tx.s.bootsOf(from, state.Place{}, 0)
 	if err != nil {
 		return err
 	}
-	have, err := tx.s.bootsOf(to, Place{}, 0)
+	have, err := tx.s.bootsOf(to, state.Place{}, 0)
 	if err != nil {
 		return err
 	}

@@ -1,4 +1,4 @@
-package state
+package bolt
 
 import (
 	"path/filepath"
@@ -9,11 +9,12 @@ import (
 
 	"ingot"
 	"ingot/bootserver/fleet"
+	"ingot/bootserver/state"
 )
 
 // bootsWith puts boots of a machine, each with the RAM that it told; 0 is a boot
 // that ended before it told any.
-func bootsWith(t *testing.T, s *State, m ingot.MachineID, first int, ram ...int64) (list []fleet.Boot) {
+func bootsWith(t *testing.T, s *Store, m ingot.MachineID, first int, ram ...int64) (list []fleet.Boot) {
 	t.Helper()
 	var before ingot.BootID
 	if old, err := s.Boots(m, 1); err != nil {
@@ -22,7 +23,7 @@ func bootsWith(t *testing.T, s *State, m ingot.MachineID, first int, ram ...int6
 		before = old[0].ID
 	}
 	for i, n := range ram {
-		err := s.Update(func(tx *Tx) (err error) {
+		err := s.Update(func(tx state.Tx) (err error) {
 			b := fleet.Boot{ID: ingot.NewBootID([16]byte{m[2], byte(first + i)}), Machine: m, Number: first + i, Before: before, Started: time.Unix(int64(first+i), 0)}
 			tx.PutBoot(b)
 			if n != 0 {
@@ -41,7 +42,7 @@ func bootsWith(t *testing.T, s *State, m ingot.MachineID, first int, ram ...int6
 	return list
 }
 
-func wantRAM(t *testing.T, s *State, b fleet.Boot, want int64) {
+func wantRAM(t *testing.T, s *Store, b fleet.Boot, want int64) {
 	t.Helper()
 	f, told, err := s.Facts(b)
 	if err != nil || told != (want != 0) || f.RAM != want {
@@ -49,7 +50,7 @@ func wantRAM(t *testing.T, s *State, b fleet.Boot, want int64) {
 	}
 }
 
-func factsKept(t *testing.T, s *State) (n int) {
+func factsKept(t *testing.T, s *Store) (n int) {
 	t.Helper()
 	err := s.view(func(tx *bbolt.Tx) error { n = tx.Bucket(bucketFacts).Stats().KeyN; return nil })
 	if err != nil {
@@ -80,7 +81,7 @@ func TestFactsPerBoot(t *testing.T) {
 	for i, b := range list {
 		wantRAM(t, s, b, rams[i])
 	}
-	same := make([]int64, BootsPerMachine-2)
+	same := make([]int64, state.BootsPerMachine-2)
 	for i := range same {
 		same[i] = 8
 	}
@@ -94,7 +95,7 @@ func TestFactsPerBoot(t *testing.T) {
 		t.Errorf("%d records; want that of the hardware now", n)
 	}
 	other := bootsWith(t, s, "m-2", 1, 16)
-	err := s.Update(func(tx *Tx) error {
+	err := s.Update(func(tx state.Tx) error {
 		tx.PutMachine(fleet.Machine{ID: "m-1"})
 		return tx.DropMachine("m-1")
 	})
@@ -112,7 +113,7 @@ func TestFactsOfMergedBoots(t *testing.T) {
 	s := open(t, t.TempDir())
 	defer s.Close()
 	one, two := bootsWith(t, s, "m-1", 1, 8, 8), bootsWith(t, s, "m-2", 1, 4, 4)
-	err := s.Update(func(tx *Tx) error {
+	err := s.Update(func(tx state.Tx) error {
 		tx.PutMachine(fleet.Machine{ID: "m-2"})
 		if err := tx.MoveBoots("m-2", "m-1"); err != nil {
 			return err

@@ -1,4 +1,4 @@
-package state
+package bolt
 
 import (
 	"net/netip"
@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"ingot/bootserver/fleet"
+	"ingot/bootserver/state"
 )
 
 // BenchmarkPutLease is one durable lease: what each DHCPACK waits for.
@@ -17,7 +18,7 @@ func BenchmarkPutLease(b *testing.B) {
 	defer s.Close()
 	l := fleet.Lease{MAC: "52:54:00:00:00:01", Address: netip.MustParseAddr("10.0.0.9")}
 	for b.Loop() {
-		if err := s.Update(func(tx *Tx) error { tx.PutLease(l); return nil }); err != nil {
+		if err := s.Update(func(tx state.Tx) error { tx.PutLease(l); return nil }); err != nil {
 			b.Fatal(err)
 		}
 	}
@@ -36,7 +37,7 @@ func BenchmarkPutLeaseTogether(b *testing.B) {
 		for pb.Next() {
 			i := n.Add(1)
 			l := fleet.Lease{MAC: "52:54:00:00:00:01", Address: netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)})}
-			if err := s.Update(func(tx *Tx) error { tx.PutLease(l); return nil }); err != nil {
+			if err := s.Update(func(tx state.Tx) error { tx.PutLease(l); return nil }); err != nil {
 				b.Error(err)
 			}
 		}

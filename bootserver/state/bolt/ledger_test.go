@@ -1,4 +1,4 @@
-package state
+package bolt
 
 import (
 	"errors"
@@ -10,6 +10,7 @@ import (
 
 	"ingot"
 	"ingot/bootserver/fleet"
+	"ingot/bootserver/state"
 )
 
 // TestLedger: entries come in their order, of one machine or of all, and a
@@ -18,11 +19,11 @@ func TestLedger(t *testing.T) {
 	s := open(t, t.TempDir())
 	defer s.Close()
 	refused := func() {
-		_ = s.Update(func(tx *Tx) error { tx.Note(fleet.Entry{Text: "refused"}); return errors.New("no") })
+		_ = s.Update(func(tx state.Tx) error { tx.Note(fleet.Entry{Text: "refused"}); return errors.New("no") })
 	}
 	refused() // it takes no number, either: who only asks must not use them up
 	for i := range 10 {
-		err := s.Update(func(tx *Tx) error {
+		err := s.Update(func(tx state.Tx) error {
 			tx.Note(fleet.Entry{At: time.Unix(int64(i), 0), Machine: ingot.MachineID(fmt.Sprint("m-", i%2)), Text: fmt.Sprint(i)})
 			return nil
 		})
@@ -32,16 +33,16 @@ func TestLedger(t *testing.T) {
 	}
 	refused()
 	for _, c := range []struct {
-		q    Query
+		q    state.Query
 		want string
 	}{
-		{Query{}, "0123456789"},
-		{Query{Limit: 3}, "012"},
-		{Query{After: 8}, "89"},
-		{Query{Newest: true, Limit: 3}, "789"},
-		{Query{Machine: "m-1"}, "13579"},
-		{Query{Machine: "m-1", Newest: true, Limit: 2}, "79"},
-		{Query{Machine: "m-"}, ""},
+		{state.Query{}, "0123456789"},
+		{state.Query{Limit: 3}, "012"},
+		{state.Query{After: 8}, "89"},
+		{state.Query{Newest: true, Limit: 3}, "789"},
+		{state.Query{Machine: "m-1"}, "13579"},
+		{state.Query{Machine: "m-1", Newest: true, Limit: 2}, "79"},
+		{state.Query{Machine: "m-"}, ""},
 	} {
 		list, last, err := s.Ledger(c.q)
 		got := ""
@@ -61,7 +62,7 @@ func TestLedger(t *testing.T) {
 		if err := s.Trim(now, c.most, c.age); err != nil {
 			t.Fatal(err)
 		}
-		if list, _, err := s.Ledger(Query{}); err != nil || len(list) != c.want || list[len(list)-1].Text != "9" {
+		if list, _, err := s.Ledger(state.Query{}); err != nil || len(list) != c.want || list[len(list)-1].Text != "9" {
 			t.Errorf("after Trim(%d, %s): %d entries, %v; want the newest %d", c.most, c.age, len(list), err, c.want)
 		}
 	}
@@ -71,7 +72,7 @@ func TestLedger(t *testing.T) {
 func TestOlderVersion(t *testing.T) {
 	dir := t.TempDir()
 	s := open(t, dir)
-	err := s.Update(func(tx *Tx) error {
+	err := s.Update(func(tx state.Tx) error {
 		for i := range 5 {
 			tx.PutBoot(fleet.Boot{ID: ingot.NewBootID([16]byte{byte(9 - i)}), Machine: "m-1", Started: time.Unix(int64(i), 0), Outcome: ingot.OutcomeFailed})
 		}
@@ -105,7 +106,7 @@ func TestMemoryIsBounded(t *testing.T) {
 	s := open(t, t.TempDir())
 	defer s.Close()
 	for i := range 10 {
-		err := s.Update(func(tx *Tx) error {
+		err := s.Update(func(tx state.Tx) error {
 			tx.PutBoot(fleet.Boot{ID: ingot.NewBootID([16]byte{byte(i)}), Machine: "m-1", Number: i + 1, Outcome: ingot.OutcomeHealthy})
 			return nil
 		})
