@@ -9,6 +9,7 @@ import (
 
 	"ingot"
 	"ingot/bootserver/fleet"
+	"ingot/bootserver/fleet/explain"
 	"ingot/bootserver/httpboot"
 	"ingot/bootserver/state"
 )
@@ -83,7 +84,7 @@ func (b *booter) Waits(id ingot.BootID, f ingot.Facts) error {
 // last words come late.
 func (b *booter) Console(id ingot.BootID, text string) error {
 	// The kernel repeats its command line, and with it the key of the boot.
-	text = fleet.Printable(ingot.HideBootKeys(text))
+	text = explain.Printable(ingot.HideBootKeys(text))
 	return b.state.Update(func(tx state.Tx) error {
 		if _, _, err := latest(tx, id); err != nil || text == "" {
 			return err
@@ -97,7 +98,7 @@ func (b *booter) Console(id ingot.BootID, text string) error {
 // before the one that tells it, which does so once: who has the key of a boot
 // must not bury what the one before it said.
 func (b *booter) Crash(id ingot.BootID, text string) error {
-	text = fleet.Printable(ingot.HideBootKeys(text))
+	text = explain.Printable(ingot.HideBootKeys(text))
 	return b.state.Update(func(tx state.Tx) error {
 		boot, m, err := latest(tx, id)
 		if err != nil || strings.TrimSpace(text) == "" || boot.Pstore {
@@ -110,7 +111,7 @@ func (b *booter) Crash(id ingot.BootID, text string) error {
 		boot.Pstore = true
 		tx.PutBoot(boot)
 		if before.Crash == "" { // the first word counts
-			before.Crash = cmp.Or(clip(fleet.CrashLine(text)), noCrashLine)
+			before.Crash = cmp.Or(clip(explain.CrashLine(text)), noCrashLine)
 			tx.PutBoot(before)
 		}
 		tx.AddConsole(before.ID, "--- what the firmware kept of the crash (pstore) ---\n"+text)

@@ -14,6 +14,7 @@ import (
 	"ingot/bootserver/access"
 	"ingot/bootserver/api"
 	"ingot/bootserver/fleet"
+	"ingot/bootserver/fleet/explain"
 	"ingot/bootserver/state"
 	"ingot/image"
 )
@@ -106,13 +107,13 @@ func (a admin) Why(ref string) (api.Why, error) {
 	if err != nil {
 		return api.Why{}, err
 	}
-	story := fleet.Story{Machine: m, Boots: boots, Others: a.others(m, boots), Needed: a.sizes(boots), Policy: a.policyNow(), Now: a.now()}
+	story := explain.Story{Machine: m, Boots: boots, Others: a.others(m, boots), Needed: a.sizes(boots), Policy: a.policyNow(), Now: a.now()}
 	if ref, err := fleet.Next(m); err == nil {
 		if _, err := a.image(ref.Image); err != nil {
 			story.Unservable, story.Untrusted = err.Error(), errors.Is(err, image.ErrSignature)
 		}
 	}
-	words, next := fleet.Why(story)
+	words, next := explain.Why(story)
 	return api.Why{Machine: m.ID, Name: m.Hostname(), Words: words, Next: next}, nil
 }
 
@@ -120,15 +121,15 @@ func (a admin) Why(ref string) (api.Why, error) {
 const storyBoots = 12
 
 // sizes are those of the images of boots, whoever signed them.
-func (a admin) sizes(boots []fleet.Boot) map[ingot.Digest]fleet.Sizes {
-	needed := map[ingot.Digest]fleet.Sizes{}
+func (a admin) sizes(boots []fleet.Boot) map[ingot.Digest]explain.Sizes {
+	needed := map[ingot.Digest]explain.Sizes{}
 	for _, b := range boots {
 		if _, known := needed[b.Image.Image]; known || b.Image.Image == "" {
 			continue
 		}
 		needed[b.Image.Image] = nil // a store that has it no more is asked once
 		if im, err := a.shelf.get(a.images, b.Image.Image); err == nil {
-			needed[b.Image.Image] = fleet.Sizes{"kernel": im.Manifest.Kernel.Size, "initramfs": im.Manifest.Initramfs.Size, "root": im.Manifest.Root.Size}
+			needed[b.Image.Image] = explain.Sizes{"kernel": im.Manifest.Kernel.Size, "initramfs": im.Manifest.Initramfs.Size, "root": im.Manifest.Root.Size}
 			if uki, has := a.uki(im); has {
 				needed[b.Image.Image][partUKI] = uki.Size
 			}

@@ -193,3 +193,6 @@ func TestMatch(t *testing.T) {
 		}
 	}
 }
+
+// with returns a value that f changed.
+func with[T any](v T, f func(*T)) T { f(&v); return v }

@@ -38,7 +38,8 @@ type Policy struct {
 	After    After // empty means AfterFallback
 }
 
-func (p Policy) attempts() int { return cmp.Or(p.Attempts, DefaultAttempts) }
+// Limit is how often in a row an image may fail on a machine.
+func (p Policy) Limit() int { return cmp.Or(p.Attempts, DefaultAttempts) }
 
 // Failure is one boot that counts against an image.
 type Failure struct {
@@ -107,10 +108,10 @@ func Settle(m Machine, b Boot, p Policy, have func(ingot.Digest) bool, now time.
 		return m
 	}
 	m.Trial.Failures = append(slices.Clone(m.Trial.Failures), Failure{b.ID, b.Outcome, b.Stage(), b.Reason, now})
-	if more := len(m.Trial.Failures) - max(maxFailures, p.attempts()); more > 0 {
+	if more := len(m.Trial.Failures) - max(maxFailures, p.Limit()); more > 0 {
 		m.Trial.Failures = m.Trial.Failures[more:]
 	}
-	if len(m.Trial.Failures) < p.attempts() || p.After == AfterRetry || b.Image.Image == m.LastHealthy.Image {
+	if len(m.Trial.Failures) < p.Limit() || p.After == AfterRetry || b.Image.Image == m.LastHealthy.Image {
 		return m
 	}
 	s := giveUp(m, b.Image, p, have, now)
@@ -139,7 +140,7 @@ func fetched(b Boot) bool {
 
 func giveUp(m Machine, image ImageRef, p Policy, have func(ingot.Digest) bool, now time.Time) Setback {
 	s := Setback{Gave: image, At: now, Failures: m.Trial.Failures}
-	failed := fmt.Sprintf("%s failed %s in a row", image.Name, times(len(s.Failures)))
+	failed := fmt.Sprintf("%s failed %s in a row", image.Name, Times(len(s.Failures)))
 	switch last := m.LastHealthy; {
 	case p.After == AfterHold:
 		s.Why = failed + ", and the policy is to wait for a person"
@@ -153,8 +154,8 @@ func giveUp(m Machine, image ImageRef, p Policy, have func(ingot.Digest) bool, n
 	return s
 }
 
-// times says how often.
-func times(n int) string {
+// Times says how often: once, twice, 3 times.
+func Times(n int) string {
 	switch n {
 	case 1:
 		return "once"
@@ -174,5 +175,5 @@ func Restarts(m Machine, b Boot, p Policy, have func(ingot.Digest) bool, now tim
 	if after.Setback != nil && after.Setback != m.Setback {
 		return after.Setback.To.Image != ""
 	}
-	return p.After == AfterRetry || len(after.Trial.Failures) < p.attempts()
+	return p.After == AfterRetry || len(after.Trial.Failures) < p.Limit()
 }

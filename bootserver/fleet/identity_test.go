@@ -167,14 +167,6 @@ func FuzzHostlist(f *testing.F) {
 	})
 }
 
-func TestPrintable(t *testing.T) {
-	for in, want := range map[string]string{"plain\ttext\r\n": "plain\ttext\n", "\x1b[31mred\x07": `\x1b[31mred\x07`, "a\xffb": `a\xffb`, "z\u202ex": `z\xe2\x80\xaex`, "übel": "übel"} {
-		if got := Printable(in); got != want {
-			t.Errorf("Printable(%q) = %q; want %q", in, got, want)
-		}
-	}
-}
-
 // TestPlaceholders: what many boards share is no identity, and a real one that
 // looks a little like it stays one.
 func TestPlaceholders(t *testing.T) {

@@ -142,7 +142,7 @@ func TestImportOverwritesNothing(t *testing.T) {
 // TestImportAnswersNothing: a list says nothing about the question that a
 // machine asks; what it adds otherwise is taken.
 func TestImportAnswersNothing(t *testing.T) {
-	asks := Machine{ID: "m-525400120009", State: Pending, MACs: []string{"52:54:00:12:00:09"}, Name: "node09", FirstSeen: now, Ask: &Question{With: "m-525400120001", What: "it has the card of node01"}}
+	asks := Machine{ID: "m-525400120009", State: Pending, MACs: []string{"52:54:00:12:00:09"}, Name: "node09", FirstSeen: t0, Ask: &Question{With: "m-525400120001", What: "it has the card of node01"}}
 	for _, c := range []struct {
 		planned Planned
 		do      string
@@ -150,7 +150,7 @@ func TestImportAnswersNothing(t *testing.T) {
 		{Planned{Name: "node09", MACs: []string{"52:54:00:12:00:09"}}, "asks"},
 		{Planned{Name: "node09", MACs: []string{"52:54:00:12:00:09"}, Serial: "SN-9"}, "change"},
 	} {
-		changed, actions, err := Import([]Machine{asks}, []Planned{c.planned}, nil, now)
+		changed, actions, err := Import([]Machine{asks}, []Planned{c.planned}, nil, t0)
 		if err != nil || len(actions) != 1 || actions[0].Do != c.do || !strings.Contains(strings.Join(actions[0].What, " "), "goes on waiting for an answer: it has the card of node01") {
 			t.Errorf("importing %+v does %+v, %v; want %s, and the question told", c.planned, actions, err, c.do)
 		}

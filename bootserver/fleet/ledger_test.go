@@ -127,20 +127,3 @@ func TestMergeEntries(t *testing.T) {
 		t.Errorf("MergeEntries are of %s and %s (-want +got):\n%s", list[0].Machine, list[1].Machine, d)
 	}
 }
-
-func TestCrashLine(t *testing.T) {
-	text := "<4>[    1.0] hello\n<1>[   12.345] BUG: kernel NULL pointer dereference, address: 0\n<0>[   12.4] Kernel panic - not syncing: Fatal exception\n<0>[   12.5] ---[ end ]---\n"
-	if got := CrashLine(text); got != "BUG: kernel NULL pointer dereference, address: 0" {
-		t.Errorf("CrashLine = %q", got)
-	}
-	text = "[ 1.0] Out of memory: Killed process 7 (x)\n[ 2.0] Kernel panic - not syncing: VFS: Unable to mount root fs\n"
-	if got := CrashLine(text); got != "Kernel panic - not syncing: VFS: Unable to mount root fs" {
-		t.Errorf("CrashLine = %q", got)
-	}
-	if got := CrashLine("[ 1.0] Kernel panic - not syncing: Fatal exception in interrupt\n"); got != "Kernel panic - not syncing: Fatal exception in interrupt" {
-		t.Errorf("CrashLine = %q; want what little there is", got)
-	}
-	if got := CrashLine("[ 1.0] all is well\n"); got != "" {
-		t.Errorf("CrashLine = %q; want none", got)
-	}
-}

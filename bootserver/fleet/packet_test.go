@@ -1,14 +1,10 @@
 package fleet
 
 import (
-	"fmt"
 	"net/netip"
 	"slices"
-	"strings"
 	"testing"
 	"time"
-
-	"ingot"
 )
 
 // TestPacketWords holds what people read of packets.
@@ -46,46 +42,14 @@ func TestHear(t *testing.T) {
 	var list []Other
 	for i := range 2 * MaxOthers {
 		before, had := slices.Clone(list), list
-		o := Other{Kind: "DHCPOFFER", Address: netip.AddrFrom4([4]byte{10, 0, 0, byte(i)}), At: clock("10:00:00")}
+		o := Other{Kind: "DHCPOFFER", Address: netip.AddrFrom4([4]byte{10, 0, 0, byte(i)}), At: t0}
 		var isNew bool
 		if list, isNew = Hear(list, o); isNew != (i < MaxOthers) || !slices.Equal(before, had) {
 			t.Errorf("the %dth server is new: %v; the list of before is %v, was %v", i, isNew, had, before)
 		}
 	}
-	again, isNew := Hear(list, Other{Kind: "DHCPOFFER", Address: netip.MustParseAddr("10.0.0.1"), At: clock("10:00:09"), File: "x"})
-	if o := again[1]; isNew || len(again) != MaxOthers || o.Times != 2 || o.First != clock("10:00:00") || o.At != clock("10:00:09") || o.File != "x" || list[1].Times != 1 {
+	again, isNew := Hear(list, Other{Kind: "DHCPOFFER", Address: netip.MustParseAddr("10.0.0.1"), At: t0.Add(9 * time.Second), File: "x"})
+	if o := again[1]; isNew || len(again) != MaxOthers || o.Times != 2 || o.First != t0 || o.At != t0.Add(9*time.Second) || o.File != "x" || list[1].Times != 1 {
 		t.Errorf("said again: %+v, new: %v, the list of before %+v", o, isNew, list[1])
-	}
-}
-
-// TestWhichOther: the server that a machine obeyed is named, of those that
-// answered the boot that is explained.
-func TestWhichOther(t *testing.T) {
-	boot := func(id byte, from, until string) Boot {
-		b := recorded(id, ImageRef{}, from, ingot.StageDHCP)
-		b.Told = time.Time{}
-		if until != "" {
-			b.Ended = clock(until)
-		}
-		return b
-	}
-	other := func(kind string, last byte, at string) Other {
-		return Other{Kind: kind, Address: netip.AddrFrom4([4]byte{10, 0, 0, last}), At: clock(at)}
-	}
-	s := Story{Machine: node01(), Now: now, Others: []Other{other("DHCPACK", 5, "10:10:03"), other("DHCPREQUEST", 5, "10:10:02"), other("DHCPOFFER", 6, "10:10:04"), {Kind: "REQUEST", DUID: "0001", At: clock("10:05:01")}}}
-	slices.SortFunc(s.Others, ByWeight)
-	for _, c := range []struct {
-		b    Boot
-		want string
-	}{
-		{boot(1, "10:00:00", "10:02:00"), "the offer did not reach it"},
-		{boot(2, "10:05:00", "10:06:00"), "another server, DUID 0001, answered"},
-		{boot(3, "10:10:00", "10:11:00"), "another server, 10.0.0.5, answered"},
-		{boot(4, "10:10:00", ""), "another server, 10.0.0.5, answered"},
-		{boot(5, "10:10:04", ""), "another server, 10.0.0.6, answered"},
-	} {
-		if got := fmt.Sprint(unanswered(c.b, s)); !strings.Contains(got, c.want) {
-			t.Errorf("boot %s is explained by %q; want %q", c.b.ID.Short(), got, c.want)
-		}
 	}
 }

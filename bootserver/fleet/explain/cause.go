@@ -1,4 +1,4 @@
-package fleet
+package explain
 
 import (
 	"fmt"
@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"ingot"
+	"ingot/bootserver/fleet"
 )
 
 // cause is why a boot did not get further: what was seen, and what that means.
@@ -29,7 +30,7 @@ func (c cause) on(attempts int) string {
 }
 
 // causeOf explains a boot that failed, went silent, or does not get on.
-func causeOf(b Boot, s Story) cause {
+func causeOf(b fleet.Boot, s Story) cause {
 	if b.Crash != "" {
 		return cause{"kernel crashed", b.Crash, "ingot console " + s.Machine.Hostname() + " --boot " + b.ID.Short()}
 	}
@@ -42,7 +43,7 @@ func causeOf(b Boot, s Story) cause {
 	return silence(b, s)
 }
 
-func lastError(b Boot) (Event, bool) {
+func lastError(b fleet.Boot) (fleet.Event, bool) {
 	for _, e := range slices.Backward(b.Events) {
 		if e.Error != "" {
 			return e, true
@@ -51,7 +52,7 @@ func lastError(b Boot) (Event, bool) {
 			break // it got on after what was wrong before
 		}
 	}
-	return Event{}, false
+	return fleet.Event{}, false
 }
 
 // verdicts are what ingot-init refuses to run, by the words that it tells (see
@@ -66,7 +67,7 @@ var verdicts = []struct{ sign, what, means, next string }{
 }
 
 // told explains a failure that the machine itself told.
-func told(b Boot, e Event, s Story) cause {
+func told(b fleet.Boot, e fleet.Event, s Story) cause {
 	name, host := b.Image.Name, s.Machine.Hostname()
 	fill := func(t string) string { return strings.ReplaceAll(t, "%s", name) }
 	for _, v := range verdicts {
@@ -94,7 +95,7 @@ func told(b Boot, e Event, s Story) cause {
 }
 
 // unwell explains a report that was not good.
-func unwell(b Boot, e Event, host string) cause {
+func unwell(b fleet.Boot, e fleet.Event, host string) cause {
 	c := cause{strings.TrimSuffix(e.Error, ": "), "", "ingot console " + host}
 	if b.Report == nil {
 		return c
@@ -121,7 +122,7 @@ func unwell(b Boot, e Event, host string) cause {
 }
 
 // silence explains a boot that was not heard of again.
-func silence(b Boot, s Story) cause {
+func silence(b fleet.Boot, s Story) cause {
 	host, image := s.Machine.Hostname(), b.Image.Name
 	quiet := "then silence" + forHow(b, s.Now)
 	timeline, console := "ingot boots "+host+" --timeline", "ingot console "+host
@@ -129,7 +130,7 @@ func silence(b Boot, s Story) cause {
 	case ingot.StageDHCP:
 		return unanswered(b, s)
 	case ingot.StageLoader:
-		if b.First == FirstUKI {
+		if b.First == fleet.FirstUKI {
 			return cause{fmt.Sprintf("UKI of %s fetched, %s", image, quiet), fmt.Sprintf("the firmware refused it, as Secure Boot does, or %s never reached ingot-init", image), console}
 		}
 		return cause{fmt.Sprintf("loader %s fetched, %s", b.First, quiet), "it never asked for its script; does another server answer it, or does a firewall close HTTP?", "ingot network"}
@@ -155,7 +156,7 @@ func silence(b Boot, s Story) cause {
 
 // forHow is for how long a boot was silent, " for 240 s"; nothing when it began
 // anew at once.
-func forHow(b Boot, now time.Time) string {
+func forHow(b fleet.Boot, now time.Time) string {
 	until := b.Ended
 	if b.Open() {
 		until = now
@@ -191,7 +192,7 @@ func dashed(s string) string {
 }
 
 // partly says how much of a file was fetched, of the image of that boot.
-func partly(part string, b Boot, s Story) string {
+func partly(part string, b fleet.Boot, s Story) string {
 	served, needed := b.Served[part], s.Needed[b.Image.Image][part]
 	if part == partUKI {
 		part = "UKI"

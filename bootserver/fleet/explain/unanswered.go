@@ -1,20 +1,21 @@
-package fleet
+package explain
 
 import (
 	"fmt"
 	"strings"
 
 	"ingot"
+	"ingot/bootserver/fleet"
 )
 
 // Boots that end before a kernel: DHCP, and the first stage that firmware loads.
 
 // noLoader reports whether there is nothing to load for the firmware of a boot.
 // A loader in the ROM needs none.
-func noLoader(b Boot) bool { return b.First == "" && !b.Back && b.Stage() == ingot.StageDHCP }
+func noLoader(b fleet.Boot) bool { return b.First == "" && !b.Back && b.Stage() == ingot.StageDHCP }
 
 // unanswered explains a machine that did not come past DHCP.
-func unanswered(b Boot, s Story) cause {
+func unanswered(b fleet.Boot, s Story) cause {
 	other := s.otherIn(b)
 	switch {
 	case b.Told.IsZero() && other != "":
@@ -31,7 +32,7 @@ func unanswered(b Boot, s Story) cause {
 
 // otherIn is the DHCP server that answered the machine during a boot and should
 // not have: the one that it obeyed.
-func (s Story) otherIn(b Boot) (name string) {
+func (s Story) otherIn(b fleet.Boot) (name string) {
 	for _, o := range s.Others {
 		if !o.Expected && !o.At.Before(b.Started) && (b.Ended.IsZero() || !o.At.After(b.Ended)) {
 			name = o.Name()
@@ -42,12 +43,12 @@ func (s Story) otherIn(b Boot) (name string) {
 
 // unloaded explains a machine that has an address, and did not fetch its first
 // stage, or not all of it.
-func unloaded(b Boot, s Story, other string) cause {
+func unloaded(b fleet.Boot, s Story, other string) cause {
 	file, port := b.First, "UDP port 69"
 	if strings.HasSuffix(string(b.Firmware), "-http") {
 		port = "HTTP"
 	}
-	if b.First == FirstUKI {
+	if b.First == fleet.FirstUKI {
 		file = "the UKI of " + b.Image.Name
 		if b.Served[partUKI] > 0 {
 			return cause{"address given, " + "then silence" + forHow(b, s.Now), partly(partUKI, b, s), "ingot boots " + s.Machine.Hostname() + " --timeline"}
@@ -72,10 +73,10 @@ const partUKI = "uki.efi"
 
 // stalled explains a boot that ended since the firmware asked from the start
 // again although it was told what to load.
-func stalled(b Boot) cause {
+func stalled(b fleet.Boot) cause {
 	what := strings.TrimPrefix(b.Reason, "the first stage stalled: ")
-	if b.First == FirstUKI {
-		return cause{strings.ReplaceAll(what, " "+FirstUKI, " the UKI of "+b.Image.Name), "the firmware refused it, as Secure Boot does, or it never reached ingot-init", "ingot image verify " + b.Image.Name}
+	if b.First == fleet.FirstUKI {
+		return cause{strings.ReplaceAll(what, " "+fleet.FirstUKI, " the UKI of "+b.Image.Name), "the firmware refused it, as Secure Boot does, or it never reached ingot-init", "ingot image verify " + b.Image.Name}
 	}
 	return cause{what, "firmware and loader do not go together", "ingot network"}
 }

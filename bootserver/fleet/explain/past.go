@@ -1,10 +1,11 @@
-package fleet
+package explain
 
 import (
 	"fmt"
 	"time"
 
 	"ingot"
+	"ingot/bootserver/fleet"
 )
 
 // How long it is worth a sentence that a healthy machine started over, and that
@@ -52,7 +53,7 @@ func (s Story) past() (words, next string) {
 // heard is how long a machine was heard from after it was healthy, by its own
 // clock: when it came back says nothing, for it may have been off. It is zero
 // when no heartbeat came.
-func heard(b Boot) time.Duration {
+func heard(b fleet.Boot) time.Duration {
 	if b.Report == nil {
 		return 0
 	}

@@ -1,4 +1,10 @@
-package fleet
+// Package explain says in plain sentences how a machine is, and why: it reads
+// the machine, its latest boots and what was heard on the network, and names
+// the most likely cause first and the commands that lead on. It also finds the
+// line of a crashed kernel's log that says why.
+//
+// It decides nothing, and stores nothing: package fleet decides.
+package explain
 
 import (
 	"fmt"
@@ -7,6 +13,7 @@ import (
 	"time"
 
 	"ingot"
+	"ingot/bootserver/fleet"
 )
 
 // Sizes are the bytes of an image by artifact: kernel, initramfs, root.
@@ -14,13 +21,13 @@ type Sizes map[string]int64
 
 // Story is all that an explanation is made of.
 type Story struct {
-	Machine    Machine
-	Boots      []Boot                 // the latest ones, oldest first
+	Machine    fleet.Machine
+	Boots      []fleet.Boot           // the latest ones, oldest first
 	Needed     map[ingot.Digest]Sizes // of the images of these boots that the store has
 	Unservable string                 // why what it is to boot cannot be served
 	Untrusted  bool                   `json:",omitempty"` // that is, because of its signature
-	Others     []Other                // that answered the machine, the one that it obeyed last
-	Policy     Policy
+	Others     []fleet.Other          // that answered the machine, the one that it obeyed last
+	Policy     fleet.Policy
 	Now        time.Time // in the operator's time zone
 }
 
@@ -31,7 +38,7 @@ const Quiet = 5 * time.Minute
 // what may be typed next.
 func Why(s Story) (words string, next []string) {
 	words, next = s.state()
-	if past, more := s.past(); past != "" && s.Machine.State == Approved {
+	if past, more := s.past(); past != "" && s.Machine.State == fleet.Approved {
 		words += " " + past
 		if more != "" {
 			next = append([]string{more}, next...)
@@ -47,22 +54,22 @@ func Why(s Story) (words string, next []string) {
 func (s Story) state() (string, []string) {
 	m, host := s.Machine, s.Machine.Hostname()
 	b, booted := s.last()
-	switch _, err := Next(m); {
-	case m.State == Retired:
+	switch _, err := fleet.Next(m); {
+	case m.State == fleet.Retired:
 		return fmt.Sprintf("%s is retired: it may not boot.", host), []string{"ingot machine approve " + host}
-	case m.State != Approved && m.Ask != nil:
+	case m.State != fleet.Approved && m.Ask != nil:
 		same, other := m.Ask.Answers(m)
 		return fmt.Sprintf("%s. It boots when a person says whether it is the same machine.", sentence(m.Ask.What)), []string{same, other}
-	case m.State != Approved && !booted:
+	case m.State != fleet.Approved && !booted:
 		return fmt.Sprintf("%s has not asked to boot yet, and waits for approval.", host), []string{"ingot machine approve " + host}
-	case m.State != Approved:
+	case m.State != fleet.Approved:
 		return fmt.Sprintf("Waits for approval since %s: nobody has allowed %s to boot.", s.at(m.FirstSeen), host),
 			[]string{fmt.Sprintf("ingot machine approve %s --name NAME --image PROFILE:VERSION", m.ID)}
 	case err != nil && m.Setback == nil:
 		return fmt.Sprintf("No image is assigned to %s: it is approved and waits.", host), []string{fmt.Sprintf("ingot assign %s PROFILE:VERSION", host)}
 	case s.Unservable != "" && (!booted || !running(b)):
 		next := []string{"ingot image ls", fmt.Sprintf("ingot assign %s PROFILE:VERSION", host)}
-		if ref, err := Next(m); err == nil && s.Untrusted {
+		if ref, err := fleet.Next(m); err == nil && s.Untrusted {
 			next = []string{"ingot image verify " + ref.Name, "ingot key trust --help", next[1]}
 		}
 		return fmt.Sprintf("What %s is to boot cannot be served: %s.", host, s.Unservable), next
@@ -75,13 +82,13 @@ func (s Story) state() (string, []string) {
 }
 
 // running reports whether a boot is on its way with an image, or got through.
-func running(b Boot) bool {
+func running(b fleet.Boot) bool {
 	return b.Open() && b.Image.Image != "" || b.Outcome == ingot.OutcomeHealthy
 }
 
-func (s Story) last() (Boot, bool) {
+func (s Story) last() (fleet.Boot, bool) {
 	if len(s.Boots) == 0 {
-		return Boot{}, false
+		return fleet.Boot{}, false
 	}
 	return s.Boots[len(s.Boots)-1], true
 }
@@ -119,10 +126,10 @@ func (s Story) setback() (string, []string) {
 }
 
 // failures explains attempts that failed: with one cause when they are alike.
-func (s Story) failures(list []Failure) (c cause, attempts int) {
+func (s Story) failures(list []fleet.Failure) (c cause, attempts int) {
 	for _, f := range list {
 		of := cause{what: f.Reason, next: "ingot boots " + s.Machine.Hostname()}
-		if i := slices.IndexFunc(s.Boots, func(b Boot) bool { return b.ID == f.Boot }); i >= 0 {
+		if i := slices.IndexFunc(s.Boots, func(b fleet.Boot) bool { return b.ID == f.Boot }); i >= 0 {
 			of = causeOf(s.Boots[i], s)
 		}
 		switch {
@@ -151,7 +158,7 @@ func alike(a, b cause) bool {
 }
 
 // ordinary explains a machine that boots what it is assigned.
-func (s Story) ordinary(b Boot) (string, []string) {
+func (s Story) ordinary(b fleet.Boot) (string, []string) {
 	m, host := s.Machine, s.Machine.Hostname()
 	pending := ""
 	if b.Image.Image != m.Assignment.Image {
@@ -180,7 +187,7 @@ func (s Story) ordinary(b Boot) (string, []string) {
 	return s.failing(b, pending)
 }
 
-func imageOr(a, b ImageRef) string {
+func imageOr(a, b fleet.ImageRef) string {
 	if a.Name != "" {
 		return a.Name
 	}
@@ -188,7 +195,7 @@ func imageOr(a, b ImageRef) string {
 }
 
 // stuck reports whether a boot has been longer at its stage than it should.
-func stuck(b Boot, now time.Time) bool {
+func stuck(b fleet.Boot, now time.Time) bool {
 	if len(b.Events) == 0 {
 		return false
 	}
@@ -203,7 +210,7 @@ func stuck(b Boot, now time.Time) bool {
 }
 
 // progress says how far a boot is.
-func (s Story) progress(b Boot) string {
+func (s Story) progress(b fleet.Boot) string {
 	text := fmt.Sprintf("stage %s, %s after its first packet", b.Stage(), span(s.Now.Sub(b.Started)))
 	if b.Stage() == ingot.StageTicket && s.Needed[b.Image.Image]["root"] > 0 {
 		text += ", " + partly("root", b, s)
@@ -212,7 +219,7 @@ func (s Story) progress(b Boot) string {
 }
 
 // since is what a healthy machine said, or did not say, after it was healthy.
-func (s Story) since(b Boot) string {
+func (s Story) since(b fleet.Boot) string {
 	if quiet := s.Now.Sub(s.Machine.LastSeen); quiet > Quiet {
 		return fmt.Sprintf(", and not heard of for %s: it is off, hangs, or cannot reach this server", span(quiet))
 	}
@@ -227,7 +234,7 @@ func (s Story) since(b Boot) string {
 	return ""
 }
 
-func (s Story) healthy(b Boot, pending string) (string, []string) {
+func (s Story) healthy(b fleet.Boot, pending string) (string, []string) {
 	after := s.since(b)
 	words := fmt.Sprintf("Healthy on %s since %s%s.", b.Image.Name, s.at(b.Ended), after)
 	if after == "" {
@@ -243,10 +250,12 @@ func (s Story) healthy(b Boot, pending string) (string, []string) {
 	return words + pending, next
 }
 
-func bad(b Boot) bool { return b.Outcome == ingot.OutcomeFailed || b.Outcome == ingot.OutcomeSilent }
+func bad(b fleet.Boot) bool {
+	return b.Outcome == ingot.OutcomeFailed || b.Outcome == ingot.OutcomeSilent
+}
 
 // failing explains a boot that failed, and says what comes next.
-func (s Story) failing(b Boot, pending string) (string, []string) {
+func (s Story) failing(b fleet.Boot, pending string) (string, []string) {
 	m := s.Machine
 	c, attempts := s.failures(m.Trial.Failures)
 	if attempts == 0 || m.Trial.Failures[len(m.Trial.Failures)-1].Boot != b.ID {
@@ -257,18 +266,18 @@ func (s Story) failing(b Boot, pending string) (string, []string) {
 	if pending != "" {
 		return stop(words) + pending, next
 	}
-	name, left := b.Image.Name, s.Policy.attempts()-len(m.Trial.Failures)
+	name, left := b.Image.Name, s.Policy.Limit()-len(m.Trial.Failures)
 	switch {
-	case s.Policy.After == AfterRetry || b.Image.Image == m.LastHealthy.Image:
+	case s.Policy.After == fleet.AfterRetry || b.Image.Image == m.LastHealthy.Image:
 		last := ""
 		if m.LastHealthy.Image == b.Image.Image {
 			last = ", since it was healthy here last"
 		}
 		return fmt.Sprintf("%s %s is tried again%s.", stop(words), name, last), next
-	case left > 0 && s.Policy.After != AfterHold && m.LastHealthy.Image != "":
-		return fmt.Sprintf("%s %s is tried %s more, then it falls back to %s.", stop(words), name, times(left), m.LastHealthy.Name), next
+	case left > 0 && s.Policy.After != fleet.AfterHold && m.LastHealthy.Image != "":
+		return fmt.Sprintf("%s %s is tried %s more, then it falls back to %s.", stop(words), name, fleet.Times(left), m.LastHealthy.Name), next
 	case left > 0:
-		return fmt.Sprintf("%s %s is tried %s more, then it is held for a person.", stop(words), name, times(left)), next
+		return fmt.Sprintf("%s %s is tried %s more, then it is held for a person.", stop(words), name, fleet.Times(left)), next
 	}
 	return stop(words), next
 }
