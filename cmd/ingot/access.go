@@ -16,32 +16,34 @@ import (
 
 	"ingot/bootserver/access"
 	"ingot/bootserver/api"
+	"ingot/cmd/ingot/command"
+	"ingot/cmd/ingot/show"
 )
 
 func (a *app) tokenCommand() *cobra.Command {
 	ls := &cobra.Command{
-		Use: "ls", Short: "list tokens and client certificates", Args: exactArgs(), Example: "  ingot token ls",
+		Use: "ls", Short: "list tokens and client certificates", Args: command.ExactArgs(), Example: "  ingot token ls",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			list, err := a.client().Credentials(cmd.Context())
+			list, err := a.Client().Credentials(cmd.Context())
 			if err != nil {
 				return err
 			}
-			return a.show(list, func(w io.Writer) { credentialTable(w, list, time.Now()) })
+			return a.Show(list, func(w io.Writer) { credentialTable(w, list, time.Now()) })
 		},
 	}
 	revoke := &cobra.Command{
-		Use: "revoke NAME", Short: "take a token or client certificate back, at once", Args: exactArgs("NAME"),
+		Use: "revoke NAME", Short: "take a token or client certificate back, at once", Args: command.ExactArgs("NAME"),
 		Long:    "Take a token or client certificate back. The next request with it is refused.\nNAME is its name or id.",
 		Example: "  ingot token revoke ci",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := a.client().RevokeCredential(cmd.Context(), args[0])
+			c, err := a.Client().RevokeCredential(cmd.Context(), args[0])
 			if err != nil {
 				return err
 			}
-			return a.show(c, func(w io.Writer) { fmt.Fprintf(w, "%s %s is revoked\n", c.Kind, plain(c.Name)) })
+			return a.Show(c, func(w io.Writer) { fmt.Fprintf(w, "%s %s is revoked\n", c.Kind, show.Plain(c.Name)) })
 		},
 	}
-	return group("token", "let others administer the server: tokens and client certificates", a.tokenCreateCommand(), ls, revoke)
+	return command.Parent("token", "let others administer the server: tokens and client certificates", a.tokenCreateCommand(), ls, revoke)
 }
 
 func (a *app) tokenCreateCommand() *cobra.Command {
@@ -58,11 +60,11 @@ FILE holds both, and no secret travels.`,
 		Example: `  ingot token create ci --scope operate --for 720h
   ingot token create prometheus > /etc/prometheus/ingot.token
   ingot token create alice --scope admin --cert alice.pem`,
-		Args: exactArgs("NAME"),
+		Args: command.ExactArgs("NAME"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			s, err := access.ParseScope(scope)
 			if err != nil {
-				return usageError{err}
+				return show.UsageError{Err: err}
 			}
 			q := api.CredentialRequest{Name: args[0], Scope: s, For: life}
 			if cert != "" {
@@ -80,15 +82,15 @@ FILE holds both, and no secret travels.`,
 // tokenCreate prints the token alone on standard output, for a pipe, and the
 // words around it on standard error.
 func (a *app) tokenCreate(ctx context.Context, q api.CredentialRequest) error {
-	c := a.client()
+	c := a.Client()
 	made, err := c.CreateCredential(ctx, q)
 	if err != nil {
 		return err
 	}
-	if err := a.show(made, func(w io.Writer) { fmt.Fprintln(w, made.Token) }); err != nil {
+	if err := a.Show(made, func(w io.Writer) { fmt.Fprintln(w, made.Token) }); err != nil {
 		return err
 	}
-	fmt.Fprintf(a.stderr, "scope %s, valid until %s; it is not shown again\n", made.Scope, made.Expires.Local().Format("2006-01-02 15:04"))
+	fmt.Fprintf(a.Stderr, "scope %s, valid until %s; it is not shown again\n", made.Scope, made.Expires.Local().Format("2006-01-02 15:04"))
 	a.howToUse(ctx, c, "--token-file FILE")
 	return nil
 }
@@ -100,32 +102,32 @@ func (a *app) howToUse(ctx context.Context, c *api.Client, proof string) {
 	switch {
 	case err != nil:
 	case len(at.Listens) == 0:
-		fmt.Fprintln(a.stderr, "  → the server is not reachable from elsewhere yet: write api: {listen: [\":7443\"]} into its configuration, and restart it")
+		fmt.Fprintln(a.Stderr, "  → the server is not reachable from elsewhere yet: write api: {listen: [\":7443\"]} into its configuration, and restart it")
 	default:
 		_, port, _ := strings.Cut(at.Listens[0][strings.LastIndex(at.Listens[0], "]")+1:], ":")
-		fmt.Fprintf(a.stderr, "  → there: ingot context add NAME https://HOST:%s --ca-fingerprint %s %s\n", port, at.Fingerprint, proof)
+		fmt.Fprintf(a.Stderr, "  → there: ingot context add NAME https://HOST:%s --ca-fingerprint %s %s\n", port, at.Fingerprint, proof)
 	}
 }
 
 func (a *app) certificateCreate(ctx context.Context, q api.CredentialRequest, file string) error {
 	if _, err := os.Lstat(file); err == nil {
-		return withHint(fmt.Errorf("%s is there already", file), "choose another file, or remove it")
+		return show.WithHint(fmt.Errorf("%s is there already", file), "choose another file, or remove it")
 	}
 	key, request, err := access.NewRequest(q.Name)
 	if err != nil {
 		return err
 	}
 	q.Request = string(request)
-	c := a.client()
+	c := a.Client()
 	made, err := c.CreateCredential(ctx, q)
 	if err != nil {
 		return err
 	}
 	if err := renameio.WriteFile(file, slices.Concat([]byte(made.Certificate), key), 0o600); err != nil {
-		return withHint(fmt.Errorf("writing the certificate: %w", err), "ingot token revoke %s", q.Name)
+		return show.WithHint(fmt.Errorf("writing the certificate: %w", err), "ingot token revoke %s", q.Name)
 	}
-	if err := a.show(made, func(w io.Writer) {
-		fmt.Fprintf(w, "%s holds the certificate and key of %s: scope %s, valid until %s\n", file, plain(made.Name), made.Scope, made.Expires.Local().Format("2006-01-02 15:04"))
+	if err := a.Show(made, func(w io.Writer) {
+		fmt.Fprintf(w, "%s holds the certificate and key of %s: scope %s, valid until %s\n", file, show.Plain(made.Name), made.Scope, made.Expires.Local().Format("2006-01-02 15:04"))
 	}); err != nil {
 		return err
 	}
@@ -138,17 +140,17 @@ func credentialTable(w io.Writer, list []access.Credential, now time.Time) {
 		fmt.Fprintln(w, "no tokens and no client certificates\n  → ingot token create NAME --scope read")
 		return
 	}
-	t := tabs(w)
-	row(t, "NAME", "KIND", "SCOPE", "STATE", "CREATED", "BY", "ID")
+	t := show.Table(w)
+	show.Row(t, "NAME", "KIND", "SCOPE", "STATE", "CREATED", "BY", "ID")
 	for _, c := range list {
-		state := "expires in " + brief(c.Expires.Sub(now))
+		state := "expires in " + show.Brief(c.Expires.Sub(now))
 		switch {
 		case !c.Revoked.IsZero():
-			state = "revoked " + ago(c.Revoked, now)
+			state = "revoked " + show.Ago(c.Revoked, now)
 		case !c.Live(now):
-			state = "expired " + ago(c.Expires, now)
+			state = "expired " + show.Ago(c.Expires, now)
 		}
-		row(t, c.Name, string(c.Kind), string(c.Scope), state, ago(c.Created, now), c.By, c.ID)
+		show.Row(t, c.Name, string(c.Kind), string(c.Scope), state, show.Ago(c.Created, now), c.By, c.ID)
 	}
 	t.Flush()
 }
@@ -162,7 +164,7 @@ func (a *app) auditCommand() *cobra.Command {
 -o json it prints one object a line. The log is written with the change itself: there is
 no change without its line. It keeps the last 100,000.`,
 		Example: "  ingot audit\n  ingot audit -f -o json | jq .who.name",
-		Args:    exactArgs(),
+		Args:    command.ExactArgs(),
 		RunE:    func(cmd *cobra.Command, _ []string) error { return a.audit(cmd.Context(), follow, limit) },
 	}
 	c.Flags().BoolVarP(&follow, "follow", "f", false, "go on printing as changes come")
@@ -172,9 +174,9 @@ no change without its line. It keeps the last 100,000.`,
 
 func (a *app) audit(ctx context.Context, follow bool, limit int) error {
 	if limit < 1 || limit > 10_000 {
-		return usagef("--lines is %d; choose between 1 and 10000", limit)
+		return show.Usagef("--lines is %d; choose between 1 and 10000", limit)
 	}
-	c := a.client()
+	c := a.Client()
 	list, err := c.Audit(ctx, 0, true, limit)
 	if err != nil {
 		return err
@@ -205,10 +207,10 @@ func (a *app) audit(ctx context.Context, follow bool, limit int) error {
 }
 
 func (a *app) printChange(e access.Change) error {
-	if a.output == "json" {
-		return a.line(e)
+	if a.JSON() {
+		return a.ShowLine(e)
 	}
-	_, err := fmt.Fprintln(a.stdout, plain(changeLine(e)))
+	_, err := fmt.Fprintln(a.Stdout, show.Plain(changeLine(e)))
 	return err
 }
 
@@ -259,7 +261,7 @@ func brieflyJSON(v any) string {
 
 func (a *app) apiCommand() *cobra.Command {
 	openapi := &cobra.Command{
-		Use: "openapi", Short: "print the API's description (OpenAPI 3.1)", Args: exactArgs(),
+		Use: "openapi", Short: "print the API's description (OpenAPI 3.1)", Args: command.ExactArgs(),
 		Long:    "Print the OpenAPI document of this version's API, as a server has it at\n/v1/openapi.json. No server is asked. -o json changes nothing.",
 		Example: "  ingot api openapi > ingot.openapi.json",
 		RunE: func(*cobra.Command, []string) error {
@@ -267,46 +269,46 @@ func (a *app) apiCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			_, err = a.stdout.Write(append(text, '\n'))
+			_, err = a.Stdout.Write(append(text, '\n'))
 			return err
 		},
 	}
 	routes := &cobra.Command{
-		Use: "routes", Short: "list what can be asked, and the scope that it takes", Args: exactArgs(),
+		Use: "routes", Short: "list what can be asked, and the scope that it takes", Args: command.ExactArgs(),
 		Example: "  ingot api routes",
 		RunE: func(*cobra.Command, []string) error {
 			list := api.Routes()
-			return a.show(list, func(w io.Writer) {
-				t := tabs(w)
-				row(t, "METHOD", "PATH", "SCOPE", "WHAT")
+			return a.Show(list, func(w io.Writer) {
+				t := show.Table(w)
+				show.Row(t, "METHOD", "PATH", "SCOPE", "WHAT")
 				for _, r := range list {
-					row(t, r.Method, r.Path, dash(string(r.Scope)), r.Summary)
+					show.Row(t, r.Method, r.Path, show.Dash(string(r.Scope)), r.Summary)
 				}
 				t.Flush()
 			})
 		},
 	}
 	fingerprint := &cobra.Command{
-		Use: "fingerprint", Short: "print the fingerprint of the server's CA, which clients pin", Args: exactArgs(),
+		Use: "fingerprint", Short: "print the fingerprint of the server's CA, which clients pin", Args: command.ExactArgs(),
 		Long:    "Print the SHA-256 of the CA's certificate: for --ca-fingerprint of ingot context add.\nIt is read from the store, or asked from the running server.",
 		Example: "  ingot api fingerprint",
 		RunE:    func(cmd *cobra.Command, _ []string) error { return a.fingerprint(cmd.Context()) },
 	}
-	return group("api", "the server's API: its description, its CA", routes, openapi, fingerprint)
+	return command.Parent("api", "the server's API: its description, its CA", routes, openapi, fingerprint)
 }
 
 func (a *app) fingerprint(ctx context.Context) error {
 	print := func(f string) error {
-		return a.show(map[string]string{"fingerprint": f}, func(w io.Writer) { fmt.Fprintln(w, f) })
+		return a.Show(map[string]string{"fingerprint": f}, func(w io.Writer) { fmt.Fprintln(w, f) })
 	}
-	if text, err := os.ReadFile(filepath.Join(a.storeRoot(), "keys", "ca.crt")); err == nil && a.context == "" && a.server == "" {
+	if text, err := os.ReadFile(filepath.Join(a.StoreRoot(), "keys", "ca.crt")); err == nil && a.Context == "" && a.Server == "" {
 		cert, err := access.ParseCertificate(text)
 		if err != nil {
 			return fmt.Errorf("reading the CA's certificate: %w", err)
 		}
 		return print(access.Fingerprint(cert.Raw))
 	}
-	at, err := a.client().Authority(ctx)
+	at, err := a.Client().Authority(ctx)
 	if err != nil {
 		return err
 	}

@@ -10,6 +10,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"ingot/bootserver/state/bolt"
+	"ingot/cmd/ingot/command"
+	"ingot/cmd/ingot/show"
 )
 
 func (a *app) backupCommand() *cobra.Command {
@@ -20,7 +22,7 @@ that the file is whole. The server goes on meanwhile, however long that takes: i
 from a copy beside the state, which takes as much room there. Images and keys are not in it:
 images can be built or pulled again; back up keys/*.key of the store yourself. The file
 holds the server's secret that machine-ids are made of: keep it to yourself.`,
-		Example: "  ingot backup /srv/backup/ingot-$(date +%F).db", Args: exactArgs("FILE"),
+		Example: "  ingot backup /srv/backup/ingot-$(date +%F).db", Args: command.ExactArgs("FILE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			path := args[0]
 			tmp, err := os.CreateTemp(filepath.Dir(path), ".ingot-backup-*")
@@ -28,7 +30,7 @@ holds the server's secret that machine-ids are made of: keep it to yourself.`,
 				return fmt.Errorf("writing the backup: %w", err)
 			}
 			defer os.Remove(tmp.Name())
-			n, err := a.client().Backup(cmd.Context(), tmp)
+			n, err := a.Client().Backup(cmd.Context(), tmp)
 			if err = errors.Join(err, tmp.Sync(), tmp.Close()); err != nil {
 				return err
 			}
@@ -38,8 +40,8 @@ holds the server's secret that machine-ids are made of: keep it to yourself.`,
 			if err := os.Rename(tmp.Name(), path); err != nil {
 				return fmt.Errorf("writing the backup: %w", err)
 			}
-			return a.show(map[string]any{"file": path, "bytes": n}, func(w io.Writer) {
-				fmt.Fprintf(w, "%s holds the state, %s, and is whole\n", path, size(n))
+			return a.Show(map[string]any{"file": path, "bytes": n}, func(w io.Writer) {
+				fmt.Fprintf(w, "%s holds the state, %s, and is whole\n", path, show.Size(n))
 			})
 		},
 	}
@@ -53,18 +55,18 @@ over only when it is whole; the state from before is kept beside it. Machines th
 meanwhile may have to start over. Addresses that were lent since the backup stay lent.
 With the backup of another server this one becomes that server, at once: keys of boots,
 machine-ids and DHCPv6 identity are made of the secret in it.`,
-		Example: "  ingot restore /srv/backup/ingot-2026-11-23.db", Args: exactArgs("FILE"),
+		Example: "  ingot restore /srv/backup/ingot-2026-11-23.db", Args: command.ExactArgs("FILE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			f, err := os.Open(args[0])
 			if err != nil {
 				return fmt.Errorf("reading the backup: %w", err)
 			}
 			defer f.Close()
-			done, err := a.client().Restore(cmd.Context(), f)
+			done, err := a.Client().Restore(cmd.Context(), f)
 			if err != nil {
 				return err
 			}
-			return a.show(done, func(w io.Writer) {
+			return a.Show(done, func(w io.Writer) {
 				fmt.Fprintf(w, "restored, %d machines; what was there before is in %s\n", done.Machines, done.Before)
 			})
 		},

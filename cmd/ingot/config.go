@@ -10,6 +10,8 @@ import (
 	"github.com/spf13/pflag"
 
 	"ingot/bootserver/config"
+	"ingot/cmd/ingot/command"
+	"ingot/cmd/ingot/show"
 )
 
 // configFlag adds --config; given empty it means that no file is read.
@@ -24,7 +26,7 @@ func (a *app) configFlag(fl *pflag.FlagSet, into *string) {
 func (a *app) configCommand() *cobra.Command {
 	var checked, shown string
 	check := &cobra.Command{
-		Use: "check", Short: "read the configuration and report everything that is wrong", Args: exactArgs(),
+		Use: "check", Short: "read the configuration and report everything that is wrong", Args: command.ExactArgs(),
 		Long: `Read the configuration and its drop-ins. Every fault is reported, with file, line and
 what to write instead; the exit code is 1 when there is one.`,
 		Example: "  ingot config check\n  ingot config check --config ./ingot.yaml",
@@ -32,25 +34,25 @@ what to write instead; the exit code is 1 when there is one.`,
 	}
 	a.configFlag(check.Flags(), &checked)
 	show := &cobra.Command{
-		Use: "show", Short: "print the configuration that file and drop-ins make together", Args: exactArgs(),
+		Use: "show", Short: "print the configuration that file and drop-ins make together", Args: command.ExactArgs(),
 		Example: "  ingot config show\n  ingot config show -o json",
 		RunE:    func(*cobra.Command, []string) error { return a.configShow(shown) },
 	}
 	a.configFlag(show.Flags(), &shown)
 	schema := &cobra.Command{
-		Use: "schema", Short: "print the JSON schema of the configuration, for completion in editors", Args: exactArgs(),
+		Use: "schema", Short: "print the JSON schema of the configuration, for completion in editors", Args: command.ExactArgs(),
 		Example: "  ingot config schema > server.schema.json",
 		RunE: func(*cobra.Command, []string) error {
 			b, err := config.Schema()
 			if err != nil {
 				return err
 			}
-			_, err = a.stdout.Write(b)
+			_, err = a.Stdout.Write(b)
 			return err
 		},
 	}
 	reload := &cobra.Command{
-		Use: "reload", Short: "make the running server read its configuration again", Args: exactArgs(),
+		Use: "reload", Short: "make the running server read its configuration again", Args: command.ExactArgs(),
 		Long: `Make the running server read its configuration again, and look at its interfaces
 again: addresses that came are served, those that are gone are left. Other sockets stay
 open, transfers go on, no boot is dropped. What cannot be changed while it runs is
@@ -58,12 +60,12 @@ named; it takes a restart. A configuration with a fault changes nothing.`,
 		Example: "  ingot config check && ingot config reload",
 		RunE:    func(cmd *cobra.Command, _ []string) error { return a.configReload(cmd) },
 	}
-	return group("config", "check, show and reload the server's configuration", check, show, schema, reload)
+	return command.Parent("config", "check, show and reload the server's configuration", check, show, schema, reload)
 }
 
 func (a *app) loadConfig(file string) (*config.Config, []string, error) {
 	if file == "" {
-		return nil, nil, usagef("no configuration is named")
+		return nil, nil, show.Usagef("no configuration is named")
 	}
 	c, err := config.Load(file)
 	if err != nil {
@@ -78,7 +80,7 @@ func (a *app) configCheck(file string) error {
 	if err != nil {
 		return err
 	}
-	return a.show(map[string]any{"files": files}, func(w io.Writer) {
+	return a.Show(map[string]any{"files": files}, func(w io.Writer) {
 		fmt.Fprintf(w, "nothing is wrong with %s\n", strings.Join(files, ", "))
 	})
 }
@@ -92,23 +94,23 @@ func (a *app) configShow(file string) error {
 	if err != nil {
 		return err
 	}
-	return a.show(c, func(w io.Writer) { fmt.Fprintf(w, "%s", text) })
+	return a.Show(c, func(w io.Writer) { fmt.Fprintf(w, "%s", text) })
 }
 
 func (a *app) configReload(cmd *cobra.Command) error {
-	r, err := a.client().Reload(cmd.Context())
+	r, err := a.Client().Reload(cmd.Context())
 	if err != nil {
 		return err
 	}
-	return a.show(r, func(w io.Writer) {
+	return a.Show(r, func(w io.Writer) {
 		switch {
 		case len(r.Changed)+len(r.Restart) == 0:
 			fmt.Fprintln(w, "nothing has changed")
 		case len(r.Changed) > 0:
-			fmt.Fprintf(w, "in force now: %s\n", plain(strings.Join(r.Changed, ", ")))
+			fmt.Fprintf(w, "in force now: %s\n", show.Plain(strings.Join(r.Changed, ", ")))
 		}
 		if len(r.Restart) > 0 {
-			fmt.Fprintf(w, "changed, but needs a restart of the server: %s\n", plain(strings.Join(r.Restart, ", ")))
+			fmt.Fprintf(w, "changed, but needs a restart of the server: %s\n", show.Plain(strings.Join(r.Restart, ", ")))
 		}
 	})
 }

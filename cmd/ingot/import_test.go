@@ -59,14 +59,3 @@ func TestListExcluded(t *testing.T) {
 		t.Errorf("import --list-excluded -o json: %v, %d rules", err, len(rules))
 	}
 }
-
-func TestNameOf(t *testing.T) {
-	for ref, want := range map[string]string{
-		"registry.example:5000/os/Web_Server:1.2": "web-server", "debian": "debian", "./images/web.tar.gz#x:1": "web", "web.tar.zst": "web", "x/y@sha256:12": "y",
-		"ssh://root@db7.rack.example:22": "db7", "/srv/layout/": "layout",
-	} {
-		if got := nameOf(ref); got != want {
-			t.Errorf("nameOf(%q) = %q; want %q", ref, got, want)
-		}
-	}
-}

@@ -4,16 +4,11 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/spf13/cobra"
-
-	"ingot"
-	"ingot/bootserver/fleet"
 )
 
 func invoke(t *testing.T, args ...string) (code int, stdout, stderr string) {
@@ -69,7 +64,7 @@ func TestEveryCommandHasAnExample(t *testing.T) {
 			walk(s)
 		}
 	}
-	a := &app{}
+	a := newApp(nil, nil, nil)
 	walk(a.rootCommand())
 	if _, out, _ := invoke(t, "build", "--help"); !strings.Contains(out, "Exit codes: 0 done, 1 failed, 2 wrong usage.") || !strings.Contains(out, "ingot build lab --version v1") {
 		t.Errorf("ingot build --help =\n%s", out)
@@ -89,69 +84,5 @@ func TestCompletion(t *testing.T) {
 		if code, out, _ := invoke(t, "completion", shell); code != 0 || !strings.Contains(out, "ingot") {
 			t.Errorf("completion %s: exit code %d, %d bytes", shell, code, len(out))
 		}
-	}
-}
-
-// TestTables keeps what people see, control characters made harmless.
-func TestTables(t *testing.T) {
-	now := time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
-	var out bytes.Buffer
-	machineTable(&out, []fleet.Machine{
-		{ID: "m-525400120001", Name: "node01", State: fleet.Approved, LastSeen: now.Add(-90 * time.Second),
-			Assignment: fleet.Assignment{ImageRef: fleet.ImageRef{Image: "sha256:2", Name: "lab:v2"}}, LastHealthy: fleet.ImageRef{Image: "sha256:1", Name: "lab:v1"},
-			Facts: ingot.Facts{Vendor: "Evil\x1b[2J", Product: "R\t1"}},
-		{ID: "m-525400120002", State: fleet.Pending, LastSeen: now.Add(-50 * time.Hour)},
-	}, now)
-	want := `MACHINE         NAME    STATE     IMAGE   RUNS      LAST SEEN  ADDRESS  HARDWARE      LABELS
-m-525400120001  node01  approved  lab:v2  lab:v1 *  1m ago     -        Evil·[2J R·1  -
-m-525400120002  -       pending   -       -         2d ago     -        -             -
-`
-	if out.String() != want {
-		t.Errorf("machine ls =\n%s\nwant\n%s", out.String(), want)
-	}
-	out.Reset()
-	b := fleet.Boot{ID: ingot.NewBootID([16]byte{0xab}), Machine: "m-525400120001", Firmware: ingot.FirmwareBIOS, Started: now.Add(-time.Minute),
-		Ended: now, Outcome: ingot.OutcomeFailed, Reason: "stage root: bad", Image: fleet.ImageRef{Name: "lab:v1"},
-		Events: []fleet.Event{{Event: ingot.Event{Stage: ingot.StageDHCP}, At: now.Add(-time.Minute)}}}
-	bootTable(&out, []fleet.Boot{b}, nil, now)
-	want = `BOOT      MACHINE         FIRMWARE  IMAGE   STARTED  TOOK    STAGE  OUTCOME  REASON
-ab000000  m-525400120001  bios      lab:v1  1m ago   60.0 s  dhcp   failed   stage root: bad
-`
-	if out.String() != want {
-		t.Errorf("boots =\n%s\nwant\n%s", out.String(), want)
-	}
-}
-
-func TestSizes(t *testing.T) {
-	for n, want := range map[int64]string{0: "0 B", 1023: "1023 B", 1024: "1.0 KiB", 65 << 20: "65.0 MiB", 3 << 40: "3.0 TiB"} {
-		if got := size(n); got != want {
-			t.Errorf("size(%d) = %q; want %q", n, got, want)
-		}
-	}
-}
-
-func TestProgressInPlainLines(t *testing.T) {
-	var out bytes.Buffer
-	p := newProgress(&out)
-	p.Step("fetch", 0, 10, "")
-	p.Step("fetch", 10, 10, "10 MiB")
-	p.Step("fetch", 10, 10, "again")
-	p.Step("pack", 0, 0, "")
-	p.Finish()
-	if lines := strings.Split(strings.TrimSpace(out.String()), "\n"); len(lines) != 2 || !strings.HasSuffix(lines[0], "10 MiB") || !strings.HasPrefix(lines[1], "pack") {
-		t.Errorf("progress =\n%s\nwant one line per step", out.String())
-	}
-}
-
-func TestInitBinary(t *testing.T) {
-	if _, err := initBinary(filepath.Join(t.TempDir(), "nothing")); err == nil {
-		t.Error("a binary that is not there is taken")
-	}
-	p := filepath.Join(t.TempDir(), "ingot-init")
-	if err := os.WriteFile(p, nil, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if got, err := initBinary(p); err != nil || got != p {
-		t.Errorf("initBinary(%q) = %q, %v", p, got, err)
 	}
 }

@@ -9,6 +9,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"ingot/bootserver/api"
+	"ingot/cmd/ingot/command"
+	"ingot/cmd/ingot/show"
 )
 
 func (a *app) networkCommand() *cobra.Command {
@@ -18,29 +20,29 @@ func (a *app) networkCommand() *cobra.Command {
 other DHCP servers and what they offer, addresses that are lent, and what is wrong:
 a second server, a stray option 60, addresses in use that nobody was given.
 docs/NETWORKS.md tells how to stand beside other servers.`,
-		Example: "  ingot network\n  ingot network -o json | jq -r '.warnings[].text'", Args: exactArgs(),
+		Example: "  ingot network\n  ingot network -o json | jq -r '.warnings[].text'", Args: command.ExactArgs(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			n, err := a.client().Network(cmd.Context())
+			n, err := a.Client().Network(cmd.Context())
 			if err != nil {
 				return err
 			}
-			return a.show(n, func(w io.Writer) { networkTables(w, n, time.Now()) })
+			return a.Show(n, func(w io.Writer) { networkTables(w, n, time.Now()) })
 		},
 	}
 }
 
 func networkTables(w io.Writer, n api.Network, now time.Time) {
 	for _, x := range n.Warnings {
-		fmt.Fprintf(w, "! %s: %s (%s, %d times)\n", plain(x.Interface), plain(x.Text), ago(x.Last, now), x.Times)
+		fmt.Fprintf(w, "! %s: %s (%s, %d times)\n", show.Plain(x.Interface), show.Plain(x.Text), show.Ago(x.Last, now), x.Times)
 	}
 	if len(n.Warnings) > 0 {
 		fmt.Fprintln(w)
 	}
-	t := tabs(w)
+	t := show.Table(w)
 	if len(n.Servers) == 0 {
 		fmt.Fprintln(w, "no other DHCP server was heard")
 	} else {
-		row(t, "OTHER SERVER", "MAC", "INTERFACE", "LENDS", "BOOTS", "OPTION 60", "LAST")
+		show.Row(t, "OTHER SERVER", "MAC", "INTERFACE", "LENDS", "BOOTS", "OPTION 60", "LAST")
 		for _, s := range n.Servers {
 			lends, name := "addresses", s.Address.String()
 			if s.Proxy {
@@ -49,7 +51,7 @@ func networkTables(w io.Writer, n api.Network, now time.Time) {
 			if s.DUID != "" {
 				name = "DUID " + s.DUID
 			}
-			row(t, name, dash(s.MAC), s.Interface, lends, dash(s.File), dash(s.Class), ago(s.Last, now))
+			show.Row(t, name, show.Dash(s.MAC), s.Interface, lends, show.Dash(s.File), show.Dash(s.Class), show.Ago(s.Last, now))
 		}
 		t.Flush()
 	}
@@ -64,13 +66,13 @@ func networkTables(w io.Writer, n api.Network, now time.Time) {
 			leases[l.Client()] = append(leases[l.Client()], l.Address.String())
 		}
 	}
-	row(t, "CLIENT", "INTERFACE", "FIRMWARE", "CLASS", "NAME", "LENT", "OTHERS SAID", "WE WOULD", "LAST")
+	show.Row(t, "CLIENT", "INTERFACE", "FIRMWARE", "CLASS", "NAME", "LENT", "OTHERS SAID", "WE WOULD", "LAST")
 	for _, c := range n.Askers {
 		lent, said := strings.Join(leases[c.MAC], " "), ""
 		if len(c.Answers) > 0 {
 			said = c.Answers[len(c.Answers)-1]
 		}
-		row(t, c.MAC, c.Interface, dash(string(c.Firmware)), dash(c.Class), dash(c.Hostname), dash(lent), dash(said), dash(c.Would), ago(c.Last, now))
+		show.Row(t, c.MAC, c.Interface, show.Dash(string(c.Firmware)), show.Dash(c.Class), show.Dash(c.Hostname), show.Dash(lent), show.Dash(said), show.Dash(c.Would), show.Ago(c.Last, now))
 	}
 	t.Flush()
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net/netip"
 	"os"
 	"os/signal"
@@ -22,7 +21,8 @@ import (
 	"ingot/bootserver/config"
 	"ingot/bootserver/dhcp4"
 	"ingot/bootserver/dhcp6"
-	"ingot/builder"
+	"ingot/cmd/ingot/command"
+	"ingot/cmd/ingot/show"
 	"ingot/image"
 	"ingot/internal/yamlfile"
 )
@@ -62,7 +62,7 @@ fetches the boot loaders (iPXE of Debian 13).`,
   ingot serve --interface6 eth1 --range6 fd00:99::1000-fd00:99::1fff
   ingot serve --interface br0 --approve-all --image lab:v1    # a lab
   ingot serve --config ./ingot.yaml`,
-		Args: exactArgs(),
+		Args: command.ExactArgs(),
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.serve(cmd, f) },
 	}
 	fl := c.Flags()
@@ -90,29 +90,25 @@ func (a *app) serve(cmd *cobra.Command, f serveFlags) error {
 	four, six := len(settings.DHCP.Interfaces), len(settings.DHCP6.Interfaces)
 	switch {
 	case four+six == 0:
-		return usagef("--interface is needed, or --interface6, or dhcp.interfaces in %s: the network to serve", config.Default)
+		return show.Usagef("--interface is needed, or --interface6, or dhcp.interfaces in %s: the network to serve", config.Default)
 	case f.addresses != "" && four != 1:
-		return usagef("--range goes with one --interface; for several, write networks into %s", config.Default)
+		return show.Usagef("--range goes with one --interface; for several, write networks into %s", config.Default)
 	case f.addresses6 != "" && six != 1:
-		return usagef("--range6 goes with one --interface6; for several, write networks into %s", config.Default)
+		return show.Usagef("--range6 goes with one --interface6; for several, write networks into %s", config.Default)
 	}
-	if a.store == "" && os.Getenv("INGOT_STORE") == "" {
-		a.store = settings.Store // as if it had been said
+	if a.Store == "" && os.Getenv("INGOT_STORE") == "" {
+		a.Store = settings.Store // as if it had been said
 	}
-	conf := bootserver.Config{Settings: settings, Range: f.addresses, Range6: f.addresses6, Version: version, Log: a.logger(), Now: a.now}
-	ctx, root := cmd.Context(), a.storeRoot()
+	conf := bootserver.Config{Settings: settings, Range: f.addresses, Range6: f.addresses6, Version: version, Log: a.Logger(), Now: a.Now}
+	ctx, root := cmd.Context(), a.StoreRoot()
 	if conf.Store, err = image.Open(ctx, root); err != nil {
 		return err
 	}
 	if conf.Keys, err = image.LoadOrCreateKeys(filepath.Join(root, "keys")); err != nil {
 		return fmt.Errorf("preparing the signing keys: %w", err)
 	}
-	opt, err := a.loaderOptions(settings.Mirror)
-	if err != nil {
+	if conf.Loaders, err = a.build.Loaders(ctx, settings.Mirror); err != nil {
 		return err
-	}
-	if conf.Loaders, _, err = builder.Loaders(ctx, root, opt); err != nil {
-		return explain(ctx, err)
 	}
 	if conf.Sockets, err = passedSockets(); err != nil {
 		return err
@@ -124,17 +120,17 @@ func (a *app) serve(cmd *cobra.Command, f serveFlags) error {
 	conf.Alive, conf.Reloads = s.alive, s.reloading
 	conf.Ready = func(r bootserver.Ready) {
 		for _, l := range r.Links {
-			fmt.Fprintf(a.stderr, "serving %s\n", linkLine(l))
+			fmt.Fprintf(a.Stderr, "serving %s\n", linkLine(l))
 		}
 		for _, at := range r.Remote {
-			fmt.Fprintf(a.stderr, "API for who has a token: https://%s\n", at)
+			fmt.Fprintf(a.Stderr, "API for who has a token: https://%s\n", at)
 		}
-		fmt.Fprintf(a.stderr, "  → ingot machine ls\n")
+		fmt.Fprintf(a.Stderr, "  → ingot machine ls\n")
 		s.ready()
 	}
 	defer context.AfterFunc(ctx, s.stopping)()
 	server := bootserver.New(conf)
-	if in, ok := a.stdin.(*os.File); !ok || !term.IsTerminal(int(in.Fd())) { // there, SIGHUP says that the terminal is gone
+	if in, ok := a.Stdin.(*os.File); !ok || !term.IsTerminal(int(in.Fd())) { // there, SIGHUP says that the terminal is gone
 		defer onHangup(ctx, func() { _, _ = server.Reload(ctx) })() // it logs what comes of it
 	}
 	return server.Run(ctx)
@@ -197,7 +193,7 @@ func (a *app) settings(flags *pflag.FlagSet, f serveFlags) (config.Config, error
 		return c, err
 	}
 	if c.Boots.Image != "" && !c.Boots.ApproveAll {
-		return c, usagef("--image goes with --approve-all")
+		return c, show.Usagef("--image goes with --approve-all")
 	}
 	return c, c.Check()
 }
@@ -240,7 +236,7 @@ func (f serveFlags) overrideOptions(flags *pflag.FlagSet, c *config.Config) erro
 		for _, s := range given {
 			ip, err := netip.ParseAddr(s)
 			if err != nil {
-				return usagef("--%s: %q is not an address", flag, s)
+				return show.Usagef("--%s: %q is not an address", flag, s)
 			}
 			*into = append(*into, ip)
 		}
@@ -274,44 +270,4 @@ func set[T any](flags *pflag.FlagSet, name string, into *T, v T) {
 	if flags.Changed(name) {
 		*into = v
 	}
-}
-
-func (a *app) loadersCommand() *cobra.Command {
-	var mirror string
-	c := &cobra.Command{
-		Use: "loaders", Short: "fetch the boot loaders, or show which ones there are",
-		Long: `The boot loaders are iPXE as Debian 13 builds it, pinned by digest at the first use.
-"ingot serve" fetches them by itself; a server without a way to a mirror needs them
-beforehand.`,
-		Example: "  ingot loaders\n  ingot loaders --store /srv/ingot -o json", Args: exactArgs(),
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			opt, err := a.loaderOptions(mirror)
-			if err != nil {
-				return err
-			}
-			dir, from, err := builder.Loaders(cmd.Context(), a.storeRoot(), opt)
-			if err != nil {
-				return explain(cmd.Context(), err)
-			}
-			return a.show(map[string]any{"folder": dir, "package": from}, func(w io.Writer) {
-				fmt.Fprintf(w, "%s %s in %s\n", from.Name, from.Version, dir)
-			})
-		},
-	}
-	c.Flags().StringVar(&mirror, "mirror", "", "Debian mirror URL (default: $INGOT_MIRROR, else this host's own apt sources)")
-	return c
-}
-
-// fetchLoaders makes sure that the loaders are there.
-func (a *app) fetchLoaders(ctx context.Context, opt builder.PlanOptions) error {
-	_, _, err := builder.Loaders(ctx, a.storeRoot(), opt)
-	return explain(ctx, err)
-}
-
-func (a *app) loaderOptions(mirror string) (builder.PlanOptions, error) {
-	keyring, err := keyringOf("")
-	if err != nil {
-		return builder.PlanOptions{}, err
-	}
-	return builder.PlanOptions{CacheDir: cacheDir(), Mirror: mirrorOf(mirror), Keyring: keyring, Log: a.logger()}, nil
 }

@@ -16,6 +16,7 @@ import (
 	"ingot/bootserver/fleet"
 	"ingot/bootserver/state"
 	"ingot/bootserver/state/bolt"
+	"ingot/cmd/ingot/client"
 	"ingot/image"
 )
 
@@ -111,7 +112,7 @@ func TestTheStoreOfThisHost(t *testing.T) {
 		t.Fatal(err)
 	}
 	listen(t, l, emptyHanded{}, &access.Keeper{Find: nobody, Now: time.Now})
-	if err := (contexts{Current: "berlin", Contexts: map[string]api.Target{"berlin": {Server: "unix://" + socket}}}).save(); err != nil {
+	if err := (client.Contexts{Current: "berlin", Contexts: map[string]api.Target{"berlin": {Server: "unix://" + socket}}}).Save(); err != nil {
 		t.Fatal(err)
 	}
 	t.Setenv("INGOT_CONTEXT", "berlin")

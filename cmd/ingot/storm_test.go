@@ -34,7 +34,8 @@ func TestMain(m *testing.M) {
 		os.Exit(1)
 	case "ingot":
 		if clock := os.Getenv("INGOT_TEST_CLOCK"); clock != "" {
-			a := &app{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, now: newSteppedClock(clock).now}
+			a := newApp(os.Stdin, os.Stdout, os.Stderr)
+			a.Now = newSteppedClock(clock).now
 			os.Exit(a.run(context.Background(), os.Args[1:]))
 		}
 		main()
@@ -56,6 +57,24 @@ type field struct {
 	ended  <-chan error
 	pid    int
 	log    lines
+}
+
+// lines is a log that can be read while it is written.
+type lines struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lines) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lines) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
 }
 
 const settings = `dhcp:

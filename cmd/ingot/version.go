@@ -5,14 +5,14 @@ import (
 	"io"
 	"runtime"
 
-	"github.com/spf13/cobra"
+	"ingot/cmd/ingot/command"
 
-	"ingot/profiles"
+	"github.com/spf13/cobra"
 )
 
 func (a *app) versionCommand() *cobra.Command {
 	return &cobra.Command{
-		Use: "version", Short: "print the version of this program and of the running server", Args: exactArgs(),
+		Use: "version", Short: "print the version of this program and of the running server", Args: command.ExactArgs(),
 		Example: "  ingot version -o json",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			v := struct {
@@ -21,10 +21,10 @@ func (a *app) versionCommand() *cobra.Command {
 				Server string `json:"server,omitempty"`
 			}{Client: version, Go: runtime.Version()}
 			// No server is no failure here: the question was about this program.
-			if s, err := a.client().Version(cmd.Context()); err == nil {
+			if s, err := a.Client().Version(cmd.Context()); err == nil {
 				v.Server = s
 			}
-			return a.show(v, func(w io.Writer) {
+			return a.Show(v, func(w io.Writer) {
 				fmt.Fprintf(w, "ingot %s (%s)\n", v.Client, v.Go)
 				if v.Server != "" {
 					fmt.Fprintf(w, "server %s\n", v.Server)
@@ -32,20 +32,4 @@ func (a *app) versionCommand() *cobra.Command {
 			})
 		},
 	}
-}
-
-func (a *app) profileCommand() *cobra.Command {
-	schema := &cobra.Command{
-		Use: "schema", Short: "print the JSON schema of profiles, for completion in editors", Args: exactArgs(),
-		Example: "  ingot profile schema > profile.schema.json",
-		RunE: func(*cobra.Command, []string) error {
-			b, err := profiles.Schema()
-			if err != nil {
-				return err
-			}
-			_, err = a.stdout.Write(b)
-			return err
-		},
-	}
-	return group("profile", "work with profiles", schema)
 }

@@ -1,0 +1,396 @@
+package build
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"ingot"
+	"ingot/builder"
+	"ingot/builder/source"
+	"ingot/cmd/ingot/command"
+	"ingot/cmd/ingot/show"
+	"ingot/image"
+	"ingot/profiles"
+)
+
+type buildFlags struct {
+	version string
+	mirror  string
+	keyring string
+	init    string
+	server  string // public key of the boot server
+	fetch   bool   // plan only
+	update  bool
+	locked  bool
+	offline bool
+}
+
+func (a *Commands) planCommand() *cobra.Command {
+	var f buildFlags
+	c := &cobra.Command{
+		Use: "plan PROFILE", Short: "resolve a profile: every package by version and digest, kept in its lock",
+		Long: `Resolve a profile without building it: the packages that would be installed, each
+pinned by version and sha256, and the digest that names the build. What apt answered is
+kept in a lock beside the profile (web/profile.yaml: web/profile.lock; a shipped profile:
+STORE/locks), and used from then on by plan and build; --update asks again and shows
+what changed. When the profile asks for other packages, apt is asked again, too, unless
+--locked says that the lock is law. A lock names no mirror: commit it with the profile.
+PROFILE is a folder, a YAML file or a shipped profile: debian, node, lab.`,
+		Example: `  ingot plan lab
+  ingot plan ./profiles/web --update        # newer packages, as a diff
+  ingot plan ./profiles/web --locked        # in CI: fail when the lock does not fit
+  ingot plan ./profiles/web --fetch         # and have all packages for a build --offline
+  ingot plan ./profiles/web -o json > web.plan.json`,
+		Args: command.ExactArgs("PROFILE"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			p, err := profiles.Load(args[0])
+			if err != nil {
+				return err
+			}
+			plan, locked, err := a.resolve(cmd.Context(), p, f)
+			if err != nil {
+				return err
+			}
+			if f.fetch {
+				if err := a.fetch(cmd.Context(), plan, f); err != nil {
+					return err
+				}
+			}
+			return a.Show(planView{plan, plan.Digest(), locked}, func(w io.Writer) { planTable(w, plan, locked) })
+		},
+	}
+	f.add(c)
+	c.Flags().BoolVar(&f.fetch, "fetch", false, "download the packages into the cache as well")
+	return c
+}
+
+// fetch gets the packages of a plan into the cache.
+func (a *Commands) fetch(ctx context.Context, plan *builder.Plan, f buildFlags) error {
+	bar := show.NewProgress(a.Stderr)
+	err := builder.Fetch(ctx, plan, builder.BuildOptions{CacheDir: command.CacheDir(), Mirror: mirrorOf(f.mirror), Offline: f.offline, Log: a.Logger(),
+		Progress: func(e builder.Event) { bar.Step(e.Step, e.Done, e.Total, e.Detail) }})
+	if err != nil {
+		bar.Abort()
+		return show.Explain(ctx, err)
+	}
+	bar.Finish()
+	return nil
+}
+
+// planView is the JSON form of a plan.
+type planView struct {
+	*builder.Plan
+	Digest ingot.Digest   `json:"digest"`
+	Lock   builder.Locked `json:"lock"`
+}
+
+// mirrorOf is the mirror of a flag or of the environment.
+func mirrorOf(flag string) string {
+	if flag != "" {
+		return flag
+	}
+	return os.Getenv("INGOT_MIRROR")
+}
+
+// keyringOf is the absolute path of the keys of a flag or of the environment.
+func keyringOf(flag string) (string, error) {
+	if flag == "" {
+		flag = os.Getenv("INGOT_KEYRING")
+	}
+	if flag == "" {
+		return "", nil
+	}
+	if ext := filepath.Ext(flag); ext != ".gpg" && ext != ".asc" {
+		return "", show.Usagef("bad --keyring %q: apt wants a file whose name ends in .gpg (binary) or .asc (armoured)", flag)
+	}
+	return filepath.Abs(flag)
+}
+
+// addMirror adds the flag that says where packages are fetched from.
+func (f *buildFlags) addMirror(c *cobra.Command) {
+	c.Flags().StringVar(&f.mirror, "mirror", "", "Debian mirror: URL, or 'URL SECURITY-URL', or 'URL none'\n(default: $INGOT_MIRROR, else this host's own apt sources)")
+}
+
+func (f *buildFlags) add(c *cobra.Command) {
+	f.addMirror(c)
+	c.Flags().StringVar(&f.keyring, "keyring", "", "OpenPGP keys that sign the mirror's package lists, .gpg or .asc\n(default: $INGOT_KEYRING, else Debian's archive keys)")
+	c.Flags().BoolVar(&f.update, "update", false, "ask apt again, renew the lock and show what changed")
+	c.Flags().BoolVar(&f.locked, "locked", false, "fail when the lock is missing or does not fit the profile")
+	c.Flags().BoolVar(&f.offline, "offline", false, "use the package lists and packages that are cached, ask no mirror")
+	c.MarkFlagsMutuallyExclusive("update", "locked")
+	c.Flags().StringVar(&f.server, "server-key", "", "public key of the boot server whose tickets the image believes,\n keys/server.pub of its store (default: this store's)")
+	c.Flags().StringVar(&f.init, "init", "", "the ingot-init binary to put into the image (default: beside this program)")
+}
+
+func planTable(w io.Writer, p *builder.Plan, locked builder.Locked) {
+	t := show.Table(w)
+	show.Row(t, "PACKAGE", "VERSION", "ARCH", "SIZE", "SHA256")
+	var sum int64
+	for _, pk := range p.Packages {
+		show.Row(t, pk.Name, pk.Version, pk.Arch, show.Size(pk.Size), pk.SHA256[:12])
+		sum += pk.Size
+	}
+	t.Flush()
+	treeTable(w, p.Trees)
+	fmt.Fprintf(w, "\n%d packages, %s; kernel %s %s\n", len(p.Packages), show.Size(sum), p.Kernel.Name, p.Kernel.Version)
+	lockText(w, locked)
+	fmt.Fprintf(w, "plan %s\n", p.Digest())
+}
+
+// treeTable shows the trees of base and layers.
+func treeTable(w io.Writer, trees []source.Pin) {
+	if len(trees) == 0 {
+		return
+	}
+	fmt.Fprintln(w)
+	t := show.Table(w)
+	show.Row(t, "TREE", "FROM", "SIZE", "DIGEST")
+	for _, p := range trees {
+		show.Row(t, p.Kind, p.From, show.Size(p.Size), string(p.Digest))
+	}
+	t.Flush()
+}
+
+// lockText says what became of a lock, when it changed.
+func lockText(w io.Writer, locked builder.Locked) {
+	ChangeTable(w, locked.Changes)
+	if !locked.Written {
+		return
+	}
+	what, why := "wrote", ""
+	if locked.Renewed && len(locked.Changes) == 0 {
+		what = "no package changed; wrote"
+	}
+	if locked.Why != "" {
+		why = " (" + show.Plain(locked.Why) + ")"
+	}
+	fmt.Fprintf(w, "%s %s%s\n", what, locked.Path, why)
+}
+
+// ChangeTable prints packages that differ.
+func ChangeTable(w io.Writer, changes []builder.Change) {
+	for _, c := range changes {
+		switch {
+		case c.Before == "":
+			fmt.Fprintf(w, "  + %s %s\n", c.Package, c.After)
+		case c.After == "":
+			fmt.Fprintf(w, "  − %s %s\n", c.Package, c.Before)
+		default:
+			fmt.Fprintf(w, "  ↑ %s %s → %s\n", c.Package, c.Before, c.After)
+		}
+	}
+}
+
+func (a *Commands) buildCommand() *cobra.Command {
+	var f buildFlags
+	var boot SecureBootFlags
+	c := &cobra.Command{
+		Use: "build PROFILE", Short: "build an image from a profile",
+		Long: `Build an image: resolve the profile, install its packages, pack the root and the
+initramfs, sign the manifest and put everything into the store. The same plan gives
+the same digest. Packages come from the profile's lock; without one, or when the profile
+asks for others than it did then, apt is asked and the lock written (see ingot plan).
+A plan that is an image already is not built again. Packages are kept in the cache.
+An interrupted build leaves no image and no litter. With a key and a certificate for
+Secure Boot, the image's UKI is signed as well, as ingot image sign does it.
+PROFILE is a folder, a YAML file or a shipped profile: debian, node, lab.`,
+		Example: `  ingot build lab --version v1
+  ingot build ./profiles/web            # version: today's date and a number
+  ingot build ./profiles/web --update   # with the newest packages
+  ingot build ./profiles/web --locked --offline
+  ingot build node -o json | jq -r .digest`,
+		Args: command.ExactArgs("PROFILE"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			start := time.Now()
+			if boot.Given() {
+				if _, err := boot.Check(); err != nil {
+					return err
+				}
+			}
+			im, unchanged, err := a.build(cmd.Context(), args[0], f)
+			if err != nil {
+				return err
+			}
+			if !unchanged {
+				a.note(cmd.Context(), im, "build", args[0])
+			}
+			if boot.Given() {
+				if err := a.sign(cmd.Context(), im, boot); err != nil {
+					return err
+				}
+			}
+			return a.Show(show.ViewOf(im), func(w io.Writer) {
+				if unchanged {
+					fmt.Fprintf(w, "%s %s\n  nothing changed since it was built; --version NAME names it once more\n", im.Name, im.Digest)
+					return
+				}
+				fmt.Fprintf(w, "%s %s\n  root %s, initramfs %s, kernel %s, in %s\n  → ingot assign MACHINE %s\n", im.Name, im.Digest,
+					show.Size(im.Manifest.Root.Size), show.Size(im.Manifest.Initramfs.Size), im.Manifest.KernelRelease,
+					show.Seconds(time.Since(start)), im.Name)
+			})
+		},
+	}
+	c.Flags().StringVar(&f.version, "version", "", "version of the image (default: the date and the next free number)")
+	f.add(c)
+	boot.Add(c)
+	return c
+}
+
+// resolve pins all inputs of a profile.
+func (a *Commands) resolve(ctx context.Context, p *profiles.Profile, f buildFlags) (*builder.Plan, builder.Locked, error) {
+	opt, err := a.planOptions(f)
+	if err != nil {
+		return nil, builder.Locked{}, err
+	}
+	opt.Lock = filepath.Join(a.StoreRoot(), "locks", p.Name+".lock")
+	if p.File != "" {
+		opt.Lock = strings.TrimSuffix(p.File, filepath.Ext(p.File)) + ".lock"
+	}
+	bar := show.NewProgress(a.Stderr)
+	opt.Progress = func(e builder.Event) { bar.Step(e.Step, e.Done, e.Total, e.Detail) }
+	plan, locked, err := builder.Resolve(ctx, p, opt)
+	if err != nil {
+		bar.Abort()
+		return nil, locked, show.Explain(ctx, err)
+	}
+	bar.Finish()
+	if locked.NotKept != nil {
+		a.Logger().Warn("the lock cannot be written, so another build may get newer packages", "err", locked.NotKept)
+	}
+	return plan, locked, nil
+}
+
+func (a *Commands) planOptions(f buildFlags) (builder.PlanOptions, error) {
+	init, err := initBinary(f.init)
+	if err != nil {
+		return builder.PlanOptions{}, err
+	}
+	keys, err := image.LoadOrCreateKeys(filepath.Join(a.StoreRoot(), "keys"))
+	if err != nil {
+		return builder.PlanOptions{}, fmt.Errorf("preparing the signing keys: %w", err)
+	}
+	if f.server != "" {
+		if keys.Server, err = foreignServer(f.server); err != nil {
+			return builder.PlanOptions{}, err
+		}
+	}
+	mode := builder.LockUse
+	switch {
+	case f.update:
+		mode = builder.LockUpdate
+	case f.locked:
+		mode = builder.LockExact
+	}
+	keyring, err := keyringOf(f.keyring)
+	if err != nil {
+		return builder.PlanOptions{}, err
+	}
+	return builder.PlanOptions{CacheDir: command.CacheDir(), Mirror: mirrorOf(f.mirror), Keyring: keyring, Init: init, Keys: keys, Mode: mode, Offline: f.offline, Log: a.Logger()}, nil
+}
+
+// foreignServer is the key of a boot server elsewhere: its public half alone.
+func foreignServer(path string) (image.KeyPair, error) {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return image.KeyPair{}, fmt.Errorf("reading the boot server's key: %w", err)
+	}
+	public, err := image.ParsePublicKey(text)
+	if err != nil {
+		return image.KeyPair{}, show.WithHint(fmt.Errorf("reading the boot server's key %q: %w", path, err), "name keys/server.pub of the boot server's store")
+	}
+	return image.KeyPair{Public: public}, nil
+}
+
+// Build returns the image of a profile. It is built if the store has no image of
+// this version.
+func (a *Commands) Build(ctx context.Context, profile, version string) (image.Image, error) {
+	im, _, err := a.build(ctx, profile, buildFlags{version: version})
+	return im, err
+}
+
+// build returns the image of a profile, and whether it was there already.
+func (a *Commands) build(ctx context.Context, ref string, f buildFlags) (im image.Image, unchanged bool, err error) {
+	if f.version != "" && !ingot.ValidVersion(f.version) {
+		return im, false, show.Usagef("bad version %q: want letters, digits, dots, dashes and underscores, at most 64", f.version)
+	}
+	store, err := image.Open(ctx, a.StoreRoot())
+	if err != nil {
+		return im, false, err
+	}
+	p, err := profiles.Load(ref)
+	if err != nil {
+		return im, false, err
+	}
+	plan, locked, err := a.resolve(ctx, p, f)
+	if err != nil {
+		return im, false, err
+	}
+	lockText(a.Stderr, locked)
+	im, found, err := builder.Built(ctx, store, plan)
+	if err != nil || found && (f.version == "" || f.version == im.Name.Version) {
+		return im, found, err
+	}
+	im, err = a.buildPlan(ctx, store, plan, f)
+	return im, false, err
+}
+
+// buildPlan builds a plan. When nobody names the version, it is the next free
+// one; another build may take that first, and then the next one is.
+func (a *Commands) buildPlan(ctx context.Context, store *image.Store, plan *builder.Plan, f buildFlags) (image.Image, error) {
+	opt, err := a.planOptions(f)
+	if err != nil {
+		return image.Image{}, err
+	}
+	for {
+		version := f.version
+		if version == "" {
+			if version, err = builder.NextVersion(ctx, store, plan.Profile.Name, time.Now()); err != nil {
+				return image.Image{}, err
+			}
+		}
+		bar := show.NewProgress(a.Stderr)
+		im, err := builder.Build(ctx, plan, builder.BuildOptions{
+			Store: store, Version: version, Keys: opt.Keys, CacheDir: opt.CacheDir, Mirror: opt.Mirror, Offline: f.offline, Init: opt.Init, Log: opt.Log,
+			Progress: func(e builder.Event) { bar.Step(e.Step, e.Done, e.Total, e.Detail) },
+		})
+		if err == nil {
+			bar.Finish()
+			return im, nil
+		}
+		bar.Abort()
+		if f.version == "" && errors.Is(err, image.ErrExists) {
+			continue
+		}
+		return image.Image{}, show.Explain(ctx, err)
+	}
+}
+
+// initBinary finds the machine's binary: named, or beside this program, or installed.
+func initBinary(named string) (string, error) {
+	if named != "" {
+		if _, err := os.Stat(named); err != nil {
+			return "", fmt.Errorf("finding ingot-init: %w", err)
+		}
+		return named, nil
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return "", fmt.Errorf("finding ingot-init: %w", err)
+	}
+	places := []string{filepath.Join(filepath.Dir(self), "ingot-init"), ingot.AgentPath}
+	for _, p := range places {
+		if _, err := os.Stat(p); err == nil {
+			return p, nil
+		}
+	}
+	return "", show.WithHint(fmt.Errorf("ingot-init is not at %s", strings.Join(places, " nor at ")),
+		"make build, or name it with --init")
+}

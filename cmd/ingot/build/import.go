@@ -1,0 +1,224 @@
+package build
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"path"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"ingot"
+	"ingot/builder"
+	"ingot/builder/source"
+	"ingot/cmd/ingot/command"
+	"ingot/cmd/ingot/show"
+	"ingot/profiles"
+)
+
+type importFlags struct {
+	name, into, arch, mirror string
+	kernel, suite            string
+	exclude, include         []string
+	identity, root           string
+	sshOptions               []string
+	sudo, dryRun, offline    bool
+	listExcluded             bool
+}
+
+func (a *Commands) importCommand() *cobra.Command {
+	var f importFlags
+	c := &cobra.Command{
+		Use: "import IMAGE | FILE | FOLDER | ssh://[USER@]HOST[:PORT]", Short: "write a profile that starts from a container image or a running host",
+		Long: `Write a folder with a profile that starts from something that exists already:
+
+  REGISTRY/NAME:TAG     a container image in a registry, with its usual credentials file
+  FILE, FOLDER          what docker save wrote, an OCI layout, a tarball or folder of a root;
+                        of several images one is chosen with FILE#NAME
+  ssh://USER@HOST       a running host, by this system's ssh
+
+A container image has no kernel: the profile's kernel package brings one with its modules. What
+it lacks to boot is said. Of a running host its root filesystem is taken without data, secrets
+and machine identity; --list-excluded prints what stays behind and why. The folder says which
+packages differ from the Debian base and which files are local. An interrupted import leaves
+nothing.`,
+		Example: `  docker save web:1 -o web.tar && ingot import web.tar --name web
+  ingot import registry.example/os/web:1 --name web
+  ingot import ssh://root@10.0.0.7 --name web --dry-run
+  ingot import ssh://root@10.0.0.7 --name web --include /srv/www --exclude '/opt/cache/*'
+  ingot import --list-excluded`,
+		Args: command.MaxArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			rules := append(source.Excluded(), userRules(f.exclude)...)
+			if f.listExcluded {
+				return a.Show(rules, func(w io.Writer) { ruleTable(w, rules) })
+			}
+			if len(args) == 0 {
+				return show.Usagef("ingot import needs IMAGE, FILE, FOLDER or ssh://HOST")
+			}
+			return a.importFrom(cmd.Context(), args[0], f, rules)
+		},
+	}
+	fl := c.Flags()
+	fl.StringVar(&f.name, "name", "", "name of the profile (default: that of the image, file or host)")
+	fl.StringVar(&f.into, "into", "", "folder to write (default: ./NAME)")
+	fl.StringVar(&f.arch, "arch", string(ingot.AMD64), "architecture of an image for several: amd64 or arm64")
+	fl.StringVar(&f.kernel, "kernel", "", "Debian package of the kernel (default: linux-image-ARCH)")
+	fl.StringVar(&f.suite, "kernel-suite", "trixie", "Debian suite that the kernel comes from")
+	fl.StringVar(&f.mirror, "mirror", "", "Debian mirror URL (default: $INGOT_MIRROR, else this host's own apt sources)")
+	fl.BoolVar(&f.offline, "offline", false, "use what is cached, ask no mirror and no registry")
+	fl.BoolVar(&f.dryRun, "dry-run", false, "look and compare, write nothing")
+	fl.BoolVar(&f.listExcluded, "list-excluded", false, "print what of a host stays behind, and why")
+	fl.StringArrayVar(&f.exclude, "exclude", nil, "pattern of further paths of a host to leave out")
+	fl.StringArrayVar(&f.include, "include", nil, "path of a host to take all the same")
+	fl.StringVar(&f.identity, "identity", "", "private key for ssh")
+	fl.StringArrayVar(&f.sshOptions, "ssh-option", nil, "option for ssh, as ssh_config(5) has it: Key=Value")
+	fl.StringVar(&f.root, "root", "", "folder of the host to take as its root (default: /)")
+	fl.BoolVar(&f.sudo, "sudo", false, "become root on the host with sudo, which must need no password")
+	return c
+}
+
+func userRules(patterns []string) []source.Rule {
+	var rules []source.Rule
+	for _, p := range patterns {
+		rules = append(rules, source.Rule{Pattern: p, Why: "asked for"})
+	}
+	return rules
+}
+
+func ruleTable(w io.Writer, rules []source.Rule) {
+	t := show.Table(w)
+	show.Row(t, "PATH", "WHY IT STAYS BEHIND")
+	for _, r := range rules {
+		why := r.Why
+		if r.Folders {
+			why += "; empty folders are taken"
+		}
+		show.Row(t, r.Pattern, why)
+	}
+	t.Flush()
+	fmt.Fprintln(w, "\nPasswords in /etc/shadow stay behind, too. Take any of it with --include PATH.")
+}
+
+// check finds what is wrong with the flags.
+func (f *importFlags) check(ref string) error {
+	if f.arch != string(ingot.AMD64) && f.arch != string(ingot.ARM64) {
+		return show.Usagef("unknown architecture %q: want amd64 or arm64", f.arch)
+	}
+	for _, p := range append(slices.Clone(f.exclude), f.include...) {
+		if _, err := path.Match(p, ""); err != nil || !path.IsAbs(p) {
+			return show.Usagef("bad path %q: want an absolute one such as /srv/www, in which * ? and [a-z] match", p)
+		}
+	}
+	host := strings.HasPrefix(ref, "ssh://")
+	if !host && (len(f.exclude) > 0 || len(f.include) > 0 || f.identity != "" || len(f.sshOptions) > 0 || f.root != "" || f.sudo) {
+		return show.Usagef("--exclude, --include, --identity, --ssh-option, --root and --sudo go with ssh://HOST")
+	}
+	if f.name == "" {
+		f.name = nameOf(ref)
+	}
+	if !ingot.ValidProfileName(f.name) {
+		return show.Usagef("bad name %q: want lower-case letters, digits and dashes, at most 63; give one with --name", f.name)
+	}
+	if f.into == "" {
+		f.into = f.name
+	}
+	return nil
+}
+
+var notInNames = regexp.MustCompile(`[^a-z0-9-]+`)
+
+// nameOf makes a profile's name of what is imported.
+func nameOf(ref string) string {
+	if h, err := source.ParseHost(ref); err == nil {
+		_, host, ok := strings.Cut(h.Target, "@")
+		if !ok {
+			host = h.Target
+		}
+		ref = strings.Split(host, ".")[0]
+	}
+	ref, _, _ = strings.Cut(ref, "@")
+	ref, _, _ = strings.Cut(ref, "#")
+	base := path.Base(ref)
+	base, _, _ = strings.Cut(base, ":")
+	for _, ext := range []string{".gz", ".xz", ".zst", ".tar", ".tgz"} {
+		base = strings.TrimSuffix(base, ext)
+	}
+	return strings.Trim(notInNames.ReplaceAllString(strings.ToLower(base), "-"), "-")
+}
+
+func (a *Commands) importFrom(ctx context.Context, ref string, f importFlags, rules []source.Rule) error {
+	if err := f.check(ref); err != nil {
+		return err
+	}
+	kernel := profiles.Kernel{Package: f.kernel, Suite: f.suite, Modules: []string{"@boot", "@virtual", "@net", "@storage"},
+		Arguments: []string{"console=tty0", "console=ttyS0,115200", "panic=30"}}
+	bar := show.NewProgress(a.Stderr)
+	o := builder.ImportOptions{Name: f.name, Folder: f.into, Arch: ingot.Arch(f.arch), Kernel: kernel, CacheDir: command.CacheDir(), Mirror: mirrorOf(f.mirror),
+		Offline: f.offline, DryRun: f.dryRun, Rules: rules, Include: f.include, Log: a.Logger(),
+		Progress: func(e builder.Event) { bar.Step(e.Step, e.Done, e.Total, e.Detail) }}
+	start := time.Now()
+	var im *builder.Imported
+	var err error
+	if strings.HasPrefix(ref, "ssh://") {
+		var h source.Host
+		if h, err = source.ParseHost(ref); err != nil {
+			return show.UsageError{Err: err}
+		}
+		im, err = builder.ImportHost(ctx, f.host(h, !show.IsTerminal(a.Stderr)), o)
+	} else {
+		im, err = builder.ImportImage(ctx, ref, o)
+	}
+	if err != nil {
+		bar.Abort()
+		if ctx.Err() != nil {
+			return show.WithHint(fmt.Errorf("interrupted; nothing was written"), "run the same command again")
+		}
+		return show.Explain(ctx, err)
+	}
+	bar.Finish()
+	return a.Show(im, func(w io.Writer) { importTable(w, im, time.Since(start)) })
+}
+
+// host adds what the flags say to the host of the URL.
+func (f *importFlags) host(h source.Host, batch bool) source.Host {
+	h.Root, h.Sudo, h.Batch = f.root, f.sudo, batch
+	if f.identity != "" {
+		h.Options = append(h.Options, "-i", f.identity, "-o", "IdentitiesOnly=yes")
+	}
+	for _, o := range f.sshOptions {
+		h.Options = append(h.Options, "-o", o)
+	}
+	return h
+}
+
+func importTable(w io.Writer, im *builder.Imported, took time.Duration) {
+	if im.Folder == "" {
+		fmt.Fprintf(w, "%s\n", im.From)
+	} else {
+		fmt.Fprintf(w, "wrote %s in %s\n", im.Folder, show.Seconds(took))
+	}
+	for _, line := range im.Findings() {
+		fmt.Fprintf(w, "  %s\n", line)
+	}
+	switch {
+	case im.Folder == "":
+		fmt.Fprintln(w, "  nothing was written; leave out --dry-run")
+	case im.NoInit():
+		fmt.Fprintln(w, "  → it will not boot: add what it lacks where it is made, and import it again")
+	default:
+		fmt.Fprintf(w, "  → ingot build %s\n", asPath(im.Folder))
+	}
+}
+
+// asPath makes sure that a folder is not taken for a shipped profile.
+func asPath(folder string) string {
+	if path.IsAbs(folder) || strings.HasPrefix(folder, ".") {
+		return folder
+	}
+	return "./" + folder
+}

@@ -1,0 +1,64 @@
+package build
+
+import (
+	"context"
+	"fmt"
+	"io"
+
+	"github.com/spf13/cobra"
+
+	"ingot/builder"
+	"ingot/cmd/ingot/command"
+	"ingot/cmd/ingot/show"
+)
+
+func (a *Commands) LoadersCommand() *cobra.Command {
+	var mirror string
+	c := &cobra.Command{
+		Use: "loaders", Short: "fetch the boot loaders, or show which ones there are",
+		Long: `The boot loaders are iPXE as Debian 13 builds it, pinned by digest at the first use.
+"ingot serve" fetches them by itself; a server without a way to a mirror needs them
+beforehand.`,
+		Example: "  ingot loaders\n  ingot loaders --store /srv/ingot -o json", Args: command.ExactArgs(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			opt, err := a.loaderOptions(mirror)
+			if err != nil {
+				return err
+			}
+			dir, from, err := builder.Loaders(cmd.Context(), a.StoreRoot(), opt)
+			if err != nil {
+				return show.Explain(cmd.Context(), err)
+			}
+			return a.Show(map[string]any{"folder": dir, "package": from}, func(w io.Writer) {
+				fmt.Fprintf(w, "%s %s in %s\n", from.Name, from.Version, dir)
+			})
+		},
+	}
+	c.Flags().StringVar(&mirror, "mirror", "", "Debian mirror URL (default: $INGOT_MIRROR, else this host's own apt sources)")
+	return c
+}
+
+// FetchLoaders fetches the loaders if the store has none yet.
+func (a *Commands) FetchLoaders(ctx context.Context) error {
+	_, err := a.Loaders(ctx, "")
+	return err
+}
+
+// Loaders returns the boot loaders of the store, which are fetched from mirror if
+// it has none yet. An empty mirror is the default one.
+func (a *Commands) Loaders(ctx context.Context, mirror string) (dir string, err error) {
+	opt, err := a.loaderOptions(mirror)
+	if err != nil {
+		return "", err
+	}
+	dir, _, err = builder.Loaders(ctx, a.StoreRoot(), opt)
+	return dir, show.Explain(ctx, err)
+}
+
+func (a *Commands) loaderOptions(mirror string) (builder.PlanOptions, error) {
+	keyring, err := keyringOf("")
+	if err != nil {
+		return builder.PlanOptions{}, err
+	}
+	return builder.PlanOptions{CacheDir: command.CacheDir(), Mirror: mirrorOf(mirror), Keyring: keyring, Log: a.Logger()}, nil
+}

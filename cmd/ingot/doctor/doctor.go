@@ -1,0 +1,272 @@
+// Package doctor examines this host for what would keep machines from booting:
+// configuration, interfaces, ports, other DHCP servers, firewall, clock, store.
+// It changes nothing.
+package doctor
+
+import (
+	"context"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"syscall"
+	"time"
+
+	"github.com/insomniacslk/dhcp/dhcpv4"
+	"github.com/insomniacslk/dhcp/dhcpv4/nclient4"
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+	"golang.org/x/sys/unix"
+
+	"ingot/bootserver/access"
+	"ingot/bootserver/api"
+	"ingot/bootserver/config"
+	"ingot/bootserver/dhcp4"
+	"ingot/bootserver/state"
+	"ingot/bootserver/state/bolt"
+	"ingot/builder"
+	"ingot/cmd/ingot/client"
+	"ingot/cmd/ingot/command"
+	"ingot/cmd/ingot/show"
+)
+
+// Options are the parts of ingot that doctor examines or uses.
+type Options struct {
+	// Flags adds the flags that choose a configuration and interfaces.
+	Flags func(*pflag.FlagSet)
+	// Settings returns the configuration that the flags chose.
+	Settings func(*pflag.FlagSet) (config.Config, error)
+	// Holder names the process that has a port open; table is a file of /proc/net.
+	Holder func(table string, port int) string
+	// Trial boots a simulated machine from the loaders of the store at root. skipped
+	// says why it could not be tried, failed why the machine would not have booted.
+	Trial func(ctx context.Context, root string) (took time.Duration, skipped, failed error)
+}
+
+// examination is one run of doctor.
+type examination struct {
+	*command.App
+	Options
+}
+
+// Command returns ingot doctor.
+func Command(a *command.App, o Options) *cobra.Command {
+	var noTrial bool
+	d := examination{a, o}
+	c := &cobra.Command{
+		Use: "doctor", Short: "find out why machines would not boot from this server",
+		Long: `Look at what booting needs: the configuration, interfaces and their MTU, ports, other
+DHCP servers, the firewall, the clock, the store, its keys and loaders; whether a server
+runs and answers. Then a trial: in a network of its own, a server with this host's loaders
+is asked for DHCP, TFTP and HTTP by a simulated machine. Nothing is changed, and nothing
+but one DHCPDISCOVER on each interface leaves this host; over IPv6 a DHCPv6 SOLICIT, and
+the question which routers there are. Run it as root, or some of it is skipped.
+
+Each finding has its fix. Warnings do not make it fail. What lies between this host and
+the machines it cannot see: for that, ingot capture MACHINE.`,
+		Example: "  ingot doctor\n  ingot doctor --interface eth1\n  ingot doctor -o json | jq '.[] | select(.state == \"error\")'",
+		Args:    command.ExactArgs(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			settings, err := o.Settings(cmd.Flags())
+			list := d.examine(cmd.Context(), settings, err, !noTrial)
+			if err := d.Show(list, func(w io.Writer) { findingTable(w, list) }); err != nil {
+				return err
+			}
+			n := 0
+			for _, x := range list {
+				if x.State == Error {
+					n++
+				}
+			}
+			if n > 0 {
+				return show.WithHint(fmt.Errorf("%d of %d checks failed", n, len(list)), "do what the findings say, the first one first, and run it again")
+			}
+			return nil
+		},
+	}
+	o.Flags(c.Flags())
+	c.Flags().BoolVar(&noTrial, "no-trial", false, "leave out the trial")
+	return c
+}
+
+func findingTable(w io.Writer, list []Finding) {
+	t := show.Table(w)
+	for _, f := range list {
+		show.Row(t, f.State, f.Check, f.Text)
+		if f.Fix != "" {
+			show.Row(t, "", "", "→ "+f.Fix)
+		}
+	}
+	t.Flush()
+}
+
+// examine looks at everything, in the order in which it is put right.
+func (d examination) examine(ctx context.Context, c config.Config, broken error, trial bool) []Finding {
+	var list []Finding
+	add := func(f ...Finding) { list = append(list, f...) }
+	if broken != nil {
+		add(found("configuration", Error, "ingot config check", "%v", broken))
+	} else {
+		add(found("configuration", OK, "", "%d interfaces of IPv4, %d of IPv6", len(c.DHCP.Interfaces), len(c.DHCP6.Interfaces)))
+	}
+	if len(c.DHCP.Interfaces)+len(c.DHCP6.Interfaces) == 0 {
+		add(found("interface", Error, "ingot doctor --interface IF, or --interface6, or dhcp.interfaces in "+config.Default, "none is named: there is nothing to serve"))
+	}
+	root := d.StoreRoot()
+	running, network := d.examineServer(ctx, root, add)
+	for _, i := range c.DHCP.Interfaces {
+		card, there := lookAt(i.Name)
+		add(examineCard(card, there, i, c.DHCP.Networks)...)
+	}
+	pid := ""
+	if running {
+		pid, _ = bolt.Holder(filepath.Join(root, state.Folder))
+	}
+	for _, p := range portsOf(c) {
+		add(examinePort(p, d.Holder(p.table(), p.number), pid))
+	}
+	if running {
+		add(examineForeign(c.DHCP.Interfaces, network.Servers)...)
+	} else {
+		add(listenForOthers(ctx, c.DHCP.Interfaces)...)
+	}
+	add(examine6(ctx, c, running, network)...)
+	ruleset, err := exec.CommandContext(ctx, "nft", "list", "ruleset").Output()
+	if err != nil {
+		add(unseenFirewall(err, portsOf(c)))
+	} else {
+		add(examineFirewall(string(ruleset), portsOf(c), namesOf(c)))
+	}
+	add(examineHere(root, running)...)
+	if trial {
+		add(d.try(ctx, root))
+	}
+	return list
+}
+
+// examineServer asks the running server, when there is one.
+func (d examination) examineServer(ctx context.Context, root string, add func(...Finding)) (running bool, n api.Network) {
+	server := api.Dial(client.Socket(root))
+	v, err := server.Version(ctx)
+	switch {
+	case errors.Is(err, api.ErrNoServer):
+		add(found("server", Warning, "ingot serve, or: systemctl start ingot", "none is running with the store %s", root))
+		return false, n
+	case err != nil:
+		add(found("server", Error, client.NextStep(err), "%v", err))
+		return false, n
+	case v != d.App.Version:
+		add(found("server", Warning, "restart the server", "it is ingot %s, this is %s", v, d.App.Version))
+	default:
+		add(found("server", OK, "", "ingot %s answers", v))
+	}
+	if n, err = server.Network(ctx); err != nil {
+		add(found("server", Error, client.NextStep(err), "%v", err))
+	}
+	for _, x := range n.Warnings {
+		add(found("network "+x.Interface, Warning, "ingot network", "%s (%d times)", x.Text, x.Times))
+	}
+	return true, n
+}
+
+func lookAt(name string) (c card, there bool) {
+	i, err := net.InterfaceByName(name)
+	if err != nil {
+		return card{}, false
+	}
+	c = card{name: name, up: i.Flags&net.FlagUp != 0, carrier: i.Flags&net.FlagRunning != 0, mtu: i.MTU}
+	addresses, err := i.Addrs()
+	if err != nil {
+		return c, true
+	}
+	for _, a := range addresses {
+		if p, err := netip.ParsePrefix(a.String()); err == nil && p.Addr().Is4() {
+			c.addresses = append(c.addresses, p)
+		}
+	}
+	return c, true
+}
+
+// listenForOthers asks each network who answers DHCP there, and takes nothing.
+func listenForOthers(ctx context.Context, interfaces []dhcp4.Interface) (list []Finding) {
+	for _, i := range interfaces {
+		c, err := nclient4.New(i.Name, nclient4.WithTimeout(2*time.Second), nclient4.WithRetry(2))
+		if err != nil {
+			list = append(list, found("DHCP servers "+i.Name, Skipped, "run it as root", "asking who answers: %v", err))
+			continue
+		}
+		offer, err := c.DiscoverOffer(ctx, dhcpv4.WithOption(dhcpv4.OptClassIdentifier("PXEClient:Arch:00007:UNDI:003016")))
+		c.Close()
+		var servers []dhcp4.Foreign
+		if err == nil {
+			at, _ := netip.AddrFromSlice(offer.ServerIdentifier().To4())
+			servers = append(servers, dhcp4.Foreign{Interface: i.Name, Address: at, MAC: "not seen"})
+		}
+		list = append(list, examineForeign([]dhcp4.Interface{i}, servers)...)
+	}
+	return list
+}
+
+// examineHere looks at clock, store, keys and loaders.
+func examineHere(root string, running bool) (list []Finding) {
+	keys := filepath.Join(root, "keys")
+	var ca *x509.Certificate
+	if text, err := os.ReadFile(filepath.Join(keys, "ca.crt")); err == nil {
+		if ca, err = access.ParseCertificate(text); err != nil {
+			list = append(list, found("keys", Error, "restore keys/ca.crt from a backup", "reading the CA: %v", err))
+		}
+	}
+	var t unix.Timex
+	clock, err := unix.Adjtimex(&t)
+	list = append(list, examineClock(time.Now(), err == nil && clock != unix.TIME_ERROR, ca))
+	var fs syscall.Statfs_t
+	if err := syscall.Statfs(root, &fs); err != nil {
+		list = append(list, found("store", Warning, "it is made by: ingot build, or ingot serve", "%s: %v", root, err))
+	} else {
+		list = append(list, examineSpace(root, int64(fs.Bavail)*fs.Bsize, int64(fs.Blocks)*fs.Bsize))
+	}
+	file := filepath.Join(root, state.Folder, "ingot.db")
+	if _, err := os.Stat(file); err == nil && !running {
+		if err := bolt.CheckFile(file); err != nil {
+			list = append(list, found("state", Error, "ingot restore, from the latest backup", "%v", err))
+		} else {
+			list = append(list, found("state", OK, "", "%s is whole", file))
+		}
+	}
+	names, _ := filepath.Glob(filepath.Join(keys, "*.key")) // the pattern is good
+	for _, name := range names {
+		if info, err := os.Stat(name); err == nil {
+			list = append(list, examineKey(name, info.Mode()))
+		}
+	}
+	if len(names) == 0 {
+		list = append(list, found("keys", Warning, "restore them from a backup if there were some", "there are none in %s; the first start makes them", keys))
+	}
+	have := map[string]int64{}
+	for name := range builder.LoaderFiles {
+		if info, err := os.Stat(filepath.Join(root, "loaders", name)); err == nil {
+			have[name] = info.Size()
+		}
+	}
+	return append(list, examineLoaders(have, slices.Collect(maps.Keys(builder.LoaderFiles))))
+}
+
+// try is the finding of a trial.
+func (d examination) try(ctx context.Context, root string) Finding {
+	const check = "trial"
+	took, skipped, failed := d.Trial(ctx, root)
+	switch {
+	case skipped != nil:
+		return found(check, Skipped, client.NextStep(skipped), "%v", skipped)
+	case failed != nil:
+		return found(check, Error, client.NextStep(failed), "%v", failed)
+	}
+	return found(check, OK, "", "DHCP, a loader by TFTP, and its script by HTTP, in %s", took.Round(time.Millisecond))
+}

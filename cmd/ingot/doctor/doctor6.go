@@ -1,0 +1,217 @@
+package doctor
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/insomniacslk/dhcp/dhcpv6"
+	"github.com/insomniacslk/dhcp/dhcpv6/nclient6"
+	"github.com/insomniacslk/dhcp/iana"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/net/ipv6"
+	"golang.org/x/sys/unix"
+
+	"ingot/bootserver/api"
+	"ingot/bootserver/config"
+	"ingot/bootserver/dhcp4"
+	"ingot/bootserver/dhcp6"
+)
+
+// examine6 looks at what is served over IPv6.
+func examine6(ctx context.Context, c config.Config, running bool, n api.Network) (list []Finding) {
+	for _, i := range c.DHCP6.Interfaces {
+		card, there := lookAt6(i.Name)
+		list = append(list, examineCard6(card, there, i))
+		if !there || !card.up || card.off {
+			continue
+		}
+		var own []netip.Addr
+		for _, a := range card.addresses {
+			if !a.Addr().IsLinkLocalUnicast() {
+				own = append(own, a.Addr())
+			}
+		}
+		routers, err := listenForRouters(ctx, i.Name)
+		if err != nil {
+			list = append(list, found("routers "+i.Name, Skipped, "run it as root", "asking who announces itself: %v", err))
+		} else {
+			list = append(list, examineRouters(i, own, routers))
+		}
+		if running {
+			list = append(list, examineForeign6([]dhcp6.Interface{i}, n.Servers)...)
+			if i.Mode != dhcp6.Observe {
+				list = append(list, reach6(ctx, own, httpPort(c))...)
+			}
+			continue
+		}
+		servers, err := listenForOthers6(i.Name)
+		if err != nil {
+			list = append(list, found("DHCPv6 servers "+i.Name, Skipped, "run it as root", "asking who answers: %v", err))
+		} else {
+			list = append(list, examineForeign6([]dhcp6.Interface{i}, servers)...)
+		}
+	}
+	return list
+}
+
+func lookAt6(name string) (c card6, there bool) {
+	l, err := netlink.LinkByName(name)
+	if err != nil {
+		return c, false
+	}
+	flags := l.Attrs().RawFlags
+	c.up, c.carrier = flags&unix.IFF_UP != 0, flags&unix.IFF_RUNNING != 0
+	off, err := os.ReadFile("/proc/sys/net/ipv6/conf/" + name + "/disable_ipv6")
+	c.off = err != nil || strings.TrimSpace(string(off)) == "1" // a kernel without IPv6 has no such file
+	list, err := netlink.AddrList(l, netlink.FAMILY_V6)
+	if err != nil {
+		return c, true
+	}
+	for _, a := range list {
+		ip, ok := netip.AddrFromSlice(a.IP)
+		bits, _ := a.Mask.Size()
+		if ok {
+			c.addresses = append(c.addresses, address6{Prefix: netip.PrefixFrom(ip, bits),
+				tentative: a.Flags&unix.IFA_F_TENTATIVE != 0, twin: a.Flags&unix.IFA_F_DADFAILED != 0})
+		}
+	}
+	return c, true
+}
+
+// routerTime is how long a router may take: up to half a second, and 3 s after
+// its last announcement (RFC 4861 section 6.2.6).
+const routerTime = 4 * time.Second
+
+// listenForRouters asks a network's routers to announce themselves.
+func listenForRouters(ctx context.Context, name string) (heard []router, err error) {
+	card, err := net.InterfaceByName(name)
+	if err != nil {
+		return nil, err
+	}
+	c, err := (&net.ListenConfig{}).ListenPacket(ctx, "ip6:ipv6-icmp", "::")
+	if err != nil {
+		return nil, err
+	}
+	defer c.Close()
+	p := ipv6.NewPacketConn(c)
+	var only ipv6.ICMPFilter
+	only.SetAll(true)
+	only.Accept(ipv6.ICMPTypeRouterAdvertisement)
+	// Routers drop a solicitation that may have come through another one.
+	err = errors.Join(p.SetICMPFilter(&only), p.SetControlMessage(ipv6.FlagInterface|ipv6.FlagHopLimit, true), p.SetMulticastHopLimit(255), p.SetDeadline(time.Now().Add(routerTime)))
+	if err != nil {
+		return nil, err
+	}
+	everyRouter := &net.IPAddr{IP: net.IPv6linklocalallrouters, Zone: name}
+	if _, err := p.WriteTo(solicitation(), &ipv6.ControlMessage{IfIndex: card.Index}, everyRouter); err != nil {
+		return nil, err
+	}
+	room := make([]byte, 4096)
+	for {
+		n, cm, from, err := p.ReadFrom(room)
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			return heard, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		at, ok := netip.AddrFromSlice(from.(*net.IPAddr).IP)
+		if !ok || cm == nil || cm.IfIndex != card.Index || cm.HopLimit != 255 {
+			continue // not of this network
+		}
+		r, ok := parseRouter(at, room[:n])
+		if !ok || slices.ContainsFunc(heard, func(o router) bool { return o.address == at }) {
+			continue
+		}
+		heard = append(heard, r)
+		_ = p.SetDeadline(time.Now().Add(time.Second)) // others answer in the same time
+	}
+}
+
+// listenForOthers6 asks a network who answers DHCPv6 there, and takes nothing.
+func listenForOthers6(name string) (heard []dhcp4.Foreign, err error) {
+	card, err := net.InterfaceByName(name)
+	if err != nil {
+		return nil, err
+	}
+	c, err := nclient6.NewIPv6UDPConn(name, dhcp6.PortClient)
+	if err != nil {
+		return nil, err
+	}
+	defer c.Close()
+	ask, err := dhcpv6.NewSolicit(card.HardwareAddr, dhcpv6.WithArchType(iana.EFI_X86_64))
+	if err != nil {
+		return nil, err
+	}
+	servers := &net.UDPAddr{IP: dhcpv6.AllDHCPRelayAgentsAndServers, Port: dhcp6.PortServer, Zone: name}
+	room := make([]byte, 4096)
+	for range 2 {
+		if _, err := c.WriteTo(ask.ToBytes(), servers); err != nil {
+			return nil, err
+		}
+		_ = c.SetReadDeadline(time.Now().Add(1500 * time.Millisecond))
+		for {
+			n, from, err := c.ReadFrom(room)
+			if err != nil {
+				break // the time is over
+			}
+			m, err := dhcpv6.MessageFromBytes(room[:n])
+			if err != nil || m.TransactionID != ask.TransactionID || m.Options.ServerID() == nil {
+				continue
+			}
+			at := from.(*net.UDPAddr).AddrPort().Addr().WithZone("")
+			heard = append(heard, dhcp4.Foreign{Interface: name, From: at, DUID: hex.EncodeToString(m.Options.ServerID().ToBytes())})
+		}
+	}
+	return heard, nil
+}
+
+// reach6 asks the running server at its own IPv6 addresses.
+func reach6(ctx context.Context, own []netip.Addr, http int) (list []Finding) {
+	const fix = "systemctl restart ingot; the address must be there before the server starts"
+	for _, a := range own {
+		web, loaders := "HTTP "+a.String(), "TFTP "+a.String()
+		d := net.Dialer{Timeout: 2 * time.Second}
+		if c, err := d.DialContext(ctx, "tcp6", net.JoinHostPort(a.String(), strconv.Itoa(http))); err != nil {
+			list = append(list, found(web, Error, fix, "the server does not answer: %v", err))
+		} else {
+			c.Close()
+			list = append(list, found(web, OK, "", "the server answers"))
+		}
+		if err := askTFTP(a); err != nil {
+			list = append(list, found(loaders, Error, fix, "the server does not answer: %v", err))
+		} else {
+			list = append(list, found(loaders, OK, "", "the server answers"))
+		}
+	}
+	return list
+}
+
+// askTFTP asks for a file that is not there: any answer is one (RFC 1350).
+func askTFTP(a netip.Addr) error {
+	c, err := net.ListenUDP("udp6", nil)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	room := make([]byte, 1024)
+	for range 3 {
+		if _, err = c.WriteToUDPAddrPort([]byte("\x00\x01ingot-doctor\x00octet\x00"), netip.AddrPortFrom(a, 69)); err != nil {
+			return err
+		}
+		_ = c.SetReadDeadline(time.Now().Add(time.Second))
+		if _, _, err = c.ReadFromUDPAddrPort(room); err == nil {
+			return nil
+		}
+	}
+	return fmt.Errorf("no answer to a request for a file: %w", err)
+}

@@ -1,0 +1,279 @@
+package doctor
+
+import (
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/netip"
+	"os/exec"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"ingot/bootserver/config"
+	"ingot/bootserver/dhcp4"
+	"ingot/bootserver/dhcp6"
+	"ingot/cmd/ingot/show"
+)
+
+// Finding is one thing that ingot doctor looked at.
+type Finding struct {
+	Check string `json:"check"`
+	State string `json:"state"` // one of the constants
+	Text  string `json:"text"`
+	Fix   string `json:"fix,omitempty"`
+}
+
+// What a check came to.
+const (
+	OK      = "ok"
+	Warning = "warning" // it may be meant so
+	Error   = "error"   // machines will not boot, or secrets are open
+	Skipped = "skipped" // could not be looked at, and why
+)
+
+func found(check, state, fix, text string, args ...any) Finding {
+	return Finding{check, state, fmt.Sprintf(text, args...), fix}
+}
+
+// card is an interface of this host.
+type card struct {
+	name      string
+	up        bool
+	carrier   bool
+	mtu       int
+	addresses []netip.Prefix // IPv4
+}
+
+// examineCard says whether an interface can be served on.
+func examineCard(c card, there bool, i dhcp4.Interface, networks []dhcp4.Network) []Finding {
+	check := "interface " + i.Name
+	switch {
+	case !there:
+		return []Finding{found(check, Error, "ip link; correct dhcp.interfaces or --interface", "there is no such interface")}
+	case !c.up:
+		return []Finding{found(check, Error, "ip link set "+i.Name+" up", "it is down")}
+	case len(c.addresses) == 0 && i.Mode != dhcp4.Observe:
+		return []Finding{found(check, Error, "ip address add 10.99.0.1/24 dev "+i.Name, "it has no IPv4 address to serve from")}
+	}
+	list := []Finding{found(check, OK, "", "up, %v", c.addresses)}
+	if !c.carrier {
+		list[0] = found(check, Warning, "plug the cable in, or look at the switch port: ethtool "+i.Name, "it is up and has no carrier")
+	}
+	mtu := found("MTU "+i.Name, OK, "", "%d bytes", c.mtu)
+	if c.mtu < 1500 {
+		mtu = found("MTU "+i.Name, Warning, "ip link set "+i.Name+" mtu 1500", "%d bytes; firmware sends frames of up to 1500, and those get lost", c.mtu)
+	}
+	for _, n := range networks {
+		if n.Interface == i.Name && n.MTU > c.mtu {
+			mtu = found("MTU "+i.Name, Error, fmt.Sprintf("ip link set %s mtu %d, or lower mtu of network %s", i.Name, n.MTU, n.Name),
+				"network %s tells machines an MTU of %d, the interface has %d", n.Name, n.MTU, c.mtu)
+		}
+	}
+	return append(list, mtu)
+}
+
+// port is one that the server needs.
+type port struct {
+	proto  string
+	number int
+	what   string
+	six    bool // over IPv6
+}
+
+// table is what the kernel lists its holders in.
+func (p port) table() string {
+	if p.six {
+		return p.proto + "6"
+	}
+	return p.proto
+}
+
+func httpPort(c config.Config) int {
+	if c.HTTP.Port == 0 {
+		return 80
+	}
+	return int(c.HTTP.Port)
+}
+
+// portsOf are the ports of a configuration.
+func portsOf(c config.Config) (list []port) {
+	if len(c.DHCP.Interfaces) > 0 {
+		list = append(list, port{"udp", dhcp4.PortDHCP, "DHCP", false}, port{"udp", 69, "TFTP", false}, port{"tcp", httpPort(c), "HTTP", false})
+	}
+	if len(c.DHCP6.Interfaces) > 0 {
+		list = append(list, port{"udp", dhcp6.PortServer, "DHCPv6", true}, port{"udp", 69, "TFTP", true}, port{"tcp", httpPort(c), "HTTP", true})
+	}
+	if slices.ContainsFunc(c.DHCP6.Interfaces, func(i dhcp6.Interface) bool { return i.Mode == dhcp6.Boot }) {
+		list = append(list, port{"udp", dhcp6.PortPXE, "boot beside DHCPv6", true})
+	}
+	if slices.ContainsFunc(c.DHCP.Interfaces, func(i dhcp4.Interface) bool { return i.Mode == dhcp4.Proxy }) {
+		list = append(list, port{"udp", dhcp4.PortPXE, "proxy DHCP", false})
+	}
+	for _, at := range append(slices.Clone(c.API.Listen), c.API.Metrics) {
+		if _, p, err := net.SplitHostPort(at); err == nil {
+			if n, err := strconv.Atoi(p); err == nil {
+				list = append(list, port{"tcp", n, "API", false})
+			}
+		}
+	}
+	return list
+}
+
+// examinePort says whether a port is ours or free; holder is the process that
+// has it open, and pid that of the running server, or nothing.
+func examinePort(p port, holder, pid string) Finding {
+	check := fmt.Sprintf("port %d/%s", p.number, p.proto)
+	if p.six {
+		check += " over IPv6"
+	}
+	switch {
+	case holder == "":
+		if pid != "" {
+			return found(check, OK, "", "%s: open, by whom cannot be seen from here", p.what)
+		}
+		return found(check, OK, "", "%s: free", p.what)
+	case pid != "" && (strings.HasSuffix(holder, "(process "+pid+")") || strings.HasPrefix(holder, "systemd ")):
+		return found(check, OK, "", "%s: open, by %s", p.what, holder)
+	}
+	return found(check, Error, "stop it, or let it serve other interfaces: ss -"+p.proto[:1]+"lnp sport = "+strconv.Itoa(p.number), "%s: taken by %s", p.what, holder)
+}
+
+// examineForeign judges the DHCP servers that were heard beside ours.
+func examineForeign(interfaces []dhcp4.Interface, servers []dhcp4.Foreign) (list []Finding) {
+	for _, i := range interfaces {
+		check, heard := "DHCP servers "+i.Name, []string{}
+		for _, s := range servers {
+			if s.Interface == i.Name && !s.Proxy && s.DUID == "" {
+				heard = append(heard, fmt.Sprintf("%s (%s)", s.Address, s.MAC))
+			}
+		}
+		slices.Sort(heard)
+		heard = slices.Compact(heard)
+		switch {
+		case len(heard) > 0 && (i.Mode == dhcp4.Full || i.Mode == ""):
+			list = append(list, found(check, Error, "switch it off for this network, or serve beside it: mode: proxy", "another server answers as well: %s; machines take whose answer comes first", strings.Join(heard, ", ")))
+		case len(heard) == 0 && i.Mode == dhcp4.Proxy:
+			list = append(list, found(check, Warning, "start the network's DHCP server, or use mode: full", "none was heard; a proxy gives no addresses"))
+		case len(heard) > 0:
+			list = append(list, found(check, OK, "", "%s", strings.Join(heard, ", ")))
+		default:
+			list = append(list, found(check, OK, "", "no other was heard"))
+		}
+	}
+	return list
+}
+
+// namesOf are the interfaces of a configuration.
+func namesOf(c config.Config) (names []string) {
+	for _, i := range c.DHCP.Interfaces {
+		names = append(names, i.Name)
+	}
+	for _, i := range c.DHCP6.Interfaces {
+		if !slices.Contains(names, i.Name) {
+			names = append(names, i.Name)
+		}
+	}
+	return names
+}
+
+// dropsRE finds base chains of input that drop by policy in what
+// "nft list ruleset" prints (nft(8)).
+var dropsRE = regexp.MustCompile(`type filter hook input[^;]*; policy drop;`)
+
+// examineFirewall judges a ruleset. It cannot follow every rule: when packets
+// are dropped by default, a rule must name the port or the interface.
+func examineFirewall(ruleset string, ports []port, interfaces []string) Finding {
+	if !dropsRE.MatchString(ruleset) {
+		return found("firewall", OK, "", "no nftables chain drops by policy what comes in")
+	}
+	for _, name := range interfaces {
+		if regexp.MustCompile(`iifname "?` + regexp.QuoteMeta(name) + `"? accept`).MatchString(ruleset) {
+			return found("firewall", OK, "", "drops by policy, and accepts what comes from %s", name)
+		}
+	}
+	var missing, rules []string
+	for _, p := range ports {
+		if slices.Contains(missing, fmt.Sprintf("%d/%s", p.number, p.proto)) {
+			continue // of the other family: the rule is the same
+		}
+		if !regexp.MustCompile(p.proto + ` dport [^\n]*\b` + strconv.Itoa(p.number) + `\b[^\n]*accept`).MatchString(ruleset) {
+			missing = append(missing, fmt.Sprintf("%d/%s", p.number, p.proto))
+			rules = append(rules, fmt.Sprintf("%s dport %d accept", p.proto, p.number))
+		}
+	}
+	if len(missing) == 0 {
+		return found("firewall", OK, "", "drops by policy, and accepts every port of the server")
+	}
+	return found("firewall", Warning, "nft add rule inet filter input "+strings.Join(rules, "; the same with: "),
+		"drops by policy what comes in, and no rule that accepts names %s", strings.Join(missing, ", "))
+}
+
+// unseenFirewall says what to do when the rules cannot be read: err is what nft
+// came to.
+func unseenFirewall(err error, ports []port) Finding {
+	if !errors.Is(err, exec.ErrNotFound) {
+		return found("firewall", Skipped, "run it as root", "nft list ruleset: %v", err)
+	}
+	var names []string
+	for _, p := range ports {
+		names = append(names, fmt.Sprintf("%d/%s", p.number, p.proto))
+	}
+	slices.Sort(names)
+	return found("firewall", Skipped, "apt install nftables; without it, look by hand whether the firewall lets in "+strings.Join(slices.Compact(names), ", "),
+		"the rules cannot be read: there is no nft")
+}
+
+// examineClock judges the time; synced is what adjtimex(2) says.
+func examineClock(now time.Time, synced bool, ca *x509.Certificate) Finding {
+	switch {
+	case ca != nil && now.Before(ca.NotBefore):
+		return found("clock", Error, "timedatectl set-ntp true", "it is %s here, before the server's CA was made (%s)", now.Format(time.DateTime), ca.NotBefore.Format(time.DateTime))
+	case now.Year() < 2026:
+		return found("clock", Error, "timedatectl set-ntp true", "it is %s here", now.Format(time.DateTime))
+	case !synced:
+		return found("clock", Warning, "timedatectl set-ntp true, or start chrony", "it is %s, and nothing keeps it right", now.Format(time.DateTime))
+	}
+	return found("clock", OK, "", "%s, kept right", now.Format(time.DateTime))
+}
+
+// examineSpace judges the room of the store's file system, in bytes.
+func examineSpace(root string, free, whole int64) Finding {
+	switch {
+	case free < 256<<20:
+		return found("store", Error, "ingot image gc; or a larger disk", "%s has %s left: the state cannot be written for long", root, show.Size(free))
+	case free < 4<<30 || free < whole/50:
+		return found("store", Warning, "ingot image gc; or a larger disk", "%s has %s left of %s", root, show.Size(free), show.Size(whole))
+	}
+	return found("store", OK, "", "%s has %s left", root, show.Size(free))
+}
+
+// examineKey judges the file of a secret key.
+func examineKey(name string, mode fs.FileMode) Finding {
+	if mode.Perm()&0o077 != 0 {
+		return found("keys", Error, "chmod 600 "+name+"; and think about who may have read it", "%s can be read by others (mode %04o)", name, mode.Perm())
+	}
+	return found("keys", OK, "", "%s is its owner's alone", name)
+}
+
+// examineLoaders judges which boot loaders there are; want are their file names.
+func examineLoaders(have map[string]int64, want []string) Finding {
+	var missing []string
+	for _, n := range want {
+		if have[n] == 0 {
+			missing = append(missing, n)
+		}
+	}
+	slices.Sort(missing)
+	switch {
+	case len(missing) == len(want):
+		return found("loaders", Warning, "ingot loaders", "there are none yet; the first start fetches them from a Debian mirror")
+	case slices.Contains(missing, "undionly.kpxe"), slices.Contains(missing, "snponly.efi"):
+		return found("loaders", Error, "remove the folder loaders of the store, and: ingot loaders", "missing or empty: %s", strings.Join(missing, ", "))
+	}
+	return found("loaders", OK, "", "%d of %d", len(want)-len(missing), len(want))
+}

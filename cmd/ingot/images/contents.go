@@ -1,0 +1,260 @@
+package images
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"ingot/builder"
+	"ingot/builder/squashfs"
+	"ingot/cmd/ingot/build"
+	"ingot/cmd/ingot/command"
+	"ingot/cmd/ingot/show"
+	"ingot/image"
+)
+
+// imageFiles is `ingot image ls IMAGE [PATH]`.
+func (a *Commands) imageFiles(ctx context.Context, ref, path string, deep bool) error {
+	s, im, err := a.Image(ctx, ref)
+	if err != nil {
+		return err
+	}
+	c, err := builder.OpenContents(s, im)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	list, err := c.Below(path, deep)
+	if err != nil {
+		return err
+	}
+	views := make([]fileView, len(list))
+	for i, e := range list {
+		if e.Hard != "" {
+			hard := e.Hard
+			at, _ := slices.BinarySearchFunc(c.Entries, hard, func(e squashfs.Entry, p string) int { return strings.Compare(e.Path, p) })
+			e = c.Entries[at]
+			e.Path, e.Hard = list[i].Path, hard
+		}
+		views[i] = fileView{Path: "/" + e.Path, Kind: squashfs.KindName(e.Kind), Mode: fmt.Sprintf("%04o", e.Mode), UID: e.UID, GID: e.GID, Size: e.Size,
+			Target: e.Target, Hard: e.Hard, Xattrs: slices.Sorted(maps.Keys(e.Xattrs))}
+	}
+	return a.Show(views, func(w io.Writer) {
+		t := show.Table(w)
+		for _, v := range views {
+			show.Row(t, v.Mode, v.Kind, fmt.Sprintf("%d:%d", v.UID, v.GID), show.Size(v.Size), v.name())
+		}
+		t.Flush()
+	})
+}
+
+// fileView is the JSON form of a file of an image.
+type fileView struct {
+	Path   string   `json:"path"`
+	Kind   string   `json:"kind"`
+	Mode   string   `json:"mode"`
+	UID    uint32   `json:"uid"`
+	GID    uint32   `json:"gid"`
+	Size   int64    `json:"size"`
+	Target string   `json:"target,omitempty"`
+	Hard   string   `json:"hardLink,omitempty"`
+	Xattrs []string `json:"xattrs,omitempty"`
+}
+
+func (v fileView) name() string {
+	switch {
+	case v.Target != "":
+		return v.Path + " → " + v.Target
+	case v.Hard != "":
+		return v.Path + " = /" + v.Hard
+	}
+	return v.Path
+}
+
+func (a *Commands) imageCatCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "cat IMAGE PATH", Short: "print a file of an image's root",
+		Long:    "Print a file of an image's root, links followed.\n" + command.ImageHelp,
+		Example: "  ingot image cat lab:v1 /etc/os-release", Args: command.ExactArgs("IMAGE", "PATH"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			s, im, err := a.Image(cmd.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			c, err := builder.OpenContents(s, im)
+			if err != nil {
+				return err
+			}
+			defer c.Close()
+			return c.Cat(a.Stdout, args[1])
+		},
+	}
+}
+
+func (a *Commands) imageDiffCommand() *cobra.Command {
+	var files bool
+	c := &cobra.Command{
+		Use: "diff IMAGE IMAGE", Short: "what changed from one image to another",
+		Long: `Show packages added, removed and upgraded with what their changelogs say, sizes by
+package, files, kernel, modules, kernel arguments and other settings. Changelogs are
+read from the packages in the cache, because images carry none.
+` + command.ImageHelp,
+		Example: "  ingot image diff node:1 node:2\n  ingot image diff node:1 node:2 --files\n  ingot image diff node:1 node:2 -o json | jq '.packages[].package'",
+		Args:    command.ExactArgs("IMAGE", "IMAGE"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			s, from, err := a.Image(cmd.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			to, err := s.Get(cmd.Context(), args[1])
+			if err != nil {
+				return err
+			}
+			d, err := builder.Compare(cmd.Context(), s, from, to, filepath.Join(command.CacheDir(), "debs"))
+			if err != nil {
+				return err
+			}
+			return a.Show(d, func(w io.Writer) { diffText(w, d, files) })
+		},
+	}
+	c.Flags().BoolVar(&files, "files", false, "list every file that differs")
+	return c
+}
+
+// diffText prints a difference for people.
+func diffText(w io.Writer, d *builder.Diff, files bool) {
+	fmt.Fprintf(w, "%s → %s\n", d.From, d.To)
+	if len(d.Artifacts)+len(d.Settings)+len(d.Arguments.Added)+len(d.Arguments.Removed) == 0 {
+		fmt.Fprintln(w, "  no difference")
+		return
+	}
+	for _, p := range d.Packages {
+		packageText(w, p)
+	}
+	build.ChangeTable(w, d.Trees)
+	if d.Kernel != nil {
+		packageText(w, *d.Kernel)
+	}
+	for _, l := range []struct {
+		what string
+		list builder.ListChange
+	}{{"kernel argument", d.Arguments}, {"module", d.Modules}} {
+		listText(w, "+ "+l.what, l.list.Added)
+		listText(w, "− "+l.what, l.list.Removed)
+	}
+	for _, s := range d.Settings {
+		fmt.Fprintf(w, "  %s %s → %s\n", s.Name, show.Plain(cmp.Or(string(s.Before), "none")), show.Plain(cmp.Or(string(s.After), "none")))
+	}
+	t := show.Table(w)
+	for _, s := range d.Sizes[:min(len(d.Sizes), sizesShown)] {
+		name := s.Package
+		if name == "" {
+			name = "(of no package)"
+		}
+		show.Row(t, "  "+name, show.Size(s.Before), "→", show.Size(s.After), signedSize(s.After-s.Before))
+	}
+	t.Flush()
+	if n := len(d.Sizes) - sizesShown; n > 0 {
+		fmt.Fprintf(w, "  and %d more packages whose size differs; all of them: -o json\n", n)
+	}
+	if files {
+		for _, f := range d.Files {
+			owner := ""
+			if f.Package != "" {
+				owner = " (" + f.Package + ")"
+			}
+			fmt.Fprintf(w, "  /%s: %s%s\n", show.Plain(f.Path), show.Plain(f.How), owner)
+		}
+	} else if len(d.Files) > 0 {
+		fmt.Fprintf(w, "  files that differ: %d; list them with --files\n", len(d.Files))
+	}
+	fmt.Fprintf(w, "  root %s → %s, %s of it in chunks that both have; %s differ\n", show.Size(d.Root.Before), show.Size(d.Root.After), show.Size(d.Shared), strings.Join(d.Artifacts, ", "))
+}
+
+// What is shown of long lists.
+const (
+	sizesShown = 15 // packages with their size
+	namesShown = 15 // modules, kernel arguments
+)
+
+func listText(w io.Writer, what string, list []string) {
+	for _, s := range list[:min(len(list), namesShown)] {
+		fmt.Fprintf(w, "  %s %s\n", what, show.Plain(s))
+	}
+	if n := len(list) - namesShown; n > 0 {
+		fmt.Fprintf(w, "  %s … and %d more\n", what, n)
+	}
+}
+
+// packageText prints a package that differs, and what its changelog says.
+func packageText(w io.Writer, p builder.PackageChange) {
+	if p.Older {
+		fmt.Fprintf(w, "  ↓ %s %s → %s, taken back:\n", p.Package, p.Before, p.After)
+	} else {
+		build.ChangeTable(w, []builder.Change{p.Change})
+	}
+	for _, line := range p.Changelog {
+		fmt.Fprintf(w, "      %s\n", show.Plain(line))
+	}
+	if p.NoChangelog != "" {
+		fmt.Fprintf(w, "      no changelog: %s\n", show.Plain(p.NoChangelog))
+	}
+}
+
+func signedSize(n int64) string {
+	if n < 0 {
+		return "−" + show.Size(-n)
+	}
+	return "+" + show.Size(n)
+}
+
+// explainUnverified says what to do about an image that is damaged or by a stranger.
+func explainUnverified(err error) error {
+	if errors.Is(err, image.ErrSignature) {
+		return show.WithHint(err, "if you trust who signed it: ingot key trust FILE.pub; ingot key ls shows whom this store trusts")
+	}
+	return show.WithHint(err, "build it again, or pull it from where it is whole")
+}
+
+func (a *Commands) imageVerifyCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "verify IMAGE", Short: "check an image's files and signature in the store",
+		Long: `Read every file of an image, and of what refers to it, and check it against its
+digest, and the signature against the release keys that the store trusts. A UKI that is signed for
+Secure Boot must be the image's own but for the signature. To prove that the image is
+what its plan says, build it once more with: ingot verify IMAGE
+` + command.ImageHelp,
+		Example: "  ingot image verify lab:v1", Args: command.ExactArgs("IMAGE"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			s, im, err := a.Image(cmd.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			keys, err := a.trustedKeys()
+			if err != nil {
+				return err
+			}
+			if err := s.Verify(cmd.Context(), im, image.Public(keys)...); err != nil {
+				return explainUnverified(err)
+			}
+			signed, err := builder.VerifySigned(cmd.Context(), s, im)
+			if err != nil {
+				return explainForeign(err)
+			}
+			return a.Show(map[string]any{"image": im.Name.String(), "digest": im.Digest, "ok": true, "signedUKIs": signed}, func(w io.Writer) {
+				fmt.Fprintf(w, "%s %s: %s in order, signed by a trusted key\n", im.Name, im.Digest.Short(), show.Size(im.Size))
+				if signed > 0 {
+					fmt.Fprintf(w, "  %d UKIs signed for Secure Boot, the image's own but for the signature\n", signed)
+				}
+			})
+		},
+	}
+}

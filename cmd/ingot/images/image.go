@@ -1,0 +1,181 @@
+package images
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"ingot"
+	"ingot/bootserver/api"
+	"ingot/cmd/ingot/command"
+	"ingot/cmd/ingot/show"
+	"ingot/image"
+)
+
+func (a *Commands) imageCommand() *cobra.Command {
+	var deep bool
+	ls := &cobra.Command{
+		Use: "ls [IMAGE [PATH]]", Short: "list the images of the store, or the files of one", Args: command.MaxArgs(2),
+		Long:    "List the images of the store, or what is in a folder of an image's root. With --server or\n--context, the images of that server, and why they must stay.\n" + command.ImageHelp,
+		Example: "  ingot image ls\n  ingot image ls lab:v1 /etc\n  ingot image ls lab:v1 --recursive\n  ingot image ls -o json | jq -r '.[].digest'",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return a.imageFiles(cmd.Context(), args[0], strings.Join(args[1:], ""), deep)
+			}
+			return a.imageList(cmd.Context())
+		},
+	}
+	ls.Flags().BoolVarP(&deep, "recursive", "r", false, "list all that is below PATH")
+	inspect := &cobra.Command{
+		Use: "inspect IMAGE", Short: "what an image is made of",
+		Long:    "Show one image: digests, sizes, plan, kernel, volumes, health checks, and what vouches\nfor it: dm-verity root hash, UKI and who signed it, PCR 11, SBOM.\n" + command.ImageHelp,
+		Example: "  ingot image inspect lab:v1", Args: command.ExactArgs("IMAGE"),
+		RunE: func(cmd *cobra.Command, args []string) error { return a.imageInspect(cmd.Context(), args[0]) },
+	}
+	return command.Parent("image", "list, read, compare, name, move and remove images", ls, inspect, a.imageCatCommand(), a.imageDiffCommand(),
+		a.imageTagCommand(), a.imageRmCommand(), a.imageGCCommand(), a.imageVerifyCommand(),
+		a.imageExportCommand(), a.imageImportCommand(), a.imagePushCommand(), a.imagePullCommand(),
+		a.imageSignCommand(), a.imageSignatureCommand(), a.imageManifestCommand(), a.imageSBOMCommand())
+}
+
+func (a *Commands) imageList(ctx context.Context) error {
+	if a.Elsewhere() {
+		images, err := a.Client().Images(ctx)
+		if err != nil {
+			return err
+		}
+		return a.Show(images, func(w io.Writer) { remoteTable(w, images, time.Now()) })
+	}
+	s, err := image.Open(ctx, a.StoreRoot())
+	if err != nil {
+		return err
+	}
+	images, err := s.List(ctx)
+	if err != nil {
+		return err
+	}
+	views := make([]show.ImageView, len(images))
+	for i, im := range images {
+		views[i] = show.ViewOf(im)
+	}
+	return a.Show(views, func(w io.Writer) { imageTable(w, images, time.Now()) })
+}
+
+func imageTable(w io.Writer, images []image.Image, now time.Time) {
+	if len(images) == 0 {
+		fmt.Fprintln(w, "the store holds no image yet\n  → ingot build lab --version v1")
+		return
+	}
+	t := show.Table(w)
+	show.Row(t, "IMAGE", "DIGEST", "ARCH", "KERNEL", "PACKAGES", "ROOT", "INITRAMFS", "STORED", "TAGS")
+	for _, im := range images {
+		m := im.Manifest
+		show.Row(t, im.Name.String(), im.Digest.Short(), string(m.Arch), m.KernelRelease, fmt.Sprint(m.Packages),
+			show.Size(m.Root.Size), show.Size(m.Initramfs.Size), show.Ago(im.Stored, now), show.Dash(strings.Join(im.Tags, " ")))
+	}
+	t.Flush()
+}
+
+// remoteTable lists the images of a server, and why they must stay there.
+func remoteTable(w io.Writer, images []api.Image, now time.Time) {
+	if len(images) == 0 {
+		fmt.Fprintln(w, "the server's store holds no image yet\n  → build or pull one there: ingot build, ingot image pull")
+		return
+	}
+	t := show.Table(w)
+	show.Row(t, "IMAGE", "DIGEST", "ARCH", "KERNEL", "PACKAGES", "ROOT", "INITRAMFS", "STORED", "TAGS", "IN USE")
+	for _, im := range images {
+		show.Row(t, im.Name, im.Digest.Short(), string(im.Arch), im.Kernel, fmt.Sprint(im.Packages), show.Size(im.Needed["root"]), show.Size(im.Needed["initramfs"]),
+			show.Ago(im.Stored, now), show.Dash(strings.Join(im.Tags, " ")), show.Dash(im.InUse))
+	}
+	t.Flush()
+}
+
+func (a *Commands) imageInspect(ctx context.Context, ref string) error {
+	s, im, err := a.Image(ctx, ref)
+	if err != nil {
+		return err
+	}
+	seals, err := a.seals(ctx, s, im)
+	if err != nil {
+		return err
+	}
+	view := show.ViewOf(im)
+	if view.Referrers, err = s.Referrers(ctx, im.Digest, ""); err != nil {
+		return err
+	}
+	return a.Show(view, func(w io.Writer) { imageDetails(w, im, seals) })
+}
+
+func imageDetails(w io.Writer, im image.Image, seals [][2]string) {
+	m := im.Manifest
+	t := show.Table(w)
+	show.Row(t, "image", im.Name.String())
+	show.Row(t, "digest", im.Digest.String())
+	if len(im.Tags) > 0 {
+		show.Row(t, "tags", strings.Join(im.Tags, " "))
+	}
+	show.Row(t, "plan", m.Plan.String())
+	show.Row(t, "arch", string(m.Arch))
+	show.Row(t, "inputs as of", m.Created.UTC().Format(time.DateOnly))
+	show.Row(t, "kernel", fmt.Sprintf("%s, %s", m.KernelRelease, show.Size(m.Kernel.Size)))
+	show.Row(t, "arguments", strings.Join(m.Arguments, " "))
+	show.Row(t, "initramfs", show.Size(m.Initramfs.Size))
+	show.Row(t, "root", fmt.Sprintf("%s in %d chunks, %s unpacked, %d packages", show.Size(m.Root.Size), len(m.Chunks), show.Size(m.Unpacked), m.Packages))
+	show.Row(t, "root digest", m.Root.Digest.String())
+	show.Row(t, "memory", fmt.Sprintf("needs %s; writes outside volumes are bounded to %s", show.Size(m.MinRAM), overlay(m.Overlay)))
+	show.Row(t, "deadline", m.Deadline.String())
+	for _, v := range m.Volumes {
+		show.Row(t, "volume", volumeText(v))
+	}
+	for _, c := range m.Checks {
+		show.Row(t, "check", checkText(c))
+	}
+	for _, r := range seals {
+		show.Row(t, r[0], r[1])
+	}
+	show.Row(t, "signed", signed(im))
+	t.Flush()
+}
+
+func overlay(n int64) string {
+	if n == 0 {
+		return "a quarter of RAM"
+	}
+	return show.Size(n)
+}
+
+func volumeText(v ingot.Volume) string {
+	found := "label " + v.FSLabel()
+	if v.Serial != "" {
+		found = "serial " + v.Serial
+	}
+	need := "required"
+	if v.Optional {
+		need = "optional"
+	}
+	return fmt.Sprintf("%s at %s, found by %s, %s", v.Name, v.Mount, found, need)
+}
+
+func checkText(c ingot.Check) string {
+	switch {
+	case len(c.Units) > 0:
+		return c.Name + ": units " + strings.Join(c.Units, ", ")
+	case c.TCP != "":
+		return c.Name + ": connects to " + c.TCP
+	case c.HTTP != "":
+		return c.Name + ": GET " + c.HTTP
+	}
+	return c.Name + ": runs " + strings.Join(c.Command, " ")
+}
+
+func signed(im image.Image) string {
+	if im.Signature == "" {
+		return "no: machines will refuse it"
+	}
+	return "by the release key"
+}

@@ -1,0 +1,174 @@
+package images
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/spf13/cobra"
+
+	"ingot"
+	"ingot/builder"
+	"ingot/cmd/ingot/build"
+	"ingot/cmd/ingot/command"
+	"ingot/cmd/ingot/show"
+	"ingot/image"
+)
+
+// signView is the JSON form of a signed UKI.
+type signView struct {
+	Image ingot.Digest   `json:"image"`
+	Name  string         `json:"name"`
+	UKI   image.Referrer `json:"signed"`
+	Fresh bool           `json:"fresh"` // false: it was signed already
+}
+
+func (a *Commands) imageSignCommand() *cobra.Command {
+	var f build.SecureBootFlags
+	c := &cobra.Command{
+		Use: "sign IMAGE --secure-boot-key KEY --secure-boot-cert CERT", Short: "sign an image's UKI for Secure Boot",
+		Long: `Sign the unified kernel image of an image with sbsign. The signed UKI is kept beside
+the image, whose digest does not change; signatures of several certificates may be.
+` + command.ImageHelp,
+		Example: "  ingot image sign node:1 --secure-boot-key db.key --secure-boot-cert db.crt",
+		Args:    command.ExactArgs("IMAGE"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if !f.Given() {
+				return show.Usagef("name the key and the certificate with --secure-boot-key and --secure-boot-cert")
+			}
+			s, im, err := a.Image(cmd.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			r, fresh, err := builder.Sign(cmd.Context(), s, im, f.SecureBoot)
+			if err != nil {
+				return err
+			}
+			if fresh {
+				a.Note(cmd.Context(), im, "sign", r.Annotations[ingot.AnnotationSigner])
+			}
+			return a.Show(signView{im.Digest, im.Name.String(), r, fresh}, func(w io.Writer) {
+				how := "is signed by"
+				if !fresh {
+					how = "was signed already by"
+				}
+				fmt.Fprintf(w, "%s %s %s\n  UKI %s\n", im.Name, how, show.Plain(r.Annotations[ingot.AnnotationSigner]), s.Blob(r.Content.Digest))
+			})
+		},
+	}
+	f.Add(c)
+	return c
+}
+
+func (a *Commands) imageSignatureCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "signature IMAGE", Short: "print the release key's signature of an image, as minisign reads it",
+		Long: `Print the minisign signature of an image's manifest. The manifest, in the bytes that
+are signed, is what ingot image manifest prints; it holds the digests of all the rest.
+` + command.ImageHelp,
+		Example: "  ingot image manifest lab:v1 > lab.json\n  ingot image signature lab:v1 > lab.json.minisig\n  minisign -Vm lab.json -p STORE/keys/release.pub",
+		Args:    command.ExactArgs("IMAGE"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			_, im, err := a.Image(cmd.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			if im.Signature == "" {
+				return show.WithHint(fmt.Errorf("%s is not signed", im.Name), "build it again, or pull it from where it is signed")
+			}
+			return a.Show(map[string]string{"image": string(im.Digest), "signature": im.Signature}, func(w io.Writer) { fmt.Fprint(w, im.Signature) })
+		},
+	}
+}
+
+func (a *Commands) imageManifestCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "manifest IMAGE", Short: "print an image's OCI manifest, in the bytes that are signed",
+		Long: `Print the OCI manifest of an image, byte by byte as it is signed and as its digest is
+computed. See also: ingot image signature IMAGE
+` + command.ImageHelp,
+		Example: "  ingot image manifest lab:v1 | sha256sum", Args: command.ExactArgs("IMAGE"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			_, im, err := a.Image(cmd.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			_, err = a.Stdout.Write(im.OCI)
+			return err
+		},
+	}
+}
+
+func (a *Commands) imageSBOMCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "sbom IMAGE", Short: "print what an image is made of, as CycloneDX JSON",
+		Long: `Print the software bill of materials of an image: every package with its version,
+digest, licences and files, as a CycloneDX document in JSON. -o json changes nothing.
+` + command.ImageHelp,
+		Example: "  ingot image sbom node:1 > node.cdx.json\n  ingot image sbom node:1 | jq -r '.components[] | [.name, .version] | @tsv'",
+		Args:    command.ExactArgs("IMAGE"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			s, im, err := a.Image(cmd.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			list, err := s.Referrers(cmd.Context(), im.Digest, ingot.ArtifactSBOM)
+			if err != nil {
+				return err
+			}
+			if len(list) == 0 {
+				return show.WithHint(fmt.Errorf("%s has no SBOM", im.Name), "build it again, or pull it together with what refers to it")
+			}
+			b, err := s.ReadReferrer(list[len(list)-1])
+			if err != nil {
+				return err
+			}
+			_, err = a.Stdout.Write(b)
+			return err
+		},
+	}
+}
+
+// seals are the rows of an image's details that say what vouches for it.
+func (a *Commands) seals(ctx context.Context, s *image.Store, im image.Image) (rows [][2]string, err error) {
+	m := im.Manifest
+	if m.Verity != nil {
+		rows = append(rows, [2]string{"verity root hash", m.Verity.RootHash})
+	}
+	if m.UKI != nil {
+		rows = append(rows, [2]string{"UKI", fmt.Sprintf("%s %s", m.UKI.Digest, show.Size(m.UKI.Size))})
+	}
+	for _, bank := range []string{"sha256", "sha384"} {
+		if v := m.PCR11[bank]; v != "" {
+			rows = append(rows, [2]string{"PCR 11 " + bank, v})
+		}
+	}
+	list, err := s.Referrers(ctx, im.Digest, "")
+	if err != nil {
+		return nil, err
+	}
+	signed := false
+	for _, r := range list {
+		switch r.Type {
+		case ingot.ArtifactSBOM:
+			rows = append(rows, [2]string{"SBOM", fmt.Sprintf("%s %s", r.Content.Digest, show.Size(r.Content.Size))})
+		case ingot.ArtifactSignedUKI:
+			signed = true
+			rows = append(rows, [2]string{"Secure Boot", fmt.Sprintf("signed by %s (certificate %s): UKI %s", r.Annotations[ingot.AnnotationSigner],
+				ingot.Digest(r.Annotations[ingot.AnnotationCertificate]).Short(), r.Content.Digest)})
+		}
+	}
+	if !signed && m.UKI != nil {
+		rows = append(rows, [2]string{"Secure Boot", "signed by nobody: firmware that enforces it refuses the UKI"})
+	}
+	return rows, nil
+}
+
+// explainForeign explains a signed UKI that is not the image's.
+func explainForeign(err error) error {
+	if errors.Is(err, builder.ErrForeignUKI) {
+		return show.WithHint(err, "whoever made it changed more than a signature: remove the image, and pull or build it again")
+	}
+	return err
+}

@@ -1,0 +1,266 @@
+package images
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"ingot"
+	"ingot/cmd/ingot/command"
+	"ingot/cmd/ingot/show"
+	"ingot/image"
+	"ingot/image/registry"
+)
+
+// registryFlags say how a registry is talked to.
+type registryFlags struct {
+	plainHTTP   bool
+	ca          string
+	credentials string
+}
+
+func (f *registryFlags) add(c *cobra.Command) {
+	c.Flags().BoolVar(&f.plainHTTP, "plain-http", false, "talk HTTP, for registries in labs")
+	c.Flags().StringVar(&f.ca, "ca", "", "PEM file of the authority of the registry's certificate, besides the system's")
+	c.Flags().StringVar(&f.credentials, "credentials", "", "credentials file (default: docker's config.json, then podman's auth.json)")
+}
+
+const registryHelp = `
+Credentials are those of docker and podman: log in with one of them, or have a
+credential helper in docker's config.json. What a registry has is not sent again, a
+broken connection goes on where it stopped.`
+
+// open makes the client of a registry.
+func (a *Commands) registry(ctx context.Context, ref string, f registryFlags) (*registry.Repository, error) {
+	o := registry.Options{PlainHTTP: f.plainHTTP, UserAgent: "ingot/" + a.Version, Credentials: credentialFiles()}
+	if f.credentials != "" {
+		if _, err := os.Stat(f.credentials); err != nil {
+			return nil, fmt.Errorf("reading credentials: %w", err)
+		}
+		o.Credentials = []string{f.credentials}
+	}
+	if f.ca != "" {
+		var err error
+		if o.CA, err = os.ReadFile(f.ca); err != nil {
+			return nil, fmt.Errorf("reading the authority's certificate: %w", err)
+		}
+	}
+	log := a.Logger()
+	o.Retry = func(err error, pause time.Duration) {
+		log.Warn("trying again", "in", pause.Round(100*time.Millisecond), "err", err)
+	}
+	r, err := registry.Open(ctx, ref, o)
+	if errors.Is(err, registry.ErrReference) {
+		return nil, show.UsageError{Err: err}
+	}
+	return r, err
+}
+
+// credentialFiles are where docker and podman keep what one logged in with.
+func credentialFiles() []string {
+	var files []string
+	if d := os.Getenv("DOCKER_CONFIG"); d != "" {
+		files = append(files, filepath.Join(d, "config.json"))
+	} else if home, err := os.UserHomeDir(); err == nil {
+		files = append(files, filepath.Join(home, ".docker", "config.json"))
+	}
+	if f := os.Getenv("REGISTRY_AUTH_FILE"); f != "" {
+		files = append(files, f)
+	} else if d := os.Getenv("XDG_RUNTIME_DIR"); d != "" {
+		files = append(files, filepath.Join(d, "containers", "auth.json"))
+	}
+	return files
+}
+
+// transferHint adds the next step to what went wrong between store and registry.
+func (a *Commands) transferHint(ctx context.Context, err error, host string) error {
+	if err == nil {
+		return nil
+	}
+	if ctx.Err() != nil {
+		return show.WithHint(errors.New("interrupted; no image was changed"), "run the same command again, what is complete is not moved again")
+	}
+	for _, h := range []struct {
+		of   error
+		hint string
+	}{
+		{registry.ErrCredentials, "docker login " + host + ", or podman login " + host},
+		{registry.ErrRefused, "log in again with an account that the registry knows: docker login " + host},
+		{registry.ErrForbidden, "ask for the right to do this, or name another repository"},
+		{registry.ErrMissing, "check repository and tag; to send an image there: ingot image push IMAGE " + host + "/REPOSITORY"},
+		{registry.ErrPlainHTTP, "--plain-http, if that is what you want"},
+		{registry.ErrAuthority, "--ca FILE, with the certificate of the authority"},
+		{registry.ErrUnreachable, "check the registry's name and whether it runs, then run the same command again"},
+		{registry.ErrTaken, "a version names one image: push to another tag, or delete that one at the registry"},
+		{image.ErrUntrusted, "if you trust whoever built it: ingot key trust FILE.pub (keys/release.pub of that host's store), then run the same command again"},
+		{image.ErrContent, "run the same command again; if it stays so, what is there is damaged: have it written anew from a good copy"},
+		{image.ErrExists, "remove the one here (ingot image rm), or build the other with another --version"},
+		{image.ErrNotImage, "name an image that ingot built; container images are a base of profiles: ingot profile --help"},
+		{image.ErrNotArchive, "name a file that ingot image export wrote, or an OCI layout"},
+	} {
+		if errors.Is(err, h.of) {
+			return show.WithHint(err, "%s", h.hint)
+		}
+	}
+	return show.Explain(ctx, err)
+}
+
+// move runs a transfer with a progress bar of bytes.
+func (a *Commands) move(name string, run func(progress func(done, total int64)) error) error {
+	bar := show.NewProgress(a.Stderr)
+	start := time.Now()
+	err := run(func(done, total int64) {
+		rate := int64(float64(done) / max(time.Since(start).Seconds(), 0.001))
+		if done >= total { // the bar ends when all is written, not when all is read
+			done = total - 1
+		}
+		bar.Step(name, done, total, fmt.Sprintf("%s of %s, %s/s", show.Size(done+1), show.Size(total), show.Size(rate)))
+	})
+	if err != nil {
+		bar.Abort()
+		return err
+	}
+	bar.Finish()
+	return nil
+}
+
+func (a *Commands) imagePushCommand() *cobra.Command {
+	var f registryFlags
+	c := &cobra.Command{
+		Use: "push IMAGE REGISTRY/REPOSITORY[:TAG]", Short: "send an image to a registry",
+		Long: `Send an image, its signature, its SBOM and whatever else refers to it to any OCI
+registry. Without a tag it is the image's version.` + registryHelp + "\n" + command.ImageHelp,
+		Example: "  ingot image push node:2026.11.24-1 registry.example.com/images/node\n  ingot image push node registry.example.com/images/node:stable\n  ingot image push lab:v1 127.0.0.1:5000/lab --plain-http",
+		Args:    command.ExactArgs("IMAGE", "REGISTRY/REPOSITORY[:TAG]"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			s, im, err := a.Image(cmd.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			r, err := a.registry(cmd.Context(), args[1], f)
+			if err != nil {
+				return err
+			}
+			var done registry.Pushed
+			err = a.move("push", func(progress func(done, total int64)) (err error) {
+				done, err = r.Push(cmd.Context(), s, im, progress)
+				return err
+			})
+			if err != nil {
+				return a.transferHint(cmd.Context(), err, r.Reference.Registry)
+			}
+			return a.Show(done, func(w io.Writer) {
+				fmt.Fprintf(w, "%s is %s, tag %s: %s sent, %s was there, with %d referrers\n", im.Name, done.Reference, done.Tag,
+					show.Size(done.Sent), show.Size(done.Present), done.Referrers)
+			})
+		},
+	}
+	f.add(c)
+	return c
+}
+
+func (a *Commands) imagePullCommand() *cobra.Command {
+	var f registryFlags
+	c := &cobra.Command{
+		Use: "pull REGISTRY/REPOSITORY:TAG|@DIGEST", Short: "fetch an image from a registry",
+		Long: `Fetch an image with all that refers to it. It must be signed by the release key of
+this store or by one that it trusts (see: ingot key --help); that is checked before
+anything big is fetched, and every part is checked against its digest. A pull that is
+interrupted leaves no image, and the next one fetches only what is missing.` + registryHelp,
+		Example: "  ingot image pull registry.example.com/images/node:stable\n  ingot image pull 127.0.0.1:5000/lab:v1 --plain-http",
+		Args:    command.ExactArgs("REGISTRY/REPOSITORY:TAG"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := a.Here(cmd.CommandPath()); err != nil {
+				return err
+			}
+			r, err := a.registry(cmd.Context(), args[0], f)
+			if err != nil {
+				return err
+			}
+			d, err := r.Resolve(cmd.Context())
+			if errors.Is(err, registry.ErrReference) {
+				return show.UsageError{Err: err}
+			}
+			if err != nil {
+				return a.transferHint(cmd.Context(), err, r.Reference.Registry)
+			}
+			s, err := image.Open(cmd.Context(), a.StoreRoot())
+			if err != nil {
+				return err
+			}
+			var im image.Image
+			err = a.move("pull", func(progress func(done, total int64)) (err error) {
+				im, err = s.Receive(cmd.Context(), r, d, a.receiveOptions(progress))
+				return err
+			})
+			if err != nil {
+				return a.transferHint(cmd.Context(), err, r.Reference.Registry)
+			}
+			a.Note(cmd.Context(), im, "pull", args[0])
+			return a.showReceived(s, []image.Image{im})
+		},
+	}
+	f.add(c)
+	return c
+}
+
+// receiveOptions trust the store's own key and those its operator added. Keys
+// that cannot be read are trusted by nobody: the refusal names them.
+func (a *Commands) receiveOptions(progress func(done, total int64)) image.ReceiveOptions {
+	keys, err := a.trustedKeys()
+	if err != nil {
+		a.Logger().Warn("the trusted keys cannot be read", "err", err)
+	}
+	return image.ReceiveOptions{Trusted: image.Public(keys), Progress: progress}
+}
+
+func (a *Commands) keyDir() string { return filepath.Join(a.StoreRoot(), "keys") }
+
+func (a *Commands) trustedKeys() ([]image.NamedKey, error) { return image.TrustedKeys(a.keyDir()) }
+
+// showReceived prints images that came in, and what the operator should know.
+func (a *Commands) showReceived(s *image.Store, images []image.Image) error {
+	views := make([]show.ImageView, len(images))
+	for i, im := range images {
+		views[i] = show.ViewOf(im)
+		a.warnServerKey(s, im)
+	}
+	return a.Show(views, func(w io.Writer) {
+		for _, im := range images {
+			fmt.Fprintf(w, "%s %s for %s: %s, signed\n", im.Name, im.Digest.Short(), im.Manifest.Arch, show.Size(im.Size))
+		}
+	})
+}
+
+// warnServerKey tells when machines that boot an image would not believe this
+// store's server: the initramfs carries the key of the server it was built for.
+func (a *Commands) warnServerKey(s *image.Store, im image.Image) {
+	blobs, err := s.Blobs(im.Digest)
+	if err != nil {
+		return
+	}
+	own, err := os.ReadFile(filepath.Join(a.keyDir(), "server.pub"))
+	if err != nil {
+		return // no server runs from this store yet
+	}
+	for _, d := range blobs {
+		if d.MediaType != ingot.MediaTypePlan {
+			continue
+		}
+		var plan struct {
+			Keys map[string]ingot.Digest `json:"keys"`
+		}
+		b, err := os.ReadFile(s.Blob(ingot.Digest(d.Digest)))
+		if err == nil && json.Unmarshal(b, &plan) == nil && plan.Keys["server"] != "" && plan.Keys["server"] != ingot.DigestOf(own) {
+			a.Logger().Warn("machines that boot this image by network believe another server than this store's; build it with --server-key and this store's keys/server.pub",
+				"image", im.Name.String())
+		}
+	}
+}

@@ -1,0 +1,263 @@
+package lab
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"ingot/bootserver/api"
+	"ingot/cmd/ingot/command"
+	"ingot/cmd/ingot/show"
+	"ingot/image"
+	"ingot/testvm"
+)
+
+func (a *Commands) labDir() string { return filepath.Join(a.StoreRoot(), "lab") }
+
+func (a *Commands) labCommand() *cobra.Command {
+	ls := &cobra.Command{
+		Use: "ls", Short: "list the lab's machines", Args: command.ExactArgs(), Example: "  ingot lab ls",
+		RunE: func(*cobra.Command, []string) error { return a.labLs() },
+	}
+	console := &cobra.Command{
+		Use: "console NAME", Short: "attach to a machine's serial console (leave with Ctrl-])", Args: command.ExactArgs("NAME"),
+		Example: "  ingot lab console bios1",
+		RunE:    func(cmd *cobra.Command, args []string) error { return a.labConsole(cmd.Context(), args[0]) },
+	}
+	power := &cobra.Command{
+		Use: "power NAME on|off|cycle|reset", Short: "switch a machine", Args: command.ExactArgs("NAME", "on|off|cycle|reset"),
+		Example: "  ingot lab power bios1 cycle",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			l, err := a.openLab()
+			if err != nil {
+				return err
+			}
+			return l.Power(cmd.Context(), args[0], args[1])
+		},
+	}
+	down := &cobra.Command{
+		Use: "down", Short: "end the lab: machines, disks, server, network", Args: command.ExactArgs(), Example: "  ingot lab down",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			l, err := a.openLab()
+			if err != nil {
+				return err
+			}
+			return l.Down(cmd.Context())
+		},
+	}
+	c := command.Parent("lab", "virtual machines on an isolated LAN, to try things", a.labUp(), ls, console, power, a.labStorm(), a.stormMachines(), down)
+	c.Example = "  ingot lab up\n  ingot boots --timeline\n  ingot lab console uefi1\n  ingot lab down"
+	return c
+}
+
+func (a *Commands) openLab() (*testvm.Lab, error) {
+	l, err := testvm.OpenLab(a.labDir())
+	if errors.Is(err, testvm.ErrNoLab) {
+		return nil, show.WithHint(err, "ingot lab up")
+	}
+	return l, err
+}
+
+type labFlags struct {
+	bios, uefi int
+	image      string
+	disk       int64
+}
+
+func (a *Commands) labUp() *cobra.Command {
+	var f labFlags
+	c := &cobra.Command{
+		Use: "up", Short: "start a LAN, a server and machines that boot from it",
+		Long: `Start an isolated LAN with a boot server and virtual machines. They stay until
+"ingot lab down". Machines are approved by themselves and boot --image; without any
+image in the store, lab:v1 is built first. The other commands talk to its server.`,
+		Example: "  ingot lab up\n  ingot lab up --bios 2 --uefi 2 --image node:2026.11.23-1",
+		Args:    command.ExactArgs(),
+		RunE:    func(cmd *cobra.Command, _ []string) error { return a.labStart(cmd.Context(), f) },
+	}
+	c.Flags().IntVar(&f.bios, "bios", 1, "machines with BIOS")
+	c.Flags().IntVar(&f.uefi, "uefi", 1, "machines with UEFI")
+	c.Flags().StringVar(&f.image, "image", "", "image to boot (default: the newest lab image)")
+	c.Flags().Int64Var(&f.disk, "disk", 256, "size of each machine's blank data disk in MiB; 0: none")
+	return c
+}
+
+func (a *Commands) labStart(ctx context.Context, f labFlags) error {
+	if f.bios < 0 || f.uefi < 0 || f.bios+f.uefi == 0 || f.bios+f.uefi > 64 {
+		return show.Usagef("a lab has 1 to 64 machines")
+	}
+	im, err := a.labImage(ctx, f.image)
+	if err != nil {
+		return err
+	}
+	l, err := testvm.NewLab(ctx, a.labDir())
+	if errors.Is(err, testvm.ErrLabUp) {
+		return show.WithHint(err, "ingot lab ls, or ingot lab down")
+	}
+	if err != nil {
+		return err
+	}
+	if err := a.fillLab(ctx, l, f, im); err != nil {
+		return errors.Join(err, l.Down(context.WithoutCancel(ctx)))
+	}
+	fmt.Fprintln(a.Stdout, "the lab is up\n  → ingot boots --timeline\n  → ingot lab console NAME\n  → ingot lab down")
+	return a.labLs()
+}
+
+// labImage finds the image to boot, building one for an empty store.
+func (a *Commands) labImage(ctx context.Context, named string) (string, error) {
+	s, err := image.Open(ctx, a.StoreRoot())
+	if err != nil {
+		return "", err
+	}
+	ref := named
+	if ref == "" {
+		ref = "lab"
+	}
+	im, err := s.Get(ctx, ref)
+	if errors.Is(err, image.ErrNotFound) && named == "" {
+		im, err = a.build.Build(ctx, "lab", "v1")
+	}
+	return im.Name.String(), err
+}
+
+func (a *Commands) fillLab(ctx context.Context, l *testvm.Lab, f labFlags, im string) error {
+	if err := a.build.FetchLoaders(ctx); err != nil {
+		return err
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	err = l.Serve(ctx, []string{self, "--store", a.StoreRoot(), "serve", "--config=", "--interface", testvm.Bridge, "--approve-all", "--image", im})
+	if err != nil {
+		return err
+	}
+	if err := waitForServer(ctx, a.Client(), l.ServerLog); err != nil {
+		return err
+	}
+	n := 0
+	for _, kind := range []struct {
+		firmware testvm.Firmware
+		name     string
+		count    int
+	}{{testvm.BIOS, "bios", f.bios}, {testvm.UEFI, "uefi", f.uefi}} {
+		for i := 1; i <= kind.count; i++ {
+			n++
+			c := testvm.Config{Name: fmt.Sprintf("%s%d", kind.name, i), Firmware: kind.firmware, MAC: fmt.Sprintf("52:54:00:99:00:%02x", n)}
+			if f.disk > 0 {
+				d, err := testvm.NewDisk(filepath.Join(l.Folder(), c.Name+".img"), "LAB-"+c.Name, f.disk<<20)
+				if err != nil {
+					return err
+				}
+				c.Disks = []testvm.Disk{d}
+			}
+			if err := l.Add(ctx, c); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// waitForServer waits until a server that was just started answers.
+func waitForServer(ctx context.Context, c *api.Client, log func() string) error {
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	for {
+		_, err := c.Version(ctx)
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("waiting for the server: %w; its log:\n%s", err, log())
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
+func (a *Commands) labLs() error {
+	l, err := a.openLab()
+	if err != nil {
+		return err
+	}
+	type view struct {
+		testvm.LabVM
+		Running bool `json:"running"`
+	}
+	views := make([]view, len(l.VMs))
+	for i, vm := range l.VMs {
+		views[i] = view{vm, l.Running(vm.Name)}
+	}
+	return a.Show(views, func(w io.Writer) {
+		t := show.Table(w)
+		show.Row(t, "NAME", "FIRMWARE", "MAC", "POWER", "DISK")
+		for _, v := range views {
+			power, disk := "off", "-"
+			if v.Running {
+				power = "on"
+			}
+			if len(v.Disks) > 0 {
+				disk = "serial " + v.Disks[0].Serial
+			}
+			show.Row(t, v.Name, string(v.Firmware), v.MAC, power, disk)
+		}
+		t.Flush()
+	})
+}
+
+// leaveKey is Ctrl-], as in telnet and virsh.
+const leaveKey = 0x1d
+
+func (a *Commands) labConsole(ctx context.Context, name string) error {
+	l, err := a.openLab()
+	if err != nil {
+		return err
+	}
+	socket, err := l.ConsoleSocket(name)
+	if err != nil {
+		return err
+	}
+	conn, err := (&net.Dialer{}).DialContext(ctx, "unix", socket)
+	if err != nil {
+		return show.WithHint(fmt.Errorf("attaching to %s: %w", name, err), "ingot lab power %s on", name)
+	}
+	defer conn.Close()
+	fmt.Fprintf(a.Stderr, "console of %s; leave with Ctrl-]\r\n", name)
+	if f, ok := a.Stdin.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
+		old, err := term.MakeRaw(int(f.Fd()))
+		if err != nil {
+			return err
+		}
+		defer func() { _ = term.Restore(int(f.Fd()), old) }()
+	}
+	go func() {
+		defer conn.Close()
+		buf := make([]byte, 256)
+		for {
+			n, err := a.Stdin.Read(buf)
+			for i := range n {
+				if buf[i] == leaveKey {
+					_, _ = conn.Write(buf[:i])
+					return
+				}
+			}
+			if _, werr := conn.Write(buf[:n]); err != nil || werr != nil {
+				return
+			}
+		}
+	}()
+	if _, err := io.Copy(a.Stdout, conn); err != nil && !errors.Is(err, net.ErrClosed) {
+		return err
+	}
+	return nil
+}

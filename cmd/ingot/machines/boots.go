@@ -1,0 +1,192 @@
+package machines
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"ingot"
+	"ingot/bootserver/fleet"
+	"ingot/cmd/ingot/show"
+)
+
+func (a *Commands) bootsCommand() *cobra.Command {
+	var limit int
+	var timeline bool
+	c := &cobra.Command{
+		Use: "boots [MACHINE...]", Short: "list boots and how they went",
+		Long: `List the latest boots of some machines or of all, newest last: image, stages reached,
+outcome, reason. Of one machine the latest boot is drawn stage by stage; with
+--timeline, every boot is: a bar for each stage, on the scale of the whole boot, with the
+bytes that were served. What was begun and not fetched to its end shows how much of it
+was served (▒) of how much there is (·); silence until the deadline is ░.
+
+` + naming,
+		Example: `  ingot boots                    # every machine
+  ingot boots node01 --timeline  # when each stage was reached, bytes, failures
+  ingot boots 'node[01-40]' -n 1 # the latest of each
+  ingot boots node01 -o json | jq '.[-1].outcome'`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if limit < 0 {
+				return show.Usagef("-n %d: want a number of boots, or 0 for all", limit)
+			}
+			ctx, cl := cmd.Context(), a.Client()
+			boots, failed, err := a.bootsOf(ctx, args, limit)
+			if err != nil {
+				return err
+			}
+			names := map[ingot.MachineID]string{}
+			if ms, err := cl.MachinesBrief(ctx); err == nil {
+				for _, m := range ms {
+					names[m.ID] = Called(m)
+				}
+			}
+			drawn := boots
+			if !timeline && !a.JSON() {
+				drawn = nil
+				if latest := len(boots) - 1; latest >= 0 && len(args) > 0 && boots[0].Machine == boots[latest].Machine {
+					drawn = boots[latest:]
+				}
+			}
+			views := a.withNeeded(ctx, drawn)
+			if a.JSON() {
+				return errors.Join(a.Show(views, nil), failed)
+			}
+			return errors.Join(a.Show(nil, func(w io.Writer) {
+				if !timeline {
+					bootTable(w, boots, names, time.Now())
+				}
+				if !timeline && len(views) > 0 {
+					fmt.Fprintln(w)
+				}
+				timelines(w, views, names, time.Now())
+			}), failed)
+		},
+	}
+	c.Flags().IntVarP(&limit, "limit", "n", 20, "number of boots at most, of each machine that is named (0: all)")
+	c.Flags().BoolVarP(&timeline, "timeline", "t", false, "draw each boot stage by stage")
+	return c
+}
+
+// bootsOf are the boots of the machines that arguments name; without any, of all.
+func (a *Commands) bootsOf(ctx context.Context, args []string, limit int) (all []fleet.Boot, failed, err error) {
+	if len(args) == 0 {
+		all, err = a.Client().Boots(ctx, "", limit)
+		return all, nil, err
+	}
+	each, failed, err := ofEach(ctx, a, args, func(n string) ([]fleet.Boot, error) { return a.Client().Boots(ctx, n, limit) })
+	return slices.Concat(each...), failed, err
+}
+
+// bootView is a boot with the bytes that its image takes, by artifact, as far
+// as the server still has that image.
+type bootView struct {
+	fleet.Boot
+	Needed map[string]int64 `json:"needed,omitempty"`
+}
+
+// withNeeded looks the images of boots up. A server that does not tell has
+// boots without what they needed.
+func (a *Commands) withNeeded(ctx context.Context, boots []fleet.Boot) []bootView {
+	needed := map[ingot.Digest]map[string]int64{"": nil}
+	views := make([]bootView, len(boots))
+	for i, b := range boots {
+		if _, known := needed[b.Image.Image]; !known {
+			im, err := a.Client().Image(ctx, string(b.Image.Image))
+			if err != nil {
+				im.Needed = nil
+			}
+			needed[b.Image.Image] = im.Needed
+		}
+		views[i] = bootView{b, needed[b.Image.Image]}
+	}
+	return views
+}
+
+// bootTable lists boots, oldest first, so that the latest is next to the prompt.
+func bootTable(w io.Writer, boots []fleet.Boot, names map[ingot.MachineID]string, now time.Time) {
+	if len(boots) == 0 {
+		fmt.Fprintln(w, "no boots yet")
+		return
+	}
+	t := show.Table(w)
+	show.Row(t, "BOOT", "MACHINE", "FIRMWARE", "IMAGE", "STARTED", "TOOK", "STAGE", "OUTCOME", "REASON")
+	for _, b := range boots {
+		show.Row(t, b.ID.Short(), bootMachine(b, names), show.Dash(string(b.Firmware)), show.Dash(b.Image.Name), show.Ago(b.Started, now),
+			took(b), string(b.Stage()), outcome(b), show.Dash(bootReason(b)))
+	}
+	t.Flush()
+}
+
+func bootMachine(b fleet.Boot, names map[ingot.MachineID]string) string {
+	if n := names[b.Machine]; n != "" {
+		return n
+	}
+	return string(b.Machine)
+}
+
+func outcome(b fleet.Boot) string {
+	if b.Outcome == ingot.OutcomeOpen {
+		return "under way"
+	}
+	return string(b.Outcome)
+}
+
+// bootReason is why a boot ended as it did, or else the last thing worth a
+// look that the machine said, such as a volume that was refused.
+func bootReason(b fleet.Boot) string {
+	if b.Reason != "" {
+		return b.Reason
+	}
+	for i := len(b.Events) - 1; i >= 0; i-- {
+		e := b.Events[i]
+		if e.Error != "" {
+			return e.Error
+		}
+		if e.Stage == ingot.StageVolumes && e.Detail != "" {
+			return e.Detail
+		}
+	}
+	return ""
+}
+
+func took(b fleet.Boot) string {
+	if b.Ended.IsZero() {
+		return "-"
+	}
+	return show.Seconds(b.Ended.Sub(b.Started))
+}
+
+func eventBytes(n int64) string {
+	if n == 0 {
+		return ""
+	}
+	return show.Size(n)
+}
+
+func eventText(e fleet.Event) string {
+	if e.Error == "" {
+		return e.Detail
+	}
+	s := "failed: " + e.Error
+	if e.Retry {
+		s += " (tries again)"
+	}
+	return s
+}
+
+func grantText(g fleet.Grant, now time.Time) string {
+	state := "open for " + show.Brief(g.Expires.Sub(now))
+	switch {
+	case g.Boot != "":
+		state = "used by boot " + g.Boot.Short()
+	case now.After(g.Expires):
+		state = "expired"
+	}
+	return fmt.Sprintf("volume %s on disk %s, %s", g.Volume, g.Disk, state)
+}

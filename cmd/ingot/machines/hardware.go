@@ -1,0 +1,65 @@
+package machines
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"strings"
+
+	"ingot/cmd/ingot/show"
+
+	"ingot"
+)
+
+// hardwareShow asks for the hardware that a machine reported in a boot; print prints it.
+func (a *Commands) hardwareShow(ctx context.Context, ref, boot string) (print func() error, err error) {
+	h, err := a.Client().Hardware(ctx, ref, boot)
+	if err != nil {
+		return nil, err
+	}
+	return func() error {
+		return a.Show(h, func(w io.Writer) {
+			t := show.Table(w)
+			show.Row(t, "boot", string(h.Boot))
+			if h.Same != "" && h.Same != h.Boot {
+				show.Row(t, "the same since", "boot "+h.Same.Short())
+			}
+			show.Row(t, "hardware", show.Dash(strings.TrimSpace(h.Facts.Vendor+" "+h.Facts.Product)))
+			show.Row(t, "uuid", show.Dash(h.Facts.UUID))
+			show.Row(t, "serial", show.Dash(h.Facts.Serial))
+			hardwareRows(t, h.Facts)
+			for _, c := range h.Changes {
+				show.Row(t, "changed", c)
+			}
+			t.Flush()
+		})
+	}, nil
+}
+
+// hardwareRows are what a machine told of its parts at its last boot.
+func hardwareRows(t io.Writer, f ingot.Facts) {
+	if f.BIOS != "" {
+		show.Row(t, "bios", strings.TrimSpace(f.BIOS+" "+f.BIOSDate))
+	}
+	switch usable := show.Size(f.RAM); {
+	case f.RAMInstalled > 0:
+		show.Row(t, "cpu", fmt.Sprintf("%d × %s", f.Cores, f.CPU))
+		show.Row(t, "ram", show.Size(f.RAMInstalled)+", of it usable "+usable)
+	case f.RAM > 0:
+		show.Row(t, "cpu", fmt.Sprintf("%d × %s", f.Cores, f.CPU))
+		show.Row(t, "ram", usable)
+	}
+	for _, n := range f.NICs {
+		words := []string{n.Name, n.MAC, show.Dash(n.Driver), "firmware " + show.Dash(n.Firmware)}
+		if n.Speed > 0 {
+			words = append(words, fmt.Sprintf("%d Mbit/s", n.Speed))
+		}
+		if n.Boot {
+			words = append(words, "boots")
+		}
+		show.Row(t, "nic", strings.Join(words, "  "))
+	}
+	for _, d := range f.Disks {
+		show.Row(t, "disk", fmt.Sprintf("%s  serial %s  %s  holds %s", d.Name, show.Dash(d.Serial), show.Size(d.Size), show.Dash(d.Holds)))
+	}
+}

@@ -1,0 +1,303 @@
+package machines
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"ingot/bootserver/api"
+	"ingot/bootserver/fleet"
+	"ingot/cmd/ingot/command"
+	"ingot/cmd/ingot/show"
+)
+
+func (a *Commands) machineCommand() *cobra.Command {
+	ls := &cobra.Command{
+		Use: "ls [MACHINE...]", Short: "list machines",
+		Long:    "List machines: all of them, or those that are named.\n\n" + naming,
+		Example: "  ingot machine ls\n  ingot machine ls rack=r1,role!=db\n  ingot machine ls 'node[01-40]'\n  ingot machine ls -o json | jq -r '.[].id'",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			list := a.Client().MachinesBrief
+			if a.JSON() {
+				list = a.Client().Machines // all that is known
+			}
+			ms, err := list(cmd.Context())
+			if err != nil {
+				return err
+			}
+			if len(args) == 0 {
+				return a.Show(ms, func(w io.Writer) { machineTable(w, ms, time.Now()) })
+			}
+			named, empty, failed := among(ms, args)
+			if named == nil {
+				return failed
+			}
+			return errors.Join(a.Show(named, func(w io.Writer) {
+				if len(named) > 0 {
+					machineTable(w, named, time.Now())
+				} else if empty != "" {
+					fmt.Fprintln(w, show.Plain(empty))
+				}
+			}), failed)
+		},
+	}
+	var boot string
+	details := &cobra.Command{
+		Use: "show MACHINE...", Short: "what is known of machines",
+		Long: `Show machines: identity, hardware as it last told it, assignment, grants, last boots. With
+--boot, the hardware that a machine told in one boot, and what was other than before.
+
+` + naming,
+		Example: "  ingot machine show node01\n  ingot machine show node01 --boot 3f2a61c0", Args: command.LeastArgs("MACHINE"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			shown := 0
+			_, failed, err := ofEach(cmd.Context(), a, args, func(n string) (struct{}, error) {
+				ask := a.machineShow
+				if boot != "" {
+					ask = func(ctx context.Context, n string) (func() error, error) { return a.hardwareShow(ctx, n, boot) }
+				}
+				text, err := ask(cmd.Context(), n)
+				if err != nil {
+					return struct{}{}, err
+				}
+				if shown++; shown > 1 && !a.JSON() {
+					fmt.Fprintln(a.Stdout)
+				}
+				return struct{}{}, text()
+			})
+			return errors.Join(err, failed)
+		},
+	}
+	details.Flags().StringVar(&boot, "boot", "", "the hardware of this boot, by its id or the beginning of it")
+	return command.Parent("machine", "list, show, approve, label and merge machines", ls, details, a.approveCommand(), a.labelCommand(), a.renameCommand(),
+		a.mergeCommand(), a.retireCommand(), a.forgetCommand(), a.importMachinesCommand())
+}
+
+func (a *Commands) approveCommand() *cobra.Command {
+	var req api.ApproveRequest
+	c := &cobra.Command{
+		Use: "approve MACHINE...", Short: "let a pending machine boot",
+		Long:    "Approve a machine that asked to boot. It may be named and assigned an image in\nthe same step; its waiting screen asks again every few seconds and then boots.\n\n" + naming,
+		Example: "  ingot machine approve m-525400120001 --name node01 --image lab:v1",
+		Args:    command.LeastArgs("MACHINE"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			ctx := cmd.Context()
+			if names, err := a.hosts(ctx, args); err != nil {
+				return err
+			} else if len(names) > 1 && req.Name != "" {
+				return show.Usagef("--name names one machine, not %d", len(names))
+			}
+			return a.eachMachine(ctx, args, func(n string) (fleet.Machine, error) { return a.Client().Approve(ctx, n, req) },
+				func(m fleet.Machine) string { return Called(m) + " is approved" + assignedTo(m) })
+		},
+	}
+	c.Flags().StringVar(&req.Name, "name", "", "host name of the machine")
+	c.Flags().StringVar(&req.Image, "image", "", "image to assign: PROFILE:VERSION or digest")
+	return c
+}
+
+func assignedTo(m fleet.Machine) string {
+	if m.Assignment.Image == "" {
+		return "; give it an image: ingot assign " + string(m.ID) + " PROFILE:VERSION"
+	}
+	return " and will boot " + m.Assignment.Name
+}
+
+func (a *Commands) assignCommand() *cobra.Command {
+	var why string
+	c := &cobra.Command{
+		Use: "assign MACHINE IMAGE", Short: "choose the image that a machine boots next",
+		Long:    "Pin an image to a machine by digest. It takes effect at the machine's next boot;\nnothing running is touched.\n\n" + naming,
+		Example: "  ingot assign node01 lab:v2 --why 'kernel fix'\n  ingot assign 'node[01-40]' lab:v2\n  ingot assign rack=r1 lab:v2", Args: command.ExactArgs("MACHINE", "IMAGE"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			ctx := cmd.Context()
+			return a.eachMachine(ctx, args[:1], func(n string) (fleet.Machine, error) { return a.Client().Assign(ctx, n, args[1], why) },
+				func(m fleet.Machine) string {
+					return fmt.Sprintf("%s boots %s (%s) from its next boot on", Called(m), m.Assignment.Name, m.Assignment.Image.Short())
+				})
+		},
+	}
+	c.Flags().StringVar(&why, "why", "", "reason, kept with the assignment")
+	return c
+}
+
+func (a *Commands) rollbackCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "rollback MACHINE", Short: "assign the last other image that was healthy on a machine",
+		Long:    "Assign the last image that reported healthy on this very machine and is not the one\nassigned now. It takes effect at the machine's next boot.\n\n" + naming,
+		Example: "  ingot rollback node01", Args: command.ExactArgs("MACHINE"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			ctx := cmd.Context()
+			return a.eachMachine(ctx, args, func(n string) (fleet.Machine, error) { return a.Client().Rollback(ctx, n) },
+				func(m fleet.Machine) string {
+					return fmt.Sprintf("%s goes back to %s (%s) at its next boot", Called(m), m.Assignment.Name, m.Assignment.Image.Short())
+				})
+		},
+	}
+}
+
+func (a *Commands) grantCommand() *cobra.Command {
+	var disk string
+	var ttl time.Duration
+	c := &cobra.Command{
+		Use: "grant MACHINE VOLUME", Short: "allow one boot to initialise one blank disk",
+		Long: `Allow the machine's next boot to initialise one named disk as a volume. The grant is
+used up by one boot and expires by itself. A disk that holds anything, be it one
+byte that is not zero in its first or last MiB, is refused all the same.
+
+` + naming,
+		Example: "  ingot grant node01 data --disk S5GXNX0T123456",
+		Args:    command.ExactArgs("MACHINE", "VOLUME"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if disk == "" {
+				return show.Usagef("--disk SERIAL is needed: a grant names one disk; `ingot machine show %s` lists them", args[0])
+			}
+			ctx := cmd.Context()
+			return a.eachMachine(ctx, args[:1], func(n string) (fleet.Machine, error) { return a.Client().Grant(ctx, n, args[1], disk, ttl) },
+				func(m fleet.Machine) string {
+					return fmt.Sprintf("the next boot of %s may initialise disk %q as volume %q, within %s", Called(m), disk, args[1], ttl)
+				})
+		},
+	}
+	c.Flags().StringVar(&disk, "disk", "", "serial number or WWN of the disk")
+	c.Flags().DurationVar(&ttl, "for", time.Hour, "how long the grant is valid")
+	return c
+}
+
+// Called is the name that people use for a machine.
+func Called(m fleet.Machine) string {
+	if m.Name != "" {
+		return m.Name
+	}
+	return string(m.ID)
+}
+
+func machineTable(w io.Writer, ms []fleet.Machine, now time.Time) {
+	if len(ms) == 0 {
+		fmt.Fprintln(w, "no machine has asked to boot yet")
+		return
+	}
+	t := show.Table(w)
+	show.Row(t, "MACHINE", "NAME", "STATE", "IMAGE", "RUNS", "LAST SEEN", "ADDRESS", "HARDWARE", "LABELS")
+	for _, m := range ms {
+		address := ""
+		if m.Address.IsValid() {
+			address = m.Address.String()
+		}
+		show.Row(t, string(m.ID), show.Dash(m.Name), stateOf(m), show.Dash(m.Assignment.Name), show.Dash(runs(m)),
+			show.Ago(m.LastSeen, now), show.Dash(address), show.Dash(strings.TrimSpace(m.Facts.Vendor+" "+m.Facts.Product)), show.Dash(labels(m)))
+	}
+	t.Flush()
+	for _, m := range ms {
+		if m.Ask != nil {
+			same, other := m.Ask.Answers(m)
+			fmt.Fprintf(w, "\n%s asks: %s\n  → the same machine: %s; another one: %s\n", show.Plain(string(m.ID)), show.Plain(m.Ask.What), show.Plain(same), show.Plain(other))
+		}
+	}
+}
+
+// stateOf is a machine's state, and what is out of the ordinary with it.
+func stateOf(m fleet.Machine) string {
+	switch {
+	case m.Ask != nil:
+		return "asks"
+	case m.State == fleet.Approved && m.Setback != nil && m.Setback.To.Image == "":
+		return "held"
+	case m.State == fleet.Approved && m.Setback != nil:
+		return "fell back"
+	}
+	return string(m.State)
+}
+
+// runs names the image last reported healthy, marked when it is not the assigned one.
+func runs(m fleet.Machine) string {
+	if m.LastHealthy.Image != "" && m.LastHealthy.Image != m.Assignment.Image {
+		return m.LastHealthy.Name + " *"
+	}
+	return m.LastHealthy.Name
+}
+
+// machineShow asks for a machine; print prints it.
+func (a *Commands) machineShow(ctx context.Context, ref string) (print func() error, err error) {
+	c := a.Client()
+	m, err := c.Machine(ctx, ref)
+	if err != nil {
+		return nil, err
+	}
+	boots, err := c.Boots(ctx, string(m.ID), 5)
+	if err != nil {
+		return nil, err
+	}
+	type both struct {
+		fleet.Machine
+		Boots []fleet.Boot `json:"boots"`
+	}
+	return func() error {
+		return a.Show(both{m, boots}, func(w io.Writer) {
+			machineDetails(w, m, time.Now())
+			if len(boots) > 0 {
+				fmt.Fprintln(w, "\nlast boots:")
+				bootTable(w, boots, nil, time.Now())
+			}
+		})
+	}, nil
+}
+
+func machineDetails(w io.Writer, m fleet.Machine, now time.Time) {
+	t := show.Table(w)
+	show.Row(t, "machine", string(m.ID))
+	show.Row(t, "name", show.Dash(m.Name))
+	show.Row(t, "state", stateOf(m))
+	if m.Ask != nil {
+		show.Row(t, "asks", m.Ask.What)
+	}
+	show.Row(t, "labels", show.Dash(labels(m)))
+	show.Row(t, "uuid", show.Dash(m.UUID))
+	show.Row(t, "serial", show.Dash(m.Serial))
+	show.Row(t, "mac", strings.Join(m.MACs, ", "))
+	show.Row(t, "hardware", show.Dash(strings.TrimSpace(m.Facts.Vendor+" "+m.Facts.Product)))
+	hardwareRows(t, m.Facts)
+	if m.Port.Relay.IsValid() {
+		show.Row(t, "switch port", m.Port.String())
+	}
+	for f, l := range m.Loaders {
+		show.Row(t, "loader", l+" for "+string(f)+", since others stalled")
+	}
+	for _, f := range m.Trial.Failures {
+		show.Row(t, "failure", fmt.Sprintf("boot %s, %s: %s", f.Boot.Short(), show.Ago(f.At, now), f.Reason))
+	}
+	show.Row(t, "first seen", show.Ago(m.FirstSeen, now))
+	show.Row(t, "last seen", show.Ago(m.LastSeen, now))
+	show.Row(t, "assigned", assignment(m.Assignment))
+	if s := m.Setback; s != nil && s.To.Image != "" {
+		show.Row(t, "fell back", fmt.Sprintf("to %s, %s: %s", s.To.Name, show.Ago(s.At, now), s.Why))
+	} else if s != nil {
+		show.Row(t, "held", fmt.Sprintf("%s: %s", show.Ago(s.At, now), s.Why))
+	}
+	for _, g := range m.Grants {
+		show.Row(t, "grant", grantText(g, now))
+	}
+	t.Flush()
+	if m.Ask != nil {
+		same, other := m.Ask.Answers(m)
+		fmt.Fprintf(w, "\n  → the same machine: %s; another one: %s\n", show.Plain(same), show.Plain(other))
+	} else if m.State == fleet.Pending {
+		fmt.Fprintf(w, "\n  → ingot machine approve %s --name NAME --image PROFILE:VERSION\n", show.Plain(string(m.ID)))
+	}
+}
+
+func assignment(as fleet.Assignment) string {
+	if as.Image == "" {
+		return "-"
+	}
+	s := fmt.Sprintf("%s (%s)", as.Name, as.Image.Short())
+	if as.Why != "" {
+		s += ", " + as.Why
+	}
+	return s
+}

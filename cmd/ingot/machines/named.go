@@ -1,0 +1,192 @@
+package machines
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+
+	"ingot"
+	"ingot/bootserver/api"
+	"ingot/bootserver/fleet"
+	"ingot/cmd/ingot/show"
+)
+
+// naming is said by every command that takes machines.
+const naming = `MACHINE is an id, a host name, a MAC address, a UUID or a unique beginning of one; a
+hostlist such as node[01-40]; or a selector of labels: rack=r1,role!=db, or gpu for all
+that have the label. A word that names a machine is that machine, whatever labels there are.`
+
+// hosts returns what the machines are called that arguments name, each once.
+// What names nothing stays as it is: whoever is asked for it says so.
+func (a *Commands) hosts(ctx context.Context, args []string) ([]string, error) {
+	var all []string
+	var known []fleet.Machine // fetched when it is needed
+	for _, arg := range args {
+		names, err := fleet.Hostlist(arg)
+		if err != nil && !strings.Contains(arg, "=") {
+			return nil, show.UsageError{Err: err}
+		}
+		switch plainly, err := a.isName(ctx, arg); {
+		case err != nil:
+			return nil, err
+		case !plainly && !(strings.Contains(arg, "[") && !strings.Contains(arg, "=")): // brackets are in no label
+			if known == nil {
+				if known, err = a.Client().MachinesBrief(ctx); err != nil {
+					return nil, err
+				}
+			}
+			if names, err = chosen(known, arg); err != nil {
+				return nil, err
+			}
+		}
+		for _, n := range names {
+			if !slices.Contains(all, n) {
+				all = append(all, n)
+			}
+		}
+	}
+	return all, nil
+}
+
+// isName reports whether a word is just what a machine is called, which is
+// found out without a list of all machines.
+func (a *Commands) isName(ctx context.Context, word string) (bool, error) {
+	if strings.ContainsAny(word, "=,[") {
+		return false, nil
+	}
+	m, err := a.Client().Machine(ctx, word)
+	var p api.Problem
+	if errors.As(err, &p) {
+		return false, nil
+	}
+	return err == nil && calledSo(m, word), err
+}
+
+// calledSo reports whether a word is all of a machine's name, and not the
+// beginning of it.
+func calledSo(m fleet.Machine, word string) bool {
+	mac, err := ingot.ParseMAC(word)
+	return string(m.ID) == word || m.Name == word || m.UUID == word || err == nil && slices.Contains(m.MACs, mac)
+}
+
+// chosen returns the machines that one argument names: a selector of labels has
+// a "=", or is of words that are labels and name no machine. What could be
+// either is refused.
+func chosen(known []fleet.Machine, arg string) ([]string, error) {
+	if strings.Contains(arg, "=") {
+		return labelled(known, arg)
+	}
+	names, err := fleet.Hostlist(arg)
+	if err != nil {
+		return nil, show.UsageError{Err: err}
+	}
+	machines, keys := 0, 0
+	for _, n := range names {
+		found := fleet.Match(known, n)
+		machines += min(1, len(found))
+		i := slices.IndexFunc(known, func(m fleet.Machine) bool { _, has := m.Labels[n]; return has })
+		if i < 0 {
+			continue
+		}
+		keys++
+		if len(found) > 0 && !calledSo(found[0], n) {
+			return nil, show.WithHint(fmt.Errorf("%q is a label, of %s for one, and the beginning of %s", n, known[i].Hostname(), found[0].Hostname()),
+				"write the whole name of a machine, or the label with its value: %s=%s", n, known[i].Labels[n])
+		}
+	}
+	if machines == 0 && keys == len(names) {
+		return labelled(known, arg)
+	}
+	return names, nil
+}
+
+// labelled returns the machines whose labels a selector chooses: at least one.
+func labelled(known []fleet.Machine, selector string) (ids []string, err error) {
+	sel, err := fleet.ParseSelector(selector)
+	if err != nil {
+		return nil, show.UsageError{Err: err}
+	}
+	for _, m := range known {
+		if sel.Matches(m.Labels) {
+			ids = append(ids, string(m.ID))
+		}
+	}
+	if len(ids) == 0 {
+		return nil, show.WithHint(fmt.Errorf("%w %s", errNoLabels, selector), "ingot machine ls; ingot machine label MACHINE KEY=VALUE")
+	}
+	return ids, nil
+}
+
+// among are those of a list of machines that arguments name; failed says which
+// words name none. That a selector chooses none is no fault, but empty says so.
+func among(known []fleet.Machine, args []string) (list []fleet.Machine, empty string, failed error) {
+	list = []fleet.Machine{}
+	var bad []error
+	for _, arg := range args {
+		names, err := chosen(known, arg)
+		if err != nil && !errors.Is(err, errNoLabels) {
+			return nil, "", err
+		}
+		if err != nil {
+			empty = err.Error()
+		}
+		for _, n := range names {
+			found := fleet.Match(known, n)
+			if len(found) != 1 {
+				bad = append(bad, show.WithHint(fmt.Errorf("%q names %d machines, and is no label", n, len(found)), "ingot machine ls"))
+				continue
+			}
+			if !slices.ContainsFunc(list, func(m fleet.Machine) bool { return m.ID == found[0].ID }) {
+				list = append(list, found[0])
+			}
+		}
+	}
+	return list, empty, errors.Join(bad...)
+}
+
+// errNoLabels: a selector chooses nothing.
+var errNoLabels = errors.New("no machine has the labels")
+
+// ofEach asks for each machine that is named, and goes on after one that it
+// cannot be asked of: failed says of which, and why. err is about all of them.
+func ofEach[T any](ctx context.Context, a *Commands, args []string, ask func(name string) (T, error)) (list []T, failed, err error) {
+	names, err := a.hosts(ctx, args)
+	if err != nil {
+		return nil, nil, err
+	}
+	var bad []error
+	for _, n := range names {
+		v, err := ask(n)
+		var p api.Problem
+		switch {
+		case err == nil:
+			list = append(list, v)
+		case len(names) == 1 || !errors.As(err, &p): // nothing else would be answered either
+			return list, nil, err
+		default:
+			bad = append(bad, fmt.Errorf("%s: %w", n, err))
+		}
+	}
+	return list, errors.Join(bad...), nil
+}
+
+// eachMachine does one thing to every machine that is named, and goes on when
+// it cannot be done to one.
+func (a *Commands) eachMachine(ctx context.Context, args []string, do func(string) (fleet.Machine, error), say func(fleet.Machine) string) error {
+	done, failed, err := ofEach(ctx, a, args, do)
+	if err != nil && len(done) == 0 {
+		return err
+	}
+	var v any = append([]fleet.Machine{}, done...)
+	if len(done) == 1 && failed == nil {
+		v = done[0]
+	}
+	return errors.Join(a.Show(v, func(w io.Writer) {
+		for _, m := range done {
+			fmt.Fprintln(w, show.Plain(say(m)))
+		}
+	}), failed, err)
+}

@@ -1,0 +1,103 @@
+package main
+
+import (
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"ingot/bootserver"
+	"ingot/bootserver/config"
+	"ingot/cmd/ingot/build"
+	"ingot/cmd/ingot/client"
+	"ingot/cmd/ingot/command"
+	"ingot/cmd/ingot/doctor"
+	"ingot/cmd/ingot/images"
+	"ingot/cmd/ingot/lab"
+	"ingot/cmd/ingot/machines"
+	"ingot/cmd/ingot/show"
+)
+
+// app has the commands of the group server as methods.
+type app struct {
+	*command.App
+	images *images.Commands
+	build  *build.Commands
+}
+
+const rootLong = `ingot turns a short profile into a read-only operating-system image and
+network-boots machines into it. An upgrade is a reboot, a rollback is a reboot,
+data lives on volumes that booting cannot destroy.`
+
+const rootExample = `  ingot build lab --version v1              # profile → image lab:v1
+  ingot serve --interface eth1              # DHCP, TFTP and HTTP on one network
+  ingot machine ls                          # who asked to boot
+  ingot machine approve m-525400120001 --name node01 --image lab:v1
+  ingot boots node01                        # every boot, stage by stage
+  ingot assign node01 lab:v2                # upgrade at the next reboot
+  ingot rollback node01                     # back to the last healthy image`
+
+const exitCodes = "\nExit codes: 0 done, 1 failed, 2 wrong usage.\n"
+
+func (a *app) rootCommand() *cobra.Command {
+	root := &cobra.Command{
+		Use: "ingot", Short: "build immutable images, network-boot machines into them",
+		Long: rootLong, Example: rootExample,
+		SilenceErrors: true, SilenceUsage: true,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	f := root.PersistentFlags()
+	f.StringVar(&a.Store, "store", "", "folder of images, keys and state (default: $INGOT_STORE, else "+client.DefaultStore()+")")
+	f.StringVar(&a.Server, "server", "", "running server to talk to: unix:///PATH (default: $INGOT_SERVER, else the context, else the one of the store)")
+	f.StringVar(&a.Context, "context", "", "server to talk to, by the name that ingot context add gave it (default: $INGOT_CONTEXT, else the one in use)")
+	f.StringVarP(&a.Format, "output", "o", "table", "output format: table or json")
+	f.BoolVarP(&a.Verbose, "verbose", "v", false, "log more to standard error")
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return show.UsageError{Err: err} })
+	root.PersistentPreRunE = func(*cobra.Command, []string) error {
+		if a.Format != "table" && !a.JSON() {
+			return show.Usagef("unknown output format %q: want table or json", a.Format)
+		}
+		return nil
+	}
+	root.SetUsageTemplate(root.UsageTemplate() + exitCodes)
+	a.addGroups(root)
+	return root
+}
+
+// addGroups adds the commands, in the groups in which help lists them.
+func (a *app) addGroups(root *cobra.Command) {
+	m := machines.New(a.App)
+	for _, g := range []struct {
+		id, title string
+		commands  []*cobra.Command
+	}{
+		{"build", "Build:", a.build.All()},
+		{"images", "Images:", a.images.All()},
+		{"machines", "Machines:", m.Machines()},
+		{"fleet", "Fleet:", m.Fleet()},
+		{"server", "Server:", []*cobra.Command{a.serveCommand(), a.configCommand(), a.networkCommand(), a.build.LoadersCommand(), a.backupCommand(), a.restoreCommand(),
+			a.contextCommand(), a.tokenCommand(), a.auditCommand(), a.apiCommand(), a.doctorCommand()}},
+		{"lab", "Lab:", lab.New(a.App, a.build).All()},
+	} {
+		root.AddGroup(&cobra.Group{ID: g.id, Title: g.title})
+		for _, c := range g.commands {
+			c.GroupID = g.id
+			root.AddCommand(c)
+		}
+	}
+	root.AddCommand(a.versionCommand())
+}
+
+// doctorCommand wires ingot doctor to what it examines.
+func (a *app) doctorCommand() *cobra.Command {
+	var f serveFlags
+	return doctor.Command(a.App, doctor.Options{
+		Flags: func(fl *pflag.FlagSet) {
+			a.configFlag(fl, &f.config)
+			fl.StringSliceVar(&f.ifaces, "interface", nil, "network interfaces to examine (default: those of the configuration)")
+			fl.StringSliceVar(&f.ifaces6, "interface6", nil, "network interfaces to examine for IPv6 (default: those of the configuration)")
+		},
+		Settings: func(fl *pflag.FlagSet) (config.Config, error) { return a.settings(fl, f) },
+		Holder:   bootserver.Holder,
+		Trial:    lab.Trial,
+	})
+}
