@@ -15,7 +15,7 @@ import (
 
 func (a *app) networkCommand() *cobra.Command {
 	return &cobra.Command{
-		Use: "network", Short: "who asks, what other servers answer, what is lent, what is wrong",
+		Use: "network", Short: "show DHCP clients, leases, other DHCP servers and problems",
 		Long: `Show what the running server heard on its networks: clients that ask for addresses,
 other DHCP servers and what they offer, addresses that are lent, and what is wrong:
 a second server, a stray option 60, addresses in use that nobody was given.

@@ -123,7 +123,7 @@ func (a *app) serve(cmd *cobra.Command, f serveFlags) error {
 			fmt.Fprintf(a.Stderr, "serving %s\n", linkLine(l))
 		}
 		for _, at := range r.Remote {
-			fmt.Fprintf(a.Stderr, "API for who has a token: https://%s\n", at)
+			fmt.Fprintf(a.Stderr, "API for remote clients: https://%s\n", at)
 		}
 		fmt.Fprintf(a.Stderr, "  → ingot machine ls\n")
 		s.ready()

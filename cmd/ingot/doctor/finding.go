@@ -255,7 +255,7 @@ func examineSpace(root string, free, whole int64) Finding {
 // examineKey judges the file of a secret key.
 func examineKey(name string, mode fs.FileMode) Finding {
 	if mode.Perm()&0o077 != 0 {
-		return found("keys", Error, "chmod 600 "+name+"; and think about who may have read it", "%s can be read by others (mode %04o)", name, mode.Perm())
+		return found("keys", Error, "chmod 600 "+name+"; replace it if others may have read it", "%s can be read by others (mode %04o)", name, mode.Perm())
 	}
 	return found("keys", OK, "", "%s is its owner's alone", name)
 }
