@@ -23,7 +23,7 @@ func changed(old, now config.Config, store string) (r api.Reloaded) {
 		}
 	}
 	note(&r.Changed, "http", old.HTTP.Limits(), now.HTTP.Limits())
-	note(&r.Changed, "tftp", old.TFTP, now.TFTP)
+	note(&r.Changed, "tftp", old.TFTP.Limits(), now.TFTP.Limits())
 	note(&r.Changed, "boots", old.Boots, now.Boots)
 	note(&r.Changed, "api.names", old.API.Names, now.API.Names)
 	note(&r.Restart, "api.listen", old.API.Listen, now.API.Listen)
@@ -34,6 +34,7 @@ func changed(old, now config.Config, store string) (r api.Reloaded) {
 		}
 		return p
 	}
+	note(&r.Restart, "tftp.singlePort", old.TFTP.SinglePort, now.TFTP.SinglePort)
 	note(&r.Restart, "http.port", port(old.HTTP.Port), port(now.HTTP.Port))
 	socket := now.Socket
 	if socket == "" {

@@ -217,7 +217,7 @@ func (s *Server) prepare(ctx context.Context, st state.Store, now site) error {
 	}
 	s.booter.loaders = maps.Clone(files)
 	files["autoexec.ipxe"] = []byte(ipxe.Autoexec())
-	s.tftp = &tftp.Server{Files: files, Served: s.booter.loaderServed, Log: s.log}
+	s.tftp = &tftp.Server{Files: files, Served: s.booter.loaderServed, SinglePort: s.conf.Settings.TFTP.SinglePort, Log: s.log}
 	s.http = httpboot.New(s.booter, s.log)
 	s.limit(s.conf.Settings)
 	s.packets = newPackets(st, s.log)

@@ -52,10 +52,11 @@ type Config struct {
 	API    API          `yaml:"api,omitempty" json:"api"`
 }
 
-// TFTP bounds the first stage.
+// TFTP bounds the first stage. See tftp.Limits.
 type TFTP struct {
-	Transfers int `yaml:"transfers,omitempty" json:"transfers,omitempty" jsonschema_description:"Under way at once. Default: 4096."`
-	PerClient int `yaml:"perClient,omitempty" json:"perClient,omitempty" jsonschema_description:"Of one address at once. Default: 16."`
+	Transfers  int  `yaml:"transfers,omitempty" json:"transfers,omitempty" jsonschema_description:"Transfers under way at once. Default: 4096."`
+	PerClient  int  `yaml:"perClient,omitempty" json:"perClient,omitempty" jsonschema_description:"Transfers of one address at once. Default: 16."`
+	SinglePort bool `yaml:"singlePort,omitempty" json:"singlePort,omitempty" jsonschema_description:"Send files from port 69 instead of a port for each transfer. For servers behind address translation, in containers and behind firewalls that do not follow TFTP."`
 }
 
 // HTTP bounds what machines fetch. See httpboot.Limits.

@@ -16,6 +16,7 @@ import (
 	"github.com/insomniacslk/dhcp/dhcpv6"
 	"github.com/insomniacslk/dhcp/dhcpv6/nclient6"
 	"github.com/insomniacslk/dhcp/iana"
+	"github.com/pin/tftp/v3"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/net/ipv6"
 	"golang.org/x/sys/unix"
@@ -196,22 +197,19 @@ func reach6(ctx context.Context, own []netip.Addr, http int) (list []Finding) {
 	return list
 }
 
-// askTFTP asks for a file that is not there: any answer is one (RFC 1350).
+// askTFTP requests a file that does not exist. Any answer shows that the server is
+// alive, also an error (RFC 1350 section 7).
 func askTFTP(a netip.Addr) error {
-	c, err := net.ListenUDP("udp6", nil)
+	c, err := tftp.NewClient(netip.AddrPortFrom(a, 69).String())
 	if err != nil {
 		return err
 	}
-	defer c.Close()
-	room := make([]byte, 1024)
-	for range 3 {
-		if _, err = c.WriteToUDPAddrPort([]byte("\x00\x01ingot-doctor\x00octet\x00"), netip.AddrPortFrom(a, 69)); err != nil {
-			return err
-		}
-		_ = c.SetReadDeadline(time.Now().Add(time.Second))
-		if _, _, err = c.ReadFromUDPAddrPort(room); err == nil {
-			return nil
-		}
+	c.SetTimeout(time.Second)
+	c.SetRetries(2)
+	c.SetBackoff(func(int) time.Duration { return 0 })
+	_, err = c.Receive("ingot-doctor", "octet")
+	if _, network := errors.AsType[net.Error](err); network {
+		return fmt.Errorf("requesting a file: %w", err)
 	}
-	return fmt.Errorf("no answer to a request for a file: %w", err)
+	return nil
 }
