@@ -199,8 +199,10 @@ func TestServeUnderSystemd(t *testing.T) {
 		{"limits", "boots:", "http: {transfers: 4, rate: 64MiB}\ntftp: {perClient: 3}\nboots:", api.Reloaded{Changed: []string{"http", "tftp"}}},
 		{"options", "interface: br0", "interface: br0\n      dns: [10.99.0.1]", api.Reloaded{Changed: []string{"dhcp"}}},
 		{"ports and mode", "probe: 10ms", "probe: 20ms, mode: proxy", api.Reloaded{Changed: []string{"dhcp"}, Restart: []string{"dhcp.interfaces: the mode of br0"}}},
-		{"one TFTP port", "boots:", "tftp: {singlePort: true}\nboots:", api.Reloaded{Restart: []string{"tftp.singlePort"}}},
-		{"a port", "boots:", "http: {port: 8080}\nboots:", api.Reloaded{Changed: nil, Restart: []string{"http.port"}}},
+		{
+			"ports", "boots:", "http: {port: 8080}\ntftp: {singlePort: true}\nboots:",
+			api.Reloaded{Changed: nil, Restart: []string{"tftp.singlePort", "http.port"}},
+		},
 	} {
 		text := settings
 		if c.replace != "" {
