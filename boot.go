@@ -138,6 +138,7 @@ type Grant struct {
 type Event struct {
 	Stage   Stage         `json:"stage"`
 	Error   string        `json:"error,omitempty"`   // not empty: the stage failed, and this is why
+	Code    FailureCode   `json:"code,omitempty"`    // with Error: what kind of failure
 	Detail  string        `json:"detail,omitempty"`  // for people: "volume data refused: disk vda holds ext4"
 	Retry   bool          `json:"retry,omitempty"`   // with Error: the machine will try the stage again by itself
 	Bytes   int64         `json:"bytes,omitempty"`   // bytes moved in this stage

@@ -77,6 +77,9 @@ func Record(b Boot, e ingot.Event, now time.Time) Boot {
 	if n := len(b.Events); n > 0 && e.Error == "" && b.Events[n-1].Stage == e.Stage && b.Events[n-1].Detail == e.Detail && b.Events[n-1].Bytes == e.Bytes {
 		return b
 	}
+	if e.Error == "" || !e.Code.Plausible() {
+		e.Code = ""
+	}
 	b.Events = append(slices.Clone(b.Events), Event{e, now})
 	if last {
 		return end(b, ingot.OutcomeFailed, fmt.Sprintf("stage %s: %s", e.Stage, e.Error), now)
@@ -115,15 +118,15 @@ func Judge(b Boot, m Machine, r ingot.Report, now time.Time) (Boot, Machine) {
 		return b, m
 	}
 	if r.Root != b.Root {
-		return failReport(b, fmt.Sprintf("the machine measured root %s, assigned is %s", r.Root.Short(), b.Root.Short()), now), m
+		return failReport(b, ingot.FailureRootMeasurement, fmt.Sprintf("the machine measured root %s, assigned is %s", r.Root.Short(), b.Root.Short()), now), m
 	}
 	for _, c := range r.Checks {
 		if !c.OK {
-			return failReport(b, fmt.Sprintf("check %s failed: %s", c.Name, c.Detail), now), m
+			return failReport(b, ingot.FailureCheck, fmt.Sprintf("check %s failed: %s", c.Name, c.Detail), now), m
 		}
 	}
 	if !r.Healthy {
-		return failReport(b, "the machine says that it is not healthy", now), m
+		return failReport(b, ingot.FailureUnhealthy, "the machine says that it is not healthy", now), m
 	}
 	b.Outcome = ingot.OutcomeOpen // a late report of the latest boot still counts
 	b = Record(b, ingot.Event{Stage: ingot.StageHealthy, Uptime: r.Uptime, Detail: "root " + r.Root.Short()}, now)
@@ -140,9 +143,9 @@ func Judge(b Boot, m Machine, r ingot.Report, now time.Time) (Boot, Machine) {
 // maxHealthy bounds what is remembered of a machine's good past.
 const maxHealthy = 20
 
-func failReport(b Boot, reason string, now time.Time) Boot {
+func failReport(b Boot, code ingot.FailureCode, reason string, now time.Time) Boot {
 	b.Outcome = ingot.OutcomeOpen
-	return Record(b, ingot.Event{Stage: ingot.StageHealthy, Error: reason}, now)
+	return Record(b, ingot.Event{Stage: ingot.StageHealthy, Error: reason, Code: code}, now)
 }
 
 // Rollback is the assignment to the last image that was healthy on the machine

@@ -75,7 +75,7 @@ func BootChanges(old *Boot, b Boot, now time.Time) []Change {
 func stageChange(e Event) Change {
 	c := Change{Code: CodeBootStage, At: e.At, Stage: e.Stage, Bytes: e.Bytes, Detail: e.Detail}
 	if e.Error != "" {
-		c.Code, c.Detail = CodeStageFailed, e.Error
+		c.Code, c.Detail, c.Failure = CodeStageFailed, e.Error, e.Code
 		if e.Retry {
 			c.To = Values{"retry": true}
 		}

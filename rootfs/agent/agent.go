@@ -65,6 +65,9 @@ func (a *Agent) Run(ctx context.Context) error {
 	root, err := Measure(a.Handover.RootDevice, a.Handover.Image.Root.Size)
 	<-decided
 	if err != nil {
+		if a.Handover.Server != "" { // the unit starts the agent again
+			a.send(ctx, "events", ingot.Event{Stage: ingot.StageAgent, Error: err.Error(), Code: ingot.FailureRootUnreadable, Retry: true, Uptime: rootfs.Uptime()})
+		}
 		return err
 	}
 	r := a.report(ctx, root, checks)

@@ -48,7 +48,7 @@ func (g *Guard) Run(ctx context.Context) error {
 	why := fmt.Sprintf("not healthy within %s%s; the machine reboots itself", g.Limit.Round(time.Second), unfinished(ctx))
 	rootfs.WriteKernelLog("ingot: " + why)
 	relayed()
-	g.post(ctx, "events", ingot.Event{Stage: ingot.StageAgent, Error: why, Uptime: rootfs.Uptime()})
+	g.post(ctx, "events", ingot.Event{Stage: ingot.StageAgent, Error: why, Code: ingot.FailureDeadline, Uptime: rootfs.Uptime()})
 	g.Reboot()
 	return nil
 }

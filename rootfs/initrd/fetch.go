@@ -10,10 +10,11 @@ import (
 	"time"
 
 	"ingot"
+	"ingot/rootfs"
 )
 
 // ErrChunk: a piece of the root is not what the manifest says.
-var ErrChunk = errors.New("a chunk of the root does not match the manifest")
+var ErrChunk = rootfs.NewFailure(ingot.FailureRootChunk, "a chunk of the root does not match the manifest")
 
 // errStalled: the connection is open, but nothing comes.
 var errStalled = errors.New("the download stalls")

@@ -117,7 +117,7 @@ func Run(ctx context.Context) {
 	b := &boot{stage: ingot.StageInit}
 	defer func() {
 		if r := recover(); r != nil { // a panic of PID 1 would be a panic of the kernel, without words
-			b.giveUp(ctx, fmt.Errorf("ingot-init broke: %v", r))
+			b.giveUp(ctx, rootfs.WithCode(ingot.FailureInit, fmt.Errorf("ingot-init broke: %v", r)))
 		}
 	}()
 	if err := b.start(ctx); err != nil {
@@ -136,7 +136,7 @@ func Run(ctx context.Context) {
 		pause := 5*time.Second + mrand.N(5*time.Second)
 		b.console.frame(fmt.Sprintf("Stage %s failed: %v", b.stage, err),
 			fmt.Sprintf("Trying again in %s (%d of %d).", pause.Round(time.Second), try+1, tries))
-		b.tell(ctx, ingot.Event{Stage: b.stage, Error: err.Error(), Retry: true})
+		b.tell(ctx, ingot.Event{Stage: b.stage, Error: err.Error(), Code: codeOf(err), Retry: true})
 		time.Sleep(pause)
 	}
 	b.giveUp(ctx, err)
@@ -271,7 +271,7 @@ func (b *boot) try(ctx context.Context) error {
 		return err
 	}
 	if err := mountRoot(b.device, b.image.Overlay, b.facts.RAM); err != nil {
-		return err
+		return rootfs.WithCode(ingot.FailureRootMount, err)
 	}
 	b.tell(ctx, ingot.Event{Stage: ingot.StageRoot, Bytes: b.image.Root.Size, Detail: b.image.Root.Digest.Short()})
 	b.stage = ingot.StageVolumes
@@ -289,7 +289,7 @@ func (b *boot) try(ctx context.Context) error {
 	b.flush()
 	b.leaveGuard(ticket, asked)
 	b.life.handOver()
-	return switchRoot("/sbin/init")
+	return rootfs.WithCode(ingot.FailureSwitch, switchRoot("/sbin/init"))
 }
 
 // getTicket asks until the server answers, and verifies the answer. asked is
@@ -350,7 +350,7 @@ func (b *boot) getRoot(ctx context.Context, image ingot.Digest) error {
 	}
 	file, err := memoryFile(b.image.Root.Size)
 	if err != nil {
-		return err
+		return rootfs.WithCode(ingot.FailureRootMount, err)
 	}
 	defer file.Close() // the loop device holds it
 	d := &download{chunks: b.image.Chunks, file: file, stall: 30 * time.Second, progress: b.console.meter("root", b.image.Root.Size),
@@ -361,7 +361,7 @@ func (b *boot) getRoot(ctx context.Context, image ingot.Digest) error {
 		return err
 	}
 	if b.device, err = attachLoop(file); err != nil {
-		return err
+		return rootfs.WithCode(ingot.FailureRootMount, err)
 	}
 	b.fetched = image
 	return nil
@@ -371,7 +371,7 @@ func (b *boot) getRoot(ctx context.Context, image ingot.Digest) error {
 // what is built in for itself.
 func enoughRAM(m *ingot.ImageManifest, ram int64) error {
 	if ram < m.MinRAM-m.MinRAM/8 {
-		return fmt.Errorf("the image needs a machine with %d MiB of memory, this one has %d MiB", m.MinRAM>>20, ram>>20)
+		return rootfs.WithCode(ingot.FailureMemory, fmt.Errorf("the image needs a machine with %d MiB of memory, this one has %d MiB", m.MinRAM>>20, ram>>20))
 	}
 	return nil
 }
@@ -387,7 +387,8 @@ func (b *boot) furnish(ctx context.Context, t ingot.Ticket, now time.Time) error
 	if err != nil {
 		return err
 	}
-	return giveIdentity(ctx, t, b.image, results, b.args.MAC, ingot.PlausibleSerial(b.facts.Serial))
+	err = giveIdentity(ctx, t, b.image, results, b.args.MAC, ingot.PlausibleSerial(b.facts.Serial))
+	return rootfs.WithCode(ingot.FailureIdentity, err)
 }
 
 func (b *boot) mountVolumes(ctx context.Context, t ingot.Ticket, now time.Time) ([]volumes.Result, error) {
@@ -468,7 +469,7 @@ func (b *boot) giveUp(ctx context.Context, err error) {
 	}
 	b.console.frame(append(lines, next)...)
 	if err != nil {
-		b.tell(ctx, ingot.Event{Stage: b.stage, Error: err.Error()})
+		b.tell(ctx, ingot.Event{Stage: b.stage, Error: err.Error(), Code: codeOf(err)})
 	}
 	if b.flush != nil {
 		b.flush()

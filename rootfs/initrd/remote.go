@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"ingot"
+	"ingot/rootfs"
 )
 
 // remote speaks to the boot server about one boot.
@@ -221,6 +222,7 @@ func passing(err error) bool {
 	return false
 }
 
+// isVerdict reports whether something is not what it must be.
 func isVerdict(err error) bool {
 	for _, v := range []error{ErrTicketKey, ErrTicketReplayed, ErrTicketExpired, ErrImageKey, ErrImageDigest, ErrChunk} {
 		if errors.Is(err, v) {
@@ -228,4 +230,18 @@ func isVerdict(err error) bool {
 		}
 	}
 	return false
+}
+
+// codeOf is the kind of a failure: the one that it carries, or what it says of
+// the server.
+func codeOf(err error) ingot.FailureCode {
+	switch code := rootfs.CodeOf(err); {
+	case code != "":
+		return code
+	case passing(err):
+		return ingot.FailureServerAway
+	case errors.As(err, new(refusal)):
+		return ingot.FailureServerRefused
+	}
+	return ""
 }

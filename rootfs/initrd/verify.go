@@ -2,28 +2,31 @@ package initrd
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"time"
 
 	"aead.dev/minisign"
 
 	"ingot"
+	"ingot/rootfs"
 )
 
 // Errors that stop a boot because something is not what it must be. Trying
 // again may help only when the server mends it.
 var (
 	// ErrTicketKey: the ticket is not signed by the server key in this initramfs.
-	ErrTicketKey = errors.New("the ticket's signature is not by the server key that this initramfs carries")
+	ErrTicketKey = rootfs.NewFailure(ingot.FailureTicketKey,
+		"the ticket's signature is not by the server key that this initramfs carries")
 	// ErrTicketReplayed: the ticket answers another request.
-	ErrTicketReplayed = errors.New("the ticket answers another request than ours")
+	ErrTicketReplayed = rootfs.NewFailure(ingot.FailureTicketReplayed, "the ticket answers another request than ours")
 	// ErrTicketExpired: the ticket is too old.
-	ErrTicketExpired = errors.New("the ticket has expired")
+	ErrTicketExpired = rootfs.NewFailure(ingot.FailureTicketExpired, "the ticket has expired")
 	// ErrImageKey: the image is not signed by the release key in this initramfs.
-	ErrImageKey = errors.New("the image's signature is not by the release key that this initramfs carries")
+	ErrImageKey = rootfs.NewFailure(ingot.FailureImageKey,
+		"the image's signature is not by the release key that this initramfs carries")
 	// ErrImageDigest: a part of the image is not the one that was assigned.
-	ErrImageDigest = errors.New("a part of the image is not the one that was assigned")
+	ErrImageDigest = rootfs.NewFailure(ingot.FailureImageDigest,
+		"a part of the image is not the one that was assigned")
 )
 
 // maxChunk bounds the bytes of a chunk: each is in memory once.

@@ -1,12 +1,12 @@
 package volumes
 
 import (
-	"errors"
 	"fmt"
 	"strings"
 	"time"
 
 	"ingot"
+	"ingot/rootfs"
 )
 
 // Kind is what to do for a volume.
@@ -28,7 +28,7 @@ type Decision struct {
 }
 
 // ErrRefused: a volume that the boot needs cannot be had.
-var ErrRefused = errors.New("volume refused")
+var ErrRefused = rootfs.NewFailure(ingot.FailureVolume, "volume refused")
 
 // Decide finds the device of a volume among devices, or a blank disk that a
 // grant names. now is the server's time, as the ticket told it.

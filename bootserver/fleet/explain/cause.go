@@ -35,7 +35,7 @@ func causeOf(b fleet.Boot, s Story) cause {
 		return cause{"kernel crashed", b.Crash, "ingot console " + s.Machine.Hostname() + " --boot " + b.ID.Short()}
 	}
 	if e, ok := lastError(b); ok && (b.Outcome == ingot.OutcomeFailed || b.Open()) {
-		return told(b, e, s)
+		return reported(b, e, s)
 	}
 	if strings.HasPrefix(b.Reason, "the first stage stalled: ") {
 		return stalled(b)
@@ -53,72 +53,6 @@ func lastError(b fleet.Boot) (fleet.Event, bool) {
 		}
 	}
 	return fleet.Event{}, false
-}
-
-// verdicts are what ingot-init refuses to run, by the words that it tells (see
-// rootfs/initrd), and what an operator makes of them.
-var verdicts = []struct{ sign, what, means, next string }{
-	{"ticket's signature", "ticket refused", "it is signed by another server key than %s carries, so the image was built for another server", "ingot build --help"},
-	{"ticket is not for this", "ticket refused", "it answers another request, as a second server or a proxy that caches would", "ingot network"},
-	{"ticket has expired", "ticket refused", "it was too old when it arrived: the network is slow, or boots.ticket short", "ingot config show"},
-	{"image's signature", "image refused", "%s is signed by a key that its own initramfs does not know", "ingot image verify %s"},
-	{"manifest does not match", "image refused", "what was served for %s is not what was signed", "ingot image verify %s"},
-	{"chunk of the root", "root refused", "", "ingot image verify %s"},
-}
-
-// told explains a failure that the machine itself told.
-func told(b fleet.Boot, e fleet.Event, s Story) cause {
-	name, host := b.Image.Name, s.Machine.Hostname()
-	fill := func(t string) string { return strings.ReplaceAll(t, "%s", name) }
-	for _, v := range verdicts {
-		if strings.Contains(e.Error, v.sign) {
-			if v.means == "" {
-				v.means = e.Error + "; the store's file or the network is damaged"
-			}
-			return cause{fill(v.what), fill(v.means), fill(v.next)}
-		}
-	}
-	switch e.Stage {
-	case ingot.StageHealthy:
-		return unwell(b, e, host)
-	case ingot.StageVolumes:
-		return cause{"volumes not mounted", e.Error, "ingot machine show " + host}
-	case ingot.StageAgent:
-		return cause{"the system started and did not finish", e.Error, "ingot console " + host}
-	case ingot.StageInit, ingot.StageTicket, ingot.StageRoot, ingot.StageSwitch:
-		if e.Retry {
-			return cause{fmt.Sprintf("ingot-init does not get past stage %s", e.Stage), e.Error, "ingot console " + host}
-		}
-		return cause{fmt.Sprintf("ingot-init gave up at stage %s", e.Stage), e.Error, "ingot console " + host}
-	}
-	return cause{fmt.Sprintf("stage %s failed", e.Stage), e.Error, "ingot boots " + host + " --timeline"}
-}
-
-// unwell explains a report that was not good.
-func unwell(b fleet.Boot, e fleet.Event, host string) cause {
-	c := cause{strings.TrimSuffix(e.Error, ": "), "", "ingot console " + host}
-	if b.Report == nil {
-		return c
-	}
-	passed, failed := 0, []string{}
-	for _, k := range b.Report.Checks {
-		if k.OK {
-			passed++
-		} else {
-			failed = append(failed, k.Name)
-		}
-	}
-	if len(failed) > 1 {
-		c.means = fmt.Sprintf("%d checks failed in all (%s)", len(failed), strings.Join(failed, ", "))
-	} else if passed == 1 {
-		c.means = "1 other check passed"
-	} else if passed > 1 {
-		c.means = fmt.Sprintf("%d other checks passed", passed)
-	}
-	if len(b.Report.Failed) > 0 {
-		c.means = strings.TrimPrefix(c.means+"; failed units: "+strings.Join(b.Report.Failed, ", "), "; ")
-	}
-	return c
 }
 
 // silence explains a boot that was not heard of again.

@@ -175,7 +175,7 @@ func (s Story) ordinary(b fleet.Boot) (string, []string) {
 	case b.Open():
 		words := fmt.Sprintf("Boots %s now: %s.", imageOr(b.Image, m.Assignment.ImageRef), s.progress(b))
 		if e, bad := lastError(b); bad {
-			c := told(b, e, s)
+			c := reported(b, e, s)
 			return sentence(c.on(1)) + "; it tries again. " + words, []string{c.next}
 		}
 		if stuck(b, s.Now) {

@@ -65,6 +65,12 @@ func fails(b fleet.Boot, s ingot.Stage, why string) fleet.Boot {
 	return fleet.Record(b, ingot.Event{Stage: s, Error: why}, last.Add(2*time.Second))
 }
 
+// reportsFailure is fails of an image that reports codes.
+func reportsFailure(b fleet.Boot, s ingot.Stage, code ingot.FailureCode, why string) fleet.Boot {
+	last := b.Events[len(b.Events)-1].At
+	return fleet.Record(b, ingot.Event{Stage: s, Error: why, Code: code}, last.Add(2*time.Second))
+}
+
 func reports(b fleet.Boot, when string, checks ...ingot.CheckResult) fleet.Boot {
 	r := ingot.Report{Boot: b.ID, Healthy: true, Checks: checks}
 	for _, c := range checks {
@@ -225,6 +231,12 @@ var stories = []struct {
 		"Kernel and initramfs fetched, then silence for 240 s: image node:7 never reached ingot-init. node:7 is tried once more, then it is held for a person."},
 	{"image signed by a stranger", lived(with(node01(), func(m *fleet.Machine) { m.LastHealthy = fleet.ImageRef{} }), fleet.Policy{}, fails(recorded(1, node7, "10:00:00", ingot.StageTicket), ingot.StageRoot, "the image's signature is not by the release key that this initramfs carries")),
 		"Image refused: node:7 is signed by a key that its own initramfs does not know. node:7 is tried once more, then it is held for a person."},
+	{"a replayed ticket", lived(node01(), fleet.Policy{}, reportsFailure(recorded(1, node7, "10:00:00", ingot.StageInit), ingot.StageTicket,
+		ingot.FailureTicketReplayed, "the ticket answers another request than ours (boot 02000000)")),
+		"Ticket refused: it answers another request, as a second server or a proxy that caches would. node:7 is tried once more, then it falls back to node:6."},
+	{"another image than assigned", lived(node01(), fleet.Policy{}, reportsFailure(recorded(1, node7, "10:00:00", ingot.StageTicket), ingot.StageRoot,
+		ingot.FailureImageDigest, "a part of the image is not the one that was assigned: the config has digest 0123456789ab, the manifest says ba9876543210")),
+		"Image refused: what was served for node:7 is not what was signed. node:7 is tried once more, then it falls back to node:6."},
 	{"a damaged root", lived(node01(), fleet.Policy{}, fails(recorded(1, node7, "10:00:00", ingot.StageTicket), ingot.StageRoot, "a chunk of the root does not match the manifest: chunk 21 of 300")),
 		"Root refused: a chunk of the root does not match the manifest: chunk 21 of 300; the store's file or the network is damaged. node:7 is tried once more, then it falls back to node:6."},
 	{"the machine crashed", lived(node01(), fleet.Policy{}, with(silentAt(recorded(1, node7, "10:00:00", ingot.StageSwitch), "10:03:00"), func(b *fleet.Boot) {
@@ -316,6 +328,14 @@ func TestWhy(t *testing.T) {
 		got, next := Why(s)
 		if d := cmp.Diff(c.want, got); d != "" {
 			t.Errorf("%s (-want +got):\n%s", c.name, d)
+		}
+		for i := range s.Boots { // as an older image reports it, and an older server records it
+			for j := range s.Boots[i].Events {
+				s.Boots[i].Events[j].Code = ""
+			}
+		}
+		if old, _ := Why(s); old != got {
+			t.Errorf("%s: without codes it is %q; want %q", c.name, old, got)
 		}
 		for _, n := range next {
 			if !strings.HasPrefix(n, "ingot ") {
