@@ -30,10 +30,7 @@ func (a admin) Network() api.Network {
 	if lend == nil {
 		return api.Network{}
 	}
-	n := api.Network{Heard: lend.four.Heard(), Leases: lend.leases()}
-	six := lend.six.Heard()
-	n.Askers, n.Servers, n.Warnings = append(n.Askers, six.Askers...), append(n.Servers, six.Servers...), append(n.Warnings, six.Warnings...)
-	return n
+	return networkOf(lend.leases(), lend.four.Observations(), lend.six.Observations())
 }
 
 // Version implements api.Backend.

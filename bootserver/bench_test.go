@@ -17,8 +17,8 @@ import (
 	"ingot"
 	"ingot/bootserver/access"
 	"ingot/bootserver/api"
+	"ingot/bootserver/client"
 	"ingot/bootserver/config"
-	"ingot/bootserver/dhcp4"
 	"ingot/bootserver/fleet"
 	"ingot/bootserver/state"
 	"ingot/bootserver/state/bolt"
@@ -180,9 +180,9 @@ func decided(b *testing.B, boot *booter, machines int) float64 {
 	b.Helper()
 	return percentile(20_000, func() {
 		m := benchMachine(rand.N(machines), fleet.ImageRef{})
-		s := dhcp4.Sighting{Client: dhcp4.Client{MAC: m.MACs[0], UUID: m.UUID, Kind: dhcp4.Firmware, Firmware: ingot.FirmwareUEFIx64}, Address: m.Address,
-			Loaders: dhcp4.Loaders[ingot.FirmwareUEFIx64], Asks: true}
-		if what, err := boot.Would(s); err != nil || what.Loader == "" {
+		s := client.Sighting{Client: client.Client{MAC: m.MACs[0], UUID: m.UUID, Kind: client.Firmware, Firmware: ingot.FirmwareUEFIx64}, Address: m.Address,
+			Loaders: client.DefaultLoaders[ingot.FirmwareUEFIx64], Begins: true}
+		if what, err := boot.WouldAnswer(s); err != nil || what.Loader == "" {
 			b.Fatal(what, err)
 		}
 	})

@@ -20,8 +20,8 @@ import (
 	"ingot"
 	"ingot/bootserver/access"
 	"ingot/bootserver/api"
+	"ingot/bootserver/client"
 	"ingot/bootserver/config"
-	"ingot/bootserver/dhcp4"
 	"ingot/bootserver/fleet"
 	"ingot/bootserver/httpboot"
 	"ingot/bootserver/state"
@@ -123,23 +123,23 @@ func putSmall(t testing.TB, images *image.Store, keys image.Keys, version string
 	return im
 }
 
-// client is UEFI firmware that was just given an address and asks what to load.
-var client = dhcp4.Sighting{
-	Client:  dhcp4.Client{MAC: "52:54:00:12:00:01", UUID: "d1b2c3a4-0000-4000-8000-525400120001", Kind: dhcp4.Firmware, Firmware: ingot.FirmwareUEFIx64},
-	Address: netip.MustParseAddr("10.99.0.100"), Server: netip.MustParseAddr("127.0.0.1"), Loaders: dhcp4.Loaders[ingot.FirmwareUEFIx64], Asks: true}
+// firstMachine is UEFI firmware that was just given an address and asks what to load.
+var firstMachine = client.Sighting{
+	Client:  client.Client{MAC: "52:54:00:12:00:01", UUID: "d1b2c3a4-0000-4000-8000-525400120001", Kind: client.Firmware, Firmware: ingot.FirmwareUEFIx64},
+	Address: netip.MustParseAddr("10.99.0.100"), Server: netip.MustParseAddr("127.0.0.1"), Loaders: client.DefaultLoaders[ingot.FirmwareUEFIx64], Begins: true}
 
 const machineID = "m-525400120001"
 
 // ask is firmware, TFTP and loader up to the script; it returns the script.
 func (h *house) ask() (boot ingot.BootID, script string) {
 	h.t.Helper()
-	if s, err := h.Seen(client); err != nil || s.Loader != "snponly.efi" || s.URL != "" {
+	if s, err := h.Observe(firstMachine); err != nil || s.Loader != "snponly.efi" || s.URL != "" {
 		h.t.Fatalf("Seen(firmware) = %+v, %v; want a loader and no script", s, err)
 	}
-	h.loaderServed(client.Address, "snponly.efi", 300_000)
-	loader := client
-	loader.Kind, loader.IPXE = dhcp4.Loader, true
-	what, err := h.Seen(loader)
+	h.loaderServed(firstMachine.Address, "snponly.efi", 300_000)
+	loader := firstMachine
+	loader.Kind, loader.IPXE = client.Loader, true
+	what, err := h.Observe(loader)
 	if err != nil {
 		h.t.Fatal(err)
 	}
@@ -399,7 +399,7 @@ func TestPendingIsBounded(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := h.Seen(client); !errors.Is(err, errCrowded) {
+	if _, err := h.Observe(firstMachine); !errors.Is(err, errCrowded) {
 		t.Errorf("Seen(one more stranger) = %v; want errCrowded", err)
 	}
 }

@@ -154,9 +154,9 @@ func TestRecordsAreBounded(t *testing.T) {
 func TestAsksAboutANewCard(t *testing.T) {
 	h := newHouseOf(t)
 	h.attempt("", "")
-	changed := client
+	changed := firstMachine
 	changed.MAC = "52:54:00:99:00:01"
-	if _, err := h.Seen(changed); err != nil {
+	if _, err := h.Observe(changed); err != nil {
 		t.Fatal(err)
 	}
 	m, err := h.api.Machine(t.Context(), "m-525400990001")
@@ -342,14 +342,14 @@ func TestRulesApprove(t *testing.T) {
 	if err != nil || m.State != fleet.Approved || m.Assignment.Name != "lab:v1" || m.Labels["rack"] != "r1" {
 		t.Errorf("by a rule: %+v, %v", m, err)
 	}
-	other := client
+	other := firstMachine
 	other.MAC, other.UUID = "52:54:00:99:00:02", ""
-	if _, err := h.Seen(other); err != nil {
+	if _, err := h.Observe(other); err != nil {
 		t.Fatal(err)
 	}
-	asked := client
+	asked := firstMachine
 	asked.MAC = "52:54:00:12:00:77" // in the board of the first
-	if _, err := h.Seen(asked); err != nil {
+	if _, err := h.Observe(asked); err != nil {
 		t.Fatal(err)
 	}
 	for _, id := range []string{"m-525400990002", "m-525400120077"} {

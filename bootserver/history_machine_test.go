@@ -27,7 +27,7 @@ func (s *history) leaves(c *computer) {
 // knocks is firmware that asks for an address, and is switched off again.
 func (s *history) knocks(c *computer) {
 	s.leaves(c)
-	if _, err := s.Seen(c.sighting(false)); err != nil {
+	if _, err := s.Observe(c.sighting(false)); err != nil {
 		s.t.Fatal(err)
 	}
 }
@@ -53,16 +53,16 @@ type attempted struct {
 
 // attempt is one boot of a computer at a server, from the reset to the ticket.
 func attempt(t fataler, b *booter, c *computer, facts ingot.Facts) (at attempted) {
-	would, err := b.Would(c.sighting(false))
+	would, err := b.WouldAnswer(c.sighting(false))
 	if err != nil {
 		t.Fatal(err)
 	}
 	at.would = string(mustJSON(t, would))
-	if _, err := b.Seen(c.sighting(false)); err != nil {
+	if _, err := b.Observe(c.sighting(false)); err != nil {
 		t.Fatal(err)
 	}
 	b.loaderServed(c.Address, "snponly.efi", 300_000)
-	if _, err := b.Seen(c.sighting(true)); err != nil {
+	if _, err := b.Observe(c.sighting(true)); err != nil {
 		t.Fatal(err)
 	}
 	at.machine, _ = b.state.Find(fleet.Sighting{MAC: c.MAC, UUID: c.UUID})

@@ -5,7 +5,7 @@ import (
 	"slices"
 
 	"ingot"
-	"ingot/bootserver/dhcp4"
+	"ingot/bootserver/client"
 	"ingot/bootserver/fleet"
 	"ingot/image"
 )
@@ -19,7 +19,7 @@ type stocked struct {
 
 // computer is one physical machine: what runs on it.
 type computer struct {
-	dhcp4.Sighting
+	client.Sighting
 	boot   ingot.BootID // the boot that runs on it
 	image  ingot.Digest // that it runs
 	serial bool         // its board was swapped: it has the other serial number

@@ -188,7 +188,7 @@ func (s *history) getsChangeNothing() {
 			}
 		}
 	}
-	if _, err := s.Would(s.computers[s.asked%len(s.computers)].sighting(s.asked%3 == 0)); err != nil {
+	if _, err := s.WouldAnswer(s.computers[s.asked%len(s.computers)].sighting(s.asked%3 == 0)); err != nil {
 		s.t.Fatal(err)
 	}
 	s.unchanged(before, "what only asks")

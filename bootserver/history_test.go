@@ -20,8 +20,8 @@ import (
 	"ingot"
 	"ingot/bootserver/access"
 	"ingot/bootserver/api"
+	"ingot/bootserver/client"
 	"ingot/bootserver/config"
-	"ingot/bootserver/dhcp4"
 	"ingot/bootserver/fleet"
 	"ingot/bootserver/httpboot"
 	"ingot/bootserver/state"
@@ -141,7 +141,7 @@ func newHistory(t *testing.T, rt *rapid.T, h *house, stock map[string]stocked, n
 	// first of these cards in another board.
 	for i, c := range []struct{ mac, uuid string }{{"52:54:00:12:00:01", ""}, {"52:54:00:12:00:02", "d1b2c3a4-0000-4000-8000-525400120002"},
 		{"52:54:00:12:00:03", "d1b2c3a4-0000-4000-8000-525400120002"}, {"52:54:00:12:00:02", "d1b2c3a4-0000-4000-8000-525400120005"}} {
-		sight := client
+		sight := firstMachine
 		sight.MAC, sight.UUID, sight.Address = c.mac, c.uuid, netip.AddrFrom4([4]byte{10, 99, 0, byte(100 + i)})
 		s.computers = append(s.computers, &computer{Sighting: sight})
 	}
@@ -286,10 +286,10 @@ func is(err error, list ...error) bool {
 func (c *computer) String() string { return fmt.Sprintf("the computer %s %.4s", c.MAC, c.UUID) }
 
 // sighting is a packet of a computer, as firmware or as its loader.
-func (c *computer) sighting(loader bool) dhcp4.Sighting {
+func (c *computer) sighting(loader bool) client.Sighting {
 	s := c.Sighting
 	if loader {
-		s.Kind, s.IPXE = dhcp4.Loader, true
+		s.Kind, s.IPXE = client.Loader, true
 	}
 	return s
 }

@@ -11,8 +11,8 @@ import (
 
 	"ingot"
 	"ingot/bootserver/api"
+	"ingot/bootserver/client"
 	"ingot/bootserver/config"
-	"ingot/bootserver/dhcp4"
 	"ingot/bootserver/fleet"
 	"ingot/bootserver/state"
 )
@@ -72,7 +72,7 @@ func TestSerialOfAnother(t *testing.T) {
 		h.put("v1")
 		h.stored(fleet.Machine{ID: "m-other", Name: "node07", State: fleet.Approved, Serial: "S7", MACs: []string{"52:54:00:12:00:77"}, FirstSeen: h.clock, LastSeen: h.clock})
 		h.clock = h.clock.Add(time.Minute)
-		h.boots(client)
+		h.boots(firstMachine)
 		if h.gets(machineID, ingot.Facts{Serial: "S7", RAM: 1}) {
 			t.Fatal("a machine with the serial number of another got a ticket")
 		}
@@ -100,7 +100,7 @@ func TestSerialOfAnother(t *testing.T) {
 			}
 		}
 		h.clock = h.clock.Add(time.Hour)
-		if h.boots(client); !h.gets(id, ingot.Facts{Serial: "S7", RAM: 1}) {
+		if h.boots(firstMachine); !h.gets(id, ingot.Facts{Serial: "S7", RAM: 1}) {
 			t.Errorf("after %s it is asked again: %+v", answer, h.known(id).Ask)
 		}
 		if m := h.known(id); m.Serial != "S7" || m.State != fleet.Approved {
@@ -114,13 +114,13 @@ func TestSerialOfAnother(t *testing.T) {
 func TestUUIDOfAnother(t *testing.T) {
 	h := newHouse(t)
 	h.put("v1")
-	h.boots(client)
+	h.boots(firstMachine)
 	h.boots(second)
 	two, _ := ingot.MachineIDFromMAC(second.MAC)
-	if h.gets(two, ingot.Facts{UUID: client.UUID}) {
+	if h.gets(two, ingot.Facts{UUID: firstMachine.UUID}) {
 		t.Error("a machine with the UUID of another got a ticket")
 	}
-	if m := h.known(two); m.State != fleet.Pending || m.UUID == client.UUID || m.Ask == nil || m.Ask.With != machineID {
+	if m := h.known(two); m.State != fleet.Pending || m.UUID == firstMachine.UUID || m.Ask == nil || m.Ask.With != machineID {
 		t.Errorf("it is %+v", m)
 	}
 }
@@ -130,20 +130,20 @@ func TestUUIDOfAnother(t *testing.T) {
 func TestCardOfAnother(t *testing.T) {
 	h := newHouse(t)
 	h.put("v1")
-	h.boots(client)
+	h.boots(firstMachine)
 	h.boots(second)
 	two, _ := ingot.MachineIDFromMAC(second.MAC)
 	for range 2 {
-		if !h.gets(two, ingot.Facts{UUID: second.UUID, RAM: 1, NICs: []ingot.NIC{{MAC: second.MAC}, {MAC: client.MAC}}}) {
+		if !h.gets(two, ingot.Facts{UUID: second.UUID, RAM: 1, NICs: []ingot.NIC{{MAC: second.MAC}, {MAC: firstMachine.MAC}}}) {
 			t.Fatal("no ticket")
 		}
 		h.clock = h.clock.Add(time.Hour)
 		h.boots(second)
 	}
-	if got := strings.Count(h.ledgered(two), "true tells cards that others were seen with, and is not found by them: "+client.MAC); got != 1 {
+	if got := strings.Count(h.ledgered(two), "true tells cards that others were seen with, and is not found by them: "+firstMachine.MAC); got != 1 {
 		t.Errorf("the ledger says %d times that it has another's card:\n%s", got, h.ledgered(two))
 	}
-	if m, ok := h.state.Find(fleet.Sighting{MAC: client.MAC}); !ok || m.ID != machineID {
+	if m, ok := h.state.Find(fleet.Sighting{MAC: firstMachine.MAC}); !ok || m.ID != machineID {
 		t.Errorf("the card is found to be of %q", m.ID)
 	}
 }
@@ -152,13 +152,13 @@ func TestCardOfAnother(t *testing.T) {
 // silent waits, whatever the policy, and who was there is asked about.
 func TestPortOfAnother(t *testing.T) {
 	port := fleet.SwitchPort{Relay: netip.MustParseAddr("10.7.0.1"), Circuit: "Ethernet7", Remote: "leaf3"}
-	at := func(c dhcp4.Sighting, p fleet.SwitchPort) dhcp4.Sighting { c.Port = p; return c }
+	at := func(c client.Sighting, p fleet.SwitchPort) client.Sighting { c.Port = p; return c }
 	two, _ := ingot.MachineIDFromMAC(second.MAC)
 	begin := func() *house {
 		h := newHouse(t)
 		h.put("v1")
 		h.settle(config.Boots{ApproveAll: true, Image: "lab:v1"})
-		h.seen(at(client, port))
+		h.seen(at(firstMachine, port))
 		return h
 	}
 	h := begin()
@@ -195,7 +195,7 @@ func TestPortOfAnother(t *testing.T) {
 	h.clock = h.clock.Add(time.Hour)
 	h.seen(at(second, port))
 	h.clock = h.clock.Add(time.Minute)
-	h.seen(at(client, port)) // it was only off
+	h.seen(at(firstMachine, port)) // it was only off
 	h.clock = h.clock.Add(time.Minute)
 	if err := h.Waits(h.known(two).Boot, ingot.Facts{Vendor: "Example Inc."}); err != nil { // its waiting screen speaks no DHCP
 		t.Fatal(err)
@@ -214,13 +214,13 @@ func TestMovedToAnotherPort(t *testing.T) {
 	other, six := port, fleet.SwitchPort{Relay: netip.MustParseAddr("fd00:7::1"), Circuit: "7"}
 	other.Circuit = "Ethernet8"
 	plugged := func(p fleet.SwitchPort) fleet.Machine {
-		c := client
+		c := firstMachine
 		c.Port = p
 		h.seen(c)
 		return h.known(machineID)
 	}
 	boots := func(p fleet.SwitchPort) {
-		c := client
+		c := firstMachine
 		c.Port = p
 		h.boots(c)
 		h.clock = h.clock.Add(time.Hour)
@@ -237,10 +237,10 @@ func TestMovedToAnotherPort(t *testing.T) {
 	if got := h.ledgered(machineID); strings.Count(got, "moved from port") != 1 || !strings.Contains(got, "false moved from port Ethernet7 via 10.7.0.1 to Ethernet8 via 10.7.0.1") {
 		t.Errorf("the ledger says\n%s", got)
 	}
-	h.boots(client)
+	h.boots(firstMachine)
 	for range 3 { // and ingot-init, which a UKI started
-		c := client
-		c.Kind = dhcp4.Init
+		c := firstMachine
+		c.Kind = client.Init
 		for _, c.Port = range []fleet.SwitchPort{port, other} {
 			if h.seen(c).URL == "" {
 				t.Fatal("ingot-init is not told its boot")
@@ -262,9 +262,9 @@ func TestOneCardManyUUIDs(t *testing.T) {
 	h := newHouse(t)
 	var err error
 	for i := range 2 * state.MaxPerCard {
-		c := client
+		c := firstMachine
 		c.UUID = fmt.Sprintf("d1b2c3a4-0000-4000-8000-%012x", i+1)
-		_, err = h.Seen(c)
+		_, err = h.Observe(c)
 	}
 	if n := len(h.state.Machines()); n != state.MaxPerCard || err == nil {
 		t.Errorf("%d machines with one card, %v; want %d and an error", n, err, state.MaxPerCard)
@@ -275,8 +275,8 @@ func TestOneCardManyUUIDs(t *testing.T) {
 // is to be typed instead is said.
 func TestSharedUUIDNamesAll(t *testing.T) {
 	h := newHouse(t)
-	h.stored(fleet.Machine{ID: "m-a", Name: "node01", State: fleet.Pending, UUID: client.UUID}, fleet.Machine{ID: "m-b", State: fleet.Pending, UUID: client.UUID})
-	_, err := h.api.Forget(t.Context(), client.UUID, true)
+	h.stored(fleet.Machine{ID: "m-a", Name: "node01", State: fleet.Pending, UUID: firstMachine.UUID}, fleet.Machine{ID: "m-b", State: fleet.Pending, UUID: firstMachine.UUID})
+	_, err := h.api.Forget(t.Context(), firstMachine.UUID, true)
 	text, _ := json.Marshal(err)
 	if err == nil || !strings.Contains(err.Error()+string(text), "m-a node01, m-b") || len(h.state.Machines()) != 2 {
 		t.Errorf("forgetting a UUID of two machines: %v, %s; want both named and none forgotten", err, text)
@@ -287,7 +287,7 @@ func TestSharedUUIDNamesAll(t *testing.T) {
 		}
 		return list
 	}
-	if got := ids(strings.ToUpper(client.UUID)); !slices.Equal(got, []string{"m-a", "m-b"}) {
+	if got := ids(strings.ToUpper(firstMachine.UUID)); !slices.Equal(got, []string{"m-a", "m-b"}) {
 		t.Errorf("the UUID in upper case names %q", got)
 	}
 	if got := ids("node01"); !slices.Equal(got, []string{"m-a"}) {

@@ -111,7 +111,7 @@ func TestSameMachine(t *testing.T) {
 	if want := "http://[fd00:99::1]" + ingot.BootPath(h.key(m.Boot), "script"); url != want || again != own {
 		t.Errorf("the loader is told %q with the address %s; want %q, %s", url, again, want, own)
 	}
-	if n := len(h.state.Machines()); n != 1 || m.Address != own || b.Stage() != ingot.StageLoader || m.UUID != client.UUID {
+	if n := len(h.state.Machines()); n != 1 || m.Address != own || b.Stage() != ingot.StageLoader || m.UUID != firstMachine.UUID {
 		t.Errorf("%d machines, the first at %s and stage %s; want one, at %s, its loader loaded", n, m.Address, b.Stage(), own)
 	}
 	text, err := h.Script(m.Boot, "http://[fd00:99::1]")
@@ -120,7 +120,7 @@ func TestSameMachine(t *testing.T) {
 	}
 	stored, err := leases{h.booter, netip.Addr.Is6}.Leases()
 	four, _ := leases{h.booter, netip.Addr.Is4}.Leases()
-	if err != nil || len(stored) != 1 || len(four) != 0 || stored[0].Address != own || stored[0].MAC != client.MAC {
+	if err != nil || len(stored) != 1 || len(four) != 0 || stored[0].Address != own || stored[0].MAC != firstMachine.MAC {
 		t.Errorf("leases %+v of IPv6 and %+v of IPv4, %v; want one of the card", stored, four, err)
 	}
 }

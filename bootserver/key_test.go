@@ -15,27 +15,27 @@ import (
 
 	"ingot"
 	"ingot/bootserver/api"
-	"ingot/bootserver/dhcp4"
+	"ingot/bootserver/client"
 	"ingot/bootserver/httpboot"
 	"ingot/image"
 )
 
-// second is another machine beside client.
-var second = func() dhcp4.Sighting {
-	s := client
+// second is another machine beside firstMachine.
+var second = func() client.Sighting {
+	s := firstMachine
 	s.MAC, s.UUID, s.Address = "52:54:00:12:00:02", "d1b2c3a4-0000-4000-8000-525400120002", s.Address.Next()
 	return s
 }()
 
 // boots lets a machine come as far as its script, and returns the key of its boot.
-func (h *house) boots(s dhcp4.Sighting) ingot.BootKey {
+func (h *house) boots(s client.Sighting) ingot.BootKey {
 	h.t.Helper()
-	if _, err := h.Seen(s); err != nil {
+	if _, err := h.Observe(s); err != nil {
 		h.t.Fatal(err)
 	}
 	h.loaderServed(s.Address, "snponly.efi", 300_000)
-	s.Kind, s.IPXE = dhcp4.Loader, true
-	what, err := h.Seen(s)
+	s.Kind, s.IPXE = client.Loader, true
+	what, err := h.Observe(s)
 	if err != nil {
 		h.t.Fatal(err)
 	}
@@ -99,7 +99,7 @@ func bootRequests(id ingot.BootID, im image.Image) []struct {
 func TestBootKeys(t *testing.T) {
 	h := newHouse(t)
 	im := h.put("v1")
-	one, two := h.boots(client), h.boots(second)
+	one, two := h.boots(firstMachine), h.boots(second)
 	mixed := ingot.BootKey(string(one.ID()) + string(two[32:]))
 	for name, key := range map[string]ingot.BootKey{
 		"the id alone":                       ingot.BootKey(one.ID()),
@@ -131,10 +131,10 @@ func TestBootKeys(t *testing.T) {
 func TestTicketIsOnesOwn(t *testing.T) {
 	h := newHouse(t)
 	h.put("v1")
-	one, two := h.boots(client), h.boots(second)
+	one, two := h.boots(firstMachine), h.boots(second)
 	for _, key := range []ingot.BootKey{one, two} {
 		// The facts claim to have the card of the first machine.
-		_, body := h.post(key.ID(), "ticket", ingot.TicketRequest{Nonce: nonce, Facts: ingot.Facts{NICs: []ingot.NIC{{MAC: client.MAC, Boot: true}}}})
+		_, body := h.post(key.ID(), "ticket", ingot.TicketRequest{Nonce: nonce, Facts: ingot.Facts{NICs: []ingot.NIC{{MAC: firstMachine.MAC, Boot: true}}}})
 		var signed ingot.SignedTicket
 		var ticket ingot.Ticket
 		if err := json.Unmarshal(body, &signed); err != nil {
@@ -158,9 +158,9 @@ func TestTicketIsOnesOwn(t *testing.T) {
 func TestNoReplayInALaterBoot(t *testing.T) {
 	h := newHouse(t)
 	im := h.put("v1")
-	old := h.boots(client)
+	old := h.boots(firstMachine)
 	h.clock = h.clock.Add(time.Minute)
-	now := h.boots(client)
+	now := h.boots(firstMachine)
 	if old == now {
 		t.Fatal("the machine started over and has the same key")
 	}
@@ -187,9 +187,9 @@ func TestForeignKeys(t *testing.T) {
 	if _, err := h.api.Forget(t.Context(), second.MAC, true); err != nil {
 		t.Fatal(err)
 	}
-	old := h.boots(client)
+	old := h.boots(firstMachine)
 	h.clock = h.clock.Add(time.Minute)
-	own, other := h.boots(client), h.boots(second)
+	own, other := h.boots(firstMachine), h.boots(second)
 	before := everything(t, h.state)
 	for _, c := range []struct {
 		name         string
@@ -250,7 +250,7 @@ func TestForeignKeys(t *testing.T) {
 func TestEndedBootsRefuse(t *testing.T) {
 	h := newHouse(t)
 	im := h.put("v1")
-	key := h.boots(client)
+	key := h.boots(firstMachine)
 	if got := h.do("POST", h.base+ingot.BootPath(key, "events"), ingot.Event{Stage: ingot.StageRoot, Error: "the disk is on fire"}); got != 204 {
 		t.Fatalf("POST events = %d", got)
 	}
@@ -272,7 +272,7 @@ func TestKeysStayUnwritten(t *testing.T) {
 	h.log = slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	h.web.Config.Handler = httpboot.New(h.booter, h.log)
 	im := h.put("v1")
-	key := h.boots(client)
+	key := h.boots(firstMachine)
 	for _, q := range bootRequests(key.ID(), im) {
 		h.do(q.method, h.base+ingot.BootPath(key, q.part), q.body)
 		h.do(q.method, h.base+ingot.BootPath(key, q.part)+"/nothing", q.body)

@@ -106,7 +106,7 @@ func TestLedgerOfRules(t *testing.T) {
 func TestLedgerOfAMerge(t *testing.T) {
 	h := newHouseOf(t)
 	h.attempt("", "")
-	changed := client
+	changed := firstMachine
 	changed.MAC = "52:54:00:99:00:01"
 	h.seen(changed)
 	if !strings.Contains(h.told(), "! m-525400990001 machine a person is asked whether it is the same machine: ") {
@@ -116,7 +116,7 @@ func TestLedgerOfAMerge(t *testing.T) {
 		t.Fatal(err)
 	}
 	h.tells(1, "m-525400990001 machine is the same machine as node01 ("+machineID+"), and a part of it from now on")
-	h.tells(1, machineID+" machine merged with m-525400990001, which had cards 52:54:00:99:00:01, UUID "+client.UUID)
+	h.tells(1, machineID+" machine merged with m-525400990001, which had cards 52:54:00:99:00:01, UUID "+firstMachine.UUID)
 	h.tells(0, "m-525400990001 machine forgotten")
 	if _, err := h.api.Forget(t.Context(), "node01", true); err != nil {
 		t.Fatal(err)
@@ -128,14 +128,14 @@ func TestLedgerOfAMerge(t *testing.T) {
 // it made or changed, and the machine once more when it is seen.
 func TestLedgerOfAnImport(t *testing.T) {
 	h := newHouse(t)
-	list := api.ImportRequest{Machines: []fleet.Planned{{Name: "node01", MACs: []string{client.MAC}, Labels: map[string]string{"rack": "r1"}}}}
+	list := api.ImportRequest{Machines: []fleet.Planned{{Name: "node01", MACs: []string{firstMachine.MAC}, Labels: map[string]string{"rack": "r1"}}}}
 	for range 2 {
 		if _, err := h.api.Import(t.Context(), list); err != nil {
 			t.Fatal(err)
 		}
 	}
 	h.tells(1, machineID+" machine is in a list that was imported, as node01")
-	h.tells(1, machineID+" machine known before it was seen, approved, with "+client.MAC)
+	h.tells(1, machineID+" machine known before it was seen, approved, with "+firstMachine.MAC)
 	h.ask()
 	h.tells(1, machineID+" machine seen for the first time")
 }

@@ -114,6 +114,6 @@ func (c fleetCollector) Collect(out chan<- prometheus.Metric) {
 	}
 	if lend := c.s.lend.Load(); lend != nil {
 		gauge(descLeases, float64(len(lend.leases())))
-		gauge(descForeign, float64(len(lend.four.Heard().Servers)+len(lend.six.Heard().Servers)))
+		gauge(descForeign, float64(len(lend.four.Observations().Servers)+len(lend.six.Observations().Servers)))
 	}
 }

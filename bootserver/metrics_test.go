@@ -21,7 +21,7 @@ func TestMetrics(t *testing.T) {
 	s.server.http = httpboot.New(s.booter, s.log)
 	s.web.Config.Handler = s.server.http
 	im := s.put("v1")
-	key := s.boots(client)
+	key := s.boots(firstMachine)
 	for _, q := range slices.Backward(bootRequests(key.ID(), im)) { // files, and then the report that ends it
 		s.do(q.method, s.base+ingot.BootPath(key, q.part), q.body)
 	}

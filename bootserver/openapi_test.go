@@ -75,9 +75,9 @@ func TestAnswersAreAsDocumented(t *testing.T) {
 	s := newStreet(t)
 	im := s.put("v1")
 	s.put("v2")
-	key := s.boots(client)
-	s.do("POST", s.base+ingot.BootPath(key, "ticket"), ingot.TicketRequest{Nonce: nonce, Facts: ingot.Facts{UUID: client.UUID, RAM: 1 << 30,
-		NICs: []ingot.NIC{{Name: "eth0", MAC: client.MAC, Boot: true}}, Disks: []ingot.Disk{{Name: "vda", Serial: "S1", Size: 1, Holds: "blank"}}}})
+	key := s.boots(firstMachine)
+	s.do("POST", s.base+ingot.BootPath(key, "ticket"), ingot.TicketRequest{Nonce: nonce, Facts: ingot.Facts{UUID: firstMachine.UUID, RAM: 1 << 30,
+		NICs: []ingot.NIC{{Name: "eth0", MAC: firstMachine.MAC, Boot: true}}, Disks: []ingot.Disk{{Name: "vda", Serial: "S1", Size: 1, Holds: "blank"}}}})
 	s.do("POST", s.base+ingot.BootPath(key, "report"), ingot.Report{Boot: key.ID(), Image: im.Digest, Root: im.Manifest.Root.Digest, Healthy: true, Checks: []ingot.CheckResult{{Name: "a", OK: true}}})
 	s.boots(second)
 	_, request, err := access.NewRequest("alice")

@@ -10,8 +10,9 @@ import (
 	"time"
 
 	"ingot"
-	"ingot/bootserver/dhcp4"
+	"ingot/bootserver/client"
 	"ingot/bootserver/fleet"
+	"ingot/bootserver/network"
 	"ingot/bootserver/state"
 )
 
@@ -38,7 +39,7 @@ type packets struct {
 	wake  chan struct{}
 
 	mu      sync.Mutex
-	queue   []dhcp4.Note
+	queue   []client.Packet
 	recent  map[ingot.MachineID]noted
 	dropped uint64
 	failing bool // it was said that they cannot be stored
@@ -56,7 +57,7 @@ func newPackets(st state.Store, log *slog.Logger) *packets {
 
 // key tells a repetition from another packet: a boot's four-packet exchanges,
 // by firmware, loader and system, are one as long as they are about one address.
-func (p *packets) key(n dhcp4.Note) uint64 {
+func (p *packets) key(n client.Packet) uint64 {
 	type key struct {
 		kind, server  string
 		address, from netip.Addr
@@ -95,7 +96,7 @@ func (p *packets) mark(m ingot.MachineID, boot ingot.BootID, key uint64) {
 
 // note queues a packet of a machine that is known. It is called for every
 // packet that is answered, and returns in microseconds.
-func (p *packets) note(n dhcp4.Note) {
+func (p *packets) note(n client.Packet) {
 	m, known := p.state.Find(fleet.Sighting{MAC: n.MAC, UUID: n.UUID})
 	if !known {
 		return
@@ -118,7 +119,7 @@ func (p *packets) note(n dhcp4.Note) {
 }
 
 // take returns some notes that wait, the oldest first.
-func (p *packets) take() []dhcp4.Note {
+func (p *packets) take() []client.Packet {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	n := min(len(p.queue), maxWritten)
@@ -154,7 +155,7 @@ func (p *packets) flush() {
 }
 
 // write puts notes into the ledger, and other servers into boots.
-func (p *packets) write(list []dhcp4.Note) {
+func (p *packets) write(list []client.Packet) {
 	err := p.state.Update(func(tx state.Tx) error {
 		p.mu.Lock()
 		defer p.mu.Unlock()
@@ -177,7 +178,7 @@ func (p *packets) write(list []dhcp4.Note) {
 
 // put notes one packet, unless it is a repetition. What our own answers are to a
 // system that is up, as it renews its lease, is not worth an entry.
-func (p *packets) put(tx state.Tx, n dhcp4.Note) {
+func (p *packets) put(tx state.Tx, n client.Packet) {
 	m, _, known := tx.Find(fleet.Sighting{MAC: n.MAC, UUID: n.UUID})
 	key := p.key(n)
 	if !known || p.had(m.ID, m.Boot, key) {
@@ -224,7 +225,7 @@ func (a admin) others(m fleet.Machine, boots []fleet.Boot) (list []fleet.Other) 
 	if lend := a.server.lend.Load(); lend != nil {
 		heard := append(lend.four.Others(m.Cards()), lend.six.Others(m.Cards())...)
 		for _, o := range heard {
-			if n := len(boots); n > 0 && boots[n-1].Started.Sub(o.At) < dhcp4.Lately {
+			if n := len(boots); n > 0 && boots[n-1].Started.Sub(o.At) < network.SameAttempt {
 				o = within(boots[n-1], o)
 			}
 			if !o.Expected {

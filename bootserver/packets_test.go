@@ -15,6 +15,7 @@ import (
 
 	"ingot"
 	"ingot/bootserver/api"
+	"ingot/bootserver/client"
 	"ingot/bootserver/config"
 	"ingot/bootserver/dhcp4"
 	"ingot/bootserver/fleet"
@@ -120,15 +121,15 @@ func packetsOf(h *house) (list []fleet.Entry) {
 }
 
 // packet is one of the machine's own card, or an answer to it.
-func (h *house) packet(kind, ip string) dhcp4.Note {
-	n := dhcp4.Note{Packet: fleet.Packet{At: h.clock, Kind: kind}, MAC: client.MAC}
+func (h *house) packet(kind, ip string) client.Packet {
+	n := client.Packet{Packet: fleet.Packet{At: h.clock, Kind: kind}, MAC: firstMachine.MAC}
 	n.Address, _ = netip.ParseAddr(ip)
 	return n
 }
 
 // other is what another server said to the machine's card.
-func (h *house) other(kind string, server string) dhcp4.Note {
-	return dhcp4.Note{Packet: fleet.Packet{At: h.clock, Other: &fleet.Other{Kind: kind, Address: netip.MustParseAddr(server), At: h.clock}}, MAC: client.MAC}
+func (h *house) other(kind string, server string) client.Packet {
+	return client.Packet{Packet: fleet.Packet{At: h.clock, Other: &fleet.Other{Kind: kind, Address: netip.MustParseAddr(server), At: h.clock}}, MAC: firstMachine.MAC}
 }
 
 // TestPacketsOfABoot: what repeats within a boot is in the ledger once, also

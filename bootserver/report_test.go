@@ -20,7 +20,7 @@ func TestCrashIsToldOnce(t *testing.T) {
 	var keys []ingot.BootKey
 	for range 3 {
 		h.clock = h.clock.Add(time.Minute)
-		keys = append(keys, h.boots(client))
+		keys = append(keys, h.boots(firstMachine))
 	}
 	tell := func(text string) {
 		t.Helper()
@@ -59,7 +59,7 @@ func TestTheEndHasRoom(t *testing.T) {
 	} {
 		h := newHouse(t)
 		im := h.put("v1")
-		key := h.boots(client)
+		key := h.boots(firstMachine)
 		if err := h.state.Update(func(tx state.Tx) error {
 			b, _ := tx.Boot(key.ID())
 			for i := range fleet.MaxEvents {
@@ -108,7 +108,7 @@ func TestReportOfNothing(t *testing.T) {
 func TestWhoMayNotBootGetsNoFiles(t *testing.T) {
 	h := newHouse(t)
 	im := h.put("v1")
-	key := h.boots(client)
+	key := h.boots(firstMachine)
 	kernel := h.base + ingot.BootPath(key, im.Digest.Hex()+"/kernel")
 	if status, _ := h.get(kernel); status != http.StatusOK {
 		t.Fatalf("GET kernel = %d", status)
@@ -133,13 +133,13 @@ func TestWhoMayNotBootGetsNoFiles(t *testing.T) {
 func TestMergeLeavesOneBoot(t *testing.T) {
 	h := newHouse(t)
 	h.put("v1")
-	h.boots(client)
+	h.boots(firstMachine)
 	h.clock = h.clock.Add(time.Minute)
-	changed := client
+	changed := firstMachine
 	changed.MAC = "52:54:00:99:00:01" // a new card: the machine waits, and its boot has no deadline
 	h.seen(changed)
 	h.clock = h.clock.Add(time.Second)
-	h.seen(client) // and what is known boots again
+	h.seen(firstMachine) // and what is known boots again
 	if _, err := h.api.Merge(t.Context(), "m-525400990001", machineID); err != nil {
 		t.Fatal(err)
 	}

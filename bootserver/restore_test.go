@@ -37,7 +37,7 @@ func TestRestoreIsAtOnce(t *testing.T) {
 	there, here := newHouse(t), newHouse(t)
 	there.put("v1")
 	here.put("v1")
-	key, gone := there.boots(client), here.boots(second)
+	key, gone := there.boots(firstMachine), here.boots(second)
 	var backup bytes.Buffer
 	if _, err := there.api.Backup(t.Context(), &backup); err != nil {
 		t.Fatal(err)

@@ -9,7 +9,7 @@ import (
 	"time"
 
 	"ingot"
-	"ingot/bootserver/dhcp4"
+	"ingot/bootserver/client"
 	"ingot/bootserver/fleet"
 	"ingot/bootserver/state"
 )
@@ -34,17 +34,17 @@ func (b *booter) PutLease(l fleet.Lease) (wait func() error) {
 	})
 }
 
-// Who implements dhcp4.Booter.
-func (b *booter) Who(mac, uuid string) dhcp4.Who {
+// Lookup implements client.Booter.
+func (b *booter) Lookup(mac, uuid string) client.Identity {
 	m, ok := b.state.Find(fleet.Sighting{MAC: mac, UUID: uuid})
 	if !ok {
-		return dhcp4.Who{}
+		return client.Identity{}
 	}
-	return dhcp4.Who{ID: m.ID, Name: m.Name, UUID: m.UUID, MACs: m.MACs, Approved: m.State == fleet.Approved}
+	return client.Identity{ID: m.ID, Name: m.Name, UUID: m.UUID, MACs: m.MACs, Approved: m.State == fleet.Approved}
 }
 
-// Seen implements dhcp4.Booter: it records the machine and its boot.
-func (b *booter) Seen(s dhcp4.Sighting) (what dhcp4.Boot, err error) {
+// Observe implements client.Booter: it records the machine and its boot.
+func (b *booter) Observe(s client.Sighting) (what client.Boot, err error) {
 	err = b.state.Update(func(tx state.Tx) error {
 		what, err = b.see(tx, s)
 		return err
@@ -55,8 +55,8 @@ func (b *booter) Seen(s dhcp4.Sighting) (what dhcp4.Boot, err error) {
 // errOnlyAsked makes the state forget a change.
 var errOnlyAsked = errors.New("only asked")
 
-// Would implements dhcp4.Booter.
-func (b *booter) Would(s dhcp4.Sighting) (what dhcp4.Boot, err error) {
+// WouldAnswer implements client.Booter.
+func (b *booter) WouldAnswer(s client.Sighting) (what client.Boot, err error) {
 	quiet := *b
 	quiet.log = slog.New(slog.DiscardHandler)
 	_ = b.state.Update(func(tx state.Tx) error {
@@ -68,12 +68,12 @@ func (b *booter) Would(s dhcp4.Sighting) (what dhcp4.Boot, err error) {
 
 // see records one packet of firmware, a loader or ingot-init, and says what it
 // boots.
-func (b *booter) see(tx state.Tx, c dhcp4.Sighting) (dhcp4.Boot, error) {
+func (b *booter) see(tx state.Tx, c client.Sighting) (client.Boot, error) {
 	now := b.now()
 	s := fleet.Sighting{MAC: c.MAC, UUID: c.UUID, Firmware: c.Firmware, Port: c.Port, At: now}
 	m, known, err := b.machine(tx, s, now)
 	if err != nil {
-		return dhcp4.Boot{}, err
+		return client.Boot{}, err
 	}
 	before := m
 	m = fleet.See(m, s, now)
@@ -92,15 +92,15 @@ func (b *booter) see(tx state.Tx, c dhcp4.Sighting) (dhcp4.Boot, error) {
 		m.Port = plugged
 	}
 	latest := boots(tx, m.Boot)
-	if c.Kind == dhcp4.Init {
+	if c.Kind == client.Init {
 		return b.seeInit(tx, c, m, latest)
 	}
 	// An iPXE that asks right after it was given our loader is our loader,
 	// whatever it was built with.
-	loader := c.Kind == dhcp4.Loader || (c.IPXE && latest != nil && latest.Open() && latest.Stage() == ingot.StageLoader)
+	loader := c.Kind == client.Loader || (c.IPXE && latest != nil && latest.Open() && latest.Stage() == ingot.StageLoader)
 	list := b.firstStages(c, m)
 	stalled := false
-	if reason, is := fleet.Stalled(latest, c.Firmware, now); is && !loader && c.Asks {
+	if reason, is := fleet.Stalled(latest, c.Firmware, now); is && !loader && c.Begins {
 		var over fleet.Boot
 		over, m = fleet.Stall(*latest, m, reason, list, now)
 		tx.PutBoot(over)
@@ -147,18 +147,18 @@ func detail(ip netip.Addr) string {
 
 // seeInit gives ingot-init, which a UKI started without arguments of its boot,
 // the URL of that boot.
-func (b *booter) seeInit(tx state.Tx, c dhcp4.Sighting, m fleet.Machine, latest *fleet.Boot) (dhcp4.Boot, error) {
+func (b *booter) seeInit(tx state.Tx, c client.Sighting, m fleet.Machine, latest *fleet.Boot) (client.Boot, error) {
 	if latest == nil || !latest.Open() || latest.Image.Image == "" {
-		return dhcp4.Boot{}, nil // it was not started by us; silence tells it so
+		return client.Boot{}, nil // it was not started by us; silence tells it so
 	}
 	tx.PutMachine(m)
-	return dhcp4.Boot{URL: b.urlOfBoot(b.urlOf(c.Server), latest.ID, "")}, nil
+	return client.Boot{URL: b.urlOfBoot(b.urlOf(c.Server), latest.ID, "")}, nil
 }
 
 // firstStages is what the machine may be offered first, the preferred one
 // first: of its list, the loaders that there are, and for firmware that speaks
 // HTTP the UKI of the image that it is to run.
-func (b *booter) firstStages(c dhcp4.Sighting, m fleet.Machine) []string {
+func (b *booter) firstStages(c client.Sighting, m fleet.Machine) []string {
 	var list []string
 	for _, l := range c.Loaders {
 		_, there := b.loaders[l]
@@ -187,39 +187,39 @@ func (b *booter) hasUKI(m fleet.Machine) bool {
 }
 
 // offer says what a client boots now, and notes it in the boot.
-func (b *booter) offer(c dhcp4.Sighting, m fleet.Machine, boot fleet.Boot, list []string, loader bool, now time.Time) (dhcp4.Boot, fleet.Boot) {
+func (b *booter) offer(c client.Sighting, m fleet.Machine, boot fleet.Boot, list []string, loader bool, now time.Time) (client.Boot, fleet.Boot) {
 	base := b.urlOf(c.Server)
 	boot.Proxy = c.Proxy
 	if loader {
 		boot.Back = true
-		return dhcp4.Boot{URL: b.urlOfBoot(base, boot.ID, "script")}, boot
+		return client.Boot{URL: b.urlOfBoot(base, boot.ID, "script")}, boot
 	}
 	boot.First = fleet.FirstStage(m, c.Firmware, list)
-	if !c.Asks {
+	if !c.Begins {
 		boot.Told = now
 	}
 	switch {
 	case boot.First == "" && len(boot.Events) == 0:
 		b.log.Warn("no loader for this firmware", "machine", m.ID, "mac", c.MAC, "firmware", string(c.Firmware), "class", c.Class, "wanted", c.Loaders)
-		return dhcp4.Boot{}, boot
+		return client.Boot{}, boot
 	case boot.First == "":
-		return dhcp4.Boot{}, boot
+		return client.Boot{}, boot
 	case boot.First == fleet.FirstUKI:
 		ref, err := fleet.Next(m)
 		if err != nil {
-			return dhcp4.Boot{}, boot
+			return client.Boot{}, boot
 		}
 		im, err := b.image(ref.Image)
 		if err != nil {
-			return dhcp4.Boot{}, boot
+			return client.Boot{}, boot
 		}
 		boot.Image, boot.Root, boot.Order, boot.Deadline = ref, im.Manifest.Root.Digest, m.Orders, now.Add(b.deadlineOf(im))
-		return dhcp4.Boot{URL: b.urlOfBoot(base, boot.ID, im.Digest.Hex()+"/"+partUKI)}, boot
+		return client.Boot{URL: b.urlOfBoot(base, boot.ID, im.Digest.Hex()+"/"+partUKI)}, boot
 	case c.HTTP:
 		digest := ingot.DigestOf(b.loaders[boot.First])
-		return dhcp4.Boot{URL: b.urlOfBoot(base, boot.ID, digest.Hex()+"/"+boot.First)}, boot
+		return client.Boot{URL: b.urlOfBoot(base, boot.ID, digest.Hex()+"/"+boot.First)}, boot
 	}
-	return dhcp4.Boot{Loader: boot.First, Size: len(b.loaders[boot.First])}, boot
+	return client.Boot{Loader: boot.First, Size: len(b.loaders[boot.First])}, boot
 }
 
 func boots(tx state.Tx, id ingot.BootID) *fleet.Boot {

@@ -9,21 +9,21 @@ import (
 
 	"ingot"
 	"ingot/bootserver/api"
-	"ingot/bootserver/dhcp4"
+	"ingot/bootserver/client"
 	"ingot/bootserver/fleet"
 )
 
 // asks is a packet of the machine as firmware of a kind.
-func asks(f ingot.Firmware, discover bool) dhcp4.Sighting {
-	s := client
-	s.Firmware, s.HTTP, s.Asks = f, strings.HasSuffix(string(f), "http"), discover
-	s.Loaders, s.Server = dhcp4.Loaders[f], netip.MustParseAddr("127.0.0.1")
+func asks(f ingot.Firmware, discover bool) client.Sighting {
+	s := firstMachine
+	s.Firmware, s.HTTP, s.Begins = f, strings.HasSuffix(string(f), "http"), discover
+	s.Loaders, s.Server = client.DefaultLoaders[f], netip.MustParseAddr("127.0.0.1")
 	return s
 }
 
-func (h *house) seen(s dhcp4.Sighting) dhcp4.Boot {
+func (h *house) seen(s client.Sighting) client.Boot {
 	h.t.Helper()
-	b, err := h.Seen(s)
+	b, err := h.Observe(s)
 	if err != nil {
 		h.t.Fatal(err)
 	}
@@ -49,7 +49,7 @@ func TestStalledLoader(t *testing.T) {
 		t.Fatalf("offered %q; want snponly.efi", got)
 	}
 	h.seen(asks(uefi, false))
-	h.loaderServed(client.Address, "snponly.efi", 300_000)
+	h.loaderServed(firstMachine.Address, "snponly.efi", 300_000)
 	h.clock = h.clock.Add(2 * time.Minute)
 	if got := h.seen(asks(uefi, true)).Loader; got != "ipxe.efi" {
 		t.Errorf("after snponly.efi stalled the machine is offered %q; want ipxe.efi", got)
@@ -70,9 +70,9 @@ func TestStalledLoader(t *testing.T) {
 	}
 	// What works stays.
 	h.seen(asks(uefi, false))
-	h.loaderServed(client.Address, "snponly.efi", 300_000)
+	h.loaderServed(firstMachine.Address, "snponly.efi", 300_000)
 	loader := asks(uefi, true)
-	loader.Kind, loader.IPXE = dhcp4.Loader, true
+	loader.Kind, loader.IPXE = client.Loader, true
 	h.get(h.seen(loader).URL)
 	h.clock = h.clock.Add(time.Hour)
 	if got := h.seen(asks(uefi, true)).Loader; got != "snponly.efi" {
@@ -80,7 +80,7 @@ func TestStalledLoader(t *testing.T) {
 	}
 	only := asks(uefi, true)
 	only.Loaders = []string{"nowhere.efi"}
-	if got := h.seen(only); got != (dhcp4.Boot{}) {
+	if got := h.seen(only); got != (client.Boot{}) {
 		t.Errorf("a loader that the server does not have is offered: %+v", got)
 	}
 }
@@ -109,8 +109,8 @@ func TestHTTPFirmware(t *testing.T) {
 		t.Fatal(err)
 	}
 	init := asks(f, true)
-	init.Kind, init.UUID, init.HTTP = dhcp4.Init, "", false
-	if got := h.seen(init); got != (dhcp4.Boot{}) {
+	init.Kind, init.UUID, init.HTTP = client.Init, "", false
+	if got := h.seen(init); got != (client.Boot{}) {
 		t.Errorf("ingot-init of no boot of ours is told %+v", got)
 	}
 	h.clock = h.clock.Add(time.Minute)
@@ -154,7 +154,7 @@ func TestChosenFirstStages(t *testing.T) {
 		loaders  []string
 		want     []string // in the attempts of a machine on which all stall
 	}{
-		{http, dhcp4.Loaders[http], []string{"uki.efi", "snponly.efi", "ipxe.efi", "uki.efi"}},
+		{http, client.DefaultLoaders[http], []string{"uki.efi", "snponly.efi", "ipxe.efi", "uki.efi"}},
 		{http, []string{"snponly.efi", "ipxe.efi"}, []string{"snponly.efi", "ipxe.efi", "snponly.efi"}},
 		{http, []string{"ipxe.efi", "uki"}, []string{"ipxe.efi", "uki.efi", "ipxe.efi"}},
 		{http, []string{"uki"}, []string{"uki.efi", "uki.efi"}},
@@ -175,7 +175,7 @@ func TestChosenFirstStages(t *testing.T) {
 			if got := b.Loader + b.URL[strings.LastIndex(b.URL, "/")+1:]; got != want {
 				t.Errorf("%s with the list %q is offered %q at attempt %d; want %q", c.firmware, c.loaders, got, n+1, want)
 			}
-			s.Asks = false
+			s.Begins = false
 			h.seen(s)
 			h.clock = h.clock.Add(time.Minute)
 		}
@@ -185,7 +185,7 @@ func TestChosenFirstStages(t *testing.T) {
 // TestWouldRecordsNothing: an observer says what it would do, and does not.
 func TestWouldRecordsNothing(t *testing.T) {
 	h := newHouse(t)
-	b, err := h.Would(asks(ingot.FirmwareUEFIx64, true))
+	b, err := h.WouldAnswer(asks(ingot.FirmwareUEFIx64, true))
 	if err != nil || b.Loader != "snponly.efi" {
 		t.Errorf("Would = %+v, %v; want snponly.efi", b, err)
 	}
@@ -195,7 +195,7 @@ func TestWouldRecordsNothing(t *testing.T) {
 	h.seen(asks(ingot.FirmwareUEFIx64, true))
 	before, _ := json.Marshal(h.state.Machines())
 	h.clock = h.clock.Add(time.Hour)
-	if _, err := h.Would(asks(ingot.FirmwareUEFIx64, true)); err != nil {
+	if _, err := h.WouldAnswer(asks(ingot.FirmwareUEFIx64, true)); err != nil {
 		t.Fatal(err)
 	}
 	if after, _ := json.Marshal(h.state.Machines()); string(before) != string(after) {

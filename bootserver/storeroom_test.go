@@ -211,14 +211,14 @@ func TestRuleOfAWaitingMachine(t *testing.T) {
 	p := *h.policy.Load()
 	p.Rules = []fleet.Rule{{MAC: "52:54:00:12:*", Image: "lab:v1"}}
 	h.settle(p)
-	h.seen(client)
+	h.seen(firstMachine)
 	if m := h.known(machineID); m.State != fleet.Pending || m.Assignment.Name != "lab:v1" {
 		t.Fatalf("by a rule: %+v", m)
 	}
 	if err := os.Rename(filepath.Join(h.images.Root(), "keys"), filepath.Join(h.images.Root(), "away")); err != nil { // whoever looks again says so
 		t.Fatal(err)
 	}
-	h.seen(client)
+	h.seen(firstMachine)
 	if strings.Contains(said.String(), "assigning a rule's image") {
 		t.Errorf("the image is looked for again:\n%s", said.String())
 	}

@@ -17,7 +17,6 @@ import (
 	"time"
 
 	"ingot/bootserver/access"
-	"ingot/bootserver/dhcp4"
 	"ingot/bootserver/fleet"
 )
 
@@ -57,12 +56,6 @@ type Backend interface {
 type Reloaded struct {
 	Changed []string `json:"changed,omitempty"` // sections that are in force now
 	Restart []string `json:"restart,omitempty"` // what differs and takes a restart of the server
-}
-
-// Network is what the server heard and lent on the networks that it serves.
-type Network struct {
-	dhcp4.Heard
-	Leases []fleet.Lease `json:"leases"`
 }
 
 // Version is what a server says of itself.

@@ -6,7 +6,7 @@ import (
 	"net/netip"
 	"slices"
 
-	"ingot/bootserver/dhcp4"
+	"ingot/bootserver/client"
 )
 
 // Offsets in an Ethernet frame with IPv6 without extension headers (RFC 8200
@@ -117,7 +117,7 @@ func (m Machines) hasDUID(d []byte) bool {
 		return m.hasCard(d[4:])
 	case kind == duidUUID && len(d) == 2+uuidBytes:
 		u := [uuidBytes]byte(d[2:])
-		return slices.Contains(m.UUIDs, dhcp4.UUIDText(u, true)) || slices.Contains(m.UUIDs, dhcp4.UUIDText(u, false))
+		return slices.Contains(m.UUIDs, client.UUIDText(u, true)) || slices.Contains(m.UUIDs, client.UUIDText(u, false))
 	}
 	return false
 }

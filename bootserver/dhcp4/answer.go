@@ -9,23 +9,10 @@ import (
 	"github.com/insomniacslk/dhcp/dhcpv4"
 	"github.com/insomniacslk/dhcp/iana"
 
-	"ingot"
-	"ingot/bootserver/fleet"
+	"ingot/bootserver/client"
 	"ingot/bootserver/lease"
 	"ingot/bootserver/network"
 )
-
-// Loaders are the first stages by firmware, the next one for machines on which
-// the one before stalls. UEFI gets snponly first: it drives the card through
-// the firmware's own driver, which works where iPXE's drivers do not. Firmware
-// that speaks HTTP needs no loader for an image with a UKI.
-var Loaders = map[ingot.Firmware][]string{
-	ingot.FirmwareBIOS:          {"undionly.kpxe", "ipxe.pxe"},
-	ingot.FirmwareUEFIx64:       {"snponly.efi", "ipxe.efi"},
-	ingot.FirmwareUEFIx64HTTP:   {fleet.FirstUKI, "snponly.efi", "ipxe.efi"},
-	ingot.FirmwareUEFIarm64:     {"snponly-arm64.efi", "ipxe-arm64.efi"},
-	ingot.FirmwareUEFIarm64HTTP: {fleet.FirstUKI, "snponly-arm64.efi", "ipxe-arm64.efi"},
-}
 
 // Told is what a client is told.
 type Told struct {
@@ -34,12 +21,12 @@ type Told struct {
 	Prefix  netip.Prefix
 	Options
 	Hostname string
-	Boot     Boot
+	Boot     client.Boot
 	Proxy    bool // another server tells it all but what to boot
 }
 
 // Answer makes the packet of a message type.
-func Answer(p *dhcpv4.DHCPv4, t dhcpv4.MessageType, c Client, n Told) *dhcpv4.DHCPv4 {
+func Answer(p *dhcpv4.DHCPv4, t dhcpv4.MessageType, c client.Client, n Told) *dhcpv4.DHCPv4 {
 	server := n.Server.AsSlice()
 	a := &dhcpv4.DHCPv4{OpCode: dhcpv4.OpcodeBootReply, HWType: p.HWType, TransactionID: p.TransactionID, Flags: p.Flags,
 		ClientHWAddr: p.ClientHWAddr, GatewayIPAddr: p.GatewayIPAddr, ServerIPAddr: server, Options: dhcpv4.Options{}}
@@ -62,10 +49,10 @@ func Answer(p *dhcpv4.DHCPv4, t dhcpv4.MessageType, c Client, n Told) *dhcpv4.DH
 	if !n.Proxy {
 		o.network(n)
 	}
-	if c.Kind != System {
+	if c.Kind != client.System {
 		o.copy(dhcpv4.OptionClientMachineIdentifier)
 		o.boot(c, n)
-		c.suit(a, p)
+		applyQuirk(c, a, p)
 	}
 	o.fit()
 	return a
@@ -184,17 +171,17 @@ func labels(names []string) []byte {
 
 // boot adds what the client boots. The file name goes into the fixed field as
 // well as into option 67: ROMs differ in where they look.
-func (w writer) boot(c Client, n Told) {
+func (w writer) boot(c client.Client, n Told) {
 	class := "PXEClient"
 	if c.HTTP {
 		class = "HTTPClient" // UEFI 2.10 section 24.7.3.1: else the offer is dropped
 	}
-	if c.Kind == Init {
-		class = InitClass
+	if c.Kind == client.Init {
+		class = client.InitClass
 	}
 	switch {
 	case n.Boot.URL != "":
-		if c.HTTP || c.Kind == Init || n.Proxy {
+		if c.HTTP || c.Kind == client.Init || n.Proxy {
 			w.set(dhcpv4.OptionClassIdentifier, []byte(class))
 		}
 		w.file(n.Boot.URL)
@@ -293,5 +280,3 @@ func address(ip net.IP) netip.Addr {
 	}
 	return a
 }
-
-func clip(s string) string { return s[:min(len(s), 64)] }

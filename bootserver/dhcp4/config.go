@@ -2,15 +2,14 @@ package dhcp4
 
 import (
 	"cmp"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
-	"strings"
 	"time"
 
 	"ingot"
+	"ingot/bootserver/client"
 	"ingot/bootserver/lease"
 	"ingot/bootserver/network"
 )
@@ -80,21 +79,10 @@ type Subnet struct {
 	Options `yaml:",inline"`
 }
 
-// Match says which clients something is for: all that is given must fit, and
-// of each list one entry.
-type Match struct {
-	Names    []string         `yaml:"names,omitempty" json:"names,omitempty"`       // host names that operators gave
-	MACs     []string         `yaml:"macs,omitempty" json:"macs,omitempty"`         // or their beginning: "b8:59:9f"
-	UUIDs    []string         `yaml:"uuids,omitempty" json:"uuids,omitempty"`       // SMBIOS
-	Firmware []ingot.Firmware `yaml:"firmware,omitempty" json:"firmware,omitempty"` // "bios", "uefi-x64", …
-	Classes  []string         `yaml:"classes,omitempty" json:"classes,omitempty"`   // beginning of option 60
-	Networks []string         `yaml:"networks,omitempty" json:"networks,omitempty"` // names of networks
-}
-
 // Group gives options to all clients that it matches.
 type Group struct {
-	Name    string `yaml:"name" json:"name"`
-	Match   Match  `yaml:"match" json:"match"`
+	Name    string       `yaml:"name" json:"name"`
+	Match   client.Match `yaml:"match" json:"match"`
 	Options `yaml:",inline"`
 }
 
@@ -136,9 +124,6 @@ type Route struct {
 
 // Option is any option by its code, with one of the values.
 type Option = network.Option[uint8]
-
-// DefaultLease is how long addresses are lent when nothing says otherwise.
-const DefaultLease = 12 * time.Hour
 
 // over returns o with what n says in place of it.
 func (o Options) over(n Options) Options {
@@ -194,7 +179,7 @@ func (c *Config) Check() error {
 	checkOptions(&f, "dhcp", c.Options)
 	for i, g := range c.Groups {
 		where := fmt.Sprintf("groups[%d] %q", i, g.Name)
-		for _, what := range g.Match.Faults(s.Networks.Names()) {
+		for _, what := range g.Match.Check(s.Networks.Names()) {
 			f.Add(where, "%s", what)
 		}
 		checkOptions(&f, where, g.Options)
@@ -241,35 +226,6 @@ func (m Machine) check(f *network.Faults, where string) {
 	}
 }
 
-// Faults says what is wrong with a match, given the names of all networks.
-func (m Match) Faults(networks []string) (list []string) {
-	if len(m.Names)+len(m.MACs)+len(m.UUIDs)+len(m.Firmware)+len(m.Classes)+len(m.Networks) == 0 {
-		list = append(list, "it matches nothing; give one of names, macs, uuids, firmware, classes and networks")
-	}
-	for _, mac := range m.MACs {
-		if canonicalMACPrefix(mac) == "" {
-			list = append(list, fmt.Sprintf("%q is not a MAC address or the beginning of one", mac))
-		}
-	}
-	for _, u := range m.UUIDs {
-		if ingot.PlausibleUUID(u) == "" {
-			list = append(list, fmt.Sprintf("%q is no UUID that tells machines apart", u))
-		}
-	}
-	known := []ingot.Firmware{ingot.FirmwareBIOS, ingot.FirmwareUEFIx64, ingot.FirmwareUEFIarm64, ingot.FirmwareUEFIx64HTTP, ingot.FirmwareUEFIarm64HTTP}
-	for _, w := range m.Firmware {
-		if !slices.Contains(known, w) {
-			list = append(list, fmt.Sprintf("unknown firmware %q; choose of %v", w, known))
-		}
-	}
-	for _, n := range m.Networks {
-		if !slices.Contains(networks, n) {
-			list = append(list, fmt.Sprintf("there is no network %q", n))
-		}
-	}
-	return list
-}
-
 func checkOptions(f *network.Faults, where string, o Options) {
 	network.CheckAddresses(f, where, network.IPv4, slices.Concat(o.Routers, o.DNS, o.NTP))
 	for _, r := range o.Routes {
@@ -293,14 +249,4 @@ func checkOptions(f *network.Faults, where string, o Options) {
 // routers are what no pool may contain.
 func routers(o Options) []netip.Addr { return o.Routers }
 
-func (o Options) lease() time.Duration { return cmp.Or(o.Lease, DefaultLease) }
-
-// canonicalMACPrefix returns the beginning of a MAC address, 1 to 6 bytes, in
-// lower case with colons, or nothing when it is none.
-func canonicalMACPrefix(s string) string {
-	m := strings.ToLower(strings.ReplaceAll(strings.TrimRight(s, ":*-"), "-", ":"))
-	if b, err := hex.DecodeString(strings.ReplaceAll(m, ":", "")); err != nil || len(b) == 0 || len(b) > 6 || len(m) != 3*len(b)-1 {
-		return ""
-	}
-	return m
-}
+func (o Options) lease() time.Duration { return cmp.Or(o.Lease, network.DefaultLease) }

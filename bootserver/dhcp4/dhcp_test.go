@@ -16,6 +16,7 @@ import (
 	"github.com/insomniacslk/dhcp/iana"
 
 	"ingot"
+	"ingot/bootserver/client"
 	"ingot/bootserver/fleet"
 	"ingot/bootserver/lease"
 	"ingot/bootserver/network"
@@ -58,7 +59,7 @@ func says60(class string) dhcpv4.Modifier {
 type row struct {
 	name   string
 	packet *dhcpv4.DHCPv4
-	kind   Kind
+	kind   client.Kind
 	fw     ingot.Firmware
 	quirk  string
 }
@@ -75,22 +76,22 @@ func rows(t testing.TB) []row {
 		}
 	}
 	return []row{
-		{"bios", discover(t, arch(iana.INTEL_X86PC)), Firmware, ingot.FirmwareBIOS, ""},
-		{"uefi-7", captured(t, "uefi-7"), Firmware, ingot.FirmwareUEFIx64, ""},
-		{"uefi-9", discover(t, httpArch(iana.EFI_BC, "PXEClient:Arch:00009:UNDI:003000")), Firmware, ingot.FirmwareUEFIx64, ""},
-		{"uefi-http", captured(t, "uefi-http"), Firmware, ingot.FirmwareUEFIx64HTTP, ""},
-		{"uefi-http-as-pxe", discover(t, httpArch(iana.EFI_X86_64, "HTTPClient:Arch:00007:UNDI:003001")), Firmware, ingot.FirmwareUEFIx64HTTP, "http-as-pxe"},
-		{"uefi-arm64", captured(t, "uefi-arm64"), Firmware, ingot.FirmwareUEFIarm64, ""},
-		{"uefi-arm64-http", captured(t, "uefi-arm64-http"), Firmware, ingot.FirmwareUEFIarm64HTTP, ""},
-		{"rom-ipxe", captured(t, "rom-ipxe"), Firmware, ingot.FirmwareBIOS, ""},
-		{"loader-ipxe", captured(t, "loader-ipxe"), Loader, ingot.FirmwareBIOS, ""},
-		{"loader-snponly", captured(t, "loader-snponly"), Loader, ingot.FirmwareUEFIx64, ""},
-		{"loader-arm64", captured(t, "loader-arm64"), Loader, ingot.FirmwareUEFIarm64, ""},
-		{"raspberry-pi", pi, Firmware, ingot.FirmwareUnknown, "raspberry-pi"},
-		{"no-option-93", bare, Firmware, ingot.FirmwareUEFIx64, "arch-from-class"},
-		{"ingot-init", captured(t, "ingot-init"), Init, ingot.FirmwareUnknown, ""},
-		{"ingot-init-proxy", captured(t, "ingot-init-proxy"), Init, ingot.FirmwareUnknown, ""},
-		{"system", captured(t, "system"), System, ingot.FirmwareUnknown, ""},
+		{"bios", discover(t, arch(iana.INTEL_X86PC)), client.Firmware, ingot.FirmwareBIOS, ""},
+		{"uefi-7", captured(t, "uefi-7"), client.Firmware, ingot.FirmwareUEFIx64, ""},
+		{"uefi-9", discover(t, httpArch(iana.EFI_BC, "PXEClient:Arch:00009:UNDI:003000")), client.Firmware, ingot.FirmwareUEFIx64, ""},
+		{"uefi-http", captured(t, "uefi-http"), client.Firmware, ingot.FirmwareUEFIx64HTTP, ""},
+		{"uefi-http-as-pxe", discover(t, httpArch(iana.EFI_X86_64, "HTTPClient:Arch:00007:UNDI:003001")), client.Firmware, ingot.FirmwareUEFIx64HTTP, "http-as-pxe"},
+		{"uefi-arm64", captured(t, "uefi-arm64"), client.Firmware, ingot.FirmwareUEFIarm64, ""},
+		{"uefi-arm64-http", captured(t, "uefi-arm64-http"), client.Firmware, ingot.FirmwareUEFIarm64HTTP, ""},
+		{"rom-ipxe", captured(t, "rom-ipxe"), client.Firmware, ingot.FirmwareBIOS, ""},
+		{"loader-ipxe", captured(t, "loader-ipxe"), client.Loader, ingot.FirmwareBIOS, ""},
+		{"loader-snponly", captured(t, "loader-snponly"), client.Loader, ingot.FirmwareUEFIx64, ""},
+		{"loader-arm64", captured(t, "loader-arm64"), client.Loader, ingot.FirmwareUEFIarm64, ""},
+		{"raspberry-pi", pi, client.Firmware, ingot.FirmwareUnknown, "raspberry-pi"},
+		{"no-option-93", bare, client.Firmware, ingot.FirmwareUEFIx64, "arch-from-class"},
+		{"ingot-init", captured(t, "ingot-init"), client.Init, ingot.FirmwareUnknown, ""},
+		{"ingot-init-proxy", captured(t, "ingot-init-proxy"), client.Init, ingot.FirmwareUnknown, ""},
+		{"system", captured(t, "system"), client.System, ingot.FirmwareUnknown, ""},
 	}
 }
 
@@ -156,25 +157,25 @@ func (fullDisk) PutLease(fleet.Lease) func() error {
 }
 
 // scripted is a fleet that knows who it is told to know.
-type scripted map[string]Who
+type scripted map[string]client.Identity
 
-func (s scripted) Who(mac, _ string) Who { return s[mac] }
+func (s scripted) Lookup(mac, _ string) client.Identity { return s[mac] }
 
-func (scripted) Seen(c Sighting) (Boot, error) {
+func (scripted) Observe(c client.Sighting) (client.Boot, error) {
 	switch {
-	case c.Kind == Loader:
-		return Boot{URL: "http://10.99.0.1/b/0123456789abcdef0123456789abcdef/script"}, nil
-	case c.Kind == Init:
-		return Boot{URL: "http://10.99.0.1/b/0123456789abcdef0123456789abcdef/"}, nil
+	case c.Kind == client.Loader:
+		return client.Boot{URL: "http://10.99.0.1/b/0123456789abcdef0123456789abcdef/script"}, nil
+	case c.Kind == client.Init:
+		return client.Boot{URL: "http://10.99.0.1/b/0123456789abcdef0123456789abcdef/"}, nil
 	case len(c.Loaders) == 0:
-		return Boot{}, nil
+		return client.Boot{}, nil
 	case c.HTTP:
-		return Boot{URL: "http://" + c.Server.String() + "/b/0123456789abcdef0123456789abcdef/" + strings.Repeat("9f", 32) + "/uki.efi"}, nil
+		return client.Boot{URL: "http://" + c.Server.String() + "/b/0123456789abcdef0123456789abcdef/" + strings.Repeat("9f", 32) + "/uki.efi"}, nil
 	}
-	return Boot{Loader: c.Loaders[0]}, nil
+	return client.Boot{Loader: c.Loaders[0]}, nil
 }
 
-func (s scripted) Would(c Sighting) (Boot, error) { return s.Seen(c) }
+func (s scripted) WouldAnswer(c client.Sighting) (client.Boot, error) { return s.Observe(c) }
 
 // testCards are the interfaces of the host under test.
 var testCards = map[string]network.Card{"eth0": {Index: 2, MAC: net.HardwareAddr{2, 0, 0, 0, 0, 1}, Prefixes: []netip.Prefix{netip.MustParsePrefix("10.99.0.1/24")}}}
@@ -184,7 +185,7 @@ func testConfig() Config {
 		Networks: []Network{{Name: "lab", Interface: "eth0", Subnets: []Subnet{{Prefix: netip.MustParsePrefix("10.99.0.0/24"), Pools: []lease.Range{testRange}}}}}}
 }
 
-func serverOf(t testing.TB, c Config, b lease.Store, fleet Booter, now *time.Time) *Server {
+func serverOf(t testing.TB, c Config, b lease.Store, fleet client.Booter, now *time.Time) *Server {
 	t.Helper()
 	s, err := New(c, testCards, Parts{Store: b, Booter: fleet, ID: "us", Now: func() time.Time { return *now }})
 	if err != nil {
@@ -314,7 +315,7 @@ func FuzzHandle(f *testing.F) {
 			return
 		}
 		for mode, s := range modes {
-			for _, port := range []uint16{PortDHCP, PortPXE} {
+			for _, port := range []uint16{PortDHCP, client.PortPXE} {
 				in := broadcast(p)
 				in.Port = port
 				r, err := s.Handle(t.Context(), in)

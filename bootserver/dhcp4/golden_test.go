@@ -16,6 +16,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/insomniacslk/dhcp/dhcpv4"
 	"github.com/insomniacslk/dhcp/iana"
+
+	"ingot/bootserver/client"
 )
 
 var update = flag.Bool("update", false, "write the golden packets anew")
@@ -66,7 +68,7 @@ func TestGoldenPackets(t *testing.T) {
 			}
 		}
 		got += dump("\nproxy", answer(server(Proxy), broadcast(r.packet)))
-		if got += dump("\nproxy, port 4011", answer(server(Proxy), toBootServer(t, r.packet))); r.kind == System && strings.Count(got, "silence") != 2 {
+		if got += dump("\nproxy, port 4011", answer(server(Proxy), toBootServer(t, r.packet))); r.kind == client.System && strings.Count(got, "silence") != 2 {
 			t.Errorf("a proxy answers a system")
 		}
 		path := filepath.Join("testdata", r.name+".txt")
@@ -108,7 +110,7 @@ func toBootServer(t *testing.T, p *dhcpv4.DHCPv4) Packet {
 	}
 	q.UpdateOption(dhcpv4.OptMessageType(dhcpv4.MessageTypeRequest))
 	q.ClientIPAddr = net.IPv4(10, 99, 0, 77).To4()
-	return Packet{Interface: "eth0", Port: PortPXE, Message: q, From: netip.MustParseAddrPort("10.99.0.77:4011"), To: testServer}
+	return Packet{Interface: "eth0", Port: client.PortPXE, Message: q, From: netip.MustParseAddrPort("10.99.0.77:4011"), To: testServer}
 }
 
 // TestMusts are what firmware drops an answer for, whatever else is in it.
@@ -130,7 +132,7 @@ func TestMusts(t *testing.T) {
 			switch {
 			case strings.Contains(r.name, "http") && (class != "HTTPClient" || !strings.HasPrefix(url, "http://10.99.0.1/") || !strings.HasSuffix(url, ".efi") || len(url) > 254):
 				t.Errorf("%s, %s: class %q, URL %q; want HTTPClient, and a URL of a program below 255 bytes", mode, r.name, class, url)
-			case !strings.Contains(r.name, "http") && r.kind == Firmware && class != "PXEClient":
+			case !strings.Contains(r.name, "http") && r.kind == client.Firmware && class != "PXEClient":
 				t.Errorf("%s, %s: class %q; want PXEClient", mode, r.name, class)
 			}
 			if mode == Proxy && (address(a.YourIPAddr).IsValid() || a.Options.Has(dhcpv4.OptionIPAddressLeaseTime) || a.Options.Has(dhcpv4.OptionSubnetMask) || a.Options.Has(dhcpv4.OptionRouter)) {
@@ -154,7 +156,7 @@ func TestBootItem(t *testing.T) {
 	if got := r.Message.Options.Get(dhcpv4.OptionVendorSpecificInformation); string(got) != "\x47\x04\x00\x01\x00\x00\xff" {
 		t.Errorf("option 43 = %x; want the item back", got)
 	}
-	if r.To != p.From || r.From.Port() != PortPXE {
+	if r.To != p.From || r.From.Port() != client.PortPXE {
 		t.Errorf("the answer goes from %s to %s; want from 4011 to where it was asked from", r.From, r.To)
 	}
 }
@@ -162,12 +164,12 @@ func TestBootItem(t *testing.T) {
 // watchful remembers what it was told of clients.
 type watchful struct {
 	scripted
-	seen *[]Sighting
+	seen *[]client.Sighting
 }
 
-func (w watchful) Seen(c Sighting) (Boot, error) {
+func (w watchful) Observe(c client.Sighting) (client.Boot, error) {
 	*w.seen = append(*w.seen, c)
-	return w.scripted.Seen(c)
+	return w.scripted.Observe(c)
 }
 
 // TestSightingSaysWhoGivesTheAddress: what explains a boot must know.
@@ -176,7 +178,7 @@ func TestSightingSaysWhoGivesTheAddress(t *testing.T) {
 	for _, mode := range []Mode{Full, Proxy} {
 		c := testConfig()
 		c.Interfaces[0].Mode = mode
-		var seen []Sighting
+		var seen []client.Sighting
 		if _, err := serverOf(t, c, remembers(), watchful{scripted{}, &seen}, &now).Handle(t.Context(), broadcast(discover(t, arch(iana.EFI_X86_64)))); err != nil {
 			t.Fatal(err)
 		}
@@ -189,7 +191,7 @@ func TestSightingSaysWhoGivesTheAddress(t *testing.T) {
 // TestFits: an answer is never larger than the client takes, and what is left
 // out is what it can do without.
 func TestFits(t *testing.T) {
-	n := Told{Server: testServer, Address: netip.MustParseAddr("10.99.0.5"), Prefix: netip.MustParsePrefix("10.99.0.0/24"), Boot: Boot{Loader: "snponly.efi"},
+	n := Told{Server: testServer, Address: netip.MustParseAddr("10.99.0.5"), Prefix: netip.MustParsePrefix("10.99.0.0/24"), Boot: client.Boot{Loader: "snponly.efi"},
 		Options: Options{Search: []string{strings.Repeat("a.", 60) + "example", strings.Repeat("b.", 60) + "example"}, Domain: strings.Repeat("c.", 60) + "example",
 			Extra: []Option{{Code: 150, Text: strings.Repeat("x", 100)}}}}
 	p := discover(t, arch(iana.EFI_X86_64))
@@ -248,7 +250,7 @@ func TestHardwareTable(t *testing.T) {
 			t.Errorf("the quirk %q is not in docs/HARDWARE.md, or does not say of what and how we know", q.Name)
 		}
 	}
-	for f, list := range Loaders {
+	for f, list := range client.DefaultLoaders {
 		for _, l := range list {
 			if !strings.Contains(string(b), "`"+l+"`") {
 				t.Errorf("docs/HARDWARE.md does not name the loader %s of %s", l, f)

@@ -10,6 +10,7 @@ import (
 
 	"github.com/insomniacslk/dhcp/dhcpv4"
 
+	"ingot/bootserver/client"
 	"ingot/bootserver/fleet"
 	"ingot/bootserver/lease"
 	"ingot/bootserver/network"
@@ -18,7 +19,6 @@ import (
 // The ports of DHCP and of boot servers beside another DHCP server (PXE 2.1).
 const (
 	PortDHCP = dhcpv4.ServerPort
-	PortPXE  = 4011
 )
 
 // Packet is a message as it arrived.
@@ -37,7 +37,7 @@ type Reply struct {
 	To        netip.AddrPort
 	Hardware  net.HardwareAddr // not nil: of a client that does not answer ARP yet
 	Message   *dhcpv4.DHCPv4
-	note      *Note // when it has left; may be nil
+	note      *client.Packet // when it has left; may be nil
 }
 
 // talk is one packet with all that is known of it.
@@ -46,8 +46,8 @@ type talk struct {
 	Packet
 	site    *site
 	port    *port
-	client  Client
-	who     Who
+	client  client.Client
+	who     client.Identity
 	machine *Machine // as configured
 	relayed
 	network *network.Network[Options]
@@ -60,7 +60,7 @@ type talk struct {
 // Handle makes the answer to a packet, nil for none. What it acknowledges is
 // durable. It may take as long as testing an address does.
 func (s *Server) Handle(ctx context.Context, p Packet) (*Reply, error) {
-	if id, at := marked(p.Message); id != "" {
+	if id, at := readIngot(p.Message); id != "" {
 		return s.greet(p, id, at), nil
 	}
 	t, ok := s.listen(p)
@@ -92,13 +92,23 @@ func (s *Server) greet(p Packet, id, at string) *Reply {
 	if !ok || id == s.id || p.Message.MessageType() != dhcpv4.MessageTypeDiscover {
 		return nil
 	}
-	s.watch.Warn(p.Interface, "ingot "+t.client.MAC, "a second ingot serves this network: "+at+" (MAC "+t.client.MAC+"); stop one of them, or let one observe", t.now)
+	s.observer.Warn(p.Interface, "ingot "+t.client.MAC, "a second ingot serves this network: "+at+" (MAC "+t.client.MAC+"); stop one of them, or let one observe", t.now)
 	if t.port.Mode == Observe {
 		return nil
 	}
-	a := Answer(p.Message, dhcpv4.MessageTypeOffer, Client{}, Told{Server: t.ours, Proxy: true})
-	a.UpdateOption(mark(s.id))
+	a := Answer(p.Message, dhcpv4.MessageTypeOffer, client.Client{}, Told{Server: t.ours, Proxy: true})
+	a.UpdateOption(ingotOption(s.id))
 	return t.reply(a)
+}
+
+// observed describes the client of a packet.
+func (t *talk) observed() network.ObservedClient {
+	c := network.ObservedClient{Interface: t.Interface, MAC: t.client.MAC, UUID: t.client.UUID, Class: t.client.Class,
+		Firmware: t.client.Firmware, Quirk: t.client.Quirk, Port: t.switchPort()}
+	if h := t.Message.Options.Get(dhcpv4.OptionHostName); len(h) > 0 {
+		c.Hostname = client.Readable(unterminated(h[:min(len(h), 64)]))
+	}
+	return c
 }
 
 // listen says what a packet is and where it came from.
@@ -107,12 +117,12 @@ func (s *Server) listen(p Packet) (*talk, bool) {
 	if t.port = t.site.ports[p.Interface]; t.port == nil {
 		return nil, false
 	}
-	if id, _ := marked(p.Message); id == "" {
-		s.watch.Asked(t.asker(), t.client.Kind != System, t.now)
+	if id, _ := readIngot(p.Message); id == "" {
+		s.observer.AddClient(t.observed(), t.client.Kind != client.System, t.now)
 	}
 	unicast := t.port.Owns(p.To)
 	t.network, t.subnet = t.site.locate(t.port, t.relayed, address(p.Message.ClientIPAddr), unicast)
-	t.who = s.booter.Who(t.client.MAC, t.client.UUID)
+	t.who = s.booter.Lookup(t.client.MAC, t.client.UUID)
 	if t.client.UUID == "" {
 		t.client.UUID = t.who.UUID
 	}
@@ -149,7 +159,7 @@ func (t *talk) card() lease.Card { return lease.Card{Network: t.network.Name, Cl
 
 // ask is what the client needs of the book.
 func (t *talk) ask() lease.Ask {
-	a := lease.Ask{Card: t.card(), Known: t.known(), Wish: address(t.Message.RequestedIPAddress()), Siblings: t.who.MACs, Reset: t.client.Kind == Firmware}
+	a := lease.Ask{Card: t.card(), Known: t.known(), Wish: address(t.Message.RequestedIPAddress()), Siblings: t.who.MACs, Reset: t.client.Kind == client.Firmware}
 	if t.subnet != nil {
 		a.Near = t.subnet.Prefix
 	}
@@ -163,7 +173,7 @@ func (t *talk) ask() lease.Ask {
 func (t *talk) full(ctx context.Context) (*dhcpv4.DHCPv4, error) {
 	if t.network == nil {
 		if t.relay.IsValid() {
-			t.watch.Warn(t.Interface, "unknown-relay "+t.relay.String(), "a relay of no network that is configured asks: "+t.relay.String()+
+			t.observer.Warn(t.Interface, "unknown-relay "+t.relay.String(), "a relay of no network that is configured asks: "+t.relay.String()+
 				"; add its subnet to networks, or its address to a network's relays", t.now)
 		}
 		return nil, nil
@@ -230,7 +240,7 @@ func (t *talk) request(ctx context.Context) (*dhcpv4.DHCPv4, error) {
 // lend acknowledges an address when it is on disk that the client has it.
 func (t *talk) lend(a lease.Ask, want netip.Addr) (*dhcpv4.DHCPv4, error) {
 	wanted := fleet.Lease{MAC: t.client.MAC, Address: want, Expires: t.now.Add(t.told(want).lease()), Port: t.switchPort(),
-		Hostname: clip(string(unterminated(t.Message.Options.Get(dhcpv4.OptionHostName))))}
+		Hostname: client.Clip(string(unterminated(t.Message.Options.Get(dhcpv4.OptionHostName))))}
 	if t.known() {
 		if wanted.Machine = t.who.ID; wanted.Machine == "" {
 			wanted.Machine = configured
@@ -258,7 +268,7 @@ const faster = "somebody else just took it"
 // nak refuses, and notes why.
 func (t *talk) nak(why string) *dhcpv4.DHCPv4 {
 	t.refused = why
-	return Answer(t.Message, dhcpv4.MessageTypeNak, Client{}, Told{Server: t.identity()})
+	return Answer(t.Message, dhcpv4.MessageTypeNak, client.Client{}, Told{Server: t.identity()})
 }
 
 // decline takes an address out of use that the client found taken.
@@ -271,7 +281,7 @@ func (t *talk) decline() error {
 	if !ok {
 		return nil // only who holds an address can decline it
 	}
-	t.watch.Warn(t.Interface, "used "+ip.String(), "the address "+ip.String()+", that we lent to "+t.client.MAC+
+	t.observer.Warn(t.Interface, "used "+ip.String(), "the address "+ip.String()+", that we lent to "+t.client.MAC+
 		", is used by somebody else; find the machine, or take the address out of the pool", t.now)
 	t.tell(t.packet(dhcpv4.MessageTypeDecline, fleet.Packet{Address: ip, Refused: "somebody else uses it"}))
 	return wait()
@@ -294,7 +304,7 @@ func (t *talk) release() error {
 // 4.3.5): no address, no lease.
 func (t *talk) inform() (*dhcpv4.DHCPv4, error) {
 	own := address(t.Message.ClientIPAddr)
-	if t.network.Subnet(own) == nil && t.client.Kind != Init {
+	if t.network.Subnet(own) == nil && t.client.Kind != client.Init {
 		return nil, nil
 	}
 	n := t.told(own)
@@ -340,23 +350,23 @@ func (t *talk) answer(kind dhcpv4.MessageType, ip netip.Addr) (*dhcpv4.DHCPv4, e
 }
 
 // seen asks what the client boots.
-func (t *talk) seen(ip netip.Addr) (Boot, error) {
-	if t.client.Kind == System {
-		return Boot{}, nil
+func (t *talk) seen(ip netip.Addr) (client.Boot, error) {
+	if t.client.Kind == client.System {
+		return client.Boot{}, nil
 	}
-	return t.booter.Seen(t.sighting(ip))
+	return t.booter.Observe(t.sighting(ip))
 }
 
-func (t *talk) sighting(ip netip.Addr) Sighting {
+func (t *talk) sighting(ip netip.Addr) client.Sighting {
 	loaders := t.told(ip).Loaders
 	if loaders == nil {
-		loaders = Loaders[t.client.Firmware]
+		loaders = client.DefaultLoaders[t.client.Firmware]
 	}
-	if t.client.Kind == Init {
+	if t.client.Kind == client.Init {
 		loaders = nil
 	}
-	return Sighting{Client: t.client, Address: ip, Server: t.ours, Port: t.switchPort(), Loaders: loaders,
-		Proxy: t.port.Mode == Proxy, Asks: t.Message.MessageType() == dhcpv4.MessageTypeDiscover}
+	return client.Sighting{Client: t.client, Address: ip, Server: t.ours, Port: t.switchPort(), Loaders: loaders,
+		Proxy: t.port.Mode == Proxy, Begins: t.Message.MessageType() == dhcpv4.MessageTypeDiscover}
 }
 
 func (t *talk) switchPort() fleet.SwitchPort {
@@ -373,7 +383,7 @@ func (t *talk) reply(a *dhcpv4.DHCPv4) *Reply {
 	if r.To, direct = Destination(t.Message, a); direct {
 		r.Hardware = t.Message.ClientHWAddr
 	}
-	if t.Port == PortPXE { // a boot server answers the port that it was asked from
+	if t.Port == client.PortPXE { // a boot server answers the port that it was asked from
 		r.To = t.From
 	}
 	return r
@@ -382,17 +392,17 @@ func (t *talk) reply(a *dhcpv4.DHCPv4) *Reply {
 // proxy stands beside another DHCP server: it gives no addresses, and says what
 // to boot, with the offers (port 67) and as boot server (port 4011).
 func (t *talk) proxy() (*dhcpv4.DHCPv4, error) {
-	if t.port.Known && !t.known() || t.client.Kind == System {
+	if t.port.Known && !t.known() || t.client.Kind == client.System {
 		return nil, nil
 	}
 	own := address(t.Message.ClientIPAddr)
 	if !own.IsValid() {
 		own = address(t.Message.RequestedIPAddress())
 	}
-	kind, toUs := dhcpv4.MessageTypeAck, t.Port == PortPXE || t.port.Owns(t.To)
+	kind, toUs := dhcpv4.MessageTypeAck, t.Port == client.PortPXE || t.port.Owns(t.To)
 	switch t.Message.MessageType() {
 	case dhcpv4.MessageTypeDiscover:
-		if t.client.Kind == Init {
+		if t.client.Kind == client.Init {
 			return nil, nil // it needs an address first, and asks with DHCPINFORM then
 		}
 		kind, own = dhcpv4.MessageTypeOffer, netip.Addr{}
@@ -402,20 +412,20 @@ func (t *talk) proxy() (*dhcpv4.DHCPv4, error) {
 			return nil, err
 		}
 	case dhcpv4.MessageTypeInform:
-		if !toUs && t.client.Kind != Init {
+		if !toUs && t.client.Kind != client.Init {
 			return nil, nil
 		}
 	default:
 		return nil, nil
 	}
 	boot, err := t.seen(own)
-	if err != nil || boot == (Boot{}) {
+	if err != nil || boot == (client.Boot{}) {
 		return nil, err
 	}
 	n := t.told(own)
 	n.Address, n.Proxy, n.Boot = netip.Addr{}, true, boot
 	a := Answer(t.Message, kind, t.client, n)
-	if item := bootItem(t.Message); item != nil && t.Port == PortPXE {
+	if item := bootItem(t.Message); item != nil && t.Port == client.PortPXE {
 		a.UpdateOption(dhcpv4.OptGeneric(dhcpv4.OptionVendorSpecificInformation, append(append([]byte{subBootItem, byte(len(item))}, item...), 255)))
 	}
 	return a, nil
@@ -455,8 +465,8 @@ func (t *talk) observe() {
 			parts = append(parts, ip.String())
 		}
 	}
-	if t.client.Kind != System {
-		switch boot, err := t.booter.Would(t.sighting(ip)); {
+	if t.client.Kind != client.System {
+		switch boot, err := t.booter.WouldAnswer(t.sighting(ip)); {
 		case err != nil:
 			parts = append(parts, err.Error())
 		case boot.URL != "":
@@ -470,5 +480,5 @@ func (t *talk) observe() {
 	if len(parts) == 0 {
 		parts = []string{"nothing: no network is configured for it"}
 	}
-	t.watch.Would(t.Interface, t.client.MAC, strings.Join(parts, ", "))
+	t.observer.SetWouldAnswer(t.Interface, t.client.MAC, strings.Join(parts, ", "))
 }

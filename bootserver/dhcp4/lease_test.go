@@ -16,8 +16,10 @@ import (
 	"golang.org/x/sync/errgroup"
 	"pgregory.net/rapid"
 
+	"ingot/bootserver/client"
 	"ingot/bootserver/fleet"
 	"ingot/bootserver/lease"
+	"ingot/bootserver/network"
 )
 
 // brokenStore fails, or loses its power at the worst moment.
@@ -68,7 +70,7 @@ func (h *house) boot() {
 	c := testConfig()
 	c.Networks[0].Subnets = append(c.Networks[0].Subnets, Subnet{Prefix: netip.MustParsePrefix("10.98.0.0/24"), Pools: []lease.Range{{First: netip.MustParseAddr("10.98.0.10"), Last: netip.MustParseAddr("10.98.0.12")}}})
 	c.Machines = []Machine{{UUID: houseUUID, Address: netip.MustParseAddr("10.99.0.50")}, {MAC: cardMAC(3).String(), Address: netip.MustParseAddr("10.98.0.50")}}
-	who := Who{ID: "m-1", UUID: houseUUID, MACs: []string{cardMAC(1).String(), cardMAC(2).String()}, Approved: true}
+	who := client.Identity{ID: "m-1", UUID: houseUUID, MACs: []string{cardMAC(1).String(), cardMAC(2).String()}, Approved: true}
 	h.server = serverOf(h.real, c, h.store, scripted{cardMAC(1).String(): who, cardMAC(2).String(): who}, &h.now)
 	h.server.Probe = func(context.Context, Trial) (string, bool) { // somebody is found now and then
 		return "MAC 00:11:22:33:44:55", rapid.IntRange(0, 9).Draw(h.t, "squatter") == 9
@@ -262,7 +264,7 @@ func testStarvation(t *testing.T, now *time.Time, gets func(s *Server, i int) bo
 	c.Networks[0].Subnets = []Subnet{{Prefix: netip.MustParsePrefix("10.99.0.0/22"), Pools: []lease.Range{{First: netip.MustParseAddr("10.99.0.2"), Last: netip.MustParseAddr("10.99.3.254")}}}}
 	known := scripted{}
 	for i := range byte(40) {
-		known[cardMAC(i).String()] = Who{ID: "m", Approved: true}
+		known[cardMAC(i).String()] = client.Identity{ID: "m", Approved: true}
 	}
 	s := serverOf(t, c, remembers(), known, now)
 	before := map[byte]netip.Addr{}
@@ -296,8 +298,8 @@ func testStarvation(t *testing.T, now *time.Time, gets func(s *Server, i int) bo
 	if n := s.book.Size(); n > 1024 {
 		t.Errorf("%d addresses are remembered; the pool has 1021", n)
 	}
-	if h := s.Heard(); len(h.Askers) > maxAskers || len(h.Warnings) > maxWarnings {
-		t.Errorf("%d askers and %d warnings are remembered", len(h.Askers), len(h.Warnings))
+	if h := s.Observations(); len(h.Clients) > network.MaxClients || len(h.Warnings) > network.MaxWarnings {
+		t.Errorf("%d askers and %d warnings are remembered", len(h.Clients), len(h.Warnings))
 	}
 }
 
@@ -308,7 +310,7 @@ func TestReservations(t *testing.T) {
 	c := testConfig()
 	c.Machines = []Machine{{MAC: cardMAC(1).String(), Address: netip.MustParseAddr("10.99.0.11")},
 		{UUID: houseUUID, Address: netip.MustParseAddr("10.99.0.12")}, {Name: "db1", Address: netip.MustParseAddr("10.99.0.13"), Hostname: "database"}}
-	who := Who{ID: "m-2", UUID: houseUUID, MACs: []string{cardMAC(2).String(), cardMAC(3).String()}, Approved: true}
+	who := client.Identity{ID: "m-2", UUID: houseUUID, MACs: []string{cardMAC(2).String(), cardMAC(3).String()}, Approved: true}
 	s := serverOf(t, c, remembers(), scripted{cardMAC(2).String(): who, cardMAC(3).String(): who, cardMAC(4).String(): {ID: "m-4", Name: "db1", Approved: true}}, &now)
 	get := func(i byte, mods ...dhcpv4.Modifier) *dhcpv4.DHCPv4 {
 		t.Helper()
@@ -368,7 +370,7 @@ func TestProbe(t *testing.T) {
 	if want := []string{"10.99.0.100", "10.99.0.101"}; !slices.Equal(tested, want) {
 		t.Errorf("tested %v; want %v: once each, and not for a known machine", tested, want)
 	}
-	if w := s.Heard().Warnings; len(w) != 1 || w[0].Times != 1 {
+	if w := s.Observations().Warnings; len(w) != 1 || w[0].Times != 1 {
 		t.Errorf("warnings %+v; want one, that names 10.99.0.100 and its holder", w)
 	}
 	now = now.Add(lease.DeclineTime + time.Second)
@@ -413,7 +415,7 @@ func TestProbeWithoutAnOffer(t *testing.T) {
 	if a := handle(t, s, request(t, 3, selects("10.99.0.1"), wants("10.99.0.102"))); a.MessageType() != nak || tested != "10.99.0.102" {
 		t.Errorf("an address of before that somebody uses: %s, tested %q; want a NAK", a.MessageType(), tested)
 	}
-	if w := s.Heard().Warnings; len(w) != 2 || !strings.Contains(w[0].Text, "10.99.0.100 of a pool is used by MAC 00:11:22:33:44:55") {
+	if w := s.Observations().Warnings; len(w) != 2 || !strings.Contains(w[0].Text, "10.99.0.100 of a pool is used by MAC 00:11:22:33:44:55") {
 		t.Errorf("warnings %+v; want one of each address and its holder", w)
 	}
 }

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/net/ipv4"
 	"golang.org/x/sys/unix"
 
+	"ingot/bootserver/client"
 	"ingot/bootserver/fleet"
 	"ingot/bootserver/network"
 )
@@ -48,7 +49,7 @@ func Listen(ctx context.Context, i Interface) (_ *Link, err error) {
 		return nil, err
 	}
 	if i.Mode == Proxy {
-		if l.pxe, err = listenUDP(ctx, i.Name, PortPXE); err != nil {
+		if l.pxe, err = listenUDP(ctx, i.Name, client.PortPXE); err != nil {
 			return nil, err
 		}
 	}
@@ -123,7 +124,7 @@ const maxPacket = 2048
 func (s *Server) receive(ctx context.Context, l *Link, c *ipv4.PacketConn, port uint16) error {
 	room := network.Room(maxPacket, ipv4.NewControlMessage(ipv4.FlagDst))
 	take := func(m ipv4.Message) { s.admit(ctx, l, m, port) }
-	if err := network.Receive(ctx, c, room, take, func() { s.watch.Down(l.name, s.now()) }); err != nil {
+	if err := network.Receive(ctx, c, room, take, func() { s.observer.WarnDown(l.name, s.now()) }); err != nil {
 		return fmt.Errorf("receiving DHCP on %s: %w", l.name, err)
 	}
 	return nil
@@ -187,8 +188,8 @@ func (s *Server) work(ctx context.Context, j job) {
 
 // familiar reports whether a packet is of a machine that we know.
 func (s *Server) familiar(p *dhcpv4.DHCPv4) bool {
-	mac := macText(p.ClientHWAddr)
-	return s.site.Load().machines[mac] != nil || s.booter.Who(mac, "").Approved
+	mac := client.MACText(p.ClientHWAddr)
+	return s.site.Load().machines[mac] != nil || s.booter.Lookup(mac, "").Approved
 }
 
 func (l *Link) send(r *Reply) error {
@@ -198,7 +199,7 @@ func (l *Link) send(r *Reply) error {
 		return err
 	}
 	c := l.dhcp
-	if r.From.Port() == PortPXE && l.pxe != nil {
+	if r.From.Port() == client.PortPXE && l.pxe != nil {
 		c = l.pxe
 	}
 	to := r.To
@@ -261,11 +262,11 @@ func (s *Server) overhear(ctx context.Context, l *Link) error {
 			}
 			return fmt.Errorf("overhearing on %s: %w", l.name, err)
 		}
-		f := frame{iface: l.name}
+		var mac net.HardwareAddr
 		if a, ok := from.(*packet.Addr); ok {
-			f.mac = a.HardwareAddr
+			mac = a.HardwareAddr
 		}
-		s.Overheard(f.iface, f.mac, b[:n])
+		s.Overheard(l.name, mac, b[:n])
 	}
 }
 
@@ -285,9 +286,9 @@ func (s *Server) Overheard(iface string, mac net.HardwareAddr, b []byte) {
 	if err != nil || p.OpCode != dhcpv4.OpcodeBootReply || port.Owns(from) {
 		return
 	}
-	f := frame{iface, mac, from, bytes.Equal(p.ClientHWAddr, port.MAC) || site.owns(from)}
-	if o := s.watch.overheard(f, p, port.Mode, s.now()); o != nil && !o.Expected {
-		s.tell(Note{fleet.Packet{At: o.At, Other: o}, macText(p.ClientHWAddr), ""})
+	src := source{iface, mac, from, bytes.Equal(p.ClientHWAddr, port.MAC) || site.owns(from)}
+	if o := s.overheard(src, p, port.Mode, s.now()); o != nil && !o.Expected {
+		s.tell(client.Packet{Packet: fleet.Packet{At: o.At, Other: o}, MAC: client.MACText(p.ClientHWAddr)})
 	}
 }
 
@@ -313,7 +314,7 @@ func (s *Server) question(ctx context.Context, l *Link) error {
 		if port == nil || port.Mode == Observe || port.Quiet {
 			continue
 		}
-		q, err := question(l.mac, s.id+" "+port.server(netip.Addr{}).String())
+		q, err := newQuery(l.mac, s.id+" "+port.server(netip.Addr{}).String())
 		if err != nil {
 			return err
 		}

@@ -11,6 +11,7 @@ import (
 	"github.com/insomniacslk/dhcp/iana"
 
 	"ingot"
+	"ingot/bootserver/client"
 	"ingot/bootserver/fleet"
 	"ingot/bootserver/lease"
 )
@@ -80,7 +81,7 @@ func TestWhereAClientIs(t *testing.T) {
 		a := handle(t, s, discover(t, c.mods...))
 		switch {
 		case c.want == "" && a == nil:
-			if w := s.Heard().Warnings; len(w) != 1 || !strings.Contains(w[0].Text, "192.0.2.1") {
+			if w := s.Observations().Warnings; len(w) != 1 || !strings.Contains(w[0].Text, "192.0.2.1") {
 				t.Errorf("warnings %+v; want the unknown relay named", w)
 			}
 		case a == nil || a.YourIPAddr.String() != c.want:
@@ -204,8 +205,8 @@ func TestGroups(t *testing.T) {
 	c := testConfig()
 	c.Domain = "far.example"
 	c.Groups = []Group{
-		{Name: "all uefi", Match: Match{Firmware: []ingot.Firmware{ingot.FirmwareUEFIx64}}, Options: Options{Loaders: []string{"ipxe.efi"}, Domain: "uefi.example"}},
-		{Name: "maker", Match: Match{MACs: []string{"52:54:00:12"}, Classes: []string{"PXEClient"}}, Options: Options{Loaders: []string{"snponly.efi"}}},
+		{Name: "all uefi", Match: client.Match{Firmware: []ingot.Firmware{ingot.FirmwareUEFIx64}}, Options: Options{Loaders: []string{"ipxe.efi"}, Domain: "uefi.example"}},
+		{Name: "maker", Match: client.Match{MACs: []string{"52:54:00:12"}, Classes: []string{"PXEClient"}}, Options: Options{Loaders: []string{"snponly.efi"}}},
 	}
 	c.Machines = []Machine{{MAC: cardMAC(2).String(), Options: Options{Loaders: []string{"own.efi"}}}}
 	s := serverOf(t, c, remembers(), scripted{}, &now)

@@ -3,33 +3,26 @@ package dhcp4
 import (
 	"net/netip"
 	"strings"
-	"time"
 
 	"github.com/insomniacslk/dhcp/dhcpv4"
 
+	"ingot/bootserver/client"
 	"ingot/bootserver/fleet"
 	"ingot/bootserver/lease"
+	"ingot/bootserver/network"
 )
 
-// Note is a packet of a client that matters, of whomever it is: who is told of
-// notes sorts out strangers and repetitions.
-type Note struct {
-	fleet.Packet
-	MAC  string // of the client's card; may be empty over IPv6
-	UUID string
-}
-
 // tell passes a note on.
-func (s *Server) tell(n Note) {
+func (s *Server) tell(n client.Packet) {
 	if s.note != nil {
 		s.note(n)
 	}
 }
 
 // packet is a note of the client's, with what is known of every packet.
-func (t *talk) packet(kind dhcpv4.MessageType, p fleet.Packet) Note {
+func (t *talk) packet(kind dhcpv4.MessageType, p fleet.Packet) client.Packet {
 	p.At, p.Kind = t.now, kindName(kind)
-	return Note{p, t.client.MAC, t.client.UUID}
+	return client.Packet{Packet: p, MAC: t.client.MAC, UUID: t.client.UUID}
 }
 
 // kindName is a type of messages as RFC 2131 calls it.
@@ -37,7 +30,7 @@ func kindName(k dhcpv4.MessageType) string { return "DHCP" + strings.ToUpper(k.S
 
 // noteOf is what there is to note of our answer, nil for nothing: what one
 // is told that has its address already decides nothing.
-func (t *talk) noteOf(a *dhcpv4.DHCPv4) *Note {
+func (t *talk) noteOf(a *dhcpv4.DHCPv4) *client.Packet {
 	p := fleet.Packet{Address: address(a.YourIPAddr), Refused: t.refused}
 	switch {
 	case p.Refused != "":
@@ -73,19 +66,14 @@ func (s *Server) sent(r *Reply, err error) {
 	s.tell(*r.note)
 }
 
-// Lately is how long before our own offer another server's answers belong to
-// the same attempt: a stranger is no machine of ours until its offer is made,
-// and that takes as long as testing the address does.
-const Lately = 10 * time.Second
-
 // offered notes once more what others said to a client that was a stranger then.
 func (t *talk) offered() {
 	if t.who.ID != "" {
 		return
 	}
-	for _, o := range t.watch.Others(t.Interface, t.client.MAC) {
-		if !o.Expected && t.now.Sub(o.At) < Lately {
-			t.tell(Note{fleet.Packet{At: o.At, Other: &o}, t.client.MAC, t.client.UUID})
+	for _, o := range t.observer.Others(t.Interface, t.client.MAC) {
+		if !o.Expected && t.now.Sub(o.At) < network.SameAttempt {
+			t.tell(client.Packet{Packet: fleet.Packet{At: o.At, Other: &o}, MAC: t.client.MAC, UUID: t.client.UUID})
 		}
 	}
 }
@@ -99,14 +87,14 @@ func (t *talk) elsewhere() {
 		return // it chose us, by another of our interfaces
 	}
 	o := fleet.Other{Address: id, Kind: kindName(t.Message.MessageType()), Given: t.wants(), At: t.now}
-	t.watch.Other(t.Interface, t.client.MAC, o)
-	t.tell(Note{fleet.Packet{At: t.now, Other: &o}, t.client.MAC, t.client.UUID})
+	t.observer.AddOther(t.Interface, t.client.MAC, o)
+	t.tell(client.Packet{Packet: fleet.Packet{At: t.now, Other: &o}, MAC: t.client.MAC, UUID: t.client.UUID})
 }
 
 // unanswered notes why a packet is not answered.
 func (s *Server) unanswered(p Packet, err error) {
 	c := Parse(p.Message)
-	s.tell(Note{fleet.Packet{At: s.now(), Kind: kindName(p.Message.MessageType()), Refused: err.Error()}, c.MAC, c.UUID})
+	s.tell(client.Packet{Packet: fleet.Packet{At: s.now(), Kind: kindName(p.Message.MessageType()), Refused: err.Error()}, MAC: c.MAC, UUID: c.UUID})
 }
 
 // refusal says why a client may not have an address.
@@ -122,29 +110,11 @@ func (t *talk) refusal(a lease.Ask, st lease.Standing, want netip.Addr) string {
 	return "it is another's, or in no pool"
 }
 
-// Other notes what another server said to a client, or the client to it.
-func (w *Watch) Other(iface, client string, o fleet.Other) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	a := w.asker(iface, client, o.At) // an answer may be overheard before the question was worked on
-	a.Others, _ = fleet.Hear(a.Others, o)
-}
-
-// Others returns what other servers said to a client.
-func (w *Watch) Others(iface, client string) []fleet.Other {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if a := w.askers[[2]string{iface, client}]; a != nil {
-		return a.Others // replaced, never changed
-	}
-	return nil
-}
-
 // Others returns what other servers said to some cards.
 func (s *Server) Others(macs []string) (list []fleet.Other) {
 	for iface := range s.site.Load().ports {
 		for _, mac := range macs {
-			list = append(list, s.watch.Others(iface, mac)...)
+			list = append(list, s.observer.Others(iface, mac)...)
 		}
 	}
 	return list

@@ -13,6 +13,7 @@ import (
 	"github.com/insomniacslk/dhcp/dhcpv4"
 	"github.com/insomniacslk/dhcp/iana"
 
+	"ingot/bootserver/client"
 	"ingot/bootserver/fleet"
 	"ingot/bootserver/network"
 )
@@ -27,7 +28,7 @@ func notesOf(t *testing.T, c Config, known scripted, now *time.Time, cards map[s
 	t.Helper()
 	n := &notes{}
 	var err error
-	n.Server, err = New(c, cards, Parts{Store: remembers(), Booter: known, ID: "us", Now: func() time.Time { return *now }, Note: func(x Note) {
+	n.Server, err = New(c, cards, Parts{Store: remembers(), Booter: known, ID: "us", Now: func() time.Time { return *now }, Note: func(x client.Packet) {
 		text, bad := x.Words()
 		n.list = append(n.list, x.MAC[len("52:54:00:12:00:"):]+map[bool]string{true: " ! ", false: " "}[bad]+text)
 	}})
@@ -69,7 +70,7 @@ func (n *notes) overhears(t *testing.T, card, server byte, kind dhcpv4.MessageTy
 // server answered with who it is.
 func TestNotes(t *testing.T) {
 	now := time.Unix(1000, 0)
-	who := Who{ID: "m-1", Approved: true}
+	who := client.Identity{ID: "m-1", Approved: true}
 	c := testConfig()
 	c.Machines = []Machine{{MAC: cardMAC(1).String(), Address: netip.MustParseAddr("10.99.0.11")}}
 	n := notesOf(t, c, scripted{cardMAC(1).String(): who, cardMAC(2).String(): {ID: "m-2", Approved: true}}, &now, testCards)
@@ -111,8 +112,8 @@ func TestNotes(t *testing.T) {
 	if got, want := names(2), []string{"DHCPNAK 10.99.0.4"}; !slices.Equal(got, want) {
 		t.Errorf("the second card was answered by %q; want %q", got, want)
 	}
-	i := slices.IndexFunc(n.Heard().Askers, func(a Asker) bool { return a.MAC == cardMAC(1).String() })
-	if a := n.Heard().Askers[i]; len(a.Answers) != 1 || len(a.Others) != 2 || a.Others[1].Given.String() != "10.99.0.77" || a.Others[1].Times != 1 {
+	i := slices.IndexFunc(n.Observations().Clients, func(a network.ObservedClient) bool { return a.MAC == cardMAC(1).String() })
+	if a := n.Observations().Clients[i]; len(a.Answers) != 1 || len(a.Others) != 2 || a.Others[1].Given.String() != "10.99.0.77" || a.Others[1].Times != 1 {
 		t.Errorf("of the first card %+v is shown; want one answer in words, and two others", a)
 	}
 }
@@ -187,20 +188,20 @@ func TestNotesBeside(t *testing.T) {
 func TestOthersAreBounded(t *testing.T) {
 	now := time.Unix(1000, 0)
 	n := notesOf(t, testConfig(), scripted{}, &now, testCards)
-	for i := range 2 * maxAskers {
+	for i := range 2 * network.MaxClients {
 		p, _ := dhcpv4.New(dhcpv4.WithMessageType(dhcpv4.MessageTypeOffer), dhcpv4.WithOption(dhcpv4.OptServerIdentifier(net.IPv4(10, 98, byte(i>>8), byte(i)))))
 		p.ClientHWAddr = cardMAC(1)
 		if i >= 100 {
 			p.ClientHWAddr = stranger(i)
 		}
-		n.watch.overheard(frame{iface: "eth0", mac: cardMAC(9), from: netip.MustParseAddr("10.99.0.9")}, p, Full, now)
-		n.watch.Other("eth0", p.ClientHWAddr.String(), fleet.Other{Address: netip.AddrFrom4([4]byte{10, 97, byte(i >> 8), byte(i)}), Kind: "DHCPREQUEST", At: now})
+		n.overheard(source{iface: "eth0", mac: cardMAC(9), address: netip.MustParseAddr("10.99.0.9")}, p, Full, now)
+		n.observer.AddOther("eth0", p.ClientHWAddr.String(), fleet.Other{Address: netip.AddrFrom4([4]byte{10, 97, byte(i >> 8), byte(i)}), Kind: "DHCPREQUEST", At: now})
 	}
-	h := n.Heard()
-	if len(h.Askers) > maxAskers {
-		t.Errorf("%d askers are remembered", len(h.Askers))
+	h := n.Observations()
+	if len(h.Clients) > network.MaxClients {
+		t.Errorf("%d askers are remembered", len(h.Clients))
 	}
-	for _, a := range h.Askers {
+	for _, a := range h.Clients {
 		if len(a.Others) > fleet.MaxOthers {
 			t.Errorf("%d other servers are remembered of one card", len(a.Others))
 		}

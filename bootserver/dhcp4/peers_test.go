@@ -81,7 +81,7 @@ option arch code 93 = unsigned integer 16; send arch 7;`)
 	if l := s.Leases(); len(l) != 1 {
 		t.Errorf("%d leases of one card; want 1: %+v", len(l), l)
 	}
-	if h := s.Heard(); len(h.Warnings) > 0 || len(h.Servers) > 0 {
+	if h := s.Observations(); len(h.Warnings) > 0 || len(h.Servers) > 0 {
 		t.Errorf("heard %+v; want no other servers and nothing to warn of", h)
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"github.com/insomniacslk/dhcp/dhcpv4"
 
 	"ingot"
+	"ingot/bootserver/client"
 )
 
 // Quirk is a device that needs something else than the standards say.
@@ -15,8 +16,8 @@ type Quirk struct {
 	Device string
 	What   string // it does, and we do
 	Source string // how we know
-	is     func(c Client, p *dhcpv4.DHCPv4) bool
-	client func(*Client)                   // what it really is
+	is     func(c client.Client, p *dhcpv4.DHCPv4) bool
+	client func(*client.Client)            // what it really is
 	answer func(a, request *dhcpv4.DHCPv4) // what it wants
 }
 
@@ -28,10 +29,10 @@ var Quirks = []Quirk{
 		What: "calls itself architecture 0 (BIOS) although it is arm64, and takes an offer only when option 43 holds a menu named " +
 			`"Raspberry Pi Boot". It cannot run a BIOS loader: it gets the menu, and arm64's loader once UEFI firmware asks`,
 		Source: "Raspberry Pi documentation, \"Network boot flow\"; addresses by the IEEE registry",
-		is: func(c Client, _ *dhcpv4.DHCPv4) bool {
+		is: func(c client.Client, _ *dhcpv4.DHCPv4) bool {
 			return !c.IPXE && c.Firmware == ingot.FirmwareBIOS && hasAnyPrefix(c.MAC, "b8:27:eb", "dc:a6:32", "e4:5f:01", "d8:3a:dd", "2c:cf:67", "28:cd:c1")
 		},
-		client: func(c *Client) { c.Firmware = ingot.FirmwareUnknown },
+		client: func(c *client.Client) { c.Firmware = ingot.FirmwareUnknown },
 		answer: func(a, _ *dhcpv4.DHCPv4) {
 			menu := []byte("\x00\x00\x11Raspberry Pi Boot")
 			v := append([]byte{6, 1, 3, 10, 4, 0, 'P', 'X', 'E', 9, byte(len(menu))}, menu...)
@@ -44,10 +45,10 @@ var Quirks = []Quirk{
 		Device: "PXE ROMs that leave out option 93",
 		What:   "tell their architecture in the text of option 60 alone (PXEClient:Arch:00007:…): it is read there",
 		Source: "PXE 2.1 section 2.2.3.1 (option 60 carries it as well); the ROM is then not RFC 4578's",
-		is: func(c Client, p *dhcpv4.DHCPv4) bool {
+		is: func(c client.Client, p *dhcpv4.DHCPv4) bool {
 			return c.Firmware == ingot.FirmwareUnknown && !p.Options.Has(dhcpv4.OptionClientSystemArchitectureType) && strings.Contains(c.Class, ":Arch:")
 		},
-		client: func(c *Client) {
+		client: func(c *client.Client) {
 			_, rest, _ := strings.Cut(c.Class, ":Arch:")
 			switch code, _, _ := strings.Cut(rest, ":"); code {
 			case "00000":
@@ -68,16 +69,10 @@ var Quirks = []Quirk{
 		Device: "UEFI firmware with HTTP boot that announces the PXE architecture",
 		What:   "says HTTPClient in option 60 and 7, 9 or 11 in option 93: what it says in option 60 counts, since it drops an offer without HTTPClient and a URL",
 		Source: "UEFI 2.10 section 24.7.3.1 (the class identifier decides); IANA \"Processor Architecture Types\" 15 to 19",
-		is: func(c Client, _ *dhcpv4.DHCPv4) bool {
-			return c.HTTP && (c.Firmware == ingot.FirmwareUEFIx64 || c.Firmware == ingot.FirmwareUEFIarm64)
+		is: func(c client.Client, _ *dhcpv4.DHCPv4) bool {
+			return c.HTTP && client.HTTPFirmware(c.Firmware) != c.Firmware
 		},
-		client: func(c *Client) {
-			if c.Firmware == ingot.FirmwareUEFIarm64 {
-				c.Firmware = ingot.FirmwareUEFIarm64HTTP
-			} else {
-				c.Firmware = ingot.FirmwareUEFIx64HTTP
-			}
-		},
+		client: func(c *client.Client) { c.Firmware = client.HTTPFirmware(c.Firmware) },
 	},
 }
 
@@ -94,8 +89,8 @@ func hasAnyPrefix(s string, list ...string) bool {
 	return false
 }
 
-// odd corrects what a client says of itself.
-func (c Client) odd(p *dhcpv4.DHCPv4) Client {
+// withQuirk corrects what a client that has a quirk says about itself.
+func withQuirk(c client.Client, p *dhcpv4.DHCPv4) client.Client {
 	for _, q := range Quirks {
 		if q.is(c, p) {
 			c.Quirk = q.Name
@@ -108,8 +103,8 @@ func (c Client) odd(p *dhcpv4.DHCPv4) Client {
 	return c
 }
 
-// suit makes an answer one that an odd client takes.
-func (c Client) suit(a, request *dhcpv4.DHCPv4) {
+// applyQuirk changes an answer as the quirk of its client requires.
+func applyQuirk(c client.Client, a, request *dhcpv4.DHCPv4) {
 	for _, q := range Quirks {
 		if q.Name == c.Quirk && q.answer != nil {
 			q.answer(a, request)

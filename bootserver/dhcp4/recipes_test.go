@@ -239,7 +239,7 @@ func testProxyBeside(t *testing.T, o other) {
 	if us, _ := byServer(askAs(t, "pc", "eth0", discover(t), ""), "10.99.0.1"); len(us) != 0 {
 		t.Error("a system that has nothing to do with us is answered")
 	}
-	if h := s.Heard(); len(h.Warnings) != 0 {
+	if h := s.Observations(); len(h.Warnings) != 0 {
 		t.Errorf("warnings %+v; want none in a network as it should be", h.Warnings)
 	}
 }
@@ -254,8 +254,8 @@ func TestRecipeStray60(t *testing.T) {
 	c := recipeConfig(t, "proxy")
 	c.Interfaces[0].Quiet = false
 	s := serve(t, c, remembers(), scripted{})
-	var h Heard
-	eventually(t, "our question to the network finds it", func() bool { h = s.Heard(); return len(h.Warnings) > 0 })
+	var h network.Observations
+	eventually(t, "our question to the network finds it", func() bool { h = s.Observations(); return len(h.Warnings) > 0 })
 	if w := h.Warnings[0].Text; len(h.Warnings) != 1 || !strings.Contains(w, "10.99.0.2 (MAC 52:54:00:12:00:01)") || !strings.Contains(w, "option 60") {
 		t.Errorf("warnings %+v; want one that names 10.99.0.2, its MAC and option 60", h.Warnings)
 	}
@@ -275,8 +275,8 @@ func TestForeignServer(t *testing.T) {
 	c := recipeConfig(t, "full")
 	c.Interfaces[0].Quiet = false
 	s := serve(t, c, remembers(), scripted{})
-	var h Heard
-	eventually(t, "it is found", func() bool { h = s.Heard(); return len(h.Warnings) > 0 })
+	var h network.Observations
+	eventually(t, "it is found", func() bool { h = s.Observations(); return len(h.Warnings) > 0 })
 	if w := h.Warnings[0].Text; !strings.Contains(w, "another DHCP server answers on this network: 10.99.0.2 (MAC 52:54:00:12:00:01)") {
 		t.Errorf("warning %q; want the server named", w)
 	}
@@ -294,18 +294,18 @@ func TestTwoIngots(t *testing.T) {
 	run(t, "ip", "link", "set", "eth2", "up")
 	one := serve(t, Config{Interfaces: []Interface{{Name: "eth1", Mode: Proxy}}}, remembers(), scripted{})
 	two := serveAs(t, "them", Config{Interfaces: []Interface{{Name: "eth2", Mode: Observe}}}, remembers(), scripted{})
-	eventually(t, "the observer hears the other", func() bool { return len(two.Heard().Warnings) > 0 })
-	if w := two.Heard().Warnings[0].Text; !strings.Contains(w, "a second ingot serves this network: 10.99.0.1 (MAC 02:00:00:00:00:01)") {
+	eventually(t, "the observer hears the other", func() bool { return len(two.Observations().Warnings) > 0 })
+	if w := two.Observations().Warnings[0].Text; !strings.Contains(w, "a second ingot serves this network: 10.99.0.1 (MAC 02:00:00:00:00:01)") {
 		t.Errorf("the observer says %q", w)
 	}
-	if h := one.Heard(); len(h.Warnings) != 0 {
+	if h := one.Observations(); len(h.Warnings) != 0 {
 		t.Errorf("the observer was heard: %+v", h.Warnings)
 	}
 	if err := two.Apply(Config{Interfaces: []Interface{{Name: "eth2", Mode: Proxy}}}, two.cards(t)); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "each hears the other", func() bool { return len(one.Heard().Warnings) > 0 })
-	if w := one.Heard().Warnings[0].Text; !strings.Contains(w, "a second ingot") || !strings.Contains(w, "10.99.0.3 (MAC 02:00:00:00:00:02)") {
+	eventually(t, "each hears the other", func() bool { return len(one.Observations().Warnings) > 0 })
+	if w := one.Observations().Warnings[0].Text; !strings.Contains(w, "a second ingot") || !strings.Contains(w, "10.99.0.3 (MAC 02:00:00:00:00:02)") {
 		t.Errorf("the first says %q", w)
 	}
 }
@@ -333,11 +333,11 @@ func TestRecipeObserve(t *testing.T) {
 	if len(us) != 0 || len(them) != 1 {
 		t.Fatalf("%d answers of the observer, %d of dnsmasq; want none and one", len(us), len(them))
 	}
-	var h Heard
+	var h network.Observations
 	eventually(t, "the machine is listed with dnsmasq's offer, and with what we would have", func() bool {
-		h = s.Heard()
-		return slices.ContainsFunc(h.Askers, func(a Asker) bool {
-			return a.MAC == "52:54:00:12:00:31" && a.Would == "snponly.efi by TFTP" && len(a.Answers) == 1 &&
+		h = s.Observations()
+		return slices.ContainsFunc(h.Clients, func(a network.ObservedClient) bool {
+			return a.MAC == "52:54:00:12:00:31" && a.WouldAnswer == "snponly.efi by TFTP" && len(a.Answers) == 1 &&
 				strings.HasPrefix(a.Answers[0], "OFFER from 10.99.0.2 (MAC 52:54:00:12:00:01) of 10.99.0.1")
 		})
 	})
@@ -360,7 +360,7 @@ func TestRecipeFull(t *testing.T) {
 		in(t, party, "udhcpc", "-f", "-i", "eth0", "-n", "-q", "-t", "5", "-T", "1", "-s", script)
 		says(t, out, "ip="+want, "router=10.99.0.254", "dns=10.99.0.53")
 	}
-	if w := s.Heard().Warnings; len(w) != 1 || !strings.Contains(w[0].Text, "10.99.0.100") || !strings.Contains(w[0].Text, "MAC 52:54:00:12:00:03") {
+	if w := s.Observations().Warnings; len(w) != 1 || !strings.Contains(w[0].Text, "10.99.0.100") || !strings.Contains(w[0].Text, "MAC 52:54:00:12:00:03") {
 		t.Errorf("warnings %+v; want one that names the squatter", w)
 	}
 }
@@ -408,7 +408,7 @@ func TestRecipeRelay(t *testing.T) {
 	before := s.Leases()[0].Expires
 	sendFrom68(t, "pc", p, "10.99.0.1:67")
 	eventually(t, "the lease is renewed", func() bool { return s.Leases()[0].Expires.After(before) })
-	if w := s.Heard().Warnings; len(w) != 0 {
+	if w := s.Observations().Warnings; len(w) != 0 {
 		t.Errorf("warnings %+v; want none", w)
 	}
 }
@@ -425,7 +425,7 @@ func TestProbeBehindRelay(t *testing.T) {
 	script, out := scriptOf(t)
 	in(t, "pc", "udhcpc", "-f", "-i", "eth0", "-n", "-q", "-t", "5", "-T", "2", "-s", script)
 	says(t, out, "ip=10.7.0.101")
-	if w := s.Heard().Warnings; len(w) != 1 || !strings.Contains(w[0].Text, "the address 10.7.0.100 of a pool is used by the host 10.7.0.100") {
+	if w := s.Observations().Warnings; len(w) != 1 || !strings.Contains(w[0].Text, "the address 10.7.0.100 of a pool is used by the host 10.7.0.100") {
 		t.Errorf("warnings %+v; want one that names the squatter", w)
 	}
 }
@@ -481,7 +481,7 @@ func TestTwoNetworks(t *testing.T) {
 	if len(got) != 1 || got[0].from.String() != "10.20.0.1:67" || got[0].ServerIdentifier().String() != "10.20.0.1" || address(got[0].YourIPAddr).IsValid() {
 		t.Errorf("the second network answers %v; want the proxy, from 10.20.0.1", got)
 	}
-	if w := s.Heard().Warnings; len(w) != 0 {
+	if w := s.Observations().Warnings; len(w) != 0 {
 		t.Errorf("warnings %+v; want none", w)
 	}
 }
@@ -510,7 +510,7 @@ func TestRecipeVLANs(t *testing.T) {
 	if len(got) != 1 || got[0].from.String() != "10.20.0.1:67" || got[0].ServerIdentifier().String() != "10.20.0.1" || address(got[0].YourIPAddr).IsValid() {
 		t.Errorf("VLAN 20 answers %v; want the proxy, from 10.20.0.1", got)
 	}
-	if w := s.Heard().Warnings; len(w) != 0 {
+	if w := s.Observations().Warnings; len(w) != 0 {
 		t.Errorf("warnings %+v; want none", w)
 	}
 }

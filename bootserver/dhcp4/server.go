@@ -14,6 +14,7 @@ import (
 	"github.com/insomniacslk/dhcp/dhcpv4"
 	"golang.org/x/sync/errgroup"
 
+	"ingot/bootserver/client"
 	"ingot/bootserver/fleet"
 	"ingot/bootserver/lease"
 	"ingot/bootserver/network"
@@ -25,28 +26,28 @@ type Server struct {
 	// tested. It is set before Serve.
 	Probe func(context.Context, Trial) (holder string, used bool)
 
-	id     string
-	store  lease.Store
-	booter Booter
-	log    *slog.Logger
-	now    func() time.Time
-	note   func(Note)
-	site   atomic.Pointer[site]
-	book   *lease.Book
-	watch  *Watch
-	trials trials
-	inside network.InFlight[packetKey]
-	jobs   chan job
+	id       string
+	store    lease.Store
+	booter   client.Booter
+	log      *slog.Logger
+	now      func() time.Time
+	note     func(client.Packet)
+	site     atomic.Pointer[site]
+	book     *lease.Book
+	observer *network.Observer
+	trials   trials
+	inside   network.InFlight[packetKey]
+	jobs     chan job
 }
 
 // Parts are what a Server is joined to.
 type Parts struct {
 	Store  lease.Store
-	Booter Booter
-	ID     string           // tells this server from others; empty: random
-	Log    *slog.Logger     // nil is quiet
-	Now    func() time.Time // nil means time.Now
-	Note   func(Note)       // told of packets that matter, and must not wait for anything; nil is fine
+	Booter client.Booter
+	ID     string              // tells this server from others; empty: random
+	Log    *slog.Logger        // nil is quiet
+	Now    func() time.Time    // nil means time.Now
+	Note   func(client.Packet) // told of packets that matter, and must not wait for anything; nil is fine
 }
 
 // New makes a server of a configuration and this host's interfaces, by name.
@@ -62,7 +63,7 @@ func New(c Config, cards map[string]network.Card, p Parts) (*Server, error) {
 		_, _ = rand.Read(b[:]) // never fails, see crypto/rand
 		p.ID = hex.EncodeToString(b[:])
 	}
-	s := &Server{id: p.ID, store: p.Store, booter: p.Booter, log: p.Log, now: p.Now, note: p.Note, watch: NewWatch(p.ID, p.Log), jobs: make(chan job)}
+	s := &Server{id: p.ID, store: p.Store, booter: p.Booter, log: p.Log, now: p.Now, note: p.Note, observer: network.NewObserver(p.Log), jobs: make(chan job)}
 	made, err := newSite(c, cards)
 	if err != nil {
 		return nil, err
@@ -91,7 +92,7 @@ func (s *Server) Apply(c Config, cards map[string]network.Card) error {
 func (s *Server) Leases() []fleet.Lease { return s.book.List() }
 
 // Heard returns who was heard on the networks.
-func (s *Server) Heard() Heard { return s.watch.Heard() }
+func (s *Server) Observations() network.Observations { return s.observer.Observations() }
 
 // Pools returns the pools of an interface's network.
 func (s *Server) Pools(iface string) []lease.Range {
@@ -141,7 +142,7 @@ func (s *Server) Serve(ctx context.Context, links ...*Link) error {
 		defer stop()
 		g.Go(func() error { return s.receive(ctx, l, l.dhcp, PortDHCP) })
 		if l.pxe != nil {
-			g.Go(func() error { return s.receive(ctx, l, l.pxe, PortPXE) })
+			g.Go(func() error { return s.receive(ctx, l, l.pxe, client.PortPXE) })
 		}
 		if l.raw != nil {
 			g.Go(func() error { return s.overhear(ctx, l) })
@@ -174,5 +175,5 @@ func (s *Server) handle(ctx context.Context, l *Link, p Packet) {
 // complain tells of a packet that could not be answered: each reason once an
 // hour, however many ask.
 func (s *Server) complain(p Packet, err error) {
-	s.watch.Warn(p.Interface, "err "+err.Error(), fmt.Sprintf("a client (%s) could not be answered: %v", p.Message.ClientHWAddr, err), s.now())
+	s.observer.Warn(p.Interface, "err "+err.Error(), fmt.Sprintf("a client (%s) could not be answered: %v", p.Message.ClientHWAddr, err), s.now())
 }

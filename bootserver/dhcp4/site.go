@@ -2,15 +2,13 @@ package dhcp4
 
 import (
 	"cmp"
-	"fmt"
 	"net"
 	"net/netip"
-	"slices"
 	"strings"
 
 	"github.com/insomniacslk/dhcp/dhcpv4"
 
-	"ingot"
+	"ingot/bootserver/client"
 	"ingot/bootserver/network"
 )
 
@@ -98,9 +96,9 @@ func readRelay(p *dhcpv4.DHCPv4) relayed {
 		v := b[2 : 2+int(b[1])]
 		switch b[0] {
 		case subCircuit:
-			r.circuit = Readable(v)
+			r.circuit = client.Readable(v)
 		case subRemote:
-			r.remote = Readable(v)
+			r.remote = client.Readable(v)
 		case subLink:
 			if r.relay.IsValid() {
 				r.link = four(v)
@@ -113,16 +111,6 @@ func readRelay(p *dhcpv4.DHCPv4) relayed {
 		b = b[2+int(b[1]):]
 	}
 	return r
-}
-
-// Readable shows bytes as text when they are text.
-func Readable(b []byte) string {
-	for _, c := range b {
-		if c < ' ' || c > '~' {
-			return fmt.Sprintf("0x%x", b[:min(len(b), 64)])
-		}
-	}
-	return string(b[:min(len(b), 128)])
 }
 
 // locate finds the client's network and the subnet to prefer there (RFC 2131
@@ -150,7 +138,7 @@ func (p *port) server(ip netip.Addr) netip.Addr {
 }
 
 // machine returns what is configured for a client.
-func (s *site) machine(c Client, name string) *Machine {
+func (s *site) machine(c client.Client, name string) *Machine {
 	for _, k := range []string{c.MAC, c.UUID, strings.ToLower(name)} {
 		if m := s.machines[k]; k != "" && m != nil {
 			return m
@@ -160,9 +148,9 @@ func (s *site) machine(c Client, name string) *Machine {
 }
 
 // options joins what a client is told.
-func (s *site) options(base Options, c Client, name, network string, m *Machine) Options {
+func (s *site) options(base Options, c client.Client, name, network string, m *Machine) Options {
 	for _, g := range s.Groups {
-		if g.Match.Fits(c, name, network) {
+		if g.Match.Matches(c, name, network) {
 			base = base.over(g.Options)
 		}
 	}
@@ -170,16 +158,4 @@ func (s *site) options(base Options, c Client, name, network string, m *Machine)
 		base = base.over(m.Options)
 	}
 	return base
-}
-
-// Fits reports whether it is for a client: with the name that operators gave
-// to its machine, in a network.
-func (m Match) Fits(c Client, name, network string) bool {
-	has := func(list []string, f func(string) bool) bool { return len(list) == 0 || slices.ContainsFunc(list, f) }
-	return has(m.Names, func(s string) bool { return name != "" && strings.EqualFold(s, name) }) &&
-		has(m.MACs, func(s string) bool { return strings.HasPrefix(c.MAC, canonicalMACPrefix(s)) }) &&
-		has(m.UUIDs, func(s string) bool { return c.UUID != "" && ingot.PlausibleUUID(s) == c.UUID }) &&
-		has(m.Classes, func(s string) bool { return strings.HasPrefix(c.Class, s) }) &&
-		has(m.Networks, func(s string) bool { return s == network }) &&
-		(len(m.Firmware) == 0 || slices.Contains(m.Firmware, c.Firmware))
 }

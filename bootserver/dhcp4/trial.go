@@ -137,7 +137,7 @@ func (t *talk) test(ctx context.Context, a lease.Ask, ip netip.Addr) (bool, erro
 	if !used {
 		return false, nil
 	}
-	t.watch.Warn(t.Interface, "used "+ip.String(), "the address "+ip.String()+" of a pool is used by "+holder+
+	t.observer.Warn(t.Interface, "used "+ip.String(), "the address "+ip.String()+" of a pool is used by "+holder+
 		", who did not get it from us; take it out of the pool, or reserve it", t.now)
 	if done, ok := t.book.Decline(a.Card, ip, t.now); ok {
 		return true, done()

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"ingot/bootserver/client"
 	"ingot/bootserver/lease"
 	"ingot/internal/wire"
 )
@@ -46,12 +47,12 @@ func addOurs(t testing.TB) {
 }
 
 // serve runs a server on the test's own cards.
-func serve(t testing.TB, c Config, store lease.Store, b Booter) *Server {
+func serve(t testing.TB, c Config, store lease.Store, b client.Booter) *Server {
 	t.Helper()
 	return serveAs(t, "us", c, store, b)
 }
 
-func serveAs(t testing.TB, id string, c Config, store lease.Store, b Booter) *Server {
+func serveAs(t testing.TB, id string, c Config, store lease.Store, b client.Booter) *Server {
 	t.Helper()
 	cards, err := Cards(c)
 	if err != nil {

@@ -12,7 +12,7 @@ import (
 	"github.com/insomniacslk/dhcp/iana"
 	"github.com/insomniacslk/dhcp/rfc1035label"
 
-	"ingot/bootserver/dhcp4"
+	"ingot/bootserver/client"
 	"ingot/bootserver/network"
 )
 
@@ -20,7 +20,7 @@ import (
 type Told struct {
 	Server netip.Addr // our address for it
 	Options
-	Boot  dhcp4.Boot
+	Boot  client.Boot
 	Proxy bool // another server tells it all but what to boot
 }
 
@@ -39,7 +39,7 @@ func Answer(m *dhcpv6.Message, t dhcpv6.MessageType, server []byte, c Client, n 
 	if !n.Proxy {
 		w.network(n)
 	}
-	if c.Kind != dhcp4.System {
+	if c.Kind != client.System {
 		w.boot(c, n)
 	}
 	w.fit()
@@ -114,7 +114,7 @@ func (w writer) boot(c Client, n Told) {
 	switch {
 	case c.HTTP: // else the answer is dropped (UEFI 2.10 section 24.7.3.1)
 		w.a.AddOption(vendorClass("HTTPClient"))
-	case n.Proxy && c.Kind == dhcp4.Firmware && !c.IPXE:
+	case n.Proxy && c.Kind == client.Firmware && !c.IPXE:
 		// By this UEFI tells an answer without an address that is meant for it from
 		// one that has none to give (edk2, PxeBcParseDhcp6Packet). With an address it
 		// would make UEFI ask once more, on port 4011.
@@ -191,7 +191,7 @@ func wrap(a dhcpv6.DHCPv6, chain []relay) dhcpv6.DHCPv6 {
 }
 
 // summary says in one line what an answer gives.
-func summary(ip netip.Addr, boot dhcp4.Boot) string {
+func summary(ip netip.Addr, boot client.Boot) string {
 	var parts []string
 	if ip.IsValid() {
 		parts = append(parts, ip.String())

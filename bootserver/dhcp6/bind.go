@@ -9,7 +9,7 @@ import (
 	"github.com/insomniacslk/dhcp/iana"
 
 	"ingot"
-	"ingot/bootserver/dhcp4"
+	"ingot/bootserver/client"
 	"ingot/bootserver/fleet"
 	"ingot/bootserver/lease"
 	"ingot/bootserver/network"
@@ -69,7 +69,7 @@ func (t *talk) each(f func(association) (dhcpv6.Option, error)) ([]dhcpv6.Option
 
 // ask is what the client needs of the book.
 func (t *talk) ask(ia association) lease.Ask {
-	a := lease.Ask{Card: t.card(), Known: t.known(), Siblings: t.who.MACs, Reset: t.client.Kind == dhcp4.Firmware}
+	a := lease.Ask{Card: t.card(), Known: t.known(), Siblings: t.who.MACs, Reset: t.client.Kind == client.Firmware}
 	if len(ia.addresses) > 0 {
 		a.Wish = ia.addresses[0]
 	}
@@ -99,7 +99,7 @@ func (t *talk) offer(ia association) (dhcpv6.Option, error) {
 
 // full tells a client that there is no address left, and the operator why.
 func (t *talk) full(ia association, why error) dhcpv6.Option {
-	t.watch.Warn(t.Interface, "full "+t.network.Name, why.Error(), t.now)
+	t.observer.Warn(t.Interface, "full "+t.network.Name, why.Error(), t.now)
 	return refused(ia.IaId, iana.StatusNoAddrsAvail, "every address is lent")
 }
 
@@ -128,7 +128,7 @@ func (t *talk) take(ia association, a lease.Ask, ip netip.Addr) (dhcpv6.Option, 
 	wanted := fleet.LeaseOf(a.Client, ip)
 	wanted.Expires, wanted.Port = t.now.Add(valid), t.switchPort()
 	if f := t.m.Options.FQDN(); f != nil && len(f.DomainName.Labels) > 0 {
-		wanted.Hostname = clip(dhcp4.Readable([]byte(f.DomainName.Labels[0])))
+		wanted.Hostname = client.Clip(client.Readable([]byte(f.DomainName.Labels[0])))
 	}
 	if a.Known {
 		if wanted.Machine = t.who.ID; wanted.Machine == "" {

@@ -18,7 +18,7 @@ import (
 	"github.com/insomniacslk/dhcp/iana"
 
 	"ingot"
-	"ingot/bootserver/dhcp4"
+	"ingot/bootserver/client"
 )
 
 var update = flag.Bool("update", false, "write the golden packets anew")
@@ -27,7 +27,7 @@ var update = flag.Bool("update", false, "write the golden packets anew")
 type row struct {
 	name   string
 	packet *dhcpv6.Message
-	kind   dhcp4.Kind
+	kind   client.Kind
 	fw     ingot.Firmware
 	ipxe   bool
 }
@@ -42,12 +42,12 @@ func rows() []row {
 	ipxe := message(dhcpv6.MessageTypeSolicit, network, append(arch(iana.EFI_X86_64, "PXEClient:Arch:00007:UNDI:003010"), na(), &dhcpv6.OptUserClass{UserClasses: [][]byte{[]byte("iPXE")}})...)
 	init := message(dhcpv6.MessageTypeInformationRequest, llOf(testMAC), &dhcpv6.OptUserClass{UserClasses: [][]byte{[]byte(InitClass)}}, wants(dhcpv6.OptionBootfileURL))
 	return []row{
-		{"v6-uefi", firmware(iana.EFI_X86_64, "PXEClient:Arch:00007:UNDI:003016"), dhcp4.Firmware, ingot.FirmwareUEFIx64, false},
-		{"v6-uefi-http", firmware(iana.EFI_X86_64_HTTP, "HTTPClient:Arch:00016:UNDI:003016"), dhcp4.Firmware, ingot.FirmwareUEFIx64HTTP, false},
-		{"v6-uefi-arm64", firmware(iana.EFI_ARM64, "PXEClient:Arch:00011:UNDI:003016"), dhcp4.Firmware, ingot.FirmwareUEFIarm64, false},
-		{"v6-ipxe", ipxe, dhcp4.Firmware, ingot.FirmwareUEFIx64, true},
-		{"v6-ingot-init", init, dhcp4.Init, ingot.FirmwareUnknown, false},
-		{"v6-system", message(dhcpv6.MessageTypeSolicit, llOf(testMAC), na(), wants(dhcpv6.OptionDNSRecursiveNameServer)), dhcp4.System, ingot.FirmwareUnknown, false},
+		{"v6-uefi", firmware(iana.EFI_X86_64, "PXEClient:Arch:00007:UNDI:003016"), client.Firmware, ingot.FirmwareUEFIx64, false},
+		{"v6-uefi-http", firmware(iana.EFI_X86_64_HTTP, "HTTPClient:Arch:00016:UNDI:003016"), client.Firmware, ingot.FirmwareUEFIx64HTTP, false},
+		{"v6-uefi-arm64", firmware(iana.EFI_ARM64, "PXEClient:Arch:00011:UNDI:003016"), client.Firmware, ingot.FirmwareUEFIarm64, false},
+		{"v6-ipxe", ipxe, client.Firmware, ingot.FirmwareUEFIx64, true},
+		{"v6-ingot-init", init, client.Init, ingot.FirmwareUnknown, false},
+		{"v6-system", message(dhcpv6.MessageTypeSolicit, llOf(testMAC), na(), wants(dhcpv6.OptionDNSRecursiveNameServer)), client.System, ingot.FirmwareUnknown, false},
 	}
 }
 
@@ -57,7 +57,7 @@ func TestParse(t *testing.T) {
 		if c.Kind != r.kind || c.Firmware != r.fw || c.IPXE != r.ipxe || c.MAC != testMAC.String() {
 			t.Errorf("%s: Parse = %+v; want kind %d, firmware %q, iPXE %v", r.name, c, r.kind, r.fw, r.ipxe)
 		}
-		if r.kind == dhcp4.Firmware && c.UUID != houseUUID {
+		if r.kind == client.Firmware && c.UUID != houseUUID {
 			t.Errorf("%s: UUID = %q; want it as Linux shows it", r.name, c.UUID)
 		}
 	}
@@ -162,7 +162,7 @@ func TestMusts(t *testing.T) {
 		for _, r := range rows() {
 			m := answerOf(t, s, multicast(r.packet, testMAC))
 			if m == nil {
-				if mode == Full || r.kind == dhcp4.Firmware && !r.ipxe {
+				if mode == Full || r.kind == client.Firmware && !r.ipxe {
 					t.Errorf("%s, %s: silence", mode, r.name)
 				}
 				continue
@@ -172,7 +172,7 @@ func TestMusts(t *testing.T) {
 			switch {
 			case mode == Boot && ip.IsValid():
 				t.Errorf("%s: an address is lent beside another server", r.name)
-			case r.kind == dhcp4.System && url != "":
+			case r.kind == client.System && url != "":
 				t.Errorf("%s, %s: a system is told to boot %q", mode, r.name, url)
 			case strings.HasSuffix(r.name, "http") && (class != "HTTPClient" || !strings.HasPrefix(url, "http://[fd00:99::1]/") || !strings.HasSuffix(url, "/uki.efi")):
 				t.Errorf("%s, %s: class %q, URL %q; want HTTPClient and the UKI's", mode, r.name, class, url)
@@ -196,9 +196,9 @@ func TestGroups(t *testing.T) {
 	c := testConfig()
 	c.DNS, c.Search, c.Extra = dns("fd00:99::53"), []string{"far.example"}, []Option{{Code: 223, Text: "all"}}
 	c.Groups = []Group{
-		{Name: "all uefi", Match: dhcp4.Match{Firmware: []ingot.Firmware{ingot.FirmwareUEFIx64}}, Options: Options{Loaders: []string{"ipxe.efi"}, DNS: dns("fd00:99::54"), Lease: 2 * time.Hour}},
-		{Name: "maker", Match: dhcp4.Match{MACs: []string{"52:54:00:12"}, Classes: []string{"PXEClient"}}, Options: Options{Loaders: []string{"snponly.efi"}, Extra: []Option{{Code: 223, Text: "maker"}}}},
-		{Name: "elsewhere", Match: dhcp4.Match{Networks: []string{"lab"}, Names: []string{"db1"}}, Options: Options{Search: []string{"db.example"}}},
+		{Name: "all uefi", Match: client.Match{Firmware: []ingot.Firmware{ingot.FirmwareUEFIx64}}, Options: Options{Loaders: []string{"ipxe.efi"}, DNS: dns("fd00:99::54"), Lease: 2 * time.Hour}},
+		{Name: "maker", Match: client.Match{MACs: []string{"52:54:00:12"}, Classes: []string{"PXEClient"}}, Options: Options{Loaders: []string{"snponly.efi"}, Extra: []Option{{Code: 223, Text: "maker"}}}},
+		{Name: "elsewhere", Match: client.Match{Networks: []string{"lab"}, Names: []string{"db1"}}, Options: Options{Search: []string{"db.example"}}},
 	}
 	c.Machines = []Machine{{MAC: cardMAC(2).String(), Options: Options{Loaders: []string{"own.efi"}, Params: []string{"quiet"}, DNS: []netip.Addr{}, Extra: []Option{{Code: 223, Text: "own"}}, Lease: 4 * time.Hour}}}
 	s := serverOf(t, c, remembers(), scripted{cardMAC(3).String(): {ID: "m-3", Name: "db1", Approved: true}}, &now)
@@ -282,7 +282,7 @@ func TestRelays(t *testing.T) {
 	if r, err := s.Handle(Packet{Interface: "eth0", Port: PortServer, From: netip.MustParseAddrPort("[fd00:99::fe]:547"), To: testServer, Message: unknown}); r != nil || err != nil {
 		t.Errorf("a relay of no network is answered: %v, %v", r, err)
 	}
-	if w := s.Heard().Warnings; len(w) != 1 || !strings.Contains(w[0].Text, "fd00:8::1") {
+	if w := s.Observations().Warnings; len(w) != 1 || !strings.Contains(w[0].Text, "fd00:8::1") {
 		t.Errorf("warnings %+v; want one that names the relay", w)
 	}
 }
@@ -294,7 +294,7 @@ func TestOtherServers(t *testing.T) {
 	s := newServer(t, remembers(), &now)
 	say(t, s, 1, asks(dhcpv6.MessageTypeSolicit, 1, na()))
 	say(t, s, 1, asks(dhcpv6.MessageTypeRequest, 1, raw(dhcpv6.OptionServerID, []byte{0, 3, 0, 1, 2, 0, 0, 0, 0, 9}), na("fd00:99::9")))
-	h := s.Heard()
+	h := s.Observations()
 	if len(h.Servers) != 1 || h.Servers[0].DUID != "00030001020000000009" || len(h.Warnings) != 1 {
 		t.Errorf("heard %+v; want the other server and a warning", h)
 	}
@@ -311,8 +311,8 @@ func TestObserve(t *testing.T) {
 		}
 	}
 	lendTo(t, s, 9)
-	a := s.Heard().Askers
-	if len(a) != 2 || len(b.leases) != 0 || !strings.Contains(a[0].Would, "fd00:99::100") {
+	a := s.Observations().Clients
+	if len(a) != 2 || len(b.leases) != 0 || !strings.Contains(a[0].WouldAnswer, "fd00:99::100") {
 		t.Errorf("heard %+v, lent %v; want two askers, and what they would get", a, b.leases)
 	}
 }

@@ -26,13 +26,13 @@ import (
 	"github.com/insomniacslk/dhcp/iana"
 
 	"ingot"
-	"ingot/bootserver/dhcp4"
+	"ingot/bootserver/client"
 )
 
 // Client is what a packet tells of its sender. Its MAC is empty when nothing
 // tells it.
 type Client struct {
-	dhcp4.Client
+	client.Client
 	DUID []byte
 }
 
@@ -42,7 +42,7 @@ const intel = 343
 
 // InitClass is the user class (option 15) of ingot-init, which asks for the URL
 // of its boot with everything that it sends.
-const InitClass = dhcp4.InitClass
+const InitClass = client.InitClass
 
 // relay is one relay's Relay-forward, the outermost first.
 type relay = *dhcpv6.RelayMessage
@@ -78,11 +78,11 @@ func Parse(m *dhcpv6.Message, chain []relay, from netip.Addr) Client {
 	c.UUID = uuid(c.DUID, c.Class != "" && !c.IPXE)
 	switch {
 	case says(m, InitClass):
-		c.Kind = dhcp4.Init
+		c.Kind = client.Init
 	case c.HTTP || c.IPXE || strings.HasPrefix(c.Class, "PXEClient"):
 		// A loader says nothing of its features here, as it does over IPv4: whether
 		// it is ours is told by what it was just given.
-		c.Kind = dhcp4.Firmware
+		c.Kind = client.Firmware
 		if c.IPXE && c.Firmware == ingot.FirmwareUnknown {
 			c.Firmware = ingot.FirmwareBIOS
 		}
@@ -93,12 +93,9 @@ func Parse(m *dhcpv6.Message, chain []relay, from netip.Addr) Client {
 
 // odd corrects what firmware says of itself: HTTP boot that announces PXE's
 // architecture (quirk "http-as-pxe" of package dhcp4).
-func (c Client) odd() dhcp4.Client {
-	switch {
-	case c.HTTP && c.Firmware == ingot.FirmwareUEFIx64:
-		c.Firmware, c.Quirk = ingot.FirmwareUEFIx64HTTP, "http-as-pxe"
-	case c.HTTP && c.Firmware == ingot.FirmwareUEFIarm64:
-		c.Firmware, c.Quirk = ingot.FirmwareUEFIarm64HTTP, "http-as-pxe"
+func (c Client) odd() client.Client {
+	if f := client.HTTPFirmware(c.Firmware); c.HTTP && f != c.Firmware {
+		c.Firmware, c.Quirk = f, "http-as-pxe"
 	}
 	return c.Client
 }
@@ -153,7 +150,7 @@ func eui64(a netip.Addr) net.HardwareAddr {
 func class(m *dhcpv6.Message) string {
 	for _, v := range m.Options.VendorClasses() {
 		if v.EnterpriseNumber == intel && len(v.Data) > 0 {
-			return clip(string(bytes.TrimRight(v.Data[0], "\x00")))
+			return client.Clip(string(bytes.TrimRight(v.Data[0], "\x00")))
 		}
 	}
 	return ""
@@ -173,7 +170,7 @@ func says(m *dhcpv6.Message, class string) bool {
 // option 93.
 func firmware(m *dhcpv6.Message) ingot.Firmware {
 	for _, a := range m.Options.ArchTypes() {
-		if f := dhcp4.FirmwareOf(a); f != ingot.FirmwareUnknown {
+		if f := client.FirmwareOf(uint16(a)); f != ingot.FirmwareUnknown {
 			return f
 		}
 	}
@@ -189,7 +186,5 @@ func uuid(duid []byte, smbios bool) string {
 	if len(duid) != 18 || duid[0] != 0 || duid[1] != duidUUID {
 		return ""
 	}
-	return ingot.PlausibleUUID(dhcp4.UUIDText([16]byte(duid[2:]), smbios))
+	return ingot.PlausibleUUID(client.UUIDText([16]byte(duid[2:]), smbios))
 }
-
-func clip(s string) string { return s[:min(len(s), 64)] }

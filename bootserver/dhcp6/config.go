@@ -8,7 +8,7 @@ import (
 	"slices"
 	"time"
 
-	"ingot/bootserver/dhcp4"
+	"ingot/bootserver/client"
 	"ingot/bootserver/lease"
 	"ingot/bootserver/network"
 )
@@ -77,8 +77,8 @@ type Subnet struct {
 
 // Group gives options to all clients that it matches.
 type Group struct {
-	Name    string      `yaml:"name" json:"name"`
-	Match   dhcp4.Match `yaml:"match" json:"match"` // its classes are of option 16
+	Name    string       `yaml:"name" json:"name"`
+	Match   client.Match `yaml:"match" json:"match"` // its classes are of option 16
 	Options `yaml:",inline"`
 }
 
@@ -137,7 +137,7 @@ func (o Options) over(n Options) Options {
 	return o
 }
 
-func (o Options) lease() time.Duration { return cmp.Or(o.Lease, dhcp4.DefaultLease) }
+func (o Options) lease() time.Duration { return cmp.Or(o.Lease, network.DefaultLease) }
 
 // owned are the options that the protocol itself decides about.
 var owned = map[uint16]string{1: "the client's", 2: "the server's", 3: "the client's address", 4: "an address", 5: "an address", 6: "the client's", 7: "preference",
@@ -158,7 +158,7 @@ func (c *Config) Check() error {
 	checkOptions(&f, "dhcp6", c.Options)
 	for i, g := range c.Groups {
 		where := fmt.Sprintf("groups[%d] %q", i, g.Name)
-		for _, what := range g.Match.Faults(s.Networks.Names()) {
+		for _, what := range g.Match.Check(s.Networks.Names()) {
 			f.Add(where, "%s", what)
 		}
 		checkOptions(&f, where, g.Options)

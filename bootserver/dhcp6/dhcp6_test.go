@@ -16,7 +16,7 @@ import (
 	"github.com/insomniacslk/dhcp/dhcpv6"
 	"github.com/insomniacslk/dhcp/iana"
 
-	"ingot/bootserver/dhcp4"
+	"ingot/bootserver/client"
 	"ingot/bootserver/fleet"
 	"ingot/bootserver/lease"
 	"ingot/bootserver/network"
@@ -122,31 +122,31 @@ func (fullDisk) PutLease(fleet.Lease) func() error {
 }
 
 // scripted is a fleet that knows who it is told to know, by MAC or UUID.
-type scripted map[string]dhcp4.Who
+type scripted map[string]client.Identity
 
-func (s scripted) Who(mac, uuid string) dhcp4.Who {
+func (s scripted) Lookup(mac, uuid string) client.Identity {
 	if w, ok := s[mac]; ok {
 		return w
 	}
 	return s[uuid]
 }
 
-func (scripted) Seen(c dhcp4.Sighting) (dhcp4.Boot, error) {
+func (scripted) Observe(c client.Sighting) (client.Boot, error) {
 	base := "http://[" + c.Server.String() + "]/b/0123456789abcdef0123456789abcdef/"
 	switch {
-	case c.Kind == dhcp4.Init:
-		return dhcp4.Boot{URL: base}, nil
+	case c.Kind == client.Init:
+		return client.Boot{URL: base}, nil
 	case c.IPXE:
-		return dhcp4.Boot{URL: base + "script"}, nil
+		return client.Boot{URL: base + "script"}, nil
 	case len(c.Loaders) == 0:
-		return dhcp4.Boot{}, nil
+		return client.Boot{}, nil
 	case c.HTTP:
-		return dhcp4.Boot{URL: base + strings.Repeat("9f", 32) + "/uki.efi"}, nil
+		return client.Boot{URL: base + strings.Repeat("9f", 32) + "/uki.efi"}, nil
 	}
-	return dhcp4.Boot{Loader: c.Loaders[0], Size: 284672}, nil
+	return client.Boot{Loader: c.Loaders[0], Size: 284672}, nil
 }
 
-func (s scripted) Would(c dhcp4.Sighting) (dhcp4.Boot, error) { return s.Seen(c) }
+func (s scripted) WouldAnswer(c client.Sighting) (client.Boot, error) { return s.Observe(c) }
 
 var testCards = map[string]network.Card{"eth0": {Index: 2, MAC: net.HardwareAddr{2, 0, 0, 0, 0, 1}, Prefixes: []netip.Prefix{netip.MustParsePrefix("fd00:99::1/64")}}}
 
@@ -155,7 +155,7 @@ func testConfig() Config {
 		Networks: []Network{{Name: "lab", Interface: "eth0", Subnets: []Subnet{{Prefix: netip.MustParsePrefix("fd00:99::/64"), Pools: []lease.Range{testRange}}}}}}
 }
 
-func serverOf(t testing.TB, c Config, b lease.Store, fleet dhcp4.Booter, now *time.Time) *Server {
+func serverOf(t testing.TB, c Config, b lease.Store, fleet client.Booter, now *time.Time) *Server {
 	t.Helper()
 	s, err := New(c, testCards, Parts{Store: b, Booter: fleet, ID: [16]byte(serverDUID[2:]), Now: func() time.Time { return *now }})
 	if err != nil {

@@ -9,7 +9,7 @@ import (
 	"github.com/insomniacslk/dhcp/dhcpv6"
 	"github.com/insomniacslk/dhcp/iana"
 
-	"ingot/bootserver/dhcp4"
+	"ingot/bootserver/client"
 	"ingot/bootserver/fleet"
 	"ingot/bootserver/lease"
 	"ingot/bootserver/network"
@@ -19,7 +19,7 @@ import (
 const (
 	PortServer = dhcpv6.DefaultServerPort
 	PortClient = dhcpv6.DefaultClientPort
-	PortPXE    = dhcp4.PortPXE
+	PortPXE    = client.PortPXE
 )
 
 // Packet is a message as it arrived.
@@ -39,7 +39,7 @@ type Reply struct {
 	Port      uint16
 	To        netip.AddrPort
 	Message   dhcpv6.DHCPv6
-	note      *dhcp4.Note // when it has left; may be nil
+	note      *client.Packet // when it has left; may be nil
 }
 
 // talk is one packet with all that is known of it.
@@ -51,7 +51,7 @@ type talk struct {
 	site    *site
 	port    *port
 	client  Client
-	who     dhcp4.Who
+	who     client.Identity
 	machine *Machine // as configured
 	network *network.Network[Options]
 	subnet  *network.Subnet[Options] // to prefer; may be nil
@@ -96,19 +96,19 @@ func (s *Server) listen(p Packet) (*talk, bool) {
 	if len(t.client.DUID) > 130 || len(t.client.DUID) < 3 && t.m.MessageType != dhcpv6.MessageTypeInformationRequest {
 		return nil, false
 	}
-	t.who = s.booter.Who(t.client.MAC, t.client.UUID)
+	t.who = s.booter.Lookup(t.client.MAC, t.client.UUID)
 	if t.client.UUID == "" {
 		t.client.UUID = t.who.UUID
 	}
 	t.network, t.subnet = t.site.locate(t.port, t.chain)
 	t.machine = t.site.machine(t.client, t.who.Name)
-	t.watch.Asked(t.asker(), t.client.Kind != dhcp4.System, t.now)
+	t.observer.AddClient(t.observed(), t.client.Kind != client.System, t.now)
 	t.elsewhere()
 	if t.ours = t.port.server(t.subnet); t.port.Owns(p.To) {
 		t.ours = p.To
 	}
 	if unknown := linkOf(t.chain); t.network == nil && unknown.IsValid() && t.port.Mode == Full {
-		t.watch.Warn(t.Interface, "unknown-relay "+unknown.String(), "a relay of no network that is configured asks: "+unknown.String()+
+		t.observer.Warn(t.Interface, "unknown-relay "+unknown.String(), "a relay of no network that is configured asks: "+unknown.String()+
 			"; add its subnet to dhcp6.networks, or its address to a network's relays", t.now)
 	}
 	return t, true
@@ -123,13 +123,13 @@ func (t *talk) peer() netip.Addr {
 	return t.From.Addr().WithZone("")
 }
 
-func (t *talk) asker() dhcp4.Asker {
-	a := dhcp4.Asker{Interface: t.Interface, MAC: t.client.key(), UUID: t.client.UUID, Class: t.client.Class, Firmware: t.client.Firmware, Quirk: t.client.Quirk, Port: t.switchPort()}
+func (t *talk) observed() network.ObservedClient {
+	a := network.ObservedClient{Interface: t.Interface, MAC: t.client.key(), UUID: t.client.UUID, Class: t.client.Class, Firmware: t.client.Firmware, Quirk: t.client.Quirk, Port: t.switchPort()}
 	if len(a.MAC) > 64 {
 		a.MAC = a.MAC[:64]
 	}
 	if f := t.m.Options.FQDN(); f != nil && len(f.DomainName.Labels) > 0 {
-		a.Hostname = clip(dhcp4.Readable([]byte(f.DomainName.Labels[0])))
+		a.Hostname = client.Clip(client.Readable([]byte(f.DomainName.Labels[0])))
 	}
 	return a
 }
@@ -142,9 +142,9 @@ func (t *talk) switchPort() fleet.SwitchPort {
 	}
 	r := t.chain[len(t.chain)-1]
 	var p fleet.SwitchPort
-	p.Circuit = dhcp4.Readable(r.Options.InterfaceID())
+	p.Circuit = client.Readable(r.Options.InterfaceID())
 	if id := r.Options.RemoteID(); id != nil {
-		p.Remote = dhcp4.Readable(id.RemoteID)
+		p.Remote = client.Readable(id.RemoteID)
 	}
 	if p.Circuit+p.Remote == "" {
 		return fleet.SwitchPort{}
@@ -219,10 +219,10 @@ func (t *talk) elsewhere() {
 	}
 	id := t.m.GetOneOption(dhcpv6.OptionServerID).ToBytes()
 	duid := hex.EncodeToString(id[:min(len(id), 32)])
-	t.watch.Server(dhcp4.Foreign{Interface: t.Interface, DUID: duid}, t.now)
+	t.observer.AddServer(network.ObservedServer{Interface: t.Interface, DUID: duid}, t.now)
 	t.chosen(id)
 	if t.port.Mode == Full && t.network != nil {
-		t.watch.Warn(t.Interface, "foreign6 "+duid, "another DHCPv6 server (DUID "+duid+") lends addresses on this network; stop it, or serve in mode boot beside it", t.now)
+		t.observer.Warn(t.Interface, "foreign6 "+duid, "another DHCPv6 server (DUID "+duid+") lends addresses on this network; stop it, or serve in mode boot beside it", t.now)
 	}
 }
 
@@ -311,7 +311,7 @@ func (t *talk) release(c lease.Card, ip netip.Addr) (func() error, bool) {
 func (t *talk) decline(c lease.Card, ip netip.Addr) (func() error, bool) {
 	wait, ok := t.book.Decline(c, ip, t.now)
 	if ok {
-		t.watch.Warn(t.Interface, "used "+ip.String(), "the address "+ip.String()+", that we lent to "+t.client.key()+
+		t.observer.Warn(t.Interface, "used "+ip.String(), "the address "+ip.String()+", that we lent to "+t.client.key()+
 			", is used by somebody else; find the machine, or take the address out of the pool", t.now)
 		t.tell(t.packet(t.m.MessageType, fleet.Packet{Address: ip, Refused: "somebody else uses it"}))
 	}
@@ -333,14 +333,14 @@ func (t *talk) inform() (*dhcpv6.Message, error) {
 // whichever Advertise comes first, so that one is never sent to it: it is
 // answered where router advertisements make it ask for information alone.
 func (t *talk) boots() (*dhcpv6.Message, error) {
-	if t.port.Known && !t.known() || t.client.Kind == dhcp4.System {
+	if t.port.Known && !t.known() || t.client.Kind == client.System {
 		return nil, nil
 	}
 	named, us := t.names()
 	kind := dhcpv6.MessageTypeReply
 	var list []dhcpv6.Option
 	switch {
-	case t.m.MessageType == dhcpv6.MessageTypeSolicit && t.client.Kind == dhcp4.Firmware && !t.client.IPXE && !named:
+	case t.m.MessageType == dhcpv6.MessageTypeSolicit && t.client.Kind == client.Firmware && !t.client.IPXE && !named:
 		kind = dhcpv6.MessageTypeAdvertise
 		for _, ia := range associations(t.m) {
 			list = append(list, refused(ia.IaId, iana.StatusNoAddrsAvail, "another server lends addresses here"))
@@ -352,7 +352,7 @@ func (t *talk) boots() (*dhcpv6.Message, error) {
 		return nil, nil
 	}
 	boot, err := t.seen(t.own())
-	if err != nil || boot == (dhcp4.Boot{}) {
+	if err != nil || boot == (client.Boot{}) {
 		return nil, err
 	}
 	n := t.told(t.gets)
@@ -381,20 +381,20 @@ func (t *talk) observe() {
 			would = err.Error()
 		}
 	}
-	if t.client.Kind != dhcp4.System && t.client.MAC != "" {
-		boot, err := t.booter.Would(t.sighting(ip))
+	if t.client.Kind != client.System && t.client.MAC != "" {
+		boot, err := t.booter.WouldAnswer(t.sighting(ip))
 		if err != nil {
 			would = err.Error()
-		} else if would = summary(ip, boot); boot == (dhcp4.Boot{}) {
+		} else if would = summary(ip, boot); boot == (client.Boot{}) {
 			would = "nothing to boot: no loader for its firmware"
 		}
 	} else if would == "" {
-		would = summary(ip, dhcp4.Boot{})
+		would = summary(ip, client.Boot{})
 	}
 	if would == "" {
 		would = "nothing: no network is configured for it"
 	}
-	t.watch.Would(t.Interface, t.asker().MAC, would)
+	t.observer.SetWouldAnswer(t.Interface, t.observed().MAC, would)
 }
 
 // told joins what the client is told.
@@ -413,31 +413,31 @@ func (t *talk) told(ip netip.Addr) Told {
 }
 
 // seen asks what the client boots.
-func (t *talk) seen(ip netip.Addr) (dhcp4.Boot, error) {
-	if t.client.Kind == dhcp4.System {
-		return dhcp4.Boot{}, nil
+func (t *talk) seen(ip netip.Addr) (client.Boot, error) {
+	if t.client.Kind == client.System {
+		return client.Boot{}, nil
 	}
 	s := t.sighting(ip)
 	if s.MAC == "" {
-		t.watch.Warn(t.Interface, "no-mac "+t.switchPort().String(), "a machine ("+t.asker().MAC+") asks what to boot and nothing tells its MAC address; let the relay send it (option 79, RFC 6939)", t.now)
-		return dhcp4.Boot{}, nil
+		t.observer.Warn(t.Interface, "no-mac "+t.switchPort().String(), "a machine ("+t.observed().MAC+") asks what to boot and nothing tells its MAC address; let the relay send it (option 79, RFC 6939)", t.now)
+		return client.Boot{}, nil
 	}
-	return t.booter.Seen(s)
+	return t.booter.Observe(s)
 }
 
-func (t *talk) sighting(ip netip.Addr) dhcp4.Sighting {
+func (t *talk) sighting(ip netip.Addr) client.Sighting {
 	c := t.client.Client
 	if c.MAC == "" && len(t.who.MACs) > 0 { // its UUID told which machine it is
 		c.MAC = t.who.MACs[0]
 	}
 	loaders := t.told(ip).Loaders
 	if loaders == nil {
-		loaders = dhcp4.Loaders[c.Firmware]
+		loaders = client.DefaultLoaders[c.Firmware]
 	}
-	if c.Kind == dhcp4.Init {
+	if c.Kind == client.Init {
 		loaders = nil
 	}
-	return dhcp4.Sighting{Client: c, Address: ip, Server: t.ours, Port: t.switchPort(), Loaders: loaders, Asks: t.m.MessageType == dhcpv6.MessageTypeSolicit}
+	return client.Sighting{Client: c, Address: ip, Server: t.ours, Port: t.switchPort(), Loaders: loaders, Begins: t.m.MessageType == dhcpv6.MessageTypeSolicit}
 }
 
 // reply says how an answer leaves: to the client's link-local address, or to the

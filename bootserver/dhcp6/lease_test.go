@@ -11,7 +11,7 @@ import (
 	"github.com/insomniacslk/dhcp/iana"
 	"pgregory.net/rapid"
 
-	"ingot/bootserver/dhcp4"
+	"ingot/bootserver/client"
 	"ingot/bootserver/fleet"
 	"ingot/bootserver/lease"
 )
@@ -139,7 +139,7 @@ func (h *house) boot() {
 		Pools: []lease.Range{{First: netip.MustParseAddr("fd00:98::10"), Last: netip.MustParseAddr("fd00:98::12")}}})
 	c.Interfaces[0].RapidCommit = true
 	c.Machines = []Machine{{MAC: cardMAC(1).String(), Address: netip.MustParseAddr("fd00:99::50")}, {MAC: cardMAC(2).String(), Address: netip.MustParseAddr("fd00:98::50")}}
-	h.server = serverOf(h.real, c, h.store, scripted{cardMAC(3).String(): dhcp4.Who{ID: "m-3", Approved: true}}, &h.now)
+	h.server = serverOf(h.real, c, h.store, scripted{cardMAC(3).String(): client.Identity{ID: "m-3", Approved: true}}, &h.now)
 	h.store.dies = false
 }
 
@@ -252,7 +252,7 @@ func TestStarvation(t *testing.T) {
 	c.Networks[0].Subnets[0].Pools = []lease.Range{{First: netip.MustParseAddr("fd00:99::1000"), Last: netip.MustParseAddr("fd00:99::13ff")}}
 	known := scripted{}
 	for i := range byte(40) {
-		known[cardMAC(i).String()] = dhcp4.Who{ID: "m", Approved: true}
+		known[cardMAC(i).String()] = client.Identity{ID: "m", Approved: true}
 	}
 	s := serverOf(t, c, remembers(), known, &now)
 	before := map[byte]netip.Addr{}
@@ -289,7 +289,7 @@ func TestStarvation(t *testing.T) {
 	if n := s.book.Size(); n > 1024 {
 		t.Errorf("%d addresses are remembered", n)
 	}
-	if h := s.Heard(); len(h.Askers) > 4096 || len(h.Warnings) > 256 {
-		t.Errorf("%d askers and %d warnings are remembered", len(h.Askers), len(h.Warnings))
+	if h := s.Observations(); len(h.Clients) > 4096 || len(h.Warnings) > 256 {
+		t.Errorf("%d askers and %d warnings are remembered", len(h.Clients), len(h.Warnings))
 	}
 }

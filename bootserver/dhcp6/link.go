@@ -10,7 +10,7 @@ import (
 	"github.com/insomniacslk/dhcp/dhcpv6"
 	"golang.org/x/net/ipv6"
 
-	"ingot/bootserver/dhcp4"
+	"ingot/bootserver/client"
 	"ingot/bootserver/network"
 )
 
@@ -86,7 +86,7 @@ const maxPacket = 4096
 func (s *Server) receive(ctx context.Context, l *Link, c *ipv6.PacketConn, port uint16) error {
 	room := network.Room(maxPacket, ipv6.NewControlMessage(ipv6.FlagDst))
 	take := func(m ipv6.Message) { s.admit(ctx, l, m, port) }
-	if err := network.Receive(ctx, c, room, take, func() { s.watch.Down(l.name, s.now()) }); err != nil {
+	if err := network.Receive(ctx, c, room, take, func() { s.observer.WarnDown(l.name, s.now()) }); err != nil {
 		return fmt.Errorf("receiving DHCPv6 on %s: %w", l.name, err)
 	}
 	return nil
@@ -124,12 +124,12 @@ func (s *Server) admit(ctx context.Context, l *Link, m ipv6.Message, port uint16
 
 // familiar reports whether a packet is of a machine that we know.
 func (s *Server) familiar(c Client) bool {
-	return s.site.Load().machine(c, "") != nil || c.MAC+c.UUID != "" && s.booter.Who(c.MAC, c.UUID).Approved
+	return s.site.Load().machine(c, "") != nil || c.MAC+c.UUID != "" && s.booter.Lookup(c.MAC, c.UUID).Approved
 }
 
 func (l *Link) send(r *Reply) error {
 	c := l.server
-	if r.Port == dhcp4.PortPXE && l.pxe != nil {
+	if r.Port == client.PortPXE && l.pxe != nil {
 		c = l.pxe
 	}
 	cm := &ipv6.ControlMessage{IfIndex: l.index}

@@ -7,29 +7,29 @@ import (
 	"github.com/insomniacslk/dhcp/dhcpv6"
 	"github.com/insomniacslk/dhcp/iana"
 
-	"ingot/bootserver/dhcp4"
+	"ingot/bootserver/client"
 	"ingot/bootserver/fleet"
 )
 
 // tell passes a note on.
-func (s *Server) tell(n dhcp4.Note) {
+func (s *Server) tell(n client.Packet) {
 	if s.note != nil {
 		s.note(n)
 	}
 }
 
 // packet is a note of the client's, with what is known of every packet.
-func (t *talk) packet(kind dhcpv6.MessageType, p fleet.Packet) dhcp4.Note {
+func (t *talk) packet(kind dhcpv6.MessageType, p fleet.Packet) client.Packet {
 	p.At = t.now
 	if p.Kind = kind.String(); p.Other != nil {
 		p.Kind = ""
 	}
-	return dhcp4.Note{Packet: p, MAC: t.client.MAC, UUID: t.client.UUID}
+	return client.Packet{Packet: p, MAC: t.client.MAC, UUID: t.client.UUID}
 }
 
 // noteOf is what there is to note of our answer, nil for nothing: that an
 // address is given or refused, or beside another server what to boot.
-func (t *talk) noteOf(a *dhcpv6.Message) *dhcp4.Note {
+func (t *talk) noteOf(a *dhcpv6.Message) *client.Packet {
 	p := fleet.Packet{Address: t.gets}
 	switch {
 	case t.port.Mode == Boot:
@@ -86,7 +86,7 @@ func (t *talk) chosen(id []byte) {
 	if list := associations(t.m); len(list) > 0 && len(list[0].addresses) > 0 {
 		o.Given = list[0].addresses[0]
 	}
-	t.watch.Other(t.Interface, t.asker().MAC, o)
+	t.observer.AddOther(t.Interface, t.observed().MAC, o)
 	if !o.Expected {
 		t.tell(t.packet(t.m.MessageType, fleet.Packet{Other: &o}))
 	}
@@ -96,7 +96,7 @@ func (t *talk) chosen(id []byte) {
 func (s *Server) Others(macs []string) (list []fleet.Other) {
 	for iface := range s.site.Load().ports {
 		for _, mac := range macs {
-			list = append(list, s.watch.Others(iface, mac)...)
+			list = append(list, s.observer.Others(iface, mac)...)
 		}
 	}
 	return list

@@ -9,7 +9,7 @@ import (
 	"github.com/insomniacslk/dhcp/dhcpv6"
 	"github.com/insomniacslk/dhcp/iana"
 
-	"ingot/bootserver/dhcp4"
+	"ingot/bootserver/client"
 	"ingot/bootserver/lease"
 )
 
@@ -17,7 +17,7 @@ import (
 func noting(t *testing.T, c Config, b lease.Store, now *time.Time) (says func(m *dhcpv6.Message, card byte, unsent error) string, s *Server) {
 	t.Helper()
 	var list []string
-	s, err := New(c, testCards, Parts{Store: b, Booter: scripted{}, ID: [16]byte(serverDUID[2:]), Now: func() time.Time { return *now }, Note: func(n dhcp4.Note) {
+	s, err := New(c, testCards, Parts{Store: b, Booter: scripted{}, ID: [16]byte(serverDUID[2:]), Now: func() time.Time { return *now }, Note: func(n client.Packet) {
 		text, bad := n.Words()
 		list = append(list, n.MAC[len("52:54:00:12:00:"):]+map[bool]string{true: " ! ", false: " "}[bad]+text)
 	}})

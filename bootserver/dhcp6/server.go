@@ -10,7 +10,7 @@ import (
 	"github.com/insomniacslk/dhcp/dhcpv6"
 	"golang.org/x/sync/errgroup"
 
-	"ingot/bootserver/dhcp4"
+	"ingot/bootserver/client"
 	"ingot/bootserver/fleet"
 	"ingot/bootserver/lease"
 	"ingot/bootserver/network"
@@ -18,25 +18,25 @@ import (
 
 // Server answers DHCPv6 on the interfaces of a Config.
 type Server struct {
-	duid   []byte
-	booter dhcp4.Booter
-	log    *slog.Logger
-	now    func() time.Time
-	note   func(dhcp4.Note)
-	site   atomic.Pointer[site]
-	book   *lease.Book
-	watch  *dhcp4.Watch
-	inside network.InFlight[packetKey]
+	duid     []byte
+	booter   client.Booter
+	log      *slog.Logger
+	now      func() time.Time
+	note     func(client.Packet)
+	site     atomic.Pointer[site]
+	book     *lease.Book
+	observer *network.Observer
+	inside   network.InFlight[packetKey]
 }
 
 // Parts are what a Server is joined to.
 type Parts struct {
 	Store  lease.Store
-	Booter dhcp4.Booter
-	ID     [16]byte         // stays the same as long as the leases do; the server's DUID is made of it
-	Log    *slog.Logger     // nil is quiet
-	Now    func() time.Time // nil means time.Now
-	Note   func(dhcp4.Note) // told of packets that matter, and must not wait for anything; nil is fine
+	Booter client.Booter
+	ID     [16]byte            // stays the same as long as the leases do; the server's DUID is made of it
+	Log    *slog.Logger        // nil is quiet
+	Now    func() time.Time    // nil means time.Now
+	Note   func(client.Packet) // told of packets that matter, and must not wait for anything; nil is fine
 }
 
 // New makes a server of a configuration and this host's interfaces, by name.
@@ -49,7 +49,7 @@ func New(c Config, cards map[string]network.Card, p Parts) (*Server, error) {
 	}
 	p.ID[6], p.ID[8] = p.ID[6]&0x0f|0x40, p.ID[8]&0x3f|0x80 // a random UUID (RFC 9562 section 5.4)
 	s := &Server{duid: append([]byte{0, duidUUID}, p.ID[:]...), booter: p.Booter, log: p.Log, now: p.Now, note: p.Note}
-	s.watch = dhcp4.NewWatch("", p.Log)
+	s.observer = network.NewObserver(p.Log)
 	made, err := newSite(c, cards)
 	if err != nil {
 		return nil, err
@@ -78,7 +78,7 @@ func (s *Server) Apply(c Config, cards map[string]network.Card) error {
 func (s *Server) Leases() []fleet.Lease { return s.book.List() }
 
 // Heard returns who was heard on the networks.
-func (s *Server) Heard() dhcp4.Heard { return s.watch.Heard() }
+func (s *Server) Observations() network.Observations { return s.observer.Observations() }
 
 // Pools returns the pools of an interface's network.
 func (s *Server) Pools(iface string) []lease.Range {
@@ -115,7 +115,7 @@ func (s *Server) handle(ctx context.Context, l *Link, p Packet) {
 	a, err := s.Handle(p)
 	if err != nil {
 		// Each reason once an hour, however many ask.
-		s.watch.Warn(p.Interface, "err "+err.Error(), fmt.Sprintf("a client (%s) could not be answered: %v", p.From.Addr(), err), s.now())
+		s.observer.Warn(p.Interface, "err "+err.Error(), fmt.Sprintf("a client (%s) could not be answered: %v", p.From.Addr(), err), s.now())
 		s.unanswered(p, err)
 		return
 	}

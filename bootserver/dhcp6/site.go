@@ -121,7 +121,7 @@ func (s *site) machine(c Client, name string) *Machine {
 // options joins what a client is told.
 func (s *site) options(base Options, c Client, name, network string, m *Machine) Options {
 	for _, g := range s.Groups {
-		if g.Match.Fits(c.Client, name, network) {
+		if g.Match.Matches(c.Client, name, network) {
 			base = base.over(g.Options)
 		}
 	}

@@ -11,7 +11,7 @@ import (
 	"testing"
 	"time"
 
-	"ingot/bootserver/dhcp4"
+	"ingot/bootserver/client"
 	"ingot/bootserver/lease"
 	"ingot/internal/wire"
 )
@@ -50,7 +50,7 @@ func wireConfig() Config {
 }
 
 // serve runs a server on the test's own cards.
-func serve(t *testing.T, c Config, store lease.Store, b dhcp4.Booter) *Server {
+func serve(t *testing.T, c Config, store lease.Store, b client.Booter) *Server {
 	t.Helper()
 	cards, err := Cards(c)
 	if err != nil {

@@ -10,6 +10,7 @@ package network
 import (
 	"net/netip"
 	"slices"
+	"time"
 
 	"ingot/bootserver/lease"
 )
@@ -104,3 +105,6 @@ func (l List[O]) Layout() lease.Layout {
 	}
 	return made
 }
+
+// DefaultLease is the lease time when the configuration names none.
+const DefaultLease = 12 * time.Hour

@@ -20,7 +20,6 @@ import (
 
 	"ingot/bootserver/access"
 	"ingot/bootserver/api"
-	"ingot/bootserver/dhcp4"
 	"ingot/bootserver/fleet"
 	"ingot/internal/harmless"
 )
@@ -84,7 +83,7 @@ func (spiteful) Credentials() []access.Credential {
 	return []access.Credential{filled[access.Credential]()}
 }
 func (spiteful) Network() api.Network {
-	return api.Network{Heard: filled[dhcp4.Heard](), Leases: []fleet.Lease{filled[fleet.Lease]()}}
+	return filled[api.Network]()
 }
 func (spiteful) Audit(uint64, bool, int) ([]access.Change, error) {
 	return []access.Change{filled[access.Change]()}, nil

@@ -56,7 +56,7 @@ func networkTables(w io.Writer, n api.Network, now time.Time) {
 		t.Flush()
 	}
 	fmt.Fprintln(w)
-	if len(n.Askers) == 0 {
+	if len(n.Clients) == 0 {
 		fmt.Fprintln(w, "nobody has asked yet")
 		return
 	}
@@ -67,12 +67,12 @@ func networkTables(w io.Writer, n api.Network, now time.Time) {
 		}
 	}
 	show.Row(t, "CLIENT", "INTERFACE", "FIRMWARE", "CLASS", "NAME", "LENT", "OTHERS SAID", "WE WOULD", "LAST")
-	for _, c := range n.Askers {
+	for _, c := range n.Clients {
 		lent, said := strings.Join(leases[c.MAC], " "), ""
 		if len(c.Answers) > 0 {
 			said = c.Answers[len(c.Answers)-1]
 		}
-		show.Row(t, c.MAC, c.Interface, show.Dash(string(c.Firmware)), show.Dash(c.Class), show.Dash(c.Hostname), show.Dash(lent), show.Dash(said), show.Dash(c.Would), show.Ago(c.Last, now))
+		show.Row(t, c.MAC, c.Interface, show.Dash(string(c.Firmware)), show.Dash(c.Class), show.Dash(c.Hostname), show.Dash(lent), show.Dash(said), show.Dash(c.WouldAnswer), show.Ago(c.Last, now))
 	}
 	t.Flush()
 }

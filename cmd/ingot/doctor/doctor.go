@@ -204,10 +204,10 @@ func listenForOthers(ctx context.Context, interfaces []dhcp4.Interface) (list []
 		}
 		offer, err := c.DiscoverOffer(ctx, dhcpv4.WithOption(dhcpv4.OptClassIdentifier("PXEClient:Arch:00007:UNDI:003016")))
 		c.Close()
-		var servers []dhcp4.Foreign
+		var servers []api.NetworkServer
 		if err == nil {
 			at, _ := netip.AddrFromSlice(offer.ServerIdentifier().To4())
-			servers = append(servers, dhcp4.Foreign{Interface: i.Name, Address: at, MAC: "not seen"})
+			servers = append(servers, api.NetworkServer{Interface: i.Name, Address: at, MAC: "not seen"})
 		}
 		list = append(list, examineForeign([]dhcp4.Interface{i}, servers)...)
 	}

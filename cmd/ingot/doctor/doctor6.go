@@ -23,7 +23,6 @@ import (
 
 	"ingot/bootserver/api"
 	"ingot/bootserver/config"
-	"ingot/bootserver/dhcp4"
 	"ingot/bootserver/dhcp6"
 )
 
@@ -139,7 +138,7 @@ func listenForRouters(ctx context.Context, name string) (heard []router, err err
 }
 
 // listenForOthers6 asks a network who answers DHCPv6 there, and takes nothing.
-func listenForOthers6(name string) (heard []dhcp4.Foreign, err error) {
+func listenForOthers6(name string) (heard []api.NetworkServer, err error) {
 	card, err := net.InterfaceByName(name)
 	if err != nil {
 		return nil, err
@@ -170,7 +169,7 @@ func listenForOthers6(name string) (heard []dhcp4.Foreign, err error) {
 				continue
 			}
 			at := from.(*net.UDPAddr).AddrPort().Addr().WithZone("")
-			heard = append(heard, dhcp4.Foreign{Interface: name, From: at, DUID: hex.EncodeToString(m.Options.ServerID().ToBytes())})
+			heard = append(heard, api.NetworkServer{Interface: name, From: at, DUID: hex.EncodeToString(m.Options.ServerID().ToBytes())})
 		}
 	}
 	return heard, nil

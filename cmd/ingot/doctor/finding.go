@@ -14,6 +14,8 @@ import (
 	"strings"
 	"time"
 
+	"ingot/bootserver/api"
+	"ingot/bootserver/client"
 	"ingot/bootserver/config"
 	"ingot/bootserver/dhcp4"
 	"ingot/bootserver/dhcp6"
@@ -109,10 +111,10 @@ func portsOf(c config.Config) (list []port) {
 		list = append(list, port{"udp", dhcp6.PortServer, "DHCPv6", true}, port{"udp", 69, "TFTP", true}, port{"tcp", httpPort(c), "HTTP", true})
 	}
 	if slices.ContainsFunc(c.DHCP6.Interfaces, func(i dhcp6.Interface) bool { return i.Mode == dhcp6.Boot }) {
-		list = append(list, port{"udp", dhcp6.PortPXE, "boot beside DHCPv6", true})
+		list = append(list, port{"udp", client.PortPXE, "boot beside DHCPv6", true})
 	}
 	if slices.ContainsFunc(c.DHCP.Interfaces, func(i dhcp4.Interface) bool { return i.Mode == dhcp4.Proxy }) {
-		list = append(list, port{"udp", dhcp4.PortPXE, "proxy DHCP", false})
+		list = append(list, port{"udp", client.PortPXE, "proxy DHCP", false})
 	}
 	for _, at := range append(slices.Clone(c.API.Listen), c.API.Metrics) {
 		if _, p, err := net.SplitHostPort(at); err == nil {
@@ -144,7 +146,7 @@ func examinePort(p port, holder, pid string) Finding {
 }
 
 // examineForeign judges the DHCP servers that were heard beside ours.
-func examineForeign(interfaces []dhcp4.Interface, servers []dhcp4.Foreign) (list []Finding) {
+func examineForeign(interfaces []dhcp4.Interface, servers []api.NetworkServer) (list []Finding) {
 	for _, i := range interfaces {
 		check, heard := "DHCP servers "+i.Name, []string{}
 		for _, s := range servers {

@@ -7,7 +7,7 @@ import (
 	"slices"
 	"strings"
 
-	"ingot/bootserver/dhcp4"
+	"ingot/bootserver/api"
 	"ingot/bootserver/dhcp6"
 )
 
@@ -132,7 +132,7 @@ func examineRouters(i dhcp6.Interface, own []netip.Addr, heard []router) Finding
 }
 
 // examineForeign6 judges the DHCPv6 servers that were heard beside ours.
-func examineForeign6(interfaces []dhcp6.Interface, servers []dhcp4.Foreign) (list []Finding) {
+func examineForeign6(interfaces []dhcp6.Interface, servers []api.NetworkServer) (list []Finding) {
 	for _, i := range interfaces {
 		check, heard := "DHCPv6 servers "+i.Name, []string{}
 		for _, s := range servers {

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"ingot/bootserver/api"
 	"ingot/bootserver/config"
 	"ingot/bootserver/dhcp4"
 	"ingot/bootserver/dhcp6"
@@ -27,7 +28,7 @@ func TestFindings6(t *testing.T) {
 		return []router{r}
 	}
 	own := []netip.Addr{global.Addr()}
-	foreign := []dhcp4.Foreign{{Interface: "eth1", DUID: "0001", From: netip.MustParseAddr("fe80::3")}}
+	foreign := []api.NetworkServer{{Interface: "eth1", DUID: "0001", From: netip.MustParseAddr("fe80::3")}}
 	both := config.Config{DHCP: dhcp4.Config{Interfaces: []dhcp4.Interface{{Name: "eth1"}}}, DHCP6: dhcp6.Config{Interfaces: []dhcp6.Interface{boot}}}
 	ports := portsOf(both)
 	drop := "table inet filter {\n chain input {\n  type filter hook input priority filter; policy drop;\n  udp dport { 67, 69 } accept\n  tcp dport 80 accept\n }\n}\n"
@@ -55,7 +56,7 @@ func TestFindings6(t *testing.T) {
 		{"a router of another prefix", []Finding{examineRouters(full, own, of(true, true, "fd00:98::/64"))}, Warning, "none is of our address fd00:99::1"},
 		{"two routers", []Finding{examineRouters(full, own, append(of(false, false, "fd00:98::/64"), of(true, false, "fd00:99::/64")...))}, OK, ""},
 		{"another server", examineForeign6([]dhcp6.Interface{full}, foreign), Error, "fe80::3 (DUID 0001)"},
-		{"a server of IPv4", examineForeign6([]dhcp6.Interface{full}, []dhcp4.Foreign{{Interface: "eth1", Address: netip.MustParseAddr("10.99.0.3")}}), OK, "no other"},
+		{"a server of IPv4", examineForeign6([]dhcp6.Interface{full}, []api.NetworkServer{{Interface: "eth1", Address: netip.MustParseAddr("10.99.0.3")}}), OK, "no other"},
 		{"a server of IPv6 is none of IPv4", examineForeign(both.DHCP.Interfaces, foreign), OK, "no other"},
 		{"beside a server", examineForeign6([]dhcp6.Interface{boot}, foreign), OK, "DUID 0001"},
 		{"beside none", examineForeign6([]dhcp6.Interface{boot}, nil), Warning, "gives no addresses"},

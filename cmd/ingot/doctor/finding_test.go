@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"ingot/bootserver/api"
 	"ingot/bootserver/config"
 	"ingot/bootserver/dhcp4"
 )
@@ -21,7 +22,7 @@ func TestFindings(t *testing.T) {
 	with := func(f func(*card)) card { c := good; f(&c); return c }
 	networks := []dhcp4.Network{{Name: "rack", Interface: "eth1"}}
 	networks[0].MTU = 9000
-	foreign := []dhcp4.Foreign{{Interface: "eth1", Address: netip.MustParseAddr("10.99.0.3"), MAC: "52:54:00:00:00:03"}}
+	foreign := []api.NetworkServer{{Interface: "eth1", Address: netip.MustParseAddr("10.99.0.3"), MAC: "52:54:00:00:00:03"}}
 	ports := portsOf(config.Config{DHCP: dhcp4.Config{Interfaces: []dhcp4.Interface{full}}})
 	drop := "table inet filter {\n chain input {\n  type filter hook input priority filter; policy drop;\n  %s\n }\n}\n"
 	rules := func(r string) string { return strings.Replace(drop, "%s", r, 1) }

@@ -1,0 +1,62 @@
+package api
+
+import (
+	"net/netip"
+	"time"
+
+	"ingot"
+	"ingot/bootserver/fleet"
+)
+
+// Network is what the server observed on the networks that it serves, and the
+// leases.
+type Network struct {
+	Clients  []NetworkClient  `json:"askers"`
+	Servers  []NetworkServer  `json:"servers"`
+	Warnings []NetworkWarning `json:"warnings"`
+	Leases   []fleet.Lease    `json:"leases"`
+}
+
+// NetworkClient is a client that sent DHCP packets.
+type NetworkClient struct {
+	Interface   string           `json:"interface"`
+	MAC         string           `json:"mac"` // of a DHCPv6 client whose card is not known: "duid:" and the DUID
+	UUID        string           `json:"uuid,omitempty"`
+	Class       string           `json:"class,omitempty"` // option 60 of DHCP, option 16 of DHCPv6
+	Firmware    ingot.Firmware   `json:"firmware,omitempty"`
+	Hostname    string           `json:"hostname,omitempty"`
+	Quirk       string           `json:"quirk,omitempty"`
+	Port        fleet.SwitchPort `json:"port,omitzero"`
+	Answers     []string         `json:"answers,omitempty"` // what other servers answered it, as text
+	Others      []fleet.Other    `json:"others,omitempty"`  // the same, one for each server and kind of message
+	WouldAnswer string           `json:"would,omitempty"`   // what this server would have answered, in observe mode
+	First       time.Time        `json:"first"`
+	Last        time.Time        `json:"last"`
+	Packets     int              `json:"packets"`
+}
+
+// NetworkServer is another DHCP server.
+type NetworkServer struct {
+	Interface string     `json:"interface"`
+	Address   netip.Addr `json:"address"` // its server identifier (option 54)
+	From      netip.Addr `json:"from"`    // source address of its packet
+	MAC       string     `json:"mac"`
+	Proxy     bool       `json:"proxy,omitempty"` // it gives no address
+	Class     string     `json:"class,omitempty"` // option 60 in its answers
+	File      string     `json:"file,omitempty"`  // boot file that it names
+	Next      netip.Addr `json:"next,omitzero"`   // server of that file
+	Ingot     string     `json:"ingot,omitempty"` // identity of another ingot
+	DUID      string     `json:"duid,omitempty"`  // of a DHCPv6 server, hexadecimal; then a client named it, and nothing else is known
+	First     time.Time  `json:"first"`
+	Last      time.Time  `json:"last"`
+	Packets   int        `json:"packets"`
+}
+
+// NetworkWarning is a problem of a network that an operator should know.
+type NetworkWarning struct {
+	Interface string    `json:"interface"`
+	Text      string    `json:"text"`
+	First     time.Time `json:"first"`
+	Last      time.Time `json:"last"`
+	Times     int       `json:"times"`
+}
