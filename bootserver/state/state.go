@@ -36,6 +36,15 @@ var (
 	ErrRestoring = errors.New("another backup is just being restored")
 	// ErrBackups is returned while MaxBackups backups are being read.
 	ErrBackups = fmt.Errorf("%d backups are being read already", MaxBackups)
+	// ErrTooLarge is returned for a transaction above MaxRecords or MaxBytes.
+	ErrTooLarge = errors.New("the transaction is too large")
+	// ErrBeingRemoved is returned for a transaction that gives a machine an image of which
+	// a removal is pending.
+	ErrBeingRemoved = errors.New("the image is being removed")
+	// ErrChanged is returned by ReplaceMachines if a machine is not as it was read.
+	ErrChanged = errors.New("a machine has changed meanwhile")
+	// ErrSchema is returned by Open and Restore for a state that a newer program wrote.
+	ErrSchema = errors.New("the state was written by a newer version of ingot")
 	// ErrPlace is returned by ParsePlace for a text that Place.String did not write.
 	ErrPlace = errors.New("invalid position in the list of boots")
 )
@@ -61,6 +70,13 @@ const (
 	MaxConsole         = 64 << 10 // bytes of one boot
 	ConsoleHead        = 24 << 10 // of them, bytes of its beginning
 	ConsolesPerMachine = 4        // boots of one machine
+)
+
+// Bounds of one transaction. Each backend enforces them, so that a transaction that works
+// on one works on all: etcd, for one, allows 128 comparisons, 128 writes and 1.5 MiB.
+const (
+	MaxRecords = 100     // read, and as many written; entries of indexes and Changes are none
+	MaxBytes   = 1 << 20 // of what it writes
 )
 
 // MaxBackups is the number of backups that can be read at the same time.
@@ -107,6 +123,16 @@ type Decisions interface {
 	// Identity is a secret that was made with the state; the keys of machines are derived
 	// from it. A restore brings that of the backup.
 	Identity() []byte
+	// OpenBoots returns the boots that have not ended, sorted by start.
+	OpenBoots() []fleet.Boot
+	// Granted returns the machines with a grant that no boot has used.
+	Granted() []fleet.Machine
+	// Removals returns the pending removals of images, the oldest first.
+	Removals() []Removal
+	// ReplaceMachines stores machines and Changes, of which there may be any number: all
+	// or nothing. A machine that is not as the list says it was before is ErrChanged, and
+	// nothing is stored. It returns when that is durable.
+	ReplaceMachines(list []Replacement, changes []fleet.Change) error
 	// Counts returns how much there is.
 	Counts() Counts
 }
@@ -121,7 +147,11 @@ type Observations interface {
 	// BootsBefore returns the newest boots that began before a place, as Boots does.
 	BootsBefore(machine ingot.MachineID, before Place, limit int) ([]fleet.Boot, error)
 
-	// Ledger returns entries in their order, and the last sequence number there is.
+	// Changes returns Changes in their order, and the last sequence number there is.
+	Changes(q Query) (list []fleet.Change, last uint64, err error)
+	// Append adds Changes to the ledger that belong to no decision.
+	Append(list ...fleet.Change) error
+	// Ledger is Changes as entries.
 	Ledger(q Query) (list []fleet.Entry, last uint64, err error)
 	// LedgerName returns the name of this ledger, which changes with a restore, and the
 	// last sequence number that a backup brought.
@@ -162,8 +192,8 @@ type Keeper interface {
 type Tx interface {
 	// Machine returns one machine.
 	Machine(id ingot.MachineID) (fleet.Machine, bool)
-	// Machines returns all machines, the longest known first.
-	Machines() []fleet.Machine
+	// MachineNamed returns the machine that an operator gave a name.
+	MachineNamed(name string) (fleet.Machine, bool)
 	// Find returns the machine that a sighting is of, or a question for an operator, see
 	// fleet.Identify.
 	Find(sight fleet.Sighting) (fleet.Machine, *fleet.Question, bool)
@@ -173,25 +203,30 @@ type Tx interface {
 	WithCard(mac string) int
 	// Pending is the number of machines that wait for an operator.
 	Pending() int
-	// Granted returns the machines with a grant that no boot has used.
-	Granted() []fleet.Machine
 	// Boot returns one boot.
 	Boot(id ingot.BootID) (fleet.Boot, bool)
-	// OpenBoots returns the boots that have not ended.
-	OpenBoots() []fleet.Boot
-	// LatestBoots returns the latest boot of each machine, and some older ones.
-	LatestBoots() []fleet.Boot
-	// Credentials returns all tokens and client certificates, the oldest first.
-	Credentials() []access.Credential
+	// Credential returns the record of a token or client certificate.
+	Credential(id string) (access.Credential, bool)
+	// CredentialsNamed returns those with a name, which are several when some are over.
+	CredentialsNamed(name string) []access.Credential
+	// CredentialCount is the number of tokens and client certificates.
+	CredentialCount() int
+	// ImageUse reports whether a machine needs an image, see fleet.Uses, and names one and
+	// the reason.
+	ImageUse(image ingot.Digest) (why string, used bool)
+	// Removal returns the pending removal of an image.
+	Removal(image ingot.Digest) (Removal, bool)
 
-	// PutMachine stores a machine.
-	PutMachine(m fleet.Machine)
-	// DropMachine removes a machine and its boots. The caller records why.
+	// StoreMachine stores a machine. It is ErrBeingRemoved, as the result of the
+	// transaction, if the machine is assigned an image that is being removed.
+	StoreMachine(m fleet.Machine)
+	// DropMachine removes a machine and its past: boots, consoles, facts. It counts as one
+	// record.
 	DropMachine(id ingot.MachineID) error
-	// PutBoot stores a boot. Of a machine's boots the oldest are removed.
-	PutBoot(b fleet.Boot)
+	// StoreBoot stores a boot. Of a machine's boots the oldest are removed.
+	StoreBoot(b fleet.Boot)
 	// MoveBoots gives the boots of one machine to another. They take their places among
-	// those that are there by when they started.
+	// those that are there by when they started. It counts as one record.
 	MoveBoots(from, to ingot.MachineID) error
 	// PutLease stores the lease of an address.
 	PutLease(l fleet.Lease)
@@ -199,19 +234,56 @@ type Tx interface {
 	PutCredential(c access.Credential)
 	// DropCredential removes one.
 	DropCredential(id string)
+	// PutRemoval stores a pending removal.
+	PutRemoval(r Removal)
+	// DropRemoval removes one.
+	DropRemoval(image ingot.Digest)
 	// KeepFacts stores what was reported at a boot, and returns the boot with where that
 	// is found.
 	KeepFacts(b fleet.Boot, f ingot.Facts) (fleet.Boot, error)
 	// AddConsole appends to the console of a boot.
 	AddConsole(id ingot.BootID, text string)
-	// Note appends to the ledger. A transaction that fails takes no sequence numbers.
+	// Record appends Changes to the ledger, in the transaction that makes them: one is
+	// never stored without the other. It sets their sequence numbers. A transaction that
+	// fails takes none.
+	Record(list ...fleet.Change)
+
+	olderTx
+}
+
+// olderTx goes when nothing uses it: reads of the whole fleet, entries that are not typed,
+// Changes that are found by comparing records.
+type olderTx interface {
+	Machines() []fleet.Machine
+	Granted() []fleet.Machine
+	OpenBoots() []fleet.Boot
+	LatestBoots() []fleet.Boot
+	Credentials() []access.Credential
+	// PutMachine is StoreMachine and Record of fleet.MachineChanges.
+	PutMachine(m fleet.Machine)
+	// PutBoot is StoreBoot and Record of fleet.BootChanges.
+	PutBoot(b fleet.Boot)
 	Note(list ...fleet.Entry)
-	// Audit adds a change to the audit log.
 	Audit(c access.Change)
 }
 
-// Query selects entries of the ledger.
+// Replacement is a machine before and after a large change. Before is nil for a new one.
+type Replacement struct {
+	Before *fleet.Machine
+	After  fleet.Machine
+}
+
+// Removal is an image that is being removed from the image store. As long as the record
+// exists, no machine can be given the image.
+type Removal struct {
+	Image ingot.Digest
+	Since time.Time
+	By    fleet.Actor
+}
+
+// Query selects Changes of the ledger.
 type Query struct {
+	Audit    bool              // operators' actions (fleet.KindAction); else all others
 	Machine  ingot.MachineID   // empty: of all
 	Machines []ingot.MachineID // of any of these besides
 	After    uint64            // only later ones; 0 with Newest: the end

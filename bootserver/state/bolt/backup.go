@@ -15,6 +15,7 @@ import (
 
 	"ingot/bootserver/fleet"
 	"ingot/bootserver/state"
+	"ingot/bootserver/state/record"
 )
 
 // file is the state's file in its folder.
@@ -42,17 +43,24 @@ func openFile(path string, o *bbolt.Options) (db *bbolt.DB, err error) {
 // Verify reads every record of the file and returns what is wrong with it.
 // Changes go on meanwhile.
 func (s *Store) Verify() error {
-	return guarded(func() error { return s.view(func(tx *bbolt.Tx) error { return walk(tx, nil) }) })
+	return guarded(func() error { return s.read(func(tx *bbolt.Tx) error { return walk(tx, nil) }) })
 }
 
 // walk reads every record, and hands it to put, when that is not nil.
 func walk(from *bbolt.Tx, put func(bucket, key, value []byte) error) error {
+	if _, err := schemaOf(from); err != nil {
+		return err
+	}
 	for _, name := range [][]byte{bucketMachines, bucketBoots, bucketLeases, bucketMeta} {
 		if from.Bucket(name) == nil {
 			return fmt.Errorf("%w: it holds no %s; is it a backup of ingot?", state.ErrDamaged, name)
 		}
 	}
-	err := firstOf(each(from, bucketMachines, func(fleet.Machine) {}), each(from, bucketBoots, func(fleet.Boot) {}), each(from, bucketLeases, func(fleet.Lease) {}))
+	err := firstOf(
+		each(from, bucketMachines, record.DecodeMachine, func(fleet.Machine) {}),
+		each(from, bucketBoots, record.DecodeBoot, func(fleet.Boot) {}),
+		each(from, bucketLeases, record.DecodeLease, func(fleet.Lease) {}),
+	)
 	if err != nil {
 		return fmt.Errorf("%w: %w", state.ErrDamaged, err)
 	}
@@ -107,7 +115,7 @@ func (s *Store) Restore(r io.Reader, now time.Time) (kept string, err error) {
 	}
 	s.swap.Lock()
 	defer s.swap.Unlock()
-	defer s.tell() // who waits for entries waits for those of another ledger now
+	defer s.wakeReaders() // who waits for entries waits for those of another ledger now
 	if err := errors.Join(carryAccess(s.db, incoming), renameLedger(incoming, now)); err != nil {
 		return "", fmt.Errorf("restoring the state: %w", err)
 	}
@@ -135,7 +143,7 @@ func keep(path string, now time.Time) (name string, err error) {
 }
 
 func (s *Store) reopen(path string) error {
-	db, err := openFile(path, &bbolt.Options{Timeout: 2 * time.Second, FreelistType: bbolt.FreelistMapType})
+	db, err := openFile(path, options())
 	if err != nil {
 		return fmt.Errorf("opening the state: %w", err)
 	}
@@ -157,13 +165,16 @@ func receive(path string, r io.Reader) error {
 		return fmt.Errorf("receiving the backup: %w", err)
 	}
 	_ = os.Remove(path) // of an attempt before
-	to, err := openFile(path, &bbolt.Options{Timeout: 2 * time.Second, FreelistType: bbolt.FreelistMapType})
+	to, err := openFile(path, options())
 	if err != nil {
 		return fmt.Errorf("copying the backup: %w", err)
 	}
 	c := copier{to: to}
 	err = readFile(raw, func(tx *bbolt.Tx) error { return walk(tx, c.put) })
-	return errors.Join(err, c.flush(), to.Close())
+	if err = errors.Join(err, c.flush()); err == nil {
+		err = guarded(func() error { return migrate(to, false) })
+	}
+	return errors.Join(err, to.Close())
 }
 
 // copier puts records into a file, some thousands at a time: memory does not

@@ -3,44 +3,42 @@
 // was acknowledged. Changes that wait at the same time share one write to the disk (group
 // commit), so that a thousand machines do not wait for a thousand of them.
 //
-// Machines and their latest boots are also kept in memory, as values; readers get copies.
-// Leases are kept in memory by package lease. Older boots, the ledger and consoles are in
-// the file alone, so that memory grows with the number of machines only.
+// Decisions are also kept in memory (package view), except leases, which package lease
+// keeps. Older boots, the ledger and consoles are in the file alone, so that memory grows
+// with the number of machines only.
+//
+// The file has a schema version (record.Schema). One of an older schema is converted when
+// it is opened, and kept beside; one of a newer schema is refused.
 package bolt
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/binary"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
-	"slices"
-	"strconv"
-	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"go.etcd.io/bbolt"
 	berrors "go.etcd.io/bbolt/errors"
-	"golang.org/x/sys/unix"
 
 	"ingot"
 	"ingot/bootserver/access"
 	"ingot/bootserver/fleet"
 	"ingot/bootserver/state"
+	"ingot/bootserver/state/record"
+	"ingot/bootserver/state/view"
 )
 
-// Store is the memory of one server.
+// Store is a state in a file.
 type Store struct {
-	Now func() time.Time // for the ledger; time.Now
+	Now func() time.Time // for Changes that are derived; time.Now
 
 	restoring sync.Mutex   // held while a backup comes in
 	copying   sync.Mutex   // held while the file is copied for a backup; taken before mu and swap
@@ -52,39 +50,35 @@ type Store struct {
 
 	identity atomic.Pointer[[]byte] // read while mu is held, and while it is not
 
-	mu       sync.RWMutex
-	machines map[ingot.MachineID]fleet.Machine
-	boots    map[ingot.BootID]fleet.Boot
-	index    index
-	seq      uint64        // of the ledger's last entry
-	stored   uint64        // of the last one that is on the disk
-	ledger   ledgerName    // changes with a restore
-	news     chan struct{} // closed when there are more, and made anew
-	pieces   uint64        // of consoles, since the start
+	mu     sync.RWMutex
+	view   *view.View
+	stored uint64        // the last Change that is on the disk
+	ledger ledgerName    // changes with a restore
+	news   chan struct{} // closed when there are more Changes, and made anew
 
-	credentials map[string]access.Credential // by id
-	audited     uint64                       // sequence number of the last change in the audit log
-	keepAudit   uint64                       // state.MaxAudit, but for tests
-	ended       map[ingot.Outcome]uint64     // boots that ended since the state was opened
+	keepAudit int // state.MaxAudit, but for tests
+	audited   int // actions in the file; only the committer uses it, and load
 }
 
+var _ state.Store = (*Store)(nil)
+
 var (
-	bucketMachines = []byte("machines")
-	bucketBoots    = []byte("boots")
-	bucketLeases   = []byte("leases")
-	bucketMeta     = []byte("meta")
-	bucketHistory  = []byte("history")
-	bucketRecent   = []byte("recent")
-	bucketLedger   = []byte("ledger")
-	bucketConsole  = []byte("console")
-	bucketFacts    = []byte("facts")
+	bucketMachines    = []byte(view.Machines)
+	bucketBoots       = []byte(view.Boots)
+	bucketLeases      = []byte(view.Leases)
+	bucketLedger      = []byte(view.Ledger)
+	bucketConsole     = []byte(view.Consoles)
+	bucketFacts       = []byte(view.Facts)
+	bucketCredentials = []byte(view.Credentials)
+	bucketAudit       = []byte(view.Audit)
+	bucketRemovals    = []byte(view.Removals)
+	bucketMeta        = []byte("meta")
+	bucketHistory     = []byte("history")
+	bucketRecent      = []byte("recent")
 )
 
-var buckets = [][]byte{bucketMachines, bucketBoots, bucketLeases, bucketMeta, bucketHistory, bucketRecent, bucketLedger, bucketConsole, bucketFacts, bucketCredentials, bucketAudit}
-
-// lockFile says which process has the lock, where that answers, and the lock's
-// own inode: in a copy of the folder, the rest is not true.
-const lockFile = "lock"
+var buckets = [][]byte{bucketMachines, bucketBoots, bucketLeases, bucketMeta, bucketHistory, bucketRecent, bucketLedger, bucketConsole,
+	bucketFacts, bucketCredentials, bucketAudit, bucketRemovals}
 
 // Open opens the state in dir, making it when it is missing, and takes its
 // lock. A second server gets state.ErrLocked with the process id of the first.
@@ -98,7 +92,7 @@ func Open(_ context.Context, dir string) (*Store, error) {
 	}
 	sweep(dir)
 	path := filepath.Join(dir, file)
-	db, err := openFile(path, &bbolt.Options{Timeout: 2 * time.Second, FreelistType: bbolt.FreelistMapType})
+	db, err := openFile(path, options())
 	if err != nil {
 		lock.Close()
 		if errors.Is(err, berrors.ErrTimeout) {
@@ -106,59 +100,16 @@ func Open(_ context.Context, dir string) (*Store, error) {
 		}
 		return nil, fmt.Errorf("opening state %q: %w", path, err)
 	}
-	s := &Store{Now: time.Now, db: db, lock: lock, news: make(chan struct{}), keepAudit: state.MaxAudit, ended: map[ingot.Outcome]uint64{}}
-	if err := guarded(s.load); err != nil {
+	s := &Store{Now: time.Now, db: db, lock: lock, news: make(chan struct{}), keepAudit: state.MaxAudit}
+	if err := guarded(func() error { return firstOf(migrate(db, true), s.load()) }); err != nil {
 		return nil, errors.Join(fmt.Errorf("reading state %q: %w", path, err), db.Close(), lock.Close())
 	}
 	s.log.start(s)
 	return s, nil
 }
 
-var _ state.Store = (*Store)(nil)
-
-func takeLock(dir string) (*os.File, error) {
-	path := filepath.Join(dir, lockFile)
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		return nil, fmt.Errorf("locking state: %w", err)
-	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		pid, _ := Holder(dir)
-		f.Close()
-		return nil, fmt.Errorf("%w: process %s; stop it, or use another --store", state.ErrLocked, pid)
-	}
-	if err := f.Truncate(0); err == nil {
-		_, _ = fmt.Fprintln(f, os.Getpid()) // only for the words of that error
-	}
-	return f, nil
-}
-
-// Holder is who has the lock of the state in dir, or had it last: the process,
-// and the socket at which it answers. That is empty as long as a server starts,
-// and for a command that changes the store.
-func Holder(dir string) (pid, socket string) {
-	path := filepath.Join(dir, lockFile)
-	text, _ := os.ReadFile(path) // nobody, when it cannot be read
-	line := append(strings.Split(string(text), "\n"), "", "")
-	if st, err := os.Stat(path); err == nil && line[2] == inode(st) {
-		socket = line[1]
-	}
-	return line[0], socket
-}
-
-// inode tells a lock from its copy in another folder.
-func inode(st os.FileInfo) string { return strconv.FormatUint(st.Sys().(*syscall.Stat_t).Ino, 10) }
-
-// Answers writes down, for Holder, where the server of this state answers.
-func (s *Store) Answers(socket string) error {
-	st, err := s.lock.Stat()
-	if err == nil {
-		_, err = fmt.Fprintf(s.lock, "%s\n%s\n", socket, inode(st))
-	}
-	if err != nil {
-		return fmt.Errorf("writing down the server's socket: %w", err)
-	}
-	return nil
+func options() *bbolt.Options {
+	return &bbolt.Options{Timeout: 2 * time.Second, FreelistType: bbolt.FreelistMapType}
 }
 
 // Close waits for what is being stored, closes the file and lets another
@@ -170,15 +121,15 @@ func (s *Store) Close() error {
 	return err
 }
 
-// view reads from the file.
-func (s *Store) view(f func(*bbolt.Tx) error) error {
+// read reads from the file.
+func (s *Store) read(f func(*bbolt.Tx) error) error {
 	s.swap.RLock()
 	defer s.swap.RUnlock()
 	return s.db.View(f)
 }
 
-// update writes to the file.
-func (s *Store) update(f func(*bbolt.Tx) error) error {
+// write writes to the file.
+func (s *Store) write(f func(*bbolt.Tx) error) error {
 	s.swap.RLock()
 	defer s.swap.RUnlock()
 	return s.db.Update(f)
@@ -187,55 +138,39 @@ func (s *Store) update(f func(*bbolt.Tx) error) error {
 // load reads what is kept in memory. Whatever cannot be read is an error: a
 // server must not go on from half of what it knew.
 func (s *Store) load() error {
-	s.machines, s.boots, s.index = map[ingot.MachineID]fleet.Machine{}, map[ingot.BootID]fleet.Boot{}, newIndex()
-	return s.db.Update(func(tx *bbolt.Tx) error { // nobody else has it yet
-		for _, name := range buckets {
-			if _, err := tx.CreateBucketIfNotExists(name); err != nil {
-				return err
-			}
-		}
-		if k, _ := tx.Bucket(bucketLedger).Cursor().Last(); k != nil {
-			s.seq = binary.BigEndian.Uint64(k)
-			s.stored = s.seq
-		}
+	v := view.New()
+	v.Now = func() time.Time { return s.Now() }
+	if s.view != nil {
+		v.KeepCounts(s.view)
+	}
+	s.view = v
+	return s.db.Update(func(tx *bbolt.Tx) error { // nothing else uses it yet
+		s.stored = max(lastKey(tx.Bucket(bucketLedger)), lastKey(tx.Bucket(bucketAudit)))
+		v.Seq = s.stored
+		s.audited = tx.Bucket(bucketAudit).Stats().KeyN
 		return firstOf(
 			s.loadLedger(tx),
-			each(tx, bucketMachines, func(m fleet.Machine) { s.setMachine(m) }),
-			indexBoots(tx),
-			s.loadLatest(tx),
-			rekeyLeases(tx),
-			s.loadAccess(tx),
+			each(tx, bucketMachines, record.DecodeMachine, v.AddMachine),
+			loadLatest(tx, v),
+			each(tx, bucketCredentials, record.DecodeCredential, v.AddCredential),
+			each(tx, bucketRemovals, record.DecodeRemoval, v.AddRemoval),
 			s.loadIdentity(tx),
 		)
 	})
 }
 
-// rekeyLeases moves leases that an older version kept by card under their
-// address: one address has one lease, by construction.
-func rekeyLeases(tx *bbolt.Tx) error {
-	old := map[string]fleet.Lease{}
-	b := tx.Bucket(bucketLeases)
-	err := b.ForEach(func(k, v []byte) error {
-		if len(k) == 4 || len(k) == 16 {
-			return nil
-		}
-		var l fleet.Lease
-		err := json.Unmarshal(v, &l)
-		old[string(k)] = l
-		return err
-	})
-	for k, l := range old {
-		if err = errors.Join(err, b.Delete([]byte(k))); err == nil && l.Address.IsValid() {
-			err = put(tx, bucketLeases, string(l.Address.AsSlice()), l)
-		}
+// lastKey is the last sequence number in a bucket, or 0.
+func lastKey(b *bbolt.Bucket) uint64 {
+	if k, _ := b.Cursor().Last(); len(k) == 8 {
+		return binary.BigEndian.Uint64(k)
 	}
-	return err
+	return 0
 }
 
-func each[T any](tx *bbolt.Tx, bucket []byte, f func(T)) error {
+func each[T any](tx *bbolt.Tx, bucket []byte, decode func([]byte) (T, error), f func(T)) error {
 	return tx.Bucket(bucket).ForEach(func(k, b []byte) error {
-		var v T
-		if err := json.Unmarshal(b, &v); err != nil {
+		v, err := decode(b)
+		if err != nil {
 			return fmt.Errorf("record %q of %s: %w", k, bucket, err)
 		}
 		f(v)
@@ -243,8 +178,7 @@ func each[T any](tx *bbolt.Tx, bucket []byte, f func(T)) error {
 	})
 }
 
-// Identity is the secret of this state, made with it: what a server is known
-// by is derived from it. A restore brings that of the backup.
+// Identity implements state.Decisions.
 func (s *Store) Identity() []byte { return *s.identity.Load() }
 
 var keyIdentity = []byte("identity") // in bucketMeta
@@ -263,90 +197,86 @@ func (s *Store) loadIdentity(tx *bbolt.Tx) error {
 	return nil
 }
 
-// Machines returns all machines, the longest known first.
-func (s *Store) Machines() []fleet.Machine {
+// seen returns what f reads of the view.
+func seen[T any](s *Store, f func(v *view.View) T) T {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	return s.sortedMachines()
+	return f(s.view)
 }
 
-func (s *Store) sortedMachines() []fleet.Machine {
-	// Machines are large: what is sorted is small, and each is copied once.
-	type place struct {
-		since time.Time
-		id    ingot.MachineID
-	}
-	order := make([]place, 0, len(s.machines))
-	for id, m := range s.machines {
-		order = append(order, place{m.FirstSeen, id})
-	}
-	slices.SortFunc(order, func(a, b place) int {
-		return cmp.Or(a.since.Compare(b.since), strings.Compare(string(a.id), string(b.id)))
-	})
-	list := make([]fleet.Machine, len(order))
-	for i, p := range order {
-		list[i] = s.machines[p.id]
-	}
-	return list
+// found is like seen, for what may be absent.
+func found[T any](s *Store, f func(v *view.View) (T, bool)) (T, bool) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return f(s.view)
 }
 
-func longerKnown(a, b fleet.Machine) int {
-	if c := a.FirstSeen.Compare(b.FirstSeen); c != 0 {
-		return c
-	}
-	return strings.Compare(string(a.ID), string(b.ID))
-}
-
-// Machine returns one machine.
+// Machine implements state.Decisions.
 func (s *Store) Machine(id ingot.MachineID) (fleet.Machine, bool) {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	m, ok := s.machines[id]
-	return m, ok
+	return found(s, func(v *view.View) (fleet.Machine, bool) { return v.Machine(id) })
 }
 
-// Find returns the machine that a sighting is of, see fleet.Identify.
+// Machines implements state.Decisions.
+func (s *Store) Machines() []fleet.Machine { return seen(s, (*view.View).Machines) }
+
+// Find implements state.Decisions.
 func (s *Store) Find(sight fleet.Sighting) (fleet.Machine, bool) {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	m, _, ok := s.find(sight)
-	return m, ok
+	return found(s, func(v *view.View) (fleet.Machine, bool) { return v.Find(sight) })
 }
 
-// AtAddress returns the machine that was last seen with an address.
+// AtAddress implements state.Decisions.
 func (s *Store) AtAddress(ip netip.Addr) (fleet.Machine, bool) {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	m, ok := s.machines[s.index.address[ip]]
-	return m, ok
+	return found(s, func(v *view.View) (fleet.Machine, bool) { return v.AtAddress(ip) })
 }
 
-// Boot returns one boot.
-func (s *Store) Boot(id ingot.BootID) (fleet.Boot, bool) {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	return s.boot(id)
+// Latest implements state.Decisions.
+func (s *Store) Latest() []fleet.Boot { return seen(s, (*view.View).Latest) }
+
+// OpenBoots implements state.Decisions.
+func (s *Store) OpenBoots() []fleet.Boot { return seen(s, (*view.View).OpenBoots) }
+
+// Granted implements state.Decisions.
+func (s *Store) Granted() []fleet.Machine { return seen(s, (*view.View).Granted) }
+
+// Credential implements state.Decisions.
+func (s *Store) Credential(id string) (access.Credential, bool) {
+	return found(s, func(v *view.View) (access.Credential, bool) { return v.Credential(id) })
 }
 
-// older sorts boots: those of one machine by their number, others by their start.
-func older(a, b fleet.Boot) int {
-	if a.Machine == b.Machine && a.Number != b.Number {
-		return cmp.Compare(a.Number, b.Number)
-	}
-	if c := a.Started.Compare(b.Started); c != 0 {
-		return c
-	}
-	return strings.Compare(string(a.ID), string(b.ID))
+// Credentials implements state.Decisions.
+func (s *Store) Credentials() []access.Credential { return seen(s, (*view.View).Credentials) }
+
+// Removals implements state.Decisions.
+func (s *Store) Removals() []state.Removal { return seen(s, (*view.View).Removals) }
+
+// Counts implements state.Decisions.
+func (s *Store) Counts() state.Counts {
+	c := seen(s, (*view.View).Counts)
+	_ = s.read(func(tx *bbolt.Tx) error { // fails only when it is closed: then there is no file
+		c.FileBytes = tx.Size()
+		return nil
+	})
+	return c
 }
 
-// Leases reads all leases from the file.
+// Leases implements state.Decisions. They are in the file only.
 func (s *Store) Leases() ([]fleet.Lease, error) {
 	var list []fleet.Lease
-	err := s.view(func(tx *bbolt.Tx) error {
-		return each(tx, bucketLeases, func(l fleet.Lease) { list = append(list, l) })
+	err := s.read(func(tx *bbolt.Tx) error {
+		return each(tx, bucketLeases, record.DecodeLease, func(l fleet.Lease) { list = append(list, l) })
 	})
 	if err != nil {
 		return nil, fmt.Errorf("reading leases: %w", err)
 	}
 	return list, nil
+}
+
+// Forget implements state.Keeper.
+func (s *Store) Forget() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.log.pending != nil || s.log.writing != nil {
+		return // not all is on the disk
+	}
+	s.view.Forget()
 }

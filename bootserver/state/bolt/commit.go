@@ -1,9 +1,12 @@
 package bolt
 
 import (
+	"bytes"
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"go.etcd.io/bbolt"
@@ -11,6 +14,8 @@ import (
 	"ingot"
 	"ingot/bootserver/fleet"
 	"ingot/bootserver/state"
+	"ingot/bootserver/state/record"
+	"ingot/bootserver/state/view"
 )
 
 // committer writes changes in batches: while one batch is on its way to the
@@ -25,29 +30,23 @@ type committer struct {
 
 // batch is changes that reach the disk together, or not at all.
 type batch struct {
-	txs  []*Tx
+	txs  []*view.Tx
 	done chan struct{}
 	err  error // after done
 }
 
-// Update runs f and stores what it put, all or nothing. It returns when that
-// is on disk. Functions run one after another; f must not call the store's methods.
-//
-// An f that puts nothing may have seen what is still on its way: Update waits
-// for that as well, so that nothing is ever answered that a crash takes back.
+// Update implements state.Decisions.
 func (s *Store) Update(f func(tx state.Tx) error) error { return s.Begin(f)() }
 
-// Begin is the first half of Update: it has run f when it returns, and changes
-// reach the disk in the order in which they were begun. wait is the other half.
+// Begin implements state.Decisions.
 func (s *Store) Begin(f func(tx state.Tx) error) (wait func() error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.log.closed {
 		return func() error { return state.ErrClosed }
 	}
-	tx := &Tx{s: s}
-	if err := f(tx); err != nil {
-		tx.rollBack()
+	tx, err := s.view.Run(past{s}, f)
+	if err != nil {
 		return func() error { return err }
 	}
 	b := s.log.join(tx)
@@ -60,9 +59,17 @@ func (s *Store) Begin(f func(tx state.Tx) error) (wait func() error) {
 	}
 }
 
+// ReplaceMachines implements state.Decisions. It needs no stage: bbolt stores a
+// transaction of any size as a whole.
+func (s *Store) ReplaceMachines(list []state.Replacement, changes []fleet.Change) error {
+	return s.Update(func(tx state.Tx) error {
+		return tx.(*view.Tx).Replace(list, changes)
+	})
+}
+
 // join adds a change to the next batch, and returns what to wait for.
-func (c *committer) join(tx *Tx) *batch {
-	if len(tx.writes) == 0 {
+func (c *committer) join(tx *view.Tx) *batch {
+	if len(tx.Steps()) == 0 {
 		if c.pending != nil {
 			return c.pending
 		}
@@ -106,7 +113,7 @@ func (c *committer) stop(s *Store) {
 	if closed {
 		return
 	}
-	close(c.wake) // nobody joins any more
+	close(c.wake) // nothing joins any more
 	<-c.ended
 }
 
@@ -120,15 +127,17 @@ func (s *Store) commit() {
 	if b == nil {
 		return
 	}
-	err := s.update(b.write)
+	audited := s.audited
+	err := s.write(func(tx *bbolt.Tx) error { return s.writeBatch(tx, b) })
 	s.mu.Lock()
 	s.log.writing = nil
-	if noted := b.noted(); err == nil && noted > s.stored {
-		s.stored = noted
-		s.tell()
+	if last := b.lastSeq(); err == nil && last > s.stored {
+		s.stored = last
+		s.wakeReaders()
 	}
 	failed := []*batch{b}
 	if err != nil {
+		s.audited = audited
 		b.err = fmt.Errorf("storing state: %w", err)
 		if next := s.log.pending; next != nil {
 			next.err, s.log.pending = b.err, nil
@@ -136,7 +145,7 @@ func (s *Store) commit() {
 		}
 		for _, f := range slices.Backward(failed) {
 			for _, tx := range slices.Backward(f.txs) {
-				tx.rollBack()
+				tx.RollBack()
 			}
 		}
 	}
@@ -146,59 +155,110 @@ func (s *Store) commit() {
 	}
 }
 
-// write puts the last value of each record.
-func (b *batch) write(db *bbolt.Tx) error {
-	last := b.txs[0].writes
-	if len(b.txs) > 1 {
-		last = map[record]any{}
-		for _, tx := range b.txs {
-			for r, v := range tx.writes {
-				last[r] = v
+// lastSeq is the last Change in a batch, or 0.
+func (b *batch) lastSeq() (last uint64) {
+	for _, tx := range b.txs {
+		last = max(last, tx.LastSeq())
+	}
+	return last
+}
+
+// writeBatch stores the last value of each record. What is removed or moved together with a
+// machine's past divides the batch: what comes before is stored first.
+func (s *Store) writeBatch(db *bbolt.Tx, b *batch) error {
+	var last map[view.Key]any
+	shared := false // last is not a transaction's own
+	for _, tx := range b.txs {
+		for _, step := range tx.Steps() {
+			if step.Puts == nil {
+				if err := firstOf(s.writePuts(db, last), writePast(db, step)); err != nil {
+					return err
+				}
+				last, shared = nil, false
+				continue
 			}
+			switch {
+			case last == nil:
+				last = step.Puts
+				continue
+			case !shared:
+				last, shared = maps.Clone(last), true
+			}
+			maps.Copy(last, step.Puts)
 		}
 	}
-	// In order: appending to the end of a bucket is cheap, and pieces of a
-	// console follow each other.
-	for _, r := range slices.SortedFunc(maps.Keys(last), record.compare) {
-		if err := r.write(db, last[r]); err != nil {
+	return s.writePuts(db, last)
+}
+
+// writePuts stores records in the order of their keys: appending to the end of a bucket is
+// cheap, and pieces of a console follow each other.
+func (s *Store) writePuts(db *bbolt.Tx, puts map[view.Key]any) error {
+	keys := slices.SortedFunc(maps.Keys(puts), func(a, b view.Key) int {
+		return cmp.Or(strings.Compare(string(a.Table), string(b.Table)), strings.Compare(a.Key, b.Key))
+	})
+	for _, k := range keys {
+		if err := s.writeRecord(db, k, puts[k]); err != nil {
+			return fmt.Errorf("record %q of %s: %w", k.Key, k.Table, err)
+		}
+	}
+	return nil
+}
+
+// writeRecord stores one value; nil removes it.
+func (s *Store) writeRecord(db *bbolt.Tx, k view.Key, v any) error {
+	b := db.Bucket([]byte(k.Table))
+	switch v := v.(type) {
+	case nil:
+		return b.Delete([]byte(k.Key))
+	case []byte:
+		return b.Put([]byte(k.Key), v)
+	case fleet.Boot:
+		return writeBoot(db, v)
+	case fleet.Change:
+		return s.writeChange(b, k, v)
+	case view.Piece:
+		return writePiece(db, v)
+	}
+	return put(b, k.Key, v)
+}
+
+func put(b *bbolt.Bucket, key string, v any) error {
+	text, err := record.Encode(v)
+	if err != nil {
+		return err
+	}
+	return b.Put([]byte(key), text)
+}
+
+// writePast removes or moves boots of the past.
+func writePast(db *bbolt.Tx, step view.Step) error {
+	for _, m := range step.Moves {
+		if err := firstOf(db.Bucket(bucketHistory).Delete(historyKey(m.Before)), put(db.Bucket(bucketBoots), string(m.After.ID), m.After),
+			db.Bucket(bucketHistory).Put(historyKey(m.After), nil)); err != nil {
+			return err
+		}
+	}
+	if step.Forget == "" {
+		return nil
+	}
+	for _, id := range historyOf(db, step.Forget) {
+		b, err := readBoot(db, id)
+		if err == nil {
+			err = firstOf(forgetFacts(db, b, nil), deleteBoot(db, b))
+		}
+		if err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// write stores one value; nil deletes.
-func (r record) write(db *bbolt.Tx, v any) error {
-	switch v := v.(type) {
-	case nil:
-		if r.bucket == string(bucketBoots) {
-			b, err := readBoot(db, ingot.BootID(r.key))
-			if err != nil {
-				return nil //nolint:nilerr // it is gone already
-			}
-			return firstOf(forgetFacts(db, b, nil), deleteBoot(db, b)) // with all of its machine
-		}
-		return db.Bucket([]byte(r.bucket)).Delete([]byte(r.key))
-	case []byte:
-		return db.Bucket([]byte(r.bucket)).Put([]byte(r.key), v)
-	case fleet.Boot:
-		return writeBoot(db, v)
-	case fleet.Entry:
-		return writeEntry(db, r.key, v)
-	case piece:
-		return writePiece(db, v)
+// historyOf lists the boots of a machine that are in the file, oldest first.
+func historyOf(db *bbolt.Tx, m ingot.MachineID) (list []ingot.BootID) {
+	prefix := append([]byte(m), 0)
+	c := db.Bucket(bucketHistory).Cursor()
+	for k, _ := c.Seek(prefix); bytes.HasPrefix(k, prefix); k, _ = c.Next() {
+		list = append(list, state.IDOf(k))
 	}
-	return put(db, []byte(r.bucket), r.key, v)
-}
-
-// noted is the last entry of the ledger in a batch, or 0.
-func (b *batch) noted() (last uint64) {
-	for _, tx := range b.txs {
-		for _, v := range tx.writes {
-			if e, ok := v.(fleet.Entry); ok {
-				last = max(last, e.Seq)
-			}
-		}
-	}
-	return last
+	return list
 }

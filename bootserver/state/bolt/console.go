@@ -10,29 +10,19 @@ import (
 
 	"ingot"
 	"ingot/bootserver/state"
+	"ingot/bootserver/state/view"
 )
 
 // The console of a boot is in the file only, in pieces as they came: the
 // beginning and the end of it are kept, what is between them is dropped when
 // it is too much. Keys are the boot's id and the number of the piece.
 
-type piece struct {
-	boot ingot.BootID
-	text string
-}
-
-// AddConsole appends to the console of a boot.
-func (tx *Tx) AddConsole(id ingot.BootID, text string) {
-	tx.s.pieces++
-	tx.write(bucketConsole, fmt.Sprintf("%s%016x", id, tx.s.pieces), piece{id, text})
-}
-
 // writePiece stores a piece, and drops others in the middle when it is one too
 // many. Numbers in keys only order what waits; pieces are numbered here.
-func writePiece(tx *bbolt.Tx, p piece) error {
+func writePiece(tx *bbolt.Tx, p view.Piece) error {
 	b := tx.Bucket(bucketConsole)
-	prefix := []byte(p.boot)
-	total, last := len(p.text), uint32(0)
+	prefix := []byte(p.Boot)
+	total, last := len(p.Text), uint32(0)
 	type at struct {
 		key  []byte
 		size int
@@ -54,7 +44,7 @@ func writePiece(tx *bbolt.Tx, p piece) error {
 		}
 		total -= old.size
 	}
-	return b.Put(binary.BigEndian.AppendUint32(prefix, last+1), []byte(p.text))
+	return b.Put(binary.BigEndian.AppendUint32(prefix, last+1), []byte(p.Text))
 }
 
 func forgetConsole(tx *bbolt.Tx, id ingot.BootID) error {
@@ -75,7 +65,7 @@ func forgetConsole(tx *bbolt.Tx, id ingot.BootID) error {
 // Console returns what is kept of the console of a boot.
 func (s *Store) Console(id ingot.BootID) (string, error) {
 	var text strings.Builder
-	err := s.view(func(tx *bbolt.Tx) error {
+	err := s.read(func(tx *bbolt.Tx) error {
 		last := uint32(0)
 		c := tx.Bucket(bucketConsole).Cursor()
 		for k, v := c.Seek([]byte(id)); bytes.HasPrefix(k, []byte(id)); k, v = c.Next() {

@@ -52,7 +52,7 @@ func wantRAM(t *testing.T, s *Store, b fleet.Boot, want int64) {
 
 func factsKept(t *testing.T, s *Store) (n int) {
 	t.Helper()
-	err := s.view(func(tx *bbolt.Tx) error { n = tx.Bucket(bucketFacts).Stats().KeyN; return nil })
+	err := s.read(func(tx *bbolt.Tx) error { n = tx.Bucket(bucketFacts).Stats().KeyN; return nil })
 	if err != nil {
 		t.Fatal(err)
 	}

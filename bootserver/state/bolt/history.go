@@ -2,8 +2,6 @@ package bolt
 
 import (
 	"bytes"
-	"cmp"
-	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
@@ -13,6 +11,8 @@ import (
 	"ingot"
 	"ingot/bootserver/fleet"
 	"ingot/bootserver/state"
+	"ingot/bootserver/state/record"
+	"ingot/bootserver/state/view"
 )
 
 // The latest boot of each machine is in memory, older ones are in the file
@@ -32,7 +32,7 @@ func recentKey(b fleet.Boot) []byte { return []byte(state.PlaceOf(b, true).Key()
 // machine's boots the oldest are forgotten.
 func writeBoot(tx *bbolt.Tx, b fleet.Boot) error {
 	isNew := tx.Bucket(bucketBoots).Get([]byte(b.ID)) == nil
-	if err := put(tx, bucketBoots, string(b.ID), b); err != nil || !isNew {
+	if err := put(tx.Bucket(bucketBoots), string(b.ID), b); err != nil || !isNew {
 		return err
 	}
 	if err := tx.Bucket(bucketHistory).Put(historyKey(b), nil); err != nil {
@@ -46,28 +46,19 @@ func writeBoot(tx *bbolt.Tx, b fleet.Boot) error {
 
 // forgetBoots keeps the newest boots of a machine, and the consoles of fewer.
 func forgetBoots(tx *bbolt.Tx, m ingot.MachineID) error {
-	prefix := append([]byte(m), 0)
-	var keys [][]byte
-	c := tx.Bucket(bucketHistory).Cursor()
-	for k, _ := c.Seek(prefix); bytes.HasPrefix(k, prefix); k, _ = c.Next() {
-		keys = append(keys, bytes.Clone(k))
-	}
-	for i, k := range keys {
-		if i == len(keys)-state.ConsolesPerMachine-1 {
-			if err := forgetConsole(tx, state.IDOf(k)); err != nil {
+	ids := historyOf(tx, m)
+	for i, id := range ids {
+		if i == len(ids)-state.ConsolesPerMachine-1 {
+			if err := forgetConsole(tx, id); err != nil {
 				return err
 			}
 		}
-		if i < len(keys)-state.BootsPerMachine {
-			b, err := readBoot(tx, state.IDOf(k))
+		if i < len(ids)-state.BootsPerMachine {
+			b, err := readBoot(tx, id)
 			if err != nil {
 				return err
 			}
-			var left []ingot.BootID
-			for _, k := range keys[i+1:] {
-				left = append(left, state.IDOf(k))
-			}
-			if err := firstOf(forgetFacts(tx, b, left), deleteBoot(tx, b)); err != nil {
+			if err := firstOf(forgetFacts(tx, b, ids[i+1:]), deleteBoot(tx, b)); err != nil {
 				return err
 			}
 		}
@@ -81,28 +72,6 @@ func deleteBoot(tx *bbolt.Tx, b fleet.Boot) error {
 		tx.Bucket(bucketRecent).Delete(recentKey(b)), forgetConsole(tx, b.ID))
 }
 
-// indexBoots makes the indexes of a file that an older version wrote.
-func indexBoots(tx *bbolt.Tx) error {
-	history, recent := tx.Bucket(bucketHistory), tx.Bucket(bucketRecent)
-	if k, _ := history.Cursor().First(); k != nil {
-		return nil
-	}
-	var boots []fleet.Boot
-	if err := each(tx, bucketBoots, func(b fleet.Boot) { boots = append(boots, b) }); err != nil {
-		return err
-	}
-	slices.SortFunc(boots, older)
-	count := map[ingot.MachineID]int{}
-	for _, b := range boots {
-		count[b.Machine]++
-		b.Number = count[b.Machine]
-		if err := firstOf(put(tx, bucketBoots, string(b.ID), b), history.Put(historyKey(b), nil), recent.Put(recentKey(b), nil)); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 func firstOf(errs ...error) error {
 	for _, err := range errs {
 		if err != nil {
@@ -113,14 +82,14 @@ func firstOf(errs ...error) error {
 }
 
 // loadLatest brings the latest boot of each machine into memory.
-func (s *Store) loadLatest(tx *bbolt.Tx) error {
+func loadLatest(tx *bbolt.Tx, v *view.View) error {
 	c := tx.Bucket(bucketHistory).Cursor()
 	for k, _ := c.Last(); k != nil; {
 		b, err := readBoot(tx, state.IDOf(k))
 		if err != nil {
 			return err
 		}
-		s.setBoot(b)
+		v.AddBoot(b)
 		c.Seek(append([]byte(b.Machine), 0))
 		k, _ = c.Prev() // the latest of the machine before
 	}
@@ -132,26 +101,48 @@ func readBoot(tx *bbolt.Tx, id ingot.BootID) (b fleet.Boot, err error) {
 	if text == nil {
 		return b, fmt.Errorf("boot %s is in an index, and nowhere else", id.Short())
 	}
-	if err := json.Unmarshal(text, &b); err != nil {
+	if b, err = record.DecodeBoot(text); err != nil {
 		return b, fmt.Errorf("record %q of boots: %w", id, err)
 	}
 	return b, nil
 }
 
-// boot returns a boot from memory, or else from the file.
-func (s *Store) boot(id ingot.BootID) (b fleet.Boot, ok bool) {
-	if b, ok = s.boots[id]; ok {
+// Boot implements state.Observations.
+func (s *Store) Boot(id ingot.BootID) (fleet.Boot, bool) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if b, ok := s.view.Boot(id); ok {
 		return b, true
 	}
-	err := s.view(func(tx *bbolt.Tx) (err error) {
-		if tx.Bucket(bucketBoots).Get([]byte(id)) == nil {
-			return nil
+	return past{s}.Boot(id)
+}
+
+// past implements view.Past.
+type past struct{ *Store }
+
+// Boot implements view.Past.
+func (p past) Boot(id ingot.BootID) (b fleet.Boot, ok bool) {
+	err := p.read(func(tx *bbolt.Tx) (err error) {
+		if ok = tx.Bucket(bucketBoots).Get([]byte(id)) != nil; ok {
+			b, err = readBoot(tx, id)
 		}
-		ok = true
-		b, err = readBoot(tx, id)
 		return err
 	})
 	return b, ok && err == nil
+}
+
+// Boots implements view.Past.
+func (p past) Boots(machine ingot.MachineID) ([]fleet.Boot, error) {
+	return p.bootsOf(machine, state.Place{}, 0)
+}
+
+// Facts implements view.Past.
+func (p past) Facts(id ingot.BootID) (text []byte) {
+	_ = p.read(func(tx *bbolt.Tx) error { // what cannot be read is not the same
+		text = bytes.Clone(tx.Bucket(bucketFacts).Get([]byte(id)))
+		return nil
+	})
+	return text
 }
 
 // Boots returns the newest boots of one machine, or of all for an empty id,
@@ -173,12 +164,12 @@ func (s *Store) bootsOf(machine ingot.MachineID, before state.Place, limit int) 
 	}
 	place := func(b fleet.Boot) string { return state.PlaceOf(b, machine == "").Key() }
 	list := map[ingot.BootID]fleet.Boot{}
-	for id, b := range s.boots { // those that are on their way to the disk, too
-		if (machine == "" || b.Machine == machine) && (before == state.Place{} || place(b) < before.Key()) {
-			list[id] = b
+	for _, b := range s.view.BootsOf(machine) { // those that are on their way to the disk, too
+		if (before == state.Place{} || place(b) < before.Key()) {
+			list[b.ID] = b
 		}
 	}
-	err := s.view(func(tx *bbolt.Tx) error {
+	err := s.read(func(tx *bbolt.Tx) error {
 		bucket, prefix, end := bucketRecent, []byte(nil), []byte{0xff}
 		if machine != "" {
 			bucket, prefix, end = bucketHistory, append([]byte(machine), 0), append([]byte(machine), 1)
@@ -195,7 +186,7 @@ func (s *Store) bootsOf(machine ingot.MachineID, before state.Place, limit int) 
 		}
 		for n := 0; k != nil && bytes.HasPrefix(k, prefix) && (limit == 0 || n < limit); k, _ = c.Prev() {
 			id := state.IDOf(k)
-			if b, ok := s.boots[id]; ok && machine != "" && b.Machine != machine {
+			if b, ok := s.view.Boot(id); ok && machine != "" && b.Machine != machine {
 				continue // it was moved, and that is not on the disk yet
 			}
 			n++
@@ -221,35 +212,4 @@ func (s *Store) bootsOf(machine ingot.MachineID, before state.Place, limit int) 
 		sorted = sorted[len(sorted)-limit:]
 	}
 	return sorted, nil
-}
-
-// Latest returns the latest boot of each machine, by when it began.
-func (s *Store) Latest() []fleet.Boot {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	list := make([]fleet.Boot, 0, len(s.index.latest))
-	for _, id := range s.index.latest {
-		list = append(list, s.boots[id])
-	}
-	// Not by older: with clocks that jump, numbers within a machine and times
-	// between machines are no order together.
-	slices.SortFunc(list, func(a, b fleet.Boot) int {
-		return cmp.Or(a.Started.Compare(b.Started), strings.Compare(string(a.ID), string(b.ID)))
-	})
-	return list
-}
-
-// Forget drops from memory what the file has as well and nobody asks for often:
-// boots that ended and are not the latest of their machine.
-func (s *Store) Forget() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.log.pending != nil || s.log.writing != nil {
-		return // not all is on the disk
-	}
-	for id, b := range s.boots {
-		if !b.Open() && s.index.latest[b.Machine] != id {
-			s.dropBoot(id)
-		}
-	}
 }

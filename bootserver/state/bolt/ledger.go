@@ -12,39 +12,72 @@ import (
 
 	"go.etcd.io/bbolt"
 
+	"ingot/bootserver/access"
 	"ingot/bootserver/fleet"
 	"ingot/bootserver/state"
+	"ingot/bootserver/state/record"
+	"ingot/bootserver/state/view"
 )
 
-// The ledger is in the file only. Its keys are sequence numbers; a value is
-// the machine, a line break, and the entry, so that the entries of a machine
-// are found without parsing those of others.
+// The ledger is in the file only, in two buckets that share their sequence numbers: the
+// audit log has operators' actions and a bound of its own. Keys are sequence numbers. A
+// value of the ledger is the machine, a line break, and the record, so that the Changes of
+// a machine are found without parsing those of others; a value of the audit log is the
+// record alone. Records of schema 1 are converted when they are read.
 
-func seqKey(n uint64) []byte { return binary.BigEndian.AppendUint64(nil, n) }
+func seqKey(n uint64) []byte { return []byte(view.SeqKey(n)) }
 
-// Note appends to the ledger. A change that is taken back takes no numbers.
-func (tx *Tx) Note(list ...fleet.Entry) {
-	last := tx.s.seq
-	tx.undo = append(tx.undo, func() { tx.s.seq = last })
-	for _, e := range list {
-		tx.s.seq++
-		e.Seq = tx.s.seq
-		tx.write(bucketLedger, string(seqKey(e.Seq)), e)
-	}
-}
-
-func writeEntry(tx *bbolt.Tx, key string, e fleet.Entry) error {
-	text, err := json.Marshal(e)
+// writeChange appends to the ledger or to the audit log.
+func (s *Store) writeChange(b *bbolt.Bucket, k view.Key, c fleet.Change) error {
+	text, err := record.Encode(c)
 	if err != nil {
 		return err
 	}
-	b := tx.Bucket(bucketLedger)
 	b.FillPercent = 1 // keys only grow: a page that is full is never split
-	return b.Put([]byte(key), append([]byte(string(e.Machine)+"\n"), text...))
+	if k.Table == view.Ledger {
+		return b.Put([]byte(k.Key), slices.Concat([]byte(c.Machine), []byte{'\n'}, text))
+	}
+	if err := b.Put([]byte(k.Key), text); err != nil {
+		return err
+	}
+	for s.audited++; s.audited > s.keepAudit; s.audited-- {
+		oldest, _ := b.Cursor().First()
+		if err := b.Delete(oldest); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
-// Ledger returns entries in their order, and the last sequence number there is.
+// Append implements state.Observations.
+func (s *Store) Append(list ...fleet.Change) error {
+	return s.Update(func(tx state.Tx) error { tx.Record(list...); return nil })
+}
+
+// Ledger implements state.Observations.
 func (s *Store) Ledger(q state.Query) (list []fleet.Entry, last uint64, err error) {
+	changes, last, err := s.Changes(q)
+	for _, c := range changes {
+		list = append(list, c.Entry())
+	}
+	return list, last, err
+}
+
+// Audit implements state.Observations.
+func (s *Store) Audit(after uint64, last bool, limit int) ([]access.Change, error) {
+	if limit <= 0 {
+		return []access.Change{}, nil
+	}
+	changes, _, err := s.Changes(state.Query{Audit: true, After: after, Newest: last, Limit: limit})
+	list := make([]access.Change, 0, len(changes))
+	for _, c := range changes {
+		list = append(list, record.AuditLine(c))
+	}
+	return list, err
+}
+
+// Changes implements state.Observations.
+func (s *Store) Changes(q state.Query) (list []fleet.Change, last uint64, err error) {
 	limit := q.Limit
 	if limit <= 0 {
 		limit = 1000
@@ -55,28 +88,27 @@ func (s *Store) Ledger(q state.Query) (list []fleet.Entry, last uint64, err erro
 			wanted[string(id)] = true
 		}
 	}
-	err = s.view(func(tx *bbolt.Tx) error {
-		c := tx.Bucket(bucketLedger).Cursor()
-		k, v := c.Last()
-		if k == nil {
-			return nil
+	err = s.read(func(tx *bbolt.Tx) error {
+		last = max(lastKey(tx.Bucket(bucketLedger)), lastKey(tx.Bucket(bucketAudit)))
+		bucket := bucketLedger
+		if q.Audit {
+			bucket = bucketAudit
 		}
-		last = binary.BigEndian.Uint64(k)
+		c := tx.Bucket(bucket).Cursor()
+		k, v := c.Last()
 		step := c.Prev
 		if !q.Newest {
 			step = c.Next
 			k, v = c.Seek(seqKey(q.After + 1))
 		}
 		for ; k != nil && len(list) < limit && binary.BigEndian.Uint64(k) > q.After; k, v = step() {
-			id, text, _ := bytes.Cut(v, []byte("\n"))
-			if len(wanted) > 0 && !wanted[string(id)] {
-				continue
+			change, is, err := decodeChange(v, q.Audit, wanted)
+			if err != nil {
+				return fmt.Errorf("record %x of %s: %w", k, bucket, err)
 			}
-			var e fleet.Entry
-			if err := json.Unmarshal(text, &e); err != nil {
-				return fmt.Errorf("record %x of the ledger: %w", k, err)
+			if is {
+				list = append(list, change)
 			}
-			list = append(list, e)
 		}
 		return nil
 	})
@@ -84,15 +116,27 @@ func (s *Store) Ledger(q state.Query) (list []fleet.Entry, last uint64, err erro
 		return nil, 0, fmt.Errorf("reading the ledger: %w", err)
 	}
 	if q.Newest {
-		for i, j := 0, len(list)-1; i < j; i, j = i+1, j-1 {
-			list[i], list[j] = list[j], list[i]
-		}
+		slices.Reverse(list)
 	}
 	return list, last, nil
 }
 
-// Await returns when the ledger has entries after a sequence number, or is
-// another one than it was, or ctx ends.
+// decodeChange reads a value of the ledger or the audit log, unless it is of a machine that
+// is not wanted; all are when none is named.
+func decodeChange(v []byte, audit bool, wanted map[string]bool) (c fleet.Change, is bool, err error) {
+	if audit {
+		c, err = record.DecodeAction(v)
+		return c, len(wanted) == 0 || wanted[string(c.Machine)], err
+	}
+	id, text, _ := bytes.Cut(v, []byte("\n"))
+	if len(wanted) > 0 && !wanted[string(id)] {
+		return c, false, nil
+	}
+	c, err = record.DecodeChange(text)
+	return c, true, err
+}
+
+// Await implements state.Observations.
 func (s *Store) Await(ctx context.Context, after uint64) {
 	was, _ := s.LedgerName()
 	for {
@@ -110,8 +154,8 @@ func (s *Store) Await(ctx context.Context, after uint64) {
 	}
 }
 
-// tell wakes who waits for entries; mu is held.
-func (s *Store) tell() {
+// wakeReaders ends the waiting of Await; mu is held.
+func (s *Store) wakeReaders() {
 	close(s.news)
 	s.news = make(chan struct{})
 }
@@ -128,8 +172,7 @@ var keyLedger = []byte("ledger") // in bucketMeta
 // firstLedger is the name of one that was never restored.
 const firstLedger = "0"
 
-// LedgerName is what this ledger is called, and the last sequence number that a
-// backup brought: what came since is after it.
+// LedgerName implements state.Observations.
 func (s *Store) LedgerName() (name string, restored uint64) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
@@ -146,32 +189,30 @@ func (s *Store) loadLedger(tx *bbolt.Tx) error {
 
 // renameLedger gives the ledger of a backup a name of its own.
 func renameLedger(file string, now time.Time) error {
-	db, err := openFile(file, &bbolt.Options{Timeout: 2 * time.Second, FreelistType: bbolt.FreelistMapType})
+	db, err := openFile(file, options())
 	if err != nil {
 		return err
 	}
 	err = db.Update(func(tx *bbolt.Tx) error {
 		name := ledgerName{Name: strconv.FormatInt(now.UnixNano(), 36)}
-		if b := tx.Bucket(bucketLedger); b != nil {
-			if k, _ := b.Cursor().Last(); k != nil {
-				name.End = binary.BigEndian.Uint64(k)
-			}
+		name.End = max(lastKey(tx.Bucket(bucketLedger)), lastKey(tx.Bucket(bucketAudit)))
+		text, err := json.Marshal(name)
+		if err != nil {
+			return err
 		}
-		return put(tx, bucketMeta, string(keyLedger), name)
+		return tx.Bucket(bucketMeta).Put(keyLedger, text)
 	})
 	return firstOf(err, db.Close())
 }
 
-// Trim forgets the oldest entries of the ledger: those over the bound of their
-// number, and those that are older than the bound of their age. It does a
-// part of the work at each call.
+// Trim implements state.Observations.
 func (s *Store) Trim(now time.Time, most int, age time.Duration) error {
 	const part = 2000
 	first, last, old := s.ledgerEnds(now.Add(-age))
 	if first == 0 || (last-first < uint64(most) && !old) {
 		return nil
 	}
-	return s.update(func(tx *bbolt.Tx) error {
+	return s.write(func(tx *bbolt.Tx) error {
 		b := tx.Bucket(bucketLedger)
 		c := b.Cursor()
 		n := 0
@@ -191,7 +232,7 @@ func (s *Store) Trim(now time.Time, most int, age time.Duration) error {
 // ledgerEnds returns the first and the last sequence number, and whether the
 // first entry is from before a time.
 func (s *Store) ledgerEnds(than time.Time) (first, last uint64, old bool) {
-	_ = s.view(func(tx *bbolt.Tx) error { // it reads what is mapped; there is nothing to go wrong
+	_ = s.read(func(tx *bbolt.Tx) error { // it reads what is mapped; there is nothing to go wrong
 		c := tx.Bucket(bucketLedger).Cursor()
 		k, v := c.First()
 		if k == nil {

@@ -81,8 +81,8 @@ func TestOlderVersion(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	err = s.update(func(tx *bbolt.Tx) error {
-		return firstOf(tx.DeleteBucket(bucketHistory), tx.DeleteBucket(bucketRecent), tx.DeleteBucket(bucketLedger), tx.DeleteBucket(bucketConsole))
+	err = s.write(func(tx *bbolt.Tx) error {
+		return firstOf(tx.Bucket(bucketMeta).Delete(keySchema), tx.DeleteBucket(bucketHistory), tx.DeleteBucket(bucketRecent), tx.DeleteBucket(bucketLedger), tx.DeleteBucket(bucketConsole))
 	})
 	if err := errors.Join(err, s.Close()); err != nil {
 		t.Fatal(err)

@@ -46,7 +46,7 @@ func (s *Store) Backup(w io.Writer) error {
 func (s *Store) snapshot() (f *os.File, err error) {
 	s.copying.Lock()
 	defer s.copying.Unlock()
-	err = s.view(func(tx *bbolt.Tx) error {
+	err = s.read(func(tx *bbolt.Tx) error {
 		dir := filepath.Dir(tx.DB().Path())
 		if f, err = os.CreateTemp(dir, snapshotPrefix); err != nil {
 			return fmt.Errorf("copying the state for a backup: %w", err)

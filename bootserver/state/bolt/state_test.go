@@ -24,11 +24,12 @@ import (
 	"ingot"
 	"ingot/bootserver/fleet"
 	"ingot/bootserver/state"
+	"ingot/bootserver/state/view"
 )
 
 // pagesOf lets bbolt check its pages.
 func pagesOf(s *Store) error {
-	return s.view(func(tx *bbolt.Tx) error {
+	return s.read(func(tx *bbolt.Tx) error {
 		var errs []error
 		for err := range tx.Check() {
 			errs = append(errs, err)
@@ -99,7 +100,7 @@ func TestRestoredIdentity(t *testing.T) {
 		t.Error("the identity of the backup is not taken over")
 	}
 	own := there.Identity()
-	if err := there.update(func(tx *bbolt.Tx) error { return tx.Bucket(bucketMeta).Delete(keyIdentity) }); err != nil {
+	if err := there.write(func(tx *bbolt.Tx) error { return tx.Bucket(bucketMeta).Delete(keyIdentity) }); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.Remove(here.db.Path() + ".before-19700101T000005Z"); err != nil {
@@ -154,7 +155,7 @@ func TestMovedBootsKeepTheirTime(t *testing.T) {
 	for range 2 {
 		order("old")
 		order("into", 1, 2, 3, 4)
-		if id := s.index.latest["into"]; id != ingot.NewBootID([16]byte{4}) {
+		if id := latestOf(s, "into"); id != ingot.NewBootID([16]byte{4}) {
 			t.Errorf("the latest boot is %s; want the one that runs", id.Short())
 		}
 		if err := s.Close(); err != nil {
@@ -226,7 +227,10 @@ func TestAddressHasOneLease(t *testing.T) {
 	}
 	// What an older version kept by card is kept by address.
 	err := s.db.Update(func(tx *bbolt.Tx) error {
-		return put(tx, bucketLeases, "52:54:00:00:00:03", fleet.Lease{MAC: "52:54:00:00:00:03", Address: netip.MustParseAddr("10.0.0.10")})
+		if err := tx.Bucket(bucketMeta).Delete(keySchema); err != nil {
+			return err
+		}
+		return put(tx.Bucket(bucketLeases), "52:54:00:00:00:03", fleet.Lease{MAC: "52:54:00:00:00:03", Address: netip.MustParseAddr("10.0.0.10")})
 	})
 	if err := errors.Join(err, s.Close()); err != nil {
 		t.Fatal(err)
@@ -236,6 +240,11 @@ func TestAddressHasOneLease(t *testing.T) {
 	if l := leases(t, s); len(l) != 2 || l[1].MAC != "52:54:00:00:00:03" {
 		t.Errorf("leases = %+v; want the old one by card as well", l)
 	}
+}
+
+func latestOf(s *Store, m ingot.MachineID) ingot.BootID {
+	b, _ := found(s, func(v *view.View) (fleet.Boot, bool) { return v.LatestOf(m) })
+	return b.ID
 }
 
 func leases(t *testing.T, s *Store) []fleet.Lease {
@@ -287,48 +296,6 @@ func TestIndex(t *testing.T) {
 			t.Errorf("%d pending, open boots %+v; want what was before the refused change", tx.Pending(), open)
 		}
 	})
-}
-
-// TestCandidatesAreFew: however many machines share a UUID, a serial number, a
-// switch port or a card that they tell, few are looked at.
-func TestCandidatesAreFew(t *testing.T) {
-	s := open(t, t.TempDir())
-	defer s.Close()
-	port := fleet.SwitchPort{Relay: netip.MustParseAddr("10.7.0.1"), Circuit: "vlan7"}
-	const uuid, card = "d1b2c3a4-0000-4000-8000-525400120001", "02:00:00:00:00:01"
-	for i := range 2000 {
-		m := fleet.Machine{ID: ingot.MachineID(fmt.Sprint("m-", i)), State: fleet.Approved, MACs: []string{fmt.Sprint(i)}, UUID: uuid, Serial: "S", Port: port}
-		m.Facts.NICs = []ingot.NIC{{MAC: card}}
-		if i%2 == 0 {
-			m.State, m.Ask = fleet.Pending, &fleet.Question{With: "m-1"}
-		}
-		s.setMachine(m)
-	}
-	for _, sight := range []fleet.Sighting{{MAC: card, UUID: uuid, Port: port}, {MAC: "77", UUID: uuid, Port: port}, {MAC: card, Port: port}} {
-		if got := s.candidates(sight); len(got) > 2*state.MaxPerCard {
-			t.Errorf("%d candidates for %+v", len(got), sight)
-		}
-	}
-	if m, _, ok := s.find(fleet.Sighting{MAC: "77", UUID: uuid}); !ok || m.ID != "m-77" {
-		t.Errorf("among machines that share all but their card, m-77 is found as %q, %t", m.ID, ok)
-	}
-	if got := s.others(s.machines["m-77"], ingot.Facts{UUID: uuid, Serial: "S", NICs: []ingot.NIC{{MAC: card}}}); len(got) > 8 {
-		t.Errorf("%d others", len(got))
-	}
-	start := time.Now()
-	for range 1000 { // packets
-		m := s.machines["m-77"]
-		m.LastSeen = m.LastSeen.Add(time.Second)
-		s.setMachine(m)
-		s.find(fleet.Sighting{MAC: "77", UUID: uuid, Port: port})
-	}
-	t.Logf("a packet of one of them takes %s", time.Since(start)/1000)
-	for id := range s.machines {
-		s.dropMachine(id)
-	}
-	if n := len(s.index.mac) + len(s.index.told) + len(s.index.uuid) + len(s.index.serial) + len(s.index.port); n > 0 {
-		t.Errorf("%d entries of indexes are left of no machine", n)
-	}
 }
 
 // TestGroupCommit: many that wait at once share the disk's time, and each is

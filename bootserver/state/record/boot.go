@@ -1,0 +1,105 @@
+package record
+
+import (
+	"net/netip"
+	"time"
+
+	"ingot"
+	"ingot/bootserver/fleet"
+)
+
+type event struct {
+	ingot.Event
+	At time.Time `json:"at"`
+}
+
+type other struct {
+	Address  netip.Addr `json:"address,omitzero"`
+	DUID     string     `json:"duid,omitempty"`
+	MAC      string     `json:"mac,omitempty"`
+	Kind     string     `json:"kind,omitempty"`
+	Given    netip.Addr `json:"given,omitzero"`
+	File     string     `json:"file,omitempty"`
+	Expected bool       `json:"expected,omitempty"`
+	First    time.Time  `json:"first,omitzero"`
+	At       time.Time  `json:"at"`
+	Times    int        `json:"times,omitempty"`
+}
+
+// boot is the record of a boot.
+type boot struct {
+	ID       ingot.BootID     `json:"id"`
+	Machine  ingot.MachineID  `json:"machine"`
+	Number   int              `json:"number"`
+	Before   ingot.BootID     `json:"before,omitempty"`
+	Firmware ingot.Firmware   `json:"firmware,omitempty"`
+	Image    imageRef         `json:"image"`
+	Order    int              `json:"order,omitempty"`
+	Root     ingot.Digest     `json:"root,omitempty"`
+	First    string           `json:"first,omitempty"`
+	Proxy    bool             `json:"proxy,omitempty"`
+	Told     time.Time        `json:"told,omitzero"`
+	Back     bool             `json:"back,omitempty"`
+	Started  time.Time        `json:"started"`
+	Deadline time.Time        `json:"deadline,omitzero"`
+	Ended    time.Time        `json:"ended,omitzero"`
+	Outcome  ingot.Outcome    `json:"outcome"`
+	Reason   string           `json:"reason,omitempty"`
+	Ticket   time.Time        `json:"ticket,omitzero"`
+	Facts    ingot.BootID     `json:"facts,omitempty"`
+	Changes  []string         `json:"changes,omitempty"`
+	Crash    string           `json:"crash,omitempty"`
+	Pstore   bool             `json:"pstore,omitempty"`
+	Events   []event          `json:"events"`
+	Served   map[string]int64 `json:"served,omitempty"`
+	Report   *ingot.Report    `json:"report,omitempty"`
+	Others   []other          `json:"others,omitempty"`
+}
+
+func bootOf(b fleet.Boot) boot {
+	return boot{ID: b.ID, Machine: b.Machine, Number: b.Number, Before: b.Before, Firmware: b.Firmware, Image: imageRef(b.Image),
+		Order: b.Order, Root: b.Root, First: b.First, Proxy: b.Proxy, Told: b.Told, Back: b.Back, Started: b.Started,
+		Deadline: b.Deadline, Ended: b.Ended, Outcome: b.Outcome, Reason: b.Reason, Ticket: b.Ticket, Facts: b.Facts,
+		Changes: b.Changes, Crash: b.Crash, Pstore: b.Pstore, Events: list(b.Events, func(e fleet.Event) event { return event(e) }),
+		Served: b.Served, Report: b.Report, Others: list(b.Others, otherOf)}
+}
+
+func (r boot) value() fleet.Boot {
+	return fleet.Boot{ID: r.ID, Machine: r.Machine, Number: r.Number, Before: r.Before, Firmware: r.Firmware, Image: fleet.ImageRef(r.Image),
+		Order: r.Order, Root: r.Root, First: r.First, Proxy: r.Proxy, Told: r.Told, Back: r.Back, Started: r.Started,
+		Deadline: r.Deadline, Ended: r.Ended, Outcome: r.Outcome, Reason: r.Reason, Ticket: r.Ticket, Facts: r.Facts,
+		Changes: r.Changes, Crash: r.Crash, Pstore: r.Pstore, Events: list(r.Events, func(e event) fleet.Event { return fleet.Event(e) }),
+		Served: r.Served, Report: r.Report, Others: list(r.Others, other.value)}
+}
+
+func otherOf(o fleet.Other) other {
+	return other{Address: o.Address, DUID: o.DUID, MAC: o.MAC, Kind: o.Kind, Given: o.Given, File: o.File, Expected: o.Expected,
+		First: o.First, At: o.At, Times: o.Times}
+}
+
+func (r other) value() fleet.Other {
+	return fleet.Other{Address: r.Address, DUID: r.DUID, MAC: r.MAC, Kind: r.Kind, Given: r.Given, File: r.File, Expected: r.Expected,
+		First: r.First, At: r.At, Times: r.Times}
+}
+
+// lease is the record of a lease.
+type lease struct {
+	MAC      string          `json:"mac,omitempty"`
+	DUID     string          `json:"duid,omitempty"`
+	Address  netip.Addr      `json:"address"`
+	Expires  time.Time       `json:"expires"`
+	Hostname string          `json:"hostname,omitempty"`
+	Machine  ingot.MachineID `json:"machine,omitempty"`
+	Port     switchPort      `json:"port,omitzero"`
+	Declined bool            `json:"declined,omitempty"`
+}
+
+func leaseOf(l fleet.Lease) lease {
+	return lease{MAC: l.MAC, DUID: l.DUID, Address: l.Address, Expires: l.Expires, Hostname: l.Hostname, Machine: l.Machine,
+		Port: switchPort(l.Port), Declined: l.Declined}
+}
+
+func (r lease) value() fleet.Lease {
+	return fleet.Lease{MAC: r.MAC, DUID: r.DUID, Address: r.Address, Expires: r.Expires, Hostname: r.Hostname, Machine: r.Machine,
+		Port: fleet.SwitchPort(r.Port), Declined: r.Declined}
+}

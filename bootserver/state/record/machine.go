@@ -1,0 +1,166 @@
+package record
+
+import (
+	"net/netip"
+	"time"
+
+	"ingot"
+	"ingot/bootserver/fleet"
+)
+
+type imageRef struct {
+	Image ingot.Digest `json:"image,omitempty"`
+	Name  string       `json:"name,omitempty"`
+}
+
+type assignment struct {
+	imageRef
+	Why   string    `json:"why,omitempty"`
+	Since time.Time `json:"since,omitzero"`
+}
+
+type question struct {
+	With  ingot.MachineID `json:"with"`
+	What  string          `json:"what"`
+	About string          `json:"about,omitempty"`
+	Told  bool            `json:"told,omitempty"`
+}
+
+type answered struct {
+	About string    `json:"about"`
+	At    time.Time `json:"at"`
+}
+
+type switchPort struct {
+	Relay   netip.Addr `json:"relay,omitzero"`
+	Circuit string     `json:"circuit,omitempty"`
+	Remote  string     `json:"remote,omitempty"`
+}
+
+type failure struct {
+	Boot    ingot.BootID  `json:"boot"`
+	Outcome ingot.Outcome `json:"outcome"`
+	Stage   ingot.Stage   `json:"stage"`
+	Reason  string        `json:"reason"`
+	At      time.Time     `json:"at"`
+}
+
+type trial struct {
+	Image    ingot.Digest `json:"image,omitempty"`
+	Failures []failure    `json:"failures,omitempty"`
+}
+
+type setback struct {
+	Gave     imageRef  `json:"gave"`
+	To       imageRef  `json:"to"`
+	Why      string    `json:"why"`
+	At       time.Time `json:"at"`
+	Failures []failure `json:"failures"`
+}
+
+type grant struct {
+	Volume  string       `json:"volume"`
+	Disk    string       `json:"disk"`
+	Expires time.Time    `json:"expires"`
+	Given   time.Time    `json:"given"`
+	Boot    ingot.BootID `json:"boot,omitempty"`
+	Over    bool         `json:"over,omitempty"`
+}
+
+// machine is the record of a machine.
+type machine struct {
+	ID          ingot.MachineID           `json:"id"`
+	Name        string                    `json:"name,omitempty"`
+	Labels      map[string]string         `json:"labels,omitempty"`
+	Ask         *question                 `json:"ask,omitempty"`
+	Answered    []answered                `json:"answered,omitempty"`
+	State       string                    `json:"state"`
+	UUID        string                    `json:"uuid,omitempty"`
+	Serial      string                    `json:"serial,omitempty"`
+	MACs        []string                  `json:"macs"`
+	MachineKey  string                    `json:"machineKey"`
+	Firmware    ingot.Firmware            `json:"firmware,omitempty"`
+	Address     netip.Addr                `json:"address,omitzero"`
+	Port        switchPort                `json:"port,omitzero"`
+	Loaders     map[ingot.Firmware]string `json:"loaders,omitempty"`
+	FirstSeen   time.Time                 `json:"firstSeen"`
+	LastSeen    time.Time                 `json:"lastSeen"`
+	Facts       ingot.Facts               `json:"facts"`
+	Assignment  assignment                `json:"assignment"`
+	LastHealthy imageRef                  `json:"lastHealthy"`
+	Healthy     []imageRef                `json:"healthy,omitempty"`
+	Trial       *trial                    `json:"trial,omitempty"`
+	Setback     *setback                  `json:"setback,omitempty"`
+	Orders      int                       `json:"orders,omitempty"`
+	Grants      []grant                   `json:"grants,omitempty"`
+	Boot        ingot.BootID              `json:"boot,omitempty"`
+}
+
+func machineOf(m fleet.Machine) machine {
+	r := machine{ID: m.ID, Name: m.Name, Labels: m.Labels, Answered: list(m.Answered, func(a fleet.Answered) answered { return answered(a) }),
+		State: string(m.State), UUID: m.UUID, Serial: m.Serial, MACs: m.MACs, MachineKey: m.MachineKey, Firmware: m.Firmware,
+		Address: m.Address, Port: switchPort(m.Port), Loaders: m.Loaders, FirstSeen: m.FirstSeen, LastSeen: m.LastSeen, Facts: m.Facts,
+		Assignment:  assignment{imageRef(m.Assignment.ImageRef), m.Assignment.Why, m.Assignment.Since},
+		LastHealthy: imageRef(m.LastHealthy), Healthy: list(m.Healthy, refOf), Orders: m.Orders, Grants: list(m.Grants, grantOf), Boot: m.Boot}
+	if q := m.Ask; q != nil {
+		r.Ask = &question{With: q.With, What: q.What, About: q.About, Told: q.Told}
+	}
+	if !m.Trial.IsZero() {
+		r.Trial = &trial{m.Trial.Image, list(m.Trial.Failures, failureOf)}
+	}
+	if s := m.Setback; s != nil {
+		r.Setback = &setback{imageRef(s.Gave), imageRef(s.To), s.Why, s.At, list(s.Failures, failureOf)}
+	}
+	return r
+}
+
+func (r machine) value() fleet.Machine {
+	m := fleet.Machine{ID: r.ID, Name: r.Name, Labels: r.Labels, Answered: list(r.Answered, func(a answered) fleet.Answered { return fleet.Answered(a) }),
+		State: fleet.State(r.State), UUID: r.UUID, Serial: r.Serial, MACs: r.MACs, MachineKey: r.MachineKey, Firmware: r.Firmware,
+		Address: r.Address, Port: fleet.SwitchPort(r.Port), Loaders: r.Loaders, FirstSeen: r.FirstSeen, LastSeen: r.LastSeen, Facts: r.Facts,
+		Assignment:  fleet.Assignment{ImageRef: fleet.ImageRef(r.Assignment.imageRef), Why: r.Assignment.Why, Since: r.Assignment.Since},
+		LastHealthy: fleet.ImageRef(r.LastHealthy), Healthy: list(r.Healthy, imageRef.value), Orders: r.Orders,
+		Grants: list(r.Grants, grant.value), Boot: r.Boot}
+	if q := r.Ask; q != nil {
+		m.Ask = &fleet.Question{With: q.With, What: q.What, About: q.About, Told: q.Told}
+	}
+	if t := r.Trial; t != nil {
+		m.Trial = fleet.Trial{Image: t.Image, Failures: list(t.Failures, failure.value)}
+	}
+	if s := r.Setback; s != nil {
+		m.Setback = &fleet.Setback{Gave: fleet.ImageRef(s.Gave), To: fleet.ImageRef(s.To), Why: s.Why, At: s.At, Failures: list(s.Failures, failure.value)}
+	}
+	return m
+}
+
+func refOf(r fleet.ImageRef) imageRef { return imageRef(r) }
+
+func (r imageRef) value() fleet.ImageRef { return fleet.ImageRef(r) }
+
+func failureOf(f fleet.Failure) failure {
+	return failure{Boot: f.Boot, Outcome: f.Outcome, Stage: f.Stage, Reason: f.Reason, At: f.At}
+}
+
+func (r failure) value() fleet.Failure {
+	return fleet.Failure{Boot: r.Boot, Outcome: r.Outcome, Stage: r.Stage, Reason: r.Reason, At: r.At}
+}
+
+func grantOf(g fleet.Grant) grant {
+	return grant{g.Volume, g.Disk, g.Expires, g.Given, g.Boot, g.Over}
+}
+
+func (r grant) value() fleet.Grant {
+	return fleet.Grant{Grant: ingot.Grant{Volume: r.Volume, Disk: r.Disk, Expires: r.Expires}, Given: r.Given, Boot: r.Boot, Over: r.Over}
+}
+
+// list converts the elements of a list; nil stays nil.
+func list[A, B any](from []A, f func(A) B) []B {
+	if from == nil {
+		return nil
+	}
+	to := make([]B, len(from))
+	for i, v := range from {
+		to[i] = f(v)
+	}
+	return to
+}

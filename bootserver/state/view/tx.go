@@ -1,0 +1,558 @@
+package view
+
+import (
+	"encoding/json"
+	"fmt"
+	"reflect"
+	"slices"
+	"strings"
+
+	"ingot"
+	"ingot/bootserver/access"
+	"ingot/bootserver/fleet"
+	"ingot/bootserver/state"
+	"ingot/bootserver/state/record"
+)
+
+// Tx is a transaction on a view. It implements state.Tx.
+type Tx struct {
+	v    *View
+	past Past
+
+	reads   []Key
+	steps   []Step
+	undo    []func() // to be run last first
+	changes int      // recorded
+	records int      // written, Changes aside
+	bytes   int
+	err     error
+	unbound bool // any number of records is allowed
+}
+
+var _ state.Tx = (*Tx)(nil)
+
+// Step is a part of what a transaction wrote. Steps must be stored in their order; the
+// records of one step in any.
+type Step struct {
+	// Puts are the last values of records, nil for one that was removed: fleet.Machine,
+	// fleet.Boot, fleet.Lease, fleet.Change, access.Credential, state.Removal, Piece, and
+	// []byte for facts.
+	Puts map[Key]any
+	// Forget is a machine whose past is removed before the Puts: boots, consoles, facts.
+	Forget ingot.MachineID
+	// Moves are boots of the past that another machine gets, before and after.
+	Moves []Move
+}
+
+// Move is a boot that another machine gets.
+type Move struct{ Before, After fleet.Boot }
+
+// Piece is a part of a console.
+type Piece struct {
+	Boot ingot.BootID
+	Text string
+}
+
+// Begin starts a transaction. The caller holds the view's lock until the transaction has
+// been committed or rolled back.
+func (v *View) Begin(past Past) *Tx { return &Tx{v: v, past: past} }
+
+// Run runs f in a transaction. If f fails, or the transaction became too large, it is
+// rolled back.
+func (v *View) Run(past Past, f func(tx state.Tx) error) (*Tx, error) {
+	tx := v.Begin(past)
+	err := f(tx)
+	if err == nil {
+		err = tx.check()
+	}
+	if err != nil {
+		tx.RollBack()
+		return nil, err
+	}
+	return tx, nil
+}
+
+// RollBack takes back all changes of the view, those of later transactions must have been
+// taken back before.
+func (tx *Tx) RollBack() {
+	for _, f := range slices.Backward(tx.undo) {
+		f()
+	}
+	tx.undo = nil
+}
+
+// Steps are what the transaction wrote.
+func (tx *Tx) Steps() []Step { return tx.steps }
+
+// Reads are the keys that the transaction read before it wrote them, each once.
+func (tx *Tx) Reads() []Key {
+	tx.reads = distinct(tx.reads)
+	return tx.reads
+}
+
+func distinct(keys []Key) []Key {
+	seen := make(map[Key]struct{}, len(keys))
+	return slices.DeleteFunc(keys, func(k Key) bool {
+		_, again := seen[k]
+		seen[k] = struct{}{}
+		return again
+	})
+}
+
+// LastSeq is the sequence number of the last Change that was recorded, or 0.
+func (tx *Tx) LastSeq() uint64 {
+	if tx.changes == 0 {
+		return 0
+	}
+	return tx.v.Seq
+}
+
+// check enforces the bound of a transaction.
+func (tx *Tx) check() error {
+	if tx.err != nil {
+		return tx.err
+	}
+	if tx.unbound {
+		return nil
+	}
+	if tx.records > state.MaxRecords {
+		return fmt.Errorf("%w: it writes %d records", state.ErrTooLarge, tx.records)
+	}
+	if len(tx.reads) > state.MaxRecords {
+		n := 0
+		for _, k := range tx.Reads() {
+			if k.Table.records() {
+				n++
+			}
+		}
+		if n > state.MaxRecords {
+			return fmt.Errorf("%w: it reads %d records", state.ErrTooLarge, n)
+		}
+	}
+	if tx.records+tx.changes > fewRecords {
+		tx.measure()
+	}
+	if tx.bytes > state.MaxBytes {
+		return fmt.Errorf("%w: it writes %d bytes", state.ErrTooLarge, tx.bytes)
+	}
+	return nil
+}
+
+// fewRecords cannot reach the bound of a transaction's bytes, whatever is in them, except
+// facts and consoles, which are always counted: their sizes are not measured.
+const fewRecords = 12
+
+// measure adds up the sizes of the records that were put.
+func (tx *Tx) measure() {
+	for _, s := range tx.steps {
+		for _, v := range s.Puts {
+			switch v.(type) {
+			case nil, Piece, []byte:
+				continue
+			}
+			if b, err := record.Encode(v); err != nil {
+				tx.err = err
+			} else {
+				tx.bytes += len(b)
+			}
+		}
+	}
+}
+
+func (tx *Tx) read(k Key) { tx.reads = append(tx.reads, k) }
+
+// put writes a record; nil removes it.
+func (tx *Tx) put(t Table, key string, v any) {
+	if n := len(tx.steps); n == 0 || tx.steps[n-1].Puts == nil {
+		tx.steps = append(tx.steps, Step{Puts: map[Key]any{}})
+	}
+	puts := tx.steps[len(tx.steps)-1].Puts
+	k := Key{t, key}
+	if _, again := puts[k]; !again && t != Ledger && t != Audit {
+		tx.records++
+	}
+	puts[k] = v
+}
+
+// Machine implements state.Tx.
+func (tx *Tx) Machine(id ingot.MachineID) (fleet.Machine, bool) {
+	tx.read(Key{Machines, string(id)})
+	return tx.v.Machine(id)
+}
+
+// MachineNamed implements state.Tx.
+func (tx *Tx) MachineNamed(name string) (fleet.Machine, bool) {
+	tx.read(Key{ByName, name})
+	for _, id := range tx.v.index.name[name] {
+		return tx.Machine(id)
+	}
+	return fleet.Machine{}, false
+}
+
+// Find implements state.Tx.
+func (tx *Tx) Find(sight fleet.Sighting) (fleet.Machine, *fleet.Question, bool) {
+	return find(tx.v.candidates(sight, tx.read), sight)
+}
+
+// Others implements state.Tx.
+func (tx *Tx) Others(m fleet.Machine, f ingot.Facts) []fleet.Machine {
+	return tx.v.others(m, f, tx.read)
+}
+
+// WithCard implements state.Tx.
+func (tx *Tx) WithCard(mac string) int {
+	tx.read(Key{ByMAC, mac})
+	tx.read(Key{ByNewcomer, mac})
+	return len(tx.v.index.mac[mac]) + len(tx.v.index.newcomer[mac])
+}
+
+// Pending implements state.Tx.
+func (tx *Tx) Pending() int {
+	tx.read(Key{Numbers, PendingKey})
+	return tx.v.index.pending
+}
+
+// ImageUse implements state.Tx.
+func (tx *Tx) ImageUse(image ingot.Digest) (why string, used bool) {
+	tx.read(Key{ByImage, string(image)})
+	var first ingot.MachineID
+	for id := range tx.v.index.image[image] {
+		if first == "" || id < first {
+			first = id
+		}
+	}
+	if first == "" {
+		return "", false
+	}
+	m, _ := tx.Machine(first)
+	latest := tx.v.imageOf(m.Boot)
+	tx.read(Key{Boots, string(m.Boot)})
+	fleet.Uses(&m, latest, func(d ingot.Digest, w string) {
+		if d == image && why == "" {
+			why = m.Hostname() + " " + w
+		}
+	})
+	return why, true
+}
+
+// Removal implements state.Tx.
+func (tx *Tx) Removal(image ingot.Digest) (state.Removal, bool) {
+	tx.read(Key{Removals, string(image)})
+	r, ok := tx.v.removals[image]
+	return r, ok
+}
+
+// PutRemoval implements state.Tx.
+func (tx *Tx) PutRemoval(r state.Removal) { tx.replaceRemoval(r.Image, &r) }
+
+// DropRemoval implements state.Tx.
+func (tx *Tx) DropRemoval(image ingot.Digest) { tx.replaceRemoval(image, nil) }
+
+func (tx *Tx) replaceRemoval(image ingot.Digest, r *state.Removal) {
+	old, had := tx.v.removals[image]
+	tx.undo = append(tx.undo, func() {
+		delete(tx.v.removals, image)
+		if had {
+			tx.v.removals[image] = old
+		}
+	})
+	if r == nil {
+		delete(tx.v.removals, image)
+		tx.put(Removals, string(image), nil)
+		return
+	}
+	tx.v.removals[image] = *r
+	tx.put(Removals, string(image), *r)
+}
+
+// Boot implements state.Tx.
+func (tx *Tx) Boot(id ingot.BootID) (fleet.Boot, bool) {
+	tx.read(Key{Boots, string(id)})
+	return tx.boot(id)
+}
+
+func (tx *Tx) boot(id ingot.BootID) (fleet.Boot, bool) {
+	if b, ok := tx.v.boots[id]; ok {
+		return b, true
+	}
+	if id == "" {
+		return fleet.Boot{}, false
+	}
+	return tx.past.Boot(id)
+}
+
+// PutMachine implements state.Tx.
+func (tx *Tx) PutMachine(m fleet.Machine) {
+	var before *fleet.Machine
+	if old, had := tx.v.machines[m.ID]; had {
+		before = &old
+	}
+	tx.StoreMachine(m)
+	tx.Record(fleet.MachineChanges(before, m, tx.v.Now())...)
+}
+
+// StoreMachine implements state.Tx.
+func (tx *Tx) StoreMachine(m fleet.Machine) {
+	old, had := tx.v.machines[m.ID]
+	neighbour, taken := tx.v.index.address[m.Address]
+	tx.refuseRemoved(&old, &m)
+	tx.undo = append(tx.undo, func() {
+		if had {
+			tx.v.setMachine(old)
+		} else {
+			tx.v.dropMachine(m.ID)
+		}
+		if taken {
+			tx.v.index.address[m.Address] = neighbour
+		}
+	})
+	tx.v.setMachine(m)
+	tx.put(Machines, string(m.ID), m)
+}
+
+// refuseRemoved fails the transaction if a machine gets an image that is being removed.
+func (tx *Tx) refuseRemoved(old, m *fleet.Machine) {
+	image := m.Assignment.Image
+	if image == "" || image == old.Assignment.Image {
+		return
+	}
+	if _, pending := tx.Removal(image); pending && tx.err == nil {
+		tx.err = fmt.Errorf("%w: %s", state.ErrBeingRemoved, m.Assignment.Name)
+	}
+}
+
+// DropMachine implements state.Tx.
+func (tx *Tx) DropMachine(id ingot.MachineID) error {
+	old, had := tx.v.machines[id]
+	if !had {
+		return nil
+	}
+	boots := tx.v.BootsOf(id)
+	latest := tx.v.index.latest[id]
+	tx.undo = append(tx.undo, func() {
+		tx.v.setMachine(old)
+		for _, b := range boots {
+			tx.v.setBoot(b)
+		}
+		if latest != "" {
+			tx.v.index.latest[id] = latest
+		}
+	})
+	tx.v.dropMachine(id)
+	for _, b := range boots {
+		tx.v.dropBoot(b.ID)
+	}
+	tx.steps = append(tx.steps, Step{Forget: id})
+	tx.put(Machines, string(id), nil)
+	return nil
+}
+
+// MoveBoots implements state.Tx.
+func (tx *Tx) MoveBoots(from, to ingot.MachineID) error {
+	moved, err := tx.past.Boots(from)
+	if err != nil {
+		return err
+	}
+	have, err := tx.past.Boots(to)
+	if err != nil {
+		return err
+	}
+	var moves []Move
+	number := 0
+	for _, b := range interleave(have, moved) {
+		after := b
+		number = max(number+1, b.Number) // of those that stay most keep theirs
+		after.Machine, after.Number = to, number
+		if b.Machine == after.Machine && b.Number == after.Number {
+			continue
+		}
+		tx.undo = append(tx.undo, func() { tx.v.dropBoot(b.ID); tx.v.setBoot(b) })
+		tx.v.dropBoot(b.ID)
+		tx.v.setBoot(after)
+		moves = append(moves, Move{b, after})
+	}
+	if len(moves) > 0 {
+		tx.records++
+		tx.steps = append(tx.steps, Step{Moves: moves})
+	}
+	return nil
+}
+
+// interleave merges two lists of boots by when they started; the order that boots have in
+// their list stays, for clocks jump.
+func interleave(a, b []fleet.Boot) []fleet.Boot {
+	all := make([]fleet.Boot, 0, len(a)+len(b))
+	for len(a) > 0 || len(b) > 0 {
+		next := &a
+		if len(a) == 0 || len(b) > 0 && b[0].Started.Before(a[0].Started) {
+			next = &b
+		}
+		all = append(all, (*next)[0])
+		*next = (*next)[1:]
+	}
+	return all
+}
+
+// PutBoot implements state.Tx.
+func (tx *Tx) PutBoot(b fleet.Boot) {
+	var before *fleet.Boot
+	if old, had := tx.boot(b.ID); had {
+		before = &old
+	}
+	tx.StoreBoot(b)
+	tx.Record(fleet.BootChanges(before, b, tx.v.Now())...)
+}
+
+// StoreBoot implements state.Tx.
+func (tx *Tx) StoreBoot(b fleet.Boot) {
+	old, had := tx.boot(b.ID)
+	latest, hadLatest := tx.v.index.latest[b.Machine]
+	tx.undo = append(tx.undo, func() {
+		tx.v.dropBoot(b.ID)
+		if had {
+			tx.v.setBoot(old)
+		}
+		if hadLatest {
+			tx.v.index.latest[b.Machine] = latest
+		}
+	})
+	tx.v.setBoot(b)
+	tx.put(Boots, string(b.ID), b)
+	tx.countEnd(old, b)
+}
+
+// countEnd counts a boot that ends with this transaction.
+func (tx *Tx) countEnd(before, after fleet.Boot) {
+	if !before.Open() || after.Open() {
+		return
+	}
+	tx.v.ended[after.Outcome]++
+	tx.undo = append(tx.undo, func() { tx.v.ended[after.Outcome]-- })
+}
+
+// PutLease implements state.Tx.
+func (tx *Tx) PutLease(l fleet.Lease) { tx.put(Leases, addressKey(l.Address), l) }
+
+// Credential implements state.Tx.
+func (tx *Tx) Credential(id string) (access.Credential, bool) {
+	tx.read(Key{Credentials, id})
+	return tx.v.Credential(id)
+}
+
+// CredentialsNamed implements state.Tx.
+func (tx *Tx) CredentialsNamed(name string) []access.Credential {
+	tx.read(Key{ByToken, name})
+	list := make([]access.Credential, 0, 1)
+	for _, id := range tx.v.index.token[name] {
+		c, _ := tx.Credential(id)
+		list = append(list, c)
+	}
+	slices.SortFunc(list, func(a, b access.Credential) int { return strings.Compare(a.ID, b.ID) })
+	return list
+}
+
+// CredentialCount implements state.Tx.
+func (tx *Tx) CredentialCount() int {
+	tx.read(Key{Numbers, CredentialsKey})
+	return len(tx.v.credentials)
+}
+
+// PutCredential implements state.Tx.
+func (tx *Tx) PutCredential(c access.Credential) { tx.replaceCredential(c.ID, &c) }
+
+// DropCredential implements state.Tx.
+func (tx *Tx) DropCredential(id string) { tx.replaceCredential(id, nil) }
+
+func (tx *Tx) replaceCredential(id string, c *access.Credential) {
+	old, had := tx.v.credentials[id]
+	tx.undo = append(tx.undo, func() {
+		tx.v.setCredential(id, nil)
+		if had {
+			tx.v.setCredential(id, &old)
+		}
+	})
+	tx.v.setCredential(id, c)
+	if c == nil {
+		tx.put(Credentials, id, nil)
+		return
+	}
+	tx.put(Credentials, id, *c)
+}
+
+// factsBack is how many boots are looked back at for the same facts: some end before they
+// report any.
+const factsBack = 8
+
+// KeepFacts implements state.Tx. What a machine reports at a boot is stored under the id of
+// the boot that reported it first: as long as nothing changes, the boots after it refer to
+// that one (fleet.Boot.Facts).
+func (tx *Tx) KeepFacts(b fleet.Boot, f ingot.Facts) (fleet.Boot, error) {
+	text, err := json.Marshal(f)
+	if err != nil {
+		return b, err
+	}
+	before, known := b, true
+	for range factsBack {
+		if before, known = tx.Boot(before.Before); !known || before.Facts != "" {
+			break
+		}
+	}
+	if known && before.Facts != "" {
+		tx.read(Key{Facts, string(before.Facts)})
+		if string(tx.past.Facts(before.Facts)) == string(text) {
+			b.Facts = before.Facts
+			return b, nil
+		}
+	}
+	b.Facts = b.ID
+	tx.bytes += len(text)
+	tx.put(Facts, string(b.ID), text)
+	return b, nil
+}
+
+// AddConsole implements state.Tx.
+func (tx *Tx) AddConsole(id ingot.BootID, text string) {
+	tx.v.pieces++
+	tx.bytes += len(text)
+	tx.put(Consoles, fmt.Sprintf("%s%016x", id, tx.v.pieces), Piece{id, text})
+}
+
+// Record implements state.Tx. A transaction that is rolled back takes no numbers.
+func (tx *Tx) Record(list ...fleet.Change) {
+	if len(list) == 0 {
+		return
+	}
+	last := tx.v.Seq
+	tx.undo = append(tx.undo, func() { tx.v.Seq = last })
+	for _, c := range list {
+		table := Ledger
+		if c.Audit() {
+			table = Audit
+		}
+		tx.append(table, c)
+	}
+}
+
+func (tx *Tx) append(t Table, c fleet.Change) {
+	tx.v.Seq++
+	tx.changes++
+	c.Seq = tx.v.Seq
+	tx.put(t, SeqKey(c.Seq), c)
+}
+
+// Replace stores machines and Changes, of which there may be any number. It is for
+// state.Decisions.ReplaceMachines, outside of the bound of a transaction.
+func (tx *Tx) Replace(list []state.Replacement, changes []fleet.Change) error {
+	tx.unbound = true
+	for _, r := range list {
+		now, had := tx.v.machines[r.After.ID]
+		if had != (r.Before != nil) || had && !reflect.DeepEqual(now, *r.Before) {
+			return fmt.Errorf("%w: %s", state.ErrChanged, r.After.Hostname())
+		}
+	}
+	for _, r := range list {
+		tx.StoreMachine(r.After)
+	}
+	tx.Record(changes...)
+	return nil
+}

@@ -1,0 +1,216 @@
+// Package view is the part of a state that is kept in memory, with its indexes, and the
+// transaction on it. Backends of package state share it: they fill it when they open, run
+// transactions on it, and store what those wrote.
+//
+// A transaction changes the view at once and can be taken back (Tx.RollBack). It records
+// the keys of all that it read, absences included, so that a backend can tell whether
+// another server has changed any of that meanwhile.
+//
+// Left out on purpose: locks, disks and the past. A View has no lock of its own, and old
+// boots and hardware facts are asked of the backend (Past).
+package view
+
+import (
+	"cmp"
+	"encoding/binary"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"ingot"
+	"ingot/bootserver/access"
+	"ingot/bootserver/fleet"
+	"ingot/bootserver/state"
+)
+
+// Past is what a backend keeps out of memory. Its methods are called by transactions, under
+// the lock of the view.
+type Past interface {
+	// Boot returns a boot that is not in the view.
+	Boot(id ingot.BootID) (fleet.Boot, bool)
+	// Boots returns the boots of a machine, those in the view included, oldest first.
+	Boots(machine ingot.MachineID) ([]fleet.Boot, error)
+	// Facts returns what was stored by Tx.KeepFacts under a boot's id, or nil.
+	Facts(id ingot.BootID) []byte
+}
+
+// View is what is kept in memory. It is not safe for concurrent use.
+type View struct {
+	Seq uint64           // of the ledger's last Change
+	Now func() time.Time // for derived Changes
+
+	machines    map[ingot.MachineID]fleet.Machine
+	boots       map[ingot.BootID]fleet.Boot
+	credentials map[string]access.Credential // by id
+	removals    map[ingot.Digest]state.Removal
+	ended       map[ingot.Outcome]uint64 // boots that ended since the state was opened
+	pieces      uint64                   // of consoles, since the state was opened
+	index       index
+}
+
+// New returns an empty view.
+func New() *View {
+	return &View{Now: time.Now, machines: map[ingot.MachineID]fleet.Machine{}, boots: map[ingot.BootID]fleet.Boot{},
+		credentials: map[string]access.Credential{}, removals: map[ingot.Digest]state.Removal{},
+		ended: map[ingot.Outcome]uint64{}, index: newIndex()}
+}
+
+// SeqKey is the key of a Change.
+func SeqKey(seq uint64) string { return string(binary.BigEndian.AppendUint64(nil, seq)) }
+
+// KeepCounts takes over what was counted by the view before a restore.
+func (v *View) KeepCounts(old *View) { v.ended, v.pieces, v.Now = old.ended, old.pieces, old.Now }
+
+// AddMachine adds a machine that is stored.
+func (v *View) AddMachine(m fleet.Machine) { v.setMachine(m) }
+
+// AddBoot adds a boot that is stored.
+func (v *View) AddBoot(b fleet.Boot) { v.setBoot(b) }
+
+// AddCredential adds a token or certificate that is stored.
+func (v *View) AddCredential(c access.Credential) { v.setCredential(c.ID, &c) }
+
+// AddRemoval adds a pending removal that is stored.
+func (v *View) AddRemoval(r state.Removal) { v.removals[r.Image] = r }
+
+// Machine returns one machine.
+func (v *View) Machine(id ingot.MachineID) (fleet.Machine, bool) {
+	m, ok := v.machines[id]
+	return m, ok
+}
+
+// Machines returns all machines, the longest known first.
+func (v *View) Machines() []fleet.Machine {
+	// Machines are large: what is sorted is small, and each is copied once.
+	type place struct {
+		since time.Time
+		id    ingot.MachineID
+	}
+	order := make([]place, 0, len(v.machines))
+	for id, m := range v.machines {
+		order = append(order, place{m.FirstSeen, id})
+	}
+	slices.SortFunc(order, func(a, b place) int {
+		return cmp.Or(a.since.Compare(b.since), strings.Compare(string(a.id), string(b.id)))
+	})
+	list := make([]fleet.Machine, len(order))
+	for i, p := range order {
+		list[i] = v.machines[p.id]
+	}
+	return list
+}
+
+// Find returns the machine that a sighting is of, see fleet.Identify.
+func (v *View) Find(sight fleet.Sighting) (fleet.Machine, bool) {
+	m, _, ok := find(v.candidates(sight, ignore), sight)
+	return m, ok
+}
+
+// AtAddress returns the machine that was last seen with an address.
+func (v *View) AtAddress(ip netip.Addr) (fleet.Machine, bool) {
+	m, ok := v.machines[v.index.address[ip]]
+	return m, ok
+}
+
+// Boot returns a boot that is in memory.
+func (v *View) Boot(id ingot.BootID) (fleet.Boot, bool) {
+	b, ok := v.boots[id]
+	return b, ok
+}
+
+// BootsOf returns the boots of one machine that are in memory, in no order; for an empty id
+// those of all machines.
+func (v *View) BootsOf(id ingot.MachineID) []fleet.Boot {
+	if id == "" {
+		return slices.Collect(maps.Values(v.boots))
+	}
+	ids := v.index.boots[id]
+	list := make([]fleet.Boot, len(ids))
+	for i, b := range ids {
+		list[i] = v.boots[b]
+	}
+	return list
+}
+
+// LatestOf returns the latest boot of a machine.
+func (v *View) LatestOf(id ingot.MachineID) (fleet.Boot, bool) {
+	b, ok := v.boots[v.index.latest[id]]
+	return b, ok
+}
+
+// Latest returns the latest boot of each machine, sorted by start.
+func (v *View) Latest() []fleet.Boot {
+	list := make([]fleet.Boot, 0, len(v.index.latest))
+	for _, id := range v.index.latest {
+		list = append(list, v.boots[id])
+	}
+	// Not by number: with clocks that jump, numbers within a machine and times between
+	// machines are no order together.
+	slices.SortFunc(list, func(a, b fleet.Boot) int {
+		return cmp.Or(a.Started.Compare(b.Started), strings.Compare(string(a.ID), string(b.ID)))
+	})
+	return list
+}
+
+// OpenBoots returns the boots that have not ended, sorted by start.
+func (v *View) OpenBoots() []fleet.Boot {
+	list := make([]fleet.Boot, 0, len(v.index.open))
+	for id := range v.index.open {
+		list = append(list, v.boots[id])
+	}
+	slices.SortFunc(list, func(a, b fleet.Boot) int {
+		return cmp.Or(a.Started.Compare(b.Started), strings.Compare(string(a.ID), string(b.ID)))
+	})
+	return list
+}
+
+// Granted returns the machines with a grant that no boot has used, sorted by id.
+func (v *View) Granted() []fleet.Machine {
+	list := make([]fleet.Machine, 0, len(v.index.granted))
+	for id := range v.index.granted {
+		list = append(list, v.machines[id])
+	}
+	slices.SortFunc(list, func(a, b fleet.Machine) int { return strings.Compare(string(a.ID), string(b.ID)) })
+	return list
+}
+
+// Credential returns the record of a token or client certificate.
+func (v *View) Credential(id string) (access.Credential, bool) {
+	c, ok := v.credentials[id]
+	return c, ok
+}
+
+// Credentials returns all tokens and client certificates, the oldest first.
+func (v *View) Credentials() []access.Credential {
+	return slices.SortedFunc(maps.Values(v.credentials), func(a, b access.Credential) int {
+		return cmp.Or(a.Created.Compare(b.Created), strings.Compare(a.ID, b.ID))
+	})
+}
+
+// Removals returns the pending removals of images, the oldest first.
+func (v *View) Removals() []state.Removal {
+	return slices.SortedFunc(maps.Values(v.removals), func(a, b state.Removal) int {
+		return cmp.Or(a.Since.Compare(b.Since), strings.Compare(string(a.Image), string(b.Image)))
+	})
+}
+
+// Counts counts what is in memory.
+func (v *View) Counts() state.Counts {
+	c := state.Counts{Machines: map[fleet.State]int{}, Open: len(v.index.open), Ended: maps.Clone(v.ended)}
+	for _, m := range v.machines {
+		c.Machines[m.State]++
+	}
+	return c
+}
+
+// Forget drops boots that ended and are not the latest of their machine. All that is in
+// memory must be stored.
+func (v *View) Forget() {
+	for id, b := range v.boots {
+		if !b.Open() && v.index.latest[b.Machine] != id && v.machines[b.Machine].Boot != id {
+			v.dropBoot(id)
+		}
+	}
+}
