@@ -223,18 +223,12 @@ func TestPagesOfBoots(t *testing.T) {
 	s.crowd(3)
 	began := 0
 	begin := func(n int) (ids []ingot.BootID) {
-		err := s.state.Update(func(tx state.Tx) error {
-			for range n {
-				id := ingot.NewBootID([16]byte{byte(began * 7), 1, byte(began >> 8), byte(began)}) // not in order
-				tx.PutBoot(fleet.Boot{ID: id, Machine: ingot.MachineID(fmt.Sprintf("m-%012x", began%3)), Number: began/3 + 1,
-					Started: s.clock.Add(time.Duration(began/2) * time.Second), Outcome: ingot.OutcomeHealthy}) // two at a time
-				ids, began = append(ids, id), began+1
-			}
-			return nil
+		inParts(t, s.state, n, func(tx state.Tx, _ int) {
+			id := ingot.NewBootID([16]byte{byte(began * 7), 1, byte(began >> 8), byte(began)}) // not in order
+			tx.PutBoot(fleet.Boot{ID: id, Machine: ingot.MachineID(fmt.Sprintf("m-%012x", began%3)), Number: began/3 + 1,
+				Started: s.clock.Add(time.Duration(began/2) * time.Second), Outcome: ingot.OutcomeHealthy}) // two at a time
+			ids, began = append(ids, id), began+1
 		})
-		if err != nil {
-			t.Fatal(err)
-		}
 		return ids
 	}
 	c := s.caller("somebody", s.token("t", access.Read), "")
@@ -311,16 +305,10 @@ func TestClientPages(t *testing.T) {
 	s := newStreet(t)
 	const machines, most = 25, state.BootsPerMachine
 	s.crowd(machines)
-	err := s.state.Update(func(tx state.Tx) error {
-		for n := range machines * most {
-			tx.PutBoot(fleet.Boot{ID: ingot.NewBootID([16]byte{1, byte(n >> 8), byte(n)}), Machine: ingot.MachineID(fmt.Sprintf("m-%012x", n%machines)),
-				Number: n/machines + 1, Started: s.clock.Add(time.Duration(n) * time.Second), Outcome: ingot.OutcomeHealthy})
-		}
-		return nil
+	inParts(t, s.state, machines*most, func(tx state.Tx, n int) {
+		tx.PutBoot(fleet.Boot{ID: ingot.NewBootID([16]byte{1, byte(n >> 8), byte(n)}), Machine: ingot.MachineID(fmt.Sprintf("m-%012x", n%machines)),
+			Number: n/machines + 1, Started: s.clock.Add(time.Duration(n) * time.Second), Outcome: ingot.OutcomeHealthy})
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
 	for limit, want := range map[int]int{0: machines * most, 1: 1, 999: 999, 1000: 1000, 1001: 1001, 2400: 2400, 20_000: machines * most} {
 		list, err := s.api.Boots(t.Context(), "", limit)
 		if err != nil || len(list) != want {
@@ -342,14 +330,8 @@ func TestClientPages(t *testing.T) {
 // crowd records n machines, as if they had asked.
 func (h *house) crowd(n int) {
 	h.t.Helper()
-	err := h.state.Update(func(tx state.Tx) error {
-		for i := range n {
-			mac := fmt.Sprintf("%012x", i)
-			tx.PutMachine(fleet.Machine{ID: ingot.MachineID("m-" + mac), State: fleet.Pending, MACs: []string{mac}, FirstSeen: h.clock.Add(time.Duration(i))})
-		}
-		return nil
+	inParts(h.t, h.state, n, func(tx state.Tx, i int) {
+		mac := fmt.Sprintf("%012x", i)
+		tx.PutMachine(fleet.Machine{ID: ingot.MachineID("m-" + mac), State: fleet.Pending, MACs: []string{mac}, FirstSeen: h.clock.Add(time.Duration(i))})
 	})
-	if err != nil {
-		h.t.Fatal(err)
-	}
 }
