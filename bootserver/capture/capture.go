@@ -1,10 +1,11 @@
-// Package capture records the traffic of boots of some machines as a pcap file:
-// frames from and to their network cards and addresses, and DHCP that names
-// them, be it broadcast, multicast or relayed, of IPv4 and IPv6. It hears what
-// comes to and leaves from this host's interfaces, nothing else of the network.
+// Package capture records the traffic of some machines as a pcap file: frames from
+// and to their network cards and addresses, and DHCP messages that name them,
+// broadcast, multicast or relayed, over IPv4 and IPv6. It records frames that this
+// host's interfaces receive and send, and no other traffic of the network.
 //
-// The file is the classic format with nanoseconds (draft-ietf-opsawg-pcap),
-// which tcpdump and Wireshark read, also while it grows.
+// The file has the classic format with nanoseconds (draft-ietf-opsawg-pcap), which
+// tcpdump and Wireshark can read while it grows. VLAN tags, IPv6 extension headers
+// and fragments are left out.
 package capture
 
 import (
@@ -27,27 +28,30 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Machines are those whose traffic is wanted.
+// Machines are the machines to record.
 type Machines struct {
 	MACs      []net.HardwareAddr // of Ethernet cards, at most 64
-	Addresses []netip.Addr       // as far as they are known, at most 64
-	UUIDs     []string           // of boards, as far as they are known: DHCPv6 may tell nothing else
+	Addresses []netip.Addr       // if known, at most 64
+	UUIDs     []string           // of boards, if known: a DHCPv6 message may have no other identifier
 }
 
-// ErrMany: the kernel's filter has no room for so many cards.
+// ErrMany: the kernel's filter cannot hold so many cards.
 var ErrMany = errors.New("too many network cards for one capture")
 
 // Bounds of a capture.
 const (
-	maxFrame = 1 << 16 // bytes; jumbo frames and what offloading glues together
-	maxEach  = 64      // cards, and addresses: they take 10 and 6 instructions of the filter, whose size optmem_max bounds (socket(7))
-	// dataFrame is how much is kept of a frame with TCP: the headers and the
+	// maxFrame is in bytes: jumbo frames, and frames that offloading combined.
+	maxFrame = 1 << 16
+	// maxEach bounds cards and addresses. Each takes 10 or 6 instructions of the
+	// filter, and optmem_max bounds its size (socket(7)).
+	maxEach = 64
+	// dataFrame is how many bytes of a TCP frame are kept: the headers and the
 	// beginning of HTTP, not gigabytes of a root.
 	dataFrame = 512
 )
 
-// Run records on interfaces until ctx ends or most bytes are written. Nothing
-// of the file is written before every interface is open.
+// Run records on interfaces until ctx ends or most bytes are written. It opens all
+// interfaces before it writes.
 func Run(ctx context.Context, w io.Writer, interfaces []string, m Machines, most int64) error {
 	filter, err := m.filter()
 	if err != nil {
@@ -56,7 +60,7 @@ func Run(ctx context.Context, w io.Writer, interfaces []string, m Machines, most
 	var conns []*packet.Conn
 	defer func() {
 		for _, c := range conns {
-			_ = c.Close() // nothing more is wanted of it
+			_ = c.Close() // it was only read
 		}
 	}()
 	for _, name := range interfaces {
@@ -87,14 +91,14 @@ func Run(ctx context.Context, w io.Writer, interfaces []string, m Machines, most
 	return nil
 }
 
-// record writes what comes in at one interface.
+// record writes the frames of one interface.
 func (m Machines) record(ctx context.Context, c *packet.Conn, f *file) error {
 	buf := make([]byte, maxFrame)
 	for {
 		n, _, err := c.ReadFrom(buf)
 		switch {
 		case ctx.Err() != nil, errors.Is(err, os.ErrDeadlineExceeded):
-			return nil //nolint:nilerr // the end that was asked for
+			return nil //nolint:nilerr // the caller ended the capture
 		case err != nil:
 			return fmt.Errorf("capturing: %w", err)
 		}
@@ -124,19 +128,20 @@ const (
 	chaddrBytes = 6
 )
 
-// Check returns why these cannot be captured together.
+// Check returns an error when one capture cannot record all these machines.
 func (m Machines) Check() error {
 	switch {
 	case len(m.MACs) == 0:
-		return errors.New("without a network card, nothing can be captured")
+		return errors.New("no network card to capture")
 	case len(m.MACs) > maxEach || len(m.Addresses) > maxEach:
 		return fmt.Errorf("%w: %d of at most %d", ErrMany, max(len(m.MACs), len(m.Addresses)), maxEach)
 	}
 	return nil
 }
 
-// filter is the part of the choice that the kernel makes (bpf(4)): the cards,
-// the addresses, and all of DHCP, of both families. Each block returns, or falls to the next.
+// filter is the part of the selection that the kernel makes (bpf(4)): the cards,
+// the addresses, and all DHCP of both families. Each block returns or falls
+// through to the next.
 func (m Machines) filter() ([]bpf.RawInstruction, error) {
 	if err := m.Check(); err != nil {
 		return nil, err
@@ -147,8 +152,9 @@ func (m Machines) filter() ([]bpf.RawInstruction, error) {
 			return nil, fmt.Errorf("%s is not the address of an Ethernet card", mac)
 		}
 		for _, at := range []uint32{0, atSource} {
-			p = append(p, bpf.LoadAbsolute{Off: at, Size: 4}, bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: binary.BigEndian.Uint32(mac), SkipTrue: 3},
-				bpf.LoadAbsolute{Off: at + 4, Size: 2}, bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: uint32(binary.BigEndian.Uint16(mac[4:])), SkipTrue: 1}, keep)
+			head, tail := binary.BigEndian.Uint32(mac), uint32(binary.BigEndian.Uint16(mac[4:]))
+			p = append(p, bpf.LoadAbsolute{Off: at, Size: 4}, bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: head, SkipTrue: 3},
+				bpf.LoadAbsolute{Off: at + 4, Size: 2}, bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: tail, SkipTrue: 1}, keep)
 		}
 	}
 	four, six := m.filterIPv4(), m.filterIPv6()
@@ -168,16 +174,17 @@ func (m Machines) filterIPv4() (p []bpf.Instruction) {
 		ip := a.As4()
 		p = append(p, words(ip, atIPSource, atIPDest)...)
 	}
-	p = append(p, bpf.LoadAbsolute{Off: atProtocol, Size: 1}, bpf.JumpIf{Cond: bpf.JumpEqual, Val: protoUDP, SkipTrue: 1}, bpf.RetConstant{}, bpf.LoadMemShift{Off: atIP})
-	for _, at := range []uint32{atIP, atIP + 2} { // ports, behind the header's options
+	p = append(p, bpf.LoadAbsolute{Off: atProtocol, Size: 1},
+		bpf.JumpIf{Cond: bpf.JumpEqual, Val: protoUDP, SkipTrue: 1}, bpf.RetConstant{}, bpf.LoadMemShift{Off: atIP})
+	for _, at := range []uint32{atIP, atIP + 2} { // ports, after the IP header's options
 		p = append(p, bpf.LoadIndirect{Off: at, Size: 2}, bpf.JumpIf{Cond: bpf.JumpEqual, Val: portServer, SkipTrue: 1},
 			bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: portClient, SkipTrue: 1}, keep)
 	}
 	return append(p, bpf.RetConstant{})
 }
 
-// filterIPv6 looks at the last 32 bits of addresses: there is no room for more,
-// and matches looks at all.
+// filterIPv6 compares the last 32 bits of addresses: the filter has no room for
+// more, and matches compares all bits.
 func (m Machines) filterIPv6() (p []bpf.Instruction) {
 	for _, a := range m.Addresses {
 		if !a.Is6() {
@@ -186,7 +193,8 @@ func (m Machines) filterIPv6() (p []bpf.Instruction) {
 		ip := a.As16()
 		p = append(p, words([4]byte(ip[12:]), atIP6Source+12, atIP6Dest+12)...)
 	}
-	p = append(p, bpf.LoadAbsolute{Off: atNext, Size: 1}, bpf.JumpIf{Cond: bpf.JumpEqual, Val: protoUDP, SkipTrue: 1}, bpf.RetConstant{})
+	p = append(p, bpf.LoadAbsolute{Off: atNext, Size: 1},
+		bpf.JumpIf{Cond: bpf.JumpEqual, Val: protoUDP, SkipTrue: 1}, bpf.RetConstant{})
 	for _, at := range []uint32{atPayload, atPayload + 2} {
 		p = append(p, bpf.LoadAbsolute{Off: at, Size: 2}, bpf.JumpIf{Cond: bpf.JumpEqual, Val: portServer6, SkipTrue: 1},
 			bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: portClient6, SkipTrue: 1}, keep)
@@ -194,21 +202,23 @@ func (m Machines) filterIPv6() (p []bpf.Instruction) {
 	return append(p, bpf.RetConstant{})
 }
 
-// words keeps frames that have a word at one of two places.
-func words(word [4]byte, places ...uint32) (p []bpf.Instruction) {
-	for _, at := range places {
-		p = append(p, bpf.LoadAbsolute{Off: at, Size: 4}, bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: binary.BigEndian.Uint32(word[:]), SkipTrue: 1}, keep)
+// words keeps frames that have a word at one of several offsets.
+func words(word [4]byte, offsets ...uint32) (p []bpf.Instruction) {
+	value := binary.BigEndian.Uint32(word[:])
+	for _, at := range offsets {
+		p = append(p, bpf.LoadAbsolute{Off: at, Size: 4},
+			bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: value, SkipTrue: 1}, keep)
 	}
 	return p
 }
 
-// matches makes the whole choice. A frame may be any bytes.
+// matches makes the whole selection. A frame may be any bytes.
 func (m Machines) matches(frame []byte) bool {
 	return m.matchesAddresses(frame) || m.matchesDHCP(frame) || m.matchesDHCP6(frame)
 }
 
-// matchesAddresses reports whether a frame is from or to one of the cards, or
-// the address.
+// matchesAddresses reports whether a frame is from or to one of the cards or
+// addresses.
 func (m Machines) matchesAddresses(frame []byte) bool {
 	if len(frame) < atIP {
 		return false
@@ -231,7 +241,10 @@ func (m Machines) matchesDHCP(frame []byte) bool {
 		return false
 	}
 	udp := frame[min(len(frame), atIP+int(frame[atIP]&0xf)*4):]
-	if len(udp) < 8+atChaddr+chaddrBytes || !isDHCP(binary.BigEndian.Uint16(udp)) && !isDHCP(binary.BigEndian.Uint16(udp[2:])) {
+	if len(udp) < 8+atChaddr+chaddrBytes {
+		return false
+	}
+	if !isDHCP(binary.BigEndian.Uint16(udp)) && !isDHCP(binary.BigEndian.Uint16(udp[2:])) {
 		return false
 	}
 	message := udp[8:]
@@ -245,14 +258,14 @@ func (m Machines) matchesDHCP(frame []byte) bool {
 
 func isDHCP(port uint16) bool { return port == portServer || port == portClient }
 
-// file is a pcap file that grows.
+// file is a pcap file that is being written.
 type file struct {
 	mu   sync.Mutex
 	w    io.Writer
 	left int64
 }
 
-// errFull: the file is as large as it may get.
+// errFull: the file has its maximum size.
 var errFull = errors.New("the capture is full")
 
 const (
@@ -275,7 +288,8 @@ func (f *file) begin() error {
 // frame appends one frame, in one write.
 func (f *file) frame(at time.Time, frame []byte) error {
 	kept := frame
-	if len(frame) > dataFrame && (isIPv4(frame) && frame[atProtocol] == protoTCP || isIPv6(frame) && frame[atNext] == protoTCP) {
+	isTCP := isIPv4(frame) && frame[atProtocol] == protoTCP || isIPv6(frame) && frame[atNext] == protoTCP
+	if len(frame) > dataFrame && isTCP {
 		kept = frame[:dataFrame]
 	}
 	b := make([]byte, 0, frameHeader+len(kept))

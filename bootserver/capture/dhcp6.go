@@ -10,7 +10,7 @@ import (
 )
 
 // Offsets in an Ethernet frame with IPv6 without extension headers (RFC 8200
-// section 3), as DHCPv6, TFTP and HTTP come.
+// section 3), which DHCPv6, TFTP and HTTP do not use.
 const (
 	atNext      = atIP + 6
 	atIP6Source = atIP + 8
@@ -21,7 +21,7 @@ const (
 	portClient6 = 546
 )
 
-// Of a DHCPv6 message (RFC 8415).
+// Offsets and codes of a DHCPv6 message (RFC 8415).
 const (
 	relayForward   = 12
 	relayReply     = 13
@@ -47,7 +47,7 @@ func isIPv6(frame []byte) bool {
 
 func isDHCP6(port uint16) bool { return port == portServer6 || port == portClient6 }
 
-// addresses are those that a frame is from and to.
+// addresses returns a frame's source and destination addresses.
 func addresses(frame []byte) []netip.Addr {
 	switch {
 	case isIPv4(frame):
@@ -68,13 +68,13 @@ func (m Machines) matchesDHCP6(frame []byte) bool {
 	if len(udp) < 8 || !isDHCP6(binary.BigEndian.Uint16(udp)) && !isDHCP6(binary.BigEndian.Uint16(udp[2:])) {
 		return false
 	}
-	return m.named6(udp[8:], maxHops)
+	return m.namedIn(udp[8:], maxHops)
 }
 
-// named6 looks at a message, and at those that relays put into theirs: at the
-// address that the client has on its link, its card as the relay saw it, and
-// its DUID.
-func (m Machines) named6(message []byte, hops int) bool {
+// namedIn reports whether a message, or one that relays wrapped, names one of the
+// machines: by the client's link-local address, by the link-layer address that a
+// relay added, or by the DUID.
+func (m Machines) namedIn(message []byte, hops int) bool {
 	options, relayed := message[min(len(message), messageHeader):], false
 	if len(message) > relayHeader && (message[0] == relayForward || message[0] == relayReply) {
 		if m.hasCard(eui64(message[atPeer:relayHeader])) {
@@ -89,7 +89,7 @@ func (m Machines) named6(message []byte, hops int) bool {
 		options = options[len(value):]
 		switch {
 		case kind == optRelay && relayed && hops > 0:
-			if m.named6(value, hops-1) {
+			if m.namedIn(value, hops-1) {
 				return true
 			}
 		case kind == optLinkLayer && relayed:
@@ -103,8 +103,8 @@ func (m Machines) named6(message []byte, hops int) bool {
 	return false
 }
 
-// hasDUID reports whether a DUID is made of one of the cards or boards (RFC 8415
-// section 11). UEFI has the bytes of a UUID in SMBIOS order.
+// hasDUID reports whether a DUID was made from one of the cards or boards (RFC 8415
+// section 11). UEFI writes the bytes of a UUID in SMBIOS order.
 func (m Machines) hasDUID(d []byte) bool {
 	if len(d) < 4 {
 		return false
@@ -131,8 +131,8 @@ func (m Machines) hasCard(mac []byte) bool {
 	return false
 }
 
-// eui64 is the card that the end of an address was made of, or nil (RFC 4291
-// appendix A).
+// eui64 returns the MAC address that the end of an IPv6 address was made from, or
+// nil (RFC 4291 appendix A).
 func eui64(a []byte) []byte {
 	if a[11] != 0xff || a[12] != 0xfe {
 		return nil

@@ -29,7 +29,7 @@ func option6(kind uint16, value ...[]byte) []byte {
 	return append(binary.BigEndian.AppendUint16(binary.BigEndian.AppendUint16(nil, kind), uint16(len(v))), v...)
 }
 
-// message6 is a Solicit of a DUID.
+// message6 is a Solicit with a DUID.
 func message6(duid []byte) []byte {
 	return slices.Concat([]byte{1, 7, 7, 7}, option6(8, []byte{0, 0}), option6(optClientID, duid))
 }
@@ -38,7 +38,7 @@ func relay6(kind byte, peer netip.Addr, options ...[]byte) []byte {
 	return slices.Concat([]byte{kind, 0}, server6.AsSlice(), peer.AsSlice(), slices.Concat(options...))
 }
 
-// duid is one of a card.
+// duid makes a DUID from a card.
 func duid(kind byte, mac net.HardwareAddr) []byte {
 	b := []byte{0, kind, 0, hardwareType}
 	if kind == duidLLT {

@@ -16,8 +16,8 @@ import (
 	"ingot"
 )
 
-// smallFile is the size in bytes up to which an answer needs no admission: it
-// is gone before a place is free.
+// smallFile is the size in bytes up to which a file is sent without admission: it
+// takes less time than a wait.
 const smallFile = 256 << 10
 
 func (s *Server) artifact(w http.ResponseWriter, r *http.Request, boot ingot.BootID, image ingot.Digest, part string) {
@@ -33,7 +33,7 @@ func (s *Server) artifact(w http.ResponseWriter, r *http.Request, boot ingot.Boo
 	}
 	defer content.Close()
 	if r.Method == http.MethodGet && size > smallFile {
-		leave, ok := s.gate.enter(boot, part == "root")
+		leave, ok := s.admission.enter(boot, part == "root")
 		if !ok {
 			s.busy(w, r, boot, part)
 			return
@@ -41,8 +41,8 @@ func (s *Server) artifact(w http.ResponseWriter, r *http.Request, boot ingot.Boo
 		defer leave()
 	}
 	if strings.Contains(r.Header.Get("Range"), ",") {
-		// Several ranges would be answered in MIME parts, past sendfile. A server
-		// may ignore them (RFC 9110 section 14.2).
+		// Several ranges would be answered in MIME parts, without sendfile. A server
+		// may ignore the header (RFC 9110 section 14.2).
 		r.Header.Del("Range")
 	}
 	w.Header().Set("Content-Type", "application/octet-stream")
@@ -55,13 +55,13 @@ func (s *Server) artifact(w http.ResponseWriter, r *http.Request, boot ingot.Boo
 	}
 }
 
-// busy tells a machine when to come back (RFC 9110 section 10.2.3). The time is
-// jittered, so that a rack that was refused together does not return together.
+// busy asks a machine to retry later (RFC 9110 section 10.2.3). The time is
+// jittered, so that a rack that was refused at once does not return at once.
 func (s *Server) busy(w http.ResponseWriter, r *http.Request, boot ingot.BootID, part string) {
 	s.refused.Add(1)
-	s.log.Debug("no room, a machine is asked to come back", "boot", boot.Short(), "part", part, "remote", r.RemoteAddr)
-	w.Header().Set("Retry-After", strconv.Itoa(comeBack()))
-	refuse(w, "many machines are being served; come back", http.StatusServiceUnavailable)
+	s.log.Debug("too many transfers, machine must retry later", "boot", boot.Short(), "part", part, "remote", r.RemoteAddr)
+	w.Header().Set("Retry-After", strconv.Itoa(retryAfter()))
+	refuse(w, "too many transfers; retry later", http.StatusServiceUnavailable)
 }
 
 // file is what an artifact is read from.
@@ -74,14 +74,14 @@ type memory struct{ *bytes.Reader }
 
 func (memory) Close() error { return nil }
 
-// open opens an artifact and says its size in bytes.
+// open opens an artifact and returns its size in bytes.
 func (a Artifact) open() (file, int64, error) {
 	if a.Path == "" {
 		return memory{bytes.NewReader(a.Bytes)}, int64(len(a.Bytes)), nil
 	}
 	f, err := os.Open(a.Path)
 	if errors.Is(err, fs.ErrNotExist) {
-		err = fmt.Errorf("%w artifact: it left the store", ErrUnknown)
+		err = fmt.Errorf("%w artifact: no longer in the store", ErrUnknown)
 	}
 	if err != nil {
 		return nil, 0, err
@@ -94,30 +94,31 @@ func (a Artifact) open() (file, int64, error) {
 	return f, st.Size(), nil
 }
 
-// paced sends an answer window by window: each waits for its turn at the
-// server's rate and must go before its deadline, so that a reader may be slow
-// but not stand still. It counts the bytes.
+// paced sends an answer in windows. Each window waits for its turn at the
+// server's rate and has a deadline, so that a client may be slow but not stop
+// reading. It counts the bytes.
 type paced struct {
 	http.ResponseWriter
 	control *http.ResponseController
-	ctx     context.Context // of the one answer that it is
+	ctx     context.Context // of the request
 	server  *Server
 	n       int64
 }
 
-// turn waits for the right to send up to want bytes and says how many.
+// turn waits until up to want bytes may be sent and returns how many.
 func (p *paced) turn(want int64) (int64, error) {
-	n, err := p.server.pace.turn(p.ctx, want, p.server.gate.inside())
+	n, err := p.server.pace.turn(p.ctx, want, p.server.admission.inside())
 	if err != nil {
 		return 0, err
 	}
-	if err := p.control.SetWriteDeadline(time.Now().Add(p.server.wait)); err != nil && !errors.Is(err, http.ErrNotSupported) {
+	err = p.control.SetWriteDeadline(time.Now().Add(p.server.timeout))
+	if err != nil && !errors.Is(err, http.ErrNotSupported) {
 		return 0, err
 	}
 	return n, nil
 }
 
-// Write sends what is in memory.
+// Write sends bytes from memory.
 func (p *paced) Write(b []byte) (written int, err error) {
 	for len(b) > 0 {
 		n, err := p.turn(int64(len(b)))
@@ -133,9 +134,8 @@ func (p *paced) Write(b []byte) (written int, err error) {
 	return written, nil
 }
 
-// ReadFrom sends from a file. Each window is handed on as an io.LimitedReader
-// right over the file, which is what the net package recognises and gives to
-// sendfile(2).
+// ReadFrom sends from a file. Each window is an io.LimitedReader directly over the
+// file, which package net recognises and passes to sendfile(2).
 func (p *paced) ReadFrom(r io.Reader) (sent int64, err error) {
 	src, ok := r.(*io.LimitedReader)
 	to, fast := p.ResponseWriter.(io.ReaderFrom)
@@ -153,7 +153,7 @@ func (p *paced) ReadFrom(r io.Reader) (sent int64, err error) {
 		case err != nil:
 			return sent, err
 		case m < n:
-			return sent, io.ErrUnexpectedEOF // the file is shorter than it was
+			return sent, io.ErrUnexpectedEOF // the file was truncated meanwhile
 		}
 	}
 	return sent, nil

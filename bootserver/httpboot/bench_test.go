@@ -22,14 +22,14 @@ import (
 
 // BenchmarkRoot compares with nginx: 64 clients fetch a root of 300 MB at once,
 // from one server and then from the other, on the same machine with the same
-// clients. ratio is our throughput by nginx's; the bar is 0.95.
+// clients. ratio is our throughput divided by nginx's; the bar is 0.95.
 func BenchmarkRoot(b *testing.B) {
 	const size, clients = 300 << 20, 64
 	dir := b.TempDir()
-	s := &shelf{dir: dir}
+	s := &oneBoot{dir: dir}
 	s.random(b, "root", size)
 	server := New(s, quiet())
-	server.SetLimits(Limits{PerBoot: clients, PerClient: 2 * clients}) // they are one boot at one address
+	server.SetLimits(Limits{PerBoot: clients, PerClient: 2 * clients}) // all clients are one boot at one address
 	ours := start(b, server)
 	theirs, version := nginx(b, dir)
 	fetchAll(b, ours, part("root"), size, 4) // the page cache and the processor are warm
@@ -68,7 +68,8 @@ func nginx(b *testing.B, root string) (at, version string) {
 	conf := filepath.Join(dir, "nginx.conf")
 	text := fmt.Sprintf(`daemon off; user root; pid %[1]s/pid; worker_processes %[4]d; error_log %[1]s/error.log;
 events { worker_connections 1024; }
-http { access_log off; sendfile on; client_body_temp_path %[1]s/t; proxy_temp_path %[1]s/t; fastcgi_temp_path %[1]s/t; uwsgi_temp_path %[1]s/t; scgi_temp_path %[1]s/t;
+http { access_log off; sendfile on; client_body_temp_path %[1]s/t; proxy_temp_path %[1]s/t;
+fastcgi_temp_path %[1]s/t; uwsgi_temp_path %[1]s/t; scgi_temp_path %[1]s/t;
 server { listen %[2]s; root %[3]s; } }
 `, dir, at, root, runtime.NumCPU())
 	if err := os.WriteFile(conf, []byte(text), 0o644); err != nil {
@@ -96,9 +97,9 @@ server { listen %[2]s; root %[3]s; } }
 	return "", ""
 }
 
-// fetchAll fetches a file with many clients at once and returns how long it
-// took. The clients throw the bytes away in the kernel (tcp(7), MSG_TRUNC), so
-// that the server is what is measured.
+// fetchAll fetches a file with many clients at once and returns the time taken.
+// The kernel discards what the clients receive (tcp(7), MSG_TRUNC), so that the
+// benchmark measures the server.
 func fetchAll(b *testing.B, at, path string, size int64, clients int) time.Duration {
 	b.Helper()
 	var g errgroup.Group

@@ -13,14 +13,16 @@ import (
 	"time"
 )
 
-// FuzzBodies: whatever a machine posts is taken or refused, and never breaks
-// the server.
+// FuzzBodies: any posted body is accepted or refused, and never breaks the server.
 func FuzzBodies(f *testing.F) {
-	for _, s := range []string{`{"stage":"root","bytes":1}`, `{"nonce":"0123456789abcdef0123456789abcdef","facts":{"ram":1}}`,
-		`{"boot":"01000000000000000000000000000000","healthy":true,"checks":[{"name":"a","ok":true}]}`, `{`, `[[[[`, `{"stage":1e400}`, "{}{}", "null"} {
+	for _, s := range []string{
+		`{"stage":"root","bytes":1}`, `{"nonce":"0123456789abcdef0123456789abcdef","facts":{"ram":1}}`,
+		`{"boot":"01000000000000000000000000000000","healthy":true,"checks":[{"name":"a","ok":true}]}`,
+		`{`, `[[[[`, `{"stage":1e400}`, "{}{}", "null",
+	} {
 		f.Add([]byte(s))
 	}
-	server := New(&shelf{dir: f.TempDir()}, quiet())
+	server := New(&oneBoot{dir: f.TempDir()}, quiet())
 	f.Fuzz(func(t *testing.T, body []byte) {
 		for _, part := range []string{"ticket", "events", "report"} {
 			w := httptest.NewRecorder()
@@ -50,8 +52,8 @@ func (p *pipes) Accept() (net.Conn, error) {
 func (p *pipes) Close() error   { p.once.Do(func() { close(p.done) }); return nil }
 func (p *pipes) Addr() net.Addr { return &net.UnixAddr{} }
 
-// FuzzRequest: whatever bytes a stranger sends, he gets answers that can be
-// parsed, none of which redirects, comes in chunks or is our own failure.
+// FuzzRequest: any bytes get answers that can be parsed, none of which is a
+// redirect, chunked or a server error.
 func FuzzRequest(f *testing.F) {
 	for _, s := range []string{
 		"GET " + path("script") + " HTTP/1.1\r\nHost: x\r\n\r\n",
@@ -64,10 +66,10 @@ func FuzzRequest(f *testing.F) {
 	} {
 		f.Add([]byte(s))
 	}
-	s := &shelf{dir: f.TempDir()}
+	s := &oneBoot{dir: f.TempDir()}
 	s.random(f, "root", 5000)
 	server := New(s, quiet())
-	server.wait = 50 * time.Millisecond
+	server.timeout = 50 * time.Millisecond
 	l := &pipes{conns: make(chan net.Conn), done: make(chan struct{})}
 	ctx := f.Context()
 	go func() { _ = server.Serve(ctx, l) }() // ends with the test
@@ -77,7 +79,7 @@ func FuzzRequest(f *testing.F) {
 		l.conns <- theirs
 		go func() {
 			_, _ = ours.Write(request)                            // the server may stop reading
-			_, _ = io.WriteString(ours, "\r\n\r\n")               // what waits for the end of a header gets it
+			_, _ = io.WriteString(ours, "\r\n\r\n")               // ends a header that has no end
 			_ = ours.SetReadDeadline(time.Now().Add(time.Second)) // nothing more comes
 		}()
 		r := bufio.NewReader(ours)
@@ -96,7 +98,8 @@ func FuzzRequest(f *testing.F) {
 		if len(resp.TransferEncoding) > 0 {
 			t.Errorf("%q is answered in chunks", request)
 		}
-		if resp.StatusCode >= 500 && resp.StatusCode != http.StatusHTTPVersionNotSupported && resp.StatusCode != http.StatusNotImplemented {
+		unsupported := []int{http.StatusHTTPVersionNotSupported, http.StatusNotImplemented}
+		if resp.StatusCode >= 500 && !slices.Contains(unsupported, resp.StatusCode) {
 			t.Errorf("%q: %s", request, resp.Status)
 		}
 	})

@@ -1,16 +1,17 @@
-// Package httpboot serves one boot over HTTP/1.1 (RFC 9110, RFC 9112): script,
-// kernel, initramfs and root to the machine, and its tickets, events and
-// reports back. The paths are those of ingot.BootPath; the key in them is the
-// machine's credential: it opens its own boot, and nothing when that is over.
+// Package httpboot serves boots over HTTP/1.1 (RFC 9110, RFC 9112): script,
+// kernel, initramfs and root to the machine; tickets, events and reports from
+// it. The paths are those of ingot.BootPath. The key in a path is the machine's
+// credential: it gives access to one boot, until that boot is over.
 //
-// Its clients are firmware, boot loaders and ingot-init, so the answers are
-// plain: a path is exact or 404, never a redirect; every body says its length,
-// none is chunked; files go from the page cache to the socket by sendfile(2).
-// A crowd is admitted in turns: who finds no room is told when to come back.
+// The clients are firmware, boot loaders and ingot-init, so the answers are
+// simple. A path is exact or 404, and never redirected. Every body has a length,
+// and none is chunked. Files are sent from the page cache by sendfile(2). When
+// too many transfers are under way, a client gets 503 with Retry-After.
 //
-// GET changes no machine, assignment or grant, but for what a machine that waits
-// tells of itself; it may add a line to the record of the boot. TLS, HTTP/2 and several ranges in one request are left out: no
-// firmware asks for them.
+// GET changes no machine, assignment or grant, except for the facts that a
+// waiting machine sends about itself; it may add a line to the record of the
+// boot. TLS, HTTP/2 and several ranges in one request are left out: no firmware
+// uses them.
 package httpboot
 
 import (
@@ -31,27 +32,29 @@ import (
 
 // Errors of a Booter that have a status of their own.
 var (
-	// ErrUnknown: there is no such boot, image or artifact. 404.
+	// ErrUnknown: no such boot, image or artifact. Status 404.
 	ErrUnknown = errors.New("unknown")
-	// ErrRefused: the machine may not have what it asks for. 403.
+	// ErrRefused: the machine is not allowed to have this. Status 403.
 	ErrRefused = errors.New("refused")
 )
 
-// Booter knows boots and decides about them.
+// Booter makes the decisions about boots.
 type Booter interface {
-	// Knows reports whether a key is the server's own; it takes the same time
-	// for any.
+	// Knows reports whether the server issued a key, in constant time.
 	Knows(key ingot.BootKey) bool
-	// Script is what a loader runs; base is the URL that it asked, "http://10.99.0.1".
+	// Script returns the loader's script; base is the server's URL that the
+	// request was sent to, such as "http://10.99.0.1".
 	Script(boot ingot.BootID, base string) (string, error)
-	// Waits is told what a machine says of itself that waits in its loader.
+	// Waits records the facts that a machine sends while it waits in its loader.
 	Waits(boot ingot.BootID, f ingot.Facts) error
+	// Artifact returns a part of an image, and Served records what was sent of it.
 	Artifact(boot ingot.BootID, image ingot.Digest, part string) (Artifact, error)
 	Served(boot ingot.BootID, part string, bytes int64, whole bool)
 	Ticket(boot ingot.BootID, q ingot.TicketRequest) (ingot.SignedTicket, error)
 	Event(boot ingot.BootID, e ingot.Event) error
 	Report(boot ingot.BootID, r ingot.Report) error
-	// Console is what kernel and ingot-init said; Crash what was left of the boot before.
+	// Console records output of the kernel and ingot-init; Crash that of the boot
+	// before, as far as it was kept.
 	Console(boot ingot.BootID, text string) error
 	Crash(boot ingot.BootID, text string) error
 }
@@ -63,39 +66,40 @@ type Artifact struct {
 	Digest ingot.Digest // its ETag
 }
 
-// Bounds of one request. Facts of a machine with many disks fit into maxBody,
-// more does not.
+// Bounds of one request, in bytes. The facts of a machine with many disks fit
+// into maxBody.
 const (
 	maxBody   = 1 << 20
 	maxHeader = 16 << 10
 )
 
-// patience is how long a body may take to come, and a window of an answer to go.
-const patience = 30 * time.Second
+// transferTimeout bounds the time to read a body, and to send one window of an
+// answer.
+const transferTimeout = 30 * time.Second
 
 // Server answers the boot network.
 type Server struct {
-	booter  Booter
-	log     *slog.Logger
-	gate    gate
-	pace    pace
-	callers callers
-	wait    time.Duration // patience, but for tests
-	sent    atomic.Int64  // bytes of artifacts
-	refused atomic.Int64  // transfers that found no room
+	booter      Booter
+	log         *slog.Logger
+	admission   admission
+	pace        pace
+	connections connections
+	timeout     time.Duration // transferTimeout, except in tests
+	sent        atomic.Int64  // bytes of artifacts
+	refused     atomic.Int64  // transfers over the limits
 }
 
 // New returns a server with the default limits.
 func New(b Booter, log *slog.Logger) *Server {
-	s := &Server{booter: b, log: log, wait: patience}
+	s := &Server{booter: b, log: log, timeout: transferTimeout}
 	s.SetLimits(Limits{})
 	return s
 }
 
-// ServeHTTP implements http.Handler. Paths are taken as they are: a mux would
-// clean them, and redirect, which firmware does not follow.
+// ServeHTTP implements http.Handler. It takes paths as they are: http.ServeMux
+// would clean them and redirect, and firmware does not follow redirects.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	s.hurry(w, r)
+	s.setDeadlines(w, r)
 	rest, ok := strings.CutPrefix(r.URL.Path, "/b/")
 	if !ok || r.URL.RawPath != "" {
 		s.notFound(w, r)
@@ -109,8 +113,8 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	boot := key.ID()
 	switch {
-	case len(at) == 2 && at[1] == "script" && (r.Method == http.MethodPost || r.Method == http.MethodGet && r.URL.RawQuery != ""):
-		s.told(w, r, boot)
+	case len(at) == 2 && at[1] == "script" && hasFacts(r):
+		s.facts(w, r, boot)
 	case len(at) == 2 && at[1] == "script":
 		s.reading(w, r, func() { s.script(w, r, boot) })
 	case len(at) == 2 && at[1] == "ticket":
@@ -135,42 +139,42 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// hurry gives a body, and then the answer, a time to be through. Without a
-// body nothing is to be read: a deadline would only end the request's context.
-func (s *Server) hurry(w http.ResponseWriter, r *http.Request) {
+// setDeadlines bounds the time of a body and then of the answer. Without a body
+// there is nothing to read, and a deadline would only end the request's context.
+func (s *Server) setDeadlines(w http.ResponseWriter, r *http.Request) {
 	now, c := time.Now(), http.NewResponseController(w)
 	if r.ContentLength != 0 {
-		_ = c.SetReadDeadline(now.Add(s.wait)) // a connection has deadlines, only a test's recorder has none
+		_ = c.SetReadDeadline(now.Add(s.timeout)) // connections have deadlines, recorders of tests do not
 	}
-	_ = c.SetWriteDeadline(now.Add(2 * s.wait))
+	_ = c.SetWriteDeadline(now.Add(2 * s.timeout))
 }
 
 func (s *Server) notFound(w http.ResponseWriter, r *http.Request) {
-	s.log.Debug("nothing is there", "method", r.Method, "path", ingot.HideBootKeys(r.URL.Path), "remote", r.RemoteAddr)
-	refuse(w, "nothing is there", http.StatusNotFound)
+	s.log.Debug("path not found", "method", r.Method, "path", ingot.HideBootKeys(r.URL.Path), "remote", r.RemoteAddr)
+	refuse(w, "not found", http.StatusNotFound)
 }
 
-// reading lets GET and HEAD through.
+// reading calls f for GET and HEAD.
 func (s *Server) reading(w http.ResponseWriter, r *http.Request, f func()) {
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
 		w.Header().Set("Allow", "GET, HEAD")
-		refuse(w, "this can only be read", http.StatusMethodNotAllowed)
+		refuse(w, "method not allowed; use GET", http.StatusMethodNotAllowed)
 		return
 	}
 	f()
 }
 
-// posted lets POST through.
+// posted calls f for POST.
 func (s *Server) posted(w http.ResponseWriter, r *http.Request, f func()) {
 	if r.Method != http.MethodPost {
 		w.Header().Set("Allow", "POST")
-		refuse(w, "this can only be posted to", http.StatusMethodNotAllowed)
+		refuse(w, "method not allowed; use POST", http.StatusMethodNotAllowed)
 		return
 	}
 	f()
 }
 
-// fail answers an error in plain text: its reader is a console.
+// fail answers with an error in plain text, which a console shows.
 func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 	status, level := http.StatusInternalServerError, slog.LevelError
 	switch {
@@ -179,15 +183,16 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 	case errors.Is(err, ErrRefused):
 		status, level = http.StatusForbidden, slog.LevelWarn
 	}
-	s.log.Log(r.Context(), level, "answering a machine", "path", ingot.HideBootKeys(r.URL.Path), "remote", r.RemoteAddr, "status", status, "err", err)
+	path := ingot.HideBootKeys(r.URL.Path)
+	s.log.Log(r.Context(), level, "request failed", "path", path, "remote", r.RemoteAddr, "status", status, "err", err)
 	refuse(w, err.Error(), status)
 }
 
-// maxText bounds the text of a refusal, which may repeat what was asked.
+// maxText bounds the text of a refusal, in bytes: it may repeat the request.
 const maxText = 500
 
-// refuse answers in plain text, with its length: http.Error sends a long text
-// in chunks.
+// refuse answers in plain text with a length: http.Error sends a long text in
+// chunks.
 func refuse(w http.ResponseWriter, text string, status int) {
 	text = strings.ToValidUTF8(text[:min(len(text), maxText)], "") + "\n"
 	h := w.Header()
@@ -195,7 +200,7 @@ func refuse(w http.ResponseWriter, text string, status int) {
 	h.Set("X-Content-Type-Options", "nosniff")
 	h.Set("Content-Length", strconv.Itoa(len(text)))
 	w.WriteHeader(status)
-	_, _ = io.WriteString(w, text) // a machine that hung up asks again
+	_, _ = io.WriteString(w, text) // a client that hung up repeats its request
 }
 
 // answer sends a whole small body with its length.
@@ -204,11 +209,11 @@ func answer(w http.ResponseWriter, contentType string, body []byte) {
 	h.Set("Content-Type", contentType)
 	h.Set("Content-Length", strconv.Itoa(len(body)))
 	h.Set("Cache-Control", "no-store")
-	_, _ = w.Write(body) // a machine that hung up asks again
+	_, _ = w.Write(body) // a client that hung up repeats its request
 }
 
-// base is the URL of the address that was asked, without a port when that is
-// HTTP's own. The client's Host header has no say in it.
+// base is the URL of the local address that the request was sent to, without the
+// port when it is 80. It does not depend on the client's Host header.
 func base(r *http.Request) string {
 	local, _ := r.Context().Value(http.LocalAddrContextKey).(net.Addr)
 	if local == nil {
@@ -226,15 +231,24 @@ func (s *Server) script(w http.ResponseWriter, r *http.Request, boot ingot.BootI
 	answer(w, "text/plain; charset=utf-8", []byte(text))
 }
 
-// told takes what a loader says of its machine, in a query or a form, and
+// hasFacts reports whether a request for a script brings facts of the machine.
+func hasFacts(r *http.Request) bool {
+	return r.Method == http.MethodPost || r.Method == http.MethodGet && r.URL.RawQuery != ""
+}
+
+// facts records what a loader sends about its machine, in a query or a form, and
 // answers with the script.
-func (s *Server) told(w http.ResponseWriter, r *http.Request, boot ingot.BootID) {
+func (s *Server) facts(w http.ResponseWriter, r *http.Request, boot ingot.BootID) {
 	r.Body = http.MaxBytesReader(w, r.Body, maxForm)
 	if err := r.ParseForm(); err != nil {
-		refuse(w, "the body is no form of at most 4 KiB", http.StatusBadRequest)
+		refuse(w, "the body is not a form of at most 4 KiB", http.StatusBadRequest)
 		return
 	}
-	f := ingot.Facts{Vendor: r.Form.Get(ipxe.FieldVendor), Product: r.Form.Get(ipxe.FieldProduct), Serial: r.Form.Get(ipxe.FieldSerial)}
+	f := ingot.Facts{
+		Vendor:  r.Form.Get(ipxe.FieldVendor),
+		Product: r.Form.Get(ipxe.FieldProduct),
+		Serial:  r.Form.Get(ipxe.FieldSerial),
+	}
 	if err := s.booter.Waits(boot, f); err != nil {
 		s.fail(w, r, err)
 		return
@@ -251,7 +265,7 @@ func (s *Server) ticket(w http.ResponseWriter, r *http.Request, boot ingot.BootI
 		return
 	}
 	if len(q.Nonce) < 32 || len(q.Nonce) > 128 {
-		refuse(w, "the nonce needs 32 to 128 characters", http.StatusBadRequest)
+		refuse(w, "the nonce must have 32 to 128 characters", http.StatusBadRequest)
 		return
 	}
 	t, err := s.booter.Ticket(boot, q)
@@ -285,20 +299,22 @@ func (s *Server) report(w http.ResponseWriter, r *http.Request, boot ingot.BootI
 		return
 	}
 	if p.Boot != boot {
-		refuse(w, "the report is of another boot", http.StatusBadRequest)
+		refuse(w, "the report belongs to another boot", http.StatusBadRequest)
 		return
 	}
 	s.done(w, r, s.booter.Report(boot, p))
 }
 
-// text takes plain text.
-func (s *Server) text(w http.ResponseWriter, r *http.Request, boot ingot.BootID, take func(ingot.BootID, string) error) {
+// text reads plain text and passes it to record.
+func (s *Server) text(
+	w http.ResponseWriter, r *http.Request, boot ingot.BootID, record func(ingot.BootID, string) error,
+) {
 	b, err := io.ReadAll(http.MaxBytesReader(w, r.Body, ingot.MaxConsole))
 	if err != nil {
-		refuse(w, "the text is larger than 32 KiB, or broke off", http.StatusRequestEntityTooLarge)
+		refuse(w, "the text is larger than 32 KiB or incomplete", http.StatusRequestEntityTooLarge)
 		return
 	}
-	s.done(w, r, take(boot, string(b)))
+	s.done(w, r, record(boot, string(b)))
 }
 
 func (s *Server) done(w http.ResponseWriter, r *http.Request, err error) {
@@ -309,13 +325,13 @@ func (s *Server) done(w http.ResponseWriter, r *http.Request, err error) {
 	w.WriteHeader(http.StatusNoContent)
 }
 
-// read parses a body, which must be one JSON value and nothing more.
+// read parses a body, which must be exactly one JSON value.
 func (s *Server) read(w http.ResponseWriter, r *http.Request, into any) bool {
 	d := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxBody))
 	err := d.Decode(into)
 	if err == nil {
 		if _, more := d.Token(); !errors.Is(more, io.EOF) {
-			err = errors.New("something follows the value")
+			err = errors.New("data after the JSON value")
 		}
 	}
 	var large *http.MaxBytesError
@@ -325,7 +341,7 @@ func (s *Server) read(w http.ResponseWriter, r *http.Request, into any) bool {
 	case errors.As(err, &large):
 		refuse(w, "the body is larger than 1 MiB", http.StatusRequestEntityTooLarge)
 	default:
-		refuse(w, "the body is not the JSON that is wanted: "+err.Error(), http.StatusBadRequest)
+		refuse(w, "parsing the body: "+err.Error(), http.StatusBadRequest)
 	}
 	return false
 }

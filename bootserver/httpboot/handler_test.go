@@ -30,19 +30,19 @@ var (
 	testImage = ingot.DigestOf([]byte("image"))
 )
 
-// shelf is a Booter with one boot and the files of one folder.
-type shelf struct {
+// oneBoot is a Booter with one boot and the files of one folder.
+type oneBoot struct {
 	dir    string
 	served chan int64
 }
 
-func (s *shelf) Knows(k ingot.BootKey) bool { return k == testKey }
+func (s *oneBoot) Knows(k ingot.BootKey) bool { return k == testKey }
 
-func (s *shelf) Script(_ ingot.BootID, base string) (string, error) {
+func (s *oneBoot) Script(_ ingot.BootID, base string) (string, error) {
 	return "#!ipxe\n# " + base + strings.Repeat("\n# long", 1000), nil // longer than what net/http buffers
 }
 
-func (s *shelf) Artifact(boot ingot.BootID, image ingot.Digest, part string) (Artifact, error) {
+func (s *oneBoot) Artifact(boot ingot.BootID, image ingot.Digest, part string) (Artifact, error) {
 	if boot != testBoot || image != testImage || !slices.Contains([]string{"root", "kernel", "manifest", "gone"}, part) {
 		return Artifact{}, fmt.Errorf("%w part %q", ErrUnknown, part)
 	}
@@ -52,23 +52,23 @@ func (s *shelf) Artifact(boot ingot.BootID, image ingot.Digest, part string) (Ar
 	return Artifact{Path: filepath.Join(s.dir, part), Digest: testImage}, nil
 }
 
-func (s *shelf) Served(_ ingot.BootID, _ string, n int64, _ bool) {
+func (s *oneBoot) Served(_ ingot.BootID, _ string, n int64, _ bool) {
 	if s.served != nil {
 		s.served <- n
 	}
 }
 
-func (s *shelf) Ticket(ingot.BootID, ingot.TicketRequest) (ingot.SignedTicket, error) {
+func (s *oneBoot) Ticket(ingot.BootID, ingot.TicketRequest) (ingot.SignedTicket, error) {
 	return ingot.SignedTicket{Ticket: []byte("{}")}, nil
 }
-func (s *shelf) Event(ingot.BootID, ingot.Event) error   { return nil }
-func (s *shelf) Report(ingot.BootID, ingot.Report) error { return nil }
-func (s *shelf) Waits(ingot.BootID, ingot.Facts) error   { return nil }
-func (s *shelf) Console(ingot.BootID, string) error      { return nil }
-func (s *shelf) Crash(ingot.BootID, string) error        { return nil }
+func (s *oneBoot) Event(ingot.BootID, ingot.Event) error   { return nil }
+func (s *oneBoot) Report(ingot.BootID, ingot.Report) error { return nil }
+func (s *oneBoot) Waits(ingot.BootID, ingot.Facts) error   { return nil }
+func (s *oneBoot) Console(ingot.BootID, string) error      { return nil }
+func (s *oneBoot) Crash(ingot.BootID, string) error        { return nil }
 
-// random makes a file of a shelf.
-func (s *shelf) random(t testing.TB, name string, size int) []byte {
+// random makes a file of random bytes.
+func (s *oneBoot) random(t testing.TB, name string, size int) []byte {
 	t.Helper()
 	b := make([]byte, size)
 	_, _ = rand.NewChaCha8([32]byte{3}).Read(b)
@@ -78,7 +78,7 @@ func (s *shelf) random(t testing.TB, name string, size int) []byte {
 	return b
 }
 
-// start serves on a port of the loopback interface and returns its address.
+// start serves on a port of the loopback interface and returns the address.
 func start(t testing.TB, s *Server) string {
 	t.Helper()
 	l, err := net.Listen("tcp4", "127.0.0.1:0")
@@ -129,22 +129,23 @@ func path(part string) string { return ingot.BootPath(testKey, part) }
 
 func part(name string) string { return path(testImage.Hex() + "/" + name) }
 
-// TestExact: what firmware relies on. A path is there or not, no answer
-// redirects or comes in chunks, HEAD and ranges are as RFC 9110 has them.
+// TestExact: what firmware relies on. A path exists or not, no answer is a
+// redirect or chunked, and HEAD and ranges work as in RFC 9110.
 func TestExact(t *testing.T) {
-	s := &shelf{dir: t.TempDir()}
+	s := &oneBoot{dir: t.TempDir()}
 	root := s.random(t, "root", 2<<20)
 	at := start(t, New(s, quiet()))
 	etag := `"` + string(testImage) + `"`
+	script := []byte("#!ipxe\n# http://" + at + strings.Repeat("\n# long", 1000))
 	for _, c := range []struct {
 		name, method, target, header string
 		status                       int
-		body                         []byte // nil: not looked at
+		body                         []byte // nil: not compared
 	}{
 		{"whole", "GET", part("root"), "", 200, root},
 		{"HEAD", "HEAD", part("root"), "", 200, []byte{}},
 		{"from memory", "GET", part("manifest"), "", 200, []byte("manifest")},
-		{"script", "GET", path("script"), "", 200, []byte("#!ipxe\n# http://" + at + strings.Repeat("\n# long", 1000))},
+		{"script", "GET", path("script"), "", 200, script},
 		{"HEAD of the script", "HEAD", path("script"), "", 200, []byte{}},
 		{"a foreign Host", "GET", path("script"), "Host: evil.example\r\n", 400, nil}, // two Host headers
 		{"range", "GET", part("root"), "Range: bytes=1000000-\r\n", 206, root[1000000:]},
@@ -174,7 +175,8 @@ func TestExact(t *testing.T) {
 		{"POST to a file", "POST", part("root"), "Content-Length: 0\r\n", 405, nil},
 		{"GET of a ticket", "GET", path("ticket"), "", 405, nil},
 	} {
-		resp, body := say(t, at, fmt.Sprintf("%s %s HTTP/1.1\r\nHost: %s\r\n%sConnection: close\r\n\r\n", c.method, c.target, at, c.header))
+		const request = "%s %s HTTP/1.1\r\nHost: %s\r\n%sConnection: close\r\n\r\n"
+		resp, body := say(t, at, fmt.Sprintf(request, c.method, c.target, at, c.header))
 		if resp == nil {
 			continue
 		}
@@ -184,8 +186,8 @@ func TestExact(t *testing.T) {
 		if c.body != nil && !bytes.Equal(body, c.body) {
 			t.Errorf("%s: %d bytes; want %d", c.name, len(body), len(c.body))
 		}
-		if len(resp.TransferEncoding) != 0 || resp.Header.Get("Location") != "" {
-			t.Errorf("%s: Transfer-Encoding %v, Location %q; want neither", c.name, resp.TransferEncoding, resp.Header.Get("Location"))
+		if to := resp.Header.Get("Location"); len(resp.TransferEncoding) != 0 || to != "" {
+			t.Errorf("%s: Transfer-Encoding %v, Location %q; want neither", c.name, resp.TransferEncoding, to)
 		}
 		if c.status == 200 && resp.ContentLength <= 0 {
 			t.Errorf("%s: Content-Length %d; want the size", c.name, resp.ContentLength)
@@ -193,13 +195,13 @@ func TestExact(t *testing.T) {
 	}
 }
 
-// TestHostile: broken, oversize and malicious requests are refused, and the
-// server goes on.
+// TestHostile: malformed, oversize and malicious requests are refused, and the
+// server continues to answer.
 func TestHostile(t *testing.T) {
-	s := &shelf{dir: t.TempDir()}
+	s := &oneBoot{dir: t.TempDir()}
 	s.random(t, "root", 1<<20)
 	server := New(s, quiet())
-	server.wait = 2 * time.Second
+	server.timeout = 2 * time.Second
 	at := start(t, server)
 	post := func(part, header, body string) string {
 		return "POST " + path(part) + " HTTP/1.1\r\nHost: x\r\nConnection: close\r\n" + header + "\r\n" + body
@@ -207,25 +209,30 @@ func TestHostile(t *testing.T) {
 	event := `{"stage":"root"}`
 	long := strings.Repeat("x", 2<<20)
 	length := func(n int) string { return fmt.Sprintf("Content-Length: %d\r\n", n) }
+	const chunked = "Transfer-Encoding: chunked\r\n"
+	longChunk := fmt.Sprintf("%x\r\n{\"nonce\":\"%s\r\n0\r\n\r\n", len(long)+10, long)
 	for _, c := range []struct {
 		name, request string
 		status        int
 	}{
 		{"an event", post("events", length(len(event)), event), 204},
-		{"an event in chunks", post("events", "Transfer-Encoding: chunked\r\n", fmt.Sprintf("%x\r\n%s\r\n0\r\n\r\n", len(event), event)), 204},
+		{"an event in chunks", post("events", chunked, fmt.Sprintf("%x\r\n%s\r\n0\r\n\r\n", len(event), event)), 204},
 		{"header of 64 KiB", "GET / HTTP/1.1\r\nHost: x\r\nX: " + long[:64<<10] + "\r\n\r\n", 431},
 		{"path of 64 KiB", "GET /" + long[:64<<10] + " HTTP/1.1\r\nHost: x\r\n\r\n", 431},
 		{"header injected by the path", "GET /b/x\r\nSet-Cookie:a HTTP/1.1\r\nHost: x\r\n\r\n", 400},
-		{"header injected by an escape", "GET /b/x%0d%0aSet-Cookie:a HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", 404},
+		{
+			"header injected by an escape",
+			"GET /b/x%0d%0aSet-Cookie:a HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", 404,
+		},
 		{"two lengths", post("events", length(5)+length(6), event), 400},
-		{"a length and chunks", post("events", length(5)+"Transfer-Encoding: chunked\r\n", "0\r\n\r\n"), 400}, // RFC 9112 section 6.3: EOF instead of a body
+		{"a length and chunks", post("events", length(5)+chunked, "0\r\n\r\n"), 400}, // RFC 9112 section 6.3: EOF, no body
 		{"a negative length", post("events", "Content-Length: -1\r\n", ""), 400},
 		{"a body of 2 MiB", post("ticket", length(2<<20+12), `{"nonce":"`+long+`"}`), 413},
-		{"a body of 2 MiB in chunks", post("ticket", "Transfer-Encoding: chunked\r\n", fmt.Sprintf("%x\r\n{\"nonce\":\"%s\r\n0\r\n\r\n", len(long)+10, long)), 413},
+		{"a body of 2 MiB in chunks", post("ticket", chunked, longChunk), 413},
 		{"a body that never comes", post("events", length(500), "{"), 400},
 		{"a body that nests", post("events", length(40000), strings.Repeat("[", 40000)), 400},
 		{"two values", post("events", length(2*len(event)), event+event), 400},
-		{"a GET with a body that never comes", "GET / HTTP/1.1\r\nHost: x\r\nContent-Length: 500\r\n\r\n{", 404},
+		{"a GET with a body that never comes", "GET / HTTP/1.1\r\nHost: x\r\n" + length(500) + "\r\n{", 404},
 		{"another type", post("events", length(4), "1234"), 400},
 		{"no HTTP at all", "\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", 400},
 		{"HTTP/2", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 404},
@@ -238,13 +245,13 @@ func TestHostile(t *testing.T) {
 	}
 }
 
-// TestSlowReaders: who makes progress is served to the end, who stands still
-// is cut off and its place is free again.
+// TestSlowReaders: a client that reads slowly is served to the end; one that stops
+// reading is cut off, and its place becomes free.
 func TestSlowReaders(t *testing.T) {
-	s := &shelf{dir: t.TempDir(), served: make(chan int64, 1)}
+	s := &oneBoot{dir: t.TempDir(), served: make(chan int64, 1)}
 	root := s.random(t, "root", 32<<20)
 	server := New(s, quiet())
-	server.wait = 2 * time.Second
+	server.timeout = 2 * time.Second
 	at := start(t, server)
 	open := func() *net.TCPConn {
 		c, err := net.Dial("tcp", at)
@@ -256,15 +263,15 @@ func TestSlowReaders(t *testing.T) {
 		fmt.Fprintf(c, "GET %s HTTP/1.1\r\nHost: x\r\n\r\n", part("root"))
 		return c.(*net.TCPConn)
 	}
-	standing := open()
+	stopped := open()
 	if n := <-s.served; n >= int64(len(root)) {
-		t.Errorf("a reader that stands still got %d bytes of %d", n, len(root))
+		t.Errorf("a client that stopped reading got %d bytes of %d", n, len(root))
 	}
-	if n := server.gate.inside(); n != 0 {
-		t.Errorf("%d places are taken after it was cut off; want 0", n)
+	if n := server.admission.inside(); n != 0 {
+		t.Errorf("%d transfers are under way after it was cut off; want 0", n)
 	}
-	standing.Close()
-	// Five pauses of half a second: longer than the patience in all, shorter each.
+	stopped.Close()
+	// Five pauses of half a second: together longer than the timeout, each shorter.
 	slow := open()
 	_ = slow.SetReadDeadline(time.Now().Add(30 * time.Second))
 	resp, err := http.ReadResponse(bufio.NewReaderSize(slow, 16), nil)
@@ -276,7 +283,7 @@ func TestSlowReaders(t *testing.T) {
 		if _, err := io.CopyN(io.Discard, resp.Body, int64(len(root)/5)); err != nil {
 			t.Fatalf("a slow reader was cut off: %v", err)
 		}
-		time.Sleep(500 * time.Millisecond) // what is tested is that time passes
+		time.Sleep(500 * time.Millisecond) // the test needs time to pass
 	}
 	if _, err := io.Copy(io.Discard, resp.Body); err != nil {
 		t.Errorf("a slow reader was cut off: %v", err)
@@ -286,11 +293,11 @@ func TestSlowReaders(t *testing.T) {
 	}
 }
 
-// TestCrowd: who finds no room is told when to come back, and not all at the
-// same moment; firmware finds room when roots find none, and one boot cannot
-// take it all.
+// TestCrowd: a client over the limit is asked to retry after a jittered time.
+// Firmware is admitted when roots no longer are, and one boot cannot use all
+// places.
 func TestCrowd(t *testing.T) {
-	s := &shelf{dir: t.TempDir()}
+	s := &oneBoot{dir: t.TempDir()}
 	s.random(t, "root", 16<<20)
 	s.random(t, "kernel", 16<<20)
 	server := New(s, quiet())
@@ -314,12 +321,13 @@ func TestCrowd(t *testing.T) {
 		part   string
 		status int
 	}{{"root", 200}, {"root", 200}, {"root", 503}, {"kernel", 200}, {"kernel", 503}, {"manifest", 200}} {
-		resp := get(c.part) // its body stays unread, and so its place taken
+		resp := get(c.part) // its body stays unread, so the transfer stays under way
 		if resp.StatusCode != c.status {
 			t.Errorf("GET %s = %s; want %d", c.part, resp.Status, c.status)
 		}
-		if after, err := strconv.Atoi(resp.Header.Get("Retry-After")); c.status == 503 && (err != nil || after < 2 || after > 8) {
-			t.Errorf("GET %s: Retry-After %q; want 2 to 8 seconds", c.part, resp.Header.Get("Retry-After"))
+		header := resp.Header.Get("Retry-After")
+		if after, err := strconv.Atoi(header); c.status == 503 && (err != nil || after < 2 || after > 8) {
+			t.Errorf("GET %s: Retry-After %q; want 2 to 8 seconds", c.part, header)
 		}
 	}
 	when := map[string]bool{}
@@ -327,7 +335,7 @@ func TestCrowd(t *testing.T) {
 		when[get("root").Header.Get("Retry-After")] = true
 	}
 	if len(when) < 2 {
-		t.Errorf("30 machines are all asked to come back after %v seconds", slices.Collect(maps.Keys(when)))
+		t.Errorf("30 machines are all asked to retry after %v seconds", slices.Collect(maps.Keys(when)))
 	}
 	server.SetLimits(Limits{Transfers: 20, PerBoot: 20})
 	if resp := get("root"); resp.StatusCode != 200 {
@@ -336,10 +344,10 @@ func TestCrowd(t *testing.T) {
 }
 
 func TestConnectionsAreBounded(t *testing.T) {
-	server := New(&shelf{dir: t.TempDir()}, quiet())
+	server := New(&oneBoot{dir: t.TempDir()}, quiet())
 	server.SetLimits(Limits{PerClient: 3})
 	at := start(t, server)
-	ask := func(c net.Conn) error {
+	request := func(c net.Conn) error {
 		fmt.Fprintf(c, "GET %s HTTP/1.1\r\nHost: x\r\n\r\n", part("manifest"))
 		_ = c.SetReadDeadline(time.Now().Add(10 * time.Second))
 		_, err := io.ReadFull(c, make([]byte, 12))
@@ -352,8 +360,8 @@ func TestConnectionsAreBounded(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer c.Close()
-		if err := ask(c); (err != nil) != (i == 3) {
-			t.Errorf("connection %d: %v; want three to work and the fourth not", i+1, err)
+		if err := request(c); (err != nil) != (i == 3) {
+			t.Errorf("connection %d: %v; want three to work and the fourth to fail", i+1, err)
 		}
 		open = append(open, c)
 	}
@@ -363,17 +371,16 @@ func TestConnectionsAreBounded(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		err = ask(c)
+		err = request(c)
 		c.Close()
 		if err == nil {
 			return
 		}
 	}
-	t.Error("no connection is let in after one was closed")
+	t.Error("no connection is accepted after one was closed")
 }
 
-// TestShares: a rate is kept and shared equally among transfers, whatever
-// their number and the rate are.
+// TestShares: transfers share a rate equally, for any number of them and any rate.
 func TestShares(t *testing.T) {
 	for _, c := range []struct {
 		rate      int64
@@ -388,7 +395,7 @@ func TestShares(t *testing.T) {
 		}
 		const seconds = 120
 		for {
-			next := 0 // who asks first
+			next := 0 // the first to request a turn
 			for i := range ready {
 				if ready[i].Before(ready[next]) {
 					next = i
@@ -415,17 +422,17 @@ func TestShares(t *testing.T) {
 			t.Errorf("%d B/s among %d: shares from %d to %d bytes; want them within a window", c.rate, c.transfers, least, most)
 		}
 		if longest > 2*round {
-			t.Errorf("%d B/s among %d: the longest wait is %s; ingot-init would take it for a stall", c.rate, c.transfers, longest)
+			t.Errorf("%d B/s among %d: the longest wait is %s; want at most %s", c.rate, c.transfers, longest, 2*round)
 		}
 	}
 }
 
-// TestSendfile: strace sees that the kernel copies the file by itself. The
-// test runs itself under strace; the variable tells it which one it is.
+// TestSendfile: strace shows that the kernel copies the file. The test runs itself
+// under strace, and an environment variable marks that run.
 func TestSendfile(t *testing.T) {
 	const size = 8 << 20
 	if dir := os.Getenv("INGOT_TEST_SENDFILE"); dir != "" {
-		at := start(t, New(&shelf{dir: dir}, quiet()))
+		at := start(t, New(&oneBoot{dir: dir}, quiet()))
 		if _, body := say(t, at, "GET "+part("root")+" HTTP/1.0\r\n\r\n"); len(body) != size {
 			t.Errorf("%d bytes; want %d", len(body), size)
 		}
@@ -437,10 +444,11 @@ func TestSendfile(t *testing.T) {
 		}
 		t.Skip("strace is not installed")
 	}
-	s := &shelf{dir: t.TempDir()}
+	s := &oneBoot{dir: t.TempDir()}
 	s.random(t, "root", size)
 	trace := filepath.Join(t.TempDir(), "trace")
-	cmd := exec.CommandContext(t.Context(), "strace", "-f", "-qq", "-e", "trace=sendfile", "-o", trace, os.Args[0], "-test.run=^TestSendfile$")
+	cmd := exec.CommandContext(t.Context(), "strace", "-f", "-qq", "-e", "trace=sendfile", "-o", trace,
+		os.Args[0], "-test.run=^TestSendfile$")
 	cmd.Env = append(os.Environ(), "INGOT_TEST_SENDFILE="+s.dir)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)

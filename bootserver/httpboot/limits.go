@@ -12,29 +12,29 @@ import (
 	"ingot"
 )
 
-// Limits bound what all machines together may ask of the server. Zero values
-// are the defaults. They can be changed while machines are served.
+// Limits bound the load of all machines together. Zero values are the defaults.
+// They can be changed while the server runs.
 type Limits struct {
-	Rate        int64 // bytes per second of all artifacts together; 0: as fast as it goes
+	Rate        int64 // bytes per second of all artifacts together; 0 means no limit
 	Transfers   int   // roots under way at once; 0 means 256
 	PerBoot     int   // transfers of one boot at once; 0 means 8
 	Connections int   // of all clients; 0 means 8192
 	PerClient   int   // connections of one address; 0 means 64
 }
 
-// Counts are what a server did since it started, for metrics.
+// Counts are totals since the server started, for metrics.
 type Counts struct {
-	Bytes     int64 // of artifacts that went out
-	Refused   int64 // transfers that found no room
-	Transfers int   // under way
+	Bytes     int64 // of artifacts sent
+	Refused   int64 // transfers over the limits
+	Transfers int   // under way now
 }
 
-// Counts counts.
+// Counts returns the server's totals.
 func (s *Server) Counts() Counts {
-	return Counts{Bytes: s.sent.Load(), Refused: s.refused.Load(), Transfers: s.gate.inside()}
+	return Counts{Bytes: s.sent.Load(), Refused: s.refused.Load(), Transfers: s.admission.inside()}
 }
 
-// SetLimits changes the limits. What was admitted goes on, at the new rate.
+// SetLimits changes the limits. Transfers under way continue, at the new rate.
 func (s *Server) SetLimits(l Limits) {
 	orElse := func(n, d int) int {
 		if n <= 0 {
@@ -42,13 +42,13 @@ func (s *Server) SetLimits(l Limits) {
 		}
 		return n
 	}
-	s.gate.set(orElse(l.Transfers, 256), orElse(l.PerBoot, 8))
-	s.callers.set(orElse(l.Connections, 8192), orElse(l.PerClient, 64))
+	s.admission.set(orElse(l.Transfers, 256), orElse(l.PerBoot, 8))
+	s.connections.set(orElse(l.Connections, 8192), orElse(l.PerClient, 64))
 	s.pace.set(max(l.Rate, 0))
 }
 
-// gate admits transfers.
-type gate struct {
+// admission counts and limits transfers.
+type admission struct {
 	mu      sync.Mutex
 	most    int
 	perBoot int
@@ -56,7 +56,7 @@ type gate struct {
 	boots   map[ingot.BootID]int
 }
 
-func (g *gate) set(most, perBoot int) {
+func (g *admission) set(most, perBoot int) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.most, g.perBoot = most, perBoot
@@ -65,10 +65,10 @@ func (g *gate) set(most, perBoot int) {
 	}
 }
 
-// enter takes a place for one transfer of a boot. Others than roots may take
-// twice as many places: firmware and loaders, which give up sooner than
-// ingot-init does, find room when roots find none.
-func (g *gate) enter(boot ingot.BootID, root bool) (leave func(), ok bool) {
+// enter admits one transfer of a boot. Other files than roots may use twice as
+// many places: firmware and loaders give up sooner than ingot-init, so they are
+// still admitted when roots no longer are.
+func (g *admission) enter(boot ingot.BootID, root bool) (leave func(), ok bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	most := g.most
@@ -91,29 +91,28 @@ func (g *gate) enter(boot ingot.BootID, root bool) (leave func(), ok bool) {
 }
 
 // inside is the number of transfers under way.
-func (g *gate) inside() int {
+func (g *admission) inside() int {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return g.count
 }
 
-// comeBack is after how many seconds a machine that found no room asks again.
-func comeBack() int { return 2 + rand.IntN(7) }
+// retryAfter is the number of seconds after which a refused machine retries.
+func retryAfter() int { return 2 + rand.IntN(7) }
 
-// window is the most bytes that one transfer sends in one turn.
+// window is the maximum number of bytes of one turn of a transfer.
 const window = 1 << 20
 
-// round is how long it may take at most until a transfer has its next turn:
-// well below the 30 s after which ingot-init takes a download for stalled.
+// round is the longest time until a transfer has its next turn: well below the
+// 30 s after which ingot-init considers a download stalled.
 const round = 5 * time.Second
 
-// pace shares a rate among transfers. Each asks for one window at a time and
-// then waits for its turn, so the turns go round: equal shares, whoever reads
-// fast or slowly, and none is left without.
+// pace shares a rate among transfers. Each requests one window at a time and then
+// waits for its turn. So fast and slow readers get equal shares, and none starves.
 type pace struct {
 	mu   sync.Mutex
-	rate int64     // bytes per second; 0: no limit
-	next time.Time // when what was granted so far will be gone
+	rate int64     // bytes per second; 0 means no limit
+	next time.Time // when everything granted so far will have been sent
 }
 
 func (p *pace) set(rate int64) {
@@ -122,8 +121,8 @@ func (p *pace) set(rate int64) {
 	p.rate, p.next = rate, time.Time{}
 }
 
-// turn waits until up to want bytes may go, and says how many. others is the
-// number of transfers that share the rate.
+// turn waits until up to want bytes may be sent, and returns how many. others is
+// the number of transfers that share the rate.
 func (p *pace) turn(ctx context.Context, want int64, others int) (int64, error) {
 	n, wait := p.reserve(time.Now(), want, others)
 	if wait <= 0 {
@@ -139,7 +138,7 @@ func (p *pace) turn(ctx context.Context, want int64, others int) (int64, error) 
 	}
 }
 
-// reserve grants a turn: how many bytes, and how long to wait for it.
+// reserve grants a turn: how many bytes, and how long to wait before it.
 func (p *pace) reserve(now time.Time, want int64, others int) (n int64, wait time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -156,8 +155,8 @@ func (p *pace) reserve(now time.Time, want int64, others int) (n int64, wait tim
 	return n, wait
 }
 
-// callers counts connections.
-type callers struct {
+// connections counts and limits connections.
+type connections struct {
 	mu        sync.Mutex
 	most      int
 	perClient int
@@ -165,7 +164,7 @@ type callers struct {
 	clients   map[netip.Addr]int
 }
 
-func (c *callers) set(most, perClient int) {
+func (c *connections) set(most, perClient int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.most, c.perClient = most, perClient
@@ -174,9 +173,9 @@ func (c *callers) set(most, perClient int) {
 	}
 }
 
-// track is a ConnState of http.Server: a connection too many is closed before
-// anything is read from it.
-func (c *callers) track(conn net.Conn, state http.ConnState) {
+// track is a ConnState of http.Server. It closes a connection over the limits
+// before anything is read from it.
+func (c *connections) track(conn net.Conn, state http.ConnState) {
 	remote, ok := conn.RemoteAddr().(*net.TCPAddr)
 	if !ok {
 		return
@@ -189,7 +188,7 @@ func (c *callers) track(conn net.Conn, state http.ConnState) {
 		c.count++
 		c.clients[client]++
 		if c.count > c.most || c.clients[client] > c.perClient {
-			conn.Close() // its goroutine ends, and it is counted off as any other
+			conn.Close() // its goroutine ends and reports StateClosed
 		}
 	case http.StateClosed:
 		c.count--

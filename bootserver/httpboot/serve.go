@@ -11,24 +11,26 @@ import (
 	"time"
 )
 
-// Serve answers what comes in at l until ctx ends or l is closed, and then lets
-// running answers finish for a few seconds: machines resume where they were.
-// It may run for several listeners at once.
+// Serve answers requests at l until ctx ends or l is closed. Then answers under
+// way get a few seconds to finish; machines resume the others. It may run for
+// several listeners at once.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
-	return Serve(ctx, l, &http.Server{Handler: s, ConnState: s.callers.track, MaxHeaderBytes: maxHeader,
+	return Serve(ctx, l, &http.Server{
+		Handler: s, ConnState: s.connections.track, MaxHeaderBytes: maxHeader,
 		ReadHeaderTimeout: 10 * time.Second, IdleTimeout: time.Minute,
-		DisableGeneralOptionsHandler: true, // OPTIONS * is not for us either
-		ErrorLog:                     ErrorLog(s.log)})
+		DisableGeneralOptionsHandler: true, // OPTIONS * gets 404 like other paths
+		ErrorLog:                     ErrorLog(s.log),
+	})
 }
 
-// ErrorLog is the log of an http.Server. What it says of clients is for
-// debugging: they hang up, or speak nonsense. A handler that panicked is an
-// error of ours, told with its stack.
+// ErrorLog is the log of an http.Server. Its messages about clients, such as a
+// closed connection or a malformed request, are logged at debug level. A panic of
+// a handler is an error, logged with its stack.
 func ErrorLog(l *slog.Logger) *log.Logger { return log.New(errorLog{l}, "", 0) }
 
 type errorLog struct{ log *slog.Logger }
 
-// Write takes one line, or a panic with its stack: one call each (package log).
+// Write logs one line, or a panic with its stack; package log makes one call for each.
 func (e errorLog) Write(b []byte) (int, error) {
 	text := strings.TrimSpace(string(b))
 	first, stack, _ := strings.Cut(text, "\n")
@@ -40,7 +42,7 @@ func (e errorLog) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// grace is how long answers may go on after the end was asked for.
+// grace is how long answers may continue after ctx ended.
 const grace = 3 * time.Second
 
 // Serve runs an HTTP server on l until ctx ends or l is closed.
@@ -55,7 +57,7 @@ func Serve(ctx context.Context, l net.Listener, s *http.Server) error {
 		}
 	})
 	err := s.Serve(l)
-	if !stop() { // Serve returns as soon as the draining begins
+	if !stop() { // Serve returns as soon as Shutdown begins
 		<-drained
 	}
 	if errors.Is(err, http.ErrServerClosed) || errors.Is(err, net.ErrClosed) {

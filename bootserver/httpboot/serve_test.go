@@ -10,7 +10,7 @@ import (
 	"testing"
 )
 
-// shared is a log that is written by a server and read by a test.
+// shared is a log that a server writes while a test reads it.
 type shared struct {
 	mu sync.Mutex
 	b  bytes.Buffer
@@ -28,23 +28,23 @@ func (s *shared) String() string {
 	return s.b.String()
 }
 
-// TestPanicsAreErrors: a handler that panics is told at Error, with where it
-// was; one that ends an answer on purpose is not, and neither are clients that
-// speak nonsense.
+// TestPanicsAreErrors: a panic of a handler is logged as an error, with its stack;
+// an answer that a handler aborts, and a malformed request, are not.
 func TestPanicsAreErrors(t *testing.T) {
-	var said shared
+	var log shared
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &http.Server{ErrorLog: ErrorLog(slog.New(slog.NewTextHandler(&said, nil))), Handler: http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+	handler := func(_ http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case "/bug":
 			panic("a bug")
 		case "/half":
 			panic(http.ErrAbortHandler)
 		}
-	})}
+	}
+	s := &http.Server{ErrorLog: ErrorLog(slog.New(slog.NewTextHandler(&log, nil))), Handler: http.HandlerFunc(handler)}
 	go func() { _ = s.Serve(l) }() // it ends with the test
 	defer func() { _ = s.Close() }()
 	get := func(path string) {
@@ -59,12 +59,14 @@ func TestPanicsAreErrors(t *testing.T) {
 	}
 	_, _ = c.Write([]byte("\x16\x03\x01 nonsense\r\n\r\n"))
 	c.Close()
-	if text := said.String(); text != "" {
+	if text := log.String(); text != "" {
 		t.Errorf("the log has %s; want nothing at Info and above", text)
 	}
 	get("/bug")
-	text := said.String() // it was written before the connection was closed
-	if !strings.Contains(text, "level=ERROR") || !strings.Contains(text, "a bug") || !strings.Contains(text, "serve_test.go") || strings.Count(text, "level=") != 1 {
-		t.Errorf("a panic is told as\n%s\nwant one error, with its stack", text)
+	text := log.String() // it was written before the connection was closed
+	for _, want := range []string{"level=ERROR", "a bug", "serve_test.go"} {
+		if !strings.Contains(text, want) || strings.Count(text, "level=") != 1 {
+			t.Errorf("a panic is logged as\n%s\nwant one error with its stack", text)
+		}
 	}
 }

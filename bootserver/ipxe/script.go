@@ -1,5 +1,6 @@
 // Package ipxe writes the scripts that iPXE runs (ipxe.org/scripting): boot
-// scripts, and waiting screens that ask again by themselves.
+// scripts, and waiting screens that repeat their request. Menus and logins are
+// left out.
 package ipxe
 
 import (
@@ -13,11 +14,11 @@ type Boot struct {
 	Kernel    string // URL
 	Initramfs string // URL
 	Arguments []string
-	Again     string // URL of this script, for another try
+	Again     string // URL of this script, to try again
 }
 
-// Text returns the script. The initramfs is handed over by iPXE itself, on BIOS
-// in memory and on UEFI through the LoadFile2 protocol.
+// Text returns the script. iPXE passes the initramfs to Linux: on BIOS in memory,
+// on UEFI through the LoadFile2 protocol.
 func (b Boot) Text() string {
 	return fmt.Sprintf(`#!ipxe
 echo ingot: booting %s
@@ -31,25 +32,25 @@ chain --replace %s || reboot
 `, word(b.Image), b.Kernel, strings.Join(b.Arguments, " "), b.Initramfs, word(b.Image), b.Again)
 }
 
-// Wait is a screen for a machine that an operator must do something about.
+// Wait is the screen of a machine that waits for an operator.
 type Wait struct {
-	Lines []string // what to read
-	Again string   // URL to ask again; what SMBIOS says is added as its query
+	Lines []string // shown on the screen
+	Again string   // URL to request again; values from SMBIOS are added as its query
 }
 
-// Fields that a waiting machine tells with its question. They are in the query,
-// since Debian's iPXE is built without the command that makes a form (PARAM_CMD).
+// Fields that a waiting machine sends with its request. They are in the query,
+// since Debian's iPXE is built without the command that posts forms (PARAM_CMD).
 const (
 	FieldVendor  = "vendor"
 	FieldProduct = "product"
 	FieldSerial  = "serial"
 )
 
-// waitSeconds is the pause between two questions of a waiting machine.
+// waitSeconds is the pause between two requests of a waiting machine.
 const waitSeconds = 5
 
-// Text returns the script. A server that is away is waited for; after a minute
-// of silence the machine starts over, in case the server's address changed.
+// Text returns the script. It waits for a server that does not answer; after a
+// minute without an answer the machine reboots, in case the server's address changed.
 func (w Wait) Text() string {
 	var s strings.Builder
 	s.WriteString("#!ipxe\n")
@@ -60,13 +61,21 @@ func (w Wait) Text() string {
 	for _, f := range [][2]string{{FieldVendor, "manufacturer"}, {FieldProduct, "product"}, {FieldSerial, "serial"}} {
 		words = append(words, f[0]+"=${"+f[1]+":uristring}")
 	}
-	fmt.Fprintf(&s, "set tries:int32 0\n:again\nsleep %d\nchain --replace %s?%s ||\ninc tries\niseq ${tries} 12 && reboot ||\necho ingot: the server does not answer, asking again\ngoto again\n", waitSeconds, w.Again, strings.Join(words, "&"))
+	fmt.Fprintf(&s, `set tries:int32 0
+:again
+sleep %d
+chain --replace %s?%s ||
+inc tries
+iseq ${tries} 12 && reboot ||
+echo ingot: the server does not answer, trying again
+goto again
+`, waitSeconds, w.Again, strings.Join(words, "&"))
 	return s.String()
 }
 
-// Autoexec is what a new iPXE asks for first, beside its own file on the TFTP
-// server: it asks for an address once more, now as the iPXE that it is, and is
-// told the URL of its script.
+// Autoexec is the script that newer versions of iPXE request first, from the
+// folder that they were loaded from. It runs DHCP again, now as iPXE, whose
+// answer names the URL of the boot script.
 func Autoexec() string {
 	return `#!ipxe
 :again
@@ -74,14 +83,14 @@ dhcp || goto silence
 isset ${filename} || goto silence
 chain --replace ${filename} || goto silence
 :silence
-echo ingot: no answer, asking again
+echo ingot: no DHCP answer, trying again
 sleep 3
 goto again
 `
 }
 
-// word makes text harmless in a script: what iPXE would expand or take for a
-// new command becomes a question mark.
+// word makes text safe in a script: characters that iPXE would expand or take
+// for a new command become question marks.
 func word(s string) string {
 	return strings.Map(func(r rune) rune {
 		if r < ' ' || r > '~' || strings.ContainsRune("$&|;#\\\"'`", r) {

@@ -6,7 +6,10 @@ import (
 )
 
 func TestBootText(t *testing.T) {
-	got := Boot{Image: "lab:v1 for node\nreboot", Kernel: "http://s/k", Initramfs: "http://s/i", Arguments: []string{"a=1", "b"}, Again: "http://s/again"}.Text()
+	got := Boot{
+		Image: "lab:v1 for node\nreboot", Kernel: "http://s/k", Initramfs: "http://s/i",
+		Arguments: []string{"a=1", "b"}, Again: "http://s/again",
+	}.Text()
 	want := `#!ipxe
 echo ingot: booting lab:v1 for node?reboot
 kernel http://s/k a=1 b || goto failed
@@ -24,7 +27,9 @@ chain --replace http://s/again || reboot
 
 func TestWaitIsHarmless(t *testing.T) {
 	got := Wait{Lines: []string{"hello ${secret} && reboot", "ünï"}, Again: "http://s/x"}.Text()
-	if strings.Contains(got, "${secret}") || strings.Contains(got, "&& reboot\n") || !strings.Contains(got, "chain --replace http://s/x?vendor=${manufacturer:uristring}&product=${product:uristring}&serial=${serial:uristring} ||\n") {
+	const again = "chain --replace http://s/x?vendor=${manufacturer:uristring}" +
+		"&product=${product:uristring}&serial=${serial:uristring} ||\n"
+	if strings.Contains(got, "${secret}") || strings.Contains(got, "&& reboot\n") || !strings.Contains(got, again) {
 		t.Errorf("Text =\n%s", got)
 	}
 }

@@ -29,13 +29,13 @@ func eachMode(t *testing.T, f func(t *testing.T, single bool)) {
 // foreignClients are the commands that fetch undionly.kpxe to a file.
 func foreignClients(port, out string) map[string][]string {
 	url := "tftp://127.0.0.1:" + port
-	atftp := []string{"-g", "-r", "undionly.kpxe", "-l", out, "127.0.0.1", port}
+	get := []string{"-g", "-r", "undionly.kpxe", "-l", out, "127.0.0.1", port}
 	with := func(options ...string) []string {
 		argv := []string{"atftp"}
 		for _, o := range options {
 			argv = append(argv, "--option", o)
 		}
-		return append(argv, atftp...)
+		return append(argv, get...)
 	}
 	return map[string][]string{
 		"curl":                     {"curl", "-sf", "-o", out, url + "/undionly.kpxe"},
@@ -43,8 +43,8 @@ func foreignClients(port, out string) map[string][]string {
 		"atftp, large blocks":      with("blksize 1428", "tsize 0"),
 		"atftp, small blocks":      with(),
 		"atftp, windows":           with("blksize 1024", "windowsize 8"),
-		"busybox":                  {"busybox", "tftp", "-g", "-b", "1400", "-r", "undionly.kpxe", "-l", out, "127.0.0.1", port},
-		"busybox, without options": {"busybox", "tftp", "-g", "-r", "undionly.kpxe", "-l", out, "127.0.0.1", port},
+		"busybox":                  append([]string{"busybox", "tftp", "-b", "1400"}, get...),
+		"busybox, without options": append([]string{"busybox", "tftp"}, get...),
 		"tftp-hpa":                 {"tftp", "-m", "binary", "127.0.0.1", port, "-c", "get", "undionly.kpxe", out},
 	}
 }
@@ -78,7 +78,8 @@ func testForeignClients(t *testing.T, single bool) {
 	var mu sync.Mutex
 	served := map[string]int64{}
 	s := &Server{
-		Files: map[string][]byte{"undionly.kpxe": loader, "empty": {}}, SinglePort: single, Log: slog.New(slog.DiscardHandler),
+		Files: map[string][]byte{"undionly.kpxe": loader, "empty": {}}, SinglePort: single,
+		Log:    slog.New(slog.DiscardHandler),
 		Served: func(_ netip.Addr, file string, n int64) { mu.Lock(); defer mu.Unlock(); served[file] += n },
 	}
 	conn, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
@@ -105,8 +106,9 @@ func testForeignClients(t *testing.T, single bool) {
 	}
 	run, stop := context.WithTimeout(ctx, 20*time.Second)
 	defer stop()
-	if err := exec.CommandContext(run, "curl", "-sf", "-o", out, "tftp://127.0.0.1:"+port+"//etc/passwd").Run(); err == nil {
-		t.Error("a file that is not ours is served")
+	passwd := "tftp://127.0.0.1:" + port + "//etc/passwd"
+	if err := exec.CommandContext(run, "curl", "-sf", "-o", out, passwd).Run(); err == nil {
+		t.Error("a file outside the list is served")
 	}
 	cancel()
 	if err := <-ended; err != nil {
@@ -180,8 +182,8 @@ func TestServeEnds(t *testing.T) {
 			ended := make(chan error, 1)
 			go func() { ended <- s.Serve(ctx, conn) }()
 			p := newPeer(t, conn.LocalAddr().(*net.UDPAddr))
-			p.say("\x00\x01f\x00octet\x00")
-			_, transfer := p.hear(long)
+			p.send("\x00\x01f\x00octet\x00")
+			_, transfer := p.receive(long)
 			end(cancel, conn)
 			select {
 			case err := <-ended:
@@ -193,8 +195,8 @@ func TestServeEnds(t *testing.T) {
 			}
 			if !single { // the transfer continues, but the server is gone
 				p.to = net.UDPAddrFromAddrPort(transfer)
-				p.say("\x00\x04\x00\x01")
-				p.hear(short)
+				p.send("\x00\x04\x00\x01")
+				p.receive(short)
 			}
 			if _, err := conn.Write(nil); !errors.Is(err, net.ErrClosed) {
 				t.Errorf("%s: the socket is open after Serve ended: %v", how, err)
@@ -216,10 +218,10 @@ func TestAbandoned(t *testing.T) {
 		}
 		at := serveAt(t, s, net.IPv4(127, 0, 0, 1))
 		silent, rude := newPeer(t, at), newPeer(t, at)
-		silent.say("\x00\x01f\x00octet\x00")
+		silent.send("\x00\x01f\x00octet\x00")
 		blocks := 0
 		for {
-			got, _ := silent.hear(long)
+			got, _ := silent.receive(long)
 			if strings.HasPrefix(got, "\x00\x05") {
 				break
 			}
@@ -231,10 +233,10 @@ func TestAbandoned(t *testing.T) {
 		if blocks != 1+retries {
 			t.Errorf("a silent client receives block 1 %d times; want %d", blocks, 1+retries)
 		}
-		rude.say("\x00\x01f\x00octet\x00")
-		_, from := rude.hear(long)
+		rude.send("\x00\x01f\x00octet\x00")
+		_, from := rude.receive(long)
 		rude.to = net.UDPAddrFromAddrPort(from)
-		rude.say("\x00\x05\x00\x00no more\x00")
+		rude.send("\x00\x05\x00\x00no more\x00")
 		for deadline := time.Now().Add(long); strings.Count(log.String(), "abandoned") < 2; time.Sleep(5 * time.Millisecond) {
 			if time.Now().After(deadline) {
 				t.Fatalf("two transfers were abandoned; the log is\n%s", log.String())

@@ -22,12 +22,14 @@ type peer struct {
 	to *net.UDPAddr
 }
 
-func (p peer) say(b string) {
+func (p peer) send(b string) {
 	p.t.Helper()
 	if _, err := p.c.WriteToUDP([]byte(b), p.to); err != nil {
 		p.t.Fatal(err)
 	}
 }
+
+var quiet = slog.New(slog.DiscardHandler)
 
 // Waits for what must come, and for what must not.
 const (
@@ -42,8 +44,8 @@ func wait(coming bool) time.Duration {
 	return short
 }
 
-// hear returns the next packet and its sender, or nothing after a while.
-func (p peer) hear(patience time.Duration) (string, netip.AddrPort) {
+// receive returns the next packet and its sender, or nothing after a while.
+func (p peer) receive(patience time.Duration) (string, netip.AddrPort) {
 	buf := make([]byte, 2048)
 	_ = p.c.SetReadDeadline(time.Now().Add(patience))
 	n, from, err := p.c.ReadFromUDPAddrPort(buf)
@@ -81,8 +83,9 @@ func newPeer(t testing.TB, to *net.UDPAddr) peer {
 	return peer{t, c, to}
 }
 
-// TestLossyNetwork: whatever is lost, doubled or reordered on the way, a client that keeps
-// asking gets the file as it is, and each block is sent a bounded number of times.
+// TestLossyNetwork: with packets lost, duplicated and reordered, a client that
+// repeats its packets gets the whole file, and the server sends each block a bounded
+// number of times.
 func TestLossyNetwork(t *testing.T) {
 	eachMode(t, func(t *testing.T, single bool) {
 		for seed := range uint64(12) {
@@ -91,7 +94,7 @@ func TestLossyNetwork(t *testing.T) {
 			_, _ = rand.NewChaCha8([32]byte{9}).Read(content)
 			s := &Server{
 				Files: map[string][]byte{"f": content}, SinglePort: single,
-				Log: slog.New(slog.DiscardHandler), timeout: 10 * time.Millisecond,
+				Log: quiet, timeout: 10 * time.Millisecond,
 			}
 			at := serveAt(t, s, net.IPv4(127, 0, 0, 1))
 			got, most := fetchLossy(newPeer(t, at), random, 30)
@@ -105,9 +108,9 @@ func TestLossyNetwork(t *testing.T) {
 	})
 }
 
-// fetchLossy fetches f through a network that loses and doubles packets in both
-// directions and reorders answers. It begins again, as firmware does, until a transfer is whole; nil
-// when none is. most is how often a transfer sent one block.
+// fetchLossy fetches f through a network that loses and duplicates packets in both
+// directions and reorders answers. It starts again, as firmware does, until a
+// transfer is complete; nil when none is. most is how often a transfer sent one block.
 func fetchLossy(p peer, random *rand.Rand, lost int) (got []byte, most int) {
 	for range 50 {
 		l := lossyFetch{peer: newPeer(p.t, p.to), random: random, lost: lost, sent: map[string]int{}}
@@ -134,9 +137,9 @@ type lossyFetch struct {
 
 func (l *lossyFetch) lose() bool { return l.random.IntN(100) < l.lost }
 
-// hear returns what arrives next, which one time in ten is an earlier packet.
-func (l *lossyFetch) hear(patience time.Duration) (string, netip.AddrPort) {
-	b, from := l.peer.hear(patience)
+// receive returns what arrives next, which one time in ten is an earlier packet.
+func (l *lossyFetch) receive(patience time.Duration) (string, netip.AddrPort) {
+	b, from := l.peer.receive(patience)
 	if b == "" {
 		return "", from
 	}
@@ -151,17 +154,17 @@ func (l *lossyFetch) hear(patience time.Duration) (string, netip.AddrPort) {
 func (l *lossyFetch) send(b string) {
 	for range []int{1, 1, 1, 2}[l.random.IntN(4)] {
 		if !l.lose() {
-			l.say(b)
+			l.peer.send(b)
 		}
 	}
 }
 
 func (l *lossyFetch) run() (whole bool) {
 	server, size := l.to, 600
-	say, next := "\x00\x01f\x00octet\x00blksize\x00600\x00", uint16(0)
+	packet, next := "\x00\x01f\x00octet\x00blksize\x00600\x00", uint16(0)
 	for silent := 0; silent < 30; silent++ {
-		l.send(say)
-		b, from := l.hear(30 * time.Millisecond)
+		l.send(packet)
+		b, from := l.receive(30 * time.Millisecond)
 		switch {
 		case b == "":
 			continue
@@ -174,7 +177,7 @@ func (l *lossyFetch) run() (whole bool) {
 			continue
 		}
 		l.to = net.UDPAddrFromAddrPort(from)
-		say = "\x00\x04" + string(binary.BigEndian.AppendUint16(nil, next))
+		packet = "\x00\x04" + string(binary.BigEndian.AppendUint16(nil, next))
 		next, silent = next+1, 0
 		if oack {
 			// A request from before the server set up its socket gets 512.
@@ -182,7 +185,7 @@ func (l *lossyFetch) run() (whole bool) {
 			continue
 		}
 		if l.got = append(l.got, b[4:]...); len(b)-4 < size {
-			l.send(say)
+			l.send(packet)
 			return true
 		}
 	}
@@ -204,7 +207,7 @@ func options(oack string) string {
 // the first block, or no answer.
 func TestOptions(t *testing.T) {
 	eachMode(t, func(t *testing.T, single bool) {
-		s := &Server{Files: map[string][]byte{"f": make([]byte, 12345)}, SinglePort: single, Log: slog.New(slog.DiscardHandler)}
+		s := &Server{Files: map[string][]byte{"f": make([]byte, 12345)}, SinglePort: single, Log: quiet}
 		s.SetLimits(Limits{PerClient: 100})
 		at := serveAt(t, s, net.IPv4(127, 0, 0, 1))
 		for _, c := range []struct{ packet, oack string }{
@@ -218,8 +221,8 @@ func TestOptions(t *testing.T) {
 			{"f\x00octet\x00blksize\x0099999999999999999999\x00multicast\x00\x00", ""},
 		} {
 			p := newPeer(t, at)
-			p.say("\x00\x01" + c.packet)
-			got, from := p.hear(long)
+			p.send("\x00\x01" + c.packet)
+			got, from := p.receive(long)
 			switch {
 			case c.oack == "" && !strings.HasPrefix(got, "\x00\x03\x00\x01"):
 				t.Errorf("%q is answered with %.20q; want the first block", c.packet, got)
@@ -227,21 +230,21 @@ func TestOptions(t *testing.T) {
 				t.Errorf("%q is answered with %.40q; want options %q", c.packet, got, c.oack)
 			}
 			p.to = net.UDPAddrFromAddrPort(from)
-			p.say("\x00\x05\x00\x00no more\x00")
+			p.send("\x00\x05\x00\x00no more\x00")
 		}
 	})
 }
 
-// TestAnswersLeaveFromWhereTheyWereAsked: at a socket for all addresses, each
-// answer has the address of its question.
-func TestAnswersLeaveFromWhereTheyWereAsked(t *testing.T) {
+// TestAnswersKeepTheAddress: at a socket of all addresses, each answer comes from
+// the address that the request was sent to.
+func TestAnswersKeepTheAddress(t *testing.T) {
 	eachMode(t, func(t *testing.T, single bool) {
-		s := &Server{Files: map[string][]byte{"f": []byte("content")}, SinglePort: single, Log: slog.New(slog.DiscardHandler)}
+		s := &Server{Files: map[string][]byte{"f": []byte("content")}, SinglePort: single, Log: quiet}
 		at := serveAt(t, s, net.IPv4zero)
 		for _, ip := range []string{"127.0.0.1", "127.0.0.7", "127.1.2.3"} {
 			p := newPeer(t, &net.UDPAddr{IP: net.ParseIP(ip), Port: at.Port})
-			p.say("\x00\x01f\x00octet\x00")
-			got, from := p.hear(long)
+			p.send("\x00\x01f\x00octet\x00")
+			got, from := p.receive(long)
 			if got != "\x00\x03\x00\x01content" || from.Addr().String() != ip {
 				t.Errorf("asked at %s: %q from %s; want the content from there", ip, got, from)
 			}
@@ -249,7 +252,7 @@ func TestAnswersLeaveFromWhereTheyWereAsked(t *testing.T) {
 				t.Errorf("asked at port %d: an answer from port %d, single port %v", at.Port, from.Port(), single)
 			}
 			p.to = net.UDPAddrFromAddrPort(from)
-			p.say("\x00\x04\x00\x01")
+			p.send("\x00\x04\x00\x01")
 		}
 	})
 }
@@ -258,7 +261,7 @@ func TestAnswersLeaveFromWhereTheyWereAsked(t *testing.T) {
 // port repeats its request; the others are refused at once.
 func TestLimits(t *testing.T) {
 	eachMode(t, func(t *testing.T, single bool) {
-		s := &Server{Files: map[string][]byte{"f": make([]byte, 5000)}, SinglePort: single, Log: slog.New(slog.DiscardHandler)}
+		s := &Server{Files: map[string][]byte{"f": make([]byte, 5000)}, SinglePort: single, Log: quiet}
 		s.SetLimits(Limits{PerClient: 2})
 		at := serveAt(t, s, net.IPv4(127, 0, 0, 1))
 		const request, refusal, block = "\x00\x01f\x00octet\x00", "\x00\x05\x00\x01too many", "\x00\x03\x00\x01"
@@ -266,9 +269,9 @@ func TestLimits(t *testing.T) {
 		want := func(p peer, prefix, when string) netip.AddrPort {
 			t.Helper()
 			p.to = at
-			p.say(request)
+			p.send(request)
 			for {
-				got, from := p.hear(long)
+				got, from := p.receive(long)
 				if strings.HasPrefix(got, block) && prefix == refusal && got != "" {
 					continue // an earlier transfer retransmits
 				}
@@ -284,7 +287,7 @@ func TestLimits(t *testing.T) {
 		want(newPeer(t, at), refusal, "the third request")
 		if !single {
 			p.to = net.UDPAddrFromAddrPort(first)
-			p.say("\x00\x05\x00\x00no more\x00") // breaks off: its place is free
+			p.send("\x00\x05\x00\x00no more\x00") // breaks off: its place is free
 			waitForPlaces(t, s, 1)
 			want(newPeer(t, at), block, "a request after a place became free")
 		}
@@ -313,9 +316,9 @@ func waitForPlaces(t *testing.T, s *Server, want int) {
 // and nothing gets more packets than it sent without having answered first.
 func TestHostilePackets(t *testing.T) {
 	eachMode(t, func(t *testing.T, single bool) {
-		s := &Server{Files: map[string][]byte{"f": make([]byte, 100_000)}, SinglePort: single, Log: slog.New(slog.DiscardHandler)}
+		s := &Server{Files: map[string][]byte{"f": make([]byte, 100_000)}, SinglePort: single, Log: quiet}
 		at := serveAt(t, s, net.IPv4(127, 0, 0, 1))
-		for _, c := range []struct{ say, want string }{
+		for _, c := range []struct{ request, want string }{
 			{"\x00\x02f\x00octet\x00", "\x00\x05\x00\x01"},
 			{"\x00\x01../../etc/passwd\x00octet\x00", "\x00\x05\x00\x01"},
 			{"\x00\x01/etc/shadow\x00octet\x00", "\x00\x05\x00\x01"},
@@ -332,23 +335,23 @@ func TestHostilePackets(t *testing.T) {
 			{"\x00\x01f\x00octet\x00windowsize\x0065535\x00blksize\x0065464\x00", "\x00\x06blksize\x001468\x00"},
 		} {
 			p := newPeer(t, at)
-			p.say(c.say)
-			got, _ := p.hear(wait(c.want != ""))
+			p.send(c.request)
+			got, _ := p.receive(wait(c.want != ""))
 			if !strings.HasPrefix(got, c.want) || (c.want == "") != (got == "") {
-				t.Errorf("%.40q is answered with %.40q; want %.40q", c.say, got, c.want)
+				t.Errorf("%.40q is answered with %.40q; want %.40q", c.request, got, c.want)
 			}
-			if more, _ := p.hear(short); more != "" {
-				t.Errorf("%.40q is answered with more than one packet", c.say)
+			if more, _ := p.receive(short); more != "" {
+				t.Errorf("%.40q is answered with more than one packet", c.request)
 			}
 		}
 		// Acknowledgements of what was not sent, and doubled ones, move nothing.
 		p := newPeer(t, at)
-		p.say("\x00\x01f\x00octet\x00")
-		_, from := p.hear(long)
+		p.send("\x00\x01f\x00octet\x00")
+		_, from := p.receive(long)
 		p.to = net.UDPAddrFromAddrPort(from)
 		for _, n := range []uint16{2, 100, 0xffff, 0} {
-			p.say("\x00\x04" + string(binary.BigEndian.AppendUint16(nil, n)))
-			if got, _ := p.hear(short); got != "" {
+			p.send("\x00\x04" + string(binary.BigEndian.AppendUint16(nil, n)))
+			if got, _ := p.receive(short); got != "" {
 				t.Errorf("an acknowledgement of block %d is answered with %d bytes", n, len(got))
 			}
 		}
@@ -359,19 +362,19 @@ func TestHostilePackets(t *testing.T) {
 // and many, harm nobody: the same client port is served again.
 func TestRepeatedFinalAcks(t *testing.T) {
 	eachMode(t, func(t *testing.T, single bool) {
-		s := &Server{Files: map[string][]byte{"f": []byte("content")}, SinglePort: single, Log: slog.New(slog.DiscardHandler)}
+		s := &Server{Files: map[string][]byte{"f": []byte("content")}, SinglePort: single, Log: quiet}
 		at := serveAt(t, s, net.IPv4(127, 0, 0, 1))
 		p := newPeer(t, at)
 		for n := range 5 {
 			p.to = at
-			p.say("\x00\x01f\x00octet\x00")
-			got, from := p.hear(long)
+			p.send("\x00\x01f\x00octet\x00")
+			got, from := p.receive(long)
 			if got != "\x00\x03\x00\x01content" {
 				t.Fatalf("fetch %d of the same port: %.40q", n, got)
 			}
 			p.to = net.UDPAddrFromAddrPort(from)
 			for range 20 {
-				p.say("\x00\x04\x00\x01")
+				p.send("\x00\x04\x00\x01")
 			}
 		}
 	})
@@ -391,7 +394,7 @@ func FuzzPacket(f *testing.F) {
 	for _, single := range []bool{false, true} {
 		s := &Server{
 			Files: map[string][]byte{"f": make([]byte, 3000)}, SinglePort: single,
-			Log: slog.New(slog.DiscardHandler), timeout: 2 * time.Millisecond,
+			Log: quiet, timeout: 2 * time.Millisecond,
 		}
 		s.SetLimits(Limits{Transfers: 3, PerClient: 2})
 		servers, at = append(servers, s), append(at, serveAt(f, s, net.IPv4(127, 0, 0, 1)))
@@ -401,11 +404,11 @@ func FuzzPacket(f *testing.F) {
 			for range int(clients%4) + 1 {
 				p := newPeer(t, at[i])
 				for _, b := range [][]byte{first, second, second, first} {
-					p.say(string(b[:min(len(b), 1500)]))
+					p.send(string(b[:min(len(b), 1500)]))
 				}
-				p.say("\x00\x01no such file\x00octet\x00") // answered by a server that is alive
+				p.send("\x00\x01no such file\x00octet\x00") // answered by a server that is alive
 				for alive := false; !alive; {
-					got, from := p.hear(long)
+					got, from := p.receive(long)
 					if len(got) < 4 || len(got) > maxPacket || got[0] != 0 {
 						t.Fatalf("an answer of %d bytes: %.20q", len(got), got)
 					}
