@@ -122,11 +122,12 @@ func profileBuild(tb testing.TB, name string) *build {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	plan, _, err := Resolve(tb.Context(), p, PlanOptions{CacheDir: cache, Init: init, Keys: keys})
+	env := &Env{CacheDir: cache}
+	plan, _, err := Resolve(tb.Context(), env, p, PlanOptions{Init: init, Keys: keys})
 	if err != nil {
 		tb.Fatal(err)
 	}
-	b, done, err := newBuild(plan, BuildOptions{CacheDir: cache, Keys: keys, Init: init})
+	b, done, err := newBuild(env, plan, BuildOptions{Keys: keys, Init: init})
 	if err != nil {
 		tb.Fatal(err)
 	}

@@ -22,7 +22,7 @@ func (b *build) checkBootable(root *tree.Tree) error {
 		return fmt.Errorf("%w: its /sbin/init is /%s; ingot's machines are started by systemd", ErrNotBootable, init.Path)
 	}
 	if len(missing.Parts) > 0 {
-		b.Log.Warn("the root lacks what most machines want", "missing", missing.String())
+		b.Logger().Warn("the root lacks what most machines want", "missing", missing.String())
 	}
 	return nil
 }

@@ -5,7 +5,6 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
-	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
@@ -31,25 +30,19 @@ var ErrTooBig = errors.New("the image does not fit its RAM budget")
 // rounded up.
 const runningSystem = 256 << 20
 
-// BuildOptions are the surroundings of Build.
+// BuildOptions are what Build needs besides the plan.
 type BuildOptions struct {
-	Store    *image.Store
-	Version  string // of the image
-	Keys     image.Keys
-	CacheDir string // of layers and blocks
-	Debs     string // cache of packages; empty: below CacheDir
-	Blobs    string // cache of trees; empty: below CacheDir
-	Mirror   string
-	Offline  bool   // use what is cached, ask no mirror
-	Init     string // path of the ingot-init binary; must be the one that was planned
+	Store   *image.Store
+	Version string // of the image
+	Keys    image.Keys
+	Init    string // path of the ingot-init binary; must be the one that was planned
 	// Source reads a file that the profile takes from its folder; nil: from there.
-	Source   func(profiles.File) ([]byte, error)
-	Log      *slog.Logger // nil is quiet
-	Progress func(Event)  // nil is quiet
+	Source func(profiles.File) ([]byte, error)
 }
 
 // build is one run of Build.
 type build struct {
+	*Env
 	BuildOptions
 	plan   *Plan
 	p      *profiles.Profile
@@ -60,20 +53,14 @@ type build struct {
 	epoch  time.Time
 }
 
-func (b *build) tell(step string, done, total int64, detail string) {
-	if b.Progress != nil {
-		b.Progress(Event{step, done, total, detail})
-	}
-}
-
 // Build makes the image of a plan and puts it into the store. When it fails or
 // is interrupted, the store is as it was, and scratch folders are removed; the
 // ones of builds that were killed are removed by the next build.
-func Build(ctx context.Context, plan *Plan, o BuildOptions) (image.Image, error) {
+func Build(ctx context.Context, env *Env, plan *Plan, o BuildOptions) (image.Image, error) {
 	if _, err := o.Store.Clean(ctx); err != nil {
 		return image.Image{}, err
 	}
-	b, done, err := newBuild(plan, o)
+	b, done, err := newBuild(env, plan, o)
 	if err != nil {
 		return image.Image{}, err
 	}
@@ -82,21 +69,21 @@ func Build(ctx context.Context, plan *Plan, o BuildOptions) (image.Image, error)
 	if err != nil {
 		return image.Image{}, err
 	}
-	b.tell("store", 0, 0, "")
+	b.Report("store", 0, 0, "")
 	im, err := b.Store.Put(ctx, m, files, b.Keys.Release.Secret)
 	if err != nil {
 		return image.Image{}, err
 	}
-	b.tell("store", 1, 1, im.Digest.Short())
+	b.Report("store", 1, 1, im.Digest.Short())
 	return im, nil
 }
 
 // newBuild prepares a build; done removes its scratch folder.
-func newBuild(plan *Plan, o BuildOptions) (b *build, done func(), err error) {
+func newBuild(env *Env, plan *Plan, o BuildOptions) (b *build, done func(), err error) {
 	if err := source.NeedTools("xz", "tar", "depmod"); err != nil {
 		return nil, nil, err
 	}
-	b = prepare(plan, o)
+	b = prepare(env, plan, o)
 	if b.init, err = os.ReadFile(o.Init); err != nil {
 		return nil, nil, fmt.Errorf("reading ingot-init: %w", err)
 	}
@@ -115,57 +102,50 @@ func newBuild(plan *Plan, o BuildOptions) (b *build, done func(), err error) {
 }
 
 // prepare fills in the defaults.
-func prepare(plan *Plan, o BuildOptions) *build {
-	if o.Log == nil {
-		o.Log = slog.New(slog.DiscardHandler)
-	}
-	if o.Debs == "" {
-		o.Debs = filepath.Join(o.CacheDir, "debs")
-	}
-	if o.Blobs == "" {
-		o.Blobs = filepath.Join(o.CacheDir, "blobs")
-	}
+func prepare(env *Env, plan *Plan, o BuildOptions) *build {
 	if o.Source == nil {
 		o.Source = func(f profiles.File) ([]byte, error) { return readSource(plan.Profile, f) }
 	}
-	b := &build{BuildOptions: o, plan: plan, p: plan.Profile, cache: source.Cache{Dir: o.Debs}}
-	b.layers = layerCache{dir: filepath.Join(o.CacheDir, "layers"), say: func(what string) { b.Log.Warn(what) }}
+	b := &build{Env: env, BuildOptions: o, plan: plan, p: plan.Profile, cache: env.PackageCache()}
+	b.layers = layerCache{dir: filepath.Join(env.CacheDir, "layers"), warn: func(what string) { env.Logger().Warn(what) }}
 	return b
 }
 
 // Fetch gets every package and tree of a plan into the cache, so that a build
 // needs no mirror and no registry.
-func Fetch(ctx context.Context, plan *Plan, o BuildOptions) error { return prepare(plan, o).fetch(ctx) }
+func Fetch(ctx context.Context, env *Env, plan *Plan) error {
+	return prepare(env, plan, BuildOptions{}).fetch(ctx)
+}
 
 // fetch gets every package and learns the epoch from them.
 func (b *build) fetch(ctx context.Context) error {
 	all := append([]source.Package{b.plan.Kernel}, b.plan.Packages...)
 	every := append(slices.Clone(all), b.plan.Stub)
-	b.tell("fetch", 0, 0, "")
+	b.Report("fetch", 0, 0, "")
 	damaged, err := b.cache.Weed(ctx, every)
 	if err != nil {
 		return fmt.Errorf("checking the package cache: %w", err)
 	}
 	for _, p := range damaged {
-		b.Log.Warn("a package in the cache is damaged; it is fetched again", "package", p.Name)
+		b.Logger().Warn("a package in the cache is damaged; it is fetched again", "package", p.Name)
 	}
 	if missing := b.cache.Missing(every); len(missing) > 0 {
 		if b.Offline {
 			return fmt.Errorf("fetching packages: %w: %d are not in the cache, %s %s among them; leave out --offline",
 				source.ErrOffline, len(missing), missing[0].Name, missing[0].Version)
 		}
-		mirrors, err := source.HostMirrors("/etc/apt", b.Mirror)
+		mirrors, err := b.Mirrors()
 		if err != nil {
 			return err
 		}
 		err = b.cache.Fetch(ctx, mirrors, missing, func(done, total int64) {
-			b.tell("fetch", done, max(total, done+1), fmt.Sprintf("%d of %d MiB", done>>20, total>>20))
+			b.Report("fetch", done, max(total, done+1), fmt.Sprintf("%d of %d MiB", done>>20, total>>20))
 		})
 		if err != nil {
 			return err
 		}
 	}
-	b.tell("fetch", 1, 1, "")
+	b.Report("fetch", 1, 1, "")
 	newest, err := b.fetchTrees(ctx)
 	if err != nil {
 		return err
@@ -254,11 +234,11 @@ func (b *build) baseTree(ctx context.Context, unpacked func()) (*tree.Tree, erro
 	for _, p := range b.plan.Packages {
 		fmt.Fprintln(key, p.SHA256)
 	}
-	b.tell("install", 0, 0, "")
+	b.Report("install", 0, 0, "")
 	tar, kept, err := b.layers.get(ctx, fmt.Sprintf("base-%x", key.Sum(nil)), func(fresh string) error {
 		return source.Install(ctx, b.cache, b.plan.Packages, fresh, source.InstallOptions{
 			Arch: string(b.plan.Profile.Arch), Epoch: b.epoch, Keep: b.plan.Profile.Keep, Work: b.work, Unpacked: unpacked,
-			Progress: func(line string) { b.tell("install", 0, 0, clip(line)) },
+			Progress: func(line string) { b.Report("install", 0, 0, clip(line)) },
 		})
 	})
 	if err != nil {
@@ -268,7 +248,7 @@ func (b *build) baseTree(ctx context.Context, unpacked func()) (*tree.Tree, erro
 	if kept {
 		detail = "unchanged, from the cache"
 	}
-	b.tell("install", 1, 1, detail)
+	b.Report("install", 1, 1, detail)
 	return tree.FromTar(ctx, tar)
 }
 
@@ -282,7 +262,7 @@ func clip(s string) string {
 // packInitramfs packs the initramfs, or takes that of an earlier build of the
 // same inputs.
 func (b *build) packInitramfs(ctx context.Context, kernel *tree.Tree, release string) (string, error) {
-	b.tell("initramfs", 0, 0, "")
+	b.Report("initramfs", 0, 0, "")
 	o := initramfs.Options{
 		Init: b.init, Modules: kernel, Release: release, Select: b.p.Kernel.Modules, Epoch: b.epoch,
 		Small: b.p.Compression == profiles.CompressSmall,
@@ -314,7 +294,7 @@ func (b *build) packInitramfs(ctx context.Context, kernel *tree.Tree, release st
 	if kept {
 		detail += ", unchanged, from the cache"
 	}
-	b.tell("initramfs", 1, 1, detail)
+	b.Report("initramfs", 1, 1, detail)
 	return path, nil
 }
 

@@ -132,7 +132,7 @@ func TestPlanIsRead(t *testing.T) {
 			t.Fatal(err)
 		}
 		p.Files = append(p.Files, profiles.File{Path: "/etc/x", Mode: 0o4750, Content: "ü"})
-		text, err := (&Plan{Format: format, Profile: p}).Canonical()
+		text, err := (&Plan{Format: PlanFormat, Profile: p}).Canonical()
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -37,7 +37,7 @@ func OpenContents(s *image.Store, im image.Image) (*Contents, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening the root of %s: %w", im.Name, err)
 	}
-	c, err := readContents(f)
+	c, err := ReadContents(f)
 	if err != nil {
 		f.Close()
 		return nil, fmt.Errorf("opening the root of %s: %w", im.Name, err)
@@ -49,7 +49,9 @@ func OpenContents(s *image.Store, im image.Image) (*Contents, error) {
 // Close ends the reading.
 func (c *Contents) Close() error { return c.file.Close() }
 
-func readContents(f *os.File) (*Contents, error) {
+// ReadContents reads the root that is in a file. The entries are read from the file when they are
+// opened, so it must stay open; Close closes it.
+func ReadContents(f *os.File) (*Contents, error) {
 	st, err := f.Stat()
 	if err != nil {
 		return nil, err
@@ -123,8 +125,8 @@ func (c *Contents) Below(p string, deep bool) ([]squashfs.Entry, error) {
 	return list, nil
 }
 
-// layersOf are the artifacts of an image.
-func layersOf(im image.Image) ([]ocispec.Descriptor, error) {
+// Artifacts returns the layers of an image: kernel, initramfs, root, UKI and plan.
+func Artifacts(im image.Image) ([]ocispec.Descriptor, error) {
 	var m ocispec.Manifest
 	if err := json.Unmarshal(im.OCI, &m); err != nil {
 		return nil, fmt.Errorf("reading the manifest of %s: %w", im.Name, err)
@@ -134,7 +136,7 @@ func layersOf(im image.Image) ([]ocispec.Descriptor, error) {
 
 // PlanOf reads the plan that an image was built from.
 func PlanOf(s *image.Store, im image.Image) (*Plan, error) {
-	layers, err := layersOf(im)
+	layers, err := Artifacts(im)
 	if err != nil {
 		return nil, err
 	}
@@ -153,8 +155,8 @@ func PlanOf(s *image.Store, im image.Image) (*Plan, error) {
 	if err := json.Unmarshal(text, &plan); err != nil {
 		return nil, fmt.Errorf("reading the plan of %s: %w", im.Name, err)
 	}
-	if again, err := plan.Canonical(); err != nil || !bytes.Equal(again, text) || plan.Format != format {
-		return nil, fmt.Errorf("reading the plan of %s: it is of another version of ingot (format %d; this one has %d): %w", im.Name, plan.Format, format, ErrOtherIngot)
+	if again, err := plan.Canonical(); err != nil || !bytes.Equal(again, text) || plan.Format != PlanFormat {
+		return nil, fmt.Errorf("reading the plan of %s: it is of another version of ingot (format %d; this one has %d): %w", im.Name, plan.Format, PlanFormat, ErrOtherIngot)
 	}
 	return &plan, nil
 }

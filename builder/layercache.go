@@ -19,8 +19,8 @@ import (
 // the digest of its inputs and the checksum of its content, so that a damaged
 // one is seen and made again.
 type layerCache struct {
-	dir string
-	say func(what string) // of a repair
+	dir  string
+	warn func(what string) // reports a repair
 }
 
 // keptLayers is the number of layers that the cache keeps.
@@ -95,7 +95,7 @@ func (c *layerCache) find(ctx context.Context, key string) (string, error) {
 			_ = os.Chtimes(path, now, now) // recently used: decides only what is pruned
 			return path, nil
 		}
-		c.say("a layer in the cache is damaged; it is made again")
+		c.warn("a layer in the cache is damaged; it is made again")
 		if err := os.Remove(path); err != nil {
 			return "", fmt.Errorf("removing a damaged layer from the cache: %w", err)
 		}

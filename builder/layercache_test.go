@@ -11,7 +11,7 @@ import (
 
 func TestLayerCache(t *testing.T) {
 	var said []string
-	c := layerCache{dir: filepath.Join(t.TempDir(), "layers"), say: func(what string) { said = append(said, what) }}
+	c := layerCache{dir: filepath.Join(t.TempDir(), "layers"), warn: func(what string) { said = append(said, what) }}
 	made := 0
 	get := func(key string) (string, bool) {
 		t.Helper()

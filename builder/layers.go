@@ -29,7 +29,7 @@ func (b *build) kernelKey() string { return "kernel-1-" + b.plan.Kernel.SHA256 }
 
 // kernelTree is the kernel's package as a tree, with depmod's indexes.
 func (b *build) kernelTree(ctx context.Context) (*tree.Tree, error) {
-	b.tell("kernel", 0, 0, "")
+	b.Report("kernel", 0, 0, "")
 	tar, kept, err := b.layers.get(ctx, b.kernelKey(), func(fresh string) error { return b.unpackKernel(ctx, fresh) })
 	if err != nil {
 		return nil, err
@@ -38,7 +38,7 @@ func (b *build) kernelTree(ctx context.Context) (*tree.Tree, error) {
 	if kept {
 		detail += ", unchanged, from the cache"
 	}
-	b.tell("kernel", 1, 1, detail)
+	b.Report("kernel", 1, 1, detail)
 	return tree.FromTar(ctx, tar)
 }
 
@@ -167,10 +167,10 @@ func takeKernel(t *tree.Tree) (vmlinuz []byte, release string, err error) {
 // merge lays everything else over the installed packages, in order: kernel
 // modules, ingot's skeleton, the profile's files, users, units.
 func (b *build) merge(root, kernel *tree.Tree) (err error) {
-	b.tell("merge", 0, 0, "")
+	b.Report("merge", 0, 0, "")
 	defer func() {
 		if err == nil {
-			b.tell("merge", 1, 1, fmt.Sprintf("%d entries", root.Len()))
+			b.Report("merge", 1, 1, fmt.Sprintf("%d entries", root.Len()))
 		}
 	}()
 	if err := root.RemoveMatching(inspect.Purged...); err != nil {

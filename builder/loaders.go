@@ -9,6 +9,8 @@ import (
 	"os"
 	"path/filepath"
 
+	"ingot"
+
 	"github.com/google/renameio/v2"
 
 	"ingot/builder/source"
@@ -38,7 +40,7 @@ type loaderLock struct {
 // Loaders returns the folder of the boot loaders, below the store's root, and
 // the package they are from. The first call resolves and pins the package;
 // later ones use the pinned one, without any network.
-func Loaders(ctx context.Context, root string, o PlanOptions) (dir string, from source.Package, err error) {
+func Loaders(ctx context.Context, env *Env, root string) (dir string, from source.Package, err error) {
 	dir = filepath.Join(root, "loaders")
 	lockPath := filepath.Join(dir, "lock.json")
 	var pinned loaderLock
@@ -54,7 +56,7 @@ func Loaders(ctx context.Context, root string, o PlanOptions) (dir string, from 
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return "", from, fmt.Errorf("preparing the loaders: %w", err)
 	}
-	p, t, done, err := fetchLoaders(ctx, o)
+	p, t, done, err := fetchLoaders(ctx, env)
 	if err != nil {
 		return "", from, fmt.Errorf("fetching the boot loaders: %w", err)
 	}
@@ -78,13 +80,12 @@ func Loaders(ctx context.Context, root string, o PlanOptions) (dir string, from 
 	return dir, p, nil
 }
 
-func fetchLoaders(ctx context.Context, o PlanOptions) (p source.Package, t *tree.Tree, done func(), err error) {
-	mirrors, err := source.HostMirrors("/etc/apt", o.Mirror)
+func fetchLoaders(ctx context.Context, env *Env) (p source.Package, t *tree.Tree, done func(), err error) {
+	mirrors, err := env.Mirrors()
 	if err != nil {
 		return p, nil, nil, err
 	}
-	apt, err := source.OpenApt(ctx, source.AptOptions{Dir: filepath.Join(o.CacheDir, "apt"), Arch: "amd64",
-		Suite: loaderSuite, Components: []string{"main"}, Mirrors: mirrors, Keyring: o.Keyring, Log: o.Log})
+	apt, err := env.Apt(ctx, loaderSuite, string(ingot.AMD64), []string{"main"})
 	if err != nil {
 		return p, nil, nil, err
 	}
@@ -93,7 +94,7 @@ func fetchLoaders(ctx context.Context, o PlanOptions) (p source.Package, t *tree
 	if err != nil {
 		return p, nil, nil, err
 	}
-	cache := source.Cache{Dir: filepath.Join(o.CacheDir, "debs")}
+	cache := env.PackageCache()
 	if err := cache.Fetch(ctx, mirrors, []source.Package{p}, nil); err != nil {
 		return p, nil, nil, err
 	}

@@ -8,21 +8,25 @@ import (
 	"context"
 	"debug/elf"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"os"
-	"path/filepath"
 	"time"
 
 	"ingot"
+	"ingot/builder/lock"
 	"ingot/builder/source"
 	"ingot/image"
 	"ingot/profiles"
 )
 
-// format is bumped when the builder makes other bits of the same inputs.
-const format = 3
+// PlanFormat is the version of the plan and of what is made of it: it changes when the builder makes
+// other bits of the same inputs.
+const PlanFormat = 3
+
+// ErrLost: an input of the plan is no longer to be had.
+var ErrLost = errors.New("an input of the plan is lost")
 
 // Plan is a profile with every input pinned. Its canonical text is the JSON of
 // this struct, and the digest of that text names the build. The version is not
@@ -58,66 +62,49 @@ func (p *Plan) Digest() ingot.Digest {
 	return ingot.DigestOf(b)
 }
 
-// Event tells how far a step is; Total 0 means not known.
-type Event struct {
-	Step        string
-	Done, Total int64
-	Detail      string
-}
+// Env is what all steps share: caches, mirror, log and progress.
+type Env = source.Env
 
-// PlanOptions are the surroundings of Resolve.
+// Event reports the progress of a step.
+type Event = source.Event
+
+// PlanOptions are what Resolve needs besides the profile.
 type PlanOptions struct {
-	CacheDir string
-	Blobs    string // cache of trees; empty: below CacheDir
-	Mirror   string // URL, or "URL SECURITY-URL"; empty: the host's own apt sources
-	Keyring  string // keys that sign the mirror's lists, absolute path; empty: Debian's
-	Init     string // path of the ingot-init binary
-	Keys     image.Keys
-	Lock     string       // path of the lock; empty: none is read or written
-	Mode     LockMode     // what to do with it
-	Offline  bool         // use what is cached, ask no mirror
-	Log      *slog.Logger // nil is quiet
-	Progress func(Event)  // nil is quiet
+	Lock lock.Options
+	Init string     // path of the ingot-init binary
+	Keys image.Keys // of the boot server and of releases; images hold the public halves
 }
 
-func (o *PlanOptions) blobs() string {
-	if o.Blobs != "" {
-		return o.Blobs
-	}
-	return filepath.Join(o.CacheDir, "blobs")
-}
-
-func (o *PlanOptions) tell(e Event) {
-	if o.Progress != nil {
-		o.Progress(e)
-	}
-}
-
-// Resolve pins every input of a profile: packages by its lock, or by apt when
-// there is none, and writes the lock; the rest by digest. It downloads package
-// lists when it has to ask apt, but no packages.
-func Resolve(ctx context.Context, p *profiles.Profile, o PlanOptions) (*Plan, Locked, error) {
-	lock, locked, err := o.lock(ctx, p)
+// Resolve pins every input of a profile: packages and trees by its lock, the rest by digest. It
+// downloads package lists when it has to ask apt, but no packages.
+func Resolve(ctx context.Context, env *Env, p *profiles.Profile, o PlanOptions) (*Plan, lock.Result, error) {
+	locked, result, err := lock.Resolve(ctx, env, p, o.Lock)
 	if err != nil {
-		return nil, locked, err
+		return nil, result, err
 	}
-	plan := &Plan{Format: format, Profile: p, Packages: lock.Packages, Kernel: lock.Kernel, Stub: lock.Stub, Trees: lock.Trees, Keys: map[string]ingot.Digest{
-		"release": ingot.DigestOf(o.Keys.Release.Public.Text()),
-		"server":  ingot.DigestOf(o.Keys.Server.Public.Text()),
-	}}
+	plan, err := newPlan(p, locked, o)
+	return plan, result, err
+}
+
+// newPlan joins what is locked with the digests of what is on this host.
+func newPlan(p *profiles.Profile, locked *lock.File, o PlanOptions) (*Plan, error) {
+	plan := &Plan{Format: PlanFormat, Profile: p, Packages: locked.Packages, Kernel: locked.Kernel, Stub: locked.Stub,
+		Trees: locked.Trees, Keys: map[string]ingot.Digest{
+			"release": ingot.DigestOf(o.Keys.Release.Public.Text()),
+			"server":  ingot.DigestOf(o.Keys.Server.Public.Text()),
+		}}
+	var err error
 	if plan.Sources, err = digestSources(p); err != nil {
-		return nil, locked, err
+		return nil, err
 	}
 	if plan.Init, err = digestFile(o.Init); err != nil {
-		return nil, locked, fmt.Errorf("reading ingot-init: %w", err)
+		return nil, fmt.Errorf("reading ingot-init: %w", err)
 	}
 	if err := checkInit(o.Init, p.Arch); err != nil {
-		return nil, locked, err
+		return nil, err
 	}
-	if plan.Skeleton, err = skeletonDigest(); err != nil {
-		return nil, locked, err
-	}
-	return plan, locked, nil
+	plan.Skeleton, err = skeletonDigest()
+	return plan, err
 }
 
 // checkInit refuses an ingot-init that machines of an architecture cannot run.

@@ -21,7 +21,7 @@ var rootOptions = map[string]squashfs.Options{
 
 // packRoot writes the tree as squashfs and returns the sizes of its chunks.
 func (b *build) packRoot(ctx context.Context, root *tree.Tree, out string) ([]int64, error) {
-	b.tell("pack root", 0, 0, "")
+	b.Report("pack root", 0, 0, "")
 	f, err := os.Create(out)
 	if err != nil {
 		return nil, fmt.Errorf("packing the root: %w", err)
@@ -31,7 +31,7 @@ func (b *build) packRoot(ctx context.Context, root *tree.Tree, out string) ([]in
 	o.Epoch = b.epoch
 	o.Cache = &squashfs.Cache{Dir: filepath.Join(b.CacheDir, "blocks")}
 	o.Progress = func(done, total int64) {
-		b.tell("pack root", done, max(total, done+1), fmt.Sprintf("%d of %d MiB", done>>20, total>>20))
+		b.Report("pack root", done, max(total, done+1), fmt.Sprintf("%d of %d MiB", done>>20, total>>20))
 	}
 	info, err := squashfs.Write(ctx, f, squashEntries(root, b.epoch.Unix()), o)
 	if err != nil {
@@ -41,13 +41,13 @@ func (b *build) packRoot(ctx context.Context, root *tree.Tree, out string) ([]in
 		return nil, fmt.Errorf("packing the root: %w", err)
 	}
 	if info.Repaired > 0 {
-		b.Log.Warn("the block cache was damaged; what was lost is made again", "damaged", info.Repaired)
+		b.Logger().Warn("the block cache was damaged; what was lost is made again", "damaged", info.Repaired)
 	}
 	detail := sizeOf(out)
 	if info.Cached > 0 {
 		detail += fmt.Sprintf(", %d %% from the cache", 100*info.Cached/max(info.Blocks, 1))
 	}
-	b.tell("pack root", 1, 1, detail)
+	b.Report("pack root", 1, 1, detail)
 	return info.Cuts, nil
 }
 

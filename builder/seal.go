@@ -7,7 +7,6 @@ import (
 	_ "crypto/sha512" // the bank sha384 of a TPM
 	"encoding/hex"
 	"fmt"
-	"io"
 	"os"
 	"strings"
 
@@ -28,7 +27,7 @@ import (
 // dm-verity tree at the root's end, the UKI that is bound to it, what a TPM
 // will say of the UKI, and the bill of what is in all of it.
 func (b *build) seal(ctx context.Context, root *tree.Tree, vmlinuz []byte, m *ingot.ImageManifest, f *image.Files) error {
-	b.tell("seal", 0, 0, "")
+	b.Report("seal", 0, 0, "")
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
 		bom, err := sbom.Describe(sbom.Contents{Root: root, Manifest: m, Packages: b.plan.Packages, Kernel: b.plan.Kernel,
@@ -43,7 +42,7 @@ func (b *build) seal(ctx context.Context, root *tree.Tree, vmlinuz []byte, m *in
 	if err := g.Wait(); err != nil {
 		return err
 	}
-	b.tell("seal", 1, 1, "UKI "+sizeOf(f.UKI)+", verity "+m.Verity.RootHash[:12])
+	b.Report("seal", 1, 1, "UKI "+sizeOf(f.UKI)+", verity "+m.Verity.RootHash[:12])
 	return nil
 }
 
@@ -106,14 +105,7 @@ func verityOptions(profile string) verity.Options {
 	return o
 }
 
-// stubSuite is the Debian release that systemd-stub comes from, whatever the
-// suite of the profile: images of all suites are measured in one way, and the
-// stub of the release before leaves what sbsign and sbverify disagree about.
-const stubSuite = "trixie"
-
-// stubPackage and stubFiles say where systemd-stub is.
-const stubPackage = "systemd-boot-efi"
-
+// stubFiles say where the package lock.StubPackage keeps systemd-stub.
 var stubFiles = map[ingot.Arch]string{
 	ingot.AMD64: "usr/lib/systemd/boot/efi/linuxx64.efi.stub",
 	ingot.ARM64: "usr/lib/systemd/boot/efi/linuxaa64.efi.stub",
@@ -228,33 +220,4 @@ func predictPCR11(path string) (map[string]string, error) {
 		values[name] = hex.EncodeToString(sum)
 	}
 	return values, nil
-}
-
-// whyUKI names the first section that differs between two UKIs.
-func whyUKI(_ context.Context, a, b *os.File) (string, error) {
-	sa, err := uki.Read(a)
-	if err != nil {
-		return "", err
-	}
-	sb, err := uki.Read(b)
-	if err != nil {
-		return "", err
-	}
-	for i, s := range sa {
-		if i >= len(sb) || sb[i].Name != s.Name {
-			return "it has other sections from " + s.Name + " on", nil
-		}
-		x, err := io.ReadAll(s.Content)
-		if err != nil {
-			return "", err
-		}
-		y, err := io.ReadAll(sb[i].Content)
-		if err != nil {
-			return "", err
-		}
-		if !bytes.Equal(x, y) {
-			return "its section " + s.Name, nil
-		}
-	}
-	return "", nil
 }

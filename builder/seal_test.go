@@ -83,7 +83,7 @@ func TestSealedRoot(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	if c, err := readContents(f); err != nil || c.Get("usr/share/f39") == nil {
+	if c, err := ReadContents(f); err != nil || c.Get("usr/share/f39") == nil {
 		t.Errorf("our own reader does not find the files: %v", err)
 	}
 	if _, err := f.WriteAt([]byte{1}, v.HashOffset-1); err != nil {
@@ -120,11 +120,9 @@ func TestKernelMountsSealedRoot(t *testing.T) {
 // hostStub is the systemd-stub of this host; images take Debian 13's.
 func hostStub(t *testing.T) []byte {
 	t.Helper()
-	const path = "/usr/lib/systemd/boot/efi/linuxx64.efi.stub"
-	wire.Need(t, path)
-	stub, err := os.ReadFile(path)
+	stub, err := os.ReadFile("/usr/lib/systemd/boot/efi/linuxx64.efi.stub")
 	if err != nil {
-		t.Fatal(err)
+		wire.Cannot(t, "systemd-boot-efi is not installed; run scripts/setup test")
 	}
 	return stub
 }
@@ -151,7 +149,7 @@ func someUKI(t *testing.T, b *build, v *ingot.Verity, linux string) (path string
 
 func TestUKI(t *testing.T) {
 	b, _, v := sealedRoot(t, "web")
-	path, m := someUKI(t, b, v, "linux")
+	path, _ := someUKI(t, b, v, "linux")
 	f, err := os.Open(path)
 	if err != nil {
 		t.Fatal(err)
@@ -176,21 +174,7 @@ func TestUKI(t *testing.T) {
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("sections (-want +got):\n%s", diff)
 	}
-	pcr, err := predictPCR11(path)
-	if err != nil || len(pcr["sha256"]) != 64 || len(pcr["sha384"]) != 96 {
+	if pcr, err := predictPCR11(path); err != nil || len(pcr["sha256"]) != 64 || len(pcr["sha384"]) != 96 {
 		t.Errorf("predictPCR11 = %v, %v; want values of two banks", pcr, err)
-	}
-	other, _ := someUKI(t, b, v, "linuz")
-	text, err := why(t.Context(), path, other, whyUKI)
-	if err != nil || text != "its section .linux" {
-		t.Errorf("why two UKIs differ = %q, %v; want the kernel", text, err)
-	}
-	m2 := *m
-	m2.PCR11 = pcr
-	with, without := image.Image{Manifest: m2}, image.Image{Manifest: *m}
-	for _, pair := range [][2]image.Image{{with, without}, {without, with}} {
-		if why, err := whyManifest(pair[0], pair[1]); err != nil || !strings.HasSuffix(why, ": pcr11") {
-			t.Errorf("a manifest with PCR 11 and one without = %q, %v; want pcr11 named", why, err)
-		}
 	}
 }

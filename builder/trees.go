@@ -6,9 +6,8 @@ import (
 	"fmt"
 	"io/fs"
 	"path"
-	"slices"
 
-	"ingot"
+	"ingot/builder/lock"
 	"ingot/builder/source"
 	"ingot/builder/tree"
 	"ingot/profiles"
@@ -17,105 +16,6 @@ import (
 // treesFormat is bumped when the same pin gives another tree.
 const treesFormat = 1
 
-// originOf is where the tree of a layer comes from.
-func originOf(arch ingot.Arch, l profiles.Layer) source.Origin {
-	o := source.Origin{Local: l.Local(), Arch: string(arch), KeepOwners: l.KeepsOwners()}
-	o.Kind, o.Ref = l.From()
-	if o.Local {
-		o.Path = l.Path()
-	}
-	return o
-}
-
-// requestTrees are the trees of a profile as its lock remembers them.
-func requestTrees(p *profiles.Profile) []string {
-	var list []string
-	for _, l := range p.Trees() {
-		words := l.String()
-		if l.Dir != "" && l.KeepsOwners() {
-			words += " with owners"
-		}
-		list = append(list, words)
-	}
-	return list
-}
-
-// pinTrees pins the trees of a profile. What a registry holds is taken from
-// the lock when there is one; files and folders of this host are looked at.
-func (o *PlanOptions) pinTrees(ctx context.Context, p *profiles.Profile, locked []source.Pin) ([]source.Pin, error) {
-	trees := source.Trees{Blobs: source.Blobs{Dir: o.blobs()}, Offline: o.Offline, Log: o.Log}
-	var pins []source.Pin
-	for i, l := range p.Trees() {
-		origin := originOf(p.Arch, l)
-		if locked != nil && !origin.Local {
-			pins = append(pins, locked[i])
-			continue
-		}
-		o.tell(Event{Step: "pin trees", Done: int64(i), Total: int64(len(p.Trees())), Detail: l.String()})
-		pin, err := trees.Pin(ctx, origin)
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", l.At, err)
-		}
-		pins = append(pins, pin)
-	}
-	if n := int64(len(pins)); n > 0 {
-		o.tell(Event{Step: "pin trees", Done: n, Total: n, Detail: fmt.Sprintf("%d", n)})
-	}
-	return pins, nil
-}
-
-// refresh looks at the local trees of a profile whose lock fits otherwise.
-func (o *PlanOptions) refresh(ctx context.Context, p *profiles.Profile, old *Lock, locked Locked) (*Lock, Locked, error) {
-	pins, err := o.pinTrees(ctx, p, old.Trees)
-	if err != nil {
-		return nil, locked, err
-	}
-	locked.Changes = treeChanges(old.Trees, pins)
-	if len(locked.Changes) == 0 {
-		return old, locked, nil
-	}
-	if o.Mode == LockExact {
-		c := locked.Changes[0]
-		return nil, locked, fmt.Errorf("%w: %s is %s, locked is %s; run: ingot plan --update", ErrLockStale, c.Package, c.After, c.Before)
-	}
-	l := *old
-	l.Trees = pins
-	locked.Why, locked.Renewed = "files of this host changed", true
-	locked.NotKept = l.write(o.Lock)
-	locked.Written = locked.NotKept == nil
-	return &l, locked, nil
-}
-
-// treeChanges are the trees that differ between two locks, as changes of what
-// the profile calls them.
-func treeChanges(before, after []source.Pin) []Change {
-	var list []Change
-	name := func(p source.Pin) string { return p.Kind + " " + p.From }
-	find := func(list []source.Pin, p source.Pin) string {
-		i := slices.IndexFunc(list, func(q source.Pin) bool { return name(q) == name(p) })
-		if i < 0 {
-			return ""
-		}
-		return list[i].Digest.Short()
-	}
-	for _, p := range before {
-		if find(after, p) == "" {
-			list = append(list, Change{Package: name(p), Before: p.Digest.Short()})
-		}
-	}
-	for _, p := range after {
-		if old := find(before, p); old != p.Digest.Short() {
-			list = append(list, Change{Package: name(p), Before: old, After: p.Digest.Short()})
-		}
-	}
-	return list
-}
-
-// trees is the source of the plan's trees.
-func (b *build) trees() *source.Trees {
-	return &source.Trees{Blobs: source.Blobs{Dir: b.Blobs}, Offline: b.Offline, Log: b.Log}
-}
-
 // fetchTrees brings the trees of the plan into the cache and returns the Unix
 // time of the newest.
 func (b *build) fetchTrees(ctx context.Context) (newest int64, err error) {
@@ -123,14 +23,14 @@ func (b *build) fetchTrees(ctx context.Context) (newest int64, err error) {
 	if len(layers) != len(b.plan.Trees) {
 		return 0, fmt.Errorf("the plan pins %d trees, its profile asks for %d; plan again", len(b.plan.Trees), len(layers))
 	}
-	trees := b.trees()
+	trees := b.Trees()
 	for i, pin := range b.plan.Trees {
 		newest = max(newest, pin.Created)
 		if b.layers.has(treeKey(pin)) {
 			continue // unpacked by an earlier build
 		}
-		err := trees.Fetch(ctx, originOf(b.p.Arch, layers[i]), pin, func(done, total int64) {
-			b.tell("fetch trees", done, max(total, done+1), fmt.Sprintf("%s: %d of %d MiB", pin.From, done>>20, total>>20))
+		err := trees.Fetch(ctx, lock.Origin(b.p.Arch, layers[i]), pin, func(done, total int64) {
+			b.Report("fetch trees", done, max(total, done+1), fmt.Sprintf("%s: %d of %d MiB", pin.From, done>>20, total>>20))
 		})
 		changed := errors.Is(err, source.ErrDigest) && layers[i].At.File == "" // of a plan that was read from an image
 		if changed || errors.Is(err, source.ErrNoTree) || errors.Is(err, source.ErrNoImage) {
@@ -141,7 +41,7 @@ func (b *build) fetchTrees(ctx context.Context) (newest int64, err error) {
 		}
 	}
 	if len(layers) > 0 {
-		b.tell("fetch trees", 1, 1, "")
+		b.Report("fetch trees", 1, 1, "")
 	}
 	return newest, nil
 }
@@ -153,13 +53,13 @@ func treeKey(p source.Pin) string {
 // pinnedTree is the tree of a pin, unpacked by this build or an earlier one.
 func (b *build) pinnedTree(ctx context.Context, l profiles.Layer, pin source.Pin) (*tree.Tree, error) {
 	step := "unpack " + pin.Kind
-	b.tell(step, 0, 0, pin.From)
+	b.Report(step, 0, 0, pin.From)
 	file, kept, err := b.layers.get(ctx, treeKey(pin), func(fresh string) error {
-		trees := b.trees()
+		trees := b.Trees()
 		err := trees.Unpack(ctx, pin, fresh)
 		if errors.Is(err, source.ErrDamaged) || errors.Is(err, fs.ErrNotExist) {
-			b.Log.Warn("a part of a tree in the cache is damaged; it is fetched again", "tree", pin.From)
-			if err := trees.Fetch(ctx, originOf(b.p.Arch, l), pin, nil); err != nil {
+			b.Logger().Warn("a part of a tree in the cache is damaged; it is fetched again", "tree", pin.From)
+			if err := trees.Fetch(ctx, lock.Origin(b.p.Arch, l), pin, nil); err != nil {
 				return err
 			}
 			err = trees.Unpack(ctx, pin, fresh)
@@ -173,7 +73,7 @@ func (b *build) pinnedTree(ctx context.Context, l profiles.Layer, pin source.Pin
 	if kept {
 		detail += ", unchanged, from the cache"
 	}
-	b.tell(step, 1, 1, detail)
+	b.Report(step, 1, 1, detail)
 	return tree.FromTar(ctx, file)
 }
 

@@ -18,6 +18,7 @@ import (
 
 	"ingot"
 	"ingot/builder"
+	"ingot/builder/lock"
 	"ingot/image"
 )
 
@@ -94,7 +95,7 @@ func newLab(t *testing.T) *lab {
 	}
 	user, err := os.UserCacheDir()
 	l.must(err)
-	lock, err := builder.ReadLock(filepath.Join(dir, "lab.lock"))
+	lock, err := lock.Read(filepath.Join(dir, "lab.lock"))
 	l.must(err)
 	debs := filepath.Join(dir, "debs")
 	l.must(os.Mkdir(debs, 0o755))

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"ingot/builder"
+	"ingot/builder/lock"
 	"ingot/builder/squashfs"
 	"ingot/image"
 )
@@ -315,7 +316,7 @@ func zipped(text string) string {
 
 // kernel is the name of the kernel's package in the lock.
 func (l *lab) kernel() string {
-	lock, err := builder.ReadLock(filepath.Join(l.dir, "lab.lock"))
+	lock, err := lock.Read(filepath.Join(l.dir, "lab.lock"))
 	l.must(err)
 	return lock.Kernel.Name
 }

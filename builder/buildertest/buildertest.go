@@ -6,9 +6,13 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
+
+	"ingot"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/empty"
@@ -19,6 +23,9 @@ import (
 
 	"ingot/builder/source"
 	"ingot/builder/tree"
+	"ingot/builder/uki"
+	"ingot/image"
+	"ingot/profiles"
 )
 
 // MadeAt is the time of everything that this package makes.
@@ -129,4 +136,81 @@ func PackagedTree(t *testing.T) *tree.Tree {
 		}
 	}
 	return tr
+}
+
+// SealedImage is a store with a small image that has a UKI of the given systemd-stub and a root of
+// zeros. Its dm-verity root hash is invented.
+func SealedImage(t *testing.T, stub []byte) (*image.Store, image.Image) {
+	t.Helper()
+	dir := t.TempDir()
+	write := func(name string, b []byte) string {
+		if err := os.WriteFile(filepath.Join(dir, name), b, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return filepath.Join(dir, name)
+	}
+	hash := strings.Repeat("0123456789abcdef", 4)
+	kernel, first := bytes.Repeat([]byte("kernel"), 10_000), []byte("an initramfs of odd length!")
+	f, err := os.Create(filepath.Join(dir, "uki"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	section := func(name string, content []byte) uki.Section {
+		return uki.Section{Name: name, Size: int64(len(content)), Content: bytes.NewReader(content)}
+	}
+	if _, err := uki.Write(f, stub, []uki.Section{section(".osrel", []byte("ID=lab\n")), section(".cmdline", []byte("quiet ingot.roothash="+hash)),
+		section(".uname", []byte("6.12")), section(".initrd", first), section(".linux", kernel)}); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s, err := image.Open(t.Context(), t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	keys, err := image.LoadOrCreateKeys(filepath.Join(t.TempDir(), "keys"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	im, err := s.Put(t.Context(), &ingot.ImageManifest{Schema: 1, Profile: "lab", Version: "v1", Arch: ingot.AMD64, Created: time.Unix(1, 0).UTC(),
+		Verity: &ingot.Verity{RootHash: hash, HashOffset: 8192}},
+		image.Files{Kernel: write("kernel", kernel), Initramfs: write("initramfs", first), Root: write("root", make([]byte, 16384)), Plan: write("plan", []byte("{}")), UKI: f.Name()},
+		keys.Release.Secret)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s, im
+}
+
+// TreesProfile writes a profile with a container image as its base and a
+// folder and a tarball over it.
+func TreesProfile(t *testing.T) (dir string, load func() *profiles.Profile) {
+	t.Helper()
+	dir = t.TempDir()
+	Layout(t, filepath.Join(dir, "image"), SystemdTree(t))
+	over := tree.New()
+	if err := errors.Join(over.PutFile("etc/from-tar", 0o600, []byte("tar")), over.Put(tree.Entry{Path: "etc/owned", Kind: tree.File, Mode: 0o644, UID: 7, Open: tree.Bytes(nil)})); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.Create(filepath.Join(dir, "over.tar"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(over.WriteTar(t.Context(), f, MadeAt), f.Close(), os.MkdirAll(filepath.Join(dir, "www/css"), 0o755),
+		os.WriteFile(filepath.Join(dir, "www/css/a.css"), []byte("css"), 0o644), os.Chmod(filepath.Join(dir, "www"), 0o700)); err != nil {
+		t.Fatal(err)
+	}
+	text := "name: web\nextends: lab\nbase: {oci: ./image}\nlayers:\n  - {tar: ./over.tar}\n  - {dir: ./www, into: /srv/www}\n"
+	if err := os.WriteFile(filepath.Join(dir, "profile.yaml"), []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return dir, func() *profiles.Profile {
+		t.Helper()
+		p, err := profiles.Load(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
 }

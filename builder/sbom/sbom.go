@@ -193,13 +193,13 @@ func fileComponents(paths []string) *[]cdx.Component {
 func (s *inventory) licences(name string) *cdx.Licenses {
 	found := s.outside(name)
 	if text, err := s.root.ReadFile(path.Join("usr/share/doc", name, "copyright")); err == nil {
-		found = source.Licences(text)
+		found = licencesOf(text)
 	}
 	if len(found) == 0 {
 		return nil
 	}
-	compound := func(l source.Licence) bool { return strings.Contains(l.SPDX, " ") }
-	if slices.ContainsFunc(found, compound) && !slices.ContainsFunc(found, func(l source.Licence) bool { return l.SPDX == "" }) {
+	compound := func(l licence) bool { return strings.Contains(l.SPDX, " ") }
+	if slices.ContainsFunc(found, compound) && !slices.ContainsFunc(found, func(l licence) bool { return l.SPDX == "" }) {
 		var parts []string
 		for _, l := range found {
 			if strings.Contains(l.SPDX, " OR ") && len(found) > 1 {
@@ -212,7 +212,7 @@ func (s *inventory) licences(name string) *cdx.Licenses {
 	var list cdx.Licenses
 	for _, l := range found {
 		if compound(l) {
-			l = source.Licence{Name: l.SPDX}
+			l = licence{Name: l.SPDX}
 		}
 		list = append(list, cdx.LicenseChoice{License: &cdx.License{ID: l.SPDX, Name: l.Name}})
 	}
@@ -221,12 +221,12 @@ func (s *inventory) licences(name string) *cdx.Licenses {
 
 // outside are the licences of packages that are in an image, but whose
 // copyright files are not in its root.
-func (s *inventory) outside(name string) []source.Licence {
+func (s *inventory) outside(name string) []licence {
 	switch {
 	case strings.HasPrefix(name, "linux-image-"):
-		return []source.Licence{{SPDX: "GPL-2.0-only WITH Linux-syscall-note"}} // COPYING of Linux
+		return []licence{{SPDX: "GPL-2.0-only WITH Linux-syscall-note"}} // COPYING of Linux
 	case name == s.stub:
-		return []source.Licence{{SPDX: "LGPL-2.1-or-later"}} // README of systemd, src/boot
+		return []licence{{SPDX: "LGPL-2.1-or-later"}} // README of systemd, src/boot
 	}
 	return nil
 }

@@ -14,6 +14,7 @@ import (
 
 	"ingot"
 	"ingot/builder"
+	"ingot/builder/lock"
 	"ingot/builder/source"
 	"ingot/cmd/ingot/command"
 	"ingot/cmd/ingot/show"
@@ -74,9 +75,12 @@ PROFILE is a folder, a YAML file or a shipped profile: debian, node, lab.`,
 
 // fetch gets the packages of a plan into the cache.
 func (a *Commands) fetch(ctx context.Context, plan *builder.Plan, f buildFlags) error {
-	bar := show.NewProgress(a.Stderr)
-	err := builder.Fetch(ctx, plan, builder.BuildOptions{CacheDir: command.CacheDir(), Mirror: mirrorOf(f.mirror), Offline: f.offline, Log: a.Logger(),
-		Progress: func(e builder.Event) { bar.Step(e.Step, e.Done, e.Total, e.Detail) }})
+	env, err := a.env(f)
+	if err != nil {
+		return err
+	}
+	bar := a.progress(env)
+	err = builder.Fetch(ctx, env, plan)
 	if err != nil {
 		bar.Abort()
 		return show.Explain(ctx, err)
@@ -88,8 +92,8 @@ func (a *Commands) fetch(ctx context.Context, plan *builder.Plan, f buildFlags) 
 // planView is the JSON form of a plan.
 type planView struct {
 	*builder.Plan
-	Digest ingot.Digest   `json:"digest"`
-	Lock   builder.Locked `json:"lock"`
+	Digest ingot.Digest `json:"digest"`
+	Lock   lock.Result  `json:"lock"`
 }
 
 // mirrorOf is the mirror of a flag or of the environment.
@@ -130,7 +134,7 @@ func (f *buildFlags) add(c *cobra.Command) {
 	c.Flags().StringVar(&f.init, "init", "", "the ingot-init binary to put into the image (default: beside this program)")
 }
 
-func planTable(w io.Writer, p *builder.Plan, locked builder.Locked) {
+func planTable(w io.Writer, p *builder.Plan, locked lock.Result) {
 	t := show.Table(w)
 	show.Row(t, "PACKAGE", "VERSION", "ARCH", "SIZE", "SHA256")
 	var sum int64
@@ -160,7 +164,7 @@ func treeTable(w io.Writer, trees []source.Pin) {
 }
 
 // lockText says what became of a lock, when it changed.
-func lockText(w io.Writer, locked builder.Locked) {
+func lockText(w io.Writer, locked lock.Result) {
 	ChangeTable(w, locked.Changes)
 	if !locked.Written {
 		return
@@ -176,7 +180,7 @@ func lockText(w io.Writer, locked builder.Locked) {
 }
 
 // ChangeTable prints packages that differ.
-func ChangeTable(w io.Writer, changes []builder.Change) {
+func ChangeTable(w io.Writer, changes []lock.Change) {
 	for _, c := range changes {
 		switch {
 		case c.Before == "":
@@ -245,18 +249,21 @@ PROFILE is a folder, a YAML file or a shipped profile: debian, node, lab.`,
 }
 
 // resolve pins all inputs of a profile.
-func (a *Commands) resolve(ctx context.Context, p *profiles.Profile, f buildFlags) (*builder.Plan, builder.Locked, error) {
+func (a *Commands) resolve(ctx context.Context, p *profiles.Profile, f buildFlags) (*builder.Plan, lock.Result, error) {
 	opt, err := a.planOptions(f)
 	if err != nil {
-		return nil, builder.Locked{}, err
+		return nil, lock.Result{}, err
 	}
-	opt.Lock = filepath.Join(a.StoreRoot(), "locks", p.Name+".lock")
+	env, err := a.env(f)
+	if err != nil {
+		return nil, lock.Result{}, err
+	}
+	opt.Lock.Path = filepath.Join(a.StoreRoot(), "locks", p.Name+".lock")
 	if p.File != "" {
-		opt.Lock = strings.TrimSuffix(p.File, filepath.Ext(p.File)) + ".lock"
+		opt.Lock.Path = strings.TrimSuffix(p.File, filepath.Ext(p.File)) + ".lock"
 	}
-	bar := show.NewProgress(a.Stderr)
-	opt.Progress = func(e builder.Event) { bar.Step(e.Step, e.Done, e.Total, e.Detail) }
-	plan, locked, err := builder.Resolve(ctx, p, opt)
+	bar := a.progress(env)
+	plan, locked, err := builder.Resolve(ctx, env, p, opt)
 	if err != nil {
 		bar.Abort()
 		return nil, locked, show.Explain(ctx, err)
@@ -266,6 +273,23 @@ func (a *Commands) resolve(ctx context.Context, p *profiles.Profile, f buildFlag
 		a.Logger().Warn("the lock cannot be written, so another build may get newer packages", "err", locked.NotKept)
 	}
 	return plan, locked, nil
+}
+
+// env is what the steps of a build share.
+func (a *Commands) env(f buildFlags) (*builder.Env, error) {
+	keyring, err := keyringOf(f.keyring)
+	if err != nil {
+		return nil, err
+	}
+	return &builder.Env{CacheDir: command.CacheDir(), Mirror: mirrorOf(f.mirror), Keyring: keyring, Offline: f.offline,
+		Log: a.Logger()}, nil
+}
+
+// progress shows the progress of what uses env. The caller finishes or aborts it.
+func (a *Commands) progress(env *builder.Env) *show.Progress {
+	bar := show.NewProgress(a.Stderr)
+	env.Progress = func(e builder.Event) { bar.Step(e.Step, e.Done, e.Total, e.Detail) }
+	return bar
 }
 
 func (a *Commands) planOptions(f buildFlags) (builder.PlanOptions, error) {
@@ -282,18 +306,14 @@ func (a *Commands) planOptions(f buildFlags) (builder.PlanOptions, error) {
 			return builder.PlanOptions{}, err
 		}
 	}
-	mode := builder.LockUse
+	mode := lock.Use
 	switch {
 	case f.update:
-		mode = builder.LockUpdate
+		mode = lock.Update
 	case f.locked:
-		mode = builder.LockExact
+		mode = lock.Exact
 	}
-	keyring, err := keyringOf(f.keyring)
-	if err != nil {
-		return builder.PlanOptions{}, err
-	}
-	return builder.PlanOptions{CacheDir: command.CacheDir(), Mirror: mirrorOf(f.mirror), Keyring: keyring, Init: init, Keys: keys, Mode: mode, Offline: f.offline, Log: a.Logger()}, nil
+	return builder.PlanOptions{Lock: lock.Options{Mode: mode}, Init: init, Keys: keys}, nil
 }
 
 // foreignServer is the key of a boot server elsewhere: its public half alone.
@@ -349,6 +369,10 @@ func (a *Commands) buildPlan(ctx context.Context, store *image.Store, plan *buil
 	if err != nil {
 		return image.Image{}, err
 	}
+	env, err := a.env(f)
+	if err != nil {
+		return image.Image{}, err
+	}
 	for {
 		version := f.version
 		if version == "" {
@@ -356,11 +380,8 @@ func (a *Commands) buildPlan(ctx context.Context, store *image.Store, plan *buil
 				return image.Image{}, err
 			}
 		}
-		bar := show.NewProgress(a.Stderr)
-		im, err := builder.Build(ctx, plan, builder.BuildOptions{
-			Store: store, Version: version, Keys: opt.Keys, CacheDir: opt.CacheDir, Mirror: opt.Mirror, Offline: f.offline, Init: opt.Init, Log: opt.Log,
-			Progress: func(e builder.Event) { bar.Step(e.Step, e.Done, e.Total, e.Detail) },
-		})
+		bar := a.progress(env)
+		im, err := builder.Build(ctx, env, plan, builder.BuildOptions{Store: store, Version: version, Keys: opt.Keys, Init: opt.Init})
 		if err == nil {
 			bar.Finish()
 			return im, nil

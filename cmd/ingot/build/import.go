@@ -13,7 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"ingot"
-	"ingot/builder"
+	"ingot/builder/importer"
 	"ingot/builder/source"
 	"ingot/cmd/ingot/command"
 	"ingot/cmd/ingot/show"
@@ -157,21 +157,23 @@ func (a *Commands) importFrom(ctx context.Context, ref string, f importFlags, ru
 	}
 	kernel := profiles.Kernel{Package: f.kernel, Suite: f.suite, Modules: []string{"@boot", "@virtual", "@net", "@storage"},
 		Arguments: []string{"console=tty0", "console=ttyS0,115200", "panic=30"}}
-	bar := show.NewProgress(a.Stderr)
-	o := builder.ImportOptions{Name: f.name, Folder: f.into, Arch: ingot.Arch(f.arch), Kernel: kernel, CacheDir: command.CacheDir(), Mirror: mirrorOf(f.mirror),
-		Offline: f.offline, DryRun: f.dryRun, Rules: rules, Include: f.include, Log: a.Logger(),
-		Progress: func(e builder.Event) { bar.Step(e.Step, e.Done, e.Total, e.Detail) }}
+	env, err := a.env(buildFlags{mirror: f.mirror, offline: f.offline})
+	if err != nil {
+		return err
+	}
+	bar := a.progress(env)
+	o := importer.Options{Name: f.name, Folder: f.into, Arch: ingot.Arch(f.arch), Kernel: kernel, DryRun: f.dryRun,
+		Rules: rules, Include: f.include}
 	start := time.Now()
-	var im *builder.Imported
-	var err error
+	var im *importer.Result
 	if strings.HasPrefix(ref, "ssh://") {
 		var h source.Host
 		if h, err = source.ParseHost(ref); err != nil {
 			return show.UsageError{Err: err}
 		}
-		im, err = builder.ImportHost(ctx, f.host(h, !show.IsTerminal(a.Stderr)), o)
+		im, err = importer.Host(ctx, env, f.host(h, !show.IsTerminal(a.Stderr)), o)
 	} else {
-		im, err = builder.ImportImage(ctx, ref, o)
+		im, err = importer.Image(ctx, env, ref, o)
 	}
 	if err != nil {
 		bar.Abort()
@@ -196,7 +198,7 @@ func (f *importFlags) host(h source.Host, batch bool) source.Host {
 	return h
 }
 
-func importTable(w io.Writer, im *builder.Imported, took time.Duration) {
+func importTable(w io.Writer, im *importer.Result, took time.Duration) {
 	if im.Folder == "" {
 		fmt.Fprintf(w, "%s\n", im.From)
 	} else {

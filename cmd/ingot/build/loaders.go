@@ -21,11 +21,11 @@ func (a *Commands) LoadersCommand() *cobra.Command {
 beforehand.`,
 		Example: "  ingot loaders\n  ingot loaders --store /srv/ingot -o json", Args: command.ExactArgs(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			opt, err := a.loaderOptions(mirror)
+			env, err := a.env(buildFlags{mirror: mirror})
 			if err != nil {
 				return err
 			}
-			dir, from, err := builder.Loaders(cmd.Context(), a.StoreRoot(), opt)
+			dir, from, err := builder.Loaders(cmd.Context(), env, a.StoreRoot())
 			if err != nil {
 				return show.Explain(cmd.Context(), err)
 			}
@@ -47,18 +47,10 @@ func (a *Commands) FetchLoaders(ctx context.Context) error {
 // Loaders returns the boot loaders of the store, which are fetched from mirror if
 // it has none yet. An empty mirror is the default one.
 func (a *Commands) Loaders(ctx context.Context, mirror string) (dir string, err error) {
-	opt, err := a.loaderOptions(mirror)
+	env, err := a.env(buildFlags{mirror: mirror})
 	if err != nil {
 		return "", err
 	}
-	dir, _, err = builder.Loaders(ctx, a.StoreRoot(), opt)
+	dir, _, err = builder.Loaders(ctx, env, a.StoreRoot())
 	return dir, show.Explain(ctx, err)
-}
-
-func (a *Commands) loaderOptions(mirror string) (builder.PlanOptions, error) {
-	keyring, err := keyringOf("")
-	if err != nil {
-		return builder.PlanOptions{}, err
-	}
-	return builder.PlanOptions{CacheDir: command.CacheDir(), Mirror: mirrorOf(mirror), Keyring: keyring, Log: a.Logger()}, nil
 }

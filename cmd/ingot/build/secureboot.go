@@ -6,13 +6,13 @@ import (
 	"github.com/spf13/cobra"
 
 	"ingot"
-	"ingot/builder"
+	"ingot/builder/secureboot"
 	"ingot/cmd/ingot/show"
 	"ingot/image"
 )
 
 // SecureBootFlags name the key and certificate that a UKI is signed with.
-type SecureBootFlags struct{ builder.SecureBoot }
+type SecureBootFlags struct{ secureboot.KeyPair }
 
 // Add adds the flags to a command.
 func (f *SecureBootFlags) Add(c *cobra.Command) {
@@ -30,7 +30,7 @@ func (a *Commands) sign(ctx context.Context, im image.Image, f SecureBootFlags) 
 	if err != nil {
 		return err
 	}
-	r, fresh, err := builder.Sign(ctx, s, im, f.SecureBoot)
+	r, fresh, err := secureboot.Sign(ctx, s, im, f.KeyPair)
 	if err != nil {
 		return show.WithHint(err, "the image is built; sign it with: ingot image sign %s --secure-boot-key KEY --secure-boot-cert CERT", im.Name)
 	}

@@ -8,7 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"ingot/builder"
+	"ingot/builder/compare"
 	"ingot/cmd/ingot/command"
 	"ingot/cmd/ingot/show"
 	"ingot/image"
@@ -34,11 +34,12 @@ keys) is taken from the image itself, so an image of another store can be verifi
 			if err != nil {
 				return err
 			}
-			bar := show.NewProgress(a.Stderr)
-			v, err := builder.Verify(cmd.Context(), s, im, builder.BuildOptions{
-				CacheDir: command.CacheDir(), Mirror: mirrorOf(f.mirror), Offline: f.offline, Log: a.Logger(),
-				Progress: func(e builder.Event) { bar.Step(e.Step, e.Done, e.Total, e.Detail) },
-			})
+			env, err := a.env(f)
+			if err != nil {
+				return err
+			}
+			bar := a.progress(env)
+			v, err := compare.Verify(cmd.Context(), env, s, im)
 			if err != nil {
 				bar.Abort()
 				return show.Explain(cmd.Context(), err)
@@ -58,7 +59,7 @@ keys) is taken from the image itself, so an image of another store can be verifi
 	return c
 }
 
-func verdictText(w io.Writer, im image.Image, v builder.Verdict, took time.Duration) {
+func verdictText(w io.Writer, im image.Image, v compare.Verdict, took time.Duration) {
 	t := show.Table(w)
 	show.Row(t, "PART", "IMAGE", "REBUILT", "RESULT")
 	for _, p := range v.Parts {

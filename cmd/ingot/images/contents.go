@@ -7,13 +7,15 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	"path/filepath"
 	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	"ingot/builder"
+	"ingot/builder/compare"
+	"ingot/builder/lock"
+	"ingot/builder/secureboot"
 	"ingot/builder/squashfs"
 	"ingot/cmd/ingot/build"
 	"ingot/cmd/ingot/command"
@@ -118,7 +120,7 @@ read from the packages in the cache, because images carry none.
 			if err != nil {
 				return err
 			}
-			d, err := builder.Compare(cmd.Context(), s, from, to, filepath.Join(command.CacheDir(), "debs"))
+			d, err := compare.Images(cmd.Context(), &builder.Env{CacheDir: command.CacheDir()}, s, from, to)
 			if err != nil {
 				return err
 			}
@@ -130,7 +132,7 @@ read from the packages in the cache, because images carry none.
 }
 
 // diffText prints a difference for people.
-func diffText(w io.Writer, d *builder.Diff, files bool) {
+func diffText(w io.Writer, d *compare.Diff, files bool) {
 	fmt.Fprintf(w, "%s → %s\n", d.From, d.To)
 	if len(d.Artifacts)+len(d.Settings)+len(d.Arguments.Added)+len(d.Arguments.Removed) == 0 {
 		fmt.Fprintln(w, "  no difference")
@@ -145,7 +147,7 @@ func diffText(w io.Writer, d *builder.Diff, files bool) {
 	}
 	for _, l := range []struct {
 		what string
-		list builder.ListChange
+		list compare.ListChange
 	}{{"kernel argument", d.Arguments}, {"module", d.Modules}} {
 		listText(w, "+ "+l.what, l.list.Added)
 		listText(w, "− "+l.what, l.list.Removed)
@@ -195,11 +197,11 @@ func listText(w io.Writer, what string, list []string) {
 }
 
 // packageText prints a package that differs, and what its changelog says.
-func packageText(w io.Writer, p builder.PackageChange) {
+func packageText(w io.Writer, p compare.PackageChange) {
 	if p.Older {
 		fmt.Fprintf(w, "  ↓ %s %s → %s, taken back:\n", p.Package, p.Before, p.After)
 	} else {
-		build.ChangeTable(w, []builder.Change{p.Change})
+		build.ChangeTable(w, []lock.Change{p.Change})
 	}
 	for _, line := range p.Changelog {
 		fmt.Fprintf(w, "      %s\n", show.Plain(line))
@@ -245,7 +247,7 @@ what its plan says, build it once more with: ingot verify IMAGE
 			if err := s.Verify(cmd.Context(), im, image.Public(keys)...); err != nil {
 				return explainUnverified(err)
 			}
-			signed, err := builder.VerifySigned(cmd.Context(), s, im)
+			signed, err := secureboot.Verify(cmd.Context(), s, im)
 			if err != nil {
 				return explainForeign(err)
 			}

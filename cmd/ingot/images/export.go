@@ -11,7 +11,8 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"ingot/builder"
+	"ingot/builder/export"
+	"ingot/builder/secureboot"
 	"ingot/cmd/ingot/command"
 	"ingot/cmd/ingot/show"
 	"ingot/image"
@@ -63,15 +64,15 @@ func (f *exportFlags) complete(file string) error {
 	if f.format == "" {
 		switch strings.ToLower(filepath.Ext(file)) {
 		case ".raw", ".img":
-			f.format = string(builder.RawDisk)
+			f.format = string(export.RawDisk)
 		case ".iso":
-			f.format = string(builder.ISO)
+			f.format = string(export.ISO)
 		default:
 			f.format = "oci"
 		}
 	}
 	switch {
-	case f.format != "oci" && f.format != string(builder.RawDisk) && f.format != string(builder.ISO):
+	case f.format != "oci" && f.format != string(export.RawDisk) && f.format != string(export.ISO):
 		return show.Usagef("unknown format %q: want oci, raw or iso", f.format)
 	case f.format == "oci" && f.key != "":
 		return show.Usagef("--secure-boot-key is for raw and iso; an archive holds the image as it is")
@@ -97,10 +98,11 @@ func (a *Commands) imageExport(ctx context.Context, ref, file string, f exportFl
 		if f.format == "oci" {
 			return s.Export(ctx, im, file, progress)
 		}
-		return builder.Export(ctx, s, im, file, builder.ExportOptions{Medium: builder.Medium(f.format), Key: f.key, Certificate: f.certificate, Progress: progress})
+		return export.Write(ctx, s, im, file, export.Options{Medium: export.Medium(f.format),
+			Sign: secureboot.KeyPair{Key: f.key, Certificate: f.certificate}, Progress: progress})
 	})
 	switch {
-	case errors.Is(err, builder.ErrNoLocalBoot):
+	case errors.Is(err, export.ErrNoLocalBoot):
 		return show.WithHint(err, "build it again with this ingot: ingot build %s", im.Name.Profile)
 	case err != nil && ctx.Err() != nil:
 		return show.WithHint(errors.New("interrupted; no file was written"), "run the same command again")

@@ -9,7 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"ingot"
-	"ingot/builder"
+	"ingot/builder/secureboot"
 	"ingot/cmd/ingot/build"
 	"ingot/cmd/ingot/command"
 	"ingot/cmd/ingot/show"
@@ -41,7 +41,7 @@ the image, whose digest does not change; signatures of several certificates may 
 			if err != nil {
 				return err
 			}
-			r, fresh, err := builder.Sign(cmd.Context(), s, im, f.SecureBoot)
+			r, fresh, err := secureboot.Sign(cmd.Context(), s, im, f.KeyPair)
 			if err != nil {
 				return err
 			}
@@ -167,7 +167,7 @@ func (a *Commands) seals(ctx context.Context, s *image.Store, im image.Image) (r
 
 // explainForeign explains a signed UKI that is not the image's.
 func explainForeign(err error) error {
-	if errors.Is(err, builder.ErrForeignUKI) {
+	if errors.Is(err, secureboot.ErrForeignUKI) {
 		return show.WithHint(err, "whoever made it changed more than a signature: remove the image, and pull or build it again")
 	}
 	return err

@@ -1,4 +1,4 @@
-package builder
+package lock
 
 import (
 	"errors"
@@ -14,8 +14,8 @@ import (
 	"ingot/profiles"
 )
 
-func someLock(p *profiles.Profile) *Lock {
-	return &Lock{Format: lockFormat, Request: RequestOf(p), Kernel: buildertest.Package("linux-image-6.12", "1"), Stub: buildertest.Package(stubPackage, "257"),
+func someLock(p *profiles.Profile) *File {
+	return &File{Format: format, Request: RequestOf(p), Kernel: buildertest.Package("linux-image-6.12", "1"), Stub: buildertest.Package(StubPackage, "257"),
 		Packages: []source.Package{buildertest.Package("bash", "5.2"), buildertest.Package("curl", "8.1")}}
 }
 
@@ -24,16 +24,16 @@ func lockProfile() *profiles.Profile {
 		Packages: []string{"curl", "bash"}, Kernel: profiles.Kernel{Package: "linux-image-amd64"}}
 }
 
-func TestLockIsKept(t *testing.T) {
+func TestWrite(t *testing.T) {
 	p, path := lockProfile(), filepath.Join(t.TempDir(), "deep", "x.lock")
 	want := someLock(p)
-	if l, err := ReadLock(path); l != nil || err != nil {
-		t.Errorf("ReadLock of nothing = %v, %v; want nil, nil", l, err)
+	if l, err := Read(path); l != nil || err != nil {
+		t.Errorf("Read of nothing = %v, %v; want nil, nil", l, err)
 	}
 	if err := want.write(path); err != nil {
 		t.Fatal(err)
 	}
-	got, err := ReadLock(path)
+	got, err := Read(path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -52,38 +52,38 @@ func TestLockIsKept(t *testing.T) {
 	}
 }
 
-func TestLockModes(t *testing.T) {
+func TestModes(t *testing.T) {
 	p, path := lockProfile(), filepath.Join(t.TempDir(), "x.lock")
-	o := PlanOptions{Lock: path, Mode: LockExact, Offline: true, CacheDir: t.TempDir()}
-	if _, _, err := o.lock(t.Context(), p); !errors.Is(err, ErrNoLock) {
+	env, o := &source.Env{Offline: true, CacheDir: t.TempDir()}, Options{Path: path, Mode: Exact}
+	if _, _, err := Resolve(t.Context(), env, p, o); !errors.Is(err, ErrMissing) {
 		t.Errorf("--locked without a lock: %v", err)
 	}
 	if err := someLock(p).write(path); err != nil {
 		t.Fatal(err)
 	}
-	for _, mode := range []LockMode{LockExact, LockUse} {
+	for _, mode := range []Mode{Exact, Use} {
 		o.Mode = mode
-		l, locked, err := o.lock(t.Context(), p)
+		l, locked, err := Resolve(t.Context(), env, p, o)
 		if err != nil || len(l.Packages) != 2 || locked.Written {
 			t.Errorf("mode %d with a lock that fits: %v, %+v", mode, err, locked)
 		}
 	}
 	p.Packages = append(p.Packages, "vim")
 	p.Kernel.Package = "linux-image-cloud-amd64"
-	o.Mode = LockExact
-	_, _, err := o.lock(t.Context(), p)
-	if !errors.Is(err, ErrLockStale) || !strings.Contains(err.Error(), "+vim") || !strings.Contains(err.Error(), "linux-image-cloud-amd64 instead of linux-image-amd64") {
+	o.Mode = Exact
+	_, _, err := Resolve(t.Context(), env, p, o)
+	if !errors.Is(err, ErrStale) || !strings.Contains(err.Error(), "+vim") || !strings.Contains(err.Error(), "linux-image-cloud-amd64 instead of linux-image-amd64") {
 		t.Errorf("--locked with a lock of another request: %v", err)
 	}
-	for _, mode := range []LockMode{LockUse, LockUpdate} { // both would ask apt, which has no lists here
+	for _, mode := range []Mode{Use, Update} { // both would ask apt, which has no lists here
 		o.Mode = mode
-		if _, _, err := o.lock(t.Context(), p); !errors.Is(err, source.ErrOffline) {
+		if _, _, err := Resolve(t.Context(), env, p, o); !errors.Is(err, source.ErrOffline) {
 			t.Errorf("mode %d offline: %v", mode, err)
 		}
 	}
 }
 
-func TestLockIsRead(t *testing.T) {
+func TestRead(t *testing.T) {
 	p, path := lockProfile(), filepath.Join(t.TempDir(), "x.lock")
 	text, err := someLock(p).Text()
 	if err != nil {
@@ -101,17 +101,17 @@ func TestLockIsRead(t *testing.T) {
 		if err := os.WriteFile(path, []byte(broken), 0o644); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := ReadLock(path); err == nil || !strings.Contains(err.Error(), path) {
-			t.Errorf("%s: ReadLock = %v; want an error that names the file", name, err)
+		if _, err := Read(path); err == nil || !strings.Contains(err.Error(), path) {
+			t.Errorf("%s: Read = %v; want an error that names the file", name, err)
 		}
 	}
 }
 
-func TestChanges(t *testing.T) {
-	got := Changes([]source.Package{buildertest.Package("a", "1"), buildertest.Package("b", "1"), buildertest.Package("c", "1")},
+func TestPackageChanges(t *testing.T) {
+	got := PackageChanges([]source.Package{buildertest.Package("a", "1"), buildertest.Package("b", "1"), buildertest.Package("c", "1")},
 		[]source.Package{buildertest.Package("b", "2"), buildertest.Package("c", "1"), buildertest.Package("d", "1")})
 	want := []Change{{"a", "1", ""}, {"b", "1", "2"}, {"d", "", "1"}}
 	if diff := cmp.Diff(want, got); diff != "" {
-		t.Errorf("Changes (-want +got):\n%s", diff)
+		t.Errorf("PackageChanges (-want +got):\n%s", diff)
 	}
 }

@@ -1,4 +1,4 @@
-package source
+package sbom
 
 import (
 	"encoding/json"
@@ -16,19 +16,19 @@ func TestLicences(t *testing.T) {
 	const dep5 = "Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/\n"
 	for _, c := range []struct {
 		text string
-		want []Licence
+		want []licence
 	}{
 		{"", nil},
 		{"It is free.", nil},
-		{"see /usr/share/common-licenses/GPL-2.\nand /usr/share/common-licenses/LGPL-2.1\nand /usr/share/common-licenses/GPL-2", []Licence{{Name: "GPL-2"}, {Name: "LGPL-2.1"}}},
-		{dep5 + "\nFiles: *\nLicense: GPL-2+\n text of it\n\nFiles: a\nLicense:  Expat\n\nLicense: MIT\n", []Licence{{SPDX: "GPL-2.0-or-later"}, {SPDX: "MIT"}}},
+		{"see /usr/share/common-licenses/GPL-2.\nand /usr/share/common-licenses/LGPL-2.1\nand /usr/share/common-licenses/GPL-2", []licence{{Name: "GPL-2"}, {Name: "LGPL-2.1"}}},
+		{dep5 + "\nFiles: *\nLicense: GPL-2+\n text of it\n\nFiles: a\nLicense:  Expat\n\nLicense: MIT\n", []licence{{SPDX: "GPL-2.0-or-later"}, {SPDX: "MIT"}}},
 		{dep5 + "License: LGPL-2.1\nLicense: GPL-1+ or Artistic\nLicense: BSD-3-clause and ISC\n",
-			[]Licence{{SPDX: "BSD-3-Clause AND ISC"}, {SPDX: "GPL-1.0-or-later OR Artistic-1.0-Perl"}, {SPDX: "LGPL-2.1-only"}}},
+			[]licence{{SPDX: "BSD-3-Clause AND ISC"}, {SPDX: "GPL-1.0-or-later OR Artistic-1.0-Perl"}, {SPDX: "LGPL-2.1-only"}}},
 		{dep5 + "License: GPL-2+ or AFL-2.1, and Expat\nLicense: public-domain\nLicense: GPL-9\nLicense: GPL-2+ with OpenSSL exception\n",
-			[]Licence{{Name: "GPL-2+ or AFL-2.1, and Expat"}, {Name: "GPL-2+ with OpenSSL exception"}, {Name: "GPL-9"}, {Name: "public-domain"}}},
+			[]licence{{Name: "GPL-2+ or AFL-2.1, and Expat"}, {Name: "GPL-2+ with OpenSSL exception"}, {Name: "GPL-9"}, {Name: "public-domain"}}},
 	} {
-		if diff := cmp.Diff(c.want, Licences([]byte(c.text))); diff != "" {
-			t.Errorf("Licences(%q) (-want +got):\n%s", c.text, diff)
+		if diff := cmp.Diff(c.want, licencesOf([]byte(c.text))); diff != "" {
+			t.Errorf("licencesOf(%q) (-want +got):\n%s", c.text, diff)
 		}
 	}
 }

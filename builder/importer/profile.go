@@ -1,4 +1,4 @@
-package builder
+package importer
 
 import (
 	"fmt"
@@ -13,7 +13,7 @@ import (
 // startingProfile is the text of a profile that boots an imported root: what
 // the shipped debian profile does for Debian, as far as the root has the
 // services for it.
-func startingProfile(im *Imported, base profiles.Base, kernel profiles.Kernel, root *tree.Tree) string {
+func startingProfile(im *Result, base profiles.Base, kernel profiles.Kernel, root *tree.Tree) string {
 	var s strings.Builder
 	line := func(format string, args ...any) { fmt.Fprintf(&s, format+"\n", args...) }
 	line("# Made by: ingot import %s", im.From)
@@ -59,10 +59,10 @@ func quoted(list []string) string {
 }
 
 // NoInit reports whether what was imported cannot boot at all.
-func (im *Imported) NoInit() bool { return slices.Contains(im.Lacks, inspect.InitSystem) }
+func (im *Result) NoInit() bool { return slices.Contains(im.Lacks, inspect.InitSystem) }
 
 // Findings are what an import has to say, in lines.
-func (im *Imported) Findings() []string {
+func (im *Result) Findings() []string {
 	name := im.Distribution
 	if name == "" {
 		name = "a system without a name"

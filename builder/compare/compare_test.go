@@ -1,4 +1,4 @@
-package builder
+package compare
 
 import (
 	"bytes"
@@ -11,14 +11,19 @@ import (
 	"time"
 
 	"github.com/cavaliergopher/cpio"
+	"github.com/google/go-cmp/cmp"
 	"github.com/klauspost/compress/zstd"
 
 	"ingot"
+	"ingot/builder"
 	"ingot/builder/buildertest"
+	"ingot/builder/lock"
 	"ingot/builder/source"
 	"ingot/builder/squashfs"
 	"ingot/builder/tree"
+	"ingot/builder/uki"
 	"ingot/image"
+	"ingot/internal/wire"
 	"ingot/profiles"
 )
 
@@ -28,7 +33,7 @@ type fakeImage struct {
 	early    map[string]string // files of the initramfs
 	root     []squashfs.Entry
 	manifest ingot.ImageManifest
-	plan     *Plan
+	plan     *builder.Plan
 }
 
 func text(path string, mode uint32, content string) squashfs.Entry {
@@ -40,7 +45,7 @@ func newFake() *fakeImage {
 		root: []squashfs.Entry{{Path: "etc", Kind: squashfs.Dir, Mode: 0o755, ModTime: 1000}, text("etc/a", 0o644, "aaaa"), text("etc/b", 0o644, "bbbb"),
 			{Path: "etc/link", Kind: squashfs.Symlink, Mode: 0o777, ModTime: 1000, Target: "a"}},
 		manifest: ingot.ImageManifest{Schema: 1, Profile: "fake", Version: "v1", Arch: "amd64", Created: time.Unix(1000, 0).UTC(), Arguments: []string{"quiet"}, KernelRelease: "6.1"},
-		plan:     &Plan{Format: format, Profile: &profiles.Profile{Name: "fake"}, Kernel: buildertest.Package("linux-image-6.1", "6.1-1")}}
+		plan:     &builder.Plan{Format: builder.PlanFormat, Profile: &profiles.Profile{Name: "fake"}, Kernel: buildertest.Package("linux-image-6.1", "6.1-1")}}
 }
 
 // put makes an image of it, in a store of its own.
@@ -176,7 +181,7 @@ func TestInputsOfAnImage(t *testing.T) {
 		f := good()
 		c.alter(f)
 		s := f.put(t)
-		v, err := Verify(t.Context(), s.store, s.image, BuildOptions{CacheDir: t.TempDir(), Offline: true})
+		v, err := Verify(t.Context(), &builder.Env{CacheDir: t.TempDir(), Offline: true}, s.store, s.image)
 		if c.want == nil {
 			in, err := openInputs(s.store, s.image, f.plan)
 			if err != nil || len(in.altered) > 0 || string(in.init) != "init" || !bytes.Equal(in.keys["release"].Text(), keys.Release.Public.Text()) {
@@ -205,7 +210,7 @@ func TestCompareImages(t *testing.T) {
 	for _, d := range []ingot.Digest{b.image.Manifest.Root.Digest, planBlob(t, b)} { // into one store
 		copyBlob(t, b.store.Blob(d), a.store.Blob(d))
 	}
-	d, err := Compare(t.Context(), a.store, a.image, joined.image, t.TempDir())
+	d, err := Images(t.Context(), &builder.Env{CacheDir: t.TempDir()}, a.store, a.image, joined.image)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -231,7 +236,7 @@ func TestCompareImages(t *testing.T) {
 
 func planBlob(t *testing.T, s side) ingot.Digest {
 	t.Helper()
-	layers, err := layersOf(s.image)
+	layers, err := builder.Artifacts(s.image)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -261,7 +266,7 @@ func TestDamagedPlan(t *testing.T) {
 	if err := os.WriteFile(s.store.Blob(planBlob(t, s)), []byte("{}"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := PlanOf(s.store, s.image); err == nil || !strings.Contains(err.Error(), "damaged") {
+	if _, err := builder.PlanOf(s.store, s.image); err == nil || !strings.Contains(err.Error(), "damaged") {
 		t.Errorf("PlanOf a damaged plan = %v; want that it is", err)
 	}
 }
@@ -273,5 +278,60 @@ func TestSinceVersion(t *testing.T) {
 	}
 	if got := strings.Join(sinceVersion(changes, "5.2-2+b3"), "|"); got != "bash (5.3-1) trixie|  * New." {
 		t.Errorf("sinceVersion of a rebuild = %q", got)
+	}
+}
+
+// TestDiffOfBases: of two roots that came whole, dpkg's own lists tell what
+// is another version, and which is the older one.
+func TestDiffOfBases(t *testing.T) {
+	var c [2]*builder.Contents
+	for i, status := range []string{"Package: a\nStatus: install ok installed\nVersion: 1.10\n\nPackage: b\nStatus: install ok installed\nVersion: 1\n",
+		"Package: a\nStatus: install ok installed\nVersion: 1.9\n\nPackage: c\nStatus: install ok installed\nVersion: 1\n"} {
+		c[i] = &builder.Contents{Tree: tree.New()}
+		if err := c[i].PutFile("var/lib/dpkg/status", 0o644, []byte(status)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var d Diff
+	if err := d.listed(t.Context(), c[0], c[1]); err != nil {
+		t.Fatal(err)
+	}
+	const why = "the package came with the base, not by itself"
+	want := []PackageChange{{Change: lock.Change{Package: "a", Before: "1.10", After: "1.9"}, Older: true, NoChangelog: why}, {Change: lock.Change{Package: "b", Before: "1"}}, {Change: lock.Change{Package: "c", After: "1"}}}
+	if diff := cmp.Diff(want, d.Packages); diff != "" {
+		t.Errorf("listed (-want +got):\n%s", diff)
+	}
+}
+
+// TestWhyUKI: two UKIs differ in the section that was made of something else, and manifests in what
+// is measured of them.
+func TestWhyUKI(t *testing.T) {
+	stub, err := os.ReadFile("/usr/lib/systemd/boot/efi/linuxx64.efi.stub")
+	if err != nil {
+		wire.Cannot(t, "systemd-boot-efi is not installed; run scripts/setup test")
+	}
+	write := func(linux string) string {
+		out, err := os.Create(filepath.Join(t.TempDir(), "uki.efi"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer out.Close()
+		var sections []uki.Section
+		for _, s := range [][2]string{{".cmdline", "quiet"}, {".linux", linux}} {
+			sections = append(sections, uki.Section{Name: s[0], Size: int64(len(s[1])), Content: strings.NewReader(s[1])})
+		}
+		if _, err := uki.Write(out, stub, sections); err != nil {
+			t.Fatal(err)
+		}
+		return out.Name()
+	}
+	if text, err := why(t.Context(), write("linux"), write("linuz"), whyUKI); err != nil || text != "its section .linux" {
+		t.Errorf("why(linux, linuz) = %q, %v; want the kernel", text, err)
+	}
+	with := image.Image{Manifest: ingot.ImageManifest{PCR11: map[string]string{"sha256": "ab"}}}
+	for _, pair := range [][2]image.Image{{with, {}}, {{}, with}} {
+		if text, err := whyManifest(pair[0], pair[1]); err != nil || !strings.HasSuffix(text, ": pcr11") {
+			t.Errorf("whyManifest of one with PCR 11 and one without = %q, %v; want pcr11 named", text, err)
+		}
 	}
 }

@@ -1,4 +1,4 @@
-package builder
+package secureboot
 
 import (
 	"bytes"
@@ -7,9 +7,9 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"ingot"
+	"ingot/builder/buildertest"
 	"ingot/image"
 	"ingot/internal/wire"
 )
@@ -17,37 +17,18 @@ import (
 // sealedImage is a stored image with a UKI.
 func sealedImage(t *testing.T) (*image.Store, image.Image) {
 	t.Helper()
-	b, files, v := sealedRoot(t, "web")
-	uki, m := someUKI(t, b, v, "linux")
-	m.Schema, m.Arch, m.Created = 1, ingot.AMD64, time.Unix(1, 0)
-	files.UKI = uki
-	for _, f := range []*string{&files.Kernel, &files.Initramfs, &files.Plan} {
-		*f = filepath.Join(t.TempDir(), "part")
-		if err := os.WriteFile(*f, []byte("{}"), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	dir := t.TempDir()
-	s, err := image.Open(t.Context(), dir)
+	stub, err := os.ReadFile("/usr/lib/systemd/boot/efi/linuxx64.efi.stub")
 	if err != nil {
-		t.Fatal(err)
+		wire.Cannot(t, "systemd-boot-efi is not installed; run scripts/setup test")
 	}
-	keys, err := image.LoadOrCreateKeys(filepath.Join(dir, "keys"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	im, err := s.Put(t.Context(), m, files, keys.Release.Secret)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return s, im
+	return buildertest.SealedImage(t, stub)
 }
 
 // secureBoot is a fresh key and its certificate.
-func secureBoot(t *testing.T, name string) SecureBoot {
+func secureBoot(t *testing.T, name string) KeyPair {
 	t.Helper()
 	dir := t.TempDir()
-	sb := SecureBoot{Key: filepath.Join(dir, "key"), Certificate: filepath.Join(dir, "crt")}
+	sb := KeyPair{Key: filepath.Join(dir, "key"), Certificate: filepath.Join(dir, "crt")}
 	wire.Run(t, "openssl", "req", "-new", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", sb.Key, "-out", sb.Certificate, "-days", "9", "-subj", "/CN="+name+"/")
 	return sb
 }
@@ -59,7 +40,7 @@ func TestSign(t *testing.T) {
 	s, im := sealedImage(t)
 	one, two := secureBoot(t, "one"), secureBoot(t, "two")
 	for _, c := range []struct {
-		by    SecureBoot
+		by    KeyPair
 		fresh bool
 		count int
 	}{{one, true, 1}, {one, false, 1}, {two, true, 2}} {
@@ -68,8 +49,8 @@ func TestSign(t *testing.T) {
 			t.Fatalf("Sign = %v, %v; want fresh %v", fresh, err, c.fresh)
 		}
 		wire.Run(t, "sbverify", "--cert", c.by.Certificate, s.Blob(r.Content.Digest))
-		if n, err := VerifySigned(t.Context(), s, im); err != nil || n != c.count {
-			t.Errorf("VerifySigned = %d, %v; want %d", n, err, c.count)
+		if n, err := Verify(t.Context(), s, im); err != nil || n != c.count {
+			t.Errorf("Verify = %d, %v; want %d", n, err, c.count)
 		}
 	}
 	list, err := s.Referrers(t.Context(), im.Digest, ingot.ArtifactSignedUKI)
@@ -95,7 +76,7 @@ func TestForeignUKI(t *testing.T) {
 		t.Fatal(err)
 	}
 	by := secureBoot(t, "evil")
-	if err := by.sign(t.Context(), path, path+".signed"); err != nil {
+	if err := by.SignFile(t.Context(), path, path+".signed"); err != nil {
 		t.Fatal(err)
 	}
 	signed, err := os.ReadFile(path + ".signed")
@@ -105,8 +86,8 @@ func TestForeignUKI(t *testing.T) {
 	if _, err := s.AddReferrer(t.Context(), im.Digest, image.Attachment{Type: ingot.ArtifactSignedUKI, Media: ingot.MediaTypeUKI, Content: bytes.NewReader(signed)}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := VerifySigned(t.Context(), s, im); !errors.Is(err, ErrForeignUKI) {
-		t.Errorf("VerifySigned = %v; want %v", err, ErrForeignUKI)
+	if _, err := Verify(t.Context(), s, im); !errors.Is(err, ErrForeignUKI) {
+		t.Errorf("Verify = %v; want %v", err, ErrForeignUKI)
 	}
 }
 
@@ -117,12 +98,12 @@ func TestBadSecureBoot(t *testing.T) {
 	s, im := sealedImage(t)
 	good, other := secureBoot(t, "good"), secureBoot(t, "other")
 	for name, c := range map[string]struct {
-		sb   SecureBoot
+		sb   KeyPair
 		want string
 	}{
-		"no key":             {SecureBoot{filepath.Join(t.TempDir(), "none"), good.Certificate}, "no such file"},
-		"key as certificate": {SecureBoot{good.Key, good.Key}, "not a certificate"},
-		"another's key":      {SecureBoot{other.Key, good.Certificate}, "key/certificate"},
+		"no key":             {KeyPair{filepath.Join(t.TempDir(), "none"), good.Certificate}, "no such file"},
+		"key as certificate": {KeyPair{good.Key, good.Key}, "not a certificate"},
+		"another's key":      {KeyPair{other.Key, good.Certificate}, "key/certificate"},
 	} {
 		_, fresh, err := Sign(t.Context(), s, im, c.sb)
 		if err == nil || fresh || !strings.Contains(err.Error(), c.want) {

@@ -1,10 +1,12 @@
-package builder
+// Package compare says how two images differ, for people, and verifies an image by building its plan
+// once more and comparing every bit.
+package compare
 
 import (
 	"bytes"
 	"cmp"
 	"context"
-	"errors"
+	"crypto/sha256"
 	"fmt"
 	"io"
 	"maps"
@@ -13,13 +15,11 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"time"
 
-	"github.com/cavaliergopher/cpio"
-	"github.com/klauspost/compress/zstd"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"ingot"
+	"ingot/builder"
 	"ingot/builder/squashfs"
 	"ingot/image"
 	"ingot/internal/scratch"
@@ -44,18 +44,13 @@ type Part struct {
 	Why string `json:"why,omitempty"`
 }
 
-// ErrLost: an input of the plan is no longer to be had.
-var ErrLost = errors.New("an input of the plan is lost")
-
-// Verify builds the plan of an image once more, with nothing cached but
-// packages, whose digests the plan pins, and compares the result bit by bit.
-// The files of the profile's folder, ingot-init and the public keys are taken
-// from the image itself: the plan pins their digests, too. So anybody who has
-// the packages can verify an image, not only its maker. Of o, Store, Init,
-// Version and Keys are not used.
-func Verify(ctx context.Context, s *image.Store, im image.Image, o BuildOptions) (Verdict, error) {
+// Verify builds the plan of an image once more, with nothing cached but packages and trees, whose
+// digests the plan pins, and compares the result bit by bit. The files of the profile's folder,
+// ingot-init and the public keys are taken from the image itself: the plan pins their digests, too.
+// So anybody who has the packages can verify an image, not only its maker.
+func Verify(ctx context.Context, env *builder.Env, s *image.Store, im image.Image) (Verdict, error) {
 	v := Verdict{Image: im.Digest, Plan: im.Manifest.Plan}
-	plan, err := PlanOf(s, im)
+	plan, err := builder.PlanOf(s, im)
 	if err != nil {
 		return v, err
 	}
@@ -79,7 +74,7 @@ func Verify(ctx context.Context, s *image.Store, im image.Image, o BuildOptions)
 		return v, err
 	}
 	defer clean.Remove()
-	again, rebuilt, err := rebuild(ctx, plan, inputs, clean.Path, o)
+	again, rebuilt, err := rebuild(ctx, env, plan, inputs, clean.Path)
 	if err != nil {
 		return v, fmt.Errorf("verifying %s: %w", im.Name, err)
 	}
@@ -89,15 +84,13 @@ func Verify(ctx context.Context, s *image.Store, im image.Image, o BuildOptions)
 	return v, err
 }
 
-// rebuild builds a plan into a store of its own below dir.
-func rebuild(ctx context.Context, plan *Plan, in *inputs, dir string, o BuildOptions) (image.Image, *image.Store, error) {
-	if o.Debs == "" {
-		o.Debs = filepath.Join(o.CacheDir, "debs")
-	}
-	if o.Blobs == "" {
-		o.Blobs = filepath.Join(o.CacheDir, "blobs")
-	}
-	o.CacheDir, o.Version, o.Init = filepath.Join(dir, "cache"), in.Image.Manifest.Version, filepath.Join(dir, "ingot-init")
+// rebuild builds a plan into a store of its own below dir, where nothing is cached but packages and
+// trees.
+func rebuild(ctx context.Context, env *builder.Env, plan *builder.Plan, in *inputs, dir string) (image.Image, *image.Store, error) {
+	clean := *env
+	clean.Packages, clean.Blobs = env.PackageCache().Dir, env.Trees().Blobs.Dir
+	clean.CacheDir = filepath.Join(dir, "cache")
+	o := builder.BuildOptions{Version: in.Image.Manifest.Version, Init: filepath.Join(dir, "ingot-init"), Source: in.source}
 	if err := os.WriteFile(o.Init, in.init, 0o755); err != nil {
 		return image.Image{}, nil, err
 	}
@@ -109,15 +102,14 @@ func rebuild(ctx context.Context, plan *Plan, in *inputs, dir string, o BuildOpt
 	if o.Store, err = image.Open(ctx, dir); err != nil {
 		return image.Image{}, nil, err
 	}
-	o.Source = in.source
-	im, err := Build(ctx, plan, o)
+	im, err := builder.Build(ctx, &clean, plan, o)
 	return im, o.Store, err
 }
 
 // inputs are what a plan pins by digest and an image carries.
 type inputs struct {
-	*Contents
-	plan    *Plan
+	*builder.Contents
+	plan    *builder.Plan
 	init    []byte
 	keys    map[string]image.PublicKey
 	altered []Part // what is not in the image as the plan pins it
@@ -125,8 +117,8 @@ type inputs struct {
 
 // openInputs takes the inputs of a plan out of the image. ingot-init is in the
 // root and in the initramfs: one of them will do.
-func openInputs(s *image.Store, im image.Image, plan *Plan) (*inputs, error) {
-	c, err := OpenContents(s, im)
+func openInputs(s *image.Store, im image.Image, plan *builder.Plan) (*inputs, error) {
+	c, err := builder.OpenContents(s, im)
 	if err != nil {
 		return nil, err
 	}
@@ -184,7 +176,7 @@ func (in *inputs) checkSources() error {
 		switch {
 		case err == nil && ingot.DigestOf(content) == in.plan.Sources[f.Path]:
 		case slices.Contains(merged, strings.TrimPrefix(path.Clean(f.Path), "/")):
-			return fmt.Errorf("%w: %s is not in the image as the profile's folder had it, because users are added to it", ErrLost, f.Path)
+			return fmt.Errorf("%w: %s is not in the image as the profile's folder had it, because users are added to it", builder.ErrLost, f.Path)
 		default:
 			in.alter("root", f.Path)
 		}
@@ -196,7 +188,7 @@ func (in *inputs) alter(part, path string) {
 	in.altered = append(in.altered, Part{Name: part, Why: "/" + strings.TrimPrefix(path, "/") + ": it is not what the plan pins"})
 }
 
-// source is BuildOptions.Source.
+// source is builder.BuildOptions.Source.
 func (in *inputs) source(f profiles.File) ([]byte, error) { return in.ReadFile(f.Path) }
 
 // contentOf is the content of one entry; nil when there is none.
@@ -233,11 +225,11 @@ var differences = map[string]func(ctx context.Context, have, got *os.File) (stri
 
 // compareParts compares artifact by artifact, then what describes them.
 func compareParts(ctx context.Context, have, got side) ([]Part, error) {
-	layers, err := layersOf(have.image)
+	layers, err := builder.Artifacts(have.image)
 	if err != nil {
 		return nil, err
 	}
-	rebuilt, err := layersOf(got.image)
+	rebuilt, err := builder.Artifacts(got.image)
 	if err != nil {
 		return nil, err
 	}
@@ -289,11 +281,24 @@ func comparePart(ctx context.Context, have ocispec.Descriptor, havePath string, 
 	return part, ctx.Err()
 }
 
+func digestFile(path string) (ingot.Digest, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	sum := sha256.New()
+	if _, err := io.Copy(sum, f); err != nil {
+		return "", err
+	}
+	return ingot.DigestFromSum([sha256.Size]byte(sum.Sum(nil))), nil
+}
+
 const damaged = "the stored file is damaged, its digest is not that of the manifest"
 
 // damagedParts are the artifacts whose stored bytes are not those of their digest.
 func damagedParts(s *image.Store, im image.Image) ([]Part, error) {
-	layers, err := layersOf(im)
+	layers, err := builder.Artifacts(im)
 	if err != nil {
 		return nil, err
 	}
@@ -335,108 +340,4 @@ func whyManifest(a, b image.Image) (string, error) {
 		}
 	}
 	return "it describes what differs: " + strings.Join(differ, ", "), nil
-}
-
-func why(ctx context.Context, have, got string, look func(context.Context, *os.File, *os.File) (string, error)) (string, error) {
-	a, err := os.Open(have)
-	if err != nil {
-		return "", err
-	}
-	defer a.Close()
-	b, err := os.Open(got)
-	if err != nil {
-		return "", err
-	}
-	defer b.Close()
-	text, err := look(ctx, a, b)
-	if err != nil || text != "" {
-		return text, err
-	}
-	for _, f := range []*os.File{a, b} {
-		if _, err := f.Seek(0, io.SeekStart); err != nil {
-			return "", err
-		}
-	}
-	text, err = whyBytes(ctx, a, b)
-	return "the same files, packed in another way: " + text, err
-}
-
-func whyBytes(_ context.Context, a, b *os.File) (string, error) {
-	at, err := firstDifference(a, b)
-	return fmt.Sprintf("from byte %d on", at), err
-}
-
-// whyRoot names the first file that differs between two squashfs images.
-func whyRoot(ctx context.Context, a, b *os.File) (text string, err error) {
-	ca, err := readContents(a)
-	if err != nil {
-		return "", err
-	}
-	cb, err := readContents(b)
-	if err != nil {
-		return "", err
-	}
-	return firstChange(ctx, ca.Entries, cb.Entries)
-}
-
-// firstChange names the first file that differs, or else whose time does.
-func firstChange(ctx context.Context, a, b []squashfs.Entry) (text string, err error) {
-	err = compareEntries(ctx, a, b, func(c FileChange) bool {
-		text = fmt.Sprintf("/%s: %s", c.Path, c.How)
-		return false
-	})
-	if err != nil || text != "" {
-		return text, err
-	}
-	for i, e := range a { // the paths are the same
-		if e.ModTime != b[i].ModTime {
-			stamp := func(t int64) string { return time.Unix(t, 0).UTC().Format(time.RFC3339) }
-			return fmt.Sprintf("/%s: time %s → %s", e.Path, stamp(e.ModTime), stamp(b[i].ModTime)), nil
-		}
-	}
-	return "", nil
-}
-
-// whyInitramfs names the first file that differs between two archives.
-func whyInitramfs(ctx context.Context, a, b *os.File) (string, error) {
-	ea, err := readInitramfs(a)
-	if err != nil {
-		return "", err
-	}
-	eb, err := readInitramfs(b)
-	if err != nil {
-		return "", err
-	}
-	return firstChange(ctx, ea, eb)
-}
-
-// readInitramfs lists an initramfs that we packed.
-func readInitramfs(r io.Reader) ([]squashfs.Entry, error) {
-	z, err := zstd.NewReader(r)
-	if err != nil {
-		return nil, err
-	}
-	defer z.Close()
-	var entries []squashfs.Entry
-	for c := cpio.NewReader(z); ; {
-		h, err := c.Next()
-		if errors.Is(err, io.EOF) {
-			break
-		}
-		if err != nil {
-			return nil, err
-		}
-		content, err := io.ReadAll(c)
-		if err != nil {
-			return nil, err
-		}
-		e := squashfs.Entry{Path: h.Name, Mode: uint32(h.Mode.Perm()), Size: int64(len(content)), ModTime: h.ModTime.Unix(),
-			Open: func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(content)), nil }}
-		if h.Mode.IsDir() {
-			e.Kind = squashfs.Dir
-		}
-		entries = append(entries, e)
-	}
-	slices.SortFunc(entries, func(a, b squashfs.Entry) int { return strings.Compare(a.Path, b.Path) })
-	return entries, nil
 }

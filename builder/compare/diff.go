@@ -1,4 +1,4 @@
-package builder
+package compare
 
 import (
 	"archive/tar"
@@ -21,7 +21,9 @@ import (
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"ingot/builder"
 	"ingot/builder/inspect"
+	"ingot/builder/lock"
 	"ingot/builder/source"
 	"ingot/builder/squashfs"
 	"ingot/image"
@@ -32,7 +34,7 @@ type Diff struct {
 	From      string          `json:"from"`
 	To        string          `json:"to"`
 	Packages  []PackageChange `json:"packages"`
-	Trees     []Change        `json:"trees,omitempty"` // of base and layers, by digest
+	Trees     []lock.Change   `json:"trees,omitempty"` // of base and layers, by digest
 	Files     []OwnedChange   `json:"files"`
 	Sizes     []SizeChange    `json:"sizes"` // by package, the largest change first
 	Kernel    *PackageChange  `json:"kernel,omitempty"`
@@ -46,7 +48,7 @@ type Diff struct {
 
 // PackageChange is a package that differs, with what its changelog says since.
 type PackageChange struct {
-	Change
+	lock.Change
 	Older     bool     `json:"older,omitempty"` // the version after is the older one
 	Changelog []string `json:"changelog,omitempty"`
 	// NoChangelog says why there is none.
@@ -79,22 +81,21 @@ type ListChange struct {
 	Removed []string `json:"removed,omitempty"`
 }
 
-// Compare says how image b differs from image a. The changelogs are read from
-// packages in the cache, because images carry none; of a package that is not
-// there any more, NoChangelog says so.
-func Compare(ctx context.Context, s *image.Store, a, b image.Image, debs string) (*Diff, error) {
-	from, err := OpenContents(s, a)
+// Images says how image b differs from image a. Changelogs are read from packages in the cache,
+// because images carry none; when a package is no longer there, NoChangelog says so.
+func Images(ctx context.Context, env *builder.Env, s *image.Store, a, b image.Image) (*Diff, error) {
+	from, err := builder.OpenContents(s, a)
 	if err != nil {
 		return nil, err
 	}
 	defer from.Close()
-	to, err := OpenContents(s, b)
+	to, err := builder.OpenContents(s, b)
 	if err != nil {
 		return nil, err
 	}
 	defer to.Close()
 	d := &Diff{From: a.Name.String(), To: b.Name.String(), Root: SizeChange{Before: a.Manifest.Root.Size, After: b.Manifest.Root.Size},
-		Arguments: changesOf(a.Manifest.Arguments, b.Manifest.Arguments), Modules: changesOf(from.modules(), to.modules())}
+		Arguments: changesOf(a.Manifest.Arguments, b.Manifest.Arguments), Modules: changesOf(modules(from), modules(to))}
 	if d.Artifacts, err = artifactChanges(a, b); err != nil {
 		return nil, err
 	}
@@ -110,7 +111,7 @@ func Compare(ctx context.Context, s *image.Store, a, b image.Image, debs string)
 			d.Shared += c.Size
 		}
 	}
-	if err := d.packages(ctx, s, from, to, source.Cache{Dir: debs}); err != nil {
+	if err := d.packages(ctx, s, from, to, env.PackageCache()); err != nil {
 		return nil, err
 	}
 	return d, d.files(ctx, from, to)
@@ -118,23 +119,23 @@ func Compare(ctx context.Context, s *image.Store, a, b image.Image, debs string)
 
 // packages compares what the plans pin and, of a base that is a tree, what its
 // own package database lists.
-func (d *Diff) packages(ctx context.Context, s *image.Store, from, to *Contents, cache source.Cache) error {
+func (d *Diff) packages(ctx context.Context, s *image.Store, from, to *builder.Contents, cache source.Cache) error {
 	a, b := from.Image, to.Image
-	before, err := PlanOf(s, a)
+	before, err := builder.PlanOf(s, a)
 	if err != nil {
 		return err
 	}
-	after, err := PlanOf(s, b)
+	after, err := builder.PlanOf(s, b)
 	if err != nil {
 		return err
 	}
-	d.Trees = treeChanges(before.Trees, after.Trees)
+	d.Trees = lock.TreeChanges(before.Trees, after.Trees)
 	if before.Profile.Base.Tree() && after.Profile.Base.Tree() {
 		if err := d.listed(ctx, from, to); err != nil {
 			return err
 		}
 	}
-	for _, c := range Changes(before.Packages, after.Packages) {
+	for _, c := range lock.PackageChanges(before.Packages, after.Packages) {
 		p := PackageChange{Change: c}
 		if c.Before != "" && c.After != "" {
 			p.tellWhy(ctx, cache, packageNamed(before.Packages, c.Package), packageNamed(after.Packages, c.Package))
@@ -143,16 +144,16 @@ func (d *Diff) packages(ctx context.Context, s *image.Store, from, to *Contents,
 	}
 	// The name of a kernel's package holds its release, so a new one is another package.
 	if x, y := before.Kernel, after.Kernel; x.Name != y.Name || x.Version != y.Version {
-		d.Kernel = &PackageChange{Change: Change{Package: y.Name, Before: kernelVersion(x, a), After: kernelVersion(y, b)}}
+		d.Kernel = &PackageChange{Change: lock.Change{Package: y.Name, Before: kernelVersion(x, a), After: kernelVersion(y, b)}}
 		d.Kernel.tellWhy(ctx, cache, x, y)
 	}
 	return ctx.Err()
 }
 
 // listed compares dpkg's lists of two roots.
-func (d *Diff) listed(ctx context.Context, from, to *Contents) error {
+func (d *Diff) listed(ctx context.Context, from, to *builder.Contents) error {
 	var lists [2][]source.Package
-	for i, c := range []*Contents{from, to} {
+	for i, c := range []*builder.Contents{from, to} {
 		have, err := inspect.Packages(c.Tree)
 		if err != nil {
 			return err
@@ -161,7 +162,7 @@ func (d *Diff) listed(ctx context.Context, from, to *Contents) error {
 			lists[i] = append(lists[i], source.Package{Name: p.Name, Version: p.Version})
 		}
 	}
-	for _, c := range Changes(lists[0], lists[1]) {
+	for _, c := range lock.PackageChanges(lists[0], lists[1]) {
 		p := PackageChange{Change: c}
 		if c.Before != "" && c.After != "" {
 			p.Older, p.NoChangelog = later(ctx, c.Before, c.After), "the package came with the base, not by itself"
@@ -212,11 +213,11 @@ func (c *PackageChange) tellWhy(ctx context.Context, cache source.Cache, before,
 
 // artifactChanges are the names of the artifacts that differ.
 func artifactChanges(a, b image.Image) ([]string, error) {
-	before, err := layersOf(a)
+	before, err := builder.Artifacts(a)
 	if err != nil {
 		return nil, err
 	}
-	after, err := layersOf(b)
+	after, err := builder.Artifacts(b)
 	if err != nil {
 		return nil, err
 	}
@@ -277,7 +278,7 @@ func fieldNames(x, y map[string]json.RawMessage) []string {
 }
 
 // files compares the roots.
-func (d *Diff) files(ctx context.Context, from, to *Contents) error {
+func (d *Diff) files(ctx context.Context, from, to *builder.Contents) error {
 	ownedFrom, err := from.Owners()
 	if err != nil {
 		return err
@@ -320,7 +321,7 @@ func (d *Diff) files(ctx context.Context, from, to *Contents) error {
 }
 
 // modules are the names of the kernel modules of the root.
-func (c *Contents) modules() []string {
+func modules(c *builder.Contents) []string {
 	var names []string
 	for _, e := range c.Entries {
 		if name, _, ok := strings.Cut(path.Base(e.Path), ".ko"); ok && strings.HasPrefix(e.Path, "usr/lib/modules/") && e.Kind == squashfs.File {

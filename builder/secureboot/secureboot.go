@@ -1,4 +1,7 @@
-package builder
+// Package secureboot signs the unified kernel image (UKI) of an image for UEFI Secure Boot, by sbsign,
+// and keeps the result beside the image as an OCI referrer: signing does not change the image's digest.
+// It does not decide whose signature is trusted; firmware does.
+package secureboot
 
 import (
 	"bytes"
@@ -20,7 +23,7 @@ import (
 
 // Errors of Secure Boot signing that callers may test for with errors.Is.
 var (
-	// ErrCertificate: the file is no X.509 certificate in PEM form.
+	// ErrCertificate: the file is not an X.509 certificate in PEM form.
 	ErrCertificate = errors.New("not a certificate")
 	// ErrNoUKI: the image has no unified kernel image to sign.
 	ErrNoUKI = errors.New("the image has no UKI")
@@ -28,49 +31,49 @@ var (
 	ErrForeignUKI = errors.New("the signed UKI is not the image's own")
 )
 
-// SecureBoot is the key and the certificate, as PEM files, that sbsign signs
-// with. The firmware of the machines must know the certificate.
-type SecureBoot struct {
+// KeyPair names the key and the certificate, as PEM files, that sbsign signs with. The firmware of
+// the machines must know the certificate.
+type KeyPair struct {
 	Key, Certificate string // paths
 }
 
-// Signer is who signs.
+// Signer is what a certificate says about its owner.
 type Signer struct {
 	Subject     string       // of the certificate, RFC 4514
 	Certificate ingot.Digest // of its DER form
 }
 
-// Check reads the certificate and looks for key and tools, so that a build
-// need not fail at its end.
-func (s SecureBoot) Check() (Signer, error) {
+// Check reads the certificate and looks for the key and the tools, so that a build does not fail at
+// its end for want of them.
+func (k KeyPair) Check() (Signer, error) {
 	if err := source.NeedTools("sbsign", "sbverify"); err != nil {
 		return Signer{}, err
 	}
-	if f, err := os.Open(s.Key); err != nil {
+	if f, err := os.Open(k.Key); err != nil {
 		return Signer{}, fmt.Errorf("reading the Secure Boot key: %w", err)
 	} else if err := f.Close(); err != nil {
 		return Signer{}, fmt.Errorf("reading the Secure Boot key: %w", err)
 	}
-	text, err := os.ReadFile(s.Certificate)
+	text, err := os.ReadFile(k.Certificate)
 	if err != nil {
 		return Signer{}, fmt.Errorf("reading the Secure Boot certificate: %w", err)
 	}
 	block, _ := pem.Decode(text)
 	if block == nil || block.Type != "CERTIFICATE" {
-		return Signer{}, fmt.Errorf("reading %s: %w in PEM form; convert it with: openssl x509 -inform DER -in %s", s.Certificate, ErrCertificate, s.Certificate)
+		return Signer{}, fmt.Errorf("reading %s: %w in PEM form; convert it with: openssl x509 -inform DER -in %s", k.Certificate, ErrCertificate, k.Certificate)
 	}
 	c, err := x509.ParseCertificate(block.Bytes)
 	if err != nil {
-		return Signer{}, fmt.Errorf("reading %s: %w: %w", s.Certificate, ErrCertificate, err)
+		return Signer{}, fmt.Errorf("reading %s: %w: %w", k.Certificate, ErrCertificate, err)
 	}
 	return Signer{c.Subject.String(), ingot.DigestOf(c.Raw)}, nil
 }
 
-// Sign signs an image's UKI for Secure Boot and keeps the result as a referrer:
-// the image stays what it is. An image that the certificate has signed already
-// is not signed again; fresh tells.
-func Sign(ctx context.Context, s *image.Store, im image.Image, sb SecureBoot) (r image.Referrer, fresh bool, err error) {
-	signer, err := sb.Check()
+// Sign signs an image's UKI for Secure Boot and keeps the result as a referrer of the image. An image
+// that the certificate has signed already is not signed again; fresh reports whether it was signed
+// now.
+func Sign(ctx context.Context, s *image.Store, im image.Image, k KeyPair) (r image.Referrer, fresh bool, err error) {
+	signer, err := k.Check()
 	if err != nil {
 		return r, false, err
 	}
@@ -92,7 +95,7 @@ func Sign(ctx context.Context, s *image.Store, im image.Image, sb SecureBoot) (r
 	}
 	defer work.Remove()
 	signed := filepath.Join(work.Path, "signed.efi")
-	if err := sb.sign(ctx, s.Blob(im.Manifest.UKI.Digest), signed); err != nil {
+	if err := k.SignFile(ctx, s.Blob(im.Manifest.UKI.Digest), signed); err != nil {
 		return r, false, fmt.Errorf("signing %s: %w", im.Name, err)
 	}
 	f, err := os.Open(signed)
@@ -108,11 +111,15 @@ func Sign(ctx context.Context, s *image.Store, im image.Image, sb SecureBoot) (r
 	return r, err == nil, err
 }
 
-// sign runs sbsign, and sbverify over what it made.
-func (s SecureBoot) sign(ctx context.Context, from, to string) error {
+// SignFile signs the program at from, by sbsign, writes it to the file at to, and checks that with
+// sbverify.
+func (k KeyPair) SignFile(ctx context.Context, from, to string) error {
+	if err := source.NeedTools("sbsign", "sbverify"); err != nil {
+		return err
+	}
 	for _, argv := range [][]string{
-		{"sbsign", "--key", s.Key, "--cert", s.Certificate, "--output", to, from},
-		{"sbverify", "--cert", s.Certificate, to},
+		{"sbsign", "--key", k.Key, "--cert", k.Certificate, "--output", to, from},
+		{"sbverify", "--cert", k.Certificate, to},
 	} {
 		if out, err := exec.CommandContext(ctx, argv[0], argv[1:]...).CombinedOutput(); err != nil {
 			first, _, _ := bytes.Cut(bytes.TrimSpace(out), []byte("\n")) // the rest is OpenSSL's stack
@@ -122,10 +129,9 @@ func (s SecureBoot) sign(ctx context.Context, from, to string) error {
 	return nil
 }
 
-// VerifySigned checks that every signed UKI of an image is the image's own UKI
-// with a signature added, and returns how many there are. Whose signature it
-// is, firmware and sbverify tell.
-func VerifySigned(ctx context.Context, s *image.Store, im image.Image) (int, error) {
+// Verify checks that every signed UKI of an image is the image's own UKI with a signature added, and
+// returns how many there are. It does not check whose signature that is; firmware and sbverify do.
+func Verify(ctx context.Context, s *image.Store, im image.Image) (int, error) {
 	list, err := s.Referrers(ctx, im.Digest, ingot.ArtifactSignedUKI)
 	if err != nil {
 		return 0, err

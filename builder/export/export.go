@@ -1,4 +1,6 @@
-package builder
+// Package export writes an image to a medium that boots UEFI machines without a server and without a
+// network: a raw disk or an ISO. It leaves out BIOS, and OCI archives (package image).
+package export
 
 import (
 	"bytes"
@@ -10,7 +12,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -18,6 +19,7 @@ import (
 	"ingot"
 	"ingot/builder/bootdisk"
 	"ingot/builder/initramfs"
+	"ingot/builder/secureboot"
 	"ingot/builder/uki"
 	"ingot/builder/uuid"
 	"ingot/image"
@@ -30,7 +32,7 @@ var ErrNoLocalBoot = errors.New("the image has no UKI or no dm-verity tree, so i
 // ErrNotFile: the medium would be written over a device or a folder.
 var ErrNotFile = errors.New("an export is written to a file, from there to a disk by: dd if=FILE of=DISK bs=4M conv=fsync")
 
-// Medium is what Export writes.
+// Medium is a kind of medium.
 type Medium string
 
 // The media.
@@ -39,31 +41,36 @@ const (
 	ISO     Medium = "iso"
 )
 
-// ExportOptions say how Export works.
-type ExportOptions struct {
+// Options say how Write works.
+type Options struct {
 	Medium Medium
-	// Key and Certificate are PEM files to sign the UKI for Secure Boot with, by
-	// sbsign; both or none. A signature holds its time: with them, two exports
-	// differ.
-	Key, Certificate string
-	Progress         func(done, total int64) // bytes of the root; nil is quiet
+	// Sign signs the UKI for Secure Boot; zero: it is not signed. A signature holds its time, so
+	// two signed media differ.
+	Sign     secureboot.KeyPair
+	Progress func(done, total int64) // bytes of the root; nil is quiet
 }
 
-// Export writes a medium that boots an image on UEFI machines without a server
-// and without a network. Its UKI carries the image's manifest and, on its
-// command line, the root hash and where the root lies; the kernel's dm-verity
-// lets nothing else through. The same image gives the same bytes.
-func Export(ctx context.Context, s *image.Store, im image.Image, path string, o ExportOptions) error {
+// Write writes a medium that boots an image on UEFI machines without a server and without a network.
+// Its UKI carries the image's manifest and, on its command line, the root hash and the place of the
+// root; the kernel's dm-verity refuses any other root. The same image gives the same bytes.
+func Write(ctx context.Context, s *image.Store, im image.Image, path string, o Options) error {
+	if err := write(ctx, s, im, path, o); err != nil {
+		return fmt.Errorf("exporting %s: %w", im.Name, err)
+	}
+	return nil
+}
+
+func write(ctx context.Context, s *image.Store, im image.Image, path string, o Options) error {
 	m := &im.Manifest
 	if m.UKI == nil || m.Verity == nil {
-		return fmt.Errorf("exporting %s: %w", im.Name, ErrNoLocalBoot)
+		return ErrNoLocalBoot
 	}
 	if st, err := os.Stat(path); err == nil && !st.Mode().IsRegular() {
-		return fmt.Errorf("exporting %s: %w: %s", im.Name, ErrNotFile, path)
+		return fmt.Errorf("%w: %s", ErrNotFile, path)
 	}
 	work, err := scratch.In(filepath.Dir(path), ".ingot-export-")
 	if err != nil {
-		return fmt.Errorf("exporting %s: %w", im.Name, err)
+		return err
 	}
 	defer work.Remove()
 	media := mediaOf(m)
@@ -74,30 +81,29 @@ func Export(ctx context.Context, s *image.Store, im image.Image, path string, o 
 	}
 	media.Program = filepath.Join(work.Path, "uki.efi")
 	if err := localUKI(s, im, where, media.Program); err != nil {
-		return fmt.Errorf("exporting %s: %w", im.Name, err)
+		return err
 	}
-	if o.Key != "" {
-		if media.Program, err = signProgram(ctx, media.Program, o.Key, o.Certificate); err != nil {
-			return fmt.Errorf("exporting %s: %w", im.Name, err)
+	if o.Sign.Key != "" {
+		signed := media.Program + ".signed"
+		if err := o.Sign.SignFile(ctx, media.Program, signed); err != nil {
+			return fmt.Errorf("signing for Secure Boot: %w", err)
 		}
+		media.Program = signed
 	}
 	fresh := filepath.Join(work.Path, "medium")
 	if o.Medium == ISO {
 		dir := filepath.Join(work.Path, "iso")
 		if err := os.Mkdir(dir, 0o700); err != nil {
-			return fmt.Errorf("exporting %s: %w", im.Name, err)
+			return err
 		}
 		err = bootdisk.WriteISO(ctx, fresh, dir, media, o.Progress)
 	} else {
 		err = bootdisk.WriteDisk(ctx, fresh, media, o.Progress)
 	}
 	if err != nil {
-		return fmt.Errorf("exporting %s: %w", im.Name, err)
+		return err
 	}
-	if err := os.Rename(fresh, path); err != nil {
-		return fmt.Errorf("exporting %s: %w", im.Name, err)
-	}
-	return nil
+	return os.Rename(fresh, path)
 }
 
 // mediaOf names what is on the medium. The root partition's UUID is the
@@ -210,18 +216,4 @@ func splitUKI(b []byte) (stub []byte, added []uki.Section, err error) {
 	le.PutUint16(stub[coff+2:], uint16(first))
 	le.PutUint32(stub[optional+8:], data) // SizeOfInitializedData
 	return stub, sections[first:], nil
-}
-
-// signProgram signs a program for Secure Boot and returns the path of the
-// signed one.
-func signProgram(ctx context.Context, program, key, certificate string) (string, error) {
-	signed := program + ".signed"
-	out, err := exec.CommandContext(ctx, "sbsign", "--key", key, "--cert", certificate, "--output", signed, program).CombinedOutput()
-	switch {
-	case errors.Is(err, exec.ErrNotFound):
-		return "", fmt.Errorf("signing for Secure Boot: %w; install the Debian package sbsigntool", err)
-	case err != nil:
-		return "", fmt.Errorf("signing for Secure Boot: %w: %s", err, strings.TrimSpace(string(out)))
-	}
-	return signed, nil
 }

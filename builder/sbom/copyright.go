@@ -1,4 +1,4 @@
-package source
+package sbom
 
 import (
 	"regexp"
@@ -6,17 +6,17 @@ import (
 	"strings"
 )
 
-// Licence is one licence of a package. Exactly one of the fields is set.
-type Licence struct {
+// licence is one licence of a package. Exactly one of the fields is set.
+type licence struct {
 	SPDX string // licence expression (SPDX specification, annex D), where it is clear what Debian's name means
 	Name string // as the package calls it
 }
 
-// Licences reads the licences that a package's copyright file names, sorted and
+// licencesOf reads the licences that a package's copyright file names, sorted and
 // each once (Debian, "Machine-readable debian/copyright file", 1.0). Of a file
 // in free form, which still is every sixth, it takes the names of the texts in
 // /usr/share/common-licenses that it refers to.
-func Licences(copyright []byte) []Licence {
+func licencesOf(copyright []byte) []licence {
 	text := string(copyright)
 	var names []string
 	if first, _, _ := strings.Cut(text, "\n"); strings.HasPrefix(first, "Format:") && strings.Contains(first, "copyright-format") {
@@ -29,24 +29,24 @@ func Licences(copyright []byte) []Licence {
 		for _, m := range commonRE.FindAllStringSubmatch(text, -1) {
 			names = append(names, strings.TrimRight(m[1], ".-+"))
 		}
-		var list []Licence
+		var list []licence
 		slices.Sort(names)
 		for _, n := range slices.Compact(names) {
-			list = append(list, Licence{Name: n}) // "or later" is somewhere in the prose
+			list = append(list, licence{Name: n}) // "or later" is somewhere in the prose
 		}
 		return list
 	}
-	var list []Licence
+	var list []licence
 	for _, n := range names {
-		l := Licence{Name: n}
+		l := licence{Name: n}
 		if e := spdx(n); e != "" {
-			l = Licence{SPDX: e}
+			l = licence{SPDX: e}
 		}
 		if !slices.Contains(list, l) {
 			list = append(list, l)
 		}
 	}
-	slices.SortFunc(list, func(a, b Licence) int { return strings.Compare(a.SPDX+a.Name, b.SPDX+b.Name) })
+	slices.SortFunc(list, func(a, b licence) int { return strings.Compare(a.SPDX+a.Name, b.SPDX+b.Name) })
 	return list
 }
 

@@ -1,69 +1,37 @@
-package builder
+package export
 
 import (
 	"bytes"
 	"errors"
 	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"strings"
 	"testing"
-	"time"
 
 	"github.com/cavaliergopher/cpio"
 
 	"ingot"
+	"ingot/builder/buildertest"
+	"ingot/builder/secureboot"
 	"ingot/builder/uki"
 	"ingot/image"
+	"ingot/internal/wire"
 )
 
-// sealed is a store with a small image that has a real UKI and a root of zeros.
+// sealed is a store with a small image.
 func sealed(t *testing.T) (*image.Store, image.Image) {
 	t.Helper()
-	stub, err := os.ReadFile("/usr/lib/systemd/boot/efi/linuxx64.efi.stub")
+	return buildertest.SealedImage(t, hostStub(t))
+}
+
+// hostStub is the systemd-stub of this host.
+func hostStub(t *testing.T) []byte {
+	t.Helper()
+	b, err := os.ReadFile("/usr/lib/systemd/boot/efi/linuxx64.efi.stub")
 	if err != nil {
-		if os.Getenv("CI") != "" {
-			t.Fatal("systemd-boot-efi is not installed; run scripts/setup test")
-		}
-		t.Skip("systemd-boot-efi is not installed")
+		wire.Cannot(t, "systemd-boot-efi is not installed; run scripts/setup test")
 	}
-	dir := t.TempDir()
-	write := func(name string, b []byte) string {
-		if err := os.WriteFile(filepath.Join(dir, name), b, 0o644); err != nil {
-			t.Fatal(err)
-		}
-		return filepath.Join(dir, name)
-	}
-	hash := strings.Repeat("0123456789abcdef", 4)
-	kernel, first := bytes.Repeat([]byte("kernel"), 10_000), []byte("an initramfs of odd length!")
-	f, err := os.Create(filepath.Join(dir, "uki"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := uki.Write(f, stub, []uki.Section{sectionOf(".osrel", []byte("ID=lab\n")), sectionOf(".cmdline", []byte("quiet ingot.roothash="+hash)),
-		sectionOf(".uname", []byte("6.12")), sectionOf(".initrd", first), sectionOf(".linux", kernel)}); err != nil {
-		t.Fatal(err)
-	}
-	if err := f.Close(); err != nil {
-		t.Fatal(err)
-	}
-	s, err := image.Open(t.Context(), t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
-	keys, err := image.LoadOrCreateKeys(filepath.Join(t.TempDir(), "keys"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	im, err := s.Put(t.Context(), &ingot.ImageManifest{Schema: 1, Profile: "lab", Version: "v1", Arch: ingot.AMD64, Created: time.Unix(1, 0).UTC(),
-		Verity: &ingot.Verity{RootHash: hash, HashOffset: 8192}},
-		image.Files{Kernel: write("kernel", kernel), Initramfs: write("initramfs", first), Root: write("root", make([]byte, 16384)), Plan: write("plan", []byte("{}")), UKI: f.Name()},
-		keys.Release.Secret)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return s, im
+	return b
 }
 
 // TestSplitUKI: a UKI that is taken apart and assembled again is the same.
@@ -136,14 +104,14 @@ func TestLocalUKI(t *testing.T) {
 	}
 }
 
-func TestExport(t *testing.T) {
+func TestWrite(t *testing.T) {
 	s, im := sealed(t)
 	dir := t.TempDir()
 	for _, medium := range []Medium{RawDisk, ISO} {
 		var seen [2][]byte
 		for i := range seen {
 			path := filepath.Join(dir, "out."+string(medium))
-			if err := Export(t.Context(), s, im, path, ExportOptions{Medium: medium}); err != nil {
+			if err := Write(t.Context(), s, im, path, Options{Medium: medium}); err != nil {
 				t.Fatal(err)
 			}
 			var err error
@@ -155,15 +123,15 @@ func TestExport(t *testing.T) {
 			t.Errorf("two exports as %s differ", medium)
 		}
 	}
-	if err := Export(t.Context(), s, im, dir, ExportOptions{Medium: RawDisk}); !errors.Is(err, ErrNotFile) {
+	if err := Write(t.Context(), s, im, dir, Options{Medium: RawDisk}); !errors.Is(err, ErrNotFile) {
 		t.Errorf("exporting over a folder: %v; want ErrNotFile", err)
 	}
 	bare := im
 	bare.Manifest.UKI = nil
-	if err := Export(t.Context(), s, bare, filepath.Join(dir, "bare"), ExportOptions{Medium: RawDisk}); !errors.Is(err, ErrNoLocalBoot) {
+	if err := Write(t.Context(), s, bare, filepath.Join(dir, "bare"), Options{Medium: RawDisk}); !errors.Is(err, ErrNoLocalBoot) {
 		t.Errorf("exporting an image without a UKI: %v; want ErrNoLocalBoot", err)
 	}
-	if err := Export(t.Context(), s, im, filepath.Join(dir, "signed"), ExportOptions{Medium: RawDisk, Key: "/none", Certificate: "/none"}); err == nil {
+	if err := Write(t.Context(), s, im, filepath.Join(dir, "signed"), Options{Medium: RawDisk, Sign: secureboot.KeyPair{Key: "/none", Certificate: "/none"}}); err == nil {
 		t.Error("exporting with a key that is not there succeeds")
 	}
 	if left, _ := filepath.Glob(filepath.Join(dir, "*")); len(left) != 2 {
@@ -175,28 +143,15 @@ func TestExport(t *testing.T) {
 }
 
 // TestExportSigned lets sbverify judge the UKI of a disk for Secure Boot.
-func TestExportSigned(t *testing.T) {
-	for _, tool := range []string{"sbsign", "sbverify", "openssl", "mcopy"} {
-		if _, err := exec.LookPath(tool); err != nil {
-			if os.Getenv("CI") != "" {
-				t.Fatalf("%s is not installed; run scripts/setup test", tool)
-			}
-			t.Skipf("%s is not installed", tool)
-		}
-	}
+func TestWriteSigned(t *testing.T) {
+	wire.Need(t, "sbsign", "sbverify", "openssl", "mcopy")
 	s, im := sealed(t)
 	dir := t.TempDir()
 	at := func(name string) string { return filepath.Join(dir, name) }
-	run := func(name string, args ...string) {
-		t.Helper()
-		if out, err := exec.Command(name, args...).CombinedOutput(); err != nil {
-			t.Fatalf("%s: %v\n%s", name, err, out)
-		}
-	}
-	run("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=db", "-keyout", at("key"), "-out", at("crt"))
-	if err := Export(t.Context(), s, im, at("disk"), ExportOptions{Medium: RawDisk, Key: at("key"), Certificate: at("crt")}); err != nil {
+	wire.Run(t, "openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=db", "-keyout", at("key"), "-out", at("crt"))
+	if err := Write(t.Context(), s, im, at("disk"), Options{Medium: RawDisk, Sign: secureboot.KeyPair{Key: at("key"), Certificate: at("crt")}}); err != nil {
 		t.Fatal(err)
 	}
-	run("mcopy", "-i", at("disk")+"@@1M", "::EFI/BOOT/BOOTX64.EFI", at("uki"))
-	run("sbverify", "--cert", at("crt"), at("uki"))
+	wire.Run(t, "mcopy", "-i", at("disk")+"@@1M", "::EFI/BOOT/BOOTX64.EFI", at("uki"))
+	wire.Run(t, "sbverify", "--cert", at("crt"), at("uki"))
 }

@@ -1,4 +1,4 @@
-package builder
+package importer
 
 import (
 	"context"
@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"ingot/builder/inspect"
+	"ingot/builder/lock"
 	"ingot/builder/tree"
 )
 
@@ -57,9 +58,9 @@ type Comparison struct {
 	Same  int    `json:"same"`
 	// Added and Missing are packages that only one of the two has; Changed have
 	// other versions.
-	Added   []Change `json:"added,omitempty"`
-	Missing []Change `json:"missing,omitempty"`
-	Changed []Change `json:"changed,omitempty"`
+	Added   []lock.Change `json:"added,omitempty"`
+	Missing []lock.Change `json:"missing,omitempty"`
+	Changed []lock.Change `json:"changed,omitempty"`
 	// Asked are the added packages that somebody installed by name.
 	Asked []string `json:"asked,omitempty"`
 
@@ -80,23 +81,23 @@ func (c *Comparison) comparePackages(have inventory, auto map[string]bool, base 
 	for name, v := range have.versions {
 		switch b, ok := base[name]; {
 		case !ok:
-			c.Added = append(c.Added, Change{Package: name, After: v})
+			c.Added = append(c.Added, lock.Change{Package: name, After: v})
 			if !auto[name] {
 				c.Asked = append(c.Asked, name)
 			}
 		case b != v:
-			c.Changed = append(c.Changed, Change{Package: name, Before: b, After: v})
+			c.Changed = append(c.Changed, lock.Change{Package: name, Before: b, After: v})
 		default:
 			c.Same++
 		}
 	}
 	for name, v := range base {
 		if _, ok := have.versions[name]; !ok {
-			c.Missing = append(c.Missing, Change{Package: name, Before: v})
+			c.Missing = append(c.Missing, lock.Change{Package: name, Before: v})
 		}
 	}
-	for _, list := range [][]Change{c.Added, c.Missing, c.Changed} {
-		slices.SortFunc(list, func(a, b Change) int { return strings.Compare(a.Package, b.Package) })
+	for _, list := range [][]lock.Change{c.Added, c.Missing, c.Changed} {
+		slices.SortFunc(list, func(a, b lock.Change) int { return strings.Compare(a.Package, b.Package) })
 	}
 	slices.Sort(c.Asked)
 }

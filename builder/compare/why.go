@@ -1,0 +1,153 @@
+package compare
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/cavaliergopher/cpio"
+	"github.com/klauspost/compress/zstd"
+
+	"ingot/builder"
+	"ingot/builder/squashfs"
+	"ingot/builder/uki"
+)
+
+func why(ctx context.Context, have, got string, look func(context.Context, *os.File, *os.File) (string, error)) (string, error) {
+	a, err := os.Open(have)
+	if err != nil {
+		return "", err
+	}
+	defer a.Close()
+	b, err := os.Open(got)
+	if err != nil {
+		return "", err
+	}
+	defer b.Close()
+	text, err := look(ctx, a, b)
+	if err != nil || text != "" {
+		return text, err
+	}
+	for _, f := range []*os.File{a, b} {
+		if _, err := f.Seek(0, io.SeekStart); err != nil {
+			return "", err
+		}
+	}
+	text, err = whyBytes(ctx, a, b)
+	return "the same files, packed in another way: " + text, err
+}
+
+func whyBytes(_ context.Context, a, b *os.File) (string, error) {
+	at, err := firstDifference(a, b)
+	return fmt.Sprintf("from byte %d on", at), err
+}
+
+// whyRoot names the first file that differs between two squashfs images.
+func whyRoot(ctx context.Context, a, b *os.File) (text string, err error) {
+	ca, err := builder.ReadContents(a)
+	if err != nil {
+		return "", err
+	}
+	cb, err := builder.ReadContents(b)
+	if err != nil {
+		return "", err
+	}
+	return firstChange(ctx, ca.Entries, cb.Entries)
+}
+
+// firstChange names the first file that differs, or else whose time does.
+func firstChange(ctx context.Context, a, b []squashfs.Entry) (text string, err error) {
+	err = compareEntries(ctx, a, b, func(c FileChange) bool {
+		text = fmt.Sprintf("/%s: %s", c.Path, c.How)
+		return false
+	})
+	if err != nil || text != "" {
+		return text, err
+	}
+	for i, e := range a { // the paths are the same
+		if e.ModTime != b[i].ModTime {
+			stamp := func(t int64) string { return time.Unix(t, 0).UTC().Format(time.RFC3339) }
+			return fmt.Sprintf("/%s: time %s → %s", e.Path, stamp(e.ModTime), stamp(b[i].ModTime)), nil
+		}
+	}
+	return "", nil
+}
+
+// whyInitramfs names the first file that differs between two archives.
+func whyInitramfs(ctx context.Context, a, b *os.File) (string, error) {
+	ea, err := readInitramfs(a)
+	if err != nil {
+		return "", err
+	}
+	eb, err := readInitramfs(b)
+	if err != nil {
+		return "", err
+	}
+	return firstChange(ctx, ea, eb)
+}
+
+// readInitramfs lists an initramfs that we packed.
+func readInitramfs(r io.Reader) ([]squashfs.Entry, error) {
+	z, err := zstd.NewReader(r)
+	if err != nil {
+		return nil, err
+	}
+	defer z.Close()
+	var entries []squashfs.Entry
+	for c := cpio.NewReader(z); ; {
+		h, err := c.Next()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return nil, err
+		}
+		content, err := io.ReadAll(c)
+		if err != nil {
+			return nil, err
+		}
+		e := squashfs.Entry{Path: h.Name, Mode: uint32(h.Mode.Perm()), Size: int64(len(content)), ModTime: h.ModTime.Unix(),
+			Open: func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(content)), nil }}
+		if h.Mode.IsDir() {
+			e.Kind = squashfs.Dir
+		}
+		entries = append(entries, e)
+	}
+	slices.SortFunc(entries, func(a, b squashfs.Entry) int { return strings.Compare(a.Path, b.Path) })
+	return entries, nil
+}
+
+// whyUKI names the first section that differs between two UKIs.
+func whyUKI(_ context.Context, a, b *os.File) (string, error) {
+	sa, err := uki.Read(a)
+	if err != nil {
+		return "", err
+	}
+	sb, err := uki.Read(b)
+	if err != nil {
+		return "", err
+	}
+	for i, s := range sa {
+		if i >= len(sb) || sb[i].Name != s.Name {
+			return "it has other sections from " + s.Name + " on", nil
+		}
+		x, err := io.ReadAll(s.Content)
+		if err != nil {
+			return "", err
+		}
+		y, err := io.ReadAll(sb[i].Content)
+		if err != nil {
+			return "", err
+		}
+		if !bytes.Equal(x, y) {
+			return "its section " + s.Name, nil
+		}
+	}
+	return "", nil
+}

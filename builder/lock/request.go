@@ -1,0 +1,67 @@
+package lock
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"ingot"
+	"ingot/profiles"
+)
+
+// Request is the part of a profile that a lock answers.
+type Request struct {
+	Suite      string     `json:"suite"`
+	Components []string   `json:"components"`
+	Arch       ingot.Arch `json:"arch"`
+	Packages   []string   `json:"packages"` // sorted
+	Kernel     string     `json:"kernel"`
+	// KernelSuite is the suite of the kernel when it is not that of the packages.
+	KernelSuite string   `json:"kernelSuite,omitempty"`
+	Trees       []string `json:"trees,omitempty"` // base and layers, in order
+}
+
+// RequestOf returns what a profile asks for.
+func RequestOf(p *profiles.Profile) Request {
+	r := Request{Suite: p.Base.Suite, Components: p.Base.Components, Arch: p.Arch, Packages: slices.Clone(p.Packages),
+		Kernel: p.Kernel.Package}
+	slices.Sort(r.Packages)
+	if p.Kernel.Suite != p.Base.Suite {
+		r.KernelSuite = p.Kernel.Suite
+	}
+	for _, l := range p.Trees() {
+		name := l.String()
+		if l.Dir != "" && l.KeepsOwners() {
+			name += " with owners"
+		}
+		r.Trees = append(r.Trees, name)
+	}
+	return r
+}
+
+// differenceFrom describes how a request differs from an earlier one; empty: not at all.
+func (r Request) differenceFrom(before Request) string {
+	var words []string
+	for _, f := range []struct{ name, was, is string }{
+		{"suite", before.Suite, r.Suite}, {"arch", string(before.Arch), string(r.Arch)},
+		{"kernel", before.Kernel, r.Kernel},
+		{"components", strings.Join(before.Components, " "), strings.Join(r.Components, " ")},
+		{"kernel.suite", before.KernelSuite, r.KernelSuite},
+		{"trees", strings.Join(before.Trees, ", "), strings.Join(r.Trees, ", ")},
+	} {
+		if f.was != f.is {
+			words = append(words, fmt.Sprintf("%s %s instead of %s", f.name, f.is, f.was))
+		}
+	}
+	for _, p := range r.Packages {
+		if !slices.Contains(before.Packages, p) {
+			words = append(words, "+"+p)
+		}
+	}
+	for _, p := range before.Packages {
+		if !slices.Contains(r.Packages, p) {
+			words = append(words, "−"+p)
+		}
+	}
+	return strings.Join(words, ", ")
+}
