@@ -73,7 +73,8 @@ func syntheticTree() []squashfs.Entry {
 	var entries []squashfs.Entry
 	add := func(size int64) {
 		seed := uint64(len(entries))
-		entries = append(entries, squashfs.Entry{Path: fmt.Sprintf("f%06d", seed), Kind: squashfs.File, Mode: 0o644, Size: size,
+		entries = append(entries, squashfs.Entry{Path: fmt.Sprintf("f%06d", seed),
+			Kind: squashfs.File, Mode: 0o644, Size: size,
 			Open: func() (io.ReadCloser, error) {
 				return io.NopCloser(io.LimitReader(&counting{next: seed << 32}, size)), nil
 			}})
@@ -262,7 +263,8 @@ func BenchmarkRoot(b *testing.B) {
 	extract(b, tar, folder)
 	mksquashfs := func(level string) packer {
 		return packer{"mksquashfs", func() *exec.Cmd {
-			return exec.Command("mksquashfs", folder, out, "-noappend", "-no-progress", "-comp", "zstd", "-Xcompression-level", level, "-all-time", "0")
+			return exec.Command("mksquashfs", folder, out, "-noappend", "-no-progress", "-comp", "zstd",
+				"-Xcompression-level", level, "-all-time", "0")
 		}}
 	}
 	tar2sqfs := packer{"tar2sqfs", func() *exec.Cmd {
@@ -305,7 +307,8 @@ func extract(tb testing.TB, tar, into string) {
 	if err := os.Mkdir(into, 0o755); err != nil {
 		tb.Fatal(err)
 	}
-	if out, err := exec.Command("tar", "--extract", "--same-permissions", "--same-owner", "--xattrs", "--xattrs-include=*", "--file", tar, "--directory", into).CombinedOutput(); err != nil {
+	if out, err := exec.Command("tar", "--extract", "--same-permissions", "--same-owner", "--xattrs", "--xattrs-include=*",
+		"--file", tar, "--directory", into).CombinedOutput(); err != nil {
 		tb.Fatalf("tar: %v: %s", err, out)
 	}
 }
@@ -392,7 +395,8 @@ func BenchmarkDelta(b *testing.B) {
 	upgradedRoot(b, tar, upgraded)
 	for name, o := range map[string]squashfs.Options{
 		"fast": rootOptions[profiles.CompressFast], "balanced": rootOptions[profiles.CompressBalanced],
-		"small-at-level-1": {Level: 1, BlockSize: rootOptions[profiles.CompressSmall].BlockSize}, // the same blocks in a tenth of the time
+		// the same blocks in a tenth of the time
+		"small-at-level-1": {Level: 1, BlockSize: rootOptions[profiles.CompressSmall].BlockSize},
 	} {
 		b.Run(name, func(b *testing.B) {
 			var changed, total int64

@@ -13,7 +13,8 @@ import (
 func (b *build) checkBootable(root *tree.Tree) error {
 	missing := inspect.Missing(root)
 	if missing.Init && !b.p.Base.Tree() {
-		return fmt.Errorf("%w: the root has no /sbin/init; add the packages systemd and systemd-sysv, or extend debian", ErrNotBootable)
+		return fmt.Errorf("%w: the root has no /sbin/init; add the packages systemd and systemd-sysv, or extend debian",
+			ErrNotBootable)
 	}
 	if missing.Init {
 		return fmt.Errorf("%w: the root lacks %s", ErrNotBootable, missing)
@@ -30,7 +31,8 @@ func (b *build) checkBootable(root *tree.Tree) error {
 // linkModules lets a root whose /lib is a folder of its own find the kernel's
 // modules, which are in /usr/lib.
 func linkModules(root *tree.Tree) error {
-	if lib := root.Get("lib"); lib == nil || lib.Kind != tree.Dir || root.Get("lib/modules") != nil && root.Get("lib/modules").Kind != tree.Dir {
+	if lib := root.Get("lib"); lib == nil || lib.Kind != tree.Dir || root.Get("lib/modules") != nil &&
+		root.Get("lib/modules").Kind != tree.Dir {
 		return nil
 	}
 	root.Remove("lib/modules")

@@ -91,7 +91,8 @@ func newBuild(env *Env, plan *Plan, o BuildOptions) (b *build, done func(), err 
 		return nil, nil, fmt.Errorf("reading ingot-init: %w; plan again", source.ErrDigest)
 	}
 	if have, err := skeletonDigest(); err != nil || have != plan.Skeleton {
-		return nil, nil, errors.Join(fmt.Errorf("reading the plan: it has another skeleton than this ingot: %w", ErrOtherIngot), err)
+		return nil, nil, errors.Join(fmt.Errorf("reading the plan: it has another skeleton than this ingot: %w",
+			ErrOtherIngot), err)
 	}
 	work, err := scratch.New("ingot-build-")
 	if err != nil {
@@ -208,7 +209,8 @@ func await(ctx context.Context, c <-chan struct{}) error {
 }
 
 // finish writes what is about the whole image.
-func (b *build) finish(ctx context.Context, root *tree.Tree, k kernel, files image.Files) (*ingot.ImageManifest, image.Files, error) {
+func (b *build) finish(ctx context.Context, root *tree.Tree, k kernel,
+	files image.Files) (*ingot.ImageManifest, image.Files, error) {
 	text, err := b.plan.Canonical()
 	if err != nil {
 		return nil, files, err
@@ -230,7 +232,8 @@ func (b *build) at(name string) string { return filepath.Join(b.work, name) }
 // something else.
 func (b *build) baseTree(ctx context.Context, unpacked func()) (*tree.Tree, error) {
 	key := sha256.New()
-	fmt.Fprintln(key, source.InstallKey(b.plan.Profile.Keep), b.plan.Profile.Base.Suite, b.plan.Profile.Arch, b.epoch.Unix())
+	fmt.Fprintln(key, source.InstallKey(b.plan.Profile.Keep), b.plan.Profile.Base.Suite,
+		b.plan.Profile.Arch, b.epoch.Unix())
 	for _, p := range b.plan.Packages {
 		fmt.Fprintln(key, p.SHA256)
 	}
@@ -272,7 +275,8 @@ func (b *build) packInitramfs(ctx context.Context, kernel *tree.Tree, release st
 		},
 	}
 	key := sha256.New()
-	fmt.Fprintln(key, initramfs.Format, b.plan.Init, b.kernelKey(), release, o.Select, o.Small, b.epoch.Unix(), b.plan.Keys)
+	fmt.Fprintln(key, initramfs.Format, b.plan.Init, b.kernelKey(), release, o.Select,
+		o.Small, b.epoch.Unix(), b.plan.Keys)
 	path, kept, err := b.layers.get(ctx, fmt.Sprintf("initramfs-%x", key.Sum(nil)), func(fresh string) error {
 		f, err := os.Create(fresh)
 		if err != nil {
@@ -342,7 +346,8 @@ func checkBudget(m *ingot.ImageManifest, f image.Files) error {
 		overlay = m.MinRAM / 4
 	}
 	if need := st.Size() + overlay + runningSystem; need > m.MinRAM {
-		return fmt.Errorf("%w: root %d MiB + overlay %d MiB + running system %d MiB = %d MiB, the budget is %d MiB; remove packages, lower ram.overlay or raise ram.budget",
+		return fmt.Errorf("%w: root %d MiB + overlay %d MiB + running system %d MiB = %d MiB, the budget is %d MiB; "+
+			"remove packages, lower ram.overlay or raise ram.budget",
 			ErrTooBig, st.Size()>>20, overlay>>20, int64(runningSystem)>>20, need>>20, m.MinRAM>>20)
 	}
 	return nil

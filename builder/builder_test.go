@@ -49,23 +49,27 @@ func TestUsers(t *testing.T) {
 	if e := tr.Get("etc/shadow"); e.Mode != 0o640 {
 		t.Errorf("mode of shadow = %o; want what it was", e.Mode)
 	}
-	if err := addUsers(tr, []profiles.User{{Name: "x", Groups: []string{"nogroup"}}}); err == nil || !strings.Contains(err.Error(), `no group "nogroup"`) {
+	if err := addUsers(tr, []profiles.User{{Name: "x", Groups: []string{"nogroup"}}}); err == nil ||
+		!strings.Contains(err.Error(), `no group "nogroup"`) {
 		t.Errorf("an unknown group = %v", err)
 	}
-	if err := addUsers(tr, []profiles.User{{Name: "y", UID: 33}}); err == nil || !strings.Contains(err.Error(), "uid 33 is taken") {
+	if err := addUsers(tr, []profiles.User{{Name: "y", UID: 33}}); err == nil ||
+		!strings.Contains(err.Error(), "uid 33 is taken") {
 		t.Errorf("a uid that is taken = %v", err)
 	}
 }
 
 func TestUnits(t *testing.T) {
 	tr := buildertest.UsersTree(t)
-	err := setUnits(tr, profiles.Units{Enable: []string{"ssh.service", "getty@ttyS1.service"}, Mask: []string{"apt.timer"}})
+	err := setUnits(tr, profiles.Units{Enable: []string{"ssh.service", "getty@ttyS1.service"},
+		Mask: []string{"apt.timer"}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	const dir = "etc/systemd/system/"
 	for link, target := range map[string]string{
-		"multi-user.target.wants/ssh.service": "/usr/lib/systemd/system/ssh.service", "sshd.service": "/usr/lib/systemd/system/ssh.service",
+		"multi-user.target.wants/ssh.service":    "/usr/lib/systemd/system/ssh.service",
+		"sshd.service":                           "/usr/lib/systemd/system/ssh.service",
 		"ssh.service.requires/ssh-keys.service":  "/usr/lib/systemd/system/ssh-keys.service",
 		"getty.target.wants/getty@ttyS1.service": "/usr/lib/systemd/system/getty@.service", "apt.timer": "/dev/null",
 	} {
@@ -76,20 +80,23 @@ func TestUnits(t *testing.T) {
 	if tr.Get(dir+"timers.target.wants/apt.timer") != nil {
 		t.Error("a masked timer is still wanted")
 	}
-	if err := setUnits(tr, profiles.Units{Enable: []string{"nothing.service"}}); err == nil || !strings.Contains(err.Error(), "no such unit") {
+	if err := setUnits(tr, profiles.Units{Enable: []string{"nothing.service"}}); err == nil ||
+		!strings.Contains(err.Error(), "no such unit") {
 		t.Errorf("enabling what is not there = %v", err)
 	}
 }
 
 func TestFiles(t *testing.T) {
 	tr := buildertest.UsersTree(t)
-	if err := addFile(tr, profiles.File{Path: "/srv/x", Owner: "www-data", Group: "33", Mode: 0o4750}, []byte("hi")); err != nil {
+	if err := addFile(tr, profiles.File{Path: "/srv/x", Owner: "www-data", Group: "33", Mode: 0o4750},
+		[]byte("hi")); err != nil {
 		t.Fatal(err)
 	}
 	if e := tr.Get("srv/x"); e.UID != 33 || e.GID != 33 || e.Mode != 0o4750 {
 		t.Errorf("/srv/x = %+v; want 33:33 mode 4750", e)
 	}
-	if err := addFile(tr, profiles.File{Path: "/srv/y", Owner: "nobody-here"}, nil); err == nil || !strings.Contains(err.Error(), "nobody-here") {
+	if err := addFile(tr, profiles.File{Path: "/srv/y", Owner: "nobody-here"}, nil); err == nil ||
+		!strings.Contains(err.Error(), "nobody-here") {
 		t.Errorf("an unknown owner = %v", err)
 	}
 	if err := addFile(tr, profiles.File{Path: "/etc"}, nil); err == nil {
@@ -110,7 +117,8 @@ func TestBudget(t *testing.T) {
 		t.Errorf("300 + 256 + 256 MiB in 1 GiB: %v", err)
 	}
 	err := checkBudget(&ingot.ImageManifest{MinRAM: 1 << 30, Overlay: 512 << 20}, f)
-	if err == nil || !strings.Contains(err.Error(), "root 300 MiB + overlay 512 MiB + running system 256 MiB = 1068 MiB, the budget is 1024 MiB") {
+	if err == nil || !strings.Contains(err.Error(), "root 300 MiB + overlay 512 MiB + running system 256 MiB = 1068 "+
+		"MiB, the budget is 1024 MiB") {
 		t.Errorf("300 + 512 + 256 MiB in 1 GiB = %v; want the sum", err)
 	}
 }
@@ -159,11 +167,13 @@ func TestCheckInit(t *testing.T) {
 		want string // empty: it is taken
 	}{
 		{os.Args[0], ingot.Arch(runtime.GOARCH), ""},
-		{os.Args[0], map[string]ingot.Arch{"amd64": ingot.ARM64, "arm64": ingot.AMD64}[runtime.GOARCH], "is for another architecture"},
+		{os.Args[0], map[string]ingot.Arch{"amd64": ingot.ARM64, "arm64": ingot.AMD64}[runtime.GOARCH], "is for another " +
+			"architecture"},
 		{text, ingot.AMD64, "is no program"},
 	} {
 		err := checkInit(c.path, c.arch)
-		if c.want == "" && err != nil || c.want != "" && (!errors.Is(err, ErrNotBootable) || !strings.Contains(err.Error(), c.want)) {
+		if c.want == "" && err != nil || c.want != "" &&
+			(!errors.Is(err, ErrNotBootable) || !strings.Contains(err.Error(), c.want)) {
 			t.Errorf("checkInit(%s, %s) = %v; want …%s…", c.path, c.arch, err, c.want)
 		}
 	}

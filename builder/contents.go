@@ -69,7 +69,8 @@ func ReadContents(f *os.File) (*Contents, error) {
 		if !ok {
 			continue // sockets: no image of ours has one
 		}
-		if err := c.Put(tree.Entry{Path: e.Path, Kind: kind, Mode: e.Mode, UID: int(e.UID), GID: int(e.GID), Size: e.Size, Target: e.Target,
+		if err := c.Put(tree.Entry{Path: e.Path, Kind: kind, Mode: e.Mode, UID: int(e.UID),
+			GID: int(e.GID), Size: e.Size, Target: e.Target,
 			Hard: e.Hard, Major: int64(e.Major), Minor: int64(e.Minor), Xattrs: e.Xattrs, Open: e.Open}); err != nil {
 			return nil, err
 		}
@@ -149,14 +150,16 @@ func PlanOf(s *image.Store, im image.Image) (*Plan, error) {
 		return nil, fmt.Errorf("reading the plan of %s: %w", im.Name, err)
 	}
 	if ingot.DigestOf(text) != ingot.Digest(layers[i].Digest) {
-		return nil, fmt.Errorf("reading the plan of %s: %w: it has not the digest that the manifest names", im.Name, image.ErrDamaged)
+		return nil, fmt.Errorf("reading the plan of %s: %w: it has not the digest that the manifest names", im.Name,
+			image.ErrDamaged)
 	}
 	var plan Plan
 	if err := json.Unmarshal(text, &plan); err != nil {
 		return nil, fmt.Errorf("reading the plan of %s: %w", im.Name, err)
 	}
 	if again, err := plan.Canonical(); err != nil || !bytes.Equal(again, text) || plan.Format != PlanFormat {
-		return nil, fmt.Errorf("reading the plan of %s: it is of another version of ingot (format %d; this one has %d): %w", im.Name, plan.Format, PlanFormat, ErrOtherIngot)
+		return nil, fmt.Errorf("reading the plan of %s: it is of another version of ingot (format %d; this one has %d): %w",
+			im.Name, plan.Format, PlanFormat, ErrOtherIngot)
 	}
 	return &plan, nil
 }

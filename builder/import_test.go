@@ -97,7 +97,8 @@ func TestImportHost(t *testing.T) {
 		t.Skip(err)
 	}
 	root := buildertest.PackagedTree(t)
-	for p, text := range map[string]string{"etc/machine-id": "0123", "etc/ssh/ssh_host_rsa_key": "SECRET", "etc/shadow": "root:$y$hash:1::::::\n", "srv/data/x": "data"} {
+	for p, text := range map[string]string{"etc/machine-id": "0123", "etc/ssh/ssh_host_rsa_key": "SECRET",
+		"etc/shadow": "root:$y$hash:1::::::\n", "srv/data/x": "data"} {
 		if err := root.PutFile(p, 0o640, []byte(text)); err != nil {
 			t.Fatal(err)
 		}
@@ -110,7 +111,8 @@ func TestImportHost(t *testing.T) {
 	if err := errors.Join(root.WriteTar(t.Context(), f, buildertest.MadeAt), f.Close()); err != nil {
 		t.Fatal(err)
 	}
-	if out, err := exec.Command("tar", "--extract", "--file", tarFile, "--directory", onDisk).CombinedOutput(); err != nil {
+	if out, err := exec.Command("tar", "--extract", "--file", tarFile, "--directory",
+		onDisk).CombinedOutput(); err != nil {
 		t.Fatalf("tar: %v: %s", err, out)
 	}
 	sshd := hosttest.SSHD(t)
@@ -126,7 +128,8 @@ func TestImportHost(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if im.Distribution != "Debian GNU/Linux 13 (trixie)" || len(im.Lacks) > 0 || im.Packages != 1 || !slices.Equal(im.Passwords, []string{"root"}) || len(im.Compared.Conffiles) != 2 {
+	if im.Distribution != "Debian GNU/Linux 13 (trixie)" || len(im.Lacks) > 0 || im.Packages != 1 ||
+		!slices.Equal(im.Passwords, []string{"root"}) || len(im.Compared.Conffiles) != 2 {
 		t.Errorf("ImportHost = %+v", im)
 	}
 	p, err := profiles.Load(o.Folder)

@@ -50,7 +50,8 @@ func mmdebstrap(tb testing.TB, b *build, format, out string) *exec.Cmd {
 		if err := os.WriteFile(filepath.Join(repo, p.SHA256+".deb"), content, 0o644); err != nil {
 			tb.Fatal(err)
 		}
-		fmt.Fprintf(&index, "%s\nFilename: ./%s.deb\nSize: %d\nSHA256: %s\n\n", bytes.TrimSpace(control), p.SHA256, p.Size, p.SHA256)
+		fmt.Fprintf(&index, "%s\nFilename: ./%s.deb\nSize: %d\nSHA256: %s\n\n",
+			bytes.TrimSpace(control), p.SHA256, p.Size, p.SHA256)
 		names = append(names, p.Name)
 	}
 	suite := b.p.Base.Suite
@@ -68,7 +69,8 @@ func mmdebstrap(tb testing.TB, b *build, format, out string) *exec.Cmd {
 	}
 	args := []string{"--mode=root", "--variant=essential", "--format=" + format, "--include=" + strings.Join(names, ",")}
 	for _, o := range []string{
-		"exclude=/usr/share/doc/*", "include=/usr/share/doc/*/copyright", "exclude=/usr/share/man/*", "exclude=/usr/share/info/*", "exclude=/usr/share/lintian/*",
+		"exclude=/usr/share/doc/*", "include=/usr/share/doc/*/copyright", "exclude=/usr/share/man/*",
+		"exclude=/usr/share/info/*", "exclude=/usr/share/lintian/*",
 		"exclude=/usr/share/bug/*", "exclude=/usr/share/locale/*", "include=/usr/share/locale/locale.alias",
 	} {
 		args = append(args, "--dpkgopt=path-"+o)
@@ -87,7 +89,8 @@ var explained = []struct{ pattern, why string }{
 	{"etc/dpkg/dpkg.cfg.d/99mmdebstrap", "mmdebstrap's own options"},
 	{"var/lib/dpkg/arch", "of mmdebstrap; dpkg knows its own architecture"},
 	{"etc/fstab", "of mmdebstrap; a profile brings its own"},
-	{"etc/systemd/system/timers.target.wants/*", "mmdebstrap configures essential packages before their units' helper: a link through /lib instead of /usr/lib"},
+	{"etc/systemd/system/timers.target.wants/*", "mmdebstrap configures essential packages before their units' " +
+		"helper: a link through /lib instead of /usr/lib"},
 	{"var/lib/systemd/deb-systemd-helper-enabled/*", "the same"},
 }
 
@@ -115,7 +118,8 @@ func TestInstallLikeMmdebstrap(t *testing.T) {
 		t.Run(profile, func(t *testing.T) {
 			b := profileBuild(t, profile)
 			ourTar, theirTar := b.at("ours.tar"), b.at("theirs.tar")
-			err := source.Install(t.Context(), b.cache, b.plan.Packages, ourTar, source.InstallOptions{Arch: string(b.p.Arch), Epoch: b.epoch, Work: b.work})
+			err := source.Install(t.Context(), b.cache, b.plan.Packages, ourTar,
+				source.InstallOptions{Arch: string(b.p.Arch), Epoch: b.epoch, Work: b.work})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -124,7 +128,11 @@ func TestInstallLikeMmdebstrap(t *testing.T) {
 			}
 			ours, theirs := purgedTree(t, ourTar), purgedTree(t, theirTar)
 			for _, d := range treeDifferences(t, ours, theirs) {
-				if !slices.ContainsFunc(explained, func(e struct{ pattern, why string }) bool { ok, _ := path.Match(e.pattern, d[0]); return ok }) {
+				if !slices.ContainsFunc(explained, func(e struct{ pattern, why string }) bool {
+					ok,
+						_ := path.Match(e.pattern, d[0])
+					return ok
+				}) {
 					t.Errorf("/%s: %s", d[0], d[1])
 				}
 			}
@@ -176,7 +184,8 @@ func treeDifferences(t *testing.T, ours, theirs *tree.Tree) (list [][2]string) {
 				attrs = append(attrs, fmt.Sprintf("%s=%x", k, v))
 			}
 			slices.Sort(attrs)
-			text := fmt.Sprintf("kind %d mode %o owner %s:%s target %q link %q device %d:%d xattrs %v", e.Kind, e.Mode, users[e.UID], groups[e.GID], e.Target, e.Hard, e.Major, e.Minor, attrs)
+			text := fmt.Sprintf("kind %d mode %o owner %s:%s target %q link %q device %d:%d xattrs %v", e.Kind, e.Mode,
+				users[e.UID], groups[e.GID], e.Target, e.Hard, e.Major, e.Minor, attrs)
 			if e.Kind != tree.File || e.Hard != "" {
 				return text
 			}
@@ -208,7 +217,8 @@ func treeDifferences(t *testing.T, ours, theirs *tree.Tree) (list [][2]string) {
 func failing(t *testing.T, c source.Cache, script string) source.Package {
 	t.Helper()
 	dir, out := t.TempDir(), filepath.Join(t.TempDir(), "x.deb")
-	for name, text := range map[string]string{"DEBIAN/control": "Package: failing\nVersion: 1\nArchitecture: all\nMaintainer: n <n@example.org>\nDescription: x\n", "DEBIAN/postinst": script} {
+	for name, text := range map[string]string{"DEBIAN/control": "Package: failing\nVersion: 1\nArchitecture: all\n" +
+		"Maintainer: n <n@example.org>\nDescription: x\n", "DEBIAN/postinst": script} {
 		if err := os.MkdirAll(filepath.Join(dir, "DEBIAN"), 0o755); err != nil {
 			t.Fatal(err)
 		}
@@ -229,7 +239,8 @@ func failing(t *testing.T, c source.Cache, script string) source.Package {
 		t.Fatal(err)
 	}
 	sum := sha256.Sum256(content)
-	p := source.Package{Name: "failing", Version: "1", Arch: "all", Size: int64(len(content)), SHA256: hex.EncodeToString(sum[:])}
+	p := source.Package{Name: "failing", Version: "1", Arch: "all", Size: int64(len(content)),
+		SHA256: hex.EncodeToString(sum[:])}
 	if err := os.WriteFile(c.Path(p), content, 0o644); err != nil {
 		t.Fatal(err)
 	}
@@ -244,10 +255,12 @@ func TestInstallFails(t *testing.T) {
 	b := profileBuild(t, "lab")
 	install := func(ctx context.Context, script string, told func(string)) error {
 		list := append(slices.Clone(b.plan.Packages), failing(t, b.cache, script))
-		return source.Install(ctx, b.cache, list, b.at("out.tar"), source.InstallOptions{Arch: string(b.p.Arch), Epoch: b.epoch, Work: b.work, Progress: told})
+		return source.Install(ctx, b.cache, list, b.at("out.tar"), source.InstallOptions{Arch: string(b.p.Arch),
+			Epoch: b.epoch, Work: b.work, Progress: told})
 	}
 	err := install(t.Context(), "#!/bin/sh\necho the moon is in the wrong place\nexit 3\n", nil)
-	if !errors.Is(err, source.ErrScript) || !strings.Contains(err.Error(), "failing") || !strings.Contains(err.Error(), "the moon is in the wrong place") {
+	if !errors.Is(err, source.ErrScript) || !strings.Contains(err.Error(), "failing") ||
+		!strings.Contains(err.Error(), "the moon is in the wrong place") {
 		t.Errorf("a failing script = %v; want ErrScript, its package and its words", err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
@@ -306,7 +319,8 @@ func BenchmarkBuild(b *testing.B) {
 	nb := nodeBuild(b)
 	x := &buildBench{b: b, bin: b.TempDir(), store: b.TempDir(), profile: b.TempDir()}
 	for _, name := range []string{"ingot", "ingot-init"} {
-		cmd := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", filepath.Join(x.bin, name), "ingot/cmd/"+name)
+		cmd := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o",
+			filepath.Join(x.bin, name), "ingot/cmd/"+name)
 		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 		if said, err := cmd.CombinedOutput(); err != nil {
 			b.Fatalf("%v: %s", err, said)
@@ -327,7 +341,8 @@ func BenchmarkBuild(b *testing.B) {
 	dir := filepath.Join(b.TempDir(), "tree")
 	bootstrap := mmdebstrap(b, nb, "directory", dir)
 	start := time.Now()
-	for _, cmd := range []*exec.Cmd{bootstrap, exec.Command("mksquashfs", dir, dir+".squashfs", "-noappend", "-no-progress", "-comp", "zstd", "-Xcompression-level", "3")} {
+	for _, cmd := range []*exec.Cmd{bootstrap, exec.Command("mksquashfs", dir, dir+".squashfs", "-noappend",
+		"-no-progress", "-comp", "zstd", "-Xcompression-level", "3")} {
 		if said, err := cmd.CombinedOutput(); err != nil {
 			b.Fatalf("%s: %v: %s", cmd.Args[0], err, said)
 		}
@@ -337,7 +352,8 @@ func BenchmarkBuild(b *testing.B) {
 	same := x.run(caches)
 	x.write("two")
 	changed := x.run(caches)
-	for name, took := range map[string]time.Duration{"mmdebstrap+mksquashfs": usual, "ingot": cold, "ingot-unchanged": same, "ingot-one-file": changed} {
+	for name, took := range map[string]time.Duration{"mmdebstrap+mksquashfs": usual, "ingot": cold,
+		"ingot-unchanged": same, "ingot-one-file": changed} {
 		b.ReportMetric(took.Seconds(), name+"-s")
 	}
 	b.ReportMetric(cold.Seconds()/usual.Seconds(), "x-mmdebstrap")

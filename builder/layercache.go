@@ -34,7 +34,8 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 // get returns the layer of a key, and whether it was there already. When it is
 // not, fresh must write it to the path that it is given, which is removed when
 // fresh fails.
-func (c *layerCache) get(ctx context.Context, key string, fresh func(path string) error) (path string, kept bool, err error) {
+func (c *layerCache) get(ctx context.Context, key string, fresh func(path string) error) (path string, kept bool,
+	err error) {
 	if err := os.MkdirAll(c.dir, 0o755); err != nil {
 		return "", false, fmt.Errorf("preparing the layer cache: %w", err)
 	}

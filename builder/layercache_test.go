@@ -49,7 +49,8 @@ func TestLayerCache(t *testing.T) {
 func TestLayersArePruned(t *testing.T) {
 	c := layerCache{dir: t.TempDir()}
 	for i := range keptLayers + 5 {
-		path, _, err := c.get(t.Context(), "layer"+strconv.Itoa(i), func(path string) error { return os.WriteFile(path, nil, 0o644) })
+		path, _, err := c.get(t.Context(), "layer"+strconv.Itoa(i),
+			func(path string) error { return os.WriteFile(path, nil, 0o644) })
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -56,7 +56,8 @@ func (b *build) unpackKernel(ctx context.Context, out string) error {
 	if err := os.Symlink("usr/lib", filepath.Join(dir, "lib")); err != nil {
 		return fmt.Errorf("unpacking the kernel: %w", err)
 	}
-	unpack := exec.CommandContext(ctx, "tar", "--extract", "--keep-directory-symlink", "--no-same-owner", "--file", tar, "--directory", dir)
+	unpack := exec.CommandContext(ctx, "tar", "--extract", "--keep-directory-symlink", "--no-same-owner",
+		"--file", tar, "--directory", dir)
 	if out, err := unpack.CombinedOutput(); err != nil {
 		return fmt.Errorf("unpacking the kernel: %w: %s", err, bytes.TrimSpace(out))
 	}
@@ -236,7 +237,8 @@ func skeleton(root *tree.Tree, init []byte) error {
 	if err := root.PutFile(ingot.AgentPath, 0o755, init); err != nil {
 		return err
 	}
-	if err := root.PutLink("etc/systemd/system/multi-user.target.wants/ingot-agent.service", "/etc/systemd/system/ingot-agent.service"); err != nil {
+	if err := root.PutLink("etc/systemd/system/multi-user.target.wants/ingot-agent.service",
+		"/etc/systemd/system/ingot-agent.service"); err != nil {
 		return err
 	}
 	// As old as everything else in the image: nothing needs an update at boot,
@@ -265,7 +267,8 @@ func (b *build) addFiles(root *tree.Tree) error {
 				return err
 			}
 			if ingot.DigestOf(content) != b.plan.Sources[f.Path] {
-				return fmt.Errorf("adding %s: %w: %s changed since the plan was made; plan again", f.Path, source.ErrDigest, f.Source)
+				return fmt.Errorf("adding %s: %w: %s changed since the plan was made; plan again",
+					f.Path, source.ErrDigest, f.Source)
 			}
 		}
 		if err := addFile(root, f, content); err != nil {
@@ -276,7 +279,8 @@ func (b *build) addFiles(root *tree.Tree) error {
 }
 
 func addFile(root *tree.Tree, f profiles.File, content []byte) error {
-	e := tree.Entry{Path: f.Path, Kind: tree.File, Mode: uint32(f.Mode), Size: int64(len(content)), Open: tree.Bytes(content)}
+	e := tree.Entry{Path: f.Path, Kind: tree.File, Mode: uint32(f.Mode),
+		Size: int64(len(content)), Open: tree.Bytes(content)}
 	if e.Mode == 0 {
 		e.Mode = 0o644
 	}

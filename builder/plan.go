@@ -114,8 +114,10 @@ func checkInit(path string, arch ingot.Arch) error {
 		return fmt.Errorf("%w: ingot-init, %s, is no program: %w", ErrNotBootable, path, err)
 	}
 	defer f.Close()
-	if want := map[ingot.Arch]elf.Machine{ingot.AMD64: elf.EM_X86_64, ingot.ARM64: elf.EM_AARCH64}[arch]; f.Machine != want {
-		return fmt.Errorf("%w: ingot-init, %s, is for another architecture (%s); the profile is for %s: CGO_ENABLED=0 GOARCH=%s go build ./cmd/ingot-init, and name it with --init",
+	if want := map[ingot.Arch]elf.Machine{ingot.AMD64: elf.EM_X86_64,
+		ingot.ARM64: elf.EM_AARCH64}[arch]; f.Machine != want {
+		return fmt.Errorf("%w: ingot-init, %s, is for another architecture (%s); "+
+			"the profile is for %s: CGO_ENABLED=0 GOARCH=%s go build ./cmd/ingot-init, and name it with --init",
 			ErrNotBootable, path, f.Machine, arch, arch)
 	}
 	return nil

@@ -52,15 +52,18 @@ func (b *build) packRoot(ctx context.Context, root *tree.Tree, out string) ([]in
 }
 
 // squashKinds are the kinds of entries of a tree.
-var squashKinds = map[tree.Kind]squashfs.Kind{tree.File: squashfs.File, tree.Dir: squashfs.Dir, tree.Symlink: squashfs.Symlink,
+var squashKinds = map[tree.Kind]squashfs.Kind{tree.File: squashfs.File,
+	tree.Dir: squashfs.Dir, tree.Symlink: squashfs.Symlink,
 	tree.CharDevice: squashfs.CharDevice, tree.BlockDevice: squashfs.BlockDevice, tree.Fifo: squashfs.Fifo}
 
 // squashEntries is the tree as the squashfs writer takes it; every time is epoch.
 func squashEntries(t *tree.Tree, epoch int64) []squashfs.Entry {
 	entries := make([]squashfs.Entry, 0, t.Len())
 	for _, e := range t.Entries() {
-		entries = append(entries, squashfs.Entry{Path: e.Path, Kind: squashKinds[e.Kind], Mode: e.Mode, UID: uint32(e.UID), GID: uint32(e.GID),
-			ModTime: epoch, Size: e.Size, Target: e.Target, Hard: e.Hard, Major: uint32(e.Major), Minor: uint32(e.Minor), Xattrs: e.Xattrs, Open: e.Open})
+		entries = append(entries, squashfs.Entry{Path: e.Path, Kind: squashKinds[e.Kind], Mode: e.Mode,
+			UID: uint32(e.UID), GID: uint32(e.GID),
+			ModTime: epoch, Size: e.Size, Target: e.Target, Hard: e.Hard, Major: uint32(e.Major),
+			Minor: uint32(e.Minor), Xattrs: e.Xattrs, Open: e.Open})
 	}
 	return entries
 }

@@ -43,7 +43,8 @@ func TestRootByReferees(t *testing.T) {
 			t.Fatalf("go env GOROOT: %v", err)
 		}
 		src := filepath.Join(strings.TrimSpace(string(goroot)), "src")
-		if out, err := exec.Command("tar", "--create", "--format=pax", "--file", tar, "--directory", src, "crypto", "net").CombinedOutput(); err != nil {
+		if out, err := exec.Command("tar", "--create", "--format=pax", "--file", tar, "--directory", src, "crypto",
+			"net").CombinedOutput(); err != nil {
 			t.Fatalf("tar: %v: %s", err, out)
 		}
 	}
@@ -73,7 +74,8 @@ func TestRootByReferees(t *testing.T) {
 			}
 			sameFolders(t, want, unpacked)
 			mounted := t.TempDir()
-			if out, err := exec.Command("mount", "-t", "squashfs", "-o", "ro,loop", image, mounted).CombinedOutput(); err != nil {
+			if out, err := exec.Command("mount", "-t", "squashfs", "-o", "ro,loop", image,
+				mounted).CombinedOutput(); err != nil {
 				t.Fatalf("mount: %v: %s", err, out)
 			}
 			defer func() {
@@ -114,7 +116,8 @@ func sameFile(want, got string) error {
 		return fmt.Errorf("%q: %w", got, err)
 	}
 	dir := a.Mode&unix.S_IFMT == unix.S_IFDIR
-	if a.Mode != b.Mode || a.Uid != b.Uid || a.Gid != b.Gid || a.Rdev != b.Rdev || !dir && (a.Size != b.Size || a.Nlink != b.Nlink) {
+	if a.Mode != b.Mode || a.Uid != b.Uid || a.Gid != b.Gid || a.Rdev != b.Rdev || !dir &&
+		(a.Size != b.Size || a.Nlink != b.Nlink) {
 		return fmt.Errorf("%q: mode %#o, owner %d:%d, device %#x, %d bytes, %d names; want %#o, %d:%d, %#x, %d, %d", got,
 			b.Mode, b.Uid, b.Gid, b.Rdev, b.Size, b.Nlink, a.Mode, a.Uid, a.Gid, a.Rdev, a.Size, a.Nlink)
 	}

@@ -26,7 +26,8 @@ import (
 // seal completes an image whose kernel, initramfs and root are made: the
 // dm-verity tree at the root's end, the UKI that is bound to it, what a TPM
 // will say of the UKI, and the bill of what is in all of it.
-func (b *build) seal(ctx context.Context, root *tree.Tree, vmlinuz []byte, m *ingot.ImageManifest, f *image.Files) error {
+func (b *build) seal(ctx context.Context, root *tree.Tree, vmlinuz []byte,
+	m *ingot.ImageManifest, f *image.Files) error {
 	b.Report("seal", 0, 0, "")
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
@@ -48,7 +49,8 @@ func (b *build) seal(ctx context.Context, root *tree.Tree, vmlinuz []byte, m *in
 
 // bind makes the hash tree, then the UKI that names its root hash, and
 // measures that.
-func (b *build) bind(ctx context.Context, root *tree.Tree, vmlinuz []byte, m *ingot.ImageManifest, f *image.Files) (err error) {
+func (b *build) bind(ctx context.Context, root *tree.Tree, vmlinuz []byte,
+	m *ingot.ImageManifest, f *image.Files) (err error) {
 	if m.Verity, err = b.appendVerity(ctx, f); err != nil {
 		return err
 	}
@@ -90,7 +92,8 @@ func (b *build) appendVerity(ctx context.Context, files *image.Files) (*ingot.Ve
 	for left := verity.Size(st.Size()); left > 0; left -= verityCut {
 		files.Chunks = append(files.Chunks, min(left, verityCut))
 	}
-	return &ingot.Verity{RootHash: hash.String(), Salt: hex.EncodeToString(o.Salt), UUID: uuid.UUID(o.UUID).String(), HashOffset: st.Size()}, nil
+	return &ingot.Verity{RootHash: hash.String(), Salt: hex.EncodeToString(o.Salt),
+		UUID: uuid.UUID(o.UUID).String(), HashOffset: st.Size()}, nil
 }
 
 // verityOptions are a profile's salt and UUID. They are the same for all its
@@ -124,7 +127,8 @@ func (b *build) stub(ctx context.Context) ([]byte, error) {
 		}
 		content, err := t.ReadFile(stubFiles[b.p.Arch])
 		if err != nil {
-			return fmt.Errorf("%w: %s %s holds no systemd-stub for %s", ErrNotBootable, b.plan.Stub.Name, b.plan.Stub.Version, b.p.Arch)
+			return fmt.Errorf("%w: %s %s holds no systemd-stub for %s", ErrNotBootable,
+				b.plan.Stub.Name, b.plan.Stub.Version, b.p.Arch)
 		}
 		return os.WriteFile(fresh, content, 0o644)
 	})

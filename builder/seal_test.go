@@ -68,11 +68,13 @@ func TestSealedRoot(t *testing.T) {
 	}
 	verify := []string{"verify", files.Root, files.Root, v.RootHash, fmt.Sprintf("--hash-offset=%d", v.HashOffset)}
 	wire.Run(t, append([]string{"/usr/sbin/veritysetup"}, verify...)...)
-	if dump := wire.Run(t, "/usr/sbin/veritysetup", "dump", files.Root, fmt.Sprintf("--hash-offset=%d", v.HashOffset)); !strings.Contains(dump, v.UUID) || !strings.Contains(dump, v.Salt) {
+	if dump := wire.Run(t, "/usr/sbin/veritysetup", "dump", files.Root,
+		fmt.Sprintf("--hash-offset=%d", v.HashOffset)); !strings.Contains(dump, v.UUID) || !strings.Contains(dump, v.Salt) {
 		t.Errorf("veritysetup sees another UUID than %s or salt than %s:\n%s", v.UUID, v.Salt, dump)
 	}
 	out := filepath.Join(t.TempDir(), "out")
-	if text := wire.Run(t, "unsquashfs", "-n", "-q", "-d", out, files.Root); strings.Contains(strings.ToLower(text), "warning") {
+	if text := wire.Run(t, "unsquashfs", "-n", "-q", "-d", out, files.Root); strings.Contains(strings.ToLower(text),
+		"warning") {
 		t.Errorf("unsquashfs warns: %s", text)
 	}
 	if b, err := os.ReadFile(filepath.Join(out, "usr/share/f39")); err != nil || len(b) != 2*5000*39 {
@@ -108,7 +110,8 @@ func TestKernelMountsSealedRoot(t *testing.T) {
 	}
 	_, files, _ := sealedRoot(t, "web")
 	dir := t.TempDir()
-	if out, err := exec.CommandContext(t.Context(), "mount", "-o", "loop,ro", "-t", "squashfs", files.Root, dir).CombinedOutput(); err != nil {
+	if out, err := exec.CommandContext(t.Context(), "mount", "-o", "loop,ro", "-t", "squashfs", files.Root,
+		dir).CombinedOutput(); err != nil {
 		t.Skipf("this kernel mounts no squashfs: %s", out)
 	}
 	defer func() { wire.Run(t, "umount", dir) }()
@@ -135,7 +138,8 @@ func someUKI(t *testing.T, b *build, v *ingot.Verity, linux string) (path string
 	if err := root.PutFile("usr/lib/os-release", 0o644, []byte(release)); err != nil {
 		t.Fatal(err)
 	}
-	m = &ingot.ImageManifest{Profile: "web", Version: "1", Arguments: []string{"quiet", "panic=10"}, Verity: v, KernelRelease: "6.12"}
+	m = &ingot.ImageManifest{Profile: "web", Version: "1", Arguments: []string{"quiet", "panic=10"}, Verity: v,
+		KernelRelease: "6.12"}
 	initramfs := filepath.Join(t.TempDir(), "initramfs")
 	if err := os.WriteFile(initramfs, []byte("initramfs"), 0o644); err != nil {
 		t.Fatal(err)

@@ -107,7 +107,8 @@ func (b *build) rootTree(ctx context.Context, unpacked func()) (root *tree.Tree,
 
 // unsettled is what a whole tree brings that belongs to where it ran: another
 // kernel, and the marks of containers.
-var unsettled = []string{"usr/lib/modules/*", "lib/modules/*", "vmlinuz*", "initrd.img*", ".dockerenv", "run/.containerenv", "lost+found"}
+var unsettled = []string{"usr/lib/modules/*", "lib/modules/*", "vmlinuz*", "initrd.img*", ".dockerenv",
+	"run/.containerenv", "lost+found"}
 
 // settle makes a tree from elsewhere the base of a root.
 func settle(root *tree.Tree) error {

@@ -48,7 +48,8 @@ func treesBuild(t *testing.T, p *profiles.Profile, cache string) (*build, *bytes
 func TestRootOfTrees(t *testing.T) {
 	dir, load := buildertest.TreesProfile(t)
 	if p := load(); len(p.Packages) > 0 || p.Kernel.Suite != "trixie" || p.Kernel.Package != "linux-image-cloud-amd64" {
-		t.Errorf("the base replaces the suite of lab: packages %v, kernel %+v; want none, and lab's kernel of trixie", p.Packages, p.Kernel)
+		t.Errorf("the base replaces the suite of lab: packages %v, kernel %+v; want none, and lab's kernel of trixie",
+			p.Packages, p.Kernel)
 	}
 	cache := t.TempDir()
 	root := func(ctx context.Context, cache string) (*tree.Tree, string) {
@@ -64,7 +65,8 @@ func TestRootOfTrees(t *testing.T) {
 		return tr, said.String()
 	}
 	first, _ := root(t.Context(), cache)
-	for p, want := range map[string]string{"etc/from-tar": "tar", "srv/www/css/a.css": "css", "usr/lib/systemd/systemd": "ELF"} {
+	for p, want := range map[string]string{"etc/from-tar": "tar", "srv/www/css/a.css": "css",
+		"usr/lib/systemd/systemd": "ELF"} {
 		if got := read(t, first, p); got != want {
 			t.Errorf("/%s = %q; want %q", p, got, want)
 		}
@@ -154,20 +156,24 @@ func TestBootable(t *testing.T) {
 		t.Fatal(err)
 	}
 	err := b.checkBootable(bare)
-	want := "the root lacks an init system (/sbin/init), udev (devices), a network service, dbus, sshd (remote login, host keys); where the root is made: apt-get install systemd systemd-sysv udev dbus openssh-server"
+	want := "the root lacks an init system (/sbin/init), udev (devices), a network service, dbus, sshd (remote login, " +
+		"host keys); where the root is made: apt-get install systemd systemd-sysv udev dbus openssh-server"
 	if !errors.Is(err, ErrNotBootable) || !strings.Contains(err.Error(), want) {
 		t.Errorf("a bare container: %v; want …%s", err, want)
 	}
 	busybox := tree.New()
-	if err := errors.Join(busybox.PutFile("bin/busybox", 0o755, nil), busybox.PutLink("sbin/init", "/bin/busybox")); err != nil {
+	if err := errors.Join(busybox.PutFile("bin/busybox", 0o755, nil),
+		busybox.PutLink("sbin/init", "/bin/busybox")); err != nil {
 		t.Fatal(err)
 	}
-	if err := b.checkBootable(busybox); !errors.Is(err, ErrNotBootable) || !strings.Contains(err.Error(), "/bin/busybox; ingot's machines are started by systemd") {
+	if err := b.checkBootable(busybox); !errors.Is(err, ErrNotBootable) ||
+		!strings.Contains(err.Error(), "/bin/busybox; ingot's machines are started by systemd") {
 		t.Errorf("another init: %v", err)
 	}
 	some := buildertest.SystemdTree(t)
 	some.Remove("usr/bin/dbus-daemon")
-	if err := b.checkBootable(some); err != nil || !strings.Contains(said.String(), "missing=\"dbus; where the root is made: apt-get install dbus\"") {
+	if err := b.checkBootable(some); err != nil ||
+		!strings.Contains(said.String(), "missing=\"dbus; where the root is made: apt-get install dbus\"") {
 		t.Errorf("without dbus: %v, said %s; want a warning", err, said.String())
 	}
 }
@@ -175,7 +181,8 @@ func TestBootable(t *testing.T) {
 // TestModulesBesideLib: a root from before merged /usr finds its modules.
 func TestModulesBesideLib(t *testing.T) {
 	tr := tree.New()
-	if err := errors.Join(tr.PutFile("lib/libc.so", 0o755, nil), tr.PutFile("usr/lib/modules/6/x.ko", 0o644, nil), linkModules(tr)); err != nil {
+	if err := errors.Join(tr.PutFile("lib/libc.so", 0o755, nil), tr.PutFile("usr/lib/modules/6/x.ko", 0o644, nil),
+		linkModules(tr)); err != nil {
 		t.Fatal(err)
 	}
 	if tr.Get("lib/modules/6/x.ko") == nil {

@@ -38,14 +38,16 @@ func enable(root *tree.Tree, name string, done map[string]bool) error {
 	done[name] = true
 	file := inspect.FindUnit(root, name)
 	if file == "" {
-		return fmt.Errorf("enabling %s: the root has no such unit; add the package that brings it, or a file below /etc/systemd/system", name)
+		return fmt.Errorf("enabling %s: the root has no such unit; add the package that brings it, or a file below "+
+			"/etc/systemd/system", name)
 	}
 	text, err := root.ReadFile(file)
 	if err != nil {
 		return fmt.Errorf("enabling %s: %w", name, err)
 	}
 	install := installSection(string(text))
-	for key, suffix := range map[string]string{"WantedBy": ".wants/", "RequiredBy": ".requires/", "UpheldBy": ".upholds/"} {
+	for key, suffix := range map[string]string{"WantedBy": ".wants/",
+		"RequiredBy": ".requires/", "UpheldBy": ".upholds/"} {
 		for _, target := range install[key] {
 			if err := root.PutLink("etc/systemd/system/"+target+suffix+name, "/"+file); err != nil {
 				return fmt.Errorf("enabling %s: %w", name, err)

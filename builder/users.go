@@ -49,7 +49,8 @@ func (t *table) write() error {
 	for _, r := range t.rows {
 		s.WriteString(strings.Join(r, ":") + "\n")
 	}
-	return t.root.Put(tree.Entry{Path: t.path, Kind: tree.File, Mode: t.mode, GID: t.gid, Size: int64(s.Len()), Open: tree.Bytes([]byte(s.String()))})
+	return t.root.Put(tree.Entry{Path: t.path, Kind: tree.File, Mode: t.mode, GID: t.gid, Size: int64(s.Len()),
+		Open: tree.Bytes([]byte(s.String()))})
 }
 
 // free is the first id from 1000 on that no row has in its third field.
@@ -199,5 +200,6 @@ func authorize(root *tree.Tree, passwd, keys []string) error {
 		return err
 	}
 	text := []byte(strings.Join(keys, "\n") + "\n")
-	return root.Put(tree.Entry{Path: dir + "/authorized_keys", Kind: tree.File, Mode: 0o600, UID: uid, GID: gid, Size: int64(len(text)), Open: tree.Bytes(text)})
+	return root.Put(tree.Entry{Path: dir + "/authorized_keys", Kind: tree.File, Mode: 0o600, UID: uid, GID: gid,
+		Size: int64(len(text)), Open: tree.Bytes(text)})
 }

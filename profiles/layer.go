@@ -92,7 +92,8 @@ func (d *decoder) checkTrees(p *Profile) {
 		d.Faults.Add(b.At, "keep one of suite, oci, tar and dir", "the base is given in %d ways", ways)
 	}
 	if p.Kernel.Suite != "" && !suiteRE.MatchString(p.Kernel.Suite) {
-		d.Faults.Add(d.Places["kernel.suite"], "write a code name such as trixie", "%q cannot be a Debian suite", p.Kernel.Suite)
+		d.Faults.Add(d.Places["kernel.suite"], "write a code name such as trixie",
+			"%q cannot be a Debian suite", p.Kernel.Suite)
 	}
 	for _, l := range p.Layers {
 		d.checkLayer(l)
@@ -128,7 +129,8 @@ func (p *Profile) validateTrees(top Place, faults *Faults) {
 	}
 	if p.Base.Tree() && len(p.Packages) > 0 {
 		faults.Add(p.Base.At, "install them where the tree is made, or start from a suite and lay the tree over it with layers",
-			"packages cannot be installed over a base that is no Debian suite, whose package database is its own: %s", clip(strings.Join(p.Packages, ", ")))
+			"packages cannot be installed over a base that is no Debian suite, whose package database is its own: %s",
+			clip(strings.Join(p.Packages, ", ")))
 	}
 	for _, l := range p.Trees() {
 		if l.Local() {
@@ -145,7 +147,8 @@ func validateLocal(l Layer, faults *Faults) {
 	st, err := os.Stat(l.Path())
 	switch {
 	case err != nil:
-		faults.Add(l.At, "put it there, or write its path relative to the profile's folder", "the %s %q is not there", kindWords[kind], ref)
+		faults.Add(l.At, "put it there, or write its path relative to the profile's folder",
+			"the %s %q is not there", kindWords[kind], ref)
 	case kind == "dir" && !st.IsDir():
 		faults.Add(l.At, "write: tar: "+ref, "%q is not a folder", ref)
 	case kind == "tar" && !st.Mode().IsRegular():

@@ -24,13 +24,15 @@ func TestTreesMerge(t *testing.T) {
 		t.Fatal(err)
 	}
 	if p.Base.Suite != "" || p.Base.OCI == "" || len(p.Packages) != 0 || p.Kernel.Suite != "trixie" || len(p.Files) == 0 {
-		t.Errorf("base %+v, packages %v, kernel %+v; want the image, no packages, a kernel of trixie, lab's files", p.Base, p.Packages, p.Kernel)
+		t.Errorf("base %+v, packages %v, kernel %+v; want the image, no packages, a kernel of trixie, lab's files", p.Base,
+			p.Packages, p.Kernel)
 	}
 	var got []string
 	for _, l := range p.Trees() {
 		got = append(got, l.String(), strings.TrimPrefix(l.Path(), dir))
 	}
-	want := []string{"oci registry.example/os:1", "/os/registry.example/os:1", "tar ./a.tar", "/os/a.tar", "dir ../www", "/www"}
+	want := []string{"oci registry.example/os:1", "/os/registry.example/os:1", "tar ./a.tar",
+		"/os/a.tar", "dir ../www", "/www"}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Errorf("trees (-want +got):\n%s", d)
 	}

@@ -119,7 +119,8 @@ func (l *loader) load(o origin, chain []string) *Profile {
 			continue
 		}
 		if slices.Contains(chain, parent.name) {
-			l.faults.Add(at, "remove one of these extends", "extends go round in a circle: %s", strings.Join(append(chain, parent.name), " → "))
+			l.faults.Add(at, "remove one of these extends", "extends go round in a circle: %s",
+				strings.Join(append(chain, parent.name), " → "))
 			continue
 		}
 		if q := l.load(parent, chain); q != nil {

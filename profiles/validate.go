@@ -36,7 +36,8 @@ func (d *decoder) checkFile(p *Profile) {
 		checkSource(f, &d.Faults)
 	}
 	if p.Name != "" && !ingot.ValidProfileName(p.Name) {
-		d.Faults.Add(d.Places["name"], "write lower-case letters, digits and dashes, at most 63", "%q cannot be a profile name", p.Name)
+		d.Faults.Add(d.Places["name"], "write lower-case letters, digits and dashes, at most 63", "%q cannot be a "+
+			"profile name", p.Name)
 	}
 	if p.Arch != "" && p.Arch != ingot.AMD64 && p.Arch != ingot.ARM64 {
 		d.Faults.Add(d.Places["arch"], "write amd64 or arm64", "unknown architecture %q", p.Arch)
@@ -53,7 +54,8 @@ func (d *decoder) checkFile(p *Profile) {
 		d.Faults.Add(d.Places["base.suite"], "write a code name such as trixie", "%q cannot be a Debian suite", p.Base.Suite)
 	}
 	if p.Hostname != "" && !hostRE.MatchString(p.Hostname) {
-		d.Faults.Add(d.Places["hostname"], "write letters, digits, dashes and {name}, {mac}, {serial}", "%q cannot be a host name template", p.Hostname)
+		d.Faults.Add(d.Places["hostname"], "write letters, digits, dashes and {name}, {mac}, {serial}", "%q cannot be a "+
+			"host name template", p.Hostname)
 	}
 }
 
@@ -66,24 +68,29 @@ func (d *decoder) checkWords(p *Profile) {
 		what string
 		fix  string
 	}{
-		{"packages", p.Packages, packageRE, "cannot be a package name", "write the name only; versions are pinned by the plan"},
-		{"base.components", p.Base.Components, suiteRE, "cannot be an archive component", "write main, contrib, non-free or non-free-firmware"},
+		{"packages", p.Packages, packageRE, "cannot be a package name",
+			"write the name only; versions are pinned by the plan"},
+		{"base.components", p.Base.Components, suiteRE, "cannot be an archive component", "write main, contrib, non-free " +
+			"or non-free-firmware"},
 		{"units.enable", p.Units.Enable, unitRE, "cannot be a systemd unit", "write the whole name such as ssh.service"},
 		{"units.disable", p.Units.Disable, unitRE, "cannot be a systemd unit", "write the whole name such as ssh.service"},
 		{"units.mask", p.Units.Mask, unitRE, "cannot be a systemd unit", "write the whole name such as ssh.service"},
-		{"kernel.modules", p.Kernel.Modules, moduleRE, "cannot be a kernel module", "write a module such as mlx5_core, a folder such as drivers/net/, or a preset: " + strings.Join(Presets, ", ")},
+		{"kernel.modules", p.Kernel.Modules, moduleRE, "cannot be a kernel module", "write a module such as mlx5_core, a " +
+			"folder such as drivers/net/, or a preset: " + strings.Join(Presets, ", ")},
 	} {
 		for i, s := range list.have {
 			if !list.re.MatchString(s) {
 				d.Faults.Add(d.Places[fmt.Sprintf("%s[%d]", list.path, i)], list.fix, "%q %s", s, list.what)
 			} else if strings.HasPrefix(s, "@") && !slices.Contains(Presets, s) {
-				d.Faults.Add(d.Places[fmt.Sprintf("%s[%d]", list.path, i)], "presets: "+strings.Join(Presets, ", "), "unknown preset %q", s)
+				d.Faults.Add(d.Places[fmt.Sprintf("%s[%d]", list.path, i)],
+					"presets: "+strings.Join(Presets, ", "), "unknown preset %q", s)
 			}
 		}
 	}
 	for i, s := range p.Kernel.Arguments {
 		if strings.ContainsAny(s, " \t\n") || strings.HasPrefix(s, "ingot.") {
-			d.Faults.Add(d.Places[fmt.Sprintf("kernel.arguments[%d]", i)], "write one argument per entry, none of ingot's own", "%q cannot be a kernel argument", s)
+			d.Faults.Add(d.Places[fmt.Sprintf("kernel.arguments[%d]", i)], "write one argument per entry, none of ingot's own",
+				"%q cannot be a kernel argument", s)
 		}
 	}
 }
@@ -125,7 +132,8 @@ func checkSource(f File, faults *Faults) {
 		faults.Add(f.At, "write an absolute path such as /etc/motd", "%q cannot be a path in the root", f.Path)
 	}
 	if f.Source != "" && !fs.ValidPath(f.Source) {
-		faults.Add(f.At, "write a path below the profile's folder, without ..", "the source %q is outside the profile's folder", f.Source)
+		faults.Add(f.At, "write a path below the profile's folder, without ..",
+			"the source %q is outside the profile's folder", f.Source)
 	}
 }
 
@@ -137,7 +145,8 @@ func (p *Profile) validate(o origin, faults *Faults) {
 	}
 	p.validateTrees(top, faults)
 	if p.Kernel.Package == "" {
-		faults.Add(top, "write: kernel: {package: linux-image-"+string(p.Arch)+"}, or extend node or lab", "no kernel package is chosen")
+		faults.Add(top, "write: kernel: {package: linux-image-"+string(p.Arch)+"}, or extend node or lab",
+			"no kernel package is chosen")
 	}
 	for _, f := range p.Files {
 		if f.Source != "" {
@@ -173,8 +182,10 @@ func validateUser(u User, faults *Faults) {
 	if !userRE.MatchString(u.Name) {
 		faults.Add(u.At, "write lower-case letters, digits, - and _", "%q cannot be a user name", u.Name)
 	}
-	if strings.ContainsAny(u.PasswordHash+u.Comment+u.Shell+u.Home, ":\n") || (u.PasswordHash != "" && !strings.HasPrefix(u.PasswordHash, "$")) {
-		faults.Add(u.At, "write a crypt(5) hash as `mkpasswd` prints it, without colons anywhere", "user %q: the password hash or another field cannot go into /etc/passwd", u.Name)
+	if strings.ContainsAny(u.PasswordHash+u.Comment+u.Shell+u.Home, ":\n") ||
+		(u.PasswordHash != "" && !strings.HasPrefix(u.PasswordHash, "$")) {
+		faults.Add(u.At, "write a crypt(5) hash as `mkpasswd` prints it, without colons anywhere", "user %q: the "+
+			"password hash or another field cannot go into /etc/passwd", u.Name)
 	}
 	for _, k := range u.AuthorizedKeys {
 		if !keyRE.MatchString(k) {

@@ -43,8 +43,10 @@ func TestSceneSamePlanSameBits(t *testing.T) {
 		{name: "warm", procs: "2", umask: "027", zone: "UTC", cache: "plain"},
 	}
 	if os.Getenv("INGOT_TEST_ALL") != "" { // one by one, to name the one that shows
-		builds = append(builds, surroundings{name: "one processor", procs: "1", umask: "022"}, surroundings{name: "umask", procs: "2", umask: "077"},
-			surroundings{name: "clock", procs: "2", umask: "022", clock: "-700d"}, surroundings{name: "user", procs: "2", umask: "022", user: true})
+		builds = append(builds, surroundings{name: "one processor", procs: "1", umask: "022"},
+			surroundings{name: "umask", procs: "2", umask: "077"},
+			surroundings{name: "clock", procs: "2", umask: "022", clock: "-700d"},
+			surroundings{name: "user", procs: "2", umask: "022", user: true})
 	}
 	start := time.Now()
 	want := ""
@@ -82,14 +84,16 @@ func newLab(t *testing.T) *lab {
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	l := &lab{t: t, ctx: ctx, dir: dir, profile: filepath.Join(dir, "lab.yaml")}
 	l.must(os.Chmod(dir, 0o755))
-	l.must(os.WriteFile(l.profile, []byte("name: lab\nextends: lab\nfiles:\n  - {path: /etc/scene, source: scene.txt}\n"), 0o644))
+	l.must(os.WriteFile(l.profile, []byte("name: lab\nextends: lab\nfiles:\n  - {path: /etc/scene, source: scene.txt}\n"),
+		0o644))
 	l.must(os.WriteFile(filepath.Join(dir, "scene.txt"), []byte("scene\n"), 0o600))
 	l.must(os.Chmod(filepath.Join(dir, "scene.txt"), 0o644))
 	for _, name := range []string{"ingot", "ingot-init"} { // where everybody may read them
 		l.tool("install", "-m", "755", "../bin/"+name, filepath.Join(dir, name))
 	}
 	// Locked and fetched once, with the cache that everything else uses.
-	cmd := exec.CommandContext(ctx, filepath.Join(dir, "ingot"), "--store", filepath.Join(dir, "keys-store"), "plan", l.profile, "--fetch")
+	cmd := exec.CommandContext(ctx, filepath.Join(dir, "ingot"), "--store",
+		filepath.Join(dir, "keys-store"), "plan", l.profile, "--fetch")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("planning: %v\n%s", err, out)
 	}
@@ -164,7 +168,8 @@ func (l *lab) build(b surroundings) string {
 // command is ingot with the folders of a place, in the given surroundings.
 func (l *lab) command(b surroundings, dir string, args ...string) *exec.Cmd {
 	l.t.Helper()
-	env := map[string]string{"INGOT_STORE": dir + "/store", "XDG_CACHE_HOME": dir + "/cache", "TMPDIR": dir + "/tmp", "HOME": dir + "/home",
+	env := map[string]string{"INGOT_STORE": dir + "/store", "XDG_CACHE_HOME": dir + "/cache",
+		"TMPDIR": dir + "/tmp", "HOME": dir + "/home",
 		"GOMAXPROCS": b.procs, "TZ": b.zone, "PATH": os.Getenv("PATH")}
 	preload := ""
 	if b.clock != "" {
@@ -179,7 +184,8 @@ func (l *lab) command(b surroundings, dir string, args ...string) *exec.Cmd {
 	args = append([]string{filepath.Join(l.dir, "ingot")}, args...)
 	cmd := exec.CommandContext(l.ctx, "sh", append([]string{"-c", script}, args...)...)
 	if b.user {
-		cmd = exec.CommandContext(l.ctx, "unshare", append([]string{"--mount", "sh", "-c", l.becomeStranger(script)}, args...)...)
+		cmd = exec.CommandContext(l.ctx, "unshare",
+			append([]string{"--mount", "sh", "-c", l.becomeStranger(script)}, args...)...)
 	}
 	cmd.Dir = "/"
 	for k, v := range env {
@@ -206,7 +212,8 @@ func (l *lab) becomeStranger(then string) string {
 		}
 		script += "mount --bind " + path + " /etc/" + name + "\n"
 	}
-	return script + fmt.Sprintf(`exec setpriv --reuid=%d --regid=%d --clear-groups sh -c '%s' "$0" "$@"`, stranger, stranger, then)
+	return script + fmt.Sprintf(`exec setpriv --reuid=%d --regid=%d --clear-groups sh -c '%s' "$0" "$@"`, stranger,
+		stranger, then)
 }
 
 // faketime is the library that shows a program another clock.
@@ -240,7 +247,8 @@ func (l *lab) difference(a, b string) string {
 	defer from.Close()
 	_, y, to := l.open(b)
 	defer to.Close()
-	text := fmt.Sprintf("kernel %s, %s\ninitramfs %s, %s\nroot %s, %s\n", x.Manifest.Kernel.Digest, y.Manifest.Kernel.Digest,
+	text := fmt.Sprintf("kernel %s, %s\ninitramfs %s, %s\nroot %s, %s\n",
+		x.Manifest.Kernel.Digest, y.Manifest.Kernel.Digest,
 		x.Manifest.Initramfs.Digest, y.Manifest.Initramfs.Digest, x.Manifest.Root.Digest, y.Manifest.Root.Digest)
 	have := map[string]string{}
 	for _, e := range from.Entries {
@@ -311,7 +319,8 @@ func secondsBetween(content []byte, from, to time.Time) int {
 			return -1
 		}
 		at += i
-		if n := content[at : at+10]; bytes.Compare(n, lo) >= 0 && bytes.Compare(n, hi) <= 0 && bytes.Trim(n, "0123456789") == nil {
+		if n := content[at : at+10]; bytes.Compare(n, lo) >= 0 && bytes.Compare(n, hi) <= 0 &&
+			bytes.Trim(n, "0123456789") == nil {
 			return at
 		}
 		at++

@@ -42,8 +42,10 @@ func TestSceneBuildInterrupted(t *testing.T) {
 		sig  syscall.Signal
 		step string // that has ended; "installing": in the midst of it
 	}{
-		{syscall.SIGINT, "resolve"}, {syscall.SIGINT, "installing"}, {syscall.SIGINT, "kernel"}, {syscall.SIGINT, "merge"}, {syscall.SIGINT, "pack root"}, {syscall.SIGINT, "initramfs"},
-		{syscall.SIGKILL, "resolve"}, {syscall.SIGKILL, "installing"}, {syscall.SIGKILL, "kernel"}, {syscall.SIGKILL, "merge"}, {syscall.SIGKILL, "pack root"}, {syscall.SIGKILL, "initramfs"},
+		{syscall.SIGINT, "resolve"}, {syscall.SIGINT, "installing"}, {syscall.SIGINT, "kernel"}, {syscall.SIGINT, "merge"},
+		{syscall.SIGINT, "pack root"}, {syscall.SIGINT, "initramfs"},
+		{syscall.SIGKILL, "resolve"}, {syscall.SIGKILL, "installing"}, {syscall.SIGKILL, "kernel"},
+		{syscall.SIGKILL, "merge"}, {syscall.SIGKILL, "pack root"}, {syscall.SIGKILL, "initramfs"},
 	} {
 		l.must(os.RemoveAll(filepath.Join(dir, "cache/ingot/blocks")))
 		if c.step == "installing" {
@@ -169,7 +171,8 @@ func TestSceneFullDisks(t *testing.T) {
 		cmd.Path, err = exec.LookPath("unshare")
 		l.must(err)
 		s := l.scene(dir)
-		s.failsAs(cmd, "no space left on device", "free disk space, or move the store (--store) or the cache (XDG_CACHE_HOME); nothing was stored")
+		s.failsAs(cmd, "no space left on device", "free disk space, or move the store (--store) or the cache "+
+			"(XDG_CACHE_HOME); nothing was stored")
 		if images := s.images(); len(images) > 0 {
 			t.Errorf("a full %s: images %v; want none", c.what, images)
 		}
@@ -234,7 +237,8 @@ func TestSceneVerify(t *testing.T) {
 	root, err := os.Create(filepath.Join(dir, "root"))
 	l.must(err)
 	defer root.Close()
-	_, err = squashfs.Write(l.ctx, root, entries, squashfs.Options{Level: 3, BlockSize: 512 << 10, Epoch: im.Manifest.Created})
+	_, err = squashfs.Write(l.ctx, root, entries,
+		squashfs.Options{Level: 3, BlockSize: 512 << 10, Epoch: im.Manifest.Created})
 	l.must(err)
 	m := im.Manifest
 	m.Version = "evil"
@@ -243,9 +247,12 @@ func TestSceneVerify(t *testing.T) {
 	text, err := plan.Canonical()
 	l.must(err)
 	l.must(os.WriteFile(filepath.Join(dir, "plan"), text, 0o644))
-	_, err = store.Put(l.ctx, &m, image.Files{Kernel: store.Blob(m.Kernel.Digest), Initramfs: store.Blob(m.Initramfs.Digest), Root: root.Name(), Plan: filepath.Join(dir, "plan"), UKI: store.Blob(m.UKI.Digest)}, keys.Release.Secret)
+	_, err = store.Put(l.ctx, &m, image.Files{Kernel: store.Blob(m.Kernel.Digest),
+		Initramfs: store.Blob(m.Initramfs.Digest), Root: root.Name(), Plan: filepath.Join(dir, "plan"),
+		UKI: store.Blob(m.UKI.Digest)}, keys.Release.Secret)
 	l.must(err)
-	s.fails([]string{"verify", "lab:evil", "--offline"}, "differs: /usr/bin/passwd: mode 0755 → 4755", "the image is not what its plan gives today")
+	s.fails([]string{"verify", "lab:evil", "--offline"}, "differs: /usr/bin/passwd: mode 0755 → 4755",
+		"the image is not what its plan gives today")
 }
 
 // TestSceneOwnMirror: Debian's packages and two of one's own, from a mirror of
@@ -260,7 +267,8 @@ func TestSceneOwnMirror(t *testing.T) {
 		l.must(s.m.AddFile(d, filepath.Base(d)))
 	}
 	meta := "Depends: " + l.kernel() + "\n"
-	for _, d := range []Deb{{Name: "linux-image-cloud-amd64", Version: "1", Fields: meta}, own("1"), {Name: "rival", Version: "1", Files: map[string]string{"usr/share/own": "mine\n"}}} {
+	for _, d := range []Deb{{Name: "linux-image-cloud-amd64", Version: "1", Fields: meta}, own("1"),
+		{Name: "rival", Version: "1", Files: map[string]string{"usr/share/own": "mine\n"}}} {
 		l.must(s.m.Add(l.ctx, d))
 	}
 	s.publish(Release{})
@@ -275,7 +283,8 @@ func TestSceneOwnMirror(t *testing.T) {
 		t.Errorf("build --update says\n%s", said)
 	}
 	out, _ := s.ok("image", "diff", "lab:v1", "lab:v2", "--files")
-	for _, want := range []string{"↑ own 1 → 2", "own (2) trixie", "* A change of version 2.", "+ kernel argument quiet", "/usr/share/own: content, from byte 0 on (own)"} {
+	for _, want := range []string{"↑ own 1 → 2", "own (2) trixie", "* A change of version 2.", "+ kernel argument quiet",
+		"/usr/share/own: content, from byte 0 on (own)"} {
 		if !strings.Contains(out, want) {
 			t.Errorf("image diff says\n%s\nwant %q in it", out, want)
 		}
@@ -285,7 +294,8 @@ func TestSceneOwnMirror(t *testing.T) {
 	}
 	sum := field(t, s.read(filepath.Join(s.dir, "lab.lock")), "own")
 	l.must(os.Remove(filepath.Join(s.cache(), "ingot/debs", sum+".deb")))
-	if out, _ := s.ok("image", "diff", "lab:v1", "lab:v2"); !strings.Contains(out, "no changelog: own 2 is no longer in the package cache") {
+	if out, _ := s.ok("image", "diff", "lab:v1", "lab:v2"); !strings.Contains(out, "no changelog: own 2 is no longer "+
+		"in the package cache") {
 		t.Errorf("image diff without the package says\n%s", out)
 	}
 	s.write(s.profile, strings.Replace(profile, "[own]", "[own, rival]", 1))
@@ -300,10 +310,12 @@ func own(version string) Deb {
 	log := ""
 	for _, v := range []string{"2", "1"} {
 		if v <= version {
-			log += fmt.Sprintf("own (%s) trixie; urgency=low\n\n  * A change of version %[1]s.\n\n -- A <a@localhost>  Mon, 02 Nov 2026 00:00:00 +0000\n\n", v)
+			log += fmt.Sprintf("own (%s) trixie; urgency=low\n\n  * A change of version %[1]s.\n\n"+
+				" -- A <a@localhost>  Mon, 02 Nov 2026 00:00:00 +0000\n\n", v)
 		}
 	}
-	return Deb{Name: "own", Version: version, Files: map[string]string{"usr/share/own": version + "\n", "usr/share/doc/own/changelog.gz": zipped(log)}}
+	return Deb{Name: "own", Version: version, Files: map[string]string{"usr/share/own": version + "\n",
+		"usr/share/doc/own/changelog.gz": zipped(log)}}
 }
 
 func zipped(text string) string {

@@ -47,8 +47,9 @@ type Deb struct {
 
 // NewMirror starts an empty mirror whose files are below dir. Close ends it.
 func NewMirror(ctx context.Context, dir, suite string) (*Mirror, error) {
-	m := &Mirror{dir: filepath.Join(dir, "archive"), home: filepath.Join(dir, "gpg"), suite: suite, Keyring: filepath.Join(dir, "keys.gpg"),
-		stamp: time.Now().Add(-time.Hour)}
+	m := &Mirror{dir: filepath.Join(dir, "archive"), home: filepath.Join(dir, "gpg"), suite: suite,
+		Keyring: filepath.Join(dir, "keys.gpg"),
+		stamp:   time.Now().Add(-time.Hour)}
 	for _, d := range []string{m.dir, filepath.Join(m.dir, "pool/main")} {
 		if err := os.MkdirAll(d, 0o755); err != nil {
 			return nil, err
@@ -68,7 +69,8 @@ func NewMirror(ctx context.Context, dir, suite string) (*Mirror, error) {
 		return nil, err
 	}
 	m.URL = "http://" + l.Addr().String() + "/debian"
-	m.server = &http.Server{Handler: http.StripPrefix("/debian", http.HandlerFunc(m.serve)), ReadHeaderTimeout: time.Minute}
+	m.server = &http.Server{Handler: http.StripPrefix("/debian", http.HandlerFunc(m.serve)),
+		ReadHeaderTimeout: time.Minute}
 	go func() { _ = m.server.Serve(l) }() // ends with Close
 	return m, nil
 }
@@ -115,7 +117,8 @@ func (m *Mirror) newKey(ctx context.Context, name string) error {
 }
 
 func (m *Mirror) gpg(ctx context.Context, args ...string) error {
-	return run(ctx, nil, "gpg", append([]string{"--homedir", m.home, "--batch", "--quiet", "--pinentry-mode", "loopback", "--passphrase", ""}, args...)...)
+	return run(ctx, nil, "gpg", append([]string{"--homedir", m.home, "--batch", "--quiet", "--pinentry-mode",
+		"loopback", "--passphrase", ""}, args...)...)
 }
 
 // run runs a tool; out may be nil.
@@ -136,7 +139,8 @@ func (m *Mirror) Add(ctx context.Context, d Deb) error {
 		return err
 	}
 	defer os.RemoveAll(tree)
-	files := map[string]string{"DEBIAN/control": fmt.Sprintf("Package: %s\nVersion: %s\nArchitecture: amd64\nMaintainer: Scene <scene@localhost>\nDescription: made for a scene\n%s",
+	files := map[string]string{"DEBIAN/control": fmt.Sprintf("Package: %s\nVersion: %s\nArchitecture: amd64\n"+
+		"Maintainer: Scene <scene@localhost>\nDescription: made for a scene\n%s",
 		d.Name, d.Version, d.Fields)}
 	for name, content := range d.Files {
 		files[name] = content

@@ -24,7 +24,8 @@ func TestSceneLock(t *testing.T) {
 	s.fails([]string{"plan", s.profile, "--locked"}, "there is no lock", "ingot plan")
 	s.fails([]string{"plan", s.profile, "--offline"}, "there are no package lists of an earlier run")
 	out, _ := s.ok("plan", s.profile)
-	if !strings.Contains(out, "wrote "+s.lock()+" (there was no lock)") || !strings.Contains(out, "kernel linux-image-6.0.1-scene 6.0.1-1") {
+	if !strings.Contains(out, "wrote "+s.lock()+" (there was no lock)") ||
+		!strings.Contains(out, "kernel linux-image-6.0.1-scene 6.0.1-1") {
 		t.Errorf("ingot plan says\n%s", out)
 	}
 	first := s.read(s.lock())
@@ -39,7 +40,8 @@ func TestSceneLock(t *testing.T) {
 	if got := s.digest("--locked"); got != digest || s.read(s.lock()) != first {
 		t.Errorf("the plan moved with the mirror: %s, then %s", digest, got)
 	}
-	if out, _ := s.ok("plan", s.profile, "--update"); !strings.Contains(out, "↑ hello 1 → 2") || !strings.Contains(out, "(an update was asked for)") {
+	if out, _ := s.ok("plan", s.profile, "--update"); !strings.Contains(out, "↑ hello 1 → 2") ||
+		!strings.Contains(out, "(an update was asked for)") {
 		t.Errorf("ingot plan --update says\n%s", out)
 	}
 	if s.digest() == digest {
@@ -49,7 +51,8 @@ func TestSceneLock(t *testing.T) {
 	// The profile moves on: apt is asked, aloud, unless the lock is law.
 	s.asks("hello", "more")
 	s.fails([]string{"plan", s.profile, "--locked"}, "the lock does not fit the profile: +more", "ingot plan --update")
-	if out, _ := s.ok("plan", s.profile); !strings.Contains(out, "+ more 1") || !strings.Contains(out, "the profile asks for something else: +more") {
+	if out, _ := s.ok("plan", s.profile); !strings.Contains(out, "+ more 1") ||
+		!strings.Contains(out, "the profile asks for something else: +more") {
 		t.Errorf("ingot plan of a changed profile says\n%s", out)
 	}
 
@@ -85,8 +88,10 @@ func TestSceneBadLock(t *testing.T) {
 	for _, c := range []struct{ name, text, want string }{
 		{"torn", good[:len(good)/2], "make it anew with: ingot plan --update"},
 		{"with marks of a merge", "<<<<<<< HEAD\n" + good, "make it anew with: ingot plan --update"},
-		{"of another format", strings.Replace(good, `"format": 2`, `"format": 1`, 1), "it has format 1, and this ingot knows 2; make it anew with"},
-		{"with a package for another architecture", strings.Replace(good, `"arch":"amd64","size"`, `"arch":"arm64","size"`, 1), "is for arm64, the lock for amd64"},
+		{"of another format", strings.Replace(good, `"format": 2`, `"format": 1`, 1), "it has format 1, and this ingot " +
+			"knows 2; make it anew with"},
+		{"with a package for another architecture", strings.Replace(good, `"arch":"amd64","size"`, `"arch":"arm64","size"`,
+			1), "is for arm64, the lock for amd64"},
 		{"with a bad path", strings.Replace(good, "pool/main/hello", "pool/../hello", 1), "is no path below an archive"},
 	} {
 		if c.text == good {
@@ -122,7 +127,8 @@ func TestSceneMirrorNotTrusted(t *testing.T) {
 		s.fails(plan, "cannot be trusted", "they are out of date", "use a mirror that is kept up to date")
 		s.publish(Release{Key: "stranger" + strconv.Itoa(int(time.Now().UnixNano()))})
 		s.fails(plan, "cannot be trusted", "a key that is not trusted here", "--keyring")
-		s.must(s.m.Add(s.ctx, Deb{Name: "fresh", Version: strconv.Itoa(int(time.Now().UnixNano()))})) // lists that are not known yet
+		// lists that are not known yet
+		s.must(s.m.Add(s.ctx, Deb{Name: "fresh", Version: strconv.Itoa(int(time.Now().UnixNano()))}))
 		s.publish(Release{})
 		index := filepath.Join(s.dir, "archive/dists", suite, "main/binary-amd64/Packages")
 		s.write(index, strings.Replace(s.read(index), "Version: 1", "Version: 3", 1))
@@ -143,7 +149,8 @@ func TestSceneMirrorNotTrusted(t *testing.T) {
 		t.Error("the lock changed all the same")
 	}
 	s.ok("plan", s.profile, "--offline")
-	s.fails([]string{"plan", s.profile, "--update", "--keyring", filepath.Join(s.dir, "none.gpg")}, "finding the mirror's keys", "none.gpg")
+	s.fails([]string{"plan", s.profile, "--update", "--keyring", filepath.Join(s.dir, "none.gpg")}, "finding the "+
+		"mirror's keys", "none.gpg")
 }
 
 // TestSceneNoSuchPackages: what apt cannot resolve is said in a sentence.
@@ -152,7 +159,8 @@ func TestSceneNoSuchPackages(t *testing.T) {
 	s := newScene(t)
 	s.small()
 	s.asks("helo", "more")
-	s.fails([]string{"plan", s.profile}, "no such package in trixie: helo (perhaps hello)", "mend the profile's list of packages")
+	s.fails([]string{"plan", s.profile}, "no such package in trixie: helo (perhaps hello)", "mend the profile's list "+
+		"of packages")
 	s.asks("broken")
 	s.fails([]string{"plan", s.profile}, "the packages cannot be installed together", "broken : Depends: hello (>= 99)")
 	s.must(s.m.Add(s.ctx, Deb{Name: "enemy", Version: "1", Fields: "Conflicts: hello\n"}))
@@ -255,7 +263,8 @@ func TestSceneMirrorAway(t *testing.T) {
 	s.env = good
 	s.ok("plan", s.profile, "--update", "--offline") // the lists of the good mirror are still of use
 	s.must(s.m.server.Close())
-	if _, said := s.ok("plan", s.profile, "--update"); !strings.Contains(said, "using the package lists of an earlier run") {
+	if _, said := s.ok("plan", s.profile, "--update"); !strings.Contains(said,
+		"using the package lists of an earlier run") {
 		t.Errorf("a mirror that is away is not told of:\n%s", said)
 	}
 	s.fails([]string{"build", s.profile}, "the mirror cannot be reached")
@@ -315,7 +324,8 @@ func TestSceneWaits(t *testing.T) {
 	}
 	start := time.Now()
 	said, err := s.interrupted(syscall.SIGINT, func() bool { return time.Since(start) > 2*time.Second }, "plan", s.profile)
-	if err == nil || !strings.Contains(said, "another ingot asks apt at this moment; waiting for it") || !strings.Contains(said, "interrupted") {
+	if err == nil || !strings.Contains(said, "another ingot asks apt at this moment; waiting for it") ||
+		!strings.Contains(said, "interrupted") {
 		t.Errorf("the second one: %v\n%s", err, said)
 	}
 	second := s.ingot("plan", s.profile)
@@ -342,7 +352,8 @@ func TestSceneFullCache(t *testing.T) {
 	s.must(os.MkdirAll(s.cache(), 0o755))
 	for size, name := range map[string]string{"16k": "resolving", "640k": "fetching"} {
 		cmd := s.ingot("build", s.profile)
-		cmd.Args = append([]string{"unshare", "--mount", "sh", "-c", `mount -t tmpfs -o size=` + size + ` none "$XDG_CACHE_HOME" && exec "$0" "$@"`}, cmd.Args...)
+		cmd.Args = append([]string{"unshare", "--mount", "sh", "-c", `mount -t tmpfs -o size=` + size +
+			` none "$XDG_CACHE_HOME" && exec "$0" "$@"`}, cmd.Args...)
 		var err error
 		if cmd.Path, err = exec.LookPath("unshare"); err != nil {
 			t.Fatal(err)
@@ -350,7 +361,8 @@ func TestSceneFullCache(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			inner := *s
 			inner.t = t
-			inner.failsAs(cmd, "no space left on device", "free disk space, or move the store (--store) or the cache (XDG_CACHE_HOME)")
+			inner.failsAs(cmd, "no space left on device", "free disk space, or move the store (--store) or the cache "+
+				"(XDG_CACHE_HOME)")
 		})
 	}
 }

@@ -92,7 +92,8 @@ func (s *scene) small() {
 		{Name: "more", Version: "1", Files: map[string]string{"usr/share/more": "more\n"}},
 		{Name: "broken", Version: "1", Fields: "Depends: hello (>= 99)\n"},
 		{Name: "linux-image-amd64", Version: "6.0.1-1", Fields: "Depends: linux-image-6.0.1-scene (= 6.0.1-1)\n"},
-		{Name: "linux-image-6.0.1-scene", Version: "6.0.1-1", Files: map[string]string{"boot/vmlinuz-6.0.1-scene": "kernel\n"}},
+		{Name: "linux-image-6.0.1-scene", Version: "6.0.1-1",
+			Files: map[string]string{"boot/vmlinuz-6.0.1-scene": "kernel\n"}},
 		{Name: "systemd-boot-efi", Version: "1"},
 	} {
 		s.must(s.m.Add(s.ctx, d))
@@ -106,7 +107,8 @@ func (s *scene) publish(r Release) { s.t.Helper(); s.must(s.m.Publish(s.ctx, r))
 // asks writes the profile.
 func (s *scene) asks(packages ...string) {
 	s.t.Helper()
-	s.write(s.profile, fmt.Sprintf("name: small\nbase: {suite: %s}\npackages: [%s]\nkernel: {package: linux-image-amd64, modules: [\"@boot\"]}\n",
+	s.write(s.profile, fmt.Sprintf("name: small\nbase: {suite: %s}\npackages: [%s]\n"+
+		"kernel: {package: linux-image-amd64, modules: [\"@boot\"]}\n",
 		suite, strings.Join(packages, ", ")))
 }
 
@@ -180,7 +182,8 @@ func (s *scene) failsAs(cmd *exec.Cmd, want ...string) {
 // folder, no process, no image that is not whole.
 func (s *scene) clean() {
 	s.t.Helper()
-	for _, pattern := range []string{s.tmp() + "/*", s.cache() + "/ingot/debs/.incoming-*", s.cache() + "/ingot/layers/.incoming-*",
+	for _, pattern := range []string{s.tmp() + "/*", s.cache() + "/ingot/debs/.incoming-*",
+		s.cache() + "/ingot/layers/.incoming-*",
 		s.store() + "/images/blobs/sha256/.incoming-*"} {
 		if left, _ := filepath.Glob(pattern); len(left) > 0 {
 			s.t.Errorf("left: %v", left)

@@ -28,7 +28,8 @@ func TestSceneShared(t *testing.T) {
 	}
 	key := filepath.Join(from.store(), "keys/release.pub")
 	to := l.other("pulled")
-	to.fails([]string{"image", "pull", ref + ":v1", "--plain-http"}, "not signed by a release key that this store trusts", "ingot key trust")
+	to.fails([]string{"image", "pull", ref + ":v1", "--plain-http"}, "not signed by a release key that this store trusts",
+		"ingot key trust")
 	to.ok("key", "trust", key, "--name", "build")
 	to.ok("image", "pull", ref+":v1", "--plain-http")
 	l.holds(to, digest)
@@ -41,14 +42,16 @@ func TestSceneShared(t *testing.T) {
 	from.fails([]string{"image", "push", "lab:v1", ref, "--plain-http"}, "connection refused")
 
 	to.ok("key", "distrust", "build")
-	if out, err := to.ingot("image", "verify", "lab:v1").CombinedOutput(); err == nil || !strings.Contains(string(out), "ingot key trust") {
+	if out, err := to.ingot("image", "verify", "lab:v1").CombinedOutput(); err == nil ||
+		!strings.Contains(string(out), "ingot key trust") {
 		t.Errorf("verify after its key is distrusted: %v\n%s", err, out)
 	}
 
 	file := filepath.Join(l.dir, "lab.oci.tar")
 	from.ok("image", "export", "lab:v1", file)
 	imported := l.other("imported")
-	imported.fails([]string{"image", "import", file}, "not signed by a release key that this store trusts", "ingot key trust")
+	imported.fails([]string{"image", "import", file}, "not signed by a release key that this store trusts",
+		"ingot key trust")
 	imported.ok("key", "trust", key)
 	imported.ok("image", "import", file)
 	l.holds(imported, digest)
@@ -91,7 +94,8 @@ func (l *lab) registry() (at string, stop func()) {
 	at = free.Addr().String()
 	l.must(free.Close())
 	config := filepath.Join(l.dir, "registry.yml")
-	l.must(os.WriteFile(config, []byte("version: 0.1\nlog: {level: error}\nhttp: {addr: '"+at+"'}\nstorage: {filesystem: {rootdirectory: "+l.dir+"/registry}}\n"), 0o644))
+	l.must(os.WriteFile(config, []byte("version: 0.1\nlog: {level: error}\nhttp: {addr: '"+at+"'}\nstorage: "+
+		"{filesystem: {rootdirectory: "+l.dir+"/registry}}\n"), 0o644))
 	cmd := exec.Command("docker-registry", "serve", config)
 	cmd.Stdout, cmd.Stderr = io.Discard, io.Discard
 	l.must(cmd.Start())

@@ -103,10 +103,13 @@ func WriteDisk(ctx context.Context, path string, m Media, progress func(done, to
 	if _, err := io.Copy(w, root); err != nil {
 		return fmt.Errorf("writing a disk's root: %w", err)
 	}
-	table := &gpt.Table{LogicalSectorSize: sector, PhysicalSectorSize: sector, ProtectiveMBR: true, GUID: m.Disk, Partitions: []*gpt.Partition{
-		{Index: 1, Start: mib / sector, End: uint64(at/sector - 1), Type: gpt.EFISystemPartition, Name: "EFI system", GUID: m.System, Attributes: noAuto},
-		{Index: 2, Start: uint64(at / sector), End: uint64((total-mib)/sector - 1), Type: rootType[m.Machine], Name: "root", GUID: m.Partition, Attributes: noAuto | readOnly},
-	}}
+	table := &gpt.Table{LogicalSectorSize: sector, PhysicalSectorSize: sector, ProtectiveMBR: true,
+		GUID: m.Disk, Partitions: []*gpt.Partition{
+			{Index: 1, Start: mib / sector, End: uint64(at/sector - 1), Type: gpt.EFISystemPartition, Name: "EFI system",
+				GUID: m.System, Attributes: noAuto},
+			{Index: 2, Start: uint64(at / sector), End: uint64((total-mib)/sector - 1), Type: rootType[m.Machine], Name: "root",
+				GUID: m.Partition, Attributes: noAuto | readOnly},
+		}}
 	if err := table.Write(out, total); err != nil {
 		return fmt.Errorf("writing a disk's partition table: %w", err)
 	}
@@ -193,7 +196,8 @@ func WriteISO(ctx context.Context, path, scratch string, m Media, progress func(
 		return fmt.Errorf("writing an ISO: %w", err)
 	}
 	err = fs.Finalize(iso9660.FinalizeOptions{VolumeIdentifier: m.Label, ElTorito: &iso9660.ElTorito{HideBootCatalog: true,
-		Entries: []*iso9660.ElToritoEntry{{Platform: iso9660.EFI, Emulation: iso9660.NoEmulation, BootFile: "/" + bootFile}}}})
+		Entries: []*iso9660.ElToritoEntry{{Platform: iso9660.EFI,
+			Emulation: iso9660.NoEmulation, BootFile: "/" + bootFile}}}})
 	if err != nil {
 		return fmt.Errorf("writing an ISO: %w", err)
 	}
@@ -204,7 +208,8 @@ func WriteISO(ctx context.Context, path, scratch string, m Media, progress func(
 }
 
 // fillWorkspace puts the files of an ISO into a folder.
-func fillWorkspace(ctx context.Context, dir string, root io.Reader, m Media, size int64, progress func(done, total int64)) error {
+func fillWorkspace(ctx context.Context, dir string, root io.Reader, m Media, size int64,
+	progress func(done, total int64)) error {
 	system, err := systemSize(m.Program)
 	if err != nil {
 		return err

@@ -32,7 +32,8 @@ func media(t *testing.T, m Machine, program, root int) Media {
 			t.Fatal(err)
 		}
 	}
-	return Media{Machine: m, Program: filepath.Join(dir, "program"), Root: filepath.Join(dir, "root"), Label: "INGOT_0123456789AB",
+	return Media{Machine: m, Program: filepath.Join(dir, "program"),
+		Root: filepath.Join(dir, "root"), Label: "INGOT_0123456789AB",
 		Disk: diskID, System: systemID, Partition: rootID}
 }
 
@@ -66,7 +67,8 @@ func same(t *testing.T, what, a, b string) {
 
 func TestDisk(t *testing.T) {
 	for machine, want := range map[Machine]struct{ boot, kind string }{
-		X64: {"BOOTX64.EFI", "4F68BCE3-E8CD-4DB1-96E7-FBCAF984B709"}, ARM64: {"BOOTAA64.EFI", "B921B045-1DF0-41C3-AF44-4C6F280D3FAE"},
+		X64:   {"BOOTX64.EFI", "4F68BCE3-E8CD-4DB1-96E7-FBCAF984B709"},
+		ARM64: {"BOOTAA64.EFI", "B921B045-1DF0-41C3-AF44-4C6F280D3FAE"},
 	} {
 		m := media(t, machine, 3<<20+77, 5<<20+4096)
 		disk := filepath.Join(t.TempDir(), "disk.raw")
@@ -86,7 +88,8 @@ func TestDisk(t *testing.T) {
 			t.Fatal(err)
 		}
 		p := table.PartitionTable
-		if p.Label != "gpt" || p.ID != diskID || len(p.Partitions) != 2 || p.Partitions[0].UUID != systemID || p.Partitions[1].UUID != rootID ||
+		if p.Label != "gpt" || p.ID != diskID || len(p.Partitions) != 2 ||
+			p.Partitions[0].UUID != systemID || p.Partitions[1].UUID != rootID ||
 			p.Partitions[1].Type != want.kind || p.Partitions[1].Attrs != "GUID:60,63" {
 			t.Errorf("sfdisk reads %+v", p)
 		}

@@ -42,11 +42,13 @@ func UsersTree(t *testing.T) *tree.Tree {
 	t.Helper()
 	tr := tree.New()
 	for name, content := range map[string]string{
-		"etc/passwd":                         "root:x:0:0:root:/root:/bin/bash\nwww-data:x:33:33::/var/www:/usr/sbin/nologin\n",
-		"etc/shadow":                         "root:*:20000:0:99999:7:::\nwww-data:*:20000:0:99999:7:::\n",
-		"etc/group":                          "root:x:0:\nwww-data:x:33:\nsudo:x:27:\n",
-		"etc/gshadow":                        "root:*::\nwww-data:*::\nsudo:*::\n",
-		"usr/lib/systemd/system/ssh.service": "[Unit]\nDescription=x\n[Install]\nWantedBy=multi-user.target\nAlias=sshd.service\nAlso=ssh-keys.service missing.service\n",
+		"etc/passwd": "root:x:0:0:root:/root:/bin/bash\n" +
+			"www-data:x:33:33::/var/www:/usr/sbin/nologin\n",
+		"etc/shadow":  "root:*:20000:0:99999:7:::\nwww-data:*:20000:0:99999:7:::\n",
+		"etc/group":   "root:x:0:\nwww-data:x:33:\nsudo:x:27:\n",
+		"etc/gshadow": "root:*::\nwww-data:*::\nsudo:*::\n",
+		"usr/lib/systemd/system/ssh.service": "[Unit]\nDescription=x\n[Install]\nWantedBy=multi-user.target\n" +
+			"Alias=sshd.service\nAlso=ssh-keys.service missing.service\n",
 		"usr/lib/systemd/system/ssh-keys.service": "[Install]\nRequiredBy=ssh.service\n",
 		"usr/lib/systemd/system/getty@.service":   "[Install]\nWantedBy=getty.target\n",
 		"usr/lib/systemd/system/apt.timer":        "[Install]\nWantedBy=timers.target\n",
@@ -55,7 +57,8 @@ func UsersTree(t *testing.T) *tree.Tree {
 			t.Fatal(err)
 		}
 	}
-	if err := tr.PutLink("etc/systemd/system/timers.target.wants/apt.timer", "/usr/lib/systemd/system/apt.timer"); err != nil {
+	if err := tr.PutLink("etc/systemd/system/timers.target.wants/apt.timer",
+		"/usr/lib/systemd/system/apt.timer"); err != nil {
 		t.Fatal(err)
 	}
 	return tr
@@ -68,11 +71,15 @@ func Layout(t *testing.T, dir string, tr *tree.Tree) {
 	if err := tr.WriteTar(t.Context(), &b, MadeAt); err != nil {
 		t.Fatal(err)
 	}
-	l, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(b.Bytes())), nil }, tarball.WithMediaType(types.OCILayer))
+	l, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) {
+		return io.NopCloser(bytes.NewReader(b.Bytes())),
+			nil
+	}, tarball.WithMediaType(types.OCILayer))
 	if err != nil {
 		t.Fatal(err)
 	}
-	im, err := mutate.AppendLayers(mutate.ConfigMediaType(mutate.MediaType(empty.Image, types.OCIManifestSchema1), types.OCIConfigJSON), l)
+	im, err := mutate.AppendLayers(mutate.ConfigMediaType(mutate.MediaType(empty.Image, types.OCIManifestSchema1),
+		types.OCIConfigJSON), l)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -98,18 +105,22 @@ func Layout(t *testing.T, dir string, tr *tree.Tree) {
 func SystemdTree(t *testing.T) *tree.Tree {
 	t.Helper()
 	tr := UsersTree(t)
-	for _, p := range []string{"usr/lib/systemd/systemd", "usr/lib/systemd/systemd-udevd", "usr/lib/systemd/systemd-networkd", "usr/bin/dbus-daemon", "usr/sbin/sshd"} {
+	for _, p := range []string{"usr/lib/systemd/systemd", "usr/lib/systemd/systemd-udevd",
+		"usr/lib/systemd/systemd-networkd", "usr/bin/dbus-daemon", "usr/sbin/sshd"} {
 		if err := tr.PutFile(p, 0o755, []byte("ELF")); err != nil {
 			t.Fatal(err)
 		}
 	}
 	for p, text := range map[string]string{"usr/lib/systemd/system/systemd-networkd.service": "[Install]\nWantedBy=multi-user.target\n", "usr/lib/modules/4.19/old.ko": "old", ".dockerenv": "",
-		"usr/lib/os-release": "ID=debian\nVERSION_CODENAME=trixie\nPRETTY_NAME=\"Debian GNU/Linux 13 (trixie)\"\n", "etc/ssh/sshd_config": "Include /etc/ssh/sshd_config.d/*.conf\n"} {
+		"usr/lib/os-release":  "ID=debian\nVERSION_CODENAME=trixie\nPRETTY_NAME=\"Debian GNU/Linux 13 (trixie)\"\n",
+		"etc/ssh/sshd_config": "Include /etc/ssh/sshd_config.d/*.conf\n"} {
 		if err := tr.PutFile(p, 0o644, []byte(text)); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := errors.Join(tr.PutLink("sbin", "usr/sbin"), tr.PutLink("lib", "usr/lib"), tr.PutLink("etc/os-release", "../usr/lib/os-release"), tr.PutLink("usr/sbin/init", "../lib/systemd/systemd")); err != nil {
+	if err := errors.Join(tr.PutLink("sbin", "usr/sbin"), tr.PutLink("lib", "usr/lib"),
+		tr.PutLink("etc/os-release", "../usr/lib/os-release"),
+		tr.PutLink("usr/sbin/init", "../lib/systemd/systemd")); err != nil {
 		t.Fatal(err)
 	}
 	return tr
@@ -122,14 +133,19 @@ func PackagedTree(t *testing.T) *tree.Tree {
 	tr := SystemdTree(t)
 	const md5OfApp = "d2a57dc1d883fd21fb9951699df71cc7" // md5sum of "app"
 	for p, text := range map[string]string{
-		"var/lib/dpkg/status": "Package: app\nStatus: install ok installed\nArchitecture: amd64\nVersion: 1.0\nConffiles:\n /etc/app.conf " + md5OfApp + "\n /etc/same.conf " + md5OfApp + "\nDescription: x\n /etc/not 1\n\n" +
+		"var/lib/dpkg/status": "Package: app\nStatus: install ok installed\nArchitecture: amd64\nVersion: 1.0\n" +
+			"Conffiles:\n /etc/app.conf " + md5OfApp + "\n /etc/same.conf " + md5OfApp + "\nDescription: x\n /etc/not 1\n\n" +
 			"Package: gone\nStatus: deinstall ok config-files\nVersion: 1\n",
-		"var/lib/dpkg/info/app.list":    "/.\n/lib\n/lib/app\n/usr/bin\n/usr/bin/app\n/usr/bin/edited\n/usr/bin/old\n/etc\n/etc/app.conf\n/etc/same.conf\n/opt\n",
-		"var/lib/dpkg/info/app.md5sums": md5OfApp + "  usr/bin/app\n" + md5OfApp + "  usr/bin/edited\n" + md5OfApp + "  lib/app\n" + md5OfApp + "  usr/bin/old\n",
-		"var/lib/dpkg/diversions":       "/usr/bin/old\n/usr/bin/old.distrib\nlocal\n",
-		"var/lib/ucf/hashfile":          md5OfApp + "  /etc/ucf.conf\n",
-		"usr/lib/app":                   "app", "usr/bin/app": "app", "usr/bin/edited": "patched", "usr/bin/old": "mine", "usr/bin/old.distrib": "app", "etc/app.conf": "edited", "etc/same.conf": "app", "etc/ucf.conf": "edited too",
-		"opt/tool/a": "12345", "opt/tool/deep/b": "123", "usr/local/bin/script": "x", "etc/mine.conf": "x", "var/log/x.log": "x", "usr/lib/python3/__pycache__/x.pyc": "x",
+		"var/lib/dpkg/info/app.list": "/.\n/lib\n/lib/app\n/usr/bin\n/usr/bin/app\n/usr/bin/edited\n/usr/bin/old\n" +
+			"/etc\n/etc/app.conf\n/etc/same.conf\n/opt\n",
+		"var/lib/dpkg/info/app.md5sums": md5OfApp + "  usr/bin/app\n" + md5OfApp + "  usr/bin/edited\n" + md5OfApp +
+			"  lib/app\n" + md5OfApp + "  usr/bin/old\n",
+		"var/lib/dpkg/diversions": "/usr/bin/old\n/usr/bin/old.distrib\nlocal\n",
+		"var/lib/ucf/hashfile":    md5OfApp + "  /etc/ucf.conf\n",
+		"usr/lib/app":             "app", "usr/bin/app": "app", "usr/bin/edited": "patched", "usr/bin/old": "mine",
+		"usr/bin/old.distrib": "app", "etc/app.conf": "edited", "etc/same.conf": "app", "etc/ucf.conf": "edited too",
+		"opt/tool/a": "12345", "opt/tool/deep/b": "123", "usr/local/bin/script": "x", "etc/mine.conf": "x",
+		"var/log/x.log": "x", "usr/lib/python3/__pycache__/x.pyc": "x",
 	} {
 		if err := tr.PutFile(p, 0o644, []byte(text)); err != nil {
 			t.Fatal(err)
@@ -158,7 +174,8 @@ func SealedImage(t *testing.T, stub []byte) (*image.Store, image.Image) {
 	section := func(name string, content []byte) uki.Section {
 		return uki.Section{Name: name, Size: int64(len(content)), Content: bytes.NewReader(content)}
 	}
-	if _, err := uki.Write(f, stub, []uki.Section{section(".osrel", []byte("ID=lab\n")), section(".cmdline", []byte("quiet ingot.roothash="+hash)),
+	if _, err := uki.Write(f, stub, []uki.Section{section(".osrel", []byte("ID=lab\n")),
+		section(".cmdline", []byte("quiet ingot.roothash="+hash)),
 		section(".uname", []byte("6.12")), section(".initrd", first), section(".linux", kernel)}); err != nil {
 		t.Fatal(err)
 	}
@@ -173,9 +190,11 @@ func SealedImage(t *testing.T, stub []byte) (*image.Store, image.Image) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	im, err := s.Put(t.Context(), &ingot.ImageManifest{Schema: 1, Profile: "lab", Version: "v1", Arch: ingot.AMD64, Created: time.Unix(1, 0).UTC(),
+	im, err := s.Put(t.Context(), &ingot.ImageManifest{Schema: 1, Profile: "lab", Version: "v1",
+		Arch: ingot.AMD64, Created: time.Unix(1, 0).UTC(),
 		Verity: &ingot.Verity{RootHash: hash, HashOffset: 8192}},
-		image.Files{Kernel: write("kernel", kernel), Initramfs: write("initramfs", first), Root: write("root", make([]byte, 16384)), Plan: write("plan", []byte("{}")), UKI: f.Name()},
+		image.Files{Kernel: write("kernel", kernel), Initramfs: write("initramfs", first),
+			Root: write("root", make([]byte, 16384)), Plan: write("plan", []byte("{}")), UKI: f.Name()},
 		keys.Release.Secret)
 	if err != nil {
 		t.Fatal(err)
@@ -190,18 +209,22 @@ func TreesProfile(t *testing.T) (dir string, load func() *profiles.Profile) {
 	dir = t.TempDir()
 	Layout(t, filepath.Join(dir, "image"), SystemdTree(t))
 	over := tree.New()
-	if err := errors.Join(over.PutFile("etc/from-tar", 0o600, []byte("tar")), over.Put(tree.Entry{Path: "etc/owned", Kind: tree.File, Mode: 0o644, UID: 7, Open: tree.Bytes(nil)})); err != nil {
+	if err := errors.Join(over.PutFile("etc/from-tar", 0o600, []byte("tar")),
+		over.Put(tree.Entry{Path: "etc/owned", Kind: tree.File, Mode: 0o644, UID: 7, Open: tree.Bytes(nil)})); err != nil {
 		t.Fatal(err)
 	}
 	f, err := os.Create(filepath.Join(dir, "over.tar"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := errors.Join(over.WriteTar(t.Context(), f, MadeAt), f.Close(), os.MkdirAll(filepath.Join(dir, "www/css"), 0o755),
-		os.WriteFile(filepath.Join(dir, "www/css/a.css"), []byte("css"), 0o644), os.Chmod(filepath.Join(dir, "www"), 0o700)); err != nil {
+	if err := errors.Join(over.WriteTar(t.Context(), f, MadeAt), f.Close(),
+		os.MkdirAll(filepath.Join(dir, "www/css"), 0o755),
+		os.WriteFile(filepath.Join(dir, "www/css/a.css"), []byte("css"), 0o644),
+		os.Chmod(filepath.Join(dir, "www"), 0o700)); err != nil {
 		t.Fatal(err)
 	}
-	text := "name: web\nextends: lab\nbase: {oci: ./image}\nlayers:\n  - {tar: ./over.tar}\n  - {dir: ./www, into: /srv/www}\n"
+	text := "name: web\nextends: lab\nbase: {oci: ./image}\nlayers:\n  - {tar: ./over.tar}\n" +
+		"  - {dir: ./www, into: /srv/www}\n"
 	if err := os.WriteFile(filepath.Join(dir, "profile.yaml"), []byte(text), 0o644); err != nil {
 		t.Fatal(err)
 	}

@@ -37,15 +37,19 @@ type fakeImage struct {
 }
 
 func text(path string, mode uint32, content string) squashfs.Entry {
-	return squashfs.Entry{Path: path, Kind: squashfs.File, Mode: mode, ModTime: 1000, Size: int64(len(content)), Open: tree.Bytes([]byte(content))}
+	return squashfs.Entry{Path: path, Kind: squashfs.File, Mode: mode, ModTime: 1000, Size: int64(len(content)),
+		Open: tree.Bytes([]byte(content))}
 }
 
 func newFake() *fakeImage {
 	return &fakeImage{kernel: "kernel", early: map[string]string{"init": "init", "etc/ingot/release.pub": "key"},
-		root: []squashfs.Entry{{Path: "etc", Kind: squashfs.Dir, Mode: 0o755, ModTime: 1000}, text("etc/a", 0o644, "aaaa"), text("etc/b", 0o644, "bbbb"),
+		root: []squashfs.Entry{{Path: "etc", Kind: squashfs.Dir, Mode: 0o755, ModTime: 1000},
+			text("etc/a", 0o644, "aaaa"), text("etc/b", 0o644, "bbbb"),
 			{Path: "etc/link", Kind: squashfs.Symlink, Mode: 0o777, ModTime: 1000, Target: "a"}},
-		manifest: ingot.ImageManifest{Schema: 1, Profile: "fake", Version: "v1", Arch: "amd64", Created: time.Unix(1000, 0).UTC(), Arguments: []string{"quiet"}, KernelRelease: "6.1"},
-		plan:     &builder.Plan{Format: builder.PlanFormat, Profile: &profiles.Profile{Name: "fake"}, Kernel: buildertest.Package("linux-image-6.1", "6.1-1")}}
+		manifest: ingot.ImageManifest{Schema: 1, Profile: "fake", Version: "v1", Arch: "amd64",
+			Created: time.Unix(1000, 0).UTC(), Arguments: []string{"quiet"}, KernelRelease: "6.1"},
+		plan: &builder.Plan{Format: builder.PlanFormat, Profile: &profiles.Profile{Name: "fake"},
+			Kernel: buildertest.Package("linux-image-6.1", "6.1-1")}}
 }
 
 // put makes an image of it, in a store of its own.
@@ -72,13 +76,16 @@ func (f *fakeImage) put(t *testing.T) side {
 	root, err := os.Create(filepath.Join(dir, "root"))
 	must(err)
 	defer root.Close()
-	_, err = squashfs.Write(t.Context(), root, f.root, squashfs.Options{Level: 1, BlockSize: 128 << 10, Epoch: time.Unix(1000, 0)})
+	_, err = squashfs.Write(t.Context(), root, f.root,
+		squashfs.Options{Level: 1, BlockSize: 128 << 10, Epoch: time.Unix(1000, 0)})
 	must(err)
 	plan, err := f.plan.Canonical()
 	must(err)
 	f.manifest.Plan = f.plan.Digest()
-	files := image.Files{Kernel: filepath.Join(dir, "kernel"), Initramfs: filepath.Join(dir, "initramfs"), Root: root.Name(), Plan: filepath.Join(dir, "plan")}
-	for path, content := range map[string][]byte{files.Kernel: []byte(f.kernel), files.Initramfs: early.Bytes(), files.Plan: plan} {
+	files := image.Files{Kernel: filepath.Join(dir, "kernel"), Initramfs: filepath.Join(dir, "initramfs"),
+		Root: root.Name(), Plan: filepath.Join(dir, "plan")}
+	for path, content := range map[string][]byte{files.Kernel: []byte(f.kernel),
+		files.Initramfs: early.Bytes(), files.Plan: plan} {
 		must(os.WriteFile(path, content, 0o644))
 	}
 	keys, err := image.LoadOrCreateKeys(filepath.Join(dir, "keys"))
@@ -99,18 +106,24 @@ func TestAlteredImages(t *testing.T) {
 		why   string
 	}{
 		{"nothing", func(*fakeImage) {}, "", ""},
-		{"content", func(f *fakeImage) { f.root[2] = text("etc/b", 0o644, "bbXb") }, "root", "/etc/b: content, from byte 2 on"},
-		{"size", func(f *fakeImage) { f.root[1] = text("etc/a", 0o644, "aaaaa") }, "root", "/etc/a: size 5 → 4, from byte 4 on"},
+		{"content", func(f *fakeImage) { f.root[2] = text("etc/b", 0o644, "bbXb") }, "root",
+			"/etc/b: content, from byte 2 on"},
+		{"size", func(f *fakeImage) { f.root[1] = text("etc/a", 0o644, "aaaaa") }, "root", "/etc/a: size 5 → 4, from " +
+			"byte 4 on"},
 		{"mode", func(f *fakeImage) { f.root[1].Mode = 0o4755 }, "root", "/etc/a: mode 4755 → 0644"},
 		{"owner", func(f *fakeImage) { f.root[1].UID = 7 }, "root", "/etc/a: owner 7:0 → 0:0"},
-		{"time", func(f *fakeImage) { f.root[2].ModTime = 4600 }, "root", "/etc/b: time 1970-01-01T01:16:40Z → 1970-01-01T00:16:40Z"},
+		{"time", func(f *fakeImage) { f.root[2].ModTime = 4600 }, "root", "/etc/b: time 1970-01-01T01:16:40Z → " +
+			"1970-01-01T00:16:40Z"},
 		{"target", func(f *fakeImage) { f.root[3].Target = "b" }, "root", "/etc/link: target b → a"},
 		{"added", func(f *fakeImage) { f.root = append(f.root, text("etc/z", 0o644, "")) }, "root", "/etc/z: removed"},
-		{"xattr", func(f *fakeImage) { f.root[1].Xattrs = map[string]string{"security.capability": "x"} }, "root", "/etc/a: extended attributes"},
+		{"xattr", func(f *fakeImage) { f.root[1].Xattrs = map[string]string{"security.capability": "x"} },
+			"root", "/etc/a: extended attributes"},
 		{"kernel", func(f *fakeImage) { f.kernel = "kerneL" }, "kernel", "from byte 5 on"},
 		{"initramfs", func(f *fakeImage) { f.early["init"] = "evil" }, "initramfs", "/init: content, from byte 0 on"},
-		{"arguments", func(f *fakeImage) { f.manifest.Arguments = []string{"init=/bin/sh"} }, "manifest", `arguments ["init=/bin/sh"] → ["quiet"]`},
-		{"volume", func(f *fakeImage) { f.manifest.Volumes = []ingot.Volume{{Name: "x", Mount: "/x"}} }, "manifest", `volumes [{"name":"x","mount":"/x"}] → none`},
+		{"arguments", func(f *fakeImage) { f.manifest.Arguments = []string{"init=/bin/sh"} }, "manifest",
+			`arguments ["init=/bin/sh"] → ["quiet"]`},
+		{"volume", func(f *fakeImage) { f.manifest.Volumes = []ingot.Volume{{Name: "x", Mount: "/x"}} }, "manifest",
+			`volumes [{"name":"x","mount":"/x"}] → none`},
 	} {
 		f := newFake()
 		c.alter(f)
@@ -174,9 +187,12 @@ func TestInputsOfAnImage(t *testing.T) {
 		want  []Part
 	}{
 		{"sound, init in the initramfs alone", func(*fakeImage) {}, nil},
-		{"no init", func(f *fakeImage) { f.early["init"] = "evil" }, []Part{{Name: "root", Why: "/usr/lib/ingot/ingot-init: it is not what the plan pins"}}},
-		{"another key", func(f *fakeImage) { f.early["etc/ingot/release.pub"] = "evil" }, []Part{{Name: "initramfs", Why: "/etc/ingot/release.pub: it is not what the plan pins"}}},
-		{"another file", func(f *fakeImage) { f.root[1] = text("etc/a", 0o644, "evil") }, []Part{{Name: "root", Why: "/etc/a: it is not what the plan pins"}}},
+		{"no init", func(f *fakeImage) { f.early["init"] = "evil" },
+			[]Part{{Name: "root", Why: "/usr/lib/ingot/ingot-init: it is not what the plan pins"}}},
+		{"another key", func(f *fakeImage) { f.early["etc/ingot/release.pub"] = "evil" },
+			[]Part{{Name: "initramfs", Why: "/etc/ingot/release.pub: it is not what the plan pins"}}},
+		{"another file", func(f *fakeImage) { f.root[1] = text("etc/a", 0o644, "evil") },
+			[]Part{{Name: "root", Why: "/etc/a: it is not what the plan pins"}}},
 	} {
 		f := good()
 		c.alter(f)
@@ -184,7 +200,8 @@ func TestInputsOfAnImage(t *testing.T) {
 		v, err := Verify(t.Context(), &builder.Env{CacheDir: t.TempDir(), Offline: true}, s.store, s.image)
 		if c.want == nil {
 			in, err := openInputs(s.store, s.image, f.plan)
-			if err != nil || len(in.altered) > 0 || string(in.init) != "init" || !bytes.Equal(in.keys["release"].Text(), keys.Release.Public.Text()) {
+			if err != nil || len(in.altered) > 0 || string(in.init) != "init" ||
+				!bytes.Equal(in.keys["release"].Text(), keys.Release.Public.Text()) {
 				t.Errorf("%s: openInputs = %+v, %v", c.name, in, err)
 			}
 			continue
@@ -200,7 +217,8 @@ func TestCompareImages(t *testing.T) {
 	f := newFake()
 	f.plan.Packages = []source.Package{buildertest.Package("bash", "5.2"), buildertest.Package("curl", "8.2")}
 	g := newFake()
-	g.plan.Packages = []source.Package{buildertest.Package("bash", "5.3"), buildertest.Package("curl", "8.1"), buildertest.Package("vim", "9")}
+	g.plan.Packages = []source.Package{buildertest.Package("bash", "5.3"),
+		buildertest.Package("curl", "8.1"), buildertest.Package("vim", "9")}
 	g.plan.Kernel = buildertest.Package("linux-image-6.1", "6.1-2") // the same release, a newer build
 	g.manifest.Arguments = []string{"debug"}
 	g.manifest.Overlay = 5
@@ -226,7 +244,8 @@ func TestCompareImages(t *testing.T) {
 	if len(d.Settings) != 1 || d.Settings[0].Name != "overlay" || string(d.Settings[0].After) != "5" {
 		t.Errorf("settings: %+v; want the overlay", d.Settings)
 	}
-	if !slices.Equal(d.Artifacts, []string{"plan", "root"}) || !slices.Equal(d.Arguments.Added, []string{"debug"}) || !slices.Equal(d.Arguments.Removed, []string{"quiet"}) {
+	if !slices.Equal(d.Artifacts, []string{"plan", "root"}) || !slices.Equal(d.Arguments.Added, []string{"debug"}) ||
+		!slices.Equal(d.Arguments.Removed, []string{"quiet"}) {
 		t.Errorf("artifacts %v, arguments %+v", d.Artifacts, d.Arguments)
 	}
 	if len(d.Files) != 1 || d.Files[0].Path != "etc/a" || d.Files[0].How != "mode 0644 → 0600" {
@@ -272,7 +291,8 @@ func TestDamagedPlan(t *testing.T) {
 }
 
 func TestSinceVersion(t *testing.T) {
-	changes := "bash (5.3-1) trixie; urgency=low\n\n  * New.\n\n -- A <a@a>  Mon, 01 Jan 2026 00:00:00 +0000\n\nbash (5.2-2) trixie; urgency=low\n\n  * Old.\n"
+	changes := "bash (5.3-1) trixie; urgency=low\n\n  * New.\n\n -- A <a@a>  Mon, 01 Jan 2026 00:00:00 +0000\n\n" +
+		"bash (5.2-2) trixie; urgency=low\n\n  * Old.\n"
 	if got := strings.Join(sinceVersion(changes, "5.2-2"), "|"); got != "bash (5.3-1) trixie|  * New." {
 		t.Errorf("sinceVersion = %q", got)
 	}
@@ -285,7 +305,8 @@ func TestSinceVersion(t *testing.T) {
 // is another version, and which is the older one.
 func TestDiffOfBases(t *testing.T) {
 	var c [2]*builder.Contents
-	for i, status := range []string{"Package: a\nStatus: install ok installed\nVersion: 1.10\n\nPackage: b\nStatus: install ok installed\nVersion: 1\n",
+	for i, status := range []string{"Package: a\nStatus: install ok installed\nVersion: 1.10\n\nPackage: b\n" +
+		"Status: install ok installed\nVersion: 1\n",
 		"Package: a\nStatus: install ok installed\nVersion: 1.9\n\nPackage: c\nStatus: install ok installed\nVersion: 1\n"} {
 		c[i] = &builder.Contents{Tree: tree.New()}
 		if err := c[i].PutFile("var/lib/dpkg/status", 0o644, []byte(status)); err != nil {
@@ -297,7 +318,8 @@ func TestDiffOfBases(t *testing.T) {
 		t.Fatal(err)
 	}
 	const why = "the package came with the base, not by itself"
-	want := []PackageChange{{Change: lock.Change{Package: "a", Before: "1.10", After: "1.9"}, Older: true, NoChangelog: why}, {Change: lock.Change{Package: "b", Before: "1"}}, {Change: lock.Change{Package: "c", After: "1"}}}
+	want := []PackageChange{{Change: lock.Change{Package: "a", Before: "1.10", After: "1.9"}, Older: true,
+		NoChangelog: why}, {Change: lock.Change{Package: "b", Before: "1"}}, {Change: lock.Change{Package: "c", After: "1"}}}
 	if diff := cmp.Diff(want, d.Packages); diff != "" {
 		t.Errorf("listed (-want +got):\n%s", diff)
 	}

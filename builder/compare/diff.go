@@ -94,7 +94,8 @@ func Images(ctx context.Context, env *builder.Env, s *image.Store, a, b image.Im
 		return nil, err
 	}
 	defer to.Close()
-	d := &Diff{From: a.Name.String(), To: b.Name.String(), Root: SizeChange{Before: a.Manifest.Root.Size, After: b.Manifest.Root.Size},
+	d := &Diff{From: a.Name.String(), To: b.Name.String(),
+		Root:      SizeChange{Before: a.Manifest.Root.Size, After: b.Manifest.Root.Size},
 		Arguments: changesOf(a.Manifest.Arguments, b.Manifest.Arguments), Modules: changesOf(modules(from), modules(to))}
 	if d.Artifacts, err = artifactChanges(a, b); err != nil {
 		return nil, err
@@ -144,7 +145,8 @@ func (d *Diff) packages(ctx context.Context, s *image.Store, from, to *builder.C
 	}
 	// The name of a kernel's package holds its release, so a new one is another package.
 	if x, y := before.Kernel, after.Kernel; x.Name != y.Name || x.Version != y.Version {
-		d.Kernel = &PackageChange{Change: lock.Change{Package: y.Name, Before: kernelVersion(x, a), After: kernelVersion(y, b)}}
+		d.Kernel = &PackageChange{Change: lock.Change{Package: y.Name,
+			Before: kernelVersion(x, a), After: kernelVersion(y, b)}}
 		d.Kernel.tellWhy(ctx, cache, x, y)
 	}
 	return ctx.Err()
@@ -324,7 +326,8 @@ func (d *Diff) files(ctx context.Context, from, to *builder.Contents) error {
 func modules(c *builder.Contents) []string {
 	var names []string
 	for _, e := range c.Entries {
-		if name, _, ok := strings.Cut(path.Base(e.Path), ".ko"); ok && strings.HasPrefix(e.Path, "usr/lib/modules/") && e.Kind == squashfs.File {
+		if name, _, ok := strings.Cut(path.Base(e.Path), ".ko"); ok && strings.HasPrefix(e.Path, "usr/lib/modules/") &&
+			e.Kind == squashfs.File {
 			names = append(names, name)
 		}
 	}
@@ -397,7 +400,8 @@ func readChangelog(ctx context.Context, deb, name string) (text string, err erro
 			return "", fmt.Errorf("reading the changelog of %s: %w", name, err)
 		}
 		dir, base := path.Split(path.Clean(h.Name)) // "./usr/…" in the archive
-		if dir != "usr/share/doc/"+name+"/" || !slices.Contains([]string{"changelog.Debian.gz", "changelog.gz"}, base) || h.Typeflag != tar.TypeReg {
+		if dir != "usr/share/doc/"+name+"/" || !slices.Contains([]string{"changelog.Debian.gz", "changelog.gz"}, base) ||
+			h.Typeflag != tar.TypeReg {
 			continue
 		}
 		z, err := gzip.NewReader(r)

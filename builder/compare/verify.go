@@ -28,9 +28,10 @@ import (
 
 // Verdict is what a rebuild of an image found.
 type Verdict struct {
-	Image   ingot.Digest `json:"image"`
-	Plan    ingot.Digest `json:"plan"`
-	Rebuilt ingot.Digest `json:"rebuilt,omitempty"` // digest of the rebuilt image; empty: an altered input was found before
+	Image ingot.Digest `json:"image"`
+	Plan  ingot.Digest `json:"plan"`
+	// digest of the rebuilt image; empty: an altered input was found before
+	Rebuilt ingot.Digest `json:"rebuilt,omitempty"`
 	Same    bool         `json:"same"`
 	Parts   []Part       `json:"parts"`
 }
@@ -55,7 +56,8 @@ func Verify(ctx context.Context, env *builder.Env, s *image.Store, im image.Imag
 		return v, err
 	}
 	if plan.Digest() != im.Manifest.Plan {
-		v.Parts = []Part{{Name: "plan", Image: im.Manifest.Plan, Rebuilt: plan.Digest(), Why: "the manifest names another plan than the one that is in the image"}}
+		v.Parts = []Part{{Name: "plan", Image: im.Manifest.Plan, Rebuilt: plan.Digest(), Why: "the manifest names " +
+			"another plan than the one that is in the image"}}
 		return v, nil
 	}
 	inputs, err := openInputs(s, im, plan)
@@ -86,16 +88,19 @@ func Verify(ctx context.Context, env *builder.Env, s *image.Store, im image.Imag
 
 // rebuild builds a plan into a store of its own below dir, where nothing is cached but packages and
 // trees.
-func rebuild(ctx context.Context, env *builder.Env, plan *builder.Plan, in *inputs, dir string) (image.Image, *image.Store, error) {
+func rebuild(ctx context.Context, env *builder.Env, plan *builder.Plan, in *inputs,
+	dir string) (image.Image, *image.Store, error) {
 	clean := *env
 	clean.Packages, clean.Blobs = env.PackageCache().Dir, env.Trees().Blobs.Dir
 	clean.CacheDir = filepath.Join(dir, "cache")
-	o := builder.BuildOptions{Version: in.Image.Manifest.Version, Init: filepath.Join(dir, "ingot-init"), Source: in.source}
+	o := builder.BuildOptions{Version: in.Image.Manifest.Version,
+		Init: filepath.Join(dir, "ingot-init"), Source: in.source}
 	if err := os.WriteFile(o.Init, in.init, 0o755); err != nil {
 		return image.Image{}, nil, err
 	}
 	var err error
-	if o.Keys, err = image.LoadOrCreateKeys(filepath.Join(dir, "keys")); err != nil { // a signature is not part of an image
+	// a signature is not part of an image
+	if o.Keys, err = image.LoadOrCreateKeys(filepath.Join(dir, "keys")); err != nil {
 		return image.Image{}, nil, err
 	}
 	o.Keys.Release.Public, o.Keys.Server.Public = in.keys["release"], in.keys["server"]
@@ -176,7 +181,8 @@ func (in *inputs) checkSources() error {
 		switch {
 		case err == nil && ingot.DigestOf(content) == in.plan.Sources[f.Path]:
 		case slices.Contains(merged, strings.TrimPrefix(path.Clean(f.Path), "/")):
-			return fmt.Errorf("%w: %s is not in the image as the profile's folder had it, because users are added to it", builder.ErrLost, f.Path)
+			return fmt.Errorf("%w: %s is not in the image as the profile's folder had it, because users are added to it",
+				builder.ErrLost, f.Path)
 		default:
 			in.alter("root", f.Path)
 		}
@@ -185,7 +191,8 @@ func (in *inputs) checkSources() error {
 }
 
 func (in *inputs) alter(part, path string) {
-	in.altered = append(in.altered, Part{Name: part, Why: "/" + strings.TrimPrefix(path, "/") + ": it is not what the plan pins"})
+	in.altered = append(in.altered, Part{Name: part, Why: "/" + strings.TrimPrefix(path, "/") + ": it is not what the " +
+		"plan pins"})
 }
 
 // source is builder.BuildOptions.Source.
@@ -237,7 +244,8 @@ func compareParts(ctx context.Context, have, got side) ([]Part, error) {
 	for _, l := range layers {
 		i := slices.IndexFunc(rebuilt, func(d ocispec.Descriptor) bool { return d.MediaType == l.MediaType })
 		if i < 0 {
-			parts = append(parts, Part{Name: image.PartName(l.MediaType), Image: ingot.Digest(l.Digest), Why: "the plan gives none"})
+			parts = append(parts, Part{Name: image.PartName(l.MediaType),
+				Image: ingot.Digest(l.Digest), Why: "the plan gives none"})
 			continue
 		}
 		part, err := comparePart(ctx, l, have.blob(l), rebuilt[i], got.blob(rebuilt[i]))
@@ -248,7 +256,8 @@ func compareParts(ctx context.Context, have, got side) ([]Part, error) {
 		rebuilt = slices.Delete(rebuilt, i, i+1)
 	}
 	for _, l := range rebuilt {
-		parts = append(parts, Part{Name: image.PartName(l.MediaType), Rebuilt: ingot.Digest(l.Digest), Why: "the image has none"})
+		parts = append(parts, Part{Name: image.PartName(l.MediaType),
+			Rebuilt: ingot.Digest(l.Digest), Why: "the image has none"})
 	}
 	manifest := Part{Name: "manifest", Image: have.image.Digest, Rebuilt: got.image.Digest}
 	if manifest.Image != manifest.Rebuilt {
@@ -260,7 +269,8 @@ func compareParts(ctx context.Context, have, got side) ([]Part, error) {
 }
 
 // comparePart compares the bytes that are in the store with those of the rebuild.
-func comparePart(ctx context.Context, have ocispec.Descriptor, havePath string, got ocispec.Descriptor, gotPath string) (Part, error) {
+func comparePart(ctx context.Context, have ocispec.Descriptor, havePath string,
+	got ocispec.Descriptor, gotPath string) (Part, error) {
 	part := Part{Name: image.PartName(have.MediaType), Image: ingot.Digest(have.Digest), Rebuilt: ingot.Digest(got.Digest)}
 	stored, err := digestFile(havePath)
 	if err != nil {
@@ -317,7 +327,8 @@ func damagedParts(s *image.Store, im image.Image) ([]Part, error) {
 
 // described are the fields of a manifest that say what the artifacts are:
 // where they differ, the artifacts tell more.
-var described = []string{"kernel", "initramfs", "root", "chunks", "unpacked", "kernelRelease", "packages", "verity", "uki", "pcr11"}
+var described = []string{"kernel", "initramfs", "root", "chunks", "unpacked", "kernelRelease",
+	"packages", "verity", "uki", "pcr11"}
 
 // whyManifest names the first field that differs and is not about an artifact.
 func whyManifest(a, b image.Image) (string, error) {

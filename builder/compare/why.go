@@ -19,7 +19,8 @@ import (
 	"ingot/builder/uki"
 )
 
-func why(ctx context.Context, have, got string, look func(context.Context, *os.File, *os.File) (string, error)) (string, error) {
+func why(ctx context.Context, have, got string, look func(context.Context, *os.File, *os.File) (string, error)) (string,
+	error) {
 	a, err := os.Open(have)
 	if err != nil {
 		return "", err

@@ -30,7 +30,8 @@ import (
 var ErrNoLocalBoot = errors.New("the image has no UKI or no dm-verity tree, so it cannot boot without a server")
 
 // ErrNotFile: the medium would be written over a device or a folder.
-var ErrNotFile = errors.New("an export is written to a file, from there to a disk by: dd if=FILE of=DISK bs=4M conv=fsync")
+var ErrNotFile = errors.New("an export is written to a file, from there to a disk by: dd if=FILE of=DISK bs=4M " +
+	"conv=fsync")
 
 // Medium is a kind of medium.
 type Medium string

@@ -128,10 +128,12 @@ func TestWrite(t *testing.T) {
 	}
 	bare := im
 	bare.Manifest.UKI = nil
-	if err := Write(t.Context(), s, bare, filepath.Join(dir, "bare"), Options{Medium: RawDisk}); !errors.Is(err, ErrNoLocalBoot) {
+	if err := Write(t.Context(), s, bare, filepath.Join(dir, "bare"),
+		Options{Medium: RawDisk}); !errors.Is(err, ErrNoLocalBoot) {
 		t.Errorf("exporting an image without a UKI: %v; want ErrNoLocalBoot", err)
 	}
-	if err := Write(t.Context(), s, im, filepath.Join(dir, "signed"), Options{Medium: RawDisk, Sign: secureboot.KeyPair{Key: "/none", Certificate: "/none"}}); err == nil {
+	if err := Write(t.Context(), s, im, filepath.Join(dir, "signed"),
+		Options{Medium: RawDisk, Sign: secureboot.KeyPair{Key: "/none", Certificate: "/none"}}); err == nil {
 		t.Error("exporting with a key that is not there succeeds")
 	}
 	if left, _ := filepath.Glob(filepath.Join(dir, "*")); len(left) != 2 {
@@ -148,8 +150,10 @@ func TestWriteSigned(t *testing.T) {
 	s, im := sealed(t)
 	dir := t.TempDir()
 	at := func(name string) string { return filepath.Join(dir, name) }
-	wire.Run(t, "openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=db", "-keyout", at("key"), "-out", at("crt"))
-	if err := Write(t.Context(), s, im, at("disk"), Options{Medium: RawDisk, Sign: secureboot.KeyPair{Key: at("key"), Certificate: at("crt")}}); err != nil {
+	wire.Run(t, "openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=db",
+		"-keyout", at("key"), "-out", at("crt"))
+	if err := Write(t.Context(), s, im, at("disk"),
+		Options{Medium: RawDisk, Sign: secureboot.KeyPair{Key: at("key"), Certificate: at("crt")}}); err != nil {
 		t.Fatal(err)
 	}
 	wire.Run(t, "mcopy", "-i", at("disk")+"@@1M", "::EFI/BOOT/BOOTX64.EFI", at("uki"))

@@ -105,12 +105,20 @@ func (c *Comparison) comparePackages(have inventory, auto map[string]bool, base 
 // generated is what packages make when they are installed: nobody's, and
 // nobody's work either.
 var generated = []string{
-	"var/lib/dpkg", "var/lib/apt", "var/cache", "var/log", "var/lib/systemd", "var/lib/ucf", "var/lib/pam", "var/lib/usb_modeswitch", "var/lib/misc", "var/lib/shells.state", "var/lib/python",
-	"etc/alternatives", "etc/ssl/certs", "etc/ld.so.cache", "etc/.pwd.lock", "etc/rc0.d", "etc/rc1.d", "etc/rc2.d", "etc/rc3.d", "etc/rc4.d", "etc/rc5.d", "etc/rc6.d", "etc/rcS.d",
-	"usr/lib/udev/hwdb.bin", "etc/udev/hwdb.bin", "usr/share/mime", "usr/share/info/dir", "usr/lib/locale/locale-archive", "usr/share/fonts", "etc/pam.d", "etc/environment", "etc/shells",
-	"etc/passwd", "etc/group", "etc/shadow", "etc/gshadow", "etc/passwd-", "etc/group-", "etc/subuid", "etc/subgid", "etc/subuid-", "etc/subgid-", "etc/nsswitch.conf", "etc/profile", "etc/motd",
-	"root/.bashrc", "root/.profile", "etc/resolv.conf", "etc/timezone", "etc/localtime", "etc/vconsole.conf", "etc/locale.conf", "etc/default/locale", "etc/kernel", "etc/apt", "etc/ca-certificates.conf",
-	"usr/share/applications", "var/lib/private", "etc/dpkg/origins/default", "etc/fstab", "etc/hosts", "etc/hosts.allow", "etc/hosts.deny", "etc/modules", "etc/security/opasswd", "usr/share/man", "usr/sbin/rmt", "var/lib/wtmpdb", "var/spool/mail", "bin", "sbin", "lib", "lib64", "lib32", "libx32", "var/run", "var/lock", "etc/mtab", "etc/sysctl.d/protect-links.conf",
+	"var/lib/dpkg", "var/lib/apt", "var/cache", "var/log", "var/lib/systemd", "var/lib/ucf", "var/lib/pam",
+	"var/lib/usb_modeswitch", "var/lib/misc", "var/lib/shells.state", "var/lib/python",
+	"etc/alternatives", "etc/ssl/certs", "etc/ld.so.cache", "etc/.pwd.lock", "etc/rc0.d", "etc/rc1.d", "etc/rc2.d",
+	"etc/rc3.d", "etc/rc4.d", "etc/rc5.d", "etc/rc6.d", "etc/rcS.d",
+	"usr/lib/udev/hwdb.bin", "etc/udev/hwdb.bin", "usr/share/mime", "usr/share/info/dir", "usr/lib/locale/locale-archive",
+	"usr/share/fonts", "etc/pam.d", "etc/environment", "etc/shells",
+	"etc/passwd", "etc/group", "etc/shadow", "etc/gshadow", "etc/passwd-", "etc/group-", "etc/subuid", "etc/subgid",
+	"etc/subuid-", "etc/subgid-", "etc/nsswitch.conf", "etc/profile", "etc/motd",
+	"root/.bashrc", "root/.profile", "etc/resolv.conf", "etc/timezone", "etc/localtime", "etc/vconsole.conf",
+	"etc/locale.conf", "etc/default/locale", "etc/kernel", "etc/apt", "etc/ca-certificates.conf",
+	"usr/share/applications", "var/lib/private", "etc/dpkg/origins/default", "etc/fstab", "etc/hosts", "etc/hosts.allow",
+	"etc/hosts.deny", "etc/modules", "etc/security/opasswd", "usr/share/man", "usr/sbin/rmt", "var/lib/wtmpdb",
+	"var/spool/mail", "bin", "sbin", "lib", "lib64", "lib32", "libx32", "var/run", "var/lock", "etc/mtab",
+	"etc/sysctl.d/protect-links.conf",
 }
 
 func isGenerated(e *tree.Entry) bool {
@@ -119,7 +127,8 @@ func isGenerated(e *tree.Entry) bool {
 		return true
 	}
 	// The choices of update-alternatives and the links of systemctl enable.
-	if e.Kind == tree.Symlink && (strings.HasPrefix(e.Target, "/etc/alternatives/") || strings.HasPrefix(p, "etc/systemd/") || p == "usr/local/man") {
+	if e.Kind == tree.Symlink && (strings.HasPrefix(e.Target, "/etc/alternatives/") ||
+		strings.HasPrefix(p, "etc/systemd/") || p == "usr/local/man") {
 		return true
 	}
 	for q := p; q != "."; q = path.Dir(q) {
@@ -248,7 +257,8 @@ func md5Of(root *tree.Tree, p string) (string, error) {
 
 // shared are folders for local files that no package has: what is in them is
 // told apart.
-var shared = []string{"opt", "srv", "root", "home", "usr/local", "usr/local/bin", "usr/local/sbin", "usr/local/lib", "usr/local/etc", "usr/local/share", "usr/local/src", "etc/systemd/system"}
+var shared = []string{"opt", "srv", "root", "home", "usr/local", "usr/local/bin", "usr/local/sbin", "usr/local/lib",
+	"usr/local/etc", "usr/local/share", "usr/local/src", "etc/systemd/system"}
 
 // gather puts local files together below the highest folder that is not a
 // package's either.

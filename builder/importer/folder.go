@@ -48,8 +48,10 @@ func writeLayout(ctx context.Context, trees *source.Trees, pin source.Pin, dir s
 	if mediaType == "" {
 		mediaType = "application/vnd.oci.image.manifest.v1+json"
 	}
-	index, err := json.MarshalIndent(v1.IndexManifest{SchemaVersion: 2, MediaType: "application/vnd.oci.image.index.v1+json",
-		Manifests: []v1.Descriptor{{MediaType: mediaType, Digest: v1.Hash{Algorithm: "sha256", Hex: pin.Digest.Hex()}, Size: int64(len(raw))}}}, "", "  ")
+	index, err := json.MarshalIndent(v1.IndexManifest{SchemaVersion: 2,
+		MediaType: "application/vnd.oci.image.index.v1+json",
+		Manifests: []v1.Descriptor{{MediaType: mediaType, Digest: v1.Hash{Algorithm: "sha256", Hex: pin.Digest.Hex()},
+			Size: int64(len(raw))}}}, "", "  ")
 	if err != nil {
 		return fmt.Errorf("writing the image: %w", err)
 	}
@@ -93,7 +95,8 @@ func (o *importing) begin() (*folderWriter, error) {
 		o.Arch = ingot.AMD64
 	}
 	if !ingot.ValidProfileName(o.Name) {
-		return nil, fmt.Errorf("%q cannot be the name of a profile; write lower-case letters, digits and dashes, at most 63", o.Name)
+		return nil, fmt.Errorf("%q cannot be the name of a profile; write lower-case letters, digits and dashes, at most 63",
+			o.Name)
 	}
 	o.Folder = filepath.Clean(o.Folder)
 	if _, err := os.Lstat(o.Folder); !errors.Is(err, fs.ErrNotExist) {

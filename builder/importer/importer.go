@@ -151,9 +151,11 @@ func Host(ctx context.Context, env *source.Env, h source.Host, options Options) 
 		return nil, err
 	}
 	o.Report("look", 1, 1, inspect.OSRelease(facts.OSRelease, "PRETTY_NAME"))
-	im := &Result{From: h.String(), Name: o.Name, Arch: archOf(facts), Distribution: inspect.OSRelease(facts.OSRelease, "PRETTY_NAME"), Mounts: facts.Mounts}
+	im := &Result{From: h.String(), Name: o.Name, Arch: archOf(facts), Distribution: inspect.OSRelease(facts.OSRelease,
+		"PRETTY_NAME"), Mounts: facts.Mounts}
 	if im.Arch == "" {
-		return nil, fmt.Errorf("importing %s: %w: it is a %s; ingot builds for amd64 and arm64", h, source.ErrArch, facts.Machine)
+		return nil, fmt.Errorf("importing %s: %w: it is a %s; ingot builds for amd64 and arm64", h, source.ErrArch,
+			facts.Machine)
 	}
 	if o.DryRun {
 		return im, o.compare(ctx, im, facts.OSRelease, facts.Status, facts.Extended, nil)
@@ -163,9 +165,10 @@ func Host(ctx context.Context, env *source.Env, h source.Host, options Options) 
 		return nil, fmt.Errorf("importing %s: %w", h, err)
 	}
 	defer spool.Close()
-	c, err := h.Capture(ctx, facts, source.CaptureOptions{Rules: o.Rules, Include: o.Include, Spool: spool, Progress: func(n int64) {
-		o.Report("capture", n, max(facts.Used, n+1), fmt.Sprintf("%d MiB", n>>20))
-	}})
+	c, err := h.Capture(ctx, facts, source.CaptureOptions{Rules: o.Rules, Include: o.Include,
+		Spool: spool, Progress: func(n int64) {
+			o.Report("capture", n, max(facts.Used, n+1), fmt.Sprintf("%d MiB", n>>20))
+		}})
 	if err != nil {
 		return nil, err
 	}
@@ -182,7 +185,8 @@ func Host(ctx context.Context, env *source.Env, h source.Host, options Options) 
 
 // archOf is a host's architecture by its packages, or by its kernel.
 func archOf(f source.HostFacts) ingot.Arch {
-	if in := takeInventory(inspect.ParseStatus(f.Status)); in.arch == string(ingot.AMD64) || in.arch == string(ingot.ARM64) {
+	if in := takeInventory(inspect.ParseStatus(f.Status)); in.arch == string(ingot.AMD64) ||
+		in.arch == string(ingot.ARM64) {
 		return ingot.Arch(in.arch)
 	}
 	return map[string]ingot.Arch{"x86_64": ingot.AMD64, "aarch64": ingot.ARM64}[f.Machine]
@@ -210,7 +214,8 @@ func (o *importing) compare(ctx context.Context, im *Result, release, status, ex
 	have := takeInventory(inspect.ParseStatus(status))
 	im.Packages = len(have.versions)
 	c := &Comparison{}
-	if suite := inspect.OSRelease(release, "VERSION_CODENAME"); inspect.OSRelease(release, "ID") == "debian" && suite != "" {
+	if suite := inspect.OSRelease(release, "VERSION_CODENAME"); inspect.OSRelease(release, "ID") == "debian" &&
+		suite != "" {
 		base, err := o.basePackages(ctx, suite, im.Arch)
 		if ctx.Err() != nil {
 			return ctx.Err()

@@ -54,7 +54,8 @@ func TestFailedImports(t *testing.T) {
 	if _, err := Image(t.Context(), offlineEnv(t), bad, importOptions(t, out)); !errors.Is(err, source.ErrBadTar) {
 		t.Errorf("no tarball: %v; want ErrBadTar", err)
 	}
-	if _, err := Image(t.Context(), offlineEnv(t), filepath.Join(dir, "gone.tar"), importOptions(t, out)); !errors.Is(err, os.ErrNotExist) {
+	if _, err := Image(t.Context(), offlineEnv(t), filepath.Join(dir, "gone.tar"),
+		importOptions(t, out)); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("no file: %v", err)
 	}
 	o := importOptions(t, out)
@@ -75,7 +76,8 @@ func TestFailedImports(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Image(t.Context(), offlineEnv(t), good, importOptions(t, out)); !errors.Is(err, ErrExists) || !strings.Contains(err.Error(), "another import") {
+	if _, err := Image(t.Context(), offlineEnv(t), good, importOptions(t, out)); !errors.Is(err, ErrExists) ||
+		!strings.Contains(err.Error(), "another import") {
 		t.Errorf("beside a running import: %v; want ErrExists", err)
 	}
 	w.abandon()
@@ -111,7 +113,8 @@ func TestCompareFiles(t *testing.T) {
 			t.Errorf("local files: %+v; want %+v among them", c.Local, want)
 		}
 	}
-	for _, p := range []string{"/etc/app.conf", "/usr/lib/app", "/var/log/x.log", "/usr/bin/old", "/usr/bin/old.distrib", "/usr/lib/python3"} {
+	for _, p := range []string{"/etc/app.conf", "/usr/lib/app", "/var/log/x.log", "/usr/bin/old",
+		"/usr/bin/old.distrib", "/usr/lib/python3"} {
 		if _, ok := local[p]; ok {
 			t.Errorf("%s counts as a local file", p)
 		}
@@ -119,10 +122,16 @@ func TestCompareFiles(t *testing.T) {
 }
 
 func TestComparePackages(t *testing.T) {
-	have := takeInventory(inspect.ParseStatus("Package: a\nStatus: install ok installed\nVersion: 1\n\nPackage: b\nStatus: install ok installed\nVersion: 2\n\nPackage: mine\nStatus: hold ok installed\nVersion: 3\n\nPackage: dep\nStatus: install ok installed\nVersion: 4\n\nPackage: half\nStatus: install ok half-installed\nVersion: 1\n"))
+	have := takeInventory(inspect.ParseStatus("Package: a\nStatus: install ok installed\nVersion: 1\n\nPackage: b\n" +
+		"Status: install ok installed\nVersion: 2\n\nPackage: mine\nStatus: hold ok installed\nVersion: 3\n\n" +
+		"Package: dep\nStatus: install ok installed\nVersion: 4\n\nPackage: half\nStatus: install ok half-installed\n" +
+		"Version: 1\n"))
 	var c Comparison
-	c.comparePackages(have, autoInstalled("Package: dep\nArchitecture: amd64\nAuto-Installed: 1\n\nPackage: mine\nAuto-Installed: 0\n"), map[string]string{"a": "1", "b": "1", "less": "9"})
-	want := Comparison{Same: 1, Added: []lock.Change{{Package: "dep", After: "4"}, {Package: "mine", After: "3"}}, Missing: []lock.Change{{Package: "less", Before: "9"}}, Changed: []lock.Change{{Package: "b", Before: "1", After: "2"}}, Asked: []string{"mine"}}
+	c.comparePackages(have, autoInstalled("Package: dep\nArchitecture: amd64\nAuto-Installed: 1\n\nPackage: mine\n"+
+		"Auto-Installed: 0\n"), map[string]string{"a": "1", "b": "1", "less": "9"})
+	want := Comparison{Same: 1, Added: []lock.Change{{Package: "dep", After: "4"}, {Package: "mine", After: "3"}},
+		Missing: []lock.Change{{Package: "less", Before: "9"}},
+		Changed: []lock.Change{{Package: "b", Before: "1", After: "2"}}, Asked: []string{"mine"}}
 	if d := cmp.Diff(want, c); d != "" {
 		t.Errorf("comparePackages (-want +got):\n%s", d)
 	}
@@ -140,7 +149,8 @@ func TestReport(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"# Made by: ingot import ", "1 packages", "# Configuration of packages, edited: /etc/app.conf, /etc/ucf.conf", "/opt/tool (2 files)"} {
+	for _, want := range []string{"# Made by: ingot import ", "1 packages", "# Configuration of packages, edited: " +
+		"/etc/app.conf, /etc/ucf.conf", "/opt/tool (2 files)"} {
 		if !strings.Contains(string(text), want) {
 			t.Errorf("the profile does not say %q:\n%s", want, text)
 		}
@@ -150,7 +160,8 @@ func TestReport(t *testing.T) {
 		t.Fatal(err)
 	}
 	var im Result
-	if err := json.Unmarshal(b, &im); err != nil || im.Compared == nil || len(im.Compared.Conffiles) != 2 || im.Packages != 1 {
+	if err := json.Unmarshal(b, &im); err != nil || im.Compared == nil ||
+		len(im.Compared.Conffiles) != 2 || im.Packages != 1 {
 		t.Errorf("import.json: %v\n%s", err, b)
 	}
 }

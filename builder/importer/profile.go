@@ -27,7 +27,8 @@ func startingProfile(im *Result, base profiles.Base, kernel profiles.Kernel, roo
 	}
 	kind, ref := profiles.Layer{OCI: base.OCI, Tar: base.Tar}.From()
 	line("base:\n  %s: %q\n", kind, ref)
-	line("kernel:\n  package: %s\n  suite: %s\n  modules: [%s]\n  arguments:", kernel.Package, kernel.Suite, quoted(kernel.Modules))
+	line("kernel:\n  package: %s\n  suite: %s\n  modules: [%s]\n  arguments:", kernel.Package,
+		kernel.Suite, quoted(kernel.Modules))
 	for _, a := range kernel.Arguments {
 		line("    - %q", a)
 	}
@@ -76,7 +77,8 @@ func (im *Result) Findings() []string {
 	}
 	for _, m := range im.Mounts {
 		if !m.Taken {
-			lines = append(lines, fmt.Sprintf("Left out: %s, a filesystem of its own (%s); take it with --include %s", m.Path, m.Type, m.Path))
+			lines = append(lines, fmt.Sprintf("Left out: %s, a filesystem of its own (%s); take it with --include %s", m.Path,
+				m.Type, m.Path))
 		}
 	}
 	if len(im.Passwords) > 0 {
@@ -90,7 +92,8 @@ func (im *Result) Findings() []string {
 		return lines
 	}
 	if c.Suite != "" {
-		lines = append(lines, fmt.Sprintf("Beside the Debian base (%s): %d packages the same, %d added, %d missing, %d of another version", c.Suite, c.Same, len(c.Added), len(c.Missing), len(c.Changed)))
+		lines = append(lines, fmt.Sprintf("Beside the Debian base (%s): %d packages the same, %d added, %d missing, %d "+
+			"of another version", c.Suite, c.Same, len(c.Added), len(c.Missing), len(c.Changed)))
 	}
 	if len(c.Asked) > 0 {
 		lines = append(lines, "The same from packages would be: extends: debian, packages: ["+clipped(c.Asked, 40)+"]")
@@ -121,17 +124,23 @@ type startingFile struct{ why, path, content, link string }
 func startingFiles(root *tree.Tree) []startingFile {
 	list := []startingFile{
 		{"The root is an image, volumes are mounted before systemd starts.", "/etc/fstab", "# see above\n", ""},
-		{"Nothing on the root outlives a boot: the journal stays in memory, bounded.", "/etc/systemd/journald.conf.d/10-ingot.conf", "[Journal]\nStorage=volatile\nRuntimeMaxUse=32M\n", ""},
+		{"Nothing on the root outlives a boot: the journal stays in memory, bounded.",
+			"/etc/systemd/journald.conf.d/10-ingot.conf", "[Journal]\nStorage=volatile\nRuntimeMaxUse=32M\n", ""},
 	}
 	if usesNetworkd(root) {
-		list = append(list, startingFile{"Every Ethernet card asks by its MAC address, as loader and initramfs do.", "/etc/systemd/network/80-ingot-ethernet.network",
-			"[Match]\nType=ether\nKind=!*\n\n[Link]\nRequiredForOnline=no\n\n[Network]\nDHCP=ipv4\nKeepConfiguration=dhcp-on-stop\n\n[DHCPv4]\nClientIdentifier=mac\nUseHostname=no\n", ""})
+		list = append(list, startingFile{"Every Ethernet card asks by its MAC address, as loader and initramfs do.",
+			"/etc/systemd/network/80-ingot-ethernet.network",
+			"[Match]\nType=ether\nKind=!*\n\n[Link]\nRequiredForOnline=no\n\n[Network]\nDHCP=ipv4\n" +
+				"KeepConfiguration=dhcp-on-stop\n\n[DHCPv4]\nClientIdentifier=mac\nUseHostname=no\n", ""})
 	}
 	if inspect.FindUnit(root, "systemd-resolved.service") != "" {
-		list = append(list, startingFile{"Containers and hosts have a resolver of their own.", "/etc/resolv.conf", "", "../run/systemd/resolve/stub-resolv.conf"})
+		list = append(list, startingFile{"Containers and hosts have a resolver of their own.", "/etc/resolv.conf", "",
+			"../run/systemd/resolve/stub-resolv.conf"})
 	}
-	if config, err := root.ReadFile("etc/ssh/sshd_config"); err == nil && strings.Contains(string(config), "sshd_config.d") {
-		list = append(list, startingFile{"Host keys are made at boot, one pair per machine, or come from its data volume.", "/etc/ssh/sshd_config.d/10-ingot.conf",
+	if config, err := root.ReadFile("etc/ssh/sshd_config"); err == nil &&
+		strings.Contains(string(config), "sshd_config.d") {
+		list = append(list, startingFile{"Host keys are made at boot, one pair per machine, or come from its data volume.",
+			"/etc/ssh/sshd_config.d/10-ingot.conf",
 			"HostKey /etc/ssh/ssh_host_ed25519_key\nPermitRootLogin prohibit-password\n", ""})
 	}
 	return list
@@ -139,7 +148,8 @@ func startingFiles(root *tree.Tree) []startingFile {
 
 // usesNetworkd reports whether networkd is there and nobody else does its work.
 func usesNetworkd(root *tree.Tree) bool {
-	return inspect.FindUnit(root, "systemd-networkd.service") != "" && inspect.FindUnit(root, "NetworkManager.service") == ""
+	return inspect.FindUnit(root, "systemd-networkd.service") != "" &&
+		inspect.FindUnit(root, "NetworkManager.service") == ""
 }
 
 func sshUnit(root *tree.Tree) string {
@@ -164,9 +174,12 @@ func startingUnits(root *tree.Tree) (enable, mask []string) {
 	if u := sshUnit(root); u != "" {
 		enable = append(enable, u)
 	}
-	for _, u := range []string{"apt-daily.timer", "apt-daily-upgrade.timer", "dpkg-db-backup.timer", "unattended-upgrades.service", "dnf-makecache.timer", "dnf-automatic.timer",
-		"e2scrub_all.timer", "e2scrub_reap.service", "fwupd-refresh.timer", "systemd-firstboot.service", "systemd-networkd-wait-online.service",
-		"NetworkManager-wait-online.service", "cloud-init.service", "cloud-init-local.service", "cloud-config.service", "cloud-final.service", "snapd.service", "snapd.socket"} {
+	for _, u := range []string{"apt-daily.timer", "apt-daily-upgrade.timer", "dpkg-db-backup.timer",
+		"unattended-upgrades.service", "dnf-makecache.timer", "dnf-automatic.timer",
+		"e2scrub_all.timer", "e2scrub_reap.service", "fwupd-refresh.timer", "systemd-firstboot.service",
+		"systemd-networkd-wait-online.service",
+		"NetworkManager-wait-online.service", "cloud-init.service", "cloud-init-local.service", "cloud-config.service",
+		"cloud-final.service", "snapd.service", "snapd.socket"} {
 		if inspect.FindUnit(root, u) != "" {
 			mask = append(mask, u)
 		}

@@ -135,7 +135,8 @@ func (a *archive) entry(p string, mode cpio.FileMode, content []byte) {
 		return
 	}
 	a.inode++
-	h := &cpio.Header{Name: strings.TrimPrefix(p, "/"), Mode: mode, Size: int64(len(content)), ModTime: a.epoch, Inode: a.inode, Links: 1}
+	h := &cpio.Header{Name: strings.TrimPrefix(p, "/"), Mode: mode, Size: int64(len(content)),
+		ModTime: a.epoch, Inode: a.inode, Links: 1}
 	if a.err = a.w.WriteHeader(h); a.err != nil {
 		return
 	}

@@ -43,7 +43,8 @@ func FindUnit(root *tree.Tree, name string) string {
 // Purged are the patterns (path.Match) of paths that packages leave in a root and an image must
 // not have: the identity of a machine, and what only an installed system uses.
 var Purged = []string{
-	"etc/ssh/ssh_host_*", "etc/machine-id", "var/lib/dbus/machine-id", "etc/hostname", "etc/resolv.conf.dpkg*", "etc/.resolv.conf.systemd-resolved.bak",
+	"etc/ssh/ssh_host_*", "etc/machine-id", "var/lib/dbus/machine-id", "etc/hostname", "etc/resolv.conf.dpkg*",
+	"etc/.resolv.conf.systemd-resolved.bak",
 	"etc/apt/sources.list*", "var/lib/apt/lists/*", "var/cache/apt/*", "var/cache/debconf/*-old", "var/cache/ldconfig/*",
 	"var/log/*.log", "var/log/apt", "var/log/bootstrap.log", "var/lib/dpkg/*-old", "var/lib/systemd/random-seed",
 	"etc/nvme/hostid", "etc/nvme/hostnqn",

@@ -25,15 +25,18 @@ var bootInit = bootPart{InitSystem, []string{"sbin/init"},
 var bootParts = []bootPart{
 	{"udev (devices)", []string{"usr/lib/systemd/systemd-udevd", "lib/systemd/systemd-udevd"},
 		map[string]string{"debian": "udev", "fedora": "systemd-udev", "suse": "udev"}},
-	{"a network service", []string{"usr/lib/systemd/systemd-networkd", "lib/systemd/systemd-networkd", "usr/sbin/NetworkManager", "usr/bin/NetworkManager", "sbin/ifup", "usr/sbin/wickedd"},
+	{"a network service", []string{"usr/lib/systemd/systemd-networkd", "lib/systemd/systemd-networkd",
+		"usr/sbin/NetworkManager", "usr/bin/NetworkManager", "sbin/ifup", "usr/sbin/wickedd"},
 		map[string]string{"fedora": "systemd-networkd", "suse": "systemd-network"}},
-	{"dbus", []string{"usr/bin/dbus-daemon", "usr/bin/dbus-broker"}, map[string]string{"debian": "dbus", "fedora": "dbus-broker", "suse": "dbus-1"}},
+	{"dbus", []string{"usr/bin/dbus-daemon", "usr/bin/dbus-broker"},
+		map[string]string{"debian": "dbus", "fedora": "dbus-broker", "suse": "dbus-1"}},
 	{"sshd (remote login, host keys)", []string{"usr/sbin/sshd", "usr/bin/sshd"},
 		map[string]string{"debian": "openssh-server", "fedora": "openssh-server", "arch": "openssh", "suse": "openssh"}},
 }
 
 // installers are the commands that install packages, by os-release's word.
-var installers = map[string]string{"debian": "apt-get install", "fedora": "dnf install", "arch": "pacman -S", "suse": "zypper install"}
+var installers = map[string]string{"debian": "apt-get install", "fedora": "dnf install",
+	"arch": "pacman -S", "suse": "zypper install"}
 
 func (p bootPart) in(root *tree.Tree) bool {
 	for _, q := range p.paths {

@@ -15,7 +15,8 @@ import (
 )
 
 func someLock(p *profiles.Profile) *File {
-	return &File{Format: format, Request: RequestOf(p), Kernel: buildertest.Package("linux-image-6.12", "1"), Stub: buildertest.Package(StubPackage, "257"),
+	return &File{Format: format, Request: RequestOf(p), Kernel: buildertest.Package("linux-image-6.12", "1"),
+		Stub:     buildertest.Package(StubPackage, "257"),
 		Packages: []source.Package{buildertest.Package("bash", "5.2"), buildertest.Package("curl", "8.1")}}
 }
 
@@ -72,7 +73,8 @@ func TestModes(t *testing.T) {
 	p.Kernel.Package = "linux-image-cloud-amd64"
 	o.Mode = Exact
 	_, _, err := Resolve(t.Context(), env, p, o)
-	if !errors.Is(err, ErrStale) || !strings.Contains(err.Error(), "+vim") || !strings.Contains(err.Error(), "linux-image-cloud-amd64 instead of linux-image-amd64") {
+	if !errors.Is(err, ErrStale) || !strings.Contains(err.Error(), "+vim") ||
+		!strings.Contains(err.Error(), "linux-image-cloud-amd64 instead of linux-image-amd64") {
 		t.Errorf("--locked with a lock of another request: %v", err)
 	}
 	for _, mode := range []Mode{Use, Update} { // both would ask apt, which has no lists here
@@ -108,7 +110,8 @@ func TestRead(t *testing.T) {
 }
 
 func TestPackageChanges(t *testing.T) {
-	got := PackageChanges([]source.Package{buildertest.Package("a", "1"), buildertest.Package("b", "1"), buildertest.Package("c", "1")},
+	got := PackageChanges([]source.Package{buildertest.Package("a", "1"),
+		buildertest.Package("b", "1"), buildertest.Package("c", "1")},
 		[]source.Package{buildertest.Package("b", "2"), buildertest.Package("c", "1"), buildertest.Package("d", "1")})
 	want := []Change{{"a", "1", ""}, {"b", "1", "2"}, {"d", "", "1"}}
 	if diff := cmp.Diff(want, got); diff != "" {

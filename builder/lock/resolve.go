@@ -81,7 +81,8 @@ func Resolve(ctx context.Context, env *source.Env, p *profiles.Profile, o Option
 	}
 	if r.Why == "" && len(r.Changes) > 0 {
 		if c := r.Changes[0]; o.Mode == Exact {
-			return nil, r, fmt.Errorf("%w: %s is %s, locked is %s; run: ingot plan --update", ErrStale, c.Package, c.After, c.Before)
+			return nil, r, fmt.Errorf("%w: %s is %s, locked is %s; run: ingot plan --update",
+				ErrStale, c.Package, c.After, c.Before)
 		}
 		r.Why = "files of this host changed"
 	}

@@ -36,7 +36,8 @@ func TestTreesAreLocked(t *testing.T) {
 	o := Options{Path: filepath.Join(dir, "profile.lock")}
 	p := load()
 	want := lockOf(t, p, env, o.Path)
-	if len(want.Trees) != 3 || want.Trees[0].Created != buildertest.MadeAt.Unix() || want.Trees[1].Created != buildertest.MadeAt.Unix() || want.Trees[2].Created != 0 {
+	if len(want.Trees) != 3 || want.Trees[0].Created != buildertest.MadeAt.Unix() ||
+		want.Trees[1].Created != buildertest.MadeAt.Unix() || want.Trees[2].Created != 0 {
 		t.Errorf("pinned %+v; want image and tarball with their times, the folder without", want.Trees)
 	}
 	for _, mode := range []Mode{Exact, Use} {
@@ -49,12 +50,14 @@ func TestTreesAreLocked(t *testing.T) {
 		t.Fatal(err)
 	}
 	o.Mode = Exact
-	if _, _, err := Resolve(t.Context(), env, p, o); !errors.Is(err, ErrStale) || !strings.Contains(err.Error(), "dir ./www") {
+	if _, _, err := Resolve(t.Context(), env, p, o); !errors.Is(err, ErrStale) ||
+		!strings.Contains(err.Error(), "dir ./www") {
 		t.Errorf("--locked and a folder that has changed: %v; want ErrStale with its name", err)
 	}
 	o.Mode = Use
 	l, locked, err := Resolve(t.Context(), env, p, o)
-	if err != nil || !locked.Written || len(locked.Changes) != 1 || locked.Changes[0].Package != "dir ./www" || l.Trees[2] == want.Trees[2] {
+	if err != nil || !locked.Written || len(locked.Changes) != 1 ||
+		locked.Changes[0].Package != "dir ./www" || l.Trees[2] == want.Trees[2] {
 		t.Errorf("a folder that has changed: %v, %+v; want it pinned anew, and told", err, locked)
 	}
 	if again, err := Read(o.Path); err != nil || again.Trees[2] != l.Trees[2] {
@@ -63,7 +66,8 @@ func TestTreesAreLocked(t *testing.T) {
 	// A registry that nobody answers for is not asked when the lock has a pin.
 	p.Layers = append(p.Layers, profiles.Layer{OCI: "127.0.0.1:1/x:1"})
 	far := *l
-	far.Request, far.Trees = RequestOf(p), append(l.Trees, source.Pin{Kind: "oci", From: "127.0.0.1:1/x:1", Digest: l.Trees[0].Digest})
+	far.Request, far.Trees = RequestOf(p), append(l.Trees,
+		source.Pin{Kind: "oci", From: "127.0.0.1:1/x:1", Digest: l.Trees[0].Digest})
 	if err := far.write(o.Path); err != nil {
 		t.Fatal(err)
 	}

@@ -19,7 +19,8 @@ type licence struct {
 func licencesOf(copyright []byte) []licence {
 	text := string(copyright)
 	var names []string
-	if first, _, _ := strings.Cut(text, "\n"); strings.HasPrefix(first, "Format:") && strings.Contains(first, "copyright-format") {
+	if first, _, _ := strings.Cut(text, "\n"); strings.HasPrefix(first, "Format:") &&
+		strings.Contains(first, "copyright-format") {
 		for line := range strings.Lines(text) {
 			if name, ok := strings.CutPrefix(line, "License:"); ok && strings.TrimSpace(name) != "" {
 				names = append(names, strings.Join(strings.Fields(name), " "))
@@ -101,19 +102,27 @@ func spdxID(name string) string {
 }
 
 // gnuLicences are those that SPDX has, without -only and -or-later.
-var gnuLicences = []string{"GPL-1.0", "GPL-2.0", "GPL-3.0", "LGPL-2.0", "LGPL-2.1", "LGPL-3.0", "AGPL-3.0", "GFDL-1.1", "GFDL-1.2", "GFDL-1.3"}
+var gnuLicences = []string{"GPL-1.0", "GPL-2.0", "GPL-3.0", "LGPL-2.0", "LGPL-2.1", "LGPL-3.0", "AGPL-3.0",
+	"GFDL-1.1", "GFDL-1.2", "GFDL-1.3"}
 
 // spdxIDs are the other names that are clear, in lower case. Debian's Expat is
 // what SPDX calls MIT; its names of BSD licences with a suffix are not clear.
 var spdxIDs = map[string]string{
-	"0bsd": "0BSD", "afl-2.1": "AFL-2.1", "apache-2": "Apache-2.0", "apache-2.0": "Apache-2.0", "artistic-2.0": "Artistic-2.0",
-	"artistic": "Artistic-1.0-Perl", "beerware": "Beerware", "bsd-2-clause": "BSD-2-Clause", "bsd-3-clause": "BSD-3-Clause", "bsd-4-clause": "BSD-4-Clause",
-	"bsl-1.0": "BSL-1.0", "cc0-1.0": "CC0-1.0", "cc0": "CC0-1.0", "cc-by-3.0": "CC-BY-3.0", "cc-by-4.0": "CC-BY-4.0", "cc-by-sa-3.0": "CC-BY-SA-3.0",
-	"cc-by-sa-4.0": "CC-BY-SA-4.0", "curl": "curl", "expat": "MIT", "mit": "MIT", "fsfap": "FSFAP", "fsful": "FSFUL", "fsfullr": "FSFULLR",
-	"isc": "ISC", "latex2e": "Latex2e", "libpng": "Libpng", "mpl-1.1": "MPL-1.1", "mpl-2.0": "MPL-2.0", "openssl": "OpenSSL", "postgresql": "PostgreSQL",
-	"python-2.0": "Python-2.0", "sleepycat": "Sleepycat", "unicode-dfs-2016": "Unicode-DFS-2016", "unlicense": "Unlicense", "x11": "X11", "zlib": "Zlib",
-	"bsd-4-clause-uc": "BSD-4-Clause-UC", "gfdl-niv-1.3": "GFDL-1.3-no-invariants-only", "gfdl-niv-1.3+": "GFDL-1.3-no-invariants-or-later",
-	"gfdl-niv-1.2": "GFDL-1.2-no-invariants-only", "gfdl-niv-1.2+": "GFDL-1.2-no-invariants-or-later",
+	"0bsd": "0BSD", "afl-2.1": "AFL-2.1", "apache-2": "Apache-2.0",
+	"apache-2.0": "Apache-2.0", "artistic-2.0": "Artistic-2.0",
+	"artistic": "Artistic-1.0-Perl", "beerware": "Beerware", "bsd-2-clause": "BSD-2-Clause",
+	"bsd-3-clause": "BSD-3-Clause", "bsd-4-clause": "BSD-4-Clause",
+	"bsl-1.0": "BSL-1.0", "cc0-1.0": "CC0-1.0", "cc0": "CC0-1.0", "cc-by-3.0": "CC-BY-3.0",
+	"cc-by-4.0": "CC-BY-4.0", "cc-by-sa-3.0": "CC-BY-SA-3.0",
+	"cc-by-sa-4.0": "CC-BY-SA-4.0", "curl": "curl", "expat": "MIT", "mit": "MIT", "fsfap": "FSFAP",
+	"fsful": "FSFUL", "fsfullr": "FSFULLR",
+	"isc": "ISC", "latex2e": "Latex2e", "libpng": "Libpng", "mpl-1.1": "MPL-1.1", "mpl-2.0": "MPL-2.0",
+	"openssl": "OpenSSL", "postgresql": "PostgreSQL",
+	"python-2.0": "Python-2.0", "sleepycat": "Sleepycat", "unicode-dfs-2016": "Unicode-DFS-2016",
+	"unlicense": "Unlicense", "x11": "X11", "zlib": "Zlib",
+	"bsd-4-clause-uc": "BSD-4-Clause-UC", "gfdl-niv-1.3": "GFDL-1.3-no-invariants-only",
+	"gfdl-niv-1.3+": "GFDL-1.3-no-invariants-or-later",
+	"gfdl-niv-1.2":  "GFDL-1.2-no-invariants-only", "gfdl-niv-1.2+": "GFDL-1.2-no-invariants-or-later",
 	"gpl-2 with linux-syscall-note exception": "GPL-2.0-only WITH Linux-syscall-note",
 	"gpl-3+ with bison exception":             "GPL-3.0-or-later WITH Bison-exception-2.2",
 }

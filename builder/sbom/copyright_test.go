@@ -20,12 +20,16 @@ func TestLicences(t *testing.T) {
 	}{
 		{"", nil},
 		{"It is free.", nil},
-		{"see /usr/share/common-licenses/GPL-2.\nand /usr/share/common-licenses/LGPL-2.1\nand /usr/share/common-licenses/GPL-2", []licence{{Name: "GPL-2"}, {Name: "LGPL-2.1"}}},
-		{dep5 + "\nFiles: *\nLicense: GPL-2+\n text of it\n\nFiles: a\nLicense:  Expat\n\nLicense: MIT\n", []licence{{SPDX: "GPL-2.0-or-later"}, {SPDX: "MIT"}}},
+		{"see /usr/share/common-licenses/GPL-2.\nand /usr/share/common-licenses/LGPL-2.1\n" +
+			"and /usr/share/common-licenses/GPL-2", []licence{{Name: "GPL-2"}, {Name: "LGPL-2.1"}}},
+		{dep5 + "\nFiles: *\nLicense: GPL-2+\n text of it\n\nFiles: a\nLicense:  Expat\n\nLicense: MIT\n",
+			[]licence{{SPDX: "GPL-2.0-or-later"}, {SPDX: "MIT"}}},
 		{dep5 + "License: LGPL-2.1\nLicense: GPL-1+ or Artistic\nLicense: BSD-3-clause and ISC\n",
 			[]licence{{SPDX: "BSD-3-Clause AND ISC"}, {SPDX: "GPL-1.0-or-later OR Artistic-1.0-Perl"}, {SPDX: "LGPL-2.1-only"}}},
-		{dep5 + "License: GPL-2+ or AFL-2.1, and Expat\nLicense: public-domain\nLicense: GPL-9\nLicense: GPL-2+ with OpenSSL exception\n",
-			[]licence{{Name: "GPL-2+ or AFL-2.1, and Expat"}, {Name: "GPL-2+ with OpenSSL exception"}, {Name: "GPL-9"}, {Name: "public-domain"}}},
+		{dep5 + "License: GPL-2+ or AFL-2.1, and Expat\nLicense: public-domain\nLicense: GPL-9\n" +
+			"License: GPL-2+ with OpenSSL exception\n",
+			[]licence{{Name: "GPL-2+ or AFL-2.1, and Expat"}, {Name: "GPL-2+ with OpenSSL exception"},
+				{Name: "GPL-9"}, {Name: "public-domain"}}},
 	} {
 		if diff := cmp.Diff(c.want, licencesOf([]byte(c.text))); diff != "" {
 			t.Errorf("licencesOf(%q) (-want +got):\n%s", c.text, diff)
@@ -36,7 +40,8 @@ func TestLicences(t *testing.T) {
 // TestIdentifiers: SPDX knows every identifier that we give, by the list that
 // comes with CycloneDX's library.
 func TestIdentifiers(t *testing.T) {
-	dir, err := exec.CommandContext(t.Context(), "go", "list", "-m", "-f", "{{.Dir}}", "github.com/CycloneDX/cyclonedx-go").Output()
+	dir, err := exec.CommandContext(t.Context(), "go", "list", "-m", "-f", "{{.Dir}}",
+		"github.com/CycloneDX/cyclonedx-go").Output()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -54,11 +54,14 @@ func Describe(c Contents) (*cdx.BOM, error) {
 	bom.Metadata = &cdx.Metadata{Timestamp: m.Created.UTC().Format(time.RFC3339), Component: &image,
 		Tools: &cdx.ToolsChoice{Components: &[]cdx.Component{{Type: cdx.ComponentTypeApplication, Name: "ingot"}}}}
 	components := s.packages()
-	components = append(components, cdx.Component{BOMRef: "ingot-init", Type: cdx.ComponentTypeApplication, Name: "ingot-init",
+	components = append(components, cdx.Component{BOMRef: "ingot-init",
+		Type: cdx.ComponentTypeApplication, Name: "ingot-init",
 		Hashes: sha256Hash(c.Init.Hex()), Components: fileComponents([]string{ingot.AgentPath})})
 	if files := s.files[""]; len(files) > 0 {
-		components = append(components, cdx.Component{BOMRef: "files", Type: cdx.ComponentTypeData, Name: m.Profile + "-files",
-			Version: m.Version, Description: "files of no package: the profile's, and what installing made", Components: fileComponents(files)})
+		components = append(components, cdx.Component{BOMRef: "files",
+			Type: cdx.ComponentTypeData, Name: m.Profile + "-files",
+			Version: m.Version, Description: "files of no package: the profile's, and what installing made",
+			Components: fileComponents(files)})
 	}
 	bom.Components = &components
 	bom.Dependencies = s.dependencies(components)

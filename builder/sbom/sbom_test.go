@@ -28,18 +28,21 @@ func packagedRoot(t *testing.T) *tree.Tree {
 	const dep5 = "Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/\n\nFiles: *\nLicense: "
 	for p, content := range map[string]string{
 		"usr/lib/os-release": "ID=debian\nVERSION_CODENAME=trixie\n",
-		"var/lib/dpkg/status": "Package: libstdc++6\nStatus: install ok installed\nMaintainer: GCC <gcc@example.org>\nArchitecture: amd64\n" +
-			"Depends: libc6 (>= 2.38), gone | tzdata:any\nVersion: 1:14.2~1+b1\n\nPackage: tzdata\nStatus: install ok installed\nArchitecture: all\nVersion: 2026a\n\n" +
+		"var/lib/dpkg/status": "Package: libstdc++6\nStatus: install ok installed\nMaintainer: GCC <gcc@example.org>\n" +
+			"Architecture: amd64\n" +
+			"Depends: libc6 (>= 2.38), gone | tzdata:any\nVersion: 1:14.2~1+b1\n\nPackage: tzdata\n" +
+			"Status: install ok installed\nArchitecture: all\nVersion: 2026a\n\n" +
 			"Package: old\nStatus: deinstall ok config-files\nArchitecture: all\nVersion: 1\n",
-		"var/lib/dpkg/info/libstdc++6:amd64.list": "/.\n/usr\n/usr/lib/libstdc++.so.6\n/usr/share/doc/libstdc++6/copyright\n/usr/share/man/gone\n",
-		"var/lib/dpkg/info/tzdata.list":           "/usr/share/zoneinfo/UTC\n",
-		"usr/lib/libstdc++.so.6":                  "x",
-		"usr/share/zoneinfo/UTC":                  "x",
-		"usr/share/doc/libstdc++6/copyright":      dep5 + "GPL-3+ or Expat\n text\n\nFiles: b\nLicense: BSD-3-clause\n",
-		"usr/share/doc/tzdata/copyright":          "public domain, but for parts under\n/usr/share/common-licenses/BSD.\n",
-		"usr/lib/modules/6.12/x.ko":               "x",
-		"etc/issue\xff":                           "x",
-		ingot.AgentPath:                           "x",
+		"var/lib/dpkg/info/libstdc++6:amd64.list": "/.\n/usr\n/usr/lib/libstdc++.so.6\n" +
+			"/usr/share/doc/libstdc++6/copyright\n/usr/share/man/gone\n",
+		"var/lib/dpkg/info/tzdata.list":      "/usr/share/zoneinfo/UTC\n",
+		"usr/lib/libstdc++.so.6":             "x",
+		"usr/share/zoneinfo/UTC":             "x",
+		"usr/share/doc/libstdc++6/copyright": dep5 + "GPL-3+ or Expat\n text\n\nFiles: b\nLicense: BSD-3-clause\n",
+		"usr/share/doc/tzdata/copyright":     "public domain, but for parts under\n/usr/share/common-licenses/BSD.\n",
+		"usr/lib/modules/6.12/x.ko":          "x",
+		"etc/issue\xff":                      "x",
+		ingot.AgentPath:                      "x",
 	} {
 		if err := root.PutFile(p, 0o644, []byte(content)); err != nil {
 			t.Fatal(err)
@@ -51,7 +54,8 @@ func packagedRoot(t *testing.T) *tree.Tree {
 // encoded is the SBOM of packagedRoot, as it is stored.
 func encoded(t *testing.T) []byte {
 	t.Helper()
-	m := &ingot.ImageManifest{Profile: "web", Version: "1", Arch: ingot.AMD64, KernelRelease: "6.12", Created: time.Unix(1e9, 0)}
+	m := &ingot.ImageManifest{Profile: "web", Version: "1", Arch: ingot.AMD64,
+		KernelRelease: "6.12", Created: time.Unix(1e9, 0)}
 	bom, err := Describe(Contents{Root: packagedRoot(t), Manifest: m, Init: ingot.DigestOf(nil),
 		Packages: []source.Package{buildertest.Package("libstdc++6", "1:14.2~1+b1")},
 		Kernel:   buildertest.Package("linux-image-6.12", "6.12-1"), Stub: buildertest.Package(stubPackage, "257")})
@@ -105,13 +109,16 @@ func TestSBOM(t *testing.T) {
 		got[c.Name] = l
 	}
 	want := map[string]line{
-		"libstdc++6": {"pkg:deb/debian/libstdc%2B%2B6@1:14.2~1%2Bb1?arch=amd64&distro=trixie", "BSD-3-Clause AND (GPL-3.0-or-later OR MIT)", true,
+		"libstdc++6": {"pkg:deb/debian/libstdc%2B%2B6@1:14.2~1%2Bb1?arch=amd64&distro=trixie", "BSD-3-Clause AND " +
+			"(GPL-3.0-or-later OR MIT)", true,
 			"/usr/lib/libstdc++.so.6 /usr/share/doc/libstdc++6/copyright "},
-		"tzdata":           {"pkg:deb/debian/tzdata@2026a?arch=all&distro=trixie", "?BSD", false, "/usr/share/zoneinfo/UTC "},
-		"linux-image-6.12": {"pkg:deb/debian/linux-image-6.12@6.12-1?arch=amd64&distro=trixie", "GPL-2.0-only WITH Linux-syscall-note", true, "/usr/lib/modules/6.12/x.ko "},
-		stubPackage:        {"pkg:deb/debian/systemd-boot-efi@257?arch=amd64&distro=trixie", "LGPL-2.1-or-later?", true, ""},
-		"ingot-init":       {"", "", true, "/usr/lib/ingot/ingot-init "},
-		"web-files": {"", "", false, "/etc/issue\uFFFD /usr/lib/os-release /usr/share/doc/tzdata/copyright /var/lib/dpkg/info/libstdc++6:amd64.list " +
+		"tzdata": {"pkg:deb/debian/tzdata@2026a?arch=all&distro=trixie", "?BSD", false, "/usr/share/zoneinfo/UTC "},
+		"linux-image-6.12": {"pkg:deb/debian/linux-image-6.12@6.12-1?arch=amd64&distro=trixie", "GPL-2.0-only WITH " +
+			"Linux-syscall-note", true, "/usr/lib/modules/6.12/x.ko "},
+		stubPackage:  {"pkg:deb/debian/systemd-boot-efi@257?arch=amd64&distro=trixie", "LGPL-2.1-or-later?", true, ""},
+		"ingot-init": {"", "", true, "/usr/lib/ingot/ingot-init "},
+		"web-files": {"", "", false, "/etc/issue\uFFFD /usr/lib/os-release /usr/share/doc/tzdata/copyright " +
+			"/var/lib/dpkg/info/libstdc++6:amd64.list " +
 			"/var/lib/dpkg/info/tzdata.list /var/lib/dpkg/status "},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
@@ -129,7 +136,8 @@ func TestSBOM(t *testing.T) {
 // TestSBOMSchema: the schema of CycloneDX 1.6, which comes with its library,
 // accepts what we write, and refuses what is not right.
 func TestSBOMSchema(t *testing.T) {
-	dir, err := exec.CommandContext(t.Context(), "go", "list", "-m", "-f", "{{.Dir}}", "github.com/CycloneDX/cyclonedx-go").Output()
+	dir, err := exec.CommandContext(t.Context(), "go", "list", "-m", "-f", "{{.Dir}}",
+		"github.com/CycloneDX/cyclonedx-go").Output()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -60,7 +60,8 @@ func (k KeyPair) Check() (Signer, error) {
 	}
 	block, _ := pem.Decode(text)
 	if block == nil || block.Type != "CERTIFICATE" {
-		return Signer{}, fmt.Errorf("reading %s: %w in PEM form; convert it with: openssl x509 -inform DER -in %s", k.Certificate, ErrCertificate, k.Certificate)
+		return Signer{}, fmt.Errorf("reading %s: %w in PEM form; convert it with: openssl x509 -inform DER -in %s",
+			k.Certificate, ErrCertificate, k.Certificate)
 	}
 	c, err := x509.ParseCertificate(block.Bytes)
 	if err != nil {
@@ -103,8 +104,10 @@ func Sign(ctx context.Context, s *image.Store, im image.Image, k KeyPair) (r ima
 		return r, false, fmt.Errorf("signing %s: %w", im.Name, err)
 	}
 	defer f.Close()
-	r, err = s.AddReferrer(ctx, im.Digest, image.Attachment{Type: ingot.ArtifactSignedUKI, Media: ingot.MediaTypeUKI, Content: f,
-		Annotations: map[string]string{ingot.AnnotationSigner: signer.Subject, ingot.AnnotationCertificate: string(signer.Certificate)}})
+	r, err = s.AddReferrer(ctx, im.Digest, image.Attachment{Type: ingot.ArtifactSignedUKI,
+		Media: ingot.MediaTypeUKI, Content: f,
+		Annotations: map[string]string{ingot.AnnotationSigner: signer.Subject,
+			ingot.AnnotationCertificate: string(signer.Certificate)}})
 	if err == nil {
 		err = isOwn(s, im, r)
 	}
@@ -160,7 +163,8 @@ func isOwn(s *image.Store, im image.Image, r image.Referrer) error {
 	}
 	defer signed.Close()
 	if ok, err := uki.IsSigned(signed, plain, im.Manifest.UKI.Size); err != nil || !ok {
-		return errors.Join(fmt.Errorf("%w: %s, signed by %s", ErrForeignUKI, r.Content.Digest.Short(), r.Annotations[ingot.AnnotationSigner]), err)
+		return errors.Join(fmt.Errorf("%w: %s, signed by %s", ErrForeignUKI, r.Content.Digest.Short(),
+			r.Annotations[ingot.AnnotationSigner]), err)
 	}
 	return nil
 }

@@ -29,7 +29,8 @@ func secureBoot(t *testing.T, name string) KeyPair {
 	t.Helper()
 	dir := t.TempDir()
 	sb := KeyPair{Key: filepath.Join(dir, "key"), Certificate: filepath.Join(dir, "crt")}
-	wire.Run(t, "openssl", "req", "-new", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", sb.Key, "-out", sb.Certificate, "-days", "9", "-subj", "/CN="+name+"/")
+	wire.Run(t, "openssl", "req", "-new", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", sb.Key, "-out",
+		sb.Certificate, "-days", "9", "-subj", "/CN="+name+"/")
 	return sb
 }
 
@@ -54,7 +55,8 @@ func TestSign(t *testing.T) {
 		}
 	}
 	list, err := s.Referrers(t.Context(), im.Digest, ingot.ArtifactSignedUKI)
-	if err != nil || len(list) != 2 || list[0].Annotations[ingot.AnnotationSigner] != "CN=one" || list[1].Annotations[ingot.AnnotationSigner] != "CN=two" {
+	if err != nil || len(list) != 2 || list[0].Annotations[ingot.AnnotationSigner] != "CN=one" ||
+		list[1].Annotations[ingot.AnnotationSigner] != "CN=two" {
 		t.Errorf("signed by %v (%v); want CN=one and CN=two", list, err)
 	}
 	if again, err := s.Get(t.Context(), im.Name.String()); err != nil || again.Digest != im.Digest {
@@ -83,7 +85,8 @@ func TestForeignUKI(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.AddReferrer(t.Context(), im.Digest, image.Attachment{Type: ingot.ArtifactSignedUKI, Media: ingot.MediaTypeUKI, Content: bytes.NewReader(signed)}); err != nil {
+	if _, err := s.AddReferrer(t.Context(), im.Digest, image.Attachment{Type: ingot.ArtifactSignedUKI,
+		Media: ingot.MediaTypeUKI, Content: bytes.NewReader(signed)}); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := Verify(t.Context(), s, im); !errors.Is(err, ErrForeignUKI) {

@@ -111,7 +111,8 @@ func OpenApt(ctx context.Context, o AptOptions) (*Apt, error) {
 	if a.log == nil {
 		a.log = slog.New(slog.DiscardHandler)
 	}
-	for _, d := range []string{"etc/apt.conf.d", "etc/preferences.d", "etc/sources.list.d", "etc/trusted.gpg.d", "state/lists/partial", "cache/archives/partial"} {
+	for _, d := range []string{"etc/apt.conf.d", "etc/preferences.d", "etc/sources.list.d", "etc/trusted.gpg.d",
+		"state/lists/partial", "cache/archives/partial"} {
 		if err := os.MkdirAll(filepath.Join(dir, d), 0o755); err != nil {
 			return nil, fmt.Errorf("preparing apt: %w", err)
 		}
@@ -126,7 +127,8 @@ func OpenApt(ctx context.Context, o AptOptions) (*Apt, error) {
 	if o.Offline {
 		if !a.hasLists() {
 			unlock()
-			return nil, fmt.Errorf("resolving packages: %w: there are no package lists of an earlier run; leave out --offline", ErrOffline)
+			return nil, fmt.Errorf("resolving packages: %w: there are no package lists of an earlier run; leave out --offline",
+				ErrOffline)
 		}
 		return a, nil // as configured when the lists were fetched
 	}
@@ -234,12 +236,17 @@ var refusals = []struct {
 	words *regexp.Regexp
 	why   string
 }{
-	{regexp.MustCompile(`is expired|Release file .* expired`), "they are out of date, so updates may be held back; use a mirror that is kept up to date"},
+	{regexp.MustCompile(`is expired|Release file .* expired`), "they are out of date, so updates may be held back; " +
+		"use a mirror that is kept up to date"},
 	{regexp.MustCompile(`is not valid yet`), "they are from the future; set this host's clock"},
-	{regexp.MustCompile(`NO_PUBKEY|EXPKEYSIG|public key is not available`), "they are signed by a key that is not trusted here; name the mirror's keys with --keyring FILE, or use another mirror"},
-	{regexp.MustCompile(`is not signed|does not contain a signature|no longer signed`), "they are not signed; use a mirror that is"},
-	{regexp.MustCompile(`BADSIG|signatures? (was|were) invalid|signature verification|NOSPLIT`), "their signature is wrong; use another mirror"},
-	{regexp.MustCompile(`Hash Sum mismatch|unexpected size`), "they are not those that were signed, perhaps because the mirror is just being updated; try again in some minutes"},
+	{regexp.MustCompile(`NO_PUBKEY|EXPKEYSIG|public key is not available`), "they are signed by a key that is not " +
+		"trusted here; name the mirror's keys with --keyring FILE, or use another mirror"},
+	{regexp.MustCompile(`is not signed|does not contain a signature|no longer signed`), "they are not signed; " +
+		"use a mirror that is"},
+	{regexp.MustCompile(`BADSIG|signatures? (was|were) invalid|signature verification|NOSPLIT`), "their signature is " +
+		"wrong; use another mirror"},
+	{regexp.MustCompile(`Hash Sum mismatch|unexpected size`), "they are not those that were signed, perhaps because " +
+		"the mirror is just being updated; try again in some minutes"},
 }
 
 var (
@@ -272,9 +279,11 @@ func (a *Apt) update(ctx context.Context) error {
 		if m := suiteRE.FindStringSubmatch(text); m != nil {
 			suite = m[1] + m[2]
 		}
-		return fmt.Errorf("looking for suite %q: %w at the mirror; Debian's suites have names such as trixie or bookworm", suite, ErrNoSuite)
+		return fmt.Errorf("looking for suite %q: %w at the mirror; Debian's suites have names such as trixie or bookworm",
+			suite, ErrNoSuite)
 	case offlineRE.MatchString(text):
-		return fmt.Errorf("refreshing package lists: %w: %s; check the network, or name another mirror with --mirror", ErrOffline, firstError(text))
+		return fmt.Errorf("refreshing package lists: %w: %s; check the network, or name another mirror with --mirror",
+			ErrOffline, firstError(text))
 	}
 	return fmt.Errorf("refreshing package lists: %w: %s", err, firstError(text))
 }
@@ -323,7 +332,8 @@ func (a *Apt) Kernel(ctx context.Context, name string) (Package, error) {
 			}
 		}
 		if found == "" {
-			return Package{}, fmt.Errorf("finding the kernel of %q: it depends on no linux-image package; write linux-image-amd64, linux-image-cloud-amd64 or an exact one", name)
+			return Package{}, fmt.Errorf("finding the kernel of %q: it depends on no linux-image package; "+
+				"write linux-image-amd64, linux-image-cloud-amd64 or an exact one", name)
 		}
 		name = found
 	}
@@ -385,15 +395,18 @@ func (a *Apt) explain(ctx context.Context, names []string, text string, err erro
 	if missing.MatchString(text) {
 		var unknown []string
 		for _, n := range names {
-			if out, err := a.run(ctx, "apt-cache", "show", "--no-all-versions", n); err != nil || len(out) == 0 || strings.HasPrefix(string(out), "E:") || strings.HasPrefix(string(out), "N:") {
+			if out, err := a.run(ctx, "apt-cache", "show", "--no-all-versions", n); err != nil || len(out) == 0 ||
+				strings.HasPrefix(string(out), "E:") || strings.HasPrefix(string(out), "N:") {
 				unknown = append(unknown, n+a.near(ctx, n))
 			}
 		}
 		if len(unknown) > 0 {
-			return fmt.Errorf("resolving packages: %w in %s: %s; mend the profile's list of packages", ErrNoPackage, a.suite, strings.Join(unknown, ", "))
+			return fmt.Errorf("resolving packages: %w in %s: %s; mend the profile's list of packages", ErrNoPackage,
+				a.suite, strings.Join(unknown, ", "))
 		}
 	}
-	if strings.Contains(text, "unmet dependencies") || strings.Contains(text, "Unable to satisfy dependencies") || strings.Contains(text, "held broken packages") {
+	if strings.Contains(text, "unmet dependencies") || strings.Contains(text, "Unable to satisfy dependencies") ||
+		strings.Contains(text, "held broken packages") {
 		return fmt.Errorf("resolving packages: %w: %s", ErrConflict, firstError(text))
 	}
 	return fmt.Errorf("resolving packages: %w: %s", err, firstError(text))
@@ -431,7 +444,8 @@ func (a *Apt) run(ctx context.Context, tool string, args ...string) (out []byte,
 func cleanEnviron() []string {
 	var env []string
 	for _, e := range os.Environ() {
-		if k, _, _ := strings.Cut(e, "="); k != "APT_CONFIG" && k != "LANG" && k != "LANGUAGE" && !strings.HasPrefix(k, "LC_") {
+		if k, _, _ := strings.Cut(e, "="); k != "APT_CONFIG" && k != "LANG" &&
+			k != "LANGUAGE" && !strings.HasPrefix(k, "LC_") {
 			env = append(env, e)
 		}
 	}

@@ -61,7 +61,8 @@ func openArchive(ctx context.Context, o Origin, scratch string) (depot, error) {
 	}
 	if !a.has("manifest.json") {
 		a.close()
-		return nil, fmt.Errorf("%w: %s is neither an OCI layout nor a docker save archive; a root by itself is written with the key tar or dir", ErrNoImage, o.Ref)
+		return nil, fmt.Errorf("%w: %s is neither an OCI layout nor a docker save archive; "+
+			"a root by itself is written with the key tar or dir", ErrNoImage, o.Ref)
 	}
 	if err := a.readDocker(ctx); err != nil {
 		a.close()
@@ -169,7 +170,8 @@ func (a *archive) index(context.Context) ([]byte, types.MediaType, error) {
 	}
 	var named []v1.Descriptor
 	for _, d := range index.Manifests {
-		if d.Annotations[annotationRef] == a.name || strings.HasSuffix(d.Annotations[annotationImageName], a.name) || d.Digest.String() == a.name {
+		if d.Annotations[annotationRef] == a.name || strings.HasSuffix(d.Annotations[annotationImageName], a.name) ||
+			d.Digest.String() == a.name {
 			named = append(named, d)
 		}
 	}
@@ -224,7 +226,8 @@ func (a *archive) readDocker(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	m.Config = v1.Descriptor{MediaType: types.OCIConfigJSON, Digest: hashOf(ingot.DigestOf(config)), Size: int64(len(config))}
+	m.Config = v1.Descriptor{MediaType: types.OCIConfigJSON,
+		Digest: hashOf(ingot.DigestOf(config)), Size: int64(len(config))}
 	a.at[m.Config.Digest] = chosen.Config
 	for i, name := range chosen.Layers {
 		l, err := a.describe(ctx, name)
@@ -259,7 +262,8 @@ func (a *archive) chooseDocker(images []dockerImage) (dockerImage, error) {
 	case len(fitting) == 1:
 		return fitting[0], nil
 	case len(fitting) > 1:
-		return dockerImage{}, fmt.Errorf("%w in %s: %s; choose one with %s#NAME", ErrManyImages, a.ref, strings.Join(names, ", "), a.ref)
+		return dockerImage{}, fmt.Errorf("%w in %s: %s; choose one with %s#NAME", ErrManyImages,
+			a.ref, strings.Join(names, ", "), a.ref)
 	}
 	return dockerImage{}, fmt.Errorf("%w: %s has %s", ErrNoImage, a.ref, strings.Join(names, ", "))
 }

@@ -55,7 +55,8 @@ func (u *unpacked) writeDatabase(w io.Writer, epoch time.Time, extra []controlFi
 		}
 	}
 	files := []controlFile{{"info/format", 0o644, []byte("1\n")}, {"status", 0o644, status.Bytes()},
-		{"diversions", 0o644, nil}, {"statoverride", 0o644, nil}, {"triggers/Unincorp", 0o644, nil}, {"triggers/File", 0o644, lines(interests)}}
+		{"diversions", 0o644, nil}, {"statoverride", 0o644, nil}, {"triggers/Unincorp", 0o644, nil},
+		{"triggers/File", 0o644, lines(interests)}}
 	for name, by := range triggers {
 		files = append(files, controlFile{"triggers/" + name, 0o644, lines(by)})
 	}
@@ -94,7 +95,8 @@ func (db *database) dir(p string) error {
 }
 
 func (db *database) file(p string, mode int64, content []byte) error {
-	if err := db.tar.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: "./" + p, Mode: mode, Size: int64(len(content)), ModTime: db.epoch}); err != nil {
+	if err := db.tar.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: "./" + p, Mode: mode,
+		Size: int64(len(content)), ModTime: db.epoch}); err != nil {
 		return err
 	}
 	_, err := db.tar.Write(content)
@@ -135,7 +137,10 @@ func writeStatus(w *bytes.Buffer, d *deb) error {
 			name, flags = strings.TrimSpace(rest), " remove-on-upgrade"
 		}
 		sum := "newconffile"
-		if i := slices.IndexFunc(d.files, func(f debFile) bool { return f.name == name && f.Typeflag == tar.TypeReg }); i >= 0 {
+		if i := slices.IndexFunc(d.files, func(f debFile) bool {
+			return f.name == name &&
+				f.Typeflag == tar.TypeReg
+		}); i >= 0 {
 			var err error
 			if sum, err = d.md5(d.files[i]); err != nil {
 				return err

@@ -67,7 +67,8 @@ func readDeb(ctx context.Context, c Cache, p Package, spool string) (*deb, error
 	}
 	if got := hex.EncodeToString(sum.Sum(nil)); got != p.SHA256 {
 		os.Remove(c.Path(p))
-		return nil, fmt.Errorf("reading %s from the cache: %w: sha256 is %s…; want %s…; the file is removed, build again", p.Name, ErrDigest, got[:12], p.SHA256[:12])
+		return nil, fmt.Errorf("reading %s from the cache: %w: sha256 is %s…; want %s…; the file is removed, build again",
+			p.Name, ErrDigest, got[:12], p.SHA256[:12])
 	}
 	if failed == nil {
 		failed = d.list(ctx)

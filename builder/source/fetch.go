@@ -95,10 +95,12 @@ func (c Cache) Fetch(ctx context.Context, m Mirrors, list []Package, progress fu
 	for _, p := range missing {
 		total += p.Size
 	}
-	transport := &http.Transport{Proxy: http.ProxyFromEnvironment, MaxIdleConnsPerHost: fetchers, ResponseHeaderTimeout: stalled,
+	transport := &http.Transport{Proxy: http.ProxyFromEnvironment,
+		MaxIdleConnsPerHost: fetchers, ResponseHeaderTimeout: stalled,
 		DialContext: (&net.Dialer{Timeout: 10 * time.Second}).DialContext}
 	transport.RegisterProtocol("file", http.NewFileTransport(http.Dir("/"))) // a mirror on disk, as apt knows it
-	f := fetch{cache: c, mirrors: m, incoming: incoming.Path, client: &http.Client{Transport: transport}, stalled: stalled, progress: progress, total: total}
+	f := fetch{cache: c, mirrors: m, incoming: incoming.Path, client: &http.Client{Transport: transport},
+		stalled: stalled, progress: progress, total: total}
 	defer f.client.CloseIdleConnections()
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(fetchers)
@@ -240,7 +242,8 @@ func (c Cache) Verify(p Package) error {
 	}
 	if got := hex.EncodeToString(sum.Sum(nil)); got != p.SHA256 {
 		os.Remove(c.Path(p))
-		return fmt.Errorf("verifying %s in the cache: %w: sha256 is %s…; the file is removed, build again", p.Name, ErrDigest, got[:12])
+		return fmt.Errorf("verifying %s in the cache: %w: sha256 is %s…; the file is removed, build again", p.Name, ErrDigest,
+			got[:12])
 	}
 	return nil
 }

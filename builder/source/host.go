@@ -49,7 +49,8 @@ var hostNameRE = regexp.MustCompile(`^[A-Za-z0-9._:\[\]%-]+$`)
 // ParseHost reads ssh://[user@]host[:port].
 func ParseHost(s string) (Host, error) {
 	u, err := url.Parse(s)
-	if err != nil || u.Scheme != "ssh" || u.Hostname() == "" || strings.Trim(u.Path, "/") != "" || strings.HasPrefix(u.Hostname(), "-") || !hostNameRE.MatchString(u.Hostname()) {
+	if err != nil || u.Scheme != "ssh" || u.Hostname() == "" || strings.Trim(u.Path, "/") != "" ||
+		strings.HasPrefix(u.Hostname(), "-") || !hostNameRE.MatchString(u.Hostname()) {
 		return Host{}, fmt.Errorf("reading the host %q: write ssh://[USER@]HOST[:PORT]", s)
 	}
 	h := Host{Target: u.Hostname(), Port: u.Port()}
@@ -136,7 +137,8 @@ func (h Host) Look(ctx context.Context) (HostFacts, error) {
 		return facts, fmt.Errorf("looking at %s: %w", h, err)
 	}
 	if facts.UID != 0 {
-		return facts, fmt.Errorf("looking at %s: %w; use ssh://root@…, or add --sudo when the user may become root without a password", h, ErrNotRoot)
+		return facts, fmt.Errorf("looking at %s: %w; use ssh://root@…, or add --sudo when the user may become root "+
+			"without a password", h, ErrNotRoot)
 	}
 	if !strings.Contains(facts.tar, "GNU tar") {
 		return facts, fmt.Errorf("looking at %s: %w: it has no GNU tar", h, ErrCapture)
@@ -192,11 +194,13 @@ func (h Host) explain(ctx context.Context, err error, said string) error {
 		return fmt.Errorf("%w: there is no sudo; use ssh://root@…", ErrNotRoot)
 	case has("Permission denied (", "Too many authentication failures"):
 		return fmt.Errorf("%w: %s; name the user as ssh://USER@HOST, or a key with --identity FILE", ErrNoLogin, last)
-	case has("Could not resolve", "Connection refused", "timed out", "No route to host", "Network is unreachable", "Connection closed", "Connection reset"):
+	case has("Could not resolve", "Connection refused", "timed out", "No route to host", "Network is unreachable",
+		"Connection closed", "Connection reset"):
 		return fmt.Errorf("%w: %s", ErrNoHost, last)
 	}
 	for _, l := range lines { // tar goes on after a fault and ends with a summary
-		if strings.HasPrefix(l, "tar: ") && !strings.Contains(l, "Removing leading") && !strings.Contains(l, "file changed as we read it") {
+		if strings.HasPrefix(l, "tar: ") && !strings.Contains(l, "Removing leading") &&
+			!strings.Contains(l, "file changed as we read it") {
 			last = l
 			break
 		}
@@ -359,9 +363,11 @@ func keepsFolder(rules []Rule, p string) bool {
 }
 
 // stream runs tar on the host and lays what it sends over what is there.
-func (h Host) stream(ctx context.Context, m *merger, c *Captured, o CaptureOptions, rules []Rule, members []string) error {
+func (h Host) stream(ctx context.Context, m *merger, c *Captured, o CaptureOptions,
+	rules []Rule, members []string) error {
 	words := []string{"tar", "--create", "--file=-", "--format=posix", "--numeric-owner", "--one-file-system", "--sparse",
-		"--xattrs", "--xattrs-include=user.*", "--xattrs-include=security.capability", "--anchored", "--no-wildcards-match-slash", "--wildcards"}
+		"--xattrs", "--xattrs-include=user.*", "--xattrs-include=security.capability", "--anchored",
+		"--no-wildcards-match-slash", "--wildcards"}
 	for _, r := range rules {
 		words = append(words, "--exclude=."+r.Pattern)
 	}

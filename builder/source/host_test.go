@@ -31,13 +31,19 @@ func hostRoot(t *testing.T) string {
 	t.Helper()
 	root := t.TempDir()
 	for p, content := range map[string]string{
-		"etc/os-release": "ID=debian\nVERSION_CODENAME=trixie\nPRETTY_NAME=\"Debian GNU/Linux 13 (trixie)\"\n", "etc/app.conf": "conf", "usr/bin/app": "app",
+		"etc/os-release": "ID=debian\nVERSION_CODENAME=trixie\nPRETTY_NAME=\"Debian GNU/Linux 13 (trixie)\"\n",
+		"etc/app.conf":   "conf", "usr/bin/app": "app",
 		"var/lib/dpkg/status": "Package: app\nStatus: install ok installed\nVersion: 1\nArchitecture: amd64\n",
-		"etc/shadow":          "root:$y$secret:20000:0:99999:7:::\ndaemon:*:1::::::\nops:!:1::::::\n", "etc/gshadow": "root:*::\n",
-		"etc/ssh/sshd_config": "Port 22", "etc/ssh/ssh_host_ed25519_key": "SECRET", "etc/machine-id": "0123", "etc/hostname": "old", "etc/shadow-": "SECRET",
-		"etc/fstab": "UUID=x / ext4", "var/log/app/app.log": "log", "var/log/syslog": "log", "var/cache/apt/pkgcache.bin": "cache", "var/lib/dhcp/dhclient.leases": "lease",
-		"root/.bash_history": "history", "root/.bashrc": "rc", "root/.ssh/id_ed25519": "SECRET", "root/.ssh/authorized_keys": "ssh-ed25519 AAAA", "home/ops/data": "data",
-		"home/ops/code/main.go": "code", "srv/www/index.html": "www", "swapfile": "swap", "boot/vmlinuz-1": "kernel", "usr/lib/modules/1/x.ko": "module", "proc/1": "x", "dev/x": "x", "tmp/t": "t",
+		"etc/shadow":          "root:$y$secret:20000:0:99999:7:::\ndaemon:*:1::::::\nops:!:1::::::\n",
+		"etc/gshadow":         "root:*::\n",
+		"etc/ssh/sshd_config": "Port 22", "etc/ssh/ssh_host_ed25519_key": "SECRET", "etc/machine-id": "0123",
+		"etc/hostname": "old", "etc/shadow-": "SECRET",
+		"etc/fstab": "UUID=x / ext4", "var/log/app/app.log": "log", "var/log/syslog": "log",
+		"var/cache/apt/pkgcache.bin": "cache", "var/lib/dhcp/dhclient.leases": "lease",
+		"root/.bash_history": "history", "root/.bashrc": "rc", "root/.ssh/id_ed25519": "SECRET",
+		"root/.ssh/authorized_keys": "ssh-ed25519 AAAA", "home/ops/data": "data",
+		"home/ops/code/main.go": "code", "srv/www/index.html": "www", "swapfile": "swap", "boot/vmlinuz-1": "kernel",
+		"usr/lib/modules/1/x.ko": "module", "proc/1": "x", "dev/x": "x", "tmp/t": "t",
 		"opt/it's here/a b": "quoted", "opt/skip/me": "skip", "opt/.wh.odd": "no whiteout: this is no layer",
 	} {
 		p = filepath.Join(root, p)
@@ -46,9 +52,11 @@ func hostRoot(t *testing.T) string {
 		}
 	}
 	app := filepath.Join(root, "usr/bin/app")
-	if err := errors.Join(os.Chown(app, 3, 4), os.Chmod(app, 0o755|os.ModeSetuid), os.Link(app, filepath.Join(root, "usr/bin/app2")),
+	if err := errors.Join(os.Chown(app, 3, 4), os.Chmod(app, 0o755|os.ModeSetuid),
+		os.Link(app, filepath.Join(root, "usr/bin/app2")),
 		os.Symlink("app", filepath.Join(root, "usr/bin/app3")), unix.Lsetxattr(app, "user.k", []byte("v"), 0),
-		os.Chown(filepath.Join(root, "var/log/app"), 33, 33), unix.Chmod(filepath.Join(root, "var/log/app"), 0o2750)); err != nil {
+		os.Chown(filepath.Join(root, "var/log/app"), 33, 33),
+		unix.Chmod(filepath.Join(root, "var/log/app"), 0o2750)); err != nil {
 		t.Fatal(err)
 	}
 	return root
@@ -78,7 +86,8 @@ func TestCaptureHost(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !strings.Contains(facts.OSRelease, "trixie") || !strings.Contains(facts.Status, "Package: app") || facts.Machine == "" {
+	if !strings.Contains(facts.OSRelease, "trixie") || !strings.Contains(facts.Status, "Package: app") ||
+		facts.Machine == "" {
 		t.Errorf("Look = %+v; want os-release, dpkg's status and the machine", facts)
 	}
 	c, err := capture(t.Context(), t, h, CaptureOptions{Rules: Excluded()})
@@ -91,7 +100,8 @@ func TestCaptureHost(t *testing.T) {
 			got = append(got, e.Path)
 		}
 	}
-	want := []string{"etc/app.conf", "etc/gshadow", "etc/os-release", "etc/shadow", "etc/ssh/sshd_config", "opt/.wh.odd", "opt/it's here/a b", "opt/skip/me",
+	want := []string{"etc/app.conf", "etc/gshadow", "etc/os-release", "etc/shadow", "etc/ssh/sshd_config", "opt/.wh.odd",
+		"opt/it's here/a b", "opt/skip/me",
 		"root/.bashrc", "root/.ssh/authorized_keys", "usr/bin/app", "usr/bin/app2", "usr/bin/app3", "var/lib/dpkg/status"}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Errorf("captured files (-want +got):\n%s", d)
@@ -111,7 +121,8 @@ func TestCaptureHost(t *testing.T) {
 		t.Errorf("/var/log/app = %+v; want the service's own folder, empty", e)
 	}
 	shadow, err := c.ReadFile("etc/shadow")
-	if err != nil || string(shadow) != "root:*:20000:0:99999:7:::\ndaemon:*:1::::::\nops:!:1::::::\n" || !slices.Equal(c.Passwords, []string{"root"}) {
+	if err != nil || string(shadow) != "root:*:20000:0:99999:7:::\ndaemon:*:1::::::\nops:!:1::::::\n" ||
+		!slices.Equal(c.Passwords, []string{"root"}) {
 		t.Errorf("shadow = %q (%v), passwords of %v; want no hash, and root named", shadow, err, c.Passwords)
 	}
 }
@@ -123,7 +134,8 @@ func TestCaptureAsAsked(t *testing.T) {
 	}
 	h := realSSHD(t)
 	h.Root = hostRoot(t)
-	c, err := capture(t.Context(), t, h, CaptureOptions{Rules: append(Excluded(), Rule{Pattern: "/opt/skip", Why: "asked for"}, Rule{Pattern: "/home/ops/data", Why: "asked for"}),
+	c, err := capture(t.Context(), t, h, CaptureOptions{Rules: append(Excluded(),
+		Rule{Pattern: "/opt/skip", Why: "asked for"}, Rule{Pattern: "/home/ops/data", Why: "asked for"}),
 		Include: []string{"/home", "/srv/www", "/etc/machine-id", "/etc/shadow", "/root"}})
 	if err != nil {
 		t.Fatal(err)
@@ -133,7 +145,8 @@ func TestCaptureAsAsked(t *testing.T) {
 			t.Errorf("/%s was asked for and is not there", p)
 		}
 	}
-	for _, p := range []string{"opt/skip", "home/ops/data", "root/.ssh/id_ed25519", "root/.bash_history", "etc/ssh/ssh_host_ed25519_key"} {
+	for _, p := range []string{"opt/skip", "home/ops/data", "root/.ssh/id_ed25519",
+		"root/.bash_history", "etc/ssh/ssh_host_ed25519_key"} {
 		if c.Get(p) != nil {
 			t.Errorf("/%s came although a rule leaves it out", p)
 		}
@@ -141,11 +154,14 @@ func TestCaptureAsAsked(t *testing.T) {
 	if b, err := c.ReadFile("etc/shadow"); err != nil || !strings.Contains(string(b), "$y$secret") {
 		t.Errorf("shadow = %q (%v); want the hash that was asked for", b, err)
 	}
-	if _, err := capture(t.Context(), t, h, CaptureOptions{Rules: Excluded(), Include: []string{"/no/such/thing"}}); !errors.Is(err, ErrCapture) || !strings.Contains(err.Error(), "no/such/thing") {
+	if _, err := capture(t.Context(), t, h, CaptureOptions{Rules: Excluded(),
+		Include: []string{"/no/such/thing"}}); !errors.Is(err, ErrCapture) ||
+		!strings.Contains(err.Error(), "no/such/thing") {
 		t.Errorf("including what is not there: %v; want ErrCapture with its name", err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
-	if _, err := capture(ctx, t, h, CaptureOptions{Rules: Excluded(), Progress: func(int64) { cancel() }}); !errors.Is(err, context.Canceled) {
+	if _, err := capture(ctx, t, h, CaptureOptions{Rules: Excluded(), Progress: func(int64) { cancel() }}); !errors.Is(err,
+		context.Canceled) {
 		t.Errorf("interrupted: %v; want context.Canceled", err)
 	}
 }
@@ -176,18 +192,22 @@ func TestHostsThatRefuse(t *testing.T) {
 		is   error
 		says string
 	}{
-		{"a host key that is not known", with(func(h *Host) { h.Options[last] = "UserKnownHostsFile=/dev/null" }), ErrHostKey, "connect once and compare its fingerprint: ssh -p " + h.Port},
-		{"a host key that has changed", with(func(h *Host) { h.Options[last] = "UserKnownHostsFile=" + changed }), ErrHostKey, "has changed"},
+		{"a host key that is not known", with(func(h *Host) { h.Options[last] = "UserKnownHostsFile=/dev/null" }), ErrHostKey,
+			"connect once and compare its fingerprint: ssh -p " + h.Port},
+		{"a host key that has changed", with(func(h *Host) { h.Options[last] = "UserKnownHostsFile=" + changed }), ErrHostKey,
+			"has changed"},
 		{"a key that is not known there", with(func(h *Host) { h.Options[3] = other }), ErrNoLogin, "--identity"},
 		{"nobody there", with(func(h *Host) { h.Port = "1" }), ErrNoHost, "Connection refused"},
-		{"no such name", with(func(h *Host) { h.Target, h.Port = "root@no-such-host.invalid", "" }), ErrNoHost, "no-such-host.invalid"},
+		{"no such name", with(func(h *Host) { h.Target, h.Port = "root@no-such-host.invalid", "" }),
+			ErrNoHost, "no-such-host.invalid"},
 	} {
 		_, err := c.host.Look(t.Context())
 		if !errors.Is(err, c.is) || !strings.Contains(err.Error(), c.says) || strings.Contains(err.Error(), "\n") {
 			t.Errorf("%s: %v; want %q and …%s…", c.name, err, c.is, c.says)
 		}
 	}
-	for said, want := range map[string]error{"sudo: a password is required\n": ErrNotRoot, "bash: line 1: sudo: command not found\n": ErrNotRoot, "tar: ./x: Cannot open\n": ErrCapture} {
+	for said, want := range map[string]error{"sudo: a password is required\n": ErrNotRoot, "bash: line 1: sudo: " +
+		"command not found\n": ErrNotRoot, "tar: ./x: Cannot open\n": ErrCapture} {
 		if err := h.explain(t.Context(), errors.New("exit status 1"), said); !errors.Is(err, want) {
 			t.Errorf("%q = %v; want %v", said, err, want)
 		}
@@ -212,7 +232,8 @@ func TestParseHost(t *testing.T) {
 			t.Errorf("ParseHost(%q): %v %s", s, err, d)
 		}
 	}
-	for _, s := range []string{"web", "ssh://", "http://web", "ssh://web/etc", "ssh://-oProxyCommand=x", "ssh://-x@web", "ssh://a b"} {
+	for _, s := range []string{"web", "ssh://", "http://web", "ssh://web/etc",
+		"ssh://-oProxyCommand=x", "ssh://-x@web", "ssh://a b"} {
 		if h, err := ParseHost(s); err == nil {
 			t.Errorf("ParseHost(%q) = %+v; want an error", s, h)
 		}
@@ -241,8 +262,10 @@ func TestRules(t *testing.T) {
 		pattern, path  string
 		matches, stand bool // in the way of an explicit wish for path
 	}{
-		{"/home/*", "home/ops/x", true, true}, {"/home/*", "/home", false, true}, {"/root/.ssh/id_*", "/root", false, false}, {"/etc/ssh/ssh_host_*", "etc/ssh/ssh_host_rsa_key.pub", true, true},
-		{"/etc/ssh/ssh_host_*", "etc/ssh/sshd_config", false, false}, {"/swap", "swap/file", true, true}, {"/swap", "swapfile", false, false}, {"/tmp/*", "tmp", false, true},
+		{"/home/*", "home/ops/x", true, true}, {"/home/*", "/home", false, true}, {"/root/.ssh/id_*", "/root", false, false},
+		{"/etc/ssh/ssh_host_*", "etc/ssh/ssh_host_rsa_key.pub", true, true},
+		{"/etc/ssh/ssh_host_*", "etc/ssh/sshd_config", false, false}, {"/swap", "swap/file", true, true},
+		{"/swap", "swapfile", false, false}, {"/tmp/*", "tmp", false, true},
 	} {
 		r := Rule{Pattern: c.pattern}
 		if got := r.Matches(c.path); got != c.matches {

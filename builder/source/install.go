@@ -86,7 +86,8 @@ func (o InstallOptions) read(ctx context.Context, c Cache, list []Package) (*unp
 	if err := os.MkdirAll(spool, 0o755); err != nil {
 		return nil, fmt.Errorf("reading packages: %w", err)
 	}
-	debs, err := readDebs(ctx, c, list, spool, func(done int) { o.Progress(fmt.Sprintf("reading %d of %d packages", done, len(list))) })
+	debs, err := readDebs(ctx, c, list, spool,
+		func(done int) { o.Progress(fmt.Sprintf("reading %d of %d packages", done, len(list))) })
 	if err != nil {
 		return nil, err
 	}
@@ -117,12 +118,14 @@ func (o InstallOptions) extra(c Cache, u *unpacked) ([]controlFile, error) {
 	for _, q := range quirks {
 		fmt.Fprintln(&table, q.path, q.stub)
 	}
-	extra = append(extra, []controlFile{{".ingot/configure", 0o755, []byte(configureScript)}, {".ingot/preinst", 0o644, preinst.Bytes()}, {".ingot/quirks", 0o644, table.Bytes()}}...)
+	extra = append(extra, []controlFile{{".ingot/configure", 0o755, []byte(configureScript)},
+		{".ingot/preinst", 0o644, preinst.Bytes()}, {".ingot/quirks", 0o644, table.Bytes()}}...)
 	for name, text := range stubs {
 		extra = append(extra, controlFile{".ingot/stub/" + name, 0o755, []byte(text)})
 	}
 	if _, ships := u.owner["usr/sbin/policy-rc.d"]; !ships {
-		extra = append(extra, controlFile{"usr/sbin/policy-rc.d", 0o755, []byte("#!/bin/sh\nexit 101\n")}, controlFile{"usr/sbin/policy-rc.d.ingot", 0o644, nil})
+		extra = append(extra, controlFile{"usr/sbin/policy-rc.d", 0o755, []byte("#!/bin/sh\nexit 101\n")},
+			controlFile{"usr/sbin/policy-rc.d.ingot", 0o644, nil})
 	}
 	for d := range u.late {
 		content, err := os.ReadFile(c.Path(d.Package))
@@ -149,7 +152,8 @@ func (o InstallOptions) run(ctx context.Context, u *unpacked, extra []controlFil
 	if err != nil {
 		return err
 	}
-	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C", "ROOT=" + root, "EPOCH=" + strconv.FormatInt(o.Epoch.Unix(), 10), "SIZE=" + tmpfsSize(u.bytes)}
+	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C", "ROOT=" + root,
+		"EPOCH=" + strconv.FormatInt(o.Epoch.Unix(), 10), "SIZE=" + tmpfsSize(u.bytes)}
 	cmd.ExtraFiles = []*os.File{layer}
 	in, err := cmd.StdinPipe()
 	if err != nil {
@@ -207,7 +211,8 @@ func inNamespaces(ctx context.Context, script string) (*exec.Cmd, error) {
 	if err := unshareWorks(ctx); err != nil {
 		return nil, err
 	}
-	cmd := exec.CommandContext(ctx, "unshare", "--user", "--map-root-user", "--map-auto", "--mount", "--pid", "--fork", "--kill-child", "--net", "--ipc", "--uts",
+	cmd := exec.CommandContext(ctx, "unshare", "--user", "--map-root-user", "--map-auto", "--mount", "--pid", "--fork",
+		"--kill-child", "--net", "--ipc", "--uts",
 		"--propagation", "private", "/bin/sh", "-c", script)
 	cmd.SysProcAttr = &syscall.SysProcAttr{}
 	return cmd, nil
@@ -218,8 +223,10 @@ func unshareWorks(ctx context.Context) error {
 	if err := NeedTools("newuidmap", "unshare"); err != nil {
 		return err
 	}
-	if out, err := exec.CommandContext(ctx, "unshare", "--user", "--map-root-user", "--map-auto", "true").CombinedOutput(); err != nil {
-		return fmt.Errorf("building without root needs user namespaces and a range of ids in /etc/subuid and /etc/subgid: %s; run as root, or: sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 $USER",
+	if out, err := exec.CommandContext(ctx, "unshare", "--user", "--map-root-user", "--map-auto",
+		"true").CombinedOutput(); err != nil {
+		return fmt.Errorf("building without root needs user namespaces and a range of ids in /etc/subuid and "+
+			"/etc/subgid: %s; run as root, or: sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 $USER",
 			strings.TrimSpace(string(out)))
 	}
 	return nil
@@ -238,7 +245,8 @@ func runTold(ctx context.Context, cmd *exec.Cmd, said *transcript, feed func(con
 		return err
 	}
 	if err := cmd.Start(); err != nil {
-		return fmt.Errorf("starting %s in name spaces of its own: %w; building needs them: in a container, allow them or run it privileged", cmd.Args[0], err)
+		return fmt.Errorf("starting %s in name spaces of its own: %w; building needs them: in a container, allow them or "+
+			"run it privileged", cmd.Args[0], err)
 	}
 	var g errgroup.Group
 	g.Go(func() error { return feed(ctx) })

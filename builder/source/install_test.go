@@ -29,7 +29,8 @@ func makeDeb(t *testing.T, c Cache, name, fields string, files map[string]string
 	if all == nil {
 		all = map[string]string{}
 	}
-	all["DEBIAN/control"] = "Package: " + name + "\nVersion: 1.0\nArchitecture: all\nMaintainer: n <n@example.org>\nDescription: x\n" + fields
+	all["DEBIAN/control"] = "Package: " + name + "\nVersion: 1.0\nArchitecture: all\nMaintainer: n <n@example.org>\n" +
+		"Description: x\n" + fields
 	for p, text := range all {
 		mode := os.FileMode(0o644)
 		if strings.HasPrefix(p, "DEBIAN/p") {
@@ -78,7 +79,8 @@ func TestReadDeb(t *testing.T) {
 	big := strings.Repeat("some text that is larger when it is not compressed\n", 2000) + string(noise(40<<10))
 	for _, z := range []string{"xz", "gzip", "zstd", "none"} {
 		c := Cache{t.TempDir()}
-		d := openDeb(t, c, makeDeb(t, c, "x", "Depends: a (>= 1), b |\n c:any (<< 2)\n", map[string]string{"usr/bin/x": big, "DEBIAN/postinst": "#!/bin/sh\n"}, "-Z"+z))
+		d := openDeb(t, c, makeDeb(t, c, "x", "Depends: a (>= 1), b |\n c:any (<< 2)\n",
+			map[string]string{"usr/bin/x": big, "DEBIAN/postinst": "#!/bin/sh\n"}, "-Z"+z))
 		var names []string
 		for _, f := range d.files {
 			names = append(names, f.name)
@@ -124,7 +126,8 @@ func TestReadDebDamaged(t *testing.T) {
 	}
 	flipped := bytes.Clone(sound)
 	flipped[len(flipped)/2] ^= 1
-	for name, content := range map[string][]byte{"truncated": sound[:len(sound)/2], "tampered": flipped, "longer": append(bytes.Clone(sound), 0), "empty": nil} {
+	for name, content := range map[string][]byte{"truncated": sound[:len(sound)/2], "tampered": flipped,
+		"longer": append(bytes.Clone(sound), 0), "empty": nil} {
 		if err := os.WriteFile(c.Path(p), content, 0o644); err != nil {
 			t.Fatal(err)
 		}
@@ -143,7 +146,8 @@ func TestReadDebDamaged(t *testing.T) {
 	if err := os.WriteFile(c.Path(q), odd, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := readDeb(t.Context(), c, q, filepath.Join(t.TempDir(), "tar")); err == nil || errors.Is(err, ErrDigest) || !strings.Contains(err.Error(), "not a Debian package") {
+	if _, err := readDeb(t.Context(), c, q, filepath.Join(t.TempDir(), "tar")); err == nil || errors.Is(err, ErrDigest) ||
+		!strings.Contains(err.Error(), "not a Debian package") {
 		t.Errorf("an archive without members: %v", err)
 	}
 }
@@ -180,7 +184,8 @@ func TestConflicts(t *testing.T) {
 	if _, err := layOut([]*deb{a, tooOld}, nil); !errors.Is(err, ErrConflict) {
 		t.Errorf("a package that replaces another version = %v; want ErrConflict", err)
 	}
-	diverter := openDeb(t, c, makeDeb(t, c, "b", "", map[string]string{"usr/bin/tool": "y", "DEBIAN/preinst": "#!/bin/sh\ndpkg-divert --add --rename /usr/bin/tool\n"}))
+	diverter := openDeb(t, c, makeDeb(t, c, "b", "", map[string]string{"usr/bin/tool": "y",
+		"DEBIAN/preinst": "#!/bin/sh\ndpkg-divert --add --rename /usr/bin/tool\n"}))
 	u, err := layOut([]*deb{diverter, a}, nil)
 	if err != nil || !u.late[diverter] || u.owner["usr/bin/tool"].by != a {
 		t.Errorf("a package that diverts the other's file: %v, late %v; want it to be unpacked after it", err, u.late)
@@ -216,8 +221,10 @@ func TestFilter(t *testing.T) {
 // `dpkg --unpack`.
 func TestDatabase(t *testing.T) {
 	c := Cache{t.TempDir()}
-	a := openDeb(t, c, makeDeb(t, c, "a", "Depends: b\n", map[string]string{"etc/a.conf": "hello\n", "usr/share/man/man1/a.1": "", "usr/a": "x",
-		"DEBIAN/conffiles": "/etc/a.conf\nremove-on-upgrade /etc/old\n", "DEBIAN/postinst": "#!/bin/sh\n", "DEBIAN/triggers": "interest-noawait /usr/x\ninterest t\n"}))
+	a := openDeb(t, c, makeDeb(t, c, "a", "Depends: b\n", map[string]string{"etc/a.conf": "hello\n",
+		"usr/share/man/man1/a.1": "", "usr/a": "x",
+		"DEBIAN/conffiles": "/etc/a.conf\nremove-on-upgrade /etc/old\n", "DEBIAN/postinst": "#!/bin/sh\n",
+		"DEBIAN/triggers": "interest-noawait /usr/x\ninterest t\n"}))
 	b := openDeb(t, c, makeDeb(t, c, "b", "", map[string]string{"usr/b": "x"}))
 	u, err := layOut([]*deb{a, b}, nil)
 	if err != nil {
@@ -238,23 +245,27 @@ func TestDatabase(t *testing.T) {
 	}
 	dpkg := func(args ...string) string {
 		t.Helper()
-		said, err := exec.Command("dpkg", append([]string{"--admindir=" + filepath.Join(root, "var/lib/dpkg")}, args...)...).CombinedOutput()
+		said, err := exec.Command("dpkg", append([]string{"--admindir=" + filepath.Join(root, "var/lib/dpkg")},
+			args...)...).CombinedOutput()
 		if err != nil {
 			t.Fatalf("dpkg %v: %v: %s", args, err, said)
 		}
 		return string(said)
 	}
-	if got, want := dpkg("--listfiles", "a"), "/.\n/etc\n/etc/a.conf\n/usr\n/usr/a\n/usr/share\n/usr/share/man\n/usr/share/man/man1\n/usr/share/man/man1/a.1\n"; got != want {
+	if got, want := dpkg("--listfiles", "a"), "/.\n/etc\n/etc/a.conf\n/usr\n/usr/a\n/usr/share\n/usr/share/man\n"+
+		"/usr/share/man/man1\n/usr/share/man/man1/a.1\n"; got != want {
 		t.Errorf("dpkg lists\n%s\nwant\n%s", got, want)
 	}
 	status := dpkg("--status", "a")
-	for _, want := range []string{"Status: install ok unpacked", " /etc/a.conf b1946ac92492d2347c6235b4d2611184\n", " /etc/old newconffile remove-on-upgrade"} {
+	for _, want := range []string{"Status: install ok unpacked", " /etc/a.conf b1946ac92492d2347c6235b4d2611184\n",
+		" /etc/old newconffile remove-on-upgrade"} {
 		if !strings.Contains(status, want) {
 			t.Errorf("dpkg says\n%s\nwant %q", status, want)
 		}
 	}
 	dpkg("--audit")
-	for p, want := range map[string]string{"var/lib/dpkg/triggers/File": "/usr/x a/noawait\n", "var/lib/dpkg/triggers/t": "a\n", ".ingot/x": "y", "etc/a.conf": "hello\n"} {
+	for p, want := range map[string]string{"var/lib/dpkg/triggers/File": "/usr/x a/noawait\n",
+		"var/lib/dpkg/triggers/t": "a\n", ".ingot/x": "y", "etc/a.conf": "hello\n"} {
 		if got, err := os.ReadFile(filepath.Join(root, p)); err != nil || string(got) != want {
 			t.Errorf("%s holds %q, %v; want %q", p, got, err, want)
 		}
@@ -267,7 +278,8 @@ func TestDatabase(t *testing.T) {
 func TestScriptOrder(t *testing.T) {
 	c := Cache{t.TempDir()}
 	var debs []*deb
-	for name, fields := range map[string]string{"app": "Depends: lib, loop\n", "core": "Essential: yes\nPre-Depends: lib | other\n", "lib": "Depends: virtual\n",
+	for name, fields := range map[string]string{"app": "Depends: lib, loop\n", "core": "Essential: yes\n" +
+		"Pre-Depends: lib | other\n", "lib": "Depends: virtual\n",
 		"loop": "Depends: app\n", "real": "Provides: virtual\n"} {
 		debs = append(debs, openDeb(t, c, makeDeb(t, c, name, fields, nil)))
 	}
@@ -294,7 +306,8 @@ dpkg: dependency problems prevent configuration of shop:
 dpkg: error processing package shop (--configure):
 `))
 	err := said.failure(errors.New("exit status 1"), io.ErrClosedPipe)
-	if !errors.Is(err, ErrScript) || !strings.Contains(err.Error(), "configured: web;") || !strings.Contains(err.Error(), "web: cannot find its data") || strings.Contains(err.Error(), "shop") {
+	if !errors.Is(err, ErrScript) || !strings.Contains(err.Error(), "configured: web;") ||
+		!strings.Contains(err.Error(), "web: cannot find its data") || strings.Contains(err.Error(), "shop") {
 		t.Errorf("failure = %v; want the first package and what it said", err)
 	}
 	if want := []string{"1 of 2: a", "2 of 2: web"}; !slices.Equal(told, want) {

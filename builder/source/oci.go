@@ -109,7 +109,8 @@ func (t *Trees) choose(ctx context.Context, o Origin, from depot, raw []byte, de
 	}
 	fitting := slices.DeleteFunc(slices.Clone(index.Manifests), func(d v1.Descriptor) bool { return !mayFit(d, o.Arch) })
 	if len(fitting) == 0 {
-		return nil, fmt.Errorf("%w: %s has %s; the profile wants linux/%s", ErrArch, o.Ref, platforms(index.Manifests), o.Arch)
+		return nil, fmt.Errorf("%w: %s has %s; the profile wants linux/%s", ErrArch, o.Ref,
+			platforms(index.Manifests), o.Arch)
 	}
 	if len(fitting) > 1 && !samePlatform(fitting) {
 		fitting = fitting[:1] // variants of one architecture: the first is the registry's choice
@@ -137,7 +138,8 @@ func mayFit(d v1.Descriptor, arch string) bool {
 	if !d.MediaType.IsImage() && !d.MediaType.IsIndex() {
 		return false
 	}
-	return d.Platform == nil || d.Platform.Architecture == "" || (d.Platform.OS == "linux" || d.Platform.OS == "") && d.Platform.Architecture == arch
+	return d.Platform == nil || d.Platform.Architecture == "" || (d.Platform.OS == "linux" || d.Platform.OS == "") &&
+		d.Platform.Architecture == arch
 }
 
 // samePlatform reports whether the images are no variants of one another.
@@ -295,7 +297,8 @@ func (t *Trees) keepRetrying(ctx context.Context, from depot, d v1.Descriptor, t
 	for attempt := 1; ; attempt++ {
 		err := t.keep(ctx, from, d, tell)
 		_, remote := from.(*registry)
-		if err == nil || !remote || attempt == 3 || ctx.Err() != nil || errors.Is(err, ErrRefused) || errors.Is(err, ErrNoImage) || errors.Is(err, ErrNoRegistry) {
+		if err == nil || !remote || attempt == 3 || ctx.Err() != nil || errors.Is(err, ErrRefused) ||
+			errors.Is(err, ErrNoImage) || errors.Is(err, ErrNoRegistry) {
 			return err
 		}
 		select {

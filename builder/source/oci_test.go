@@ -61,7 +61,8 @@ func tarOf(t testing.TB, members ...member) []byte {
 	var b bytes.Buffer
 	w := tar.NewWriter(&b)
 	for _, m := range members {
-		h := &tar.Header{Name: m.name, Typeflag: m.kind, Linkname: m.link, Mode: m.mode, Uid: m.uid, Gid: m.uid, Size: int64(len(m.body)),
+		h := &tar.Header{Name: m.name, Typeflag: m.kind, Linkname: m.link, Mode: m.mode, Uid: m.uid,
+			Gid: m.uid, Size: int64(len(m.body)),
 			ModTime: madeAt, Devmajor: m.dev[0], Devminor: m.dev[1], PAXRecords: m.pax}
 		if h.Typeflag == 0 {
 			h.Typeflag = tar.TypeReg
@@ -90,20 +91,24 @@ func dir(name string) member { return member{name: name, kind: tar.TypeDir} }
 // nasty are layers that use every way of replacing and hiding.
 func nasty() [][]member {
 	return [][]member{{
-		dir("./"), dir("a/"), {name: "a/x", body: "x"}, {name: "a/y", body: "y", mode: 0o4755, uid: 123456}, dir("a/sub/"), {name: "a/sub/z", body: "z"},
+		dir("./"), dir("a/"), {name: "a/x", body: "x"}, {name: "a/y", body: "y", mode: 0o4755, uid: 123456},
+		dir("a/sub/"), {name: "a/sub/z", body: "z"},
 		{name: "lnk", kind: tar.TypeSymlink, link: "a"},
 		{name: "b", body: "first b"}, {name: "c", kind: tar.TypeLink, link: "b"}, {name: "e", kind: tar.TypeLink, link: "b"},
-		{name: "d/", kind: tar.TypeDir, mode: 0o1777}, {name: "d/in", body: "in"}, {name: "f", body: "f"}, {name: "s", kind: tar.TypeSymlink, link: "a"},
+		{name: "d/", kind: tar.TypeDir, mode: 0o1777}, {name: "d/in", body: "in"}, {name: "f", body: "f"},
+		{name: "s", kind: tar.TypeSymlink, link: "a"},
 		dir("o/"), {name: "o/old", body: "old"}, dir("o/olddir/"), {name: "o/olddir/deep", body: "deep"},
 		dir("p/"), {name: "p/old", body: "old"},
-		{name: "null", kind: tar.TypeChar, dev: [2]int64{1, 3}, mode: 0o666}, {name: "blk", kind: tar.TypeBlock, dev: [2]int64{259, 70000}, mode: 0o600}, {name: "fifo", kind: tar.TypeFifo, mode: 0o600},
+		{name: "null", kind: tar.TypeChar, dev: [2]int64{1, 3}, mode: 0o666}, {name: "blk", kind: tar.TypeBlock,
+			dev: [2]int64{259, 70000}, mode: 0o600}, {name: "fifo", kind: tar.TypeFifo, mode: 0o600},
 		{name: "cap", body: "cap", pax: map[string]string{"SCHILY.xattr.security.capability": "\x01\x00\x00\x02\x00\x20\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00", "SCHILY.xattr.user.k": "v"}},
 		{name: strings.Repeat("long", 60) + "/" + strings.Repeat("name", 20), body: "far"},
 		{name: "not-utf8-\xff", body: "n"},
 		dir("usr/"), dir("usr/lib/"), {name: "usr/lib/q", body: "q"}, {name: "lib", kind: tar.TypeSymlink, link: "usr/lib"},
 	}, {
 		{name: "a/.wh.x"}, {name: "h", kind: tar.TypeLink, link: "e"}, {name: "b", body: "second b"},
-		{name: ".wh.lnk"}, {name: "d", body: "d is a file now"}, dir("f/"), {name: "f/g", body: "g"}, dir("s/"), {name: "s/t", body: "t"},
+		{name: ".wh.lnk"}, {name: "d", body: "d is a file now"}, dir("f/"), {name: "f/g", body: "g"},
+		dir("s/"), {name: "s/t", body: "t"},
 		dir("o/"), {name: "o/.wh..wh..opq"}, {name: "o/new", body: "new"},
 		dir("p/"), {name: "p/new", body: "new"}, {name: "p/.wh..wh..opq"}, // also what stands before it is of this layer
 		{name: "a/y", body: "why", mode: 0o755},
@@ -119,7 +124,10 @@ func imageOf(t testing.TB, arch string, layers ...[]byte) v1.Image {
 	im := mutate.MediaType(empty.Image, types.OCIManifestSchema1)
 	im = mutate.ConfigMediaType(im, types.OCIConfigJSON)
 	for _, content := range layers {
-		l, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(content)), nil }, tarball.WithMediaType(types.OCILayer))
+		l, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) {
+			return io.NopCloser(bytes.NewReader(content)),
+				nil
+		}, tarball.WithMediaType(types.OCILayer))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -160,7 +168,8 @@ func layoutOf(t testing.TB, images map[string]v1.Image) string {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := l.AppendImage(im, layout.WithAnnotations(map[string]string{annotationRef: name}), layout.WithPlatform(v1.Platform{OS: "linux", Architecture: c.Architecture})); err != nil {
+		if err := l.AppendImage(im, layout.WithAnnotations(map[string]string{annotationRef: name}),
+			layout.WithPlatform(v1.Platform{OS: "linux", Architecture: c.Architecture})); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -226,7 +235,8 @@ func listing(t *testing.T, tr *tree.Tree) string {
 			same.Path, same.Hard = e.Path, e.Hard
 			e = &same
 		}
-		fmt.Fprintf(&b, "%q kind %d mode %o %d:%d → %q hard %q %d,%d %q", e.Path, e.Kind, e.Mode, e.UID, e.GID, e.Target, e.Hard, e.Major, e.Minor, e.Xattrs)
+		fmt.Fprintf(&b, "%q kind %d mode %o %d:%d → %q hard %q %d,%d %q", e.Path, e.Kind, e.Mode, e.UID, e.GID, e.Target,
+			e.Hard, e.Major, e.Minor, e.Xattrs)
 		if e.Kind == tree.File {
 			content, err := tr.ReadFile(e.Path)
 			if err != nil {
@@ -273,7 +283,8 @@ func TestEveryFormOfAnImage(t *testing.T) {
 	run(t, "tar", "--create", "--file", at("layout.tar"), "--directory", dirForm, ".")
 	run(t, "tar", "--create", "--zstd", "--file", at("layout.tar.zst"), "--directory", dirForm, ".")
 	run(t, "skopeo", "copy", "--quiet", "oci:"+dirForm+":one", "docker-archive:"+at("docker.tar")+":x/one:1")
-	run(t, "skopeo", "copy", "--quiet", "--dest-compress-format", "zstd", "oci:"+dirForm+":one", "oci:"+at("zstd-layout")+":one")
+	run(t, "skopeo", "copy", "--quiet", "--dest-compress-format", "zstd",
+		"oci:"+dirForm+":one", "oci:"+at("zstd-layout")+":one")
 	run(t, "skopeo", "copy", "--quiet", "oci:"+dirForm+":one", "oci-archive:"+at("oci-archive.tar")+":one")
 	if err := tarball.WriteToFile(at("compressed-layers.tar"), name.MustParseReference("x/one:1"), im); err != nil {
 		t.Fatal(err)
@@ -325,11 +336,13 @@ func TestImagesThatAreRefused(t *testing.T) {
 	}{
 		{"another architecture, in an index", armOnly, ErrArch, "has linux/arm64; the profile wants linux/amd64"},
 		{"another architecture, in a config", armDocker, ErrArch, "is for linux/arm64; the profile wants linux/amd64"},
-		{"two images", layoutOf(t, map[string]v1.Image{"one": amd, "two": imageOf(t, "amd64", layer, layer)}), ErrManyImages, "choose one with"},
+		{"two images", layoutOf(t, map[string]v1.Image{"one": amd, "two": imageOf(t, "amd64", layer, layer)}),
+			ErrManyImages, "choose one with"},
 		{"one that is not there", layoutOf(t, map[string]v1.Image{"one": amd}) + "#three", ErrNoImage, "has one"},
 		{"a missing layer", damage(t, amd, os.Remove), ErrBadImage, "layer 1 of 1"},
 		{"a corrupt layer", damage(t, amd, flip), ErrBadImage, "layer 1 of 1"},
-		{"a truncated layer", damage(t, amd, func(p string) error { return os.Truncate(p, 20) }), ErrBadImage, "layer 1 of 1"},
+		{"a truncated layer", damage(t, amd, func(p string) error { return os.Truncate(p, 20) }), ErrBadImage,
+			"layer 1 of 1"},
 		{"content that is not the config's", lie(t, amd), ErrBadImage, "the config wants"},
 		{"a tarball", notImage, ErrNoImage, "written with the key tar or dir"},
 		{"a folder", t.TempDir(), ErrNoImage, "neither an OCI layout nor a docker save archive"},
@@ -344,7 +357,9 @@ func TestImagesThatAreRefused(t *testing.T) {
 			t.Errorf("%s leaves %v", c.name, left)
 		}
 	}
-	named, _, err := get(t.Context(), newTrees(t), local(KindOCI, layoutOf(t, map[string]v1.Image{"one": amd, "arm": arm, "two": imageOf(t, "amd64", layer, layer)})+"#one"), filepath.Join(t.TempDir(), "out"))
+	named, _, err := get(t.Context(), newTrees(t),
+		local(KindOCI, layoutOf(t, map[string]v1.Image{"one": amd, "arm": arm, "two": imageOf(t, "amd64", layer, layer)})+
+			"#one"), filepath.Join(t.TempDir(), "out"))
 	if err != nil || named.Get("x") == nil {
 		t.Errorf("one of three, by name: %v", err)
 	}
@@ -401,12 +416,14 @@ func lie(t *testing.T, im v1.Image) string {
 		t.Fatal(err)
 	}
 	path := layoutOf(t, map[string]v1.Image{"one": im})
-	index := v1.IndexManifest{SchemaVersion: 2, Manifests: []v1.Descriptor{{MediaType: types.OCIManifestSchema1, Digest: hashOf(ingot.DigestOf(manifest)), Size: int64(len(manifest))}}}
+	index := v1.IndexManifest{SchemaVersion: 2, Manifests: []v1.Descriptor{{MediaType: types.OCIManifestSchema1,
+		Digest: hashOf(ingot.DigestOf(manifest)), Size: int64(len(manifest))}}}
 	text, err := json.Marshal(index)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for name, content := range map[string][]byte{"blobs/sha256/" + ingot.DigestOf(raw).Hex(): raw, "blobs/sha256/" + ingot.DigestOf(manifest).Hex(): manifest, "index.json": text} {
+	for name, content := range map[string][]byte{"blobs/sha256/" + ingot.DigestOf(raw).Hex(): raw,
+		"blobs/sha256/" + ingot.DigestOf(manifest).Hex(): manifest, "index.json": text} {
 		if err := os.WriteFile(filepath.Join(path, name), content, 0o644); err != nil {
 			t.Fatal(err)
 		}

@@ -12,15 +12,19 @@ type quirk struct {
 var stubs = map[string]string{
 	"nothing": "#!/bin/sh\nexit 0\n",
 	// The call without hooks is followed by one with them, which does it all.
-	"deferred-certificates": "#!/bin/sh\n[ \"$1 $2\" = \"--hooksdir \" ] && exit 0\nexec /bin/sh /.ingot/original/update-ca-certificates \"$@\"\n",
+	"deferred-certificates": "#!/bin/sh\n[ \"$1 $2\" = \"--hooksdir \" ] && exit 0\n" +
+		"exec /bin/sh /.ingot/original/update-ca-certificates \"$@\"\n",
 }
 
 // quirks is every departure from what the packages would run, with its reason.
 var quirks = []quirk{
-	{"/usr/bin/dpkg-maintscript-helper", "nothing", "it mends what older versions left behind, and every package here is new"},
+	{"/usr/bin/dpkg-maintscript-helper", "nothing",
+		"it mends what older versions left behind, and every package here is new"},
 	{"/usr/bin/ssh-keygen", "nothing", "host keys are a machine's own and never part of an image"},
-	{"/usr/bin/mandb", "nothing", "an image that never changes has no use for an index of its manual pages, which apropos alone reads"},
+	{"/usr/bin/mandb", "nothing", "an image that never changes has no use for an index of its manual pages, which " +
+		"apropos alone reads"},
 	{"/usr/sbin/update-initramfs", "nothing", "ingot makes the initramfs"},
 	{"/usr/sbin/start-stop-daemon", "nothing", "nothing is started while an image is built"},
-	{"/usr/sbin/update-ca-certificates", "deferred-certificates", "ca-certificates runs it twice, half a second of every build each; the second time does all"},
+	{"/usr/sbin/update-ca-certificates", "deferred-certificates", "ca-certificates runs it twice, half a second of " +
+		"every build each; the second time does all"},
 }

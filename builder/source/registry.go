@@ -30,7 +30,8 @@ type registry struct {
 func openRegistry(ref string) (depot, error) {
 	r, err := name.ParseReference(ref)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %q is no reference such as registry.example/name:tag; write a path with a leading ./", ErrNoImage, ref)
+		return nil, fmt.Errorf("%w: %q is no reference such as registry.example/name:tag; write a path with a leading ./",
+			ErrNoImage, ref)
 	}
 	return &registry{ref: r, client: &http.Transport{
 		Proxy: http.ProxyFromEnvironment, MaxIdleConnsPerHost: layerFetchers, ResponseHeaderTimeout: 30 * time.Second,
@@ -41,7 +42,8 @@ func openRegistry(ref string) (depot, error) {
 func (r *registry) close() { r.client.CloseIdleConnections() }
 
 func (r *registry) options(ctx context.Context) []remote.Option {
-	return []remote.Option{remote.WithContext(ctx), remote.WithAuthFromKeychain(authn.DefaultKeychain), remote.WithTransport(r.client), remote.WithUserAgent("ingot"),
+	return []remote.Option{remote.WithContext(ctx), remote.WithAuthFromKeychain(authn.DefaultKeychain),
+		remote.WithTransport(r.client), remote.WithUserAgent("ingot"),
 		remote.WithRetryBackoff(remote.Backoff{Duration: 200 * time.Millisecond, Factor: 3, Steps: 3})}
 }
 
@@ -99,7 +101,8 @@ func (r *registry) explain(ctx context.Context, err error) error {
 		return fmt.Errorf("%w: %s answers %d%s; log in with: docker login %s, podman login %s or skopeo login %s",
 			ErrRefused, host, answer.StatusCode, said, host, host, host)
 	case http.StatusNotFound:
-		return fmt.Errorf("%w: %s has no %s%s", ErrNoImage, host, r.ref.Context().RepositoryStr()+":"+r.ref.Identifier(), said)
+		return fmt.Errorf("%w: %s has no %s%s", ErrNoImage, host, r.ref.Context().RepositoryStr()+":"+r.ref.Identifier(),
+			said)
 	case http.StatusTooManyRequests:
 		return fmt.Errorf("%w: %s: too many requests%s; log in, or try again later", ErrRefused, host, said)
 	}

@@ -42,7 +42,8 @@ func realRegistry(t *testing.T, users string) (host, storage string) {
 	l.Close()
 	tmp := t.TempDir()
 	storage = filepath.Join(tmp, "storage")
-	config := fmt.Sprintf("version: 0.1\nlog: {level: error}\nstorage: {filesystem: {rootdirectory: %s}, delete: {enabled: true}}\nhttp: {addr: %q}\n", storage, host)
+	config := fmt.Sprintf("version: 0.1\nlog: {level: error}\nstorage: {filesystem: {rootdirectory: %s}, delete: "+
+		"{enabled: true}}\nhttp: {addr: %q}\n", storage, host)
 	if users != "" {
 		if err := os.WriteFile(filepath.Join(tmp, "htpasswd"), []byte(users), 0o644); err != nil {
 			t.Fatal(err)
@@ -97,14 +98,16 @@ func TestRegistryWithCredentials(t *testing.T) {
 	host, _ := realRegistry(t, "robot:$2a$05$GcmdJppAtbl1sVxGe9Aveu41F8FvQ5HnJxzJjLgaoHos2Q4GFvZs6\n")
 	ref := host + "/x/nasty:1"
 	im := nastyImage(t)
-	if err := remote.Write(reference(t, ref), im, remote.WithAuth(&authn.Basic{Username: registryUser, Password: registryPassword})); err != nil {
+	if err := remote.Write(reference(t, ref), im,
+		remote.WithAuth(&authn.Basic{Username: registryUser, Password: registryPassword})); err != nil {
 		t.Fatal(err)
 	}
 	t.Setenv("HOME", t.TempDir())
 	t.Setenv("XDG_RUNTIME_DIR", t.TempDir())
 	t.Setenv("DOCKER_CONFIG", t.TempDir())
 	trees := newTrees(t)
-	if _, err := trees.Pin(t.Context(), inRegistry(ref)); !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), "docker login "+host) {
+	if _, err := trees.Pin(t.Context(), inRegistry(ref)); !errors.Is(err, ErrRefused) ||
+		!strings.Contains(err.Error(), "docker login "+host) {
 		t.Errorf("without credentials: %v; want ErrRefused and how to log in", err)
 	}
 	login(t, host, registryUser, "wrong")
@@ -132,11 +135,13 @@ func TestRegistryWithCredentials(t *testing.T) {
 	if err := trees.Unpack(t.Context(), pin, out); err != nil {
 		t.Errorf("unpacking offline: %v", err)
 	}
-	if _, err := trees.Pin(t.Context(), inRegistry(host+"/x/other:1")); !errors.Is(err, ErrOffline) || !strings.Contains(err.Error(), "--offline") {
+	if _, err := trees.Pin(t.Context(), inRegistry(host+"/x/other:1")); !errors.Is(err, ErrOffline) ||
+		!strings.Contains(err.Error(), "--offline") {
 		t.Errorf("pinning offline: %v; want ErrOffline", err)
 	}
 	trees.Offline = false
-	if _, err := trees.Pin(t.Context(), inRegistry(host+"/x/other:1")); !errors.Is(err, ErrNoImage) || !strings.Contains(err.Error(), "x/other:1") {
+	if _, err := trees.Pin(t.Context(), inRegistry(host+"/x/other:1")); !errors.Is(err, ErrNoImage) ||
+		!strings.Contains(err.Error(), "x/other:1") {
 		t.Errorf("an image that is not there: %v; want ErrNoImage", err)
 	}
 }
@@ -147,7 +152,8 @@ func TestRegistryIndex(t *testing.T) {
 	host, storage := realRegistry(t, "")
 	amd, arm := imageOf(t, "amd64", tarOf(t, member{name: "amd"})), imageOf(t, "arm64", tarOf(t, member{name: "arm"}))
 	index := mutate.AppendManifests(mutate.IndexMediaType(empty.Index, types.OCIImageIndex),
-		mutate.IndexAddendum{Add: arm, Descriptor: v1.Descriptor{Platform: &v1.Platform{OS: "linux", Architecture: "arm64", Variant: "v8"}}},
+		mutate.IndexAddendum{Add: arm, Descriptor: v1.Descriptor{Platform: &v1.Platform{OS: "linux",
+			Architecture: "arm64", Variant: "v8"}}},
 		mutate.IndexAddendum{Add: amd, Descriptor: v1.Descriptor{Platform: &v1.Platform{OS: "linux", Architecture: "amd64"}}})
 	ref := reference(t, host+"/x:multi")
 	if err := remote.WriteIndex(ref, index); err != nil {
@@ -163,7 +169,8 @@ func TestRegistryIndex(t *testing.T) {
 	}
 	riscv := inRegistry(ref.String())
 	riscv.Arch = "riscv64"
-	if _, err := newTrees(t).Pin(t.Context(), riscv); !errors.Is(err, ErrArch) || !strings.Contains(err.Error(), "has linux/arm64/v8, linux/amd64; the profile wants linux/riscv64") {
+	if _, err := newTrees(t).Pin(t.Context(), riscv); !errors.Is(err, ErrArch) ||
+		!strings.Contains(err.Error(), "has linux/arm64/v8, linux/amd64; the profile wants linux/riscv64") {
 		t.Errorf("for riscv64: %v; want ErrArch and what there is", err)
 	}
 	// The tag moves on, the pin stays.
@@ -207,16 +214,22 @@ func TestRegistryIndex(t *testing.T) {
 
 // TestRegistryThatIsNone: nobody answers, or not as a registry does.
 func TestRegistryThatIsNone(t *testing.T) {
-	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusServiceUnavailable) }))
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter,
+		_ *http.Request) {
+		w.WriteHeader(http.StatusServiceUnavailable)
+	}))
 	host := strings.TrimPrefix(srv.URL, "http://")
-	if _, err := newTrees(t).Pin(t.Context(), inRegistry(host+"/x:1")); !errors.Is(err, ErrNoRegistry) || !strings.Contains(err.Error(), "503") {
+	if _, err := newTrees(t).Pin(t.Context(), inRegistry(host+"/x:1")); !errors.Is(err, ErrNoRegistry) ||
+		!strings.Contains(err.Error(), "503") {
 		t.Errorf("a registry that is ill: %v; want ErrNoRegistry", err)
 	}
 	srv.Close()
-	if _, err := newTrees(t).Pin(t.Context(), inRegistry(host+"/x:1")); !errors.Is(err, ErrNoRegistry) || !strings.Contains(err.Error(), "check its name and the network") {
+	if _, err := newTrees(t).Pin(t.Context(), inRegistry(host+"/x:1")); !errors.Is(err, ErrNoRegistry) ||
+		!strings.Contains(err.Error(), "check its name and the network") {
 		t.Errorf("nobody there: %v; want ErrNoRegistry", err)
 	}
-	if _, err := newTrees(t).Pin(t.Context(), inRegistry("UPPER CASE")); !errors.Is(err, ErrNoImage) || !strings.Contains(err.Error(), "leading ./") {
+	if _, err := newTrees(t).Pin(t.Context(), inRegistry("UPPER CASE")); !errors.Is(err, ErrNoImage) ||
+		!strings.Contains(err.Error(), "leading ./") {
 		t.Errorf("no reference: %v; want ErrNoImage", err)
 	}
 }

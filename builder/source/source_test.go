@@ -21,14 +21,21 @@ func TestHostMirrors(t *testing.T) {
 		name, file, text, named string
 		want                    Mirrors
 	}{
-		{"deb822", "sources.list.d/debian.sources", "Types: deb deb-src\n# note\nURIs: http://m/debian/\nSuites: bookworm bookworm-updates\nSigned-By: /k\n\nTypes: deb\nURIs: http://m/debian-security\nSuites: bookworm-security\n", "",
+		{"deb822", "sources.list.d/debian.sources", "Types: deb deb-src\n# note\nURIs: http://m/debian/\n" +
+			"Suites: bookworm bookworm-updates\nSigned-By: /k\n\nTypes: deb\nURIs: http://m/debian-security\n" +
+			"Suites: bookworm-security\n", "",
 			Mirrors{"http://m/debian", "http://m/debian-security"}},
-		{"one line", "sources.list", "# x\ndeb [signed-by=/k] http://n/debian bookworm main\ndeb http://n/debian-security bookworm-security main\n", "",
+		{"one line", "sources.list", "# x\ndeb [signed-by=/k] http://n/debian bookworm main\n" +
+			"deb http://n/debian-security bookworm-security main\n", "",
 			Mirrors{"http://n/debian", "http://n/debian-security"}},
-		{"others are passed over", "sources.list", "deb http://x/nodesource nodistro main\ndeb http://n/debian trixie main\n", "", Mirrors{"http://n/debian", ""}},
-		{"a named one goes first", "sources.list", "deb http://n/debian trixie main\n", "http://mine/d/", Mirrors{"http://mine/d", ""}},
-		{"and its security archive", "sources.list", "deb http://n/debian-security trixie-security main\n", "http://mine/d http://mine/s/", Mirrors{"http://mine/d", "http://mine/s"}},
-		{"or none", "sources.list", "deb http://n/debian-security trixie-security main\n", "http://mine/d none", Mirrors{"http://mine/d", ""}},
+		{"others are passed over", "sources.list", "deb http://x/nodesource nodistro main\ndeb http://n/debian trixie main\n",
+			"", Mirrors{"http://n/debian", ""}},
+		{"a named one goes first", "sources.list", "deb http://n/debian trixie main\n",
+			"http://mine/d/", Mirrors{"http://mine/d", ""}},
+		{"and its security archive", "sources.list", "deb http://n/debian-security trixie-security main\n",
+			"http://mine/d http://mine/s/", Mirrors{"http://mine/d", "http://mine/s"}},
+		{"or none", "sources.list", "deb http://n/debian-security trixie-security main\n",
+			"http://mine/d none", Mirrors{"http://mine/d", ""}},
 	} {
 		etc := t.TempDir()
 		path := filepath.Join(etc, c.file)
@@ -48,7 +55,9 @@ func TestHostMirrors(t *testing.T) {
 }
 
 func TestFirstErrorHidesHosts(t *testing.T) {
-	text := "N: note\nThe following packages have unmet dependencies:\n web : Depends: x (>= 2) but it is not installable\n       Conflicts: y\nE: Failed to fetch http://secret.example/debian/pool/x  404\nE: second\n"
+	text := "N: note\nThe following packages have unmet dependencies:\n" +
+		" web : Depends: x (>= 2) but it is not installable\n       Conflicts: y\n" +
+		"E: Failed to fetch http://secret.example/debian/pool/x  404\nE: second\n"
 	want := "web : Depends: x (>= 2) but it is not installable; web : Conflicts: y; Failed to fetch /debian/pool/x  404"
 	if got := firstError(text); got != want {
 		t.Errorf("firstError = %q; want %q", got, want)
@@ -57,7 +66,8 @@ func TestFirstErrorHidesHosts(t *testing.T) {
 
 func pkg(content string) Package {
 	sum := sha256.Sum256([]byte(content))
-	return Package{Name: "x", Version: "1", Size: int64(len(content)), SHA256: hex.EncodeToString(sum[:]), Archive: "debian", Path: "pool/x_1+b1.deb"}
+	return Package{Name: "x", Version: "1", Size: int64(len(content)), SHA256: hex.EncodeToString(sum[:]),
+		Archive: "debian", Path: "pool/x_1+b1.deb"}
 }
 
 // TestFetch: what arrives is verified, retried when it is damaged, and kept.
@@ -119,7 +129,8 @@ func TestEpoch(t *testing.T) {
 	if err := os.MkdirAll(filepath.Dir(control), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(control, []byte("Package: x\nVersion: 1\nArchitecture: all\nMaintainer: x <x@x>\nDescription: x\n"), 0o644); err != nil {
+	if err := os.WriteFile(control, []byte("Package: x\nVersion: 1\nArchitecture: all\nMaintainer: x <x@x>\n"+
+		"Description: x\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	cmd := exec.Command("dpkg-deb", "--build", "--root-owner-group", filepath.Join(dir, "p"), filepath.Join(dir, "x.deb"))
@@ -138,7 +149,8 @@ func TestEpoch(t *testing.T) {
 	if got, err := c.Epoch([]Package{p}); err != nil || got.Unix() != 1234567890 {
 		t.Errorf("Epoch = %v, %v; want 1234567890", got.Unix(), err)
 	}
-	if err := os.WriteFile(c.Path(p), []byte("<html>not a package, but long enough to be read as one, is it not</html>"), 0o644); err != nil {
+	if err := os.WriteFile(c.Path(p), []byte("<html>not a package, but long enough to be read as one, is it not</html>"),
+		0o644); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := c.Epoch([]Package{p}); err == nil {
@@ -182,7 +194,9 @@ func TestFetchFromDisk(t *testing.T) {
 		t.Error(err)
 	}
 	p.Archive = "security"
-	if err := c.Fetch(t.Context(), Mirrors{Debian: "file://" + dir}, []Package{{Name: "y", Version: "1", Size: 1, SHA256: p.SHA256, Archive: "security", Path: p.Path}}, nil); !errors.Is(err, ErrNoMirror) {
+	if err := c.Fetch(t.Context(), Mirrors{Debian: "file://" + dir},
+		[]Package{{Name: "y", Version: "1", Size: 1, SHA256: p.SHA256, Archive: "security", Path: p.Path}},
+		nil); !errors.Is(err, ErrNoMirror) {
 		t.Errorf("a security package without that archive = %v; want ErrNoMirror", err)
 	}
 }

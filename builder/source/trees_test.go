@@ -43,7 +43,8 @@ func TestTarballs(t *testing.T) {
 	tmp := t.TempDir()
 	for _, flag := range []string{"--format=gnu", "--gzip", "--xz", "--zstd", "--format=posix"} {
 		file := filepath.Join(tmp, "a"+flag)
-		run(t, "tar", "--create", "--sparse", "--mtime=@1700000000", "--owner=7", "--group=8", "--numeric-owner", flag, "--file", file, "--directory", dir, ".")
+		run(t, "tar", "--create", "--sparse", "--mtime=@1700000000", "--owner=7", "--group=8", "--numeric-owner", flag,
+			"--file", file, "--directory", dir, ".")
 		got, pin := mustGet(t, local(KindTar, file))
 		if want == "" {
 			want = listing(t, got)
@@ -78,8 +79,10 @@ func TestBadTarballs(t *testing.T) {
 	broken := bytes.Clone(gz.Bytes())
 	broken[len(broken)-6] ^= 1 // its checksum
 	for name, content := range map[string][]byte{
-		"truncated": good[:2000], "truncated gzip": gz.Bytes()[:gz.Len()-10], "no tarball": []byte(strings.Repeat("hello ", 200)), "broken gzip": broken,
-		"below a file": tarOf(t, member{name: "x", body: "x"}, member{name: "x/y"}), "a link to nothing": tarOf(t, member{name: "x", kind: tar.TypeLink, link: "gone"}),
+		"truncated": good[:2000], "truncated gzip": gz.Bytes()[:gz.Len()-10],
+		"no tarball": []byte(strings.Repeat("hello ", 200)), "broken gzip": broken,
+		"below a file":      tarOf(t, member{name: "x", body: "x"}, member{name: "x/y"}),
+		"a link to nothing": tarOf(t, member{name: "x", kind: tar.TypeLink, link: "gone"}),
 	} {
 		file := filepath.Join(t.TempDir(), "a.tar")
 		if err := os.WriteFile(file, content, 0o644); err != nil {
@@ -103,13 +106,15 @@ func TestFolder(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := errors.Join(os.Symlink("../etc/conf", filepath.Join(dir, "bin/link")), os.Link(filepath.Join(dir, "bin/tool"), filepath.Join(dir, "tool2")),
+	if err := errors.Join(os.Symlink("../etc/conf", filepath.Join(dir, "bin/link")),
+		os.Link(filepath.Join(dir, "bin/tool"), filepath.Join(dir, "tool2")),
 		unix.Mkfifo(filepath.Join(dir, "fifo"), 0o600), os.Chmod(dir, 0o700)); err != nil {
 		t.Fatal(err)
 	}
 	o := local(KindDir, dir)
 	got, pin := mustGet(t, o)
-	for p, want := range map[string]tree.Kind{"bin/tool": tree.File, "bin/link": tree.Symlink, "tool2": tree.File, "fifo": tree.Fifo, "etc": tree.Dir} {
+	for p, want := range map[string]tree.Kind{"bin/tool": tree.File, "bin/link": tree.Symlink, "tool2": tree.File,
+		"fifo": tree.Fifo, "etc": tree.Dir} {
 		if e := got.Get(p); e == nil || e.Kind != want || e.UID != 0 {
 			t.Errorf("%s = %+v; want kind %d of root", p, e, want)
 		}
@@ -131,7 +136,8 @@ func TestFolder(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "etc/conf"), []byte("new"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if err := trees.Fetch(t.Context(), o, pin, nil); !errors.Is(err, ErrDigest) || !strings.Contains(err.Error(), "plan again") {
+	if err := trees.Fetch(t.Context(), o, pin, nil); !errors.Is(err, ErrDigest) ||
+		!strings.Contains(err.Error(), "plan again") {
 		t.Errorf("fetching what has changed: %v; want ErrDigest", err)
 	}
 	o.Path = ""
@@ -147,8 +153,9 @@ func TestFolderKeepsOwners(t *testing.T) {
 	}
 	dir := t.TempDir()
 	f := filepath.Join(dir, "f")
-	if err := errors.Join(os.WriteFile(f, []byte("f"), 0o644), os.Chown(f, 12, 34), unix.Lsetxattr(f, "security.capability",
-		[]byte("\x01\x00\x00\x02\x00\x20\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"), 0),
+	if err := errors.Join(os.WriteFile(f, []byte("f"), 0o644), os.Chown(f, 12, 34),
+		unix.Lsetxattr(f, "security.capability",
+			[]byte("\x01\x00\x00\x02\x00\x20\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"), 0),
 		unix.Mknod(filepath.Join(dir, "dev"), unix.S_IFCHR|0o600, int(unix.Mkdev(5, 70000)))); err != nil {
 		t.Fatal(err)
 	}
@@ -156,7 +163,8 @@ func TestFolderKeepsOwners(t *testing.T) {
 	o.KeepOwners = true
 	got, _ := mustGet(t, o)
 	file := filepath.Join(t.TempDir(), "a.tar")
-	run(t, "tar", "--create", "--format=posix", "--xattrs", "--xattrs-include=*", "--file", file, "--directory", dir, "f", "dev")
+	run(t, "tar", "--create", "--format=posix", "--xattrs", "--xattrs-include=*", "--file",
+		file, "--directory", dir, "f", "dev")
 	want, _ := mustGet(t, local(KindTar, file))
 	if d := cmp.Diff(listing(t, want), listing(t, got)); d != "" {
 		t.Errorf("GNU tar (-) and we (+) differ:\n%s", d)

@@ -82,7 +82,8 @@ func (f filter) skips(name string, kind byte) bool {
 		}
 		switch dir {
 		case "/usr/share/doc":
-			return kind != tar.TypeDir && kind != tar.TypeSymlink && !(strings.Contains(rest, "/") && path.Base(rest) == "copyright")
+			return kind != tar.TypeDir && kind != tar.TypeSymlink &&
+				!(strings.Contains(rest, "/") && path.Base(rest) == "copyright")
 		case "/usr/share/locale":
 			return rest != "locale.alias"
 		}
@@ -127,10 +128,12 @@ var mergedUsr = map[string]string{"bin": "usr/bin", "sbin": "usr/sbin", "lib": "
 // bring are an error, unless one says that it replaces the other's (Debian
 // policy 7.6).
 func layOut(debs []*deb, keep []string) (*unpacked, error) {
-	u := &unpacked{debs: debs, aliases: map[string]string{}, owner: map[string]owned{}, taken: map[*deb]map[string]bool{}, late: map[*deb]bool{}, filter: newFilter(keep)}
+	u := &unpacked{debs: debs, aliases: map[string]string{}, owner: map[string]owned{}, taken: map[*deb]map[string]bool{},
+		late: map[*deb]bool{}, filter: newFilter(keep)}
 	for _, d := range debs {
 		for _, f := range d.files {
-			if dir, ok := strings.CutPrefix(f.name, "/"); ok && f.Typeflag == tar.TypeSymlink && !strings.Contains(dir, "/") && strings.HasPrefix(f.Linkname, "usr/") {
+			if dir, ok := strings.CutPrefix(f.name, "/"); ok && f.Typeflag == tar.TypeSymlink && !strings.Contains(dir, "/") &&
+				strings.HasPrefix(f.Linkname, "usr/") {
 				u.aliases[dir] = f.Linkname
 			}
 		}
@@ -188,7 +191,8 @@ func (u *unpacked) claim(d *deb, f debFile) error {
 		}
 		return nil
 	}
-	return fmt.Errorf("%w: /%s is in both %s %s and %s %s, and neither says that it replaces the other; leave one of them out of the profile",
+	return fmt.Errorf("%w: /%s is in both %s %s and %s %s, and neither says that it replaces the other; "+
+		"leave one of them out of the profile",
 		ErrConflict, at, old.by.Name, old.by.Version, d.Name, d.Version)
 }
 
@@ -225,7 +229,8 @@ func (u *unpacked) writeTo(ctx context.Context, w io.Writer, epoch time.Time) er
 	made := map[string]bool{}
 	for _, from := range sortedNames(u.aliases) {
 		to := u.aliases[from]
-		for _, h := range []*tar.Header{{Typeflag: tar.TypeDir, Name: "./" + to, Mode: 0o755, ModTime: epoch}, {Typeflag: tar.TypeSymlink, Name: "./" + from, Linkname: to, Mode: 0o777, ModTime: epoch}} {
+		for _, h := range []*tar.Header{{Typeflag: tar.TypeDir, Name: "./" + to, Mode: 0o755, ModTime: epoch},
+			{Typeflag: tar.TypeSymlink, Name: "./" + from, Linkname: to, Mode: 0o777, ModTime: epoch}} {
 			if err := t.WriteHeader(h); err != nil {
 				return err
 			}
@@ -260,7 +265,8 @@ func (u *unpacked) writeDeb(ctx context.Context, t *tar.Writer, d *deb, hard boo
 			return err
 		}
 		made[at] = true
-		h := &tar.Header{Typeflag: f.Typeflag, Name: "./" + at, Linkname: f.Linkname, Size: f.Size, Mode: f.Mode & 0o7777, Uid: f.Uid, Gid: f.Gid,
+		h := &tar.Header{Typeflag: f.Typeflag, Name: "./" + at, Linkname: f.Linkname, Size: f.Size,
+			Mode: f.Mode & 0o7777, Uid: f.Uid, Gid: f.Gid,
 			ModTime: f.ModTime.Truncate(time.Second), Devmajor: f.Devmajor, Devminor: f.Devminor}
 		if f.Typeflag == tar.TypeLink {
 			h.Linkname = "./" + u.place(path.Clean("/"+f.Linkname))

@@ -163,7 +163,8 @@ func (c *Cache) begin(o Options) (*lookup, error) {
 		return nil, fmt.Errorf("opening the block cache: %w", err)
 	}
 	id := sha256.Sum256(key)
-	l.dir = filepath.Join(c.Dir, fmt.Sprintf("%d-%d-%d-%d-%s-%x", recipe, o.Compression, o.Level, o.BlockSize, encoderVersion(), id[:4]))
+	l.dir = filepath.Join(c.Dir, fmt.Sprintf("%d-%d-%d-%d-%s-%x", recipe, o.Compression, o.Level,
+		o.BlockSize, encoderVersion(), id[:4]))
 	l.max = c.Max
 	if l.max == 0 {
 		l.max = 4 << 30
@@ -372,7 +373,10 @@ func (l *lookup) sweep() error {
 // are too many, into the new pack. It returns the packs that are not needed then.
 func (l *lookup) tidy() ([]*pack, error) {
 	byPack := map[*pack][]cacheKey{}
-	slices.SortFunc(l.packs, func(a, b *pack) int { return cmp.Or(cmp.Compare(a.size, b.size), strings.Compare(a.path, b.path)) })
+	slices.SortFunc(l.packs, func(a, b *pack) int {
+		return cmp.Or(cmp.Compare(a.size, b.size),
+			strings.Compare(a.path, b.path))
+	})
 	for i, p := range l.packs {
 		if p.damaged.Load() || len(l.packs) >= maxPacks && i < len(l.packs)/2 {
 			byPack[p] = nil

@@ -154,7 +154,8 @@ func TestCacheIsRepaired(t *testing.T) {
 func TestCacheIsBounded(t *testing.T) {
 	cache := &Cache{Dir: t.TempDir(), Max: 1 << 20}
 	for i := range 2 * maxPacks {
-		entries := []Entry{file("same", words(1, 200_000)), file("other", noise(uint64(i), 200)), file("more", words(uint64(i), 100_000))}
+		entries := []Entry{file("same", words(1, 200_000)), file("other", noise(uint64(i), 200)),
+			file("more", words(uint64(i), 100_000))}
 		_, info := mustWrite(t, entries, Options{Level: 1, BlockSize: 64 << 10, Cache: cache})
 		if i > 0 && info.Cached < 3 {
 			t.Errorf("version %d: %d blocks from the cache; want those of the file that stays", i, info.Cached)

@@ -67,13 +67,15 @@ type zstdCompressor struct {
 
 func newZstd(o Options) (*zstdCompressor, error) {
 	z := &zstdCompressor{level: o.Level}
-	for at, level := range map[**zstd.Encoder]zstd.EncoderLevel{&z.fast: zstd.SpeedFastest, &z.slow: zstd.EncoderLevelFromZstd(o.Level)} {
+	for at, level := range map[**zstd.Encoder]zstd.EncoderLevel{&z.fast: zstd.SpeedFastest,
+		&z.slow: zstd.EncoderLevelFromZstd(o.Level)} {
 		if at == &z.slow && o.Level <= 3 {
 			continue
 		}
 		// The kernel's window is one block, and squashfs has no use for checksums.
 		e, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(level), zstd.WithEncoderConcurrency(1),
-			zstd.WithWindowSize(max(o.BlockSize, metaSize)), zstd.WithEncoderCRC(false), zstd.WithSingleSegment(true), zstd.WithLowerEncoderMem(false))
+			zstd.WithWindowSize(max(o.BlockSize, metaSize)), zstd.WithEncoderCRC(false),
+			zstd.WithSingleSegment(true), zstd.WithLowerEncoderMem(false))
 		if err != nil {
 			return nil, fmt.Errorf("starting zstd: %w", err)
 		}

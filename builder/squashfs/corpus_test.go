@@ -102,20 +102,24 @@ func corpus(t testing.TB) map[string][]Entry {
 	}
 	const bs = DefaultBlockSize
 	for i, n := range []int{0, 1, 4095, 4096, bs - 1, bs, bs + 1, 2 * bs, 2*bs + 1, 5*bs - 1} {
-		trees["sizes"] = append(trees["sizes"], file(fmt.Sprintf("words-%d", n), words(uint64(i), n)), file(fmt.Sprintf("noise-%d", n), noise(uint64(i), n)))
+		trees["sizes"] = append(trees["sizes"], file(fmt.Sprintf("words-%d", n), words(uint64(i), n)),
+			file(fmt.Sprintf("noise-%d", n), noise(uint64(i), n)))
 	}
 	for i := range 1000 {
 		e := file(fmt.Sprintf("%04d", i), nil)
-		e.Xattrs = map[string]string{"user.value": string(noise(uint64(i), 300)), "security.capability": "\x01\x00\x00\x02\x00\x20\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"}
+		e.Xattrs = map[string]string{"user.value": string(noise(uint64(i), 300)),
+			"security.capability": "\x01\x00\x00\x02\x00\x20\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"}
 		trees["extended attributes"] = append(trees["extended attributes"], e)
 	}
-	for i, e := range []Entry{dir("dir"), {Path: "link", Kind: Symlink, Mode: 0o777, Target: "x"}, {Path: "fifo", Kind: Fifo, Mode: 0o600},
+	for i, e := range []Entry{dir("dir"), {Path: "link", Kind: Symlink, Mode: 0o777, Target: "x"},
+		{Path: "fifo", Kind: Fifo, Mode: 0o600},
 		{Path: "char", Kind: CharDevice, Mode: 0o600, Major: 1, Minor: 3}, file("empty value", words(3, 10))} {
 		e.Xattrs = map[string]string{"trusted.one": strings.Repeat("v", i*1000), "security.same": "for all"}
 		trees["extended attributes"] = append(trees["extended attributes"], e)
 	}
 	for i := range 40 {
-		trees["duplicates"] = append(trees["duplicates"], file(fmt.Sprintf("small-%02d", i), words(uint64(i%3), 9000)), file(fmt.Sprintf("large-%02d", i), words(uint64(i%2), 3*bs+77)))
+		trees["duplicates"] = append(trees["duplicates"], file(fmt.Sprintf("small-%02d", i), words(uint64(i%3), 9000)),
+			file(fmt.Sprintf("large-%02d", i), words(uint64(i%2), 3*bs+77)))
 	}
 	path := ""
 	for i := range 100 {
@@ -134,11 +138,13 @@ func large() map[string][]Entry {
 	const bs = DefaultBlockSize
 	many := []Entry{dir("many")}
 	for i := range 100_000 {
-		many = append(many, Entry{Path: fmt.Sprintf("many/entry-%06d-%s", i, strings.Repeat("x", i%40)), Kind: File, Mode: 0o644})
+		many = append(many, Entry{Path: fmt.Sprintf("many/entry-%06d-%s", i, strings.Repeat("x", i%40)), Kind: File,
+			Mode: 0o644})
 	}
 	return map[string][]Entry{
 		"100,000 entries": many,
-		"5 GiB sparse":    {sparse("image", 5<<30+bs/2, map[int64]byte{0: 'a', 1 << 32: 'b', 5<<30 + 100: 'c'}), file("after", words(1, 10))},
+		"5 GiB sparse": {sparse("image", 5<<30+bs/2, map[int64]byte{0: 'a', 1 << 32: 'b', 5<<30 + 100: 'c'}),
+			file("after", words(1, 10))},
 	}
 }
 

@@ -54,7 +54,8 @@ func (w *writer) data(ctx context.Context) (*dataResult, error) {
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	w.buffers = newBuffers(w.o.BlockSize, 8*workers)
-	p := &producer{w: w, ctx: ctx, work: make(chan *job, workers), order: make(chan *job, 3*workers), seen: map[contentKey]*extent{}}
+	p := &producer{w: w, ctx: ctx, work: make(chan *job, workers),
+		order: make(chan *job, 3*workers), seen: map[contentKey]*extent{}}
 	lookup, err := w.o.Cache.begin(w.o)
 	if err != nil {
 		return nil, err

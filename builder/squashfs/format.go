@@ -72,7 +72,8 @@ func (s *superblock) append(b []byte) []byte {
 	b = le.AppendUint16(b, s.IDs)
 	b = le.AppendUint16(b, 4)
 	b = le.AppendUint16(b, 0)
-	for _, v := range []uint64{s.Root, s.Used, s.IDTable, s.XattrTable, s.InodeTable, s.DirTable, s.FragmentTable, s.ExportTable} {
+	for _, v := range []uint64{s.Root, s.Used, s.IDTable, s.XattrTable, s.InodeTable,
+		s.DirTable, s.FragmentTable, s.ExportTable} {
 		b = le.AppendUint64(b, v)
 	}
 	return b
@@ -83,15 +84,18 @@ func (s *superblock) parse(b []byte) error {
 	if le.Uint32(b) != magic {
 		return fmt.Errorf("%w: it does not begin with hsqs", ErrFormat)
 	}
-	s.Inodes, s.ModTime, s.BlockSize, s.Fragments = le.Uint32(b[4:]), le.Uint32(b[8:]), le.Uint32(b[12:]), le.Uint32(b[16:])
+	s.Inodes, s.ModTime, s.BlockSize, s.Fragments = le.Uint32(b[4:]), le.Uint32(b[8:]),
+		le.Uint32(b[12:]), le.Uint32(b[16:])
 	s.Compression, s.Flags, s.IDs = le.Uint16(b[20:]), le.Uint16(b[24:]), le.Uint16(b[26:])
-	for i, field := range []*uint64{&s.Root, &s.Used, &s.IDTable, &s.XattrTable, &s.InodeTable, &s.DirTable, &s.FragmentTable, &s.ExportTable} {
+	for i, field := range []*uint64{&s.Root, &s.Used, &s.IDTable, &s.XattrTable, &s.InodeTable, &s.DirTable,
+		&s.FragmentTable, &s.ExportTable} {
 		*field = le.Uint64(b[32+8*i:])
 	}
 	switch {
 	case le.Uint16(b[28:]) != 4 || le.Uint16(b[30:]) != 0:
 		return fmt.Errorf("%w: version %d.%d; want 4.0", ErrFormat, le.Uint16(b[28:]), le.Uint16(b[30:]))
-	case s.BlockSize < 4<<10 || s.BlockSize > 1<<20 || bits.OnesCount32(s.BlockSize) != 1 || int(le.Uint16(b[22:])) != bits.TrailingZeros32(s.BlockSize):
+	case s.BlockSize < 4<<10 || s.BlockSize > 1<<20 || bits.OnesCount32(s.BlockSize) != 1 ||
+		int(le.Uint16(b[22:])) != bits.TrailingZeros32(s.BlockSize):
 		return fmt.Errorf("%w: blocks of %d bytes", ErrFormat, s.BlockSize)
 	case s.Compression != Zstd.number() && s.Compression != Gzip.number():
 		return fmt.Errorf("%w: compression %d; this reader knows zstd and gzip", ErrFormat, s.Compression)

@@ -135,7 +135,8 @@ func (t *tables) put(n *node, kind int, ext bool, body []byte) error {
 
 // inodeType is the basic type of an entry's inode.
 func inodeType(k Kind) int {
-	return [...]int{File: typeFile, Dir: typeDir, Symlink: typeSymlink, CharDevice: typeChar, BlockDevice: typeBlock, Fifo: typeFifo, Socket: typeSocket}[k]
+	return [...]int{File: typeFile, Dir: typeDir, Symlink: typeSymlink, CharDevice: typeChar, BlockDevice: typeBlock,
+		Fifo: typeFifo, Socket: typeSocket}[k]
 }
 
 // file writes an inode that is no folder.

@@ -49,7 +49,8 @@ func (r *Reader) open(size int64) error {
 	}
 	if r.sb.Compression == Zstd.number() {
 		var err error
-		r.zstd, err = zstd.NewReader(nil, zstd.WithDecoderConcurrency(0), zstd.WithDecoderMaxMemory(uint64(max(r.sb.BlockSize, metaSize))))
+		r.zstd, err = zstd.NewReader(nil, zstd.WithDecoderConcurrency(0),
+			zstd.WithDecoderMaxMemory(uint64(max(r.sb.BlockSize, metaSize))))
 		if err != nil {
 			return fmt.Errorf("starting zstd: %w", err)
 		}

@@ -43,7 +43,8 @@ func (w *walk) inode(ref uint64) (found, error) {
 	if int(uid) >= len(w.r.ids) || int(gid) >= len(w.r.ids) || mode&^0o7777 != 0 {
 		return found{}, fmt.Errorf("%w: owner %d:%d, mode %#o", ErrFormat, uid, gid, mode)
 	}
-	e := found{Entry: Entry{Mode: uint32(mode), UID: w.r.ids[uid], GID: w.r.ids[gid], ModTime: int64(mtime)}, number: number}
+	e := found{Entry: Entry{Mode: uint32(mode), UID: w.r.ids[uid], GID: w.r.ids[gid], ModTime: int64(mtime)},
+		number: number}
 	ext := kind > extended
 	if ext {
 		kind -= extended

@@ -108,7 +108,8 @@ func TestACLsHaveNoPlace(t *testing.T) {
 	}
 	at, unmount := mount(t, image)
 	defer unmount()
-	if _, err := unix.Getxattr(filepath.Join(at, "file"), "system.posix_acl_access", make([]byte, 1024)); !errors.Is(err, unix.ENOTSUP) && !errors.Is(err, unix.ENODATA) {
+	if _, err := unix.Getxattr(filepath.Join(at, "file"), "system.posix_acl_access", make([]byte, 1024)); !errors.Is(err,
+		unix.ENOTSUP) && !errors.Is(err, unix.ENODATA) {
 		t.Errorf("the kernel gives an ACL: %v; then we should write them", err)
 	}
 	e := file("file", nil)
@@ -122,7 +123,8 @@ func TestACLsHaveNoPlace(t *testing.T) {
 func TestReadsOthers(t *testing.T) {
 	needTool(t, "unsquashfs")
 	needRoot(t) // owners
-	entries := append(system(4, 150), file("noise", noise(1, 700_000)), file("zero", make([]byte, 600_000)), Entry{Path: "link", Kind: Symlink, Mode: 0o777, Target: "noise"})
+	entries := append(system(4, 150), file("noise", noise(1, 700_000)), file("zero", make([]byte, 600_000)),
+		Entry{Path: "link", Kind: Symlink, Mode: 0o777, Target: "noise"})
 	for i := range 3000 {
 		entries = append(entries, file(fmt.Sprintf("d000/many-%04d", i), nil))
 	}
@@ -134,10 +136,12 @@ func TestReadsOthers(t *testing.T) {
 	if err := unix.Setxattr(filepath.Join(src, "noise"), "user.of", []byte(strings.Repeat("v", 3000)), 0); err != nil {
 		t.Fatal(err)
 	}
-	for i, args := range [][]string{{"-comp", "zstd"}, {"-comp", "gzip", "-b", "4096"}, {"-comp", "zstd", "-b", "1M", "-noI", "-no-fragments"},
+	for i, args := range [][]string{{"-comp", "zstd"}, {"-comp", "gzip", "-b", "4096"},
+		{"-comp", "zstd", "-b", "1M", "-noI", "-no-fragments"},
 		{"-comp", "gzip", "-always-use-fragments", "-noD", "-noF"}} {
 		image := filepath.Join(t.TempDir(), fmt.Sprint(i))
-		if out, err := exec.Command("mksquashfs", append([]string{src, image, "-no-progress"}, args...)...).CombinedOutput(); err != nil {
+		if out, err := exec.Command("mksquashfs", append([]string{src, image, "-no-progress"},
+			args...)...).CombinedOutput(); err != nil {
 			t.Fatalf("mksquashfs %q: %v: %s", args, err, out)
 		}
 		b, err := os.ReadFile(image)
@@ -177,9 +181,10 @@ func TestFarData(t *testing.T) {
 	}
 	big := func(seed byte) Entry {
 		const size = 2200 << 20
-		return Entry{Path: fmt.Sprintf("big-%d", seed), Kind: File, Mode: 0o644, Size: size, Open: func() (io.ReadCloser, error) {
-			return io.NopCloser(io.LimitReader(chaCha(seed), size)), nil
-		}}
+		return Entry{Path: fmt.Sprintf("big-%d", seed), Kind: File, Mode: 0o644, Size: size,
+			Open: func() (io.ReadCloser, error) {
+				return io.NopCloser(io.LimitReader(chaCha(seed), size)), nil
+			}}
 	}
 	testTree(t, []Entry{big(1), big(2), file("z", noise(9, 300_000)), file("zz", words(9, 500))}, Options{Level: 1})
 }

@@ -39,7 +39,8 @@ func KindName(k Kind) string {
 
 // Entry is one name of the tree.
 type Entry struct {
-	Path     string // relative to the root, clean, names of at most 255 bytes other than NUL and slash; "" is the root itself
+	// relative to the root, clean, names of at most 255 bytes other than NUL and slash; "" is the root itself
+	Path     string
 	Kind     Kind
 	Mode     uint32 // permission bits with setuid, setgid and sticky: 0o7777
 	UID, GID uint32
@@ -121,7 +122,8 @@ func (o Options) withDefaults() (Options, error) {
 		return o, fmt.Errorf("%w: block size %d; want a power of two from 4096 to 1048576", ErrOptions, o.BlockSize)
 	}
 	if top := map[Compression]int{Zstd: 22, Gzip: 9, None: 9}[o.Compression]; o.Level < 1 || o.Level > top {
-		return o, fmt.Errorf("%w: compression %d at level %d; want zstd from 1 to 22 or gzip from 1 to 9", ErrOptions, o.Compression, o.Level)
+		return o, fmt.Errorf("%w: compression %d at level %d; want zstd from 1 to 22 or gzip from 1 to 9",
+			ErrOptions, o.Compression, o.Level)
 	}
 	if o.Epoch.IsZero() {
 		o.Epoch = time.Unix(0, 0)

@@ -250,7 +250,8 @@ func lsLine(e Entry) string {
 	if e.Kind == Dir {
 		return fmt.Sprintf("%s %s * %s %s", mode, owner, time.Unix(e.ModTime, 0).UTC().Format("2006-01-02 15:04"), path)
 	}
-	line := fmt.Sprintf("%s %s %s %s %s", mode, owner, size, time.Unix(e.ModTime, 0).UTC().Format("2006-01-02 15:04"), path)
+	line := fmt.Sprintf("%s %s %s %s %s", mode, owner, size, time.Unix(e.ModTime, 0).UTC().Format("2006-01-02 15:04"),
+		path)
 	if e.Kind == Symlink {
 		line += " -> " + e.Target
 	}
@@ -293,7 +294,8 @@ var kinds = map[Kind]uint32{File: unix.S_IFREG, Dir: unix.S_IFDIR, Symlink: unix
 func compareStat(t *testing.T, at string, e Entry, st *unix.Stat_t) {
 	t.Helper()
 	if st.Mode != e.Mode|kinds[e.Kind] || st.Uid != e.UID || st.Gid != e.GID || st.Mtim.Sec != e.ModTime {
-		t.Errorf("%q: mode %#o, owner %d:%d, time %d; want %#o, %d:%d, %d", e.Path, st.Mode, st.Uid, st.Gid, st.Mtim.Sec, e.Mode|kinds[e.Kind], e.UID, e.GID, e.ModTime)
+		t.Errorf("%q: mode %#o, owner %d:%d, time %d; want %#o, %d:%d, %d", e.Path, st.Mode, st.Uid, st.Gid, st.Mtim.Sec,
+			e.Mode|kinds[e.Kind], e.UID, e.GID, e.ModTime)
 	}
 	switch e.Kind {
 	case File:
@@ -343,7 +345,8 @@ func testTree(t *testing.T, entries []Entry, o Options) {
 
 func TestCorpus(t *testing.T) {
 	for name, entries := range corpus(t) {
-		for _, o := range []Options{{Level: 3}, {Compression: Gzip, Level: 6}, {Compression: None}, {Level: 1, BlockSize: 4096}, {Level: 1, BlockSize: 1 << 20}} {
+		for _, o := range []Options{{Level: 3}, {Compression: Gzip, Level: 6}, {Compression: None},
+			{Level: 1, BlockSize: 4096}, {Level: 1, BlockSize: 1 << 20}} {
 			t.Run(fmt.Sprintf("%s/%d-%d", name, o.Compression, o.BlockSize), func(t *testing.T) { testTree(t, entries, o) })
 		}
 	}
@@ -373,7 +376,8 @@ func TestSameBytes(t *testing.T) {
 	defer syscall.Umask(syscall.Umask(0o077))
 	for i, o := range runs {
 		runtime.GOMAXPROCS([]int{1, 2, 8}[i%3])
-		rand.New(rand.NewPCG(uint64(i), 9)).Shuffle(len(entries), func(a, b int) { entries[a], entries[b] = entries[b], entries[a] })
+		rand.New(rand.NewPCG(uint64(i), 9)).Shuffle(len(entries),
+			func(a, b int) { entries[a], entries[b] = entries[b], entries[a] })
 		got, again := mustWrite(t, entries, o)
 		if !bytes.Equal(got, want) {
 			t.Errorf("run %d gives another image", i)
@@ -394,7 +398,8 @@ func packedTree() []Entry {
 	for d := range 40 {
 		entries = append(entries, dir(fmt.Sprintf("d%03d", d)))
 		for f := range 40 {
-			entries = append(entries, file(fmt.Sprintf("d%03d/f%02d", d, f), packedBytes(byte(d), byte(f), int(r.ExpFloat64()*16_000))))
+			entries = append(entries, file(fmt.Sprintf("d%03d/f%02d", d, f),
+				packedBytes(byte(d), byte(f), int(r.ExpFloat64()*16_000))))
 		}
 	}
 	return entries
@@ -437,7 +442,8 @@ func TestAnyChangeIsLocal(t *testing.T) {
 			}
 		}
 		if fresh > 6<<20 {
-			t.Errorf("%s at %d %%: %d of %d bytes are in new pieces; want the neighbourhood and the tables", folder, percent, fresh, len(img))
+			t.Errorf("%s at %d %%: %d of %d bytes are in new pieces; want the neighbourhood and the tables", folder, percent,
+				fresh, len(img))
 		}
 	}
 }
@@ -460,29 +466,31 @@ func TestRefused(t *testing.T) {
 		o       Options
 		want    error
 	}{
-		"no parent":        {entries: []Entry{file("a/b", nil)}, want: ErrEntry},
-		"below a file":     {entries: []Entry{file("a", nil), file("a/b", nil)}, want: ErrEntry},
-		"twice":            {entries: []Entry{file("a", nil), file("a", nil)}, want: ErrEntry},
-		"dots":             {entries: []Entry{file("..", nil)}, want: ErrEntry},
-		"absolute":         {entries: []Entry{file("/a", nil)}, want: ErrEntry},
-		"NUL":              {entries: []Entry{file("a\x00b", nil)}, want: ErrEntry},
-		"long name":        {entries: []Entry{file(strings.Repeat("n", 256), nil)}, want: ErrEntry},
-		"before 1970":      {entries: []Entry{{Path: "a", ModTime: -1}}, want: ErrEntry},
-		"after 2106":       {entries: []Entry{{Path: "a", ModTime: 1 << 32}}, want: ErrEntry},
-		"ACL":              {entries: []Entry{{Path: "a", Xattrs: map[string]string{"system.posix_acl_access": "x"}}}, want: ErrEntry},
+		"no parent":    {entries: []Entry{file("a/b", nil)}, want: ErrEntry},
+		"below a file": {entries: []Entry{file("a", nil), file("a/b", nil)}, want: ErrEntry},
+		"twice":        {entries: []Entry{file("a", nil), file("a", nil)}, want: ErrEntry},
+		"dots":         {entries: []Entry{file("..", nil)}, want: ErrEntry},
+		"absolute":     {entries: []Entry{file("/a", nil)}, want: ErrEntry},
+		"NUL":          {entries: []Entry{file("a\x00b", nil)}, want: ErrEntry},
+		"long name":    {entries: []Entry{file(strings.Repeat("n", 256), nil)}, want: ErrEntry},
+		"before 1970":  {entries: []Entry{{Path: "a", ModTime: -1}}, want: ErrEntry},
+		"after 2106":   {entries: []Entry{{Path: "a", ModTime: 1 << 32}}, want: ErrEntry},
+		"ACL": {entries: []Entry{{Path: "a", Xattrs: map[string]string{"system.posix_acl_access": "x"}}},
+			want: ErrEntry},
 		"link to nowhere":  {entries: []Entry{{Path: "a", Hard: "b"}}, want: ErrEntry},
 		"link to a folder": {entries: []Entry{dir("b"), {Path: "a", Hard: "b"}}, want: ErrEntry},
-		"link to a link":   {entries: []Entry{file("c", nil), {Path: "b", Hard: "c"}, {Path: "a", Hard: "b"}}, want: ErrEntry},
-		"long symlink":     {entries: []Entry{{Path: "a", Kind: Symlink, Target: strings.Repeat("t", 4096)}}, want: ErrEntry},
-		"empty symlink":    {entries: []Entry{{Path: "a", Kind: Symlink}}, want: ErrEntry},
-		"device":           {entries: []Entry{{Path: "a", Kind: CharDevice, Major: 4096}}, want: ErrEntry},
-		"more content":     {entries: []Entry{long}, want: ErrContent},
-		"less content":     {entries: []Entry{short}, want: ErrContent},
-		"root is a file":   {entries: []Entry{file("", nil)}, want: ErrEntry},
-		"block size":       {o: Options{BlockSize: 5000}, want: ErrOptions},
-		"level":            {o: Options{Level: 23}, want: ErrOptions},
-		"gzip level":       {o: Options{Compression: Gzip, Level: 10}, want: ErrOptions},
-		"epoch":            {o: Options{Epoch: time.Unix(-5, 0)}, want: ErrOptions},
+		"link to a link": {entries: []Entry{file("c", nil), {Path: "b", Hard: "c"}, {Path: "a", Hard: "b"}},
+			want: ErrEntry},
+		"long symlink":   {entries: []Entry{{Path: "a", Kind: Symlink, Target: strings.Repeat("t", 4096)}}, want: ErrEntry},
+		"empty symlink":  {entries: []Entry{{Path: "a", Kind: Symlink}}, want: ErrEntry},
+		"device":         {entries: []Entry{{Path: "a", Kind: CharDevice, Major: 4096}}, want: ErrEntry},
+		"more content":   {entries: []Entry{long}, want: ErrContent},
+		"less content":   {entries: []Entry{short}, want: ErrContent},
+		"root is a file": {entries: []Entry{file("", nil)}, want: ErrEntry},
+		"block size":     {o: Options{BlockSize: 5000}, want: ErrOptions},
+		"level":          {o: Options{Level: 23}, want: ErrOptions},
+		"gzip level":     {o: Options{Compression: Gzip, Level: 10}, want: ErrOptions},
+		"epoch":          {o: Options{Epoch: time.Unix(-5, 0)}, want: ErrOptions},
 	} {
 		if _, err := Write(t.Context(), &memory{}, c.entries, c.o); !errors.Is(err, c.want) {
 			t.Errorf("%s: %v; want %v", name, err, c.want)
@@ -521,7 +529,8 @@ func TestErrorsEndTheWriter(t *testing.T) {
 
 // drawEntries draws a tree.
 func drawEntries(rt *rapid.T) []Entry {
-	name := rapid.OneOf(rapid.StringMatching(`[a-d]{1,2}`), rapid.SampledFrom([]string{"\xff\xfe", strings.Repeat("n", 255), "sp ace", "ünï"}))
+	name := rapid.OneOf(rapid.StringMatching(`[a-d]{1,2}`),
+		rapid.SampledFrom([]string{"\xff\xfe", strings.Repeat("n", 255), "sp ace", "ünï"}))
 	entries := []Entry{{Kind: Dir, Mode: 0o755}}
 	dirs, files, taken := []string{""}, []string(nil), map[string]bool{"": true}
 	for range rapid.IntRange(0, 60).Draw(rt, "entries") {
@@ -533,10 +542,13 @@ func drawEntries(rt *rapid.T) []Entry {
 			continue
 		}
 		taken[path] = true
-		e := Entry{Path: path, Kind: Kind(rapid.IntRange(0, int(Socket)).Draw(rt, "kind")), Mode: uint32(rapid.IntRange(0, 0o7777).Draw(rt, "mode")),
-			UID: rapid.Uint32().Draw(rt, "uid"), GID: uint32(rapid.IntRange(0, 3).Draw(rt, "gid")), ModTime: int64(rapid.Uint32().Draw(rt, "time"))}
+		e := Entry{Path: path, Kind: Kind(rapid.IntRange(0, int(Socket)).Draw(rt, "kind")),
+			Mode: uint32(rapid.IntRange(0, 0o7777).Draw(rt, "mode")),
+			UID:  rapid.Uint32().Draw(rt, "uid"), GID: uint32(rapid.IntRange(0, 3).Draw(rt, "gid")),
+			ModTime: int64(rapid.Uint32().Draw(rt, "time"))}
 		if rapid.IntRange(0, 5).Draw(rt, "xattrs") == 0 {
-			e.Xattrs = rapid.MapOfN(rapid.SampledFrom([]string{"user.a", "security.b", "trusted.long"}), rapid.StringN(0, 300, 9000), 1, 3).Draw(rt, "set")
+			e.Xattrs = rapid.MapOfN(rapid.SampledFrom([]string{"user.a", "security.b", "trusted.long"}),
+				rapid.StringN(0, 300, 9000), 1, 3).Draw(rt, "set")
 		}
 		switch e.Kind {
 		case Dir:
@@ -550,8 +562,10 @@ func drawEntries(rt *rapid.T) []Entry {
 				e = Entry{Path: path, Hard: rapid.SampledFrom(files).Draw(rt, "linked")}
 				break
 			}
-			size := rapid.OneOf(rapid.IntRange(0, 100), rapid.SampledFrom([]int{4095, 4096, 4097, 8192, 20_000})).Draw(rt, "size")
-			b := [][]byte{words(uint64(size%3), size), noise(1, size), make([]byte, size)}[rapid.IntRange(0, 2).Draw(rt, "content")]
+			size := rapid.OneOf(rapid.IntRange(0, 100), rapid.SampledFrom([]int{4095, 4096, 4097, 8192, 20_000})).Draw(rt,
+				"size")
+			b := [][]byte{words(uint64(size%3), size), noise(1, size),
+				make([]byte, size)}[rapid.IntRange(0, 2).Draw(rt, "content")]
 			e.Size, e.Open = int64(size), inMemory(b)
 			files = append(files, path)
 		}
@@ -564,7 +578,8 @@ func drawEntries(rt *rapid.T) []Entry {
 func TestAnyTree(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		entries := drawEntries(rt)
-		o := Options{Level: 1, BlockSize: 4096, Compression: rapid.SampledFrom([]Compression{Zstd, Gzip, None}).Draw(rt, "compression")}
+		o := Options{Level: 1, BlockSize: 4096,
+			Compression: rapid.SampledFrom([]Compression{Zstd, Gzip, None}).Draw(rt, "compression")}
 		b, _ := mustWrite(t, entries, o)
 		readBack(t, bytes.NewReader(b), int64(len(b)), entries)
 		img, err := Open(bytes.NewReader(b), int64(len(b)))
@@ -583,7 +598,8 @@ func TestAnyTree(t *testing.T) {
 
 // FuzzReader: no bytes make the reader panic, loop or read without end.
 func FuzzReader(f *testing.F) {
-	for _, o := range []Options{{BlockSize: 4096, Level: 1}, {BlockSize: 4096, Compression: Gzip, Level: 1}, {BlockSize: 4096, Compression: None}} {
+	for _, o := range []Options{{BlockSize: 4096, Level: 1}, {BlockSize: 4096, Compression: Gzip, Level: 1},
+		{BlockSize: 4096, Compression: None}} {
 		for name, entries := range corpus(f) {
 			if name == "sparse" || name == "duplicates" || name == "sizes" {
 				continue // large
@@ -632,8 +648,10 @@ func survive(t *testing.T, b []byte) {
 func TestDamagedImages(t *testing.T) {
 	withAttrs := file("d/attrs", words(1, 9000))
 	withAttrs.Xattrs = map[string]string{"user.a": "value", "security.b": strings.Repeat("v", 90)}
-	img, _ := mustWrite(t, []Entry{dir("d"), withAttrs, file("d/small", []byte("small")), sparse("hole", 20_000, nil), {Path: "hard", Hard: "d/small"},
-		{Path: "link", Kind: Symlink, Target: "d"}, {Path: "dev", Kind: BlockDevice, Major: 8, Minor: 300}}, Options{Compression: None, BlockSize: 4096})
+	img, _ := mustWrite(t, []Entry{dir("d"), withAttrs, file("d/small", []byte("small")),
+		sparse("hole", 20_000, nil), {Path: "hard", Hard: "d/small"},
+		{Path: "link", Kind: Symlink, Target: "d"}, {Path: "dev", Kind: BlockDevice, Major: 8, Minor: 300}},
+		Options{Compression: None, BlockSize: 4096})
 	damaged := make([]byte, len(img))
 	for at := range img {
 		if at >= superblockSize && at < superblockSize+8192 {
@@ -676,8 +694,10 @@ func TestAnyNameOfAFile(t *testing.T) {
 	a.Xattrs = map[string]string{"user.a": ""}
 	b := a
 	b.Path = "a"
-	one, _ := mustWrite(t, []Entry{dir("z"), dir("z/y"), a, {Path: "a", Hard: a.Path}, {Path: "z/y/b", Hard: a.Path}}, Options{BlockSize: 4096})
-	two, _ := mustWrite(t, []Entry{dir("z"), dir("z/y"), b, {Path: a.Path, Hard: "a"}, {Path: "z/y/b", Hard: "a"}}, Options{BlockSize: 4096})
+	one, _ := mustWrite(t, []Entry{dir("z"), dir("z/y"), a, {Path: "a", Hard: a.Path}, {Path: "z/y/b", Hard: a.Path}},
+		Options{BlockSize: 4096})
+	two, _ := mustWrite(t, []Entry{dir("z"), dir("z/y"), b, {Path: a.Path, Hard: "a"}, {Path: "z/y/b", Hard: "a"}},
+		Options{BlockSize: 4096})
 	if !bytes.Equal(one, two) {
 		t.Error("the file by another of its names gives another image")
 	}

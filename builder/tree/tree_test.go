@@ -128,7 +128,8 @@ func TestHardLinkNeedsItsFile(t *testing.T) {
 // drawTree makes any tree: every kind, hard links, odd names, attributes.
 func drawTree(rt *rapid.T) *Tree {
 	tr := New()
-	name := rapid.OneOf(rapid.StringMatching(`[a-z]{1,3}`), rapid.SampledFrom([]string{"\xff\xfe", strings.Repeat("n", 200), "sp ace", "ünï"}))
+	name := rapid.OneOf(rapid.StringMatching(`[a-z]{1,3}`),
+		rapid.SampledFrom([]string{"\xff\xfe", strings.Repeat("n", 200), "sp ace", "ünï"}))
 	var files []string
 	for range rapid.IntRange(0, 25).Draw(rt, "entries") {
 		e := Entry{Path: name.Draw(rt, "a"), Mode: uint32(rapid.IntRange(0, 0o7777).Draw(rt, "mode")),
@@ -150,10 +151,12 @@ func drawTree(rt *rapid.T) *Tree {
 		case Symlink:
 			e.Mode, e.Target = 0o777, "/nowhere/"+name.Draw(rt, "target")
 		case CharDevice, BlockDevice:
-			e.Major, e.Minor = int64(rapid.IntRange(0, 4095).Draw(rt, "major")), int64(rapid.IntRange(0, 1<<20-1).Draw(rt, "minor"))
+			e.Major, e.Minor = int64(rapid.IntRange(0, 4095).Draw(rt, "major")),
+				int64(rapid.IntRange(0, 1<<20-1).Draw(rt, "minor"))
 		}
 		if e.Hard == "" && e.Kind != Symlink && rapid.Bool().Draw(rt, "xattr") {
-			e.Xattrs = map[string]string{"security.capability": "\x01\x00\x00\x02", "user.x": rapid.StringMatching(`[a-z]{0,9}`).Draw(rt, "value")}
+			e.Xattrs = map[string]string{"security.capability": "\x01\x00\x00\x02",
+				"user.x": rapid.StringMatching(`[a-z]{0,9}`).Draw(rt, "value")}
 		}
 		_ = tr.Put(e) // below a file it is refused, and that is fine
 	}
@@ -182,7 +185,8 @@ func TestTarRoundTrip(t *testing.T) {
 			rt.Fatal(err)
 		}
 		if !bytes.Equal(first.Bytes(), second.Bytes()) {
-			rt.Fatalf("the tar of what was read differs: %s", cmp.Diff(tr.Entries(), back.Entries(), cmpopts.IgnoreFields(Entry{}, "Open"), cmpopts.EquateEmpty()))
+			rt.Fatalf("the tar of what was read differs: %s",
+				cmp.Diff(tr.Entries(), back.Entries(), cmpopts.IgnoreFields(Entry{}, "Open"), cmpopts.EquateEmpty()))
 		}
 		a, errA := tr.Digest()
 		b, errB := back.Digest()

@@ -39,7 +39,8 @@ func (zeros) Read(p []byte) (int, error) {
 // which it does, which is not theirs in the file (systemd-stub(7); UAPI group,
 // "Unified Kernel Image", section "UKI TPM PCR Measurements"). .pcrsig is never
 // measured: it signs the result.
-var measured = []string{".linux", ".osrel", ".cmdline", ".initrd", ".ucode", ".splash", ".dtb", ".uname", ".sbat", ".pcrpkey",
+var measured = []string{".linux", ".osrel", ".cmdline", ".initrd", ".ucode", ".splash",
+	".dtb", ".uname", ".sbat", ".pcrpkey",
 	".profile", ".dtbauto", ".hwids"}
 
 // PCR11 predicts what PCR 11 of a TPM holds, in the bank of a hash function,

@@ -17,7 +17,8 @@ func IsSigned(signed, plain io.ReaderAt, size int64) (bool, error) {
 		return false, fmt.Errorf("reading a signed image: %w", err)
 	}
 	o, ok := f.OptionalHeader.(*pe.OptionalHeader64)
-	if !ok || o.NumberOfRvaAndSizes < 5 || int64(o.DataDirectory[4].VirtualAddress) < size || o.DataDirectory[4].Size == 0 {
+	if !ok || o.NumberOfRvaAndSizes < 5 || int64(o.DataDirectory[4].VirtualAddress) < size ||
+		o.DataDirectory[4].Size == 0 {
 		return false, nil
 	}
 	var at [4]byte

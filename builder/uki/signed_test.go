@@ -44,7 +44,8 @@ func TestIsSigned(t *testing.T) {
 			t.Errorf("%s: IsSigned = %v, %v; want %v", c.name, got, err, c.want)
 		}
 	}
-	if got, err := IsSigned(bytes.NewReader(sign(plain[:len(plain)-512])), bytes.NewReader(plain), int64(len(plain))); err == nil && got {
+	if got, err := IsSigned(bytes.NewReader(sign(plain[:len(plain)-512])), bytes.NewReader(plain),
+		int64(len(plain))); err == nil && got {
 		t.Error("a truncated image is taken for a signed one")
 	}
 }

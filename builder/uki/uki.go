@@ -116,7 +116,8 @@ func parseStub(stub []byte) (*header, error) {
 	coff := int64(le.Uint32(stub[0x3c:])) + 4
 	h := &header{coff: coff, optional: coff + coffSize, table: coff + coffSize + int64(f.SizeOfOptionalHeader),
 		sections: len(f.Sections), fileAlign: int64(o.FileAlignment), data: int64(o.SizeOfInitializedData)}
-	if h.fileAlign <= 0 || int64(o.SizeOfHeaders) > int64(len(stub)) || h.table+int64(h.sections)*sectionHeader > int64(o.SizeOfHeaders) {
+	if h.fileAlign <= 0 || int64(o.SizeOfHeaders) > int64(len(stub)) ||
+		h.table+int64(h.sections)*sectionHeader > int64(o.SizeOfHeaders) {
 		return nil, fmt.Errorf("%w: its head is damaged", ErrStub)
 	}
 	h.b = slices.Clone(stub[:o.SizeOfHeaders])

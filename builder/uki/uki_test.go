@@ -93,7 +93,8 @@ func parts(pairs ...string) (list []Section) {
 
 // some is an image like ours in small, with sizes around the alignments.
 func some() []string {
-	return []string{".osrel", "ID=debian\n", ".cmdline", "quiet", ".uname", strings.Repeat("u", 512), ".initrd", strings.Repeat("initrd ", 1171), ".linux", strings.Repeat("linux\x00", 50000) + "!"}
+	return []string{".osrel", "ID=debian\n", ".cmdline", "quiet", ".uname", strings.Repeat("u", 512), ".initrd",
+		strings.Repeat("initrd ", 1171), ".linux", strings.Repeat("linux\x00", 50000) + "!"}
 }
 
 func write(t *testing.T, stub []byte, pairs ...string) (path string) {
@@ -155,7 +156,8 @@ func TestSections(t *testing.T) {
 		}
 		o := f.OptionalHeader.(*pe.OptionalHeader64)
 		if f.PointerToSymbolTable != 0 || o.DataDirectory[4].VirtualAddress != 0 {
-			t.Errorf("%s: symbols at %d, signature at %d; want none", name, f.PointerToSymbolTable, o.DataDirectory[4].VirtualAddress)
+			t.Errorf("%s: symbols at %d, signature at %d; want none", name, f.PointerToSymbolTable,
+				o.DataDirectory[4].VirtualAddress)
 		}
 		var end uint32 = 4096
 		for _, s := range f.Sections {
@@ -220,7 +222,8 @@ func TestSigning(t *testing.T) {
 			t.Fatalf("%s: %v: %s", name, err, out)
 		}
 	}
-	must("openssl", "req", "-new", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", "k.pem", "-out", "c.pem", "-days", "9", "-subj", "/CN=test/")
+	must("openssl", "req", "-new", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", "k.pem", "-out", "c.pem",
+		"-days", "9", "-subj", "/CN=test/")
 	must("sbsign", "--key", "k.pem", "--cert", "c.pem", "--output", "signed.efi", path)
 	must("sbverify", "--cert", "c.pem", "signed.efi")
 	for _, p := range []string{path, filepath.Join(dir, "signed.efi")} {
@@ -351,7 +354,8 @@ func BenchmarkWrite(b *testing.B) {
 		if _, err := f.Seek(0, io.SeekStart); err != nil {
 			b.Fatal(err)
 		}
-		if _, err := Write(f, makeStub(1, ""), []Section{{".linux", int64(len(content)), bytes.NewReader(content)}}); err != nil {
+		if _, err := Write(f, makeStub(1, ""),
+			[]Section{{".linux", int64(len(content)), bytes.NewReader(content)}}); err != nil {
 			b.Fatal(err)
 		}
 	}

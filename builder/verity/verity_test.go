@@ -193,7 +193,8 @@ func TestRefusals(t *testing.T) {
 			t.Errorf("%s: Write = %v; want %v", c.name, err, c.want)
 		}
 	}
-	if _, err := Write(t.Context(), f, size, &brokenStore{f, 2}, size, Options{Workers: 1}); !errors.Is(err, os.ErrPermission) {
+	if _, err := Write(t.Context(), f, size, &brokenStore{f, 2}, size,
+		Options{Workers: 1}); !errors.Is(err, os.ErrPermission) {
 		t.Errorf("a full disk: Write = %v; want %v", err, os.ErrPermission)
 	}
 	ctx, cancel := context.WithCancel(t.Context())

@@ -117,7 +117,8 @@ func (d *Decoder) decodeScalar(n *yaml.Node, v reflect.Value, path string) {
 	switch v.Kind() {
 	case reflect.String:
 		if n.Tag == "!!bool" {
-			d.Faults.Add(d.at(n), fmt.Sprintf("write %q in quotes if you mean the text", n.Value), "%s is true or false, not text", d.last(path))
+			d.Faults.Add(d.at(n), fmt.Sprintf("write %q in quotes if you mean the text", n.Value), "%s is true or false, "+
+				"not text", d.last(path))
 			return
 		}
 		v.SetString(n.Value)
@@ -138,7 +139,8 @@ func (d *Decoder) decodeScalar(n *yaml.Node, v reflect.Value, path string) {
 	case reflect.Uint8, reflect.Uint16, reflect.Uint32:
 		i, err := strconv.ParseUint(n.Value, 10, v.Type().Bits())
 		if err != nil {
-			d.Faults.Add(d.at(n), fmt.Sprintf("write a whole number from 0 to %d", uint64(1)<<v.Type().Bits()-1), "%s is %q", d.last(path), n.Value)
+			d.Faults.Add(d.at(n), fmt.Sprintf("write a whole number from 0 to %d", uint64(1)<<v.Type().Bits()-1),
+				"%s is %q", d.last(path), n.Value)
 			return
 		}
 		v.SetUint(i)
@@ -149,11 +151,13 @@ func (d *Decoder) decodeScalar(n *yaml.Node, v reflect.Value, path string) {
 
 func (d *Decoder) decodeSlice(n *yaml.Node, v reflect.Value, path string) {
 	if n.Kind != yaml.SequenceNode {
-		d.Faults.Add(d.at(n), fmt.Sprintf("write a list: [%s]", strings.TrimSpace(n.Value)), "%s is a %s, not a list", d.last(path), kindName(n))
+		d.Faults.Add(d.at(n), fmt.Sprintf("write a list: [%s]", strings.TrimSpace(n.Value)),
+			"%s is a %s, not a list", d.last(path), kindName(n))
 		return
 	}
 	list := reflect.MakeSlice(v.Type(), 0, len(n.Content))
-	if _, scalar := reflect.New(v.Type().Elem()).Interface().(encoding.TextUnmarshaler); d.Append && v.Type().Elem().Kind() == reflect.Struct && !scalar {
+	if _, scalar := reflect.New(v.Type().Elem()).Interface().(encoding.TextUnmarshaler); d.Append &&
+		v.Type().Elem().Kind() == reflect.Struct && !scalar {
 		list = reflect.AppendSlice(list, v)
 	}
 	for _, item := range n.Content {
@@ -167,7 +171,8 @@ func (d *Decoder) decodeSlice(n *yaml.Node, v reflect.Value, path string) {
 // decodeMap fills a map whose keys are chosen by who writes the file, as labels are.
 func (d *Decoder) decodeMap(n *yaml.Node, v reflect.Value, path string) {
 	if n.Kind != yaml.MappingNode {
-		d.Faults.Add(d.at(n), "write keys with values: {key: value}", "%s is a %s, not a group of keys", d.last(path), kindName(n))
+		d.Faults.Add(d.at(n), "write keys with values: {key: value}", "%s is a %s, not a group of keys", d.last(path),
+			kindName(n))
 		return
 	}
 	m := reflect.MakeMap(v.Type())
@@ -190,7 +195,8 @@ func (d *Decoder) decodeMap(n *yaml.Node, v reflect.Value, path string) {
 
 func (d *Decoder) decodeStruct(n *yaml.Node, v reflect.Value, path string) {
 	if n.Kind != yaml.MappingNode {
-		d.Faults.Add(d.at(n), "write its keys: "+strings.Join(keysOf(v.Type()), ", "), "%s is a %s, not a group of keys", d.last(path), kindName(n))
+		d.Faults.Add(d.at(n), "write its keys: "+strings.Join(keysOf(v.Type()), ", "),
+			"%s is a %s, not a group of keys", d.last(path), kindName(n))
 		return
 	}
 	if f := v.FieldByName("At"); f.IsValid() {

@@ -14,14 +14,15 @@ import (
 // into v, for the completion of editors. scalars describes further types that
 // are written as one text; nil is fine.
 func Schema(v any, title string, scalars func(reflect.Type) *jsonschema.Schema) ([]byte, error) {
-	r := &jsonschema.Reflector{DoNotReference: true, FieldNameTag: "yaml", RequiredFromJSONSchemaTags: true, Mapper: func(t reflect.Type) *jsonschema.Schema {
-		if scalars != nil {
-			if s := scalars(t); s != nil {
-				return s
+	r := &jsonschema.Reflector{DoNotReference: true, FieldNameTag: "yaml", RequiredFromJSONSchemaTags: true,
+		Mapper: func(t reflect.Type) *jsonschema.Schema {
+			if scalars != nil {
+				if s := scalars(t); s != nil {
+					return s
+				}
 			}
-		}
-		return scalarSchema(t)
-	}}
+			return scalarSchema(t)
+		}}
 	s := r.Reflect(v)
 	s.ID = ""
 	s.Title = title
@@ -36,7 +37,8 @@ func Schema(v any, title string, scalars func(reflect.Type) *jsonschema.Schema) 
 func scalarSchema(t reflect.Type) *jsonschema.Schema {
 	switch t {
 	case reflect.TypeFor[Bytes]():
-		return &jsonschema.Schema{OneOf: []*jsonschema.Schema{{Type: "integer", Minimum: "0"}, {Type: "string", Pattern: `^[0-9.]+ *(KiB|MiB|GiB|TiB)$`}}}
+		return &jsonschema.Schema{OneOf: []*jsonschema.Schema{{Type: "integer", Minimum: "0"},
+			{Type: "string", Pattern: `^[0-9.]+ *(KiB|MiB|GiB|TiB)$`}}}
 	case reflect.TypeFor[Duration](), reflect.TypeFor[time.Duration]():
 		return &jsonschema.Schema{Type: "string", Pattern: `^([0-9.]+(h|m|s|ms))+$`}
 	case reflect.TypeFor[OneOrMore]():

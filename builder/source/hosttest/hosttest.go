@@ -51,15 +51,17 @@ func SSHD(t testing.TB) Host {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return Host{Target: me.Username + "@127.0.0.1", Port: port, Options: []string{"-F", "none", "-i", filepath.Join(dir, "user"),
-		"-o", "IdentitiesOnly=yes", "-o", "UserKnownHostsFile=" + filepath.Join(dir, "known")}}
+	return Host{Target: me.Username + "@127.0.0.1", Port: port,
+		Options: []string{"-F", "none", "-i", filepath.Join(dir, "user"),
+			"-o", "IdentitiesOnly=yes", "-o", "UserKnownHostsFile=" + filepath.Join(dir, "known")}}
 }
 
 func configure(t testing.TB, dir, port string) {
 	t.Helper()
 	public := map[string]string{}
 	for _, k := range []string{"host", "user"} {
-		if out, err := exec.Command("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", filepath.Join(dir, k)).CombinedOutput(); err != nil {
+		if out, err := exec.Command("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f",
+			filepath.Join(dir, k)).CombinedOutput(); err != nil {
 			t.Fatalf("ssh-keygen: %v: %s", err, out)
 		}
 		b, err := os.ReadFile(filepath.Join(dir, k+".pub"))
@@ -68,9 +70,11 @@ func configure(t testing.TB, dir, port string) {
 		}
 		public[k] = string(b)
 	}
-	config := fmt.Sprintf("Port %s\nListenAddress 127.0.0.1\nHostKey %s/host\nPidFile none\nAuthorizedKeysFile %s/authorized\nStrictModes no\nUsePAM no\n"+
+	config := fmt.Sprintf("Port %s\nListenAddress 127.0.0.1\nHostKey %s/host\nPidFile none\n"+
+		"AuthorizedKeysFile %s/authorized\nStrictModes no\nUsePAM no\n"+
 		"PasswordAuthentication no\nPermitRootLogin yes\nSetEnv SHLVL=2\n", port, dir, dir)
-	for name, text := range map[string]string{"authorized": public["user"], "known": fmt.Sprintf("[127.0.0.1]:%s %s", port, public["host"]), "config": config} {
+	for name, text := range map[string]string{"authorized": public["user"], "known": fmt.Sprintf("[127.0.0.1]:%s %s", port,
+		public["host"]), "config": config} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
