@@ -13,7 +13,7 @@ import (
 
 // rootOptions are the writer's options for each compression that a profile may
 // ask for. Measured on the node root, beside mksquashfs: docs/BENCHMARKS.md.
-var rootOptions = map[string]squashfs.Options{
+var rootOptions = map[profiles.Compression]squashfs.Options{
 	profiles.CompressFast:     {Level: 1, BlockSize: 128 << 10},
 	profiles.CompressBalanced: {Level: 3, BlockSize: 512 << 10},
 	profiles.CompressSmall:    {Level: 19, BlockSize: 1 << 20},

@@ -33,7 +33,7 @@ func TestRootByReferees(t *testing.T) {
 		}
 		t.Skip("mounting needs root")
 	}
-	tar, names := filepath.Join(t.TempDir(), "root.tar"), []string{profiles.CompressBalanced}
+	tar, names := filepath.Join(t.TempDir(), "root.tar"), []profiles.Compression{profiles.CompressBalanced}
 	if os.Getenv("INGOT_TEST_ALL") != "" {
 		tar, _ = nodeRoot(t)
 		names = slices.Sorted(maps.Keys(rootOptions))
@@ -55,7 +55,7 @@ func TestRootByReferees(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, name := range names {
-		t.Run(name, func(t *testing.T) {
+		t.Run(string(name), func(t *testing.T) {
 			image := filepath.Join(t.TempDir(), "image")
 			f, err := os.Create(image)
 			if err != nil {

@@ -128,7 +128,8 @@ func (p *Profile) validateTrees(top Place, faults *Faults) {
 		faults.Add(top, "write: extends: debian", "neither a Debian suite nor another base is chosen")
 	}
 	if p.Base.Tree() && len(p.Packages) > 0 {
-		faults.Add(p.Base.At, "install them where the tree is made, or start from a suite and lay the tree over it with layers",
+		faults.Add(p.Base.At, "install them where the tree is made, "+
+			"or start from a suite and lay the tree over it with layers",
 			"packages cannot be installed over a base that is no Debian suite, whose package database is its own: %s",
 			clip(strings.Join(p.Packages, ", ")))
 	}

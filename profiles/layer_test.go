@@ -73,8 +73,10 @@ kernel: {suite: "Trixie!"}
 	}
 	want := []string{
 		`p.yaml:3:7: the base is given in 2 ways; keep one of suite, oci, tar and dir`,
-		`p.yaml:3:7: packages cannot be installed over a base that is no Debian suite, whose package database is its own: curl; install them where the tree is made, or start from a suite and lay the tree over it with layers`,
-		`p.yaml:3:7: the container image "./gone" is not there; put it there, or write its path relative to the profile's folder`,
+		`p.yaml:3:7: packages cannot be installed over a base that is no Debian suite, whose package database is its own: ` +
+			`curl; install them where the tree is made, or start from a suite and lay the tree over it with layers`,
+		`p.yaml:3:7: the container image "./gone" is not there; put it there, ` +
+			`or write its path relative to the profile's folder`,
 		`p.yaml:6:5: the layer is given in 2 ways; write exactly one of oci, tar and dir`,
 		`p.yaml:7:5: "./p.yaml" is not a folder; write: tar: ./p.yaml`,
 		`p.yaml:8:5: the layer is given in 0 ways; write exactly one of oci, tar and dir`,

@@ -1,6 +1,7 @@
 package profiles
 
 import (
+	_ "embed"
 	"reflect"
 
 	"github.com/invopop/jsonschema"
@@ -8,13 +9,21 @@ import (
 	"ingot/internal/yamlfile"
 )
 
-// Schema returns the JSON schema (draft 2020-12) of a profile file, for the
-// completion of editors. It is made from the Go types.
+// source is the Go source of the types, whose comments describe the keys of a profile.
+//
+//go:embed profile.go
+var source string
+
+// Schema returns the JSON schema (draft 2020-12) of a profile file, for the completion of editors. It
+// is made from the Go types and their comments.
 func Schema() ([]byte, error) {
 	return yamlfile.Schema(&Profile{}, "ingot profile", func(t reflect.Type) *jsonschema.Schema {
-		if t == reflect.TypeFor[Mode]() {
+		switch t {
+		case reflect.TypeFor[Mode]():
 			return &jsonschema.Schema{Type: "string", Pattern: `^[0-7]{3,4}$`}
+		case reflect.TypeFor[Compression]():
+			return &jsonschema.Schema{Type: "string", Enum: []any{CompressFast, CompressBalanced, CompressSmall}}
 		}
 		return nil
-	})
+	}, source)
 }

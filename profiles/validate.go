@@ -47,7 +47,8 @@ func (d *decoder) checkFile(p *Profile) {
 			d.Faults.Add(d.Places[fmt.Sprintf("keep[%d]", i)], "write docs, man or locales", "unknown word %q in keep", k)
 		}
 	}
-	if p.Compression != "" && !slices.Contains([]string{CompressFast, CompressBalanced, CompressSmall}, p.Compression) {
+	compressions := []Compression{CompressFast, CompressBalanced, CompressSmall}
+	if p.Compression != "" && !slices.Contains(compressions, p.Compression) {
 		d.Faults.Add(d.Places["compression"], "write fast, balanced or small", "unknown compression %q", p.Compression)
 	}
 	if p.Base.Suite != "" && !suiteRE.MatchString(p.Base.Suite) {

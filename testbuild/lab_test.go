@@ -163,7 +163,8 @@ func TestSceneFullDisks(t *testing.T) {
 		dir := l.place(surroundings{name: "full " + c.what, cache: ordinary.name})
 		script := fmt.Sprintf(`mount -t tmpfs -o size=%s none %s/%s && exec "$0" "$@"`, c.size, dir, c.what)
 		if c.what == "cache" {
-			script = fmt.Sprintf(`mount -t tmpfs -o size=%s none %s/cache && mkdir %[2]s/cache/ingot && ln -s %s/debs %[2]s/cache/ingot/debs && exec "$0" "$@"`, c.size, dir, l.dir)
+			script = fmt.Sprintf(`mount -t tmpfs -o size=%s none %s/cache && mkdir %[2]s/cache/ingot && `+
+				`ln -s %s/debs %[2]s/cache/ingot/debs && exec "$0" "$@"`, c.size, dir, l.dir)
 		}
 		cmd := l.command(ordinary, dir, "build", l.profile, "--offline")
 		cmd.Args = append([]string{"unshare", "--mount", "sh", "-c", script}, cmd.Args...)

@@ -111,7 +111,9 @@ func SystemdTree(t *testing.T) *tree.Tree {
 			t.Fatal(err)
 		}
 	}
-	for p, text := range map[string]string{"usr/lib/systemd/system/systemd-networkd.service": "[Install]\nWantedBy=multi-user.target\n", "usr/lib/modules/4.19/old.ko": "old", ".dockerenv": "",
+	for p, text := range map[string]string{
+		"usr/lib/systemd/system/systemd-networkd.service": "[Install]\nWantedBy=multi-user.target\n",
+		"usr/lib/modules/4.19/old.ko":                     "old", ".dockerenv": "",
 		"usr/lib/os-release":  "ID=debian\nVERSION_CODENAME=trixie\nPRETTY_NAME=\"Debian GNU/Linux 13 (trixie)\"\n",
 		"etc/ssh/sshd_config": "Include /etc/ssh/sshd_config.d/*.conf\n"} {
 		if err := tr.PutFile(p, 0o644, []byte(text)); err != nil {

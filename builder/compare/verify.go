@@ -48,7 +48,7 @@ type Part struct {
 // Verify builds the plan of an image once more, with nothing cached but packages and trees, whose
 // digests the plan pins, and compares the result bit by bit. The files of the profile's folder,
 // ingot-init and the public keys are taken from the image itself: the plan pins their digests, too.
-// So anybody who has the packages can verify an image, not only its maker.
+// Anybody with the packages can verify an image, not only its maker.
 func Verify(ctx context.Context, env *builder.Env, s *image.Store, im image.Image) (Verdict, error) {
 	v := Verdict{Image: im.Digest, Plan: im.Manifest.Plan}
 	plan, err := builder.PlanOf(s, im)

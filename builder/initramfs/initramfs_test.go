@@ -50,7 +50,8 @@ func kernelTree(t *testing.T) *tree.Tree {
 			"kernel/lib/crc32c-generic.ko.xz:\n" +
 			"kernel/drivers/net/virtio_net.ko.xz:\nkernel/drivers/net/ethernet/intel/igb.ko.xz:\n" +
 			"kernel/drivers/net/ethernet/other/old.ko.xz:\nkernel/sound/snd.ko.xz:\n"),
-		"modules.alias":   []byte("# comment\nalias virtio:d00000001v* virtio_net\nalias pci:v8086* igb\nalias snd-card snd\n"),
+		"modules.alias": []byte("# comment\nalias virtio:d00000001v* virtio_net\nalias pci:v8086* igb\n" +
+			"alias snd-card snd\n"),
 		"modules.softdep": []byte("softdep ext4 pre: crc32c-generic\n"),
 		"modules.builtin": []byte("kernel/fs/squashfs/squashfs.ko\n"),
 	} {

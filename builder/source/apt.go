@@ -251,8 +251,10 @@ var refusals = []struct {
 
 var (
 	notFoundRE = regexp.MustCompile(`404 +Not Found|File not found|does not have a Release file`)
-	offlineRE  = regexp.MustCompile(`Could not (resolve|connect|handshake)|Temporary failure|Connection (failed|timed out|refused)|Unable to connect|Error reading from server|Undetermined Error|(?m)^E: .* [45][0-9]{2} +[A-Z]`)
-	suiteRE    = regexp.MustCompile(`repository '\S+ (\S+) Release' does not have|/dists/([^/\s]+)/`)
+	offlineRE  = regexp.MustCompile(`Could not (resolve|connect|handshake)|Temporary failure|` +
+		`Connection (failed|timed out|refused)|Unable to connect|Error reading from server|Undetermined Error|` +
+		`(?m)^E: .* [45][0-9]{2} +[A-Z]`)
+	suiteRE = regexp.MustCompile(`repository '\S+ (\S+) Release' does not have|/dists/([^/\s]+)/`)
 )
 
 // update fetches the package lists.
@@ -391,7 +393,8 @@ func (a *Apt) explain(ctx context.Context, names []string, text string, err erro
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
-	missing := regexp.MustCompile(`(?:Unable to locate package|No packages found|Package '?([^' ]+)'? has no installation candidate)`)
+	missing := regexp.MustCompile(`(?:Unable to locate package|No packages found|` +
+		`Package '?([^' ]+)'? has no installation candidate)`)
 	if missing.MatchString(text) {
 		var unknown []string
 		for _, n := range names {

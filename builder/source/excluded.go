@@ -59,7 +59,8 @@ func Excluded() []Rule {
 			"/var/lib/systemd/network/* /var/lib/systemd/timesync/* /var/lib/systemd/timers/* /var/lib/chrony/*"},
 		{whyLog, true, "/var/log/* /var/spool/mail/* /var/mail/*"},
 		{whyCache, true, "/var/cache/* /var/tmp/*"},
-		{whyCache, false, "/var/lib/apt/lists/* /root/.cache /var/lib/snapd/cache/* /var/backups/* /var/lib/apt-xapian-index"},
+		{whyCache, false, "/var/lib/apt/lists/* /root/.cache /var/lib/snapd/cache/* /var/backups/* " +
+			"/var/lib/apt-xapian-index"},
 		{whySwap, false, "/swapfile* /swap.img /swap"},
 		{whyData, false, "/home/* /srv/* /mnt/* /media/* /var/lib/docker /var/lib/containerd /var/lib/containers " +
 			"/var/lib/kubelet /var/lib/etcd /var/lib/mysql/* /var/lib/postgresql/*/* " +

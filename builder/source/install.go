@@ -203,7 +203,8 @@ func inNamespaces(ctx context.Context, script string) (*exec.Cmd, error) {
 		cmd := exec.CommandContext(ctx, "/bin/sh", "-c", script)
 		ids := []syscall.SysProcIDMap{{Size: 1 << 16}}
 		cmd.SysProcAttr = &syscall.SysProcAttr{
-			Cloneflags:  syscall.CLONE_NEWUSER | syscall.CLONE_NEWNS | syscall.CLONE_NEWPID | syscall.CLONE_NEWNET | syscall.CLONE_NEWIPC | syscall.CLONE_NEWUTS,
+			Cloneflags: syscall.CLONE_NEWUSER | syscall.CLONE_NEWNS | syscall.CLONE_NEWPID |
+				syscall.CLONE_NEWNET | syscall.CLONE_NEWIPC | syscall.CLONE_NEWUTS,
 			UidMappings: ids, GidMappings: ids, GidMappingsEnableSetgroups: true,
 		}
 		return cmd, nil
