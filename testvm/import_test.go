@@ -7,7 +7,6 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -15,7 +14,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/google/go-containerregistry/pkg/v1"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/empty"
 	"github.com/google/go-containerregistry/pkg/v1/layout"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
@@ -39,9 +38,7 @@ func TestSceneImport(t *testing.T) {
 		member{"etc/.wh.hidden", ""}, member{"etc/imported", "by the second layer\n"}, member{"etc/hosts", "127.0.0.1 localhost\n"})
 	// Nor is what happens before a machine is there: it has a store of its own.
 	store, folder := filepath.Join(dir, "store"), filepath.Join(dir, "web")
-	if out, err := exec.CommandContext(t.Context(), "cp", "--archive", "--link", shared, store).CombinedOutput(); err != nil {
-		t.Fatalf("copying the store: %v: %s", err, out)
-	}
+	copyStore(t, shared, store)
 	ingot := func(args ...string) string {
 		t.Helper()
 		out, err := ingotCommand(t.Context(), store, args...).CombinedOutput()
@@ -65,9 +62,7 @@ func TestSceneImport(t *testing.T) {
 		t.Errorf("ingot verify says\n%s\nwant the same bits", out)
 	}
 	s := newStage(t)
-	if err := errors.Join(os.RemoveAll(s.store), os.Rename(store, s.store)); err != nil {
-		t.Fatal(err)
-	}
+	s.useStore(store)
 	s.serve("--approve-all", "--image", "web:v1")
 	s.healthy(s.vm(UEFI, 1), 1, "web:v1")
 }

@@ -64,7 +64,27 @@ func stageAll(m *testing.M) (int, error) {
 		}
 		fmt.Printf("built lab:%s in %.1f s\n", v, time.Since(start).Seconds())
 	}
-	return m.Run(), nil
+	before, err := ingotCommand(context.Background(), shared, "image", "ls", "-o", "json").Output()
+	if err != nil {
+		return 1, fmt.Errorf("listing the shared images: %w", err)
+	}
+	code := m.Run()
+	after, err := ingotCommand(context.Background(), shared, "image", "ls", "-o", "json").Output()
+	if err != nil {
+		return 1, fmt.Errorf("listing the shared images: %w", err)
+	}
+	if !bytes.Equal(before, after) {
+		return 1, fmt.Errorf("a scene changed the images that all scenes share; it needs a copy (copyStore):\n%s", after)
+	}
+	return code, nil
+}
+
+// copyStore makes a store with the images of another one.
+func copyStore(t testing.TB, from, to string) {
+	t.Helper()
+	if out, err := exec.CommandContext(t.Context(), "cp", "--archive", "--link", from, to).CombinedOutput(); err != nil {
+		t.Fatalf("copying the store: %v: %s", err, out)
+	}
 }
 
 func ingotCommand(ctx context.Context, store string, args ...string) *exec.Cmd {
@@ -151,10 +171,17 @@ func newStageFor(t testing.TB, limit time.Duration) *stage {
 		t.Fatal(err)
 	}
 	go func() { _ = capture.Wait() }() // ends with the LAN
-	if out, err := exec.CommandContext(ctx, "cp", "--archive", "--link", shared, s.store).CombinedOutput(); err != nil {
-		t.Fatalf("copying the store: %v: %s", err, out)
-	}
+	copyStore(t, shared, s.store)
 	return s
+}
+
+// useStore replaces the scene's store by a copy of another one.
+func (s *stage) useStore(from string) {
+	s.t.Helper()
+	if err := os.RemoveAll(s.store); err != nil {
+		s.t.Fatal(err)
+	}
+	copyStore(s.t, from, s.store)
 }
 
 // router answers those that ask for one; see StartRouter.
