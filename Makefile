@@ -9,7 +9,7 @@ STATIC      := CGO_ENABLED=0 go build -trimpath
 E2E_TIMEOUT ?= 15m
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build test test-unit test-all demo lab bench lint clean
+.PHONY: help setup build man install test test-unit test-all demo lab bench lint clean
 
 help: ## print this help
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -21,6 +21,13 @@ build: ## build bin/ingot and bin/ingot-init
 	@mkdir -p bin
 	@$(STATIC) -ldflags '$(LDFLAGS)' -o bin/ingot ./cmd/ingot
 	@$(STATIC) -ldflags '-s -w' -o bin/ingot-init ./cmd/ingot-init
+
+man: build ## write the manual pages to bin/man (reproducible: their date is the last commit's)
+	@rm -rf bin/man
+	@SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct 2>/dev/null || echo 0) bin/ingot man bin/man
+
+install: man ## install programs, units, manual pages and completion below DESTDIR, for packagers and hosts
+	@packaging/install '$(DESTDIR)'
 
 test: setup build ## unit tests, real protocol peers, one BIOS and one UEFI machine booted to healthy
 	go vet -tags e2e ./...

@@ -51,9 +51,6 @@ func newApp(stdin io.Reader, stdout, stderr io.Writer) *app {
 func (a *app) run(ctx context.Context, args []string) int {
 	root, stderr := a.rootCommand(), a.Stderr
 	root.SetArgs(args)
-	root.SetIn(a.Stdin)
-	root.SetOut(a.Stdout)
-	root.SetErr(stderr)
 	err := root.ExecuteContext(ctx)
 	if err == nil {
 		return 0

@@ -78,11 +78,3 @@ func TestJSON(t *testing.T) {
 		t.Errorf("image ls -o json of an empty store = %q (%v); want an empty list", out, err)
 	}
 }
-
-func TestCompletion(t *testing.T) {
-	for _, shell := range []string{"bash", "zsh", "fish"} {
-		if code, out, _ := invoke(t, "completion", shell); code != 0 || !strings.Contains(out, "ingot") {
-			t.Errorf("completion %s: exit code %d, %d bytes", shell, code, len(out))
-		}
-	}
-}

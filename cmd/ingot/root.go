@@ -1,13 +1,14 @@
 package main
 
 import (
+	"strings"
+
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
 	"ingot/bootserver"
 	"ingot/bootserver/config"
 	"ingot/cmd/ingot/build"
-	"ingot/cmd/ingot/client"
 	"ingot/cmd/ingot/command"
 	"ingot/cmd/ingot/doctor"
 	"ingot/cmd/ingot/images"
@@ -45,8 +46,11 @@ func (a *app) rootCommand() *cobra.Command {
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
+	root.SetIn(a.Stdin)
+	root.SetOut(a.Stdout)
+	root.SetErr(a.Stderr)
 	f := root.PersistentFlags()
-	f.StringVar(&a.Store, "store", "", "folder of images, keys and state (default: $INGOT_STORE, else "+client.DefaultStore()+")")
+	f.StringVar(&a.Store, "store", "", "folder of images, keys and state (default: $INGOT_STORE, else /var/lib/ingot for root,\n~/.local/share/ingot for other users)")
 	f.StringVar(&a.Server, "server", "", "running server to talk to: unix:///PATH (default: $INGOT_SERVER, else the context, else the one of the store)")
 	f.StringVar(&a.Context, "context", "", "server to talk to, by the name that ingot context add gave it (default: $INGOT_CONTEXT, else the one in use)")
 	f.StringVarP(&a.Format, "output", "o", "table", "output format: table or json")
@@ -58,9 +62,31 @@ func (a *app) rootCommand() *cobra.Command {
 		}
 		return nil
 	}
-	root.SetUsageTemplate(root.UsageTemplate() + exitCodes)
+	root.SetUsageTemplate(usageTemplate(root.UsageTemplate()))
 	a.addGroups(root)
+	a.completeArguments(root)
+	nameBuiltin(root)
 	return root
+}
+
+// usageTemplate changes cobra's template: lines of flags are wrapped, and the
+// help ends with the example and the exit codes.
+func usageTemplate(cobras string) string {
+	const example = "{{if .HasExample}}\n\nExamples:\n{{.Example}}{{end}}"
+	t := strings.Replace(cobras, example, "", 1)
+	t = strings.ReplaceAll(t, "Flags.FlagUsages", "Flags.FlagUsagesWrapped 100")
+	return strings.TrimRight(t, "\n") + example + "\n" + exitCodes
+}
+
+// nameBuiltin describes cobra's own commands as the others are described.
+func nameBuiltin(root *cobra.Command) {
+	root.InitDefaultHelpCmd()
+	root.InitDefaultCompletionCmd()
+	for name, short := range map[string]string{"help": "show the help of a command", "completion": "write the completion script of a shell"} {
+		if c, _, err := root.Find([]string{name}); err == nil {
+			c.Short = short
+		}
+	}
 }
 
 // addGroups adds the commands, in the groups in which help lists them.
@@ -84,7 +110,7 @@ func (a *app) addGroups(root *cobra.Command) {
 			root.AddCommand(c)
 		}
 	}
-	root.AddCommand(a.versionCommand())
+	root.AddCommand(a.versionCommand(), a.manCommand())
 }
 
 // doctorCommand wires ingot doctor to what it examines.

@@ -1,0 +1,74 @@
+package main
+
+import (
+	"strings"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"ingot/cmd/ingot/command"
+	"ingot/profiles"
+)
+
+// completeArguments adds to each command what a shell completes for its
+// arguments and flags.
+func (a *app) completeArguments(root *cobra.Command) {
+	for path, complete := range a.arguments() {
+		if c, rest, err := root.Find(strings.Fields(path)); err == nil && len(rest) == 0 {
+			c.ValidArgsFunction = complete
+		}
+	}
+	flags := a.flagValues()
+	var walk func(*cobra.Command)
+	walk = func(c *cobra.Command) {
+		c.LocalFlags().VisitAll(func(f *pflag.Flag) {
+			if complete := flags[f.Name]; complete != nil {
+				_ = c.RegisterFlagCompletionFunc(f.Name, complete) // an error says that it has one already
+			}
+		})
+		for _, sub := range c.Commands() {
+			walk(sub)
+		}
+	}
+	walk(root)
+}
+
+// arguments are the completions of arguments by command.
+func (a *app) arguments() map[string]cobra.CompletionFunc {
+	var file command.Completion
+	one := func(each ...command.Completion) cobra.CompletionFunc { return command.Complete(false, each...) }
+	image, onServer, machine := one(a.StoreImages), a.ServerImages, one(a.Machines)
+	machines := command.Complete(true, a.Machines)
+	profile := cobra.FixedCompletions(profiles.Shipped(), cobra.ShellCompDirectiveDefault)
+	return map[string]cobra.CompletionFunc{
+		"build": profile, "plan": profile, "verify": image, "import": one(file),
+
+		"image ls": image, "image inspect": image, "image cat": image, "image verify": image, "image sign": image,
+		"image signature": image, "image manifest": image, "image sbom": image, "image tag": image, "image rm": image,
+		"image diff": one(a.StoreImages, a.StoreImages), "image export": one(a.StoreImages, file),
+		"image import": one(file), "image push": image, "image pull": one(),
+		"key trust": one(file), "key distrust": one(a.TrustedKeys),
+
+		"machine ls": machines, "machine show": machines, "machine approve": machines, "machine label": machine,
+		"machine rename": machine, "machine retire": machines, "machine forget": machines,
+		"machine merge": one(a.Machines, a.Machines), "machine import": one(file),
+		"boots": machines, "why": machines, "console": machines, "capture": machines, "grant": machine,
+		"assign": one(a.Machines, onServer), "rollback": machine, "resume": machines, "events": machines,
+
+		"backup": one(file), "restore": one(file),
+		"context add": one(), "context use": one(command.Contexts), "context rm": one(command.Contexts),
+		"token create": one(), "token revoke": one(a.Credentials),
+		"lab console": one(), "lab power": one(command.Words(), command.Words("on", "off", "cycle", "reset")),
+		"lab storm-machines": one(), "man": one(file),
+	}
+}
+
+// flagValues are the completions of the values of flags, by name.
+func (a *app) flagValues() map[string]cobra.CompletionFunc {
+	words := func(list ...string) cobra.CompletionFunc { return command.CompleteFlag(command.Words(list...)) }
+	return map[string]cobra.CompletionFunc{
+		"output": words("table", "json"), "scope": words("read", "operate", "admin"),
+		"format": words("oci", "raw", "iso"), "arch": words("amd64", "arm64"),
+		"context": command.CompleteFlag(command.Contexts), "image": command.CompleteFlag(a.ServerImages),
+	}
+}
