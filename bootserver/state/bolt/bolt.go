@@ -92,7 +92,7 @@ func Open(_ context.Context, dir string) (*Store, error) {
 	}
 	sweep(dir)
 	path := filepath.Join(dir, file)
-	db, err := openFile(path, options())
+	db, err := openKnown(path)
 	if err != nil {
 		lock.Close()
 		if errors.Is(err, berrors.ErrTimeout) {
@@ -106,6 +106,20 @@ func Open(_ context.Context, dir string) (*Store, error) {
 	}
 	s.log.start(s)
 	return s, nil
+}
+
+// openKnown opens a file unless it is of a newer schema: bbolt writes to what it opens.
+func openKnown(path string) (*bbolt.DB, error) {
+	if _, err := os.Stat(path); err == nil {
+		err := readFile(path, func(tx *bbolt.Tx) error {
+			_, err := schemaOf(tx)
+			return err
+		})
+		if errors.Is(err, state.ErrSchema) {
+			return nil, err
+		}
+	}
+	return openFile(path, options())
 }
 
 func options() *bbolt.Options {

@@ -29,11 +29,6 @@ import (
 //	   its sequence numbers
 const Schema = 2
 
-// Programs says which version of the program a schema needs, for people.
-func Programs(schema int) string {
-	return fmt.Sprintf("a version of ingot that knows schema %d", schema)
-}
-
 // Encode returns the record of a value.
 func Encode(v any) ([]byte, error) {
 	switch v := v.(type) {
