@@ -2,7 +2,6 @@ package bootserver
 
 import (
 	"fmt"
-	"log/slog"
 	"math/rand/v2"
 	"net"
 	"net/http"
@@ -17,9 +16,11 @@ import (
 	"ingot"
 	"ingot/bootserver/access"
 	"ingot/bootserver/api"
+	"ingot/bootserver/booter"
+	"ingot/bootserver/catalog"
 	"ingot/bootserver/client"
-	"ingot/bootserver/config"
 	"ingot/bootserver/fleet"
+	"ingot/bootserver/operator"
 	"ingot/bootserver/state"
 	"ingot/bootserver/state/bolt"
 	"ingot/image"
@@ -60,11 +61,11 @@ func BenchmarkFleet(b *testing.B) {
 		runtime.ReadMemStats(&mem)
 		b.ReportMetric(float64(mem.HeapAlloc)/(1<<20), "MiB-heap")
 		b.ReportMetric(float64(st.Size())/(1<<20), "MiB-file")
-		boot := &booter{state: s, images: images, shelf: &shelf{}, keys: keys, loaders: map[string][]byte{"snponly.efi": []byte("a loader")},
-			now: time.Now, log: slog.New(slog.DiscardHandler)}
-		boot.settle(config.Boots{})
-		b.ReportMetric(askedOverSocket(b, boot), "ls-ms")
-		b.ReportMetric(explained(b, boot, machines), "why-ms-p99")
+		c := catalog.New(images)
+		boot := booter.New(booter.Config{State: s, Catalog: c, Keys: keys, Loaders: map[string][]byte{"snponly.efi": []byte("a loader")}, Now: time.Now})
+		operator := newServer(images, c, s, boot, time.Now, quiet).operator()
+		b.ReportMetric(askedOverSocket(b, s, operator), "ls-ms")
+		b.ReportMetric(explained(b, operator, machines), "why-ms-p99")
 		b.ReportMetric(decided(b, boot, machines), "decision-us-p99")
 		if err := s.Close(); err != nil {
 			b.Fatal(err)
@@ -144,14 +145,14 @@ func benchMachine(i int, ref fleet.ImageRef) fleet.Machine {
 
 // askedOverSocket is the milliseconds of `ingot machine ls`, without its start
 // as a process and its table.
-func askedOverSocket(b *testing.B, boot *booter) float64 {
+func askedOverSocket(b *testing.B, s state.Store, o *operator.Operator) float64 {
 	b.Helper()
 	l, err := net.Listen("unix", filepath.Join(b.TempDir(), "s"))
 	if err != nil {
 		b.Fatal(err)
 	}
 	srv := &http.Server{ConnContext: access.ConnContext,
-		Handler: api.Handler(admin{boot, &Server{booter: boot}}, &access.Keeper{Find: boot.state.Credential, Now: time.Now}, nil)}
+		Handler: api.Handler(o, &access.Keeper{Find: s.Credential, Now: time.Now}, nil)}
 	go func() { _ = srv.Serve(l) }() // until it is closed
 	defer func() { _ = srv.Close() }()
 	c := api.Dial(l.Addr().String())
@@ -164,11 +165,10 @@ func askedOverSocket(b *testing.B, boot *booter) float64 {
 }
 
 // explained is the 99th percentile of `ingot why`, in milliseconds.
-func explained(b *testing.B, boot *booter, machines int) float64 {
+func explained(b *testing.B, o *operator.Operator, machines int) float64 {
 	b.Helper()
-	a := admin{boot, &Server{booter: boot}}
 	return percentile(500, func() {
-		if y, err := a.Why(fmt.Sprintf("node%05d", rand.N(machines))); err != nil || y.Words == "" {
+		if y, err := o.Why(fmt.Sprintf("node%05d", rand.N(machines))); err != nil || y.Words == "" {
 			b.Fatal(y, err)
 		}
 	}) / 1000
@@ -176,7 +176,7 @@ func explained(b *testing.B, boot *booter, machines int) float64 {
 
 // decided is the 99th percentile of what is decided for a packet, in
 // microseconds, without the wait for the disk.
-func decided(b *testing.B, boot *booter, machines int) float64 {
+func decided(b *testing.B, boot *booter.Booter, machines int) float64 {
 	b.Helper()
 	return percentile(20_000, func() {
 		m := benchMachine(rand.N(machines), fleet.ImageRef{})

@@ -14,32 +14,54 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"ingot"
 	"ingot/bootserver/access"
 	"ingot/bootserver/api"
+	"ingot/bootserver/booter"
+	"ingot/bootserver/catalog"
 	"ingot/bootserver/client"
-	"ingot/bootserver/config"
 	"ingot/bootserver/fleet"
 	"ingot/bootserver/httpboot"
 	"ingot/bootserver/state"
 	"ingot/bootserver/state/bolt"
 	"ingot/image"
-	"ingot/internal/yamlfile"
 )
 
 // house is a server without sockets for packets, and an operator's client.
 type house struct {
-	*booter
-	t      *testing.T
-	web    *httptest.Server
-	base   string      // URL of web
-	api    *api.Client // of the local administrator
-	server *Server
-	clock  time.Time
+	*booter.Booter
+	t       *testing.T
+	state   state.Store
+	images  *image.Store
+	catalog *catalog.Catalog
+	keys    image.Keys
+	loaders map[string][]byte
+	port    uint16
+	web     *httptest.Server
+	base    string      // URL of web
+	api     *api.Client // of the local administrator
+	server  *Server
+	clock   time.Time
+	said    logs
+	log     *slog.Logger // writes to said
 }
+
+// logs is where a log goes; nowhere at first.
+type logs struct{ w atomic.Pointer[io.Writer] }
+
+func (l *logs) Write(b []byte) (int, error) {
+	if w := l.w.Load(); w != nil {
+		return (*w).Write(b)
+	}
+	return len(b), nil
+}
+
+// into lets a log be written to w.
+func (l *logs) into(w io.Writer) { l.w.Store(&w) }
 
 func newHouse(t *testing.T) *house {
 	t.Helper()
@@ -57,19 +79,17 @@ func newHouse(t *testing.T) *house {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { st.Close() })
-	h := &house{t: t, clock: time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)}
-	h.booter = &booter{state: st, images: images, shelf: &shelf{}, keys: keys,
-		loaders: map[string][]byte{"snponly.efi": []byte("a loader"), "ipxe.efi": []byte("another")}, now: func() time.Time { return h.clock }, log: slog.New(slog.DiscardHandler)}
-	h.settle(config.Boots{Ticket: yamlfile.Duration(time.Minute)})
-	h.web = httptest.NewServer(httpboot.New(h.booter, h.log))
+	h := &house{t: t, state: st, images: images, catalog: catalog.New(images), keys: keys, clock: time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC),
+		loaders: map[string][]byte{"snponly.efi": []byte("a loader"), "ipxe.efi": []byte("another")}}
+	h.log = slog.New(slog.NewTextHandler(&h.said, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	h.web = httptest.NewUnstartedServer(nil)
+	h.begin(netip.MustParseAddrPort(h.web.Listener.Addr().String()).Port())
+	h.web.Start()
 	t.Cleanup(h.web.Close)
-	h.base, h.port = h.web.URL, netip.MustParseAddrPort(h.web.Listener.Addr().String()).Port()
-	h.server = &Server{booter: h.booter, log: h.log, conf: Config{Store: images, Now: h.now, Version: "test"}}
+	h.base = h.web.URL
 	if h.server.ca, err = access.OpenCA(filepath.Join(root, "keys"), h.now); err != nil {
 		t.Fatal(err)
 	}
-	h.server.metrics = newMetrics(h.server)
-	h.server.ready.Store(true)
 	l, err := net.Listen("unix", filepath.Join(root, "s"))
 	if err != nil {
 		t.Fatal(err)
@@ -79,9 +99,32 @@ func newHouse(t *testing.T) *house {
 	return h
 }
 
+// begin makes the server, whose URLs have a port.
+func (h *house) begin(port uint16) {
+	h.port = port
+	h.Booter = booter.New(booter.Config{State: h.state, Catalog: h.catalog, Keys: h.keys, Port: port, Loaders: h.loaders,
+		Policy: booter.Policy{Ticket: time.Minute}, Now: h.now, Log: h.log})
+	before := h.server
+	h.server = newServer(h.images, h.catalog, h.state, h.Booter, h.now, h.log)
+	if before != nil {
+		h.server.ca = before.ca
+	}
+	h.web.Config.Handler = httpboot.New(h.Booter, h.log)
+}
+
+// newServer is a server that listens nowhere, around what answers machines.
+func newServer(images *image.Store, c *catalog.Catalog, st state.Store, b *booter.Booter, now func() time.Time, log *slog.Logger) *Server {
+	s := &Server{state: st, catalog: c, booter: b, log: log, conf: Config{Store: images, Now: now, Version: "test"}}
+	s.metrics = newMetrics("test", s.figures)
+	s.ready.Store(true)
+	return s
+}
+
+func (h *house) now() time.Time { return h.clock }
+
 // serve answers operators at l.
 func (h *house) serve(l net.Listener, s *http.Server) {
-	s.Handler = api.Handler(admin{h.booter, h.server}, &access.Keeper{Find: h.state.Credential, Now: h.now}, h.server.metrics.seen)
+	s.Handler = api.Handler(h.server.operator(), &access.Keeper{Find: h.state.Credential, Now: h.now}, h.server.metrics.seen)
 	go func() { _ = s.Serve(l) }() // it ends with the test
 	h.t.Cleanup(func() { _ = s.Close() })
 }
@@ -136,7 +179,7 @@ func (h *house) ask() (boot ingot.BootID, script string) {
 	if s, err := h.Observe(firstMachine); err != nil || s.Loader != "snponly.efi" || s.URL != "" {
 		h.t.Fatalf("Seen(firmware) = %+v, %v; want a loader and no script", s, err)
 	}
-	h.loaderServed(firstMachine.Address, "snponly.efi", 300_000)
+	h.LoaderServed(firstMachine.Address, "snponly.efi", 300_000)
 	loader := firstMachine
 	loader.Kind, loader.IPXE = client.Loader, true
 	what, err := h.Observe(loader)
@@ -171,7 +214,7 @@ func (h *house) post(boot ingot.BootID, part string, v any) (int, []byte) {
 	if err != nil {
 		h.t.Fatal(err)
 	}
-	resp, err := http.Post(h.base+ingot.BootPath(h.key(boot), part), "application/json", bytes.NewReader(body))
+	resp, err := http.Post(h.base+ingot.BootPath(h.BootKey(boot), part), "application/json", bytes.NewReader(body))
 	if err != nil {
 		h.t.Fatal(err)
 	}
@@ -197,16 +240,16 @@ func TestWholeConversation(t *testing.T) {
 	if _, err := h.api.Approve(t.Context(), machineID, api.ApproveRequest{Name: "node01"}); err != nil {
 		t.Fatal(err)
 	}
-	if _, script = h.get(h.urlOfBoot(h.base, boot, "script")); !strings.Contains(script, "ingot assign "+machineID) {
+	if _, script = h.get(h.BootURL(h.base, boot, "script")); !strings.Contains(script, "ingot assign "+machineID) {
 		t.Errorf("an approved machine without an image gets\n%s", script)
 	}
 	if _, err := h.api.Assign(t.Context(), "node01", "lab:v1", "first"); err != nil {
 		t.Fatal(err)
 	}
-	if _, script = h.get(h.urlOfBoot(h.base, boot, "script")); !strings.Contains(script, "ingot.boot="+string(h.key(boot))) || !strings.Contains(script, " quiet ") {
+	if _, script = h.get(h.BootURL(h.base, boot, "script")); !strings.Contains(script, "ingot.boot="+string(h.BootKey(boot))) || !strings.Contains(script, " quiet ") {
 		t.Errorf("the boot script is\n%s", script)
 	}
-	part := func(name string) string { return h.base + ingot.BootPath(h.key(boot), im.Digest.Hex()+"/"+name) }
+	part := func(name string) string { return h.base + ingot.BootPath(h.BootKey(boot), im.Digest.Hex()+"/"+name) }
 	for name, want := range map[string]string{"kernel": "kernel of v1", "initramfs": "initramfs of v1", "root": "root of v1",
 		"manifest": string(im.OCI), "signature": im.Signature} {
 		if status, got := h.get(part(name)); status != 200 || got != want {
@@ -254,7 +297,7 @@ func TestRefusals(t *testing.T) {
 	v1, v2 := h.put("v1"), h.put("v2")
 	boot, _ := h.ask()
 	stranger := ingot.NewBootID([16]byte{9})
-	path := func(b ingot.BootID, p string) string { return h.base + ingot.BootPath(h.key(b), p) }
+	path := func(b ingot.BootID, p string) string { return h.base + ingot.BootPath(h.BootKey(b), p) }
 	if status, _ := h.get(path(boot, v1.Digest.Hex()+"/kernel")); status != 403 {
 		t.Errorf("a pending machine's GET kernel = %d; want 403", status)
 	}
@@ -264,7 +307,7 @@ func TestRefusals(t *testing.T) {
 	if _, err := h.api.Approve(t.Context(), machineID, api.ApproveRequest{Image: "lab:v1"}); err != nil {
 		t.Fatal(err)
 	}
-	h.get(h.urlOfBoot(h.base, boot, "script"))
+	h.get(h.BootURL(h.base, boot, "script"))
 	for _, c := range []struct {
 		url  string
 		want int
@@ -312,7 +355,7 @@ func TestGetChangesNothing(t *testing.T) {
 	}
 	for range 3 {
 		for _, p := range []string{"script", im.Digest.Hex() + "/kernel", im.Digest.Hex() + "/root", im.Digest.Hex() + "/config"} {
-			h.get(h.base + ingot.BootPath(h.key(boot), p))
+			h.get(h.base + ingot.BootPath(h.BootKey(boot), p))
 		}
 	}
 	after, err := json.Marshal(h.state.Machines())
@@ -331,10 +374,10 @@ func TestAssignedWhileItAsks(t *testing.T) {
 	if _, err := h.api.Approve(t.Context(), machineID, api.ApproveRequest{Name: "node01", Image: "lab:v1"}); err != nil {
 		t.Fatal(err)
 	}
-	kernel := func(d ingot.Digest) string { return h.base + ingot.BootPath(h.key(boot), d.Hex()+"/kernel") }
+	kernel := func(d ingot.Digest) string { return h.base + ingot.BootPath(h.BootKey(boot), d.Hex()+"/kernel") }
 	again := func() string {
 		t.Helper()
-		_, script := h.get(h.base + ingot.BootPath(h.key(boot), "script"))
+		_, script := h.get(h.base + ingot.BootPath(h.BootKey(boot), "script"))
 		return script
 	}
 	if script := again(); !strings.Contains(script, kernel(v1.Digest)) {
@@ -365,18 +408,18 @@ func TestResetStartsANewBoot(t *testing.T) {
 	if _, err := h.api.Approve(t.Context(), machineID, api.ApproveRequest{Image: "lab:v1"}); err != nil {
 		t.Fatal(err)
 	}
-	h.get(h.urlOfBoot(h.base, first, "script"))
+	h.get(h.BootURL(h.base, first, "script"))
 	h.clock = h.clock.Add(time.Minute)
 	second, _ := h.ask()
 	boots, err := h.api.Boots(t.Context(), machineID, 0)
 	if err != nil || first == second || len(boots) != 2 || boots[0].Outcome != ingot.OutcomeSilent {
 		t.Fatalf("after a reset: %d boots (%v), the first %q; want 2, the first silent", len(boots), err, boots[0].Outcome)
 	}
-	if _, script := h.get(h.urlOfBoot(h.base, first, "script")); !strings.Contains(script, "this boot is over") {
+	if _, script := h.get(h.BootURL(h.base, first, "script")); !strings.Contains(script, "this boot is over") {
 		t.Errorf("the script of an old boot is\n%s", script)
 	}
 	h.clock = h.clock.Add(time.Hour)
-	h.expire()
+	h.Expire()
 	if boots, err = h.api.Boots(t.Context(), machineID, 0); err != nil || boots[1].Outcome != ingot.OutcomeSilent {
 		t.Errorf("an hour later the second boot is %q, %v; want silent", boots[1].Outcome, err)
 	}
@@ -399,8 +442,8 @@ func TestPendingIsBounded(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := h.Observe(firstMachine); !errors.Is(err, errCrowded) {
-		t.Errorf("Seen(one more stranger) = %v; want errCrowded", err)
+	if _, err := h.Observe(firstMachine); !errors.Is(err, booter.ErrTooManyPending) {
+		t.Errorf("Seen(one more stranger) = %v; want ErrTooManyPending", err)
 	}
 }
 

@@ -116,7 +116,7 @@ func TestRecordsAreBounded(t *testing.T) {
 		facts.NICs = append(facts.NICs, ingot.NIC{Name: "eth0", MAC: "52:54:00:00:00:99", Firmware: long})
 		facts.Disks = append(facts.Disks, ingot.Disk{Name: "vda", Serial: "D1", Holds: long})
 	}
-	key := string(h.key(boot))
+	key := string(h.BootKey(boot))
 	facts.NICs[0].Driver = "/b/" + key
 	if status, text := h.post(boot, "ticket", ingot.TicketRequest{Nonce: nonce, Facts: facts}); status != 200 {
 		t.Fatalf("ticket: %d %s", status, text)
@@ -288,9 +288,9 @@ func TestEventsAreWaitedFor(t *testing.T) {
 func TestVendorRule(t *testing.T) {
 	h := newHouse(t)
 	h.put("v1")
-	p := *h.policy.Load()
+	p := h.Policy()
 	p.Rules = []fleet.Rule{{Vendor: "Example*", Product: "Server ?", Approve: true, Image: "lab:v1"}}
-	h.settle(p)
+	h.SetPolicy(p)
 	boot, script := h.ask()
 	if !strings.Contains(script, "/script?vendor=${manufacturer:uristring}&") {
 		t.Errorf("the waiting screen does not tell the vendor:\n%s", script)
@@ -300,7 +300,7 @@ func TestVendorRule(t *testing.T) {
 			t.Errorf("posting %.40s: %s; want %q", form, got, want)
 		}
 	}
-	if _, got := h.get(h.base + ingot.BootPath(h.key(boot), "script") + "?vendor=Seen%20Inc.&product=%7e&serial=SN-4711"); !strings.Contains(got, "waiting for approval") {
+	if _, got := h.get(h.base + ingot.BootPath(h.BootKey(boot), "script") + "?vendor=Seen%20Inc.&product=%7e&serial=SN-4711"); !strings.Contains(got, "waiting for approval") {
 		t.Errorf("asking with a query: %s", got)
 	}
 	if m, err := h.api.Machine(t.Context(), machineID); err != nil || m.State != fleet.Pending || m.Facts.Vendor != "Seen Inc." || m.Facts.Product != "~" || m.Facts.Serial != "SN-4711" {
@@ -317,7 +317,7 @@ func TestVendorRule(t *testing.T) {
 
 func (h *house) postForm(boot ingot.BootID, form string) string {
 	h.t.Helper()
-	resp, err := http.Post(h.base+ingot.BootPath(h.key(boot), "script"), "application/x-www-form-urlencoded", strings.NewReader(form))
+	resp, err := http.Post(h.base+ingot.BootPath(h.BootKey(boot), "script"), "application/x-www-form-urlencoded", strings.NewReader(form))
 	if err != nil {
 		h.t.Fatal(err)
 	}
@@ -334,9 +334,9 @@ func (h *house) postForm(boot ingot.BootID, form string) string {
 func TestRulesApprove(t *testing.T) {
 	h := newHouse(t)
 	h.put("v1")
-	p := *h.policy.Load()
+	p := h.Policy()
 	p.Rules = []fleet.Rule{{Subnet: "10.99.0.0/24", MAC: "52:54:00:12:*", Approve: true, Image: "lab:v1", Labels: map[string]string{"rack": "r1"}}}
-	h.settle(p)
+	h.SetPolicy(p)
 	h.ask()
 	m, err := h.api.Machine(t.Context(), machineID)
 	if err != nil || m.State != fleet.Approved || m.Assignment.Name != "lab:v1" || m.Labels["rack"] != "r1" {

@@ -41,7 +41,7 @@ func (s *history) late(t *rapid.T) {
 		"crash":   "late\nKernel panic - not syncing: late",
 		"ticket":  ingot.TicketRequest{Nonce: nonce, Facts: ingot.Facts{Serial: "S9", RAM: 1}},
 	} {
-		if status, text := s.ask("POST", s.key(id), part, body); status != http.StatusForbidden && status != http.StatusNotFound {
+		if status, text := s.ask("POST", s.BootKey(id), part, body); status != http.StatusForbidden && status != http.StatusNotFound {
 			t.Fatalf("POST %s of a boot that is over = %d %s", part, status, text)
 		}
 	}
@@ -64,14 +64,14 @@ func (s *history) forges(t *rapid.T) {
 	if id == "" {
 		return
 	}
-	key, half := string(s.key(id)), string(s.key(other))[32:]
+	key, half := string(s.BootKey(id)), string(s.BootKey(other))[32:]
 	if id == other {
 		half = strings.Repeat("0", 32)
 	}
 	at := rapid.IntRange(0, 63).Draw(t, "digit")
 	before := s.copy()
 	for _, forged := range []string{key[:32] + half, key[:at] + flip(key[at]) + key[at+1:], key[:at], key + key[at:], key[:32]} {
-		for _, q := range bootRequests(id, s.stock[s.names[0]].Image) {
+		for _, q := range bootRequests(id, s.kept[s.names[0]].Image) {
 			if status, text := s.ask(q.method, ingot.BootKey(forged), q.part, q.body); status != http.StatusNotFound {
 				t.Fatalf("%s %s with a forged key = %d %s", q.method, q.part, status, text)
 			}
@@ -85,14 +85,14 @@ func (s *history) fetches(t *rapid.T) {
 	if id := s.anyBoot(t); id != "" {
 		for _, name := range s.names {
 			for _, part := range []string{"kernel", "initramfs", "root", "uki.efi", "config", "manifest", "signature"} {
-				s.fetch(id, s.stock[name], part)
+				s.fetch(id, s.kept[name], part)
 			}
 		}
 	}
 }
 
-func (s *history) fetch(id ingot.BootID, i *stocked, part string) {
-	status, text := s.ask("GET", s.key(id), i.Digest.Hex()+"/"+part, nil)
+func (s *history) fetch(id ingot.BootID, i *kept, part string) {
+	status, text := s.ask("GET", s.BootKey(id), i.Digest.Hex()+"/"+part, nil)
 	if may := s.may(id, i.Digest); may != (status == http.StatusOK) || !may && status != http.StatusForbidden && status != http.StatusNotFound {
 		b, _ := s.state.Boot(id)
 		m, _ := s.state.Machine(b.Machine)

@@ -35,7 +35,7 @@ func (s *history) knocks(c *computer) {
 // boots is a reset and all that follows, up to a ticket, when there is one.
 func (s *history) boots(t *rapid.T, c *computer) {
 	s.leaves(c)
-	at := attempt(s.t, s.booter, c, s.facts(t, c))
+	at := attempt(s.t, s.party, c, s.facts(t, c))
 	s.began(c, at)
 }
 
@@ -52,7 +52,7 @@ type attempted struct {
 }
 
 // attempt is one boot of a computer at a server, from the reset to the ticket.
-func attempt(t fataler, b *booter, c *computer, facts ingot.Facts) (at attempted) {
+func attempt(t fataler, b party, c *computer, facts ingot.Facts) (at attempted) {
 	would, err := b.WouldAnswer(c.sighting(false))
 	if err != nil {
 		t.Fatal(err)
@@ -61,7 +61,7 @@ func attempt(t fataler, b *booter, c *computer, facts ingot.Facts) (at attempted
 	if _, err := b.Observe(c.sighting(false)); err != nil {
 		t.Fatal(err)
 	}
-	b.loaderServed(c.Address, "snponly.efi", 300_000)
+	b.LoaderServed(c.Address, "snponly.efi", 300_000)
 	if _, err := b.Observe(c.sighting(true)); err != nil {
 		t.Fatal(err)
 	}
@@ -151,7 +151,7 @@ func (s *history) polls(c *computer) {
 	before, ok := s.state.Boot(c.boot)
 	m, _ := s.state.Machine(before.Machine)
 	all := s.copy()
-	status, script := s.ask("GET", s.key(c.boot), "script", nil)
+	status, script := s.ask("GET", s.BootKey(c.boot), "script", nil)
 	switch {
 	case !ok:
 		s.unchanged(all, "the script of a boot that is gone")
@@ -263,12 +263,12 @@ func (s *history) upgrades(t *rapid.T) {
 	for left := draw(t, indices(4), "good ones"); left >= 0; left-- {
 		m, _ := s.machine(c)
 		others := slices.DeleteFunc(slices.Clone(s.names), func(n string) bool {
-			return s.stock[n].Digest == m.Assignment.Image || !s.servable(s.stock[n].Digest)
+			return s.kept[n].Digest == m.Assignment.Image || !s.servable(s.kept[n].Digest)
 		})
 		if len(others) == 0 {
 			return
 		}
-		after, err := s.admin.Approve(t.Context(), string(m.ID), api.ApproveRequest{Image: draw(t, others, "image")})
+		after, err := s.operator.Approve(t.Context(), string(m.ID), api.ApproveRequest{Image: draw(t, others, "image")})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -10,8 +10,8 @@ import (
 	"ingot/image"
 )
 
-// stocked is an image as the observer knows it.
-type stocked struct {
+// kept is an image as the observer knows it.
+type kept struct {
 	image.Image
 	here   bool   // in the store
 	signer string // who signed it last
@@ -80,7 +80,7 @@ func nextOf(m fleet.Machine) ingot.Digest {
 
 // servable reports whether an image may be given to a machine.
 func (s *history) servable(d ingot.Digest) bool {
-	for _, i := range s.stock {
+	for _, i := range s.kept {
 		if i.Digest == d {
 			return i.here && s.trusted[i.signer]
 		}
@@ -108,7 +108,7 @@ func (s *history) holds() {
 // recordsHold is what holds of what the server knows.
 func (s *history) recordsHold() {
 	for _, c := range s.computers {
-		for _, i := range s.stock {
+		for _, i := range s.kept {
 			if c.image == i.Digest {
 				s.fetch(c.boot, i, "config")
 			}

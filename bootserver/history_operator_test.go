@@ -35,31 +35,31 @@ func (s *history) operates(t *rapid.T) {
 	var then func()
 	switch command {
 	case "approve":
-		after, err = s.admin.Approve(t.Context(), ref, api.ApproveRequest{})
+		after, err = s.operator.Approve(t.Context(), ref, api.ApproveRequest{})
 		then = func() { s.said(after) }
 	case "approve image":
-		after, err = s.admin.Approve(t.Context(), ref, api.ApproveRequest{Image: name})
+		after, err = s.operator.Approve(t.Context(), ref, api.ApproveRequest{Image: name})
 		then = func() { s.ordered(after) }
 	case "assign":
-		after, err = s.admin.Assign(t.Context(), ref, name, "")
+		after, err = s.operator.Assign(t.Context(), ref, name, "")
 		then = func() { s.ordered(after) }
 	case "rollback":
-		after, err = s.admin.Rollback(t.Context(), ref)
+		after, err = s.operator.Rollback(t.Context(), ref)
 		then = func() { s.ordered(after) }
 	case "resume":
-		after, err = s.admin.Resume(t.Context(), ref)
+		after, err = s.operator.Resume(t.Context(), ref)
 		then = func() { s.ordered(after) }
 	case "retire":
-		after, err = s.admin.Retire(t.Context(), ref)
+		after, err = s.operator.Retire(t.Context(), ref)
 		then = func() { s.said(after) }
 	case "rename":
-		after, err = s.admin.Rename(t.Context(), ref, draw(t, []string{"", "a", "b", "Bad Name"}, "name"))
+		after, err = s.operator.Rename(t.Context(), ref, draw(t, []string{"", "a", "b", "Bad Name"}, "name"))
 		then = func() {}
 	case "label":
-		after, err = s.admin.Label(t.Context(), ref, api.LabelRequest{Set: map[string]string{"rack": draw(t, []string{"r1", "r2"}, "rack")}})
+		after, err = s.operator.Label(t.Context(), ref, api.LabelRequest{Set: map[string]string{"rack": draw(t, []string{"r1", "r2"}, "rack")}})
 		then = func() {}
 	case "grant":
-		after, err = s.admin.Grant(t.Context(), ref, "data", draw(t, []string{"", "S1"}, "disk"), time.Hour)
+		after, err = s.operator.Grant(t.Context(), ref, "data", draw(t, []string{"", "S1"}, "disk"), time.Hour)
 		then = func() {}
 	default:
 		map[string]func(*rapid.T, fleet.Machine, []byte){"forget": s.forgets, "merge": s.merges, "import": func(t *rapid.T, _ fleet.Machine, _ []byte) { s.imports(t) }}[command](t, m, before)
@@ -81,7 +81,7 @@ func (s *history) operates(t *rapid.T) {
 // forgets: the machine is a strangeKey, and the keys of its boots open nothing.
 func (s *history) forgets(t *rapid.T, m fleet.Machine, before []byte) {
 	force := rapid.Bool().Draw(t, "force")
-	gone, err := s.admin.Forget(t.Context(), string(m.ID), force)
+	gone, err := s.operator.Forget(t.Context(), string(m.ID), force)
 	if refuse := m.State == fleet.Approved && !force; refuse != (err != nil) {
 		t.Fatalf("forgetting a machine that is %s, by force: %t: %v", m.State, force, err)
 	} else if refuse {
@@ -98,8 +98,8 @@ func (s *history) forgets(t *rapid.T, m fleet.Machine, before []byte) {
 	if gone.Boot == "" {
 		return
 	}
-	for _, q := range bootRequests(gone.Boot, s.stock[s.names[0]].Image) {
-		if status, text := s.ask(q.method, s.key(gone.Boot), q.part, q.body); status != 404 {
+	for _, q := range bootRequests(gone.Boot, s.kept[s.names[0]].Image) {
+		if status, text := s.ask(q.method, s.BootKey(gone.Boot), q.part, q.body); status != 404 {
 			t.Fatalf("%s %s of a machine that is forgotten = %d %s", q.method, q.part, status, text)
 		}
 	}
@@ -115,7 +115,7 @@ func (s *history) merges(t *rapid.T, from fleet.Machine, before []byte) {
 	if from.Ask != nil && draw(t, indices(4), "as asked") > 0 {
 		into, _ = s.state.Machine(from.Ask.With)
 	}
-	after, err := s.admin.Merge(t.Context(), string(from.ID), string(into.ID))
+	after, err := s.operator.Merge(t.Context(), string(from.ID), string(into.ID))
 	if refuse := from.ID == into.ID || from.State == fleet.Approved; refuse != (err != nil) {
 		t.Fatalf("merging %s, %s, into %s, %s: %v", from.ID, from.State, into.ID, into.State, err)
 	} else if refuse {
@@ -140,7 +140,7 @@ func (s *history) imports(t *rapid.T) {
 		was[m.ID] = m
 	}
 	dry := rapid.Bool().Draw(t, "dry")
-	done, err := s.admin.Import(t.Context(), api.ImportRequest{Machines: []fleet.Planned{p}, DryRun: dry})
+	done, err := s.operator.Import(t.Context(), api.ImportRequest{Machines: []fleet.Planned{p}, DryRun: dry})
 	if err != nil || dry {
 		s.unchanged(before, fmt.Sprintf("an import (dry: %t, %v)", dry, err))
 		return
@@ -158,15 +158,15 @@ func (s *history) imports(t *rapid.T) {
 }
 
 // shelves changes what is in the store, and who is trusted.
-func (s *history) shelves(t *rapid.T) {
-	i := s.stock[draw(t, s.names, "image")]
+func (s *history) changesImages(t *rapid.T) {
+	i := s.kept[draw(t, s.names, "image")]
 	keys := filepath.Join(s.dir, "keys")
 	switch draw(t, []string{"remove", "remove", "add", "add", "sign", "trust", "distrust"}, "what") {
 	case "remove":
 		s.removes(t, i)
 	case "add":
 		if !i.here {
-			putSmall(s.outer, s.booter.images, s.keyring[i.signer], i.Name.Version)
+			putSmall(s.outer, s.images, s.keyring[i.signer], i.Name.Version)
 			i.here = true
 		}
 	case "sign":
@@ -174,7 +174,7 @@ func (s *history) shelves(t *rapid.T) {
 			i.signer = draw(t, []string{ownKey, ownKey, strangeKey}, "signer")
 			s.signed++
 			text := s.keyring[i.signer].Release.Secret.Sign(i.OCI, fmt.Sprint("signature ", s.signed))
-			if _, err := s.booter.images.AddReferrer(t.Context(), i.Digest, image.Attachment{Type: ingot.ArtifactSignature, Media: ingot.ArtifactSignature, Content: strings.NewReader(text)}); err != nil {
+			if _, err := s.images.AddReferrer(t.Context(), i.Digest, image.Attachment{Type: ingot.ArtifactSignature, Media: ingot.ArtifactSignature, Content: strings.NewReader(text)}); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -189,15 +189,15 @@ func (s *history) shelves(t *rapid.T) {
 		}
 		s.trusted[strangeKey] = false
 	}
-	for _, i := range s.stock {
-		if s.have(i.Digest) != s.servable(i.Digest) {
-			t.Fatalf("%s, here: %t, signed by %s, trusted are %v: have = %t", i.Name, i.here, i.signer, s.trusted, s.have(i.Digest))
+	for _, i := range s.kept {
+		if s.catalog.Servable(i.Digest) != s.servable(i.Digest) {
+			t.Fatalf("%s, here: %t, signed by %s, trusted are %v: have = %t", i.Name, i.here, i.signer, s.trusted, s.catalog.Servable(i.Digest))
 		}
 	}
 }
 
 // removes takes an image out of the store, unless something needs it.
-func (s *history) removes(t *rapid.T, i *stocked) {
+func (s *history) removes(t *rapid.T, i *kept) {
 	if !i.here {
 		return
 	}
@@ -205,7 +205,7 @@ func (s *history) removes(t *rapid.T, i *stocked) {
 	if rapid.Bool().Draw(t, "by force") {
 		used = nil
 	}
-	if _, err := s.booter.images.Remove(t.Context(), string(i.Digest), used); (err == nil) != (used[i.Digest] == "") {
+	if _, err := s.images.Remove(t.Context(), string(i.Digest), used); (err == nil) != (used[i.Digest] == "") {
 		t.Fatalf("removing an image that is in use as %q: %v", used[i.Digest], err)
 	} else if err == nil {
 		i.here = false
@@ -229,7 +229,7 @@ func (s *history) restores(t *rapid.T) {
 		return
 	}
 	r := s.backups[draw(t, indices(len(s.backups)), "backup")]
-	if _, err := s.admin.Restore(t.Context(), bytes.NewReader(r.file)); err != nil {
+	if _, err := s.operator.Restore(t.Context(), bytes.NewReader(r.file)); err != nil {
 		t.Fatal(err)
 	}
 	s.lives = copyLives(r.lives)

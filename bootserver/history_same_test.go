@@ -17,6 +17,7 @@ import (
 
 	"ingot"
 	"ingot/bootserver/access"
+	"ingot/bootserver/catalog"
 	"ingot/bootserver/fleet"
 	"ingot/bootserver/state"
 	"ingot/bootserver/state/bolt"
@@ -182,7 +183,7 @@ func (s *history) getsChangeNothing() {
 		}
 		for _, method := range []string{"GET", "HEAD"} {
 			for _, part := range []string{"script", "ticket", "report", b.Image.Image.Hex() + "/kernel", b.Image.Image.Hex() + "/root"} {
-				if status, text := s.ask(method, s.key(id), part, nil); status == 200 && !strings.Contains(text, "boot is over") && method == "GET" {
+				if status, text := s.ask(method, s.BootKey(id), part, nil); status == 200 && !strings.Contains(text, "boot is over") && method == "GET" {
 					s.t.Fatalf("%s %s of a boot that is over = %d %s", method, part, status, text)
 				}
 			}
@@ -215,9 +216,9 @@ func (s *history) twins(t *rapid.T) {
 	twin := s.twin()
 	defer twin.state.Close()
 	s.same(everything(s.t, s.state), everything(s.t, twin.state), "a start from a backup")
-	says := func(b *booter) (text string) {
+	says := func(b party) (text string) {
 		for _, m := range b.state.Machines() {
-			y, err := admin{b, s.admin.server}.Why(string(m.ID))
+			y, err := b.operator.Why(string(m.ID))
 			if err != nil {
 				s.t.Fatal(err)
 			}
@@ -225,10 +226,10 @@ func (s *history) twins(t *rapid.T) {
 		}
 		return text
 	}
-	s.same(says(s.booter), says(twin), "what is said of machines")
+	s.same(says(s.party), says(twin), "what is said of machines")
 	s.leaves(c)
-	one, other := attempt(s.t, s.booter, c, facts), attempt(s.t, twin, c, facts)
-	sameID := strings.NewReplacer(string(s.key(other.boot)), string(s.key(one.boot)), string(other.boot), string(one.boot)).Replace
+	one, other := attempt(s.t, s.party, c, facts), attempt(s.t, twin, c, facts)
+	sameID := strings.NewReplacer(string(s.BootKey(other.boot)), string(s.BootKey(one.boot)), string(other.boot), string(one.boot)).Replace
 	fresh := func(at attempted) string { // of a boot that is only thought of, nobody knows the key
 		if _, loader, ok := strings.Cut(at.would, `"Loader"`); ok {
 			return loader
@@ -240,15 +241,11 @@ func (s *history) twins(t *rapid.T) {
 	s.same(one.ticket, sameID(other.ticket), "the ticket")
 	s.began(c, one)
 	s.clock = s.clock.Add(wait)
-	s.expire()
-	twin.expire()
+	s.Expire()
+	twin.Expire()
 	s.same(everything(s.t, s.state), sameID(everything(s.t, twin.state)), "a boot, and the time that passed,")
-	s.same(says(s.booter), sameID(says(twin)), "what is said of machines then")
+	s.same(says(s.party), sameID(says(twin)), "what is said of machines then")
 }
 
 // twin is another server that begins with what this one knows.
-func (s *history) twin() *booter {
-	twin := *s.booter
-	twin.state, twin.shelf = s.begin(s.copy()), &shelf{}
-	return &twin
-}
+func (s *history) twin() party { return s.with(s.begin(s.copy()), catalog.New(s.images)) }

@@ -20,31 +20,35 @@ import (
 	"ingot"
 	"ingot/bootserver/access"
 	"ingot/bootserver/api"
+	"ingot/bootserver/booter"
+	"ingot/bootserver/catalog"
 	"ingot/bootserver/client"
-	"ingot/bootserver/config"
 	"ingot/bootserver/fleet"
 	"ingot/bootserver/httpboot"
+	"ingot/bootserver/operator"
 	"ingot/bootserver/state"
 	"ingot/bootserver/state/bolt"
 	"ingot/image"
-	"ingot/internal/yamlfile"
 )
 
 // history is a server, the computers that boot from it, and what a careful
 // observer beside them remembers.
 type history struct {
-	*booter
+	party
+	booting   booter.Config // of the party's Booter
+	images    *image.Store
+	catalog   *catalog.Catalog
+	ca        *access.CA
 	t         *rapid.T
 	outer     *testing.T
 	dir       string
 	clock     time.Time
-	web       http.Handler // of the boot network
-	rest      http.Handler // of operators
-	admin     admin
-	reads     []string            // paths of what operators can read
-	stock     map[string]*stocked // images by name
-	names     []string            // of all images
-	trusted   map[string]bool     // keys that images may be signed with, by name
+	web       http.Handler     // of the boot network
+	rest      http.Handler     // of operators
+	reads     []string         // paths of what operators can read
+	kept      map[string]*kept // images by name
+	names     []string         // of all images
+	trusted   map[string]bool  // keys that images may be signed with, by name
 	keyring   map[string]image.Keys
 	computers []*computer
 	lives     map[ingot.MachineID]*life
@@ -82,7 +86,7 @@ func TestHistories(t *testing.T) {
 		t.Fatal(err)
 	}
 	keyring := map[string]image.Keys{ownKey: h.keys, strangeKey: foreign}
-	stock, names := stockUp(h, keyring)
+	kept, names := storeImages(h, keyring)
 	var reads []string
 	for _, r := range api.Routes() {
 		if r.Method == http.MethodGet && r.Path != "/v1/openapi.json" { // which takes its time, and does not know the state
@@ -91,7 +95,7 @@ func TestHistories(t *testing.T) {
 	}
 	synctest.Test(t, func(t *testing.T) {
 		rapid.Check(struct{ *testing.T }{t}, func(rt *rapid.T) { // which must not ask for its deadline there
-			s := newHistory(t, rt, h, stock, names, keyring)
+			s := newHistory(t, rt, h, kept, names, keyring)
 			s.reads = reads
 			defer func() {
 				s.state.Close()
@@ -102,22 +106,22 @@ func TestHistories(t *testing.T) {
 	})
 }
 
-// stockUp puts the images of a history into a store.
-func stockUp(h *house, keyring map[string]image.Keys) (stock map[string]stocked, names []string) {
-	stock = map[string]stocked{}
+// storeImages puts the images of a history into a store.
+func storeImages(h *house, keyring map[string]image.Keys) (all map[string]kept, names []string) {
+	all = map[string]kept{}
 	for _, i := range []struct{ version, signer string }{{"v1", ownKey}, {"v2", ownKey}, {"v3", ownKey}, {"v4", strangeKey}, {"v5", noKey}} {
 		im := putSmall(h.t, h.images, keyring[i.signer], i.version)
 		names = append(names, im.Name.String())
-		stock[im.Name.String()] = stocked{im, true, i.signer}
+		all[im.Name.String()] = kept{im, true, i.signer}
 	}
-	return stock, names
+	return all, names
 }
 
-func newHistory(t *testing.T, rt *rapid.T, h *house, stock map[string]stocked, names []string, keyring map[string]image.Keys) *history {
-	s := &history{t: rt, outer: t, dir: inMemory(t), names: names, keyring: keyring, stock: map[string]*stocked{}, trusted: map[string]bool{ownKey: true},
+func newHistory(t *testing.T, rt *rapid.T, h *house, all map[string]kept, names []string, keyring map[string]image.Keys) *history {
+	s := &history{t: rt, outer: t, dir: inMemory(t), names: names, keyring: keyring, kept: map[string]*kept{}, trusted: map[string]bool{ownKey: true},
 		lives: map[ingot.MachineID]*life{}, clock: time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)}
-	for name, i := range stock {
-		s.stock[name] = &i
+	for name, i := range all {
+		s.kept[name] = &i
 	}
 	for _, folder := range []string{"images", "keys"} {
 		if err := os.CopyFS(filepath.Join(s.dir, folder), os.DirFS(filepath.Join(h.images.Root(), folder))); err != nil {
@@ -128,15 +132,11 @@ func newHistory(t *testing.T, rt *rapid.T, h *house, stock map[string]stocked, n
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.booter = &booter{images: store, shelf: &shelf{}, keys: h.keys, loaders: h.loaders, port: 80,
-		now: func() time.Time { return s.clock }, log: slog.New(slog.DiscardHandler)}
+	s.images, s.catalog = store, catalog.New(store)
+	s.ca = h.server.ca
+	s.booting = booter.Config{Keys: h.keys, Loaders: h.loaders, Port: 80, Now: s.now}
 	s.reloads(rt)
 	s.open()
-	server := &Server{booter: s.booter, log: s.log, ca: h.server.ca, conf: Config{Store: store, Now: s.now, Version: "test"}}
-	server.metrics = newMetrics(server)
-	server.ready.Store(true)
-	s.admin = admin{s.booter, server}
-	s.web, s.rest = httpboot.New(s.booter, s.log), api.Handler(s.admin, everybody{}, nil)
 	// One without a UUID; a board with two cards, one after the other; and the
 	// first of these cards in another board.
 	for i, c := range []struct{ mac, uuid string }{{"52:54:00:12:00:01", ""}, {"52:54:00:12:00:02", "d1b2c3a4-0000-4000-8000-525400120002"},
@@ -165,17 +165,42 @@ func inMemory(t *testing.T) string {
 	return dir
 }
 
+// open opens the state and begins a server with it.
 func (s *history) open() {
 	st, err := bolt.Open(s.t.Context(), filepath.Join(s.dir, state.Folder))
 	if err != nil {
 		s.t.Fatal(err)
 	}
 	st.Now, s.state = s.now, st
+	s.party = s.with(st, s.catalog)
+	s.web, s.rest = httpboot.New(s.Booter, quiet), api.Handler(s.operator, everybody{}, nil)
 }
+
+// party is a server without sockets, and what it remembers.
+type party struct {
+	*booter.Booter
+	state    state.Store
+	operator *operator.Operator
+}
+
+// with begins a server.
+func (s *history) with(st state.Store, c *catalog.Catalog) party {
+	conf := s.booting
+	conf.State, conf.Catalog = st, c
+	b := booter.New(conf)
+	server := newServer(s.images, c, st, b, s.now, quiet)
+	server.ca = s.ca
+	return party{b, st, server.operator()}
+}
+
+// quiet is a log that goes nowhere.
+var quiet = slog.New(slog.DiscardHandler)
+
+func (s *history) now() time.Time { return s.clock }
 
 // reloads takes over how machines boot from now on.
 func (s *history) reloads(t *rapid.T) {
-	c := config.Boots{Image: "lab:v1", Attempts: draw(t, indices(4), "attempts"), Deadline: yamlfile.Duration(10 * time.Minute),
+	c := booter.Policy{Image: "lab:v1", Attempts: draw(t, indices(4), "attempts"), Deadline: 10 * time.Minute,
 		After: draw(t, []fleet.After{"", fleet.AfterFallback, fleet.AfterHold, fleet.AfterRetry}, "after")}
 	switch draw(t, []string{"all", "rule", "operator"}, "who approves") {
 	case "all":
@@ -183,7 +208,10 @@ func (s *history) reloads(t *rapid.T) {
 	case "rule":
 		c.Rules = []fleet.Rule{{MAC: "52:54:00:*", Approve: true, Image: "lab:v2"}}
 	}
-	s.settle(c)
+	s.booting.Policy = c
+	if s.Booter != nil {
+		s.SetPolicy(c)
+	}
 }
 
 // step is something that happens; what is listed often is likely.
@@ -231,7 +259,7 @@ func (s *history) step(t *rapid.T) {
 	case "operate":
 		s.operates(t)
 	case "images":
-		s.shelves(t)
+		s.changesImages(t)
 	case "reload":
 		s.reloads(t)
 	case "backup":
@@ -264,8 +292,8 @@ func (s *history) any(t *rapid.T) *computer {
 
 func (s *history) passes(d time.Duration) {
 	s.clock = s.clock.Add(d)
-	s.expire()
-	s.tidy()
+	s.Expire()
+	s.Tidy()
 }
 
 // machine is what the server takes a computer for.

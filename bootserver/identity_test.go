@@ -11,8 +11,8 @@ import (
 
 	"ingot"
 	"ingot/bootserver/api"
+	"ingot/bootserver/booter"
 	"ingot/bootserver/client"
-	"ingot/bootserver/config"
 	"ingot/bootserver/fleet"
 	"ingot/bootserver/state"
 )
@@ -157,7 +157,7 @@ func TestPortOfAnother(t *testing.T) {
 	begin := func() *house {
 		h := newHouse(t)
 		h.put("v1")
-		h.settle(config.Boots{ApproveAll: true, Image: "lab:v1"})
+		h.SetPolicy(booter.Policy{ApproveAll: true, Image: "lab:v1"})
 		h.seen(at(firstMachine, port))
 		return h
 	}
@@ -224,7 +224,7 @@ func TestMovedToAnotherPort(t *testing.T) {
 		c.Port = p
 		h.boots(c)
 		h.clock = h.clock.Add(time.Hour)
-		h.expire()
+		h.Expire()
 	}
 	boots(port)
 	if m := plugged(other); m.State != fleet.Approved || m.Port != other {

@@ -11,6 +11,7 @@ import (
 
 	"ingot"
 	"ingot/bootserver/api"
+	"ingot/bootserver/booter"
 	"ingot/bootserver/dhcp6"
 	"ingot/bootserver/network"
 )
@@ -19,16 +20,16 @@ import (
 type sixHouse struct {
 	*house
 	six     *dhcp6.Server
-	packets *packets
+	packets *booter.Packets
 }
 
 func newSixHouse(t *testing.T) *sixHouse {
 	h := newHouse(t)
-	h.port = 80
-	p := newPackets(h.state, h.log)
+	h.begin(80)
+	p := booter.NewPackets(h.state, h.log)
 	s, err := dhcp6.New(dhcp6.Config{Interfaces: []dhcp6.Interface{{Name: "eth0"}}},
 		map[string]network.Card{"eth0": {Prefixes: []netip.Prefix{netip.MustParsePrefix("fd00:99::1/64")}}},
-		dhcp6.Parts{Store: leases{h.booter, netip.Addr.Is6}, Booter: h.booter, Now: func() time.Time { return h.clock }, Note: p.note})
+		dhcp6.Parts{Store: booter.LeasesOf(h.state, netip.Addr.Is6), Booter: h.Booter, Now: func() time.Time { return h.clock }, Note: p.Note})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -76,7 +77,7 @@ func TestAnotherServer6(t *testing.T) {
 	if r, err := h.six.Handle(six(dhcpv6.MessageTypeRequest, [16]byte{1}, class, theirs, &dhcpv6.OptIANA{IaId: [4]byte{1}})); r != nil || err != nil {
 		t.Fatalf("a request to another server is answered: %v, %v", r, err)
 	}
-	h.packets.flush()
+	flush(h.packets)
 	h.clock = h.clock.Add(time.Minute)
 	y, err := h.api.Why(t.Context(), machineID) // nothing that was heard is left in memory
 	if want := "No DHCPREQUEST after our offer: another server, DUID 00010203, answered."; err != nil || !strings.HasPrefix(y.Words, want) {
@@ -104,11 +105,11 @@ func TestSameMachine(t *testing.T) {
 	if url != "tftp://[fd00:99::1]/snponly.efi" {
 		t.Fatalf("firmware is told %q", url)
 	}
-	h.loaderServed(own, "snponly.efi", 300_000)
+	h.LoaderServed(own, "snponly.efi", 300_000)
 	ipxe := &dhcpv6.OptUserClass{UserClasses: [][]byte{[]byte("iPXE")}}
 	_, again, url := h.say(dhcpv6.MessageTypeSolicit, network, class, arch, ipxe, &dhcpv6.OptIANA{IaId: [4]byte{2}})
 	m, b := h.machine1()
-	if want := "http://[fd00:99::1]" + ingot.BootPath(h.key(m.Boot), "script"); url != want || again != own {
+	if want := "http://[fd00:99::1]" + ingot.BootPath(h.BootKey(m.Boot), "script"); url != want || again != own {
 		t.Errorf("the loader is told %q with the address %s; want %q, %s", url, again, want, own)
 	}
 	if n := len(h.state.Machines()); n != 1 || m.Address != own || b.Stage() != ingot.StageLoader || m.UUID != firstMachine.UUID {
@@ -118,8 +119,8 @@ func TestSameMachine(t *testing.T) {
 	if err != nil || !strings.Contains(text, "waiting for approval") {
 		t.Errorf("the script is %q, %v", text, err)
 	}
-	stored, err := leases{h.booter, netip.Addr.Is6}.Leases()
-	four, _ := leases{h.booter, netip.Addr.Is4}.Leases()
+	stored, err := booter.LeasesOf(h.state, netip.Addr.Is6).Leases()
+	four, _ := booter.LeasesOf(h.state, netip.Addr.Is4).Leases()
 	if err != nil || len(stored) != 1 || len(four) != 0 || stored[0].Address != own || stored[0].MAC != firstMachine.MAC {
 		t.Errorf("leases %+v of IPv6 and %+v of IPv4, %v; want one of the card", stored, four, err)
 	}

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/json"
 	"io"
-	"log/slog"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -16,7 +15,6 @@ import (
 	"ingot"
 	"ingot/bootserver/api"
 	"ingot/bootserver/client"
-	"ingot/bootserver/httpboot"
 	"ingot/image"
 )
 
@@ -33,7 +31,7 @@ func (h *house) boots(s client.Sighting) ingot.BootKey {
 	if _, err := h.Observe(s); err != nil {
 		h.t.Fatal(err)
 	}
-	h.loaderServed(s.Address, "snponly.efi", 300_000)
+	h.LoaderServed(s.Address, "snponly.efi", 300_000)
 	s.Kind, s.IPXE = client.Loader, true
 	what, err := h.Observe(s)
 	if err != nil {
@@ -269,8 +267,7 @@ func TestEndedBootsRefuse(t *testing.T) {
 func TestKeysStayUnwritten(t *testing.T) {
 	h := newHouse(t)
 	var log bytes.Buffer
-	h.log = slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))
-	h.web.Config.Handler = httpboot.New(h.booter, h.log)
+	h.said.into(&log)
 	im := h.put("v1")
 	key := h.boots(firstMachine)
 	for _, q := range bootRequests(key.ID(), im) {

@@ -73,10 +73,10 @@ func TestLedgerOfATicket(t *testing.T) {
 	grant("more", "D3")
 	h.clock = h.clock.Add(2 * time.Hour)
 	for range 3 {
-		h.expire()
+		h.Expire()
 	}
 	h.tells(1, machineID+" machine the grant to initialise disk D3 as volume more expired, and no boot used it")
-	if strings.Contains(h.told(), "data expired") || strings.Contains(h.told(), string(h.key(boot))) {
+	if strings.Contains(h.told(), "data expired") || strings.Contains(h.told(), string(h.BootKey(boot))) {
 		t.Errorf("the ledger says that a grant which was used expired, or a key:\n%s", h.told())
 	}
 }
@@ -85,16 +85,16 @@ func TestLedgerOfATicket(t *testing.T) {
 func TestLedgerOfRules(t *testing.T) {
 	h := newHouse(t)
 	h.put("v1")
-	p := *h.policy.Load()
+	p := h.Policy()
 	p.Rules = []fleet.Rule{{Subnet: "10.99.0.0/24", MAC: "52:54:00:12:*", Labels: map[string]string{"rack": "r1"}}}
-	h.settle(p)
+	h.SetPolicy(p)
 	for range 2 {
 		h.ask()
 	}
 	h.tells(1, machineID+" decision labelled by the rule for subnet 10.99.0.0/24, mac 52:54:00:12:*")
 	h.tells(1, machineID+" machine label rack=r1 set")
 	p.Rules = []fleet.Rule{{MAC: "52:54:00:12:*", Approve: true, Image: "lab:v1"}}
-	h.settle(p)
+	h.SetPolicy(p)
 	for range 2 {
 		h.ask()
 	}

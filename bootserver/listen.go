@@ -234,13 +234,13 @@ func (s *Server) openDHCP(ctx context.Context, l link, card int) (*port, error) 
 		if err != nil {
 			return nil, portTaken(err, "udp6", dhcp6.PortServer)
 		}
-		return &port{open: closer(open.Close), serve: func(ctx context.Context) error { return s.lend.Load().six.Serve(ctx, open) }, card: card}, nil
+		return &port{open: closer(open.Close), serve: func(ctx context.Context) error { return s.dhcp.Load().six.Serve(ctx, open) }, card: card}, nil
 	}
 	open, err := dhcp4.Listen(ctx, *l.four)
 	if err != nil {
 		return nil, portTaken(err, "udp", dhcp4.PortDHCP)
 	}
-	return &port{open: closer(open.Close), serve: func(ctx context.Context) error { return s.lend.Load().four.Serve(ctx, open) }, card: card}, nil
+	return &port{open: closer(open.Close), serve: func(ctx context.Context) error { return s.dhcp.Load().four.Serve(ctx, open) }, card: card}, nil
 }
 
 // closer is a Close that cannot fail.

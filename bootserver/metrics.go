@@ -11,6 +11,8 @@ import (
 
 	"ingot"
 	"ingot/bootserver/fleet"
+	"ingot/bootserver/httpboot"
+	"ingot/bootserver/state"
 )
 
 // metrics are what Prometheus scrapes. No label holds what a stranger or a
@@ -21,13 +23,13 @@ type metrics struct {
 	took     *prometheus.HistogramVec // by route
 }
 
-func newMetrics(s *Server) *metrics {
+func newMetrics(version string, figures func() figures) *metrics {
 	m := &metrics{registry: prometheus.NewRegistry(),
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "ingot_api_requests_total", Help: "Requests to the API."}, []string{"route", "status"}),
 		took: prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "ingot_api_request_duration_seconds", Help: "Time from a request to the API to its answer.",
 			Buckets: []float64{.001, .005, .02, .1, .5, 2, 10}}, []string{"route"})}
-	build := prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "ingot_build_info", Help: "Always 1; the version is in the label.", ConstLabels: prometheus.Labels{"version": s.conf.Version}}, func() float64 { return 1 })
-	m.registry.MustRegister(m.requests, m.took, build, fleetCollector{s}, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	build := prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "ingot_build_info", Help: "Always 1; the version is in the label.", ConstLabels: prometheus.Labels{"version": version}}, func() float64 { return 1 })
+	m.registry.MustRegister(m.requests, m.took, build, collector{figures}, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
 
@@ -37,13 +39,24 @@ func (m *metrics) seen(route string, status int, took time.Duration) {
 	m.took.WithLabelValues(route).Observe(took.Seconds())
 }
 
-// Metrics implements api.Backend.
-func (a admin) Metrics() http.Handler {
-	return promhttp.HandlerFor(a.server.metrics.registry, promhttp.HandlerOpts{MaxRequestsInFlight: 4})
+// handler serves the metrics.
+func (m *metrics) handler() http.Handler {
+	return promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{MaxRequestsInFlight: 4})
 }
 
-// fleetCollector looks at machines and boots when it is asked.
-type fleetCollector struct{ s *Server }
+// figures are what is measured at one moment.
+type figures struct {
+	ready   bool
+	state   state.Counts
+	live    int // credentials
+	http    httpboot.Counts
+	dropped uint64 // packets
+	leases  int
+	foreign int // other DHCP servers that were heard
+}
+
+// collector measures when it is scraped.
+type collector struct{ figures func() figures }
 
 func describe(name, help string, labels ...string) *prometheus.Desc {
 	return prometheus.NewDesc("ingot_"+name, help, labels, nil)
@@ -68,52 +81,39 @@ var (
 var outcomes = []ingot.Outcome{ingot.OutcomeHealthy, ingot.OutcomeFailed, ingot.OutcomeSilent, ingot.OutcomeWaiting}
 
 // Describe implements prometheus.Collector.
-func (fleetCollector) Describe(out chan<- *prometheus.Desc) {
+func (collector) Describe(out chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{descMachines, descOpen, descBoots, descServed, descTransfers, descRefused, descLeases, descForeign, descDropped, descState, descTokens, descReady} {
 		out <- d
 	}
 }
 
 // Collect implements prometheus.Collector.
-func (c fleetCollector) Collect(out chan<- prometheus.Metric) {
+func (c collector) Collect(out chan<- prometheus.Metric) {
 	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
 		out <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
 	}
 	count := func(d *prometheus.Desc, v float64, labels ...string) {
 		out <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, v, labels...)
 	}
+	f := c.figures()
 	ready := 0.0
-	if c.s.ready.Load() {
+	if f.ready {
 		ready = 1
 	}
 	gauge(descReady, ready)
-	st := c.s.booter.state.Counts()
-	for _, state := range []fleet.State{fleet.Pending, fleet.Approved, fleet.Retired} {
-		gauge(descMachines, float64(st.Machines[state]), string(state))
+	for _, is := range []fleet.State{fleet.Pending, fleet.Approved, fleet.Retired} {
+		gauge(descMachines, float64(f.state.Machines[is]), string(is))
 	}
-	gauge(descOpen, float64(st.Open))
+	gauge(descOpen, float64(f.state.Open))
 	for _, o := range outcomes {
-		count(descBoots, float64(st.Ended[o]), string(o))
+		count(descBoots, float64(f.state.Ended[o]), string(o))
 	}
-	gauge(descState, float64(st.FileBytes))
-	now, live := c.s.conf.Now(), 0
-	for _, cred := range c.s.booter.state.Credentials() {
-		if cred.Live(now) {
-			live++
-		}
-	}
-	gauge(descTokens, float64(live))
-	if c.s.http != nil {
-		h := c.s.http.Counts()
-		count(descServed, float64(h.Bytes))
-		gauge(descTransfers, float64(h.Transfers))
-		count(descRefused, float64(h.Refused))
-	}
-	if c.s.packets != nil {
-		count(descDropped, float64(c.s.packets.lost()))
-	}
-	if lend := c.s.lend.Load(); lend != nil {
-		gauge(descLeases, float64(len(lend.leases())))
-		gauge(descForeign, float64(len(lend.four.Observations().Servers)+len(lend.six.Observations().Servers)))
-	}
+	gauge(descState, float64(f.state.FileBytes))
+	gauge(descTokens, float64(f.live))
+	count(descServed, float64(f.http.Bytes))
+	gauge(descTransfers, float64(f.http.Transfers))
+	count(descRefused, float64(f.http.Refused))
+	count(descDropped, float64(f.dropped))
+	gauge(descLeases, float64(f.leases))
+	gauge(descForeign, float64(f.foreign))
 }

@@ -18,7 +18,7 @@ import (
 // of a boot, and a crowd of strangers makes no more series.
 func TestMetrics(t *testing.T) {
 	s := newStreet(t)
-	s.server.http = httpboot.New(s.booter, s.log)
+	s.server.http = httpboot.New(s.Booter, s.log)
 	s.web.Config.Handler = s.server.http
 	im := s.put("v1")
 	key := s.boots(firstMachine)

@@ -59,7 +59,7 @@ func (s *Server) settings(ctx context.Context) (c config.Config, err error) {
 	if c, err = s.conf.Settle(); err != nil {
 		return c, err
 	}
-	return c, s.booter.checkFirst(ctx, c.Boots)
+	return c, s.checkFirst(ctx, c.Boots)
 }
 
 // rearrange takes over what DHCP is told, and what has become of the interfaces
@@ -80,10 +80,10 @@ func (s *Server) rearrange(ctx context.Context, c *config.Config, r *api.Reloade
 	if err != nil {
 		return err
 	}
-	err = s.lend.Load().four.Apply(now.dhcp, now.cards)
+	err = s.dhcp.Load().four.Apply(now.dhcp, now.cards)
 	if err == nil {
-		if err = s.lend.Load().six.Apply(now.dhcp6, now.cards6); err != nil { // then nothing has changed
-			err = errors.Join(err, s.lend.Load().four.Apply(s.site.dhcp, s.site.cards))
+		if err = s.dhcp.Load().six.Apply(now.dhcp6, now.cards6); err != nil { // then nothing has changed
+			err = errors.Join(err, s.dhcp.Load().four.Apply(s.site.dhcp, s.site.cards))
 		}
 	}
 	if err != nil {

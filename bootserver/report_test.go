@@ -161,9 +161,9 @@ func TestAnOperatorsWordIsTried(t *testing.T) {
 	h := newHouse(t)
 	h.put("v1")
 	h.put("v2")
-	p := *h.policy.Load()
+	p := h.Policy()
 	p.Attempts = 1
-	h.settle(p)
+	h.SetPolicy(p)
 	h.ask()
 	if _, err := h.api.Approve(t.Context(), machineID, api.ApproveRequest{Image: "lab:v1"}); err != nil {
 		t.Fatal(err)

@@ -20,6 +20,7 @@ import (
 
 	"ingot"
 	"ingot/bootserver/api"
+	"ingot/bootserver/booter"
 	"ingot/bootserver/config"
 	"ingot/bootserver/dhcp4"
 	"ingot/bootserver/dhcp6"
@@ -107,10 +108,10 @@ func TestRestoreOnTheWire(t *testing.T) {
 	if _, err := api.Dial(s.conf.Settings.Socket).Restore(t.Context(), &backup); err != nil {
 		t.Fatal(err)
 	}
-	if kept, err := (leases{s.booter, netip.Addr.Is6}).Leases(); err != nil || len(kept) != 1 {
+	if kept, err := booter.LeasesOf(s.state, netip.Addr.Is6).Leases(); err != nil || len(kept) != 1 {
 		t.Errorf("after the restore, leases of IPv6 are %+v, %v; want the one from before", kept, err)
 	}
-	want := [16]byte((&booter{state: other}).derive("dhcp6", "identity"))
+	want := [16]byte(booter.New(booter.Config{State: other}).Derive("dhcp6", "identity"))
 	want[6], want[8] = want[6]&0x0f|0x40, want[8]&0x3f|0x80 // RFC 9562 section 5.4
 	if got := askDUID(t, s); got == own || got != want {
 		t.Errorf("the DUID is %x, was %x; want %x, the other server's", got, own, want)
@@ -118,7 +119,7 @@ func TestRestoreOnTheWire(t *testing.T) {
 	if out := lent("m2"); !strings.Contains(out, "10.99.0.102") {
 		t.Errorf("10.99.0.100 was lent there, 10.99.0.101 here, and m2 gets\n%s", out)
 	}
-	if all := s.lend.Load().leases(); len(all) != 4 {
+	if all := s.dhcp.Load().leases(); len(all) != 4 {
 		t.Errorf("lent are %+v; want what was lent there, twice here before, and here since", all)
 	}
 }
@@ -131,7 +132,7 @@ func askDUID(t *testing.T, s *Server) [16]byte {
 	m.AddOption(dhcpv6.OptClientID(&dhcpv6.DUIDUUID{UUID: [16]byte{1}}))
 	m.AddOption(&dhcpv6.OptionGeneric{OptionCode: dhcpv6.OptionRapidCommit})
 	m.AddOption(&dhcpv6.OptIANA{IaId: [4]byte{1}})
-	r, err := s.lend.Load().six.Handle(dhcp6.Packet{Interface: "eth1", Port: dhcp6.PortServer, From: netip.MustParseAddrPort("[fe80::5054:ff:fe12:1%eth1]:546"), To: netip.MustParseAddr("ff02::1:2"), Message: m})
+	r, err := s.dhcp.Load().six.Handle(dhcp6.Packet{Interface: "eth1", Port: dhcp6.PortServer, From: netip.MustParseAddrPort("[fe80::5054:ff:fe12:1%eth1]:546"), To: netip.MustParseAddr("ff02::1:2"), Message: m})
 	if err != nil || r == nil {
 		t.Fatalf("Handle = %v, %v", r, err)
 	}

@@ -49,7 +49,7 @@ func TestStalledLoader(t *testing.T) {
 		t.Fatalf("offered %q; want snponly.efi", got)
 	}
 	h.seen(asks(uefi, false))
-	h.loaderServed(firstMachine.Address, "snponly.efi", 300_000)
+	h.LoaderServed(firstMachine.Address, "snponly.efi", 300_000)
 	h.clock = h.clock.Add(2 * time.Minute)
 	if got := h.seen(asks(uefi, true)).Loader; got != "ipxe.efi" {
 		t.Errorf("after snponly.efi stalled the machine is offered %q; want ipxe.efi", got)
@@ -70,7 +70,7 @@ func TestStalledLoader(t *testing.T) {
 	}
 	// What works stays.
 	h.seen(asks(uefi, false))
-	h.loaderServed(firstMachine.Address, "snponly.efi", 300_000)
+	h.LoaderServed(firstMachine.Address, "snponly.efi", 300_000)
 	loader := asks(uefi, true)
 	loader.Kind, loader.IPXE = client.Loader, true
 	h.get(h.seen(loader).URL)
@@ -124,13 +124,13 @@ func TestHTTPFirmware(t *testing.T) {
 		url = h.seen(asks(f, true)).URL
 	}
 	m, b := h.machine1()
-	if want := h.base + ingot.BootPath(h.key(m.Boot), im.Digest.Hex()+"/uki.efi"); url != want || b.Image.Image != im.Digest || b.Deadline.IsZero() {
+	if want := h.base + ingot.BootPath(h.BootKey(m.Boot), im.Digest.Hex()+"/uki.efi"); url != want || b.Image.Image != im.Digest || b.Deadline.IsZero() {
 		t.Fatalf("an approved machine is offered %q of %+v; want %q", url, b, want)
 	}
 	if status, body := h.get(url); status != 200 || body != "uki of v1" {
 		t.Errorf("GET %s = %d %q; want the UKI", url, status, body)
 	}
-	if got, want := h.seen(init).URL, h.base+ingot.BootPath(h.key(m.Boot), ""); got != want {
+	if got, want := h.seen(init).URL, h.base+ingot.BootPath(h.BootKey(m.Boot), ""); got != want {
 		t.Errorf("ingot-init is told %q; want its boot %q", got, want)
 	}
 	h.post(m.Boot, "events", ingot.Event{Stage: ingot.StageInit})
@@ -167,7 +167,7 @@ func TestChosenFirstStages(t *testing.T) {
 			t.Fatal(err)
 		}
 		h.clock = h.clock.Add(time.Hour)
-		h.expire() // the boot of a machine that was not approved
+		h.Expire() // the boot of a machine that was not approved
 		for n, want := range c.want {
 			s := asks(c.firmware, true)
 			s.Loaders = c.loaders

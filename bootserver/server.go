@@ -23,11 +23,14 @@ import (
 
 	"ingot/bootserver/access"
 	"ingot/bootserver/api"
+	"ingot/bootserver/booter"
+	"ingot/bootserver/catalog"
 	"ingot/bootserver/config"
 	"ingot/bootserver/dhcp4"
 	"ingot/bootserver/httpboot"
 	"ingot/bootserver/ipxe"
 	"ingot/bootserver/lease"
+	"ingot/bootserver/operator"
 	"ingot/bootserver/state"
 	"ingot/bootserver/state/bolt"
 	"ingot/bootserver/tftp"
@@ -63,7 +66,7 @@ type Ready struct {
 type Link struct {
 	Name    string
 	IPv6    bool
-	Mode    string     // of package dhcp4, or for IPv6 of package dhcp6; empty: full
+	Mode    string     // of package dhcp, or for IPv6 of package dhcp6; empty: full
 	Address netip.Addr // none in observe mode, and then no URL either
 	Pools   []lease.Range
 	URL     string
@@ -73,19 +76,20 @@ type Link struct {
 type Server struct {
 	conf       Config
 	log        *slog.Logger
-	booter     *booter
+	state      state.Store
+	catalog    *catalog.Catalog
+	booter     *booter.Booter
 	http       *httpboot.Server
 	tftp       *tftp.Server
-	lend       atomic.Pointer[lenders] // nil before Run
+	dhcp       atomic.Pointer[dhcpServers] // nil before Run
 	prober     *dhcp4.Prober
-	packets    *packets
+	packets    *booter.Packets
 	passed     Sockets
 	everywhere struct{ tftp, http wildcard } // the addresses at which passed sockets serve all links
 	ca         *access.CA
 	remote     []string    // where the API is served over TLS
 	ready      atomic.Bool // every port is open
 	metrics    *metrics
-	captures   atomic.Int32 // under way
 
 	reloading sync.Mutex
 	site      site            // what is served; Run makes it, then reloads change it
@@ -137,11 +141,11 @@ func (s *Server) Run(ctx context.Context) error {
 	if err := s.prepare(ctx, st, now); err != nil {
 		return err
 	}
-	doors, err := s.openDoors(ctx)
+	listeners, err := s.openListeners(ctx)
 	if err != nil {
 		return err
 	}
-	defer doors.close()
+	defer listeners.close()
 	if err := st.Answers(s.conf.Settings.Socket); err != nil { // commands that change the store ask us
 		return err
 	}
@@ -155,7 +159,7 @@ func (s *Server) Run(ctx context.Context) error {
 	s.serving, s.group, s.site = ctx, g, now
 	s.serve(append(shared, s.ports.all()...))
 	s.reloading.Unlock()
-	s.answer(ctx, g, doors)
+	s.answer(ctx, g, listeners)
 	g.Go(func() error {
 		if err := st.Verify(); err != nil { // in the background: a long past must not delay a start
 			s.log.Error("the state file is damaged; restore a backup: ingot restore FILE", "err", err)
@@ -163,7 +167,7 @@ func (s *Server) Run(ctx context.Context) error {
 		return nil
 	})
 	g.Go(func() error { return every(ctx, time.Second, s.tick) })
-	g.Go(func() error { return s.packets.keep(ctx) })
+	g.Go(func() error { return s.packets.Keep(ctx) })
 	s.ready.Store(true)
 	if s.conf.Ready != nil {
 		s.conf.Ready(s.where(now))
@@ -177,12 +181,12 @@ func (s *Server) where(now site) Ready {
 	for _, l := range now.links {
 		at := Link{Name: l.name}
 		if l.six != nil {
-			at.IPv6, at.Mode, at.Pools = true, string(l.six.Mode), s.lend.Load().six.Pools(l.name)
+			at.IPv6, at.Mode, at.Pools = true, string(l.six.Mode), s.dhcp.Load().six.Pools(l.name)
 		} else {
-			at.Mode, at.Pools = string(l.four.Mode), s.lend.Load().four.Pools(l.name)
+			at.Mode, at.Pools = string(l.four.Mode), s.dhcp.Load().four.Pools(l.name)
 		}
 		if len(l.addresses) > 0 {
-			at.Address, at.URL = l.addresses[0], s.booter.urlOf(l.addresses[0])
+			at.Address, at.URL = l.addresses[0], s.booter.ServerURL(l.addresses[0])
 		}
 		r.Links = append(r.Links, at)
 	}
@@ -206,26 +210,44 @@ func (s *Server) prepare(ctx context.Context, st state.Store, now site) error {
 		return err
 	}
 	s.setNames(s.conf.Settings.API)
-	s.booter = &booter{state: st, images: s.conf.Store, shelf: &shelf{}, keys: s.conf.Keys, port: s.port(), now: s.conf.Now, log: s.log}
-	s.booter.settle(s.conf.Settings.Boots)
-	if err := s.booter.checkFirst(ctx, s.conf.Settings.Boots); err != nil {
+	s.state, s.catalog = st, catalog.New(s.conf.Store)
+	if err := s.checkFirst(ctx, s.conf.Settings.Boots); err != nil {
 		return err
 	}
 	files, err := tftp.Load(s.conf.Loaders)
 	if err != nil {
 		return err
 	}
-	s.booter.loaders = maps.Clone(files)
+	s.booter = booter.New(booter.Config{State: st, Catalog: s.catalog, Keys: s.conf.Keys, Port: s.port(), Loaders: maps.Clone(files),
+		Policy: policyOf(s.conf.Settings.Boots), Now: s.conf.Now, Log: s.log})
 	files["autoexec.ipxe"] = []byte(ipxe.Autoexec())
-	s.tftp = &tftp.Server{Files: files, Served: s.booter.loaderServed, SinglePort: s.conf.Settings.TFTP.SinglePort, Log: s.log}
+	s.tftp = &tftp.Server{Files: files, Served: s.booter.LoaderServed, SinglePort: s.conf.Settings.TFTP.SinglePort, Log: s.log}
 	s.http = httpboot.New(s.booter, s.log)
 	s.limit(s.conf.Settings)
-	s.packets = newPackets(st, s.log)
-	if err := s.openLenders(now); err != nil {
+	s.packets = booter.NewPackets(st, s.log)
+	if err := s.openDHCPServers(now); err != nil {
 		return err
 	}
-	s.metrics = newMetrics(s)
+	s.metrics = newMetrics(s.conf.Version, s.figures)
 	return nil
+}
+
+// policyOf returns the boot policy of a configuration.
+func policyOf(c config.Boots) booter.Policy {
+	return booter.Policy{Ticket: time.Duration(c.Ticket), Deadline: time.Duration(c.Deadline), Attempts: c.Attempts, After: c.After,
+		Rules: c.Rules, ApproveAll: c.ApproveAll, Image: c.Image}
+}
+
+// FirstImages returns the images that a configuration gives to new machines.
+func FirstImages(c config.Boots) []string { return policyOf(c).FirstImages() }
+
+// checkFirst returns an error if the image that new machines get cannot be assigned.
+func (s *Server) checkFirst(ctx context.Context, c config.Boots) error {
+	if c.Image == "" {
+		return nil
+	}
+	_, err := s.catalog.Resolve(ctx, c.Image)
+	return err
 }
 
 func (s *Server) limit(c config.Config) {
@@ -251,8 +273,8 @@ func (s *Server) serve(list []*port) {
 // tick does what has its time. That it comes through says that the server is
 // alive: it gets the state's lock.
 func (s *Server) tick() {
-	s.booter.expire()
-	s.booter.tidy()
+	s.booter.Expire()
+	s.booter.Tidy()
 	if s.conf.Alive != nil {
 		s.conf.Alive()
 	}
@@ -271,9 +293,6 @@ func every(ctx context.Context, d time.Duration, f func()) error {
 	}
 }
 
-// ErrNoReload: the server was started without a file that could be read again.
-var ErrNoReload = errors.New("the server has no configuration file to read again")
-
 // Reload reads the settings again, looks at the interfaces again, and takes over
 // what can be changed while machines boot: what is served on keeps its sockets
 // and its transfers. It
@@ -285,7 +304,7 @@ func (s *Server) Reload(ctx context.Context) (api.Reloaded, error) {
 	case s.group == nil:
 		return api.Reloaded{}, errors.New("the server is starting or ending")
 	case s.conf.Settle == nil:
-		return api.Reloaded{}, ErrNoReload
+		return api.Reloaded{}, operator.ErrNoReload
 	}
 	if s.conf.Reloads != nil {
 		s.conf.Reloads(true)
@@ -301,13 +320,13 @@ func (s *Server) Reload(ctx context.Context) (api.Reloaded, error) {
 		return api.Reloaded{}, fmt.Errorf("reading the configuration again: %w", err)
 	}
 	s.limit(c)
-	s.booter.settle(c.Boots)
+	s.booter.SetPolicy(policyOf(c.Boots))
 	s.setNames(c.API)
 	// What takes a restart stays as it is running, and is named at each reload.
 	old := s.conf.Settings
 	c.HTTP.Port, c.Socket, c.Store, c.API.Listen, c.API.Metrics = old.HTTP.Port, old.Socket, old.Store, old.API.Listen, old.API.Metrics
-	if err := s.booter.state.Update(func(tx state.Tx) error {
-		tx.Audit(admin{s.booter, s}.noted(ctx, "server.reload", "", "", old, c))
+	if err := s.state.Update(func(tx state.Tx) error {
+		tx.Audit(access.NewChange(ctx, s.conf.Now(), "server.reload", "", "", old, c))
 		return nil
 	}); err != nil {
 		return r, err

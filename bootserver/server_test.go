@@ -15,7 +15,7 @@ import (
 func TestStuckServerIsNotAlive(t *testing.T) {
 	h := newHouse(t)
 	var signs atomic.Int32
-	s := &Server{booter: h.booter, log: h.log, conf: Config{Alive: func() { signs.Add(1) }}}
+	s := &Server{booter: h.Booter, log: h.log, conf: Config{Alive: func() { signs.Add(1) }}}
 	stuck, free, over := make(chan struct{}), make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(over)

@@ -10,10 +10,10 @@ import (
 	"time"
 
 	"ingot"
-	"ingot/bootserver"
 	"ingot/bootserver/access"
 	"ingot/bootserver/api"
 	"ingot/bootserver/fleet"
+	"ingot/bootserver/operator"
 	"ingot/bootserver/state"
 	"ingot/bootserver/state/bolt"
 	"ingot/cmd/ingot/client"
@@ -149,7 +149,7 @@ func TestTheStoreOfThisHost(t *testing.T) {
 // keeper is a server that has a store.
 type keeper struct {
 	spiteful
-	room bootserver.Storeroom
+	room operator.Editor
 }
 
 func (k keeper) RemoveImage(ctx context.Context, ref string) (api.Image, error) {
@@ -167,7 +167,7 @@ func TestTheServerOfTheStore(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.edit(t, func(st *bolt.Store) {
-		listen(t, l, keeper{room: bootserver.Storeroom{Store: s.images, State: st, Now: time.Now}}, &access.Keeper{Find: nobody, Now: time.Now})
+		listen(t, l, keeper{room: operator.Editor{Store: s.images, State: st, Now: time.Now}}, &access.Keeper{Find: nobody, Now: time.Now})
 		time.AfterFunc(300*time.Millisecond, func() { _ = st.Answers(socket) }) // it was starting
 		if code, stdout, stderr := call(t, "", "--store", s.root, "image", "rm", "lab:v1"); code != 1 || !strings.Contains(stderr, "node01 is assigned it") {
 			t.Errorf("image rm lab:v1 = %d\n%s%s", code, stdout, stderr)

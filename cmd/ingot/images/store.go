@@ -17,6 +17,7 @@ import (
 	"ingot/bootserver/access"
 	"ingot/bootserver/api"
 	"ingot/bootserver/config"
+	"ingot/bootserver/operator"
 	"ingot/bootserver/state"
 	"ingot/bootserver/state/bolt"
 	"ingot/cmd/ingot/client"
@@ -60,7 +61,7 @@ func (a *Commands) storeroom(ctx context.Context) (room api.Images, done func(),
 	if err != nil {
 		return nil, nil, err
 	}
-	own := bootserver.Storeroom{Store: store, First: first, Now: time.Now}
+	own := operator.Editor{Store: store, First: func() []string { return first }, Now: time.Now}
 	dir := filepath.Join(root, state.Folder)
 	for patience := time.Now().Add(10 * time.Second); ; {
 		if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {

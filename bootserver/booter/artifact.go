@@ -1,10 +1,11 @@
-package bootserver
+package booter
 
 import (
 	"fmt"
 	"net/netip"
 
 	"ingot"
+	"ingot/bootserver/catalog"
 	"ingot/bootserver/fleet"
 	"ingot/bootserver/httpboot"
 	"ingot/bootserver/ipxe"
@@ -13,7 +14,7 @@ import (
 
 // Artifact implements httpboot.Booter. A boot gets the files of its own image
 // and no other, as long as it is the latest one of a machine that may boot.
-func (b *booter) Artifact(id ingot.BootID, digest ingot.Digest, part string) (httpboot.Artifact, error) {
+func (b *Booter) Artifact(id ingot.BootID, digest ingot.Digest, part string) (httpboot.Artifact, error) {
 	boot, ok := b.state.Boot(id)
 	if !ok {
 		return httpboot.Artifact{}, fmt.Errorf("%w boot %s", httpboot.ErrUnknown, id.Short())
@@ -37,12 +38,12 @@ func (b *booter) Artifact(id ingot.BootID, digest ingot.Digest, part string) (ht
 	case m.Boot != id:
 		return httpboot.Artifact{}, fmt.Errorf("%w: boot %s is over, the machine began another one", httpboot.ErrRefused, id.Short())
 	}
-	im, err := b.image(digest)
+	im, err := b.catalog.Image(digest)
 	if err != nil {
 		return httpboot.Artifact{}, fmt.Errorf("%w: %w", httpboot.ErrUnknown, err)
 	}
 	file := func(a ingot.Artifact) (httpboot.Artifact, error) {
-		return httpboot.Artifact{Path: b.images.Blob(a.Digest), Digest: a.Digest}, nil
+		return httpboot.Artifact{Path: b.catalog.Blob(a.Digest), Digest: a.Digest}, nil
 	}
 	switch part {
 	case "kernel":
@@ -51,12 +52,12 @@ func (b *booter) Artifact(id ingot.BootID, digest ingot.Digest, part string) (ht
 		return file(im.Manifest.Initramfs)
 	case "root":
 		return file(im.Manifest.Root)
-	case partUKI:
-		if a, has := b.uki(im); has {
+	case catalog.UKI:
+		if a, has := b.catalog.UKI(im); has {
 			return file(a)
 		}
 	case "config":
-		return httpboot.Artifact{Path: b.images.Blob(im.Config), Digest: im.Config}, nil
+		return httpboot.Artifact{Path: b.catalog.Blob(im.Config), Digest: im.Config}, nil
 	case "manifest":
 		return httpboot.Artifact{Bytes: im.OCI, Digest: im.Digest}, nil
 	case "signature":
@@ -67,7 +68,7 @@ func (b *booter) Artifact(id ingot.BootID, digest ingot.Digest, part string) (ht
 
 // Served implements httpboot.Booter: bytes are added up per artifact, and a
 // whole kernel or initramfs is a stage.
-func (b *booter) Served(id ingot.BootID, part string, n int64, whole bool) {
+func (b *Booter) Served(id ingot.BootID, part string, n int64, whole bool) {
 	now := b.now()
 	err := b.state.Update(func(tx state.Tx) error {
 		boot, ok := tx.Boot(id)
@@ -75,7 +76,7 @@ func (b *booter) Served(id ingot.BootID, part string, n int64, whole bool) {
 			tx.PutBoot(fleet.Record(boot, ingot.Event{Stage: ingot.StageLoader, Detail: part, Bytes: n}, now))
 			return nil
 		}
-		if !ok || n == 0 || (part != "kernel" && part != "initramfs" && part != "root" && part != partUKI) {
+		if !ok || n == 0 || (part != "kernel" && part != "initramfs" && part != "root" && part != catalog.UKI) {
 			return nil
 		}
 		served := map[string]int64{part: n}
@@ -85,7 +86,7 @@ func (b *booter) Served(id ingot.BootID, part string, n int64, whole bool) {
 		boot.Served = served
 		if whole && part != "root" { // of the root, the machine itself tells
 			stage := ingot.Stage(part)
-			if part == partUKI {
+			if part == catalog.UKI {
 				stage = ingot.StageLoader
 			}
 			boot = fleet.Record(boot, ingot.Event{Stage: stage, Detail: whichLoader(part), Bytes: n}, now)
@@ -98,22 +99,19 @@ func (b *booter) Served(id ingot.BootID, part string, n int64, whole bool) {
 	}
 }
 
-// loaderServed is told by TFTP.
-func (b *booter) loaderServed(client netip.Addr, file string, n int64) {
+// LoaderServed records that TFTP sent a file to a client.
+func (b *Booter) LoaderServed(client netip.Addr, file string, n int64) {
 	if file == "autoexec.ipxe" {
 		return
 	}
 	if m, ok := b.state.AtAddress(client); ok {
-		b.record(m.Boot, ingot.Event{Stage: ingot.StageLoader, Detail: file, Bytes: n})
+		b.Record(m.Boot, ingot.Event{Stage: ingot.StageLoader, Detail: file, Bytes: n})
 	}
 }
 
-// partUKI is the name of the UKI in URLs. UEFI tells a program by it.
-const partUKI = "uki.efi"
-
 // whichLoader is the detail of a stage for people.
 func whichLoader(part string) string {
-	if part == partUKI {
+	if part == catalog.UKI {
 		return "UKI"
 	}
 	return ""

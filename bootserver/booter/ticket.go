@@ -1,4 +1,4 @@
-package bootserver
+package booter
 
 import (
 	"encoding/json"
@@ -14,7 +14,7 @@ import (
 )
 
 // Ticket implements httpboot.Booter.
-func (b *booter) Ticket(id ingot.BootID, q ingot.TicketRequest) (signed ingot.SignedTicket, err error) {
+func (b *Booter) Ticket(id ingot.BootID, q ingot.TicketRequest) (signed ingot.SignedTicket, err error) {
 	now := b.now()
 	var asked *fleet.Question
 	defer func() {
@@ -23,7 +23,7 @@ func (b *booter) Ticket(id ingot.BootID, q ingot.TicketRequest) (signed ingot.Si
 		}
 	}()
 	err = b.state.Update(func(tx state.Tx) error {
-		boot, m, err := known(tx, id)
+		boot, m, err := lookupBoot(tx, id)
 		if err != nil {
 			return err
 		}
@@ -33,7 +33,7 @@ func (b *booter) Ticket(id ingot.BootID, q ingot.TicketRequest) (signed ingot.Si
 		case !boot.Open() || m.Boot != id || boot.Image.Image == "":
 			return fmt.Errorf("%w: boot %s is over; this machine should start over", httpboot.ErrRefused, id.Short())
 		}
-		im, err := b.image(boot.Image.Image)
+		im, err := b.catalog.Image(boot.Image.Image)
 		if err != nil {
 			return fmt.Errorf("%w: %w", httpboot.ErrRefused, err)
 		}
@@ -58,8 +58,8 @@ func (b *booter) Ticket(id ingot.BootID, q ingot.TicketRequest) (signed ingot.Si
 			tx.Note(fleet.Entry{At: now, Kind: fleet.KindStep, Stage: ingot.StageTicket, Machine: m.ID, Boot: id, Text: fleet.TicketText(im.Name.String(), lent)})
 		}
 		text, err := json.Marshal(ingot.Ticket{Boot: id, Machine: m.ID, Hostname: m.Hostname(), MachineKey: m.MachineKey, Nonce: q.Nonce,
-			Issued: now, Expires: now.Add(time.Duration(b.policy.Load().Ticket)), Image: im.Digest, Name: im.Name.String(), Grants: lent,
-			Deadline: boot.Deadline.Sub(now), Restart: fleet.Restarts(m, boot, b.policyNow(), b.have, now)})
+			Issued: now, Expires: now.Add(b.policy.Load().Ticket), Image: im.Digest, Name: im.Name.String(), Grants: lent,
+			Deadline: boot.Deadline.Sub(now), Restart: fleet.Restarts(m, boot, b.HealingPolicy(), b.catalog.Servable, now)})
 		if err != nil {
 			return err
 		}
@@ -74,7 +74,7 @@ func (b *booter) Ticket(id ingot.BootID, q ingot.TicketRequest) (signed ingot.Si
 // learn takes over what a machine tells of its hardware. It tells that once in a
 // boot: a ticket that is asked for again says nothing new, and must not be
 // compared with what the same boot said.
-func (b *booter) learn(tx state.Tx, m fleet.Machine, boot fleet.Boot, f ingot.Facts, now time.Time) (fleet.Machine, fleet.Boot, error) {
+func (b *Booter) learn(tx state.Tx, m fleet.Machine, boot fleet.Boot, f ingot.Facts, now time.Time) (fleet.Machine, fleet.Boot, error) {
 	if m.LastSeen = now; boot.Facts != "" {
 		return m, boot, nil
 	}
@@ -91,7 +91,7 @@ func (b *booter) learn(tx state.Tx, m fleet.Machine, boot fleet.Boot, f ingot.Fa
 
 // noteClaims writes down which cards a machine tells as its own that others
 // were seen with, when it begins to.
-func (b *booter) noteClaims(tx state.Tx, before, m fleet.Machine, others []fleet.Machine) {
+func (b *Booter) noteClaims(tx state.Tx, before, m fleet.Machine, others []fleet.Machine) {
 	was := fleet.Claimed(before, others)
 	claimed := slices.DeleteFunc(fleet.Claimed(m, others), func(c string) bool { return slices.Contains(was, c) })
 	if len(claimed) == 0 {

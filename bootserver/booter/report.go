@@ -1,4 +1,4 @@
-package bootserver
+package booter
 
 import (
 	"cmp"
@@ -15,7 +15,7 @@ import (
 )
 
 // Event implements httpboot.Booter.
-func (b *booter) Event(id ingot.BootID, e ingot.Event) error {
+func (b *Booter) Event(id ingot.BootID, e ingot.Event) error {
 	now := b.now()
 	e.Detail, e.Error = clip(e.Detail), clip(e.Error)
 	e.Volumes = slices.Clone(e.Volumes[:min(len(e.Volumes), 64)])
@@ -23,7 +23,7 @@ func (b *booter) Event(id ingot.BootID, e ingot.Event) error {
 		clipName(&e.Volumes[i])
 	}
 	return b.state.Update(func(tx state.Tx) error {
-		boot, m, err := latest(tx, id)
+		boot, m, err := currentBoot(tx, id)
 		if err != nil {
 			return err
 		}
@@ -41,8 +41,8 @@ func (b *booter) Event(id ingot.BootID, e ingot.Event) error {
 	})
 }
 
-// record adds an event to a boot; what goes wrong is logged.
-func (b *booter) record(id ingot.BootID, e ingot.Event) {
+// Record adds an event to a boot; what goes wrong is logged.
+func (b *Booter) Record(id ingot.BootID, e ingot.Event) {
 	if err := b.Event(id, e); err != nil {
 		b.log.Warn("recording a boot", "boot", id.Short(), "stage", string(e.Stage), "err", err)
 	}
@@ -62,10 +62,10 @@ func clipName(texts ...*string) {
 // Waits implements httpboot.Booter: what SMBIOS says of a machine that waits is
 // for rules, and for the operator who is to approve it. Of a machine that has
 // told its facts itself nothing is taken.
-func (b *booter) Waits(id ingot.BootID, f ingot.Facts) error {
+func (b *Booter) Waits(id ingot.BootID, f ingot.Facts) error {
 	f = boundFacts(f)
 	return b.state.Update(func(tx state.Tx) error {
-		_, m, err := known(tx, id)
+		_, m, err := lookupBoot(tx, id)
 		if err != nil || m.State != fleet.Pending || m.Facts.RAM != 0 || m.Boot != id {
 			return err
 		}
@@ -82,11 +82,11 @@ func (b *booter) Waits(id ingot.BootID, f ingot.Facts) error {
 
 // Console implements httpboot.Booter. A boot that ended may still speak: its
 // last words come late.
-func (b *booter) Console(id ingot.BootID, text string) error {
+func (b *Booter) Console(id ingot.BootID, text string) error {
 	// The kernel repeats its command line, and with it the key of the boot.
 	text = explain.Printable(ingot.HideBootKeys(text))
 	return b.state.Update(func(tx state.Tx) error {
-		if _, _, err := latest(tx, id); err != nil || text == "" {
+		if _, _, err := currentBoot(tx, id); err != nil || text == "" {
 			return err
 		}
 		tx.AddConsole(id, text)
@@ -97,10 +97,10 @@ func (b *booter) Console(id ingot.BootID, text string) error {
 // Crash implements httpboot.Booter: what is left of a crash belongs to the boot
 // before the one that tells it, which does so once: who has the key of a boot
 // must not bury what the one before it said.
-func (b *booter) Crash(id ingot.BootID, text string) error {
+func (b *Booter) Crash(id ingot.BootID, text string) error {
 	text = explain.Printable(ingot.HideBootKeys(text))
 	return b.state.Update(func(tx state.Tx) error {
-		boot, m, err := latest(tx, id)
+		boot, m, err := currentBoot(tx, id)
 		if err != nil || strings.TrimSpace(text) == "" || boot.Pstore {
 			return err
 		}
@@ -139,7 +139,7 @@ func crashedIn(tx state.Tx, b fleet.Boot) (fleet.Boot, bool) {
 }
 
 // Report implements httpboot.Booter.
-func (b *booter) Report(id ingot.BootID, r ingot.Report) error {
+func (b *Booter) Report(id ingot.BootID, r ingot.Report) error {
 	now := b.now()
 	if len(r.Checks) > 100 {
 		return fmt.Errorf("%w: a report of %d checks", httpboot.ErrRefused, len(r.Checks))
@@ -153,7 +153,7 @@ func (b *booter) Report(id ingot.BootID, r ingot.Report) error {
 		r.Failed[i] = clip(r.Failed[i])
 	}
 	return b.state.Update(func(tx state.Tx) error {
-		boot, m, err := latest(tx, id)
+		boot, m, err := currentBoot(tx, id)
 		if err != nil {
 			return err
 		}

@@ -28,7 +28,7 @@ func TestWhyMeasuresTheImageOfTheBoot(t *testing.T) {
 		boot, _ := h.ask()
 		h.Served(boot, "kernel", 1, true)
 		h.Served(boot, "initramfs", 1, true)
-		h.record(boot, ingot.Event{Stage: ingot.StageTicket})
+		h.Record(boot, ingot.Event{Stage: ingot.StageTicket})
 		h.Served(boot, "root", int64(len("root of v1")+3), false)
 	}
 	h.attempt("", "")

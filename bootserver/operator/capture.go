@@ -1,11 +1,10 @@
-package bootserver
+package operator
 
 import (
 	"context"
 	"fmt"
 	"io"
 	"net"
-	"slices"
 
 	"ingot/bootserver/api"
 	"ingot/bootserver/capture"
@@ -17,16 +16,16 @@ const maxCaptures = 4
 
 // Capture implements api.Backend. It changes nothing, and is noted all the
 // same: the keys of the machines' boots are in what it sees.
-func (a admin) Capture(ctx context.Context, refs []string, w io.Writer, most int64) error {
-	list, err := a.named(refs)
+func (o *Operator) Capture(ctx context.Context, refs []string, w io.Writer, most int64) error {
+	list, err := o.named(refs)
 	if err != nil {
 		return err
 	}
-	if a.server.captures.Add(1) > maxCaptures {
-		a.server.captures.Add(-1)
+	if o.captures.Add(1) > maxCaptures {
+		o.captures.Add(-1)
 		return api.Problem{Status: 503, Detail: fmt.Sprintf("%d captures are under way", maxCaptures), Next: "end one of them"}
 	}
-	defer a.server.captures.Add(-1)
+	defer o.captures.Add(-1)
 	var who capture.Machines
 	var names []string
 	for _, m := range list {
@@ -46,22 +45,15 @@ func (a admin) Capture(ctx context.Context, refs []string, w io.Writer, most int
 	if err := who.Check(); err != nil {
 		return api.Problem{Status: 409, Detail: err.Error(), Next: "capture fewer machines at a time"}
 	}
-	a.server.reloading.Lock()
-	var interfaces []string
-	for _, l := range a.server.site.links {
-		interfaces = append(interfaces, l.name)
-	}
-	slices.Sort(interfaces)
-	interfaces = slices.Compact(interfaces)
-	a.server.reloading.Unlock()
-	if err := a.state.Update(func(tx state.Tx) error {
+	interfaces := o.host.Interfaces()
+	if err := o.state.Update(func(tx state.Tx) error {
 		for _, m := range list {
-			tx.Audit(a.noted(ctx, "machine.capture", string(m.ID), m.Hostname(), nil, nil))
+			tx.Audit(o.noted(ctx, "machine.capture", string(m.ID), m.Hostname(), nil, nil))
 		}
 		return nil
 	}); err != nil {
 		return err
 	}
-	a.log.Info("capturing", "machines", names, "interfaces", interfaces)
+	o.log.Info("capturing", "machines", names, "interfaces", interfaces)
 	return capture.Run(ctx, w, interfaces, who, most)
 }

@@ -1,4 +1,4 @@
-package bootserver
+package operator
 
 import (
 	"context"
@@ -16,13 +16,13 @@ import (
 )
 
 // Label implements api.Machinery.
-func (a admin) Label(ctx context.Context, ref string, q api.LabelRequest) (fleet.Machine, error) {
+func (o *Operator) Label(ctx context.Context, ref string, q api.LabelRequest) (fleet.Machine, error) {
 	for k, v := range q.Set {
 		if err := fleet.CheckLabel(k, v); err != nil {
 			return fleet.Machine{}, api.Problem{Status: 400, Detail: err.Error(), Next: "write KEY=VALUE"}
 		}
 	}
-	return a.change(ctx, "machine.label", ref, func(m fleet.Machine, _ []fleet.Machine) (fleet.Machine, error) {
+	return o.change(ctx, "machine.label", ref, func(m fleet.Machine, _ []fleet.Machine) (fleet.Machine, error) {
 		labels := maps.Clone(m.Labels)
 		if labels == nil {
 			labels = map[string]string{}
@@ -35,21 +35,21 @@ func (a admin) Label(ctx context.Context, ref string, q api.LabelRequest) (fleet
 			return m, api.Problem{Status: 400, Detail: fmt.Sprintf("a machine has at most %d labels", fleet.MaxLabels), Next: "remove some: ingot machine label " + m.Hostname() + " KEY-"}
 		}
 		m.Labels = labels
-		a.log.Info("labelled", "by", access.From(ctx).String(), "machine", m.ID, "labels", labels)
+		o.log.Info("labelled", "by", access.From(ctx).String(), "machine", m.ID, "labels", labels)
 		return m, nil
 	})
 }
 
 // Rename implements api.Machinery.
-func (a admin) Rename(ctx context.Context, ref, name string) (fleet.Machine, error) {
+func (o *Operator) Rename(ctx context.Context, ref, name string) (fleet.Machine, error) {
 	if name != "" && !ingot.ValidProfileName(name) {
 		return fleet.Machine{}, badName(name)
 	}
-	return a.change(ctx, "machine.rename", ref, func(m fleet.Machine, all []fleet.Machine) (fleet.Machine, error) {
+	return o.change(ctx, "machine.rename", ref, func(m fleet.Machine, all []fleet.Machine) (fleet.Machine, error) {
 		if err := freeName(all, m, name); err != nil {
 			return m, err
 		}
-		a.log.Info("renamed", "by", access.From(ctx).String(), "machine", m.ID, "name", name, "before", m.Name)
+		o.log.Info("renamed", "by", access.From(ctx).String(), "machine", m.ID, "name", name, "before", m.Name)
 		m.Name = name
 		return m, nil
 	})
@@ -69,17 +69,17 @@ func freeName(all []fleet.Machine, m fleet.Machine, name string) error {
 }
 
 // Retire implements api.Machinery.
-func (a admin) Retire(ctx context.Context, ref string) (fleet.Machine, error) {
-	return a.change(ctx, "machine.retire", ref, func(m fleet.Machine, _ []fleet.Machine) (fleet.Machine, error) {
-		a.log.Info("retired", "by", access.From(ctx).String(), "machine", m.ID, "name", m.Name)
+func (o *Operator) Retire(ctx context.Context, ref string) (fleet.Machine, error) {
+	return o.change(ctx, "machine.retire", ref, func(m fleet.Machine, _ []fleet.Machine) (fleet.Machine, error) {
+		o.log.Info("retired", "by", access.From(ctx).String(), "machine", m.ID, "name", m.Name)
 		m.State = fleet.Retired
 		return m, nil
 	})
 }
 
 // Forget implements api.Machinery.
-func (a admin) Forget(ctx context.Context, ref string, force bool) (gone fleet.Machine, err error) {
-	err = a.state.Update(func(tx state.Tx) error {
+func (o *Operator) Forget(ctx context.Context, ref string, force bool) (gone fleet.Machine, err error) {
+	err = o.state.Update(func(tx state.Tx) error {
 		if gone, err = pick(tx.Machines(), ref); err != nil {
 			return err
 		}
@@ -87,9 +87,9 @@ func (a admin) Forget(ctx context.Context, ref string, force bool) (gone fleet.M
 			return api.Problem{Status: 409, Detail: fmt.Sprintf("%s is approved; what is known of its good images would be lost", gone.Hostname()),
 				Next: "ingot machine retire " + gone.Hostname() + ", or give --force"}
 		}
-		a.log.Info("forgotten", "by", access.From(ctx).String(), "machine", gone.ID, "name", gone.Name)
-		tx.Audit(a.noted(ctx, "machine.forget", string(gone.ID), gone.Hostname(), gone, nil))
-		tx.Note(fleet.Entry{At: a.now(), Kind: fleet.KindMachine, Machine: gone.ID, Text: "forgotten"})
+		o.log.Info("forgotten", "by", access.From(ctx).String(), "machine", gone.ID, "name", gone.Name)
+		tx.Audit(o.noted(ctx, "machine.forget", string(gone.ID), gone.Hostname(), gone, nil))
+		tx.Note(fleet.Entry{At: o.now(), Kind: fleet.KindMachine, Machine: gone.ID, Text: "forgotten"})
 		return tx.DropMachine(gone.ID)
 	})
 	return gone, err
@@ -97,8 +97,8 @@ func (a admin) Forget(ctx context.Context, ref string, force bool) (gone fleet.M
 
 // Merge implements api.Machinery: from becomes a part of into, and its boots go
 // on as boots of into.
-func (a admin) Merge(ctx context.Context, from, into string) (merged fleet.Machine, err error) {
-	err = a.state.Update(func(tx state.Tx) error {
+func (o *Operator) Merge(ctx context.Context, from, into string) (merged fleet.Machine, err error) {
+	err = o.state.Update(func(tx state.Tx) error {
 		all := tx.Machines()
 		f, err := pick(all, from)
 		if err != nil {
@@ -118,7 +118,7 @@ func (a admin) Merge(ctx context.Context, from, into string) (merged fleet.Machi
 			return api.Problem{Status: 409, Detail: fmt.Sprintf("%s is approved, and %s is not: the one that is known stays, with its name, image and past", f.Hostname(), i.Hostname()),
 				Next: fmt.Sprintf("ingot machine merge %s %s", i.Hostname(), f.Hostname())}
 		}
-		merged = fleet.Merge(i, f, a.now())
+		merged = fleet.Merge(i, f, o.now())
 		before := struct { // all that the line of the audit log can bring back
 			fleet.Machine
 			From fleet.Machine `json:"from"`
@@ -128,41 +128,41 @@ func (a admin) Merge(ctx context.Context, from, into string) (merged fleet.Machi
 		}
 		for _, id := range []ingot.BootID{f.Boot, i.Boot} { // one computer has one boot that is not over
 			if b, ok := tx.Boot(id); ok && id != merged.Boot && b.Open() {
-				tx.PutBoot(fleet.Supersede(b, a.now()))
+				tx.PutBoot(fleet.Supersede(b, o.now()))
 			}
 		}
 		if err := tx.DropMachine(f.ID); err != nil {
 			return err
 		}
-		tx.Note(fleet.MergeEntries(i, f, a.now())...)
+		tx.Note(fleet.MergeEntries(i, f, o.now())...)
 		tx.PutMachine(merged)
-		tx.Audit(a.noted(ctx, "machine.merge", string(i.ID), i.Hostname(), before, merged))
-		a.log.Info("merged", "by", access.From(ctx).String(), "machine", i.ID, "from", f.ID, "macs", merged.MACs, "uuid", merged.UUID)
+		tx.Audit(o.noted(ctx, "machine.merge", string(i.ID), i.Hostname(), before, merged))
+		o.log.Info("merged", "by", access.From(ctx).String(), "machine", i.ID, "from", f.ID, "macs", merged.MACs, "uuid", merged.UUID)
 		return nil
 	})
 	return merged, err
 }
 
 // Import implements api.Machinery: all of a list, or nothing.
-func (a admin) Import(ctx context.Context, q api.ImportRequest) (done api.Imported, err error) {
+func (o *Operator) Import(ctx context.Context, q api.ImportRequest) (done api.Imported, err error) {
 	images := map[string]fleet.Assignment{}
 	for _, p := range q.Machines {
 		if p.Image == "" || images[p.Image].Image != "" {
 			continue
 		}
-		as, err := a.assignment(ctx, p.Image, "imported with it")
+		as, err := o.catalog.Assignment(ctx, p.Image, "imported with it", o.now())
 		if err != nil {
-			return done, imageProblem(err)
+			return done, storeProblem(err)
 		}
 		images[p.Image] = as
 	}
-	err = a.state.Update(func(tx state.Tx) error {
+	err = o.state.Update(func(tx state.Tx) error {
 		for _, as := range images {
-			if err := a.still(as); err != nil {
+			if err := o.still(as); err != nil {
 				return err
 			}
 		}
-		changed, actions, err := fleet.Import(tx.Machines(), q.Machines, images, a.now())
+		changed, actions, err := fleet.Import(tx.Machines(), q.Machines, images, o.now())
 		if err != nil {
 			return importProblem(err)
 		}
@@ -172,17 +172,17 @@ func (a admin) Import(ctx context.Context, q api.ImportRequest) (done api.Import
 		}
 		for _, m := range changed {
 			if m.MachineKey == "" {
-				m.MachineKey = a.machineKey(m.ID)
+				m.MachineKey = o.host.MachineKey(m.ID)
 			}
 			var before any
 			if old, known := tx.Machine(m.ID); known {
 				before = old
 			}
-			tx.Note(fleet.Entry{At: a.now(), Kind: fleet.KindMachine, Machine: m.ID, Text: "is in a list that was imported, as " + m.Hostname()})
+			tx.Note(fleet.Entry{At: o.now(), Kind: fleet.KindMachine, Machine: m.ID, Text: "is in a list that was imported, as " + m.Hostname()})
 			tx.PutMachine(m)
-			tx.Audit(a.noted(ctx, "machine.import", string(m.ID), m.Hostname(), before, m))
+			tx.Audit(o.noted(ctx, "machine.import", string(m.ID), m.Hostname(), before, m))
 		}
-		a.log.Info("imported", "by", access.From(ctx).String(), "machines", len(actions), "changed", len(changed))
+		o.log.Info("imported", "by", access.From(ctx).String(), "machines", len(actions), "changed", len(changed))
 		return nil
 	})
 	return done, err

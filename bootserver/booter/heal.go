@@ -1,4 +1,4 @@
-package bootserver
+package booter
 
 import (
 	"ingot/bootserver/fleet"
@@ -6,8 +6,8 @@ import (
 )
 
 // heal draws the consequences of a boot that ended.
-func (b *booter) heal(m fleet.Machine, over fleet.Boot) fleet.Machine {
-	after := fleet.Settle(m, over, b.policyNow(), b.have, b.now())
+func (b *Booter) heal(m fleet.Machine, over fleet.Boot) fleet.Machine {
+	after := fleet.Settle(m, over, b.HealingPolicy(), b.catalog.Servable, b.now())
 	switch s := after.Setback; {
 	case s == m.Setback:
 	case s == nil:
@@ -20,8 +20,8 @@ func (b *booter) heal(m fleet.Machine, over fleet.Boot) fleet.Machine {
 	return after
 }
 
-// expire ends the boots whose deadline has passed, and the grants whose time has.
-func (b *booter) expire() {
+// Expire ends the boots whose deadline has passed, and the grants whose time has.
+func (b *Booter) Expire() {
 	now := b.now()
 	err := b.state.Update(func(tx state.Tx) error {
 		for _, boot := range tx.OpenBoots() {
@@ -45,8 +45,8 @@ func (b *booter) expire() {
 	}
 }
 
-// tidy forgets what is over the bounds.
-func (b *booter) tidy() {
+// Tidy forgets what is over the bounds.
+func (b *Booter) Tidy() {
 	b.state.Forget()
 	if err := b.state.Trim(b.now(), state.MaxLedger, state.LedgerAge); err != nil {
 		b.log.Error("forgetting old entries of the ledger", "err", err)

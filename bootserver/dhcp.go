@@ -6,48 +6,49 @@ import (
 	"fmt"
 	"net/netip"
 
+	"ingot/bootserver/booter"
 	"ingot/bootserver/dhcp4"
 	"ingot/bootserver/dhcp6"
 	"ingot/bootserver/fleet"
 )
 
-// lenders answer DHCP of both families. What clients know them by, the DUID
+// dhcpServers answer DHCP of both families. What clients know them by, the DUID
 // above all, is derived from the state's identity.
-type lenders struct {
+type dhcpServers struct {
 	four *dhcp4.Server
 	six  *dhcp6.Server
 }
 
 // leases are those of both families.
-func (l *lenders) leases() []fleet.Lease { return append(l.four.Leases(), l.six.Leases()...) }
+func (l *dhcpServers) leases() []fleet.Lease { return append(l.four.Leases(), l.six.Leases()...) }
 
-// openLenders makes the lenders of what the state knows now.
-func (s *Server) openLenders(now site) error {
-	six, err := dhcp6.New(now.dhcp6, now.cards6, dhcp6.Parts{Store: leases{s.booter, netip.Addr.Is6}, Booter: s.booter,
-		ID: [16]byte(s.booter.derive("dhcp6", "identity")), Log: s.log, Now: s.conf.Now, Note: s.packets.note})
+// openDHCPServers makes the DHCP servers of what the state knows now.
+func (s *Server) openDHCPServers(now site) error {
+	six, err := dhcp6.New(now.dhcp6, now.cards6, dhcp6.Parts{Store: booter.LeasesOf(s.state, netip.Addr.Is6), Booter: s.booter,
+		ID: [16]byte(s.booter.Derive("dhcp6", "identity")), Log: s.log, Now: s.conf.Now, Note: s.packets.Note})
 	if err != nil {
 		return err
 	}
-	four, err := dhcp4.New(now.dhcp, now.cards, dhcp4.Parts{Store: leases{s.booter, netip.Addr.Is4}, Booter: s.booter,
-		ID: hex.EncodeToString(s.booter.derive("dhcp", "identity")[:8]), Log: s.log, Now: s.conf.Now, Note: s.packets.note})
+	four, err := dhcp4.New(now.dhcp, now.cards, dhcp4.Parts{Store: booter.LeasesOf(s.state, netip.Addr.Is4), Booter: s.booter,
+		ID: hex.EncodeToString(s.booter.Derive("dhcp", "identity")[:8]), Log: s.log, Now: s.conf.Now, Note: s.packets.Note})
 	if err != nil {
 		return err
 	}
 	four.Probe = s.prober.Probe
-	s.lend.Store(&lenders{four, six})
+	s.dhcp.Store(&dhcpServers{four, six})
 	return nil
 }
 
 // keepLeases writes down once more what is lent: a state that was restored may
 // not know it.
 func (s *Server) keepLeases() error {
-	lend := s.lend.Load()
-	if lend == nil {
+	servers := s.dhcp.Load()
+	if servers == nil {
 		return nil
 	}
 	var waits []func() error
-	for _, l := range lend.leases() {
-		waits = append(waits, s.booter.PutLease(l))
+	for _, l := range servers.leases() {
+		waits = append(waits, booter.LeasesOf(s.state, nil).PutLease(l))
 	}
 	for _, wait := range waits {
 		if err := wait(); err != nil {
@@ -57,7 +58,7 @@ func (s *Server) keepLeases() error {
 	return nil
 }
 
-// changeIdentity makes other lenders of a state that another server wrote: they go
+// changeIdentity makes other DHCP servers of a state that another server wrote: they go
 // by its identity, and know what it lent. Their sockets are opened anew, which
 // takes milliseconds; clients that ask meanwhile ask again. A server that
 // cannot go on ends, and begins with the state that was restored.
@@ -67,7 +68,7 @@ func (s *Server) changeIdentity() error {
 	if s.group == nil { // it does not serve, or not any more
 		return nil
 	}
-	err := s.replaceLenders()
+	err := s.replaceDHCPServers()
 	if err != nil {
 		err = fmt.Errorf("going on as the server whose state was restored: %w", err)
 		s.group.Go(func() error { return err })
@@ -75,12 +76,12 @@ func (s *Server) changeIdentity() error {
 	return err
 }
 
-func (s *Server) replaceLenders() error {
+func (s *Server) replaceDHCPServers() error {
 	for _, p := range s.ports.dhcp {
 		p.stop()
 		<-p.ended
 	}
-	if err := errors.Join(s.keepLeases(), s.openLenders(s.site)); err != nil { // of the last moment, too
+	if err := errors.Join(s.keepLeases(), s.openDHCPServers(s.site)); err != nil { // of the last moment, too
 		return err
 	}
 	for _, l := range s.site.links {

@@ -23,14 +23,14 @@ import (
 	"ingot/bootserver/httpboot"
 )
 
-// doors are where operators come in.
-type doors struct {
+// listeners are where operators reach the server.
+type listeners struct {
 	socket  net.Listener   // of the local administrator
 	remote  []net.Listener // of TLS
 	metrics net.Listener   // plain HTTP for metrics and health alone; nil: none
 }
 
-func (d *doors) close() {
+func (d *listeners) close() {
 	all := d.remote
 	for _, l := range []net.Listener{d.socket, d.metrics} {
 		if l != nil {
@@ -48,9 +48,9 @@ const (
 	maxOwnHeaders = 16 << 10
 )
 
-// openDoors opens all of them, or none.
-func (s *Server) openDoors(ctx context.Context) (_ *doors, err error) {
-	d := &doors{}
+// openListeners opens all of them, or none.
+func (s *Server) openListeners(ctx context.Context) (_ *listeners, err error) {
+	d := &listeners{}
 	defer func() {
 		if err != nil {
 			d.close()
@@ -100,10 +100,10 @@ func (s *Server) listenStream(ctx context.Context, at string) (net.Listener, err
 	return l, err
 }
 
-// answer serves what the doors let in until ctx ends.
-func (s *Server) answer(ctx context.Context, g *errgroup.Group, d *doors) {
-	a := admin{s.booter, s}
-	keeper := &access.Keeper{Find: s.booter.state.Credential, Now: s.conf.Now}
+// answer serves operators until ctx ends.
+func (s *Server) answer(ctx context.Context, g *errgroup.Group, d *listeners) {
+	a := s.operator()
+	keeper := &access.Keeper{Find: s.state.Credential, Now: s.conf.Now}
 	handler := api.Handler(a, keeper, s.metrics.seen)
 	server := func(h http.Handler) *http.Server {
 		return &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second, ReadTimeout: time.Minute, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: maxOwnHeaders,

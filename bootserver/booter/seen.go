@@ -1,41 +1,21 @@
-package bootserver
+package booter
 
 import (
 	"crypto/rand"
 	"errors"
 	"log/slog"
 	"net/netip"
-	"slices"
 	"time"
 
 	"ingot"
+	"ingot/bootserver/catalog"
 	"ingot/bootserver/client"
 	"ingot/bootserver/fleet"
 	"ingot/bootserver/state"
 )
 
-// leases are those of one family.
-type leases struct {
-	*booter
-	family func(netip.Addr) bool
-}
-
-// Leases implements lease.Store.
-func (l leases) Leases() ([]fleet.Lease, error) {
-	all, err := l.state.Leases()
-	return slices.DeleteFunc(all, func(o fleet.Lease) bool { return !l.family(o.Address) }), err
-}
-
-// PutLease implements lease.Store.
-func (b *booter) PutLease(l fleet.Lease) (wait func() error) {
-	return b.state.Begin(func(tx state.Tx) error {
-		tx.PutLease(l)
-		return nil
-	})
-}
-
 // Lookup implements client.Booter.
-func (b *booter) Lookup(mac, uuid string) client.Identity {
+func (b *Booter) Lookup(mac, uuid string) client.Identity {
 	m, ok := b.state.Find(fleet.Sighting{MAC: mac, UUID: uuid})
 	if !ok {
 		return client.Identity{}
@@ -44,7 +24,7 @@ func (b *booter) Lookup(mac, uuid string) client.Identity {
 }
 
 // Observe implements client.Booter: it records the machine and its boot.
-func (b *booter) Observe(s client.Sighting) (what client.Boot, err error) {
+func (b *Booter) Observe(s client.Sighting) (what client.Boot, err error) {
 	err = b.state.Update(func(tx state.Tx) error {
 		what, err = b.see(tx, s)
 		return err
@@ -56,7 +36,7 @@ func (b *booter) Observe(s client.Sighting) (what client.Boot, err error) {
 var errOnlyAsked = errors.New("only asked")
 
 // WouldAnswer implements client.Booter.
-func (b *booter) WouldAnswer(s client.Sighting) (what client.Boot, err error) {
+func (b *Booter) WouldAnswer(s client.Sighting) (what client.Boot, err error) {
 	quiet := *b
 	quiet.log = slog.New(slog.DiscardHandler)
 	_ = b.state.Update(func(tx state.Tx) error {
@@ -68,7 +48,7 @@ func (b *booter) WouldAnswer(s client.Sighting) (what client.Boot, err error) {
 
 // see records one packet of firmware, a loader or ingot-init, and says what it
 // boots.
-func (b *booter) see(tx state.Tx, c client.Sighting) (client.Boot, error) {
+func (b *Booter) see(tx state.Tx, c client.Sighting) (client.Boot, error) {
 	now := b.now()
 	s := fleet.Sighting{MAC: c.MAC, UUID: c.UUID, Firmware: c.Firmware, Port: c.Port, At: now}
 	m, known, err := b.machine(tx, s, now)
@@ -85,7 +65,7 @@ func (b *booter) see(tx state.Tx, c client.Sighting) (client.Boot, error) {
 		m.Port = c.Port // for rules; two relays may hear one packet, and the boot keeps what the first one told
 	}
 	if m.MachineKey == "" { // imported before it was seen
-		m.MachineKey = b.machineKey(m.ID)
+		m.MachineKey = b.MachineKey(m.ID)
 	}
 	m, ruled := b.unasked(tx, m)
 	if plugged.Relay.IsValid() {
@@ -147,18 +127,18 @@ func detail(ip netip.Addr) string {
 
 // seeInit gives ingot-init, which a UKI started without arguments of its boot,
 // the URL of that boot.
-func (b *booter) seeInit(tx state.Tx, c client.Sighting, m fleet.Machine, latest *fleet.Boot) (client.Boot, error) {
+func (b *Booter) seeInit(tx state.Tx, c client.Sighting, m fleet.Machine, latest *fleet.Boot) (client.Boot, error) {
 	if latest == nil || !latest.Open() || latest.Image.Image == "" {
 		return client.Boot{}, nil // it was not started by us; silence tells it so
 	}
 	tx.PutMachine(m)
-	return client.Boot{URL: b.urlOfBoot(b.urlOf(c.Server), latest.ID, "")}, nil
+	return client.Boot{URL: b.BootURL(b.ServerURL(c.Server), latest.ID, "")}, nil
 }
 
 // firstStages is what the machine may be offered first, the preferred one
 // first: of its list, the loaders that there are, and for firmware that speaks
 // HTTP the UKI of the image that it is to run.
-func (b *booter) firstStages(c client.Sighting, m fleet.Machine) []string {
+func (b *Booter) firstStages(c client.Sighting, m fleet.Machine) []string {
 	var list []string
 	for _, l := range c.Loaders {
 		_, there := b.loaders[l]
@@ -173,26 +153,26 @@ func (b *booter) firstStages(c client.Sighting, m fleet.Machine) []string {
 }
 
 // hasUKI reports whether the image that a machine is to run has a UKI.
-func (b *booter) hasUKI(m fleet.Machine) bool {
+func (b *Booter) hasUKI(m fleet.Machine) bool {
 	ref, err := fleet.Next(m)
 	if err != nil {
 		return false
 	}
-	im, err := b.image(ref.Image)
+	im, err := b.catalog.Image(ref.Image)
 	if err != nil {
 		return false
 	}
-	_, has := b.uki(im)
+	_, has := b.catalog.UKI(im)
 	return has
 }
 
 // offer says what a client boots now, and notes it in the boot.
-func (b *booter) offer(c client.Sighting, m fleet.Machine, boot fleet.Boot, list []string, loader bool, now time.Time) (client.Boot, fleet.Boot) {
-	base := b.urlOf(c.Server)
+func (b *Booter) offer(c client.Sighting, m fleet.Machine, boot fleet.Boot, list []string, loader bool, now time.Time) (client.Boot, fleet.Boot) {
+	base := b.ServerURL(c.Server)
 	boot.Proxy = c.Proxy
 	if loader {
 		boot.Back = true
-		return client.Boot{URL: b.urlOfBoot(base, boot.ID, "script")}, boot
+		return client.Boot{URL: b.BootURL(base, boot.ID, "script")}, boot
 	}
 	boot.First = fleet.FirstStage(m, c.Firmware, list)
 	if !c.Begins {
@@ -209,15 +189,15 @@ func (b *booter) offer(c client.Sighting, m fleet.Machine, boot fleet.Boot, list
 		if err != nil {
 			return client.Boot{}, boot
 		}
-		im, err := b.image(ref.Image)
+		im, err := b.catalog.Image(ref.Image)
 		if err != nil {
 			return client.Boot{}, boot
 		}
 		boot.Image, boot.Root, boot.Order, boot.Deadline = ref, im.Manifest.Root.Digest, m.Orders, now.Add(b.deadlineOf(im))
-		return client.Boot{URL: b.urlOfBoot(base, boot.ID, im.Digest.Hex()+"/"+partUKI)}, boot
+		return client.Boot{URL: b.BootURL(base, boot.ID, im.Digest.Hex()+"/"+catalog.UKI)}, boot
 	case c.HTTP:
 		digest := ingot.DigestOf(b.loaders[boot.First])
-		return client.Boot{URL: b.urlOfBoot(base, boot.ID, digest.Hex()+"/"+boot.First)}, boot
+		return client.Boot{URL: b.BootURL(base, boot.ID, digest.Hex()+"/"+boot.First)}, boot
 	}
 	return client.Boot{Loader: boot.First, Size: len(b.loaders[boot.First])}, boot
 }

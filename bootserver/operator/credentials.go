@@ -1,4 +1,4 @@
-package bootserver
+package operator
 
 import (
 	"context"
@@ -13,19 +13,18 @@ import (
 )
 
 // noted is the line of the audit log for a change of something from before to after.
-func (a admin) noted(ctx context.Context, action, on, name string, before, after any) access.Change {
-	from, to := access.Differ(before, after)
-	return access.Change{At: a.now(), Who: access.From(ctx), Action: action, On: on, Name: name, From: from, To: to}
+func (o *Operator) noted(ctx context.Context, action, on, name string, before, after any) access.Change {
+	return access.NewChange(ctx, o.now(), action, on, name, before, after)
 }
 
 // Authority implements api.Backend.
-func (a admin) Authority() api.Authority {
-	return api.Authority{Certificate: string(a.server.ca.PEM()), Fingerprint: a.server.ca.Fingerprint(), Listens: a.server.remoteAt()}
+func (o *Operator) Authority() api.Authority {
+	return o.host.Authority()
 }
 
 // Credentials implements api.Backend. Hashes stay here: nobody needs them.
-func (a admin) Credentials() []access.Credential {
-	list := a.state.Credentials()
+func (o *Operator) Credentials() []access.Credential {
+	list := o.state.Credentials()
 	for i := range list {
 		list[i].Hash = ""
 	}
@@ -33,19 +32,19 @@ func (a admin) Credentials() []access.Credential {
 }
 
 // CreateCredential implements api.Backend.
-func (a admin) CreateCredential(ctx context.Context, q api.CredentialRequest) (made api.NewCredential, err error) {
+func (o *Operator) CreateCredential(ctx context.Context, q api.CredentialRequest) (made api.NewCredential, err error) {
 	kind := access.Token
 	if q.Request != "" {
 		kind = access.Certificate
 	}
-	by, now := access.From(ctx), a.now()
+	by, now := access.From(ctx), o.now()
 	c, err := access.NewCredential(q.Name, kind, q.Scope, q.For, by, now)
 	if err != nil {
 		return made, err
 	}
 	if kind == access.Certificate {
 		var cert []byte
-		if c, cert, err = a.server.ca.Issue(c, []byte(q.Request)); err != nil {
+		if c, cert, err = o.host.Issue(c, []byte(q.Request)); err != nil {
 			return made, err
 		}
 		made.Certificate = string(cert)
@@ -54,7 +53,7 @@ func (a admin) CreateCredential(ctx context.Context, q api.CredentialRequest) (m
 		_, _ = rand.Read(random[:]) // never fails, see crypto/rand
 		c, made.Token = c.Secret(random)
 	}
-	err = a.state.Update(func(tx state.Tx) error {
+	err = o.state.Update(func(tx state.Tx) error {
 		all := tx.Credentials()
 		for _, o := range all {
 			if o.Name == c.Name && o.Live(now) {
@@ -70,23 +69,23 @@ func (a admin) CreateCredential(ctx context.Context, q api.CredentialRequest) (m
 		tx.PutCredential(c)
 		public := c
 		public.Hash = ""
-		tx.Audit(a.noted(ctx, "token.create", c.ID, c.Name, nil, public))
+		tx.Audit(o.noted(ctx, "token.create", c.ID, c.Name, nil, public))
 		return nil
 	})
 	if err != nil {
 		return api.NewCredential{}, err
 	}
-	a.log.Info("a credential was made", "by", by.String(), "kind", string(kind), "name", c.Name, "scope", string(c.Scope), "until", c.Expires)
+	o.log.Info("a credential was made", "by", by.String(), "kind", string(kind), "name", c.Name, "scope", string(c.Scope), "until", c.Expires)
 	c.Hash = ""
 	made.Credential = c
 	return made, nil
 }
 
 // RevokeCredential implements api.Backend.
-func (a admin) RevokeCredential(ctx context.Context, ref string) (access.Credential, error) {
+func (o *Operator) RevokeCredential(ctx context.Context, ref string) (access.Credential, error) {
 	var c access.Credential
-	now := a.now()
-	err := a.state.Update(func(tx state.Tx) error {
+	now := o.now()
+	err := o.state.Update(func(tx state.Tx) error {
 		all := tx.Credentials()
 		i := slices.IndexFunc(all, func(c access.Credential) bool { return c.ID == ref })
 		if i < 0 { // of several with a name, at most one is live
@@ -101,7 +100,7 @@ func (a admin) RevokeCredential(ctx context.Context, ref string) (access.Credent
 		before := c
 		c.Revoked = now
 		tx.PutCredential(c)
-		tx.Audit(a.noted(ctx, "token.revoke", c.ID, c.Name, before, c))
+		tx.Audit(o.noted(ctx, "token.revoke", c.ID, c.Name, before, c))
 		return nil
 	})
 	c.Hash = ""
@@ -109,7 +108,7 @@ func (a admin) RevokeCredential(ctx context.Context, ref string) (access.Credent
 		return c, nil // as was wanted
 	}
 	if err == nil {
-		a.log.Info("a credential was revoked", "by", access.From(ctx).String(), "kind", string(c.Kind), "name", c.Name)
+		o.log.Info("a credential was revoked", "by", access.From(ctx).String(), "kind", string(c.Kind), "name", c.Name)
 	}
 	return c, err
 }
@@ -118,6 +117,6 @@ func (a admin) RevokeCredential(ctx context.Context, ref string) (access.Credent
 var errEnded = errors.New("ended already")
 
 // Audit implements api.Backend.
-func (a admin) Audit(after uint64, last bool, limit int) ([]access.Change, error) {
-	return a.state.Audit(after, last, limit)
+func (o *Operator) Audit(after uint64, last bool, limit int) ([]access.Change, error) {
+	return o.state.Audit(after, last, limit)
 }

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -14,7 +13,7 @@ import (
 
 	"ingot/bootserver/access"
 	"ingot/bootserver/api"
-	"ingot/bootserver/config"
+	"ingot/bootserver/booter"
 	"ingot/bootserver/fleet"
 	"ingot/image"
 )
@@ -31,7 +30,7 @@ func TestImagesInUseStay(t *testing.T) {
 	if _, err := s.api.Approve(t.Context(), machineID, api.ApproveRequest{Name: "node01", Image: "lab:v1"}); err != nil {
 		t.Fatal(err)
 	}
-	s.settle(config.Boots{Rules: []fleet.Rule{{MAC: "52:54:00:*", Approve: true, Image: "lab:v2"}}})
+	s.SetPolicy(booter.Policy{Rules: []fleet.Rule{{MAC: "52:54:00:*", Approve: true, Image: "lab:v2"}}})
 	c := s.caller("an administrator", s.token("ops", access.Admin), "")
 	for ref, why := range map[string]string{"lab:v1": "node01 is assigned it", "lab:v2": "the configuration gives lab:v2 to new machines"} {
 		status, header, text := c.ask(t, "DELETE", "/v1/images/"+ref, "")
@@ -40,11 +39,11 @@ func TestImagesInUseStay(t *testing.T) {
 			t.Errorf("removing %s: %s; want it to say that %s", ref, text, why)
 		}
 	}
-	s.settle(config.Boots{Image: "lab", Rules: []fleet.Rule{{MAC: "52:54:00:*", Approve: true, Image: "lab:v2"}}})
+	s.SetPolicy(booter.Policy{Image: "lab", Rules: []fleet.Rule{{MAC: "52:54:00:*", Approve: true, Image: "lab:v2"}}})
 	if status, header, text := c.ask(t, "DELETE", "/v1/images/lab:v5", ""); status != http.StatusConflict {
 		t.Errorf("removing the newest of a profile that the configuration names = %d %v %s; want a conflict", status, header, text)
 	}
-	s.settle(config.Boots{Rules: []fleet.Rule{{MAC: "52:54:00:*", Approve: true, Image: "lab:v2"}}})
+	s.SetPolicy(booter.Policy{Rules: []fleet.Rule{{MAC: "52:54:00:*", Approve: true, Image: "lab:v2"}}})
 	if status, _, text := c.ask(t, "DELETE", "/v1/images/lab:v3", ""); status != 200 {
 		t.Errorf("removing what nobody needs = %d %s", status, text)
 	}
@@ -113,7 +112,7 @@ func TestAssignOrRemove(t *testing.T) {
 			h.put(fmt.Sprintf("x%d", i))
 		}
 		both.Wait()
-		if assigned == nil && removed == nil && !h.have(im.Digest) {
+		if assigned == nil && removed == nil && !h.catalog.Servable(im.Digest) {
 			t.Fatalf("round %d: the image was assigned and removed", i)
 		}
 	}
@@ -207,10 +206,10 @@ func TestRuleOfAWaitingMachine(t *testing.T) {
 	h := newHouse(t)
 	h.put("v1")
 	var said bytes.Buffer
-	h.log = slog.New(slog.NewTextHandler(&said, nil))
-	p := *h.policy.Load()
+	h.said.into(&said)
+	p := h.Policy()
 	p.Rules = []fleet.Rule{{MAC: "52:54:00:12:*", Image: "lab:v1"}}
-	h.settle(p)
+	h.SetPolicy(p)
 	h.seen(firstMachine)
 	if m := h.known(machineID); m.State != fleet.Pending || m.Assignment.Name != "lab:v1" {
 		t.Fatalf("by a rule: %+v", m)

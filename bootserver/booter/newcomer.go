@@ -1,4 +1,4 @@
-package bootserver
+package booter
 
 import (
 	"context"
@@ -11,33 +11,33 @@ import (
 	"ingot/bootserver/state"
 )
 
-// errCrowded: too many strangers wait already.
-var errCrowded = fmt.Errorf("%d machines are pending already; approve or remove some before new ones are recorded", state.MaxPending)
+// ErrTooManyPending: too many strangers wait already.
+var ErrTooManyPending = fmt.Errorf("%d machines are pending already; approve or remove some before new ones are recorded", state.MaxPending)
 
-// errCrowdedCard: many records have one card, which one machine makes by telling
+// ErrTooManyPerCard: many records have one card, which one machine makes by telling
 // another UUID each time.
-var errCrowdedCard = fmt.Errorf("%d machines were seen with this card already; forget some before new ones are recorded", state.MaxPerCard)
+var ErrTooManyPerCard = fmt.Errorf("%d machines were seen with this card already; forget some before new ones are recorded", state.MaxPerCard)
 
 // machine finds the machine of a sighting or records a new one.
-func (b *booter) machine(tx state.Tx, s fleet.Sighting, now time.Time) (m fleet.Machine, known bool, err error) {
+func (b *Booter) machine(tx state.Tx, s fleet.Sighting, now time.Time) (m fleet.Machine, known bool, err error) {
 	found, ask, ok := tx.Find(s)
 	if ok {
 		return found, true, nil
 	}
 	if tx.Pending() >= state.MaxPending {
-		return m, false, errCrowded
+		return m, false, ErrTooManyPending
 	}
 	if tx.WithCard(s.MAC) >= state.MaxPerCard {
-		return m, false, errCrowdedCard
+		return m, false, ErrTooManyPerCard
 	}
 	id, err := ingot.MachineIDFromMAC(s.MAC)
 	if err != nil {
 		return m, false, err
 	}
 	if _, taken := tx.Machine(id); taken { // its card was first seen in another machine
-		id += ingot.MachineID("-" + hex.EncodeToString(b.derive("id", s.UUID+s.MAC)[:2]))
+		id += ingot.MachineID("-" + hex.EncodeToString(b.Derive("id", s.UUID+s.MAC)[:2]))
 	}
-	m = fleet.Machine{ID: id, State: fleet.Pending, Ask: ask, FirstSeen: now, MachineKey: b.machineKey(id)}
+	m = fleet.Machine{ID: id, State: fleet.Pending, Ask: ask, FirstSeen: now, MachineKey: b.MachineKey(id)}
 	if ask != nil {
 		b.log.Warn("a machine that may be known: an operator is asked", "machine", id, "mac", s.MAC, "uuid", s.UUID, "what", ask.What)
 		return m, false, nil
@@ -48,14 +48,14 @@ func (b *booter) machine(tx state.Tx, s fleet.Sighting, now time.Time) (m fleet.
 }
 
 // welcome approves a machine that is new, where all are.
-func (b *booter) welcome(m fleet.Machine) fleet.Machine {
+func (b *Booter) welcome(m fleet.Machine) fleet.Machine {
 	policy := b.policy.Load()
 	if !policy.ApproveAll {
 		return m
 	}
 	m.State = fleet.Approved
 	if policy.Image != "" && m.Assignment.Image == "" {
-		if as, err := b.assignment(context.Background(), policy.Image, "first image, by the server's --image"); err == nil {
+		if as, err := b.catalog.Assignment(context.Background(), policy.Image, "first image, by the server's --image", b.now()); err == nil {
 			m.Assignment = as
 		} else {
 			b.log.Error("assigning the first image", "machine", m.ID, "err", err)
@@ -66,7 +66,7 @@ func (b *booter) welcome(m fleet.Machine) fleet.Machine {
 
 // unasked takes back the question of a machine that fell away: then it is as
 // any other that is new. And a rule may speak; what it did is for the ledger.
-func (b *booter) unasked(tx state.Tx, m fleet.Machine) (after fleet.Machine, ruled string) {
+func (b *Booter) unasked(tx state.Tx, m fleet.Machine) (after fleet.Machine, ruled string) {
 	if m.Ask != nil {
 		if with, known := tx.Machine(m.Ask.With); fleet.Moot(m, with, known) {
 			m.Ask = nil
@@ -77,7 +77,7 @@ func (b *booter) unasked(tx state.Tx, m fleet.Machine) (after fleet.Machine, rul
 }
 
 // noteRule tells the ledger what a rule did.
-func (b *booter) noteRule(tx state.Tx, m fleet.Machine, did string) {
+func (b *Booter) noteRule(tx state.Tx, m fleet.Machine, did string) {
 	if did != "" {
 		tx.Note(fleet.Entry{At: b.now(), Kind: fleet.KindDecision, Machine: m.ID, Text: did})
 	}
@@ -85,7 +85,7 @@ func (b *booter) noteRule(tx state.Tx, m fleet.Machine, did string) {
 
 // rule lets the first rule that is about a machine speak. What it did is for
 // the ledger, and empty when nothing changed.
-func (b *booter) rule(m fleet.Machine) (after fleet.Machine, did string) {
+func (b *Booter) rule(m fleet.Machine) (after fleet.Machine, did string) {
 	r, ok := fleet.FirstRule(b.policy.Load().Rules, m)
 	if !ok {
 		return m, ""
@@ -93,7 +93,7 @@ func (b *booter) rule(m fleet.Machine) (after fleet.Machine, did string) {
 	var as fleet.Assignment
 	if r.Image != "" && m.Assignment.Image == "" { // what is assigned stays; to look for an image reads the store
 		var err error
-		if as, err = b.assignment(context.Background(), r.Image, "by a rule"); err != nil {
+		if as, err = b.catalog.Assignment(context.Background(), r.Image, "by a rule", b.now()); err != nil {
 			b.log.Error("assigning a rule's image", "machine", m.ID, "err", err)
 		}
 	}

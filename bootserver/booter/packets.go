@@ -1,4 +1,4 @@
-package bootserver
+package booter
 
 import (
 	"context"
@@ -12,7 +12,6 @@ import (
 	"ingot"
 	"ingot/bootserver/client"
 	"ingot/bootserver/fleet"
-	"ingot/bootserver/network"
 	"ingot/bootserver/state"
 )
 
@@ -30,9 +29,9 @@ const (
 // others may precede.
 const gatherPackets = 100 * time.Millisecond
 
-// packets are notes on their way to the ledger. Whoever answers packets only
-// queues them: nobody waits for the disk who would not without them.
-type packets struct {
+// Packets are notes of DHCP packets on their way to the ledger. Servers of both families only
+// queue them: no answer waits for the disk because of them.
+type Packets struct {
 	state state.Store
 	log   *slog.Logger
 	seed  maphash.Seed
@@ -51,13 +50,14 @@ type noted struct {
 	what []uint64
 }
 
-func newPackets(st state.Store, log *slog.Logger) *packets {
-	return &packets{state: st, log: log, seed: maphash.MakeSeed(), wake: make(chan struct{}, 1), recent: map[ingot.MachineID]noted{}}
+// NewPackets returns an empty queue. Keep writes what is queued.
+func NewPackets(st state.Store, log *slog.Logger) *Packets {
+	return &Packets{state: st, log: log, seed: maphash.MakeSeed(), wake: make(chan struct{}, 1), recent: map[ingot.MachineID]noted{}}
 }
 
 // key tells a repetition from another packet: a boot's four-packet exchanges,
 // by firmware, loader and system, are one as long as they are about one address.
-func (p *packets) key(n client.Packet) uint64 {
+func (p *Packets) key(n client.Packet) uint64 {
 	type key struct {
 		kind, server  string
 		address, from netip.Addr
@@ -73,13 +73,13 @@ func (p *packets) key(n client.Packet) uint64 {
 }
 
 // had reports whether a packet is in the ledger, or need not be; p.mu is held.
-func (p *packets) had(m ingot.MachineID, boot ingot.BootID, key uint64) bool {
+func (p *Packets) had(m ingot.MachineID, boot ingot.BootID, key uint64) bool {
 	r, known := p.recent[m]
 	return known && r.boot == boot && (len(r.what) >= maxNoted || slices.Contains(r.what, key))
 }
 
 // mark remembers that a packet is in the ledger; p.mu is held.
-func (p *packets) mark(m ingot.MachineID, boot ingot.BootID, key uint64) {
+func (p *Packets) mark(m ingot.MachineID, boot ingot.BootID, key uint64) {
 	r, known := p.recent[m]
 	if !known && len(p.recent) >= maxRecent {
 		for old := range p.recent { // any: its packets are noted once more
@@ -94,9 +94,9 @@ func (p *packets) mark(m ingot.MachineID, boot ingot.BootID, key uint64) {
 	p.recent[m] = r
 }
 
-// note queues a packet of a machine that is known. It is called for every
+// Note queues a packet of a machine that is known. It is called for every
 // packet that is answered, and returns in microseconds.
-func (p *packets) note(n client.Packet) {
+func (p *Packets) Note(n client.Packet) {
 	m, known := p.state.Find(fleet.Sighting{MAC: n.MAC, UUID: n.UUID})
 	if !known {
 		return
@@ -119,7 +119,7 @@ func (p *packets) note(n client.Packet) {
 }
 
 // take returns some notes that wait, the oldest first.
-func (p *packets) take() []client.Packet {
+func (p *Packets) take() []client.Packet {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	n := min(len(p.queue), maxWritten)
@@ -130,8 +130,8 @@ func (p *packets) take() []client.Packet {
 	return list
 }
 
-// keep writes notes until ctx ends, and then those that wait.
-func (p *packets) keep(ctx context.Context) error {
+// Keep writes notes until ctx ends, and then those that wait.
+func (p *Packets) Keep(ctx context.Context) error {
 	for {
 		select {
 		case <-ctx.Done():
@@ -148,14 +148,14 @@ func (p *packets) keep(ctx context.Context) error {
 }
 
 // flush writes the notes that wait.
-func (p *packets) flush() {
+func (p *Packets) flush() {
 	for list := p.take(); len(list) > 0; list = p.take() {
 		p.write(list)
 	}
 }
 
 // write puts notes into the ledger, and other servers into boots.
-func (p *packets) write(list []client.Packet) {
+func (p *Packets) write(list []client.Packet) {
 	err := p.state.Update(func(tx state.Tx) error {
 		p.mu.Lock()
 		defer p.mu.Unlock()
@@ -178,7 +178,7 @@ func (p *packets) write(list []client.Packet) {
 
 // put notes one packet, unless it is a repetition. What our own answers are to a
 // system that is up, as it renews its lease, is not worth an entry.
-func (p *packets) put(tx state.Tx, n client.Packet) {
+func (p *Packets) put(tx state.Tx, n client.Packet) {
 	m, _, known := tx.Find(fleet.Sighting{MAC: n.MAC, UUID: n.UUID})
 	key := p.key(n)
 	if !known || p.had(m.ID, m.Boot, key) {
@@ -207,41 +207,9 @@ func (p *packets) put(tx state.Tx, n client.Packet) {
 	tx.Note(e)
 }
 
-// lost is how many notes were dropped.
-func (p *packets) lost() uint64 {
+// Dropped is how many notes were lost: the queue was full, or they could not be stored.
+func (p *Packets) Dropped() uint64 {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.dropped
-}
-
-// others are the DHCP servers that answered a machine: of its boots, and what
-// was heard of its own cards. The one that it obeyed comes last.
-func (a admin) others(m fleet.Machine, boots []fleet.Boot) (list []fleet.Other) {
-	for _, b := range boots {
-		for _, o := range b.Others {
-			list = append(list, within(b, o))
-		}
-	}
-	if lend := a.server.lend.Load(); lend != nil {
-		heard := append(lend.four.Others(m.Cards()), lend.six.Others(m.Cards())...)
-		for _, o := range heard {
-			if n := len(boots); n > 0 && boots[n-1].Started.Sub(o.At) < network.SameAttempt {
-				o = within(boots[n-1], o)
-			}
-			if !o.Expected {
-				list = append(list, o)
-			}
-		}
-	}
-	slices.SortFunc(list, fleet.ByWeight)
-	return list
-}
-
-// within gives an answer that belongs to a boot a time that does: others may
-// answer before we do, and a boot begins with our answer.
-func within(b fleet.Boot, o fleet.Other) fleet.Other {
-	if o.At.Before(b.Started) {
-		o.At = b.Started
-	}
-	return o
 }

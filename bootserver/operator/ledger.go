@@ -1,4 +1,4 @@
-package bootserver
+package operator
 
 import (
 	"bytes"
@@ -13,6 +13,7 @@ import (
 	"ingot"
 	"ingot/bootserver/access"
 	"ingot/bootserver/api"
+	"ingot/bootserver/catalog"
 	"ingot/bootserver/fleet"
 	"ingot/bootserver/fleet/explain"
 	"ingot/bootserver/state"
@@ -20,32 +21,32 @@ import (
 )
 
 // LatestBoots implements api.Ledger.
-func (a admin) LatestBoots() []fleet.Boot { return a.state.Latest() }
+func (o *Operator) LatestBoots() []fleet.Boot { return o.state.Latest() }
 
 // Events implements api.Ledger.
-func (a admin) Events(ctx context.Context, q api.EventsRequest) (api.Events, error) {
+func (o *Operator) Events(ctx context.Context, q api.EventsRequest) (api.Events, error) {
 	s := state.Query{After: q.After, Newest: q.Newest, Limit: q.Limit}
-	named, err := a.named(append([]string{q.Machine}, q.Machines...))
+	named, err := o.named(append([]string{q.Machine}, q.Machines...))
 	if err != nil {
 		return api.Events{}, err
 	}
 	for _, m := range named {
 		s.Machines = append(s.Machines, m.ID)
 	}
-	name, restored := a.state.LedgerName()
+	name, restored := o.state.LedgerName()
 	if q.Wait > 0 && (q.Ledger == "" || q.Ledger == name) {
 		ctx, cancel := context.WithTimeout(ctx, q.Wait)
 		defer cancel()
-		a.state.Await(ctx, q.After)
-		name, restored = a.state.LedgerName()
+		o.state.Await(ctx, q.After)
+		name, restored = o.state.LedgerName()
 	}
 	if q.Ledger != "" && q.Ledger != name { // its numbers mean nothing here
 		s.After = restored
 	}
-	list, last, err := a.state.Ledger(s)
+	list, last, err := o.state.Ledger(s)
 	if q.Ledger == "" && q.After > last && !q.Newest { // a client that does not know that there are several
 		s.After = restored
-		list, last, err = a.state.Ledger(s)
+		list, last, err = o.state.Ledger(s)
 	}
 	if len(list) > 0 && !q.Newest {
 		last = list[len(list)-1].Seq
@@ -55,12 +56,12 @@ func (a admin) Events(ctx context.Context, q api.EventsRequest) (api.Events, err
 
 // bootOf returns a boot of a machine by its id or the beginning of it, or else
 // the latest.
-func (a admin) bootOf(ref, boot string) (b fleet.Boot, err error) {
-	m, err := a.Machine(ref)
+func (o *Operator) bootOf(ref, boot string) (b fleet.Boot, err error) {
+	m, err := o.Machine(ref)
 	if err != nil {
 		return b, err
 	}
-	list, err := a.state.Boots(m.ID, 0)
+	list, err := o.state.Boots(m.ID, 0)
 	if err != nil {
 		return b, err
 	}
@@ -75,22 +76,22 @@ func (a admin) bootOf(ref, boot string) (b fleet.Boot, err error) {
 }
 
 // Console implements api.Ledger.
-func (a admin) Console(ref, boot string) (api.Console, error) {
-	b, err := a.bootOf(ref, boot)
+func (o *Operator) Console(ref, boot string) (api.Console, error) {
+	b, err := o.bootOf(ref, boot)
 	if err != nil {
 		return api.Console{}, err
 	}
-	text, err := a.state.Console(b.ID)
+	text, err := o.state.Console(b.ID)
 	return api.Console{Boot: b, Text: text}, err
 }
 
 // Hardware implements api.Ledger.
-func (a admin) Hardware(ref, boot string) (api.Hardware, error) {
-	b, err := a.bootOf(ref, boot)
+func (o *Operator) Hardware(ref, boot string) (api.Hardware, error) {
+	b, err := o.bootOf(ref, boot)
 	if err != nil {
 		return api.Hardware{}, err
 	}
-	f, told, err := a.state.Facts(b)
+	f, told, err := o.state.Facts(b)
 	if err == nil && !told {
 		err = api.Problem{Status: 404, Detail: fmt.Sprintf("boot %s told nothing of the hardware: it asked for no ticket", b.ID.Short()), Next: "ingot boots " + ref}
 	}
@@ -98,18 +99,18 @@ func (a admin) Hardware(ref, boot string) (api.Hardware, error) {
 }
 
 // Why implements api.Ledger.
-func (a admin) Why(ref string) (api.Why, error) {
-	m, err := a.Machine(ref)
+func (o *Operator) Why(ref string) (api.Why, error) {
+	m, err := o.Machine(ref)
 	if err != nil {
 		return api.Why{}, err
 	}
-	boots, err := a.state.Boots(m.ID, storyBoots)
+	boots, err := o.state.Boots(m.ID, storyBoots)
 	if err != nil {
 		return api.Why{}, err
 	}
-	story := explain.Story{Machine: m, Boots: boots, Others: a.others(m, boots), Needed: a.sizes(boots), Policy: a.policyNow(), Now: a.now()}
+	story := explain.Story{Machine: m, Boots: boots, Others: o.others(m, boots), Needed: o.sizes(boots), Policy: o.host.HealingPolicy(), Now: o.now()}
 	if ref, err := fleet.Next(m); err == nil {
-		if _, err := a.image(ref.Image); err != nil {
+		if _, err := o.catalog.Image(ref.Image); err != nil {
 			story.Unservable, story.Untrusted = err.Error(), errors.Is(err, image.ErrSignature)
 		}
 	}
@@ -121,17 +122,17 @@ func (a admin) Why(ref string) (api.Why, error) {
 const storyBoots = 12
 
 // sizes are those of the images of boots, whoever signed them.
-func (a admin) sizes(boots []fleet.Boot) map[ingot.Digest]explain.Sizes {
+func (o *Operator) sizes(boots []fleet.Boot) map[ingot.Digest]explain.Sizes {
 	needed := map[ingot.Digest]explain.Sizes{}
 	for _, b := range boots {
 		if _, known := needed[b.Image.Image]; known || b.Image.Image == "" {
 			continue
 		}
 		needed[b.Image.Image] = nil // a store that has it no more is asked once
-		if im, err := a.shelf.get(a.images, b.Image.Image); err == nil {
+		if im, err := o.catalog.Stored(b.Image.Image); err == nil {
 			needed[b.Image.Image] = explain.Sizes{"kernel": im.Manifest.Kernel.Size, "initramfs": im.Manifest.Initramfs.Size, "root": im.Manifest.Root.Size}
-			if uki, has := a.uki(im); has {
-				needed[b.Image.Image][partUKI] = uki.Size
+			if uki, has := o.catalog.UKI(im); has {
+				needed[b.Image.Image][catalog.UKI] = uki.Size
 			}
 		}
 	}
@@ -140,14 +141,14 @@ func (a admin) sizes(boots []fleet.Boot) map[ingot.Digest]explain.Sizes {
 
 // Backup implements api.Ledger. It changes nothing, and is noted all the same:
 // who has a backup knows all that the server does.
-func (a admin) Backup(ctx context.Context, w io.Writer) error {
-	if err := a.state.Update(func(tx state.Tx) error {
-		tx.Audit(a.noted(ctx, "server.backup", "", "", nil, nil))
+func (o *Operator) Backup(ctx context.Context, w io.Writer) error {
+	if err := o.state.Update(func(tx state.Tx) error {
+		tx.Audit(o.noted(ctx, "server.backup", "", "", nil, nil))
 		return nil
 	}); err != nil {
 		return err
 	}
-	err := a.state.Backup(w)
+	err := o.state.Backup(w)
 	switch {
 	case errors.Is(err, state.ErrBackups):
 		return api.Problem{Status: 503, Detail: err.Error(), Next: "end one of them: ingot audit says who reads them"}
@@ -160,9 +161,9 @@ func (a admin) Backup(ctx context.Context, w io.Writer) error {
 // Restore implements api.Ledger. Leases that were given since the backup stay:
 // machines use their addresses. A backup of another server makes this one that
 // server, at once.
-func (a admin) Restore(ctx context.Context, r io.Reader) (api.Restored, error) {
-	was := a.state.Identity()
-	kept, err := a.state.Restore(r, a.now())
+func (o *Operator) Restore(ctx context.Context, r io.Reader) (api.Restored, error) {
+	was := o.state.Identity()
+	kept, err := o.state.Restore(r, o.now())
 	if errors.Is(err, state.ErrDamaged) {
 		return api.Restored{}, api.Problem{Status: 400, Detail: err.Error(), Next: "give a file that ingot backup wrote"}
 	} else if errors.Is(err, state.ErrRestoring) {
@@ -170,22 +171,22 @@ func (a admin) Restore(ctx context.Context, r io.Reader) (api.Restored, error) {
 	} else if err != nil {
 		return api.Restored{}, err
 	}
-	if err := a.server.keepLeases(); err != nil {
+	if err := o.host.KeepLeases(); err != nil {
 		return api.Restored{}, err
 	}
-	if !bytes.Equal(was, a.state.Identity()) {
-		if err := a.server.changeIdentity(); err != nil {
+	if !bytes.Equal(was, o.state.Identity()) {
+		if err := o.host.ChangeIdentity(); err != nil {
 			return api.Restored{}, err
 		}
 	}
-	machines := len(a.state.Machines())
-	if err := a.state.Update(func(tx state.Tx) error {
-		tx.Audit(a.noted(ctx, "server.restore", "", "", nil, map[string]any{"machines": machines, "before": kept}))
-		tx.Note(fleet.Entry{At: a.now(), Kind: fleet.KindServer, Text: fmt.Sprintf("the state was restored from a backup (machines: %d); what stands before this is what the backup knew", machines)})
+	machines := len(o.state.Machines())
+	if err := o.state.Update(func(tx state.Tx) error {
+		tx.Audit(o.noted(ctx, "server.restore", "", "", nil, map[string]any{"machines": machines, "before": kept}))
+		tx.Note(fleet.Entry{At: o.now(), Kind: fleet.KindServer, Text: fmt.Sprintf("the state was restored from a backup (machines: %d); what stands before this is what the backup knew", machines)})
 		return nil
 	}); err != nil {
 		return api.Restored{}, err
 	}
-	a.log.Warn("the state was restored from a backup", "by", access.From(ctx).String(), "machines", machines, "before", kept)
+	o.log.Warn("the state was restored from a backup", "by", access.From(ctx).String(), "machines", machines, "before", kept)
 	return api.Restored{Machines: machines, Before: kept}, nil
 }

@@ -1,4 +1,4 @@
-package bootserver
+package booter
 
 import (
 	"errors"
@@ -15,10 +15,10 @@ import (
 )
 
 // Script implements httpboot.Booter: it decides what the machine boots now.
-func (b *booter) Script(id ingot.BootID, base string) (text string, err error) {
+func (b *Booter) Script(id ingot.BootID, base string) (text string, err error) {
 	now := b.now()
 	err = b.state.Update(func(tx state.Tx) error {
-		boot, m, err := known(tx, id)
+		boot, m, err := lookupBoot(tx, id)
 		if err != nil {
 			return err
 		}
@@ -35,7 +35,7 @@ func (b *booter) Script(id ingot.BootID, base string) (text string, err error) {
 		if boot.Image.Image != "" && boot.Served["kernel"]+boot.Served["initramfs"] > 0 {
 			ref = boot.Image // of which it has files: what was assigned meanwhile is for its next boot
 		}
-		im, err := b.image(ref.Image)
+		im, err := b.catalog.Image(ref.Image)
 		if err != nil {
 			text = b.waitScript(base, m, boot, err)
 			return nil
@@ -52,25 +52,25 @@ func (b *booter) Script(id ingot.BootID, base string) (text string, err error) {
 	return text, err
 }
 
-func (b *booter) deadlineOf(im image.Image) time.Duration {
+func (b *Booter) deadlineOf(im image.Image) time.Duration {
 	if im.Manifest.Deadline > 0 {
 		return im.Manifest.Deadline
 	}
-	return time.Duration(b.policy.Load().Deadline)
+	return b.policy.Load().Deadline
 }
 
-func (b *booter) bootScript(base string, m fleet.Machine, boot fleet.Boot, im image.Image) string {
-	url := func(part string) string { return b.urlOfBoot(base, boot.ID, im.Digest.Hex()+"/"+part) }
+func (b *Booter) bootScript(base string, m fleet.Machine, boot fleet.Boot, im image.Image) string {
+	url := func(part string) string { return b.BootURL(base, boot.ID, im.Digest.Hex()+"/"+part) }
 	args := slices.Concat(im.Manifest.Arguments, []string{ingot.ArgServer + "=" + base,
-		ingot.ArgBoot + "=" + string(b.key(boot.ID)), ingot.ArgMAC + "=${netX/mac}"})
+		ingot.ArgBoot + "=" + string(b.BootKey(boot.ID)), ingot.ArgMAC + "=${netX/mac}"})
 	if !slices.ContainsFunc(args, func(a string) bool { return strings.HasPrefix(a, "panic=") }) {
 		args = append(args, "panic=30") // a kernel that cannot go on must not wait for a person
 	}
 	return ipxe.Boot{Image: im.Name.String() + " for " + m.Hostname(), Kernel: url("kernel"), Initramfs: url("initramfs"),
-		Arguments: args, Again: b.urlOfBoot(base, boot.ID, "script")}.Text()
+		Arguments: args, Again: b.BootURL(base, boot.ID, "script")}.Text()
 }
 
-func (b *booter) waitScript(base string, m fleet.Machine, boot fleet.Boot, why error) string {
+func (b *Booter) waitScript(base string, m fleet.Machine, boot fleet.Boot, why error) string {
 	lines := []string{"", "  ingot", fmt.Sprintf("  machine %s  %s", m.ID, strings.Join(m.MACs, " ")), ""}
 	switch {
 	case m.State == fleet.Retired:
@@ -90,5 +90,5 @@ func (b *booter) waitScript(base string, m fleet.Machine, boot fleet.Boot, why e
 	default:
 		lines = append(lines, "  The image of this machine cannot be served: "+why.Error())
 	}
-	return ipxe.Wait{Lines: append(lines, ""), Again: b.urlOfBoot(base, boot.ID, "script")}.Text()
+	return ipxe.Wait{Lines: append(lines, ""), Again: b.BootURL(base, boot.ID, "script")}.Text()
 }

@@ -17,12 +17,12 @@ func TestShelfFollowsTheStore(t *testing.T) {
 	h := newHouse(t)
 	v1 := h.put("v1")
 	for range 2 {
-		if im, err := h.shelf.get(h.images, v1.Digest); err != nil || im.Digest != v1.Digest {
+		if im, err := h.catalog.Stored(v1.Digest); err != nil || im.Digest != v1.Digest {
 			t.Fatalf("get(v1) = %s, %v", im.Digest.Short(), err)
 		}
 	}
 	v2 := h.put("v2")
-	if im, err := h.shelf.get(h.images, v2.Digest); err != nil || im.Digest != v2.Digest {
+	if im, err := h.catalog.Stored(v2.Digest); err != nil || im.Digest != v2.Digest {
 		t.Errorf("get(v2) = %s, %v; want the image that was put meanwhile", im.Digest.Short(), err)
 	}
 	index := filepath.Join(h.images.Root(), "images", "index.json")
@@ -33,19 +33,19 @@ func TestShelfFollowsTheStore(t *testing.T) {
 	if err := errors.Join(os.Remove(index), os.WriteFile(index, []byte(`{"schemaVersion":2,"manifests":[]}`), 0o644)); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := h.shelf.get(h.images, v1.Digest); !errors.Is(err, image.ErrNotFound) {
+	if _, err := h.catalog.Stored(v1.Digest); !errors.Is(err, image.ErrNotFound) {
 		t.Errorf("get(v1) after it left the index: %v; want ErrNotFound", err)
 	}
 	if err := os.Remove(index); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := h.shelf.get(h.images, v1.Digest); !errors.Is(err, image.ErrNotFound) {
+	if _, err := h.catalog.Stored(v1.Digest); !errors.Is(err, image.ErrNotFound) {
 		t.Errorf("get(v1) without an index: %v; want ErrNotFound", err)
 	}
 	if err := os.WriteFile(index, text, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := h.shelf.get(h.images, v1.Digest); err != nil {
+	if _, err := h.catalog.Stored(v1.Digest); err != nil {
 		t.Errorf("get(v1) after it came back: %v", err)
 	}
 }
@@ -79,8 +79,8 @@ func TestOnlyTrustedImagesAreServed(t *testing.T) {
 		if strings.Contains(script, "kernel ") || !strings.Contains(script, "cannot be served") {
 			t.Errorf("%s, which nobody here signed: the script is\n%s", im.Name, script)
 		}
-		if _, err := h.Artifact(boot, im.Digest, "kernel"); err == nil || h.have(im.Digest) {
-			t.Errorf("%s: Artifact = %v, have = %t; want a refusal", im.Name, err, h.have(im.Digest))
+		if _, err := h.Artifact(boot, im.Digest, "kernel"); err == nil || h.catalog.Servable(im.Digest) {
+			t.Errorf("%s: Artifact = %v, have = %t; want a refusal", im.Name, err, h.catalog.Servable(im.Digest))
 		}
 		if got := h.why(); !strings.Contains(got, "cannot be served: image "+im.Name.String()+": bad signature") {
 			t.Errorf("why = %q", got)
@@ -89,13 +89,13 @@ func TestOnlyTrustedImagesAreServed(t *testing.T) {
 	if err := image.Trust(keys, "builder", builder.Release.Public); err != nil {
 		t.Fatal(err)
 	}
-	if _, script := h.ask(); !strings.Contains(script, "kernel ") || !h.have(foreign.Digest) {
+	if _, script := h.ask(); !strings.Contains(script, "kernel ") || !h.catalog.Servable(foreign.Digest) {
 		t.Errorf("once its key is trusted the script is\n%s", script)
 	}
 	if err := image.Distrust(keys, "builder"); err != nil {
 		t.Fatal(err)
 	}
-	if h.have(foreign.Digest) || !h.have(v2.Digest) {
-		t.Errorf("once its key is not trusted: have(its image) = %t, have(ours) = %t", h.have(foreign.Digest), h.have(v2.Digest))
+	if h.catalog.Servable(foreign.Digest) || !h.catalog.Servable(v2.Digest) {
+		t.Errorf("once its key is not trusted: have(its image) = %t, have(ours) = %t", h.catalog.Servable(foreign.Digest), h.catalog.Servable(v2.Digest))
 	}
 }

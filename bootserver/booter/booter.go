@@ -1,0 +1,120 @@
+// Package booter answers the machines that boot from a server: their packets, scripts, tickets,
+// files, events and reports. It reads what is recorded, lets package fleet decide, and records
+// what happened.
+//
+// It opens no socket and knows no configuration file: ports, loaders and policy are values. What
+// operators do is package operator's.
+package booter
+
+import (
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"ingot"
+	"ingot/bootserver/catalog"
+	"ingot/bootserver/fleet"
+	"ingot/bootserver/httpboot"
+	"ingot/bootserver/state"
+	"ingot/image"
+)
+
+// Config is what a Booter works with. State, Catalog, Keys and Now are required.
+type Config struct {
+	State   state.Store
+	Catalog *catalog.Catalog
+	Keys    image.Keys
+	Port    uint16            // TCP port of HTTP, in the URLs that machines are given
+	Loaders map[string][]byte // first stages, by file name
+	Policy  Policy
+	Now     func() time.Time
+	Log     *slog.Logger // nil is quiet
+}
+
+// Policy says how machines boot. Zero values are the defaults.
+type Policy struct {
+	Ticket     time.Duration // how long a ticket is valid; 0: 2 minutes
+	Deadline   time.Duration // from the script to the report, of images that name none; 0: 10 minutes
+	Attempts   int           // failed boots in a row after which an image is given up on a machine
+	After      fleet.After   // what a machine does then
+	Rules      []fleet.Rule  // which new machines are approved; the first rule that matches decides
+	ApproveAll bool          // approve every new machine
+	Image      string        // with ApproveAll: the image that new machines are assigned
+}
+
+// Booter answers machines. It implements client.Booter and httpboot.Booter.
+type Booter struct {
+	state   state.Store
+	catalog *catalog.Catalog
+	keys    image.Keys
+	port    uint16
+	loaders map[string][]byte
+	policy  *atomic.Pointer[Policy]
+	now     func() time.Time
+	log     *slog.Logger
+}
+
+// New returns a Booter.
+func New(c Config) *Booter {
+	b := &Booter{state: c.State, catalog: c.Catalog, keys: c.Keys, port: c.Port, loaders: c.Loaders,
+		policy: &atomic.Pointer[Policy]{}, now: c.Now, log: c.Log}
+	if b.log == nil {
+		b.log = slog.New(slog.DiscardHandler)
+	}
+	b.SetPolicy(c.Policy)
+	return b
+}
+
+// SetPolicy applies the boot policy of a new or reloaded configuration.
+func (b *Booter) SetPolicy(p Policy) {
+	if p.Ticket == 0 {
+		p.Ticket = 2 * time.Minute
+	}
+	if p.Deadline == 0 {
+		p.Deadline = 10 * time.Minute
+	}
+	b.policy.Store(&p)
+}
+
+// Policy returns the boot policy in force.
+func (b *Booter) Policy() Policy { return *b.policy.Load() }
+
+// HealingPolicy returns how machines recover from images that fail.
+func (b *Booter) HealingPolicy() fleet.Policy {
+	p := b.policy.Load()
+	return fleet.Policy{Attempts: p.Attempts, After: p.After}
+}
+
+// FirstImages returns the images that new machines are given.
+func (p Policy) FirstImages() []string {
+	list := []string{p.Image}
+	for _, r := range p.Rules {
+		list = append(list, r.Image)
+	}
+	return slices.DeleteFunc(list, func(name string) bool { return name == "" })
+}
+
+// lookupBoot returns a boot and its machine.
+func lookupBoot(tx state.Tx, id ingot.BootID) (fleet.Boot, fleet.Machine, error) {
+	boot, ok := tx.Boot(id)
+	if !ok {
+		return boot, fleet.Machine{}, fmt.Errorf("%w boot %s; this machine should start over", httpboot.ErrUnknown, id.Short())
+	}
+	m, ok := tx.Machine(boot.Machine)
+	if !ok {
+		return boot, m, fmt.Errorf("%w machine %s", httpboot.ErrUnknown, boot.Machine)
+	}
+	return boot, m, nil
+}
+
+// currentBoot is like lookupBoot but fails with httpboot.ErrRefused if the machine has since
+// started another boot, whose key replaces this one.
+func currentBoot(tx state.Tx, id ingot.BootID) (fleet.Boot, fleet.Machine, error) {
+	boot, m, err := lookupBoot(tx, id)
+	if err == nil && m.Boot != id {
+		err = fmt.Errorf("%w: boot %s is over, the machine began another one", httpboot.ErrRefused, id.Short())
+	}
+	return boot, m, err
+}

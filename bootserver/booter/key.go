@@ -1,0 +1,49 @@
+package booter
+
+import (
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/hex"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"ingot"
+)
+
+// BootKey is the credential of a boot. It is made of the state's secret whenever it
+// is wanted, so it is recorded nowhere.
+func (b *Booter) BootKey(id ingot.BootID) ingot.BootKey {
+	return ingot.NewBootKey(id, [16]byte(b.Derive("boot", string(id))[:16]))
+}
+
+// Knows implements httpboot.Booter.
+func (b *Booter) Knows(k ingot.BootKey) bool {
+	return subtle.ConstantTimeCompare([]byte(k), []byte(b.BootKey(k.ID()))) == 1
+}
+
+// BootURL is the URL of a part of a boot.
+func (b *Booter) BootURL(base string, id ingot.BootID, part string) string {
+	return base + ingot.BootPath(b.BootKey(id), part)
+}
+
+// MachineKey is the machine-id(5) of a machine's systems.
+func (b *Booter) MachineKey(id ingot.MachineID) string {
+	return hex.EncodeToString(b.Derive("machine-id", string(id))[:16])
+}
+
+// Derive makes stable bytes that nobody can guess without the state's secret.
+func (b *Booter) Derive(purpose, of string) []byte {
+	sum := sha256.Sum256(slices.Concat(b.state.Identity(), []byte("\x00"+purpose+"\x00"+of)))
+	return sum[:]
+}
+
+// ServerURL is the beginning of URLs at one of our addresses; it is empty without
+// one, as where an interface is only observed.
+func (b *Booter) ServerURL(server netip.Addr) string {
+	if !server.IsValid() {
+		return ""
+	}
+	at := netip.AddrPortFrom(server, b.port).String() // IPv6 in brackets
+	return "http://" + strings.TrimSuffix(at, ":80")
+}

@@ -1,0 +1,161 @@
+// Package catalog has the images that a boot server can serve: complete, and signed by a release key
+// that the store trusts now. It is the one place that looks images up for machines, verifies their
+// signatures and remembers the answer.
+//
+// It changes nothing: operators change a store through package operator, builds and pulls through
+// packages image and registry.
+package catalog
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"time"
+
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"ingot"
+	"ingot/bootserver/fleet"
+	"ingot/image"
+)
+
+// UKI is the name of an image's UKI in URLs and tables. UEFI firmware recognises a program by its suffix.
+const UKI = "uki.efi"
+
+// Catalog looks up images of a store. A storm of machines asks for the same image thousands of
+// times, and the store reads every manifest of every image to answer: what was read is kept as long
+// as the store's index is the same file, and what was found of a signature as long as the same keys
+// are trusted. It is safe for concurrent use.
+type Catalog struct {
+	store *image.Store
+
+	mu      sync.Mutex
+	index   mark // of images
+	images  map[ingot.Digest]image.Image
+	trusted []byte // the public keys, as text
+	refused map[ingot.Digest]error
+}
+
+// New returns the catalog of a store.
+func New(store *image.Store) *Catalog { return &Catalog{store: store} }
+
+// mark tells versions of a file apart. The index is replaced, never changed.
+type mark struct {
+	inode uint64
+	size  int64
+	time  time.Time
+}
+
+// maxKept bounds how many images are kept; an image's manifest may have a MB of chunks.
+const maxKept = 64
+
+// Image returns an image that can be served: it is complete, and a release key that the store trusts
+// now has signed it. Machines would refuse another one, and start over for ever. When its key is
+// trusted later, machines that wait for it go on.
+func (c *Catalog) Image(d ingot.Digest) (image.Image, error) {
+	im, err := c.Stored(d)
+	if err != nil {
+		return im, fmt.Errorf("image %s: %w", d.Short(), err)
+	}
+	return im, c.verified(im)
+}
+
+// Servable reports whether an image can be served.
+func (c *Catalog) Servable(d ingot.Digest) bool {
+	_, err := c.Image(d)
+	return err == nil
+}
+
+// Resolve returns the image that a reference names now, if it can be served: see Image.
+func (c *Catalog) Resolve(ctx context.Context, ref string) (image.Image, error) {
+	im, err := c.store.Get(ctx, ref)
+	if err != nil {
+		return im, err
+	}
+	return c.Image(im.Digest)
+}
+
+// Assignment resolves the image that a reference names and returns an assignment of it.
+func (c *Catalog) Assignment(ctx context.Context, ref, why string, now time.Time) (fleet.Assignment, error) {
+	im, err := c.Resolve(ctx, ref)
+	if err != nil {
+		return fleet.Assignment{}, err
+	}
+	return fleet.Assignment{ImageRef: fleet.ImageRef{Image: im.Digest, Name: im.Name.String()}, Why: why, Since: now}, nil
+}
+
+// Blob returns the path of a file of the store.
+func (c *Catalog) Blob(d ingot.Digest) string { return c.store.Blob(d) }
+
+// UKI returns the UKI of an image that has one: the one signed for Secure Boot last, if any,
+// because firmware does not say whether it checks signatures.
+func (c *Catalog) UKI(im image.Image) (ingot.Artifact, bool) {
+	if im.Manifest.UKI == nil {
+		return ingot.Artifact{}, false
+	}
+	list, err := c.store.Referrers(context.Background(), im.Digest, ingot.ArtifactSignedUKI)
+	if err == nil && len(list) > 0 {
+		return list[len(list)-1].Content, true
+	}
+	return *im.Manifest.UKI, true
+}
+
+// Stored returns an image of the store by its digest, whether or not it can be served.
+func (c *Catalog) Stored(d ingot.Digest) (image.Image, error) {
+	now, err := markOf(filepath.Join(c.store.Root(), "images", ocispec.ImageIndexFile))
+	if err != nil {
+		return c.store.Get(context.Background(), string(d)) // which says what is wrong
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock() // requests for the same image meanwhile need not read it again
+	if c.index != now || len(c.images) >= maxKept {
+		c.index, c.images, c.refused = now, map[ingot.Digest]image.Image{}, map[ingot.Digest]error{}
+	}
+	if im, ok := c.images[d]; ok {
+		return im, nil
+	}
+	im, err := c.store.Get(context.Background(), string(d))
+	if err == nil {
+		c.images[d] = im
+	}
+	return im, err
+}
+
+// verified returns an error unless a release key that the store trusts signed an image. The keys are
+// read each time: they are a few small files, and a key that is no longer trusted must count at once.
+func (c *Catalog) verified(im image.Image) error {
+	keys, err := image.TrustedKeys(filepath.Join(c.store.Root(), "keys"))
+	if err != nil {
+		return fmt.Errorf("image %s: %w", im.Name, err)
+	}
+	var text []byte
+	for _, k := range keys {
+		text = append(text, k.Key.Text()...)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !bytes.Equal(c.trusted, text) || len(c.refused) >= maxKept || c.refused == nil {
+		c.trusted, c.refused = text, map[ingot.Digest]error{}
+	}
+	refused, known := c.refused[im.Digest]
+	if !known {
+		refused = im.VerifySignature(image.Public(keys)...)
+		c.refused[im.Digest] = refused
+	}
+	if refused != nil {
+		return fmt.Errorf("image %s: %w; machines would refuse it", im.Name, refused)
+	}
+	return nil
+}
+
+func markOf(path string) (mark, error) {
+	st, err := os.Stat(path)
+	if err != nil {
+		return mark{}, fmt.Errorf("looking at the store's index: %w", err)
+	}
+	return mark{inode: st.Sys().(*syscall.Stat_t).Ino, size: st.Size(), time: st.ModTime()}, nil
+}

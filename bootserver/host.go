@@ -1,0 +1,113 @@
+package bootserver
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"slices"
+
+	"ingot"
+	"ingot/bootserver/access"
+	"ingot/bootserver/api"
+	"ingot/bootserver/fleet"
+	"ingot/bootserver/operator"
+)
+
+// host is the server as operators see it.
+type host struct{ *Server }
+
+// operator returns what answers operators of this server.
+func (s *Server) operator() *operator.Operator {
+	editor := operator.Editor{Store: s.conf.Store, State: s.state, First: func() []string { return s.booter.Policy().FirstImages() }, Now: s.conf.Now, Log: s.log}
+	return operator.New(operator.Config{Host: host{s}, State: s.state, Catalog: s.catalog, Editor: editor, Now: s.conf.Now, Log: s.log})
+}
+
+// Version implements operator.Host.
+func (h host) Version() string { return h.conf.Version }
+
+// Ready implements operator.Host.
+func (h host) Ready() error {
+	if !h.ready.Load() {
+		return errors.New("the server is starting or ending")
+	}
+	return nil
+}
+
+// Metrics implements operator.Host.
+func (h host) Metrics() http.Handler { return h.metrics.handler() }
+
+// Network implements operator.Host.
+func (h host) Network() api.Network {
+	servers := h.dhcp.Load()
+	if servers == nil {
+		return api.Network{}
+	}
+	return networkOf(servers.leases(), servers.four.Observations(), servers.six.Observations())
+}
+
+// HeardOf implements operator.Host.
+func (h host) HeardOf(macs []string) []fleet.Other {
+	servers := h.dhcp.Load()
+	if servers == nil {
+		return nil
+	}
+	return append(servers.four.Others(macs), servers.six.Others(macs)...)
+}
+
+// Interfaces implements operator.Host.
+func (h host) Interfaces() (names []string) {
+	h.reloading.Lock()
+	defer h.reloading.Unlock()
+	for _, l := range h.site.links {
+		names = append(names, l.name)
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
+// Reload implements operator.Host.
+func (h host) Reload(ctx context.Context) (api.Reloaded, error) { return h.Server.Reload(ctx) }
+
+// Authority implements operator.Host.
+func (h host) Authority() api.Authority {
+	return api.Authority{Certificate: string(h.ca.PEM()), Fingerprint: h.ca.Fingerprint(), Listens: h.remoteAt()}
+}
+
+// Issue implements operator.Host.
+func (h host) Issue(c access.Credential, request []byte) (access.Credential, []byte, error) {
+	return h.ca.Issue(c, request)
+}
+
+// MachineKey implements operator.Host.
+func (h host) MachineKey(id ingot.MachineID) string { return h.booter.MachineKey(id) }
+
+// HealingPolicy implements operator.Host.
+func (h host) HealingPolicy() fleet.Policy { return h.booter.HealingPolicy() }
+
+// KeepLeases implements operator.Host.
+func (h host) KeepLeases() error { return h.keepLeases() }
+
+// ChangeIdentity implements operator.Host.
+func (h host) ChangeIdentity() error { return h.changeIdentity() }
+
+// figures measures the server for its metrics.
+func (s *Server) figures() figures {
+	f := figures{ready: s.ready.Load(), state: s.state.Counts()}
+	now := s.conf.Now()
+	for _, c := range s.state.Credentials() {
+		if c.Live(now) {
+			f.live++
+		}
+	}
+	if s.http != nil {
+		f.http = s.http.Counts()
+	}
+	if s.packets != nil {
+		f.dropped = s.packets.Dropped()
+	}
+	if servers := s.dhcp.Load(); servers != nil {
+		f.leases = len(servers.leases())
+		f.foreign = len(servers.four.Observations().Servers) + len(servers.six.Observations().Servers)
+	}
+	return f
+}
