@@ -12,7 +12,9 @@ import (
 	"slices"
 	"strings"
 
-	v1 "github.com/google/go-containerregistry/pkg/v1"
+	ocidigest "github.com/opencontainers/go-digest"
+	"github.com/opencontainers/image-spec/specs-go"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sys/unix"
 
 	"ingot"
@@ -31,7 +33,7 @@ func writeLayout(ctx context.Context, trees *source.Trees, pin source.Pin, dir s
 	if err != nil {
 		return err
 	}
-	var m v1.Manifest
+	var m ocispec.Manifest
 	if err := json.Unmarshal(raw, &m); err != nil {
 		return fmt.Errorf("writing the image: %w", err)
 	}
@@ -46,12 +48,14 @@ func writeLayout(ctx context.Context, trees *source.Trees, pin source.Pin, dir s
 	}
 	mediaType := m.MediaType
 	if mediaType == "" {
-		mediaType = "application/vnd.oci.image.manifest.v1+json"
+		mediaType = ocispec.MediaTypeImageManifest
 	}
-	index, err := json.MarshalIndent(v1.IndexManifest{SchemaVersion: 2,
-		MediaType: "application/vnd.oci.image.index.v1+json",
-		Manifests: []v1.Descriptor{{MediaType: mediaType, Digest: v1.Hash{Algorithm: "sha256", Hex: pin.Digest.Hex()},
-			Size: int64(len(raw))}}}, "", "  ")
+	index, err := json.MarshalIndent(ocispec.Index{
+		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageIndex,
+		Manifests: []ocispec.Descriptor{{
+			MediaType: mediaType, Digest: ocidigest.Digest(pin.Digest), Size: int64(len(raw)),
+		}},
+	}, "", "  ")
 	if err != nil {
 		return fmt.Errorf("writing the image: %w", err)
 	}

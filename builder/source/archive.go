@@ -11,8 +11,8 @@ import (
 	"os"
 	"strings"
 
-	v1 "github.com/google/go-containerregistry/pkg/v1"
-	"github.com/google/go-containerregistry/pkg/v1/types"
+	ocidigest "github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"ingot"
 	"ingot/builder/tree"
@@ -23,12 +23,12 @@ import (
 // it wrote layouts (moby, image/spec/v1.2.md, "Combined Image JSON").
 type archive struct {
 	open func(name string) (io.ReadCloser, error)
-	name string             // of one of the images; may be empty
-	ref  string             // of the archive, for people
-	done func()             // removes scratch files
-	made map[v1.Hash][]byte // manifests that the archive itself has not
-	at   map[v1.Hash]string // files of layers and configs, by digest
-	root []byte             // the manifest, of a docker save archive
+	name string                      // of one of the images; may be empty
+	ref  string                      // of the archive, for people
+	done func()                      // removes scratch files
+	made map[ocidigest.Digest][]byte // manifests that the archive itself has not
+	at   map[ocidigest.Digest]string // files of layers and configs, by digest
+	root []byte                      // the manifest, of a docker save archive
 }
 
 // archiveRef cuts PATH#NAME.
@@ -156,19 +156,19 @@ func (a *archive) read(name string, limit int64) ([]byte, error) {
 	return b, err
 }
 
-func (a *archive) index(context.Context) ([]byte, types.MediaType, error) {
+func (a *archive) index(context.Context) ([]byte, string, error) {
 	if a.root != nil {
-		return a.root, types.OCIManifestSchema1, nil
+		return a.root, ocispec.MediaTypeImageManifest, nil
 	}
 	raw, err := a.read("index.json", maxManifest)
 	if err != nil || a.name == "" {
-		return raw, types.OCIImageIndex, err
+		return raw, ocispec.MediaTypeImageIndex, err
 	}
-	var index v1.IndexManifest
+	var index ocispec.Index
 	if err := json.Unmarshal(raw, &index); err != nil {
 		return nil, "", fmt.Errorf("%w: the index of %s: %w", ErrBadImage, a.ref, err)
 	}
-	var named []v1.Descriptor
+	var named []ocispec.Descriptor
 	for _, d := range index.Manifests {
 		if d.Annotations[annotationRef] == a.name || strings.HasSuffix(d.Annotations[annotationImageName], a.name) ||
 			d.Digest.String() == a.name {
@@ -180,16 +180,16 @@ func (a *archive) index(context.Context) ([]byte, types.MediaType, error) {
 	}
 	index.Manifests = named
 	raw, err = json.Marshal(index)
-	return raw, types.OCIImageIndex, err
+	return raw, ocispec.MediaTypeImageIndex, err
 }
 
-func (a *archive) blob(_ context.Context, d v1.Descriptor) (io.ReadCloser, error) {
+func (a *archive) blob(_ context.Context, d ocispec.Descriptor) (io.ReadCloser, error) {
 	if raw, ok := a.made[d.Digest]; ok {
 		return io.NopCloser(strings.NewReader(string(raw))), nil
 	}
 	name, ok := a.at[d.Digest]
 	if !ok {
-		name = "blobs/" + d.Digest.Algorithm + "/" + d.Digest.Hex
+		name = "blobs/sha256/" + ingot.Digest(d.Digest).Hex()
 	}
 	r, err := a.open(name)
 	if err != nil {
@@ -203,6 +203,21 @@ type dockerImage struct {
 	Config   string
 	RepoTags []string
 	Layers   []string
+}
+
+// savedManifest is the OCI manifest (image-spec, manifest.md) that a docker save archive has not.
+// The order of its fields is part of its digest, which is in plans and locks: it must not change.
+type savedManifest struct {
+	SchemaVersion int         `json:"schemaVersion"`
+	MediaType     string      `json:"mediaType"`
+	Config        savedPart   `json:"config"`
+	Layers        []savedPart `json:"layers"`
+}
+
+type savedPart struct {
+	MediaType string       `json:"mediaType"`
+	Size      int64        `json:"size"` // bytes
+	Digest    ingot.Digest `json:"digest"`
 }
 
 // readDocker makes the manifest that a docker save archive has not: the same
@@ -220,27 +235,26 @@ func (a *archive) readDocker(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	a.at = map[v1.Hash]string{}
-	m := v1.Manifest{SchemaVersion: 2, MediaType: types.OCIManifestSchema1}
+	a.at = map[ocidigest.Digest]string{}
+	m := savedManifest{SchemaVersion: 2, MediaType: ocispec.MediaTypeImageManifest}
 	config, err := a.read(chosen.Config, maxConfig)
 	if err != nil {
 		return err
 	}
-	m.Config = v1.Descriptor{MediaType: types.OCIConfigJSON,
-		Digest: hashOf(ingot.DigestOf(config)), Size: int64(len(config))}
-	a.at[m.Config.Digest] = chosen.Config
+	m.Config = savedPart{ocispec.MediaTypeImageConfig, int64(len(config)), ingot.DigestOf(config)}
+	a.at[ocidigest.Digest(m.Config.Digest)] = chosen.Config
 	for i, name := range chosen.Layers {
 		l, err := a.describe(ctx, name)
 		if err != nil {
 			return fmt.Errorf("reading layer %d of %d of %s: %w", i+1, len(chosen.Layers), a.ref, err)
 		}
-		a.at[l.Digest] = name
+		a.at[ocidigest.Digest(l.Digest)] = name
 		m.Layers = append(m.Layers, l)
 	}
 	if a.root, err = json.Marshal(m); err != nil {
 		return fmt.Errorf("encoding a manifest: %w", err)
 	}
-	a.made = map[v1.Hash][]byte{hashOf(ingot.DigestOf(a.root)): a.root}
+	a.made = map[ocidigest.Digest][]byte{ocidigest.Digest(ingot.DigestOf(a.root)): a.root}
 	return nil
 }
 
@@ -262,28 +276,28 @@ func (a *archive) chooseDocker(images []dockerImage) (dockerImage, error) {
 	case len(fitting) == 1:
 		return fitting[0], nil
 	case len(fitting) > 1:
-		return dockerImage{}, fmt.Errorf("%w in %s: %s; choose one with %s#NAME", ErrManyImages,
-			a.ref, strings.Join(names, ", "), a.ref)
+		return dockerImage{}, fmt.Errorf("%w in %s: %s; choose one with %s#NAME",
+			ErrManyImages, a.ref, strings.Join(names, ", "), a.ref)
 	}
 	return dockerImage{}, fmt.Errorf("%w: %s has %s", ErrNoImage, a.ref, strings.Join(names, ", "))
 }
 
 // describe hashes a layer of the archive.
-func (a *archive) describe(ctx context.Context, name string) (v1.Descriptor, error) {
+func (a *archive) describe(ctx context.Context, name string) (savedPart, error) {
 	r, err := a.open(name)
 	if err != nil {
-		return v1.Descriptor{}, fmt.Errorf("%w: %s is missing", ErrBadImage, name)
+		return savedPart{}, fmt.Errorf("%w: %s is missing", ErrBadImage, name)
 	}
 	defer r.Close()
 	head := &firstBytes{}
 	sum := sha256.New()
 	n, err := io.Copy(io.MultiWriter(sum, head), &stoppable{ctx, r})
 	if err != nil {
-		return v1.Descriptor{}, err
+		return savedPart{}, err
 	}
-	l := v1.Descriptor{MediaType: types.OCIUncompressedLayer, Digest: hashOf(digestOfSum(sum)), Size: n}
+	l := savedPart{ocispec.MediaTypeImageLayer, n, digestOfSum(sum)}
 	if compressed(head.b) { // not by docker, but by others that write its format
-		l.MediaType = types.OCILayer
+		l.MediaType = ocispec.MediaTypeImageLayerGzip
 	}
 	return l, nil
 }

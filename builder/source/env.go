@@ -25,6 +25,8 @@ type Env struct {
 	Keyring  string // OpenPGP keys that sign the mirror's lists, absolute path; empty: Debian's own
 	Offline  bool   // use what is cached and contact no mirror and no registry
 
+	Credentials []string // files such as docker's config.json, for registries
+
 	Log      *slog.Logger // nil is quiet
 	Progress func(Event)  // nil is quiet
 }
@@ -58,7 +60,7 @@ func (e *Env) Trees() *Trees {
 	if dir == "" {
 		dir = filepath.Join(e.CacheDir, "blobs")
 	}
-	return &Trees{Blobs: Blobs{Dir: dir}, Offline: e.Offline, Log: e.Log}
+	return &Trees{Blobs: Blobs{Dir: dir}, Offline: e.Offline, Credentials: e.Credentials, Log: e.Log}
 }
 
 // Mirrors returns where packages are fetched from. Offline there are none.

@@ -8,10 +8,9 @@ import (
 	"io"
 	"slices"
 	"strings"
-	"time"
 
-	v1 "github.com/google/go-containerregistry/pkg/v1"
-	"github.com/google/go-containerregistry/pkg/v1/types"
+	ocidigest "github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/errgroup"
 
 	"ingot"
@@ -36,9 +35,9 @@ var (
 // depot is where a container image is: a registry or an archive on disk.
 type depot interface {
 	// index returns what the reference names: an index or a manifest.
-	index(ctx context.Context) (raw []byte, mediaType types.MediaType, err error)
+	index(ctx context.Context) (raw []byte, mediaType string, err error)
 	// blob opens a manifest, config or layer by its digest.
-	blob(ctx context.Context, d v1.Descriptor) (io.ReadCloser, error)
+	blob(ctx context.Context, d ocispec.Descriptor) (io.ReadCloser, error)
 	close()
 }
 
@@ -51,8 +50,8 @@ const (
 // container is one image of one platform: what its manifest says.
 type container struct {
 	name     string // for people
-	manifest v1.Manifest
-	config   v1.ConfigFile
+	manifest ocispec.Manifest
+	config   ocispec.Image
 	digest   ingot.Digest // of the manifest
 }
 
@@ -66,7 +65,12 @@ func (c *container) size() int64 {
 }
 
 // created is when the image was made; 0 when it does not say.
-func (c *container) created() int64 { return max(0, c.config.Created.Unix()) }
+func (c *container) created() int64 {
+	if c.config.Created == nil {
+		return 0
+	}
+	return max(0, c.config.Created.Unix())
+}
 
 // pinImage finds the image of an architecture and keeps its manifest and
 // config; its layers are fetched later.
@@ -75,11 +79,11 @@ func (t *Trees) pinImage(ctx context.Context, o Origin, from depot) (*container,
 	if err != nil {
 		return nil, err
 	}
-	if mediaType.IsIndex() {
+	if isIndex(mediaType) {
 		if raw, err = t.choose(ctx, o, from, raw, 0); err != nil {
 			return nil, err
 		}
-	} else if !mediaType.IsImage() {
+	} else if !isManifest(mediaType) {
 		return nil, fmt.Errorf("%w: %s is of type %q, which is no container image", ErrNoImage, o.Ref, mediaType)
 	}
 	digest, _, err := t.Blobs.Put(ctx, strings.NewReader(string(raw)), "")
@@ -103,11 +107,16 @@ func (t *Trees) pinImage(ctx context.Context, o Origin, from depot) (*container,
 // choose returns the manifest of the image in an index that is for Linux and
 // the architecture. An index may hold further ones.
 func (t *Trees) choose(ctx context.Context, o Origin, from depot, raw []byte, depth int) ([]byte, error) {
-	var index v1.IndexManifest
+	var index ocispec.Index
 	if err := json.Unmarshal(raw, &index); err != nil {
 		return nil, fmt.Errorf("%w: the index of %s: %w", ErrBadImage, o.Ref, err)
 	}
-	fitting := slices.DeleteFunc(slices.Clone(index.Manifests), func(d v1.Descriptor) bool { return !mayFit(d, o.Arch) })
+	for _, d := range index.Manifests {
+		if _, err := ingot.ParseDigest(d.Digest.String()); err != nil {
+			return nil, fmt.Errorf("%w: the index of %s: %w", ErrBadImage, o.Ref, err)
+		}
+	}
+	fitting := slices.DeleteFunc(slices.Clone(index.Manifests), func(d ocispec.Descriptor) bool { return !mayFit(d, o.Arch) })
 	if len(fitting) == 0 {
 		return nil, fmt.Errorf("%w: %s has %s; the profile wants linux/%s", ErrArch, o.Ref,
 			platforms(index.Manifests), o.Arch)
@@ -123,7 +132,7 @@ func (t *Trees) choose(ctx context.Context, o Origin, from depot, raw []byte, de
 	if err != nil {
 		return nil, fmt.Errorf("reading the manifest of %s: %w", o.Ref, err)
 	}
-	if !d.MediaType.IsIndex() {
+	if !isIndex(d.MediaType) {
 		return manifest, nil
 	}
 	if depth > 3 {
@@ -134,8 +143,8 @@ func (t *Trees) choose(ctx context.Context, o Origin, from depot, raw []byte, de
 
 // mayFit reports whether a descriptor may be an image for Linux and arch.
 // Without a platform the image's config has the last word.
-func mayFit(d v1.Descriptor, arch string) bool {
-	if !d.MediaType.IsImage() && !d.MediaType.IsIndex() {
+func mayFit(d ocispec.Descriptor, arch string) bool {
+	if !isManifest(d.MediaType) && !isIndex(d.MediaType) {
 		return false
 	}
 	return d.Platform == nil || d.Platform.Architecture == "" || (d.Platform.OS == "linux" || d.Platform.OS == "") &&
@@ -143,12 +152,12 @@ func mayFit(d v1.Descriptor, arch string) bool {
 }
 
 // samePlatform reports whether the images are no variants of one another.
-func samePlatform(list []v1.Descriptor) bool {
+func samePlatform(list []ocispec.Descriptor) bool {
 	seen := map[string]bool{}
 	for _, d := range list {
 		variant := ""
 		if d.Platform != nil {
-			variant = d.Platform.String()
+			variant = platformName(d.Platform)
 		}
 		if seen[variant] {
 			return true
@@ -159,13 +168,13 @@ func samePlatform(list []v1.Descriptor) bool {
 }
 
 // platforms lists what an index has, for people.
-func platforms(list []v1.Descriptor) string {
+func platforms(list []ocispec.Descriptor) string {
 	var names []string
 	for _, d := range list {
 		if d.Platform == nil || d.Platform.OS == "unknown" { // attestations
 			continue
 		}
-		if s := d.Platform.String(); s != "" && !slices.Contains(names, s) {
+		if s := platformName(d.Platform); s != "" && !slices.Contains(names, s) {
 			names = append(names, s)
 		}
 	}
@@ -181,7 +190,7 @@ const (
 	annotationImageName = "io.containerd.image.name"
 )
 
-func imageNames(list []v1.Descriptor) string {
+func imageNames(list []ocispec.Descriptor) string {
 	var names []string
 	for _, d := range list {
 		name := d.Digest.String()
@@ -220,19 +229,22 @@ func (t *Trees) container(name string, digest ingot.Digest) (*container, error) 
 	return c, nil
 }
 
-func parseManifest(name string, raw []byte) (*v1.Manifest, error) {
-	var m v1.Manifest
+func parseManifest(name string, raw []byte) (*ocispec.Manifest, error) {
+	var m ocispec.Manifest
 	if err := json.Unmarshal(raw, &m); err != nil {
 		return nil, fmt.Errorf("%w: the manifest of %s: %w", ErrBadImage, name, err)
 	}
-	if !m.Config.MediaType.IsConfig() {
+	if !isConfig(m.Config.MediaType) {
 		return nil, fmt.Errorf("%w: %s is an artifact of type %q", ErrNoImage, name, m.Config.MediaType)
+	}
+	if _, err := ingot.ParseDigest(m.Config.Digest.String()); err != nil || m.Config.Size < 0 {
+		return nil, fmt.Errorf("%w: the config of %s: %q of %d bytes", ErrBadImage, name, m.Config.Digest, m.Config.Size)
 	}
 	for i, l := range m.Layers {
 		if _, err := ingot.ParseDigest(l.Digest.String()); err != nil || l.Size < 0 {
 			return nil, fmt.Errorf("%w: layer %d of %s: %q of %d bytes", ErrBadImage, i+1, name, l.Digest, l.Size)
 		}
-		if !l.MediaType.IsLayer() {
+		if !isLayer(l.MediaType) {
 			return nil, fmt.Errorf("%w: layer %d of %s has the type %q", ErrNoImage, i+1, name, l.MediaType)
 		}
 	}
@@ -251,7 +263,7 @@ func (c *container) fits(arch string) error {
 }
 
 // readSmall reads a manifest that a descriptor names.
-func readSmall(ctx context.Context, from depot, d v1.Descriptor, limit int64) ([]byte, error) {
+func readSmall(ctx context.Context, from depot, d ocispec.Descriptor, limit int64) ([]byte, error) {
 	r, err := from.blob(ctx, d)
 	if err != nil {
 		return nil, err
@@ -271,7 +283,7 @@ func readSmall(ctx context.Context, from depot, d v1.Descriptor, limit int64) ([
 }
 
 // keep brings a blob into the cache unless it is there.
-func (t *Trees) keep(ctx context.Context, from depot, d v1.Descriptor, tell func(int64)) error {
+func (t *Trees) keep(ctx context.Context, from depot, d ocispec.Descriptor, tell func(int64)) error {
 	digest := ingot.Digest(d.Digest.String())
 	if t.Blobs.Has(digest, d.Size) {
 		return nil
@@ -292,23 +304,6 @@ func (t *Trees) keep(ctx context.Context, from depot, d v1.Descriptor, tell func
 	}
 }
 
-// keepRetrying tries three times: registries drop a connection now and then.
-func (t *Trees) keepRetrying(ctx context.Context, from depot, d v1.Descriptor, tell func(int64)) error {
-	for attempt := 1; ; attempt++ {
-		err := t.keep(ctx, from, d, tell)
-		_, remote := from.(*registry)
-		if err == nil || !remote || attempt == 3 || ctx.Err() != nil || errors.Is(err, ErrRefused) ||
-			errors.Is(err, ErrNoImage) || errors.Is(err, ErrNoRegistry) {
-			return err
-		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(time.Duration(attempt) * 500 * time.Millisecond):
-		}
-	}
-}
-
 // counted tells how many bytes were read.
 type counted struct {
 	r    io.Reader
@@ -326,7 +321,7 @@ func (c *counted) Read(p []byte) (int, error) {
 // fetchImage brings the layers of a pinned image into the cache; tell is
 // called with bytes as they come.
 func (t *Trees) fetchImage(ctx context.Context, o Origin, pin Pin, from depot, tell func(int64)) error {
-	manifest := v1.Descriptor{Digest: hashOf(pin.Digest), MediaType: types.OCIManifestSchema1}
+	manifest := ocispec.Descriptor{Digest: ocidigest.Digest(pin.Digest), MediaType: ocispec.MediaTypeImageManifest}
 	if !t.Blobs.Has(pin.Digest, 0) || t.Blobs.Verify(ctx, pin.Digest) != nil {
 		raw, err := readSmall(ctx, from, manifest, maxManifest)
 		if err != nil && o.Local {
@@ -358,14 +353,14 @@ func (t *Trees) fetchImage(ctx context.Context, o Origin, pin Pin, from depot, t
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(layerFetchers)
-	done := map[v1.Hash]bool{} // the same layer may be there twice
+	done := map[ocidigest.Digest]bool{} // the same layer may be there twice
 	for i, l := range m.Layers {
 		if done[l.Digest] {
 			continue
 		}
 		done[l.Digest] = true
 		g.Go(func() error {
-			if err := t.keepRetrying(ctx, from, l, tell); err != nil {
+			if err := t.keep(ctx, from, l, tell); err != nil {
 				return fmt.Errorf("fetching layer %d of %d of %s: %w", i+1, len(m.Layers), o.Ref, err)
 			}
 			return nil
@@ -388,7 +383,7 @@ func (t *Trees) missingOfImage(pin Pin) []ingot.Digest {
 		return []ingot.Digest{pin.Digest}
 	}
 	var list []ingot.Digest
-	for _, d := range append([]v1.Descriptor{m.Config}, m.Layers...) {
+	for _, d := range append([]ocispec.Descriptor{m.Config}, m.Layers...) {
 		if digest := ingot.Digest(d.Digest.String()); !t.Blobs.Has(digest, d.Size) {
 			list = append(list, digest)
 		}
@@ -412,7 +407,7 @@ func (t *Trees) unpackImage(ctx context.Context, pin Pin, m *merger) error {
 
 // unpackLayer lays one layer, whose bytes must have the digest of the manifest
 // and, uncompressed, that of the config.
-func (t *Trees) unpackLayer(ctx context.Context, m *merger, l v1.Descriptor, diffID v1.Hash) error {
+func (t *Trees) unpackLayer(ctx context.Context, m *merger, l ocispec.Descriptor, diffID ocidigest.Digest) error {
 	blob, err := t.Blobs.open(ctx, ingot.Digest(l.Digest.String()))
 	if err != nil {
 		return err
@@ -433,5 +428,3 @@ func (t *Trees) unpackLayer(ctx context.Context, m *merger, l v1.Descriptor, dif
 	}
 	return nil
 }
-
-func hashOf(d ingot.Digest) v1.Hash { return v1.Hash{Algorithm: "sha256", Hex: d.Hex()} }

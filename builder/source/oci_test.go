@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"compress/gzip"
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -314,6 +315,33 @@ func TestEveryFormOfAnImage(t *testing.T) {
 	_, first := mustGet(t, local(KindOCI, forms["docker.tar"]))
 	if _, again := mustGet(t, local(KindOCI, forms["docker.tar.gz"])); first.Digest != again.Digest {
 		t.Errorf("the same archive is pinned as %s and %s", first.Digest, again.Digest)
+	}
+}
+
+func hashOf(d ingot.Digest) v1.Hash { return v1.Hash{Algorithm: "sha256", Hex: d.Hex()} }
+
+// TestDockerArchiveManifest: the manifest that a docker save archive gets is the same as always, since its digest is in
+// plans and locks. go-containerregistry encoded it before.
+func TestDockerArchiveManifest(t *testing.T) {
+	layer := tarOf(t, member{name: "x", body: "x"})
+	sum := sha256.Sum256(layer)
+	config := fmt.Appendf(nil, `{"architecture":"amd64","os":"linux","rootfs":{"type":"layers","diff_ids":["sha256:%x"]}}`, sum)
+	archive := filepath.Join(t.TempDir(), "docker.tar")
+	content := tarOf(t, member{name: "c.json", body: string(config)}, member{name: "l/layer.tar", body: string(layer)},
+		member{name: "manifest.json", body: `[{"Config":"c.json","RepoTags":["x/one:1"],"Layers":["l/layer.tar"]}]`})
+	if err := os.WriteFile(archive, content, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	want, err := json.Marshal(v1.Manifest{
+		SchemaVersion: 2, MediaType: types.OCIManifestSchema1,
+		Config: v1.Descriptor{MediaType: types.OCIConfigJSON, Size: int64(len(config)), Digest: hashOf(ingot.DigestOf(config))},
+		Layers: []v1.Descriptor{{MediaType: types.OCIUncompressedLayer, Size: int64(len(layer)), Digest: hashOf(ingot.DigestOf(layer))}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, pin := mustGet(t, local(KindOCI, archive)); pin.Digest != ingot.DigestOf(want) {
+		t.Errorf("pinned as %s; want %s, the digest of %s", pin.Digest, ingot.DigestOf(want), want)
 	}
 }
 

@@ -6,105 +6,110 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
-	"net/http"
-	"net/url"
-	"time"
+	"strings"
 
-	"github.com/google/go-containerregistry/pkg/authn"
-	"github.com/google/go-containerregistry/pkg/name"
-	v1 "github.com/google/go-containerregistry/pkg/v1"
-	"github.com/google/go-containerregistry/pkg/v1/remote"
-	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
-	"github.com/google/go-containerregistry/pkg/v1/types"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"ingot/image/registry"
 )
 
-// registry is a container image in a registry (OCI distribution specification
-// 1.1). Credentials come from the usual files: docker's config.json, or the
-// auth.json of podman and skopeo.
-type registry struct {
-	ref    name.Reference
-	client *http.Transport
-}
+// remoteImage is a container image in a registry (OCI distribution specification 1.1).
+type remoteImage struct{ repository *registry.Repository }
 
-func openRegistry(ref string) (depot, error) {
-	r, err := name.ParseReference(ref)
-	if err != nil {
-		return nil, fmt.Errorf("%w: %q is no reference such as registry.example/name:tag; write a path with a leading ./",
+// openRegistry opens an image by the short names that docker and podman accept, too. credentials
+// are files such as docker's config.json; the first that knows the registry counts.
+func openRegistry(ctx context.Context, ref string, credentials []string) (depot, error) {
+	r, err := registry.Open(ctx, fullReference(ref), registry.Options{LocalHTTP: true, Credentials: credentials})
+	if errors.Is(err, registry.ErrReference) {
+		return nil, fmt.Errorf("%w: %q is not a reference such as registry.example/name:tag; write a path with a leading ./",
 			ErrNoImage, ref)
 	}
-	return &registry{ref: r, client: &http.Transport{
-		Proxy: http.ProxyFromEnvironment, MaxIdleConnsPerHost: layerFetchers, ResponseHeaderTimeout: 30 * time.Second,
-		DialContext: (&net.Dialer{Timeout: 10 * time.Second}).DialContext, TLSHandshakeTimeout: 10 * time.Second,
-	}}, nil
+	if err != nil {
+		return nil, err
+	}
+	return &remoteImage{r}, nil
 }
 
-func (r *registry) close() { r.client.CloseIdleConnections() }
-
-func (r *registry) options(ctx context.Context) []remote.Option {
-	return []remote.Option{remote.WithContext(ctx), remote.WithAuthFromKeychain(authn.DefaultKeychain),
-		remote.WithTransport(r.client), remote.WithUserAgent("ingot"),
-		remote.WithRetryBackoff(remote.Backoff{Duration: 200 * time.Millisecond, Factor: 3, Steps: 3})}
+// fullReference completes a short name: without a registry it is Docker Hub's, whose official
+// images are in library/; without a tag it is latest.
+func fullReference(ref string) string {
+	host, path, found := strings.Cut(ref, "/")
+	if !found || !strings.ContainsAny(host, ".:") && host != "localhost" {
+		host, path = "docker.io", ref
+	}
+	if host == "index.docker.io" {
+		host = "docker.io"
+	}
+	if host == "docker.io" && !strings.Contains(path, "/") {
+		path = "library/" + path
+	}
+	if !strings.ContainsAny(path, ":@") {
+		path += ":latest"
+	}
+	return host + "/" + path
 }
 
-func (r *registry) index(ctx context.Context) ([]byte, types.MediaType, error) {
-	d, err := remote.Get(r.ref, r.options(ctx)...)
+func (r *remoteImage) close() { r.repository.Close() }
+
+func (r *remoteImage) index(ctx context.Context) ([]byte, string, error) {
+	return r.manifest(ctx, r.repository.Reference.Reference)
+}
+
+func (r *remoteImage) manifest(ctx context.Context, reference string) ([]byte, string, error) {
+	d, raw, err := r.repository.Manifest(ctx, reference, maxManifest)
 	if err != nil {
 		return nil, "", r.explain(ctx, err)
 	}
-	if d.Size > maxManifest {
-		return nil, "", fmt.Errorf("%w: the manifest of %s has %d bytes", ErrBadImage, r.ref, d.Size)
-	}
-	return d.Manifest, d.MediaType, nil
+	return raw, d.MediaType, nil
 }
 
-func (r *registry) blob(ctx context.Context, d v1.Descriptor) (io.ReadCloser, error) {
-	at := r.ref.Context().Digest(d.Digest.String())
-	if d.MediaType.IsImage() || d.MediaType.IsIndex() {
-		m, err := remote.Get(at, r.options(ctx)...)
+func (r *remoteImage) blob(ctx context.Context, d ocispec.Descriptor) (io.ReadCloser, error) {
+	if isManifest(d.MediaType) || isIndex(d.MediaType) {
+		raw, _, err := r.manifest(ctx, d.Digest.String())
 		if err != nil {
-			return nil, r.explain(ctx, err)
+			return nil, err
 		}
-		return io.NopCloser(bytes.NewReader(m.Manifest)), nil
+		return io.NopCloser(bytes.NewReader(raw)), nil
 	}
-	l, err := remote.Layer(at, r.options(ctx)...)
+	body, err := r.repository.Fetch(ctx, d)
 	if err != nil {
 		return nil, r.explain(ctx, err)
 	}
-	body, err := l.Compressed()
-	if err != nil {
-		return nil, r.explain(ctx, err)
-	}
-	return body, nil
+	return &explained{body, ctx, r}, nil
 }
 
-// explain turns an answer of the registry into one sentence.
-func (r *registry) explain(ctx context.Context, err error) error {
+// explained is a blob whose errors are explained.
+type explained struct {
+	io.ReadCloser
+	ctx context.Context // of the request that this is the answer to
+	r   *remoteImage
+}
+
+func (e *explained) Read(p []byte) (int, error) {
+	n, err := e.ReadCloser.Read(p)
+	if err != nil && !errors.Is(err, io.EOF) {
+		err = e.r.explain(e.ctx, err)
+	}
+	return n, err
+}
+
+// explain adds what to do about an error of the registry.
+func (r *remoteImage) explain(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
-	host := r.ref.Context().RegistryStr()
-	var answer *transport.Error
-	if !errors.As(err, &answer) {
-		var where *url.Error
-		if errors.As(err, &where) {
-			err = where.Err
-		}
-		return fmt.Errorf("%w: %s: %w; check its name and the network", ErrNoRegistry, host, err)
+	host := r.repository.Reference.Registry
+	switch {
+	case errors.Is(err, registry.ErrCredentials), errors.Is(err, registry.ErrRefused),
+		errors.Is(err, registry.ErrForbidden):
+		return fmt.Errorf("%w: %w; log in with: docker login %s, podman login %s or skopeo login %s",
+			ErrRefused, err, host, host, host)
+	case errors.Is(err, registry.ErrMissing):
+		return fmt.Errorf("%w: %w", ErrNoImage, err)
+	case errors.Is(err, registry.ErrRateLimit):
+		return fmt.Errorf("%w: %w; log in, or try again later", ErrRefused, err)
+	case errors.Is(err, registry.ErrTooLarge):
+		return fmt.Errorf("%w: %w", ErrBadImage, err)
 	}
-	said := ""
-	if len(answer.Errors) > 0 && answer.Errors[0].Message != "" {
-		said = " (" + answer.Errors[0].Message + ")"
-	}
-	switch answer.StatusCode {
-	case http.StatusUnauthorized, http.StatusForbidden:
-		return fmt.Errorf("%w: %s answers %d%s; log in with: docker login %s, podman login %s or skopeo login %s",
-			ErrRefused, host, answer.StatusCode, said, host, host, host)
-	case http.StatusNotFound:
-		return fmt.Errorf("%w: %s has no %s%s", ErrNoImage, host, r.ref.Context().RepositoryStr()+":"+r.ref.Identifier(),
-			said)
-	case http.StatusTooManyRequests:
-		return fmt.Errorf("%w: %s: too many requests%s; log in, or try again later", ErrRefused, host, said)
-	}
-	return fmt.Errorf("%w: %s answers %d%s", ErrNoRegistry, host, answer.StatusCode, said)
+	return fmt.Errorf("%w: %w; check its name and the network", ErrNoRegistry, err)
 }

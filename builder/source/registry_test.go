@@ -80,15 +80,15 @@ func reference(t *testing.T, s string) name.Reference {
 	return r
 }
 
-// login writes a docker config with credentials for a registry.
-func login(t *testing.T, host, user, password string) {
+// login writes a docker config with credentials for a registry and returns its name.
+func login(t *testing.T, host, user, password string) string {
 	t.Helper()
 	dir := t.TempDir()
 	text := fmt.Sprintf(`{"auths": {%q: {"username": %q, "password": %q}}}`, host, user, password)
 	if err := os.WriteFile(filepath.Join(dir, "config.json"), []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	t.Setenv("DOCKER_CONFIG", dir)
+	return filepath.Join(dir, "config.json")
 }
 
 // TestRegistryWithCredentials: a real registry refuses strangers and wrong
@@ -102,19 +102,17 @@ func TestRegistryWithCredentials(t *testing.T) {
 		remote.WithAuth(&authn.Basic{Username: registryUser, Password: registryPassword})); err != nil {
 		t.Fatal(err)
 	}
-	t.Setenv("HOME", t.TempDir())
-	t.Setenv("XDG_RUNTIME_DIR", t.TempDir())
-	t.Setenv("DOCKER_CONFIG", t.TempDir())
 	trees := newTrees(t)
 	if _, err := trees.Pin(t.Context(), inRegistry(ref)); !errors.Is(err, ErrRefused) ||
 		!strings.Contains(err.Error(), "docker login "+host) {
 		t.Errorf("without credentials: %v; want ErrRefused and how to log in", err)
 	}
-	login(t, host, registryUser, "wrong")
+	missing := filepath.Join(t.TempDir(), "missing.json")
+	trees.Credentials = []string{missing, login(t, host, registryUser, "wrong")}
 	if _, err := trees.Pin(t.Context(), inRegistry(ref)); !errors.Is(err, ErrRefused) {
 		t.Errorf("with a wrong password: %v; want ErrRefused", err)
 	}
-	login(t, host, registryUser, registryPassword)
+	trees.Credentials = []string{missing, login(t, host, registryUser, registryPassword)}
 	out := filepath.Join(t.TempDir(), "out")
 	got, pin, err := get(t.Context(), trees, inRegistry(ref), out)
 	if err != nil {
@@ -231,5 +229,63 @@ func TestRegistryThatIsNone(t *testing.T) {
 	if _, err := newTrees(t).Pin(t.Context(), inRegistry("UPPER CASE")); !errors.Is(err, ErrNoImage) ||
 		!strings.Contains(err.Error(), "leading ./") {
 		t.Errorf("no reference: %v; want ErrNoImage", err)
+	}
+}
+
+// TestRepositoryCredentials: podman's auth.json may have credentials for one repository, which
+// count before those of the registry (containers-auth.json(5)).
+func TestRepositoryCredentials(t *testing.T) {
+	host, _ := realRegistry(t, "robot:$2a$05$GcmdJppAtbl1sVxGe9Aveu41F8FvQ5HnJxzJjLgaoHos2Q4GFvZs6\n")
+	ref := host + "/x/one:1"
+	basic := &authn.Basic{Username: registryUser, Password: registryPassword}
+	if err := remote.Write(reference(t, ref), nastyImage(t), remote.WithAuth(basic)); err != nil {
+		t.Fatal(err)
+	}
+	trees := newTrees(t)
+	trees.Credentials = []string{
+		login(t, host, registryUser, "wrong"), login(t, host+"/x/one", registryUser, registryPassword),
+	}
+	if _, err := trees.Pin(t.Context(), inRegistry(ref)); err != nil {
+		t.Errorf("with credentials of the repository: %v", err)
+	}
+}
+
+// TestLocalHTTPS: a registry on this host that offers HTTPS is not asked by HTTP, also if its
+// certificate is not known.
+func TestLocalHTTPS(t *testing.T) {
+	srv := httptest.NewTLSServer(http.NotFoundHandler())
+	defer srv.Close()
+	ref := strings.TrimPrefix(srv.URL, "https://") + "/x:1"
+	_, err := newTrees(t).Pin(t.Context(), inRegistry(ref))
+	if !errors.Is(err, ErrNoRegistry) || !strings.Contains(err.Error(), "certificate") {
+		t.Errorf("a registry with an unknown certificate: %v; want ErrNoRegistry, naming the certificate", err)
+	}
+}
+
+func TestFullReference(t *testing.T) {
+	for ref, want := range map[string]string{
+		"debian":                     "docker.io/library/debian:latest",
+		"debian:13":                  "docker.io/library/debian:13",
+		"grafana/loki:3":             "docker.io/grafana/loki:3",
+		"docker.io/debian:13":        "docker.io/library/debian:13",
+		"index.docker.io/debian":     "docker.io/library/debian:latest",
+		"registry.example/a/b":       "registry.example/a/b:latest",
+		"registry.example:5000/a:1":  "registry.example:5000/a:1",
+		"localhost/a":                "localhost/a:latest",
+		"registry.example/a@sha256:": "registry.example/a@sha256:",
+	} {
+		if got := fullReference(ref); got != want {
+			t.Errorf("fullReference(%q) = %q; want %q", ref, got, want)
+		}
+		if strings.HasSuffix(ref, "sha256:") {
+			continue
+		}
+		theirs, err := name.ParseReference(ref)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if full := strings.Replace(theirs.Name(), "index.docker.io", "docker.io", 1); full != want && ref != "localhost/a" {
+			t.Errorf("go-containerregistry reads %q as %q; want %q", ref, full, want)
+		}
 	}
 }

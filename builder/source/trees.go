@@ -71,7 +71,9 @@ type Origin struct {
 type Trees struct {
 	Blobs   Blobs
 	Offline bool
-	Log     *slog.Logger // nil is quiet
+	// Credentials are files such as docker's config.json, for registries.
+	Credentials []string
+	Log         *slog.Logger // nil is quiet
 }
 
 func (t *Trees) say(what string, args ...any) {
@@ -130,7 +132,7 @@ func (t *Trees) depot(ctx context.Context, o Origin) (depot, error) {
 	if t.Offline {
 		return nil, fmt.Errorf("%w: %s is in a registry and not in the cache; leave out --offline", ErrOffline, o.Ref)
 	}
-	return openRegistry(o.Ref)
+	return openRegistry(ctx, o.Ref, t.Credentials)
 }
 
 // Missing reports whether Fetch has something to do.

@@ -21,46 +21,55 @@ import (
 var (
 	// ErrReference: the text is not REGISTRY/REPOSITORY[:TAG|@DIGEST].
 	ErrReference = errors.New("not a reference to a registry (want REGISTRY/REPOSITORY:TAG)")
-	// ErrCA: the file of authorities holds none.
+	// ErrCA: the file of authorities contains none.
 	ErrCA = errors.New("no certificate authority")
-	// ErrCredentials: the registry wants credentials that we have not.
-	ErrCredentials = errors.New("the registry asks for credentials, and there are none for it")
-	// ErrRefused: the registry does not accept the credentials that we have.
-	ErrRefused = errors.New("the registry refuses the credentials")
-	// ErrForbidden: who we are may not do this.
+	// ErrCredentials: the registry requires credentials, and there are none.
+	ErrCredentials = errors.New("the registry requires credentials, and none are configured for it")
+	// ErrRefused: the registry does not accept the credentials.
+	ErrRefused = errors.New("the registry rejected the credentials")
+	// ErrForbidden: the account has no permission for this.
 	ErrForbidden = errors.New("the registry does not allow it")
 	// ErrMissing: the registry has no such tag, digest or repository.
 	ErrMissing = errors.New("the registry has no such image")
-	// ErrUnreachable: the registry cannot be talked to, or went away.
+	// ErrUnreachable: connecting to the registry failed, or the connection broke.
 	ErrUnreachable = errors.New("the registry cannot be reached")
-	// ErrPlainHTTP: it talks HTTP where we talk HTTPS.
-	ErrPlainHTTP = errors.New("the registry talks plain HTTP, not HTTPS")
-	// ErrAuthority: its certificate is by an authority that we do not know.
-	ErrAuthority = errors.New("the registry's certificate is not by a known authority")
+	// ErrRateLimit: the registry answers 429.
+	ErrRateLimit = errors.New("the registry limits the rate of requests")
+	// ErrPlainHTTP: it speaks HTTP, and HTTPS is expected.
+	ErrPlainHTTP = errors.New("the registry speaks plain HTTP, not HTTPS")
+	// ErrAuthority: its certificate is signed by an unknown authority.
+	ErrAuthority = errors.New("the registry's certificate is not signed by a known authority")
 	// ErrTaken: the tag is an image's version and names another image there.
-	ErrTaken = errors.New("the tag is taken by another image")
-	// ErrAnswer: the registry answers what it must not.
-	ErrAnswer = errors.New("the registry gives a wrong answer")
+	ErrTaken = errors.New("the tag names another image")
+	// ErrAnswer: the registry's answer violates the specification.
+	ErrAnswer = errors.New("unexpected answer from the registry")
+	// ErrTooLarge: a manifest is larger than the caller allows.
+	ErrTooLarge = errors.New("the manifest is too large")
 )
 
-var errStalled = errors.New("nothing moved")
+var errStalled = errors.New("no data received or sent")
 
-// explain turns what oras and the network say into one of our errors, with
-// what we were doing.
-func (r *Repository) explain(err error, doing string, args ...any) error {
-	doing = fmt.Sprintf(doing, args...)
-	kind := r.kind(err)
-	if kind == nil {
-		return fmt.Errorf("%s: %w", doing, err)
-	}
-	if errors.Is(err, kind) { // said already
-		return fmt.Errorf("%s: %w", doing, err)
-	}
-	return fmt.Errorf("%s: %w: %s", doing, kind, clip(err))
+// sentinels are the errors that explain looks for, beside those of the context.
+var sentinels = []error{
+	ErrCredentials, ErrRefused, ErrForbidden, ErrMissing, ErrUnreachable, ErrRateLimit, ErrPlainHTTP, ErrAuthority,
+	ErrTaken, ErrAnswer, ErrTooLarge, context.Canceled, context.DeadlineExceeded,
 }
 
-// clip keeps an error's text to one readable line: some registries answer with
-// a page of HTML.
+// explain wraps an error of oras or the network in one of ours, with the action that failed; nil
+// stays nil.
+func (r *Repository) explain(err error, action string, args ...any) error {
+	if err == nil {
+		return nil
+	}
+	action = fmt.Sprintf(action, args...)
+	kind := r.classify(err)
+	if kind == nil || errors.Is(err, kind) {
+		return fmt.Errorf("%s: %w", action, err)
+	}
+	return fmt.Errorf("%s: %w: %s", action, kind, clip(err))
+}
+
+// clip shortens an error's text to one readable line: some registries answer with a page of HTML.
 func clip(err error) string {
 	s := strings.Join(strings.Fields(err.Error()), " ")
 	if len(s) > 300 {
@@ -69,10 +78,9 @@ func clip(err error) string {
 	return s
 }
 
-// kind is the sentinel for an error, or nil.
-func (r *Repository) kind(err error) error {
-	for _, own := range []error{ErrCredentials, ErrRefused, ErrForbidden, ErrMissing, ErrUnreachable, ErrPlainHTTP, ErrAuthority, ErrTaken, ErrAnswer,
-		context.Canceled, context.DeadlineExceeded} {
+// classify returns the sentinel for an error, or nil.
+func (r *Repository) classify(err error) error {
+	for _, own := range sentinels {
 		if errors.Is(err, own) && !errors.Is(err, errStalled) {
 			return own
 		}
@@ -80,28 +88,37 @@ func (r *Repository) kind(err error) error {
 	var answer *errcode.ErrorResponse
 	var unknown x509.UnknownAuthorityError
 	var certificate *tls.CertificateVerificationError
-	var network net.Error
 	switch {
 	case errors.Is(err, auth.ErrBasicCredentialNotFound):
 		return ErrCredentials
 	case errors.As(err, &answer):
-		return r.status(answer.StatusCode)
+		return r.classifyStatus(answer.StatusCode)
 	case errors.Is(err, errdef.ErrNotFound):
 		return ErrMissing
 	case errors.Is(err, http.ErrSchemeMismatch):
 		return ErrPlainHTTP
 	case errors.As(err, &unknown), errors.As(err, &certificate):
 		return ErrAuthority
-	case errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, io.EOF), errors.Is(err, errStalled), errors.Is(err, syscall.ECONNREFUSED),
-		errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE), errors.As(err, &network):
+	case isNetworkError(err):
 		return ErrUnreachable
 	}
 	return nil
 }
 
-func (r *Repository) status(code int) error {
+func isNetworkError(err error) bool {
+	for _, broken := range []error{io.ErrUnexpectedEOF, io.EOF, errStalled,
+		syscall.ECONNREFUSED, syscall.ECONNRESET, syscall.EPIPE} {
+		if errors.Is(err, broken) {
+			return true
+		}
+	}
+	var network net.Error
+	return errors.As(err, &network)
+}
+
+func (r *Repository) classifyStatus(code int) error {
 	switch {
-	case code == http.StatusUnauthorized && !r.known:
+	case code == http.StatusUnauthorized && !r.loggedIn:
 		return ErrCredentials
 	case code == http.StatusUnauthorized:
 		return ErrRefused
@@ -109,11 +126,13 @@ func (r *Repository) status(code int) error {
 		return ErrForbidden
 	case code == http.StatusNotFound:
 		return ErrMissing
-	case code >= 500, code == http.StatusTooManyRequests:
+	case code == http.StatusTooManyRequests:
+		return ErrRateLimit
+	case code >= 500:
 		return ErrUnreachable
 	}
 	return ErrAnswer
 }
 
-// passing reports whether an error may be gone the next time.
-func passing(err error) bool { return errors.Is(err, ErrUnreachable) }
+// temporary reports whether another attempt may succeed.
+func temporary(err error) bool { return errors.Is(err, ErrUnreachable) || errors.Is(err, ErrRateLimit) }

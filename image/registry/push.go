@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"sync"
 
@@ -25,14 +26,16 @@ type Pushed struct {
 	Referrers int    `json:"referrers"`
 }
 
-// parallel is how many blobs travel at the same time.
+// parallel is how many blobs are sent at the same time.
 const parallel = 3
 
-// Push sends an image: blobs that the registry lacks, the manifest, what
-// refers to it, and last its tag, so that whoever pulls by the tag finds it
-// all. Without a tag it is the image's version. A tag may move, but a version
-// that names another image there is ErrTaken.
-func (r *Repository) Push(ctx context.Context, s *image.Store, im image.Image, progress func(done, total int64)) (Pushed, error) {
+// Push sends an image: blobs that the registry lacks, the manifest, its referrers, and last the
+// tag, so that a pull by the tag finds everything. Without a tag in the reference it is the image's
+// version. A tag may move, but a version that names another image at the registry is ErrTaken.
+// progress may be nil; it gets bytes of blobs.
+func (r *Repository) Push(
+	ctx context.Context, s *image.Store, im image.Image, progress func(done, total int64),
+) (Pushed, error) {
 	tag := r.Reference.Reference
 	if tag == "" {
 		tag = im.Name.Version
@@ -52,40 +55,34 @@ func (r *Repository) Push(ctx context.Context, s *image.Store, im image.Image, p
 	}
 	p.result.Referrers = len(referrers)
 	manifests := append([]ocispec.Descriptor{im.Descriptor()}, referrers...)
-	if err := p.blobs(ctx, manifests); err != nil {
+	if err := p.sendBlobs(ctx, manifests); err != nil {
 		return p.result, err
 	}
 	for _, d := range manifests {
-		if err := p.manifest(ctx, d); err != nil {
+		if err := p.sendManifest(ctx, d); err != nil {
 			return p.result, err
 		}
 	}
-	err = r.again(ctx, func() error {
-		return r.explainNil(r.repo.PushReference(ctx, im.Descriptor(), bytes.NewReader(im.OCI), tag), "tagging %s as %q", im.Name, tag)
+	return p.result, r.retry(ctx, func() error {
+		err := r.repo.PushReference(ctx, im.Descriptor(), bytes.NewReader(im.OCI), tag)
+		return r.explain(err, "tagging %s as %q", im.Name, tag)
 	})
-	return p.result, err
 }
 
-func (r *Repository) explainNil(err error, doing string, args ...any) error {
-	if err == nil {
-		return nil
-	}
-	return r.explain(err, doing, args...)
-}
-
-// push is one push under way.
+// push is a push in progress.
 type push struct {
 	*Repository
-	result   Pushed
 	store    *image.Store
-	mu       sync.Mutex
-	done     int64
-	total    int64
 	progress func(done, total int64)
+
+	mu     sync.Mutex // of what follows
+	result Pushed
+	done   int64
+	total  int64
 }
 
-// checkTag asks, before anything travels, whether the tag is free. It is also
-// the first word with the registry: what is wrong with it shows here.
+// checkTag checks that the tag is free before anything is sent. It is also the first request to the
+// registry: problems with the connection show here.
 func (p *push) checkTag(ctx context.Context, im image.Image) error {
 	d, err := p.repo.Resolve(ctx, p.result.Tag)
 	if err != nil {
@@ -95,13 +92,15 @@ func (p *push) checkTag(ctx context.Context, im image.Image) error {
 		}
 		return err
 	}
-	if p.result.Tag == im.Name.Version && ingot.Digest(d.Digest) != im.Digest {
-		return fmt.Errorf("pushing %s: %w: there %q is %s, here %s", im.Name, ErrTaken, p.result.Tag, ingot.Digest(d.Digest).Short(), im.Digest.Short())
+	if found := ingot.Digest(d.Digest); p.result.Tag == im.Name.Version && found != im.Digest {
+		return fmt.Errorf("pushing %s: %w: there %q is %s, here %s",
+			im.Name, ErrTaken, p.result.Tag, found.Short(), im.Digest.Short())
 	}
 	return nil
 }
 
-func (p *push) blobs(ctx context.Context, manifests []ocispec.Descriptor) error {
+// sendBlobs sends the distinct blobs of the manifests.
+func (p *push) sendBlobs(ctx context.Context, manifests []ocispec.Descriptor) error {
 	seen := map[string]bool{}
 	var list []ocispec.Descriptor
 	for _, m := range manifests {
@@ -117,60 +116,79 @@ func (p *push) blobs(ctx context.Context, manifests []ocispec.Descriptor) error 
 			}
 		}
 	}
-	p.move(0)
+	p.advance(0)
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(parallel)
 	for _, b := range list {
-		g.Go(func() error { return p.again(ctx, func() error { return p.blob(ctx, b) }) })
+		g.Go(func() error { return p.retry(ctx, func() error { return p.sendBlob(ctx, b) }) })
 	}
 	return g.Wait()
 }
 
-// blob sends one blob unless the registry has it.
-func (p *push) blob(ctx context.Context, d ocispec.Descriptor) error {
-	what := ingot.Digest(d.Digest).Short()
+// sendBlob sends one blob unless the registry has it.
+func (p *push) sendBlob(ctx context.Context, d ocispec.Descriptor) error {
+	short := ingot.Digest(d.Digest).Short()
 	there, err := p.repo.Blobs().Exists(ctx, d)
 	if err != nil {
-		return p.explain(err, "asking for blob %s", what)
+		return p.explain(err, "looking for blob %s", short)
 	}
 	if there {
-		p.move(d.Size)
+		p.advance(d.Size)
 		p.count(&p.result.Present, d.Size)
 		return nil
 	}
 	f, err := os.Open(p.store.Blob(ingot.Digest(d.Digest)))
 	if err != nil {
-		return fmt.Errorf("sending blob %s: %w", what, err)
+		return fmt.Errorf("sending blob %s: %w", short, err)
 	}
 	defer f.Close()
-	w := watchStall(ctx, p.stall+2*p.stall) // the registry's own digesting has no bytes to show
+	w := newWatch(ctx, 3*p.stall) // longer than for a fetch: nothing moves while the registry hashes the blob
 	defer w.stop()
-	sent := &sending{r: f, p: p, w: w}
-	if err := p.repo.Blobs().Push(w.ctx, d, sent); err != nil {
-		p.move(-sent.n)
-		return p.explain(w.why(err), "sending blob %s", what)
+	body := &upload{r: f, push: p, watch: w}
+	if err := p.repo.Blobs().Push(w.ctx, d, body); err != nil {
+		p.advance(-body.end())
+		return p.explain(w.cause(err), "sending blob %s", short)
 	}
 	p.count(&p.result.Sent, d.Size)
 	return nil
 }
 
-// sending counts what leaves.
-type sending struct {
-	r io.Reader
-	p *push
-	w *watch
-	n int64
+// upload is a blob that is being sent; it counts the bytes. The HTTP transport reads it in a
+// goroutine of its own, which may outlive the request (net/http, RoundTripper): after end it reads
+// nothing more.
+type upload struct {
+	push  *push
+	watch *watch
+
+	mu    sync.Mutex // of what follows
+	r     io.Reader
+	sent  int64 // bytes
+	ended bool
 }
 
-func (s *sending) Read(b []byte) (int, error) {
-	n, err := s.r.Read(b)
-	s.n += int64(n)
-	s.w.alive()
-	s.p.move(int64(n))
+func (u *upload) Read(b []byte) (int, error) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.ended {
+		return 0, fs.ErrClosed
+	}
+	n, err := u.r.Read(b)
+	u.sent += int64(n)
+	u.watch.reset()
+	u.push.advance(int64(n))
 	return n, err
 }
 
-func (p *push) move(n int64) {
+// end stops the upload and returns how many bytes it has sent.
+func (u *upload) end() int64 {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.ended = true
+	return u.sent
+}
+
+// advance adds to the progress.
+func (p *push) advance(n int64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.done += n
@@ -179,21 +197,22 @@ func (p *push) move(n int64) {
 	}
 }
 
-func (p *push) count(what *int64, n int64) {
+func (p *push) count(counter *int64, n int64) {
 	p.mu.Lock()
-	*what += n
-	p.mu.Unlock()
+	defer p.mu.Unlock()
+	*counter += n
 }
 
-// manifest sends one manifest by its digest. A referrer is sent even if it is
-// there: that makes sure of its entry in the list of referrers.
-func (p *push) manifest(ctx context.Context, d ocispec.Descriptor) error {
+// sendManifest sends one manifest by its digest. A referrer is sent even if the registry has it:
+// this makes sure that it is in the list of referrers.
+func (p *push) sendManifest(ctx context.Context, d ocispec.Descriptor) error {
 	b, err := os.ReadFile(p.store.Blob(ingot.Digest(d.Digest)))
 	if err != nil {
 		return fmt.Errorf("sending a manifest: %w", err)
 	}
 	d = ocispec.Descriptor{MediaType: d.MediaType, Digest: d.Digest, Size: d.Size}
-	return p.again(ctx, func() error {
-		return p.explainNil(p.repo.Manifests().Push(ctx, d, bytes.NewReader(b)), "sending manifest %s", ingot.Digest(d.Digest).Short())
+	return p.retry(ctx, func() error {
+		err := p.repo.Manifests().Push(ctx, d, bytes.NewReader(b))
+		return p.explain(err, "sending manifest %s", ingot.Digest(d.Digest).Short())
 	})
 }

@@ -520,13 +520,13 @@ func TestGoesAwayInTheMiddle(t *testing.T) {
 	root := w.im.Manifest.Root.Digest.String()
 	end := make(chan struct{})
 	t.Cleanup(func() { close(end) })
-	hang := false
+	var hang atomic.Bool
 	dying := bad(t, host, func(rw http.ResponseWriter, r *http.Request, pass http.Handler) {
 		isRoot := strings.HasSuffix(r.URL.Path, root) && r.Method == http.MethodGet || r.Method == http.MethodPut && r.ContentLength > 1<<20
 		switch {
 		case dead.Load():
 			panic(http.ErrAbortHandler)
-		case isRoot && hang:
+		case isRoot && hang.Load():
 			select {
 			case <-end:
 			case <-r.Context().Done():
@@ -559,8 +559,8 @@ func TestGoesAwayInTheMiddle(t *testing.T) {
 	}
 	w.none(t)
 	dead.Store(false)
-	hang = true
-	if _, err := w.pull(t.Context(), dying+"/lab:v1", o); !errors.Is(err, registry.ErrUnreachable) || !strings.Contains(err.Error(), "nothing moved") {
+	hang.Store(true)
+	if _, err := w.pull(t.Context(), dying+"/lab:v1", o); !errors.Is(err, registry.ErrUnreachable) || !strings.Contains(err.Error(), "no data received") {
 		t.Errorf("pulling from a registry that says nothing: %v; want ErrUnreachable", err)
 	}
 	w.none(t)

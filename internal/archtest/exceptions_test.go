@@ -10,8 +10,9 @@ import (
 	"testing"
 )
 
-// exceptionsFile lists what breaks a rule and is known, one per line: the rule, a space and the thing. It shrinks:
-// an entry that is no longer needed is removed, and a new one needs a reason that a reviewer accepts.
+// exceptionsFile lists what breaks a rule and is known, one per line: the rule, a space and the
+// thing. It shrinks: an entry that is no longer needed is removed, and a new one needs a reason
+// that a reviewer accepts.
 const exceptionsFile = "testdata/exceptions.txt"
 
 var loadExceptions = sync.OnceValues(func() ([]string, error) {
@@ -70,7 +71,8 @@ func (v *violations) unneeded(t *testing.T, exception string) {
 	t.Logf("%s: the exception %q is no longer needed; remove it", exceptionsFile, exception)
 }
 
-// exceptionNumber is the number that the exceptions allow for a rule instead of its own; 0 if there is none.
+// exceptionNumber is the number that the exceptions allow for a rule instead of its own; 0 if there
+// is none.
 func exceptionNumber(t *testing.T, rule string) int {
 	t.Helper()
 	list, err := loadExceptions()

@@ -11,7 +11,8 @@ import (
 	"testing"
 )
 
-// TestHabits: every package says what it is, only main exits, no package is a drawer for things without a place.
+// TestHabits: every package says what it is, only main exits, no package is a drawer for things
+// without a place.
 func TestHabits(t *testing.T) {
 	documented := map[string]bool{}
 	for _, s := range sources(t) {
@@ -60,12 +61,12 @@ func forbidCalls(t *testing.T, s source) {
 	})
 }
 
-// clockReaders are the files of what builds images that may read the clock: to decide what a cache removes first,
-// never for what is in an image.
+// clockReaders are the files of what builds images that may read the clock: to decide what a cache
+// removes first, never for what is in an image.
 var clockReaders = []string{"/layercache.go", "source/blobs.go", "squashfs/cache.go"}
 
-// TestClock: the same plan gives the same bits on any day, because nothing that builds reads the clock. A static
-// program cannot be shown another clock by faketime(1), so this is checked here.
+// TestClock: the same plan gives the same bits on any day, because nothing that builds reads the
+// clock. A static program cannot be shown another clock by faketime(1), so this is checked here.
 func TestClock(t *testing.T) {
 	for _, s := range sources(t) {
 		if s.isTest() || !below(s.pkg(), "ingot/builder") && !below(s.pkg(), "ingot/profiles") {
@@ -79,10 +80,11 @@ func TestClock(t *testing.T) {
 	}
 }
 
-// TestNoHosts: the tree names no package mirror or module proxy; tools use their own defaults or the host's settings.
+// TestNoHosts: the tree names no package mirror or module proxy; tools use their own defaults or
+// the host's settings.
 func TestNoHosts(t *testing.T) {
-	hosts := []string{"deb." + "debian.org", "security." + "debian.org/debian", "proxy." + "golang.org", "registry." + "npmjs.org",
-		"ftp." + "debian.org"}
+	hosts := []string{"deb." + "debian.org", "security." + "debian.org/debian", "ftp." + "debian.org",
+		"proxy." + "golang.org", "registry." + "npmjs.org"}
 	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err

@@ -31,8 +31,8 @@ type goPackage struct {
 	Standard   bool
 }
 
-// graph holds the packages of this module and all that they depend on, by import path. The imports are those of
-// production code on the host's platform, without build tags.
+// graph holds the packages of this module and all that they depend on, by import path. The imports
+// are those of production code on the host's platform, without build tags.
 type graph map[string]goPackage
 
 var loadGraph = sync.OnceValues(func() (graph, error) {
@@ -72,8 +72,8 @@ func (g graph) own() []string {
 	return slices.DeleteFunc(slices.Sorted(maps.Keys(g)), func(path string) bool { return !below(path, module) })
 }
 
-// path returns the shortest chain of imports from a package to one that matches, both included; nil if there is
-// none. It does not look into the standard library.
+// path returns the shortest chain of imports from a package to one that matches, both included; nil
+// if there is none. It does not look into the standard library.
 func (g graph) path(from string, match func(string) bool) []string {
 	previous := map[string]string{from: ""}
 	for queue := []string{from}; len(queue) > 0; queue = queue[1:] {

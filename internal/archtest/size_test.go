@@ -85,8 +85,8 @@ func TestFilesInFolder(t *testing.T) {
 	v.report(t)
 }
 
-// TestChain measures the longest chain of imports inside this module. A long one means that a package knows too
-// many layers below it.
+// TestChain measures the longest chain of imports inside this module. A long one means that a
+// package knows too many layers below it.
 func TestChain(t *testing.T) {
 	g := packages(t)
 	longest := map[string][]string{}

@@ -9,24 +9,28 @@ import (
 	"testing"
 )
 
-// Foreign packages that never get into an initramfs: databases, the command line, registries, metrics, YAML.
+// Foreign packages that never get into an initramfs: databases, the command line, registries,
+// metrics, YAML.
 var serverOnly = []string{"github.com/spf13", "go.etcd.io", "oras.land", "github.com/google/go-containerregistry",
 	"github.com/opencontainers", "github.com/prometheus", "go.yaml.in", "github.com/danielgtaylor/huma"}
 
-// walls: what is at or below from must not depend, directly or not, on what is at or below any of not.
+// walls: what is at or below from must not depend, directly or not, on what is at or below any of
+// not.
 var walls = []struct {
 	from string
 	not  []string
 }{
 	// The builder and the server meet at image.
-	{"ingot/builder", []string{"ingot/bootserver", "ingot/rootfs/initrd", "ingot/rootfs/agent", "ingot/testvm", "ingot/cmd"}},
+	{"ingot/builder", []string{"ingot/bootserver", "ingot/rootfs/initrd", "ingot/rootfs/agent", "ingot/testvm",
+		"ingot/cmd"}},
 	{"ingot/bootserver", []string{"ingot/builder", "ingot/rootfs", "ingot/testvm", "ingot/cmd", "ingot/profiles"}},
 	{"ingot/image", []string{"ingot/builder", "ingot/bootserver", "ingot/rootfs", "ingot/testvm", "ingot/profiles"}},
 	{"ingot/profiles", []string{"ingot/builder", "ingot/bootserver", "ingot/rootfs", "ingot/image", "ingot/testvm"}},
 	// What is in every initramfs stays small.
 	{"ingot/rootfs", []string{"ingot/builder", "ingot/bootserver", "ingot/image", "ingot/profiles", "ingot/testvm"}},
 	{"ingot/rootfs", serverOnly},
-	{"ingot/cmd/ingot-init", []string{"ingot/builder", "ingot/bootserver", "ingot/image", "ingot/profiles", "ingot/testvm"}},
+	{"ingot/cmd/ingot-init", []string{"ingot/builder", "ingot/bootserver", "ingot/image", "ingot/profiles",
+		"ingot/testvm"}},
 	{"ingot/cmd/ingot-init", serverOnly},
 	// Formats know nothing of ingot.
 	{"ingot/builder/tree", []string{"ingot/image", "ingot/profiles", "ingot/rootfs", "ingot/builder/source"}},
@@ -84,7 +88,8 @@ func TestWalls(t *testing.T) {
 	v.report(t)
 }
 
-// importers: a package, with what is below it, is imported by production code at or below these alone.
+// importers: a package, with what is below it, is imported by production code at or below these
+// alone.
 var importers = []struct {
 	pkg  string
 	only []string
@@ -123,8 +128,9 @@ func TestImporters(t *testing.T) {
 	v.report(t)
 }
 
-// TestRooms: between the top-level folders, and between the rooms of bootserver, all imports run one way. Go forbids
-// cycles of packages; a cycle of folders means that nobody can say which of them is the lower one.
+// TestRooms: between the top-level folders, and between the rooms of bootserver, all imports run
+// one way. Go forbids cycles of packages; a cycle of folders means that nobody can say which of
+// them is the lower one.
 func TestRooms(t *testing.T) {
 	v := newViolations("cycle")
 	g := packages(t)
@@ -179,7 +185,8 @@ func roomPath(edges map[string]map[string]string, from, to string) []string {
 	return nil
 }
 
-// TestParents: a room of bootserver does not import bootserver, which joins them; it is given what it needs.
+// TestParents: a room of bootserver does not import bootserver, which joins them; it is given what
+// it needs.
 func TestParents(t *testing.T) {
 	g := packages(t)
 	for _, p := range g.own() {
@@ -202,7 +209,8 @@ func TestDictionary(t *testing.T) {
 }
 
 // inputOutput are the packages of the standard library that reach outside the process.
-var inputOutput = []string{"os", "os/exec", "os/signal", "net", "net/http", "io/fs", "io/ioutil", "syscall", "log", "log/slog"}
+var inputOutput = []string{"os", "os/exec", "os/signal", "net", "net/http", "io/fs", "io/ioutil", "syscall", "log",
+	"log/slog"}
 
 // TestFleetDecides: fleet gets facts and the time as values, and returns values.
 func TestFleetDecides(t *testing.T) {

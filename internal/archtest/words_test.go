@@ -15,8 +15,8 @@ import (
 	"unicode"
 )
 
-// privateWords are words that this project once used for things that have a usual name. They are not in any
-// identifier, alone or as a part of it.
+// privateWords are words that this project once used for things that have a usual name. They are
+// not in any identifier, alone or as a part of it.
 var privateWords = []string{
 	"tell", "tells", "telling", "told",
 	"settle", "settles", "settled", "settling",
@@ -64,7 +64,8 @@ func words(name string) []string {
 		case !unicode.IsLetter(r):
 			flush(i)
 			start = i + 1
-		case i > start && unicode.IsUpper(r) && (unicode.IsLower(runes[i-1]) || i+1 < len(runes) && unicode.IsLower(runes[i+1])):
+		case i > start && unicode.IsUpper(r) &&
+			(unicode.IsLower(runes[i-1]) || i+1 < len(runes) && unicode.IsLower(runes[i+1])):
 			flush(i)
 			start = i
 		}
@@ -87,8 +88,8 @@ func TestWords(t *testing.T) {
 // whoPhrase finds "who" where it is likely to mean a program: clients that ask, whoever boots.
 var whoPhrase = regexp.MustCompile(`(?i)\bwho (asks|is|has|may|boots)\b`)
 
-// TestWho looks at the lines of production code and of what is shipped beside it. "Who" means a person; a line that
-// means one is an exception by its text.
+// TestWho looks at the lines of production code and of what is shipped beside it. "Who" means a
+// person; a line that means one is an exception by its text.
 func TestWho(t *testing.T) {
 	v := newViolations("who")
 	files := 0

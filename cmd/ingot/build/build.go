@@ -282,7 +282,7 @@ func (a *Commands) env(f buildFlags) (*builder.Env, error) {
 		return nil, err
 	}
 	return &builder.Env{CacheDir: command.CacheDir(), Mirror: mirrorOf(f.mirror), Keyring: keyring, Offline: f.offline,
-		Log: a.Logger()}, nil
+		Credentials: command.CredentialFiles(), Log: a.Logger()}, nil
 }
 
 // progress shows the progress of what uses env. The caller finishes or aborts it.

@@ -70,6 +70,30 @@ func Parent(use, short string, sub ...*cobra.Command) *cobra.Command {
 	return c
 }
 
+// CredentialFiles are the files in which docker and podman keep credentials for registries
+// (docker-login(1), containers-auth.json(5)). Those that do not exist are among them.
+func CredentialFiles() []string {
+	var files []string
+	home, err := os.UserHomeDir()
+	if d := os.Getenv("DOCKER_CONFIG"); d != "" {
+		files = append(files, filepath.Join(d, "config.json"))
+	} else if err == nil {
+		files = append(files, filepath.Join(home, ".docker", "config.json"))
+	}
+	if f := os.Getenv("REGISTRY_AUTH_FILE"); f != "" {
+		return append(files, f)
+	}
+	if d := os.Getenv("XDG_RUNTIME_DIR"); d != "" {
+		files = append(files, filepath.Join(d, "containers", "auth.json"))
+	}
+	if d := os.Getenv("XDG_CONFIG_HOME"); d != "" {
+		files = append(files, filepath.Join(d, "containers", "auth.json"))
+	} else if err == nil {
+		files = append(files, filepath.Join(home, ".config", "containers", "auth.json"))
+	}
+	return files
+}
+
 // CacheDir is the folder of downloads and intermediate results.
 func CacheDir() string {
 	d, err := os.UserCacheDir()

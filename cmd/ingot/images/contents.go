@@ -120,7 +120,7 @@ read from the packages in the cache, because images carry none.
 			if err != nil {
 				return err
 			}
-			d, err := compare.Images(cmd.Context(), &builder.Env{CacheDir: command.CacheDir()}, s, from, to)
+			d, err := compare.Images(cmd.Context(), &builder.Env{CacheDir: command.CacheDir(), Credentials: command.CredentialFiles()}, s, from, to)
 			if err != nil {
 				return err
 			}

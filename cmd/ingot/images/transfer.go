@@ -39,7 +39,7 @@ broken connection goes on where it stopped.`
 
 // open makes the client of a registry.
 func (a *Commands) registry(ctx context.Context, ref string, f registryFlags) (*registry.Repository, error) {
-	o := registry.Options{PlainHTTP: f.plainHTTP, UserAgent: "ingot/" + a.Version, Credentials: credentialFiles()}
+	o := registry.Options{PlainHTTP: f.plainHTTP, UserAgent: "ingot/" + a.Version, Credentials: command.CredentialFiles()}
 	if f.credentials != "" {
 		if _, err := os.Stat(f.credentials); err != nil {
 			return nil, fmt.Errorf("reading credentials: %w", err)
@@ -61,22 +61,6 @@ func (a *Commands) registry(ctx context.Context, ref string, f registryFlags) (*
 		return nil, show.UsageError{Err: err}
 	}
 	return r, err
-}
-
-// credentialFiles are where docker and podman keep what one logged in with.
-func credentialFiles() []string {
-	var files []string
-	if d := os.Getenv("DOCKER_CONFIG"); d != "" {
-		files = append(files, filepath.Join(d, "config.json"))
-	} else if home, err := os.UserHomeDir(); err == nil {
-		files = append(files, filepath.Join(home, ".docker", "config.json"))
-	}
-	if f := os.Getenv("REGISTRY_AUTH_FILE"); f != "" {
-		files = append(files, f)
-	} else if d := os.Getenv("XDG_RUNTIME_DIR"); d != "" {
-		files = append(files, filepath.Join(d, "containers", "auth.json"))
-	}
-	return files
 }
 
 // transferHint adds the next step to what went wrong between store and registry.
