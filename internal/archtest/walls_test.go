@@ -97,7 +97,8 @@ var importers = []struct {
 	{"go.etcd.io/bbolt", []string{"ingot/bootserver/state/bolt"}},
 	{"go.etcd.io/etcd", []string{"ingot/bootserver/state/etcd"}},
 	{"oras.land", []string{"ingot/image/registry"}},
-	{"github.com/google/go-containerregistry", nil}, // tests alone: a second opinion about images
+	// Tests alone use it, as a second opinion about images.
+	{"github.com/google/go-containerregistry", []string{"ingot/builder/buildertest"}},
 	{"github.com/pin/tftp", []string{"ingot/bootserver/tftp", "ingot/cmd/ingot/doctor"}},
 	{"ingot/testvm", []string{"ingot/testvm", "ingot/cmd/ingot/lab", "ingot/cmd/ingot/demo"}},
 	{"ingot/testbuild", []string{"ingot/testbuild"}},
