@@ -92,12 +92,15 @@ func fill(b *testing.B, dir string, machines, boots, entries int, ref fleet.Imag
 					m := benchMachine(i, ref)
 					boot := fleet.Boot{ID: ingot.NewBootID([16]byte{byte(i >> 8), byte(i), byte(n)}), Machine: m.ID, Number: n + 1, Firmware: m.Firmware, Image: ref, Started: at, First: "snponly.efi"}
 					for k, stage := range stages[:len(stages)-1] {
-						boot = fleet.Record(boot, ingot.Event{Stage: stage, Detail: "10.0.0.1", Bytes: 1 << 20}, at.Add(time.Duration(k)*time.Second))
+						boot.Events = append(boot.Events, fleet.Event{At: at.Add(time.Duration(k) * time.Second),
+							Event: ingot.Event{Stage: stage, Detail: "10.0.0.1", Bytes: 1 << 20}})
 					}
 					m.Boot = boot.ID
-					boot, m = fleet.Judge(boot, m, ingot.Report{Boot: boot.ID, Healthy: true, RAMTotal: 256 << 30, Checks: []ingot.CheckResult{{Name: "ssh", OK: true}}}, at.Add(time.Minute))
-					tx.PutMachine(m)
-					tx.PutBoot(boot)
+					d := fleet.NewDecision(m, boot, fleet.BootPolicy{}, nil, fleet.Actor{}, at.Add(time.Minute))
+					d.Report(ingot.Report{Boot: boot.ID, Healthy: true, RAMTotal: 256 << 30,
+						Checks: []ingot.CheckResult{{Name: "ssh", OK: true}}})
+					tx.PutMachine(d.Machine)
+					tx.PutBoot(d.Boot)
 				}
 				return nil
 			})

@@ -295,7 +295,7 @@ func TestVendorRule(t *testing.T) {
 	if !strings.Contains(script, "/script?vendor=${manufacturer:uristring}&") {
 		t.Errorf("the waiting screen does not tell the vendor:\n%s", script)
 	}
-	for form, want := range map[string]string{"vendor=Other&product=Server+1": "waiting for approval", "vendor=" + strings.Repeat("x", 5000): "no form"} {
+	for form, want := range map[string]string{"vendor=Other&product=Server+1": "waiting for approval", "vendor=" + strings.Repeat("x", 5000): "not a form"} {
 		if got := h.postForm(boot, form); !strings.Contains(got, want) {
 			t.Errorf("posting %.40s: %s; want %q", form, got, want)
 		}

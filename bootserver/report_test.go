@@ -63,7 +63,8 @@ func TestTheEndHasRoom(t *testing.T) {
 		if err := h.state.Update(func(tx state.Tx) error {
 			b, _ := tx.Boot(key.ID())
 			for i := range fleet.MaxEvents {
-				b = fleet.Record(b, ingot.Event{Stage: ingot.StageTicket, Error: "no", Retry: true, Bytes: int64(i)}, h.clock)
+				b.Events = append(b.Events, fleet.Event{At: h.clock,
+					Event: ingot.Event{Stage: ingot.StageTicket, Error: "no", Retry: true, Bytes: int64(i)}})
 			}
 			tx.PutBoot(b)
 			return nil

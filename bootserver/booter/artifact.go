@@ -69,30 +69,30 @@ func (b *Booter) Artifact(id ingot.BootID, digest ingot.Digest, part string) (ht
 // Served implements httpboot.Booter: bytes are added up per artifact, and a
 // whole kernel or initramfs is a stage.
 func (b *Booter) Served(id ingot.BootID, part string, n int64, whole bool) {
-	now := b.now()
-	err := b.state.Update(func(tx state.Tx) error {
-		boot, ok := tx.Boot(id)
-		if _, loader := b.loaders[part]; loader && ok && whole {
-			tx.PutBoot(fleet.Record(boot, ingot.Event{Stage: ingot.StageLoader, Detail: part, Bytes: n}, now))
-			return nil
+	_, loader := b.loaders[part]
+	if !(loader && whole) && (n == 0 || part != "kernel" && part != "initramfs" && part != "root" && part != catalog.UKI) {
+		return
+	}
+	images, policy, now := b.newImages(), *b.policy.Load(), b.now()
+	_, err := b.decide(images, func(tx state.Tx) (*fleet.Decision, error) {
+		boot, m, err := lookupBoot(tx, id)
+		if err != nil {
+			return nil, nil //nolint:nilerr // it was removed while the file was sent
 		}
-		if !ok || n == 0 || (part != "kernel" && part != "initramfs" && part != "root" && part != catalog.UKI) {
-			return nil
+		d := fleet.NewDecision(m, boot, policy, images.facts, fleet.Actor{}, now)
+		if loader {
+			d.Record(ingot.Event{Stage: ingot.StageLoader, Detail: part, Bytes: n})
+			return d, nil
 		}
-		served := map[string]int64{part: n}
-		for k, v := range boot.Served {
-			served[k] += v
-		}
-		boot.Served = served
-		if whole && part != "root" { // of the root, the machine itself tells
+		d.Serve(part, n)
+		if whole && part != "root" { // of the root, the machine itself reports
 			stage := ingot.Stage(part)
 			if part == catalog.UKI {
 				stage = ingot.StageLoader
 			}
-			boot = fleet.Record(boot, ingot.Event{Stage: stage, Detail: whichLoader(part), Bytes: n}, now)
+			d.Record(ingot.Event{Stage: stage, Detail: whichLoader(part), Bytes: n})
 		}
-		tx.PutBoot(boot)
-		return nil
+		return d, nil
 	})
 	if err != nil {
 		b.log.Warn("recording bytes", "boot", id.Short(), "err", err)

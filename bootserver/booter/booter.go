@@ -9,7 +9,6 @@ package booter
 import (
 	"fmt"
 	"log/slog"
-	"slices"
 	"sync/atomic"
 	"time"
 
@@ -33,16 +32,8 @@ type Config struct {
 	Log     *slog.Logger // nil is quiet
 }
 
-// Policy says how machines boot. Zero values are the defaults.
-type Policy struct {
-	Ticket     time.Duration // how long a ticket is valid; 0: 2 minutes
-	Deadline   time.Duration // from the script to the report, of images that name none; 0: 10 minutes
-	Attempts   int           // failed boots in a row after which an image is given up on a machine
-	After      fleet.After   // what a machine does then
-	Rules      []fleet.Rule  // which new machines are approved; the first rule that matches decides
-	ApproveAll bool          // approve every new machine
-	Image      string        // with ApproveAll: the image that new machines are assigned
-}
+// Policy says how machines boot.
+type Policy = fleet.BootPolicy
 
 // Booter answers machines. It implements client.Booter and httpboot.Booter.
 type Booter struct {
@@ -82,22 +73,10 @@ func (b *Booter) SetPolicy(p Policy) {
 func (b *Booter) Policy() Policy { return *b.policy.Load() }
 
 // HealingPolicy returns how machines recover from images that fail.
-func (b *Booter) HealingPolicy() fleet.Policy {
-	p := b.policy.Load()
-	return fleet.Policy{Attempts: p.Attempts, After: p.After}
-}
-
-// FirstImages returns the images that new machines are given.
-func (p Policy) FirstImages() []string {
-	list := []string{p.Image}
-	for _, r := range p.Rules {
-		list = append(list, r.Image)
-	}
-	return slices.DeleteFunc(list, func(name string) bool { return name == "" })
-}
+func (b *Booter) HealingPolicy() fleet.Policy { return b.policy.Load().Healing() }
 
 // lookupBoot returns a boot and its machine.
-func lookupBoot(tx state.Tx, id ingot.BootID) (fleet.Boot, fleet.Machine, error) {
+func lookupBoot(tx state.Reader, id ingot.BootID) (fleet.Boot, fleet.Machine, error) {
 	boot, ok := tx.Boot(id)
 	if !ok {
 		return boot, fleet.Machine{}, fmt.Errorf("%w boot %s; this machine should start over", httpboot.ErrUnknown, id.Short())
@@ -111,7 +90,7 @@ func lookupBoot(tx state.Tx, id ingot.BootID) (fleet.Boot, fleet.Machine, error)
 
 // currentBoot is like lookupBoot but fails with httpboot.ErrRefused if the machine has since
 // started another boot, whose key replaces this one.
-func currentBoot(tx state.Tx, id ingot.BootID) (fleet.Boot, fleet.Machine, error) {
+func currentBoot(tx state.Reader, id ingot.BootID) (fleet.Boot, fleet.Machine, error) {
 	boot, m, err := lookupBoot(tx, id)
 	if err == nil && m.Boot != id {
 		err = fmt.Errorf("%w: boot %s is over, the machine began another one", httpboot.ErrRefused, id.Short())

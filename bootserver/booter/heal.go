@@ -1,47 +1,80 @@
 package booter
 
 import (
+	"errors"
+
+	"ingot"
 	"ingot/bootserver/fleet"
 	"ingot/bootserver/state"
 )
 
-// heal draws the consequences of a boot that ended.
-func (b *Booter) heal(m fleet.Machine, over fleet.Boot) fleet.Machine {
-	after := fleet.Settle(m, over, b.HealingPolicy(), b.catalog.Servable, b.now())
-	switch s := after.Setback; {
-	case s == m.Setback:
-	case s == nil:
-		b.log.Info("an image that was given up is healthy after all", "machine", m.ID, "image", over.Image.Name)
-	case s.To.Image == "":
-		b.log.Error("a machine is held", "machine", m.ID, "image", s.Gave.Name, "why", s.Why)
-	default:
-		b.log.Warn("a machine falls back", "machine", m.ID, "image", s.To.Name, "before", s.Gave.Name, "why", s.Why)
+// Expire ends the boots whose deadline has passed, and the grants whose time has. Each is a
+// transaction of its own; they reach the disk together.
+func (b *Booter) Expire() {
+	now, policy := b.now(), *b.policy.Load()
+	var boots []ingot.BootID
+	for _, boot := range b.state.OpenBoots() {
+		if _, overdue := fleet.Overdue(boot, now); overdue {
+			boots = append(boots, boot.ID)
+		}
 	}
-	return after
+	each(b, boots, func(tx state.Tx, images *images, id ingot.BootID) *fleet.Decision {
+		boot, m, err := lookupBoot(tx, id)
+		if err != nil {
+			return nil // it was removed meanwhile
+		}
+		d := fleet.NewDecision(m, boot, policy, images.facts, fleet.Actor{}, now)
+		if e, overdue := fleet.Overdue(boot, now); overdue {
+			d.End(e)
+		}
+		return d
+	})
+	var machines []ingot.MachineID
+	for _, m := range b.state.Granted() {
+		if m.GrantOver(now) {
+			machines = append(machines, m.ID)
+		}
+	}
+	each(b, machines, func(tx state.Tx, images *images, id ingot.MachineID) *fleet.Decision {
+		m, known := tx.Machine(id)
+		if !known {
+			return nil
+		}
+		d := fleet.NewDecision(m, fleet.Boot{}, policy, images.facts, fleet.Actor{}, now)
+		d.ExpireGrants()
+		return d
+	})
 }
 
-// Expire ends the boots whose deadline has passed, and the grants whose time has.
-func (b *Booter) Expire() {
-	now := b.now()
-	err := b.state.Update(func(tx state.Tx) error {
-		for _, boot := range tx.OpenBoots() {
-			if after, ended := fleet.Expire(boot, now); ended {
-				b.log.Warn("a boot went silent", "machine", boot.Machine, "boot", boot.ID.Short(), "image", boot.Image.Name, "reason", after.Reason)
-				tx.PutBoot(after)
-				if m, ok := tx.Machine(boot.Machine); ok {
-					tx.PutMachine(b.heal(m, after))
-				}
-			}
+// each makes a decision about each of several records; f returns nil when there is nothing to
+// decide. What goes wrong is logged, and tried again at the next time.
+func each[ID any](b *Booter, list []ID, f func(tx state.Tx, images *images, id ID) *fleet.Decision) {
+	type begun struct {
+		decision *fleet.Decision
+		wait     func() error
+	}
+	all, images := make([]begun, len(list)), b.newImages()
+	var stale []ID
+	for i, id := range list {
+		all[i].wait = b.begin(&all[i].decision, func(tx state.Tx) (*fleet.Decision, error) { return f(tx, images, id), nil })
+	}
+	for i, one := range all {
+		err := one.wait()
+		var missing *fleet.StaleFacts
+		if errors.As(err, &missing) {
+			stale = append(stale, list[i])
+			continue
 		}
-		for _, m := range tx.Granted() {
-			if after, some := fleet.Expired(m, now); some {
-				tx.PutMachine(after)
-			}
+		if err != nil {
+			b.log.Error("ending silent boots and grants", "err", err)
+		} else if one.decision != nil {
+			b.logChanges(one.decision.Changes)
 		}
-		return nil
-	})
-	if err != nil {
-		b.log.Error("ending silent boots and grants", "err", err)
+	}
+	for _, id := range stale { // few: an image is given up
+		if _, err := b.decide(images, func(tx state.Tx) (*fleet.Decision, error) { return f(tx, images, id), nil }); err != nil {
+			b.log.Error("ending silent boots and grants", "err", err)
+		}
 	}
 }
 

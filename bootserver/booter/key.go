@@ -28,13 +28,21 @@ func (b *Booter) BootURL(base string, id ingot.BootID, part string) string {
 }
 
 // MachineKey is the machine-id(5) of a machine's systems.
-func (b *Booter) MachineKey(id ingot.MachineID) string {
-	return hex.EncodeToString(b.Derive("machine-id", string(id))[:16])
+func (b *Booter) MachineKey(id ingot.MachineID) string { return b.machineKeys()(id) }
+
+// machineKeys returns MachineKey for use inside of transactions: it has the secret already.
+func (b *Booter) machineKeys() func(ingot.MachineID) string {
+	secret := b.state.Identity()
+	return func(id ingot.MachineID) string {
+		return hex.EncodeToString(derive(secret, "machine-id", string(id))[:16])
+	}
 }
 
 // Derive makes stable bytes that nobody can guess without the state's secret.
-func (b *Booter) Derive(purpose, of string) []byte {
-	sum := sha256.Sum256(slices.Concat(b.state.Identity(), []byte("\x00"+purpose+"\x00"+of)))
+func (b *Booter) Derive(purpose, of string) []byte { return derive(b.state.Identity(), purpose, of) }
+
+func derive(secret []byte, purpose, of string) []byte {
+	sum := sha256.Sum256(slices.Concat(secret, []byte("\x00"+purpose+"\x00"+of)))
 	return sum[:]
 }
 

@@ -19,7 +19,7 @@ import (
 // are noted at all.
 const (
 	maxQueued  = 4096   // notes that wait for the ledger; what comes beyond is dropped and counted
-	maxWritten = 128    // notes in one change of the state, which others wait for
+	maxWritten = 32     // notes in one change of the state, which others wait for
 	maxNoted   = 32     // packets of one boot; of a machine that is up, until it boots again
 	maxRecent  = 32_768 // machines of which we remember what was noted
 )
@@ -73,25 +73,25 @@ func (p *Packets) key(n client.Packet) uint64 {
 }
 
 // had reports whether a packet is in the ledger, or need not be; p.mu is held.
-func (p *Packets) had(m ingot.MachineID, boot ingot.BootID, key uint64) bool {
-	r, known := p.recent[m]
-	return known && r.boot == boot && (len(r.what) >= maxNoted || slices.Contains(r.what, key))
+func (p *Packets) had(m mark) bool {
+	r, known := p.recent[m.machine]
+	return known && r.boot == m.boot && (len(r.what) >= maxNoted || slices.Contains(r.what, m.key))
 }
 
 // mark remembers that a packet is in the ledger; p.mu is held.
-func (p *Packets) mark(m ingot.MachineID, boot ingot.BootID, key uint64) {
-	r, known := p.recent[m]
+func (p *Packets) mark(m mark) {
+	r, known := p.recent[m.machine]
 	if !known && len(p.recent) >= maxRecent {
 		for old := range p.recent { // any: its packets are noted once more
 			delete(p.recent, old)
 			break
 		}
 	}
-	if r.boot != boot {
-		r = noted{boot: boot}
+	if r.boot != m.boot {
+		r = noted{boot: m.boot}
 	}
-	r.what = append(r.what, key)
-	p.recent[m] = r
+	r.what = append(r.what, m.key)
+	p.recent[m.machine] = r
 }
 
 // Note queues a packet of a machine that is known. It is called for every
@@ -105,7 +105,7 @@ func (p *Packets) Note(n client.Packet) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	switch {
-	case p.had(m.ID, m.Boot, key):
+	case p.had(mark{m.ID, m.Boot, key}):
 		return
 	case len(p.queue) >= maxQueued:
 		p.dropped++
@@ -156,11 +156,13 @@ func (p *Packets) flush() {
 
 // write puts notes into the ledger, and other servers into boots.
 func (p *Packets) write(list []client.Packet) {
+	var marks []mark
 	err := p.state.Update(func(tx state.Tx) error {
-		p.mu.Lock()
-		defer p.mu.Unlock()
+		marks = nil
 		for _, n := range list {
-			p.put(tx, n)
+			if m, is := p.put(tx, n, marks); is {
+				marks = append(marks, m)
+			}
 		}
 		return nil
 	})
@@ -173,38 +175,59 @@ func (p *Packets) write(list []client.Packet) {
 			p.log.Warn("packets cannot be noted in the ledger", "err", err)
 		}
 	}
-	p.failing = err != nil
+	if p.failing = err != nil; !p.failing {
+		for _, m := range marks {
+			p.mark(m)
+		}
+	}
 }
 
-// put notes one packet, unless it is a repetition. What our own answers are to a
-// system that is up, as it renews its lease, is not worth an entry.
-func (p *Packets) put(tx state.Tx, n client.Packet) {
-	m, _, known := tx.Find(fleet.Sighting{MAC: n.MAC, UUID: n.UUID})
-	key := p.key(n)
-	if !known || p.had(m.ID, m.Boot, key) {
-		return
+// mark is a packet of a machine's boot that is in the ledger, or need not be.
+type mark struct {
+	machine ingot.MachineID
+	boot    ingot.BootID
+	key     uint64
+}
+
+// put records one packet, unless it is a repetition: of one in the ledger, or of one among marks, which
+// this transaction records. What our own answers are to a system that is up, as it renews its lease,
+// is not worth an entry.
+func (p *Packets) put(tx state.Tx, n client.Packet, marks []mark) (m mark, is bool) {
+	machine, _, known := tx.Find(fleet.Sighting{MAC: n.MAC, UUID: n.UUID})
+	if !known {
+		return m, false
 	}
-	p.mark(m.ID, m.Boot, key)
-	boot, booted := tx.Boot(m.Boot)
+	m = mark{machine.ID, machine.Boot, p.key(n)}
+	p.mu.Lock()
+	had := p.had(m)
+	p.mu.Unlock()
+	if had || slices.Contains(marks, m) {
+		return m, false
+	}
+	boot, booted := tx.Boot(machine.Boot)
 	open := booted && boot.Open()
 	if !open && n.Answers() {
-		return
+		return m, true
 	}
-	text, bad := n.Words()
-	e := fleet.Entry{At: n.At, Kind: fleet.KindPacket, Machine: m.ID, Text: clip(text), Bad: bad}
-	if open {
-		e.Boot = boot.ID
+	packet := n.Packet
+	packet.Loader, packet.Refused, packet.Unsent = clip(packet.Loader), clip(packet.Refused), clip(packet.Unsent)
+	if n.Other != nil {
+		o := *n.Other
+		o.File = clip(o.File)
+		packet.Other = &o
 	}
 	if n.Other != nil && open {
 		var isNew bool
-		o := *n.Other
-		o.File = clip(o.File)
-		if boot.Others, isNew = fleet.Hear(boot.Others, o); !isNew {
-			return // it was noted before we were restarted, or there are too many
+		if boot.Others, isNew = fleet.Hear(boot.Others, *packet.Other); !isNew {
+			return m, true // it was noted before we were restarted, or there are too many
 		}
-		tx.PutBoot(boot)
+		tx.StoreBoot(boot)
 	}
-	tx.Note(e)
+	if !open {
+		boot.ID = ""
+	}
+	tx.Record(packet.Change(machine.ID, boot.ID))
+	return m, true
 }
 
 // Dropped is how many notes were lost: the queue was full, or they could not be stored.

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"time"
 
 	"ingot"
 	"ingot/bootserver/fleet"
@@ -22,23 +21,17 @@ func (b *Booter) Event(id ingot.BootID, e ingot.Event) error {
 	for i := range e.Volumes {
 		clipName(&e.Volumes[i])
 	}
-	return b.state.Update(func(tx state.Tx) error {
+	images, policy := b.newImages(), *b.policy.Load()
+	_, err := b.decide(images, func(tx state.Tx) (*fleet.Decision, error) {
 		boot, m, err := currentBoot(tx, id)
 		if err != nil {
-			return err
+			return nil, err
 		}
-		after := fleet.Record(boot, e, now)
-		if len(after.Events) != len(boot.Events) {
-			tx.PutBoot(after)
-		}
-		if !after.Open() && boot.Open() {
-			tx.PutMachine(b.heal(m, after))
-		}
-		if e.Error != "" {
-			b.log.Warn("a boot failed", "machine", m.ID, "boot", id.Short(), "stage", string(e.Stage), "err", e.Error, "retry", e.Retry)
-		}
-		return nil
+		d := fleet.NewDecision(m, boot, policy, images.facts, fleet.Actor{}, now)
+		d.Record(e)
+		return d, nil
 	})
+	return err
 }
 
 // Record adds an event to a boot; what goes wrong is logged.
@@ -64,20 +57,23 @@ func clipName(texts ...*string) {
 // told its facts itself nothing is taken.
 func (b *Booter) Waits(id ingot.BootID, f ingot.Facts) error {
 	f = boundFacts(f)
-	return b.state.Update(func(tx state.Tx) error {
-		_, m, err := lookupBoot(tx, id)
-		if err != nil || m.State != fleet.Pending || m.Facts.RAM != 0 || m.Boot != id {
-			return err
+	now, policy, images := b.now(), *b.policy.Load(), b.newImages()
+	_, err := b.decide(images, func(tx state.Tx) (*fleet.Decision, error) {
+		boot, m, err := lookupBoot(tx, id)
+		if err != nil {
+			return nil, err
 		}
-		after := m
-		after.Facts.Vendor, after.Facts.Product, after.Facts.Serial = f.Vendor, f.Product, ingot.PlausibleSerial(f.Serial)
-		after, ruled := b.unasked(tx, after)
-		if after.Ask != m.Ask || after.State != m.State || after.Facts.Vendor != m.Facts.Vendor || after.Facts.Product != m.Facts.Product || after.Facts.Serial != m.Facts.Serial || ruled != "" {
-			tx.PutMachine(after)
-			b.noteRule(tx, after, ruled)
+		facts := fleet.Facts{Policy: policy}
+		if m.Ask != nil {
+			if with, known := tx.Machine(m.Ask.With); known {
+				facts.Other = &with
+			}
 		}
-		return nil
+		d := fleet.NewDecision(m, boot, policy, images.facts, fleet.Actor{}, now)
+		d.Wait(f, facts)
+		return d, nil
 	})
+	return err
 }
 
 // Console implements httpboot.Booter. A boot that ended may still speak: its
@@ -99,25 +95,29 @@ func (b *Booter) Console(id ingot.BootID, text string) error {
 // must not bury what the one before it said.
 func (b *Booter) Crash(id ingot.BootID, text string) error {
 	text = explain.Printable(ingot.HideBootKeys(text))
-	return b.state.Update(func(tx state.Tx) error {
-		boot, m, err := currentBoot(tx, id)
-		if err != nil || strings.TrimSpace(text) == "" || boot.Pstore {
+	if strings.TrimSpace(text) == "" {
+		return b.state.Update(func(tx state.Tx) error {
+			_, _, err := currentBoot(tx, id)
 			return err
+		})
+	}
+	line := cmp.Or(clip(explain.CrashLine(text)), noCrashLine)
+	now := b.now()
+	_, err := b.decide(b.newImages(), func(tx state.Tx) (*fleet.Decision, error) {
+		boot, m, err := currentBoot(tx, id)
+		if err != nil || boot.Pstore {
+			return nil, err
 		}
 		before, ok := crashedIn(tx, boot)
 		if !ok {
-			return nil // it crashed when it was not ours
+			return nil, nil // it crashed when it was not ours
 		}
-		boot.Pstore = true
-		tx.PutBoot(boot)
-		if before.Crash == "" { // the first word counts
-			before.Crash = cmp.Or(clip(explain.CrashLine(text)), noCrashLine)
-			tx.PutBoot(before)
-		}
+		d := fleet.NewDecision(m, boot, fleet.BootPolicy{}, nil, fleet.Actor{}, now)
+		d.Crash(before, line)
 		tx.AddConsole(before.ID, "--- what the firmware kept of the crash (pstore) ---\n"+text)
-		b.log.Warn("a machine crashed before this boot", "machine", m.ID, "boot", before.ID.Short(), "crash", before.Crash)
-		return nil
+		return d, nil
 	})
+	return err
 }
 
 // noCrashLine is told of a crash without a line that says why.
@@ -152,22 +152,18 @@ func (b *Booter) Report(id ingot.BootID, r ingot.Report) error {
 	for i := range r.Failed {
 		r.Failed[i] = clip(r.Failed[i])
 	}
-	return b.state.Update(func(tx state.Tx) error {
+	images, policy := b.newImages(), *b.policy.Load()
+	_, err := b.decide(images, func(tx state.Tx) (*fleet.Decision, error) {
 		boot, m, err := currentBoot(tx, id)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		if boot.Image.Image == "" { // it waits: nothing of ours runs that could be healthy
-			return fmt.Errorf("%w: boot %s runs no image", httpboot.ErrRefused, id.Short())
+			return nil, fmt.Errorf("%w: boot %s runs no image", httpboot.ErrRefused, id.Short())
 		}
-		after, machine := fleet.Judge(boot, m, r, now)
-		if after.Outcome != boot.Outcome {
-			b.log.Info("a boot is decided", "machine", m.ID, "boot", id.Short(), "image", boot.Image.Name,
-				"outcome", string(after.Outcome), "reason", after.Reason, "took", now.Sub(boot.Started).Round(100*time.Millisecond))
-			machine = b.heal(machine, after)
-		}
-		tx.PutBoot(after)
-		tx.PutMachine(machine)
-		return nil
+		d := fleet.NewDecision(m, boot, policy, images.facts, fleet.Actor{}, now)
+		d.Report(r)
+		return d, nil
 	})
+	return err
 }

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"time"
 
 	"ingot"
 	"ingot/bootserver/fleet"
@@ -15,48 +14,36 @@ import (
 )
 
 // Script implements httpboot.Booter: it decides what the machine boots now.
-func (b *Booter) Script(id ingot.BootID, base string) (text string, err error) {
-	now := b.now()
-	err = b.state.Update(func(tx state.Tx) error {
+func (b *Booter) Script(id ingot.BootID, base string) (string, error) {
+	now, policy, images := b.now(), *b.policy.Load(), b.newImages()
+	if boot, known := b.state.Boot(id); known {
+		if m, known := b.state.Machine(boot.Machine); known {
+			b.lookUpNext(images, m)
+		}
+	}
+	var image ingot.Digest
+	var why error // the machine waits
+	over := false
+	d, err := b.decide(images, func(tx state.Tx) (*fleet.Decision, error) {
 		boot, m, err := lookupBoot(tx, id)
 		if err != nil {
-			return err
+			return nil, err
 		}
-		if boot.ID != m.Boot || !boot.Open() {
-			// A loader that outlived its boot: let it begin again.
-			text = "#!ipxe\necho ingot: this boot is over, starting again\nsleep 2\nreboot\n"
-			return nil
+		d := fleet.NewDecision(m, boot, policy, images.facts, fleet.Actor{}, now)
+		if over = boot.ID != m.Boot || !boot.Open(); !over {
+			image, why = d.Script()
 		}
-		ref, err := fleet.Next(m)
-		if err != nil {
-			text = b.waitScript(base, m, boot, err)
-			return nil
-		}
-		if boot.Image.Image != "" && boot.Served["kernel"]+boot.Served["initramfs"] > 0 {
-			ref = boot.Image // of which it has files: what was assigned meanwhile is for its next boot
-		}
-		im, err := b.catalog.Image(ref.Image)
-		if err != nil {
-			text = b.waitScript(base, m, boot, err)
-			return nil
-		}
-		if boot.Image.Image != ref.Image {
-			boot.Image, boot.Root, boot.Order = ref, im.Manifest.Root.Digest, m.Orders
-			boot.Deadline = now.Add(b.deadlineOf(im))
-		}
-		boot = fleet.Record(boot, ingot.Event{Stage: ingot.StageScript, Detail: ref.Name}, now)
-		tx.PutBoot(boot)
-		text = b.bootScript(base, m, boot, im)
-		return nil
+		return d, nil
 	})
-	return text, err
-}
-
-func (b *Booter) deadlineOf(im image.Image) time.Duration {
-	if im.Manifest.Deadline > 0 {
-		return im.Manifest.Deadline
+	switch {
+	case err != nil:
+		return "", err
+	case over: // a loader that outlived its boot: let it begin again
+		return "#!ipxe\necho ingot: this boot is over, starting again\nsleep 2\nreboot\n", nil
+	case why != nil:
+		return b.waitScript(base, d.Machine, d.Boot, why), nil
 	}
-	return b.policy.Load().Deadline
+	return b.bootScript(base, d.Machine, d.Boot, images.found[image]), nil
 }
 
 func (b *Booter) bootScript(base string, m fleet.Machine, boot fleet.Boot, im image.Image) string {

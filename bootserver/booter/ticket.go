@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"ingot"
@@ -15,96 +14,65 @@ import (
 
 // Ticket implements httpboot.Booter.
 func (b *Booter) Ticket(id ingot.BootID, q ingot.TicketRequest) (signed ingot.SignedTicket, err error) {
-	now := b.now()
-	var asked *fleet.Question
-	defer func() {
-		if err == nil && asked != nil {
-			err = fmt.Errorf("%w: an operator must look at this machine: %s", httpboot.ErrRefused, asked.What)
+	now, policy, facts := b.now(), *b.policy.Load(), boundFacts(q.Facts)
+	boot, _ := b.state.Boot(id)
+	images := b.newImages(boot.Image.Image)
+	var ticket ingot.Ticket
+	var ask *fleet.Question
+	_, err = b.decide(images, func(tx state.Tx) (d *fleet.Decision, err error) {
+		if d, err = b.admit(tx, id, policy, images, now); err != nil {
+			return nil, err
 		}
-	}()
-	err = b.state.Update(func(tx state.Tx) error {
-		boot, m, err := lookupBoot(tx, id)
-		if err != nil {
-			return err
-		}
-		switch {
-		case m.State != fleet.Approved:
-			return fmt.Errorf("%w: %w", httpboot.ErrRefused, fleet.ErrNotApproved)
-		case !boot.Open() || m.Boot != id || boot.Image.Image == "":
-			return fmt.Errorf("%w: boot %s is over; this machine should start over", httpboot.ErrRefused, id.Short())
-		}
-		im, err := b.catalog.Image(boot.Image.Image)
-		if err != nil {
-			return fmt.Errorf("%w: %w", httpboot.ErrRefused, err)
-		}
-		if m, boot, err = b.learn(tx, m, boot, boundFacts(q.Facts), now); err != nil {
-			return err
-		}
-		if boot.Deadline.Sub(now) < leastTime { // its loader was slow; what the machine is told is what we wait for
-			boot.Deadline = now.Add(leastTime)
-		}
-		if m.Ask != nil {
-			tx.PutBoot(boot)
-			tx.PutMachine(m)
-			asked = m.Ask // the record stays, the ticket does not
-			return nil
-		}
-		had := m.Grants
-		m, lent := fleet.Lend(m, id, now)
-		if boot.Ticket.IsZero() || !slices.Equal(had, m.Grants) { // not of one that is asked for again
-			if boot.Ticket.IsZero() {
-				boot.Ticket = now
+		if d.Boot.Facts == "" { // it reports its hardware once in a boot
+			d.Learn(facts, tx.Others(d.Machine, facts))
+			if d.Boot, err = tx.KeepFacts(d.Boot, facts); err != nil {
+				return nil, err
 			}
-			tx.Note(fleet.Entry{At: now, Kind: fleet.KindStep, Stage: ingot.StageTicket, Machine: m.ID, Boot: id, Text: fleet.TicketText(im.Name.String(), lent)})
 		}
-		text, err := json.Marshal(ingot.Ticket{Boot: id, Machine: m.ID, Hostname: m.Hostname(), MachineKey: m.MachineKey, Nonce: q.Nonce,
-			Issued: now, Expires: now.Add(b.policy.Load().Ticket), Image: im.Digest, Name: im.Name.String(), Grants: lent,
-			Deadline: boot.Deadline.Sub(now), Restart: fleet.Restarts(m, boot, b.HealingPolicy(), b.catalog.Servable, now)})
-		if err != nil {
-			return err
+		var lent []ingot.Grant
+		if lent, ask = d.Ticket(); ask != nil {
+			return d, nil // the record stays, the ticket is refused
 		}
-		tx.PutBoot(boot)
-		tx.PutMachine(m)
-		signed = ingot.SignedTicket{Ticket: text, Signature: b.keys.Server.Secret.Sign(text, "ticket "+string(id))}
-		return nil
+		ticket = ingot.Ticket{Boot: id, Machine: d.Machine.ID, Hostname: d.Machine.Hostname(), MachineKey: d.Machine.MachineKey,
+			Nonce: q.Nonce, Issued: now, Expires: now.Add(policy.Ticket), Image: d.Boot.Image.Image, Grants: lent,
+			Deadline: d.Boot.Deadline.Sub(now), Restart: d.Restarts()}
+		return d, nil
 	})
-	return signed, err
+	if err != nil {
+		return signed, err
+	}
+	if ask != nil {
+		return signed, fmt.Errorf("%w: an operator must look at this machine: %s", httpboot.ErrRefused, ask.What)
+	}
+	ticket.Name = images.found[ticket.Image].Name.String()
+	text, err := json.Marshal(ticket)
+	if err != nil {
+		return signed, err
+	}
+	return ingot.SignedTicket{Ticket: text, Signature: b.keys.Server.Secret.Sign(text, "ticket "+string(id))}, nil
 }
 
-// learn takes over what a machine tells of its hardware. It tells that once in a
-// boot: a ticket that is asked for again says nothing new, and must not be
-// compared with what the same boot said.
-func (b *Booter) learn(tx state.Tx, m fleet.Machine, boot fleet.Boot, f ingot.Facts, now time.Time) (fleet.Machine, fleet.Boot, error) {
-	if m.LastSeen = now; boot.Facts != "" {
-		return m, boot, nil
+// admit begins the decision about a ticket, or says why there is none.
+func (b *Booter) admit(tx state.Tx, id ingot.BootID, policy fleet.BootPolicy, images *images, now time.Time) (*fleet.Decision, error) {
+	boot, m, err := lookupBoot(tx, id)
+	switch {
+	case err != nil:
+		return nil, err
+	case m.State != fleet.Approved:
+		return nil, fmt.Errorf("%w: %w", httpboot.ErrRefused, fleet.ErrNotApproved)
+	case !boot.Open() || m.Boot != id || boot.Image.Image == "":
+		return nil, fmt.Errorf("%w: boot %s is over; this machine should start over", httpboot.ErrRefused, id.Short())
 	}
-	others, before := tx.Others(m, f), m
-	m, changes := fleet.Learn(m, f, others, now)
-	b.noteClaims(tx, before, m, others)
-	if len(changes) > 0 {
-		boot.Changes = changes
-		b.log.Warn("hardware changed", "machine", m.ID, "boot", boot.ID.Short(), "changes", changes)
+	d := fleet.NewDecision(m, boot, policy, images.facts, fleet.Actor{}, now)
+	im := d.Image(boot.Image.Image)
+	if err := d.Err(); err != nil {
+		return nil, err
 	}
-	boot, err := tx.KeepFacts(boot, f)
-	return m, boot, err
+	if im.Err != nil {
+		return nil, fmt.Errorf("%w: %w", httpboot.ErrRefused, im.Err)
+	}
+	return d, nil
 }
-
-// noteClaims writes down which cards a machine tells as its own that others
-// were seen with, when it begins to.
-func (b *Booter) noteClaims(tx state.Tx, before, m fleet.Machine, others []fleet.Machine) {
-	was := fleet.Claimed(before, others)
-	claimed := slices.DeleteFunc(fleet.Claimed(m, others), func(c string) bool { return slices.Contains(was, c) })
-	if len(claimed) == 0 {
-		return
-	}
-	words := clip("tells cards that others were seen with, and is not found by them: " + strings.Join(claimed, ", "))
-	b.log.Warn("a machine has the card of another", "machine", m.ID, "boot", m.Boot.Short(), "cards", claimed)
-	tx.Note(fleet.Entry{At: b.now(), Kind: fleet.KindMachine, Machine: m.ID, Boot: m.Boot, Text: words, Bad: true})
-}
-
-// leastTime is what a machine has from its ticket to its report, however late
-// it asked for the ticket.
-const leastTime = time.Minute
 
 // boundFacts bounds what a machine can make the record of it grow by.
 func boundFacts(f ingot.Facts) ingot.Facts {

@@ -44,16 +44,21 @@ func Stalled(latest *Boot, f ingot.Firmware, now time.Time) (string, bool) {
 	return "", false
 }
 
-// Stall ends a boot whose first stage stalled, and moves the machine to the
-// next one of its list.
-func Stall(b Boot, m Machine, reason string, list []string, now time.Time) (Boot, Machine) {
-	b = end(b, ingot.OutcomeSilent, reason, now)
-	if i := slices.Index(list, b.First); i >= 0 && len(list) > 1 {
-		m.Loaders = maps.Clone(m.Loaders)
-		if m.Loaders == nil {
-			m.Loaders = map[ingot.Firmware]string{}
-		}
-		m.Loaders[b.Firmware] = list[(i+1)%len(list)]
+// nextStage is the first stage of a list that comes after the one of a boot.
+func nextStage(b Boot, list []string) (next string, is bool) {
+	i := slices.Index(list, b.First)
+	if i < 0 || len(list) < 2 {
+		return "", false
 	}
-	return b, m
+	return list[(i+1)%len(list)], true
+}
+
+// withLoader is the machine with another first stage for a firmware.
+func withLoader(m Machine, f ingot.Firmware, loader string) Machine {
+	m.Loaders = maps.Clone(m.Loaders)
+	if m.Loaders == nil {
+		m.Loaders = map[ingot.Firmware]string{}
+	}
+	m.Loaders[f] = loader
+	return m
 }

@@ -118,6 +118,7 @@ type Boot struct {
 	Deadline time.Time        `json:"deadline,omitzero"` // by which it must report; zero while no image is decided
 	Ended    time.Time        `json:"ended,omitzero"`
 	Outcome  ingot.Outcome    `json:"outcome"`
+	Cause    Cause            `json:"cause,omitempty"` // what ended it; empty of boots that older versions ended
 	Reason   string           `json:"reason,omitempty"`
 	Ticket   time.Time        `json:"ticket,omitzero"`   // when it was given its first ticket
 	Facts    ingot.BootID     `json:"facts,omitempty"`   // the boot that told such hardware first, this one or one before it

@@ -84,17 +84,17 @@ func Resume(m Machine) Machine {
 	return m
 }
 
-// Settle draws the consequences of a boot that ended: it counts the failures
+// ApplyOutcome draws the consequences of a boot that ended: it counts the failures
 // of an image in a row, and after too many gives it up. have says whether an
 // image can still be served. Only the machine's latest boot matters, each boot
 // once, and only if it was of what the machine is to boot: an operator may
 // have decided otherwise meanwhile.
-func Settle(m Machine, b Boot, p Policy, have func(ingot.Digest) bool, now time.Time) Machine {
+func ApplyOutcome(m Machine, b Boot, p Policy, have func(ingot.Digest) bool, now time.Time) Machine {
 	switch {
 	case m.Boot != b.ID || b.Image.Image == "":
 		return m
 	case b.Outcome == ingot.OutcomeHealthy:
-		return settleHealthy(m, b)
+		return forgetFailures(m, b)
 	case b.Outcome != ingot.OutcomeFailed && b.Outcome != ingot.OutcomeSilent, !fetched(b):
 		return m
 	}
@@ -119,9 +119,9 @@ func Settle(m Machine, b Boot, p Policy, have func(ingot.Digest) bool, now time.
 	return m
 }
 
-// settleHealthy: what a machine says of itself outweighs our counting. It may
+// forgetFailures: what a machine says of itself outweighs our counting. It may
 // have been slow, and given up before it spoke.
-func settleHealthy(m Machine, b Boot) Machine {
+func forgetFailures(m Machine, b Boot) Machine {
 	m.Trial = Trial{}
 	if m.Setback != nil && m.Setback.Gave.Image == b.Image.Image {
 		m.Setback = nil
@@ -163,17 +163,4 @@ func Times(n int) string {
 		return "twice"
 	}
 	return fmt.Sprintf("%d times", n)
-}
-
-// Restarts reports whether a machine that finds itself unhealthy in boot b
-// should reboot by itself: when the next boot is one more attempt, or of
-// another image. Else it stays up, so that a person can look at it.
-func Restarts(m Machine, b Boot, p Policy, have func(ingot.Digest) bool, now time.Time) bool {
-	b = end(b, ingot.OutcomeFailed, "", now)
-	b.Events = append(slices.Clone(b.Events), Event{Event: ingot.Event{Stage: ingot.StageAgent}})
-	after := Settle(m, b, p, have, now)
-	if after.Setback != nil && after.Setback != m.Setback {
-		return after.Setback.To.Image != ""
-	}
-	return p.After == AfterRetry || len(after.Trial.Failures) < p.Limit()
 }

@@ -42,15 +42,15 @@ func played(t *testing.T, m Machine, p Policy, how string) (Machine, []string) {
 		case 'f':
 			b = Record(b, ingot.Event{Stage: ingot.StageRoot, Error: "bad"}, t0)
 		case 's', 'l', 'w':
-			b = end(b, ingot.OutcomeSilent, "no report", t0)
+			b = end(b, Ending{Outcome: ingot.OutcomeSilent, Reason: "no report"}, t0)
 		}
-		m = Settle(m, b, p, haveAll, t0)
-		if again := Settle(m, b, p, haveAll, t0.Add(time.Second)); machineDiff(m, again) != "" {
+		m = ApplyOutcome(m, b, p, haveAll, t0)
+		if again := ApplyOutcome(m, b, p, haveAll, t0.Add(time.Second)); machineDiff(m, again) != "" {
 			t.Errorf("a boot counts twice: %s", machineDiff(m, again))
 		}
 		if c == 'w' {
 			b, m = Judge(b, m, ingot.Report{Boot: b.ID, Root: b.Root, Healthy: true}, t0)
-			m = Settle(m, b, p, haveAll, t0)
+			m = ApplyOutcome(m, b, p, haveAll, t0)
 		}
 	}
 	ref, err := Next(m)
@@ -60,7 +60,7 @@ func played(t *testing.T, m Machine, p Policy, how string) (Machine, []string) {
 	return m, append(booted, ref.Name)
 }
 
-func TestSettle(t *testing.T) {
+func TestApplyOutcome(t *testing.T) {
 	fresh := Machine{ID: "m", State: Approved, Assignment: Assignment{ImageRef: v2}}
 	good := fresh
 	good.LastHealthy, good.Healthy = v1, []ImageRef{v1}
@@ -107,13 +107,13 @@ func TestOperatorsWord(t *testing.T) {
 	gone, _ := played(t, m, Policy{}, "f")
 	gone.Boot = "last"
 	b := step(Boot{ID: "last", Image: v2}, ingot.StageInitramfs)
-	gone = Settle(gone, end(b, ingot.OutcomeFailed, "x", t0), Policy{}, func(ingot.Digest) bool { return false }, t0)
+	gone = ApplyOutcome(gone, end(b, Ending{Outcome: ingot.OutcomeFailed, Reason: "x"}, t0), Policy{}, func(ingot.Digest) bool { return false }, t0)
 	if _, err := Next(gone); err == nil || gone.Setback.Why != "lab:v2 failed twice in a row, and lab:v1, which was healthy here last, cannot be served any more" {
 		t.Errorf("with its last healthy image gone: %v, %+v; want held", err, gone.Setback)
 	}
 	reassigned := Assign(m, Assignment{ImageRef: v3})
 	reassigned.Boot = "last"
-	if got := Settle(reassigned, end(b, ingot.OutcomeFailed, "x", t0), Policy{Attempts: 1}, haveAll, t0); machineDiff(reassigned, got) != "" {
+	if got := ApplyOutcome(reassigned, end(b, Ending{Outcome: ingot.OutcomeFailed, Reason: "x"}, t0), Policy{Attempts: 1}, haveAll, t0); machineDiff(reassigned, got) != "" {
 		t.Errorf("a boot of the image before the operator's word counts: %s", machineDiff(reassigned, got))
 	}
 }
@@ -139,7 +139,7 @@ func TestRestarts(t *testing.T) {
 		{"into being held", failing(fresh), false},
 		{"into the same for ever", failing(last), false},
 	} {
-		if got := Restarts(c.m, b, Policy{}, haveAll, t0); got != c.want {
+		if got := Restarts(c.m, b, t0); got != c.want {
 			t.Errorf("%s: Restarts = %t; want %t", c.name, got, c.want)
 		}
 	}

@@ -233,9 +233,9 @@ func moved(old, m Machine) bool {
 	return was != is && was.Relay.IsValid() && is.Relay.IsValid() && was.Relay.Is4() == is.Relay.Is4()
 }
 
-// Moot reports whether the question of a machine fell away: it has the switch
+// QuestionResolved reports whether the question of a machine no longer arises: it has the switch
 // port of another one, which was seen since, or is not known any more.
-func Moot(m Machine, with Machine, known bool) bool {
+func QuestionResolved(m Machine, with Machine, known bool) bool {
 	return m.Ask != nil && strings.HasPrefix(m.Ask.About, aboutPort) && (!known || with.LastSeen.After(m.FirstSeen))
 }
 

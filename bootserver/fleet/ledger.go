@@ -54,10 +54,18 @@ func BootChanges(old *Boot, b Boot, now time.Time) []Change {
 		seen = len(old.Events)
 	}
 	for _, e := range b.Events[min(seen, len(b.Events)):] {
-		add(stageChange(e))
-	}
-	if c, is := reportChange(old, b); is {
+		c := stageChange(e)
+		c.At = e.At
 		add(c)
+	}
+	var before *ingot.Report
+	if old != nil {
+		before = old.Report
+	}
+	if b.Report != nil {
+		if c, is := reportChange(before, *b.Report); is {
+			add(c)
+		}
 	}
 	if len(b.Changes) > 0 && (old == nil || !slices.Equal(old.Changes, b.Changes)) {
 		add(Change{Code: CodeBootHardware, To: Values{"changes": b.Changes}})
@@ -71,18 +79,6 @@ func BootChanges(old *Boot, b Boot, now time.Time) []Change {
 	return list
 }
 
-// stageChange is the Change of one event of a boot.
-func stageChange(e Event) Change {
-	c := Change{Code: CodeBootStage, At: e.At, Stage: e.Stage, Bytes: e.Bytes, Detail: e.Detail}
-	if e.Error != "" {
-		c.Code, c.Detail, c.Failure = CodeStageFailed, e.Error, e.Code
-		if e.Retry {
-			c.To = Values{"retry": true}
-		}
-	}
-	return c
-}
-
 // maxWords bounds how many changes one entry lists.
 const maxWords = 12
 
@@ -92,34 +88,4 @@ func joined(list []string, by string) string {
 		return fmt.Sprintf("%s%sand %d more", strings.Join(list[:maxWords], by), by, more)
 	}
 	return strings.Join(list, by)
-}
-
-// reportChange is what a report says that the one before did not: units that
-// failed, and a machine that was healthy and is not, or is again.
-func reportChange(old *Boot, b Boot) (c Change, is bool) {
-	if b.Report == nil {
-		return c, false
-	}
-	var before ingot.Report
-	first := old == nil || old.Report == nil
-	if !first {
-		before = *old.Report
-	}
-	c = Change{Code: CodeBootReport, Stage: ingot.StageHealthy, To: Values{"isHealthy": b.Report.Healthy}}
-	if !first && before.Healthy != b.Report.Healthy {
-		c.To["healthy"] = b.Report.Healthy
-		var checks []Values
-		for _, k := range b.Report.Checks {
-			if !k.OK {
-				checks = append(checks, Values{"name": k.Name, "detail": k.Detail})
-			}
-		}
-		if checks != nil {
-			c.To["checks"] = checks
-		}
-	}
-	if len(b.Report.Failed) > 0 && !slices.Equal(before.Failed, b.Report.Failed) {
-		c.To["units"] = b.Report.Failed
-	}
-	return c, len(c.To) > 1
 }

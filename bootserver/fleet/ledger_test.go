@@ -25,7 +25,7 @@ func TestBootEntries(t *testing.T) {
 	b := step(Boot{ID: boot1, Machine: "m", Image: v1, Started: t0}, ingot.StageDHCP)
 	after := Record(b, ingot.Event{Stage: ingot.StageTicket, Error: "no", Retry: true}, t0.Add(time.Second))
 	after.Report = &ingot.Report{Healthy: true, Failed: []string{"db.service"}}
-	after = end(after, ingot.OutcomeHealthy, "", t0)
+	after = end(after, Ending{Outcome: ingot.OutcomeHealthy, Reason: ""}, t0)
 	want := []string{"! step failed: no; it tries again", "! step failed units: db.service", "end lab:v1 healthy"}
 	if d := cmp.Diff(want, texts(BootEntries(&b, after, t0))); d != "" {
 		t.Errorf("BootEntries (-want +got):\n%s", d)

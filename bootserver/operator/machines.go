@@ -126,11 +126,16 @@ func (o *Operator) Merge(ctx context.Context, from, into string) (merged fleet.M
 		if err := tx.MoveBoots(f.ID, i.ID); err != nil {
 			return err
 		}
+		d := fleet.NewDecision(merged, fleet.Boot{}, fleet.BootPolicy{}, nil, fleet.Actor{}, o.now())
 		for _, id := range []ingot.BootID{f.Boot, i.Boot} { // one computer has one boot that is not over
-			if b, ok := tx.Boot(id); ok && id != merged.Boot && b.Open() {
-				tx.PutBoot(fleet.Supersede(b, o.now()))
+			if b, ok := tx.Boot(id); ok && id != merged.Boot {
+				d.EndOlder(b, fleet.Superseded(b))
 			}
 		}
+		for _, b := range d.Older {
+			tx.StoreBoot(b)
+		}
+		tx.Record(d.Changes...)
 		if err := tx.DropMachine(f.ID); err != nil {
 			return err
 		}

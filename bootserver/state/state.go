@@ -104,6 +104,10 @@ type Decisions interface {
 	// durable in the order in which they began. wait is the other half.
 	Begin(f func(tx Tx) error) (wait func() error)
 
+	// View runs f on the state as it is, without a transaction. f must not call methods of
+	// the store.
+	View(f func(r Reader))
+
 	// Machine returns one machine.
 	Machine(id ingot.MachineID) (fleet.Machine, bool)
 	// Machines returns all machines, the longest known first.
@@ -187,9 +191,8 @@ type Keeper interface {
 	Close() error
 }
 
-// Tx is one transaction. What is put is seen by later reads of the same transaction, and
-// by others when the function of Update has returned.
-type Tx interface {
+// Reader reads what decisions about machines need, by key or index.
+type Reader interface {
 	// Machine returns one machine.
 	Machine(id ingot.MachineID) (fleet.Machine, bool)
 	// MachineNamed returns the machine that an operator gave a name.
@@ -205,6 +208,13 @@ type Tx interface {
 	Pending() int
 	// Boot returns one boot.
 	Boot(id ingot.BootID) (fleet.Boot, bool)
+}
+
+// Tx is one transaction. What is put is seen by later reads of the same transaction, and
+// by others when the function of Update has returned.
+type Tx interface {
+	Reader
+
 	// Credential returns the record of a token or client certificate.
 	Credential(id string) (access.Credential, bool)
 	// CredentialsNamed returns those with a name, which are several when some are over.

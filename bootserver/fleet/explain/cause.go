@@ -37,7 +37,7 @@ func causeOf(b fleet.Boot, s Story) cause {
 	if e, ok := lastError(b); ok && (b.Outcome == ingot.OutcomeFailed || b.Open()) {
 		return reported(b, e, s)
 	}
-	if strings.HasPrefix(b.Reason, "the first stage stalled: ") {
+	if b.Cause == fleet.CauseStalled || b.Cause == "" && strings.HasPrefix(b.Reason, stalledPrefix) {
 		return stalled(b)
 	}
 	return silence(b, s)

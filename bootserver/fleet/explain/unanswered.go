@@ -71,10 +71,14 @@ func unloaded(b fleet.Boot, s Story, other string) cause {
 // partUKI is the UKI among what is served of an image.
 const partUKI = "uki.efi"
 
+// stalledPrefix begins the reason of a boot whose first stage stalled. Versions
+// that recorded no cause are recognised by it.
+const stalledPrefix = "the first stage stalled: "
+
 // stalled explains a boot that ended since the firmware asked from the start
 // again although it was told what to load.
 func stalled(b fleet.Boot) cause {
-	what := strings.TrimPrefix(b.Reason, "the first stage stalled: ")
+	what := strings.TrimPrefix(b.Reason, stalledPrefix)
 	if b.First == fleet.FirstUKI {
 		return cause{strings.ReplaceAll(what, " "+fleet.FirstUKI, " the UKI of "+b.Image.Name), "the firmware refused it, as Secure Boot does, or it never reached ingot-init", "ingot image verify " + b.Image.Name}
 	}

@@ -50,7 +50,7 @@ func recorded(id byte, image fleet.ImageRef, start string, upTo ingot.Stage) fle
 		if s.Rank() > upTo.Rank() || s == ingot.StageHealthy {
 			break
 		}
-		b = fleet.Record(b, ingot.Event{Stage: s}, at)
+		b = record(b, ingot.Event{Stage: s}, at)
 		at = at.Add(time.Second)
 	}
 	return b
@@ -62,13 +62,20 @@ func silentAt(b fleet.Boot, when string) fleet.Boot {
 
 func fails(b fleet.Boot, s ingot.Stage, why string) fleet.Boot {
 	last := b.Events[len(b.Events)-1].At
-	return fleet.Record(b, ingot.Event{Stage: s, Error: why}, last.Add(2*time.Second))
+	return record(b, ingot.Event{Stage: s, Error: why}, last.Add(2*time.Second))
 }
 
 // reportsFailure is fails of an image that reports codes.
 func reportsFailure(b fleet.Boot, s ingot.Stage, code ingot.FailureCode, why string) fleet.Boot {
 	last := b.Events[len(b.Events)-1].At
-	return fleet.Record(b, ingot.Event{Stage: s, Error: why, Code: code}, last.Add(2*time.Second))
+	return record(b, ingot.Event{Stage: s, Error: why, Code: code}, last.Add(2*time.Second))
+}
+
+// record adds an event to a boot.
+func record(b fleet.Boot, e ingot.Event, now time.Time) fleet.Boot {
+	d := fleet.NewDecision(fleet.Machine{}, b, fleet.BootPolicy{}, nil, fleet.Actor{}, now)
+	d.Record(e)
+	return d.Boot
 }
 
 func reports(b fleet.Boot, when string, checks ...ingot.CheckResult) fleet.Boot {
@@ -76,8 +83,9 @@ func reports(b fleet.Boot, when string, checks ...ingot.CheckResult) fleet.Boot 
 	for _, c := range checks {
 		r.Healthy = r.Healthy && c.OK
 	}
-	b, _ = fleet.Judge(b, fleet.Machine{Boot: b.ID}, r, clock(when))
-	return b
+	d := fleet.NewDecision(fleet.Machine{Boot: b.ID}, b, fleet.BootPolicy{After: fleet.AfterRetry}, nil, fleet.Actor{}, clock(when))
+	d.Report(r)
+	return d.Boot
 }
 
 // lived takes boots into a machine as a server does: the failures are counted,
@@ -95,7 +103,7 @@ func lived(m fleet.Machine, p fleet.Policy, boots ...fleet.Boot) Story {
 		if b.Outcome == ingot.OutcomeHealthy {
 			m.LastHealthy = b.Image
 		}
-		m = fleet.Settle(m, b, p, haveAll, b.Ended)
+		m = fleet.ApplyOutcome(m, b, p, haveAll, b.Ended)
 		s.Boots = append(s.Boots, b)
 	}
 	s.Machine = m
@@ -265,7 +273,7 @@ var stories = []struct {
 	{"healthy, and what is assigned cannot be served", with(lived(node01(), fleet.Policy{}, reports(recorded(1, node6, "09:13:26", ingot.StageAgent), "09:14:00")), func(s *Story) {
 		s.Unservable = "image 0123456789ab: no such image"
 	}), "Healthy on node:6 since 09:14, 34 s after its first packet. node:7 is assigned since 10:00, and cannot be served: image 0123456789ab: no such image."},
-	{"retries", lived(node01(), fleet.Policy{}, fleet.Record(recorded(1, node7, "10:19:00", ingot.StageInit), ingot.Event{Stage: ingot.StageTicket, Error: "asking for a ticket: connection refused", Retry: true}, clock("10:19:30"))),
+	{"retries", lived(node01(), fleet.Policy{}, record(recorded(1, node7, "10:19:00", ingot.StageInit), ingot.Event{Stage: ingot.StageTicket, Error: "asking for a ticket: connection refused", Retry: true}, clock("10:19:30"))),
 		"Ingot-init does not get past stage ticket: asking for a ticket: connection refused; it tries again. Boots node:7 now: stage init, 60 s after its first packet."},
 	{"a loader that stalled", lived(node01(), fleet.Policy{}, ended(with(recorded(1, fleet.ImageRef{}, "10:18:00", ingot.StageLoader), func(b *fleet.Boot) { b.Image = node7 }), ingot.OutcomeSilent, "the first stage stalled: the machine loaded snponly.efi, and it was not heard of again", clock("10:19:00"))),
 		"The machine loaded snponly.efi, and it was not heard of again: firmware and loader do not go together. node:7 is tried twice more, then it falls back to node:6."},

@@ -38,6 +38,13 @@ type batch struct {
 // Update implements state.Decisions.
 func (s *Store) Update(f func(tx state.Tx) error) error { return s.Begin(f)() }
 
+// View implements state.Decisions.
+func (s *Store) View(f func(r state.Reader)) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	f(s.view.Begin(past{s}))
+}
+
 // Begin implements state.Decisions.
 func (s *Store) Begin(f func(tx state.Tx) error) (wait func() error) {
 	s.mu.Lock()

@@ -130,7 +130,8 @@ func writeOne(tx state.Tx, id ingot.MachineID, i int) {
 	tx.PutMachine(fleet.Machine{ID: id, Name: strings.Repeat("x", i)})
 	tx.PutLease(fleet.Lease{MAC: string(id), Address: addressOf(i)})
 	b := fleet.Boot{ID: ingot.NewBootID([16]byte{byte(i >> 16), byte(i >> 8), byte(i)}), Machine: id}
-	tx.PutBoot(fleet.Record(b, ingot.Event{Stage: ingot.StageDHCP}, b.Started))
+	b.Events = []fleet.Event{{Event: ingot.Event{Stage: ingot.StageDHCP}, At: b.Started}}
+	tx.PutBoot(b)
 	tx.AddConsole(b.ID, strings.Repeat("y", 10*i))
 }
 

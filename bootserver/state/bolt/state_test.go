@@ -53,7 +53,7 @@ func TestRemembers(t *testing.T) {
 	m := fleet.Machine{ID: "m-1", State: fleet.Approved, MACs: []string{"52:54:00:00:00:01"}, FirstSeen: time.Unix(5, 0).UTC(),
 		Address: netip.MustParseAddr("10.0.0.9"), LastSeen: time.Unix(6, 0).UTC()}
 	b := fleet.Boot{ID: ingot.NewBootID([16]byte{1}), Machine: "m-1", Started: time.Unix(7, 0).UTC(), Served: map[string]int64{"root": 5}}
-	b = fleet.Record(b, ingot.Event{Stage: ingot.StageDHCP}, time.Unix(8, 0).UTC())
+	b.Events = []fleet.Event{{Event: ingot.Event{Stage: ingot.StageDHCP}, At: time.Unix(8, 0).UTC()}}
 	l := fleet.Lease{MAC: "52:54:00:00:00:01", Address: netip.MustParseAddr("10.0.0.9"), Expires: time.Unix(9, 0).UTC()}
 	err := s.Update(func(tx state.Tx) error { tx.PutMachine(m); tx.PutBoot(b); tx.PutLease(l); return nil })
 	if err != nil {

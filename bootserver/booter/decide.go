@@ -1,0 +1,148 @@
+package booter
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"strings"
+
+	"ingot"
+	"ingot/bootserver/fleet"
+	"ingot/bootserver/state"
+	"ingot/image"
+)
+
+// images is what was looked up in the catalog for one decision. A decision cannot look anything up
+// itself: it may be computed several times, and under the state's lock.
+type images struct {
+	facts fleet.Images
+	found map[ingot.Digest]image.Image
+}
+
+func (b *Booter) newImages(refs ...ingot.Digest) *images {
+	im := &images{fleet.Images{}, map[ingot.Digest]image.Image{}}
+	for _, ref := range refs {
+		if ref != "" {
+			b.lookUp(im, string(ref))
+		}
+	}
+	return im
+}
+
+// lookUpNext looks up the image that a machine boots next.
+func (b *Booter) lookUpNext(im *images, m fleet.Machine) {
+	if ref, err := fleet.Next(m); err == nil {
+		b.lookUp(im, string(ref.Image))
+	}
+}
+
+// lookUp looks up an image by its digest, or by a name of the policy.
+func (b *Booter) lookUp(into *images, ref string) {
+	var im image.Image
+	digest, err := ingot.ParseDigest(ref)
+	if err == nil {
+		im, err = b.catalog.Image(digest)
+	} else if im, err = b.catalog.Resolve(context.Background(), ref); err != nil {
+		b.log.Error("looking up the image of the boot policy", "image", ref, "err", err)
+	}
+	facts := fleet.Image{Err: err}
+	if err == nil {
+		facts.ImageRef = fleet.ImageRef{Image: im.Digest, Name: im.Name.String()}
+		facts.Root, facts.Deadline = im.Manifest.Root.Digest, im.Manifest.Deadline
+		_, facts.UKI = b.catalog.UKI(im)
+		into.found[im.Digest] = im
+	}
+	into.facts[ref] = facts
+}
+
+// maxLookUps bounds how often a decision is made again because it needed an image that was not
+// looked up. Two are enough unless operators assign images at the same time.
+const maxLookUps = 8
+
+// untilFresh calls f until it needs no image that was not looked up.
+func (b *Booter) untilFresh(im *images, f func() error) error {
+	var stale *fleet.StaleFacts
+	for range maxLookUps {
+		err := f()
+		if !errors.As(err, &stale) {
+			return err
+		}
+		for _, ref := range stale.Missing {
+			b.lookUp(im, ref)
+		}
+	}
+	return stale
+}
+
+// decide makes a decision in a transaction, stores what it changed, and then logs its Changes. f
+// only computes: it may be called more than once. It returns nil when there is nothing to decide.
+func (b *Booter) decide(im *images, f func(tx state.Tx) (*fleet.Decision, error)) (*fleet.Decision, error) {
+	var d *fleet.Decision
+	err := b.untilFresh(im, func() error { return b.begin(&d, f)() })
+	if err == nil && d != nil {
+		b.logChanges(d.Changes)
+	}
+	return d, err
+}
+
+// begin runs the transaction of a decision; the function that it returns waits until it is durable.
+func (b *Booter) begin(into **fleet.Decision, f func(tx state.Tx) (*fleet.Decision, error)) (wait func() error) {
+	return b.state.Begin(func(tx state.Tx) error {
+		*into = nil
+		d, err := f(tx)
+		if err != nil || d == nil {
+			return err
+		}
+		if err := d.Err(); err != nil {
+			return err
+		}
+		store(tx, d)
+		*into = d
+		return nil
+	})
+}
+
+// store puts what a decision changed into a transaction.
+func store(tx state.Tx, d *fleet.Decision) {
+	for _, older := range d.Older {
+		tx.StoreBoot(older)
+	}
+	if d.MachineChanged() {
+		tx.StoreMachine(d.Machine)
+	}
+	if d.BootChanged() {
+		tx.StoreBoot(d.Boot)
+	}
+	tx.Record(d.Changes...)
+}
+
+// logChanges writes the Changes of a decision to the log: those that an operator may look for.
+func (b *Booter) logChanges(list []fleet.Change) {
+	for _, c := range list {
+		level := slog.LevelInfo
+		switch c.Code {
+		case fleet.CodeBootStage, fleet.CodeTicketGiven, fleet.CodeMachineSeen, fleet.CodeMachineCard, fleet.CodeMachineLabels:
+			continue // many, and in the ledger
+		case fleet.CodeMachineHeld:
+			level = slog.LevelError
+		default:
+			if c.Bad() {
+				level = slog.LevelWarn
+			}
+		}
+		args := []any{"machine", c.Machine, "what", c.String()}
+		if c.Boot != "" {
+			args = append(args, "boot", c.Boot.Short())
+		}
+		if c.Image.Name != "" {
+			args = append(args, "image", c.Image.Name)
+		}
+		if c.Stage != "" {
+			args = append(args, "stage", string(c.Stage))
+		}
+		if c.Failure != "" {
+			args = append(args, "failure", string(c.Failure))
+		}
+		b.log.Log(context.Background(), level, strings.ReplaceAll(string(c.Code), "-", " "), args...)
+	}
+}

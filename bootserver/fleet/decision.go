@@ -1,0 +1,477 @@
+package fleet
+
+import (
+	"cmp"
+	"fmt"
+	"reflect"
+	"slices"
+	"strings"
+	"time"
+
+	"ingot"
+)
+
+// Image is what decisions need to know about an image. It is looked up before.
+type Image struct {
+	ImageRef
+	Root     ingot.Digest
+	Deadline time.Duration // from the script to the report; 0: the policy's
+	UKI      bool          // it has one
+	Err      error         // why it cannot be served; nil: it can
+}
+
+// Images are what was looked up, by digest or by the name that a policy gives.
+type Images map[string]Image
+
+// StaleFacts is the error of a decision that needs an image which was not looked
+// up, because what was known changed meanwhile. The caller looks it up, and
+// decides again.
+type StaleFacts struct{ Missing []string }
+
+func (e *StaleFacts) Error() string {
+	return "the facts of a decision are stale: not looked up: " + strings.Join(e.Missing, ", ")
+}
+
+// Decision is a machine and one of its boots while something is decided about
+// them, and what was decided: the records as they are to be, and the Changes that
+// lead there. It is computed from values alone, so the same facts give the same
+// Decision however often it is computed.
+type Decision struct {
+	Machine Machine
+	Boot    Boot     // without an ID: none
+	Older   []Boot   // older boots of the machine that changed
+	Changes []Change // in the order in which they happened
+
+	now     time.Time
+	by      Actor
+	policy  BootPolicy
+	images  Images
+	missing []string // images that were needed and not looked up
+	machine Machine  // before
+	boot    Boot     // before
+	created bool     // the machine
+}
+
+// NewDecision begins a decision about a machine and one of its boots, which may
+// be none. by is zero unless an operator decides.
+func NewDecision(m Machine, b Boot, p BootPolicy, images Images, by Actor, now time.Time) *Decision {
+	return &Decision{Machine: m, Boot: b, now: now, by: by, policy: p, images: images, machine: m, boot: b}
+}
+
+// Err returns a *StaleFacts when the decision needed what was not looked up.
+func (d *Decision) Err() error {
+	if len(d.missing) == 0 {
+		return nil
+	}
+	return &StaleFacts{d.missing}
+}
+
+// seenInterval is how old the time at which a machine was last seen may become
+// in its record, when nothing else of it changes.
+const seenInterval = 30 * time.Second
+
+// MachineChanged reports whether the machine is to be stored.
+func (d *Decision) MachineChanged() bool {
+	was := d.machine
+	if d.Machine.LastSeen.Sub(was.LastSeen) <= seenInterval {
+		was.LastSeen = d.Machine.LastSeen
+	}
+	return d.created || !same(was, d.Machine)
+}
+
+// BootChanged reports whether the boot is to be stored.
+func (d *Decision) BootChanged() bool { return d.Boot.ID != "" && !same(d.boot, d.Boot) }
+
+// Began reports whether the decision began the boot.
+func (d *Decision) Began() bool { return d.Boot.ID != "" && d.Boot.ID != d.boot.ID }
+
+// same compares records: it is the one place that decides what is written.
+func same[T any](a, b T) bool { return reflect.DeepEqual(a, b) }
+
+// add adds a Change about the machine.
+func (d *Decision) add(c Change) {
+	c.At, c.Machine, c.Actor = d.now, d.Machine.ID, d.by
+	d.Changes = append(d.Changes, c)
+}
+
+// addBoot adds a Change about a boot.
+func (d *Decision) addBoot(b Boot, c Change) {
+	c.Boot = b.ID
+	d.add(c)
+}
+
+// set changes a text of the machine, and adds the Change of it.
+func (d *Decision) set(code Code, field string, text *string, to string) {
+	if *text != to {
+		d.add(Change{Code: code, From: Values{field: *text}, To: Values{field: to}})
+		*text = to
+	}
+}
+
+// image is what was looked up of an image. When nothing was, the decision is
+// void: see Err.
+func (d *Decision) image(ref string) Image {
+	im, known := d.images[ref]
+	if !known {
+		if !slices.Contains(d.missing, ref) {
+			d.missing = append(d.missing, ref)
+		}
+		im.Err = &StaleFacts{[]string{ref}}
+	}
+	return im
+}
+
+// Image is what was looked up of an image. When nothing was, the decision is void:
+// see Err.
+func (d *Decision) Image(image ingot.Digest) Image { return d.image(string(image)) }
+
+// servable reports whether an image can be served.
+func (d *Decision) servable(image ingot.Digest) bool { return d.image(string(image)).Err == nil }
+
+// MaxEvents bounds the record of one boot; a machine in a loop of failures
+// must not fill the disk.
+const MaxEvents = 200
+
+// Record adds an event to the boot, if it is open or was taken for silent: a
+// server whose clock was set gives up machines that are on their way. A failure
+// that the machine will not try again ends an open boot.
+func (d *Decision) Record(e ingot.Event) {
+	b := d.Boot
+	last := e.Error != "" && !e.Retry && b.Open() // there is always room for how it ended
+	if !b.Open() && b.Outcome != ingot.OutcomeSilent || len(b.Events) >= MaxEvents && !last {
+		return
+	}
+	// The last event again is a retransmission, or one more waiting screen.
+	if n := len(b.Events); n > 0 && e.Error == "" && b.Events[n-1].Stage == e.Stage && b.Events[n-1].Detail == e.Detail && b.Events[n-1].Bytes == e.Bytes {
+		return
+	}
+	if e.Error == "" || !e.Code.Plausible() {
+		e.Code = ""
+	}
+	b.Events = append(slices.Clone(b.Events), Event{e, d.now})
+	d.Boot = b
+	d.addBoot(b, stageChange(b.Events[len(b.Events)-1]))
+	if last {
+		d.End(Ending{ingot.OutcomeFailed, CauseFailed, fmt.Sprintf("stage %s: %s", e.Stage, e.Error)})
+	}
+}
+
+// Report takes a report into boot and machine. The boot is healthy when all
+// checks passed and the measured root is the assigned one; then the image is
+// good on this machine. Only the machine's latest boot is judged; the report
+// of an older one changes nothing.
+func (d *Decision) Report(r ingot.Report) {
+	if d.Machine.Boot != d.Boot.ID {
+		return
+	}
+	d.Machine.LastSeen = d.now
+	if c, is := reportChange(d.Boot.Report, r); is {
+		d.addBoot(d.Boot, c)
+	}
+	d.Boot.Report = &r
+	if d.Boot.Outcome == ingot.OutcomeHealthy || d.Boot.Outcome == ingot.OutcomeFailed {
+		return
+	}
+	d.Boot.Outcome = ingot.OutcomeOpen // a late report of the latest boot still counts
+	if code, reason := fault(r, d.Boot.Root); reason != "" {
+		d.Record(ingot.Event{Stage: ingot.StageHealthy, Error: reason, Code: code})
+		return
+	}
+	d.Record(ingot.Event{Stage: ingot.StageHealthy, Uptime: r.Uptime, Detail: "root " + r.Root.Short()})
+	d.Machine = healthyOn(d.Machine, d.Boot.Image)
+	d.End(Ending{ingot.OutcomeHealthy, CauseReport, ""})
+}
+
+// fault is what a report says that makes a boot a failed one.
+func fault(r ingot.Report, root ingot.Digest) (ingot.FailureCode, string) {
+	if r.Root != root {
+		return ingot.FailureRootMeasurement, fmt.Sprintf("the machine measured root %s, assigned is %s", r.Root.Short(), root.Short())
+	}
+	for _, c := range r.Checks {
+		if !c.OK {
+			return ingot.FailureCheck, fmt.Sprintf("check %s failed: %s", c.Name, c.Detail)
+		}
+	}
+	if !r.Healthy {
+		return ingot.FailureUnhealthy, "the machine says that it is not healthy"
+	}
+	return "", ""
+}
+
+// maxHealthy bounds what is remembered of a machine's good past.
+const maxHealthy = 20
+
+// healthyOn remembers that an image was healthy on a machine.
+func healthyOn(m Machine, image ImageRef) Machine {
+	m.LastHealthy = image
+	m.Healthy = slices.DeleteFunc(slices.Clone(m.Healthy), func(i ImageRef) bool { return i.Image == image.Image })
+	m.Healthy = append(m.Healthy, image)
+	if more := len(m.Healthy) - maxHealthy; more > 0 {
+		m.Healthy = m.Healthy[more:]
+	}
+	return m
+}
+
+// stageChange is the Change of one event of a boot.
+func stageChange(e Event) Change {
+	c := Change{Code: CodeBootStage, Stage: e.Stage, Bytes: e.Bytes, Detail: e.Detail}
+	if e.Error != "" {
+		c.Code, c.Detail, c.Failure = CodeStageFailed, e.Error, e.Code
+		if e.Retry {
+			c.To = Values{"retry": true}
+		}
+	}
+	return c
+}
+
+// reportChange is what a report says that the one before did not: units that
+// failed, and a machine that was healthy and is not, or is again.
+func reportChange(before *ingot.Report, r ingot.Report) (c Change, is bool) {
+	var was ingot.Report
+	if before != nil {
+		was = *before
+	}
+	c = Change{Code: CodeBootReport, Stage: ingot.StageHealthy, To: Values{"isHealthy": r.Healthy}}
+	if before != nil && was.Healthy != r.Healthy {
+		c.To["healthy"] = r.Healthy
+		var checks []Values
+		for _, k := range r.Checks {
+			if !k.OK {
+				checks = append(checks, Values{"name": k.Name, "detail": k.Detail})
+			}
+		}
+		if checks != nil {
+			c.To["checks"] = checks
+		}
+	}
+	if len(r.Failed) > 0 && !slices.Equal(was.Failed, r.Failed) {
+		c.To["units"] = r.Failed
+	}
+	return c, len(c.To) > 1
+}
+
+// Cause is what ended a boot.
+type Cause string
+
+// The causes of the end of a boot.
+const (
+	CauseSuperseded Cause = "superseded" // the machine started another boot
+	CauseDeadline   Cause = "deadline"   // no report in time
+	CauseStalled    Cause = "stalled"    // the first stage was not loaded, or not heard of again
+	CauseFailed     Cause = "failed"     // the machine reported that a stage failed
+	CauseReport     Cause = "report"     // the machine's report decided it
+)
+
+// Ending says how and why a boot ends.
+type Ending struct {
+	Outcome ingot.Outcome
+	Cause   Cause
+	Reason  string // for people
+}
+
+// Superseded is the ending of a boot that a newer one replaces.
+func Superseded(b Boot) Ending {
+	if b.Image.Image == "" {
+		return Ending{ingot.OutcomeWaiting, CauseSuperseded, "the machine was waiting for an operator"}
+	}
+	return Ending{ingot.OutcomeSilent, CauseSuperseded,
+		fmt.Sprintf("the machine started over after stage %s without a word", b.Stage())}
+}
+
+// Overdue is the ending of a boot that passed its deadline without a report; is
+// is false when it has not.
+func Overdue(b Boot, now time.Time) (e Ending, is bool) {
+	if !b.Open() || b.Deadline.IsZero() || now.Before(b.Deadline) {
+		return e, false
+	}
+	return Ending{ingot.OutcomeSilent, CauseDeadline, fmt.Sprintf("no report within %s; last stage %s",
+		b.Deadline.Sub(b.Started).Round(time.Second), b.Stage())}, true
+}
+
+// end ends a boot, whatever ends it, and draws the consequences for the machine:
+// the failures of an image in a row are counted, and after too many the image is
+// given up. It is the only place where boots end.
+func (d *Decision) end(b Boot, e Ending) Boot {
+	if !b.Open() {
+		return b
+	}
+	b.Outcome, b.Cause, b.Reason, b.Ended = e.Outcome, e.Cause, e.Reason, d.now
+	d.addBoot(b, Change{Code: CodeBootEnded, Image: b.Image, To: Values{"outcome": string(b.Outcome)}, Detail: b.Reason})
+	before := d.Machine.Setback
+	d.Machine = ApplyOutcome(d.Machine, b, d.policy.Healing(), d.servable, d.now)
+	switch s := d.Machine.Setback; {
+	case s == before:
+	case s == nil:
+		d.add(Change{Code: CodeImageResumed, Image: d.Machine.Assignment.ImageRef})
+	case s.To.Image == "":
+		d.add(Change{Code: CodeMachineHeld, Image: s.Gave, Detail: s.Why})
+	default:
+		d.add(Change{Code: CodeImageFallback, Image: s.To, From: imageValues(s.Gave), Detail: s.Why})
+	}
+	return b
+}
+
+// End ends the boot of the decision.
+func (d *Decision) End(e Ending) { d.Boot = d.end(d.Boot, e) }
+
+// EndOlder ends an older boot of the machine, unless it is over.
+func (d *Decision) EndOlder(b Boot, e Ending) {
+	if !b.Open() {
+		return
+	}
+	d.Older = append(d.Older, d.end(b, e))
+}
+
+// Restarts reports whether a machine that finds itself unhealthy in the boot
+// should reboot by itself: when the next boot is one more attempt, or of
+// another image. Else it stays up, so that a person can look at it.
+func (d *Decision) Restarts() bool {
+	trial := *d
+	trial.Boot.Outcome = ingot.OutcomeOpen
+	trial.Boot.Events = append(slices.Clone(d.Boot.Events), Event{Event: ingot.Event{Stage: ingot.StageAgent}})
+	trial.Older, trial.Changes = nil, nil
+	trial.End(Ending{ingot.OutcomeFailed, CauseFailed, ""})
+	d.missing = trial.missing
+	if s := trial.Machine.Setback; s != nil && s != d.Machine.Setback {
+		return s.To.Image != ""
+	}
+	p := d.policy.Healing()
+	return p.After == AfterRetry || len(trial.Machine.Trial.Failures) < p.Limit()
+}
+
+// run decides the image of the boot.
+func (d *Decision) run(ref ImageRef, im Image) {
+	d.Boot.Image, d.Boot.Root, d.Boot.Order = ref, im.Root, d.Machine.Orders
+	d.Boot.Deadline = d.now.Add(cmp.Or(im.Deadline, d.policy.Deadline))
+}
+
+// Script decides which image the script of the boot starts. An error says why
+// the machine waits.
+func (d *Decision) Script() (ingot.Digest, error) {
+	ref, err := Next(d.Machine)
+	if err != nil {
+		return "", err
+	}
+	if d.Boot.Image.Image != "" && d.Boot.Served["kernel"]+d.Boot.Served["initramfs"] > 0 {
+		ref = d.Boot.Image // of which it has files: what was assigned meanwhile is for its next boot
+	}
+	im := d.image(string(ref.Image))
+	if im.Err != nil {
+		return "", im.Err
+	}
+	if d.Boot.Image.Image != ref.Image {
+		d.run(ref, im)
+	}
+	d.Record(ingot.Event{Stage: ingot.StageScript, Detail: ref.Name})
+	return ref.Image, nil
+}
+
+// Learn takes over what the machine reports of its hardware. It reports that once
+// in a boot: a ticket that is asked for again says nothing new, and must not be
+// compared with what the same boot said. others are as Learn wants them.
+func (d *Decision) Learn(f ingot.Facts, others []Machine) {
+	before := d.Machine
+	after, changes := Learn(before, f, others, d.now)
+	if before.UUID != "" {
+		d.set(CodeMachineUUID, "uuid", &d.Machine.UUID, after.UUID)
+	}
+	if before.Serial != "" {
+		d.set(CodeMachineSerial, "serial", &d.Machine.Serial, after.Serial)
+	}
+	d.setState(after.State)
+	if after.Ask != nil && after.Ask != before.Ask {
+		d.add(Change{Code: CodeQuestionAsked, To: Values{"with": string(after.Ask.With)}, Detail: after.Ask.What})
+	}
+	was := Claimed(before, others)
+	claimed := slices.DeleteFunc(Claimed(after, others), func(c string) bool { return slices.Contains(was, c) })
+	if len(claimed) > 0 {
+		d.addBoot(d.Boot, Change{Code: CodeCardsClaimed, To: Values{"cards": claimed}})
+	}
+	if len(changes) > 0 {
+		d.Boot.Changes = changes
+		d.addBoot(d.Boot, Change{Code: CodeBootHardware, To: Values{"changes": changes}})
+	}
+	d.Machine = after
+}
+
+// leastTime is what a machine has from its ticket to its report, however late
+// it asked for the ticket.
+const leastTime = time.Minute
+
+// Ticket is what the ticket of the boot allows; ask is not nil when the machine
+// gets none, because an operator must look at it first.
+func (d *Decision) Ticket() (lent []ingot.Grant, ask *Question) {
+	d.Machine.LastSeen = d.now
+	if d.Boot.Deadline.Sub(d.now) < leastTime { // its loader was slow; what the machine gets to know is what we wait for
+		d.Boot.Deadline = d.now.Add(leastTime)
+	}
+	if d.Machine.Ask != nil {
+		return nil, d.Machine.Ask
+	}
+	had := d.Machine.Grants
+	d.Machine, lent = Lend(d.Machine, d.Boot.ID, d.now)
+	if d.Boot.Ticket.IsZero() || !slices.Equal(had, d.Machine.Grants) { // not of one that is asked for again
+		if d.Boot.Ticket.IsZero() {
+			d.Boot.Ticket = d.now
+		}
+		var grants []Values
+		for _, g := range lent {
+			grants = append(grants, grantValues(g))
+		}
+		c := Change{Code: CodeTicketGiven, Stage: ingot.StageTicket, Image: d.Boot.Image}
+		if grants != nil {
+			c.To = Values{"grants": grants}
+		}
+		d.addBoot(d.Boot, c)
+	}
+	return lent, nil
+}
+
+// Wait takes over what SMBIOS says of a machine that waits in its loader, for
+// rules and for the operator. Of a machine that has reported its hardware itself
+// nothing is taken.
+func (d *Decision) Wait(f ingot.Facts, facts Facts) {
+	if d.Machine.State != Pending || d.Machine.Facts.RAM != 0 || d.Machine.Boot != d.Boot.ID {
+		return
+	}
+	d.Machine.Facts.Vendor, d.Machine.Facts.Product = f.Vendor, f.Product
+	d.Machine.Facts.Serial = ingot.PlausibleSerial(f.Serial)
+	d.withdrawQuestion(facts)
+	d.applyRules(facts)
+}
+
+// Crash notes in the boot before how its kernel crashed. It is reported once.
+func (d *Decision) Crash(before Boot, line string) {
+	d.Boot.Pstore = true
+	if before.Crash == "" { // the first word counts
+		before.Crash = line
+		d.addBoot(before, Change{Code: CodeBootCrash, Detail: line})
+		d.Older = append(d.Older, before)
+	}
+}
+
+// Hear adds what another DHCP server said to the boot; isNew as in Hear.
+func (d *Decision) Hear(o Other) (isNew bool) {
+	d.Boot.Others, isNew = Hear(d.Boot.Others, o)
+	return isNew
+}
+
+// Serve adds bytes of a part of the image that were served in the boot.
+func (d *Decision) Serve(part string, bytes int64) {
+	served := map[string]int64{part: bytes}
+	for k, v := range d.Boot.Served {
+		served[k] += v
+	}
+	d.Boot.Served = served
+}
+
+// ExpireGrants marks the grants whose time passed before any boot used them.
+func (d *Decision) ExpireGrants() {
+	d.Machine.Grants = slices.Clone(d.Machine.Grants)
+	for i := range d.Machine.Grants {
+		if g := &d.Machine.Grants[i]; g.waits() && !d.now.Before(g.Expires) {
+			g.Over = true
+			d.add(Change{Code: CodeGrantExpired, From: grantValues(g.Grant)})
+		}
+	}
+}
