@@ -13,12 +13,15 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
 
 	"ingot/bootserver/access"
+	"ingot/bootserver/state"
+	"ingot/bootserver/state/bolt"
 	"ingot/cmd/ingot/build"
 	"ingot/cmd/ingot/client"
 	"ingot/cmd/ingot/command"
@@ -43,7 +46,11 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 }
 
 func newApp(stdin io.Reader, stdout, stderr io.Writer) *app {
-	shared := &command.App{Printer: show.Printer{Stdin: stdin, Stdout: stdout, Stderr: stderr}, Version: version}
+	shared := &command.App{
+		Printer: show.Printer{Stdin: stdin, Stdout: stdout, Stderr: stderr},
+		Flags:   client.Flags{Locate: func(root string) (pid, socket string) { return bolt.Holder(filepath.Join(root, state.Folder)) }},
+		Version: version,
+	}
 	i := images.New(shared)
 	return &app{App: shared, images: i, build: build.New(shared, i.Note)}
 }

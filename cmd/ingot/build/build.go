@@ -15,6 +15,7 @@ import (
 	"ingot"
 	"ingot/builder"
 	"ingot/builder/lock"
+	"ingot/builder/secureboot"
 	"ingot/builder/source"
 	"ingot/cmd/ingot/command"
 	"ingot/cmd/ingot/show"
@@ -165,7 +166,7 @@ func treeTable(w io.Writer, trees []source.Pin) {
 
 // lockText says what became of a lock, when it changed.
 func lockText(w io.Writer, locked lock.Result) {
-	ChangeTable(w, locked.Changes)
+	changeTable(w, locked.Changes)
 	if !locked.Written {
 		return
 	}
@@ -179,23 +180,16 @@ func lockText(w io.Writer, locked lock.Result) {
 	fmt.Fprintf(w, "%s %s%s\n", what, locked.Path, why)
 }
 
-// ChangeTable prints packages that differ.
-func ChangeTable(w io.Writer, changes []lock.Change) {
+// changeTable prints packages that differ.
+func changeTable(w io.Writer, changes []lock.Change) {
 	for _, c := range changes {
-		switch {
-		case c.Before == "":
-			fmt.Fprintf(w, "  + %s %s\n", c.Package, c.After)
-		case c.After == "":
-			fmt.Fprintf(w, "  − %s %s\n", c.Package, c.Before)
-		default:
-			fmt.Fprintf(w, "  ↑ %s %s → %s\n", c.Package, c.Before, c.After)
-		}
+		show.Change(w, c.Package, c.Before, c.After)
 	}
 }
 
 func (a *Commands) buildCommand() *cobra.Command {
 	var f buildFlags
-	var boot SecureBootFlags
+	var boot command.SecureBoot
 	c := &cobra.Command{
 		Use: "build PROFILE", Short: "build an image from a profile",
 		Long: `Build an image: resolve the profile, install its packages, pack the root and the
@@ -215,7 +209,7 @@ PROFILE is a folder, a YAML file or a shipped profile: debian, node, lab.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			start := time.Now()
 			if boot.Given() {
-				if _, err := boot.Check(); err != nil {
+				if _, err := secureboot.KeyPair(boot).Check(); err != nil {
 					return err
 				}
 			}

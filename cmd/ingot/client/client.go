@@ -11,8 +11,6 @@ import (
 	"strings"
 
 	"ingot/bootserver/api"
-	"ingot/bootserver/state"
-	"ingot/bootserver/state/bolt"
 	"ingot/cmd/ingot/show"
 )
 
@@ -21,6 +19,10 @@ type Flags struct {
 	Store   string // --store
 	Server  string // --server
 	Context string // --context
+
+	// Locate finds the running server of a store: its process and socket, empty if
+	// none runs.
+	Locate func(root string) (pid, socket string)
 }
 
 // StoreRoot is the folder of images, keys and state.
@@ -69,8 +71,8 @@ func (f *Flags) Here(cmd string) error {
 
 // Socket is the path of the socket of a store's server: as a running server
 // recorded it, because its configuration may move it, or else the usual one.
-func Socket(root string) string {
-	if _, socket := bolt.Holder(filepath.Join(root, state.Folder)); socket != "" {
+func (f *Flags) Socket(root string) string {
+	if _, socket := f.Locate(root); socket != "" {
 		return socket
 	}
 	return filepath.Join(root, "ingot.sock")
@@ -91,7 +93,7 @@ func (f *Flags) Client() *api.Client {
 		return connect(api.Target{Server: f.Server, Token: os.Getenv("INGOT_TOKEN")})
 	}
 	if named == "" && f.StoreNamed() {
-		return api.Dial(Socket(f.StoreRoot()))
+		return api.Dial(f.Socket(f.StoreRoot()))
 	}
 	all, err := LoadContexts()
 	if err != nil {
@@ -101,7 +103,7 @@ func (f *Flags) Client() *api.Client {
 		named = all.Current
 	}
 	if named == "" {
-		return api.Dial(Socket(f.StoreRoot()))
+		return api.Dial(f.Socket(f.StoreRoot()))
 	}
 	t, ok := all.Contexts[named]
 	if !ok {

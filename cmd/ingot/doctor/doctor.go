@@ -127,7 +127,7 @@ func (d examination) examine(ctx context.Context, c config.Config, broken error,
 	}
 	pid := ""
 	if running {
-		pid, _ = bolt.Holder(filepath.Join(root, state.Folder))
+		pid, _ = d.Locate(root)
 	}
 	for _, p := range portsOf(c) {
 		add(examinePort(p, d.Holder(p.table(), p.number), pid))
@@ -153,7 +153,7 @@ func (d examination) examine(ctx context.Context, c config.Config, broken error,
 
 // examineServer asks the running server, when there is one.
 func (d examination) examineServer(ctx context.Context, root string, add func(...Finding)) (running bool, n api.Network) {
-	server := api.Dial(client.Socket(root))
+	server := api.Dial(d.Socket(root))
 	v, err := server.Version(ctx)
 	switch {
 	case errors.Is(err, api.ErrNoServer):

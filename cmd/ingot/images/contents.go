@@ -14,10 +14,8 @@ import (
 
 	"ingot/builder"
 	"ingot/builder/compare"
-	"ingot/builder/lock"
 	"ingot/builder/secureboot"
 	"ingot/builder/squashfs"
-	"ingot/cmd/ingot/build"
 	"ingot/cmd/ingot/command"
 	"ingot/cmd/ingot/show"
 	"ingot/image"
@@ -141,7 +139,9 @@ func diffText(w io.Writer, d *compare.Diff, files bool) {
 	for _, p := range d.Packages {
 		packageText(w, p)
 	}
-	build.ChangeTable(w, d.Trees)
+	for _, c := range d.Trees {
+		show.Change(w, c.Package, c.Before, c.After)
+	}
 	if d.Kernel != nil {
 		packageText(w, *d.Kernel)
 	}
@@ -201,7 +201,7 @@ func packageText(w io.Writer, p compare.PackageChange) {
 	if p.Older {
 		fmt.Fprintf(w, "  ↓ %s %s → %s, taken back:\n", p.Package, p.Before, p.After)
 	} else {
-		build.ChangeTable(w, []lock.Change{p.Change})
+		show.Change(w, p.Package, p.Before, p.After)
 	}
 	for _, line := range p.Changelog {
 		fmt.Fprintf(w, "      %s\n", show.Plain(line))

@@ -10,7 +10,6 @@ import (
 
 	"ingot"
 	"ingot/builder/secureboot"
-	"ingot/cmd/ingot/build"
 	"ingot/cmd/ingot/command"
 	"ingot/cmd/ingot/show"
 	"ingot/image"
@@ -25,7 +24,7 @@ type signView struct {
 }
 
 func (a *Commands) imageSignCommand() *cobra.Command {
-	var f build.SecureBootFlags
+	var f command.SecureBoot
 	c := &cobra.Command{
 		Use: "sign IMAGE --secure-boot-key KEY --secure-boot-cert CERT", Short: "sign an image's UKI for Secure Boot",
 		Long: `Sign the unified kernel image of an image with sbsign. The signed UKI is kept beside
@@ -41,7 +40,7 @@ the image, whose digest does not change; signatures of several certificates may 
 			if err != nil {
 				return err
 			}
-			r, fresh, err := secureboot.Sign(cmd.Context(), s, im, f.KeyPair)
+			r, fresh, err := secureboot.Sign(cmd.Context(), s, im, secureboot.KeyPair(f))
 			if err != nil {
 				return err
 			}

@@ -72,7 +72,7 @@ func (a *Commands) storeroom(ctx context.Context) (room api.Images, done func(),
 			own.State = st
 			return own, func() { _ = st.Close() }, nil // every change is on the disk when it is answered
 		}
-		_, socket := bolt.Holder(dir)
+		_, socket := a.Locate(root)
 		switch {
 		case !errors.Is(err, state.ErrLocked):
 			return nil, nil, fmt.Errorf("looking for machines that need images: %w", err)

@@ -3,20 +3,31 @@
 package lab
 
 import (
+	"context"
+
+	"ingot/image"
+
 	"github.com/spf13/cobra"
 
-	"ingot/cmd/ingot/build"
 	"ingot/cmd/ingot/command"
 )
 
 // Commands are the commands of this package.
 type Commands struct {
 	*command.App
-	build *build.Commands
+	build Builder
 }
 
-// New returns the commands; b builds the images that they boot.
-func New(a *command.App, b *build.Commands) *Commands { return &Commands{App: a, build: b} }
+// Builder makes what the machines boot.
+type Builder interface {
+	// Build returns the image of a profile, built if it is new.
+	Build(ctx context.Context, profile, version string) (image.Image, error)
+	// FetchLoaders fetches the boot loaders if the store has none yet.
+	FetchLoaders(ctx context.Context) error
+}
+
+// New returns the commands.
+func New(a *command.App, b Builder) *Commands { return &Commands{App: a, build: b} }
 
 // All are the commands of the group lab.
 func (a *Commands) All() []*cobra.Command {

@@ -78,5 +78,17 @@ func IsTerminal(w io.Writer) bool {
 	return ok && term.IsTerminal(int(f.Fd())) && os.Getenv("TERM") != "dumb"
 }
 
+// Change prints how a package differs; empty means that it is not there.
+func Change(w io.Writer, name, before, after string) {
+	switch {
+	case before == "":
+		fmt.Fprintf(w, "  + %s %s\n", name, after)
+	case after == "":
+		fmt.Fprintf(w, "  − %s %s\n", name, before)
+	default:
+		fmt.Fprintf(w, "  ↑ %s %s → %s\n", name, before, after)
+	}
+}
+
 // Seconds prints a duration in seconds with one decimal.
 func Seconds(d time.Duration) string { return fmt.Sprintf("%.1f s", d.Seconds()) }
