@@ -21,12 +21,12 @@ import (
 	"ingot"
 )
 
-// ErrNotArchive: the file is no OCI layout in a tar.
-var ErrNotArchive = errors.New("this is no OCI archive")
+// ErrNotArchive: the file is not an OCI image layout in a tar.
+var ErrNotArchive = errors.New("not an OCI archive")
 
-// Export writes an image, with what refers to it, as an OCI image layout in a
-// tar (image-spec, image-layout.md): what other tools call oci-archive. The
-// same image gives the same bytes. progress may be nil.
+// Export writes an image and its referrers as an OCI image layout in a tar (image-spec,
+// image-layout.md), which other tools call oci-archive. The same image gives the same bytes.
+// progress gets bytes and may be nil.
 func (s *Store) Export(ctx context.Context, im Image, file string, progress func(done, total int64)) error {
 	entries, err := s.archive(im)
 	if err != nil {
@@ -37,7 +37,7 @@ func (s *Store) Export(ctx context.Context, im Image, file string, progress func
 		return fmt.Errorf("exporting %s: %w", im.Name, err)
 	}
 	defer func() { _ = out.Cleanup() }() // a no-op after the rename
-	m := meter{tell: progress}
+	m := meter{progress: progress}
 	for _, e := range entries {
 		m.total += e.size
 	}
@@ -56,17 +56,17 @@ func (s *Store) Export(ctx context.Context, im Image, file string, progress func
 	return nil
 }
 
-// archived is one file of an archive.
+// archived is one file of an archive: either body or a blob of the store.
 type archived struct {
 	name string
 	size int64
-	body []byte // or, when nil:
-	file string
+	body []byte
+	file string       // of a blob, if body is nil
 	want ingot.Digest // of file
 }
 
-// archive lists the files of an image's archive: the layout's two documents,
-// the manifests, and then blobs by digest.
+// archive lists the files of an image's archive: the layout's two documents, the manifests, and
+// then the blobs by digest.
 func (s *Store) archive(im Image) ([]archived, error) {
 	referrers, err := s.ReferrerTree(im)
 	if err != nil {
@@ -112,10 +112,12 @@ func (s *Store) archivedBlob(d ocispec.Descriptor) archived {
 	return archived{name: "blobs/sha256/" + id.Hex(), size: d.Size, file: s.Blob(id), want: id}
 }
 
-// write adds the file to a tar; a blob that is damaged here is not passed on.
+// write adds the file to a tar. A damaged blob is ErrDamaged.
 func (e archived) write(ctx context.Context, w *tar.Writer, m *meter) error {
-	header := &tar.Header{Typeflag: tar.TypeReg, Name: e.name, Size: e.size, Mode: 0o644, ModTime: time.Unix(0, 0), Format: tar.FormatUSTAR}
-	if e.size > 8<<30-1 { // what ustar can say
+	header := &tar.Header{
+		Typeflag: tar.TypeReg, Name: e.name, Size: e.size, Mode: 0o644, ModTime: time.Unix(0, 0), Format: tar.FormatUSTAR,
+	}
+	if e.size > 8<<30-1 { // the largest size in ustar
 		header.Format = tar.FormatPAX
 	}
 	if err := w.WriteHeader(header); err != nil {
@@ -134,31 +136,30 @@ func (e archived) write(ctx context.Context, w *tar.Writer, m *meter) error {
 	return copyVerified(w, io.TeeReader(readerWithContext{ctx, f}, m), e.want)
 }
 
-// copyVerified copies a blob and fails when it was not the one.
+// copyVerified copies a blob and fails with ErrDamaged if its digest is not the one wanted.
 func copyVerified(w io.Writer, r io.Reader, want ingot.Digest) error {
-	sum := newSum()
+	sum := newHasher()
 	if _, err := io.Copy(io.MultiWriter(w, sum), r); err != nil {
 		return err
 	}
 	if got := sum.digest(); got != want {
-		return fmt.Errorf("%w: blob %s is %s", ErrDamaged, want.Short(), got.Short())
+		return fmt.Errorf("%w: blob %s has digest %s", ErrDamaged, want.Short(), got.Short())
 	}
 	return nil
 }
 
-// Archive is an OCI image layout in a tar or in a folder, opened to import
-// from; it is an Origin.
+// Archive is an OCI image layout in a tar or in a folder, opened for reading. It is an Origin.
 type Archive struct {
-	file  *os.File           // nil for a folder
-	dir   string             // of a folder
-	parts map[string]extents // of a tar, by name
+	file  *os.File          // nil for a folder
+	dir   string            // of a folder
+	parts map[string]extent // of a tar, by name
 	index ocispec.Index
 }
 
-// extents are where the content of a tar's entry lies.
-type extents struct{ at, size int64 }
+// extent is the position of an entry's content in a tar, in bytes.
+type extent struct{ offset, size int64 }
 
-// OpenArchive opens an OCI layout, a tar or a folder.
+// OpenArchive opens an OCI image layout in a tar or a folder. The caller closes it.
 func OpenArchive(file string) (*Archive, error) {
 	st, err := os.Stat(file)
 	if err != nil {
@@ -181,7 +182,7 @@ func OpenArchive(file string) (*Archive, error) {
 	return a, nil
 }
 
-// Close closes the archive's file.
+// Close closes the archive.
 func (a *Archive) Close() error {
 	if a.file == nil {
 		return nil
@@ -189,13 +190,13 @@ func (a *Archive) Close() error {
 	return a.file.Close()
 }
 
-// scan notes where each file of the tar lies.
+// scan records the position of each file in the tar.
 func (a *Archive) scan() error {
-	const most = 100_000 // entries
-	a.parts = map[string]extents{}
+	const limit = 100_000 // entries
+	a.parts = map[string]extent{}
 	count := &countingReader{r: a.file}
 	t := tar.NewReader(count)
-	for range most {
+	for range limit {
 		h, err := t.Next()
 		if errors.Is(err, io.EOF) {
 			return nil
@@ -204,35 +205,35 @@ func (a *Archive) scan() error {
 			return fmt.Errorf("%w: %w", ErrNotArchive, err)
 		}
 		if h.Typeflag == tar.TypeReg {
-			a.parts[path.Clean(h.Name)] = extents{count.at, h.Size}
+			a.parts[path.Clean(h.Name)] = extent{count.offset, h.Size}
 		}
 	}
-	return fmt.Errorf("%w: it has more than %d files", ErrNotArchive, most)
+	return fmt.Errorf("%w: it has more than %d files", ErrNotArchive, limit)
 }
 
-// countingReader knows where in the file the tar's reader stands, which skips
-// over contents by seeking.
+// countingReader tracks the offset of a tar.Reader, which skips contents by seeking.
 type countingReader struct {
-	r  *os.File
-	at int64
+	r      *os.File
+	offset int64
 }
 
 func (c *countingReader) Read(p []byte) (int, error) {
 	n, err := c.r.Read(p)
-	c.at += int64(n)
+	c.offset += int64(n)
 	return n, err
 }
 
 func (c *countingReader) Seek(offset int64, whence int) (int64, error) {
 	at, err := c.r.Seek(offset, whence)
 	if err == nil {
-		c.at = at
+		c.offset = at
 	}
 	return at, err
 }
 
 func (a *Archive) readIndex() error {
-	for name, into := range map[string]any{ocispec.ImageLayoutFile: &ocispec.ImageLayout{}, ocispec.ImageIndexFile: &a.index} {
+	documents := map[string]any{ocispec.ImageLayoutFile: &ocispec.ImageLayout{}, ocispec.ImageIndexFile: &a.index}
+	for name, into := range documents {
 		f, err := a.open(name)
 		if err != nil {
 			return fmt.Errorf("%w: it has no %s", ErrNotArchive, name)
@@ -257,10 +258,10 @@ func (a *Archive) open(name string) (io.ReadCloser, error) {
 	if !ok {
 		return nil, fmt.Errorf("opening %q: %w", name, fs.ErrNotExist)
 	}
-	return io.NopCloser(io.NewSectionReader(a.file, e.at, e.size)), nil
+	return io.NopCloser(io.NewSectionReader(a.file, e.offset, e.size)), nil
 }
 
-// Images are the archive's images of ingot, in its order.
+// Images returns the ingot images of the archive, in the order of its index.
 func (a *Archive) Images(ctx context.Context) ([]ocispec.Descriptor, error) {
 	var list []ocispec.Descriptor
 	for _, d := range a.index.Manifests {
@@ -272,7 +273,7 @@ func (a *Archive) Images(ctx context.Context) ([]ocispec.Descriptor, error) {
 		}
 	}
 	if len(list) == 0 {
-		return nil, fmt.Errorf("%w: the archive holds %d manifests of other things", ErrNotImage, len(a.index.Manifests))
+		return nil, fmt.Errorf("%w: none of the %d manifests in the archive is one", ErrNotImage, len(a.index.Manifests))
 	}
 	return list, nil
 }
@@ -299,12 +300,12 @@ func (a *Archive) Fetch(_ context.Context, d ocispec.Descriptor) (io.ReadCloser,
 	}
 	f, err := a.open("blobs/sha256/" + id.Hex())
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("%w: it lacks blob %s", ErrNotArchive, id.Short())
+		return nil, fmt.Errorf("%w: blob %s is missing", ErrNotArchive, id.Short())
 	}
 	return f, err
 }
 
-// Referrers lists what the index has besides the images.
+// Referrers lists the manifests in the index whose subject is the given one.
 func (a *Archive) Referrers(ctx context.Context, subject ocispec.Descriptor) ([]ocispec.Descriptor, error) {
 	var list []ocispec.Descriptor
 	for _, d := range a.index.Manifests {

@@ -16,12 +16,16 @@ import (
 	"ingot/image/imagetest"
 )
 
+// labV1 is the name of the images under test.
+var labV1 = ingot.ImageName{Profile: "lab", Version: "v1"}
+
 // exported is a store with one image that has referrers, and its archive.
 func exported(t *testing.T) (s *image.Store, im image.Image, file string, keys image.Keys) {
 	t.Helper()
 	keys, _ = keyring(t)
 	s = openStore(t)
-	o := imagetest.New(imagetest.Spec{Name: ingot.ImageName{Profile: "lab", Version: "v1"}, Root: bytes.Repeat([]byte("root "), 10_000), Sign: &keys.Release})
+	root := bytes.Repeat([]byte("root "), 10_000)
+	o := imagetest.New(imagetest.Spec{Name: labV1, Root: root, Sign: &keys.Release})
 	o.Refer(o.Refer(o.Image, sbom, []byte("{}")), ingot.ArtifactSignature, []byte("of the SBOM"))
 	im, err := receive(t, s, o, keys.Release.Public)
 	if err != nil {
@@ -98,10 +102,13 @@ func TestSkopeoReadsExport(t *testing.T) {
 		t.Errorf("skopeo reads %s, %v; want manifest %s", out, err, im.Digest)
 	}
 	dir := t.TempDir()
-	if out, err := exec.Command("skopeo", "--insecure-policy", "copy", "--preserve-digests", "oci-archive:"+file+":lab:v1", "dir:"+dir).CombinedOutput(); err != nil {
+	skopeo := exec.Command("skopeo", "--insecure-policy", "copy", "--preserve-digests",
+		"oci-archive:"+file+":lab:v1", "dir:"+dir)
+	if out, err := skopeo.CombinedOutput(); err != nil {
 		t.Errorf("skopeo copy: %v\n%s", err, out)
 	}
-	if b, err := os.ReadFile(filepath.Join(dir, im.Manifest.Root.Digest.Hex())); err != nil || ingot.DigestOf(b) != im.Manifest.Root.Digest {
+	root := im.Manifest.Root.Digest
+	if b, err := os.ReadFile(filepath.Join(dir, root.Hex())); err != nil || ingot.DigestOf(b) != root {
 		t.Errorf("the root that skopeo copied: %v", err)
 	}
 }
@@ -138,7 +145,9 @@ func TestImportRefuses(t *testing.T) {
 	flipped[at+3000] ^= 1
 	var foreign bytes.Buffer
 	w := tar.NewWriter(&foreign)
-	for name, text := range map[string]string{"oci-layout": `{"imageLayoutVersion":"1.0.0"}`, "index.json": `{"schemaVersion":2,"manifests":[]}`} {
+	for name, text := range map[string]string{
+		"oci-layout": `{"imageLayoutVersion":"1.0.0"}`, "index.json": `{"schemaVersion":2,"manifests":[]}`,
+	} {
 		if err := w.WriteHeader(&tar.Header{Name: name, Size: int64(len(text)), Mode: 0o644}); err != nil {
 			t.Fatal(err)
 		}
@@ -152,7 +161,8 @@ func TestImportRefuses(t *testing.T) {
 		want  error
 	}{
 		"empty": {nil, image.ErrNotArchive}, "text": {[]byte(strings.Repeat("no archive ", 200)), image.ErrNotArchive},
-		"cut": {whole[:at+5000], image.ErrNotArchive}, "flipped": {flipped, image.ErrContent}, "other things": {foreign.Bytes(), image.ErrNotImage},
+		"cut": {whole[:at+5000], image.ErrNotArchive}, "flipped": {flipped, image.ErrContent},
+		"other things": {foreign.Bytes(), image.ErrNotImage},
 	} {
 		bad := filepath.Join(t.TempDir(), "bad.tar")
 		if err := os.WriteFile(bad, c.bytes, 0o644); err != nil {

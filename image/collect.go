@@ -16,29 +16,29 @@ import (
 	"ingot"
 )
 
-// ErrInUse: the image is what some machine runs, should run or may fall back to.
+// ErrInUse: a machine runs the image, should run it, or may fall back to it.
 var ErrInUse = errors.New("the image is in use")
 
-// Guard calls take while nothing can begin to need an image, with why images
-// must stay, by digest. take returns the images that left the index. The
-// store's lock is held: who guards must not change the store.
-type Guard func(take func(inUse map[ingot.Digest]string) (gone []Image, err error)) error
+// Guard calls remove, with the reasons why images must stay, by digest, while no machine can be
+// given an image. remove returns the images that it took out of the index. The store's lock is held
+// meanwhile, so a Guard must not change the store.
+type Guard func(remove func(inUse map[ingot.Digest]string) (removed []Image, err error)) error
 
-// Still is the guard of a store whose needs do not change meanwhile.
+// Still is the Guard of a store whose images in use do not change meanwhile.
 func Still(inUse map[ingot.Digest]string) Guard {
-	return func(take func(map[ingot.Digest]string) ([]Image, error)) error {
-		_, err := take(inUse)
+	return func(remove func(map[ingot.Digest]string) ([]Image, error)) error {
+		_, err := remove(inUse)
 		return err
 	}
 }
 
-// Remove takes an image, its tags and what refers to it out of the index. Its
-// bytes go with the next GC. inUse says why an image must stay.
+// Remove takes an image, its tags and its referrers out of the index. The next GC frees their
+// bytes. inUse has the reasons why images must stay, by digest.
 func (s *Store) Remove(ctx context.Context, ref string, inUse map[ingot.Digest]string) (Image, error) {
 	return s.RemoveUnder(ctx, ref, Still(inUse))
 }
 
-// RemoveUnder is Remove, where what is in use may change meanwhile.
+// RemoveUnder is Remove for a store whose images in use may change meanwhile.
 func (s *Store) RemoveUnder(ctx context.Context, ref string, guard Guard) (im Image, err error) {
 	unlock, err := s.lock()
 	if err != nil {
@@ -49,22 +49,23 @@ func (s *Store) RemoveUnder(ctx context.Context, ref string, guard Guard) (im Im
 		return im, err
 	}
 	return im, guard(func(inUse map[ingot.Digest]string) ([]Image, error) {
-		if why := inUse[im.Digest]; why != "" {
-			return nil, fmt.Errorf("removing %s: %w: %s", im.Name, ErrInUse, why)
+		if reason := inUse[im.Digest]; reason != "" {
+			return nil, fmt.Errorf("removing %s: %w: %s", im.Name, ErrInUse, reason)
 		}
 		return []Image{im}, s.drop([]Image{im})
 	})
 }
 
-// drop takes images and what refers to them out of the index; the store's lock
-// is held.
+// drop takes images and their referrers out of the index. The caller holds the store's lock.
 func (s *Store) drop(images []Image) error {
 	if len(images) == 0 {
 		return nil
 	}
 	return s.change(func(index *ocispec.Index) error {
-		gone := s.withReferrers(*index, digests(images))
-		index.Manifests = slices.DeleteFunc(index.Manifests, func(m ocispec.Descriptor) bool { return gone[ingot.Digest(m.Digest)] })
+		removed := s.withReferrers(*index, digests(images))
+		index.Manifests = slices.DeleteFunc(index.Manifests, func(m ocispec.Descriptor) bool {
+			return removed[ingot.Digest(m.Digest)]
+		})
 		return nil
 	})
 }
@@ -77,14 +78,14 @@ func digests(images []Image) map[ingot.Digest]bool {
 	return set
 }
 
-// withReferrers adds to a set of manifests what refers to them, and what
-// refers to that: the signature of an SBOM goes with its image. Each manifest is
-// read once: machines may wait.
+// withReferrers adds to a set of manifests their referrers, and the referrers of those: the
+// signature of an SBOM is removed with its image. It reads each manifest once, since machines may
+// be waiting.
 func (s *Store) withReferrers(index ocispec.Index, set map[ingot.Digest]bool) map[ingot.Digest]bool {
 	if len(set) == 0 {
 		return set
 	}
-	subjects := map[ingot.Digest]ingot.Digest{} // of what refers to something
+	subjects := map[ingot.Digest]ingot.Digest{} // by referrer
 	for _, m := range index.Manifests {
 		if subject, refers := s.subject(m); refers {
 			subjects[ingot.Digest(m.Digest)] = subject
@@ -101,36 +102,36 @@ func (s *Store) withReferrers(index ocispec.Index, set map[ingot.Digest]bool) ma
 	return set
 }
 
-// GCOptions say what GC removes.
+// GCOptions are the options of GC.
 type GCOptions struct {
-	// Keep is how many images of each profile stay, the newest ones. Zero keeps all.
+	// Keep is the number of images of each profile to keep, the newest ones. Zero keeps all.
 	Keep int
-	// InUse says why an image must stay, by digest. Images with a tag stay as well.
+	// InUse has the reasons why images must stay, by digest. Images with a tag stay, too.
 	InUse map[ingot.Digest]string
-	// Guard says it instead, where it may change meanwhile; may be nil.
+	// Guard replaces InUse where that may change meanwhile; it may be nil.
 	Guard Guard
 	// DryRun changes nothing.
 	DryRun bool
 }
 
-// Collected is what GC removed, or would remove.
+// Collected is what GC removed, or would remove in a dry run.
 type Collected struct {
 	Images []Image `json:"-"`
 	Blobs  int     `json:"blobs"`
 	Bytes  int64   `json:"bytes"`
 }
 
-// GC removes old images, and the blobs that no image needs. While an image is
-// being received it is ErrBusy.
+// GC removes old images and the blobs that no image needs. While an image is being received, it
+// fails with ErrBusy.
 func (s *Store) GC(ctx context.Context, o GCOptions) (c Collected, err error) {
 	if o.Guard == nil {
 		o.Guard = Still(o.InUse)
 	}
-	quiet, err := s.noTransfers()
+	release, err := s.lockTransfers()
 	if err != nil {
 		return c, err
 	}
-	defer quiet()
+	defer release()
 	unlock, err := s.lock()
 	if err != nil {
 		return c, err
@@ -161,7 +162,7 @@ func (s *Store) GC(ctx context.Context, o GCOptions) (c Collected, err error) {
 	return c, s.sweep(needed, o.DryRun, &c)
 }
 
-// old are the images that may go.
+// old returns the images that can be removed.
 func old(images []Image, keep int, inUse map[ingot.Digest]string) []Image {
 	if keep == 0 {
 		return nil
@@ -184,20 +185,20 @@ func old(images []Image, keep int, inUse map[ingot.Digest]string) []Image {
 	return list
 }
 
-// needed are the blobs that the index leads to, images in gone left out.
-func (s *Store) needed(index ocispec.Index, gone map[ingot.Digest]bool) (map[string]bool, error) {
+// needed returns the blobs that the index references, without those of removed manifests.
+func (s *Store) needed(index ocispec.Index, removed map[ingot.Digest]bool) (map[string]bool, error) {
 	needed := map[string]bool{}
 	for _, d := range index.Manifests {
 		id := ingot.Digest(d.Digest)
-		if gone[id] {
+		if removed[id] {
 			continue
 		}
 		b, err := s.readBlob(id)
 		if errors.Is(err, fs.ErrNotExist) {
-			continue // an image that is not complete: nothing to keep
+			continue // an incomplete image: there is nothing to keep
 		}
 		if err != nil {
-			return nil, fmt.Errorf("%w; nothing was removed: mend or remove that image first", err)
+			return nil, fmt.Errorf("%w; nothing was removed: repair or remove that image first", err)
 		}
 		var m ocispec.Manifest
 		if err := json.Unmarshal(b, &m); err != nil {
@@ -211,8 +212,8 @@ func (s *Store) needed(index ocispec.Index, gone map[ingot.Digest]bool) (map[str
 	return needed, nil
 }
 
-// sweep removes the blobs that are not needed. The lock is held: nobody is
-// just putting an image.
+// sweep removes the blobs that are not needed. The caller holds the store's lock, so no image is
+// being put meanwhile.
 func (s *Store) sweep(needed map[string]bool, dry bool, c *Collected) error {
 	entries, err := os.ReadDir(s.dir("blobs", "sha256"))
 	if err != nil {

@@ -13,10 +13,8 @@ import (
 	"github.com/google/renameio/v2"
 )
 
-// A store takes images from elsewhere when its own release key signed them, or
-// one of the keys that its operator put into keys/trusted: those of build hosts.
-
-// NamedKey is a release key whose images a store takes.
+// NamedKey is a release key whose images a store accepts: its own, or one that its operator added
+// to keys/trusted, such as that of a build host.
 type NamedKey struct {
 	Name string    `json:"name"` // "own", or the name that it was trusted under
 	ID   string    `json:"id"`   // as minisign prints it
@@ -28,11 +26,11 @@ const OwnKey = "own"
 
 var keyNameRE = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)
 
-// ErrKeyName: the name is taken, or cannot be one.
-var ErrKeyName = errors.New("not a name for a key")
+// ErrKeyName: the name is invalid, or another key has it.
+var ErrKeyName = errors.New("invalid name for a key")
 
-// TrustedKeys reads the release keys of a store's key folder: its own, and
-// those trusted besides, by name.
+// TrustedKeys reads the release keys in a store's key folder: its own first, then the other trusted
+// keys by name.
 func TrustedKeys(dir string) ([]NamedKey, error) {
 	var keys []NamedKey
 	own, err := readPublicKey(filepath.Join(dir, "release.pub"))
@@ -59,7 +57,7 @@ func TrustedKeys(dir string) ([]NamedKey, error) {
 	return keys, nil
 }
 
-// Public are the keys alone.
+// Public returns the keys without their names.
 func Public(keys []NamedKey) []PublicKey {
 	list := make([]PublicKey, len(keys))
 	for i, k := range keys {
@@ -80,11 +78,12 @@ func readPublicKey(path string) (PublicKey, error) {
 	return k, nil
 }
 
-// Trust remembers a release key by a name. The same key again changes nothing;
-// another one under a name that is taken is refused.
+// Trust stores a release key under a name. Storing the same key again changes nothing; another key
+// under the same name is ErrKeyName.
 func Trust(dir, name string, key PublicKey) error {
 	if !keyNameRE.MatchString(name) || name == OwnKey {
-		return fmt.Errorf("%w: %q (want letters, digits, dots, dashes; %q is the store's)", ErrKeyName, name, OwnKey)
+		return fmt.Errorf("%w: %q (want letters, digits, dots and dashes; %q is reserved for the store's own key)",
+			ErrKeyName, name, OwnKey)
 	}
 	keys, err := TrustedKeys(dir)
 	if err != nil {
@@ -92,19 +91,19 @@ func Trust(dir, name string, key PublicKey) error {
 	}
 	for _, k := range keys {
 		if k.Name == name && !k.Key.key.Equal(key.key) {
-			return fmt.Errorf("%w: %q is key %s already", ErrKeyName, name, k.ID)
+			return fmt.Errorf("%w: %q is already the name of key %s", ErrKeyName, name, k.ID)
 		}
 	}
 	if err := os.MkdirAll(filepath.Join(dir, "trusted"), 0o700); err != nil {
-		return fmt.Errorf("keeping a trusted key: %w", err)
+		return fmt.Errorf("storing a trusted key: %w", err)
 	}
 	if err := renameio.WriteFile(filepath.Join(dir, "trusted", name+".pub"), key.Text(), 0o644); err != nil {
-		return fmt.Errorf("keeping a trusted key: %w", err)
+		return fmt.Errorf("storing a trusted key: %w", err)
 	}
 	return syncDir(filepath.Join(dir, "trusted"))
 }
 
-// Distrust forgets a key. Images that are here already stay.
+// Distrust removes a key. Images that are already in the store stay.
 func Distrust(dir, name string) error {
 	keys, err := TrustedKeys(dir)
 	if err != nil {
@@ -114,7 +113,7 @@ func Distrust(dir, name string) error {
 		return fmt.Errorf("%w: %q is not among the trusted keys", ErrKeyName, name)
 	}
 	if err := os.Remove(filepath.Join(dir, "trusted", name+".pub")); err != nil {
-		return fmt.Errorf("forgetting a trusted key: %w", err)
+		return fmt.Errorf("removing a trusted key: %w", err)
 	}
 	return syncDir(filepath.Join(dir, "trusted"))
 }

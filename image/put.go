@@ -22,34 +22,33 @@ import (
 	"ingot"
 )
 
-// Files are the finished artifacts of an image, as paths. Put copies them.
+// Files are the paths of the finished artifacts of an image. Put copies them.
 type Files struct {
 	Kernel    string
 	Initramfs string
 	Root      string // squashfs
 	Plan      string // canonical JSON of the plan
-	UKI       string // unified kernel image; empty: there is none
-	// Chunks are the sizes in bytes of the root's chunks, in order; they add up
-	// to its size. Empty means pieces of 1 MiB.
+	UKI       string // unified kernel image; may be empty
+	// Chunks are the sizes of the root's chunks in bytes, in order; their sum is the size of the
+	// root. Empty means chunks of 1 MiB.
 	Chunks []int64
-	// Attach returns what is to be kept with the image of that digest, and
-	// becomes part of the store together with it; may be nil.
+	// Attach returns what to store with the image of that digest, in the same change of the index;
+	// it may be nil.
 	Attach func(im ingot.Digest) ([]Attachment, error)
 }
 
-// chunkSize is the size in bytes of a root's chunks when nobody says where to cut.
+// chunkSize is the size in bytes of a root's chunks if the caller does not give their sizes.
 const chunkSize = 1 << 20
 
-// ErrChunks: the chunks that the caller gave are not those of the root.
-var ErrChunks = errors.New("the chunks do not add up to the root")
+// ErrChunks: the chunk sizes that the caller gave do not match the root.
+var ErrChunks = errors.New("the sizes of the chunks do not add up to the size of the root")
 
 // tempPrefix marks blobs that are being written.
 const tempPrefix = ".incoming-"
 
-// Put stores an image. It fills in the digests, sizes and chunks of m, signs
-// the manifest with sign and tags it with its name; the tag is the last thing
-// written. The same content again changes nothing; other content under a name
-// that exists is ErrExists.
+// Put stores an image. It fills in the digests, sizes and chunks of m, signs the manifest with sign
+// and tags it with its name; the tag is written last. Storing the same content again changes
+// nothing; other content under an existing name is ErrExists.
 func (s *Store) Put(ctx context.Context, m *ingot.ImageManifest, f Files, sign SecretKey) (Image, error) {
 	unlock, err := s.lock()
 	if err != nil {
@@ -93,10 +92,11 @@ func (s *Store) Put(ctx context.Context, m *ingot.ImageManifest, f Files, sign S
 	return s.Get(ctx, desc.Digest.String())
 }
 
-// taken returns the image other than d that has the name, if one has.
+// taken returns the digest of another image than d that has the name; empty if there is none.
 func (s *Store) taken(index ocispec.Index, name string, d ocispec.Descriptor) ingot.Digest {
 	for _, other := range index.Manifests {
-		if other.Annotations[ocispec.AnnotationRefName] != name || other.ArtifactType != ingot.MediaTypeConfig || other.Digest == d.Digest {
+		if other.Annotations[ocispec.AnnotationRefName] != name || other.ArtifactType != ingot.MediaTypeConfig ||
+			other.Digest == d.Digest {
 			continue
 		}
 		if _, err := s.read(other); err == nil {
@@ -106,7 +106,7 @@ func (s *Store) taken(index ocispec.Index, name string, d ocispec.Descriptor) in
 	return ""
 }
 
-// putFiles copies the artifacts and completes the manifest with what it measured.
+// putFiles copies the artifacts and sets their digests, sizes and chunks in the manifest.
 func (s *Store) putFiles(ctx context.Context, m *ingot.ImageManifest, f Files) ([]ocispec.Descriptor, error) {
 	var layers []ocispec.Descriptor
 	if f.UKI != "" {
@@ -145,8 +145,8 @@ func descriptor(media string, a ingot.Artifact) ocispec.Descriptor {
 	return ocispec.Descriptor{MediaType: media, Digest: ociDigest(a.Digest), Size: a.Size}
 }
 
-// putManifest writes config and OCI manifest. Both are deterministic: Go's
-// encoder keeps the order of fields and sorts maps.
+// putManifest writes the config and the OCI manifest. Both are deterministic: encoding/json keeps
+// the order of fields and sorts maps.
 func (s *Store) putManifest(m *ingot.ImageManifest, layers []ocispec.Descriptor) (ocispec.Descriptor, []byte, error) {
 	config, err := json.Marshal(m)
 	if err != nil {
@@ -179,15 +179,17 @@ func (s *Store) putManifest(m *ingot.ImageManifest, layers []ocispec.Descriptor)
 	return d, body, nil
 }
 
-// writeIndex adds an image and its referrers to the index, in place of its
-// older entry of that name and its older referrers of the same types. Others,
-// a UKI that was signed later, stay.
+// writeIndex adds an image and its referrers to the index. They replace an older entry of that name
+// and older referrers of the same types. Other referrers, such as a UKI that was signed later,
+// stay.
 func (s *Store) writeIndex(index ocispec.Index, im ocispec.Descriptor, referrers ...ocispec.Descriptor) error {
 	name := im.Annotations[ocispec.AnnotationRefName]
 	var kept []ocispec.Descriptor
 	for _, d := range index.Manifests {
-		renewed := slices.ContainsFunc(referrers, func(r ocispec.Descriptor) bool { return r.ArtifactType == d.ArtifactType })
-		if d.Annotations[ocispec.AnnotationRefName] == name || renewed && s.refersTo(d, ingot.Digest(im.Digest)) {
+		replaced := slices.ContainsFunc(referrers, func(r ocispec.Descriptor) bool {
+			return r.ArtifactType == d.ArtifactType
+		})
+		if d.Annotations[ocispec.AnnotationRefName] == name || replaced && s.refersTo(d, ingot.Digest(im.Digest)) {
 			continue
 		}
 		kept = append(kept, d)
@@ -243,22 +245,22 @@ func (s *Store) putReader(ctx context.Context, r io.Reader, c *chunker) (ingot.A
 	return ingot.Artifact{Digest: d, Size: n}, syncDir(blobs)
 }
 
-// Clean removes what killed writers left behind and returns its size in bytes.
-// While an image is being received it removes nothing.
+// Clean removes the temporary files of killed writers and returns their size in bytes. While an
+// image is being received it removes nothing.
 func (s *Store) Clean(context.Context) (int64, error) {
 	unlock, err := s.lock()
 	if err != nil {
 		return 0, err
 	}
 	defer unlock()
-	quiet, err := s.noTransfers()
+	release, err := s.lockTransfers()
 	if errors.Is(err, ErrBusy) {
 		return 0, nil
 	}
 	if err != nil {
 		return 0, err
 	}
-	defer quiet()
+	defer release()
 	entries, err := os.ReadDir(s.dir("blobs", "sha256"))
 	if err != nil {
 		return 0, fmt.Errorf("cleaning store: %w", err)
@@ -294,7 +296,7 @@ func syncDir(path string) error {
 	return nil
 }
 
-// readerWithContext stops a long copy when ctx ends.
+// readerWithContext ends a long copy when ctx ends.
 type readerWithContext struct {
 	ctx context.Context
 	r   io.Reader
@@ -307,22 +309,22 @@ func (r readerWithContext) Read(p []byte) (int, error) {
 	return r.r.Read(p)
 }
 
-// sum is a digest in the making.
-type sum struct{ hash.Hash }
+// hasher computes a digest.
+type hasher struct{ hash.Hash }
 
-func newSum() sum { return sum{sha256.New()} }
+func newHasher() hasher { return hasher{sha256.New()} }
 
-func (s sum) digest() ingot.Digest { return ingot.DigestFromSum([sha256.Size]byte(s.Sum(nil))) }
+func (s hasher) digest() ingot.Digest { return ingot.DigestFromSum([sha256.Size]byte(s.Sum(nil))) }
 
-// chunker cuts what is written to it into chunks of the given sizes, or of
-// chunkSize when there are none.
+// chunker divides what is written to it into chunks of the given sizes, or of chunkSize if there
+// are none, and hashes each.
 type chunker struct {
-	sizes  []int64 // of chunks to come
+	sizes  []int64 // of the chunks that follow
 	given  bool
 	chunks []ingot.Chunk
 	sum    hash.Hash
-	n      int64 // bytes of the present chunk
-	size   int64 // of it, when it is complete
+	n      int64 // bytes of the current chunk so far
+	size   int64 // bytes of the current chunk when it is complete
 }
 
 func (c *chunker) Write(p []byte) (int, error) {

@@ -19,39 +19,39 @@ import (
 	"ingot"
 )
 
-// Origin is where an image comes from: a registry, an archive. What it gives
-// is believed only as far as its digest goes.
+// Origin is where an image is received from, such as a registry or an archive. Nothing that it
+// returns is trusted before it is checked against its digest.
 type Origin interface {
 	// Fetch opens a manifest or a blob.
 	Fetch(ctx context.Context, d ocispec.Descriptor) (io.ReadCloser, error)
-	// Referrers lists the manifests whose subject is d; one that it lists twice
-	// or wrongly does no harm.
+	// Referrers lists the manifests whose subject is d. Duplicates and manifests with another
+	// subject are ignored.
 	Referrers(ctx context.Context, d ocispec.Descriptor) ([]ocispec.Descriptor, error)
 }
 
-// ReceiveOptions say what Receive accepts.
+// ReceiveOptions are the options of Receive.
 type ReceiveOptions struct {
-	Trusted  []PublicKey             // release keys, one of which must have signed
-	Progress func(done, total int64) // bytes of blobs, those that were there already among them; nil is quiet
+	Trusted  []PublicKey             // release keys, one of which must have signed the image
+	Progress func(done, total int64) // bytes of blobs, including those already present; may be nil
 }
 
-// Bounds of what a stranger's archive or registry may make us read.
+// Limits for what an untrusted archive or registry can make this program read.
 const (
 	maxManifest  = 4 << 20  // bytes of a manifest, as the OCI distribution-spec advises
-	maxConfig    = 16 << 20 // bytes of an image's config; readBlob's bound
+	maxConfig    = 16 << 20 // bytes of an image's config, and of any blob that is read into memory
 	maxReferrers = 64
 	maxDepth     = 3       // a referrer of a referrer of a referrer
-	maxReferring = 1 << 30 // bytes of all that refers to one image
+	maxReferring = 1 << 30 // bytes of all referrers of one image
 )
 
-// parallel is how many blobs of an image travel at the same time.
+// parallel is how many blobs of an image are received at the same time.
 const parallel = 3
 
-// Receive takes an image and what refers to it from elsewhere. In this order:
-// manifest, its signature by a trusted key, config, blobs, index; each is
-// checked against its digest. Until the index is written the image does not
-// exist here; blobs that are complete stay and are not fetched again by the
-// next try. The store is not locked while bytes travel.
+// Receive copies an image and its referrers from an origin, in this order: the manifest, its
+// signature by a trusted key, the config, the blobs, the index. Each is checked against its digest.
+// The image does not exist in the store until the index is written. Complete blobs stay after a
+// failure, and the next attempt does not fetch them again. The store is not locked while blobs are
+// fetched.
 func (s *Store) Receive(ctx context.Context, from Origin, d ocispec.Descriptor, o ReceiveOptions) (Image, error) {
 	done, err := s.beginTransfer()
 	if err != nil {
@@ -74,25 +74,25 @@ func (s *Store) Receive(ctx context.Context, from Origin, d ocispec.Descriptor, 
 	return s.Get(ctx, string(d.Digest))
 }
 
-// receiver is one image under way.
+// receiver is one image that is being received.
 type receiver struct {
 	*Store
 	ReceiveOptions
 	from      Origin
-	image     arrived
+	image     received
 	config    ingot.ImageManifest
 	raw       []byte // of config
-	referrers []arrived
+	referrers []received
 }
 
-// arrived is a manifest that came in, checked against its digest.
-type arrived struct {
+// received is a manifest that has been fetched and checked against its digest.
+type received struct {
 	desc     ocispec.Descriptor
 	body     []byte
 	manifest ocispec.Manifest
 }
 
-// documents fetches the small files and decides whether the image is wanted.
+// documents fetches manifests, signatures and config, and checks that the image is acceptable.
 func (r *receiver) documents(ctx context.Context, d ocispec.Descriptor) error {
 	var err error
 	if r.image, err = r.manifest(ctx, d); err != nil {
@@ -119,8 +119,8 @@ func (r *receiver) documents(ctx context.Context, d ocispec.Descriptor) error {
 }
 
 // manifest fetches and parses one manifest.
-func (r *receiver) manifest(ctx context.Context, d ocispec.Descriptor) (arrived, error) {
-	a := arrived{desc: ocispec.Descriptor{MediaType: d.MediaType, Digest: d.Digest, Size: d.Size}}
+func (r *receiver) manifest(ctx context.Context, d ocispec.Descriptor) (received, error) {
+	a := received{desc: ocispec.Descriptor{MediaType: d.MediaType, Digest: d.Digest, Size: d.Size}}
 	var err error
 	if a.body, err = r.small(ctx, a.desc, maxManifest); err != nil {
 		return a, fmt.Errorf("receiving a manifest: %w", err)
@@ -140,14 +140,14 @@ func (r *receiver) manifest(ctx context.Context, d ocispec.Descriptor) (arrived,
 	return a, nil
 }
 
-// small reads a whole small blob, from here or from elsewhere.
-func (r *receiver) small(ctx context.Context, d ocispec.Descriptor, most int64) ([]byte, error) {
+// small reads a whole small blob, from the store or from the origin.
+func (r *receiver) small(ctx context.Context, d ocispec.Descriptor, limit int64) ([]byte, error) {
 	id, err := ingot.ParseDigest(d.Digest.String())
 	if err != nil {
 		return nil, err
 	}
-	if d.Size < 0 || d.Size > most {
-		return nil, fmt.Errorf("%s has %d bytes; at most %d are accepted", id.Short(), d.Size, most)
+	if d.Size < 0 || d.Size > limit {
+		return nil, fmt.Errorf("blob %s has %d bytes; want at most %d", id.Short(), d.Size, limit)
 	}
 	if b, err := r.readBlob(id); err == nil && int64(len(b)) == d.Size {
 		return b, nil
@@ -162,28 +162,28 @@ func (r *receiver) small(ctx context.Context, d ocispec.Descriptor, most int64) 
 		return nil, err
 	}
 	if got := ingot.DigestOf(b); got != id || int64(len(b)) != d.Size {
-		return nil, fmt.Errorf("%w: %s came as %s", ErrContent, id.Short(), got.Short())
+		return nil, fmt.Errorf("%w: blob %s has digest %s", ErrContent, id.Short(), got.Short())
 	}
 	return b, nil
 }
 
-// collectReferrers fetches what refers to a manifest, and what refers to that.
+// collectReferrers fetches the referrers of a manifest, and the referrers of those.
 func (r *receiver) collectReferrers(ctx context.Context, subject ocispec.Descriptor, depth int) error {
 	list, err := r.from.Referrers(ctx, subject)
 	if err != nil {
-		return fmt.Errorf("asking for signatures: %w", err)
+		return fmt.Errorf("looking for signatures: %w", err)
 	}
 	for _, d := range list {
-		known := slices.ContainsFunc(r.referrers, func(a arrived) bool { return a.desc.Digest == d.Digest })
+		known := slices.ContainsFunc(r.referrers, func(a received) bool { return a.desc.Digest == d.Digest })
 		if known || d.Digest == r.image.desc.Digest {
 			continue
 		}
 		if len(r.referrers) == maxReferrers {
-			return fmt.Errorf("%w: more than %d manifests refer to it", ErrNotImage, maxReferrers)
+			return fmt.Errorf("%w: it has more than %d referrers", ErrNotImage, maxReferrers)
 		}
 		a, err := r.manifest(ctx, d)
 		if errors.Is(err, ErrNotImage) {
-			continue // an index, say: of no use to us
+			continue // of another type, such as an index
 		}
 		if err != nil {
 			return err
@@ -201,10 +201,10 @@ func (r *receiver) collectReferrers(ctx context.Context, subject ocispec.Descrip
 	return nil
 }
 
-// checkSignatures keeps the signatures that a trusted key made, and there must
-// be one. Others are left behind: nobody here could use them.
+// checkSignatures requires a signature by a trusted key. Signatures by other keys are not received:
+// nothing here could verify them.
 func (r *receiver) checkSignatures(ctx context.Context) error {
-	var why error
+	var invalid error
 	good := 0
 	kept := r.referrers[:0]
 	for _, a := range r.referrers {
@@ -214,7 +214,7 @@ func (r *receiver) checkSignatures(ctx context.Context) error {
 				return err
 			}
 			if err != nil {
-				why = err
+				invalid = err
 				continue
 			}
 			good++
@@ -225,15 +225,15 @@ func (r *receiver) checkSignatures(ctx context.Context) error {
 	switch {
 	case good > 0:
 		return nil
-	case why != nil:
-		return fmt.Errorf("%w: %w", ErrUntrusted, why)
+	case invalid != nil:
+		return fmt.Errorf("%w: %w", ErrUntrusted, invalid)
 	}
-	return fmt.Errorf("%w: it has no signature at all", ErrUntrusted)
+	return fmt.Errorf("%w: it has no signature", ErrUntrusted)
 }
 
-func (r *receiver) checkSignature(ctx context.Context, a arrived) error {
+func (r *receiver) checkSignature(ctx context.Context, a received) error {
 	if len(a.manifest.Layers) != 1 {
-		return fmt.Errorf("%w: it has %d parts", ErrSignature, len(a.manifest.Layers))
+		return fmt.Errorf("%w: its manifest has %d layers, want 1", ErrSignature, len(a.manifest.Layers))
 	}
 	text, err := r.small(ctx, a.manifest.Layers[0], 64<<10)
 	if err != nil {
@@ -242,11 +242,11 @@ func (r *receiver) checkSignature(ctx context.Context, a arrived) error {
 	return verifyWith(r.Trusted, r.image.body, string(text))
 }
 
-// checkConfig holds the config against the manifest: what a server or a
-// machine looks for must be among the blobs.
+// checkConfig checks the config against the manifest: the artifacts that a server or a machine
+// reads must be among the blobs.
 func (r *receiver) checkConfig() error {
 	if _, err := ingot.ParseImageName(r.config.Name().String()); err != nil || r.config.Version == "" {
-		return fmt.Errorf("%w: it is named %q", ErrNotImage, r.config.Name())
+		return fmt.Errorf("%w: invalid name %q", ErrNotImage, r.config.Name())
 	}
 	type part struct {
 		name string
@@ -260,7 +260,7 @@ func (r *receiver) checkConfig() error {
 		if !slices.ContainsFunc(r.image.manifest.Layers, func(l ocispec.Descriptor) bool {
 			return ingot.Digest(l.Digest) == part.Digest && l.Size == part.Size
 		}) {
-			return fmt.Errorf("%w: the %s of its config is not in its manifest", ErrNotImage, part.name)
+			return fmt.Errorf("%w: its manifest lacks the %s of its config", ErrNotImage, part.name)
 		}
 	}
 	var referring int64
@@ -270,12 +270,13 @@ func (r *receiver) checkConfig() error {
 		}
 	}
 	if referring > maxReferring {
-		return fmt.Errorf("%w: what refers to it has %d MiB; at most %d are accepted", ErrNotImage, referring>>20, maxReferring>>20)
+		return fmt.Errorf("%w: its referrers have %d MiB; want at most %d",
+			ErrNotImage, referring>>20, maxReferring>>20)
 	}
 	return nil
 }
 
-// checkName refuses a name that another image has, before anything big travels.
+// checkName refuses a name that another image has, before any large blob is fetched.
 func (r *receiver) checkName() error {
 	index, err := r.readIndex()
 	if err != nil {
@@ -283,16 +284,17 @@ func (r *receiver) checkName() error {
 	}
 	name := r.config.Name().String()
 	if other := r.taken(index, name, r.image.desc); other != "" {
-		return fmt.Errorf("receiving %s %s: %w: here it is %s", name, ingot.Digest(r.image.desc.Digest).Short(), ErrExists, other.Short())
+		return fmt.Errorf("receiving %s %s: %w: in this store it is %s",
+			name, ingot.Digest(r.image.desc.Digest).Short(), ErrExists, other.Short())
 	}
 	return nil
 }
 
-// blobs brings every blob that is not here yet.
+// blobs fetches every blob that the store lacks.
 func (r *receiver) blobs(ctx context.Context) error {
 	missing := map[ingot.Digest]ocispec.Descriptor{}
 	var total int64
-	for _, a := range append([]arrived{r.image}, r.referrers...) {
+	for _, a := range append([]received{r.image}, r.referrers...) {
 		for _, l := range append([]ocispec.Descriptor{a.manifest.Config}, a.manifest.Layers...) {
 			if _, seen := missing[ingot.Digest(l.Digest)]; !seen {
 				missing[ingot.Digest(l.Digest)] = l
@@ -300,7 +302,7 @@ func (r *receiver) blobs(ctx context.Context) error {
 			}
 		}
 	}
-	m := meter{total: total, tell: r.Progress}
+	m := meter{total: total, progress: r.Progress}
 	m.add(0)
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(parallel)
@@ -310,7 +312,7 @@ func (r *receiver) blobs(ctx context.Context) error {
 	return g.Wait()
 }
 
-// blob brings one blob, unless it is here and whole.
+// blob fetches one blob unless the store has it, undamaged.
 func (r *receiver) blob(ctx context.Context, d ocispec.Descriptor, m *meter) error {
 	id := ingot.Digest(d.Digest)
 	if st, err := os.Stat(r.Blob(id)); err == nil && st.Size() == d.Size {
@@ -321,16 +323,16 @@ func (r *receiver) blob(ctx context.Context, d ocispec.Descriptor, m *meter) err
 	}
 	body, err := r.from.Fetch(ctx, d)
 	if err != nil {
-		return fmt.Errorf("fetching its %s: %w", PartName(d.MediaType), err)
+		return fmt.Errorf("fetching the %s: %w", PartName(d.MediaType), err)
 	}
 	defer body.Close()
 	if err := r.write(ctx, id, d.Size, io.TeeReader(body, m)); err != nil {
-		return fmt.Errorf("fetching its %s: %w", PartName(d.MediaType), err)
+		return fmt.Errorf("fetching the %s: %w", PartName(d.MediaType), err)
 	}
 	return nil
 }
 
-// write stores what r gives as the blob id, if that is what it is.
+// write stores what it reads from r as blob id, after checking digest and size.
 func (s *Store) write(ctx context.Context, id ingot.Digest, size int64, r io.Reader) error {
 	blobs := s.dir("blobs", "sha256")
 	tmp, err := os.CreateTemp(blobs, tempPrefix)
@@ -339,13 +341,13 @@ func (s *Store) write(ctx context.Context, id ingot.Digest, size int64, r io.Rea
 	}
 	defer os.Remove(tmp.Name()) // a no-op after the rename
 	defer tmp.Close()
-	sum := newSum()
+	sum := newHasher()
 	n, err := io.Copy(io.MultiWriter(tmp, sum), readerWithContext{ctx, io.LimitReader(r, size+1)})
 	if err != nil {
 		return err
 	}
 	if got := sum.digest(); n != size || got != id {
-		return fmt.Errorf("%w: %s came as %s with %d of %d bytes", ErrContent, id.Short(), got.Short(), n, size)
+		return fmt.Errorf("%w: blob %s has digest %s and %d of %d bytes", ErrContent, id.Short(), got.Short(), n, size)
 	}
 	if err := tmp.Chmod(0o644); err != nil {
 		return fmt.Errorf("storing blob %s: %w", id.Short(), err)
@@ -359,22 +361,23 @@ func (s *Store) write(ctx context.Context, id ingot.Digest, size int64, r io.Rea
 	return syncDir(blobs)
 }
 
-// commit writes the manifests and, under the store's lock, the index. What
-// referred to the image here before stays.
+// commit writes the manifests and, under the store's lock, the index. Referrers that the image has
+// in the store already stay.
 func (r *receiver) commit() error {
-	for _, a := range append([]arrived{r.image}, r.referrers...) {
-		if err := r.write(context.Background(), ingot.Digest(a.desc.Digest), a.desc.Size, bytes.NewReader(a.body)); err != nil {
+	for _, a := range append([]received{r.image}, r.referrers...) {
+		id := ingot.Digest(a.desc.Digest)
+		if err := r.write(context.Background(), id, a.desc.Size, bytes.NewReader(a.body)); err != nil {
 			return err
 		}
 	}
 	name := r.config.Name().String()
 	return r.edit(func(index *ocispec.Index) error {
 		if other := r.taken(*index, name, r.image.desc); other != "" {
-			return fmt.Errorf("receiving %s: %w: meanwhile it is %s", name, ErrExists, other.Short())
+			return fmt.Errorf("receiving %s: %w: meanwhile %s was stored", name, ErrExists, other.Short())
 		}
 		index.Manifests = slices.DeleteFunc(index.Manifests, func(d ocispec.Descriptor) bool {
 			return d.Annotations[ocispec.AnnotationRefName] == name ||
-				slices.ContainsFunc(r.referrers, func(a arrived) bool { return a.desc.Digest == d.Digest })
+				slices.ContainsFunc(r.referrers, func(a received) bool { return a.desc.Digest == d.Digest })
 		})
 		named := r.image.desc
 		named.Annotations = map[string]string{ocispec.AnnotationRefName: name}
@@ -386,8 +389,8 @@ func (r *receiver) commit() error {
 	})
 }
 
-// ReferrerTree returns the manifests that refer to an image, and those that
-// refer to them, each after its subject: all that travels with the image.
+// ReferrerTree returns the referrers of an image, and the referrers of those, each after its
+// subject: all that is pushed or exported with the image.
 func (s *Store) ReferrerTree(im Image) ([]ocispec.Descriptor, error) {
 	index, err := s.readIndex()
 	if err != nil {
@@ -402,7 +405,7 @@ func (s *Store) ReferrerTree(im Image) ([]ocispec.Descriptor, error) {
 				continue
 			}
 			if _, err := s.readBlob(id); err != nil {
-				continue // damaged: it says nothing to anybody
+				continue // damaged
 			}
 			seen[id] = true
 			list, queue = append(list, d), append(queue, id)
@@ -430,44 +433,45 @@ func (s *Store) Blobs(manifest ingot.Digest) ([]ocispec.Descriptor, error) {
 	return list, nil
 }
 
-// Descriptor is what an image is found by in a registry or a layout.
+// Descriptor returns the descriptor of the image's manifest.
 func (im Image) Descriptor() ocispec.Descriptor {
 	return ocispec.Descriptor{MediaType: ocispec.MediaTypeImageManifest, ArtifactType: ingot.MediaTypeConfig,
 		Digest: ociDigest(im.Digest), Size: int64(len(im.OCI))}
 }
 
-// beginTransfer keeps the garbage collector away from blobs that no index
-// leads to yet.
+// beginTransfer keeps the garbage collector from removing blobs that the index does not reference
+// yet.
 func (s *Store) beginTransfer() (done func(), err error) {
 	return lockFile(s.dir(".transfers"), unix.LOCK_SH)
 }
 
-// noTransfers is the collector's side of beginTransfer.
-func (s *Store) noTransfers() (done func(), err error) {
-	done, err = lockFile(s.dir(".transfers"), unix.LOCK_EX|unix.LOCK_NB)
+// lockTransfers is the collector's side of beginTransfer. While an image is being received it is
+// ErrBusy.
+func (s *Store) lockTransfers() (release func(), err error) {
+	release, err = lockFile(s.dir(".transfers"), unix.LOCK_EX|unix.LOCK_NB)
 	if errors.Is(err, unix.EWOULDBLOCK) {
-		return nil, fmt.Errorf("%w: nothing is collected meanwhile; try again when it is here", ErrBusy)
+		return nil, fmt.Errorf("%w: no garbage is collected meanwhile; try again later", ErrBusy)
 	}
-	return done, err
+	return release, err
 }
 
-// meter adds up bytes from several goroutines.
+// meter adds up the bytes that several goroutines transfer.
 type meter struct {
 	mu          sync.Mutex
 	done, total int64
-	tell        func(done, total int64)
+	progress    func(done, total int64) // may be nil
 }
 
 func (m *meter) add(n int64) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.done += n
-	if m.tell != nil {
-		m.tell(min(m.done, m.total), m.total)
+	if m.progress != nil {
+		m.progress(min(m.done, m.total), m.total)
 	}
 }
 
-// Write counts; it is the side of an io.TeeReader.
+// Write counts bytes, for io.TeeReader.
 func (m *meter) Write(p []byte) (int, error) {
 	m.add(int64(len(p)))
 	return len(p), nil

@@ -50,18 +50,22 @@ func receive(t *testing.T, s *image.Store, o *imagetest.Origin, keys ...image.Pu
 func TestReceive(t *testing.T) {
 	host, stranger := keyring(t)
 	s := openStore(t)
-	o := imagetest.New(imagetest.Spec{Name: ingot.ImageName{Profile: "lab", Version: "v1"}, Root: []byte("the root"), Sign: &host.Release, Arch: ingot.ARM64})
+	spec := imagetest.Spec{Name: labV1, Root: []byte("the root"), Sign: &host.Release, Arch: ingot.ARM64}
+	o := imagetest.New(spec)
 	list := o.Refer(o.Image, sbom, []byte(`{"bomFormat":"CycloneDX"}`))
 	o.Refer(list, ingot.ArtifactSignature, []byte("a signature of the SBOM"))
-	bad := o.Refer(o.Image, ingot.ArtifactSignature, []byte(stranger.Release.Secret.Sign(o.Blobs[o.Image.Digest], "stranger")))
+	foreign := stranger.Release.Secret.Sign(o.Blobs[o.Image.Digest], "stranger")
+	bad := o.Refer(o.Image, ingot.ArtifactSignature, []byte(foreign))
 	var done, total int64
-	im, err := s.Receive(t.Context(), o, o.Image, image.ReceiveOptions{Trusted: []image.PublicKey{stranger.Server.Public, host.Release.Public},
-		Progress: func(d, n int64) { done, total = d, n }})
+	im, err := s.Receive(t.Context(), o, o.Image, image.ReceiveOptions{
+		Trusted:  []image.PublicKey{stranger.Server.Public, host.Release.Public},
+		Progress: func(d, n int64) { done, total = d, n },
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	if im.Name.String() != "lab:v1" || im.Manifest.Arch != ingot.ARM64 || done != total || total == 0 {
-		t.Errorf("received %s for %s, %d of %d bytes told", im.Name, im.Manifest.Arch, done, total)
+		t.Errorf("received %s for %s, progress %d of %d bytes", im.Name, im.Manifest.Arch, done, total)
 	}
 	if err := s.Verify(t.Context(), im, host.Release.Public); err != nil {
 		t.Error(err)
@@ -100,7 +104,10 @@ func TestReceive(t *testing.T) {
 // nothing is listed.
 func TestReceiveRefuses(t *testing.T) {
 	host, stranger := keyring(t)
-	name := ingot.ImageName{Profile: "lab", Version: "v1"}
+	signed := imagetest.Spec{Name: labV1, Sign: &host.Release}
+	badName, badRoot := signed, signed
+	badName.Name.Profile = "../lab"
+	badRoot.Change = func(m *ingot.ImageManifest) { m.Root.Size++ }
 	for _, c := range []struct {
 		name string
 		spec imagetest.Spec
@@ -108,28 +115,29 @@ func TestReceiveRefuses(t *testing.T) {
 		want error
 		say  string
 	}{
-		{"unsigned", imagetest.Spec{Name: name}, nil, image.ErrUntrusted, "no signature at all"},
-		{"stranger", imagetest.Spec{Name: name, Sign: &stranger.Release}, nil, image.ErrUntrusted, stranger.Release.Public.ID()},
-		{"garbage for a signature", imagetest.Spec{Name: name}, func(o *imagetest.Origin) {
+		{"unsigned", imagetest.Spec{Name: labV1}, nil, image.ErrUntrusted, "it has no signature"},
+		{"stranger", imagetest.Spec{Name: labV1, Sign: &stranger.Release}, nil, image.ErrUntrusted,
+			stranger.Release.Public.ID()},
+		{"garbage for a signature", imagetest.Spec{Name: labV1}, func(o *imagetest.Origin) {
 			o.Refer(o.Image, ingot.ArtifactSignature, []byte("garbage"))
 		}, image.ErrUntrusted, ""},
-		{"signature of another image", imagetest.Spec{Name: name}, func(o *imagetest.Origin) {
+		{"signature of another image", imagetest.Spec{Name: labV1}, func(o *imagetest.Origin) {
 			o.Refer(o.Image, ingot.ArtifactSignature, []byte(host.Release.Secret.Sign([]byte("other"), "")))
 		}, image.ErrUntrusted, ""},
-		{"tampered manifest", imagetest.Spec{Name: name, Sign: &host.Release}, func(o *imagetest.Origin) {
+		{"tampered manifest", signed, func(o *imagetest.Origin) {
 			o.Blobs[o.Image.Digest] = bytes.Replace(o.Blobs[o.Image.Digest], []byte("schemaVersion"), []byte("schemaVersioN"), 1)
 		}, image.ErrContent, ""},
-		{"bad name", imagetest.Spec{Name: ingot.ImageName{Profile: "../lab", Version: "v1"}, Sign: &host.Release}, nil, image.ErrNotImage, "named"},
-		{"root of another image", imagetest.Spec{Name: name, Sign: &host.Release, Change: func(m *ingot.ImageManifest) { m.Root.Size++ }}, nil, image.ErrNotImage, "root"},
-		{"signature is gone", imagetest.Spec{Name: name, Sign: &host.Release}, func(o *imagetest.Origin) {
+		{"bad name", badName, nil, image.ErrNotImage, "invalid name"},
+		{"root of another image", badRoot, nil, image.ErrNotImage, "root"},
+		{"signature is gone", signed, func(o *imagetest.Origin) {
 			for d := range o.Blobs {
 				if bytes.Contains(o.Blobs[d], []byte("ingot signature")) {
 					delete(o.Blobs, d)
 				}
 			}
 		}, os.ErrNotExist, "signature"},
-		{"huge manifest", imagetest.Spec{Name: name}, func(o *imagetest.Origin) { o.Image.Size = 1 << 30 }, nil, "at most"},
-		{"not ours", imagetest.Spec{Name: name, Sign: &host.Release}, func(o *imagetest.Origin) { o.Image = o.Manifests[1] }, image.ErrNotImage, "config is"},
+		{"huge manifest", imagetest.Spec{Name: labV1}, func(o *imagetest.Origin) { o.Image.Size = 1 << 30 }, nil, "at most"},
+		{"not ours", signed, func(o *imagetest.Origin) { o.Image = o.Manifests[1] }, image.ErrNotImage, "config is"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			s := openStore(t)
@@ -157,7 +165,7 @@ func TestReceiveRefuses(t *testing.T) {
 func TestReceiveResumes(t *testing.T) {
 	host, _ := keyring(t)
 	s := openStore(t)
-	spec := imagetest.Spec{Name: ingot.ImageName{Profile: "lab", Version: "v1"}, Root: []byte("the root"), Sign: &host.Release}
+	spec := imagetest.Spec{Name: labV1, Root: []byte("the root"), Sign: &host.Release}
 	o := imagetest.New(spec)
 	root := ingot.DigestOf(spec.Root)
 	for d := range o.Blobs {
@@ -165,7 +173,8 @@ func TestReceiveResumes(t *testing.T) {
 			o.Blobs[d] = []byte("the r00t")
 		}
 	}
-	if _, err := receive(t, s, o, host.Release.Public); !errors.Is(err, image.ErrContent) || !strings.Contains(err.Error(), "root") {
+	_, err := receive(t, s, o, host.Release.Public)
+	if !errors.Is(err, image.ErrContent) || !strings.Contains(err.Error(), "root") {
 		t.Errorf("with a damaged root: %v", err)
 	}
 	if list, _ := s.List(t.Context()); len(list) != 0 {
@@ -269,12 +278,15 @@ func TestTrust(t *testing.T) {
 	if err := image.Trust(dir, "build1", host.Release.Public); err != nil {
 		t.Errorf("the same again: %v", err)
 	}
-	for name, key := range map[string]image.PublicKey{"build1": stranger.Release.Public, "own": host.Release.Public, "../x": host.Release.Public, "": host.Release.Public} {
+	for name, key := range map[string]image.PublicKey{
+		"build1": stranger.Release.Public, "own": host.Release.Public, "../x": host.Release.Public, "": host.Release.Public,
+	} {
 		if err := image.Trust(dir, name, key); !errors.Is(err, image.ErrKeyName) {
 			t.Errorf("trusting %q: %v; want ErrKeyName", name, err)
 		}
 	}
-	if got, want := names(), []string{"own " + own.Release.Public.ID(), "build1 " + host.Release.Public.ID()}; !slices.Equal(got, want) {
+	want := []string{"own " + own.Release.Public.ID(), "build1 " + host.Release.Public.ID()}
+	if got := names(); !slices.Equal(got, want) {
 		t.Errorf("trusted keys = %v; want %v", got, want)
 	}
 	if err := image.Distrust(dir, "own"); !errors.Is(err, image.ErrKeyName) {

@@ -13,16 +13,16 @@ import (
 	"ingot"
 )
 
-// Attachment is content that is to be kept with an image without being part of
-// it: a signature, an SBOM, a signed UKI. It becomes a referrer.
+// Attachment is content to store with an image without being part of it: a signature, an SBOM, a
+// signed UKI. It becomes a referrer.
 type Attachment struct {
-	Type        string // artifact type: what it is to the image
+	Type        string // artifact type, such as ingot.ArtifactSignature
 	Media       string // media type of Content
 	Content     io.Reader
 	Annotations map[string]string // of the referrer's manifest; may be nil
 }
 
-// Referrer is an attachment that is stored (OCI image-spec, manifest.md, "subject").
+// Referrer is a stored attachment (OCI image-spec, manifest.md, "subject").
 type Referrer struct {
 	Digest      ingot.Digest      `json:"digest"` // of its OCI manifest
 	Type        string            `json:"type"`
@@ -31,8 +31,8 @@ type Referrer struct {
 	Annotations map[string]string `json:"annotations,omitempty"`
 }
 
-// AddReferrer keeps an attachment with the image of a digest, which does not
-// change. The same attachment again changes nothing.
+// AddReferrer stores an attachment to the image of the given digest, which does not change. Adding
+// the same attachment again changes nothing.
 func (s *Store) AddReferrer(ctx context.Context, subject ingot.Digest, a Attachment) (Referrer, error) {
 	unlock, err := s.lock()
 	if err != nil {
@@ -63,8 +63,8 @@ func (s *Store) AddReferrer(ctx context.Context, subject ingot.Digest, a Attachm
 	return r, err
 }
 
-// Referrers returns what refers to an image, oldest first; of one artifact
-// type, unless that is empty. What cannot be read is left out.
+// Referrers returns the referrers of an image, oldest first: those of one artifact type, or all if
+// it is empty. A referrer that cannot be read is left out.
 func (s *Store) Referrers(_ context.Context, subject ingot.Digest, artifactType string) ([]Referrer, error) {
 	index, err := s.readIndex()
 	if err != nil {
@@ -85,8 +85,8 @@ func (s *Store) Referrers(_ context.Context, subject ingot.Digest, artifactType 
 // ReadReferrer returns the content of a referrer, checked against its digest.
 func (s *Store) ReadReferrer(r Referrer) ([]byte, error) { return s.readBlob(r.Content.Digest) }
 
-// referrer reads the manifest of a referrer; of is the image that it refers to.
-func (s *Store) referrer(d ocispec.Descriptor) (r Referrer, of ingot.Digest, err error) {
+// referrer reads the manifest of a referrer.
+func (s *Store) referrer(d ocispec.Descriptor) (r Referrer, subject ingot.Digest, err error) {
 	b, err := s.readBlob(ingot.Digest(d.Digest))
 	if err != nil {
 		return r, "", err
@@ -96,11 +96,15 @@ func (s *Store) referrer(d ocispec.Descriptor) (r Referrer, of ingot.Digest, err
 		return r, "", fmt.Errorf("parsing referrer %s: %w", ingot.Digest(d.Digest).Short(), err)
 	}
 	if m.Subject == nil || len(m.Layers) != 1 {
-		return r, "", fmt.Errorf("parsing referrer %s: it has %d layers, or no subject", ingot.Digest(d.Digest).Short(), len(m.Layers))
+		return r, "", fmt.Errorf("parsing referrer %s: want a subject and one layer, got %d layers",
+			ingot.Digest(d.Digest).Short(), len(m.Layers))
 	}
 	l := m.Layers[0]
-	return Referrer{Digest: ingot.Digest(d.Digest), Type: m.ArtifactType, Media: l.MediaType,
-		Content: ingot.Artifact{Digest: ingot.Digest(l.Digest), Size: l.Size}, Annotations: m.Annotations}, ingot.Digest(m.Subject.Digest), nil
+	r = Referrer{
+		Digest: ingot.Digest(d.Digest), Type: m.ArtifactType, Media: l.MediaType,
+		Content: ingot.Artifact{Digest: ingot.Digest(l.Digest), Size: l.Size}, Annotations: m.Annotations,
+	}
+	return r, ingot.Digest(m.Subject.Digest), nil
 }
 
 // putReferrer writes the blobs of an attachment to subject; the caller holds

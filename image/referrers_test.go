@@ -14,7 +14,9 @@ import (
 
 // note is an attachment of some text.
 func note(kind, text string) Attachment {
-	return Attachment{Type: kind, Media: "text/plain", Content: strings.NewReader(text), Annotations: map[string]string{"of": text}}
+	return Attachment{
+		Type: kind, Media: "text/plain", Content: strings.NewReader(text), Annotations: map[string]string{"of": text},
+	}
 }
 
 // TestReferrers: what is attached to an image is found again, does not change
@@ -53,7 +55,8 @@ func TestReferrers(t *testing.T) {
 		}
 	}
 	check("attached")
-	if again, err := s.Get(t.Context(), "lab:1"); err != nil || again.Digest != im.Digest || again.Signature != im.Signature {
+	again, err := s.Get(t.Context(), "lab:1")
+	if err != nil || again.Digest != im.Digest || again.Signature != im.Signature {
 		t.Errorf("the image became %s (%v)", again.Digest, err)
 	}
 	if _, err := s.GC(t.Context(), GCOptions{}); err != nil {
@@ -114,7 +117,8 @@ func TestVerifyReadsReferrers(t *testing.T) {
 		if err := os.WriteFile(s.Blob(blob), []byte("b"), 0o644); err != nil {
 			t.Fatal(err)
 		}
-		if err := s.Verify(t.Context(), im, s.keys.Release.Public); !errors.Is(err, ErrDamaged) || !strings.Contains(err.Error(), "SBOM") {
+		err = s.Verify(t.Context(), im, s.keys.Release.Public)
+		if !errors.Is(err, ErrDamaged) || !strings.Contains(err.Error(), "SBOM") {
 			t.Errorf("Verify with a damaged %s = %v; want %v of the SBOM", part, err, ErrDamaged)
 		}
 	}

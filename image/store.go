@@ -1,5 +1,5 @@
-// Package image is the loading dock between builder and bootserver: finished
-// images in a Store, and the keys and signatures that make them trusted.
+// Package image stores finished images, and verifies the signatures that make them trusted. It is
+// where builder and bootserver meet.
 //
 // A Store is an OCI image layout (OCI image-spec, image-layout.md) that other
 // OCI tools can read: each image is an OCI manifest whose config blob is an
@@ -7,14 +7,13 @@
 // Its signature is a referrer (image-spec, manifest.md, "subject"), so that
 // signing does not change an image's digest.
 //
-// The package writes the layout itself: a blob is written under a temporary
-// name, synced and renamed, index.json comes last, and one lock orders the
-// writers of all processes. An image that comes from elsewhere (Receive: from a
-// registry, an archive) is written blob by blob without that lock; its
-// signature is checked first, its entry in the index comes last.
+// The package writes the layout itself: a blob is written under a temporary name, synced and
+// renamed, index.json is written last, and one lock serialises the writers of all processes.
+// Receive, which copies an image from a registry or an archive, writes blobs without that lock; it
+// checks the signature first and writes the entry in the index last.
 //
-// The client of registries is a package of its own, so that whoever only reads
-// a Store links none.
+// Left out on purpose: the registry client, which is in image/registry, so that a program that only
+// reads a Store does not link it; image indexes for several platforms; digests other than SHA-256.
 package image
 
 import (
@@ -41,24 +40,24 @@ import (
 
 // Errors that callers may test for with errors.Is.
 var (
-	// ErrNotFound: no complete image answers to the reference.
+	// ErrNotFound: the reference matches no complete image.
 	ErrNotFound = errors.New("no such image")
-	// ErrExists: the name is taken by an image with another digest.
-	ErrExists = errors.New("the image exists already with other content")
-	// ErrAmbiguous: several images begin with the given digits.
+	// ErrExists: an image with another digest has the name.
+	ErrExists = errors.New("an image of that name already exists with other content")
+	// ErrAmbiguous: the digests of several images begin with the given digits.
 	ErrAmbiguous = errors.New("several images match")
-	// ErrBusy: an image is being received, so nothing may be collected.
-	ErrBusy = errors.New("an image is just coming in")
-	// ErrContent: what came from elsewhere is not what its digest says.
-	ErrContent = errors.New("the content is not what its digest says")
-	// ErrNotImage: what came from elsewhere is no image of ingot.
-	ErrNotImage = errors.New("this is no image of ingot")
-	// ErrUntrusted: an image from elsewhere is not signed by a trusted key.
+	// ErrBusy: an image is being received, so no garbage can be collected.
+	ErrBusy = errors.New("an image is being received")
+	// ErrContent: received content does not match its digest.
+	ErrContent = errors.New("the content does not match its digest")
+	// ErrNotImage: what was received is not an image of ingot.
+	ErrNotImage = errors.New("not an ingot image")
+	// ErrUntrusted: a received image is not signed by a trusted key.
 	ErrUntrusted = errors.New("the image is not signed by a release key that this store trusts")
 )
 
-// Store keeps images in a folder. Readers need no lock and see only complete
-// images; a Store may be used from several goroutines and processes.
+// Store is a folder of images. Readers need no lock and see only complete images. A Store may be
+// used by several goroutines and processes.
 type Store struct{ root string }
 
 // Image is one complete image of a Store.
@@ -74,7 +73,7 @@ type Image struct {
 	Stored    time.Time
 }
 
-// Open opens the store at root, making its folders when they are missing.
+// Open opens the store at root and creates the folders that are missing.
 func Open(_ context.Context, root string) (*Store, error) {
 	s := &Store{root: root}
 	if err := os.MkdirAll(s.dir("blobs", "sha256"), 0o755); err != nil {
@@ -95,19 +94,19 @@ func Open(_ context.Context, root string) (*Store, error) {
 	return s, nil
 }
 
-// Root is the folder that the store was opened with.
+// Root returns the folder that the store was opened with.
 func (s *Store) Root() string { return s.root }
 
 func (s *Store) dir(elem ...string) string {
 	return filepath.Join(append([]string{s.root, "images"}, elem...)...)
 }
 
-// Blob returns the file that holds the blob d. It is there for every blob of a
+// Blob returns the path of the file that holds the blob d. The file exists for every blob of a
 // complete image.
 func (s *Store) Blob(d ingot.Digest) string { return s.dir("blobs", "sha256", d.Hex()) }
 
-// List returns the complete images, sorted by profile and then by age, the
-// newest last. An image one of whose blobs is missing or short is left out.
+// List returns the complete images, sorted by profile and then by age, the newest last. An image
+// with a blob that is missing or truncated is left out.
 func (s *Store) List(ctx context.Context) ([]Image, error) {
 	index, err := s.readIndex()
 	if err != nil {
@@ -131,13 +130,15 @@ func (s *Store) List(ctx context.Context) ([]Image, error) {
 		}
 		im, err := s.read(d)
 		if err != nil {
-			continue // not complete, so not an image
+			continue // not complete
 		}
 		im.Signature = signatures[im.Digest]
 		images = append(images, im)
 	}
 	for i, im := range images {
-		images[i].Tags = slices.DeleteFunc(tags[im.Digest], func(t string) bool { return t == "" || t == im.Name.String() })
+		images[i].Tags = slices.DeleteFunc(tags[im.Digest], func(t string) bool {
+			return t == "" || t == im.Name.String()
+		})
 		slices.Sort(images[i].Tags)
 	}
 	sort.SliceStable(images, func(i, j int) bool {
@@ -150,8 +151,8 @@ func (s *Store) List(ctx context.Context) ([]Image, error) {
 	return images, nil
 }
 
-// Get returns the image that ref names: PROFILE:VERSION, a tag, PROFILE for its
-// newest version, a digest, or a unique beginning of one of at least 6 hex digits.
+// Get returns the image that ref names: PROFILE:VERSION, a tag, PROFILE for its newest version, a
+// digest, or a unique prefix of a digest of at least 6 hex digits.
 func (s *Store) Get(ctx context.Context, ref string) (Image, error) {
 	images, err := s.List(ctx)
 	if err != nil {
@@ -160,8 +161,7 @@ func (s *Store) Get(ctx context.Context, ref string) (Image, error) {
 	return Find(images, ref)
 }
 
-// Find returns the image that a reference names, as Get does, of what List
-// returned.
+// Find returns the image that a reference names, as Get does, from the images that List returned.
 func Find(images []Image, ref string) (Image, error) {
 	var found []Image
 	for _, im := range images {
@@ -181,17 +181,17 @@ func Find(images []Image, ref string) (Image, error) {
 	}
 	switch len(found) {
 	case 0:
-		return Image{}, fmt.Errorf("%w: %q%s", ErrNotFound, ref, known(images))
+		return Image{}, fmt.Errorf("%w: %q%s", ErrNotFound, ref, available(images))
 	case 1:
 		return found[0], nil
 	}
-	return Image{}, fmt.Errorf("%w: %q is the beginning of %d digests; give more digits", ErrAmbiguous, ref, len(found))
+	return Image{}, fmt.Errorf("%w: %d digests begin with %q; give more digits", ErrAmbiguous, len(found), ref)
 }
 
-// known lists what there is instead, for the error of a wrong name.
-func known(images []Image) string {
+// available lists the images of the store, for the error about an unknown name.
+func available(images []Image) string {
 	if len(images) == 0 {
-		return "; the store is empty, build one: ingot build lab --version v1"
+		return "; the store is empty; to build an image: ingot build lab --version v1"
 	}
 	var names []string
 	for _, im := range images {
@@ -203,7 +203,7 @@ func known(images []Image) string {
 	return "; the store has " + strings.Join(names, ", ")
 }
 
-// read loads one image and checks that all of it is there.
+// read loads one image and checks that all its blobs are there.
 func (s *Store) read(d ocispec.Descriptor) (Image, error) {
 	id, err := ingot.ParseDigest(d.Digest.String())
 	if err != nil {
@@ -223,7 +223,8 @@ func (s *Store) read(d ocispec.Descriptor) (Image, error) {
 			return Image{}, fmt.Errorf("reading image %s: %w", id.Short(), err)
 		}
 		if st.Size() != b.Size {
-			return Image{}, fmt.Errorf("reading image %s: blob %s has %d bytes; want %d", id.Short(), b.Digest, st.Size(), b.Size)
+			return Image{}, fmt.Errorf("reading image %s: blob %s has %d bytes; want %d",
+				id.Short(), b.Digest, st.Size(), b.Size)
 		}
 		im.Size += b.Size
 	}
@@ -249,13 +250,12 @@ func (s *Store) readBlob(d ingot.Digest) ([]byte, error) {
 		return nil, fmt.Errorf("reading blob %s: %w", d.Short(), err)
 	}
 	defer f.Close()
-	const most = 16 << 20
-	b, err := io.ReadAll(io.LimitReader(f, most))
+	b, err := io.ReadAll(io.LimitReader(f, maxConfig))
 	if err != nil {
 		return nil, fmt.Errorf("reading blob %s: %w", d.Short(), err)
 	}
 	if ingot.DigestOf(b) != d {
-		return nil, fmt.Errorf("reading blob %s: its content is damaged", d.Short())
+		return nil, fmt.Errorf("reading blob %s: the content does not match the digest", d.Short())
 	}
 	return b, nil
 }
@@ -297,7 +297,7 @@ func (s *Store) signatures(index ocispec.Index) map[ingot.Digest]string {
 	return texts
 }
 
-// lockFile takes an flock on path and returns its release.
+// lockFile takes a flock(2) lock on path and returns the function that releases it.
 func lockFile(path string, how int) (unlock func(), err error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {

@@ -100,7 +100,8 @@ func TestPutAgain(t *testing.T) {
 	if again, err := s.put(t.Context(), "v1", "root"); err != nil || again.Digest != first.Digest {
 		t.Errorf("putting the same = %s, %v; want %s", again.Digest, err, first.Digest)
 	}
-	if _, err := s.put(t.Context(), "v1", "another root"); !errors.Is(err, ErrExists) || !strings.Contains(err.Error(), "choose another --version") {
+	_, err = s.put(t.Context(), "v1", "another root")
+	if !errors.Is(err, ErrExists) || !strings.Contains(err.Error(), "choose another --version") {
 		t.Errorf("putting other content under the name = %v; want ErrExists with the next step", err)
 	}
 	if list, err := s.List(t.Context()); err != nil || len(list) != 1 {
@@ -167,7 +168,8 @@ func TestMinisignAgrees(t *testing.T) {
 		}
 	}
 	verify := func(key string) error {
-		out, err := exec.Command("minisign", "-V", "-m", filepath.Join(dir, "m"), "-p", filepath.Join(root, "keys", key)).CombinedOutput()
+		minisign := exec.Command("minisign", "-V", "-m", filepath.Join(dir, "m"), "-p", filepath.Join(root, "keys", key))
+		out, err := minisign.CombinedOutput()
 		if err != nil {
 			return fmt.Errorf("%w: %s", err, out)
 		}
@@ -211,7 +213,8 @@ func TestKilledWhilePutting(t *testing.T) {
 	if root := os.Getenv("IMAGE_TEST_PUT"); root != "" {
 		s := newStore(t, root)
 		for i := 0; ; i++ {
-			if _, err := s.put(context.Background(), fmt.Sprintf("k%d-%d", os.Getpid(), i), strings.Repeat(fmt.Sprint(i, os.Getpid()), 200_000)); err != nil {
+			version, content := fmt.Sprintf("k%d-%d", os.Getpid(), i), strings.Repeat(fmt.Sprint(i, os.Getpid()), 200_000)
+			if _, err := s.put(context.Background(), version, content); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -263,7 +266,8 @@ func TestPutCutsWhereItIsTold(t *testing.T) {
 		want  error
 	}{
 		{[]int64{16000}, nil}, {[]int64{1, 15000, 999}, nil},
-		{[]int64{16001}, ErrChunks}, {[]int64{15999}, ErrChunks}, {[]int64{16000, 1}, ErrChunks}, {[]int64{0, 16000}, ErrChunks}, {[]int64{-1, 16001}, ErrChunks},
+		{[]int64{16001}, ErrChunks}, {[]int64{15999}, ErrChunks}, {[]int64{16000, 1}, ErrChunks},
+		{[]int64{0, 16000}, ErrChunks}, {[]int64{-1, 16001}, ErrChunks},
 	} {
 		k := &chunker{sizes: c.sizes}
 		_, err := io.Copy(k, iotest.OneByteReader(strings.NewReader(root)))

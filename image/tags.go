@@ -16,10 +16,10 @@ import (
 	"ingot"
 )
 
-// ErrDamaged: a stored file is not what its digest says.
+// ErrDamaged: a stored file does not match its digest.
 var ErrDamaged = errors.New("the store is damaged")
 
-// PartName is an artifact's name for people, "root".
+// PartName returns the short name of an artifact for people, such as "root".
 func PartName(media string) string {
 	switch media {
 	case ingot.ArtifactSBOM:
@@ -32,9 +32,8 @@ func PartName(media string) string {
 	return name
 }
 
-// Tag gives an image one more name, PROFILE:WORD, such as node:stable. A tag
-// may move from image to image; the version that an image was built as never
-// does, and is ErrExists here.
+// Tag adds a name, PROFILE:WORD, such as node:stable, to an image. A tag can move from image to
+// image. The version that an image was built with cannot, and is ErrExists.
 func (s *Store) Tag(ctx context.Context, ref, name string) (Image, error) {
 	if _, err := ingot.ParseImageName(name); err != nil {
 		return Image{}, fmt.Errorf("tagging: %w", err)
@@ -49,18 +48,20 @@ func (s *Store) Tag(ctx context.Context, ref, name string) (Image, error) {
 	}
 	for _, other := range images {
 		if other.Name.String() == name {
-			return Image{}, fmt.Errorf("tagging: %w: %s is the version of %s; choose another word", ErrExists, name, other.Digest.Short())
+			return Image{}, fmt.Errorf("tagging: %w: %s is the version of %s; choose another word",
+				ErrExists, name, other.Digest.Short())
 		}
 	}
 	err = s.edit(func(index *ocispec.Index) error {
-		i := slices.IndexFunc(index.Manifests, func(d ocispec.Descriptor) bool { return ingot.Digest(d.Digest) == im.Digest })
+		i := slices.IndexFunc(index.Manifests, func(d ocispec.Descriptor) bool {
+			return ingot.Digest(d.Digest) == im.Digest
+		})
 		if i < 0 {
 			return fmt.Errorf("%w: %q", ErrNotFound, ref)
 		}
 		tag := index.Manifests[i]
 		tag.Annotations = map[string]string{ocispec.AnnotationRefName: name}
-		index.Manifests = slices.DeleteFunc(index.Manifests, func(d ocispec.Descriptor) bool { return d.Annotations[ocispec.AnnotationRefName] == name })
-		index.Manifests = append(index.Manifests, tag)
+		index.Manifests = append(withoutName(index.Manifests, name), tag)
 		return nil
 	})
 	if err != nil {
@@ -69,18 +70,26 @@ func (s *Store) Tag(ctx context.Context, ref, name string) (Image, error) {
 	return s.Get(ctx, name)
 }
 
-// Untag takes a tag away; the image stays.
+// Untag removes a tag; the image stays.
 func (s *Store) Untag(ctx context.Context, name string) error {
 	im, err := s.Get(ctx, name)
 	if err != nil {
 		return err
 	}
 	if !slices.Contains(im.Tags, name) {
-		return fmt.Errorf("taking away %q: %w: it is no tag; to remove the image: ingot image rm %s", name, ErrNotFound, name)
+		return fmt.Errorf("removing tag %q: %w: it is not a tag; to remove the image: ingot image rm %s",
+			name, ErrNotFound, name)
 	}
 	return s.edit(func(index *ocispec.Index) error {
-		index.Manifests = slices.DeleteFunc(index.Manifests, func(d ocispec.Descriptor) bool { return d.Annotations[ocispec.AnnotationRefName] == name })
+		index.Manifests = withoutName(index.Manifests, name)
 		return nil
+	})
+}
+
+// withoutName returns the entries of an index that do not have a name. It changes the slice.
+func withoutName(entries []ocispec.Descriptor, name string) []ocispec.Descriptor {
+	return slices.DeleteFunc(entries, func(d ocispec.Descriptor) bool {
+		return d.Annotations[ocispec.AnnotationRefName] == name
 	})
 }
 
@@ -94,13 +103,13 @@ func (s *Store) edit(change func(*ocispec.Index) error) error {
 	return s.change(change)
 }
 
-// change changes the index; the store's lock is held.
-func (s *Store) change(how func(*ocispec.Index) error) error {
+// change changes the index. The caller holds the store's lock.
+func (s *Store) change(change func(*ocispec.Index) error) error {
 	index, err := s.readIndex()
 	if err != nil {
 		return err
 	}
-	if err := how(&index); err != nil {
+	if err := change(&index); err != nil {
 		return err
 	}
 	return s.saveIndex(index)
@@ -117,15 +126,15 @@ func (s *Store) saveIndex(index ocispec.Index) error {
 	return syncDir(s.dir())
 }
 
-// refersTo reports whether a manifest is a referrer of subject: a signature, an
-// SBOM. One that cannot be read is taken for one: it is of no use to anybody.
+// refersTo reports whether a manifest is a referrer of subject, such as a signature or an SBOM. One
+// that cannot be read counts as a referrer of every image.
 func (s *Store) refersTo(d ocispec.Descriptor, subject ingot.Digest) bool {
 	of, refers := s.subject(d)
 	return refers && (of == subject || of == "")
 }
 
-// subject is what a manifest refers to, if it does; empty, of one that cannot be
-// read.
+// subject returns the subject of a manifest that has one. Of a manifest that cannot be read it is
+// empty.
 func (s *Store) subject(d ocispec.Descriptor) (subject ingot.Digest, refers bool) {
 	if d.ArtifactType == ingot.MediaTypeConfig {
 		return "", false
@@ -141,9 +150,8 @@ func (s *Store) subject(d ocispec.Descriptor) (subject ingot.Digest, refers bool
 	return ingot.Digest(m.Subject.Digest), true
 }
 
-// Verify reads every blob of an image and of what refers to it, checks it
-// against its digest and the signature against keys, one of which must have
-// made it, and returns the first thing that is wrong.
+// Verify checks every blob of an image and of its referrers against its digest, and the signature
+// against keys, one of which must have made it. It returns the first error.
 func (s *Store) Verify(ctx context.Context, im Image, keys ...PublicKey) error {
 	var m ocispec.Manifest
 	if err := json.Unmarshal(im.OCI, &m); err != nil {
@@ -175,8 +183,8 @@ func (s *Store) verifyBlob(ctx context.Context, name string, want ingot.Digest) 
 	return nil
 }
 
-// verifyReferrers reads what refers to an image. A damaged manifest cannot say
-// what it refers to: it counts as the image's own.
+// verifyReferrers verifies the referrers of an image. A damaged manifest has no readable subject,
+// so it counts as a referrer.
 func (s *Store) verifyReferrers(ctx context.Context, subject ingot.Digest) error {
 	index, err := s.readIndex()
 	if err != nil {
@@ -202,14 +210,14 @@ func (s *Store) verifyReferrers(ctx context.Context, subject ingot.Digest) error
 	return nil
 }
 
-// measure is the digest of what is stored as the blob d.
+// measure returns the digest of the file that is stored as blob d.
 func (s *Store) measure(ctx context.Context, d ingot.Digest) (ingot.Digest, error) {
 	f, err := os.Open(s.Blob(d))
 	if err != nil {
 		return "", err
 	}
 	defer f.Close()
-	sum := newSum()
+	sum := newHasher()
 	if _, err := io.Copy(sum, readerWithContext{ctx, f}); err != nil {
 		return "", err
 	}

@@ -32,7 +32,8 @@ func TestTagsMove(t *testing.T) {
 			t.Fatalf("Tag(%s) = %s, %v", im.Name, got.Name, err)
 		}
 	}
-	if im, err := s.Get(t.Context(), "lab:stable"); err != nil || im.Digest != two.Digest || !slices.Equal(im.Tags, []string{"lab:stable"}) || im.Signature == "" {
+	im, err := s.Get(t.Context(), "lab:stable")
+	if err != nil || im.Digest != two.Digest || !slices.Equal(im.Tags, []string{"lab:stable"}) || im.Signature == "" {
 		t.Errorf("lab:stable is %s %v (%v); want the second image, signed", im.Name, im.Tags, err)
 	}
 	if got := names(t, s); !slices.Equal(got, []string{"lab:1", "lab:2"}) {

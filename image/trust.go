@@ -13,27 +13,27 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// SecretKey signs; its public half verifies. The zero SecretKey signs nothing.
+// SecretKey is an Ed25519 key that signs. The zero SecretKey signs nothing.
 type SecretKey struct{ key minisign.PrivateKey }
 
 // PublicKey verifies what the matching SecretKey signed.
 type PublicKey struct{ key minisign.PublicKey }
 
-// KeyPair is one key of ingot.
+// KeyPair is a secret key and its public half.
 type KeyPair struct {
 	Secret SecretKey
 	Public PublicKey
 }
 
-// Keys are the two keys of DESIGN: Release signs image manifests, Server signs
-// tickets. They are separate so that a release key can live on a build host.
+// Keys are the keys of an installation: Release signs image manifests, Server signs tickets. They
+// are separate so that the release key can be kept on a build host.
 type Keys struct {
 	Release KeyPair
 	Server  KeyPair
 }
 
-// Sign returns a minisign signature file over message, with comment as the
-// trusted comment. The text is what `minisign -Vm FILE` reads from FILE.minisig.
+// Sign returns a minisign signature of message with the given trusted comment. The text is what
+// `minisign -Vm FILE` reads from FILE.minisig.
 func (s SecretKey) Sign(message []byte, comment string) string {
 	return string(minisign.SignWithComments(s.key, message, comment, "ingot signature"))
 }
@@ -46,10 +46,10 @@ func (p PublicKey) Verify(message []byte, signature string) error {
 	return nil
 }
 
-// VerifySignature reports whether one of the keys signed the image.
+// VerifySignature returns ErrSignature unless one of the keys signed the image.
 func (im *Image) VerifySignature(keys ...PublicKey) error {
 	if im.Signature == "" {
-		return fmt.Errorf("%w: it is not signed", ErrSignature)
+		return fmt.Errorf("%w: the image is not signed", ErrSignature)
 	}
 	return verifyWith(keys, im.OCI, im.Signature)
 }
@@ -68,7 +68,7 @@ func verifyWith(keys []PublicKey, message []byte, signature string) error {
 	return fmt.Errorf("%w: it says key %016X", ErrSignature, s.KeyID)
 }
 
-// ID is the key's number as minisign prints it, 16 hex digits.
+// ID returns the key's number as minisign prints it, in 16 hex digits.
 func (p PublicKey) ID() string { return fmt.Sprintf("%016X", p.key.ID()) }
 
 // Text returns the minisign public key file.
@@ -77,7 +77,7 @@ func (p PublicKey) Text() []byte {
 	return append(b, '\n')
 }
 
-// ErrSignature: a signature is malformed, of another key, or of other bytes.
+// ErrSignature: a signature is missing, malformed, made by another key, or of other content.
 var ErrSignature = errors.New("bad signature")
 
 // ParsePublicKey reads a minisign public key file.
@@ -89,12 +89,12 @@ func ParsePublicKey(text []byte) (PublicKey, error) {
 	return PublicKey{k}, nil
 }
 
-// LoadOrCreateKeys reads release.key and server.key from dir and makes those
-// that are missing, together with their .pub files. Secret keys are stored
-// without a password, mode 0600, so that a server starts unattended.
+// LoadOrCreateKeys reads release.key and server.key from dir and creates those that are missing,
+// together with their .pub files. Secret keys are stored without a password, with mode 0600, so
+// that a server starts unattended.
 func LoadOrCreateKeys(dir string) (Keys, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return Keys{}, fmt.Errorf("making key folder: %w", err)
+		return Keys{}, fmt.Errorf("creating the key folder: %w", err)
 	}
 	unlock, err := lockFile(filepath.Join(dir, ".lock"), unix.LOCK_EX)
 	if err != nil {
@@ -119,7 +119,8 @@ func loadOrCreateKey(dir, name string) (KeyPair, error) {
 		return KeyPair{}, fmt.Errorf("reading key %q: %w", name, err)
 	}
 	if st, err := os.Stat(path); err == nil && st.Mode().Perm()&0o077 != 0 {
-		return KeyPair{}, fmt.Errorf("key file %s has mode %04o and others may read it; run: chmod 600 %s", path, st.Mode().Perm(), path)
+		return KeyPair{}, fmt.Errorf("key file %s can be read by other users (mode %04o); run: chmod 600 %s",
+			path, st.Mode().Perm(), path)
 	}
 	var secret minisign.PrivateKey
 	if err := secret.UnmarshalText(text); err != nil {
@@ -127,17 +128,17 @@ func loadOrCreateKey(dir, name string) (KeyPair, error) {
 	}
 	public, ok := secret.Public().(minisign.PublicKey)
 	if !ok {
-		return KeyPair{}, fmt.Errorf("parsing key file %s: it holds no ed25519 key", path)
+		return KeyPair{}, fmt.Errorf("parsing key file %s: it does not contain an Ed25519 key", path)
 	}
 	return KeyPair{SecretKey{secret}, PublicKey{public}}, nil
 }
 
-// createKey writes the public half first: a crash in between leaves no key
-// whose public half is missing, and the next start makes both anew.
+// createKey writes the public half first: after a crash in between, the next start creates both
+// anew.
 func createKey(dir, name string) (KeyPair, error) {
 	public, secret, err := minisign.GenerateKey(rand.Reader)
 	if err != nil {
-		return KeyPair{}, fmt.Errorf("making key %q: %w", name, err)
+		return KeyPair{}, fmt.Errorf("creating key %q: %w", name, err)
 	}
 	text, err := secret.MarshalText()
 	if err != nil {

@@ -1,6 +1,6 @@
-// Package imagetest makes small images for tests, in memory and as an origin
-// that a store can receive from: whole, unsigned, of another architecture,
-// with referrers of referrers, damaged.
+// Package imagetest makes small images for tests, in memory, as an origin that a store can receive
+// from: complete, unsigned, for another architecture, with referrers of referrers, or damaged. It
+// is for tests only.
 package imagetest
 
 import (
@@ -28,17 +28,17 @@ type Origin struct {
 	Blobs     map[digest.Digest][]byte
 	Manifests []ocispec.Descriptor
 	Image     ocispec.Descriptor       // the one that New made
-	Fetched   []ocispec.Descriptor     // what was asked for, in order
+	Fetched   []ocispec.Descriptor     // in order
 	Before    func(ocispec.Descriptor) // called before each Fetch; may be nil
 }
 
-// Spec says what New makes; the zero Arch is amd64.
+// Spec describes the image that New makes; the zero Arch is amd64.
 type Spec struct {
 	Name ingot.ImageName
 	Arch ingot.Arch
 	Root []byte
 	Sign *image.KeyPair // nil leaves the image unsigned
-	// Change may spoil the manifest before it is encoded; nil does not.
+	// Change changes the manifest before it is encoded; may be nil.
 	Change func(*ingot.ImageManifest)
 }
 
@@ -49,21 +49,26 @@ func New(s Spec) *Origin {
 		s.Arch = ingot.AMD64
 	}
 	layers := []ocispec.Descriptor{
-		o.blob(ingot.MediaTypeKernel, []byte("kernel of "+s.Arch)), o.blob(ingot.MediaTypeInitramfs, []byte("initramfs")),
+		o.blob(ingot.MediaTypeKernel, []byte("kernel of "+s.Arch)),
+		o.blob(ingot.MediaTypeInitramfs, []byte("initramfs")),
 		o.blob(ingot.MediaTypeRoot, s.Root), o.blob(ingot.MediaTypePlan, []byte("{}")),
 	}
 	artifact := func(i int) ingot.Artifact {
 		return ingot.Artifact{Digest: ingot.Digest(layers[i].Digest), Size: layers[i].Size}
 	}
-	m := ingot.ImageManifest{Schema: 1, Profile: s.Name.Profile, Version: s.Name.Version, Arch: s.Arch, Created: time.Unix(1, 0).UTC(),
+	m := ingot.ImageManifest{
+		Schema: 1, Profile: s.Name.Profile, Version: s.Name.Version, Arch: s.Arch, Created: time.Unix(1, 0).UTC(),
 		Kernel: artifact(0), Initramfs: artifact(1), Root: artifact(2),
-		Chunks: []ingot.Chunk{{Digest: artifact(2).Digest, Size: artifact(2).Size}}}
+		Chunks: []ingot.Chunk{{Digest: artifact(2).Digest, Size: artifact(2).Size}},
+	}
 	if s.Change != nil {
 		s.Change(&m)
 	}
-	o.Image = o.manifest(ocispec.Manifest{ArtifactType: ingot.MediaTypeConfig, Config: o.blob(ingot.MediaTypeConfig, encode(m)), Layers: layers})
+	config := o.blob(ingot.MediaTypeConfig, encode(m))
+	o.Image = o.manifest(ocispec.Manifest{ArtifactType: ingot.MediaTypeConfig, Config: config, Layers: layers})
 	if s.Sign != nil {
-		o.Refer(o.Image, ingot.ArtifactSignature, []byte(s.Sign.Secret.Sign(o.Blobs[o.Image.Digest], "image "+s.Name.String())))
+		signature := s.Sign.Secret.Sign(o.Blobs[o.Image.Digest], "image "+s.Name.String())
+		o.Refer(o.Image, ingot.ArtifactSignature, []byte(signature))
 	}
 	return o
 }

@@ -118,9 +118,12 @@ func newWorld(t *testing.T, size int, arch ingot.Arch) world {
 			t.Fatal(err)
 		}
 	}
-	o := imagetest.New(imagetest.Spec{Name: ingot.ImageName{Profile: "lab", Version: "v1"}, Root: w.root, Sign: &w.keys.Release, Arch: arch})
-	o.Refer(o.Refer(o.Image, "application/vnd.cyclonedx+json", []byte("{}")), ingot.ArtifactSignature, []byte("of the SBOM"))
-	if w.im, err = w.from.Receive(t.Context(), o, o.Image, image.ReceiveOptions{Trusted: []image.PublicKey{w.keys.Release.Public}}); err != nil {
+	name := ingot.ImageName{Profile: "lab", Version: "v1"}
+	o := imagetest.New(imagetest.Spec{Name: name, Root: w.root, Sign: &w.keys.Release, Arch: arch})
+	sbom := o.Refer(o.Image, "application/vnd.cyclonedx+json", []byte("{}"))
+	o.Refer(sbom, ingot.ArtifactSignature, []byte("of the SBOM"))
+	trusted := image.ReceiveOptions{Trusted: []image.PublicKey{w.keys.Release.Public}}
+	if w.im, err = w.from.Receive(t.Context(), o, o.Image, trusted); err != nil {
 		t.Fatal(err)
 	}
 	return w
@@ -200,7 +203,8 @@ func TestPushAndPull(t *testing.T) {
 				}
 			}
 			if skopeo, err := exec.LookPath("skopeo"); err == nil {
-				out, err := exec.Command(skopeo, "inspect", "--raw", "--tls-verify=false", "docker://"+host+"/images/lab:v1").Output()
+				ref := "docker://" + host + "/images/lab:v1"
+				out, err := exec.Command(skopeo, "inspect", "--raw", "--tls-verify=false", ref).Output()
 				if err != nil || !bytes.Equal(out, w.im.OCI) {
 					t.Errorf("skopeo reads %q, %v; want our manifest", out, err)
 				}
@@ -222,13 +226,14 @@ func TestUntrusted(t *testing.T) {
 	}
 	key := w.keys.Release.Public.ID()
 	w.keys = stranger
-	if _, err := w.pull(t.Context(), host+"/lab:v1", plain); !errors.Is(err, image.ErrUntrusted) || !strings.Contains(err.Error(), key) {
+	_, err = w.pull(t.Context(), host+"/lab:v1", plain)
+	if !errors.Is(err, image.ErrUntrusted) || !strings.Contains(err.Error(), key) {
 		t.Errorf("pulling without the key: %v; want ErrUntrusted, naming key %s", err, key)
 	}
 	w.none(t)
 }
 
-// htpasswd is the configuration of a registry that asks who we are.
+// htpasswd is the configuration of a registry that requires a password.
 func htpasswd(t *testing.T) string {
 	t.Helper()
 	hash, err := bcrypt.GenerateFromPassword([]byte("secret"), bcrypt.MinCost)
@@ -245,7 +250,8 @@ func htpasswd(t *testing.T) string {
 func credentials(t *testing.T, host, password string) string {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "config.json")
-	b, err := json.Marshal(map[string]any{"auths": map[string]any{host: map[string]string{"auth": base64.StdEncoding.EncodeToString([]byte("ada:" + password))}}})
+	basic := base64.StdEncoding.EncodeToString([]byte("ada:" + password))
+	b, err := json.Marshal(map[string]any{"auths": map[string]any{host: map[string]string{"auth": basic}}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -276,16 +282,20 @@ func TestCredentials(t *testing.T) {
 			t.Errorf("pulling with %v: %v; want %v", c.files, err, c.want)
 		}
 	}
-	if _, err := w.pull(t.Context(), host+"/lab:v1", registry.Options{PlainHTTP: true, Credentials: []string{"/dev/null/x"}}); err == nil {
-		t.Error("a credentials file that cannot be read is passed over")
+	unreadable := registry.Options{PlainHTTP: true, Credentials: []string{"/dev/null/x"}}
+	if _, err := w.pull(t.Context(), host+"/lab:v1", unreadable); err == nil {
+		t.Error("a credentials file that cannot be read is ignored")
 	}
 }
 
-// TestCredentialHelper has the password told by a program, as docker does.
+// TestCredentialHelper gets the password from a program, as docker does.
 func TestCredentialHelper(t *testing.T) {
 	host := debian(t, htpasswd(t))
 	dir := t.TempDir()
-	helper := "#!/bin/sh\nread host; echo \"{\\\"ServerURL\\\":\\\"$host\\\",\\\"Username\\\":\\\"ada\\\",\\\"Secret\\\":\\\"secret\\\"}\"\n"
+	helper := `#!/bin/sh
+read host
+printf '{"ServerURL": "%s", "Username": "ada", "Secret": "secret"}' "$host"
+`
 	if err := os.WriteFile(filepath.Join(dir, "docker-credential-ingottest"), []byte(helper), 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -295,7 +305,8 @@ func TestCredentialHelper(t *testing.T) {
 		t.Fatal(err)
 	}
 	w := newWorld(t, 1000, ingot.AMD64)
-	if _, err := w.push(t.Context(), host+"/lab", registry.Options{PlainHTTP: true, Credentials: []string{file}}); err != nil {
+	o := registry.Options{PlainHTTP: true, Credentials: []string{file}}
+	if _, err := w.push(t.Context(), host+"/lab", o); err != nil {
 		t.Error(err)
 	}
 }
@@ -308,9 +319,13 @@ func TestRefusals(t *testing.T) {
 		t.Fatal(err)
 	}
 	for ref, want := range map[string]error{
-		host + "/lab:v9": registry.ErrMissing, host + "/other:v1": registry.ErrMissing, host + "/lab@sha256:" + strings.Repeat("0", 64): registry.ErrMissing,
-		host + "/lab": registry.ErrReference, "http://" + host + "/lab:v1": registry.ErrReference, host + "/La b:v1": registry.ErrReference,
-		"127.0.0.1:1/lab:v1": registry.ErrUnreachable,
+		host + "/lab:v9":   registry.ErrMissing,
+		host + "/other:v1": registry.ErrMissing,
+		host + "/lab@sha256:" + strings.Repeat("0", 64): registry.ErrMissing,
+		host + "/lab":                registry.ErrReference,
+		"http://" + host + "/lab:v1": registry.ErrReference,
+		host + "/La b:v1":            registry.ErrReference,
+		"127.0.0.1:1/lab:v1":         registry.ErrUnreachable,
 	} {
 		if _, err := w.pull(t.Context(), ref, plain); !errors.Is(err, want) {
 			t.Errorf("pulling %s: %v; want %v", ref, err, want)
@@ -319,7 +334,8 @@ func TestRefusals(t *testing.T) {
 	if _, err := w.pull(t.Context(), host+"/lab:v1", registry.Options{}); !errors.Is(err, registry.ErrPlainHTTP) {
 		t.Errorf("HTTPS to a plain registry: %v; want ErrPlainHTTP", err)
 	}
-	if _, err := registry.Open(t.Context(), host+"/lab:v1", registry.Options{CA: []byte("none")}); !errors.Is(err, registry.ErrCA) {
+	_, err := registry.Open(t.Context(), host+"/lab:v1", registry.Options{CA: []byte("none")})
+	if !errors.Is(err, registry.ErrCA) {
 		t.Errorf("a CA file without certificates: %v; want ErrCA", err)
 	}
 	w.none(t)
@@ -369,8 +385,10 @@ func certificate(t *testing.T, dir string) []byte {
 	if err != nil {
 		t.Fatal(err)
 	}
-	template := x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "registry"}, NotAfter: time.Now().Add(time.Hour),
-		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, IsCA: true, BasicConstraintsValid: true}
+	template := x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "registry"}, NotAfter: time.Now().Add(time.Hour),
+		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, IsCA: true, BasicConstraintsValid: true,
+	}
 	der, err := x509.CreateCertificate(rand.Reader, &template, &template, &key.PublicKey, key)
 	if err != nil {
 		t.Fatal(err)
@@ -380,7 +398,8 @@ func certificate(t *testing.T, dir string) []byte {
 		t.Fatal(err)
 	}
 	text := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
-	for name, b := range map[string][]byte{"cert.pem": text, "key.pem": pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: secret})} {
+	private := pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: secret})
+	for name, b := range map[string][]byte{"cert.pem": text, "key.pem": private} {
 		if err := os.WriteFile(filepath.Join(dir, name), b, 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -421,13 +440,15 @@ func TestFlippedByte(t *testing.T) {
 		rw.Header().Set("Content-Length", strconv.Itoa(len(b)))
 		_, _ = rw.Write(b) // the client may be gone
 	})
-	if _, err := w.pull(t.Context(), wrong+"/lab:v1", plain); !errors.Is(err, image.ErrContent) || !strings.Contains(err.Error(), "root") {
+	_, err := w.pull(t.Context(), wrong+"/lab:v1", plain)
+	if !errors.Is(err, image.ErrContent) || !strings.Contains(err.Error(), "root") {
 		t.Errorf("pulling a flipped byte: %v; want ErrContent, naming the root", err)
 	}
 	w.none(t)
 	// The first pull stopped at once: which other parts were complete is chance.
 	complete := map[string]bool{}
-	for _, part := range []ingot.Digest{w.im.Manifest.Root.Digest, w.im.Manifest.Kernel.Digest, w.im.Manifest.Initramfs.Digest} {
+	m := w.im.Manifest
+	for _, part := range []ingot.Digest{m.Root.Digest, m.Kernel.Digest, m.Initramfs.Digest} {
 		_, err := os.Stat(w.to.Blob(part))
 		complete[part.String()] = err == nil
 	}
@@ -492,8 +513,6 @@ func TestBrokenConnections(t *testing.T) {
 		pass.ServeHTTP(rw, r)
 	})
 	o := registry.Options{PlainHTTP: true}
-	var told atomic.Int64
-	o.Retry = func(error, time.Duration) { told.Add(1) }
 	registry.SetPauses(&o, time.Millisecond, 5*time.Second)
 	got, err := w.pull(t.Context(), breaking+"/lab:v1", o)
 	if err != nil || got.Digest != w.im.Digest {
@@ -522,7 +541,8 @@ func TestGoesAwayInTheMiddle(t *testing.T) {
 	t.Cleanup(func() { close(end) })
 	var hang atomic.Bool
 	dying := bad(t, host, func(rw http.ResponseWriter, r *http.Request, pass http.Handler) {
-		isRoot := strings.HasSuffix(r.URL.Path, root) && r.Method == http.MethodGet || r.Method == http.MethodPut && r.ContentLength > 1<<20
+		isRoot := strings.HasSuffix(r.URL.Path, root) && r.Method == http.MethodGet ||
+			r.Method == http.MethodPut && r.ContentLength > 1<<20
 		switch {
 		case dead.Load():
 			panic(http.ErrAbortHandler)
@@ -543,6 +563,8 @@ func TestGoesAwayInTheMiddle(t *testing.T) {
 		pass.ServeHTTP(rw, r)
 	})
 	o := registry.Options{PlainHTTP: true}
+	var pauses atomic.Int64
+	o.Retry = func(error, time.Duration) { pauses.Add(1) }
 	registry.SetPauses(&o, time.Millisecond, 300*time.Millisecond)
 	if _, err := w.push(t.Context(), dying+"/lab", o); !errors.Is(err, registry.ErrUnreachable) {
 		t.Errorf("pushing to a registry that dies: %v; want ErrUnreachable", err)
@@ -557,10 +579,14 @@ func TestGoesAwayInTheMiddle(t *testing.T) {
 	if _, err := w.pull(t.Context(), dying+"/lab:v1", o); !errors.Is(err, registry.ErrUnreachable) {
 		t.Errorf("pulling from a registry that dies: %v; want ErrUnreachable", err)
 	}
+	if pauses.Load() == 0 {
+		t.Error("Retry was not called; want it before each pause")
+	}
 	w.none(t)
 	dead.Store(false)
 	hang.Store(true)
-	if _, err := w.pull(t.Context(), dying+"/lab:v1", o); !errors.Is(err, registry.ErrUnreachable) || !strings.Contains(err.Error(), "no data received") {
+	_, err := w.pull(t.Context(), dying+"/lab:v1", o)
+	if !errors.Is(err, registry.ErrUnreachable) || !strings.Contains(err.Error(), "no data received") {
 		t.Errorf("pulling from a registry that says nothing: %v; want ErrUnreachable", err)
 	}
 	w.none(t)
