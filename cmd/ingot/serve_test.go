@@ -246,6 +246,26 @@ func contains(list, want []string) bool {
 	return true
 }
 
+// TestSinglePort: with tftp.singlePort a client that hears port 69 alone, as behind
+// address translation, receives its file; without it, it receives nothing.
+func TestSinglePort(t *testing.T) {
+	if testing.Short() {
+		t.Skip("some seconds in network namespaces")
+	}
+	wire.Need(t, "curl")
+	for _, single := range []bool{false, true} {
+		f := newField(t, 2<<20)
+		f.write(strings.Replace(settings, "boots:", fmt.Sprintf("tftp: {singlePort: %v}\nboots:", single), 1))
+		f.serve()
+		f.until("TFTP to answer", func() bool { return f.answers("tftp://10.99.0.1/autoexec.ipxe") })
+		const request = `exec 3<>/dev/udp/10.99.0.1/69; printf '\0\1autoexec.ipxe\0octet\0' >&3; timeout 2 head -c 10 <&3`
+		got, _ := f.lan.Command(f.ctx, "bash", "-c", request).Output() // without an answer, timeout ends it
+		if want := "\x00\x03\x00\x01#!ipxe"; (string(got) == want) != single {
+			t.Errorf("singlePort %v: port 69 answers %q; want %q only with the option", single, got, want)
+		}
+	}
+}
+
 // TestPassedSocketsStay: a socket that was passed for all addresses serves every
 // link, whichever of them a reload leaves.
 func TestPassedSocketsStay(t *testing.T) {

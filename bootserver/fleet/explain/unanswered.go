@@ -44,7 +44,7 @@ func (s Story) otherIn(b fleet.Boot) (name string) {
 // unloaded explains a machine that has an address, and did not fetch its first
 // stage, or not all of it.
 func unloaded(b fleet.Boot, s Story, other string) cause {
-	file, port := b.First, "UDP port 69"
+	file, port := b.First, "TFTP (UDP port 69 and those of transfers)"
 	if strings.HasSuffix(string(b.Firmware), "-http") {
 		port = "HTTP"
 	}

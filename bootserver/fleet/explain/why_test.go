@@ -183,12 +183,12 @@ var stories = []struct {
 		s.Others = []fleet.Other{{Address: netip.MustParseAddr("10.0.0.3"), At: clock("10:19:01")}}
 	}), "No DHCPREQUEST after our offer: another server, 10.0.0.3, answered. Boots node:7 now: stage dhcp, 60 s after its first packet."},
 	{"TFTP does not get through", lived(node01(), fleet.Policy{}, recorded(1, fleet.ImageRef{}, "10:19:00", ingot.StageDHCP)),
-		"Address given, then snponly.efi was never fetched: does a firewall close UDP port 69, or does the machine hang in its firmware? Boots node:7 now: stage dhcp, 60 s after its first packet."},
+		"Address given, then snponly.efi was never fetched: does a firewall close TFTP (UDP port 69 and those of transfers), or does the machine hang in its firmware? Boots node:7 now: stage dhcp, 60 s after its first packet."},
 	{"beside another server, and no address is taken", lived(node01(), fleet.Policy{}, with(recorded(1, fleet.ImageRef{}, "10:19:00", ingot.StageDHCP), func(b *fleet.Boot) { b.Told, b.Proxy = time.Time{}, true })),
 		"The machine was told what to boot, and took no address: we give none here; its DHCP server did not, or its answer was lost: look at that server, and at the switch port (STP, VLAN). Boots node:7 now: stage dhcp, 60 s after its first packet."},
 	{"beside another server, which is obeyed", with(lived(node01(), fleet.Policy{}, with(recorded(1, fleet.ImageRef{}, "10:19:00", ingot.StageDHCP), func(b *fleet.Boot) { b.Proxy = true })), func(s *Story) {
 		s.Others = []fleet.Other{{Address: netip.MustParseAddr("10.0.0.1"), Kind: "DHCPACK", Expected: true, At: clock("10:19:02")}}
-	}), "Its DHCP server gave it an address, then snponly.efi was never fetched: did it obey its DHCP server, which names another file, or does a firewall close UDP port 69? Boots node:7 now: stage dhcp, 60 s after its first packet."},
+	}), "Its DHCP server gave it an address, then snponly.efi was never fetched: did it obey its DHCP server, which names another file, or does a firewall close TFTP (UDP port 69 and those of transfers)? Boots node:7 now: stage dhcp, 60 s after its first packet."},
 	{"beside two other servers", with(lived(node01(), fleet.Policy{}, with(recorded(1, fleet.ImageRef{}, "10:19:00", ingot.StageDHCP), func(b *fleet.Boot) { b.Proxy = true })), func(s *Story) {
 		s.Others = []fleet.Other{{Address: netip.MustParseAddr("10.0.0.3"), Kind: "DHCPOFFER", File: "pxelinux.0", At: clock("10:19:01")}, {Address: netip.MustParseAddr("10.0.0.1"), Kind: "DHCPACK", Expected: true, At: clock("10:19:02")}}
 	}), "Its DHCP server gave it an address, then snponly.efi was never fetched: another server, 10.0.0.3, answered as well, and the machine may have obeyed that one. Boots node:7 now: stage dhcp, 60 s after its first packet."},
