@@ -253,10 +253,10 @@ func failing(t *testing.T, c source.Cache, script string) source.Package {
 func TestInstallFails(t *testing.T) {
 	requireAll(t)
 	b := profileBuild(t, "lab")
-	install := func(ctx context.Context, script string, told func(string)) error {
+	install := func(ctx context.Context, script string, report func(string)) error {
 		list := append(slices.Clone(b.plan.Packages), failing(t, b.cache, script))
 		return source.Install(ctx, b.cache, list, b.at("out.tar"), source.InstallOptions{Arch: string(b.p.Arch),
-			Epoch: b.epoch, Work: b.work, Progress: told})
+			Epoch: b.epoch, Work: b.work, Progress: report})
 	}
 	err := install(t.Context(), "#!/bin/sh\necho the moon is in the wrong place\nexit 3\n", nil)
 	if !errors.Is(err, source.ErrScript) || !strings.Contains(err.Error(), "failing") ||

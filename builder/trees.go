@@ -86,7 +86,7 @@ func (b *build) rootTree(ctx context.Context, unpacked func()) (root *tree.Tree,
 		if root, err = b.pinnedTree(ctx, layers[0], pins[0]); err != nil {
 			return nil, err
 		}
-		if err := settle(root); err != nil {
+		if err := asBase(root); err != nil {
 			return nil, err
 		}
 		layers, pins = layers[1:], pins[1:]
@@ -105,14 +105,14 @@ func (b *build) rootTree(ctx context.Context, unpacked func()) (root *tree.Tree,
 	return root, nil
 }
 
-// unsettled is what a whole tree brings that belongs to where it ran: another
+// ofOtherHost are the patterns of what a whole tree brings that belongs to where it ran: another
 // kernel, and the marks of containers.
-var unsettled = []string{"usr/lib/modules/*", "lib/modules/*", "vmlinuz*", "initrd.img*", ".dockerenv",
+var ofOtherHost = []string{"usr/lib/modules/*", "lib/modules/*", "vmlinuz*", "initrd.img*", ".dockerenv",
 	"run/.containerenv", "lost+found"}
 
-// settle makes a tree from elsewhere the base of a root.
-func settle(root *tree.Tree) error {
-	if err := root.RemoveMatching(unsettled...); err != nil {
+// asBase makes a tree from elsewhere the base of a root.
+func asBase(root *tree.Tree) error {
+	if err := root.RemoveMatching(ofOtherHost...); err != nil {
 		return err
 	}
 	// A folder that was made for an image is often its owner's alone; the root

@@ -99,7 +99,7 @@ func WriteDisk(ctx context.Context, path string, m Media, progress func(done, to
 	if err := writeSystem(out, mib, system, m); err != nil {
 		return err
 	}
-	w := &writer{ctx: ctx, w: io.NewOffsetWriter(out, at), total: size, tell: progress}
+	w := &writer{ctx: ctx, w: io.NewOffsetWriter(out, at), total: size, report: progress}
 	if _, err := io.Copy(w, root); err != nil {
 		return fmt.Errorf("writing a disk's root: %w", err)
 	}
@@ -230,7 +230,7 @@ func fillWorkspace(ctx context.Context, dir string, root io.Reader, m Media, siz
 		return err
 	}
 	defer f.Close()
-	if _, err := io.Copy(&writer{ctx: ctx, w: f, total: size, tell: progress}, root); err != nil {
+	if _, err := io.Copy(&writer{ctx: ctx, w: f, total: size, report: progress}, root); err != nil {
 		return err
 	}
 	return f.Close()
@@ -281,8 +281,8 @@ type writer struct {
 	ctx         context.Context // of the one copy that it is made for
 	w           io.Writer
 	done, total int64
-	told        int64 // done, when tell was called last
-	tell        func(done, total int64)
+	reported    int64 // done, when report was last called
+	report      func(done, total int64)
 }
 
 func (w *writer) Write(p []byte) (int, error) {
@@ -291,9 +291,9 @@ func (w *writer) Write(p []byte) (int, error) {
 	}
 	n, err := w.w.Write(p)
 	w.done += int64(n)
-	if w.tell != nil && (w.done == w.total || w.done-w.told >= mib) {
-		w.told = w.done
-		w.tell(w.done, w.total)
+	if w.report != nil && (w.done == w.total || w.done-w.reported >= mib) {
+		w.reported = w.done
+		w.report(w.done, w.total)
 	}
 	return n, err
 }

@@ -139,7 +139,7 @@ func (d *Diff) packages(ctx context.Context, s *image.Store, from, to *builder.C
 	for _, c := range lock.PackageChanges(before.Packages, after.Packages) {
 		p := PackageChange{Change: c}
 		if c.Before != "" && c.After != "" {
-			p.tellWhy(ctx, cache, packageNamed(before.Packages, c.Package), packageNamed(after.Packages, c.Package))
+			p.readChanges(ctx, cache, packageNamed(before.Packages, c.Package), packageNamed(after.Packages, c.Package))
 		}
 		d.Packages = append(d.Packages, p)
 	}
@@ -147,7 +147,7 @@ func (d *Diff) packages(ctx context.Context, s *image.Store, from, to *builder.C
 	if x, y := before.Kernel, after.Kernel; x.Name != y.Name || x.Version != y.Version {
 		d.Kernel = &PackageChange{Change: lock.Change{Package: y.Name,
 			Before: kernelVersion(x, a), After: kernelVersion(y, b)}}
-		d.Kernel.tellWhy(ctx, cache, x, y)
+		d.Kernel.readChanges(ctx, cache, x, y)
 	}
 	return ctx.Err()
 }
@@ -189,9 +189,9 @@ func later(ctx context.Context, a, b string) bool {
 	return exec.CommandContext(ctx, "dpkg", "--compare-versions", a, "gt", b).Run() == nil
 }
 
-// tellWhy reads what happened between two versions: from the changelog of the
+// readChanges reads what happened between two versions: from the changelog of the
 // newer package, which knows both.
-func (c *PackageChange) tellWhy(ctx context.Context, cache source.Cache, before, after source.Package) {
+func (c *PackageChange) readChanges(ctx context.Context, cache source.Cache, before, after source.Package) {
 	newer, since := after, before.Version
 	if later(ctx, before.Version, after.Version) {
 		c.Older, newer, since = true, before, after.Version
@@ -240,9 +240,9 @@ func artifactChanges(a, b image.Image) ([]string, error) {
 	return names, nil
 }
 
-// told are the fields of a manifest that a Diff speaks of elsewhere, or that
+// coveredElsewhere are the fields of a manifest that a Diff speaks of elsewhere, or that
 // differ between any two builds.
-var told = append([]string{"version", "plan", "created", "arguments"}, described...)
+var coveredElsewhere = append([]string{"version", "plan", "created", "arguments"}, described...)
 
 // settingChanges are the other fields of the manifest that differ, by name.
 func settingChanges(a, b image.Image) ([]SettingChange, error) {
@@ -256,7 +256,7 @@ func settingChanges(a, b image.Image) ([]SettingChange, error) {
 	}
 	var list []SettingChange
 	for _, k := range fieldNames(x, y) {
-		if !slices.Contains(told, k) && !bytes.Equal(x[k], y[k]) {
+		if !slices.Contains(coveredElsewhere, k) && !bytes.Equal(x[k], y[k]) {
 			list = append(list, SettingChange{k, x[k], y[k]})
 		}
 	}
@@ -349,7 +349,7 @@ func changesOf(before, after []string) ListChange {
 	return c
 }
 
-// changelogLines bounds what is told of one package.
+// changelogLines bounds what is coveredElsewhere of one package.
 const changelogLines = 20
 
 // headRE is the first line of an entry (deb-changelog(5)): "bash (5.2-1) trixie; urgency=…".

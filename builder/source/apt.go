@@ -518,16 +518,16 @@ func lock(ctx context.Context, path string, waiting func()) (unlock func(), err 
 	if err != nil {
 		return nil, fmt.Errorf("locking %q: %w", path, err)
 	}
-	for told := false; ; {
+	for waited := false; ; {
 		switch err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); {
 		case err == nil:
 			return func() { f.Close() }, nil
 		case !errors.Is(err, unix.EWOULDBLOCK):
 			f.Close()
 			return nil, fmt.Errorf("locking %q: %w", path, err)
-		case !told:
+		case !waited:
 			waiting()
-			told = true
+			waited = true
 		}
 		select {
 		case <-ctx.Done():

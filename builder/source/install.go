@@ -159,8 +159,8 @@ func (o InstallOptions) run(ctx context.Context, u *unpacked, extra []controlFil
 	if err != nil {
 		return err
 	}
-	said := &transcript{total: len(u.debs), told: o.Progress}
-	err = runTold(ctx, cmd, said, func(ctx context.Context) error {
+	said := &transcript{total: len(u.debs), report: o.Progress}
+	err = runFed(ctx, cmd, said, func(ctx context.Context) error {
 		defer in.Close()
 		w := bufio.NewWriterSize(in, 256<<10)
 		if err := u.writeTo(ctx, w, o.Epoch); err != nil {
@@ -233,9 +233,9 @@ func unshareWorks(ctx context.Context) error {
 	return nil
 }
 
-// runTold runs cmd and feeds it. It ends when ctx does, or when this process
+// runFed runs cmd and feeds it. It ends when ctx does, or when this process
 // dies, and with it everything that it started.
-func runTold(ctx context.Context, cmd *exec.Cmd, said *transcript, feed func(context.Context) error) error {
+func runFed(ctx context.Context, cmd *exec.Cmd, said *transcript, feed func(context.Context) error) error {
 	runtime.LockOSThread() // Pdeathsig is about the thread that starts the child
 	defer runtime.UnlockOSThread()
 	cmd.SysProcAttr.Setpgid, cmd.SysProcAttr.Pdeathsig = true, syscall.SIGKILL
@@ -265,7 +265,7 @@ func runTold(ctx context.Context, cmd *exec.Cmd, said *transcript, feed func(con
 // transcript follows what the installation says.
 type transcript struct {
 	total, done int
-	told        func(string)
+	report      func(string)
 	tail        []string
 	failed      string // the package that cannot be configured, and why
 }
@@ -286,10 +286,10 @@ func (t *transcript) read(r io.Reader) {
 		line := strings.TrimRight(scan.Text(), " \r")
 		if m := settingUp.FindStringSubmatch(line); m != nil {
 			t.done++
-			t.told(fmt.Sprintf("%d of %d: %s", t.done, t.total, m[1]))
+			t.report(fmt.Sprintf("%d of %d: %s", t.done, t.total, m[1]))
 		}
 		if s, ok := strings.CutPrefix(line, "ingot: "); ok {
-			t.told(s)
+			t.report(s)
 		}
 		if t.failed == "" && line != "" {
 			if t.tail = append(t.tail, line); len(t.tail) > tailLines {

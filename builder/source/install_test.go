@@ -295,8 +295,8 @@ func TestScriptOrder(t *testing.T) {
 
 // TestTranscript: what dpkg says becomes progress, and one clear error.
 func TestTranscript(t *testing.T) {
-	var told []string
-	said := &transcript{total: 2, told: func(s string) { told = append(told, s) }}
+	var got []string
+	said := &transcript{total: 2, report: func(s string) { got = append(got, s) }}
 	said.read(strings.NewReader(`Setting up a (1.0) ...
 Setting up web (2.0) ...
 web: cannot find its data
@@ -310,7 +310,7 @@ dpkg: error processing package shop (--configure):
 		!strings.Contains(err.Error(), "web: cannot find its data") || strings.Contains(err.Error(), "shop") {
 		t.Errorf("failure = %v; want the first package and what it said", err)
 	}
-	if want := []string{"1 of 2: a", "2 of 2: web"}; !slices.Equal(told, want) {
-		t.Errorf("told %q; want %q", told, want)
+	if want := []string{"1 of 2: a", "2 of 2: web"}; !slices.Equal(got, want) {
+		t.Errorf("reported %q; want %q", got, want)
 	}
 }

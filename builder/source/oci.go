@@ -283,7 +283,7 @@ func readSmall(ctx context.Context, from depot, d ocispec.Descriptor, limit int6
 }
 
 // keep brings a blob into the cache unless it is there.
-func (t *Trees) keep(ctx context.Context, from depot, d ocispec.Descriptor, tell func(int64)) error {
+func (t *Trees) keep(ctx context.Context, from depot, d ocispec.Descriptor, count func(int64)) error {
 	digest := ingot.Digest(d.Digest.String())
 	if t.Blobs.Has(digest, d.Size) {
 		return nil
@@ -293,7 +293,7 @@ func (t *Trees) keep(ctx context.Context, from depot, d ocispec.Descriptor, tell
 		return err
 	}
 	defer r.Close()
-	limited := io.LimitReader(&counted{r, tell}, d.Size+1) // one more would be another file
+	limited := io.LimitReader(&counted{r, count}, d.Size+1) // one more would be another file
 	switch _, n, err := t.Blobs.Put(ctx, limited, digest); {
 	case errors.Is(err, ErrDigest):
 		return fmt.Errorf("%w: its bytes are not those of %s, which the manifest names", ErrBadImage, digest.Short())
@@ -304,23 +304,23 @@ func (t *Trees) keep(ctx context.Context, from depot, d ocispec.Descriptor, tell
 	}
 }
 
-// counted tells how many bytes were read.
+// counted reports how many bytes were read.
 type counted struct {
-	r    io.Reader
-	tell func(int64)
+	r     io.Reader
+	count func(int64)
 }
 
 func (c *counted) Read(p []byte) (int, error) {
 	n, err := c.r.Read(p)
-	if c.tell != nil {
-		c.tell(int64(n))
+	if c.count != nil {
+		c.count(int64(n))
 	}
 	return n, err
 }
 
-// fetchImage brings the layers of a pinned image into the cache; tell is
+// fetchImage brings the layers of a pinned image into the cache; count is
 // called with bytes as they come.
-func (t *Trees) fetchImage(ctx context.Context, o Origin, pin Pin, from depot, tell func(int64)) error {
+func (t *Trees) fetchImage(ctx context.Context, o Origin, pin Pin, from depot, count func(int64)) error {
 	manifest := ocispec.Descriptor{Digest: ocidigest.Digest(pin.Digest), MediaType: ocispec.MediaTypeImageManifest}
 	if !t.Blobs.Has(pin.Digest, 0) || t.Blobs.Verify(ctx, pin.Digest) != nil {
 		raw, err := readSmall(ctx, from, manifest, maxManifest)
@@ -360,7 +360,7 @@ func (t *Trees) fetchImage(ctx context.Context, o Origin, pin Pin, from depot, t
 		}
 		done[l.Digest] = true
 		g.Go(func() error {
-			if err := t.keep(ctx, from, l, tell); err != nil {
+			if err := t.keep(ctx, from, l, count); err != nil {
 				return fmt.Errorf("fetching layer %d of %d of %s: %w", i+1, len(m.Layers), o.Ref, err)
 			}
 			return nil

@@ -160,7 +160,7 @@ func (t *Trees) Fetch(ctx context.Context, o Origin, pin Pin, progress func(done
 
 func (t *Trees) fetch(ctx context.Context, o Origin, pin Pin, progress func(done, total int64)) error {
 	var done atomic.Int64
-	tell := func(n int64) {
+	count := func(n int64) {
 		if v := done.Add(n); progress != nil {
 			progress(v, pin.Size)
 		}
@@ -171,7 +171,7 @@ func (t *Trees) fetch(ctx context.Context, o Origin, pin Pin, progress func(done
 			return err
 		}
 		defer from.close()
-		return t.fetchImage(ctx, o, pin, from, tell)
+		return t.fetchImage(ctx, o, pin, from, count)
 	}
 	if o.Path == "" {
 		return ErrNoTree

@@ -20,7 +20,7 @@ import (
 
 // readDebs reads and verifies all packages, as many at a time as there are
 // processors.
-func readDebs(ctx context.Context, c Cache, list []Package, dir string, told func(done int)) ([]*deb, error) {
+func readDebs(ctx context.Context, c Cache, list []Package, dir string, report func(done int)) ([]*deb, error) {
 	debs, done := make([]*deb, len(list)), make(chan struct{}, len(list))
 	// The big ones first, so that the last moments are not one processor's alone.
 	order := make([]int, len(list))
@@ -34,7 +34,7 @@ func readDebs(ctx context.Context, c Cache, list []Package, dir string, told fun
 		g.Go(func() (err error) {
 			debs[i], err = readDeb(ctx, c, list[i], filepath.Join(dir, list[i].SHA256+".tar"))
 			done <- struct{}{}
-			told(len(done))
+			report(len(done))
 			return err
 		})
 	}
