@@ -151,7 +151,7 @@ func nodeRoot(tb testing.TB) (tar string, content int64) {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	if _, _, err := takeKernel(kernel); err != nil {
+	if _, _, err := splitKernel(kernel); err != nil {
 		tb.Fatal(err)
 	}
 	if err := b.merge(root, kernel); err != nil {

@@ -8,8 +8,8 @@ import (
 	"ingot/builder/tree"
 )
 
-// checkBootable refuses a root that no kernel could start, and warns of what
-// most machines want.
+// checkBootable refuses a root without systemd as its init, and warns about other parts that most
+// machines need.
 func (b *build) checkBootable(root *tree.Tree) error {
 	missing := inspect.Missing(root)
 	if missing.Init && !b.p.Base.Tree() {
@@ -20,16 +20,16 @@ func (b *build) checkBootable(root *tree.Tree) error {
 		return fmt.Errorf("%w: the root lacks %s", ErrNotBootable, missing)
 	}
 	if init := root.Find("sbin/init"); !strings.HasSuffix(init.Path, "systemd/systemd") {
-		return fmt.Errorf("%w: its /sbin/init is /%s; ingot's machines are started by systemd", ErrNotBootable, init.Path)
+		return fmt.Errorf("%w: its /sbin/init is /%s; ingot supports systemd only", ErrNotBootable, init.Path)
 	}
 	if len(missing.Parts) > 0 {
-		b.Logger().Warn("the root lacks what most machines want", "missing", missing.String())
+		b.Logger().Warn("the root lacks parts that most machines need", "missing", missing.String())
 	}
 	return nil
 }
 
-// linkModules lets a root whose /lib is a folder of its own find the kernel's
-// modules, which are in /usr/lib.
+// linkModules makes the kernel's modules, which are in /usr/lib, visible in a root whose /lib is a
+// folder of its own.
 func linkModules(root *tree.Tree) error {
 	if lib := root.Get("lib"); lib == nil || lib.Kind != tree.Dir || root.Get("lib/modules") != nil &&
 		root.Get("lib/modules").Kind != tree.Dir {

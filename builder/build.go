@@ -22,12 +22,8 @@ import (
 	"ingot/profiles"
 )
 
-// ErrTooBig: the image does not fit into the memory that its profile allows.
-var ErrTooBig = errors.New("the image does not fit its RAM budget")
-
-// runningSystem is the memory in bytes that kernel, systemd and the usual
-// daemons take besides root and overlay: measured at "healthy" in the lab,
-// rounded up.
+// runningSystem is the memory in bytes that kernel, systemd and the usual daemons need besides root
+// and overlay: measured in the lab when a boot was healthy, rounded up.
 const runningSystem = 256 << 20
 
 // BuildOptions are what Build needs besides the plan.
@@ -35,8 +31,8 @@ type BuildOptions struct {
 	Store   *image.Store
 	Version string // of the image
 	Keys    image.Keys
-	Init    string // path of the ingot-init binary; must be the one that was planned
-	// Source reads a file that the profile takes from its folder; nil: from there.
+	Init    string // path of the ingot-init binary; the plan pins its digest
+	// Source reads a file that the profile takes from its folder; nil reads it from there.
 	Source func(profiles.File) ([]byte, error)
 }
 
@@ -53,9 +49,9 @@ type build struct {
 	epoch  time.Time
 }
 
-// Build makes the image of a plan and puts it into the store. When it fails or
-// is interrupted, the store is as it was, and scratch folders are removed; the
-// ones of builds that were killed are removed by the next build.
+// Build makes the image of a plan and puts it into the store. When it fails or is interrupted, the
+// store is unchanged and scratch folders are removed. Those of a build that was killed are removed
+// by the next build.
 func Build(ctx context.Context, env *Env, plan *Plan, o BuildOptions) (image.Image, error) {
 	if _, err := o.Store.Clean(ctx); err != nil {
 		return image.Image{}, err
@@ -91,7 +87,7 @@ func newBuild(env *Env, plan *Plan, o BuildOptions) (b *build, done func(), err 
 		return nil, nil, fmt.Errorf("reading ingot-init: %w; plan again", source.ErrDigest)
 	}
 	if have, err := skeletonDigest(); err != nil || have != plan.Skeleton {
-		return nil, nil, errors.Join(fmt.Errorf("reading the plan: it has another skeleton than this ingot: %w",
+		return nil, nil, errors.Join(fmt.Errorf("reading the plan: it was made with other built-in files than this ingot has: %w",
 			ErrOtherIngot), err)
 	}
 	work, err := scratch.New("ingot-build-")
@@ -112,13 +108,13 @@ func prepare(env *Env, plan *Plan, o BuildOptions) *build {
 	return b
 }
 
-// Fetch gets every package and tree of a plan into the cache, so that a build
-// needs no mirror and no registry.
+// Fetch downloads every package and tree of a plan into the cache, so that a build needs no mirror and
+// no registry.
 func Fetch(ctx context.Context, env *Env, plan *Plan) error {
 	return prepare(env, plan, BuildOptions{}).fetch(ctx)
 }
 
-// fetch gets every package and learns the epoch from them.
+// fetch downloads what is missing and sets the epoch: the time of the newest input.
 func (b *build) fetch(ctx context.Context) error {
 	all := append([]source.Package{b.plan.Kernel}, b.plan.Packages...)
 	every := append(slices.Clone(all), b.plan.Stub)
@@ -128,11 +124,11 @@ func (b *build) fetch(ctx context.Context) error {
 		return fmt.Errorf("checking the package cache: %w", err)
 	}
 	for _, p := range damaged {
-		b.Logger().Warn("a package in the cache is damaged; it is fetched again", "package", p.Name)
+		b.Logger().Warn("a package in the cache is damaged; fetching it again", "package", p.Name)
 	}
 	if missing := b.cache.Missing(every); len(missing) > 0 {
 		if b.Offline {
-			return fmt.Errorf("fetching packages: %w: %d are not in the cache, %s %s among them; leave out --offline",
+			return fmt.Errorf("fetching packages: %w: %d are not in the cache, for example %s %s; leave out --offline",
 				source.ErrOffline, len(missing), missing[0].Name, missing[0].Version)
 		}
 		mirrors, err := b.Mirrors()
@@ -157,8 +153,8 @@ func (b *build) fetch(ctx context.Context) error {
 	return err
 }
 
-// make goes from packages to the finished artifacts. The root and what is made
-// of the kernel alone are made at the same time.
+// make makes all artifacts. The root, and what is made of the kernel alone, are made at the same time:
+// the kernel waits until the packages are unpacked, the root waits for the kernel's modules.
 func (b *build) make(ctx context.Context) (*ingot.ImageManifest, image.Files, error) {
 	files := image.Files{Kernel: b.at("kernel"), Root: b.at("root.squashfs"), Plan: b.at("plan.json")}
 	if err := b.fetch(ctx); err != nil {
@@ -166,13 +162,13 @@ func (b *build) make(ctx context.Context) (*ingot.ImageManifest, image.Files, er
 	}
 	var root *tree.Tree
 	var k kernel
-	turn, there := make(chan struct{}), make(chan struct{})
+	unpacked, modules := make(chan struct{}), make(chan struct{})
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() (err error) {
-		if root, err = b.rootTree(gctx, sync.OnceFunc(func() { close(turn) })); err != nil {
+		if root, err = b.rootTree(gctx, sync.OnceFunc(func() { close(unpacked) })); err != nil {
 			return err
 		}
-		if err := await(gctx, there); err != nil {
+		if err := await(gctx, modules); err != nil {
 			return err
 		}
 		if err := b.merge(root, k.tree); err != nil {
@@ -182,13 +178,13 @@ func (b *build) make(ctx context.Context) (*ingot.ImageManifest, image.Files, er
 		return err
 	})
 	g.Go(func() (err error) {
-		if err := await(gctx, turn); err != nil {
+		if err := await(gctx, unpacked); err != nil {
 			return err
 		}
-		if k, err = b.takeKernel(gctx, files.Kernel); err != nil {
+		if k, err = b.makeKernel(gctx, files.Kernel); err != nil {
 			return err
 		}
-		close(there)
+		close(modules)
 		files.Initramfs, err = b.packInitramfs(gctx, k.tree, k.release)
 		return err
 	})
@@ -208,7 +204,7 @@ func await(ctx context.Context, c <-chan struct{}) error {
 	}
 }
 
-// finish writes what is about the whole image.
+// finish writes the plan and the manifest and seals the image.
 func (b *build) finish(ctx context.Context, root *tree.Tree, k kernel,
 	files image.Files) (*ingot.ImageManifest, image.Files, error) {
 	text, err := b.plan.Canonical()
@@ -227,9 +223,8 @@ func (b *build) finish(ctx context.Context, root *tree.Tree, k kernel,
 
 func (b *build) at(name string) string { return filepath.Join(b.work, name) }
 
-// baseTree installs the packages, or takes the result of an earlier build of
-// the very same packages. unpacked is called when a processor is free for
-// something else.
+// baseTree installs the packages, or takes the result from the cache when an earlier build installed
+// the same ones. It calls unpacked when the packages are unpacked and a processor is free.
 func (b *build) baseTree(ctx context.Context, unpacked func()) (*tree.Tree, error) {
 	key := sha256.New()
 	fmt.Fprintln(key, source.InstallKey(b.plan.Profile.Keep), b.plan.Profile.Base.Suite,
@@ -262,8 +257,8 @@ func clip(s string) string {
 	return s
 }
 
-// packInitramfs packs the initramfs, or takes that of an earlier build of the
-// same inputs.
+// packInitramfs packs the initramfs, or takes it from the cache when an earlier build had the same
+// inputs.
 func (b *build) packInitramfs(ctx context.Context, kernel *tree.Tree, release string) (string, error) {
 	b.Report("initramfs", 0, 0, "")
 	o := initramfs.Options{
@@ -310,7 +305,7 @@ func sizeOf(path string) string {
 	return fmt.Sprintf("%.1f MiB", float64(st.Size())/(1<<20))
 }
 
-// manifest says what the image is; digests and sizes are filled in by the store.
+// manifest describes the image. The store fills in digests and sizes.
 func (b *build) manifest(root *tree.Tree, release string) *ingot.ImageManifest {
 	p := b.p
 	m := &ingot.ImageManifest{
@@ -332,7 +327,7 @@ func (b *build) manifest(root *tree.Tree, release string) *ingot.ImageManifest {
 	return m
 }
 
-// checkBudget compares what the image will take with what the profile allows.
+// checkBudget compares the memory that the image needs with what the profile allows.
 func checkBudget(m *ingot.ImageManifest, f image.Files) error {
 	if m.MinRAM == 0 {
 		return nil

@@ -169,7 +169,7 @@ func TestCheckInit(t *testing.T) {
 		{os.Args[0], ingot.Arch(runtime.GOARCH), ""},
 		{os.Args[0], map[string]ingot.Arch{"amd64": ingot.ARM64, "arm64": ingot.AMD64}[runtime.GOARCH], "is for another " +
 			"architecture"},
-		{text, ingot.AMD64, "is no program"},
+		{text, ingot.AMD64, "is not an ELF program"},
 	} {
 		err := checkInit(c.path, c.arch)
 		if c.want == "" && err != nil || c.want != "" &&

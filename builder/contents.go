@@ -3,7 +3,6 @@ package builder
 import (
 	"bytes"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -20,10 +19,7 @@ import (
 	"ingot/image"
 )
 
-// ErrNoFile: the image has no such file.
-var ErrNoFile = errors.New("no such file in the image")
-
-// Contents is what is in the root of an image.
+// Contents is the file tree of an image's root.
 type Contents struct {
 	*tree.Tree
 	Image   image.Image
@@ -46,7 +42,7 @@ func OpenContents(s *image.Store, im image.Image) (*Contents, error) {
 	return c, nil
 }
 
-// Close ends the reading.
+// Close closes the root's file.
 func (c *Contents) Close() error { return c.file.Close() }
 
 // ReadContents reads the root that is in a file. The entries are read from the file when they are
@@ -78,7 +74,7 @@ func ReadContents(f *os.File) (*Contents, error) {
 	return c, nil
 }
 
-// treeKinds is squashKinds the other way round.
+// treeKinds is the inverse of squashKinds.
 var treeKinds = func() map[squashfs.Kind]tree.Kind {
 	m := map[squashfs.Kind]tree.Kind{}
 	for t, s := range squashKinds {
@@ -94,10 +90,10 @@ func (c *Contents) Cat(w io.Writer, p string) error {
 		e = c.Get(e.Hard)
 	}
 	if e == nil {
-		return fmt.Errorf("%w: %q; list what there is with: ingot image ls %s", ErrNoFile, p, c.Image.Name)
+		return fmt.Errorf("%w: %q; list its files: ingot image ls %s", ErrNoFile, p, c.Image.Name)
 	}
 	if e.Kind != tree.File {
-		return fmt.Errorf("%w: %q is no regular file", ErrNoFile, p)
+		return fmt.Errorf("%w: %q is not a regular file", ErrNoFile, p)
 	}
 	r, err := e.Open()
 	if err != nil {
@@ -108,8 +104,8 @@ func (c *Contents) Cat(w io.Writer, p string) error {
 	return err
 }
 
-// Below returns the entry at p, links followed, and all that is below it; of a
-// folder only what is directly in it unless deep.
+// Below returns the entry at p, links followed. Of a folder it returns what is directly in it or,
+// when deep, everything below it.
 func (c *Contents) Below(p string, deep bool) ([]squashfs.Entry, error) {
 	e := c.Find(p)
 	if e == nil {
@@ -150,7 +146,7 @@ func PlanOf(s *image.Store, im image.Image) (*Plan, error) {
 		return nil, fmt.Errorf("reading the plan of %s: %w", im.Name, err)
 	}
 	if ingot.DigestOf(text) != ingot.Digest(layers[i].Digest) {
-		return nil, fmt.Errorf("reading the plan of %s: %w: it has not the digest that the manifest names", im.Name,
+		return nil, fmt.Errorf("reading the plan of %s: %w: its digest is not the one in the manifest", im.Name,
 			image.ErrDamaged)
 	}
 	var plan Plan
@@ -158,17 +154,14 @@ func PlanOf(s *image.Store, im image.Image) (*Plan, error) {
 		return nil, fmt.Errorf("reading the plan of %s: %w", im.Name, err)
 	}
 	if again, err := plan.Canonical(); err != nil || !bytes.Equal(again, text) || plan.Format != PlanFormat {
-		return nil, fmt.Errorf("reading the plan of %s: it is of another version of ingot (format %d; this one has %d): %w",
+		return nil, fmt.Errorf("reading the plan of %s: it has format %d, and this ingot reads format %d: %w",
 			im.Name, plan.Format, PlanFormat, ErrOtherIngot)
 	}
 	return &plan, nil
 }
 
-// ErrOtherIngot: a plan can be understood only by the ingot that made it.
-var ErrOtherIngot = errors.New("use the ingot that built the image")
-
-// Owners maps every path of the root that a package ships to the package's
-// name, from dpkg's own lists.
+// Owners maps every path of the root that a package ships to the package's name, from dpkg's own
+// lists.
 func (c *Contents) Owners() (map[string]string, error) {
 	return inspect.Owners(c.Tree, "linux-image-"+c.Image.Manifest.KernelRelease)
 }

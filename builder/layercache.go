@@ -14,10 +14,9 @@ import (
 	"ingot/internal/scratch"
 )
 
-// layerCache keeps what takes long to make and depends on few inputs:
-// installed package sets, unpacked kernels, initramfs. A file is named after
-// the digest of its inputs and the checksum of its content, so that a damaged
-// one is seen and made again.
+// layerCache keeps what takes long to make and depends on few inputs: installed package sets, unpacked
+// kernels, initramfs. A file is named after the digest of its inputs and the checksum of its content,
+// so that a damaged one is detected and made again.
 type layerCache struct {
 	dir  string
 	warn func(what string) // reports a repair
@@ -26,14 +25,13 @@ type layerCache struct {
 // keptLayers is the number of layers that the cache keeps.
 const keptLayers = 16
 
-// partial marks folders of what is being written.
+// partial is the prefix of folders that are being written.
 const partial = ".incoming-"
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// get returns the layer of a key, and whether it was there already. When it is
-// not, fresh must write it to the path that it is given, which is removed when
-// fresh fails.
+// get returns the layer of a key, and whether it was in the cache. When it is not, fresh must write it
+// to the path that it is given, which is removed when fresh fails.
 func (c *layerCache) get(ctx context.Context, key string, fresh func(path string) error) (path string, kept bool,
 	err error) {
 	if err := os.MkdirAll(c.dir, 0o755); err != nil {
@@ -60,7 +58,7 @@ func (c *layerCache) get(ctx context.Context, key string, fresh func(path string
 	if err != nil {
 		return "", false, fmt.Errorf("adding to the layer cache: %w", err)
 	}
-	// Not synced to the disk: after a power cut the checksum tells what is missing.
+	// Not synced to the disk: after a power cut the checksum detects what is missing.
 	path = filepath.Join(c.dir, key+"."+sum)
 	if err := os.Rename(tmp, path); err != nil {
 		return "", false, fmt.Errorf("adding to the layer cache: %w", err)
@@ -69,22 +67,22 @@ func (c *layerCache) get(ctx context.Context, key string, fresh func(path string
 	return path, false, nil
 }
 
-// has reports whether a layer is there; whether it is sound, get finds out.
+// has reports whether the cache has a layer of a key. It does not read it; get does.
 func (c *layerCache) has(key string) bool {
 	paths, _ := filepath.Glob(filepath.Join(c.dir, key+".*"))
 	return len(paths) > 0
 }
 
-// find looks for a sound layer; damaged ones are removed.
+// find returns the layer of a key whose checksum is right, or "". Damaged layers are removed.
 func (c *layerCache) find(ctx context.Context, key string) (string, error) {
 	paths, err := filepath.Glob(filepath.Join(c.dir, key+".*"))
 	if err != nil {
-		return "", fmt.Errorf("looking into the layer cache: %w", err)
+		return "", fmt.Errorf("reading the layer cache: %w", err)
 	}
 	for _, path := range paths {
 		f, err := os.Open(path)
 		if err != nil {
-			continue // another build made room
+			continue // another build removed it
 		}
 		sum, err := checksum(ctx, f)
 		f.Close()
@@ -96,7 +94,7 @@ func (c *layerCache) find(ctx context.Context, key string) (string, error) {
 			_ = os.Chtimes(path, now, now) // recently used: decides only what is pruned
 			return path, nil
 		}
-		c.warn("a layer in the cache is damaged; it is made again")
+		c.warn("a layer in the cache is damaged; making it again")
 		if err := os.Remove(path); err != nil {
 			return "", fmt.Errorf("removing a damaged layer from the cache: %w", err)
 		}
@@ -104,7 +102,7 @@ func (c *layerCache) find(ctx context.Context, key string) (string, error) {
 	return "", nil
 }
 
-// checksum is the CRC-32C of a file; it guards against rot, not against malice.
+// checksum is the CRC-32C of a file: it detects damage, not attacks.
 func checksum(ctx context.Context, f *os.File) (string, error) {
 	sum, buf := crc32.New(castagnoli), make([]byte, 1<<20)
 	for {

@@ -18,8 +18,8 @@ import (
 	"ingot/internal/scratch"
 )
 
-// LoaderFiles are the boot loaders that a server hands out, by file name, and
-// where Debian's package ipxe keeps them.
+// LoaderFiles are the boot loaders that a server serves, by file name, and their paths in Debian's
+// package ipxe.
 var LoaderFiles = map[string]string{
 	"undionly.kpxe":  "usr/lib/ipxe/undionly.kpxe",
 	"ipxe.pxe":       "usr/lib/ipxe/ipxe.pxe",
@@ -28,8 +28,8 @@ var LoaderFiles = map[string]string{
 	"ipxe-arm64.efi": "usr/lib/ipxe/ipxe-arm64.efi", // there is no snponly for arm64
 }
 
-// loaderSuite is the Debian release whose iPXE works on every firmware that we
-// know; the one before hangs when UEFI loads it by HTTP.
+// loaderSuite is the Debian release whose iPXE works on every firmware that we know. The iPXE of
+// bookworm hangs when UEFI loads it by HTTP.
 const loaderSuite = "trixie"
 
 // loaderLock records which package the loaders are from.
@@ -37,9 +37,9 @@ type loaderLock struct {
 	Package source.Package `json:"package"`
 }
 
-// Loaders returns the folder of the boot loaders, below the store's root, and
-// the package they are from. The first call resolves and pins the package;
-// later ones use the pinned one, without any network.
+// Loaders returns the folder of the boot loaders, "loaders" in the store's root, and the package that
+// they are from. The first call resolves and pins the package and downloads it; later calls use the
+// files that are there, without a network.
 func Loaders(ctx context.Context, env *Env, root string) (dir string, from source.Package, err error) {
 	dir = filepath.Join(root, "loaders")
 	lockPath := filepath.Join(dir, "lock.json")
@@ -47,7 +47,7 @@ func Loaders(ctx context.Context, env *Env, root string) (dir string, from sourc
 	switch b, err := os.ReadFile(lockPath); {
 	case err == nil:
 		if err := json.Unmarshal(b, &pinned); err != nil {
-			return "", from, fmt.Errorf("reading %s: %w; remove it to fetch the loaders anew", lockPath, err)
+			return "", from, fmt.Errorf("reading %s: %w; remove it to fetch the loaders again", lockPath, err)
 		}
 		return dir, pinned.Package, nil
 	case !errors.Is(err, fs.ErrNotExist):

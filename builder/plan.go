@@ -1,14 +1,9 @@
-// Package builder turns a Profile into a Plan, in which every input is pinned
-// by digest, and a Plan into an Image: packages installed, layers merged, root
-// and initramfs packed, everything signed and put into the store. The same
-// plan gives the same bits.
 package builder
 
 import (
 	"context"
 	"debug/elf"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -25,12 +20,9 @@ import (
 // other bits of the same inputs.
 const PlanFormat = 3
 
-// ErrLost: an input of the plan is no longer to be had.
-var ErrLost = errors.New("an input of the plan is lost")
-
-// Plan is a profile with every input pinned. Its canonical text is the JSON of
-// this struct, and the digest of that text names the build. The version is not
-// in it: it names an image for people, and the same plan may have several.
+// Plan is a profile with every input pinned. Its canonical text is the JSON of this struct, and the
+// digest of that text names the build. The version is not part of it: it names an image for people,
+// and images of the same plan may have several.
 type Plan struct {
 	Format   int                     `json:"format"`
 	Profile  *profiles.Profile       `json:"profile"`
@@ -44,7 +36,7 @@ type Plan struct {
 	Skeleton ingot.Digest            `json:"skeleton"`          // what ingot puts into every root
 }
 
-// Canonical is the text that Digest is about.
+// Canonical returns the text whose digest Digest returns.
 func (p *Plan) Canonical() ([]byte, error) {
 	b, err := json.MarshalIndent(p, "", "  ")
 	if err != nil {
@@ -53,7 +45,7 @@ func (p *Plan) Canonical() ([]byte, error) {
 	return append(b, '\n'), nil
 }
 
-// Digest names the build; it is empty for a plan that cannot be encoded.
+// Digest names the build. It is empty for a plan that cannot be encoded.
 func (p *Plan) Digest() ingot.Digest {
 	b, err := p.Canonical()
 	if err != nil {
@@ -61,12 +53,6 @@ func (p *Plan) Digest() ingot.Digest {
 	}
 	return ingot.DigestOf(b)
 }
-
-// Env is what all steps share: caches, mirror, log and progress.
-type Env = source.Env
-
-// Event reports the progress of a step.
-type Event = source.Event
 
 // PlanOptions are what Resolve needs besides the profile.
 type PlanOptions struct {
@@ -111,13 +97,13 @@ func newPlan(p *profiles.Profile, locked *lock.File, o PlanOptions) (*Plan, erro
 func checkInit(path string, arch ingot.Arch) error {
 	f, err := elf.Open(path)
 	if err != nil {
-		return fmt.Errorf("%w: ingot-init, %s, is no program: %w", ErrNotBootable, path, err)
+		return fmt.Errorf("%w: ingot-init, %s, is not an ELF program: %w", ErrNotBootable, path, err)
 	}
 	defer f.Close()
 	if want := map[ingot.Arch]elf.Machine{ingot.AMD64: elf.EM_X86_64,
 		ingot.ARM64: elf.EM_AARCH64}[arch]; f.Machine != want {
 		return fmt.Errorf("%w: ingot-init, %s, is for another architecture (%s); "+
-			"the profile is for %s: CGO_ENABLED=0 GOARCH=%s go build ./cmd/ingot-init, and name it with --init",
+			"the profile is for %s: build it with CGO_ENABLED=0 GOARCH=%s go build ./cmd/ingot-init and name it with --init",
 			ErrNotBootable, path, f.Machine, arch, arch)
 	}
 	return nil
@@ -159,7 +145,7 @@ func digestFile(path string) (ingot.Digest, error) {
 	return ingot.DigestOf(b), nil
 }
 
-// Built returns the image that was built from a plan already, the newest one.
+// Built returns the newest image in the store that was built from a plan.
 func Built(ctx context.Context, s *image.Store, plan *Plan) (im image.Image, found bool, err error) {
 	images, err := s.List(ctx)
 	if err != nil {
@@ -173,8 +159,8 @@ func Built(ctx context.Context, s *image.Store, plan *Plan) (im image.Image, fou
 	return im, found, nil
 }
 
-// NextVersion is the version of an image that nobody named: the date and the
-// first number that is free, "2026.11.23-1".
+// NextVersion returns a version for an image without one: the date and the first free number,
+// "2026.11.23-1".
 func NextVersion(ctx context.Context, s *image.Store, profile string, now time.Time) (string, error) {
 	images, err := s.List(ctx)
 	if err != nil {

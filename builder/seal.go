@@ -23,9 +23,9 @@ import (
 	"ingot/image"
 )
 
-// seal completes an image whose kernel, initramfs and root are made: the
-// dm-verity tree at the root's end, the UKI that is bound to it, what a TPM
-// will say of the UKI, and the bill of what is in all of it.
+// seal completes an image whose kernel, initramfs and root are made: it appends the dm-verity tree to
+// the root, makes the UKI that names the tree's root hash, predicts what a TPM measures of the UKI, and
+// describes the contents in an SBOM.
 func (b *build) seal(ctx context.Context, root *tree.Tree, vmlinuz []byte,
 	m *ingot.ImageManifest, f *image.Files) error {
 	b.Report("seal", 0, 0, "")
@@ -47,8 +47,7 @@ func (b *build) seal(ctx context.Context, root *tree.Tree, vmlinuz []byte,
 	return nil
 }
 
-// bind makes the hash tree, then the UKI that names its root hash, and
-// measures that.
+// bind makes the hash tree, then the UKI that names its root hash, and measures the UKI.
 func (b *build) bind(ctx context.Context, root *tree.Tree, vmlinuz []byte,
 	m *ingot.ImageManifest, f *image.Files) (err error) {
 	if m.Verity, err = b.appendVerity(ctx, f); err != nil {
@@ -96,10 +95,9 @@ func (b *build) appendVerity(ctx context.Context, files *image.Files) (*ingot.Ve
 		UUID: uuid.UUID(o.UUID).String(), HashOffset: st.Size()}, nil
 }
 
-// verityOptions are a profile's salt and UUID. They are the same for all its
-// versions, so that equal data has an equal tree and an upgrade need not fetch
-// it again. A salt that nobody can foresee would protect against nothing here:
-// the builder, who could look for collisions, would choose it.
+// verityOptions are a profile's salt and UUID. They are the same for all its versions, so that equal
+// data has an equal tree, which an upgrade need not download again. A random salt would protect against
+// nothing here: whoever builds the image, and could search for collisions, would choose it.
 func verityOptions(profile string) verity.Options {
 	salt := ingot.DigestOf([]byte("ingot: salt of the dm-verity trees of " + profile))
 	id := ingot.DigestOf([]byte("ingot: UUID of the dm-verity trees of " + profile))
@@ -114,7 +112,7 @@ var stubFiles = map[ingot.Arch]string{
 	ingot.ARM64: "usr/lib/systemd/boot/efi/linuxaa64.efi.stub",
 }
 
-// stub is the systemd-stub of the plan.
+// stub returns the systemd-stub of the plan.
 func (b *build) stub(ctx context.Context) ([]byte, error) {
 	path, _, err := b.layers.get(ctx, "stub-1-"+b.plan.Stub.SHA256, func(fresh string) error {
 		tar := b.at("stub.tar")
@@ -127,7 +125,7 @@ func (b *build) stub(ctx context.Context) ([]byte, error) {
 		}
 		content, err := t.ReadFile(stubFiles[b.p.Arch])
 		if err != nil {
-			return fmt.Errorf("%w: %s %s holds no systemd-stub for %s", ErrNotBootable,
+			return fmt.Errorf("%w: %s %s has no systemd-stub for %s", ErrNotBootable,
 				b.plan.Stub.Name, b.plan.Stub.Version, b.p.Arch)
 		}
 		return os.WriteFile(fresh, content, 0o644)
@@ -138,7 +136,7 @@ func (b *build) stub(ctx context.Context) ([]byte, error) {
 	return os.ReadFile(path)
 }
 
-// ukiParts are the sections of the UKI, without the initramfs.
+// ukiParts returns the sections of the UKI without the initramfs.
 func (b *build) ukiParts(root *tree.Tree, vmlinuz []byte, m *ingot.ImageManifest) []uki.Section {
 	var list []uki.Section
 	add := func(name string, content []byte) {
@@ -196,7 +194,7 @@ func writeUKI(path string, stub []byte, parts []uki.Section, initramfs string) e
 	return nil
 }
 
-// banks are the hash functions of the TPM's banks that we predict for.
+// banks are the hash functions of the TPM banks whose PCR 11 is predicted.
 var banks = map[string]crypto.Hash{"sha256": crypto.SHA256, "sha384": crypto.SHA384}
 
 func predictPCR11(path string) (map[string]string, error) {

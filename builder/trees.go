@@ -13,15 +13,15 @@ import (
 	"ingot/profiles"
 )
 
-// treesFormat is bumped when the same pin gives another tree.
+// treesFormat is part of the keys of trees in the layer cache. It changes when the same pin gives
+// another tree.
 const treesFormat = 1
 
-// fetchTrees brings the trees of the plan into the cache and returns the Unix
-// time of the newest.
+// fetchTrees downloads the trees of the plan into the cache and returns the Unix time of the newest.
 func (b *build) fetchTrees(ctx context.Context) (newest int64, err error) {
 	layers := b.p.Trees()
 	if len(layers) != len(b.plan.Trees) {
-		return 0, fmt.Errorf("the plan pins %d trees, its profile asks for %d; plan again", len(b.plan.Trees), len(layers))
+		return 0, fmt.Errorf("the plan pins %d trees, its profile names %d; run: ingot plan", len(b.plan.Trees), len(layers))
 	}
 	trees := b.Trees()
 	for i, pin := range b.plan.Trees {
@@ -50,7 +50,7 @@ func treeKey(p source.Pin) string {
 	return fmt.Sprintf("tree-%d-%s-%s", treesFormat, p.Kind, p.Digest.Hex())
 }
 
-// pinnedTree is the tree of a pin, unpacked by this build or an earlier one.
+// pinnedTree returns the tree of a pin, unpacked by this build or an earlier one.
 func (b *build) pinnedTree(ctx context.Context, l profiles.Layer, pin source.Pin) (*tree.Tree, error) {
 	step := "unpack " + pin.Kind
 	b.Report(step, 0, 0, pin.From)
@@ -58,7 +58,7 @@ func (b *build) pinnedTree(ctx context.Context, l profiles.Layer, pin source.Pin
 		trees := b.Trees()
 		err := trees.Unpack(ctx, pin, fresh)
 		if errors.Is(err, source.ErrDamaged) || errors.Is(err, fs.ErrNotExist) {
-			b.Logger().Warn("a part of a tree in the cache is damaged; it is fetched again", "tree", pin.From)
+			b.Logger().Warn("a part of a tree in the cache is damaged; fetching it again", "tree", pin.From)
 			if err := trees.Fetch(ctx, lock.Origin(b.p.Arch, l), pin, nil); err != nil {
 				return err
 			}
@@ -77,8 +77,8 @@ func (b *build) pinnedTree(ctx context.Context, l profiles.Layer, pin source.Pin
 	return tree.FromTar(ctx, file)
 }
 
-// rootTree is the base, a tree or installed packages, with the profile's
-// layers over it. unpacked is called when a processor is free for something else.
+// rootTree returns the base, which is a tree or installed packages, with the profile's layers on top.
+// It calls unpacked when the packages are unpacked and a processor is free.
 func (b *build) rootTree(ctx context.Context, unpacked func()) (root *tree.Tree, err error) {
 	defer unpacked()
 	layers, pins := b.p.Trees(), b.plan.Trees
@@ -98,7 +98,7 @@ func (b *build) rootTree(ctx context.Context, unpacked func()) (root *tree.Tree,
 		if err != nil {
 			return nil, err
 		}
-		if err := layOver(root, over, l); err != nil {
+		if err := addLayer(root, over, l); err != nil {
 			return nil, err
 		}
 	}
@@ -115,16 +115,16 @@ func asBase(root *tree.Tree) error {
 	if err := root.RemoveMatching(ofOtherHost...); err != nil {
 		return err
 	}
-	// A folder that was made for an image is often its owner's alone; the root
-	// of a system is everybody's.
+	// A folder that was made for an image is often readable by its owner only; the root of a system
+	// must be readable by everybody.
 	return root.Put(tree.Entry{Kind: tree.Dir, Mode: 0o755})
 }
 
-// layOver lays a layer's tree below its place, with its owners, and without a
-// say in the mode of the root.
-func layOver(root, over *tree.Tree, l profiles.Layer) error {
+// addLayer adds a layer's tree to the root, below the layer's path and with its owners. The mode of the
+// root itself stays.
+func addLayer(root, over *tree.Tree, l profiles.Layer) error {
 	into := path.Clean("/" + l.Into)
-	for _, hard := range []bool{false, true} { // a link needs its file
+	for _, hard := range []bool{false, true} { // a hard link needs its file
 		for _, e := range over.Entries() {
 			if e.Path == "" || (e.Hard != "") != hard {
 				continue
@@ -138,7 +138,7 @@ func layOver(root, over *tree.Tree, l profiles.Layer) error {
 				c.UID, c.GID = 0, 0
 			}
 			if err := root.Put(c); err != nil {
-				return fmt.Errorf("laying %s: %w", l, err)
+				return fmt.Errorf("adding layer %s: %w", l, err)
 			}
 		}
 	}

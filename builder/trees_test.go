@@ -167,7 +167,7 @@ func TestBootable(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := b.checkBootable(busybox); !errors.Is(err, ErrNotBootable) ||
-		!strings.Contains(err.Error(), "/bin/busybox; ingot's machines are started by systemd") {
+		!strings.Contains(err.Error(), "/bin/busybox; ingot supports systemd only") {
 		t.Errorf("another init: %v", err)
 	}
 	some := buildertest.SystemdTree(t)

@@ -38,7 +38,7 @@ func enable(root *tree.Tree, name string, done map[string]bool) error {
 	done[name] = true
 	file := inspect.FindUnit(root, name)
 	if file == "" {
-		return fmt.Errorf("enabling %s: the root has no such unit; add the package that brings it, or a file below "+
+		return fmt.Errorf("enabling %s: the root has no such unit; add the package that has it, or a file below "+
 			"/etc/systemd/system", name)
 	}
 	text, err := root.ReadFile(file)
@@ -61,7 +61,7 @@ func enable(root *tree.Tree, name string, done map[string]bool) error {
 	}
 	for _, also := range install["Also"] {
 		if inspect.FindUnit(root, also) == "" {
-			continue // systemctl, too, only warns
+			continue // systemctl only warns about it, too
 		}
 		if err := enable(root, also, done); err != nil {
 			return err
@@ -86,7 +86,7 @@ func installSection(text string) map[string][]string {
 	return values
 }
 
-// disable removes every link by which a unit is started.
+// disable removes every link that starts a unit.
 func disable(root *tree.Tree, name string) {
 	for _, e := range root.Entries() {
 		if e.Kind != tree.Symlink || !strings.HasPrefix(e.Path, "etc/systemd/system/") {

@@ -68,7 +68,7 @@ func (t *table) free() int {
 	}
 }
 
-// ownerID turns a name or number into an id; empty is 0.
+// ownerID returns the id of a user or group name, or of a number. Empty is 0.
 func ownerID(root *tree.Tree, file, name string) (int, error) {
 	if name == "" {
 		return 0, nil
@@ -82,7 +82,7 @@ func ownerID(root *tree.Tree, file, name string) (int, error) {
 	}
 	r := t.row(name)
 	if len(r) < 3 {
-		return 0, fmt.Errorf("the root has no %q in /%s; add the user, or the package that makes it", name, file)
+		return 0, fmt.Errorf("the root has no %q in /%s; add the user, or the package that creates it", name, file)
 	}
 	return strconv.Atoi(r[2])
 }
@@ -90,7 +90,7 @@ func ownerID(root *tree.Tree, file, name string) (int, error) {
 // accounts are the four tables together.
 type accounts struct{ passwd, shadow, group, gshadow *table }
 
-// addUsers adds users, or completes the ones that packages made.
+// addUsers adds users, and completes those that packages created.
 func addUsers(root *tree.Tree, users []profiles.User) error {
 	if len(users) == 0 {
 		return nil
@@ -140,8 +140,8 @@ func (a *accounts) add(root *tree.Tree, u profiles.User) error {
 	return authorize(root, r, u.AuthorizedKeys)
 }
 
-// create makes a user with a group of its own, as useradd does. Without a
-// password hash no password works ("!", shadow(5)); keys do.
+// create adds a user with a group of the same name, as useradd does. Without a password hash no
+// password works ("!", shadow(5)); SSH keys do.
 func (a *accounts) create(root *tree.Tree, u profiles.User) ([]string, error) {
 	uid := u.UID
 	if uid == 0 {

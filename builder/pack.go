@@ -11,8 +11,8 @@ import (
 	"ingot/profiles"
 )
 
-// rootOptions are the writer's options for each compression that a profile may
-// ask for. Measured on the node root, beside mksquashfs: docs/BENCHMARKS.md.
+// rootOptions are the options of the squashfs writer for each compression of a profile. They were
+// measured on the node root against mksquashfs: docs/BENCHMARKS.md.
 var rootOptions = map[profiles.Compression]squashfs.Options{
 	profiles.CompressFast:     {Level: 1, BlockSize: 128 << 10},
 	profiles.CompressBalanced: {Level: 3, BlockSize: 512 << 10},
@@ -41,7 +41,7 @@ func (b *build) packRoot(ctx context.Context, root *tree.Tree, out string) ([]in
 		return nil, fmt.Errorf("packing the root: %w", err)
 	}
 	if info.Repaired > 0 {
-		b.Logger().Warn("the block cache was damaged; what was lost is made again", "damaged", info.Repaired)
+		b.Logger().Warn("the block cache was damaged; compressing the lost blocks again", "damaged", info.Repaired)
 	}
 	detail := sizeOf(out)
 	if info.Cached > 0 {
@@ -56,7 +56,7 @@ var squashKinds = map[tree.Kind]squashfs.Kind{tree.File: squashfs.File,
 	tree.Dir: squashfs.Dir, tree.Symlink: squashfs.Symlink,
 	tree.CharDevice: squashfs.CharDevice, tree.BlockDevice: squashfs.BlockDevice, tree.Fifo: squashfs.Fifo}
 
-// squashEntries is the tree as the squashfs writer takes it; every time is epoch.
+// squashEntries returns the entries of a tree for the squashfs writer. The time of each is epoch.
 func squashEntries(t *tree.Tree, epoch int64) []squashfs.Entry {
 	entries := make([]squashfs.Entry, 0, t.Len())
 	for _, e := range t.Entries() {

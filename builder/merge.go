@@ -1,0 +1,148 @@
+package builder
+
+import (
+	"bytes"
+	"fmt"
+	"io/fs"
+	"path"
+	"strings"
+
+	"ingot"
+	"ingot/builder/inspect"
+	"ingot/builder/source"
+	"ingot/builder/tree"
+	"ingot/profiles"
+	"ingot/rootfs/files"
+)
+
+// merge adds everything else to the installed packages, in order: kernel modules, ingot's own files,
+// the profile's users, files and units.
+func (b *build) merge(root, kernel *tree.Tree) (err error) {
+	b.Report("merge", 0, 0, "")
+	defer func() {
+		if err == nil {
+			b.Report("merge", 1, 1, fmt.Sprintf("%d entries", root.Len()))
+		}
+	}()
+	if err := root.RemoveMatching(inspect.Purged...); err != nil {
+		return err
+	}
+	if err := root.Lay(kernel); err != nil {
+		return err
+	}
+	if err := linkModules(root); err != nil {
+		return err
+	}
+	// SquashFS has room for user, trusted and security attributes only; POSIX
+	// ACLs (in practice: of /var/log/journal) cannot be kept.
+	root.DropXattrs("system.")
+	if err := skeleton(root, b.init); err != nil {
+		return err
+	}
+	if err := addUsers(root, b.p.Users); err != nil {
+		return err
+	}
+	if err := b.addFiles(root); err != nil {
+		return err
+	}
+	if err := setUnits(root, b.p.Units); err != nil {
+		return err
+	}
+	return b.checkBootable(root)
+}
+
+// skeletonDigest is the digest of the names and contents of the files that ingot puts into every
+// root.
+func skeletonDigest() (ingot.Digest, error) {
+	var text bytes.Buffer
+	err := fs.WalkDir(files.FS, "skel", func(p string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		content, err := fs.ReadFile(files.FS, p)
+		fmt.Fprintln(&text, p, ingot.DigestOf(content))
+		return err
+	})
+	if err != nil {
+		return "", fmt.Errorf("reading ingot's own files: %w", err)
+	}
+	return ingot.DigestOf(text.Bytes()), nil
+}
+
+// skeleton adds what every root has: the agent and its unit, and the empty files that a boot fills.
+func skeleton(root *tree.Tree, init []byte) error {
+	err := fs.WalkDir(files.FS, "skel", func(p string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		content, err := fs.ReadFile(files.FS, p)
+		if err != nil {
+			return err
+		}
+		return root.PutFile(strings.TrimPrefix(p, "skel/"), 0o644, content)
+	})
+	if err != nil {
+		return fmt.Errorf("adding ingot's own files: %w", err)
+	}
+	if err := root.PutFile(ingot.AgentPath, 0o755, init); err != nil {
+		return err
+	}
+	if err := root.PutLink("etc/systemd/system/multi-user.target.wants/ingot-agent.service",
+		"/etc/systemd/system/ingot-agent.service"); err != nil {
+		return err
+	}
+	// As old as everything else in the image: nothing needs an update at boot,
+	// which would rebuild hwdb, linker cache and catalogue on every machine
+	// (systemd-update-done.service(8)).
+	for _, p := range []string{"etc/.updated", "var/.updated"} {
+		if err := root.PutFile(p, 0o644, nil); err != nil {
+			return err
+		}
+	}
+	return root.PutFile("etc/machine-id", 0o444, nil) // empty: ingot-init writes it, see machine-id(5)
+}
+
+func (b *build) addFiles(root *tree.Tree) error {
+	for _, f := range b.p.Files {
+		if f.Link != "" {
+			if err := root.PutLink(f.Path, f.Link); err != nil {
+				return fmt.Errorf("adding %s: %w", f.Path, err)
+			}
+			continue
+		}
+		content := []byte(f.Content)
+		if f.Source != "" {
+			var err error
+			if content, err = b.Source(f); err != nil {
+				return err
+			}
+			if ingot.DigestOf(content) != b.plan.Sources[f.Path] {
+				return fmt.Errorf("adding %s: %w: %s changed since the plan was made; run: ingot plan",
+					f.Path, source.ErrDigest, f.Source)
+			}
+		}
+		if err := addFile(root, f, content); err != nil {
+			return fmt.Errorf("adding %s (%s): %w", f.Path, f.At, err)
+		}
+	}
+	return nil
+}
+
+func addFile(root *tree.Tree, f profiles.File, content []byte) error {
+	e := tree.Entry{Path: f.Path, Kind: tree.File, Mode: uint32(f.Mode),
+		Size: int64(len(content)), Open: tree.Bytes(content)}
+	if e.Mode == 0 {
+		e.Mode = 0o644
+	}
+	var err error
+	if e.UID, err = ownerID(root, "etc/passwd", f.Owner); err != nil {
+		return err
+	}
+	if e.GID, err = ownerID(root, "etc/group", f.Group); err != nil {
+		return err
+	}
+	if old := root.Get(path.Clean(f.Path)); old != nil && old.Kind == tree.Dir {
+		return fmt.Errorf("a folder of the installed packages has that path")
+	}
+	return root.Put(e)
+}
