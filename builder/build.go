@@ -84,11 +84,11 @@ func newBuild(env *Env, plan *Plan, o BuildOptions) (b *build, done func(), err 
 		return nil, nil, fmt.Errorf("reading ingot-init: %w", err)
 	}
 	if ingot.DigestOf(b.init) != plan.Init {
-		return nil, nil, fmt.Errorf("reading ingot-init: %w; plan again", source.ErrDigest)
+		return nil, nil, fmt.Errorf("reading ingot-init: %w; run: ingot plan", source.ErrDigest)
 	}
 	if have, err := skeletonDigest(); err != nil || have != plan.Skeleton {
-		return nil, nil, errors.Join(fmt.Errorf("reading the plan: it was made with other built-in files than this ingot has: %w",
-			ErrOtherIngot), err)
+		return nil, nil, errors.Join(fmt.Errorf("reading the plan: this ingot has other built-in files than the one that "+
+			"made it: %w", ErrOtherIngot), err)
 	}
 	work, err := scratch.New("ingot-build-")
 	if err != nil {
@@ -119,7 +119,7 @@ func (b *build) fetch(ctx context.Context) error {
 	all := append([]source.Package{b.plan.Kernel}, b.plan.Packages...)
 	every := append(slices.Clone(all), b.plan.Stub)
 	b.Report("fetch", 0, 0, "")
-	damaged, err := b.cache.Weed(ctx, every)
+	damaged, err := b.cache.RemoveDamaged(ctx, every)
 	if err != nil {
 		return fmt.Errorf("checking the package cache: %w", err)
 	}

@@ -157,7 +157,7 @@ func TestBootable(t *testing.T) {
 	}
 	err := b.checkBootable(bare)
 	want := "the root lacks an init system (/sbin/init), udev (devices), a network service, dbus, sshd (remote login, " +
-		"host keys); where the root is made: apt-get install systemd systemd-sysv udev dbus openssh-server"
+		"host keys); where the root is made, run: apt-get install systemd systemd-sysv udev dbus openssh-server"
 	if !errors.Is(err, ErrNotBootable) || !strings.Contains(err.Error(), want) {
 		t.Errorf("a bare container: %v; want …%s", err, want)
 	}
@@ -173,7 +173,7 @@ func TestBootable(t *testing.T) {
 	some := buildertest.SystemdTree(t)
 	some.Remove("usr/bin/dbus-daemon")
 	if err := b.checkBootable(some); err != nil ||
-		!strings.Contains(said.String(), "missing=\"dbus; where the root is made: apt-get install dbus\"") {
+		!strings.Contains(said.String(), "missing=\"dbus; where the root is made, run: apt-get install dbus\"") {
 		t.Errorf("without dbus: %v, said %s; want a warning", err, said.String())
 	}
 }

@@ -41,7 +41,7 @@ func TestSceneLock(t *testing.T) {
 		t.Errorf("the plan moved with the mirror: %s, then %s", digest, got)
 	}
 	if out, _ := s.ok("plan", s.profile, "--update"); !strings.Contains(out, "↑ hello 1 → 2") ||
-		!strings.Contains(out, "(an update was asked for)") {
+		!strings.Contains(out, "(an update was requested)") {
 		t.Errorf("ingot plan --update says\n%s", out)
 	}
 	if s.digest() == digest {
@@ -50,9 +50,9 @@ func TestSceneLock(t *testing.T) {
 
 	// The profile moves on: apt is asked, aloud, unless the lock is law.
 	s.asks("hello", "more")
-	s.fails([]string{"plan", s.profile, "--locked"}, "the lock does not fit the profile: +more", "ingot plan --update")
+	s.fails([]string{"plan", s.profile, "--locked"}, "the lock does not match the profile: +more", "ingot plan --update")
 	if out, _ := s.ok("plan", s.profile); !strings.Contains(out, "+ more 1") ||
-		!strings.Contains(out, "the profile asks for something else: +more") {
+		!strings.Contains(out, "the profile's request changed: +more") {
 		t.Errorf("ingot plan of a changed profile says\n%s", out)
 	}
 
@@ -86,13 +86,13 @@ func TestSceneBadLock(t *testing.T) {
 	s.ok("plan", s.profile)
 	good := s.read(s.lock())
 	for _, c := range []struct{ name, text, want string }{
-		{"torn", good[:len(good)/2], "make it anew with: ingot plan --update"},
-		{"with marks of a merge", "<<<<<<< HEAD\n" + good, "make it anew with: ingot plan --update"},
+		{"torn", good[:len(good)/2], "write a new one: ingot plan --update"},
+		{"with marks of a merge", "<<<<<<< HEAD\n" + good, "write a new one: ingot plan --update"},
 		{"of another format", strings.Replace(good, `"format": 2`, `"format": 1`, 1), "it has format 1, and this ingot " +
-			"knows 2; make it anew with"},
+			"reads format 2; write a new one"},
 		{"with a package for another architecture", strings.Replace(good, `"arch":"amd64","size"`, `"arch":"arm64","size"`,
 			1), "is for arm64, the lock for amd64"},
-		{"with a bad path", strings.Replace(good, "pool/main/hello", "pool/../hello", 1), "is no path below an archive"},
+		{"with a bad path", strings.Replace(good, "pool/main/hello", "pool/../hello", 1), "is not a path below an archive"},
 	} {
 		if c.text == good {
 			t.Fatalf("%s: nothing was replaced", c.name)
@@ -106,7 +106,7 @@ func TestSceneBadLock(t *testing.T) {
 		}
 	}
 	s.write(s.lock(), strings.Replace(good, `"sha256":"`, `"sha256":"0000`, 1))
-	s.fails([]string{"plan", s.profile}, "is no sha256")
+	s.fails([]string{"plan", s.profile}, "is not a SHA-256")
 	s.ok("plan", s.profile, "--update")
 	if s.read(s.lock()) != good {
 		t.Error("--update does not mend a broken lock")
@@ -159,7 +159,7 @@ func TestSceneNoSuchPackages(t *testing.T) {
 	s := newScene(t)
 	s.small()
 	s.asks("helo", "more")
-	s.fails([]string{"plan", s.profile}, "no such package in trixie: helo (perhaps hello)", "mend the profile's list "+
+	s.fails([]string{"plan", s.profile}, "no such package in trixie: helo (perhaps hello)", "correct the profile's list "+
 		"of packages")
 	s.asks("broken")
 	s.fails([]string{"plan", s.profile}, "the packages cannot be installed together", "broken : Depends: hello (>= 99)")
@@ -231,7 +231,7 @@ func TestSceneBadPackages(t *testing.T) {
 		}
 	}
 	s.write(cached, "rot")
-	s.fails([]string{"build", s.profile, "--offline"}, "1 are not in the cache, hello 1 among them; leave out --offline")
+	s.fails([]string{"build", s.profile, "--offline"}, "1 are not in the cache, for example hello 1; leave out --offline")
 	if got := s.images(); len(got) > 0 {
 		t.Errorf("images %v; want none", got)
 	}

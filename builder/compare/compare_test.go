@@ -148,8 +148,7 @@ func TestAlteredImages(t *testing.T) {
 	}
 }
 
-// TestDamagedImage: bytes that rot in the store are told from an image that
-// was made in another way.
+// TestDamagedImage: damaged bytes in the store are reported as such, not as a difference of the build.
 func TestDamagedImage(t *testing.T) {
 	have, got := newFake().put(t), newFake().put(t)
 	kernel := have.store.Blob(have.image.Manifest.Kernel.Digest)
@@ -188,11 +187,11 @@ func TestInputsOfAnImage(t *testing.T) {
 	}{
 		{"sound, init in the initramfs alone", func(*fakeImage) {}, nil},
 		{"no init", func(f *fakeImage) { f.early["init"] = "evil" },
-			[]Part{{Name: "root", Why: "/usr/lib/ingot/ingot-init: it is not what the plan pins"}}},
+			[]Part{{Name: "root", Why: "/usr/lib/ingot/ingot-init: its digest is not the one in the plan"}}},
 		{"another key", func(f *fakeImage) { f.early["etc/ingot/release.pub"] = "evil" },
-			[]Part{{Name: "initramfs", Why: "/etc/ingot/release.pub: it is not what the plan pins"}}},
+			[]Part{{Name: "initramfs", Why: "/etc/ingot/release.pub: its digest is not the one in the plan"}}},
 		{"another file", func(f *fakeImage) { f.root[1] = text("etc/a", 0o644, "evil") },
-			[]Part{{Name: "root", Why: "/etc/a: it is not what the plan pins"}}},
+			[]Part{{Name: "root", Why: "/etc/a: its digest is not the one in the plan"}}},
 	} {
 		f := good()
 		c.alter(f)
@@ -212,8 +211,8 @@ func TestInputsOfAnImage(t *testing.T) {
 	}
 }
 
-// TestCompareImages: nothing that differs between two images goes untold.
-func TestCompareImages(t *testing.T) {
+// TestImages: every kind of difference is reported.
+func TestImages(t *testing.T) {
 	f := newFake()
 	f.plan.Packages = []source.Package{buildertest.Package("bash", "5.2"), buildertest.Package("curl", "8.2")}
 	g := newFake()
@@ -279,7 +278,7 @@ func copyBlob(t *testing.T, from, to string) {
 	}
 }
 
-// TestDamagedPlan is told from a plan of another ingot.
+// TestDamagedPlan: a damaged plan is not reported as a plan of another ingot.
 func TestDamagedPlan(t *testing.T) {
 	s := newFake().put(t)
 	if err := os.WriteFile(s.store.Blob(planBlob(t, s)), []byte("{}"), 0o644); err != nil {
@@ -301,8 +300,7 @@ func TestSinceVersion(t *testing.T) {
 	}
 }
 
-// TestDiffOfBases: of two roots that came whole, dpkg's own lists tell what
-// is another version, and which is the older one.
+// TestDiffOfBases: packages of two bases that are trees are compared by dpkg's status files.
 func TestDiffOfBases(t *testing.T) {
 	var c [2]*builder.Contents
 	for i, status := range []string{"Package: a\nStatus: install ok installed\nVersion: 1.10\n\nPackage: b\n" +
@@ -317,7 +315,7 @@ func TestDiffOfBases(t *testing.T) {
 	if err := d.listed(t.Context(), c[0], c[1]); err != nil {
 		t.Fatal(err)
 	}
-	const why = "the package came with the base, not by itself"
+	const why = "the package is part of the base"
 	want := []PackageChange{{Change: lock.Change{Package: "a", Before: "1.10", After: "1.9"}, Older: true,
 		NoChangelog: why}, {Change: lock.Change{Package: "b", Before: "1"}}, {Change: lock.Change{Package: "c", After: "1"}}}
 	if diff := cmp.Diff(want, d.Packages); diff != "" {

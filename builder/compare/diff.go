@@ -46,10 +46,10 @@ type Diff struct {
 	Shared    int64           `json:"shared"`              // bytes of the new root in chunks that the old one has, too
 }
 
-// PackageChange is a package that differs, with what its changelog says since.
+// PackageChange is a package that differs, with the entries of its changelog in between.
 type PackageChange struct {
 	lock.Change
-	Older     bool     `json:"older,omitempty"` // the version after is the older one
+	Older     bool     `json:"older,omitempty"` // the package was downgraded
 	Changelog []string `json:"changelog,omitempty"`
 	// NoChangelog says why there is none.
 	NoChangelog string `json:"noChangelog,omitempty"`
@@ -75,7 +75,7 @@ type SizeChange struct {
 	After   int64  `json:"after"`
 }
 
-// ListChange is what came and went.
+// ListChange is what was added to a list and removed from it.
 type ListChange struct {
 	Added   []string `json:"added,omitempty"`
 	Removed []string `json:"removed,omitempty"`
@@ -118,8 +118,8 @@ func Images(ctx context.Context, env *builder.Env, s *image.Store, a, b image.Im
 	return d, d.files(ctx, from, to)
 }
 
-// packages compares what the plans pin and, of a base that is a tree, what its
-// own package database lists.
+// packages compares the packages that the plans pin. Of bases that are trees it compares their package
+// databases.
 func (d *Diff) packages(ctx context.Context, s *image.Store, from, to *builder.Contents, cache source.Cache) error {
 	a, b := from.Image, to.Image
 	before, err := builder.PlanOf(s, a)
@@ -143,7 +143,7 @@ func (d *Diff) packages(ctx context.Context, s *image.Store, from, to *builder.C
 		}
 		d.Packages = append(d.Packages, p)
 	}
-	// The name of a kernel's package holds its release, so a new one is another package.
+	// The name of a kernel's package contains its release, so a newer one is another package.
 	if x, y := before.Kernel, after.Kernel; x.Name != y.Name || x.Version != y.Version {
 		d.Kernel = &PackageChange{Change: lock.Change{Package: y.Name,
 			Before: kernelVersion(x, a), After: kernelVersion(y, b)}}
@@ -152,7 +152,7 @@ func (d *Diff) packages(ctx context.Context, s *image.Store, from, to *builder.C
 	return ctx.Err()
 }
 
-// listed compares dpkg's lists of two roots.
+// listed compares the packages in dpkg's status files of two roots.
 func (d *Diff) listed(ctx context.Context, from, to *builder.Contents) error {
 	var lists [2][]source.Package
 	for i, c := range []*builder.Contents{from, to} {
@@ -167,7 +167,7 @@ func (d *Diff) listed(ctx context.Context, from, to *builder.Contents) error {
 	for _, c := range lock.PackageChanges(lists[0], lists[1]) {
 		p := PackageChange{Change: c}
 		if c.Before != "" && c.After != "" {
-			p.Older, p.NoChangelog = later(ctx, c.Before, c.After), "the package came with the base, not by itself"
+			p.Older, p.NoChangelog = later(ctx, c.Before, c.After), "the package is part of the base"
 		}
 		d.Packages = append(d.Packages, p)
 	}
@@ -176,21 +176,21 @@ func (d *Diff) listed(ctx context.Context, from, to *builder.Contents) error {
 
 func packageNamed(list []source.Package, name string) source.Package {
 	i := slices.IndexFunc(list, func(p source.Package) bool { return p.Name == name })
-	return list[i] // it is from this list that the name is
+	return list[i] // the name is from this list
 }
 
-// kernelVersion is the release that runs and the version of its package.
+// kernelVersion returns the kernel's release and the version of its package.
 func kernelVersion(p source.Package, im image.Image) string {
 	return im.Manifest.KernelRelease + " (" + p.Version + ")"
 }
 
-// later reports whether Debian version a is the later one of the two.
+// later reports whether Debian version a is later than b.
 func later(ctx context.Context, a, b string) bool {
 	return exec.CommandContext(ctx, "dpkg", "--compare-versions", a, "gt", b).Run() == nil
 }
 
-// readChanges reads what happened between two versions: from the changelog of the
-// newer package, which knows both.
+// readChanges reads the changes between two versions from the changelog of the newer package, which lists
+// both.
 func (c *PackageChange) readChanges(ctx context.Context, cache source.Cache, before, after source.Package) {
 	newer, since := after, before.Version
 	if later(ctx, before.Version, after.Version) {
@@ -205,7 +205,7 @@ func (c *PackageChange) readChanges(ctx context.Context, cache source.Cache, bef
 	case errors.Is(err, fs.ErrNotExist):
 		c.NoChangelog = fmt.Sprintf("%s %s is no longer in the package cache", newer.Name, newer.Version)
 	case errors.Is(err, io.EOF):
-		c.NoChangelog = "the package brings none along"
+		c.NoChangelog = "the package has none"
 	case err != nil:
 		c.NoChangelog = err.Error()
 	default:
@@ -213,7 +213,7 @@ func (c *PackageChange) readChanges(ctx context.Context, cache source.Cache, bef
 	}
 }
 
-// artifactChanges are the names of the artifacts that differ.
+// artifactChanges returns the names of the artifacts that differ.
 func artifactChanges(a, b image.Image) ([]string, error) {
 	before, err := builder.Artifacts(a)
 	if err != nil {
@@ -240,11 +240,11 @@ func artifactChanges(a, b image.Image) ([]string, error) {
 	return names, nil
 }
 
-// coveredElsewhere are the fields of a manifest that a Diff speaks of elsewhere, or that
-// differ between any two builds.
+// coveredElsewhere are the fields of a manifest that other parts of a Diff cover, or that differ between
+// any two builds.
 var coveredElsewhere = append([]string{"version", "plan", "created", "arguments"}, described...)
 
-// settingChanges are the other fields of the manifest that differ, by name.
+// settingChanges returns the other fields of the manifest that differ, by name.
 func settingChanges(a, b image.Image) ([]SettingChange, error) {
 	x, err := fieldsOf(a)
 	if err != nil {
@@ -263,7 +263,7 @@ func settingChanges(a, b image.Image) ([]SettingChange, error) {
 	return list, nil
 }
 
-// fieldsOf are the fields of a manifest as JSON.
+// fieldsOf returns the fields of a manifest as JSON.
 func fieldsOf(im image.Image) (map[string]json.RawMessage, error) {
 	text, err := json.Marshal(im.Manifest)
 	if err != nil {
@@ -322,7 +322,7 @@ func (d *Diff) files(ctx context.Context, from, to *builder.Contents) error {
 	})
 }
 
-// modules are the names of the kernel modules of the root.
+// modules returns the names of the kernel modules of the root.
 func modules(c *builder.Contents) []string {
 	var names []string
 	for _, e := range c.Entries {
@@ -349,14 +349,13 @@ func changesOf(before, after []string) ListChange {
 	return c
 }
 
-// changelogLines bounds what is coveredElsewhere of one package.
+// changelogLines is the number of lines that a Diff quotes from the changelog of a package.
 const changelogLines = 20
 
 // headRE is the first line of an entry (deb-changelog(5)): "bash (5.2-1) trixie; urgency=…".
 var headRE = regexp.MustCompile(`^[a-z0-9][a-z0-9+.-]+ \(([^)]+)\) `)
 
-// sinceVersion are the entries above the one of the version before, without
-// blank lines and signatures.
+// sinceVersion returns the entries above the one of version before, without blank lines and signatures.
 func sinceVersion(text, before string) []string {
 	var lines []string
 	for scan := bufio.NewScanner(strings.NewReader(text)); scan.Scan(); {
@@ -393,7 +392,7 @@ func readChangelog(ctx context.Context, deb, name string) (text string, err erro
 	if err := cmd.Start(); err != nil {
 		return "", err
 	}
-	defer func() { cancel(); _ = cmd.Wait() }() // ended on purpose when the file was found
+	defer func() { cancel(); _ = cmd.Wait() }() // it is stopped once the file is found
 	for r := tar.NewReader(out); ; {
 		h, err := r.Next()
 		if err != nil {
@@ -410,7 +409,7 @@ func readChangelog(ctx context.Context, deb, name string) (text string, err erro
 		}
 		b, err := io.ReadAll(io.LimitReader(z, 64<<10))
 		if base == "changelog.gz" && !headRE.Match(b) {
-			continue // upstream's
+			continue // the changelog of upstream
 		}
 		return string(b), err
 	}

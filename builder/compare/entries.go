@@ -19,8 +19,8 @@ type FileChange struct {
 	After  int64  `json:"after"`
 }
 
-// compareEntries calls each for every path that differs, in order, until it
-// says false. Both lists are sorted by path.
+// compareEntries calls each for every path that differs, in order, until it returns false. Both lists are
+// sorted by path.
 func compareEntries(ctx context.Context, a, b []squashfs.Entry, each func(FileChange) bool) error {
 	from := [2]map[string]squashfs.Entry{byPath(a), byPath(b)}
 	for len(a) > 0 || len(b) > 0 {
@@ -58,7 +58,7 @@ func byPath(list []squashfs.Entry) map[string]squashfs.Entry {
 	return m
 }
 
-// follow is the file behind a hard link, under the link's name.
+// follow returns the file of a hard link, under the link's name.
 func follow(m map[string]squashfs.Entry, e squashfs.Entry) squashfs.Entry {
 	if e.Hard == "" {
 		return e
@@ -68,7 +68,7 @@ func follow(m map[string]squashfs.Entry, e squashfs.Entry) squashfs.Entry {
 	return f
 }
 
-// compareEntry says how two entries of one path differ; empty: not at all.
+// compareEntry describes how two entries of one path differ; empty: not at all.
 func compareEntry(a, b squashfs.Entry) (string, error) {
 	change := func(what, from, to string) string { return what + " " + from + " → " + to }
 	switch {
@@ -125,7 +125,7 @@ func openEntry(e squashfs.Entry) (io.ReadCloser, error) {
 	return e.Open()
 }
 
-// firstDifference is the offset of the first byte that differs, or −1.
+// firstDifference returns the offset of the first byte that differs, or −1.
 func firstDifference(a, b io.Reader) (int64, error) {
 	x, y := make([]byte, 64<<10), make([]byte, 64<<10)
 	for at := int64(0); ; {

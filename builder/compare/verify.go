@@ -1,5 +1,5 @@
-// Package compare says how two images differ, for people, and verifies an image by building its plan
-// once more and comparing every bit.
+// Package compare reports how two images differ (Images), and verifies an image by building its plan
+// again and comparing every bit (Verify).
 package compare
 
 import (
@@ -26,7 +26,7 @@ import (
 	"ingot/profiles"
 )
 
-// Verdict is what a rebuild of an image found.
+// Verdict is the result of rebuilding an image.
 type Verdict struct {
 	Image ingot.Digest `json:"image"`
 	Plan  ingot.Digest `json:"plan"`
@@ -36,16 +36,16 @@ type Verdict struct {
 	Parts   []Part       `json:"parts"`
 }
 
-// Part is one artifact of an image beside its rebuild.
+// Part compares one artifact of an image with the rebuilt one.
 type Part struct {
-	Name    string       `json:"name"` // "root", "kernel", …; "manifest" is what describes them
+	Name    string       `json:"name"` // "root", "kernel", …; "manifest" describes them
 	Image   ingot.Digest `json:"imageDigest,omitempty"`
 	Rebuilt ingot.Digest `json:"rebuiltDigest,omitempty"`
 	// Why is the first difference; empty when there is none.
 	Why string `json:"why,omitempty"`
 }
 
-// Verify builds the plan of an image once more, with nothing cached but packages and trees, whose
+// Verify builds the plan of an image again, with nothing cached but packages and trees, whose
 // digests the plan pins, and compares the result bit by bit. The files of the profile's folder,
 // ingot-init and the public keys are taken from the image itself: the plan pins their digests, too.
 // Anybody with the packages can verify an image, not only its maker.
@@ -63,7 +63,7 @@ func Verify(ctx context.Context, env *builder.Env, s *image.Store, im image.Imag
 	inputs, err := openInputs(s, im, plan)
 	if err != nil {
 		if v.Parts, _ = damagedParts(s, im); len(v.Parts) > 0 {
-			return v, nil // that is why
+			return v, nil // this is the reason
 		}
 		return v, fmt.Errorf("verifying %s: %w", im.Name, err)
 	}
@@ -111,17 +111,17 @@ func rebuild(ctx context.Context, env *builder.Env, plan *builder.Plan, in *inpu
 	return im, o.Store, err
 }
 
-// inputs are what a plan pins by digest and an image carries.
+// inputs are the inputs of a plan that its image contains.
 type inputs struct {
 	*builder.Contents
 	plan    *builder.Plan
 	init    []byte
 	keys    map[string]image.PublicKey
-	altered []Part // what is not in the image as the plan pins it
+	altered []Part // inputs that do not have the digest in the plan
 }
 
-// openInputs takes the inputs of a plan out of the image. ingot-init is in the
-// root and in the initramfs: one of them will do.
+// openInputs reads the inputs of a plan from its image. ingot-init is in the root and in the initramfs;
+// either is used.
 func openInputs(s *image.Store, im image.Image, plan *builder.Plan) (*inputs, error) {
 	c, err := builder.OpenContents(s, im)
 	if err != nil {
@@ -168,8 +168,7 @@ func (in *inputs) read(s *image.Store) error {
 	return in.checkSources()
 }
 
-// merged are files that the builder changes after it has taken them from the
-// profile's folder.
+// merged are files that the builder changes after it has read them from the profile's folder.
 var merged = []string{"etc/passwd", "etc/group", "etc/shadow", "etc/gshadow"}
 
 func (in *inputs) checkSources() error {
@@ -181,7 +180,7 @@ func (in *inputs) checkSources() error {
 		switch {
 		case err == nil && ingot.DigestOf(content) == in.plan.Sources[f.Path]:
 		case slices.Contains(merged, strings.TrimPrefix(path.Clean(f.Path), "/")):
-			return fmt.Errorf("%w: %s is not in the image as the profile's folder had it, because users are added to it",
+			return fmt.Errorf("%w: the image has %s only with users added to it, not as it was in the profile's folder",
 				builder.ErrLost, f.Path)
 		default:
 			in.alter("root", f.Path)
@@ -191,14 +190,15 @@ func (in *inputs) checkSources() error {
 }
 
 func (in *inputs) alter(part, path string) {
-	in.altered = append(in.altered, Part{Name: part, Why: "/" + strings.TrimPrefix(path, "/") + ": it is not what the " +
-		"plan pins"})
+	in.altered = append(in.altered, Part{Name: part, Why: "/" + strings.TrimPrefix(path, "/") + ": its digest is not " +
+		"the one in the " +
+		"plan"})
 }
 
 // source is builder.BuildOptions.Source.
 func (in *inputs) source(f profiles.File) ([]byte, error) { return in.ReadFile(f.Path) }
 
-// contentOf is the content of one entry; nil when there is none.
+// contentOf returns the content of one entry, or nil.
 func contentOf(entries []squashfs.Entry, path string) []byte {
 	for _, e := range entries {
 		if e.Path != path || e.Open == nil {
@@ -209,7 +209,7 @@ func contentOf(entries []squashfs.Entry, path string) []byte {
 			return nil
 		}
 		defer r.Close()
-		b, _ := io.ReadAll(r) // of memory
+		b, _ := io.ReadAll(r) // reading memory does not fail
 		return b
 	}
 	return nil
@@ -221,16 +221,16 @@ type side struct {
 	image image.Image
 }
 
-// blob is the file of an artifact.
+// blob returns the path of an artifact.
 func (s side) blob(d ocispec.Descriptor) string { return s.store.Blob(ingot.Digest(d.Digest)) }
 
-// differences look for the first difference inside two artifacts; those of
-// other media types are compared as bytes.
+// differences find the first difference of two artifacts, by media type. Other media types are compared
+// as bytes.
 var differences = map[string]func(ctx context.Context, have, got *os.File) (string, error){
 	ingot.MediaTypeRoot: whyRoot, ingot.MediaTypeInitramfs: whyInitramfs, ingot.MediaTypeUKI: whyUKI,
 }
 
-// compareParts compares artifact by artifact, then what describes them.
+// compareParts compares each artifact, then the manifests.
 func compareParts(ctx context.Context, have, got side) ([]Part, error) {
 	layers, err := builder.Artifacts(have.image)
 	if err != nil {
@@ -245,7 +245,7 @@ func compareParts(ctx context.Context, have, got side) ([]Part, error) {
 		i := slices.IndexFunc(rebuilt, func(d ocispec.Descriptor) bool { return d.MediaType == l.MediaType })
 		if i < 0 {
 			parts = append(parts, Part{Name: image.PartName(l.MediaType),
-				Image: ingot.Digest(l.Digest), Why: "the plan gives none"})
+				Image: ingot.Digest(l.Digest), Why: "the rebuild has none"})
 			continue
 		}
 		part, err := comparePart(ctx, l, have.blob(l), rebuilt[i], got.blob(rebuilt[i]))
@@ -282,7 +282,7 @@ func comparePart(ctx context.Context, have ocispec.Descriptor, havePath string,
 			look = whyBytes
 		}
 		if part.Why, err = why(ctx, havePath, gotPath, look); err != nil {
-			part.Why = "one of the two cannot be read: " + err.Error()
+			part.Why = "one of them cannot be read: " + err.Error()
 		}
 	}
 	if stored != part.Image {
@@ -304,9 +304,9 @@ func digestFile(path string) (ingot.Digest, error) {
 	return ingot.DigestFromSum([sha256.Size]byte(sum.Sum(nil))), nil
 }
 
-const damaged = "the stored file is damaged, its digest is not that of the manifest"
+const damaged = "the stored file is damaged: its digest is not the one in the manifest"
 
-// damagedParts are the artifacts whose stored bytes are not those of their digest.
+// damagedParts returns the artifacts whose stored bytes do not have their digest.
 func damagedParts(s *image.Store, im image.Image) ([]Part, error) {
 	layers, err := builder.Artifacts(im)
 	if err != nil {
@@ -325,8 +325,8 @@ func damagedParts(s *image.Store, im image.Image) ([]Part, error) {
 	return parts, nil
 }
 
-// described are the fields of a manifest that say what the artifacts are:
-// where they differ, the artifacts tell more.
+// described are the fields of a manifest that describe the artifacts. A difference in the artifacts
+// themselves says more.
 var described = []string{"kernel", "initramfs", "root", "chunks", "unpacked", "kernelRelease",
 	"packages", "verity", "uki", "pcr11"}
 
@@ -350,5 +350,5 @@ func whyManifest(a, b image.Image) (string, error) {
 			return fmt.Sprintf("%s %s → %s", k, cmp.Or(string(x[k]), "none"), cmp.Or(string(y[k]), "none")), nil
 		}
 	}
-	return "it describes what differs: " + strings.Join(differ, ", "), nil
+	return "it describes parts that differ: " + strings.Join(differ, ", "), nil
 }

@@ -41,7 +41,7 @@ func why(ctx context.Context, have, got string, look func(context.Context, *os.F
 		}
 	}
 	text, err = whyBytes(ctx, a, b)
-	return "the same files, packed in another way: " + text, err
+	return "the same files, packed differently: " + text, err
 }
 
 func whyBytes(_ context.Context, a, b *os.File) (string, error) {
@@ -62,7 +62,7 @@ func whyRoot(ctx context.Context, a, b *os.File) (text string, err error) {
 	return firstChange(ctx, ca.Entries, cb.Entries)
 }
 
-// firstChange names the first file that differs, or else whose time does.
+// firstChange names the first file that differs, or if there is none, the first whose time differs.
 func firstChange(ctx context.Context, a, b []squashfs.Entry) (text string, err error) {
 	err = compareEntries(ctx, a, b, func(c FileChange) bool {
 		text = fmt.Sprintf("/%s: %s", c.Path, c.How)
@@ -93,7 +93,7 @@ func whyInitramfs(ctx context.Context, a, b *os.File) (string, error) {
 	return firstChange(ctx, ea, eb)
 }
 
-// readInitramfs lists an initramfs that we packed.
+// readInitramfs lists the files of an initramfs that ingot packed.
 func readInitramfs(r io.Reader) ([]squashfs.Entry, error) {
 	z, err := zstd.NewReader(r)
 	if err != nil {

@@ -26,12 +26,12 @@ import (
 	"ingot/internal/scratch"
 )
 
-// ErrNoLocalBoot: the image has not what a boot without a server stands on.
+// ErrNoLocalBoot: the image lacks what a boot without a server needs.
 var ErrNoLocalBoot = errors.New("the image has no UKI or no dm-verity tree, so it cannot boot without a server")
 
 // ErrNotFile: the medium would be written over a device or a folder.
-var ErrNotFile = errors.New("an export is written to a file, from there to a disk by: dd if=FILE of=DISK bs=4M " +
-	"conv=fsync")
+var ErrNotFile = errors.New("an export is written to a file; copy that to a disk with: dd if=FILE of=DISK " +
+	"bs=4M conv=fsync")
 
 // Medium is a kind of medium.
 type Medium string
@@ -45,7 +45,7 @@ const (
 // Options say how Write works.
 type Options struct {
 	Medium Medium
-	// Sign signs the UKI for Secure Boot; zero: it is not signed. A signature holds its time, so
+	// Sign signs the UKI for Secure Boot; zero: it is not signed. A signature contains its time, so
 	// two signed media differ.
 	Sign     secureboot.KeyPair
 	Progress func(done, total int64) // bytes of the root; nil is quiet
@@ -107,9 +107,8 @@ func write(ctx context.Context, s *image.Store, im image.Image, path string, o O
 	return os.Rename(fresh, path)
 }
 
-// mediaOf names what is on the medium. The root partition's UUID is the
-// beginning of the root hash, as the Discoverable Partitions Specification
-// says; the others are derived from it.
+// mediaOf returns the identifiers on the medium. The root partition's UUID is the beginning of the root
+// hash, as in the Discoverable Partitions Specification; the others are derived from the root hash.
 func mediaOf(m *ingot.ImageManifest) bootdisk.Media {
 	derived := func(what string) string {
 		return uuid.From(ingot.DigestOf([]byte(what + m.Verity.RootHash))).String()
@@ -126,15 +125,15 @@ func mediaOf(m *ingot.ImageManifest) bootdisk.Media {
 	return media
 }
 
-// localUKI writes the image's UKI anew, with the argument that says where the
-// root is, and with the image's manifest in a second archive of its initramfs.
+// localUKI writes the image's UKI with an additional kernel argument, the place of the root, and with the
+// image's manifest in a second archive of its initramfs.
 func localUKI(s *image.Store, im image.Image, where, path string) error {
 	b, err := os.ReadFile(s.Blob(im.Manifest.UKI.Digest))
 	if err != nil {
 		return err
 	}
 	if ingot.DigestOf(b) != im.Manifest.UKI.Digest {
-		return fmt.Errorf("%w: its UKI is not what its digest says", image.ErrDamaged)
+		return fmt.Errorf("%w: its UKI does not have its digest", image.ErrDamaged)
 	}
 	stub, sections, err := splitUKI(b)
 	if err != nil {
@@ -173,7 +172,7 @@ func sectionOf(name string, content []byte) uki.Section {
 	return uki.Section{Name: name, Size: int64(len(content)), Content: bytes.NewReader(content)}
 }
 
-// moreInitramfs appends an archive with files.
+// moreInitramfs appends an archive of files to an initramfs section.
 func moreInitramfs(s uki.Section, files map[string][]byte, m *ingot.ImageManifest) (uki.Section, error) {
 	var b bytes.Buffer
 	if _, err := io.Copy(&b, s.Content); err != nil {
@@ -186,12 +185,11 @@ func moreInitramfs(s uki.Section, files map[string][]byte, m *ingot.ImageManifes
 	return sectionOf(s.Name, b.Bytes()), nil
 }
 
-// ours are the sections that a build adds to the stub, see ukiParts.
+// ours are the sections that a build adds to the stub.
 var ours = []string{".osrel", ".cmdline", ".uname", ".initrd", ".linux"}
 
-// splitUKI takes a UKI apart into the stub, with its own sections alone, and
-// the sections that were added behind them (PE Format, "COFF File Header",
-// "Section Table").
+// splitUKI splits a UKI into the stub, with only its own sections, and the sections that were added after
+// them (PE Format, "COFF File Header", "Section Table").
 func splitUKI(b []byte) (stub []byte, added []uki.Section, err error) {
 	sections, err := uki.Read(bytes.NewReader(b))
 	if err != nil {
@@ -199,7 +197,7 @@ func splitUKI(b []byte) (stub []byte, added []uki.Section, err error) {
 	}
 	first := slices.IndexFunc(sections, func(s uki.Section) bool { return slices.Contains(ours, s.Name) })
 	if first < 1 {
-		return nil, nil, fmt.Errorf("%w: its UKI has no section of ours", ErrNoLocalBoot)
+		return nil, nil, fmt.Errorf("%w: its UKI has none of the sections that ingot adds", ErrNoLocalBoot)
 	}
 	f, err := pe.NewFile(bytes.NewReader(b))
 	if err != nil {

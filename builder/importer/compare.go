@@ -2,7 +2,7 @@ package importer
 
 import (
 	"context"
-	"crypto/md5" // dpkg's own sums: they tell edits, not attacks
+	"crypto/md5" // dpkg's checksums: they find edits, not attacks
 	"encoding/hex"
 	"fmt"
 	"io"
@@ -16,7 +16,7 @@ import (
 	"ingot/builder/tree"
 )
 
-// inventory is what is installed, by name and path.
+// inventory is the installed packages and their configuration files.
 type inventory struct {
 	versions  map[string]string // by name
 	arch      string            // of most packages
@@ -35,8 +35,7 @@ func takeInventory(list []inspect.Package) inventory {
 	return in
 }
 
-// autoInstalled are the packages that apt brought in for others, by
-// extended_states.
+// autoInstalled returns the packages that apt installed as dependencies, from extended_states.
 func autoInstalled(text string) map[string]bool {
 	auto := map[string]bool{}
 	for _, record := range strings.Split(text, "\n\n") {
@@ -51,13 +50,12 @@ func autoInstalled(text string) map[string]bool {
 	return auto
 }
 
-// Comparison is a Debian root beside what its profile would be: packages
-// beside those of the shipped debian profile, files beside their packages.
+// Comparison compares the packages of a Debian root with those of the shipped debian profile, and its
+// files with those of its packages.
 type Comparison struct {
-	Suite string `json:"suite,omitempty"` // of the base; empty: there was none to compare with
+	Suite string `json:"suite,omitempty"` // of the base; empty: packages were not compared
 	Same  int    `json:"same"`
-	// Added and Missing are packages that only one of the two has; Changed have
-	// other versions.
+	// Added are only in the root, Missing only in the base; Changed have other versions.
 	Added   []lock.Change `json:"added,omitempty"`
 	Missing []lock.Change `json:"missing,omitempty"`
 	Changed []lock.Change `json:"changed,omitempty"`
@@ -69,14 +67,14 @@ type Comparison struct {
 	Modified  []string    `json:"modified,omitempty"`  // other files of packages, not as shipped
 }
 
-// LocalPath is a file, or a folder with so many files, that no package owns.
+// LocalPath is a file, or a folder of files, that no package owns.
 type LocalPath struct {
 	Path  string `json:"path"`
 	Files int    `json:"files"`
 	Size  int64  `json:"size"`
 }
 
-// comparePackages compares what is installed with a base, by name.
+// comparePackages compares the installed packages with those of a base, by name.
 func (c *Comparison) comparePackages(have inventory, auto map[string]bool, base map[string]string) {
 	for name, v := range have.versions {
 		switch b, ok := base[name]; {
@@ -102,8 +100,7 @@ func (c *Comparison) comparePackages(have inventory, auto map[string]bool, base 
 	slices.Sort(c.Asked)
 }
 
-// generated is what packages make when they are installed: nobody's, and
-// nobody's work either.
+// generated are paths that installing packages creates. No package owns them, and nobody edited them.
 var generated = []string{
 	"var/lib/dpkg", "var/lib/apt", "var/cache", "var/log", "var/lib/systemd", "var/lib/ucf", "var/lib/pam",
 	"var/lib/usb_modeswitch", "var/lib/misc", "var/lib/shells.state", "var/lib/python",
@@ -182,8 +179,7 @@ func (c *Comparison) compareFiles(ctx context.Context, root *tree.Tree, in inven
 	return nil
 }
 
-// shippedFiles reads dpkg's lists of paths and sums; diverted files are owned
-// under both names.
+// shippedFiles reads dpkg's lists of paths and checksums. Diverted files are owned under both names.
 func shippedFiles(root *tree.Tree, in inventory) (owned map[string]bool, sums map[string]string, err error) {
 	owned, sums = map[string]bool{}, map[string]string{}
 	resolved := func(p string) string {
@@ -214,7 +210,7 @@ func shippedFiles(root *tree.Tree, in inventory) (owned map[string]bool, sums ma
 	if err != nil {
 		return owned, sums, nil //nolint:nilerr // there are none
 	}
-	lines := strings.Split(string(b), "\n") // triples: from, to, by whom
+	lines := strings.Split(string(b), "\n") // triples: from, to, package
 	for i := 0; i+1 < len(lines); i += 3 {
 		from, to := resolved(lines[i]), resolved(lines[i+1])
 		owned[from], owned[to] = true, true
@@ -228,7 +224,7 @@ func shippedFiles(root *tree.Tree, in inventory) (owned map[string]bool, sums ma
 func readUcf(root *tree.Tree, in inventory, owned map[string]bool, resolved func(string) string) {
 	b, err := root.ReadFile("var/lib/ucf/hashfile")
 	if err != nil {
-		return // none did
+		return // there are none
 	}
 	for _, line := range strings.Split(string(b), "\n") {
 		if sum, p, ok := strings.Cut(line, "  "); ok {
@@ -248,20 +244,18 @@ func md5Of(root *tree.Tree, p string) (string, error) {
 		return "", fmt.Errorf("comparing %q: %w", p, err)
 	}
 	defer r.Close()
-	sum := md5.New() // see above
+	sum := md5.New() // dpkg's checksum
 	if _, err := io.Copy(sum, r); err != nil {
 		return "", fmt.Errorf("comparing %q: %w", p, err)
 	}
 	return hex.EncodeToString(sum.Sum(nil)), nil
 }
 
-// shared are folders for local files that no package has: what is in them is
-// told apart.
+// shared are folders for local files that no package owns. Their entries are listed one by one.
 var shared = []string{"opt", "srv", "root", "home", "usr/local", "usr/local/bin", "usr/local/sbin", "usr/local/lib",
 	"usr/local/etc", "usr/local/share", "usr/local/src", "etc/systemd/system"}
 
-// gather puts local files together below the highest folder that is not a
-// package's either.
+// gather groups local files by the highest folder above them that no package owns either.
 func gather(root *tree.Tree, owned map[string]bool, local []string) []LocalPath {
 	var list []LocalPath
 	for _, p := range local {

@@ -23,7 +23,7 @@ import (
 	"ingot/profiles"
 )
 
-// writeLayout copies a kept container image into an OCI layout.
+// writeLayout copies a container image from the cache into an OCI layout.
 func writeLayout(ctx context.Context, trees *source.Trees, pin source.Pin, dir string) error {
 	blobs := filepath.Join(dir, "blobs", "sha256")
 	if err := os.MkdirAll(blobs, 0o755); err != nil {
@@ -83,23 +83,21 @@ func copyFile(ctx context.Context, from, to string) error {
 	return out.Close()
 }
 
-// folderWriter writes a profile's folder under a hidden name beside it, and
-// gives it its name at the end.
+// folderWriter writes a profile's folder under a hidden name beside it, and renames it at the end.
 type folderWriter struct {
 	o       *importing
 	dir     string // being written
-	scratch string // for what is not kept
+	scratch string // for temporary files
 	lock    *os.File
 }
 
-// begin prepares the folder. What an import that was killed has left there is
-// removed.
+// begin prepares the folder. It removes what a killed import has left there.
 func (o *importing) begin() (*folderWriter, error) {
 	if o.Arch == "" {
 		o.Arch = ingot.AMD64
 	}
 	if !ingot.ValidProfileName(o.Name) {
-		return nil, fmt.Errorf("%q cannot be the name of a profile; write lower-case letters, digits and dashes, at most 63",
+		return nil, fmt.Errorf("%q cannot be the name of a profile; use lower-case letters, digits and dashes, at most 63",
 			o.Name)
 	}
 	o.Folder = filepath.Clean(o.Folder)
@@ -133,7 +131,7 @@ func (w *folderWriter) abandon() {
 	w.lock.Close()
 }
 
-// writeTree keeps a root in the folder, as root.tar.zst.
+// writeTree writes a root to the folder, as root.tar.zst.
 func (w *folderWriter) writeTree(ctx context.Context, root *tree.Tree, newest int64) error {
 	w.o.Report("pack", 0, 0, "")
 	f, err := os.Create(filepath.Join(w.dir, "root.tar.zst"))
@@ -155,7 +153,7 @@ func (w *folderWriter) writeTree(ctx context.Context, root *tree.Tree, newest in
 	return nil
 }
 
-// finish writes profile and report, and gives the folder its name.
+// finish writes profile and report, and renames the folder.
 func (w *folderWriter) finish(im *Result, base profiles.Base, root *tree.Tree) error {
 	im.Folder = w.o.Folder
 	report, err := json.MarshalIndent(im, "", "  ")
@@ -173,7 +171,7 @@ func (w *folderWriter) finish(im *Result, base profiles.Base, root *tree.Tree) e
 	return nil
 }
 
-// clipped is the first of a list, and how many more there are.
+// clipped returns the first n items of a list, and how many more there are.
 func clipped(list []string, n int) string {
 	if len(list) <= n {
 		return strings.Join(list, ", ")

@@ -1,6 +1,6 @@
-// Package importer makes a profile of a container image, a tarball, a folder or the root of a running
-// host, and reports what is in it: what it lacks to boot, and how it differs from the Debian base.
-// What an import leaves behind on a host is a list (source.Excluded).
+// Package importer writes a profile that starts from a container image, a tarball, a folder or the root
+// of a running host, and reports what the root lacks to boot and how it differs from Debian's packages.
+// It leaves out what source.Excluded lists, and password hashes.
 package importer
 
 import (
@@ -18,7 +18,7 @@ import (
 	"ingot/profiles"
 )
 
-// ErrExists: there is something already where a profile would be written.
+// ErrExists: the folder that the profile would be written to exists.
 var ErrExists = errors.New("it exists already")
 
 // Options say what to import and where the profile goes.
@@ -50,10 +50,10 @@ type Result struct {
 	Distribution string         `json:"distribution"`
 	Packages     int            `json:"packages"` // of dpkg
 	Lacks        []string       `json:"lacks,omitempty"`
-	Fix          string         `json:"fix,omitempty"` // the command that would get them
+	Fix          string         `json:"fix,omitempty"` // the command that installs them
 	Compared     *Comparison    `json:"compared,omitempty"`
 	Mounts       []source.Mount `json:"mounts,omitempty"`    // other filesystems of a host
-	Passwords    []string       `json:"passwords,omitempty"` // users whose password stayed behind
+	Passwords    []string       `json:"passwords,omitempty"` // users whose password hash was left out
 	Changed      bool           `json:"changed,omitempty"`   // files changed while they were read
 	Bytes        int64          `json:"bytes"`               // of the tree
 }
@@ -111,7 +111,7 @@ func Image(ctx context.Context, env *source.Env, ref string, options Options) (*
 	return im, w.finish(im, base, root)
 }
 
-// recognise finds out what a reference names, and pins it.
+// recognise finds out what kind of tree a reference names, and pins it.
 func (o *importing) recognise(ctx context.Context, trees *source.Trees, ref string) (source.Origin, source.Pin, error) {
 	o.Report("look", 0, 0, ref)
 	origin := source.Origin{Kind: source.KindOCI, Ref: ref, Arch: string(o.Arch), KeepOwners: true}

@@ -10,9 +10,8 @@ import (
 	"ingot/profiles"
 )
 
-// startingProfile is the text of a profile that boots an imported root: what
-// the shipped debian profile does for Debian, as far as the root has the
-// services for it.
+// startingProfile returns the text of a profile that boots an imported root. It does what the shipped
+// debian profile does, as far as the root has the services for it.
 func startingProfile(im *Result, base profiles.Base, kernel profiles.Kernel, root *tree.Tree) string {
 	var s strings.Builder
 	line := func(format string, args ...any) { fmt.Fprintf(&s, format+"\n", args...) }
@@ -59,10 +58,10 @@ func quoted(list []string) string {
 	return strings.Join(q, ", ")
 }
 
-// NoInit reports whether what was imported cannot boot at all.
+// NoInit reports whether the root has no init system, so that it cannot boot.
 func (im *Result) NoInit() bool { return slices.Contains(im.Lacks, inspect.InitSystem) }
 
-// Findings are what an import has to say, in lines.
+// Findings returns what an import found, in lines for people.
 func (im *Result) Findings() []string {
 	name := im.Distribution
 	if name == "" {
@@ -73,19 +72,20 @@ func (im *Result) Findings() []string {
 		lines[0] += fmt.Sprintf(", %d packages", im.Packages)
 	}
 	if len(im.Lacks) > 0 {
-		lines = append(lines, "It lacks "+inspect.MissingParts{Parts: im.Lacks, Fix: im.Fix}.String())
+		lines = append(lines, "It lacks: "+inspect.MissingParts{Parts: im.Lacks, Fix: im.Fix}.String())
 	}
 	for _, m := range im.Mounts {
 		if !m.Taken {
-			lines = append(lines, fmt.Sprintf("Left out: %s, a filesystem of its own (%s); take it with --include %s", m.Path,
+			lines = append(lines, fmt.Sprintf("Left out: %s, a separate filesystem (%s); add it with --include %s", m.Path,
 				m.Type, m.Path))
 		}
 	}
 	if len(im.Passwords) > 0 {
-		lines = append(lines, "Passwords stayed behind: "+clipped(im.Passwords, 5)+"; keys work, or set users: passwordHash")
+		lines = append(lines, "Passwords were left out of: "+clipped(im.Passwords, 5)+"; SSH keys work, or set users: "+
+			"passwordHash")
 	}
 	if im.Changed {
-		lines = append(lines, "Files changed while they were read; import again when the host is quiet")
+		lines = append(lines, "Files changed while they were read; import again when the host is idle")
 	}
 	c := im.Compared
 	if c == nil {
@@ -96,7 +96,7 @@ func (im *Result) Findings() []string {
 			"of another version", c.Suite, c.Same, len(c.Added), len(c.Missing), len(c.Changed)))
 	}
 	if len(c.Asked) > 0 {
-		lines = append(lines, "The same from packages would be: extends: debian, packages: ["+clipped(c.Asked, 40)+"]")
+		lines = append(lines, "The same packages in a profile: extends: debian, packages: ["+clipped(c.Asked, 40)+"]")
 	}
 	if len(c.Conffiles) > 0 {
 		lines = append(lines, "Configuration of packages, edited: "+clipped(c.Conffiles, 20))
@@ -118,7 +118,7 @@ func (im *Result) Findings() []string {
 	return lines
 }
 
-// startingFile is a file of the profile, and why it is there.
+// startingFile is a file of the profile, with the reason for it.
 type startingFile struct{ why, path, content, link string }
 
 func startingFiles(root *tree.Tree) []startingFile {
@@ -146,7 +146,7 @@ func startingFiles(root *tree.Tree) []startingFile {
 	return list
 }
 
-// usesNetworkd reports whether networkd is there and nobody else does its work.
+// usesNetworkd reports whether the root has networkd and not NetworkManager.
 func usesNetworkd(root *tree.Tree) bool {
 	return inspect.FindUnit(root, "systemd-networkd.service") != "" &&
 		inspect.FindUnit(root, "NetworkManager.service") == ""
@@ -161,7 +161,7 @@ func sshUnit(root *tree.Tree) string {
 	return ""
 }
 
-// startingUnits are the units to enable and to mask that the root has.
+// startingUnits returns the units of the root to enable and to mask.
 func startingUnits(root *tree.Tree) (enable, mask []string) {
 	if usesNetworkd(root) {
 		enable = append(enable, "systemd-networkd.service")

@@ -1,4 +1,4 @@
-// Package inspect reads what the file tree of a root says about itself: its distribution
+// Package inspect reads facts from the file tree of a root: its distribution
 // (os-release(5)), its packages and their files (dpkg's database), its systemd units, and which
 // parts it lacks to boot on a machine. It reads values only and changes nothing.
 package inspect

@@ -6,12 +6,12 @@ import (
 	"ingot/builder/tree"
 )
 
-// bootPart is something that a machine wants of its root.
+// bootPart is a part of a root that machines need to boot, or that most of them need afterwards.
 type bootPart struct {
 	name string
-	// paths are the programs of which one is enough.
+	// paths are the programs that provide it; one is enough.
 	paths []string
-	// packages bring it, by the word that os-release(5) has in ID or ID_LIKE.
+	// packages provide it, by the distribution in ID or ID_LIKE of os-release(5).
 	packages map[string]string
 }
 
@@ -21,7 +21,7 @@ const InitSystem = "an init system (/sbin/init)"
 var bootInit = bootPart{InitSystem, []string{"sbin/init"},
 	map[string]string{"debian": "systemd systemd-sysv", "fedora": "systemd", "arch": "systemd", "suse": "systemd"}}
 
-// bootParts are what a root can do without, though few machines want to.
+// bootParts are the parts that a root boots without, but that most machines need.
 var bootParts = []bootPart{
 	{"udev (devices)", []string{"usr/lib/systemd/systemd-udevd", "lib/systemd/systemd-udevd"},
 		map[string]string{"debian": "udev", "fedora": "systemd-udev", "suse": "udev"}},
@@ -34,7 +34,7 @@ var bootParts = []bootPart{
 		map[string]string{"debian": "openssh-server", "fedora": "openssh-server", "arch": "openssh", "suse": "openssh"}},
 }
 
-// installers are the commands that install packages, by os-release's word.
+// installers are the commands that install packages, by distribution.
 var installers = map[string]string{"debian": "apt-get install", "fedora": "dnf install",
 	"arch": "pacman -S", "suse": "zypper install"}
 
@@ -57,7 +57,7 @@ type MissingParts struct {
 func (m MissingParts) String() string {
 	s := strings.Join(m.Parts, ", ")
 	if m.Fix != "" {
-		s += "; where the root is made: " + m.Fix
+		s += "; where the root is made, run: " + m.Fix
 	}
 	return s
 }
@@ -83,7 +83,7 @@ func Missing(root *tree.Tree) MissingParts {
 	return m
 }
 
-// familyOf is the family of distributions that a root belongs to.
+// familyOf returns the distribution of a root, or the one that it is like, as installers names it.
 func familyOf(root *tree.Tree) string {
 	text, err := root.ReadFile("etc/os-release")
 	if err != nil {

@@ -12,10 +12,9 @@ type licence struct {
 	Name string // as the package calls it
 }
 
-// licencesOf reads the licences that a package's copyright file names, sorted and
-// each once (Debian, "Machine-readable debian/copyright file", 1.0). Of a file
-// in free form, which still is every sixth, it takes the names of the texts in
-// /usr/share/common-licenses that it refers to.
+// licencesOf returns the licences that a package's copyright file names, sorted and without duplicates
+// (Debian, "Machine-readable debian/copyright file", 1.0). From a file in free form, which about one in
+// six still is, it takes the names of the texts in /usr/share/common-licenses that the file refers to.
 func licencesOf(copyright []byte) []licence {
 	text := string(copyright)
 	var names []string
@@ -33,7 +32,7 @@ func licencesOf(copyright []byte) []licence {
 		var list []licence
 		slices.Sort(names)
 		for _, n := range slices.Compact(names) {
-			list = append(list, licence{Name: n}) // "or later" is somewhere in the prose
+			list = append(list, licence{Name: n}) // the prose may say "or later"
 		}
 		return list
 	}
@@ -53,9 +52,9 @@ func licencesOf(copyright []byte) []licence {
 
 var commonRE = regexp.MustCompile(`/usr/share/common-licenses/([A-Za-z0-9.+-]+)`)
 
-// spdx turns a licence of a copyright file into an SPDX expression; empty when
-// any part of it is not clear. In such a file "and" binds less than "or" where
-// a comma is before it; a name that mixes both is left alone.
+// spdx turns a licence of a copyright file into an SPDX expression; empty when a part of it is not known.
+// In such a file "and" binds less than "or" when a comma precedes it. A name that mixes both is not
+// converted.
 func spdx(name string) string {
 	for _, op := range []string{" or ", " and "} {
 		parts := strings.Split(name, op)
@@ -101,12 +100,12 @@ func spdxID(name string) string {
 	return id + "-only"
 }
 
-// gnuLicences are those that SPDX has, without -only and -or-later.
+// gnuLicences are the GNU licences of SPDX, without -only and -or-later.
 var gnuLicences = []string{"GPL-1.0", "GPL-2.0", "GPL-3.0", "LGPL-2.0", "LGPL-2.1", "LGPL-3.0", "AGPL-3.0",
 	"GFDL-1.1", "GFDL-1.2", "GFDL-1.3"}
 
-// spdxIDs are the other names that are clear, in lower case. Debian's Expat is
-// what SPDX calls MIT; its names of BSD licences with a suffix are not clear.
+// spdxIDs are the other names with a known identifier, in lower case. Debian's Expat is SPDX's MIT.
+// Debian's names of BSD licences with a suffix are ambiguous.
 var spdxIDs = map[string]string{
 	"0bsd": "0BSD", "afl-2.1": "AFL-2.1", "apache-2": "Apache-2.0",
 	"apache-2.0": "Apache-2.0", "artistic-2.0": "Artistic-2.0",

@@ -99,7 +99,7 @@ type entry struct {
 	ref    string // purl
 }
 
-// distro is what a root says of itself in os-release(5).
+// distro is the distribution of a root by os-release(5).
 type distro struct{ id, codename string }
 
 func distroOf(root *tree.Tree) distro {
@@ -121,8 +121,8 @@ func distroOf(root *tree.Tree) distro {
 	return d
 }
 
-// purl is a package URL of type deb (purl-spec, types/deb). Letters, digits and
-// ".-_~" stand for themselves, and so may a colon.
+// purl returns the package URL of type deb (purl-spec, types/deb). Letters, digits, ".-_~" and colons are
+// not escaped.
 func (d distro) purl(p inspect.Package) string {
 	escape := func(s string) string {
 		return strings.ReplaceAll(strings.ReplaceAll(url.QueryEscape(s), "+", "%20"), "%3A", ":")
@@ -134,8 +134,7 @@ func (d distro) purl(p inspect.Package) string {
 	return u
 }
 
-// index joins what is installed with what was planned, and sorts the files to
-// their packages.
+// index merges installed and planned packages, and assigns files to packages.
 func (s *inventory) index(list []inspect.Package, planned []source.Package) {
 	sums := map[[2]string]string{}
 	for _, p := range planned {
@@ -156,8 +155,8 @@ func (s *inventory) index(list []inspect.Package, planned []source.Package) {
 	}
 }
 
-// packages are the components of all packages. Where two have one name, of two
-// architectures, the files are the first's.
+// packages returns the components of all packages. When two architectures of a package are installed,
+// the files belong to the first.
 func (s *inventory) packages() []cdx.Component {
 	var list []cdx.Component
 	for _, p := range s.list {
@@ -190,9 +189,8 @@ func fileComponents(paths []string) *[]cdx.Component {
 	return &list
 }
 
-// licences are those of a package's copyright file. The schema takes either one
-// expression or a list of single licences: a list that holds an expression and
-// is clear in all its parts becomes one expression.
+// licences returns the licences of a package's copyright file. The schema allows either one expression or
+// a list of single licences. A list with an expression whose parts are all known becomes one expression.
 func (s *inventory) licences(name string) *cdx.Licenses {
 	found := s.outside(name)
 	if text, err := s.root.ReadFile(path.Join("usr/share/doc", name, "copyright")); err == nil {
@@ -222,8 +220,7 @@ func (s *inventory) licences(name string) *cdx.Licenses {
 	return &list
 }
 
-// outside are the licences of packages that are in an image, but whose
-// copyright files are not in its root.
+// outside returns the licences of packages in an image whose copyright files are not in its root.
 func (s *inventory) outside(name string) []licence {
 	switch {
 	case strings.HasPrefix(name, "linux-image-"):
@@ -234,8 +231,8 @@ func (s *inventory) outside(name string) []licence {
 	return nil
 }
 
-// dependencies says what depends on what: the image on all, packages on those
-// that satisfy their relations by name.
+// dependencies lists the dependencies: the image depends on all components, packages on those that their
+// relations name.
 func (s *inventory) dependencies(components []cdx.Component) *[]cdx.Dependency {
 	refs := map[string]string{}
 	for _, p := range s.list {

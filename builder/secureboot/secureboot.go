@@ -44,7 +44,7 @@ type Signer struct {
 }
 
 // Check reads the certificate and looks for the key and the tools, so that a build does not fail at
-// its end for want of them.
+// its end because of them.
 func (k KeyPair) Check() (Signer, error) {
 	if err := source.NeedTools("sbsign", "sbverify"); err != nil {
 		return Signer{}, err
@@ -79,7 +79,7 @@ func Sign(ctx context.Context, s *image.Store, im image.Image, k KeyPair) (r ima
 		return r, false, err
 	}
 	if im.Manifest.UKI == nil {
-		return r, false, fmt.Errorf("signing %s: %w; build it again", im.Name, ErrNoUKI)
+		return r, false, fmt.Errorf("signing %s: %w; build the image again", im.Name, ErrNoUKI)
 	}
 	list, err := s.Referrers(ctx, im.Digest, ingot.ArtifactSignedUKI)
 	if err != nil {
@@ -125,7 +125,7 @@ func (k KeyPair) SignFile(ctx context.Context, from, to string) error {
 		{"sbverify", "--cert", k.Certificate, to},
 	} {
 		if out, err := exec.CommandContext(ctx, argv[0], argv[1:]...).CombinedOutput(); err != nil {
-			first, _, _ := bytes.Cut(bytes.TrimSpace(out), []byte("\n")) // the rest is OpenSSL's stack
+			first, _, _ := bytes.Cut(bytes.TrimSpace(out), []byte("\n")) // the rest is OpenSSL's error stack
 			return fmt.Errorf("running %s: %w: %s", argv[0], err, first)
 		}
 	}
@@ -147,7 +147,7 @@ func Verify(ctx context.Context, s *image.Store, im image.Image) (int, error) {
 	return len(list), nil
 }
 
-// isOwn is an error unless a referrer is the image's UKI with a signature added.
+// isOwn returns an error unless a referrer is the image's UKI with a signature added.
 func isOwn(s *image.Store, im image.Image, r image.Referrer) error {
 	if im.Manifest.UKI == nil {
 		return ErrForeignUKI

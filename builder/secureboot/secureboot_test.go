@@ -24,7 +24,7 @@ func sealedImage(t *testing.T) (*image.Store, image.Image) {
 	return buildertest.SealedImage(t, stub)
 }
 
-// secureBoot is a fresh key and its certificate.
+// secureBoot makes a key and its certificate.
 func secureBoot(t *testing.T, name string) KeyPair {
 	t.Helper()
 	dir := t.TempDir()

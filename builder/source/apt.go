@@ -1,7 +1,3 @@
-// Package source yields what images are made of. For now that is Debian: a
-// private apt, with an empty list of installed packages, resolves names to
-// exact packages; a cache keeps them by their SHA-256; they are
-// unpacked in parallel and configured by the root's own dpkg.
 package source
 
 import (
@@ -22,26 +18,6 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-)
-
-// Errors that callers may test for with errors.Is.
-var (
-	// ErrNoPackage: the suite has no package of that name.
-	ErrNoPackage = errors.New("no such package")
-	// ErrNoSuite: the mirror has no such suite.
-	ErrNoSuite = errors.New("no such suite")
-	// ErrNoMirror: neither the caller nor the host's apt sources name a Debian mirror.
-	ErrNoMirror = errors.New("no Debian mirror is known")
-	// ErrOffline: the mirror cannot be reached and nothing is cached.
-	ErrOffline = errors.New("the mirror cannot be reached")
-	// ErrNoTool: a program that ingot needs is not installed on this host.
-	ErrNoTool = errors.New("a needed program is not installed")
-	// ErrConflict: the packages cannot be installed together.
-	ErrConflict = errors.New("the packages cannot be installed together")
-	// ErrDigest: a file has not the bytes that the plan pins.
-	ErrDigest = errors.New("the file is not the one that was planned")
-	// ErrUntrusted: the mirror's package lists are not signed as they must be, or too old.
-	ErrUntrusted = errors.New("the mirror's package lists cannot be trusted")
 )
 
 // Package is one exact Debian package.
@@ -82,26 +58,26 @@ var (
 	pathRE = regexp.MustCompile(`^pool/[A-Za-z0-9+.~_/:%-]+\.deb$`)
 )
 
-// Check tells what is wrong with a package that was read from a file.
+// Check reports what is wrong with a package that was read from a file.
 func (p Package) Check() error {
 	switch {
 	case !nameRE.MatchString(p.Name):
 		return fmt.Errorf("%q cannot be a package name", p.Name)
 	case !sumRE.MatchString(p.SHA256):
-		return fmt.Errorf("package %s: %q is no sha256", p.Name, p.SHA256)
+		return fmt.Errorf("package %s: %q is not a SHA-256", p.Name, p.SHA256)
 	case p.Size <= 0 || p.Version == "" || p.Arch == "":
 		return fmt.Errorf("package %s: size, version or arch is missing", p.Name)
 	case !pathRE.MatchString(p.Path) || strings.Contains(p.Path, ".."):
-		return fmt.Errorf("package %s: %q is no path below an archive", p.Name, p.Path)
+		return fmt.Errorf("package %s: %q is not a path below an archive", p.Name, p.Path)
 	case p.Archive != "debian" && p.Archive != "security":
 		return fmt.Errorf("package %s: unknown archive %q", p.Name, p.Archive)
 	}
 	return nil
 }
 
-// OpenApt prepares a private apt and refreshes its package lists. When the
-// mirror cannot be reached but lists of an earlier day are there, it warns and
-// uses those. Close releases the lock that orders concurrent users.
+// OpenApt prepares a private apt and refreshes its package lists. When the mirror cannot be reached but
+// there are lists of an earlier run, it warns and uses those. Only one process at a time uses a private
+// apt; Close lets the next one continue.
 func OpenApt(ctx context.Context, o AptOptions) (*Apt, error) {
 	if err := NeedTools("apt-get", "apt-cache"); err != nil {
 		return nil, err
@@ -118,7 +94,7 @@ func OpenApt(ctx context.Context, o AptOptions) (*Apt, error) {
 		}
 	}
 	unlock, err := lock(ctx, filepath.Join(dir, "lock"), func() {
-		a.log.Info("another ingot asks apt at this moment; waiting for it", "suite", o.Suite)
+		a.log.Info("waiting for another ingot that is using apt", "suite", o.Suite)
 	})
 	if err != nil {
 		return nil, err
@@ -139,12 +115,12 @@ func OpenApt(ctx context.Context, o AptOptions) (*Apt, error) {
 	return a, nil
 }
 
-// Close lets the next user in.
+// Close lets the next process continue.
 func (a *Apt) Close() { a.unlock() }
 
-// refresh fetches the package lists. When the very same mirror cannot be
-// reached today, those of an earlier day are good enough; after any failure
-// apt.conf and the sources are again those that the lists are from.
+// refresh fetches the package lists. When the mirror that the lists of an earlier run came from cannot
+// be reached, it keeps those. After any other failure it restores apt.conf and the sources that belong
+// to the lists.
 func (a *Apt) refresh(ctx context.Context, o AptOptions) error {
 	sources, err := o.sources()
 	if err != nil {
@@ -171,10 +147,10 @@ func (a *Apt) hasLists() bool {
 	return len(lists) > 0
 }
 
-// debianKeyring comes with Debian's package debian-archive-keyring.
+// debianKeyring is in Debian's package debian-archive-keyring.
 const debianKeyring = "/usr/share/keyrings/debian-archive-keyring.gpg"
 
-// sources is the text of sources.list(5).
+// sources returns the text of sources.list(5).
 func (o *AptOptions) sources() (string, error) {
 	keyring := debianKeyring
 	if o.Keyring != "" {
@@ -198,7 +174,7 @@ func (o *AptOptions) sources() (string, error) {
 	return text, nil
 }
 
-// Rolling reports whether a suite has no archives of updates beside it.
+// Rolling reports whether a suite has no separate archives for updates.
 func Rolling(suite string) bool {
 	return slices.Contains([]string{"sid", "unstable", "testing", "experimental"}, suite)
 }
@@ -230,8 +206,8 @@ quiet "1";
 	return nil
 }
 
-// refusals are apt's words for lists that it does not take (apt-secure(8)),
-// and what they mean to an operator.
+// refusals are apt's messages about lists that it refuses (apt-secure(8)), and what they mean to an
+// operator.
 var refusals = []struct {
 	words *regexp.Regexp
 	why   string
@@ -246,7 +222,7 @@ var refusals = []struct {
 	{regexp.MustCompile(`BADSIG|signatures? (was|were) invalid|signature verification|NOSPLIT`), "their signature is " +
 		"wrong; use another mirror"},
 	{regexp.MustCompile(`Hash Sum mismatch|unexpected size`), "they are not those that were signed, perhaps because " +
-		"the mirror is just being updated; try again in some minutes"},
+		"the mirror is being updated; try again in a few minutes"},
 }
 
 var (
@@ -290,7 +266,7 @@ func (a *Apt) update(ctx context.Context) error {
 	return fmt.Errorf("refreshing package lists: %w: %s", err, firstError(text))
 }
 
-// noSpace is ENOSPC when a tool says so.
+// noSpace returns ENOSPC when a tool reports it, otherwise nil.
 func noSpace(text string) error {
 	if strings.Contains(text, unix.ENOSPC.Error()) || strings.Contains(text, "No space left on device") {
 		return unix.ENOSPC
@@ -301,7 +277,7 @@ func noSpace(text string) error {
 // Resolve returns the closure of Debian's essential packages and names,
 // without recommendations, sorted by name.
 func (a *Apt) Resolve(ctx context.Context, names []string) ([]Package, error) {
-	// apt itself counts as important to apt; an image that never changes needs none.
+	// apt treats itself as important; an image that never changes does not need it.
 	args := append([]string{"install", "--simulate", "--yes", "?and(?essential,?not(?exact-name(apt)))"}, names...)
 	out, err := a.run(ctx, "apt-get", args...)
 	if err != nil {
@@ -334,7 +310,7 @@ func (a *Apt) Kernel(ctx context.Context, name string) (Package, error) {
 			}
 		}
 		if found == "" {
-			return Package{}, fmt.Errorf("finding the kernel of %q: it depends on no linux-image package; "+
+			return Package{}, fmt.Errorf("finding the kernel of %q: it does not depend on a linux-image package; "+
 				"write linux-image-amd64, linux-image-cloud-amd64 or an exact one", name)
 		}
 		name = found
@@ -342,7 +318,7 @@ func (a *Apt) Kernel(ctx context.Context, name string) (Package, error) {
 	return a.Package(ctx, name)
 }
 
-// Package returns the newest version of one package, by itself.
+// Package returns the newest version of one package, without its dependencies.
 func (a *Apt) Package(ctx context.Context, name string) (Package, error) {
 	out, err := a.run(ctx, "apt-cache", "show", "--no-all-versions", name)
 	if err != nil {
@@ -388,7 +364,7 @@ func (a *Apt) show(ctx context.Context, want []string) ([]Package, error) {
 	return list, nil
 }
 
-// explain turns apt's refusal into one sentence about the profile.
+// explain turns apt's error output into one sentence about the profile.
 func (a *Apt) explain(ctx context.Context, names []string, text string, err error) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
@@ -404,7 +380,7 @@ func (a *Apt) explain(ctx context.Context, names []string, text string, err erro
 			}
 		}
 		if len(unknown) > 0 {
-			return fmt.Errorf("resolving packages: %w in %s: %s; mend the profile's list of packages", ErrNoPackage,
+			return fmt.Errorf("resolving packages: %w in %s: %s; correct the profile's list of packages", ErrNoPackage,
 				a.suite, strings.Join(unknown, ", "))
 		}
 	}
@@ -415,7 +391,7 @@ func (a *Apt) explain(ctx context.Context, names []string, text string, err erro
 	return fmt.Errorf("resolving packages: %w: %s", err, firstError(text))
 }
 
-// near suggests packages whose names begin alike.
+// near suggests packages whose names have the same beginning.
 func (a *Apt) near(ctx context.Context, name string) string {
 	for n := len(name) - 1; n >= 3; n-- {
 		out, err := a.run(ctx, "apt-cache", "pkgnames", name[:n])
@@ -443,7 +419,7 @@ func (a *Apt) run(ctx context.Context, tool string, args ...string) (out []byte,
 	return cmd.CombinedOutput()
 }
 
-// cleanEnviron is the environment without what would change apt's words or config.
+// cleanEnviron is the environment without what would change apt's messages or configuration.
 func cleanEnviron() []string {
 	var env []string
 	for _, e := range os.Environ() {
@@ -465,12 +441,12 @@ func field(record, name string) string {
 	return ""
 }
 
-// unmetRE is a line of apt's list of unmet dependencies; the name is missing
-// where it is that of the line before.
+// unmetRE is a line of apt's list of unmet dependencies. The name is missing when it is that of the
+// line before.
 var unmetRE = regexp.MustCompile(`^ (\S+ :|  +) ?((?:Pre)?Depends|Conflicts|Breaks): `)
 
-// firstError is the first line that apt marks as an error, with the lines of
-// unmet dependencies before it, or else the last line.
+// firstError returns the first line that apt marks as an error, with the lines of unmet dependencies
+// before it, or else the last line.
 func firstError(text string) string {
 	lines := strings.Split(strings.TrimSpace(text), "\n")
 	var unmet []string
@@ -491,7 +467,7 @@ func firstError(text string) string {
 
 var urlRE = regexp.MustCompile(`https?://[^\s']+`)
 
-// hideHost shortens URLs to their paths: the host is the operator's business.
+// hideHost shortens URLs to their paths, because the mirror's host may be private.
 func hideHost(s string) string {
 	return urlRE.ReplaceAllStringFunc(s, func(u string) string {
 		if p, err := url.Parse(u); err == nil {
@@ -505,7 +481,7 @@ func hideHost(s string) string {
 func NeedTools(names ...string) error {
 	for _, n := range names {
 		if _, err := exec.LookPath(n); err != nil {
-			return fmt.Errorf("%w: %s; run scripts/setup, or install it with apt-get", ErrNoTool, n)
+			return fmt.Errorf("%w: %s; run: scripts/setup, or install it with apt-get", ErrNoTool, n)
 		}
 	}
 	return nil

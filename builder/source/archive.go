@@ -18,20 +18,19 @@ import (
 	"ingot/builder/tree"
 )
 
-// archive is container images on disk: an OCI image layout (image-spec,
-// image-layout.md), as a folder or a tar, or what `docker save` wrote before
-// it wrote layouts (moby, image/spec/v1.2.md, "Combined Image JSON").
+// archive holds container images on disk: an OCI image layout (image-spec, image-layout.md), as a folder
+// or a tar, or the older format of docker save (moby, image/spec/v1.2.md, "Combined Image JSON").
 type archive struct {
 	open func(name string) (io.ReadCloser, error)
 	name string                      // of one of the images; may be empty
 	ref  string                      // of the archive, for people
 	done func()                      // removes scratch files
-	made map[ocidigest.Digest][]byte // manifests that the archive itself has not
+	made map[ocidigest.Digest][]byte // manifests that are not in the archive itself
 	at   map[ocidigest.Digest]string // files of layers and configs, by digest
 	root []byte                      // the manifest, of a docker save archive
 }
 
-// archiveRef cuts PATH#NAME.
+// archiveRef splits PATH#NAME.
 func archiveRef(s string) (path, name string) {
 	path, name, _ = strings.Cut(s, "#")
 	return path, name
@@ -62,7 +61,7 @@ func openArchive(ctx context.Context, o Origin, scratch string) (depot, error) {
 	if !a.has("manifest.json") {
 		a.close()
 		return nil, fmt.Errorf("%w: %s is neither an OCI layout nor a docker save archive; "+
-			"a root by itself is written with the key tar or dir", ErrNoImage, o.Ref)
+			"write a root by itself with the key tar or dir", ErrNoImage, o.Ref)
 	}
 	if err := a.readDocker(ctx); err != nil {
 		a.close()
@@ -71,7 +70,7 @@ func openArchive(ctx context.Context, o Origin, scratch string) (depot, error) {
 	return a, nil
 }
 
-// openTar lets a tar be read like a folder.
+// openTar makes the files of a tar readable like those of a folder.
 func (a *archive) openTar(ctx context.Context, path, scratch string) error {
 	f, err := os.Open(path)
 	if err != nil {
@@ -100,8 +99,8 @@ func (a *archive) openTar(ctx context.Context, path, scratch string) error {
 	return nil
 }
 
-// plainFile returns the path of a file's uncompressed bytes: its own, or that
-// of a scratch file which done removes.
+// plainFile returns the path of a file's uncompressed bytes: its own path, or that of a scratch file,
+// which done removes.
 func plainFile(ctx context.Context, f *os.File, scratch string) (path string, done func(), err error) {
 	head := make([]byte, len(xzMagic))
 	n, err := f.ReadAt(head, 0)
@@ -205,7 +204,7 @@ type dockerImage struct {
 	Layers   []string
 }
 
-// savedManifest is the OCI manifest (image-spec, manifest.md) that a docker save archive has not.
+// savedManifest is the OCI manifest (image-spec, manifest.md) that a docker save archive lacks.
 // The order of its fields is part of its digest, which is in plans and locks: it must not change.
 type savedManifest struct {
 	SchemaVersion int         `json:"schemaVersion"`
@@ -220,8 +219,8 @@ type savedPart struct {
 	Digest    ingot.Digest `json:"digest"`
 }
 
-// readDocker makes the manifest that a docker save archive has not: the same
-// archive always gives the same one.
+// readDocker makes the manifest that a docker save archive lacks. The same archive always gives the same
+// manifest.
 func (a *archive) readDocker(ctx context.Context) error {
 	raw, err := a.read("manifest.json", maxManifest)
 	if err != nil {

@@ -16,18 +16,18 @@ import (
 	"ingot"
 )
 
-// Blobs keeps files by the SHA-256 of their bytes, as DIR/<hex>. What has not
-// been used for ninety days is removed when something is added.
+// Blobs keeps files by the SHA-256 of their bytes, as DIR/<hex>. Adding a file removes those that have
+// not been used for ninety days.
 type Blobs struct{ Dir string }
 
 // unusedBlobs is how long a blob is kept without being used.
 const unusedBlobs = 90 * 24 * time.Hour
 
-// incoming marks files that are being written.
+// incoming is the prefix of files that are being written.
 const incoming = ".incoming-"
 
-// ErrDamaged: a file of the cache has rotted. It is removed; getting it again
-// is the repair.
+// ErrDamaged: a file of the cache does not have the bytes of its digest. It is removed and can be
+// fetched again.
 var ErrDamaged = errors.New("a file of the cache is damaged")
 
 // Path is where a blob is kept.
@@ -40,8 +40,8 @@ func (b Blobs) Has(d ingot.Digest, size int64) bool {
 	return err == nil && (size <= 0 || st.Size() == size)
 }
 
-// Put keeps what r yields and returns its digest and size. When want is not
-// empty, other bytes are refused with ErrDigest.
+// Put keeps the bytes of r and returns their digest and size. When want is not empty, bytes of another
+// digest are refused with ErrDigest.
 func (b Blobs) Put(ctx context.Context, r io.Reader, want ingot.Digest) (ingot.Digest, int64, error) {
 	if err := os.MkdirAll(b.Dir, 0o755); err != nil {
 		return "", 0, fmt.Errorf("preparing the cache: %w", err)
@@ -98,10 +98,10 @@ func (b Blobs) damaged(d ingot.Digest) error {
 	if err := os.Remove(b.Path(d)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("removing a damaged file from the cache: %w", err)
 	}
-	return fmt.Errorf("%w: %s; it is removed", ErrDamaged, d.Short())
+	return fmt.Errorf("%w: %s; the file was removed", ErrDamaged, d.Short())
 }
 
-// open reads a blob; finish tells at the end whether it was sound.
+// open opens a blob. The reader's finish reports whether the bytes had its digest.
 func (b Blobs) open(ctx context.Context, d ingot.Digest) (*blobReader, error) {
 	f, err := os.Open(b.Path(d))
 	if err != nil {
@@ -127,7 +127,7 @@ func (r *blobReader) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// finish reads what is left and compares the digest.
+// finish reads the rest and compares the digest.
 func (r *blobReader) finish() error {
 	if _, err := io.Copy(io.Discard, r); err != nil {
 		return fmt.Errorf("reading the cache: %w", err)
@@ -140,8 +140,8 @@ func (r *blobReader) finish() error {
 
 func (r *blobReader) Close() error { return r.f.Close() }
 
-// prune removes what was not used for long, and what killed processes left
-// half-written a day ago.
+// prune removes blobs that have not been used for long, and half-written ones of killed processes after
+// a day.
 func (b Blobs) prune(now time.Time) {
 	entries, _ := os.ReadDir(b.Dir)
 	for _, e := range entries {

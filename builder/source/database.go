@@ -14,8 +14,8 @@ import (
 	"time"
 )
 
-// database is what dpkg remembers of packages that are unpacked and not yet
-// configured: the files that `dpkg --unpack` would have written.
+// database is dpkg's database after packages were unpacked and before they are configured: the files
+// that dpkg --unpack would have written.
 type database struct {
 	tar   *tar.Writer
 	epoch time.Time
@@ -24,8 +24,8 @@ type database struct {
 
 const dpkgDir = "var/lib/dpkg"
 
-// writeDatabase appends dpkg's database, and what else the scripts need, to
-// the tar of the unpacked files. It closes the tar.
+// writeDatabase appends dpkg's database, and what the scripts need besides, to the tar of the unpacked
+// files, and closes the tar.
 func (u *unpacked) writeDatabase(w io.Writer, epoch time.Time, extra []controlFile) error {
 	db := &database{tar.NewWriter(w), epoch, map[string]bool{}}
 	for _, dir := range []string{"alternatives", "info", "parts", "triggers", "updates"} {
@@ -123,10 +123,9 @@ func (db *database) info(d *deb, u *unpacked) error {
 	return nil
 }
 
-// writeStatus writes a package's record in the state "unpacked". Its
-// configuration files lie in their places already, not beside them as
-// .dpkg-new, so that the tools of packages that are not configured yet work;
-// what is left for dpkg to do with them is nothing.
+// writeStatus writes a package's record in the state "unpacked". Its configuration files have their
+// final names already, not the suffix .dpkg-new, so that the tools of packages that are not configured
+// yet work. dpkg has nothing left to do with them.
 func writeStatus(w *bytes.Buffer, d *deb) error {
 	first, rest, _ := strings.Cut(d.record, "\n")
 	fmt.Fprintf(w, "%s\nStatus: install ok unpacked\n%s", first, rest)
@@ -190,8 +189,8 @@ func interestsOf(d *deb) []interest {
 	return list
 }
 
-// scriptOrder is the order of the preinst scripts: essential packages first,
-// each after what it depends on. Cycles are cut where they are met.
+// scriptOrder returns the packages in the order of their preinst scripts: essential packages first, each
+// after those that it depends on. Cycles are cut where they are found.
 func scriptOrder(debs []*deb) []*deb {
 	byName := map[string]*deb{}
 	for _, d := range debs {
@@ -227,7 +226,7 @@ func scriptOrder(debs []*deb) []*deb {
 	return order
 }
 
-// needs are the names of the packages that d depends on, as far as they are there.
+// needs returns the names of the packages of the installation that d depends on.
 func (d *deb) needs(there map[string]*deb) []string {
 	var names []string
 	for _, name := range []string{"Pre-Depends", "Depends"} {

@@ -21,8 +21,8 @@ import (
 	"github.com/ulikunitz/xz"
 )
 
-// deb is a package that has been read once, verified on the way: its control
-// files in memory, its files as an uncompressed tar on disk (deb(5)).
+// deb is a package that was read and verified: its control files in memory, its files as an uncompressed
+// tar on disk (deb(5)).
 type deb struct {
 	Package
 	control []controlFile
@@ -37,7 +37,7 @@ type controlFile struct {
 	content []byte
 }
 
-// debFile is an entry of data.tar; its content lies at an offset of the tar.
+// debFile is an entry of data.tar, with the offset of its content in the tar.
 type debFile struct {
 	*tar.Header
 	name string // as dpkg lists it: "/usr/bin/x", "/." for the root
@@ -61,13 +61,14 @@ func readDeb(ctx context.Context, c Cache, p Package, spool string) (*deb, error
 	if ctx.Err() != nil {
 		return nil, ctx.Err()
 	}
-	// What went wrong is told by the digest first: all of the file counts.
+	// A wrong digest explains every other error, so the file is read to its end and the digest is
+	// compared first.
 	if _, err := io.Copy(io.Discard, r); err != nil {
 		return nil, fmt.Errorf("reading %s: %w", p.Name, err)
 	}
 	if got := hex.EncodeToString(sum.Sum(nil)); got != p.SHA256 {
 		os.Remove(c.Path(p))
-		return nil, fmt.Errorf("reading %s from the cache: %w: sha256 is %s…; want %s…; the file is removed, build again",
+		return nil, fmt.Errorf("reading %s from the cache: %w: sha256 is %s…; want %s…; the file was removed; build again",
 			p.Name, ErrDigest, got[:12], p.SHA256[:12])
 	}
 	if failed == nil {
@@ -79,7 +80,7 @@ func readDeb(ctx context.Context, c Cache, p Package, spool string) (*deb, error
 	return d, nil
 }
 
-// members goes through the ar archive (ar(5)).
+// members reads the members of the ar archive (ar(5)).
 func (d *deb) members(ctx context.Context, r io.Reader) error {
 	var magic [8]byte
 	if _, err := io.ReadFull(r, magic[:]); err != nil || string(magic[:]) != "!<arch>\n" {
@@ -119,7 +120,7 @@ func (d *deb) members(ctx context.Context, r io.Reader) error {
 	return nil
 }
 
-// plain returns r without its compression; suffix is that of the member.
+// plain returns r uncompressed. suffix is that of the member's name.
 func plain(r io.Reader, suffix string) (io.Reader, func(), error) {
 	nothing := func() {}
 	switch suffix {
@@ -138,7 +139,7 @@ func plain(r io.Reader, suffix string) (io.Reader, func(), error) {
 		}
 		return z, z.Close, nil
 	}
-	return nil, nothing, fmt.Errorf("compressed as %q, which ingot cannot read; it knows xz, gz and zst", suffix)
+	return nil, nothing, fmt.Errorf("compressed as %q, which ingot cannot read; it reads xz, gz and zst", suffix)
 }
 
 func (d *deb) readControl(r io.Reader, suffix string) error {
@@ -171,7 +172,7 @@ func (d *deb) readControl(r io.Reader, suffix string) error {
 	}
 }
 
-// inProcess is the size of xz data up to which a process costs more than it saves.
+// inProcess is the size of xz data below which starting a process takes longer than it saves.
 const inProcess = 16 << 10
 
 // spoolData writes the uncompressed member to a file. The xz program reads
@@ -229,7 +230,7 @@ func (d *deb) list(ctx context.Context) error {
 	}
 }
 
-// offset knows where archive/tar is in the file, and lets it skip content.
+// offset counts where archive/tar is in the file, and lets it seek over content.
 type offset struct {
 	f *os.File
 	n int64
@@ -259,8 +260,8 @@ func (d *deb) script(name string) []byte {
 	return nil
 }
 
-// instance is the package's name in dpkg's database: with its architecture
-// when several may be installed beside one another.
+// instance is the package's name in dpkg's database: with its architecture when packages of several
+// architectures can be installed together.
 func (d *deb) instance() string {
 	if field(d.record, "Multi-Arch") == "same" {
 		return d.Name + ":" + d.Arch
@@ -293,7 +294,7 @@ func (d *deb) relations(name string) [][]relation {
 	return all
 }
 
-// folded returns a field that may go on over several lines (deb822(5)).
+// folded returns a field that may continue over several lines (deb822(5)).
 func folded(record, name string) string {
 	var value []string
 	in := false

@@ -16,8 +16,8 @@ import (
 	"ingot/builder/tree"
 )
 
-// pinDir keeps the canonical tar of a folder. The times of its files are no
-// part of it: they tell when it was copied.
+// pinDir keeps the canonical tar of a folder. The times of its files are left out: they depend on when
+// the folder was copied.
 func (t *Trees) pinDir(ctx context.Context, o Origin, pin *Pin) error {
 	if o.Path == "" {
 		return ErrNoTree
@@ -33,10 +33,9 @@ func (t *Trees) pinDir(ctx context.Context, o Origin, pin *Pin) error {
 	return err
 }
 
-// FromDir is the tree below a folder of this host: hard links, devices and
-// those extended attributes that are the files' own (user.*, and
-// security.capability) included, sockets left out. The folder's own mode is
-// not taken. Unless keepOwners, all belongs to root. Content is read on demand.
+// FromDir returns the tree below a folder of this host, with hard links, devices and those extended
+// attributes that belong to the files (user.* and security.capability), without sockets and without the
+// mode of the folder itself. Unless keepOwners, everything belongs to root. Content is read on demand.
 func FromDir(ctx context.Context, dir string, keepOwners bool) (*tree.Tree, error) {
 	t := tree.New()
 	links := map[[2]uint64]string{} // by device and inode
@@ -74,7 +73,7 @@ func entryOf(p, rel string, links map[[2]uint64]string) (e tree.Entry, ok bool, 
 	}
 	sys, isStat := st.Sys().(*syscall.Stat_t)
 	if !isStat {
-		return e, false, errors.New("this system does not tell owners")
+		return e, false, errors.New("this system does not report owners")
 	}
 	e = tree.Entry{Path: rel, Mode: sys.Mode & 0o7777, UID: int(sys.Uid), GID: int(sys.Gid)}
 	switch sys.Mode & unix.S_IFMT {

@@ -6,11 +6,11 @@ import (
 	"strings"
 )
 
-// Rule leaves files of a running host out of what is captured.
+// Rule excludes files of a running host from a capture.
 type Rule struct {
-	Pattern string `json:"pattern"` // of path.Match, from the root; what is below goes with it
+	Pattern string `json:"pattern"` // of path.Match, from the root; it covers everything below
 	Why     string `json:"why"`
-	// Folders: the folders stay, empty, because services expect them.
+	// Folders: empty folders stay, because services expect them.
 	Folders bool `json:"folders,omitempty"`
 }
 
@@ -30,7 +30,7 @@ const (
 	whyHistory  = "history of a shell or editor"
 )
 
-// Excluded are the rules that hold when nothing else is asked for.
+// Excluded returns the default rules.
 func Excluded() []Rule {
 	var list []Rule
 	for _, group := range []struct {
@@ -76,7 +76,7 @@ func Excluded() []Rule {
 	return list
 }
 
-// Matches reports whether the rule leaves out the path, or what it is below.
+// Matches reports whether the rule excludes the path, or a folder above it.
 func (r Rule) Matches(p string) bool {
 	p = path.Clean("/" + p)
 	for q := p; q != "/"; q = path.Dir(q) {
@@ -87,13 +87,13 @@ func (r Rule) Matches(p string) bool {
 	return false
 }
 
-// covers reports whether a rule stands in the way of an explicit wish for p:
-// it leaves out p itself or all that is in it, not just some of it.
+// covers reports whether a rule contradicts an explicit request for p: it excludes p itself or all that
+// is in it, not just a part of it.
 func (r Rule) covers(p string) bool {
 	return r.Matches(p) || r.Pattern == path.Join("/", p, "*")
 }
 
-// notCovering are the rules that still hold for what somebody asked for.
+// notCovering returns the rules that still apply to paths that were requested explicitly.
 func notCovering(rules []Rule, asked []string) []Rule {
 	return slices.DeleteFunc(slices.Clone(rules), func(r Rule) bool {
 		return slices.ContainsFunc(asked, r.covers)

@@ -22,9 +22,8 @@ import (
 	"ingot/internal/scratch"
 )
 
-// Cache keeps packages by the SHA-256 of their bytes, as DIR/<sha256>.deb.
-// Nothing in it is removed while it is sound: a lock may name it, and a mirror
-// may have forgotten it.
+// Cache keeps packages by the SHA-256 of their bytes, as DIR/<sha256>.deb. Only damaged files are
+// removed: a lock may name a package that mirrors no longer have.
 type Cache struct{ Dir string }
 
 // Path is where a package is kept.
@@ -33,14 +32,13 @@ func (c Cache) Path(p Package) string { return filepath.Join(c.Dir, p.SHA256+".d
 const (
 	// fetchers is the number of downloads at a time.
 	fetchers = 8
-	// attempts is how often one package is asked for: mirrors drop a connection now and then.
+	// attempts is how often a package is requested: mirrors drop a connection now and then.
 	attempts = 3
 	// stalled ends an attempt after so long without a byte.
 	stalled = 30 * time.Second
 )
 
-// Missing are the packages of a list that the cache does not hold, or not with
-// their size.
+// Missing returns the packages of a list that the cache does not have, or not with their size.
 func (c Cache) Missing(list []Package) []Package {
 	var missing []Package
 	for _, p := range list {
@@ -51,9 +49,9 @@ func (c Cache) Missing(list []Package) []Package {
 	return missing
 }
 
-// Weed reads the packages of a list that the cache holds, removes those that
-// have not the bytes of their digest, and returns them.
-func (c Cache) Weed(ctx context.Context, list []Package) (damaged []Package, err error) {
+// RemoveDamaged reads the packages of a list that the cache has, removes those whose bytes do not have
+// their digest, and returns them.
+func (c Cache) RemoveDamaged(ctx context.Context, list []Package) (damaged []Package, err error) {
 	var mu sync.Mutex
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(fetchers)
@@ -78,9 +76,9 @@ func (c Cache) Weed(ctx context.Context, list []Package) (damaged []Package, err
 	return damaged, g.Wait()
 }
 
-// Fetch downloads what is missing, eight at a time, and verifies each file
-// before it gets its name. A file of the wrong size in the cache is fetched
-// again. progress is called with bytes done and in total; it may be nil.
+// Fetch downloads missing packages, eight at a time, and verifies each file before it gets its name. A
+// file of the wrong size in the cache is fetched again. progress is called with bytes done and in total;
+// it may be nil.
 func (c Cache) Fetch(ctx context.Context, m Mirrors, list []Package, progress func(done, total int64)) error {
 	if err := os.MkdirAll(c.Dir, 0o755); err != nil {
 		return fmt.Errorf("preparing the package cache: %w", err)
@@ -152,7 +150,7 @@ func (f *fetch) retrying(ctx context.Context, p Package) error {
 	return fmt.Errorf("fetching %s %s: %w", p.Name, p.Version, err)
 }
 
-// one asks once for a package.
+// one requests a package once.
 func (f *fetch) one(ctx context.Context, url string, p Package) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -174,14 +172,14 @@ func (f *fetch) one(ctx context.Context, url string, p Package) error {
 	defer resp.Body.Close()
 	switch {
 	case resp.StatusCode == http.StatusNotFound:
-		return fmt.Errorf("%w: the mirror no longer has /%s; ask it for what it has with --update", ErrNoPackage, p.Path)
+		return fmt.Errorf("%w: the mirror no longer has /%s; update the lock with --update", ErrNoPackage, p.Path)
 	case resp.StatusCode != http.StatusOK:
-		return fmt.Errorf("%w: it answers %s for /%s", ErrOffline, resp.Status, p.Path)
+		return fmt.Errorf("%w: it answered %s for /%s", ErrOffline, resp.Status, p.Path)
 	}
 	return f.keep(ctx, &watched{resp.Body, watch, f.stalled}, p)
 }
 
-// keep writes the body of an answer to the cache when it is the package.
+// keep writes the body of a response to the cache if it is the package.
 func (f *fetch) keep(ctx context.Context, body io.Reader, p Package) error {
 	tmp, err := os.CreateTemp(f.incoming, "")
 	if err != nil {
@@ -213,7 +211,7 @@ func (f *fetch) keep(ctx context.Context, body io.Reader, p Package) error {
 	return os.Rename(tmp.Name(), f.cache.Path(p))
 }
 
-// watched puts a watch off with every byte that arrives.
+// watched resets a timer with every byte that arrives.
 type watched struct {
 	io.Reader
 	watch *time.Timer
@@ -228,8 +226,8 @@ func (w *watched) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// Verify checks a cached package against its digest; a damaged one is removed,
-// so that the next Fetch repairs it.
+// Verify checks a cached package against its digest. A damaged one is removed, so that the next Fetch
+// gets it again.
 func (c Cache) Verify(p Package) error {
 	f, err := os.Open(c.Path(p))
 	if err != nil {
@@ -242,15 +240,15 @@ func (c Cache) Verify(p Package) error {
 	}
 	if got := hex.EncodeToString(sum.Sum(nil)); got != p.SHA256 {
 		os.Remove(c.Path(p))
-		return fmt.Errorf("verifying %s in the cache: %w: sha256 is %s…; the file is removed, build again", p.Name, ErrDigest,
+		return fmt.Errorf("verifying %s in the cache: %w: sha256 is %s…; the file was removed; build again", p.Name,
+			ErrDigest,
 			got[:12])
 	}
 	return nil
 }
 
-// Epoch is the newest build time among the packages: the time stamp of the
-// first member of each .deb (deb(5), ar(5)), which dpkg-deb takes from the
-// changelog. It depends on the packages alone, never on today.
+// Epoch returns the newest build time of the packages: the time stamp of the first member of each .deb
+// (deb(5), ar(5)), which dpkg-deb takes from the changelog. It depends on the packages alone.
 func (c Cache) Epoch(list []Package) (time.Time, error) {
 	var newest int64
 	for _, p := range list {

@@ -24,12 +24,12 @@ import (
 var (
 	// ErrNoHost: the host cannot be reached.
 	ErrNoHost = errors.New("the host cannot be reached")
-	// ErrHostKey: the host's key is not known, or another than it was.
+	// ErrHostKey: the host's key is unknown or has changed.
 	ErrHostKey = errors.New("the host's key is not trusted")
-	// ErrNoLogin: the host does not let us in.
-	ErrNoLogin = errors.New("the host does not let us in")
-	// ErrNotRoot: not all of the host may be read.
-	ErrNotRoot = errors.New("only root may read all of the host")
+	// ErrNoLogin: the host refused the login.
+	ErrNoLogin = errors.New("the host refused the login")
+	// ErrNotRoot: the login cannot read all of the host's files.
+	ErrNotRoot = errors.New("only root can read all files of the host")
 	// ErrCapture: the host could not send its files.
 	ErrCapture = errors.New("the host could not send its files")
 )
@@ -37,11 +37,11 @@ var (
 // Host is a running machine, reached by the system's own ssh.
 type Host struct {
 	Target  string   // [user@]host
-	Port    string   // empty: ssh's choice
+	Port    string   // empty: ssh's default
 	Options []string // further arguments for ssh
 	Root    string   // folder of the host to take as its root; empty: /
 	Sudo    bool     // become root with sudo, without a password
-	Batch   bool     // ask nobody for passwords
+	Batch   bool     // do not ask for passwords
 }
 
 var hostNameRE = regexp.MustCompile(`^[A-Za-z0-9._:\[\]%-]+$`)
@@ -56,14 +56,14 @@ func ParseHost(s string) (Host, error) {
 	h := Host{Target: u.Hostname(), Port: u.Port()}
 	if name := u.User.Username(); name != "" {
 		if strings.HasPrefix(name, "-") {
-			return Host{}, fmt.Errorf("reading the host %q: %q is no user", s, name)
+			return Host{}, fmt.Errorf("reading the host %q: %q is not a user name", s, name)
 		}
 		h.Target = name + "@" + h.Target
 	}
 	return h, nil
 }
 
-// String is the host as people write it.
+// String returns the host as ParseHost reads it.
 func (h Host) String() string {
 	if h.Port == "" {
 		return "ssh://" + h.Target
@@ -78,12 +78,12 @@ func (h Host) root() string {
 	return path.Clean("/" + h.Root)
 }
 
-// HostFacts are what a look at a host tells, before anything is captured.
+// HostFacts describe a host before anything is captured.
 type HostFacts struct {
 	UID       int
 	Machine   string // as uname -m says
 	OSRelease string
-	Status    string   // dpkg's status file; empty: no Debian
+	Status    string   // dpkg's status file; empty: not a Debian host
 	Extended  string   // apt's extended_states
 	Mounts    []Mount  // filesystems on disks below the root, without the root's own
 	Swaps     []string // swap files
@@ -96,11 +96,11 @@ type HostFacts struct {
 type Mount struct {
 	Path string `json:"path"`
 	Type string `json:"type"`
-	// Taken: it is part of the system rather than data.
+	// Taken: it is captured because it is part of the system, not data.
 	Taken bool `json:"taken"`
 }
 
-// lookScript prints sections; keptFolders are walked for folders only.
+// lookScript prints sections. Of keptFolders it lists folders only.
 const lookScript = `root=%s
 s() { printf '=== ingot %%s\n' "$1"; }
 s uid; id -u
@@ -116,10 +116,10 @@ s folders; cd "$root" && find %s -xdev -type d -printf '%%m %%U %%G %%p\n' 2>/de
 s end
 `
 
-// keptFolders are walked for the folders that services expect.
+// keptFolders are searched for folders that services expect.
 var keptFolders = []string{"./var/log", "./var/cache", "./var/tmp", "./var/spool", "./var/mail"}
 
-// Look asks the host what it is.
+// Look reads the facts of the host.
 func (h Host) Look(ctx context.Context) (HostFacts, error) {
 	if err := NeedTools("ssh"); err != nil {
 		return HostFacts{}, err
@@ -141,12 +141,12 @@ func (h Host) Look(ctx context.Context) (HostFacts, error) {
 			"without a password", h, ErrNotRoot)
 	}
 	if !strings.Contains(facts.tar, "GNU tar") {
-		return facts, fmt.Errorf("looking at %s: %w: it has no GNU tar", h, ErrCapture)
+		return facts, fmt.Errorf("looking at %s: %w: GNU tar is not installed there", h, ErrCapture)
 	}
 	return facts, nil
 }
 
-// command runs words of a shell on the host.
+// command returns the command that runs a shell script on the host.
 func (h Host) command(ctx context.Context, words string) *exec.Cmd {
 	args := []string{"-T", "-o", "ConnectTimeout=15", "-o", "ServerAliveInterval=15", "-o", "LogLevel=ERROR"}
 	if h.Batch {
@@ -166,10 +166,10 @@ func (h Host) command(ctx context.Context, words string) *exec.Cmd {
 	return cmd
 }
 
-// quote makes one word of a POSIX shell.
+// quote quotes a string as one word for a POSIX shell.
 func quote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }
 
-// explain turns the words of ssh, sudo or tar into one sentence.
+// explain turns the messages of ssh, sudo or tar into one sentence.
 func (h Host) explain(ctx context.Context, err error, said string) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
@@ -185,11 +185,12 @@ func (h Host) explain(ctx context.Context, err error, said string) error {
 	}
 	switch {
 	case has("REMOTE HOST IDENTIFICATION HAS CHANGED"):
-		return fmt.Errorf("%w: it has changed since the last time; find out why, then see: %s", ErrHostKey, login)
+		return fmt.Errorf("%w: it has changed since the last connection; find out why, then run: %s", ErrHostKey, login)
 	case has("Host key verification failed", "host key is known"):
 		return fmt.Errorf("%w: it is not known here; connect once and compare its fingerprint: %s", ErrHostKey, login)
 	case has("sudo: a password is required", "sudo: a terminal is required", "not in the sudoers"):
-		return fmt.Errorf("%w: sudo wants a password there (%s); use ssh://root@…, or allow it in sudoers", ErrNotRoot, last)
+		return fmt.Errorf("%w: sudo asks for a password there (%s); use ssh://root@…, or allow it in sudoers", ErrNotRoot,
+			last)
 	case has("sudo: command not found", "sudo: not found"):
 		return fmt.Errorf("%w: there is no sudo; use ssh://root@…", ErrNotRoot)
 	case has("Permission denied (", "Too many authentication failures"):
@@ -198,7 +199,7 @@ func (h Host) explain(ctx context.Context, err error, said string) error {
 		"Connection closed", "Connection reset"):
 		return fmt.Errorf("%w: %s", ErrNoHost, last)
 	}
-	for _, l := range lines { // tar goes on after a fault and ends with a summary
+	for _, l := range lines { // tar continues after an error and ends with a summary
 		if strings.HasPrefix(l, "tar: ") && !strings.Contains(l, "Removing leading") &&
 			!strings.Contains(l, "file changed as we read it") {
 			last = l
@@ -216,7 +217,7 @@ func parseFacts(out, root string) (f HostFacts, err error) {
 		sections[name] = body
 	}
 	if _, ok := sections["end"]; !ok {
-		return f, fmt.Errorf("%w: the answer is cut short", ErrCapture)
+		return f, fmt.Errorf("%w: the answer is incomplete", ErrCapture)
 	}
 	if f.UID, err = strconv.Atoi(strings.TrimSpace(sections["uid"])); err != nil {
 		return f, fmt.Errorf("%w: no user id in the answer", ErrCapture)
@@ -248,7 +249,7 @@ func parseFacts(out, root string) (f HostFacts, err error) {
 	return f, nil
 }
 
-// onDisk are the filesystems that hold what was installed.
+// onDisk are the types of filesystems that hold an installed system.
 var onDisk = []string{"ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "jfs", "reiserfs", "zfs", "bcachefs"}
 
 // systemMounts are the folders that belong to the system when they are
@@ -297,23 +298,22 @@ func unescapeMount(s string) string {
 type Captured struct {
 	*tree.Tree
 	Newest    int64    // Unix time of the newest file
-	Bytes     int64    // that came over the wire
-	Passwords []string // users whose password was taken away
+	Bytes     int64    // received
+	Passwords []string // users whose password hash was removed
 	Changed   bool     // files changed while they were read
 }
 
 // CaptureOptions say what is taken of a host.
 type CaptureOptions struct {
 	Rules    []Rule
-	Include  []string // paths to take against the rules, and other filesystems
-	Spool    *os.File // for the content, which must outlive the tree
+	Include  []string // paths to capture in spite of the rules, and other filesystems
+	Spool    *os.File // receives the content; must stay open as long as the tree is used
 	Progress func(bytes int64)
 }
 
-// Capture takes the root of a host: one tar of its own filesystem and of those
-// that belong to the system, and one of what was asked for besides. Rules are
-// applied there, to spare the network, and here, to be sure. Password hashes
-// stay behind.
+// Capture reads the root of a host: one tar of the root's filesystem and of those that belong to the
+// system, and another of the paths of Include. The rules are applied on the host, to save transfer, and
+// again here. Password hashes are removed.
 func (h Host) Capture(ctx context.Context, facts HostFacts, o CaptureOptions) (*Captured, error) {
 	rules := slices.Clone(o.Rules)
 	for _, s := range facts.Swaps {
@@ -356,13 +356,12 @@ func (h Host) Capture(ctx context.Context, facts HostFacts, o CaptureOptions) (*
 	return c, nil
 }
 
-// keepsFolder reports whether every rule that leaves out a folder keeps it
-// as an empty one.
+// keepsFolder reports whether every rule that excludes a folder keeps it as an empty one.
 func keepsFolder(rules []Rule, p string) bool {
 	return !slices.ContainsFunc(rules, func(r Rule) bool { return !r.Folders && r.Matches(p) })
 }
 
-// stream runs tar on the host and lays what it sends over what is there.
+// stream runs tar on the host and adds its entries to the tree.
 func (h Host) stream(ctx context.Context, m *merger, c *Captured, o CaptureOptions,
 	rules []Rule, members []string) error {
 	words := []string{"tar", "--create", "--file=-", "--format=posix", "--numeric-owner", "--one-file-system", "--sparse",
@@ -403,7 +402,7 @@ func (h Host) stream(ctx context.Context, m *merger, c *Captured, o CaptureOptio
 		_, readErr = io.Copy(io.Discard, wire)
 	}
 	if readErr != nil && ctx.Err() == nil {
-		// Let ssh say why the stream ended, unless it is we who cannot go on.
+		// ssh reports why the stream ended, unless the error is on this side.
 		if errors.Is(readErr, io.ErrUnexpectedEOF) {
 			_ = cmd.Wait()
 			return fmt.Errorf("%w: the connection ended early: %s", ErrCapture, strings.TrimSpace(lastLine(said.String())))
@@ -429,8 +428,8 @@ func lastLine(s string) string {
 	return lines[len(lines)-1]
 }
 
-// dropPasswords takes the hashes out of shadow(5) and gshadow(5) and returns
-// whose they were. Keys still work.
+// dropPasswords removes the hashes from shadow(5) and gshadow(5) and returns the users that had one. SSH
+// keys still work.
 func dropPasswords(t *tree.Tree) (users []string, err error) {
 	for _, name := range []string{"etc/shadow", "etc/gshadow"} {
 		e := t.Find(name)

@@ -28,14 +28,14 @@ type InstallOptions struct {
 	Epoch    time.Time
 	Keep     []string          // KeepDocs, KeepMan, KeepLocales
 	Work     string            // scratch folder, removed by the caller
-	Unpacked func()            // called when the packages are read, and one processor has little left to do; may be nil
-	Progress func(line string) // told what happens; may be nil
+	Unpacked func()            // called when the packages are unpacked and a processor is free; may be nil
+	Progress func(line string) // called with what is being done; may be nil
 }
 
-// installFormat is bumped when the same packages give another tree.
+// installFormat changes when the same packages give another tree.
 const installFormat = 2
 
-// InstallKey is what the result of Install depends on besides the packages.
+// InstallKey returns what the result of Install depends on besides the packages.
 func InstallKey(keep []string) string {
 	kept := slices.Clone(keep)
 	slices.Sort(kept)
@@ -49,16 +49,12 @@ var (
 	configureScript string
 )
 
-// ErrScript: a maintainer script of a package failed.
-var ErrScript = errors.New("a package cannot be configured")
-
-// Install makes a tree of exactly the given packages and writes it as a tar
-// to the file out. Nothing comes from the network.
+// Install makes a tree of exactly the given packages and writes it as a tar to the file out. It uses no
+// network.
 //
-// The packages are unpacked here, in parallel; dpkg's database is written as
-// `dpkg --unpack` leaves it; then the root's own dpkg configures everything at
-// once, by chroot, in name spaces of its own. What differs from an
-// installation by apt is told in quirks.go.
+// The packages are unpacked here, in parallel. dpkg's database is written as dpkg --unpack leaves it.
+// Then the root's own dpkg configures everything at once, by chroot, in separate namespaces. quirks.go
+// lists what differs from an installation by apt.
 func Install(ctx context.Context, c Cache, list []Package, out string, o InstallOptions) error {
 	if err := NeedTools("xz", "tar", "mount", "chroot"); err != nil {
 		return err
@@ -98,7 +94,7 @@ func (o InstallOptions) read(ctx context.Context, c Cache, list []Package) (*unp
 	return u, nil
 }
 
-// extra are the files that only the installation itself needs.
+// extra returns the files that only the installation itself needs.
 func (o InstallOptions) extra(c Cache, u *unpacked) ([]controlFile, error) {
 	var preinst, table bytes.Buffer
 	var extra []controlFile
@@ -137,7 +133,7 @@ func (o InstallOptions) extra(c Cache, u *unpacked) ([]controlFile, error) {
 	return extra, nil
 }
 
-// run starts the script, feeds it and takes the tree.
+// run starts the script, writes the files to it and reads the tree from it.
 func (o InstallOptions) run(ctx context.Context, u *unpacked, extra []controlFile, out string) error {
 	layer, err := os.Create(out)
 	if err != nil {
@@ -177,12 +173,12 @@ func (o InstallOptions) run(ctx context.Context, u *unpacked, extra []controlFil
 	return layer.Close()
 }
 
-// spare is what is left of the memory for everything else, and what scripts
-// may add to the unpacked files.
+// spare is the memory, in bytes, that must be left for everything else, and that scripts may add to the
+// unpacked files.
 const spare = 512 << 20
 
-// tmpfsSize is the size of the tmpfs that the root is made in, or empty when
-// the memory is too small for it.
+// tmpfsSize returns the size of the tmpfs that the root is made in, or "" when there is too little
+// memory for it.
 func tmpfsSize(content int64) string {
 	need := content + content/4 + spare
 	text, err := os.ReadFile("/proc/meminfo")
@@ -196,8 +192,8 @@ func tmpfsSize(content int64) string {
 	return strconv.FormatInt(need, 10)
 }
 
-// inNamespaces is a shell script as pid 1 of new user, mount, pid, network,
-// ipc and uts name spaces, in which it is root.
+// inNamespaces returns a command that runs a shell script as pid 1 of new user, mount, pid, network, ipc
+// and uts namespaces, in which it is root.
 func inNamespaces(ctx context.Context, script string) (*exec.Cmd, error) {
 	if os.Geteuid() == 0 {
 		cmd := exec.CommandContext(ctx, "/bin/sh", "-c", script)
@@ -219,7 +215,7 @@ func inNamespaces(ctx context.Context, script string) (*exec.Cmd, error) {
 	return cmd, nil
 }
 
-// unshareWorks tells early, and in words, why building without root cannot work.
+// unshareWorks checks whether building without root can work.
 func unshareWorks(ctx context.Context) error {
 	if err := NeedTools("newuidmap", "unshare"); err != nil {
 		return err
@@ -233,8 +229,8 @@ func unshareWorks(ctx context.Context) error {
 	return nil
 }
 
-// runFed runs cmd and feeds it. It ends when ctx does, or when this process
-// dies, and with it everything that it started.
+// runFed runs cmd while feed writes its input. cmd and everything that it started end when ctx does, or
+// when this process dies.
 func runFed(ctx context.Context, cmd *exec.Cmd, said *transcript, feed func(context.Context) error) error {
 	runtime.LockOSThread() // Pdeathsig is about the thread that starts the child
 	defer runtime.UnlockOSThread()
@@ -246,7 +242,7 @@ func runFed(ctx context.Context, cmd *exec.Cmd, said *transcript, feed func(cont
 		return err
 	}
 	if err := cmd.Start(); err != nil {
-		return fmt.Errorf("starting %s in name spaces of its own: %w; building needs them: in a container, allow them or "+
+		return fmt.Errorf("starting %s in new namespaces: %w; building needs them: in a container, allow them or "+
 			"run it privileged", cmd.Args[0], err)
 	}
 	var g errgroup.Group
@@ -262,7 +258,7 @@ func runFed(ctx context.Context, cmd *exec.Cmd, said *transcript, feed func(cont
 	return nil
 }
 
-// transcript follows what the installation says.
+// transcript reads the output of the installation.
 type transcript struct {
 	total, done int
 	report      func(string)
@@ -276,7 +272,7 @@ var (
 	ingotFailed = regexp.MustCompile(`^ingot: failed: (\S+): (.*)`)
 )
 
-// tailLines is how many lines an error shows.
+// tailLines is the number of lines that an error shows.
 const tailLines = 12
 
 func (t *transcript) read(r io.Reader) {
@@ -297,31 +293,30 @@ func (t *transcript) read(r io.Reader) {
 			}
 		}
 		for _, re := range []*regexp.Regexp{dpkgFailed, ingotFailed} {
-			// Later ones only depend on the first.
+			// later packages fail because they depend on the first
 			if m := re.FindStringSubmatch(line); m != nil && t.failed == "" {
 				t.failed = m[1]
 			}
 		}
 	}
-	_, _ = io.Copy(io.Discard, r) // a line longer than the buffer: do not let the child wait
+	_, _ = io.Copy(io.Discard, r) // a line is longer than the buffer: read on, so that the child does not block
 }
 
-// failure puts the end of the transcript into words.
+// failure returns the error that the end of the output shows.
 func (t *transcript) failure(err, fed error) error {
 	text := strings.Join(t.tail, "\n  ")
 	switch {
 	case strings.Contains(text, "No space left on device"):
 		return fmt.Errorf("installing: %w", syscall.ENOSPC)
 	case t.failed != "":
-		return fmt.Errorf("%w: %s; it said:\n  %s", ErrScript, t.failed, text)
+		return fmt.Errorf("%w: %s; its output:\n  %s", ErrScript, t.failed, text)
 	case fed != nil && !errors.Is(fed, syscall.EPIPE):
 		return fed
 	}
 	return fmt.Errorf("installing: %w:\n  %s", errors.Join(err, fed), text)
 }
 
-// Unpack writes the files of one package, as a tar, to out. Its maintainer
-// scripts are not run.
+// Unpack writes the files of one package, as a tar, to the file out. It runs no maintainer scripts.
 func Unpack(ctx context.Context, c Cache, p Package, out string) error {
 	if err := NeedTools("xz"); err != nil {
 		return err

@@ -19,16 +19,16 @@ import (
 	"ingot/builder/tree"
 )
 
-// The prefix of whiteouts, and the one that hides all that a folder held
-// before (OCI image specification, layer.md, "Whiteouts"). Other names that
-// begin with it twice are AUFS's own and mean nothing.
+// The prefix of whiteouts, and the name that hides everything that lower layers have in a folder (OCI
+// image specification, layer.md, "Whiteouts"). Other names with the double prefix belong to AUFS and are
+// ignored.
 const (
 	whiteout       = ".wh."
 	opaqueWhiteout = ".wh..wh..opq"
 )
 
-// merger lays tar streams over one another. Content goes to a spool file, so
-// that any stream will do: compressed, or with sparse files.
+// merger merges tar streams into a tree. Content is copied to a spool file, so that streams may be
+// compressed and have sparse files.
 type merger struct {
 	tree   *tree.Tree
 	spool  *os.File
@@ -38,9 +38,8 @@ type merger struct {
 
 func newMerger(spool *os.File) *merger { return &merger{tree: tree.New(), spool: spool} }
 
-// stacked lays one layer of a container image over what is there. Its
-// whiteouts hide what lower layers hold, wherever they stand in the stream; an
-// entry of another kind replaces what it lies on, as container runtimes do.
+// stacked adds one layer of a container image. Its whiteouts hide files of lower layers, wherever they
+// are in the stream. An entry replaces one of another kind, as in container runtimes.
 func (m *merger) stacked(ctx context.Context, r io.Reader) error {
 	var entries []tree.Entry
 	var hidden, opaque []string
@@ -72,8 +71,7 @@ func (m *merger) stacked(ctx context.Context, r io.Reader) error {
 	})
 }
 
-// plain lays a tarball over what is there: folders over links mean the folder
-// behind the link.
+// plain adds a tarball. A folder whose path is a link in the tree means the link's target.
 func (m *merger) plain(ctx context.Context, r io.Reader) error {
 	var entries []tree.Entry
 	if err := m.read(ctx, r, func(e tree.Entry) { entries = append(entries, e) }); err != nil {
@@ -82,7 +80,7 @@ func (m *merger) plain(ctx context.Context, r io.Reader) error {
 	return m.put(entries, func(tree.Entry) {})
 }
 
-// empty removes all that is in a folder, but not the folder.
+// empty removes everything in a folder, but not the folder.
 func (m *merger) empty(dir string) {
 	e := m.tree.Find(dir)
 	if e == nil || e.Kind != tree.Dir {
@@ -99,8 +97,7 @@ func (m *merger) empty(dir string) {
 	}
 }
 
-// put puts entries in the order of their stream; links to what comes later
-// wait for the end.
+// put adds entries in the order of their stream. Hard links to later files are added at the end.
 func (m *merger) put(entries []tree.Entry, before func(tree.Entry)) error {
 	var waiting []tree.Entry
 	for _, e := range entries {
@@ -122,7 +119,7 @@ func (m *merger) put(entries []tree.Entry, before func(tree.Entry)) error {
 	return nil
 }
 
-// read passes on the entries of a tar stream, their content spooled.
+// read calls back for each entry of a tar stream, with its content spooled.
 func (m *merger) read(ctx context.Context, r io.Reader, each func(tree.Entry)) error {
 	w := bufio.NewWriterSize(&atEnd{m.spool, m.at}, 1<<20)
 	for tr := tar.NewReader(r); ; {
@@ -173,7 +170,7 @@ var (
 	xzMagic   = []byte{0xfd, '7', 'z', 'X', 'Z', 0}
 )
 
-// uncompressed undoes the compression that the first bytes of r show.
+// uncompressed returns r uncompressed. The first bytes show its compression.
 func uncompressed(r io.Reader) (io.ReadCloser, error) {
 	b := bufio.NewReaderSize(r, 1<<20)
 	head, err := b.Peek(len(xzMagic))

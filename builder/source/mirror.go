@@ -13,8 +13,8 @@ type Mirrors struct {
 	Security string // empty: no security updates
 }
 
-// URL is where a package is fetched from. A plus sign is escaped, as apt does:
-// some caches take it for a space.
+// URL returns where a package is downloaded from. A plus sign is escaped, as apt does: some caches read
+// it as a space.
 func (m Mirrors) URL(p Package) (string, error) {
 	base := m.Debian
 	if p.Archive == "security" {
@@ -26,13 +26,12 @@ func (m Mirrors) URL(p Package) (string, error) {
 	return base + "/" + strings.ReplaceAll(p.Path, "+", "%2b"), nil
 }
 
-// noMirror is what is written in place of a URL for an archive that is not wanted.
+// noMirror is written in place of the URL of an archive that is not used.
 const noMirror = "none"
 
-// HostMirrors returns the mirrors that this host's own apt uses, from the
-// files below etc (normally /etc/apt). What the caller names goes first: the
-// URL of an archive, and after a space that of its security archive, or "none".
-// No host name is built into ingot.
+// HostMirrors returns the mirrors that this host's own apt uses, from the files below etc (normally
+// /etc/apt). named overrides them: the URL of an archive, and after a space that of its security archive
+// or "none". No host name is built into ingot.
 func HostMirrors(etc, named string) (Mirrors, error) {
 	var m Mirrors
 	switch f := strings.Fields(named); {
@@ -59,7 +58,8 @@ func HostMirrors(etc, named string) (Mirrors, error) {
 		m.Security = ""
 	}
 	if m.Debian == "" {
-		return m, fmt.Errorf("%w: this host's apt sources name none; give one with --mirror URL or INGOT_MIRROR", ErrNoMirror)
+		return m, fmt.Errorf("%w: this host's apt sources do not name one; give one with --mirror URL or INGOT_MIRROR",
+			ErrNoMirror)
 	}
 	return m, nil
 }

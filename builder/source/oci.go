@@ -325,7 +325,7 @@ func (t *Trees) fetchImage(ctx context.Context, o Origin, pin Pin, from depot, c
 	if !t.Blobs.Has(pin.Digest, 0) || t.Blobs.Verify(ctx, pin.Digest) != nil {
 		raw, err := readSmall(ctx, from, manifest, maxManifest)
 		if err != nil && o.Local {
-			return fmt.Errorf("%w: %s changed since the plan was made; plan again", ErrDigest, o.Ref)
+			return fmt.Errorf("%w: %s changed since the plan was made; run: ingot plan", ErrDigest, o.Ref)
 		}
 		if err != nil {
 			return fmt.Errorf("fetching the manifest of %s: %w", o.Ref, err)
@@ -343,7 +343,7 @@ func (t *Trees) fetchImage(ctx context.Context, o Origin, pin Pin, from depot, c
 		return err
 	}
 	if d := ingot.Digest(m.Config.Digest.String()); t.Blobs.Has(d, 0) && t.Blobs.Verify(ctx, d) != nil {
-		t.say("the config of a container image in the cache is damaged; it is fetched again")
+		t.warn("the config of a container image in the cache is damaged; it is fetched again")
 	}
 	if m.Config.Size > maxConfig {
 		return fmt.Errorf("%w: the config of %s has %d bytes", ErrBadImage, o.Ref, m.Config.Size)

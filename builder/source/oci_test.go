@@ -373,7 +373,7 @@ func TestImagesThatAreRefused(t *testing.T) {
 		{"a truncated layer", damage(t, amd, func(p string) error { return os.Truncate(p, 20) }), ErrBadImage,
 			"layer 1 of 1"},
 		{"content that is not the config's", lie(t, amd), ErrBadImage, "the config wants"},
-		{"a tarball", notImage, ErrNoImage, "written with the key tar or dir"},
+		{"a tarball", notImage, ErrNoImage, "with the key tar or dir"},
 		{"a folder", t.TempDir(), ErrNoImage, "neither an OCI layout nor a docker save archive"},
 		{"nothing", filepath.Join(t.TempDir(), "nothing"), os.ErrNotExist, "nothing"},
 	} {

@@ -1,22 +1,22 @@
 package source
 
-// quirk is a program of the root that a stub stands in for while packages are
-// configured. The stub is mounted over it and leaves no trace.
+// quirk replaces a program of the root with a stub while packages are configured. The stub is mounted
+// over the program and leaves no trace.
 type quirk struct {
 	path string
 	stub string // name of a stub
 	why  string
 }
 
-// stubs are what runs instead.
+// stubs are the programs that run instead, by name.
 var stubs = map[string]string{
 	"nothing": "#!/bin/sh\nexit 0\n",
-	// The call without hooks is followed by one with them, which does it all.
+	// The call without hooks is followed by one with them, which does the work of both.
 	"deferred-certificates": "#!/bin/sh\n[ \"$1 $2\" = \"--hooksdir \" ] && exit 0\n" +
 		"exec /bin/sh /.ingot/original/update-ca-certificates \"$@\"\n",
 }
 
-// quirks is every departure from what the packages would run, with its reason.
+// quirks are all differences from what the packages would run, with reasons.
 var quirks = []quirk{
 	{"/usr/bin/dpkg-maintscript-helper", "nothing",
 		"it mends what older versions left behind, and every package here is new"},

@@ -201,19 +201,19 @@ func TestFetchFromDisk(t *testing.T) {
 	}
 }
 
-// TestWeed finds what rots in the cache.
-func TestWeed(t *testing.T) {
+// TestRemoveDamaged finds what rots in the cache.
+func TestRemoveDamaged(t *testing.T) {
 	c, sound, rotten, absent := Cache{t.TempDir()}, pkg("good"), pkg("evil"), pkg("away")
 	for _, p := range []Package{sound, rotten} {
 		if err := os.WriteFile(c.Path(p), []byte("good"), 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}
-	damaged, err := c.Weed(t.Context(), []Package{sound, rotten, absent})
+	damaged, err := c.RemoveDamaged(t.Context(), []Package{sound, rotten, absent})
 	if err != nil || len(damaged) != 1 || damaged[0] != rotten {
-		t.Errorf("Weed = %v, %v; want the rotten one", damaged, err)
+		t.Errorf("RemoveDamaged = %v, %v; want the rotten one", damaged, err)
 	}
 	if missing := c.Missing([]Package{sound, rotten, absent}); len(missing) != 2 {
-		t.Errorf("Missing after Weed = %v; want the rotten and the absent one", missing)
+		t.Errorf("Missing after RemoveDamaged = %v; want the rotten and the absent one", missing)
 	}
 }

@@ -9,7 +9,7 @@ import (
 	"os"
 )
 
-// ErrBadTar: the file is no tarball, or a broken one.
+// ErrBadTar: the file is not a tarball, or it is damaged.
 var ErrBadTar = errors.New("the tarball cannot be read")
 
 // pinTar keeps a tarball as it is and looks for its newest file.
@@ -34,7 +34,7 @@ func (t *Trees) pinTar(ctx context.Context, o Origin, pin *Pin) error {
 	return err
 }
 
-// newestMember is the Unix time of the newest file of a tarball.
+// newestMember returns the Unix time of the newest file of a tarball.
 func newestMember(ctx context.Context, r io.Reader) (newest int64, err error) {
 	u, err := uncompressed(r)
 	if err != nil {
@@ -56,7 +56,7 @@ func newestMember(ctx context.Context, r io.Reader) (newest int64, err error) {
 	}
 }
 
-// unpackTar lays a kept tarball, or the canonical tar of a folder.
+// unpackTar adds a kept tarball, or the canonical tar of a folder, to the tree.
 func (t *Trees) unpackTar(ctx context.Context, pin Pin, m *merger) error {
 	blob, err := t.Blobs.open(ctx, pin.Digest)
 	if err != nil {

@@ -30,11 +30,11 @@ type Pin struct {
 	Digest ingot.Digest `json:"digest"`
 	Size   int64        `json:"size"` // bytes of the layers, file or canonical tar
 	// Created is the Unix time that the image's config names, or of the newest
-	// file of the tarball; 0 when there is none to be trusted.
+	// file of the tarball; 0 when neither is reliable.
 	Created int64 `json:"created,omitempty"`
 }
 
-// Check tells what is wrong with a pin that was read from a file.
+// Check reports what is wrong with a pin that was read from a file.
 func (p Pin) Check() error {
 	if p.Kind != KindOCI && p.Kind != KindTar && p.Kind != KindDir {
 		return fmt.Errorf("tree %q: unknown kind %q", p.From, p.Kind)
@@ -57,8 +57,7 @@ var epochZero = time.Unix(0, 0)
 type Origin struct {
 	Kind string
 	Ref  string // as the profile calls it
-	// Path is where it is on this host. Empty: it is in a registry, or its place
-	// is not known any more.
+	// Path is where it is on this host. Empty: it is in a registry, or its place is no longer known.
 	Path string
 	// Local: it is a file or folder, wherever that is.
 	Local      bool
@@ -66,8 +65,8 @@ type Origin struct {
 	KeepOwners bool   // of a folder; otherwise all is root's
 }
 
-// Trees gets and keeps the trees that are not installed packages. Everything
-// is kept in Blobs by digest; what is damaged there is got again, aloud.
+// Trees fetches and keeps the trees that are not installed packages. Everything is kept in Blobs by
+// digest. A damaged blob is fetched again, with a warning.
 type Trees struct {
 	Blobs   Blobs
 	Offline bool
@@ -76,7 +75,7 @@ type Trees struct {
 	Log         *slog.Logger // nil is quiet
 }
 
-func (t *Trees) say(what string, args ...any) {
+func (t *Trees) warn(what string, args ...any) {
 	if t.Log != nil {
 		t.Log.Warn(what, args...)
 	}
@@ -85,8 +84,8 @@ func (t *Trees) say(what string, args ...any) {
 // ErrNoTree: the place of a tree is not known, and it is not in the cache.
 var ErrNoTree = errors.New("the tree is neither in the cache nor at a known place")
 
-// Pin finds out the digest of what is at the origin now. Of a container image
-// in a registry only the manifest and config are fetched.
+// Pin finds the digest of what is at the origin now. Of a container image in a registry it fetches only
+// manifest and config.
 func (t *Trees) Pin(ctx context.Context, o Origin) (Pin, error) {
 	pin := Pin{Kind: o.Kind, From: o.Ref}
 	var err error
@@ -135,7 +134,7 @@ func (t *Trees) depot(ctx context.Context, o Origin) (depot, error) {
 	return openRegistry(ctx, o.Ref, t.Credentials)
 }
 
-// Missing reports whether Fetch has something to do.
+// Missing reports whether the cache lacks parts of a pin.
 func (t *Trees) Missing(pin Pin) bool {
 	if pin.Kind == KindOCI {
 		return len(t.missingOfImage(pin)) > 0
@@ -143,8 +142,8 @@ func (t *Trees) Missing(pin Pin) bool {
 	return !t.Blobs.Has(pin.Digest, pin.Size)
 }
 
-// Fetch brings all that a pin names into the cache. progress is called with
-// bytes done and in total; it may be nil.
+// Fetch downloads everything that a pin names into the cache. progress is called with bytes done and in
+// total; it may be nil.
 func (t *Trees) Fetch(ctx context.Context, o Origin, pin Pin, progress func(done, total int64)) error {
 	if !t.Missing(pin) {
 		return nil
@@ -181,14 +180,13 @@ func (t *Trees) fetch(ctx context.Context, o Origin, pin Pin, progress func(done
 		return err
 	}
 	if now.Digest != pin.Digest {
-		return fmt.Errorf("%w: it changed since the plan was made; plan again", ErrDigest)
+		return fmt.Errorf("%w: it changed since the plan was made; run: ingot plan", ErrDigest)
 	}
 	return nil
 }
 
-// Unpack writes the tree of a pin, whose parts Fetch has brought, to the file
-// out as a canonical tar (package tree). spool is a scratch file beside it.
-// A part that has rotted in the cache gives ErrDamaged and is removed.
+// Unpack writes the tree of a fetched pin to the file out as a canonical tar (package tree). A damaged
+// part in the cache gives ErrDamaged and is removed.
 func (t *Trees) Unpack(ctx context.Context, pin Pin, out string) error {
 	spool, err := os.CreateTemp(t.Blobs.Dir, incoming)
 	if err != nil {
@@ -214,8 +212,7 @@ func (t *Trees) Unpack(ctx context.Context, pin Pin, out string) error {
 	return nil
 }
 
-// mergeHashed gives the uncompressed stream to lay and returns the digest of
-// all of it.
+// mergeHashed calls lay with the uncompressed stream and returns the digest of all of it.
 func mergeHashed(ctx context.Context, r io.Reader, lay func(context.Context, io.Reader) error) (ingot.Digest, error) {
 	u, err := uncompressed(r)
 	if err != nil {

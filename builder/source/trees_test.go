@@ -137,7 +137,7 @@ func TestFolder(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := trees.Fetch(t.Context(), o, pin, nil); !errors.Is(err, ErrDigest) ||
-		!strings.Contains(err.Error(), "plan again") {
+		!strings.Contains(err.Error(), "run: ingot plan") {
 		t.Errorf("fetching what has changed: %v; want ErrDigest", err)
 	}
 	o.Path = ""

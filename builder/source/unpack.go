@@ -18,11 +18,11 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// readDebs reads and verifies all packages, as many at a time as there are
-// processors.
+// readDebs reads and verifies all packages, as many at a time as there are processors. report is called
+// with the number of packages done.
 func readDebs(ctx context.Context, c Cache, list []Package, dir string, report func(done int)) ([]*deb, error) {
 	debs, done := make([]*deb, len(list)), make(chan struct{}, len(list))
-	// The big ones first, so that the last moments are not one processor's alone.
+	// Large packages first, so that all processors are busy until the end.
 	order := make([]int, len(list))
 	for i := range order {
 		order[i] = i
@@ -41,14 +41,14 @@ func readDebs(ctx context.Context, c Cache, list []Package, dir string, report f
 	return debs, g.Wait()
 }
 
-// Keep names what of the packages' files an image carries only when asked to.
+// The words of a profile's key keep: files of packages that an image has only on request.
 const (
 	KeepDocs    = "docs"
 	KeepMan     = "man"
 	KeepLocales = "locales"
 )
 
-// keeps are the names of Keep and the folders that each is about.
+// keeps are the folders of each word.
 var keeps = []struct {
 	name string
 	dirs []string
@@ -58,7 +58,7 @@ var keeps = []struct {
 	{KeepLocales, []string{"/usr/share/locale"}},
 }
 
-// filter says which files of the packages are left out.
+// filter decides which files of the packages are left out.
 type filter []string
 
 func newFilter(keep []string) filter {
@@ -71,9 +71,8 @@ func newFilter(keep []string) filter {
 	return f
 }
 
-// skips reports whether a file of a package is left out. Copyright files stay:
-// the licences ask for it, and with them their folders and the links among
-// those, as dpkg does it for path-include (dpkg(1)).
+// skips reports whether a file of a package is left out. Copyright files stay, because licences require
+// it, and with them their folders and the links among those, as with dpkg's path-include (dpkg(1)).
 func (f filter) skips(name string, kind byte) bool {
 	for _, dir := range f {
 		rest, ok := strings.CutPrefix(name, dir+"/")
@@ -108,7 +107,7 @@ type owned struct {
 	file debFile
 }
 
-// place is where a file of a package lies when the links in the root are followed.
+// place returns the path of a package's file with the links of the root followed.
 func (u *unpacked) place(name string) string {
 	if name == "/." {
 		return ""
@@ -120,13 +119,12 @@ func (u *unpacked) place(name string) string {
 	return strings.TrimPrefix(name, "/")
 }
 
-// mergedUsr are the links that a root of Debian 12 must have before the first
-// package; later base-files brings them.
+// mergedUsr are the links that a root of Debian 12 must have before the first package. In later releases
+// base-files has them.
 var mergedUsr = map[string]string{"bin": "usr/bin", "sbin": "usr/sbin", "lib": "usr/lib"}
 
-// layOut decides which package each path comes from. Files that two packages
-// bring are an error, unless one says that it replaces the other's (Debian
-// policy 7.6).
+// layOut decides which package each path comes from. A file of two packages is an error, unless one of
+// them replaces the other's files (Debian policy 7.6).
 func layOut(debs []*deb, keep []string) (*unpacked, error) {
 	u := &unpacked{debs: debs, aliases: map[string]string{}, owner: map[string]owned{}, taken: map[*deb]map[string]bool{},
 		late: map[*deb]bool{}, filter: newFilter(keep)}
@@ -172,7 +170,7 @@ func (u *unpacked) claim(d *deb, f debFile) error {
 	case f.Typeflag == tar.TypeDir: // a folder, or a link to one, is there already
 		return nil
 	case old.file.Typeflag == tar.TypeDir && f.Typeflag == tar.TypeSymlink:
-		return nil // dpkg, too, leaves the folder
+		return nil // dpkg keeps the folder, too
 	case f.Typeflag == tar.TypeSymlink && old.file.Typeflag == tar.TypeSymlink && f.Linkname == old.file.Linkname:
 		return nil
 	case d.replaces(old.by):
@@ -191,7 +189,7 @@ func (u *unpacked) claim(d *deb, f debFile) error {
 		}
 		return nil
 	}
-	return fmt.Errorf("%w: /%s is in both %s %s and %s %s, and neither says that it replaces the other; "+
+	return fmt.Errorf("%w: /%s is in both %s %s and %s %s, and neither replaces the other; "+
 		"leave one of them out of the profile",
 		ErrConflict, at, old.by.Name, old.by.Version, d.Name, d.Version)
 }
@@ -214,7 +212,7 @@ func (d *deb) replaces(e *deb) bool {
 				continue
 			}
 			op, ok := map[string]string{"<<": "lt", "<=": "le", "=": "eq", ">=": "ge", ">>": "gt"}[r.op]
-			// dpkg alone knows how versions compare; this is asked for a handful of files.
+			// Only dpkg compares versions; this happens for a handful of files.
 			if !ok || exec.Command("dpkg", "--compare-versions", e.Version, op, r.version).Run() == nil {
 				return true
 			}
@@ -223,7 +221,7 @@ func (d *deb) replaces(e *deb) bool {
 	return false
 }
 
-// writeTo writes everything as a tar: packages in their order, each file once.
+// writeTo writes all files as a tar, in the order of the packages, each file once.
 func (u *unpacked) writeTo(ctx context.Context, w io.Writer, epoch time.Time) error {
 	t := tar.NewWriter(w)
 	made := map[string]bool{}
@@ -237,7 +235,7 @@ func (u *unpacked) writeTo(ctx context.Context, w io.Writer, epoch time.Time) er
 		}
 		made[from] = true
 	}
-	for _, hard := range []bool{false, true} { // a link needs its file, which may be another package's by now
+	for _, hard := range []bool{false, true} { // a hard link needs its file, which may belong to another package
 		for _, d := range u.debs {
 			if u.late[d] {
 				continue

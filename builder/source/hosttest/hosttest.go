@@ -1,6 +1,5 @@
-// Package hosttest runs OpenSSH's own server on loopback, for tests that
-// capture a running host. It leaves out everything else that a host has: what
-// is captured is a folder that the test prepares.
+// Package hosttest runs OpenSSH's server on loopback, for tests that capture a running host. What they
+// capture is a folder that the test prepares.
 package hosttest
 
 import (
@@ -14,16 +13,15 @@ import (
 	"time"
 )
 
-// Host is a server that trusts us and that we trust.
+// Host is a server that accepts our key, and whose key we know.
 type Host struct {
 	Target  string // user@127.0.0.1
 	Port    string
 	Options []string // of ssh; the last one names the file of known hosts, the fourth our key
 }
 
-// SSHD starts a server with throw-away keys that ends with the test. It runs
-// commands without the .bashrc of whoever runs the test, which bash reads at
-// shell level 1. Without OpenSSH the test fails.
+// SSHD starts a server with temporary keys that ends with the test. It runs commands without the user's
+// .bashrc, which bash reads at shell level 1. Without OpenSSH the test fails.
 func SSHD(t testing.TB) Host {
 	t.Helper()
 	sshd, err := exec.LookPath("sshd")
@@ -93,7 +91,7 @@ func await(t testing.TB, address string) {
 			c.Close()
 			return
 		}
-		time.Sleep(20 * time.Millisecond) // it does not tell when it is ready
+		time.Sleep(20 * time.Millisecond) // it does not report when it is ready
 	}
 	t.Fatal("sshd does not answer")
 }
