@@ -116,7 +116,8 @@ func (t *Trees) choose(ctx context.Context, o Origin, from depot, raw []byte, de
 			return nil, fmt.Errorf("%w: the index of %s: %w", ErrBadImage, o.Ref, err)
 		}
 	}
-	fitting := slices.DeleteFunc(slices.Clone(index.Manifests), func(d ocispec.Descriptor) bool { return !mayFit(d, o.Arch) })
+	fitting := slices.DeleteFunc(slices.Clone(index.Manifests),
+		func(d ocispec.Descriptor) bool { return !mayFit(d, o.Arch) })
 	if len(fitting) == 0 {
 		return nil, fmt.Errorf("%w: %s has %s; the profile wants linux/%s", ErrArch, o.Ref,
 			platforms(index.Manifests), o.Arch)

@@ -325,7 +325,8 @@ func hashOf(d ingot.Digest) v1.Hash { return v1.Hash{Algorithm: "sha256", Hex: d
 func TestDockerArchiveManifest(t *testing.T) {
 	layer := tarOf(t, member{name: "x", body: "x"})
 	sum := sha256.Sum256(layer)
-	config := fmt.Appendf(nil, `{"architecture":"amd64","os":"linux","rootfs":{"type":"layers","diff_ids":["sha256:%x"]}}`, sum)
+	config := fmt.Appendf(nil, `{"architecture":"amd64","os":"linux","rootfs":{"type":"layers","diff_ids":["sha256:%x"]}}`,
+		sum)
 	archive := filepath.Join(t.TempDir(), "docker.tar")
 	content := tarOf(t, member{name: "c.json", body: string(config)}, member{name: "l/layer.tar", body: string(layer)},
 		member{name: "manifest.json", body: `[{"Config":"c.json","RepoTags":["x/one:1"],"Layers":["l/layer.tar"]}]`})
@@ -334,8 +335,10 @@ func TestDockerArchiveManifest(t *testing.T) {
 	}
 	want, err := json.Marshal(v1.Manifest{
 		SchemaVersion: 2, MediaType: types.OCIManifestSchema1,
-		Config: v1.Descriptor{MediaType: types.OCIConfigJSON, Size: int64(len(config)), Digest: hashOf(ingot.DigestOf(config))},
-		Layers: []v1.Descriptor{{MediaType: types.OCIUncompressedLayer, Size: int64(len(layer)), Digest: hashOf(ingot.DigestOf(layer))}},
+		Config: v1.Descriptor{MediaType: types.OCIConfigJSON, Size: int64(len(config)),
+			Digest: hashOf(ingot.DigestOf(config))},
+		Layers: []v1.Descriptor{{MediaType: types.OCIUncompressedLayer, Size: int64(len(layer)),
+			Digest: hashOf(ingot.DigestOf(layer))}},
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -13,7 +13,12 @@
 // other package manager than apt: roots of other distributions come as trees.
 package source
 
-import "errors"
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"path/filepath"
+)
 
 // Errors of packages that callers may test for with errors.Is. Errors of trees and of running hosts are
 // in oci.go, trees.go, blobs.go and host.go.
@@ -37,3 +42,78 @@ var (
 	// ErrScript: a maintainer script of a package failed.
 	ErrScript = errors.New("a package cannot be configured")
 )
+
+// Event reports how far a step of a build is. Total 0 means that it is not known; a step has ended
+// when Done reaches a Total above 0.
+type Event struct {
+	Step        string
+	Done, Total int64
+	Detail      string
+}
+
+// Env is what all steps of a build share: where things are cached, where packages come from, and
+// where progress and warnings go. It is made once and handed down. Its zero value uses the current
+// folder as its cache and this host's own apt sources, and is quiet.
+type Env struct {
+	CacheDir string // of package lists, packages, trees, layers and blocks
+	Packages string // cache of packages; empty: "debs" in CacheDir
+	Blobs    string // cache of trees; empty: "blobs" in CacheDir
+	Mirror   string // URL, or "URL SECURITY-URL"; empty: the host's own apt sources
+	Keyring  string // OpenPGP keys that sign the mirror's lists, absolute path; empty: Debian's own
+	Offline  bool   // use what is cached and contact no mirror and no registry
+
+	Credentials []string // files such as docker's config.json, for registries
+
+	Log      *slog.Logger // nil is quiet
+	Progress func(Event)  // nil is quiet
+}
+
+// Report reports the progress of a step.
+func (e *Env) Report(step string, done, total int64, detail string) {
+	if e.Progress != nil {
+		e.Progress(Event{step, done, total, detail})
+	}
+}
+
+// Logger returns Log, or a logger that discards everything.
+func (e *Env) Logger() *slog.Logger {
+	if e.Log == nil {
+		return slog.New(slog.DiscardHandler)
+	}
+	return e.Log
+}
+
+// PackageCache returns the cache of packages.
+func (e *Env) PackageCache() Cache {
+	if e.Packages != "" {
+		return Cache{Dir: e.Packages}
+	}
+	return Cache{Dir: filepath.Join(e.CacheDir, "debs")}
+}
+
+// Trees returns the source of trees that are not installed packages.
+func (e *Env) Trees() *Trees {
+	dir := e.Blobs
+	if dir == "" {
+		dir = filepath.Join(e.CacheDir, "blobs")
+	}
+	return &Trees{Blobs: Blobs{Dir: dir}, Offline: e.Offline, Credentials: e.Credentials, Log: e.Log}
+}
+
+// Mirrors returns where packages are fetched from. Offline there are none.
+func (e *Env) Mirrors() (Mirrors, error) {
+	if e.Offline {
+		return Mirrors{}, nil
+	}
+	return HostMirrors("/etc/apt", e.Mirror)
+}
+
+// Apt opens a private apt for one suite and architecture. The caller closes it.
+func (e *Env) Apt(ctx context.Context, suite, arch string, components []string) (*Apt, error) {
+	mirrors, err := e.Mirrors()
+	if err != nil {
+		return nil, err
+	}
+	return OpenApt(ctx, AptOptions{Dir: filepath.Join(e.CacheDir, "apt"), Arch: arch, Suite: suite, Components: components,
+		Mirrors: mirrors, Keyring: e.Keyring, Offline: e.Offline, Log: e.Log})
+}
