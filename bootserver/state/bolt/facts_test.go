@@ -108,25 +108,6 @@ func TestFactsPerBoot(t *testing.T) {
 	wantRAM(t, s, other[0], 16)
 }
 
-// TestFactsOfMergedBoots: boots that another machine got keep what they told.
-func TestFactsOfMergedBoots(t *testing.T) {
-	s := open(t, t.TempDir())
-	defer s.Close()
-	one, two := bootsWith(t, s, "m-1", 1, 8, 8), bootsWith(t, s, "m-2", 1, 4, 4)
-	err := s.Update(func(tx state.Tx) error {
-		tx.PutMachine(fleet.Machine{ID: "m-2"})
-		if err := tx.MoveBoots("m-2", "m-1"); err != nil {
-			return err
-		}
-		return tx.DropMachine("m-2")
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	wantRAM(t, s, one[1], 8)
-	wantRAM(t, s, two[1], 4)
-}
-
 // TestFactsOfAnOldFile: a file of a version that kept none is opened, and boots
 // tell theirs from then on.
 func TestFactsOfAnOldFile(t *testing.T) {

@@ -40,8 +40,8 @@ const (
 	Numbers       Table = "numbers"  // keys: PendingKey, CredentialsKey
 )
 
-// records reports whether a table has records; an index has none.
-func (t Table) records() bool { return !strings.HasPrefix(string(t), "by-") && t != Numbers }
+// Records reports whether a table has records; an index has none.
+func (t Table) Records() bool { return !strings.HasPrefix(string(t), "by-") && t != Numbers }
 
 // The keys of Numbers.
 const (

@@ -57,20 +57,28 @@ type Piece struct {
 // been committed or rolled back.
 func (v *View) Begin(past Past) *Tx { return &Tx{v: v, past: past} }
 
-// Run runs f in a transaction. If f fails, or the transaction became too large, it is
-// rolled back.
+// Run runs f in a transaction. If it fails, the transaction is rolled back.
 func (v *View) Run(past Past, f func(tx state.Tx) error) (*Tx, error) {
 	tx := v.Begin(past)
-	err := f(tx)
-	if err == nil {
-		err = tx.check()
-	}
-	if err != nil {
+	if err := tx.Run(f); err != nil {
 		tx.RollBack()
 		return nil, err
 	}
 	return tx, nil
 }
+
+// Run calls f. It fails if f does, if the transaction became too large, or if a write was
+// refused; the caller rolls the transaction back then.
+func (tx *Tx) Run(f func(tx state.Tx) error) error {
+	if err := f(tx); err != nil {
+		return err
+	}
+	return tx.check()
+}
+
+// Unbound reports whether the transaction may be of any size, and has not recorded all that
+// it read.
+func (tx *Tx) Unbound() bool { return tx.unbound }
 
 // RollBack takes back all changes of the view, those of later transactions must have been
 // taken back before.
@@ -121,7 +129,7 @@ func (tx *Tx) check() error {
 	if len(tx.reads) > state.MaxRecords {
 		n := 0
 		for _, k := range tx.Reads() {
-			if k.Table.records() {
+			if k.Table.Records() {
 				n++
 			}
 		}

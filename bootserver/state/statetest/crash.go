@@ -1,27 +1,186 @@
-package bolt
+package statetest
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"ingot"
 	"ingot/bootserver/fleet"
 	"ingot/bootserver/state"
 )
 
-// rounds is how often a server dies: a few times, or as the bar wants it.
-func rounds(few int) int {
-	if os.Getenv("INGOT_TEST_ALL") != "" {
-		return 500
+// writeOne is a change of everything that a state holds.
+func writeOne(tx state.Tx, i int) {
+	id := ingot.MachineID(fmt.Sprintf("m-%06d", i))
+	tx.StoreMachine(fleet.Machine{ID: id, Name: strings.Repeat("x", i%500)})
+	tx.PutLease(fleet.Lease{MAC: string(id), Address: netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)})})
+	b := fleet.Boot{ID: bootID(byte(i>>16), byte(i>>8), byte(i)), Machine: id}
+	b.Events = []fleet.Event{{Event: ingot.Event{Stage: ingot.StageDHCP}, At: b.Started}}
+	tx.StoreBoot(b)
+	tx.AddConsole(b.ID, strings.Repeat("y", 10*(i%500)))
+	tx.Record(note(id, "written"))
+}
+
+// write changes a state, and says on standard output what was acknowledged: for ever, or so
+// many times.
+func (b Backend) write(t *testing.T, most int) {
+	s := b.open(t, b.Writer)
+	start := len(s.Machines())
+	for i := start; most == 0 || i < start+most; i++ {
+		update(t, s, func(tx state.Tx) { writeOne(tx, i) })
+		fmt.Println("ack", i)
 	}
-	return few
+	closeStore(t, s)
+}
+
+// again is a command that runs a test of this program, which calls b.write with dir.
+func again(t *testing.T, dir string, before ...string) *exec.Cmd {
+	pattern := "^" + strings.ReplaceAll(t.Name(), "/", "$/^") + "$"
+	args := append(before, os.Args[0], "-test.run="+pattern)
+	cmd := exec.Command(args[0], args[1:]...)
+	cmd.Env = append(os.Environ(), WriterVariable+"="+dir)
+	return cmd
+}
+
+// after checks a store that was opened after a crash: it has all that was acknowledged, and
+// of each change all or nothing.
+func (b Backend) after(s state.Store, acknowledged int) error {
+	if b.Check != nil {
+		if err := b.Check(s); err != nil {
+			return err
+		}
+	}
+	all, err := s.Boots("", 0)
+	if err != nil {
+		return err
+	}
+	lent, err := s.Leases()
+	if err != nil {
+		return err
+	}
+	_, last, err := s.Changes(state.Query{Limit: 1})
+	if err != nil {
+		return err
+	}
+	n := len(s.Machines())
+	if n <= acknowledged || len(all) != n || len(lent) != n || last != uint64(n) {
+		return fmt.Errorf("there are %d machines, %d boots, %d leases and %d Changes; %d were acknowledged", n, len(all), len(lent), last, acknowledged+1)
+	}
+	return s.Verify()
+}
+
+// testKilled kills a writer at random moments. Everything that it acknowledged is there
+// afterwards.
+func testKilled(t *testing.T, b Backend) {
+	if b.Writer != "" {
+		b.write(t, 0)
+	}
+	if !b.Durable {
+		t.Skip("this backend does not outlive its process")
+	}
+	rounds := 15
+	if b.Rounds > 0 {
+		rounds = b.Rounds
+	}
+	dir := t.TempDir()
+	acknowledged, total := -1, 0
+	for round := range rounds {
+		if round%25 == 0 { // a state that grows for ever takes ever longer to open
+			dir, total = t.TempDir(), total+acknowledged+1
+			acknowledged = -1
+		}
+		cmd := again(t, dir)
+		out, err := cmd.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		var kill *time.Timer // from the first change on: a slow machine must not be killed before it began
+		for scan := bufio.NewScanner(out); scan.Scan(); {
+			if kill == nil {
+				kill = time.AfterFunc(rand.N(60*time.Millisecond), func() { _ = cmd.Process.Kill() })
+			}
+			if _, err := fmt.Sscanf(scan.Text(), "ack %d", &acknowledged); err != nil {
+				continue // a line that the kill cut off
+			}
+		}
+		_ = cmd.Wait() // killed
+		s := b.open(t, dir)
+		if err := b.after(s, acknowledged); err != nil {
+			t.Fatalf("after a kill: %v", err)
+		}
+		closeStore(t, s)
+	}
+	if total += acknowledged + 1; total < 15 {
+		t.Errorf("only %d changes in all; the kills came too early to prove anything", total)
+	}
+}
+
+// testPowerCut traces what a server writes (strace), and then cuts the power at random
+// moments: what was synced before is on the disk; of what was written after that, any part,
+// in any order, torn at any sector. Each time the state opens, is whole, and has all that
+// was acknowledged.
+func testPowerCut(t *testing.T, b Backend) {
+	if b.Writer != "" {
+		b.write(t, 120)
+		return
+	}
+	if b.File == "" {
+		t.Skip("this backend does not store in one file")
+	}
+	if testing.Short() {
+		t.Skip("traces a program")
+	}
+	if _, err := exec.LookPath("strace"); err != nil {
+		if b.Rounds > 0 {
+			t.Fatal("strace is needed; run: scripts/setup test")
+		}
+		t.Skip("strace is not installed; run: scripts/setup test")
+	}
+	calls := b.traced(t)
+	dir := inMemory(t)
+	rounds := 60
+	if b.Rounds > 0 {
+		rounds = b.Rounds
+	}
+	lost, torn := 0, 0
+	for round := range rounds {
+		cut := 1 + rand.N(len(calls))
+		file, acknowledged, l, n := afterPowerCut(calls[:cut])
+		lost, torn = lost+l, torn+n
+		if acknowledged < 0 {
+			continue // before the first change
+		}
+		folder := filepath.Join(dir, strconv.Itoa(round))
+		if err := errors.Join(os.Mkdir(folder, 0o700), os.WriteFile(filepath.Join(folder, b.File), file, 0o600)); err != nil {
+			t.Fatal(err)
+		}
+		s, err := b.Open(t.Context(), folder)
+		if err != nil {
+			t.Fatalf("round %d, cut at call %d of %d: %v", round, cut, len(calls), err)
+		}
+		if err := b.after(s, acknowledged); err != nil {
+			t.Errorf("round %d, cut at call %d: %v", round, cut, err)
+		}
+		closeStore(t, s)
+		os.RemoveAll(folder)
+	}
+	if lost == 0 || torn == 0 {
+		t.Errorf("%d writes were lost and %d torn; want some of both, or nothing is proved", lost, torn)
+	}
+	t.Logf("%d calls; %d writes lost, %d torn", len(calls), lost, torn)
 }
 
 // call is one system call of a writer that was traced.
@@ -30,66 +189,6 @@ type call struct {
 	offset int64
 	data   []byte
 	ack    int
-}
-
-// TestPowerCut traces what a server writes (strace), and then cuts the power at
-// random moments: what was synced before is on the disk; of what was written
-// after that, any part, in any order, torn at any sector. Each time the state
-// opens, is whole, and has all that was acknowledged.
-func TestPowerCut(t *testing.T) {
-	if testing.Short() {
-		t.Skip("traces a program")
-	}
-	if _, err := exec.LookPath("strace"); err != nil {
-		if os.Getenv("CI") != "" {
-			t.Fatal("strace is needed in CI; scripts/setup test")
-		}
-		t.Skip("strace is not installed; scripts/setup test")
-	}
-	calls := traced(t)
-	dir := inMemory(t)
-	lost, torn := 0, 0
-	for round := range rounds(60) {
-		cut := 1 + rand.N(len(calls))
-		file, acknowledged, l, n := afterPowerCut(calls[:cut])
-		lost, torn = lost+l, torn+n
-		if acknowledged < 0 {
-			continue // before the first word
-		}
-		folder := filepath.Join(dir, strconv.Itoa(round))
-		if err := os.Mkdir(folder, 0o700); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(filepath.Join(folder, "ingot.db"), file, 0o600); err != nil {
-			t.Fatal(err)
-		}
-		s, err := Open(t.Context(), folder)
-		if err != nil {
-			t.Fatalf("round %d, cut at call %d of %d: %v", round, cut, len(calls), err)
-		}
-		if err := pagesOf(s); err != nil {
-			t.Errorf("round %d, cut at call %d: %v", round, cut, err)
-		}
-		boots, err := s.Boots("", 0)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if len(s.Machines()) <= acknowledged || len(boots) <= acknowledged || len(leases(t, s)) <= acknowledged {
-			t.Errorf("round %d, cut at call %d: %d machines, %d boots, %d leases; %d were acknowledged", round, cut, len(s.Machines()), len(boots), len(leases(t, s)), acknowledged+1)
-		}
-		_, last, err := s.Ledger(state.Query{})
-		if err != nil || last < uint64(acknowledged) {
-			t.Errorf("round %d: the ledger ends at %d (%v); %d changes were acknowledged", round, last, err, acknowledged+1)
-		}
-		if err := s.Close(); err != nil {
-			t.Fatal(err)
-		}
-		os.RemoveAll(folder)
-	}
-	if lost == 0 || torn == 0 {
-		t.Errorf("%d writes were lost and %d torn; want some of both, or nothing is proved", lost, torn)
-	}
-	t.Logf("%d calls; %d writes lost, %d torn", len(calls), lost, torn)
 }
 
 // inMemory is a folder that syncing costs nothing in, where there is one.
@@ -103,47 +202,13 @@ func inMemory(t *testing.T) string {
 	return dir
 }
 
-// TestPowerCutWriter is the program that is traced.
-func TestPowerCutWriter(t *testing.T) {
-	dir := os.Getenv("STATE_TEST_TRACED")
-	if dir == "" {
-		t.Skip("started by TestPowerCut")
-	}
-	s, err := Open(t.Context(), dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for i := range 120 {
-		id := ingot.MachineID(fmt.Sprintf("m-%06d", i))
-		if err := s.Update(func(tx state.Tx) error { writeOne(tx, id, i); return nil }); err != nil {
-			t.Fatal(err)
-		}
-		fmt.Println("ack", i)
-	}
-	if err := s.Close(); err != nil {
-		t.Fatal(err)
-	}
-}
-
-// writeOne is a change of everything that a state holds.
-func writeOne(tx state.Tx, id ingot.MachineID, i int) {
-	tx.PutMachine(fleet.Machine{ID: id, Name: strings.Repeat("x", i)})
-	tx.PutLease(fleet.Lease{MAC: string(id), Address: addressOf(i)})
-	b := fleet.Boot{ID: ingot.NewBootID([16]byte{byte(i >> 16), byte(i >> 8), byte(i)}), Machine: id}
-	b.Events = []fleet.Event{{Event: ingot.Event{Stage: ingot.StageDHCP}, At: b.Started}}
-	tx.PutBoot(b)
-	tx.AddConsole(b.ID, strings.Repeat("y", 10*i))
-}
-
 // traced runs the writer and returns its calls on the state's file.
-func traced(t *testing.T) []call {
+func (b Backend) traced(t *testing.T) []call {
 	t.Helper()
 	dir, log := inMemory(t), filepath.Join(t.TempDir(), "trace")
-	cmd := exec.Command("strace", "-f", "-y", "-xx", "-s", "10000000", "-e", "trace=pwrite64,ftruncate,fdatasync,fsync,write", "-o", log,
-		os.Args[0], "-test.run=^TestPowerCutWriter$")
-	cmd.Env = append(os.Environ(), "STATE_TEST_TRACED="+dir)
+	cmd := again(t, dir, "strace", "-f", "-y", "-xx", "-s", "10000000", "-e", "trace=pwrite64,ftruncate,fdatasync,fsync,write", "-o", log)
 	if out, err := cmd.CombinedOutput(); err != nil {
-		if strings.Contains(string(out), "ptrace") && os.Getenv("CI") == "" { // CI is root, and may
+		if strings.Contains(string(out), "ptrace") && b.Rounds == 0 {
 			t.Skipf("nothing may be traced here: %s", out)
 		}
 		t.Fatalf("%v\n%s", err, out)
@@ -156,7 +221,7 @@ func traced(t *testing.T) []call {
 	var calls []call
 	syncing := map[string]bool{} // by thread
 	for scan := newLines(f); scan.Scan(); {
-		if c, ok := parseCall(scan.Text(), syncing); ok {
+		if c, ok := b.parseCall(scan.Text(), syncing); ok {
 			calls = append(calls, c)
 		}
 	}
@@ -198,7 +263,7 @@ func cutData(args string) (data []byte, offset int64, ok bool) {
 
 // parseCall reads one line of strace. A call that another thread interrupts is
 // in two lines: its arguments are in the first one, its end is the second one.
-func parseCall(line string, syncing map[string]bool) (call, bool) {
+func (b Backend) parseCall(line string, syncing map[string]bool) (call, bool) {
 	if thread, rest, ok := strings.Cut(line, " "); ok && strings.Contains(rest, "sync resumed>") && syncing[thread] {
 		delete(syncing, thread)
 		return call{kind: "sync"}, strings.HasSuffix(rest, "= 0")
@@ -207,7 +272,7 @@ func parseCall(line string, syncing map[string]bool) (call, bool) {
 	if !ok {
 		return call{}, false
 	}
-	ours := strings.HasSuffix(path, "/ingot.db")
+	ours := strings.HasSuffix(path, "/"+b.File)
 	switch {
 	case name == "write":
 		var n int
