@@ -161,6 +161,13 @@ func (s *Store) Begin(f func(tx state.Tx) error) (wait func() error) {
 	return func() error { return err }
 }
 
+// View implements state.Decisions.
+func (s *Store) View(f func(r state.Reader)) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	f(s.view.Begin(past{s}))
+}
+
 // ReplaceMachines implements state.Decisions.
 func (s *Store) ReplaceMachines(list []state.Replacement, changes []fleet.Change) error {
 	return s.Update(func(tx state.Tx) error { return tx.(*view.Tx).Replace(list, changes) })
