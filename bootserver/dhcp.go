@@ -10,6 +10,7 @@ import (
 	"ingot/bootserver/dhcp4"
 	"ingot/bootserver/dhcp6"
 	"ingot/bootserver/fleet"
+	"ingot/bootserver/network"
 )
 
 // dhcpServers answer DHCP of both families. What clients know them by, the DUID
@@ -24,13 +25,14 @@ func (l *dhcpServers) leases() []fleet.Lease { return append(l.four.Leases(), l.
 
 // openDHCPServers makes the DHCP servers of what the state knows now.
 func (s *Server) openDHCPServers(now site) error {
-	six, err := dhcp6.New(now.dhcp6, now.cards6, dhcp6.Parts{Store: booter.LeasesOf(s.state, netip.Addr.Is6), Booter: s.booter,
-		ID: [16]byte(s.booter.Derive("dhcp6", "identity")), Log: s.log, Now: s.conf.Now, Note: s.packets.Note})
+	parts := network.Parts{Booter: s.booter, Log: s.log, Now: s.conf.Now, Record: s.packets.Note}
+	parts.Store = booter.LeasesOf(s.state, netip.Addr.Is6)
+	six, err := dhcp6.New(now.dhcp6, now.cards6, [16]byte(s.booter.Derive("dhcp6", "identity")), parts)
 	if err != nil {
 		return err
 	}
-	four, err := dhcp4.New(now.dhcp, now.cards, dhcp4.Parts{Store: booter.LeasesOf(s.state, netip.Addr.Is4), Booter: s.booter,
-		ID: hex.EncodeToString(s.booter.Derive("dhcp", "identity")[:8]), Log: s.log, Now: s.conf.Now, Note: s.packets.Note})
+	parts.Store = booter.LeasesOf(s.state, netip.Addr.Is4)
+	four, err := dhcp4.New(now.dhcp, now.cards, hex.EncodeToString(s.booter.Derive("dhcp", "identity")[:8]), parts)
 	if err != nil {
 		return err
 	}

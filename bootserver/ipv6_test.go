@@ -29,7 +29,7 @@ func newSixHouse(t *testing.T) *sixHouse {
 	p := booter.NewPackets(h.state, h.log)
 	s, err := dhcp6.New(dhcp6.Config{Interfaces: []dhcp6.Interface{{Name: "eth0"}}},
 		map[string]network.Card{"eth0": {Prefixes: []netip.Prefix{netip.MustParsePrefix("fd00:99::1/64")}}},
-		dhcp6.Parts{Store: booter.LeasesOf(h.state, netip.Addr.Is6), Booter: h.Booter, Now: func() time.Time { return h.clock }, Note: p.Note})
+		[16]byte{}, network.Parts{Store: booter.LeasesOf(h.state, netip.Addr.Is6), Booter: h.Booter, Now: func() time.Time { return h.clock }, Record: p.Note})
 	if err != nil {
 		t.Fatal(err)
 	}

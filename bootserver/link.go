@@ -54,7 +54,7 @@ func look(c config.Config, lend, lend6 string) (site, error) {
 }
 
 func (s *site) look4(lend string) (err error) {
-	if s.cards, err = dhcp4.Cards(s.dhcp); err != nil {
+	if s.cards, err = s.dhcp.Cards(); err != nil {
 		return err
 	}
 	for _, i := range s.dhcp.Interfaces {
@@ -77,7 +77,7 @@ func (s *site) look4(lend string) (err error) {
 }
 
 func (s *site) look6(lend string) (err error) {
-	if s.cards6, err = dhcp6.Cards(s.dhcp6); err != nil {
+	if s.cards6, err = s.dhcp6.Cards(); err != nil {
 		return err
 	}
 	for _, i := range s.dhcp6.Interfaces {

@@ -30,6 +30,7 @@ import (
 	"ingot/bootserver/fleet"
 	"ingot/bootserver/httpboot"
 	"ingot/bootserver/lease"
+	"ingot/bootserver/network"
 	"ingot/bootserver/tftp"
 	"ingot/internal/yamlfile"
 )
@@ -210,8 +211,8 @@ func (c *Config) check(faults *yamlfile.Faults, places map[string]yamlfile.Place
 		faults.Add(at("http.rate"), "write at least 64KiB, or nothing", "rate: %d bytes per second boot no machine", c.HTTP.Rate)
 	}
 	c.API.check(faults, at)
-	checkDHCP("dhcp", dhcp4.ErrConfig, c.DHCP.Check(), faults, places)
-	checkDHCP("dhcp6", dhcp6.ErrConfig, c.DHCP6.Check(), faults, places)
+	checkDHCP("dhcp", network.ErrConfig, c.DHCP.Check(), faults, places)
+	checkDHCP("dhcp6", network.ErrConfig, c.DHCP6.Check(), faults, places)
 }
 
 func (a *API) check(faults *yamlfile.Faults, at func(string) yamlfile.Place) {

@@ -66,16 +66,16 @@ func TestLoad(t *testing.T) {
 	if n := len(c.DHCP.Interfaces); n != 3 || c.DHCP.Interfaces[2].Name != "eth3" {
 		t.Errorf("%d interfaces; want the drop-in's third added", n)
 	}
-	if len(c.DHCP.DNS) != 2 || c.HTTP.Transfers != 200 || c.HTTP.PerBoot != 2 || c.HTTP.Port != 8080 {
-		t.Errorf("dns %v, http %+v; want the later file's values, and those that it does not name kept", c.DHCP.DNS, c.HTTP)
+	if len(c.DHCP.Options.DNS) != 2 || c.HTTP.Transfers != 200 || c.HTTP.PerBoot != 2 || c.HTTP.Port != 8080 {
+		t.Errorf("dns %v, http %+v; want the later file's values, and those that it does not name kept", c.DHCP.Options.DNS, c.HTTP)
 	}
 	if m := c.DHCP.Machines[0]; m.DNS == nil || len(m.DNS) != 0 {
 		t.Errorf("dns of the machine = %v; want an empty list, not none", m.DNS)
 	} else if !slices.Equal(m.Loaders, []string{fleet.FirstUKI, "ipxe.efi"}) {
 		t.Errorf("loaders of the machine = %q; want the UKI, then a loader", m.Loaders)
 	}
-	if s := c.DHCP.Networks[0].Subnets[0]; s.Lease != 30*time.Minute || c.HTTP.Rate != 1<<30 || time.Duration(c.Boots.Ticket) != 90*time.Second {
-		t.Errorf("lease %s, rate %d, ticket %v", s.Lease, c.HTTP.Rate, c.Boots.Ticket)
+	if s := c.DHCP.Networks[0].Subnets[0]; s.Options.Lease != 30*time.Minute || c.HTTP.Rate != 1<<30 || time.Duration(c.Boots.Ticket) != 90*time.Second {
+		t.Errorf("lease %s, rate %d, ticket %v", s.Options.Lease, c.HTTP.Rate, c.Boots.Ticket)
 	}
 	text, err := c.YAML()
 	if err != nil {
@@ -112,7 +112,7 @@ func TestEveryFaultAtOnce(t *testing.T) {
 			`ingot.d/a.yaml:2:19: machines[1] "52:54:00:12:00:01": the machine is listed twice`,
 			`ingot.yaml:2:8: store: "srv" is not an absolute path; write it from the root: /srv`,
 			`ingot.yaml:6:7: interfaces[1] "eth2": unknown mode "loud"; choose full, proxy or observe`,
-			`ingot.yaml:17:7: machines[0] "52:54:00:12:00:01": the reserved address 10.99.0.150 lies in the pool 10.99.0.100-10.99.0.199 of network "rack1", which could lend it to others; move one of them`,
+			`ingot.yaml:17:7: machines[0] "52:54:00:12:00:01": the reserved address 10.99.0.150 is in the pool 10.99.0.100-10.99.0.199 of network "rack1", which could assign it to others; move one of them`,
 			`ingot.yaml:18:26: rate: 1 bytes per second boot no machine; write at least 64KiB, or nothing`,
 			`ingot.yaml:20:17: ticket: 1s; write a time between 5s and 1h`,
 		}},

@@ -14,26 +14,26 @@ import (
 	"ingot/bootserver/network"
 )
 
-// Told is what a client is told.
-type Told struct {
-	Server  netip.Addr // our address for it
-	Address netip.Addr // its own; zero: none is given
+// Settings is what an answer gives to a client.
+type Settings struct {
+	Server  netip.Addr // address of this server for the client
+	Address netip.Addr // of the client; zero: none is given
 	Prefix  netip.Prefix
 	Options
 	Hostname string
 	Boot     client.Boot
-	Proxy    bool // another server tells it all but what to boot
+	Proxy    bool // another server gives everything but what to boot
 }
 
 // Answer makes the packet of a message type.
-func Answer(p *dhcpv4.DHCPv4, t dhcpv4.MessageType, c client.Client, n Told) *dhcpv4.DHCPv4 {
+func Answer(p *dhcpv4.DHCPv4, t dhcpv4.MessageType, c client.Client, n Settings) *dhcpv4.DHCPv4 {
 	server := n.Server.AsSlice()
 	a := &dhcpv4.DHCPv4{OpCode: dhcpv4.OpcodeBootReply, HWType: p.HWType, TransactionID: p.TransactionID, Flags: p.Flags,
 		ClientHWAddr: p.ClientHWAddr, GatewayIPAddr: p.GatewayIPAddr, ServerIPAddr: server, Options: dhcpv4.Options{}}
 	o := writer{a, p}
 	o.set(dhcpv4.OptionDHCPMessageType, []byte{byte(t)})
 	o.set(dhcpv4.OptionServerIdentifier, server)
-	// These go back unchanged: RFC 6842, RFC 3046 section 2.2, RFC 4578 section 2.3.
+	// These are returned unchanged: RFC 6842, RFC 3046 section 2.2, RFC 4578 section 2.3.
 	o.copy(dhcpv4.OptionClientIdentifier)
 	o.copy(dhcpv4.OptionRelayAgentInformation)
 	if t == dhcpv4.MessageTypeNak {
@@ -69,8 +69,8 @@ func (w writer) copy(code dhcpv4.OptionCode) {
 	}
 }
 
-// wanted reports whether the client asked for an option. One without a list of
-// wishes (RFC 2132 section 9.8) gets all.
+// wanted reports whether the client asked for an option. A client that sends no
+// parameter request list (RFC 2132 section 9.8) gets all.
 func (w writer) wanted(code dhcpv4.OptionCode) bool {
 	list := w.request.Options.Get(dhcpv4.OptionParameterRequestList)
 	return len(list) == 0 || slices.Contains(list, code.Code())
@@ -87,9 +87,9 @@ func (w writer) addresses(code dhcpv4.OptionCode, list []netip.Addr) {
 	w.set(code, b)
 }
 
-// network adds the address and what belongs to it. Mask, router and name
-// servers are always told, the rest to who asks for it.
-func (w writer) network(n Told) {
+// network adds the address and what belongs to it. Mask, router and name servers are
+// always sent, the rest to clients that ask for it.
+func (w writer) network(n Settings) {
 	if n.Address.IsValid() {
 		w.a.YourIPAddr = n.Address.AsSlice()
 		w.set(dhcpv4.OptionIPAddressLeaseTime, binary.BigEndian.AppendUint32(nil, uint32(n.lease().Seconds())))
@@ -122,15 +122,15 @@ func (w writer) network(n Told) {
 		w.set(dhcpv4.OptionClasslessStaticRoute, b)
 	}
 	for _, e := range n.Extra {
-		if b, err := e.Bytes(network.IPv4); err == nil { // Check let it pass
+		if b, err := e.Bytes(network.IPv4); err == nil { // Check accepted it
 			w.set(dhcpv4.GenericOptionCode(e.Code), b)
 		}
 	}
 }
 
-// routes is option 121. Who takes it ignores option 3, so that the default
-// route is among them (RFC 3442).
-func routes(n Told) []byte {
+// routes is option 121. Clients that use it ignore option 3, so it includes the
+// default route (RFC 3442).
+func routes(n Settings) []byte {
 	if len(n.Routes) == 0 {
 		return nil
 	}
@@ -149,7 +149,7 @@ func routes(n Told) []byte {
 	return b
 }
 
-// labels writes names as RFC 1035 section 3.1 does, without compression.
+// labels encodes names as in RFC 1035 section 3.1, without compression.
 func labels(names []string) []byte {
 	var b []byte
 	for _, n := range names {
@@ -171,7 +171,7 @@ func labels(names []string) []byte {
 
 // boot adds what the client boots. The file name goes into the fixed field as
 // well as into option 67: ROMs differ in where they look.
-func (w writer) boot(c client.Client, n Told) {
+func (w writer) boot(c client.Client, n Settings) {
 	class := "PXEClient"
 	if c.HTTP {
 		class = "HTTPClient" // UEFI 2.10 section 24.7.3.1: else the offer is dropped
@@ -186,9 +186,8 @@ func (w writer) boot(c client.Client, n Told) {
 		}
 		w.file(n.Boot.URL)
 	case n.Boot.Loader != "" && !c.HTTP:
-		// PXE firmware ignores an offer that does not say PXEClient back, and takes
-		// boot server discovery to be off with option 43.6 = 8: it loads the file
-		// that is named here (PXE 2.1, table 2-2).
+		// PXE firmware ignores an offer without PXEClient. Option 43.6 = 8 turns boot
+		// server discovery off: firmware loads the file named here (PXE 2.1 table 2-2).
 		w.set(dhcpv4.OptionClassIdentifier, []byte(class))
 		w.set(dhcpv4.OptionVendorSpecificInformation, []byte{6, 1, 8, 255})
 		w.set(dhcpv4.OptionTFTPServerName, []byte(n.Server.String()))
@@ -201,10 +200,10 @@ func (w writer) boot(c client.Client, n Told) {
 	}
 }
 
-// featurePriority in option 175 is the priority of an offer, of which iPXE takes
-// the highest as its boot server's. Else that is the last one with PXEClient in
-// option 60, be it from a server that has nothing to boot (iPXE, DHCP_EB_PRIORITY
-// in its net/udp/dhcp.c; seen with QEMU's ROM beside dnsmasq).
+// featurePriority in option 175 is the priority of an offer: iPXE takes the boot
+// server of the highest. Without it iPXE takes the last offer with PXEClient in
+// option 60, even from a server that has nothing to boot (iPXE, DHCP_EB_PRIORITY in
+// its net/udp/dhcp.c; seen with QEMU's ROM beside dnsmasq).
 const featurePriority = 1
 
 func (w writer) file(name string) {
@@ -214,20 +213,20 @@ func (w writer) file(name string) {
 	w.set(dhcpv4.OptionBootfileName, []byte(name))
 }
 
-// The size of a packet that every client takes, and what of it are not options
-// (RFC 2131 section 2).
+// The size of a packet that every client accepts, and of its parts before the options
+// (RFC 2131 section 2), in bytes.
 const (
 	minMessage = 576
 	headers    = 28  // IP and UDP
 	fixed      = 240 // fixed fields and magic cookie
 )
 
-// dispensable are the options that are left out of an answer which a client
-// would not take whole, in this order.
+// dispensable are the options that are left out, in this order, of an answer that is
+// too large for the client.
 var dispensable = []dhcpv4.OptionCode{dhcpv4.OptionDNSDomainSearchList, dhcpv4.OptionNTPServers, dhcpv4.OptionBroadcastAddress,
 	dhcpv4.OptionDomainName, dhcpv4.OptionHostName, dhcpv4.OptionClasslessStaticRoute}
 
-// fit keeps the answer below the size that the client takes (option 57).
+// fit keeps the answer below the size that the client accepts (option 57).
 func (w writer) fit() {
 	limit := minMessage
 	if b := w.request.Options.Get(dhcpv4.OptionMaximumDHCPMessageSize); len(b) == 2 {
@@ -252,10 +251,10 @@ func (w writer) size() int {
 
 var broadcastClient = netip.AddrPortFrom(netip.AddrFrom4([4]byte{255, 255, 255, 255}), dhcpv4.ClientPort)
 
-// Destination is where an answer goes (RFC 2131 section 4.1): to the relay, to
-// the client's own address, to everybody, or to the address that the client is
-// just being given, which answers no ARP yet: then direct is true, and the
-// packet needs the client's hardware address on it.
+// Destination returns where an answer is sent (RFC 2131 section 4.1): to the relay, to
+// the client's own address, by broadcast, or to the address that the answer gives to
+// the client, which does not answer ARP yet: then direct is true, and the packet must
+// be sent to the client's hardware address.
 func Destination(p, a *dhcpv4.DHCPv4) (to netip.AddrPort, direct bool) {
 	if relay := address(p.GatewayIPAddr); relay.IsValid() {
 		return netip.AddrPortFrom(relay, dhcpv4.ServerPort), false

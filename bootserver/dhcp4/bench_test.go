@@ -62,7 +62,7 @@ func BenchmarkDurableExchange(b *testing.B) {
 	}
 	c.Networks[0].Subnets[0] = Subnet{Prefix: netip.MustParsePrefix("10.96.0.0/14"), Pools: []lease.Range{r}}
 	cards := map[string]network.Card{"eth0": {Index: 2, MAC: testMAC, Prefixes: []netip.Prefix{netip.MustParsePrefix("10.96.0.1/14")}}}
-	s, err := New(c, cards, Parts{Store: durable{st}, Booter: scripted{}})
+	s, err := New(c, cards, "", network.Parts{Store: durable{st}, Booter: scripted{}})
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -2,15 +2,11 @@ package dhcp4
 
 import (
 	"cmp"
-	"errors"
-	"fmt"
 	"net/netip"
 	"slices"
 	"time"
 
 	"ingot"
-	"ingot/bootserver/client"
-	"ingot/bootserver/lease"
 	"ingot/bootserver/network"
 )
 
@@ -19,75 +15,46 @@ type Mode string
 
 // The modes of an interface.
 const (
-	// Full lends addresses: it must be the only DHCP server of the network, or
-	// know its own machines (see Interface.Known).
+	// Full assigns addresses: the server must be the only DHCP server of the
+	// network, or answer its own machines only (see Interface.Known).
 	Full Mode = "full"
 	// Proxy leaves addresses to the DHCP server that is there already, and only
-	// tells machines what to boot (PXE 2.1 section 2.2.3, "proxyDHCP").
+	// offers what to boot (PXE 2.1 section 2.2.3, "proxyDHCP").
 	Proxy Mode = "proxy"
-	// Observe answers nothing and notes who asks, what other servers answer,
-	// and what we would.
+	// Observe answers nothing and records the clients, what other servers answer,
+	// and what this server would have answered.
 	Observe Mode = "observe"
 )
 
-// Config is all that DHCP is told. The zero Config serves nothing.
-type Config struct {
-	Interfaces []Interface `yaml:"interfaces,omitempty" json:"interfaces,omitempty"`
-	// Networks are what addresses are lent on. An interface in full mode
-	// without one lends the upper half of its own network.
-	Networks []Network `yaml:"networks,omitempty" json:"networks,omitempty"`
-	// Options are told to everybody, unless something nearer says otherwise:
-	// server, network, subnet, group (the later group wins), machine.
-	Options  `yaml:",inline"`
-	Groups   []Group   `yaml:"groups,omitempty" json:"groups,omitempty"`
-	Machines []Machine `yaml:"machines,omitempty" json:"machines,omitempty"`
-}
+// Config is the configuration of DHCP. The zero Config serves nothing.
+type Config = network.Config[Interface, Machine, Options]
 
-// Interface is a network card, VLAN or bridge that is listened on.
+// Network is one link with one or more subnets.
+type Network = network.Network[Options]
+
+// Subnet is one prefix of a network.
+type Subnet = network.Subnet[Options]
+
+// Group gives options to all clients that it matches.
+type Group = network.Group[Options]
+
+// Interface is a network card, VLAN or bridge to listen on.
 type Interface struct {
 	Name string `yaml:"name" json:"name"`
 	Mode Mode   `yaml:"mode,omitempty" json:"mode,omitempty"` // empty: full
-	// Known answers machines alone that are in Config.Machines or approved; it
-	// is for sharing a network with another full server.
+	// Known answers only machines that are configured or approved; it is for sharing
+	// a network with another full server.
 	Known bool `yaml:"known,omitempty" json:"known,omitempty"`
-	// Probe is how long an address that is new to us is tested for a holder
-	// before it is offered. Zero means 200 ms, a negative one: not at all.
+	// Probe is how long an address that is new to the server is probed for a user
+	// before it is offered. Zero means DefaultProbe, a negative one: no probe.
 	Probe time.Duration `yaml:"probe,omitempty" json:"probe,omitempty"`
-	// Quiet asks the network for no other servers; ones that are overheard are
-	// still named. In observe mode nothing is ever asked.
+	// Quiet sends no queries for other servers; answers that are overheard are still
+	// recorded. In observe mode no queries are sent anyway.
 	Quiet bool `yaml:"quiet,omitempty" json:"quiet,omitempty"`
 }
 
-// Network is one link with one or more subnets (RFC 2131 calls several a
-// shared network). Machines get addresses of any of its subnets.
-type Network struct {
-	Name string `yaml:"name" json:"name"`
-	// Interface is the card that the network is attached to; empty when it is
-	// reached through relays alone.
-	Interface string `yaml:"interface,omitempty" json:"interface,omitempty"`
-	// Relays are addresses that relays send as theirs (giaddr) and that lie in
-	// none of the subnets. Those inside a subnet need not be listed.
-	Relays  []netip.Addr `yaml:"relays,omitempty" json:"relays,omitempty"`
-	Subnets []Subnet     `yaml:"subnets" json:"subnets"`
-	Options `yaml:",inline"`
-}
-
-// Subnet is one prefix of a network.
-type Subnet struct {
-	Prefix  netip.Prefix  `yaml:"prefix" json:"prefix"`
-	Pools   []lease.Range `yaml:"pools,omitempty" json:"pools,omitempty"` // none: reserved addresses only
-	Options `yaml:",inline"`
-}
-
-// Group gives options to all clients that it matches.
-type Group struct {
-	Name    string       `yaml:"name" json:"name"`
-	Match   client.Match `yaml:"match" json:"match"`
-	Options `yaml:",inline"`
-}
-
-// Machine is one machine that is known beforehand, by MAC address, SMBIOS UUID
-// or the name that the operator gave it; one of the three.
+// Machine is one machine that is known beforehand, by one of MAC address, SMBIOS
+// UUID and the name that the operator gave it.
 type Machine struct {
 	MAC      string     `yaml:"mac,omitempty" json:"mac,omitempty"`
 	UUID     string     `yaml:"uuid,omitempty" json:"uuid,omitempty"`
@@ -97,8 +64,8 @@ type Machine struct {
 	Options  `yaml:",inline"`
 }
 
-// Options is what clients are told. A nil list or zero value is inherited, an
-// empty list means none.
+// Options are what clients get besides an address. A nil list or zero value is
+// inherited, an empty list means none.
 type Options struct {
 	Routers []netip.Addr  `yaml:"routers,omitempty" json:"routers,omitempty"` // option 3
 	DNS     []netip.Addr  `yaml:"dns,omitempty" json:"dns,omitempty"`         // 6
@@ -107,12 +74,12 @@ type Options struct {
 	Search  []string      `yaml:"search,omitempty" json:"search,omitempty"`   // 119, RFC 3397
 	MTU     int           `yaml:"mtu,omitempty" json:"mtu,omitempty"`         // 26
 	Routes  []Route       `yaml:"routes,omitempty" json:"routes,omitempty"`   // 121, RFC 3442
-	Lease   time.Duration `yaml:"lease,omitempty" json:"lease,omitempty"`     // 51; zero at all levels: 12 h
+	Lease   time.Duration `yaml:"lease,omitempty" json:"lease,omitempty"`     // 51; zero at all levels: network.DefaultLease
 	// Loaders are the files of the first stage to try, the next after one that
-	// stalled. None: by firmware, see Loaders.
+	// stalled. None: by firmware, see client.DefaultLoaders.
 	Loaders []string `yaml:"loaders,omitempty" json:"loaders,omitempty"`
-	// Extra options are told as they are; the nearest of a code wins. A proxy
-	// tells none of them.
+	// Extra options are sent unchanged; the nearest of a code wins. A proxy sends none
+	// of them.
 	Extra []Option `yaml:"options,omitempty" json:"options,omitempty"`
 }
 
@@ -125,108 +92,47 @@ type Route struct {
 // Option is any option by its code, with one of the values.
 type Option = network.Option[uint8]
 
-// over returns o with what n says in place of it.
-func (o Options) over(n Options) Options {
-	list := func(a, b []netip.Addr) []netip.Addr {
-		if b != nil {
-			return b
-		}
-		return a
-	}
-	o.Routers, o.DNS, o.NTP = list(o.Routers, n.Routers), list(o.DNS, n.DNS), list(o.NTP, n.NTP)
-	if n.Domain != "" {
-		o.Domain = n.Domain
-	}
-	if n.Search != nil {
-		o.Search = n.Search
-	}
-	if n.MTU != 0 {
-		o.MTU = n.MTU
-	}
-	if n.Routes != nil {
-		o.Routes = n.Routes
-	}
-	if n.Lease != 0 {
-		o.Lease = n.Lease
-	}
-	if n.Loaders != nil {
-		o.Loaders = n.Loaders
-	}
-	o.Extra = network.Over(o.Extra, n.Extra)
+// Family implements network.Options.
+func (o Options) Family() network.Family { return network.IPv4 }
+
+// Override implements network.Options.
+func (o Options) Override(near Options) Options {
+	o.Routers = network.Nearest(o.Routers, near.Routers)
+	o.DNS = network.Nearest(o.DNS, near.DNS)
+	o.NTP = network.Nearest(o.NTP, near.NTP)
+	o.Domain = cmp.Or(near.Domain, o.Domain)
+	o.Search = network.Nearest(o.Search, near.Search)
+	o.MTU = cmp.Or(near.MTU, o.MTU)
+	o.Routes = network.Nearest(o.Routes, near.Routes)
+	o.Lease = cmp.Or(near.Lease, o.Lease)
+	o.Loaders = network.Nearest(o.Loaders, near.Loaders)
+	o.Extra = network.OverrideOptions(o.Extra, near.Extra)
 	return o
 }
 
-// boots is why options about what is booted cannot be set: firmware takes them
+// RouterAddresses implements network.Options.
+func (o Options) RouterAddresses() []netip.Addr { return o.Routers }
+
+// FirstStages implements network.Options.
+func (o Options) FirstStages() []string { return o.Loaders }
+
+func (o Options) lease() time.Duration { return cmp.Or(o.Lease, network.DefaultLease) }
+
+// bootOption is why options about booting cannot be set: firmware takes them
 // together or not at all, and differently by firmware and stage.
-const boots = "what machines boot; say `loaders` instead"
+const bootOption = "decided by what machines boot; use `loaders` instead"
 
-// owned are the options that the protocol itself decides about.
-var owned = map[uint8]string{0: "padding", 1: "the subnet's prefix", 50: "the client's", 51: "lease", 52: "the packet's own", 53: "the packet's own",
-	54: "the server's address", 55: "the client's", 61: "the client's", 82: "the relay's", 97: "the client's", 121: "routes", 255: "the end",
-	43: boots, 60: boots, 66: boots, 67: boots, 175: boots}
-
-// ErrConfig: DHCP cannot be configured like that. The error is a list of all
-// faults.
-var ErrConfig = errors.New("the DHCP configuration is wrong")
-
-// Check returns all faults of a configuration at once.
-func (c *Config) Check() error {
-	var f network.Faults
-	s := c.settings()
-	s.CheckInterfaces(&f, func(i int, where string) { c.Interfaces[i].check(&f, where) })
-	s.CheckNetworks(&f)
-	s.CheckMachines(&f, func(i int, where string) { c.Machines[i].check(&f, where) })
-	checkOptions(&f, "dhcp", c.Options)
-	for i, g := range c.Groups {
-		where := fmt.Sprintf("groups[%d] %q", i, g.Name)
-		for _, what := range g.Match.Check(s.Networks.Names()) {
-			f.Add(where, "%s", what)
-		}
-		checkOptions(&f, where, g.Options)
-	}
-	return f.Err(ErrConfig)
+// reserved are the options that the protocol or another setting decides, and why
+// they cannot be set.
+var reserved = map[uint8]string{
+	0: "padding", 1: "set by the subnet's prefix", 50: "sent by clients only", 51: "set by `lease`", 52: "part of the packet's format",
+	53: "set by the server", 54: "set by the server", 55: "sent by clients only", 61: "sent by clients only", 82: "set by relays",
+	97: "sent by clients only", 121: "set by `routes`", 255: "the end of the options",
+	43: bootOption, 60: bootOption, 66: bootOption, 67: bootOption, 175: bootOption,
 }
 
-// settings are what of a configuration both families have.
-func (c *Config) settings() *network.Settings[Options] {
-	s := &network.Settings[Options]{Family: network.IPv4, Options: c.Options, Over: Options.over, CheckOptions: checkOptions, Routers: routers}
-	for _, i := range c.Interfaces {
-		s.Interfaces = append(s.Interfaces, network.Interface{Name: i.Name, Lends: i.Mode == "" || i.Mode == Full, Mute: i.Mode == Observe})
-	}
-	for _, n := range c.Networks {
-		made := &network.Network[Options]{Name: n.Name, Interface: n.Interface, Relays: n.Relays, Options: n.Options}
-		for _, sub := range n.Subnets {
-			made.Subnets = append(made.Subnets, &network.Subnet[Options]{Prefix: sub.Prefix, Pools: sub.Pools, Options: sub.Options})
-		}
-		s.Networks = append(s.Networks, made)
-	}
-	for _, m := range c.Machines {
-		s.Machines = append(s.Machines, m.reservation())
-	}
-	return s
-}
-
-func (m Machine) reservation() network.Reservation {
-	return network.Reservation{MAC: m.MAC, UUID: m.UUID, Name: m.Name, Address: m.Address}
-}
-
-func (i Interface) check(f *network.Faults, where string) {
-	if i.Mode != "" && i.Mode != Full && i.Mode != Proxy && i.Mode != Observe {
-		f.Add(where, "unknown mode %q; choose full, proxy or observe", i.Mode)
-	}
-	if i.Probe > 5*time.Second {
-		f.Add(where, "a probe of %s is longer than clients wait; 5s is the most", i.Probe)
-	}
-}
-
-func (m Machine) check(f *network.Faults, where string) {
-	checkOptions(f, where, m.Options)
-	if m.Hostname != "" && !ingot.ValidProfileName(m.Hostname) {
-		f.Add(where, "%q cannot be a host name; use lower-case letters, digits and dashes", m.Hostname)
-	}
-}
-
-func checkOptions(f *network.Faults, where string, o Options) {
+// Check implements network.Options.
+func (o Options) Check(f *network.Faults, where string) {
 	network.CheckAddresses(f, where, network.IPv4, slices.Concat(o.Routers, o.DNS, o.NTP))
 	for _, r := range o.Routes {
 		if !r.To.IsValid() || !r.To.Addr().Is4() || !r.Via.Is4() {
@@ -243,10 +149,39 @@ func checkOptions(f *network.Faults, where string, o Options) {
 	}
 	network.CheckLease(f, where, o.Lease)
 	network.CheckLoaders(f, where, o.Loaders)
-	network.CheckOptions(f, where, network.IPv4, o.Extra, owned, ", since many ROMs do not join split options (RFC 3396)")
+	network.CheckOptions(f, where, network.IPv4, o.Extra, reserved, ", since many ROMs do not join split options (RFC 3396)")
 }
 
-// routers are what no pool may contain.
-func routers(o Options) []netip.Addr { return o.Routers }
+// mode returns the mode, full if none is configured.
+func (i Interface) mode() Mode { return cmp.Or(i.Mode, Full) }
 
-func (o Options) lease() time.Duration { return cmp.Or(o.Lease, network.DefaultLease) }
+// Settings implements network.Interface.
+func (i Interface) Settings() network.InterfaceSettings {
+	return network.InterfaceSettings{Name: i.Name, Assigns: i.mode() == Full, Silent: i.mode() == Observe}
+}
+
+// Check implements network.Interface.
+func (i Interface) Check(f *network.Faults, where string) {
+	if m := i.mode(); m != Full && m != Proxy && m != Observe {
+		f.Add(where, "unknown mode %q; choose full, proxy or observe", m)
+	}
+	if i.Probe > 5*time.Second {
+		f.Add(where, "a probe of %s is longer than clients wait; 5s is the most", i.Probe)
+	}
+}
+
+// Reservation implements network.Machine.
+func (m Machine) Reservation() network.Reservation {
+	return network.Reservation{MAC: m.MAC, UUID: m.UUID, Name: m.Name, Address: m.Address}
+}
+
+// OwnOptions implements network.Machine.
+func (m Machine) OwnOptions() Options { return m.Options }
+
+// Check implements network.Machine.
+func (m Machine) Check(f *network.Faults, where string) {
+	m.Options.Check(f, where)
+	if m.Hostname != "" && !ingot.ValidProfileName(m.Hostname) {
+		f.Add(where, "%q cannot be a host name; use lower-case letters, digits and dashes", m.Hostname)
+	}
+}

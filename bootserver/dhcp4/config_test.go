@@ -8,6 +8,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"go.yaml.in/yaml/v4"
+
+	"ingot/bootserver/network"
 )
 
 const goodConfig = `
@@ -58,11 +60,11 @@ func TestConfig(t *testing.T) {
 	if err := c.Check(); err != nil {
 		t.Fatal(err)
 	}
-	o := c.Options.over(c.Networks[0].Options).over(c.Networks[0].Subnets[0].Options).over(c.Machines[0].Options)
+	o := c.Options.Override(c.Networks[0].Options).Override(c.Networks[0].Subnets[0].Options).Override(c.Machines[0].Options)
 	if o.MTU != 9000 || o.Domain != "lab.example" || len(o.Routers) != 1 || o.DNS == nil || len(o.DNS) != 0 || len(o.Extra) != 2 {
 		t.Errorf("options of node01 = %+v; want them inherited, and DNS switched off", o)
 	}
-	if got := c.Networks[1].Subnets[0].Lease; got != 30*time.Minute {
+	if got := c.Networks[1].Subnets[0].Options.Lease; got != 30*time.Minute {
 		t.Errorf("lease = %s; want 30m", got)
 	}
 	if got := c.Networks[0].Subnets[0].Pools[0].String(); got != "10.99.0.100-10.99.0.199" {
@@ -74,8 +76,8 @@ func TestConfig(t *testing.T) {
 // place and what to do.
 func TestConfigFaults(t *testing.T) {
 	for _, c := range []struct{ replace, by, want string }{
-		{"address: 10.99.0.5", "address: 10.99.0.150", `machines[0] "52:54:00:12:00:01": the reserved address 10.99.0.150 lies in the pool 10.99.0.100-10.99.0.199 of network "rack1"`},
-		{"address: 10.99.0.5", "address: 10.98.0.5", "lies in none of the networks"},
+		{"address: 10.99.0.5", "address: 10.99.0.150", `machines[0] "52:54:00:12:00:01": the reserved address 10.99.0.150 is in the pool 10.99.0.100-10.99.0.199 of network "rack1"`},
+		{"address: 10.99.0.5", "address: 10.98.0.5", "is in none of the networks"},
 		{"address: 10.99.0.5", "address: 10.99.0.255", "broadcast address"},
 		{"pools: [10.99.0.100-10.99.0.199]", "pools: [10.99.0.100-10.99.0.199, 10.99.0.199-10.99.0.201]", "the pools 10.99.0.100-10.99.0.199 and 10.99.0.199-10.99.0.201 overlap"},
 		{"pools: [10.99.0.100-10.99.0.199]", "pools: [10.99.0.1-10.99.0.199]", "contains the router"},
@@ -83,18 +85,18 @@ func TestConfigFaults(t *testing.T) {
 		{"pools: [10.99.0.100-10.99.0.199]", "pools: [10.99.0.100-10.99.0.255]", "broadcast address"},
 		{"prefix: 10.7.0.0/24", "prefix: 10.99.0.0/16", "it overlaps the subnet 10.99.0.0/24"},
 		{"prefix: 10.7.0.0/24", "prefix: 10.7.0.1/24", "write 10.7.0.0/24"},
-		{"prefix: 10.7.0.0/24", "prefix: fd00::/64", "only IPv4"},
+		{"prefix: 10.7.0.0/24", "prefix: fd00::/64", "it is not IPv4; write it under dhcp6.networks"},
 		{"mode: proxy", "mode: prox", `unknown mode "prox"; choose full, proxy or observe`},
-		{"name: eth3", "name: eth1", "named twice"},
+		{"name: eth3", "name: eth1", "listed twice"},
 		{"interface: eth1", "interface: eth9", `interface "eth9" is not listed`},
 		{"mtu: 9000", "mtu: 100", "an MTU of 100"},
 		{"lease: 30m", "lease: 3s", "a lease of 3s"},
-		{"code: 150", "code: 82", "option 82 cannot be set: it is the relay's"},
-		{"code: 150", "code: 43", `machines[0] "52:54:00:12:00:01": option 43 cannot be set: it is what machines boot; say ` + "`loaders`"},
-		{"code: 150", "code: 60", "option 60 cannot be set: it is what machines boot"},
-		{"code: 150", "code: 66", "option 66 cannot be set: it is what machines boot"},
-		{"code: 150", "code: 67", "option 67 cannot be set: it is what machines boot"},
-		{"code: 150", "code: 175", "option 175 cannot be set: it is what machines boot"},
+		{"code: 150", "code: 82", "option 82 cannot be set: it is set by relays"},
+		{"code: 150", "code: 43", `machines[0] "52:54:00:12:00:01": option 43 cannot be set: it is decided by what machines boot; use ` + "`loaders`"},
+		{"code: 150", "code: 60", "option 60 cannot be set: it is decided by what machines boot"},
+		{"code: 150", "code: 66", "option 66 cannot be set: it is decided by what machines boot"},
+		{"code: 150", "code: 67", "option 67 cannot be set: it is decided by what machines boot"},
+		{"code: 150", "code: 175", "option 175 cannot be set: it is decided by what machines boot"},
 		{`hex: "01:02"`, `hex: "01:0"`, "not hexadecimal"},
 		{`hex: "01:02"`, `text: ""`, "needs one of text, hex and addresses"},
 		{"mac: 52:54:00:12:00:01", "uuid: 00000000-0000-0000-0000-000000000000", "no UUID that tells machines apart"},
@@ -109,14 +111,14 @@ func TestConfigFaults(t *testing.T) {
 		}
 		bad := load(t, text)
 		err := bad.Check()
-		if !errors.Is(err, ErrConfig) || !strings.Contains(err.Error(), c.want) {
+		if !errors.Is(err, network.ErrConfig) || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: Check = %v; want %q", c.by, err, c.want)
 		}
 	}
 }
 
 func TestExtraOptionsNearestWins(t *testing.T) {
-	o := Options{Extra: []Option{{Code: 150, Text: "far"}, {Code: 151, Text: "kept"}}}.over(Options{Extra: []Option{{Code: 150, Text: "near"}}})
+	o := Options{Extra: []Option{{Code: 150, Text: "far"}, {Code: 151, Text: "kept"}}}.Override(Options{Extra: []Option{{Code: 150, Text: "near"}}})
 	if d := cmp.Diff([]Option{{Code: 151, Text: "kept"}, {Code: 150, Text: "near"}}, o.Extra); d != "" {
 		t.Errorf("extra options (-want +got):\n%s", d)
 	}

@@ -187,7 +187,7 @@ func testConfig() Config {
 
 func serverOf(t testing.TB, c Config, b lease.Store, fleet client.Booter, now *time.Time) *Server {
 	t.Helper()
-	s, err := New(c, testCards, Parts{Store: b, Booter: fleet, ID: "us", Now: func() time.Time { return *now }})
+	s, err := New(c, testCards, "us", network.Parts{Store: b, Booter: fleet, Now: func() time.Time { return *now }})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -220,7 +220,7 @@ func answerOf(t testing.TB, s *Server, p Packet) *dhcpv4.DHCPv4 {
 	return r.Message
 }
 
-func request(t *testing.T, mac byte, mods ...dhcpv4.Modifier) *dhcpv4.DHCPv4 {
+func requestFrom(t *testing.T, mac byte, mods ...dhcpv4.Modifier) *dhcpv4.DHCPv4 {
 	t.Helper()
 	p := discover(t, append([]dhcpv4.Modifier{dhcpv4.WithMessageType(dhcpv4.MessageTypeRequest)}, mods...)...)
 	p.ClientHWAddr = net.HardwareAddr{0x52, 0x54, 0, 0x12, 0, mac}
@@ -270,14 +270,14 @@ func TestRequestStates(t *testing.T) {
 		packet *dhcpv4.DHCPv4
 		want   dhcpv4.MessageType // 0: silence
 	}{
-		{"takes another server's offer", request(t, 2, selects("10.99.0.9"), wants("10.99.0.101")), 0},
-		{"selects us", request(t, 2, selects("10.99.0.1"), wants("10.99.0.101")), dhcpv4.MessageTypeAck},
-		{"selects an address that is lent", request(t, 2, selects("10.99.0.1"), wants("10.99.0.100")), dhcpv4.MessageTypeNak},
-		{"reboots with its lease", request(t, 1, wants("10.99.0.100")), dhcpv4.MessageTypeAck},
-		{"reboots on the wrong network", request(t, 1, wants("192.168.1.5")), dhcpv4.MessageTypeNak},
-		{"a stranger reboots with an address that we do not know", request(t, 3, wants("10.99.0.77")), 0},
-		{"a stranger reboots on the wrong network", request(t, 3, wants("192.168.1.5")), dhcpv4.MessageTypeNak},
-		{"renews", request(t, 1, renewing("10.99.0.100")), dhcpv4.MessageTypeAck},
+		{"takes another server's offer", requestFrom(t, 2, selects("10.99.0.9"), wants("10.99.0.101")), 0},
+		{"selects us", requestFrom(t, 2, selects("10.99.0.1"), wants("10.99.0.101")), dhcpv4.MessageTypeAck},
+		{"selects an address that is lent", requestFrom(t, 2, selects("10.99.0.1"), wants("10.99.0.100")), dhcpv4.MessageTypeNak},
+		{"reboots with its lease", requestFrom(t, 1, wants("10.99.0.100")), dhcpv4.MessageTypeAck},
+		{"reboots on the wrong network", requestFrom(t, 1, wants("192.168.1.5")), dhcpv4.MessageTypeNak},
+		{"a stranger reboots with an address that we do not know", requestFrom(t, 3, wants("10.99.0.77")), 0},
+		{"a stranger reboots on the wrong network", requestFrom(t, 3, wants("192.168.1.5")), dhcpv4.MessageTypeNak},
+		{"renews", requestFrom(t, 1, renewing("10.99.0.100")), dhcpv4.MessageTypeAck},
 	} {
 		a := handle(t, newServer(t, remembers(held), &now), c.packet)
 		switch {
@@ -293,7 +293,7 @@ func TestRequestStates(t *testing.T) {
 func TestNoAckWithoutDisk(t *testing.T) {
 	now := time.Unix(1000, 0)
 	s := newServer(t, fullDisk{remembers()}, &now)
-	if a, err := s.Handle(t.Context(), broadcast(request(t, 1, selects("10.99.0.1"), wants("10.99.0.100")))); a != nil || err == nil {
+	if a, err := s.Handle(t.Context(), broadcast(requestFrom(t, 1, selects("10.99.0.1"), wants("10.99.0.100")))); a != nil || err == nil {
 		t.Errorf("Handle = %v, %v with a full disk; want an error and no ACK", a, err)
 	}
 }

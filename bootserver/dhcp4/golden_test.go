@@ -191,7 +191,7 @@ func TestSightingSaysWhoGivesTheAddress(t *testing.T) {
 // TestFits: an answer is never larger than the client takes, and what is left
 // out is what it can do without.
 func TestFits(t *testing.T) {
-	n := Told{Server: testServer, Address: netip.MustParseAddr("10.99.0.5"), Prefix: netip.MustParsePrefix("10.99.0.0/24"), Boot: client.Boot{Loader: "snponly.efi"},
+	n := Settings{Server: testServer, Address: netip.MustParseAddr("10.99.0.5"), Prefix: netip.MustParsePrefix("10.99.0.0/24"), Boot: client.Boot{Loader: "snponly.efi"},
 		Options: Options{Search: []string{strings.Repeat("a.", 60) + "example", strings.Repeat("b.", 60) + "example"}, Domain: strings.Repeat("c.", 60) + "example",
 			Extra: []Option{{Code: 150, Text: strings.Repeat("x", 100)}}}}
 	p := discover(t, arch(iana.EFI_X86_64))

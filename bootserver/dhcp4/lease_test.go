@@ -72,7 +72,7 @@ func (h *house) boot() {
 	c.Machines = []Machine{{UUID: houseUUID, Address: netip.MustParseAddr("10.99.0.50")}, {MAC: cardMAC(3).String(), Address: netip.MustParseAddr("10.98.0.50")}}
 	who := client.Identity{ID: "m-1", UUID: houseUUID, MACs: []string{cardMAC(1).String(), cardMAC(2).String()}, Approved: true}
 	h.server = serverOf(h.real, c, h.store, scripted{cardMAC(1).String(): who, cardMAC(2).String(): who}, &h.now)
-	h.server.Probe = func(context.Context, Trial) (string, bool) { // somebody is found now and then
+	h.server.Probe = func(context.Context, Probe) (string, bool) { // somebody is found now and then
 		return "MAC 00:11:22:33:44:55", rapid.IntRange(0, 9).Draw(h.t, "squatter") == 9
 	}
 	h.offers = map[byte]*dhcpv4.DHCPv4{}
@@ -187,7 +187,7 @@ func TestNoAddressTwice(t *testing.T) {
 				users[held.ip] = i
 			}
 		}
-		if err := h.server.book.Check(); err != nil {
+		if err := h.server.Book.Check(); err != nil {
 			rt.Fatal(err)
 		}
 	})
@@ -249,7 +249,7 @@ func TestStarvation(t *testing.T) {
 			return err == nil
 		},
 		"with a DHCPREQUEST for any address": func(s *Server, i int) bool {
-			p := request(t, 0, selects("10.99.0.1"), wants(fmt.Sprintf("10.99.%d.%d", i/250%4, 2+i%250)))
+			p := requestFrom(t, 0, selects("10.99.0.1"), wants(fmt.Sprintf("10.99.%d.%d", i/250%4, 2+i%250)))
 			p.ClientHWAddr = stranger(i)
 			a := handle(t, s, p)
 			return a != nil && a.MessageType() == dhcpv4.MessageTypeAck
@@ -295,7 +295,7 @@ func testStarvation(t *testing.T, now *time.Time, gets func(s *Server, i int) bo
 			t.Errorf("a known machine that is new here gets nothing: %v", err)
 		}
 	}
-	if n := s.book.Size(); n > 1024 {
+	if n := s.Book.Size(); n > 1024 {
 		t.Errorf("%d addresses are remembered; the pool has 1021", n)
 	}
 	if h := s.Observations(); len(h.Clients) > network.MaxClients || len(h.Warnings) > network.MaxWarnings {
@@ -344,7 +344,7 @@ func TestReservations(t *testing.T) {
 			t.Errorf("host name %q; want database", a.HostName())
 		}
 	}
-	if a := handle(t, s, request(t, 9, selects("10.99.0.1"), wants("10.99.0.11"))); a.MessageType() != dhcpv4.MessageTypeNak {
+	if a := handle(t, s, requestFrom(t, 9, selects("10.99.0.1"), wants("10.99.0.11"))); a.MessageType() != dhcpv4.MessageTypeNak {
 		t.Errorf("a reserved address asked for by a stranger: %s; want NAK", a.MessageType())
 	}
 }
@@ -356,7 +356,7 @@ func TestProbe(t *testing.T) {
 	known := scripted{cardMAC(7).String(): {ID: "m-7", Approved: true}}
 	s := serverOf(t, testConfig(), remembers(), known, &now)
 	var tested []string
-	s.Probe = func(_ context.Context, tr Trial) (string, bool) {
+	s.Probe = func(_ context.Context, tr Probe) (string, bool) {
 		tested = append(tested, tr.Address.String())
 		return "MAC 00:11:22:33:44:55", tr.Address.String() == "10.99.0.100"
 	}
@@ -374,7 +374,7 @@ func TestProbe(t *testing.T) {
 		t.Errorf("warnings %+v; want one, that names 10.99.0.100 and its holder", w)
 	}
 	now = now.Add(lease.DeclineTime + time.Second)
-	if ip, _, err := s.book.Choose(lease.Ask{Card: lease.Card{Network: "lab", Client: "52:54:00:12:00:77"}, Wish: netip.MustParseAddr("10.99.0.103")}, now); err != nil || ip.String() != "10.99.0.103" {
+	if ip, _, err := s.Book.Choose(lease.Ask{Card: lease.Card{Network: "lab", Client: "52:54:00:12:00:77"}, Wish: netip.MustParseAddr("10.99.0.103")}, now); err != nil || ip.String() != "10.99.0.103" {
 		t.Errorf("a free address that is asked for: %s, %v", ip, err)
 	}
 }
@@ -386,7 +386,7 @@ func TestProbeWithoutAnOffer(t *testing.T) {
 	b := remembers(fleet.Lease{MAC: cardMAC(4).String(), Address: netip.MustParseAddr("10.99.0.102"), Expires: now.Add(time.Minute)})
 	s := serverOf(t, testConfig(), b, scripted{cardMAC(7).String(): {ID: "m-7", Approved: true}}, &now)
 	var tested string
-	s.Probe = func(_ context.Context, tr Trial) (string, bool) {
+	s.Probe = func(_ context.Context, tr Probe) (string, bool) {
 		tested = tr.Address.String()
 		return "MAC 00:11:22:33:44:55", tested == "10.99.0.100" || tested == "10.99.0.102"
 	}
@@ -397,13 +397,13 @@ func TestProbeWithoutAnOffer(t *testing.T) {
 		want   dhcpv4.MessageType
 		tested bool
 	}{
-		{"one that somebody uses", request(t, 2, selects("10.99.0.1"), wants("10.99.0.100")), nak, true},
-		{"the same, once more", request(t, 2, selects("10.99.0.1"), wants("10.99.0.100")), nak, false},
-		{"one that nobody uses", request(t, 2, selects("10.99.0.1"), wants("10.99.0.101")), ack, true},
-		{"its own, from the beginning", request(t, 2, wants("10.99.0.101")), ack, false},
-		{"its own, to renew it", request(t, 2, dhcpv4.WithClientIP(net.IPv4(10, 99, 0, 101).To4())), ack, false},
-		{"its own of before we were restarted", request(t, 4, wants("10.99.0.102")), ack, false},
-		{"a machine that we know, which does not wait", request(t, 7, selects("10.99.0.1"), wants("10.99.0.103")), ack, false},
+		{"one that somebody uses", requestFrom(t, 2, selects("10.99.0.1"), wants("10.99.0.100")), nak, true},
+		{"the same, once more", requestFrom(t, 2, selects("10.99.0.1"), wants("10.99.0.100")), nak, false},
+		{"one that nobody uses", requestFrom(t, 2, selects("10.99.0.1"), wants("10.99.0.101")), ack, true},
+		{"its own, from the beginning", requestFrom(t, 2, wants("10.99.0.101")), ack, false},
+		{"its own, to renew it", requestFrom(t, 2, dhcpv4.WithClientIP(net.IPv4(10, 99, 0, 101).To4())), ack, false},
+		{"its own of before we were restarted", requestFrom(t, 4, wants("10.99.0.102")), ack, false},
+		{"a machine that we know, which does not wait", requestFrom(t, 7, selects("10.99.0.1"), wants("10.99.0.103")), ack, false},
 	} {
 		tested = ""
 		a := handle(t, s, c.packet)
@@ -412,7 +412,7 @@ func TestProbeWithoutAnOffer(t *testing.T) {
 		}
 	}
 	now = now.Add(2 * time.Hour) // another card asks for what was lent to one that uses it still
-	if a := handle(t, s, request(t, 3, selects("10.99.0.1"), wants("10.99.0.102"))); a.MessageType() != nak || tested != "10.99.0.102" {
+	if a := handle(t, s, requestFrom(t, 3, selects("10.99.0.1"), wants("10.99.0.102"))); a.MessageType() != nak || tested != "10.99.0.102" {
 		t.Errorf("an address of before that somebody uses: %s, tested %q; want a NAK", a.MessageType(), tested)
 	}
 	if w := s.Observations().Warnings; len(w) != 2 || !strings.Contains(w[0].Text, "10.99.0.100 of a pool is used by MAC 00:11:22:33:44:55") {
@@ -424,17 +424,17 @@ func TestDeclineAndRelease(t *testing.T) {
 	now := time.Unix(1000, 0)
 	b := remembers()
 	s := newServer(t, b, &now)
-	handle(t, s, request(t, 1, selects("10.99.0.1"), wants("10.99.0.100")))
+	handle(t, s, requestFrom(t, 1, selects("10.99.0.1"), wants("10.99.0.100")))
 	is := dhcpv4.WithMessageType
-	handle(t, s, request(t, 9, wants("10.99.0.100"), is(dhcpv4.MessageTypeDecline)))
+	handle(t, s, requestFrom(t, 9, wants("10.99.0.100"), is(dhcpv4.MessageTypeDecline)))
 	if b.leases[netip.MustParseAddr("10.99.0.100")].Declined {
 		t.Error("somebody declined another's address")
 	}
-	handle(t, s, request(t, 9, func(p *dhcpv4.DHCPv4) { p.ClientIPAddr = net.IPv4(10, 99, 0, 100).To4() }, is(dhcpv4.MessageTypeRelease)))
+	handle(t, s, requestFrom(t, 9, func(p *dhcpv4.DHCPv4) { p.ClientIPAddr = net.IPv4(10, 99, 0, 100).To4() }, is(dhcpv4.MessageTypeRelease)))
 	if !b.leases[netip.MustParseAddr("10.99.0.100")].Expires.After(now) {
 		t.Error("somebody released another's address")
 	}
-	handle(t, s, request(t, 1, wants("10.99.0.100"), is(dhcpv4.MessageTypeDecline)))
+	handle(t, s, requestFrom(t, 1, wants("10.99.0.100"), is(dhcpv4.MessageTypeDecline)))
 	s = newServer(t, b, &now) // a restart forgets nothing of it
 	if offer := handle(t, s, discover(t, wants("10.99.0.100"))); offer.YourIPAddr.String() == "10.99.0.100" {
 		t.Error("a declined address is offered again at once")

@@ -121,7 +121,7 @@ func TestRelay(t *testing.T) {
 	if l := store.leases[netip.MustParseAddr("10.7.0.10")]; l.Port != want {
 		t.Errorf("the lease's switch port is %+v; want %+v", l.Port, want)
 	}
-	nak := handle(t, s, request(t, 5, selects("10.99.0.1"), wants("10.99.0.100"), relay))
+	nak := handle(t, s, requestFrom(t, 5, selects("10.99.0.1"), wants("10.99.0.100"), relay))
 	if nak.MessageType() != dhcpv4.MessageTypeNak || !nak.IsBroadcast() || !nak.Options.Has(dhcpv4.OptionRelayAgentInformation) {
 		t.Errorf("an address of another network, through a relay: %s\nwant a NAK with the broadcast bit and option 82", nak.Summary())
 	}
@@ -148,7 +148,7 @@ func TestServerOverride(t *testing.T) {
 	if o := handle(t, s, discover(t, attached)); o.ServerIdentifier().String() != "10.99.0.1" {
 		t.Errorf("a client without a relay is told the server %s, as it wished", o.ServerIdentifier())
 	}
-	if a := handle(t, s, request(t, 9, attached, selects("10.7.0.1"), wants("10.99.0.101"))); a != nil {
+	if a := handle(t, s, requestFrom(t, 9, attached, selects("10.7.0.1"), wants("10.99.0.101"))); a != nil {
 		t.Errorf("a request to a server that the client made up is answered by %s", a.MessageType())
 	}
 }
@@ -158,7 +158,7 @@ func TestServerOverride(t *testing.T) {
 func TestInform(t *testing.T) {
 	now := time.Unix(1000, 0)
 	c := testConfig()
-	c.Domain = "lab.example"
+	c.Options.Domain = "lab.example"
 	store := remembers()
 	s := serverOf(t, c, store, scripted{}, &now)
 	inform := func(ip string) *dhcpv4.DHCPv4 {
@@ -194,7 +194,7 @@ func TestKnownOnly(t *testing.T) {
 			t.Errorf("card %d is answered: %v; want %v", card, a != nil, answered)
 		}
 	}
-	if a := handle(t, s, request(t, 4, wants("192.168.1.5"))); a != nil {
+	if a := handle(t, s, requestFrom(t, 4, wants("192.168.1.5"))); a != nil {
 		t.Error("a stranger with an address of another network is refused; that is the other server's business")
 	}
 }
@@ -203,7 +203,7 @@ func TestKnownOnly(t *testing.T) {
 func TestGroups(t *testing.T) {
 	now := time.Unix(1000, 0)
 	c := testConfig()
-	c.Domain = "far.example"
+	c.Options.Domain = "far.example"
 	c.Groups = []Group{
 		{Name: "all uefi", Match: client.Match{Firmware: []ingot.Firmware{ingot.FirmwareUEFIx64}}, Options: Options{Loaders: []string{"ipxe.efi"}, Domain: "uefi.example"}},
 		{Name: "maker", Match: client.Match{MACs: []string{"52:54:00:12"}, Classes: []string{"PXEClient"}}, Options: Options{Loaders: []string{"snponly.efi"}}},
@@ -235,7 +235,7 @@ func TestApply(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	renew := request(t, 1, dhcpv4.WithClientIP(ip.AsSlice()))
+	renew := requestFrom(t, 1, dhcpv4.WithClientIP(ip.AsSlice()))
 	wider := testConfig()
 	wider.Networks[0].Subnets[0].Pools = []lease.Range{{First: netip.MustParseAddr("10.99.0.90"), Last: netip.MustParseAddr("10.99.0.110")}}
 	if err := s.Apply(wider, testCards); err != nil {

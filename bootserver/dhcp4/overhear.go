@@ -77,12 +77,12 @@ func (s *Server) overheard(from source, p *dhcpv4.DHCPv4, mode Mode, now time.Ti
 	if !from.ours {
 		answer = answerText(server, p)
 	}
-	s.observer.AddAnswer(server, mac, answer, now)
+	s.Observer.AddAnswer(server, mac, answer, now)
 	s.warnOfServer(server, mode, now)
 	if from.ours {
 		return nil
 	}
-	s.observer.AddOther(from.iface, mac, other)
+	s.Observer.AddOther(from.iface, mac, other)
 	return &other
 }
 
@@ -115,7 +115,7 @@ func answerText(server network.ObservedServer, p *dhcpv4.DHCPv4) string {
 // warnOfServer records what is wrong with another server.
 func (s *Server) warnOfServer(o network.ObservedServer, mode Mode, now time.Time) {
 	warn := func(key, format string, args ...any) {
-		s.observer.Warn(o.Interface, key+" "+o.MAC, fmt.Sprintf(format, args...), now)
+		s.Observer.Warn(o.Interface, key+" "+o.MAC, fmt.Sprintf(format, args...), now)
 	}
 	switch {
 	case o.Ingot != "":

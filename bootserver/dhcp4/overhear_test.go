@@ -19,7 +19,7 @@ import (
 func TestWarnings(t *testing.T) {
 	now := time.Unix(1000, 0)
 	var log bytes.Buffer
-	s := &Server{id: "us", observer: network.NewObserver(slog.New(slog.NewTextHandler(&log, nil)))}
+	s := &Server{id: "us", shared: &shared{Observer: network.NewObserver(slog.New(slog.NewTextHandler(&log, nil)))}}
 	of := func(mac byte, mods ...dhcpv4.Modifier) (source, *dhcpv4.DHCPv4) {
 		offer, err := dhcpv4.New(append(mods, dhcpv4.WithMessageType(dhcpv4.MessageTypeOffer), selects("10.99.0.9"), dhcpv4.WithYourIP([]byte{10, 99, 0, 70}))...)
 		if err != nil {
@@ -54,7 +54,7 @@ func TestWarnings(t *testing.T) {
 	if n := strings.Count(log.String(), "\n"); n != 1 || !strings.Contains(log.String(), "in option 60") {
 		t.Errorf("a day later one is seen, and this is logged:\n%s", log.String())
 	}
-	for _, x := range s.observer.Observations().Warnings {
+	for _, x := range s.Observer.Observations().Warnings {
 		if want := 18; x.Times != want && x.Times != want+1 || !x.First.Equal(time.Unix(1000, 0)) {
 			t.Errorf("the warning is %+v; want it counted %d times, from the beginning", x, want)
 		}
@@ -65,17 +65,17 @@ func TestWarnings(t *testing.T) {
 // nor one of another ingot.
 func TestHeardHidesKeys(t *testing.T) {
 	key := strings.Repeat("0123456789abcdef", 4)
-	s := &Server{id: "us", observer: network.NewObserver(slog.New(slog.DiscardHandler))}
+	s := &Server{id: "us", shared: &shared{Observer: network.NewObserver(slog.New(slog.DiscardHandler))}}
 	now := time.Unix(1000, 0)
-	s.observer.AddClient(network.ObservedClient{Interface: "eth0", MAC: "52:54:00:12:00:01"}, true, now)
-	s.observer.SetWouldAnswer("eth0", "52:54:00:12:00:01", "http://10.99.0.1/b/"+key+"/script")
+	s.Observer.AddClient(network.ObservedClient{Interface: "eth0", MAC: "52:54:00:12:00:01"}, true, now)
+	s.Observer.SetWouldAnswer("eth0", "52:54:00:12:00:01", "http://10.99.0.1/b/"+key+"/script")
 	offer, err := dhcpv4.New(dhcpv4.WithMessageType(dhcpv4.MessageTypeOffer), selects("10.99.0.9"), dhcpv4.WithYourIP([]byte{10, 99, 0, 70}),
 		dhcpv4.WithOption(dhcpv4.OptBootFileName("http://10.0.0.9/b/"+key+"/script")))
 	if err != nil {
 		t.Fatal(err)
 	}
 	s.overheard(source{iface: "eth0", mac: cardMAC(9), address: netip.MustParseAddr("10.99.0.9")}, offer, Proxy, now)
-	text := fmt.Sprintf("%+v", s.observer.Observations())
+	text := fmt.Sprintf("%+v", s.Observer.Observations())
 	if !strings.Contains(text, "/b/01234567…/script") || strings.Contains(text, key[:32]) {
 		t.Errorf("people are told %s", text)
 	}

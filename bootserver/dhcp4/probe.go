@@ -15,51 +15,51 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// DefaultProbe is how long an address is tested.
+// DefaultProbe is how long an address is probed.
 const DefaultProbe = 200 * time.Millisecond
 
-// Trial is one test of an address.
-type Trial struct {
+// Probe is a test whether an address is in use.
+type Probe struct {
 	Interface string
 	Index     int
 	MAC       net.HardwareAddr // of the interface
 	Address   netip.Addr
 	From      netip.Addr
-	Far       bool // behind a router, where ARP does not reach
+	Routed    bool // the address is behind a router, where ARP does not reach
 	For       time.Duration
 }
 
-// Prober tests whether somebody uses an address: by ARP on an attached network
-// (RFC 5227), by ICMP echo behind a relay. Many tests share one socket. One that
-// fails, as when its interface goes away, is forgotten; the next test opens
-// another.
+// Prober tests whether addresses are in use: by ARP on an attached network (RFC
+// 5227), by ICMP echo behind a relay. Many probes share one socket. A socket that
+// fails, as when its interface goes away, is closed; the next probe opens another.
 type Prober struct {
 	Log *slog.Logger
 
 	mu      sync.Mutex
 	waiting map[netip.Addr]chan string
 	sockets map[int]net.PacketConn // by the interface's index; of ICMP: 0
-	failing map[int]bool           // it was said that tests cannot be made there
+	failing map[int]bool           // sockets whose failure has been logged
 	closed  bool
 }
 
-// Probe implements Server.Probe. A test that cannot be made finds nobody.
-func (p *Prober) Probe(ctx context.Context, t Trial) (holder string, used bool) {
-	ask, answer, err := p.begin(t)
+// Probe implements Server.Probe: user describes the host that uses the address. If
+// the address cannot be probed, it is reported as unused.
+func (p *Prober) Probe(ctx context.Context, t Probe) (user string, used bool) {
+	send, answer, err := p.begin(t)
 	if err != nil {
-		p.complain(t, err)
+		p.logFailure(t, err)
 		return "", false
 	}
 	defer p.end(t.Address, answer)
 	ctx, cancel := context.WithTimeout(ctx, t.For)
 	defer cancel()
 	for range 2 { // one may get lost
-		if err := ask(); err != nil {
-			p.complain(t, err)
+		if err := send(); err != nil {
+			p.logFailure(t, err)
 		}
 		select {
-		case holder := <-answer:
-			return holder, true
+		case user := <-answer:
+			return user, true
 		case <-ctx.Done():
 			return "", false
 		case <-time.After(t.For / 2):
@@ -68,10 +68,10 @@ func (p *Prober) Probe(ctx context.Context, t Trial) (holder string, used bool) 
 	return "", false
 }
 
-var errBusy = errors.New("the address is being tested already")
+var errBusy = errors.New("the address is already being probed")
 
-// begin returns what asks once, and where the answer arrives.
-func (p *Prober) begin(t Trial) (ask func() error, answer chan string, err error) {
+// begin returns a function that sends a probe, and where the answer arrives.
+func (p *Prober) begin(t Probe) (send func() error, answer chan string, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closed {
@@ -89,47 +89,47 @@ func (p *Prober) begin(t Trial) (ask func() error, answer chan string, err error
 			return nil, nil, err
 		}
 		p.sockets[t.socket()] = c
-		go p.listen(t, c)
+		go p.receive(t, c)
 	}
-	ask = func() error {
-		_, err := c.WriteTo(arpProbe(t.MAC, t.Address), &packet.Addr{HardwareAddr: net.HardwareAddr{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}})
+	send = func() error {
+		_, err := c.WriteTo(arpProbe(t.MAC, t.Address), &packet.Addr{HardwareAddr: broadcastMAC})
 		return err
 	}
-	if t.Far {
-		ask = func() error {
+	if t.Routed {
+		send = func() error {
 			_, err := c.WriteTo(echoRequest(), &net.IPAddr{IP: t.Address.AsSlice()})
 			return err
 		}
 	}
 	answer = make(chan string, 1)
 	p.waiting[t.Address] = answer
-	return ask, answer, nil
+	return send, answer, nil
 }
 
-// socket is the key of the socket that a test needs.
-func (t Trial) socket() int {
-	if t.Far {
+// socket is the key of the socket that a probe needs.
+func (t Probe) socket() int {
+	if t.Routed {
 		return 0
 	}
 	return t.Index
 }
 
-func (t Trial) listen() (net.PacketConn, error) {
-	if t.Far {
+func (t Probe) listen() (net.PacketConn, error) {
+	if t.Routed {
 		return net.ListenPacket("ip4:icmp", "0.0.0.0")
 	}
 	return packet.Listen(&net.Interface{Index: t.Index, Name: t.Interface, HardwareAddr: t.MAC}, packet.Datagram, unix.ETH_P_ARP, nil)
 }
 
-// complain says once that tests cannot be made, until somebody is heard.
-func (p *Prober) complain(t Trial, err error) {
+// logFailure logs that addresses cannot be probed, once until a host answers again.
+func (p *Prober) logFailure(t Probe, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closed || p.failing[t.socket()] || errors.Is(err, errBusy) {
 		return
 	}
 	p.failing[t.socket()] = true
-	p.Log.Warn("addresses cannot be tested for who uses them, and are lent without that", "interface", t.Interface, "relayed", t.Far, "err", err)
+	p.Log.Warn("probing addresses: assigning them without a probe", "interface", t.Interface, "relayed", t.Routed, "err", err)
 }
 
 func (p *Prober) end(ip netip.Addr, answer chan string) {
@@ -140,19 +140,19 @@ func (p *Prober) end(ip netip.Addr, answer chan string) {
 	}
 }
 
-func (p *Prober) heard(t Trial, ip netip.Addr, holder string) {
+func (p *Prober) answer(t Probe, ip netip.Addr, user string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	delete(p.failing, t.socket())
 	if c := p.waiting[ip]; c != nil {
 		select {
-		case c <- holder:
-		default: // heard before
+		case c <- user:
+		default: // answered before
 		}
 	}
 }
 
-// Close ends all tests.
+// Close ends all probes.
 func (p *Prober) Close() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -162,7 +162,7 @@ func (p *Prober) Close() {
 	}
 }
 
-// arpProbe asks who has an address without claiming one (RFC 5227 section 2.1.1).
+// arpProbe asks for the user of an address without claiming it (RFC 5227 section 2.1.1).
 func arpProbe(mac net.HardwareAddr, ip netip.Addr) []byte {
 	b := make([]byte, 28)
 	copy(b, []byte{0, 1, 8, 0, 6, 4, 0, 1})
@@ -171,35 +171,35 @@ func arpProbe(mac net.HardwareAddr, ip netip.Addr) []byte {
 	return b
 }
 
-// listen hears answers until the socket fails. One of an interface that is taken
-// down or away fails once and hears nothing from then on.
-func (p *Prober) listen(t Trial, c net.PacketConn) {
+// receive reads answers until the socket fails. The socket of an interface that goes
+// down or away fails once and receives nothing from then on.
+func (p *Prober) receive(t Probe, c net.PacketConn) {
 	b := make([]byte, 256)
 	for {
 		n, from, err := c.ReadFrom(b)
 		if err != nil {
-			p.forget(t, c)
-			if !errors.Is(err, unix.ENETDOWN) { // if tests fail by that, they say so
-				p.complain(t, err)
+			p.closeSocket(t, c)
+			if !errors.Is(err, unix.ENETDOWN) { // probes that fail by that are logged themselves
+				p.logFailure(t, err)
 			}
 			return
 		}
-		if ip, holder := whose(b[:n], from); ip.IsValid() {
-			p.heard(t, ip, holder)
+		if ip, user := readAnswer(b[:n], from); ip.IsValid() {
+			p.answer(t, ip, user)
 		}
 	}
 }
 
-func (p *Prober) forget(t Trial, c net.PacketConn) {
+func (p *Prober) closeSocket(t Probe, c net.PacketConn) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	delete(p.sockets, t.socket())
 	c.Close()
 }
 
-// whose reads who uses an address: of ARP whoever tells one as its own, in a
-// reply or a request; of ICMP who answers an echo request.
-func whose(b []byte, from net.Addr) (ip netip.Addr, holder string) {
+// readAnswer returns an address and its user: the sender of an ARP reply or request,
+// or of an ICMP echo reply.
+func readAnswer(b []byte, from net.Addr) (ip netip.Addr, user string) {
 	switch a := from.(type) {
 	case *packet.Addr:
 		if len(b) >= 28 && b[2] == 8 && b[4] == 6 {
@@ -207,7 +207,7 @@ func whose(b []byte, from net.Addr) (ip netip.Addr, holder string) {
 		}
 	case *net.IPAddr:
 		if len(b) >= 8 && b[0] == 0 {
-			return address(a.IP), fmt.Sprintf("the host %s", a.IP)
+			return address(a.IP), fmt.Sprintf("host %s", a.IP)
 		}
 	}
 	return netip.Addr{}, ""

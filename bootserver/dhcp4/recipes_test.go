@@ -312,7 +312,11 @@ func TestTwoIngots(t *testing.T) {
 
 func (s *Server) cards(t *testing.T) map[string]network.Card {
 	t.Helper()
-	c, err := Cards(s.site.Load().Config)
+	var conf Config
+	for _, served := range s.Site().Interfaces {
+		conf.Interfaces = append(conf.Interfaces, served.Config)
+	}
+	c, err := conf.Cards()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -425,7 +429,7 @@ func TestProbeBehindRelay(t *testing.T) {
 	script, out := scriptOf(t)
 	in(t, "pc", "udhcpc", "-f", "-i", "eth0", "-n", "-q", "-t", "5", "-T", "2", "-s", script)
 	says(t, out, "ip=10.7.0.101")
-	if w := s.Observations().Warnings; len(w) != 1 || !strings.Contains(w[0].Text, "the address 10.7.0.100 of a pool is used by the host 10.7.0.100") {
+	if w := s.Observations().Warnings; len(w) != 1 || !strings.Contains(w[0].Text, "the address 10.7.0.100 of a pool is used by host 10.7.0.100") {
 		t.Errorf("warnings %+v; want one that names the squatter", w)
 	}
 }

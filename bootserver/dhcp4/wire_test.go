@@ -9,6 +9,7 @@ import (
 
 	"ingot/bootserver/client"
 	"ingot/bootserver/lease"
+	"ingot/bootserver/network"
 	"ingot/internal/wire"
 )
 
@@ -54,15 +55,15 @@ func serve(t testing.TB, c Config, store lease.Store, b client.Booter) *Server {
 
 func serveAs(t testing.TB, id string, c Config, store lease.Store, b client.Booter) *Server {
 	t.Helper()
-	cards, err := Cards(c)
+	cards, err := c.Cards()
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := New(c, cards, Parts{Store: store, Booter: b, ID: id})
+	s, err := New(c, cards, id, network.Parts{Store: store, Booter: b})
 	if err != nil {
 		t.Fatal(err)
 	}
-	prober := &Prober{Log: s.log}
+	prober := &Prober{Log: s.Log}
 	s.Probe = prober.Probe
 	var links []*Link
 	for _, i := range c.Interfaces {

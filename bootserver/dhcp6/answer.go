@@ -5,8 +5,6 @@ import (
 	"net"
 	"net/netip"
 	"slices"
-	"strings"
-	"time"
 
 	"github.com/insomniacslk/dhcp/dhcpv6"
 	"github.com/insomniacslk/dhcp/iana"
@@ -16,17 +14,17 @@ import (
 	"ingot/bootserver/network"
 )
 
-// Told is what a client is told.
-type Told struct {
-	Server netip.Addr // our address for it
+// Settings is what an answer gives to a client besides its address.
+type Settings struct {
+	Server netip.Addr // address of this server for the client
 	Options
 	Boot  client.Boot
-	Proxy bool // another server tells it all but what to boot
+	Proxy bool // another server gives everything but what to boot
 }
 
-// Answer makes the message of a type to one of a client, with the options that
-// are about its addresses before the others.
-func Answer(m *dhcpv6.Message, t dhcpv6.MessageType, server []byte, c Client, n Told, addresses ...dhcpv6.Option) *dhcpv6.Message {
+// Answer makes the answer of a type to a message, with the options for the client's
+// addresses before the others.
+func Answer(m *dhcpv6.Message, t dhcpv6.MessageType, server []byte, c client.Client, n Settings, addresses ...dhcpv6.Option) *dhcpv6.Message {
 	a := &dhcpv6.Message{MessageType: t, TransactionID: m.TransactionID}
 	if id := m.GetOneOption(dhcpv6.OptionClientID); id != nil {
 		a.AddOption(id)
@@ -58,13 +56,13 @@ func status(code iana.StatusCode, text string) dhcpv6.Option {
 type writer struct{ a, request *dhcpv6.Message }
 
 // wanted reports whether the client asked for an option (RFC 8415 section
-// 21.7). One without a list of wishes gets all.
+// 21.7). A client that sends no option request gets all.
 func (w writer) wanted(code dhcpv6.OptionCode) bool {
 	list := w.request.Options.RequestedOptions()
 	return len(list) == 0 || slices.Contains(list, code)
 }
 
-func (w writer) network(n Told) {
+func (w writer) network(n Settings) {
 	if len(n.DNS) > 0 && w.wanted(dhcpv6.OptionDNSRecursiveNameServer) {
 		w.a.AddOption(dhcpv6.OptDNS(ips(n.DNS)...))
 	}
@@ -79,12 +77,12 @@ func (w writer) network(n Told) {
 		}
 		w.a.AddOption(o)
 	}
-	// RFC 5908 section 6: who knows the old option alone asks for it.
+	// RFC 5908 section 6: clients that know only the old option ask for it.
 	if len(n.NTP) > 0 && slices.Contains(w.request.Options.RequestedOptions(), dhcpv6.OptionSNTPServerList) {
 		w.a.AddOption(dhcpv6.OptSNTP(ips(n.NTP)...))
 	}
 	for _, e := range n.Extra {
-		if b, err := e.Bytes(network.IPv6); err == nil && w.wanted(dhcpv6.OptionCode(e.Code)) { // Check let it pass
+		if b, err := e.Bytes(network.IPv6); err == nil && w.wanted(dhcpv6.OptionCode(e.Code)) { // Check accepted it
 			w.a.UpdateOption(raw(dhcpv6.OptionCode(e.Code), b))
 		}
 	}
@@ -97,13 +95,13 @@ func ips(list []netip.Addr) (ips []net.IP) {
 	return ips
 }
 
-// block is the unit in which UEFI is told the size of a boot file, as the first
-// parameter (UEFI 2.10 section 24.3.1; edk2, PxeBcExtractBootFileParam).
+// block is the unit of the size of a boot file, which UEFI expects as the first
+// parameter, in bytes (UEFI 2.10 section 24.3.1; edk2, PxeBcExtractBootFileParam).
 const block = 512
 
 // boot adds what the client boots. The URL is the last option: UEFI of 2015
 // reads it as if a zero followed (edk2, HttpBootParseDhcp6Packet).
-func (w writer) boot(c Client, n Told) {
+func (w writer) boot(c client.Client, n Settings) {
 	url := n.Boot.URL
 	if n.Boot.Loader != "" {
 		url = "tftp://[" + n.Server.String() + "]/" + n.Boot.Loader
@@ -115,8 +113,8 @@ func (w writer) boot(c Client, n Told) {
 	case c.HTTP: // else the answer is dropped (UEFI 2.10 section 24.7.3.1)
 		w.a.AddOption(vendorClass("HTTPClient"))
 	case n.Proxy && c.Kind == client.Firmware && !c.IPXE:
-		// By this UEFI tells an answer without an address that is meant for it from
-		// one that has none to give (edk2, PxeBcParseDhcp6Packet). With an address it
+		// By this UEFI tells an answer that is meant to have no address from one that has
+		// none to give (edk2, PxeBcParseDhcp6Packet). With an address it
 		// would make UEFI ask once more, on port 4011.
 		w.a.AddOption(vendorClass("PXEClient"))
 	}
@@ -134,11 +132,11 @@ func vendorClass(class string) dhcpv6.Option {
 	return &dhcpv6.OptVendorClass{EnterpriseNumber: intel, Data: [][]byte{[]byte(class)}}
 }
 
-// maxMessage is what fits into a packet that no IPv6 link takes apart, with the
-// headers of one relay around it (RFC 8200 section 5).
+// maxMessage is the largest message, in bytes, that every IPv6 link carries in one
+// packet, with the headers of one relay around it (RFC 8200 section 5).
 const maxMessage = 1280 - 40 - 8 - 34 - 64
 
-// fit leaves out what a client can do without when an answer is too large.
+// fit leaves out options that a client can do without if an answer is too large.
 func (w writer) fit() {
 	keep := []dhcpv6.OptionCode{dhcpv6.OptionClientID, dhcpv6.OptionServerID, dhcpv6.OptionIANA, dhcpv6.OptionIATA, dhcpv6.OptionIAPD, dhcpv6.OptionStatusCode,
 		dhcpv6.OptionDNSRecursiveNameServer, dhcpv6.OptionVendorClass, dhcpv6.OptionBootfileParam, dhcpv6.OptionBootfileURL, dhcpv6.OptionPreference, dhcpv6.OptionRapidCommit}
@@ -149,58 +147,4 @@ func (w writer) fit() {
 		}
 		w.a.Options.Options = slices.Delete(w.a.Options.Options, i, i+1)
 	}
-}
-
-// lent is an identity association with an address for some time. An address
-// stays preferred for five eighths of that, and is renewed at half of those
-// (RFC 8415 section 21.4 recommends 0.5 and 0.8 of the preferred lifetime).
-func lent(id [4]byte, ip netip.Addr, valid time.Duration) *dhcpv6.OptIANA {
-	preferred := valid * 5 / 8
-	ia := &dhcpv6.OptIANA{IaId: id, T1: preferred / 2, T2: preferred * 4 / 5}
-	ia.Options.Add(&dhcpv6.OptIAAddress{IPv6Addr: ip.AsSlice(), PreferredLifetime: preferred, ValidLifetime: valid})
-	return ia
-}
-
-// over adds an address to an association that must not be used any more.
-func over(ia *dhcpv6.OptIANA, ip netip.Addr) *dhcpv6.OptIANA {
-	ia.Options.Add(&dhcpv6.OptIAAddress{IPv6Addr: ip.AsSlice()})
-	return ia
-}
-
-// refused is an identity association without an address.
-func refused(id [4]byte, code iana.StatusCode, text string) *dhcpv6.OptIANA {
-	ia := &dhcpv6.OptIANA{IaId: id}
-	ia.Options.Add(status(code, text))
-	return ia
-}
-
-// wrap puts an answer into what relays expect, the innermost first (RFC 8415
-// section 19.3). What they sent to find their way back returns unchanged.
-func wrap(a dhcpv6.DHCPv6, chain []relay) dhcpv6.DHCPv6 {
-	for _, r := range slices.Backward(chain) {
-		w := &dhcpv6.RelayMessage{MessageType: dhcpv6.MessageTypeRelayReply, HopCount: r.HopCount, LinkAddr: r.LinkAddr, PeerAddr: r.PeerAddr}
-		for _, code := range []dhcpv6.OptionCode{dhcpv6.OptionInterfaceID, dhcpv6.OptionRelayPort} {
-			if o := r.GetOneOption(code); o != nil {
-				w.AddOption(o)
-			}
-		}
-		w.AddOption(dhcpv6.OptRelayMessage(a))
-		a = w
-	}
-	return a
-}
-
-// summary says in one line what an answer gives.
-func summary(ip netip.Addr, boot client.Boot) string {
-	var parts []string
-	if ip.IsValid() {
-		parts = append(parts, ip.String())
-	}
-	switch {
-	case boot.URL != "":
-		parts = append(parts, boot.URL)
-	case boot.Loader != "":
-		parts = append(parts, boot.Loader+" by TFTP")
-	}
-	return strings.Join(parts, ", ")
 }

@@ -40,7 +40,7 @@ func rows() []row {
 		return message(dhcpv6.MessageTypeSolicit, uuid, append(arch(a, class), na())...)
 	}
 	ipxe := message(dhcpv6.MessageTypeSolicit, network, append(arch(iana.EFI_X86_64, "PXEClient:Arch:00007:UNDI:003010"), na(), &dhcpv6.OptUserClass{UserClasses: [][]byte{[]byte("iPXE")}})...)
-	init := message(dhcpv6.MessageTypeInformationRequest, llOf(testMAC), &dhcpv6.OptUserClass{UserClasses: [][]byte{[]byte(InitClass)}}, wants(dhcpv6.OptionBootfileURL))
+	init := message(dhcpv6.MessageTypeInformationRequest, llOf(testMAC), &dhcpv6.OptUserClass{UserClasses: [][]byte{[]byte(client.InitClass)}}, wants(dhcpv6.OptionBootfileURL))
 	return []row{
 		{"v6-uefi", firmware(iana.EFI_X86_64, "PXEClient:Arch:00007:UNDI:003016"), client.Firmware, ingot.FirmwareUEFIx64, false},
 		{"v6-uefi-http", firmware(iana.EFI_X86_64_HTTP, "HTTPClient:Arch:00016:UNDI:003016"), client.Firmware, ingot.FirmwareUEFIx64HTTP, false},
@@ -82,7 +82,7 @@ func toBootServer(m *dhcpv6.Message) Packet {
 			q.AddOption(o)
 		}
 	}
-	return Packet{Interface: "eth0", Port: PortPXE, Message: q, From: netip.MustParseAddrPort("[fd00:99::77]:4011"), To: testServer}
+	return Packet{Interface: "eth0", Port: client.PortPXE, Message: q, From: netip.MustParseAddrPort("[fd00:99::77]:4011"), To: testServer}
 }
 
 // takes makes of a client's Solicit the Request that takes an offer (RFC 8415
@@ -167,7 +167,7 @@ func TestMusts(t *testing.T) {
 				}
 				continue
 			}
-			class, url := class(m), m.Options.BootFileURL()
+			class, url := vendorClassOf(m), m.Options.BootFileURL()
 			ip, _ := given(m)
 			switch {
 			case mode == Boot && ip.IsValid():
@@ -194,7 +194,7 @@ func TestGroups(t *testing.T) {
 	now := time.Unix(1000, 0)
 	dns := func(a string) []netip.Addr { return []netip.Addr{netip.MustParseAddr(a)} }
 	c := testConfig()
-	c.DNS, c.Search, c.Extra = dns("fd00:99::53"), []string{"far.example"}, []Option{{Code: 223, Text: "all"}}
+	c.Options.DNS, c.Options.Search, c.Options.Extra = dns("fd00:99::53"), []string{"far.example"}, []Option{{Code: 223, Text: "all"}}
 	c.Groups = []Group{
 		{Name: "all uefi", Match: client.Match{Firmware: []ingot.Firmware{ingot.FirmwareUEFIx64}}, Options: Options{Loaders: []string{"ipxe.efi"}, DNS: dns("fd00:99::54"), Lease: 2 * time.Hour}},
 		{Name: "maker", Match: client.Match{MACs: []string{"52:54:00:12"}, Classes: []string{"PXEClient"}}, Options: Options{Loaders: []string{"snponly.efi"}, Extra: []Option{{Code: 223, Text: "maker"}}}},
@@ -377,7 +377,7 @@ func FuzzHandle(f *testing.F) {
 			return
 		}
 		for mode, s := range modes {
-			for _, port := range []uint16{PortServer, PortPXE} {
+			for _, port := range []uint16{PortServer, client.PortPXE} {
 				p, err := dhcpv6.FromBytes(b)
 				if err != nil {
 					return

@@ -29,8 +29,8 @@ import (
 	"ingot/bootserver/client"
 )
 
-// Client is what a packet tells of its sender. Its MAC is empty when nothing
-// tells it.
+// Client is what a packet says about its sender. Its MAC is empty if the packet does
+// not reveal it.
 type Client struct {
 	client.Client
 	DUID []byte
@@ -40,78 +40,50 @@ type Client struct {
 // registered (UEFI 2.10 section 24.3.3; RFC 8415 section 21.16).
 const intel = 343
 
-// InitClass is the user class (option 15) of ingot-init, which asks for the URL
-// of its boot with everything that it sends.
-const InitClass = client.InitClass
-
-// relay is one relay's Relay-forward, the outermost first.
-type relay = *dhcpv6.RelayMessage
-
-// unwrap takes a message out of what relays put around it.
-func unwrap(p dhcpv6.DHCPv6) (chain []relay, m *dhcpv6.Message) {
-	for {
-		switch x := p.(type) {
-		case *dhcpv6.Message:
-			return chain, x
-		case *dhcpv6.RelayMessage:
-			if x.MessageType != dhcpv6.MessageTypeRelayForward {
-				return nil, nil
-			}
-			chain, p = append(chain, x), x.Options.RelayMessage()
-		default:
-			return nil, nil
-		}
-	}
-}
-
-// Parse tells what sent a message. from is its own address on its link: the
-// packet's, or what the relay there says.
+// Parse reads what a message says about its sender. from is the sender's own address
+// on its link: the packet's source, or what the relay there says.
 func Parse(m *dhcpv6.Message, chain []relay, from netip.Addr) Client {
 	var c Client
 	if o := m.GetOneOption(dhcpv6.OptionClientID); o != nil {
 		c.DUID = o.ToBytes()
 	}
-	c.MAC = card(m.Options.ClientID(), chain, from)
-	c.Class, c.IPXE = class(m), says(m, "iPXE")
+	c.MAC = macOf(m.Options.ClientID(), chain, from)
+	c.Class, c.IPXE = vendorClassOf(m), hasUserClass(m, "iPXE")
 	c.HTTP = strings.HasPrefix(c.Class, "HTTPClient")
 	c.Firmware = firmware(m)
 	c.UUID = uuid(c.DUID, c.Class != "" && !c.IPXE)
 	switch {
-	case says(m, InitClass):
+	case hasUserClass(m, client.InitClass):
 		c.Kind = client.Init
 	case c.HTTP || c.IPXE || strings.HasPrefix(c.Class, "PXEClient"):
-		// A loader says nothing of its features here, as it does over IPv4: whether
-		// it is ours is told by what it was just given.
+		// Unlike in DHCP, a loader does not list its features here: the Booter knows
+		// whether it is ours by what the machine was offered before.
 		c.Kind = client.Firmware
 		if c.IPXE && c.Firmware == ingot.FirmwareUnknown {
 			c.Firmware = ingot.FirmwareBIOS
 		}
-		c.Client = c.odd()
+		if f := client.HTTPFirmware(c.Firmware); c.HTTP && f != c.Firmware {
+			c.Firmware, c.Quirk = f, "http-as-pxe" // as in package dhcp4
+		}
 	}
 	return c
 }
 
-// odd corrects what firmware says of itself: HTTP boot that announces PXE's
-// architecture (quirk "http-as-pxe" of package dhcp4).
-func (c Client) odd() client.Client {
-	if f := client.HTTPFirmware(c.Firmware); c.HTTP && f != c.Firmware {
-		c.Firmware, c.Quirk = f, "http-as-pxe"
-	}
-	return c.Client
-}
-
-// key names the client as fleet.Lease.Client does.
+// key identifies the client as fleet.Lease.Client does.
 func (c Client) key() string {
 	if c.MAC != "" {
 		return c.MAC
 	}
-	return "duid:" + hex.EncodeToString(c.DUID)
+	return duidKey(c.DUID)
 }
 
-// card finds the MAC address: as a relay saw it (RFC 6939), in the client's own
-// address when it was made of it (RFC 4291 appendix A), in its DUID. The last
-// one may be of another card of the same machine, so it is the last resort.
-func card(id dhcpv6.DUID, chain []relay, from netip.Addr) string {
+// duidKey is the key of a client, or of a configured machine, with a DUID.
+func duidKey(duid []byte) string { return "duid:" + hex.EncodeToString(duid) }
+
+// macOf finds the MAC address: as a relay saw it (RFC 6939), in the client's own address
+// if that was made of it (RFC 4291 appendix A), else in its DUID, which may be of another
+// card of the same machine.
+func macOf(id dhcpv6.DUID, chain []relay, from netip.Addr) string {
 	if len(chain) > 0 {
 		if kind, mac := chain[len(chain)-1].Options.ClientLinkLayerAddress(); kind == iana.HWTypeEthernet && len(mac) == 6 {
 			return mac.String()
@@ -137,7 +109,7 @@ func card(id dhcpv6.DUID, chain []relay, from netip.Addr) string {
 	return mac.String()
 }
 
-// eui64 is the MAC address that a link-local address was made of.
+// eui64 returns the MAC address that a link-local address was made of, nil for others.
 func eui64(a netip.Addr) net.HardwareAddr {
 	b := a.As16()
 	if !a.IsLinkLocalUnicast() || !a.Is6() || b[11] != 0xff || b[12] != 0xfe {
@@ -146,8 +118,8 @@ func eui64(a netip.Addr) net.HardwareAddr {
 	return net.HardwareAddr{b[8] ^ 2, b[9], b[10], b[13], b[14], b[15]}
 }
 
-// class is the vendor class of firmware (option 16).
-func class(m *dhcpv6.Message) string {
+// vendorClassOf returns the vendor class of firmware (option 16).
+func vendorClassOf(m *dhcpv6.Message) string {
 	for _, v := range m.Options.VendorClasses() {
 		if v.EnterpriseNumber == intel && len(v.Data) > 0 {
 			return client.Clip(string(bytes.TrimRight(v.Data[0], "\x00")))
@@ -156,8 +128,8 @@ func class(m *dhcpv6.Message) string {
 	return ""
 }
 
-// says reports whether a user class (option 15) is among those of a message.
-func says(m *dhcpv6.Message, class string) bool {
+// hasUserClass reports whether a message has a user class (option 15).
+func hasUserClass(m *dhcpv6.Message, class string) bool {
 	for _, c := range m.Options.UserClasses() {
 		if string(c) == class {
 			return true

@@ -2,14 +2,10 @@ package dhcp6
 
 import (
 	"cmp"
-	"errors"
-	"fmt"
 	"net/netip"
 	"slices"
 	"time"
 
-	"ingot/bootserver/client"
-	"ingot/bootserver/lease"
 	"ingot/bootserver/network"
 )
 
@@ -18,68 +14,42 @@ type Mode string
 
 // The modes of an interface.
 const (
-	// Full lends addresses and says what to boot. Machines that do not boot may
-	// have theirs from router advertisements all the same.
+	// Full assigns addresses and offers what to boot. Machines that do not boot may
+	// have addresses from router advertisements all the same.
 	Full Mode = "full"
-	// Boot leaves addresses to the DHCPv6 server that is there already, and says
-	// to firmware and to ingot-init what they boot. docs/NETWORKS.md tells which
-	// firmware takes that.
+	// Boot leaves addresses to the DHCPv6 server that is there already, and offers to
+	// firmware and to ingot-init what they boot. docs/NETWORKS.md lists the firmware
+	// that accepts that.
 	Boot Mode = "boot"
-	// Observe answers nothing and notes who asks and what we would answer.
+	// Observe answers nothing and records the clients and what this server would have
+	// answered.
 	Observe Mode = "observe"
 )
 
-// Config is all that DHCPv6 is told. The zero Config serves nothing.
-type Config struct {
-	Interfaces []Interface `yaml:"interfaces,omitempty" json:"interfaces,omitempty"`
-	// Networks are what addresses are lent on. An interface in full mode
-	// without one lends 65,536 addresses of its own prefix.
-	Networks []Network `yaml:"networks,omitempty" json:"networks,omitempty"`
-	// Options are told to everybody, unless something nearer says otherwise:
-	// server, network, subnet, group (the later group wins), machine.
-	Options  `yaml:",inline"`
-	Groups   []Group   `yaml:"groups,omitempty" json:"groups,omitempty"`
-	Machines []Machine `yaml:"machines,omitempty" json:"machines,omitempty"`
-}
+// Config is the configuration of DHCPv6. The zero Config serves nothing.
+type Config = network.Config[Interface, Machine, Options]
 
-// Interface is a network card, VLAN or bridge that is listened on.
+// Network is one link with one or more prefixes.
+type Network = network.Network[Options]
+
+// Subnet is one prefix of a network.
+type Subnet = network.Subnet[Options]
+
+// Group gives options to all clients that it matches.
+type Group = network.Group[Options]
+
+// Interface is a network card, VLAN or bridge to listen on.
 type Interface struct {
 	Name string `yaml:"name" json:"name"`
 	Mode Mode   `yaml:"mode,omitempty" json:"mode,omitempty"` // empty: full
-	// Known answers machines alone that are in Config.Machines or approved.
+	// Known answers only machines that are configured or approved.
 	Known bool `yaml:"known,omitempty" json:"known,omitempty"`
-	// Preference is what clients compare servers by (option 7); they take one of
+	// Preference is by what clients compare servers (option 7); they take a server of
 	// 255 without waiting for others.
 	Preference uint8 `yaml:"preference,omitempty" json:"preference,omitempty"`
-	// RapidCommit lends at the first question to clients that ask for it: two
-	// packets in place of four, for networks with one server.
+	// RapidCommit assigns addresses with the first message to clients that ask for it:
+	// two messages instead of four, for networks with one server.
 	RapidCommit bool `yaml:"rapidCommit,omitempty" json:"rapidCommit,omitempty"`
-}
-
-// Network is one link with one or more prefixes.
-type Network struct {
-	Name string `yaml:"name" json:"name"`
-	// Interface is the card that the network is attached to; empty when it is
-	// reached through relays alone.
-	Interface string `yaml:"interface,omitempty" json:"interface,omitempty"`
-	// Relays are link-addresses of relays that lie in none of the subnets.
-	Relays  []netip.Addr `yaml:"relays,omitempty" json:"relays,omitempty"`
-	Subnets []Subnet     `yaml:"subnets" json:"subnets"`
-	Options `yaml:",inline"`
-}
-
-// Subnet is one prefix of a network.
-type Subnet struct {
-	Prefix  netip.Prefix  `yaml:"prefix" json:"prefix"`
-	Pools   []lease.Range `yaml:"pools,omitempty" json:"pools,omitempty"` // none: reserved addresses only
-	Options `yaml:",inline"`
-}
-
-// Group gives options to all clients that it matches.
-type Group struct {
-	Name    string       `yaml:"name" json:"name"`
-	Match   client.Match `yaml:"match" json:"match"` // its classes are of option 16
-	Options `yaml:",inline"`
 }
 
 // Machine is one machine that is known beforehand, by one of MAC address, SMBIOS
@@ -93,112 +63,61 @@ type Machine struct {
 	Options `yaml:",inline"`
 }
 
-// Options is what clients are told. A nil list or zero value is inherited, an
-// empty list means none.
+// Options are what clients get besides an address. A nil list or zero value is
+// inherited, an empty list means none.
 type Options struct {
 	DNS    []netip.Addr  `yaml:"dns,omitempty" json:"dns,omitempty"`       // option 23, RFC 3646
 	Search []string      `yaml:"search,omitempty" json:"search,omitempty"` // 24
 	NTP    []netip.Addr  `yaml:"ntp,omitempty" json:"ntp,omitempty"`       // 56, RFC 5908, and 31
-	Lease  time.Duration `yaml:"lease,omitempty" json:"lease,omitempty"`   // valid lifetime; zero at all levels: 12 h
+	Lease  time.Duration `yaml:"lease,omitempty" json:"lease,omitempty"`   // valid lifetime; zero at all levels: network.DefaultLease
 	// Loaders are the files of the first stage to try, the next after one that
-	// stalled. None: by firmware, see dhcp4.Loaders.
+	// stalled. None: by firmware, see client.DefaultLoaders.
 	Loaders []string `yaml:"loaders,omitempty" json:"loaders,omitempty"`
-	// Params are the parameters of the boot file (option 60). None: for UEFI the
-	// size of the loader, for others nothing.
+	// Params are the parameters of the boot file (option 60). None: for UEFI the size of
+	// the loader, for others nothing.
 	Params []string `yaml:"params,omitempty" json:"params,omitempty"`
-	// Extra options are told as they are; the nearest of a code wins.
+	// Extra options are sent unchanged; the nearest of a code wins.
 	Extra []Option `yaml:"options,omitempty" json:"options,omitempty"`
 }
 
 // Option is any option by its code, with one of the values.
 type Option = network.Option[uint16]
 
-// over returns o with what n says in place of it.
-func (o Options) over(n Options) Options {
-	if n.DNS != nil {
-		o.DNS = n.DNS
-	}
-	if n.Search != nil {
-		o.Search = n.Search
-	}
-	if n.NTP != nil {
-		o.NTP = n.NTP
-	}
-	if n.Lease != 0 {
-		o.Lease = n.Lease
-	}
-	if n.Loaders != nil {
-		o.Loaders = n.Loaders
-	}
-	if n.Params != nil {
-		o.Params = n.Params
-	}
-	o.Extra = network.Over(o.Extra, n.Extra)
+// Family implements network.Options.
+func (o Options) Family() network.Family { return network.IPv6 }
+
+// Override implements network.Options.
+func (o Options) Override(near Options) Options {
+	o.DNS = network.Nearest(o.DNS, near.DNS)
+	o.Search = network.Nearest(o.Search, near.Search)
+	o.NTP = network.Nearest(o.NTP, near.NTP)
+	o.Lease = cmp.Or(near.Lease, o.Lease)
+	o.Loaders = network.Nearest(o.Loaders, near.Loaders)
+	o.Params = network.Nearest(o.Params, near.Params)
+	o.Extra = network.OverrideOptions(o.Extra, near.Extra)
 	return o
 }
 
+// RouterAddresses implements network.Options: routers advertise themselves.
+func (o Options) RouterAddresses() []netip.Addr { return nil }
+
+// FirstStages implements network.Options.
+func (o Options) FirstStages() []string { return o.Loaders }
+
 func (o Options) lease() time.Duration { return cmp.Or(o.Lease, network.DefaultLease) }
 
-// owned are the options that the protocol itself decides about.
-var owned = map[uint16]string{1: "the client's", 2: "the server's", 3: "the client's address", 4: "an address", 5: "an address", 6: "the client's", 7: "preference",
-	8: "the client's", 9: "the relay's", 11: "authentication, which there is none of", 12: "left out", 13: "the packet's own", 14: "rapidCommit", 15: "the client's", 16: "the client's",
-	18: "the relay's", 19: "left out", 20: "left out", 25: "a prefix, which none is lent of", 26: "a prefix", 59: "what the machine boots", 60: "params", 61: "the client's", 62: "the client's", 79: "the relay's"}
-
-// ErrConfig: DHCPv6 cannot be configured like that. The error is a list of all
-// faults.
-var ErrConfig = errors.New("the DHCPv6 configuration is wrong")
-
-// Check returns all faults of a configuration at once.
-func (c *Config) Check() error {
-	var f network.Faults
-	s := c.settings()
-	s.CheckInterfaces(&f, func(i int, where string) { c.Interfaces[i].check(&f, where) })
-	s.CheckNetworks(&f)
-	s.CheckMachines(&f, func(i int, where string) { checkOptions(&f, where, c.Machines[i].Options) })
-	checkOptions(&f, "dhcp6", c.Options)
-	for i, g := range c.Groups {
-		where := fmt.Sprintf("groups[%d] %q", i, g.Name)
-		for _, what := range g.Match.Check(s.Networks.Names()) {
-			f.Add(where, "%s", what)
-		}
-		checkOptions(&f, where, g.Options)
-	}
-	return f.Err(ErrConfig)
+// reserved are the options that the protocol or another setting decides, and why
+// they cannot be set.
+var reserved = map[uint16]string{
+	1: "sent by clients only", 2: "set by the server", 3: "set by the client's lease", 4: "not supported", 5: "set by the client's lease",
+	6: "sent by clients only", 7: "set by `preference`", 8: "sent by clients only", 9: "set by relays", 11: "not supported",
+	12: "not supported", 13: "set by the server", 14: "set by `rapidCommit`", 15: "sent by clients only", 16: "sent by clients only",
+	18: "set by relays", 19: "not supported", 20: "not supported", 25: "not supported", 26: "not supported",
+	59: "decided by what the machine boots", 60: "set by `params`", 61: "sent by clients only", 62: "sent by clients only", 79: "set by relays",
 }
 
-// settings are what of a configuration both families have.
-func (c *Config) settings() *network.Settings[Options] {
-	s := &network.Settings[Options]{Family: network.IPv6, Options: c.Options, Over: Options.over, CheckOptions: checkOptions}
-	for _, i := range c.Interfaces {
-		s.Interfaces = append(s.Interfaces, network.Interface{Name: i.Name, Lends: i.Mode == "" || i.Mode == Full, Mute: i.Mode == Observe})
-	}
-	for _, n := range c.Networks {
-		made := &network.Network[Options]{Name: n.Name, Interface: n.Interface, Relays: n.Relays, Options: n.Options}
-		for _, sub := range n.Subnets {
-			made.Subnets = append(made.Subnets, &network.Subnet[Options]{Prefix: sub.Prefix, Pools: sub.Pools, Options: sub.Options})
-		}
-		s.Networks = append(s.Networks, made)
-	}
-	for _, m := range c.Machines {
-		s.Machines = append(s.Machines, m.reservation())
-	}
-	return s
-}
-
-func (m Machine) reservation() network.Reservation {
-	return network.Reservation{MAC: m.MAC, UUID: m.UUID, DUID: m.DUID, Name: m.Name, Address: m.Address}
-}
-
-func (i Interface) check(f *network.Faults, where string) {
-	if i.Mode != "" && i.Mode != Full && i.Mode != Boot && i.Mode != Observe {
-		f.Add(where, "unknown mode %q; choose full, boot or observe", i.Mode)
-	}
-	if i.Mode != "" && i.Mode != Full && (i.Preference != 0 || i.RapidCommit) {
-		f.Add(where, "preference and rapidCommit are for mode full; take them out")
-	}
-}
-
-func checkOptions(f *network.Faults, where string, o Options) {
+// Check implements network.Options.
+func (o Options) Check(f *network.Faults, where string) {
 	network.CheckAddresses(f, where, network.IPv6, slices.Concat(o.DNS, o.NTP))
 	for _, d := range o.Search {
 		if d == "" || !network.ValidDomain(d) {
@@ -214,5 +133,31 @@ func checkOptions(f *network.Faults, where string, o Options) {
 	if params > network.MaxOption || len(o.DNS) > 8 || len(o.NTP) > 8 || len(o.Search) > 8 {
 		f.Add(where, "an answer has room for 8 servers or domains of a kind, and for %d bytes of params", network.MaxOption)
 	}
-	network.CheckOptions(f, where, network.IPv6, o.Extra, owned, "")
+	network.CheckOptions(f, where, network.IPv6, o.Extra, reserved, "")
 }
+
+// mode returns the mode, full if none is configured.
+func (i Interface) mode() Mode { return cmp.Or(i.Mode, Full) }
+
+// Settings implements network.Interface.
+func (i Interface) Settings() network.InterfaceSettings {
+	return network.InterfaceSettings{Name: i.Name, Assigns: i.mode() == Full, Silent: i.mode() == Observe}
+}
+
+// Check implements network.Interface.
+func (i Interface) Check(f *network.Faults, where string) {
+	if m := i.mode(); m != Full && m != Boot && m != Observe {
+		f.Add(where, "unknown mode %q; choose full, boot or observe", m)
+	}
+	if i.mode() != Full && (i.Preference != 0 || i.RapidCommit) {
+		f.Add(where, "preference and rapidCommit are for mode full; remove them")
+	}
+}
+
+// Reservation implements network.Machine.
+func (m Machine) Reservation() network.Reservation {
+	return network.Reservation{MAC: m.MAC, UUID: m.UUID, DUID: m.DUID, Name: m.Name, Address: m.Address}
+}
+
+// OwnOptions implements network.Machine.
+func (m Machine) OwnOptions() Options { return m.Options }

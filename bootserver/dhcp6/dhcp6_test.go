@@ -157,7 +157,7 @@ func testConfig() Config {
 
 func serverOf(t testing.TB, c Config, b lease.Store, fleet client.Booter, now *time.Time) *Server {
 	t.Helper()
-	s, err := New(c, testCards, Parts{Store: b, Booter: fleet, ID: [16]byte(serverDUID[2:]), Now: func() time.Time { return *now }})
+	s, err := New(c, testCards, [16]byte(serverDUID[2:]), network.Parts{Store: b, Booter: fleet, Now: func() time.Time { return *now }})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -247,7 +247,7 @@ func TestFourMessages(t *testing.T) {
 	now := time.Unix(1000, 0)
 	b := remembers()
 	c := testConfig()
-	c.DNS, c.NTP, c.Search = []netip.Addr{netip.MustParseAddr("fd00:99::53")}, []netip.Addr{netip.MustParseAddr("fd00:99::123")}, []string{"lab.example"}
+	c.Options.DNS, c.Options.NTP, c.Options.Search = []netip.Addr{netip.MustParseAddr("fd00:99::53")}, []netip.Addr{netip.MustParseAddr("fd00:99::123")}, []string{"lab.example"}
 	c.Interfaces[0].Preference = 200
 	s := serverOf(t, c, b, scripted{}, &now)
 	offer := say(t, s, 1, asks(dhcpv6.MessageTypeSolicit, 1, na(), wants(dhcpv6.OptionDNSRecursiveNameServer, dhcpv6.OptionNTPServer, dhcpv6.OptionSNTPServerList)))

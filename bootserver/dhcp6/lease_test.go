@@ -237,7 +237,7 @@ func TestNoAddressTwice(t *testing.T) {
 				users[held.ip] = i
 			}
 		}
-		if err := h.server.book.Check(); err != nil {
+		if err := h.server.Book.Check(); err != nil {
 			rt.Fatal(err)
 		}
 	})
@@ -286,7 +286,7 @@ func TestStarvation(t *testing.T) {
 			t.Errorf("card %d of a machine that we know, which is new here, gets nothing", i)
 		}
 	}
-	if n := s.book.Size(); n > 1024 {
+	if n := s.Book.Size(); n > 1024 {
 		t.Errorf("%d addresses are remembered", n)
 	}
 	if h := s.Observations(); len(h.Clients) > 4096 || len(h.Warnings) > 256 {

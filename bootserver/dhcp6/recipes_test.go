@@ -159,10 +159,10 @@ func TestRecipeBoot(t *testing.T) {
 	if ip, _ := given(theirs); !ip.IsValid() {
 		t.Errorf("dnsmasq gives no address:\n%s", theirs.Summary())
 	}
-	if ip, _ := given(ours); ip.IsValid() || class(ours) != "PXEClient" || ours.Options.BootFileURL() != "tftp://[fd00:99::1]/snponly.efi" {
+	if ip, _ := given(ours); ip.IsValid() || vendorClassOf(ours) != "PXEClient" || ours.Options.BootFileURL() != "tftp://[fd00:99::1]/snponly.efi" {
 		t.Errorf("we answer\n%s", ours.Summary())
 	}
-	if sort(askAs(t, "pc", rows[1].packet)); ours == nil || class(ours) != "HTTPClient" {
+	if sort(askAs(t, "pc", rows[1].packet)); ours == nil || vendorClassOf(ours) != "HTTPClient" {
 		t.Errorf("HTTP boot is not told its URL")
 	}
 	if sort(askAs(t, "pc", rows[3].packet)); ours != nil {

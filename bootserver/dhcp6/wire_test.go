@@ -13,6 +13,7 @@ import (
 
 	"ingot/bootserver/client"
 	"ingot/bootserver/lease"
+	"ingot/bootserver/network"
 	"ingot/internal/wire"
 )
 
@@ -52,11 +53,11 @@ func wireConfig() Config {
 // serve runs a server on the test's own cards.
 func serve(t *testing.T, c Config, store lease.Store, b client.Booter) *Server {
 	t.Helper()
-	cards, err := Cards(c)
+	cards, err := c.Cards()
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := New(c, cards, Parts{Store: store, Booter: b, ID: [16]byte{1}})
+	s, err := New(c, cards, [16]byte{1}, network.Parts{Store: store, Booter: b})
 	if err != nil {
 		t.Fatal(err)
 	}

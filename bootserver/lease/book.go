@@ -423,58 +423,60 @@ func (b *Book) may(a Ask, ip netip.Addr, now time.Time) bool {
 	}
 }
 
-// Loan is one lease that is being made durable.
-type Loan struct {
-	lease    fleet.Lease
-	pointed  netip.Addr // the card's address of before
-	before   holding
+// Pending is a lease that is not durable yet.
+type Pending struct {
+	book     *Book
+	card     Card
+	address  netip.Addr
+	previous netip.Addr // address of the card before
+	before   holding    // state of the address before
 	revision uint64
 	wait     func() error
-	card     Card
 }
 
-// Wait waits until the lease is durable.
-func (t Loan) Wait() error { return t.wait() }
-
-// Take lends an address to a client; the caller waits for the disk and then
-// calls Settle. It fails when somebody else holds the address.
-func (b *Book) Take(a Ask, l fleet.Lease, now time.Time) (Loan, bool) {
+// Take makes an address the client's; the caller then calls Commit. It fails if
+// another client has the address.
+func (b *Book) Take(a Ask, l fleet.Lease, now time.Time) (Pending, bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if !b.may(a, l.Address, now) {
-		return Loan{}, false
+		return Pending{}, false
 	}
-	t := Loan{lease: l, card: a.Card}
 	h := b.addresses[l.Address]
 	if b.fresh(a, l.Address) {
 		h = b.replace(h, l.Address, a.Card)
-		h.offered = now.Add(offerTime) // should the disk refuse
+		h.offered = now.Add(offerTime) // in case the store fails
 	}
-	t.before = *h
-	t.pointed = b.cards[a.Card]
+	p := Pending{book: b, card: a.Card, address: l.Address, previous: b.cards[a.Card], before: *h}
 	b.revision++
 	h.Lease, h.lent, h.offered, h.revision = l, true, time.Time{}, b.revision
-	t.revision = b.revision
+	p.revision = b.revision
 	b.cards[a.Card] = l.Address
-	t.wait = b.store.PutLease(l)
-	return t, true
+	p.wait = b.store.PutLease(l)
+	return p, true
 }
 
-// Settle ends what Take began: when the lease is not durable, everything is as
-// before.
-func (b *Book) Settle(t Loan, durable bool) {
-	if durable {
-		return
+// Commit waits until the lease is durable. If it returns an error the book is as it
+// was before Take.
+func (p Pending) Commit() error {
+	err := p.wait()
+	if err != nil {
+		p.book.undo(p)
 	}
+	return err
+}
+
+// undo restores what was before a lease, unless the address has changed since.
+func (b *Book) undo(p Pending) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	h := b.addresses[t.lease.Address]
-	if h == nil || h.revision != t.revision {
-		return // somebody, the client itself for instance, changed it since
+	h := b.addresses[p.address]
+	if h == nil || h.revision != p.revision {
+		return // the client itself, for instance, took it once more
 	}
-	*h = t.before
-	if old := b.addresses[t.pointed]; old != nil && old.Client() == t.card.Client {
-		b.cards[t.card] = t.pointed
+	*h = p.before
+	if old := b.addresses[p.previous]; old != nil && old.Client() == p.card.Client {
+		b.cards[p.card] = p.previous
 	}
 }
 

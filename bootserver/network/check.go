@@ -10,42 +10,62 @@ import (
 	"ingot/bootserver/lease"
 )
 
-// CheckInterfaces refuses interfaces without a name of their own. more looks at
-// the rest of each.
-func (s *Settings[O]) CheckInterfaces(f *Faults, more func(i int, where string)) {
-	names := map[string]bool{}
-	for i, n := range s.Interfaces {
-		where := fmt.Sprintf("interfaces[%d] %q", i, n.Name)
-		switch {
-		case n.Name == "":
-			f.Add(where, "it needs a name")
-		case names[n.Name]:
-			f.Add(where, "the interface is named twice")
+// Check returns all faults of a configuration at once, nil for none. The error
+// wraps ErrConfig.
+func (c *Config[I, M, O]) Check() error {
+	var f Faults
+	c.checkInterfaces(&f)
+	c.checkNetworks(&f)
+	c.checkMachines(&f)
+	c.Options.Check(&f, c.Options.Family().section())
+	var networks []string
+	for _, n := range c.Networks {
+		networks = append(networks, n.Name)
+	}
+	for i, g := range c.Groups {
+		where := fmt.Sprintf("groups[%d] %q", i, g.Name)
+		for _, fault := range g.Match.Check(networks) {
+			f.Add(where, "%s", fault)
 		}
-		names[n.Name] = true
-		more(i, where)
+		g.Options.Check(&f, where)
+	}
+	return f.Err(c.Options.Family())
+}
+
+func (c *Config[I, M, O]) checkInterfaces(f *Faults) {
+	names := map[string]bool{}
+	for i, config := range c.Interfaces {
+		name := config.Settings().Name
+		where := fmt.Sprintf("interfaces[%d] %q", i, name)
+		switch {
+		case name == "":
+			f.Add(where, "it needs a name")
+		case names[name]:
+			f.Add(where, "the interface is listed twice")
+		}
+		names[name] = true
+		config.Check(f, where)
 	}
 }
 
-// CheckNetworks checks networks, their subnets and pools.
-func (s *Settings[O]) CheckNetworks(f *Faults) {
+func (c *Config[I, M, O]) checkNetworks(f *Faults) {
 	names, relays := map[string]bool{}, map[netip.Addr]string{}
-	var subnets []*Subnet[O]
-	for i, n := range s.Networks {
+	var prefixes []netip.Prefix
+	for i, n := range c.Networks {
 		where := fmt.Sprintf("networks[%d] %q", i, n.Name)
 		if n.Name == "" || names[n.Name] {
 			f.Add(where, "every network needs a name of its own")
 		}
 		names[n.Name] = true
-		if n.Interface != "" && !slices.ContainsFunc(s.Interfaces, func(i Interface) bool { return i.Name == n.Interface }) {
+		if n.Interface != "" && !slices.ContainsFunc(c.Interfaces, func(i I) bool { return i.Settings().Name == n.Interface }) {
 			f.Add(where, "interface %q is not listed under interfaces", n.Interface)
 		}
 		for _, a := range n.Relays {
 			if other, taken := relays[a]; taken {
-				f.Add(where, "the relay %s belongs to network %q already", a, other)
+				f.Add(where, "the relay %s already belongs to network %q", a, other)
 			}
-			if s.Family == IPv6 && (!IPv6.Has(a) || a.IsLinkLocalUnicast()) {
-				f.Add(where, "%q is no address by which a relay names a link", a)
+			if c.Options.Family() == IPv6 && (!IPv6.Has(a) || a.IsLinkLocalUnicast()) {
+				f.Add(where, "%q is not an address by which a relay can name a link", a)
 			}
 			relays[a] = n.Name
 		}
@@ -54,30 +74,27 @@ func (s *Settings[O]) CheckNetworks(f *Faults) {
 		}
 		for _, sub := range n.Subnets {
 			where := where + " subnet " + sub.Prefix.String()
-			for _, o := range subnets {
-				if sub.Prefix.IsValid() && o.Prefix.IsValid() && sub.Prefix.Overlaps(o.Prefix) {
-					f.Add(where, "it overlaps the subnet %s", o.Prefix)
+			for _, other := range prefixes {
+				if sub.Prefix.IsValid() && other.IsValid() && sub.Prefix.Overlaps(other) {
+					f.Add(where, "it overlaps the subnet %s", other)
 				}
 			}
-			s.checkSubnet(f, where, n, sub)
-			subnets = append(subnets, sub)
+			c.checkSubnet(f, where, n, sub)
+			prefixes = append(prefixes, sub.Prefix)
 		}
-		s.CheckOptions(f, where, n.Options)
+		n.Options.Check(f, where)
 	}
 }
 
-func (s *Settings[O]) checkSubnet(f *Faults, where string, n *Network[O], sub *Subnet[O]) {
-	if what := s.Family.unfit(sub.Prefix); what != "" {
-		f.Add(where, "%s", what)
+func (c *Config[I, M, O]) checkSubnet(f *Faults, where string, n Network[O], sub Subnet[O]) {
+	if fault := c.Options.Family().checkPrefix(sub.Prefix); fault != "" {
+		f.Add(where, "%s", fault)
 		return
 	}
 	if sub.Prefix != sub.Prefix.Masked() {
 		f.Add(where, "the prefix has bits set behind its length; write %s", sub.Prefix.Masked())
 	}
-	taken, whose := n.Relays, "relay"
-	if s.Routers != nil {
-		taken, whose = slices.Concat(s.Routers(sub.Options), s.Routers(n.Options), n.Relays), "router or relay"
-	}
+	taken := slices.Concat(sub.Options.RouterAddresses(), n.Options.RouterAddresses(), n.Relays)
 	for i, p := range sub.Pools {
 		if err := p.Inside(sub.Prefix); err != nil {
 			f.Add(where, "%w", err)
@@ -89,15 +106,15 @@ func (s *Settings[O]) checkSubnet(f *Faults, where string, n *Network[O], sub *S
 		}
 		for _, a := range taken {
 			if p.Contains(a) {
-				f.Add(where, "the pool %s contains the %s %s", p, whose, a)
+				f.Add(where, "the pool %s contains the router or relay %s", p, a)
 			}
 		}
 	}
-	s.CheckOptions(f, where, sub.Options)
+	sub.Options.Check(f, where)
 }
 
-// unfit says why a prefix cannot be a subnet's of the family; empty: it can.
-func (f Family) unfit(p netip.Prefix) string {
+// checkPrefix returns why a prefix cannot be a subnet of the family, "" if it can.
+func (f Family) checkPrefix(p netip.Prefix) string {
 	a := p.Addr()
 	switch {
 	case !p.IsValid() && f == IPv4:
@@ -105,67 +122,68 @@ func (f Family) unfit(p netip.Prefix) string {
 	case !p.IsValid():
 		return "it needs a prefix such as fd00:99::/64"
 	case !f.Has(a) && f == IPv4:
-		return "only IPv4 networks can be served so far"
+		return "it is not IPv4; write it under dhcp6.networks"
 	case !f.Has(a):
 		return "it is not IPv6; write it under dhcp.networks"
 	case f == IPv6 && (a.IsLinkLocalUnicast() || a.IsMulticast()):
-		return "addresses of it cannot be lent; use a prefix of your own, or a local one such as fd00:99::/64"
+		return "its addresses cannot be assigned; use a prefix of your own, or a local one such as fd00:99::/64"
 	}
 	return ""
 }
 
-// CheckMachines checks what is said of machines, and refuses addresses that two
-// could hold. more looks at the rest of each.
-func (s *Settings[O]) CheckMachines(f *Faults, more func(i int, where string)) {
+// checkMachines also refuses addresses that two clients could have.
+func (c *Config[I, M, O]) checkMachines(f *Faults) {
 	known, addresses := map[string]bool{}, map[netip.Addr]Reservation{}
-	for i, m := range s.Machines {
+	for i, config := range c.Machines {
+		m := config.Reservation()
 		where := fmt.Sprintf("machines[%d] %q", i, m)
-		m.check(f, where, s.Family)
+		m.check(f, where, c.Options.Family())
 		if known[m.Key()] {
 			f.Add(where, "the machine is listed twice")
 		}
 		known[m.Key()] = true
-		more(i, where)
+		config.Check(f, where)
 		if !m.Address.IsValid() {
 			continue
 		}
 		if other, taken := addresses[m.Address]; taken {
-			f.Add(where, "the address %s is reserved for %q already", m.Address, other)
+			f.Add(where, "the address %s is already reserved for %q", m.Address, other)
 		}
 		addresses[m.Address] = m
-		s.checkReserved(f, where, m.Address)
+		c.checkReserved(f, where, m.Address)
 	}
 }
 
-func (s *Settings[O]) checkReserved(f *Faults, where string, a netip.Addr) {
-	if s.Family == IPv6 && !IPv6.Has(a) {
+func (c *Config[I, M, O]) checkReserved(f *Faults, where string, a netip.Addr) {
+	family := c.Options.Family()
+	if family == IPv6 && !IPv6.Has(a) {
 		f.Add(where, "%s is not an IPv6 address; write it under dhcp.machines", a)
 		return
 	}
-	for _, n := range s.Networks {
+	for _, n := range c.Networks {
 		sub := n.Subnet(a)
 		if sub == nil {
 			continue
 		}
 		for _, p := range sub.Pools {
 			if p.Contains(a) {
-				f.Add(where, "the reserved address %s lies in the pool %s of network %q, which could lend it to others; move one of them", a, p, n.Name)
+				f.Add(where, "the reserved address %s is in the pool %s of network %q, which could assign it to others; move one of them", a, p, n.Name)
 			}
 		}
 		switch first, last := lease.Bounds(sub.Prefix); {
-		case s.Family == IPv4 && sub.Prefix.Bits() < 31 && (a == first || a == last):
-			f.Add(where, "%s is the network's or broadcast address of %s", a, sub.Prefix)
-		case s.Family == IPv6 && sub.Prefix.Bits() < 127 && a == first:
-			f.Add(where, "%s is every router's of %s", a, sub.Prefix)
+		case family == IPv4 && sub.Prefix.Bits() < 31 && (a == first || a == last):
+			f.Add(where, "%s is the network or broadcast address of %s", a, sub.Prefix)
+		case family == IPv6 && sub.Prefix.Bits() < 127 && a == first:
+			f.Add(where, "%s is the address of all routers of %s", a, sub.Prefix)
 		}
 		return
 	}
-	if len(s.Networks) > 0 {
-		f.Add(where, "the address %s lies in none of the networks", a)
+	if len(c.Networks) > 0 {
+		f.Add(where, "the address %s is in none of the networks", a)
 	}
 }
 
-// CheckAddresses refuses those that are not of the family.
+// CheckAddresses refuses addresses of another family.
 func CheckAddresses(f *Faults, where string, family Family, list []netip.Addr) {
 	for _, a := range list {
 		if !family.Has(a) {
@@ -174,24 +192,24 @@ func CheckAddresses(f *Faults, where string, family Family, list []netip.Addr) {
 	}
 }
 
-// ValidDomain reports whether a text can be told as a domain, or as none.
+// ValidDomain reports whether a text can be sent as a domain, or is empty.
 func ValidDomain(d string) bool {
 	return len(d) <= 253 && !strings.ContainsFunc(d, func(r rune) bool { return r <= ' ' || r > '~' })
 }
 
-// CheckLease refuses times that addresses are not lent for; zero is none.
+// CheckLease refuses lease times that are too short or too long; zero is allowed.
 func CheckLease(f *Faults, where string, d time.Duration) {
 	if d != 0 && (d < time.Minute || d > 366*24*time.Hour) {
 		f.Add(where, "a lease of %s is not between 1m and 8784h", d)
 	}
 }
 
-// MaxFile is the room for a file's name in a DHCP message, without its final
-// zero (RFC 2131 section 2).
+// MaxFile is the longest file name in a DHCP message, without its final
+// zero (RFC 2131 section 2), in bytes.
 const MaxFile = 127
 
-// CheckLoaders refuses what cannot be the name of a loader. One has the same
-// name in both families.
+// CheckLoaders refuses names that no loader can have. A loader has the same name in
+// both families.
 func CheckLoaders(f *Faults, where string, list []string) {
 	for _, l := range list {
 		if l == "" || strings.ContainsAny(l, "/\\\x00") || len(l) > MaxFile {

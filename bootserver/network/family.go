@@ -16,6 +16,14 @@ const (
 
 func (f Family) String() string { return fmt.Sprintf("IPv%d", uint8(f)) }
 
+// section is the name of the family's section in the configuration.
+func (f Family) section() string {
+	if f == IPv4 {
+		return "dhcp"
+	}
+	return "dhcp6"
+}
+
 // Has reports whether an address is one of the family that can be written down
 // for others.
 func (f Family) Has(a netip.Addr) bool {

@@ -5,19 +5,21 @@ import (
 	"fmt"
 )
 
+// ErrConfig is wrapped by errors that list the faults of a DHCP configuration.
+var ErrConfig = errors.New("invalid DHCP configuration")
+
 // Faults collects what is wrong with a configuration, each with its place.
 type Faults []error
 
-// Add notes one.
+// Add adds a fault.
 func (f *Faults) Add(where, format string, args ...any) {
 	*f = append(*f, fmt.Errorf("%s: "+format, append([]any{where}, args...)...))
 }
 
-// Err returns all of them as one error that is of a kind, nil when there are
-// none.
-func (f Faults) Err(kind error) error {
+// Err returns all faults as one error that wraps ErrConfig, nil for none.
+func (f Faults) Err(family Family) error {
 	if len(f) == 0 {
 		return nil
 	}
-	return fmt.Errorf("%w:\n%w", kind, errors.Join(f...))
+	return fmt.Errorf("%w for %s:\n%w", ErrConfig, family, errors.Join(f...))
 }

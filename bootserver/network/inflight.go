@@ -1,42 +1,83 @@
 package network
 
-import "sync"
-
-// Bounds of packets that are worked on at once; strangers get a part. Few of
-// those may begin: in a flood the ones that began come through, and who is left
-// out asks again by itself. An answer that comes late is none.
-const (
-	maxInFlight  = 4096
-	maxStrangers = 3072
-	maxBeginners = 512
+import (
+	"context"
+	"sync"
+	"time"
 )
 
-// Sender is what a packet tells of its place among those of others.
+// Bounds on the packets that are handled at once. Unknown machines get a part of
+// them, and few of those may begin an exchange: in a flood the exchanges that have
+// begun are completed, and clients that are left out retransmit. A late answer is
+// worth nothing to them.
+const (
+	maxInFlight  = 4096
+	maxUnknown   = 3072
+	maxBeginning = 512
+)
+
+// Sender is what bounds the handling of a packet.
 type Sender struct {
-	Stranger bool // of a machine that we do not know
-	Begins   bool // it is the first packet of a conversation: a DHCPDISCOVER, a Solicit
+	Unknown bool // its machine is not approved or configured
+	Begins  bool // the packet begins an exchange: a DHCPDISCOVER, a Solicit
 }
 
-// InFlight is the packets that are being worked on. K tells a repetition from
-// another packet. The zero value is ready.
+// InFlight is the packets that are being handled. K tells a retransmission from
+// another packet. The zero value is ready to use.
 type InFlight[K comparable] struct {
 	mu        sync.Mutex
 	packets   map[K]Sender
-	strangers int
-	beginners int // strangers that begin
+	unknown   int
+	beginning int // unknown and Begins
+	jobs      chan func()
 }
 
-// Enter lets a packet in, unless it is a repetition of one that is being worked
-// on, or there are too many. Who is let in leaves again.
-func (i *InFlight[K]) Enter(k K, s Sender) bool {
+// Run handles a packet in a goroutine. It does nothing if the packet retransmits
+// one that is being handled, or if there are too many.
+func (i *InFlight[K]) Run(ctx context.Context, k K, s Sender, handle func()) {
+	if !i.enter(k, s) {
+		return
+	}
+	job := func() {
+		defer i.leave(k)
+		handle()
+	}
+	select {
+	case i.jobs <- job: // to an idle goroutine
+	default:
+		go i.work(ctx, job)
+	}
+}
+
+// idle is how long a goroutine waits for another packet. Its stack has grown to
+// what packets need; a new one would have to grow again.
+const idle = 5 * time.Second
+
+func (i *InFlight[K]) work(ctx context.Context, job func()) {
+	t := time.NewTimer(idle)
+	defer t.Stop()
+	for {
+		job()
+		t.Reset(idle)
+		select {
+		case job = <-i.jobs:
+		case <-t.C:
+			return
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+func (i *InFlight[K]) enter(k K, s Sender) bool {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	if i.packets == nil {
-		i.packets = map[K]Sender{}
+		i.packets, i.jobs = map[K]Sender{}, make(chan func())
 	}
 	_, again := i.packets[k]
-	begins := s.Stranger && s.Begins
-	if again || len(i.packets) >= maxInFlight || s.Stranger && i.strangers >= maxStrangers || begins && i.beginners >= maxBeginners {
+	begins := s.Unknown && s.Begins
+	if again || len(i.packets) >= maxInFlight || s.Unknown && i.unknown >= maxUnknown || begins && i.beginning >= maxBeginning {
 		return false
 	}
 	i.packets[k] = s
@@ -44,22 +85,21 @@ func (i *InFlight[K]) Enter(k K, s Sender) bool {
 	return true
 }
 
-// Leave is called when a packet has been worked on.
-func (i *InFlight[K]) Leave(k K) {
+func (i *InFlight[K]) leave(k K) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	if s, is := i.packets[k]; is {
+	if s, ok := i.packets[k]; ok {
 		delete(i.packets, k)
 		i.count(s, -1)
 	}
 }
 
 func (i *InFlight[K]) count(s Sender, n int) {
-	if !s.Stranger {
+	if !s.Unknown {
 		return
 	}
-	i.strangers += n
+	i.unknown += n
 	if s.Begins {
-		i.beginners += n
+		i.beginning += n
 	}
 }

@@ -1,6 +1,8 @@
 package network
 
-import "testing"
+import (
+	"testing"
+)
 
 // TestInFlight: in a flood of strangers that begin, those that began and
 // machines that we know still get in; repetitions do not.
@@ -11,13 +13,13 @@ func TestInFlight(t *testing.T) {
 	}
 	var i InFlight[key]
 	enter := func(n int, begins, stranger bool) bool {
-		return i.Enter(key{n, begins}, Sender{Stranger: stranger, Begins: begins})
+		return i.enter(key{n, begins}, Sender{Unknown: stranger, Begins: begins})
 	}
 	for n := range 100_000 {
 		enter(n, true, true)
 	}
-	if i.beginners != maxBeginners {
-		t.Errorf("%d beginners are inside; want %d", i.beginners, maxBeginners)
+	if i.beginning != maxBeginning {
+		t.Errorf("%d beginners are inside; want %d", i.beginning, maxBeginning)
 	}
 	if enter(0, true, true) {
 		t.Error("a repetition is let in")
@@ -28,15 +30,15 @@ func TestInFlight(t *testing.T) {
 	for n := range 100_000 {
 		enter(n, false, true)
 	}
-	if i.strangers != maxStrangers || !enter(200_001, false, false) {
-		t.Errorf("%d strangers are inside; want %d, and room for a machine that we know", i.strangers, maxStrangers)
+	if i.unknown != maxUnknown || !enter(200_001, false, false) {
+		t.Errorf("%d strangers are inside; want %d, and room for a machine that we know", i.unknown, maxUnknown)
 	}
 	for k := range i.packets {
-		i.Leave(k)
-		i.Leave(k) // once is enough
+		i.leave(k)
+		i.leave(k) // once is enough
 	}
-	if len(i.packets) != 0 || i.strangers != 0 || i.beginners != 0 {
-		t.Errorf("%d packets, %d strangers and %d beginners are left inside; want none", len(i.packets), i.strangers, i.beginners)
+	if len(i.packets) != 0 || i.unknown != 0 || i.beginning != 0 {
+		t.Errorf("%d packets, %d strangers and %d beginners are left inside; want none", len(i.packets), i.unknown, i.beginning)
 	}
 	for n := range 2 * maxInFlight {
 		enter(n, true, false)

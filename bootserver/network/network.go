@@ -1,10 +1,14 @@
-// Package network is what DHCP for IPv4 and for IPv6 have in common: networks
-// with their subnets and pools, this host's interfaces, what is checked of a
-// configuration, sockets, and how many packets are worked on at once.
+// Package network is the part of DHCP that IPv4 and IPv6 have in common: the
+// configuration of networks, subnets and pools and its checks, this host's
+// interfaces and sockets, what is known about the client of a packet, bounds on
+// concurrent work, and what is observed on the networks.
 //
-// O is what clients are told, which is another type for each family. What a
-// message says, and what is answered, is of packages dhcp and dhcp6; who holds
-// which address is of package lease.
+// Types with the parameter O hold options, which differ between the families; I
+// and M are the families' configurations of interfaces and machines.
+//
+// Left out: reading and writing messages and deciding what is answered, which
+// packages dhcp4 and dhcp6 do, and which client has which address, which package
+// lease keeps.
 package network
 
 import (
@@ -15,34 +19,20 @@ import (
 	"ingot/bootserver/lease"
 )
 
-// Network is one link with one or more subnets (RFC 2131 calls several a shared
-// network).
-type Network[O any] struct {
-	Name      string
-	Interface string       // that it is attached to; empty: reached through relays alone
-	Relays    []netip.Addr // that lie in none of the subnets
-	Subnets   []*Subnet[O]
-	Options   O
-}
+// DefaultLease is the lease time when the configuration names none.
+const DefaultLease = 12 * time.Hour
 
-// Subnet is one prefix of a network.
-type Subnet[O any] struct {
-	Prefix  netip.Prefix
-	Pools   []lease.Range
-	Options O
-}
-
-// Subnet returns the one that an address lies in, nil for none.
+// Subnet returns the subnet that contains an address, nil for none.
 func (n *Network[O]) Subnet(ip netip.Addr) *Subnet[O] {
-	for _, s := range n.Subnets {
-		if s.Prefix.Contains(ip) {
-			return s
+	for i := range n.Subnets {
+		if n.Subnets[i].Prefix.Contains(ip) {
+			return &n.Subnets[i]
 		}
 	}
 	return nil
 }
 
-// Pools are those of all subnets; none of a nil network.
+// Pools returns the pools of all subnets; a nil network has none.
 func (n *Network[O]) Pools() (list []lease.Range) {
 	if n == nil {
 		return nil
@@ -56,16 +46,8 @@ func (n *Network[O]) Pools() (list []lease.Range) {
 // List is all networks of one family.
 type List[O any] []*Network[O]
 
-// Names are those of the networks.
-func (l List[O]) Names() (names []string) {
-	for _, n := range l {
-		names = append(names, n.Name)
-	}
-	return names
-}
-
-// Of returns the network that an address belongs to: as one of its subnets', or
-// as its relay's.
+// Of returns the network that an address belongs to, as an address of one of its
+// subnets or of its relay, nil for none.
 func (l List[O]) Of(ip netip.Addr) *Network[O] {
 	for _, n := range l {
 		if n.Subnet(ip) != nil {
@@ -80,8 +62,8 @@ func (l List[O]) Of(ip netip.Addr) *Network[O] {
 	return nil
 }
 
-// At returns the network that an address belongs to, and the subnet that it
-// lies in, which may be nil.
+// At returns the network that an address belongs to, and the subnet that contains
+// the address, which may be nil.
 func (l List[O]) At(ip netip.Addr) (*Network[O], *Subnet[O]) {
 	n := l.Of(ip)
 	if n == nil {
@@ -90,9 +72,9 @@ func (l List[O]) At(ip netip.Addr) (*Network[O], *Subnet[O]) {
 	return n, n.Subnet(ip)
 }
 
-// Layout is what addresses are lent from.
+// Layout returns the pools of all networks.
 func (l List[O]) Layout() lease.Layout {
-	made := lease.Layout{Of: func(ip netip.Addr) string {
+	layout := lease.Layout{Of: func(ip netip.Addr) string {
 		if n := l.Of(ip); n != nil {
 			return n.Name
 		}
@@ -100,11 +82,8 @@ func (l List[O]) Layout() lease.Layout {
 	}}
 	for _, n := range l {
 		for _, r := range n.Pools() {
-			made.Pools = append(made.Pools, lease.Pool{Range: r, Network: n.Name})
+			layout.Pools = append(layout.Pools, lease.Pool{Range: r, Network: n.Name})
 		}
 	}
-	return made
+	return layout
 }
-
-// DefaultLease is the lease time when the configuration names none.
-const DefaultLease = 12 * time.Hour

@@ -1,59 +1,86 @@
 package network
 
 import (
+	"cmp"
+	"encoding/json"
+	"errors"
 	"net/netip"
 	"slices"
 	"strings"
 	"testing"
 
+	"ingot/bootserver/client"
 	"ingot/bootserver/lease"
 )
 
-// telling is options of a made-up family: a word, which the nearer one replaces.
-type telling string
-
-func settings(family Family, networks ...*Network[telling]) *Settings[telling] {
-	return &Settings[telling]{Family: family, Options: "server", Networks: networks, Interfaces: []Interface{{Name: "eth0", Lends: true}},
-		Over: func(far, near telling) telling {
-			if near != "" {
-				return near
-			}
-			return far
-		},
-		CheckOptions: func(*Faults, string, telling) {}}
+// word is the options of a made-up family: a text, which the nearer one replaces.
+type word struct {
+	family Family
+	Text   string `json:"text,omitempty"`
 }
 
-func subnet(prefix string, o telling) *Subnet[telling] {
-	return &Subnet[telling]{Prefix: netip.MustParsePrefix(prefix), Options: o}
+func (w word) Family() Family              { return w.family }
+func (w word) Override(near word) word     { return word{w.family, cmp.Or(near.Text, w.Text)} }
+func (word) Check(*Faults, string)         {}
+func (word) RouterAddresses() []netip.Addr { return nil }
+func (w word) FirstStages() []string       { return nil }
+
+// assigning is an interface, by its name, that assigns addresses.
+type assigning string
+
+func (i assigning) Settings() InterfaceSettings {
+	return InterfaceSettings{Name: string(i), Assigns: true}
+}
+func (assigning) Check(*Faults, string) {}
+
+// machine is a reservation without options.
+type machine struct{ kept Reservation }
+
+func (m machine) Reservation() Reservation { return m.kept }
+func (machine) OwnOptions() word           { return word{Text: "machine"} }
+func (machine) Check(*Faults, string)      {}
+
+func configOf(family Family, networks ...Network[word]) Config[assigning, machine, word] {
+	return Config[assigning, machine, word]{Interfaces: []assigning{"eth0"}, Networks: networks, Options: word{family, "server"}}
 }
 
-// TestJoin: an interface gets its network, that of its own prefix when there is
-// none; a subnet what it inherits; and who asks is found by address or relay.
-func TestJoin(t *testing.T) {
-	for _, c := range []struct {
-		family                         Family
-		own, near, far, relay, nowhere string
-		pools                          string
-	}{
-		{IPv4, "10.99.0.1/24", "10.99.0.0/24", "10.98.0.0/24", "192.0.2.1", "192.0.2.2", "10.99.0.128-10.99.0.254"},
-		{IPv6, "fd00:99::1/64", "fd00:99::/64", "fd00:98::/64", "2001:db8::1", "2001:db8::2", "fd00:99::1:0-fd00:99::1:ffff"},
-	} {
+func subnet(prefix string) Subnet[word] { return Subnet[word]{Prefix: netip.MustParsePrefix(prefix)} }
+
+// families are addresses for the tests of sites.
+var families = []struct {
+	family                         Family
+	own, near, far, relay, nowhere string
+	pools                          string
+}{
+	{IPv4, "10.99.0.1/24", "10.99.0.0/24", "10.98.0.0/24", "192.0.2.1", "192.0.2.2", "10.99.0.128-10.99.0.254"},
+	{IPv6, "fd00:99::1/64", "fd00:99::/64", "fd00:98::/64", "2001:db8::1", "2001:db8::2", "fd00:99::1:0-fd00:99::1:ffff"},
+}
+
+// TestSite: an interface gets its network, one of its own prefix when there is none; a
+// subnet gets what it inherits; clients are found by address or relay.
+func TestSite(t *testing.T) {
+	for _, c := range families {
 		t.Run(c.family.String(), func(t *testing.T) {
 			cards := map[string]Card{"eth0": {Index: 2, Prefixes: []netip.Prefix{netip.MustParsePrefix(c.own)}}}
-			var f Faults
-			s := settings(c.family, &Network[telling]{Name: "far", Relays: []netip.Addr{netip.MustParseAddr(c.relay)}, Subnets: []*Subnet[telling]{subnet(c.far, "")}, Options: "network"})
-			p := s.Join(&f, cards)["eth0"]
-			if len(f) > 0 {
-				t.Fatal(f)
+			far := Network[word]{Name: "far", Relays: []netip.Addr{netip.MustParseAddr(c.relay)}, Subnets: []Subnet[word]{subnet(c.far)},
+				Options: word{Text: "network"}}
+			conf := configOf(c.family, far)
+			s, err := NewSite(conf, cards)
+			if err != nil {
+				t.Fatal(err)
 			}
-			n, sub := p.Here()
-			if n == nil || n.Name != "eth0" || sub == nil || sub.Prefix.String() != c.near || sub.Options != "server" {
+			if text := conf.Networks[0].Subnets[0].Options.Text; text != "" {
+				t.Errorf("the configuration was changed: its subnet has the options %q", text)
+			}
+			served := s.Interfaces["eth0"]
+			n, sub := served.Attached()
+			if n == nil || n.Name != "eth0" || sub == nil || sub.Prefix.String() != c.near || sub.Options.Text != "server" {
 				t.Errorf("an interface without a network has %+v, %+v; want %s with the server's options", n, sub, c.near)
 			}
-			if got := p.Network.Pools(); len(got) != 1 || got[0].String() != c.pools {
+			if got := served.Network.Pools(); len(got) != 1 || got[0].String() != c.pools {
 				t.Errorf("its pools are %v; want %s", got, c.pools)
 			}
-			if n, sub := s.Networks.At(netip.MustParsePrefix(c.far).Addr().Next()); n == nil || n.Name != "far" || sub == nil || sub.Options != "network" {
+			if n, sub := s.Networks.At(netip.MustParsePrefix(c.far).Addr().Next()); n == nil || n.Name != "far" || sub == nil || sub.Options.Text != "network" {
 				t.Errorf("an address of a subnet is of %+v, %+v", n, sub)
 			}
 			if n, sub := s.Networks.At(netip.MustParseAddr(c.relay)); n == nil || n.Name != "far" || sub != nil {
@@ -66,23 +93,69 @@ func TestJoin(t *testing.T) {
 			if len(l.Pools) != 1 || l.Pools[0].Network != "eth0" || l.Of(netip.MustParseAddr(c.relay)) != "far" || l.Of(netip.MustParseAddr(c.nowhere)) != "" {
 				t.Errorf("the layout has the pools %v", l.Pools)
 			}
-
-			f = nil
-			overlapping := settings(c.family, &Network[telling]{Name: "elsewhere", Subnets: []*Subnet[telling]{subnet(c.near, "")}})
-			if overlapping.Join(&f, cards); len(f) != 1 || !strings.Contains(f[0].Error(), "say `interface: eth0` there") {
-				t.Errorf("a network that another interface's overlaps: %v", f)
-			}
-			f = nil
-			if settings(c.family).Join(&f, map[string]Card{"eth0": {}}); len(f) != 1 || !strings.Contains(f[0].Error(), "it has no "+c.family.String()+" address") {
-				t.Errorf("an interface without an address: %v", f)
-			}
-			f = nil
-			held := subnet(c.near, "")
-			held.Pools = []lease.Range{{First: netip.MustParsePrefix(c.own).Addr(), Last: netip.MustParsePrefix(c.own).Addr().Next()}}
-			if settings(c.family, &Network[telling]{Name: "n", Interface: "eth0", Subnets: []*Subnet[telling]{held}}).Join(&f, cards); len(f) != 1 || !strings.Contains(f[0].Error(), "the server's own address") {
-				t.Errorf("a pool with the server's own address: %v", f)
-			}
 		})
+	}
+}
+
+// TestSiteFaults: an interface that cannot be served is refused.
+func TestSiteFaults(t *testing.T) {
+	for _, c := range families {
+		own := netip.MustParsePrefix(c.own)
+		near := subnet(c.near)
+		near.Pools = []lease.Range{{First: own.Addr(), Last: own.Addr().Next()}}
+		cards := map[string]Card{"eth0": {Prefixes: []netip.Prefix{own}}}
+		reserved := configOf(c.family)
+		reserved.Machines = []machine{{Reservation{Name: "a", Address: own.Addr()}}}
+		for _, x := range []struct {
+			config Config[assigning, machine, word]
+			cards  map[string]Card
+			want   string
+		}{
+			{configOf(c.family, Network[word]{Name: "elsewhere", Subnets: []Subnet[word]{subnet(c.near)}}), cards, "write `interface: eth0` there"},
+			{configOf(c.family), map[string]Card{"eth0": {}}, "it has no " + c.family.String() + " address"},
+			{configOf(c.family), nil, "this host has no such interface"},
+			{configOf(c.family, Network[word]{Name: "n", Interface: "eth0", Subnets: []Subnet[word]{near}}), cards, "the server's own address"},
+			{reserved, cards, "is the server's own"},
+		} {
+			if _, err := NewSite(x.config, x.cards); !errors.Is(err, ErrConfig) || !strings.Contains(err.Error(), x.want) {
+				t.Errorf("%s: NewSite = %v; want %q", c.family, err, x.want)
+			}
+		}
+	}
+}
+
+// TestOptionsOf: the nearer options count: machine before group, the later group
+// before the earlier.
+func TestOptionsOf(t *testing.T) {
+	conf := configOf(IPv4)
+	conf.Interfaces = nil
+	for _, text := range []string{"one", "two"} {
+		conf.Groups = append(conf.Groups, Group[word]{Name: text, Match: client.Match{MACs: []string{"52:54"}}, Options: word{Text: text}})
+	}
+	conf.Machines = []machine{{Reservation{MAC: "52-54-00-00-00-01"}}}
+	s, err := NewSite(conf, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for mac, want := range map[string]string{"02:00:00:00:00:01": "server", "52:54:00:00:00:02": "two", "52:54:00:00:00:01": "machine"} {
+		if got := s.OptionsOf(s.Options, client.Client{MAC: mac}, "", "", s.Machine("", mac)); got.Text != want {
+			t.Errorf("%s gets the options %q; want %q", mac, got.Text, want)
+		}
+	}
+}
+
+// TestConfigJSON: options are inline in JSON, as they are in YAML.
+func TestConfigJSON(t *testing.T) {
+	conf := configOf(IPv4, Network[word]{Name: "n", Subnets: []Subnet[word]{subnet("10.99.0.0/24")}, Options: word{Text: "near"}})
+	conf.Groups = []Group[word]{{Name: "g"}}
+	got, err := json.Marshal(conf)
+	want := `{"interfaces":["eth0"],"networks":[{"name":"n","subnets":[{"prefix":"10.99.0.0/24"}],"text":"near"}],` +
+		`"groups":[{"name":"g","match":{}}],"text":"server"}`
+	if err != nil || string(got) != want {
+		t.Errorf("Marshal = %s, %v\nwant %s", got, err, want)
+	}
+	if got, err := json.Marshal(Config[assigning, machine, word]{Options: word{Text: "x"}}); err != nil || string(got) != `{"text":"x"}` {
+		t.Errorf("Marshal of options alone = %s, %v", got, err)
 	}
 }
 
@@ -102,15 +175,15 @@ func TestKey(t *testing.T) {
 	}
 }
 
-// TestOver: of a code the nearer option counts; what is given is left as it is.
-func TestOver(t *testing.T) {
+// TestOverrideOptions: the nearer option of a code counts; the arguments are not changed.
+func TestOverrideOptions(t *testing.T) {
 	far := []Option[uint8]{{Code: 1, Text: "a"}, {Code: 2, Text: "b"}}
-	got := Over(far, []Option[uint8]{{Code: 1, Text: "c"}})
+	got := OverrideOptions(far, []Option[uint8]{{Code: 1, Text: "c"}})
 	texts := ""
 	for _, o := range got {
 		texts += o.Text
 	}
-	if texts != "bc" || far[0].Text != "a" || len(Over(far, nil)) != 2 || !slices.EqualFunc(far, Over(far, nil), func(a, b Option[uint8]) bool { return a.Text == b.Text }) {
-		t.Errorf("Over = %+v; given were %+v", got, far)
+	if texts != "bc" || far[0].Text != "a" || len(OverrideOptions(far, nil)) != 2 || !slices.EqualFunc(far, OverrideOptions(far, nil), func(a, b Option[uint8]) bool { return a.Text == b.Text }) {
+		t.Errorf("OverrideOptions = %+v; given were %+v", got, far)
 	}
 }

@@ -280,3 +280,9 @@ func (o *Observer) Observations() Observations {
 // belong to the same attempt to boot: a new machine is not known until its offer
 // is made, and that takes as long as probing the address does.
 const SameAttempt = 10 * time.Second
+
+// WarnInUse records that a client found its address in use.
+func (o *Observer) WarnInUse(iface string, ip netip.Addr, holder string, now time.Time) {
+	o.Warn(iface, "used "+ip.String(), fmt.Sprintf("the address %s, assigned to %s, is used by another host; "+
+		"find that host, or remove the address from the pool", ip, holder), now)
+}

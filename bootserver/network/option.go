@@ -44,8 +44,16 @@ func (o Option[C]) Bytes(family Family) ([]byte, error) {
 	return b, nil
 }
 
-// Over returns far with near in place of what has the same code.
-func Over[C Code](far, near []Option[C]) []Option[C] {
+// Nearest returns near, or far if near is nil: an empty list overrides, too.
+func Nearest[T any](far, near []T) []T {
+	if near != nil {
+		return near
+	}
+	return far
+}
+
+// OverrideOptions returns far with the options replaced whose codes near has.
+func OverrideOptions[C Code](far, near []Option[C]) []Option[C] {
 	if len(near) == 0 {
 		return far
 	}
@@ -55,22 +63,22 @@ func Over[C Code](far, near []Option[C]) []Option[C] {
 	return append(kept, near...)
 }
 
-// MaxOption is the most bytes of one option. Many ROMs do not join what DHCP
-// splits (RFC 3396); of DHCPv6 it keeps an answer below the MTU that every link
+// MaxOption is the largest size of one option in bytes. Many ROMs do not join what
+// DHCP splits (RFC 3396); in DHCPv6 it keeps an answer below the MTU that every link
 // has.
 const MaxOption = 255
 
-// CheckOptions refuses options that cannot be told, and those that the protocol
-// itself decides about: owned says why. why is said of options too long.
-func CheckOptions[C Code](f *Faults, where string, family Family, list []Option[C], owned map[C]string, why string) {
+// CheckOptions refuses options that cannot be sent, and reserved ones, whose values
+// say by what they are decided. tooLong explains why long options are refused.
+func CheckOptions[C Code](f *Faults, where string, family Family, list []Option[C], reserved map[C]string, tooLong string) {
 	for _, o := range list {
-		if is, decided := owned[o.Code]; decided {
+		if is, ok := reserved[o.Code]; ok {
 			f.Add(where, "option %d cannot be set: it is %s", o.Code, is)
 		}
 		if b, err := o.Bytes(family); err != nil {
 			f.Add(where, "%w", err)
 		} else if len(b) > MaxOption {
-			f.Add(where, "option %d has %d bytes; %d is the most%s", o.Code, len(b), MaxOption, why)
+			f.Add(where, "option %d has %d bytes; %d is the most%s", o.Code, len(b), MaxOption, tooLong)
 		}
 	}
 }

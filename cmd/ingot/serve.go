@@ -242,22 +242,22 @@ func (f serveFlags) overrideOptions(flags *pflag.FlagSet, c *config.Config) erro
 		}
 		return nil
 	}
-	if err := errors.Join(addresses("router", []string{f.router}, &c.DHCP.Routers), addresses("dns", f.dns, &c.DHCP.DNS)); err != nil {
+	if err := errors.Join(addresses("router", []string{f.router}, &c.DHCP.Options.Routers), addresses("dns", f.dns, &c.DHCP.Options.DNS)); err != nil {
 		return err
 	}
 	if flags.Changed("dns") {
-		all := c.DHCP.DNS
-		c.DHCP.DNS, c.DHCP6.DNS = nil, nil
+		all := c.DHCP.Options.DNS
+		c.DHCP.Options.DNS, c.DHCP6.Options.DNS = nil, nil
 		for _, ip := range all {
 			if ip.Is4() {
-				c.DHCP.DNS = append(c.DHCP.DNS, ip)
+				c.DHCP.Options.DNS = append(c.DHCP.Options.DNS, ip)
 			} else {
-				c.DHCP6.DNS = append(c.DHCP6.DNS, ip)
+				c.DHCP6.Options.DNS = append(c.DHCP6.Options.DNS, ip)
 			}
 		}
 	}
-	set(flags, "lease", &c.DHCP.Lease, f.lease)
-	set(flags, "lease", &c.DHCP6.Lease, f.lease)
+	set(flags, "lease", &c.DHCP.Options.Lease, f.lease)
+	set(flags, "lease", &c.DHCP6.Options.Lease, f.lease)
 	set(flags, "http-port", &c.HTTP.Port, f.port)
 	set(flags, "ticket-ttl", &c.Boots.Ticket, yamlfile.Duration(f.ticket))
 	set(flags, "approve-all", &c.Boots.ApproveAll, f.approveAll)

@@ -71,9 +71,9 @@ func examineCard(c card, there bool, i dhcp4.Interface, networks []dhcp4.Network
 		mtu = found("MTU "+i.Name, Warning, "ip link set "+i.Name+" mtu 1500", "%d bytes; firmware sends frames of up to 1500, and those get lost", c.mtu)
 	}
 	for _, n := range networks {
-		if n.Interface == i.Name && n.MTU > c.mtu {
-			mtu = found("MTU "+i.Name, Error, fmt.Sprintf("ip link set %s mtu %d, or lower mtu of network %s", i.Name, n.MTU, n.Name),
-				"network %s tells machines an MTU of %d, the interface has %d", n.Name, n.MTU, c.mtu)
+		if n.Interface == i.Name && n.Options.MTU > c.mtu {
+			mtu = found("MTU "+i.Name, Error, fmt.Sprintf("ip link set %s mtu %d, or lower mtu of network %s", i.Name, n.Options.MTU, n.Name),
+				"network %s tells machines an MTU of %d, the interface has %d", n.Name, n.Options.MTU, c.mtu)
 		}
 	}
 	return append(list, mtu)

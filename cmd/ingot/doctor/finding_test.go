@@ -21,7 +21,7 @@ func TestFindings(t *testing.T) {
 	good := card{name: "eth1", up: true, carrier: true, mtu: 1500, addresses: []netip.Prefix{netip.MustParsePrefix("10.99.0.1/24")}}
 	with := func(f func(*card)) card { c := good; f(&c); return c }
 	networks := []dhcp4.Network{{Name: "rack", Interface: "eth1"}}
-	networks[0].MTU = 9000
+	networks[0].Options.MTU = 9000
 	foreign := []api.NetworkServer{{Interface: "eth1", Address: netip.MustParseAddr("10.99.0.3"), MAC: "52:54:00:00:00:03"}}
 	ports := portsOf(config.Config{DHCP: dhcp4.Config{Interfaces: []dhcp4.Interface{full}}})
 	drop := "table inet filter {\n chain input {\n  type filter hook input priority filter; policy drop;\n  %s\n }\n}\n"

@@ -11,13 +11,14 @@ import (
 
 	"ingot/bootserver/client"
 	"ingot/bootserver/lease"
+	"ingot/bootserver/network"
 )
 
 // noting serves a configuration and keeps the words of what is told of packets.
 func noting(t *testing.T, c Config, b lease.Store, now *time.Time) (says func(m *dhcpv6.Message, card byte, unsent error) string, s *Server) {
 	t.Helper()
 	var list []string
-	s, err := New(c, testCards, Parts{Store: b, Booter: scripted{}, ID: [16]byte(serverDUID[2:]), Now: func() time.Time { return *now }, Note: func(n client.Packet) {
+	s, err := New(c, testCards, [16]byte(serverDUID[2:]), network.Parts{Store: b, Booter: scripted{}, Now: func() time.Time { return *now }, Record: func(n client.Packet) {
 		text, bad := n.Words()
 		list = append(list, n.MAC[len("52:54:00:12:00:"):]+map[bool]string{true: " ! ", false: " "}[bad]+text)
 	}})
@@ -31,7 +32,7 @@ func noting(t *testing.T, c Config, b lease.Store, now *time.Time) (says func(m 
 		if err != nil {
 			s.unanswered(p, err)
 		} else if r != nil {
-			s.sent(r, unsent)
+			s.RecordSent(r.record, unsent)
 		}
 		return strings.Join(list, "\n")
 	}, s
@@ -47,11 +48,11 @@ func TestNotes(t *testing.T) {
 		{"a question", says(asks(dhcpv6.MessageTypeSolicit, 1, na()), 1, nil), "01 ADVERTISE of fd00:99::100"},
 		{"one whose answer does not leave", says(asks(dhcpv6.MessageTypeSolicit, 1, na()), 1, errors.New("network is down")), "01 ! ADVERTISE of fd00:99::100 could not be sent: network is down"},
 		{"our choice", says(asks(dhcpv6.MessageTypeRequest, 1, us(), na("fd00:99::100")), 1, nil), "01 REPLY of fd00:99::100"},
-		{"another link's", says(asks(dhcpv6.MessageTypeRequest, 2, us(), na("fd00:98::100")), 2, nil), "02 ! REPLY for fd00:98::100: NotOnLink, fd00:98::100 is not of this link"},
+		{"another link's", says(asks(dhcpv6.MessageTypeRequest, 2, us(), na("fd00:98::100")), 2, nil), "02 ! REPLY for fd00:98::100: NotOnLink, fd00:98::100 is not on this link"},
 		{"another server's choice", says(asks(dhcpv6.MessageTypeRequest, 1, them, na("fd00:99::7")), 1, nil), "01 ! REQUEST for fd00:99::7 to another server, DUID 00010203"},
 		{"information", says(asks(dhcpv6.MessageTypeInformationRequest, 1), 1, nil), ""},
 		{"a release", says(asks(dhcpv6.MessageTypeRelease, 1, us(), na("fd00:99::100")), 1, nil), "01 RELEASE of fd00:99::100"},
-		{"a decline", says(asks(dhcpv6.MessageTypeDecline, 1, us(), na("fd00:99::100")), 1, nil), "01 ! DECLINE for fd00:99::100: somebody else uses it"},
+		{"a decline", says(asks(dhcpv6.MessageTypeDecline, 1, us(), na("fd00:99::100")), 1, nil), "01 ! DECLINE for fd00:99::100: it is in use"},
 	} {
 		if c.got != c.want {
 			t.Errorf("%s is told as %q; want %q", c.what, c.got, c.want)

@@ -28,7 +28,7 @@ func notesOf(t *testing.T, c Config, known scripted, now *time.Time, cards map[s
 	t.Helper()
 	n := &notes{}
 	var err error
-	n.Server, err = New(c, cards, Parts{Store: remembers(), Booter: known, ID: "us", Now: func() time.Time { return *now }, Note: func(x client.Packet) {
+	n.Server, err = New(c, cards, "us", network.Parts{Store: remembers(), Booter: known, Now: func() time.Time { return *now }, Record: func(x client.Packet) {
 		text, bad := x.Words()
 		n.list = append(n.list, x.MAC[len("52:54:00:12:00:"):]+map[bool]string{true: " ! ", false: " "}[bad]+text)
 	}})
@@ -47,7 +47,7 @@ func (n *notes) says(t *testing.T, p *dhcpv4.DHCPv4, unsent error) string {
 	if err != nil {
 		n.unanswered(packet, err)
 	} else if r != nil {
-		n.sent(r, unsent)
+		n.RecordSent(r.record, unsent)
 	}
 	return strings.Join(n.list, "\n")
 }
@@ -81,17 +81,17 @@ func TestNotes(t *testing.T) {
 		got  string
 		want string
 	}{
-		{"a question", n.says(t, request(t, 1, is(dhcpv4.MessageTypeDiscover), arch(iana.EFI_X86_64)), nil), "01 DHCPOFFER of 10.99.0.11"},
-		{"one whose answer does not leave", n.says(t, request(t, 1, is(dhcpv4.MessageTypeDiscover)), errors.New("network is down")), "01 ! DHCPOFFER of 10.99.0.11 could not be sent: network is down"},
-		{"another's reservation", n.says(t, request(t, 1, selects("10.99.0.1"), wants("10.99.0.100")), nil), "01 ! DHCPNAK for 10.99.0.100: 10.99.0.11 is reserved for it"},
-		{"another network's", n.says(t, request(t, 2, selects("10.99.0.1"), wants("10.7.0.100")), nil), "02 ! DHCPNAK for 10.7.0.100: it is no address of network lab"},
-		{"our choice", n.says(t, request(t, 1, selects("10.99.0.1"), wants("10.99.0.11")), nil), "01 DHCPACK of 10.99.0.11"},
-		{"what another has", n.says(t, request(t, 2, selects("10.99.0.1"), wants("10.99.0.11")), nil), "02 ! DHCPNAK for 10.99.0.11: it is another's, or in no pool"},
-		{"another's choice", n.says(t, request(t, 1, selects("10.99.0.3"), wants("10.99.0.77")), nil), "01 ! DHCPREQUEST for 10.99.0.77 to another server, 10.99.0.3"},
-		{"information", n.says(t, request(t, 1, is(dhcpv4.MessageTypeInform), own("10.99.0.11")), nil), ""},
-		{"a decline of what it has not", n.says(t, request(t, 2, is(dhcpv4.MessageTypeDecline), wants("10.99.0.11")), nil), ""},
-		{"a release", n.says(t, request(t, 1, is(dhcpv4.MessageTypeRelease), own("10.99.0.11")), nil), "01 DHCPRELEASE of 10.99.0.11"},
-		{"a decline", n.says(t, request(t, 1, is(dhcpv4.MessageTypeDecline), wants("10.99.0.11")), nil), "01 ! DHCPDECLINE for 10.99.0.11: somebody else uses it"},
+		{"a question", n.says(t, requestFrom(t, 1, is(dhcpv4.MessageTypeDiscover), arch(iana.EFI_X86_64)), nil), "01 DHCPOFFER of 10.99.0.11"},
+		{"one whose answer does not leave", n.says(t, requestFrom(t, 1, is(dhcpv4.MessageTypeDiscover)), errors.New("network is down")), "01 ! DHCPOFFER of 10.99.0.11 could not be sent: network is down"},
+		{"another's reservation", n.says(t, requestFrom(t, 1, selects("10.99.0.1"), wants("10.99.0.100")), nil), "01 ! DHCPNAK for 10.99.0.100: 10.99.0.11 is reserved for it"},
+		{"another network's", n.says(t, requestFrom(t, 2, selects("10.99.0.1"), wants("10.7.0.100")), nil), "02 ! DHCPNAK for 10.7.0.100: it is not an address in network lab"},
+		{"our choice", n.says(t, requestFrom(t, 1, selects("10.99.0.1"), wants("10.99.0.11")), nil), "01 DHCPACK of 10.99.0.11"},
+		{"what another has", n.says(t, requestFrom(t, 2, selects("10.99.0.1"), wants("10.99.0.11")), nil), "02 ! DHCPNAK for 10.99.0.11: it belongs to another client, or is in no pool"},
+		{"another's choice", n.says(t, requestFrom(t, 1, selects("10.99.0.3"), wants("10.99.0.77")), nil), "01 ! DHCPREQUEST for 10.99.0.77 to another server, 10.99.0.3"},
+		{"information", n.says(t, requestFrom(t, 1, is(dhcpv4.MessageTypeInform), own("10.99.0.11")), nil), ""},
+		{"a decline of what it has not", n.says(t, requestFrom(t, 2, is(dhcpv4.MessageTypeDecline), wants("10.99.0.11")), nil), ""},
+		{"a release", n.says(t, requestFrom(t, 1, is(dhcpv4.MessageTypeRelease), own("10.99.0.11")), nil), "01 DHCPRELEASE of 10.99.0.11"},
+		{"a decline", n.says(t, requestFrom(t, 1, is(dhcpv4.MessageTypeDecline), wants("10.99.0.11")), nil), "01 ! DHCPDECLINE for 10.99.0.11: it is in use"},
 		{"another's offer", n.overhears(t, 1, 3, dhcpv4.MessageTypeOffer, "10.99.0.77", dhcpv4.WithGeneric(dhcpv4.OptionBootfileName, []byte("pxe\x1b[2J"))),
 			"01 ! DHCPOFFER of 10.99.0.77 by another server, 10.99.0.3 (MAC 02:00:00:00:00:03), booting 0x7078651b5b324a"},
 		{"another's refusal", n.overhears(t, 2, 4, dhcpv4.MessageTypeNak, ""), "02 ! DHCPNAK by another server, 10.99.0.4 (MAC 02:00:00:00:00:04)"},
@@ -152,7 +152,7 @@ func TestOurOtherInterface(t *testing.T) {
 	cards := maps.Clone(testCards)
 	cards["eth1"] = network.Card{Index: 3, MAC: net.HardwareAddr{2, 0, 0, 0, 0, 2}, Prefixes: []netip.Prefix{netip.MustParsePrefix("10.99.0.2/24")}}
 	n := notesOf(t, c, scripted{}, &now, cards)
-	if got := n.says(t, request(t, 1, selects("10.99.0.2"), wants("10.99.0.77")), nil); got != "" {
+	if got := n.says(t, requestFrom(t, 1, selects("10.99.0.2"), wants("10.99.0.77")), nil); got != "" {
 		t.Errorf("that a client chose us is told as %q", got)
 	}
 	if got := n.overhears(t, 1, 2, dhcpv4.MessageTypeOffer, "10.99.0.77"); got != "" {
@@ -173,7 +173,7 @@ func TestNotesBeside(t *testing.T) {
 	for _, c := range []struct{ what, got, want string }{
 		{"our offer", n.says(t, discover(t, arch(iana.EFI_X86_64)), nil), "01 DHCPOFFER of snponly.efi, without an address"},
 		{"our URL", n.says(t, discover(t, arch(iana.EFI_X86_64_HTTP), says60("HTTPClient:Arch:00016:UNDI:003001")), nil), "01 DHCPOFFER of what to boot, without an address"},
-		{"its choice", n.says(t, request(t, 1, arch(iana.EFI_X86_64), selects("10.99.0.3"), wants("10.99.0.77")), nil), ""},
+		{"its choice", n.says(t, requestFrom(t, 1, arch(iana.EFI_X86_64), selects("10.99.0.3"), wants("10.99.0.77")), nil), ""},
 		{"the server's offer", n.overhears(t, 1, 3, dhcpv4.MessageTypeOffer, "10.99.0.77"), ""},
 		{"one with a boot file", n.overhears(t, 1, 4, dhcpv4.MessageTypeOffer, "10.99.0.77", dhcpv4.WithGeneric(dhcpv4.OptionBootfileName, []byte("x"))),
 			"01 ! DHCPOFFER of 10.99.0.77 by another server, 10.99.0.4 (MAC 02:00:00:00:00:04), booting x"},
@@ -195,7 +195,7 @@ func TestOthersAreBounded(t *testing.T) {
 			p.ClientHWAddr = stranger(i)
 		}
 		n.overheard(source{iface: "eth0", mac: cardMAC(9), address: netip.MustParseAddr("10.99.0.9")}, p, Full, now)
-		n.observer.AddOther("eth0", p.ClientHWAddr.String(), fleet.Other{Address: netip.AddrFrom4([4]byte{10, 97, byte(i >> 8), byte(i)}), Kind: "DHCPREQUEST", At: now})
+		n.Observer.AddOther("eth0", p.ClientHWAddr.String(), fleet.Other{Address: netip.AddrFrom4([4]byte{10, 97, byte(i >> 8), byte(i)}), Kind: "DHCPREQUEST", At: now})
 	}
 	h := n.Observations()
 	if len(h.Clients) > network.MaxClients {

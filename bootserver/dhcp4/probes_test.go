@@ -19,7 +19,7 @@ func TestTrialIsShared(t *testing.T) {
 		return discover(t, dhcpv4.WithTransactionID(dhcpv4.TransactionID{byte(i)}))
 	}
 	want := func(i int) *dhcpv4.DHCPv4 {
-		p := request(t, 1, selects("10.99.0.1"), wants("10.99.0.100"))
+		p := requestFrom(t, 1, selects("10.99.0.1"), wants("10.99.0.100"))
 		p.TransactionID = dhcpv4.TransactionID{byte(i)}
 		return p
 	}
@@ -53,7 +53,7 @@ func TestTrialIsShared(t *testing.T) {
 			s := newServer(t, remembers(), &now)
 			var tested []string
 			var mu sync.Mutex
-			s.Probe = func(_ context.Context, tr Trial) (string, bool) {
+			s.Probe = func(_ context.Context, tr Probe) (string, bool) {
 				mu.Lock()
 				tested = append(tested, tr.Address.String())
 				mu.Unlock()
@@ -77,7 +77,7 @@ func TestTrialIsShared(t *testing.T) {
 			if !slices.Equal(got, c.after) || !slices.Equal(tested, c.tested) {
 				t.Errorf("%s: answered %q, tested %q; want %q, %q", c.what, got, tested, c.after, c.tested)
 			}
-			if n := len(s.trials.running); n != 0 {
+			if n := len(s.probes.running); n != 0 {
 				t.Errorf("%s: %d tests never end", c.what, n)
 			}
 		})

@@ -1,0 +1,74 @@
+package dhcp4
+
+import (
+	"strings"
+
+	"github.com/insomniacslk/dhcp/dhcpv4"
+
+	"ingot/bootserver/client"
+	"ingot/bootserver/fleet"
+	"ingot/bootserver/network"
+)
+
+// kindName is a message type as RFC 2131 calls it.
+func kindName(k dhcpv4.MessageType) string { return "DHCP" + strings.ToUpper(k.String()) }
+
+// packet returns the record of a packet with a message type.
+func (r *request) packet(kind dhcpv4.MessageType, p fleet.Packet) client.Packet {
+	p.Kind = kindName(kind)
+	return r.PacketRecord(p)
+}
+
+// recordOf returns the record of an answer. It is nil for answers that decide
+// nothing: those to clients that have their address already.
+func (r *request) recordOf(a *dhcpv4.DHCPv4) *client.Packet {
+	p := fleet.Packet{Address: address(a.YourIPAddr), Refused: r.refusal}
+	switch {
+	case p.Refused != "":
+		p.Address = r.wanted()
+	case p.Address.IsValid():
+	case r.Served.Config.mode() != Proxy:
+		return nil
+	default:
+		if p.Loader = a.BootFileName; p.Loader == "" || strings.Contains(p.Loader, "://") {
+			p.Loader = "what to boot" // a URL contains the key of the machine's boot
+		}
+	}
+	record := r.packet(a.MessageType(), p)
+	return &record
+}
+
+// recordEarlier records once more what other servers sent to a client whose machine
+// was not known then.
+func (r *request) recordEarlier() {
+	if r.Identity.ID != "" {
+		return
+	}
+	for _, o := range r.Observer.Others(r.Interface, r.Client.MAC) {
+		if !o.Expected && r.Now.Sub(o.At) < network.SameAttempt {
+			record := r.PacketRecord(fleet.Packet{Other: &o})
+			record.At = o.At
+			r.Record(record)
+		}
+	}
+}
+
+// recordChosen records the server that the client chose instead of this one. That
+// shows more than the server's answers, which go to the client only, and are
+// overheard on the client's link only.
+func (r *request) recordChosen() {
+	id := address(r.Message.ServerIdentifier())
+	if r.Site.Owns(id) {
+		return // it chose this server, by another interface
+	}
+	o := fleet.Other{Address: id, Kind: kindName(r.Message.MessageType()), Given: r.wanted(), At: r.Now}
+	r.Observer.AddOther(r.Interface, r.Client.MAC, o)
+	r.Record(r.PacketRecord(fleet.Packet{Other: &o}))
+}
+
+// unanswered records why a packet is not answered.
+func (s *Server) unanswered(p Packet, err error) {
+	c := Parse(p.Message)
+	packet := fleet.Packet{At: s.Now(), Kind: kindName(p.Message.MessageType())}
+	s.RecordUnanswered(p.Interface, c.MAC, client.Packet{Packet: packet, MAC: c.MAC, UUID: c.UUID}, err)
+}

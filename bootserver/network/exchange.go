@@ -1,0 +1,150 @@
+package network
+
+import (
+	"net/netip"
+	"strings"
+	"time"
+
+	"ingot"
+	"ingot/bootserver/client"
+	"ingot/bootserver/fleet"
+	"ingot/bootserver/lease"
+)
+
+// Exchange is what is known about a packet of a client, whatever its family.
+type Exchange[I Interface, M Machine[O], O Options[O]] struct {
+	Now      time.Time
+	Site     *Site[I, M, O]
+	Served   *Served[I, O] // interface on which the packet arrived
+	Client   client.Client
+	Key      string          // of the client, see fleet.Lease.Client
+	Identity client.Identity // of its machine in the fleet
+	Machine  *M              // as configured; may be nil
+	Network  *Network[O]     // that the client is in; may be nil
+	Subnet   *Subnet[O]      // to prefer there; may be nil
+	Address  netip.Addr      // of this server for the client
+	Port     fleet.SwitchPort
+}
+
+// Identify looks the client's machine up in the fleet and in the configuration,
+// where keys are further names of the client.
+func (x *Exchange[I, M, O]) Identify(b client.Booter, keys ...string) {
+	x.Identity = b.Lookup(x.Client.MAC, x.Client.UUID)
+	if x.Client.UUID == "" {
+		x.Client.UUID = x.Identity.UUID
+	}
+	if x.Machine = x.Site.Machine(x.Client.MAC, x.Client.UUID); x.Machine == nil {
+		x.Machine = x.Site.Machine(append(keys, strings.ToLower(x.Identity.Name))...)
+	}
+}
+
+// Known reports whether the client's machine is configured or approved.
+func (x *Exchange[I, M, O]) Known() bool { return x.Machine != nil || x.Identity.Approved }
+
+// Card returns the client as the holder of addresses of its network.
+func (x *Exchange[I, M, O]) Card() lease.Card {
+	return lease.Card{Network: x.Network.Name, Client: x.Key}
+}
+
+// Ask returns what the client needs of the lease book. wish is the address that it
+// asks for; it may be invalid.
+func (x *Exchange[I, M, O]) Ask(wish netip.Addr) lease.Ask {
+	a := lease.Ask{Card: x.Card(), Known: x.Known(), Wish: wish, Siblings: x.Identity.MACs, Reset: x.Client.Kind == client.Firmware}
+	if x.Subnet != nil {
+		a.Near = x.Subnet.Prefix
+	}
+	if x.Machine != nil {
+		if ip := (*x.Machine).Reservation().Address; ip.IsValid() && x.Network.Subnet(ip) != nil {
+			a.Reserved = ip
+		}
+	}
+	return a
+}
+
+// Options returns the options of the client with an address, which may be invalid,
+// and the subnet whose options they include, nil for none.
+func (x *Exchange[I, M, O]) Options(ip netip.Addr) (O, *Subnet[O]) {
+	sub := x.Subnet
+	if x.Network != nil {
+		if own := x.Network.Subnet(ip); own != nil {
+			sub = own
+		}
+	}
+	base, name := x.Site.Options, ""
+	if sub != nil {
+		base, name = sub.Options, x.Network.Name
+	}
+	return x.Site.OptionsOf(base, x.Client, x.Identity.Name, name, x.Machine), sub
+}
+
+// Sighting describes the client for the Booter. ip is its address, which may be
+// invalid.
+func (x *Exchange[I, M, O]) Sighting(ip netip.Addr) client.Sighting {
+	s := client.Sighting{Client: x.Client, Address: ip, Server: x.Address, Port: x.Port}
+	if x.Client.Kind == client.Init {
+		return s
+	}
+	options, _ := x.Options(ip)
+	if s.Loaders = options.FirstStages(); s.Loaders == nil {
+		s.Loaders = client.DefaultLoaders[x.Client.Firmware]
+	}
+	return s
+}
+
+// configured is the machine of a lease whose machine is configured and has not
+// booted yet.
+const configured = ingot.MachineID("configured")
+
+// Lease returns the lease of an address to the client.
+func (x *Exchange[I, M, O]) Lease(ip netip.Addr, valid time.Duration, hostname string) fleet.Lease {
+	l := fleet.LeaseOf(x.Key, ip)
+	l.Expires, l.Port, l.Hostname = x.Now.Add(valid), x.Port, hostname
+	if x.Known() {
+		if l.Machine = x.Identity.ID; l.Machine == "" {
+			l.Machine = configured
+		}
+	}
+	return l
+}
+
+// Observed describes the client for an Observer.
+func (x *Exchange[I, M, O]) Observed(hostname string) ObservedClient {
+	return ObservedClient{Interface: x.Served.Config.Settings().Name, MAC: client.Clip(x.Key), UUID: x.Client.UUID, Class: x.Client.Class,
+		Firmware: x.Client.Firmware, Quirk: x.Client.Quirk, Hostname: hostname, Port: x.Port}
+}
+
+// PacketRecord returns a record of a packet of the client.
+func (x *Exchange[I, M, O]) PacketRecord(p fleet.Packet) client.Packet {
+	p.At = x.Now
+	return client.Packet{Packet: p, MAC: x.Client.MAC, UUID: x.Client.UUID}
+}
+
+// WouldAnswer returns what the server would give to a client that asks for an
+// address, which may be invalid, as text. boots is nil if the client would be given
+// nothing to boot.
+func (x *Exchange[I, M, O]) WouldAnswer(book *lease.Book, wish netip.Addr, boots func(ip netip.Addr) (client.Boot, error)) string {
+	var parts []string
+	var ip netip.Addr
+	if x.Network != nil {
+		var err error
+		if ip, err = book.Peek(x.Ask(wish), x.Now); err != nil {
+			parts = append(parts, err.Error())
+		} else {
+			parts = append(parts, ip.String())
+		}
+	}
+	if boots != nil {
+		switch boot, err := boots(ip); {
+		case err != nil:
+			parts = append(parts, err.Error())
+		case boot == client.Boot{}:
+			parts = append(parts, "nothing to boot: no loader for its firmware")
+		default:
+			parts = append(parts, boot.String())
+		}
+	}
+	if len(parts) == 0 {
+		return "nothing: no network is configured for it"
+	}
+	return strings.Join(parts, ", ")
+}
