@@ -15,6 +15,7 @@ import (
 	"ingot/bootserver/api"
 	"ingot/bootserver/booter"
 	"ingot/bootserver/fleet"
+	"ingot/bootserver/state"
 	"ingot/image"
 )
 
@@ -115,6 +116,43 @@ func TestAssignOrRemove(t *testing.T) {
 		if assigned == nil && removed == nil && !h.catalog.Servable(im.Digest) {
 			t.Fatalf("round %d: the image was assigned and removed", i)
 		}
+	}
+}
+
+// TestInterruptedRemovals: a removal that a crash left pending is recorded when its image is gone,
+// and taken back when it is there. While it is pending, the image cannot be assigned.
+func TestInterruptedRemovals(t *testing.T) {
+	h := newHouse(t)
+	v1, v2 := h.put("v1"), h.put("v2")
+	h.ask()
+	by := fleet.Actor{Kind: "token", Name: "ops"}
+	if err := h.state.Update(func(tx state.Tx) error {
+		for _, im := range []image.Image{v1, v2} {
+			tx.PutRemoval(state.Removal{Image: im.Digest, Since: h.clock, By: by})
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	var p api.Problem
+	if _, err := h.api.Assign(t.Context(), machineID, "lab:v2", ""); !errors.As(err, &p) || p.Status != http.StatusConflict {
+		t.Errorf("assigning an image that is being removed: %v; want a conflict", err)
+	}
+	if _, err := h.images.Remove(t.Context(), "lab:v1", nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.server.editor().FinishRemovals(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	lines, err := h.state.Audit(0, false, 100)
+	if err != nil || len(lines) != 1 || lines[0].Action != "image.rm" || lines[0].Who.Name != "ops" || lines[0].On != string(v1.Digest) {
+		t.Errorf("the audit log has %+v, %v; want the removal of v1", lines, err)
+	}
+	if left := h.state.Removals(); len(left) != 0 {
+		t.Errorf("pending are %+v; want none", left)
+	}
+	if _, err := h.api.Assign(t.Context(), machineID, "lab:v2", ""); err != nil {
+		t.Errorf("assigning an image whose removal was taken back: %v", err)
 	}
 }
 

@@ -18,8 +18,13 @@ type host struct{ *Server }
 
 // operator returns what answers operators of this server.
 func (s *Server) operator() *operator.Operator {
-	editor := operator.Editor{Store: s.conf.Store, State: s.state, First: func() []string { return s.booter.Policy().FirstImages() }, Now: s.conf.Now, Log: s.log}
-	return operator.New(operator.Config{Host: host{s}, State: s.state, Catalog: s.catalog, Editor: editor, Now: s.conf.Now, Log: s.log})
+	return operator.New(operator.Config{Host: host{s}, State: s.state, Catalog: s.catalog, Editor: s.editor(), Now: s.conf.Now, Log: s.log})
+}
+
+// editor returns what changes the images of this server.
+func (s *Server) editor() operator.Editor {
+	first := func() []string { return s.booter.Policy().FirstImages() }
+	return operator.Editor{Store: s.conf.Store, State: s.state, First: first, Now: s.conf.Now, Log: s.log}
 }
 
 // Version implements operator.Host.

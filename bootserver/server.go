@@ -27,6 +27,7 @@ import (
 	"ingot/bootserver/catalog"
 	"ingot/bootserver/config"
 	"ingot/bootserver/dhcp4"
+	"ingot/bootserver/fleet"
 	"ingot/bootserver/httpboot"
 	"ingot/bootserver/ipxe"
 	"ingot/bootserver/lease"
@@ -211,6 +212,9 @@ func (s *Server) prepare(ctx context.Context, st state.Store, now site) error {
 	}
 	s.setNames(s.conf.Settings.API)
 	s.state, s.catalog = st, catalog.New(s.conf.Store)
+	if err := s.editor().FinishRemovals(ctx); err != nil {
+		return err
+	}
 	if err := s.checkFirst(ctx, s.conf.Settings.Boots); err != nil {
 		return err
 	}
@@ -325,10 +329,7 @@ func (s *Server) Reload(ctx context.Context) (api.Reloaded, error) {
 	// What takes a restart stays as it is running, and is named at each reload.
 	old := s.conf.Settings
 	c.HTTP.Port, c.Socket, c.Store, c.API.Listen, c.API.Metrics = old.HTTP.Port, old.Socket, old.Store, old.API.Listen, old.API.Metrics
-	if err := s.state.Update(func(tx state.Tx) error {
-		tx.Audit(access.NewChange(ctx, s.conf.Now(), "server.reload", "", "", old, c))
-		return nil
-	}); err != nil {
+	if err := s.state.Append(operator.Action(ctx, s.conf.Now(), fleet.ActionServerReload, old, c)); err != nil {
 		return r, err
 	}
 	s.conf.Settings = c

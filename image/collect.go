@@ -19,23 +19,23 @@ import (
 // ErrInUse: a machine runs the image, should run it, or may fall back to it.
 var ErrInUse = errors.New("the image is in use")
 
-// Guard calls remove, with the reasons why images must stay, by digest, while no machine can be
-// given an image. remove returns the images that it took out of the index. The store's lock is held
-// meanwhile, so a Guard must not change the store.
-type Guard func(remove func(inUse map[ingot.Digest]string) (removed []Image, err error)) error
+// Guard decides which of the images that are to leave the store may do so. stay says of those that
+// must not, why, by digest. Nothing begins to need one of the others until done is called, with the
+// images that left the index; none left when the removal failed. The store's lock is held meanwhile:
+// a guard must not change the store.
+type Guard func(candidates []Image) (stay map[ingot.Digest]string, done func(left []Image) error, err error)
 
-// Still is the Guard of a store whose images in use do not change meanwhile.
-func Still(inUse map[ingot.Digest]string) Guard {
-	return func(remove func(map[ingot.Digest]string) ([]Image, error)) error {
-		_, err := remove(inUse)
-		return err
+// Fixed returns the guard of a store whose needs do not change meanwhile.
+func Fixed(inUse map[ingot.Digest]string) Guard {
+	return func([]Image) (map[ingot.Digest]string, func([]Image) error, error) {
+		return inUse, func([]Image) error { return nil }, nil
 	}
 }
 
 // Remove takes an image, its tags and its referrers out of the index. The next GC frees their
 // bytes. inUse has the reasons why images must stay, by digest.
 func (s *Store) Remove(ctx context.Context, ref string, inUse map[ingot.Digest]string) (Image, error) {
-	return s.RemoveUnder(ctx, ref, Still(inUse))
+	return s.RemoveUnder(ctx, ref, Fixed(inUse))
 }
 
 // RemoveUnder is Remove for a store whose images in use may change meanwhile.
@@ -48,12 +48,23 @@ func (s *Store) RemoveUnder(ctx context.Context, ref string, guard Guard) (im Im
 	if im, err = s.Get(ctx, ref); err != nil {
 		return im, err
 	}
-	return im, guard(func(inUse map[ingot.Digest]string) ([]Image, error) {
-		if reason := inUse[im.Digest]; reason != "" {
-			return nil, fmt.Errorf("removing %s: %w: %s", im.Name, ErrInUse, reason)
-		}
-		return []Image{im}, s.drop([]Image{im})
-	})
+	stay, done, err := guard([]Image{im})
+	if err != nil {
+		return im, err
+	}
+	if why := stay[im.Digest]; why != "" {
+		return im, errors.Join(fmt.Errorf("removing %s: %w: %s", im.Name, ErrInUse, why), done(nil))
+	}
+	return im, s.dropCleared([]Image{im}, done)
+}
+
+// dropCleared takes images out of the index that a guard let go, and tells it.
+func (s *Store) dropCleared(images []Image, done func([]Image) error) error {
+	err := s.drop(images)
+	if err != nil {
+		images = nil
+	}
+	return errors.Join(err, done(images))
 }
 
 // drop takes images and their referrers out of the index. The caller holds the store's lock.
@@ -125,7 +136,7 @@ type Collected struct {
 // fails with ErrBusy.
 func (s *Store) GC(ctx context.Context, o GCOptions) (c Collected, err error) {
 	if o.Guard == nil {
-		o.Guard = Still(o.InUse)
+		o.Guard = Fixed(o.InUse)
 	}
 	release, err := s.lockTransfers()
 	if err != nil {
@@ -141,13 +152,17 @@ func (s *Store) GC(ctx context.Context, o GCOptions) (c Collected, err error) {
 	if err != nil {
 		return c, err
 	}
-	err = o.Guard(func(inUse map[ingot.Digest]string) ([]Image, error) {
-		c.Images = old(images, o.Keep, inUse)
-		if o.DryRun {
-			return nil, nil
-		}
-		return c.Images, s.drop(c.Images)
-	})
+	c.Images = old(images, o.Keep)
+	stay, done, err := o.Guard(c.Images)
+	if err != nil {
+		return c, err
+	}
+	c.Images = slices.DeleteFunc(c.Images, func(im Image) bool { return stay[im.Digest] != "" })
+	if o.DryRun {
+		err = done(nil)
+	} else {
+		err = s.dropCleared(c.Images, done)
+	}
 	if err != nil {
 		return c, err
 	}
@@ -162,8 +177,9 @@ func (s *Store) GC(ctx context.Context, o GCOptions) (c Collected, err error) {
 	return c, s.sweep(needed, o.DryRun, &c)
 }
 
-// old returns the images that can be removed.
-func old(images []Image, keep int, inUse map[ingot.Digest]string) []Image {
+// old returns the images that may go if nothing needs them: those without a tag that are not among
+// the newest of their profile.
+func old(images []Image, keep int) []Image {
 	if keep == 0 {
 		return nil
 	}
@@ -174,7 +190,7 @@ func old(images []Image, keep int, inUse map[ingot.Digest]string) []Image {
 	var list []Image
 	for _, of := range byProfile {
 		for _, im := range of[:max(0, len(of)-keep)] { // the newest are last
-			if inUse[im.Digest] == "" && len(im.Tags) == 0 {
+			if len(im.Tags) == 0 {
 				list = append(list, im)
 			}
 		}

@@ -120,10 +120,3 @@ type Change struct {
 	From   map[string]any `json:"from,omitempty"` // what differs, before
 	To     map[string]any `json:"to,omitempty"`   // and after
 }
-
-// NewChange returns the line of the audit log for a change of something from before to after, by
-// the operator of ctx.
-func NewChange(ctx context.Context, at time.Time, action, on, name string, before, after any) Change {
-	from, to := Differ(before, after)
-	return Change{At: at, Who: From(ctx), Action: action, On: on, Name: name, From: from, To: to}
-}

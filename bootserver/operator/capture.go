@@ -8,7 +8,7 @@ import (
 
 	"ingot/bootserver/api"
 	"ingot/bootserver/capture"
-	"ingot/bootserver/state"
+	"ingot/bootserver/fleet"
 )
 
 // maxCaptures bounds how many frames are copied for people at once.
@@ -46,12 +46,12 @@ func (o *Operator) Capture(ctx context.Context, refs []string, w io.Writer, most
 		return api.Problem{Status: 409, Detail: err.Error(), Next: "capture fewer machines at a time"}
 	}
 	interfaces := o.host.Interfaces()
-	if err := o.state.Update(func(tx state.Tx) error {
-		for _, m := range list {
-			tx.Audit(o.noted(ctx, "machine.capture", string(m.ID), m.Hostname(), nil, nil))
-		}
-		return nil
-	}); err != nil {
+	now := o.now()
+	var changes []fleet.Change
+	for _, m := range list {
+		changes = append(changes, on(m, Action(ctx, now, fleet.ActionCapture, nil, nil)))
+	}
+	if err := o.state.Append(changes...); err != nil {
 		return err
 	}
 	o.log.Info("capturing", "machines", names, "interfaces", interfaces)

@@ -3,19 +3,15 @@ package operator
 import (
 	"context"
 	"crypto/rand"
-	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"ingot/bootserver/access"
 	"ingot/bootserver/api"
+	"ingot/bootserver/fleet"
 	"ingot/bootserver/state"
 )
-
-// noted is the line of the audit log for a change of something from before to after.
-func (o *Operator) noted(ctx context.Context, action, on, name string, before, after any) access.Change {
-	return access.NewChange(ctx, o.now(), action, on, name, before, after)
-}
 
 // Authority implements api.Backend.
 func (o *Operator) Authority() api.Authority {
@@ -53,68 +49,103 @@ func (o *Operator) CreateCredential(ctx context.Context, q api.CredentialRequest
 		_, _ = rand.Read(random[:]) // never fails, see crypto/rand
 		c, made.Token = c.Secret(random)
 	}
+	over := o.overdue(now)
+	var action fleet.Change
 	err = o.state.Update(func(tx state.Tx) error {
-		all := tx.Credentials()
-		for _, o := range all {
-			if o.Name == c.Name && o.Live(now) {
-				return api.Problem{Status: 409, Detail: fmt.Sprintf("the name %q belongs to %s %s, which is in use", c.Name, o.Kind, o.ID), Next: "choose another name, or: ingot token revoke " + c.Name}
-			}
-			if !o.Live(now) && o.Expires.Add(access.Remembered).Before(now) {
-				tx.DropCredential(o.ID)
+		for _, other := range tx.CredentialsNamed(c.Name) {
+			if other.Live(now) {
+				return api.Problem{Status: 409, Detail: fmt.Sprintf("the name %q belongs to %s %s, which is in use", c.Name, other.Kind, other.ID),
+					Next: "choose another name, or: ingot token revoke " + c.Name}
 			}
 		}
-		if len(all) >= access.MaxCredentials {
-			return api.Problem{Status: 409, Detail: fmt.Sprintf("there are %d tokens and certificates already", len(all)), Next: "ended ones are forgotten after 90 days; give tokens longer lives instead of many"}
+		for _, id := range over {
+			if old, known := tx.Credential(id); known && forgotten(old, now) {
+				tx.DropCredential(id)
+			}
 		}
+		if n := tx.CredentialCount(); n >= access.MaxCredentials {
+			return api.Problem{Status: 409, Detail: fmt.Sprintf("there are %d tokens and certificates already", n),
+				Next: "ended ones are forgotten after 90 days; give tokens longer lives instead of many"}
+		}
+		action = credentialAction(ctx, now, fleet.ActionTokenCreate, nil, &c)
 		tx.PutCredential(c)
-		public := c
-		public.Hash = ""
-		tx.Audit(o.noted(ctx, "token.create", c.ID, c.Name, nil, public))
+		tx.Record(action)
 		return nil
 	})
 	if err != nil {
 		return api.NewCredential{}, err
 	}
-	o.log.Info("a credential was made", "by", by.String(), "kind", string(kind), "name", c.Name, "scope", string(c.Scope), "until", c.Expires)
+	logActions(o.log, action)
 	c.Hash = ""
 	made.Credential = c
 	return made, nil
 }
 
-// RevokeCredential implements api.Backend.
-func (o *Operator) RevokeCredential(ctx context.Context, ref string) (access.Credential, error) {
-	var c access.Credential
-	now := o.now()
-	err := o.state.Update(func(tx state.Tx) error {
-		all := tx.Credentials()
-		i := slices.IndexFunc(all, func(c access.Credential) bool { return c.ID == ref })
-		if i < 0 { // of several with a name, at most one is live
-			i = slices.IndexFunc(all, func(c access.Credential) bool { return c.Name == ref && c.Live(now) })
-		}
-		if i < 0 {
-			return api.Problem{Status: 404, Detail: fmt.Sprintf("no live token or certificate is called %q", ref), Next: "ingot token ls"}
-		}
-		if c = all[i]; !c.Live(now) {
-			return errEnded
-		}
-		before := c
-		c.Revoked = now
-		tx.PutCredential(c)
-		tx.Audit(o.noted(ctx, "token.revoke", c.ID, c.Name, before, c))
-		return nil
-	})
-	c.Hash = ""
-	if errors.Is(err, errEnded) {
-		return c, nil // as was wanted
-	}
-	if err == nil {
-		o.log.Info("a credential was revoked", "by", access.From(ctx).String(), "kind", string(c.Kind), "name", c.Name)
-	}
-	return c, err
+// forgotten reports whether a credential ended so long ago that its record goes.
+func forgotten(c access.Credential, now time.Time) bool {
+	return !c.Live(now) && c.Expires.Add(access.Remembered).Before(now)
 }
 
-// errEnded: it was revoked or has expired already.
-var errEnded = errors.New("ended already")
+// overdue returns the ids of credentials whose records go; the first of many.
+func (o *Operator) overdue(now time.Time) (ids []string) {
+	const most = 32 // a transaction is bounded
+	for _, c := range o.state.Credentials() {
+		if forgotten(c, now) && len(ids) < most {
+			ids = append(ids, c.ID)
+		}
+	}
+	return ids
+}
+
+// credentialAction is an action on a credential, without its hash.
+func credentialAction(ctx context.Context, now time.Time, code fleet.Code, before, after *access.Credential) fleet.Change {
+	public := func(c *access.Credential) any {
+		if c == nil {
+			return nil
+		}
+		copied := *c
+		copied.Hash = ""
+		return copied
+	}
+	c := Action(ctx, now, code, public(before), public(after))
+	c.Subject, c.Name = after.ID, after.Name
+	return c
+}
+
+// RevokeCredential implements api.Backend.
+func (o *Operator) RevokeCredential(ctx context.Context, ref string) (c access.Credential, err error) {
+	now := o.now()
+	all := o.state.Credentials()
+	i := slices.IndexFunc(all, func(c access.Credential) bool { return c.ID == ref })
+	if i < 0 { // of several with a name, at most one is live
+		i = slices.IndexFunc(all, func(c access.Credential) bool { return c.Name == ref && c.Live(now) })
+	}
+	missing := api.Problem{Status: 404, Detail: fmt.Sprintf("no live token or certificate is called %q", ref), Next: "ingot token ls"}
+	if i < 0 {
+		return c, missing
+	}
+	var changes []fleet.Change
+	err = o.state.Update(func(tx state.Tx) error {
+		before, known := tx.Credential(all[i].ID)
+		if !known {
+			return missing
+		}
+		c, changes = before, nil
+		if !c.Live(now) {
+			return nil // as was wanted
+		}
+		c.Revoked = now
+		changes = []fleet.Change{credentialAction(ctx, now, fleet.ActionTokenRevoke, &before, &c)}
+		tx.PutCredential(c)
+		tx.Record(changes...)
+		return nil
+	})
+	if err == nil {
+		logActions(o.log, changes...)
+	}
+	c.Hash = ""
+	return c, err
+}
 
 // Audit implements api.Backend.
 func (o *Operator) Audit(after uint64, last bool, limit int) ([]access.Change, error) {

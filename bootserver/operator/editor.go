@@ -3,8 +3,12 @@ package operator
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
+	"maps"
 	"path/filepath"
+	"slices"
+	"sync"
 	"time"
 
 	"ingot"
@@ -25,6 +29,11 @@ type Editor struct {
 	First func() []string // images that the configuration gives to new machines; nil: none
 	Now   func() time.Time
 	Log   *slog.Logger // nil is quiet
+
+	// removals is held, for writing, while a removal is recorded as pending and as done; and for
+	// reading from when an image is resolved to when it is assigned: one of the two comes first. It
+	// is nil where nothing assigns images.
+	removals *sync.RWMutex
 }
 
 func (e Editor) logger() *slog.Logger {
@@ -48,51 +57,145 @@ func (e Editor) first(images []image.Image) map[ingot.Digest]string {
 	return used
 }
 
-// guard is the image.Guard of a change: whatever makes a machine need an image
-// is a change of the state, and waits until the image has left the index, or
-// stays. The audit log has a line of each that left.
-func (e Editor) guard(ctx context.Context, action string) image.Guard {
-	return func(take func(map[ingot.Digest]string) ([]image.Image, error)) error {
+// guard is the image.Guard of a change. An image leaves the store in three steps, none of which holds
+// the state's lock while the store works: its removal is recorded as pending, unless a machine needs
+// the image, and until then no machine can be assigned it; it leaves the store; and the record gives
+// way to the Change in the audit log. FinishRemovals looks after what a crash leaves in between.
+func (e Editor) guard(ctx context.Context, code fleet.Code) image.Guard {
+	return func(candidates []image.Image) (stay map[ingot.Digest]string, done func([]image.Image) error, err error) {
 		images, err := e.Store.List(ctx)
 		if err != nil {
-			return err
+			return nil, nil, err
 		}
-		used := e.first(images)
+		stay = e.first(images)
 		if e.State == nil {
-			_, err := take(used)
-			return err
+			return stay, func([]image.Image) error { return nil }, nil
 		}
-		return e.State.Update(func(tx state.Tx) error {
-			for d, why := range fleet.InUse(tx.Machines(), tx.LatestBoots()) {
-				used[d] = why
+		var pending []image.Image
+		for part := range slices.Chunk(candidates, removalsAtOnce) {
+			cleared, err := e.begin(ctx, part, stay)
+			pending = append(pending, cleared...)
+			if err != nil {
+				return nil, nil, errors.Join(err, e.finish(ctx, code, pending, nil))
 			}
-			gone, err := take(used)
-			for _, im := range gone {
-				tx.Audit(e.line(ctx, action, im, audited(im), nil))
-			}
-			return err
-		})
+		}
+		return stay, func(left []image.Image) error { return e.finish(ctx, code, pending, left) }, nil
 	}
 }
 
-// line is a line of the audit log about an image.
-func (e Editor) line(ctx context.Context, action string, im image.Image, before, after any) access.Change {
-	return access.NewChange(ctx, e.Now(), action, string(im.Digest), im.Name.String(), before, after)
+// removalsAtOnce bounds the images of one transaction.
+const removalsAtOnce = 25
+
+// exclude returns when nothing that assigns images is between resolving and assigning one.
+func (e Editor) exclude() (release func()) {
+	if e.removals == nil {
+		return func() {}
+	}
+	e.removals.Lock()
+	return e.removals.Unlock
 }
 
-// note writes a line of the audit log.
-func (e Editor) note(c access.Change) error {
-	if e.State == nil {
-		return nil
-	}
-	return e.State.Update(func(tx state.Tx) error {
-		tx.Audit(c)
+// begin records the removals of those images as pending that may go, and adds the reasons of the
+// others to stay.
+func (e Editor) begin(ctx context.Context, images []image.Image, stay map[ingot.Digest]string) (pending []image.Image, err error) {
+	defer e.exclude()()
+	now, by := e.Now(), actorOf(access.From(ctx))
+	used := map[ingot.Digest]string{}
+	err = e.State.Update(func(tx state.Tx) error {
+		clear(used)
+		pending = nil
+		for _, im := range images {
+			if stay[im.Digest] != "" {
+				continue
+			}
+			if why, is := tx.ImageUse(im.Digest); is {
+				used[im.Digest] = why
+				continue
+			}
+			tx.PutRemoval(state.Removal{Image: im.Digest, Since: now, By: by})
+			pending = append(pending, im)
+		}
 		return nil
 	})
+	if err != nil {
+		return nil, err
+	}
+	maps.Copy(stay, used)
+	return pending, nil
 }
 
-// audited is what the audit log has of an image.
-func audited(im image.Image) any {
+// finish takes back the pending removals, and records those that were carried out.
+func (e Editor) finish(ctx context.Context, code fleet.Code, pending, left []image.Image) error {
+	defer e.exclude()()
+	gone := map[ingot.Digest]bool{}
+	for _, im := range left {
+		gone[im.Digest] = true
+	}
+	now := e.Now()
+	for part := range slices.Chunk(pending, removalsAtOnce) {
+		var changes []fleet.Change
+		for _, im := range part {
+			if gone[im.Digest] {
+				changes = append(changes, onImage(im, Action(ctx, now, code, auditedImage(im), nil)))
+			}
+		}
+		if err := e.State.Update(func(tx state.Tx) error {
+			for _, im := range part {
+				tx.DropRemoval(im.Digest)
+			}
+			tx.Record(changes...)
+			return nil
+		}); err != nil {
+			return err
+		}
+		logActions(e.logger(), changes...)
+	}
+	return nil
+}
+
+// FinishRemovals completes or takes back the removals that a crash left pending. It is called before
+// anything else changes the store or the state.
+func (e Editor) FinishRemovals(ctx context.Context) error {
+	for _, r := range e.State.Removals() {
+		im, err := e.Store.Get(ctx, string(r.Image))
+		if err != nil && !errors.Is(err, image.ErrNotFound) {
+			return fmt.Errorf("completing the removal of image %s: %w", r.Image.Short(), err)
+		}
+		var changes []fleet.Change
+		if err != nil { // it left the store
+			changes = []fleet.Change{{At: e.Now(), Code: fleet.ActionImageRemove, Actor: r.By, Image: fleet.ImageRef{Image: r.Image}}}
+		}
+		if err := e.State.Update(func(tx state.Tx) error {
+			tx.DropRemoval(r.Image)
+			tx.Record(changes...)
+			return nil
+		}); err != nil {
+			return err
+		}
+		e.logger().Warn("a removal of an image was interrupted", "image", im.Name.String(), "digest", string(r.Image), "removed", len(changes) > 0)
+	}
+	return nil
+}
+
+// record adds an action to the audit log.
+func (e Editor) record(c fleet.Change) error {
+	if e.State != nil {
+		if err := e.State.Append(c); err != nil {
+			return err
+		}
+	}
+	logActions(e.logger(), c)
+	return nil
+}
+
+// onImage returns an action on an image.
+func onImage(im image.Image, c fleet.Change) fleet.Change {
+	c.Image, c.Name = fleet.ImageRef{Image: im.Digest, Name: im.Name.String()}, im.Name.String()
+	return c
+}
+
+// auditedImage is what the audit log has of an image.
+func auditedImage(im image.Image) any {
 	return struct {
 		Image string   `json:"image"`
 		Tags  []string `json:"tags,omitempty"`
@@ -115,12 +218,7 @@ func (e Editor) Images(ctx context.Context) ([]api.Image, error) {
 	if err != nil {
 		return nil, err
 	}
-	used := e.first(images)
-	if e.State != nil {
-		for d, why := range fleet.InUse(e.State.Machines(), e.State.Latest()) {
-			used[d] = why
-		}
-	}
+	used := e.inUse(images)
 	list := []api.Image{}
 	for _, im := range images {
 		one := imageOf(im)
@@ -138,32 +236,43 @@ func (e Editor) Image(ctx context.Context, ref string) (api.Image, error) {
 
 // RemoveImage implements api.Images.
 func (e Editor) RemoveImage(ctx context.Context, ref string) (api.Image, error) {
-	im, err := e.Store.RemoveUnder(ctx, ref, e.guard(ctx, "image.rm"))
-	if err == nil {
-		e.logger().Info("an image was removed", "by", access.From(ctx).String(), "image", im.Name)
-	}
+	im, err := e.Store.RemoveUnder(ctx, ref, e.guard(ctx, fleet.ActionImageRemove))
 	return imageOf(im), storeProblem(err)
 }
 
-// CollectImages implements api.Images. The log tells of the images first, and
-// then how much went altogether.
+// CollectImages implements api.Images. The audit log has the images first, and then how much went
+// altogether.
 func (e Editor) CollectImages(ctx context.Context, q api.CollectRequest) (api.Collected, error) {
-	done, err := e.Store.GC(ctx, image.GCOptions{Keep: q.Keep, DryRun: q.DryRun, Guard: e.guard(ctx, "image.gc")})
+	options := image.GCOptions{Keep: q.Keep, DryRun: q.DryRun, Guard: e.guard(ctx, fleet.ActionImageCollect)}
+	if q.DryRun {
+		images, err := e.Store.List(ctx)
+		if err != nil {
+			return api.Collected{}, err
+		}
+		options.Guard, options.InUse = nil, e.inUse(images)
+	}
+	done, err := e.Store.GC(ctx, options)
 	answer := api.Collected{Images: []string{}, Blobs: done.Blobs, Bytes: done.Bytes, DryRun: q.DryRun}
 	for _, im := range done.Images {
 		answer.Images = append(answer.Images, im.Name.String())
 	}
 	if done.Blobs > 0 && !q.DryRun {
-		err = errors.Join(err, e.note(access.NewChange(ctx, e.Now(), "image.gc", "", "", nil, struct {
+		err = errors.Join(err, e.record(Action(ctx, e.Now(), fleet.ActionImageCollect, nil, struct {
 			Keep  int   `json:"keep"`
 			Blobs int   `json:"blobs"`
 			Bytes int64 `json:"bytes"`
 		}{q.Keep, done.Blobs, done.Bytes})))
 	}
-	if !q.DryRun && len(answer.Images)+answer.Blobs > 0 {
-		e.logger().Info("images were collected", "by", access.From(ctx).String(), "images", answer.Images, "bytes", answer.Bytes)
-	}
 	return answer, storeProblem(err)
+}
+
+// inUse returns why images must stay, by digest.
+func (e Editor) inUse(images []image.Image) map[ingot.Digest]string {
+	used := e.first(images)
+	if e.State != nil {
+		maps.Copy(used, fleet.InUse(e.State.Machines(), e.State.Latest()))
+	}
+	return used
 }
 
 // TagImage implements api.Images.
@@ -179,7 +288,9 @@ func (e Editor) TagImage(ctx context.Context, ref, tag string) (api.Image, error
 	if err != nil {
 		return api.Image{}, storeProblem(err)
 	}
-	return imageOf(im), e.note(access.NewChange(ctx, e.Now(), "image.tag", string(im.Digest), tag, before, tagged(im)))
+	c := onImage(im, Action(ctx, e.Now(), fleet.ActionImageTag, before, tagged(im)))
+	c.Name = tag
+	return imageOf(im), e.record(c)
 }
 
 // UntagImage implements api.Images.
@@ -191,7 +302,9 @@ func (e Editor) UntagImage(ctx context.Context, tag string) (api.Image, error) {
 	if err != nil {
 		return api.Image{}, storeProblem(err)
 	}
-	return imageOf(im), e.note(access.NewChange(ctx, e.Now(), "image.untag", string(im.Digest), tag, tagged(im), nil))
+	c := onImage(im, Action(ctx, e.Now(), fleet.ActionImageUntag, tagged(im), nil))
+	c.Name = tag
+	return imageOf(im), e.record(c)
 }
 
 // tagged is what the audit log has of the image of a tag.
@@ -212,7 +325,7 @@ func (e Editor) NoteImage(ctx context.Context, ref string, q api.NoteRequest) (a
 		Image string `json:"image"`
 		With  string `json:"with,omitempty"`
 	}{im.Name.String(), q.With}
-	return imageOf(im), e.note(e.line(ctx, "image."+q.Did, im, nil, after))
+	return imageOf(im), e.record(onImage(im, Action(ctx, e.Now(), fleet.Code("image."+q.Did), nil, after)))
 }
 
 func (e Editor) keys() string { return filepath.Join(e.Store.Root(), "keys") }
@@ -228,8 +341,7 @@ func (e Editor) TrustKey(ctx context.Context, q api.KeyRequest) (api.Key, error)
 	if err := image.Trust(e.keys(), q.Name, key); err != nil || known.ID == answer.ID {
 		return answer, storeProblem(err)
 	}
-	e.logger().Info("a release key is trusted", "by", access.From(ctx).String(), "key", answer.ID, "name", answer.Name)
-	return answer, e.note(access.NewChange(ctx, e.Now(), "key.trust", answer.ID, q.Name, nil, answer))
+	return answer, e.record(onKey(answer, Action(ctx, e.Now(), fleet.ActionKeyTrust, nil, answer)))
 }
 
 // DistrustKey implements api.Images.
@@ -239,8 +351,13 @@ func (e Editor) DistrustKey(ctx context.Context, name string) (api.Key, error) {
 		return api.Key{}, storeProblem(err)
 	}
 	answer := api.Key{Name: name, ID: known.ID}
-	e.logger().Info("a release key is not trusted any more", "by", access.From(ctx).String(), "key", answer.ID, "name", answer.Name)
-	return answer, e.note(access.NewChange(ctx, e.Now(), "key.distrust", answer.ID, name, answer, nil))
+	return answer, e.record(onKey(answer, Action(ctx, e.Now(), fleet.ActionKeyDistrust, answer, nil)))
+}
+
+// onKey returns an action on a release key.
+func onKey(k api.Key, c fleet.Change) fleet.Change {
+	c.Subject, c.Name = k.ID, k.Name
+	return c
 }
 
 // key is a trusted key by its name, if there is one.

@@ -142,10 +142,7 @@ func (o *Operator) sizes(boots []fleet.Boot) map[ingot.Digest]explain.Sizes {
 // Backup implements api.Ledger. It changes nothing, and is noted all the same:
 // who has a backup knows all that the server does.
 func (o *Operator) Backup(ctx context.Context, w io.Writer) error {
-	if err := o.state.Update(func(tx state.Tx) error {
-		tx.Audit(o.noted(ctx, "server.backup", "", "", nil, nil))
-		return nil
-	}); err != nil {
+	if err := o.state.Append(Action(ctx, o.now(), fleet.ActionServerBackup, nil, nil)); err != nil {
 		return err
 	}
 	err := o.state.Backup(w)
@@ -180,11 +177,9 @@ func (o *Operator) Restore(ctx context.Context, r io.Reader) (api.Restored, erro
 		}
 	}
 	machines := len(o.state.Machines())
-	if err := o.state.Update(func(tx state.Tx) error {
-		tx.Audit(o.noted(ctx, "server.restore", "", "", nil, map[string]any{"machines": machines, "before": kept}))
-		tx.Note(fleet.Entry{At: o.now(), Kind: fleet.KindServer, Text: fmt.Sprintf("the state was restored from a backup (machines: %d); what stands before this is what the backup knew", machines)})
-		return nil
-	}); err != nil {
+	now := o.now()
+	action := Action(ctx, now, fleet.ActionServerRestore, nil, map[string]any{"machines": machines, "before": kept})
+	if err := o.state.Append(action, fleet.Restored(machines, now)); err != nil {
 		return api.Restored{}, err
 	}
 	o.log.Warn("the state was restored from a backup", "by", access.From(ctx).String(), "machines", machines, "before", kept)

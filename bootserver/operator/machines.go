@@ -5,8 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"slices"
 	"strings"
+	"time"
 
 	"ingot"
 	"ingot/bootserver/access"
@@ -22,7 +22,7 @@ func (o *Operator) Label(ctx context.Context, ref string, q api.LabelRequest) (f
 			return fleet.Machine{}, api.Problem{Status: 400, Detail: err.Error(), Next: "write KEY=VALUE"}
 		}
 	}
-	return o.change(ctx, "machine.label", ref, func(m fleet.Machine, _ []fleet.Machine) (fleet.Machine, error) {
+	return o.change(ctx, fleet.ActionLabel, ref, func(_ state.Tx, m fleet.Machine) (fleet.Machine, error) {
 		labels := maps.Clone(m.Labels)
 		if labels == nil {
 			labels = map[string]string{}
@@ -32,10 +32,10 @@ func (o *Operator) Label(ctx context.Context, ref string, q api.LabelRequest) (f
 			delete(labels, k)
 		}
 		if len(labels) > fleet.MaxLabels {
-			return m, api.Problem{Status: 400, Detail: fmt.Sprintf("a machine has at most %d labels", fleet.MaxLabels), Next: "remove some: ingot machine label " + m.Hostname() + " KEY-"}
+			return m, api.Problem{Status: 400, Detail: fmt.Sprintf("a machine has at most %d labels", fleet.MaxLabels),
+				Next: "remove some: ingot machine label " + m.Hostname() + " KEY-"}
 		}
 		m.Labels = labels
-		o.log.Info("labelled", "by", access.From(ctx).String(), "machine", m.ID, "labels", labels)
 		return m, nil
 	})
 }
@@ -45,11 +45,10 @@ func (o *Operator) Rename(ctx context.Context, ref, name string) (fleet.Machine,
 	if name != "" && !ingot.ValidProfileName(name) {
 		return fleet.Machine{}, badName(name)
 	}
-	return o.change(ctx, "machine.rename", ref, func(m fleet.Machine, all []fleet.Machine) (fleet.Machine, error) {
-		if err := freeName(all, m, name); err != nil {
+	return o.change(ctx, fleet.ActionRename, ref, func(tx state.Tx, m fleet.Machine) (fleet.Machine, error) {
+		if err := freeName(tx, m, name); err != nil {
 			return m, err
 		}
-		o.log.Info("renamed", "by", access.From(ctx).String(), "machine", m.ID, "name", name, "before", m.Name)
 		m.Name = name
 		return m, nil
 	})
@@ -59,19 +58,22 @@ func badName(name string) error {
 	return api.Problem{Status: 400, Detail: fmt.Sprintf("%q cannot be a host name", name), Next: "use lower-case letters, digits and dashes"}
 }
 
-// freeName reports a name that another machine has.
-func freeName(all []fleet.Machine, m fleet.Machine, name string) error {
-	i := slices.IndexFunc(all, func(o fleet.Machine) bool { return name != "" && o.Name == name && o.ID != m.ID })
-	if i < 0 {
+// freeName returns a problem if another machine has a name.
+func freeName(tx state.Tx, m fleet.Machine, name string) error {
+	if name == "" {
 		return nil
 	}
-	return api.Problem{Status: 409, Detail: fmt.Sprintf("the name %q belongs to machine %s", name, all[i].ID), Next: "choose another name, or: ingot machine rename " + string(all[i].ID) + " NEW-NAME"}
+	other, taken := tx.MachineNamed(name)
+	if !taken || other.ID == m.ID {
+		return nil
+	}
+	return api.Problem{Status: 409, Detail: fmt.Sprintf("the name %q belongs to machine %s", name, other.ID),
+		Next: "choose another name, or: ingot machine rename " + string(other.ID) + " NEW-NAME"}
 }
 
 // Retire implements api.Machinery.
 func (o *Operator) Retire(ctx context.Context, ref string) (fleet.Machine, error) {
-	return o.change(ctx, "machine.retire", ref, func(m fleet.Machine, _ []fleet.Machine) (fleet.Machine, error) {
-		o.log.Info("retired", "by", access.From(ctx).String(), "machine", m.ID, "name", m.Name)
+	return o.change(ctx, fleet.ActionRetire, ref, func(_ state.Tx, m fleet.Machine) (fleet.Machine, error) {
 		m.State = fleet.Retired
 		return m, nil
 	})
@@ -79,95 +81,132 @@ func (o *Operator) Retire(ctx context.Context, ref string) (fleet.Machine, error
 
 // Forget implements api.Machinery.
 func (o *Operator) Forget(ctx context.Context, ref string, force bool) (gone fleet.Machine, err error) {
+	picked, err := o.Machine(ref)
+	if err != nil {
+		return picked, err
+	}
+	now := o.now()
+	var changes []fleet.Change
 	err = o.state.Update(func(tx state.Tx) error {
-		if gone, err = pick(tx.Machines(), ref); err != nil {
+		m, known := tx.Machine(picked.ID)
+		switch {
+		case !known:
+			_, err := pick(nil, ref)
 			return err
+		case m.State == fleet.Approved && !force:
+			return api.Problem{Status: 409, Detail: fmt.Sprintf("%s is approved; what is known of its good images would be lost", m.Hostname()),
+				Next: "ingot machine retire " + m.Hostname() + ", or give --force"}
 		}
-		if gone.State == fleet.Approved && !force {
-			return api.Problem{Status: 409, Detail: fmt.Sprintf("%s is approved; what is known of its good images would be lost", gone.Hostname()),
-				Next: "ingot machine retire " + gone.Hostname() + ", or give --force"}
-		}
-		o.log.Info("forgotten", "by", access.From(ctx).String(), "machine", gone.ID, "name", gone.Name)
-		tx.Audit(o.noted(ctx, "machine.forget", string(gone.ID), gone.Hostname(), gone, nil))
-		tx.Note(fleet.Entry{At: o.now(), Kind: fleet.KindMachine, Machine: gone.ID, Text: "forgotten"})
-		return tx.DropMachine(gone.ID)
+		gone = m
+		changes = []fleet.Change{on(m, Action(ctx, now, fleet.ActionForget, m, nil)), fleet.Forgotten(m, now)}
+		tx.Record(changes...)
+		return tx.DropMachine(m.ID)
 	})
+	if err == nil {
+		logActions(o.log, changes...)
+	}
 	return gone, err
 }
 
 // Merge implements api.Machinery: from becomes a part of into, and its boots go
 // on as boots of into.
 func (o *Operator) Merge(ctx context.Context, from, into string) (merged fleet.Machine, err error) {
+	one, err := o.Machine(from)
+	if err != nil {
+		return merged, err
+	}
+	other, err := o.Machine(into)
+	if err != nil {
+		return merged, err
+	}
+	if one.ID == other.ID {
+		return merged, api.Problem{Status: 400, Detail: fmt.Sprintf("%s and %s are the same machine", from, into), Next: "ingot machine ls"}
+	}
+	now := o.now()
+	var changes []fleet.Change
 	err = o.state.Update(func(tx state.Tx) error {
-		all := tx.Machines()
-		f, err := pick(all, from)
-		if err != nil {
+		f, known := tx.Machine(one.ID)
+		i, knownToo := tx.Machine(other.ID)
+		if !known || !knownToo {
+			return api.Problem{Status: 409, Detail: fmt.Sprintf("%s or %s was just forgotten", from, into), Next: "ingot machine ls"}
+		}
+		if err := mergeable(f, i); err != nil {
 			return err
 		}
-		i, err := pick(all, into)
-		if err != nil {
+		merged = fleet.Merge(i, f, now)
+		if err := tx.MoveBoots(f.ID, i.ID); err != nil {
 			return err
 		}
-		switch {
-		case f.ID == i.ID:
-			return api.Problem{Status: 400, Detail: fmt.Sprintf("%s and %s are the same machine", from, into), Next: "ingot machine ls"}
-		case f.State == fleet.Approved && i.State == fleet.Approved:
-			return api.Problem{Status: 409, Detail: fmt.Sprintf("%s and %s are both approved; one of two machines that work would be lost", f.Hostname(), i.Hostname()),
-				Next: "if they are one, retire first: ingot machine retire " + f.Hostname()}
-		case f.State == fleet.Approved: // its name, its image and what was healthy on it would be lost
-			return api.Problem{Status: 409, Detail: fmt.Sprintf("%s is approved, and %s is not: the one that is known stays, with its name, image and past", f.Hostname(), i.Hostname()),
-				Next: fmt.Sprintf("ingot machine merge %s %s", i.Hostname(), f.Hostname())}
+		changes = supersedeOthers(tx, merged, now, f.Boot, i.Boot)
+		if err := tx.DropMachine(f.ID); err != nil {
+			return err
 		}
-		merged = fleet.Merge(i, f, o.now())
 		before := struct { // all that the line of the audit log can bring back
 			fleet.Machine
 			From fleet.Machine `json:"from"`
 		}{i, f}
-		if err := tx.MoveBoots(f.ID, i.ID); err != nil {
-			return err
-		}
-		d := fleet.NewDecision(merged, fleet.Boot{}, fleet.BootPolicy{}, nil, fleet.Actor{}, o.now())
-		for _, id := range []ingot.BootID{f.Boot, i.Boot} { // one computer has one boot that is not over
-			if b, ok := tx.Boot(id); ok && id != merged.Boot {
-				d.EndOlder(b, fleet.Superseded(b))
-			}
-		}
-		for _, b := range d.Older {
-			tx.StoreBoot(b)
-		}
-		tx.Record(d.Changes...)
-		if err := tx.DropMachine(f.ID); err != nil {
-			return err
-		}
-		tx.Note(fleet.MergeEntries(i, f, o.now())...)
-		tx.PutMachine(merged)
-		tx.Audit(o.noted(ctx, "machine.merge", string(i.ID), i.Hostname(), before, merged))
-		o.log.Info("merged", "by", access.From(ctx).String(), "machine", i.ID, "from", f.ID, "macs", merged.MACs, "uuid", merged.UUID)
+		changes = append(changes, fleet.Merged(i, f, now)...)
+		changes = append(changes, fleet.MachineChanges(&i, merged, now)...)
+		changes = append(changes, on(i, Action(ctx, now, fleet.ActionMerge, before, merged)))
+		tx.StoreMachine(merged)
+		tx.Record(changes...)
 		return nil
 	})
+	if err == nil {
+		logActions(o.log, changes...)
+	}
 	return merged, err
+}
+
+// mergeable returns a problem if one machine cannot become a part of another.
+func mergeable(from, into fleet.Machine) error {
+	switch {
+	case from.State != fleet.Approved:
+		return nil
+	case into.State == fleet.Approved:
+		return api.Problem{Status: 409,
+			Detail: fmt.Sprintf("%s and %s are both approved; one of two machines that work would be lost", from.Hostname(), into.Hostname()),
+			Next:   "if they are one, retire first: ingot machine retire " + from.Hostname()}
+	}
+	// Its name, its image and what was healthy on it would be lost.
+	return api.Problem{Status: 409,
+		Detail: fmt.Sprintf("%s is approved, and %s is not: the one that is known stays, with its name, image and past", from.Hostname(), into.Hostname()),
+		Next:   fmt.Sprintf("ingot machine merge %s %s", into.Hostname(), from.Hostname())}
+}
+
+// supersedeOthers ends those of some boots that are not the machine's latest: one computer has one
+// boot that is not over.
+func supersedeOthers(tx state.Tx, m fleet.Machine, now time.Time, boots ...ingot.BootID) []fleet.Change {
+	d := fleet.NewDecision(m, fleet.Boot{}, fleet.BootPolicy{}, nil, fleet.Actor{}, now)
+	for _, id := range boots {
+		if b, ok := tx.Boot(id); ok && id != m.Boot {
+			d.EndOlder(b, fleet.Superseded(b))
+		}
+	}
+	for _, b := range d.Older {
+		tx.StoreBoot(b)
+	}
+	return d.Changes
 }
 
 // Import implements api.Machinery: all of a list, or nothing.
 func (o *Operator) Import(ctx context.Context, q api.ImportRequest) (done api.Imported, err error) {
+	o.removals.RLock()
+	defer o.removals.RUnlock()
 	images := map[string]fleet.Assignment{}
 	for _, p := range q.Machines {
 		if p.Image == "" || images[p.Image].Image != "" {
 			continue
 		}
-		as, err := o.catalog.Assignment(ctx, p.Image, "imported with it", o.now())
-		if err != nil {
+		if images[p.Image], err = o.catalog.Assignment(ctx, p.Image, "imported with it", o.now()); err != nil {
 			return done, storeProblem(err)
 		}
-		images[p.Image] = as
 	}
-	err = o.state.Update(func(tx state.Tx) error {
-		for _, as := range images {
-			if err := o.still(as); err != nil {
-				return err
-			}
-		}
-		changed, actions, err := fleet.Import(tx.Machines(), q.Machines, images, o.now())
+	var changes []fleet.Change
+	err = repeat(func() error {
+		now := o.now()
+		machines := o.state.Machines()
+		changed, actions, err := fleet.Import(machines, q.Machines, images, now)
 		if err != nil {
 			return importProblem(err)
 		}
@@ -175,22 +214,40 @@ func (o *Operator) Import(ctx context.Context, q api.ImportRequest) (done api.Im
 		if q.DryRun {
 			return nil
 		}
-		for _, m := range changed {
-			if m.MachineKey == "" {
-				m.MachineKey = o.host.MachineKey(m.ID)
-			}
-			var before any
-			if old, known := tx.Machine(m.ID); known {
-				before = old
-			}
-			tx.Note(fleet.Entry{At: o.now(), Kind: fleet.KindMachine, Machine: m.ID, Text: "is in a list that was imported, as " + m.Hostname()})
-			tx.PutMachine(m)
-			tx.Audit(o.noted(ctx, "machine.import", string(m.ID), m.Hostname(), before, m))
-		}
-		o.log.Info("imported", "by", access.From(ctx).String(), "machines", len(actions), "changed", len(changed))
-		return nil
+		var list []state.Replacement
+		list, changes = o.imported(ctx, machines, changed, now)
+		return o.state.ReplaceMachines(list, changes)
 	})
-	return done, err
+	if err != nil {
+		return api.Imported{}, removalProblem(err)
+	}
+	if !q.DryRun {
+		o.log.Info("machines were imported", "by", access.From(ctx).String(), "machines", len(done.Actions), "changes", len(changes))
+	}
+	return done, nil
+}
+
+// imported returns what an import stores and records of machines that it changed.
+func (o *Operator) imported(ctx context.Context, known, changed []fleet.Machine, now time.Time) (list []state.Replacement, changes []fleet.Change) {
+	before := make(map[ingot.MachineID]*fleet.Machine, len(known))
+	for i := range known {
+		before[known[i].ID] = &known[i]
+	}
+	for _, m := range changed {
+		if m.MachineKey == "" {
+			m.MachineKey = o.host.MachineKey(m.ID)
+		}
+		old := before[m.ID]
+		var was any
+		if old != nil {
+			was = *old
+		}
+		list = append(list, state.Replacement{Before: old, After: m})
+		changes = append(changes, fleet.Imported(m, now))
+		changes = append(changes, fleet.MachineChanges(old, m, now)...)
+		changes = append(changes, on(m, Action(ctx, now, fleet.ActionImport, was, m)))
+	}
+	return list, changes
 }
 
 // importProblem keeps the first faults of a list: it may have thousands.

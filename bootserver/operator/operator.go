@@ -11,7 +11,7 @@ import (
 	"log/slog"
 	"net/http"
 	"slices"
-	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -80,6 +80,7 @@ type Operator struct {
 
 // New returns an Operator.
 func New(c Config) *Operator {
+	c.Editor.removals = &sync.RWMutex{}
 	o := &Operator{Editor: c.Editor, host: c.Host, state: c.State, catalog: c.Catalog, now: c.Now, log: c.Log}
 	if o.log == nil {
 		o.log = slog.New(slog.DiscardHandler)
@@ -167,48 +168,16 @@ func (o *Operator) named(refs []string) (list []fleet.Machine, err error) {
 	return list, nil
 }
 
-// pick returns the one machine that ref names.
-func pick(machines []fleet.Machine, ref string) (fleet.Machine, error) {
-	switch found := fleet.Match(machines, ref); len(found) {
-	case 1:
-		return found[0], nil
-	case 0:
-		return fleet.Machine{}, api.Problem{Status: 404, Detail: fmt.Sprintf("no machine answers to %q", ref), Next: "ingot machine ls"}
-	default:
-		return fleet.Machine{}, api.Problem{Status: 409, Detail: fmt.Sprintf("%d machines answer to %q: %s", len(found), ref, several(found)), Next: "give the id of the one that is meant"}
+// assign resolves an image, and calls f with the assignment of it. No image leaves the store
+// meanwhile without f's transaction seeing that: see Editor.
+func (o *Operator) assign(ctx context.Context, image, why string, f func(fleet.Assignment) (fleet.Machine, error)) (fleet.Machine, error) {
+	o.removals.RLock()
+	defer o.removals.RUnlock()
+	as, err := o.catalog.Assignment(ctx, image, why, o.now())
+	if err != nil {
+		return fleet.Machine{}, storeProblem(err)
 	}
-}
-
-// several lists machines by id and name, the first of many.
-func several(list []fleet.Machine) string {
-	const most = 8
-	var words []string
-	for _, m := range list[:min(len(list), most)] {
-		words = append(words, strings.TrimSpace(string(m.ID)+" "+m.Name))
-	}
-	if more := len(list) - most; more > 0 {
-		words = append(words, fmt.Sprintf("and %d more", more))
-	}
-	return strings.Join(words, ", ")
-}
-
-// change updates one machine, and notes in the audit log who did it.
-func (o *Operator) change(ctx context.Context, action, ref string, f func(m fleet.Machine, all []fleet.Machine) (fleet.Machine, error)) (fleet.Machine, error) {
-	var changed fleet.Machine
-	err := o.state.Update(func(tx state.Tx) error {
-		all := tx.Machines()
-		m, err := pick(all, ref)
-		if err != nil {
-			return err
-		}
-		if changed, err = f(m, all); err != nil {
-			return err
-		}
-		tx.PutMachine(changed)
-		tx.Audit(o.noted(ctx, action, string(m.ID), changed.Hostname(), m, changed))
-		return nil
-	})
-	return changed, err
+	return f(as)
 }
 
 // Approve implements api.Backend.
@@ -216,76 +185,85 @@ func (o *Operator) Approve(ctx context.Context, ref string, q api.ApproveRequest
 	if q.Name != "" && !ingot.ValidProfileName(q.Name) {
 		return fleet.Machine{}, badName(q.Name)
 	}
-	var as fleet.Assignment
-	if q.Image != "" {
-		var err error
-		if as, err = o.catalog.Assignment(ctx, q.Image, "approved with it", o.now()); err != nil {
-			return fleet.Machine{}, storeProblem(err)
-		}
-	}
-	return o.change(ctx, "machine.approve", ref, func(m fleet.Machine, all []fleet.Machine) (fleet.Machine, error) {
-		if err := freeName(all, m, q.Name); err != nil {
-			return m, err
-		}
-		m = fleet.Answer(m, o.now())
-		m.State = fleet.Approved
-		if q.Name != "" {
-			m.Name = q.Name
-		}
-		if as.Image != "" {
-			if err := o.still(as); err != nil {
+	approve := func(as fleet.Assignment) (fleet.Machine, error) {
+		now := o.now()
+		return o.change(ctx, fleet.ActionApprove, ref, func(tx state.Tx, m fleet.Machine) (fleet.Machine, error) {
+			if err := freeName(tx, m, q.Name); err != nil {
 				return m, err
 			}
-			m = fleet.Assign(m, as)
-		}
-		o.log.Info("approved", "by", access.From(ctx).String(), "machine", m.ID, "name", m.Name, "image", m.Assignment.Name)
-		return m, nil
-	})
+			m = fleet.Answer(m, now)
+			m.State = fleet.Approved
+			if q.Name != "" {
+				m.Name = q.Name
+			}
+			if as.Image != "" {
+				m = fleet.Assign(m, as)
+			}
+			return m, nil
+		})
+	}
+	if q.Image == "" {
+		return approve(fleet.Assignment{})
+	}
+	return o.assign(ctx, q.Image, "approved with it", approve)
 }
 
 // Assign implements api.Backend.
-func (o *Operator) Assign(ctx context.Context, ref, im, why string) (fleet.Machine, error) {
-	as, err := o.catalog.Assignment(ctx, im, why, o.now())
-	if err != nil {
-		return fleet.Machine{}, storeProblem(err)
-	}
-	return o.change(ctx, "machine.assign", ref, func(m fleet.Machine, _ []fleet.Machine) (fleet.Machine, error) {
-		if err := o.still(as); err != nil {
-			return m, err
-		}
-		o.log.Info("assigned", "by", access.From(ctx).String(), "machine", m.ID, "image", as.Name, "before", m.Assignment.Name, "why", why)
-		return fleet.Assign(m, as), nil
+func (o *Operator) Assign(ctx context.Context, ref, image, why string) (fleet.Machine, error) {
+	return o.assign(ctx, image, why, func(as fleet.Assignment) (fleet.Machine, error) {
+		return o.change(ctx, fleet.ActionAssign, ref, func(_ state.Tx, m fleet.Machine) (fleet.Machine, error) {
+			return fleet.Assign(m, as), nil
+		})
 	})
-}
-
-// still reports an image that left the store since it was looked up. To be
-// asked inside of a change of the state, where no image leaves: see Editor.
-func (o *Operator) still(as fleet.Assignment) error {
-	if o.catalog.Servable(as.Image) {
-		return nil
-	}
-	return api.Problem{Status: 409, Detail: fmt.Sprintf("image %s was just removed", as.Name), Next: "ingot image ls"}
 }
 
 // Rollback implements api.Backend.
-func (o *Operator) Rollback(ctx context.Context, ref string) (fleet.Machine, error) {
-	return o.change(ctx, "machine.rollback", ref, func(m fleet.Machine, _ []fleet.Machine) (fleet.Machine, error) {
-		// An image that left the store meanwhile, or whose key is not trusted any
-		// more, cannot be gone back to.
-		m.Healthy = slices.DeleteFunc(slices.Clone(m.Healthy), func(r fleet.ImageRef) bool { return !o.catalog.Servable(r.Image) })
-		as, err := fleet.Rollback(m, o.now())
+func (o *Operator) Rollback(ctx context.Context, ref string) (m fleet.Machine, err error) {
+	o.removals.RLock()
+	defer o.removals.RUnlock()
+	err = repeat(func() error {
+		m, err = o.Machine(ref)
 		if err != nil {
-			return m, api.Problem{Status: 409, Detail: fmt.Sprintf("%s: %v", m.Hostname(), err), Next: "choose one: ingot image ls, ingot assign " + m.Hostname() + " IMAGE"}
+			return err
 		}
-		o.log.Info("rolled back", "by", access.From(ctx).String(), "machine", m.ID, "image", as.Name, "before", m.Assignment.Name)
-		return fleet.Assign(m, as), nil
+		servable := map[ingot.Digest]bool{}
+		for _, r := range m.Healthy {
+			servable[r.Image] = o.catalog.Servable(r.Image)
+		}
+		now := o.now()
+		m, err = o.change(ctx, fleet.ActionRollback, ref, func(_ state.Tx, m fleet.Machine) (fleet.Machine, error) {
+			return rollBack(m, servable, now)
+		})
+		return err
 	})
+	return m, err
+}
+
+// rollBack assigns the last other image that was healthy on a machine. An image that left the store
+// meanwhile, or whose key is not trusted any more, cannot be gone back to.
+func rollBack(m fleet.Machine, servable map[ingot.Digest]bool, now time.Time) (fleet.Machine, error) {
+	var healthy []fleet.ImageRef
+	for _, r := range m.Healthy {
+		can, gathered := servable[r.Image]
+		if !gathered {
+			return m, errStale
+		}
+		if can {
+			healthy = append(healthy, r)
+		}
+	}
+	m.Healthy = healthy
+	as, err := fleet.Rollback(m, now)
+	if err != nil {
+		return m, api.Problem{Status: 409, Detail: fmt.Sprintf("%s: %v", m.Hostname(), err),
+			Next: "choose one: ingot image ls, ingot assign " + m.Hostname() + " IMAGE"}
+	}
+	return fleet.Assign(m, as), nil
 }
 
 // Resume implements api.Backend.
 func (o *Operator) Resume(ctx context.Context, ref string) (fleet.Machine, error) {
-	return o.change(ctx, "machine.resume", ref, func(m fleet.Machine, _ []fleet.Machine) (fleet.Machine, error) {
-		o.log.Info("resumed", "by", access.From(ctx).String(), "machine", m.ID, "image", m.Assignment.Name)
+	return o.change(ctx, fleet.ActionResume, ref, func(_ state.Tx, m fleet.Machine) (fleet.Machine, error) {
 		return fleet.Resume(m), nil
 	})
 }
@@ -298,10 +276,9 @@ func (o *Operator) Grant(ctx context.Context, ref, volume, disk string, ttl time
 	case ttl <= 0 || ttl > 7*24*time.Hour:
 		return fleet.Machine{}, api.Problem{Status: 400, Detail: fmt.Sprintf("a grant cannot last %s", ttl), Next: "give --for between 1m and 168h"}
 	}
-	return o.change(ctx, "machine.grant", ref, func(m fleet.Machine, _ []fleet.Machine) (fleet.Machine, error) {
-		now := o.now()
-		g := fleet.Grant{Grant: ingot.Grant{Volume: volume, Disk: disk, Expires: now.Add(ttl)}, Given: now}
-		o.log.Info("granted", "by", access.From(ctx).String(), "machine", m.ID, "volume", volume, "disk", disk, "until", g.Expires)
+	now := o.now()
+	g := fleet.Grant{Grant: ingot.Grant{Volume: volume, Disk: disk, Expires: now.Add(ttl)}, Given: now}
+	return o.change(ctx, fleet.ActionGrant, ref, func(_ state.Tx, m fleet.Machine) (fleet.Machine, error) {
 		return fleet.Give(m, g, now), nil
 	})
 }

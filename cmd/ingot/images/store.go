@@ -70,6 +70,9 @@ func (a *Commands) storeroom(ctx context.Context) (room api.Images, done func(),
 		st, err := bolt.Open(ctx, dir)
 		if err == nil {
 			own.State = st
+			if err := own.FinishRemovals(ctx); err != nil {
+				return nil, nil, errors.Join(err, st.Close())
+			}
 			return own, func() { _ = st.Close() }, nil // every change is on the disk when it is answered
 		}
 		_, socket := a.Locate(root)

@@ -1,0 +1,126 @@
+package catalog
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"ingot"
+	"ingot/image"
+)
+
+// TestCatalogFollowsTheStore: what is remembered is what the store has.
+func TestCatalogFollowsTheStore(t *testing.T) {
+	root := t.TempDir()
+	store, err := image.Open(t.Context(), root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	keys, err := image.LoadOrCreateKeys(filepath.Join(root, "keys"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := New(store)
+	v1 := put(t, store, keys, "v1")
+	for range 2 {
+		if im, err := c.Stored(v1.Digest); err != nil || im.Digest != v1.Digest {
+			t.Fatalf("Stored(v1) = %s, %v", im.Digest.Short(), err)
+		}
+	}
+	v2 := put(t, store, keys, "v2")
+	if im, err := c.Stored(v2.Digest); err != nil || im.Digest != v2.Digest {
+		t.Errorf("Stored(v2) = %s, %v; want the image that was put meanwhile", im.Digest.Short(), err)
+	}
+	index := filepath.Join(root, "images", "index.json")
+	text, err := os.ReadFile(index)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(os.Remove(index), os.WriteFile(index, []byte(`{"schemaVersion":2,"manifests":[]}`), 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Stored(v1.Digest); !errors.Is(err, image.ErrNotFound) {
+		t.Errorf("Stored(v1) after it left the index: %v; want ErrNotFound", err)
+	}
+	if err := os.Remove(index); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Stored(v1.Digest); !errors.Is(err, image.ErrNotFound) {
+		t.Errorf("Stored(v1) without an index: %v; want ErrNotFound", err)
+	}
+	if err := os.WriteFile(index, text, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Stored(v1.Digest); err != nil {
+		t.Errorf("Stored(v1) after it came back: %v", err)
+	}
+}
+
+// TestVerdictsFollowSignaturesAndKeys: what was found of a signature is forgotten when the image is
+// signed anew, and when other keys are trusted.
+func TestVerdictsFollowSignaturesAndKeys(t *testing.T) {
+	root := t.TempDir()
+	store, err := image.Open(t.Context(), root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	own := filepath.Join(root, "keys")
+	keys, err := image.LoadOrCreateKeys(own)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stranger, err := image.LoadOrCreateKeys(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := New(store)
+	im := put(t, store, stranger, "v1")
+	for range 2 {
+		if _, err := c.Resolve(t.Context(), "lab:v1"); !errors.Is(err, image.ErrSignature) || c.Servable(im.Digest) {
+			t.Errorf("an image that a stranger signed: %v, servable: %t", err, c.Servable(im.Digest))
+		}
+	}
+	if err := image.Trust(own, "stranger", stranger.Release.Public); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Resolve(t.Context(), "lab:v1"); err != nil || !c.Servable(im.Digest) {
+		t.Errorf("once its key is trusted: %v, servable: %t", err, c.Servable(im.Digest))
+	}
+	if err := image.Distrust(own, "stranger"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Resolve(t.Context(), "lab:v1"); !errors.Is(err, image.ErrSignature) {
+		t.Errorf("once its key is not trusted any more: %v", err)
+	}
+	text := keys.Release.Secret.Sign(im.OCI, "signed again")
+	a := image.Attachment{Type: ingot.ArtifactSignature, Media: ingot.ArtifactSignature, Content: strings.NewReader(text)}
+	if _, err := store.AddReferrer(t.Context(), im.Digest, a); err != nil {
+		t.Fatal(err)
+	}
+	as, err := c.Assignment(t.Context(), "lab:v1", "why", time.Unix(1, 0))
+	if err != nil || as.Image != im.Digest || as.Name != "lab:v1" || as.Why != "why" || !as.Since.Equal(time.Unix(1, 0)) {
+		t.Errorf("signed by our key: %+v, %v", as, err)
+	}
+}
+
+// put puts a small image into a store.
+func put(t *testing.T, store *image.Store, keys image.Keys, version string) image.Image {
+	t.Helper()
+	dir := t.TempDir()
+	file := func(name string) string {
+		p := filepath.Join(dir, name)
+		if err := os.WriteFile(p, []byte(name+" of "+version), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+	im, err := store.Put(t.Context(), &ingot.ImageManifest{Schema: 1, Profile: "lab", Version: version},
+		image.Files{Kernel: file("kernel"), Initramfs: file("initramfs"), Root: file("root"), Plan: file("plan")}, keys.Release.Secret)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return im
+}

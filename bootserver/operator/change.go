@@ -1,0 +1,98 @@
+package operator
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"ingot/bootserver/api"
+	"ingot/bootserver/fleet"
+	"ingot/bootserver/state"
+)
+
+// errStale is returned by a decision that needs a fact that was not gathered before its transaction,
+// because the machine has changed meanwhile. Facts are gathered again, and it is repeated.
+var errStale = errors.New("the machine has changed meanwhile")
+
+// maxAttempts bounds how often a decision is repeated that found something changed.
+const maxAttempts = 5
+
+// repeat calls f until it does not return one of the errors of a decision that is to be repeated.
+func repeat(f func() error) error {
+	var err error
+	for range maxAttempts {
+		if err = f(); !errors.Is(err, errStale) && !errors.Is(err, state.ErrChanged) {
+			return err
+		}
+	}
+	return api.Problem{Status: 409, Detail: err.Error(), Next: "run the same command again"}
+}
+
+// decision returns a machine as an operator wants it. It only computes: a transaction may run it twice.
+type decision func(tx state.Tx, m fleet.Machine) (fleet.Machine, error)
+
+// change changes the machine that ref names, and records the action.
+func (o *Operator) change(ctx context.Context, code fleet.Code, ref string, decide decision) (changed fleet.Machine, err error) {
+	var changes []fleet.Change
+	err = repeat(func() error {
+		picked, err := o.Machine(ref)
+		if err != nil {
+			return err
+		}
+		now := o.now()
+		return o.state.Update(func(tx state.Tx) error {
+			m, known := tx.Machine(picked.ID)
+			if !known || len(fleet.Match([]fleet.Machine{m}, ref)) == 0 {
+				return errStale
+			}
+			if changed, err = decide(tx, m); err != nil {
+				return err
+			}
+			action := on(changed, Action(ctx, now, code, m, changed))
+			changes = append(fleet.MachineChanges(&m, changed, now), action)
+			tx.StoreMachine(changed)
+			tx.Record(changes...)
+			return nil
+		})
+	})
+	if err != nil {
+		return changed, removalProblem(err)
+	}
+	logActions(o.log, changes...)
+	return changed, nil
+}
+
+// removalProblem is the problem of an assignment of an image that is being removed.
+func removalProblem(err error) error {
+	if errors.Is(err, state.ErrBeingRemoved) {
+		return api.Problem{Status: 409, Detail: err.Error(), Next: "ingot image ls"}
+	}
+	return err
+}
+
+// pick returns the one machine that ref names.
+func pick(machines []fleet.Machine, ref string) (fleet.Machine, error) {
+	switch found := fleet.Match(machines, ref); len(found) {
+	case 1:
+		return found[0], nil
+	case 0:
+		return fleet.Machine{}, api.Problem{Status: 404, Detail: fmt.Sprintf("no machine answers to %q", ref), Next: "ingot machine ls"}
+	default:
+		return fleet.Machine{}, api.Problem{Status: 409,
+			Detail: fmt.Sprintf("%d machines answer to %q: %s", len(found), ref, several(found)), Next: "give the id of the one that is meant"}
+	}
+}
+
+// several lists machines by id and name, the first of many.
+func several(list []fleet.Machine) string {
+	const most = 8
+	var words []string
+	for _, m := range list[:min(len(list), most)] {
+		words = append(words, strings.TrimSpace(string(m.ID)+" "+m.Name))
+	}
+	if more := len(list) - most; more > 0 {
+		words = append(words, fmt.Sprintf("and %d more", more))
+	}
+	return strings.Join(words, ", ")
+}
