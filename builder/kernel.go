@@ -148,7 +148,7 @@ func splitKernel(t *tree.Tree) (vmlinuz []byte, release string, err error) {
 			}
 		}
 		t.Remove("lib")
-		if err := t.Lay(moved); err != nil {
+		if err := t.Merge(moved); err != nil {
 			return nil, "", err
 		}
 	}

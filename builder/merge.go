@@ -27,7 +27,7 @@ func (b *build) merge(root, kernel *tree.Tree) (err error) {
 	if err := root.RemoveMatching(inspect.Purged...); err != nil {
 		return err
 	}
-	if err := root.Lay(kernel); err != nil {
+	if err := root.Merge(kernel); err != nil {
 		return err
 	}
 	if err := linkModules(root); err != nil {

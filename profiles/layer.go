@@ -8,7 +8,7 @@ import (
 	"strings"
 )
 
-// defaultSuite is where a kernel comes from when the base is no suite.
+// defaultSuite is the suite of the kernel when the base is not a suite.
 const defaultSuite = "trixie"
 
 // The values of Layer.Owners.
@@ -17,19 +17,18 @@ const (
 	OwnersRoot = "root"
 )
 
-// Tree reports whether the root begins with a whole tree instead of the
-// packages of a suite.
+// Tree reports whether the root starts from a tree instead of the packages of a suite.
 func (b Base) Tree() bool { return b.OCI != "" || b.Tar != "" || b.Dir != "" }
 
-// Layer is the base as the lowest layer; false when it is a suite.
+// Layer returns the base as the lowest layer, and false when it is a suite.
 func (b Base) Layer() (Layer, bool) {
 	return Layer{OCI: b.OCI, Tar: b.Tar, Dir: b.Dir, Owners: OwnersKeep, At: b.At}, b.Tree()
 }
 
-// KeepsOwners reports whether the files keep the owners that the tree gives them.
+// KeepsOwners reports whether the files keep the owners of the tree.
 func (l Layer) KeepsOwners() bool { return l.Owners == OwnersKeep || l.Owners == "" && l.Dir == "" }
 
-// Trees are the base, when it is a tree, and the layers over it, in order.
+// Trees returns the base, when it is a tree, and the layers on top of it, in order.
 func (p *Profile) Trees() []Layer {
 	var list []Layer
 	if base, ok := p.Base.Layer(); ok {
@@ -38,8 +37,7 @@ func (p *Profile) Trees() []Layer {
 	return append(list, p.Layers...)
 }
 
-// From is what the profile calls the layer's tree, after its kind: "oci",
-// "tar" or "dir".
+// From returns the kind of the layer's tree, "oci", "tar" or "dir", and its name in the profile.
 func (l Layer) From() (kind, ref string) {
 	switch {
 	case l.OCI != "":
@@ -50,15 +48,14 @@ func (l Layer) From() (kind, ref string) {
 	return "dir", l.Dir
 }
 
-// Local reports whether the layer's tree is a file or folder of this host. A
-// container image is, when it is written as a path: with a leading dot or slash.
+// Local reports whether the layer's tree is a file or folder of this host. A container image is local when
+// it is written as a path, with a leading dot or slash.
 func (l Layer) Local() bool {
 	return l.OCI == "" || strings.HasPrefix(l.OCI, ".") || filepath.IsAbs(l.OCI)
 }
 
-// Path is where a local layer's tree is: below the folder of the profile that
-// names it, unless it is absolute. It is empty when the folder is not known,
-// as for a plan that was read from an image.
+// Path returns the path of a local layer's tree, relative to the folder of the profile that names it. It
+// is empty when that folder is not known, as for a plan that was read from an image.
 func (l Layer) Path() string {
 	_, ref := l.From()
 	if filepath.IsAbs(ref) {
@@ -70,8 +67,8 @@ func (l Layer) Path() string {
 	return filepath.Join(filepath.Dir(l.At.File), ref)
 }
 
-// mergeBase lays the base of p over that of into. A tree replaces the suite
-// and takes back the packages that were to come from it; a suite replaces a tree.
+// mergeBase merges the base of p into that of into. A tree replaces the suite and removes the packages of
+// the suite; a suite replaces a tree.
 func mergeBase(into, p *Profile) {
 	switch b := p.Base; {
 	case b.Tree():
@@ -85,7 +82,7 @@ func mergeBase(into, p *Profile) {
 	into.Layers = append(into.Layers, p.Layers...)
 }
 
-// checkTrees checks what one file says of base and layers.
+// checkTrees checks the base and layers of one file.
 func (d *decoder) checkTrees(p *Profile) {
 	b := p.Base
 	if ways := given(b.Suite, b.OCI, b.Tar, b.Dir); ways > 1 {
@@ -108,7 +105,7 @@ func (d *decoder) checkLayer(l Layer) {
 		d.Faults.Add(l.At, "write an absolute path such as /srv/www", "%q cannot be a path in the root", l.Into)
 	}
 	if l.Owners != "" && l.Owners != OwnersKeep && l.Owners != OwnersRoot {
-		d.Faults.Add(l.At, "write keep or root", "%q does not say whose the files are", l.Owners)
+		d.Faults.Add(l.At, "write keep or root", "%q is not a rule for owners", l.Owners)
 	}
 }
 
@@ -125,12 +122,12 @@ func given(ways ...string) int {
 // validateTrees checks base and layers of the merged profile.
 func (p *Profile) validateTrees(top Place, faults *Faults) {
 	if p.Base.Suite == "" && !p.Base.Tree() {
-		faults.Add(top, "write: extends: debian", "neither a Debian suite nor another base is chosen")
+		faults.Add(top, "write: extends: debian", "the profile has neither a Debian suite nor another base")
 	}
 	if p.Base.Tree() && len(p.Packages) > 0 {
 		faults.Add(p.Base.At, "install them where the tree is made, "+
-			"or start from a suite and lay the tree over it with layers",
-			"packages cannot be installed over a base that is no Debian suite, whose package database is its own: %s",
+			"or start from a suite and add the tree with layers",
+			"packages cannot be installed over a base that is not a Debian suite and has its own package database: %s",
 			clip(strings.Join(p.Packages, ", ")))
 	}
 	for _, l := range p.Trees() {
@@ -149,7 +146,7 @@ func validateLocal(l Layer, faults *Faults) {
 	switch {
 	case err != nil:
 		faults.Add(l.At, "put it there, or write its path relative to the profile's folder",
-			"the %s %q is not there", kindWords[kind], ref)
+			"the %s %q does not exist", kindWords[kind], ref)
 	case kind == "dir" && !st.IsDir():
 		faults.Add(l.At, "write: tar: "+ref, "%q is not a folder", ref)
 	case kind == "tar" && !st.Mode().IsRegular():

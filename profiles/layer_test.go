@@ -73,15 +73,15 @@ kernel: {suite: "Trixie!"}
 	}
 	want := []string{
 		`p.yaml:3:7: the base is given in 2 ways; keep one of suite, oci, tar and dir`,
-		`p.yaml:3:7: packages cannot be installed over a base that is no Debian suite, whose package database is its own: ` +
-			`curl; install them where the tree is made, or start from a suite and lay the tree over it with layers`,
-		`p.yaml:3:7: the container image "./gone" is not there; put it there, ` +
+		`p.yaml:3:7: packages cannot be installed over a base that is not a Debian suite and has its own package database: ` +
+			`curl; install them where the tree is made, or start from a suite and add the tree with layers`,
+		`p.yaml:3:7: the container image "./gone" does not exist; put it there, ` +
 			`or write its path relative to the profile's folder`,
 		`p.yaml:6:5: the layer is given in 2 ways; write exactly one of oci, tar and dir`,
 		`p.yaml:7:5: "./p.yaml" is not a folder; write: tar: ./p.yaml`,
 		`p.yaml:8:5: the layer is given in 0 ways; write exactly one of oci, tar and dir`,
 		`p.yaml:8:5: "srv" cannot be a path in the root; write an absolute path such as /srv/www`,
-		`p.yaml:8:5: "me" does not say whose the files are; write keep or root`,
+		`p.yaml:8:5: "me" is not a rule for owners; write keep or root`,
 		`p.yaml:9:5: "./sub" is not a file; write: dir: ./sub`,
 		`p.yaml:10:5: the layer is given in 0 ways; write exactly one of oci, tar and dir`,
 		`p.yaml:10:6: unknown key "zip"; known keys: oci, tar, dir, into, owners`,

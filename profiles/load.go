@@ -19,13 +19,13 @@ import (
 //go:embed debian/*.yaml node/*.yaml lab/*.yaml
 var shipped embed.FS
 
-// Shipped lists the profiles that ingot brings along.
+// Shipped lists the profiles that are built into ingot.
 func Shipped() []string { return []string{"debian", "lab", "node"} }
 
 // fileName is the profile file of a profile's folder.
 const fileName = "profile.yaml"
 
-// origin is one profile file and the folder that its sources live in.
+// origin is one profile file and the folder of its sources.
 type origin struct {
 	name   string // for people and places
 	folder fs.FS
@@ -33,12 +33,11 @@ type origin struct {
 	disk   string // folder on disk, empty for a shipped profile
 }
 
-// ErrNoProfile: there is no profile by that name.
+// ErrNoProfile: there is no profile with that name.
 var ErrNoProfile = errors.New("no such profile")
 
-// Load reads the profile that ref names, a YAML file, a folder with a
-// profile.yaml, or a shipped profile, merges what it extends and validates the
-// result. All faults come back together as Faults.
+// Load reads the profile that ref names (a YAML file, a folder with a profile.yaml, or a shipped profile),
+// merges what it extends and validates the result. It returns all faults together as Faults.
 func Load(ref string) (*Profile, error) {
 	o, err := find(ref, "")
 	if err != nil {
@@ -59,8 +58,8 @@ func Load(ref string) (*Profile, error) {
 	return p, nil
 }
 
-// find turns a reference into a file. base is the folder on disk of the
-// profile that refers, empty at the top.
+// find turns a reference into a file. base is the folder on disk of the profile that refers to it; empty
+// at the top.
 func find(ref, base string) (origin, error) {
 	candidate := ref
 	if !filepath.IsAbs(ref) {
@@ -95,11 +94,11 @@ func find(ref, base string) (origin, error) {
 		ErrNoProfile, ref, fileName, strings.Join(Shipped(), ", "))
 }
 
-// loader gathers faults over all files of one profile.
+// loader collects the faults of all files of one profile.
 type loader struct{ faults Faults }
 
-// load reads one file and what it extends; chain holds the files on the way
-// here. It returns nil when the file cannot be read at all.
+// load reads one file and what it extends. chain is the files that led to it. It returns nil when the file
+// cannot be read at all.
 func (l *loader) load(o origin, chain []string) *Profile {
 	content, err := fs.ReadFile(o.folder, o.file)
 	if err != nil {
@@ -119,7 +118,7 @@ func (l *loader) load(o origin, chain []string) *Profile {
 			continue
 		}
 		if slices.Contains(chain, parent.name) {
-			l.faults.Add(at, "remove one of these extends", "extends go round in a circle: %s",
+			l.faults.Add(at, "remove one of these extends", "the profiles extend each other: %s",
 				strings.Join(append(chain, parent.name), " → "))
 			continue
 		}
@@ -132,10 +131,10 @@ func (l *loader) load(o origin, chain []string) *Profile {
 	return merged
 }
 
-// decoder is one profile file: what was read of it, and what is wrong.
+// decoder is one profile file, with its faults.
 type decoder struct{ yamlfile.Decoder }
 
-// decodeFile parses one profile file on its own.
+// decodeFile parses one profile file.
 func decodeFile(o origin, content []byte) (*Profile, *decoder) {
 	d := &decoder{yamlfile.Decoder{File: o.name, What: "the profile", Sample: "name: my-profile"}}
 	p := &Profile{}
@@ -143,8 +142,8 @@ func decodeFile(o origin, content []byte) (*Profile, *decoder) {
 	return p, d
 }
 
-// merge lays p over into: scalars replace, lists append, files and users of
-// the same name replace or complete.
+// merge merges p into into: scalars replace, lists are appended, files and users of the same name replace
+// or complete.
 func (l *loader) merge(into, p *Profile) {
 	replace(&into.Name, p.Name)
 	replace(&into.Arch, p.Arch)

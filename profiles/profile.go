@@ -1,10 +1,10 @@
-// Package profiles reads what operators write: a Profile says which packages,
-// files, units, users, kernel, volumes and health checks make an image.
+// Package profiles reads profiles: a Profile lists the packages, files, units, users, kernel, volumes and
+// health checks of an image.
 //
-// A profile is YAML and read strictly: every unknown key, wrong type and bad
-// value is reported at once, with its place and what to write instead.
-// Profiles extend profiles; the ones that ingot ships (debian, node, lab) are
-// embedded and can be extended by name.
+// A profile is YAML and is read strictly: all unknown keys, wrong types and bad values are reported
+// together, each with its place and what to write instead. Profiles extend profiles; those that ingot
+// ships (debian, node, lab) are embedded and can be extended by name. The package leaves out resolving
+// and building, which packages builder and lock do.
 package profiles
 
 import (
@@ -31,20 +31,20 @@ type Profile struct {
 	// Debian architecture. Default: amd64.
 	Arch ingot.Arch `yaml:"arch,omitempty" json:"arch,omitempty" jsonschema:"enum=amd64,enum=arm64"`
 	Base Base       `yaml:"base,omitempty" json:"base,omitempty"`
-	// File trees laid over the base, in order: tarballs, folders, container images.
+	// File trees on top of the base, in order: tarballs, folders, container images.
 	Layers []Layer `yaml:"layers,omitempty" json:"layers,omitempty"`
-	// Debian packages. A leading '-' takes back one that an extended profile asked for.
+	// Debian packages. A leading '-' removes one of an extended profile.
 	Packages []string `yaml:"packages,omitempty" json:"packages,omitempty"`
-	// What of the packages an image leaves out unless it is asked for: docs, man (manual pages),
-	// locales (translations).
+	// Files of packages to keep that images leave out by default: docs, man (manual pages), locales
+	// (translations).
 	Keep []string `yaml:"keep,omitempty" json:"keep,omitempty" jsonschema:"enum=docs,enum=man,enum=locales"`
 	// Files to put into the root.
 	Files []File `yaml:"files,omitempty" json:"files,omitempty"`
 	Units Units  `yaml:"units,omitempty" json:"units,omitempty"`
 	// Users to add, or system users (root) to complete.
 	Users []User `yaml:"users,omitempty" json:"users,omitempty"`
-	// Template of host names: {name} as approved, {mac} 12 digits of the boot card, {serial}. Default:
-	// {name}.
+	// Template of host names: {name} is the machine's name, {mac} 12 digits of the card that booted,
+	// {serial} the serial number. Default: {name}.
 	Hostname string `yaml:"hostname,omitempty" json:"hostname,omitempty"`
 	Kernel   Kernel `yaml:"kernel,omitempty" json:"kernel,omitempty"`
 	// Persistent filesystems. Nothing is ever formatted without a grant.
@@ -55,7 +55,7 @@ type Profile struct {
 	// From the first packet to the report; later counts as silent. Default: 10m.
 	Deadline Duration `yaml:"deadline,omitempty" json:"deadline,omitempty"`
 
-	// Of root and initramfs: fast to build, balanced (default), or small for releases.
+	// Compression of root and initramfs: fast to build, balanced (default), or small for releases.
 	Compression Compression `yaml:"compression,omitempty" json:"compression,omitempty"`
 
 	// File is the profile's file on disk; empty for one that ingot ships.
@@ -81,8 +81,7 @@ const (
 	KeepLocales = "locales" // translations
 )
 
-// Base is what the root begins with: a Debian suite that packages come from,
-// or a whole tree.
+// Base is what the root starts from: a Debian suite that packages come from, or a whole tree.
 type Base struct {
 	// Debian suite that packages come from: trixie, bookworm, …
 	Suite string `yaml:"suite,omitempty" json:"suite,omitempty"`
@@ -99,8 +98,8 @@ type Base struct {
 	At Place `yaml:"-" json:"-"`
 }
 
-// Layer is a file tree to lay over what is there already: one of OCI, Tar and
-// Dir. A path is relative to the profile's folder.
+// Layer is a file tree to add to the root: one of OCI, Tar and Dir. Paths are relative to the profile's
+// folder.
 type Layer struct {
 	// Container image: REGISTRY/NAME:TAG, or ./PATH of an OCI layout or docker save archive.
 	OCI string `yaml:"oci,omitempty" json:"oci,omitempty"`
@@ -108,9 +107,9 @@ type Layer struct {
 	Tar string `yaml:"tar,omitempty" json:"tar,omitempty"`
 	// Folder.
 	Dir string `yaml:"dir,omitempty" json:"dir,omitempty"`
-	// Absolute path in the root that the tree is laid at. Default: /.
+	// Absolute path in the root where the tree is added. Default: /.
 	Into string `yaml:"into,omitempty" json:"into,omitempty"`
-	// Of the files: keep those of the tree, or give all to root. Default: root for a folder, keep
+	// Owners of the files: keep those of the tree, or root for all. Default: root for a folder, keep
 	// otherwise.
 	Owners string `yaml:"owners,omitempty" json:"owners,omitempty" jsonschema:"enum=keep,enum=root"`
 
@@ -167,7 +166,7 @@ type User struct {
 	At Place `yaml:"-" json:"-"`
 }
 
-// Kernel chooses the kernel and what the initramfs carries of it.
+// Kernel chooses the kernel and its modules in the initramfs.
 type Kernel struct {
 	// Debian package, a meta package such as linux-image-amd64 or a versioned one.
 	Package string `yaml:"package,omitempty" json:"package,omitempty"`
@@ -177,7 +176,7 @@ type Kernel struct {
 	// Kernel command line.
 	Arguments []string `yaml:"arguments,omitempty" json:"arguments,omitempty"`
 	// Debian suite that the kernel comes from. Default: the suite of the base, or trixie when the base
-	// is no suite.
+	// is not a suite.
 	Suite string `yaml:"suite,omitempty" json:"suite,omitempty"`
 }
 
@@ -193,7 +192,7 @@ type Volume struct {
 	Mount string `yaml:"mount" json:"mount" jsonschema:"required"`
 	// Mount options, comma separated: noatime,nodev.
 	Options string `yaml:"options,omitempty" json:"options,omitempty"`
-	// Boot without it when it is not there.
+	// Boot without it when it is missing.
 	Optional bool `yaml:"optional,omitempty" json:"optional,omitempty"`
 	// Keeps machine-id and SSH host keys. Default: the first volume.
 	Identity bool `yaml:"identity,omitempty" json:"identity,omitempty"`
@@ -212,9 +211,9 @@ type Check struct {
 	HTTP string `yaml:"http,omitempty" json:"http,omitempty"`
 	// Program and arguments that must exit 0.
 	Command []string `yaml:"command,omitempty" json:"command,omitempty"`
-	// Of one attempt. Default: 10s.
+	// Time limit of one attempt. Default: 10s.
 	Timeout Duration `yaml:"timeout,omitempty" json:"timeout,omitempty"`
-	// How long attempts may go on. Default: 2m.
+	// Time limit of all attempts. Default: 2m.
 	Within Duration `yaml:"within,omitempty" json:"within,omitempty"`
 
 	At Place `yaml:"-" json:"-"`
@@ -225,11 +224,11 @@ type RAM struct {
 	// Memory of the smallest machine that this image is for; the build fails when root, overlay and a
 	// running system cannot fit.
 	Budget Bytes `yaml:"budget,omitempty" json:"budget,omitempty"`
-	// Bound of the writes outside volumes. Default: a quarter of RAM.
+	// Limit of the files that are written outside volumes. Default: a quarter of RAM.
 	Overlay Bytes `yaml:"overlay,omitempty" json:"overlay,omitempty"`
 }
 
-// The types of values, faults and places are those of every YAML file of ours.
+// The types of values, faults and places are shared with ingot's other YAML files.
 type (
 	Bytes     = yamlfile.Bytes
 	Duration  = yamlfile.Duration
@@ -239,8 +238,7 @@ type (
 	Faults    = yamlfile.Faults
 )
 
-// Mode is the permission bits of a file, setuid, setgid and sticky included;
-// zero means 0644.
+// Mode is the permission bits of a file, including setuid, setgid and sticky. Zero means 0644.
 type Mode uint32
 
 // UnmarshalText implements encoding.TextUnmarshaler. The digits are octal

@@ -105,12 +105,12 @@ name: again
 		`p.yaml:11:5: unknown key "colour"; known keys: path, content, source, link, mode, owner, group`,
 		`p.yaml:13:5: the volume "data" is defined already at shipped/lab/profile.yaml:53:5; choose another name`,
 		`p.yaml:17:15: optional is "maybe"; write true or false`,
-		`p.yaml:18:5: the volume "logs" is there already at line 15; keep one of them`,
+		`p.yaml:18:5: the volume "logs" is defined already at line 15; keep one of them`,
 		`p.yaml:20:15: budget: "lots" is not a size; write a number of bytes, or 512MiB, 2GiB`,
 		`p.yaml:21:11: deadline: "5 apples" is not a duration; write 90s, 5m or 1h`,
 		`p.yaml:23:15: "a b" cannot be a kernel argument; write one argument per entry, none of ingot's own`,
 		`p.yaml:24:18: "nginx" cannot be a systemd unit; write the whole name such as ssh.service`,
-		`p.yaml:25:1: the key "name" is there twice; keep one of them`,
+		`p.yaml:25:1: the key "name" is written twice; keep one of them`,
 	}
 	for i := range got {
 		got[i] = strings.ReplaceAll(got[i], dir+"/", "")
@@ -126,7 +126,7 @@ func TestCircleOfExtends(t *testing.T) {
 		"b.yaml": "name: b\nextends: [a.yaml]\n",
 	})
 	_, err := Load(filepath.Join(dir, "a.yaml"))
-	if err == nil || !strings.Contains(err.Error(), "b.yaml:2:11: extends go round in a circle") {
+	if err == nil || !strings.Contains(err.Error(), "b.yaml:2:11: the profiles extend each other") {
 		t.Errorf("Load = %v; want a circle named at b.yaml:2:11", err)
 	}
 }

@@ -26,8 +26,7 @@ var (
 // Presets are the names that kernel.modules may use for groups of modules.
 var Presets = []string{"@boot", "@virtual", "@net", "@storage"}
 
-// checkFile checks what one file says by itself; the merged profile is checked
-// by validate.
+// checkFile checks one file by itself. validate checks the merged profile.
 func (d *decoder) checkFile(p *Profile) {
 	d.checkWords(p)
 	d.checkTwice(p)
@@ -100,7 +99,7 @@ func (d *decoder) checkWords(p *Profile) {
 func (d *decoder) checkTwice(p *Profile) {
 	twice := func(kind, name string, at Place, seen map[string]Place) {
 		if first, ok := seen[name]; ok && name != "" {
-			d.Faults.Add(at, "keep one of them", "the %s %q is there already at line %d", kind, name, first.Line)
+			d.Faults.Add(at, "keep one of them", "the %s %q is defined already at line %d", kind, name, first.Line)
 		}
 		seen[name] = at
 	}
@@ -173,7 +172,7 @@ func (p *Profile) validateSource(f File, faults *Faults) {
 	st, err := fs.Stat(folder, f.Source)
 	switch {
 	case err != nil:
-		faults.Add(f.At, "put it beside the profile", "the source %q of %s is not there", f.Source, f.Path)
+		faults.Add(f.At, "put it beside the profile", "the source %q of %s does not exist", f.Source, f.Path)
 	case !st.Mode().IsRegular():
 		faults.Add(f.At, "name one file", "the source %q of %s is not a file", f.Source, f.Path)
 	}

@@ -1,7 +1,6 @@
-// Package testbuild holds scenes of the builder: the real ingot works with a
-// Debian mirror on the loopback interface that the scene fills, signs and
-// spoils. The packages are made by dpkg-deb, the indexes by apt-ftparchive, the
-// signatures by gpg with a key that lives as long as the scene.
+// Package testbuild has end-to-end tests of building: the ingot program works with a Debian mirror on the
+// loopback interface, which a test fills, signs and breaks. dpkg-deb makes the packages, apt-ftparchive the
+// indexes, and gpg the signatures, with a key for each test.
 package testbuild
 
 import (
@@ -33,7 +32,7 @@ type Mirror struct {
 	stamp  time.Time // of the files that Publish wrote last
 
 	mu    sync.Mutex
-	spoil http.HandlerFunc // answers instead; may be nil
+	spoil http.HandlerFunc // answers requests instead; may be nil
 	asked []string         // paths, in order
 }
 
@@ -75,27 +74,26 @@ func NewMirror(ctx context.Context, dir, suite string) (*Mirror, error) {
 	return m, nil
 }
 
-// Close ends the server and the agent that gpg has started.
+// Close stops the server and gpg's agent.
 func (m *Mirror) Close() error {
 	return errors.Join(m.server.Close(), exec.Command("gpgconf", "--homedir", m.home, "--kill", "all").Run())
 }
 
-// Spoil lets f answer all requests that it wants to: it calls Serve for the rest.
-// Nil takes it back.
+// Spoil makes f answer all requests. f may call Serve. Nil restores Serve.
 func (m *Mirror) Spoil(f http.HandlerFunc) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.spoil, m.asked = f, nil
 }
 
-// Asked are the paths that were asked for since Spoil was called.
+// Asked returns the paths that were requested since Spoil was called.
 func (m *Mirror) Asked() []string {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return append([]string(nil), m.asked...)
 }
 
-// Serve answers a request as a sound mirror does.
+// Serve answers a request as a working mirror does.
 func (m *Mirror) Serve(w http.ResponseWriter, r *http.Request) {
 	http.FileServer(http.Dir(m.dir)).ServeHTTP(w, r)
 }
@@ -132,7 +130,7 @@ func run(ctx context.Context, out io.Writer, tool string, args ...string) error 
 	return nil
 }
 
-// Add makes a package and puts it into the pool; Publish tells of it.
+// Add makes a package and puts it into the pool. Publish adds it to the indexes.
 func (m *Mirror) Add(ctx context.Context, d Deb) error {
 	tree, err := os.MkdirTemp(filepath.Dir(m.dir), "deb-")
 	if err != nil {
@@ -164,10 +162,10 @@ func (m *Mirror) Add(ctx context.Context, d Deb) error {
 	return run(ctx, nil, "dpkg-deb", "--build", "--root-owner-group", "-Znone", tree, m.pool(d.Name, d.Version))
 }
 
-// Remove takes a package out of the pool.
+// Remove removes a package from the pool.
 func (m *Mirror) Remove(name, version string) error { return os.Remove(m.pool(name, version)) }
 
-// AddFile puts a package that exists into the pool.
+// AddFile puts an existing package into the pool.
 func (m *Mirror) AddFile(path, name string) error {
 	to := filepath.Join(m.dir, "pool/main", name)
 	if os.Link(path, to) == nil {
@@ -191,8 +189,7 @@ type Release struct {
 	Until    time.Time // Valid-Until; zero: none
 }
 
-// Publish makes indexes of what is in the pool, for the suite and for its
-// updates, which are none.
+// Publish makes indexes of the pool for the suite, and empty ones for its updates.
 func (m *Mirror) Publish(ctx context.Context, r Release) error {
 	if r.Key != "" {
 		if err := m.newKey(ctx, r.Key); err != nil {
@@ -205,8 +202,8 @@ func (m *Mirror) Publish(ctx context.Context, r Release) error {
 	if err := packages.Run(); err != nil {
 		return fmt.Errorf("running apt-ftparchive: %w", err)
 	}
-	// HTTP tells times in seconds (RFC 9110 section 5.6.7): what is published twice
-	// within one would look unchanged to apt.
+	// HTTP has times in seconds (RFC 9110 section 5.6.7): files that are published twice in one second
+	// would look unchanged to apt.
 	m.stamp = m.stamp.Add(2 * time.Second)
 	for suite, text := range map[string][]byte{m.suite: index.Bytes(), m.suite + "-updates": nil} {
 		if err := m.publish(ctx, suite, text, r); err != nil {
@@ -259,7 +256,7 @@ func (m *Mirror) publish(ctx context.Context, suite string, index []byte, r Rele
 	return m.gpg(ctx, "--local-user", key, "--output", filepath.Join(dir, "InRelease"), "--clearsign", path)
 }
 
-// setField replaces a field of a deb822 text, or puts it in front.
+// setField replaces a field of a deb822 text, or adds it at the front.
 func setField(text []byte, name, value string) []byte {
 	lines := strings.Split(string(text), "\n")
 	for i, l := range lines {

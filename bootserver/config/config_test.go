@@ -123,7 +123,7 @@ func TestEveryFaultAtOnce(t *testing.T) {
 			`ingot.yaml:3:26: labels is a single value, not a group of keys; write keys with values: {key: value}`,
 			`ingot.yaml:4:37: a key of labels is a list; write one word`,
 			`ingot.yaml:4:51: rack is a list; write one value`,
-			`ingot.yaml:4:64: the key "ok" is there twice; keep one of them`,
+			`ingot.yaml:4:64: the key "ok" is written twice; keep one of them`,
 			`ingot.yaml:5:32: hot is true or false, not text; write "true" in quotes if you mean the text`,
 		}},
 		{map[string]string{"ingot.yaml": "boots: {rules: [{mac: '*', labels: {'a b': c}}]}\n"}, []string{`ingot.yaml:1:17: rules[0]: `}},

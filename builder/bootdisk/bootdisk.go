@@ -9,10 +9,8 @@
 // system partition as its El Torito image and the root as a file. The same
 // content gives the same bytes.
 //
-// BIOS machines cannot boot either: there is no boot loader on them. Left out
-// as well: disks with sectors of 4096 bytes, files over 4 GiB in an ISO.
-//
-// It knows nothing of ingot.
+// Left out: boot loaders for BIOS machines, disks with sectors of 4096 bytes, files over 4 GiB in an ISO.
+// The package does not know ingot.
 package bootdisk
 
 import (
@@ -32,7 +30,7 @@ import (
 	"github.com/diskfs/go-diskfs/partition/gpt"
 )
 
-// Media is what a medium holds.
+// Media describes the content of a medium.
 type Media struct {
 	Machine Machine
 	Program string // path of the program for UEFI
@@ -51,14 +49,14 @@ const (
 	ARM64
 )
 
-// fallback is where firmware looks (UEFI 2.10, table 3-2).
+// fallback is the path where firmware looks (UEFI 2.10, table 3-2).
 var fallback = map[Machine]string{X64: "BOOTX64.EFI", ARM64: "BOOTAA64.EFI"}
 
 // rootType are the types of root partitions (Discoverable Partitions Specification).
 var rootType = map[Machine]gpt.Type{X64: gpt.LinuxRootX86_64, ARM64: gpt.LinuxRootArm64}
 
-// Attributes of partitions, by the same specification: systemd must neither
-// mount them by itself nor write to them.
+// Attributes of partitions, by the same specification: systemd must neither mount them automatically nor
+// write to them.
 const (
 	readOnly = 1 << 60
 	noAuto   = 1 << 63
@@ -72,8 +70,8 @@ const (
 	bootFile = "EFI.IMG"
 )
 
-// ErrTooBig: the root does not fit the format.
-var ErrTooBig = errors.New("the root is too big for an ISO, whose files end at 4 GiB")
+// ErrTooBig: the root does not fit into the format.
+var ErrTooBig = errors.New("the root is too big for an ISO, whose files have at most 4 GiB")
 
 // WriteDisk writes a disk image to path. progress may be nil.
 func WriteDisk(ctx context.Context, path string, m Media, progress func(done, total int64)) error {
@@ -92,7 +90,7 @@ func WriteDisk(ctx context.Context, path string, m Media, progress func(done, to
 	}
 	defer out.Close()
 	at := mib + system
-	total := at + up(size, mib) + mib // the backup table has the last MiB to itself
+	total := at + up(size, mib) + mib // the last MiB is reserved for the backup table
 	if err := out.Truncate(total); err != nil {
 		return fmt.Errorf("writing a disk: %w", err)
 	}
@@ -116,7 +114,7 @@ func WriteDisk(ctx context.Context, path string, m Media, progress func(done, to
 	return out.Sync()
 }
 
-// open opens a file and tells its size.
+// open opens a file and returns its size.
 func open(path string) (*os.File, int64, error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -132,8 +130,8 @@ func open(path string) (*os.File, int64, error) {
 
 func up(n, to int64) int64 { return (n + to - 1) / to * to }
 
-// systemSize is how large the EFI system partition must be. FAT32 begins at
-// 65525 clusters (Microsoft, "FAT: General Overview of On-Disk Format").
+// systemSize returns the size of the EFI system partition in bytes. FAT32 has at least 65525
+// clusters (Microsoft, "FAT: General Overview of On-Disk Format").
 func systemSize(program string) (int64, error) {
 	st, err := os.Stat(program)
 	if err != nil {
@@ -172,8 +170,8 @@ func writeSystem(out *os.File, start, size int64, m Media) error {
 	return (&fatVolume{f: out, start: start}).tidy()
 }
 
-// WriteISO writes an ISO image to path, using the folder scratch, which must
-// be empty and have room for all of it. progress may be nil.
+// WriteISO writes an ISO image to path. The folder scratch must be empty and have room for all of it.
+// progress may be nil.
 func WriteISO(ctx context.Context, path, scratch string, m Media, progress func(done, total int64)) error {
 	root, size, err := open(m.Root)
 	if err != nil {
@@ -273,12 +271,12 @@ func eraseTimes(f *os.File) error {
 	return err
 }
 
-// isoTime is 1980-01-01, the first day that FAT knows as well.
+// isoTime is 1980-01-01, the first day of FAT.
 var isoTime = []byte{80, 1, 1, 0, 0, 0, 0}
 
-// writer counts, and stops when ctx ends.
+// writer counts bytes, and stops when ctx ends.
 type writer struct {
-	ctx         context.Context // of the one copy that it is made for
+	ctx         context.Context // of one copy
 	w           io.Writer
 	done, total int64
 	reported    int64 // done, when report was last called

@@ -7,11 +7,10 @@ import (
 	"io"
 )
 
-// Structures of FAT32 by Microsoft, "FAT: General Overview of On-Disk Format",
-// 1.03. go-diskfs writes them well but for three things, which tidy mends: the
-// times of folder entries are those of the writing, even when reproducible;
-// ".." of a folder of the root names the root's cluster where the format has
-// 0; and the count of free clusters is left out. fsck.vfat minds the latter two.
+// Structures of FAT32 by Microsoft, "FAT: General Overview of On-Disk Format", 1.03. go-diskfs writes them
+// with three faults, which tidy corrects: folder entries have the time of writing, even with the option
+// for reproducible output; ".." of a folder in the root has the root's cluster instead of 0; and the count
+// of free clusters is missing. fsck.vfat reports the latter two.
 
 type fatVolume struct {
 	f interface {
@@ -66,7 +65,7 @@ func (v *fatVolume) next(c uint32) uint32 {
 	return binary.LittleEndian.Uint32(v.table[4*c:]) & 0x0fffffff
 }
 
-// tidy makes a volume the same whenever it was written, and clean.
+// tidy corrects these faults, so that the volume does not depend on the time of writing.
 func (v *fatVolume) tidy() error {
 	if err := readFAT(v); err != nil {
 		return fmt.Errorf("tidying a FAT volume: %w", err)

@@ -1,11 +1,10 @@
-// Package initramfs packs the first root of a machine: one static program as
-// /init, the kernel modules that a boot needs with all they depend on, and a
-// few small files. The archive is newc (Linux, Documentation/driver-api/
-// early-userspace/buffer-format.rst), compressed with zstd as one frame.
+// Package initramfs packs the first root of a machine: one static program as /init, the kernel modules
+// that a boot needs with their dependencies, and a few small files. The archive is newc (Linux,
+// Documentation/driver-api/early-userspace/buffer-format.rst), compressed with zstd as one frame.
 //
-// Modules are taken from a tree that depmod has been run over and are stored
-// uncompressed: the archive is compressed as a whole, and the machine then
-// has one decompression to do instead of hundreds.
+// Modules are taken from a tree with depmod's indexes and are stored uncompressed: the archive is
+// compressed as a whole, so that the machine decompresses once instead of hundreds of times. Left out:
+// shells, udev and microcode. The package does not know ingot.
 package initramfs
 
 import (
@@ -22,21 +21,21 @@ import (
 	"ingot/builder/tree"
 )
 
-// Format is bumped when the same options give other bytes.
+// Format changes when the same options give other bytes.
 const Format = 3
 
 // Options say what goes into the archive.
 type Options struct {
-	Init    []byte            // static binary, becomes /init
-	Modules *tree.Tree        // holds usr/lib/modules/Release with the indexes of depmod
+	Init    []byte            // static program, becomes /init
+	Modules *tree.Tree        // has usr/lib/modules/RELEASE with the indexes of depmod
 	Release string            // kernel release
 	Select  []string          // module names, folders below kernel/ with a final slash, presets
 	Files   map[string][]byte // further files by absolute path, mode 0644
 	Epoch   time.Time         // time of every entry
-	Small   bool              // a tenth smaller, in four times the time
+	Small   bool              // 10 % smaller, in four times the time
 }
 
-// Info is what was packed.
+// Info describes what was packed.
 type Info struct {
 	Modules int   // number of kernel modules
 	Bytes   int64 // uncompressed size of the archive's files
@@ -76,7 +75,7 @@ func Write(w io.Writer, o Options) (Info, error) {
 	return Info{Modules: len(set.chosen), Bytes: a.bytes}, nil
 }
 
-// archive writes entries; the first error stops it.
+// archive writes entries. The first error stops it.
 type archive struct {
 	w     *cpio.Writer
 	epoch time.Time
@@ -86,8 +85,8 @@ type archive struct {
 	err   error
 }
 
-// skeleton makes the folders that init mounts on. /dev/console is needed
-// before devtmpfs is mounted only for messages; the kernel does without.
+// skeleton adds the folders that init mounts on. There is no /dev/console: before devtmpfs is mounted it
+// is needed for messages only, and the kernel works without it.
 func (a *archive) skeleton() {
 	for _, d := range []string{"/dev", "/etc", "/proc", "/run", "/sys", "/sysroot", "/tmp", "/usr/lib/modules"} {
 		a.dir(d)
@@ -153,9 +152,8 @@ func sortedKeys(m map[string][]byte) []string {
 	return keys
 }
 
-// Append writes a second archive with further files, uncompressed, as it may
-// follow a first one that ended at a multiple of four bytes: the kernel unpacks
-// one after the other. The same files give the same bytes.
+// Append writes an uncompressed archive with further files. It may follow an archive that ends at a
+// multiple of four bytes: the kernel unpacks both. The same files give the same bytes.
 func Append(w io.Writer, files map[string][]byte, epoch time.Time) error {
 	a := &archive{w: cpio.NewWriter(w), epoch: epoch, made: map[string]bool{}}
 	for _, name := range sortedKeys(files) {

@@ -16,17 +16,17 @@ import (
 	"ingot/builder/tree"
 )
 
-// ErrNoModule: a module that was asked for by name is neither there nor built in.
+// ErrNoModule: the kernel has no module of a name, neither as a file nor built in.
 var ErrNoModule = errors.New("the kernel has no such module")
 
-// presets are groups of modules. A folder ends in a slash and is relative to
-// kernel/; what a kernel lacks of a preset is left out without an error.
+// presets are groups of modules. A folder ends in a slash and is relative to kernel/. Modules of a preset
+// that a kernel does not have are skipped.
 var presets = map[string][]string{
 	// What every boot needs: packets for DHCP, the root, its overlay, volumes;
 	"@boot": {"af_packet", "squashfs", "overlay", "loop", "ext4", "crc32c_generic", "efivarfs",
-		"dm_mod", "dm_verity", "sha256_generic", "isofs", // these for a root on a disk or an ISO
-		"drivers/watchdog/", "ipmi_watchdog", "i2c-i801", "lpc_ich", // these against boots that hang,
-		"efi_pstore"}, // and this for what is left of a crash
+		"dm_mod", "dm_verity", "sha256_generic", "isofs", // for a root on a disk or an ISO
+		"drivers/watchdog/", "ipmi_watchdog", "i2c-i801", "lpc_ich", // watchdogs
+		"efi_pstore"}, // reports of crashes
 	// The devices of common hypervisors.
 	"@virtual": {"virtio_net", "virtio_blk", "virtio_scsi", "virtio_pci", "virtio_rng", "virtio_console",
 		"nvme", "ahci", "ata_piix", "sd_mod", "sr_mod", "e1000", "e1000e", "vmxnet3", "vmw_pvscsi",
@@ -49,15 +49,14 @@ type moduleSet struct {
 	chosen  map[string]bool // paths
 }
 
-// moduleName is the name of the module in a file: dashes and underscores are
-// the same to the kernel (modprobe(8)).
+// moduleName returns the name of the module in a file. The kernel does not distinguish dashes and
+// underscores (modprobe(8)).
 func moduleName(p string) string {
 	name, _, _ := strings.Cut(path.Base(p), ".ko")
 	return strings.ReplaceAll(name, "-", "_")
 }
 
-// selectModules reads the indexes that depmod wrote and chooses modules with
-// all that they depend on.
+// selectModules reads depmod's indexes and chooses modules with their dependencies.
 func selectModules(t *tree.Tree, release string, want []string) (*moduleSet, error) {
 	s := &moduleSet{tree: t, dir: "usr/lib/modules/" + release, paths: map[string]string{}, deps: map[string][]string{},
 		soft: map[string][]string{}, builtin: map[string]bool{}, chosen: map[string]bool{}}
@@ -163,8 +162,7 @@ func (s *moduleSet) sorted() []string {
 	return list
 }
 
-// plainPath is the path of the module in the initramfs: without compression,
-// since the whole archive is compressed and better so.
+// plainPath returns the path of the module in the initramfs, without the suffix of a compression.
 func plainPath(p string) string {
 	base, _, _ := strings.Cut(p, ".ko")
 	return base + ".ko"
@@ -192,8 +190,8 @@ func (s *moduleSet) read(p string) ([]byte, error) {
 	return b, nil
 }
 
-// indexes returns modules.dep, .alias, .softdep and .builtin as text, cut down
-// to the chosen modules, so that the machine has little to read.
+// indexes returns modules.dep, .alias, .softdep and .builtin as text, with the lines of the chosen modules
+// only, so that the machine has little to read.
 func (s *moduleSet) indexes() (map[string][]byte, error) {
 	var dep, alias, soft, builtin bytes.Buffer
 	names := map[string]bool{}

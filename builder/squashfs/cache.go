@@ -22,14 +22,13 @@ import (
 	"time"
 )
 
-// Cache keeps compressed blocks between images, so that a new version
-// compresses only what changed. It may be shared by writers that run at the
-// same time, and writers may be killed: a pack of blocks appears under its name
-// when it is complete, and every block is checked when it is read. A damaged
-// one is compressed again, and its pack is written anew without it.
+// Cache keeps compressed blocks between images, so that a new version compresses only what changed.
+// Several writers may use it at the same time, and writers may be killed: a pack of blocks gets its name
+// when it is complete, and every block is checked when it is read. A damaged block is compressed again,
+// and its pack is rewritten without it.
 type Cache struct {
 	Dir string // made when missing
-	Max int64  // bytes; packs that were used longest ago go first. Zero means 4 GiB
+	Max int64  // bytes; the least recently used packs are removed first. Zero means 4 GiB
 }
 
 const (
@@ -37,14 +36,14 @@ const (
 	packMagic   = "ingtpck2"
 	packRecord  = tagSize + 8 + 4 + 4
 	packFooter  = 4 + 4 + len(packMagic)
-	packPartial = ".incoming-" // locked by its writer: one that can be locked is left over
-	maxPacks    = 24           // from so many on, the smaller half becomes one
+	packPartial = ".incoming-" // locked by its writer; one that can be locked belongs to a killed writer
+	maxPacks    = 24           // when there are more, the smaller half is merged
 )
 
-// cacheKey names the raw bytes of a block: their GMAC (NIST SP 800-38D) under a
-// secret of this cache. Half of a build with a warm cache went into SHA-256; this
-// takes a fifth of its time, and without the secret nobody can make two blocks of
-// one name. Names never leave the cache, so that a nonce may be used for all.
+// cacheKey identifies the raw bytes of a block: their GMAC (NIST SP 800-38D) under a secret of this
+// cache. SHA-256 took half of the time of a build with a warm cache; GMAC takes a fifth of that, and
+// without the secret nobody can make two blocks with the same key. Keys never leave the cache, so one
+// nonce serves for all.
 type cacheKey [tagSize]byte
 
 const (
@@ -53,7 +52,7 @@ const (
 	secretSize = 32
 )
 
-// naming makes the names of blocks.
+// naming computes the keys of blocks.
 type naming struct {
 	aead  cipher.AEAD
 	nonce []byte
@@ -76,9 +75,8 @@ func (n *naming) of(raw []byte) (k cacheKey) {
 	return k
 }
 
-// secret reads the cache's secret, or makes one. Of writers that make one at the
-// same time the first wins; one that was cut off is replaced, and the packs
-// that were named by it age and go.
+// secret reads the cache's secret, or makes one. Of writers that make one at the same time the first
+// wins. A truncated secret is replaced, and the packs that used it are removed as they age.
 func secret(dir string) ([]byte, error) {
 	path := filepath.Join(dir, secretFile)
 	for {
@@ -113,7 +111,7 @@ func newSecret(dir, path string) error {
 	return os.Link(f.Name(), path)
 }
 
-// place of a block in a pack.
+// place is where a block is in a pack.
 type packed struct {
 	pack *pack
 	at   int64
@@ -129,7 +127,7 @@ type pack struct {
 	damaged atomic.Bool
 }
 
-// lookup is the cache as one writer uses it. A nil Cache has one that is off.
+// lookup is one writer's view of the cache. That of a nil Cache finds nothing.
 type lookup struct {
 	dir    string
 	max    int64
@@ -145,8 +143,8 @@ type lookup struct {
 	added map[cacheKey]bool
 }
 
-// begin opens the packs that were made with the same options. What cannot be
-// read is removed: it only costs time.
+// begin opens the packs that were made with the same options. Packs that cannot be read are removed:
+// losing them only costs time.
 func (c *Cache) begin(o Options) (*lookup, error) {
 	l := &lookup{}
 	if c == nil {
@@ -183,7 +181,7 @@ func (c *Cache) begin(o Options) (*lookup, error) {
 	for _, name := range names {
 		p, err := l.open(name)
 		switch {
-		case errors.Is(err, fs.ErrNotExist): // another writer made room
+		case errors.Is(err, fs.ErrNotExist): // another writer removed it
 		case err != nil:
 			l.broken.Add(1)
 			if err := os.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -196,9 +194,8 @@ func (c *Cache) begin(o Options) (*lookup, error) {
 	return l, nil
 }
 
-// encoderVersion is part of a pack's place: another version of the library may
-// compress in another way, and the same input must give the same bytes whether
-// blocks come from the cache or not.
+// encoderVersion is part of a pack's path: another version of the library may compress differently, and
+// the same input must give the same bytes whether blocks come from the cache or not.
 var encoderVersion = sync.OnceValue(func() string {
 	if info, ok := debug.ReadBuildInfo(); ok {
 		for _, m := range info.Deps {
@@ -262,8 +259,8 @@ func (l *lookup) readIndex(p *pack) error {
 
 func (l *lookup) on() bool { return l.dir != "" }
 
-// get returns the compressed block in dst, whose length is that of the raw
-// block. The result is as long as dst when the block does not get smaller.
+// get returns the compressed block in dst, whose length is that of the raw block. The result is as long
+// as dst when the block is stored uncompressed.
 func (l *lookup) get(k cacheKey, dst []byte) ([]byte, bool) {
 	b, ok := l.known[k]
 	if !ok || int(b.size) > len(dst) {
@@ -281,7 +278,7 @@ func (l *lookup) get(k cacheKey, dst []byte) ([]byte, bool) {
 	return out, true
 }
 
-// read fills in the compressed block, unless it is damaged.
+// read reads the compressed block and reports whether it is intact.
 func (b packed) read(out []byte) bool {
 	if _, err := b.pack.f.ReadAt(out, b.at); err != nil || crc32.Checksum(out, castagnoli) != b.sum {
 		b.pack.damaged.Store(true)
@@ -290,7 +287,7 @@ func (b packed) read(out []byte) bool {
 	return true
 }
 
-// add keeps a freshly compressed block.
+// add keeps a newly compressed block.
 func (l *lookup) add(j *job) error {
 	if !l.on() || !j.fresh {
 		return nil
@@ -301,7 +298,7 @@ func (l *lookup) add(j *job) error {
 	return l.keep(j.key, j.out)
 }
 
-// keep puts a block into the new pack. Without bytes it does not get smaller.
+// keep adds a block to the new pack. No bytes mean that the block is stored uncompressed.
 func (l *lookup) keep(key cacheKey, out []byte) error {
 	if l.added[key] {
 		return nil
@@ -325,8 +322,8 @@ func (l *lookup) keep(key cacheKey, out []byte) error {
 	return nil
 }
 
-// createLocked makes the file of a new pack. Whoever sweeps may have locked
-// and removed it before we locked it; then there is another try.
+// createLocked makes the file of a new pack. Another writer's sweep may lock and remove it before this
+// one locks it; then createLocked tries again.
 func createLocked(dir string) (*os.File, error) {
 	for {
 		f, err := os.CreateTemp(dir, packPartial)
@@ -369,8 +366,8 @@ func (l *lookup) sweep() error {
 	return nil
 }
 
-// tidy moves what is good of damaged packs, and of the smaller half when there
-// are too many, into the new pack. It returns the packs that are not needed then.
+// tidy copies the intact blocks of damaged packs, and of the smaller half of the packs when there are too
+// many, into the new pack. It returns the packs that are no longer needed.
 func (l *lookup) tidy() ([]*pack, error) {
 	byPack := map[*pack][]cacheKey{}
 	slices.SortFunc(l.packs, func(a, b *pack) int {
@@ -407,11 +404,11 @@ func (l *lookup) tidy() ([]*pack, error) {
 	return done, nil
 }
 
-// damaged is how many blocks or packs could not be used.
+// damaged returns how many blocks or packs could not be used.
 func (l *lookup) damaged() int { return int(l.broken.Load()) }
 
-// commit names the new pack and removes what is too much. It is not synced to
-// the disk: after a power cut its checksums tell what is missing.
+// commit gives the new pack its name and removes packs above the limit. The pack is not synced to the
+// disk: after a power cut its checksums detect what is missing.
 func (l *lookup) commit() error {
 	if !l.on() {
 		return nil
@@ -425,7 +422,7 @@ func (l *lookup) commit() error {
 		foot := le.AppendUint32(nil, uint32(len(l.index)/packRecord))
 		foot = le.AppendUint32(foot, crc32.Checksum(l.index, castagnoli))
 		_, _ = l.buf.Write(append(foot, packMagic...))
-		if err := l.buf.Flush(); err != nil { // a failed Write before is told here, too
+		if err := l.buf.Flush(); err != nil { // also reports an earlier failed Write
 			return fmt.Errorf("adding to the block cache: %w", err)
 		}
 		name := filepath.Join(l.dir, fmt.Sprintf("%x", sha256.Sum256(l.index))+packSuffix)
@@ -443,14 +440,14 @@ func (l *lookup) commit() error {
 	now := time.Now()
 	for _, p := range l.packs {
 		if p.used.Load() {
-			_ = os.Chtimes(p.path, now, now) // decides only what goes first
+			_ = os.Chtimes(p.path, now, now) // decides only what is removed first
 		}
 	}
 	return l.prune()
 }
 
-// prune removes the packs that were used longest ago until the rest fits.
-// Packs of other options count as well, and so do those of older versions.
+// prune removes the least recently used packs until the rest fits. Packs of other options and of older
+// versions count, too.
 func (l *lookup) prune() error {
 	type aged struct {
 		path string
@@ -497,7 +494,7 @@ func ignoreGone(err error) error {
 	return err
 }
 
-// abandon closes what is open and removes a pack that was not committed.
+// abandon closes all packs and removes one that was not committed.
 func (l *lookup) abandon() {
 	for _, p := range l.packs {
 		p.f.Close()

@@ -8,7 +8,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 )
 
-// compressor compresses blocks, one after the other, appending to dst.
+// compressor compresses one block at a time, appending to dst.
 type compressor interface {
 	compress(dst, raw []byte) ([]byte, error)
 }
@@ -47,19 +47,19 @@ func (z *zlibCompressor) compress(dst, raw []byte) ([]byte, error) {
 	return buf.Bytes(), nil
 }
 
-// recipe is the number of the rules by which an encoder is chosen. It changes
-// with them: blocks that older rules compressed are not in the cache then.
+// recipe is the version of the rules that choose an encoder. It is part of the cache's path, so that
+// blocks of older rules are not used.
 const recipe = 3
 
-// zstdCompressor chooses between two of the four encoders of the library,
-// which are about as good as levels 1, 3, 7 and 11 of the reference's.
+// zstdCompressor chooses between two of the library's four encoders, which compress about as well as
+// levels 1, 3, 7 and 11 of the reference implementation.
 //
-//	level 1 to 3 the first: in blocks of 512 KiB it packs a root within a fiftieth of
-//	             what the reference's level 3 makes of blocks of 128 KiB, in its time;
-//	             the second takes twice the time for one part in twenty
+//	level 1 to 3 the first: with blocks of 512 KiB a root is at most 2 % larger than with the
+//	             reference's level 3 and blocks of 128 KiB, in the same time; the second
+//	             saves 5 % for twice the time
 //	level 4, 5   the second
 //	level 6 to 9 the third
-//	from 10 on   the fourth, but the first where that shows that nothing can be had
+//	from 10 on   the fourth, or the first for blocks that do not compress
 type zstdCompressor struct {
 	level      int
 	fast, slow *zstd.Encoder // slow is nil up to level 3
@@ -72,7 +72,7 @@ func newZstd(o Options) (*zstdCompressor, error) {
 		if at == &z.slow && o.Level <= 3 {
 			continue
 		}
-		// The kernel's window is one block, and squashfs has no use for checksums.
+		// The kernel's window is one block, and squashfs does not use zstd's checksums.
 		e, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(level), zstd.WithEncoderConcurrency(1),
 			zstd.WithWindowSize(max(o.BlockSize, metaSize)), zstd.WithEncoderCRC(false),
 			zstd.WithSingleSegment(true), zstd.WithLowerEncoderMem(false))
@@ -100,14 +100,14 @@ func (z *zstdCompressor) compress(dst, raw []byte) ([]byte, error) {
 	return z.slow.EncodeAll(raw, dst), nil
 }
 
-// probe is how many bytes tell whether a block is worth a closer look.
+// probe is the number of bytes that decide whether a block is worth the slow encoder.
 const probe = 8 << 10
 
-// hopeless is true when a block got hardly smaller: it was compressed before.
+// hopeless reports whether a block hardly got smaller, because its content is compressed already.
 func hopeless(packed, raw int) bool { return packed >= raw-raw/64 }
 
-// compressorOptions is the block behind the superblock that says how the image
-// was compressed; the kernel does not need it.
+// compressorOptions returns the block after the superblock that describes the compression. The kernel does
+// not need it.
 func compressorOptions(o Options) []byte {
 	switch o.Compression {
 	case Zstd:

@@ -15,14 +15,14 @@ import (
 // extent is where the content of a file is. Files of equal content share one.
 type extent struct {
 	start  uint64   // of the first block
-	placed bool     // start is known
-	blocks []uint32 // sizes of blocks as the format has them; zero is a hole
+	placed bool     // start is set
+	blocks []uint32 // sizes of blocks in the format's encoding; zero is a hole
 	holes  uint64   // bytes of them
 	frag   uint32   // number of the fragment block that holds the end, or noFragment
 	offset uint32   // in it
 }
 
-// dataResult is what the metadata needs to know of the data.
+// dataResult is what the metadata contains about the data.
 type dataResult struct {
 	fragments []fragment
 }
@@ -32,11 +32,11 @@ type fragment struct {
 	size  uint32
 }
 
-// job is one block on its way through the compressors.
+// job is one block to compress and write.
 type job struct {
 	raw   []byte
 	out   []byte // compressed, or raw itself
-	size  uint32 // as the format has it
+	size  uint32 // in the format's encoding
 	to    *extent
 	index int // in to.blocks
 	first bool
@@ -45,8 +45,8 @@ type job struct {
 	fresh bool // not from the cache
 }
 
-// data writes all content: one goroutine reads in the order of the tree, many
-// compress, one writes in the order of reading.
+// data writes all content: one goroutine reads in the order of the tree, several compress, and one writes
+// in the order of reading.
 func (w *writer) data(ctx context.Context) (*dataResult, error) {
 	workers := w.o.Workers
 	if workers <= 0 {
@@ -98,7 +98,7 @@ func (w *writer) compressAll(ctx context.Context, cache *lookup, work <-chan *jo
 	return nil
 }
 
-// compress fills in what is written for the block.
+// compress sets what is written for the block.
 func (w *writer) compress(j *job, c compressor, cache *lookup) error {
 	buf := w.buffers.get()
 	if cache.on() {
@@ -117,7 +117,7 @@ func (w *writer) compress(j *job, c compressor, cache *lookup) error {
 	return nil
 }
 
-// use takes the compressed block, unless it is not smaller than the raw one.
+// use sets the compressed block, or the raw one when that is not larger.
 func (w *writer) use(j *job, out []byte) {
 	if len(out) >= len(j.raw) {
 		w.buffers.put(out)
@@ -225,7 +225,7 @@ func (p *producer) file(n *node) error {
 		return p.ctx.Err()
 	}
 	bs := int64(p.w.o.BlockSize)
-	twin := p.sizes[n.e.Size] > 1 // perhaps
+	twin := p.sizes[n.e.Size] > 1 // another file may have the same content
 	if twin && n.e.Size >= bs {
 		known, err := p.knownLarge(n)
 		if err != nil || known {
@@ -247,7 +247,7 @@ func (p *producer) file(n *node) error {
 	return atEnd(r)
 }
 
-// blocks sends off the full blocks of a file.
+// blocks sends the full blocks of a file to the compressors.
 func (p *producer) blocks(n *node, r io.Reader) error {
 	bs := p.w.o.BlockSize
 	n.body.blocks = make([]uint32, n.e.Size/int64(bs))
@@ -270,7 +270,7 @@ func (p *producer) blocks(n *node, r io.Reader) error {
 	return nil
 }
 
-// knownLarge reads a file to see whether its content was there before.
+// knownLarge reads a file and reports whether an earlier file has the same content.
 func (p *producer) knownLarge(n *node) (bool, error) {
 	r, err := n.e.Open()
 	if err != nil {
@@ -290,7 +290,7 @@ func (p *producer) knownLarge(n *node) (bool, error) {
 	return p.known(n, contentKey{n.e.Size, [sha256.Size]byte(sum.Sum(nil))}), p.ctx.Err()
 }
 
-// known shares the extent of an equal file, or remembers this one's.
+// known shares the extent of an earlier file with the same content, or remembers this file's.
 func (p *producer) known(n *node, k contentKey) bool {
 	if e, ok := p.seen[k]; ok {
 		n.body = e
@@ -301,11 +301,9 @@ func (p *producer) known(n *node, k contentKey) bool {
 	return false
 }
 
-// pack reads the last bytes of a file into the fragment block. The block is
-// closed before when they do not fit, or when it is half full and the file's
-// name says so: the same files then share blocks even when there are others
-// before them. Of a twin, whose bytes are all of the file, there may be an
-// equal one; its bytes are then forgotten.
+// pack reads the last bytes of a file into the fragment block. The block is closed first when they do not
+// fit, or when it is half full and a hash of the file's name says so: the same files then share blocks
+// even when other files precede them. When an earlier file has the same content, the bytes are dropped.
 func (p *producer) pack(n *node, r io.Reader, size int, twin bool) error {
 	bs := p.w.o.BlockSize
 	block, at := p.frag, len(p.frag)
@@ -338,15 +336,15 @@ func (p *producer) pack(n *node, r io.Reader, size int, twin bool) error {
 	return nil
 }
 
-// closes is true for the more names the larger the files are: about one in
-// every quarter of a block, so that few blocks are closed because they are full.
+// closes is true for a share of the names that grows with the size of the files: about one in every
+// quarter of a block, so that few blocks are closed because they are full.
 func closes(path string, size, blockSize int) bool {
 	h := fnv.New32a()
 	_, _ = io.WriteString(h, path) // a hash never fails
 	return int(h.Sum32()>>7)%blockSize < 4*size
 }
 
-// flush sends the fragment block off.
+// flush sends the fragment block to the compressors.
 func (p *producer) flush() error {
 	if len(p.frag) == 0 {
 		return nil
@@ -360,17 +358,17 @@ func (p *producer) flush() error {
 func readFull(r io.Reader, b []byte) error {
 	n, err := io.ReadFull(r, b)
 	if err == io.EOF || err == io.ErrUnexpectedEOF {
-		return fmt.Errorf("%w: it ends %d bytes early", ErrContent, len(b)-n)
+		return fmt.Errorf("%w: it is %d bytes too short", ErrContent, len(b)-n)
 	}
 	return err
 }
 
-// atEnd makes sure that there is no more content than was announced.
+// atEnd checks that there is no more content than the entry's size.
 func atEnd(r io.Reader) error {
 	var one [1]byte
 	switch n, err := io.ReadFull(r, one[:]); {
 	case n > 0:
-		return fmt.Errorf("%w: there is more", ErrContent)
+		return fmt.Errorf("%w: it is too long", ErrContent)
 	case err != io.EOF:
 		return err
 	}
@@ -389,14 +387,14 @@ func isZero(b []byte) bool {
 	return bytes.Equal(b, zeros[:len(b)])
 }
 
-// buffers hands out buffers of blocks again. (A sync.Pool is emptied by every
-// collection of garbage, and new buffers are most of the garbage.)
+// buffers reuses buffers of blocks. (A sync.Pool is emptied by every garbage collection, and new buffers
+// are most of the garbage.)
 type buffers struct {
 	size int
 	free chan []byte
 }
 
-// slack is what zstd may need above the size of a block that does not compress.
+// slack is the number of bytes that zstd may need above the size of a block that does not compress.
 const slack = 4096
 
 func newBuffers(blockSize, keep int) *buffers {

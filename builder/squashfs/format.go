@@ -18,8 +18,8 @@ const (
 	noFragment     = 0xffffffff
 	noXattr        = 0xffffffff
 	noTable        = 0xffffffffffffffff
-	maxName        = 256      // bytes; the format's limit, which readers allow
-	maxNewName     = 255      // bytes; NAME_MAX of Linux: a longer one can be mounted, and copied nowhere
+	maxName        = 256      // bytes; the format's limit, which the reader allows
+	maxNewName     = 255      // bytes; NAME_MAX of Linux: a longer name could be mounted, but not copied
 	maxTarget      = 4095     // bytes; PATH_MAX of Linux: 6.11 and later refuse longer links of squashfs
 	maxXattr       = 64 << 10 // bytes of a value: XATTR_SIZE_MAX of Linux
 	runEntries     = 256      // entries below one header of a directory listing
@@ -79,7 +79,7 @@ func (s *superblock) append(b []byte) []byte {
 	return b
 }
 
-// parse is the reverse of append, with what this reader can read.
+// parse is the inverse of append. It refuses what this reader cannot read.
 func (s *superblock) parse(b []byte) error {
 	if le.Uint32(b) != magic {
 		return fmt.Errorf("%w: it does not begin with hsqs", ErrFormat)
@@ -98,7 +98,7 @@ func (s *superblock) parse(b []byte) error {
 		int(le.Uint16(b[22:])) != bits.TrailingZeros32(s.BlockSize):
 		return fmt.Errorf("%w: blocks of %d bytes", ErrFormat, s.BlockSize)
 	case s.Compression != Zstd.number() && s.Compression != Gzip.number():
-		return fmt.Errorf("%w: compression %d; this reader knows zstd and gzip", ErrFormat, s.Compression)
+		return fmt.Errorf("%w: compression %d; this reader supports zstd and gzip", ErrFormat, s.Compression)
 	case s.Used < superblockSize || s.Used > 1<<62 || s.InodeTable > s.DirTable || s.DirTable > s.Used:
 		return fmt.Errorf("%w: its tables overlap", ErrFormat)
 	}
@@ -110,7 +110,7 @@ func deviceNumber(major, minor uint32) uint32 {
 	return minor&0xff | major<<8 | (minor&^0xff)<<12
 }
 
-// deviceOf is the reverse, new_decode_dev.
+// deviceOf is the inverse, new_decode_dev.
 func deviceOf(n uint32) (major, minor uint32) {
 	return n >> 8 & 0xfff, n&0xff | n>>12&^0xff
 }

@@ -6,7 +6,7 @@ import (
 	"math"
 )
 
-// metadata writes everything behind the data: inodes, listings and tables.
+// metadata writes everything after the data: inodes, listings and tables.
 func (w *writer) metadata(ctx context.Context, d *dataResult) error {
 	w.out.cuts.tables(w.out.n)
 	c, err := newCompressor(w.o)
@@ -28,7 +28,7 @@ func (w *writer) metadata(ctx context.Context, d *dataResult) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	// Backwards: what is in a folder comes before it, its inode is known.
+	// Backwards: the entries of a folder are written before it, so that their inodes are known.
 	for i := len(w.tree.dirs) - 1; i >= 0; i-- {
 		if err := t.dir(w.tree.dirs[i]); err != nil {
 			return fmt.Errorf("%q: %w", w.tree.dirs[i].path, err)
@@ -44,8 +44,8 @@ func (w *writer) metadata(ctx context.Context, d *dataResult) error {
 	return w.lookupTables(c, store, d, t, x)
 }
 
-// lookupTables writes what the kernel finds by number: fragments, inodes for
-// NFS, owners, extended attributes.
+// lookupTables writes the tables of what the kernel finds by number: fragments, inodes for NFS, owners,
+// extended attributes.
 func (w *writer) lookupTables(c compressor, store bool, d *dataResult, t *tables, x *xattrs) (err error) {
 	w.sb.FragmentTable, w.sb.XattrTable = noTable, noTable
 	if len(d.fragments) > 0 {
@@ -82,11 +82,11 @@ func (w *writer) lookupTables(c compressor, store bool, d *dataResult, t *tables
 	if w.sb.IDTable, err = w.indexed(m, nil); err != nil {
 		return err
 	}
-	w.sb.IDs = uint16(len(t.idList)) // 65536 are refused before
+	w.sb.IDs = uint16(len(t.idList)) // more are refused earlier
 	return x.write(w, c, store)
 }
 
-// tables is what grows while inodes are written.
+// tables are filled while inodes are written.
 type tables struct {
 	w                *writer
 	inodes, listings *metaWriter
@@ -95,7 +95,7 @@ type tables struct {
 	idList           []uint32
 }
 
-// id is the index of a user or group number.
+// id returns the index of a user or group number.
 func (t *tables) id(n uint32) (uint16, error) {
 	if i, ok := t.ids[n]; ok {
 		return i, nil
@@ -133,13 +133,13 @@ func (t *tables) put(n *node, kind int, ext bool, body []byte) error {
 	return t.inodes.write(append(b, body...))
 }
 
-// inodeType is the basic type of an entry's inode.
+// inodeType returns the basic type of an entry's inode.
 func inodeType(k Kind) int {
 	return [...]int{File: typeFile, Dir: typeDir, Symlink: typeSymlink, CharDevice: typeChar, BlockDevice: typeBlock,
 		Fifo: typeFifo, Socket: typeSocket}[k]
 }
 
-// file writes an inode that is no folder.
+// file writes an inode that is not a folder.
 func (t *tables) file(n *node) error {
 	if n.e.Kind == File {
 		return t.regular(n)
@@ -183,7 +183,7 @@ func (t *tables) regular(n *node) error {
 	return t.put(n, typeFile, ext, b)
 }
 
-// dirIndex lets the kernel jump into a long listing.
+// dirIndex lets the kernel seek in a long listing.
 type dirIndex struct {
 	at    uint32 // bytes of the listing before it
 	block uint32 // metadata block that it is in
@@ -229,9 +229,8 @@ func (t *tables) dir(n *node) error {
 	return t.put(n, typeDir, true, b)
 }
 
-// listing writes a folder's names in runs. A run's names have inodes in one
-// metadata block, with numbers near one another; the first run that begins in
-// a metadata block of the listing gets an index.
+// listing writes a folder's names in runs. The inodes of a run are in one metadata block, with numbers
+// close to each other. The first run that begins in a metadata block of the listing gets an index.
 func (t *tables) listing(n *node) (size uint32, index []dirIndex, err error) {
 	rest := n.children
 	block := t.listings.ref() >> 16
@@ -251,7 +250,7 @@ func (t *tables) listing(n *node) (size uint32, index []dirIndex, err error) {
 			run = le.AppendUint16(run, uint16(len(c.name)-1))
 			run = append(run, c.name...)
 			count++
-			if len(run) > metaSize { // so that an index is never far
+			if len(run) > metaSize { // so that indexes are not far apart
 				break
 			}
 		}

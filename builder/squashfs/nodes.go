@@ -7,7 +7,7 @@ import (
 	"strings"
 )
 
-// node is an inode and, of folders, its names.
+// node is an inode and, for folders, its entries.
 type node struct {
 	e        *Entry
 	path     string  // the first of its names, in the order of the tree
@@ -44,7 +44,7 @@ func newTree(entries []Entry) (*fsTree, error) {
 			return nil, fmt.Errorf("%q: %w", e.Path, err)
 		}
 		if nodes[e.Path] != nil {
-			return nil, fmt.Errorf("%q: %w: it is there twice", e.Path, ErrEntry)
+			return nil, fmt.Errorf("%q: %w: it is listed twice", e.Path, ErrEntry)
 		}
 		nodes[e.Path] = &node{e: e, xattr: noXattr}
 	}
@@ -54,7 +54,7 @@ func newTree(entries []Entry) (*fsTree, error) {
 		nodes[""] = root
 	}
 	if root.e.Kind != Dir || root.e.Hard != "" {
-		return nil, fmt.Errorf("the root: %w: it is no folder", ErrEntry)
+		return nil, fmt.Errorf("the root: %w: it is not a folder", ErrEntry)
 	}
 	for i := range entries {
 		e := &entries[i]
@@ -67,13 +67,13 @@ func newTree(entries []Entry) (*fsTree, error) {
 		}
 		parent := nodes[dir]
 		if parent == nil || parent.e.Kind != Dir || parent.e.Hard != "" {
-			return nil, fmt.Errorf("%q: %w: %q is no folder of the tree", e.Path, ErrEntry, dir)
+			return nil, fmt.Errorf("%q: %w: %q is not a folder of the tree", e.Path, ErrEntry, dir)
 		}
 		n := nodes[e.Path]
 		if e.Hard != "" {
 			n = nodes[e.Hard]
 			if n == nil || n.e.Hard != "" || n.e.Kind == Dir {
-				return nil, fmt.Errorf("%q: %w: it is a hard link to %q, which is no file of the tree", e.Path, ErrEntry, e.Hard)
+				return nil, fmt.Errorf("%q: %w: it is a hard link to %q, which is not a file of the tree", e.Path, ErrEntry, e.Hard)
 			}
 		}
 		if n.e.Kind == Dir {
@@ -151,7 +151,7 @@ func check(e *Entry) error {
 	case e.Size < 0:
 		return bad("%d bytes", e.Size)
 	case e.Kind == File && e.Size > 0 && e.Open == nil:
-		return bad("content without a way to read it")
+		return bad("content, but no Open")
 	case e.Kind == Symlink && (e.Target == "" || len(e.Target) > maxTarget):
 		return bad("a link to %d bytes; 1 to %d fit", len(e.Target), maxTarget)
 	case (e.Kind == CharDevice || e.Kind == BlockDevice) && (e.Major >= 1<<12 || e.Minor >= 1<<20):

@@ -4,7 +4,7 @@ import (
 	"hash/crc32"
 )
 
-// output is the image as it grows.
+// output writes the image and counts its bytes.
 type output struct {
 	w    Out
 	n    int64 // bytes so far
@@ -43,13 +43,12 @@ const (
 	MinCut = 256 << 10
 	MaxCut = 4 << 20
 
-	aimCut = 768 << 10 // from here on cuts are likely: most pieces have about 1 MiB then
+	aimCut = 768 << 10 // from this size on a cut is likely: most pieces have about 1 MiB
 )
 
-// cutter decides where an image is cut into pieces. It looks only at the
-// blocks near a cut, so that two images with the same blocks in the same order
-// are cut in the same places wherever the blocks lie; and it prefers the
-// beginning of a file. Pieces have about 1 MiB.
+// cutter decides where an image is cut into pieces of about 1 MiB. It looks only at the blocks near a cut,
+// so that two images with the same blocks in the same order are cut in the same places, whatever the
+// offsets of the blocks. It prefers the beginning of a file.
 type cutter struct {
 	from int64 // beginning of the piece
 	cuts []int64
@@ -57,13 +56,13 @@ type cutter struct {
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// block tells that a data block begins at offset at.
+// block is called for each data block, with the offset where it begins.
 func (c *cutter) block(at int64, data []byte, first bool) {
 	size := at - c.from
 	if size < MinCut {
 		return
 	}
-	odds := uint32(32) // one in so many is a cut
+	odds := uint32(32) // one in so many blocks is a cut
 	switch {
 	case first && size < aimCut:
 		odds = 4
@@ -83,7 +82,7 @@ func (c *cutter) cut(at int64) {
 	c.from = at
 }
 
-// tables tells that no more data blocks come: the rest changes with any file.
+// tables ends the pieces of data: the metadata that follows changes with any file.
 func (c *cutter) tables(at int64) {
 	if at-c.from >= MinCut {
 		c.cut(at)

@@ -12,7 +12,7 @@ type content struct {
 	left  int64  // bytes of the file that are not in block yet
 	next  int    // block
 	at    uint64 // where it is
-	block []byte // what was not read of the block before
+	block []byte // the unread rest of the block before
 }
 
 func (c *content) Close() error { return nil }
@@ -41,7 +41,7 @@ func (c *content) load() error {
 			return err
 		}
 		if int(c.offset)+want > len(b) {
-			return fmt.Errorf("%w: an end behind its fragment", ErrFormat)
+			return fmt.Errorf("%w: a file ends outside its fragment", ErrFormat)
 		}
 		c.block = b[c.offset:][:want]
 	} else {

@@ -8,12 +8,11 @@ import (
 	"github.com/klauspost/compress/zstd"
 )
 
-// ErrFormat: the bytes are no image, or a damaged one.
+// ErrFormat: the bytes are not an image, or the image is damaged.
 var ErrFormat = errors.New("not a valid squashfs image")
 
-// Reader reads an image made by any writer of SquashFS 4.0 with zstd or gzip.
-// It may be used by several goroutines. The image may be hostile: whatever its
-// bytes, what is read of it is bounded by its size, see budget.
+// Reader reads an image made by any writer of SquashFS 4.0 with zstd or gzip. Several goroutines may use
+// it. The image need not be trusted: the memory that reading it takes is bounded by its size.
 type Reader struct {
 	r         io.ReaderAt
 	sb        superblock
@@ -81,11 +80,11 @@ func (r *Reader) open(size int64) error {
 
 func (r *Reader) readAt(b []byte, at uint64) error {
 	if r.sb.Used > 0 && (at > r.sb.Used || uint64(len(b)) > r.sb.Used-at) {
-		return fmt.Errorf("%w: it points behind its end", ErrFormat)
+		return fmt.Errorf("%w: an offset is beyond its end", ErrFormat)
 	}
 	if n, err := r.r.ReadAt(b, int64(at)); n < len(b) {
 		if err == io.EOF {
-			return fmt.Errorf("%w: it is cut off", ErrFormat)
+			return fmt.Errorf("%w: it is truncated", ErrFormat)
 		}
 		return err
 	}

@@ -29,7 +29,7 @@ func (f *fields) u16() uint16 { return le.Uint16(f.bytes(2)) }
 func (f *fields) u32() uint32 { return le.Uint32(f.bytes(4)) }
 func (f *fields) u64() uint64 { return le.Uint64(f.bytes(8)) }
 
-// inode reads the inode at a reference; the path is not in it.
+// inode reads the inode at a reference. An inode has no path.
 func (w *walk) inode(ref uint64) (found, error) {
 	m, err := w.r.metaFrom(w.r.sb.InodeTable, ref)
 	if err != nil {
@@ -83,7 +83,7 @@ func (w *walk) inode(ref uint64) (found, error) {
 	return e, err
 }
 
-// dirInode reads what is special to a folder.
+// dirInode reads the fields of a folder.
 func (w *walk) dirInode(f *fields, e *found, ext bool) (xattr uint32, err error) {
 	e.Kind, xattr = Dir, noXattr
 	var block, size uint32
@@ -110,7 +110,7 @@ func (w *walk) dirInode(f *fields, e *found, ext bool) (xattr uint32, err error)
 	return xattr, err
 }
 
-// fileInode reads what is special to a regular file.
+// fileInode reads the fields of a regular file.
 func (w *walk) fileInode(f *fields, e *found, ext bool) (xattr uint32, err error) {
 	e.Kind, xattr = File, noXattr
 	x := &extent{}
@@ -137,7 +137,7 @@ func (w *walk) fileInode(f *fields, e *found, ext bool) (xattr uint32, err error
 	if rest := size % bs; rest > 0 && x.frag == noFragment {
 		blocks++
 	} else if rest > 0 && (int64(x.frag) >= int64(len(w.r.fragments)) || uint64(x.offset)+rest > bs) {
-		return 0, fmt.Errorf("%w: an end in fragment %d of %d", ErrFormat, x.frag, len(w.r.fragments))
+		return 0, fmt.Errorf("%w: a file ends in fragment %d of %d", ErrFormat, x.frag, len(w.r.fragments))
 	}
 	for blocks > 0 { // a wrong size ends with the table
 		n := int(min(blocks, 1024))

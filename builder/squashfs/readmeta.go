@@ -46,7 +46,7 @@ type metaReader struct {
 // metaFrom starts at a reference within a table: block start << 16 | offset.
 func (r *Reader) metaFrom(table, ref uint64) (*metaReader, error) {
 	if ref>>16 > r.sb.Used {
-		return nil, fmt.Errorf("%w: it points behind its end", ErrFormat)
+		return nil, fmt.Errorf("%w: an offset is beyond its end", ErrFormat)
 	}
 	b, err := r.metaAt(table + ref>>16)
 	if err != nil {
@@ -54,7 +54,7 @@ func (r *Reader) metaFrom(table, ref uint64) (*metaReader, error) {
 	}
 	offset := int(ref & 0xffff)
 	if offset > len(b.data) {
-		return nil, fmt.Errorf("%w: it points behind a block's end", ErrFormat)
+		return nil, fmt.Errorf("%w: an offset is beyond a block's end", ErrFormat)
 	}
 	b.data = b.data[offset:]
 	return &metaReader{r, b}, nil
@@ -67,7 +67,7 @@ func (m *metaReader) read(n int) ([]byte, error) {
 		m.block.data = m.block.data[n:]
 		return b, nil
 	}
-	var b []byte // grows only as far as there is something to read
+	var b []byte // grows only with what is read
 	for {
 		part := min(n-len(b), len(m.block.data))
 		b = append(b, m.block.data[:part]...)
@@ -82,13 +82,12 @@ func (m *metaReader) read(n int) ([]byte, error) {
 	}
 }
 
-// lookupTable reads count values of size bytes whose blocks a list at the
-// given place names.
+// lookupTable reads count values of size bytes each, from the blocks in the list at the given offset.
 func (r *Reader) lookupTable(list uint64, count, size int64, room *budget) ([]byte, error) {
 	perBlock := metaSize / size
 	blocks := (count + perBlock - 1) / perBlock
 	if list > r.sb.Used || uint64(blocks)*8 > r.sb.Used-list {
-		return nil, fmt.Errorf("%w: it points behind its end", ErrFormat)
+		return nil, fmt.Errorf("%w: an offset is beyond its end", ErrFormat)
 	}
 	starts := make([]byte, blocks*8)
 	if err := r.readAt(starts, list); err != nil {

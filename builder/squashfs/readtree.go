@@ -6,9 +6,8 @@ import (
 	"strings"
 )
 
-// Entries reads the whole tree, sorted by path. Of several names of one file,
-// the first in that order is the file and the others are hard links to it.
-// Extended attributes are shared between entries and must not be changed.
+// Entries reads the whole tree, sorted by path. Of several names of a file the first is the file, the
+// others are hard links to it. Extended attributes are shared between entries and must not be changed.
 func (r *Reader) Entries() ([]Entry, error) {
 	w := &walk{r: r, dirs: map[uint32]bool{}, sets: map[uint32]map[string]string{}, room: newBudget(r.sb.Used)}
 	if err := w.all(); err != nil {
@@ -17,7 +16,7 @@ func (r *Reader) Entries() ([]Entry, error) {
 	slices.SortFunc(w.found, func(a, b found) int { return strings.Compare(a.Path, b.Path) })
 	for i := 1; i < len(w.found); i++ {
 		if w.found[i].Path == w.found[i-1].Path {
-			return nil, fmt.Errorf("reading squashfs: %w: %q is there twice", ErrFormat, w.found[i].Path)
+			return nil, fmt.Errorf("reading squashfs: %w: %q is listed twice", ErrFormat, w.found[i].Path)
 		}
 	}
 	first := map[uint32]string{}
@@ -36,10 +35,10 @@ func (r *Reader) Entries() ([]Entry, error) {
 	return entries, nil
 }
 
-// walk is one run through the tree.
+// walk reads the tree once.
 type walk struct {
 	r     *Reader
-	dirs  map[uint32]bool              // that were listed: a tree has no loops
+	dirs  map[uint32]bool              // that were listed, to find loops
 	sets  map[uint32]map[string]string // of extended attributes, by number
 	room  budget
 	found []found
@@ -58,13 +57,13 @@ func (w *walk) all() error {
 		return err
 	}
 	if root.Kind != Dir {
-		return fmt.Errorf("%w: its root is no folder", ErrFormat)
+		return fmt.Errorf("%w: its root is not a folder", ErrFormat)
 	}
 	for queue := []found{root}; len(queue) > 0; {
 		dir := queue[len(queue)-1]
 		queue = queue[:len(queue)-1]
 		if w.dirs[dir.number] {
-			return fmt.Errorf("%w: folder %q is there twice", ErrFormat, dir.Path)
+			return fmt.Errorf("%w: folder %q is listed twice", ErrFormat, dir.Path)
 		}
 		w.dirs[dir.number] = true
 		listing, size := dir.listing, dir.size
@@ -77,7 +76,7 @@ func (w *walk) all() error {
 	return nil
 }
 
-// perEntry is about what an entry takes besides its strings.
+// perEntry is about the number of bytes that an entry takes besides its strings.
 const perEntry = 400
 
 // list reads a folder's names; folders among them are added to queue.

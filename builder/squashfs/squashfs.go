@@ -1,12 +1,13 @@
 // Package squashfs writes and reads SquashFS 4.0 images (Linux, fs/squashfs/squashfs_fs.h).
 //
-// The same entries and options give the same bytes, whatever the order of the
-// entries, the number of processors, the host or the clock. Data is compressed
-// in parallel; memory grows with the number of entries and never with their
-// content. An image is laid out so that two versions that differ in a few
-// files share most of their bytes, though not at the same offsets: see Cuts.
+// The same entries and options give the same bytes, whatever the order of the entries, the number of
+// processors, the host or the clock. Data is compressed in parallel. Memory grows with the number of
+// entries, not with their content. An image is laid out so that two versions that differ in a few files
+// share most of their bytes, though not at the same offsets: see Info.Cuts.
 //
-// It knows nothing of ingot.
+// The writer makes zstd, gzip and stored images; the reader reads zstd and gzip. Left out: other
+// compressions, sockets' and pipes' contents, POSIX ACLs, images of earlier versions of the format. The
+// package does not know ingot.
 package squashfs
 
 import (
@@ -32,26 +33,27 @@ const (
 	Socket
 )
 
-// KindName is a kind's name for people.
+// KindName returns the name of a kind, for people.
 func KindName(k Kind) string {
 	return [...]string{"file", "folder", "link", "character device", "block device", "fifo", "socket"}[k]
 }
 
 // Entry is one name of the tree.
 type Entry struct {
-	// relative to the root, clean, names of at most 255 bytes other than NUL and slash; "" is the root itself
+	// Path is relative to the root and clean, with names of at most 255 bytes other than NUL and slash.
+	// "" is the root itself.
 	Path     string
 	Kind     Kind
 	Mode     uint32 // permission bits with setuid, setgid and sticky: 0o7777
 	UID, GID uint32
-	ModTime  int64  // seconds since 1970, 0 to 2³²−1; the format has no more
+	ModTime  int64  // seconds since 1970, 0 to 2³²−1
 	Size     int64  // bytes of content, of files
 	Target   string // of symbolic links, 1 to 4095 bytes
-	Hard     string // not empty: another name of the entry at this path; all else but Path is ignored
+	Hard     string // not empty: a hard link to the entry at this path; other fields than Path are ignored
 	Major    uint32 // of devices, 12 bits
 	Minor    uint32 // of devices, 20 bits
-	// Xattrs are extended attributes of the user, trusted and security name
-	// spaces; the format has no place for others, POSIX ACLs among them.
+	// Xattrs are extended attributes of the namespaces user, trusted and security. The format has no
+	// place for others, such as POSIX ACLs.
 	Xattrs map[string]string
 	Open   func() (io.ReadCloser, error) // content of files; may be nil when Size is 0
 }
@@ -59,14 +61,14 @@ type Entry struct {
 // Compression of data and metadata.
 type Compression uint8
 
-// The compressions. None is written as gzip of which every block is stored.
+// The compressions. An image with None is a gzip image in which every block is stored.
 const (
 	Zstd Compression = iota
 	Gzip
 	None
 )
 
-// number is the compression's number in the superblock.
+// number returns the compression's number in the superblock.
 func (c Compression) number() uint16 {
 	if c == Zstd {
 		return 6
@@ -77,7 +79,7 @@ func (c Compression) number() uint16 {
 // DefaultBlockSize is the usual size in bytes of an uncompressed data block.
 const DefaultBlockSize = 128 << 10
 
-// Options of an image. The zero value is a good start: zstd level 9 in blocks of 128 KiB.
+// Options of an image. The zero value means zstd level 9 in blocks of 128 KiB.
 type Options struct {
 	Compression Compression
 	Level       int                     // zstd 1 to 22, gzip 1 to 9; zero means 9
@@ -93,11 +95,11 @@ type Info struct {
 	Size       int64   // bytes, a multiple of 4096
 	Inodes     int     // hard links count once
 	Content    int64   // bytes of file content, each duplicate counted
-	Duplicates int     // files whose content was there already
+	Duplicates int     // files whose content an earlier file has
 	Fragments  int     // blocks that hold the ends of several files
 	Cached     int     // data blocks that came from the cache
 	Blocks     int     // data blocks in all, fragments included
-	Repaired   int     // entries of the cache that were damaged and made again
+	Repaired   int     // damaged entries of the cache that were made again
 	Cuts       []int64 // sizes in bytes of consecutive pieces of the image; they add up to Size
 }
 
@@ -134,16 +136,16 @@ func (o Options) withDefaults() (Options, error) {
 	return o, nil
 }
 
-// Out is where an image goes: written from its beginning on, and once more at
-// its beginning. *os.File is one.
+// Out is where an image is written to: sequentially, and at the end once at its beginning. *os.File is
+// one.
 type Out interface {
 	io.Writer
 	io.WriterAt
 }
 
-// Write writes the image of entries to out, from offset 0 on. Folders on the
-// way to an entry must be entries themselves; the root may be left out and is
-// then root's, mode 0755. After an error out holds no image.
+// Write writes the image of entries to out, from offset 0 on. Every folder of a path must be an entry
+// itself; the root may be left out and then belongs to root, with mode 0755. After an error the content
+// of out is not an image.
 func Write(ctx context.Context, out Out, entries []Entry, o Options) (Info, error) {
 	o, err := o.withDefaults()
 	if err != nil {
@@ -190,7 +192,7 @@ func (w *writer) write(ctx context.Context) error {
 	return w.end()
 }
 
-// begin leaves room for the superblock and writes the compressor's options.
+// begin reserves the place of the superblock and writes the compressor's options.
 func (w *writer) begin() error {
 	head := make([]byte, superblockSize)
 	if opts := compressorOptions(w.o); opts != nil {
@@ -201,7 +203,7 @@ func (w *writer) begin() error {
 	return w.out.write(head)
 }
 
-// end fills the image up to 4 KiB, which block devices need, and writes the superblock.
+// end pads the image to a multiple of 4 KiB, which block devices need, and writes the superblock.
 func (w *writer) end() error {
 	w.sb.Used = uint64(w.out.n)
 	if r := w.out.n % 4096; r != 0 {

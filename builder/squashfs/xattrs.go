@@ -7,7 +7,7 @@ import (
 	"strings"
 )
 
-// xattrs are the sets of extended attributes; equal sets are kept once.
+// xattrs are the sets of extended attributes, each once.
 type xattrs struct {
 	values *metaWriter
 	sets   map[string]uint32
@@ -16,10 +16,10 @@ type xattrs struct {
 
 func newXattrs(m *metaWriter) *xattrs { return &xattrs{values: m, sets: map[string]uint32{}} }
 
-// xattrSpaces are the name spaces, by their numbers in the format.
+// xattrSpaces are the namespaces, by their numbers in the format.
 var xattrSpaces = []string{"user.", "trusted.", "security."}
 
-// xattrType is a name space's number and the name without it.
+// xattrType returns the number of a name's namespace, and the name without it.
 func xattrType(name string) (uint16, string, bool) {
 	for i, space := range xattrSpaces {
 		if suffix, ok := strings.CutPrefix(name, space); ok {
@@ -29,7 +29,7 @@ func xattrType(name string) (uint16, string, bool) {
 	return 0, "", false
 }
 
-// collect gives every node of the tree the number of its set.
+// collect sets the number of every node's set.
 func (x *xattrs) collect(t *fsTree) error {
 	for _, list := range [][]*node{t.files, t.dirs} {
 		for _, n := range list {

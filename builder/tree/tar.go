@@ -14,9 +14,8 @@ import (
 
 const xattrRecord = "SCHILY.xattr."
 
-// FromTar indexes an uncompressed tar file. Content stays in the file and is
-// read from it when an entry is opened; the file is open as long as something
-// holds one of the tree's entries, and must not be written to meanwhile.
+// FromTar reads the entries of an uncompressed tar file. Content stays in the file and is read when an
+// entry is opened. The file stays open as long as the tree's entries are in use, and must not change.
 func FromTar(ctx context.Context, file string) (*Tree, error) {
 	f, err := os.Open(file)
 	if err != nil {
@@ -61,8 +60,8 @@ func fromTar(ctx context.Context, f *os.File) (*Tree, error) {
 	}
 }
 
-// ErrSparse: the content of a sparse file is no contiguous part of the tar.
-var ErrSparse = errors.New("a sparse file cannot be indexed")
+// ErrSparse: the content of a sparse file is not a contiguous part of the tar.
+var ErrSparse = errors.New("sparse files are not supported")
 
 // sparse reports whether a file is in one of GNU tar's sparse formats (tar
 // manual, "Storing Sparse Files").
@@ -78,9 +77,9 @@ func sparse(h *tar.Header) bool {
 	return false
 }
 
-// offsetReader knows where archive/tar is in the file: after Next that is where
-// the entry's content begins. It reads ahead by a little, because headers are
-// small and most contents are, too: every call of the system costs more.
+// offsetReader counts where archive/tar is in the file: after Next that is where the entry's content
+// begins. It reads ahead a little, because headers and most contents are small and system calls are
+// expensive.
 type offsetReader struct {
 	r    io.ReaderAt
 	n    int64  // where the next byte is
@@ -106,7 +105,7 @@ func (o *offsetReader) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// Seek lets archive/tar skip content without reading it.
+// Seek makes archive/tar skip content without reading it.
 func (o *offsetReader) Seek(offset int64, whence int) (int64, error) {
 	if whence != io.SeekCurrent || o.n+offset < 0 {
 		return 0, fmt.Errorf("seeking in a tar file: %w", errors.ErrUnsupported)
@@ -115,7 +114,7 @@ func (o *offsetReader) Seek(offset int64, whence int) (int64, error) {
 	return o.n, nil
 }
 
-// Section is the Open of an entry whose content is a part of a file.
+// Section returns an Open for content that is a part of a file.
 func Section(file string, at, size int64) func() (io.ReadCloser, error) {
 	return func() (io.ReadCloser, error) {
 		f, err := os.Open(file)
@@ -138,8 +137,8 @@ var kinds = map[byte]Kind{
 	tar.TypeGNUSparse: File, tar.TypeChar: CharDevice, tar.TypeBlock: BlockDevice, tar.TypeFifo: Fifo,
 }
 
-// FromHeader is the entry that a tar header describes; false for what no root
-// can hold. Content of files is left to the caller.
+// FromHeader returns the entry that a tar header describes, and false for types that a tree cannot hold.
+// The caller sets Open of files.
 func FromHeader(h *tar.Header) (Entry, bool) {
 	kind, ok := kinds[h.Typeflag]
 	if !ok {
@@ -166,9 +165,8 @@ func FromHeader(h *tar.Header) (Entry, bool) {
 	return e, true
 }
 
-// WriteTar writes the tree as a canonical tar: sorted, numeric owners, every
-// time set to epoch. Hard links follow all files, so that their targets are
-// known to any reader.
+// WriteTar writes the tree as a canonical tar: sorted, with numeric owners and with epoch as every time.
+// Hard links come after all files, so that readers know their targets.
 func (t *Tree) WriteTar(ctx context.Context, w io.Writer, epoch time.Time) error {
 	tw := tar.NewWriter(w)
 	for _, hard := range []bool{false, true} {
@@ -231,7 +229,7 @@ func writeEntry(tw *tar.Writer, e *Entry, epoch time.Time) error {
 	return err
 }
 
-// Digest is the SHA-256 of everything that the tree says, contents included.
+// Digest returns the SHA-256 of all entries with all fields and contents.
 func (t *Tree) Digest() ([sha256.Size]byte, error) {
 	sum := sha256.New()
 	for _, e := range t.Entries() {

@@ -1,10 +1,10 @@
-// Package tree holds the file tree of a root as a value: entries with owner,
-// mode, extended attributes, links and devices, sorted by path, content read
-// on demand. Trees come from tar files, are laid over one another, and leave
-// as a canonical tar (POSIX.1-2001 pax, with SCHILY.xattr records), so that
-// equal trees have equal bytes.
+// Package tree holds the file tree of a root as a value: entries with owner, mode, extended attributes,
+// links and devices, sorted by path, whose content is read on demand. Trees are read from tar files,
+// merged, and written as a canonical tar (POSIX.1-2001 pax, with SCHILY.xattr records), so that equal
+// trees have equal bytes.
 //
-// It knows nothing of profiles, packages or squashfs.
+// Left out: times, which are all the same in an image, and sockets. The package does not know profiles,
+// packages or squashfs.
 package tree
 
 import (
@@ -42,16 +42,16 @@ type Entry struct {
 	Major    int64  // of devices
 	Minor    int64
 	Xattrs   map[string]string
-	Open     func() (io.ReadCloser, error) // content, of files that are no hard links
+	Open     func() (io.ReadCloser, error) // content, of files that are not hard links
 }
 
 // Tree is a set of entries in which every parent of an entry is a folder.
 type Tree struct{ entries map[string]*Entry }
 
-// ErrNotFolder: an entry would lie below something that is no folder.
+// ErrNotFolder: an entry would be below something that is not a folder.
 var ErrNotFolder = errors.New("not a folder")
 
-// ErrNoFile: a hard link's other end is no file of the tree.
+// ErrNoFile: the target of a hard link is not a file of the tree.
 var ErrNoFile = errors.New("not a file")
 
 // New returns a tree that holds only its root, mode 0755, owner 0:0.
@@ -70,11 +70,10 @@ func (t *Tree) Entries() []*Entry {
 	return list
 }
 
-// Len is the number of entries, the root included.
+// Len returns the number of entries, including the root.
 func (t *Tree) Len() int { return len(t.entries) }
 
-// Get returns the entry at p without following a link at its end; links in
-// the folders on the way are followed. It is nil when there is none.
+// Get returns the entry at p, or nil. It follows links in the folders of p, but not a link at p itself.
 func (t *Tree) Get(p string) *Entry {
 	r, err := t.resolveParent(p)
 	if err != nil {
@@ -83,7 +82,7 @@ func (t *Tree) Get(p string) *Entry {
 	return t.entries[r]
 }
 
-// Find returns the entry at p, following links also at its end.
+// Find returns the entry at p, or nil. It also follows a link at p itself.
 func (t *Tree) Find(p string) *Entry {
 	for range maxLinks {
 		e := t.Get(p)
@@ -95,7 +94,7 @@ func (t *Tree) Find(p string) *Entry {
 	return nil
 }
 
-// ReadFile returns the content of the file at p, links followed.
+// ReadFile returns the content of the file at p. It follows links.
 func (t *Tree) ReadFile(p string) ([]byte, error) {
 	e := t.Find(p)
 	for e != nil && e.Hard != "" {
@@ -112,24 +111,23 @@ func (t *Tree) ReadFile(p string) ([]byte, error) {
 	return io.ReadAll(r)
 }
 
-// Put adds e, or replaces what is at its path. Folders on the way are made
-// when missing, mode 0755, and links in them are followed, so that lib/x lands
-// in usr/lib/x of a merged-/usr system. A folder over a folder keeps its
-// children; anything else over a folder removes them.
+// Put adds e, or replaces the entry at its path. Missing folders of the path are added with mode 0755, and
+// links in it are followed, so that lib/x becomes usr/lib/x in a merged-/usr system. A folder that
+// replaces a folder keeps its children; any other entry removes them.
 func (t *Tree) Put(e Entry) error {
 	p, err := t.resolveParent(e.Path)
 	if err != nil {
 		return err
 	}
 	if p == "" && e.Kind != Dir {
-		return fmt.Errorf("putting %q over the root: %w", e.Path, ErrNotFolder)
+		return fmt.Errorf("replacing the root by %q: %w", e.Path, ErrNotFolder)
 	}
 	if err := t.makeParents(p); err != nil {
 		return err
 	}
 	old := t.entries[p]
 	if old != nil && old.Kind == Symlink && e.Kind == Dir {
-		// A layer that ships /lib as a folder means the folder behind the link.
+		// a layer that has /lib as a folder means the target of the link
 		e.Path = linkTarget(old)
 		return t.Put(e)
 	}
@@ -138,7 +136,7 @@ func (t *Tree) Put(e Entry) error {
 			return err
 		}
 		if e.Hard == p {
-			return nil // the very same file, by another name of its folder
+			return nil // the same file, by another name of its folder
 		}
 	}
 	if old != nil && old.Kind == Dir && e.Kind != Dir {
@@ -152,7 +150,7 @@ func (t *Tree) Put(e Entry) error {
 	return nil
 }
 
-// linked returns the path of the file that a hard link at p to target shares.
+// linked returns the path of the file of a hard link at p to target.
 func (t *Tree) linked(p, target string) (string, error) {
 	target, err := t.resolveParent(target)
 	if err != nil {
@@ -162,14 +160,13 @@ func (t *Tree) linked(p, target string) (string, error) {
 	if f != nil && f.Hard != "" {
 		f = t.entries[f.Hard]
 	}
-	if f == nil || f.Kind != File || strings.HasPrefix(f.Path, p+"/") { // what is below p goes when p becomes a link
+	if f == nil || f.Kind != File || strings.HasPrefix(f.Path, p+"/") { // what is below p is removed when p becomes a link
 		return "", fmt.Errorf("linking %q to %q: %w", p, target, ErrNoFile)
 	}
 	return f.Path, nil
 }
 
-// promote gives the content of the file at p, which is about to go, to the
-// first of its hard links.
+// promote moves the content of the file at p, which is about to be removed, to the first of its hard links.
 func (t *Tree) promote(p string) {
 	var heir string
 	for _, e := range t.entries {
@@ -190,22 +187,22 @@ func (t *Tree) promote(p string) {
 	}
 }
 
-// PutFile adds a regular file of root:root with the given content.
+// PutFile adds a regular file that belongs to root:root.
 func (t *Tree) PutFile(p string, mode uint32, content []byte) error {
 	return t.Put(Entry{Path: p, Kind: File, Mode: mode, Size: int64(len(content)), Open: Bytes(content)})
 }
 
-// PutLink adds a symbolic link of root:root.
+// PutLink adds a symbolic link that belongs to root:root.
 func (t *Tree) PutLink(p, target string) error {
 	return t.Put(Entry{Path: p, Kind: Symlink, Mode: 0o777, Target: target})
 }
 
-// Bytes is the Open of an entry whose content is in memory.
+// Bytes returns an Open for content in memory.
 func Bytes(content []byte) func() (io.ReadCloser, error) {
 	return func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(content)), nil }
 }
 
-// Remove takes away the entry at p and all below it. Nothing there is no error.
+// Remove removes the entry at p, if there is one, and everything below it.
 func (t *Tree) Remove(p string) {
 	r, err := t.resolveParent(p)
 	if err != nil || r == "" {
@@ -219,7 +216,7 @@ func (t *Tree) Remove(p string) {
 	}
 	slices.Sort(gone)
 	inside := func(q string) bool { return q == r || strings.HasPrefix(q, r+"/") }
-	for _, q := range gone { // links inside go first, so that no heir is found there
+	for _, q := range gone { // hard links inside first, so that none of them is promoted
 		if h := t.entries[q].Hard; h != "" && inside(h) {
 			delete(t.entries, q)
 		}
@@ -232,7 +229,8 @@ func (t *Tree) Remove(p string) {
 	}
 }
 
-// RemoveMatching removes what any pattern of path.Match matches, with all below.
+// RemoveMatching removes the entries that match any of the patterns (path.Match), and everything below
+// them.
 func (t *Tree) RemoveMatching(patterns ...string) error {
 	for _, pattern := range patterns {
 		var hits []string
@@ -253,8 +251,8 @@ func (t *Tree) RemoveMatching(patterns ...string) error {
 	return nil
 }
 
-// DropXattrs removes the extended attributes whose names begin with prefix and
-// returns how many entries had one.
+// DropXattrs removes the extended attributes whose names begin with prefix, and returns how many entries
+// had one.
 func (t *Tree) DropXattrs(prefix string) int {
 	n := 0
 	for _, e := range t.entries {
@@ -272,15 +270,15 @@ func (t *Tree) DropXattrs(prefix string) int {
 	return n
 }
 
-// Lay puts every entry of over on top of t.
-func (t *Tree) Lay(over *Tree) error {
-	for _, hard := range []bool{false, true} { // a link needs its file
+// Merge puts every entry of over into t, as Put does.
+func (t *Tree) Merge(over *Tree) error {
+	for _, hard := range []bool{false, true} { // a hard link needs its file
 		for _, e := range over.Entries() {
 			if (e.Hard != "") != hard {
 				continue
 			}
 			if err := t.Put(*e); err != nil {
-				return fmt.Errorf("laying %q: %w", e.Path, err)
+				return fmt.Errorf("merging %q: %w", e.Path, err)
 			}
 		}
 	}
@@ -290,7 +288,7 @@ func (t *Tree) Lay(over *Tree) error {
 // maxLinks bounds a chain of symbolic links, as Linux does (ELOOP, path_resolution(7)).
 const maxLinks = 40
 
-// resolveParent cleans p and follows the links among its folders.
+// resolveParent cleans p and follows links in its folders.
 func (t *Tree) resolveParent(p string) (string, error) {
 	p = clean(p)
 	for range maxLinks {
@@ -332,7 +330,7 @@ func (t *Tree) makeParents(p string) error {
 	return nil
 }
 
-// linkTarget is the path in the tree that a link points to.
+// linkTarget returns the path in the tree that a link points to.
 func linkTarget(e *Entry) string {
 	if path.IsAbs(e.Target) {
 		return clean(e.Target)
@@ -340,5 +338,5 @@ func linkTarget(e *Entry) string {
 	return clean(path.Join(path.Dir(e.Path), e.Target))
 }
 
-// clean makes a path relative to the root; ".." never leaves it.
+// clean makes a path relative to the root. ".." does not leave the root.
 func clean(p string) string { return strings.TrimPrefix(path.Clean("/"+p), "/") }

@@ -38,7 +38,7 @@ func TestMergedUsr(t *testing.T) {
 	over := New()
 	mustPut(t, over, Entry{Path: "lib", Kind: Dir, Mode: 0o755})
 	mustPut(t, over, file("lib/modules/6/x.ko", "module"))
-	if err := tr.Lay(over); err != nil {
+	if err := tr.Merge(over); err != nil {
 		t.Fatal(err)
 	}
 	if e := tr.Get("lib"); e == nil || e.Kind != Symlink {
@@ -196,8 +196,8 @@ func TestTarRoundTrip(t *testing.T) {
 	})
 }
 
-// TestLayIsPutAll: laying a tree over another gives the upper one's entries.
-func TestLayIsPutAll(t *testing.T) {
+// TestMergeIsPutAll: laying a tree over another gives the upper one's entries.
+func TestMergeIsPutAll(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		lower, upper := drawTree(rt), drawTree(rt)
 		links := 0 // links of the lower tree on which the upper one lands: two of its paths may become one
@@ -206,7 +206,7 @@ func TestLayIsPutAll(t *testing.T) {
 				links++
 			}
 		}
-		if err := lower.Lay(upper); err != nil {
+		if err := lower.Merge(upper); err != nil {
 			return // a file of the lower tree where the upper has a folder below a link
 		}
 		for _, e := range upper.Entries() {

@@ -8,8 +8,8 @@ import (
 	"strings"
 )
 
-// Read lists the sections of an image, the stub's own among them, with what
-// will be in memory of each. A signature does not show in it.
+// Read lists the sections of an image, including the stub's own, with the content that each will have in
+// memory. A signature is not among them.
 func Read(r io.ReaderAt) ([]Section, error) {
 	f, err := pe.NewFile(r)
 	if err != nil {
@@ -27,7 +27,7 @@ func Read(r io.ReaderAt) ([]Section, error) {
 	return list, nil
 }
 
-// zeros is a reader of zeros without an end.
+// zeros is an endless reader of zeros.
 type zeros struct{}
 
 func (zeros) Read(p []byte) (int, error) {
@@ -35,17 +35,15 @@ func (zeros) Read(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// measured are the sections that systemd-stub 257 measures, in the order in
-// which it does, which is not theirs in the file (systemd-stub(7); UAPI group,
-// "Unified Kernel Image", section "UKI TPM PCR Measurements"). .pcrsig is never
-// measured: it signs the result.
+// measured are the sections that systemd-stub 257 measures, in the order of measuring, which is not their
+// order in the file (systemd-stub(7); UAPI group, "Unified Kernel Image", section "UKI TPM PCR
+// Measurements"). .pcrsig is not measured: it signs the result.
 var measured = []string{".linux", ".osrel", ".cmdline", ".initrd", ".ucode", ".splash",
 	".dtb", ".uname", ".sbat", ".pcrpkey",
 	".profile", ".dtbauto", ".hwids"}
 
-// PCR11 predicts what PCR 11 of a TPM holds, in the bank of a hash function,
-// when systemd-stub of version 257 hands over to the image's kernel. Whatever
-// runs later may extend it further (systemd-pcrphase.service(8)).
+// PCR11 predicts the value of PCR 11 of a TPM, in the bank of a hash function, when systemd-stub of version
+// 257 starts the image's kernel. Later programs may extend it (systemd-pcrphase.service(8)).
 func PCR11(r io.ReaderAt, bank crypto.Hash) ([]byte, error) {
 	sections, err := Read(r)
 	if err != nil {

@@ -1,15 +1,11 @@
-// Package uki assembles unified kernel images: one PE executable for UEFI that
-// holds systemd-stub, a kernel, its initramfs and its arguments as sections
-// (UAPI group, "Unified Kernel Image"; systemd-stub(7); Microsoft, "PE Format").
-// It also predicts what the stub will measure of them (PCR11).
+// Package uki assembles unified kernel images: one PE executable for UEFI that contains systemd-stub, a
+// kernel, its initramfs and its arguments as sections (UAPI group, "Unified Kernel Image";
+// systemd-stub(7); Microsoft, "PE Format"). It also predicts what the stub will measure of them (PCR11).
 //
-// The same stub and sections give the same bytes. What follows the stub's last
-// section, a symbol table or a signature, is cut off: signing tools disagree
-// about the digest of a file with such a tail. Left out: profiles (several
-// kernels' worth of sections in one file) and signing, which is sbsign's work;
-// IsSigned tells whether signing is all that was done to an image.
-//
-// It knows nothing of ingot.
+// The same stub and sections give the same bytes. What follows the stub's last section, a symbol table or
+// a signature, is cut off: signing tools disagree about the digest of a file with such a tail. Left out:
+// profiles (sections for several kernels in one file), and signing, which sbsign does; IsSigned reports
+// whether a signature is the only change to an image. The package does not know ingot.
 package uki
 
 import (
@@ -23,8 +19,8 @@ import (
 	"slices"
 )
 
-// Section is one named part of an image. The names that systemd-stub knows are
-// .linux, .osrel, .cmdline, .initrd, .ucode, .splash, .dtb, .uname and more.
+// Section is one named part of an image. systemd-stub uses .linux, .osrel, .cmdline, .initrd, .ucode,
+// .splash, .dtb, .uname and others.
 type Section struct {
 	Name    string // with its dot, at most 8 bytes
 	Size    int64  // bytes
@@ -33,14 +29,14 @@ type Section struct {
 
 // Errors that callers may test for with errors.Is.
 var (
-	// ErrStub: the stub is no executable that sections can be added to.
+	// ErrStub: the stub is not an executable that sections can be added to.
 	ErrStub = errors.New("not a usable stub")
-	// ErrSection: a section's name or size is impossible.
+	// ErrSection: a section's name or size is not valid.
 	ErrSection = errors.New("not a valid section")
 )
 
-// Out is where an image goes: written from its beginning on, and once more
-// near its beginning. *os.File is one.
+// Out is where an image is written to: sequentially, and at the end once near its beginning. *os.File is
+// one.
 type Out interface {
 	io.Writer
 	io.WriterAt
@@ -50,12 +46,12 @@ const (
 	pageSize      = 4096 // sections begin at multiples of it in memory
 	sectionHeader = 40   // bytes of a row of the section table
 	maxImage      = math.MaxUint32 - 64<<20
-	// What every section of ours is: initialised data that can be read.
+	// The flags of every added section: initialised data that can be read.
 	dataFlags = pe.IMAGE_SCN_CNT_INITIALIZED_DATA | pe.IMAGE_SCN_MEM_READ
 )
 
-// Write writes stub with the sections added, in their order, to out from
-// offset 0 on, and returns the image's size in bytes.
+// Write writes stub with the sections added, in their order, to out from offset 0 on, and returns the size
+// of the image in bytes.
 func Write(out Out, stub []byte, sections []Section) (size int64, err error) {
 	h, err := parseStub(stub)
 	if err != nil {
@@ -88,9 +84,9 @@ const (
 	optSecurity       = 112 + 4*8 // the data directory's entry for signatures
 )
 
-// header is the head of a stub that is becoming that of an image.
+// header is the head of a stub, which add turns into that of an image.
 type header struct {
-	b         []byte // all before the first section
+	b         []byte // everything before the first section
 	coff      int64  // offset of the COFF file header
 	optional  int64  // offset of the optional header
 	table     int64  // offset of the section table
@@ -103,7 +99,7 @@ type header struct {
 	file      int64 // end of the last section in the file
 }
 
-// parseStub reads the head of a stub, and cuts off what follows its sections.
+// parseStub reads the head of a stub. What follows its sections is not part of the image.
 func parseStub(stub []byte) (*header, error) {
 	f, err := pe.NewFile(bytes.NewReader(stub))
 	if err != nil {
@@ -111,7 +107,7 @@ func parseStub(stub []byte) (*header, error) {
 	}
 	o, ok := f.OptionalHeader.(*pe.OptionalHeader64)
 	if !ok || o.NumberOfRvaAndSizes < 5 || len(f.Sections) == 0 {
-		return nil, fmt.Errorf("%w: it is no PE32+ executable", ErrStub)
+		return nil, fmt.Errorf("%w: it is not a PE32+ executable", ErrStub)
 	}
 	coff := int64(le.Uint32(stub[0x3c:])) + 4
 	h := &header{coff: coff, optional: coff + coffSize, table: coff + coffSize + int64(f.SizeOfOptionalHeader),
@@ -143,15 +139,15 @@ func (h *header) add(sections []Section) error {
 		row := h.table + int64(h.sections)*sectionHeader
 		switch {
 		case len(s.Name) < 2 || len(s.Name) > 8 || s.Name[0] != '.':
-			return fmt.Errorf("%w: the name %q; want a dot and at most seven bytes more", ErrSection, s.Name)
+			return fmt.Errorf("%w: the name %q; want a dot and at most seven more bytes", ErrSection, s.Name)
 		case slices.Contains(h.names, s.Name):
-			return fmt.Errorf("%w: there are two of the name %q", ErrSection, s.Name)
+			return fmt.Errorf("%w: two sections are named %q", ErrSection, s.Name)
 		case s.Size <= 0:
 			return fmt.Errorf("%w: %q is empty", ErrSection, s.Name)
 		case h.memory+s.Size > maxImage:
-			return fmt.Errorf("%w: with %q the image is larger than an executable may be", ErrSection, s.Name)
+			return fmt.Errorf("%w: with %q the image is larger than an executable can be", ErrSection, s.Name)
 		case row+sectionHeader > int64(len(h.b)):
-			return fmt.Errorf("%w: its head has no room for %q", ErrStub, s.Name)
+			return fmt.Errorf("%w: its head has no space for %q", ErrStub, s.Name)
 		}
 		at, from := align(h.memory, pageSize), align(h.file, h.fileAlign)
 		raw := align(s.Size, h.fileAlign)
@@ -172,7 +168,7 @@ func (h *header) add(sections []Section) error {
 	return nil
 }
 
-// write writes head, body and sections, each filled up to the file's alignment.
+// write writes head, body and sections, each padded to the file's alignment.
 func (h *header) write(w *checksummer, stub []byte, sections []Section) error {
 	if _, err := w.Write(h.b); err != nil {
 		return err

@@ -1,14 +1,10 @@
-// Package verity makes dm-verity hash trees: format version 1 with its
-// superblock, SHA-256, blocks of 4096 bytes for data and hashes (Linux,
-// Documentation/admin-guide/device-mapper/verity.rst; superblock: cryptsetup,
-// "DM-Verity on-disk specification"). What it writes is what
-// `veritysetup format` writes, byte by byte.
+// Package verity makes dm-verity hash trees: format version 1 with its superblock, SHA-256, blocks of 4096
+// bytes for data and hashes (Linux, Documentation/admin-guide/device-mapper/verity.rst; superblock:
+// cryptsetup, "DM-Verity on-disk specification"). It writes the same bytes as veritysetup format.
 //
-// Data is hashed in parallel and the tree goes to its place as it grows:
-// memory does not depend on the size of the data. Left out: other hash
-// functions and block sizes, forward error correction, version 0.
-//
-// It knows nothing of ingot.
+// Data is hashed in parallel, and the tree is written while it is computed: memory does not depend on the
+// size of the data. Left out: other hash functions and block sizes, forward error correction, version 0.
+// The package does not know ingot.
 package verity
 
 import (
@@ -28,7 +24,7 @@ import (
 const (
 	// BlockSize is the size in bytes of a block, of data as of hashes.
 	BlockSize = 4096
-	// MaxSalt is the size in bytes of the longest salt that a superblock holds.
+	// MaxSalt is the size in bytes of the longest salt that fits into a superblock.
 	MaxSalt = 256
 
 	perBlock = BlockSize / sha256.Size // digests in one block of the tree
@@ -43,29 +39,28 @@ var (
 	ErrSalt = errors.New("the salt is longer than 256 bytes")
 )
 
-// Options of a tree. The zero value has no salt and the UUID of all zeros.
+// Options of a tree. The zero value means no salt and a UUID of zeros.
 type Options struct {
 	Salt    []byte   // hashed before each block; at most MaxSalt bytes
 	UUID    [16]byte // of the hash device
 	Workers int      // hashing goroutines; zero means one per processor. Does not change the tree
 }
 
-// Hash is the digest at the root of a tree: who knows it knows all the data.
+// Hash is the root hash of a tree. It authenticates all the data.
 type Hash [sha256.Size]byte
 
-// String is the hash in the 64 hex digits that veritysetup takes.
+// String returns the hash as 64 hexadecimal digits, as veritysetup takes it.
 func (h Hash) String() string { return hex.EncodeToString(h[:]) }
 
-// Storage is where a tree is written, and read again while it grows. *os.File is one.
+// Storage is where a tree is written to, and read from while it is computed. *os.File is one.
 type Storage interface {
 	io.ReaderAt
 	io.WriterAt
 }
 
-// Write reads size bytes of data, writes superblock and tree to out from
-// offset at on, and returns the root hash. It writes Size(size) bytes. data and
-// out may be the same file, with at not before size; at must be a multiple of
-// BlockSize.
+// Write reads size bytes of data, writes superblock and tree to out from offset at on, and returns the
+// root hash. It writes Size(size) bytes. at must be a multiple of BlockSize. data and out may be the same
+// file if at is at least size.
 func Write(ctx context.Context, data io.ReaderAt, size int64, out Storage, at int64, o Options) (Hash, error) {
 	if size <= 0 || size%BlockSize != 0 || at%BlockSize != 0 {
 		return Hash{}, fmt.Errorf("writing a hash tree: %w", ErrSize)
@@ -86,8 +81,8 @@ func Write(ctx context.Context, data io.ReaderAt, size int64, out Storage, at in
 	return h, nil
 }
 
-// Size is the number of bytes that Write writes for size bytes of data: the
-// superblock's block and the tree.
+// Size returns the number of bytes that Write writes for size bytes of data: the superblock's block and
+// the tree.
 func Size(size int64) int64 {
 	n := int64(BlockSize)
 	for _, level := range levels(size) {
@@ -96,9 +91,8 @@ func Size(size int64) int64 {
 	return n
 }
 
-// levels are the sizes in bytes of a tree's levels, the lowest first; the
-// highest has one block. A single block of data has no levels: its digest is
-// the root hash.
+// levels returns the sizes in bytes of a tree's levels, the lowest first; the highest has one block. A
+// single block of data has no levels: its digest is the root hash.
 func levels(size int64) []int64 {
 	var list []int64
 	for size > BlockSize {
@@ -126,8 +120,8 @@ func (o Options) tree(ctx context.Context, data io.ReaderAt, size int64, out Sto
 	return sha256.Sum256(append(append([]byte{}, o.Salt...), top[:]...)), nil
 }
 
-// level hashes the size bytes of in at offset from, and writes the digests to
-// out at offset at. Each goroutine takes the next strip that nobody has.
+// level hashes the size bytes of in at offset from, and writes the digests to out at offset at. Each
+// goroutine takes the next free strip.
 func (o Options) level(ctx context.Context, in io.ReaderAt, from, size int64, out io.WriterAt, at int64) error {
 	g, ctx := errgroup.WithContext(ctx)
 	strips := (size + strip - 1) / strip
@@ -153,8 +147,8 @@ func (o Options) level(ctx context.Context, in io.ReaderAt, from, size int64, ou
 	return g.Wait()
 }
 
-// digests is the block of the tree that covers data. salted is scratch space:
-// the salt, and room for a block.
+// digests returns the block of the tree that covers data. salted is scratch space: the salt, and room for
+// a block.
 func digests(data, salted []byte, salt int) []byte {
 	block := make([]byte, 0, BlockSize)
 	for ; len(data) > 0; data = data[BlockSize:] {
@@ -165,7 +159,7 @@ func digests(data, salted []byte, salt int) []byte {
 	return block[:BlockSize] // the rest is zero
 }
 
-// readFull reads all of b; io.ReaderAt may say io.EOF with its last bytes.
+// readFull reads all of b. An io.ReaderAt may return io.EOF with its last bytes.
 func readFull(r io.ReaderAt, b []byte, at int64) error {
 	n, err := r.ReadAt(b, at)
 	if n == len(b) {

@@ -1,6 +1,6 @@
-// Package scratch makes temporary folders that do not outlive their process by
-// much: each is held by a lock, and whoever makes the next one of the same
-// place and prefix removes those whose holder was killed.
+// Package scratch makes temporary folders that killed processes do not leave behind for ever: each folder
+// is locked by its process, and making the next one with the same parent and prefix removes those whose
+// process has ended.
 package scratch
 
 import (
@@ -18,12 +18,11 @@ type Dir struct {
 	lock *os.File
 }
 
-// New makes a folder below the system's temporary folder, readable by all
-// because what installs packages works in it as another user. The prefix must end in "-".
+// New makes a folder in the system's temporary folder. It is readable by everyone, because installing
+// packages runs in it as another user. The prefix must end in "-".
 func New(prefix string) (*Dir, error) { return In(os.TempDir(), prefix) }
 
-// In makes a folder below parent, so that what is made in it can be renamed to
-// a place in parent.
+// In makes a folder in parent, so that files made in it can be renamed to a path in parent.
 func In(parent, prefix string) (*Dir, error) {
 	removeDead(parent, prefix)
 	path, err := os.MkdirTemp(parent, prefix)
@@ -41,8 +40,8 @@ func In(parent, prefix string) (*Dir, error) {
 // lockName is the file whose lock says that the folder is in use.
 const lockName = "lock"
 
-// hold locks the folder. The lock file gets its name when it is locked: a
-// folder that has one which is free belongs to nobody.
+// hold locks the folder. The lock file gets its name after it is locked, so a folder whose lock file is not
+// locked is not in use.
 func (d *Dir) hold() error {
 	if err := os.Chmod(d.Path, 0o755); err != nil {
 		return fmt.Errorf("making a scratch folder: %w", err)
@@ -63,14 +62,14 @@ func (d *Dir) hold() error {
 	return nil
 }
 
-// Remove removes the folder with all that is in it.
+// Remove removes the folder and everything in it.
 func (d *Dir) Remove() {
 	remove(d.Path)
 	d.lock.Close()
 }
 
-// remove removes the lock last: a process that is killed on the way leaves a
-// folder that the next one knows to be dead.
+// remove removes the lock file last: a process that is killed meanwhile leaves a folder that removeDead
+// still recognises.
 func remove(dir string) {
 	entries, _ := os.ReadDir(dir)
 	for _, e := range entries {
@@ -81,15 +80,14 @@ func remove(dir string) {
 	os.RemoveAll(dir)
 }
 
-// removeDead removes the folders whose process is no more. One in which
-// something is still mounted is left alone.
+// removeDead removes the folders whose process has ended, except those in which something is mounted.
 func removeDead(parent, prefix string) {
 	dirs, _ := filepath.Glob(filepath.Join(parent, prefix+"*"))
 	mounts, _ := os.ReadFile("/proc/self/mountinfo")
 	for _, dir := range dirs {
 		f, err := os.OpenFile(filepath.Join(dir, lockName), os.O_RDWR, 0)
 		if err != nil {
-			continue // not ours, or just being made
+			continue // not a folder of this package, or being made
 		}
 		if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil && !strings.Contains(string(mounts), dir+"/") {
 			remove(dir)

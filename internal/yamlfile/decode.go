@@ -1,8 +1,6 @@
-// Package yamlfile reads YAML that people write: profiles and the server's
-// configuration. It is strict, and reports every unknown key, wrong type and
-// bad value at once, each with its place and what to write instead.
-//
-// One document per file; merge keys and custom tags are left out.
+// Package yamlfile reads YAML files that people write: profiles and the server's configuration. It is
+// strict, and reports all unknown keys, wrong types and bad values together, each with its place and what
+// to write instead. It reads one document per file and leaves out merge keys and custom tags.
 package yamlfile
 
 import (
@@ -19,25 +17,23 @@ import (
 	"go.yaml.in/yaml/v4"
 )
 
-// Decoder fills Go values from YAML. Unlike the decoder of the YAML library it
-// goes on after a fault, knows the column of each, and never converts: a
-// version 1.10 stays the text "1.10".
+// Decoder decodes YAML into Go values. Unlike the decoder of the YAML library it continues after a fault,
+// reports the column of each, and does not convert types: a version 1.10 stays the text "1.10".
 type Decoder struct {
 	File   string // for places
 	What   string // the file is, for people: "the profile"
 	Sample string // what to write into an empty file; empty: an empty file is fine
-	Append bool   // lists of structs are added to what is there already
+	Append bool   // lists of structs are appended to those of the value
 	Faults Faults
 	// Places maps the path of a value ("packages[2]") to its place.
 	Places map[string]Place
 }
 
-// OneOrMore is a list that may be written as a single text.
+// OneOrMore is a list that may be written as a single value.
 type OneOrMore []string
 
-// Decode fills the struct that into points to from the content of a file.
-// Fields are named by their yaml tags; a field At of type Place is set to where
-// its struct stands. Faults are left in d.Faults.
+// Decode decodes the content of a file into the struct that into points to. Fields are named by their
+// yaml tags. A field At of type Place is set to the place of its struct. Faults are added to d.Faults.
 func (d *Decoder) Decode(content []byte, into any) {
 	if d.Places == nil {
 		d.Places = map[string]Place{}
@@ -47,7 +43,7 @@ func (d *Decoder) Decode(content []byte, into any) {
 	if err := dec.Decode(&doc); err != nil {
 		switch {
 		case !errors.Is(err, io.EOF):
-			d.Faults.Add(Place{File: d.File}, "mend the YAML", "%v", err)
+			d.Faults.Add(Place{File: d.File}, "correct the YAML", "%v", err)
 		case d.Sample != "":
 			d.Faults.Add(Place{d.File, 1, 1}, "write at least: "+d.Sample, "the file is empty")
 		}
@@ -68,7 +64,7 @@ func (d *Decoder) decode(n *yaml.Node, v reflect.Value, path string) {
 	}
 	d.Places[path] = d.at(n)
 	if n.Kind == yaml.ScalarNode && n.Tag == "!!null" {
-		return // "packages:" with nothing behind it
+		return // "packages:" without a value
 	}
 	if u, ok := v.Addr().Interface().(encoding.TextUnmarshaler); ok {
 		d.decodeText(n, u, path)
@@ -145,7 +141,7 @@ func (d *Decoder) decodeScalar(n *yaml.Node, v reflect.Value, path string) {
 		}
 		v.SetUint(i)
 	default:
-		panic("yamlfile: no rule for " + v.Type().String()) // a field of a type that this file forgot
+		panic("yamlfile: no rule for " + v.Type().String()) // a field of a type that decode does not handle
 	}
 }
 
@@ -168,7 +164,7 @@ func (d *Decoder) decodeSlice(n *yaml.Node, v reflect.Value, path string) {
 	v.Set(list)
 }
 
-// decodeMap fills a map whose keys are chosen by who writes the file, as labels are.
+// decodeMap decodes a map whose keys are free, such as labels.
 func (d *Decoder) decodeMap(n *yaml.Node, v reflect.Value, path string) {
 	if n.Kind != yaml.MappingNode {
 		d.Faults.Add(d.at(n), "write keys with values: {key: value}", "%s is a %s, not a group of keys", d.last(path),
@@ -184,7 +180,7 @@ func (d *Decoder) decodeMap(n *yaml.Node, v reflect.Value, path string) {
 			d.Faults.Add(d.at(key), "write one word", "a key of %s is a %s", d.last(path), kindName(key))
 			continue
 		case m.MapIndex(name).IsValid():
-			d.Faults.Add(d.at(key), "keep one of them", "the key %q is there twice", key.Value)
+			d.Faults.Add(d.at(key), "keep one of them", "the key %q is written twice", key.Value)
 			continue
 		}
 		d.decode(n.Content[i+1], value, join(path, key.Value))
@@ -206,7 +202,7 @@ func (d *Decoder) decodeStruct(n *yaml.Node, v reflect.Value, path string) {
 	for i := 0; i+1 < len(n.Content); i += 2 {
 		key, value := n.Content[i], n.Content[i+1]
 		if seen[key.Value] {
-			d.Faults.Add(d.at(key), "keep one of them", "the key %q is there twice", key.Value)
+			d.Faults.Add(d.at(key), "keep one of them", "the key %q is written twice", key.Value)
 			continue
 		}
 		seen[key.Value] = true
@@ -270,7 +266,7 @@ func join(path, key string) string {
 	return path + "." + key
 }
 
-// last is the part of a path that people see: "mode" of "files[3].mode".
+// last returns the last part of a path: "mode" of "files[3].mode".
 func (d *Decoder) last(path string) string {
 	if path == "" {
 		return d.What

@@ -19,7 +19,7 @@ func (p Place) String() string {
 	return fmt.Sprintf("%s:%d:%d", p.File, p.Line, p.Column)
 }
 
-// Fault is one thing that is wrong in a file, and what to write instead.
+// Fault is one error in a file, and what to write instead.
 type Fault struct {
 	Place Place
 	What  string
@@ -34,10 +34,10 @@ func (f Fault) String() string {
 	return s
 }
 
-// Faults are all the faults of some files that belong together, by place.
+// Faults are the faults of one or several files.
 type Faults []Fault
 
-// Error lists every fault on a line of its own.
+// Error lists each fault on a separate line.
 func (fs Faults) Error() string {
 	lines := make([]string, len(fs))
 	for i, f := range fs {
@@ -49,7 +49,7 @@ func (fs Faults) Error() string {
 	return fmt.Sprintf("%d faults:\n  %s", len(lines), strings.Join(lines, "\n  "))
 }
 
-// Add notes a fault: what is wrong, as a format with its arguments, and the fix.
+// Add adds a fault: the fix, and what is wrong, as a format with its arguments.
 func (fs *Faults) Add(at Place, fix, what string, args ...any) {
 	*fs = append(*fs, Fault{Place: at, What: fmt.Sprintf(what, args...), Fix: fix})
 }
@@ -72,8 +72,7 @@ func (fs Faults) Err() error {
 	return fs
 }
 
-// Nearest returns the word of words that differs least from s, or "" when none
-// is close enough to be meant.
+// Nearest returns the word of words that differs least from s, or "" when none is similar.
 func Nearest(s string, words []string) string {
 	best, least := "", len(s)/2+1
 	for _, w := range words {
