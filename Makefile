@@ -9,7 +9,7 @@ STATIC      := CGO_ENABLED=0 go build -trimpath
 E2E_TIMEOUT ?= 15m
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build man install test test-unit test-all demo lab bench lint clean
+.PHONY: help setup build man install test test-unit test-all demo lab bench release lint clean
 
 help: ## print this help
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -60,10 +60,13 @@ bench: build ## benchmarks; compare two runs with benchstat
 	go test -run '^$$' -bench . -benchmem ./...
 	go test -tags e2e -run '^$$' -bench . -benchtime 3x -timeout 30m -v ./testvm
 
+release: ## make a release in dist/ and tag it: make release VERSION=1.2.0 (PUSH=1 also pushes the tag)
+	@scripts/release '$(if $(filter command environment,$(origin VERSION)),$(VERSION))'
+
 lint: ## gofmt, staticcheck and golangci-lint at the versions of tools/go.mod
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -l $$(git ls-files '*.go'); exit 1; }
 	go tool -modfile=tools/go.mod staticcheck -tags e2e ./...
 	go tool -modfile=tools/go.mod golangci-lint run ./...
 
-clean: ## remove what make build made
-	@rm -rf bin
+clean: ## remove what make build and make release made
+	@rm -rf bin dist
