@@ -2,21 +2,22 @@ package ingot
 
 import "time"
 
-// Stage is one step of a boot, in the order in which a good boot passes them.
-// The first five are seen by the server, the others told by the machine.
+// Stage is one step of a boot. The server observes the first five, the machine
+// reports the others.
 type Stage string
 
-// The stages of a boot. StageOrder ranks them.
+// The stages of a boot, in the order in which a boot passes them. A boot from the
+// UKI of its image passes neither script nor kernel nor initramfs.
 const (
 	StageDHCP      Stage = "dhcp"      // firmware was offered an address and a loader
-	StageLoader    Stage = "loader"    // the loader was fetched by TFTP
+	StageLoader    Stage = "loader"    // the loader, or the UKI, was fetched by TFTP or HTTP
 	StageScript    Stage = "script"    // the loader fetched its script
 	StageKernel    Stage = "kernel"    // the kernel was served
 	StageInitramfs Stage = "initramfs" // the initramfs was served
 	StageInit      Stage = "init"      // ingot-init runs; its modules are loaded and its NIC is up
 	StageTicket    Stage = "ticket"    // facts posted, ticket received and verified
 	StageRoot      Stage = "root"      // root fetched and every chunk verified
-	StageVolumes   Stage = "volumes"   // data volumes found, checked, mounted
+	StageVolumes   Stage = "volumes"   // data volumes found, checked and mounted
 	StageSwitch    Stage = "switch"    // about to switch root into systemd
 	StageAgent     Stage = "agent"     // the agent runs in the booted system
 	StageHealthy   Stage = "healthy"   // every health check passed and the measured root is the assigned one
@@ -42,16 +43,16 @@ type Outcome string
 // The outcomes of a boot.
 const (
 	OutcomeOpen    Outcome = ""        // under way
-	OutcomeHealthy Outcome = "healthy" // the machine said so, with the digest that it measured
-	OutcomeFailed  Outcome = "failed"  // the machine reported a failure
-	OutcomeSilent  Outcome = "silent"  // no Report within the deadline, or a newer boot began first
-	OutcomeWaiting Outcome = "waiting" // the machine was pending or had no image assigned
+	OutcomeHealthy Outcome = "healthy" // the Report says so, and the measured root is the assigned one
+	OutcomeFailed  Outcome = "failed"  // the machine reported a failure, or its Report is not good
+	OutcomeSilent  Outcome = "silent"  // no Report by the deadline, a newer boot began first, or the first stage stalled
+	OutcomeWaiting Outcome = "waiting" // it ended before an image was decided: the machine waited for an operator
 )
 
 // Disk is one block device of a machine, as the kernel names it.
 type Disk struct {
 	Name   string `json:"name"`             // "vda"
-	Serial string `json:"serial,omitempty"` // as sysfs or udev tells it
+	Serial string `json:"serial,omitempty"` // from sysfs or udev
 	WWN    string `json:"wwn,omitempty"`
 	Model  string `json:"model,omitempty"`
 	Size   int64  `json:"size"`            // bytes
@@ -63,12 +64,12 @@ type NIC struct {
 	Name     string `json:"name"`
 	MAC      string `json:"mac"`
 	Driver   string `json:"driver,omitempty"`
-	Firmware string `json:"firmware,omitempty"` // version, as the driver tells it (ethtool)
-	Speed    int    `json:"speed,omitempty"`    // Mbit/s; 0 when its link is down, or nothing is told
+	Firmware string `json:"firmware,omitempty"` // version, from the driver (ethtool)
+	Speed    int    `json:"speed,omitempty"`    // Mbit/s; 0 when the link is down or the driver does not say
 	Boot     bool   `json:"boot,omitempty"`     // the one that the machine booted from
 }
 
-// Facts is what a machine says of its hardware at each boot.
+// Facts are what a machine reports about its hardware at each boot.
 type Facts struct {
 	UUID     string   `json:"uuid,omitempty"` // SMBIOS system UUID
 	Serial   string   `json:"serial,omitempty"`
@@ -81,8 +82,8 @@ type Facts struct {
 	CPU      string   `json:"cpu,omitempty"` // model name
 	Cores    int      `json:"cores,omitempty"`
 	RAM      int64    `json:"ram,omitempty"` // bytes that the kernel can use (MemTotal)
-	// RAMInstalled is the size of all memory modules in bytes, as SMBIOS tells
-	// it; 0 when nothing is told.
+	// RAMInstalled is the size of all memory modules in bytes, from SMBIOS; 0 when
+	// it is unknown.
 	RAMInstalled int64  `json:"ramInstalled,omitempty"`
 	NICs         []NIC  `json:"nics,omitempty"`
 	Disks        []Disk `json:"disks,omitempty"`
@@ -113,14 +114,15 @@ type Ticket struct {
 	Grants     []Grant       `json:"grants,omitempty"`
 	Heartbeat  time.Duration `json:"heartbeat,omitempty"` // zero means 30 s
 	// Deadline is how long after Issued the machine may take to be healthy. Then
-	// it reboots by itself, whatever hangs. Zero: it may take for ever.
+	// it reboots by itself. Zero means no limit.
 	Deadline time.Duration `json:"deadline,omitempty"`
-	// Restart: a machine that finds itself unhealthy reboots, because something
-	// else is tried next. Else it stays as it is, for a person to look at.
+	// Restart makes a machine reboot that finds itself unhealthy, because its next
+	// boot is another attempt or of another image. Otherwise it stays up, so that an
+	// operator can look at it.
 	Restart bool `json:"restart,omitempty"`
 }
 
-// SignedTicket is a Ticket in the very bytes that were signed.
+// SignedTicket is a Ticket in exactly the bytes that were signed.
 type SignedTicket struct {
 	Ticket    []byte `json:"ticket"`    // JSON of a Ticket
 	Signature string `json:"signature"` // minisign signature file text over Ticket
@@ -134,7 +136,7 @@ type Grant struct {
 	Expires time.Time `json:"expires"`
 }
 
-// Event is one step told by the machine; posted to BootPath(boot, "events").
+// Event is one step of a boot that the machine reports; posted to BootPath(boot, "events").
 type Event struct {
 	Stage   Stage         `json:"stage"`
 	Error   string        `json:"error,omitempty"`   // not empty: the stage failed, and this is why
@@ -154,8 +156,8 @@ type CheckResult struct {
 	Duration time.Duration `json:"duration,omitempty"`
 }
 
-// Report is what a running machine says of itself; posted by the agent to
-// BootPath(boot, "report"), first when the checks are decided and then as heartbeat.
+// Report describes a running machine. The agent posts it to BootPath(boot,
+// "report"): first when the checks are decided, and then as heartbeat.
 type Report struct {
 	Boot     BootID        `json:"boot"`
 	Image    Digest        `json:"image"`   // as in the ticket
@@ -172,7 +174,9 @@ type Report struct {
 
 // BootPath is the URL path of a resource of one boot. The parts:
 //
-//	script                  GET  iPXE script; a machine that waits tells what SMBIOS says, in a query or a POST form
+//	script                  GET  iPXE script; a machine that waits sends its SMBIOS data in a query or a POST form
+//	<file hex>/<file>       GET  a first stage by HTTP: <file hex> is its digest
+//	<image hex>/uki.efi     GET
 //	<image hex>/kernel      GET
 //	<image hex>/initramfs   GET
 //	<image hex>/manifest    GET  OCI manifest, bytes as signed
@@ -181,7 +185,7 @@ type Report struct {
 //	<image hex>/root        GET  with ranges
 //	ticket                  POST TicketRequest → SignedTicket
 //	events                  POST Event
-//	console                 POST text: what kernel and ingot-init said since the last post, at most MaxConsole
+//	console                 POST text: the log of kernel and ingot-init since the last post, at most MaxConsole
 //	crash                   POST text: what the firmware kept of the crash before this boot (pstore)
 //	report                  POST Report
 func BootPath(boot BootKey, part string) string { return "/b/" + string(boot) + "/" + part }
@@ -192,22 +196,23 @@ const (
 	ArgServer = "ingot.server" // base URL, "http://10.99.0.1:80"
 	ArgBoot   = "ingot.boot"   // BootKey
 	ArgMAC    = "ingot.mac"    // MAC address of the boot NIC
-	ArgDebug  = "ingot.debug"  // present: more words on the console
+	ArgDebug  = "ingot.debug"  // present: more detail on the console
 
 	ArgRootHash = "ingot.roothash" // root hash of the dm-verity tree: 64 hex digits
-	ArgLocal    = "ingot.local"    // the root is here, no server is asked: LocalPartition or LocalISO and what it is found by
+	// where the root is when there is no server: LocalPartition or LocalISO and an identifier
+	ArgLocal = "ingot.local"
 )
 
-// Where a root lies that is not fetched: values of ArgLocal begin with one of them.
+// Where a root is that is not fetched. Values of ArgLocal begin with one of them.
 const (
 	LocalPartition = "partition/" // and the partition's UUID in a GPT
 	LocalISO       = "iso/"       // and the volume label of an ISO 9660 file system that holds LocalRoot
 	LocalRoot      = "root.sqf"
 )
 
-// Local is what a machine runs that boots without a server. It is LocalFile in
-// the initramfs of an exported UKI, which is trusted as far as the firmware
-// trusts that.
+// Local is the image of a machine that boots without a server. It is LocalFile in
+// the initramfs of an exported UKI, and trusted as far as the firmware trusts the
+// UKI.
 type Local struct {
 	Image    Digest        `json:"image"` // digest of the OCI manifest
 	Manifest ImageManifest `json:"manifest"`

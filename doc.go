@@ -1,9 +1,8 @@
-// Package ingot is the dictionary that every room of the house shares: the
-// digests, names, tickets, reports and image manifests that builder, boot
-// server and machine say to one another. It performs no I/O and imports only
-// the standard library, so that the smallest program of the project (the
-// machine's ingot-init) can afford it.
+// Package ingot defines the types that builder, boot server and machine
+// exchange: digests, names, tickets, events, failure codes, reports and image
+// manifests. It performs no I/O and imports only the standard library, so that
+// the smallest program of the project, the machine's ingot-init, can use it.
 //
-// The nouns are those of docs/ARCHITECTURE.md: Profile, Plan, Tree, Image,
-// Store, Machine, Assignment, Boot, Ticket, Volume, Grant, Report, Fleet.
+// Left out on purpose: whatever only one of the three needs, and all behaviour
+// but parsing and formatting.
 package ingot

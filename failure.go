@@ -38,23 +38,24 @@ const (
 
 // Failures lists every FailureCode with what it means.
 var Failures = map[FailureCode]string{
-	FailureServerAway:      "The machine could not reach the server, or the server was too busy to answer.",
-	FailureServerRefused:   "The server refused a request of the machine.",
-	FailureTicketKey:       "The ticket is not signed by the server key in the initramfs.",
-	FailureTicketReplayed:  "The ticket is for another boot or answers another request.",
-	FailureTicketExpired:   "The ticket had expired when it arrived.",
-	FailureImageDigest:     "A part of the image does not have the digest that the ticket or the manifest names.",
-	FailureImageKey:        "The image is not signed by the release key in the initramfs.",
-	FailureMemory:          "The machine has less memory than the image requires.",
-	FailureRootChunk:       "A chunk of the root does not match the manifest, although it was fetched several times.",
-	FailureRootMount:       "The root could not be attached or mounted.",
-	FailureVolume:          "A required volume could not be found, checked, initialised or mounted.",
-	FailureIdentity:        "The host name, machine ID or SSH host keys could not be set.",
-	FailureSwitch:          "The machine could not switch to its root.",
-	FailureInit:            "ingot-init panicked.",
-	FailureDeadline:        "The system was not healthy by the deadline of its boot.",
-	FailureRootUnreadable:  "The agent could not read the root device to measure it.",
-	FailureRootMeasurement: "The root that the machine measured is not the assigned one.", // found by the server, in a Report
-	FailureCheck:           "A health check failed.",                                      // likewise
-	FailureUnhealthy:       "The machine reported that it is not healthy.",                // likewise
+	FailureServerAway:     "The machine could not reach the server, or the server was too busy to answer.",
+	FailureServerRefused:  "The server refused a request of the machine.",
+	FailureTicketKey:      "The ticket is not signed by the server key in the initramfs.",
+	FailureTicketReplayed: "The ticket is for another boot or answers another request.",
+	FailureTicketExpired:  "The ticket had expired when it arrived.",
+	FailureImageDigest:    "A part of the image does not have the digest that the ticket or the manifest names.",
+	FailureImageKey:       "The image is not signed by the release key in the initramfs.",
+	FailureMemory:         "The machine has less memory than the image requires.",
+	FailureRootChunk:      "A chunk of the root does not match the manifest, although it was fetched several times.",
+	FailureRootMount:      "The root could not be attached or mounted.",
+	FailureVolume:         "A required volume could not be found, checked, initialised or mounted.",
+	FailureIdentity:       "The host name, machine ID or SSH host keys could not be set.",
+	FailureSwitch:         "The machine could not switch to its root.",
+	FailureInit:           "ingot-init panicked.",
+	FailureDeadline:       "The system was not healthy by the deadline of its boot.",
+	FailureRootUnreadable: "The agent could not read the root device to measure it.",
+	// found by the server, in a Report
+	FailureRootMeasurement: "The root that the machine measured is not the assigned one.",
+	FailureCheck:           "A health check failed.",                       // likewise
+	FailureUnhealthy:       "The machine reported that it is not healthy.", // likewise
 }

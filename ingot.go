@@ -66,11 +66,11 @@ const (
 	ARM64 Arch = "arm64"
 )
 
-// Firmware says what started the machine, as DHCP option 93 tells it
+// Firmware is what started the machine, from DHCP option 93
 // (RFC 4578 section 2.1; IANA "Processor Architecture Types").
 type Firmware string
 
-// The kinds of firmware that the boot server tells apart.
+// The kinds of firmware that the boot server distinguishes.
 const (
 	FirmwareBIOS          Firmware = "bios"            // 0
 	FirmwareUEFIx64       Firmware = "uefi-x64"        // 7 and 9
@@ -143,7 +143,7 @@ func ParseMAC(s string) (string, error) {
 }
 
 // BootID names one boot of one machine: 32 lower-case hex digits (128 random
-// bits). It is no secret.
+// bits). It is not a secret.
 type BootID string
 
 // Short returns the first 8 digits, for tables and logs.
@@ -170,7 +170,7 @@ func ParseBootKey(s string) (BootKey, error) {
 	return BootKey(s), nil
 }
 
-// NewBootKey makes the key of a boot from 16 bytes that nobody can guess.
+// NewBootKey makes the key of a boot from 16 bytes that cannot be guessed.
 func NewBootKey(b BootID, secret [16]byte) BootKey {
 	return BootKey(string(b) + hex.EncodeToString(secret[:]))
 }
@@ -187,8 +187,8 @@ func HideBootKeys(text string) string { return anyBootKeyRE.ReplaceAllString(tex
 // NewBootID makes a BootID from 16 random bytes that the caller drew.
 func NewBootID(random [16]byte) BootID { return BootID(hex.EncodeToString(random[:])) }
 
-// sharedUUIDs are the UUIDs, as their digits, that many boards have: vendors
-// left their template in.
+// sharedUUIDs are UUIDs, without dashes, that many boards have: vendors did not
+// replace their template.
 var sharedUUIDs = map[string]bool{
 	"03000200040005000006000700080009": true, // AMI's template
 	"00020003000400050006000700080009": true, // the same in network order
@@ -198,7 +198,7 @@ var sharedUUIDs = map[string]bool{
 
 // PlausibleUUID normalises an SMBIOS system UUID (DSP0134, section 7.2.1) to
 // lower case and returns "" for those that boards are known to share: one byte
-// over and over, as all zeros and all F, and the templates of vendors.
+// repeated, as all zeros and all F, and the templates of vendors.
 func PlausibleUUID(s string) string {
 	u := strings.ToLower(strings.TrimSpace(s))
 	digits := strings.ReplaceAll(u, "-", "")
@@ -213,13 +213,35 @@ func PlausibleUUID(s string) string {
 
 // blankSerials are what vendors write where a serial number is missing, in
 // lower case and without dots.
-var blankSerials = map[string]bool{"none": true, "n/a": true, "na": true, "null": true, "unknown": true, "invalid": true, "default string": true, "default": true,
-	"not specified": true, "not available": true, "not applicable": true, "not present": true, "not defined": true, "oem": true, "to be filled by oem": true,
-	"serial number": true, "system serial number": true, "chassis serial number": true, "base board serial number": true,
-	"0123456789": true, "123456789": true, "1234567890": true, "12345678": true, "123456": true}
+var blankSerials = map[string]bool{
+	"none":                     true,
+	"n/a":                      true,
+	"na":                       true,
+	"null":                     true,
+	"unknown":                  true,
+	"invalid":                  true,
+	"default string":           true,
+	"default":                  true,
+	"not specified":            true,
+	"not available":            true,
+	"not applicable":           true,
+	"not present":              true,
+	"not defined":              true,
+	"oem":                      true,
+	"to be filled by oem":      true,
+	"serial number":            true,
+	"system serial number":     true,
+	"chassis serial number":    true,
+	"base board serial number": true,
+	"0123456789":               true,
+	"123456789":                true,
+	"1234567890":               true,
+	"12345678":                 true,
+	"123456":                   true,
+}
 
-// PlausibleSerial returns "" for the serial numbers that vendors leave blank:
-// words that say so, and one character over and over.
+// PlausibleSerial returns "" for the placeholders that vendors write in place of
+// serial numbers: known phrases, and one character repeated.
 func PlausibleSerial(s string) string {
 	t := strings.TrimSpace(s)
 	plain := strings.ReplaceAll(strings.ToLower(t), ".", "")

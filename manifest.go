@@ -33,11 +33,15 @@ type ImageManifest struct {
 	Packages      int               `json:"packages"`           // number of packages in the root
 	Unpacked      int64             `json:"unpacked"`           // bytes of file content in the root
 	Hostname      string            `json:"hostname,omitempty"` // template: {name}, {mac}, {serial}; empty means {name}
-	Overlay       int64             `json:"overlay"`            // bytes; bound of the tmpfs over the root. Zero means a quarter of RAM
-	MinRAM        int64             `json:"minRAM"`             // bytes; a machine with less refuses to boot this image
-	Deadline      time.Duration     `json:"deadline"`           // from first packet to Report; zero means 10 minutes
-	Volumes       []Volume          `json:"volumes,omitempty"`
-	Checks        []Check           `json:"checks,omitempty"`
+	// bytes; size limit of the tmpfs over the root. Zero means a quarter of RAM
+	Overlay int64 `json:"overlay"`
+	// bytes; a machine with less than 7/8 of it refuses to boot this image
+	MinRAM int64 `json:"minRAM"`
+	// from the decision for this image (script, or offer of its UKI) to Report; zero: the server's
+	// boots.deadline
+	Deadline time.Duration `json:"deadline"`
+	Volumes  []Volume      `json:"volumes,omitempty"`
+	Checks   []Check       `json:"checks,omitempty"`
 }
 
 // Name returns the image's name for people.
@@ -74,7 +78,8 @@ type Volume struct {
 	Mount      string `json:"mount"`                // absolute path in the root
 	Options    string `json:"options,omitempty"`    // mount options
 	Optional   bool   `json:"optional,omitempty"`   // boot without it when it is not there
-	Identity   bool   `json:"identity,omitempty"`   // holds machine-id and SSH host keys; default: the first volume
+	// holds machine-id and SSH host keys; one volume, the first unless the profile says otherwise
+	Identity bool `json:"identity,omitempty"`
 }
 
 // FSLabel is the filesystem label to look for and to write when initialising.
@@ -87,8 +92,9 @@ func (v Volume) FSLabel() string {
 
 // Check is one health check; exactly one of Units, TCP, HTTP and Command is set.
 type Check struct {
-	Name    string        `json:"name"`
-	Units   []string      `json:"units,omitempty"`   // systemd units that must be active; "@system": no unit failed and start-up finished
+	Name string `json:"name"`
+	// systemd units that must be active; "@system": no unit failed and start-up finished
+	Units   []string      `json:"units,omitempty"`
 	TCP     string        `json:"tcp,omitempty"`     // host:port that must accept
 	HTTP    string        `json:"http,omitempty"`    // URL that must answer 2xx
 	Command []string      `json:"command,omitempty"` // must exit 0

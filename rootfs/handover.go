@@ -1,6 +1,10 @@
-// Package rootfs is what lives on the machine. Its own few lines are the
-// handover: what ingot-init leaves for the agent in /run/ingot, which survives
-// the switch of root.
+// Package rootfs holds what the programs on the machine share: the handover from
+// ingot-init to the agent in /run/ingot (which survives the switch of root),
+// failure codes, the verdict of a boot, and access to SMBIOS, the kernel's log and
+// the watchdog.
+//
+// Left out on purpose: the boot itself (initrd), the running system (agent, guard)
+// and disks (volumes).
 package rootfs
 
 import (
@@ -15,7 +19,7 @@ import (
 
 // Handover is the content of boot.json in ingot.RunDir.
 type Handover struct {
-	Key        ingot.BootKey       `json:"key,omitempty"` // of the boot, to speak to the server
+	Key        ingot.BootKey       `json:"key,omitempty"` // of the boot, for requests to the server
 	Server     string              `json:"server"`        // base URL
 	Ticket     ingot.Ticket        `json:"ticket"`
 	Image      ingot.ImageManifest `json:"image"`

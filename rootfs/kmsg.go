@@ -76,14 +76,14 @@ func ParseRecord(record string) (line string, seq uint64) {
 	if !ok || len(f) < 3 {
 		return "", 0
 	}
-	seq, _ = strconv.ParseUint(f[1], 10, 64) // what is no number sorts first
+	seq, _ = strconv.ParseUint(f[1], 10, 64) // what is not a number sorts first
 	us, _ := strconv.ParseUint(f[2], 10, 64)
 	text, _, _ = strings.Cut(text, "\n") // device properties follow, one a line
 	return fmt.Sprintf("[%5d.%06d] %s\n", us/1e6, us%1e6, text), seq
 }
 
 // WriteKernelLog adds a line to the kernel's log, where it is kept in order
-// with the kernel's own words, and survives a crash as far as these do.
+// with the kernel's own messages, and survives a crash as far as they do.
 func WriteKernelLog(line string) {
 	f, err := os.OpenFile("/dev/kmsg", os.O_WRONLY, 0)
 	if err != nil {

@@ -10,7 +10,7 @@ import (
 const maxDMI = 1 << 20
 
 // InstalledMemory is the size in bytes of the memory modules that are plugged
-// in, as firmware tells it (SMBIOS). It is 0 where there is no SMBIOS, or
+// in, from SMBIOS. It is 0 where there is no SMBIOS, or
 // where it does not know.
 func InstalledMemory() int64 {
 	f, err := os.Open("/sys/firmware/dmi/tables/DMI")

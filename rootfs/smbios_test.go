@@ -28,7 +28,15 @@ func dmiStructure(kind byte, length int, handle uint16, fields map[int]any, text
 
 // module is a memory device as SMBIOS 3 has it: DDR4 in array 0x1000.
 func module(size uint16, extended uint32) []byte {
-	return dmiStructure(17, 84, 0x1100, map[int]any{0x04: uint16(0x1000), 0x0C: size, 0x12: byte(0x1A), 0x1C: extended}, "DIMM 0", "Samsung", "4D")
+	return dmiStructure(
+		17,
+		84,
+		0x1100,
+		map[int]any{0x04: uint16(0x1000), 0x0C: size, 0x12: byte(0x1A), 0x1C: extended},
+		"DIMM 0",
+		"Samsung",
+		"4D",
+	)
 }
 
 var (
@@ -47,20 +55,28 @@ func TestModules(t *testing.T) {
 		table [][]byte
 		want  int64
 	}{
-		"eight modules of 32 GiB, with eight empty slots": {append(slices.Repeat([][]byte{module(0x7FFF, 32<<10), module(0, 0)}, 8), array), 256 << 30},
-		"modules of 16 GiB in MiB":                        {[][]byte{array, module(16<<10, 0), module(16<<10, 0)}, 32 << 30},
-		"a module of 32 GiB less one MiB":                 {[][]byte{array, module(0x7FFF, 0x7FFF)}, 0x7FFF << 20},
-		"a module of 4 TiB":                               {[][]byte{array, module(0x7FFF, 4<<20)}, 4 << 40},
-		"the top bit of the extended size is reserved":    {[][]byte{array, module(0x7FFF, 1<<31|64<<10)}, 64 << 30},
-		"an old board, sizes in KiB, SMBIOS 2.1":          {[][]byte{array, dmiStructure(17, 21, 1, map[int]any{0x04: uint16(0x1000), 0x0C: uint16(0x8000 | 16384), 0x12: byte(0x0F)})}, 16 << 20},
-		"QEMU": {[][]byte{dmiStructure(16, 23, 0x1000, map[int]any{0x04: byte(1), 0x05: byte(3)}), dmiStructure(17, 40, 0x1100,
-			map[int]any{0x04: uint16(0x1000), 0x0C: uint16(2048), 0x0E: byte(9), 0x12: byte(7)}, "DIMM 0", "QEMU")}, 2 << 30},
-		"the flash of the BIOS in an array of its own": {[][]byte{module(1024, 0), dmiStructure(17, 40, 2, map[int]any{0x04: uint16(0x2000), 0x0C: uint16(16), 0x12: byte(2)}),
+		"eight modules of 32 GiB, with eight empty slots": {append(slices.Repeat([][]byte{module(0x7FFF, 32<<10),
+			module(0, 0)}, 8), array), 256 << 30},
+		"modules of 16 GiB in MiB":                     {[][]byte{array, module(16<<10, 0), module(16<<10, 0)}, 32 << 30},
+		"a module of 32 GiB less one MiB":              {[][]byte{array, module(0x7FFF, 0x7FFF)}, 0x7FFF << 20},
+		"a module of 4 TiB":                            {[][]byte{array, module(0x7FFF, 4<<20)}, 4 << 40},
+		"the top bit of the extended size is reserved": {[][]byte{array, module(0x7FFF, 1<<31|64<<10)}, 64 << 30},
+		"an old board, sizes in KiB, SMBIOS 2.1": {[][]byte{array,
+			dmiStructure(17, 21, 1, map[int]any{0x04: uint16(0x1000), 0x0C: uint16(0x8000 | 16384), 0x12: byte(0x0F)})},
+			16 << 20},
+		"QEMU": {[][]byte{dmiStructure(16, 23, 0x1000, map[int]any{0x04: byte(1), 0x05: byte(3)}),
+			dmiStructure(17, 40, 0x1100,
+				map[int]any{0x04: uint16(0x1000), 0x0C: uint16(2048), 0x0E: byte(9), 0x12: byte(7)}, "DIMM 0", "QEMU")}, 2 << 30},
+		"the flash of the BIOS in an array of its own": {[][]byte{module(1024, 0),
+			dmiStructure(17, 40, 2, map[int]any{0x04: uint16(0x2000), 0x0C: uint16(16), 0x12: byte(2)}),
 			array, memoryArray(0x2000, 5)}, 1 << 30},
-		"flash, and persistent memory": {[][]byte{module(1024, 0), dmiStructure(17, 40, 2, map[int]any{0x04: uint16(0x1000), 0x0C: uint16(16), 0x12: byte(9)}),
-			dmiStructure(17, 84, 3, map[int]any{0x04: uint16(0x1000), 0x0C: uint16(0x7FFF), 0x12: byte(0x1F), 0x1C: uint32(128 << 10)})}, 1 << 30},
-		"a module of unknown size":              {[][]byte{array, module(1024, 0), module(0xFFFF, 0)}, 0},
-		"an extended size that is not there":    {[][]byte{array, dmiStructure(17, 27, 1, map[int]any{0x04: uint16(0x1000), 0x0C: uint16(0x7FFF)})}, 0},
+		"flash, and persistent memory": {[][]byte{module(1024, 0),
+			dmiStructure(17, 40, 2, map[int]any{0x04: uint16(0x1000), 0x0C: uint16(16), 0x12: byte(9)}),
+			dmiStructure(17, 84, 3, map[int]any{0x04: uint16(0x1000), 0x0C: uint16(0x7FFF), 0x12: byte(0x1F),
+				0x1C: uint32(128 << 10)})}, 1 << 30},
+		"a module of unknown size": {[][]byte{array, module(1024, 0), module(0xFFFF, 0)}, 0},
+		"an extended size that is not there": {[][]byte{array, dmiStructure(17, 27, 1,
+			map[int]any{0x04: uint16(0x1000), 0x0C: uint16(0x7FFF)})}, 0},
 		"no modules":                            {[][]byte{array}, 0},
 		"a structure shorter than its header":   {[][]byte{{17, 3, 0, 0, 0, 0}, module(1024, 0)}, 0},
 		"what follows the end is not the table": {[][]byte{module(1024, 0), end, module(1024, 0)}, 1 << 30},

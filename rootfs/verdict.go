@@ -7,14 +7,14 @@ import (
 	"strings"
 )
 
-// Verdict is what the agent lets the guard know.
+// Verdict is what the agent reports to the guard.
 type Verdict string
 
-// The verdicts. While there is none, the guard counts.
+// The verdicts. While there is none, the guard waits for the deadline.
 const (
 	VerdictHealthy Verdict = "healthy" // reported, and taken by the server
 	VerdictStays   Verdict = "stays"   // not healthy, and it is to stay as it is for a person
-	VerdictWell    Verdict = "well"    // every check passed, but the server could not be told yet
+	VerdictWell    Verdict = "well"    // every check passed, but the server does not have the report yet
 )
 
 const verdictFile = "verdict"

@@ -13,7 +13,7 @@ const WatchdogTimeout = 60 * time.Second
 
 // Watchdog is the machine's watchdog timer (kernel documentation,
 // watchdog/watchdog-api.rst). It runs from the moment that it is opened and is
-// never told to stop: whoever closes it leaves it running for the next one.
+// never stopped: closing it leaves it running for the next program that feeds it.
 type Watchdog struct {
 	file    *os.File
 	Timeout time.Duration // as the hardware took it
@@ -39,7 +39,8 @@ func OpenWatchdog(path string) (*Watchdog, error) {
 }
 
 // Feed says that the machine lives.
-func (w *Watchdog) Feed() { _ = unix.IoctlWatchdogKeepalive(int(w.file.Fd())) } // a dog that cannot be fed bites
+// a watchdog that cannot be fed resets the machine
+func (w *Watchdog) Feed() { _ = unix.IoctlWatchdogKeepalive(int(w.file.Fd())) }
 
 // Leave closes the watchdog and lets it run.
 func (w *Watchdog) Leave() { w.file.Close() }

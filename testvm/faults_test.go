@@ -81,7 +81,7 @@ func TestSceneStrangersTicket(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.serve("--approve-all", "--image", "lab:v1")
-	s.stopped(s.vm(UEFI, 1), "the ticket's signature is not by the server key that this initramfs carries")
+	s.stopped(s.vm(UEFI, 1), "the ticket's signature is not by the server key in this initramfs")
 }
 
 // TestSceneExpiredTicket: tickets are over before they arrive.
@@ -109,7 +109,7 @@ func TestSceneServerKilled(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.killServer()
-	if _, err := vm.Console.WaitFor(s.ctx, `waiting for the server|was not told`); err != nil {
+	if _, err := vm.Console.WaitFor(s.ctx, `waiting for the server|reporting stage`); err != nil {
 		t.Fatal(err)
 	}
 	s.serve("--approve-all", "--image", "lab:v1")

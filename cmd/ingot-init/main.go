@@ -39,7 +39,12 @@ func run(ctx context.Context, args []string, stderr io.Writer) int {
 		return runGuard(ctx, args[1], args[2], stderr)
 	}
 	if len(args) != 1 || args[0] != "agent" {
-		fmt.Fprintln(stderr, "ingot-init boots a machine as PID 1 of ingot's initramfs.\nusage: ingot-init agent              report the health of a booted system\n       ingot-init guard LIMIT FROM   started by ingot-init: reboot unless healthy within LIMIT")
+		fmt.Fprintln(
+			stderr,
+			"ingot-init boots a machine as PID 1 of ingot's initramfs.\nusage: ingot-init agent              report the "+
+				"health of a booted system\n       ingot-init guard LIMIT FROM   started by ingot-init: reboot unless healthy "+
+				"within LIMIT",
+		)
 		return 2
 	}
 	log := slog.New(slog.NewTextHandler(stderr, nil))

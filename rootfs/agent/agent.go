@@ -66,7 +66,17 @@ func (a *Agent) Run(ctx context.Context) error {
 	<-decided
 	if err != nil {
 		if a.Handover.Server != "" { // the unit starts the agent again
-			a.send(ctx, "events", ingot.Event{Stage: ingot.StageAgent, Error: err.Error(), Code: ingot.FailureRootUnreadable, Retry: true, Uptime: rootfs.Uptime()})
+			a.send(
+				ctx,
+				"events",
+				ingot.Event{
+					Stage:  ingot.StageAgent,
+					Error:  err.Error(),
+					Code:   ingot.FailureRootUnreadable,
+					Retry:  true,
+					Uptime: rootfs.Uptime(),
+				},
+			)
 		}
 		return err
 	}
@@ -79,7 +89,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		a.verdict(rootfs.VerdictWell)
 	}
 	a.sendUntilTaken(ctx, r)
-	if a.settle(ctx, r) {
+	if a.act(ctx, r) {
 		return nil
 	}
 	beat := a.Handover.Ticket.Heartbeat
@@ -98,7 +108,7 @@ func (a *Agent) Run(ctx context.Context) error {
 
 // settle acts on the first report, which the server has taken. It reports
 // whether the machine reboots.
-func (a *Agent) settle(ctx context.Context, r ingot.Report) bool {
+func (a *Agent) act(ctx context.Context, r ingot.Report) bool {
 	switch {
 	case r.Healthy:
 		a.verdict(rootfs.VerdictHealthy)
@@ -130,12 +140,12 @@ func (a *Agent) verdict(v rootfs.Verdict) {
 		return
 	}
 	if err := rootfs.WriteVerdict(a.Dir, v); err != nil {
-		a.Log.Error("telling the guard", "err", err)
+		a.Log.Error("writing the verdict for the guard", "err", err)
 	}
 }
 
 // Measure is the digest of the first size bytes of the root's device: what is
-// mounted, not what somebody says is mounted.
+// mounted, not what is claimed to be mounted.
 func Measure(device string, size int64) (ingot.Digest, error) {
 	f, err := os.Open(device)
 	if err != nil {
@@ -150,8 +160,15 @@ func Measure(device string, size int64) (ingot.Digest, error) {
 }
 
 func (a *Agent) report(ctx context.Context, root ingot.Digest, checks []ingot.CheckResult) ingot.Report {
-	r := ingot.Report{Boot: a.Handover.Ticket.Boot, Image: a.Handover.Ticket.Image, Root: root, Healthy: true, Checks: checks,
-		Uptime: rootfs.Uptime(), Failed: a.System.Failed(ctx)}
+	r := ingot.Report{
+		Boot:    a.Handover.Ticket.Boot,
+		Image:   a.Handover.Ticket.Image,
+		Root:    root,
+		Healthy: true,
+		Checks:  checks,
+		Uptime:  rootfs.Uptime(),
+		Failed:  a.System.Failed(ctx),
+	}
 	r.RAMTotal, r.RAMUsed = rootfs.Memory()
 	for _, c := range checks {
 		r.Healthy = r.Healthy && c.OK
@@ -174,14 +191,14 @@ func (a *Agent) sendUntilTaken(ctx context.Context, r ingot.Report) {
 	}
 }
 
-var errRefused = errors.New("the server refuses")
+var errRefused = errors.New("the server refused the request")
 
 // send posts once and reports whether the matter is settled: the server took
 // it, or refused it for good.
 func (a *Agent) send(ctx context.Context, part string, v any) bool {
 	err := a.post(ctx, part, v)
 	if err != nil {
-		a.Log.Warn("telling the server", "part", part, "err", err)
+		a.Log.Warn("reporting to the server", "part", part, "err", err)
 	}
 	return err == nil || errors.Is(err, errRefused)
 }

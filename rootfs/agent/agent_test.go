@@ -29,7 +29,9 @@ type system struct {
 // TestVerdicts: what the first report says decides what the guard is told, and
 // whether the machine reboots.
 func TestVerdicts(t *testing.T) {
-	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) }))
+	srv := httptest.NewServer(
+		http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) }),
+	)
 	defer srv.Close()
 	for _, c := range []struct {
 		name    string
@@ -43,8 +45,13 @@ func TestVerdicts(t *testing.T) {
 		{"unwell, and nothing else is there", []string{"db.service"}, false, rootfs.VerdictStays, 0},
 	} {
 		s := &system{failed: c.failed}
-		a := &Agent{Handover: handover(t, srv.URL, ingot.Check{Name: "system", Units: []string{"@system"}, Within: time.Millisecond}), System: s,
-			Dir: t.TempDir(), Console: io.Discard, pause: time.Millisecond}
+		a := &Agent{
+			Handover: handover(t, srv.URL, ingot.Check{Name: "system", Units: []string{"@system"}, Within: time.Millisecond}),
+			System:   s,
+			Dir:      t.TempDir(),
+			Console:  io.Discard,
+			pause:    time.Millisecond,
+		}
 		a.Handover.Ticket.Restart = c.restart
 		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
 		ended := make(chan error, 1)
@@ -52,7 +59,14 @@ func TestVerdicts(t *testing.T) {
 		for rootfs.ReadVerdict(a.Dir) != c.want || s.reboots.Load() != c.reboots {
 			select {
 			case <-ctx.Done():
-				t.Fatalf("%s: verdict %q and %d reboots; want %q and %d", c.name, rootfs.ReadVerdict(a.Dir), s.reboots.Load(), c.want, c.reboots)
+				t.Fatalf(
+					"%s: verdict %q and %d reboots; want %q and %d",
+					c.name,
+					rootfs.ReadVerdict(a.Dir),
+					s.reboots.Load(),
+					c.want,
+					c.reboots,
+				)
 			case <-time.After(time.Millisecond):
 			}
 		}
@@ -113,7 +127,10 @@ func TestReports(t *testing.T) {
 	}))
 	defer srv.Close()
 	ctx, cancel := context.WithCancel(t.Context())
-	a := &Agent{Handover: handover(t, srv.URL, ingot.Check{Name: "system", Units: []string{"@system"}}), System: &system{readyAt: 3}}
+	a := &Agent{
+		Handover: handover(t, srv.URL, ingot.Check{Name: "system", Units: []string{"@system"}}),
+		System:   &system{readyAt: 3},
+	}
 	ended := make(chan error)
 	go func() { ended <- a.Run(ctx) }()
 	for i := range 3 {
@@ -156,7 +173,7 @@ func TestChecks(t *testing.T) {
 		{ingot.Check{Units: []string{"ssh.service"}}, true, ""},
 		{ingot.Check{Units: []string{"ssh.service", "web.service"}}, false, "web.service is inactive"},
 		{ingot.Check{Units: []string{"@system"}}, false, "the system is degraded db.service"},
-		{ingot.Check{}, false, "asks for nothing"},
+		{ingot.Check{}, false, "nothing to run"},
 	} {
 		c.check.Within = soon
 		a := &Agent{Handover: handover(t, "", c.check), System: &system{failed: []string{"db.service"}}}

@@ -21,11 +21,11 @@ const wholeSystem = "@system"
 
 // System is what the agent asks of the service manager.
 type System interface {
-	// State is the word of systemctl is-system-running.
+	// State is the output of systemctl is-system-running.
 	State(ctx context.Context) (string, error)
 	// Failed lists failed units.
 	Failed(ctx context.Context) []string
-	// Active is the word of systemctl is-active.
+	// Active is the output of systemctl is-active.
 	Active(ctx context.Context, unit string) (string, error)
 	// Reboot asks for a reboot in good order.
 	Reboot(ctx context.Context) error
@@ -33,7 +33,7 @@ type System interface {
 
 type systemctl struct{}
 
-// word runs systemctl and returns its first line; its exit code says no more.
+// word runs systemctl and returns its output. Its exit code adds nothing to that.
 func (systemctl) word(ctx context.Context, args ...string) (string, error) {
 	out, err := exec.CommandContext(ctx, "systemctl", args...).Output()
 	var exit *exec.ExitError
@@ -138,7 +138,7 @@ func (a *Agent) check(ctx context.Context, c ingot.Check) ingot.CheckResult {
 	case len(c.Command) > 0:
 		err = checkCommand(ctx, c.Command)
 	default:
-		err = errors.New("the check asks for nothing")
+		err = errors.New("the check has nothing to run")
 	}
 	if err != nil {
 		return ingot.CheckResult{Name: c.Name, Detail: err.Error()}

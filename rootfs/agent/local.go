@@ -19,7 +19,10 @@ const localPause = 5 * time.Minute
 func (a *Agent) runLocal(ctx context.Context, r ingot.Report) error {
 	if want := a.Handover.Image.Root.Digest; r.Root != want {
 		r.Healthy = false
-		r.Checks = append(r.Checks, ingot.CheckResult{Name: "root", Detail: fmt.Sprintf("measured %s; the image's is %s", r.Root.Short(), want.Short())})
+		r.Checks = append(
+			r.Checks,
+			ingot.CheckResult{Name: "root", Detail: fmt.Sprintf("measured %s; the image's is %s", r.Root.Short(), want.Short())},
+		)
 	}
 	a.announce(r)
 	for healthy := r.Healthy; ; {
@@ -36,7 +39,7 @@ func (a *Agent) runLocal(ctx context.Context, r ingot.Report) error {
 	}
 }
 
-// announce tells people how the machine is.
+// announce writes the result of the checks to the journal and the console.
 func (a *Agent) announce(r ingot.Report) {
 	for _, c := range r.Checks {
 		a.Log.Info("check", "name", c.Name, "ok", c.OK, "detail", c.Detail)

@@ -1,11 +1,11 @@
 // Package guard is the process that ingot-init leaves behind when it becomes
-// systemd. It owns the time of one boot: a machine that is not healthy by its
-// deadline is rebooted, whatever hangs, and the server is told what was not
-// finished. Until then it passes the kernel's log on to the server.
+// systemd. It enforces the deadline of one boot: a machine that is not healthy by
+// then is rebooted, and what had not finished is reported to the server. Until
+// then it sends the kernel's log to the server.
 //
-// It is no unit of the booted system, so a system that never finishes starting
-// cannot keep it from starting. When the kernel or systemd itself hangs, the
-// guard may hang with them: then nobody feeds the watchdog.
+// It is not a unit of the booted system, so a system that never finishes starting
+// cannot keep it from starting. When the kernel or systemd itself hangs, the guard
+// may hang with them; then the watchdog is no longer fed and resets the machine.
 package guard
 
 import (
@@ -34,8 +34,8 @@ type Guard struct {
 	Reboot func()        // resets the machine
 }
 
-// Extra is how much longer, in limits, a machine may take that is well and
-// cannot tell the server: a server that is away must not reboot a rack at once.
+// Extra is how many times the limit a healthy machine may take to reach the
+// server: a server that is down must not reboot a whole rack.
 const Extra = 3
 
 // Run returns when the boot is decided, or after it rebooted the machine.
@@ -45,10 +45,14 @@ func (g *Guard) Run(ctx context.Context) error {
 	if g.decided(ctx) {
 		return nil
 	}
-	why := fmt.Sprintf("not healthy within %s%s; the machine reboots itself", g.Limit.Round(time.Second), unfinished(ctx))
+	why := fmt.Sprintf("not healthy within %s%s; the machine reboots", g.Limit.Round(time.Second), unfinished(ctx))
 	rootfs.WriteKernelLog("ingot: " + why)
 	relayed()
-	g.post(ctx, "events", ingot.Event{Stage: ingot.StageAgent, Error: why, Code: ingot.FailureDeadline, Uptime: rootfs.Uptime()})
+	g.post(
+		ctx,
+		"events",
+		ingot.Event{Stage: ingot.StageAgent, Error: why, Code: ingot.FailureDeadline, Uptime: rootfs.Uptime()},
+	)
 	g.Reboot()
 	return nil
 }
@@ -81,7 +85,7 @@ func unfinished(ctx context.Context) string {
 	defer cancel()
 	text := ""
 	if jobs := column(ctx, 1, "list-jobs", "--plain", "--no-legend"); len(jobs) > 0 {
-		text += "; systemd still waits for " + list(jobs)
+		text += "; systemd is still waiting for " + list(jobs)
 	}
 	if failed := column(ctx, 0, "list-units", "--state=failed", "--plain", "--no-legend"); len(failed) > 0 {
 		text += "; failed: " + list(failed)
@@ -159,7 +163,7 @@ func (g *Guard) pass(ctx context.Context, log *rootfs.KernelLog) {
 	}
 }
 
-// post tells the server; a server that is away is not waited for.
+// post sends to the server once; it does not wait for a server that is down.
 func (g *Guard) post(ctx context.Context, part string, v any) {
 	h, err := rootfs.ReadHandover(g.Dir)
 	if err != nil || h.Server == "" {
@@ -174,7 +178,12 @@ func (g *Guard) post(ctx context.Context, part string, v any) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, h.Server+ingot.BootPath(h.Key, part), bytes.NewReader(body))
+	req, err := http.NewRequestWithContext(
+		ctx,
+		http.MethodPost,
+		h.Server+ingot.BootPath(h.Key, part),
+		bytes.NewReader(body),
+	)
 	if err != nil {
 		return
 	}

@@ -27,9 +27,14 @@ func BenchmarkDownload(b *testing.B) {
 	defer f.Close()
 	b.SetBytes(int64(len(content)))
 	for b.Loop() {
-		d := &download{chunks: chunks, file: f, stall: time.Minute, open: func(context.Context, int64) (io.ReadCloser, error) {
-			return io.NopCloser(bytes.NewReader(content)), nil
-		}}
+		d := &download{
+			chunks: chunks,
+			file:   f,
+			stall:  time.Minute,
+			open: func(context.Context, int64) (io.ReadCloser, error) {
+				return io.NopCloser(bytes.NewReader(content)), nil
+			},
+		}
 		if err := d.run(b.Context()); err != nil {
 			b.Fatal(err)
 		}

@@ -11,8 +11,8 @@ import (
 	"ingot/rootfs"
 )
 
-// console writes to every console of the machine: somebody may stand before
-// the screen while somebody else reads the serial line.
+// console writes to every console of the machine: screen and serial line may both
+// be watched.
 type console struct {
 	mu  sync.Mutex
 	out []io.Writer
@@ -46,11 +46,11 @@ func (c *console) write(s string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, w := range c.out {
-		_, _ = io.WriteString(w, s) // a console that is gone is no reason to stop
+		_, _ = io.WriteString(w, s) // a console that fails must not stop the boot
 	}
 }
 
-// frame prints a message that nobody overlooks.
+// frame prints a message in a frame, so that it stands out.
 func (c *console) frame(lines ...string) {
 	for _, line := range lines {
 		rootfs.WriteKernelLog("ingot: " + line)
@@ -74,7 +74,7 @@ func wrap(line string, width int) []string {
 	var parts []string
 	for len(line) > width {
 		at := strings.LastIndexByte(line[:width+1], ' ')
-		if at <= len(indent) { // a word as long as the line: it is cut
+		if at <= len(indent) { // the word is longer than the line: cut it
 			at = width
 		}
 		parts = append(parts, line[:at])

@@ -55,7 +55,7 @@ func (m message6) bytes() []byte {
 	return b
 }
 
-var errShort = errors.New("a DHCPv6 message that ends early")
+var errShort = errors.New("truncated DHCPv6 message")
 
 func parse6(b []byte) (message6, error) {
 	if len(b) < 4 {

@@ -20,7 +20,9 @@ func facts(bootMAC string) ingot.Facts {
 	f := ingot.Facts{
 		UUID: dmi("product_uuid"), Serial: dmi("product_serial"), Vendor: dmi("sys_vendor"), Product: dmi("product_name"),
 		BIOS: strings.TrimSpace(dmi("bios_vendor") + " " + dmi("bios_version")), BIOSDate: dmi("bios_date"),
-		Arch: ingot.Arch(runtime.GOARCH), Firmware: firmware(), RAM: total, RAMInstalled: rootfs.InstalledMemory(), Kernel: kernelRelease(),
+		Arch: ingot.Arch(
+			runtime.GOARCH,
+		), Firmware: firmware(), RAM: total, RAMInstalled: rootfs.InstalledMemory(), Kernel: kernelRelease(),
 	}
 	if f.RAMInstalled < f.RAM { // what firmware says is not so
 		f.RAMInstalled = 0
@@ -34,7 +36,17 @@ func facts(bootMAC string) ingot.Facts {
 				continue
 			}
 			mac := a.HardwareAddr.String()
-			f.NICs = append(f.NICs, ingot.NIC{Name: a.Name, MAC: mac, Driver: driver(a.Name), Firmware: nicFirmware(a.Name), Speed: nicSpeed(a.Name), Boot: mac == bootMAC})
+			f.NICs = append(
+				f.NICs,
+				ingot.NIC{
+					Name:     a.Name,
+					MAC:      mac,
+					Driver:   driver(a.Name),
+					Firmware: nicFirmware(a.Name),
+					Speed:    nicSpeed(a.Name),
+					Boot:     mac == bootMAC,
+				},
+			)
 		}
 	}
 	for _, d := range volumes.List(volumes.Host) {
@@ -43,7 +55,7 @@ func facts(bootMAC string) ingot.Facts {
 	return f
 }
 
-// nicFirmware is the version of a card's firmware, as its driver tells it (ethtool -i).
+// nicFirmware is the version of a card's firmware, from its driver (ethtool -i).
 func nicFirmware(name string) string {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {

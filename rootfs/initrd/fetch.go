@@ -17,7 +17,7 @@ import (
 var ErrChunk = rootfs.NewFailure(ingot.FailureRootChunk, "a chunk of the root does not match the manifest")
 
 // errStalled: the connection is open, but nothing comes.
-var errStalled = errors.New("the download stalls")
+var errStalled = errors.New("the download stalled")
 
 // download fetches a root into a file, chunk by chunk, each verified before
 // the next is asked for. It can be called again to go on where it stopped.
@@ -96,16 +96,16 @@ func (d *download) chunk(r io.Reader) error {
 	return nil
 }
 
-// watched tells of every read that brought something.
+// watched calls read after every read that returned bytes.
 type watched struct {
 	r    io.Reader
-	told func()
+	read func()
 }
 
 func (w watched) Read(p []byte) (int, error) {
 	n, err := w.r.Read(p)
 	if n > 0 {
-		w.told()
+		w.read()
 	}
 	return n, err
 }

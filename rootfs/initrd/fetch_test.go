@@ -47,9 +47,14 @@ func fetchFrom(t *testing.T, h http.Handler, chunks []ingot.Chunk, stall time.Du
 	defer f.Close()
 	r := newRemote(srv.URL, ingot.NewBootKey(ingot.NewBootID([16]byte{7}), [16]byte{8}))
 	image := ingot.DigestOf([]byte("image"))
-	d := &download{chunks: chunks, file: f, stall: stall, open: func(ctx context.Context, offset int64) (io.ReadCloser, error) {
-		return r.root(ctx, image, offset)
-	}}
+	d := &download{
+		chunks: chunks,
+		file:   f,
+		stall:  stall,
+		open: func(ctx context.Context, offset int64) (io.ReadCloser, error) {
+			return r.root(ctx, image, offset)
+		},
+	}
 	quick := patience{First: time.Millisecond, Most: 5 * time.Millisecond, Total: 10 * time.Second}
 	err = retry(t.Context(), quick, func(error, time.Duration) {}, func() error { return d.run(t.Context()) })
 	got, readErr := os.ReadFile(f.Name())
@@ -229,8 +234,12 @@ func TestComesBack(t *testing.T) {
 		}
 		asked = 0
 		begin := time.Now()
-		err = retry(t.Context(), patience{First: time.Second, Most: time.Second, Total: 10 * time.Second}, func(error, time.Duration) {},
-			func() error { return busy{refusal{status: 500}, 0} })
+		err = retry(
+			t.Context(),
+			patience{First: time.Second, Most: time.Second, Total: 10 * time.Second},
+			func(error, time.Duration) {},
+			func() error { return busy{refusal{status: 500}, 0} },
+		)
 		if took := time.Since(begin); err == nil || took < 10*time.Second || took > 13*time.Second {
 			t.Errorf("a broken server: %v after %s; want an error when patience ends", err, took)
 		}

@@ -28,7 +28,11 @@ const vendorClass = "ingot-init"
 
 // findServer asks on every network card until one of them reaches the server
 // of this boot. It says which, and what the boot is.
-func findServer(ctx context.Context, look func(), told func(string, error)) (l netlink.Link, own string, args Arguments, err error) {
+func findServer(
+	ctx context.Context,
+	look func(),
+	failed func(string, error),
+) (l netlink.Link, own string, args Arguments, err error) {
 	var last error
 	for deadline := time.Now().Add(linkPatience); ; {
 		look()
@@ -46,20 +50,25 @@ func findServer(ctx context.Context, look func(), told func(string, error)) (l n
 				return l, own, args, nil
 			}
 			last = err
-			told(l.Attrs().Name, err)
+			failed(l.Attrs().Name, err)
 		}
 		if ctx.Err() != nil {
 			return nil, "", args, ctx.Err()
 		}
 		if time.Now().After(deadline) {
-			return nil, "", args, fmt.Errorf("finding the server of this boot on %s for %s: %w", interfaceNames(links), linkPatience, last)
+			return nil, "", args, fmt.Errorf(
+				"finding the server of this boot on %s for %s: %w",
+				interfaceNames(links),
+				linkPatience,
+				last,
+			)
 		}
 		time.Sleep(time.Second)
 	}
 }
 
-// findOn asks on one card, over both families at once; who answers first with a
-// boot is the server.
+// findOn asks on one card, over both families at once. The first one to answer
+// with a boot is the server.
 func findOn(ctx context.Context, l netlink.Link) (own string, args Arguments, err error) {
 	if err := netlink.LinkSetUp(l); err != nil {
 		return "", args, fmt.Errorf("bringing it up: %w", err)
@@ -102,11 +111,11 @@ func findOn4(ctx context.Context, l netlink.Link) (net.IP, Arguments, error) {
 	if args, err := bootIn(ack); err == nil {
 		return ack.YourIPAddr, args, nil
 	}
-	told, err := inform(ctx, l.Attrs().Name, ack.YourIPAddr)
+	answer, err := inform(ctx, l.Attrs().Name, ack.YourIPAddr)
 	if err != nil {
 		return nil, Arguments{}, err
 	}
-	args, err := bootIn(told)
+	args, err := bootIn(answer)
 	return ack.YourIPAddr, args, err
 }
 
@@ -118,7 +127,12 @@ func inform(ctx context.Context, name string, own net.IP) (*dhcpv4.DHCPv4, error
 		return nil, err
 	}
 	defer c.Close()
-	p, err := dhcpv4.NewInform(c.InterfaceAddr(), own, dhcpv4.WithBroadcast(true), dhcpv4.WithOption(dhcpv4.OptClassIdentifier(vendorClass)))
+	p, err := dhcpv4.NewInform(
+		c.InterfaceAddr(),
+		own,
+		dhcpv4.WithBroadcast(true),
+		dhcpv4.WithOption(dhcpv4.OptClassIdentifier(vendorClass)),
+	)
 	if err != nil {
 		return nil, err
 	}
@@ -128,7 +142,7 @@ func inform(ctx context.Context, name string, own net.IP) (*dhcpv4.DHCPv4, error
 	})
 }
 
-var errNoBoot = errors.New("the server that answers knows of no boot of this machine")
+var errNoBoot = errors.New("the server that answered has no boot of this machine")
 
 func bootIn(a *dhcpv4.DHCPv4) (Arguments, error) {
 	return bootOf(string(a.Options.Get(dhcpv4.OptionBootfileName)))

@@ -37,7 +37,9 @@ func TestBootOf(t *testing.T) {
 // of this boot; half of it is a mistake.
 func TestArgumentsOfUKI(t *testing.T) {
 	hash := "ingot.roothash=00"
-	for cmdline, lost := range map[string]bool{hash: true, hash + " ingot.server=http://x ingot.boot=0123456789abcdef0123456789abcdeffedcba9876543210fedcba9876543210 ingot.mac=52:54:00:00:00:01": false} {
+	for cmdline, lost := range map[string]bool{hash: true, hash +
+		" ingot.server=http://x ingot.boot=0123456789abcdef0123456789abcdeffedcba9876543210fedcba9876543210 " +
+		"ingot.mac=52:54:00:00:00:01": false} {
 		if a, err := ParseArguments(cmdline); err != nil || a.lost() != lost {
 			t.Errorf("ParseArguments(%q) = %+v, %v; want lost %v", cmdline, a, err, lost)
 		}

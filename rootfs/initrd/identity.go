@@ -26,7 +26,13 @@ const hostKey = "etc/ssh/ssh_host_ed25519_key"
 // giveIdentity sets host name, machine-id and SSH host keys of the mounted
 // root. With a volume they are kept there and outlive every image; without
 // one, the machine-id is the server's and the host keys are new at each boot.
-func giveIdentity(ctx context.Context, t ingot.Ticket, m *ingot.ImageManifest, results []volumes.Result, mac, serial string) error {
+func giveIdentity(
+	ctx context.Context,
+	t ingot.Ticket,
+	m *ingot.ImageManifest,
+	results []volumes.Result,
+	mac, serial string,
+) error {
 	hostname := hostName(m.Hostname, t.Hostname, mac, serial)
 	if err := unix.Sethostname([]byte(hostname)); err != nil {
 		return fmt.Errorf("setting the host name %q: %w", hostname, err)
@@ -50,7 +56,8 @@ func hostName(template, name, mac, serial string) string {
 	if template == "" {
 		template = "{name}"
 	}
-	s := strings.NewReplacer("{name}", name, "{mac}", strings.ReplaceAll(mac, ":", ""), "{serial}", serial).Replace(template)
+	s := strings.NewReplacer("{name}", name, "{mac}", strings.ReplaceAll(mac, ":", ""), "{serial}", serial).
+		Replace(template)
 	s = strings.Map(func(r rune) rune {
 		switch {
 		case r >= 'a' && r <= 'z', r >= '0' && r <= '9', r == '-', r == '.':
@@ -83,7 +90,7 @@ func machineID(kept, fromServer string) error {
 	id := fromServer
 	if kept != "" {
 		if err := os.MkdirAll(filepath.Join(kept, "ssh"), 0o700); err != nil {
-			return fmt.Errorf("keeping the identity: %w", err)
+			return fmt.Errorf("storing the identity: %w", err)
 		}
 		file := filepath.Join(kept, "machine-id")
 		b, err := os.ReadFile(file)
@@ -92,10 +99,10 @@ func machineID(kept, fromServer string) error {
 			id = strings.TrimSpace(string(b))
 		case err == nil || errors.Is(err, fs.ErrNotExist):
 			if err := replaceFile(file, id+"\n", 0o444); err != nil {
-				return fmt.Errorf("keeping the machine-id: %w", err)
+				return fmt.Errorf("storing the machine-id: %w", err)
 			}
 		default:
-			return fmt.Errorf("reading the kept machine-id: %w", err)
+			return fmt.Errorf("reading the stored machine-id: %w", err)
 		}
 	}
 	return writeRoot("etc/machine-id", id+"\n", 0o444)
@@ -116,12 +123,24 @@ func sshKeys(ctx context.Context, kept string) error {
 	if _, err := os.Stat(filepath.Join(sysroot, "usr/bin/ssh-keygen")); err != nil {
 		return nil //nolint:nilerr // likewise
 	}
-	cmd := exec.CommandContext(ctx, "/usr/bin/ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "ingot", "-f", "/"+hostKey)
+	cmd := exec.CommandContext(
+		ctx,
+		"/usr/bin/ssh-keygen",
+		"-q",
+		"-t",
+		"ed25519",
+		"-N",
+		"",
+		"-C",
+		"ingot",
+		"-f",
+		"/"+hostKey,
+	)
 	cmd.Path, cmd.Err = "/usr/bin/ssh-keygen", nil // inside the root
 	cmd.SysProcAttr = &syscall.SysProcAttr{Chroot: sysroot}
 	cmd.Dir = "/"
 	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("making the SSH host key: %w: %s", err, strings.TrimSpace(string(out)))
+		return fmt.Errorf("generating the SSH host key: %w: %s", err, strings.TrimSpace(string(out)))
 	}
 	if kept == "" {
 		return nil
@@ -131,7 +150,7 @@ func sshKeys(ctx context.Context, kept string) error {
 }
 
 // copyKeys copies a secret key and its public half, the secret last, so that a
-// pair is whole or absent. ok tells whether there was one.
+// pair is whole or absent. ok reports whether there was one.
 func copyKeys(from, to string) (ok bool, err error) {
 	secret, err := os.ReadFile(from)
 	if errors.Is(err, fs.ErrNotExist) {

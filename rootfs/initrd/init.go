@@ -31,7 +31,7 @@ import (
 	"ingot/rootfs/volumes"
 )
 
-// Arguments are what the loader's script told on the kernel command line.
+// Arguments are ingot's arguments on the kernel command line.
 type Arguments struct {
 	Server string
 	Boot   ingot.BootKey
@@ -68,14 +68,19 @@ func ParseArguments(cmdline string) (Arguments, error) {
 	}
 	if a.Local != "" {
 		if a.RootHash == "" {
-			return a, fmt.Errorf("the kernel command line has %s but no %s; was it changed in the firmware?", ingot.ArgLocal, ingot.ArgRootHash)
+			return a, fmt.Errorf(
+				"the kernel command line has %s but no %s; was it changed in the firmware?",
+				ingot.ArgLocal,
+				ingot.ArgRootHash,
+			)
 		}
 		return a, nil
 	}
 	if a.lost() {
 		return a, nil
 	}
-	for key, value := range map[string]string{ingot.ArgServer: a.Server, ingot.ArgBoot: string(a.Boot), ingot.ArgMAC: a.MAC} {
+	for key, value := range map[string]string{ingot.ArgServer: a.Server, ingot.ArgBoot: string(a.Boot),
+		ingot.ArgMAC: a.MAC} {
 		if value == "" {
 			return a, fmt.Errorf("the kernel command line has no %s; was this kernel started by ingot's script?", key)
 		}
@@ -83,7 +88,7 @@ func ParseArguments(cmdline string) (Arguments, error) {
 	return a, nil
 }
 
-// lost reports whether the arguments tell nothing of this boot, as those of a
+// lost reports whether the arguments do not name this boot, as those of a
 // UKI that firmware started do: then the network is asked.
 func (a Arguments) lost() bool {
 	return a.RootHash != "" && a.Local == "" && a.Server == "" && a.Boot == "" && a.MAC == ""
@@ -116,8 +121,8 @@ const tries = 3
 func Run(ctx context.Context) {
 	b := &boot{stage: ingot.StageInit}
 	defer func() {
-		if r := recover(); r != nil { // a panic of PID 1 would be a panic of the kernel, without words
-			b.giveUp(ctx, rootfs.WithCode(ingot.FailureInit, fmt.Errorf("ingot-init broke: %v", r)))
+		if r := recover(); r != nil { // a panic of PID 1 would be a panic of the kernel, without a message
+			b.giveUp(ctx, rootfs.WithCode(ingot.FailureInit, fmt.Errorf("ingot-init panicked: %v", r)))
 		}
 	}()
 	if err := b.start(ctx); err != nil {
@@ -136,7 +141,7 @@ func Run(ctx context.Context) {
 		pause := 5*time.Second + mrand.N(5*time.Second)
 		b.console.frame(fmt.Sprintf("Stage %s failed: %v", b.stage, err),
 			fmt.Sprintf("Trying again in %s (%d of %d).", pause.Round(time.Second), try+1, tries))
-		b.tell(ctx, ingot.Event{Stage: b.stage, Error: err.Error(), Code: codeOf(err), Retry: true})
+		b.report(ctx, ingot.Event{Stage: b.stage, Error: err.Error(), Code: codeOf(err), Retry: true})
 		time.Sleep(pause)
 	}
 	b.giveUp(ctx, err)
@@ -149,7 +154,7 @@ func (b *boot) start(ctx context.Context) error {
 		return err
 	}
 	_ = os.WriteFile("/proc/sys/kernel/printk", []byte("4\n"), 0) // warnings only, our lines are to be read
-	settleKernel()
+	setKernelDefaults()
 	b.console = openConsole()
 	cmdline, err := os.ReadFile("/proc/cmdline")
 	if err != nil {
@@ -211,24 +216,34 @@ func (b *boot) startNetwork(ctx context.Context) error {
 
 // startLost is startNetwork for a UKI that firmware started.
 func (b *boot) startLost(ctx context.Context) error {
-	link, own, args, err := findServer(ctx, b.loadDrivers, func(name string, err error) { b.console.say("no server by %s yet: %v", name, err) })
+	link, own, args, err := findServer(
+		ctx,
+		b.loadDrivers,
+		func(name string, err error) { b.console.say("no server by %s yet: %v", name, err) },
+	)
 	if err != nil {
 		return err
 	}
 	b.args.Server, b.args.Boot, b.args.MAC = args.Server, args.Boot, args.MAC
-	b.console.say("network %s (%s, %s), boot %s", link.Attrs().Name, b.args.MAC, driver(link.Attrs().Name), b.args.Boot.ID().Short())
+	b.console.say(
+		"network %s (%s, %s), boot %s",
+		link.Attrs().Name,
+		b.args.MAC,
+		driver(link.Attrs().Name),
+		b.args.Boot.ID().Short(),
+	)
 	b.meet(ctx, own)
 	return nil
 }
 
-// meet speaks to the server for the first time.
+// meet sends the first event to the server, and what the machine kept of a crash.
 func (b *boot) meet(ctx context.Context, own string) {
 	b.console.say("address %s, server %s", own, b.args.Server)
 	b.remote = newRemote(b.args.Server, b.args.Boot)
 	b.facts = facts(b.args.MAC)
-	b.tell(ctx, ingot.Event{Stage: ingot.StageInit, Detail: own})
+	b.report(ctx, ingot.Event{Stage: ingot.StageInit, Detail: own})
 	b.flush = b.relay(ctx)
-	b.tellCrash(ctx)
+	b.reportCrash(ctx)
 }
 
 func readKey(name string) (minisign.PublicKey, error) {
@@ -265,7 +280,7 @@ func (b *boot) try(ctx context.Context) error {
 	if ticket.Deadline > 0 {
 		b.life.limit(ticket.Deadline - time.Since(asked))
 	}
-	b.tell(ctx, ingot.Event{Stage: ingot.StageTicket, Detail: ticket.Name})
+	b.report(ctx, ingot.Event{Stage: ingot.StageTicket, Detail: ticket.Name})
 	b.stage = ingot.StageRoot
 	if err := b.getRoot(ctx, ticket.Image); err != nil {
 		return err
@@ -273,19 +288,26 @@ func (b *boot) try(ctx context.Context) error {
 	if err := mountRoot(b.device, b.image.Overlay, b.facts.RAM); err != nil {
 		return rootfs.WithCode(ingot.FailureRootMount, err)
 	}
-	b.tell(ctx, ingot.Event{Stage: ingot.StageRoot, Bytes: b.image.Root.Size, Detail: b.image.Root.Digest.Short()})
+	b.report(ctx, ingot.Event{Stage: ingot.StageRoot, Bytes: b.image.Root.Size, Detail: b.image.Root.Digest.Short()})
 	b.stage = ingot.StageVolumes
 	now := ticket.Issued.Add(time.Since(asked))
 	if err := b.furnish(ctx, ticket, now); err != nil {
 		return err
 	}
 	b.stage = ingot.StageSwitch
-	h := rootfs.Handover{Key: b.args.Boot, Server: b.args.Server, Ticket: ticket, Image: *b.image, RootDevice: b.device, Switched: rootfs.Uptime()}
+	h := rootfs.Handover{
+		Key:        b.args.Boot,
+		Server:     b.args.Server,
+		Ticket:     ticket,
+		Image:      *b.image,
+		RootDevice: b.device,
+		Switched:   rootfs.Uptime(),
+	}
 	if err := h.Write(ingot.RunDir); err != nil {
 		return err
 	}
 	b.console.say("starting %s", ticket.Name)
-	b.tell(ctx, ingot.Event{Stage: ingot.StageSwitch})
+	b.report(ctx, ingot.Event{Stage: ingot.StageSwitch})
 	b.flush()
 	b.leaveGuard(ticket, asked)
 	b.life.handOver()
@@ -353,10 +375,15 @@ func (b *boot) getRoot(ctx context.Context, image ingot.Digest) error {
 		return rootfs.WithCode(ingot.FailureRootMount, err)
 	}
 	defer file.Close() // the loop device holds it
-	d := &download{chunks: b.image.Chunks, file: file, stall: 30 * time.Second, progress: b.console.meter("root", b.image.Root.Size),
+	d := &download{
+		chunks:   b.image.Chunks,
+		file:     file,
+		stall:    30 * time.Second,
+		progress: b.console.meter("root", b.image.Root.Size),
 		open: func(ctx context.Context, offset int64) (io.ReadCloser, error) {
 			return b.remote.root(ctx, image, offset)
-		}}
+		},
+	}
 	if err := retry(ctx, serverPatience, b.waiting, func() error { return d.run(ctx) }); err != nil {
 		return err
 	}
@@ -371,7 +398,10 @@ func (b *boot) getRoot(ctx context.Context, image ingot.Digest) error {
 // what is built in for itself.
 func enoughRAM(m *ingot.ImageManifest, ram int64) error {
 	if ram < m.MinRAM-m.MinRAM/8 {
-		return rootfs.WithCode(ingot.FailureMemory, fmt.Errorf("the image needs a machine with %d MiB of memory, this one has %d MiB", m.MinRAM>>20, ram>>20))
+		return rootfs.WithCode(
+			ingot.FailureMemory,
+			fmt.Errorf("the image requires %d MiB of memory; this machine has %d MiB", m.MinRAM>>20, ram>>20),
+		)
 	}
 	return nil
 }
@@ -380,7 +410,7 @@ func enoughRAM(m *ingot.ImageManifest, ram int64) error {
 // tools need /dev; it is bound for them and taken away again.
 func (b *boot) furnish(ctx context.Context, t ingot.Ticket, now time.Time) error {
 	if err := unix.Mount("/dev", sysroot+"/dev", "", unix.MS_BIND, ""); err != nil {
-		return fmt.Errorf("lending /dev to the root: %w", err)
+		return fmt.Errorf("mounting /dev in the root: %w", err)
 	}
 	defer func() { _ = unix.Unmount(sysroot+"/dev", unix.MNT_DETACH) }()
 	results, err := b.mountVolumes(ctx, t, now)
@@ -425,21 +455,25 @@ func (b *boot) mountVolumes(ctx context.Context, t ingot.Ticket, now time.Time) 
 		}
 		return nil, fmt.Errorf("%w. %s", failed, hint)
 	}
-	b.tell(ctx, event)
+	b.report(ctx, event)
 	return results, nil
 }
 
 // initialiseHint says how a blank disk becomes a volume.
 func (b *boot) initialiseHint(t ingot.Ticket, v ingot.Volume) string {
 	if b.args.Local != "" {
-		return fmt.Sprintf("No server is asked, so no disk is initialised. On another system: mkfs.%s -L %s DISK", cmp.Or(v.Filesystem, "ext4"), v.FSLabel())
+		return fmt.Sprintf(
+			"No server is asked, so no disk is initialised. On another system: mkfs.%s -L %s DISK",
+			cmp.Or(v.Filesystem, "ext4"),
+			v.FSLabel(),
+		)
 	}
 	return fmt.Sprintf("To initialise a blank disk: ingot grant %s %s --disk SERIAL", t.Machine, v.Name)
 }
 
-// tell posts an event. It tries for a few seconds and then lets the boot go
+// report posts an event. It tries for a few seconds and then lets the boot go
 // on: a server that is away must not stop a machine that needs nothing of it.
-func (b *boot) tell(ctx context.Context, e ingot.Event) {
+func (b *boot) report(ctx context.Context, e ingot.Event) {
 	if b.remote == nil {
 		return
 	}
@@ -449,7 +483,7 @@ func (b *boot) tell(ctx context.Context, e ingot.Event) {
 	short := patience{First: 300 * time.Millisecond, Most: 2 * time.Second, Total: 8 * time.Second}
 	err := retry(ctx, short, func(error, time.Duration) {}, func() error { return b.remote.post(ctx, e) })
 	if err != nil && !errors.Is(err, context.Canceled) {
-		b.console.say("the server was not told of stage %s: %v", e.Stage, err)
+		b.console.say("reporting stage %s to the server failed: %v", e.Stage, err)
 	}
 }
 
@@ -469,7 +503,7 @@ func (b *boot) giveUp(ctx context.Context, err error) {
 	}
 	b.console.frame(append(lines, next)...)
 	if err != nil {
-		b.tell(ctx, ingot.Event{Stage: b.stage, Error: err.Error(), Code: codeOf(err)})
+		b.report(ctx, ingot.Event{Stage: b.stage, Error: err.Error(), Code: codeOf(err)})
 	}
 	if b.flush != nil {
 		b.flush()

@@ -20,7 +20,7 @@ import (
 	"ingot/rootfs"
 )
 
-// A machine must not be lost to a boot that hangs. From here on the watchdog
+// A boot that hangs must not leave the machine hanging. From here on the watchdog
 // runs; ingot-init feeds it until the boot's deadline, then systemd does; and a
 // guard that ingot-init leaves behind reboots a machine that is not healthy by
 // the deadline.
@@ -37,9 +37,9 @@ type life struct {
 	done  chan struct{}
 }
 
-// settleKernel makes a kernel that is lost reboot, when its arguments do not
+// setKernelDefaults makes the kernel reboot after a panic, when its arguments do not
 // say what it should do.
-func settleKernel() {
+func setKernelDefaults() {
 	if b, err := os.ReadFile("/proc/sys/kernel/panic"); err == nil && strings.TrimSpace(string(b)) == "0" {
 		_ = os.WriteFile("/proc/sys/kernel/panic", []byte("30"), 0) // as good as it gets without
 	}
@@ -86,7 +86,7 @@ func (l *life) feed() {
 		case <-tick.C:
 		}
 		if int64(time.Since(l.born)) > l.until.Load() {
-			rootfs.WriteKernelLog("ingot: the boot's time is over; the watchdog resets this machine")
+			rootfs.WriteKernelLog("ingot: the deadline of this boot has passed; the watchdog resets this machine")
 			return
 		}
 	}
@@ -102,10 +102,17 @@ func (l *life) handOver() {
 	l.dog.Feed()
 	l.dog.Leave()
 	dir := "/run/systemd/system.conf.d"
-	text := fmt.Sprintf("# By ingot-init: systemd feeds the watchdog that was started in the initramfs.\n[Manager]\nRuntimeWatchdogSec=%d\n", int(l.dog.Timeout/time.Second))
+	text := fmt.Sprintf(
+		"# By ingot-init: systemd feeds the watchdog that was started in the initramfs.\n[Manager]\nRuntimeWatchdogSec=%d\n",
+		int(l.dog.Timeout/time.Second),
+	)
 	if err := os.MkdirAll(dir, 0o755); err == nil {
 		// The name sorts first: what the image says of its watchdog goes before.
-		_ = os.WriteFile(filepath.Join(dir, "00-ingot.conf"), []byte(text), 0o644) // without it the watchdog bites, and that is seen
+		_ = os.WriteFile(
+			filepath.Join(dir, "00-ingot.conf"),
+			[]byte(text),
+			0o644,
+		) // without it the watchdog resets the machine, which the server sees
 	}
 }
 
@@ -116,13 +123,13 @@ func (b *boot) leaveGuard(t ingot.Ticket, asked time.Time) {
 		return
 	}
 	limit := t.Deadline - time.Since(asked)
-	limit -= min(limit/10, 20*time.Second) // so that its last words are in time
+	limit -= min(limit/10, 20*time.Second) // so that its report arrives in time
 	cmd := exec.Command(ingot.AgentPath, "guard", limit.Round(time.Second).String(), strconv.FormatUint(b.seen.Load(), 10))
 	cmd.SysProcAttr = &syscall.SysProcAttr{Chroot: sysroot, Setsid: true}
 	cmd.Dir = "/"
 	cmd.Env = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin"}
 	if err := cmd.Start(); err != nil {
-		b.console.say("no guard of this boot: %v", err)
+		b.console.say("starting the guard failed: %v", err)
 		return
 	}
 	// The last one that the kernel kills for want of memory (proc_pid_oom_score_adj(5)).
@@ -163,13 +170,14 @@ func (b *boot) relay(ctx context.Context) (flush func()) {
 // pstoreDir is where the kernel shows what the firmware kept over a crash.
 const pstoreDir = "/sys/fs/pstore"
 
-// maxCrash bounds what is told of a crash, in bytes.
+// maxCrash bounds what is reported of a crash, in bytes.
 const maxCrash = 24 << 10
 
-// tellCrash sends what is left of the crash before this boot, and removes it
+// reportCrash sends what is left of the crash before this boot, and removes it
 // when the server has it: the firmware has little room.
-func (b *boot) tellCrash(ctx context.Context) {
-	if err := unix.Mount("pstore", pstoreDir, "pstore", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil && !errors.Is(err, unix.EBUSY) {
+func (b *boot) reportCrash(ctx context.Context) {
+	if err := unix.Mount("pstore", pstoreDir, "pstore", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil &&
+		!errors.Is(err, unix.EBUSY) {
 		return
 	}
 	files, _ := filepath.Glob(filepath.Join(pstoreDir, "dmesg-*"))
@@ -177,13 +185,13 @@ func (b *boot) tellCrash(ctx context.Context) {
 	if text == "" {
 		return
 	}
-	b.console.say("the machine crashed before: %d files in pstore", len(files))
+	b.console.say("the machine crashed before this boot: %d files in pstore", len(files))
 	if err := b.remote.text(ctx, "crash", text); err != nil {
-		b.console.say("the server was not told of the crash: %v", err)
+		b.console.say("reporting the crash to the server failed: %v", err)
 		return
 	}
 	for _, f := range files {
-		_ = os.Remove(f) // it is told again, no more
+		_ = os.Remove(f) // at worst it is reported again
 	}
 }
 

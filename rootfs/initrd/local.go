@@ -27,11 +27,11 @@ import (
 // A local boot asks no server. Its UKI was exported with the image's manifest
 // in the initramfs and two arguments: where the root lies, and the root hash of
 // its dm-verity tree. What firmware trusts is the UKI (Secure Boot signs it);
-// the kernel trusts no block of the root that the root hash does not vouch for.
+// the kernel verifies every block of the root against the root hash.
 // No grants exist, so no disk is ever initialised.
 
 // ErrNoRoot: the root is on none of the machine's disks.
-var ErrNoRoot = errors.New("no disk holds the root that this UKI belongs to")
+var ErrNoRoot = errors.New("no disk holds the root of this UKI")
 
 // diskPatience is how long the root's disk may take to appear: a USB stick
 // behind hubs takes ten seconds and more.
@@ -64,7 +64,7 @@ func (b *boot) startLocal() error {
 	return enoughRAM(b.image, b.facts.RAM)
 }
 
-// localTicket is what a server would have told, as far as the machine knows it:
+// localTicket is what a server's ticket would say, as far as the machine knows it:
 // its name is the profile's, its machine-id is made of what the firmware says.
 func localTicket(l ingot.Local, f ingot.Facts) ingot.Ticket {
 	self := ingot.PlausibleUUID(f.UUID)
@@ -80,7 +80,12 @@ func localTicket(l ingot.Local, f ingot.Facts) ingot.Ticket {
 		self = rand.Text()
 	}
 	key := sha256.Sum256([]byte("ingot: machine-id of " + self))
-	return ingot.Ticket{Image: l.Image, Name: l.Manifest.Name().String(), Hostname: l.Manifest.Profile, MachineKey: hex.EncodeToString(key[:16])}
+	return ingot.Ticket{
+		Image:      l.Image,
+		Name:       l.Manifest.Name().String(),
+		Hostname:   l.Manifest.Profile,
+		MachineKey: hex.EncodeToString(key[:16]),
+	}
 }
 
 // tryLocal goes from the disk to the switch of root; it returns only on failure.
@@ -119,15 +124,20 @@ func (b *boot) tryLocal(ctx context.Context) error {
 // waitForRoot looks until the root's device is there.
 func (b *boot) waitForRoot(ctx context.Context) (string, error) {
 	deadline := time.Now().Add(diskPatience)
-	for told := false; ; told = true {
+	for announced := false; ; announced = true {
 		device, err := findRoot(b.args.Local)
 		if device != "" || err != nil {
 			return device, err
 		}
 		if time.Now().After(deadline) {
-			return "", fmt.Errorf("%w (%s); there are %s; is their driver in the initramfs (kernel.modules of the profile)?", ErrNoRoot, b.args.Local, diskNames())
+			return "", fmt.Errorf(
+				"%w (%s); there are %s; is their driver in the initramfs (kernel.modules of the profile)?",
+				ErrNoRoot,
+				b.args.Local,
+				diskNames(),
+			)
 		}
-		if !told {
+		if !announced {
 			b.console.say("waiting for the disk with the root")
 		}
 		b.loadDrivers()
@@ -152,7 +162,7 @@ func findRoot(where string) (string, error) {
 		}
 		return attachISO(medium)
 	}
-	return "", fmt.Errorf("the kernel command line has an %s=%s that says nothing to this ingot-init", ingot.ArgLocal, where)
+	return "", fmt.Errorf("the kernel command line has an %s=%s that this ingot-init does not know", ingot.ArgLocal, where)
 }
 
 // wholeDisks are the names of disks and optical drives, in order.
@@ -163,7 +173,10 @@ func wholeDisks(at volumes.Paths) []string {
 	}
 	var names []string
 	for _, e := range entries {
-		made := slices.ContainsFunc([]string{"loop", "ram", "zram", "fd", "nbd", "md", "dm-"}, func(p string) bool { return strings.HasPrefix(e.Name(), p) })
+		made := slices.ContainsFunc(
+			[]string{"loop", "ram", "zram", "fd", "nbd", "md", "dm-"},
+			func(p string) bool { return strings.HasPrefix(e.Name(), p) },
+		)
 		if !made {
 			names = append(names, e.Name())
 		}
@@ -179,7 +192,7 @@ func diskNames() string {
 }
 
 // findPartition looks through the partition tables of all disks for a
-// partition by its UUID (UEFI 2.10, section 5.3.3). The kernel tells PARTUUIDs
+// partition by its UUID (UEFI 2.10, section 5.3.3). The kernel shows PARTUUIDs
 // to userspace only since 6.10, and not in sysfs.
 func findPartition(at volumes.Paths, id string) string {
 	for _, disk := range wholeDisks(at) {
@@ -249,7 +262,9 @@ func attachISO(medium string) (string, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return "", fmt.Errorf("mounting the medium: %w", err)
 	}
-	if err := unix.Mount(medium, dir, "iso9660", unix.MS_RDONLY|unix.MS_NODEV|unix.MS_NOEXEC|unix.MS_NOSUID, ""); err != nil && !errors.Is(err, unix.EBUSY) {
+	if err := unix.Mount(medium, dir, "iso9660", unix.MS_RDONLY|unix.MS_NODEV|unix.MS_NOEXEC|unix.MS_NOSUID,
+		""); err != nil &&
+		!errors.Is(err, unix.EBUSY) {
 		return "", fmt.Errorf("mounting the medium %s: %w", medium, err)
 	}
 	f, err := os.Open(filepath.Join(dir, ingot.LocalRoot))

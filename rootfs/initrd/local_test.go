@@ -24,7 +24,8 @@ func disks(t *testing.T) volumes.Paths {
 	t.Helper()
 	at := volumes.Paths{SysBlock: filepath.Join(t.TempDir(), "block"), Dev: t.TempDir()}
 	for name, content := range map[string]string{
-		"vda/vda1/partition": "1\n", "vda/vda2/partition": "2\n", "vda/queue/x": "", "sr0/size": "1", "sda/size": "1", "sdb/size": "1", "loop0/size": "1",
+		"vda/vda1/partition": "1\n", "vda/vda2/partition": "2\n", "vda/queue/x": "", "sr0/size": "1",
+		"sda/size": "1", "sdb/size": "1", "loop0/size": "1",
 	} {
 		path := filepath.Join(at.SysBlock, name)
 		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
@@ -83,7 +84,8 @@ func TestLocalArguments(t *testing.T) {
 	if err != nil || a.Local != "partition/"+rootID || a.RootHash != hash {
 		t.Errorf("ParseArguments = %+v, %v", a, err)
 	}
-	if _, err := ParseArguments("ingot.local=partition/" + rootID); err == nil || !strings.Contains(err.Error(), "ingot.roothash") {
+	if _, err := ParseArguments("ingot.local=partition/" + rootID); err == nil ||
+		!strings.Contains(err.Error(), "ingot.roothash") {
 		t.Errorf("without a root hash: %v; want an error that names ingot.roothash", err)
 	}
 	// A root hash alone is what a UKI has that firmware started: the network is
@@ -116,10 +118,12 @@ func TestLocalTicket(t *testing.T) {
 	l := ingot.Local{Image: "sha256:1", Manifest: ingot.ImageManifest{Profile: "lab", Version: "v1"}}
 	one := localTicket(l, ingot.Facts{UUID: "d1b2c3a4-0000-4000-8000-525400120101"})
 	two := localTicket(l, ingot.Facts{UUID: "d1b2c3a4-0000-4000-8000-525400120102"})
-	if one.Name != "lab:v1" || one.Hostname != "lab" || len(one.MachineKey) != 32 || one.MachineKey == two.MachineKey || len(one.Grants) != 0 {
+	if one.Name != "lab:v1" || one.Hostname != "lab" || len(one.MachineKey) != 32 || one.MachineKey == two.MachineKey ||
+		len(one.Grants) != 0 {
 		t.Errorf("localTicket = %+v and %+v; want two machines of that image, without grants", one, two)
 	}
-	if again := localTicket(l, ingot.Facts{UUID: "D1B2C3A4-0000-4000-8000-525400120101"}); again.MachineKey != one.MachineKey {
+	again := localTicket(l, ingot.Facts{UUID: "D1B2C3A4-0000-4000-8000-525400120101"})
+	if again.MachineKey != one.MachineKey {
 		t.Error("the same machine has another machine-id the next time")
 	}
 	a, b := localTicket(l, ingot.Facts{}), localTicket(l, ingot.Facts{UUID: "00000000-0000-0000-0000-000000000000"})

@@ -31,7 +31,11 @@ func openModules(release string) (*modules, error) {
 		soft: map[string][]string{}, loaded: map[string]bool{}, load: finit}
 	dep, err := os.ReadFile(m.dir + "/modules.dep")
 	if err != nil {
-		return nil, fmt.Errorf("reading the modules of kernel %s: %w; does the initramfs belong to this kernel?", release, err)
+		return nil, fmt.Errorf(
+			"reading the modules of kernel %s: %w; does the initramfs belong to this kernel?",
+			release,
+			err,
+		)
 	}
 	for _, line := range strings.Split(string(dep), "\n") {
 		if p, needs, ok := strings.Cut(line, ":"); ok {
@@ -75,7 +79,7 @@ func moduleName(p string) string {
 	return strings.ReplaceAll(name, "-", "_")
 }
 
-// byName loads a module with what it depends on. A name that is no module is
+// byName loads a module with what it depends on. A name that is not a module is
 // built into the kernel, or its lack shows when it is used.
 func (m *modules) byName(name string) error {
 	p, ok := m.paths[moduleName(name)]
@@ -116,7 +120,7 @@ func finit(file string) error {
 // forDevices loads the modules for all devices that the kernel shows now and
 // returns how many were new. A bus driver brings new devices to light, so it
 // is called until it finds no more. One driver that fails must not stop the
-// others: its device may not be needed. failed is told.
+// others: its device may not be needed. failed is called with its error.
 func (m *modules) forDevices(sys string, failed func(error)) int {
 	before := len(m.loaded)
 	_ = filepath.WalkDir(sys, func(p string, d fs.DirEntry, err error) error {

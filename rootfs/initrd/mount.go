@@ -41,16 +41,16 @@ func early() error {
 func memoryFile(size int64) (*os.File, error) {
 	dir := filepath.Join(ingot.RunDir, "image")
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, fmt.Errorf("making room for the root: %w", err)
+		return nil, fmt.Errorf("allocating memory for the root: %w", err)
 	}
 	_ = unix.Unmount(dir, unix.MNT_DETACH) // of an attempt before this one
 	data := fmt.Sprintf("mode=0700,size=%d", size+1<<20)
 	if err := unix.Mount("tmpfs", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, data); err != nil {
-		return nil, fmt.Errorf("making room for the root: %w", err)
+		return nil, fmt.Errorf("allocating memory for the root: %w", err)
 	}
 	f, err := os.OpenFile(filepath.Join(dir, "root.squashfs"), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
-		return nil, fmt.Errorf("making room for the root: %w", err)
+		return nil, fmt.Errorf("allocating memory for the root: %w", err)
 	}
 	return f, nil
 }
@@ -149,7 +149,11 @@ func switchRoot(init string) error {
 	if err := os.Chdir("/"); err != nil {
 		return fmt.Errorf("entering the new root: %w", err)
 	}
-	err := unix.Exec(init, []string{init}, []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin", "TERM=linux"})
+	err := unix.Exec(
+		init,
+		[]string{init},
+		[]string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin", "TERM=linux"},
+	)
 	return fmt.Errorf("starting %s: %w", init, err)
 }
 
@@ -158,14 +162,14 @@ func switchRoot(init string) error {
 func emptyInitramfs() error {
 	var st unix.Statfs_t
 	if err := unix.Statfs("/", &st); err != nil {
-		return fmt.Errorf("looking at the initramfs: %w", err)
+		return fmt.Errorf("reading the initramfs: %w", err)
 	}
 	if st.Type != unix.RAMFS_MAGIC && st.Type != unix.TMPFS_MAGIC {
-		return fmt.Errorf("the old root is no initramfs (type %#x); nothing is removed", st.Type)
+		return fmt.Errorf("the old root is not an initramfs (type %#x); nothing is removed", st.Type)
 	}
 	var root unix.Stat_t
 	if err := unix.Lstat("/", &root); err != nil {
-		return fmt.Errorf("looking at the initramfs: %w", err)
+		return fmt.Errorf("reading the initramfs: %w", err)
 	}
 	removeSameDevice("/", root.Dev)
 	return nil

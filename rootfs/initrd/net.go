@@ -39,8 +39,12 @@ func waitForNIC(ctx context.Context, mac string, look func()) (netlink.Link, err
 			}
 		}
 		if time.Now().After(deadline) {
-			return nil, fmt.Errorf("no network interface has the address %s that this machine booted from; there are %s; is its driver in the initramfs (kernel.modules of the profile)?",
-				mac, interfaceNames(links))
+			return nil, fmt.Errorf(
+				"no network interface has the address %s that this machine booted from; there are %s; is its driver in the "+
+					"initramfs (kernel.modules of the profile)?",
+				mac,
+				interfaceNames(links),
+			)
 		}
 		look()
 		select {
@@ -65,11 +69,11 @@ func interfaceNames(links []netlink.Link) string {
 }
 
 // configure brings the link up and gives it an address by DHCP.
-func configure(ctx context.Context, l netlink.Link, told func(error)) (*dhcpv4.DHCPv4, error) {
+func configure(ctx context.Context, l netlink.Link, failed func(error)) (*dhcpv4.DHCPv4, error) {
 	if err := raise(l); err != nil {
 		return nil, err
 	}
-	ack, err := askDHCP(ctx, l.Attrs().Name, told)
+	ack, err := askDHCP(ctx, l.Attrs().Name, failed)
 	if err != nil {
 		return nil, err
 	}
@@ -106,7 +110,7 @@ func apply(l netlink.Link, ack *dhcpv4.DHCPv4) error {
 }
 
 // askDHCP asks for a lease (RFC 2131) with growing, jittered pauses.
-func askDHCP(ctx context.Context, name string, told func(error)) (*dhcpv4.DHCPv4, error) {
+func askDHCP(ctx context.Context, name string, failed func(error)) (*dhcpv4.DHCPv4, error) {
 	deadline := time.Now().Add(linkPatience)
 	for wait := 2 * time.Second; ; wait = min(wait*3/2, 10*time.Second) {
 		ack, err := askOnce(ctx, name, wait+rand.N(wait/2))
@@ -117,9 +121,14 @@ func askDHCP(ctx context.Context, name string, told func(error)) (*dhcpv4.DHCPv4
 			return nil, ctx.Err()
 		}
 		if time.Now().After(deadline) {
-			return nil, fmt.Errorf("asking for an address on %s for %s: %w; does the switch port forward, does a DHCP server answer?", name, linkPatience, err)
+			return nil, fmt.Errorf(
+				"asking for an address on %s for %s: %w; does the switch port forward, does a DHCP server answer?",
+				name,
+				linkPatience,
+				err,
+			)
 		}
-		told(err)
+		failed(err)
 	}
 }
 

@@ -26,7 +26,7 @@ func over6(url string) bool { return strings.HasPrefix(url, "http://[") }
 
 // configure6 brings the link up and waits for an address that reaches further
 // than the link.
-func configure6(ctx context.Context, l netlink.Link, told func(error)) (netip.Addr, error) {
+func configure6(ctx context.Context, l netlink.Link, failed func(error)) (netip.Addr, error) {
 	if err := raise(l); err != nil {
 		return netip.Addr{}, err
 	}
@@ -40,9 +40,15 @@ func configure6(ctx context.Context, l netlink.Link, told func(error)) (netip.Ad
 			return own, ctx.Err()
 		}
 		if time.Now().After(deadline) {
-			return own, fmt.Errorf("asking for an IPv6 address on %s for %s: %w; does the switch port forward, does a router announce a prefix, does a DHCPv6 server answer?", l.Attrs().Name, linkPatience, err)
+			return own, fmt.Errorf(
+				"asking for an IPv6 address on %s for %s: %w; does the switch port forward, does a router announce a prefix, "+
+					"does a DHCPv6 server answer?",
+				l.Attrs().Name,
+				linkPatience,
+				err,
+			)
 		}
-		told(err)
+		failed(err)
 	}
 }
 
@@ -78,15 +84,15 @@ func ask6(ctx context.Context, l netlink.Link, wait time.Duration, boot bool) (o
 	if _, none := bootOf(url); !boot || none == nil {
 		return own, url, nil
 	}
-	// Beside another server, or where nobody lends addresses.
-	told, err := c.exchange(ctx, c.message(information6), wait/2, func(m message6) bool {
+	// Beside another server, or where no server assigns addresses.
+	answer, err := c.exchange(ctx, c.message(information6), wait/2, func(m message6) bool {
 		_, err := bootOf(string(m.get(optBootURL)))
 		return m.kind == reply6 && err == nil
 	})
 	if err != nil {
 		return own, "", fmt.Errorf("%w: %w", errNoBoot, err)
 	}
-	return own, string(told.get(optBootURL)), nil
+	return own, string(answer.get(optBootURL)), nil
 }
 
 // client6 asks on one link.
@@ -117,7 +123,7 @@ func open6(ctx context.Context, l netlink.Link) (*client6, error) {
 	}
 }
 
-// message begins a message: who we are (a DUID-LL, RFC 8415 section 11.4), what
+// message begins a message: the client's identifier (a DUID-LL, RFC 8415 section 11.4), what
 // we are, and what we want to know.
 func (c *client6) message(kind byte, more ...option6) message6 {
 	m := message6{kind: kind, options: append([]option6{
@@ -133,7 +139,12 @@ func (c *client6) lease(ctx context.Context, wait time.Duration) (message6, erro
 	with := func(kind byte) func(message6) bool {
 		return func(m message6) bool { return m.kind == kind && m.address().IsValid() }
 	}
-	offer, err := c.exchange(ctx, c.message(solicit6, option6{optIANA, association(c.link.Attrs().HardwareAddr)}), wait, with(advertise6))
+	offer, err := c.exchange(
+		ctx,
+		c.message(solicit6, option6{optIANA, association(c.link.Attrs().HardwareAddr)}),
+		wait,
+		with(advertise6),
+	)
 	if err != nil {
 		return offer, err
 	}
@@ -161,7 +172,12 @@ func (c *client6) send(m message6) error {
 
 // exchange sends a message and waits for the answer that is wanted. Half-way it
 // asks again.
-func (c *client6) exchange(ctx context.Context, m message6, wait time.Duration, wanted func(message6) bool) (message6, error) {
+func (c *client6) exchange(
+	ctx context.Context,
+	m message6,
+	wait time.Duration,
+	wanted func(message6) bool,
+) (message6, error) {
 	buffer := make([]byte, 4096)
 	for range 2 {
 		if err := c.send(m); err != nil {
@@ -199,16 +215,16 @@ func (c *client6) use(reply message6) (netip.Addr, error) {
 		case flags&unix.IFA_F_DADFAILED != 0:
 			_ = c.send(c.message(decline6, reply.chosen()...)) // the next try is offered another one
 			_ = netlink.AddrDel(c.link, addr)
-			return ip, fmt.Errorf("another machine uses the address %s that the DHCPv6 server lends", ip)
+			return ip, fmt.Errorf("another machine uses the address %s that the DHCPv6 server assigned", ip)
 		case flags&unix.IFA_F_TENTATIVE == 0:
 			return ip, nil
 		}
 		time.Sleep(50 * time.Millisecond)
 	}
-	return ip, fmt.Errorf("the address %s stays under test", ip)
+	return ip, fmt.Errorf("duplicate address detection of %s did not finish", ip)
 }
 
-var errGone = errors.New("the address is gone")
+var errGone = errors.New("the address was removed")
 
 func flagsOf(l netlink.Link, ip netip.Addr) (int, error) {
 	list, err := netlink.AddrList(l, netlink.FAMILY_V6)
@@ -231,7 +247,8 @@ func announced(l netlink.Link) netip.Addr {
 		return netip.Addr{}
 	}
 	for _, a := range list {
-		if ip, ok := netip.AddrFromSlice(a.IP); ok && ip.IsGlobalUnicast() && a.Flags&(unix.IFA_F_TENTATIVE|unix.IFA_F_DADFAILED|unix.IFA_F_DEPRECATED) == 0 {
+		if ip, ok := netip.AddrFromSlice(a.IP); ok && ip.IsGlobalUnicast() &&
+			a.Flags&(unix.IFA_F_TENTATIVE|unix.IFA_F_DADFAILED|unix.IFA_F_DEPRECATED) == 0 {
 			return ip
 		}
 	}

@@ -23,7 +23,22 @@ func TestForeignServers6(t *testing.T) {
 		return
 	}
 	wire.AddSwitch(t, "sw")
-	wire.Run(t, "ip", "link", "add", "eth1", "address", "52:54:00:12:00:01", "type", "veth", "peer", "name", "p-eth1", "netns", "sw")
+	wire.Run(
+		t,
+		"ip",
+		"link",
+		"add",
+		"eth1",
+		"address",
+		"52:54:00:12:00:01",
+		"type",
+		"veth",
+		"peer",
+		"name",
+		"p-eth1",
+		"netns",
+		"sw",
+	)
 	wire.In(t, "sw", "ip", "link", "set", "p-eth1", "master", "sw", "up")
 	wire.Join(t, "sw", "router", "eth0", "52:54:00:12:00:fe")
 	wire.In(t, "router", "ip", "address", "add", "fd00:99::fe/64", "dev", "eth0", "nodad")
@@ -34,7 +49,8 @@ func TestForeignServers6(t *testing.T) {
 	if err := raise(l); err != nil {
 		t.Fatal(err)
 	}
-	if own, _, err := ask6(t.Context(), l, 3*time.Second, false); err == nil || !strings.Contains(err.Error(), "no DHCPv6 server answers") {
+	if own, _, err := ask6(t.Context(), l, 3*time.Second, false); err == nil ||
+		!strings.Contains(err.Error(), "no DHCPv6 server answers") {
 		t.Errorf("a silent network: %s, %v", own, err)
 	}
 	write := func(name, text string) string {
@@ -45,7 +61,11 @@ func TestForeignServers6(t *testing.T) {
 		return path
 	}
 	dnsmasq := wire.Start(t, "router", "dnsmasq", "--keep-in-foreground", "--user=root", "--leasefile-ro", "--conf-file="+
-		write("dnsmasq.conf", "port=0\ninterface=eth0\nbind-interfaces\nenable-ra\nra-param=eth0,high,4\ndhcp-range=fd00:99::2:0,fd00:99::2:ffff,64,1h\n"))
+		write(
+			"dnsmasq.conf",
+			"port=0\ninterface=eth0\nbind-interfaces\nenable-ra\nra-param=eth0,high,4\n"+
+				"dhcp-range=fd00:99::2:0,fd00:99::2:ffff,64,1h\n",
+		))
 	var own string
 	wire.Eventually(t, "an address of dnsmasq", func() bool {
 		ip, _, err := ask6(t.Context(), l, 3*time.Second, false)
@@ -65,8 +85,22 @@ func TestForeignServers6(t *testing.T) {
 		t.Fatal(err)
 	}
 	wire.In(t, "router", "sh", "-c", "echo 1 > /proc/sys/net/ipv6/conf/all/forwarding")
-	wire.Start(t, "router", "radvd", "--nodaemon", "--logmethod", "stderr", "--pidfile", filepath.Join(t.TempDir(), "pid"), "--config",
-		write("radvd.conf", "interface eth0 { AdvSendAdvert on; MinRtrAdvInterval 3; MaxRtrAdvInterval 4; prefix fd00:98::/64 { AdvOnLink on; AdvAutonomous on; }; };\n"))
+	wire.Start(
+		t,
+		"router",
+		"radvd",
+		"--nodaemon",
+		"--logmethod",
+		"stderr",
+		"--pidfile",
+		filepath.Join(t.TempDir(), "pid"),
+		"--config",
+		write(
+			"radvd.conf",
+			"interface eth0 { AdvSendAdvert on; MinRtrAdvInterval 3; MaxRtrAdvInterval 4; prefix fd00:98::/64 { AdvOnLink "+
+				"on; AdvAutonomous on; }; };\n",
+		),
+	)
 	wire.Eventually(t, "an address of its own making", func() bool {
 		ip, _, err := ask6(t.Context(), l, 3*time.Second, false)
 		own = ip.String()
@@ -86,8 +120,11 @@ func TestMessage6(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if id, ok := m.Options.ClientID().(*dhcpv6.DUIDLL); m.MessageType != dhcpv6.MessageTypeSolicit || !ok || id.LinkLayerAddr.String() != mac.String() ||
-		string(m.Options.UserClasses()[0]) != vendorClass || m.Options.OneIANA().IaId != [4]byte{0, 0x12, 0, 1} || !m.IsOptionRequested(dhcpv6.OptionBootfileURL) {
+	if id, ok := m.Options.ClientID().(*dhcpv6.DUIDLL); m.MessageType != dhcpv6.MessageTypeSolicit || !ok ||
+		id.LinkLayerAddr.String() != mac.String() ||
+		string(m.Options.UserClasses()[0]) != vendorClass ||
+		m.Options.OneIANA().IaId != [4]byte{0, 0x12, 0, 1} ||
+		!m.IsOptionRequested(dhcpv6.OptionBootfileURL) {
 		t.Errorf("the library reads\n%s", m.Summary())
 	}
 	answer := func(ip string, valid time.Duration, server bool) []byte {
@@ -105,11 +142,14 @@ func TestMessage6(t *testing.T) {
 		b    []byte
 		want string
 	}{
-		{answer("fd00::5", time.Hour, true), "fd00::5"}, {answer("fd00::5", 0, true), "invalid IP"}, {answer("fd00::5", time.Hour, false), "invalid IP"},
+		{answer("fd00::5", time.Hour, true), "fd00::5"}, {answer("fd00::5", 0, true),
+			"invalid IP"}, {answer("fd00::5", time.Hour, false), "invalid IP"},
 		{answer("fe80::5", time.Hour, true), "invalid IP"}, {answer("::ffff:10.0.0.1", time.Hour, true), "invalid IP"},
 	} {
 		a, err := parse6(w.b)
-		if err != nil || a.address().String() != w.want || string(a.get(optBootURL)) != "http://[fd00::1]/b/" || a.kind != reply6 || a.id != m.TransactionID {
+		if err != nil || a.address().String() != w.want || string(a.get(optBootURL)) != "http://[fd00::1]/b/" ||
+			a.kind != reply6 ||
+			a.id != m.TransactionID {
 			t.Errorf("%x is read as %+v with the address %s, %v; want %s", w.b, a, a.address(), err, w.want)
 		}
 		for n := range w.b { // cut anywhere, it is an error or a shorter message

@@ -17,7 +17,7 @@ import (
 	"ingot/rootfs"
 )
 
-// remote speaks to the boot server about one boot.
+// remote is the client of the boot server's HTTP interface for one boot.
 type remote struct {
 	base string // "http://10.99.0.1:80"
 	boot ingot.BootKey
@@ -148,7 +148,7 @@ func (r *remote) root(ctx context.Context, image ingot.Digest, offset int64) (io
 	}
 	if offset > 0 && resp.StatusCode != http.StatusPartialContent {
 		resp.Body.Close()
-		return nil, fmt.Errorf("resuming the root at byte %d: the server answers %s, not a range", offset, resp.Status)
+		return nil, fmt.Errorf("resuming the root at byte %d: the server answered %s, not a range", offset, resp.Status)
 	}
 	return resp.Body, nil
 }
@@ -183,8 +183,8 @@ var serverPatience = patience{First: 500 * time.Millisecond, Most: 15 * time.Sec
 // retry calls f until it succeeds, fails for good, or patience ends. The
 // pauses grow and are jittered, so that a rack does not ask in step. A server
 // that says when to come back is alive: it is asked then, a little later each
-// machine for itself, and patience begins anew.
-func retry(ctx context.Context, p patience, told func(err error, pause time.Duration), f func() error) error {
+// machine for itself, and patience starts again.
+func retry(ctx context.Context, p patience, failed func(err error, pause time.Duration), f func() error) error {
 	start, pause := time.Now(), p.First
 	for {
 		err := f()
@@ -196,7 +196,7 @@ func retry(ctx context.Context, p patience, told func(err error, pause time.Dura
 			jittered = b.after + rand.N(b.after/2+1)
 			start, pause = time.Now().Add(jittered), p.First
 		}
-		told(err, jittered)
+		failed(err, jittered)
 		select {
 		case <-ctx.Done():
 			return ctx.Err()

@@ -16,14 +16,17 @@ import (
 var (
 	// ErrTicketKey: the ticket is not signed by the server key in this initramfs.
 	ErrTicketKey = rootfs.NewFailure(ingot.FailureTicketKey,
-		"the ticket's signature is not by the server key that this initramfs carries")
+		"the ticket's signature is not by the server key in this initramfs")
 	// ErrTicketReplayed: the ticket answers another request.
-	ErrTicketReplayed = rootfs.NewFailure(ingot.FailureTicketReplayed, "the ticket answers another request than ours")
+	ErrTicketReplayed = rootfs.NewFailure(
+		ingot.FailureTicketReplayed,
+		"the ticket answers another request than this machine's",
+	)
 	// ErrTicketExpired: the ticket is too old.
 	ErrTicketExpired = rootfs.NewFailure(ingot.FailureTicketExpired, "the ticket has expired")
 	// ErrImageKey: the image is not signed by the release key in this initramfs.
 	ErrImageKey = rootfs.NewFailure(ingot.FailureImageKey,
-		"the image's signature is not by the release key that this initramfs carries")
+		"the image's signature is not by the release key in this initramfs")
 	// ErrImageDigest: a part of the image is not the one that was assigned.
 	ErrImageDigest = rootfs.NewFailure(ingot.FailureImageDigest,
 		"a part of the image is not the one that was assigned")
@@ -36,7 +39,13 @@ const maxChunk = 16 << 20
 // proves that it was issued after our request, so with elapsed since then on
 // the monotonic clock it can be no later than Issued + elapsed now; the
 // machine's own clock, which may be wrong, is not asked.
-func verifyTicket(s ingot.SignedTicket, key minisign.PublicKey, boot ingot.BootID, nonce string, elapsed time.Duration) (ingot.Ticket, error) {
+func verifyTicket(
+	s ingot.SignedTicket,
+	key minisign.PublicKey,
+	boot ingot.BootID,
+	nonce string,
+	elapsed time.Duration,
+) (ingot.Ticket, error) {
 	if !minisign.Verify(key, s.Ticket, []byte(s.Signature)) {
 		return ingot.Ticket{}, ErrTicketKey
 	}
@@ -65,7 +74,12 @@ type imageDocuments struct {
 // want: first the digest, then the signature, then the config.
 func verifyImage(d imageDocuments, want ingot.Digest, key minisign.PublicKey) (*ingot.ImageManifest, error) {
 	if got := ingot.DigestOf(d.OCI); got != want {
-		return nil, fmt.Errorf("%w: the manifest has digest %s, the ticket says %s", ErrImageDigest, got.Short(), want.Short())
+		return nil, fmt.Errorf(
+			"%w: the manifest has digest %s, the ticket says %s",
+			ErrImageDigest,
+			got.Short(),
+			want.Short(),
+		)
 	}
 	if !minisign.Verify(key, d.OCI, d.Signature) {
 		return nil, ErrImageKey
@@ -79,7 +93,12 @@ func verifyImage(d imageDocuments, want ingot.Digest, key minisign.PublicKey) (*
 		return nil, fmt.Errorf("parsing the image's manifest: %w", err)
 	}
 	if got := ingot.DigestOf(d.Config); got != oci.Config.Digest {
-		return nil, fmt.Errorf("%w: the config has digest %s, the manifest says %s", ErrImageDigest, got.Short(), oci.Config.Digest.Short())
+		return nil, fmt.Errorf(
+			"%w: the config has digest %s, the manifest says %s",
+			ErrImageDigest,
+			got.Short(),
+			oci.Config.Digest.Short(),
+		)
 	}
 	var m ingot.ImageManifest
 	if err := json.Unmarshal(d.Config, &m); err != nil {

@@ -41,10 +41,13 @@ func TestVerifyTicket(t *testing.T) {
 		{name: "good", ticket: good, key: secret, elapsed: time.Second},
 		{name: "another key", ticket: good, key: stranger, want: ErrTicketKey},
 		{name: "changed after signing", ticket: good, key: secret, flip: true, want: ErrTicketKey},
-		{name: "another nonce", ticket: with(func(t *ingot.Ticket) { t.Nonce = "old nonce" }), key: secret, want: ErrTicketReplayed},
-		{name: "another boot", ticket: with(func(t *ingot.Ticket) { t.Boot = ingot.NewBootID([16]byte{2}) }), key: secret, want: ErrTicketReplayed},
+		{name: "another nonce", ticket: with(func(t *ingot.Ticket) { t.Nonce = "old nonce" }), key: secret,
+			want: ErrTicketReplayed},
+		{name: "another boot", ticket: with(func(t *ingot.Ticket) { t.Boot = ingot.NewBootID([16]byte{2}) }), key: secret,
+			want: ErrTicketReplayed},
 		{name: "expired on the way", ticket: good, key: secret, elapsed: time.Minute, want: ErrTicketExpired},
-		{name: "expired when issued", ticket: with(func(t *ingot.Ticket) { t.Expires = issued.Add(-time.Hour) }), key: secret, want: ErrTicketExpired},
+		{name: "expired when issued", ticket: with(func(t *ingot.Ticket) { t.Expires = issued.Add(-time.Hour) }), key: secret,
+			want: ErrTicketExpired},
 	} {
 		text, err := json.Marshal(c.ticket)
 		if err != nil {
@@ -101,11 +104,15 @@ func TestVerifyImage(t *testing.T) {
 }
 
 func TestParseArguments(t *testing.T) {
-	a, err := ParseArguments("console=ttyS0 ingot.server=http://10.0.0.1/ ingot.boot=0123456789abcdef0123456789abcdeffedcba9876543210fedcba9876543210 ingot.mac=52-54-00-AA-BB-CC quiet\n")
+	a, err := ParseArguments(
+		"console=ttyS0 ingot.server=http://10.0.0.1/ " +
+			"ingot.boot=0123456789abcdef0123456789abcdeffedcba9876543210fedcba9876543210 ingot.mac=52-54-00-AA-BB-CC quiet\n",
+	)
 	if err != nil || a.Server != "http://10.0.0.1" || a.MAC != "52:54:00:aa:bb:cc" {
 		t.Errorf("ParseArguments = %+v, %v", a, err)
 	}
-	for _, bad := range []string{"", "ingot.server=http://x ingot.boot=zz ingot.mac=52:54:00:aa:bb:cc", "ingot.server=http://x ingot.mac=52:54:00:aa:bb:cc"} {
+	for _, bad := range []string{"", "ingot.server=http://x ingot.boot=zz ingot.mac=52:54:00:aa:bb:cc",
+		"ingot.server=http://x ingot.mac=52:54:00:aa:bb:cc"} {
 		if _, err := ParseArguments(bad); err == nil {
 			t.Errorf("ParseArguments(%q) succeeds; want an error", bad)
 		}
@@ -148,7 +155,8 @@ func TestMatchingModules(t *testing.T) {
 }
 
 func TestWrap(t *testing.T) {
-	for _, line := range wrap("a sentence that is much longer than the frame which it has to fit into, with averyveryveryverylongwordthatcannotbebroken", 30) {
+	for _, line := range wrap("a sentence that is much longer than the frame which it has to fit into, with "+
+		"averyveryveryverylongwordthatcannotbebroken", 30) {
 		if len(line) > 30 {
 			t.Errorf("wrap leaves %q with %d bytes; want at most 30", line, len(line))
 		}

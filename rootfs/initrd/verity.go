@@ -21,8 +21,8 @@ var ErrRootHash = errors.New("the root hash on the kernel command line is not th
 const verityName = "ingot-root"
 
 // openVerity maps a device that holds a root and its dm-verity tree, and
-// returns the mapped one, which gives no block that the root hash does not
-// vouch for: reading such a block is an I/O error.
+// returns the mapped one, which verifies each block against the root hash:
+// reading a block that does not match is an I/O error.
 func openVerity(device string, v *ingot.Verity, rootHash string) (string, error) {
 	if rootHash != v.RootHash {
 		return "", fmt.Errorf("%w: it says %.12s, the image %.12s", ErrRootHash, rootHash, v.RootHash)
@@ -41,7 +41,13 @@ func openVerity(device string, v *ingot.Verity, rootHash string) (string, error)
 	if err := m.do(unix.DM_DEV_CREATE, &dmRequest{name: verityName}); err != nil {
 		return "", fmt.Errorf("mapping the root: %w", err)
 	}
-	load := dmRequest{name: verityName, flags: dmReadOnly, sectors: uint64(v.HashOffset) / 512, target: "verity", params: table}
+	load := dmRequest{
+		name:    verityName,
+		flags:   dmReadOnly,
+		sectors: uint64(v.HashOffset) / 512,
+		target:  "verity",
+		params:  table,
+	}
 	if err := m.do(unix.DM_TABLE_LOAD, &load); err != nil {
 		return "", fmt.Errorf("mapping the root with dm-verity: %w", err)
 	}
@@ -70,10 +76,20 @@ func verityTable(device string, v *ingot.Verity) (string, error) {
 	if salt == "" {
 		salt = "-"
 	}
-	return fmt.Sprintf("1 %s %s %d %d %d %d sha256 %s %s", device, device, block, block, v.HashOffset/block, v.HashOffset/block+1, v.RootHash, salt), nil
+	return fmt.Sprintf(
+		"1 %s %s %d %d %d %d sha256 %s %s",
+		device,
+		device,
+		block,
+		block,
+		v.HashOffset/block,
+		v.HashOffset/block+1,
+		v.RootHash,
+		salt,
+	), nil
 }
 
-// mapper speaks to the device mapper (Linux, include/uapi/linux/dm-ioctl.h).
+// mapper is the interface of the device mapper (Linux, include/uapi/linux/dm-ioctl.h).
 type mapper struct{ fd uintptr }
 
 const dmReadOnly = 1 << 0
@@ -114,7 +130,7 @@ func (m mapper) do(request uintptr, r *dmRequest) error {
 	}
 	*(*unix.DmIoctl)(unsafe.Pointer(&buf[0])) = io
 	if copy(buf[head:], row.Bytes()) < row.Len() {
-		return errors.New("the table is too long")
+		return errors.New("the dm-verity table is too long")
 	}
 	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, m.fd, request, uintptr(unsafe.Pointer(&buf[0]))); errno != 0 {
 		return errno

@@ -31,21 +31,23 @@ type Decision struct {
 var ErrRefused = rootfs.NewFailure(ingot.FailureVolume, "volume refused")
 
 // Decide finds the device of a volume among devices, or a blank disk that a
-// grant names. now is the server's time, as the ticket told it.
+// grant names. now is the server's time, from the ticket.
 func Decide(v ingot.Volume, devices []Device, grants []ingot.Grant, now time.Time) Decision {
 	found := holding(v, devices)
 	switch {
 	case len(found) == 1:
 		return Decision{Kind: Mount, Device: found[0]}
 	case len(found) > 1:
-		return Decision{Reason: fmt.Sprintf("%d devices answer to %s: %s; unplug or relabel all but one", len(found), wanted(v), names(found))}
+		return Decision{
+			Reason: fmt.Sprintf("%d devices have %s: %s; unplug or relabel all but one", len(found), wanted(v), names(found)),
+		}
 	}
 	for _, g := range grants {
 		if g.Volume == v.Name {
 			return granted(v, g, devices, now)
 		}
 	}
-	reason := fmt.Sprintf("no device answers to %s; %s", wanted(v), present(devices))
+	reason := fmt.Sprintf("no device has %s; %s", wanted(v), present(devices))
 	return Decision{Reason: reason, Absent: true}
 }
 
@@ -81,10 +83,25 @@ func granted(v ingot.Volume, g ingot.Grant, devices []Device, now time.Time) Dec
 	case len(named) == 0:
 		return Decision{Reason: fmt.Sprintf("the granted disk %q is not in this machine; %s", g.Disk, present(devices))}
 	case len(named) > 1:
-		return Decision{Reason: fmt.Sprintf("%d disks are called %q: %s; nothing was written", len(named), g.Disk, names(named))}
+		return Decision{
+			Reason: fmt.Sprintf(
+				"%d disks have the serial number or WWN %q: %s; nothing was written",
+				len(named),
+				g.Disk,
+				names(named),
+			),
+		}
 	case named[0].Holds != blank || named[0].Partitions > 0:
-		return Decision{Device: named[0], Reason: fmt.Sprintf("disk %s (%q) is not blank, it holds: %s; nothing was written. If its data may go: wipefs --all /dev/%s",
-			named[0].Name, g.Disk, named[0].Holds, named[0].Name)}
+		return Decision{
+			Device: named[0],
+			Reason: fmt.Sprintf(
+				"disk %s (%q) is not blank, it holds: %s; nothing was written. If its data may go: wipefs --all /dev/%s",
+				named[0].Name,
+				g.Disk,
+				named[0].Holds,
+				named[0].Name,
+			),
+		}
 	}
 	return Decision{Kind: Initialise, Device: named[0]}
 }
@@ -99,7 +116,8 @@ func isCalled(d Device, name string) bool {
 	for _, p := range []string{"naa.", "eui.", "nvme.", "t10.", "0x"} {
 		wwn = strings.TrimPrefix(wwn, p)
 	}
-	return d.Serial == name || strings.EqualFold(d.WWN, name) || (wwn != "" && strings.EqualFold(wwn, strings.TrimPrefix(name, "0x")))
+	return d.Serial == name || strings.EqualFold(d.WWN, name) ||
+		(wwn != "" && strings.EqualFold(wwn, strings.TrimPrefix(name, "0x")))
 }
 
 func wanted(v ingot.Volume) string {

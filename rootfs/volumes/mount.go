@@ -37,7 +37,12 @@ type Mounter struct {
 // Mount decides about every volume and carries it out, in the order of the
 // profile. It returns the results and, wrapped in ErrRefused, the first
 // volume that is needed and cannot be had.
-func (m Mounter) Mount(ctx context.Context, list []ingot.Volume, grants []ingot.Grant, now time.Time) ([]Result, error) {
+func (m Mounter) Mount(
+	ctx context.Context,
+	list []ingot.Volume,
+	grants []ingot.Grant,
+	now time.Time,
+) ([]Result, error) {
 	var results []Result
 	var failed error
 	for _, v := range list {
@@ -82,9 +87,20 @@ func (m Mounter) carryOut(ctx context.Context, v ingot.Volume, d Decision, r *Re
 func (m Mounter) initialise(ctx context.Context, v ingot.Volume, d Device) error {
 	probe(&d)
 	if d.Holds != blank || d.Partitions > 0 {
-		return fmt.Errorf("disk %s is not blank any more, it holds: %s; nothing was written", d.Name, d.Holds)
+		return fmt.Errorf("disk %s is no longer blank; it holds %s; nothing was written", d.Name, d.Holds)
 	}
-	out, err := m.tool(ctx, "/usr/sbin/mkfs.ext4", "-q", "-L", v.FSLabel(), "-m", "0", "-E", "lazy_itable_init=1,lazy_journal_init=1", d.Path)
+	out, err := m.tool(
+		ctx,
+		"/usr/sbin/mkfs.ext4",
+		"-q",
+		"-L",
+		v.FSLabel(),
+		"-m",
+		"0",
+		"-E",
+		"lazy_itable_init=1,lazy_journal_init=1",
+		d.Path,
+	)
 	if err != nil {
 		return fmt.Errorf("making the filesystem on %s: %w: %s", d.Name, err, out)
 	}
@@ -105,7 +121,13 @@ func (m Mounter) check(ctx context.Context, device string) error {
 		m.Log("the root has no e2fsck (package e2fsprogs); %s is mounted unchecked", device)
 		return nil
 	}
-	return fmt.Errorf("the filesystem on %s needs a person: e2fsck says %w: %s; boot a rescue image and run e2fsck %s", device, err, out, device)
+	return fmt.Errorf(
+		"the filesystem on %s cannot be repaired automatically: e2fsck: %w: %s; boot a rescue image and run e2fsck %s",
+		device,
+		err,
+		out,
+		device,
+	)
 }
 
 func (m Mounter) mount(v ingot.Volume, device string) error {

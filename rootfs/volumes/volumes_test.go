@@ -123,7 +123,11 @@ func TestDecide(t *testing.T) {
 	now := time.Unix(1000, 0)
 	data := ingot.Volume{Name: "data"}
 	ext4 := func(name, label string) Device {
-		return Device{Disk: ingot.Disk{Name: name, Serial: "S-" + name, Holds: `ext4 "` + label + `"`}, Filesystem: "ext4", Label: label}
+		return Device{
+			Disk:       ingot.Disk{Name: name, Serial: "S-" + name, Holds: `ext4 "` + label + `"`},
+			Filesystem: "ext4",
+			Label:      label,
+		}
 	}
 	empty := func(name string) Device {
 		return Device{Disk: ingot.Disk{Name: name, Serial: "S-" + name, Holds: blank}}
@@ -142,23 +146,42 @@ func TestDecide(t *testing.T) {
 		reason  string
 		absent  bool
 	}{
-		{name: "found by label", volume: data, devices: []Device{empty("vda"), ext4("vdb", "data")}, kind: Mount, device: "vdb"},
-		{name: "found although granted elsewhere", volume: data, devices: []Device{empty("vda"), ext4("vdb", "data")}, grants: grant("S-vda", later), kind: Mount, device: "vdb"},
-		{name: "two of a label", volume: data, devices: []Device{ext4("vda", "data"), ext4("vdb", "data")}, reason: "2 devices answer to the label"},
-		{name: "no grant", volume: data, devices: []Device{empty("vda")}, reason: `vda (serial "S-vda") holds blank`, absent: true},
+		{name: "found by label", volume: data, devices: []Device{empty("vda"), ext4("vdb", "data")}, kind: Mount,
+			device: "vdb"},
+		{name: "found although granted elsewhere", volume: data, devices: []Device{empty("vda"), ext4("vdb", "data")},
+			grants: grant("S-vda", later), kind: Mount, device: "vdb"},
+		{name: "two of a label", volume: data, devices: []Device{ext4("vda", "data"), ext4("vdb", "data")},
+			reason: "2 devices have the label"},
+		{name: "no grant", volume: data, devices: []Device{empty("vda")}, reason: `vda (serial "S-vda") holds blank`,
+			absent: true},
 		{name: "no disk", volume: data, reason: "this machine has no disks", absent: true},
-		{name: "granted", volume: data, devices: []Device{empty("vda"), empty("vdb")}, grants: grant("S-vdb", later), kind: Initialise, device: "vdb"},
-		{name: "grant expired", volume: data, devices: []Device{empty("vda")}, grants: grant("S-vda", now), reason: "expired"},
-		{name: "granted disk absent", volume: data, devices: []Device{empty("vda")}, grants: grant("S-vdz", later), reason: "not in this machine"},
-		{name: "granted disk holds data", volume: data, devices: []Device{ext4("vda", "other")}, grants: grant("S-vda", later), reason: "is not blank"},
-		{name: "granted disk has partitions", volume: data, devices: []Device{{Disk: ingot.Disk{Name: "vda", Serial: "S-vda", Holds: blank}, Partitions: 1}}, grants: grant("S-vda", later), reason: "is not blank"},
-		{name: "grant of another volume", volume: data, devices: []Device{empty("vda")}, grants: []ingot.Grant{{Volume: "logs", Disk: "S-vda", Expires: later}}, reason: "no device", absent: true},
-		{name: "two disks of a serial", volume: data, devices: []Device{{Disk: ingot.Disk{Name: "sda", Serial: "X", Holds: blank}}, {Disk: ingot.Disk{Name: "sdb", Serial: "X", Holds: blank}}}, grants: grant("X", later), reason: "2 disks are called"},
-		{name: "found by serial", volume: ingot.Volume{Name: "data", Serial: "S-vdb"}, devices: []Device{ext4("vda", "data"), ext4("vdb", "x")}, kind: Mount, device: "vdb"},
-		{name: "no name matches an empty serial", volume: data, devices: []Device{{Disk: ingot.Disk{Name: "vda", Holds: blank}}}, grants: grant("", later), reason: "not in this machine"},
+		{name: "granted", volume: data, devices: []Device{empty("vda"), empty("vdb")}, grants: grant("S-vdb", later),
+			kind: Initialise, device: "vdb"},
+		{name: "grant expired", volume: data, devices: []Device{empty("vda")}, grants: grant("S-vda", now),
+			reason: "expired"},
+		{name: "granted disk absent", volume: data, devices: []Device{empty("vda")}, grants: grant("S-vdz", later),
+			reason: "not in this machine"},
+		{name: "granted disk holds data", volume: data, devices: []Device{ext4("vda", "other")},
+			grants: grant("S-vda", later), reason: "is not blank"},
+		{name: "granted disk has partitions", volume: data,
+			devices: []Device{{Disk: ingot.Disk{Name: "vda", Serial: "S-vda", Holds: blank}, Partitions: 1}},
+			grants:  grant("S-vda", later), reason: "is not blank"},
+		{name: "grant of another volume", volume: data, devices: []Device{empty("vda")},
+			grants: []ingot.Grant{{Volume: "logs", Disk: "S-vda", Expires: later}}, reason: "no device", absent: true},
+		{name: "two disks of a serial", volume: data,
+			devices: []Device{{Disk: ingot.Disk{Name: "sda", Serial: "X", Holds: blank}},
+				{Disk: ingot.Disk{Name: "sdb", Serial: "X", Holds: blank}}}, grants: grant("X", later),
+			reason: "2 disks have the serial number or WWN"},
+		{name: "found by serial", volume: ingot.Volume{Name: "data", Serial: "S-vdb"},
+			devices: []Device{ext4("vda", "data"), ext4("vdb", "x")}, kind: Mount, device: "vdb"},
+		{name: "no name matches an empty serial", volume: data,
+			devices: []Device{{Disk: ingot.Disk{Name: "vda", Holds: blank}}}, grants: grant("", later),
+			reason: "not in this machine"},
 	} {
 		got := Decide(c.volume, c.devices, c.grants, now)
-		if got.Kind != c.kind || got.Kind != Refuse && got.Device.Name != c.device || !strings.Contains(got.Reason, c.reason) || got.Absent != c.absent {
+		if got.Kind != c.kind || got.Kind != Refuse && got.Device.Name != c.device ||
+			!strings.Contains(got.Reason, c.reason) ||
+			got.Absent != c.absent {
 			t.Errorf("%s: Decide = kind %d, device %q, reason %q, absent %t; want %d, %q, %q, %t",
 				c.name, got.Kind, got.Device.Name, got.Reason, got.Absent, c.kind, c.device, c.reason, c.absent)
 		}
