@@ -213,7 +213,7 @@ func treeDifferences(t *testing.T, ours, theirs *tree.Tree) (list [][2]string) {
 	return list
 }
 
-// failing is a package whose script does what it is told.
+// failing is a package with the given script.
 func failing(t *testing.T, c source.Cache, script string) source.Package {
 	t.Helper()
 	dir, out := t.TempDir(), filepath.Join(t.TempDir(), "x.deb")
@@ -249,7 +249,7 @@ func failing(t *testing.T, c source.Cache, script string) source.Package {
 }
 
 // TestInstallFails: a script that fails is named with what it said; one that
-// never ends goes with the build. Neither leaves a process or a mount.
+// never ends is killed with the build. Neither leaves a process or a mount.
 func TestInstallFails(t *testing.T) {
 	requireAll(t)
 	b := profileBuild(t, "lab")

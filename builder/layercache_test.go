@@ -35,7 +35,7 @@ func TestLayerCache(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, kept := get("a"); kept || len(said) != 1 {
-		t.Errorf("a damaged layer: kept %v, said %q; want it made again, aloud", kept, said)
+		t.Errorf("a damaged layer: kept %v, said %q; want it made again, with a warning", kept, said)
 	}
 	broken := errors.New("broken")
 	if _, _, err := c.get(t.Context(), "b", func(string) error { return broken }); !errors.Is(err, broken) {

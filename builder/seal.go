@@ -97,7 +97,7 @@ func (b *build) appendVerity(ctx context.Context, files *image.Files) (*ingot.Ve
 
 // verityOptions are a profile's salt and UUID. They are the same for all its versions, so that equal
 // data has an equal tree, which an upgrade need not download again. A random salt would protect against
-// nothing here: whoever builds the image, and could search for collisions, would choose it.
+// nothing here: the builder, which could search for collisions, would choose it.
 func verityOptions(profile string) verity.Options {
 	salt := ingot.DigestOf([]byte("ingot: salt of the dm-verity trees of " + profile))
 	id := ingot.DigestOf([]byte("ingot: UUID of the dm-verity trees of " + profile))

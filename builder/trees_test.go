@@ -44,7 +44,7 @@ func treesBuild(t *testing.T, p *profiles.Profile, cache string) (*build, *bytes
 }
 
 // TestRootOfTrees: image, tarball and folder become one root, the same one
-// from a cold cache, a warm one, and one that has rotted.
+// from a cold cache, a warm one, and a damaged one.
 func TestRootOfTrees(t *testing.T) {
 	dir, load := buildertest.TreesProfile(t)
 	if p := load(); len(p.Packages) > 0 || p.Kernel.Suite != "trixie" || p.Kernel.Package != "linux-image-cloud-amd64" {
@@ -107,10 +107,10 @@ func TestRootOfTrees(t *testing.T) {
 	}
 	again, err := b.rootTree(t.Context(), func() {})
 	if err != nil {
-		t.Fatalf("a rotten cache: %v; want it repaired", err)
+		t.Fatalf("a damaged cache: %v; want it repaired", err)
 	}
 	if digestTree(t, again) != want || !strings.Contains(said.String(), "damaged") {
-		t.Errorf("a rotten cache: same root %v, said %q; want the same, said aloud", digestTree(t, again) == want, said)
+		t.Errorf("a damaged cache: same root %v, said %q; want the same, with a warning", digestTree(t, again) == want, said)
 	}
 	_ = dir
 }

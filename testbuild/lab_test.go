@@ -180,15 +180,15 @@ func TestSceneFullDisks(t *testing.T) {
 	}
 }
 
-// TestSceneDamagedCaches: what rots in the caches is made again, aloud, and the
+// TestSceneDamagedCaches: damaged entries of the caches are made again, with a warning, and the
 // image is the same.
 func TestSceneDamagedCaches(t *testing.T) {
 	requireAll(t)
 	l := newLab(t)
 	want := l.build(ordinary)
 	for _, c := range []struct{ kind, files, said string }{
-		{"layer", "layers/kernel-*", "a layer in the cache is damaged; it is made again"},
-		{"initramfs", "layers/initramfs-*", "a layer in the cache is damaged; it is made again"},
+		{"layer", "layers/kernel-*", "a layer in the cache is damaged; making it again"},
+		{"initramfs", "layers/initramfs-*", "a layer in the cache is damaged; making it again"},
 		{"block", "blocks/*/*.pack", "the block cache was damaged"},
 	} {
 		dir := l.place(surroundings{name: "damaged " + c.kind, cache: ordinary.name})
@@ -291,7 +291,7 @@ func TestSceneOwnMirror(t *testing.T) {
 		}
 	}
 	if strings.Contains(out, "A change of version 1.") {
-		t.Errorf("image diff tells what was known before:\n%s", out)
+		t.Errorf("image diff shows entries of the older version:\n%s", out)
 	}
 	sum := field(t, s.read(filepath.Join(s.dir, "lab.lock")), "own")
 	l.must(os.Remove(filepath.Join(s.cache(), "ingot/debs", sum+".deb")))

@@ -34,7 +34,7 @@ func TestSceneLock(t *testing.T) {
 	}
 	digest := s.digest()
 
-	// The mirror moves on: the lock does not, until it is told to.
+	// The mirror changes: the lock does not, until it is updated.
 	s.must(s.m.Add(s.ctx, Deb{Name: "hello", Version: "2"}))
 	s.publish(Release{})
 	if got := s.digest("--locked"); got != digest || s.read(s.lock()) != first {
@@ -48,7 +48,7 @@ func TestSceneLock(t *testing.T) {
 		t.Error("another package, and the digest of the plan is the same")
 	}
 
-	// The profile moves on: apt is asked, aloud, unless the lock is law.
+	// The profile changes: apt is asked, and the output says so, unless --locked forbids it.
 	s.asks("hello", "more")
 	s.fails([]string{"plan", s.profile, "--locked"}, "the lock does not match the profile: +more", "ingot plan --update")
 	if out, _ := s.ok("plan", s.profile); !strings.Contains(out, "+ more 1") ||
@@ -109,12 +109,12 @@ func TestSceneBadLock(t *testing.T) {
 	s.fails([]string{"plan", s.profile}, "is not a SHA-256")
 	s.ok("plan", s.profile, "--update")
 	if s.read(s.lock()) != good {
-		t.Error("--update does not mend a broken lock")
+		t.Error("--update does not replace a broken lock")
 	}
 }
 
 // TestSceneMirrorNotTrusted: lists that are not signed as they must be are
-// never used, nor do they spoil those of the day before.
+// never used, and do not replace those of an earlier run.
 func TestSceneMirrorNotTrusted(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -134,7 +134,7 @@ func TestSceneMirrorNotTrusted(t *testing.T) {
 		s.write(index, strings.Replace(s.read(index), "Version: 1", "Version: 3", 1))
 		s.fails(plan, "cannot be trusted", "they are not those that were signed")
 	}
-	cases() // a stranger at first sight
+	cases() // a new mirror
 	if _, err := os.Stat(s.lock()); err == nil {
 		t.Error("a lock was written from lists that nobody signed")
 	}
@@ -216,7 +216,7 @@ func TestSceneBadPackages(t *testing.T) {
 	s.fails(build, "fetching hello 1: the file is not the one that was planned", "when the lock is wrong, --update")
 	s.write(s.lock(), good)
 
-	// A package that rots in the cache is fetched again, aloud.
+	// A damaged package in the cache is fetched again, with a warning.
 	s.ok("plan", s.profile, "--fetch")
 	cached := filepath.Join(s.cache(), "ingot/debs", sum+".deb")
 	whole := s.read(cached)
@@ -226,8 +226,8 @@ func TestSceneBadPackages(t *testing.T) {
 		if s.read(cached) != whole {
 			t.Errorf("a package that is %s is not repaired", name)
 		}
-		if name == "changed" && !strings.Contains(said, "a package in the cache is damaged; it is fetched again") {
-			t.Errorf("the repair of a package that is %s is not told:\n%s", name, said)
+		if name == "changed" && !strings.Contains(said, "a package in the cache is damaged; fetching it again") {
+			t.Errorf("there is no warning about a package that is %s:\n%s", name, said)
 		}
 	}
 	s.write(cached, "rot")
@@ -250,7 +250,7 @@ func field(t *testing.T, lock, name string) string {
 	return ""
 }
 
-// TestSceneMirrorAway: nobody answers.
+// TestSceneMirrorAway: the mirror cannot be reached.
 func TestSceneMirrorAway(t *testing.T) {
 	requireAll(t)
 	t.Parallel()
@@ -265,7 +265,7 @@ func TestSceneMirrorAway(t *testing.T) {
 	s.must(s.m.server.Close())
 	if _, said := s.ok("plan", s.profile, "--update"); !strings.Contains(said,
 		"using the package lists of an earlier run") {
-		t.Errorf("a mirror that is away is not told of:\n%s", said)
+		t.Errorf("there is no warning about a mirror that cannot be reached:\n%s", said)
 	}
 	s.fails([]string{"build", s.profile}, "the mirror cannot be reached")
 }
@@ -324,7 +324,7 @@ func TestSceneWaits(t *testing.T) {
 	}
 	start := time.Now()
 	said, err := s.interrupted(syscall.SIGINT, func() bool { return time.Since(start) > 2*time.Second }, "plan", s.profile)
-	if err == nil || !strings.Contains(said, "another ingot asks apt at this moment; waiting for it") ||
+	if err == nil || !strings.Contains(said, "waiting for another ingot that is using apt") ||
 		!strings.Contains(said, "interrupted") {
 		t.Errorf("the second one: %v\n%s", err, said)
 	}

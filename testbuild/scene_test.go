@@ -138,7 +138,7 @@ func (s *scene) ingot(args ...string) *exec.Cmd {
 	return cmd
 }
 
-// ok runs a command that must succeed; said is what it tells on the way.
+// ok runs a command that must succeed; said is its standard error.
 func (s *scene) ok(args ...string) (stdout, said string) {
 	s.t.Helper()
 	cmd := s.ingot(args...)
@@ -173,7 +173,7 @@ func (s *scene) failsAs(cmd *exec.Cmd, want ...string) {
 		}
 	}
 	if strings.Contains(string(out), s.m.URL) {
-		s.t.Errorf("%v tells the mirror's address:\n%s", cmd.Args[1:], out)
+		s.t.Errorf("%v shows the mirror's address:\n%s", cmd.Args[1:], out)
 	}
 	s.clean()
 }

@@ -20,7 +20,7 @@ func TestSceneShared(t *testing.T) {
 	l := newLab(t)
 	digest := l.build(ordinary)
 	from := l.scene(filepath.Join(l.dir, ordinary.name))
-	from.m = &Mirror{URL: "http://mirror.invalid"} // the registry may be told
+	from.m = &Mirror{URL: "http://mirror.invalid"} // the registry's address may be shown
 	at, stop := l.registry()
 	ref := at + "/lab"
 	if out, said := from.ok("image", "push", "lab:v1", ref, "--plain-http"); !strings.Contains(out+said, ref) {

@@ -205,7 +205,7 @@ func (o *importing) describe(ctx context.Context, im *Result, root *tree.Tree) e
 	return o.compare(ctx, im, release, text("var/lib/dpkg/status"), text("var/lib/apt/extended_states"), root)
 }
 
-// compare sets a Debian root beside the shipped debian profile and its
+// compare compares a Debian root with the shipped debian profile and its
 // packages. When the mirror is away, only files are compared.
 func (o *importing) compare(ctx context.Context, im *Result, release, status, extended string, root *tree.Tree) error {
 	if status == "" {

@@ -90,7 +90,7 @@ func TestFailedImports(t *testing.T) {
 }
 
 // TestCompareFiles: edited configuration, patched programs and files of
-// nobody are told apart.
+// no package are distinguished.
 func TestCompareFiles(t *testing.T) {
 	tr := buildertest.PackagedTree(t)
 	in := takeInventory(inspect.ParseStatus(read(t, tr, "var/lib/dpkg/status")))

@@ -123,23 +123,23 @@ type startingFile struct{ why, path, content, link string }
 
 func startingFiles(root *tree.Tree) []startingFile {
 	list := []startingFile{
-		{"The root is an image, volumes are mounted before systemd starts.", "/etc/fstab", "# see above\n", ""},
-		{"Nothing on the root outlives a boot: the journal stays in memory, bounded.",
+		{"The root is an image; volumes are mounted before systemd starts.", "/etc/fstab", "# see above\n", ""},
+		{"The root is new at each boot: the journal stays in memory, with a limit.",
 			"/etc/systemd/journald.conf.d/10-ingot.conf", "[Journal]\nStorage=volatile\nRuntimeMaxUse=32M\n", ""},
 	}
 	if usesNetworkd(root) {
-		list = append(list, startingFile{"Every Ethernet card asks by its MAC address, as loader and initramfs do.",
+		list = append(list, startingFile{"Every Ethernet card identifies itself to DHCP by its MAC address, as in loader and initramfs.",
 			"/etc/systemd/network/80-ingot-ethernet.network",
 			"[Match]\nType=ether\nKind=!*\n\n[Link]\nRequiredForOnline=no\n\n[Network]\nDHCP=ipv4\n" +
 				"KeepConfiguration=dhcp-on-stop\n\n[DHCPv4]\nClientIdentifier=mac\nUseHostname=no\n", ""})
 	}
 	if inspect.FindUnit(root, "systemd-resolved.service") != "" {
-		list = append(list, startingFile{"Containers and hosts have a resolver of their own.", "/etc/resolv.conf", "",
+		list = append(list, startingFile{"The resolver of the container or host is replaced.", "/etc/resolv.conf", "",
 			"../run/systemd/resolve/stub-resolv.conf"})
 	}
 	if config, err := root.ReadFile("etc/ssh/sshd_config"); err == nil &&
 		strings.Contains(string(config), "sshd_config.d") {
-		list = append(list, startingFile{"Host keys are made at boot, one pair per machine, or come from its data volume.",
+		list = append(list, startingFile{"Host keys are made at boot, one pair per machine, or are on its data volume.",
 			"/etc/ssh/sshd_config.d/10-ingot.conf",
 			"HostKey /etc/ssh/ssh_host_ed25519_key\nPermitRootLogin prohibit-password\n", ""})
 	}

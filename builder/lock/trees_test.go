@@ -29,7 +29,7 @@ func lockOf(t *testing.T, p *profiles.Profile, env *source.Env, path string) *Fi
 }
 
 // TestTreesAreLocked: what is on this host is looked at each time, what is in
-// a registry is not asked for again.
+// a registry is not requested again.
 func TestTreesAreLocked(t *testing.T) {
 	dir, load := buildertest.TreesProfile(t)
 	env := &source.Env{Offline: true, CacheDir: t.TempDir()}
@@ -58,12 +58,12 @@ func TestTreesAreLocked(t *testing.T) {
 	l, locked, err := Resolve(t.Context(), env, p, o)
 	if err != nil || !locked.Written || len(locked.Changes) != 1 ||
 		locked.Changes[0].Package != "dir ./www" || l.Trees[2] == want.Trees[2] {
-		t.Errorf("a folder that has changed: %v, %+v; want it pinned anew, and told", err, locked)
+		t.Errorf("a folder that has changed: %v, %+v; want it pinned again, and reported", err, locked)
 	}
 	if again, err := Read(o.Path); err != nil || again.Trees[2] != l.Trees[2] {
 		t.Errorf("the lock that was written: %v", err)
 	}
-	// A registry that nobody answers for is not asked when the lock has a pin.
+	// A registry is not contacted when the lock has a pin.
 	p.Layers = append(p.Layers, profiles.Layer{OCI: "127.0.0.1:1/x:1"})
 	far := *l
 	far.Request, far.Trees = RequestOf(p), append(l.Trees,

@@ -253,7 +253,7 @@ func parseFacts(out, root string) (f HostFacts, err error) {
 var onDisk = []string{"ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "jfs", "reiserfs", "zfs", "bcachefs"}
 
 // systemMounts are the folders that belong to the system when they are
-// filesystems of their own; others are data.
+// separate filesystems; others are data.
 var systemMounts = []string{"/usr", "/usr/local", "/var", "/var/lib", "/opt", "/etc", "/root"}
 
 // parseMounts reads mountinfo (proc_pid_mountinfo(5)).

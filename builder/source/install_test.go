@@ -115,7 +115,7 @@ func noise(n int) []byte {
 	return b[:n]
 }
 
-// TestReadDebDamaged: what is not the planned file is told by its digest, and
+// TestReadDebDamaged: a file that is not the planned one is reported by its digest, and
 // does not stay in the cache.
 func TestReadDebDamaged(t *testing.T) {
 	c := Cache{t.TempDir()}

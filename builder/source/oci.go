@@ -41,7 +41,7 @@ type depot interface {
 	close()
 }
 
-// maxManifest and maxConfig bound what strangers may let us hold in memory.
+// maxManifest and maxConfig limit what a registry can make this process hold in memory.
 const (
 	maxManifest = 4 << 20 // what registries accept
 	maxConfig   = 16 << 20
@@ -392,7 +392,7 @@ func (t *Trees) missingOfImage(pin Pin) []ingot.Digest {
 	return list
 }
 
-// unpackImage lays the layers of a kept image over one another.
+// unpackImage merges the layers of an image in the cache.
 func (t *Trees) unpackImage(ctx context.Context, pin Pin, m *merger) error {
 	c, err := t.container(pin.From, pin.Digest)
 	if err != nil {
@@ -406,7 +406,7 @@ func (t *Trees) unpackImage(ctx context.Context, pin Pin, m *merger) error {
 	return nil
 }
 
-// unpackLayer lays one layer, whose bytes must have the digest of the manifest
+// unpackLayer adds one layer, whose bytes must have the digest of the manifest
 // and, uncompressed, that of the config.
 func (t *Trees) unpackLayer(ctx context.Context, m *merger, l ocispec.Descriptor, diffID ocidigest.Digest) error {
 	blob, err := t.Blobs.open(ctx, ingot.Digest(l.Digest.String()))

@@ -463,7 +463,7 @@ func lie(t *testing.T, im v1.Image) string {
 	return path
 }
 
-// TestDamagedBlob: rot in the cache is seen when it is used, and the blob is
+// TestDamagedBlob: damage in the cache is found when a blob is used, and the blob is
 // there again after it was fetched.
 func TestDamagedBlob(t *testing.T) {
 	trees := newTrees(t)

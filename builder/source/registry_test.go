@@ -63,7 +63,7 @@ func realRegistry(t *testing.T, users string) (host, storage string) {
 			resp.Body.Close()
 			return host, storage
 		}
-		time.Sleep(20 * time.Millisecond) // it does not tell when it is ready
+		time.Sleep(20 * time.Millisecond) // it does not report when it is ready
 	}
 	t.Fatal("docker-registry does not answer")
 	return "", ""
@@ -91,7 +91,7 @@ func login(t *testing.T, host, user, password string) string {
 	return filepath.Join(dir, "config.json")
 }
 
-// TestRegistryWithCredentials: a real registry refuses strangers and wrong
+// TestRegistryWithCredentials: a real registry refuses requests without credentials and with wrong
 // passwords, and serves who is in the usual credentials file.
 func TestRegistryWithCredentials(t *testing.T) {
 	// htpasswd -nbB robot secret

@@ -201,19 +201,19 @@ func TestFetchFromDisk(t *testing.T) {
 	}
 }
 
-// TestRemoveDamaged finds what rots in the cache.
+// TestRemoveDamaged: damaged files of the cache are found and removed.
 func TestRemoveDamaged(t *testing.T) {
-	c, sound, rotten, absent := Cache{t.TempDir()}, pkg("good"), pkg("evil"), pkg("away")
-	for _, p := range []Package{sound, rotten} {
+	c, good, bad, absent := Cache{t.TempDir()}, pkg("good"), pkg("evil"), pkg("away")
+	for _, p := range []Package{good, bad} {
 		if err := os.WriteFile(c.Path(p), []byte("good"), 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}
-	damaged, err := c.RemoveDamaged(t.Context(), []Package{sound, rotten, absent})
-	if err != nil || len(damaged) != 1 || damaged[0] != rotten {
-		t.Errorf("RemoveDamaged = %v, %v; want the rotten one", damaged, err)
+	damaged, err := c.RemoveDamaged(t.Context(), []Package{good, bad, absent})
+	if err != nil || len(damaged) != 1 || damaged[0] != bad {
+		t.Errorf("RemoveDamaged = %v, %v; want the damaged one", damaged, err)
 	}
-	if missing := c.Missing([]Package{sound, rotten, absent}); len(missing) != 2 {
-		t.Errorf("Missing after RemoveDamaged = %v; want the rotten and the absent one", missing)
+	if missing := c.Missing([]Package{good, bad, absent}); len(missing) != 2 {
+		t.Errorf("Missing after RemoveDamaged = %v; want the damaged and the absent one", missing)
 	}
 }

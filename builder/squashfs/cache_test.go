@@ -105,7 +105,7 @@ func TestCacheServesManyWriters(t *testing.T) {
 }
 
 // TestCacheIsRepaired: whatever happens to a pack, the image is right, the
-// damage is told once, and then everything comes from the cache again.
+// damage is reported once, and then everything comes from the cache again.
 func TestCacheIsRepaired(t *testing.T) {
 	entries := system(3, 400)
 	want, _ := mustWrite(t, entries, Options{Level: 1})

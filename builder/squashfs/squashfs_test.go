@@ -73,7 +73,7 @@ func writeFile(t testing.TB, entries []Entry, o Options) (string, Info) {
 }
 
 // whole is what an image of entries must hold: sorted, the root among them,
-// hard links as the reader tells them.
+// hard links as the reader reports them.
 func whole(entries []Entry) []Entry {
 	list := slices.Clone(entries)
 	if !slices.ContainsFunc(list, func(e Entry) bool { return e.Path == "" }) {
@@ -686,7 +686,7 @@ func TestBombs(t *testing.T) {
 	}
 }
 
-// TestAnyNameOfAFile: the image does not tell which of a file's names was
+// TestAnyNameOfAFile: the image does not show which of a file's names was
 // called the file and which the link. (Found by TestAnyTree.)
 func TestAnyNameOfAFile(t *testing.T) {
 	long := strings.Repeat("n", 255)
