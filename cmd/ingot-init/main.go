@@ -1,6 +1,6 @@
 // Command ingot-init is the machine's one binary. As PID 1 of the initramfs it
-// boots the machine; as `ingot-init agent` in the booted system it reports
-// what runs there.
+// boots the machine; as "ingot-init agent" in the booted system it reports what
+// runs there.
 package main
 
 import (
@@ -34,17 +34,27 @@ func main() {
 	os.Exit(code)
 }
 
+const usage = `ingot-init boots a machine: it is process 1 of ingot's initramfs, and the agent afterwards.
+
+Usage:
+  ingot-init agent              report the health of the booted system to the server
+  ingot-init guard LIMIT FROM   reboot unless the boot is healthy within LIMIT; FROM is the
+                                number of the first kernel message to send to the server
+
+The initramfs and the units of the image start both. LIMIT is a duration.
+
+Example:
+  ingot-init guard 5m0s 812
+
+Exit codes: 0 done, 1 failed, 2 wrong usage.
+`
+
 func run(ctx context.Context, args []string, stderr io.Writer) int {
 	if len(args) == 3 && args[0] == "guard" {
 		return runGuard(ctx, args[1], args[2], stderr)
 	}
 	if len(args) != 1 || args[0] != "agent" {
-		fmt.Fprintln(
-			stderr,
-			"ingot-init boots a machine as PID 1 of ingot's initramfs.\nusage: ingot-init agent              report the "+
-				"health of a booted system\n       ingot-init guard LIMIT FROM   started by ingot-init: reboot unless healthy "+
-				"within LIMIT",
-		)
+		fmt.Fprint(stderr, usage)
 		return 2
 	}
 	log := slog.New(slog.NewTextHandler(stderr, nil))
@@ -55,7 +65,7 @@ func run(ctx context.Context, args []string, stderr io.Writer) int {
 	return 0
 }
 
-// runGuard watches a boot; from is where the kernel's log goes on.
+// runGuard watches a boot; from is the first kernel message that was not sent yet.
 func runGuard(ctx context.Context, limit, from string, stderr io.Writer) int {
 	g := &guard.Guard{Dir: ingot.RunDir, Reboot: guard.Reset}
 	var err error

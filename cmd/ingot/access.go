@@ -32,8 +32,8 @@ func (a *app) tokenCommand() *cobra.Command {
 		},
 	}
 	revoke := &cobra.Command{
-		Use: "revoke NAME", Short: "take a token or client certificate back, at once", Args: command.ExactArgs("NAME"),
-		Long:    "Take a token or client certificate back. The next request with it is refused.\nNAME is its name or id.",
+		Use: "revoke NAME", Short: "revoke a token or client certificate", Args: command.ExactArgs("NAME"),
+		Long:    `Revoke a token or client certificate, by its name or ID. The next request with it is refused.`,
 		Example: "  ingot token revoke ci",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := a.Client().RevokeCredential(cmd.Context(), args[0])
@@ -43,20 +43,21 @@ func (a *app) tokenCommand() *cobra.Command {
 			return a.Show(c, func(w io.Writer) { fmt.Fprintf(w, "%s %s is revoked\n", c.Kind, show.Plain(c.Name)) })
 		},
 	}
-	return command.Parent("token", "let others administer the server: tokens and client certificates", a.tokenCreateCommand(), ls, revoke)
+	return command.Parent("token", "manage tokens and client certificates for remote access", a.tokenCreateCommand(), ls,
+		revoke)
 }
 
 func (a *app) tokenCreateCommand() *cobra.Command {
 	var scope, cert string
 	var life time.Duration
 	c := &cobra.Command{
-		Use: "create NAME", Short: "make a token or a client certificate",
-		Long: `Make a token, and print it: this once, the server keeps only its hash. Scopes: read looks
-at machines and boots, operate changes them, admin also makes tokens and reads the audit
-log. It works over TLS alone (api.listen in the server's configuration).
+		Use: "create NAME", Short: "create a token or client certificate",
+		Long: `Create a token and print it once; the server keeps only its hash. Scopes: read shows machines
+and boots, operate changes them, admin also manages tokens and reads the audit log. Tokens are
+accepted only over TLS (api.listen in the server's configuration).
 
-With --cert FILE, a key is made here and the server's CA issues a certificate for it:
-FILE holds both, and no secret travels.`,
+With --cert FILE, a key is generated on this host, and the server's CA issues a certificate for
+it. FILE contains both; the key is not sent.`,
 		Example: `  ingot token create ci --scope operate --for 720h
   ingot token create prometheus > /etc/prometheus/ingot.token
   ingot token create alice --scope admin --cert alice.pem`,
@@ -74,13 +75,13 @@ FILE holds both, and no secret travels.`,
 		},
 	}
 	c.Flags().StringVar(&scope, "scope", string(access.Read), "read, operate or admin")
-	c.Flags().DurationVar(&life, "for", 90*24*time.Hour, "how long it is valid")
-	c.Flags().StringVar(&cert, "cert", "", "make a client certificate, and write it and its key to this file")
+	c.Flags().DurationVar(&life, "for", 90*24*time.Hour, "lifetime of the credential")
+	c.Flags().StringVar(&cert, "cert", "", "create a client certificate, and write it with its key to this file")
 	return c
 }
 
-// tokenCreate prints the token alone on standard output, for a pipe, and the
-// words around it on standard error.
+// tokenCreate prints the token alone on standard output, for a pipe, and
+// everything else on standard error.
 func (a *app) tokenCreate(ctx context.Context, q api.CredentialRequest) error {
 	c := a.Client()
 	made, err := c.CreateCredential(ctx, q)
@@ -90,28 +91,31 @@ func (a *app) tokenCreate(ctx context.Context, q api.CredentialRequest) error {
 	if err := a.Show(made, func(w io.Writer) { fmt.Fprintln(w, made.Token) }); err != nil {
 		return err
 	}
-	fmt.Fprintf(a.Stderr, "scope %s, valid until %s; it is not shown again\n", made.Scope, made.Expires.Local().Format("2006-01-02 15:04"))
+	fmt.Fprintf(a.Stderr, "scope %s, valid until %s; it is not shown again\n", made.Scope,
+		made.Expires.Local().Format("2006-01-02 15:04"))
 	a.howToUse(ctx, c, "--token-file FILE")
 	return nil
 }
 
-// howToUse tells what to type where the credential is used. That it cannot be
-// told is no fault of what was made.
+// howToUse prints how to use the credential on another host. A failure is
+// ignored: the credential is valid all the same.
 func (a *app) howToUse(ctx context.Context, c *api.Client, proof string) {
 	at, err := c.Authority(ctx)
 	switch {
 	case err != nil:
 	case len(at.Listens) == 0:
-		fmt.Fprintln(a.Stderr, "  → the server is not reachable from elsewhere yet: write api: {listen: [\":7443\"]} into its configuration, and restart it")
+		fmt.Fprintln(a.Stderr,
+			"  → the server has no remote API yet: add api: {listen: [\":7443\"]} to its configuration, and restart it")
 	default:
 		_, port, _ := strings.Cut(at.Listens[0][strings.LastIndex(at.Listens[0], "]")+1:], ":")
-		fmt.Fprintf(a.Stderr, "  → there: ingot context add NAME https://HOST:%s --ca-fingerprint %s %s\n", port, at.Fingerprint, proof)
+		fmt.Fprintf(a.Stderr, "  → on the other host, run: ingot context add NAME https://HOST:%s --ca-fingerprint %s %s\n",
+			port, at.Fingerprint, proof)
 	}
 }
 
 func (a *app) certificateCreate(ctx context.Context, q api.CredentialRequest, file string) error {
 	if _, err := os.Lstat(file); err == nil {
-		return show.WithHint(fmt.Errorf("%s is there already", file), "choose another file, or remove it")
+		return show.WithHint(fmt.Errorf("%s exists already", file), "choose another file, or remove it")
 	}
 	key, request, err := access.NewRequest(q.Name)
 	if err != nil {
@@ -127,7 +131,8 @@ func (a *app) certificateCreate(ctx context.Context, q api.CredentialRequest, fi
 		return show.WithHint(fmt.Errorf("writing the certificate: %w", err), "ingot token revoke %s", q.Name)
 	}
 	if err := a.Show(made, func(w io.Writer) {
-		fmt.Fprintf(w, "%s holds the certificate and key of %s: scope %s, valid until %s\n", file, show.Plain(made.Name), made.Scope, made.Expires.Local().Format("2006-01-02 15:04"))
+		fmt.Fprintf(w, "%s holds the certificate and key of %s: scope %s, valid until %s\n", file, show.Plain(made.Name),
+			made.Scope, made.Expires.Local().Format("2006-01-02 15:04"))
 	}); err != nil {
 		return err
 	}
@@ -159,22 +164,23 @@ func (a *app) auditCommand() *cobra.Command {
 	var follow bool
 	var limit int
 	c := &cobra.Command{
-		Use: "audit", Short: "who changed what, when, from what to what",
-		Long: `Print the audit log: every change that was asked for, by whom, and what it changed. With
--o json it prints one object a line. The log is written with the change itself: there is
-no change without its line. It keeps the last 100,000.`,
-		Example: "  ingot audit\n  ingot audit -f -o json | jq .who.name",
-		Args:    command.ExactArgs(),
-		RunE:    func(cmd *cobra.Command, _ []string) error { return a.audit(cmd.Context(), follow, limit) },
+		Use: "audit", Short: "list changes by operators: time, actor, old and new values",
+		Long: `Print the audit log: every change by an operator, who made it, and the old and new values. With
+-o json, each line is one object. A change and its line are one transaction. The log keeps the
+last 100,000 changes.`,
+		Example: `  ingot audit
+  ingot audit -f -o json | jq .who.name`,
+		Args: command.ExactArgs(),
+		RunE: func(cmd *cobra.Command, _ []string) error { return a.audit(cmd.Context(), follow, limit) },
 	}
-	c.Flags().BoolVarP(&follow, "follow", "f", false, "go on printing as changes come")
-	c.Flags().IntVarP(&limit, "lines", "n", 50, "how many of the latest to begin with (1 to 10000)")
+	c.Flags().BoolVarP(&follow, "follow", "f", false, "print new changes as they come, until interrupted")
+	c.Flags().IntVarP(&limit, "lines", "n", 50, "number of latest changes to begin with (1 to 10000)")
 	return c
 }
 
 func (a *app) audit(ctx context.Context, follow bool, limit int) error {
 	if limit < 1 || limit > 10_000 {
-		return show.Usagef("--lines is %d; choose between 1 and 10000", limit)
+		return show.Usagef("bad number of lines --lines %d: want 1 to 10000", limit)
 	}
 	c := a.Client()
 	list, err := c.Audit(ctx, 0, true, limit)
@@ -199,7 +205,7 @@ func (a *app) audit(ctx context.Context, follow bool, limit int) error {
 		}
 		if list, err = c.Audit(ctx, last, false, 1000); err != nil {
 			if ctx.Err() != nil {
-				return nil //nolint:nilerr // the end that was asked for
+				return nil //nolint:nilerr // interrupted
 			}
 			return err
 		}
@@ -214,7 +220,7 @@ func (a *app) printChange(e access.Change) error {
 	return err
 }
 
-// changeLine is one change in one line: when, who, what, and the differences.
+// changeLine is one change in one line: time, actor, action, and the differences.
 func changeLine(e access.Change) string {
 	line := fmt.Sprintf("%s  %s  %s", e.At.Local().Format("2006-01-02 15:04:05"), e.Who, e.Action)
 	if on := e.Name; on != "" || e.On != "" {
@@ -262,7 +268,8 @@ func brieflyJSON(v any) string {
 func (a *app) apiCommand() *cobra.Command {
 	openapi := &cobra.Command{
 		Use: "openapi", Short: "print the API's description (OpenAPI 3.1)", Args: command.ExactArgs(),
-		Long:    "Print the OpenAPI document of this version's API, as a server has it at\n/v1/openapi.json. No server is asked. -o json changes nothing.",
+		Long: `Print the OpenAPI document of this version's API, the same that a server has at
+/v1/openapi.json. No server is contacted. The output is JSON, with or without -o json.`,
 		Example: "  ingot api openapi > ingot.openapi.json",
 		RunE: func(*cobra.Command, []string) error {
 			text, err := api.OpenAPI(version)
@@ -274,13 +281,13 @@ func (a *app) apiCommand() *cobra.Command {
 		},
 	}
 	routes := &cobra.Command{
-		Use: "routes", Short: "list what can be asked, and the scope that it takes", Args: command.ExactArgs(),
+		Use: "routes", Short: "list the routes of the API and their scopes", Args: command.ExactArgs(),
 		Example: "  ingot api routes",
 		RunE: func(*cobra.Command, []string) error {
 			list := api.Routes()
 			return a.Show(list, func(w io.Writer) {
 				t := show.Table(w)
-				show.Row(t, "METHOD", "PATH", "SCOPE", "WHAT")
+				show.Row(t, "METHOD", "PATH", "SCOPE", "DESCRIPTION")
 				for _, r := range list {
 					show.Row(t, r.Method, r.Path, show.Dash(string(r.Scope)), r.Summary)
 				}
@@ -290,18 +297,20 @@ func (a *app) apiCommand() *cobra.Command {
 	}
 	fingerprint := &cobra.Command{
 		Use: "fingerprint", Short: "print the fingerprint of the server's CA, which clients pin", Args: command.ExactArgs(),
-		Long:    "Print the SHA-256 of the CA's certificate: for --ca-fingerprint of ingot context add.\nIt is read from the store, or asked from the running server.",
+		Long: `Print the SHA-256 of the CA's certificate, for ingot context add --ca-fingerprint. It is read
+from the store, or else from the running server.`,
 		Example: "  ingot api fingerprint",
 		RunE:    func(cmd *cobra.Command, _ []string) error { return a.fingerprint(cmd.Context()) },
 	}
-	return command.Parent("api", "the server's API: its description, its CA", routes, openapi, fingerprint)
+	return command.Parent("api", "show the API of the server: routes, OpenAPI document, CA", routes, openapi, fingerprint)
 }
 
 func (a *app) fingerprint(ctx context.Context) error {
 	print := func(f string) error {
 		return a.Show(map[string]string{"fingerprint": f}, func(w io.Writer) { fmt.Fprintln(w, f) })
 	}
-	if text, err := os.ReadFile(filepath.Join(a.StoreRoot(), "keys", "ca.crt")); err == nil && a.Context == "" && a.Server == "" {
+	if text, err := os.ReadFile(filepath.Join(a.StoreRoot(), "keys", "ca.crt")); err == nil && a.Context == "" &&
+		a.Server == "" {
 		cert, err := access.ParseCertificate(text)
 		if err != nil {
 			return fmt.Errorf("reading the CA's certificate: %w", err)

@@ -26,7 +26,8 @@ import (
 
 // spite is what a machine may call itself, and what its cards, disks and
 // messages may say.
-const spite = "\x1b[2J\x1b]0;owned\a\u009b31m\r\n\t\b\x00\x7f\u202etxt.exe\u2066\u200b\u2028<script>alert(1)</script>\U000e0041"
+const spite = "\x1b[2J\x1b]0;owned\a\u009b31m\r\n\t\b\x00\x7f\u202etxt.exe\u2066\u200b\u2028" +
+	"<script>alert(1)</script>\U000e0041"
 
 // fill puts spite into every text of a value that is not of a closed set, and
 // one element into every list and map.
@@ -88,7 +89,9 @@ func (spiteful) Network() api.Network {
 func (spiteful) Audit(uint64, bool, int) ([]access.Change, error) {
 	return []access.Change{filled[access.Change]()}, nil
 }
-func (spiteful) Authority() api.Authority                     { return api.Authority{Listens: []string{"127.0.0.1:7443"}} }
+func (spiteful) Authority() api.Authority {
+	return api.Authority{Listens: []string{"127.0.0.1:7443"}}
+}
 func (spiteful) Reload(context.Context) (api.Reloaded, error) { return filled[api.Reloaded](), nil }
 func (spiteful) Approve(context.Context, string, api.ApproveRequest) (fleet.Machine, error) {
 	return filled[fleet.Machine](), nil
@@ -130,7 +133,8 @@ func (spiteful) Grant(context.Context, string, string, string, time.Duration) (f
 // listen answers at l until the test ends.
 func listen(t *testing.T, l net.Listener, b api.Backend, gate api.Gate) {
 	t.Helper()
-	s := &http.Server{Handler: api.Handler(b, gate, nil), ConnContext: access.ConnContext, ErrorLog: log.New(io.Discard, "", 0)}
+	s := &http.Server{Handler: api.Handler(b, gate, nil), ConnContext: access.ConnContext, ErrorLog: log.New(io.Discard,
+		"", 0)}
 	go func() { _ = s.Serve(l) }() // it ends with the test
 	t.Cleanup(func() { _ = s.Close() })
 }
@@ -147,8 +151,11 @@ func TestWhatMachinesSayIsHarmless(t *testing.T) {
 	}
 	listen(t, l, spiteful{}, &access.Keeper{Find: nobody, Now: time.Now})
 	for _, args := range [][]string{
-		{"machine", "ls"}, {"machine", "show", "x"}, {"machine", "approve", "x"}, {"assign", "x", "y"}, {"rollback", "x"}, {"grant", "x", "y", "--disk", "z"},
-		{"boots"}, {"boots", "x", "--timeline"}, {"network"}, {"audit"}, {"token", "ls"}, {"config", "reload"}, {"events"}, {"console", "x"}, {"why", "x"}, {"resume", "x"}, {"machine", "label", "x", "a=b"}, {"machine", "rename", "x", "node02"}, {"machine", "retire", "x"}, {"machine", "forget", "x"}, {"machine", "merge", "x", "y"},
+		{"machine", "ls"}, {"machine", "show", "x"}, {"machine", "approve", "x"}, {"assign", "x", "y"}, {"rollback", "x"},
+		{"grant", "x", "y", "--disk", "z"},
+		{"boots"}, {"boots", "x", "--timeline"}, {"network"}, {"audit"}, {"token", "ls"}, {"config", "reload"}, {"events"},
+		{"console", "x"}, {"why", "x"}, {"resume", "x"}, {"machine", "label", "x", "a=b"}, {"machine", "rename", "x",
+			"node02"}, {"machine", "retire", "x"}, {"machine", "forget", "x"}, {"machine", "merge", "x", "y"},
 	} {
 		for _, form := range []string{"table", "json"} {
 			_, stdout, stderr := invoke(t, append(args, "--server", "unix://"+socket, "-o", form)...)
@@ -207,7 +214,8 @@ func remote(t *testing.T) (url string, ca *access.CA, token string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	listen(t, tls.NewListener(l, ca.TLS()), spiteful{}, &access.Keeper{Now: time.Now, Find: func(id string) (access.Credential, bool) { return c, id == c.ID }})
+	listen(t, tls.NewListener(l, ca.TLS()), spiteful{}, &access.Keeper{Now: time.Now,
+		Find: func(id string) (access.Credential, bool) { return c, id == c.ID }})
 	return "https://" + l.Addr().String(), ca, token
 }
 
@@ -240,8 +248,9 @@ func TestContexts(t *testing.T) {
 	}{
 		{"", nil, "repeat with: --ca-fingerprint " + ca.Fingerprint()},
 		{token, []string{"--ca-fingerprint", "sha256:00", "--token-file", "-"}, "not the server that was pinned"},
-		{"hunter2", []string{"--ca-fingerprint", ca.Fingerprint(), "--token-file", "-"}, "this is no token"},
-		{token[:len(token)-1] + "f", []string{"--ca-fingerprint", ca.Fingerprint(), "--token-file", "-"}, "knows no such token"},
+		{"hunter2", []string{"--ca-fingerprint", ca.Fingerprint(), "--token-file", "-"}, "this is not a token"},
+		{token[:len(token)-1] + "f", []string{"--ca-fingerprint", ca.Fingerprint(), "--token-file", "-"},
+			"knows no such token"},
 		{"", []string{"--ca-fingerprint", ca.Fingerprint()}, "--token-file FILE or --cert FILE is needed"},
 	} {
 		if code, stderr := add(c.stdin, c.args...); code == 0 || !strings.Contains(stderr, c.want) {
@@ -258,12 +267,14 @@ func TestContexts(t *testing.T) {
 	if info, err := os.Stat(file); err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("%s: %v, %v; want mode 0600", file, info.Mode(), err)
 	}
-	for _, args := range [][]string{{"machine", "ls"}, {"--context", "berlin", "machine", "ls"}, {"--server", url, "machine", "ls"}} {
+	for _, args := range [][]string{{"machine", "ls"}, {"--context", "berlin", "machine", "ls"},
+		{"--server", url, "machine", "ls"}} {
 		if code, _, stderr := call(t, "", args...); code != 0 {
 			t.Errorf("ingot %v: %d %s", args, code, stderr)
 		}
 	}
-	if code, stdout, _ := call(t, "", "context", "ls", "-o", "json"); code != 0 || strings.Contains(stdout, token) || !strings.Contains(stdout, `"current": true`) {
+	if code, stdout, _ := call(t, "", "context", "ls", "-o", "json"); code != 0 || strings.Contains(stdout, token) ||
+		!strings.Contains(stdout, `"current": true`) {
 		t.Errorf("context ls: %d\n%s\nwant berlin in use, and no token", code, stdout)
 	}
 	for _, c := range []struct {
@@ -296,13 +307,16 @@ func TestContexts(t *testing.T) {
 	}
 }
 
-// TestChangeLine is how one change is told.
+// TestChangeLine is one change as a line.
 func TestChangeLine(t *testing.T) {
 	uid := 0
 	at := time.Date(2026, 11, 24, 3, 4, 5, 0, time.Local)
-	e := access.Change{At: at, Who: access.Who{Kind: access.Local, Name: "root", UID: &uid}, Action: "machine.assign", On: "m-1", Name: "node01",
-		From: map[string]any{"assignment.name": "lab:v1"}, To: map[string]any{"assignment.name": "lab:v2", "assignment.why": "x"}}
-	want := `2026-11-24 03:04:05  local root  machine.assign node01: assignment.name "lab:v1" → "lab:v2" assignment.why - → "x"`
+	e := access.Change{At: at, Who: access.Who{Kind: access.Local, Name: "root", UID: &uid}, Action: "machine.assign",
+		On: "m-1", Name: "node01",
+		From: map[string]any{"assignment.name": "lab:v1"}, To: map[string]any{"assignment.name": "lab:v2",
+			"assignment.why": "x"}}
+	want := `2026-11-24 03:04:05  local root  machine.assign node01: ` +
+		`assignment.name "lab:v1" → "lab:v2" assignment.why - → "x"`
 	if got := changeLine(e); got != want {
 		t.Errorf("changeLine =\n%s; want\n%s", got, want)
 	}

@@ -16,12 +16,12 @@ import (
 
 func (a *app) backupCommand() *cobra.Command {
 	return &cobra.Command{
-		Use: "backup FILE", Short: "copy the running server's state: machines, boots, leases, ledger",
-		Long: `Write the state of the running server, as it is at this moment, to a file, and check
-that the file is whole. The server goes on meanwhile, however long that takes: it reads
-from a copy beside the state, which takes as much room there. Images and keys are not in it:
-images can be built or pulled again; back up keys/*.key of the store yourself. The file
-holds the server's secret that machine-ids are made of: keep it to yourself.`,
+		Use: "backup FILE", Short: "copy the state of the running server: machines, boots, leases, ledger",
+		Long: `Write a snapshot of the running server's state to a file, and check the file. The server
+continues: it reads from a copy beside the state, which needs the same space there. Images and
+keys are not included: images can be built or pulled again, but back up keys/*.key of the
+store separately. The file contains the server's secret, from which machine-ids are derived:
+keep it secret.`,
 		Example: "  ingot backup /srv/backup/ingot-$(date +%F).db", Args: command.ExactArgs("FILE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			path := args[0]
@@ -41,7 +41,7 @@ holds the server's secret that machine-ids are made of: keep it to yourself.`,
 				return fmt.Errorf("writing the backup: %w", err)
 			}
 			return a.Show(map[string]any{"file": path, "bytes": n}, func(w io.Writer) {
-				fmt.Fprintf(w, "%s holds the state, %s, and is whole\n", path, show.Size(n))
+				fmt.Fprintf(w, "%s contains the state (%s) and was checked\n", path, show.Size(n))
 			})
 		},
 	}
@@ -49,12 +49,12 @@ holds the server's secret that machine-ids are made of: keep it to yourself.`,
 
 func (a *app) restoreCommand() *cobra.Command {
 	return &cobra.Command{
-		Use: "restore FILE", Short: "put a backup in the place of the running server's state",
-		Long: `Give a backup to the running server. It reads the file from end to end, and takes it
-over only when it is whole; the state from before is kept beside it. Machines that boot
-meanwhile may have to start over. Addresses that were lent since the backup stay lent.
-With the backup of another server this one becomes that server, at once: keys of boots,
-machine-ids and DHCPv6 identity are made of the secret in it.`,
+		Use: "restore FILE", Short: "replace the state of the running server by a backup",
+		Long: `Send a backup to the running server. The server checks the whole file before it replaces its
+state, and keeps the previous state beside it. Machines that boot at that moment may have to
+start again. Leases that were given since the backup stay valid.
+With the backup of another server, this server takes over that server's identity: boot keys,
+machine-ids and the DHCPv6 DUID are derived from the secret in it.`,
 		Example: "  ingot restore /srv/backup/ingot-2026-11-23.db", Args: command.ExactArgs("FILE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			f, err := os.Open(args[0])
@@ -67,7 +67,7 @@ machine-ids and DHCPv6 identity are made of the secret in it.`,
 				return err
 			}
 			return a.Show(done, func(w io.Writer) {
-				fmt.Fprintf(w, "restored, %d machines; what was there before is in %s\n", done.Machines, done.Before)
+				fmt.Fprintf(w, "restored %d machines; the previous state is in %s\n", done.Machines, done.Before)
 			})
 		},
 	}

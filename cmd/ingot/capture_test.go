@@ -50,7 +50,8 @@ func TestCapture(t *testing.T) {
 	if err != nil {
 		t.Errorf("tcpdump of the whole file: %v\n%s\n%s", err, out[max(0, len(out)-500):], log)
 	}
-	for _, want := range []string{"BOOTP/DHCP, Request from " + ms[0].MACs[0], "BOOTP/DHCP, Reply", "RRQ \"", "GET /b/", "POST /b/"} {
+	for _, want := range []string{"BOOTP/DHCP, Request from " + ms[0].MACs[0], "BOOTP/DHCP, Reply", "RRQ \"", "GET /b/",
+		"POST /b/"} {
 		if !strings.Contains(text, want) {
 			t.Errorf("the capture has no %q:\n%s", want, text[:min(len(text), 3000)])
 		}

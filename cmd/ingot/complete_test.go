@@ -114,7 +114,8 @@ func TestManualPages(t *testing.T) {
 	if err != nil {
 		t.Skip("man is not installed")
 	}
-	out, err := exec.CommandContext(context.Background(), man, "--warnings", "--local-file", filepath.Join(dir, "ingot.1")).CombinedOutput()
+	out, err := exec.CommandContext(context.Background(), man, "--warnings", "--local-file",
+		filepath.Join(dir, "ingot.1")).CombinedOutput()
 	for _, want := range []string{"INGOT_STORE", "build an image from a profile", "EXIT STATUS"} {
 		if err != nil || !strings.Contains(string(out), want) {
 			t.Errorf("man ingot (%v) has no %q:\n%s", err, want, out)

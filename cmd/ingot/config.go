@@ -16,31 +16,34 @@ import (
 
 // configFlag adds --config; given empty it means that no file is read.
 func (a *app) configFlag(fl *pflag.FlagSet, into *string) {
-	file, said := os.LookupEnv("INGOT_CONFIG")
-	if !said {
+	file, set := os.LookupEnv("INGOT_CONFIG")
+	if !set {
 		file = config.Default
 	}
-	fl.StringVar(into, "config", file, "configuration file, with drop-ins in the folder of its name and .d; empty: none (default: $INGOT_CONFIG)")
+	fl.StringVar(into, "config", file,
+		"configuration file, with drop-ins in FILE.d; empty: none\n(default: $INGOT_CONFIG, else "+config.Default+")")
 }
 
 func (a *app) configCommand() *cobra.Command {
 	var checked, shown string
 	check := &cobra.Command{
-		Use: "check", Short: "read the configuration and report everything that is wrong", Args: command.ExactArgs(),
-		Long: `Read the configuration and its drop-ins. Every fault is reported, with file, line and
-what to write instead; the exit code is 1 when there is one.`,
-		Example: "  ingot config check\n  ingot config check --config ./ingot.yaml",
-		RunE:    func(*cobra.Command, []string) error { return a.configCheck(checked) },
+		Use: "check", Short: "check the configuration and report all mistakes", Args: command.ExactArgs(),
+		Long: `Check the configuration and its drop-ins. Every mistake is reported with file, line and what to
+write instead; the exit code is then 1.`,
+		Example: `  ingot config check
+  ingot config check --config ./ingot.yaml`,
+		RunE: func(*cobra.Command, []string) error { return a.configCheck(checked) },
 	}
 	a.configFlag(check.Flags(), &checked)
 	show := &cobra.Command{
-		Use: "show", Short: "print the configuration that file and drop-ins make together", Args: command.ExactArgs(),
-		Example: "  ingot config show\n  ingot config show -o json",
-		RunE:    func(*cobra.Command, []string) error { return a.configShow(shown) },
+		Use: "show", Short: "print the merged configuration of file and drop-ins", Args: command.ExactArgs(),
+		Example: `  ingot config show
+  ingot config show -o json`,
+		RunE: func(*cobra.Command, []string) error { return a.configShow(shown) },
 	}
 	a.configFlag(show.Flags(), &shown)
 	schema := &cobra.Command{
-		Use: "schema", Short: "print the JSON schema of the configuration, for completion in editors", Args: command.ExactArgs(),
+		Use: "schema", Short: "print the JSON schema of the configuration, for editors", Args: command.ExactArgs(),
 		Example: "  ingot config schema > server.schema.json",
 		RunE: func(*cobra.Command, []string) error {
 			b, err := config.Schema()
@@ -52,11 +55,11 @@ what to write instead; the exit code is 1 when there is one.`,
 		},
 	}
 	reload := &cobra.Command{
-		Use: "reload", Short: "make the running server read its configuration again", Args: command.ExactArgs(),
-		Long: `Make the running server read its configuration again, and look at its interfaces
-again: addresses that came are served, those that are gone are left. Other sockets stay
-open, transfers go on, no boot is dropped. What cannot be changed while it runs is
-named; it takes a restart. A configuration with a fault changes nothing.`,
+		Use: "reload", Short: "reload the configuration of the running server", Args: command.ExactArgs(),
+		Long: `Make the running server read its configuration and its interfaces' addresses again. New
+addresses are served, and removed ones no longer. Other sockets stay open, and transfers and
+boots continue. Settings that need a restart are listed. A configuration with mistakes changes
+nothing.`,
 		Example: "  ingot config check && ingot config reload",
 		RunE:    func(cmd *cobra.Command, _ []string) error { return a.configReload(cmd) },
 	}
@@ -65,7 +68,7 @@ named; it takes a restart. A configuration with a fault changes nothing.`,
 
 func (a *app) loadConfig(file string) (*config.Config, []string, error) {
 	if file == "" {
-		return nil, nil, show.Usagef("no configuration is named")
+		return nil, nil, show.Usagef("--config names no file")
 	}
 	c, err := config.Load(file)
 	if err != nil {
@@ -81,7 +84,7 @@ func (a *app) configCheck(file string) error {
 		return err
 	}
 	return a.Show(map[string]any{"files": files}, func(w io.Writer) {
-		fmt.Fprintf(w, "nothing is wrong with %s\n", strings.Join(files, ", "))
+		fmt.Fprintf(w, "no mistakes in %s\n", strings.Join(files, ", "))
 	})
 }
 
@@ -107,10 +110,10 @@ func (a *app) configReload(cmd *cobra.Command) error {
 		case len(r.Changed)+len(r.Restart) == 0:
 			fmt.Fprintln(w, "nothing has changed")
 		case len(r.Changed) > 0:
-			fmt.Fprintf(w, "in force now: %s\n", show.Plain(strings.Join(r.Changed, ", ")))
+			fmt.Fprintf(w, "changed: %s\n", show.Plain(strings.Join(r.Changed, ", ")))
 		}
 		if len(r.Restart) > 0 {
-			fmt.Fprintf(w, "changed, but needs a restart of the server: %s\n", show.Plain(strings.Join(r.Restart, ", ")))
+			fmt.Fprintf(w, "needs a restart of the server: %s\n", show.Plain(strings.Join(r.Restart, ", ")))
 		}
 	})
 }

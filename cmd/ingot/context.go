@@ -21,18 +21,20 @@ import (
 
 func (a *app) contextCommand() *cobra.Command {
 	ls := &cobra.Command{
-		Use: "ls", Short: "list the servers that you speak to", Args: command.ExactArgs(), Example: "  ingot context ls",
+		Use: "ls", Short: "list contexts", Args: command.ExactArgs(), Example: "  ingot context ls",
 		RunE: func(*cobra.Command, []string) error { return a.contextList() },
 	}
 	use := &cobra.Command{
-		Use: "use NAME", Short: "speak to a server from now on", Args: command.ExactArgs("NAME"), Example: "  ingot context use berlin",
+		Use: "use NAME", Short: "choose the context that commands use", Args: command.ExactArgs("NAME"),
+		Example: "  ingot context use berlin",
 		RunE: func(_ *cobra.Command, args []string) error {
 			return client.ChangeContexts(args[0], func(c *client.Contexts) { c.Current = args[0] })
 		},
 	}
 	rm := &cobra.Command{
-		Use: "rm NAME", Short: "forget a server, its token and its certificate", Args: command.ExactArgs("NAME"),
-		Long:    "Forget a server. Its token stays valid until it is revoked or expires:\n  ingot token revoke NAME",
+		Use: "rm NAME", Short: "remove a context with its token and certificate", Args: command.ExactArgs("NAME"),
+		Long: `Remove a context. Its token stays valid until it expires or is revoked:
+  ingot token revoke NAME`,
 		Example: "  ingot context rm berlin",
 		RunE: func(_ *cobra.Command, args []string) error {
 			return client.ChangeContexts(args[0], func(c *client.Contexts) {
@@ -43,7 +45,7 @@ func (a *app) contextCommand() *cobra.Command {
 			})
 		},
 	}
-	return command.Parent("context", "speak to several servers, here and elsewhere", a.contextAddCommand(), ls, use, rm)
+	return command.Parent("context", "manage connections to servers", a.contextAddCommand(), ls, use, rm)
 }
 
 type contextFlags struct{ fingerprint, tokenFile, cert string }
@@ -51,14 +53,14 @@ type contextFlags struct{ fingerprint, tokenFile, cert string }
 func (a *app) contextAddCommand() *cobra.Command {
 	var f contextFlags
 	c := &cobra.Command{
-		Use: "add NAME SERVER", Short: "remember a server, pin its CA",
-		Long: `Remember a server under a name, with the token or client certificate to speak to it, and
-use it from now on. SERVER is https://HOST:PORT (api.listen in the server's configuration)
-or unix:///PATH.
+		Use: "add NAME SERVER", Short: "add a server: address, pinned CA, credentials",
+		Long: `Save the address of a server with a token or client certificate under a name, and use it from
+now on. SERVER is https://HOST:PORT (api.listen in the server's configuration) or
+unix:///PATH.
 
-The server's CA is pinned by its fingerprint, which its administrator sees with
-"ingot api fingerprint". The token is read from a file, or typed without being shown:
-on a command line, other users of the host could read it.`,
+The server's CA is pinned by its fingerprint; its administrator gets it with
+"ingot api fingerprint". The token is read from a file or typed without echo, because other
+users of the host can read command lines.`,
 		Example: `  ingot context add berlin https://10.0.0.1:7443 --ca-fingerprint sha256:4f… --token-file token
   ingot context add berlin https://10.0.0.1:7443 --ca-fingerprint sha256:4f… --cert alice.pem
   ingot --context berlin machine ls`,
@@ -69,7 +71,7 @@ on a command line, other users of the host could read it.`,
 	}
 	c.Flags().StringVar(&f.fingerprint, "ca-fingerprint", "", "fingerprint of the server's CA: sha256:…")
 	c.Flags().StringVar(&f.tokenFile, "token-file", "", "file with the token; - is standard input")
-	c.Flags().StringVar(&f.cert, "cert", "", "file with a client certificate and its key, as ingot token create --cert wrote it")
+	c.Flags().StringVar(&f.cert, "cert", "", "file with a client certificate and its key, from: ingot token create --cert")
 	return c
 }
 
@@ -77,7 +79,7 @@ var contextNameRE = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)
 
 func (a *app) contextAdd(ctx context.Context, name, server string, f contextFlags) error {
 	if !contextNameRE.MatchString(name) {
-		return show.Usagef("%q cannot be the name of a context: use letters, digits, dots, dashes", name)
+		return show.Usagef("bad context name %q: want letters, digits, dots, dashes and underscores, at most 64", name)
 	}
 	t := api.Target{Server: strings.TrimRight(server, "/")}
 	if strings.HasPrefix(t.Server, "https://") {
@@ -86,12 +88,13 @@ func (a *app) contextAdd(ctx context.Context, name, server string, f contextFlag
 			return err
 		}
 		if f.fingerprint == "" {
-			return show.WithHint(fmt.Errorf("%s shows a CA with the fingerprint %s", t.Server, fingerprint),
-				"compare it with what the server's administrator sees (ingot api fingerprint), and repeat with: --ca-fingerprint %s", fingerprint)
+			return show.WithHint(fmt.Errorf("%s has a CA with the fingerprint %s", t.Server, fingerprint),
+				"compare it with the output of ingot api fingerprint on the server, then repeat with: --ca-fingerprint %s",
+				fingerprint)
 		}
 		if !strings.EqualFold(strings.TrimSpace(f.fingerprint), fingerprint) {
-			return show.WithHint(fmt.Errorf("%w: %s shows a CA with the fingerprint %s", api.ErrStranger, t.Server, fingerprint),
-				"somebody may be between you and the server: ask its administrator for the output of ingot api fingerprint")
+			return show.WithHint(fmt.Errorf("%w: %s has a CA with the fingerprint %s", api.ErrStranger, t.Server, fingerprint),
+				"the connection may be intercepted: ask the administrator of the server for the output of ingot api fingerprint")
 		}
 		t.CA = ca
 		if err := a.proof(&t, f); err != nil {
@@ -115,7 +118,7 @@ func (a *app) contextAdd(ctx context.Context, name, server string, f contextFlag
 		return err
 	}
 	return a.Show(map[string]string{"context": name, "server": t.Server, "version": version}, func(w io.Writer) {
-		fmt.Fprintf(w, "%s is %s, ingot %s; it is used from now on\n", name, t.Server, show.Plain(version))
+		fmt.Fprintf(w, "context %s: %s, ingot %s; now in use\n", name, t.Server, show.Plain(version))
 	})
 }
 
@@ -126,7 +129,7 @@ func (a *app) proof(t *api.Target, f contextFlags) error {
 		if err != nil {
 			return fmt.Errorf("reading the certificate: %w", err)
 		}
-		t.Certificate, t.Key = string(text), string(text) // tls takes from each what it needs
+		t.Certificate, t.Key = string(text), string(text) // each use takes the part that it needs
 		return nil
 	}
 	var text []byte
@@ -140,7 +143,7 @@ func (a *app) proof(t *api.Target, f contextFlags) error {
 		text, err = term.ReadPassword(int(in.Fd()))
 		fmt.Fprintln(a.Stderr)
 	case f.tokenFile == "":
-		return show.Usagef("--token-file FILE or --cert FILE is needed; with --token-file - the token is read from standard input")
+		return show.Usagef("--token-file FILE or --cert FILE is needed; --token-file - reads standard input")
 	default:
 		text, err = io.ReadAll(io.LimitReader(a.Stdin, 4096))
 	}
@@ -149,7 +152,7 @@ func (a *app) proof(t *api.Target, f contextFlags) error {
 	}
 	t.Token = strings.TrimSpace(string(text))
 	if !strings.HasPrefix(t.Token, access.Prefix) {
-		return fmt.Errorf("this is no token: one begins with %s", access.Prefix)
+		return fmt.Errorf("this is not a token: tokens begin with %s", access.Prefix)
 	}
 	return nil
 }
@@ -178,7 +181,8 @@ func (a *app) contextList() error {
 	slices.SortFunc(list, func(a, b line) int { return strings.Compare(a.Name, b.Name) })
 	return a.Show(list, func(w io.Writer) {
 		if len(list) == 0 {
-			fmt.Fprintln(w, "no context yet: commands speak to the server of this host\n  → ingot context add NAME https://HOST:PORT --ca-fingerprint sha256:…")
+			fmt.Fprintln(w, "no contexts: commands use the server of this host")
+			fmt.Fprintln(w, "  → ingot context add NAME https://HOST:PORT --ca-fingerprint sha256:…")
 			return
 		}
 		t := show.Table(w)

@@ -98,7 +98,8 @@ func TestDocsFindsFaults(t *testing.T) {
 			t.Errorf("%q: found %q; want %q", c.text, got, c.want)
 		}
 	}
-	table := "| # | who | what | stage |\n|---|---|---|---|\n| 1 | a | b | `%s` |\n\n| what | console |\n|---|---|\n| x | \"%s\" |\n"
+	table := "| # | who | what | stage |\n|---|---|---|---|\n| 1 | a | b | `%s` |\n\n" +
+		"| what | console |\n|---|---|\n| x | \"%s\" |\n"
 	for _, c := range []struct{ stage, text, want string }{
 		{"ticket", "the ticket has expired", "stage dhcp is not in a table"},
 		{"tickets", "the ticket has expired", `there is no stage "tickets"`},
@@ -125,7 +126,8 @@ type reference struct {
 
 func newReference(t *testing.T) *reference {
 	t.Helper()
-	r := &reference{root: newApp(nil, nil, nil).rootCommand(), flags: map[string]bool{"help": true}, metrics: map[string]bool{}, keys: map[string]string{}}
+	r := &reference{root: newApp(nil, nil, nil).rootCommand(), flags: map[string]bool{"help": true},
+		metrics: map[string]bool{}, keys: map[string]string{}}
 	for _, c := range withParents(r.root) {
 		c.InitDefaultHelpFlag()
 		c.Flags().VisitAll(func(f *pflag.Flag) { r.flags[f.Name] = true })
@@ -156,7 +158,8 @@ func newReference(t *testing.T) *reference {
 		r.machines = append(r.machines, verbRE.ReplaceAllString(l.text, "…"))
 	}
 	if len(r.metrics) < 10 || len(r.machines) < 100 || len(r.keys) < 50 {
-		t.Fatalf("found %d metrics, %d texts of machines and %d keys; the test would hold nothing", len(r.metrics), len(r.machines), len(r.keys))
+		t.Fatalf("found %d metrics, %d texts of machines and %d keys; the test would hold nothing", len(r.metrics),
+			len(r.machines), len(r.keys))
 	}
 	return r
 }
@@ -387,7 +390,8 @@ func lookUp(c *cobra.Command, word string) *pflag.Flag {
 }
 
 // prose are words that follow the name of the program in sentences.
-var prose = []string{"turns", "builds", "network-boots", "gives", "makes", "built", "of", "is", "does", "wrote", "needs", "has", "answers", "boot",
+var prose = []string{"turns", "builds", "network-boots", "gives", "makes", "built", "of", "is", "does", "wrote",
+	"needs", "has", "answers", "boot",
 	"or", "and", "again", "here", "itself", "serves", "refuses", "for",
 	"server", "that", "reads", "asks", "cannot", "signature"}
 

@@ -28,7 +28,8 @@ func TestDoctor6(t *testing.T) {
 	}
 	f.write(settings + "dhcp6: {interfaces: [{name: br0}]}\n")
 	examine := func() (list []doctor.Finding) {
-		cmd := asIngot(f.lan.Command(f.ctx, os.Args[0], "--store", f.store, "-o", "json", "doctor", "--config", f.config, "--no-trial"))
+		cmd := asIngot(f.lan.Command(f.ctx, os.Args[0], "--store", f.store, "-o", "json", "doctor", "--config", f.config,
+			"--no-trial"))
 		out, err := cmd.Output()
 		var exit *exec.ExitError
 		if err != nil && (!errors.As(err, &exit) || exit.ExitCode() != 1) {
@@ -47,9 +48,11 @@ func TestDoctor6(t *testing.T) {
 		return list[i]
 	}
 	f.serve()
-	f.until("the bridge's link-local address to be tested", func() bool { return of(examine(), "IPv6 br0").State == doctor.OK })
+	f.until("the bridge's link-local address to be tested",
+		func() bool { return of(examine(), "IPv6 br0").State == doctor.OK })
 	list := examine()
-	for _, check := range []string{"port 547/udp over IPv6", "port 69/udp over IPv6", "port 80/tcp over IPv6", "DHCPv6 servers br0", "HTTP fd00:99::1", "TFTP fd00:99::1"} {
+	for _, check := range []string{"port 547/udp over IPv6", "port 69/udp over IPv6", "port 80/tcp over IPv6",
+		"DHCPv6 servers br0", "HTTP fd00:99::1", "TFTP fd00:99::1"} {
 		if x := of(list, check); x.State != doctor.OK {
 			t.Errorf("beside a running server: %+v", x)
 		}
@@ -58,7 +61,8 @@ func TestDoctor6(t *testing.T) {
 		t.Errorf("without a router: %+v", x)
 	}
 	_ = f.server.Process.Kill()
-	dnsmasq := f.crowd.Command(f.ctx, "dnsmasq", "--no-daemon", "--conf-file=/dev/null", "--port=0", "--interface="+f.crowd.Card, "--enable-ra",
+	dnsmasq := f.crowd.Command(f.ctx, "dnsmasq", "--no-daemon", "--conf-file=/dev/null", "--port=0",
+		"--interface="+f.crowd.Card, "--enable-ra",
 		"--dhcp-range=fd00:99::100,fd00:99::1ff,64", "--dhcp-leasefile="+filepath.Join(f.dir, "leases"))
 	if err := dnsmasq.Start(); err != nil {
 		t.Fatal(err)
@@ -68,7 +72,8 @@ func TestDoctor6(t *testing.T) {
 		list = examine()
 		return of(list, "routers br0").State == doctor.OK && of(list, "DHCPv6 servers br0").State == doctor.Error
 	})
-	if x := of(list, "routers br0"); !strings.Contains(x.Text, "fd00:99::/64") || !strings.Contains(x.Text, "addresses are from DHCPv6") {
+	if x := of(list, "routers br0"); !strings.Contains(x.Text, "fd00:99::/64") || !strings.Contains(x.Text,
+		"addresses are from DHCPv6") {
 		t.Errorf("the router is %q", x.Text)
 	}
 	if x := of(list, "DHCPv6 servers br0"); !strings.Contains(x.Text, "fe80::") {

@@ -42,7 +42,8 @@ func TestDoctor(t *testing.T) {
 	}
 	f.serve()
 	list, failed := examine("--config", f.config)
-	for _, check := range []string{"configuration", "server", "interface br0", "port 67/udp", "port 80/tcp", "DHCP servers br0", "trial"} {
+	for _, check := range []string{"configuration", "server", "interface br0", "port 67/udp", "port 80/tcp",
+		"DHCP servers br0", "trial"} {
 		if x := of(list, check); x.State != doctor.OK {
 			t.Errorf("beside a running server: %+v", x)
 		}
@@ -50,11 +51,14 @@ func TestDoctor(t *testing.T) {
 	if failed && !slices.ContainsFunc(list, func(x doctor.Finding) bool { return x.State == doctor.Error }) {
 		t.Error("it fails without an error")
 	}
-	if list, failed := examine("--config=", "--interface", "br7", "--no-trial"); !failed || of(list, "interface br7").State != doctor.Error {
+	if list, failed := examine("--config=", "--interface", "br7", "--no-trial"); !failed ||
+		of(list, "interface br7").State != doctor.Error {
 		t.Errorf("with an interface that is not there: %+v", list)
 	}
 	_ = f.server.Process.Kill()
-	dnsmasq := f.crowd.Command(f.ctx, "dnsmasq", "--no-daemon", "--conf-file=/dev/null", "--port=0", "--interface="+f.crowd.Card, "--dhcp-range=10.99.200.1,10.99.200.9", "--dhcp-leasefile="+filepath.Join(f.dir, "leases"))
+	dnsmasq := f.crowd.Command(f.ctx, "dnsmasq", "--no-daemon", "--conf-file=/dev/null", "--port=0",
+		"--interface="+f.crowd.Card, "--dhcp-range=10.99.200.1,10.99.200.9", "--dhcp-leasefile="+filepath.Join(f.dir,
+			"leases"))
 	if err := dnsmasq.Start(); err != nil {
 		t.Fatal(err)
 	}

@@ -42,7 +42,8 @@ var faults = []fault{
 	{name: "disk full", begin: (*trial).fillDisk, end: (*trial).freeDisk},
 	{name: "killed"},
 	{name: "loss", begin: func(r *trial) { r.wire.Set(testvm.Faults{Loss: 0.2}) }, end: (*trial).mend},
-	{name: "twice and late", begin: func(r *trial) { r.wire.Set(testvm.Faults{Duplicate: 0.3, Reorder: 0.3}) }, end: (*trial).mend},
+	{name: "twice and late", begin: func(r *trial) { r.wire.Set(testvm.Faults{Duplicate: 0.3, Reorder: 0.3}) },
+		end: (*trial).mend},
 	{name: "vanishing", storm: storm.Config{Vanish: true}},
 	{name: "slow", storm: storm.Config{Slow: true}},
 	{name: "clock forward", begin: func(r *trial) { r.setClock(time.Hour) }, end: func(r *trial) { r.setClock(0) }},
@@ -57,13 +58,13 @@ type trial struct {
 	clock   string // file
 	ballast string // file that fills the disk of the state
 
-	mu     sync.Mutex
-	told   []heard                           // all since the state was last looked at
-	odd    bool                              // this round's clock is not the machines'
-	holder map[netip.Addr]storm.Acknowledged // the last lease of each address
-	kept   int                               // acknowledgements that were found on the disk
-	amid   int                               // rounds in which the server died before all were healthy
-	ahead  bool                              // a lease was written down while the clock was ahead
+	mu           sync.Mutex
+	acknowledged []heard                           // all since the state was last looked at
+	odd          bool                              // this round's clock is not the machines'
+	holder       map[netip.Addr]storm.Acknowledged // the last lease of each address
+	kept         int                               // acknowledgements that were found on the disk
+	amid         int                               // rounds in which the server died before all were healthy
+	ahead        bool                              // a lease was written down while the clock was ahead
 }
 
 // heard is an acknowledgement, and whether it may be of any time.
@@ -121,7 +122,8 @@ func TestFaults(t *testing.T) {
 	}
 	r.kill()
 	r.check(fault{name: "the end"})
-	t.Logf("in %d of %d rounds the server died before all were healthy; %d acknowledgements were found on its disk; %d frames were lost", r.amid, rounds, r.kept, r.wire.Lost())
+	t.Logf("in %d of %d rounds the server died before all were healthy; %d acknowledgements were found on its disk; "+
+		"%d frames were lost", r.amid, rounds, r.kept, r.wire.Lost())
 	if rounds >= 3 && (r.wire.Lost() == 0 || r.amid == 0) {
 		t.Error("no frame was lost, or the server never died while machines booted")
 	}
@@ -135,7 +137,8 @@ func TestFaults(t *testing.T) {
 func newTrial(t *testing.T, seed uint64, limit time.Duration) *trial {
 	t.Helper()
 	f := newFieldOf(t, sizes{loader: 20_000, kernel: 64 << 10, initramfs: 96 << 10, root: 192 << 10}, limit)
-	r := &trial{field: f, random: rand.New(rand.NewPCG(seed, 0)), clock: filepath.Join(f.dir, "clock"), holder: map[netip.Addr]storm.Acknowledged{}}
+	r := &trial{field: f, random: rand.New(rand.NewPCG(seed, 0)), clock: filepath.Join(f.dir, "clock"),
+		holder: map[netip.Addr]storm.Acknowledged{}}
 	f.write(faultSettings)
 	f.env = append(f.env, "INGOT_TEST_CLOCK="+r.clock)
 	// A disk of its own for the state, so small that it can be filled at once.
@@ -242,7 +245,7 @@ func (r *trial) storm(c storm.Config) (over func() bool, wait func()) {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	cmd := asIngot(r.crowd.Command(r.ctx, os.Args[0], "lab", "storm-machines", "--tell", string(conf)))
+	cmd := asIngot(r.crowd.Command(r.ctx, os.Args[0], "lab", "storm-machines", "--acknowledged", string(conf)))
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		r.t.Fatal(err)
@@ -274,7 +277,8 @@ func (r *trial) storm(c storm.Config) (over func() bool, wait func()) {
 		if err := json.Unmarshal(line, &result); err != nil {
 			r.t.Fatalf("reading how the storm went: %v: %s", err, line)
 		}
-		r.t.Logf("the last of %d machines is healthy %.1f s after its power-on, all after %.1f s; mean of each stage: %v", c.Machines, result.Last.Seconds(), result.Elapsed.Seconds(), result.Stages)
+		r.t.Logf("the last of %d machines is healthy %.1f s after its power-on, all after %.1f s; mean of each stage: %v",
+			c.Machines, result.Last.Seconds(), result.Elapsed.Seconds(), result.Stages)
 		if result.Healthy != c.Machines {
 			r.t.Errorf("%d of %d machines are healthy: %v", result.Healthy, c.Machines, result.Failed)
 		}
@@ -297,7 +301,7 @@ func (r *trial) hear(line []byte) {
 		}
 		r.holder[a.Address] = a
 	}
-	r.told = append(r.told, heard{a, r.odd})
+	r.acknowledged = append(r.acknowledged, heard{a, r.odd})
 }
 
 // kill ends the server as a power cut would, but for the page cache.
@@ -329,14 +333,14 @@ func (r *trial) check(f fault) {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for _, a := range r.told {
+	for _, a := range r.acknowledged {
 		r.ahead = r.ahead || found[a.Address].Expires.After(a.At.Add(a.For+50*time.Minute))
 		if err := kept(a, found, st); err != nil {
 			r.t.Errorf("%s: %v", f.name, err)
 		}
 	}
-	r.kept += len(r.told)
-	r.told = nil
+	r.kept += len(r.acknowledged)
+	r.acknowledged = nil
 }
 
 // kept says what is missing of an acknowledgement.
@@ -352,11 +356,11 @@ func kept(a heard, leases map[netip.Addr]fleet.Lease, st state.Store) error {
 	b, ok := st.Boot(a.Boot)
 	switch {
 	case !ok:
-		return fmt.Errorf("%s told stage %s of boot %s; the disk has no such boot", a.MAC, a.Stage, a.Boot)
+		return fmt.Errorf("%s reported stage %s of boot %s; the disk has no such boot", a.MAC, a.Stage, a.Boot)
 	case a.Stage == ingot.StageHealthy && b.Outcome != ingot.OutcomeHealthy:
 		return fmt.Errorf("%s reported that boot %s is healthy; the disk says %q (%s)", a.MAC, a.Boot, b.Outcome, b.Reason)
 	case !slices.ContainsFunc(b.Events, func(e fleet.Event) bool { return e.Stage == a.Stage }):
-		return fmt.Errorf("%s told stage %s of boot %s; the disk has %+v", a.MAC, a.Stage, a.Boot, b.Events)
+		return fmt.Errorf("%s reported stage %s of boot %s; the disk has %+v", a.MAC, a.Stage, a.Boot, b.Events)
 	}
 	return nil
 }

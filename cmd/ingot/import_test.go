@@ -48,7 +48,8 @@ func TestImportWrongUse(t *testing.T) {
 
 func TestListExcluded(t *testing.T) {
 	code, out, _ := invoke(t, "import", "--list-excluded", "--exclude", "/opt/cache")
-	for _, want := range []string{"/etc/ssh/ssh_host_*", "identity of this machine", "/opt/cache", "asked for", "--include PATH"} {
+	for _, want := range []string{"/etc/ssh/ssh_host_*", "identity of this machine", "/opt/cache",
+		"excluded by --exclude", "--include PATH"} {
 		if code != 0 || !strings.Contains(out, want) {
 			t.Errorf("import --list-excluded (exit code %d) does not say %q", code, want)
 		}

@@ -66,7 +66,8 @@ func literalsOf(set *token.FileSet, f *ast.File) (list []literal) {
 			text, err := strconv.Unquote(n.Value)
 			if err == nil {
 				at := set.Position(n.Pos())
-				list = append(list, literal{fmt.Sprintf("%s:%d", strings.TrimPrefix(at.Filename, "../../"), at.Line), text, calls[n], help[n]})
+				list = append(list, literal{fmt.Sprintf("%s:%d", strings.TrimPrefix(at.Filename, "../../"), at.Line), text,
+					calls[n], help[n]})
 			}
 		}
 		return true

@@ -48,7 +48,9 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 func newApp(stdin io.Reader, stdout, stderr io.Writer) *app {
 	shared := &command.App{
 		Printer: show.Printer{Stdin: stdin, Stdout: stdout, Stderr: stderr},
-		Flags:   client.Flags{Locate: func(root string) (pid, socket string) { return bolt.Holder(filepath.Join(root, state.Folder)) }},
+		Flags: client.Flags{Locate: func(root string) (pid, socket string) {
+			return bolt.Holder(filepath.Join(root, state.Folder))
+		}},
 		Version: version,
 	}
 	i := images.New(shared)

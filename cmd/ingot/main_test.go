@@ -14,7 +14,8 @@ import (
 func invoke(t *testing.T, args ...string) (code int, stdout, stderr string) {
 	t.Helper()
 	var out, errs bytes.Buffer
-	code = run(context.Background(), append([]string{"--store", filepath.Join(t.TempDir(), "store")}, args...), strings.NewReader(""), &out, &errs)
+	code = run(context.Background(), append([]string{"--store", filepath.Join(t.TempDir(), "store")}, args...),
+		strings.NewReader(""), &out, &errs)
 	return code, out.String(), errs.String()
 }
 
@@ -35,7 +36,7 @@ func TestExitCodes(t *testing.T) {
 		{[]string{"build", "lab", "--version", "a b"}, 2, "bad version"},
 		{[]string{"grant", "m", "data"}, 2, "--disk SERIAL is needed"},
 		{[]string{"serve", "--config="}, 2, "--interface is needed"},
-		{[]string{"serve", "--config=", "--interface", "x", "--image", "lab"}, 2, "--image goes with --approve-all"},
+		{[]string{"serve", "--config=", "--interface", "x", "--image", "lab"}, 2, "--image needs --approve-all"},
 		{[]string{"serve", "--config", "/nowhere/ingot.yaml"}, 1, "there is no configuration at /nowhere/ingot.yaml"},
 		{[]string{"config", "check", "--config", "/nowhere/ingot.yaml"}, 1, "there is no configuration"},
 		{[]string{"config", "reload"}, 1, "no server is running"},
@@ -66,7 +67,8 @@ func TestEveryCommandHasAnExample(t *testing.T) {
 	}
 	a := newApp(nil, nil, nil)
 	walk(a.rootCommand())
-	if _, out, _ := invoke(t, "build", "--help"); !strings.Contains(out, "Exit codes: 0 done, 1 failed, 2 wrong usage.") || !strings.Contains(out, "ingot build lab --version v1") {
+	if _, out, _ := invoke(t, "build", "--help"); !strings.Contains(out,
+		"Exit codes: 0 done, 1 failed, 2 wrong usage.") || !strings.Contains(out, "ingot build lab --version v1") {
 		t.Errorf("ingot build --help =\n%s", out)
 	}
 }

@@ -56,7 +56,8 @@ func (r *rack) Why(ref string) (api.Why, error) {
 }
 func (r *rack) Hardware(ref, boot string) (api.Hardware, error) {
 	m, err := r.find(ref)
-	return api.Hardware{Boot: ingot.BootID(boot), Facts: ingot.Facts{Vendor: "of " + m.Name, RAMInstalled: 192 << 30, RAM: 188 << 30}, Changes: []string{"RAM 256 → 192 GiB"}}, err
+	return api.Hardware{Boot: ingot.BootID(boot), Facts: ingot.Facts{Vendor: "of " + m.Name, RAMInstalled: 192 << 30,
+		RAM: 188 << 30}, Changes: []string{"RAM 256 → 192 GiB"}}, err
 }
 func (r *rack) Console(ref, _ string) (api.Console, error) {
 	m, err := r.find(ref)
@@ -116,7 +117,7 @@ func TestWhereverAMachineIsNamed(t *testing.T) {
 		{[]string{"gpu,rack"}, "node01 node03", 0, ""},
 		{[]string{"gpu", "node02"}, "node01 node02 node03", 0, ""},
 		{[]string{"node02"}, "node02", 0, ""}, // a label, too
-		{[]string{"nod"}, "", 1, `"nod" is a label, of db for one, and the beginning of node01`},
+		{[]string{"nod"}, "", 1, `"nod" is ambiguous: a label, of db for example, and a prefix of node01`},
 		{[]string{"rack=r9"}, "", 1, "no machine has the labels rack=r9"},
 		{[]string{"node[01"}, "", 2, "not a list of hosts"},
 		{[]string{"nobody"}, "", 1, "no machine answers to nobody"},
@@ -124,17 +125,21 @@ func TestWhereverAMachineIsNamed(t *testing.T) {
 		for _, command := range commands {
 			code, asked, stdout, stderr := ask(append(slices.Clone(command), c.args...)...)
 			if code != c.code || c.code == 0 && asked != c.asked || !strings.Contains(stderr, c.says) {
-				t.Errorf("ingot %s %v = %d, asks for %q; want %d, %q and %q\n%s%s", strings.Join(command, " "), c.args, code, asked, c.code, c.asked, c.says, stdout, stderr)
+				t.Errorf("ingot %s %v = %d, asks for %q; want %d, %q and %q\n%s%s", strings.Join(command, " "), c.args, code,
+					asked, c.code, c.asked, c.says, stdout, stderr)
 			}
 		}
 	}
-	if code, asked, stdout, stderr := ask("machine", "show", "rack=r1", "--boot", "3f2a61c0"); code != 0 || asked != "node01 node02" ||
-		!strings.Contains(stdout, "of node02") || !strings.Contains(stdout, "RAM 256 → 192 GiB") || strings.Count(stdout, "3f2a61c0") != 2 {
+	if code, asked, stdout, stderr := ask("machine", "show", "rack=r1", "--boot", "3f2a61c0"); code != 0 ||
+		asked != "node01 node02" ||
+		!strings.Contains(stdout, "of node02") || !strings.Contains(stdout, "RAM 256 → 192 GiB") || strings.Count(stdout,
+		"3f2a61c0") != 2 {
 		t.Errorf("the hardware of boots = %d, of %q:\n%s%s", code, asked, stdout, stderr)
 	}
 	for _, command := range commands[:4] { // those that go on, and say at the end what they could not find
 		code, asked, _, stderr := ask(append(slices.Clone(command), "node[01-03]", "node[77-78]", "db")...)
-		if code != 1 || asked != "db node01 node02 node03" || !strings.Contains(stderr, "node77") || !strings.Contains(stderr, "node78") || !strings.Contains(stderr, "→ ingot machine ls") {
+		if code != 1 || asked != "db node01 node02 node03" || !strings.Contains(stderr, "node77") ||
+			!strings.Contains(stderr, "node78") || !strings.Contains(stderr, "→ ingot machine ls") {
 			t.Errorf("ingot %s with two unknown names = %d, asks for %q:\n%s", strings.Join(command, " "), code, asked, stderr)
 		}
 	}

@@ -16,11 +16,11 @@ import (
 func (a *app) networkCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "network", Short: "show DHCP clients, leases, other DHCP servers and problems",
-		Long: `Show what the running server heard on its networks: clients that ask for addresses,
-other DHCP servers and what they offer, addresses that are lent, and what is wrong:
-a second server, a stray option 60, addresses in use that nobody was given.
-docs/NETWORKS.md tells how to stand beside other servers.`,
-		Example: "  ingot network\n  ingot network -o json | jq -r '.warnings[].text'", Args: command.ExactArgs(),
+		Long: `Show what the running server received on its networks: DHCP clients, other DHCP servers and
+their offers, leases, and problems such as a second server, a stray option 60, or addresses
+that are in use without a lease. docs/NETWORKS.md explains how to run beside other servers.`,
+		Example: `  ingot network
+  ingot network -o json | jq -r '.warnings[].text'`, Args: command.ExactArgs(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			n, err := a.Client().Network(cmd.Context())
 			if err != nil {
@@ -33,16 +33,17 @@ docs/NETWORKS.md tells how to stand beside other servers.`,
 
 func networkTables(w io.Writer, n api.Network, now time.Time) {
 	for _, x := range n.Warnings {
-		fmt.Fprintf(w, "! %s: %s (%s, %d times)\n", show.Plain(x.Interface), show.Plain(x.Text), show.Ago(x.Last, now), x.Times)
+		fmt.Fprintf(w, "! %s: %s (%s, %d times)\n", show.Plain(x.Interface), show.Plain(x.Text), show.Ago(x.Last, now),
+			x.Times)
 	}
 	if len(n.Warnings) > 0 {
 		fmt.Fprintln(w)
 	}
 	t := show.Table(w)
 	if len(n.Servers) == 0 {
-		fmt.Fprintln(w, "no other DHCP server was heard")
+		fmt.Fprintln(w, "no other DHCP server was seen")
 	} else {
-		show.Row(t, "OTHER SERVER", "MAC", "INTERFACE", "LENDS", "BOOTS", "OPTION 60", "LAST")
+		show.Row(t, "OTHER SERVER", "MAC", "INTERFACE", "OFFERS", "BOOT FILE", "OPTION 60", "LAST SEEN")
 		for _, s := range n.Servers {
 			lends, name := "addresses", s.Address.String()
 			if s.Proxy {
@@ -57,7 +58,7 @@ func networkTables(w io.Writer, n api.Network, now time.Time) {
 	}
 	fmt.Fprintln(w)
 	if len(n.Clients) == 0 {
-		fmt.Fprintln(w, "nobody has asked yet")
+		fmt.Fprintln(w, "no DHCP clients yet")
 		return
 	}
 	leases := map[string][]string{}
@@ -66,13 +67,14 @@ func networkTables(w io.Writer, n api.Network, now time.Time) {
 			leases[l.Client()] = append(leases[l.Client()], l.Address.String())
 		}
 	}
-	show.Row(t, "CLIENT", "INTERFACE", "FIRMWARE", "CLASS", "NAME", "LENT", "OTHERS SAID", "WE WOULD", "LAST")
+	show.Row(t, "CLIENT", "INTERFACE", "FIRMWARE", "CLASS", "NAME", "LEASE", "OTHER OFFERS", "OUR OFFER", "LAST SEEN")
 	for _, c := range n.Clients {
 		lent, said := strings.Join(leases[c.MAC], " "), ""
 		if len(c.Answers) > 0 {
 			said = c.Answers[len(c.Answers)-1]
 		}
-		show.Row(t, c.MAC, c.Interface, show.Dash(string(c.Firmware)), show.Dash(c.Class), show.Dash(c.Hostname), show.Dash(lent), show.Dash(said), show.Dash(c.WouldAnswer), show.Ago(c.Last, now))
+		show.Row(t, c.MAC, c.Interface, show.Dash(string(c.Firmware)), show.Dash(c.Class), show.Dash(c.Hostname),
+			show.Dash(lent), show.Dash(said), show.Dash(c.WouldAnswer), show.Ago(c.Last, now))
 	}
 	t.Flush()
 }

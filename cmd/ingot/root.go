@@ -30,7 +30,7 @@ data lives on volumes that booting cannot destroy.`
 
 const rootExample = `  ingot build lab --version v1              # profile → image lab:v1
   ingot serve --interface eth1              # DHCP, TFTP and HTTP on one network
-  ingot machine ls                          # who asked to boot
+  ingot machine ls                          # lists pending machines
   ingot machine approve m-525400120001 --name node01 --image lab:v1
   ingot boots node01                        # every boot, stage by stage
   ingot assign node01 lab:v2                # upgrade at the next reboot
@@ -40,7 +40,7 @@ const exitCodes = "\nExit codes: 0 done, 1 failed, 2 wrong usage.\n"
 
 func (a *app) rootCommand() *cobra.Command {
 	root := &cobra.Command{
-		Use: "ingot", Short: "build immutable images, network-boot machines into them",
+		Use: "ingot", Short: "build immutable OS images and network-boot machines into them",
 		Long: rootLong, Example: rootExample,
 		SilenceErrors: true, SilenceUsage: true,
 		Args: cobra.NoArgs,
@@ -50,11 +50,13 @@ func (a *app) rootCommand() *cobra.Command {
 	root.SetOut(a.Stdout)
 	root.SetErr(a.Stderr)
 	f := root.PersistentFlags()
-	f.StringVar(&a.Store, "store", "", "folder of images, keys and state (default: $INGOT_STORE, else /var/lib/ingot for root,\n~/.local/share/ingot for other users)")
-	f.StringVar(&a.Server, "server", "", "running server to talk to: unix:///PATH (default: $INGOT_SERVER, else the context, else the one of the store)")
-	f.StringVar(&a.Context, "context", "", "server to talk to, by the name that ingot context add gave it (default: $INGOT_CONTEXT, else the one in use)")
+	f.StringVar(&a.Store, "store", "",
+		"folder of images, keys and state (default: $INGOT_STORE,\nelse /var/lib/ingot for root, ~/.local/share/ingot for others)")
+	f.StringVar(&a.Server, "server", "",
+		"server: unix:///PATH or https://HOST:PORT (default:\n$INGOT_SERVER, else the context, else that of the store)")
+	f.StringVar(&a.Context, "context", "", "context of the server to use (default: $INGOT_CONTEXT, else the current one)")
 	f.StringVarP(&a.Format, "output", "o", "table", "output format: table or json")
-	f.BoolVarP(&a.Verbose, "verbose", "v", false, "log more to standard error")
+	f.BoolVarP(&a.Verbose, "verbose", "v", false, "log debug messages to standard error")
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return show.UsageError{Err: err} })
 	root.PersistentPreRunE = func(*cobra.Command, []string) error {
 		if a.Format != "table" && !a.JSON() {
@@ -82,7 +84,8 @@ func usageTemplate(cobras string) string {
 func nameBuiltin(root *cobra.Command) {
 	root.InitDefaultHelpCmd()
 	root.InitDefaultCompletionCmd()
-	for name, short := range map[string]string{"help": "show the help of a command", "completion": "write the completion script of a shell"} {
+	for name, short := range map[string]string{"help": "show the help of a command",
+		"completion": "write the completion script of a shell"} {
 		if c, _, err := root.Find([]string{name}); err == nil {
 			c.Short = short
 		}
@@ -100,7 +103,8 @@ func (a *app) addGroups(root *cobra.Command) {
 		{"images", "Images:", a.images.All()},
 		{"machines", "Machines:", m.Machines()},
 		{"fleet", "Fleet:", m.Fleet()},
-		{"server", "Server:", []*cobra.Command{a.serveCommand(), a.configCommand(), a.networkCommand(), a.build.LoadersCommand(), a.backupCommand(), a.restoreCommand(),
+		{"server", "Server:", []*cobra.Command{a.serveCommand(), a.configCommand(), a.networkCommand(),
+			a.build.LoadersCommand(), a.backupCommand(), a.restoreCommand(),
 			a.contextCommand(), a.tokenCommand(), a.auditCommand(), a.apiCommand(), a.doctorCommand()}},
 		{"lab", "Lab:", lab.New(a.App, a.build).All()},
 	} {
@@ -119,8 +123,9 @@ func (a *app) doctorCommand() *cobra.Command {
 	return doctor.Command(a.App, doctor.Options{
 		Flags: func(fl *pflag.FlagSet) {
 			a.configFlag(fl, &f.config)
-			fl.StringSliceVar(&f.ifaces, "interface", nil, "network interfaces to examine (default: those of the configuration)")
-			fl.StringSliceVar(&f.ifaces6, "interface6", nil, "network interfaces to examine for IPv6 (default: those of the configuration)")
+			fl.StringSliceVar(&f.ifaces, "interface", nil, "network interfaces to check (default: those of the configuration)")
+			fl.StringSliceVar(&f.ifaces6, "interface6", nil,
+				"network interfaces to check for IPv6 (default: those of the configuration)")
 		},
 		Settings: func(fl *pflag.FlagSet) (config.Config, error) { return a.settings(fl, f) },
 		Holder:   bootserver.Holder,

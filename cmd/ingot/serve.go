@@ -43,20 +43,20 @@ func (a *app) serveCommand() *cobra.Command {
 	var f serveFlags
 	c := &cobra.Command{
 		Use: "serve", Short: "boot the machines of one or more networks",
-		Long: `Serve networks: DHCP with addresses to lend, TFTP for the first stage, HTTP for
-the rest, and the socket that the other commands talk to. It must be the only DHCP
-server of a network in full mode. New machines wait until an operator approves them.
+		Long: `Serve networks: DHCP with address pools, TFTP for boot loaders, HTTP for everything else, and
+the socket of the other commands. In full mode it must be the only DHCP server of a network.
+New machines wait until an operator approves them.
 
-DHCPv6 is served on the interfaces of --interface6. Router advertisements are the
-network's own (a router, radvd, dnsmasq --enable-ra): see docs/NETWORKS.md.
+DHCPv6 is served on the interfaces of --interface6. Router advertisements must come from
+another program (a router, radvd, dnsmasq --enable-ra): see docs/NETWORKS.md.
 
-Settings come from ` + config.Default + ` and its drop-ins, when they are there; flags
-override them. "ingot config reload", or SIGHUP where there is no terminal, reads them
-again: no socket is closed and no transfer is cut off.
+Settings are read from ` + config.Default + ` and its drop-ins, if they exist; flags override
+them. "ingot config reload", or SIGHUP without a terminal, reads them again; open sockets and
+transfers continue.
 
-It needs root, or the capabilities CAP_NET_BIND_SERVICE, CAP_NET_RAW and
-CAP_NET_ADMIN. Ports that systemd opened are used (sd_listen_fds). The first start
-fetches the boot loaders (iPXE of Debian 13).`,
+It needs root, or the capabilities CAP_NET_BIND_SERVICE, CAP_NET_RAW and CAP_NET_ADMIN. It
+uses sockets that systemd passes (sd_listen_fds). The first start downloads the boot loaders
+(iPXE of Debian 13).`,
 		Example: `  ingot serve --interface eth1
   ingot serve --interface eth1 --range 10.99.0.100-10.99.0.199 --router 10.99.0.1
   ingot serve --interface6 eth1 --range6 fd00:99::1000-fd00:99::1fff
@@ -68,17 +68,20 @@ fetches the boot loaders (iPXE of Debian 13).`,
 	fl := c.Flags()
 	a.configFlag(fl, &f.config)
 	fl.StringSliceVar(&f.ifaces, "interface", nil, "network interfaces to serve")
-	fl.StringVar(&f.addresses, "range", "", "addresses to lend, FIRST-LAST (default: the upper half of the interface's network)")
-	fl.StringSliceVar(&f.ifaces6, "interface6", nil, "network interfaces to serve with DHCPv6, beside --interface or alone")
-	fl.StringVar(&f.addresses6, "range6", "", "IPv6 addresses to lend, FIRST-LAST (default: 65536 of the interface's network)")
-	fl.StringVar(&f.router, "router", "", "default gateway that machines are told (default: none)")
-	fl.StringSliceVar(&f.dns, "dns", nil, "DNS servers that machines are told, of either family")
+	fl.StringVar(&f.addresses, "range", "",
+		"address pool, FIRST-LAST (default: the upper half of the interface's network)")
+	fl.StringSliceVar(&f.ifaces6, "interface6", nil, "network interfaces to serve over IPv6, with or without --interface")
+	fl.StringVar(&f.addresses6, "range6", "",
+		"IPv6 address pool, FIRST-LAST (default: 65536 addresses of the interface's network)")
+	fl.StringVar(&f.router, "router", "", "default gateway of machines (default: none)")
+	fl.StringSliceVar(&f.dns, "dns", nil, "DNS servers of machines, IPv4 and IPv6")
 	fl.Uint16Var(&f.port, "http-port", 0, "TCP port for HTTP (default 80)")
-	fl.DurationVar(&f.lease, "lease", 0, "how long an address is lent (default 12h)")
-	fl.DurationVar(&f.ticket, "ticket-ttl", 0, "how long a ticket is valid (default 2m)")
-	fl.BoolVar(&f.approveAll, "approve-all", false, "approve every new machine: for labs, on networks that no stranger can reach")
-	fl.StringVar(&f.image, "image", "", "with --approve-all: the image that new machines are assigned")
-	fl.StringVar(&f.mirror, "mirror", "", "Debian mirror URL for the loaders (default: $INGOT_MIRROR, else this host's own apt sources)")
+	fl.DurationVar(&f.lease, "lease", 0, "lifetime of leases (default 12h)")
+	fl.DurationVar(&f.ticket, "ticket-ttl", 0, "lifetime of tickets (default 2m)")
+	fl.BoolVar(&f.approveAll, "approve-all", false, "approve every new machine: only for labs, on isolated networks")
+	fl.StringVar(&f.image, "image", "", "with --approve-all: the image to assign to new machines")
+	fl.StringVar(&f.mirror, "mirror", "",
+		"Debian mirror URL for the loaders (default: $INGOT_MIRROR, else this host's apt sources)")
 	return c
 }
 
@@ -90,16 +93,17 @@ func (a *app) serve(cmd *cobra.Command, f serveFlags) error {
 	four, six := len(settings.DHCP.Interfaces), len(settings.DHCP6.Interfaces)
 	switch {
 	case four+six == 0:
-		return show.Usagef("--interface is needed, or --interface6, or dhcp.interfaces in %s: the network to serve", config.Default)
+		return show.Usagef("--interface is needed, or --interface6, or dhcp.interfaces in %s", config.Default)
 	case f.addresses != "" && four != 1:
-		return show.Usagef("--range goes with one --interface; for several, write networks into %s", config.Default)
+		return show.Usagef("--range needs exactly one --interface; for several, configure networks in %s", config.Default)
 	case f.addresses6 != "" && six != 1:
-		return show.Usagef("--range6 goes with one --interface6; for several, write networks into %s", config.Default)
+		return show.Usagef("--range6 needs exactly one --interface6; for several, configure networks in %s", config.Default)
 	}
 	if a.Store == "" && os.Getenv("INGOT_STORE") == "" {
-		a.Store = settings.Store // as if it had been said
+		a.Store = settings.Store // as if it had been given
 	}
-	conf := bootserver.Config{Settings: settings, Range: f.addresses, Range6: f.addresses6, Version: version, Log: a.Logger(), Now: a.Now}
+	conf := bootserver.Config{Settings: settings, Range: f.addresses, Range6: f.addresses6, Version: version,
+		Log: a.Logger(), Now: a.Now}
 	ctx, root := cmd.Context(), a.StoreRoot()
 	if conf.Store, err = image.Open(ctx, root); err != nil {
 		return err
@@ -130,13 +134,14 @@ func (a *app) serve(cmd *cobra.Command, f serveFlags) error {
 	}
 	defer context.AfterFunc(ctx, s.stopping)()
 	server := bootserver.New(conf)
-	if in, ok := a.Stdin.(*os.File); !ok || !term.IsTerminal(int(in.Fd())) { // there, SIGHUP says that the terminal is gone
-		defer onHangup(ctx, func() { _, _ = server.Reload(ctx) })() // it logs what comes of it
+	if in, ok := a.Stdin.(*os.File); !ok || !term.IsTerminal(
+		int(in.Fd())) { // there, SIGHUP means that the terminal is gone
+		defer onHangup(ctx, func() { _, _ = server.Reload(ctx) })() // it logs the result
 	}
 	return server.Run(ctx)
 }
 
-// linkLine tells in one line what is served on an interface.
+// linkLine describes in one line what is served on an interface.
 func linkLine(l bootserver.Link) string {
 	protocol := "DHCP"
 	if l.IPv6 {
@@ -144,7 +149,7 @@ func linkLine(l bootserver.Link) string {
 	}
 	switch l.Mode {
 	case string(dhcp4.Observe):
-		return fmt.Sprintf("%s: %s is observed, nothing is answered", l.Name, protocol)
+		return fmt.Sprintf("%s: observing %s, not answering", l.Name, protocol)
 	case string(dhcp4.Proxy), string(dhcp6.Boot):
 		return fmt.Sprintf("%s on %s: proxy %s beside another server, HTTP %s", l.Name, l.Address, protocol, l.URL)
 	}
@@ -162,7 +167,7 @@ func linkLine(l bootserver.Link) string {
 func onHangup(ctx context.Context, f func()) (stop func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	hangups := make(chan os.Signal, 1)
-	signal.Reset(syscall.SIGHUP) // it ends other commands, see main
+	signal.Reset(syscall.SIGHUP) // it ends other commands; see main
 	signal.Notify(hangups, syscall.SIGHUP)
 	go func() {
 		for {
@@ -193,7 +198,7 @@ func (a *app) settings(flags *pflag.FlagSet, f serveFlags) (config.Config, error
 		return c, err
 	}
 	if c.Boots.Image != "" && !c.Boots.ApproveAll {
-		return c, show.Usagef("--image goes with --approve-all")
+		return c, show.Usagef("--image needs --approve-all")
 	}
 	return c, c.Check()
 }
@@ -242,7 +247,8 @@ func (f serveFlags) overrideOptions(flags *pflag.FlagSet, c *config.Config) erro
 		}
 		return nil
 	}
-	if err := errors.Join(addresses("router", []string{f.router}, &c.DHCP.Options.Routers), addresses("dns", f.dns, &c.DHCP.Options.DNS)); err != nil {
+	if err := errors.Join(addresses("router", []string{f.router}, &c.DHCP.Options.Routers), addresses("dns", f.dns,
+		&c.DHCP.Options.DNS)); err != nil {
 		return err
 	}
 	if flags.Changed("dns") {

@@ -39,7 +39,7 @@ func newNotified(t *testing.T, path string) *notified {
 	return &notified{t: t, conn: conn, path: path}
 }
 
-// await waits until a state was told.
+// await waits until a state was reported.
 func (n *notified) await(state string) {
 	n.t.Helper()
 	buf := make([]byte, 4096)
@@ -52,7 +52,7 @@ func (n *notified) await(state string) {
 		}
 		size, err := n.conn.Read(buf)
 		if err != nil {
-			n.t.Fatalf("waiting for %s: %v; told so far %q", state, err, n.said)
+			n.t.Fatalf("waiting for %s: %v; got so far %q", state, err, n.said)
 		}
 		n.said = append(n.said, string(buf[:size]))
 	}
@@ -63,7 +63,8 @@ func (n *notified) await(state string) {
 func (f *field) activated(variables ...string) []string {
 	f.t.Helper()
 	wire.Need(f.t, "systemd-socket-activate")
-	argv := []string{"systemd-socket-activate", "--listen=0.0.0.0:80", "--listen=" + filepath.Join(f.store, "ingot.sock"), "--setenv=INGOT_STORE"}
+	argv := []string{"systemd-socket-activate", "--listen=0.0.0.0:80", "--listen=" + filepath.Join(f.store, "ingot.sock"),
+		"--setenv=INGOT_STORE"}
 	for _, v := range variables {
 		argv = append(argv, "--setenv="+v)
 	}
@@ -172,12 +173,14 @@ func TestServeUnderSystemd(t *testing.T) {
 	}
 	caps := "+net_bind_service,+net_raw,+net_admin"
 	f.start(append(f.activated("NOTIFY_SOCKET="+n.path, "WATCHDOG_USEC=3000000", "HOME=/nonexistent"),
-		"setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all,"+caps, "--ambient-caps="+caps, "--bounding-set=-all,"+caps, "--no-new-privs")...)
+		"setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all,"+caps, "--ambient-caps="+caps,
+		"--bounding-set=-all,"+caps, "--no-new-privs")...)
 	// The first connection starts it.
 	f.until("the server to be started by its socket", func() bool { _, err := f.api().Version(f.ctx); return err == nil })
 	n.await("READY=1")
 	n.await("WATCHDOG=1")
-	if status, _ := os.ReadFile("/proc/" + f.serverPID() + "/status"); !strings.Contains(string(status), "Uid:\t65534\t65534") {
+	if status, _ := os.ReadFile("/proc/" + f.serverPID() + "/status"); !strings.Contains(string(status),
+		"Uid:\t65534\t65534") {
 		t.Errorf("the server runs as\n%s", status)
 	}
 	for kind, port := range map[string]int{"-t": 80, "-u": 69} {
@@ -196,9 +199,11 @@ func TestServeUnderSystemd(t *testing.T) {
 		want              api.Reloaded
 	}{
 		{"nothing", "", "", api.Reloaded{}},
-		{"limits", "boots:", "http: {transfers: 4, rate: 64MiB}\ntftp: {perClient: 3}\nboots:", api.Reloaded{Changed: []string{"http", "tftp"}}},
+		{"limits", "boots:", "http: {transfers: 4, rate: 64MiB}\ntftp: {perClient: 3}\nboots:",
+			api.Reloaded{Changed: []string{"http", "tftp"}}},
 		{"options", "interface: br0", "interface: br0\n      dns: [10.99.0.1]", api.Reloaded{Changed: []string{"dhcp"}}},
-		{"ports and mode", "probe: 10ms", "probe: 20ms, mode: proxy", api.Reloaded{Changed: []string{"dhcp"}, Restart: []string{"dhcp.interfaces: the mode of br0"}}},
+		{"ports and mode", "probe: 10ms", "probe: 20ms, mode: proxy", api.Reloaded{Changed: []string{"dhcp"},
+			Restart: []string{"dhcp.interfaces: the mode of br0"}}},
 		{
 			"ports", "boots:", "http: {port: 8080}\ntftp: {singlePort: true}\nboots:",
 			api.Reloaded{Changed: nil, Restart: []string{"tftp.singlePort", "http.port"}},
@@ -221,7 +226,8 @@ func TestServeUnderSystemd(t *testing.T) {
 		n.await("READY=1")
 	}
 	f.write(strings.Replace(settings, "networks:", "netwroks:", 1))
-	if _, err := f.api().Reload(f.ctx); err == nil || !strings.Contains(err.Error(), `ingot.yaml:3:3: unknown key "netwroks"; write "networks"`) {
+	if _, err := f.api().Reload(f.ctx); err == nil || !strings.Contains(err.Error(),
+		`ingot.yaml:3:3: unknown key "netwroks"; write "networks"`) {
 		t.Errorf("reloading with a fault: %v; want its place", err)
 	}
 	f.write(settings)
@@ -328,7 +334,8 @@ func TestInterfacesComeAndGo(t *testing.T) {
 	f.until("the interface to be left", func() bool { return !asks() })
 	f.write(settings + "dhcp6: {interfaces: [{name: br1}]}\n")
 	r, err = f.api().Reload(f.ctx)
-	if err != nil || !slices.Contains(r.Changed, "dhcp.interfaces: br1 (IPv6) is served") || !slices.Contains(r.Changed, "dhcp6") || !asks6() || asks() {
+	if err != nil || !slices.Contains(r.Changed, "dhcp.interfaces: br1 (IPv6) is served") || !slices.Contains(r.Changed,
+		"dhcp6") || !asks6() || asks() {
 		t.Errorf("adding an interface of IPv6: %+v, %v, and it answers: %v", r, err, asks6())
 	}
 	f.write(settings + "dhcp6: {interfaces: [{name: br1, mode: boot}]}\n")
@@ -361,7 +368,8 @@ func (f *field) addressesComeAndGo(name string) {
 	f.ip("address", "del", "10.97.0.1/24", "dev", name)
 	reload("10.97.0.1 on " + name + " is left")
 	f.until("the address to be left", func() bool {
-		return !slices.Contains(f.listening("-t", 80), "10.97.0.1:80") && !slices.Contains(f.listening("-u", 69), "10.97.0.1:69")
+		return !slices.Contains(f.listening("-t", 80), "10.97.0.1:80") && !slices.Contains(f.listening("-u", 69),
+			"10.97.0.1:69")
 	})
 	f.ip("link", "del", name)
 	f.bridge(name, "10.98.0.1/24", "fd00:98::1/64")

@@ -117,7 +117,8 @@ func newFieldOf(t testing.TB, size sizes, limit time.Duration) *field {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f := &field{t: t, ctx: ctx, lan: lan, dir: dir, store: filepath.Join(dir, "store"), config: filepath.Join(dir, "ingot.yaml")}
+	f := &field{t: t, ctx: ctx, lan: lan, dir: dir, store: filepath.Join(dir, "store"), config: filepath.Join(dir,
+		"ingot.yaml")}
 	t.Cleanup(func() {
 		lan.Close()
 		cancel()
@@ -171,7 +172,8 @@ func (f *field) fill(size sizes) {
 	in := filepath.Join(f.dir, "in")
 	defer os.RemoveAll(in)
 	_, err = images.Put(f.ctx, &ingot.ImageManifest{Schema: 1, Profile: "storm", Version: "v1"}, image.Files{
-		Kernel: file(in+"/kernel", size.kernel), Initramfs: file(in+"/initramfs", size.initramfs), Root: file(in+"/root", size.root), Plan: file(in+"/plan", 100)}, keys.Release.Secret)
+		Kernel: file(in+"/kernel", size.kernel), Initramfs: file(in+"/initramfs", size.initramfs), Root: file(in+"/root",
+			size.root), Plan: file(in+"/plan", 100)}, keys.Release.Secret)
 	if err != nil {
 		f.t.Fatal(err)
 	}

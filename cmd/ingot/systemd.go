@@ -14,7 +14,7 @@ import (
 )
 
 // passedSockets are the ports that systemd opened for us (sd_listen_fds(3)).
-// The variables that name them are unset: they are not for our children.
+// The variables that name them are unset: they are not for child processes.
 func passedSockets() (s bootserver.Sockets, err error) {
 	for _, f := range activation.Files(true) {
 		if l, err := net.FileListener(f); err == nil {
@@ -33,48 +33,48 @@ func passedSockets() (s bootserver.Sockets, err error) {
 	return s, nil
 }
 
-// manager tells systemd how the server does (sd_notify(3)). Where nothing
-// manages it, nobody is told.
+// manager reports the server's status to systemd (sd_notify(3)). Without
+// systemd it does nothing.
 type manager struct {
 	log      *slog.Logger
-	watchdog time.Duration // how long systemd waits for a sign of life; 0: it does not
-	last     atomic.Int64  // nanoseconds of the last sign
+	watchdog time.Duration // interval of systemd's watchdog; 0: none
+	last     atomic.Int64  // time of the last notification, in nanoseconds
 }
 
 func newManager(log *slog.Logger) *manager {
 	m := &manager{log: log}
 	var err error
 	if m.watchdog, err = daemon.SdWatchdogEnabled(false); err != nil {
-		log.Warn("the watchdog's variables make no sense", "err", err)
+		log.Warn("reading the watchdog's variables", "err", err)
 	}
 	return m
 }
 
-func (m *manager) tell(state string) {
+func (m *manager) notify(state string) {
 	if _, err := daemon.SdNotify(false, state); err != nil {
-		m.log.Warn("telling systemd", "state", state, "err", err)
+		m.log.Warn("notifying systemd", "state", state, "err", err)
 	}
 }
 
-func (m *manager) ready()    { m.tell(daemon.SdNotifyReady + "\nSTATUS=serving") }
-func (m *manager) stopping() { m.tell(daemon.SdNotifyStopping) }
+func (m *manager) ready()    { m.notify(daemon.SdNotifyReady + "\nSTATUS=serving") }
+func (m *manager) stopping() { m.notify(daemon.SdNotifyStopping) }
 
-// reloading tells that a reload begins or has ended; systemd wants the time of
-// the beginning with it (Type=notify-reload).
+// reloading reports that a reload begins or has ended, with the time of the
+// beginning (Type=notify-reload).
 func (m *manager) reloading(begin bool) {
 	if begin {
-		m.tell(daemon.SdNotifyReloading + "\n" + daemon.SdNotifyMonotonicUsec())
+		m.notify(daemon.SdNotifyReloading + "\n" + daemon.SdNotifyMonotonicUsec())
 		return
 	}
-	m.tell(daemon.SdNotifyReady)
+	m.notify(daemon.SdNotifyReady)
 }
 
-// alive passes a sign of life on, three times in the watchdog's interval.
+// alive notifies the watchdog, three times in its interval.
 func (m *manager) alive() {
 	now := time.Now().UnixNano()
 	if m.watchdog == 0 || time.Duration(now-m.last.Load()) < m.watchdog/3 {
 		return
 	}
 	m.last.Store(now)
-	m.tell(daemon.SdNotifyWatchdog)
+	m.notify(daemon.SdNotifyWatchdog)
 }

@@ -20,11 +20,13 @@ func TestUnits(t *testing.T) {
 	wire.Need(t, "systemd-analyze")
 	dir := t.TempDir()
 	copies := copyUnits(t, dir, "/usr/bin/env", "") // the program need not be installed for this
-	if out, err := exec.Command("systemd-analyze", append([]string{"verify", "--man=no"}, copies...)...).CombinedOutput(); err != nil || len(out) > 0 {
+	if out, err := exec.Command("systemd-analyze", append([]string{"verify", "--man=no"},
+		copies...)...).CombinedOutput(); err != nil || len(out) > 0 {
 		t.Errorf("systemd-analyze verify: %v\n%s", err, out)
 	}
 	// Exposure from 0 to 10, in tenths here: 2.0 with what it cannot do without.
-	out, err := exec.Command("systemd-analyze", "security", "--offline=true", "--threshold=25", "--no-pager", filepath.Join(dir, "ingot.service")).CombinedOutput()
+	out, err := exec.Command("systemd-analyze", "security", "--offline=true", "--threshold=25", "--no-pager",
+		filepath.Join(dir, "ingot.service")).CombinedOutput()
 	if err != nil {
 		t.Errorf("systemd-analyze security: %v\n%s", err, out)
 	}
@@ -45,7 +47,8 @@ func copyUnits(t *testing.T, dir, program, flags string) (copies []string) {
 		}
 		here := strings.ReplaceAll(string(text), "/usr/bin/ingot serve", "/usr/bin/ingot serve"+flags)
 		copies = append(copies, filepath.Join(dir, filepath.Base(u)))
-		if err := os.WriteFile(copies[len(copies)-1], []byte(strings.ReplaceAll(here, "/usr/bin/ingot", program)), 0o644); err != nil {
+		if err := os.WriteFile(copies[len(copies)-1], []byte(strings.ReplaceAll(here, "/usr/bin/ingot", program)),
+			0o644); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -73,7 +76,8 @@ func TestSandbox(t *testing.T) {
 		t.Fatalf("the server says of itself %q; want serving\n%s\n%s", got, why, m.log())
 	}
 	status := m.run("cat", "/proc/"+m.show("MainPID")+"/status")
-	for _, want := range []string{"\nUid:\t64999\t", "\nCapEff:\t0000000000003400\n", "\nNoNewPrivs:\t1\n", "\nSeccomp:\t2\n"} {
+	for _, want := range []string{"\nUid:\t64999\t", "\nCapEff:\t0000000000003400\n", "\nNoNewPrivs:\t1\n",
+		"\nSeccomp:\t2\n"} {
 		if !strings.Contains(status, want) {
 			t.Errorf("the server runs as\n%s; want %q", status, want)
 		}
@@ -158,7 +162,8 @@ func (f *field) startSystemd() *box {
 	for _, target := range []string{"sysinit", "basic", "sockets", "network-online", "shutdown"} {
 		write(target+".target", "[Unit]\nDefaultDependencies=no\n")
 	}
-	write("multi-user.target", "[Unit]\nDefaultDependencies=no\nWants=ingot.service ingot-http.socket ingot-tftp.socket ingot.socket\n")
+	write("multi-user.target",
+		"[Unit]\nDefaultDependencies=no\nWants=ingot.service ingot-http.socket ingot-tftp.socket ingot.socket\n")
 	service, err := os.OpenFile(filepath.Join(units, "ingot.service"), os.O_APPEND|os.O_WRONLY, 0)
 	if err != nil {
 		f.t.Fatal(err)
@@ -168,7 +173,8 @@ func (f *field) startSystemd() *box {
 		f.t.Fatal(err)
 	}
 	group := "ingot-" + filepath.Base(f.dir)
-	cmd := f.lan.Command(f.ctx, "unshare", "--mount", "--propagation", "private", "sh", "-c", privateSystemd, "sh", f.dir, os.Args[0], group)
+	cmd := f.lan.Command(f.ctx, "unshare", "--mount", "--propagation", "private", "sh", "-c", privateSystemd, "sh", f.dir,
+		os.Args[0], group)
 	cmd.Stderr = &f.log
 	if err := f.lan.Start(cmd); err != nil {
 		f.t.Fatal(err)
@@ -195,7 +201,8 @@ func (f *field) startSystemd() *box {
 			f.t.Logf("systemd's namespace: %v", err)
 		}
 		out, err := exec.Command("unshare", "--mount", "--propagation", "private", "sh", "-c",
-			"umount -R /sys/fs/cgroup; mount -t cgroup2 cgroup2 /sys/fs/cgroup && find /sys/fs/cgroup/"+group+" -depth -type d -exec rmdir {} +").CombinedOutput()
+			"umount -R /sys/fs/cgroup; mount -t cgroup2 cgroup2 /sys/fs/cgroup && "+
+				"find /sys/fs/cgroup/"+group+" -depth -type d -exec rmdir {} +").CombinedOutput()
 		if err != nil {
 			f.t.Errorf("removing the control group: %v: %s", err, out)
 		}
@@ -205,7 +212,8 @@ func (f *field) startSystemd() *box {
 
 // in runs a program beside systemd.
 func (m *box) in(argv ...string) (string, error) {
-	out, err := exec.CommandContext(m.ctx, "nsenter", append([]string{"--target", m.pid, "--mount", "--pid", "--"}, argv...)...).CombinedOutput()
+	out, err := exec.CommandContext(m.ctx, "nsenter", append([]string{"--target", m.pid, "--mount", "--pid", "--"},
+		argv...)...).CombinedOutput()
 	return string(out), err
 }
 

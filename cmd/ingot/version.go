@@ -20,7 +20,7 @@ func (a *app) versionCommand() *cobra.Command {
 				Go     string `json:"go"`
 				Server string `json:"server,omitempty"`
 			}{Client: version, Go: runtime.Version()}
-			// No server is no failure here: the question was about this program.
+			// It is no failure if no server runs.
 			if s, err := a.Client().Version(cmd.Context()); err == nil {
 				v.Server = s
 			}

@@ -38,18 +38,18 @@ type buildFlags struct {
 func (a *Commands) planCommand() *cobra.Command {
 	var f buildFlags
 	c := &cobra.Command{
-		Use: "plan PROFILE", Short: "resolve a profile: every package by version and digest, kept in its lock",
-		Long: `Resolve a profile without building it: the packages that would be installed, each
-pinned by version and sha256, and the digest that names the build. What apt answered is
-kept in a lock beside the profile (web/profile.yaml: web/profile.lock; a shipped profile:
-STORE/locks), and used from then on by plan and build; --update asks again and shows
-what changed. When the profile asks for other packages, apt is asked again, too, unless
---locked says that the lock is law. A lock names no mirror: commit it with the profile.
+		Use: "plan PROFILE", Short: "resolve a profile and write its lock: every package by version and digest",
+		Long: `Resolve a profile without building it: print the packages to install, each pinned by version
+and SHA-256, and the digest that names the build. The answer of apt is written to a lock
+beside the profile (web/profile.lock for web/profile.yaml; STORE/locks for a shipped profile)
+and used from then on by plan and build. --update renews it and shows what changed. When the
+profile names other packages, the lock is renewed as well, unless --locked is given. A lock
+contains no mirror: commit it with the profile.
 PROFILE is a folder, a YAML file or a shipped profile: debian, node, lab.`,
 		Example: `  ingot plan lab
   ingot plan ./profiles/web --update        # newer packages, as a diff
-  ingot plan ./profiles/web --locked        # in CI: fail when the lock does not fit
-  ingot plan ./profiles/web --fetch         # and have all packages for a build --offline
+  ingot plan ./profiles/web --locked        # in CI: fail when the lock does not match
+  ingot plan ./profiles/web --fetch         # download the packages for a build --offline
   ingot plan ./profiles/web -o json > web.plan.json`,
 		Args: command.ExactArgs("PROFILE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -70,7 +70,7 @@ PROFILE is a folder, a YAML file or a shipped profile: debian, node, lab.`,
 		},
 	}
 	f.add(c)
-	c.Flags().BoolVar(&f.fetch, "fetch", false, "download the packages into the cache as well")
+	c.Flags().BoolVar(&f.fetch, "fetch", false, "also download the packages into the cache")
 	return c
 }
 
@@ -114,25 +114,30 @@ func keyringOf(flag string) (string, error) {
 		return "", nil
 	}
 	if ext := filepath.Ext(flag); ext != ".gpg" && ext != ".asc" {
-		return "", show.Usagef("bad --keyring %q: apt wants a file whose name ends in .gpg (binary) or .asc (armoured)", flag)
+		return "", show.Usagef(
+			"bad --keyring %q: want a file whose name ends in .gpg (binary) or .asc (armoured), as apt does", flag)
 	}
 	return filepath.Abs(flag)
 }
 
-// addMirror adds the flag that says where packages are fetched from.
+// addMirror adds the flag that names the mirror.
 func (f *buildFlags) addMirror(c *cobra.Command) {
-	c.Flags().StringVar(&f.mirror, "mirror", "", "Debian mirror: URL, or 'URL SECURITY-URL', or 'URL none'\n(default: $INGOT_MIRROR, else this host's own apt sources)")
+	c.Flags().StringVar(&f.mirror, "mirror", "",
+		"Debian mirror: URL, or 'URL SECURITY-URL', or 'URL none'\n(default: $INGOT_MIRROR, else this host's apt sources)")
 }
 
 func (f *buildFlags) add(c *cobra.Command) {
 	f.addMirror(c)
-	c.Flags().StringVar(&f.keyring, "keyring", "", "OpenPGP keys that sign the mirror's package lists, .gpg or .asc\n(default: $INGOT_KEYRING, else Debian's archive keys)")
-	c.Flags().BoolVar(&f.update, "update", false, "ask apt again, renew the lock and show what changed")
-	c.Flags().BoolVar(&f.locked, "locked", false, "fail when the lock is missing or does not fit the profile")
-	c.Flags().BoolVar(&f.offline, "offline", false, "use the package lists and packages that are cached, ask no mirror")
+	c.Flags().StringVar(&f.keyring, "keyring", "",
+		"OpenPGP keys of the mirror's package lists, .gpg or .asc\n(default: $INGOT_KEYRING, else Debian's archive keys)")
+	c.Flags().BoolVar(&f.update, "update", false, "renew the lock and show what changed")
+	c.Flags().BoolVar(&f.locked, "locked", false, "fail when the lock is missing or does not match the profile")
+	c.Flags().BoolVar(&f.offline, "offline", false, "use cached package lists and packages, without a mirror")
 	c.MarkFlagsMutuallyExclusive("update", "locked")
-	c.Flags().StringVar(&f.server, "server-key", "", "public key of the boot server whose tickets the image believes,\n keys/server.pub of its store (default: this store's)")
-	c.Flags().StringVar(&f.init, "init", "", "the ingot-init binary to put into the image (default: beside this program)")
+	c.Flags().StringVar(&f.server, "server-key", "",
+		"public key of the boot server that the image trusts:\nkeys/server.pub of its store (default: that of this store)")
+	c.Flags().StringVar(&f.init, "init", "",
+		"ingot-init binary to put into the image (default: the one beside this program)")
 }
 
 func planTable(w io.Writer, p *builder.Plan, locked lock.Result) {
@@ -164,7 +169,7 @@ func treeTable(w io.Writer, trees []source.Pin) {
 	t.Flush()
 }
 
-// lockText says what became of a lock, when it changed.
+// lockText prints how a lock changed.
 func lockText(w io.Writer, locked lock.Result) {
 	changeTable(w, locked.Changes)
 	if !locked.Written {
@@ -192,13 +197,12 @@ func (a *Commands) buildCommand() *cobra.Command {
 	var boot command.SecureBoot
 	c := &cobra.Command{
 		Use: "build PROFILE", Short: "build an image from a profile",
-		Long: `Build an image: resolve the profile, install its packages, pack the root and the
-initramfs, sign the manifest and put everything into the store. The same plan gives
-the same digest. Packages come from the profile's lock; without one, or when the profile
-asks for others than it did then, apt is asked and the lock written (see ingot plan).
-A plan that is an image already is not built again. Packages are kept in the cache.
-An interrupted build leaves no image and no litter. With a key and a certificate for
-Secure Boot, the image's UKI is signed as well, as ingot image sign does it.
+		Long: `Build an image: resolve the profile, install its packages, pack the root and the initramfs,
+sign the manifest and add everything to the store. The same plan gives the same digest.
+Packages come from the profile's lock; without a lock, or when the profile names other
+packages, a new lock is written (see ingot plan). If the store has an image of the plan, it is
+not built again. Packages are cached. An interrupted build leaves nothing in the store. With a
+Secure Boot key and certificate, the image's UKI is signed as well (see ingot image sign).
 PROFILE is a folder, a YAML file or a shipped profile: debian, node, lab.`,
 		Example: `  ingot build lab --version v1
   ingot build ./profiles/web            # version: today's date and a number
@@ -227,10 +231,12 @@ PROFILE is a folder, a YAML file or a shipped profile: debian, node, lab.`,
 			}
 			return a.Show(show.ViewOf(im), func(w io.Writer) {
 				if unchanged {
-					fmt.Fprintf(w, "%s %s\n  nothing changed since it was built; --version NAME names it once more\n", im.Name, im.Digest)
+					fmt.Fprintf(w, "%s %s\n  nothing changed since it was built; to add another version name, use --version\n",
+						im.Name, im.Digest)
 					return
 				}
-				fmt.Fprintf(w, "%s %s\n  root %s, initramfs %s, kernel %s, in %s\n  → ingot assign MACHINE %s\n", im.Name, im.Digest,
+				fmt.Fprintf(w, "%s %s\n  root %s, initramfs %s, kernel %s, in %s\n  → ingot assign MACHINE %s\n", im.Name,
+					im.Digest,
 					show.Size(im.Manifest.Root.Size), show.Size(im.Manifest.Initramfs.Size), im.Manifest.KernelRelease,
 					show.Seconds(time.Since(start)), im.Name)
 			})
@@ -264,7 +270,7 @@ func (a *Commands) resolve(ctx context.Context, p *profiles.Profile, f buildFlag
 	}
 	bar.Finish()
 	if locked.NotKept != nil {
-		a.Logger().Warn("the lock cannot be written, so another build may get newer packages", "err", locked.NotKept)
+		a.Logger().Warn("cannot write the lock; another build may get newer packages", "err", locked.NotKept)
 	}
 	return plan, locked, nil
 }
@@ -310,7 +316,7 @@ func (a *Commands) planOptions(f buildFlags) (builder.PlanOptions, error) {
 	return builder.PlanOptions{Lock: lock.Options{Mode: mode}, Init: init, Keys: keys}, nil
 }
 
-// foreignServer is the key of a boot server elsewhere: its public half alone.
+// foreignServer reads the public key of another boot server.
 func foreignServer(path string) (image.KeyPair, error) {
 	text, err := os.ReadFile(path)
 	if err != nil {
@@ -318,7 +324,8 @@ func foreignServer(path string) (image.KeyPair, error) {
 	}
 	public, err := image.ParsePublicKey(text)
 	if err != nil {
-		return image.KeyPair{}, show.WithHint(fmt.Errorf("reading the boot server's key %q: %w", path, err), "name keys/server.pub of the boot server's store")
+		return image.KeyPair{}, show.WithHint(fmt.Errorf("reading the boot server's key %q: %w", path, err),
+			"use keys/server.pub of the boot server's store")
 	}
 	return image.KeyPair{Public: public}, nil
 }
@@ -333,7 +340,8 @@ func (a *Commands) Build(ctx context.Context, profile, version string) (image.Im
 // build returns the image of a profile, and whether it was there already.
 func (a *Commands) build(ctx context.Context, ref string, f buildFlags) (im image.Image, unchanged bool, err error) {
 	if f.version != "" && !ingot.ValidVersion(f.version) {
-		return im, false, show.Usagef("bad version %q: want letters, digits, dots, dashes and underscores, at most 64", f.version)
+		return im, false, show.Usagef("bad version %q: want letters, digits, dots, dashes and underscores, at most 64",
+			f.version)
 	}
 	store, err := image.Open(ctx, a.StoreRoot())
 	if err != nil {
@@ -356,9 +364,10 @@ func (a *Commands) build(ctx context.Context, ref string, f buildFlags) (im imag
 	return im, false, err
 }
 
-// buildPlan builds a plan. When nobody names the version, it is the next free
-// one; another build may take that first, and then the next one is.
-func (a *Commands) buildPlan(ctx context.Context, store *image.Store, plan *builder.Plan, f buildFlags) (image.Image, error) {
+// buildPlan builds a plan. Without a --version, it is the next free one; if
+// another build takes that first, the next one is tried.
+func (a *Commands) buildPlan(ctx context.Context, store *image.Store, plan *builder.Plan, f buildFlags) (image.Image,
+	error) {
 	opt, err := a.planOptions(f)
 	if err != nil {
 		return image.Image{}, err
@@ -375,7 +384,8 @@ func (a *Commands) buildPlan(ctx context.Context, store *image.Store, plan *buil
 			}
 		}
 		bar := a.progress(env)
-		im, err := builder.Build(ctx, env, plan, builder.BuildOptions{Store: store, Version: version, Keys: opt.Keys, Init: opt.Init})
+		im, err := builder.Build(ctx, env, plan, builder.BuildOptions{Store: store, Version: version, Keys: opt.Keys,
+			Init: opt.Init})
 		if err == nil {
 			bar.Finish()
 			return im, nil
@@ -388,7 +398,7 @@ func (a *Commands) buildPlan(ctx context.Context, store *image.Store, plan *buil
 	}
 }
 
-// initBinary finds the machine's binary: named, or beside this program, or installed.
+// initBinary returns the path of ingot-init: named, beside this program, or installed.
 func initBinary(named string) (string, error) {
 	if named != "" {
 		if _, err := os.Stat(named); err != nil {
@@ -406,6 +416,6 @@ func initBinary(named string) (string, error) {
 			return p, nil
 		}
 	}
-	return "", show.WithHint(fmt.Errorf("ingot-init is not at %s", strings.Join(places, " nor at ")),
-		"make build, or name it with --init")
+	return "", show.WithHint(fmt.Errorf("there is no ingot-init at %s", strings.Join(places, " or at ")),
+		"run: make build, or name it with --init")
 }

@@ -21,7 +21,8 @@ func TestInitBinary(t *testing.T) {
 
 func TestNameOf(t *testing.T) {
 	for ref, want := range map[string]string{
-		"registry.example:5000/os/Web_Server:1.2": "web-server", "debian": "debian", "./images/web.tar.gz#x:1": "web", "web.tar.zst": "web", "x/y@sha256:12": "y",
+		"registry.example:5000/os/Web_Server:1.2": "web-server", "debian": "debian", "./images/web.tar.gz#x:1": "web",
+		"web.tar.zst": "web", "x/y@sha256:12": "y",
 		"ssh://root@db7.rack.example:22": "db7", "/srv/layout/": "layout",
 	} {
 		if got := nameOf(ref); got != want {

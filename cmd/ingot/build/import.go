@@ -33,19 +33,20 @@ type importFlags struct {
 func (a *Commands) importCommand() *cobra.Command {
 	var f importFlags
 	c := &cobra.Command{
-		Use: "import IMAGE | FILE | FOLDER | ssh://[USER@]HOST[:PORT]", Short: "write a profile that starts from a container image or a running host",
-		Long: `Write a folder with a profile that starts from something that exists already:
+		Use:   "import IMAGE | FILE | FOLDER | ssh://[USER@]HOST[:PORT]",
+		Short: "write a profile from a container image or a running host",
+		Long: `Write a folder with a profile that is based on an existing system:
 
-  REGISTRY/NAME:TAG     a container image in a registry, with its usual credentials file
-  FILE, FOLDER          what docker save wrote, an OCI layout, a tarball or folder of a root;
-                        of several images one is chosen with FILE#NAME
-  ssh://USER@HOST       a running host, by this system's ssh
+  REGISTRY/NAME:TAG     a container image in a registry, with the usual credentials file
+  FILE, FOLDER          output of docker save, an OCI layout, a tarball or folder of a root;
+                        FILE#NAME chooses one of several images
+  ssh://USER@HOST       a running host, with this system's ssh
 
-A container image has no kernel: the profile's kernel package brings one with its modules. What
-it lacks to boot is said. Of a running host its root filesystem is taken without data, secrets
-and machine identity; --list-excluded prints what stays behind and why. The folder says which
-packages differ from the Debian base and which files are local. An interrupted import leaves
-nothing.`,
+A container image has no kernel: the profile installs a kernel package. If the image lacks
+something that booting needs, that is reported. From a running host, the root filesystem is
+copied without data, secrets and machine identity; --list-excluded prints what is left out and
+why. The folder lists packages that differ from the Debian base, and local files. An
+interrupted import leaves nothing.`,
 		Example: `  docker save web:1 -o web.tar && ingot import web.tar --name web
   ingot import registry.example/os/web:1 --name web
   ingot import ssh://root@10.0.0.7 --name web --dry-run
@@ -64,47 +65,48 @@ nothing.`,
 		},
 	}
 	fl := c.Flags()
-	fl.StringVar(&f.name, "name", "", "name of the profile (default: that of the image, file or host)")
+	fl.StringVar(&f.name, "name", "", "name of the profile (default: the name of the image, file or host)")
 	fl.StringVar(&f.into, "into", "", "folder to write (default: ./NAME)")
-	fl.StringVar(&f.arch, "arch", string(ingot.AMD64), "architecture of an image for several: amd64 or arm64")
+	fl.StringVar(&f.arch, "arch", string(ingot.AMD64),
+		"architecture to choose from a multi-architecture image: amd64 or arm64")
 	fl.StringVar(&f.kernel, "kernel", "", "Debian package of the kernel (default: linux-image-ARCH)")
-	fl.StringVar(&f.suite, "kernel-suite", "trixie", "Debian suite that the kernel comes from")
-	fl.StringVar(&f.mirror, "mirror", "", "Debian mirror URL (default: $INGOT_MIRROR, else this host's own apt sources)")
-	fl.BoolVar(&f.offline, "offline", false, "use what is cached, ask no mirror and no registry")
-	fl.BoolVar(&f.dryRun, "dry-run", false, "look and compare, write nothing")
-	fl.BoolVar(&f.listExcluded, "list-excluded", false, "print what of a host stays behind, and why")
-	fl.StringArrayVar(&f.exclude, "exclude", nil, "pattern of further paths of a host to leave out")
-	fl.StringArrayVar(&f.include, "include", nil, "path of a host to take all the same")
+	fl.StringVar(&f.suite, "kernel-suite", "trixie", "Debian suite of the kernel")
+	fl.StringVar(&f.mirror, "mirror", "", "Debian mirror URL (default: $INGOT_MIRROR, else this host's apt sources)")
+	fl.BoolVar(&f.offline, "offline", false, "use cached downloads, without a mirror or registry")
+	fl.BoolVar(&f.dryRun, "dry-run", false, "compare and report, write nothing")
+	fl.BoolVar(&f.listExcluded, "list-excluded", false, "print what is left out of a host, and why")
+	fl.StringArrayVar(&f.exclude, "exclude", nil, "pattern of additional paths of the host to leave out")
+	fl.StringArrayVar(&f.include, "include", nil, "path of the host to copy although it is excluded")
 	fl.StringVar(&f.identity, "identity", "", "private key for ssh")
-	fl.StringArrayVar(&f.sshOptions, "ssh-option", nil, "option for ssh, as ssh_config(5) has it: Key=Value")
-	fl.StringVar(&f.root, "root", "", "folder of the host to take as its root (default: /)")
-	fl.BoolVar(&f.sudo, "sudo", false, "become root on the host with sudo, which must need no password")
+	fl.StringArrayVar(&f.sshOptions, "ssh-option", nil, "option for ssh, as in ssh_config(5): Key=Value")
+	fl.StringVar(&f.root, "root", "", "folder of the host to use as the root (default: /)")
+	fl.BoolVar(&f.sudo, "sudo", false, "become root on the host with sudo, which must not need a password")
 	return c
 }
 
 func userRules(patterns []string) []source.Rule {
 	var rules []source.Rule
 	for _, p := range patterns {
-		rules = append(rules, source.Rule{Pattern: p, Why: "asked for"})
+		rules = append(rules, source.Rule{Pattern: p, Why: "excluded by --exclude"})
 	}
 	return rules
 }
 
 func ruleTable(w io.Writer, rules []source.Rule) {
 	t := show.Table(w)
-	show.Row(t, "PATH", "WHY IT STAYS BEHIND")
+	show.Row(t, "PATH", "WHY IT IS LEFT OUT")
 	for _, r := range rules {
 		why := r.Why
 		if r.Folders {
-			why += "; empty folders are taken"
+			why += "; empty folders are copied"
 		}
 		show.Row(t, r.Pattern, why)
 	}
 	t.Flush()
-	fmt.Fprintln(w, "\nPasswords in /etc/shadow stay behind, too. Take any of it with --include PATH.")
+	fmt.Fprintln(w, "\nPasswords in /etc/shadow are left out as well. To copy an excluded path: --include PATH.")
 }
 
-// check finds what is wrong with the flags.
+// check reports wrong flags.
 func (f *importFlags) check(ref string) error {
 	if f.arch != string(ingot.AMD64) && f.arch != string(ingot.ARM64) {
 		return show.Usagef("unknown architecture %q: want amd64 or arm64", f.arch)
@@ -115,14 +117,16 @@ func (f *importFlags) check(ref string) error {
 		}
 	}
 	host := strings.HasPrefix(ref, "ssh://")
-	if !host && (len(f.exclude) > 0 || len(f.include) > 0 || f.identity != "" || len(f.sshOptions) > 0 || f.root != "" || f.sudo) {
+	if !host && (len(f.exclude) > 0 || len(f.include) > 0 || f.identity != "" || len(f.sshOptions) > 0 || f.root != "" ||
+		f.sudo) {
 		return show.Usagef("--exclude, --include, --identity, --ssh-option, --root and --sudo go with ssh://HOST")
 	}
 	if f.name == "" {
 		f.name = nameOf(ref)
 	}
 	if !ingot.ValidProfileName(f.name) {
-		return show.Usagef("bad name %q: want lower-case letters, digits and dashes, at most 63; give one with --name", f.name)
+		return show.Usagef("bad name %q: want lower-case letters, digits and dashes, at most 63; give one with --name",
+			f.name)
 	}
 	if f.into == "" {
 		f.into = f.name
@@ -132,7 +136,7 @@ func (f *importFlags) check(ref string) error {
 
 var notInNames = regexp.MustCompile(`[^a-z0-9-]+`)
 
-// nameOf makes a profile's name of what is imported.
+// nameOf derives a profile's name from what is imported.
 func nameOf(ref string) string {
 	if h, err := source.ParseHost(ref); err == nil {
 		_, host, ok := strings.Cut(h.Target, "@")
@@ -155,7 +159,8 @@ func (a *Commands) importFrom(ctx context.Context, ref string, f importFlags, ru
 	if err := f.check(ref); err != nil {
 		return err
 	}
-	kernel := profiles.Kernel{Package: f.kernel, Suite: f.suite, Modules: []string{"@boot", "@virtual", "@net", "@storage"},
+	kernel := profiles.Kernel{Package: f.kernel, Suite: f.suite, Modules: []string{"@boot", "@virtual", "@net",
+		"@storage"},
 		Arguments: []string{"console=tty0", "console=ttyS0,115200", "panic=30"}}
 	env, err := a.env(buildFlags{mirror: f.mirror, offline: f.offline})
 	if err != nil {
@@ -186,7 +191,7 @@ func (a *Commands) importFrom(ctx context.Context, ref string, f importFlags, ru
 	return a.Show(im, func(w io.Writer) { importTable(w, im, time.Since(start)) })
 }
 
-// host adds what the flags say to the host of the URL.
+// host adds the settings of the flags to the host of the URL.
 func (f *importFlags) host(h source.Host, batch bool) source.Host {
 	h.Root, h.Sudo, h.Batch = f.root, f.sudo, batch
 	if f.identity != "" {
@@ -209,15 +214,15 @@ func importTable(w io.Writer, im *importer.Result, took time.Duration) {
 	}
 	switch {
 	case im.Folder == "":
-		fmt.Fprintln(w, "  nothing was written; leave out --dry-run")
+		fmt.Fprintln(w, "  nothing was written because of --dry-run")
 	case im.NoInit():
-		fmt.Fprintln(w, "  → it will not boot: add what it lacks where it is made, and import it again")
+		fmt.Fprintln(w, "  → it will not boot: add what it lacks to the image, and import it again")
 	default:
 		fmt.Fprintf(w, "  → ingot build %s\n", asPath(im.Folder))
 	}
 }
 
-// asPath makes sure that a folder is not taken for a shipped profile.
+// asPath writes a folder so that it is not a shipped profile.
 func asPath(folder string) string {
 	if path.IsAbs(folder) || strings.HasPrefix(folder, ".") {
 		return folder

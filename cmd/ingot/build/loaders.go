@@ -15,11 +15,11 @@ import (
 func (a *Commands) LoadersCommand() *cobra.Command {
 	var mirror string
 	c := &cobra.Command{
-		Use: "loaders", Short: "fetch the boot loaders, or show which ones there are",
-		Long: `The boot loaders are iPXE as Debian 13 builds it, pinned by digest at the first use.
-"ingot serve" fetches them by itself; a server without a way to a mirror needs them
-beforehand.`,
-		Example: "  ingot loaders\n  ingot loaders --store /srv/ingot -o json", Args: command.ExactArgs(),
+		Use: "loaders", Short: "fetch the boot loaders, or show them",
+		Long: `The boot loaders are the iPXE of Debian 13, pinned by digest at the first use. "ingot serve"
+fetches them if they are missing; a server that cannot reach a mirror needs them beforehand.`,
+		Example: `  ingot loaders
+  ingot loaders --store /srv/ingot -o json`, Args: command.ExactArgs(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			env, err := a.env(buildFlags{mirror: mirror})
 			if err != nil {
@@ -34,7 +34,7 @@ beforehand.`,
 			})
 		},
 	}
-	c.Flags().StringVar(&mirror, "mirror", "", "Debian mirror URL (default: $INGOT_MIRROR, else this host's own apt sources)")
+	c.Flags().StringVar(&mirror, "mirror", "", "Debian mirror URL (default: $INGOT_MIRROR, else this host's apt sources)")
 	return c
 }
 

@@ -9,7 +9,7 @@ import (
 
 func profileCommand(a *command.App) *cobra.Command {
 	schema := &cobra.Command{
-		Use: "schema", Short: "print the JSON schema of profiles, for completion in editors", Args: command.ExactArgs(),
+		Use: "schema", Short: "print the JSON schema of profiles, for editors", Args: command.ExactArgs(),
 		Example: "  ingot profile schema > profile.schema.json",
 		RunE: func(*cobra.Command, []string) error {
 			b, err := profiles.Schema()
@@ -20,5 +20,5 @@ func profileCommand(a *command.App) *cobra.Command {
 			return err
 		},
 	}
-	return command.Parent("profile", "work with profiles", schema)
+	return command.Parent("profile", "print the schema of profiles", schema)
 }

@@ -18,7 +18,8 @@ func (a *Commands) sign(ctx context.Context, im image.Image, f command.SecureBoo
 	}
 	r, fresh, err := secureboot.Sign(ctx, s, im, secureboot.KeyPair(f))
 	if err != nil {
-		return show.WithHint(err, "the image is built; sign it with: ingot image sign %s --secure-boot-key KEY --secure-boot-cert CERT", im.Name)
+		return show.WithHint(err,
+			"the image is built; sign it with: ingot image sign %s --secure-boot-key KEY --secure-boot-cert CERT", im.Name)
 	}
 	if fresh {
 		a.note(ctx, im, "sign", r.Annotations[ingot.AnnotationSigner])

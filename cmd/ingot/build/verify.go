@@ -15,19 +15,21 @@ import (
 )
 
 // errDiffers ends ingot verify with exit code 1 after its table.
-var errDiffers = errors.New("the image is not what its plan gives today")
+var errDiffers = errors.New("the rebuilt image differs")
 
 func (a *Commands) verifyCommand() *cobra.Command {
 	var f buildFlags
 	c := &cobra.Command{
-		Use: "verify IMAGE", Short: "build an image's plan once more and compare every bit",
-		Long: `Rebuild an image from the plan that is recorded in it, with nothing cached but
-packages, and compare everything bit by bit: kernel, initramfs, root, UKI and manifest.
-Where they differ, the first file that differs is named, and how; the exit code is 1.
-What the plan pins and no mirror has (files of the profile's folder, ingot-init, public
-keys) is taken from the image itself, so an image of another store can be verified, too.
+		Use: "verify IMAGE", Short: "rebuild an image from its plan and compare every bit",
+		Long: `Rebuild an image from the plan that is recorded in it, without any cache but the packages, and
+compare everything bit by bit: kernel, initramfs, root, UKI and manifest. If they differ, the
+first file that differs is named, and the exit code is 1. Inputs that no mirror has (files of
+the profile's folder, ingot-init, public keys) are taken from the image itself, so an image of
+another store can be verified as well.
 ` + command.ImageHelp,
-		Example: "  ingot verify node:2026.11.24-1\n  ingot verify node --offline\n  ingot verify node -o json | jq '.parts[] | select(.why)'", Args: command.ExactArgs("IMAGE"),
+		Example: `  ingot verify node:2026.11.24-1
+  ingot verify node --offline
+  ingot verify node -o json | jq '.parts[] | select(.why)'`, Args: command.ExactArgs("IMAGE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			start := time.Now()
 			s, im, err := a.Image(cmd.Context(), args[0])
@@ -49,13 +51,13 @@ keys) is taken from the image itself, so an image of another store can be verifi
 				return err
 			}
 			if !v.Same {
-				return show.WithHint(errDiffers, "keep both for comparison; the plan is in: ingot image inspect %s -o json", im.Name)
+				return show.WithHint(errDiffers, "to see the plan, run: ingot image inspect %s -o json", im.Name)
 			}
 			return nil
 		},
 	}
 	f.addMirror(c)
-	c.Flags().BoolVar(&f.offline, "offline", false, "use packages that are cached, ask no mirror")
+	c.Flags().BoolVar(&f.offline, "offline", false, "use cached packages, without a mirror")
 	return c
 }
 
@@ -71,6 +73,7 @@ func verdictText(w io.Writer, im image.Image, v compare.Verdict, took time.Durat
 	}
 	t.Flush()
 	if v.Same {
-		fmt.Fprintf(w, "%s is what its plan %s gives: every bit the same, rebuilt in %s\n", im.Name, v.Plan.Short(), show.Seconds(took))
+		fmt.Fprintf(w, "%s was rebuilt from its plan %s in %s: every bit the same\n", im.Name, v.Plan.Short(),
+			show.Seconds(took))
 	}
 }

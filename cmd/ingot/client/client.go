@@ -148,7 +148,7 @@ func NextStep(err error) string {
 	case errors.Is(err, api.ErrNoServer):
 		return "ingot serve --interface IF, or name the server's store with --store or INGOT_STORE"
 	case errors.Is(err, api.ErrStranger):
-		return "if the server was set up anew, compare the fingerprint that its administrator sees (ingot api fingerprint), and run: ingot context add"
+		return "if the server was reinstalled, compare the output of ingot api fingerprint there, and run: ingot context add"
 	case errors.Is(err, fs.ErrPermission):
 		return "run it as root, or as the user that the store belongs to"
 	}

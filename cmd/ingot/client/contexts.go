@@ -47,7 +47,8 @@ func LoadContexts() (Contexts, error) {
 	}
 	defer f.Close()
 	if info, err := f.Stat(); err == nil && info.Mode().Perm()&0o077 != 0 {
-		return c, show.WithHint(fmt.Errorf("%s can be read by others (mode %04o), and it holds tokens", file, info.Mode().Perm()),
+		return c, show.WithHint(fmt.Errorf("%s can be read by others (mode %04o), and it holds tokens", file,
+			info.Mode().Perm()),
 			"chmod 600 %s; revoke the tokens in it if somebody may have read them", file)
 	}
 	text, err := io.ReadAll(io.LimitReader(f, 4<<20))

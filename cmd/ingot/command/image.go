@@ -6,8 +6,10 @@ import (
 	"ingot/image"
 )
 
-// ImageHelp says in help how an image is named.
-const ImageHelp = "IMAGE is PROFILE:VERSION, a tag, PROFILE (its newest version), a digest or a\nunique beginning of one."
+// ImageHelp is in the help of every command that takes an image.
+const ImageHelp = `
+IMAGE is PROFILE:VERSION, a tag, PROFILE (its newest version), a digest or a unique prefix of
+one.`
 
 // Image opens the store of this host and looks an image up.
 func (a *App) Image(ctx context.Context, ref string) (*image.Store, image.Image, error) {

@@ -8,9 +8,10 @@ type SecureBoot struct{ Key, Certificate string }
 // Add adds the flags to a command.
 func (f *SecureBoot) Add(c *cobra.Command) {
 	c.Flags().StringVar(&f.Key, "secure-boot-key", "", "private key (PEM) that signs the UKI for Secure Boot")
-	c.Flags().StringVar(&f.Certificate, "secure-boot-cert", "", "certificate (PEM) of that key, as the machines' firmware knows it")
+	c.Flags().StringVar(&f.Certificate, "secure-boot-cert", "",
+		"certificate (PEM) of that key, enrolled in the machines' firmware")
 	c.MarkFlagsRequiredTogether("secure-boot-key", "secure-boot-cert")
 }
 
-// Given reports whether there is something to sign with.
+// Given reports whether the flags were given.
 func (f *SecureBoot) Given() bool { return f.Key != "" }

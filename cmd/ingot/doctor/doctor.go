@@ -61,18 +61,20 @@ func Command(a *command.App, o Options) *cobra.Command {
 	var noTrial bool
 	d := examination{a, o}
 	c := &cobra.Command{
-		Use: "doctor", Short: "find out why machines would not boot from this server",
-		Long: `Look at what booting needs: the configuration, interfaces and their MTU, ports, other
-DHCP servers, the firewall, the clock, the store, its keys and loaders; whether a server
-runs and answers. Then a trial: in a network of its own, a server with this host's loaders
-is asked for DHCP, TFTP and HTTP by a simulated machine. Nothing is changed, and nothing
-but one DHCPDISCOVER on each interface leaves this host; over IPv6 a DHCPv6 SOLICIT, and
-the question which routers there are. Run it as root, or some of it is skipped.
+		Use: "doctor", Short: "check this host for problems that keep machines from booting",
+		Long: `Check what booting needs: the configuration, interfaces and their MTU, ports, other DHCP
+servers, the firewall, the clock, the store, its keys and loaders, and the running server. Then
+try it: on an isolated network, a simulated machine boots from a server with this host's
+loaders, by DHCP, TFTP and HTTP. Nothing is changed. The only packets sent to a network are a
+DHCPDISCOVER on each interface, and over IPv6 a DHCPv6 Solicit and a router solicitation. Run
+it as root, or some checks are skipped.
 
-Each finding has its fix. Warnings do not make it fail. What lies between this host and
-the machines it cannot see: for that, ingot capture MACHINE.`,
-		Example: "  ingot doctor\n  ingot doctor --interface eth1\n  ingot doctor -o json | jq '.[] | select(.state == \"error\")'",
-		Args:    command.ExactArgs(),
+Each problem comes with a fix. Warnings do not make it fail. The network between this host and
+the machines is not checked; to record its traffic: ingot capture MACHINE`,
+		Example: `  ingot doctor
+  ingot doctor --interface eth1
+  ingot doctor -o json | jq '.[] | select(.state == "error")'`,
+		Args: command.ExactArgs(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			settings, err := o.Settings(cmd.Flags())
 			list := d.examine(cmd.Context(), settings, err, !noTrial)
@@ -86,13 +88,14 @@ the machines it cannot see: for that, ingot capture MACHINE.`,
 				}
 			}
 			if n > 0 {
-				return show.WithHint(fmt.Errorf("%d of %d checks failed", n, len(list)), "do what the findings say, the first one first, and run it again")
+				return show.WithHint(fmt.Errorf("%d of %d checks failed", n, len(list)),
+					"apply the fixes in their order, and run it again")
 			}
 			return nil
 		},
 	}
 	o.Flags(c.Flags())
-	c.Flags().BoolVar(&noTrial, "no-trial", false, "leave out the trial")
+	c.Flags().BoolVar(&noTrial, "no-trial", false, "skip the trial boot")
 	return c
 }
 
@@ -107,17 +110,19 @@ func findingTable(w io.Writer, list []Finding) {
 	t.Flush()
 }
 
-// examine looks at everything, in the order in which it is put right.
+// examine checks everything, in the order in which problems should be fixed.
 func (d examination) examine(ctx context.Context, c config.Config, broken error, trial bool) []Finding {
 	var list []Finding
 	add := func(f ...Finding) { list = append(list, f...) }
 	if broken != nil {
 		add(found("configuration", Error, "ingot config check", "%v", broken))
 	} else {
-		add(found("configuration", OK, "", "%d interfaces of IPv4, %d of IPv6", len(c.DHCP.Interfaces), len(c.DHCP6.Interfaces)))
+		add(found("configuration", OK, "", "%d interfaces of IPv4, %d of IPv6", len(c.DHCP.Interfaces),
+			len(c.DHCP6.Interfaces)))
 	}
 	if len(c.DHCP.Interfaces)+len(c.DHCP6.Interfaces) == 0 {
-		add(found("interface", Error, "ingot doctor --interface IF, or --interface6, or dhcp.interfaces in "+config.Default, "none is named: there is nothing to serve"))
+		add(found("interface", Error, "ingot doctor --interface IF, or --interface6, or dhcp.interfaces in "+config.Default,
+			"none is configured"))
 	}
 	root := d.StoreRoot()
 	running, network := d.examineServer(ctx, root, add)
@@ -151,19 +156,20 @@ func (d examination) examine(ctx context.Context, c config.Config, broken error,
 	return list
 }
 
-// examineServer asks the running server, when there is one.
-func (d examination) examineServer(ctx context.Context, root string, add func(...Finding)) (running bool, n api.Network) {
+// examineServer checks the running server, if there is one.
+func (d examination) examineServer(ctx context.Context, root string, add func(...Finding)) (running bool,
+	n api.Network) {
 	server := api.Dial(d.Socket(root))
 	v, err := server.Version(ctx)
 	switch {
 	case errors.Is(err, api.ErrNoServer):
-		add(found("server", Warning, "ingot serve, or: systemctl start ingot", "none is running with the store %s", root))
+		add(found("server", Warning, "ingot serve, or: systemctl start ingot", "no server is running for the store %s", root))
 		return false, n
 	case err != nil:
 		add(found("server", Error, client.NextStep(err), "%v", err))
 		return false, n
 	case v != d.App.Version:
-		add(found("server", Warning, "restart the server", "it is ingot %s, this is %s", v, d.App.Version))
+		add(found("server", Warning, "restart the server", "it runs ingot %s, this program is %s", v, d.App.Version))
 	default:
 		add(found("server", OK, "", "ingot %s answers", v))
 	}
@@ -194,12 +200,12 @@ func lookAt(name string) (c card, there bool) {
 	return c, true
 }
 
-// listenForOthers asks each network who answers DHCP there, and takes nothing.
+// listenForOthers looks for DHCP servers on each network, and takes no lease.
 func listenForOthers(ctx context.Context, interfaces []dhcp4.Interface) (list []Finding) {
 	for _, i := range interfaces {
 		c, err := nclient4.New(i.Name, nclient4.WithTimeout(2*time.Second), nclient4.WithRetry(2))
 		if err != nil {
-			list = append(list, found("DHCP servers "+i.Name, Skipped, "run it as root", "asking who answers: %v", err))
+			list = append(list, found("DHCP servers "+i.Name, Skipped, "run it as root", "looking for DHCP servers: %v", err))
 			continue
 		}
 		offer, err := c.DiscoverOffer(ctx, dhcpv4.WithOption(dhcpv4.OptClassIdentifier("PXEClient:Arch:00007:UNDI:003016")))
@@ -207,14 +213,14 @@ func listenForOthers(ctx context.Context, interfaces []dhcp4.Interface) (list []
 		var servers []api.NetworkServer
 		if err == nil {
 			at, _ := netip.AddrFromSlice(offer.ServerIdentifier().To4())
-			servers = append(servers, api.NetworkServer{Interface: i.Name, Address: at, MAC: "not seen"})
+			servers = append(servers, api.NetworkServer{Interface: i.Name, Address: at, MAC: "unknown"})
 		}
 		list = append(list, examineForeign([]dhcp4.Interface{i}, servers)...)
 	}
 	return list
 }
 
-// examineHere looks at clock, store, keys and loaders.
+// examineHere checks clock, store, keys and loaders.
 func examineHere(root string, running bool) (list []Finding) {
 	keys := filepath.Join(root, "keys")
 	var ca *x509.Certificate
@@ -228,7 +234,7 @@ func examineHere(root string, running bool) (list []Finding) {
 	list = append(list, examineClock(time.Now(), err == nil && clock != unix.TIME_ERROR, ca))
 	var fs syscall.Statfs_t
 	if err := syscall.Statfs(root, &fs); err != nil {
-		list = append(list, found("store", Warning, "it is made by: ingot build, or ingot serve", "%s: %v", root, err))
+		list = append(list, found("store", Warning, "ingot build and ingot serve create it", "%s: %v", root, err))
 	} else {
 		list = append(list, examineSpace(root, int64(fs.Bavail)*fs.Bsize, int64(fs.Blocks)*fs.Bsize))
 	}
@@ -237,7 +243,7 @@ func examineHere(root string, running bool) (list []Finding) {
 		if err := bolt.CheckFile(file); err != nil {
 			list = append(list, found("state", Error, "ingot restore, from the latest backup", "%v", err))
 		} else {
-			list = append(list, found("state", OK, "", "%s is whole", file))
+			list = append(list, found("state", OK, "", "%s was checked", file))
 		}
 	}
 	names, _ := filepath.Glob(filepath.Join(keys, "*.key")) // the pattern is good
@@ -247,7 +253,8 @@ func examineHere(root string, running bool) (list []Finding) {
 		}
 	}
 	if len(names) == 0 {
-		list = append(list, found("keys", Warning, "restore them from a backup if there were some", "there are none in %s; the first start makes them", keys))
+		list = append(list, found("keys", Warning, "restore them from a backup, if there was a server",
+			"there are none in %s; the first start creates them", keys))
 	}
 	have := map[string]int64{}
 	for name := range builder.LoaderFiles {

@@ -26,7 +26,7 @@ import (
 	"ingot/bootserver/dhcp6"
 )
 
-// examine6 looks at what is served over IPv6.
+// examine6 checks what is served over IPv6.
 func examine6(ctx context.Context, c config.Config, running bool, n api.Network) (list []Finding) {
 	for _, i := range c.DHCP6.Interfaces {
 		card, there := lookAt6(i.Name)
@@ -42,7 +42,7 @@ func examine6(ctx context.Context, c config.Config, running bool, n api.Network)
 		}
 		routers, err := listenForRouters(ctx, i.Name)
 		if err != nil {
-			list = append(list, found("routers "+i.Name, Skipped, "run it as root", "asking who announces itself: %v", err))
+			list = append(list, found("routers "+i.Name, Skipped, "run it as root", "looking for routers: %v", err))
 		} else {
 			list = append(list, examineRouters(i, own, routers))
 		}
@@ -55,7 +55,8 @@ func examine6(ctx context.Context, c config.Config, running bool, n api.Network)
 		}
 		servers, err := listenForOthers6(i.Name)
 		if err != nil {
-			list = append(list, found("DHCPv6 servers "+i.Name, Skipped, "run it as root", "asking who answers: %v", err))
+			list = append(list, found("DHCPv6 servers "+i.Name, Skipped, "run it as root", "looking for DHCPv6 servers: %v",
+				err))
 		} else {
 			list = append(list, examineForeign6([]dhcp6.Interface{i}, servers)...)
 		}
@@ -107,7 +108,8 @@ func listenForRouters(ctx context.Context, name string) (heard []router, err err
 	only.SetAll(true)
 	only.Accept(ipv6.ICMPTypeRouterAdvertisement)
 	// Routers drop a solicitation that may have come through another one.
-	err = errors.Join(p.SetICMPFilter(&only), p.SetControlMessage(ipv6.FlagInterface|ipv6.FlagHopLimit, true), p.SetMulticastHopLimit(255), p.SetDeadline(time.Now().Add(routerTime)))
+	err = errors.Join(p.SetICMPFilter(&only), p.SetControlMessage(ipv6.FlagInterface|ipv6.FlagHopLimit, true),
+		p.SetMulticastHopLimit(255), p.SetDeadline(time.Now().Add(routerTime)))
 	if err != nil {
 		return nil, err
 	}
@@ -126,7 +128,7 @@ func listenForRouters(ctx context.Context, name string) (heard []router, err err
 		}
 		at, ok := netip.AddrFromSlice(from.(*net.IPAddr).IP)
 		if !ok || cm == nil || cm.IfIndex != card.Index || cm.HopLimit != 255 {
-			continue // not of this network
+			continue // from another network
 		}
 		r, ok := parseRouter(at, room[:n])
 		if !ok || slices.ContainsFunc(heard, func(o router) bool { return o.address == at }) {
@@ -137,7 +139,7 @@ func listenForRouters(ctx context.Context, name string) (heard []router, err err
 	}
 }
 
-// listenForOthers6 asks a network who answers DHCPv6 there, and takes nothing.
+// listenForOthers6 looks for DHCPv6 servers on a network, and takes no lease.
 func listenForOthers6(name string) (heard []api.NetworkServer, err error) {
 	card, err := net.InterfaceByName(name)
 	if err != nil {
@@ -169,7 +171,8 @@ func listenForOthers6(name string) (heard []api.NetworkServer, err error) {
 				continue
 			}
 			at := from.(*net.UDPAddr).AddrPort().Addr().WithZone("")
-			heard = append(heard, api.NetworkServer{Interface: name, From: at, DUID: hex.EncodeToString(m.Options.ServerID().ToBytes())})
+			heard = append(heard, api.NetworkServer{Interface: name, From: at,
+				DUID: hex.EncodeToString(m.Options.ServerID().ToBytes())})
 		}
 	}
 	return heard, nil
@@ -177,7 +180,7 @@ func listenForOthers6(name string) (heard []api.NetworkServer, err error) {
 
 // reach6 asks the running server at its own IPv6 addresses.
 func reach6(ctx context.Context, own []netip.Addr, http int) (list []Finding) {
-	const fix = "systemctl restart ingot; the address must be there before the server starts"
+	const fix = "systemctl restart ingot; the address must exist before the server starts"
 	for _, a := range own {
 		web, loaders := "HTTP "+a.String(), "TFTP "+a.String()
 		d := net.Dialer{Timeout: 2 * time.Second}

@@ -22,7 +22,7 @@ import (
 	"ingot/cmd/ingot/show"
 )
 
-// Finding is one thing that ingot doctor looked at.
+// Finding is the result of one check.
 type Finding struct {
 	Check string `json:"check"`
 	State string `json:"state"` // one of the constants
@@ -30,12 +30,12 @@ type Finding struct {
 	Fix   string `json:"fix,omitempty"`
 }
 
-// What a check came to.
+// Results of a check.
 const (
 	OK      = "ok"
-	Warning = "warning" // it may be meant so
-	Error   = "error"   // machines will not boot, or secrets are open
-	Skipped = "skipped" // could not be looked at, and why
+	Warning = "warning" // possibly intended
+	Error   = "error"   // machines will not boot, or secrets are exposed
+	Skipped = "skipped" // could not be checked; the text says why
 )
 
 func found(check, state, fix, text string, args ...any) Finding {
@@ -51,7 +51,7 @@ type card struct {
 	addresses []netip.Prefix // IPv4
 }
 
-// examineCard says whether an interface can be served on.
+// examineCard checks whether an interface can be served.
 func examineCard(c card, there bool, i dhcp4.Interface, networks []dhcp4.Network) []Finding {
 	check := "interface " + i.Name
 	switch {
@@ -60,20 +60,23 @@ func examineCard(c card, there bool, i dhcp4.Interface, networks []dhcp4.Network
 	case !c.up:
 		return []Finding{found(check, Error, "ip link set "+i.Name+" up", "it is down")}
 	case len(c.addresses) == 0 && i.Mode != dhcp4.Observe:
-		return []Finding{found(check, Error, "ip address add 10.99.0.1/24 dev "+i.Name, "it has no IPv4 address to serve from")}
+		return []Finding{found(check, Error, "ip address add 10.99.0.1/24 dev "+i.Name,
+			"it has no IPv4 address to serve from")}
 	}
 	list := []Finding{found(check, OK, "", "up, %v", c.addresses)}
 	if !c.carrier {
-		list[0] = found(check, Warning, "plug the cable in, or look at the switch port: ethtool "+i.Name, "it is up and has no carrier")
+		list[0] = found(check, Warning, "check the cable and the switch port: ethtool "+i.Name, "it is up but has no carrier")
 	}
 	mtu := found("MTU "+i.Name, OK, "", "%d bytes", c.mtu)
 	if c.mtu < 1500 {
-		mtu = found("MTU "+i.Name, Warning, "ip link set "+i.Name+" mtu 1500", "%d bytes; firmware sends frames of up to 1500, and those get lost", c.mtu)
+		mtu = found("MTU "+i.Name, Warning, "ip link set "+i.Name+" mtu 1500",
+			"%d bytes; firmware sends frames of up to 1500 bytes, which are lost", c.mtu)
 	}
 	for _, n := range networks {
 		if n.Interface == i.Name && n.Options.MTU > c.mtu {
-			mtu = found("MTU "+i.Name, Error, fmt.Sprintf("ip link set %s mtu %d, or lower mtu of network %s", i.Name, n.Options.MTU, n.Name),
-				"network %s tells machines an MTU of %d, the interface has %d", n.Name, n.Options.MTU, c.mtu)
+			mtu = found("MTU "+i.Name, Error, fmt.Sprintf("ip link set %s mtu %d, or lower mtu of network %s", i.Name, n.Options.MTU,
+				n.Name),
+				"network %s announces an MTU of %d, the interface has %d", n.Name, n.Options.MTU, c.mtu)
 		}
 	}
 	return append(list, mtu)
@@ -87,7 +90,7 @@ type port struct {
 	six    bool // over IPv6
 }
 
-// table is what the kernel lists its holders in.
+// table is the file of /proc/net that lists its sockets.
 func (p port) table() string {
 	if p.six {
 		return p.proto + "6"
@@ -105,10 +108,12 @@ func httpPort(c config.Config) int {
 // portsOf are the ports of a configuration.
 func portsOf(c config.Config) (list []port) {
 	if len(c.DHCP.Interfaces) > 0 {
-		list = append(list, port{"udp", dhcp4.PortDHCP, "DHCP", false}, port{"udp", 69, "TFTP", false}, port{"tcp", httpPort(c), "HTTP", false})
+		list = append(list, port{"udp", dhcp4.PortDHCP, "DHCP", false}, port{"udp", 69, "TFTP", false},
+			port{"tcp", httpPort(c), "HTTP", false})
 	}
 	if len(c.DHCP6.Interfaces) > 0 {
-		list = append(list, port{"udp", dhcp6.PortServer, "DHCPv6", true}, port{"udp", 69, "TFTP", true}, port{"tcp", httpPort(c), "HTTP", true})
+		list = append(list, port{"udp", dhcp6.PortServer, "DHCPv6", true}, port{"udp", 69, "TFTP", true},
+			port{"tcp", httpPort(c), "HTTP", true})
 	}
 	if slices.ContainsFunc(c.DHCP6.Interfaces, func(i dhcp6.Interface) bool { return i.Mode == dhcp6.Boot }) {
 		list = append(list, port{"udp", client.PortPXE, "boot beside DHCPv6", true})
@@ -126,8 +131,8 @@ func portsOf(c config.Config) (list []port) {
 	return list
 }
 
-// examinePort says whether a port is ours or free; holder is the process that
-// has it open, and pid that of the running server, or nothing.
+// examinePort checks whether a port is ours or free; holder is the process that
+// has it open, and pid the process of the running server; both may be empty.
 func examinePort(p port, holder, pid string) Finding {
 	check := fmt.Sprintf("port %d/%s", p.number, p.proto)
 	if p.six {
@@ -136,16 +141,18 @@ func examinePort(p port, holder, pid string) Finding {
 	switch {
 	case holder == "":
 		if pid != "" {
-			return found(check, OK, "", "%s: open, by whom cannot be seen from here", p.what)
+			return found(check, OK, "", "%s: open; the process is not visible", p.what)
 		}
 		return found(check, OK, "", "%s: free", p.what)
 	case pid != "" && (strings.HasSuffix(holder, "(process "+pid+")") || strings.HasPrefix(holder, "systemd ")):
 		return found(check, OK, "", "%s: open, by %s", p.what, holder)
 	}
-	return found(check, Error, "stop it, or let it serve other interfaces: ss -"+p.proto[:1]+"lnp sport = "+strconv.Itoa(p.number), "%s: taken by %s", p.what, holder)
+	return found(check, Error,
+		"stop that program, or restrict it to other interfaces: ss -"+p.proto[:1]+"lnp sport = "+strconv.Itoa(p.number),
+		"%s: used by %s", p.what, holder)
 }
 
-// examineForeign judges the DHCP servers that were heard beside ours.
+// examineForeign checks the other DHCP servers that were seen.
 func examineForeign(interfaces []dhcp4.Interface, servers []api.NetworkServer) (list []Finding) {
 	for _, i := range interfaces {
 		check, heard := "DHCP servers "+i.Name, []string{}
@@ -158,13 +165,15 @@ func examineForeign(interfaces []dhcp4.Interface, servers []api.NetworkServer) (
 		heard = slices.Compact(heard)
 		switch {
 		case len(heard) > 0 && (i.Mode == dhcp4.Full || i.Mode == ""):
-			list = append(list, found(check, Error, "switch it off for this network, or serve beside it: mode: proxy", "another server answers as well: %s; machines take whose answer comes first", strings.Join(heard, ", ")))
+			list = append(list, found(check, Error, "disable it for this network, or run beside it with mode: proxy",
+				"another server answers as well: %s; machines take the first answer", strings.Join(heard, ", ")))
 		case len(heard) == 0 && i.Mode == dhcp4.Proxy:
-			list = append(list, found(check, Warning, "start the network's DHCP server, or use mode: full", "none was heard; a proxy gives no addresses"))
+			list = append(list, found(check, Warning, "start the network's DHCP server, or use mode: full",
+				"none was seen; in mode proxy ingot gives no addresses"))
 		case len(heard) > 0:
 			list = append(list, found(check, OK, "", "%s", strings.Join(heard, ", ")))
 		default:
-			list = append(list, found(check, OK, "", "no other was heard"))
+			list = append(list, found(check, OK, "", "no other was seen"))
 		}
 	}
 	return list
@@ -183,19 +192,19 @@ func namesOf(c config.Config) (names []string) {
 	return names
 }
 
-// dropsRE finds base chains of input that drop by policy in what
-// "nft list ruleset" prints (nft(8)).
+// dropsRE finds base chains of input with policy drop in the output of
+// "nft list ruleset" (nft(8)).
 var dropsRE = regexp.MustCompile(`type filter hook input[^;]*; policy drop;`)
 
-// examineFirewall judges a ruleset. It cannot follow every rule: when packets
+// examineFirewall checks a ruleset. It does not evaluate every rule: if packets
 // are dropped by default, a rule must name the port or the interface.
 func examineFirewall(ruleset string, ports []port, interfaces []string) Finding {
 	if !dropsRE.MatchString(ruleset) {
-		return found("firewall", OK, "", "no nftables chain drops by policy what comes in")
+		return found("firewall", OK, "", "no nftables input chain has policy drop")
 	}
 	for _, name := range interfaces {
 		if regexp.MustCompile(`iifname "?` + regexp.QuoteMeta(name) + `"? accept`).MatchString(ruleset) {
-			return found("firewall", OK, "", "drops by policy, and accepts what comes from %s", name)
+			return found("firewall", OK, "", "the policy is drop, and traffic from %s is accepted", name)
 		}
 	}
 	var missing, rules []string
@@ -209,14 +218,13 @@ func examineFirewall(ruleset string, ports []port, interfaces []string) Finding 
 		}
 	}
 	if len(missing) == 0 {
-		return found("firewall", OK, "", "drops by policy, and accepts every port of the server")
+		return found("firewall", OK, "", "the policy is drop, and every port of the server is accepted")
 	}
-	return found("firewall", Warning, "nft add rule inet filter input "+strings.Join(rules, "; the same with: "),
-		"drops by policy what comes in, and no rule that accepts names %s", strings.Join(missing, ", "))
+	return found("firewall", Warning, "nft add rule inet filter input "+strings.Join(rules, "; then the same with: "),
+		"the policy of the input chain is drop, and no accept rule names %s", strings.Join(missing, ", "))
 }
 
-// unseenFirewall says what to do when the rules cannot be read: err is what nft
-// came to.
+// unseenFirewall is the finding when nft fails with err.
 func unseenFirewall(err error, ports []port) Finding {
 	if !errors.Is(err, exec.ErrNotFound) {
 		return found("firewall", Skipped, "run it as root", "nft list ruleset: %v", err)
@@ -226,43 +234,51 @@ func unseenFirewall(err error, ports []port) Finding {
 		names = append(names, fmt.Sprintf("%d/%s", p.number, p.proto))
 	}
 	slices.Sort(names)
-	return found("firewall", Skipped, "apt install nftables; without it, look by hand whether the firewall lets in "+strings.Join(slices.Compact(names), ", "),
-		"the rules cannot be read: there is no nft")
+	return found("firewall", Skipped,
+		"apt install nftables; without it, check by hand that the firewall accepts "+strings.Join(slices.Compact(names),
+			", "),
+		"cannot read the rules: nft is not installed")
 }
 
-// examineClock judges the time; synced is what adjtimex(2) says.
+// examineClock checks the time; synced is the result of adjtimex(2).
 func examineClock(now time.Time, synced bool, ca *x509.Certificate) Finding {
 	switch {
 	case ca != nil && now.Before(ca.NotBefore):
-		return found("clock", Error, "timedatectl set-ntp true", "it is %s here, before the server's CA was made (%s)", now.Format(time.DateTime), ca.NotBefore.Format(time.DateTime))
+		return found("clock", Error, "timedatectl set-ntp true",
+			"it is %s, which is before the server's CA was created (%s)", now.Format(time.DateTime),
+			ca.NotBefore.Format(time.DateTime))
 	case now.Year() < 2026:
-		return found("clock", Error, "timedatectl set-ntp true", "it is %s here", now.Format(time.DateTime))
+		return found("clock", Error, "timedatectl set-ntp true", "it is %s", now.Format(time.DateTime))
 	case !synced:
-		return found("clock", Warning, "timedatectl set-ntp true, or start chrony", "it is %s, and nothing keeps it right", now.Format(time.DateTime))
+		return found("clock", Warning, "timedatectl set-ntp true, or start chrony",
+			"it is %s, and no program synchronises it", now.Format(time.DateTime))
 	}
-	return found("clock", OK, "", "%s, kept right", now.Format(time.DateTime))
+	return found("clock", OK, "", "%s, synchronised", now.Format(time.DateTime))
 }
 
-// examineSpace judges the room of the store's file system, in bytes.
+// examineSpace checks the free space of the store's file system, in bytes.
 func examineSpace(root string, free, whole int64) Finding {
 	switch {
 	case free < 256<<20:
-		return found("store", Error, "ingot image gc; or a larger disk", "%s has %s left: the state cannot be written for long", root, show.Size(free))
+		return found("store", Error, "ingot image gc; or a larger disk", "%s has %s left; soon the state cannot be written",
+			root, show.Size(free))
 	case free < 4<<30 || free < whole/50:
-		return found("store", Warning, "ingot image gc; or a larger disk", "%s has %s left of %s", root, show.Size(free), show.Size(whole))
+		return found("store", Warning, "ingot image gc; or a larger disk", "%s has %s left of %s", root, show.Size(free),
+			show.Size(whole))
 	}
 	return found("store", OK, "", "%s has %s left", root, show.Size(free))
 }
 
-// examineKey judges the file of a secret key.
+// examineKey checks the mode of the file of a secret key.
 func examineKey(name string, mode fs.FileMode) Finding {
 	if mode.Perm()&0o077 != 0 {
-		return found("keys", Error, "chmod 600 "+name+"; replace it if others may have read it", "%s can be read by others (mode %04o)", name, mode.Perm())
+		return found("keys", Error, "chmod 600 "+name+"; replace it if others may have read it",
+			"%s can be read by others (mode %04o)", name, mode.Perm())
 	}
-	return found("keys", OK, "", "%s is its owner's alone", name)
+	return found("keys", OK, "", "%s is readable only by its owner", name)
 }
 
-// examineLoaders judges which boot loaders there are; want are their file names.
+// examineLoaders checks which boot loaders exist; want are their file names.
 func examineLoaders(have map[string]int64, want []string) Finding {
 	var missing []string
 	for _, n := range want {
@@ -273,9 +289,11 @@ func examineLoaders(have map[string]int64, want []string) Finding {
 	slices.Sort(missing)
 	switch {
 	case len(missing) == len(want):
-		return found("loaders", Warning, "ingot loaders", "there are none yet; the first start fetches them from a Debian mirror")
+		return found("loaders", Warning, "ingot loaders",
+			"there are none yet; the first start downloads them from a Debian mirror")
 	case slices.Contains(missing, "undionly.kpxe"), slices.Contains(missing, "snponly.efi"):
-		return found("loaders", Error, "remove the folder loaders of the store, and: ingot loaders", "missing or empty: %s", strings.Join(missing, ", "))
+		return found("loaders", Error, "remove the folder loaders of the store, and run: ingot loaders",
+			"missing or empty: %s", strings.Join(missing, ", "))
 	}
 	return found("loaders", OK, "", "%d of %d", len(want)-len(missing), len(want))
 }

@@ -16,8 +16,10 @@ import (
 // TestFindings6: each thing that keeps machines from booting over IPv6 is found,
 // with a fix; what is in order is not complained about.
 func TestFindings6(t *testing.T) {
-	full, boot, observe := dhcp6.Interface{Name: "eth1"}, dhcp6.Interface{Name: "eth1", Mode: dhcp6.Boot}, dhcp6.Interface{Name: "eth1", Mode: dhcp6.Observe}
-	local, global := address6{Prefix: netip.MustParsePrefix("fe80::1/64")}, address6{Prefix: netip.MustParsePrefix("fd00:99::1/64")}
+	full, boot, observe := dhcp6.Interface{Name: "eth1"}, dhcp6.Interface{Name: "eth1", Mode: dhcp6.Boot},
+		dhcp6.Interface{Name: "eth1", Mode: dhcp6.Observe}
+	local, global := address6{Prefix: netip.MustParsePrefix("fe80::1/64")},
+		address6{Prefix: netip.MustParsePrefix("fd00:99::1/64")}
 	good := func() card6 { return card6{up: true, carrier: true, addresses: []address6{global, local}} }
 	with := func(f func(*card6)) card6 { c := good(); f(&c); return c }
 	of := func(managed, other bool, prefixes ...string) []router {
@@ -29,9 +31,11 @@ func TestFindings6(t *testing.T) {
 	}
 	own := []netip.Addr{global.Addr()}
 	foreign := []api.NetworkServer{{Interface: "eth1", DUID: "0001", From: netip.MustParseAddr("fe80::3")}}
-	both := config.Config{DHCP: dhcp4.Config{Interfaces: []dhcp4.Interface{{Name: "eth1"}}}, DHCP6: dhcp6.Config{Interfaces: []dhcp6.Interface{boot}}}
+	both := config.Config{DHCP: dhcp4.Config{Interfaces: []dhcp4.Interface{{Name: "eth1"}}},
+		DHCP6: dhcp6.Config{Interfaces: []dhcp6.Interface{boot}}}
 	ports := portsOf(both)
-	drop := "table inet filter {\n chain input {\n  type filter hook input priority filter; policy drop;\n  udp dport { 67, 69 } accept\n  tcp dport 80 accept\n }\n}\n"
+	drop := "table inet filter {\n chain input {\n  type filter hook input priority filter; policy drop;\n" +
+		"  udp dport { 67, 69 } accept\n  tcp dport 80 accept\n }\n}\n"
 	for _, c := range []struct {
 		name  string
 		found []Finding
@@ -40,28 +44,44 @@ func TestFindings6(t *testing.T) {
 	}{
 		{"a good card", []Finding{examineCard6(good(), true, full)}, OK, "fd00:99::1"},
 		{"no card", []Finding{examineCard6(card6{}, false, full)}, Error, "no such interface"},
-		{"a card that is down", []Finding{examineCard6(with(func(c *card6) { c.up = false }), true, full)}, Error, "ip link set eth1 up"},
+		{"a card that is down", []Finding{examineCard6(with(func(c *card6) { c.up = false }), true, full)}, Error,
+			"ip link set eth1 up"},
 		{"no IPv6", []Finding{examineCard6(with(func(c *card6) { c.off = true }), true, full)}, Error, "disable_ipv6=0"},
 		{"no cable", []Finding{examineCard6(with(func(c *card6) { c.carrier = false }), true, full)}, Warning, "no carrier"},
-		{"a tentative address", []Finding{examineCard6(with(func(c *card6) { c.addresses[0].tentative = true }), true, full)}, Warning, "still tests the address fd00:99::1"},
-		{"a twin", []Finding{examineCard6(with(func(c *card6) { c.addresses[0].twin, c.addresses[0].tentative = true, true }), true, full)}, Error, "another host has the address fd00:99::1"},
-		{"no address", []Finding{examineCard6(with(func(c *card6) { c.addresses = c.addresses[1:] }), true, full)}, Error, "ip address add"},
-		{"no address, only observed", []Finding{examineCard6(with(func(c *card6) { c.addresses = c.addresses[1:] }), true, observe)}, OK, "up"},
-		{"no link-local address", []Finding{examineCard6(with(func(c *card6) { c.addresses = c.addresses[:1] }), true, full)}, Error, "no link-local address"},
-		{"no router", []Finding{examineRouters(full, own, nil)}, Warning, "none announces itself"},
-		{"a router that says managed", []Finding{examineRouters(full, own, of(true, true, "fd00:99::/64"))}, OK, "addresses are from DHCPv6"},
-		{"a router that says other", []Finding{examineRouters(boot, own, of(false, true, "fd00:99::/64"))}, OK, "the rest is from DHCPv6"},
-		{"a router that says neither", []Finding{examineRouters(full, own, of(false, false, "fd00:99::/64"))}, Error, "AdvManagedFlag"},
-		{"a router that says neither, only observed", []Finding{examineRouters(observe, own, of(false, false, "fd00:99::/64"))}, OK, ""},
-		{"a router of another prefix", []Finding{examineRouters(full, own, of(true, true, "fd00:98::/64"))}, Warning, "none is of our address fd00:99::1"},
-		{"two routers", []Finding{examineRouters(full, own, append(of(false, false, "fd00:98::/64"), of(true, false, "fd00:99::/64")...))}, OK, ""},
+		{"a tentative address", []Finding{examineCard6(with(func(c *card6) { c.addresses[0].tentative = true }), true,
+			full)}, Warning, "detection of fd00:99::1 is still running"},
+		{"a twin", []Finding{examineCard6(with(func(c *card6) {
+			c.addresses[0].twin, c.addresses[0].tentative = true,
+				true
+		}), true, full)}, Error, "another host has the same address fd00:99::1"},
+		{"no address", []Finding{examineCard6(with(func(c *card6) { c.addresses = c.addresses[1:] }), true, full)}, Error,
+			"ip address add"},
+		{"no address, only observed", []Finding{examineCard6(with(func(c *card6) { c.addresses = c.addresses[1:] }), true,
+			observe)}, OK, "up"},
+		{"no link-local address", []Finding{examineCard6(with(func(c *card6) { c.addresses = c.addresses[:1] }), true,
+			full)}, Error, "no link-local address"},
+		{"no router", []Finding{examineRouters(full, own, nil)}, Warning, "no router advertisement was received"},
+		{"a router that says managed", []Finding{examineRouters(full, own, of(true, true, "fd00:99::/64"))}, OK,
+			"addresses from DHCPv6"},
+		{"a router that says other", []Finding{examineRouters(boot, own, of(false, true, "fd00:99::/64"))}, OK,
+			"other settings from DHCPv6"},
+		{"a router that says neither", []Finding{examineRouters(full, own, of(false, false, "fd00:99::/64"))}, Error,
+			"AdvManagedFlag"},
+		{"a router that says neither, only observed",
+			[]Finding{examineRouters(observe, own, of(false, false, "fd00:99::/64"))}, OK, ""},
+		{"a router of another prefix", []Finding{examineRouters(full, own, of(true, true, "fd00:98::/64"))}, Warning,
+			"no prefix contains our address fd00:99::1"},
+		{"two routers", []Finding{examineRouters(full, own, append(of(false, false, "fd00:98::/64"),
+			of(true, false, "fd00:99::/64")...))}, OK, ""},
 		{"another server", examineForeign6([]dhcp6.Interface{full}, foreign), Error, "fe80::3 (DUID 0001)"},
-		{"a server of IPv4", examineForeign6([]dhcp6.Interface{full}, []api.NetworkServer{{Interface: "eth1", Address: netip.MustParseAddr("10.99.0.3")}}), OK, "no other"},
+		{"a server of IPv4", examineForeign6([]dhcp6.Interface{full},
+			[]api.NetworkServer{{Interface: "eth1", Address: netip.MustParseAddr("10.99.0.3")}}), OK, "no other"},
 		{"a server of IPv6 is none of IPv4", examineForeign(both.DHCP.Interfaces, foreign), OK, "no other"},
 		{"beside a server", examineForeign6([]dhcp6.Interface{boot}, foreign), OK, "DUID 0001"},
 		{"beside none", examineForeign6([]dhcp6.Interface{boot}, nil), Warning, "gives no addresses"},
-		{"another's port", []Finding{examinePort(ports[3], "dnsmasq (process 7)", "8")}, Error, "taken by dnsmasq"},
-		{"a firewall for IPv4 alone", []Finding{examineFirewall(drop, ports, []string{"eth1"})}, Warning, "names 547/udp, 4011/udp"},
+		{"another's port", []Finding{examinePort(ports[3], "dnsmasq (process 7)", "8")}, Error, "used by dnsmasq"},
+		{"a firewall for IPv4 alone", []Finding{examineFirewall(drop, ports, []string{"eth1"})}, Warning,
+			"names 547/udp, 4011/udp"},
 	} {
 		worst := slices.MaxFunc(c.found, func(a, b Finding) int { return severity(a) - severity(b) })
 		if worst.State != c.state || !strings.Contains(worst.Text+" "+worst.Fix, c.text) {
@@ -79,13 +99,15 @@ func TestFindings6(t *testing.T) {
 // TestParseRouter reads an advertisement as RFC 4861 lays it out: managed and
 // other, one prefix, and the router's link-layer address; and no half of it.
 func TestParseRouter(t *testing.T) {
-	text, err := hex.DecodeString("8600000040c0000c0000000000000000" + "030440c00001518000003840" + "00000000" + "fd000099000000000000000000000000" + "0101525400120001")
+	text, err := hex.DecodeString("8600000040c0000c0000000000000000" + "030440c00001518000003840" + "00000000" +
+		"fd000099000000000000000000000000" + "0101525400120001")
 	if err != nil {
 		t.Fatal(err)
 	}
 	from := netip.MustParseAddr("fe80::1")
 	r, ok := parseRouter(from, text)
-	if !ok || !r.managed || !r.other || r.address != from || len(r.prefixes) != 1 || r.prefixes[0] != netip.MustParsePrefix("fd00:99::/64") {
+	if !ok || !r.managed || !r.other || r.address != from || len(r.prefixes) != 1 ||
+		r.prefixes[0] != netip.MustParsePrefix("fd00:99::/64") {
 		t.Errorf("parseRouter = %+v, %v", r, ok)
 	}
 	for n := range text {

@@ -18,11 +18,13 @@ import (
 // fix; what is in order is not complained about.
 func TestFindings(t *testing.T) {
 	full, proxy := dhcp4.Interface{Name: "eth1"}, dhcp4.Interface{Name: "eth1", Mode: dhcp4.Proxy}
-	good := card{name: "eth1", up: true, carrier: true, mtu: 1500, addresses: []netip.Prefix{netip.MustParsePrefix("10.99.0.1/24")}}
+	good := card{name: "eth1", up: true, carrier: true, mtu: 1500,
+		addresses: []netip.Prefix{netip.MustParsePrefix("10.99.0.1/24")}}
 	with := func(f func(*card)) card { c := good; f(&c); return c }
 	networks := []dhcp4.Network{{Name: "rack", Interface: "eth1"}}
 	networks[0].Options.MTU = 9000
-	foreign := []api.NetworkServer{{Interface: "eth1", Address: netip.MustParseAddr("10.99.0.3"), MAC: "52:54:00:00:00:03"}}
+	foreign := []api.NetworkServer{{Interface: "eth1", Address: netip.MustParseAddr("10.99.0.3"),
+		MAC: "52:54:00:00:00:03"}}
 	ports := portsOf(config.Config{DHCP: dhcp4.Config{Interfaces: []dhcp4.Interface{full}}})
 	drop := "table inet filter {\n chain input {\n  type filter hook input priority filter; policy drop;\n  %s\n }\n}\n"
 	rules := func(r string) string { return strings.Replace(drop, "%s", r, 1) }
@@ -36,29 +38,42 @@ func TestFindings(t *testing.T) {
 	}{
 		{"a good card", examineCard(good, true, full, nil), OK, "up"},
 		{"no card", examineCard(card{}, false, full, nil), Error, "no such interface"},
-		{"a card that is down", examineCard(with(func(c *card) { c.up = false }), true, full, nil), Error, "ip link set eth1 up"},
+		{"a card that is down", examineCard(with(func(c *card) { c.up = false }), true, full, nil), Error,
+			"ip link set eth1 up"},
 		{"no address", examineCard(with(func(c *card) { c.addresses = nil }), true, full, nil), Error, "ip address add"},
-		{"no address, only observed", examineCard(with(func(c *card) { c.addresses = nil }), true, dhcp4.Interface{Name: "eth1", Mode: dhcp4.Observe}, nil), OK, "up"},
+		{"no address, only observed", examineCard(with(func(c *card) { c.addresses = nil }), true,
+			dhcp4.Interface{Name: "eth1", Mode: dhcp4.Observe}, nil), OK, "up"},
 		{"no cable", examineCard(with(func(c *card) { c.carrier = false }), true, full, nil), Warning, "no carrier"},
 		{"a small MTU", examineCard(with(func(c *card) { c.mtu = 1400 }), true, full, nil), Warning, "mtu 1500"},
-		{"machines are told more", examineCard(good, true, full, networks), Error, "network rack tells machines an MTU of 9000"},
+		{"a larger MTU is announced", examineCard(good, true, full, networks), Error,
+			"network rack announces an MTU of 9000"},
 		{"a free port", []Finding{examinePort(ports[0], "", "")}, OK, "free"},
 		{"our port", []Finding{examinePort(ports[0], "ingot (process 7)", "7")}, OK, "by ingot"},
-		{"another's port", []Finding{examinePort(ports[0], "dnsmasq (process 7)", "8")}, Error, "taken by dnsmasq"},
-		{"a second ingot", []Finding{examinePort(ports[0], "ingot (process 7)", "")}, Error, "taken by ingot"},
+		{"another's port", []Finding{examinePort(ports[0], "dnsmasq (process 7)", "8")}, Error, "used by dnsmasq"},
+		{"a second ingot", []Finding{examinePort(ports[0], "ingot (process 7)", "")}, Error, "used by ingot"},
 		{"another server", examineForeign([]dhcp4.Interface{full}, foreign), Error, "10.99.0.3"},
 		{"another server on another network", examineForeign([]dhcp4.Interface{{Name: "eth2"}}, foreign), OK, "no other"},
 		{"a proxy beside a server", examineForeign([]dhcp4.Interface{proxy}, foreign), OK, "10.99.0.3"},
 		{"a proxy alone", examineForeign([]dhcp4.Interface{proxy}, nil), Warning, "gives no addresses"},
 		{"no firewall", []Finding{examineFirewall("", ports, []string{"eth1"})}, OK, ""},
-		{"a firewall that lets all through", []Finding{examineFirewall(strings.Replace(drop, "drop", "accept", 1), ports, []string{"eth1"})}, OK, ""},
-		{"a firewall that drops", []Finding{examineFirewall(rules("tcp dport 22 accept"), ports, []string{"eth1"})}, Warning, "67/udp, 69/udp, 80/tcp"},
-		{"a firewall with one rule missing", []Finding{examineFirewall(rules("udp dport { 67, 69 } accept"), ports, []string{"eth1"})}, Warning, "names 80/tcp"},
-		{"a firewall with our rules", []Finding{examineFirewall(rules("udp dport { 67, 69 } accept\n  tcp dport 80 accept"), ports, []string{"eth1"})}, OK, ""},
-		{"a firewall with a rule of the interface", []Finding{examineFirewall(rules(`iifname "eth1" accept`), ports, []string{"eth1"})}, OK, "eth1"},
-		{"a firewall without nft", []Finding{unseenFirewall(&exec.Error{Name: "nft", Err: exec.ErrNotFound}, ports)}, Skipped, "there is no nft apt install nftables; without it, look by hand whether the firewall lets in 67/udp, 69/udp, 80/tcp"},
-		{"a firewall that others may not see", []Finding{unseenFirewall(errors.New("exit status 1"), ports)}, Skipped, "run it as root"},
-		{"a rule of another port that begins alike", []Finding{examineFirewall(rules("udp dport { 67, 69 } accept\n  tcp dport 8080 accept"), ports, []string{"eth1"})}, Warning, "80/tcp"},
+		{"a firewall that lets all through", []Finding{examineFirewall(strings.Replace(drop, "drop", "accept", 1), ports,
+			[]string{"eth1"})}, OK, ""},
+		{"a firewall that drops", []Finding{examineFirewall(rules("tcp dport 22 accept"), ports, []string{"eth1"})}, Warning,
+			"67/udp, 69/udp, 80/tcp"},
+		{"a firewall with one rule missing", []Finding{examineFirewall(rules("udp dport { 67, 69 } accept"), ports,
+			[]string{"eth1"})}, Warning, "names 80/tcp"},
+		{"a firewall with our rules", []Finding{examineFirewall(rules("udp dport { 67, 69 } accept\n  tcp dport 80 accept"),
+			ports, []string{"eth1"})}, OK, ""},
+		{"a firewall with a rule of the interface", []Finding{examineFirewall(rules(`iifname "eth1" accept`), ports,
+			[]string{"eth1"})}, OK, "eth1"},
+		{"a firewall without nft", []Finding{unseenFirewall(&exec.Error{Name: "nft", Err: exec.ErrNotFound}, ports)},
+			Skipped, "nft is not installed apt install nftables; without it, check by hand that the firewall accepts " +
+				"67/udp, 69/udp, 80/tcp"},
+		{"a firewall that others may not see", []Finding{unseenFirewall(errors.New("exit status 1"), ports)}, Skipped,
+			"run it as root"},
+		{"a rule of another port that begins alike",
+			[]Finding{examineFirewall(rules("udp dport { 67, 69 } accept\n  tcp dport 8080 accept"), ports, []string{"eth1"})},
+			Warning, "80/tcp"},
 		{"a good clock", []Finding{examineClock(now, true, nil)}, OK, ""},
 		{"a clock that nobody keeps", []Finding{examineClock(now, false, nil)}, Warning, "set-ntp"},
 		{"a clock after an empty battery", []Finding{examineClock(time.Unix(0, 0), false, nil)}, Error, "set-ntp"},
@@ -67,8 +82,10 @@ func TestFindings(t *testing.T) {
 		{"an open key", []Finding{examineKey("server.key", 0o640)}, Error, "chmod 600"},
 		{"a closed key", []Finding{examineKey("server.key", 0o600)}, OK, ""},
 		{"no loaders", []Finding{examineLoaders(nil, loaders)}, Warning, "ingot loaders"},
-		{"an empty loader", []Finding{examineLoaders(map[string]int64{"undionly.kpxe": 0, "snponly.efi": 5}, loaders)}, Error, "undionly.kpxe"},
-		{"all loaders", []Finding{examineLoaders(map[string]int64{"undionly.kpxe": 1, "snponly.efi": 5, "ipxe.efi": 1}, loaders)}, OK, "3 of 3"},
+		{"an empty loader", []Finding{examineLoaders(map[string]int64{"undionly.kpxe": 0, "snponly.efi": 5}, loaders)},
+			Error, "undionly.kpxe"},
+		{"all loaders", []Finding{examineLoaders(map[string]int64{"undionly.kpxe": 1, "snponly.efi": 5, "ipxe.efi": 1},
+			loaders)}, OK, "3 of 3"},
 	} {
 		worst := slices.MaxFunc(c.found, func(a, b Finding) int { return severity(a) - severity(b) })
 		if worst.State != c.state || !strings.Contains(worst.Text+" "+worst.Fix, c.text) {

@@ -21,7 +21,7 @@ import (
 	"ingot/image"
 )
 
-// imageFiles is `ingot image ls IMAGE [PATH]`.
+// imageFiles lists files of an image: ingot image ls IMAGE [PATH].
 func (a *Commands) imageFiles(ctx context.Context, ref, path string, deep bool) error {
 	s, im, err := a.Image(ctx, ref)
 	if err != nil {
@@ -40,11 +40,14 @@ func (a *Commands) imageFiles(ctx context.Context, ref, path string, deep bool) 
 	for i, e := range list {
 		if e.Hard != "" {
 			hard := e.Hard
-			at, _ := slices.BinarySearchFunc(c.Entries, hard, func(e squashfs.Entry, p string) int { return strings.Compare(e.Path, p) })
+			at, _ := slices.BinarySearchFunc(c.Entries, hard, func(e squashfs.Entry, p string) int {
+				return strings.Compare(e.Path, p)
+			})
 			e = c.Entries[at]
 			e.Path, e.Hard = list[i].Path, hard
 		}
-		views[i] = fileView{Path: "/" + e.Path, Kind: squashfs.KindName(e.Kind), Mode: fmt.Sprintf("%04o", e.Mode), UID: e.UID, GID: e.GID, Size: e.Size,
+		views[i] = fileView{Path: "/" + e.Path, Kind: squashfs.KindName(e.Kind), Mode: fmt.Sprintf("%04o", e.Mode),
+			UID: e.UID, GID: e.GID, Size: e.Size,
 			Target: e.Target, Hard: e.Hard, Xattrs: slices.Sorted(maps.Keys(e.Xattrs))}
 	}
 	return a.Show(views, func(w io.Writer) {
@@ -82,7 +85,8 @@ func (v fileView) name() string {
 func (a *Commands) imageCatCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "cat IMAGE PATH", Short: "print a file of an image's root",
-		Long:    "Print a file of an image's root, links followed.\n" + command.ImageHelp,
+		Long: `Print a file of an image's root, links followed.
+` + command.ImageHelp,
 		Example: "  ingot image cat lab:v1 /etc/os-release", Args: command.ExactArgs("IMAGE", "PATH"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			s, im, err := a.Image(cmd.Context(), args[0])
@@ -102,13 +106,15 @@ func (a *Commands) imageCatCommand() *cobra.Command {
 func (a *Commands) imageDiffCommand() *cobra.Command {
 	var files bool
 	c := &cobra.Command{
-		Use: "diff IMAGE IMAGE", Short: "what changed from one image to another",
-		Long: `Show packages added, removed and upgraded with what their changelogs say, sizes by
-package, files, kernel, modules, kernel arguments and other settings. Changelogs are
-read from the packages in the cache, because images carry none.
+		Use: "diff IMAGE IMAGE", Short: "compare two images",
+		Long: `Show packages that were added, removed and upgraded, with their changelogs; sizes by package,
+files, kernel, modules, kernel arguments and other settings. Changelogs are read from cached
+packages, because images contain none.
 ` + command.ImageHelp,
-		Example: "  ingot image diff node:1 node:2\n  ingot image diff node:1 node:2 --files\n  ingot image diff node:1 node:2 -o json | jq '.packages[].package'",
-		Args:    command.ExactArgs("IMAGE", "IMAGE"),
+		Example: `  ingot image diff node:1 node:2
+  ingot image diff node:1 node:2 --files
+  ingot image diff node:1 node:2 -o json | jq '.packages[].package'`,
+		Args: command.ExactArgs("IMAGE", "IMAGE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			s, from, err := a.Image(cmd.Context(), args[0])
 			if err != nil {
@@ -118,7 +124,8 @@ read from the packages in the cache, because images carry none.
 			if err != nil {
 				return err
 			}
-			d, err := compare.Images(cmd.Context(), &builder.Env{CacheDir: command.CacheDir(), Credentials: command.CredentialFiles()}, s, from, to)
+			d, err := compare.Images(cmd.Context(), &builder.Env{CacheDir: command.CacheDir(),
+				Credentials: command.CredentialFiles()}, s, from, to)
 			if err != nil {
 				return err
 			}
@@ -153,19 +160,20 @@ func diffText(w io.Writer, d *compare.Diff, files bool) {
 		listText(w, "− "+l.what, l.list.Removed)
 	}
 	for _, s := range d.Settings {
-		fmt.Fprintf(w, "  %s %s → %s\n", s.Name, show.Plain(cmp.Or(string(s.Before), "none")), show.Plain(cmp.Or(string(s.After), "none")))
+		fmt.Fprintf(w, "  %s %s → %s\n", s.Name, show.Plain(cmp.Or(string(s.Before), "none")),
+			show.Plain(cmp.Or(string(s.After), "none")))
 	}
 	t := show.Table(w)
 	for _, s := range d.Sizes[:min(len(d.Sizes), sizesShown)] {
 		name := s.Package
 		if name == "" {
-			name = "(of no package)"
+			name = "(no package)"
 		}
 		show.Row(t, "  "+name, show.Size(s.Before), "→", show.Size(s.After), signedSize(s.After-s.Before))
 	}
 	t.Flush()
 	if n := len(d.Sizes) - sizesShown; n > 0 {
-		fmt.Fprintf(w, "  and %d more packages whose size differs; all of them: -o json\n", n)
+		fmt.Fprintf(w, "  and %d more packages whose size differs; to list all: -o json\n", n)
 	}
 	if files {
 		for _, f := range d.Files {
@@ -178,10 +186,11 @@ func diffText(w io.Writer, d *compare.Diff, files bool) {
 	} else if len(d.Files) > 0 {
 		fmt.Fprintf(w, "  files that differ: %d; list them with --files\n", len(d.Files))
 	}
-	fmt.Fprintf(w, "  root %s → %s, %s of it in chunks that both have; %s differ\n", show.Size(d.Root.Before), show.Size(d.Root.After), show.Size(d.Shared), strings.Join(d.Artifacts, ", "))
+	fmt.Fprintf(w, "  root %s → %s, of which %s in chunks of both images; %s differ\n", show.Size(d.Root.Before),
+		show.Size(d.Root.After), show.Size(d.Shared), strings.Join(d.Artifacts, ", "))
 }
 
-// What is shown of long lists.
+// Limits of long lists.
 const (
 	sizesShown = 15 // packages with their size
 	namesShown = 15 // modules, kernel arguments
@@ -196,10 +205,10 @@ func listText(w io.Writer, what string, list []string) {
 	}
 }
 
-// packageText prints a package that differs, and what its changelog says.
+// packageText prints a package that differs, and its changelog.
 func packageText(w io.Writer, p compare.PackageChange) {
 	if p.Older {
-		fmt.Fprintf(w, "  ↓ %s %s → %s, taken back:\n", p.Package, p.Before, p.After)
+		fmt.Fprintf(w, "  ↓ %s %s → %s, downgraded:\n", p.Package, p.Before, p.After)
 	} else {
 		show.Change(w, p.Package, p.Before, p.After)
 	}
@@ -218,21 +227,21 @@ func signedSize(n int64) string {
 	return "+" + show.Size(n)
 }
 
-// explainUnverified says what to do about an image that is damaged or by a stranger.
+// explainUnverified adds the next step for an image that is damaged or not trusted.
 func explainUnverified(err error) error {
 	if errors.Is(err, image.ErrSignature) {
-		return show.WithHint(err, "if you trust who signed it: ingot key trust FILE.pub; ingot key ls shows whom this store trusts")
+		return show.WithHint(err, "if you trust its signer: ingot key trust FILE.pub; to list trusted keys: ingot key ls")
 	}
-	return show.WithHint(err, "build it again, or pull it from where it is whole")
+	return show.WithHint(err, "build it again, or pull a good copy")
 }
 
 func (a *Commands) imageVerifyCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "verify IMAGE", Short: "check an image's files and signature in the store",
-		Long: `Read every file of an image, and of what refers to it, and check it against its
-digest, and the signature against the release keys that the store trusts. A UKI that is signed for
-Secure Boot must be the image's own but for the signature. To prove that the image is
-what its plan says, build it once more with: ingot verify IMAGE
+		Long: `Check every file of an image, and of its referrers, against its digest, and the signature
+against the release keys that the store trusts. A UKI signed for Secure Boot must equal the
+image's UKI except for the signature. To rebuild the image from its plan and compare:
+ingot verify IMAGE
 ` + command.ImageHelp,
 		Example: "  ingot image verify lab:v1", Args: command.ExactArgs("IMAGE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -251,12 +260,13 @@ what its plan says, build it once more with: ingot verify IMAGE
 			if err != nil {
 				return explainForeign(err)
 			}
-			return a.Show(map[string]any{"image": im.Name.String(), "digest": im.Digest, "ok": true, "signedUKIs": signed}, func(w io.Writer) {
-				fmt.Fprintf(w, "%s %s: %s in order, signed by a trusted key\n", im.Name, im.Digest.Short(), show.Size(im.Size))
-				if signed > 0 {
-					fmt.Fprintf(w, "  %d UKIs signed for Secure Boot, the image's own but for the signature\n", signed)
-				}
-			})
+			return a.Show(map[string]any{"image": im.Name.String(), "digest": im.Digest, "ok": true, "signedUKIs": signed},
+				func(w io.Writer) {
+					fmt.Fprintf(w, "%s %s: %s verified, signed by a trusted key\n", im.Name, im.Digest.Short(), show.Size(im.Size))
+					if signed > 0 {
+						fmt.Fprintf(w, "  %d UKIs signed for Secure Boot, equal to the image's except for the signature\n", signed)
+					}
+				})
 		},
 	}
 }

@@ -18,7 +18,7 @@ import (
 	"ingot/image"
 )
 
-// exportFlags say what is exported.
+// exportFlags are the flags of image export.
 type exportFlags struct {
 	format, key, certificate string
 }
@@ -26,25 +26,26 @@ type exportFlags struct {
 func (a *Commands) imageExportCommand() *cobra.Command {
 	var f exportFlags
 	c := &cobra.Command{
-		Use: "export IMAGE FILE", Short: "write an image to a file: an archive, a bootable disk, an ISO",
+		Use: "export IMAGE FILE", Short: "write an image to a file: an archive, a bootable disk or an ISO",
 		Long: `Write an image to a file.
 
-  oci   an OCI archive with signature, SBOM and all else that refers to the image, for
-        ingot image import on another host; skopeo reads it as oci-archive:FILE:IMAGE
-  raw   a disk for machines without network boot: write it to a disk or USB stick
-        with dd, or give it to a virtual machine
+  oci   an OCI archive with signature, SBOM and all other referrers, for ingot image import
+        on another host; skopeo reads it as oci-archive:FILE:IMAGE
+  raw   a disk image for machines without network boot: write it to a disk or USB stick
+        with dd, or attach it to a virtual machine
   iso   the same for optical and virtual drives
 
-Without --format, FILE's ending decides: .raw and .img, .iso, anything else is oci.
+Without --format, the extension of FILE decides: .raw or .img, .iso, else oci.
 
-Disk and ISO boot on UEFI machines alone, not on BIOS ones: what they boot is a UKI, a
-program for UEFI. They need no network and no server. The UKI carries the root hash, and
-dm-verity refuses every block of the root that is not the image's. Volumes are found and
-mounted as usual; none is ever made. With Secure Boot, sign them with your keys, or the
-firmware will refuse them.
+Disk and ISO boot UEFI machines, not BIOS ones, because they contain a UKI. They need no
+network and no server. The UKI contains the root hash, so dm-verity refuses every block that
+is not from the image. Volumes are found and mounted as usual; no disk is initialised. With
+Secure Boot, sign the UKI with your keys, or the firmware refuses it.
 ` + command.ImageHelp,
-		Example: "  ingot image export node:1 node.oci.tar\n  ingot image export node:1 node.raw && dd if=node.raw of=/dev/sdX bs=4M conv=fsync\n  ingot image export node:1 node.iso --secure-boot-key db.key --secure-boot-cert db.crt",
-		Args:    command.ExactArgs("IMAGE", "FILE"),
+		Example: `  ingot image export node:1 node.oci.tar
+  ingot image export node:1 node.raw && dd if=node.raw of=/dev/sdX bs=4M conv=fsync
+  ingot image export node:1 node.iso --secure-boot-key db.key --secure-boot-cert db.crt`,
+		Args: command.ExactArgs("IMAGE", "FILE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := f.complete(args[1]); err != nil {
 				return err
@@ -52,9 +53,9 @@ firmware will refuse them.
 			return a.imageExport(cmd.Context(), args[0], args[1], f)
 		},
 	}
-	c.Flags().StringVar(&f.format, "format", "", "oci, raw or iso (default: by FILE's ending)")
+	c.Flags().StringVar(&f.format, "format", "", "oci, raw or iso (default: by the extension of FILE)")
 	c.Flags().StringVar(&f.key, "secure-boot-key", "", "PEM file of the key to sign the UKI with (raw, iso)")
-	c.Flags().StringVar(&f.certificate, "secure-boot-cert", "", "PEM file of its certificate")
+	c.Flags().StringVar(&f.certificate, "secure-boot-cert", "", "PEM file of the certificate of that key")
 	c.MarkFlagsRequiredTogether("secure-boot-key", "secure-boot-cert")
 	return c
 }
@@ -75,7 +76,7 @@ func (f *exportFlags) complete(file string) error {
 	case f.format != "oci" && f.format != string(export.RawDisk) && f.format != string(export.ISO):
 		return show.Usagef("unknown format %q: want oci, raw or iso", f.format)
 	case f.format == "oci" && f.key != "":
-		return show.Usagef("--secure-boot-key is for raw and iso; an archive holds the image as it is")
+		return show.Usagef("--secure-boot-key is for raw and iso; an archive contains the image unchanged")
 	}
 	return nil
 }
@@ -85,7 +86,7 @@ func (a *Commands) imageExport(ctx context.Context, ref, file string, f exportFl
 	if err != nil {
 		return err
 	}
-	if f.format != "oci" { // an archive is checked while it is written, and by whoever imports it
+	if f.format != "oci" { // an archive is checked while it is written, and when it is imported
 		keys, err := a.trustedKeys()
 		if err != nil {
 			return err
@@ -113,7 +114,8 @@ func (a *Commands) imageExport(ctx context.Context, ref, file string, f exportFl
 	if err != nil {
 		return fmt.Errorf("exporting %s: %w", im.Name, err)
 	}
-	view := map[string]any{"image": im.Name.String(), "digest": im.Digest, "file": file, "format": f.format, "size": st.Size()}
+	view := map[string]any{"image": im.Name.String(), "digest": im.Digest, "file": file, "format": f.format,
+		"size": st.Size()}
 	return a.Show(view, func(w io.Writer) {
 		fmt.Fprintf(w, "%s: %s, %s\n", file, im.Name, show.Size(st.Size()))
 		if f.format != "oci" {
@@ -124,10 +126,10 @@ func (a *Commands) imageExport(ctx context.Context, ref, file string, f exportFl
 
 func (a *Commands) imageImportCommand() *cobra.Command {
 	return &cobra.Command{
-		Use: "import FILE", Short: "take images from an OCI archive",
-		Long: `Take the images of an OCI archive (a file of ingot image export, of skopeo, or a
-folder with an OCI layout). They must be signed by the release key of this store or by
-one that it trusts (see: ingot key --help); every part is checked against its digest.`,
+		Use: "import FILE", Short: "import images from an OCI archive",
+		Long: `Import the images of an OCI archive: a file written by ingot image export or skopeo, or a
+folder with an OCI layout. They must be signed by the release key of this store or by a key
+that it trusts (see: ingot key --help). Every part is checked against its digest.`,
 		Example: "  ingot image import node.oci.tar", Args: command.ExactArgs("FILE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := a.Here(cmd.CommandPath()); err != nil {

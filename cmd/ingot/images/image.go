@@ -20,8 +20,13 @@ func (a *Commands) imageCommand() *cobra.Command {
 	var deep bool
 	ls := &cobra.Command{
 		Use: "ls [IMAGE [PATH]]", Short: "list the images of the store, or the files of one", Args: command.MaxArgs(2),
-		Long:    "List the images of the store, or what is in a folder of an image's root. With --server or\n--context, the images of that server, and why they must stay.\n" + command.ImageHelp,
-		Example: "  ingot image ls\n  ingot image ls lab:v1 /etc\n  ingot image ls lab:v1 --recursive\n  ingot image ls -o json | jq -r '.[].digest'",
+		Long: `List the images of the store, or the files in a folder of an image's root. With --server or
+--context, list the images of that server, and what they are needed for.
+` + command.ImageHelp,
+		Example: `  ingot image ls
+  ingot image ls lab:v1 /etc
+  ingot image ls lab:v1 --recursive
+  ingot image ls -o json | jq -r '.[].digest'`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 0 {
 				return a.imageFiles(cmd.Context(), args[0], strings.Join(args[1:], ""), deep)
@@ -29,14 +34,17 @@ func (a *Commands) imageCommand() *cobra.Command {
 			return a.imageList(cmd.Context())
 		},
 	}
-	ls.Flags().BoolVarP(&deep, "recursive", "r", false, "list all that is below PATH")
+	ls.Flags().BoolVarP(&deep, "recursive", "r", false, "list everything below PATH")
 	inspect := &cobra.Command{
-		Use: "inspect IMAGE", Short: "what an image is made of",
-		Long:    "Show one image: digests, sizes, plan, kernel, volumes, health checks, and what vouches\nfor it: dm-verity root hash, UKI and who signed it, PCR 11, SBOM.\n" + command.ImageHelp,
+		Use: "inspect IMAGE", Short: "show an image in detail",
+		Long: `Show one image: digests, sizes, plan, kernel, volumes, health checks, dm-verity root hash,
+UKI and its signer, PCR 11, SBOM.
+` + command.ImageHelp,
 		Example: "  ingot image inspect lab:v1", Args: command.ExactArgs("IMAGE"),
 		RunE: func(cmd *cobra.Command, args []string) error { return a.imageInspect(cmd.Context(), args[0]) },
 	}
-	return command.Parent("image", "list, read, compare, name, move and remove images", ls, inspect, a.imageCatCommand(), a.imageDiffCommand(),
+	return command.Parent("image", "list, read, compare, tag, copy and remove images", ls, inspect, a.imageCatCommand(),
+		a.imageDiffCommand(),
 		a.imageTagCommand(), a.imageRmCommand(), a.imageGCCommand(), a.imageVerifyCommand(),
 		a.imageExportCommand(), a.imageImportCommand(), a.imagePushCommand(), a.imagePullCommand(),
 		a.imageSignCommand(), a.imageSignatureCommand(), a.imageManifestCommand(), a.imageSBOMCommand())
@@ -67,7 +75,7 @@ func (a *Commands) imageList(ctx context.Context) error {
 
 func imageTable(w io.Writer, images []image.Image, now time.Time) {
 	if len(images) == 0 {
-		fmt.Fprintln(w, "the store holds no image yet\n  → ingot build lab --version v1")
+		fmt.Fprintln(w, "the store has no images\n  → ingot build lab --version v1")
 		return
 	}
 	t := show.Table(w)
@@ -80,16 +88,17 @@ func imageTable(w io.Writer, images []image.Image, now time.Time) {
 	t.Flush()
 }
 
-// remoteTable lists the images of a server, and why they must stay there.
+// remoteTable lists the images of a server, and what they are needed for.
 func remoteTable(w io.Writer, images []api.Image, now time.Time) {
 	if len(images) == 0 {
-		fmt.Fprintln(w, "the server's store holds no image yet\n  → build or pull one there: ingot build, ingot image pull")
+		fmt.Fprintln(w, "the server's store has no images\n  → on that host, run: ingot build, or ingot image pull")
 		return
 	}
 	t := show.Table(w)
 	show.Row(t, "IMAGE", "DIGEST", "ARCH", "KERNEL", "PACKAGES", "ROOT", "INITRAMFS", "STORED", "TAGS", "IN USE")
 	for _, im := range images {
-		show.Row(t, im.Name, im.Digest.Short(), string(im.Arch), im.Kernel, fmt.Sprint(im.Packages), show.Size(im.Needed["root"]), show.Size(im.Needed["initramfs"]),
+		show.Row(t, im.Name, im.Digest.Short(), string(im.Arch), im.Kernel, fmt.Sprint(im.Packages),
+			show.Size(im.Needed["root"]), show.Size(im.Needed["initramfs"]),
 			show.Ago(im.Stored, now), show.Dash(strings.Join(im.Tags, " ")), show.Dash(im.InUse))
 	}
 	t.Flush()
@@ -125,9 +134,11 @@ func imageDetails(w io.Writer, im image.Image, seals [][2]string) {
 	show.Row(t, "kernel", fmt.Sprintf("%s, %s", m.KernelRelease, show.Size(m.Kernel.Size)))
 	show.Row(t, "arguments", strings.Join(m.Arguments, " "))
 	show.Row(t, "initramfs", show.Size(m.Initramfs.Size))
-	show.Row(t, "root", fmt.Sprintf("%s in %d chunks, %s unpacked, %d packages", show.Size(m.Root.Size), len(m.Chunks), show.Size(m.Unpacked), m.Packages))
+	show.Row(t, "root", fmt.Sprintf("%s in %d chunks, %s unpacked, %d packages", show.Size(m.Root.Size), len(m.Chunks),
+		show.Size(m.Unpacked), m.Packages))
 	show.Row(t, "root digest", m.Root.Digest.String())
-	show.Row(t, "memory", fmt.Sprintf("needs %s; writes outside volumes are bounded to %s", show.Size(m.MinRAM), overlay(m.Overlay)))
+	show.Row(t, "memory", fmt.Sprintf("needs %s; writes outside volumes are limited to %s", show.Size(m.MinRAM),
+		overlay(m.Overlay)))
 	show.Row(t, "deadline", m.Deadline.String())
 	for _, v := range m.Volumes {
 		show.Row(t, "volume", volumeText(v))

@@ -20,21 +20,21 @@ type signView struct {
 	Image ingot.Digest   `json:"image"`
 	Name  string         `json:"name"`
 	UKI   image.Referrer `json:"signed"`
-	Fresh bool           `json:"fresh"` // false: it was signed already
+	Fresh bool           `json:"fresh"` // false: it was already signed
 }
 
 func (a *Commands) imageSignCommand() *cobra.Command {
 	var f command.SecureBoot
 	c := &cobra.Command{
 		Use: "sign IMAGE --secure-boot-key KEY --secure-boot-cert CERT", Short: "sign an image's UKI for Secure Boot",
-		Long: `Sign the unified kernel image of an image with sbsign. The signed UKI is kept beside
-the image, whose digest does not change; signatures of several certificates may be.
+		Long: `Sign the unified kernel image (UKI) of an image with sbsign. The signed UKI is stored beside
+the image, whose digest does not change. An image can have signatures of several certificates.
 ` + command.ImageHelp,
 		Example: "  ingot image sign node:1 --secure-boot-key db.key --secure-boot-cert db.crt",
 		Args:    command.ExactArgs("IMAGE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if !f.Given() {
-				return show.Usagef("name the key and the certificate with --secure-boot-key and --secure-boot-cert")
+				return show.Usagef("--secure-boot-key KEY and --secure-boot-cert CERT are needed")
 			}
 			s, im, err := a.Image(cmd.Context(), args[0])
 			if err != nil {
@@ -50,9 +50,10 @@ the image, whose digest does not change; signatures of several certificates may 
 			return a.Show(signView{im.Digest, im.Name.String(), r, fresh}, func(w io.Writer) {
 				how := "is signed by"
 				if !fresh {
-					how = "was signed already by"
+					how = "was already signed by"
 				}
-				fmt.Fprintf(w, "%s %s %s\n  UKI %s\n", im.Name, how, show.Plain(r.Annotations[ingot.AnnotationSigner]), s.Blob(r.Content.Digest))
+				fmt.Fprintf(w, "%s %s %s\n  UKI %s\n", im.Name, how, show.Plain(r.Annotations[ingot.AnnotationSigner]),
+					s.Blob(r.Content.Digest))
 			})
 		},
 	}
@@ -62,30 +63,33 @@ the image, whose digest does not change; signatures of several certificates may 
 
 func (a *Commands) imageSignatureCommand() *cobra.Command {
 	return &cobra.Command{
-		Use: "signature IMAGE", Short: "print the release key's signature of an image, as minisign reads it",
-		Long: `Print the minisign signature of an image's manifest. The manifest, in the bytes that
-are signed, is what ingot image manifest prints; it holds the digests of all the rest.
+		Use: "signature IMAGE", Short: "print the release key's signature of an image, for minisign",
+		Long: `Print the minisign signature of an image's manifest. The signed manifest is printed by ingot
+image manifest; it contains the digests of everything else.
 ` + command.ImageHelp,
-		Example: "  ingot image manifest lab:v1 > lab.json\n  ingot image signature lab:v1 > lab.json.minisig\n  minisign -Vm lab.json -p STORE/keys/release.pub",
-		Args:    command.ExactArgs("IMAGE"),
+		Example: `  ingot image manifest lab:v1 > lab.json
+  ingot image signature lab:v1 > lab.json.minisig
+  minisign -Vm lab.json -p STORE/keys/release.pub`,
+		Args: command.ExactArgs("IMAGE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			_, im, err := a.Image(cmd.Context(), args[0])
 			if err != nil {
 				return err
 			}
 			if im.Signature == "" {
-				return show.WithHint(fmt.Errorf("%s is not signed", im.Name), "build it again, or pull it from where it is signed")
+				return show.WithHint(fmt.Errorf("%s is not signed", im.Name), "build it again, or pull a signed copy")
 			}
-			return a.Show(map[string]string{"image": string(im.Digest), "signature": im.Signature}, func(w io.Writer) { fmt.Fprint(w, im.Signature) })
+			return a.Show(map[string]string{"image": string(im.Digest), "signature": im.Signature},
+				func(w io.Writer) { fmt.Fprint(w, im.Signature) })
 		},
 	}
 }
 
 func (a *Commands) imageManifestCommand() *cobra.Command {
 	return &cobra.Command{
-		Use: "manifest IMAGE", Short: "print an image's OCI manifest, in the bytes that are signed",
-		Long: `Print the OCI manifest of an image, byte by byte as it is signed and as its digest is
-computed. See also: ingot image signature IMAGE
+		Use: "manifest IMAGE", Short: "print the signed OCI manifest of an image",
+		Long: `Print the OCI manifest of an image. Its digest and its signature are of exactly these bytes.
+See also: ingot image signature IMAGE
 ` + command.ImageHelp,
 		Example: "  ingot image manifest lab:v1 | sha256sum", Args: command.ExactArgs("IMAGE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -101,12 +105,13 @@ computed. See also: ingot image signature IMAGE
 
 func (a *Commands) imageSBOMCommand() *cobra.Command {
 	return &cobra.Command{
-		Use: "sbom IMAGE", Short: "print what an image is made of, as CycloneDX JSON",
-		Long: `Print the software bill of materials of an image: every package with its version,
-digest, licences and files, as a CycloneDX document in JSON. -o json changes nothing.
+		Use: "sbom IMAGE", Short: "print the software bill of materials of an image (CycloneDX)",
+		Long: `Print the software bill of materials of an image: every package with its version, digest,
+licences and files, as a CycloneDX document in JSON, with or without -o json.
 ` + command.ImageHelp,
-		Example: "  ingot image sbom node:1 > node.cdx.json\n  ingot image sbom node:1 | jq -r '.components[] | [.name, .version] | @tsv'",
-		Args:    command.ExactArgs("IMAGE"),
+		Example: `  ingot image sbom node:1 > node.cdx.json
+  ingot image sbom node:1 | jq -r '.components[] | [.name, .version] | @tsv'`,
+		Args: command.ExactArgs("IMAGE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			s, im, err := a.Image(cmd.Context(), args[0])
 			if err != nil {
@@ -117,7 +122,7 @@ digest, licences and files, as a CycloneDX document in JSON. -o json changes not
 				return err
 			}
 			if len(list) == 0 {
-				return show.WithHint(fmt.Errorf("%s has no SBOM", im.Name), "build it again, or pull it together with what refers to it")
+				return show.WithHint(fmt.Errorf("%s has no SBOM", im.Name), "build it again, or pull it with its referrers")
 			}
 			b, err := s.ReadReferrer(list[len(list)-1])
 			if err != nil {
@@ -129,7 +134,7 @@ digest, licences and files, as a CycloneDX document in JSON. -o json changes not
 	}
 }
 
-// seals are the rows of an image's details that say what vouches for it.
+// seals are the rows of an image's details about hashes and signatures.
 func (a *Commands) seals(ctx context.Context, s *image.Store, im image.Image) (rows [][2]string, err error) {
 	m := im.Manifest
 	if m.Verity != nil {
@@ -154,20 +159,21 @@ func (a *Commands) seals(ctx context.Context, s *image.Store, im image.Image) (r
 			rows = append(rows, [2]string{"SBOM", fmt.Sprintf("%s %s", r.Content.Digest, show.Size(r.Content.Size))})
 		case ingot.ArtifactSignedUKI:
 			signed = true
-			rows = append(rows, [2]string{"Secure Boot", fmt.Sprintf("signed by %s (certificate %s): UKI %s", r.Annotations[ingot.AnnotationSigner],
+			rows = append(rows, [2]string{"Secure Boot", fmt.Sprintf("signed by %s (certificate %s): UKI %s",
+				r.Annotations[ingot.AnnotationSigner],
 				ingot.Digest(r.Annotations[ingot.AnnotationCertificate]).Short(), r.Content.Digest)})
 		}
 	}
 	if !signed && m.UKI != nil {
-		rows = append(rows, [2]string{"Secure Boot", "signed by nobody: firmware that enforces it refuses the UKI"})
+		rows = append(rows, [2]string{"Secure Boot", "not signed: firmware that enforces Secure Boot refuses the UKI"})
 	}
 	return rows, nil
 }
 
-// explainForeign explains a signed UKI that is not the image's.
+// explainForeign adds the next step for a signed UKI that is not the image's.
 func explainForeign(err error) error {
 	if errors.Is(err, secureboot.ErrForeignUKI) {
-		return show.WithHint(err, "whoever made it changed more than a signature: remove the image, and pull or build it again")
+		return show.WithHint(err, "more than the signature differs: remove the image, and pull or build it again")
 	}
 	return err
 }

@@ -26,28 +26,16 @@ import (
 	"ingot/image"
 )
 
-// whoseStore is said by the commands that change a store.
+// whoseStore is in the help of commands that change a store.
 const whoseStore = `
-The store is that of this host (--store), even while a context is in use: its running
-server does the work, or this command itself when none runs. With --server or --context
-it is the store of that server.`
+It changes the store of this host (--store), also when a context is in use: through the running
+server, or directly when none runs. With --server or --context, it changes the store of that
+server.`
 
-// elsewhere reports whether the store of another server is meant: one that was
-// named. A context that is merely in use names no store.
-func (a *Commands) elsewhere() bool { return a.Server != "" || a.Context != "" }
-
-// here refuses what can only be done to files of this host.
-func (a *Commands) here(cmd string) error {
-	if a.Elsewhere() {
-		return show.Usagef("%s reads the files of this host's store: say which with --store, without --server and --context", cmd)
-	}
-	return nil
-}
-
-// storeroom is who changes the store: the server that was named, else the
-// server of this host's store, wherever it answers; without one, this process,
-// which has the state to itself until done is called.
-func (a *Commands) storeroom(ctx context.Context) (room api.Images, done func(), err error) {
+// editor returns what changes the store: the server that was named, else the
+// running server of this host's store; without one, this process itself, which
+// has the state locked until done is called.
+func (a *Commands) editor(ctx context.Context) (editor api.Images, done func(), err error) {
 	nothing := func() {}
 	if a.Elsewhere() {
 		return a.Client(), nothing, nil
@@ -65,7 +53,7 @@ func (a *Commands) storeroom(ctx context.Context) (room api.Images, done func(),
 	dir := filepath.Join(root, state.Folder)
 	for patience := time.Now().Add(10 * time.Second); ; {
 		if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
-			return own, nothing, nil // no server ever ran here
+			return own, nothing, nil // no server has used this store
 		}
 		st, err := bolt.Open(ctx, dir)
 		if err == nil {
@@ -73,15 +61,15 @@ func (a *Commands) storeroom(ctx context.Context) (room api.Images, done func(),
 			if err := own.FinishRemovals(ctx); err != nil {
 				return nil, nil, errors.Join(err, st.Close())
 			}
-			return own, func() { _ = st.Close() }, nil // every change is on the disk when it is answered
+			return own, func() { _ = st.Close() }, nil // every change is durable when its call returns
 		}
 		_, socket := a.Locate(root)
 		switch {
 		case !errors.Is(err, state.ErrLocked):
-			return nil, nil, fmt.Errorf("looking for machines that need images: %w", err)
+			return nil, nil, fmt.Errorf("reading which machines need images: %w", err)
 		case socket != "":
 			return api.Dial(socket), nothing, nil
-		case time.Now().After(patience): // a server of an older version does not tell
+		case time.Now().After(patience): // a server of an older version does not record its socket
 			return api.Dial(filepath.Join(root, "ingot.sock")), nothing, nil
 		}
 		select { // a server that starts, or a command like this one
@@ -92,15 +80,15 @@ func (a *Commands) storeroom(ctx context.Context) (room api.Images, done func(),
 	}
 }
 
-// firstImages are those that this host's configuration gives to new machines,
-// when it is about the store at root.
+// firstImages are the images that this host's configuration gives to new
+// machines, if it is for the store at root.
 func firstImages(root string) ([]string, error) {
 	c, err := config.Load(config.Default)
 	if errors.Is(err, config.ErrAbsent) {
 		return nil, nil
 	}
 	if err != nil {
-		return nil, show.WithHint(fmt.Errorf("looking for images that new machines get: %w", err), "ingot config check")
+		return nil, show.WithHint(fmt.Errorf("reading which images new machines get: %w", err), "ingot config check")
 	}
 	if cmp.Or(c.Store, client.DefaultStore()) != root {
 		return nil, nil
@@ -108,32 +96,33 @@ func firstImages(root string) ([]string, error) {
 	return bootserver.FirstImages(c.Boots), nil
 }
 
-// asSelf is the context of what this process does by itself.
+// asSelf is a context for changes by this process itself.
 func asSelf(ctx context.Context) context.Context {
 	return access.With(ctx, access.LocalUser(os.Getuid(), os.Getpid()))
 }
 
-// Note writes down what was done to an image of the store. It is done: that it
-// could not be written down is a warning.
+// Note records in the audit log what was done to an image. Because it is done
+// already, a failure is only a warning.
 func (a *Commands) Note(ctx context.Context, im image.Image, did, with string) {
-	room, done, err := a.storeroom(ctx)
+	editor, done, err := a.editor(ctx)
 	if err == nil {
 		defer done()
-		_, err = room.NoteImage(asSelf(ctx), string(im.Digest), api.NoteRequest{Did: did, With: with})
+		_, err = editor.NoteImage(asSelf(ctx), string(im.Digest), api.NoteRequest{Did: did, With: with})
 	}
 	if err != nil {
-		a.Logger().Warn("the audit log has no line of this", "image", im.Name.String(), "did", did, "err", err)
+		a.Logger().Warn("recording this in the audit log", "image", im.Name.String(), "did", did, "err", err)
 	}
 }
 
 func (a *Commands) imageTagCommand() *cobra.Command {
 	var remove bool
 	c := &cobra.Command{
-		Use: "tag IMAGE PROFILE:WORD", Short: "give an image one more name, which may move",
-		Long: `Give an image one more name. A tag may move to another image; a version never does.
-Machines are assigned digests: moving a tag changes nothing for them.
+		Use: "tag IMAGE PROFILE:WORD", Short: "add a tag to an image, or move it",
+		Long: `Add a tag to an image. A tag can be moved to another image; a version cannot. Machines are
+assigned digests, so moving a tag does not change what they boot.
 ` + command.ImageHelp + "\n" + whoseStore,
-		Example: "  ingot image tag node:2026.11.24-1 node:stable\n  ingot image tag --remove node:stable",
+		Example: `  ingot image tag node:2026.11.24-1 node:stable
+  ingot image tag --remove node:stable`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if remove {
 				return command.ExactArgs("TAG")(cmd, args)
@@ -141,19 +130,22 @@ Machines are assigned digests: moving a tag changes nothing for them.
 			return command.ExactArgs("IMAGE", "PROFILE:WORD")(cmd, args)
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
-			room, done, err := a.storeroom(cmd.Context())
+			editor, done, err := a.editor(cmd.Context())
 			if err != nil {
 				return err
 			}
 			defer done()
 			ctx := asSelf(cmd.Context())
 			if remove {
-				if _, err := room.UntagImage(ctx, args[0]); err != nil {
+				if _, err := editor.UntagImage(ctx, args[0]); err != nil {
 					return err
 				}
-				return a.Show(map[string]string{"removed": args[0]}, func(w io.Writer) { fmt.Fprintf(w, "%s is no tag any more\n", args[0]) })
+				return a.Show(map[string]string{"removed": args[0]}, func(w io.Writer) {
+					fmt.Fprintf(w, "the tag %s is removed\n",
+						args[0])
+				})
 			}
-			im, err := room.TagImage(ctx, args[0], args[1])
+			im, err := editor.TagImage(ctx, args[0], args[1])
 			if err != nil {
 				return err
 			}
@@ -162,25 +154,25 @@ Machines are assigned digests: moving a tag changes nothing for them.
 			})
 		},
 	}
-	c.Flags().BoolVar(&remove, "remove", false, "take the tag away; the image stays")
+	c.Flags().BoolVar(&remove, "remove", false, "remove the tag; the image stays")
 	return c
 }
 
 func (a *Commands) imageRmCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "rm IMAGE", Short: "remove an image that no machine needs",
-		Long: `Remove an image and its tags. An image that a machine is assigned, runs or may fall
-back to is not removed, nor one that the configuration gives to new machines. The bytes
-go with: ingot image gc
+		Long: `Remove an image and its tags. An image that is assigned to a machine, runs on one, may be
+fallen back to, or is given to new machines by the configuration, is not removed. To free the
+space afterwards: ingot image gc
 ` + command.ImageHelp + "\n" + whoseStore,
 		Example: "  ingot image rm lab:v1 && ingot image gc", Args: command.ExactArgs("IMAGE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			room, done, err := a.storeroom(cmd.Context())
+			editor, done, err := a.editor(cmd.Context())
 			if err != nil {
 				return err
 			}
 			defer done()
-			im, err := room.RemoveImage(asSelf(cmd.Context()), args[0])
+			im, err := editor.RemoveImage(asSelf(cmd.Context()), args[0])
 			if err != nil {
 				return err
 			}
@@ -192,23 +184,24 @@ go with: ingot image gc
 func (a *Commands) imageGCCommand() *cobra.Command {
 	var q api.CollectRequest
 	c := &cobra.Command{
-		Use: "gc", Short: "free the space of what no image needs",
-		Long: `Remove files of the store that no image needs. With --keep N, remove first all but
-the newest N images of each profile. Images stay in any case that have a tag, that a
-machine is assigned, runs or may fall back to, or that the configuration gives to new
-machines.
+		Use: "gc", Short: "remove unused files, and with --keep old images",
+		Long: `Remove files of the store that no image needs. With --keep N, first remove all but the newest
+N images of each profile. Images always stay if they have a tag, are assigned to a machine,
+run on one, may be fallen back to, or are given to new machines by the configuration.
 ` + whoseStore,
-		Example: "  ingot image gc --keep 5 --dry-run\n  ingot image gc --keep 5\n  ingot --context berlin image gc", Args: command.ExactArgs(),
+		Example: `  ingot image gc --keep 5 --dry-run
+  ingot image gc --keep 5
+  ingot --context berlin image gc`, Args: command.ExactArgs(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if q.Keep < 0 || cmd.Flags().Changed("keep") && q.Keep == 0 {
-				return show.Usagef("--keep %d: want a number of images above 0", q.Keep)
+				return show.Usagef("bad --keep %d: want 1 or more", q.Keep)
 			}
-			room, closeRoom, err := a.storeroom(cmd.Context())
+			editor, closeEditor, err := a.editor(cmd.Context())
 			if err != nil {
 				return err
 			}
-			defer closeRoom()
-			done, err := room.CollectImages(asSelf(cmd.Context()), q)
+			defer closeEditor()
+			done, err := editor.CollectImages(asSelf(cmd.Context()), q)
 			if err != nil {
 				return err
 			}
@@ -224,7 +217,7 @@ machines.
 			})
 		},
 	}
-	c.Flags().IntVar(&q.Keep, "keep", 0, "how many images of each profile stay (default: all)")
-	c.Flags().BoolVar(&q.DryRun, "dry-run", false, "show what would go, remove nothing")
+	c.Flags().IntVar(&q.Keep, "keep", 0, "number of images of each profile to keep (default: all)")
+	c.Flags().BoolVar(&q.DryRun, "dry-run", false, "show what would be removed, remove nothing")
 	return c
 }

@@ -19,7 +19,7 @@ import (
 	"ingot/image/registry"
 )
 
-// registryFlags say how a registry is talked to.
+// registryFlags are the flags of a connection to a registry.
 type registryFlags struct {
 	plainHTTP   bool
 	ca          string
@@ -27,17 +27,18 @@ type registryFlags struct {
 }
 
 func (f *registryFlags) add(c *cobra.Command) {
-	c.Flags().BoolVar(&f.plainHTTP, "plain-http", false, "talk HTTP, for registries in labs")
-	c.Flags().StringVar(&f.ca, "ca", "", "PEM file of the authority of the registry's certificate, besides the system's")
-	c.Flags().StringVar(&f.credentials, "credentials", "", "credentials file (default: docker's config.json, then podman's auth.json)")
+	c.Flags().BoolVar(&f.plainHTTP, "plain-http", false, "use HTTP, for registries in labs")
+	c.Flags().StringVar(&f.ca, "ca", "", "PEM file with the CA of the registry's certificate, in addition to the system's")
+	c.Flags().StringVar(&f.credentials, "credentials", "",
+		"credentials file (default: docker's config.json, then podman's auth.json)")
 }
 
 const registryHelp = `
-Credentials are those of docker and podman: log in with one of them, or have a
-credential helper in docker's config.json. What a registry has is not sent again, a
-broken connection goes on where it stopped.`
+Credentials are those of docker and podman: log in with one of them, or configure a credential
+helper in docker's config.json. Blobs that the other side has are not sent again; a broken
+connection is resumed.`
 
-// open makes the client of a registry.
+// registry returns a client of a registry.
 func (a *Commands) registry(ctx context.Context, ref string, f registryFlags) (*registry.Repository, error) {
 	o := registry.Options{PlainHTTP: f.plainHTTP, UserAgent: "ingot/" + a.Version, Credentials: command.CredentialFiles()}
 	if f.credentials != "" {
@@ -49,7 +50,7 @@ func (a *Commands) registry(ctx context.Context, ref string, f registryFlags) (*
 	if f.ca != "" {
 		var err error
 		if o.CA, err = os.ReadFile(f.ca); err != nil {
-			return nil, fmt.Errorf("reading the authority's certificate: %w", err)
+			return nil, fmt.Errorf("reading the CA's certificate: %w", err)
 		}
 	}
 	log := a.Logger()
@@ -63,30 +64,32 @@ func (a *Commands) registry(ctx context.Context, ref string, f registryFlags) (*
 	return r, err
 }
 
-// transferHint adds the next step to what went wrong between store and registry.
+// transferHint adds the next step to an error between store and registry.
 func (a *Commands) transferHint(ctx context.Context, err error, host string) error {
 	if err == nil {
 		return nil
 	}
 	if ctx.Err() != nil {
-		return show.WithHint(errors.New("interrupted; no image was changed"), "run the same command again, what is complete is not moved again")
+		return show.WithHint(errors.New("interrupted; no image was changed"),
+			"run the same command again; complete parts are not sent again")
 	}
 	for _, h := range []struct {
 		of   error
 		hint string
 	}{
 		{registry.ErrCredentials, "docker login " + host + ", or podman login " + host},
-		{registry.ErrRefused, "log in again with an account that the registry knows: docker login " + host},
-		{registry.ErrForbidden, "ask for the right to do this, or name another repository"},
-		{registry.ErrMissing, "check repository and tag; to send an image there: ingot image push IMAGE " + host + "/REPOSITORY"},
-		{registry.ErrPlainHTTP, "--plain-http, if that is what you want"},
-		{registry.ErrAuthority, "--ca FILE, with the certificate of the authority"},
+		{registry.ErrRefused, "log in again with a valid account: docker login " + host},
+		{registry.ErrForbidden, "ask for access, or use another repository"},
+		{registry.ErrMissing, "check repository and tag; to send an image there: ingot image push IMAGE " + host +
+			"/REPOSITORY"},
+		{registry.ErrPlainHTTP, "to use HTTP: --plain-http"},
+		{registry.ErrAuthority, "to trust the CA of the registry: --ca FILE"},
 		{registry.ErrUnreachable, "check the registry's name and whether it runs, then run the same command again"},
 		{registry.ErrTaken, "a version names one image: push to another tag, or delete that one at the registry"},
-		{image.ErrUntrusted, "if you trust whoever built it: ingot key trust FILE.pub (keys/release.pub of that host's store), then run the same command again"},
-		{image.ErrContent, "run the same command again; if it stays so, what is there is damaged: have it written anew from a good copy"},
-		{image.ErrExists, "remove the one here (ingot image rm), or build the other with another --version"},
-		{image.ErrNotImage, "name an image that ingot built; container images are a base of profiles: ingot profile --help"},
+		{image.ErrUntrusted, "if you trust its builder: ingot key trust FILE.pub (its keys/release.pub), then run it again"},
+		{image.ErrContent, "run the same command again; if it fails again, the source is damaged: replace it"},
+		{image.ErrExists, "remove the image of this store (ingot image rm), or build the other one with another --version"},
+		{image.ErrNotImage, "name an image that ingot built; to start from a container image: ingot import --help"},
 		{image.ErrNotArchive, "name a file that ingot image export wrote, or an OCI layout"},
 	} {
 		if errors.Is(err, h.of) {
@@ -102,7 +105,7 @@ func (a *Commands) move(name string, run func(progress func(done, total int64)) 
 	start := time.Now()
 	err := run(func(done, total int64) {
 		rate := int64(float64(done) / max(time.Since(start).Seconds(), 0.001))
-		if done >= total { // the bar ends when all is written, not when all is read
+		if done >= total { // the bar ends when everything is written, not when it is read
 			done = total - 1
 		}
 		bar.Step(name, done, total, fmt.Sprintf("%s of %s, %s/s", show.Size(done+1), show.Size(total), show.Size(rate)))
@@ -119,10 +122,12 @@ func (a *Commands) imagePushCommand() *cobra.Command {
 	var f registryFlags
 	c := &cobra.Command{
 		Use: "push IMAGE REGISTRY/REPOSITORY[:TAG]", Short: "send an image to a registry",
-		Long: `Send an image, its signature, its SBOM and whatever else refers to it to any OCI
-registry. Without a tag it is the image's version.` + registryHelp + "\n" + command.ImageHelp,
-		Example: "  ingot image push node:2026.11.24-1 registry.example.com/images/node\n  ingot image push node registry.example.com/images/node:stable\n  ingot image push lab:v1 127.0.0.1:5000/lab --plain-http",
-		Args:    command.ExactArgs("IMAGE", "REGISTRY/REPOSITORY[:TAG]"),
+		Long: `Send an image, its signature, its SBOM and all other referrers to an OCI registry. The default
+tag is the image's version.` + registryHelp + "\n" + command.ImageHelp,
+		Example: `  ingot image push node:2026.11.24-1 registry.example.com/images/node
+  ingot image push node registry.example.com/images/node:stable
+  ingot image push lab:v1 127.0.0.1:5000/lab --plain-http`,
+		Args: command.ExactArgs("IMAGE", "REGISTRY/REPOSITORY[:TAG]"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			s, im, err := a.Image(cmd.Context(), args[0])
 			if err != nil {
@@ -141,7 +146,7 @@ registry. Without a tag it is the image's version.` + registryHelp + "\n" + comm
 				return a.transferHint(cmd.Context(), err, r.Reference.Registry)
 			}
 			return a.Show(done, func(w io.Writer) {
-				fmt.Fprintf(w, "%s is %s, tag %s: %s sent, %s was there, with %d referrers\n", im.Name, done.Reference, done.Tag,
+				fmt.Fprintf(w, "%s is %s, tag %s: %s sent, %s already there, %d referrers\n", im.Name, done.Reference, done.Tag,
 					show.Size(done.Sent), show.Size(done.Present), done.Referrers)
 			})
 		},
@@ -154,12 +159,13 @@ func (a *Commands) imagePullCommand() *cobra.Command {
 	var f registryFlags
 	c := &cobra.Command{
 		Use: "pull REGISTRY/REPOSITORY:TAG|@DIGEST", Short: "fetch an image from a registry",
-		Long: `Fetch an image with all that refers to it. It must be signed by the release key of
-this store or by one that it trusts (see: ingot key --help); that is checked before
-anything big is fetched, and every part is checked against its digest. A pull that is
-interrupted leaves no image, and the next one fetches only what is missing.` + registryHelp,
-		Example: "  ingot image pull registry.example.com/images/node:stable\n  ingot image pull 127.0.0.1:5000/lab:v1 --plain-http",
-		Args:    command.ExactArgs("REGISTRY/REPOSITORY:TAG"),
+		Long: `Fetch an image with its referrers. It must be signed by the release key of this store or by a
+key that it trusts (see: ingot key --help). That is checked first, and every part is checked
+against its digest. An interrupted pull leaves no image; the next one fetches only what is
+missing.` + registryHelp,
+		Example: `  ingot image pull registry.example.com/images/node:stable
+  ingot image pull 127.0.0.1:5000/lab:v1 --plain-http`,
+		Args: command.ExactArgs("REGISTRY/REPOSITORY:TAG"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := a.Here(cmd.CommandPath()); err != nil {
 				return err
@@ -195,12 +201,12 @@ interrupted leaves no image, and the next one fetches only what is missing.` + r
 	return c
 }
 
-// receiveOptions trust the store's own key and those its operator added. Keys
-// that cannot be read are trusted by nobody: the refusal names them.
+// receiveOptions trusts the store's own key and those its operator added. Keys
+// that cannot be read are not trusted.
 func (a *Commands) receiveOptions(progress func(done, total int64)) image.ReceiveOptions {
 	keys, err := a.trustedKeys()
 	if err != nil {
-		a.Logger().Warn("the trusted keys cannot be read", "err", err)
+		a.Logger().Warn("reading the trusted keys", "err", err)
 	}
 	return image.ReceiveOptions{Trusted: image.Public(keys), Progress: progress}
 }
@@ -209,7 +215,7 @@ func (a *Commands) keyDir() string { return filepath.Join(a.StoreRoot(), "keys")
 
 func (a *Commands) trustedKeys() ([]image.NamedKey, error) { return image.TrustedKeys(a.keyDir()) }
 
-// showReceived prints images that came in, and what the operator should know.
+// showReceived prints imported images, and warns about those that will not boot.
 func (a *Commands) showReceived(s *image.Store, images []image.Image) error {
 	views := make([]show.ImageView, len(images))
 	for i, im := range images {
@@ -223,8 +229,8 @@ func (a *Commands) showReceived(s *image.Store, images []image.Image) error {
 	})
 }
 
-// warnServerKey tells when machines that boot an image would not believe this
-// store's server: the initramfs carries the key of the server it was built for.
+// warnServerKey warns when machines that boot an image would not trust this
+// store's server: the initramfs contains the key of the server it was built for.
 func (a *Commands) warnServerKey(s *image.Store, im image.Image) {
 	blobs, err := s.Blobs(im.Digest)
 	if err != nil {
@@ -242,8 +248,9 @@ func (a *Commands) warnServerKey(s *image.Store, im image.Image) {
 			Keys map[string]ingot.Digest `json:"keys"`
 		}
 		b, err := os.ReadFile(s.Blob(ingot.Digest(d.Digest)))
-		if err == nil && json.Unmarshal(b, &plan) == nil && plan.Keys["server"] != "" && plan.Keys["server"] != ingot.DigestOf(own) {
-			a.Logger().Warn("machines that boot this image by network believe another server than this store's; build it with --server-key and this store's keys/server.pub",
+		if err == nil && json.Unmarshal(b, &plan) == nil && plan.Keys["server"] != "" &&
+			plan.Keys["server"] != ingot.DigestOf(own) {
+			a.Logger().Warn("machines that boot this image trust another server; build it with --server-key keys/server.pub",
 				"image", im.Name.String())
 		}
 	}

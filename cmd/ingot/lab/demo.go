@@ -26,12 +26,11 @@ import (
 
 func (a *Commands) demoCommand() *cobra.Command {
 	return &cobra.Command{
-		Use: "demo", Short: "the whole loop on an isolated LAN, with two virtual machines",
-		Long: `Build three images, boot a BIOS and a UEFI machine into the first, write to their data
-volumes, upgrade both by reboot; then give the UEFI machine a broken image, which heals
-itself, while the BIOS machine is rolled back by reboot; and show every boot. It touches
-nothing outside a temporary folder and a network namespace of its own, and removes
-both at the end, also when interrupted.`,
+		Use: "demo", Short: "show the whole loop with two virtual machines on an isolated LAN",
+		Long: `Build three images, boot a BIOS and a UEFI machine into the first, write to their data volumes,
+and upgrade both by reboot. Then assign a broken image to the UEFI machine, which falls back by
+itself, and roll the BIOS machine back by reboot. At the end, print every boot. The demo uses
+only a temporary folder and a network namespace, and removes both, also when interrupted.`,
 		Example: "  ingot demo", Args: command.ExactArgs(),
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.demo(cmd.Context()) },
 	}
@@ -63,7 +62,7 @@ func (a *Commands) demo(ctx context.Context) error {
 	defer dir.Remove()
 	d := &demo{Commands: a, dir: dir.Path, start: time.Now()}
 	if err := d.play(ctx); err != nil && ctx.Err() != nil {
-		return show.WithHint(errors.New("interrupted; what the demo had started is gone again"), "make demo plays it from the beginning")
+		return show.WithHint(errors.New("interrupted; the demo was cleaned up"), "to run it again: ingot demo")
 	} else if err != nil {
 		return show.Explain(ctx, err)
 	}
@@ -139,7 +138,8 @@ func (d *demo) serve(ctx context.Context) (stop func(), err error) {
 	if err != nil {
 		return nil, err
 	}
-	cmd := d.lan.Command(context.WithoutCancel(ctx), self, "--store", d.Store, "serve", "--config=", "--interface", testvm.Bridge)
+	cmd := d.lan.Command(context.WithoutCancel(ctx), self, "--store", d.Store, "serve", "--config=", "--interface",
+		testvm.Bridge)
 	cmd.Stderr = log
 	if err := d.lan.Start(cmd); err != nil {
 		return nil, err
@@ -169,7 +169,8 @@ func (d *demo) powerOn(ctx context.Context) ([]*demoMachine, error) {
 		if err != nil {
 			return nil, err
 		}
-		vm, err := d.lan.StartVM(ctx, testvm.Config{Name: name, Firmware: f, MAC: fmt.Sprintf("52:54:00:de:00:%02x", i+1), Disks: []testvm.Disk{disk}})
+		vm, err := d.lan.StartVM(ctx, testvm.Config{Name: name, Firmware: f, MAC: fmt.Sprintf("52:54:00:de:00:%02x", i+1),
+			Disks: []testvm.Disk{disk}})
 		if err != nil {
 			return nil, err
 		}
@@ -306,7 +307,8 @@ func (d *demo) healthy(ctx context.Context, m *demoMachine, image string) error 
 			if boot.Image.Name != image {
 				return fmt.Errorf("boot %d is healthy on %s; want %s", m.boots, boot.Image.Name, image)
 			}
-			d.say("%s is healthy on %s, %s after its first packet, measured root %s", m.name, image, show.Seconds(boot.Ended.Sub(boot.Started)), boot.Report.Root.Short())
+			d.say("%s is healthy on %s, %s after its first packet, measured root %s", m.name, image,
+				show.Seconds(boot.Ended.Sub(boot.Started)), boot.Report.Root.Short())
 			return nil
 		}
 		d.say("%s: boot %d, of %s: %s: %s", m.name, m.boots, boot.Image.Name, boot.Outcome, boot.Reason)

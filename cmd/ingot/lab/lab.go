@@ -28,12 +28,14 @@ func (a *Commands) labCommand() *cobra.Command {
 		RunE: func(*cobra.Command, []string) error { return a.labLs() },
 	}
 	console := &cobra.Command{
-		Use: "console NAME", Short: "attach to a machine's serial console (leave with Ctrl-])", Args: command.ExactArgs("NAME"),
+		Use: "console NAME", Short: "attach to a machine's serial console (leave with Ctrl-])",
+		Args:    command.ExactArgs("NAME"),
 		Example: "  ingot lab console bios1",
 		RunE:    func(cmd *cobra.Command, args []string) error { return a.labConsole(cmd.Context(), args[0]) },
 	}
 	power := &cobra.Command{
-		Use: "power NAME on|off|cycle|reset", Short: "switch a machine", Args: command.ExactArgs("NAME", "on|off|cycle|reset"),
+		Use: "power NAME on|off|cycle|reset", Short: "switch a machine on or off, or reset it",
+		Args:    command.ExactArgs("NAME", "on|off|cycle|reset"),
 		Example: "  ingot lab power bios1 cycle",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			l, err := a.openLab()
@@ -44,7 +46,8 @@ func (a *Commands) labCommand() *cobra.Command {
 		},
 	}
 	down := &cobra.Command{
-		Use: "down", Short: "end the lab: machines, disks, server, network", Args: command.ExactArgs(), Example: "  ingot lab down",
+		Use: "down", Short: "stop the lab and remove its machines, disks and network", Args: command.ExactArgs(),
+		Example: "  ingot lab down",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			l, err := a.openLab()
 			if err != nil {
@@ -53,7 +56,8 @@ func (a *Commands) labCommand() *cobra.Command {
 			return l.Down(cmd.Context())
 		},
 	}
-	c := command.Parent("lab", "virtual machines on an isolated LAN, to try things", a.labUp(), ls, console, power, a.labStorm(), a.stormMachines(), down)
+	c := command.Parent("lab", "run virtual machines on an isolated LAN", a.labUp(), ls, console, power, a.labStorm(),
+		a.stormMachines(), down)
 	c.Example = "  ingot lab up\n  ingot boots --timeline\n  ingot lab console uefi1\n  ingot lab down"
 	return c
 }
@@ -76,15 +80,16 @@ func (a *Commands) labUp() *cobra.Command {
 	var f labFlags
 	c := &cobra.Command{
 		Use: "up", Short: "start a LAN, a server and machines that boot from it",
-		Long: `Start an isolated LAN with a boot server and virtual machines. They stay until
-"ingot lab down". Machines are approved by themselves and boot --image; without any
-image in the store, lab:v1 is built first. The other commands talk to its server.`,
-		Example: "  ingot lab up\n  ingot lab up --bios 2 --uefi 2 --image node:2026.11.23-1",
-		Args:    command.ExactArgs(),
-		RunE:    func(cmd *cobra.Command, _ []string) error { return a.labStart(cmd.Context(), f) },
+		Long: `Start an isolated LAN with a boot server and virtual machines. They run until "ingot lab down".
+Machines are approved automatically and boot --image; if the store has no image, lab:v1 is
+built first. Other commands with the same store use the server of the lab.`,
+		Example: `  ingot lab up
+  ingot lab up --bios 2 --uefi 2 --image node:2026.11.23-1`,
+		Args: command.ExactArgs(),
+		RunE: func(cmd *cobra.Command, _ []string) error { return a.labStart(cmd.Context(), f) },
 	}
-	c.Flags().IntVar(&f.bios, "bios", 1, "machines with BIOS")
-	c.Flags().IntVar(&f.uefi, "uefi", 1, "machines with UEFI")
+	c.Flags().IntVar(&f.bios, "bios", 1, "number of machines with BIOS")
+	c.Flags().IntVar(&f.uefi, "uefi", 1, "number of machines with UEFI")
 	c.Flags().StringVar(&f.image, "image", "", "image to boot (default: the newest lab image)")
 	c.Flags().Int64Var(&f.disk, "disk", 256, "size of each machine's blank data disk in MiB; 0: none")
 	return c
@@ -92,7 +97,7 @@ image in the store, lab:v1 is built first. The other commands talk to its server
 
 func (a *Commands) labStart(ctx context.Context, f labFlags) error {
 	if f.bios < 0 || f.uefi < 0 || f.bios+f.uefi == 0 || f.bios+f.uefi > 64 {
-		return show.Usagef("a lab has 1 to 64 machines")
+		return show.Usagef("bad number of machines: want 1 to 64")
 	}
 	im, err := a.labImage(ctx, f.image)
 	if err != nil {
@@ -137,7 +142,8 @@ func (a *Commands) fillLab(ctx context.Context, l *testvm.Lab, f labFlags, im st
 	if err != nil {
 		return err
 	}
-	err = l.Serve(ctx, []string{self, "--store", a.StoreRoot(), "serve", "--config=", "--interface", testvm.Bridge, "--approve-all", "--image", im})
+	err = l.Serve(ctx, []string{self, "--store", a.StoreRoot(), "serve", "--config=", "--interface", testvm.Bridge,
+		"--approve-all", "--image", im})
 	if err != nil {
 		return err
 	}
@@ -152,7 +158,8 @@ func (a *Commands) fillLab(ctx context.Context, l *testvm.Lab, f labFlags, im st
 	}{{testvm.BIOS, "bios", f.bios}, {testvm.UEFI, "uefi", f.uefi}} {
 		for i := 1; i <= kind.count; i++ {
 			n++
-			c := testvm.Config{Name: fmt.Sprintf("%s%d", kind.name, i), Firmware: kind.firmware, MAC: fmt.Sprintf("52:54:00:99:00:%02x", n)}
+			c := testvm.Config{Name: fmt.Sprintf("%s%d", kind.name, i), Firmware: kind.firmware,
+				MAC: fmt.Sprintf("52:54:00:99:00:%02x", n)}
 			if f.disk > 0 {
 				d, err := testvm.NewDisk(filepath.Join(l.Folder(), c.Name+".img"), "LAB-"+c.Name, f.disk<<20)
 				if err != nil {

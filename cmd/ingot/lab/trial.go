@@ -88,7 +88,8 @@ func try(ctx context.Context, lan *testvm.LAN, dir, loaders string) (took time.D
 	err = untilReady(ctx, api.Dial(filepath.Join(store, "ingot.sock")), ended)
 	if err == nil {
 		machine := host.Command(ctx, self, "lab", "storm-machines")
-		took, err = bootSimulated(machine, storm.Config{Machines: 1, First: 1, Card: host.Card, Script: true, Timeout: 45 * time.Second})
+		took, err = bootSimulated(machine, storm.Config{Machines: 1, First: 1, Card: host.Card, Script: true,
+			Timeout: 45 * time.Second})
 	}
 	text, _ := os.ReadFile(file.Name()) // without it, there is no log to show
 	return took, string(text), err

@@ -19,12 +19,12 @@ func (a *Commands) bootsCommand() *cobra.Command {
 	var limit int
 	var timeline bool
 	c := &cobra.Command{
-		Use: "boots [MACHINE...]", Short: "list boots and how they went",
-		Long: `List the latest boots of some machines or of all, newest last: image, stages reached,
-outcome, reason. Of one machine the latest boot is drawn stage by stage; with
---timeline, every boot is: a bar for each stage, on the scale of the whole boot, with the
-bytes that were served. What was begun and not fetched to its end shows how much of it
-was served (▒) of how much there is (·); silence until the deadline is ░.
+		Use: "boots [MACHINE...]", Short: "list boots: image, stage, outcome and reason",
+		Long: `List the latest boots of all machines, or of those that are named, newest last: image,
+stages reached, outcome, reason. For one machine, the latest boot is drawn stage by stage;
+with --timeline, every boot is: one bar for each stage, on the scale of the whole boot, with
+the bytes served. For a file that was not completely fetched, ▒ is the part that was served
+and · the rest; ░ is the time without a report until the deadline.
 
 ` + naming,
 		Example: `  ingot boots                    # every machine
@@ -33,7 +33,7 @@ was served (▒) of how much there is (·); silence until the deadline is ░.
   ingot boots node01 -o json | jq '.[-1].outcome'`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if limit < 0 {
-				return show.Usagef("-n %d: want a number of boots, or 0 for all", limit)
+				return show.Usagef("bad number of boots -n %d: want 0 (all) or more", limit)
 			}
 			ctx, cl := cmd.Context(), a.Client()
 			boots, failed, err := a.bootsOf(ctx, args, limit)
@@ -68,30 +68,32 @@ was served (▒) of how much there is (·); silence until the deadline is ░.
 			}), failed)
 		},
 	}
-	c.Flags().IntVarP(&limit, "limit", "n", 20, "number of boots at most, of each machine that is named (0: all)")
+	c.Flags().IntVarP(&limit, "limit", "n", 20, "maximum number of boots, for each machine that is named (0: all)")
 	c.Flags().BoolVarP(&timeline, "timeline", "t", false, "draw each boot stage by stage")
 	return c
 }
 
-// bootsOf are the boots of the machines that arguments name; without any, of all.
+// bootsOf returns the boots of the machines that arguments name, or of all.
 func (a *Commands) bootsOf(ctx context.Context, args []string, limit int) (all []fleet.Boot, failed, err error) {
 	if len(args) == 0 {
 		all, err = a.Client().Boots(ctx, "", limit)
 		return all, nil, err
 	}
-	each, failed, err := ofEach(ctx, a, args, func(n string) ([]fleet.Boot, error) { return a.Client().Boots(ctx, n, limit) })
+	each, failed, err := ofEach(ctx, a, args, func(n string) ([]fleet.Boot, error) {
+		return a.Client().Boots(ctx, n, limit)
+	})
 	return slices.Concat(each...), failed, err
 }
 
-// bootView is a boot with the bytes that its image takes, by artifact, as far
-// as the server still has that image.
+// bootView is a boot with the sizes of its image's artifacts in bytes, if the
+// server still has that image.
 type bootView struct {
 	fleet.Boot
 	Needed map[string]int64 `json:"needed,omitempty"`
 }
 
-// withNeeded looks the images of boots up. A server that does not tell has
-// boots without what they needed.
+// withNeeded adds the sizes of the images. Without an answer of the server they
+// stay empty.
 func (a *Commands) withNeeded(ctx context.Context, boots []fleet.Boot) []bootView {
 	needed := map[ingot.Digest]map[string]int64{"": nil}
 	views := make([]bootView, len(boots))
@@ -117,7 +119,8 @@ func bootTable(w io.Writer, boots []fleet.Boot, names map[ingot.MachineID]string
 	t := show.Table(w)
 	show.Row(t, "BOOT", "MACHINE", "FIRMWARE", "IMAGE", "STARTED", "TOOK", "STAGE", "OUTCOME", "REASON")
 	for _, b := range boots {
-		show.Row(t, b.ID.Short(), bootMachine(b, names), show.Dash(string(b.Firmware)), show.Dash(b.Image.Name), show.Ago(b.Started, now),
+		show.Row(t, b.ID.Short(), bootMachine(b, names), show.Dash(string(b.Firmware)), show.Dash(b.Image.Name),
+			show.Ago(b.Started, now),
 			took(b), string(b.Stage()), outcome(b), show.Dash(bootReason(b)))
 	}
 	t.Flush()
@@ -137,8 +140,8 @@ func outcome(b fleet.Boot) string {
 	return string(b.Outcome)
 }
 
-// bootReason is why a boot ended as it did, or else the last thing worth a
-// look that the machine said, such as a volume that was refused.
+// bootReason is why a boot ended as it did, or else the last problem that the
+// machine reported, such as a volume that was refused.
 func bootReason(b fleet.Boot) string {
 	if b.Reason != "" {
 		return b.Reason
@@ -175,13 +178,13 @@ func eventText(e fleet.Event) string {
 	}
 	s := "failed: " + e.Error
 	if e.Retry {
-		s += " (tries again)"
+		s += " (will retry)"
 	}
 	return s
 }
 
 func grantText(g fleet.Grant, now time.Time) string {
-	state := "open for " + show.Brief(g.Expires.Sub(now))
+	state := "valid for " + show.Brief(g.Expires.Sub(now))
 	switch {
 	case g.Boot != "":
 		state = "used by boot " + g.Boot.Short()

@@ -19,19 +19,21 @@ func (a *Commands) captureCommand() *cobra.Command {
 	var file, most string
 	var d time.Duration
 	c := &cobra.Command{
-		Use: "capture MACHINE...", Short: "record the traffic of machines' boots, as a pcap file",
-		Long: `Record what the server's interfaces hear of a machine and say to it, while it boots: by its
-MAC addresses and its address, and DHCP that names it, of IPv4 and IPv6, through relays
-too. Behind a router, more than DHCP is heard once the server knows its address. The server
-records; this may run elsewhere (scope admin). Of TCP the first 512 bytes of each frame
-are kept. The key of the boot is in it: as long as that boot lasts, keep it to yourself.
-Several machines come into one file, as long as they have no more than 64 cards.
+		Use: "capture MACHINE...", Short: "record the network traffic of machines that boot, as pcap",
+		Long: `Record the traffic between a booting machine and the server's interfaces: frames with its
+MAC or IP addresses, and DHCP messages about it, over IPv4 and IPv6, also through relays. For
+a machine behind a router, other traffic is recorded once the server knows its address. The
+server records, so this can run on another host (scope admin). TCP frames are cut after 512
+bytes. The file contains the key of the boot: keep it secret while that boot lasts. Several
+machines share one file, with at most 64 network cards in total.
 
-It ends by itself, or when it is interrupted; the file is whole either way.
+The recording ends by itself or when interrupted; the file is complete in both cases.
 
 ` + naming,
-		Example: "  ingot capture node01 -w node01.pcap     # and switch the machine on\n  ingot capture node01 | tcpdump -nr -\n  ingot capture 'node[01-04]' -w rack.pcap",
-		Args:    command.LeastArgs("MACHINE"),
+		Example: `  ingot capture node01 -w node01.pcap     # and switch the machine on
+  ingot capture node01 | tcpdump -nr -
+  ingot capture 'node[01-04]' -w rack.pcap`,
+		Args: command.LeastArgs("MACHINE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			bytes, err := yamlfile.ParseBytes(most)
 			if err != nil {
@@ -50,7 +52,7 @@ It ends by itself, or when it is interrupted; the file is whole either way.
 				defer f.Close()
 				out = f
 			} else if t, ok := out.(*os.File); ok && term.IsTerminal(int(t.Fd())) {
-				return show.Usagef("-w FILE is needed: a capture is nothing for a terminal")
+				return show.Usagef("-w FILE is needed: a capture is binary, and standard output is a terminal")
 			}
 			n := &counted{w: out}
 			fmt.Fprintf(a.Stderr, "recording %s for %s, or until interrupted\n", show.Plain(strings.Join(names, " ")), d)
@@ -60,12 +62,15 @@ It ends by itself, or when it is interrupted; the file is whole either way.
 			if file == "-" {
 				return nil
 			}
-			return a.Show(map[string]any{"file": file, "bytes": n.n}, func(w io.Writer) { fmt.Fprintf(w, "%s holds %s\n", file, show.Size(n.n)) })
+			return a.Show(map[string]any{"file": file, "bytes": n.n}, func(w io.Writer) {
+				fmt.Fprintf(w, "%s holds %s\n", file,
+					show.Size(n.n))
+			})
 		},
 	}
 	c.Flags().StringVarP(&file, "write", "w", "-", "file to write; - is standard output")
-	c.Flags().DurationVar(&d, "for", 10*time.Minute, "how long (at most 1h)")
-	c.Flags().StringVar(&most, "size", "256MiB", "end when the file is as large as this (at most 1GiB)")
+	c.Flags().DurationVar(&d, "for", 10*time.Minute, "how long to record (at most 1h)")
+	c.Flags().StringVar(&most, "size", "256MiB", "end when the file has this size (at most 1GiB)")
 	return c
 }
 

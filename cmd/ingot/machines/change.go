@@ -19,8 +19,13 @@ import (
 func (a *Commands) labelCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "label MACHINE KEY=VALUE|KEY-...", Short: "set and remove labels",
-		Long:    "Labels sort machines into groups: a selector of labels stands wherever a machine is\nnamed.\n\n" + naming,
-		Example: "  ingot machine label 'node[01-40]' rack=r1 role=db\n  ingot machine label node07 role-\n  ingot assign rack=r1 node:7",
+		Long: `Set and remove labels of machines. Every command that takes machines also takes a selector
+of labels.
+
+` + naming,
+		Example: `  ingot machine label 'node[01-40]' rack=r1 role=db
+  ingot machine label node07 role-
+  ingot assign rack=r1 node:7`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) < 2 {
 				return show.Usagef("%s needs MACHINE and KEY=VALUE, or KEY- to remove one", cmd.CommandPath())
@@ -57,22 +62,28 @@ func labels(m fleet.Machine) string {
 func (a *Commands) renameCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "rename MACHINE NAME", Short: "give a machine another host name",
-		Long:    "Give a machine another host name. Its system has it from its next boot on.",
+		Long:    "Give a machine another host name. It takes effect at the machine's next boot.",
 		Example: "  ingot machine rename m-525400120001 node01", Args: command.ExactArgs("MACHINE", "NAME"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			m, err := a.Client().Rename(cmd.Context(), args[0], args[1])
 			if err != nil {
 				return err
 			}
-			return a.Show(m, func(w io.Writer) { fmt.Fprintf(w, "%s is named %s\n", show.Plain(string(m.ID)), show.Plain(Called(m))) })
+			return a.Show(m, func(w io.Writer) {
+				fmt.Fprintf(w, "%s is named %s\n", show.Plain(string(m.ID)),
+					show.Plain(Called(m)))
+			})
 		},
 	}
 }
 
 func (a *Commands) retireCommand() *cobra.Command {
 	return &cobra.Command{
-		Use: "retire MACHINE...", Short: "let a machine not boot any more, and keep what is known of it",
-		Long:    "A machine that is retired may not boot; running systems are not touched. `ingot\nmachine approve` brings it back.\n\n" + naming,
+		Use: "retire MACHINE...", Short: "stop a machine from booting, and keep its records",
+		Long: `A retired machine is refused when it boots; a running system is not changed. To undo it:
+ingot machine approve MACHINE
+
+` + naming,
 		Example: "  ingot machine retire node07", Args: command.LeastArgs("MACHINE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx := cmd.Context()
@@ -85,35 +96,40 @@ func (a *Commands) retireCommand() *cobra.Command {
 func (a *Commands) forgetCommand() *cobra.Command {
 	var force bool
 	c := &cobra.Command{
-		Use: "forget MACHINE...", Short: "forget a machine and all of its boots",
-		Long:    "Forget machines. One that asks to boot again is a stranger: it waits for approval.\nAn approved machine is forgotten only with --force.\n\n" + naming,
+		Use: "forget MACHINE...", Short: "delete a machine and its boots",
+		Long: `Delete machines and their boots. A deleted machine that boots again is a new one: it waits
+for approval. An approved machine is deleted only with --force.
+
+` + naming,
 		Example: "  ingot machine forget m-525400120009", Args: command.LeastArgs("MACHINE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx := cmd.Context()
 			return a.eachMachine(ctx, args, func(n string) (fleet.Machine, error) { return a.Client().Forget(ctx, n, force) },
-				func(m fleet.Machine) string { return Called(m) + " is forgotten" })
+				func(m fleet.Machine) string { return Called(m) + " is deleted" })
 		},
 	}
-	c.Flags().BoolVar(&force, "force", false, "also when it is approved")
+	c.Flags().BoolVar(&force, "force", false, "delete approved machines as well")
 	return c
 }
 
 func (a *Commands) mergeCommand() *cobra.Command {
 	return &cobra.Command{
-		Use: "merge NEW MACHINE", Short: "say that a new machine is one that is known",
-		Long: `A machine that comes back with another card or another board is asked about: it waits
-as a new machine. Merging says that it is the known one; it keeps its name, image and
-past, and boots within seconds. Approving the new one says that it is another machine.
-NEW must not be approved: of a machine that works nothing is lost.`,
-		Example: "  ingot machine ls                                # asks: the card … is new\n  ingot machine merge m-525400120099 node01",
-		Args:    command.ExactArgs("NEW", "MACHINE"),
+		Use: "merge NEW MACHINE", Short: "merge a new machine into a known one",
+		Long: `A machine that boots with another network card or board is pending as a new machine, with a
+question for the operator. Merge it if it is the known machine: that keeps its name, image
+and boots, and boots within seconds. Approve it if it is another machine.
+NEW must not be approved: an approved machine is never merged away.`,
+		Example: `  ingot machine ls                                # question: the card … is new
+  ingot machine merge m-525400120099 node01`,
+		Args: command.ExactArgs("NEW", "MACHINE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			m, err := a.Client().Merge(cmd.Context(), args[0], args[1])
 			if err != nil {
 				return err
 			}
 			return a.Show(m, func(w io.Writer) {
-				fmt.Fprintf(w, "%s is %s: cards %s, UUID %s\n", show.Plain(args[0]), show.Plain(Called(m)), show.Plain(strings.Join(m.MACs, " ")), show.Plain(show.Dash(m.UUID)))
+				fmt.Fprintf(w, "%s is %s: cards %s, UUID %s\n", show.Plain(args[0]), show.Plain(Called(m)),
+					show.Plain(strings.Join(m.MACs, " ")), show.Plain(show.Dash(m.UUID)))
 			})
 		},
 	}
@@ -122,12 +138,11 @@ NEW must not be approved: of a machine that works nothing is lost.`,
 func (a *Commands) importMachinesCommand() *cobra.Command {
 	var dry bool
 	c := &cobra.Command{
-		Use: "import FILE", Short: "make machines known before they boot for the first time",
-		Long: `Read a list of machines, as CSV with a line of column names, or as JSON ("-": standard
-input). All of it is taken, or every fault is said and nothing is changed. A machine
-that is known already, by card or UUID, is completed. Machines are approved with their
-import unless their state says pending, they are retired, or an operator is asked about
-them: a list answers no question.`,
+		Use: "import FILE", Short: "register machines before their first boot",
+		Long: `Register the machines of a list: CSV with a line of column names, or JSON; "-" is standard
+input. If anything is wrong, every mistake is reported and nothing is changed. A machine that
+is known by MAC address or UUID is updated. Imported machines are approved, unless the list
+says pending, they are retired, or they have a question for the operator.`,
 		Example: `  cat rack1.csv
   name,mac,uuid,serial,labels,image,state
   node01,52:54:00:12:00:01,,,rack=r1 role=db,node:7,
@@ -151,7 +166,7 @@ them: a list answers no question.`,
 			return a.Show(done, func(w io.Writer) { plannedTable(w, done) })
 		},
 	}
-	c.Flags().BoolVar(&dry, "dry-run", false, "say what would be done, and do nothing")
+	c.Flags().BoolVar(&dry, "dry-run", false, "show what would be done, and change nothing")
 	return c
 }
 
@@ -177,5 +192,6 @@ func plannedTable(w io.Writer, done api.Imported) {
 	if done.DryRun {
 		verb = "would be imported"
 	}
-	fmt.Fprintf(w, "%d machines %s: %d new, %d changed, %d as they were\n", len(done.Actions), verb, count["add"], count["change"], count["same"]+count["asks"])
+	fmt.Fprintf(w, "%d machines %s: %d new, %d changed, %d unchanged\n", len(done.Actions), verb, count["add"],
+		count["change"], count["same"]+count["asks"])
 }

@@ -17,7 +17,8 @@ func New(a *command.App) *Commands { return &Commands{a} }
 
 // Machines are the commands of the group machines.
 func (a *Commands) Machines() []*cobra.Command {
-	return []*cobra.Command{a.machineCommand(), a.bootsCommand(), a.whyCommand(), a.consoleCommand(), a.grantCommand(), a.captureCommand()}
+	return []*cobra.Command{a.machineCommand(), a.bootsCommand(), a.whyCommand(), a.consoleCommand(), a.grantCommand(),
+		a.captureCommand()}
 }
 
 // Fleet are the commands of the group fleet.

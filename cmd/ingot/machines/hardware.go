@@ -36,7 +36,7 @@ func (a *Commands) hardwareShow(ctx context.Context, ref, boot string) (print fu
 	}, nil
 }
 
-// hardwareRows are what a machine told of its parts at its last boot.
+// hardwareRows prints the parts that a machine reported.
 func hardwareRows(t io.Writer, f ingot.Facts) {
 	if f.BIOS != "" {
 		show.Row(t, "bios", strings.TrimSpace(f.BIOS+" "+f.BIOSDate))
@@ -44,7 +44,7 @@ func hardwareRows(t io.Writer, f ingot.Facts) {
 	switch usable := show.Size(f.RAM); {
 	case f.RAMInstalled > 0:
 		show.Row(t, "cpu", fmt.Sprintf("%d × %s", f.Cores, f.CPU))
-		show.Row(t, "ram", show.Size(f.RAMInstalled)+", of it usable "+usable)
+		show.Row(t, "ram", show.Size(f.RAMInstalled)+", usable "+usable)
 	case f.RAM > 0:
 		show.Row(t, "cpu", fmt.Sprintf("%d × %s", f.Cores, f.CPU))
 		show.Row(t, "ram", usable)
@@ -60,6 +60,7 @@ func hardwareRows(t io.Writer, f ingot.Facts) {
 		show.Row(t, "nic", strings.Join(words, "  "))
 	}
 	for _, d := range f.Disks {
-		show.Row(t, "disk", fmt.Sprintf("%s  serial %s  %s  holds %s", d.Name, show.Dash(d.Serial), show.Size(d.Size), show.Dash(d.Holds)))
+		show.Row(t, "disk", fmt.Sprintf("%s  serial %s  %s  holds %s", d.Name, show.Dash(d.Serial), show.Size(d.Size),
+			show.Dash(d.Holds)))
 	}
 }

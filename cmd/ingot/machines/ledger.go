@@ -18,15 +18,17 @@ import (
 
 func (a *Commands) whyCommand() *cobra.Command {
 	return &cobra.Command{
-		Use: "why MACHINE...", Short: "explain in a paragraph how a machine is, the cause first",
-		Long: `Say in words how a machine is and why: what failed and how often, what it boots
-instead, what it waits for. It is made of what the server recorded; nothing is asked
-of the machine.
+		Use: "why MACHINE...", Short: "explain the state of a machine in a paragraph, the cause first",
+		Long: `Explain the state of machines: what failed and how often, what they boot instead, what they
+wait for. The explanation is made from what the server recorded; no machine is contacted.
 
 ` + naming,
-		Example: "  ingot why node01\n  ingot why 'node[01-40]'", Args: command.LeastArgs("MACHINE"),
+		Example: `  ingot why node01
+  ingot why 'node[01-40]'`, Args: command.LeastArgs("MACHINE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			all, failed, err := ofEach(cmd.Context(), a, args, func(n string) (api.Why, error) { return a.Client().Why(cmd.Context(), n) })
+			all, failed, err := ofEach(cmd.Context(), a, args, func(n string) (api.Why, error) {
+				return a.Client().Why(cmd.Context(), n)
+			})
 			if err != nil {
 				return err
 			}
@@ -49,16 +51,19 @@ func (a *Commands) eventsCommand() *cobra.Command {
 	var follow bool
 	var n int
 	c := &cobra.Command{
-		Use: "events [MACHINE...]", Short: "what happened: the ledger",
-		Long: `List the newest entries of the ledger, of some machines or of all: every step of every
-boot, how boots ended, what was decided, what operators changed. The ledger keeps the
-last million entries, and none older than 90 days. A line with ! is worth a look.
+		Use: "events [MACHINE...]", Short: "list events: boots, decisions and changes by operators",
+		Long: `List the newest entries of the ledger, of all machines or of those that are named: stages of
+boots, outcomes, decisions, and what operators changed. The ledger keeps a million entries,
+and none older than 90 days. A line with ! reports a problem.
 
 ` + naming,
-		Example: "  ingot events -f\n  ingot events node01 -n 200\n  ingot events -f 'node[01-40]'\n  ingot events -f -o json | jq 'select(.bad)'",
+		Example: `  ingot events -f
+  ingot events node01 -n 200
+  ingot events -f 'node[01-40]'
+  ingot events -f -o json | jq 'select(.bad)'`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if n < 1 || n > 10_000 {
-				return show.Usagef("-n %d: choose between 1 and 10000", n)
+				return show.Usagef("bad number of entries -n %d: want 1 to 10000", n)
 			}
 			q := api.EventsRequest{Newest: true, Limit: n}
 			names, err := a.hosts(cmd.Context(), args)
@@ -66,18 +71,19 @@ last million entries, and none older than 90 days. A line with ! is worth a look
 				return err
 			}
 			if len(names) > api.MaxNamed {
-				return show.Usagef("%d machines are named, and at most %d can be; without a name the entries of all are listed", len(names), api.MaxNamed)
+				return show.Usagef("%d machines are named; want at most %d, or none for the entries of all machines", len(names),
+					api.MaxNamed)
 			}
 			q.Machines = names
 			return a.events(cmd.Context(), q, follow)
 		},
 	}
-	c.Flags().BoolVarP(&follow, "follow", "f", false, "go on with what happens, until interrupted")
-	c.Flags().IntVarP(&n, "number", "n", 50, "how many of the newest to begin with (1 to 10000)")
+	c.Flags().BoolVarP(&follow, "follow", "f", false, "print new entries as they come, until interrupted")
+	c.Flags().IntVarP(&n, "number", "n", 50, "number of newest entries to begin with (1 to 10000)")
 	return c
 }
 
-// events prints entries, and with follow those that come.
+// events prints entries, and with follow new ones as they come.
 func (a *Commands) events(ctx context.Context, q api.EventsRequest, follow bool) error {
 	c := a.Client()
 	names := map[string]string{}
@@ -89,7 +95,7 @@ func (a *Commands) events(ctx context.Context, q api.EventsRequest, follow bool)
 	for {
 		e, err := c.Events(ctx, q)
 		if follow && ctx.Err() != nil {
-			return nil //nolint:nilerr // the end that was asked for
+			return nil //nolint:nilerr // interrupted
 		}
 		if err != nil {
 			return err
@@ -122,7 +128,8 @@ func (a *Commands) printEvents(list []fleet.Entry, names map[string]string) erro
 		if e.Bad {
 			mark = "!"
 		}
-		line := fmt.Sprintf("%s %s %-16s %-8s %-9s %s %s", e.At.Local().Format("2006-01-02 15:04:05.000"), mark, name, e.Boot.Short(), what, e.Text, eventBytes(e.Bytes))
+		line := fmt.Sprintf("%s %s %-16s %-8s %-9s %s %s", e.At.Local().Format("2006-01-02 15:04:05.000"), mark, name,
+			e.Boot.Short(), what, e.Text, eventBytes(e.Bytes))
 		if _, err := fmt.Fprintln(a.Stdout, strings.TrimRight(show.Plain(line), " ")); err != nil {
 			return err
 		}
@@ -133,38 +140,41 @@ func (a *Commands) printEvents(list []fleet.Entry, names map[string]string) erro
 func (a *Commands) consoleCommand() *cobra.Command {
 	var boot string
 	c := &cobra.Command{
-		Use: "console MACHINE...", Short: "what kernel and ingot-init said during a boot",
-		Long: `Print the kernel's log of a machine's latest boot, with what ingot-init and systemd
-said in it, from the first second until the boot was decided; and what the firmware
-kept of a crash (pstore), when there was one. Of each boot 64 KiB are kept, the
-beginning and the end; of each machine the last 4 boots. Control characters are shown
-as \x1b. Of several machines one comes after the other, each under its name.
+		Use: "console MACHINE...", Short: "print the kernel log of a boot",
+		Long: `Print the kernel log of a machine's latest boot, with the messages of ingot-init and systemd
+in it, from the start until the outcome of the boot; and the crash that firmware recorded
+(pstore), if there was one. The server keeps 64 KiB of each boot, its beginning and end, for
+the last 4 boots of a machine. Control characters are printed as \x1b. With several machines,
+each log follows a line with the machine's name.
 
 ` + naming,
-		Example: "  ingot console node01\n  ingot console node01 --boot 3f2a61c0\n  ingot console rack=r1 | grep -i mce",
-		Args:    command.LeastArgs("MACHINE"),
+		Example: `  ingot console node01
+  ingot console node01 --boot 3f2a61c0
+  ingot console rack=r1 | grep -i mce`,
+		Args: command.LeastArgs("MACHINE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.consoles(cmd.Context(), args, boot)
 		},
 	}
-	c.Flags().StringVar(&boot, "boot", "", "the boot, by its id or the beginning of it (default: the latest)")
+	c.Flags().StringVar(&boot, "boot", "", "the boot: its ID or a unique prefix of it (default: the latest)")
 	return c
 }
 
-// consoles prints what boots of machines said: with more than one, each under
+// consoles prints the consoles of boots; with more than one machine, each under
 // its name.
 func (a *Commands) consoles(ctx context.Context, args []string, boot string) error {
-	type told struct {
+	type log struct {
 		name string
 		api.Console
 	}
-	all, failed, err := ofEach(ctx, a, args, func(n string) (told, error) {
+	all, failed, err := ofEach(ctx, a, args, func(n string) (log, error) {
 		t, err := a.Client().Console(ctx, n, boot)
 		if err == nil && t.Text == "" && !a.JSON() {
-			err = api.Problem{Status: 404, Detail: fmt.Sprintf("boot %s of %s said nothing to this server", t.Boot.ID.Short(), n),
-				Next: "it may not have come as far as its network: ingot why " + n}
+			err = api.Problem{Status: 404, Detail: fmt.Sprintf("boot %s of %s sent no console to this server",
+				t.Boot.ID.Short(), n),
+				Next: "it may have had no network; run: ingot why " + n}
 		}
-		return told{n, t}, err
+		return log{n, t}, err
 	})
 	if err != nil {
 		return err
@@ -195,13 +205,18 @@ func (a *Commands) consoles(ctx context.Context, args []string, boot string) err
 
 func (a *Commands) resumeCommand() *cobra.Command {
 	return &cobra.Command{
-		Use: "resume MACHINE...", Short: "try the assigned image again on a machine that gave it up",
-		Long:    "Forget the failures of a machine that is held, or that fell back: its assigned image\nis tried again at the next boot. A machine that is held goes on within seconds.\n\n" + naming,
+		Use: "resume MACHINE...", Short: "retry the assigned image on a machine that fell back or is held",
+		Long: `Clear the failures of a machine that is held or that fell back, so that its next boot tries
+the assigned image again. A held machine continues within seconds.
+
+` + naming,
 		Example: "  ingot resume node01", Args: command.LeastArgs("MACHINE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.eachMachine(cmd.Context(), args, func(n string) (fleet.Machine, error) { return a.Client().Resume(cmd.Context(), n) },
+			return a.eachMachine(cmd.Context(), args, func(n string) (fleet.Machine, error) {
+				return a.Client().Resume(cmd.Context(), n)
+			},
 				func(m fleet.Machine) string {
-					return fmt.Sprintf("%s tries %s again", Called(m), show.Dash(m.Assignment.Name))
+					return fmt.Sprintf("%s will try %s again", Called(m), show.Dash(m.Assignment.Name))
 				})
 		},
 	}

@@ -19,12 +19,17 @@ import (
 func (a *Commands) machineCommand() *cobra.Command {
 	ls := &cobra.Command{
 		Use: "ls [MACHINE...]", Short: "list machines",
-		Long:    "List machines: all of them, or those that are named.\n\n" + naming,
-		Example: "  ingot machine ls\n  ingot machine ls rack=r1,role!=db\n  ingot machine ls 'node[01-40]'\n  ingot machine ls -o json | jq -r '.[].id'",
+		Long: `List all machines, or those that are named.
+
+` + naming,
+		Example: `  ingot machine ls
+  ingot machine ls rack=r1,role!=db
+  ingot machine ls 'node[01-40]'
+  ingot machine ls -o json | jq -r '.[].id'`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			list := a.Client().MachinesBrief
 			if a.JSON() {
-				list = a.Client().Machines // all that is known
+				list = a.Client().Machines // with every field
 			}
 			ms, err := list(cmd.Context())
 			if err != nil {
@@ -48,12 +53,14 @@ func (a *Commands) machineCommand() *cobra.Command {
 	}
 	var boot string
 	details := &cobra.Command{
-		Use: "show MACHINE...", Short: "what is known of machines",
-		Long: `Show machines: identity, hardware as it last told it, assignment, grants, last boots. With
---boot, the hardware that a machine told in one boot, and what was other than before.
+		Use: "show MACHINE...", Short: "show machines in detail",
+		Long: `Show identity, hardware, assignment, grants and the last boots of machines. With --boot,
+show the hardware that a machine reported in that boot, and how it differed from the boot
+before.
 
 ` + naming,
-		Example: "  ingot machine show node01\n  ingot machine show node01 --boot 3f2a61c0", Args: command.LeastArgs("MACHINE"),
+		Example: `  ingot machine show node01
+  ingot machine show node01 --boot 3f2a61c0`, Args: command.LeastArgs("MACHINE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			shown := 0
 			_, failed, err := ofEach(cmd.Context(), a, args, func(n string) (struct{}, error) {
@@ -73,8 +80,10 @@ func (a *Commands) machineCommand() *cobra.Command {
 			return errors.Join(err, failed)
 		},
 	}
-	details.Flags().StringVar(&boot, "boot", "", "the hardware of this boot, by its id or the beginning of it")
-	return command.Parent("machine", "list, show, approve, label and merge machines", ls, details, a.approveCommand(), a.labelCommand(), a.renameCommand(),
+	details.Flags().StringVar(&boot, "boot", "",
+		"show the hardware reported in this boot: its ID or a unique prefix of it")
+	return command.Parent("machine", "list, show, approve, label and merge machines", ls, details, a.approveCommand(),
+		a.labelCommand(), a.renameCommand(),
 		a.mergeCommand(), a.retireCommand(), a.forgetCommand(), a.importMachinesCommand())
 }
 
@@ -82,7 +91,10 @@ func (a *Commands) approveCommand() *cobra.Command {
 	var req api.ApproveRequest
 	c := &cobra.Command{
 		Use: "approve MACHINE...", Short: "let a pending machine boot",
-		Long:    "Approve a machine that asked to boot. It may be named and assigned an image in\nthe same step; its waiting screen asks again every few seconds and then boots.\n\n" + naming,
+		Long: `Approve a pending machine. The same step can name it and assign an image. A machine that
+waits at its boot screen retries every few seconds, and then boots.
+
+` + naming,
 		Example: "  ingot machine approve m-525400120001 --name node01 --image lab:v1",
 		Args:    command.LeastArgs("MACHINE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -90,7 +102,7 @@ func (a *Commands) approveCommand() *cobra.Command {
 			if names, err := a.hosts(ctx, args); err != nil {
 				return err
 			} else if len(names) > 1 && req.Name != "" {
-				return show.Usagef("--name names one machine, not %d", len(names))
+				return show.Usagef("--name is for one machine; %d are named", len(names))
 			}
 			return a.eachMachine(ctx, args, func(n string) (fleet.Machine, error) { return a.Client().Approve(ctx, n, req) },
 				func(m fleet.Machine) string { return Called(m) + " is approved" + assignedTo(m) })
@@ -103,7 +115,7 @@ func (a *Commands) approveCommand() *cobra.Command {
 
 func assignedTo(m fleet.Machine) string {
 	if m.Assignment.Image == "" {
-		return "; give it an image: ingot assign " + string(m.ID) + " PROFILE:VERSION"
+		return "; assign an image: ingot assign " + string(m.ID) + " PROFILE:VERSION"
 	}
 	return " and will boot " + m.Assignment.Name
 }
@@ -112,30 +124,43 @@ func (a *Commands) assignCommand() *cobra.Command {
 	var why string
 	c := &cobra.Command{
 		Use: "assign MACHINE IMAGE", Short: "choose the image that a machine boots next",
-		Long:    "Pin an image to a machine by digest. It takes effect at the machine's next boot;\nnothing running is touched.\n\n" + naming,
-		Example: "  ingot assign node01 lab:v2 --why 'kernel fix'\n  ingot assign 'node[01-40]' lab:v2\n  ingot assign rack=r1 lab:v2", Args: command.ExactArgs("MACHINE", "IMAGE"),
+		Long: `Assign an image to a machine, by digest. It takes effect at the machine's next boot; a
+running system is not changed.
+
+` + naming,
+		Example: `  ingot assign node01 lab:v2 --why 'kernel fix'
+  ingot assign 'node[01-40]' lab:v2
+  ingot assign rack=r1 lab:v2`, Args: command.ExactArgs("MACHINE", "IMAGE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx := cmd.Context()
-			return a.eachMachine(ctx, args[:1], func(n string) (fleet.Machine, error) { return a.Client().Assign(ctx, n, args[1], why) },
+			return a.eachMachine(ctx, args[:1], func(n string) (fleet.Machine, error) {
+				return a.Client().Assign(ctx, n,
+					args[1], why)
+			},
 				func(m fleet.Machine) string {
-					return fmt.Sprintf("%s boots %s (%s) from its next boot on", Called(m), m.Assignment.Name, m.Assignment.Image.Short())
+					return fmt.Sprintf("%s boots %s (%s) from its next boot on", Called(m), m.Assignment.Name,
+						m.Assignment.Image.Short())
 				})
 		},
 	}
-	c.Flags().StringVar(&why, "why", "", "reason, kept with the assignment")
+	c.Flags().StringVar(&why, "why", "", "reason, recorded with the assignment")
 	return c
 }
 
 func (a *Commands) rollbackCommand() *cobra.Command {
 	return &cobra.Command{
-		Use: "rollback MACHINE", Short: "assign the last other image that was healthy on a machine",
-		Long:    "Assign the last image that reported healthy on this very machine and is not the one\nassigned now. It takes effect at the machine's next boot.\n\n" + naming,
+		Use: "rollback MACHINE", Short: "assign the previous image that was healthy on a machine",
+		Long: `Assign the most recent other image that was healthy on this machine. It takes effect at
+the machine's next boot.
+
+` + naming,
 		Example: "  ingot rollback node01", Args: command.ExactArgs("MACHINE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx := cmd.Context()
 			return a.eachMachine(ctx, args, func(n string) (fleet.Machine, error) { return a.Client().Rollback(ctx, n) },
 				func(m fleet.Machine) string {
-					return fmt.Sprintf("%s goes back to %s (%s) at its next boot", Called(m), m.Assignment.Name, m.Assignment.Image.Short())
+					return fmt.Sprintf("%s goes back to %s (%s) at its next boot", Called(m), m.Assignment.Name,
+						m.Assignment.Image.Short())
 				})
 		},
 	}
@@ -146,21 +171,25 @@ func (a *Commands) grantCommand() *cobra.Command {
 	var ttl time.Duration
 	c := &cobra.Command{
 		Use: "grant MACHINE VOLUME", Short: "allow one boot to initialise one blank disk",
-		Long: `Allow the machine's next boot to initialise one named disk as a volume. The grant is
-used up by one boot and expires by itself. A disk that holds anything, be it one
-byte that is not zero in its first or last MiB, is refused all the same.
+		Long: `Allow the machine's next boot to initialise one disk, named by its serial number, as a
+volume. A grant is valid for one boot and expires. A disk that is not blank is refused: one
+nonzero byte in its first or last MiB is enough.
 
 ` + naming,
 		Example: "  ingot grant node01 data --disk S5GXNX0T123456",
 		Args:    command.ExactArgs("MACHINE", "VOLUME"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if disk == "" {
-				return show.Usagef("--disk SERIAL is needed: a grant names one disk; `ingot machine show %s` lists them", args[0])
+				return show.Usagef("--disk SERIAL is needed; list the disks with: ingot machine show %s", args[0])
 			}
 			ctx := cmd.Context()
-			return a.eachMachine(ctx, args[:1], func(n string) (fleet.Machine, error) { return a.Client().Grant(ctx, n, args[1], disk, ttl) },
+			return a.eachMachine(ctx, args[:1], func(n string) (fleet.Machine, error) {
+				return a.Client().Grant(ctx, n, args[1],
+					disk, ttl)
+			},
 				func(m fleet.Machine) string {
-					return fmt.Sprintf("the next boot of %s may initialise disk %q as volume %q, within %s", Called(m), disk, args[1], ttl)
+					return fmt.Sprintf("the next boot of %s may initialise disk %q as volume %q, within %s", Called(m), disk, args[1],
+						ttl)
 				})
 		},
 	}
@@ -179,7 +208,7 @@ func Called(m fleet.Machine) string {
 
 func machineTable(w io.Writer, ms []fleet.Machine, now time.Time) {
 	if len(ms) == 0 {
-		fmt.Fprintln(w, "no machine has asked to boot yet")
+		fmt.Fprintln(w, "no machines")
 		return
 	}
 	t := show.Table(w)
@@ -190,22 +219,24 @@ func machineTable(w io.Writer, ms []fleet.Machine, now time.Time) {
 			address = m.Address.String()
 		}
 		show.Row(t, string(m.ID), show.Dash(m.Name), stateOf(m), show.Dash(m.Assignment.Name), show.Dash(runs(m)),
-			show.Ago(m.LastSeen, now), show.Dash(address), show.Dash(strings.TrimSpace(m.Facts.Vendor+" "+m.Facts.Product)), show.Dash(labels(m)))
+			show.Ago(m.LastSeen, now), show.Dash(address), show.Dash(strings.TrimSpace(m.Facts.Vendor+" "+m.Facts.Product)),
+			show.Dash(labels(m)))
 	}
 	t.Flush()
 	for _, m := range ms {
 		if m.Ask != nil {
 			same, other := m.Ask.Answers(m)
-			fmt.Fprintf(w, "\n%s asks: %s\n  → the same machine: %s; another one: %s\n", show.Plain(string(m.ID)), show.Plain(m.Ask.What), show.Plain(same), show.Plain(other))
+			fmt.Fprintf(w, "\n%s has a question: %s\n  → if it is the same machine: %s; if it is another one: %s\n",
+				show.Plain(string(m.ID)), show.Plain(m.Ask.What), show.Plain(same), show.Plain(other))
 		}
 	}
 }
 
-// stateOf is a machine's state, and what is out of the ordinary with it.
+// stateOf is a machine's state, or the exception that needs attention.
 func stateOf(m fleet.Machine) string {
 	switch {
 	case m.Ask != nil:
-		return "asks"
+		return "question"
 	case m.State == fleet.Approved && m.Setback != nil && m.Setback.To.Image == "":
 		return "held"
 	case m.State == fleet.Approved && m.Setback != nil:
@@ -254,7 +285,7 @@ func machineDetails(w io.Writer, m fleet.Machine, now time.Time) {
 	show.Row(t, "name", show.Dash(m.Name))
 	show.Row(t, "state", stateOf(m))
 	if m.Ask != nil {
-		show.Row(t, "asks", m.Ask.What)
+		show.Row(t, "question", m.Ask.What)
 	}
 	show.Row(t, "labels", show.Dash(labels(m)))
 	show.Row(t, "uuid", show.Dash(m.UUID))
@@ -266,7 +297,7 @@ func machineDetails(w io.Writer, m fleet.Machine, now time.Time) {
 		show.Row(t, "switch port", m.Port.String())
 	}
 	for f, l := range m.Loaders {
-		show.Row(t, "loader", l+" for "+string(f)+", since others stalled")
+		show.Row(t, "loader", l+" for "+string(f)+", because others stalled")
 	}
 	for _, f := range m.Trial.Failures {
 		show.Row(t, "failure", fmt.Sprintf("boot %s, %s: %s", f.Boot.Short(), show.Ago(f.At, now), f.Reason))
@@ -285,7 +316,7 @@ func machineDetails(w io.Writer, m fleet.Machine, now time.Time) {
 	t.Flush()
 	if m.Ask != nil {
 		same, other := m.Ask.Answers(m)
-		fmt.Fprintf(w, "\n  → the same machine: %s; another one: %s\n", show.Plain(same), show.Plain(other))
+		fmt.Fprintf(w, "\n  → if it is the same machine: %s; if it is another one: %s\n", show.Plain(same), show.Plain(other))
 	} else if m.State == fleet.Pending {
 		fmt.Fprintf(w, "\n  → ingot machine approve %s --name NAME --image PROFILE:VERSION\n", show.Plain(string(m.ID)))
 	}

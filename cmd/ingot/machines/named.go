@@ -14,25 +14,25 @@ import (
 	"ingot/cmd/ingot/show"
 )
 
-// naming is said by every command that takes machines.
-const naming = `MACHINE is an id, a host name, a MAC address, a UUID or a unique beginning of one; a
-hostlist such as node[01-40]; or a selector of labels: rack=r1,role!=db, or gpu for all
-that have the label. A word that names a machine is that machine, whatever labels there are.`
+// naming is in the help of every command that takes machines.
+const naming = `MACHINE is an ID, a host name, a MAC address, a UUID or a unique prefix of one; a hostlist
+such as node[01-40]; or a label selector: rack=r1,role!=db, or gpu for all machines with that
+label. A word that is both the name of a machine and a label means the machine.`
 
-// hosts returns what the machines are called that arguments name, each once.
-// What names nothing stays as it is: whoever is asked for it says so.
+// hosts returns the names of the machines that arguments name, each once. A word
+// that names no machine is returned as it is: the server reports it.
 func (a *Commands) hosts(ctx context.Context, args []string) ([]string, error) {
 	var all []string
-	var known []fleet.Machine // fetched when it is needed
+	var known []fleet.Machine // fetched when needed
 	for _, arg := range args {
 		names, err := fleet.Hostlist(arg)
 		if err != nil && !strings.Contains(arg, "=") {
 			return nil, show.UsageError{Err: err}
 		}
-		switch plainly, err := a.isName(ctx, arg); {
+		switch whole, err := a.isName(ctx, arg); {
 		case err != nil:
 			return nil, err
-		case !plainly && !(strings.Contains(arg, "[") && !strings.Contains(arg, "=")): // brackets are in no label
+		case !whole && !(strings.Contains(arg, "[") && !strings.Contains(arg, "=")): // labels have no brackets
 			if known == nil {
 				if known, err = a.Client().MachinesBrief(ctx); err != nil {
 					return nil, err
@@ -51,8 +51,8 @@ func (a *Commands) hosts(ctx context.Context, args []string) ([]string, error) {
 	return all, nil
 }
 
-// isName reports whether a word is just what a machine is called, which is
-// found out without a list of all machines.
+// isName reports whether a word is the whole name of a machine. It does not need
+// the list of all machines.
 func (a *Commands) isName(ctx context.Context, word string) (bool, error) {
 	if strings.ContainsAny(word, "=,[") {
 		return false, nil
@@ -65,16 +65,15 @@ func (a *Commands) isName(ctx context.Context, word string) (bool, error) {
 	return err == nil && calledSo(m, word), err
 }
 
-// calledSo reports whether a word is all of a machine's name, and not the
-// beginning of it.
+// calledSo reports whether a word is a whole name of a machine, not a prefix.
 func calledSo(m fleet.Machine, word string) bool {
 	mac, err := ingot.ParseMAC(word)
 	return string(m.ID) == word || m.Name == word || m.UUID == word || err == nil && slices.Contains(m.MACs, mac)
 }
 
-// chosen returns the machines that one argument names: a selector of labels has
-// a "=", or is of words that are labels and name no machine. What could be
-// either is refused.
+// chosen returns the machines that one argument names. An argument is a label
+// selector if it has a "=", or if its words are labels and name no machine. An
+// ambiguous argument is refused.
 func chosen(known []fleet.Machine, arg string) ([]string, error) {
 	if strings.Contains(arg, "=") {
 		return labelled(known, arg)
@@ -93,8 +92,9 @@ func chosen(known []fleet.Machine, arg string) ([]string, error) {
 		}
 		keys++
 		if len(found) > 0 && !calledSo(found[0], n) {
-			return nil, show.WithHint(fmt.Errorf("%q is a label, of %s for one, and the beginning of %s", n, known[i].Hostname(), found[0].Hostname()),
-				"write the whole name of a machine, or the label with its value: %s=%s", n, known[i].Labels[n])
+			return nil, show.WithHint(fmt.Errorf("%q is ambiguous: a label, of %s for example, and a prefix of %s", n,
+				known[i].Hostname(), found[0].Hostname()),
+				"write the whole name of the machine, or the label with its value: %s=%s", n, known[i].Labels[n])
 		}
 	}
 	if machines == 0 && keys == len(names) {
@@ -103,7 +103,7 @@ func chosen(known []fleet.Machine, arg string) ([]string, error) {
 	return names, nil
 }
 
-// labelled returns the machines whose labels a selector chooses: at least one.
+// labelled returns the machines that a label selector chooses: at least one.
 func labelled(known []fleet.Machine, selector string) (ids []string, err error) {
 	sel, err := fleet.ParseSelector(selector)
 	if err != nil {
@@ -115,13 +115,14 @@ func labelled(known []fleet.Machine, selector string) (ids []string, err error) 
 		}
 	}
 	if len(ids) == 0 {
-		return nil, show.WithHint(fmt.Errorf("%w %s", errNoLabels, selector), "ingot machine ls; ingot machine label MACHINE KEY=VALUE")
+		return nil, show.WithHint(fmt.Errorf("%w %s", errNoLabels, selector),
+			"ingot machine ls; ingot machine label MACHINE KEY=VALUE")
 	}
 	return ids, nil
 }
 
-// among are those of a list of machines that arguments name; failed says which
-// words name none. That a selector chooses none is no fault, but empty says so.
+// among returns the machines of a list that arguments name; failed reports the
+// words that name none. A selector that chooses none is no error; empty reports it.
 func among(known []fleet.Machine, args []string) (list []fleet.Machine, empty string, failed error) {
 	list = []fleet.Machine{}
 	var bad []error
@@ -136,7 +137,8 @@ func among(known []fleet.Machine, args []string) (list []fleet.Machine, empty st
 		for _, n := range names {
 			found := fleet.Match(known, n)
 			if len(found) != 1 {
-				bad = append(bad, show.WithHint(fmt.Errorf("%q names %d machines, and is no label", n, len(found)), "ingot machine ls"))
+				bad = append(bad, show.WithHint(fmt.Errorf("%q matches %d machines and no label", n, len(found)),
+					"ingot machine ls"))
 				continue
 			}
 			if !slices.ContainsFunc(list, func(m fleet.Machine) bool { return m.ID == found[0].ID }) {
@@ -147,12 +149,13 @@ func among(known []fleet.Machine, args []string) (list []fleet.Machine, empty st
 	return list, empty, errors.Join(bad...)
 }
 
-// errNoLabels: a selector chooses nothing.
+// errNoLabels: a selector chooses no machine.
 var errNoLabels = errors.New("no machine has the labels")
 
-// ofEach asks for each machine that is named, and goes on after one that it
-// cannot be asked of: failed says of which, and why. err is about all of them.
-func ofEach[T any](ctx context.Context, a *Commands, args []string, ask func(name string) (T, error)) (list []T, failed, err error) {
+// ofEach calls ask for each machine that arguments name. It continues after the
+// server refused one machine; failed reports those. Any other error ends it.
+func ofEach[T any](ctx context.Context, a *Commands, args []string, ask func(name string) (T, error)) (list []T,
+	failed, err error) {
 	names, err := a.hosts(ctx, args)
 	if err != nil {
 		return nil, nil, err
@@ -164,7 +167,7 @@ func ofEach[T any](ctx context.Context, a *Commands, args []string, ask func(nam
 		switch {
 		case err == nil:
 			list = append(list, v)
-		case len(names) == 1 || !errors.As(err, &p): // nothing else would be answered either
+		case len(names) == 1 || !errors.As(err, &p): // the next request would fail as well
 			return list, nil, err
 		default:
 			bad = append(bad, fmt.Errorf("%s: %w", n, err))
@@ -173,9 +176,10 @@ func ofEach[T any](ctx context.Context, a *Commands, args []string, ask func(nam
 	return list, errors.Join(bad...), nil
 }
 
-// eachMachine does one thing to every machine that is named, and goes on when
-// it cannot be done to one.
-func (a *Commands) eachMachine(ctx context.Context, args []string, do func(string) (fleet.Machine, error), say func(fleet.Machine) string) error {
+// eachMachine changes every machine that arguments name, and continues after the
+// server refused one.
+func (a *Commands) eachMachine(ctx context.Context, args []string, do func(string) (fleet.Machine, error),
+	say func(fleet.Machine) string) error {
 	done, failed, err := ofEach(ctx, a, args, do)
 	if err != nil && len(done) == 0 {
 		return err

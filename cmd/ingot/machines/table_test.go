@@ -15,8 +15,9 @@ func TestTables(t *testing.T) {
 	var out bytes.Buffer
 	machineTable(&out, []fleet.Machine{
 		{ID: "m-525400120001", Name: "node01", State: fleet.Approved, LastSeen: now.Add(-90 * time.Second),
-			Assignment: fleet.Assignment{ImageRef: fleet.ImageRef{Image: "sha256:2", Name: "lab:v2"}}, LastHealthy: fleet.ImageRef{Image: "sha256:1", Name: "lab:v1"},
-			Facts: ingot.Facts{Vendor: "Evil\x1b[2J", Product: "R\t1"}},
+			Assignment:  fleet.Assignment{ImageRef: fleet.ImageRef{Image: "sha256:2", Name: "lab:v2"}},
+			LastHealthy: fleet.ImageRef{Image: "sha256:1", Name: "lab:v1"},
+			Facts:       ingot.Facts{Vendor: "Evil\x1b[2J", Product: "R\t1"}},
 		{ID: "m-525400120002", State: fleet.Pending, LastSeen: now.Add(-50 * time.Hour)},
 	}, now)
 	want := `MACHINE         NAME    STATE     IMAGE   RUNS      LAST SEEN  ADDRESS  HARDWARE      LABELS
@@ -27,8 +28,9 @@ m-525400120002  -       pending   -       -         2d ago     -        -       
 		t.Errorf("machine ls =\n%s\nwant\n%s", out.String(), want)
 	}
 	out.Reset()
-	b := fleet.Boot{ID: ingot.NewBootID([16]byte{0xab}), Machine: "m-525400120001", Firmware: ingot.FirmwareBIOS, Started: now.Add(-time.Minute),
-		Ended: now, Outcome: ingot.OutcomeFailed, Reason: "stage root: bad", Image: fleet.ImageRef{Name: "lab:v1"},
+	b := fleet.Boot{ID: ingot.NewBootID([16]byte{0xab}), Machine: "m-525400120001", Firmware: ingot.FirmwareBIOS,
+		Started: now.Add(-time.Minute),
+		Ended:   now, Outcome: ingot.OutcomeFailed, Reason: "stage root: bad", Image: fleet.ImageRef{Name: "lab:v1"},
 		Events: []fleet.Event{{Event: ingot.Event{Stage: ingot.StageDHCP}, At: now.Add(-time.Minute)}}}
 	bootTable(&out, []fleet.Boot{b}, nil, now)
 	want = `BOOT      MACHINE         FIRMWARE  IMAGE   STARTED  TOOK    STAGE  OUTCOME  REASON

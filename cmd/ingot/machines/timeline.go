@@ -13,29 +13,32 @@ import (
 )
 
 // timelines draws each boot: one line per event with its time since the first
-// packet, a bar from the event before on the scale of the whole boot, and the
-// bytes served; then what was begun and did not come to its end.
+// packet, a bar since the event before on the scale of the whole boot, and the
+// bytes served; then the files that were not completely served.
 func timelines(w io.Writer, boots []bootView, names map[ingot.MachineID]string, now time.Time) {
 	for i, b := range boots {
 		if i > 0 {
 			fmt.Fprintln(w)
 		}
-		fmt.Fprintf(w, "%s  %s  %s  %s  %s: %s\n", show.Plain(bootMachine(b.Boot, names)), show.Plain(b.ID.Short()), show.Plain(show.Dash(string(b.Firmware))),
+		fmt.Fprintf(w, "%s  %s  %s  %s  %s: %s\n", show.Plain(bootMachine(b.Boot, names)), show.Plain(b.ID.Short()),
+			show.Plain(show.Dash(string(b.Firmware))),
 			show.Plain(show.Dash(b.Image.Name)), b.Started.Local().Format(time.DateTime), show.Plain(outcome(b.Boot)))
 		t := show.Table(w)
 		last, whole, begun := b.Started, length(b.Boot), partial(b)
-		if len(begun) > 0 && b.Open() { // it is drawn until now
+		if len(begun) > 0 && b.Open() { // drawn until now
 			whole = max(whole, now.Sub(b.Started))
 		}
 		for _, e := range b.Events {
-			show.Row(t, "  "+string(e.Stage), "+"+show.Seconds(e.At.Sub(b.Started)), bar(last.Sub(b.Started), e.At.Sub(b.Started), whole), eventBytes(e.Bytes), eventText(e))
+			show.Row(t, "  "+string(e.Stage), "+"+show.Seconds(e.At.Sub(b.Started)), bar(last.Sub(b.Started),
+				e.At.Sub(b.Started), whole), eventBytes(e.Bytes), eventText(e))
 			last = e.At
 		}
 		for _, p := range begun {
 			show.Row(t, "  "+p.name, "+"+show.Seconds(whole), partialBar(last.Sub(b.Started), whole, p), p.String())
 		}
 		if quiet := b.Ended.Sub(last); quiet > time.Second && b.Outcome == ingot.OutcomeSilent {
-			show.Row(t, "  (silence)", "+"+show.Seconds(b.Ended.Sub(b.Started)), strings.ReplaceAll(bar(last.Sub(b.Started), b.Ended.Sub(b.Started), whole), "█", "░"), show.Seconds(quiet))
+			show.Row(t, "  (silence)", "+"+show.Seconds(b.Ended.Sub(b.Started)), strings.ReplaceAll(bar(last.Sub(b.Started),
+				b.Ended.Sub(b.Started), whole), "█", "░"), show.Seconds(quiet))
 		}
 		t.Flush()
 		if b.Reason != "" {
@@ -78,16 +81,17 @@ func bar(from, to, whole time.Duration) string {
 // part is a file of an image that was served in part.
 type part struct {
 	name           string
-	served, needed int64 // bytes; needed is 0 when nobody knows
+	served, needed int64 // bytes; needed is 0 when unknown
 }
 
-// partial are the files of a boot's image that were asked for and not served to
-// their end, in the order in which a boot takes them.
+// partial returns the files of a boot's image that were requested and not
+// completely served, in the order of a boot.
 func partial(b bootView) (list []part) {
 	for _, p := range []struct {
 		name, artifact string
 		stage          ingot.Stage
-	}{{"UKI", "uki.efi", ingot.StageLoader}, {"kernel", "kernel", ingot.StageKernel}, {"initramfs", "initramfs", ingot.StageInitramfs}, {"root", "root", ingot.StageRoot}} {
+	}{{"UKI", "uki.efi", ingot.StageLoader}, {"kernel", "kernel", ingot.StageKernel}, {"initramfs", "initramfs",
+		ingot.StageInitramfs}, {"root", "root", ingot.StageRoot}} {
 		whole := slices.ContainsFunc(b.Events, func(e fleet.Event) bool { return e.Stage == p.stage && e.Error == "" })
 		if n := b.Served[p.artifact]; n > 0 && !whole {
 			list = append(list, part{p.name, n, b.Needed[p.artifact]})
@@ -102,8 +106,8 @@ func (p part) String() string {
 	switch {
 	case p.needed == 0:
 		return served
-	case p.served > p.needed: // it began more than once
-		return served + ", takes " + needed
+	case p.served > p.needed: // fetched more than once
+		return served + ", size " + needed
 	}
 	number, unit, _ := strings.Cut(served, " ")
 	if _, same, _ := strings.Cut(needed, " "); same == unit {
@@ -112,7 +116,7 @@ func (p part) String() string {
 	return served + " of " + needed
 }
 
-// partialBar is the time since the last event, as far as the part was served.
+// partialBar is a bar since the last event, filled as far as the part was served.
 func partialBar(from, whole time.Duration, p part) string {
 	room := []rune(bar(from, whole, whole))
 	width := 0

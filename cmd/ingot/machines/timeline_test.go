@@ -15,10 +15,13 @@ import (
 // TestTimeline is a boot that was silent, as an operator sees it drawn.
 func TestTimeline(t *testing.T) {
 	start := time.Date(2026, 11, 24, 10, 0, 0, 0, time.Local)
-	b := fleet.Boot{ID: ingot.NewBootID([16]byte{1}), Machine: "m-1", Firmware: ingot.FirmwareBIOS, Image: fleet.ImageRef{Name: "node:7"}, Started: start,
-		Ended: start.Add(20 * time.Second), Outcome: ingot.OutcomeSilent, Reason: "no report", Crash: "Kernel panic\x1b[2J", Changes: []string{"RAM 4 → 2 GiB"}}
+	b := fleet.Boot{ID: ingot.NewBootID([16]byte{1}), Machine: "m-1", Firmware: ingot.FirmwareBIOS,
+		Image: fleet.ImageRef{Name: "node:7"}, Started: start,
+		Ended: start.Add(20 * time.Second), Outcome: ingot.OutcomeSilent, Reason: "no report", Crash: "Kernel panic\x1b[2J",
+		Changes: []string{"RAM 4 → 2 GiB"}}
 	for i, s := range []ingot.Stage{ingot.StageDHCP, ingot.StageKernel, ingot.StageInitramfs} {
-		b.Events = append(b.Events, fleet.Event{Event: ingot.Event{Stage: s, Bytes: int64(i) << 20}, At: start.Add(time.Duration(i*5) * time.Second)})
+		b.Events = append(b.Events, fleet.Event{Event: ingot.Event{Stage: s, Bytes: int64(i) << 20},
+			At: start.Add(time.Duration(i*5) * time.Second)})
 	}
 	var out strings.Builder
 	timelines(&out, []bootView{{Boot: b}}, map[ingot.MachineID]string{"m-1": "node07"}, start)
@@ -45,10 +48,12 @@ func TestTimeline(t *testing.T) {
 // is drawn, of a boot that ended and of one that runs, in 80 columns.
 func TestTimelineOfParts(t *testing.T) {
 	start := time.Date(2026, 11, 24, 10, 0, 0, 0, time.Local)
-	b := fleet.Boot{ID: ingot.NewBootID([16]byte{1}), Machine: "m-1", Firmware: ingot.FirmwareUEFIx64, Image: fleet.ImageRef{Name: "node:7"}, Started: start,
+	b := fleet.Boot{ID: ingot.NewBootID([16]byte{1}), Machine: "m-1", Firmware: ingot.FirmwareUEFIx64,
+		Image: fleet.ImageRef{Name: "node:7"}, Started: start,
 		Served: map[string]int64{"kernel": 9541018, "initramfs": 3 << 20}}
 	for i, s := range []ingot.Stage{ingot.StageDHCP, ingot.StageScript, ingot.StageKernel} {
-		b.Events = append(b.Events, fleet.Event{Event: ingot.Event{Stage: s}, At: start.Add(time.Duration(i*5) * time.Second)})
+		b.Events = append(b.Events, fleet.Event{Event: ingot.Event{Stage: s},
+			At: start.Add(time.Duration(i*5) * time.Second)})
 	}
 	b.Events[2].Bytes = 9541018
 	needed := map[string]int64{"kernel": 9541018, "initramfs": 12 << 20, "root": 300 << 20}
@@ -78,13 +83,15 @@ func TestTimelineOfParts(t *testing.T) {
 	}
 	b.Outcome, b.Ended = ingot.OutcomeSilent, start.Add(40*time.Second)
 	got := draw(b, needed, time.Hour)
-	if !strings.Contains(got[3], "▒▒▒▒▒▒▒·") || !strings.Contains(got[3], "3.0 of 12.0 MiB") || !strings.Contains(got[4], "(silence)") {
+	if !strings.Contains(got[3], "▒▒▒▒▒▒▒·") || !strings.Contains(got[3], "3.0 of 12.0 MiB") || !strings.Contains(got[4],
+		"(silence)") {
 		t.Errorf("a boot that was silent:\n%s", strings.Join(got, "\n"))
 	}
 	for _, c := range []struct {
 		p    part
 		want string
-	}{{part{"kernel", 3 << 20, 0}, "3.0 MiB"}, {part{"kernel", 500, 9 << 20}, "500 B of 9.0 MiB"}, {part{"kernel", 12 << 20, 9 << 20}, "12.0 MiB, takes 9.0 MiB"}} {
+	}{{part{"kernel", 3 << 20, 0}, "3.0 MiB"}, {part{"kernel", 500, 9 << 20}, "500 B of 9.0 MiB"},
+		{part{"kernel", 12 << 20, 9 << 20}, "12.0 MiB, size 9.0 MiB"}} {
 		if got := c.p.String(); got != c.want {
 			t.Errorf("%+v = %q; want %q", c.p, got, c.want)
 		}

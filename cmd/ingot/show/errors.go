@@ -39,7 +39,8 @@ func Explain(ctx context.Context, err error) error {
 		return nil
 	case ctx.Err() != nil: // a tool that was killed with this program reports something else
 		return WithHint(errors.New("interrupted; nothing was stored"), "run the same command again; downloads are kept")
-	case errors.Is(err, syscall.ENOSPC), strings.Contains(err.Error(), "No space left on device"): // of this program, or of a tool
+	case errors.Is(err, syscall.ENOSPC), strings.Contains(err.Error(),
+		"No space left on device"): // of this program, or of a tool
 		return WithHint(err, "free disk space, or move the store (--store) or the cache (XDG_CACHE_HOME); nothing was stored")
 	}
 	return err

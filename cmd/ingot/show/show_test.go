@@ -7,7 +7,8 @@ import (
 )
 
 func TestSizes(t *testing.T) {
-	for n, want := range map[int64]string{0: "0 B", 1023: "1023 B", 1024: "1.0 KiB", 65 << 20: "65.0 MiB", 3 << 40: "3.0 TiB"} {
+	for n, want := range map[int64]string{0: "0 B", 1023: "1023 B", 1024: "1.0 KiB", 65 << 20: "65.0 MiB",
+		3 << 40: "3.0 TiB"} {
 		if got := Size(n); got != want {
 			t.Errorf("Size(%d) = %q; want %q", n, got, want)
 		}
@@ -22,7 +23,8 @@ func TestProgressInPlainLines(t *testing.T) {
 	p.Step("fetch", 10, 10, "again")
 	p.Step("pack", 0, 0, "")
 	p.Finish()
-	if lines := strings.Split(strings.TrimSpace(out.String()), "\n"); len(lines) != 2 || !strings.HasSuffix(lines[0], "10 MiB") || !strings.HasPrefix(lines[1], "pack") {
+	if lines := strings.Split(strings.TrimSpace(out.String()), "\n"); len(lines) != 2 || !strings.HasSuffix(lines[0],
+		"10 MiB") || !strings.HasPrefix(lines[1], "pack") {
 		t.Errorf("progress =\n%s\nwant one line per step", out.String())
 	}
 }

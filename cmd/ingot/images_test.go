@@ -48,7 +48,8 @@ func newShop(t *testing.T) *shop {
 		if err := os.WriteFile(file, []byte(v), 0o644); err != nil {
 			t.Fatal(err)
 		}
-		im, err := s.images.Put(t.Context(), &ingot.ImageManifest{Schema: 1, Profile: "lab", Version: v, Created: time.Unix(int64(i), 0)},
+		im, err := s.images.Put(t.Context(), &ingot.ImageManifest{Schema: 1, Profile: "lab", Version: v,
+			Created: time.Unix(int64(i), 0)},
 			image.Files{Kernel: file, Initramfs: file, Root: file, Plan: file}, keys.Release.Secret)
 		if err != nil {
 			t.Fatal(err)
@@ -59,7 +60,8 @@ func newShop(t *testing.T) *shop {
 	}
 	s.edit(t, func(st *bolt.Store) {
 		if err := st.Update(func(tx state.Tx) error {
-			tx.PutMachine(fleet.Machine{ID: "m-1", Name: "node01", State: fleet.Approved, Assignment: fleet.Assignment{ImageRef: fleet.ImageRef{Image: first.Digest, Name: "lab:v1"}}})
+			tx.PutMachine(fleet.Machine{ID: "m-1", Name: "node01", State: fleet.Approved,
+				Assignment: fleet.Assignment{ImageRef: fleet.ImageRef{Image: first.Digest, Name: "lab:v1"}}})
 			return nil
 		}); err != nil {
 			t.Fatal(err)
@@ -112,11 +114,13 @@ func TestTheStoreOfThisHost(t *testing.T) {
 		t.Fatal(err)
 	}
 	listen(t, l, emptyHanded{}, &access.Keeper{Find: nobody, Now: time.Now})
-	if err := (client.Contexts{Current: "berlin", Contexts: map[string]api.Target{"berlin": {Server: "unix://" + socket}}}).Save(); err != nil {
+	if err := (client.Contexts{Current: "berlin", Contexts: map[string]api.Target{"berlin": {Server: "unix://" +
+		socket}}}).Save(); err != nil {
 		t.Fatal(err)
 	}
 	t.Setenv("INGOT_CONTEXT", "berlin")
-	for _, args := range [][]string{{"image", "rm", "lab:v1"}, {"image", "gc", "--keep", "1"}, {"image", "tag", "lab:v3", "lab:stable"}} {
+	for _, args := range [][]string{{"image", "rm", "lab:v1"}, {"image", "gc", "--keep", "1"}, {"image", "tag", "lab:v3",
+		"lab:stable"}} {
 		code, stdout, stderr := call(t, "", append(args, "--store", s.root)...)
 		if want := args[1] == "rm"; (code != 0) != want || want && !strings.Contains(stderr, "node01 is assigned it") {
 			t.Errorf("ingot %v = %d\n%s%s", args, code, stdout, stderr)
@@ -167,9 +171,11 @@ func TestTheServerOfTheStore(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.edit(t, func(st *bolt.Store) {
-		listen(t, l, keeper{room: operator.Editor{Store: s.images, State: st, Now: time.Now}}, &access.Keeper{Find: nobody, Now: time.Now})
+		listen(t, l, keeper{room: operator.Editor{Store: s.images, State: st, Now: time.Now}}, &access.Keeper{Find: nobody,
+			Now: time.Now})
 		time.AfterFunc(300*time.Millisecond, func() { _ = st.Answers(socket) }) // it was starting
-		if code, stdout, stderr := call(t, "", "--store", s.root, "image", "rm", "lab:v1"); code != 1 || !strings.Contains(stderr, "node01 is assigned it") {
+		if code, stdout, stderr := call(t, "", "--store", s.root, "image", "rm", "lab:v1"); code != 1 ||
+			!strings.Contains(stderr, "node01 is assigned it") {
 			t.Errorf("image rm lab:v1 = %d\n%s%s", code, stdout, stderr)
 		}
 		if code, stdout, stderr := call(t, "", "--server", "unix://"+socket, "image", "rm", "lab:v2"); code != 0 {
@@ -180,7 +186,8 @@ func TestTheServerOfTheStore(t *testing.T) {
 		}
 	})
 	for _, args := range [][]string{{"image", "inspect", "lab:v1"}, {"key", "ls"}, {"image", "ls", "lab:v1"}} {
-		if code, _, stderr := call(t, "", append(args, "--server", "unix://"+socket)...); code != 2 || !strings.Contains(stderr, "without --server") {
+		if code, _, stderr := call(t, "", append(args, "--server", "unix://"+socket)...); code != 2 ||
+			!strings.Contains(stderr, "without --server") {
 			t.Errorf("ingot %v --server … = %d %s; want it refused", args, code, stderr)
 		}
 	}
