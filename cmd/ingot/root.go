@@ -51,7 +51,8 @@ func (a *app) rootCommand() *cobra.Command {
 	root.SetErr(a.Stderr)
 	f := root.PersistentFlags()
 	f.StringVar(&a.Store, "store", "",
-		"folder of images, keys and state (default: $INGOT_STORE,\nelse /var/lib/ingot for root, ~/.local/share/ingot for others)")
+		"folder of images, keys and state (default: $INGOT_STORE, else\n"+
+			"/var/lib/ingot for root, ~/.local/share/ingot for others)")
 	f.StringVar(&a.Server, "server", "",
 		"server: unix:///PATH or https://HOST:PORT (default:\n$INGOT_SERVER, else the context, else that of the store)")
 	f.StringVar(&a.Context, "context", "", "context of the server to use (default: $INGOT_CONTEXT, else the current one)")

@@ -74,7 +74,8 @@ func examineCard(c card, there bool, i dhcp4.Interface, networks []dhcp4.Network
 	}
 	for _, n := range networks {
 		if n.Interface == i.Name && n.Options.MTU > c.mtu {
-			mtu = found("MTU "+i.Name, Error, fmt.Sprintf("ip link set %s mtu %d, or lower mtu of network %s", i.Name, n.Options.MTU,
+			mtu = found("MTU "+i.Name, Error, fmt.Sprintf("ip link set %s mtu %d, or lower mtu of network %s", i.Name,
+				n.Options.MTU,
 				n.Name),
 				"network %s announces an MTU of %d, the interface has %d", n.Name, n.Options.MTU, c.mtu)
 		}
