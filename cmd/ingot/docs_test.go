@@ -395,8 +395,12 @@ var prose = []string{"turns", "builds", "network-boots", "gives", "makes", "buil
 	"or", "and", "again", "here", "itself", "serves", "refuses", "for",
 	"server", "that", "reads", "asks", "cannot", "signature"}
 
-// saidRE finds a command in a sentence.
-var saidRE = regexp.MustCompile(`(?:^|[^/.\w-])ingot ([a-z][a-z0-9-]*(?: [^ \n,;:()"]+)*)`)
+// saidRE finds a command in a sentence of help, hintRE one in an error or log
+// message, where it follows a colon or begins the text.
+var (
+	saidRE = regexp.MustCompile(`(?:^|[^/.\w-])ingot ([a-z][a-z0-9-]*(?: [^ \n,;:()"]+)*)`)
+	hintRE = regexp.MustCompile("(?:^|: |→ |, or |[\"`])ingot ([a-z][a-z0-9-]*(?: [^ \n,;:()\"]+)*)")
+)
 
 // wordKeyRE finds what looks like a key of the configuration.
 var wordKeyRE = regexp.MustCompile(`[a-z][A-Za-z0-9]*(?:\.[a-z][A-Za-z0-9]*)+`)
@@ -405,7 +409,11 @@ var wordKeyRE = regexp.MustCompile(`[a-z][A-Za-z0-9]*(?:\.[a-z][A-Za-z0-9]*)+`)
 // word after a command without commands of its own may be anything. Flags are
 // checked where hints is set.
 func (r *reference) checkProse(text string, hints bool) (faults []string) {
-	for _, m := range saidRE.FindAllStringSubmatch(text, -1) {
+	find := saidRE
+	if hints {
+		find = hintRE
+	}
+	for _, m := range find.FindAllStringSubmatch(text, -1) {
 		words := strings.Fields(strings.TrimRight(m[1], "."))
 		if slices.Contains(prose, words[0]) {
 			continue

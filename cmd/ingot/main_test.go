@@ -40,7 +40,7 @@ func TestExitCodes(t *testing.T) {
 		{[]string{"serve", "--config", "/nowhere/ingot.yaml"}, 1, "there is no configuration at /nowhere/ingot.yaml"},
 		{[]string{"config", "check", "--config", "/nowhere/ingot.yaml"}, 1, "there is no configuration"},
 		{[]string{"config", "reload"}, 1, "no server is running"},
-		{[]string{"image", "inspect", "lab:v1"}, 1, "the store is empty, build one"},
+		{[]string{"image", "inspect", "lab:v1"}, 1, "the store is empty; to build an image: ingot build lab"},
 		{[]string{"machine", "ls"}, 1, "→ ingot serve --interface IF"},
 		{[]string{"lab", "ls"}, 1, "→ ingot lab up"},
 	} {
