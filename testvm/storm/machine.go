@@ -321,6 +321,8 @@ func (s slowly) Read(p []byte) (int, error) {
 	return s.r.Read(p[:min(len(p), 4<<10)])
 }
 
+const portTFTP = 69
+
 // tftp fetches a file (RFC 1350, 2347, 2348, 2349) and throws it away.
 func (m *machine) tftp(ctx context.Context, name string) (int64, error) {
 	conn, err := net.ListenUDP("udp4", &net.UDPAddr{IP: m.ip})
@@ -330,7 +332,7 @@ func (m *machine) tftp(ctx context.Context, name string) (int64, error) {
 	defer conn.Close()
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()
-	to := &net.UDPAddr{IP: m.server, Port: 69}
+	to := &net.UDPAddr{IP: m.server, Port: portTFTP}
 	say := append([]byte{0, 1}, name+"\x00octet\x00tsize\x000\x00blksize\x001468\x00"...)
 	block, size, got := uint16(0), 512, int64(0)
 	buf, send := make([]byte, 2048), true
@@ -351,7 +353,7 @@ func (m *machine) tftp(ctx context.Context, name string) (int64, error) {
 			continue
 		case err != nil:
 			return got, err
-		case n < 4:
+		case n < 4, to.Port != portTFTP && from.Port != to.Port: // another transfer, of a repeated request
 			continue
 		}
 		to = from // the port of this transfer
