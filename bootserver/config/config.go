@@ -1,13 +1,16 @@
-// Package config is what operators write about a server: one YAML file,
-// /etc/ingot/ingot.yaml, and drop-ins beside it, read in the order of their
-// names. A later file replaces single values and lists of values; interfaces,
-// networks, groups, machines and rules it adds to.
+// Package config reads the configuration of a server: one YAML file,
+// /etc/ingot/ingot.yaml, and drop-ins beside it, in the order of their names. A later file
+// replaces single values and lists of values, and adds to lists of interfaces, networks,
+// groups, machines and rules.
 //
-// All that is wrong is said at once, with its place. Nothing is looked up:
-// whether an interface exists is found out by the server.
+// All faults are reported at once, with their places.
+//
+// Left out: everything that depends on the host, such as whether an interface exists,
+// which the server checks when it starts.
 package config
 
 import (
+	_ "embed"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -35,75 +38,105 @@ import (
 	"ingot/internal/yamlfile"
 )
 
-// Default is where the configuration is looked for. Drop-ins are in a folder
-// named like the file, with .d for .yaml.
+// Default is the default path of the configuration. Drop-ins are in a folder with the
+// file's name, with .d for .yaml.
 const Default = "/etc/ingot/ingot.yaml"
 
-// Config is one server. Zero values are the defaults.
+// Config is the configuration of one server. Zero values are the defaults. The comments of
+// fields, here and below, are also the descriptions in the JSON schema.
 type Config struct {
-	Schema string       `yaml:"$schema,omitempty" json:"-" jsonschema_description:"Location of this schema; for editors, ignored by ingot."`
-	Store  string       `yaml:"store,omitempty" json:"store,omitempty" jsonschema_description:"Folder of images, keys and state. Default: /var/lib/ingot."`
-	Socket string       `yaml:"socket,omitempty" json:"socket,omitempty" jsonschema_description:"Unix socket of the administrator. Default: ingot.sock in the store."`
-	Mirror string       `yaml:"mirror,omitempty" json:"mirror,omitempty" jsonschema_description:"Debian mirror for the loaders. Default: this host's own apt sources."`
+	// Location of this schema; for editors, ignored by ingot.
+	Schema string `yaml:"$schema,omitempty" json:"-"`
+	// Folder of images, keys and state. Default: /var/lib/ingot.
+	Store string `yaml:"store,omitempty" json:"store,omitempty"`
+	// Unix socket for administration. Default: ingot.sock in the store.
+	Socket string `yaml:"socket,omitempty" json:"socket,omitempty"`
+	// Debian mirror for the loaders. Default: this host's own apt sources.
+	Mirror string       `yaml:"mirror,omitempty" json:"mirror,omitempty"`
 	DHCP   dhcp4.Config `yaml:"dhcp,omitempty" json:"dhcp"`
-	DHCP6  dhcp6.Config `yaml:"dhcp6,omitempty" json:"dhcp6" jsonschema_description:"DHCPv6. Without it nothing of IPv6 is served."`
-	TFTP   TFTP         `yaml:"tftp,omitempty" json:"tftp"`
-	HTTP   HTTP         `yaml:"http,omitempty" json:"http"`
-	Boots  Boots        `yaml:"boots,omitempty" json:"boots"`
-	API    API          `yaml:"api,omitempty" json:"api"`
+	// DHCPv6. Without it nothing is served over IPv6.
+	DHCP6 dhcp6.Config `yaml:"dhcp6,omitempty" json:"dhcp6"`
+	TFTP  TFTP         `yaml:"tftp,omitempty" json:"tftp"`
+	HTTP  HTTP         `yaml:"http,omitempty" json:"http"`
+	Boots Boots        `yaml:"boots,omitempty" json:"boots"`
+	API   API          `yaml:"api,omitempty" json:"api"`
 }
 
 // TFTP bounds the first stage. See tftp.Limits.
 type TFTP struct {
-	Transfers  int  `yaml:"transfers,omitempty" json:"transfers,omitempty" jsonschema_description:"Transfers under way at once. Default: 4096."`
-	PerClient  int  `yaml:"perClient,omitempty" json:"perClient,omitempty" jsonschema_description:"Transfers of one address at once. Default: 16."`
-	SinglePort bool `yaml:"singlePort,omitempty" json:"singlePort,omitempty" jsonschema_description:"Send files from port 69 instead of a port for each transfer. For servers behind address translation, in containers and behind firewalls that do not follow TFTP."`
+	// Concurrent transfers. Default: 4096.
+	Transfers int `yaml:"transfers,omitempty" json:"transfers,omitempty"`
+	// Concurrent transfers of one address. Default: 16.
+	PerClient int `yaml:"perClient,omitempty" json:"perClient,omitempty"`
+	// Send files from port 69 instead of a port for each transfer. For servers behind address
+	// translation, in containers and behind firewalls that do not follow TFTP.
+	SinglePort bool `yaml:"singlePort,omitempty" json:"singlePort,omitempty"`
 }
 
 // HTTP bounds what machines fetch. See httpboot.Limits.
 type HTTP struct {
-	Port        uint16         `yaml:"port,omitempty" json:"port,omitempty" jsonschema_description:"TCP port. Default: 80."`
-	Rate        yamlfile.Bytes `yaml:"rate,omitempty" json:"rate,omitempty" jsonschema_description:"Bytes per second of all machines together, shared equally. Default: no limit."`
-	Transfers   int            `yaml:"transfers,omitempty" json:"transfers,omitempty" jsonschema_description:"Roots under way at once; more are asked to come back. Default: 256."`
-	PerBoot     int            `yaml:"perBoot,omitempty" json:"perBoot,omitempty" jsonschema_description:"Transfers of one boot at once. Default: 8."`
-	Connections int            `yaml:"connections,omitempty" json:"connections,omitempty" jsonschema_description:"Of all clients. Default: 8192."`
-	PerClient   int            `yaml:"perClient,omitempty" json:"perClient,omitempty" jsonschema_description:"Connections of one address. Default: 64."`
+	// TCP port. Default: 80.
+	Port uint16 `yaml:"port,omitempty" json:"port,omitempty"`
+	// Bytes per second of all machines together, shared equally. Default: no limit.
+	Rate yamlfile.Bytes `yaml:"rate,omitempty" json:"rate,omitempty"`
+	// Concurrent transfers of roots; further ones are told to retry. Default: 256.
+	Transfers int `yaml:"transfers,omitempty" json:"transfers,omitempty"`
+	// Concurrent transfers of one boot. Default: 8.
+	PerBoot int `yaml:"perBoot,omitempty" json:"perBoot,omitempty"`
+	// Connections of all clients. Default: 8192.
+	Connections int `yaml:"connections,omitempty" json:"connections,omitempty"`
+	// Connections of one address. Default: 64.
+	PerClient int `yaml:"perClient,omitempty" json:"perClient,omitempty"`
 }
 
 // Boots says how machines boot.
 type Boots struct {
-	Ticket     yamlfile.Duration `yaml:"ticket,omitempty" json:"ticket,omitempty" jsonschema_description:"How long a ticket is valid. Default: 2m."`
-	Deadline   yamlfile.Duration `yaml:"deadline,omitempty" json:"deadline,omitempty" jsonschema_description:"Of images that name none: from the script to the report. Default: 10m."`
-	Attempts   int               `yaml:"attempts,omitempty" json:"attempts,omitempty" jsonschema_description:"Failed boots in a row after which an image is given up on a machine. Default: 2."`
-	After      fleet.After       `yaml:"afterFailures,omitempty" json:"afterFailures,omitempty" jsonschema_description:"What a machine does then: fallback to the image last healthy on it, and hold when there is none (default); hold until a person decides; retry for ever."`
-	Rules      []fleet.Rule      `yaml:"rules,omitempty" json:"rules,omitempty" jsonschema_description:"Which new machines are approved and labelled by themselves; the first rule that matches decides."`
-	ApproveAll bool              `yaml:"approveAll,omitempty" json:"approveAll,omitempty" jsonschema_description:"Approve every new machine. For labs, on networks that no stranger can reach."`
-	Image      string            `yaml:"image,omitempty" json:"image,omitempty" jsonschema_description:"With approveAll: the image that new machines are assigned."`
+	// How long a ticket is valid. Default: 2m.
+	Ticket yamlfile.Duration `yaml:"ticket,omitempty" json:"ticket,omitempty"`
+	// Time from the script to the report, of images that name none. Default: 10m.
+	Deadline yamlfile.Duration `yaml:"deadline,omitempty" json:"deadline,omitempty"`
+	// Failed boots in a row after which a machine no longer boots an image. Default: 2.
+	Attempts int `yaml:"attempts,omitempty" json:"attempts,omitempty"`
+	// What a machine does then: fallback to the image last healthy on it, and hold when there is none
+	// (default); hold until an operator decides; retry forever.
+	After fleet.After `yaml:"afterFailures,omitempty" json:"afterFailures,omitempty"`
+	// New machines to approve and label automatically; the first rule that matches applies.
+	Rules []fleet.Rule `yaml:"rules,omitempty" json:"rules,omitempty"`
+	// Approve every new machine. For labs, on networks that unknown machines cannot reach.
+	ApproveAll bool `yaml:"approveAll,omitempty" json:"approveAll,omitempty"`
+	// With approveAll: the image to assign to new machines.
+	Image string `yaml:"image,omitempty" json:"image,omitempty"`
 }
 
-// API says where the server is administered from elsewhere. The Unix socket is
-// always there.
+// API says where the API is served besides the Unix socket.
 type API struct {
-	Listen  []string `yaml:"listen,omitempty" json:"listen,omitempty" jsonschema_description:"Where HTTPS is served to who has a token or client certificate: 10.0.0.1:7443, or :7443 for every address. Default: nowhere."`
-	Names   []string `yaml:"names,omitempty" json:"names,omitempty" jsonschema_description:"Names and addresses in the server's certificate, besides the host's own and those of listen; for clients other than ingot."`
-	Metrics string   `yaml:"metrics,omitempty" json:"metrics,omitempty" jsonschema_description:"Where /metrics, /healthz and /readyz, and nothing else, are served over plain HTTP to whoever asks: 127.0.0.1:9469. Default: only by HTTPS and the socket, to scope read."`
+	// Where HTTPS is served to clients with a token or certificate: 10.0.0.1:7443, or :7443 for every
+	// address. Default: nowhere.
+	Listen []string `yaml:"listen,omitempty" json:"listen,omitempty"`
+	// Names and addresses in the server's certificate, besides the host's own and those of listen; for
+	// clients other than ingot.
+	Names []string `yaml:"names,omitempty" json:"names,omitempty"`
+	// Where /metrics, /healthz and /readyz, and nothing else, are served over plain HTTP without
+	// authentication: 127.0.0.1:9469. Default: only by HTTPS and the socket, to scope read.
+	Metrics string `yaml:"metrics,omitempty" json:"metrics,omitempty"`
 }
 
-// Limits are the limits of the HTTP server.
+// Limits returns the limits of the HTTP server.
 func (h HTTP) Limits() httpboot.Limits {
-	return httpboot.Limits{Rate: int64(h.Rate), Transfers: h.Transfers, PerBoot: h.PerBoot, Connections: h.Connections, PerClient: h.PerClient}
+	return httpboot.Limits{Rate: int64(h.Rate), Transfers: h.Transfers, PerBoot: h.PerBoot, Connections: h.Connections,
+		PerClient: h.PerClient}
 }
 
-// Limits are the limits of the TFTP server.
+// Limits returns the limits of the TFTP server.
 func (t TFTP) Limits() tftp.Limits {
 	return tftp.Limits{Transfers: t.Transfers, PerClient: t.PerClient}
 }
 
-// ErrAbsent: there is no configuration file.
+// ErrAbsent means that there is no configuration file.
 var ErrAbsent = errors.New("there is no configuration")
 
-// Load reads the file and its drop-ins. The error is yamlfile.Faults when
-// something is wrong with what they say, ErrAbsent when there is none of them.
+// Load reads the file and its drop-ins. The error is yamlfile.Faults if their content is
+// invalid, and wraps ErrAbsent if there is none of them.
 func Load(file string) (*Config, error) {
 	files, err := Files(file)
 	if err != nil {
@@ -126,7 +159,7 @@ type text struct {
 	content []byte
 }
 
-// parse reads files one over the other.
+// parse reads files, each over those before it.
 func parse(files []text) (*Config, error) {
 	c, places, faults := &Config{}, map[string]yamlfile.Place{}, yamlfile.Faults{}
 	for _, f := range files {
@@ -134,7 +167,7 @@ func parse(files []text) (*Config, error) {
 		d.Decode(f.content, c)
 		faults = append(faults, d.Faults...)
 	}
-	if len(faults) == 0 { // what could not be read cannot be judged
+	if len(faults) == 0 { // else the faults would be followed by others
 		c.check(&faults, places)
 	}
 	if err := faults.Err(); err != nil {
@@ -143,7 +176,7 @@ func parse(files []text) (*Config, error) {
 	return c, nil
 }
 
-// Files lists the file, when it is there, and its drop-ins in the order in
+// Files returns the paths of the file, if it exists, and its drop-ins, in the order in
 // which they are read.
 func Files(file string) ([]string, error) {
 	dropIns, err := filepath.Glob(filepath.Join(strings.TrimSuffix(file, ".yaml")+".d", "*.yaml"))
@@ -162,8 +195,7 @@ func Files(file string) ([]string, error) {
 	return dropIns, nil
 }
 
-// Check returns all that is wrong with a configuration that did not come from
-// a file alone.
+// Check returns all faults of a configuration that does not come from files only.
 func (c *Config) Check() error {
 	var faults yamlfile.Faults
 	c.check(&faults, nil)
@@ -183,10 +215,11 @@ func (c *Config) check(faults *yamlfile.Faults, places map[string]yamlfile.Place
 		}
 	}
 	if len(c.Socket) > 107 {
-		faults.Add(at("socket"), "choose a shorter one", "socket: a path of Unix sockets has at most 107 bytes")
+		faults.Add(at("socket"), "choose a shorter one", "socket: the path of a Unix socket has at most 107 bytes")
 	}
 	if c.Boots.Image != "" && !c.Boots.ApproveAll {
-		faults.Add(at("boots.image"), "write approveAll: true beside it, or assign images to machines", "image: it is for machines that are approved by themselves")
+		faults.Add(at("boots.image"), "write approveAll: true beside it, or assign images to machines",
+			"image: it only applies to machines that are approved automatically")
 	}
 	if c.Boots.Image != "" {
 		if _, err := ingot.ParseImageName(c.Boots.Image); err != nil {
@@ -205,14 +238,15 @@ func (c *Config) check(faults *yamlfile.Faults, places map[string]yamlfile.Place
 		faults.Add(at("boots.attempts"), "write a number between 1 and 100", "attempts: %d", n)
 	}
 	if a := c.Boots.After; a != "" && a != fleet.AfterFallback && a != fleet.AfterHold && a != fleet.AfterRetry {
-		faults.Add(at("boots.afterFailures"), "write fallback, hold or retry", "afterFailures: %q is not known", a)
+		faults.Add(at("boots.afterFailures"), "write fallback, hold or retry", "afterFailures: unknown value %q", a)
 	}
 	if c.HTTP.Rate != 0 && c.HTTP.Rate < 64<<10 {
-		faults.Add(at("http.rate"), "write at least 64KiB, or nothing", "rate: %d bytes per second boot no machine", c.HTTP.Rate)
+		faults.Add(at("http.rate"), "write at least 64KiB, or nothing",
+			"rate: %d bytes per second are too few to boot a machine", c.HTTP.Rate)
 	}
 	c.API.check(faults, at)
-	checkDHCP("dhcp", network.ErrConfig, c.DHCP.Check(), faults, places)
-	checkDHCP("dhcp6", network.ErrConfig, c.DHCP6.Check(), faults, places)
+	addDHCP("dhcp", c.DHCP.Check(), faults, places)
+	addDHCP("dhcp6", c.DHCP6.Check(), faults, places)
 }
 
 func (a *API) check(faults *yamlfile.Faults, at func(string) yamlfile.Place) {
@@ -222,13 +256,14 @@ func (a *API) check(faults *yamlfile.Faults, at func(string) yamlfile.Place) {
 			_, err = netip.ParseAddr(host)
 		}
 		if n, bad := strconv.ParseUint(port, 10, 16); err != nil || bad != nil || n == 0 {
-			faults.Add(at(path), "write ADDRESS:PORT, or :PORT for every address", "%s: %q is not an address and a port", path, address)
+			faults.Add(at(path), "write ADDRESS:PORT, or :PORT for every address", "%s: %q is not an address and a port",
+				path, address)
 		}
 	}
 	for i, l := range a.Listen {
 		wants(fmt.Sprintf("api.listen[%d]", i), l)
 		if slices.Contains(a.Listen[:i], l) {
-			faults.Add(at(fmt.Sprintf("api.listen[%d]", i)), "remove one", "api.listen: %q is there twice", l)
+			faults.Add(at(fmt.Sprintf("api.listen[%d]", i)), "remove one", "api.listen: %q is listed twice", l)
 		}
 	}
 	if a.Metrics != "" {
@@ -236,18 +271,18 @@ func (a *API) check(faults *yamlfile.Faults, at func(string) yamlfile.Place) {
 	}
 	for i, n := range a.Names {
 		if n == "" || strings.ContainsAny(n, " \t\n/:") && net.ParseIP(n) == nil {
-			faults.Add(at(fmt.Sprintf("api.names[%d]", i)), "write a host name or an address, without a port", "api.names: %q cannot be in a certificate", n)
+			faults.Add(at(fmt.Sprintf("api.names[%d]", i)), "write a host name or an address, without a port",
+				"api.names: %q cannot be in a certificate", n)
 		}
 	}
 }
 
-// item is the place that a fault of package dhcp4 begins with: networks[0] "x": …
+// item is the place with which a fault of package network begins: networks[0] "x": …
 var item = regexp.MustCompile(`^[a-z]+\[\d+\]`)
 
-// checkDHCP gives the faults of packages dhcp4 and dhcp6 the places of what they
-// are about, in the section of that name.
-func checkDHCP(section string, sentinel, err error, faults *yamlfile.Faults, places map[string]yamlfile.Place) {
-	for _, e := range leaves(err, sentinel) {
+// addDHCP adds the faults of a section for DHCP, with their places in the files.
+func addDHCP(section string, err error, faults *yamlfile.Faults, places map[string]yamlfile.Place) {
+	for _, e := range leaves(err, network.ErrConfig) {
 		path := section
 		if of := item.FindString(e.Error()); of != "" {
 			path += "." + of
@@ -261,7 +296,7 @@ func checkDHCP(section string, sentinel, err error, faults *yamlfile.Faults, pla
 	}
 }
 
-// leaves are the errors that an error joins, without the sentinel.
+// leaves returns the errors that an error joins, without the sentinel.
 func leaves(err, sentinel error) (list []error) {
 	if err == nil {
 		return nil
@@ -290,6 +325,9 @@ func (c *Config) YAML() ([]byte, error) {
 	return b, nil
 }
 
+//go:embed config.go
+var source string
+
 // Schema returns the JSON schema (draft 2020-12) of a configuration file.
 func Schema() ([]byte, error) {
 	return yamlfile.Schema(&Config{}, "ingot server", func(t reflect.Type) *jsonschema.Schema {
@@ -304,5 +342,5 @@ func Schema() ([]byte, error) {
 			return &jsonschema.Schema{Type: "string", Enum: []any{fleet.AfterFallback, fleet.AfterHold, fleet.AfterRetry}}
 		}
 		return nil
-	})
+	}, source)
 }

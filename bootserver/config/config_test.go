@@ -56,7 +56,8 @@ boots: {ticket: 90s, deadline: 5m}
 
 func TestLoad(t *testing.T) {
 	file := write(t, map[string]string{"ingot.yaml": good,
-		"ingot.d/20-more.yaml": "dhcp:\n  interfaces: [{name: eth3, mode: observe}]\n  dns: [10.99.0.2, 10.99.0.3]\nhttp: {transfers: 200}\n",
+		"ingot.d/20-more.yaml": "dhcp:\n  interfaces: [{name: eth3, mode: observe}]\n  dns: [10.99.0.2, 10.99.0.3]\nhttp: " +
+			"{transfers: 200}\n",
 		"ingot.d/10-less.yaml": "http: {transfers: 50, perBoot: 2}\n",
 		"ingot.d/README":       "not read: ]["})
 	c, err := Load(file)
@@ -67,14 +68,16 @@ func TestLoad(t *testing.T) {
 		t.Errorf("%d interfaces; want the drop-in's third added", n)
 	}
 	if len(c.DHCP.Options.DNS) != 2 || c.HTTP.Transfers != 200 || c.HTTP.PerBoot != 2 || c.HTTP.Port != 8080 {
-		t.Errorf("dns %v, http %+v; want the later file's values, and those that it does not name kept", c.DHCP.Options.DNS, c.HTTP)
+		t.Errorf("dns %v, http %+v; want the later file's values, and those that it does not name kept",
+			c.DHCP.Options.DNS, c.HTTP)
 	}
 	if m := c.DHCP.Machines[0]; m.DNS == nil || len(m.DNS) != 0 {
 		t.Errorf("dns of the machine = %v; want an empty list, not none", m.DNS)
 	} else if !slices.Equal(m.Loaders, []string{fleet.FirstUKI, "ipxe.efi"}) {
 		t.Errorf("loaders of the machine = %q; want the UKI, then a loader", m.Loaders)
 	}
-	if s := c.DHCP.Networks[0].Subnets[0]; s.Options.Lease != 30*time.Minute || c.HTTP.Rate != 1<<30 || time.Duration(c.Boots.Ticket) != 90*time.Second {
+	if s := c.DHCP.Networks[0].Subnets[0]; s.Options.Lease != 30*time.Minute || c.HTTP.Rate != 1<<30 ||
+		time.Duration(c.Boots.Ticket) != 90*time.Second {
 		t.Errorf("lease %s, rate %d, ticket %v", s.Options.Lease, c.HTTP.Rate, c.Boots.Ticket)
 	}
 	text, err := c.YAML()
@@ -86,7 +89,8 @@ func TestLoad(t *testing.T) {
 		t.Fatalf("what is shown cannot be read: %v\n%s", err, text)
 	}
 	c.Schema, again.Schema = "", ""
-	same := cmp.Options{cmp.Comparer(func(a, b netip.Addr) bool { return a == b }), cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })}
+	same := cmp.Options{cmp.Comparer(func(a, b netip.Addr) bool { return a == b }),
+		cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })}
 	if d := cmp.Diff(c, again, same); d != "" {
 		t.Errorf("what is shown is read as something else:\n%s", d)
 	}
@@ -98,7 +102,8 @@ func TestEveryFaultAtOnce(t *testing.T) {
 		files map[string]string
 		want  []string
 	}{
-		{map[string]string{"ingot.yaml": "stroe: /x\nhttp:\n  port: 70000\n  rate: fast\ndhcp:\n  interfaces: eth1\n  networks:\n    - name: a\n      mtu: big\n",
+		{map[string]string{"ingot.yaml": "stroe: /x\nhttp:\n  port: 70000\n  rate: fast\ndhcp:\n  interfaces: eth1\n  " +
+			"networks:\n    - name: a\n      mtu: big\n",
 			"ingot.d/a.yaml": "boots: {approveAll: maybe}\n"}, []string{
 			`ingot.d/a.yaml:1:21: approveAll is "maybe"; write true or false`,
 			`ingot.yaml:1:1: unknown key "stroe"; write "store"`,
@@ -107,29 +112,36 @@ func TestEveryFaultAtOnce(t *testing.T) {
 			`ingot.yaml:6:15: interfaces is a single value, not a list; write a list: [eth1]`,
 			`ingot.yaml:9:12: mtu is "big"; write a whole number from 0`,
 		}},
-		{map[string]string{"ingot.yaml": strings.NewReplacer("10.99.0.5", "10.99.0.150", "mode: proxy", "mode: loud", "90s", "1s", "/srv/ingot", "srv", "1GiB", "1").Replace(good),
+		{map[string]string{"ingot.yaml": strings.NewReplacer("10.99.0.5", "10.99.0.150", "mode: proxy", "mode: loud", "90s",
+			"1s", "/srv/ingot", "srv", "1GiB", "1").Replace(good),
 			"ingot.d/a.yaml": "\ndhcp: {machines: [{mac: '52:54:00:12:00:01'}]}\n"}, []string{
 			`ingot.d/a.yaml:2:19: machines[1] "52:54:00:12:00:01": the machine is listed twice`,
 			`ingot.yaml:2:8: store: "srv" is not an absolute path; write it from the root: /srv`,
 			`ingot.yaml:6:7: interfaces[1] "eth2": unknown mode "loud"; choose full, proxy or observe`,
-			`ingot.yaml:17:7: machines[0] "52:54:00:12:00:01": the reserved address 10.99.0.150 is in the pool 10.99.0.100-10.99.0.199 of network "rack1", which could assign it to others; move one of them`,
-			`ingot.yaml:18:26: rate: 1 bytes per second boot no machine; write at least 64KiB, or nothing`,
+			`ingot.yaml:17:7: machines[0] "52:54:00:12:00:01": the reserved address 10.99.0.150 is in the pool ` +
+				`10.99.0.100-10.99.0.199 of network "rack1", which could assign it to others; move one of them`,
+			`ingot.yaml:18:26: rate: 1 bytes per second are too few to boot a machine; write at least 64KiB, or nothing`,
 			`ingot.yaml:20:17: ticket: 1s; write a time between 5s and 1h`,
 		}},
-		{map[string]string{"ingot.yaml": "dhcp6:\n  interfaces: [{name: eth1}]\n  networks:\n    - name: a\n      subnets: [{prefix: 10.99.0.0/24}]\n"}, []string{
+		{map[string]string{"ingot.yaml": "dhcp6:\n  interfaces: [{name: eth1}]\n  networks:\n    - name: a\n      " +
+			"subnets: [{prefix: 10.99.0.0/24}]\n"}, []string{
 			`ingot.yaml:4:7: networks[0] "a" subnet 10.99.0.0/24: it is not IPv6; write it under dhcp.networks`,
 		}},
-		{map[string]string{"ingot.yaml": "boots:\n  rules:\n    - {mac: '*', labels: foo}\n    - {mac: '*', labels: {gpu: yes, [a]: b, rack: [r1], ok: x, ok: y}}\n    - {mac: '*', labels: {hot: true}}\n"}, []string{
+		{map[string]string{"ingot.yaml": "boots:\n  rules:\n    - {mac: '*', labels: foo}\n    - {mac: '*', labels: {gpu: " +
+			"yes, [a]: b, rack: [r1], ok: x, ok: y}}\n    - {mac: '*', labels: {hot: true}}\n"}, []string{
 			`ingot.yaml:3:26: labels is a single value, not a group of keys; write keys with values: {key: value}`,
 			`ingot.yaml:4:37: a key of labels is a list; write one word`,
 			`ingot.yaml:4:51: rack is a list; write one value`,
 			`ingot.yaml:4:64: the key "ok" is written twice; keep one of them`,
 			`ingot.yaml:5:32: hot is true or false, not text; write "true" in quotes if you mean the text`,
 		}},
-		{map[string]string{"ingot.yaml": "boots: {rules: [{mac: '*', labels: {'a b': c}}]}\n"}, []string{`ingot.yaml:1:17: rules[0]: `}},
+		{map[string]string{"ingot.yaml": "boots: {rules: [{mac: '*', labels: {'a b': c}}]}\n"},
+			[]string{`ingot.yaml:1:17: rules[0]: `}},
 		{map[string]string{"ingot.yaml": "a: b: c\n"}, []string{"ingot.yaml: "}},
-		{map[string]string{"ingot.yaml": "store: /x\n---\nstore: /y\n"}, []string{"ingot.yaml: there is more than one YAML document; keep one document, without --- lines"}},
-		{map[string]string{"ingot.yaml": "[]\n"}, []string{"ingot.yaml:1:1: the configuration is a list, not a group of keys"}},
+		{map[string]string{"ingot.yaml": "store: /x\n---\nstore: /y\n"},
+			[]string{"ingot.yaml: there is more than one YAML document; keep one document, without --- lines"}},
+		{map[string]string{"ingot.yaml": "[]\n"},
+			[]string{"ingot.yaml:1:1: the configuration is a list, not a group of keys"}},
 	} {
 		file := write(t, c.files)
 		_, err := Load(file)
@@ -212,8 +224,10 @@ func TestSchemaIsCurrent(t *testing.T) {
 // list of faults with places, and what is shown of it is read again.
 func FuzzParse(f *testing.F) {
 	f.Add([]byte(good), []byte("dhcp: {dns: []}"))
-	for _, s := range []string{"", "a", "[]", "dhcp: {networks: [{subnets: [{prefix: 10.0.0.0/33, pools: [x, 1-2]}]}]}", "http: &a {rate: *a}", "x: !!binary y", "dhcp: {interfaces: [&i {name: a}, *i]}", "{? [a] : b}", "<<: {store: /x}",
-		"boots: {rules: [{mac: '*', labels: {rack: r1, 'x': ''}}, {mac: '*', labels: foo}, {mac: '*', labels: &l {a: *l, [b]: c}}]}"} {
+	for _, s := range []string{"", "a", "[]", "dhcp: {networks: [{subnets: [{prefix: 10.0.0.0/33, pools: [x, 1-2]}]}]}",
+		"http: &a {rate: *a}", "x: !!binary y", "dhcp: {interfaces: [&i {name: a}, *i]}", "{? [a] : b}", "<<: {store: /x}",
+		"boots: {rules: [{mac: '*', labels: {rack: r1, 'x': ''}}, {mac: '*', labels: foo}, {mac: '*', labels: &l {a: *l, " +
+			"[b]: c}}]}"} {
 		f.Add([]byte(s), []byte("dhcp: {interfaces: [{name: eth1}]}"))
 	}
 	f.Fuzz(func(t *testing.T, first, second []byte) {

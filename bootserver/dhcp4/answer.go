@@ -96,7 +96,8 @@ func (w writer) network(n Settings) {
 	}
 	if n.Prefix.IsValid() {
 		w.set(dhcpv4.OptionSubnetMask, net.CIDRMask(n.Prefix.Bits(), 32))
-		if _, last := lease.Bounds(n.Prefix); n.Prefix.Bits() < 31 && slices.Contains(w.request.Options.Get(dhcpv4.OptionParameterRequestList), dhcpv4.OptionBroadcastAddress.Code()) {
+		if _, last := lease.Bounds(n.Prefix); n.Prefix.Bits() < 31 &&
+			slices.Contains(w.request.Options.Get(dhcpv4.OptionParameterRequestList), dhcpv4.OptionBroadcastAddress.Code()) {
 			w.set(dhcpv4.OptionBroadcastAddress, last.AsSlice())
 		}
 	}
@@ -223,7 +224,8 @@ const (
 
 // dispensable are the options that are left out, in this order, of an answer that is
 // too large for the client.
-var dispensable = []dhcpv4.OptionCode{dhcpv4.OptionDNSDomainSearchList, dhcpv4.OptionNTPServers, dhcpv4.OptionBroadcastAddress,
+var dispensable = []dhcpv4.OptionCode{dhcpv4.OptionDNSDomainSearchList, dhcpv4.OptionNTPServers,
+	dhcpv4.OptionBroadcastAddress,
 	dhcpv4.OptionDomainName, dhcpv4.OptionHostName, dhcpv4.OptionClasslessStaticRoute}
 
 // fit keeps the answer below the size that the client accepts (option 57).

@@ -24,7 +24,7 @@ func BenchmarkExchange(b *testing.B) {
 		b.Fatal(err)
 	}
 	c.Networks[0].Subnets[0] = Subnet{Prefix: netip.MustParsePrefix("10.99.0.0/22"), Pools: []lease.Range{r}}
-	s := serverOf(b, c, remembers(), scripted{}, &now)
+	s := serverOf(b, c, newMemory(), scripted{}, &now)
 	exchange := func(i int) {
 		p, err := dhcpv4.NewDiscovery(net.HardwareAddr{0x52, 0x54, 0, 0, byte(i >> 8), byte(i)})
 		if err != nil {
@@ -61,7 +61,8 @@ func BenchmarkDurableExchange(b *testing.B) {
 		b.Fatal(err)
 	}
 	c.Networks[0].Subnets[0] = Subnet{Prefix: netip.MustParsePrefix("10.96.0.0/14"), Pools: []lease.Range{r}}
-	cards := map[string]network.Card{"eth0": {Index: 2, MAC: testMAC, Prefixes: []netip.Prefix{netip.MustParsePrefix("10.96.0.1/14")}}}
+	cards := map[string]network.Card{"eth0": {Index: 2, MAC: testMAC,
+		Prefixes: []netip.Prefix{netip.MustParsePrefix("10.96.0.1/14")}}}
 	s, err := New(c, cards, "", network.Parts{Store: durable{st}, Booter: scripted{}})
 	if err != nil {
 		b.Fatal(err)
@@ -71,7 +72,7 @@ func BenchmarkDurableExchange(b *testing.B) {
 	b.RunParallel(func(pb *testing.PB) {
 		for pb.Next() {
 			i := n.Add(1)
-			if _, err := lendTo(b, s, net.HardwareAddr{2, 0, byte(i >> 24), byte(i >> 16), byte(i >> 8), byte(i)}); err != nil {
+			if _, err := leaseTo(b, s, net.HardwareAddr{2, 0, byte(i >> 24), byte(i >> 16), byte(i >> 8), byte(i)}); err != nil {
 				b.Error(err)
 				return
 			}

@@ -1,17 +1,16 @@
-// Package dhcp4 answers DHCP (RFC 2131) for the boot server. Each interface has
-// a mode: full lends addresses, proxy stands beside another server and says
-// what to boot (PXE 2.1), observe only listens. What the client is, where it
-// is, and which packet it gets are plain functions over values; Server receives
-// and sends.
+// Package dhcp4 answers DHCP (RFC 2131) for the boot server. Each interface has a mode:
+// full assigns addresses, proxy stands beside another server and only offers what to boot
+// (PXE 2.1), observe only listens. Parsing, deciding and encoding are functions from
+// values to values; Server receives and sends.
 //
-// client.go says what sent a packet, site.go where it is (package network),
-// package lease which address it gets, handle.go what is answered, answer.go in
-// which bytes, quirks.go for which odd devices otherwise. Leases are durable
-// before they are acknowledged.
+// client.go reads what sent a packet, relay.go where the client is, request.go and
+// proxy.go decide what is answered, answer.go encodes it, quirks.go knows devices that
+// need something else. Package lease assigns the addresses; leases are durable before
+// they are acknowledged.
 //
-// Left out: BOOTP without DHCP (RFC 951), hardware addresses that are not 48
-// bits long, dynamic DNS, failover between servers, option overload in requests
-// (RFC 2132 section 9.3; no client that we know sends it). IPv6 is package dhcp6.
+// Left out: BOOTP without DHCP (RFC 951), hardware addresses that are not 48 bits long,
+// dynamic DNS, failover between servers, option overload in requests (RFC 2132 section
+// 9.3; no known client sends it). IPv6 is package dhcp6.
 package dhcp4
 
 import (
@@ -23,22 +22,22 @@ import (
 	"ingot/bootserver/client"
 )
 
-// optIPXE holds encapsulated options of iPXE: among them one of value 1 for
-// each feature that it was built with (iPXE, src/include/ipxe/features.h).
+// optIPXE holds encapsulated options of iPXE, among them one of value 1 for each feature
+// that it was built with (iPXE, src/include/ipxe/features.h).
 const optIPXE = 175
 
-// Features that an iPXE needs to be trusted with our script. Its version says
-// nothing: QEMU's ROM of 2019 and Debian's build of 2025 both call themselves
-// 1.0.0 there [seen]. The old ROM lacks HTTPS; one that has both is as good as
-// the loader that we would give it.
+// Features that an iPXE needs to run the server's script. Its version reveals nothing:
+// QEMU's ROM of 2019 and Debian's build of 2025 both call themselves 1.0.0 there [seen].
+// The old ROM lacks HTTPS; an iPXE that has both needs no other loader.
 const (
 	featureHTTP  = 0x13
 	featureHTTPS = 0x14
 )
 
-// Parse tells what sent a packet.
+// Parse reads what a packet says about its sender.
 func Parse(p *dhcpv4.DHCPv4) client.Client {
-	c := client.Client{MAC: client.MACText(p.ClientHWAddr), UUID: uuid(p), Firmware: firmware(p), IPXE: isIPXE(p), Class: client.Clip(string(unterminated(p.Options.Get(dhcpv4.OptionClassIdentifier))))}
+	c := client.Client{MAC: client.MACText(p.ClientHWAddr), UUID: uuid(p), Firmware: firmware(p), IPXE: isIPXE(p),
+		Class: client.Clip(string(unterminated(p.Options.Get(dhcpv4.OptionClassIdentifier))))}
 	c.HTTP = strings.HasPrefix(c.Class, "HTTPClient")
 	switch {
 	case c.Class == client.InitClass:
@@ -62,11 +61,11 @@ func Parse(p *dhcpv4.DHCPv4) client.Client {
 }
 
 func isIPXE(p *dhcpv4.DHCPv4) bool {
-	// iPXE writes option 77 as plain text, not as RFC 3004 asks; take both.
+	// iPXE sends option 77 as plain text, not as RFC 3004 requires; accept both.
 	return strings.Contains(string(p.Options.Get(dhcpv4.OptionUserClassInformation)), "iPXE")
 }
 
-// features reads the features out of option 175.
+// features reads the features in option 175.
 func features(p *dhcpv4.DHCPv4) map[byte]bool {
 	found := map[byte]bool{}
 	data := p.Options.Get(dhcpv4.GenericOptionCode(optIPXE))

@@ -67,14 +67,15 @@ type Machine struct {
 // Options are what clients get besides an address. A nil list or zero value is
 // inherited, an empty list means none.
 type Options struct {
-	Routers []netip.Addr  `yaml:"routers,omitempty" json:"routers,omitempty"` // option 3
-	DNS     []netip.Addr  `yaml:"dns,omitempty" json:"dns,omitempty"`         // 6
-	NTP     []netip.Addr  `yaml:"ntp,omitempty" json:"ntp,omitempty"`         // 42
-	Domain  string        `yaml:"domain,omitempty" json:"domain,omitempty"`   // 15
-	Search  []string      `yaml:"search,omitempty" json:"search,omitempty"`   // 119, RFC 3397
-	MTU     int           `yaml:"mtu,omitempty" json:"mtu,omitempty"`         // 26
-	Routes  []Route       `yaml:"routes,omitempty" json:"routes,omitempty"`   // 121, RFC 3442
-	Lease   time.Duration `yaml:"lease,omitempty" json:"lease,omitempty"`     // 51; zero at all levels: network.DefaultLease
+	Routers []netip.Addr `yaml:"routers,omitempty" json:"routers,omitempty"` // option 3
+	DNS     []netip.Addr `yaml:"dns,omitempty" json:"dns,omitempty"`         // 6
+	NTP     []netip.Addr `yaml:"ntp,omitempty" json:"ntp,omitempty"`         // 42
+	Domain  string       `yaml:"domain,omitempty" json:"domain,omitempty"`   // 15
+	Search  []string     `yaml:"search,omitempty" json:"search,omitempty"`   // 119, RFC 3397
+	MTU     int          `yaml:"mtu,omitempty" json:"mtu,omitempty"`         // 26
+	Routes  []Route      `yaml:"routes,omitempty" json:"routes,omitempty"`   // 121, RFC 3442
+	// 51; zero at all levels: network.DefaultLease
+	Lease time.Duration `yaml:"lease,omitempty" json:"lease,omitempty"`
 	// Loaders are the files of the first stage to try, the next after one that
 	// stalled. None: by firmware, see client.DefaultLoaders.
 	Loaders []string `yaml:"loaders,omitempty" json:"loaders,omitempty"`
@@ -125,8 +126,10 @@ const bootOption = "decided by what machines boot; use `loaders` instead"
 // reserved are the options that the protocol or another setting decides, and why
 // they cannot be set.
 var reserved = map[uint8]string{
-	0: "padding", 1: "set by the subnet's prefix", 50: "sent by clients only", 51: "set by `lease`", 52: "part of the packet's format",
-	53: "set by the server", 54: "set by the server", 55: "sent by clients only", 61: "sent by clients only", 82: "set by relays",
+	0: "padding", 1: "set by the subnet's prefix", 50: "sent by clients only", 51: "set by `lease`",
+	52: "part of the packet's format",
+	53: "set by the server", 54: "set by the server", 55: "sent by clients only", 61: "sent by clients only",
+	82: "set by relays",
 	97: "sent by clients only", 121: "set by `routes`", 255: "the end of the options",
 	43: bootOption, 60: bootOption, 66: bootOption, 67: bootOption, 175: bootOption,
 }
@@ -149,7 +152,8 @@ func (o Options) Check(f *network.Faults, where string) {
 	}
 	network.CheckLease(f, where, o.Lease)
 	network.CheckLoaders(f, where, o.Loaders)
-	network.CheckOptions(f, where, network.IPv4, o.Extra, reserved, ", since many ROMs do not join split options (RFC 3396)")
+	network.CheckOptions(f, where, network.IPv4, o.Extra, reserved,
+		", since many ROMs do not join split options (RFC 3396)")
 }
 
 // mode returns the mode, full if none is configured.

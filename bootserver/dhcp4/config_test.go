@@ -60,8 +60,10 @@ func TestConfig(t *testing.T) {
 	if err := c.Check(); err != nil {
 		t.Fatal(err)
 	}
-	o := c.Options.Override(c.Networks[0].Options).Override(c.Networks[0].Subnets[0].Options).Override(c.Machines[0].Options)
-	if o.MTU != 9000 || o.Domain != "lab.example" || len(o.Routers) != 1 || o.DNS == nil || len(o.DNS) != 0 || len(o.Extra) != 2 {
+	o := c.Options.Override(c.Networks[0].Options).Override(c.Networks[0].Subnets[0].Options).Override(
+		c.Machines[0].Options)
+	if o.MTU != 9000 || o.Domain != "lab.example" || len(o.Routers) != 1 || o.DNS == nil || len(o.DNS) != 0 ||
+		len(o.Extra) != 2 {
 		t.Errorf("options of node01 = %+v; want them inherited, and DNS switched off", o)
 	}
 	if got := c.Networks[1].Subnets[0].Options.Lease; got != 30*time.Minute {
@@ -76,10 +78,13 @@ func TestConfig(t *testing.T) {
 // place and what to do.
 func TestConfigFaults(t *testing.T) {
 	for _, c := range []struct{ replace, by, want string }{
-		{"address: 10.99.0.5", "address: 10.99.0.150", `machines[0] "52:54:00:12:00:01": the reserved address 10.99.0.150 is in the pool 10.99.0.100-10.99.0.199 of network "rack1"`},
+		{"address: 10.99.0.5", "address: 10.99.0.150",
+			`machines[0] "52:54:00:12:00:01": the reserved address 10.99.0.150 is in the pool ` +
+				`10.99.0.100-10.99.0.199 of network "rack1"`},
 		{"address: 10.99.0.5", "address: 10.98.0.5", "is in none of the networks"},
 		{"address: 10.99.0.5", "address: 10.99.0.255", "broadcast address"},
-		{"pools: [10.99.0.100-10.99.0.199]", "pools: [10.99.0.100-10.99.0.199, 10.99.0.199-10.99.0.201]", "the pools 10.99.0.100-10.99.0.199 and 10.99.0.199-10.99.0.201 overlap"},
+		{"pools: [10.99.0.100-10.99.0.199]", "pools: [10.99.0.100-10.99.0.199, 10.99.0.199-10.99.0.201]",
+			"the pools 10.99.0.100-10.99.0.199 and 10.99.0.199-10.99.0.201 overlap"},
 		{"pools: [10.99.0.100-10.99.0.199]", "pools: [10.99.0.1-10.99.0.199]", "contains the router"},
 		{"pools: [10.99.0.100-10.99.0.199]", "pools: [10.98.0.1-10.98.0.199]", "not inside the network 10.99.0.0/24"},
 		{"pools: [10.99.0.100-10.99.0.199]", "pools: [10.99.0.100-10.99.0.255]", "broadcast address"},
@@ -92,14 +97,15 @@ func TestConfigFaults(t *testing.T) {
 		{"mtu: 9000", "mtu: 100", "an MTU of 100"},
 		{"lease: 30m", "lease: 3s", "a lease of 3s"},
 		{"code: 150", "code: 82", "option 82 cannot be set: it is set by relays"},
-		{"code: 150", "code: 43", `machines[0] "52:54:00:12:00:01": option 43 cannot be set: it is decided by what machines boot; use ` + "`loaders`"},
+		{"code: 150", "code: 43",
+			`machines[0] "52:54:00:12:00:01": option 43 cannot be set: it is decided by what machines boot; use ` + "`loaders`"},
 		{"code: 150", "code: 60", "option 60 cannot be set: it is decided by what machines boot"},
 		{"code: 150", "code: 66", "option 66 cannot be set: it is decided by what machines boot"},
 		{"code: 150", "code: 67", "option 67 cannot be set: it is decided by what machines boot"},
 		{"code: 150", "code: 175", "option 175 cannot be set: it is decided by what machines boot"},
 		{`hex: "01:02"`, `hex: "01:0"`, "not hexadecimal"},
 		{`hex: "01:02"`, `text: ""`, "needs one of text, hex and addresses"},
-		{"mac: 52:54:00:12:00:01", "uuid: 00000000-0000-0000-0000-000000000000", "no UUID that tells machines apart"},
+		{"mac: 52:54:00:12:00:01", "uuid: 00000000-0000-0000-0000-000000000000", "not a UUID that identifies a machine"},
 		{"mac: 52:54:00:12:00:01", "hostname: x1", "exactly one of mac, uuid and name"},
 		{`macs: ["b8:59:9f"]`, `macs: ["b8:5"]`, "not a MAC address"},
 		{`match: {macs: ["b8:59:9f"]}`, `match: {}`, "it matches nothing"},
@@ -118,7 +124,8 @@ func TestConfigFaults(t *testing.T) {
 }
 
 func TestExtraOptionsNearestWins(t *testing.T) {
-	o := Options{Extra: []Option{{Code: 150, Text: "far"}, {Code: 151, Text: "kept"}}}.Override(Options{Extra: []Option{{Code: 150, Text: "near"}}})
+	o := Options{Extra: []Option{{Code: 150, Text: "far"}, {Code: 151, Text: "kept"}}}.Override(
+		Options{Extra: []Option{{Code: 150, Text: "near"}}})
 	if d := cmp.Diff([]Option{{Code: 151, Text: "kept"}, {Code: 150, Text: "near"}}, o.Extra); d != "" {
 		t.Errorf("extra options (-want +got):\n%s", d)
 	}

@@ -78,9 +78,11 @@ func rows(t testing.TB) []row {
 	return []row{
 		{"bios", discover(t, arch(iana.INTEL_X86PC)), client.Firmware, ingot.FirmwareBIOS, ""},
 		{"uefi-7", captured(t, "uefi-7"), client.Firmware, ingot.FirmwareUEFIx64, ""},
-		{"uefi-9", discover(t, httpArch(iana.EFI_BC, "PXEClient:Arch:00009:UNDI:003000")), client.Firmware, ingot.FirmwareUEFIx64, ""},
+		{"uefi-9", discover(t, httpArch(iana.EFI_BC, "PXEClient:Arch:00009:UNDI:003000")), client.Firmware,
+			ingot.FirmwareUEFIx64, ""},
 		{"uefi-http", captured(t, "uefi-http"), client.Firmware, ingot.FirmwareUEFIx64HTTP, ""},
-		{"uefi-http-as-pxe", discover(t, httpArch(iana.EFI_X86_64, "HTTPClient:Arch:00007:UNDI:003001")), client.Firmware, ingot.FirmwareUEFIx64HTTP, "http-as-pxe"},
+		{"uefi-http-as-pxe", discover(t, httpArch(iana.EFI_X86_64, "HTTPClient:Arch:00007:UNDI:003001")), client.Firmware,
+			ingot.FirmwareUEFIx64HTTP, "http-as-pxe"},
 		{"uefi-arm64", captured(t, "uefi-arm64"), client.Firmware, ingot.FirmwareUEFIarm64, ""},
 		{"uefi-arm64-http", captured(t, "uefi-arm64-http"), client.Firmware, ingot.FirmwareUEFIarm64HTTP, ""},
 		{"rom-ipxe", captured(t, "rom-ipxe"), client.Firmware, ingot.FirmwareBIOS, ""},
@@ -128,7 +130,7 @@ type memory struct {
 	leases map[netip.Addr]fleet.Lease
 }
 
-func remembers(leases ...fleet.Lease) *memory {
+func newMemory(leases ...fleet.Lease) *memory {
 	m := &memory{leases: map[netip.Addr]fleet.Lease{}}
 	for _, l := range leases {
 		m.leases[l.Address] = l
@@ -170,7 +172,8 @@ func (scripted) Observe(c client.Sighting) (client.Boot, error) {
 	case len(c.Loaders) == 0:
 		return client.Boot{}, nil
 	case c.HTTP:
-		return client.Boot{URL: "http://" + c.Server.String() + "/b/0123456789abcdef0123456789abcdef/" + strings.Repeat("9f", 32) + "/uki.efi"}, nil
+		return client.Boot{URL: "http://" + c.Server.String() + "/b/0123456789abcdef0123456789abcdef/" +
+			strings.Repeat("9f", 32) + "/uki.efi"}, nil
 	}
 	return client.Boot{Loader: c.Loaders[0]}, nil
 }
@@ -178,11 +181,13 @@ func (scripted) Observe(c client.Sighting) (client.Boot, error) {
 func (s scripted) WouldAnswer(c client.Sighting) (client.Boot, error) { return s.Observe(c) }
 
 // testCards are the interfaces of the host under test.
-var testCards = map[string]network.Card{"eth0": {Index: 2, MAC: net.HardwareAddr{2, 0, 0, 0, 0, 1}, Prefixes: []netip.Prefix{netip.MustParsePrefix("10.99.0.1/24")}}}
+var testCards = map[string]network.Card{"eth0": {Index: 2, MAC: net.HardwareAddr{2, 0, 0, 0, 0, 1},
+	Prefixes: []netip.Prefix{netip.MustParsePrefix("10.99.0.1/24")}}}
 
 func testConfig() Config {
 	return Config{Interfaces: []Interface{{Name: "eth0"}}, Options: Options{Lease: time.Hour},
-		Networks: []Network{{Name: "lab", Interface: "eth0", Subnets: []Subnet{{Prefix: netip.MustParsePrefix("10.99.0.0/24"), Pools: []lease.Range{testRange}}}}}}
+		Networks: []Network{{Name: "lab", Interface: "eth0",
+			Subnets: []Subnet{{Prefix: netip.MustParsePrefix("10.99.0.0/24"), Pools: []lease.Range{testRange}}}}}}
 }
 
 func serverOf(t testing.TB, c Config, b lease.Store, fleet client.Booter, now *time.Time) *Server {
@@ -200,7 +205,8 @@ func newServer(t testing.TB, b lease.Store, now *time.Time) *Server {
 
 // broadcast is a packet as it arrives from the attached network.
 func broadcast(p *dhcpv4.DHCPv4) Packet {
-	return Packet{Interface: "eth0", Port: PortDHCP, Message: p, From: netip.MustParseAddrPort("0.0.0.0:68"), To: broadcastClient.Addr()}
+	return Packet{Interface: "eth0", Port: PortDHCP, Message: p, From: netip.MustParseAddrPort("0.0.0.0:68"),
+		To: broadcastClient.Addr()}
 }
 
 func handle(t testing.TB, s *Server, p *dhcpv4.DHCPv4) *dhcpv4.DHCPv4 {
@@ -238,7 +244,7 @@ func selects(server string) dhcpv4.Modifier {
 // TestOneLease: ROM, loader and system of one card keep one address.
 func TestOneLease(t *testing.T) {
 	now := time.Unix(1000, 0)
-	b := remembers()
+	b := newMemory()
 	s := newServer(t, b, &now)
 	var address string
 	for _, name := range []string{"rom-ipxe", "loader-ipxe", "system"} {
@@ -272,14 +278,15 @@ func TestRequestStates(t *testing.T) {
 	}{
 		{"takes another server's offer", requestFrom(t, 2, selects("10.99.0.9"), wants("10.99.0.101")), 0},
 		{"selects us", requestFrom(t, 2, selects("10.99.0.1"), wants("10.99.0.101")), dhcpv4.MessageTypeAck},
-		{"selects an address that is lent", requestFrom(t, 2, selects("10.99.0.1"), wants("10.99.0.100")), dhcpv4.MessageTypeNak},
+		{"selects an address that is lent", requestFrom(t, 2, selects("10.99.0.1"), wants("10.99.0.100")),
+			dhcpv4.MessageTypeNak},
 		{"reboots with its lease", requestFrom(t, 1, wants("10.99.0.100")), dhcpv4.MessageTypeAck},
 		{"reboots on the wrong network", requestFrom(t, 1, wants("192.168.1.5")), dhcpv4.MessageTypeNak},
 		{"a stranger reboots with an address that we do not know", requestFrom(t, 3, wants("10.99.0.77")), 0},
 		{"a stranger reboots on the wrong network", requestFrom(t, 3, wants("192.168.1.5")), dhcpv4.MessageTypeNak},
 		{"renews", requestFrom(t, 1, renewing("10.99.0.100")), dhcpv4.MessageTypeAck},
 	} {
-		a := handle(t, newServer(t, remembers(held), &now), c.packet)
+		a := handle(t, newServer(t, newMemory(held), &now), c.packet)
 		switch {
 		case a == nil && c.want != 0:
 			t.Errorf("%s: silence; want %s", c.name, c.want)
@@ -292,8 +299,9 @@ func TestRequestStates(t *testing.T) {
 // TestNoAckWithoutDisk: what is not stored is not acknowledged.
 func TestNoAckWithoutDisk(t *testing.T) {
 	now := time.Unix(1000, 0)
-	s := newServer(t, fullDisk{remembers()}, &now)
-	if a, err := s.Handle(t.Context(), broadcast(requestFrom(t, 1, selects("10.99.0.1"), wants("10.99.0.100")))); a != nil || err == nil {
+	s := newServer(t, fullDisk{newMemory()}, &now)
+	if a, err := s.Handle(t.Context(),
+		broadcast(requestFrom(t, 1, selects("10.99.0.1"), wants("10.99.0.100")))); a != nil || err == nil {
 		t.Errorf("Handle = %v, %v with a full disk; want an error and no ACK", a, err)
 	}
 }
@@ -307,7 +315,7 @@ func FuzzHandle(f *testing.F) {
 	for _, mode := range []Mode{Full, Proxy, Observe} {
 		c := testConfig()
 		c.Interfaces[0].Mode = mode
-		modes[mode] = serverOf(f, c, remembers(), scripted{}, &now)
+		modes[mode] = serverOf(f, c, newMemory(), scripted{}, &now)
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		p, err := dhcpv4.FromBytes(b)

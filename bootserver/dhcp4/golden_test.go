@@ -31,7 +31,8 @@ func dump(what string, r *Reply) string {
 	if r.Hardware != nil {
 		to += " at " + r.Hardware.String()
 	}
-	return fmt.Sprintf("%s: from %s %s\n%s\n%s", what, r.From, to, strings.TrimSpace(r.Message.Summary()), hex.Dump(r.Message.ToBytes()))
+	return fmt.Sprintf("%s: from %s %s\n%s\n%s", what, r.From, to, strings.TrimSpace(r.Message.Summary()),
+		hex.Dump(r.Message.ToBytes()))
 }
 
 // TestGoldenPackets keeps every byte of what each kind of client asks and gets:
@@ -43,7 +44,7 @@ func TestGoldenPackets(t *testing.T) {
 	server := func(mode Mode) *Server {
 		c := testConfig()
 		c.Interfaces[0].Mode = mode
-		return serverOf(t, c, remembers(), scripted{}, &now)
+		return serverOf(t, c, newMemory(), scripted{}, &now)
 	}
 	answer := func(s *Server, p Packet) *Reply {
 		r, err := s.Handle(t.Context(), p)
@@ -63,12 +64,15 @@ func TestGoldenPackets(t *testing.T) {
 			q := takes(t, r.packet, offer.Message)
 			ack := answer(full, broadcast(q))
 			got += "\ntakes the full server's offer\n" + show(q) + dump("\nfull server", ack)
-			if m := ack.Message; m.MessageType() != dhcpv4.MessageTypeAck || !m.YourIPAddr.Equal(offer.Message.YourIPAddr) || m.BootFileName != offer.Message.BootFileName {
-				t.Errorf("%s: the offer of %s and %q is followed by %s of %s and %q", r.name, offer.Message.YourIPAddr, offer.Message.BootFileName, m.MessageType(), m.YourIPAddr, m.BootFileName)
+			if m := ack.Message; m.MessageType() != dhcpv4.MessageTypeAck || !m.YourIPAddr.Equal(offer.Message.YourIPAddr) ||
+				m.BootFileName != offer.Message.BootFileName {
+				t.Errorf("%s: the offer of %s and %q is followed by %s of %s and %q", r.name, offer.Message.YourIPAddr,
+					offer.Message.BootFileName, m.MessageType(), m.YourIPAddr, m.BootFileName)
 			}
 		}
 		got += dump("\nproxy", answer(server(Proxy), broadcast(r.packet)))
-		if got += dump("\nproxy, port 4011", answer(server(Proxy), toBootServer(t, r.packet))); r.kind == client.System && strings.Count(got, "silence") != 2 {
+		if got += dump("\nproxy, port 4011", answer(server(Proxy), toBootServer(t, r.packet))); r.kind == client.System &&
+			strings.Count(got, "silence") != 2 {
 			t.Errorf("a proxy answers a system")
 		}
 		path := filepath.Join("testdata", r.name+".txt")
@@ -110,7 +114,8 @@ func toBootServer(t *testing.T, p *dhcpv4.DHCPv4) Packet {
 	}
 	q.UpdateOption(dhcpv4.OptMessageType(dhcpv4.MessageTypeRequest))
 	q.ClientIPAddr = net.IPv4(10, 99, 0, 77).To4()
-	return Packet{Interface: "eth0", Port: client.PortPXE, Message: q, From: netip.MustParseAddrPort("10.99.0.77:4011"), To: testServer}
+	return Packet{Interface: "eth0", Port: client.PortPXE, Message: q, From: netip.MustParseAddrPort("10.99.0.77:4011"),
+		To: testServer}
 }
 
 // TestMusts are what firmware drops an answer for, whatever else is in it.
@@ -119,23 +124,27 @@ func TestMusts(t *testing.T) {
 	for _, mode := range []Mode{Full, Proxy} {
 		c := testConfig()
 		c.Interfaces[0].Mode = mode
-		s := serverOf(t, c, remembers(), scripted{}, &now)
+		s := serverOf(t, c, newMemory(), scripted{}, &now)
 		for _, r := range rows(t) {
 			a := answerOf(t, s, broadcast(r.packet))
 			if a == nil {
 				continue
 			}
-			if id := r.packet.Options.Get(dhcpv4.OptionClientMachineIdentifier); id != nil && string(a.Options.Get(dhcpv4.OptionClientMachineIdentifier)) != string(id) {
+			if id := r.packet.Options.Get(dhcpv4.OptionClientMachineIdentifier); id != nil &&
+				string(a.Options.Get(dhcpv4.OptionClientMachineIdentifier)) != string(id) {
 				t.Errorf("%s, %s: option 97 does not go back unchanged", mode, r.name)
 			}
 			class, url := a.ClassIdentifier(), string(a.Options.Get(dhcpv4.OptionBootfileName))
 			switch {
-			case strings.Contains(r.name, "http") && (class != "HTTPClient" || !strings.HasPrefix(url, "http://10.99.0.1/") || !strings.HasSuffix(url, ".efi") || len(url) > 254):
-				t.Errorf("%s, %s: class %q, URL %q; want HTTPClient, and a URL of a program below 255 bytes", mode, r.name, class, url)
+			case strings.Contains(r.name, "http") && (class != "HTTPClient" || !strings.HasPrefix(url, "http://10.99.0.1/") ||
+				!strings.HasSuffix(url, ".efi") || len(url) > 254):
+				t.Errorf("%s, %s: class %q, URL %q; want HTTPClient, and a URL of a program below 255 bytes", mode,
+					r.name, class, url)
 			case !strings.Contains(r.name, "http") && r.kind == client.Firmware && class != "PXEClient":
 				t.Errorf("%s, %s: class %q; want PXEClient", mode, r.name, class)
 			}
-			if mode == Proxy && (address(a.YourIPAddr).IsValid() || a.Options.Has(dhcpv4.OptionIPAddressLeaseTime) || a.Options.Has(dhcpv4.OptionSubnetMask) || a.Options.Has(dhcpv4.OptionRouter)) {
+			if mode == Proxy && (address(a.YourIPAddr).IsValid() || a.Options.Has(dhcpv4.OptionIPAddressLeaseTime) ||
+				a.Options.Has(dhcpv4.OptionSubnetMask) || a.Options.Has(dhcpv4.OptionRouter)) {
 				t.Errorf("a proxy tells %s what is not its business:\n%s", r.name, a.Summary())
 			}
 		}
@@ -149,11 +158,12 @@ func TestBootItem(t *testing.T) {
 	c.Interfaces[0].Mode = Proxy
 	p := toBootServer(t, discover(t, arch(iana.EFI_X86_64)))
 	p.Message.UpdateOption(dhcpv4.OptGeneric(dhcpv4.OptionVendorSpecificInformation, []byte{71, 4, 0, 1, 0, 0, 255}))
-	r, err := serverOf(t, c, remembers(), scripted{}, &now).Handle(t.Context(), p)
+	r, err := serverOf(t, c, newMemory(), scripted{}, &now).Handle(t.Context(), p)
 	if err != nil || r == nil {
 		t.Fatalf("Handle = %v, %v; want an answer", r, err)
 	}
-	if got := r.Message.Options.Get(dhcpv4.OptionVendorSpecificInformation); string(got) != "\x47\x04\x00\x01\x00\x00\xff" {
+	if got := r.Message.Options.Get(dhcpv4.OptionVendorSpecificInformation); string(
+		got) != "\x47\x04\x00\x01\x00\x00\xff" {
 		t.Errorf("option 43 = %x; want the item back", got)
 	}
 	if r.To != p.From || r.From.Port() != client.PortPXE {
@@ -179,7 +189,8 @@ func TestSightingSaysWhoGivesTheAddress(t *testing.T) {
 		c := testConfig()
 		c.Interfaces[0].Mode = mode
 		var seen []client.Sighting
-		if _, err := serverOf(t, c, remembers(), watchful{scripted{}, &seen}, &now).Handle(t.Context(), broadcast(discover(t, arch(iana.EFI_X86_64)))); err != nil {
+		if _, err := serverOf(t, c, newMemory(), watchful{scripted{}, &seen}, &now).Handle(t.Context(),
+			broadcast(discover(t, arch(iana.EFI_X86_64)))); err != nil {
 			t.Fatal(err)
 		}
 		if len(seen) != 1 || seen[0].Proxy != (mode == Proxy) || seen[0].Address.IsValid() != (mode == Full) {
@@ -191,15 +202,18 @@ func TestSightingSaysWhoGivesTheAddress(t *testing.T) {
 // TestFits: an answer is never larger than the client takes, and what is left
 // out is what it can do without.
 func TestFits(t *testing.T) {
-	n := Settings{Server: testServer, Address: netip.MustParseAddr("10.99.0.5"), Prefix: netip.MustParsePrefix("10.99.0.0/24"), Boot: client.Boot{Loader: "snponly.efi"},
-		Options: Options{Search: []string{strings.Repeat("a.", 60) + "example", strings.Repeat("b.", 60) + "example"}, Domain: strings.Repeat("c.", 60) + "example",
-			Extra: []Option{{Code: 150, Text: strings.Repeat("x", 100)}}}}
+	n := Settings{Server: testServer, Address: netip.MustParseAddr("10.99.0.5"),
+		Prefix: netip.MustParsePrefix("10.99.0.0/24"), Boot: client.Boot{Loader: "snponly.efi"},
+		Options: Options{Search: []string{strings.Repeat("a.", 60) + "example", strings.Repeat("b.", 60) + "example"},
+			Domain: strings.Repeat("c.", 60) + "example",
+			Extra:  []Option{{Code: 150, Text: strings.Repeat("x", 100)}}}}
 	p := discover(t, arch(iana.EFI_X86_64))
 	p.Options.Del(dhcpv4.OptionParameterRequestList) // wants all
 	small := Answer(p, dhcpv4.MessageTypeOffer, Parse(p), n)
 	p.UpdateOption(dhcpv4.OptMaxMessageSize(1472))
 	large := Answer(p, dhcpv4.MessageTypeOffer, Parse(p), n)
-	if l := len(small.ToBytes()); l > 548 || small.BootFileName != "snponly.efi" || !small.Options.Has(dhcpv4.GenericOptionCode(150)) || small.Options.Has(dhcpv4.OptionDNSDomainSearchList) {
+	if l := len(small.ToBytes()); l > 548 || small.BootFileName != "snponly.efi" ||
+		!small.Options.Has(dhcpv4.GenericOptionCode(150)) || small.Options.Has(dhcpv4.OptionDNSDomainSearchList) {
 		t.Errorf("%d bytes for a client that takes 548:\n%s", l, small.Summary())
 	}
 	if l := len(large.ToBytes()); l <= 548 || !large.Options.Has(dhcpv4.OptionDNSDomainSearchList) {
@@ -231,7 +245,8 @@ func TestHardwareTable(t *testing.T) {
 				t.Errorf("docs/HARDWARE.md says that %s sends %s in option 93; its packet has %d", r.name, told[1], got)
 			}
 		}
-		if class := r.packet.ClassIdentifier(); strings.Contains(class, ":Arch:") && r.packet.Options.Has(dhcpv4.OptionClientSystemArchitectureType) {
+		if class := r.packet.ClassIdentifier(); strings.Contains(class, ":Arch:") &&
+			r.packet.Options.Has(dhcpv4.OptionClientSystemArchitectureType) {
 			if want := fmt.Sprintf(":Arch:%05d:", uint16(r.packet.ClientArch()[0])); !strings.Contains(class, want) {
 				t.Errorf("%s: option 60 says %q, option 93 %d", r.name, class, r.packet.ClientArch())
 			}
@@ -241,7 +256,8 @@ func TestHardwareTable(t *testing.T) {
 		if strings.HasPrefix(line, "| `v6-") { // of package dhcp6
 			continue
 		}
-		if name, _, ok := strings.Cut(strings.TrimPrefix(line, "| `"), "` | "); ok && strings.HasPrefix(line, "| `") && !known[name] {
+		name, _, ok := strings.Cut(strings.TrimPrefix(line, "| `"), "` | ")
+		if ok && strings.HasPrefix(line, "| `") && !known[name] {
 			t.Errorf("the row %q of docs/HARDWARE.md has no packets", name)
 		}
 	}
@@ -267,7 +283,7 @@ func TestFirstAmongOffers(t *testing.T) {
 		c := testConfig()
 		c.Interfaces[0].Mode = mode
 		for _, name := range []string{"rom-ipxe", "loader-snponly", "uefi-7"} {
-			a := answerOf(t, serverOf(t, c, remembers(), scripted{}, &now), broadcast(captured(t, name)))
+			a := answerOf(t, serverOf(t, c, newMemory(), scripted{}, &now), broadcast(captured(t, name)))
 			if got, want := a.Options.Has(dhcpv4.GenericOptionCode(optIPXE)), mode == Proxy && name != "uefi-7"; got != want {
 				t.Errorf("%s, %s: a priority is told: %v; want %v\n%s", mode, name, got, want, a.Summary())
 			}

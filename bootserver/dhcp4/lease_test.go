@@ -68,9 +68,12 @@ const houseUUID = "d1b2c3a4-0000-4000-8000-525400120001"
 
 func (h *house) boot() {
 	c := testConfig()
-	c.Networks[0].Subnets = append(c.Networks[0].Subnets, Subnet{Prefix: netip.MustParsePrefix("10.98.0.0/24"), Pools: []lease.Range{{First: netip.MustParseAddr("10.98.0.10"), Last: netip.MustParseAddr("10.98.0.12")}}})
-	c.Machines = []Machine{{UUID: houseUUID, Address: netip.MustParseAddr("10.99.0.50")}, {MAC: cardMAC(3).String(), Address: netip.MustParseAddr("10.98.0.50")}}
-	who := client.Identity{ID: "m-1", UUID: houseUUID, MACs: []string{cardMAC(1).String(), cardMAC(2).String()}, Approved: true}
+	c.Networks[0].Subnets = append(c.Networks[0].Subnets, Subnet{Prefix: netip.MustParsePrefix("10.98.0.0/24"),
+		Pools: []lease.Range{{First: netip.MustParseAddr("10.98.0.10"), Last: netip.MustParseAddr("10.98.0.12")}}})
+	c.Machines = []Machine{{UUID: houseUUID, Address: netip.MustParseAddr("10.99.0.50")}, {MAC: cardMAC(3).String(),
+		Address: netip.MustParseAddr("10.98.0.50")}}
+	who := client.Identity{ID: "m-1", UUID: houseUUID, MACs: []string{cardMAC(1).String(), cardMAC(2).String()},
+		Approved: true}
 	h.server = serverOf(h.real, c, h.store, scripted{cardMAC(1).String(): who, cardMAC(2).String(): who}, &h.now)
 	h.server.Probe = func(context.Context, Probe) (string, bool) { // somebody is found now and then
 		return "MAC 00:11:22:33:44:55", rapid.IntRange(0, 9).Draw(h.t, "squatter") == 9
@@ -82,7 +85,8 @@ func (h *house) boot() {
 func cardMAC(i byte) net.HardwareAddr { return net.HardwareAddr{0x52, 0x54, 0, 0x12, 0, i} }
 
 func (h *house) packet(i byte, kind dhcpv4.MessageType, firmware bool, mods ...dhcpv4.Modifier) *dhcpv4.DHCPv4 {
-	p, err := dhcpv4.New(append([]dhcpv4.Modifier{dhcpv4.WithHwAddr(cardMAC(i)), dhcpv4.WithMessageType(kind)}, mods...)...)
+	p, err := dhcpv4.New(append([]dhcpv4.Modifier{dhcpv4.WithHwAddr(cardMAC(i)),
+		dhcpv4.WithMessageType(kind)}, mods...)...)
 	if err != nil {
 		h.t.Fatal(err)
 	}
@@ -130,23 +134,29 @@ func (h *house) step() {
 	held, has := h.holds[i]
 	switch what {
 	case 0, 1:
-		if o := h.send(i, h.packet(i, dhcpv4.MessageTypeDiscover, firmware)); o != nil && o.MessageType() == dhcpv4.MessageTypeOffer {
+		if o := h.send(i, h.packet(i, dhcpv4.MessageTypeDiscover, firmware)); o != nil &&
+			o.MessageType() == dhcpv4.MessageTypeOffer {
 			h.offers[i] = o
 		}
 	case 2, 3:
 		if o := h.offers[i]; o != nil {
-			h.send(i, h.packet(i, dhcpv4.MessageTypeRequest, firmware, dhcpv4.WithOption(dhcpv4.OptServerIdentifier(o.ServerIdentifier())), dhcpv4.WithOption(dhcpv4.OptRequestedIPAddress(o.YourIPAddr))))
+			h.send(i, h.packet(i, dhcpv4.MessageTypeRequest, firmware,
+				dhcpv4.WithOption(dhcpv4.OptServerIdentifier(o.ServerIdentifier())),
+				dhcpv4.WithOption(dhcpv4.OptRequestedIPAddress(o.YourIPAddr))))
 		}
 	case 4: // INIT-REBOOT with an address that it made up
-		h.send(i, h.packet(i, dhcpv4.MessageTypeRequest, firmware, dhcpv4.WithOption(dhcpv4.OptRequestedIPAddress(h.anAddress()))))
+		h.send(i, h.packet(i, dhcpv4.MessageTypeRequest, firmware,
+			dhcpv4.WithOption(dhcpv4.OptRequestedIPAddress(h.anAddress()))))
 	case 5: // SELECTING one that it made up
-		h.send(i, h.packet(i, dhcpv4.MessageTypeRequest, firmware, selects("10.99.0.1"), dhcpv4.WithOption(dhcpv4.OptRequestedIPAddress(h.anAddress()))))
+		h.send(i, h.packet(i, dhcpv4.MessageTypeRequest, firmware, selects("10.99.0.1"),
+			dhcpv4.WithOption(dhcpv4.OptRequestedIPAddress(h.anAddress()))))
 	case 6:
 		if has {
 			h.send(i, h.packet(i, dhcpv4.MessageTypeRequest, false, dhcpv4.WithClientIP(held.ip.AsSlice())))
 		}
 	case 7:
-		kind := rapid.SampledFrom([]dhcpv4.MessageType{dhcpv4.MessageTypeRelease, dhcpv4.MessageTypeDecline}).Draw(h.t, "kind")
+		kind := rapid.SampledFrom([]dhcpv4.MessageType{dhcpv4.MessageTypeRelease,
+			dhcpv4.MessageTypeDecline}).Draw(h.t, "kind")
 		ip := h.anAddress()
 		if has && rapid.Bool().Draw(h.t, "own") {
 			ip = held.ip.AsSlice()
@@ -156,7 +166,8 @@ func (h *house) step() {
 		}
 		h.send(i, h.packet(i, kind, false, dhcpv4.WithClientIP(ip), dhcpv4.WithOption(dhcpv4.OptRequestedIPAddress(ip))))
 	case 8:
-		h.now = h.now.Add(time.Duration(rapid.SampledFrom([]int{1, 30, 61, 700, 1800, 3599, 3601}).Draw(h.t, "seconds")) * time.Second)
+		h.now = h.now.Add(time.Duration(rapid.SampledFrom([]int{1, 30, 61, 700, 1800, 3599, 3601}).Draw(h.t,
+			"seconds")) * time.Second)
 	case 9:
 		h.store.dies, h.store.kept = true, rapid.Bool().Draw(h.t, "kept")
 	case 10:
@@ -171,7 +182,8 @@ func (h *house) step() {
 // whoever holds one may keep it.
 func TestNoAddressTwice(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
-		h := &house{t: rt, real: t, now: time.Unix(1000, 0), store: &brokenStore{memory: remembers()}, holds: map[byte]holder{}}
+		h := &house{t: rt, real: t, now: time.Unix(1000, 0), store: &brokenStore{memory: newMemory()},
+			holds: map[byte]holder{}}
 		h.boot()
 		for range rapid.IntRange(1, 120).Draw(rt, "steps") {
 			h.step()
@@ -194,7 +206,7 @@ func TestNoAddressTwice(t *testing.T) {
 }
 
 // lend runs the four packets for a card and returns the address.
-func lendTo(t testing.TB, s *Server, mac net.HardwareAddr) (netip.Addr, error) {
+func leaseTo(t testing.TB, s *Server, mac net.HardwareAddr) (netip.Addr, error) {
 	p, err := dhcpv4.NewDiscovery(mac)
 	if err != nil {
 		t.Fatal(err)
@@ -227,7 +239,7 @@ func TestStarvation(t *testing.T) {
 	for what, gets := range map[string]func(s *Server, i int) bool{
 		"with four packets, or with half of them": func(s *Server, i int) bool {
 			if i%2 == 0 {
-				_, err := lendTo(t, s, stranger(i))
+				_, err := leaseTo(t, s, stranger(i))
 				return err == nil
 			}
 			p := discover(t)
@@ -240,7 +252,7 @@ func TestStarvation(t *testing.T) {
 				now = now.Add(2 * time.Minute)
 			}
 			if i >= 2000 {
-				_, err := lendTo(t, s, stranger(i))
+				_, err := leaseTo(t, s, stranger(i))
 				return err == nil
 			}
 			p := discover(t)
@@ -261,15 +273,16 @@ func TestStarvation(t *testing.T) {
 
 func testStarvation(t *testing.T, now *time.Time, gets func(s *Server, i int) bool) {
 	c := testConfig()
-	c.Networks[0].Subnets = []Subnet{{Prefix: netip.MustParsePrefix("10.99.0.0/22"), Pools: []lease.Range{{First: netip.MustParseAddr("10.99.0.2"), Last: netip.MustParseAddr("10.99.3.254")}}}}
+	c.Networks[0].Subnets = []Subnet{{Prefix: netip.MustParsePrefix("10.99.0.0/22"),
+		Pools: []lease.Range{{First: netip.MustParseAddr("10.99.0.2"), Last: netip.MustParseAddr("10.99.3.254")}}}}
 	known := scripted{}
 	for i := range byte(40) {
 		known[cardMAC(i).String()] = client.Identity{ID: "m", Approved: true}
 	}
-	s := serverOf(t, c, remembers(), known, now)
+	s := serverOf(t, c, newMemory(), known, now)
 	before := map[byte]netip.Addr{}
 	for i := range byte(20) {
-		ip, err := lendTo(t, s, cardMAC(i))
+		ip, err := leaseTo(t, s, cardMAC(i))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -286,12 +299,12 @@ func testStarvation(t *testing.T, now *time.Time, gets func(s *Server, i int) bo
 		t.Errorf("%d of 100,000 strangers were refused; the pool has only about a thousand addresses", refused)
 	}
 	for i, want := range before {
-		if ip, err := lendTo(t, s, cardMAC(i)); err != nil || ip != want {
+		if ip, err := leaseTo(t, s, cardMAC(i)); err != nil || ip != want {
 			t.Errorf("a known machine gets %s, %v; want its old address %s", ip, err, want)
 		}
 	}
 	for i := byte(20); i < 40; i++ {
-		if _, err := lendTo(t, s, cardMAC(i)); err != nil {
+		if _, err := leaseTo(t, s, cardMAC(i)); err != nil {
 			t.Errorf("a known machine that is new here gets nothing: %v", err)
 		}
 	}
@@ -309,9 +322,12 @@ func TestReservations(t *testing.T) {
 	now := time.Unix(1000, 0)
 	c := testConfig()
 	c.Machines = []Machine{{MAC: cardMAC(1).String(), Address: netip.MustParseAddr("10.99.0.11")},
-		{UUID: houseUUID, Address: netip.MustParseAddr("10.99.0.12")}, {Name: "db1", Address: netip.MustParseAddr("10.99.0.13"), Hostname: "database"}}
-	who := client.Identity{ID: "m-2", UUID: houseUUID, MACs: []string{cardMAC(2).String(), cardMAC(3).String()}, Approved: true}
-	s := serverOf(t, c, remembers(), scripted{cardMAC(2).String(): who, cardMAC(3).String(): who, cardMAC(4).String(): {ID: "m-4", Name: "db1", Approved: true}}, &now)
+		{UUID: houseUUID, Address: netip.MustParseAddr("10.99.0.12")},
+		{Name: "db1", Address: netip.MustParseAddr("10.99.0.13"), Hostname: "database"}}
+	who := client.Identity{ID: "m-2", UUID: houseUUID, MACs: []string{cardMAC(2).String(), cardMAC(3).String()},
+		Approved: true}
+	s := serverOf(t, c, newMemory(), scripted{cardMAC(2).String(): who, cardMAC(3).String(): who,
+		cardMAC(4).String(): {ID: "m-4", Name: "db1", Approved: true}}, &now)
 	get := func(i byte, mods ...dhcpv4.Modifier) *dhcpv4.DHCPv4 {
 		t.Helper()
 		p := discover(t, mods...)
@@ -344,7 +360,8 @@ func TestReservations(t *testing.T) {
 			t.Errorf("host name %q; want database", a.HostName())
 		}
 	}
-	if a := handle(t, s, requestFrom(t, 9, selects("10.99.0.1"), wants("10.99.0.11"))); a.MessageType() != dhcpv4.MessageTypeNak {
+	if a := handle(t, s, requestFrom(t, 9, selects("10.99.0.1"),
+		wants("10.99.0.11"))); a.MessageType() != dhcpv4.MessageTypeNak {
 		t.Errorf("a reserved address asked for by a stranger: %s; want NAK", a.MessageType())
 	}
 }
@@ -354,7 +371,7 @@ func TestReservations(t *testing.T) {
 func TestProbe(t *testing.T) {
 	now := time.Unix(1000, 0)
 	known := scripted{cardMAC(7).String(): {ID: "m-7", Approved: true}}
-	s := serverOf(t, testConfig(), remembers(), known, &now)
+	s := serverOf(t, testConfig(), newMemory(), known, &now)
 	var tested []string
 	s.Probe = func(_ context.Context, tr Probe) (string, bool) {
 		tested = append(tested, tr.Address.String())
@@ -374,7 +391,8 @@ func TestProbe(t *testing.T) {
 		t.Errorf("warnings %+v; want one, that names 10.99.0.100 and its holder", w)
 	}
 	now = now.Add(lease.DeclineTime + time.Second)
-	if ip, _, err := s.Book.Choose(lease.Ask{Card: lease.Card{Network: "lab", Client: "52:54:00:12:00:77"}, Wish: netip.MustParseAddr("10.99.0.103")}, now); err != nil || ip.String() != "10.99.0.103" {
+	if ip, _, err := s.Book.Choose(lease.Request{Card: lease.Card{Network: "lab", Client: "52:54:00:12:00:77"},
+		Requested: netip.MustParseAddr("10.99.0.103")}, now); err != nil || ip.String() != "10.99.0.103" {
 		t.Errorf("a free address that is asked for: %s, %v", ip, err)
 	}
 }
@@ -383,7 +401,8 @@ func TestProbe(t *testing.T) {
 // not offered gets it only when nobody uses it.
 func TestProbeWithoutAnOffer(t *testing.T) {
 	now := time.Unix(1000, 0)
-	b := remembers(fleet.Lease{MAC: cardMAC(4).String(), Address: netip.MustParseAddr("10.99.0.102"), Expires: now.Add(time.Minute)})
+	b := newMemory(fleet.Lease{MAC: cardMAC(4).String(), Address: netip.MustParseAddr("10.99.0.102"),
+		Expires: now.Add(time.Minute)})
 	s := serverOf(t, testConfig(), b, scripted{cardMAC(7).String(): {ID: "m-7", Approved: true}}, &now)
 	var tested string
 	s.Probe = func(_ context.Context, tr Probe) (string, bool) {
@@ -403,7 +422,8 @@ func TestProbeWithoutAnOffer(t *testing.T) {
 		{"its own, from the beginning", requestFrom(t, 2, wants("10.99.0.101")), ack, false},
 		{"its own, to renew it", requestFrom(t, 2, dhcpv4.WithClientIP(net.IPv4(10, 99, 0, 101).To4())), ack, false},
 		{"its own of before we were restarted", requestFrom(t, 4, wants("10.99.0.102")), ack, false},
-		{"a machine that we know, which does not wait", requestFrom(t, 7, selects("10.99.0.1"), wants("10.99.0.103")), ack, false},
+		{"a machine that we know, which does not wait", requestFrom(t, 7, selects("10.99.0.1"),
+			wants("10.99.0.103")), ack, false},
 	} {
 		tested = ""
 		a := handle(t, s, c.packet)
@@ -412,17 +432,19 @@ func TestProbeWithoutAnOffer(t *testing.T) {
 		}
 	}
 	now = now.Add(2 * time.Hour) // another card asks for what was lent to one that uses it still
-	if a := handle(t, s, requestFrom(t, 3, selects("10.99.0.1"), wants("10.99.0.102"))); a.MessageType() != nak || tested != "10.99.0.102" {
+	if a := handle(t, s, requestFrom(t, 3, selects("10.99.0.1"), wants("10.99.0.102"))); a.MessageType() != nak ||
+		tested != "10.99.0.102" {
 		t.Errorf("an address of before that somebody uses: %s, tested %q; want a NAK", a.MessageType(), tested)
 	}
-	if w := s.Observations().Warnings; len(w) != 2 || !strings.Contains(w[0].Text, "10.99.0.100 of a pool is used by MAC 00:11:22:33:44:55") {
+	if w := s.Observations().Warnings; len(w) != 2 || !strings.Contains(w[0].Text,
+		"10.99.0.100 of a pool is used by MAC 00:11:22:33:44:55") {
 		t.Errorf("warnings %+v; want one of each address and its holder", w)
 	}
 }
 
 func TestDeclineAndRelease(t *testing.T) {
 	now := time.Unix(1000, 0)
-	b := remembers()
+	b := newMemory()
 	s := newServer(t, b, &now)
 	handle(t, s, requestFrom(t, 1, selects("10.99.0.1"), wants("10.99.0.100")))
 	is := dhcpv4.WithMessageType
@@ -430,7 +452,8 @@ func TestDeclineAndRelease(t *testing.T) {
 	if b.leases[netip.MustParseAddr("10.99.0.100")].Declined {
 		t.Error("somebody declined another's address")
 	}
-	handle(t, s, requestFrom(t, 9, func(p *dhcpv4.DHCPv4) { p.ClientIPAddr = net.IPv4(10, 99, 0, 100).To4() }, is(dhcpv4.MessageTypeRelease)))
+	handle(t, s, requestFrom(t, 9, func(p *dhcpv4.DHCPv4) { p.ClientIPAddr = net.IPv4(10, 99, 0, 100).To4() },
+		is(dhcpv4.MessageTypeRelease)))
 	if !b.leases[netip.MustParseAddr("10.99.0.100")].Expires.After(now) {
 		t.Error("somebody released another's address")
 	}
@@ -442,7 +465,7 @@ func TestDeclineAndRelease(t *testing.T) {
 	now = now.Add(lease.DeclineTime + time.Second)
 	var got []string
 	for i := range byte(4) {
-		if ip, err := lendTo(t, s, cardMAC(20+i)); err == nil {
+		if ip, err := leaseTo(t, s, cardMAC(20+i)); err == nil {
 			got = append(got, ip.String())
 		}
 	}
@@ -456,15 +479,16 @@ func TestDeclineAndRelease(t *testing.T) {
 func TestManyAtOnce(t *testing.T) {
 	now := time.Unix(1000, 0)
 	c := testConfig()
-	c.Networks[0].Subnets[0].Pools = []lease.Range{{First: netip.MustParseAddr("10.99.0.10"), Last: netip.MustParseAddr("10.99.0.40")}}
-	s := serverOf(t, c, remembers(), scripted{}, &now)
+	c.Networks[0].Subnets[0].Pools = []lease.Range{{First: netip.MustParseAddr("10.99.0.10"),
+		Last: netip.MustParseAddr("10.99.0.40")}}
+	s := serverOf(t, c, newMemory(), scripted{}, &now)
 	var mu sync.Mutex
 	holders := map[netip.Addr]string{}
 	var g errgroup.Group
 	for i := range byte(60) {
 		for range 2 {
 			g.Go(func() error {
-				ip, err := lendTo(t, s, cardMAC(i))
+				ip, err := leaseTo(t, s, cardMAC(i))
 				if err != nil || !ip.IsValid() {
 					return nil // refused: there are too few
 				}

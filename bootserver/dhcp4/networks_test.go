@@ -29,7 +29,8 @@ func farConfig() Config {
 	}
 	c.Networks[0].Subnets = append(c.Networks[0].Subnets, subnet("10.6.0.0/24", "10.6.0.10-10.6.0.20"))
 	c.Networks = append(c.Networks,
-		Network{Name: "far", Subnets: []Subnet{subnet("10.7.0.0/24", "10.7.0.10-10.7.0.10"), subnet("10.8.0.0/24", "10.8.0.10-10.8.0.20")}},
+		Network{Name: "far", Subnets: []Subnet{subnet("10.7.0.0/24", "10.7.0.10-10.7.0.10"),
+			subnet("10.8.0.0/24", "10.8.0.10-10.8.0.20")}},
 		Network{Name: "odd", Relays: addrs("172.16.0.9"), Subnets: []Subnet{subnet("10.9.0.0/24", "10.9.0.10-10.9.0.20")}})
 	return c
 }
@@ -65,7 +66,8 @@ func TestWhereAClientIs(t *testing.T) {
 		{"the shared network's other subnet, when the first is full", []dhcpv4.Modifier{via("10.7.0.1")}, true, "10.8.0.10"},
 		{"behind the other subnet's relay", []dhcpv4.Modifier{via("10.8.0.1")}, false, "10.8.0.10"},
 		{"a relay with an address of elsewhere", []dhcpv4.Modifier{via("172.16.0.9")}, false, "10.9.0.10"},
-		{"link selection (RFC 3527)", []dhcpv4.Modifier{via("172.16.0.9", 1, 2, 'e', '7', 5, 4, 10, 8, 0, 0)}, false, "10.8.0.10"},
+		{"link selection (RFC 3527)", []dhcpv4.Modifier{via("172.16.0.9", 1, 2, 'e', '7', 5, 4, 10, 8, 0, 0)},
+			false, "10.8.0.10"},
 		{"subnet selection (RFC 3011)", []dhcpv4.Modifier{via("172.16.0.9"), selection(10, 8, 0, 0)}, false, "10.8.0.10"},
 		{"subnet selection, attached", []dhcpv4.Modifier{selection(10, 6, 0, 0)}, false, "10.6.0.10"},
 		{"subnet selection of another network, attached", []dhcpv4.Modifier{selection(10, 8, 0, 0)}, false, "10.99.0.100"},
@@ -73,9 +75,10 @@ func TestWhereAClientIs(t *testing.T) {
 		{"link selection, attached", []dhcpv4.Modifier{via("0.0.0.0", 5, 4, 10, 8, 0, 0)}, false, "10.99.0.100"},
 		{"an unknown relay", []dhcpv4.Modifier{via("192.0.2.1")}, false, ""},
 	} {
-		store := remembers()
+		store := newMemory()
 		if c.taken {
-			store = remembers(fleet.Lease{MAC: "52:54:00:00:00:99", Address: netip.MustParseAddr("10.7.0.10"), Expires: now.Add(time.Hour)})
+			store = newMemory(fleet.Lease{MAC: "52:54:00:00:00:99", Address: netip.MustParseAddr("10.7.0.10"),
+				Expires: now.Add(time.Hour)})
 		}
 		s := serverOf(t, farConfig(), store, scripted{}, &now)
 		a := handle(t, s, discover(t, c.mods...))
@@ -94,7 +97,7 @@ func TestWhereAClientIs(t *testing.T) {
 // for byte and last, and the switch port is kept with the lease.
 func TestRelay(t *testing.T) {
 	now := time.Unix(1000, 0)
-	store := remembers()
+	store := newMemory()
 	s := serverOf(t, farConfig(), store, scripted{}, &now)
 	info := []byte{1, 4, 'e', 't', 'h', '7', 2, 6, 0, 0x1b, 0x21, 1, 2, 3, 151, 1, 9}
 	relay := via("10.7.0.1", info...)
@@ -103,7 +106,8 @@ func TestRelay(t *testing.T) {
 	if err != nil || r == nil {
 		t.Fatal(r, err)
 	}
-	if r.To != netip.MustParseAddrPort("10.7.0.1:67") || r.Hardware != nil || r.From != netip.MustParseAddrPort("10.99.0.1:67") {
+	if r.To != netip.MustParseAddrPort("10.7.0.1:67") || r.Hardware != nil ||
+		r.From != netip.MustParseAddrPort("10.99.0.1:67") {
 		t.Errorf("the answer goes from %s to %s; want to the relay", r.From, r.To)
 	}
 	if got := r.Message.Options.Get(dhcpv4.OptionRelayAgentInformation); string(got) != string(info) {
@@ -122,8 +126,10 @@ func TestRelay(t *testing.T) {
 		t.Errorf("the lease's switch port is %+v; want %+v", l.Port, want)
 	}
 	nak := handle(t, s, requestFrom(t, 5, selects("10.99.0.1"), wants("10.99.0.100"), relay))
-	if nak.MessageType() != dhcpv4.MessageTypeNak || !nak.IsBroadcast() || !nak.Options.Has(dhcpv4.OptionRelayAgentInformation) {
-		t.Errorf("an address of another network, through a relay: %s\nwant a NAK with the broadcast bit and option 82", nak.Summary())
+	if nak.MessageType() != dhcpv4.MessageTypeNak || !nak.IsBroadcast() ||
+		!nak.Options.Has(dhcpv4.OptionRelayAgentInformation) {
+		t.Errorf("an address of another network, through a relay: %s\nwant a NAK with the broadcast bit and option 82",
+			nak.Summary())
 	}
 }
 
@@ -131,7 +137,7 @@ func TestRelay(t *testing.T) {
 // (RFC 5107), and what they ask it for is asked of us.
 func TestServerOverride(t *testing.T) {
 	now := time.Unix(1000, 0)
-	s := serverOf(t, farConfig(), remembers(), scripted{}, &now)
+	s := serverOf(t, farConfig(), newMemory(), scripted{}, &now)
 	relay := via("10.7.0.1", 11, 4, 10, 7, 0, 1)
 	o := handle(t, s, discover(t, relay))
 	if o.ServerIdentifier().String() != "10.7.0.1" {
@@ -159,7 +165,7 @@ func TestInform(t *testing.T) {
 	now := time.Unix(1000, 0)
 	c := testConfig()
 	c.Options.Domain = "lab.example"
-	store := remembers()
+	store := newMemory()
 	s := serverOf(t, c, store, scripted{}, &now)
 	inform := func(ip string) *dhcpv4.DHCPv4 {
 		return discover(t, dhcpv4.WithMessageType(dhcpv4.MessageTypeInform), dhcpv4.WithClientIP(net.ParseIP(ip).To4()))
@@ -169,7 +175,9 @@ func TestInform(t *testing.T) {
 		t.Fatal(r, err)
 	}
 	a := r.Message
-	if a.MessageType() != dhcpv4.MessageTypeAck || address(a.YourIPAddr).IsValid() || a.Options.Has(dhcpv4.OptionIPAddressLeaseTime) || a.DomainName() != "lab.example" || r.To.String() != "10.99.0.77:68" {
+	if a.MessageType() != dhcpv4.MessageTypeAck || address(a.YourIPAddr).IsValid() ||
+		a.Options.Has(dhcpv4.OptionIPAddressLeaseTime) || a.DomainName() != "lab.example" ||
+		r.To.String() != "10.99.0.77:68" {
 		t.Errorf("the answer to %s:\n%s\nwant the domain, at 10.99.0.77, without address and lease", r.To, a.Summary())
 	}
 	if a := handle(t, s, inform("192.168.1.5")); a != nil {
@@ -186,7 +194,7 @@ func TestKnownOnly(t *testing.T) {
 	c := testConfig()
 	c.Interfaces[0].Known = true
 	c.Machines = []Machine{{MAC: cardMAC(2).String()}}
-	s := serverOf(t, c, remembers(), scripted{cardMAC(3).String(): {ID: "m-3", Approved: true}}, &now)
+	s := serverOf(t, c, newMemory(), scripted{cardMAC(3).String(): {ID: "m-3", Approved: true}}, &now)
 	for card, answered := range map[byte]bool{2: true, 3: true, 4: false} {
 		p := discover(t)
 		p.ClientHWAddr = cardMAC(card)
@@ -205,11 +213,13 @@ func TestGroups(t *testing.T) {
 	c := testConfig()
 	c.Options.Domain = "far.example"
 	c.Groups = []Group{
-		{Name: "all uefi", Match: client.Match{Firmware: []ingot.Firmware{ingot.FirmwareUEFIx64}}, Options: Options{Loaders: []string{"ipxe.efi"}, Domain: "uefi.example"}},
-		{Name: "maker", Match: client.Match{MACs: []string{"52:54:00:12"}, Classes: []string{"PXEClient"}}, Options: Options{Loaders: []string{"snponly.efi"}}},
+		{Name: "all uefi", Match: client.Match{Firmware: []ingot.Firmware{ingot.FirmwareUEFIx64}},
+			Options: Options{Loaders: []string{"ipxe.efi"}, Domain: "uefi.example"}},
+		{Name: "maker", Match: client.Match{MACs: []string{"52:54:00:12"}, Classes: []string{"PXEClient"}},
+			Options: Options{Loaders: []string{"snponly.efi"}}},
 	}
 	c.Machines = []Machine{{MAC: cardMAC(2).String(), Options: Options{Loaders: []string{"own.efi"}}}}
-	s := serverOf(t, c, remembers(), scripted{}, &now)
+	s := serverOf(t, c, newMemory(), scripted{}, &now)
 	for _, w := range []struct {
 		mac            net.HardwareAddr
 		loader, domain string
@@ -230,30 +240,34 @@ func TestGroups(t *testing.T) {
 // moved elsewhere is refused at the next renewal.
 func TestApply(t *testing.T) {
 	now := time.Unix(1000, 0)
-	s := newServer(t, remembers(), &now)
-	ip, err := lendTo(t, s, cardMAC(1))
+	s := newServer(t, newMemory(), &now)
+	ip, err := leaseTo(t, s, cardMAC(1))
 	if err != nil {
 		t.Fatal(err)
 	}
 	renew := requestFrom(t, 1, dhcpv4.WithClientIP(ip.AsSlice()))
 	wider := testConfig()
-	wider.Networks[0].Subnets[0].Pools = []lease.Range{{First: netip.MustParseAddr("10.99.0.90"), Last: netip.MustParseAddr("10.99.0.110")}}
+	wider.Networks[0].Subnets[0].Pools = []lease.Range{{First: netip.MustParseAddr("10.99.0.90"),
+		Last: netip.MustParseAddr("10.99.0.110")}}
 	if err := s.Apply(wider, testCards); err != nil {
 		t.Fatal(err)
 	}
 	if a := handle(t, s, renew); a == nil || a.MessageType() != dhcpv4.MessageTypeAck {
 		t.Errorf("renewing in a wider pool: %v; want an ACK", a)
 	}
-	if other, err := lendTo(t, s, cardMAC(2)); err != nil || other == ip {
+	if other, err := leaseTo(t, s, cardMAC(2)); err != nil || other == ip {
 		t.Errorf("another card gets %s, %v; want another address than %s", other, err, ip)
 	}
 	bad := testConfig()
-	bad.Networks[0].Subnets[0].Pools = []lease.Range{{First: netip.MustParseAddr("10.99.0.1"), Last: netip.MustParseAddr("10.99.0.110")}}
-	if err := s.Apply(bad, testCards); err == nil || !strings.Contains(err.Error(), "contains the server's own address 10.99.0.1") {
+	bad.Networks[0].Subnets[0].Pools = []lease.Range{{First: netip.MustParseAddr("10.99.0.1"),
+		Last: netip.MustParseAddr("10.99.0.110")}}
+	if err := s.Apply(bad, testCards); err == nil || !strings.Contains(err.Error(),
+		"contains the server's own address 10.99.0.1") {
 		t.Errorf("Apply(a pool with our own address) = %v", err)
 	}
 	moved := testConfig()
-	moved.Networks[0].Subnets[0].Pools = []lease.Range{{First: netip.MustParseAddr("10.99.0.200"), Last: netip.MustParseAddr("10.99.0.210")}}
+	moved.Networks[0].Subnets[0].Pools = []lease.Range{{First: netip.MustParseAddr("10.99.0.200"),
+		Last: netip.MustParseAddr("10.99.0.210")}}
 	if err := s.Apply(moved, testCards); err != nil {
 		t.Fatal(err)
 	}

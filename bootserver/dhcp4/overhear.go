@@ -66,8 +66,8 @@ func (s *Server) overheard(from source, p *dhcpv4.DHCPv4, mode Mode, now time.Ti
 	if server.Ingot == s.id {
 		return nil
 	}
-	other := fleet.Other{Address: server.Address, MAC: server.MAC, Kind: kindName(p.MessageType()), Given: address(p.YourIPAddr),
-		File: server.File, At: now}
+	other := fleet.Other{Address: server.Address, MAC: server.MAC, Kind: kindName(p.MessageType()),
+		Given: address(p.YourIPAddr), File: server.File, At: now}
 	other.Expected = mode == Observe || mode != Full && !server.Proxy && server.File == "" && server.Ingot == ""
 	if !other.Address.IsValid() {
 		other.Address = server.From
@@ -121,13 +121,17 @@ func (s *Server) warnOfServer(o network.ObservedServer, mode Mode, now time.Time
 	case o.Ingot != "":
 		warn("ingot", "a second ingot answers on this network: %s; stop one of them, or use mode observe for one", o)
 	case strings.HasPrefix(o.Class, "PXEClient") && !o.Proxy && o.File == "":
-		warn("stray60", `the DHCP server %s says "PXEClient" in option 60 and names no boot file: UEFI firmware then asks it on port 4011, `+
-			"gets no answer, and does not boot from ingot (tianocore/edk2#6944); remove option 60 from its configuration", o)
+		warn("stray60",
+			`the DHCP server %s says "PXEClient" in option 60 and names no boot file: UEFI firmware then asks it on port 4011, `+
+				"gets no answer, and does not boot from ingot (tianocore/edk2#6944); remove option 60 from its configuration", o)
 	case o.Proxy && strings.HasPrefix(o.Class, "PXEClient"):
-		warn("proxy", "another boot server (proxyDHCP) answers on this network: %s, which offers %q; machines take the first answer", o, o.File)
+		warn("proxy",
+			"another boot server (proxyDHCP) answers on this network: %s, which offers %q; machines take the first answer",
+			o, o.File)
 	case mode == Full && !o.Proxy:
 		warn("foreign", "another DHCP server answers on this network: %s; stop it, or serve in proxy mode beside it", o)
 	case mode == Proxy && o.File != "":
-		warn("boots", "the DHCP server %s names a boot file itself, %q; remove it there, or machines may boot that", o, o.File)
+		warn("boots", "the DHCP server %s names a boot file itself, %q; remove it there, or machines may boot that",
+			o, o.File)
 	}
 }

@@ -21,7 +21,8 @@ func TestWarnings(t *testing.T) {
 	var log bytes.Buffer
 	s := &Server{id: "us", shared: &shared{Observer: network.NewObserver(slog.New(slog.NewTextHandler(&log, nil)))}}
 	of := func(mac byte, mods ...dhcpv4.Modifier) (source, *dhcpv4.DHCPv4) {
-		offer, err := dhcpv4.New(append(mods, dhcpv4.WithMessageType(dhcpv4.MessageTypeOffer), selects("10.99.0.9"), dhcpv4.WithYourIP([]byte{10, 99, 0, 70}))...)
+		offer, err := dhcpv4.New(append(mods, dhcpv4.WithMessageType(dhcpv4.MessageTypeOffer), selects("10.99.0.9"),
+			dhcpv4.WithYourIP([]byte{10, 99, 0, 70}))...)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -69,7 +70,8 @@ func TestHeardHidesKeys(t *testing.T) {
 	now := time.Unix(1000, 0)
 	s.Observer.AddClient(network.ObservedClient{Interface: "eth0", MAC: "52:54:00:12:00:01"}, true, now)
 	s.Observer.SetWouldAnswer("eth0", "52:54:00:12:00:01", "http://10.99.0.1/b/"+key+"/script")
-	offer, err := dhcpv4.New(dhcpv4.WithMessageType(dhcpv4.MessageTypeOffer), selects("10.99.0.9"), dhcpv4.WithYourIP([]byte{10, 99, 0, 70}),
+	offer, err := dhcpv4.New(dhcpv4.WithMessageType(dhcpv4.MessageTypeOffer), selects("10.99.0.9"),
+		dhcpv4.WithYourIP([]byte{10, 99, 0, 70}),
 		dhcpv4.WithOption(dhcpv4.OptBootFileName("http://10.0.0.9/b/"+key+"/script")))
 	if err != nil {
 		t.Fatal(err)

@@ -52,22 +52,30 @@ var perfServers = []perfServer{
 		if err != nil {
 			t.Fatal(err)
 		}
-		serve(t, Config{Interfaces: []Interface{{Name: "eth1", Probe: -1, Quiet: true}}, Networks: []Network{{Name: "perf", Interface: "eth1",
-			Subnets: []Subnet{{Prefix: netip.MustParsePrefix("10.96.0.0/14"), Pools: []lease.Range{r}}}}}}, durable{st}, scripted{})
+		serve(t, Config{Interfaces: []Interface{{Name: "eth1", Probe: -1, Quiet: true}},
+			Networks: []Network{{Name: "perf", Interface: "eth1",
+				Subnets: []Subnet{{Prefix: netip.MustParsePrefix("10.96.0.0/14"), Pools: []lease.Range{r}}}}}},
+			durable{st}, scripted{})
 		return os.Getpid()
 	}},
 	// dnsmasq takes 1,000 leases and tests each address by a ping of up to three
 	// seconds, in which it does nothing else, unless it is told otherwise.
 	{"dnsmasq", []string{"dnsmasq"}, func(t *testing.T) int {
-		return startHere(t, "dnsmasq", "-k", "-C", write(t, "conf", "port=0\ninterface=eth1\nbind-interfaces\ndhcp-range=10.96.1.0,10.99.255.254,255.252.0.0,1h\ndhcp-lease-max=300000\nno-ping\nquiet-dhcp\n"),
+		return startHere(t, "dnsmasq", "-k", "-C",
+			write(t, "conf",
+				"port=0\ninterface=eth1\nbind-interfaces\ndhcp-range=10.96.1.0,10.99.255.254,255.252.0.0,1h\n"+
+					"dhcp-lease-max=300000\nno-ping\nquiet-dhcp\n"),
 			"--log-facility=/dev/null", "--dhcp-leasefile="+filepath.Join(t.TempDir(), "leases"), "--pid-file=", "-u", "root")
 	}},
 	{"kea", []string{"kea-dhcp4"}, func(t *testing.T) int {
 		dir := t.TempDir()
-		conf := `{"Dhcp4": {"interfaces-config": {"interfaces": ["eth1"]}, "multi-threading": {"enable-multi-threading": true, "thread-pool-size": 2, "packet-queue-size": 64},
-"lease-database": {"type": "memfile", "persist": true, "name": "` + dir + `/leases4.csv", "lfc-interval": 0}, "loggers": [{"name": "*", "severity": "FATAL"}],
+		conf := `{"Dhcp4": {"interfaces-config": {"interfaces": ["eth1"]},
+"multi-threading": {"enable-multi-threading": true, "thread-pool-size": 2, "packet-queue-size": 64},
+"lease-database": {"type": "memfile", "persist": true, "name": "` + dir + `/leases4.csv", "lfc-interval": 0},
+"loggers": [{"name": "*", "severity": "FATAL"}],
 "subnet4": [{"subnet": "10.96.0.0/14", "pools": [{"pool": "10.96.1.0 - 10.99.255.254"}]}]}}`
-		return startHere(t, "sh", "-c", "KEA_PIDFILE_DIR="+dir+" KEA_LOCKFILE_DIR="+dir+" exec kea-dhcp4 -c "+write(t, "conf", conf))
+		return startHere(t, "sh", "-c", "KEA_PIDFILE_DIR="+dir+" KEA_LOCKFILE_DIR="+dir+" exec kea-dhcp4 -c "+
+			write(t, "conf", conf))
 	}},
 }
 
@@ -117,8 +125,10 @@ func perfdhcp(t *testing.T, run, rate int, seconds time.Duration) (e exchanges) 
 	ctx, cancel := context.WithTimeout(t.Context(), seconds+20*time.Second)
 	defer cancel()
 	// -R clients from -b on; -W, in µs, lets the last answers come.
-	b, err := exec.CommandContext(ctx, "ip", "netns", "exec", "load", "perfdhcp", "-4", "-l", "eth0", "-r", strconv.Itoa(rate), "-R", "1000000",
-		"-b", fmt.Sprintf("mac=0c:%02x:00:00:00:00", run), "-p", strconv.Itoa(int(seconds.Seconds())), "-W", "1000000", "10.96.0.1").CombinedOutput()
+	b, err := exec.CommandContext(ctx, "ip", "netns", "exec", "load", "perfdhcp", "-4", "-l", "eth0", "-r",
+		strconv.Itoa(rate), "-R", "1000000",
+		"-b", fmt.Sprintf("mac=0c:%02x:00:00:00:00", run), "-p", strconv.Itoa(int(seconds.Seconds())), "-W", "1000000",
+		"10.96.0.1").CombinedOutput()
 	e.out = string(b)
 	m := perfReceived.FindAllStringSubmatch(e.out, -1)
 	if len(m) != 2 { // of OFFERs and of ACKs
@@ -144,7 +154,8 @@ func TestPerfHelper(t *testing.T) {
 		return
 	}
 	run(t, "ip", "netns", "add", "load")
-	run(t, "ip", "link", "add", "eth1", "address", "02:00:00:00:00:01", "type", "veth", "peer", "name", "eth0", "netns", "load")
+	run(t, "ip", "link", "add", "eth1", "address", "02:00:00:00:00:01", "type", "veth", "peer", "name", "eth0",
+		"netns", "load")
 	run(t, "ip", "address", "add", "10.96.0.1/14", "dev", "eth1")
 	run(t, "ip", "link", "set", "eth1", "up")
 	in(t, "load", "ip", "address", "add", "10.96.0.2/14", "dev", "eth0")
@@ -223,7 +234,8 @@ func BenchmarkPerfdhcp(b *testing.B) {
 	for range b.N {
 		for _, s := range perfServers {
 			need(b, s.tools...)
-			cmd := exec.CommandContext(b.Context(), "unshare", "--net", "--mount", "--propagation", "private", "--kill-child=SIGKILL", "--fork",
+			cmd := exec.CommandContext(b.Context(), "unshare", "--net", "--mount", "--propagation", "private",
+				"--kill-child=SIGKILL", "--fork",
 				os.Args[0], "-test.run=^TestPerfHelper$", "-test.v", "-test.count=1")
 			cmd.Env = append(os.Environ(), wire.Inside+"=1", "INGOT_TEST_PERF="+s.name)
 			out, err := cmd.CombinedOutput()

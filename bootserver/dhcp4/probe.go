@@ -118,7 +118,8 @@ func (t Probe) listen() (net.PacketConn, error) {
 	if t.Routed {
 		return net.ListenPacket("ip4:icmp", "0.0.0.0")
 	}
-	return packet.Listen(&net.Interface{Index: t.Index, Name: t.Interface, HardwareAddr: t.MAC}, packet.Datagram, unix.ETH_P_ARP, nil)
+	return packet.Listen(&net.Interface{Index: t.Index, Name: t.Interface, HardwareAddr: t.MAC}, packet.Datagram,
+		unix.ETH_P_ARP, nil)
 }
 
 // logFailure logs that addresses cannot be probed, once until a host answers again.
@@ -129,7 +130,8 @@ func (p *Prober) logFailure(t Probe, err error) {
 		return
 	}
 	p.failing[t.socket()] = true
-	p.Log.Warn("probing addresses: assigning them without a probe", "interface", t.Interface, "relayed", t.Routed, "err", err)
+	p.Log.Warn("probing addresses: assigning them without a probe", "interface", t.Interface, "relayed",
+		t.Routed, "err", err)
 }
 
 func (p *Prober) end(ip netip.Addr, answer chan string) {

@@ -27,7 +27,8 @@ func TestProberOfAnotherCard(t *testing.T) {
 		t.Fatal(err)
 	}
 	probe := func(address string) bool {
-		holder, used := p.Probe(t.Context(), Probe{Interface: "eth1", Index: card.Index, MAC: card.HardwareAddr, Address: netip.MustParseAddr(address), For: DefaultProbe})
+		holder, used := p.Probe(t.Context(), Probe{Interface: "eth1", Index: card.Index, MAC: card.HardwareAddr,
+			Address: netip.MustParseAddr(address), For: DefaultProbe})
 		if used && holder != "MAC 52:54:00:12:00:01" {
 			t.Errorf("%s is used by %s", address, holder)
 		}
@@ -48,7 +49,8 @@ func TestProberOfAnotherCard(t *testing.T) {
 		}
 	}
 	p.mu.Lock()
-	if said := log.String(); strings.Count(said, "\n") != 1 || !strings.Contains(said, "without a probe") || !strings.Contains(said, "interface=eth1") {
+	if said := log.String(); strings.Count(said, "\n") != 1 || !strings.Contains(said, "without a probe") ||
+		!strings.Contains(said, "interface=eth1") {
 		t.Errorf("what is logged of a card that is down:\n%swant one line", said)
 	}
 	p.mu.Unlock()

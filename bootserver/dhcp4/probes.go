@@ -51,11 +51,12 @@ func (ps *probes) end(ip netip.Addr, probe *running) {
 const maxProbes = 4
 
 // errInUse is returned when maxProbes addresses in a row are in use.
-var errInUse = errors.New("several addresses of the pool are used by hosts that did not get them from this server; run: ingot network")
+var errInUse = errors.New("several addresses of the pool are used by hosts that did not get them from this server; " +
+	"run: ingot network")
 
 // choose finds an address that is not in use.
 func (r *request) choose(ctx context.Context) (netip.Addr, error) {
-	a := r.Ask(r.requested())
+	a := r.LeaseRequest(r.requested())
 	for range maxProbes {
 		ip, probe, mine, err := r.pick(a)
 		if err != nil || probe == nil {
@@ -69,7 +70,7 @@ func (r *request) choose(ctx context.Context) (netip.Addr, error) {
 }
 
 // pick chooses an address, and returns its probe when it needs one.
-func (r *request) pick(a lease.Ask) (ip netip.Addr, probe *running, mine bool, err error) {
+func (r *request) pick(a lease.Request) (ip netip.Addr, probe *running, mine bool, err error) {
 	if !r.needsProbe(a) {
 		ip, _, err = r.Book.Choose(a, r.Now)
 		return ip, nil, false, err
@@ -86,13 +87,13 @@ func (r *request) pick(a lease.Ask) (ip netip.Addr, probe *running, mine bool, e
 
 // probeRequested probes an address that a client requests without an offer. It
 // returns why the client does not get it, "" if it does.
-func (r *request) probeRequested(ctx context.Context, a lease.Ask, want netip.Addr) (why string, err error) {
+func (r *request) probeRequested(ctx context.Context, a lease.Request, want netip.Addr) (why string, err error) {
 	if !r.needsProbe(a) {
 		return "", nil
 	}
 	r.probes.mu.Lock()
-	fresh := r.Book.Standing(a, want, r.Now).Fresh
-	if fresh && !r.Book.Keep(a, want, r.Now) {
+	fresh := r.Book.Status(a, want, r.Now).Fresh
+	if fresh && !r.Book.Hold(a, want, r.Now) {
 		r.probes.mu.Unlock()
 		return justTaken, nil
 	}
@@ -110,13 +111,13 @@ func (r *request) probeRequested(ctx context.Context, a lease.Ask, want netip.Ad
 
 // needsProbe reports whether an address that is new to the server is probed before
 // the client gets it; known machines do not wait for that.
-func (r *request) needsProbe(a lease.Ask) bool {
+func (r *request) needsProbe(a lease.Request) bool {
 	return !a.Known && r.Served.Config.Probe >= 0 && r.Probe != nil
 }
 
 // inUse probes an address that is kept for the client, or waits for the probe that
 // another packet of it began.
-func (r *request) inUse(ctx context.Context, a lease.Ask, ip netip.Addr, probe *running, mine bool) (bool, error) {
+func (r *request) inUse(ctx context.Context, a lease.Request, ip netip.Addr, probe *running, mine bool) (bool, error) {
 	if mine {
 		defer r.probes.end(ip, probe)
 		probe.used, probe.err = r.probeAddress(ctx, a, ip)
@@ -131,18 +132,20 @@ func (r *request) inUse(ctx context.Context, a lease.Ask, ip netip.Addr, probe *
 }
 
 // probeAddress probes an address. One that is in use is not assigned for a while.
-func (r *request) probeAddress(ctx context.Context, a lease.Ask, ip netip.Addr) (bool, error) {
+func (r *request) probeAddress(ctx context.Context, a lease.Request, ip netip.Addr) (bool, error) {
 	wait := r.Served.Config.Probe
 	if wait == 0 {
 		wait = DefaultProbe
 	}
-	user, used := r.Probe(ctx, Probe{Interface: r.Interface, Index: r.Served.Index, MAC: r.Served.MAC, Address: ip, From: r.Address,
+	user, used := r.Probe(ctx, Probe{Interface: r.Interface, Index: r.Served.Index, MAC: r.Served.MAC, Address: ip,
+		From:   r.Address,
 		Routed: r.relay.IsValid(), For: wait})
 	if !used {
 		return false, nil
 	}
-	r.Observer.Warn(r.Interface, "used "+ip.String(), fmt.Sprintf("the address %s of a pool is used by %s, which did not get it from "+
-		"this server; remove it from the pool, or reserve it", ip, user), r.Now)
+	r.Observer.Warn(r.Interface, "used "+ip.String(),
+		fmt.Sprintf("the address %s of a pool is used by %s, which did not get it from "+
+			"this server; remove it from the pool, or reserve it", ip, user), r.Now)
 	if wait, ok := r.Book.Decline(a.Card, ip, r.Now); ok {
 		return true, wait()
 	}

@@ -41,16 +41,22 @@ func TestTrialIsShared(t *testing.T) {
 		after  []string // what each of three packets, 50 ms apart, is answered, and when
 		tested []string
 	}{
-		{"three questions", ask, false, []string{"OFFER 10.99.0.100 200ms", "OFFER 10.99.0.100 200ms", "OFFER 10.99.0.100 200ms"}, []string{"10.99.0.100"}},
-		{"for an address in use", ask, true, []string{"OFFER 10.99.0.101 400ms", "OFFER 10.99.0.101 400ms", "OFFER 10.99.0.101 400ms"}, []string{"10.99.0.100", "10.99.0.101"}},
-		{"three requests", want, false, []string{"ACK 10.99.0.100 200ms", "ACK 10.99.0.100 200ms", "ACK 10.99.0.100 200ms"}, []string{"10.99.0.100"}},
-		{"for an address in use", want, true, []string{"NAK <nil> 200ms", "NAK <nil> 200ms", "NAK <nil> 200ms"}, []string{"10.99.0.100"}},
-		{"a question, then requests", mixed, true, []string{"OFFER 10.99.0.101 400ms", "NAK <nil> 200ms", "NAK <nil> 200ms"}, []string{"10.99.0.100", "10.99.0.101"}},
-		{"three clients", other, false, []string{"OFFER 10.99.0.100 200ms", "OFFER 10.99.0.101 250ms", "OFFER 10.99.0.102 300ms"}, []string{"10.99.0.100", "10.99.0.101", "10.99.0.102"}},
+		{"three questions", ask, false, []string{"OFFER 10.99.0.100 200ms", "OFFER 10.99.0.100 200ms",
+			"OFFER 10.99.0.100 200ms"}, []string{"10.99.0.100"}},
+		{"for an address in use", ask, true, []string{"OFFER 10.99.0.101 400ms", "OFFER 10.99.0.101 400ms",
+			"OFFER 10.99.0.101 400ms"}, []string{"10.99.0.100", "10.99.0.101"}},
+		{"three requests", want, false, []string{"ACK 10.99.0.100 200ms", "ACK 10.99.0.100 200ms", "ACK 10.99.0.100 200ms"},
+			[]string{"10.99.0.100"}},
+		{"for an address in use", want, true, []string{"NAK <nil> 200ms", "NAK <nil> 200ms", "NAK <nil> 200ms"},
+			[]string{"10.99.0.100"}},
+		{"a question, then requests", mixed, true, []string{"OFFER 10.99.0.101 400ms", "NAK <nil> 200ms", "NAK <nil> 200ms"},
+			[]string{"10.99.0.100", "10.99.0.101"}},
+		{"three clients", other, false, []string{"OFFER 10.99.0.100 200ms", "OFFER 10.99.0.101 250ms",
+			"OFFER 10.99.0.102 300ms"}, []string{"10.99.0.100", "10.99.0.101", "10.99.0.102"}},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			now := time.Unix(1000, 0)
-			s := newServer(t, remembers(), &now)
+			s := newServer(t, newMemory(), &now)
 			var tested []string
 			var mu sync.Mutex
 			s.Probe = func(_ context.Context, tr Probe) (string, bool) {

@@ -10,27 +10,29 @@ import (
 	"ingot/bootserver/client"
 )
 
-// Quirk is a device that needs something else than the standards say.
+// Quirk is a device that does not follow the standards.
 type Quirk struct {
 	Name   string
 	Device string
-	What   string // it does, and we do
-	Source string // how we know
+	What   string // what it does, and what the server does about it
+	Source string // how that is known
 	is     func(c client.Client, p *dhcpv4.DHCPv4) bool
-	client func(*client.Client)            // what it really is
-	answer func(a, request *dhcpv4.DHCPv4) // what it wants
+	client func(*client.Client)            // corrects what it says about itself
+	answer func(a, request *dhcpv4.DHCPv4) // changes an answer to it
 }
 
-// Quirks is all that we know of odd devices. The first one that fits counts.
+// Quirks is the list of known quirks. The first one that fits applies.
 var Quirks = []Quirk{
 	{
 		Name:   "raspberry-pi",
 		Device: "Raspberry Pi 3 to 5, boot ROM and EEPROM",
-		What: "calls itself architecture 0 (BIOS) although it is arm64, and takes an offer only when option 43 holds a menu named " +
+		What: "calls itself architecture 0 (BIOS) although it is arm64, and takes an offer only when option 43 holds a " +
+			"menu named " +
 			`"Raspberry Pi Boot". It cannot run a BIOS loader: it gets the menu, and arm64's loader once UEFI firmware asks`,
 		Source: "Raspberry Pi documentation, \"Network boot flow\"; addresses by the IEEE registry",
 		is: func(c client.Client, _ *dhcpv4.DHCPv4) bool {
-			return !c.IPXE && c.Firmware == ingot.FirmwareBIOS && hasAnyPrefix(c.MAC, "b8:27:eb", "dc:a6:32", "e4:5f:01", "d8:3a:dd", "2c:cf:67", "28:cd:c1")
+			return !c.IPXE && c.Firmware == ingot.FirmwareBIOS && hasAnyPrefix(c.MAC, "b8:27:eb", "dc:a6:32", "e4:5f:01",
+				"d8:3a:dd", "2c:cf:67", "28:cd:c1")
 		},
 		client: func(c *client.Client) { c.Firmware = ingot.FirmwareUnknown },
 		answer: func(a, _ *dhcpv4.DHCPv4) {
@@ -43,10 +45,11 @@ var Quirks = []Quirk{
 	{
 		Name:   "arch-from-class",
 		Device: "PXE ROMs that leave out option 93",
-		What:   "tell their architecture in the text of option 60 alone (PXEClient:Arch:00007:…): it is read there",
+		What:   "name their architecture only in the text of option 60 (PXEClient:Arch:00007:…): it is read there",
 		Source: "PXE 2.1 section 2.2.3.1 (option 60 carries it as well); the ROM is then not RFC 4578's",
 		is: func(c client.Client, p *dhcpv4.DHCPv4) bool {
-			return c.Firmware == ingot.FirmwareUnknown && !p.Options.Has(dhcpv4.OptionClientSystemArchitectureType) && strings.Contains(c.Class, ":Arch:")
+			return c.Firmware == ingot.FirmwareUnknown && !p.Options.Has(dhcpv4.OptionClientSystemArchitectureType) &&
+				strings.Contains(c.Class, ":Arch:")
 		},
 		client: func(c *client.Client) {
 			_, rest, _ := strings.Cut(c.Class, ":Arch:")
@@ -67,7 +70,8 @@ var Quirks = []Quirk{
 	{
 		Name:   "http-as-pxe",
 		Device: "UEFI firmware with HTTP boot that announces the PXE architecture",
-		What:   "says HTTPClient in option 60 and 7, 9 or 11 in option 93: what it says in option 60 counts, since it drops an offer without HTTPClient and a URL",
+		What: "says HTTPClient in option 60 and 7, 9 or 11 in option 93: what it says in option 60 counts, since it " +
+			"drops an offer without HTTPClient and a URL",
 		Source: "UEFI 2.10 section 24.7.3.1 (the class identifier decides); IANA \"Processor Architecture Types\" 15 to 19",
 		is: func(c client.Client, _ *dhcpv4.DHCPv4) bool {
 			return c.HTTP && client.HTTPFirmware(c.Firmware) != c.Firmware
@@ -76,8 +80,8 @@ var Quirks = []Quirk{
 	},
 }
 
-// NUL-terminated texts: some clients count the final zero of a C string into
-// option 12, 60 or 77 (RFC 2132 section 2 says that servers must cope).
+// unterminated returns a text without final zeros: some clients send the final zero of a C
+// string in option 12, 60 or 77 (RFC 2132 section 2 requires servers to accept that).
 func unterminated(b []byte) []byte { return bytes.TrimRight(b, "\x00") }
 
 func hasAnyPrefix(s string, list ...string) bool {

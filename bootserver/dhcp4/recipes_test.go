@@ -66,7 +66,8 @@ type answer struct {
 func askAs(t testing.TB, party, card string, p *dhcpv4.DHCPv4, to string) []answer {
 	t.Helper()
 	cmd := exec.Command("ip", "netns", "exec", party, os.Args[0], "-test.run=^TestAskHelper$")
-	cmd.Env = append(os.Environ(), "INGOT_TEST_ASK="+hex.EncodeToString(p.ToBytes()), "INGOT_TEST_ASK_CARD="+card, "INGOT_TEST_ASK_TO="+to)
+	cmd.Env = append(os.Environ(), "INGOT_TEST_ASK="+hex.EncodeToString(p.ToBytes()), "INGOT_TEST_ASK_CARD="+card,
+		"INGOT_TEST_ASK_TO="+to)
 	out, err := cmd.Output()
 	if err != nil {
 		t.Fatalf("asking: %v\n%s", err, out)
@@ -153,7 +154,8 @@ func TestAskHelper(t *testing.T) {
 
 // uefi is a DHCPDISCOVER of UEFI firmware.
 func uefi(t testing.TB, mac byte, mods ...dhcpv4.Modifier) *dhcpv4.DHCPv4 {
-	p := discover(t, append([]dhcpv4.Modifier{arch(iana.EFI_X86_64), says60("PXEClient:Arch:00007:UNDI:003000")}, mods...)...)
+	p := discover(t,
+		append([]dhcpv4.Modifier{arch(iana.EFI_X86_64), says60("PXEClient:Arch:00007:UNDI:003000")}, mods...)...)
 	p.ClientHWAddr = net.HardwareAddr{0x52, 0x54, 0, 0x12, 0, mac}
 	return p
 }
@@ -179,13 +181,15 @@ type other struct {
 
 var others = []other{
 	{"dnsmasq", "dnsmasq.conf", []string{"dnsmasq"}, func(c string) []string {
-		return []string{"dnsmasq", "-k", "--log-facility=-", "-C", c, "--no-ping", "--dhcp-leasefile=/run/dnsmasq.leases", "--pid-file=", "-u", "root"}
+		return []string{"dnsmasq", "-k", "--log-facility=-", "-C", c, "--no-ping", "--dhcp-leasefile=/run/dnsmasq.leases",
+			"--pid-file=", "-u", "root"}
 	}},
 	{"kea", "kea-dhcp4.conf", []string{"kea-dhcp4"}, func(c string) []string {
 		return []string{"sh", "-c", "mkdir -p /run/kea && KEA_LOCKFILE_DIR=/run/kea exec kea-dhcp4 -c " + c}
 	}},
 	{"dhcpd", "dhcpd.conf", []string{"dhcpd"}, func(c string) []string {
-		return []string{"sh", "-c", "touch /run/dhcpd.leases && echo \"ping-check false;\" >> " + c + " && exec dhcpd -4 -f -d -cf " + c + " -lf /run/dhcpd.leases -pf /run/dhcpd.pid eth0"}
+		return []string{"sh", "-c", "touch /run/dhcpd.leases && echo \"ping-check false;\" >> " + c +
+			" && exec dhcpd -4 -f -d -cf " + c + " -lf /run/dhcpd.leases -pf /run/dhcpd.pid eth0"}
 	}},
 }
 
@@ -215,12 +219,13 @@ func testProxyBeside(t *testing.T, o other) {
 		return
 	}
 	o.beside(t, recipe(t, o.recipe))
-	s := serve(t, recipeConfig(t, "proxy"), remembers(), scripted{})
+	s := serve(t, recipeConfig(t, "proxy"), newMemory(), scripted{})
 	us, them := byServer(askAs(t, "pc", "eth0", uefi(t, 0x31), ""), "10.99.0.1")
 	if len(us) != 1 || len(them) != 1 {
 		t.Fatalf("%d offers of ours and %d of %s; want one of each", len(us), len(them), o.name)
 	}
-	if us[0].BootFileName != "snponly.efi" || address(us[0].YourIPAddr).IsValid() || us[0].from.String() != "10.99.0.1:67" {
+	if us[0].BootFileName != "snponly.efi" || address(us[0].YourIPAddr).IsValid() ||
+		us[0].from.String() != "10.99.0.1:67" {
 		t.Errorf("our offer, from %s:\n%s", us[0].from, us[0].Summary())
 	}
 	if !address(them[0].YourIPAddr).IsValid() {
@@ -229,11 +234,14 @@ func testProxyBeside(t *testing.T, o other) {
 	// Having that address, the machine asks the boot server.
 	in(t, "pc", "ip", "address", "add", them[0].YourIPAddr.String()+"/24", "dev", "eth0")
 	q := uefi(t, 0x31, dhcpv4.WithMessageType(dhcpv4.MessageTypeRequest), dhcpv4.WithClientIP(them[0].YourIPAddr))
-	if got := askAs(t, "pc", "eth0", q, "10.99.0.1:4011"); len(got) != 1 || got[0].MessageType() != dhcpv4.MessageTypeAck || got[0].BootFileName != "snponly.efi" {
+	if got := askAs(t, "pc", "eth0", q, "10.99.0.1:4011"); len(got) != 1 ||
+		got[0].MessageType() != dhcpv4.MessageTypeAck || got[0].BootFileName != "snponly.efi" {
 		t.Errorf("port 4011 answers %v; want an ACK with the loader", got)
 	}
-	us, _ = byServer(askAs(t, "pc", "eth0", discover(t, arch(iana.EFI_X86_64_HTTP), says60("HTTPClient:Arch:00016:UNDI:003001")), ""), "10.99.0.1")
-	if len(us) != 1 || us[0].ClassIdentifier() != "HTTPClient" || !strings.HasPrefix(us[0].BootFileNameOption(), "http://10.99.0.1/") {
+	us, _ = byServer(askAs(t, "pc", "eth0", discover(t, arch(iana.EFI_X86_64_HTTP),
+		says60("HTTPClient:Arch:00016:UNDI:003001")), ""), "10.99.0.1")
+	if len(us) != 1 || us[0].ClassIdentifier() != "HTTPClient" || !strings.HasPrefix(us[0].BootFileNameOption(),
+		"http://10.99.0.1/") {
 		t.Errorf("HTTP firmware gets %v; want one offer with HTTPClient and a URL", us)
 	}
 	if us, _ := byServer(askAs(t, "pc", "eth0", discover(t), ""), "10.99.0.1"); len(us) != 0 {
@@ -253,10 +261,11 @@ func TestRecipeStray60(t *testing.T) {
 	o.beside(t, recipe(t, "dnsmasq-stray60.conf"))
 	c := recipeConfig(t, "proxy")
 	c.Interfaces[0].Quiet = false
-	s := serve(t, c, remembers(), scripted{})
+	s := serve(t, c, newMemory(), scripted{})
 	var h network.Observations
 	eventually(t, "our question to the network finds it", func() bool { h = s.Observations(); return len(h.Warnings) > 0 })
-	if w := h.Warnings[0].Text; len(h.Warnings) != 1 || !strings.Contains(w, "10.99.0.2 (MAC 52:54:00:12:00:01)") || !strings.Contains(w, "option 60") {
+	if w := h.Warnings[0].Text; len(h.Warnings) != 1 || !strings.Contains(w, "10.99.0.2 (MAC 52:54:00:12:00:01)") ||
+		!strings.Contains(w, "option 60") {
 		t.Errorf("warnings %+v; want one that names 10.99.0.2, its MAC and option 60", h.Warnings)
 	}
 	if len(h.Servers) != 1 || h.Servers[0].Class != "PXEClient" {
@@ -274,10 +283,11 @@ func TestForeignServer(t *testing.T) {
 	o.beside(t, recipe(t, o.recipe))
 	c := recipeConfig(t, "full")
 	c.Interfaces[0].Quiet = false
-	s := serve(t, c, remembers(), scripted{})
+	s := serve(t, c, newMemory(), scripted{})
 	var h network.Observations
 	eventually(t, "it is found", func() bool { h = s.Observations(); return len(h.Warnings) > 0 })
-	if w := h.Warnings[0].Text; !strings.Contains(w, "another DHCP server answers on this network: 10.99.0.2 (MAC 52:54:00:12:00:01)") {
+	if w := h.Warnings[0].Text; !strings.Contains(w,
+		"another DHCP server answers on this network: 10.99.0.2 (MAC 52:54:00:12:00:01)") {
 		t.Errorf("warning %q; want the server named", w)
 	}
 }
@@ -288,14 +298,16 @@ func TestTwoIngots(t *testing.T) {
 		return
 	}
 	lan(t)
-	run(t, "ip", "link", "add", "eth2", "address", "02:00:00:00:00:02", "type", "veth", "peer", "name", "p-eth2", "netns", "sw")
+	run(t, "ip", "link", "add", "eth2", "address", "02:00:00:00:00:02", "type", "veth", "peer", "name", "p-eth2",
+		"netns", "sw")
 	in(t, "sw", "ip", "link", "set", "p-eth2", "master", "sw", "up")
 	run(t, "ip", "address", "add", "10.99.0.3/24", "dev", "eth2")
 	run(t, "ip", "link", "set", "eth2", "up")
-	one := serve(t, Config{Interfaces: []Interface{{Name: "eth1", Mode: Proxy}}}, remembers(), scripted{})
-	two := serveAs(t, "them", Config{Interfaces: []Interface{{Name: "eth2", Mode: Observe}}}, remembers(), scripted{})
+	one := serve(t, Config{Interfaces: []Interface{{Name: "eth1", Mode: Proxy}}}, newMemory(), scripted{})
+	two := serveAs(t, "them", Config{Interfaces: []Interface{{Name: "eth2", Mode: Observe}}}, newMemory(), scripted{})
 	eventually(t, "the observer hears the other", func() bool { return len(two.Observations().Warnings) > 0 })
-	if w := two.Observations().Warnings[0].Text; !strings.Contains(w, "a second ingot serves this network: 10.99.0.1 (MAC 02:00:00:00:00:01)") {
+	if w := two.Observations().Warnings[0].Text; !strings.Contains(w,
+		"a second ingot serves this network: 10.99.0.1 (MAC 02:00:00:00:00:01)") {
 		t.Errorf("the observer says %q", w)
 	}
 	if h := one.Observations(); len(h.Warnings) != 0 {
@@ -305,7 +317,8 @@ func TestTwoIngots(t *testing.T) {
 		t.Fatal(err)
 	}
 	eventually(t, "each hears the other", func() bool { return len(one.Observations().Warnings) > 0 })
-	if w := one.Observations().Warnings[0].Text; !strings.Contains(w, "a second ingot") || !strings.Contains(w, "10.99.0.3 (MAC 02:00:00:00:00:02)") {
+	if w := one.Observations().Warnings[0].Text; !strings.Contains(w, "a second ingot") ||
+		!strings.Contains(w, "10.99.0.3 (MAC 02:00:00:00:00:02)") {
 		t.Errorf("the first says %q", w)
 	}
 }
@@ -332,7 +345,7 @@ func TestRecipeObserve(t *testing.T) {
 		return
 	}
 	o.beside(t, recipe(t, o.recipe))
-	s := serve(t, recipeConfig(t, "observe"), remembers(), scripted{})
+	s := serve(t, recipeConfig(t, "observe"), newMemory(), scripted{})
 	us, them := byServer(askAs(t, "pc", "eth0", uefi(t, 0x31, dhcpv4.WithBroadcast(true)), ""), "10.99.0.1")
 	if len(us) != 0 || len(them) != 1 {
 		t.Fatalf("%d answers of the observer, %d of dnsmasq; want none and one", len(us), len(them))
@@ -358,13 +371,14 @@ func TestRecipeFull(t *testing.T) {
 	}
 	lan(t, "pc", "pc2", "squatter")
 	in(t, "squatter", "ip", "address", "add", "10.99.0.100/24", "dev", "eth0")
-	s := serve(t, recipeConfig(t, "full"), remembers(), scripted{})
+	s := serve(t, recipeConfig(t, "full"), newMemory(), scripted{})
 	for party, want := range map[string]string{"pc": "10.99.0.11", "pc2": "10.99.0.101"} {
 		script, out := scriptOf(t)
 		in(t, party, "udhcpc", "-f", "-i", "eth0", "-n", "-q", "-t", "5", "-T", "1", "-s", script)
 		says(t, out, "ip="+want, "router=10.99.0.254", "dns=10.99.0.53")
 	}
-	if w := s.Observations().Warnings; len(w) != 1 || !strings.Contains(w[0].Text, "10.99.0.100") || !strings.Contains(w[0].Text, "MAC 52:54:00:12:00:03") {
+	if w := s.Observations().Warnings; len(w) != 1 || !strings.Contains(w[0].Text, "10.99.0.100") ||
+		!strings.Contains(w[0].Text, "MAC 52:54:00:12:00:03") {
 		t.Errorf("warnings %+v; want one that names the squatter", w)
 	}
 }
@@ -384,7 +398,7 @@ func behindRelay(t *testing.T, parties ...string) *Server {
 	in(t, "router", "ip", "address", "add", "10.99.0.254/24", "dev", "eth1")
 	in(t, "router", "sysctl", "-qw", "net.ipv4.ip_forward=1")
 	run(t, "ip", "route", "add", "10.7.0.0/24", "via", "10.99.0.254")
-	s := serve(t, recipeConfig(t, "relay"), remembers(), scripted{})
+	s := serve(t, recipeConfig(t, "relay"), newMemory(), scripted{})
 	relay := start(t, "router", strings.Fields(recipe(t, "dhcrelay"))...)
 	eventually(t, "the relay runs", func() bool { return relay.Process.Signal(unix.Signal(0)) == nil })
 	time.Sleep(300 * time.Millisecond) // it says nothing when it is ready
@@ -429,7 +443,8 @@ func TestProbeBehindRelay(t *testing.T) {
 	script, out := scriptOf(t)
 	in(t, "pc", "udhcpc", "-f", "-i", "eth0", "-n", "-q", "-t", "5", "-T", "2", "-s", script)
 	says(t, out, "ip=10.7.0.101")
-	if w := s.Observations().Warnings; len(w) != 1 || !strings.Contains(w[0].Text, "the address 10.7.0.100 of a pool is used by host 10.7.0.100") {
+	if w := s.Observations().Warnings; len(w) != 1 || !strings.Contains(w[0].Text,
+		"the address 10.7.0.100 of a pool is used by host 10.7.0.100") {
 		t.Errorf("warnings %+v; want one that names the squatter", w)
 	}
 }
@@ -477,12 +492,14 @@ func TestTwoNetworks(t *testing.T) {
 	in(t, "sw2", "ip", "link", "set", "p-eth2", "master", "sw2", "up")
 	run(t, "ip", "address", "add", "10.20.0.1/24", "dev", "eth2")
 	run(t, "ip", "link", "set", "eth2", "up")
-	s := serve(t, Config{Interfaces: []Interface{{Name: "eth1", Quiet: true}, {Name: "eth2", Mode: Proxy, Quiet: true}}}, remembers(), scripted{})
+	s := serve(t, Config{Interfaces: []Interface{{Name: "eth1", Quiet: true}, {Name: "eth2", Mode: Proxy, Quiet: true}}},
+		newMemory(), scripted{})
 	script, out := scriptOf(t)
 	in(t, "pc", "udhcpc", "-f", "-i", "eth0", "-n", "-q", "-t", "5", "-T", "1", "-s", script)
 	says(t, out, "ip=10.99.0.128", "serverid=10.99.0.1")
 	got := askAs(t, "pc2", "eth0", uefi(t, 0x20), "")
-	if len(got) != 1 || got[0].from.String() != "10.20.0.1:67" || got[0].ServerIdentifier().String() != "10.20.0.1" || address(got[0].YourIPAddr).IsValid() {
+	if len(got) != 1 || got[0].from.String() != "10.20.0.1:67" || got[0].ServerIdentifier().String() != "10.20.0.1" ||
+		address(got[0].YourIPAddr).IsValid() {
 		t.Errorf("the second network answers %v; want the proxy, from 10.20.0.1", got)
 	}
 	if w := s.Observations().Warnings; len(w) != 0 {
@@ -506,12 +523,13 @@ func TestRecipeVLANs(t *testing.T) {
 		in(t, "pc", "ip", "link", "add", "link", "eth0", "name", "v"+id, "address", mac, "type", "vlan", "id", id)
 		in(t, "pc", "ip", "link", "set", "v"+id, "up")
 	}
-	s := serve(t, recipeConfig(t, "yaml vlans"), remembers(), scripted{})
+	s := serve(t, recipeConfig(t, "yaml vlans"), newMemory(), scripted{})
 	script, out := scriptOf(t)
 	in(t, "pc", "udhcpc", "-f", "-i", "v10", "-n", "-q", "-t", "5", "-T", "1", "-s", script)
 	says(t, out, "ip=10.10.0.128", "serverid=10.10.0.1")
 	got := askAs(t, "pc", "v20", uefi(t, 0x20), "")
-	if len(got) != 1 || got[0].from.String() != "10.20.0.1:67" || got[0].ServerIdentifier().String() != "10.20.0.1" || address(got[0].YourIPAddr).IsValid() {
+	if len(got) != 1 || got[0].from.String() != "10.20.0.1:67" || got[0].ServerIdentifier().String() != "10.20.0.1" ||
+		address(got[0].YourIPAddr).IsValid() {
 		t.Errorf("VLAN 20 answers %v; want the proxy, from 10.20.0.1", got)
 	}
 	if w := s.Observations().Warnings; len(w) != 0 {

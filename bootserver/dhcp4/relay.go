@@ -86,7 +86,8 @@ func (r relayed) switchPort() fleet.SwitchPort {
 // section 4.3.1). unicast is whether the packet was sent to the server's own address:
 // a machine behind a router renews like that. A client without a relay may only
 // choose among the subnets of the interface's own network.
-func locate(s *site, on *served, r relayed, own netip.Addr, unicast bool) (*network.Network[Options], *network.Subnet[Options]) {
+func locate(s *site, on *served, r relayed, own netip.Addr, unicast bool) (*network.Network[Options],
+	*network.Subnet[Options]) {
 	switch {
 	case r.link.IsValid() && (r.relay.IsValid() || on.Network != nil && on.Network.Subnet(r.link) != nil):
 		return s.Networks.At(r.link)

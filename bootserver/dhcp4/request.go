@@ -195,7 +195,7 @@ func (r *request) discover(ctx context.Context) (*dhcpv4.DHCPv4, error) {
 func (r *request) request(ctx context.Context) (*dhcpv4.DHCPv4, error) {
 	named, us := r.chosen()
 	if named && !us { // the client took another server's offer
-		r.Book.Withdraw(r.Card())
+		r.Book.WithdrawOffer(r.Card())
 		r.recordChosen()
 		return nil, nil
 	}
@@ -203,12 +203,12 @@ func (r *request) request(ctx context.Context) (*dhcpv4.DHCPv4, error) {
 	if !want.IsValid() {
 		return nil, nil
 	}
-	a := r.Ask(r.requested())
-	st := r.Book.Standing(a, want, r.Now)
-	if !named && !st.Has.IsValid() && r.Network.Subnet(want) != nil {
+	a := r.LeaseRequest(r.requested())
+	st := r.Book.Status(a, want, r.Now)
+	if !named && !st.Current.IsValid() && r.Network.Subnet(want) != nil {
 		return nil, nil // a client that this server does not know may have the address from another one
 	}
-	if !st.May || (!named && st.Has != want) {
+	if !st.Allowed || (!named && st.Current != want) {
 		return r.nak(r.whyNot(a, st, want)), nil
 	}
 	if why, err := r.probeRequested(ctx, a, want); err != nil {
@@ -220,21 +220,21 @@ func (r *request) request(ctx context.Context) (*dhcpv4.DHCPv4, error) {
 }
 
 // whyNot returns why a client may not have an address.
-func (r *request) whyNot(a lease.Ask, st lease.Standing, want netip.Addr) string {
+func (r *request) whyNot(a lease.Request, st lease.Status, want netip.Addr) string {
 	switch {
 	case r.Network.Subnet(want) == nil:
 		return "it is not an address in network " + r.Network.Name
 	case a.Reserved.IsValid() && a.Reserved != want:
 		return a.Reserved.String() + " is reserved for it"
-	case st.May && st.Has.IsValid():
-		return "it has " + st.Has.String()
+	case st.Allowed && st.Current.IsValid():
+		return "it has " + st.Current.String()
 	}
 	return "it belongs to another client, or is in no pool"
 }
 
 // acknowledge makes an address the client's. The lease is durable before it is
 // acknowledged.
-func (r *request) acknowledge(a lease.Ask, want netip.Addr) (*dhcpv4.DHCPv4, error) {
+func (r *request) acknowledge(a lease.Request, want netip.Addr) (*dhcpv4.DHCPv4, error) {
 	options, _ := r.Options(want)
 	hostname := client.Clip(string(unterminated(r.Message.Options.Get(dhcpv4.OptionHostName))))
 	pending, ok := r.Book.Take(a, r.Lease(want, options.lease(), hostname), r.Now)
@@ -277,7 +277,7 @@ func (r *request) release() error {
 		return nil
 	}
 	ip := address(r.Message.ClientIPAddr)
-	if wait, ok := r.Book.End(r.Card(), ip, r.Now); ok {
+	if wait, ok := r.Book.Release(r.Card(), ip, r.Now); ok {
 		r.Record(r.packet(dhcpv4.MessageTypeRelease, fleet.Packet{Address: ip}))
 		return wait()
 	}

@@ -41,7 +41,8 @@ func lan(t testing.TB, parties ...string) {
 // addOurs makes the server's card.
 func addOurs(t testing.TB) {
 	t.Helper()
-	run(t, "ip", "link", "add", "eth1", "address", "02:00:00:00:00:01", "type", "veth", "peer", "name", "p-eth1", "netns", "sw")
+	run(t, "ip", "link", "add", "eth1", "address", "02:00:00:00:00:01", "type", "veth", "peer", "name", "p-eth1",
+		"netns", "sw")
 	in(t, "sw", "ip", "link", "set", "p-eth1", "master", "sw", "up")
 	run(t, "ip", "address", "add", "10.99.0.1/24", "dev", "eth1")
 	run(t, "ip", "link", "set", "eth1", "up")
@@ -89,10 +90,13 @@ func serveAs(t testing.TB, id string, c Config, store lease.Store, b client.Boot
 // wireConfig serves "eth1" with all that a system may be told.
 func wireConfig() Config {
 	return Config{Interfaces: []Interface{{Name: "eth1"}},
-		Options: Options{DNS: addrs("10.99.0.53"), NTP: addrs("10.99.0.123"), Domain: "lab.example", Search: []string{"lab.example", "example"}, MTU: 1400, Lease: time.Hour},
-		Networks: []Network{{Name: "lab", Interface: "eth1", Options: Options{Routers: addrs("10.99.0.254")}, Subnets: []Subnet{{
-			Prefix: netip.MustParsePrefix("10.99.0.0/24"), Pools: []lease.Range{{First: netip.MustParseAddr("10.99.0.100"), Last: netip.MustParseAddr("10.99.0.199")}},
-			Options: Options{Routes: []Route{{netip.MustParsePrefix("192.168.0.0/16"), netip.MustParseAddr("10.99.0.2")}}}}}}},
+		Options: Options{DNS: addrs("10.99.0.53"), NTP: addrs("10.99.0.123"), Domain: "lab.example",
+			Search: []string{"lab.example", "example"}, MTU: 1400, Lease: time.Hour},
+		Networks: []Network{{Name: "lab", Interface: "eth1", Options: Options{Routers: addrs("10.99.0.254")},
+			Subnets: []Subnet{{
+				Prefix: netip.MustParsePrefix("10.99.0.0/24"), Pools: []lease.Range{{First: netip.MustParseAddr("10.99.0.100"),
+					Last: netip.MustParseAddr("10.99.0.199")}},
+				Options: Options{Routes: []Route{{netip.MustParsePrefix("192.168.0.0/16"), netip.MustParseAddr("10.99.0.2")}}}}}}},
 	}
 }
 

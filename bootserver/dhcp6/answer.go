@@ -24,7 +24,8 @@ type Settings struct {
 
 // Answer makes the answer of a type to a message, with the options for the client's
 // addresses before the others.
-func Answer(m *dhcpv6.Message, t dhcpv6.MessageType, server []byte, c client.Client, n Settings, addresses ...dhcpv6.Option) *dhcpv6.Message {
+func Answer(m *dhcpv6.Message, t dhcpv6.MessageType, server []byte, c client.Client, n Settings,
+	addresses ...dhcpv6.Option) *dhcpv6.Message {
 	a := &dhcpv6.Message{MessageType: t, TransactionID: m.TransactionID}
 	if id := m.GetOneOption(dhcpv6.OptionClientID); id != nil {
 		a.AddOption(id)
@@ -138,8 +139,10 @@ const maxMessage = 1280 - 40 - 8 - 34 - 64
 
 // fit leaves out options that a client can do without if an answer is too large.
 func (w writer) fit() {
-	keep := []dhcpv6.OptionCode{dhcpv6.OptionClientID, dhcpv6.OptionServerID, dhcpv6.OptionIANA, dhcpv6.OptionIATA, dhcpv6.OptionIAPD, dhcpv6.OptionStatusCode,
-		dhcpv6.OptionDNSRecursiveNameServer, dhcpv6.OptionVendorClass, dhcpv6.OptionBootfileParam, dhcpv6.OptionBootfileURL, dhcpv6.OptionPreference, dhcpv6.OptionRapidCommit}
+	keep := []dhcpv6.OptionCode{dhcpv6.OptionClientID, dhcpv6.OptionServerID, dhcpv6.OptionIANA, dhcpv6.OptionIATA,
+		dhcpv6.OptionIAPD, dhcpv6.OptionStatusCode,
+		dhcpv6.OptionDNSRecursiveNameServer, dhcpv6.OptionVendorClass, dhcpv6.OptionBootfileParam, dhcpv6.OptionBootfileURL,
+		dhcpv6.OptionPreference, dhcpv6.OptionRapidCommit}
 	for len(w.a.ToBytes()) > maxMessage {
 		i := slices.IndexFunc(w.a.Options.Options, func(o dhcpv6.Option) bool { return !slices.Contains(keep, o.Code()) })
 		if i < 0 {

@@ -75,7 +75,7 @@ func (r *request) eachAssociation(f func(association) (dhcpv6.Option, error)) ([
 
 // offer answers a Solicit: with an address that is kept for the client.
 func (r *request) offer(ia association) (dhcpv6.Option, error) {
-	ip, _, err := r.Book.Choose(r.Ask(ia.first()), r.Now)
+	ip, _, err := r.Book.Choose(r.LeaseRequest(ia.first()), r.Now)
 	if errors.Is(err, lease.ErrPoolFull) {
 		return r.poolFull(ia, err), nil
 	}
@@ -99,9 +99,9 @@ func (r *request) lease(ia association) (dhcpv6.Option, error) {
 	if i := slices.IndexFunc(ia.addresses, func(ip netip.Addr) bool { return r.Network.Subnet(ip) == nil }); i >= 0 {
 		return refusedAssociation(ia.IaId, iana.StatusNotOnLink, ia.addresses[i].String()+" is not on this link"), nil
 	}
-	a := r.Ask(ia.first())
-	ip := a.Wish
-	if !ip.IsValid() || !r.Book.Standing(a, ip, r.Now).May {
+	a := r.LeaseRequest(ia.first())
+	ip := a.Requested
+	if !ip.IsValid() || !r.Book.Status(a, ip, r.Now).Allowed {
 		var err error
 		if ip, _, err = r.Book.Choose(a, r.Now); errors.Is(err, lease.ErrPoolFull) {
 			return r.poolFull(ia, err), nil
@@ -113,7 +113,7 @@ func (r *request) lease(ia association) (dhcpv6.Option, error) {
 }
 
 // take makes an address the client's; the lease is durable before it is acknowledged.
-func (r *request) take(ia association, a lease.Ask, ip netip.Addr) (dhcpv6.Option, error) {
+func (r *request) take(ia association, a lease.Request, ip netip.Addr) (dhcpv6.Option, error) {
 	options, _ := r.Options(ip)
 	valid := options.lease()
 	pending, ok := r.Book.Take(a, r.Lease(ip, valid, r.hostname()), r.Now)
@@ -131,14 +131,15 @@ func (r *request) take(ia association, a lease.Ask, ip netip.Addr) (dhcpv6.Optio
 // that the client may not use any more are returned with lifetimes of zero, beside the
 // one that it gets instead.
 func (r *request) extend(ia association, rebind bool) (dhcpv6.Option, error) {
-	a := r.Ask(ia.first())
-	st := r.Book.Standing(a, a.Wish, r.Now)
-	offLink := slices.DeleteFunc(slices.Clone(ia.addresses), func(ip netip.Addr) bool { return r.Network.Subnet(ip) != nil })
+	a := r.LeaseRequest(ia.first())
+	st := r.Book.Status(a, a.Requested, r.Now)
+	offLink := slices.DeleteFunc(slices.Clone(ia.addresses),
+		func(ip netip.Addr) bool { return r.Network.Subnet(ip) != nil })
 	switch {
-	case st.Has.IsValid() && st.Has == a.Wish && st.May:
-		o, err := r.take(ia, a, a.Wish)
+	case st.Current.IsValid() && st.Current == a.Requested && st.Allowed:
+		o, err := r.take(ia, a, a.Requested)
 		return r.withdraw(o, ia.addresses[1:]), err
-	case st.Has.IsValid(): // it has another address by now: a reservation, or it moved to another network
+	case st.Current.IsValid(): // it has another address by now: a reservation, or it moved to another network
 		o, err := r.lease(association{ia.OptIANA, nil})
 		return r.withdraw(o, ia.addresses), err
 	case !rebind: // it says that it has the addresses from this server
@@ -165,7 +166,8 @@ func (r *request) withdraw(o dhcpv6.Option, list []netip.Addr) dhcpv6.Option {
 
 // endAssociation ends what a client releases or declines. It refuses addresses that are
 // not the client's (RFC 8415 sections 18.3.7 and 18.3.8).
-func (r *request) endAssociation(ia association, end func(lease.Card, netip.Addr) (func() error, bool)) (dhcpv6.Option, error) {
+func (r *request) endAssociation(ia association, end func(lease.Card, netip.Addr) (func() error,
+	bool)) (dhcpv6.Option, error) {
 	known := true
 	for _, ip := range ia.addresses {
 		wait, ok := end(r.Card(), ip)

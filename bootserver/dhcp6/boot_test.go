@@ -39,15 +39,21 @@ func rows() []row {
 	firmware := func(a iana.Arch, class string) *dhcpv6.Message {
 		return message(dhcpv6.MessageTypeSolicit, uuid, append(arch(a, class), na())...)
 	}
-	ipxe := message(dhcpv6.MessageTypeSolicit, network, append(arch(iana.EFI_X86_64, "PXEClient:Arch:00007:UNDI:003010"), na(), &dhcpv6.OptUserClass{UserClasses: [][]byte{[]byte("iPXE")}})...)
-	init := message(dhcpv6.MessageTypeInformationRequest, llOf(testMAC), &dhcpv6.OptUserClass{UserClasses: [][]byte{[]byte(client.InitClass)}}, wants(dhcpv6.OptionBootfileURL))
+	ipxe := message(dhcpv6.MessageTypeSolicit, network, append(arch(iana.EFI_X86_64, "PXEClient:Arch:00007:UNDI:003010"),
+		na(), &dhcpv6.OptUserClass{UserClasses: [][]byte{[]byte("iPXE")}})...)
+	init := message(dhcpv6.MessageTypeInformationRequest, llOf(testMAC),
+		&dhcpv6.OptUserClass{UserClasses: [][]byte{[]byte(client.InitClass)}}, wants(dhcpv6.OptionBootfileURL))
 	return []row{
-		{"v6-uefi", firmware(iana.EFI_X86_64, "PXEClient:Arch:00007:UNDI:003016"), client.Firmware, ingot.FirmwareUEFIx64, false},
-		{"v6-uefi-http", firmware(iana.EFI_X86_64_HTTP, "HTTPClient:Arch:00016:UNDI:003016"), client.Firmware, ingot.FirmwareUEFIx64HTTP, false},
-		{"v6-uefi-arm64", firmware(iana.EFI_ARM64, "PXEClient:Arch:00011:UNDI:003016"), client.Firmware, ingot.FirmwareUEFIarm64, false},
+		{"v6-uefi", firmware(iana.EFI_X86_64, "PXEClient:Arch:00007:UNDI:003016"), client.Firmware,
+			ingot.FirmwareUEFIx64, false},
+		{"v6-uefi-http", firmware(iana.EFI_X86_64_HTTP, "HTTPClient:Arch:00016:UNDI:003016"), client.Firmware,
+			ingot.FirmwareUEFIx64HTTP, false},
+		{"v6-uefi-arm64", firmware(iana.EFI_ARM64, "PXEClient:Arch:00011:UNDI:003016"), client.Firmware,
+			ingot.FirmwareUEFIarm64, false},
 		{"v6-ipxe", ipxe, client.Firmware, ingot.FirmwareUEFIx64, true},
 		{"v6-ingot-init", init, client.Init, ingot.FirmwareUnknown, false},
-		{"v6-system", message(dhcpv6.MessageTypeSolicit, llOf(testMAC), na(), wants(dhcpv6.OptionDNSRecursiveNameServer)), client.System, ingot.FirmwareUnknown, false},
+		{"v6-system", message(dhcpv6.MessageTypeSolicit, llOf(testMAC), na(), wants(dhcpv6.OptionDNSRecursiveNameServer)),
+			client.System, ingot.FirmwareUnknown, false},
 	}
 }
 
@@ -82,7 +88,8 @@ func toBootServer(m *dhcpv6.Message) Packet {
 			q.AddOption(o)
 		}
 	}
-	return Packet{Interface: "eth0", Port: client.PortPXE, Message: q, From: netip.MustParseAddrPort("[fd00:99::77]:4011"), To: testServer}
+	return Packet{Interface: "eth0", Port: client.PortPXE, Message: q,
+		From: netip.MustParseAddrPort("[fd00:99::77]:4011"), To: testServer}
 }
 
 // takes makes of a client's Solicit the Request that takes an offer (RFC 8415
@@ -103,7 +110,8 @@ func dump(what string, r *Reply) string {
 	if r == nil {
 		return what + ": silence\n"
 	}
-	return fmt.Sprintf("%s: to %s\n%s\n%s", what, r.To, strings.TrimSpace(r.Message.Summary()), hex.Dump(r.Message.ToBytes()))
+	return fmt.Sprintf("%s: to %s\n%s\n%s", what, r.To, strings.TrimSpace(r.Message.Summary()),
+		hex.Dump(r.Message.ToBytes()))
 }
 
 // TestGoldenPackets keeps every byte of what each kind of client asks and gets:
@@ -112,7 +120,7 @@ func dump(what string, r *Reply) string {
 // evidence of a row of docs/HARDWARE.md.
 func TestGoldenPackets(t *testing.T) {
 	now := time.Unix(1000, 0)
-	server := func(mode Mode) *Server { return serverOf(t, withMode(mode), remembers(), scripted{}, &now) }
+	server := func(mode Mode) *Server { return serverOf(t, withMode(mode), newMemory(), scripted{}, &now) }
 	answer := func(s *Server, p Packet) *Reply {
 		r, err := s.Handle(p)
 		if err != nil {
@@ -133,11 +141,13 @@ func TestGoldenPackets(t *testing.T) {
 			got += "\ntakes the full server's offer\n" + show(q) + dump("\nfull", reply)
 			want, _ := given(offer.Message.(*dhcpv6.Message))
 			m := reply.Message.(*dhcpv6.Message)
-			if ip, _ := given(m); m.MessageType != dhcpv6.MessageTypeReply || ip != want || m.Options.BootFileURL() != offer.Message.(*dhcpv6.Message).Options.BootFileURL() {
+			if ip, _ := given(m); m.MessageType != dhcpv6.MessageTypeReply || ip != want ||
+				m.Options.BootFileURL() != offer.Message.(*dhcpv6.Message).Options.BootFileURL() {
 				t.Errorf("%s: the offer is followed by\n%s", r.name, m.Summary())
 			}
 		}
-		got += dump("\nboot", answer(server(Boot), multicast(r.packet, testMAC))) + dump("\nboot, port 4011", answer(server(Boot), toBootServer(r.packet)))
+		got += dump("\nboot", answer(server(Boot), multicast(r.packet, testMAC))) + dump("\nboot, port 4011",
+			answer(server(Boot), toBootServer(r.packet)))
 		path := filepath.Join("testdata", r.name+".txt")
 		if *update {
 			if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
@@ -158,7 +168,7 @@ func TestGoldenPackets(t *testing.T) {
 func TestMusts(t *testing.T) {
 	now := time.Unix(1000, 0)
 	for _, mode := range []Mode{Full, Boot} {
-		s := serverOf(t, withMode(mode), remembers(), scripted{}, &now)
+		s := serverOf(t, withMode(mode), newMemory(), scripted{}, &now)
 		for _, r := range rows() {
 			m := answerOf(t, s, multicast(r.packet, testMAC))
 			if m == nil {
@@ -174,10 +184,13 @@ func TestMusts(t *testing.T) {
 				t.Errorf("%s: an address is lent beside another server", r.name)
 			case r.kind == client.System && url != "":
 				t.Errorf("%s, %s: a system is told to boot %q", mode, r.name, url)
-			case strings.HasSuffix(r.name, "http") && (class != "HTTPClient" || !strings.HasPrefix(url, "http://[fd00:99::1]/") || !strings.HasSuffix(url, "/uki.efi")):
+			case strings.HasSuffix(r.name, "http") && (class != "HTTPClient" ||
+				!strings.HasPrefix(url, "http://[fd00:99::1]/") || !strings.HasSuffix(url, "/uki.efi")):
 				t.Errorf("%s, %s: class %q, URL %q; want HTTPClient and the UKI's", mode, r.name, class, url)
-			case r.fw == ingot.FirmwareUEFIx64 && !r.ipxe && (url != "tftp://[fd00:99::1]/snponly.efi" || m.Options.BootFileParam()[0] != "556" || (class == "PXEClient") != (mode == Boot)):
-				t.Errorf("%s, %s: class %q, URL %q, params %q; want the loader, its size in blocks, and PXEClient where no address is given", mode, r.name, class, url, m.Options.BootFileParam())
+			case r.fw == ingot.FirmwareUEFIx64 && !r.ipxe && (url != "tftp://[fd00:99::1]/snponly.efi" ||
+				m.Options.BootFileParam()[0] != "556" || (class == "PXEClient") != (mode == Boot)):
+				t.Errorf("%s, %s: class %q, URL %q, params %q; want the loader, its size in blocks, and PXEClient where no "+
+					"address is given", mode, r.name, class, url, m.Options.BootFileParam())
 			}
 			if url != "" {
 				if last := m.Options.Options[len(m.Options.Options)-1]; last.Code() != dhcpv6.OptionBootfileURL {
@@ -194,14 +207,19 @@ func TestGroups(t *testing.T) {
 	now := time.Unix(1000, 0)
 	dns := func(a string) []netip.Addr { return []netip.Addr{netip.MustParseAddr(a)} }
 	c := testConfig()
-	c.Options.DNS, c.Options.Search, c.Options.Extra = dns("fd00:99::53"), []string{"far.example"}, []Option{{Code: 223, Text: "all"}}
+	c.Options.DNS, c.Options.Search, c.Options.Extra = dns("fd00:99::53"), []string{"far.example"},
+		[]Option{{Code: 223, Text: "all"}}
 	c.Groups = []Group{
-		{Name: "all uefi", Match: client.Match{Firmware: []ingot.Firmware{ingot.FirmwareUEFIx64}}, Options: Options{Loaders: []string{"ipxe.efi"}, DNS: dns("fd00:99::54"), Lease: 2 * time.Hour}},
-		{Name: "maker", Match: client.Match{MACs: []string{"52:54:00:12"}, Classes: []string{"PXEClient"}}, Options: Options{Loaders: []string{"snponly.efi"}, Extra: []Option{{Code: 223, Text: "maker"}}}},
-		{Name: "elsewhere", Match: client.Match{Networks: []string{"lab"}, Names: []string{"db1"}}, Options: Options{Search: []string{"db.example"}}},
+		{Name: "all uefi", Match: client.Match{Firmware: []ingot.Firmware{ingot.FirmwareUEFIx64}},
+			Options: Options{Loaders: []string{"ipxe.efi"}, DNS: dns("fd00:99::54"), Lease: 2 * time.Hour}},
+		{Name: "maker", Match: client.Match{MACs: []string{"52:54:00:12"}, Classes: []string{"PXEClient"}},
+			Options: Options{Loaders: []string{"snponly.efi"}, Extra: []Option{{Code: 223, Text: "maker"}}}},
+		{Name: "elsewhere", Match: client.Match{Networks: []string{"lab"}, Names: []string{"db1"}},
+			Options: Options{Search: []string{"db.example"}}},
 	}
-	c.Machines = []Machine{{MAC: cardMAC(2).String(), Options: Options{Loaders: []string{"own.efi"}, Params: []string{"quiet"}, DNS: []netip.Addr{}, Extra: []Option{{Code: 223, Text: "own"}}, Lease: 4 * time.Hour}}}
-	s := serverOf(t, c, remembers(), scripted{cardMAC(3).String(): {ID: "m-3", Name: "db1", Approved: true}}, &now)
+	c.Machines = []Machine{{MAC: cardMAC(2).String(), Options: Options{Loaders: []string{"own.efi"},
+		Params: []string{"quiet"}, DNS: []netip.Addr{}, Extra: []Option{{Code: 223, Text: "own"}}, Lease: 4 * time.Hour}}}
+	s := serverOf(t, c, newMemory(), scripted{cardMAC(3).String(): {ID: "m-3", Name: "db1", Approved: true}}, &now)
 	for _, w := range []struct {
 		mac                                  net.HardwareAddr
 		loader, params, dns, search, special string
@@ -213,7 +231,8 @@ func TestGroups(t *testing.T) {
 		{cardMAC(3), "snponly.efi", "[556]", "[fd00:99::54]", "[db.example]", "maker", 2 * time.Hour},
 	} {
 		options := append(arch(iana.EFI_X86_64, "PXEClient:Arch:00007:UNDI:003016"), us(), na())
-		options = append(options, wants(dhcpv6.OptionBootfileURL, dhcpv6.OptionBootfileParam, dhcpv6.OptionDNSRecursiveNameServer, dhcpv6.OptionDomainSearchList, 223))
+		options = append(options, wants(dhcpv6.OptionBootfileURL, dhcpv6.OptionBootfileParam,
+			dhcpv6.OptionDNSRecursiveNameServer, dhcpv6.OptionDomainSearchList, 223))
 		m := answerOf(t, s, multicast(message(dhcpv6.MessageTypeRequest, llOf(w.mac), options...), w.mac))
 		o := m.Options
 		special := ""
@@ -224,7 +243,8 @@ func TestGroups(t *testing.T) {
 		if l := o.DomainSearchList(); l != nil {
 			search = fmt.Sprint(l.Labels)
 		}
-		if o.BootFileURL() != "tftp://[fd00:99::1]/"+w.loader || fmt.Sprint(o.BootFileParam()) != w.params || fmt.Sprint(o.DNS()) != w.dns || search != w.search || special != w.special ||
+		if o.BootFileURL() != "tftp://[fd00:99::1]/"+w.loader || fmt.Sprint(o.BootFileParam()) != w.params ||
+			fmt.Sprint(o.DNS()) != w.dns || search != w.search || special != w.special ||
 			o.OneIANA().Options.OneAddress().ValidLifetime != w.lease {
 			t.Errorf("%s gets\n%s\nwant %+v", w.mac, m.Summary(), w)
 		}
@@ -238,10 +258,11 @@ func TestRelays(t *testing.T) {
 	c := testConfig()
 	c.Networks = append(c.Networks, Network{Name: "far", Subnets: []Subnet{{Prefix: netip.MustParsePrefix("fd00:7::/64"),
 		Pools: testRangeOf("fd00:7::100", "fd00:7::1ff")}}})
-	b := remembers()
+	b := newMemory()
 	s := serverOf(t, c, b, scripted{}, &now)
 	forward := func(inner dhcpv6.DHCPv6, link, peer string, hops uint8, options ...option) *dhcpv6.RelayMessage {
-		r := &dhcpv6.RelayMessage{MessageType: dhcpv6.MessageTypeRelayForward, HopCount: hops, LinkAddr: net.ParseIP(link), PeerAddr: net.ParseIP(peer)}
+		r := &dhcpv6.RelayMessage{MessageType: dhcpv6.MessageTypeRelayForward, HopCount: hops, LinkAddr: net.ParseIP(link),
+			PeerAddr: net.ParseIP(peer)}
 		for _, o := range options {
 			r.AddOption(o)
 		}
@@ -250,10 +271,12 @@ func TestRelays(t *testing.T) {
 	}
 	// A switch that knows no address of the link, behind a router, behind another.
 	request := asks(dhcpv6.MessageTypeRequest, 3, append(arch(iana.EFI_X86_64, "PXEClient:Arch:00007"), us(), na())...)
-	ldra := forward(request, "::", linkLocal(cardMAC(3)).String(), 0, dhcpv6.OptInterfaceID([]byte("swp7")), &dhcpv6.OptRemoteID{EnterpriseNumber: 9, RemoteID: []byte("leaf1")})
+	ldra := forward(request, "::", linkLocal(cardMAC(3)).String(), 0, dhcpv6.OptInterfaceID([]byte("swp7")),
+		&dhcpv6.OptRemoteID{EnterpriseNumber: 9, RemoteID: []byte("leaf1")})
 	router := forward(ldra, "fd00:7::1", "fe80::7", 1, dhcpv6.OptInterfaceID([]byte{0, 5}))
 	core := forward(router, "::", "fd00:7::1", 2, dhcpv6.OptRelayPort(10547))
-	r, err := s.Handle(Packet{Interface: "eth0", Port: PortServer, From: netip.MustParseAddrPort("[fd00:99::fe]:10547"), To: testServer, Message: core})
+	r, err := s.Handle(Packet{Interface: "eth0", Port: PortServer, From: netip.MustParseAddrPort("[fd00:99::fe]:10547"),
+		To: testServer, Message: core})
 	if err != nil || r == nil {
 		t.Fatalf("Handle = %v, %v", r, err)
 	}
@@ -264,7 +287,8 @@ func TestRelays(t *testing.T) {
 	p := r.Message
 	for i, want := range chain {
 		got, ok := p.(*dhcpv6.RelayMessage)
-		if !ok || got.MessageType != dhcpv6.MessageTypeRelayReply || got.HopCount != want.HopCount || !got.LinkAddr.Equal(want.LinkAddr) || !got.PeerAddr.Equal(want.PeerAddr) ||
+		if !ok || got.MessageType != dhcpv6.MessageTypeRelayReply || got.HopCount != want.HopCount ||
+			!got.LinkAddr.Equal(want.LinkAddr) || !got.PeerAddr.Equal(want.PeerAddr) ||
 			!bytes.Equal(got.Options.InterfaceID(), want.Options.InterfaceID()) {
 			t.Fatalf("relay %d gets\n%s\nfor\n%s", i, p.Summary(), want.Summary())
 		}
@@ -279,7 +303,8 @@ func TestRelays(t *testing.T) {
 		t.Errorf("the lease is of %q at %q", l.MAC, l.Port)
 	}
 	unknown := forward(request, "fd00:8::1", "fe80::8", 0)
-	if r, err := s.Handle(Packet{Interface: "eth0", Port: PortServer, From: netip.MustParseAddrPort("[fd00:99::fe]:547"), To: testServer, Message: unknown}); r != nil || err != nil {
+	if r, err := s.Handle(Packet{Interface: "eth0", Port: PortServer, From: netip.MustParseAddrPort("[fd00:99::fe]:547"),
+		To: testServer, Message: unknown}); r != nil || err != nil {
 		t.Errorf("a relay of no network is answered: %v, %v", r, err)
 	}
 	if w := s.Observations().Warnings; len(w) != 1 || !strings.Contains(w[0].Text, "fd00:8::1") {
@@ -291,9 +316,10 @@ func TestRelays(t *testing.T) {
 // offered is free again.
 func TestOtherServers(t *testing.T) {
 	now := time.Unix(1000, 0)
-	s := newServer(t, remembers(), &now)
+	s := newServer(t, newMemory(), &now)
 	say(t, s, 1, asks(dhcpv6.MessageTypeSolicit, 1, na()))
-	say(t, s, 1, asks(dhcpv6.MessageTypeRequest, 1, raw(dhcpv6.OptionServerID, []byte{0, 3, 0, 1, 2, 0, 0, 0, 0, 9}), na("fd00:99::9")))
+	say(t, s, 1, asks(dhcpv6.MessageTypeRequest, 1, raw(dhcpv6.OptionServerID, []byte{0, 3, 0, 1, 2, 0, 0, 0, 0, 9}),
+		na("fd00:99::9")))
 	h := s.Observations()
 	if len(h.Servers) != 1 || h.Servers[0].DUID != "00030001020000000009" || len(h.Warnings) != 1 {
 		t.Errorf("heard %+v; want the other server and a warning", h)
@@ -303,14 +329,14 @@ func TestOtherServers(t *testing.T) {
 // TestObserve: nothing is answered, and what would be is noted.
 func TestObserve(t *testing.T) {
 	now := time.Unix(1000, 0)
-	b := remembers()
+	b := newMemory()
 	s := serverOf(t, withMode(Observe), b, scripted{}, &now)
 	for _, r := range rows() {
 		if m := answerOf(t, s, multicast(r.packet, testMAC)); m != nil {
 			t.Errorf("%s is answered", r.name)
 		}
 	}
-	lendTo(t, s, 9)
+	leaseTo(t, s, 9)
 	a := s.Observations().Clients
 	if len(a) != 2 || len(b.leases) != 0 || !strings.Contains(a[0].WouldAnswer, "fd00:99::100") {
 		t.Errorf("heard %+v, lent %v; want two askers, and what they would get", a, b.leases)
@@ -323,9 +349,10 @@ func TestKnown(t *testing.T) {
 	for _, mode := range []Mode{Full, Boot} {
 		c := withMode(mode)
 		c.Interfaces[0].Known = true
-		s := serverOf(t, c, remembers(), scripted{cardMAC(2).String(): {ID: "m-2", Approved: true}}, &now)
+		s := serverOf(t, c, newMemory(), scripted{cardMAC(2).String(): {ID: "m-2", Approved: true}}, &now)
 		for i, want := range map[byte]bool{1: false, 2: true} {
-			m := message(dhcpv6.MessageTypeSolicit, llOf(cardMAC(i)), append(arch(iana.EFI_X86_64, "PXEClient:Arch:00007"), na())...)
+			m := message(dhcpv6.MessageTypeSolicit, llOf(cardMAC(i)),
+				append(arch(iana.EFI_X86_64, "PXEClient:Arch:00007"), na())...)
 			if got := answerOf(t, s, multicast(m, cardMAC(i))) != nil; got != want {
 				t.Errorf("%s: card %d is answered: %v; want %v", mode, i, got, want)
 			}
@@ -348,7 +375,8 @@ func TestHardwareTable(t *testing.T) {
 		}
 	}
 	for _, line := range strings.Split(string(b), "\n") {
-		if name, _, ok := strings.Cut(strings.TrimPrefix(line, "| `"), "` | "); ok && strings.HasPrefix(line, "| `v6-") && !known[name] {
+		name, _, ok := strings.Cut(strings.TrimPrefix(line, "| `"), "` | ")
+		if ok && strings.HasPrefix(line, "| `v6-") && !known[name] {
 			t.Errorf("the row %q of docs/HARDWARE.md has no packets", name)
 		}
 	}
@@ -357,12 +385,14 @@ func TestHardwareTable(t *testing.T) {
 func FuzzHandle(f *testing.F) {
 	for _, r := range rows() {
 		f.Add(r.packet.ToBytes())
-		wrapped := &dhcpv6.RelayMessage{MessageType: dhcpv6.MessageTypeRelayForward, LinkAddr: net.ParseIP("fd00:99::1"), PeerAddr: net.ParseIP("fe80::1")}
+		wrapped := &dhcpv6.RelayMessage{MessageType: dhcpv6.MessageTypeRelayForward,
+			LinkAddr: net.ParseIP("fd00:99::1"), PeerAddr: net.ParseIP("fe80::1")}
 		wrapped.AddOption(dhcpv6.OptInterfaceID([]byte("swp1")))
 		wrapped.AddOption(dhcpv6.OptRelayMessage(r.packet))
 		f.Add(wrapped.ToBytes())
 	}
-	for _, kind := range []dhcpv6.MessageType{dhcpv6.MessageTypeRequest, dhcpv6.MessageTypeRenew, dhcpv6.MessageTypeRelease, dhcpv6.MessageTypeDecline} {
+	for _, kind := range []dhcpv6.MessageType{dhcpv6.MessageTypeRequest, dhcpv6.MessageTypeRenew,
+		dhcpv6.MessageTypeRelease, dhcpv6.MessageTypeDecline} {
 		f.Add(asks(kind, 1, us(), na("fd00:99::100")).ToBytes())
 	}
 	f.Add(asks(dhcpv6.MessageTypeRebind, 1, na("fd00:98::100")).ToBytes())
@@ -370,7 +400,7 @@ func FuzzHandle(f *testing.F) {
 	now := time.Unix(1000, 0)
 	modes := map[Mode]*Server{}
 	for _, mode := range []Mode{Full, Boot, Observe} {
-		modes[mode] = serverOf(f, withMode(mode), remembers(), scripted{}, &now)
+		modes[mode] = serverOf(f, withMode(mode), newMemory(), scripted{}, &now)
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if len(b) > maxPacket {
@@ -382,7 +412,8 @@ func FuzzHandle(f *testing.F) {
 				if err != nil {
 					return
 				}
-				r, err := s.Handle(Packet{Interface: "eth0", Port: port, Message: p, From: netip.AddrPortFrom(linkLocal(testMAC), PortClient), To: allServersAndRelays})
+				r, err := s.Handle(Packet{Interface: "eth0", Port: port, Message: p,
+					From: netip.AddrPortFrom(linkLocal(testMAC), PortClient), To: allServersAndRelays})
 				if err != nil || r == nil {
 					continue
 				}

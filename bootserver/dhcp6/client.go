@@ -1,18 +1,17 @@
-// Package dhcp6 answers DHCPv6 (RFC 8415) for the boot server. Each interface
-// has a mode: full lends addresses and says what to boot, boot stands beside a
-// network that has its addresses from router advertisements or another server,
-// observe only listens. Router advertisements are the network's own: without
-// them no machine has a prefix or a way out, and ingot sends none.
+// Package dhcp6 answers DHCPv6 (RFC 8415) for the boot server. Each interface has a mode:
+// full assigns addresses and offers what to boot, boot only offers what to boot on a
+// network that has its addresses from router advertisements or another server, observe
+// only listens. ingot sends no router advertisements: without those of a router no machine
+// has a prefix or a default route.
 //
-// client.go says what sent a packet, site.go where it is (package network),
-// bind.go which address it gets (package lease), handle.go what is answered,
-// answer.go in which options. What decides about machines is the same as for
-// IPv4: a machine is known by its card and its UUID, whatever identifier (DUID)
-// its firmware, loader and system send.
+// client.go reads what sent a packet, relay.go where the client is, request.go decides
+// what is answered, association.go which addresses, answer.go encodes it. As in IPv4 a
+// machine is identified by its card and its UUID, whatever identifier (DUID) its
+// firmware, loader and system send.
 //
-// Left out: temporary addresses (IA_TA) and prefixes (IA_PD), which are refused
-// by their status; more than one address for a card; reconfiguration;
-// authentication; Server Unicast, so that every client asks by multicast.
+// Left out: temporary addresses (IA_TA) and prefixes (IA_PD), which are refused by their
+// status; more than one address for a card; reconfiguration; authentication; Server
+// Unicast, so that every client sends by multicast.
 package dhcp6
 
 import (
@@ -36,8 +35,8 @@ type Client struct {
 	DUID []byte
 }
 
-// intel is the enterprise number under which PXE's vendor classes are
-// registered (UEFI 2.10 section 24.3.3; RFC 8415 section 21.16).
+// intel is the enterprise number under which PXE's vendor classes are registered
+// (UEFI 2.10 section 24.3.3; RFC 8415 section 21.16).
 const intel = 343
 
 // Parse reads what a message says about its sender. from is the sender's own address

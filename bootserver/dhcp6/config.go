@@ -66,10 +66,11 @@ type Machine struct {
 // Options are what clients get besides an address. A nil list or zero value is
 // inherited, an empty list means none.
 type Options struct {
-	DNS    []netip.Addr  `yaml:"dns,omitempty" json:"dns,omitempty"`       // option 23, RFC 3646
-	Search []string      `yaml:"search,omitempty" json:"search,omitempty"` // 24
-	NTP    []netip.Addr  `yaml:"ntp,omitempty" json:"ntp,omitempty"`       // 56, RFC 5908, and 31
-	Lease  time.Duration `yaml:"lease,omitempty" json:"lease,omitempty"`   // valid lifetime; zero at all levels: network.DefaultLease
+	DNS    []netip.Addr `yaml:"dns,omitempty" json:"dns,omitempty"`       // option 23, RFC 3646
+	Search []string     `yaml:"search,omitempty" json:"search,omitempty"` // 24
+	NTP    []netip.Addr `yaml:"ntp,omitempty" json:"ntp,omitempty"`       // 56, RFC 5908, and 31
+	// valid lifetime; zero at all levels: network.DefaultLease
+	Lease time.Duration `yaml:"lease,omitempty" json:"lease,omitempty"`
 	// Loaders are the files of the first stage to try, the next after one that
 	// stalled. None: by firmware, see client.DefaultLoaders.
 	Loaders []string `yaml:"loaders,omitempty" json:"loaders,omitempty"`
@@ -109,11 +110,15 @@ func (o Options) lease() time.Duration { return cmp.Or(o.Lease, network.DefaultL
 // reserved are the options that the protocol or another setting decides, and why
 // they cannot be set.
 var reserved = map[uint16]string{
-	1: "sent by clients only", 2: "set by the server", 3: "set by the client's lease", 4: "not supported", 5: "set by the client's lease",
-	6: "sent by clients only", 7: "set by `preference`", 8: "sent by clients only", 9: "set by relays", 11: "not supported",
-	12: "not supported", 13: "set by the server", 14: "set by `rapidCommit`", 15: "sent by clients only", 16: "sent by clients only",
+	1: "sent by clients only", 2: "set by the server", 3: "set by the client's lease", 4: "not supported",
+	5: "set by the client's lease",
+	6: "sent by clients only", 7: "set by `preference`", 8: "sent by clients only", 9: "set by relays",
+	11: "not supported",
+	12: "not supported", 13: "set by the server", 14: "set by `rapidCommit`", 15: "sent by clients only",
+	16: "sent by clients only",
 	18: "set by relays", 19: "not supported", 20: "not supported", 25: "not supported", 26: "not supported",
-	59: "decided by what the machine boots", 60: "set by `params`", 61: "sent by clients only", 62: "sent by clients only", 79: "set by relays",
+	59: "decided by what the machine boots", 60: "set by `params`", 61: "sent by clients only",
+	62: "sent by clients only", 79: "set by relays",
 }
 
 // Check implements network.Options.

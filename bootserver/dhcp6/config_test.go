@@ -57,7 +57,8 @@ func TestConfig(t *testing.T) {
 	if err := c.Check(); err != nil {
 		t.Fatal(err)
 	}
-	o := c.Options.Override(c.Networks[0].Options).Override(c.Networks[0].Subnets[0].Options).Override(c.Machines[0].Options)
+	o := c.Options.Override(c.Networks[0].Options).Override(c.Networks[0].Subnets[0].Options).Override(
+		c.Machines[0].Options)
 	if o.lease() != 30*time.Minute || len(o.Search) != 1 || o.DNS == nil || len(o.DNS) != 0 || len(o.Extra) != 1 {
 		t.Errorf("options of the machine = %+v; want them inherited, and DNS switched off", o)
 	}
@@ -67,7 +68,9 @@ func TestConfig(t *testing.T) {
 // place and what to do.
 func TestConfigFaults(t *testing.T) {
 	for _, c := range []struct{ replace, by, want string }{
-		{"address: fd00:99::5", "address: fd00:99::1500", `machines[0] "52:54:00:12:00:01": the reserved address fd00:99::1500 is in the pool fd00:99::1000-fd00:99::1fff of network "rack1"`},
+		{"address: fd00:99::5", "address: fd00:99::1500",
+			`machines[0] "52:54:00:12:00:01": the reserved address fd00:99::1500 is in the pool ` +
+				`fd00:99::1000-fd00:99::1fff of network "rack1"`},
 		{"address: fd00:99::5", "address: 10.99.0.5", "write it under dhcp.machines"},
 		{"address: fd00:99::5", "address: fd00:98::5", "is in none of the networks"},
 		{"address: fd00:99::5", "address: \"fd00:99::\"", "the address of all routers"},
@@ -113,12 +116,15 @@ func TestSite(t *testing.T) {
 	for want, c := range map[string]Config{
 		"this host has no such interface":                             {Interfaces: []Interface{{Name: "eth7"}}},
 		"it has no IPv6 address that machines can reach; give it one": {Interfaces: []Interface{{Name: "bare"}}},
-		"too small":           {Interfaces: []Interface{{Name: "host"}}},
-		"is the server's own": {Interfaces: []Interface{{Name: "eth0"}}, Machines: []Machine{{Name: "a", Address: netip.MustParseAddr("fd00:99::1")}}},
-		"contains the server's own address": {Interfaces: []Interface{{Name: "eth0"}}, Networks: []Network{{Name: "n", Interface: "eth0", Subnets: []Subnet{{Prefix: netip.MustParsePrefix("fd00:99::/64"),
-			Pools: testRangeOf("fd00:99::1", "fd00:99::9")}}}}},
+		"too small": {Interfaces: []Interface{{Name: "host"}}},
+		"is the server's own": {Interfaces: []Interface{{Name: "eth0"}},
+			Machines: []Machine{{Name: "a", Address: netip.MustParseAddr("fd00:99::1")}}},
+		"contains the server's own address": {Interfaces: []Interface{{Name: "eth0"}},
+			Networks: []Network{{Name: "n", Interface: "eth0", Subnets: []Subnet{{Prefix: netip.MustParsePrefix("fd00:99::/64"),
+				Pools: testRangeOf("fd00:99::1", "fd00:99::9")}}}}},
 	} {
-		cards := map[string]network.Card{"eth0": testCards["eth0"], "bare": {}, "host": {Prefixes: []netip.Prefix{netip.MustParsePrefix("fd00:99::1/128")}}}
+		cards := map[string]network.Card{"eth0": testCards["eth0"], "bare": {},
+			"host": {Prefixes: []netip.Prefix{netip.MustParsePrefix("fd00:99::1/128")}}}
 		if _, err := network.NewSite(c, cards); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%+v: %v; want %q", c, err, want)
 		}

@@ -39,7 +39,8 @@ func cardMAC(i byte) net.HardwareAddr { return net.HardwareAddr{0x52, 0x54, 0, 0
 
 // linkLocal is the address that a card makes of its MAC.
 func linkLocal(mac net.HardwareAddr) netip.Addr {
-	return netip.AddrFrom16([16]byte{0: 0xfe, 1: 0x80, 8: mac[0] ^ 2, 9: mac[1], 10: mac[2], 11: 0xff, 12: 0xfe, 13: mac[3], 14: mac[4], 15: mac[5]})
+	return netip.AddrFrom16([16]byte{0: 0xfe, 1: 0x80, 8: mac[0] ^ 2, 9: mac[1], 10: mac[2], 11: 0xff, 12: 0xfe,
+		13: mac[3], 14: mac[4], 15: mac[5]})
 }
 
 type option = dhcpv6.Option
@@ -78,13 +79,15 @@ func us() option { return raw(dhcpv6.OptionServerID, serverDUID) }
 func wants(codes ...dhcpv6.OptionCode) option { return dhcpv6.OptRequestedOption(codes...) }
 
 func arch(a iana.Arch, class string) []option {
-	return []option{dhcpv6.OptClientArchType(a), vendorClass(class), &dhcpv6.OptNetworkInterfaceID{Typ: 1, Major: 3, Minor: 16},
+	return []option{dhcpv6.OptClientArchType(a), vendorClass(class), &dhcpv6.OptNetworkInterfaceID{Typ: 1,
+		Major: 3, Minor: 16},
 		wants(dhcpv6.OptionBootfileURL, dhcpv6.OptionBootfileParam)}
 }
 
 // multicast is a message as it arrives from the attached link.
 func multicast(m *dhcpv6.Message, mac net.HardwareAddr) Packet {
-	return Packet{Interface: "eth0", Port: PortServer, Message: m, From: netip.AddrPortFrom(linkLocal(mac).WithZone("eth0"), PortClient), To: allServersAndRelays}
+	return Packet{Interface: "eth0", Port: PortServer, Message: m,
+		From: netip.AddrPortFrom(linkLocal(mac).WithZone("eth0"), PortClient), To: allServersAndRelays}
 }
 
 // memory keeps leases as the state does on disk.
@@ -93,7 +96,7 @@ type memory struct {
 	leases map[netip.Addr]fleet.Lease
 }
 
-func remembers(leases ...fleet.Lease) *memory {
+func newMemory(leases ...fleet.Lease) *memory {
 	m := &memory{leases: map[netip.Addr]fleet.Lease{}}
 	for _, l := range leases {
 		m.leases[l.Address] = l
@@ -148,16 +151,19 @@ func (scripted) Observe(c client.Sighting) (client.Boot, error) {
 
 func (s scripted) WouldAnswer(c client.Sighting) (client.Boot, error) { return s.Observe(c) }
 
-var testCards = map[string]network.Card{"eth0": {Index: 2, MAC: net.HardwareAddr{2, 0, 0, 0, 0, 1}, Prefixes: []netip.Prefix{netip.MustParsePrefix("fd00:99::1/64")}}}
+var testCards = map[string]network.Card{"eth0": {Index: 2, MAC: net.HardwareAddr{2, 0, 0, 0, 0, 1},
+	Prefixes: []netip.Prefix{netip.MustParsePrefix("fd00:99::1/64")}}}
 
 func testConfig() Config {
 	return Config{Interfaces: []Interface{{Name: "eth0"}}, Options: Options{Lease: time.Hour},
-		Networks: []Network{{Name: "lab", Interface: "eth0", Subnets: []Subnet{{Prefix: netip.MustParsePrefix("fd00:99::/64"), Pools: []lease.Range{testRange}}}}}}
+		Networks: []Network{{Name: "lab", Interface: "eth0",
+			Subnets: []Subnet{{Prefix: netip.MustParsePrefix("fd00:99::/64"), Pools: []lease.Range{testRange}}}}}}
 }
 
 func serverOf(t testing.TB, c Config, b lease.Store, fleet client.Booter, now *time.Time) *Server {
 	t.Helper()
-	s, err := New(c, testCards, [16]byte(serverDUID[2:]), network.Parts{Store: b, Booter: fleet, Now: func() time.Time { return *now }})
+	s, err := New(c, testCards, [16]byte(serverDUID[2:]), network.Parts{Store: b, Booter: fleet,
+		Now: func() time.Time { return *now }})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -229,7 +235,7 @@ func statusOf(m *dhcpv6.Message) iana.StatusCode {
 }
 
 // lendTo runs the four messages for a card.
-func lendTo(t testing.TB, s *Server, i byte) netip.Addr {
+func leaseTo(t testing.TB, s *Server, i byte) netip.Addr {
 	t.Helper()
 	a := say(t, s, i, asks(dhcpv6.MessageTypeSolicit, i, na()))
 	if a == nil {
@@ -245,35 +251,44 @@ func lendTo(t testing.TB, s *Server, i byte) netip.Addr {
 
 func TestFourMessages(t *testing.T) {
 	now := time.Unix(1000, 0)
-	b := remembers()
+	b := newMemory()
 	c := testConfig()
-	c.Options.DNS, c.Options.NTP, c.Options.Search = []netip.Addr{netip.MustParseAddr("fd00:99::53")}, []netip.Addr{netip.MustParseAddr("fd00:99::123")}, []string{"lab.example"}
+	c.Options.DNS, c.Options.NTP, c.Options.Search = []netip.Addr{netip.MustParseAddr("fd00:99::53")},
+		[]netip.Addr{netip.MustParseAddr("fd00:99::123")}, []string{"lab.example"}
 	c.Interfaces[0].Preference = 200
 	s := serverOf(t, c, b, scripted{}, &now)
-	offer := say(t, s, 1, asks(dhcpv6.MessageTypeSolicit, 1, na(), wants(dhcpv6.OptionDNSRecursiveNameServer, dhcpv6.OptionNTPServer, dhcpv6.OptionSNTPServerList)))
-	if offer.MessageType != dhcpv6.MessageTypeAdvertise || offer.TransactionID != (dhcpv6.TransactionID{1, 2, 3}) || offer.Options.Preference() != 200 ||
-		!bytes.Equal(offer.GetOneOption(dhcpv6.OptionServerID).ToBytes(), serverDUID) || !offer.Options.ClientID().Equal(llOf(cardMAC(1))) {
+	offer := say(t, s, 1, asks(dhcpv6.MessageTypeSolicit, 1, na(), wants(dhcpv6.OptionDNSRecursiveNameServer,
+		dhcpv6.OptionNTPServer, dhcpv6.OptionSNTPServerList)))
+	if offer.MessageType != dhcpv6.MessageTypeAdvertise || offer.TransactionID != (dhcpv6.TransactionID{1, 2, 3}) ||
+		offer.Options.Preference() != 200 ||
+		!bytes.Equal(offer.GetOneOption(dhcpv6.OptionServerID).ToBytes(), serverDUID) ||
+		!offer.Options.ClientID().Equal(llOf(cardMAC(1))) {
 		t.Errorf("the offer is\n%s", offer.Summary())
 	}
 	if len(b.leases) != 0 {
 		t.Error("an offer is stored as a lease")
 	}
-	ack := say(t, s, 1, asks(dhcpv6.MessageTypeRequest, 1, us(), offer.Options.OneIANA(), wants(dhcpv6.OptionDNSRecursiveNameServer, dhcpv6.OptionNTPServer, dhcpv6.OptionSNTPServerList)))
+	ack := say(t, s, 1, asks(dhcpv6.MessageTypeRequest, 1, us(), offer.Options.OneIANA(),
+		wants(dhcpv6.OptionDNSRecursiveNameServer, dhcpv6.OptionNTPServer, dhcpv6.OptionSNTPServerList)))
 	ia := ack.Options.OneIANA()
-	if ia == nil || ia.IaId != [4]byte{0, 0, 0, 7} || ia.T1 != 1125*time.Second || ia.T2 != 1800*time.Second || ia.Options.OneAddress() == nil {
+	if ia == nil || ia.IaId != [4]byte{0, 0, 0, 7} || ia.T1 != 1125*time.Second || ia.T2 != 1800*time.Second ||
+		ia.Options.OneAddress() == nil {
 		t.Fatalf("the reply is\n%s", ack.Summary())
 	}
-	if a := ia.Options.OneAddress(); a.IPv6Addr.String() != "fd00:99::100" || a.PreferredLifetime != 2250*time.Second || a.ValidLifetime != time.Hour {
+	if a := ia.Options.OneAddress(); a.IPv6Addr.String() != "fd00:99::100" || a.PreferredLifetime != 2250*time.Second ||
+		a.ValidLifetime != time.Hour {
 		t.Errorf("the address is %s", a)
 	}
-	if o := ack.Options; o.DNS()[0].String() != "fd00:99::53" || o.NTPServers()[0].String() != "fd00:99::123" || o.SNTP()[0].String() != "fd00:99::123" || o.DomainSearchList() != nil {
+	if o := ack.Options; o.DNS()[0].String() != "fd00:99::53" || o.NTPServers()[0].String() != "fd00:99::123" ||
+		o.SNTP()[0].String() != "fd00:99::123" || o.DomainSearchList() != nil {
 		t.Errorf("the options are\n%s; want the ones that were asked for", ack.Summary())
 	}
 	if l := b.leases[testRange.First]; l.MAC != cardMAC(1).String() || !l.Expires.Equal(now.Add(time.Hour)) {
 		t.Errorf("the lease is %+v", l)
 	}
 	// One that asks for nothing in particular is told all.
-	if all := say(t, s, 1, asks(dhcpv6.MessageTypeInformationRequest, 1)); all.Options.DomainSearchList() == nil || all.Options.DNS() == nil || all.Options.OneIANA() != nil {
+	if all := say(t, s, 1, asks(dhcpv6.MessageTypeInformationRequest, 1)); all.Options.DomainSearchList() == nil ||
+		all.Options.DNS() == nil || all.Options.OneIANA() != nil {
 		t.Errorf("the information is\n%s", all.Summary())
 	}
 }
@@ -282,9 +297,10 @@ func TestFourMessages(t *testing.T) {
 // they call themselves and their associations.
 func TestOneAddress(t *testing.T) {
 	now := time.Unix(1000, 0)
-	s := newServer(t, remembers(), &now)
-	first := lendTo(t, s, 1)
-	ids := []dhcpv6.DUID{&dhcpv6.DUIDUUID{UUID: [16]byte([]byte(smbiosUUID))}, &dhcpv6.DUIDEN{EnterpriseNumber: 43793, EnterpriseIdentifier: []byte("networkd")},
+	s := newServer(t, newMemory(), &now)
+	first := leaseTo(t, s, 1)
+	ids := []dhcpv6.DUID{&dhcpv6.DUIDUUID{UUID: [16]byte([]byte(smbiosUUID))}, &dhcpv6.DUIDEN{EnterpriseNumber: 43793,
+		EnterpriseIdentifier: []byte("networkd")},
 		&dhcpv6.DUIDLLT{HWType: iana.HWTypeEthernet, Time: 9, LinkLayerAddr: cardMAC(77)}}
 	for i, id := range ids {
 		ia := &dhcpv6.OptIANA{IaId: [4]byte{byte(i)}}
@@ -294,13 +310,15 @@ func TestOneAddress(t *testing.T) {
 		}
 	}
 	two := &dhcpv6.OptIANA{IaId: [4]byte{9}}
-	m := say(t, s, 1, asks(dhcpv6.MessageTypeRequest, 1, us(), na(first.String()), two, &dhcpv6.OptIATA{}, &dhcpv6.OptIAPD{}))
+	m := say(t, s, 1, asks(dhcpv6.MessageTypeRequest, 1, us(), na(first.String()), two, &dhcpv6.OptIATA{},
+		&dhcpv6.OptIAPD{}))
 	list := m.Options.IANA()
-	if len(list) != 2 || list[1].Options.Status().StatusCode != iana.StatusNoAddrsAvail || m.Options.OneIATA().Options.Status().StatusCode != iana.StatusNoAddrsAvail ||
+	if len(list) != 2 || list[1].Options.Status().StatusCode != iana.StatusNoAddrsAvail ||
+		m.Options.OneIATA().Options.Status().StatusCode != iana.StatusNoAddrsAvail ||
 		m.Options.OneIAPD().Options.Status().StatusCode != iana.StatusNoPrefixAvail {
 		t.Errorf("two associations, a temporary one and a prefix are answered with\n%s", m.Summary())
 	}
-	if other := lendTo(t, s, 2); other == first || !other.IsValid() {
+	if other := leaseTo(t, s, 2); other == first || !other.IsValid() {
 		t.Errorf("another card gets %s", other)
 	}
 }
@@ -319,13 +337,18 @@ func TestWhoIsIt(t *testing.T) {
 		mac   string
 		uuid  string
 	}{
-		{"its own address", message(dhcpv6.MessageTypeSolicit, llOf(cardMAC(9))), nil, "fe80::5054:ff:fe12:1", cardMAC(1).String(), ""},
-		{"the relay saw it", message(dhcpv6.MessageTypeSolicit, llOf(cardMAC(9))), []relay{seen}, "fe80::5054:ff:fe12:1", cardMAC(5).String(), ""},
-		{"the DUID", message(dhcpv6.MessageTypeSolicit, llOf(cardMAC(9))), nil, "fe80::1234:5678:9abc:def0", cardMAC(9).String(), ""},
+		{"its own address", message(dhcpv6.MessageTypeSolicit, llOf(cardMAC(9))), nil, "fe80::5054:ff:fe12:1",
+			cardMAC(1).String(), ""},
+		{"the relay saw it", message(dhcpv6.MessageTypeSolicit, llOf(cardMAC(9))), []relay{seen}, "fe80::5054:ff:fe12:1",
+			cardMAC(5).String(), ""},
+		{"the DUID", message(dhcpv6.MessageTypeSolicit, llOf(cardMAC(9))), nil, "fe80::1234:5678:9abc:def0",
+			cardMAC(9).String(), ""},
 		{"nothing but firmware's UUID", message(dhcpv6.MessageTypeSolicit, uuid, pxe...), nil, "fe80::1", "", houseUUID},
-		{"a loader's UUID is in network order", message(dhcpv6.MessageTypeSolicit, &dhcpv6.DUIDUUID{UUID: [16]byte{0xd1, 0xb2, 0xc3, 0xa4, 0, 0, 0x40, 0, 0x80, 0, 0x52, 0x54, 0, 0x12, 0, 1}},
+		{"a loader's UUID is in network order", message(dhcpv6.MessageTypeSolicit,
+			&dhcpv6.DUIDUUID{UUID: [16]byte{0xd1, 0xb2, 0xc3, 0xa4, 0, 0, 0x40, 0, 0x80, 0, 0x52, 0x54, 0, 0x12, 0, 1}},
 			append(pxe, &dhcpv6.OptUserClass{UserClasses: [][]byte{[]byte("iPXE")}})...), nil, "fe80::1", "", houseUUID},
-		{"no Ethernet", message(dhcpv6.MessageTypeSolicit, &dhcpv6.DUIDLL{HWType: iana.HWTypeInfiniband, LinkLayerAddr: make([]byte, 20)}), nil, "::", "", ""},
+		{"no Ethernet", message(dhcpv6.MessageTypeSolicit, &dhcpv6.DUIDLL{HWType: iana.HWTypeInfiniband,
+			LinkLayerAddr: make([]byte, 20)}), nil, "::", "", ""},
 	} {
 		got := Parse(w.m, w.chain, netip.MustParseAddr(w.from))
 		if got.MAC != w.mac || got.UUID != w.uuid {
@@ -364,26 +387,37 @@ func TestMessages(t *testing.T) {
 		{"solicit that names a server", asks(dhcpv6.MessageTypeSolicit, 2, us(), na()), nil, silence, "", ""},
 		{"solicit by unicast", asks(dhcpv6.MessageTypeSolicit, 2, na()), uni, silence, "", ""},
 		{"solicit without an identifier", message(dhcpv6.MessageTypeSolicit, nil, na()), nil, silence, "", ""},
-		{"request of what another has", asks(dhcpv6.MessageTypeRequest, 2, us(), na("fd00:99::100")), nil, 0, "fd00:99::101", ""},
-		{"request of another link's", asks(dhcpv6.MessageTypeRequest, 2, us(), na("fd00:98::100")), nil, iana.StatusNotOnLink, "", ""},
-		{"request of what no pool has", asks(dhcpv6.MessageTypeRequest, 2, us(), na("fd00:99::9")), nil, 0, "fd00:99::101", ""},
+		{"request of what another has", asks(dhcpv6.MessageTypeRequest, 2, us(), na("fd00:99::100")), nil, 0,
+			"fd00:99::101", ""},
+		{"request of another link's", asks(dhcpv6.MessageTypeRequest, 2, us(), na("fd00:98::100")), nil,
+			iana.StatusNotOnLink, "", ""},
+		{"request of what no pool has", asks(dhcpv6.MessageTypeRequest, 2, us(), na("fd00:99::9")), nil, 0,
+			"fd00:99::101", ""},
 		{"request of another server", asks(dhcpv6.MessageTypeRequest, 2, other, na("fd00:99::101")), nil, silence, "", ""},
 		{"request of no server", asks(dhcpv6.MessageTypeRequest, 2, na("fd00:99::101")), nil, silence, "", ""},
-		{"request by unicast", asks(dhcpv6.MessageTypeRequest, 2, us(), na("fd00:99::101")), uni, iana.StatusUseMulticast, "", ""},
+		{"request by unicast", asks(dhcpv6.MessageTypeRequest, 2, us(), na("fd00:99::101")), uni,
+			iana.StatusUseMulticast, "", ""},
 		{"renew of its own", asks(dhcpv6.MessageTypeRenew, 1, us(), na("fd00:99::100")), nil, 0, "fd00:99::100", ""},
-		{"renew of its own and one more", asks(dhcpv6.MessageTypeRenew, 1, us(), na("fd00:99::100", "fd00:99::77")), nil, 0, "fd00:99::100", "fd00:99::77"},
-		{"renew of another link's", asks(dhcpv6.MessageTypeRenew, 1, us(), na("fd00:98::1")), nil, 0, "fd00:99::100", "fd00:98::1"},
-		{"renew of who is unknown", asks(dhcpv6.MessageTypeRenew, 2, us(), na("fd00:99::101")), nil, iana.StatusNoBinding, "", ""},
+		{"renew of its own and one more", asks(dhcpv6.MessageTypeRenew, 1, us(), na("fd00:99::100", "fd00:99::77")), nil, 0,
+			"fd00:99::100", "fd00:99::77"},
+		{"renew of another link's", asks(dhcpv6.MessageTypeRenew, 1, us(), na("fd00:98::1")), nil, 0, "fd00:99::100",
+			"fd00:98::1"},
+		{"renew of who is unknown", asks(dhcpv6.MessageTypeRenew, 2, us(), na("fd00:99::101")), nil,
+			iana.StatusNoBinding, "", ""},
 		{"rebind of its own", asks(dhcpv6.MessageTypeRebind, 1, na("fd00:99::100")), nil, 0, "fd00:99::100", ""},
 		{"rebind of who is unknown", asks(dhcpv6.MessageTypeRebind, 2, na("fd00:99::101")), nil, silence, "", ""},
-		{"rebind of who is unknown, with another link's", asks(dhcpv6.MessageTypeRebind, 2, na("fd00:98::1")), nil, 0, "", "fd00:98::1"},
+		{"rebind of who is unknown, with another link's", asks(dhcpv6.MessageTypeRebind, 2, na("fd00:98::1")), nil, 0, "",
+			"fd00:98::1"},
 		{"confirm", asks(dhcpv6.MessageTypeConfirm, 2, na("fd00:99::55")), nil, 0, "", ""},
-		{"confirm of another link's", asks(dhcpv6.MessageTypeConfirm, 1, na("fd00:99::100", "fd00:98::1")), nil, iana.StatusNotOnLink, "", ""},
+		{"confirm of another link's", asks(dhcpv6.MessageTypeConfirm, 1, na("fd00:99::100", "fd00:98::1")), nil,
+			iana.StatusNotOnLink, "", ""},
 		{"confirm of nothing", asks(dhcpv6.MessageTypeConfirm, 1, na()), nil, silence, "", ""},
 		{"release of its own", asks(dhcpv6.MessageTypeRelease, 1, us(), na("fd00:99::100")), nil, 0, "", ""},
-		{"release of another's", asks(dhcpv6.MessageTypeRelease, 2, us(), na("fd00:99::100")), nil, iana.StatusNoBinding, "", ""},
+		{"release of another's", asks(dhcpv6.MessageTypeRelease, 2, us(), na("fd00:99::100")), nil,
+			iana.StatusNoBinding, "", ""},
 		{"decline of its own", asks(dhcpv6.MessageTypeDecline, 1, us(), na("fd00:99::100")), nil, 0, "", ""},
-		{"decline of another's", asks(dhcpv6.MessageTypeDecline, 2, us(), na("fd00:99::100")), nil, iana.StatusNoBinding, "", ""},
+		{"decline of another's", asks(dhcpv6.MessageTypeDecline, 2, us(), na("fd00:99::100")), nil,
+			iana.StatusNoBinding, "", ""},
 		{"information", message(dhcpv6.MessageTypeInformationRequest, nil), nil, 0, "", ""},
 		{"information with an association", asks(dhcpv6.MessageTypeInformationRequest, 1, na()), nil, silence, "", ""},
 		{"information of another server", asks(dhcpv6.MessageTypeInformationRequest, 1, other), nil, silence, "", ""},
@@ -393,8 +427,8 @@ func TestMessages(t *testing.T) {
 		{"a type of the future", asks(99, 1, us()), nil, silence, "", ""},
 	} {
 		now := time.Unix(1000, 0)
-		s := newServer(t, remembers(), &now)
-		lendTo(t, s, 1) // card 1 has fd00:99::100
+		s := newServer(t, newMemory(), &now)
+		leaseTo(t, s, 1) // card 1 has fd00:99::100
 		p := multicast(w.m, cardOf(w.m))
 		if w.change != nil {
 			p = w.change(p)
@@ -406,7 +440,8 @@ func TestMessages(t *testing.T) {
 			text = ip.String()
 		}
 		if statusOf(m) != w.status || text != w.ip || strings.Join(over, " ") != w.over {
-			t.Errorf("%s: status %d, address %q, over %v; want %d, %q, %q", w.what, statusOf(m), text, over, w.status, w.ip, w.over)
+			t.Errorf("%s: status %d, address %q, over %v; want %d, %q, %q", w.what, statusOf(m), text, over,
+				w.status, w.ip, w.over)
 		}
 	}
 }

@@ -19,7 +19,7 @@ import (
 // TestNoReplyWithoutDisk: what is not stored is not acknowledged.
 func TestNoReplyWithoutDisk(t *testing.T) {
 	now := time.Unix(1000, 0)
-	s := newServer(t, fullDisk{remembers()}, &now)
+	s := newServer(t, fullDisk{newMemory()}, &now)
 	for _, m := range []*dhcpv6.Message{asks(dhcpv6.MessageTypeRequest, 1, us(), na("fd00:99::100"))} {
 		if r, err := s.Handle(multicast(m, cardMAC(1))); r != nil || err == nil {
 			t.Errorf("Handle = %v, %v with a full disk; want an error and no Reply", r, err)
@@ -30,21 +30,22 @@ func TestNoReplyWithoutDisk(t *testing.T) {
 // TestRestart: leases outlive the server, released and declined ones as such.
 func TestRestart(t *testing.T) {
 	now := time.Unix(1000, 0)
-	b := remembers()
+	b := newMemory()
 	s := newServer(t, b, &now)
 	for i := range byte(3) {
-		lendTo(t, s, i+1)
+		leaseTo(t, s, i+1)
 	}
 	say(t, s, 2, asks(dhcpv6.MessageTypeRelease, 2, us(), na("fd00:99::101")))
 	say(t, s, 3, asks(dhcpv6.MessageTypeDecline, 3, us(), na("fd00:99::102")))
 	s = newServer(t, b, &now)
-	if ip, _ := given(say(t, s, 1, asks(dhcpv6.MessageTypeRenew, 1, us(), na("fd00:99::100")))); ip.String() != "fd00:99::100" {
+	if ip, _ := given(say(t, s, 1, asks(dhcpv6.MessageTypeRenew, 1, us(),
+		na("fd00:99::100")))); ip.String() != "fd00:99::100" {
 		t.Errorf("card 1 renews as %s after a restart", ip)
 	}
-	if ip := lendTo(t, s, 3); ip.String() == "fd00:99::102" {
+	if ip := leaseTo(t, s, 3); ip.String() == "fd00:99::102" {
 		t.Error("an address that was declined is lent again at once")
 	}
-	if ip := lendTo(t, s, 4); ip.String() != "fd00:99::101" {
+	if ip := leaseTo(t, s, 4); ip.String() != "fd00:99::101" {
 		t.Errorf("card 4 gets %s; want fd00:99::101, which was released", ip)
 	}
 	if m := say(t, s, 5, asks(dhcpv6.MessageTypeSolicit, 5, na())); statusOf(m) != iana.StatusNoAddrsAvail {
@@ -56,12 +57,12 @@ func TestRestart(t *testing.T) {
 func TestRapidCommit(t *testing.T) {
 	now := time.Unix(1000, 0)
 	ask := asks(dhcpv6.MessageTypeSolicit, 1, na(), raw(dhcpv6.OptionRapidCommit, nil))
-	if m := say(t, newServer(t, remembers(), &now), 1, ask); m.MessageType != dhcpv6.MessageTypeAdvertise {
+	if m := say(t, newServer(t, newMemory(), &now), 1, ask); m.MessageType != dhcpv6.MessageTypeAdvertise {
 		t.Errorf("without rapidCommit the answer is %s", m.MessageType)
 	}
 	c := testConfig()
 	c.Interfaces[0].RapidCommit = true
-	b := remembers()
+	b := newMemory()
 	m := say(t, serverOf(t, c, b, scripted{}, &now), 1, ask)
 	if m.MessageType != dhcpv6.MessageTypeReply || m.GetOneOption(dhcpv6.OptionRapidCommit) == nil || len(b.leases) != 1 {
 		t.Errorf("with rapidCommit the answer is %s, and %d leases are stored", m.Summary(), len(b.leases))
@@ -72,12 +73,14 @@ func TestRapidCommit(t *testing.T) {
 // who had another address is moved at its next renewal.
 func TestReservations(t *testing.T) {
 	now := time.Unix(1000, 0)
-	b := remembers()
+	b := newMemory()
 	odd := &dhcpv6.DUIDEN{EnterpriseNumber: 9, EnterpriseIdentifier: []byte{1, 2}}
-	lendTo(t, newServer(t, b, &now), 1)
+	leaseTo(t, newServer(t, b, &now), 1)
 	c := testConfig()
-	c.Machines = []Machine{{MAC: cardMAC(1).String(), Address: netip.MustParseAddr("fd00:99::11")}, {UUID: houseUUID, Address: netip.MustParseAddr("fd00:99::12")},
-		{DUID: "00:02:00:00:00:09:01:02", Address: netip.MustParseAddr("fd00:99::13")}, {Name: "db1", Address: netip.MustParseAddr("fd00:99::14")}}
+	c.Machines = []Machine{{MAC: cardMAC(1).String(), Address: netip.MustParseAddr("fd00:99::11")},
+		{UUID: houseUUID, Address: netip.MustParseAddr("fd00:99::12")},
+		{DUID: "00:02:00:00:00:09:01:02", Address: netip.MustParseAddr("fd00:99::13")},
+		{Name: "db1", Address: netip.MustParseAddr("fd00:99::14")}}
 	s := serverOf(t, c, b, scripted{cardMAC(4).String(): {ID: "m-4", Name: "db1", Approved: true}}, &now)
 	ip, over := given(say(t, s, 1, asks(dhcpv6.MessageTypeRenew, 1, us(), na("fd00:99::100"))))
 	if ip.String() != "fd00:99::11" || len(over) != 1 || over[0] != "fd00:99::100" {
@@ -85,7 +88,8 @@ func TestReservations(t *testing.T) {
 	}
 	uuid := &dhcpv6.DUIDUUID{UUID: [16]byte([]byte(smbiosUUID))}
 	for want, p := range map[string]Packet{
-		"fd00:99::12":  multicast(message(dhcpv6.MessageTypeSolicit, uuid, append(arch(iana.EFI_X86_64, "PXEClient:Arch:00007"), na())...), cardMAC(2)),
+		"fd00:99::12": multicast(message(dhcpv6.MessageTypeSolicit, uuid,
+			append(arch(iana.EFI_X86_64, "PXEClient:Arch:00007"), na())...), cardMAC(2)),
 		"fd00:99::13":  multicast(message(dhcpv6.MessageTypeSolicit, odd, na()), cardMAC(3)),
 		"fd00:99::14":  multicast(asks(dhcpv6.MessageTypeSolicit, 4, na()), cardMAC(4)),
 		"fd00:99::101": multicast(asks(dhcpv6.MessageTypeSolicit, 5, na("fd00:99::11")), cardMAC(5)),
@@ -138,8 +142,10 @@ func (h *house) boot() {
 	c.Networks[0].Subnets = append(c.Networks[0].Subnets, Subnet{Prefix: netip.MustParsePrefix("fd00:98::/64"),
 		Pools: []lease.Range{{First: netip.MustParseAddr("fd00:98::10"), Last: netip.MustParseAddr("fd00:98::12")}}})
 	c.Interfaces[0].RapidCommit = true
-	c.Machines = []Machine{{MAC: cardMAC(1).String(), Address: netip.MustParseAddr("fd00:99::50")}, {MAC: cardMAC(2).String(), Address: netip.MustParseAddr("fd00:98::50")}}
-	h.server = serverOf(h.real, c, h.store, scripted{cardMAC(3).String(): client.Identity{ID: "m-3", Approved: true}}, &h.now)
+	c.Machines = []Machine{{MAC: cardMAC(1).String(), Address: netip.MustParseAddr("fd00:99::50")},
+		{MAC: cardMAC(2).String(), Address: netip.MustParseAddr("fd00:98::50")}}
+	h.server = serverOf(h.real, c, h.store, scripted{cardMAC(3).String(): client.Identity{ID: "m-3",
+		Approved: true}}, &h.now)
 	h.store.dies = false
 }
 
@@ -197,7 +203,8 @@ func (h *house) step() {
 		}
 		h.send(i, asks(dhcpv6.MessageTypeRebind, i, na(ip)))
 	case 6:
-		kind := rapid.SampledFrom([]dhcpv6.MessageType{dhcpv6.MessageTypeRelease, dhcpv6.MessageTypeDecline}).Draw(h.t, "kind")
+		kind := rapid.SampledFrom([]dhcpv6.MessageType{dhcpv6.MessageTypeRelease,
+			dhcpv6.MessageTypeDecline}).Draw(h.t, "kind")
 		ip := h.anAddress()
 		if has && rapid.Bool().Draw(h.t, "own") {
 			ip = held.ip.String()
@@ -207,7 +214,8 @@ func (h *house) step() {
 		}
 		h.send(i, asks(kind, i, us(), na(ip)))
 	case 7:
-		h.now = h.now.Add(time.Duration(rapid.SampledFrom([]int{1, 30, 61, 700, 1800, 3599, 3601}).Draw(h.t, "seconds")) * time.Second)
+		h.now = h.now.Add(time.Duration(rapid.SampledFrom([]int{1, 30, 61, 700, 1800, 3599, 3601}).Draw(h.t,
+			"seconds")) * time.Second)
 	case 8:
 		h.store.dies, h.store.kept = true, rapid.Bool().Draw(h.t, "kept")
 	case 9:
@@ -221,7 +229,8 @@ func (h *house) step() {
 // the server dies or its disk is full, no two hold one address at a time.
 func TestNoAddressTwice(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
-		h := &house{t: rt, real: t, now: time.Unix(1000, 0), store: &brokenStore{memory: remembers()}, holds: map[byte]holder{}}
+		h := &house{t: rt, real: t, now: time.Unix(1000, 0), store: &brokenStore{memory: newMemory()},
+			holds: map[byte]holder{}}
 		h.boot()
 		for range rapid.IntRange(1, 120).Draw(rt, "steps") {
 			h.step()
@@ -249,15 +258,16 @@ func TestNoAddressTwice(t *testing.T) {
 func TestStarvation(t *testing.T) {
 	now := time.Unix(1000, 0)
 	c := testConfig()
-	c.Networks[0].Subnets[0].Pools = []lease.Range{{First: netip.MustParseAddr("fd00:99::1000"), Last: netip.MustParseAddr("fd00:99::13ff")}}
+	c.Networks[0].Subnets[0].Pools = []lease.Range{{First: netip.MustParseAddr("fd00:99::1000"),
+		Last: netip.MustParseAddr("fd00:99::13ff")}}
 	known := scripted{}
 	for i := range byte(40) {
 		known[cardMAC(i).String()] = client.Identity{ID: "m", Approved: true}
 	}
-	s := serverOf(t, c, remembers(), known, &now)
+	s := serverOf(t, c, newMemory(), known, &now)
 	before := map[byte]netip.Addr{}
 	for i := range byte(20) {
-		before[i] = lendTo(t, s, i)
+		before[i] = leaseTo(t, s, i)
 	}
 	now = now.Add(2 * time.Hour) // all of them are switched off
 	refused := 0
@@ -277,12 +287,12 @@ func TestStarvation(t *testing.T) {
 		t.Errorf("%d of 100,000 strangers were refused; the pool has 1024 addresses", refused)
 	}
 	for i, want := range before {
-		if ip := lendTo(t, s, i); ip != want {
+		if ip := leaseTo(t, s, i); ip != want {
 			t.Errorf("card %d of a machine that we know gets %s; want its old address %s", i, ip, want)
 		}
 	}
 	for i := byte(20); i < 40; i++ {
-		if ip := lendTo(t, s, i); !ip.IsValid() {
+		if ip := leaseTo(t, s, i); !ip.IsValid() {
 			t.Errorf("card %d of a machine that we know, which is new here, gets nothing", i)
 		}
 	}

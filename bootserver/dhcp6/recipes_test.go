@@ -86,7 +86,8 @@ func TestAskHelper(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	if _, err := c.WriteToUDP(b, &net.UDPAddr{IP: allServersAndRelays.AsSlice(), Port: PortServer, Zone: "eth0"}); err != nil {
+	if _, err := c.WriteToUDP(b, &net.UDPAddr{IP: allServersAndRelays.AsSlice(), Port: PortServer,
+		Zone: "eth0"}); err != nil {
 		t.Fatal(err)
 	}
 	_ = c.SetReadDeadline(time.Now().Add(2 * time.Second))
@@ -108,7 +109,7 @@ func TestRecipeFull(t *testing.T) {
 	lan(t, "pc", "router")
 	wire.In(t, "router", "ip", "address", "add", "fd00:99::fe/64", "dev", "eth0", "nodad")
 	wire.In(t, "router", "sh", "-c", "echo 1 > /proc/sys/net/ipv6/conf/all/forwarding")
-	s := serve(t, recipeConfig(t, "full6"), remembers(), scripted{})
+	s := serve(t, recipeConfig(t, "full6"), newMemory(), scripted{})
 	routed := func() bool {
 		out := wire.In(t, "pc", "ip", "-6", "route")
 		return strings.Contains(out, "fd00:99::/64") && strings.Contains(out, "default")
@@ -117,18 +118,21 @@ func TestRecipeFull(t *testing.T) {
 	if err := os.Chmod(conf, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	radvd := wire.Start(t, "router", "radvd", "--nodaemon", "--logmethod", "stderr", "--config", conf, "--pidfile", filepath.Join(t.TempDir(), "pid"))
+	radvd := wire.Start(t, "router", "radvd", "--nodaemon", "--logmethod", "stderr", "--config", conf, "--pidfile",
+		filepath.Join(t.TempDir(), "pid"))
 	wire.Eventually(t, "radvd's routes", routed)
 	dir := t.TempDir()
 	for _, flag := range []string{"-1", "-x"} { // it stays as a daemon otherwise
-		wire.In(t, "pc", "dhclient", "-6", flag, "-v", "-sf", "/bin/true", "-cf", "/dev/null", "-lf", filepath.Join(dir, "leases"), "-pf", filepath.Join(dir, "pid"), "eth0")
+		wire.In(t, "pc", "dhclient", "-6", flag, "-v", "-sf", "/bin/true", "-cf", "/dev/null", "-lf",
+			filepath.Join(dir, "leases"), "-pf", filepath.Join(dir, "pid"), "eth0")
 	}
 	if l := s.Leases(); len(l) != 1 || l[0].Address.String() != "fd00:99::11" {
 		t.Errorf("leases = %+v; want the reservation", l)
 	}
 	_ = radvd.Process.Kill()
 	wire.In(t, "pc", "ip", "link", "set", "eth0", "down") // forgets what it was told
-	wire.Start(t, "router", "dnsmasq", "--keep-in-foreground", "--user=root", "--leasefile-ro", "--conf-file="+write(t, "dnsmasq.conf", recipe(t, "dnsmasq-ra.conf")))
+	wire.Start(t, "router", "dnsmasq", "--keep-in-foreground", "--user=root", "--leasefile-ro",
+		"--conf-file="+write(t, "dnsmasq.conf", recipe(t, "dnsmasq-ra.conf")))
 	wire.In(t, "pc", "ip", "link", "set", "eth0", "up")
 	wire.Eventually(t, "dnsmasq's routes", routed)
 }
@@ -141,8 +145,9 @@ func TestRecipeBoot(t *testing.T) {
 	}
 	lan(t, "pc", "router")
 	wire.In(t, "router", "ip", "address", "add", "fd00:99::fe/64", "dev", "eth0", "nodad")
-	s := serve(t, recipeConfig(t, "boot6"), remembers(), scripted{})
-	wire.Start(t, "router", "dnsmasq", "--keep-in-foreground", "--user=root", "--leasefile-ro", "--conf-file="+write(t, "dnsmasq.conf", recipe(t, "dnsmasq6.conf")))
+	s := serve(t, recipeConfig(t, "boot6"), newMemory(), scripted{})
+	wire.Start(t, "router", "dnsmasq", "--keep-in-foreground", "--user=root", "--leasefile-ro",
+		"--conf-file="+write(t, "dnsmasq.conf", recipe(t, "dnsmasq6.conf")))
 	var theirs, ours *dhcpv6.Message
 	sort := func(list []*dhcpv6.Message) {
 		theirs, ours = nil, nil
@@ -155,11 +160,16 @@ func TestRecipeBoot(t *testing.T) {
 		}
 	}
 	rows := rows()
-	wire.Eventually(t, "both answer firmware", func() bool { sort(askAs(t, "pc", rows[0].packet)); return theirs != nil && ours != nil })
+	wire.Eventually(t, "both answer firmware", func() bool {
+		sort(askAs(t, "pc", rows[0].packet))
+		return theirs != nil &&
+			ours != nil
+	})
 	if ip, _ := given(theirs); !ip.IsValid() {
 		t.Errorf("dnsmasq gives no address:\n%s", theirs.Summary())
 	}
-	if ip, _ := given(ours); ip.IsValid() || vendorClassOf(ours) != "PXEClient" || ours.Options.BootFileURL() != "tftp://[fd00:99::1]/snponly.efi" {
+	if ip, _ := given(ours); ip.IsValid() || vendorClassOf(ours) != "PXEClient" ||
+		ours.Options.BootFileURL() != "tftp://[fd00:99::1]/snponly.efi" {
 		t.Errorf("we answer\n%s", ours.Summary())
 	}
 	if sort(askAs(t, "pc", rows[1].packet)); ours == nil || vendorClassOf(ours) != "HTTPClient" {
@@ -168,7 +178,8 @@ func TestRecipeBoot(t *testing.T) {
 	if sort(askAs(t, "pc", rows[3].packet)); ours != nil {
 		t.Errorf("an iPXE, which takes any offer, is offered\n%s", ours.Summary())
 	}
-	if sort(askAs(t, "pc", rows[4].packet)); ours == nil || ours.Options.BootFileURL() != "http://[fd00:99::1]/b/0123456789abcdef0123456789abcdef/" {
+	if sort(askAs(t, "pc", rows[4].packet)); ours == nil ||
+		ours.Options.BootFileURL() != "http://[fd00:99::1]/b/0123456789abcdef0123456789abcdef/" {
 		t.Errorf("ingot-init is not told its boot")
 	}
 	if sort(askAs(t, "pc", rows[5].packet)); ours != nil || theirs == nil {

@@ -45,7 +45,8 @@ func unwrap(p dhcpv6.DHCPv6) (chain []relay, m *dhcpv6.Message) {
 // unchanged.
 func wrap(a dhcpv6.DHCPv6, chain []relay) dhcpv6.DHCPv6 {
 	for _, r := range slices.Backward(chain) {
-		w := &dhcpv6.RelayMessage{MessageType: dhcpv6.MessageTypeRelayReply, HopCount: r.HopCount, LinkAddr: r.LinkAddr, PeerAddr: r.PeerAddr}
+		w := &dhcpv6.RelayMessage{MessageType: dhcpv6.MessageTypeRelayReply, HopCount: r.HopCount, LinkAddr: r.LinkAddr,
+			PeerAddr: r.PeerAddr}
 		for _, code := range []dhcpv6.OptionCode{dhcpv6.OptionInterfaceID, dhcpv6.OptionRelayPort} {
 			if o := r.GetOneOption(code); o != nil {
 				w.AddOption(o)

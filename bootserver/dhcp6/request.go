@@ -88,7 +88,8 @@ func (s *Server) newRequest(p Packet) *request {
 		return nil
 	}
 	r := &request{Server: s, Packet: p, m: m, chain: chain}
-	r.exchange = exchange{Now: s.Now(), Site: site, Served: on, Client: c.Client, Key: c.key(), Port: switchPort(chain, p.From.Addr())}
+	r.exchange = exchange{Now: s.Now(), Site: site, Served: on, Client: c.Client, Key: c.key(),
+		Port: switchPort(chain, p.From.Addr())}
 	r.Identify(s.Booter, duidKey(c.DUID))
 	return r
 }
@@ -98,7 +99,8 @@ func (r *request) identify() {
 	r.Network, r.Subnet = locate(r.Site, r.Served, r.chain)
 	r.Observer.AddClient(r.Observed(r.hostname()), r.Client.Kind != client.System, r.Now)
 	r.recordChosen()
-	r.Address = r.Served.Card.Address(func(own netip.Prefix) bool { return r.Subnet != nil && r.Subnet.Prefix.Contains(own.Addr()) })
+	inSubnet := func(own netip.Prefix) bool { return r.Subnet != nil && r.Subnet.Prefix.Contains(own.Addr()) }
+	r.Address = r.Served.Card.Address(inSubnet)
 	if r.Served.Owns(r.To) {
 		r.Address = r.To
 	}
@@ -131,7 +133,7 @@ func (r *request) full() (*dhcpv6.Message, error) {
 	switch r.m.MessageType {
 	case dhcpv6.MessageTypeRequest, dhcpv6.MessageTypeRenew, dhcpv6.MessageTypeRelease, dhcpv6.MessageTypeDecline:
 		if !us {
-			r.Book.Withdraw(r.Card())
+			r.Book.WithdrawOffer(r.Card())
 			return nil, nil
 		}
 		if unicast {
@@ -169,12 +171,14 @@ func (r *request) full() (*dhcpv6.Message, error) {
 
 // replyWith is a Reply without associations.
 func (r *request) replyWith(options ...dhcpv6.Option) *dhcpv6.Message {
-	return Answer(r.m, dhcpv6.MessageTypeReply, r.duid, client.Client{}, Settings{Server: r.Address, Proxy: true}, options...)
+	return Answer(r.m, dhcpv6.MessageTypeReply, r.duid, client.Client{}, Settings{Server: r.Address,
+		Proxy: true}, options...)
 }
 
 // assign is a message with the associations that f makes, more options, what belongs
 // to the addresses, and what the client boots.
-func (r *request) assign(kind dhcpv6.MessageType, f func(association) (dhcpv6.Option, error), more ...dhcpv6.Option) (*dhcpv6.Message, error) {
+func (r *request) assign(kind dhcpv6.MessageType, f func(association) (dhcpv6.Option, error),
+	more ...dhcpv6.Option) (*dhcpv6.Message, error) {
 	list, err := r.eachAssociation(f)
 	if err != nil {
 		return nil, err
@@ -242,7 +246,7 @@ func (r *request) end(end func(lease.Card, netip.Addr) (func() error, bool), tex
 
 // release frees an address. It stays the card's own until another needs it.
 func (r *request) release(c lease.Card, ip netip.Addr) (func() error, bool) {
-	wait, ok := r.Book.End(c, ip, r.Now)
+	wait, ok := r.Book.Release(c, ip, r.Now)
 	if ok {
 		r.Record(r.packet(r.m.MessageType, fleet.Packet{Address: ip}))
 	}
@@ -287,7 +291,8 @@ func (r *request) beside() (*dhcpv6.Message, error) {
 			list = append(list, refusedAssociation(ia.IaId, iana.StatusNoAddrsAvail, "another server lends addresses here"))
 		}
 	case r.m.MessageType == dhcpv6.MessageTypeInformationRequest && (!named || us) && len(r.m.Options.IANA()) == 0:
-	case r.Packet.Port == client.PortPXE && us && (r.m.MessageType == dhcpv6.MessageTypeRequest || r.m.MessageType == dhcpv6.MessageTypeSolicit):
+	case r.Packet.Port == client.PortPXE && us && (r.m.MessageType == dhcpv6.MessageTypeRequest ||
+		r.m.MessageType == dhcpv6.MessageTypeSolicit):
 		r.given = r.peer()
 	default:
 		return nil, nil
@@ -337,8 +342,9 @@ func (r *request) boot(ip netip.Addr) (client.Boot, error) {
 	}
 	s := r.sighting(ip)
 	if s.MAC == "" {
-		r.Observer.Warn(r.Interface, "no-mac "+r.exchange.Port.String(), fmt.Sprintf("the machine %s wants to boot and its packet does not "+
-			"reveal its MAC address; configure the relay to send it (option 79, RFC 6939)", client.Clip(r.Key)), r.Now)
+		r.Observer.Warn(r.Interface, "no-mac "+r.exchange.Port.String(),
+			fmt.Sprintf("the machine %s wants to boot and its packet does not "+
+				"reveal its MAC address; configure the relay to send it (option 79, RFC 6939)", client.Clip(r.Key)), r.Now)
 		return client.Boot{}, nil
 	}
 	return r.Booter.Observe(s)
@@ -356,7 +362,8 @@ func (r *request) sighting(ip netip.Addr) client.Sighting {
 // reply addresses an answer: to the client's link-local address or to the relay, from
 // the address that the packet was sent to.
 func (r *request) reply(a *dhcpv6.Message) *Reply {
-	reply := &Reply{Interface: r.Interface, Port: r.Packet.Port, Message: wrap(a, r.chain), To: netip.AddrPortFrom(r.From.Addr(), PortClient)}
+	reply := &Reply{Interface: r.Interface, Port: r.Packet.Port, Message: wrap(a, r.chain),
+		To: netip.AddrPortFrom(r.From.Addr(), PortClient)}
 	if r.Served.Owns(r.To) {
 		reply.From = r.To
 	}

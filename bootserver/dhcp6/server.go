@@ -106,7 +106,8 @@ func (s *Server) receive(ctx context.Context, l *Link, d network.Datagram, pxe b
 
 // knows reports whether the machine of a client is configured or approved.
 func (s *Server) knows(c Client) bool {
-	return s.Site().Machine(c.MAC, c.UUID, duidKey(c.DUID)) != nil || c.MAC+c.UUID != "" && s.Booter.Lookup(c.MAC, c.UUID).Approved
+	return s.Site().Machine(c.MAC, c.UUID, duidKey(c.DUID)) != nil || c.MAC+c.UUID != "" &&
+		s.Booter.Lookup(c.MAC, c.UUID).Approved
 }
 
 // respond handles one packet and sends the answer.

@@ -22,7 +22,8 @@ import (
 func lan(t *testing.T, parties ...string) {
 	t.Helper()
 	wire.AddSwitch(t, "sw")
-	wire.Run(t, "ip", "link", "add", "eth1", "address", "02:00:00:00:00:01", "type", "veth", "peer", "name", "p-eth1", "netns", "sw")
+	wire.Run(t, "ip", "link", "add", "eth1", "address", "02:00:00:00:00:01", "type", "veth", "peer", "name", "p-eth1",
+		"netns", "sw")
 	wire.In(t, "sw", "ip", "link", "set", "p-eth1", "master", "sw", "up")
 	wire.Run(t, "ip", "link", "set", "eth1", "up")
 	wire.Run(t, "ip", "address", "add", "fd00:99::1/64", "dev", "eth1", "nodad")
@@ -45,9 +46,13 @@ func join(t *testing.T, sw, party, card, mac string) {
 }
 
 func wireConfig() Config {
-	return Config{Interfaces: []Interface{{Name: "eth1"}}, Options: Options{DNS: []netip.Addr{netip.MustParseAddr("fd00:99::53")}, NTP: []netip.Addr{netip.MustParseAddr("fd00:99::123")},
-		Search: []string{"lab.example", "example"}, Lease: time.Hour},
-		Networks: []Network{{Name: "lab", Interface: "eth1", Subnets: []Subnet{{Prefix: netip.MustParsePrefix("fd00:99::/64"), Pools: testRangeOf("fd00:99::100", "fd00:99::1ff")}}}}}
+	return Config{Interfaces: []Interface{{Name: "eth1"}},
+		Options: Options{DNS: []netip.Addr{netip.MustParseAddr("fd00:99::53")},
+			NTP:    []netip.Addr{netip.MustParseAddr("fd00:99::123")},
+			Search: []string{"lab.example", "example"}, Lease: time.Hour},
+		Networks: []Network{{Name: "lab", Interface: "eth1",
+			Subnets: []Subnet{{Prefix: netip.MustParsePrefix("fd00:99::/64"), Pools: testRangeOf("fd00:99::100",
+				"fd00:99::1ff")}}}}}
 }
 
 // serve runs a server on the test's own cards.
@@ -96,13 +101,16 @@ func announce(t *testing.T, party, card, prefix string, managed bool) {
 	t.Helper()
 	flag := map[bool]string{true: "on", false: "off"}
 	autonomous := flag[!managed]
-	conf := write(t, "radvd.conf", "interface "+card+" { AdvSendAdvert on; MinRtrAdvInterval 3; MaxRtrAdvInterval 4; AdvManagedFlag "+flag[managed]+"; AdvOtherConfigFlag on; prefix "+prefix+
-		" { AdvOnLink on; AdvAutonomous "+autonomous+"; }; };\n")
+	conf := write(t, "radvd.conf",
+		"interface "+card+" { AdvSendAdvert on; MinRtrAdvInterval 3; MaxRtrAdvInterval 4; "+
+			"AdvManagedFlag "+flag[managed]+"; AdvOtherConfigFlag on; prefix "+prefix+
+			" { AdvOnLink on; AdvAutonomous "+autonomous+"; }; };\n")
 	if err := os.Chmod(conf, 0o644); err != nil {
 		t.Fatal(err)
 	}
 	wire.In(t, party, "sh", "-c", "echo 1 > /proc/sys/net/ipv6/conf/all/forwarding")
-	wire.Start(t, party, "radvd", "--nodaemon", "--logmethod", "stderr", "--config", conf, "--pidfile", filepath.Join(t.TempDir(), "radvd.pid"))
+	wire.Start(t, party, "radvd", "--nodaemon", "--logmethod", "stderr", "--config", conf, "--pidfile",
+		filepath.Join(t.TempDir(), "radvd.pid"))
 }
 
 func says6(t *testing.T, file string, lines ...string) {
@@ -127,19 +135,23 @@ func TestForeignSystems(t *testing.T) {
 	}
 	lan(t, "pc", "router")
 	announce(t, "router", "eth0", "fd00:99::/64", true)
-	s := serve(t, wireConfig(), remembers(), scripted{})
+	s := serve(t, wireConfig(), newMemory(), scripted{})
 	dir := t.TempDir()
 	out := filepath.Join(dir, "env")
-	script := write(t, "script", "#!/bin/sh\nenv >> "+out+"\n[ -z \"$new_ip6_address\" ] || ip address replace $new_ip6_address/128 dev eth0 nodad\nexit 0\n")
+	script := write(t, "script",
+		"#!/bin/sh\nenv >> "+out+"\n[ -z \"$new_ip6_address\" ] || ip address replace $new_ip6_address/128 dev eth0 "+
+			"nodad\nexit 0\n")
 
 	conf := write(t, "dhclient.conf", "request dhcp6.name-servers, dhcp6.domain-search, dhcp6.sntp-servers; timeout 10;\n")
 	client := func(flags ...string) {
 		t.Helper()
-		wire.In(t, "pc", append(append([]string{"dhclient", "-6", "-v"}, flags...), "-cf", conf, "-sf", script, "-lf", filepath.Join(dir, "leases"), "-pf", filepath.Join(dir, "pid"), "eth0")...)
+		wire.In(t, "pc", append(append([]string{"dhclient", "-6", "-v"}, flags...), "-cf", conf, "-sf", script, "-lf",
+			filepath.Join(dir, "leases"), "-pf", filepath.Join(dir, "pid"), "eth0")...)
 	}
 	defer client("-x") // it stays as a daemon
 	client("-1")
-	says6(t, out, "new_ip6_address=fd00:99::100", "new_dhcp6_name_servers=fd00:99::53", "new_dhcp6_domain_search=lab.example. example.", "new_max_life=3600", "new_dhcp6_sntp_servers=fd00:99::123")
+	says6(t, out, "new_ip6_address=fd00:99::100", "new_dhcp6_name_servers=fd00:99::53",
+		"new_dhcp6_domain_search=lab.example. example.", "new_max_life=3600", "new_dhcp6_sntp_servers=fd00:99::123")
 	_ = os.Remove(out)
 	client("-x")
 	client("-S", "-1") // information alone
@@ -147,11 +159,16 @@ func TestForeignSystems(t *testing.T) {
 	client("-x")
 	client("-1") // it has a lease: it confirms it, and is told that its link is the same
 	client("-r")
-	wire.Eventually(t, "the release ends the lease", func() bool { l := s.Leases(); return len(l) == 1 && !time.Now().Before(l[0].Expires) })
+	wire.Eventually(t, "the release ends the lease", func() bool {
+		l := s.Leases()
+		return len(l) == 1 &&
+			!time.Now().Before(l[0].Expires)
+	})
 	wire.In(t, "pc", "ip", "-6", "address", "flush", "dev", "eth0", "scope", "global")
 
 	_ = os.Remove(out)
-	conf = write(t, "dhcpcd.conf", "duid\niaid 77\noption dhcp6_name_servers, dhcp6_domain_search, dhcp6_ntp_server\nnoipv4\nnoipv4ll\nslaac hwaddr\n")
+	conf = write(t, "dhcpcd.conf",
+		"duid\niaid 77\noption dhcp6_name_servers, dhcp6_domain_search, dhcp6_ntp_server\nnoipv4\nnoipv4ll\nslaac hwaddr\n")
 	wire.In(t, "pc", "dhcpcd", "-6", "-1", "-B", "-w", "-t", "25", "-f", conf, "-c", script, "eth0")
 	says6(t, out, "new_dhcp6_ia_na1_ia_addr1=fd00:99::100", "new_dhcp6_name_servers=fd00:99::53")
 	if l := s.Leases(); len(l) != 1 || l[0].MAC != "52:54:00:12:00:01" {
@@ -173,13 +190,15 @@ func TestNetworkd(t *testing.T) {
 	}
 	lan(t, "pc", "router")
 	announce(t, "router", "eth0", "fd00:99::/64", true)
-	s := serve(t, wireConfig(), remembers(), scripted{})
-	for _, dir := range []string{"/run/systemd/network", "/run/systemd/netif/links", "/run/systemd/netif/leases", "/run/systemd/netif/lldp"} {
+	s := serve(t, wireConfig(), newMemory(), scripted{})
+	for _, dir := range []string{"/run/systemd/network", "/run/systemd/netif/links", "/run/systemd/netif/leases",
+		"/run/systemd/netif/lldp"} {
 		if err := os.MkdirAll(dir, 0o777); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := os.WriteFile("/run/systemd/network/10-eth0.network", []byte("[Match]\nName=eth0\n[Network]\nDHCP=ipv4\n"), 0o644); err != nil {
+	if err := os.WriteFile("/run/systemd/network/10-eth0.network", []byte("[Match]\nName=eth0\n[Network]\nDHCP=ipv4\n"),
+		0o644); err != nil {
 		t.Fatal(err)
 	}
 	// With /sys read-only it does not wait for a udev that is not there.
@@ -209,15 +228,17 @@ func TestRecipeRelay(t *testing.T) {
 	}
 	wire.In(t, "router", "sh", "-c", "echo 1 > /proc/sys/net/ipv6/conf/all/forwarding")
 	wire.Run(t, "ip", "route", "add", "fd00:7::/64", "via", "fd00:99::fe")
-	s := serve(t, recipeConfig(t, "relay6"), remembers(), scripted{})
+	s := serve(t, recipeConfig(t, "relay6"), newMemory(), scripted{})
 	wire.Start(t, "router", strings.Fields(recipe(t, "dhcrelay6"))...)
 	dir := t.TempDir()
 	conf := write(t, "dhclient.conf", "timeout 10;\n")
 	for _, flag := range []string{"-1", "-x"} { // it stays as a daemon otherwise
-		wire.In(t, "pc", "dhclient", "-6", flag, "-v", "-cf", conf, "-sf", "/bin/true", "-lf", filepath.Join(dir, "leases"), "-pf", filepath.Join(dir, "pid"), "eth0")
+		wire.In(t, "pc", "dhclient", "-6", flag, "-v", "-cf", conf, "-sf", "/bin/true", "-lf", filepath.Join(dir, "leases"),
+			"-pf", filepath.Join(dir, "pid"), "eth0")
 	}
 	l := s.Leases()
-	if len(l) != 1 || l[0].Address.String() != "fd00:7::1:0" || l[0].MAC != "52:54:00:12:00:07" || l[0].Port.Relay.String() != "fd00:7::1" || l[0].Port.Circuit == "" {
+	if len(l) != 1 || l[0].Address.String() != "fd00:7::1:0" || l[0].MAC != "52:54:00:12:00:07" ||
+		l[0].Port.Relay.String() != "fd00:7::1" || l[0].Port.Circuit == "" {
 		t.Errorf("leases = %+v; want one of the far network, with the relay's interface", l)
 	}
 }

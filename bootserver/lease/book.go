@@ -1,9 +1,8 @@
-// Package lease keeps who holds which address, for IPv4 and IPv6 alike. An
-// address has one record, so no two clients can hold it; what is acknowledged is
-// durable first; what strangers can make grow is bounded by the pools.
+// Package lease assigns addresses to clients, for IPv4 and IPv6 alike. An address has
+// one record, so no two clients can have it; a lease is durable before it is
+// acknowledged; the pools bound what unknown machines can make it remember.
 //
-// It knows nothing of packets: packages dhcp and dhcp6 ask it for addresses and
-// tell what clients do with them.
+// Left out: everything about packets, which packages dhcp4 and dhcp6 read and write.
 package lease
 
 import (
@@ -17,59 +16,57 @@ import (
 	"ingot/bootserver/fleet"
 )
 
-// ErrPoolFull: every address that the client could have is lent.
-var ErrPoolFull = errors.New("every address of the pools is lent; widen a pool, or shorten the lease time")
+// ErrPoolFull means that every address that the client could have is in use.
+var ErrPoolFull = errors.New("all addresses of the pools are in use; enlarge a pool, or shorten the lease time")
 
-// Store keeps leases, one of each address.
+// Store stores leases, one for each address.
 type Store interface {
 	// Leases returns all leases.
 	Leases() ([]fleet.Lease, error)
 	// PutLease stores the lease of an address. It returns at once; the change is
-	// durable when wait returned nil. Changes take effect in the order in which
-	// they are put.
+	// durable when wait has returned nil. Changes take effect in the order of the calls.
 	PutLease(l fleet.Lease) (wait func() error)
 }
 
-// Card is who holds an address: one network card in one network. ROM, loader,
-// initramfs and system have different client identifiers and one card.
+// Card is what has an address: one network card in one network. ROM, loader,
+// initramfs and system have different client identifiers, but the same card.
 type Card struct {
 	Network string
-	Client  string // as fleet.Lease.Client names it: a MAC address, or a DUID
+	Client  string // MAC address or DUID, see fleet.Lease.Client
 }
 
-// Layout is what addresses are lent from.
+// Layout is the pools and networks of a configuration.
 type Layout struct {
 	Pools []Pool
-	// Of names the network that an address belongs to, empty for none.
+	// Of returns the name of the network that an address belongs to, "" for none.
 	Of func(netip.Addr) string
 }
 
-// Pool is addresses of a network that anybody there may get.
+// Pool is the addresses of a network that any client there may get.
 type Pool struct {
 	Range
 	Network string
 }
 
-// holding is an address that is lent, was lent, or is on offer.
+// holding is an address that is or was leased, or is on offer.
 type holding struct {
 	fleet.Lease
-	lent     bool      // acknowledged, or about to be
+	leased   bool      // acknowledged, or about to be
 	offered  time.Time // until when it is on offer
 	network  string
 	revision uint64 // of the last change
 }
 
-// free reports whether nobody may use the address any more.
+// free reports whether no client may use the address any more.
 func (h *holding) free(now time.Time) bool {
-	return !now.Before(h.offered) && (!h.lent || !now.Before(h.Expires))
+	return !now.Before(h.offered) && (!h.leased || !now.Before(h.Expires))
 }
 
-// Book is all holdings. An address has one holding: no two cards can hold it.
-// All of it is in memory; a Store makes durable what is acknowledged. Its
-// size is bounded by the pools and the reservations.
+// Book is all holdings in memory; a Store makes leases durable. Its size is bounded by
+// the pools and the reservations. It may be used by several goroutines.
 //
-// Times that it compares carry the monotonic clock as long as the process
-// runs, so a wall clock that is set forward takes no lease away.
+// Times that it compares carry the monotonic clock as long as the process runs, so
+// that setting the wall clock forward ends no lease.
 type Book struct {
 	store     Store
 	mu        sync.Mutex
@@ -83,30 +80,29 @@ type Book struct {
 type pool struct {
 	Range
 	network string
-	used    []uint64 // a bit for each address that has a holding
+	used    []uint64 // a bit for each address, set if it has a holding
 	free    int      // addresses without one
 	next    int      // where to look first
-	spare   [2]reclaim
+	lists   [2]reclaimList
 }
 
-// reclaim is what of a full pool may be given again: for strangers, and for
-// known machines. It is looked for at most once a second.
-type reclaim struct {
+// reclaimList is the addresses of a full pool that may be assigned again.
+type reclaimList struct {
 	list []netip.Addr // longest unused first
 	at   time.Time    // when it was made
 }
 
-// kept is how many addresses of a pool are not lent to strangers, so that a
-// flood of them leaves room for machines that we know.
-func (p *pool) kept() int { return min(p.Size()/16, 256) }
+// reserve is how many addresses of a pool unknown machines do not get, so that a flood
+// of them leaves room for known machines.
+func (p *pool) reserve() int { return min(p.Size()/16, 256) }
 
 const (
 	offerTime = time.Minute
-	// DeclineTime is how long an address is out of use that a client found taken.
+	// DeclineTime is how long an address that a client found in use is not assigned.
 	DeclineTime = 10 * time.Minute
 )
 
-// Open makes a book of what a Store holds.
+// Open makes a book of the leases in a Store.
 func Open(store Store, l Layout) (*Book, error) {
 	leases, err := store.Leases()
 	if err != nil {
@@ -114,22 +110,23 @@ func Open(store Store, l Layout) (*Book, error) {
 	}
 	b := &Book{store: store, addresses: map[netip.Addr]*holding{}}
 	for _, l := range leases {
-		b.addresses[l.Address] = &holding{Lease: l, lent: true}
+		b.addresses[l.Address] = &holding{Lease: l, leased: true}
 	}
-	b.Arrange(l)
+	b.SetLayout(l)
 	return b, nil
 }
 
-// Arrange fits the book to a configuration.
-func (b *Book) Arrange(l Layout) {
+// SetLayout applies a configuration.
+func (b *Book) SetLayout(l Layout) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.cards, b.pools = map[Card]netip.Addr{}, nil
 	for _, p := range l.Pools {
-		b.pools = append(b.pools, &pool{Range: p.Range, network: p.Network, used: make([]uint64, (p.Size()+63)/64), free: p.Size()})
+		b.pools = append(b.pools, &pool{Range: p.Range, network: p.Network, used: make([]uint64, (p.Size()+63)/64),
+			free: p.Size()})
 	}
 	for ip, h := range b.addresses {
-		if h.network = l.Of(ip); h.network == "" { // of a network that is not served any more
+		if h.network = l.Of(ip); h.network == "" { // its network is no longer served
 			continue
 		}
 		b.mark(ip, true)
@@ -140,7 +137,7 @@ func (b *Book) Arrange(l Layout) {
 	}
 }
 
-// mark notes in its pool that an address has a holding, or has none any more.
+// mark records in its pool whether an address has a holding.
 func (b *Book) mark(ip netip.Addr, used bool) {
 	p := b.poolOf(ip)
 	if p == nil {
@@ -167,21 +164,21 @@ func (b *Book) poolOf(ip netip.Addr) *pool {
 	return nil
 }
 
-// Ask is a client that needs an address.
-type Ask struct {
+// Request is a client that needs an address.
+type Request struct {
 	Card
-	Known    bool         // an approved or configured machine
-	Wish     netip.Addr   // that it asks for
-	Reserved netip.Addr   // that is its own
-	Siblings []string     // other cards of its machine
-	Reset    bool         // it is firmware: what other cards of the machine held, they do not use any more
-	Near     netip.Prefix // the subnet to prefer
+	Known     bool         // its machine is approved or configured
+	Requested netip.Addr   // by the client
+	Reserved  netip.Addr   // for the machine by the configuration
+	Siblings  []string     // MAC addresses of the machine's other cards
+	Reset     bool         // firmware: the machine's other cards no longer use their addresses
+	Near      netip.Prefix // the subnet to prefer
 }
 
-// Choose finds the address for a client and keeps it for the request that
-// follows. An address is fresh when somebody else may be using it: then it
-// should be tested before it is offered.
-func (b *Book) Choose(a Ask, now time.Time) (ip netip.Addr, fresh bool, err error) {
+// Choose finds an address for a client and holds it for the request that follows. An
+// address is fresh if another host may be using it: then it should be probed before it
+// is offered.
+func (b *Book) Choose(a Request, now time.Time) (ip netip.Addr, fresh bool, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	ip, err = b.find(a, now)
@@ -197,18 +194,18 @@ func (b *Book) Choose(a Ask, now time.Time) (ip netip.Addr, fresh bool, err erro
 	return ip, fresh, nil
 }
 
-// find picks: the reserved address, the one the card has or had, the one it
-// asks for, one that nobody ever had, one that nobody had for the longest time.
-func (b *Book) find(a Ask, now time.Time) (netip.Addr, error) {
+// find returns, in this order: the reserved address, the one the card has or had, the
+// one that it requests, one that was never assigned, the one that is unused for longest.
+func (b *Book) find(a Request, now time.Time) (netip.Addr, error) {
 	if a.Reserved.IsValid() && b.available(a.Reserved, a, now) {
 		return a.Reserved, nil
 	}
-	if ip, ok := b.cards[a.Card]; ok && b.lendable(ip, a) && b.available(ip, a, now) {
+	if ip, ok := b.cards[a.Card]; ok && b.assignable(ip, a) && b.available(ip, a, now) {
 		return ip, nil
 	}
-	if a.Wish.IsValid() && b.addresses[a.Wish] == nil && b.lendable(a.Wish, a) {
-		if p := b.poolOf(a.Wish); a.Known || p.free > p.kept() {
-			return a.Wish, nil
+	if a.Requested.IsValid() && b.addresses[a.Requested] == nil && b.assignable(a.Requested, a) {
+		if p := b.poolOf(a.Requested); a.Known || p.free > p.reserve() {
+			return a.Requested, nil
 		}
 	}
 	pools := b.poolsFor(a)
@@ -225,8 +222,8 @@ func (b *Book) find(a Ask, now time.Time) (netip.Addr, error) {
 	return netip.Addr{}, fmt.Errorf("network %q: %w", a.Network, ErrPoolFull)
 }
 
-// poolsFor are the pools of a client's network, those of its subnet first.
-func (b *Book) poolsFor(a Ask) []*pool {
+// poolsFor returns the pools of a client's network, those of its subnet first.
+func (b *Book) poolsFor(a Request) []*pool {
 	var near, far []*pool
 	for _, p := range b.pools {
 		switch {
@@ -240,9 +237,9 @@ func (b *Book) poolsFor(a Ask) []*pool {
 	return append(near, far...)
 }
 
-// lendable reports whether an address is one that the client's network may
-// give to it.
-func (b *Book) lendable(ip netip.Addr, a Ask) bool {
+// assignable reports whether an address is reserved for a client or is in a pool of its
+// network.
+func (b *Book) assignable(ip netip.Addr, a Request) bool {
 	if ip == a.Reserved {
 		return true
 	}
@@ -250,8 +247,8 @@ func (b *Book) lendable(ip netip.Addr, a Ask) bool {
 	return p != nil && p.network == a.Network
 }
 
-// available reports whether nobody else uses an address or may do so.
-func (b *Book) available(ip netip.Addr, a Ask, now time.Time) bool {
+// available reports whether no other client may use an address.
+func (b *Book) available(ip netip.Addr, a Request, now time.Time) bool {
 	h := b.addresses[ip]
 	if h == nil || h.free(now) {
 		return true
@@ -259,13 +256,13 @@ func (b *Book) available(ip netip.Addr, a Ask, now time.Time) bool {
 	if h.Declined {
 		return false
 	}
-	// A machine that was reset and now boots from its other card has its address
-	// still; one that runs uses both cards.
+	// A machine that was reset and now boots from its other card keeps its address; one
+	// that is running uses both cards.
 	return h.Client() == a.Client || (ip == a.Reserved && a.Reset && slices.Contains(a.Siblings, h.Client()))
 }
 
-// replace gives an address to a card. What the card had before stays lent to
-// it until that expires: should the acknowledgement get lost, it uses that on.
+// replace gives an address to a card. The address that the card had before stays leased
+// until it expires: the card goes on using it if the acknowledgement gets lost.
 func (b *Book) replace(h *holding, ip netip.Addr, c Card) *holding {
 	if h != nil && b.cards[Card{h.network, h.Client()}] == ip {
 		delete(b.cards, Card{h.network, h.Client()})
@@ -279,7 +276,7 @@ func (b *Book) replace(h *holding, ip netip.Addr, c Card) *holding {
 
 // unused returns an address without a holding.
 func (p *pool) unused(known bool) (netip.Addr, bool) {
-	if p.free == 0 || (!known && p.free <= p.kept()) {
+	if p.free == 0 || (!known && p.free <= p.reserve()) {
 		return netip.Addr{}, false
 	}
 	for n := p.Size(); n > 0; {
@@ -297,50 +294,50 @@ func (p *pool) unused(known bool) (netip.Addr, bool) {
 	return netip.Addr{}, false
 }
 
-// reclaim returns an address that its holder does not use any more. Those of
-// known machines are not given to strangers: who was switched off for a week
-// finds its address as it was.
-func (b *Book) reclaim(p *pool, a Ask, now time.Time) (netip.Addr, bool) {
-	r := &p.spare[0]
+// reclaim returns an address whose lease has ended. Unknown machines do not get those of
+// known machines: one that was off for a week finds its address as it was.
+func (b *Book) reclaim(p *pool, a Request, now time.Time) (netip.Addr, bool) {
+	r := &p.lists[0]
 	if a.Known {
-		r = &p.spare[1]
+		r = &p.lists[1]
 	}
 	if len(r.list) == 0 && now.Sub(r.at).Abs() >= time.Second {
-		r.list, r.at = b.spares(p, a.Known, now), now
+		r.list, r.at = b.reclaimables(p, a.Known, now), now
 	}
 	for len(r.list) > 0 {
 		ip := r.list[0]
 		r.list = r.list[1:]
 		switch h := b.addresses[ip]; {
-		case h == nil && !a.Known && p.free <= p.kept(): // it was more when the list was made
-		case h == nil || h.spare(a.Known, now):
+		case h == nil && !a.Known && p.free <= p.reserve(): // it was more when the list was made
+		case h == nil || h.reclaimable(a.Known, now):
 			return ip, true
 		}
 	}
 	return netip.Addr{}, false
 }
 
-// spare reports whether an address may be given to another. A known machine is
-// also given what is only on offer to a stranger.
-func (h *holding) spare(known bool, now time.Time) bool {
+// reclaimable reports whether an address may be assigned to another client. A known
+// machine also gets what is only on offer to an unknown one.
+func (h *holding) reclaimable(known bool, now time.Time) bool {
 	if known {
-		return h.free(now) || (!h.lent && h.Machine == "")
+		return h.free(now) || (!h.leased && h.Machine == "")
 	}
 	return h.free(now) && h.Machine == ""
 }
 
-// spares lists what may be reclaimed. Offers that nobody took are forgotten.
-func (b *Book) spares(p *pool, known bool, now time.Time) []netip.Addr {
+// reclaimables lists the addresses of a pool that may be reclaimed, the one that is
+// unused for longest first. It forgets offers that were not taken.
+func (b *Book) reclaimables(p *pool, known bool, now time.Time) []netip.Addr {
 	var list []netip.Addr
 	for ip := p.First; p.Contains(ip); ip = ip.Next() {
 		h := b.addresses[ip]
-		if h != nil && !h.lent && h.free(now) {
+		if h != nil && !h.leased && h.free(now) {
 			b.forget(ip)
 			h = nil
 		}
-		if h == nil && (known || p.free > p.kept()) {
+		if h == nil && (known || p.free > p.reserve()) {
 			list = append(list, ip)
-		} else if h != nil && h.spare(known, now) {
+		} else if h != nil && h.reclaimable(known, now) {
 			list = append(list, ip)
 		}
 	}
@@ -366,32 +363,32 @@ func (b *Book) forget(ip netip.Addr) {
 	b.mark(ip, false)
 }
 
-// Standing is what the book knows of a client that asks for an address.
-type Standing struct {
-	Has   netip.Addr // that it has, had, or was offered
-	May   bool       // it may have the one that it asks for
-	Fresh bool       // and that one is fresh, as Choose says
+// Status is what the book knows about a client that requests an address.
+type Status struct {
+	Current netip.Addr // address that the client has, had, or was offered
+	Allowed bool       // it may have the requested address
+	Fresh   bool       // the requested address is fresh, see Choose
 }
 
-// Standing tells what it knows.
-func (b *Book) Standing(a Ask, ip netip.Addr, now time.Time) Standing {
+// Status returns what is known about a client that requests an address.
+func (b *Book) Status(a Request, ip netip.Addr, now time.Time) Status {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return Standing{Has: b.cards[a.Card], May: b.may(a, ip, now), Fresh: b.fresh(a, ip)}
+	return Status{Current: b.cards[a.Card], Allowed: b.allowed(a, ip, now), Fresh: b.fresh(a, ip)}
 }
 
-// fresh reports whether an address is another's, or nobody's, until now.
-func (b *Book) fresh(a Ask, ip netip.Addr) bool {
+// fresh reports whether an address is not the client's so far.
+func (b *Book) fresh(a Request, ip netip.Addr) bool {
 	h := b.addresses[ip]
 	return h == nil || h.Client() != a.Client || h.Declined
 }
 
-// Keep keeps an address for a client that asks for it without having been
-// offered it, while it is tested. It fails when the client may not have it.
-func (b *Book) Keep(a Ask, ip netip.Addr, now time.Time) bool {
+// Hold holds an address for a client that requests it without an offer, while it is
+// probed. It fails if the client may not have it.
+func (b *Book) Hold(a Request, ip netip.Addr, now time.Time) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if !b.may(a, ip, now) {
+	if !b.allowed(a, ip, now) {
 		return false
 	}
 	h := b.addresses[ip]
@@ -402,14 +399,14 @@ func (b *Book) Keep(a Ask, ip netip.Addr, now time.Time) bool {
 	return true
 }
 
-// may reports whether a client may have an address: its reserved one, else
-// one of a pool that nobody uses. Who names an address without an offer, as
-// after our restart, gets no more than find would have given to it.
-func (b *Book) may(a Ask, ip netip.Addr, now time.Time) bool {
+// allowed reports whether a client may have an address: its reserved one, else an unused
+// one of a pool. A client that names an address without an offer, as after a restart of
+// the server, gets no more than find would have given to it.
+func (b *Book) allowed(a Request, ip netip.Addr, now time.Time) bool {
 	if a.Reserved.IsValid() && ip != a.Reserved && b.available(a.Reserved, a, now) {
-		return false // its own waits for it
+		return false // it gets its reserved address
 	}
-	if !b.lendable(ip, a) || !b.available(ip, a, now) {
+	if !b.assignable(ip, a) || !b.available(ip, a, now) {
 		return false
 	}
 	switch h := b.addresses[ip]; {
@@ -417,7 +414,7 @@ func (b *Book) may(a Ask, ip netip.Addr, now time.Time) bool {
 		return true
 	case h == nil:
 		p := b.poolOf(ip)
-		return p.free > p.kept()
+		return p.free > p.reserve()
 	default:
 		return h.Client() == a.Client || h.Machine == ""
 	}
@@ -436,10 +433,10 @@ type Pending struct {
 
 // Take makes an address the client's; the caller then calls Commit. It fails if
 // another client has the address.
-func (b *Book) Take(a Ask, l fleet.Lease, now time.Time) (Pending, bool) {
+func (b *Book) Take(a Request, l fleet.Lease, now time.Time) (Pending, bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if !b.may(a, l.Address, now) {
+	if !b.allowed(a, l.Address, now) {
 		return Pending{}, false
 	}
 	h := b.addresses[l.Address]
@@ -449,7 +446,7 @@ func (b *Book) Take(a Ask, l fleet.Lease, now time.Time) (Pending, bool) {
 	}
 	p := Pending{book: b, card: a.Card, address: l.Address, previous: b.cards[a.Card], before: *h}
 	b.revision++
-	h.Lease, h.lent, h.offered, h.revision = l, true, time.Time{}, b.revision
+	h.Lease, h.leased, h.offered, h.revision = l, true, time.Time{}, b.revision
 	p.revision = b.revision
 	b.cards[a.Card] = l.Address
 	p.wait = b.store.PutLease(l)
@@ -480,8 +477,8 @@ func (b *Book) undo(p Pending) {
 	}
 }
 
-// End makes an address free at once, when the card holds it.
-func (b *Book) End(c Card, ip netip.Addr, now time.Time) (wait func() error, ended bool) {
+// Release makes an address free at once, if the card has it.
+func (b *Book) Release(c Card, ip netip.Addr, now time.Time) (wait func() error, ended bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	h := b.addresses[ip]
@@ -489,7 +486,7 @@ func (b *Book) End(c Card, ip netip.Addr, now time.Time) (wait func() error, end
 		return nil, false
 	}
 	h.offered = time.Time{}
-	if !h.lent {
+	if !h.leased {
 		return nil, false
 	}
 	b.revision++
@@ -497,8 +494,8 @@ func (b *Book) End(c Card, ip netip.Addr, now time.Time) (wait func() error, end
 	return b.store.PutLease(h.Lease), true
 }
 
-// Decline takes an address out of use for a while, when the card holds it or
-// has it on offer.
+// Decline takes an address out of use for DeclineTime, if the card has it or has it on
+// offer.
 func (b *Book) Decline(c Card, ip netip.Addr, now time.Time) (wait func() error, declined bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -510,13 +507,13 @@ func (b *Book) Decline(c Card, ip netip.Addr, now time.Time) (wait func() error,
 		delete(b.cards, c)
 	}
 	b.revision++
-	h.Expires, h.Declined, h.lent, h.offered, h.revision = now.Add(DeclineTime), true, true, time.Time{}, b.revision
+	h.Expires, h.Declined, h.leased, h.offered, h.revision = now.Add(DeclineTime), true, true, time.Time{}, b.revision
 	h.Machine, h.Hostname = "", ""
 	return b.store.PutLease(h.Lease), true
 }
 
-// Withdraw takes an offer back that the client did not choose.
-func (b *Book) Withdraw(c Card) {
+// WithdrawOffer ends the offer to a client that chose another server.
+func (b *Book) WithdrawOffer(c Card) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if h := b.addresses[b.cards[c]]; h != nil && h.Client() == c.Client {
@@ -524,13 +521,13 @@ func (b *Book) Withdraw(c Card) {
 	}
 }
 
-// List returns what is or was lent, by address.
+// List returns current and past leases, sorted by address.
 func (b *Book) List() []fleet.Lease {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	var l []fleet.Lease
 	for _, h := range b.addresses {
-		if h.lent {
+		if h.leased {
 			l = append(l, h.Lease)
 		}
 	}
@@ -538,21 +535,21 @@ func (b *Book) List() []fleet.Lease {
 	return l
 }
 
-// Peek is the address that Choose would find.
-func (b *Book) Peek(a Ask, now time.Time) (netip.Addr, error) {
+// Peek returns the address that Choose would find.
+func (b *Book) Peek(a Request, now time.Time) (netip.Addr, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.find(a, now)
 }
 
-// Size is the number of addresses that are remembered.
+// Size returns the number of addresses that are remembered.
 func (b *Book) Size() int {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return len(b.addresses)
 }
 
-// Check returns what of the book contradicts itself; it is for tests.
+// Check returns an error if the book contradicts itself; it is for tests.
 func (b *Book) Check() error {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -19,13 +19,14 @@ func (empty) PutLease(fleet.Lease) func() error { return func() error { return n
 func TestWithoutAnOffer(t *testing.T) {
 	now := time.Unix(1000, 0)
 	first := netip.MustParseAddr("10.99.0.64")
-	layout := Layout{Pools: []Pool{{Range{first, netip.MustParseAddr("10.99.0.95")}, "lab"}}, Of: func(netip.Addr) string { return "lab" }}
-	ask := func(client string, known bool) Ask { return Ask{Card: Card{"lab", client}, Known: known} }
+	layout := Layout{Pools: []Pool{{Range{first, netip.MustParseAddr("10.99.0.95")}, "lab"}},
+		Of: func(netip.Addr) string { return "lab" }}
+	ask := func(client string, known bool) Request { return Request{Card: Card{"lab", client}, Known: known} }
 	b, err := Open(empty{}, layout)
 	if err != nil {
 		t.Fatal(err)
 	}
-	take := func(a Ask, n uint64, machine string) bool {
+	take := func(a Request, n uint64, machine string) bool {
 		l := fleet.LeaseOf(a.Client, Plus(first, n))
 		l.Expires = now.Add(time.Hour)
 		if machine != "" {
@@ -41,7 +42,7 @@ func TestWithoutAnOffer(t *testing.T) {
 		}
 	}
 	for what, c := range map[string]struct {
-		a    Ask
+		a    Request
 		n    uint64
 		want bool
 	}{
@@ -53,7 +54,7 @@ func TestWithoutAnOffer(t *testing.T) {
 		"a known machine, of what is kept":      {ours, 30, true},
 		"a known machine, of what is no pool's": {ours, 200, false},
 	} {
-		if got := b.Standing(c.a, Plus(first, c.n), now).May; got != c.want {
+		if got := b.Status(c.a, Plus(first, c.n), now).Allowed; got != c.want {
 			t.Errorf("%s: may = %v; want %v", what, got, c.want)
 		}
 	}
@@ -61,10 +62,10 @@ func TestWithoutAnOffer(t *testing.T) {
 		t.Fatal("a known machine gets nothing")
 	}
 	now = now.Add(2 * time.Hour)
-	if b.Standing(other, Plus(first, 31), now).May {
+	if b.Status(other, Plus(first, 31), now).Allowed {
 		t.Error("a stranger may have what a machine of ours had")
 	}
-	if !b.Standing(other, Plus(first, 3), now).May || !b.Standing(ours, Plus(first, 31), now).May {
+	if !b.Status(other, Plus(first, 3), now).Allowed || !b.Status(ours, Plus(first, 31), now).Allowed {
 		t.Error("what a stranger had nobody may have, or a machine not what it had")
 	}
 }

@@ -8,7 +8,7 @@ import (
 	"strings"
 )
 
-// Range is the addresses that may be lent, both ends included. Its text is
+// Range is a range of addresses, both ends included. Its text is
 // "10.99.0.100-10.99.0.199" or "fd00:99::1000-fd00:99::1fff".
 type Range struct{ First, Last netip.Addr }
 
@@ -17,8 +17,10 @@ func ParseRange(s string) (Range, error) {
 	a, b, ok := strings.Cut(s, "-")
 	first, err1 := netip.ParseAddr(strings.TrimSpace(a))
 	last, err2 := netip.ParseAddr(strings.TrimSpace(b))
-	if !ok || err1 != nil || err2 != nil || first.Zone() != "" || first.BitLen() != last.BitLen() || first.Is4In6() || last.Is4In6() || last.Less(first) {
-		return Range{}, fmt.Errorf("%q is not a range of addresses; write 10.99.0.100-10.99.0.199, or fd00:99::1000-fd00:99::1fff", s)
+	if !ok || err1 != nil || err2 != nil || first.Zone() != "" || first.BitLen() != last.BitLen() || first.Is4In6() ||
+		last.Is4In6() || last.Less(first) {
+		return Range{},
+			fmt.Errorf("%q is not a range of addresses; write 10.99.0.100-10.99.0.199, or fd00:99::1000-fd00:99::1fff", s)
 	}
 	return Range{first, last}, nil
 }
@@ -39,8 +41,7 @@ func (r Range) Contains(ip netip.Addr) bool {
 
 func (r Range) String() string { return r.First.String() + "-" + r.Last.String() }
 
-// Size is the number of addresses; of a range that is larger than any pool may
-// be, something larger than MaxPool.
+// Size returns the number of addresses, at most MaxPool+1.
 func (r Range) Size() int {
 	if d := distance(r.First, r.Last); d < MaxPool {
 		return int(d) + 1
@@ -48,20 +49,20 @@ func (r Range) Size() int {
 	return MaxPool + 1
 }
 
-// Overlaps reports whether an address is in both ranges.
+// Overlaps reports whether the ranges have an address in common.
 func (r Range) Overlaps(o Range) bool { return !r.Last.Less(o.First) && !o.Last.Less(r.First) }
 
-// index is the place of an address in the range, at its address of a place.
+// index returns the place of an address in the range, and at the address of a place.
 func (r Range) index(ip netip.Addr) int { return int(distance(r.First, ip)) }
 func (r Range) at(index int) netip.Addr { return Plus(r.First, uint64(index)) }
 
-// MaxPool is the most addresses of one range: it bounds what strangers can
-// make us remember.
+// MaxPool is the largest size of a pool, in addresses: it bounds what unknown machines
+// can make a Book remember.
 const MaxPool = 1 << 18
 
-// Inside checks that a range lies in a network and leaves out the addresses
-// that are no machine's: of IPv4 the first and last one, of IPv6 the first,
-// which is all routers' (RFC 4291 section 2.6.1).
+// Inside checks that a range is in a network and leaves out the addresses that no
+// machine can have: in IPv4 the first and the last one, in IPv6 the first one, which all
+// routers have (RFC 4291 section 2.6.1).
 func (r Range) Inside(prefix netip.Prefix) error {
 	first, last := Bounds(prefix)
 	four := prefix.Addr().Is4()
@@ -73,16 +74,16 @@ func (r Range) Inside(prefix netip.Prefix) error {
 	case !prefix.Contains(r.First) || !prefix.Contains(r.Last):
 		return fmt.Errorf("the range %s is not inside the network %s", r, prefix.Masked())
 	case four && prefix.Bits() < 31 && (r.Contains(first) || r.Contains(last)):
-		return fmt.Errorf("the range %s contains the network's or broadcast address of %s", r, prefix.Masked())
+		return fmt.Errorf("the range %s contains the network or broadcast address of %s", r, prefix.Masked())
 	case !four && prefix.Bits() < 127 && r.Contains(first):
-		return fmt.Errorf("the range %s contains %s, which is every router's of %s", r, first, prefix.Masked())
+		return fmt.Errorf("the range %s contains %s, the address of all routers of %s", r, first, prefix.Masked())
 	case r.Size() > MaxPool:
 		return fmt.Errorf("the range %s has more than %d addresses", r, MaxPool)
 	}
 	return nil
 }
 
-// Within checks that the range lies in a network and leaves out our own address.
+// Within checks that a range is in a network and leaves out the server's own address.
 func (r Range) Within(prefix netip.Prefix, own netip.Addr) error {
 	if err := r.Inside(prefix); err != nil {
 		return err
@@ -93,14 +94,14 @@ func (r Range) Within(prefix netip.Prefix, own netip.Addr) error {
 	return nil
 }
 
-// Default is what of a network is lent when nobody says: of IPv4 the upper half
-// without its last address, or what of it lies after our own address; of IPv6
-// 65,536 addresses after the first as many, which people number by hand.
+// Default is the pool of a network when none is configured: in IPv4 the upper half
+// without its last address, or the lower half if the server's own address is in the
+// upper; in IPv6 65,536 addresses after as many that are left for numbering by hand.
 func Default(prefix netip.Prefix, own netip.Addr) (Range, error) {
 	first, _ := Bounds(prefix)
 	if !prefix.Addr().Is4() {
 		if prefix.Bits() > 108 {
-			return Range{}, fmt.Errorf("the network %s is too small to lend addresses; give --range6", prefix.Masked())
+			return Range{}, fmt.Errorf("the network %s is too small for a pool; give --range6", prefix.Masked())
 		}
 		r := Range{Plus(first, 1<<16), Plus(first, 1<<17-1)}
 		if r.Contains(own) {
@@ -109,7 +110,7 @@ func Default(prefix netip.Prefix, own netip.Addr) (Range, error) {
 		return r, nil
 	}
 	if prefix.Bits() > 29 {
-		return Range{}, fmt.Errorf("the network %s is too small to lend addresses; give --range", prefix.Masked())
+		return Range{}, fmt.Errorf("the network %s is too small for a pool; give --range", prefix.Masked())
 	}
 	size := uint64(1) << (32 - max(prefix.Bits(), 14))
 	r := Range{Plus(first, size/2), Plus(first, size-2)}
@@ -119,7 +120,7 @@ func Default(prefix netip.Prefix, own netip.Addr) (Range, error) {
 	return r, nil
 }
 
-// Bounds are the first and the last address of a prefix.
+// Bounds returns the first and the last address of a prefix.
 func Bounds(p netip.Prefix) (first, last netip.Addr) {
 	first = p.Masked().Addr()
 	b := first.AsSlice()
@@ -130,7 +131,7 @@ func Bounds(p netip.Prefix) (first, last netip.Addr) {
 	return first, last
 }
 
-// distance is how far b lies behind a, or something larger than any pool.
+// distance returns by how many addresses b follows a, or more than any pool has.
 func distance(a, b netip.Addr) uint64 {
 	x, y := a.As16(), b.As16()
 	high := binary.BigEndian.Uint64(y[:8]) - binary.BigEndian.Uint64(x[:8])
@@ -141,7 +142,7 @@ func distance(a, b netip.Addr) uint64 {
 	return math.MaxUint64
 }
 
-// Plus is the address that lies n behind one.
+// Plus returns the address n after another.
 func Plus(a netip.Addr, n uint64) netip.Addr {
 	b := a.As16()
 	low := binary.BigEndian.Uint64(b[8:]) + n

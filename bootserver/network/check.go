@@ -57,7 +57,8 @@ func (c *Config[I, M, O]) checkNetworks(f *Faults) {
 			f.Add(where, "every network needs a name of its own")
 		}
 		names[n.Name] = true
-		if n.Interface != "" && !slices.ContainsFunc(c.Interfaces, func(i I) bool { return i.Settings().Name == n.Interface }) {
+		if n.Interface != "" && !slices.ContainsFunc(c.Interfaces,
+			func(i I) bool { return i.Settings().Name == n.Interface }) {
 			f.Add(where, "interface %q is not listed under interfaces", n.Interface)
 		}
 		for _, a := range n.Relays {
@@ -167,7 +168,9 @@ func (c *Config[I, M, O]) checkReserved(f *Faults, where string, a netip.Addr) {
 		}
 		for _, p := range sub.Pools {
 			if p.Contains(a) {
-				f.Add(where, "the reserved address %s is in the pool %s of network %q, which could assign it to others; move one of them", a, p, n.Name)
+				f.Add(where,
+					"the reserved address %s is in the pool %s of network %q, which could assign it to others; move one of them", a,
+					p, n.Name)
 			}
 		}
 		switch first, last := lease.Bounds(sub.Prefix); {

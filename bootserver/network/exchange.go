@@ -48,8 +48,9 @@ func (x *Exchange[I, M, O]) Card() lease.Card {
 
 // Ask returns what the client needs of the lease book. wish is the address that it
 // asks for; it may be invalid.
-func (x *Exchange[I, M, O]) Ask(wish netip.Addr) lease.Ask {
-	a := lease.Ask{Card: x.Card(), Known: x.Known(), Wish: wish, Siblings: x.Identity.MACs, Reset: x.Client.Kind == client.Firmware}
+func (x *Exchange[I, M, O]) LeaseRequest(wish netip.Addr) lease.Request {
+	a := lease.Request{Card: x.Card(), Known: x.Known(), Requested: wish, Siblings: x.Identity.MACs,
+		Reset: x.Client.Kind == client.Firmware}
 	if x.Subnet != nil {
 		a.Near = x.Subnet.Prefix
 	}
@@ -109,7 +110,8 @@ func (x *Exchange[I, M, O]) Lease(ip netip.Addr, valid time.Duration, hostname s
 
 // Observed describes the client for an Observer.
 func (x *Exchange[I, M, O]) Observed(hostname string) ObservedClient {
-	return ObservedClient{Interface: x.Served.Config.Settings().Name, MAC: client.Clip(x.Key), UUID: x.Client.UUID, Class: x.Client.Class,
+	return ObservedClient{Interface: x.Served.Config.Settings().Name, MAC: client.Clip(x.Key), UUID: x.Client.UUID,
+		Class:    x.Client.Class,
 		Firmware: x.Client.Firmware, Quirk: x.Client.Quirk, Hostname: hostname, Port: x.Port}
 }
 
@@ -122,12 +124,13 @@ func (x *Exchange[I, M, O]) PacketRecord(p fleet.Packet) client.Packet {
 // WouldAnswer returns what the server would give to a client that asks for an
 // address, which may be invalid, as text. boots is nil if the client would be given
 // nothing to boot.
-func (x *Exchange[I, M, O]) WouldAnswer(book *lease.Book, wish netip.Addr, boots func(ip netip.Addr) (client.Boot, error)) string {
+func (x *Exchange[I, M, O]) WouldAnswer(book *lease.Book, wish netip.Addr, boots func(ip netip.Addr) (client.Boot,
+	error)) string {
 	var parts []string
 	var ip netip.Addr
 	if x.Network != nil {
 		var err error
-		if ip, err = book.Peek(x.Ask(wish), x.Now); err != nil {
+		if ip, err = book.Peek(x.LeaseRequest(wish), x.Now); err != nil {
 			parts = append(parts, err.Error())
 		} else {
 			parts = append(parts, ip.String())

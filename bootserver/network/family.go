@@ -24,8 +24,8 @@ func (f Family) section() string {
 	return "dhcp6"
 }
 
-// Has reports whether an address is one of the family that can be written down
-// for others.
+// Has reports whether an address belongs to the family and has a meaning for other hosts:
+// addresses with a zone have none.
 func (f Family) Has(a netip.Addr) bool {
 	if f == IPv4 {
 		return a.Is4()
@@ -33,8 +33,8 @@ func (f Family) Has(a netip.Addr) bool {
 	return a.Is6() && !a.Is4In6() && a.Zone() == ""
 }
 
-// Unaddressed says what an interface lacks that has no address of the family,
-// and how it gets one.
+// Unaddressed explains that an interface has no address of the family, and how to add
+// one.
 func (f Family) Unaddressed(iface string) string {
 	if f == IPv4 {
 		return "it has no IPv4 address; give it one: ip address add 10.99.0.1/24 dev " + iface

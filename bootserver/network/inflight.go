@@ -77,7 +77,8 @@ func (i *InFlight[K]) enter(k K, s Sender) bool {
 	}
 	_, again := i.packets[k]
 	begins := s.Unknown && s.Begins
-	if again || len(i.packets) >= maxInFlight || s.Unknown && i.unknown >= maxUnknown || begins && i.beginning >= maxBeginning {
+	if again || len(i.packets) >= maxInFlight || s.Unknown && i.unknown >= maxUnknown || begins &&
+		i.beginning >= maxBeginning {
 		return false
 	}
 	i.packets[k] = s

@@ -38,7 +38,8 @@ func TestInFlight(t *testing.T) {
 		i.leave(k) // once is enough
 	}
 	if len(i.packets) != 0 || i.unknown != 0 || i.beginning != 0 {
-		t.Errorf("%d packets, %d strangers and %d beginners are left inside; want none", len(i.packets), i.unknown, i.beginning)
+		t.Errorf("%d packets, %d strangers and %d beginners are left inside; want none", len(i.packets),
+			i.unknown, i.beginning)
 	}
 	for n := range 2 * maxInFlight {
 		enter(n, true, false)

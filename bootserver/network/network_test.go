@@ -41,7 +41,8 @@ func (machine) OwnOptions() word           { return word{Text: "machine"} }
 func (machine) Check(*Faults, string)      {}
 
 func configOf(family Family, networks ...Network[word]) Config[assigning, machine, word] {
-	return Config[assigning, machine, word]{Interfaces: []assigning{"eth0"}, Networks: networks, Options: word{family, "server"}}
+	return Config[assigning, machine, word]{Interfaces: []assigning{"eth0"}, Networks: networks,
+		Options: word{family, "server"}}
 }
 
 func subnet(prefix string) Subnet[word] { return Subnet[word]{Prefix: netip.MustParsePrefix(prefix)} }
@@ -62,7 +63,8 @@ func TestSite(t *testing.T) {
 	for _, c := range families {
 		t.Run(c.family.String(), func(t *testing.T) {
 			cards := map[string]Card{"eth0": {Index: 2, Prefixes: []netip.Prefix{netip.MustParsePrefix(c.own)}}}
-			far := Network[word]{Name: "far", Relays: []netip.Addr{netip.MustParseAddr(c.relay)}, Subnets: []Subnet[word]{subnet(c.far)},
+			far := Network[word]{Name: "far", Relays: []netip.Addr{netip.MustParseAddr(c.relay)},
+				Subnets: []Subnet[word]{subnet(c.far)},
 				Options: word{Text: "network"}}
 			conf := configOf(c.family, far)
 			s, err := NewSite(conf, cards)
@@ -80,7 +82,8 @@ func TestSite(t *testing.T) {
 			if got := served.Network.Pools(); len(got) != 1 || got[0].String() != c.pools {
 				t.Errorf("its pools are %v; want %s", got, c.pools)
 			}
-			if n, sub := s.Networks.At(netip.MustParsePrefix(c.far).Addr().Next()); n == nil || n.Name != "far" || sub == nil || sub.Options.Text != "network" {
+			if n, sub := s.Networks.At(netip.MustParsePrefix(c.far).Addr().Next()); n == nil || n.Name != "far" || sub == nil ||
+				sub.Options.Text != "network" {
 				t.Errorf("an address of a subnet is of %+v, %+v", n, sub)
 			}
 			if n, sub := s.Networks.At(netip.MustParseAddr(c.relay)); n == nil || n.Name != "far" || sub != nil {
@@ -90,7 +93,8 @@ func TestSite(t *testing.T) {
 				t.Errorf("an address of no network is of %+v, %+v", n, sub)
 			}
 			l := s.Networks.Layout()
-			if len(l.Pools) != 1 || l.Pools[0].Network != "eth0" || l.Of(netip.MustParseAddr(c.relay)) != "far" || l.Of(netip.MustParseAddr(c.nowhere)) != "" {
+			if len(l.Pools) != 1 || l.Pools[0].Network != "eth0" || l.Of(netip.MustParseAddr(c.relay)) != "far" ||
+				l.Of(netip.MustParseAddr(c.nowhere)) != "" {
 				t.Errorf("the layout has the pools %v", l.Pools)
 			}
 		})
@@ -111,10 +115,12 @@ func TestSiteFaults(t *testing.T) {
 			cards  map[string]Card
 			want   string
 		}{
-			{configOf(c.family, Network[word]{Name: "elsewhere", Subnets: []Subnet[word]{subnet(c.near)}}), cards, "write `interface: eth0` there"},
+			{configOf(c.family, Network[word]{Name: "elsewhere", Subnets: []Subnet[word]{subnet(c.near)}}), cards,
+				"write `interface: eth0` there"},
 			{configOf(c.family), map[string]Card{"eth0": {}}, "it has no " + c.family.String() + " address"},
 			{configOf(c.family), nil, "this host has no such interface"},
-			{configOf(c.family, Network[word]{Name: "n", Interface: "eth0", Subnets: []Subnet[word]{near}}), cards, "the server's own address"},
+			{configOf(c.family, Network[word]{Name: "n", Interface: "eth0", Subnets: []Subnet[word]{near}}), cards,
+				"the server's own address"},
 			{reserved, cards, "is the server's own"},
 		} {
 			if _, err := NewSite(x.config, x.cards); !errors.Is(err, ErrConfig) || !strings.Contains(err.Error(), x.want) {
@@ -130,14 +136,16 @@ func TestOptionsOf(t *testing.T) {
 	conf := configOf(IPv4)
 	conf.Interfaces = nil
 	for _, text := range []string{"one", "two"} {
-		conf.Groups = append(conf.Groups, Group[word]{Name: text, Match: client.Match{MACs: []string{"52:54"}}, Options: word{Text: text}})
+		conf.Groups = append(conf.Groups, Group[word]{Name: text, Match: client.Match{MACs: []string{"52:54"}},
+			Options: word{Text: text}})
 	}
 	conf.Machines = []machine{{Reservation{MAC: "52-54-00-00-00-01"}}}
 	s, err := NewSite(conf, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for mac, want := range map[string]string{"02:00:00:00:00:01": "server", "52:54:00:00:00:02": "two", "52:54:00:00:00:01": "machine"} {
+	for mac, want := range map[string]string{"02:00:00:00:00:01": "server", "52:54:00:00:00:02": "two",
+		"52:54:00:00:00:01": "machine"} {
 		if got := s.OptionsOf(s.Options, client.Client{MAC: mac}, "", "", s.Machine("", mac)); got.Text != want {
 			t.Errorf("%s gets the options %q; want %q", mac, got.Text, want)
 		}
@@ -146,7 +154,8 @@ func TestOptionsOf(t *testing.T) {
 
 // TestConfigJSON: options are inline in JSON, as they are in YAML.
 func TestConfigJSON(t *testing.T) {
-	conf := configOf(IPv4, Network[word]{Name: "n", Subnets: []Subnet[word]{subnet("10.99.0.0/24")}, Options: word{Text: "near"}})
+	conf := configOf(IPv4, Network[word]{Name: "n", Subnets: []Subnet[word]{subnet("10.99.0.0/24")},
+		Options: word{Text: "near"}})
 	conf.Groups = []Group[word]{{Name: "g"}}
 	got, err := json.Marshal(conf)
 	want := `{"interfaces":["eth0"],"networks":[{"name":"n","subnets":[{"prefix":"10.99.0.0/24"}],"text":"near"}],` +
@@ -154,7 +163,8 @@ func TestConfigJSON(t *testing.T) {
 	if err != nil || string(got) != want {
 		t.Errorf("Marshal = %s, %v\nwant %s", got, err, want)
 	}
-	if got, err := json.Marshal(Config[assigning, machine, word]{Options: word{Text: "x"}}); err != nil || string(got) != `{"text":"x"}` {
+	if got, err := json.Marshal(Config[assigning, machine, word]{Options: word{Text: "x"}}); err != nil ||
+		string(got) != `{"text":"x"}` {
 		t.Errorf("Marshal of options alone = %s, %v", got, err)
 	}
 }
@@ -162,10 +172,11 @@ func TestConfigJSON(t *testing.T) {
 // TestKey: a machine is the same however its name is spelt.
 func TestKey(t *testing.T) {
 	for want, spellings := range map[string][]Reservation{
-		"52:54:00:12:34:ab":                    {{MAC: "52:54:00:12:34:ab"}, {MAC: "52-54-00-12-34-AB"}},
-		"4c4c4544-0042-3510-8052-b4c04f463232": {{UUID: "4C4C4544-0042-3510-8052-B4C04F463232"}, {UUID: "4c4c4544004235108052b4c04f463232"}},
-		"duid:00010203":                        {{DUID: "00:01:02:03"}, {DUID: "00010203"}},
-		"node-7":                               {{Name: "Node-7"}},
+		"52:54:00:12:34:ab": {{MAC: "52:54:00:12:34:ab"}, {MAC: "52-54-00-12-34-AB"}},
+		"4c4c4544-0042-3510-8052-b4c04f463232": {{UUID: "4C4C4544-0042-3510-8052-B4C04F463232"},
+			{UUID: "4c4c4544004235108052b4c04f463232"}},
+		"duid:00010203": {{DUID: "00:01:02:03"}, {DUID: "00010203"}},
+		"node-7":        {{Name: "Node-7"}},
 	} {
 		for _, r := range spellings {
 			if got := r.Key(); got != want {
@@ -183,7 +194,8 @@ func TestOverrideOptions(t *testing.T) {
 	for _, o := range got {
 		texts += o.Text
 	}
-	if texts != "bc" || far[0].Text != "a" || len(OverrideOptions(far, nil)) != 2 || !slices.EqualFunc(far, OverrideOptions(far, nil), func(a, b Option[uint8]) bool { return a.Text == b.Text }) {
+	if texts != "bc" || far[0].Text != "a" || len(OverrideOptions(far, nil)) != 2 ||
+		!slices.EqualFunc(far, OverrideOptions(far, nil), func(a, b Option[uint8]) bool { return a.Text == b.Text }) {
 		t.Errorf("OverrideOptions = %+v; given were %+v", got, far)
 	}
 }

@@ -9,7 +9,7 @@ import (
 // Code is the code of an option: one byte in DHCP, two in DHCPv6.
 type Code interface{ uint8 | uint16 }
 
-// Option is any option by its code, with one of the values.
+// Option is an option by its code, with one of the values.
 type Option[C Code] struct {
 	Code      C            `yaml:"code" json:"code"`
 	Text      string       `yaml:"text,omitempty" json:"text,omitempty"`
@@ -17,7 +17,7 @@ type Option[C Code] struct {
 	Addresses []netip.Addr `yaml:"addresses,omitempty" json:"addresses,omitempty"`
 }
 
-// Bytes returns the option's value.
+// Bytes returns the option's value as it is sent.
 func (o Option[C]) Bytes(family Family) ([]byte, error) {
 	given := 0
 	for _, is := range []bool{o.Text != "", o.Hex != "", len(o.Addresses) > 0} {
@@ -70,7 +70,8 @@ const MaxOption = 255
 
 // CheckOptions refuses options that cannot be sent, and reserved ones, whose values
 // say by what they are decided. tooLong explains why long options are refused.
-func CheckOptions[C Code](f *Faults, where string, family Family, list []Option[C], reserved map[C]string, tooLong string) {
+func CheckOptions[C Code](f *Faults, where string, family Family, list []Option[C], reserved map[C]string,
+	tooLong string) {
 	for _, o := range list {
 		if is, ok := reserved[o.Code]; ok {
 			f.Add(where, "option %d cannot be set: it is %s", o.Code, is)

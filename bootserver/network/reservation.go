@@ -9,8 +9,8 @@ import (
 	"ingot"
 )
 
-// Reservation is a machine that is known beforehand, by one of the names that
-// it or people have for it, and the address that is kept for it.
+// Reservation is a machine that is known beforehand, by one of its identifiers or the name
+// that operators gave it, and the address that is reserved for it.
 type Reservation struct {
 	MAC     string
 	UUID    string // SMBIOS
@@ -19,7 +19,7 @@ type Reservation struct {
 	Address netip.Addr // invalid: it gets one from a pool
 }
 
-// String is how people know the machine.
+// String returns how operators identify the machine.
 func (r Reservation) String() string {
 	for _, k := range []string{r.MAC, r.UUID, r.DUID} {
 		if k != "" {
@@ -29,7 +29,7 @@ func (r Reservation) String() string {
 	return r.Name
 }
 
-// Key is what clients are looked up by: of whatever spelling, the same.
+// Key returns the key of the machine in a Site: the same for every spelling.
 func (r Reservation) Key() string {
 	switch {
 	case r.MAC != "":
@@ -63,7 +63,7 @@ func (r Reservation) check(f *Faults, where string, family Family) {
 		f.Add(where, "%w; write 52:54:00:12:34:56", err)
 	}
 	if r.UUID != "" && ingot.PlausibleUUID(r.UUID) == "" {
-		f.Add(where, "%q is no UUID that tells machines apart; use the MAC address", r.UUID)
+		f.Add(where, "%q is not a UUID that identifies a machine; use the MAC address", r.UUID)
 	}
 	if b, err := unhex(r.DUID); err != nil || r.DUID != "" && (len(b) < 3 || len(b) > 130) {
 		f.Add(where, "%q is not a DUID; write 3 to 130 bytes in hexadecimal (RFC 8415 section 11)", r.DUID)

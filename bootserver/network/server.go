@@ -33,7 +33,8 @@ type Parts struct {
 }
 
 // NewServer makes a server of a configuration and this host's interfaces, by name.
-func NewServer[I Interface, M Machine[O], O Options[O]](c Config[I, M, O], cards map[string]Card, p Parts) (*Server[I, M, O], error) {
+func NewServer[I Interface, M Machine[O], O Options[O]](c Config[I, M, O], cards map[string]Card,
+	p Parts) (*Server[I, M, O], error) {
 	s := &Server[I, M, O]{Booter: p.Booter, Log: p.Log, Now: p.Now, record: p.Record}
 	if s.Log == nil {
 		s.Log = slog.New(slog.DiscardHandler)
@@ -65,7 +66,7 @@ func (s *Server[I, M, O]) Apply(c Config[I, M, O], cards map[string]Card) error 
 		return err
 	}
 	s.site.Store(site)
-	s.Book.Arrange(site.Networks.Layout())
+	s.Book.SetLayout(site.Networks.Layout())
 	return nil
 }
 

@@ -29,11 +29,13 @@ type Served[I Interface, O any] struct {
 
 // NewSite joins a configuration with this host's interfaces, by name. The error
 // wraps ErrConfig.
-func NewSite[I Interface, M Machine[O], O Options[O]](c Config[I, M, O], cards map[string]Card) (*Site[I, M, O], error) {
+func NewSite[I Interface, M Machine[O], O Options[O]](c Config[I, M, O], cards map[string]Card) (*Site[I,
+	M, O], error) {
 	if err := c.Check(); err != nil {
 		return nil, err
 	}
-	s := &Site[I, M, O]{Options: c.Options, groups: c.Groups, Interfaces: map[string]*Served[I, O]{}, machines: map[string]*M{}}
+	s := &Site[I, M, O]{Options: c.Options, groups: c.Groups, Interfaces: map[string]*Served[I, O]{},
+		machines: map[string]*M{}}
 	for _, n := range c.Networks {
 		n.Subnets = slices.Clone(n.Subnets)
 		for i := range n.Subnets {
@@ -89,7 +91,8 @@ func (s *Site[I, M, O]) addOwn(f *Faults, where, iface string, own netip.Prefix)
 	for _, n := range s.Networks {
 		for _, sub := range n.Subnets {
 			if sub.Prefix.Overlaps(own) {
-				f.Add(where, "its network %s overlaps %s of network %q; write `interface: %s` there", own.Masked(), sub.Prefix, n.Name, iface)
+				f.Add(where, "its network %s overlaps %s of network %q; write `interface: %s` there", own.Masked(), sub.Prefix,
+					n.Name, iface)
 				return nil
 			}
 		}
