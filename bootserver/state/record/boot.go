@@ -44,6 +44,7 @@ type boot struct {
 	Deadline time.Time        `json:"deadline,omitzero"`
 	Ended    time.Time        `json:"ended,omitzero"`
 	Outcome  ingot.Outcome    `json:"outcome"`
+	Cause    fleet.Cause      `json:"cause,omitempty"`
 	Reason   string           `json:"reason,omitempty"`
 	Ticket   time.Time        `json:"ticket,omitzero"`
 	Facts    ingot.BootID     `json:"facts,omitempty"`
@@ -59,7 +60,7 @@ type boot struct {
 func bootOf(b fleet.Boot) boot {
 	return boot{ID: b.ID, Machine: b.Machine, Number: b.Number, Before: b.Before, Firmware: b.Firmware, Image: imageRef(b.Image),
 		Order: b.Order, Root: b.Root, First: b.First, Proxy: b.Proxy, Told: b.Told, Back: b.Back, Started: b.Started,
-		Deadline: b.Deadline, Ended: b.Ended, Outcome: b.Outcome, Reason: b.Reason, Ticket: b.Ticket, Facts: b.Facts,
+		Deadline: b.Deadline, Ended: b.Ended, Outcome: b.Outcome, Cause: b.Cause, Reason: b.Reason, Ticket: b.Ticket, Facts: b.Facts,
 		Changes: b.Changes, Crash: b.Crash, Pstore: b.Pstore, Events: list(b.Events, func(e fleet.Event) event { return event(e) }),
 		Served: b.Served, Report: b.Report, Others: list(b.Others, otherOf)}
 }
@@ -67,7 +68,7 @@ func bootOf(b fleet.Boot) boot {
 func (r boot) value() fleet.Boot {
 	return fleet.Boot{ID: r.ID, Machine: r.Machine, Number: r.Number, Before: r.Before, Firmware: r.Firmware, Image: fleet.ImageRef(r.Image),
 		Order: r.Order, Root: r.Root, First: r.First, Proxy: r.Proxy, Told: r.Told, Back: r.Back, Started: r.Started,
-		Deadline: r.Deadline, Ended: r.Ended, Outcome: r.Outcome, Reason: r.Reason, Ticket: r.Ticket, Facts: r.Facts,
+		Deadline: r.Deadline, Ended: r.Ended, Outcome: r.Outcome, Cause: r.Cause, Reason: r.Reason, Ticket: r.Ticket, Facts: r.Facts,
 		Changes: r.Changes, Crash: r.Crash, Pstore: r.Pstore, Events: list(r.Events, func(e event) fleet.Event { return fleet.Event(e) }),
 		Served: r.Served, Report: r.Report, Others: list(r.Others, other.value)}
 }
