@@ -431,16 +431,18 @@ func TestPendingIsBounded(t *testing.T) {
 		t.Skip("thousands of synced writes")
 	}
 	h := newHouse(t)
-	// Fill up in one transaction, as if they had all come.
-	err := h.state.Update(func(tx state.Tx) error {
-		for i := range state.MaxPending {
-			id := ingot.MachineID(fmt.Sprintf("m-%012d", i))
-			tx.PutMachine(fleet.Machine{ID: id, State: fleet.Pending, MACs: []string{fmt.Sprint(i)}})
+	// As if they had all come.
+	for first := 0; first < state.MaxPending; first += state.MaxRecords / 2 {
+		err := h.state.Update(func(tx state.Tx) error {
+			for i := first; i < min(first+state.MaxRecords/2, state.MaxPending); i++ {
+				id := ingot.MachineID(fmt.Sprintf("m-%012d", i))
+				tx.StoreMachine(fleet.Machine{ID: id, State: fleet.Pending, MACs: []string{fmt.Sprint(i)}})
+			}
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
 		}
-		return nil
-	})
-	if err != nil {
-		t.Fatal(err)
 	}
 	if _, err := h.Observe(firstMachine); !errors.Is(err, booter.ErrTooManyPending) {
 		t.Errorf("Seen(one more stranger) = %v; want ErrTooManyPending", err)
@@ -467,7 +469,7 @@ func TestOperatorsMistakes(t *testing.T) {
 	} {
 		err := c.call()
 		var p api.Problem
-		if !errors.As(err, &p) || !strings.Contains(p.Detail, c.want) || p.Next == "" && c.name != "unknown image" {
+		if !errors.As(err, &p) || !strings.Contains(p.Detail, c.want) || p.Hint() == "" && c.name != "unknown image" {
 			t.Errorf("%s: %v (%+v); want a problem with %q and the next step", c.name, err, p, c.want)
 		}
 	}

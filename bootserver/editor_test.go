@@ -199,7 +199,7 @@ func TestTagsAndKeysAreNoted(t *testing.T) {
 		},
 	} {
 		var p api.Problem
-		if err := f(); !errors.As(err, &p) || p.Status >= 500 || p.Next == "" {
+		if err := f(); !errors.As(err, &p) || p.Status >= 500 || p.Hint() == "" {
 			t.Errorf("%s: %+v; want a problem with what to do", what, err)
 		}
 	}

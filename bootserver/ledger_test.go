@@ -230,7 +230,7 @@ func TestHardwarePerBoot(t *testing.T) {
 		t.Errorf("Hardware of the latest boot = %+v, %v; want what boot %s told first", got, err, second.Short())
 	}
 	silent, _ := h.ask()
-	if got, err := h.api.Hardware(t.Context(), "node01", string(silent)); err == nil || !strings.Contains(err.Error(), "told nothing of the hardware") {
+	if got, err := h.api.Hardware(t.Context(), "node01", string(silent)); err == nil || !strings.Contains(err.Error(), "reported no hardware") {
 		t.Errorf("Hardware of a boot without a ticket = %+v, %v", got, err)
 	}
 }

@@ -304,7 +304,7 @@ func TestOneRestoreAtATime(t *testing.T) {
 		time.Sleep(time.Millisecond)
 	}
 	var p api.Problem
-	if _, err := h.api.Restore(t.Context(), bytes.NewReader(whole)); !errors.As(err, &p) || p.Status != http.StatusConflict || p.Next == "" {
+	if _, err := h.api.Restore(t.Context(), bytes.NewReader(whole)); !errors.As(err, &p) || p.Status != http.StatusConflict || p.Hint() == "" {
 		t.Errorf("a second restore: %v; want a conflict", err)
 	}
 	if _, err := w.Write(whole[1:]); err != nil {

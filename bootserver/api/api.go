@@ -139,7 +139,7 @@ func page[T any](list []T, in PageIn, id func(T) string) ([]T, string, error) {
 			at++
 		}
 		if at == len(list) {
-			return nil, "", Problem{Status: http.StatusConflict, Detail: "what the last page ended with is not there any more", Next: "start over with the first page"}
+			return nil, "", NewProblem(CodePageGone, "the last item of the page before is not in the list any more")
 		}
 		list = list[at+1:]
 	}
@@ -288,12 +288,14 @@ func capture(b Backend, w http.ResponseWriter, q *http.Request, refs []string) {
 	d, err := time.ParseDuration(q.FormValue("for"))
 	most, bad := strconv.ParseInt(q.FormValue("most"), 10, 64)
 	if err != nil || bad != nil || d <= 0 || d > maxCaptureTime || most < 1<<10 || most > maxCaptureBytes {
-		write(w, Problem{Status: http.StatusUnprocessableEntity, Detail: fmt.Sprintf("for=%q, most=%q: want a time up to %s, and 1024 to %d bytes", q.FormValue("for"), q.FormValue("most"), maxCaptureTime, maxCaptureBytes),
-			Next: "/v1/machines/NAME/capture?for=10m&most=268435456"}.complete())
+		detail := fmt.Sprintf("for=%q, most=%q: want a time up to %s, and 1024 to %d bytes",
+			q.FormValue("for"), q.FormValue("most"), maxCaptureTime, maxCaptureBytes)
+		write(w, NewProblem(CodeInvalidCapture, detail, "example", "/v1/machines/NAME/capture?for=10m&most=268435456"))
 		return
 	}
 	if len(refs) == 0 || len(refs) > MaxNamed {
-		write(w, Problem{Status: http.StatusUnprocessableEntity, Detail: fmt.Sprintf("%d machines are named; want 1 to %d", len(refs), MaxNamed), Next: "/v1/capture?machine=NAME&machine=NAME&for=10m&most=268435456"}.complete())
+		write(w, NewProblem(CodeInvalidCapture, fmt.Sprintf("%d machines are named; want 1 to %d", len(refs), MaxNamed),
+			"example", "/v1/capture?machine=NAME&machine=NAME&for=10m&most=268435456"))
 		return
 	}
 	ctx, cancel := context.WithTimeout(q.Context(), d)

@@ -27,7 +27,7 @@ func Handler(b Backend, gate Gate, seen Seen) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		began := time.Now()
 		handler, pattern := t.mux.Handler(r)
-		out := &told{ResponseWriter: w, status: http.StatusOK}
+		out := &statusWriter{ResponseWriter: w, status: http.StatusOK}
 		if seen != nil {
 			defer func() { seen(cmp.Or(pattern, "none"), out.status, time.Since(began)) }()
 		}
@@ -49,29 +49,29 @@ func Handler(b Backend, gate Gate, seen Seen) http.Handler {
 		case pattern == "":
 			write(out, nothing(handler, r, h))
 		case !known:
-			write(out, Problem{Status: http.StatusForbidden, Detail: "this route has no scope and is closed"}.complete())
+			write(out, NewProblem(CodeRouteClosed, "this route has no scope and is closed"))
 		case !who.Scope.Covers(scope):
-			write(out, tooSmall(who, scope))
+			write(out, insufficient(who, scope))
 		default:
 			t.mux.ServeHTTP(out, r.WithContext(access.With(r.Context(), who)))
 		}
 	})
 }
 
-// told keeps the status of an answer.
-type told struct {
+// statusWriter keeps the status of an answer.
+type statusWriter struct {
 	http.ResponseWriter
 	status int
 }
 
 // WriteHeader implements http.ResponseWriter.
-func (t *told) WriteHeader(status int) {
+func (t *statusWriter) WriteHeader(status int) {
 	t.status = status
 	t.ResponseWriter.WriteHeader(status)
 }
 
 // Unwrap is for http.ResponseController.
-func (t *told) Unwrap() http.ResponseWriter { return t.ResponseWriter }
+func (t *statusWriter) Unwrap() http.ResponseWriter { return t.ResponseWriter }
 
 // write answers a problem.
 func write(w http.ResponseWriter, p Problem) {
@@ -90,12 +90,11 @@ func write(w http.ResponseWriter, p Problem) {
 func nothing(h http.Handler, r *http.Request, into http.Header) Problem {
 	probe := &probe{header: http.Header{}}
 	h.ServeHTTP(probe, r)
-	p := Problem{Status: http.StatusNotFound, Detail: "there is no " + r.Method + " " + r.URL.Path, Next: "ingot api openapi lists what there is"}
 	if allow := probe.header.Get("Allow"); probe.status == http.StatusMethodNotAllowed {
 		into.Set("Allow", allow)
-		p.Status, p.Detail = http.StatusMethodNotAllowed, r.URL.Path+" takes "+strings.ReplaceAll(allow, ", ", " and ")
+		return NewProblem(CodeMethod, r.URL.Path+" takes "+strings.ReplaceAll(allow, ", ", " and "))
 	}
-	return p.complete()
+	return NewProblem(CodeRouteNotFound, "there is no "+r.Method+" "+r.URL.Path)
 }
 
 // probe keeps the head of an answer and drops its body.

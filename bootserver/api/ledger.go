@@ -107,7 +107,7 @@ func ledgerRoutes(r *routes, b Ledger) {
 	add(r, "GET /v1/events", access.Read, "The ledger: what happened, oldest first", func(ctx context.Context, in *eventsIn) (Events, error) {
 		wait, err := time.ParseDuration(cmp.Or(in.Wait, "0s"))
 		if err != nil {
-			return Events{}, Problem{Status: http.StatusBadRequest, Detail: fmt.Sprintf("wait: %q is not a time", in.Wait), Next: "write 20s"}
+			return Events{}, NewProblem(CodeInvalidWait, fmt.Sprintf("wait: %q is not a duration", in.Wait))
 		}
 		list, err := b.Events(ctx, EventsRequest{Machines: in.Machine, After: in.After, Ledger: in.Ledger, Newest: in.Newest, Limit: in.Limit, Wait: max(0, min(wait, maxWait))})
 		if list.Events == nil {

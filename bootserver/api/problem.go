@@ -10,14 +10,28 @@ import (
 	"ingot/bootserver/access"
 )
 
-// Problem is an error with a status and the next step (RFC 9457). Where only
-// Status and Detail are given, Type and Title are those of the status.
+// Problem is an error with a status and a code (RFC 9457). NewProblem makes one.
 type Problem struct {
-	Type   string `json:"type" format:"uri" doc:"What kind of problem it is; programs tell problems apart by it." example:"urn:ingot:problem:not-found"`
-	Title  string `json:"title" doc:"The kind in words, always the same."`
-	Status int    `json:"status" doc:"The HTTP status of the answer."`
-	Detail string `json:"detail" doc:"What went wrong this time, for people."`
-	Next   string `json:"next,omitempty" doc:"What to do or type next."`
+	Type   string            `json:"type" format:"uri" doc:"The kind of problem, coarser than its code." example:"urn:ingot:problem:not-found"`
+	Title  string            `json:"title" doc:"The kind in words, always the same."`
+	Status int               `json:"status" doc:"The HTTP status of the answer."`
+	Code   Code              `json:"code,omitempty"`
+	Detail string            `json:"detail" doc:"What went wrong this time, for people."`
+	Params map[string]string `json:"params,omitempty" doc:"What advice about the problem needs, by name; see the codes."`
+}
+
+// NewProblem returns the problem of a code. params are names and values, one after the other: those
+// that the code's explanation names.
+func NewProblem(code Code, detail string, params ...string) Problem {
+	m, _ := meaningOf(code)
+	p := Problem{Status: m.status, Code: code, Detail: detail}
+	for i := 0; i+1 < len(params); i += 2 {
+		if p.Params == nil {
+			p.Params = map[string]string{}
+		}
+		p.Params[params[i]] = params[i+1]
+	}
+	return p.complete()
 }
 
 func (p Problem) Error() string { return p.Detail }
@@ -31,28 +45,53 @@ func (Problem) ContentType(string) string { return "application/problem+json" }
 // typePrefix begins the types of problems. They name, they are not fetched.
 const typePrefix = "urn:ingot:problem:"
 
-// kinds are the problems that there are, by status.
+// kinds are the types and titles of problems, by status.
 var kinds = map[int][2]string{
-	http.StatusBadRequest:            {"invalid", "The request is not right"},
-	http.StatusUnauthorized:          {"unauthenticated", "Who asks is not known"},
-	http.StatusForbidden:             {"forbidden", "Who asks may not do this"},
-	http.StatusNotFound:              {"not-found", "What was asked for is not there"},
-	http.StatusMethodNotAllowed:      {"method", "This cannot be done with it"},
-	http.StatusConflict:              {"conflict", "The present state does not allow it"},
-	http.StatusUnprocessableEntity:   {"invalid", "The request is not right"},
-	http.StatusRequestEntityTooLarge: {"too-large", "The request is too large"},
-	http.StatusInternalServerError:   {"internal", "The server failed"},
-	http.StatusServiceUnavailable:    {"unavailable", "The server cannot answer now"},
+	http.StatusBadRequest:            {"invalid", "Invalid request"},
+	http.StatusUnauthorized:          {"unauthenticated", "Authentication required"},
+	http.StatusForbidden:             {"forbidden", "Forbidden"},
+	http.StatusNotFound:              {"not-found", "Not found"},
+	http.StatusMethodNotAllowed:      {"method", "Method not allowed"},
+	http.StatusConflict:              {"conflict", "Conflict with the present state"},
+	http.StatusUnprocessableEntity:   {"invalid", "Invalid request"},
+	http.StatusRequestEntityTooLarge: {"too-large", "Request too large"},
+	http.StatusInternalServerError:   {"internal", "Internal server error"},
+	http.StatusServiceUnavailable:    {"unavailable", "Service unavailable"},
 }
 
-// complete fills in what a status implies.
+// codeKinds are the types and titles of codes that have their own.
+var codeKinds = map[Code][2]string{
+	CodePlain:   {"plain", "Authentication required"},
+	CodeExpired: {"expired", "Authentication required"},
+	CodeRevoked: {"revoked", "Authentication required"},
+	CodeScope:   {"scope", "Insufficient scope"},
+}
+
+// statusCodes are the codes of problems of which only the status is known.
+var statusCodes = map[int]Code{
+	http.StatusBadRequest:            CodeInvalidRequest,
+	http.StatusUnprocessableEntity:   CodeInvalidRequest,
+	http.StatusUnauthorized:          CodeWrongCredential,
+	http.StatusRequestEntityTooLarge: CodeTooLarge,
+	http.StatusInternalServerError:   CodeInternal,
+	http.StatusServiceUnavailable:    CodeUnavailable,
+}
+
+// complete fills in what a status and a code imply.
 func (p Problem) complete() Problem {
 	if p.Status == 0 {
 		p.Status = http.StatusInternalServerError
 	}
-	kind, known := kinds[p.Status]
+	if p.Code == "" {
+		p.Code = statusCodes[p.Status]
+	}
+	kind, known := codeKinds[p.Code]
 	if !known {
-		kind = [2]string{"http-" + strings.ToLower(strings.ReplaceAll(http.StatusText(p.Status), " ", "-")), http.StatusText(p.Status)}
+		kind, known = kinds[p.Status]
+	}
+	if !known {
+		text := http.StatusText(p.Status)
+		kind = [2]string{"http-" + strings.ToLower(strings.ReplaceAll(text, " ", "-")), text}
 	}
 	if p.Type == "" {
 		p.Type = typePrefix + kind[0]
@@ -72,14 +111,14 @@ func problem(err error) Problem {
 	case errors.As(err, &model):
 		p = invalid(model)
 	case errors.Is(err, access.ErrCredential):
-		p.Status = http.StatusBadRequest
+		p = NewProblem(CodeInvalidCredential, err.Error())
 	}
 	return p.complete()
 }
 
 // invalid says all that huma found wrong with a request, with its place.
 func invalid(m *huma.ErrorModel) Problem {
-	p := Problem{Status: m.Status, Detail: m.Detail, Next: "ingot api openapi describes what is wanted"}
+	p := Problem{Status: m.Status, Detail: m.Detail}
 	var all []string
 	for _, e := range m.Errors {
 		text := e.Message
@@ -94,24 +133,23 @@ func invalid(m *huma.ErrorModel) Problem {
 	return p
 }
 
-// refused is what somebody gets who is not let in.
+// refused is the problem of a request that is not let in.
 func refused(err error) Problem {
-	p := Problem{Status: http.StatusUnauthorized, Detail: err.Error(), Next: "ask the administrator of the server: ingot token create NAME"}
+	code := CodeWrongCredential
 	switch {
 	case errors.Is(err, access.ErrNobody):
-		p.Next = "give a token: ingot context add NAME URL; an administrator makes one: ingot token create NAME"
+		code = CodeUnauthenticated
 	case errors.Is(err, access.ErrPlain):
-		p.Type, p.Next = typePrefix+"plain", "ingot token revoke NAME, and use https"
+		code = CodePlain
 	case errors.Is(err, access.ErrExpired):
-		p.Type = typePrefix + "expired"
+		code = CodeExpired
 	case errors.Is(err, access.ErrRevoked):
-		p.Type = typePrefix + "revoked"
+		code = CodeRevoked
 	}
-	return p.complete()
+	return NewProblem(code, err.Error())
 }
 
-// tooSmall is what somebody gets whose scope does not suffice.
-func tooSmall(who access.Who, want access.Scope) Problem {
-	return Problem{Status: http.StatusForbidden, Type: typePrefix + "scope", Detail: who.String() + " has scope " + string(who.Scope) + "; this takes " + string(want),
-		Next: "ask the administrator of the server: ingot token create NAME --scope " + string(want)}.complete()
+// insufficient is the problem of a request whose scope does not cover it.
+func insufficient(who access.Who, want access.Scope) Problem {
+	return NewProblem(CodeScope, who.String()+" has scope "+string(who.Scope)+"; this takes "+string(want), "scope", string(want))
 }

@@ -132,7 +132,7 @@ func addPage[In, Out any](r *routes, pattern string, scope access.Scope, summary
 // problemResponse describes how errors are answered.
 func (r *routes) problemResponse() *huma.Response {
 	s := r.huma.OpenAPI().Components.Schemas.Schema(reflect.TypeFor[Problem](), true, "")
-	return &huma.Response{Description: "A problem, with the next step.", Content: map[string]*huma.MediaType{"application/problem+json": {Schema: s}}}
+	return &huma.Response{Description: "A problem (RFC 9457). What to do about it depends on its code.", Content: map[string]*huma.MediaType{"application/problem+json": {Schema: s}}}
 }
 
 // operationID is "get-machines-boots" for GET /v1/machines/{ref}/boots.

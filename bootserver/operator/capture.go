@@ -23,7 +23,7 @@ func (o *Operator) Capture(ctx context.Context, refs []string, w io.Writer, most
 	}
 	if o.captures.Add(1) > maxCaptures {
 		o.captures.Add(-1)
-		return api.Problem{Status: 503, Detail: fmt.Sprintf("%d captures are under way", maxCaptures), Next: "end one of them"}
+		return api.NewProblem(api.CodeTooManyCaptures, fmt.Sprintf("%d captures are under way", maxCaptures))
 	}
 	defer o.captures.Add(-1)
 	var who capture.Machines
@@ -43,7 +43,7 @@ func (o *Operator) Capture(ctx context.Context, refs []string, w io.Writer, most
 		}
 	}
 	if err := who.Check(); err != nil {
-		return api.Problem{Status: 409, Detail: err.Error(), Next: "capture fewer machines at a time"}
+		return api.NewProblem(api.CodeCaptureTooWide, err.Error())
 	}
 	interfaces := o.host.Interfaces()
 	now := o.now()

@@ -26,7 +26,7 @@ func repeat(f func() error) error {
 			return err
 		}
 	}
-	return api.Problem{Status: 409, Detail: err.Error(), Next: "run the same command again"}
+	return api.NewProblem(api.CodeChanged, err.Error())
 }
 
 // decision returns a machine as an operator wants it. It only computes: a transaction may run it twice.
@@ -66,7 +66,7 @@ func (o *Operator) change(ctx context.Context, code fleet.Code, ref string, deci
 // removalProblem is the problem of an assignment of an image that is being removed.
 func removalProblem(err error) error {
 	if errors.Is(err, state.ErrBeingRemoved) {
-		return api.Problem{Status: 409, Detail: err.Error(), Next: "ingot image ls"}
+		return api.NewProblem(api.CodeImageBeingRemoved, err.Error())
 	}
 	return err
 }
@@ -77,10 +77,10 @@ func pick(machines []fleet.Machine, ref string) (fleet.Machine, error) {
 	case 1:
 		return found[0], nil
 	case 0:
-		return fleet.Machine{}, api.Problem{Status: 404, Detail: fmt.Sprintf("no machine answers to %q", ref), Next: "ingot machine ls"}
+		return fleet.Machine{}, api.NewProblem(api.CodeMachineNotFound, fmt.Sprintf("no machine answers to %q", ref), "ref", ref)
 	default:
-		return fleet.Machine{}, api.Problem{Status: 409,
-			Detail: fmt.Sprintf("%d machines answer to %q: %s", len(found), ref, several(found)), Next: "give the id of the one that is meant"}
+		return fleet.Machine{}, api.NewProblem(api.CodeMachineAmbiguous,
+			fmt.Sprintf("%d machines answer to %q: %s", len(found), ref, several(found)), "ref", ref)
 	}
 }
 

@@ -54,8 +54,8 @@ func (o *Operator) CreateCredential(ctx context.Context, q api.CredentialRequest
 	err = o.state.Update(func(tx state.Tx) error {
 		for _, other := range tx.CredentialsNamed(c.Name) {
 			if other.Live(now) {
-				return api.Problem{Status: 409, Detail: fmt.Sprintf("the name %q belongs to %s %s, which is in use", c.Name, other.Kind, other.ID),
-					Next: "choose another name, or: ingot token revoke " + c.Name}
+				return api.NewProblem(api.CodeCredentialTaken,
+					fmt.Sprintf("the name %q belongs to %s %s, which is in use", c.Name, other.Kind, other.ID), "name", c.Name)
 			}
 		}
 		for _, id := range over {
@@ -64,8 +64,7 @@ func (o *Operator) CreateCredential(ctx context.Context, q api.CredentialRequest
 			}
 		}
 		if n := tx.CredentialCount(); n >= access.MaxCredentials {
-			return api.Problem{Status: 409, Detail: fmt.Sprintf("there are %d tokens and certificates already", n),
-				Next: "ended ones are forgotten after 90 days; give tokens longer lives instead of many"}
+			return api.NewProblem(api.CodeTooManyCredentials, fmt.Sprintf("there are %d tokens and certificates already", n))
 		}
 		action = credentialAction(ctx, now, fleet.ActionTokenCreate, nil, &c)
 		tx.PutCredential(c)
@@ -120,7 +119,7 @@ func (o *Operator) RevokeCredential(ctx context.Context, ref string) (c access.C
 	if i < 0 { // of several with a name, at most one is live
 		i = slices.IndexFunc(all, func(c access.Credential) bool { return c.Name == ref && c.Live(now) })
 	}
-	missing := api.Problem{Status: 404, Detail: fmt.Sprintf("no live token or certificate is called %q", ref), Next: "ingot token ls"}
+	missing := api.NewProblem(api.CodeCredentialNotFound, fmt.Sprintf("no live token or certificate is called %q", ref))
 	if i < 0 {
 		return c, missing
 	}

@@ -278,7 +278,7 @@ func (e Editor) inUse(images []image.Image) map[ingot.Digest]string {
 // TagImage implements api.Images.
 func (e Editor) TagImage(ctx context.Context, ref, tag string) (api.Image, error) {
 	if _, err := ingot.ParseImageName(tag); err != nil {
-		return api.Image{}, api.Problem{Status: 400, Detail: err.Error(), Next: "write PROFILE:WORD, such as node:stable"}
+		return api.Image{}, api.NewProblem(api.CodeInvalidTag, err.Error())
 	}
 	var before any
 	if had, err := e.Store.Get(ctx, tag); err == nil {
@@ -334,7 +334,7 @@ func (e Editor) keys() string { return filepath.Join(e.Store.Root(), "keys") }
 func (e Editor) TrustKey(ctx context.Context, q api.KeyRequest) (api.Key, error) {
 	key, err := image.ParsePublicKey([]byte(q.Key))
 	if err != nil {
-		return api.Key{}, api.Problem{Status: 400, Detail: err.Error(), Next: "name a minisign public key, such as keys/release.pub of another store"}
+		return api.Key{}, api.NewProblem(api.CodeInvalidKey, err.Error())
 	}
 	answer := api.Key{Name: q.Name, ID: key.ID()}
 	known := e.key(q.Name)
@@ -375,20 +375,19 @@ func (e Editor) key(name string) (k image.NamedKey) {
 // when it is none.
 func storeProblem(err error) error {
 	for _, p := range []struct {
-		is     error
-		status int
-		next   string
+		is   error
+		code api.Code
 	}{
-		{image.ErrInUse, 409, "give it another image first: ingot assign MACHINE IMAGE"},
-		{image.ErrBusy, 409, "run the same command again when the pull or import is done"},
-		{image.ErrExists, 409, "choose another word for the tag"},
-		{image.ErrAmbiguous, 409, "give more digits: ingot image ls"},
-		{image.ErrNotFound, 404, "ingot image ls"},
-		{image.ErrSignature, 400, "ingot image ls"},
-		{image.ErrKeyName, 409, "ingot key ls; or choose another name: --name NAME"},
+		{image.ErrInUse, api.CodeImageInUse},
+		{image.ErrBusy, api.CodeStoreBusy},
+		{image.ErrExists, api.CodeTagTaken},
+		{image.ErrAmbiguous, api.CodeImageAmbiguous},
+		{image.ErrNotFound, api.CodeImageNotFound},
+		{image.ErrSignature, api.CodeImageUntrusted},
+		{image.ErrKeyName, api.CodeKeyName},
 	} {
 		if errors.Is(err, p.is) {
-			return api.Problem{Status: p.status, Detail: err.Error(), Next: p.next}
+			return api.NewProblem(p.code, err.Error())
 		}
 	}
 	return err

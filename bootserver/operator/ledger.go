@@ -70,7 +70,7 @@ func (o *Operator) bootOf(ref, boot string) (b fleet.Boot, err error) {
 		i = len(list) - 1
 	}
 	if i < 0 {
-		return b, api.Problem{Status: 404, Detail: fmt.Sprintf("%s has no such boot", m.Hostname()), Next: "ingot boots " + m.Hostname()}
+		return b, api.NewProblem(api.CodeBootNotFound, fmt.Sprintf("%s has no such boot", m.Hostname()), "machine", m.Hostname())
 	}
 	return list[i], nil
 }
@@ -93,7 +93,8 @@ func (o *Operator) Hardware(ref, boot string) (api.Hardware, error) {
 	}
 	f, told, err := o.state.Facts(b)
 	if err == nil && !told {
-		err = api.Problem{Status: 404, Detail: fmt.Sprintf("boot %s told nothing of the hardware: it asked for no ticket", b.ID.Short()), Next: "ingot boots " + ref}
+		err = api.NewProblem(api.CodeNoHardware,
+			fmt.Sprintf("boot %s reported no hardware: it requested no ticket", b.ID.Short()), "machine", ref)
 	}
 	return api.Hardware{Boot: b.ID, Same: b.Facts, Facts: f, Changes: b.Changes}, err
 }
@@ -148,9 +149,9 @@ func (o *Operator) Backup(ctx context.Context, w io.Writer) error {
 	err := o.state.Backup(w)
 	switch {
 	case errors.Is(err, state.ErrBackups):
-		return api.Problem{Status: 503, Detail: err.Error(), Next: "end one of them: ingot audit says who reads them"}
+		return api.NewProblem(api.CodeTooManyBackups, err.Error())
 	case errors.Is(err, syscall.ENOSPC):
-		return api.Problem{Status: 503, Detail: err.Error(), Next: "make room in that folder: a copy of the state lies there while a backup is read"}
+		return api.NewProblem(api.CodeNoSpace, err.Error())
 	}
 	return err
 }
@@ -162,9 +163,9 @@ func (o *Operator) Restore(ctx context.Context, r io.Reader) (api.Restored, erro
 	was := o.state.Identity()
 	kept, err := o.state.Restore(r, o.now())
 	if errors.Is(err, state.ErrDamaged) {
-		return api.Restored{}, api.Problem{Status: 400, Detail: err.Error(), Next: "give a file that ingot backup wrote"}
+		return api.Restored{}, api.NewProblem(api.CodeInvalidBackup, err.Error())
 	} else if errors.Is(err, state.ErrRestoring) {
-		return api.Restored{}, api.Problem{Status: 409, Detail: err.Error(), Next: "look who does: ingot audit; and run the same command again when it is done"}
+		return api.Restored{}, api.NewProblem(api.CodeRestoring, err.Error())
 	} else if err != nil {
 		return api.Restored{}, err
 	}

@@ -19,7 +19,7 @@ import (
 func (o *Operator) Label(ctx context.Context, ref string, q api.LabelRequest) (fleet.Machine, error) {
 	for k, v := range q.Set {
 		if err := fleet.CheckLabel(k, v); err != nil {
-			return fleet.Machine{}, api.Problem{Status: 400, Detail: err.Error(), Next: "write KEY=VALUE"}
+			return fleet.Machine{}, api.NewProblem(api.CodeInvalidLabel, err.Error())
 		}
 	}
 	return o.change(ctx, fleet.ActionLabel, ref, func(_ state.Tx, m fleet.Machine) (fleet.Machine, error) {
@@ -32,8 +32,7 @@ func (o *Operator) Label(ctx context.Context, ref string, q api.LabelRequest) (f
 			delete(labels, k)
 		}
 		if len(labels) > fleet.MaxLabels {
-			return m, api.Problem{Status: 400, Detail: fmt.Sprintf("a machine has at most %d labels", fleet.MaxLabels),
-				Next: "remove some: ingot machine label " + m.Hostname() + " KEY-"}
+			return m, api.NewProblem(api.CodeTooManyLabels, fmt.Sprintf("a machine has at most %d labels", fleet.MaxLabels), "machine", m.Hostname())
 		}
 		m.Labels = labels
 		return m, nil
@@ -55,7 +54,7 @@ func (o *Operator) Rename(ctx context.Context, ref, name string) (fleet.Machine,
 }
 
 func badName(name string) error {
-	return api.Problem{Status: 400, Detail: fmt.Sprintf("%q cannot be a host name", name), Next: "use lower-case letters, digits and dashes"}
+	return api.NewProblem(api.CodeInvalidName, fmt.Sprintf("%q cannot be a host name", name))
 }
 
 // freeName returns a problem if another machine has a name.
@@ -67,8 +66,7 @@ func freeName(tx state.Tx, m fleet.Machine, name string) error {
 	if !taken || other.ID == m.ID {
 		return nil
 	}
-	return api.Problem{Status: 409, Detail: fmt.Sprintf("the name %q belongs to machine %s", name, other.ID),
-		Next: "choose another name, or: ingot machine rename " + string(other.ID) + " NEW-NAME"}
+	return api.NewProblem(api.CodeNameTaken, fmt.Sprintf("the name %q belongs to machine %s", name, other.ID), "machine", string(other.ID))
 }
 
 // Retire implements api.Machinery.
@@ -94,8 +92,8 @@ func (o *Operator) Forget(ctx context.Context, ref string, force bool) (gone fle
 			_, err := pick(nil, ref)
 			return err
 		case m.State == fleet.Approved && !force:
-			return api.Problem{Status: 409, Detail: fmt.Sprintf("%s is approved; what is known of its good images would be lost", m.Hostname()),
-				Next: "ingot machine retire " + m.Hostname() + ", or give --force"}
+			return api.NewProblem(api.CodeMachineApproved,
+				fmt.Sprintf("%s is approved; what is known of its good images would be lost", m.Hostname()), "machine", m.Hostname())
 		}
 		gone = m
 		changes = []fleet.Change{on(m, Action(ctx, now, fleet.ActionForget, m, nil)), fleet.Forgotten(m, now)}
@@ -120,7 +118,7 @@ func (o *Operator) Merge(ctx context.Context, from, into string) (merged fleet.M
 		return merged, err
 	}
 	if one.ID == other.ID {
-		return merged, api.Problem{Status: 400, Detail: fmt.Sprintf("%s and %s are the same machine", from, into), Next: "ingot machine ls"}
+		return merged, api.NewProblem(api.CodeSameMachine, fmt.Sprintf("%s and %s are the same machine", from, into))
 	}
 	now := o.now()
 	var changes []fleet.Change
@@ -128,7 +126,7 @@ func (o *Operator) Merge(ctx context.Context, from, into string) (merged fleet.M
 		f, known := tx.Machine(one.ID)
 		i, knownToo := tx.Machine(other.ID)
 		if !known || !knownToo {
-			return api.Problem{Status: 409, Detail: fmt.Sprintf("%s or %s was just forgotten", from, into), Next: "ingot machine ls"}
+			return api.NewProblem(api.CodeChanged, fmt.Sprintf("%s or %s was just forgotten", from, into))
 		}
 		if err := mergeable(f, i); err != nil {
 			return err
@@ -164,14 +162,14 @@ func mergeable(from, into fleet.Machine) error {
 	case from.State != fleet.Approved:
 		return nil
 	case into.State == fleet.Approved:
-		return api.Problem{Status: 409,
-			Detail: fmt.Sprintf("%s and %s are both approved; one of two machines that work would be lost", from.Hostname(), into.Hostname()),
-			Next:   "if they are one, retire first: ingot machine retire " + from.Hostname()}
+		return api.NewProblem(api.CodeBothApproved,
+			fmt.Sprintf("%s and %s are both approved; one of two machines that work would be lost", from.Hostname(), into.Hostname()),
+			"from", from.Hostname())
 	}
 	// Its name, its image and what was healthy on it would be lost.
-	return api.Problem{Status: 409,
-		Detail: fmt.Sprintf("%s is approved, and %s is not: the one that is known stays, with its name, image and past", from.Hostname(), into.Hostname()),
-		Next:   fmt.Sprintf("ingot machine merge %s %s", into.Hostname(), from.Hostname())}
+	return api.NewProblem(api.CodeMergeDirection,
+		fmt.Sprintf("%s is approved, and %s is not: the one that is known stays, with its name, image and past", from.Hostname(), into.Hostname()),
+		"from", into.Hostname(), "into", from.Hostname())
 }
 
 // supersedeOthers ends those of some boots that are not the machine's latest: one computer has one
@@ -260,5 +258,5 @@ func importProblem(err error) error {
 	if !errors.Is(err, fleet.ErrImport) {
 		return err
 	}
-	return api.Problem{Status: 400, Detail: strings.Join(lines, "\n"), Next: "nothing was changed; correct the list and give it again, with --dry-run to look first"}
+	return api.NewProblem(api.CodeInvalidImport, strings.Join(lines, "\n"))
 }

@@ -107,13 +107,13 @@ func (o *Operator) Reload(ctx context.Context) (api.Reloaded, error) {
 		return r, nil
 	}
 	if errors.Is(err, ErrNoReload) {
-		return r, api.Problem{Status: 409, Detail: err.Error(), Next: "write /etc/ingot/ingot.yaml, see: ingot config show; and restart the server"}
+		return r, api.NewProblem(api.CodeNoConfig, err.Error())
 	}
 	var p api.Problem
 	if err = storeProblem(err); errors.As(err, &p) { // of the image that new machines get
 		return r, err
 	}
-	return r, api.Problem{Status: 400, Detail: err.Error(), Next: "ingot config check"}
+	return r, api.NewProblem(api.CodeInvalidConfig, err.Error())
 }
 
 // Machines implements api.Backend.
@@ -134,7 +134,7 @@ func (o *Operator) Boots(q api.BootsRequest) ([]fleet.Boot, string, error) {
 	}
 	before, err := state.ParsePlace(q.Before)
 	if err != nil {
-		return nil, "", api.Problem{Status: 400, Detail: fmt.Sprintf("before: %v", err), Next: "give what the Link of a page says"}
+		return nil, "", api.NewProblem(api.CodeInvalidPage, fmt.Sprintf("before: %v", err))
 	}
 	limit := cmp.Or(q.Limit, 1000)
 	list, err := o.state.BootsBefore(id, before, limit+1)
@@ -255,8 +255,7 @@ func rollBack(m fleet.Machine, servable map[ingot.Digest]bool, now time.Time) (f
 	m.Healthy = healthy
 	as, err := fleet.Rollback(m, now)
 	if err != nil {
-		return m, api.Problem{Status: 409, Detail: fmt.Sprintf("%s: %v", m.Hostname(), err),
-			Next: "choose one: ingot image ls, ingot assign " + m.Hostname() + " IMAGE"}
+		return m, api.NewProblem(api.CodeNoRollback, fmt.Sprintf("%s: %v", m.Hostname(), err), "machine", m.Hostname())
 	}
 	return fleet.Assign(m, as), nil
 }
@@ -272,9 +271,9 @@ func (o *Operator) Resume(ctx context.Context, ref string) (fleet.Machine, error
 func (o *Operator) Grant(ctx context.Context, ref, volume, disk string, ttl time.Duration) (fleet.Machine, error) {
 	switch {
 	case disk == "":
-		return fleet.Machine{}, api.Problem{Status: 400, Detail: "a grant names one disk", Next: "give its serial number or WWN with --disk"}
+		return fleet.Machine{}, api.NewProblem(api.CodeGrantWithoutDisk, "a grant names one disk")
 	case ttl <= 0 || ttl > 7*24*time.Hour:
-		return fleet.Machine{}, api.Problem{Status: 400, Detail: fmt.Sprintf("a grant cannot last %s", ttl), Next: "give --for between 1m and 168h"}
+		return fleet.Machine{}, api.NewProblem(api.CodeGrantDuration, fmt.Sprintf("a grant cannot last %s", ttl))
 	}
 	now := o.now()
 	g := fleet.Grant{Grant: ingot.Grant{Volume: volume, Disk: disk, Expires: now.Add(ttl)}, Given: now}

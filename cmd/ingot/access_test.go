@@ -121,7 +121,7 @@ func (spiteful) Merge(context.Context, string, string) (fleet.Machine, error) {
 	return filled[fleet.Machine](), nil
 }
 func (spiteful) Rollback(context.Context, string) (fleet.Machine, error) {
-	return fleet.Machine{}, api.Problem{Status: 409, Detail: spite, Next: spite}
+	return fleet.Machine{}, api.NewProblem(api.CodeNoRollback, spite, "machine", spite)
 }
 func (spiteful) Assign(context.Context, string, string, string) (fleet.Machine, error) {
 	return filled[fleet.Machine](), nil

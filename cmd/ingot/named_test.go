@@ -34,7 +34,7 @@ var racked = []fleet.Machine{
 func (r *rack) find(ref string) (fleet.Machine, error) {
 	found := fleet.Match(racked, ref)
 	if len(found) != 1 {
-		return fleet.Machine{}, api.Problem{Status: 404, Detail: "no machine answers to " + ref, Next: "ingot machine ls"}
+		return fleet.Machine{}, api.NewProblem(api.CodeMachineNotFound, "no machine answers to "+ref)
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()

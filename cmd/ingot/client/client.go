@@ -144,7 +144,7 @@ func NextStep(err error) string {
 	case errors.As(err, &hint):
 		return hint.Hint
 	case errors.As(err, &problem):
-		return problem.Next
+		return problem.Hint()
 	case errors.Is(err, api.ErrNoServer):
 		return "ingot serve --interface IF, or name the server's store with --store or INGOT_STORE"
 	case errors.Is(err, api.ErrStranger):

@@ -170,9 +170,8 @@ func (a *Commands) consoles(ctx context.Context, args []string, boot string) err
 	all, failed, err := ofEach(ctx, a, args, func(n string) (log, error) {
 		t, err := a.Client().Console(ctx, n, boot)
 		if err == nil && t.Text == "" && !a.JSON() {
-			err = api.Problem{Status: 404, Detail: fmt.Sprintf("boot %s of %s sent no console to this server",
-				t.Boot.ID.Short(), n),
-				Next: "it may have had no network; run: ingot why " + n}
+			err = api.NewProblem(api.CodeNoConsole, fmt.Sprintf("boot %s of %s sent no console to this server",
+				t.Boot.ID.Short(), n), "machine", n)
 		}
 		return log{n, t}, err
 	})

@@ -1,0 +1,218 @@
+package api
+
+import (
+	"cmp"
+	"net/http"
+	"slices"
+	"strings"
+
+	"github.com/danielgtaylor/huma/v2"
+)
+
+// Code says what kind of problem a Problem is. Codes keep their meaning: programs, pages and the
+// command line choose their advice by them.
+type Code string
+
+// The codes of problems. What each means, its status and its parameters are in codes.
+const (
+	CodeInvalidRequest     Code = "invalid-request"
+	CodeInvalidCapture     Code = "invalid-capture"
+	CodeInvalidWait        Code = "invalid-wait"
+	CodeInvalidPage        Code = "invalid-page"
+	CodeInvalidName        Code = "invalid-name"
+	CodeInvalidLabel       Code = "invalid-label"
+	CodeInvalidTag         Code = "invalid-tag"
+	CodeInvalidKey         Code = "invalid-key"
+	CodeInvalidCredential  Code = "invalid-credential"
+	CodeInvalidImport      Code = "invalid-import"
+	CodeInvalidBackup      Code = "invalid-backup"
+	CodeInvalidConfig      Code = "invalid-configuration"
+	CodeGrantWithoutDisk   Code = "grant-without-disk"
+	CodeGrantDuration      Code = "grant-duration"
+	CodeTooManyLabels      Code = "too-many-labels"
+	CodeTooLarge           Code = "request-too-large"
+	CodeUnauthenticated    Code = "authentication-required"
+	CodeWrongCredential    Code = "credential-unknown"
+	CodeExpired            Code = "credential-expired"
+	CodeRevoked            Code = "credential-revoked"
+	CodePlain              Code = "token-over-plain-http"
+	CodeScope              Code = "insufficient-scope"
+	CodeRouteClosed        Code = "route-closed"
+	CodeRouteNotFound      Code = "route-not-found"
+	CodeMethod             Code = "method-not-allowed"
+	CodeMachineNotFound    Code = "machine-not-found"
+	CodeMachineAmbiguous   Code = "machine-ambiguous"
+	CodeMachineApproved    Code = "machine-approved"
+	CodeSameMachine        Code = "same-machine"
+	CodeBothApproved       Code = "both-approved"
+	CodeMergeDirection     Code = "merge-direction"
+	CodeNameTaken          Code = "name-taken"
+	CodeNoRollback         Code = "no-rollback"
+	CodeChanged            Code = "changed-meanwhile"
+	CodeBootNotFound       Code = "boot-not-found"
+	CodeNoHardware         Code = "hardware-not-reported"
+	CodeNoConsole          Code = "console-empty"
+	CodePageGone           Code = "page-gone"
+	CodeImageNotFound      Code = "image-not-found"
+	CodeImageAmbiguous     Code = "image-ambiguous"
+	CodeImageInUse         Code = "image-in-use"
+	CodeImageUntrusted     Code = "image-untrusted"
+	CodeImageBeingRemoved  Code = "image-being-removed"
+	CodeStoreBusy          Code = "store-busy"
+	CodeTagTaken           Code = "tag-taken"
+	CodeKeyName            Code = "key-name"
+	CodeCredentialNotFound Code = "credential-not-found"
+	CodeCredentialTaken    Code = "credential-name-taken"
+	CodeTooManyCredentials Code = "too-many-credentials"
+	CodeNoConfig           Code = "no-configuration-file"
+	CodeRestoring          Code = "restore-in-progress"
+	CodeTooManyCaptures    Code = "too-many-captures"
+	CodeCaptureTooWide     Code = "capture-too-wide"
+	CodeTooManyBackups     Code = "too-many-backups"
+	CodeNoSpace            Code = "no-space"
+	CodeInternal           Code = "internal"
+	CodeUnavailable        Code = "unavailable"
+)
+
+// meaning is what there is to know of a code.
+type meaning struct {
+	code   Code
+	status int
+	// explanation is a sentence for the OpenAPI document.
+	explanation string
+	// hint is what somebody at the command line does next. {name} stands for the parameter of that
+	// name, or for the name in capitals when a problem lacks it.
+	hint string
+}
+
+// codes lists all codes with their meanings.
+var codes = slices.Concat(requestCodes, accessCodes, machineCodes, imageCodes, serverCodes)
+
+var requestCodes = []meaning{
+	{CodeInvalidRequest, 400, "The request does not match the OpenAPI document.", "ingot api openapi describes what is wanted"},
+	{CodeInvalidCapture, 422, "The bounds or the machines of a capture are missing or out of range. Parameter: example, a path that is right.",
+		"{example}"},
+	{CodeInvalidWait, 400, "The time to wait for events is not a duration.", "write 20s"},
+	{CodeInvalidPage, 400, "The position in a list is not one that a page was answered with.", "give what the Link of a page says"},
+	{CodeInvalidName, 400, "The name cannot be a host name.", "use lower-case letters, digits and dashes"},
+	{CodeInvalidLabel, 400, "A label's key or value is not allowed.", "write KEY=VALUE"},
+	{CodeInvalidTag, 400, "The tag is not of the form PROFILE:WORD.", "write PROFILE:WORD, such as node:stable"},
+	{CodeInvalidKey, 400, "The text is not a minisign public key.", "name a minisign public key, such as keys/release.pub of another store"},
+	{CodeInvalidCredential, 400, "A token or client certificate cannot be made like this.", "ingot token create --help"},
+	{CodeInvalidImport, 400, "The list of machines has faults, all of which are in the detail. Nothing was changed.",
+		"nothing was changed; correct the list and give it again, with --dry-run to look first"},
+	{CodeInvalidBackup, 400, "The file is not a whole backup.", "give a file that ingot backup wrote"},
+	{CodeInvalidConfig, 400, "The configuration has faults, all of which are in the detail. The server goes on with the old one.",
+		"ingot config check"},
+	{CodeGrantWithoutDisk, 400, "A grant names one disk.", "give its serial number or WWN with --disk"},
+	{CodeGrantDuration, 400, "The duration of a grant is out of range.", "give --for between 1m and 168h"},
+	{CodeTooManyLabels, 400, "A machine would have too many labels. Parameter: machine.", "remove some: ingot machine label {machine} KEY-"},
+	{CodeTooLarge, 413, "The body of the request is too large.", "send less at a time"},
+	{CodePageGone, 409, "The last item of the page before is not in the list any more.", "start over with the first page"},
+	{CodeRouteNotFound, 404, "There is no such path.", "ingot api openapi lists what there is"},
+	{CodeMethod, 405, "The path exists and does not take the method. The header Allow lists those that it takes.",
+		"ingot api openapi lists what there is"},
+}
+
+var accessCodes = []meaning{
+	{CodeUnauthenticated, 401, "No token and no client certificate came with the request.",
+		"give a token: ingot context add NAME URL; an administrator makes one: ingot token create NAME"},
+	{CodeWrongCredential, 401, "The server does not know the token or client certificate.",
+		"ask the administrator of the server: ingot token create NAME"},
+	{CodeExpired, 401, "The token or client certificate has expired.", "ask the administrator of the server: ingot token create NAME"},
+	{CodeRevoked, 401, "The token or client certificate was revoked.", "ask the administrator of the server: ingot token create NAME"},
+	{CodePlain, 401, "A token was sent without TLS. Others can have read it: it should be revoked.", "ingot token revoke NAME, and use https"},
+	{CodeScope, 403, "The scope of the token or client certificate does not cover the request. Parameter: scope, the one that does.",
+		"ask the administrator of the server: ingot token create NAME --scope {scope}"},
+	{CodeRouteClosed, 403, "The route has no scope and is served to nobody.", "report this: it is a bug of ingot"},
+	{CodeCredentialNotFound, 404, "No live token or client certificate has the name or id.", "ingot token ls"},
+	{CodeCredentialTaken, 409, "A live token or client certificate has the name. Parameter: name.",
+		"choose another name, or: ingot token revoke {name}"},
+	{CodeTooManyCredentials, 409, "There are as many tokens and client certificates as are kept.",
+		"ended ones are removed after 90 days; give tokens longer lives instead of many"},
+}
+
+var machineCodes = []meaning{
+	{CodeMachineNotFound, 404, "No machine has the id, name, MAC address or UUID. Parameter: ref.", "ingot machine ls"},
+	{CodeMachineAmbiguous, 409, "Several machines match. Parameter: ref.", "give the id of the one that is meant"},
+	{CodeMachineApproved, 409, "The machine is approved and is forgotten only by force. Parameter: machine.",
+		"ingot machine retire {machine}, or give --force"},
+	{CodeSameMachine, 400, "A machine cannot be merged with itself.", "ingot machine ls"},
+	{CodeBothApproved, 409, "Both machines are approved, and are merged only after one was retired. Parameter: from, the one to retire.",
+		"if they are one, retire first: ingot machine retire {from}"},
+	{CodeMergeDirection, 409, "The approved machine is the one that stays. Parameters: from and into, the right way round.",
+		"ingot machine merge {from} {into}"},
+	{CodeNameTaken, 409, "Another machine has the name. Parameter: machine, its id.",
+		"choose another name, or: ingot machine rename {machine} NEW-NAME"},
+	{CodeNoRollback, 409, "No other image that can be served was healthy on the machine. Parameter: machine.",
+		"choose one: ingot image ls, ingot assign {machine} IMAGE"},
+	{CodeChanged, 409, "What the request is about changed while it was carried out. Nothing was done.", "run the same command again"},
+	{CodeBootNotFound, 404, "The machine has no such boot. Parameter: machine.", "ingot boots {machine}"},
+	{CodeNoHardware, 404, "The machine reported no hardware in the boot: it requested no ticket. Parameter: machine.", "ingot boots {machine}"},
+	{CodeNoConsole, 404, "Nothing of the console of the boot reached the server. Parameter: machine.",
+		"it may have had no network; run: ingot why {machine}"},
+}
+
+var imageCodes = []meaning{
+	{CodeImageNotFound, 404, "The store has no such image, tag or key.", "ingot image ls"},
+	{CodeImageAmbiguous, 409, "Several images match.", "give more digits: ingot image ls"},
+	{CodeImageInUse, 409, "A machine needs the image, or the configuration gives it to new machines.",
+		"give it another image first: ingot assign MACHINE IMAGE"},
+	{CodeImageUntrusted, 400, "No release key that the store trusts signed the image.", "ingot image ls"},
+	{CodeImageBeingRemoved, 409, "The image is just being removed.", "ingot image ls"},
+	{CodeStoreBusy, 409, "An image is just being received.", "run the same command again when the pull or import is done"},
+	{CodeTagTaken, 409, "The name belongs to a version, which never moves.", "choose another word for the tag"},
+	{CodeKeyName, 409, "The name of the release key is taken, reserved or not known.", "ingot key ls; or choose another name: --name NAME"},
+}
+
+var serverCodes = []meaning{
+	{CodeNoConfig, 409, "The server was started without a configuration file.",
+		"write /etc/ingot/ingot.yaml, see: ingot config show; and restart the server"},
+	{CodeRestoring, 409, "Another backup is just being restored.", "ingot audit shows by whom; run the same command again when it is done"},
+	{CodeTooManyCaptures, 503, "As many captures are under way as the server allows.", "end one of them"},
+	{CodeCaptureTooWide, 409, "The machines have more addresses than one capture can select.", "capture fewer machines at a time"},
+	{CodeTooManyBackups, 503, "As many backups are being read as the server allows.", "end one of them: ingot audit shows who reads them"},
+	{CodeNoSpace, 503, "There is no space for a copy of the state.",
+		"free space in that folder: a copy of the state lies there while a backup is read"},
+	{CodeInternal, 500, "The server failed.", "look at the log of the server: journalctl -u ingot"},
+	{CodeUnavailable, 503, "The server cannot answer now.", "run the same command again"},
+}
+
+// meaningOf returns what there is to know of a code.
+func meaningOf(c Code) (meaning, bool) {
+	i := slices.IndexFunc(codes, func(m meaning) bool { return m.code == c })
+	if i < 0 {
+		return meaning{}, false
+	}
+	return codes[i], true
+}
+
+// Schema implements huma.SchemaProvider: all codes, with a sentence each.
+func (Code) Schema(huma.Registry) *huma.Schema {
+	s := &huma.Schema{Type: huma.TypeString}
+	var words []string
+	for _, m := range codes {
+		s.Enum = append(s.Enum, string(m.code))
+		words = append(words, "- `"+string(m.code)+"` ("+http.StatusText(m.status)+"): "+m.explanation)
+	}
+	s.Description = "What kind of problem it is. Newer servers may answer codes that are not listed.\n" + strings.Join(words, "\n")
+	return s
+}
+
+// Hint returns what somebody at the command line does next about a problem; empty when nothing is
+// known of it. The server does not send it: other clients have other ways.
+func (p Problem) Hint() string {
+	m, known := meaningOf(p.Code)
+	if !known {
+		return ""
+	}
+	text := m.hint
+	for {
+		head, rest, found := strings.Cut(text, "{")
+		name, tail, closed := strings.Cut(rest, "}")
+		if !found || !closed {
+			return text
+		}
+		text = head + cmp.Or(strings.NewReplacer("{", "", "}", "").Replace(p.Params[name]), strings.ToUpper(name)) + tail
+	}
+}
