@@ -63,7 +63,8 @@ nothing.`,
 		Example: "  ingot config check && ingot config reload",
 		RunE:    func(cmd *cobra.Command, _ []string) error { return a.configReload(cmd) },
 	}
-	return command.Parent("config", "check, show and reload the server's configuration", check, show, schema, reload)
+	return command.Parent("config", "check, show and reload the server's configuration",
+		"  ingot config check && ingot config reload", check, show, schema, reload)
 }
 
 func (a *app) loadConfig(file string) (*config.Config, []string, error) {

@@ -45,7 +45,8 @@ func (a *app) contextCommand() *cobra.Command {
 			})
 		},
 	}
-	return command.Parent("context", "manage connections to servers", a.contextAddCommand(), ls, use, rm)
+	return command.Parent("context", "manage connections to servers", "  ingot context ls\n  ingot context use berlin",
+		a.contextAddCommand(), ls, use, rm)
 }
 
 type contextFlags struct{ fingerprint, tokenFile, cert string }

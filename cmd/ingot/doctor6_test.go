@@ -73,7 +73,7 @@ func TestDoctor6(t *testing.T) {
 		return of(list, "routers br0").State == doctor.OK && of(list, "DHCPv6 servers br0").State == doctor.Error
 	})
 	if x := of(list, "routers br0"); !strings.Contains(x.Text, "fd00:99::/64") || !strings.Contains(x.Text,
-		"addresses are from DHCPv6") {
+		"addresses from DHCPv6") {
 		t.Errorf("the router is %q", x.Text)
 	}
 	if x := of(list, "DHCPv6 servers br0"); !strings.Contains(x.Text, "fe80::") {

@@ -66,6 +66,9 @@ func (a *app) run(ctx context.Context, args []string) int {
 	}
 	fmt.Fprintf(stderr, "ingot: %s\n", harmless.Lines(access.Redact(err.Error())))
 	if next := client.NextStep(err); next != "" {
+		if strings.HasPrefix(next, "ingot ") {
+			next = "run: " + next
+		}
 		fmt.Fprintf(stderr, "  → %s\n", harmless.Lines(next))
 	}
 	var usage show.UsageError

@@ -139,7 +139,7 @@ func TestWhereverAMachineIsNamed(t *testing.T) {
 	for _, command := range commands[:4] { // those that go on, and say at the end what they could not find
 		code, asked, _, stderr := ask(append(slices.Clone(command), "node[01-03]", "node[77-78]", "db")...)
 		if code != 1 || asked != "db node01 node02 node03" || !strings.Contains(stderr, "node77") ||
-			!strings.Contains(stderr, "node78") || !strings.Contains(stderr, "→ ingot machine ls") {
+			!strings.Contains(stderr, "node78") || !strings.Contains(stderr, "→ run: ingot machine ls") {
 			t.Errorf("ingot %s with two unknown names = %d, asks for %q:\n%s", strings.Join(command, " "), code, asked, stderr)
 		}
 	}

@@ -20,5 +20,6 @@ func profileCommand(a *command.App) *cobra.Command {
 			return err
 		},
 	}
-	return command.Parent("profile", "print the schema of profiles", schema)
+	return command.Parent("profile", "print the schema of profiles", "  ingot profile schema > profile.schema.json",
+		schema)
 }

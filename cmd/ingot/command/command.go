@@ -57,8 +57,8 @@ func LeastArgs(name string) cobra.PositionalArgs {
 }
 
 // Parent is a command that only holds others.
-func Parent(use, short string, sub ...*cobra.Command) *cobra.Command {
-	c := &cobra.Command{Use: use, Short: short}
+func Parent(use, short, example string, sub ...*cobra.Command) *cobra.Command {
+	c := &cobra.Command{Use: use, Short: short, Example: example}
 	c.Args = func(cmd *cobra.Command, args []string) error {
 		if len(args) > 0 {
 			return show.Usagef("unknown command %q for %q", args[0], cmd.CommandPath())

@@ -43,7 +43,8 @@ UKI and its signer, PCR 11, SBOM.
 		Example: "  ingot image inspect lab:v1", Args: command.ExactArgs("IMAGE"),
 		RunE: func(cmd *cobra.Command, args []string) error { return a.imageInspect(cmd.Context(), args[0]) },
 	}
-	return command.Parent("image", "list, read, compare, tag, copy and remove images", ls, inspect, a.imageCatCommand(),
+	return command.Parent("image", "list, read, compare, tag, copy and remove images",
+		"  ingot image ls\n  ingot image inspect lab:v1", ls, inspect, a.imageCatCommand(),
 		a.imageDiffCommand(),
 		a.imageTagCommand(), a.imageRmCommand(), a.imageGCCommand(), a.imageVerifyCommand(),
 		a.imageExportCommand(), a.imageImportCommand(), a.imagePushCommand(), a.imagePullCommand(),

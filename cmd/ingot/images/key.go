@@ -16,7 +16,8 @@ import (
 )
 
 func (a *Commands) keyCommand() *cobra.Command {
-	return command.Parent("key", "manage the release keys that this store trusts", a.keyLsCommand(), a.keyTrustCommand(),
+	return command.Parent("key", "manage the release keys that this store trusts",
+		"  ingot key ls\n  ingot key trust build1.pub", a.keyLsCommand(), a.keyTrustCommand(),
 		a.keyDistrustCommand())
 }
 

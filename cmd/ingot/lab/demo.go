@@ -100,8 +100,13 @@ func (d *demo) play(ctx context.Context) error {
 	return d.table(ctx)
 }
 
+// say prints a line about the run; beside JSON it goes to standard error.
 func (d *demo) say(format string, args ...any) {
-	fmt.Fprintf(d.Stdout, "%7.1f s  %s\n", time.Since(d.start).Seconds(), fmt.Sprintf(format, args...))
+	w := d.Stdout
+	if d.JSON() {
+		w = d.Stderr
+	}
+	fmt.Fprintf(w, "%7.1f s  %s\n", time.Since(d.start).Seconds(), fmt.Sprintf(format, args...))
 }
 
 // buildImages builds lab:v1 and lab:v2, which differ in one file, and lab:v3,
@@ -355,6 +360,6 @@ func (d *demo) table(ctx context.Context) error {
 	for _, m := range list {
 		names[m.ID] = machines.Called(m)
 	}
-	d.say("done; every boot, in seconds from the stage before:\n")
+	d.say("done; every boot, in seconds since the stage before:\n")
 	return d.Show(boots, func(w io.Writer) { machines.StageTable(w, boots, names) })
 }

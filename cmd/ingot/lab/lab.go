@@ -56,10 +56,10 @@ func (a *Commands) labCommand() *cobra.Command {
 			return l.Down(cmd.Context())
 		},
 	}
-	c := command.Parent("lab", "run virtual machines on an isolated LAN", a.labUp(), ls, console, power, a.labStorm(),
-		a.stormMachines(), down)
-	c.Example = "  ingot lab up\n  ingot boots --timeline\n  ingot lab console uefi1\n  ingot lab down"
-	return c
+	return command.Parent("lab", "run virtual machines on an isolated LAN", `  ingot lab up
+  ingot boots --timeline
+  ingot lab console uefi1
+  ingot lab down`, a.labUp(), ls, console, power, a.labStorm(), a.stormMachines(), down)
 }
 
 func (a *Commands) openLab() (*testvm.Lab, error) {
@@ -113,7 +113,7 @@ func (a *Commands) labStart(ctx context.Context, f labFlags) error {
 	if err := a.fillLab(ctx, l, f, im); err != nil {
 		return errors.Join(err, l.Down(context.WithoutCancel(ctx)))
 	}
-	fmt.Fprintln(a.Stdout, "the lab is up\n  → ingot boots --timeline\n  → ingot lab console NAME\n  → ingot lab down")
+	fmt.Fprintln(a.Stderr, "the lab is up\n  → ingot boots --timeline\n  → ingot lab console NAME\n  → ingot lab down")
 	return a.labLs()
 }
 

@@ -17,7 +17,14 @@ import (
 )
 
 func (a *Commands) machineCommand() *cobra.Command {
-	ls := &cobra.Command{
+	return command.Parent("machine", "list, show, approve, label and merge machines",
+		"  ingot machine ls\n  ingot machine show node01",
+		a.machineLsCommand(), a.machineShowCommand(), a.approveCommand(), a.labelCommand(), a.renameCommand(),
+		a.mergeCommand(), a.retireCommand(), a.forgetCommand(), a.importMachinesCommand())
+}
+
+func (a *Commands) machineLsCommand() *cobra.Command {
+	return &cobra.Command{
 		Use: "ls [MACHINE...]", Short: "list machines",
 		Long: `List all machines, or those that are named.
 
@@ -51,8 +58,11 @@ func (a *Commands) machineCommand() *cobra.Command {
 			}), failed)
 		},
 	}
+}
+
+func (a *Commands) machineShowCommand() *cobra.Command {
 	var boot string
-	details := &cobra.Command{
+	c := &cobra.Command{
 		Use: "show MACHINE...", Short: "show machines in detail",
 		Long: `Show identity, hardware, assignment, grants and the last boots of machines. With --boot,
 show the hardware that a machine reported in that boot, and how it differed from the boot
@@ -80,11 +90,9 @@ before.
 			return errors.Join(err, failed)
 		},
 	}
-	details.Flags().StringVar(&boot, "boot", "",
+	c.Flags().StringVar(&boot, "boot", "",
 		"show the hardware reported in this boot: its ID or a unique prefix of it")
-	return command.Parent("machine", "list, show, approve, label and merge machines", ls, details, a.approveCommand(),
-		a.labelCommand(), a.renameCommand(),
-		a.mergeCommand(), a.retireCommand(), a.forgetCommand(), a.importMachinesCommand())
+	return c
 }
 
 func (a *Commands) approveCommand() *cobra.Command {

@@ -2,11 +2,9 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -43,7 +41,8 @@ func (a *app) tokenCommand() *cobra.Command {
 			return a.Show(c, func(w io.Writer) { fmt.Fprintf(w, "%s %s is revoked\n", c.Kind, show.Plain(c.Name)) })
 		},
 	}
-	return command.Parent("token", "manage tokens and client certificates for remote access", a.tokenCreateCommand(), ls,
+	return command.Parent("token", "manage tokens and client certificates for remote access",
+		"  ingot token create ci --scope operate", a.tokenCreateCommand(), ls,
 		revoke)
 }
 
@@ -158,168 +157,4 @@ func credentialTable(w io.Writer, list []access.Credential, now time.Time) {
 		show.Row(t, c.Name, string(c.Kind), string(c.Scope), state, show.Ago(c.Created, now), c.By, c.ID)
 	}
 	t.Flush()
-}
-
-func (a *app) auditCommand() *cobra.Command {
-	var follow bool
-	var limit int
-	c := &cobra.Command{
-		Use: "audit", Short: "list changes by operators: time, actor, old and new values",
-		Long: `Print the audit log: every change by an operator, who made it, and the old and new values. With
--o json, each line is one object. A change and its line are one transaction. The log keeps the
-last 100,000 changes.`,
-		Example: `  ingot audit
-  ingot audit -f -o json | jq .who.name`,
-		Args: command.ExactArgs(),
-		RunE: func(cmd *cobra.Command, _ []string) error { return a.audit(cmd.Context(), follow, limit) },
-	}
-	c.Flags().BoolVarP(&follow, "follow", "f", false, "print new changes as they come, until interrupted")
-	c.Flags().IntVarP(&limit, "lines", "n", 50, "number of latest changes to begin with (1 to 10000)")
-	return c
-}
-
-func (a *app) audit(ctx context.Context, follow bool, limit int) error {
-	if limit < 1 || limit > 10_000 {
-		return show.Usagef("bad number of lines --lines %d: want 1 to 10000", limit)
-	}
-	c := a.Client()
-	list, err := c.Audit(ctx, 0, true, limit)
-	if err != nil {
-		return err
-	}
-	var last uint64
-	for {
-		for _, e := range list {
-			last = e.Seq
-			if err := a.printChange(e); err != nil {
-				return err
-			}
-		}
-		if !follow {
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-time.After(time.Second):
-		}
-		if list, err = c.Audit(ctx, last, false, 1000); err != nil {
-			if ctx.Err() != nil {
-				return nil //nolint:nilerr // interrupted
-			}
-			return err
-		}
-	}
-}
-
-func (a *app) printChange(e access.Change) error {
-	if a.JSON() {
-		return a.ShowLine(e)
-	}
-	_, err := fmt.Fprintln(a.Stdout, show.Plain(changeLine(e)))
-	return err
-}
-
-// changeLine is one change in one line: time, actor, action, and the differences.
-func changeLine(e access.Change) string {
-	line := fmt.Sprintf("%s  %s  %s", e.At.Local().Format("2006-01-02 15:04:05"), e.Who, e.Action)
-	if on := e.Name; on != "" || e.On != "" {
-		if on == "" {
-			on = e.On
-		}
-		line += " " + on
-	}
-	names := map[string]bool{}
-	for k := range e.From {
-		names[k] = true
-	}
-	for k := range e.To {
-		names[k] = true
-	}
-	for i, k := range sortedKeys(names) {
-		if i == 0 {
-			line += ":"
-		}
-		line += " " + k + " " + brieflyJSON(e.From[k]) + " → " + brieflyJSON(e.To[k])
-	}
-	return line
-}
-
-func sortedKeys(m map[string]bool) []string {
-	keys := make([]string, 0, len(m))
-	for k := range m {
-		keys = append(keys, k)
-	}
-	slices.Sort(keys)
-	return keys
-}
-
-func brieflyJSON(v any) string {
-	if v == nil {
-		return "-"
-	}
-	text, err := json.Marshal(v)
-	if err != nil {
-		return "?"
-	}
-	return string(text)
-}
-
-func (a *app) apiCommand() *cobra.Command {
-	openapi := &cobra.Command{
-		Use: "openapi", Short: "print the API's description (OpenAPI 3.1)", Args: command.ExactArgs(),
-		Long: `Print the OpenAPI document of this version's API, the same that a server has at
-/v1/openapi.json. No server is contacted. The output is JSON, with or without -o json.`,
-		Example: "  ingot api openapi > ingot.openapi.json",
-		RunE: func(*cobra.Command, []string) error {
-			text, err := api.OpenAPI(version)
-			if err != nil {
-				return err
-			}
-			_, err = a.Stdout.Write(append(text, '\n'))
-			return err
-		},
-	}
-	routes := &cobra.Command{
-		Use: "routes", Short: "list the routes of the API and their scopes", Args: command.ExactArgs(),
-		Example: "  ingot api routes",
-		RunE: func(*cobra.Command, []string) error {
-			list := api.Routes()
-			return a.Show(list, func(w io.Writer) {
-				t := show.Table(w)
-				show.Row(t, "METHOD", "PATH", "SCOPE", "DESCRIPTION")
-				for _, r := range list {
-					show.Row(t, r.Method, r.Path, show.Dash(string(r.Scope)), r.Summary)
-				}
-				t.Flush()
-			})
-		},
-	}
-	fingerprint := &cobra.Command{
-		Use: "fingerprint", Short: "print the fingerprint of the server's CA, which clients pin", Args: command.ExactArgs(),
-		Long: `Print the SHA-256 of the CA's certificate, for ingot context add --ca-fingerprint. It is read
-from the store, or else from the running server.`,
-		Example: "  ingot api fingerprint",
-		RunE:    func(cmd *cobra.Command, _ []string) error { return a.fingerprint(cmd.Context()) },
-	}
-	return command.Parent("api", "show the API of the server: routes, OpenAPI document, CA", routes, openapi, fingerprint)
-}
-
-func (a *app) fingerprint(ctx context.Context) error {
-	print := func(f string) error {
-		return a.Show(map[string]string{"fingerprint": f}, func(w io.Writer) { fmt.Fprintln(w, f) })
-	}
-	if text, err := os.ReadFile(filepath.Join(a.StoreRoot(), "keys", "ca.crt")); err == nil && a.Context == "" &&
-		a.Server == "" {
-		cert, err := access.ParseCertificate(text)
-		if err != nil {
-			return fmt.Errorf("reading the CA's certificate: %w", err)
-		}
-		return print(access.Fingerprint(cert.Raw))
-	}
-	at, err := a.Client().Authority(ctx)
-	if err != nil {
-		return err
-	}
-	return print(at.Fingerprint)
 }
