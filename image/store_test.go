@@ -258,8 +258,8 @@ func TestKilledWhilePutting(t *testing.T) {
 	}
 }
 
-// TestPutCutsWhereItIsTold: chunks lie where the writer of the root wants them.
-func TestPutCutsWhereItIsTold(t *testing.T) {
+// TestPutUsesGivenChunks: chunks lie where the writer of the root wants them.
+func TestPutUsesGivenChunks(t *testing.T) {
 	root := strings.Repeat("0123456789abcdef", 1000)
 	for _, c := range []struct {
 		sizes []int64

@@ -29,15 +29,18 @@ func TestSBOM(t *testing.T) {
 	if err := cdx.NewBOMDecoder(&first, cdx.BOMFileFormatJSON).Decode(&bom); err != nil {
 		t.Fatal(err)
 	}
-	if c := bom.Metadata.Component; c.Name != "ingot" || c.Version != "1.2.3" || bom.Metadata.Timestamp != "2023-11-14T22:13:20Z" {
-		t.Errorf("the SBOM is of %s %s at %s", c.Name, c.Version, bom.Metadata.Timestamp)
+	c, created := bom.Metadata.Component, bom.Metadata.Timestamp
+	if c.Name != "ingot" || c.Version != "1.2.3" || created != "2023-11-14T22:13:20Z" {
+		t.Errorf("the SBOM is of %s %s at %s", c.Name, c.Version, created)
 	}
 	for _, want := range []string{"stdlib", "github.com/CycloneDX/cyclonedx-go"} {
-		if !slices.ContainsFunc(*bom.Components, func(c cdx.Component) bool { return c.Name == want && c.Version != "" }) {
+		found := func(c cdx.Component) bool { return c.Name == want && c.Version != "" }
+		if !slices.ContainsFunc(*bom.Components, found) {
 			t.Errorf("the SBOM lacks %s", want)
 		}
 	}
-	if d := (*bom.Dependencies)[0]; d.Ref != bom.Metadata.Component.BOMRef || len(*d.Dependencies) != len(*bom.Components) {
+	d := (*bom.Dependencies)[0]
+	if d.Ref != c.BOMRef || len(*d.Dependencies) != len(*bom.Components) {
 		t.Errorf("ingot depends on %d of %d components", len(*d.Dependencies), len(*bom.Components))
 	}
 }
