@@ -29,6 +29,7 @@ import (
 	"ingot/bootserver/dhcp4"
 	"ingot/bootserver/fleet"
 	"ingot/bootserver/httpboot"
+	"ingot/bootserver/instance"
 	"ingot/bootserver/ipxe"
 	"ingot/bootserver/lease"
 	"ingot/bootserver/operator"
@@ -147,9 +148,11 @@ func (s *Server) Run(ctx context.Context) error {
 		return err
 	}
 	defer listeners.close()
-	if err := st.Answers(s.conf.Settings.Socket); err != nil { // commands that change the store ask us
+	forget, err := instance.Write(s.conf.Store.Root(), s.conf.Settings.Socket) // commands find us by it
+	if err != nil {
 		return err
 	}
+	defer func() { _ = forget() }() // what stays is not believed
 	defer s.closeAll()
 	shared := s.openEverywhere()
 	if s.ports, err = s.open(ctx, now); err != nil {

@@ -13,6 +13,7 @@ import (
 	"ingot/bootserver/access"
 	"ingot/bootserver/api"
 	"ingot/bootserver/fleet"
+	"ingot/bootserver/instance"
 	"ingot/bootserver/operator"
 	"ingot/bootserver/state"
 	"ingot/bootserver/state/bolt"
@@ -173,7 +174,7 @@ func TestTheServerOfTheStore(t *testing.T) {
 	s.edit(t, func(st *bolt.Store) {
 		listen(t, l, keeper{room: operator.Editor{Store: s.images, State: st, Now: time.Now}}, &access.Keeper{Find: nobody,
 			Now: time.Now})
-		time.AfterFunc(300*time.Millisecond, func() { _ = st.Answers(socket) }) // it was starting
+		time.AfterFunc(300*time.Millisecond, func() { _, _ = instance.Write(s.root, socket) }) // it was starting
 		if code, stdout, stderr := call(t, "", "--store", s.root, "image", "rm", "lab:v1"); code != 1 ||
 			!strings.Contains(stderr, "node01 is assigned it") {
 			t.Errorf("image rm lab:v1 = %d\n%s%s", code, stdout, stderr)

@@ -13,15 +13,14 @@ import (
 	"io"
 	"os"
 	"os/signal"
-	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
 
 	"ingot/bootserver/access"
-	"ingot/bootserver/state"
-	"ingot/bootserver/state/bolt"
+	"ingot/bootserver/instance"
 	"ingot/cmd/ingot/build"
 	"ingot/cmd/ingot/client"
 	"ingot/cmd/ingot/command"
@@ -49,7 +48,11 @@ func newApp(stdin io.Reader, stdout, stderr io.Writer) *app {
 	shared := &command.App{
 		Printer: show.Printer{Stdin: stdin, Stdout: stdout, Stderr: stderr},
 		Flags: client.Flags{Locate: func(root string) (pid, socket string) {
-			return bolt.Holder(filepath.Join(root, state.Folder))
+			i, running := instance.Find(root)
+			if !running {
+				return "", ""
+			}
+			return strconv.Itoa(i.PID), i.Socket
 		}},
 		Version: version,
 	}

@@ -18,8 +18,7 @@ import (
 
 	"ingot"
 	"ingot/bootserver/api"
-	"ingot/bootserver/state"
-	"ingot/bootserver/state/bolt"
+	"ingot/bootserver/instance"
 	"ingot/image"
 	"ingot/testvm"
 	"ingot/testvm/storm"
@@ -226,11 +225,11 @@ func (f *field) until(what string, ok func() bool) {
 	}
 }
 
-// serverPID is the process that has the state's lock.
+// serverPID is the process of the running server.
 func (f *field) serverPID() string {
 	f.t.Helper()
-	pid, _ := bolt.Holder(filepath.Join(f.store, state.Folder))
-	return pid
+	i, _ := instance.Find(f.store)
+	return strconv.Itoa(i.PID)
 }
 
 // api speaks to the server.

@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
-	"path/filepath"
-	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -188,38 +186,17 @@ func TestDiskFull(t *testing.T) {
 	}
 }
 
-// TestHolder: a command finds the server of a state by its lock, and not that of
-// a folder which this one is a copy of; the next one to open it begins anew.
-func TestHolder(t *testing.T) {
+// TestLock: a second server is told which process has the state.
+func TestLock(t *testing.T) {
 	dir := t.TempDir()
 	s := open(t, dir)
-	if pid, socket := Holder(dir); pid != strconv.Itoa(os.Getpid()) || socket != "" {
-		t.Errorf("Holder = %q at %q; want this process, without a socket yet", pid, socket)
-	}
-	if err := s.Answers("/run/ingot/a socket"); err != nil {
-		t.Fatal(err)
-	}
-	if pid, socket := Holder(dir); pid != strconv.Itoa(os.Getpid()) || socket != "/run/ingot/a socket" {
-		t.Errorf("Holder = %q at %q; want this process, and its socket", pid, socket)
-	}
-	if _, err := Open(t.Context(), dir); !errors.Is(err, state.ErrLocked) || !strings.HasSuffix(err.Error(), fmt.Sprintf("process %d; stop it, or use another --store", os.Getpid())) {
-		t.Errorf("a second server: %v", err)
-	}
-	text, err := os.ReadFile(filepath.Join(dir, "lock"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	twin := t.TempDir()
-	if err := os.WriteFile(filepath.Join(twin, "lock"), text, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if _, socket := Holder(twin); socket != "" {
-		t.Errorf("of a copy, Holder says %q", socket)
+	for range 2 { // also when it is opened anew
+		want := fmt.Sprintf("process %d; stop it, or use another --store", os.Getpid())
+		if _, err := Open(t.Context(), dir); !errors.Is(err, state.ErrLocked) || !strings.HasSuffix(err.Error(), want) {
+			t.Errorf("a second server: %v", err)
+		}
+		s.Close()
+		s = open(t, dir)
 	}
 	s.Close()
-	s = open(t, dir)
-	defer s.Close()
-	if _, socket := Holder(dir); socket != "" {
-		t.Errorf("opened anew, Holder says %q; want nothing yet", socket)
-	}
 }
