@@ -372,16 +372,7 @@ func (d *Decision) Script() (ingot.Digest, error) {
 func (d *Decision) Learn(f ingot.Facts, others []Machine) {
 	before := d.Machine
 	after, changes := Learn(before, f, others, d.now)
-	if before.UUID != "" {
-		d.set(CodeMachineUUID, "uuid", &d.Machine.UUID, after.UUID)
-	}
-	if before.Serial != "" {
-		d.set(CodeMachineSerial, "serial", &d.Machine.Serial, after.Serial)
-	}
-	d.setState(after.State)
-	if after.Ask != nil && after.Ask != before.Ask {
-		d.add(Change{Code: CodeQuestionAsked, To: Values{"with": string(after.Ask.With)}, Detail: after.Ask.What})
-	}
+	d.become(after)
 	was := Claimed(before, others)
 	claimed := slices.DeleteFunc(Claimed(after, others), func(c string) bool { return slices.Contains(was, c) })
 	if len(claimed) > 0 {
@@ -391,7 +382,6 @@ func (d *Decision) Learn(f ingot.Facts, others []Machine) {
 		d.Boot.Changes = changes
 		d.addBoot(d.Boot, Change{Code: CodeBootHardware, To: Values{"changes": changes}})
 	}
-	d.Machine = after
 }
 
 // leastTime is what a machine has from its ticket to its report, however late

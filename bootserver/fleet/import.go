@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -119,9 +118,10 @@ type Action struct {
 
 // Import says what a list makes of the machines that are known: all of it, or
 // every fault. A machine that is known by one of its parts is completed; what
-// it has already stays, who was retired stays retired, and who asks goes on
-// asking. images are the assignments by the names of images.
-func Import(machines []Machine, list []Planned, images map[string]Assignment, now time.Time) (changed []Machine, actions []Action, err error) {
+// it has already stays, a machine that was retired stays retired, and one whose
+// question is open goes on waiting. images are the assignments by the names of
+// images. by is the operator.
+func Import(machines []Machine, list []Planned, images map[string]Assignment, by Actor, now time.Time) (changed []*Decision, actions []Action, err error) {
 	if len(list) > MaxImport {
 		return nil, nil, fmt.Errorf("%w: it has %d machines; at most %d", ErrImport, len(list), MaxImport)
 	}
@@ -133,31 +133,16 @@ func Import(machines []Machine, list []Planned, images map[string]Assignment, no
 			faults = append(faults, fmt.Errorf("machine %d %q: %w", i+1, p.Name, err))
 			continue
 		}
-		before := m
-		if m, err = completed(m, p, images, now); err != nil {
+		d := NewDecision(m, Boot{}, BootPolicy{}, nil, by, now)
+		d.created = fresh
+		if err := d.complete(p, images); err != nil {
 			faults = append(faults, fmt.Errorf("machine %d %q: %w", i+1, p.Name, err))
 			continue
 		}
-		b.enter(m)
-		a := Action{Do: "add", Machine: m.ID, Name: p.Name}
-		if !fresh {
-			for _, e := range MachineEntries(&before, m, now) {
-				a.What = append(a.What, e.Text)
-			}
-			a.What = append(a.What, supplied(before, m)...)
-			if a.Do = "change"; reflect.DeepEqual(before, m) {
-				a.Do = "same"
-			}
-		}
-		if a.Do != "same" {
-			changed = append(changed, m)
-		}
-		if m.Ask != nil {
-			same, other := m.Ask.Answers(m)
-			a.What = append(a.What, fmt.Sprintf("it goes on waiting for an answer: %s (the same machine: %s; another one: %s)", m.Ask.What, same, other))
-			if a.Do == "same" {
-				a.Do = "asks"
-			}
+		b.enter(d.Machine)
+		a := d.action(p.Name, m)
+		if a.Do == "add" || a.Do == "change" {
+			changed = append(changed, d)
 		}
 		actions = append(actions, a)
 	}
@@ -165,6 +150,33 @@ func Import(machines []Machine, list []Planned, images map[string]Assignment, no
 		return nil, nil, fmt.Errorf("%w: %w", ErrImport, errors.Join(faults...))
 	}
 	return changed, actions, nil
+}
+
+// action is what an import does with a machine, and begins its Changes with the
+// one of the import.
+func (d *Decision) action(name string, before Machine) Action {
+	a := Action{Do: "add", Machine: d.Machine.ID, Name: name}
+	if !d.created {
+		for _, c := range d.Changes {
+			a.What = append(a.What, c.String())
+		}
+		a.What = append(a.What, supplied(before, d.Machine)...)
+		if a.Do = "change"; same(before, d.Machine) {
+			a.Do = "same"
+		}
+	}
+	if m := d.Machine; m.Ask != nil {
+		same, other := m.Ask.Answers(m)
+		a.What = append(a.What, fmt.Sprintf("it goes on waiting for an answer: %s (the same machine: %s; another one: %s)", m.Ask.What, same, other))
+		if a.Do == "same" {
+			a.Do = "asks"
+		}
+	}
+	if d.created {
+		d.announce(true)
+	}
+	d.Changes = slices.Insert(d.Changes, 0, Change{At: d.now, Code: CodeMachineImported, Machine: d.Machine.ID, Name: d.Machine.Hostname(), Actor: d.by})
+	return a
 }
 
 // supplied are the parts that a machine lacked: the ledger has no words for them.
@@ -178,15 +190,17 @@ func supplied(before, m Machine) (what []string) {
 	return what
 }
 
-// completed adds what a list says to a machine.
-func completed(m Machine, p Planned, images map[string]Assignment, now time.Time) (Machine, error) {
-	m.Name = p.Name
+// complete adds to the machine what a list says.
+func (d *Decision) complete(p Planned, images map[string]Assignment) error {
+	d.Rename(p.Name)
+	m := &d.Machine
 	if m.FirstSeen.IsZero() {
-		m.FirstSeen = now
+		m.FirstSeen = d.now
 	}
 	for _, mac := range p.MACs {
 		if !slices.Contains(m.MACs, mac) {
 			m.MACs = append(slices.Clone(m.MACs), mac)
+			d.add(Change{Code: CodeMachineCard, To: Values{"mac": mac}})
 		}
 	}
 	for _, part := range []struct {
@@ -199,7 +213,7 @@ func completed(m Machine, p Planned, images map[string]Assignment, now time.Time
 		case *part.has == "":
 			*part.has = part.list
 		default:
-			return m, fmt.Errorf("%s is known with the %s %s, not %s: correct the list, or forget the machine first", m.ID, part.what, *part.has, part.list)
+			return fmt.Errorf("%s is known with the %s %s, not %s: correct the list, or forget the machine first", m.ID, part.what, *part.has, part.list)
 		}
 	}
 	if len(p.Labels) > 0 {
@@ -208,26 +222,26 @@ func completed(m Machine, p Planned, images map[string]Assignment, now time.Time
 			labels = map[string]string{}
 		}
 		maps.Copy(labels, p.Labels)
-		m.Labels = labels
+		d.SetLabels(labels)
 	}
 	switch {
 	case m.State == Retired: // only `ingot machine approve` takes that back
 	case m.Ask != nil: // a list that is imported every night was not written with the question in mind
 	case !p.Pending:
-		m.State = Approved
+		d.setState(Approved)
 	case m.State == "":
-		m.State = Pending
+		d.setState(Pending)
 	}
 	if p.Image != "" {
 		as, ok := images[p.Image]
 		if !ok {
-			return m, fmt.Errorf("no such image: %q", p.Image)
+			return fmt.Errorf("no such image: %q", p.Image)
 		}
 		if as.Image != m.Assignment.Image {
-			m = Assign(m, as)
+			d.Assign(as)
 		}
 	}
-	return m, nil
+	return nil
 }
 
 // register finds machines by their parts.

@@ -19,6 +19,16 @@ node02,52-54-00-12-00-02 52:54:00:12:01:02,,,rack=r1,,pending
 node03,,d1b2c3a4-0000-4000-8000-525400120003,S3,,,approved
 `
 
+// importMachines is Import, and the machines that it changes.
+func importMachines(machines []Machine, list []Planned, images map[string]Assignment, now time.Time) (
+	changed []Machine, actions []Action, err error) {
+	all, actions, err := Import(machines, list, images, Actor{}, now)
+	for _, d := range all {
+		changed = append(changed, d.Machine)
+	}
+	return changed, actions, err
+}
+
 func TestImport(t *testing.T) {
 	list, err := ParsePlanned([]byte(rackCSV))
 	if err != nil {
@@ -26,7 +36,7 @@ func TestImport(t *testing.T) {
 	}
 	known := []Machine{{ID: "m-old", Name: "old", State: Pending, MACs: []string{"52:54:00:12:01:02"}, LastHealthy: v2}}
 	images := map[string]Assignment{"lab:v1": {ImageRef: v1}}
-	changed, actions, err := Import(known, list, images, t0)
+	changed, actions, err := importMachines(known, list, images, t0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -48,7 +58,7 @@ func TestImport(t *testing.T) {
 	if found, _ := Identify(changed, Sighting{MAC: "52:54:00:00:00:77", UUID: changed[2].UUID}); found == nil || found.Name != "node03" {
 		t.Errorf("node03 is not found by its UUID: %+v", found)
 	}
-	if again, actions, err := Import(changed, list, images, t0); err != nil || len(again) != 0 || actions[0].Do != "same" {
+	if again, actions, err := importMachines(changed, list, images, t0); err != nil || len(again) != 0 || actions[0].Do != "same" {
 		t.Errorf("importing again changes %d, %+v, %v; want nothing", len(again), actions, err)
 	}
 }
@@ -66,7 +76,7 @@ func TestImportFaults(t *testing.T) {
 		{Name: "first", MACs: []string{"52:54:00:00:00:05"}},
 		{Name: "second", MACs: []string{"52:54:00:00:00:05"}},
 	}
-	_, _, err := Import(known, list, nil, t0)
+	_, _, err := importMachines(known, list, nil, t0)
 	if !errors.Is(err, ErrImport) {
 		t.Fatalf("Import = %v; want ErrImport", err)
 	}
@@ -129,12 +139,12 @@ func TestRules(t *testing.T) {
 func TestImportOverwritesNothing(t *testing.T) {
 	m := Machine{ID: "m-525400120001", Name: "node01", State: Retired, MACs: []string{"52:54:00:12:00:01"}, UUID: "d1b2c3a4-0000-4000-8000-525400120001", FirstSeen: time.Unix(1, 0)}
 	row := Planned{Name: "node01", MACs: m.MACs}
-	changed, actions, err := Import([]Machine{m}, []Planned{row}, nil, time.Unix(2, 0))
+	changed, actions, err := importMachines([]Machine{m}, []Planned{row}, nil, time.Unix(2, 0))
 	if err != nil || len(changed) != 0 || len(actions) != 1 || actions[0].Do != "same" {
 		t.Errorf("Import of a retired machine = %+v, %+v, %v; want that it stays as it is", changed, actions, err)
 	}
 	row.UUID = "d1b2c3a4-0000-4000-8000-525400120002"
-	if _, _, err := Import([]Machine{m}, []Planned{row}, nil, time.Unix(2, 0)); !errors.Is(err, ErrImport) || !strings.Contains(err.Error(), m.UUID) {
+	if _, _, err := importMachines([]Machine{m}, []Planned{row}, nil, time.Unix(2, 0)); !errors.Is(err, ErrImport) || !strings.Contains(err.Error(), m.UUID) {
 		t.Errorf("Import of another UUID: %v; want a fault that names the one that is known", err)
 	}
 }
@@ -150,7 +160,7 @@ func TestImportAnswersNothing(t *testing.T) {
 		{Planned{Name: "node09", MACs: []string{"52:54:00:12:00:09"}}, "asks"},
 		{Planned{Name: "node09", MACs: []string{"52:54:00:12:00:09"}, Serial: "SN-9"}, "change"},
 	} {
-		changed, actions, err := Import([]Machine{asks}, []Planned{c.planned}, nil, t0)
+		changed, actions, err := importMachines([]Machine{asks}, []Planned{c.planned}, nil, t0)
 		if err != nil || len(actions) != 1 || actions[0].Do != c.do || !strings.Contains(strings.Join(actions[0].What, " "), "goes on waiting for an answer: it has the card of node01") {
 			t.Errorf("importing %+v does %+v, %v; want %s, and the question told", c.planned, actions, err, c.do)
 		}

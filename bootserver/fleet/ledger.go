@@ -2,7 +2,6 @@ package fleet
 
 import (
 	"fmt"
-	"slices"
 	"strings"
 	"time"
 
@@ -26,57 +25,6 @@ type Entry struct {
 // Entry is the Change in words.
 func (c Change) Entry() Entry {
 	return Entry{Seq: c.Seq, At: c.At, Kind: c.Kind(), Machine: c.Machine, Boot: c.Boot, Stage: c.Stage, Text: c.String(), Bytes: c.Bytes, Bad: c.Bad()}
-}
-
-func entries(changes []Change) (list []Entry) {
-	for _, c := range changes {
-		list = append(list, c.Entry())
-	}
-	return list
-}
-
-// BootEntries are BootChanges as Entries.
-func BootEntries(old *Boot, b Boot, now time.Time) []Entry { return entries(BootChanges(old, b, now)) }
-
-// BootChanges are the Changes that lead from one record of a boot to the next;
-// old is nil for a new boot.
-func BootChanges(old *Boot, b Boot, now time.Time) []Change {
-	var list []Change
-	add := func(c Change) {
-		c.Machine, c.Boot = b.Machine, b.ID
-		if c.At.IsZero() {
-			c.At = now
-		}
-		list = append(list, c)
-	}
-	seen := 0
-	if old != nil {
-		seen = len(old.Events)
-	}
-	for _, e := range b.Events[min(seen, len(b.Events)):] {
-		c := stageChange(e)
-		c.At = e.At
-		add(c)
-	}
-	var before *ingot.Report
-	if old != nil {
-		before = old.Report
-	}
-	if b.Report != nil {
-		if c, is := reportChange(before, *b.Report); is {
-			add(c)
-		}
-	}
-	if len(b.Changes) > 0 && (old == nil || !slices.Equal(old.Changes, b.Changes)) {
-		add(Change{Code: CodeBootHardware, To: Values{"changes": b.Changes}})
-	}
-	if b.Crash != "" && (old == nil || old.Crash != b.Crash) {
-		add(Change{Code: CodeBootCrash, Detail: b.Crash})
-	}
-	if b.Outcome != ingot.OutcomeOpen && (old == nil || old.Outcome != b.Outcome) {
-		add(Change{Code: CodeBootEnded, Image: b.Image, To: Values{"outcome": string(b.Outcome)}, Detail: b.Reason})
-	}
-	return list
 }
 
 // maxWords bounds how many changes one entry lists.

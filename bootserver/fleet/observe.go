@@ -102,7 +102,7 @@ func Decide(f Facts, now time.Time) (*Decision, Offer, error) {
 		offer = d.offer(f)
 	}
 	if d.created {
-		d.announce()
+		d.announce(false)
 	}
 	return d, offer, d.Err()
 }
@@ -134,11 +134,15 @@ func (f Facts) begin(now time.Time) *Decision {
 
 // announce puts the Change of a new machine before the others: it says of what
 // state and with which cards the machine is.
-func (d *Decision) announce() {
+func (d *Decision) announce(imported bool) {
 	c := Change{At: d.now, Code: CodeMachineNew, Machine: d.Machine.ID, To: Values{"state": string(d.Machine.State)}}
 	if len(d.Machine.MACs) > 0 {
 		c.To["macs"] = d.Machine.MACs
 	}
+	if imported {
+		c.To["imported"] = true
+	}
+	c.Actor = d.by
 	rest := slices.DeleteFunc(d.Changes, func(c Change) bool {
 		return c.Code == CodeMachineState || c.Code == CodeMachineCard || c.Code == CodeMachineSeen
 	})

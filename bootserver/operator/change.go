@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
+	"ingot/bootserver/access"
 	"ingot/bootserver/api"
 	"ingot/bootserver/fleet"
 	"ingot/bootserver/state"
@@ -29,8 +31,8 @@ func repeat(f func() error) error {
 	return api.NewProblem(api.CodeChanged, err.Error())
 }
 
-// decision returns a machine as an operator wants it. It only computes: a transaction may run it twice.
-type decision func(tx state.Tx, m fleet.Machine) (fleet.Machine, error)
+// decision decides about a machine as an operator wants. It only computes: a transaction may run it twice.
+type decision func(tx state.Tx, d *fleet.Decision) error
 
 // change changes the machine that ref names, and records the action.
 func (o *Operator) change(ctx context.Context, code fleet.Code, ref string, decide decision) (changed fleet.Machine, err error) {
@@ -46,11 +48,12 @@ func (o *Operator) change(ctx context.Context, code fleet.Code, ref string, deci
 			if !known || len(fleet.Match([]fleet.Machine{m}, ref)) == 0 {
 				return errStale
 			}
-			if changed, err = decide(tx, m); err != nil {
+			d := newDecision(ctx, m, now)
+			if err := decide(tx, d); err != nil {
 				return err
 			}
-			action := on(changed, Action(ctx, now, code, m, changed))
-			changes = append(fleet.MachineChanges(&m, changed, now), action)
+			changed = d.Machine
+			changes = append(d.Changes, on(changed, Action(ctx, now, code, m, changed)))
 			tx.StoreMachine(changed)
 			tx.Record(changes...)
 			return nil
@@ -61,6 +64,11 @@ func (o *Operator) change(ctx context.Context, code fleet.Code, ref string, deci
 	}
 	logActions(o.log, changes...)
 	return changed, nil
+}
+
+// newDecision begins a decision of the operator of ctx about a machine.
+func newDecision(ctx context.Context, m fleet.Machine, now time.Time) *fleet.Decision {
+	return fleet.NewDecision(m, fleet.Boot{}, fleet.BootPolicy{}, nil, actorOf(access.From(ctx)), now)
 }
 
 // removalProblem is the problem of an assignment of an image that is being removed.

@@ -22,8 +22,8 @@ func (o *Operator) Label(ctx context.Context, ref string, q api.LabelRequest) (f
 			return fleet.Machine{}, api.NewProblem(api.CodeInvalidLabel, err.Error())
 		}
 	}
-	return o.change(ctx, fleet.ActionLabel, ref, func(_ state.Tx, m fleet.Machine) (fleet.Machine, error) {
-		labels := maps.Clone(m.Labels)
+	return o.change(ctx, fleet.ActionLabel, ref, func(_ state.Tx, d *fleet.Decision) error {
+		labels := maps.Clone(d.Machine.Labels)
 		if labels == nil {
 			labels = map[string]string{}
 		}
@@ -32,10 +32,10 @@ func (o *Operator) Label(ctx context.Context, ref string, q api.LabelRequest) (f
 			delete(labels, k)
 		}
 		if len(labels) > fleet.MaxLabels {
-			return m, api.NewProblem(api.CodeTooManyLabels, fmt.Sprintf("a machine has at most %d labels", fleet.MaxLabels), "machine", m.Hostname())
+			return api.NewProblem(api.CodeTooManyLabels, fmt.Sprintf("a machine has at most %d labels", fleet.MaxLabels), "machine", d.Machine.Hostname())
 		}
-		m.Labels = labels
-		return m, nil
+		d.SetLabels(labels)
+		return nil
 	})
 }
 
@@ -44,12 +44,12 @@ func (o *Operator) Rename(ctx context.Context, ref, name string) (fleet.Machine,
 	if name != "" && !ingot.ValidProfileName(name) {
 		return fleet.Machine{}, badName(name)
 	}
-	return o.change(ctx, fleet.ActionRename, ref, func(tx state.Tx, m fleet.Machine) (fleet.Machine, error) {
-		if err := freeName(tx, m, name); err != nil {
-			return m, err
+	return o.change(ctx, fleet.ActionRename, ref, func(tx state.Tx, d *fleet.Decision) error {
+		if err := freeName(tx, d.Machine, name); err != nil {
+			return err
 		}
-		m.Name = name
-		return m, nil
+		d.Rename(name)
+		return nil
 	})
 }
 
@@ -71,9 +71,9 @@ func freeName(tx state.Tx, m fleet.Machine, name string) error {
 
 // Retire implements api.Machinery.
 func (o *Operator) Retire(ctx context.Context, ref string) (fleet.Machine, error) {
-	return o.change(ctx, fleet.ActionRetire, ref, func(_ state.Tx, m fleet.Machine) (fleet.Machine, error) {
-		m.State = fleet.Retired
-		return m, nil
+	return o.change(ctx, fleet.ActionRetire, ref, func(_ state.Tx, d *fleet.Decision) error {
+		d.Retire()
+		return nil
 	})
 }
 
@@ -131,11 +131,13 @@ func (o *Operator) Merge(ctx context.Context, from, into string) (merged fleet.M
 		if err := mergeable(f, i); err != nil {
 			return err
 		}
-		merged = fleet.Merge(i, f, now)
+		d := newDecision(ctx, i, now)
+		d.Merge(f)
+		merged = d.Machine
 		if err := tx.MoveBoots(f.ID, i.ID); err != nil {
 			return err
 		}
-		changes = supersedeOthers(tx, merged, now, f.Boot, i.Boot)
+		supersedeOthers(tx, d, f.Boot, i.Boot)
 		if err := tx.DropMachine(f.ID); err != nil {
 			return err
 		}
@@ -143,9 +145,7 @@ func (o *Operator) Merge(ctx context.Context, from, into string) (merged fleet.M
 			fleet.Machine
 			From fleet.Machine `json:"from"`
 		}{i, f}
-		changes = append(changes, fleet.Merged(i, f, now)...)
-		changes = append(changes, fleet.MachineChanges(&i, merged, now)...)
-		changes = append(changes, on(i, Action(ctx, now, fleet.ActionMerge, before, merged)))
+		changes = append(d.Changes, on(i, Action(ctx, now, fleet.ActionMerge, before, merged)))
 		tx.StoreMachine(merged)
 		tx.Record(changes...)
 		return nil
@@ -174,17 +174,15 @@ func mergeable(from, into fleet.Machine) error {
 
 // supersedeOthers ends those of some boots that are not the machine's latest: one computer has one
 // boot that is not over.
-func supersedeOthers(tx state.Tx, m fleet.Machine, now time.Time, boots ...ingot.BootID) []fleet.Change {
-	d := fleet.NewDecision(m, fleet.Boot{}, fleet.BootPolicy{}, nil, fleet.Actor{}, now)
+func supersedeOthers(tx state.Tx, d *fleet.Decision, boots ...ingot.BootID) {
 	for _, id := range boots {
-		if b, ok := tx.Boot(id); ok && id != m.Boot {
+		if b, ok := tx.Boot(id); ok && id != d.Machine.Boot {
 			d.EndOlder(b, fleet.Superseded(b))
 		}
 	}
 	for _, b := range d.Older {
 		tx.StoreBoot(b)
 	}
-	return d.Changes
 }
 
 // Import implements api.Machinery: all of a list, or nothing.
@@ -204,7 +202,7 @@ func (o *Operator) Import(ctx context.Context, q api.ImportRequest) (done api.Im
 	err = repeat(func() error {
 		now := o.now()
 		machines := o.state.Machines()
-		changed, actions, err := fleet.Import(machines, q.Machines, images, now)
+		changed, actions, err := fleet.Import(machines, q.Machines, images, actorOf(access.From(ctx)), now)
 		if err != nil {
 			return importProblem(err)
 		}
@@ -226,12 +224,13 @@ func (o *Operator) Import(ctx context.Context, q api.ImportRequest) (done api.Im
 }
 
 // imported returns what an import stores and records of machines that it changed.
-func (o *Operator) imported(ctx context.Context, known, changed []fleet.Machine, now time.Time) (list []state.Replacement, changes []fleet.Change) {
+func (o *Operator) imported(ctx context.Context, known []fleet.Machine, changed []*fleet.Decision, now time.Time) (list []state.Replacement, changes []fleet.Change) {
 	before := make(map[ingot.MachineID]*fleet.Machine, len(known))
 	for i := range known {
 		before[known[i].ID] = &known[i]
 	}
-	for _, m := range changed {
+	for _, d := range changed {
+		m := d.Machine
 		if m.MachineKey == "" {
 			m.MachineKey = o.host.MachineKey(m.ID)
 		}
@@ -241,8 +240,7 @@ func (o *Operator) imported(ctx context.Context, known, changed []fleet.Machine,
 			was = *old
 		}
 		list = append(list, state.Replacement{Before: old, After: m})
-		changes = append(changes, fleet.Imported(m, now))
-		changes = append(changes, fleet.MachineChanges(old, m, now)...)
+		changes = append(changes, d.Changes...)
 		changes = append(changes, on(m, Action(ctx, now, fleet.ActionImport, was, m)))
 	}
 	return list, changes

@@ -186,20 +186,18 @@ func (o *Operator) Approve(ctx context.Context, ref string, q api.ApproveRequest
 		return fleet.Machine{}, badName(q.Name)
 	}
 	approve := func(as fleet.Assignment) (fleet.Machine, error) {
-		now := o.now()
-		return o.change(ctx, fleet.ActionApprove, ref, func(tx state.Tx, m fleet.Machine) (fleet.Machine, error) {
-			if err := freeName(tx, m, q.Name); err != nil {
-				return m, err
+		return o.change(ctx, fleet.ActionApprove, ref, func(tx state.Tx, d *fleet.Decision) error {
+			if err := freeName(tx, d.Machine, q.Name); err != nil {
+				return err
 			}
-			m = fleet.Answer(m, now)
-			m.State = fleet.Approved
+			d.Approve()
 			if q.Name != "" {
-				m.Name = q.Name
+				d.Rename(q.Name)
 			}
 			if as.Image != "" {
-				m = fleet.Assign(m, as)
+				d.Assign(as)
 			}
-			return m, nil
+			return nil
 		})
 	}
 	if q.Image == "" {
@@ -211,8 +209,9 @@ func (o *Operator) Approve(ctx context.Context, ref string, q api.ApproveRequest
 // Assign implements api.Backend.
 func (o *Operator) Assign(ctx context.Context, ref, image, why string) (fleet.Machine, error) {
 	return o.assign(ctx, image, why, func(as fleet.Assignment) (fleet.Machine, error) {
-		return o.change(ctx, fleet.ActionAssign, ref, func(_ state.Tx, m fleet.Machine) (fleet.Machine, error) {
-			return fleet.Assign(m, as), nil
+		return o.change(ctx, fleet.ActionAssign, ref, func(_ state.Tx, d *fleet.Decision) error {
+			d.Assign(as)
+			return nil
 		})
 	})
 }
@@ -231,8 +230,8 @@ func (o *Operator) Rollback(ctx context.Context, ref string) (m fleet.Machine, e
 			servable[r.Image] = o.catalog.Servable(r.Image)
 		}
 		now := o.now()
-		m, err = o.change(ctx, fleet.ActionRollback, ref, func(_ state.Tx, m fleet.Machine) (fleet.Machine, error) {
-			return rollBack(m, servable, now)
+		m, err = o.change(ctx, fleet.ActionRollback, ref, func(_ state.Tx, d *fleet.Decision) error {
+			return rollBack(d, servable, now)
 		})
 		return err
 	})
@@ -241,12 +240,13 @@ func (o *Operator) Rollback(ctx context.Context, ref string) (m fleet.Machine, e
 
 // rollBack assigns the last other image that was healthy on a machine. An image that left the store
 // meanwhile, or whose key is not trusted any more, cannot be gone back to.
-func rollBack(m fleet.Machine, servable map[ingot.Digest]bool, now time.Time) (fleet.Machine, error) {
+func rollBack(d *fleet.Decision, servable map[ingot.Digest]bool, now time.Time) error {
+	m := d.Machine
 	var healthy []fleet.ImageRef
 	for _, r := range m.Healthy {
 		can, gathered := servable[r.Image]
 		if !gathered {
-			return m, errStale
+			return errStale
 		}
 		if can {
 			healthy = append(healthy, r)
@@ -255,15 +255,18 @@ func rollBack(m fleet.Machine, servable map[ingot.Digest]bool, now time.Time) (f
 	m.Healthy = healthy
 	as, err := fleet.Rollback(m, now)
 	if err != nil {
-		return m, api.NewProblem(api.CodeNoRollback, fmt.Sprintf("%s: %v", m.Hostname(), err), "machine", m.Hostname())
+		return api.NewProblem(api.CodeNoRollback, fmt.Sprintf("%s: %v", m.Hostname(), err), "machine", d.Machine.Hostname())
 	}
-	return fleet.Assign(m, as), nil
+	d.Machine.Healthy = healthy
+	d.Assign(as)
+	return nil
 }
 
 // Resume implements api.Backend.
 func (o *Operator) Resume(ctx context.Context, ref string) (fleet.Machine, error) {
-	return o.change(ctx, fleet.ActionResume, ref, func(_ state.Tx, m fleet.Machine) (fleet.Machine, error) {
-		return fleet.Resume(m), nil
+	return o.change(ctx, fleet.ActionResume, ref, func(_ state.Tx, d *fleet.Decision) error {
+		d.Resume()
+		return nil
 	})
 }
 
@@ -277,7 +280,8 @@ func (o *Operator) Grant(ctx context.Context, ref, volume, disk string, ttl time
 	}
 	now := o.now()
 	g := fleet.Grant{Grant: ingot.Grant{Volume: volume, Disk: disk, Expires: now.Add(ttl)}, Given: now}
-	return o.change(ctx, fleet.ActionGrant, ref, func(_ state.Tx, m fleet.Machine) (fleet.Machine, error) {
-		return fleet.Give(m, g, now), nil
+	return o.change(ctx, fleet.ActionGrant, ref, func(_ state.Tx, d *fleet.Decision) error {
+		d.Give(g)
+		return nil
 	})
 }

@@ -291,12 +291,7 @@ func (tx *Tx) boot(id ingot.BootID) (fleet.Boot, bool) {
 
 // PutMachine implements state.Tx.
 func (tx *Tx) PutMachine(m fleet.Machine) {
-	var before *fleet.Machine
-	if old, had := tx.v.machines[m.ID]; had {
-		before = &old
-	}
 	tx.StoreMachine(m)
-	tx.Record(fleet.MachineChanges(before, m, tx.v.Now())...)
 }
 
 // StoreMachine implements state.Tx.
@@ -403,12 +398,7 @@ func interleave(a, b []fleet.Boot) []fleet.Boot {
 
 // PutBoot implements state.Tx.
 func (tx *Tx) PutBoot(b fleet.Boot) {
-	var before *fleet.Boot
-	if old, had := tx.boot(b.ID); had {
-		before = &old
-	}
 	tx.StoreBoot(b)
-	tx.Record(fleet.BootChanges(before, b, tx.v.Now())...)
 }
 
 // StoreBoot implements state.Tx.

@@ -8,6 +8,9 @@ import (
 	"ingot"
 )
 
+// What is found by comparing records is the referee of what decisions add: see
+// TestDecisionsAddAllChanges.
+
 // MachineChanges are the Changes that lead from one record of a machine to the
 // next; old is nil for a new machine.
 func MachineChanges(old *Machine, m Machine, now time.Time) []Change {
@@ -68,28 +71,6 @@ func questionChanges(old, m Machine, add func(Change)) {
 	}
 }
 
-// labelChanges are of the labels that were set and removed.
-func labelChanges(old, now map[string]string, add func(Change)) {
-	c := Change{Code: CodeMachineLabels, From: Values{}, To: Values{}}
-	for k, v := range now {
-		was, had := old[k]
-		if had && was != v {
-			c.From[k] = was
-		}
-		if !had || was != v {
-			c.To[k] = v
-		}
-	}
-	for k, v := range old {
-		if _, has := now[k]; !has {
-			c.From[k] = v
-		}
-	}
-	if len(c.From)+len(c.To) > 0 {
-		add(c)
-	}
-}
-
 // grantChanges are of grants that were given and that expired. That a boot
 // uses one is in the Change of its ticket.
 func grantChanges(old, now []Grant, add func(Change)) {
@@ -105,8 +86,6 @@ func grantChanges(old, now []Grant, add func(Change)) {
 		}
 	}
 }
-
-func grantValues(g ingot.Grant) Values { return Values{"disk": g.Disk, "volume": g.Volume} }
 
 // imageChanges are of what the machine boots from now on.
 func imageChanges(old, m Machine, add func(Change)) {
@@ -129,59 +108,45 @@ func imageChanges(old, m Machine, add func(Change)) {
 	}
 }
 
-// imageValues are nil for no image.
-func imageValues(r ImageRef) Values {
-	if r.Image == "" {
-		return nil
+// BootChanges are the Changes that lead from one record of a boot to the next;
+// old is nil for a new boot.
+func BootChanges(old *Boot, b Boot, now time.Time) []Change {
+	var list []Change
+	add := func(c Change) {
+		c.Machine, c.Boot = b.Machine, b.ID
+		if c.At.IsZero() {
+			c.At = now
+		}
+		list = append(list, c)
 	}
-	return Values{"image": r.Name, "digest": string(r.Image)}
-}
-
-// TicketGiven is the Change of a ticket: for which image, and what it lets the
-// machine do.
-func TicketGiven(b Boot, image ImageRef, lent []ingot.Grant, now time.Time) Change {
-	c := Change{At: now, Code: CodeTicketGiven, Machine: b.Machine, Boot: b.ID, Stage: ingot.StageTicket, Image: image}
-	var grants []Values
-	for _, g := range lent {
-		grants = append(grants, grantValues(g))
+	seen := 0
+	if old != nil {
+		seen = len(old.Events)
 	}
-	if grants != nil {
-		c.To = Values{"grants": grants}
+	for _, e := range b.Events[min(seen, len(b.Events)):] {
+		c := stageChange(e)
+		c.At = e.At
+		add(c)
 	}
-	return c
-}
-
-// Merged are the Changes of a merge, on both sides. What from was is nowhere
-// else any more.
-func Merged(into, from Machine, now time.Time) []Change {
-	was := Values{"machine": string(from.ID), "macs": from.cards(), "uuid": from.UUID, "serial": from.Serial,
-		"name": from.Name, "image": from.Assignment.Name}
-	maps.DeleteFunc(was, func(_ string, v any) bool { return v == "" })
-	return []Change{
-		{At: now, Code: CodeMachineAbsorbed, Machine: from.ID, To: Values{"machine": string(into.ID), "name": into.Hostname()}},
-		{At: now, Code: CodeMachineMerged, Machine: into.ID, From: was},
+	var before *ingot.Report
+	if old != nil {
+		before = old.Report
 	}
-}
-
-// CardsClaimed is the Change of a machine that reports cards, in words of
-// Claimed, that others were seen with.
-func CardsClaimed(m Machine, cards []string, now time.Time) Change {
-	return Change{At: now, Code: CodeCardsClaimed, Machine: m.ID, Boot: m.Boot, To: Values{"cards": cards}}
-}
-
-// Forgotten is the Change of a machine that was removed with its boots.
-func Forgotten(m Machine, now time.Time) Change {
-	return Change{At: now, Code: CodeMachineForgot, Machine: m.ID, Name: m.Name}
-}
-
-// Imported is the Change of a machine that a list names.
-func Imported(m Machine, now time.Time) Change {
-	return Change{At: now, Code: CodeMachineImported, Machine: m.ID, Name: m.Hostname()}
-}
-
-// Restored is the Change of a state that a backup of so many machines replaced.
-func Restored(machines int, now time.Time) Change {
-	return Change{At: now, Code: CodeServerRestored, To: Values{"machines": machines}}
+	if b.Report != nil {
+		if c, is := reportChange(before, *b.Report); is {
+			add(c)
+		}
+	}
+	if len(b.Changes) > 0 && (old == nil || !slices.Equal(old.Changes, b.Changes)) {
+		add(Change{Code: CodeBootHardware, To: Values{"changes": b.Changes}})
+	}
+	if b.Crash != "" && (old == nil || old.Crash != b.Crash) {
+		add(Change{Code: CodeBootCrash, Detail: b.Crash})
+	}
+	if b.Outcome != ingot.OutcomeOpen && (old == nil || old.Outcome != b.Outcome) {
+		add(Change{Code: CodeBootEnded, Image: b.Image, To: Values{"outcome": string(b.Outcome)}, Detail: b.Reason})
+	}
+	return list
 }
 
 // MachineEntries are MachineChanges as Entries.
@@ -189,10 +154,22 @@ func MachineEntries(old *Machine, m Machine, now time.Time) []Entry {
 	return entries(MachineChanges(old, m, now))
 }
 
+// BootEntries are BootChanges as Entries.
+func BootEntries(old *Boot, b Boot, now time.Time) []Entry { return entries(BootChanges(old, b, now)) }
+
+func entries(changes []Change) (list []Entry) {
+	for _, c := range changes {
+		list = append(list, c.Entry())
+	}
+	return list
+}
+
+// Merged are the Changes of a merge, on both sides.
+func Merged(into, from Machine, now time.Time) []Change {
+	d := NewDecision(into, Boot{}, BootPolicy{}, nil, Actor{}, now)
+	d.Merge(from)
+	return d.Changes[:2]
+}
+
 // MergeEntries are Merged as Entries.
 func MergeEntries(into, from Machine, now time.Time) []Entry { return entries(Merged(into, from, now)) }
-
-// TicketText is TicketGiven in words.
-func TicketText(image string, lent []ingot.Grant) string {
-	return TicketGiven(Boot{}, ImageRef{Name: image}, lent, time.Time{}).String()
-}
