@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -247,6 +248,25 @@ func TestRepositoryCredentials(t *testing.T) {
 	}
 	if _, err := trees.Pin(t.Context(), inRegistry(ref)); err != nil {
 		t.Errorf("with credentials of the repository: %v", err)
+	}
+}
+
+// TestRateLimit: a registry that answers 429, as Docker Hub does, is asked again and then reported.
+func TestRateLimit(t *testing.T) {
+	var requests atomic.Int64
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != "/v2/" {
+			requests.Add(1)
+			w.WriteHeader(http.StatusTooManyRequests)
+		}
+	}))
+	defer srv.Close()
+	_, err := newTrees(t).Pin(t.Context(), inRegistry(strings.TrimPrefix(srv.URL, "http://")+"/x:1"))
+	if !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), "log in, or try again later") {
+		t.Errorf("a registry that limits requests: %v; want ErrRefused and what to do", err)
+	}
+	if n := requests.Load(); n < 2 || n > 10 {
+		t.Errorf("the registry was asked %d times; want a few attempts", n)
 	}
 }
 
