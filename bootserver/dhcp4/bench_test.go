@@ -10,6 +10,7 @@ import (
 	"github.com/insomniacslk/dhcp/dhcpv4"
 
 	"ingot/bootserver/lease"
+	"ingot/bootserver/lease/leasetest"
 	"ingot/bootserver/network"
 	"ingot/bootserver/state/bolt"
 )
@@ -24,7 +25,7 @@ func BenchmarkExchange(b *testing.B) {
 		b.Fatal(err)
 	}
 	c.Networks[0].Subnets[0] = Subnet{Prefix: netip.MustParsePrefix("10.99.0.0/22"), Pools: []lease.Range{r}}
-	s := serverOf(b, c, newMemory(), scripted{}, &now)
+	s := serverOf(b, c, &leasetest.Store{}, scripted{}, &now)
 	exchange := func(i int) {
 		p, err := dhcpv4.NewDiscovery(net.HardwareAddr{0x52, 0x54, 0, 0, byte(i >> 8), byte(i)})
 		if err != nil {

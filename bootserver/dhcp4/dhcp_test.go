@@ -1,14 +1,11 @@
 package dhcp4
 
 import (
-	"errors"
-	"maps"
 	"net"
 	"net/netip"
 	"os"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -19,6 +16,7 @@ import (
 	"ingot/bootserver/client"
 	"ingot/bootserver/fleet"
 	"ingot/bootserver/lease"
+	"ingot/bootserver/lease/leasetest"
 	"ingot/bootserver/network"
 )
 
@@ -124,41 +122,7 @@ func TestParse(t *testing.T) {
 	}
 }
 
-// memory keeps leases as the state does on disk.
-type memory struct {
-	mu     sync.Mutex
-	leases map[netip.Addr]fleet.Lease
-}
-
-func newMemory(leases ...fleet.Lease) *memory {
-	m := &memory{leases: map[netip.Addr]fleet.Lease{}}
-	for _, l := range leases {
-		m.leases[l.Address] = l
-	}
-	return m
-}
-
-func (m *memory) Leases() ([]fleet.Lease, error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return slices.Collect(maps.Values(m.leases)), nil
-}
-
-func (m *memory) PutLease(l fleet.Lease) func() error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.leases[l.Address] = l
-	return func() error { return nil }
-}
-
-// fullDisk cannot write.
-type fullDisk struct{ *memory }
-
-func (fullDisk) PutLease(fleet.Lease) func() error {
-	return func() error { return errors.New("disk full") }
-}
-
-// scripted is a fleet that knows who it is told to know.
+// scripted is a fleet of the machines in it.
 type scripted map[string]client.Identity
 
 func (s scripted) Lookup(mac, _ string) client.Identity { return s[mac] }
@@ -244,7 +208,7 @@ func selects(server string) dhcpv4.Modifier {
 // TestOneLease: ROM, loader and system of one card keep one address.
 func TestOneLease(t *testing.T) {
 	now := time.Unix(1000, 0)
-	b := newMemory()
+	b := &leasetest.Store{}
 	s := newServer(t, b, &now)
 	var address string
 	for _, name := range []string{"rom-ipxe", "loader-ipxe", "system"} {
@@ -260,8 +224,8 @@ func TestOneLease(t *testing.T) {
 		}
 		address = ack.YourIPAddr.String()
 	}
-	if len(b.leases) != 1 {
-		t.Errorf("%d leases; want 1", len(b.leases))
+	if b.Len() != 1 {
+		t.Errorf("%d leases; want 1", b.Len())
 	}
 }
 
@@ -278,15 +242,15 @@ func TestRequestStates(t *testing.T) {
 	}{
 		{"takes another server's offer", requestFrom(t, 2, selects("10.99.0.9"), wants("10.99.0.101")), 0},
 		{"selects us", requestFrom(t, 2, selects("10.99.0.1"), wants("10.99.0.101")), dhcpv4.MessageTypeAck},
-		{"selects an address that is lent", requestFrom(t, 2, selects("10.99.0.1"), wants("10.99.0.100")),
+		{"selects an address that is in use", requestFrom(t, 2, selects("10.99.0.1"), wants("10.99.0.100")),
 			dhcpv4.MessageTypeNak},
 		{"reboots with its lease", requestFrom(t, 1, wants("10.99.0.100")), dhcpv4.MessageTypeAck},
 		{"reboots on the wrong network", requestFrom(t, 1, wants("192.168.1.5")), dhcpv4.MessageTypeNak},
-		{"a stranger reboots with an address that we do not know", requestFrom(t, 3, wants("10.99.0.77")), 0},
-		{"a stranger reboots on the wrong network", requestFrom(t, 3, wants("192.168.1.5")), dhcpv4.MessageTypeNak},
+		{"an unknown machine reboots with an address that we do not know", requestFrom(t, 3, wants("10.99.0.77")), 0},
+		{"an unknown machine reboots on the wrong network", requestFrom(t, 3, wants("192.168.1.5")), dhcpv4.MessageTypeNak},
 		{"renews", requestFrom(t, 1, renewing("10.99.0.100")), dhcpv4.MessageTypeAck},
 	} {
-		a := handle(t, newServer(t, newMemory(held), &now), c.packet)
+		a := handle(t, newServer(t, leasetest.NewStore(held), &now), c.packet)
 		switch {
 		case a == nil && c.want != 0:
 			t.Errorf("%s: silence; want %s", c.name, c.want)
@@ -299,7 +263,7 @@ func TestRequestStates(t *testing.T) {
 // TestNoAckWithoutDisk: what is not stored is not acknowledged.
 func TestNoAckWithoutDisk(t *testing.T) {
 	now := time.Unix(1000, 0)
-	s := newServer(t, fullDisk{newMemory()}, &now)
+	s := newServer(t, &leasetest.Store{Full: true}, &now)
 	if a, err := s.Handle(t.Context(),
 		broadcast(requestFrom(t, 1, selects("10.99.0.1"), wants("10.99.0.100")))); a != nil || err == nil {
 		t.Errorf("Handle = %v, %v with a full disk; want an error and no ACK", a, err)
@@ -315,7 +279,7 @@ func FuzzHandle(f *testing.F) {
 	for _, mode := range []Mode{Full, Proxy, Observe} {
 		c := testConfig()
 		c.Interfaces[0].Mode = mode
-		modes[mode] = serverOf(f, c, newMemory(), scripted{}, &now)
+		modes[mode] = serverOf(f, c, &leasetest.Store{}, scripted{}, &now)
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		p, err := dhcpv4.FromBytes(b)

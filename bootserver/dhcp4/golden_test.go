@@ -18,6 +18,7 @@ import (
 	"github.com/insomniacslk/dhcp/iana"
 
 	"ingot/bootserver/client"
+	"ingot/bootserver/lease/leasetest"
 )
 
 var update = flag.Bool("update", false, "write the golden packets anew")
@@ -44,7 +45,7 @@ func TestGoldenPackets(t *testing.T) {
 	server := func(mode Mode) *Server {
 		c := testConfig()
 		c.Interfaces[0].Mode = mode
-		return serverOf(t, c, newMemory(), scripted{}, &now)
+		return serverOf(t, c, &leasetest.Store{}, scripted{}, &now)
 	}
 	answer := func(s *Server, p Packet) *Reply {
 		r, err := s.Handle(t.Context(), p)
@@ -124,7 +125,7 @@ func TestMusts(t *testing.T) {
 	for _, mode := range []Mode{Full, Proxy} {
 		c := testConfig()
 		c.Interfaces[0].Mode = mode
-		s := serverOf(t, c, newMemory(), scripted{}, &now)
+		s := serverOf(t, c, &leasetest.Store{}, scripted{}, &now)
 		for _, r := range rows(t) {
 			a := answerOf(t, s, broadcast(r.packet))
 			if a == nil {
@@ -145,20 +146,20 @@ func TestMusts(t *testing.T) {
 			}
 			if mode == Proxy && (address(a.YourIPAddr).IsValid() || a.Options.Has(dhcpv4.OptionIPAddressLeaseTime) ||
 				a.Options.Has(dhcpv4.OptionSubnetMask) || a.Options.Has(dhcpv4.OptionRouter)) {
-				t.Errorf("a proxy tells %s what is not its business:\n%s", r.name, a.Summary())
+				t.Errorf("a proxy gives %s what it must not:\n%s", r.name, a.Summary())
 			}
 		}
 	}
 }
 
-// TestBootItem: a boot server tells the item back that it was asked for.
+// TestBootItem: a boot server returns the boot item of the request.
 func TestBootItem(t *testing.T) {
 	now := time.Unix(1000, 0)
 	c := testConfig()
 	c.Interfaces[0].Mode = Proxy
 	p := toBootServer(t, discover(t, arch(iana.EFI_X86_64)))
 	p.Message.UpdateOption(dhcpv4.OptGeneric(dhcpv4.OptionVendorSpecificInformation, []byte{71, 4, 0, 1, 0, 0, 255}))
-	r, err := serverOf(t, c, newMemory(), scripted{}, &now).Handle(t.Context(), p)
+	r, err := serverOf(t, c, &leasetest.Store{}, scripted{}, &now).Handle(t.Context(), p)
 	if err != nil || r == nil {
 		t.Fatalf("Handle = %v, %v; want an answer", r, err)
 	}
@@ -171,7 +172,7 @@ func TestBootItem(t *testing.T) {
 	}
 }
 
-// watchful remembers what it was told of clients.
+// watchful remembers the clients that it observed.
 type watchful struct {
 	scripted
 	seen *[]client.Sighting
@@ -189,12 +190,12 @@ func TestSightingSaysWhoGivesTheAddress(t *testing.T) {
 		c := testConfig()
 		c.Interfaces[0].Mode = mode
 		var seen []client.Sighting
-		if _, err := serverOf(t, c, newMemory(), watchful{scripted{}, &seen}, &now).Handle(t.Context(),
+		if _, err := serverOf(t, c, &leasetest.Store{}, watchful{scripted{}, &seen}, &now).Handle(t.Context(),
 			broadcast(discover(t, arch(iana.EFI_X86_64)))); err != nil {
 			t.Fatal(err)
 		}
 		if len(seen) != 1 || seen[0].Proxy != (mode == Proxy) || seen[0].Address.IsValid() != (mode == Full) {
-			t.Errorf("in mode %s the fleet is told %+v", mode, seen)
+			t.Errorf("in mode %s the fleet gets %+v", mode, seen)
 		}
 	}
 }
@@ -240,9 +241,9 @@ func TestHardwareTable(t *testing.T) {
 			t.Errorf("docs/HARDWARE.md has no row %q", r.name)
 		}
 		line, _, _ := strings.Cut(rest, "\n")
-		if told := says93.FindStringSubmatch(line); told != nil {
-			if got := r.packet.ClientArch(); len(got) != 1 || fmt.Sprint(uint16(got[0])) != told[1] {
-				t.Errorf("docs/HARDWARE.md says that %s sends %s in option 93; its packet has %d", r.name, told[1], got)
+		if code := says93.FindStringSubmatch(line); code != nil {
+			if got := r.packet.ClientArch(); len(got) != 1 || fmt.Sprint(uint16(got[0])) != code[1] {
+				t.Errorf("docs/HARDWARE.md says that %s sends %s in option 93; its packet has %d", r.name, code[1], got)
 			}
 		}
 		if class := r.packet.ClassIdentifier(); strings.Contains(class, ":Arch:") &&
@@ -283,9 +284,9 @@ func TestFirstAmongOffers(t *testing.T) {
 		c := testConfig()
 		c.Interfaces[0].Mode = mode
 		for _, name := range []string{"rom-ipxe", "loader-snponly", "uefi-7"} {
-			a := answerOf(t, serverOf(t, c, newMemory(), scripted{}, &now), broadcast(captured(t, name)))
+			a := answerOf(t, serverOf(t, c, &leasetest.Store{}, scripted{}, &now), broadcast(captured(t, name)))
 			if got, want := a.Options.Has(dhcpv4.GenericOptionCode(optIPXE)), mode == Proxy && name != "uefi-7"; got != want {
-				t.Errorf("%s, %s: a priority is told: %v; want %v\n%s", mode, name, got, want, a.Summary())
+				t.Errorf("%s, %s: a priority is sent: %v; want %v\n%s", mode, name, got, want, a.Summary())
 			}
 		}
 	}

@@ -19,37 +19,9 @@ import (
 	"ingot/bootserver/client"
 	"ingot/bootserver/fleet"
 	"ingot/bootserver/lease"
+	"ingot/bootserver/lease/leasetest"
 	"ingot/bootserver/network"
 )
-
-// brokenStore fails, or loses its power at the worst moment.
-type brokenStore struct {
-	*memory
-	full bool
-	dies bool // the next write is cut off: it may or may not be on disk afterwards
-	kept bool // whether it is
-}
-
-var errDied = errors.New("the server died")
-
-func (b *brokenStore) PutLease(l fleet.Lease) func() error {
-	switch {
-	case b.dies:
-		if b.kept {
-			b.memory.PutLease(l)
-		}
-		return func() error { return errDied }
-	case b.full:
-		return func() error { return errors.New("disk full") }
-	}
-	return b.memory.PutLease(l)
-}
-
-// holder is an address as its client believes to have it.
-type holder struct {
-	ip    netip.Addr
-	until time.Time
-}
 
 // house is clients and a server that may die, for TestNoAddressTwice. Cards 1
 // and 2 are in one machine, which has a reserved address; card 3 has one of
@@ -58,9 +30,9 @@ type house struct {
 	t      *rapid.T
 	real   *testing.T
 	now    time.Time
-	store  *brokenStore
+	store  *leasetest.Store
 	server *Server
-	holds  map[byte]holder
+	holds  leasetest.Holders
 	offers map[byte]*dhcpv4.DHCPv4
 }
 
@@ -72,14 +44,14 @@ func (h *house) boot() {
 		Pools: []lease.Range{{First: netip.MustParseAddr("10.98.0.10"), Last: netip.MustParseAddr("10.98.0.12")}}})
 	c.Machines = []Machine{{UUID: houseUUID, Address: netip.MustParseAddr("10.99.0.50")}, {MAC: cardMAC(3).String(),
 		Address: netip.MustParseAddr("10.98.0.50")}}
-	who := client.Identity{ID: "m-1", UUID: houseUUID, MACs: []string{cardMAC(1).String(), cardMAC(2).String()},
+	known := client.Identity{ID: "m-1", UUID: houseUUID, MACs: []string{cardMAC(1).String(), cardMAC(2).String()},
 		Approved: true}
-	h.server = serverOf(h.real, c, h.store, scripted{cardMAC(1).String(): who, cardMAC(2).String(): who}, &h.now)
-	h.server.Probe = func(context.Context, Probe) (string, bool) { // somebody is found now and then
+	h.server = serverOf(h.real, c, h.store, scripted{cardMAC(1).String(): known, cardMAC(2).String(): known}, &h.now)
+	h.server.Probe = func(context.Context, Probe) (string, bool) { // an address is in use now and then
 		return "MAC 00:11:22:33:44:55", rapid.IntRange(0, 9).Draw(h.t, "squatter") == 9
 	}
 	h.offers = map[byte]*dhcpv4.DHCPv4{}
-	h.store.dies = false
+	h.store.Dies = false
 }
 
 func cardMAC(i byte) net.HardwareAddr { return net.HardwareAddr{0x52, 0x54, 0, 0x12, 0, i} }
@@ -101,7 +73,7 @@ func (h *house) packet(i byte, kind dhcpv4.MessageType, firmware bool, mods ...d
 // send lets the server handle a packet, and notes what the client then holds.
 func (h *house) send(i byte, p *dhcpv4.DHCPv4) *dhcpv4.DHCPv4 {
 	r, err := h.server.Handle(h.real.Context(), broadcast(p))
-	if errors.Is(err, errDied) {
+	if errors.Is(err, leasetest.ErrDied) {
 		h.boot()
 	}
 	if err != nil || r == nil {
@@ -112,7 +84,7 @@ func (h *house) send(i byte, p *dhcpv4.DHCPv4) *dhcpv4.DHCPv4 {
 		delete(h.holds, i)
 	case dhcpv4.MessageTypeAck:
 		if ip := address(a.YourIPAddr); ip.IsValid() {
-			h.holds[i] = holder{ip, h.now.Add(a.IPAddressLeaseTime(0))}
+			h.holds[i] = leasetest.Holder{Address: ip, Until: h.now.Add(a.IPAddressLeaseTime(0))}
 		}
 	}
 	return r.Message
@@ -152,16 +124,16 @@ func (h *house) step() {
 			dhcpv4.WithOption(dhcpv4.OptRequestedIPAddress(h.anAddress()))))
 	case 6:
 		if has {
-			h.send(i, h.packet(i, dhcpv4.MessageTypeRequest, false, dhcpv4.WithClientIP(held.ip.AsSlice())))
+			h.send(i, h.packet(i, dhcpv4.MessageTypeRequest, false, dhcpv4.WithClientIP(held.Address.AsSlice())))
 		}
 	case 7:
 		kind := rapid.SampledFrom([]dhcpv4.MessageType{dhcpv4.MessageTypeRelease,
 			dhcpv4.MessageTypeDecline}).Draw(h.t, "kind")
 		ip := h.anAddress()
 		if has && rapid.Bool().Draw(h.t, "own") {
-			ip = held.ip.AsSlice()
+			ip = held.Address.AsSlice()
 			delete(h.holds, i)
-		} else if has && address(ip) == held.ip {
+		} else if has && address(ip) == held.Address {
 			delete(h.holds, i)
 		}
 		h.send(i, h.packet(i, kind, false, dhcpv4.WithClientIP(ip), dhcpv4.WithOption(dhcpv4.OptRequestedIPAddress(ip))))
@@ -169,9 +141,9 @@ func (h *house) step() {
 		h.now = h.now.Add(time.Duration(rapid.SampledFrom([]int{1, 30, 61, 700, 1800, 3599, 3601}).Draw(h.t,
 			"seconds")) * time.Second)
 	case 9:
-		h.store.dies, h.store.kept = true, rapid.Bool().Draw(h.t, "kept")
+		h.store.Dies, h.store.Kept = true, rapid.Bool().Draw(h.t, "kept")
 	case 10:
-		if h.store.full = rapid.Bool().Draw(h.t, "full"); rapid.Bool().Draw(h.t, "restart") {
+		if h.store.Full = rapid.Bool().Draw(h.t, "full"); rapid.Bool().Draw(h.t, "restart") {
 			h.boot()
 		}
 	}
@@ -179,24 +151,16 @@ func (h *house) step() {
 
 // TestNoAddressTwice: whatever clients ask in whatever order, and however often
 // the server dies or its disk is full, no two hold one address at a time, and
-// whoever holds one may keep it.
+// the client that has one may keep it.
 func TestNoAddressTwice(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
-		h := &house{t: rt, real: t, now: time.Unix(1000, 0), store: &brokenStore{memory: newMemory()},
-			holds: map[byte]holder{}}
+		h := &house{t: rt, real: t, now: time.Unix(1000, 0), store: &leasetest.Store{},
+			holds: leasetest.Holders{}}
 		h.boot()
 		for range rapid.IntRange(1, 120).Draw(rt, "steps") {
 			h.step()
-			users := map[netip.Addr]byte{}
-			for i, held := range h.holds {
-				if !h.now.Before(held.until) {
-					delete(h.holds, i)
-					continue
-				}
-				if other, taken := users[held.ip]; taken {
-					rt.Fatalf("cards %d and %d both hold %s", i, other, held.ip)
-				}
-				users[held.ip] = i
+			if err := h.holds.Check(h.now); err != nil {
+				rt.Fatal(err)
 			}
 		}
 		if err := h.server.Book.Check(); err != nil {
@@ -226,43 +190,43 @@ func leaseTo(t testing.TB, s *Server, mac net.HardwareAddr) (netip.Addr, error) 
 	return address(a.Message.YourIPAddr), nil
 }
 
-// stranger is one of many cards that nobody knows.
-func stranger(i int) net.HardwareAddr {
+// unknownCard is one of many cards of unknown machines.
+func unknownCard(i int) net.HardwareAddr {
 	return net.HardwareAddr{0x0a, 0, byte(i >> 24), byte(i >> 16), byte(i >> 8), byte(i)}
 }
 
-// TestStarvation: 100,000 strangers that want addresses fill the pool and no
-// more memory than that; machines that we know have theirs, and new ones of
-// ours find room. It does not matter in which way the strangers ask.
+// TestStarvation: 100,000 unknown machines that want addresses fill the pool and no
+// more memory than that; known machines have theirs, and new ones of
+// ours find room. It does not matter in which way the unknown machines ask.
 func TestStarvation(t *testing.T) {
 	now := time.Unix(1000, 0)
 	for what, gets := range map[string]func(s *Server, i int) bool{
 		"with four packets, or with half of them": func(s *Server, i int) bool {
 			if i%2 == 0 {
-				_, err := leaseTo(t, s, stranger(i))
+				_, err := leaseTo(t, s, unknownCard(i))
 				return err == nil
 			}
 			p := discover(t)
-			p.ClientHWAddr = stranger(i)
+			p.ClientHWAddr = unknownCard(i)
 			_, err := s.Handle(t.Context(), broadcast(p))
 			return !errors.Is(err, lease.ErrPoolFull)
 		},
-		"with offers that nobody takes, and later with four packets": func(s *Server, i int) bool {
+		"with offers that are not taken, and later with four packets": func(s *Server, i int) bool {
 			if i == 2000 {
 				now = now.Add(2 * time.Minute)
 			}
 			if i >= 2000 {
-				_, err := leaseTo(t, s, stranger(i))
+				_, err := leaseTo(t, s, unknownCard(i))
 				return err == nil
 			}
 			p := discover(t)
-			p.ClientHWAddr = stranger(i)
+			p.ClientHWAddr = unknownCard(i)
 			_, err := s.Handle(t.Context(), broadcast(p))
 			return err == nil
 		},
 		"with a DHCPREQUEST for any address": func(s *Server, i int) bool {
 			p := requestFrom(t, 0, selects("10.99.0.1"), wants(fmt.Sprintf("10.99.%d.%d", i/250%4, 2+i%250)))
-			p.ClientHWAddr = stranger(i)
+			p.ClientHWAddr = unknownCard(i)
 			a := handle(t, s, p)
 			return a != nil && a.MessageType() == dhcpv4.MessageTypeAck
 		},
@@ -279,7 +243,7 @@ func testStarvation(t *testing.T, now *time.Time, gets func(s *Server, i int) bo
 	for i := range byte(40) {
 		known[cardMAC(i).String()] = client.Identity{ID: "m", Approved: true}
 	}
-	s := serverOf(t, c, newMemory(), known, now)
+	s := serverOf(t, c, &leasetest.Store{}, known, now)
 	before := map[byte]netip.Addr{}
 	for i := range byte(20) {
 		ip, err := leaseTo(t, s, cardMAC(i))
@@ -296,7 +260,7 @@ func testStarvation(t *testing.T, now *time.Time, gets func(s *Server, i int) bo
 		}
 	}
 	if refused < 98_000 {
-		t.Errorf("%d of 100,000 strangers were refused; the pool has only about a thousand addresses", refused)
+		t.Errorf("%d of 100,000 unknown machines were refused; the pool has only about a thousand addresses", refused)
 	}
 	for i, want := range before {
 		if ip, err := leaseTo(t, s, cardMAC(i)); err != nil || ip != want {
@@ -324,9 +288,9 @@ func TestReservations(t *testing.T) {
 	c.Machines = []Machine{{MAC: cardMAC(1).String(), Address: netip.MustParseAddr("10.99.0.11")},
 		{UUID: houseUUID, Address: netip.MustParseAddr("10.99.0.12")},
 		{Name: "db1", Address: netip.MustParseAddr("10.99.0.13"), Hostname: "database"}}
-	who := client.Identity{ID: "m-2", UUID: houseUUID, MACs: []string{cardMAC(2).String(), cardMAC(3).String()},
+	known := client.Identity{ID: "m-2", UUID: houseUUID, MACs: []string{cardMAC(2).String(), cardMAC(3).String()},
 		Approved: true}
-	s := serverOf(t, c, newMemory(), scripted{cardMAC(2).String(): who, cardMAC(3).String(): who,
+	s := serverOf(t, c, &leasetest.Store{}, scripted{cardMAC(2).String(): known, cardMAC(3).String(): known,
 		cardMAC(4).String(): {ID: "m-4", Name: "db1", Approved: true}}, &now)
 	get := func(i byte, mods ...dhcpv4.Modifier) *dhcpv4.DHCPv4 {
 		t.Helper()
@@ -350,7 +314,7 @@ func TestReservations(t *testing.T) {
 		{"the running system's other card", 3, nil, "10.99.0.100"},
 		{"firmware on the other card, after a reset", 3, []dhcpv4.Modifier{arch(7)}, "10.99.0.12"},
 		{"by name", 4, []dhcpv4.Modifier{dhcpv4.WithRequestedOptions(dhcpv4.OptionHostName)}, "10.99.0.13"},
-		{"a stranger", 5, nil, "10.99.0.101"},
+		{"an unknown machine", 5, nil, "10.99.0.101"},
 	} {
 		a := get(w.card, w.mods...)
 		if got := a.YourIPAddr.String(); got != w.want {
@@ -362,23 +326,23 @@ func TestReservations(t *testing.T) {
 	}
 	if a := handle(t, s, requestFrom(t, 9, selects("10.99.0.1"),
 		wants("10.99.0.11"))); a.MessageType() != dhcpv4.MessageTypeNak {
-		t.Errorf("a reserved address asked for by a stranger: %s; want NAK", a.MessageType())
+		t.Errorf("a reserved address asked for by an unknown machine: %s; want NAK", a.MessageType())
 	}
 }
 
-// TestProbe: an address that somebody uses without our knowledge is not
-// offered, and machines that we know do not wait for the test.
+// TestProbe: an address that is in use without the server's knowledge is not
+// offered, and known machines do not wait for the test.
 func TestProbe(t *testing.T) {
 	now := time.Unix(1000, 0)
 	known := scripted{cardMAC(7).String(): {ID: "m-7", Approved: true}}
-	s := serverOf(t, testConfig(), newMemory(), known, &now)
+	s := serverOf(t, testConfig(), &leasetest.Store{}, known, &now)
 	var tested []string
 	s.Probe = func(_ context.Context, tr Probe) (string, bool) {
 		tested = append(tested, tr.Address.String())
 		return "MAC 00:11:22:33:44:55", tr.Address.String() == "10.99.0.100"
 	}
 	if o := handle(t, s, discover(t)); o.YourIPAddr.String() != "10.99.0.101" {
-		t.Errorf("offered %s; want the first address that nobody uses, 10.99.0.101", o.YourIPAddr)
+		t.Errorf("offered %s; want the first address that is not in use, 10.99.0.101", o.YourIPAddr)
 	}
 	handle(t, s, discover(t)) // its own offer again
 	ours := discover(t)
@@ -397,11 +361,11 @@ func TestProbe(t *testing.T) {
 	}
 }
 
-// TestProbeWithoutAnOffer: who sends a DHCPREQUEST for an address that it was
-// not offered gets it only when nobody uses it.
+// TestProbeWithoutAnOffer: a client that sends a DHCPREQUEST for an address that it was
+// not offered gets it only if it is not in use.
 func TestProbeWithoutAnOffer(t *testing.T) {
 	now := time.Unix(1000, 0)
-	b := newMemory(fleet.Lease{MAC: cardMAC(4).String(), Address: netip.MustParseAddr("10.99.0.102"),
+	b := leasetest.NewStore(fleet.Lease{MAC: cardMAC(4).String(), Address: netip.MustParseAddr("10.99.0.102"),
 		Expires: now.Add(time.Minute)})
 	s := serverOf(t, testConfig(), b, scripted{cardMAC(7).String(): {ID: "m-7", Approved: true}}, &now)
 	var tested string
@@ -416,13 +380,13 @@ func TestProbeWithoutAnOffer(t *testing.T) {
 		want   dhcpv4.MessageType
 		tested bool
 	}{
-		{"one that somebody uses", requestFrom(t, 2, selects("10.99.0.1"), wants("10.99.0.100")), nak, true},
+		{"one that is in use", requestFrom(t, 2, selects("10.99.0.1"), wants("10.99.0.100")), nak, true},
 		{"the same, once more", requestFrom(t, 2, selects("10.99.0.1"), wants("10.99.0.100")), nak, false},
-		{"one that nobody uses", requestFrom(t, 2, selects("10.99.0.1"), wants("10.99.0.101")), ack, true},
+		{"one that is not in use", requestFrom(t, 2, selects("10.99.0.1"), wants("10.99.0.101")), ack, true},
 		{"its own, from the beginning", requestFrom(t, 2, wants("10.99.0.101")), ack, false},
 		{"its own, to renew it", requestFrom(t, 2, dhcpv4.WithClientIP(net.IPv4(10, 99, 0, 101).To4())), ack, false},
 		{"its own of before we were restarted", requestFrom(t, 4, wants("10.99.0.102")), ack, false},
-		{"a machine that we know, which does not wait", requestFrom(t, 7, selects("10.99.0.1"),
+		{"a known machine, which does not wait", requestFrom(t, 7, selects("10.99.0.1"),
 			wants("10.99.0.103")), ack, false},
 	} {
 		tested = ""
@@ -431,10 +395,10 @@ func TestProbeWithoutAnOffer(t *testing.T) {
 			t.Errorf("%s: %v, tested %q; want %s, tested: %v", c.what, a, tested, c.want, c.tested)
 		}
 	}
-	now = now.Add(2 * time.Hour) // another card asks for what was lent to one that uses it still
+	now = now.Add(2 * time.Hour) // another card asks for the address of one that still uses it
 	if a := handle(t, s, requestFrom(t, 3, selects("10.99.0.1"), wants("10.99.0.102"))); a.MessageType() != nak ||
 		tested != "10.99.0.102" {
-		t.Errorf("an address of before that somebody uses: %s, tested %q; want a NAK", a.MessageType(), tested)
+		t.Errorf("an earlier address that is in use: %s, tested %q; want a NAK", a.MessageType(), tested)
 	}
 	if w := s.Observations().Warnings; len(w) != 2 || !strings.Contains(w[0].Text,
 		"10.99.0.100 of a pool is used by MAC 00:11:22:33:44:55") {
@@ -444,18 +408,18 @@ func TestProbeWithoutAnOffer(t *testing.T) {
 
 func TestDeclineAndRelease(t *testing.T) {
 	now := time.Unix(1000, 0)
-	b := newMemory()
+	b := &leasetest.Store{}
 	s := newServer(t, b, &now)
 	handle(t, s, requestFrom(t, 1, selects("10.99.0.1"), wants("10.99.0.100")))
 	is := dhcpv4.WithMessageType
 	handle(t, s, requestFrom(t, 9, wants("10.99.0.100"), is(dhcpv4.MessageTypeDecline)))
-	if b.leases[netip.MustParseAddr("10.99.0.100")].Declined {
-		t.Error("somebody declined another's address")
+	if b.Lease("10.99.0.100").Declined {
+		t.Error("a client declined the address of another")
 	}
 	handle(t, s, requestFrom(t, 9, func(p *dhcpv4.DHCPv4) { p.ClientIPAddr = net.IPv4(10, 99, 0, 100).To4() },
 		is(dhcpv4.MessageTypeRelease)))
-	if !b.leases[netip.MustParseAddr("10.99.0.100")].Expires.After(now) {
-		t.Error("somebody released another's address")
+	if !b.Lease("10.99.0.100").Expires.After(now) {
+		t.Error("a client released the address of another")
 	}
 	handle(t, s, requestFrom(t, 1, wants("10.99.0.100"), is(dhcpv4.MessageTypeDecline)))
 	s = newServer(t, b, &now) // a restart forgets nothing of it
@@ -470,7 +434,7 @@ func TestDeclineAndRelease(t *testing.T) {
 		}
 	}
 	if !slices.Contains(got, "10.99.0.100") {
-		t.Errorf("after a while the declined address is not lent again; lent are %v", got)
+		t.Errorf("after a while the declined address is not assigned again; assigned are %v", got)
 	}
 }
 
@@ -481,7 +445,7 @@ func TestManyAtOnce(t *testing.T) {
 	c := testConfig()
 	c.Networks[0].Subnets[0].Pools = []lease.Range{{First: netip.MustParseAddr("10.99.0.10"),
 		Last: netip.MustParseAddr("10.99.0.40")}}
-	s := serverOf(t, c, newMemory(), scripted{}, &now)
+	s := serverOf(t, c, &leasetest.Store{}, scripted{}, &now)
 	var mu sync.Mutex
 	holders := map[netip.Addr]string{}
 	var g errgroup.Group
@@ -506,6 +470,6 @@ func TestManyAtOnce(t *testing.T) {
 		t.Error(err)
 	}
 	if len(holders) < 25 {
-		t.Errorf("%d of 31 addresses were lent to 60 cards; want nearly all", len(holders))
+		t.Errorf("%d of 31 addresses were assigned to 60 cards; want nearly all", len(holders))
 	}
 }

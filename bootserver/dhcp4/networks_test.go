@@ -14,6 +14,7 @@ import (
 	"ingot/bootserver/client"
 	"ingot/bootserver/fleet"
 	"ingot/bootserver/lease"
+	"ingot/bootserver/lease/leasetest"
 )
 
 // farConfig is an attached network of two subnets, a shared one behind relays, and one whose
@@ -52,13 +53,13 @@ func selection(subnet ...byte) dhcpv4.Modifier {
 
 // TestWhereAClientIs: the relay's address chooses the network, unless the relay
 // or the client says another one; a full subnet of a shared network is followed
-// by the next. Who is attached does not get to other networks by what it says.
+// by the next. An attached client cannot choose another network.
 func TestWhereAClientIs(t *testing.T) {
 	now := time.Unix(1000, 0)
 	for _, c := range []struct {
 		name  string
 		mods  []dhcpv4.Modifier
-		taken bool // the one address of 10.7.0.0/24 is lent
+		taken bool // the one address of 10.7.0.0/24 is in use
 		want  string
 	}{
 		{"attached", nil, false, "10.99.0.100"},
@@ -75,9 +76,9 @@ func TestWhereAClientIs(t *testing.T) {
 		{"link selection, attached", []dhcpv4.Modifier{via("0.0.0.0", 5, 4, 10, 8, 0, 0)}, false, "10.99.0.100"},
 		{"an unknown relay", []dhcpv4.Modifier{via("192.0.2.1")}, false, ""},
 	} {
-		store := newMemory()
+		store := &leasetest.Store{}
 		if c.taken {
-			store = newMemory(fleet.Lease{MAC: "52:54:00:00:00:99", Address: netip.MustParseAddr("10.7.0.10"),
+			store = leasetest.NewStore(fleet.Lease{MAC: "52:54:00:00:00:99", Address: netip.MustParseAddr("10.7.0.10"),
 				Expires: now.Add(time.Hour)})
 		}
 		s := serverOf(t, farConfig(), store, scripted{}, &now)
@@ -97,7 +98,7 @@ func TestWhereAClientIs(t *testing.T) {
 // for byte and last, and the switch port is kept with the lease.
 func TestRelay(t *testing.T) {
 	now := time.Unix(1000, 0)
-	store := newMemory()
+	store := &leasetest.Store{}
 	s := serverOf(t, farConfig(), store, scripted{}, &now)
 	info := []byte{1, 4, 'e', 't', 'h', '7', 2, 6, 0, 0x1b, 0x21, 1, 2, 3, 151, 1, 9}
 	relay := via("10.7.0.1", info...)
@@ -122,7 +123,7 @@ func TestRelay(t *testing.T) {
 	}
 	handle(t, s, q)
 	want := fleet.SwitchPort{Relay: netip.MustParseAddr("10.7.0.1"), Circuit: "eth7", Remote: "0x001b21010203"}
-	if l := store.leases[netip.MustParseAddr("10.7.0.10")]; l.Port != want {
+	if l := store.Lease("10.7.0.10"); l.Port != want {
 		t.Errorf("the lease's switch port is %+v; want %+v", l.Port, want)
 	}
 	nak := handle(t, s, requestFrom(t, 5, selects("10.99.0.1"), wants("10.99.0.100"), relay))
@@ -137,11 +138,11 @@ func TestRelay(t *testing.T) {
 // (RFC 5107), and what they ask it for is asked of us.
 func TestServerOverride(t *testing.T) {
 	now := time.Unix(1000, 0)
-	s := serverOf(t, farConfig(), newMemory(), scripted{}, &now)
+	s := serverOf(t, farConfig(), &leasetest.Store{}, scripted{}, &now)
 	relay := via("10.7.0.1", 11, 4, 10, 7, 0, 1)
 	o := handle(t, s, discover(t, relay))
 	if o.ServerIdentifier().String() != "10.7.0.1" {
-		t.Errorf("the client is told server %s; want the relay 10.7.0.1", o.ServerIdentifier())
+		t.Errorf("the client gets the server identifier %s; want the relay 10.7.0.1", o.ServerIdentifier())
 	}
 	q, err := dhcpv4.NewRequestFromOffer(o, relay)
 	if err != nil {
@@ -152,20 +153,20 @@ func TestServerOverride(t *testing.T) {
 	}
 	attached := via("0.0.0.0", 11, 4, 10, 7, 0, 1)
 	if o := handle(t, s, discover(t, attached)); o.ServerIdentifier().String() != "10.99.0.1" {
-		t.Errorf("a client without a relay is told the server %s, as it wished", o.ServerIdentifier())
+		t.Errorf("a client without a relay gets the server identifier %s, as it wished", o.ServerIdentifier())
 	}
 	if a := handle(t, s, requestFrom(t, 9, attached, selects("10.7.0.1"), wants("10.99.0.101"))); a != nil {
 		t.Errorf("a request to a server that the client made up is answered by %s", a.MessageType())
 	}
 }
 
-// TestInform: who has an address from elsewhere is told the rest (RFC 2131
+// TestInform: a client that has its address from elsewhere gets the rest (RFC 2131
 // section 4.3.5), at that address, and no lease.
 func TestInform(t *testing.T) {
 	now := time.Unix(1000, 0)
 	c := testConfig()
 	c.Options.Domain = "lab.example"
-	store := newMemory()
+	store := &leasetest.Store{}
 	s := serverOf(t, c, store, scripted{}, &now)
 	inform := func(ip string) *dhcpv4.DHCPv4 {
 		return discover(t, dhcpv4.WithMessageType(dhcpv4.MessageTypeInform), dhcpv4.WithClientIP(net.ParseIP(ip).To4()))
@@ -181,20 +182,20 @@ func TestInform(t *testing.T) {
 		t.Errorf("the answer to %s:\n%s\nwant the domain, at 10.99.0.77, without address and lease", r.To, a.Summary())
 	}
 	if a := handle(t, s, inform("192.168.1.5")); a != nil {
-		t.Errorf("somebody of another network is told\n%s", a.Summary())
+		t.Errorf("a client of another network gets\n%s", a.Summary())
 	}
-	if len(store.leases) != 0 {
-		t.Errorf("leases %v; want none", store.leases)
+	if store.Len() != 0 {
+		t.Errorf("%d leases are stored; want none", store.Len())
 	}
 }
 
-// TestKnownOnly: beside another full server, strangers are its business.
+// TestKnownOnly: beside another full server, unknown machines are left to it.
 func TestKnownOnly(t *testing.T) {
 	now := time.Unix(1000, 0)
 	c := testConfig()
 	c.Interfaces[0].Known = true
 	c.Machines = []Machine{{MAC: cardMAC(2).String()}}
-	s := serverOf(t, c, newMemory(), scripted{cardMAC(3).String(): {ID: "m-3", Approved: true}}, &now)
+	s := serverOf(t, c, &leasetest.Store{}, scripted{cardMAC(3).String(): {ID: "m-3", Approved: true}}, &now)
 	for card, answered := range map[byte]bool{2: true, 3: true, 4: false} {
 		p := discover(t)
 		p.ClientHWAddr = cardMAC(card)
@@ -203,7 +204,7 @@ func TestKnownOnly(t *testing.T) {
 		}
 	}
 	if a := handle(t, s, requestFrom(t, 4, wants("192.168.1.5"))); a != nil {
-		t.Error("a stranger with an address of another network is refused; that is the other server's business")
+		t.Error("an unknown machine with an address of another network is refused; the other server must do that")
 	}
 }
 
@@ -219,7 +220,7 @@ func TestGroups(t *testing.T) {
 			Options: Options{Loaders: []string{"snponly.efi"}}},
 	}
 	c.Machines = []Machine{{MAC: cardMAC(2).String(), Options: Options{Loaders: []string{"own.efi"}}}}
-	s := serverOf(t, c, newMemory(), scripted{}, &now)
+	s := serverOf(t, c, &leasetest.Store{}, scripted{}, &now)
 	for _, w := range []struct {
 		mac            net.HardwareAddr
 		loader, domain string
@@ -236,11 +237,11 @@ func TestGroups(t *testing.T) {
 	}
 }
 
-// TestApply: what is lent stays lent when the configuration changes, and what
+// TestApply: leases stay when the configuration changes, and what
 // moved elsewhere is refused at the next renewal.
 func TestApply(t *testing.T) {
 	now := time.Unix(1000, 0)
-	s := newServer(t, newMemory(), &now)
+	s := newServer(t, &leasetest.Store{}, &now)
 	ip, err := leaseTo(t, s, cardMAC(1))
 	if err != nil {
 		t.Fatal(err)

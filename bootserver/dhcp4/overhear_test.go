@@ -62,7 +62,7 @@ func TestWarnings(t *testing.T) {
 	}
 }
 
-// TestHeardHidesKeys: what is told to people has no key of a boot, neither ours
+// TestHeardHidesKeys: what people see has no key of a boot, neither ours
 // nor one of another ingot.
 func TestHeardHidesKeys(t *testing.T) {
 	key := strings.Repeat("0123456789abcdef", 4)
@@ -79,6 +79,6 @@ func TestHeardHidesKeys(t *testing.T) {
 	s.overheard(source{iface: "eth0", mac: cardMAC(9), address: netip.MustParseAddr("10.99.0.9")}, offer, Proxy, now)
 	text := fmt.Sprintf("%+v", s.Observer.Observations())
 	if !strings.Contains(text, "/b/01234567…/script") || strings.Contains(text, key[:32]) {
-		t.Errorf("people are told %s", text)
+		t.Errorf("people see %s", text)
 	}
 }

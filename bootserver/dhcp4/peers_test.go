@@ -7,9 +7,11 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"ingot/bootserver/lease/leasetest"
 )
 
-// scriptOf writes a script that a client runs when it is told something; it
+// scriptOf writes a script that a client runs when it gets something; it
 // keeps the client's environment.
 func scriptOf(t *testing.T) (script, out string) {
 	t.Helper()
@@ -41,7 +43,7 @@ func says(t *testing.T, file string, lines ...string) {
 	}
 	for _, l := range lines {
 		if !strings.Contains(string(b), l) {
-			t.Errorf("the client was not told %q; it knows\n%s", l, b)
+			t.Errorf("the client did not get %q; it has\n%s", l, b)
 		}
 	}
 }
@@ -53,7 +55,7 @@ func TestForeignSystems(t *testing.T) {
 		return
 	}
 	lan(t, "pc")
-	store := newMemory()
+	store := &leasetest.Store{}
 	s := serve(t, wireConfig(), store, scripted{})
 	script, out := scriptOf(t)
 
@@ -107,7 +109,7 @@ func TestNetworkd(t *testing.T) {
 		return
 	}
 	lan(t, "pc")
-	s := serve(t, wireConfig(), newMemory(), scripted{})
+	s := serve(t, wireConfig(), &leasetest.Store{}, scripted{})
 	if err := os.MkdirAll("/run/systemd/network", 0o755); err != nil {
 		t.Fatal(err)
 	}

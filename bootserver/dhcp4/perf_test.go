@@ -29,7 +29,7 @@ func (d durable) PutLease(l fleet.Lease) func() error {
 	return d.Begin(func(tx state.Tx) error { tx.PutLease(l); return nil })
 }
 
-// Where each server under test lends addresses: a quarter of a million, so that
+// Where each server under test assigns addresses: a quarter of a million, so that
 // every exchange is of a new client.
 const perfPool = "10.96.1.0-10.99.255.254"
 
@@ -59,7 +59,7 @@ var perfServers = []perfServer{
 		return os.Getpid()
 	}},
 	// dnsmasq takes 1,000 leases and tests each address by a ping of up to three
-	// seconds, in which it does nothing else, unless it is told otherwise.
+	// seconds, in which it does nothing else, by default.
 	{"dnsmasq", []string{"dnsmasq"}, func(t *testing.T) int {
 		return startHere(t, "dnsmasq", "-k", "-C",
 			write(t, "conf",

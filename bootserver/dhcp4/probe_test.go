@@ -38,14 +38,14 @@ func TestProberOfAnotherCard(t *testing.T) {
 		t.Helper()
 		eventually(t, when+" the squatter is found", func() bool { return probe("10.99.0.100") })
 		if probe("10.99.0.101") {
-			t.Errorf("%s somebody uses what nobody does", when)
+			t.Errorf("%s an address in use is found free, or a free one in use", when)
 		}
 	}
 	finds("at first")
 	run(t, "ip", "link", "set", "eth1", "down")
 	for range 3 {
 		if probe("10.99.0.100") {
-			t.Error("somebody is heard through a card that is down")
+			t.Error("an answer is received through a card that is down")
 		}
 	}
 	p.mu.Lock()

@@ -10,11 +10,13 @@ import (
 	"time"
 
 	"github.com/insomniacslk/dhcp/dhcpv4"
+
+	"ingot/bootserver/lease/leasetest"
 )
 
-// TestTrialIsShared: whoever asks again while its address is tested waits for
-// the end of that test, and gets no address that somebody uses.
-func TestTrialIsShared(t *testing.T) {
+// TestProbeIsShared: a client that asks again while its address is probed waits for
+// the end of that test, and gets no address that is in use.
+func TestProbeIsShared(t *testing.T) {
 	ask := func(i int) *dhcpv4.DHCPv4 {
 		return discover(t, dhcpv4.WithTransactionID(dhcpv4.TransactionID{byte(i)}))
 	}
@@ -37,7 +39,7 @@ func TestTrialIsShared(t *testing.T) {
 	for _, c := range []struct {
 		what   string
 		packet func(i int) *dhcpv4.DHCPv4
-		taken  bool     // somebody uses 10.99.0.100
+		taken  bool     // 10.99.0.100 is in use
 		after  []string // what each of three packets, 50 ms apart, is answered, and when
 		tested []string
 	}{
@@ -56,7 +58,7 @@ func TestTrialIsShared(t *testing.T) {
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			now := time.Unix(1000, 0)
-			s := newServer(t, newMemory(), &now)
+			s := newServer(t, &leasetest.Store{}, &now)
 			var tested []string
 			var mu sync.Mutex
 			s.Probe = func(_ context.Context, tr Probe) (string, bool) {

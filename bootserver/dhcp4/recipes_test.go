@@ -21,6 +21,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ingot/bootserver/fleet"
+	"ingot/bootserver/lease/leasetest"
 	"ingot/bootserver/network"
 )
 
@@ -219,7 +220,7 @@ func testProxyBeside(t *testing.T, o other) {
 		return
 	}
 	o.beside(t, recipe(t, o.recipe))
-	s := serve(t, recipeConfig(t, "proxy"), newMemory(), scripted{})
+	s := serve(t, recipeConfig(t, "proxy"), &leasetest.Store{}, scripted{})
 	us, them := byServer(askAs(t, "pc", "eth0", uefi(t, 0x31), ""), "10.99.0.1")
 	if len(us) != 1 || len(them) != 1 {
 		t.Fatalf("%d offers of ours and %d of %s; want one of each", len(us), len(them), o.name)
@@ -261,7 +262,7 @@ func TestRecipeStray60(t *testing.T) {
 	o.beside(t, recipe(t, "dnsmasq-stray60.conf"))
 	c := recipeConfig(t, "proxy")
 	c.Interfaces[0].Quiet = false
-	s := serve(t, c, newMemory(), scripted{})
+	s := serve(t, c, &leasetest.Store{}, scripted{})
 	var h network.Observations
 	eventually(t, "our question to the network finds it", func() bool { h = s.Observations(); return len(h.Warnings) > 0 })
 	if w := h.Warnings[0].Text; len(h.Warnings) != 1 || !strings.Contains(w, "10.99.0.2 (MAC 52:54:00:12:00:01)") ||
@@ -283,7 +284,7 @@ func TestForeignServer(t *testing.T) {
 	o.beside(t, recipe(t, o.recipe))
 	c := recipeConfig(t, "full")
 	c.Interfaces[0].Quiet = false
-	s := serve(t, c, newMemory(), scripted{})
+	s := serve(t, c, &leasetest.Store{}, scripted{})
 	var h network.Observations
 	eventually(t, "it is found", func() bool { h = s.Observations(); return len(h.Warnings) > 0 })
 	if w := h.Warnings[0].Text; !strings.Contains(w,
@@ -303,8 +304,9 @@ func TestTwoIngots(t *testing.T) {
 	in(t, "sw", "ip", "link", "set", "p-eth2", "master", "sw", "up")
 	run(t, "ip", "address", "add", "10.99.0.3/24", "dev", "eth2")
 	run(t, "ip", "link", "set", "eth2", "up")
-	one := serve(t, Config{Interfaces: []Interface{{Name: "eth1", Mode: Proxy}}}, newMemory(), scripted{})
-	two := serveAs(t, "them", Config{Interfaces: []Interface{{Name: "eth2", Mode: Observe}}}, newMemory(), scripted{})
+	one := serve(t, Config{Interfaces: []Interface{{Name: "eth1", Mode: Proxy}}}, &leasetest.Store{}, scripted{})
+	two := serveAs(t, "them", Config{Interfaces: []Interface{{Name: "eth2", Mode: Observe}}}, &leasetest.Store{},
+		scripted{})
 	eventually(t, "the observer hears the other", func() bool { return len(two.Observations().Warnings) > 0 })
 	if w := two.Observations().Warnings[0].Text; !strings.Contains(w,
 		"a second ingot serves this network: 10.99.0.1 (MAC 02:00:00:00:00:01)") {
@@ -336,7 +338,7 @@ func (s *Server) cards(t *testing.T) map[string]network.Card {
 	return c
 }
 
-// TestRecipeObserve: nothing is answered; who asks, what dnsmasq says and what
+// TestRecipeObserve: nothing is answered; the clients, what dnsmasq answers and what
 // we would say is known.
 func TestRecipeObserve(t *testing.T) {
 	requireAll(t)
@@ -345,7 +347,7 @@ func TestRecipeObserve(t *testing.T) {
 		return
 	}
 	o.beside(t, recipe(t, o.recipe))
-	s := serve(t, recipeConfig(t, "observe"), newMemory(), scripted{})
+	s := serve(t, recipeConfig(t, "observe"), &leasetest.Store{}, scripted{})
 	us, them := byServer(askAs(t, "pc", "eth0", uefi(t, 0x31, dhcpv4.WithBroadcast(true)), ""), "10.99.0.1")
 	if len(us) != 0 || len(them) != 1 {
 		t.Fatalf("%d answers of the observer, %d of dnsmasq; want none and one", len(us), len(them))
@@ -364,14 +366,14 @@ func TestRecipeObserve(t *testing.T) {
 }
 
 // TestRecipeFull: the configuration for a network of our own, with an address
-// that somebody uses without having asked.
+// that a host uses without a lease.
 func TestRecipeFull(t *testing.T) {
 	if !onWire(t, "udhcpc") {
 		return
 	}
 	lan(t, "pc", "pc2", "squatter")
 	in(t, "squatter", "ip", "address", "add", "10.99.0.100/24", "dev", "eth0")
-	s := serve(t, recipeConfig(t, "full"), newMemory(), scripted{})
+	s := serve(t, recipeConfig(t, "full"), &leasetest.Store{}, scripted{})
 	for party, want := range map[string]string{"pc": "10.99.0.11", "pc2": "10.99.0.101"} {
 		script, out := scriptOf(t)
 		in(t, party, "udhcpc", "-f", "-i", "eth0", "-n", "-q", "-t", "5", "-T", "1", "-s", script)
@@ -398,7 +400,7 @@ func behindRelay(t *testing.T, parties ...string) *Server {
 	in(t, "router", "ip", "address", "add", "10.99.0.254/24", "dev", "eth1")
 	in(t, "router", "sysctl", "-qw", "net.ipv4.ip_forward=1")
 	run(t, "ip", "route", "add", "10.7.0.0/24", "via", "10.99.0.254")
-	s := serve(t, recipeConfig(t, "relay"), newMemory(), scripted{})
+	s := serve(t, recipeConfig(t, "relay"), &leasetest.Store{}, scripted{})
 	relay := start(t, "router", strings.Fields(recipe(t, "dhcrelay"))...)
 	eventually(t, "the relay runs", func() bool { return relay.Process.Signal(unix.Signal(0)) == nil })
 	time.Sleep(300 * time.Millisecond) // it says nothing when it is ready
@@ -431,7 +433,7 @@ func TestRecipeRelay(t *testing.T) {
 	}
 }
 
-// TestProbeBehindRelay: an address that somebody behind the relay uses is found
+// TestProbeBehindRelay: an address that a host behind the relay uses is found
 // to be, by ICMP echo: ARP does not reach there.
 func TestProbeBehindRelay(t *testing.T) {
 	if !onWire(t, "dhcrelay", "udhcpc") {
@@ -493,7 +495,7 @@ func TestTwoNetworks(t *testing.T) {
 	run(t, "ip", "address", "add", "10.20.0.1/24", "dev", "eth2")
 	run(t, "ip", "link", "set", "eth2", "up")
 	s := serve(t, Config{Interfaces: []Interface{{Name: "eth1", Quiet: true}, {Name: "eth2", Mode: Proxy, Quiet: true}}},
-		newMemory(), scripted{})
+		&leasetest.Store{}, scripted{})
 	script, out := scriptOf(t)
 	in(t, "pc", "udhcpc", "-f", "-i", "eth0", "-n", "-q", "-t", "5", "-T", "1", "-s", script)
 	says(t, out, "ip=10.99.0.128", "serverid=10.99.0.1")
@@ -523,7 +525,7 @@ func TestRecipeVLANs(t *testing.T) {
 		in(t, "pc", "ip", "link", "add", "link", "eth0", "name", "v"+id, "address", mac, "type", "vlan", "id", id)
 		in(t, "pc", "ip", "link", "set", "v"+id, "up")
 	}
-	s := serve(t, recipeConfig(t, "yaml vlans"), newMemory(), scripted{})
+	s := serve(t, recipeConfig(t, "yaml vlans"), &leasetest.Store{}, scripted{})
 	script, out := scriptOf(t)
 	in(t, "pc", "udhcpc", "-f", "-i", "v10", "-n", "-q", "-t", "5", "-T", "1", "-s", script)
 	says(t, out, "ip=10.10.0.128", "serverid=10.10.0.1")

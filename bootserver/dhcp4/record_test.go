@@ -15,10 +15,11 @@ import (
 
 	"ingot/bootserver/client"
 	"ingot/bootserver/fleet"
+	"ingot/bootserver/lease/leasetest"
 	"ingot/bootserver/network"
 )
 
-// notes are what a server tells of packets.
+// notes are the records of packets that a server makes.
 type notes struct {
 	*Server
 	list []string // MAC and words
@@ -28,7 +29,7 @@ func notesOf(t *testing.T, c Config, known scripted, now *time.Time, cards map[s
 	t.Helper()
 	n := &notes{}
 	var err error
-	n.Server, err = New(c, cards, "us", network.Parts{Store: newMemory(), Booter: known,
+	n.Server, err = New(c, cards, "us", network.Parts{Store: &leasetest.Store{}, Booter: known,
 		Now: func() time.Time { return *now }, Record: func(x client.Packet) {
 			text, bad := x.Words()
 			n.list = append(n.list, x.MAC[len("52:54:00:12:00:"):]+map[bool]string{true: " ! ", false: " "}[bad]+text)
@@ -71,14 +72,14 @@ func (n *notes) overhears(t *testing.T, card, server byte, kind dhcpv4.MessageTy
 	return strings.Join(n.list, "\n")
 }
 
-// TestNotes: each packet that matters is told with its reason, and what another
-// server answered with who it is.
+// TestNotes: each packet that matters is recorded with its reason, and what another
+// server answered, with its address.
 func TestNotes(t *testing.T) {
 	now := time.Unix(1000, 0)
-	who := client.Identity{ID: "m-1", Approved: true}
+	known := client.Identity{ID: "m-1", Approved: true}
 	c := testConfig()
 	c.Machines = []Machine{{MAC: cardMAC(1).String(), Address: netip.MustParseAddr("10.99.0.11")}}
-	n := notesOf(t, c, scripted{cardMAC(1).String(): who, cardMAC(2).String(): {ID: "m-2", Approved: true}},
+	n := notesOf(t, c, scripted{cardMAC(1).String(): known, cardMAC(2).String(): {ID: "m-2", Approved: true}},
 		&now, testCards)
 	is := dhcpv4.WithMessageType
 	own := func(ip string) dhcpv4.Modifier { return dhcpv4.WithClientIP(net.ParseIP(ip).To4()) }
@@ -115,7 +116,7 @@ func TestNotes(t *testing.T) {
 			"02 ! DHCPNAK by another server, 10.99.0.4 (MAC 02:00:00:00:00:04)"},
 	} {
 		if c.got != c.want {
-			t.Errorf("%s is told as %q; want %q", c.what, c.got, c.want)
+			t.Errorf("%s is recorded as %q; want %q", c.what, c.got, c.want)
 		}
 	}
 	names := func(card byte) (list []string) {
@@ -138,20 +139,20 @@ func TestNotes(t *testing.T) {
 	}
 }
 
-// TestNotesOfAFullPool: a machine that gets no answer is told with the reason.
+// TestNotesOfAFullPool: a machine that gets no answer is recorded with the reason.
 func TestNotesOfAFullPool(t *testing.T) {
 	now := time.Unix(1000, 0)
 	c := testConfig()
 	c.Networks[0].Subnets[0].Pools = nil
 	n := notesOf(t, c, scripted{}, &now, testCards)
 	if got := n.says(t, discover(t), nil); !strings.HasPrefix(got, "01 ! no answer to its DHCPDISCOVER: ") {
-		t.Errorf("told as %q; want why it is not answered", got)
+		t.Errorf("recorded as %q; want why it is not answered", got)
 	}
 }
 
-// TestNotesOfAStranger: what others said to a stranger, while its address was
-// tested, is told when it has become a machine of ours.
-func TestNotesOfAStranger(t *testing.T) {
+// TestNotesOfAnUnknownMachine: what others sent to an unknown machine while its address was
+// probed is recorded when the machine is known.
+func TestNotesOfAnUnknownMachine(t *testing.T) {
 	now := time.Unix(1000, 0)
 	n := notesOf(t, testConfig(), scripted{}, &now, testCards)
 	n.overhears(t, 1, 4, dhcpv4.MessageTypeOffer, "10.99.0.78")
@@ -161,7 +162,7 @@ func TestNotesOfAStranger(t *testing.T) {
 	if got, want := n.says(t, discover(t), nil),
 		"01 ! DHCPOFFER of 10.99.0.77 by another server, 10.99.0.3 (MAC 02:00:00:00:00:03)\n01 DHCPOFFER of "+
 			"10.99.0.100"; got != want {
-		t.Errorf("told as %q; want %q", got, want)
+		t.Errorf("recorded as %q; want %q", got, want)
 	}
 }
 
@@ -176,10 +177,10 @@ func TestOurOtherInterface(t *testing.T) {
 		Prefixes: []netip.Prefix{netip.MustParsePrefix("10.99.0.2/24")}}
 	n := notesOf(t, c, scripted{}, &now, cards)
 	if got := n.says(t, requestFrom(t, 1, selects("10.99.0.2"), wants("10.99.0.77")), nil); got != "" {
-		t.Errorf("that a client chose us is told as %q", got)
+		t.Errorf("that a client chose us is recorded as %q", got)
 	}
 	if got := n.overhears(t, 1, 2, dhcpv4.MessageTypeOffer, "10.99.0.77"); got != "" {
-		t.Errorf("our own offer is told as %q", got)
+		t.Errorf("our own offer is recorded as %q", got)
 	}
 	if o := n.Others([]string{cardMAC(1).String()}); len(o) != 0 {
 		t.Errorf("we are another server to ourselves: %+v", o)
@@ -205,12 +206,12 @@ func TestNotesBeside(t *testing.T) {
 			"01 ! DHCPOFFER of 10.99.0.77 by another server, 10.99.0.4 (MAC 02:00:00:00:00:04), booting x"},
 	} {
 		if c.got != c.want {
-			t.Errorf("%s is told as %q; want %q", c.what, c.got, c.want)
+			t.Errorf("%s is recorded as %q; want %q", c.what, c.got, c.want)
 		}
 	}
 }
 
-// TestOthersAreBounded: servers that nobody can count are not remembered.
+// TestOthersAreBounded: more servers than can be counted are not remembered.
 func TestOthersAreBounded(t *testing.T) {
 	now := time.Unix(1000, 0)
 	n := notesOf(t, testConfig(), scripted{}, &now, testCards)
@@ -219,7 +220,7 @@ func TestOthersAreBounded(t *testing.T) {
 			dhcpv4.WithOption(dhcpv4.OptServerIdentifier(net.IPv4(10, 98, byte(i>>8), byte(i)))))
 		p.ClientHWAddr = cardMAC(1)
 		if i >= 100 {
-			p.ClientHWAddr = stranger(i)
+			p.ClientHWAddr = unknownCard(i)
 		}
 		n.overheard(source{iface: "eth0", mac: cardMAC(9), address: netip.MustParseAddr("10.99.0.9")}, p, Full, now)
 		n.Observer.AddOther("eth0", p.ClientHWAddr.String(),

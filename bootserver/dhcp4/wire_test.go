@@ -87,7 +87,7 @@ func serveAs(t testing.TB, id string, c Config, store lease.Store, b client.Boot
 	return s
 }
 
-// wireConfig serves "eth1" with all that a system may be told.
+// wireConfig serves "eth1" with all that a system may get.
 func wireConfig() Config {
 	return Config{Interfaces: []Interface{{Name: "eth1"}},
 		Options: Options{DNS: addrs("10.99.0.53"), NTP: addrs("10.99.0.123"), Domain: "lab.example",

@@ -19,6 +19,7 @@ import (
 
 	"ingot"
 	"ingot/bootserver/client"
+	"ingot/bootserver/lease/leasetest"
 )
 
 var update = flag.Bool("update", false, "write the golden packets anew")
@@ -120,7 +121,7 @@ func dump(what string, r *Reply) string {
 // evidence of a row of docs/HARDWARE.md.
 func TestGoldenPackets(t *testing.T) {
 	now := time.Unix(1000, 0)
-	server := func(mode Mode) *Server { return serverOf(t, withMode(mode), newMemory(), scripted{}, &now) }
+	server := func(mode Mode) *Server { return serverOf(t, withMode(mode), &leasetest.Store{}, scripted{}, &now) }
 	answer := func(s *Server, p Packet) *Reply {
 		r, err := s.Handle(p)
 		if err != nil {
@@ -168,7 +169,7 @@ func TestGoldenPackets(t *testing.T) {
 func TestMusts(t *testing.T) {
 	now := time.Unix(1000, 0)
 	for _, mode := range []Mode{Full, Boot} {
-		s := serverOf(t, withMode(mode), newMemory(), scripted{}, &now)
+		s := serverOf(t, withMode(mode), &leasetest.Store{}, scripted{}, &now)
 		for _, r := range rows() {
 			m := answerOf(t, s, multicast(r.packet, testMAC))
 			if m == nil {
@@ -181,9 +182,9 @@ func TestMusts(t *testing.T) {
 			ip, _ := given(m)
 			switch {
 			case mode == Boot && ip.IsValid():
-				t.Errorf("%s: an address is lent beside another server", r.name)
+				t.Errorf("%s: an address is assigned beside another server", r.name)
 			case r.kind == client.System && url != "":
-				t.Errorf("%s, %s: a system is told to boot %q", mode, r.name, url)
+				t.Errorf("%s, %s: a system gets %q to boot", mode, r.name, url)
 			case strings.HasSuffix(r.name, "http") && (class != "HTTPClient" ||
 				!strings.HasPrefix(url, "http://[fd00:99::1]/") || !strings.HasSuffix(url, "/uki.efi")):
 				t.Errorf("%s, %s: class %q, URL %q; want HTTPClient and the UKI's", mode, r.name, class, url)
@@ -219,7 +220,7 @@ func TestGroups(t *testing.T) {
 	}
 	c.Machines = []Machine{{MAC: cardMAC(2).String(), Options: Options{Loaders: []string{"own.efi"},
 		Params: []string{"quiet"}, DNS: []netip.Addr{}, Extra: []Option{{Code: 223, Text: "own"}}, Lease: 4 * time.Hour}}}
-	s := serverOf(t, c, newMemory(), scripted{cardMAC(3).String(): {ID: "m-3", Name: "db1", Approved: true}}, &now)
+	s := serverOf(t, c, &leasetest.Store{}, scripted{cardMAC(3).String(): {ID: "m-3", Name: "db1", Approved: true}}, &now)
 	for _, w := range []struct {
 		mac                                  net.HardwareAddr
 		loader, params, dns, search, special string
@@ -258,7 +259,7 @@ func TestRelays(t *testing.T) {
 	c := testConfig()
 	c.Networks = append(c.Networks, Network{Name: "far", Subnets: []Subnet{{Prefix: netip.MustParsePrefix("fd00:7::/64"),
 		Pools: testRangeOf("fd00:7::100", "fd00:7::1ff")}}})
-	b := newMemory()
+	b := &leasetest.Store{}
 	s := serverOf(t, c, b, scripted{}, &now)
 	forward := func(inner dhcpv6.DHCPv6, link, peer string, hops uint8, options ...option) *dhcpv6.RelayMessage {
 		r := &dhcpv6.RelayMessage{MessageType: dhcpv6.MessageTypeRelayForward, HopCount: hops, LinkAddr: net.ParseIP(link),
@@ -298,7 +299,7 @@ func TestRelays(t *testing.T) {
 	if ip, _ := given(m); ip.String() != "fd00:7::100" || m.Options.BootFileURL() != "tftp://[fd00:99::1]/snponly.efi" {
 		t.Errorf("the client gets\n%s", m.Summary())
 	}
-	l := b.leases[netip.MustParseAddr("fd00:7::100")]
+	l := b.Lease("fd00:7::100")
 	if l.MAC != cardMAC(3).String() || l.Port.String() != "swp7 leaf1 via fd00:7::1" {
 		t.Errorf("the lease is of %q at %q", l.MAC, l.Port)
 	}
@@ -316,7 +317,7 @@ func TestRelays(t *testing.T) {
 // offered is free again.
 func TestOtherServers(t *testing.T) {
 	now := time.Unix(1000, 0)
-	s := newServer(t, newMemory(), &now)
+	s := newServer(t, &leasetest.Store{}, &now)
 	say(t, s, 1, asks(dhcpv6.MessageTypeSolicit, 1, na()))
 	say(t, s, 1, asks(dhcpv6.MessageTypeRequest, 1, raw(dhcpv6.OptionServerID, []byte{0, 3, 0, 1, 2, 0, 0, 0, 0, 9}),
 		na("fd00:99::9")))
@@ -329,7 +330,7 @@ func TestOtherServers(t *testing.T) {
 // TestObserve: nothing is answered, and what would be is noted.
 func TestObserve(t *testing.T) {
 	now := time.Unix(1000, 0)
-	b := newMemory()
+	b := &leasetest.Store{}
 	s := serverOf(t, withMode(Observe), b, scripted{}, &now)
 	for _, r := range rows() {
 		if m := answerOf(t, s, multicast(r.packet, testMAC)); m != nil {
@@ -338,18 +339,18 @@ func TestObserve(t *testing.T) {
 	}
 	leaseTo(t, s, 9)
 	a := s.Observations().Clients
-	if len(a) != 2 || len(b.leases) != 0 || !strings.Contains(a[0].WouldAnswer, "fd00:99::100") {
-		t.Errorf("heard %+v, lent %v; want two askers, and what they would get", a, b.leases)
+	if len(a) != 2 || b.Len() != 0 || !strings.Contains(a[0].WouldAnswer, "fd00:99::100") {
+		t.Errorf("observed %+v, and stored %d leases; want two clients, and what they would get", a, b.Len())
 	}
 }
 
-// TestKnown: strangers hear nothing where only known machines are served.
+// TestKnown: unknown machines hear nothing where only known machines are served.
 func TestKnown(t *testing.T) {
 	now := time.Unix(1000, 0)
 	for _, mode := range []Mode{Full, Boot} {
 		c := withMode(mode)
 		c.Interfaces[0].Known = true
-		s := serverOf(t, c, newMemory(), scripted{cardMAC(2).String(): {ID: "m-2", Approved: true}}, &now)
+		s := serverOf(t, c, &leasetest.Store{}, scripted{cardMAC(2).String(): {ID: "m-2", Approved: true}}, &now)
 		for i, want := range map[byte]bool{1: false, 2: true} {
 			m := message(dhcpv6.MessageTypeSolicit, llOf(cardMAC(i)),
 				append(arch(iana.EFI_X86_64, "PXEClient:Arch:00007"), na())...)
@@ -400,7 +401,7 @@ func FuzzHandle(f *testing.F) {
 	now := time.Unix(1000, 0)
 	modes := map[Mode]*Server{}
 	for _, mode := range []Mode{Full, Boot, Observe} {
-		modes[mode] = serverOf(f, withMode(mode), newMemory(), scripted{}, &now)
+		modes[mode] = serverOf(f, withMode(mode), &leasetest.Store{}, scripted{}, &now)
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if len(b) > maxPacket {
@@ -430,11 +431,11 @@ func FuzzHandle(f *testing.F) {
 				case mode == Observe:
 					t.Errorf("an observer answers\n%s", m.Summary())
 				case mode == Boot && ip.IsValid():
-					t.Errorf("an address is lent beside another server\n%s", m.Summary())
+					t.Errorf("an address is assigned beside another server\n%s", m.Summary())
 				case m.MessageType != dhcpv6.MessageTypeAdvertise && m.MessageType != dhcpv6.MessageTypeReply:
 					t.Errorf("the answer is a %s", m.MessageType)
 				case ip.IsValid() && !testRange.Contains(ip):
-					t.Errorf("%s is lent", ip)
+					t.Errorf("%s is assigned", ip)
 				case len(m.ToBytes()) > maxMessage+len(b):
 					t.Errorf("%d bytes are answered with %d", len(b), len(m.ToBytes()))
 				}

@@ -111,7 +111,7 @@ func TestSite(t *testing.T) {
 		t.Fatal(err)
 	}
 	if l := s.Networks.Layout(); len(l.Pools) != 1 || l.Pools[0].Range.String() != "fd00:99::1:0-fd00:99::1:ffff" {
-		t.Errorf("without networks it lends %+v", l.Pools)
+		t.Errorf("without networks it assigns from %+v", l.Pools)
 	}
 	for want, c := range map[string]Config{
 		"this host has no such interface":                             {Interfaces: []Interface{{Name: "eth7"}}},

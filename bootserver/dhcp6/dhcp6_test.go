@@ -3,13 +3,9 @@ package dhcp6
 import (
 	"bytes"
 	"encoding/hex"
-	"errors"
-	"maps"
 	"net"
 	"net/netip"
-	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -17,8 +13,8 @@ import (
 	"github.com/insomniacslk/dhcp/iana"
 
 	"ingot/bootserver/client"
-	"ingot/bootserver/fleet"
 	"ingot/bootserver/lease"
+	"ingot/bootserver/lease/leasetest"
 	"ingot/bootserver/network"
 )
 
@@ -90,41 +86,7 @@ func multicast(m *dhcpv6.Message, mac net.HardwareAddr) Packet {
 		From: netip.AddrPortFrom(linkLocal(mac).WithZone("eth0"), PortClient), To: allServersAndRelays}
 }
 
-// memory keeps leases as the state does on disk.
-type memory struct {
-	mu     sync.Mutex
-	leases map[netip.Addr]fleet.Lease
-}
-
-func newMemory(leases ...fleet.Lease) *memory {
-	m := &memory{leases: map[netip.Addr]fleet.Lease{}}
-	for _, l := range leases {
-		m.leases[l.Address] = l
-	}
-	return m
-}
-
-func (m *memory) Leases() ([]fleet.Lease, error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return slices.Collect(maps.Values(m.leases)), nil
-}
-
-func (m *memory) PutLease(l fleet.Lease) func() error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.leases[l.Address] = l
-	return func() error { return nil }
-}
-
-// fullDisk cannot write.
-type fullDisk struct{ *memory }
-
-func (fullDisk) PutLease(fleet.Lease) func() error {
-	return func() error { return errors.New("disk full") }
-}
-
-// scripted is a fleet that knows who it is told to know, by MAC or UUID.
+// scripted is a fleet of the machines in it, by MAC or UUID.
 type scripted map[string]client.Identity
 
 func (s scripted) Lookup(mac, uuid string) client.Identity {
@@ -251,7 +213,7 @@ func leaseTo(t testing.TB, s *Server, i byte) netip.Addr {
 
 func TestFourMessages(t *testing.T) {
 	now := time.Unix(1000, 0)
-	b := newMemory()
+	b := &leasetest.Store{}
 	c := testConfig()
 	c.Options.DNS, c.Options.NTP, c.Options.Search = []netip.Addr{netip.MustParseAddr("fd00:99::53")},
 		[]netip.Addr{netip.MustParseAddr("fd00:99::123")}, []string{"lab.example"}
@@ -265,7 +227,7 @@ func TestFourMessages(t *testing.T) {
 		!offer.Options.ClientID().Equal(llOf(cardMAC(1))) {
 		t.Errorf("the offer is\n%s", offer.Summary())
 	}
-	if len(b.leases) != 0 {
+	if b.Len() != 0 {
 		t.Error("an offer is stored as a lease")
 	}
 	ack := say(t, s, 1, asks(dhcpv6.MessageTypeRequest, 1, us(), offer.Options.OneIANA(),
@@ -283,10 +245,10 @@ func TestFourMessages(t *testing.T) {
 		o.SNTP()[0].String() != "fd00:99::123" || o.DomainSearchList() != nil {
 		t.Errorf("the options are\n%s; want the ones that were asked for", ack.Summary())
 	}
-	if l := b.leases[testRange.First]; l.MAC != cardMAC(1).String() || !l.Expires.Equal(now.Add(time.Hour)) {
+	if l := b.Lease(testRange.First.String()); l.MAC != cardMAC(1).String() || !l.Expires.Equal(now.Add(time.Hour)) {
 		t.Errorf("the lease is %+v", l)
 	}
-	// One that asks for nothing in particular is told all.
+	// One that asks for nothing in particular gets all.
 	if all := say(t, s, 1, asks(dhcpv6.MessageTypeInformationRequest, 1)); all.Options.DomainSearchList() == nil ||
 		all.Options.DNS() == nil || all.Options.OneIANA() != nil {
 		t.Errorf("the information is\n%s", all.Summary())
@@ -297,7 +259,7 @@ func TestFourMessages(t *testing.T) {
 // they call themselves and their associations.
 func TestOneAddress(t *testing.T) {
 	now := time.Unix(1000, 0)
-	s := newServer(t, newMemory(), &now)
+	s := newServer(t, &leasetest.Store{}, &now)
 	first := leaseTo(t, s, 1)
 	ids := []dhcpv6.DUID{&dhcpv6.DUIDUUID{UUID: [16]byte([]byte(smbiosUUID))}, &dhcpv6.DUIDEN{EnterpriseNumber: 43793,
 		EnterpriseIdentifier: []byte("networkd")},
@@ -402,11 +364,11 @@ func TestMessages(t *testing.T) {
 			"fd00:99::100", "fd00:99::77"},
 		{"renew of another link's", asks(dhcpv6.MessageTypeRenew, 1, us(), na("fd00:98::1")), nil, 0, "fd00:99::100",
 			"fd00:98::1"},
-		{"renew of who is unknown", asks(dhcpv6.MessageTypeRenew, 2, us(), na("fd00:99::101")), nil,
+		{"renew of an unknown client", asks(dhcpv6.MessageTypeRenew, 2, us(), na("fd00:99::101")), nil,
 			iana.StatusNoBinding, "", ""},
 		{"rebind of its own", asks(dhcpv6.MessageTypeRebind, 1, na("fd00:99::100")), nil, 0, "fd00:99::100", ""},
-		{"rebind of who is unknown", asks(dhcpv6.MessageTypeRebind, 2, na("fd00:99::101")), nil, silence, "", ""},
-		{"rebind of who is unknown, with another link's", asks(dhcpv6.MessageTypeRebind, 2, na("fd00:98::1")), nil, 0, "",
+		{"rebind of an unknown client", asks(dhcpv6.MessageTypeRebind, 2, na("fd00:99::101")), nil, silence, "", ""},
+		{"rebind of an unknown client, with another link's", asks(dhcpv6.MessageTypeRebind, 2, na("fd00:98::1")), nil, 0, "",
 			"fd00:98::1"},
 		{"confirm", asks(dhcpv6.MessageTypeConfirm, 2, na("fd00:99::55")), nil, 0, "", ""},
 		{"confirm of another link's", asks(dhcpv6.MessageTypeConfirm, 1, na("fd00:99::100", "fd00:98::1")), nil,
@@ -427,7 +389,7 @@ func TestMessages(t *testing.T) {
 		{"a type of the future", asks(99, 1, us()), nil, silence, "", ""},
 	} {
 		now := time.Unix(1000, 0)
-		s := newServer(t, newMemory(), &now)
+		s := newServer(t, &leasetest.Store{}, &now)
 		leaseTo(t, s, 1) // card 1 has fd00:99::100
 		p := multicast(w.m, cardOf(w.m))
 		if w.change != nil {

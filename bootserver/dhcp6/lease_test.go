@@ -12,14 +12,14 @@ import (
 	"pgregory.net/rapid"
 
 	"ingot/bootserver/client"
-	"ingot/bootserver/fleet"
 	"ingot/bootserver/lease"
+	"ingot/bootserver/lease/leasetest"
 )
 
 // TestNoReplyWithoutDisk: what is not stored is not acknowledged.
 func TestNoReplyWithoutDisk(t *testing.T) {
 	now := time.Unix(1000, 0)
-	s := newServer(t, fullDisk{newMemory()}, &now)
+	s := newServer(t, &leasetest.Store{Full: true}, &now)
 	for _, m := range []*dhcpv6.Message{asks(dhcpv6.MessageTypeRequest, 1, us(), na("fd00:99::100"))} {
 		if r, err := s.Handle(multicast(m, cardMAC(1))); r != nil || err == nil {
 			t.Errorf("Handle = %v, %v with a full disk; want an error and no Reply", r, err)
@@ -30,7 +30,7 @@ func TestNoReplyWithoutDisk(t *testing.T) {
 // TestRestart: leases outlive the server, released and declined ones as such.
 func TestRestart(t *testing.T) {
 	now := time.Unix(1000, 0)
-	b := newMemory()
+	b := &leasetest.Store{}
 	s := newServer(t, b, &now)
 	for i := range byte(3) {
 		leaseTo(t, s, i+1)
@@ -43,13 +43,13 @@ func TestRestart(t *testing.T) {
 		t.Errorf("card 1 renews as %s after a restart", ip)
 	}
 	if ip := leaseTo(t, s, 3); ip.String() == "fd00:99::102" {
-		t.Error("an address that was declined is lent again at once")
+		t.Error("an address that was declined is assigned again at once")
 	}
 	if ip := leaseTo(t, s, 4); ip.String() != "fd00:99::101" {
 		t.Errorf("card 4 gets %s; want fd00:99::101, which was released", ip)
 	}
 	if m := say(t, s, 5, asks(dhcpv6.MessageTypeSolicit, 5, na())); statusOf(m) != iana.StatusNoAddrsAvail {
-		t.Errorf("the pool is full, and card 5 is told %s", m.Summary())
+		t.Errorf("the pool is full, and card 5 gets %s", m.Summary())
 	}
 }
 
@@ -57,23 +57,23 @@ func TestRestart(t *testing.T) {
 func TestRapidCommit(t *testing.T) {
 	now := time.Unix(1000, 0)
 	ask := asks(dhcpv6.MessageTypeSolicit, 1, na(), raw(dhcpv6.OptionRapidCommit, nil))
-	if m := say(t, newServer(t, newMemory(), &now), 1, ask); m.MessageType != dhcpv6.MessageTypeAdvertise {
+	if m := say(t, newServer(t, &leasetest.Store{}, &now), 1, ask); m.MessageType != dhcpv6.MessageTypeAdvertise {
 		t.Errorf("without rapidCommit the answer is %s", m.MessageType)
 	}
 	c := testConfig()
 	c.Interfaces[0].RapidCommit = true
-	b := newMemory()
+	b := &leasetest.Store{}
 	m := say(t, serverOf(t, c, b, scripted{}, &now), 1, ask)
-	if m.MessageType != dhcpv6.MessageTypeReply || m.GetOneOption(dhcpv6.OptionRapidCommit) == nil || len(b.leases) != 1 {
-		t.Errorf("with rapidCommit the answer is %s, and %d leases are stored", m.Summary(), len(b.leases))
+	if m.MessageType != dhcpv6.MessageTypeReply || m.GetOneOption(dhcpv6.OptionRapidCommit) == nil || b.Len() != 1 {
+		t.Errorf("with rapidCommit the answer is %s, and %d leases are stored", m.Summary(), b.Len())
 	}
 }
 
-// TestReservations: by MAC, UUID, DUID and name; strangers do not get them, and
-// who had another address is moved at its next renewal.
+// TestReservations: by MAC, UUID, DUID and name; unknown machines do not get them, and
+// a client that had another address is moved at its next renewal.
 func TestReservations(t *testing.T) {
 	now := time.Unix(1000, 0)
-	b := newMemory()
+	b := &leasetest.Store{}
 	odd := &dhcpv6.DUIDEN{EnterpriseNumber: 9, EnterpriseIdentifier: []byte{1, 2}}
 	leaseTo(t, newServer(t, b, &now), 1)
 	c := testConfig()
@@ -100,41 +100,14 @@ func TestReservations(t *testing.T) {
 	}
 }
 
-// brokenStore is a disk that may be full, and a server that may die while it
-// writes, with the lease kept or not.
-type brokenStore struct {
-	*memory
-	full, dies, kept bool
-}
-
-var errDied = errors.New("the server died")
-
-func (b *brokenStore) PutLease(l fleet.Lease) func() error {
-	switch {
-	case b.dies:
-		if b.kept {
-			b.memory.PutLease(l)
-		}
-		return func() error { return errDied }
-	case b.full:
-		return func() error { return errors.New("disk full") }
-	}
-	return b.memory.PutLease(l)
-}
-
 // house is a server with ten cards that ask, and what each believes to hold.
 type house struct {
 	t      *rapid.T
 	real   testing.TB
 	server *Server
-	store  *brokenStore
+	store  *leasetest.Store
 	now    time.Time
-	holds  map[byte]holder
-}
-
-type holder struct {
-	ip    netip.Addr
-	until time.Time
+	holds  leasetest.Holders
 }
 
 func (h *house) boot() {
@@ -146,13 +119,13 @@ func (h *house) boot() {
 		{MAC: cardMAC(2).String(), Address: netip.MustParseAddr("fd00:98::50")}}
 	h.server = serverOf(h.real, c, h.store, scripted{cardMAC(3).String(): client.Identity{ID: "m-3",
 		Approved: true}}, &h.now)
-	h.store.dies = false
+	h.store.Dies = false
 }
 
 // send lets the server handle a message, and notes what the client then holds.
 func (h *house) send(i byte, m *dhcpv6.Message) {
 	r, err := h.server.Handle(multicast(m, cardMAC(i)))
-	if errors.Is(err, errDied) {
+	if errors.Is(err, leasetest.ErrDied) {
 		h.boot()
 	}
 	if err != nil || r == nil {
@@ -164,12 +137,12 @@ func (h *house) send(i byte, m *dhcpv6.Message) {
 	}
 	ip, over := given(a)
 	for _, o := range over {
-		if h.holds[i].ip.String() == o {
+		if h.holds[i].Address.String() == o {
 			delete(h.holds, i)
 		}
 	}
 	if ip.IsValid() {
-		h.holds[i] = holder{ip, h.now.Add(a.Options.OneIANA().Options.OneAddress().ValidLifetime)}
+		h.holds[i] = leasetest.Holder{Address: ip, Until: h.now.Add(a.Options.OneIANA().Options.OneAddress().ValidLifetime)}
 	}
 }
 
@@ -194,12 +167,12 @@ func (h *house) step() {
 		h.send(i, asks(dhcpv6.MessageTypeRequest, i, us(), na(h.anAddress())))
 	case 4:
 		if has {
-			h.send(i, asks(dhcpv6.MessageTypeRenew, i, us(), na(held.ip.String())))
+			h.send(i, asks(dhcpv6.MessageTypeRenew, i, us(), na(held.Address.String())))
 		}
 	case 5:
 		ip := h.anAddress()
 		if has && rapid.Bool().Draw(h.t, "own") {
-			ip = held.ip.String()
+			ip = held.Address.String()
 		}
 		h.send(i, asks(dhcpv6.MessageTypeRebind, i, na(ip)))
 	case 6:
@@ -207,9 +180,9 @@ func (h *house) step() {
 			dhcpv6.MessageTypeDecline}).Draw(h.t, "kind")
 		ip := h.anAddress()
 		if has && rapid.Bool().Draw(h.t, "own") {
-			ip = held.ip.String()
+			ip = held.Address.String()
 		}
-		if has && ip == held.ip.String() {
+		if has && ip == held.Address.String() {
 			delete(h.holds, i)
 		}
 		h.send(i, asks(kind, i, us(), na(ip)))
@@ -217,9 +190,9 @@ func (h *house) step() {
 		h.now = h.now.Add(time.Duration(rapid.SampledFrom([]int{1, 30, 61, 700, 1800, 3599, 3601}).Draw(h.t,
 			"seconds")) * time.Second)
 	case 8:
-		h.store.dies, h.store.kept = true, rapid.Bool().Draw(h.t, "kept")
+		h.store.Dies, h.store.Kept = true, rapid.Bool().Draw(h.t, "kept")
 	case 9:
-		if h.store.full = rapid.Bool().Draw(h.t, "full"); rapid.Bool().Draw(h.t, "restart") {
+		if h.store.Full = rapid.Bool().Draw(h.t, "full"); rapid.Bool().Draw(h.t, "restart") {
 			h.boot()
 		}
 	}
@@ -229,21 +202,13 @@ func (h *house) step() {
 // the server dies or its disk is full, no two hold one address at a time.
 func TestNoAddressTwice(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
-		h := &house{t: rt, real: t, now: time.Unix(1000, 0), store: &brokenStore{memory: newMemory()},
-			holds: map[byte]holder{}}
+		h := &house{t: rt, real: t, now: time.Unix(1000, 0), store: &leasetest.Store{},
+			holds: leasetest.Holders{}}
 		h.boot()
 		for range rapid.IntRange(1, 120).Draw(rt, "steps") {
 			h.step()
-			users := map[netip.Addr]byte{}
-			for i, held := range h.holds {
-				if !h.now.Before(held.until) {
-					delete(h.holds, i)
-					continue
-				}
-				if other, taken := users[held.ip]; taken {
-					rt.Fatalf("cards %d and %d both hold %s", i, other, held.ip)
-				}
-				users[held.ip] = i
+			if err := h.holds.Check(h.now); err != nil {
+				rt.Fatal(err)
 			}
 		}
 		if err := h.server.Book.Check(); err != nil {
@@ -252,8 +217,8 @@ func TestNoAddressTwice(t *testing.T) {
 	})
 }
 
-// TestStarvation: 100,000 strangers, half of them with an address that they
-// wish, fill the pool and no more memory than that; machines that we know have
+// TestStarvation: 100,000 unknown machines, half of them with an address that they
+// wish, fill the pool and no more memory than that; known machines have
 // the addresses that they had, and new ones of ours find room.
 func TestStarvation(t *testing.T) {
 	now := time.Unix(1000, 0)
@@ -264,7 +229,7 @@ func TestStarvation(t *testing.T) {
 	for i := range byte(40) {
 		known[cardMAC(i).String()] = client.Identity{ID: "m", Approved: true}
 	}
-	s := serverOf(t, c, newMemory(), known, &now)
+	s := serverOf(t, c, &leasetest.Store{}, known, &now)
 	before := map[byte]netip.Addr{}
 	for i := range byte(20) {
 		before[i] = leaseTo(t, s, i)
@@ -284,16 +249,16 @@ func TestStarvation(t *testing.T) {
 		}
 	}
 	if refused < 98_000 {
-		t.Errorf("%d of 100,000 strangers were refused; the pool has 1024 addresses", refused)
+		t.Errorf("%d of 100,000 unknown machines were refused; the pool has 1024 addresses", refused)
 	}
 	for i, want := range before {
 		if ip := leaseTo(t, s, i); ip != want {
-			t.Errorf("card %d of a machine that we know gets %s; want its old address %s", i, ip, want)
+			t.Errorf("card %d of a known machine gets %s; want its old address %s", i, ip, want)
 		}
 	}
 	for i := byte(20); i < 40; i++ {
 		if ip := leaseTo(t, s, i); !ip.IsValid() {
-			t.Errorf("card %d of a machine that we know, which is new here, gets nothing", i)
+			t.Errorf("card %d of a known machine, which is new here, gets nothing", i)
 		}
 	}
 	if n := s.Book.Size(); n > 1024 {

@@ -15,6 +15,7 @@ import (
 	"github.com/insomniacslk/dhcp/dhcpv6"
 	"go.yaml.in/yaml/v4"
 
+	"ingot/bootserver/lease/leasetest"
 	"ingot/internal/wire"
 )
 
@@ -101,7 +102,7 @@ func TestAskHelper(t *testing.T) {
 	}
 }
 
-// TestRecipeFull: ingot lends addresses, the router is radvd or dnsmasq.
+// TestRecipeFull: ingot assigns addresses, the router is radvd or dnsmasq.
 func TestRecipeFull(t *testing.T) {
 	if !wire.On(t, "radvd", "dnsmasq", "dhclient") {
 		return
@@ -109,7 +110,7 @@ func TestRecipeFull(t *testing.T) {
 	lan(t, "pc", "router")
 	wire.In(t, "router", "ip", "address", "add", "fd00:99::fe/64", "dev", "eth0", "nodad")
 	wire.In(t, "router", "sh", "-c", "echo 1 > /proc/sys/net/ipv6/conf/all/forwarding")
-	s := serve(t, recipeConfig(t, "full6"), newMemory(), scripted{})
+	s := serve(t, recipeConfig(t, "full6"), &leasetest.Store{}, scripted{})
 	routed := func() bool {
 		out := wire.In(t, "pc", "ip", "-6", "route")
 		return strings.Contains(out, "fd00:99::/64") && strings.Contains(out, "default")
@@ -130,14 +131,14 @@ func TestRecipeFull(t *testing.T) {
 		t.Errorf("leases = %+v; want the reservation", l)
 	}
 	_ = radvd.Process.Kill()
-	wire.In(t, "pc", "ip", "link", "set", "eth0", "down") // forgets what it was told
+	wire.In(t, "pc", "ip", "link", "set", "eth0", "down") // forgets its addresses
 	wire.Start(t, "router", "dnsmasq", "--keep-in-foreground", "--user=root", "--leasefile-ro",
 		"--conf-file="+write(t, "dnsmasq.conf", recipe(t, "dnsmasq-ra.conf")))
 	wire.In(t, "pc", "ip", "link", "set", "eth0", "up")
 	wire.Eventually(t, "dnsmasq's routes", routed)
 }
 
-// TestRecipeBoot: dnsmasq lends addresses, ingot says what to boot, and to a
+// TestRecipeBoot: dnsmasq assigns addresses, ingot says what to boot, and to a
 // system nothing.
 func TestRecipeBoot(t *testing.T) {
 	if !wire.On(t, "dnsmasq") {
@@ -145,7 +146,7 @@ func TestRecipeBoot(t *testing.T) {
 	}
 	lan(t, "pc", "router")
 	wire.In(t, "router", "ip", "address", "add", "fd00:99::fe/64", "dev", "eth0", "nodad")
-	s := serve(t, recipeConfig(t, "boot6"), newMemory(), scripted{})
+	s := serve(t, recipeConfig(t, "boot6"), &leasetest.Store{}, scripted{})
 	wire.Start(t, "router", "dnsmasq", "--keep-in-foreground", "--user=root", "--leasefile-ro",
 		"--conf-file="+write(t, "dnsmasq.conf", recipe(t, "dnsmasq6.conf")))
 	var theirs, ours *dhcpv6.Message
@@ -173,19 +174,19 @@ func TestRecipeBoot(t *testing.T) {
 		t.Errorf("we answer\n%s", ours.Summary())
 	}
 	if sort(askAs(t, "pc", rows[1].packet)); ours == nil || vendorClassOf(ours) != "HTTPClient" {
-		t.Errorf("HTTP boot is not told its URL")
+		t.Errorf("HTTP boot does not get its URL")
 	}
 	if sort(askAs(t, "pc", rows[3].packet)); ours != nil {
 		t.Errorf("an iPXE, which takes any offer, is offered\n%s", ours.Summary())
 	}
 	if sort(askAs(t, "pc", rows[4].packet)); ours == nil ||
 		ours.Options.BootFileURL() != "http://[fd00:99::1]/b/0123456789abcdef0123456789abcdef/" {
-		t.Errorf("ingot-init is not told its boot")
+		t.Errorf("ingot-init does not get its boot")
 	}
 	if sort(askAs(t, "pc", rows[5].packet)); ours != nil || theirs == nil {
 		t.Errorf("a system gets %v from dnsmasq and %v from us; want an answer and silence", theirs, ours)
 	}
 	if l := s.Leases(); len(l) != 0 {
-		t.Errorf("we lent %+v", l)
+		t.Errorf("ingot has the leases %+v", l)
 	}
 }

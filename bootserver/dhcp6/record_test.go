@@ -11,10 +11,11 @@ import (
 
 	"ingot/bootserver/client"
 	"ingot/bootserver/lease"
+	"ingot/bootserver/lease/leasetest"
 	"ingot/bootserver/network"
 )
 
-// noting serves a configuration and keeps the words of what is told of packets.
+// noting serves a configuration and keeps the text of what is recorded of packets.
 func noting(t *testing.T, c Config, b lease.Store, now *time.Time) (says func(m *dhcpv6.Message, card byte,
 	unsent error) string, s *Server) {
 	t.Helper()
@@ -40,11 +41,11 @@ func noting(t *testing.T, c Config, b lease.Store, now *time.Time) (says func(m 
 	}, s
 }
 
-// TestNotes: each message that matters is told with its reason; of another
+// TestNotes: each message that matters is recorded with its reason; of another
 // server what the client says to it.
 func TestNotes(t *testing.T) {
 	now := time.Unix(1000, 0)
-	says, s := noting(t, testConfig(), newMemory(), &now)
+	says, s := noting(t, testConfig(), &leasetest.Store{}, &now)
 	them := raw(dhcpv6.OptionServerID, []byte{0, 1, 2, 3})
 	for _, c := range []struct{ what, got, want string }{
 		{"a question", says(asks(dhcpv6.MessageTypeSolicit, 1, na()), 1, nil), "01 ADVERTISE of fd00:99::100"},
@@ -63,7 +64,7 @@ func TestNotes(t *testing.T) {
 			"01 ! DECLINE for fd00:99::100: it is in use"},
 	} {
 		if c.got != c.want {
-			t.Errorf("%s is told as %q; want %q", c.what, c.got, c.want)
+			t.Errorf("%s is recorded as %q; want %q", c.what, c.got, c.want)
 		}
 	}
 	if o := s.Others([]string{cardMAC(1).String(), cardMAC(2).String()}); len(o) != 1 || o[0].DUID != "00010203" ||
@@ -72,30 +73,30 @@ func TestNotes(t *testing.T) {
 	}
 	full := testConfig()
 	full.Networks[0].Subnets[0].Pools = nil
-	says, _ = noting(t, full, newMemory(), &now)
+	says, _ = noting(t, full, &leasetest.Store{}, &now)
 	if got := says(asks(dhcpv6.MessageTypeSolicit, 1, na()), 1, nil); !strings.HasPrefix(got,
 		"01 ! ADVERTISE: NoAddrsAvail, ") {
-		t.Errorf("that the pool is full is told as %q", got)
+		t.Errorf("that the pool is full is recorded as %q", got)
 	}
-	says, _ = noting(t, testConfig(), fullDisk{newMemory()}, &now)
+	says, _ = noting(t, testConfig(), &leasetest.Store{Full: true}, &now)
 	if got := says(asks(dhcpv6.MessageTypeRequest, 1, us(), na("fd00:99::100")), 1,
 		nil); got != "01 ! no answer to its REQUEST: disk full" {
-		t.Errorf("that the lease cannot be stored is told as %q", got)
+		t.Errorf("that the lease cannot be stored is recorded as %q", got)
 	}
 }
 
 // TestNotesBeside: beside the network's own server that one is as it should be.
 func TestNotesBeside(t *testing.T) {
 	now := time.Unix(1000, 0)
-	says, s := noting(t, Config{Interfaces: []Interface{{Name: "eth0", Mode: Boot}}}, newMemory(), &now)
+	says, s := noting(t, Config{Interfaces: []Interface{{Name: "eth0", Mode: Boot}}}, &leasetest.Store{}, &now)
 	firmware := append(arch(iana.EFI_X86_64, "PXEClient:Arch:00007:UNDI:003016"), na())
 	if got, want := says(asks(dhcpv6.MessageTypeSolicit, 1, firmware...), 1, nil),
 		"01 ADVERTISE of what to boot, without an address"; got != want {
-		t.Errorf("our offer is told as %q; want %q", got, want)
+		t.Errorf("our offer is recorded as %q; want %q", got, want)
 	}
 	if got := says(asks(dhcpv6.MessageTypeRequest, 1, raw(dhcpv6.OptionServerID, []byte{0, 1, 2, 3}), na("fd00:99::7")),
 		1, nil); got != "" {
-		t.Errorf("that a client takes the network's own server is told as %q", got)
+		t.Errorf("that a client takes the network's own server is recorded as %q", got)
 	}
 	if o := s.Others([]string{cardMAC(1).String()}); len(o) != 1 || !o[0].Expected {
 		t.Errorf("the client chose %+v; want a server that is expected", o)

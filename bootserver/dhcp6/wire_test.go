@@ -13,6 +13,7 @@ import (
 
 	"ingot/bootserver/client"
 	"ingot/bootserver/lease"
+	"ingot/bootserver/lease/leasetest"
 	"ingot/bootserver/network"
 	"ingot/internal/wire"
 )
@@ -95,7 +96,7 @@ func write(t *testing.T, name, text string) string {
 	return path
 }
 
-// announce lets a router on a card send advertisements; managed tells systems to
+// announce lets a router on a card send advertisements; managed makes systems
 // ask for addresses.
 func announce(t *testing.T, party, card, prefix string, managed bool) {
 	t.Helper()
@@ -122,7 +123,7 @@ func says6(t *testing.T, file string, lines ...string) {
 	}
 	for _, l := range lines {
 		if !strings.Contains(string(b), l) {
-			t.Errorf("the client was not told %q; it knows\n%s", l, b)
+			t.Errorf("the client did not get %q; it has\n%s", l, b)
 		}
 	}
 }
@@ -135,7 +136,7 @@ func TestForeignSystems(t *testing.T) {
 	}
 	lan(t, "pc", "router")
 	announce(t, "router", "eth0", "fd00:99::/64", true)
-	s := serve(t, wireConfig(), newMemory(), scripted{})
+	s := serve(t, wireConfig(), &leasetest.Store{}, scripted{})
 	dir := t.TempDir()
 	out := filepath.Join(dir, "env")
 	script := write(t, "script",
@@ -157,7 +158,7 @@ func TestForeignSystems(t *testing.T) {
 	client("-S", "-1") // information alone
 	says6(t, out, "new_dhcp6_name_servers=fd00:99::53")
 	client("-x")
-	client("-1") // it has a lease: it confirms it, and is told that its link is the same
+	client("-1") // it has a lease: it confirms it, and the answer is that its link is the same
 	client("-r")
 	wire.Eventually(t, "the release ends the lease", func() bool {
 		l := s.Leases()
@@ -190,7 +191,7 @@ func TestNetworkd(t *testing.T) {
 	}
 	lan(t, "pc", "router")
 	announce(t, "router", "eth0", "fd00:99::/64", true)
-	s := serve(t, wireConfig(), newMemory(), scripted{})
+	s := serve(t, wireConfig(), &leasetest.Store{}, scripted{})
 	for _, dir := range []string{"/run/systemd/network", "/run/systemd/netif/links", "/run/systemd/netif/leases",
 		"/run/systemd/netif/lldp"} {
 		if err := os.MkdirAll(dir, 0o777); err != nil {
@@ -228,7 +229,7 @@ func TestRecipeRelay(t *testing.T) {
 	}
 	wire.In(t, "router", "sh", "-c", "echo 1 > /proc/sys/net/ipv6/conf/all/forwarding")
 	wire.Run(t, "ip", "route", "add", "fd00:7::/64", "via", "fd00:99::fe")
-	s := serve(t, recipeConfig(t, "relay6"), newMemory(), scripted{})
+	s := serve(t, recipeConfig(t, "relay6"), &leasetest.Store{}, scripted{})
 	wire.Start(t, "router", strings.Fields(recipe(t, "dhcrelay6"))...)
 	dir := t.TempDir()
 	conf := write(t, "dhclient.conf", "timeout 10;\n")

@@ -14,8 +14,8 @@ type empty struct{}
 func (empty) Leases() ([]fleet.Lease, error)    { return nil, nil }
 func (empty) PutLease(fleet.Lease) func() error { return func() error { return nil } }
 
-// TestWithoutAnOffer: who names an address without an offer, as clients do that
-// had one before our restart, may have it as if it had asked for it.
+// TestWithoutAnOffer: clients name an address without an offer if they
+// had one before the server restarted; they get it as if they had asked for it.
 func TestWithoutAnOffer(t *testing.T) {
 	now := time.Unix(1000, 0)
 	first := netip.MustParseAddr("10.99.0.64")
@@ -36,7 +36,7 @@ func TestWithoutAnOffer(t *testing.T) {
 		return ok
 	}
 	ours, theirs, other := ask("52:54:00:00:00:01", true), ask("52:54:00:00:00:02", false), ask("52:54:00:00:00:03", false)
-	for n := range uint64(30) { // one stranger takes what it can: 32 less a sixteenth
+	for n := range uint64(30) { // one unknown machine takes what it can: 32 less a sixteenth
 		if !take(theirs, n, "") {
 			t.Fatalf("address %d of a pool that has room is refused", n)
 		}
@@ -46,12 +46,12 @@ func TestWithoutAnOffer(t *testing.T) {
 		n    uint64
 		want bool
 	}{
-		"a stranger, of what is kept":           {theirs, 30, false},
-		"another stranger, of what is kept":     {other, 31, false},
-		"a stranger, of what it has":            {theirs, 3, true},
-		"a stranger, of what another has":       {other, 3, false},
+		"an unknown machine, of the reserve":           {theirs, 30, false},
+		"another unknown machine, of the reserve":     {other, 31, false},
+		"an unknown machine, of what it has":            {theirs, 3, true},
+		"an unknown machine, of what another has":       {other, 3, false},
 		"a known machine, of what another has":  {ours, 3, false},
-		"a known machine, of what is kept":      {ours, 30, true},
+		"a known machine, of the reserve":      {ours, 30, true},
 		"a known machine, of what is no pool's": {ours, 200, false},
 	} {
 		if got := b.Status(c.a, Plus(first, c.n), now).Allowed; got != c.want {
@@ -63,9 +63,9 @@ func TestWithoutAnOffer(t *testing.T) {
 	}
 	now = now.Add(2 * time.Hour)
 	if b.Status(other, Plus(first, 31), now).Allowed {
-		t.Error("a stranger may have what a machine of ours had")
+		t.Error("an unknown machine may have what a known machine had")
 	}
 	if !b.Status(other, Plus(first, 3), now).Allowed || !b.Status(ours, Plus(first, 31), now).Allowed {
-		t.Error("what a stranger had nobody may have, or a machine not what it had")
+		t.Error("an address that an unknown machine had is refused to all, or a machine does not get its own")
 	}
 }
