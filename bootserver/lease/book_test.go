@@ -46,13 +46,13 @@ func TestWithoutAnOffer(t *testing.T) {
 		n    uint64
 		want bool
 	}{
-		"an unknown machine, of the reserve":           {theirs, 30, false},
-		"another unknown machine, of the reserve":     {other, 31, false},
-		"an unknown machine, of what it has":            {theirs, 3, true},
-		"an unknown machine, of what another has":       {other, 3, false},
-		"a known machine, of what another has":  {ours, 3, false},
-		"a known machine, of the reserve":      {ours, 30, true},
-		"a known machine, of what is no pool's": {ours, 200, false},
+		"an unknown machine, of the reserve":      {theirs, 30, false},
+		"another unknown machine, of the reserve": {other, 31, false},
+		"an unknown machine, of what it has":      {theirs, 3, true},
+		"an unknown machine, of what another has": {other, 3, false},
+		"a known machine, of what another has":    {ours, 3, false},
+		"a known machine, of the reserve":         {ours, 30, true},
+		"a known machine, of what is no pool's":   {ours, 200, false},
 	} {
 		if got := b.Status(c.a, Plus(first, c.n), now).Allowed; got != c.want {
 			t.Errorf("%s: may = %v; want %v", what, got, c.want)
