@@ -45,6 +45,7 @@ beside the profile (web/profile.lock for web/profile.yaml; STORE/locks for a shi
 and used from then on by plan and build. --update renews it and shows what changed. When the
 profile names other packages, the lock is renewed as well, unless --locked is given. A lock
 contains no mirror: commit it with the profile.
+
 PROFILE is a folder, a YAML file or a shipped profile: debian, node, lab.`,
 		Example: `  ingot plan lab
   ingot plan ./profiles/web --update        # newer packages, as a diff
@@ -203,6 +204,7 @@ Packages come from the profile's lock; without a lock, or when the profile names
 packages, a new lock is written (see ingot plan). If the store has an image of the plan, it is
 not built again. Packages are cached. An interrupted build leaves nothing in the store. With a
 Secure Boot key and certificate, the image's UKI is signed as well (see ingot image sign).
+
 PROFILE is a folder, a YAML file or a shipped profile: debian, node, lab.`,
 		Example: `  ingot build lab --version v1
   ingot build ./profiles/web            # version: today's date and a number

@@ -36,7 +36,7 @@ only a temporary folder and a network namespace, and removes both, also when int
 	}
 }
 
-// demo is one run; its machines do the same things at the same time.
+// demo is one run; its machines run in parallel.
 type demo struct {
 	*Commands
 	dir    string
@@ -49,7 +49,7 @@ type demoMachine struct {
 	name  string
 	vm    *testvm.VM
 	boots int  // that have ended
-	heals bool // is given the broken image; the others are rolled back
+	heals bool // gets the broken image; the others are rolled back
 }
 
 func (m *demoMachine) id() string { return "m-" + strings.ReplaceAll(m.vm.MAC, ":", "") }
@@ -115,7 +115,7 @@ func (d *demo) buildImages(ctx context.Context) error {
 	if err := d.build.FetchLoaders(ctx); err != nil {
 		return err
 	}
-	profile := filepath.Join(d.dir, "lab.yaml") // one file, and so one lock: apt is asked once
+	profile := filepath.Join(d.dir, "lab.yaml") // one file and one lock, so that apt runs once
 	for _, v := range []string{"v1", "v2", "v3"} {
 		d.say("building lab:%s", v)
 		text := fmt.Sprintf("name: lab\nextends: lab\nfiles:\n  - path: /etc/ingot-demo\n    content: |\n      %s\n", v)
@@ -132,7 +132,7 @@ func (d *demo) buildImages(ctx context.Context) error {
 	return nil
 }
 
-// serve starts the server as a program of its own, as it would run for real.
+// serve starts the server as a separate program, as in production.
 func (d *demo) serve(ctx context.Context) (stop func(), err error) {
 	self, err := os.Executable()
 	if err != nil {
@@ -158,12 +158,12 @@ func (d *demo) serve(ctx context.Context) (stop func(), err error) {
 	return stop, nil
 }
 
-// endProcess asks a program to end, and ends it when it does not.
+// endProcess interrupts a program, and kills it if it does not end.
 func endProcess(cmd *exec.Cmd) {
-	_ = cmd.Process.Signal(os.Interrupt) // gone already is fine
-	stubborn := time.AfterFunc(10*time.Second, func() { _ = cmd.Process.Kill() })
-	defer stubborn.Stop()
-	_ = cmd.Wait() // how it ended does not matter any more
+	_ = cmd.Process.Signal(os.Interrupt) // it may have ended
+	kill := time.AfterFunc(10*time.Second, func() { _ = cmd.Process.Kill() })
+	defer kill.Stop()
+	_ = cmd.Wait() // how it ended does not matter
 }
 
 func (d *demo) powerOn(ctx context.Context) ([]*demoMachine, error) {
@@ -185,7 +185,7 @@ func (d *demo) powerOn(ctx context.Context) ([]*demoMachine, error) {
 	return machines, nil
 }
 
-// loop is what every machine goes through.
+// loop runs the life of every machine.
 func (d *demo) loop(ctx context.Context, machines []*demoMachine) error {
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Minute)
 	defer cancel()
@@ -202,14 +202,14 @@ func (d *demo) loop(ctx context.Context, machines []*demoMachine) error {
 }
 
 // live is the life of one machine: approve, v1, write, v2, read; and then v3
-// and by itself back to v2, or rolled back to v1. Two emulated machines share
-// few processors: each of the two endings is shown once, the one with more boots by
-// the firmware that is quicker.
+// and back to v2 by itself, or rolled back to v1. Because two emulated machines
+// share few processors, each ending is shown once: the one with more boots by
+// the faster firmware.
 func (d *demo) live(ctx context.Context, m *demoMachine) error {
 	if err := d.until(ctx, func() bool { _, err := d.client.Machine(ctx, m.id()); return err == nil }); err != nil {
 		return err
 	}
-	d.say("%s asks to boot as %s and waits; approving it with lab:v1", m.name, m.id())
+	d.say("%s is pending as %s; approving it with lab:v1", m.name, m.id())
 	if _, err := d.client.Grant(ctx, m.id(), "data", "DEMO-"+m.name, time.Hour); err != nil {
 		return err
 	}
@@ -250,11 +250,11 @@ func (d *demo) rollBack(ctx context.Context, m *demoMachine) error {
 	return d.typeIn(ctx, m, "cat /etc/ingot-demo /data/note")
 }
 
-// heal gives the machine an image that is broken, reboots it, and keeps its
-// hands off until it is healthy again.
+// heal assigns a broken image to the machine, reboots it, and waits without
+// intervening until it is healthy again.
 func (d *demo) heal(ctx context.Context, m *demoMachine) error {
-	d.say("%s: assigning lab:v3, which is broken, rebooting, and keeping hands off", m.name)
-	if _, err := d.client.Assign(ctx, m.name, "lab:v3", "demo: a bad day"); err != nil {
+	d.say("%s: assigning lab:v3, which is broken, rebooting, and not intervening", m.name)
+	if _, err := d.client.Assign(ctx, m.name, "lab:v3", "demo: a broken image"); err != nil {
 		return err
 	}
 	m.vm.Console.Skip() // the next prompt is that of the system that comes back
@@ -300,12 +300,12 @@ func (d *demo) reboot(ctx context.Context, m *demoMachine, image string) error {
 }
 
 // healthy waits until the machine is healthy on the image. A boot that fails is
-// told; the machine starts over by itself, as often as the policy lets it.
+// printed; the machine boots again, as often as the policy allows.
 func (d *demo) healthy(ctx context.Context, m *demoMachine, image string) error {
 	for range fleet.DefaultAttempts + 1 {
 		boot, err := d.ended(ctx, m)
 		if err != nil {
-			return fmt.Errorf("waiting for boot %d: %w; the console last said:\n%s", m.boots+1, err, m.vm.Console.Tail(12))
+			return fmt.Errorf("waiting for boot %d: %w; the console ends:\n%s", m.boots+1, err, m.vm.Console.Tail(12))
 		}
 		m.boots++
 		if boot.Outcome == ingot.OutcomeHealthy {
@@ -318,7 +318,7 @@ func (d *demo) healthy(ctx context.Context, m *demoMachine, image string) error 
 		}
 		d.say("%s: boot %d, of %s: %s: %s", m.name, m.boots, boot.Image.Name, boot.Outcome, boot.Reason)
 	}
-	return fmt.Errorf("boot after boot fails; the console last said:\n%s", m.vm.Console.Tail(12))
+	return fmt.Errorf("too many boots failed; the console ends:\n%s", m.vm.Console.Tail(12))
 }
 
 // ended waits for the end of the machine's next boot.
@@ -334,7 +334,7 @@ func (d *demo) ended(ctx context.Context, m *demoMachine) (boot fleet.Boot, err 
 	return boot, err
 }
 
-// until polls the server, whose state has no signal to wait on.
+// until polls the server, because its state has no signal to wait for.
 func (d *demo) until(ctx context.Context, ok func() bool) error {
 	for !ok() {
 		select {
@@ -346,7 +346,7 @@ func (d *demo) until(ctx context.Context, ok func() bool) error {
 	return nil
 }
 
-// table shows every boot: seconds and bytes by stage.
+// table prints every boot: seconds and bytes by stage.
 func (d *demo) table(ctx context.Context) error {
 	boots, err := d.client.Boots(ctx, "", 0)
 	if err != nil {
