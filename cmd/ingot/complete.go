@@ -58,7 +58,7 @@ func (a *app) arguments() map[string]cobra.CompletionFunc {
 		"backup": one(file), "restore": one(file),
 		"context add": one(), "context use": one(command.Contexts), "context rm": one(command.Contexts),
 		"token create": one(), "token revoke": one(a.Credentials),
-		"lab console": one(), "lab power": one(command.Words(), command.Words("on", "off", "cycle", "reset")),
+		"lab console": one(a.lab.VMs), "lab power": one(a.lab.VMs, command.Words("on", "off", "cycle", "reset")),
 		"lab storm-machines": one(), "man": one(file),
 	}
 }

@@ -154,11 +154,11 @@ func TestTheStoreOfThisHost(t *testing.T) {
 // keeper is a server that has a store.
 type keeper struct {
 	spiteful
-	room operator.Editor
+	editor operator.Editor
 }
 
 func (k keeper) RemoveImage(ctx context.Context, ref string) (api.Image, error) {
-	return k.room.RemoveImage(ctx, ref)
+	return k.editor.RemoveImage(ctx, ref)
 }
 
 // TestTheServerOfTheStore: a server that runs is found wherever its
@@ -172,7 +172,7 @@ func TestTheServerOfTheStore(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.edit(t, func(st *bolt.Store) {
-		listen(t, l, keeper{room: operator.Editor{Store: s.images, State: st, Now: time.Now}}, &access.Keeper{Find: nobody,
+		listen(t, l, keeper{editor: operator.Editor{Store: s.images, State: st, Now: time.Now}}, &access.Keeper{Find: nobody,
 			Now: time.Now})
 		time.AfterFunc(300*time.Millisecond, func() { _, _ = instance.Write(s.root, socket) }) // it was starting
 		if code, stdout, stderr := call(t, "", "--store", s.root, "image", "rm", "lab:v1"); code != 1 ||

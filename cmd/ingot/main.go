@@ -25,6 +25,7 @@ import (
 	"ingot/cmd/ingot/client"
 	"ingot/cmd/ingot/command"
 	"ingot/cmd/ingot/images"
+	"ingot/cmd/ingot/lab"
 	"ingot/cmd/ingot/show"
 	"ingot/internal/harmless"
 )
@@ -57,7 +58,8 @@ func newApp(stdin io.Reader, stdout, stderr io.Writer) *app {
 		Version: version,
 	}
 	i := images.New(shared)
-	return &app{App: shared, images: i, build: build.New(shared, i.Note)}
+	b := build.New(shared, i.Note)
+	return &app{App: shared, images: i, build: b, lab: lab.New(shared, b)}
 }
 
 func (a *app) run(ctx context.Context, args []string) int {

@@ -22,6 +22,7 @@ type app struct {
 	*command.App
 	images *images.Commands
 	build  *build.Commands
+	lab    *lab.Commands
 }
 
 const rootLong = `ingot turns a short profile into a read-only operating-system image and
@@ -107,7 +108,7 @@ func (a *app) addGroups(root *cobra.Command) {
 		{"server", "Server:", []*cobra.Command{a.serveCommand(), a.configCommand(), a.networkCommand(),
 			a.build.LoadersCommand(), a.backupCommand(), a.restoreCommand(),
 			a.contextCommand(), a.tokenCommand(), a.auditCommand(), a.apiCommand(), a.doctorCommand()}},
-		{"lab", "Lab:", lab.New(a.App, a.build).All()},
+		{"lab", "Lab:", a.lab.All()},
 	} {
 		root.AddGroup(&cobra.Group{ID: g.id, Title: g.title})
 		for _, c := range g.commands {

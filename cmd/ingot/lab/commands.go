@@ -5,11 +5,10 @@ package lab
 import (
 	"context"
 
-	"ingot/image"
-
 	"github.com/spf13/cobra"
 
 	"ingot/cmd/ingot/command"
+	"ingot/image"
 )
 
 // Commands are the commands of this package.

@@ -62,6 +62,18 @@ func (a *Commands) labCommand() *cobra.Command {
   ingot lab down`, a.labUp(), ls, console, power, a.labStorm(), a.stormMachines(), down)
 }
 
+// VMs completes the names of the lab's machines.
+func (a *Commands) VMs(context.Context) (names []cobra.Completion) {
+	l, err := testvm.OpenLab(a.labDir())
+	if err != nil {
+		return nil
+	}
+	for _, vm := range l.VMs {
+		names = append(names, cobra.CompletionWithDesc(vm.Name, string(vm.Firmware)))
+	}
+	return names
+}
+
 func (a *Commands) openLab() (*testvm.Lab, error) {
 	l, err := testvm.OpenLab(a.labDir())
 	if errors.Is(err, testvm.ErrNoLab) {
