@@ -52,7 +52,8 @@ type Profile struct {
 	// Health checks: a boot is healthy when all of them pass.
 	Checks []Check `yaml:"checks,omitempty" json:"checks,omitempty"`
 	RAM    RAM     `yaml:"ram,omitempty" json:"ram,omitempty"`
-	// From the first packet to the report; later counts as silent. Default: 10m.
+	// Time from the boot script to the report. A boot without a report by then ends as silent.
+	// Default: 10m.
 	Deadline Duration `yaml:"deadline,omitempty" json:"deadline,omitempty"`
 
 	// Compression of root and initramfs: fast to build, balanced (default), or small for releases.
