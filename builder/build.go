@@ -108,8 +108,8 @@ func prepare(env *Env, plan *Plan, o BuildOptions) *build {
 	return b
 }
 
-// Fetch downloads every package and tree of a plan into the cache, so that a build needs no mirror and
-// no registry.
+// Fetch downloads every package and tree of a plan into the cache, so that a build needs no mirror
+// and no registry.
 func Fetch(ctx context.Context, env *Env, plan *Plan) error {
 	return prepare(env, plan, BuildOptions{}).fetch(ctx)
 }
@@ -153,8 +153,8 @@ func (b *build) fetch(ctx context.Context) error {
 	return err
 }
 
-// make makes all artifacts. The root, and what is made of the kernel alone, are made at the same time:
-// the kernel waits until the packages are unpacked, the root waits for the kernel's modules.
+// make makes all artifacts. The root, and what is made of the kernel alone, are made at the same
+// time: the kernel waits until the packages are unpacked, the root waits for the kernel's modules.
 func (b *build) make(ctx context.Context) (*ingot.ImageManifest, image.Files, error) {
 	files := image.Files{Kernel: b.at("kernel"), Root: b.at("root.squashfs"), Plan: b.at("plan.json")}
 	if err := b.fetch(ctx); err != nil {
@@ -223,8 +223,9 @@ func (b *build) finish(ctx context.Context, root *tree.Tree, k kernel,
 
 func (b *build) at(name string) string { return filepath.Join(b.work, name) }
 
-// baseTree installs the packages, or takes the result from the cache when an earlier build installed
-// the same ones. It calls unpacked when the packages are unpacked and a processor is free.
+// baseTree installs the packages, or takes the result from the cache when an earlier build
+// installed the same ones. It calls unpacked when the packages are unpacked and a processor is
+// free.
 func (b *build) baseTree(ctx context.Context, unpacked func()) (*tree.Tree, error) {
 	key := sha256.New()
 	fmt.Fprintln(key, source.InstallKey(b.plan.Profile.Keep), b.plan.Profile.Base.Suite,

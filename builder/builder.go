@@ -1,6 +1,6 @@
 // Package builder turns a Profile into a Plan, in which every input is pinned by digest, and a Plan
-// into an Image: packages installed, layers merged, root and initramfs packed, everything signed and
-// put into the store. The same plan gives the same bits.
+// into an Image: packages installed, layers merged, root and initramfs packed, everything signed
+// and put into the store. The same plan gives the same bits.
 //
 // The packages below it are the steps and what is done with the result: lock (resolve and pin),
 // source (packages and trees), tree, squashfs, initramfs, verity, uki and bootdisk (formats, which

@@ -14,9 +14,9 @@ import (
 	"ingot/internal/scratch"
 )
 
-// layerCache keeps what takes long to make and depends on few inputs: installed package sets, unpacked
-// kernels, initramfs. A file is named after the digest of its inputs and the checksum of its content,
-// so that a damaged one is detected and made again.
+// layerCache keeps what takes long to make and depends on few inputs: installed package sets,
+// unpacked kernels, initramfs. A file is named after the digest of its inputs and the checksum of
+// its content, so that a damaged one is detected and made again.
 type layerCache struct {
 	dir  string
 	warn func(what string) // reports a repair
@@ -30,8 +30,8 @@ const partial = ".incoming-"
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// get returns the layer of a key, and whether it was in the cache. When it is not, fresh must write it
-// to the path that it is given, which is removed when fresh fails.
+// get returns the layer of a key, and whether it was in the cache. When it is not, fresh must write
+// it to the path that it is given, which is removed when fresh fails.
 func (c *layerCache) get(ctx context.Context, key string, fresh func(path string) error) (path string, kept bool,
 	err error) {
 	if err := os.MkdirAll(c.dir, 0o755); err != nil {

@@ -37,9 +37,9 @@ type loaderLock struct {
 	Package source.Package `json:"package"`
 }
 
-// Loaders returns the folder of the boot loaders, "loaders" in the store's root, and the package that
-// they are from. The first call resolves and pins the package and downloads it; later calls use the
-// files that are there, without a network.
+// Loaders returns the folder of the boot loaders, "loaders" in the store's root, and the package
+// that they are from. The first call resolves and pins the package and downloads it; later calls
+// use the files that are there, without a network.
 func Loaders(ctx context.Context, env *Env, root string) (dir string, from source.Package, err error) {
 	dir = filepath.Join(root, "loaders")
 	lockPath := filepath.Join(dir, "lock.json")

@@ -15,8 +15,8 @@ import (
 	"ingot/rootfs/files"
 )
 
-// merge adds everything else to the installed packages, in order: kernel modules, ingot's own files,
-// the profile's users, files and units.
+// merge adds everything else to the installed packages, in order: kernel modules, ingot's own
+// files, the profile's users, files and units.
 func (b *build) merge(root, kernel *tree.Tree) (err error) {
 	b.Report("merge", 0, 0, "")
 	defer func() {

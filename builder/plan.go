@@ -16,8 +16,8 @@ import (
 	"ingot/profiles"
 )
 
-// PlanFormat is the version of the plan and of what is made of it: it changes when the builder makes
-// other bits of the same inputs.
+// PlanFormat is the version of the plan and of what is made of it: it changes when the builder
+// makes other bits of the same inputs.
 const PlanFormat = 3
 
 // Plan is a profile with every input pinned. Its canonical text is the JSON of this struct, and the

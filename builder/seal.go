@@ -23,9 +23,9 @@ import (
 	"ingot/image"
 )
 
-// seal completes an image whose kernel, initramfs and root are made: it appends the dm-verity tree to
-// the root, makes the UKI that names the tree's root hash, predicts what a TPM measures of the UKI, and
-// describes the contents in an SBOM.
+// seal completes an image whose kernel, initramfs and root are made: it appends the dm-verity tree
+// to the root, makes the UKI that names the tree's root hash, predicts what a TPM measures of the
+// UKI, and describes the contents in an SBOM.
 func (b *build) seal(ctx context.Context, root *tree.Tree, vmlinuz []byte,
 	m *ingot.ImageManifest, f *image.Files) error {
 	b.Report("seal", 0, 0, "")
@@ -95,9 +95,9 @@ func (b *build) appendVerity(ctx context.Context, files *image.Files) (*ingot.Ve
 		UUID: uuid.UUID(o.UUID).String(), HashOffset: st.Size()}, nil
 }
 
-// verityOptions are a profile's salt and UUID. They are the same for all its versions, so that equal
-// data has an equal tree, which an upgrade need not download again. A random salt would protect against
-// nothing here: the builder, which could search for collisions, would choose it.
+// verityOptions are a profile's salt and UUID. They are the same for all its versions, so that
+// equal data has an equal tree, which an upgrade need not download again. A random salt would
+// protect against nothing here: the builder, which could search for collisions, would choose it.
 func verityOptions(profile string) verity.Options {
 	salt := ingot.DigestOf([]byte("ingot: salt of the dm-verity trees of " + profile))
 	id := ingot.DigestOf([]byte("ingot: UUID of the dm-verity trees of " + profile))

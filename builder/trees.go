@@ -17,7 +17,8 @@ import (
 // another tree.
 const treesFormat = 1
 
-// fetchTrees downloads the trees of the plan into the cache and returns the Unix time of the newest.
+// fetchTrees downloads the trees of the plan into the cache and returns the Unix time of the
+// newest.
 func (b *build) fetchTrees(ctx context.Context) (newest int64, err error) {
 	layers := b.p.Trees()
 	if len(layers) != len(b.plan.Trees) {
@@ -77,8 +78,8 @@ func (b *build) pinnedTree(ctx context.Context, l profiles.Layer, pin source.Pin
 	return tree.FromTar(ctx, file)
 }
 
-// rootTree returns the base, which is a tree or installed packages, with the profile's layers on top.
-// It calls unpacked when the packages are unpacked and a processor is free.
+// rootTree returns the base, which is a tree or installed packages, with the profile's layers on
+// top. It calls unpacked when the packages are unpacked and a processor is free.
 func (b *build) rootTree(ctx context.Context, unpacked func()) (root *tree.Tree, err error) {
 	defer unpacked()
 	layers, pins := b.p.Trees(), b.plan.Trees
@@ -120,8 +121,8 @@ func asBase(root *tree.Tree) error {
 	return root.Put(tree.Entry{Kind: tree.Dir, Mode: 0o755})
 }
 
-// addLayer adds a layer's tree to the root, below the layer's path and with its owners. The mode of the
-// root itself stays.
+// addLayer adds a layer's tree to the root, below the layer's path and with its owners. The mode of
+// the root itself stays.
 func addLayer(root, over *tree.Tree, l profiles.Layer) error {
 	into := path.Clean("/" + l.Into)
 	for _, hard := range []bool{false, true} { // a hard link needs its file

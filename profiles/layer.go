@@ -48,14 +48,14 @@ func (l Layer) From() (kind, ref string) {
 	return "dir", l.Dir
 }
 
-// Local reports whether the layer's tree is a file or folder of this host. A container image is local when
-// it is written as a path, with a leading dot or slash.
+// Local reports whether the layer's tree is a file or folder of this host. A container image is
+// local when it is written as a path, with a leading dot or slash.
 func (l Layer) Local() bool {
 	return l.OCI == "" || strings.HasPrefix(l.OCI, ".") || filepath.IsAbs(l.OCI)
 }
 
-// Path returns the path of a local layer's tree, relative to the folder of the profile that names it. It
-// is empty when that folder is not known, as for a plan that was read from an image.
+// Path returns the path of a local layer's tree, relative to the folder of the profile that names
+// it. It is empty when that folder is not known, as for a plan that was read from an image.
 func (l Layer) Path() string {
 	_, ref := l.From()
 	if filepath.IsAbs(ref) {
@@ -67,8 +67,8 @@ func (l Layer) Path() string {
 	return filepath.Join(filepath.Dir(l.At.File), ref)
 }
 
-// mergeBase merges the base of p into that of into. A tree replaces the suite and removes the packages of
-// the suite; a suite replaces a tree.
+// mergeBase merges the base of p into that of into. A tree replaces the suite and removes the
+// packages of the suite; a suite replaces a tree.
 func mergeBase(into, p *Profile) {
 	switch b := p.Base; {
 	case b.Tree():

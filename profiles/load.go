@@ -36,8 +36,9 @@ type origin struct {
 // ErrNoProfile: there is no profile with that name.
 var ErrNoProfile = errors.New("no such profile")
 
-// Load reads the profile that ref names (a YAML file, a folder with a profile.yaml, or a shipped profile),
-// merges what it extends and validates the result. It returns all faults together as Faults.
+// Load reads the profile that ref names (a YAML file, a folder with a profile.yaml, or a shipped
+// profile), merges what it extends and validates the result. It returns all faults together as
+// Faults.
 func Load(ref string) (*Profile, error) {
 	o, err := find(ref, "")
 	if err != nil {
@@ -58,8 +59,8 @@ func Load(ref string) (*Profile, error) {
 	return p, nil
 }
 
-// find turns a reference into a file. base is the folder on disk of the profile that refers to it; empty
-// at the top.
+// find turns a reference into a file. base is the folder on disk of the profile that refers to it;
+// empty at the top.
 func find(ref, base string) (origin, error) {
 	candidate := ref
 	if !filepath.IsAbs(ref) {
@@ -97,8 +98,8 @@ func find(ref, base string) (origin, error) {
 // loader collects the faults of all files of one profile.
 type loader struct{ faults Faults }
 
-// load reads one file and what it extends. chain is the files that led to it. It returns nil when the file
-// cannot be read at all.
+// load reads one file and what it extends. chain is the files that led to it. It returns nil when
+// the file cannot be read at all.
 func (l *loader) load(o origin, chain []string) *Profile {
 	content, err := fs.ReadFile(o.folder, o.file)
 	if err != nil {
@@ -142,8 +143,8 @@ func decodeFile(o origin, content []byte) (*Profile, *decoder) {
 	return p, d
 }
 
-// merge merges p into into: scalars replace, lists are appended, files and users of the same name replace
-// or complete.
+// merge merges p into into: scalars replace, lists are appended, files and users of the same name
+// replace or complete.
 func (l *loader) merge(into, p *Profile) {
 	replace(&into.Name, p.Name)
 	replace(&into.Arch, p.Arch)

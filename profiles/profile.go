@@ -1,10 +1,10 @@
-// Package profiles reads profiles: a Profile lists the packages, files, units, users, kernel, volumes and
-// health checks of an image.
+// Package profiles reads profiles: a Profile lists the packages, files, units, users, kernel,
+// volumes and health checks of an image.
 //
 // A profile is YAML and is read strictly: all unknown keys, wrong types and bad values are reported
-// together, each with its place and what to write instead. Profiles extend profiles; those that ingot
-// ships (debian, node, lab) are embedded and can be extended by name. The package leaves out resolving
-// and building, which packages builder and lock do.
+// together, each with its place and what to write instead. Profiles extend profiles; those that
+// ingot ships (debian, node, lab) are embedded and can be extended by name. The package leaves out
+// resolving and building, which packages builder and lock do.
 package profiles
 
 import (
@@ -99,8 +99,8 @@ type Base struct {
 	At Place `yaml:"-" json:"-"`
 }
 
-// Layer is a file tree to add to the root: one of OCI, Tar and Dir. Paths are relative to the profile's
-// folder.
+// Layer is a file tree to add to the root: one of OCI, Tar and Dir. Paths are relative to the
+// profile's folder.
 type Layer struct {
 	// Container image: REGISTRY/NAME:TAG, or ./PATH of an OCI layout or docker save archive.
 	OCI string `yaml:"oci,omitempty" json:"oci,omitempty"`

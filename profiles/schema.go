@@ -14,8 +14,8 @@ import (
 //go:embed profile.go
 var source string
 
-// Schema returns the JSON schema (draft 2020-12) of a profile file, for the completion of editors. It
-// is made from the Go types and their comments.
+// Schema returns the JSON schema (draft 2020-12) of a profile file, for the completion of editors.
+// It is made from the Go types and their comments.
 func Schema() ([]byte, error) {
 	return yamlfile.Schema(&Profile{}, "ingot profile", func(t reflect.Type) *jsonschema.Schema {
 		switch t {

@@ -1,6 +1,6 @@
-// Package testbuild has end-to-end tests of building: the ingot program works with a Debian mirror on the
-// loopback interface, which a test fills, signs and breaks. dpkg-deb makes the packages, apt-ftparchive the
-// indexes, and gpg the signatures, with a key for each test.
+// Package testbuild has end-to-end tests of building: the ingot program works with a Debian mirror
+// on the loopback interface, which a test fills, signs and breaks. dpkg-deb makes the packages,
+// apt-ftparchive the indexes, and gpg the signatures, with a key for each test.
 package testbuild
 
 import (

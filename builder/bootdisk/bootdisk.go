@@ -9,8 +9,8 @@
 // system partition as its El Torito image and the root as a file. The same
 // content gives the same bytes.
 //
-// Left out: boot loaders for BIOS machines, disks with sectors of 4096 bytes, files over 4 GiB in an ISO.
-// The package does not know ingot.
+// Left out: boot loaders for BIOS machines, disks with sectors of 4096 bytes, files over 4 GiB in
+// an ISO. The package does not know ingot.
 package bootdisk
 
 import (
@@ -55,8 +55,8 @@ var fallback = map[Machine]string{X64: "BOOTX64.EFI", ARM64: "BOOTAA64.EFI"}
 // rootType are the types of root partitions (Discoverable Partitions Specification).
 var rootType = map[Machine]gpt.Type{X64: gpt.LinuxRootX86_64, ARM64: gpt.LinuxRootArm64}
 
-// Attributes of partitions, by the same specification: systemd must neither mount them automatically nor
-// write to them.
+// Attributes of partitions, by the same specification: systemd must neither mount them
+// automatically nor write to them.
 const (
 	readOnly = 1 << 60
 	noAuto   = 1 << 63
@@ -170,8 +170,8 @@ func writeSystem(out *os.File, start, size int64, m Media) error {
 	return (&fatVolume{f: out, start: start}).tidy()
 }
 
-// WriteISO writes an ISO image to path. The folder scratch must be empty and have room for all of it.
-// progress may be nil.
+// WriteISO writes an ISO image to path. The folder scratch must be empty and have room for all of
+// it. progress may be nil.
 func WriteISO(ctx context.Context, path, scratch string, m Media, progress func(done, total int64)) error {
 	root, size, err := open(m.Root)
 	if err != nil {

@@ -7,10 +7,10 @@ import (
 	"io"
 )
 
-// Structures of FAT32 by Microsoft, "FAT: General Overview of On-Disk Format", 1.03. go-diskfs writes them
-// with three faults, which tidy corrects: folder entries have the time of writing, even with the option
-// for reproducible output; ".." of a folder in the root has the root's cluster instead of 0; and the count
-// of free clusters is missing. fsck.vfat reports the latter two.
+// Structures of FAT32 by Microsoft, "FAT: General Overview of On-Disk Format", 1.03. go-diskfs
+// writes them with three faults, which tidy corrects: folder entries have the time of writing, even
+// with the option for reproducible output; ".." of a folder in the root has the root's cluster
+// instead of 0; and the count of free clusters is missing. fsck.vfat reports the latter two.
 
 type fatVolume struct {
 	f interface {

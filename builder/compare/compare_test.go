@@ -148,7 +148,8 @@ func TestAlteredImages(t *testing.T) {
 	}
 }
 
-// TestDamagedImage: damaged bytes in the store are reported as such, not as a difference of the build.
+// TestDamagedImage: damaged bytes in the store are reported as such, not as a difference of the
+// build.
 func TestDamagedImage(t *testing.T) {
 	have, got := newFake().put(t), newFake().put(t)
 	kernel := have.store.Blob(have.image.Manifest.Kernel.Digest)

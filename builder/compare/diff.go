@@ -118,8 +118,8 @@ func Images(ctx context.Context, env *builder.Env, s *image.Store, a, b image.Im
 	return d, d.files(ctx, from, to)
 }
 
-// packages compares the packages that the plans pin. Of bases that are trees it compares their package
-// databases.
+// packages compares the packages that the plans pin. Of bases that are trees it compares their
+// package databases.
 func (d *Diff) packages(ctx context.Context, s *image.Store, from, to *builder.Contents, cache source.Cache) error {
 	a, b := from.Image, to.Image
 	before, err := builder.PlanOf(s, a)
@@ -189,8 +189,8 @@ func later(ctx context.Context, a, b string) bool {
 	return exec.CommandContext(ctx, "dpkg", "--compare-versions", a, "gt", b).Run() == nil
 }
 
-// readChanges reads the changes between two versions from the changelog of the newer package, which lists
-// both.
+// readChanges reads the changes between two versions from the changelog of the newer package, which
+// lists both.
 func (c *PackageChange) readChanges(ctx context.Context, cache source.Cache, before, after source.Package) {
 	newer, since := after, before.Version
 	if later(ctx, before.Version, after.Version) {
@@ -240,8 +240,8 @@ func artifactChanges(a, b image.Image) ([]string, error) {
 	return names, nil
 }
 
-// coveredElsewhere are the fields of a manifest that other parts of a Diff cover, or that differ between
-// any two builds.
+// coveredElsewhere are the fields of a manifest that other parts of a Diff cover, or that differ
+// between any two builds.
 var coveredElsewhere = append([]string{"version", "plan", "created", "arguments"}, described...)
 
 // settingChanges returns the other fields of the manifest that differ, by name.
@@ -355,7 +355,8 @@ const changelogLines = 20
 // headRE is the first line of an entry (deb-changelog(5)): "bash (5.2-1) trixie; urgency=…".
 var headRE = regexp.MustCompile(`^[a-z0-9][a-z0-9+.-]+ \(([^)]+)\) `)
 
-// sinceVersion returns the entries above the one of version before, without blank lines and signatures.
+// sinceVersion returns the entries above the one of version before, without blank lines and
+// signatures.
 func sinceVersion(text, before string) []string {
 	var lines []string
 	for scan := bufio.NewScanner(strings.NewReader(text)); scan.Scan(); {

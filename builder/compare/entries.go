@@ -19,8 +19,8 @@ type FileChange struct {
 	After  int64  `json:"after"`
 }
 
-// compareEntries calls each for every path that differs, in order, until it returns false. Both lists are
-// sorted by path.
+// compareEntries calls each for every path that differs, in order, until it returns false. Both
+// lists are sorted by path.
 func compareEntries(ctx context.Context, a, b []squashfs.Entry, each func(FileChange) bool) error {
 	from := [2]map[string]squashfs.Entry{byPath(a), byPath(b)}
 	for len(a) > 0 || len(b) > 0 {

@@ -1,5 +1,5 @@
-// Package compare reports how two images differ (Images), and verifies an image by building its plan
-// again and comparing every bit (Verify).
+// Package compare reports how two images differ (Images), and verifies an image by building its
+// plan again and comparing every bit (Verify).
 package compare
 
 import (
@@ -120,8 +120,8 @@ type inputs struct {
 	altered []Part // inputs that do not have the digest in the plan
 }
 
-// openInputs reads the inputs of a plan from its image. ingot-init is in the root and in the initramfs;
-// either is used.
+// openInputs reads the inputs of a plan from its image. ingot-init is in the root and in the
+// initramfs; either is used.
 func openInputs(s *image.Store, im image.Image, plan *builder.Plan) (*inputs, error) {
 	c, err := builder.OpenContents(s, im)
 	if err != nil {
@@ -224,8 +224,8 @@ type side struct {
 // blob returns the path of an artifact.
 func (s side) blob(d ocispec.Descriptor) string { return s.store.Blob(ingot.Digest(d.Digest)) }
 
-// differences find the first difference of two artifacts, by media type. Other media types are compared
-// as bytes.
+// differences find the first difference of two artifacts, by media type. Other media types are
+// compared as bytes.
 var differences = map[string]func(ctx context.Context, have, got *os.File) (string, error){
 	ingot.MediaTypeRoot: whyRoot, ingot.MediaTypeInitramfs: whyInitramfs, ingot.MediaTypeUKI: whyUKI,
 }

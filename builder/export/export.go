@@ -1,5 +1,5 @@
-// Package export writes an image to a medium that boots UEFI machines without a server and without a
-// network: a raw disk or an ISO. It leaves out BIOS, and OCI archives (package image).
+// Package export writes an image to a medium that boots UEFI machines without a server and without
+// a network: a raw disk or an ISO. It leaves out BIOS, and OCI archives (package image).
 package export
 
 import (
@@ -51,9 +51,10 @@ type Options struct {
 	Progress func(done, total int64) // bytes of the root; nil is quiet
 }
 
-// Write writes a medium that boots an image on UEFI machines without a server and without a network.
-// Its UKI carries the image's manifest and, on its command line, the root hash and the place of the
-// root; the kernel's dm-verity refuses any other root. The same image gives the same bytes.
+// Write writes a medium that boots an image on UEFI machines without a server and without a
+// network. Its UKI carries the image's manifest and, on its command line, the root hash and the
+// place of the root; the kernel's dm-verity refuses any other root. The same image gives the same
+// bytes.
 func Write(ctx context.Context, s *image.Store, im image.Image, path string, o Options) error {
 	if err := write(ctx, s, im, path, o); err != nil {
 		return fmt.Errorf("exporting %s: %w", im.Name, err)
@@ -107,8 +108,9 @@ func write(ctx context.Context, s *image.Store, im image.Image, path string, o O
 	return os.Rename(fresh, path)
 }
 
-// mediaOf returns the identifiers on the medium. The root partition's UUID is the beginning of the root
-// hash, as in the Discoverable Partitions Specification; the others are derived from the root hash.
+// mediaOf returns the identifiers on the medium. The root partition's UUID is the beginning of the
+// root hash, as in the Discoverable Partitions Specification; the others are derived from the root
+// hash.
 func mediaOf(m *ingot.ImageManifest) bootdisk.Media {
 	derived := func(what string) string {
 		return uuid.From(ingot.DigestOf([]byte(what + m.Verity.RootHash))).String()
@@ -125,8 +127,8 @@ func mediaOf(m *ingot.ImageManifest) bootdisk.Media {
 	return media
 }
 
-// localUKI writes the image's UKI with an additional kernel argument, the place of the root, and with the
-// image's manifest in a second archive of its initramfs.
+// localUKI writes the image's UKI with an additional kernel argument, the place of the root, and
+// with the image's manifest in a second archive of its initramfs.
 func localUKI(s *image.Store, im image.Image, where, path string) error {
 	b, err := os.ReadFile(s.Blob(im.Manifest.UKI.Digest))
 	if err != nil {
@@ -188,8 +190,8 @@ func moreInitramfs(s uki.Section, files map[string][]byte, m *ingot.ImageManifes
 // ours are the sections that a build adds to the stub.
 var ours = []string{".osrel", ".cmdline", ".uname", ".initrd", ".linux"}
 
-// splitUKI splits a UKI into the stub, with only its own sections, and the sections that were added after
-// them (PE Format, "COFF File Header", "Section Table").
+// splitUKI splits a UKI into the stub, with only its own sections, and the sections that were added
+// after them (PE Format, "COFF File Header", "Section Table").
 func splitUKI(b []byte) (stub []byte, added []uki.Section, err error) {
 	sections, err := uki.Read(bytes.NewReader(b))
 	if err != nil {

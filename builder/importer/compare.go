@@ -50,8 +50,8 @@ func autoInstalled(text string) map[string]bool {
 	return auto
 }
 
-// Comparison compares the packages of a Debian root with those of the shipped debian profile, and its
-// files with those of its packages.
+// Comparison compares the packages of a Debian root with those of the shipped debian profile, and
+// its files with those of its packages.
 type Comparison struct {
 	Suite string `json:"suite,omitempty"` // of the base; empty: packages were not compared
 	Same  int    `json:"same"`
@@ -100,7 +100,8 @@ func (c *Comparison) comparePackages(have inventory, auto map[string]bool, base 
 	slices.Sort(c.Asked)
 }
 
-// generated are paths that installing packages creates. No package owns them, and nobody edited them.
+// generated are paths that installing packages creates. No package owns them, and nobody edited
+// them.
 var generated = []string{
 	"var/lib/dpkg", "var/lib/apt", "var/cache", "var/log", "var/lib/systemd", "var/lib/ucf", "var/lib/pam",
 	"var/lib/usb_modeswitch", "var/lib/misc", "var/lib/shells.state", "var/lib/python",
@@ -179,7 +180,8 @@ func (c *Comparison) compareFiles(ctx context.Context, root *tree.Tree, in inven
 	return nil
 }
 
-// shippedFiles reads dpkg's lists of paths and checksums. Diverted files are owned under both names.
+// shippedFiles reads dpkg's lists of paths and checksums. Diverted files are owned under both
+// names.
 func shippedFiles(root *tree.Tree, in inventory) (owned map[string]bool, sums map[string]string, err error) {
 	owned, sums = map[string]bool{}, map[string]string{}
 	resolved := func(p string) string {

@@ -1,6 +1,6 @@
-// Package importer writes a profile that starts from a container image, a tarball, a folder or the root
-// of a running host, and reports what the root lacks to boot and how it differs from Debian's packages.
-// It leaves out what source.Excluded lists, and password hashes.
+// Package importer writes a profile that starts from a container image, a tarball, a folder or the
+// root of a running host, and reports what the root lacks to boot and how it differs from Debian's
+// packages. It leaves out what source.Excluded lists, and password hashes.
 package importer
 
 import (
@@ -58,8 +58,8 @@ type Result struct {
 	Bytes        int64          `json:"bytes"`               // of the tree
 }
 
-// Image writes a profile that starts from a container image, in a registry or on disk, from a tarball
-// or from a folder.
+// Image writes a profile that starts from a container image, in a registry or on disk, from a
+// tarball or from a folder.
 func Image(ctx context.Context, env *source.Env, ref string, options Options) (*Result, error) {
 	o := &importing{env, options}
 	w, err := o.begin()

@@ -10,8 +10,8 @@ import (
 	"ingot/profiles"
 )
 
-// startingProfile returns the text of a profile that boots an imported root. It does what the shipped
-// debian profile does, as far as the root has the services for it.
+// startingProfile returns the text of a profile that boots an imported root. It does what the
+// shipped debian profile does, as far as the root has the services for it.
 func startingProfile(im *Result, base profiles.Base, kernel profiles.Kernel, root *tree.Tree) string {
 	var s strings.Builder
 	line := func(format string, args ...any) { fmt.Fprintf(&s, format+"\n", args...) }

@@ -1,10 +1,11 @@
-// Package initramfs packs the first root of a machine: one static program as /init, the kernel modules
-// that a boot needs with their dependencies, and a few small files. The archive is newc (Linux,
-// Documentation/driver-api/early-userspace/buffer-format.rst), compressed with zstd as one frame.
+// Package initramfs packs the first root of a machine: one static program as /init, the kernel
+// modules that a boot needs with their dependencies, and a few small files. The archive is newc
+// (Linux, Documentation/driver-api/early-userspace/buffer-format.rst), compressed with zstd as one
+// frame.
 //
 // Modules are taken from a tree with depmod's indexes and are stored uncompressed: the archive is
-// compressed as a whole, so that the machine decompresses once instead of hundreds of times. Left out:
-// shells, udev and microcode. The package does not know ingot.
+// compressed as a whole, so that the machine decompresses once instead of hundreds of times. Left
+// out: shells, udev and microcode. The package does not know ingot.
 package initramfs
 
 import (
@@ -85,8 +86,8 @@ type archive struct {
 	err   error
 }
 
-// skeleton adds the folders that init mounts on. There is no /dev/console: before devtmpfs is mounted it
-// is needed for messages only, and the kernel works without it.
+// skeleton adds the folders that init mounts on. There is no /dev/console: before devtmpfs is
+// mounted it is needed for messages only, and the kernel works without it.
 func (a *archive) skeleton() {
 	for _, d := range []string{"/dev", "/etc", "/proc", "/run", "/sys", "/sysroot", "/tmp", "/usr/lib/modules"} {
 		a.dir(d)

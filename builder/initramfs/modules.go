@@ -19,8 +19,8 @@ import (
 // ErrNoModule: the kernel has no module of a name, neither as a file nor built in.
 var ErrNoModule = errors.New("the kernel has no such module")
 
-// presets are groups of modules. A folder ends in a slash and is relative to kernel/. Modules of a preset
-// that a kernel does not have are skipped.
+// presets are groups of modules. A folder ends in a slash and is relative to kernel/. Modules of a
+// preset that a kernel does not have are skipped.
 var presets = map[string][]string{
 	// What every boot needs: packets for DHCP, the root, its overlay, volumes;
 	"@boot": {"af_packet", "squashfs", "overlay", "loop", "ext4", "crc32c_generic", "efivarfs",
@@ -190,8 +190,8 @@ func (s *moduleSet) read(p string) ([]byte, error) {
 	return b, nil
 }
 
-// indexes returns modules.dep, .alias, .softdep and .builtin as text, with the lines of the chosen modules
-// only, so that the machine has little to read.
+// indexes returns modules.dep, .alias, .softdep and .builtin as text, with the lines of the chosen
+// modules only, so that the machine has little to read.
 func (s *moduleSet) indexes() (map[string][]byte, error) {
 	var dep, alias, soft, builtin bytes.Buffer
 	names := map[string]bool{}

@@ -38,8 +38,8 @@ func TestFindUnit(t *testing.T) {
 	}
 }
 
-// TestPackages: only installed packages are listed, and their files are theirs under any name of their
-// folder.
+// TestPackages: only installed packages are listed, and their files are theirs under any name of
+// their folder.
 func TestPackages(t *testing.T) {
 	root := buildertest.PackagedTree(t)
 	list, err := inspect.Packages(root)

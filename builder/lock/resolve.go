@@ -52,8 +52,8 @@ type Result struct {
 }
 
 // Resolve returns the exact inputs of a profile: from its lock when that matches, otherwise from
-// apt and from where the trees are. A lock that changes is written. Trees on this host are looked at
-// each time; trees in a registry only when apt is asked, too.
+// apt and from where the trees are. A lock that changes is written. Trees on this host are looked
+// at each time; trees in a registry only when apt is asked, too.
 func Resolve(ctx context.Context, env *source.Env, p *profiles.Profile, o Options) (*File, Result, error) {
 	r := Result{Path: o.Path}
 	request := RequestOf(p)

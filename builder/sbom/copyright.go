@@ -12,9 +12,10 @@ type licence struct {
 	Name string // as the package calls it
 }
 
-// licencesOf returns the licences that a package's copyright file names, sorted and without duplicates
-// (Debian, "Machine-readable debian/copyright file", 1.0). From a file in free form, which about one in
-// six still is, it takes the names of the texts in /usr/share/common-licenses that the file refers to.
+// licencesOf returns the licences that a package's copyright file names, sorted and without
+// duplicates (Debian, "Machine-readable debian/copyright file", 1.0). From a file in free form,
+// which about one in six still is, it takes the names of the texts in /usr/share/common-licenses
+// that the file refers to.
 func licencesOf(copyright []byte) []licence {
 	text := string(copyright)
 	var names []string
@@ -52,9 +53,9 @@ func licencesOf(copyright []byte) []licence {
 
 var commonRE = regexp.MustCompile(`/usr/share/common-licenses/([A-Za-z0-9.+-]+)`)
 
-// spdx turns a licence of a copyright file into an SPDX expression; empty when a part of it is not known.
-// In such a file "and" binds less than "or" when a comma precedes it. A name that mixes both is not
-// converted.
+// spdx turns a licence of a copyright file into an SPDX expression; empty when a part of it is not
+// known. In such a file "and" binds less than "or" when a comma precedes it. A name that mixes both
+// is not converted.
 func spdx(name string) string {
 	for _, op := range []string{" or ", " and "} {
 		parts := strings.Split(name, op)

@@ -121,8 +121,8 @@ func distroOf(root *tree.Tree) distro {
 	return d
 }
 
-// purl returns the package URL of type deb (purl-spec, types/deb). Letters, digits, ".-_~" and colons are
-// not escaped.
+// purl returns the package URL of type deb (purl-spec, types/deb). Letters, digits, ".-_~" and
+// colons are not escaped.
 func (d distro) purl(p inspect.Package) string {
 	escape := func(s string) string {
 		return strings.ReplaceAll(strings.ReplaceAll(url.QueryEscape(s), "+", "%20"), "%3A", ":")
@@ -155,8 +155,8 @@ func (s *inventory) index(list []inspect.Package, planned []source.Package) {
 	}
 }
 
-// packages returns the components of all packages. When two architectures of a package are installed,
-// the files belong to the first.
+// packages returns the components of all packages. When two architectures of a package are
+// installed, the files belong to the first.
 func (s *inventory) packages() []cdx.Component {
 	var list []cdx.Component
 	for _, p := range s.list {
@@ -189,8 +189,9 @@ func fileComponents(paths []string) *[]cdx.Component {
 	return &list
 }
 
-// licences returns the licences of a package's copyright file. The schema allows either one expression or
-// a list of single licences. A list with an expression whose parts are all known becomes one expression.
+// licences returns the licences of a package's copyright file. The schema allows either one
+// expression or a list of single licences. A list with an expression whose parts are all known
+// becomes one expression.
 func (s *inventory) licences(name string) *cdx.Licenses {
 	found := s.outside(name)
 	if text, err := s.root.ReadFile(path.Join("usr/share/doc", name, "copyright")); err == nil {
@@ -231,8 +232,8 @@ func (s *inventory) outside(name string) []licence {
 	return nil
 }
 
-// dependencies lists the dependencies: the image depends on all components, packages on those that their
-// relations name.
+// dependencies lists the dependencies: the image depends on all components, packages on those that
+// their relations name.
 func (s *inventory) dependencies(components []cdx.Component) *[]cdx.Dependency {
 	refs := map[string]string{}
 	for _, p := range s.list {

@@ -1,6 +1,6 @@
-// Package secureboot signs the unified kernel image (UKI) of an image for UEFI Secure Boot, by sbsign,
-// and keeps the result beside the image as an OCI referrer: signing does not change the image's digest.
-// It does not decide whose signature is trusted; firmware does.
+// Package secureboot signs the unified kernel image (UKI) of an image for UEFI Secure Boot, by
+// sbsign, and keeps the result beside the image as an OCI referrer: signing does not change the
+// image's digest. It does not decide whose signature is trusted; firmware does.
 package secureboot
 
 import (
@@ -70,9 +70,9 @@ func (k KeyPair) Check() (Signer, error) {
 	return Signer{c.Subject.String(), ingot.DigestOf(c.Raw)}, nil
 }
 
-// Sign signs an image's UKI for Secure Boot and keeps the result as a referrer of the image. An image
-// that the certificate has signed already is not signed again; fresh reports whether it was signed
-// now.
+// Sign signs an image's UKI for Secure Boot and keeps the result as a referrer of the image. An
+// image that the certificate has signed already is not signed again; fresh reports whether it was
+// signed now.
 func Sign(ctx context.Context, s *image.Store, im image.Image, k KeyPair) (r image.Referrer, fresh bool, err error) {
 	signer, err := k.Check()
 	if err != nil {
@@ -132,8 +132,9 @@ func (k KeyPair) SignFile(ctx context.Context, from, to string) error {
 	return nil
 }
 
-// Verify checks that every signed UKI of an image is the image's own UKI with a signature added, and
-// returns how many there are. It does not check whose signature that is; firmware and sbverify do.
+// Verify checks that every signed UKI of an image is the image's own UKI with a signature added,
+// and returns how many there are. It does not check whose signature that is; firmware and sbverify
+// do.
 func Verify(ctx context.Context, s *image.Store, im image.Image) (int, error) {
 	list, err := s.Referrers(ctx, im.Digest, ingot.ArtifactSignedUKI)
 	if err != nil {

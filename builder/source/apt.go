@@ -75,9 +75,9 @@ func (p Package) Check() error {
 	return nil
 }
 
-// OpenApt prepares a private apt and refreshes its package lists. When the mirror cannot be reached but
-// there are lists of an earlier run, it warns and uses those. Only one process at a time uses a private
-// apt; Close lets the next one continue.
+// OpenApt prepares a private apt and refreshes its package lists. When the mirror cannot be reached
+// but there are lists of an earlier run, it warns and uses those. Only one process at a time uses a
+// private apt; Close lets the next one continue.
 func OpenApt(ctx context.Context, o AptOptions) (*Apt, error) {
 	if err := NeedTools("apt-get", "apt-cache"); err != nil {
 		return nil, err
@@ -118,9 +118,9 @@ func OpenApt(ctx context.Context, o AptOptions) (*Apt, error) {
 // Close lets the next process continue.
 func (a *Apt) Close() { a.unlock() }
 
-// refresh fetches the package lists. When the mirror that the lists of an earlier run came from cannot
-// be reached, it keeps those. After any other failure it restores apt.conf and the sources that belong
-// to the lists.
+// refresh fetches the package lists. When the mirror that the lists of an earlier run came from
+// cannot be reached, it keeps those. After any other failure it restores apt.conf and the sources
+// that belong to the lists.
 func (a *Apt) refresh(ctx context.Context, o AptOptions) error {
 	sources, err := o.sources()
 	if err != nil {
@@ -445,8 +445,8 @@ func field(record, name string) string {
 // line before.
 var unmetRE = regexp.MustCompile(`^ (\S+ :|  +) ?((?:Pre)?Depends|Conflicts|Breaks): `)
 
-// firstError returns the first line that apt marks as an error, with the lines of unmet dependencies
-// before it, or else the last line.
+// firstError returns the first line that apt marks as an error, with the lines of unmet
+// dependencies before it, or else the last line.
 func firstError(text string) string {
 	lines := strings.Split(strings.TrimSpace(text), "\n")
 	var unmet []string

@@ -18,8 +18,9 @@ import (
 	"ingot/builder/tree"
 )
 
-// archive holds container images on disk: an OCI image layout (image-spec, image-layout.md), as a folder
-// or a tar, or the older format of docker save (moby, image/spec/v1.2.md, "Combined Image JSON").
+// archive holds container images on disk: an OCI image layout (image-spec, image-layout.md), as a
+// folder or a tar, or the older format of docker save (moby, image/spec/v1.2.md, "Combined Image
+// JSON").
 type archive struct {
 	open func(name string) (io.ReadCloser, error)
 	name string                      // of one of the images; may be empty
@@ -99,8 +100,8 @@ func (a *archive) openTar(ctx context.Context, path, scratch string) error {
 	return nil
 }
 
-// plainFile returns the path of a file's uncompressed bytes: its own path, or that of a scratch file,
-// which done removes.
+// plainFile returns the path of a file's uncompressed bytes: its own path, or that of a scratch
+// file, which done removes.
 func plainFile(ctx context.Context, f *os.File, scratch string) (path string, done func(), err error) {
 	head := make([]byte, len(xzMagic))
 	n, err := f.ReadAt(head, 0)
@@ -219,8 +220,8 @@ type savedPart struct {
 	Digest    ingot.Digest `json:"digest"`
 }
 
-// readDocker makes the manifest that a docker save archive lacks. The same archive always gives the same
-// manifest.
+// readDocker makes the manifest that a docker save archive lacks. The same archive always gives the
+// same manifest.
 func (a *archive) readDocker(ctx context.Context) error {
 	raw, err := a.read("manifest.json", maxManifest)
 	if err != nil {

@@ -16,8 +16,8 @@ import (
 	"ingot"
 )
 
-// Blobs keeps files by the SHA-256 of their bytes, as DIR/<hex>. Adding a file removes those that have
-// not been used for ninety days.
+// Blobs keeps files by the SHA-256 of their bytes, as DIR/<hex>. Adding a file removes those that
+// have not been used for ninety days.
 type Blobs struct{ Dir string }
 
 // unusedBlobs is how long a blob is kept without being used.
@@ -40,8 +40,8 @@ func (b Blobs) Has(d ingot.Digest, size int64) bool {
 	return err == nil && (size <= 0 || st.Size() == size)
 }
 
-// Put keeps the bytes of r and returns their digest and size. When want is not empty, bytes of another
-// digest are refused with ErrDigest.
+// Put keeps the bytes of r and returns their digest and size. When want is not empty, bytes of
+// another digest are refused with ErrDigest.
 func (b Blobs) Put(ctx context.Context, r io.Reader, want ingot.Digest) (ingot.Digest, int64, error) {
 	if err := os.MkdirAll(b.Dir, 0o755); err != nil {
 		return "", 0, fmt.Errorf("preparing the cache: %w", err)
@@ -140,8 +140,8 @@ func (r *blobReader) finish() error {
 
 func (r *blobReader) Close() error { return r.f.Close() }
 
-// prune removes blobs that have not been used for long, and half-written ones of killed processes after
-// a day.
+// prune removes blobs that have not been used for long, and half-written ones of killed processes
+// after a day.
 func (b Blobs) prune(now time.Time) {
 	entries, _ := os.ReadDir(b.Dir)
 	for _, e := range entries {

@@ -14,8 +14,8 @@ import (
 	"time"
 )
 
-// database is dpkg's database after packages were unpacked and before they are configured: the files
-// that dpkg --unpack would have written.
+// database is dpkg's database after packages were unpacked and before they are configured: the
+// files that dpkg --unpack would have written.
 type database struct {
 	tar   *tar.Writer
 	epoch time.Time
@@ -24,8 +24,8 @@ type database struct {
 
 const dpkgDir = "var/lib/dpkg"
 
-// writeDatabase appends dpkg's database, and what the scripts need besides, to the tar of the unpacked
-// files, and closes the tar.
+// writeDatabase appends dpkg's database, and what the scripts need besides, to the tar of the
+// unpacked files, and closes the tar.
 func (u *unpacked) writeDatabase(w io.Writer, epoch time.Time, extra []controlFile) error {
 	db := &database{tar.NewWriter(w), epoch, map[string]bool{}}
 	for _, dir := range []string{"alternatives", "info", "parts", "triggers", "updates"} {
@@ -124,8 +124,8 @@ func (db *database) info(d *deb, u *unpacked) error {
 }
 
 // writeStatus writes a package's record in the state "unpacked". Its configuration files have their
-// final names already, not the suffix .dpkg-new, so that the tools of packages that are not configured
-// yet work. dpkg has nothing left to do with them.
+// final names already, not the suffix .dpkg-new, so that the tools of packages that are not
+// configured yet work. dpkg has nothing left to do with them.
 func writeStatus(w *bytes.Buffer, d *deb) error {
 	first, rest, _ := strings.Cut(d.record, "\n")
 	fmt.Fprintf(w, "%s\nStatus: install ok unpacked\n%s", first, rest)
@@ -189,8 +189,8 @@ func interestsOf(d *deb) []interest {
 	return list
 }
 
-// scriptOrder returns the packages in the order of their preinst scripts: essential packages first, each
-// after those that it depends on. Cycles are cut where they are found.
+// scriptOrder returns the packages in the order of their preinst scripts: essential packages first,
+// each after those that it depends on. Cycles are cut where they are found.
 func scriptOrder(debs []*deb) []*deb {
 	byName := map[string]*deb{}
 	for _, d := range debs {

@@ -21,8 +21,8 @@ import (
 	"github.com/ulikunitz/xz"
 )
 
-// deb is a package that was read and verified: its control files in memory, its files as an uncompressed
-// tar on disk (deb(5)).
+// deb is a package that was read and verified: its control files in memory, its files as an
+// uncompressed tar on disk (deb(5)).
 type deb struct {
 	Package
 	control []controlFile

@@ -16,8 +16,8 @@ import (
 	"ingot/builder/tree"
 )
 
-// pinDir keeps the canonical tar of a folder. The times of its files are left out: they depend on when
-// the folder was copied.
+// pinDir keeps the canonical tar of a folder. The times of its files are left out: they depend on
+// when the folder was copied.
 func (t *Trees) pinDir(ctx context.Context, o Origin, pin *Pin) error {
 	if o.Path == "" {
 		return ErrNoTree
@@ -34,8 +34,9 @@ func (t *Trees) pinDir(ctx context.Context, o Origin, pin *Pin) error {
 }
 
 // FromDir returns the tree below a folder of this host, with hard links, devices and those extended
-// attributes that belong to the files (user.* and security.capability), without sockets and without the
-// mode of the folder itself. Unless keepOwners, everything belongs to root. Content is read on demand.
+// attributes that belong to the files (user.* and security.capability), without sockets and without
+// the mode of the folder itself. Unless keepOwners, everything belongs to root. Content is read on
+// demand.
 func FromDir(ctx context.Context, dir string, keepOwners bool) (*tree.Tree, error) {
 	t := tree.New()
 	links := map[[2]uint64]string{} // by device and inode

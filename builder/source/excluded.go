@@ -87,8 +87,8 @@ func (r Rule) Matches(p string) bool {
 	return false
 }
 
-// covers reports whether a rule contradicts an explicit request for p: it excludes p itself or all that
-// is in it, not just a part of it.
+// covers reports whether a rule contradicts an explicit request for p: it excludes p itself or all
+// that is in it, not just a part of it.
 func (r Rule) covers(p string) bool {
 	return r.Matches(p) || r.Pattern == path.Join("/", p, "*")
 }

@@ -49,8 +49,8 @@ func (c Cache) Missing(list []Package) []Package {
 	return missing
 }
 
-// RemoveDamaged reads the packages of a list that the cache has, removes those whose bytes do not have
-// their digest, and returns them.
+// RemoveDamaged reads the packages of a list that the cache has, removes those whose bytes do not
+// have their digest, and returns them.
 func (c Cache) RemoveDamaged(ctx context.Context, list []Package) (damaged []Package, err error) {
 	var mu sync.Mutex
 	g, ctx := errgroup.WithContext(ctx)
@@ -76,9 +76,9 @@ func (c Cache) RemoveDamaged(ctx context.Context, list []Package) (damaged []Pac
 	return damaged, g.Wait()
 }
 
-// Fetch downloads missing packages, eight at a time, and verifies each file before it gets its name. A
-// file of the wrong size in the cache is fetched again. progress is called with bytes done and in total;
-// it may be nil.
+// Fetch downloads missing packages, eight at a time, and verifies each file before it gets its
+// name. A file of the wrong size in the cache is fetched again. progress is called with bytes done
+// and in total; it may be nil.
 func (c Cache) Fetch(ctx context.Context, m Mirrors, list []Package, progress func(done, total int64)) error {
 	if err := os.MkdirAll(c.Dir, 0o755); err != nil {
 		return fmt.Errorf("preparing the package cache: %w", err)
@@ -226,8 +226,8 @@ func (w *watched) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// Verify checks a cached package against its digest. A damaged one is removed, so that the next Fetch
-// gets it again.
+// Verify checks a cached package against its digest. A damaged one is removed, so that the next
+// Fetch gets it again.
 func (c Cache) Verify(p Package) error {
 	f, err := os.Open(c.Path(p))
 	if err != nil {
@@ -247,8 +247,8 @@ func (c Cache) Verify(p Package) error {
 	return nil
 }
 
-// Epoch returns the newest build time of the packages: the time stamp of the first member of each .deb
-// (deb(5), ar(5)), which dpkg-deb takes from the changelog. It depends on the packages alone.
+// Epoch returns the newest build time of the packages: the time stamp of the first member of each
+// .deb (deb(5), ar(5)), which dpkg-deb takes from the changelog. It depends on the packages alone.
 func (c Cache) Epoch(list []Package) (time.Time, error) {
 	var newest int64
 	for _, p := range list {

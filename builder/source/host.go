@@ -311,9 +311,9 @@ type CaptureOptions struct {
 	Progress func(bytes int64)
 }
 
-// Capture reads the root of a host: one tar of the root's filesystem and of those that belong to the
-// system, and another of the paths of Include. The rules are applied on the host, to save transfer, and
-// again here. Password hashes are removed.
+// Capture reads the root of a host: one tar of the root's filesystem and of those that belong to
+// the system, and another of the paths of Include. The rules are applied on the host, to save
+// transfer, and again here. Password hashes are removed.
 func (h Host) Capture(ctx context.Context, facts HostFacts, o CaptureOptions) (*Captured, error) {
 	rules := slices.Clone(o.Rules)
 	for _, s := range facts.Swaps {
@@ -428,8 +428,8 @@ func lastLine(s string) string {
 	return lines[len(lines)-1]
 }
 
-// dropPasswords removes the hashes from shadow(5) and gshadow(5) and returns the users that had one. SSH
-// keys still work.
+// dropPasswords removes the hashes from shadow(5) and gshadow(5) and returns the users that had
+// one. SSH keys still work.
 func dropPasswords(t *tree.Tree) (users []string, err error) {
 	for _, name := range []string{"etc/shadow", "etc/gshadow"} {
 		e := t.Find(name)

@@ -49,12 +49,12 @@ var (
 	configureScript string
 )
 
-// Install makes a tree of exactly the given packages and writes it as a tar to the file out. It uses no
-// network.
+// Install makes a tree of exactly the given packages and writes it as a tar to the file out. It
+// uses no network.
 //
-// The packages are unpacked here, in parallel. dpkg's database is written as dpkg --unpack leaves it.
-// Then the root's own dpkg configures everything at once, by chroot, in separate namespaces. quirks.go
-// lists what differs from an installation by apt.
+// The packages are unpacked here, in parallel. dpkg's database is written as dpkg --unpack leaves
+// it. Then the root's own dpkg configures everything at once, by chroot, in separate namespaces.
+// quirks.go lists what differs from an installation by apt.
 func Install(ctx context.Context, c Cache, list []Package, out string, o InstallOptions) error {
 	if err := NeedTools("xz", "tar", "mount", "chroot"); err != nil {
 		return err
@@ -173,8 +173,8 @@ func (o InstallOptions) run(ctx context.Context, u *unpacked, extra []controlFil
 	return layer.Close()
 }
 
-// spare is the memory, in bytes, that must be left for everything else, and that scripts may add to the
-// unpacked files.
+// spare is the memory, in bytes, that must be left for everything else, and that scripts may add to
+// the unpacked files.
 const spare = 512 << 20
 
 // tmpfsSize returns the size of the tmpfs that the root is made in, or "" when there is too little
@@ -192,8 +192,8 @@ func tmpfsSize(content int64) string {
 	return strconv.FormatInt(need, 10)
 }
 
-// inNamespaces returns a command that runs a shell script as pid 1 of new user, mount, pid, network, ipc
-// and uts namespaces, in which it is root.
+// inNamespaces returns a command that runs a shell script as pid 1 of new user, mount, pid,
+// network, ipc and uts namespaces, in which it is root.
 func inNamespaces(ctx context.Context, script string) (*exec.Cmd, error) {
 	if os.Geteuid() == 0 {
 		cmd := exec.CommandContext(ctx, "/bin/sh", "-c", script)
@@ -229,8 +229,8 @@ func unshareWorks(ctx context.Context) error {
 	return nil
 }
 
-// runFed runs cmd while feed writes its input. cmd and everything that it started end when ctx does, or
-// when this process dies.
+// runFed runs cmd while feed writes its input. cmd and everything that it started end when ctx
+// does, or when this process dies.
 func runFed(ctx context.Context, cmd *exec.Cmd, said *transcript, feed func(context.Context) error) error {
 	runtime.LockOSThread() // Pdeathsig is about the thread that starts the child
 	defer runtime.UnlockOSThread()

@@ -19,9 +19,9 @@ import (
 	"ingot/builder/tree"
 )
 
-// The prefix of whiteouts, and the name that hides everything that lower layers have in a folder (OCI
-// image specification, layer.md, "Whiteouts"). Other names with the double prefix belong to AUFS and are
-// ignored.
+// The prefix of whiteouts, and the name that hides everything that lower layers have in a folder
+// (OCI image specification, layer.md, "Whiteouts"). Other names with the double prefix belong to
+// AUFS and are ignored.
 const (
 	whiteout       = ".wh."
 	opaqueWhiteout = ".wh..wh..opq"
@@ -38,8 +38,8 @@ type merger struct {
 
 func newMerger(spool *os.File) *merger { return &merger{tree: tree.New(), spool: spool} }
 
-// stacked adds one layer of a container image. Its whiteouts hide files of lower layers, wherever they
-// are in the stream. An entry replaces one of another kind, as in container runtimes.
+// stacked adds one layer of a container image. Its whiteouts hide files of lower layers, wherever
+// they are in the stream. An entry replaces one of another kind, as in container runtimes.
 func (m *merger) stacked(ctx context.Context, r io.Reader) error {
 	var entries []tree.Entry
 	var hidden, opaque []string

@@ -13,8 +13,8 @@ type Mirrors struct {
 	Security string // empty: no security updates
 }
 
-// URL returns where a package is downloaded from. A plus sign is escaped, as apt does: some caches read
-// it as a space.
+// URL returns where a package is downloaded from. A plus sign is escaped, as apt does: some caches
+// read it as a space.
 func (m Mirrors) URL(p Package) (string, error) {
 	base := m.Debian
 	if p.Archive == "security" {
@@ -30,8 +30,8 @@ func (m Mirrors) URL(p Package) (string, error) {
 const noMirror = "none"
 
 // HostMirrors returns the mirrors that this host's own apt uses, from the files below etc (normally
-// /etc/apt). named overrides them: the URL of an archive, and after a space that of its security archive
-// or "none". No host name is built into ingot.
+// /etc/apt). named overrides them: the URL of an archive, and after a space that of its security
+// archive or "none". No host name is built into ingot.
 func HostMirrors(etc, named string) (Mirrors, error) {
 	var m Mirrors
 	switch f := strings.Fields(named); {

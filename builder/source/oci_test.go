@@ -320,8 +320,8 @@ func TestEveryFormOfAnImage(t *testing.T) {
 
 func hashOf(d ingot.Digest) v1.Hash { return v1.Hash{Algorithm: "sha256", Hex: d.Hex()} }
 
-// TestDockerArchiveManifest: the manifest that a docker save archive gets is the same as always, since its digest is in
-// plans and locks. go-containerregistry encoded it before.
+// TestDockerArchiveManifest: the manifest that a docker save archive gets is the same as always,
+// since its digest is in plans and locks. go-containerregistry encoded it before.
 func TestDockerArchiveManifest(t *testing.T) {
 	layer := tarOf(t, member{name: "x", body: "x"})
 	sum := sha256.Sum256(layer)

@@ -1,7 +1,7 @@
 package source
 
-// quirk replaces a program of the root with a stub while packages are configured. The stub is mounted
-// over the program and leaves no trace.
+// quirk replaces a program of the root with a stub while packages are configured. The stub is
+// mounted over the program and leaves no trace.
 type quirk struct {
 	path string
 	stub string // name of a stub

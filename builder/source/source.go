@@ -1,16 +1,16 @@
 // Package source gets what images are made of.
 //
-// Debian packages: a private apt resolves names to exact packages, against an empty list of installed
-// packages and the mirror's signed lists (Apt). A cache keeps packages by their SHA-256 and downloads
-// what is missing (Cache). Install unpacks them in parallel, writes dpkg's database as dpkg --unpack
-// does, and lets the root's own dpkg configure them once.
+// Debian packages: a private apt resolves names to exact packages, against an empty list of
+// installed packages and the mirror's signed lists (Apt). A cache keeps packages by their SHA-256
+// and downloads what is missing (Cache). Install unpacks them in parallel, writes dpkg's database
+// as dpkg --unpack does, and lets the root's own dpkg configure them once.
 //
-// Trees: container images from a registry, an OCI layout or a docker save archive, tarballs, folders
-// of this host (Trees), and the root of a running host over SSH (Host). All but the last are pinned by
-// digest and kept in Blobs.
+// Trees: container images from a registry, an OCI layout or a docker save archive, tarballs,
+// folders of this host (Trees), and the root of a running host over SSH (Host). All but the last
+// are pinned by digest and kept in Blobs.
 //
-// Env holds what these and the other steps of a build share. The package leaves out resolving by any
-// other package manager than apt: roots of other distributions come as trees.
+// Env holds what these and the other steps of a build share. The package leaves out resolving by
+// any other package manager than apt: roots of other distributions come as trees.
 package source
 
 import (
@@ -20,8 +20,8 @@ import (
 	"path/filepath"
 )
 
-// Errors of packages that callers may test for with errors.Is. Errors of trees and of running hosts are
-// in oci.go, trees.go, blobs.go and host.go.
+// Errors of packages that callers may test for with errors.Is. Errors of trees and of running hosts
+// are in oci.go, trees.go, blobs.go and host.go.
 var (
 	// ErrNoPackage: the suite has no package of that name.
 	ErrNoPackage = errors.New("no such package")

@@ -84,8 +84,8 @@ func (t *Trees) warn(what string, args ...any) {
 // ErrNoTree: the place of a tree is not known, and it is not in the cache.
 var ErrNoTree = errors.New("the tree is neither in the cache nor at a known place")
 
-// Pin finds the digest of what is at the origin now. Of a container image in a registry it fetches only
-// manifest and config.
+// Pin finds the digest of what is at the origin now. Of a container image in a registry it fetches
+// only manifest and config.
 func (t *Trees) Pin(ctx context.Context, o Origin) (Pin, error) {
 	pin := Pin{Kind: o.Kind, From: o.Ref}
 	var err error
@@ -142,8 +142,8 @@ func (t *Trees) Missing(pin Pin) bool {
 	return !t.Blobs.Has(pin.Digest, pin.Size)
 }
 
-// Fetch downloads everything that a pin names into the cache. progress is called with bytes done and in
-// total; it may be nil.
+// Fetch downloads everything that a pin names into the cache. progress is called with bytes done
+// and in total; it may be nil.
 func (t *Trees) Fetch(ctx context.Context, o Origin, pin Pin, progress func(done, total int64)) error {
 	if !t.Missing(pin) {
 		return nil
@@ -185,8 +185,8 @@ func (t *Trees) fetch(ctx context.Context, o Origin, pin Pin, progress func(done
 	return nil
 }
 
-// Unpack writes the tree of a fetched pin to the file out as a canonical tar (package tree). A damaged
-// part in the cache gives ErrDamaged and is removed.
+// Unpack writes the tree of a fetched pin to the file out as a canonical tar (package tree). A
+// damaged part in the cache gives ErrDamaged and is removed.
 func (t *Trees) Unpack(ctx context.Context, pin Pin, out string) error {
 	spool, err := os.CreateTemp(t.Blobs.Dir, incoming)
 	if err != nil {

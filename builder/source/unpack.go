@@ -18,8 +18,8 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// readDebs reads and verifies all packages, as many at a time as there are processors. report is called
-// with the number of packages done.
+// readDebs reads and verifies all packages, as many at a time as there are processors. report is
+// called with the number of packages done.
 func readDebs(ctx context.Context, c Cache, list []Package, dir string, report func(done int)) ([]*deb, error) {
 	debs, done := make([]*deb, len(list)), make(chan struct{}, len(list))
 	// Large packages first, so that all processors are busy until the end.
@@ -71,8 +71,9 @@ func newFilter(keep []string) filter {
 	return f
 }
 
-// skips reports whether a file of a package is left out. Copyright files stay, because licences require
-// it, and with them their folders and the links among those, as with dpkg's path-include (dpkg(1)).
+// skips reports whether a file of a package is left out. Copyright files stay, because licences
+// require it, and with them their folders and the links among those, as with dpkg's path-include
+// (dpkg(1)).
 func (f filter) skips(name string, kind byte) bool {
 	for _, dir := range f {
 		rest, ok := strings.CutPrefix(name, dir+"/")
@@ -119,12 +120,12 @@ func (u *unpacked) place(name string) string {
 	return strings.TrimPrefix(name, "/")
 }
 
-// mergedUsr are the links that a root of Debian 12 must have before the first package. In later releases
-// base-files has them.
+// mergedUsr are the links that a root of Debian 12 must have before the first package. In later
+// releases base-files has them.
 var mergedUsr = map[string]string{"bin": "usr/bin", "sbin": "usr/sbin", "lib": "usr/lib"}
 
-// layOut decides which package each path comes from. A file of two packages is an error, unless one of
-// them replaces the other's files (Debian policy 7.6).
+// layOut decides which package each path comes from. A file of two packages is an error, unless one
+// of them replaces the other's files (Debian policy 7.6).
 func layOut(debs []*deb, keep []string) (*unpacked, error) {
 	u := &unpacked{debs: debs, aliases: map[string]string{}, owner: map[string]owned{}, taken: map[*deb]map[string]bool{},
 		late: map[*deb]bool{}, filter: newFilter(keep)}

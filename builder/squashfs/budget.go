@@ -4,12 +4,13 @@ import (
 	"fmt"
 )
 
-// budget is the number of bytes of memory that reading an image may still use. A few bytes of metadata
-// can expand to thousands and be referred to many times, so everything that is kept or unpacked counts.
+// budget is the number of bytes of memory that reading an image may still use. A few bytes of
+// metadata can expand to thousands and be referred to many times, so everything that is kept or
+// unpacked counts.
 type budget int64
 
-// newBudget allows what a valid image can need: a tree of empty files takes about 30 times the bytes of
-// its image.
+// newBudget allows what a valid image can need: a tree of empty files takes about 30 times the
+// bytes of its image.
 func newBudget(image uint64) budget { return budget(256<<20 + 64*min(image, 1<<50)) }
 
 func (b *budget) take(n int) error {

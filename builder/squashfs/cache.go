@@ -23,9 +23,9 @@ import (
 )
 
 // Cache keeps compressed blocks between images, so that a new version compresses only what changed.
-// Several writers may use it at the same time, and writers may be killed: a pack of blocks gets its name
-// when it is complete, and every block is checked when it is read. A damaged block is compressed again,
-// and its pack is rewritten without it.
+// Several writers may use it at the same time, and writers may be killed: a pack of blocks gets its
+// name when it is complete, and every block is checked when it is read. A damaged block is
+// compressed again, and its pack is rewritten without it.
 type Cache struct {
 	Dir string // made when missing
 	Max int64  // bytes; the least recently used packs are removed first. Zero means 4 GiB
@@ -41,9 +41,9 @@ const (
 )
 
 // cacheKey identifies the raw bytes of a block: their GMAC (NIST SP 800-38D) under a secret of this
-// cache. SHA-256 took half of the time of a build with a warm cache; GMAC takes a fifth of that, and
-// without the secret nobody can make two blocks with the same key. Keys never leave the cache, so one
-// nonce serves for all.
+// cache. SHA-256 took half of the time of a build with a warm cache; GMAC takes a fifth of that,
+// and without the secret nobody can make two blocks with the same key. Keys never leave the cache,
+// so one nonce serves for all.
 type cacheKey [tagSize]byte
 
 const (
@@ -75,8 +75,8 @@ func (n *naming) of(raw []byte) (k cacheKey) {
 	return k
 }
 
-// secret reads the cache's secret, or makes one. Of writers that make one at the same time the first
-// wins. A truncated secret is replaced, and the packs that used it are removed as they age.
+// secret reads the cache's secret, or makes one. Of writers that make one at the same time the
+// first wins. A truncated secret is replaced, and the packs that used it are removed as they age.
 func secret(dir string) ([]byte, error) {
 	path := filepath.Join(dir, secretFile)
 	for {
@@ -143,8 +143,8 @@ type lookup struct {
 	added map[cacheKey]bool
 }
 
-// begin opens the packs that were made with the same options. Packs that cannot be read are removed:
-// losing them only costs time.
+// begin opens the packs that were made with the same options. Packs that cannot be read are
+// removed: losing them only costs time.
 func (c *Cache) begin(o Options) (*lookup, error) {
 	l := &lookup{}
 	if c == nil {
@@ -194,8 +194,8 @@ func (c *Cache) begin(o Options) (*lookup, error) {
 	return l, nil
 }
 
-// encoderVersion is part of a pack's path: another version of the library may compress differently, and
-// the same input must give the same bytes whether blocks come from the cache or not.
+// encoderVersion is part of a pack's path: another version of the library may compress differently,
+// and the same input must give the same bytes whether blocks come from the cache or not.
 var encoderVersion = sync.OnceValue(func() string {
 	if info, ok := debug.ReadBuildInfo(); ok {
 		for _, m := range info.Deps {
@@ -259,8 +259,8 @@ func (l *lookup) readIndex(p *pack) error {
 
 func (l *lookup) on() bool { return l.dir != "" }
 
-// get returns the compressed block in dst, whose length is that of the raw block. The result is as long
-// as dst when the block is stored uncompressed.
+// get returns the compressed block in dst, whose length is that of the raw block. The result is as
+// long as dst when the block is stored uncompressed.
 func (l *lookup) get(k cacheKey, dst []byte) ([]byte, bool) {
 	b, ok := l.known[k]
 	if !ok || int(b.size) > len(dst) {
@@ -322,8 +322,8 @@ func (l *lookup) keep(key cacheKey, out []byte) error {
 	return nil
 }
 
-// createLocked makes the file of a new pack. Another writer's sweep may lock and remove it before this
-// one locks it; then createLocked tries again.
+// createLocked makes the file of a new pack. Another writer's sweep may lock and remove it before
+// this one locks it; then createLocked tries again.
 func createLocked(dir string) (*os.File, error) {
 	for {
 		f, err := os.CreateTemp(dir, packPartial)
@@ -366,8 +366,8 @@ func (l *lookup) sweep() error {
 	return nil
 }
 
-// tidy copies the intact blocks of damaged packs, and of the smaller half of the packs when there are too
-// many, into the new pack. It returns the packs that are no longer needed.
+// tidy copies the intact blocks of damaged packs, and of the smaller half of the packs when there
+// are too many, into the new pack. It returns the packs that are no longer needed.
 func (l *lookup) tidy() ([]*pack, error) {
 	byPack := map[*pack][]cacheKey{}
 	slices.SortFunc(l.packs, func(a, b *pack) int {
@@ -407,8 +407,8 @@ func (l *lookup) tidy() ([]*pack, error) {
 // damaged returns how many blocks or packs could not be used.
 func (l *lookup) damaged() int { return int(l.broken.Load()) }
 
-// commit gives the new pack its name and removes packs above the limit. The pack is not synced to the
-// disk: after a power cut its checksums detect what is missing.
+// commit gives the new pack its name and removes packs above the limit. The pack is not synced to
+// the disk: after a power cut its checksums detect what is missing.
 func (l *lookup) commit() error {
 	if !l.on() {
 		return nil
@@ -446,8 +446,8 @@ func (l *lookup) commit() error {
 	return l.prune()
 }
 
-// prune removes the least recently used packs until the rest fits. Packs of other options and of older
-// versions count, too.
+// prune removes the least recently used packs until the rest fits. Packs of other options and of
+// older versions count, too.
 func (l *lookup) prune() error {
 	type aged struct {
 		path string

@@ -47,12 +47,12 @@ func (z *zlibCompressor) compress(dst, raw []byte) ([]byte, error) {
 	return buf.Bytes(), nil
 }
 
-// recipe is the version of the rules that choose an encoder. It is part of the cache's path, so that
-// blocks of older rules are not used.
+// recipe is the version of the rules that choose an encoder. It is part of the cache's path, so
+// that blocks of older rules are not used.
 const recipe = 3
 
-// zstdCompressor chooses between two of the library's four encoders, which compress about as well as
-// levels 1, 3, 7 and 11 of the reference implementation.
+// zstdCompressor chooses between two of the library's four encoders, which compress about as well
+// as levels 1, 3, 7 and 11 of the reference implementation.
 //
 //	level 1 to 3 the first: with blocks of 512 KiB a root is at most 2 % larger than with the
 //	             reference's level 3 and blocks of 128 KiB, in the same time; the second
@@ -106,8 +106,8 @@ const probe = 8 << 10
 // hopeless reports whether a block hardly got smaller, because its content is compressed already.
 func hopeless(packed, raw int) bool { return packed >= raw-raw/64 }
 
-// compressorOptions returns the block after the superblock that describes the compression. The kernel does
-// not need it.
+// compressorOptions returns the block after the superblock that describes the compression. The
+// kernel does not need it.
 func compressorOptions(o Options) []byte {
 	switch o.Compression {
 	case Zstd:

@@ -45,8 +45,8 @@ type job struct {
 	fresh bool // not from the cache
 }
 
-// data writes all content: one goroutine reads in the order of the tree, several compress, and one writes
-// in the order of reading.
+// data writes all content: one goroutine reads in the order of the tree, several compress, and one
+// writes in the order of reading.
 func (w *writer) data(ctx context.Context) (*dataResult, error) {
 	workers := w.o.Workers
 	if workers <= 0 {
@@ -301,9 +301,10 @@ func (p *producer) known(n *node, k contentKey) bool {
 	return false
 }
 
-// pack reads the last bytes of a file into the fragment block. The block is closed first when they do not
-// fit, or when it is half full and a hash of the file's name says so: the same files then share blocks
-// even when other files precede them. When an earlier file has the same content, the bytes are dropped.
+// pack reads the last bytes of a file into the fragment block. The block is closed first when they
+// do not fit, or when it is half full and a hash of the file's name says so: the same files then
+// share blocks even when other files precede them. When an earlier file has the same content, the
+// bytes are dropped.
 func (p *producer) pack(n *node, r io.Reader, size int, twin bool) error {
 	bs := p.w.o.BlockSize
 	block, at := p.frag, len(p.frag)
@@ -387,8 +388,8 @@ func isZero(b []byte) bool {
 	return bytes.Equal(b, zeros[:len(b)])
 }
 
-// buffers reuses buffers of blocks. (A sync.Pool is emptied by every garbage collection, and new buffers
-// are most of the garbage.)
+// buffers reuses buffers of blocks. (A sync.Pool is emptied by every garbage collection, and new
+// buffers are most of the garbage.)
 type buffers struct {
 	size int
 	free chan []byte

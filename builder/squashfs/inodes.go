@@ -44,8 +44,8 @@ func (w *writer) metadata(ctx context.Context, d *dataResult) error {
 	return w.lookupTables(c, store, d, t, x)
 }
 
-// lookupTables writes the tables of what the kernel finds by number: fragments, inodes for NFS, owners,
-// extended attributes.
+// lookupTables writes the tables of what the kernel finds by number: fragments, inodes for NFS,
+// owners, extended attributes.
 func (w *writer) lookupTables(c compressor, store bool, d *dataResult, t *tables, x *xattrs) (err error) {
 	w.sb.FragmentTable, w.sb.XattrTable = noTable, noTable
 	if len(d.fragments) > 0 {
@@ -229,8 +229,9 @@ func (t *tables) dir(n *node) error {
 	return t.put(n, typeDir, true, b)
 }
 
-// listing writes a folder's names in runs. The inodes of a run are in one metadata block, with numbers
-// close to each other. The first run that begins in a metadata block of the listing gets an index.
+// listing writes a folder's names in runs. The inodes of a run are in one metadata block, with
+// numbers close to each other. The first run that begins in a metadata block of the listing gets an
+// index.
 func (t *tables) listing(n *node) (size uint32, index []dirIndex, err error) {
 	rest := n.children
 	block := t.listings.ref() >> 16

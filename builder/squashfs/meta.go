@@ -64,8 +64,8 @@ func (w *writer) table(m *metaWriter) (uint64, error) {
 	return at, w.out.write(m.out)
 }
 
-// indexed writes the blocks and after them a list of where each begins. It returns where the blocks and
-// where the list begin. head precedes the list.
+// indexed writes the blocks and after them a list of where each begins. It returns where the blocks
+// and where the list begin. head precedes the list.
 func (w *writer) indexed(m *metaWriter, head func(blocks uint64) []byte) (uint64, error) {
 	at, err := w.table(m)
 	if err != nil {

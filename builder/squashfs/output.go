@@ -46,9 +46,9 @@ const (
 	aimCut = 768 << 10 // from this size on a cut is likely: most pieces have about 1 MiB
 )
 
-// cutter decides where an image is cut into pieces of about 1 MiB. It looks only at the blocks near a cut,
-// so that two images with the same blocks in the same order are cut in the same places, whatever the
-// offsets of the blocks. It prefers the beginning of a file.
+// cutter decides where an image is cut into pieces of about 1 MiB. It looks only at the blocks near
+// a cut, so that two images with the same blocks in the same order are cut in the same places,
+// whatever the offsets of the blocks. It prefers the beginning of a file.
 type cutter struct {
 	from int64 // beginning of the piece
 	cuts []int64

@@ -82,7 +82,8 @@ func (m *metaReader) read(n int) ([]byte, error) {
 	}
 }
 
-// lookupTable reads count values of size bytes each, from the blocks in the list at the given offset.
+// lookupTable reads count values of size bytes each, from the blocks in the list at the given
+// offset.
 func (r *Reader) lookupTable(list uint64, count, size int64, room *budget) ([]byte, error) {
 	perBlock := metaSize / size
 	blocks := (count + perBlock - 1) / perBlock

@@ -6,8 +6,9 @@ import (
 	"strings"
 )
 
-// Entries reads the whole tree, sorted by path. Of several names of a file the first is the file, the
-// others are hard links to it. Extended attributes are shared between entries and must not be changed.
+// Entries reads the whole tree, sorted by path. Of several names of a file the first is the file,
+// the others are hard links to it. Extended attributes are shared between entries and must not be
+// changed.
 func (r *Reader) Entries() ([]Entry, error) {
 	w := &walk{r: r, dirs: map[uint32]bool{}, sets: map[uint32]map[string]string{}, room: newBudget(r.sb.Used)}
 	if err := w.all(); err != nil {

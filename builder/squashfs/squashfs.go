@@ -1,13 +1,13 @@
 // Package squashfs writes and reads SquashFS 4.0 images (Linux, fs/squashfs/squashfs_fs.h).
 //
-// The same entries and options give the same bytes, whatever the order of the entries, the number of
-// processors, the host or the clock. Data is compressed in parallel. Memory grows with the number of
-// entries, not with their content. An image is laid out so that two versions that differ in a few files
-// share most of their bytes, though not at the same offsets: see Info.Cuts.
+// The same entries and options give the same bytes, whatever the order of the entries, the number
+// of processors, the host or the clock. Data is compressed in parallel. Memory grows with the
+// number of entries, not with their content. An image is laid out so that two versions that differ
+// in a few files share most of their bytes, though not at the same offsets: see Info.Cuts.
 //
 // The writer makes zstd, gzip and stored images; the reader reads zstd and gzip. Left out: other
-// compressions, sockets' and pipes' contents, POSIX ACLs, images of earlier versions of the format. The
-// package does not know ingot.
+// compressions, sockets' and pipes' contents, POSIX ACLs, images of earlier versions of the format.
+// The package does not know ingot.
 package squashfs
 
 import (
@@ -40,8 +40,8 @@ func KindName(k Kind) string {
 
 // Entry is one name of the tree.
 type Entry struct {
-	// Path is relative to the root and clean, with names of at most 255 bytes other than NUL and slash.
-	// "" is the root itself.
+	// Path is relative to the root and clean, with names of at most 255 bytes other than NUL and
+	// slash. "" is the root itself.
 	Path     string
 	Kind     Kind
 	Mode     uint32 // permission bits with setuid, setgid and sticky: 0o7777
@@ -136,16 +136,16 @@ func (o Options) withDefaults() (Options, error) {
 	return o, nil
 }
 
-// Out is where an image is written to: sequentially, and at the end once at its beginning. *os.File is
-// one.
+// Out is where an image is written to: sequentially, and at the end once at its beginning. *os.File
+// is one.
 type Out interface {
 	io.Writer
 	io.WriterAt
 }
 
-// Write writes the image of entries to out, from offset 0 on. Every folder of a path must be an entry
-// itself; the root may be left out and then belongs to root, with mode 0755. After an error the content
-// of out is not an image.
+// Write writes the image of entries to out, from offset 0 on. Every folder of a path must be an
+// entry itself; the root may be left out and then belongs to root, with mode 0755. After an error
+// the content of out is not an image.
 func Write(ctx context.Context, out Out, entries []Entry, o Options) (Info, error) {
 	o, err := o.withDefaults()
 	if err != nil {

@@ -14,8 +14,9 @@ import (
 
 const xattrRecord = "SCHILY.xattr."
 
-// FromTar reads the entries of an uncompressed tar file. Content stays in the file and is read when an
-// entry is opened. The file stays open as long as the tree's entries are in use, and must not change.
+// FromTar reads the entries of an uncompressed tar file. Content stays in the file and is read when
+// an entry is opened. The file stays open as long as the tree's entries are in use, and must not
+// change.
 func FromTar(ctx context.Context, file string) (*Tree, error) {
 	f, err := os.Open(file)
 	if err != nil {
@@ -77,9 +78,9 @@ func sparse(h *tar.Header) bool {
 	return false
 }
 
-// offsetReader counts where archive/tar is in the file: after Next that is where the entry's content
-// begins. It reads ahead a little, because headers and most contents are small and system calls are
-// expensive.
+// offsetReader counts where archive/tar is in the file: after Next that is where the entry's
+// content begins. It reads ahead a little, because headers and most contents are small and system
+// calls are expensive.
 type offsetReader struct {
 	r    io.ReaderAt
 	n    int64  // where the next byte is
@@ -137,8 +138,8 @@ var kinds = map[byte]Kind{
 	tar.TypeGNUSparse: File, tar.TypeChar: CharDevice, tar.TypeBlock: BlockDevice, tar.TypeFifo: Fifo,
 }
 
-// FromHeader returns the entry that a tar header describes, and false for types that a tree cannot hold.
-// The caller sets Open of files.
+// FromHeader returns the entry that a tar header describes, and false for types that a tree cannot
+// hold. The caller sets Open of files.
 func FromHeader(h *tar.Header) (Entry, bool) {
 	kind, ok := kinds[h.Typeflag]
 	if !ok {
@@ -165,8 +166,8 @@ func FromHeader(h *tar.Header) (Entry, bool) {
 	return e, true
 }
 
-// WriteTar writes the tree as a canonical tar: sorted, with numeric owners and with epoch as every time.
-// Hard links come after all files, so that readers know their targets.
+// WriteTar writes the tree as a canonical tar: sorted, with numeric owners and with epoch as every
+// time. Hard links come after all files, so that readers know their targets.
 func (t *Tree) WriteTar(ctx context.Context, w io.Writer, epoch time.Time) error {
 	tw := tar.NewWriter(w)
 	for _, hard := range []bool{false, true} {

@@ -1,10 +1,10 @@
-// Package tree holds the file tree of a root as a value: entries with owner, mode, extended attributes,
-// links and devices, sorted by path, whose content is read on demand. Trees are read from tar files,
-// merged, and written as a canonical tar (POSIX.1-2001 pax, with SCHILY.xattr records), so that equal
-// trees have equal bytes.
+// Package tree holds the file tree of a root as a value: entries with owner, mode, extended
+// attributes, links and devices, sorted by path, whose content is read on demand. Trees are read
+// from tar files, merged, and written as a canonical tar (POSIX.1-2001 pax, with SCHILY.xattr
+// records), so that equal trees have equal bytes.
 //
-// Left out: times, which are all the same in an image, and sockets. The package does not know profiles,
-// packages or squashfs.
+// Left out: times, which are all the same in an image, and sockets. The package does not know
+// profiles, packages or squashfs.
 package tree
 
 import (
@@ -73,7 +73,8 @@ func (t *Tree) Entries() []*Entry {
 // Len returns the number of entries, including the root.
 func (t *Tree) Len() int { return len(t.entries) }
 
-// Get returns the entry at p, or nil. It follows links in the folders of p, but not a link at p itself.
+// Get returns the entry at p, or nil. It follows links in the folders of p, but not a link at p
+// itself.
 func (t *Tree) Get(p string) *Entry {
 	r, err := t.resolveParent(p)
 	if err != nil {
@@ -111,9 +112,9 @@ func (t *Tree) ReadFile(p string) ([]byte, error) {
 	return io.ReadAll(r)
 }
 
-// Put adds e, or replaces the entry at its path. Missing folders of the path are added with mode 0755, and
-// links in it are followed, so that lib/x becomes usr/lib/x in a merged-/usr system. A folder that
-// replaces a folder keeps its children; any other entry removes them.
+// Put adds e, or replaces the entry at its path. Missing folders of the path are added with mode
+// 0755, and links in it are followed, so that lib/x becomes usr/lib/x in a merged-/usr system. A
+// folder that replaces a folder keeps its children; any other entry removes them.
 func (t *Tree) Put(e Entry) error {
 	p, err := t.resolveParent(e.Path)
 	if err != nil {
@@ -166,7 +167,8 @@ func (t *Tree) linked(p, target string) (string, error) {
 	return f.Path, nil
 }
 
-// promote moves the content of the file at p, which is about to be removed, to the first of its hard links.
+// promote moves the content of the file at p, which is about to be removed, to the first of its
+// hard links.
 func (t *Tree) promote(p string) {
 	var heir string
 	for _, e := range t.entries {
@@ -229,8 +231,8 @@ func (t *Tree) Remove(p string) {
 	}
 }
 
-// RemoveMatching removes the entries that match any of the patterns (path.Match), and everything below
-// them.
+// RemoveMatching removes the entries that match any of the patterns (path.Match), and everything
+// below them.
 func (t *Tree) RemoveMatching(patterns ...string) error {
 	for _, pattern := range patterns {
 		var hits []string
@@ -251,8 +253,8 @@ func (t *Tree) RemoveMatching(patterns ...string) error {
 	return nil
 }
 
-// DropXattrs removes the extended attributes whose names begin with prefix, and returns how many entries
-// had one.
+// DropXattrs removes the extended attributes whose names begin with prefix, and returns how many
+// entries had one.
 func (t *Tree) DropXattrs(prefix string) int {
 	n := 0
 	for _, e := range t.entries {

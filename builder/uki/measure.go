@@ -8,8 +8,8 @@ import (
 	"strings"
 )
 
-// Read lists the sections of an image, including the stub's own, with the content that each will have in
-// memory. A signature is not among them.
+// Read lists the sections of an image, including the stub's own, with the content that each will
+// have in memory. A signature is not among them.
 func Read(r io.ReaderAt) ([]Section, error) {
 	f, err := pe.NewFile(r)
 	if err != nil {
@@ -35,15 +35,16 @@ func (zeros) Read(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// measured are the sections that systemd-stub 257 measures, in the order of measuring, which is not their
-// order in the file (systemd-stub(7); UAPI group, "Unified Kernel Image", section "UKI TPM PCR
-// Measurements"). .pcrsig is not measured: it signs the result.
+// measured are the sections that systemd-stub 257 measures, in the order of measuring, which is not
+// their order in the file (systemd-stub(7); UAPI group, "Unified Kernel Image", section "UKI TPM
+// PCR Measurements"). .pcrsig is not measured: it signs the result.
 var measured = []string{".linux", ".osrel", ".cmdline", ".initrd", ".ucode", ".splash",
 	".dtb", ".uname", ".sbat", ".pcrpkey",
 	".profile", ".dtbauto", ".hwids"}
 
-// PCR11 predicts the value of PCR 11 of a TPM, in the bank of a hash function, when systemd-stub of version
-// 257 starts the image's kernel. Later programs may extend it (systemd-pcrphase.service(8)).
+// PCR11 predicts the value of PCR 11 of a TPM, in the bank of a hash function, when systemd-stub of
+// version 257 starts the image's kernel. Later programs may extend it
+// (systemd-pcrphase.service(8)).
 func PCR11(r io.ReaderAt, bank crypto.Hash) ([]byte, error) {
 	sections, err := Read(r)
 	if err != nil {

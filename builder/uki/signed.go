@@ -7,9 +7,9 @@ import (
 	"io"
 )
 
-// IsSigned reports whether signed is the image plain, of size bytes, with only a signature added: they
-// differ in the fields of the head that a signing tool sets (checksum and place of the signature) and in
-// what follows the image's end. It does not verify the signature.
+// IsSigned reports whether signed is the image plain, of size bytes, with only a signature added:
+// they differ in the fields of the head that a signing tool sets (checksum and place of the
+// signature) and in what follows the image's end. It does not verify the signature.
 func IsSigned(signed, plain io.ReaderAt, size int64) (bool, error) {
 	f, err := pe.NewFile(signed)
 	if err != nil {

@@ -1,11 +1,13 @@
-// Package uki assembles unified kernel images: one PE executable for UEFI that contains systemd-stub, a
-// kernel, its initramfs and its arguments as sections (UAPI group, "Unified Kernel Image";
-// systemd-stub(7); Microsoft, "PE Format"). It also predicts what the stub will measure of them (PCR11).
+// Package uki assembles unified kernel images: one PE executable for UEFI that contains
+// systemd-stub, a kernel, its initramfs and its arguments as sections (UAPI group, "Unified Kernel
+// Image"; systemd-stub(7); Microsoft, "PE Format"). It also predicts what the stub will measure of
+// them (PCR11).
 //
-// The same stub and sections give the same bytes. What follows the stub's last section, a symbol table or
-// a signature, is cut off: signing tools disagree about the digest of a file with such a tail. Left out:
-// profiles (sections for several kernels in one file), and signing, which sbsign does; IsSigned reports
-// whether a signature is the only change to an image. The package does not know ingot.
+// The same stub and sections give the same bytes. What follows the stub's last section, a symbol
+// table or a signature, is cut off: signing tools disagree about the digest of a file with such a
+// tail. Left out: profiles (sections for several kernels in one file), and signing, which sbsign
+// does; IsSigned reports whether a signature is the only change to an image. The package does not
+// know ingot.
 package uki
 
 import (
@@ -19,8 +21,8 @@ import (
 	"slices"
 )
 
-// Section is one named part of an image. systemd-stub uses .linux, .osrel, .cmdline, .initrd, .ucode,
-// .splash, .dtb, .uname and others.
+// Section is one named part of an image. systemd-stub uses .linux, .osrel, .cmdline, .initrd,
+// .ucode, .splash, .dtb, .uname and others.
 type Section struct {
 	Name    string // with its dot, at most 8 bytes
 	Size    int64  // bytes
@@ -35,8 +37,8 @@ var (
 	ErrSection = errors.New("not a valid section")
 )
 
-// Out is where an image is written to: sequentially, and at the end once near its beginning. *os.File is
-// one.
+// Out is where an image is written to: sequentially, and at the end once near its beginning.
+// *os.File is one.
 type Out interface {
 	io.Writer
 	io.WriterAt
@@ -50,8 +52,8 @@ const (
 	dataFlags = pe.IMAGE_SCN_CNT_INITIALIZED_DATA | pe.IMAGE_SCN_MEM_READ
 )
 
-// Write writes stub with the sections added, in their order, to out from offset 0 on, and returns the size
-// of the image in bytes.
+// Write writes stub with the sections added, in their order, to out from offset 0 on, and returns
+// the size of the image in bytes.
 func Write(out Out, stub []byte, sections []Section) (size int64, err error) {
 	h, err := parseStub(stub)
 	if err != nil {

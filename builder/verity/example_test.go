@@ -10,8 +10,8 @@ import (
 	"ingot/builder/verity"
 )
 
-// A hash tree is appended to the data that it protects. The kernel then takes data and tree from one
-// device, at the offset of the tree:
+// A hash tree is appended to the data that it protects. The kernel then takes data and tree from
+// one device, at the offset of the tree:
 //
 //	veritysetup open FILE root FILE ROOTHASH --hash-offset=8192
 func ExampleWrite() {

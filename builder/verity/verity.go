@@ -1,10 +1,11 @@
-// Package verity makes dm-verity hash trees: format version 1 with its superblock, SHA-256, blocks of 4096
-// bytes for data and hashes (Linux, Documentation/admin-guide/device-mapper/verity.rst; superblock:
-// cryptsetup, "DM-Verity on-disk specification"). It writes the same bytes as veritysetup format.
+// Package verity makes dm-verity hash trees: format version 1 with its superblock, SHA-256, blocks
+// of 4096 bytes for data and hashes (Linux, Documentation/admin-guide/device-mapper/verity.rst;
+// superblock: cryptsetup, "DM-Verity on-disk specification"). It writes the same bytes as
+// veritysetup format.
 //
-// Data is hashed in parallel, and the tree is written while it is computed: memory does not depend on the
-// size of the data. Left out: other hash functions and block sizes, forward error correction, version 0.
-// The package does not know ingot.
+// Data is hashed in parallel, and the tree is written while it is computed: memory does not depend
+// on the size of the data. Left out: other hash functions and block sizes, forward error
+// correction, version 0. The package does not know ingot.
 package verity
 
 import (
@@ -58,9 +59,9 @@ type Storage interface {
 	io.WriterAt
 }
 
-// Write reads size bytes of data, writes superblock and tree to out from offset at on, and returns the
-// root hash. It writes Size(size) bytes. at must be a multiple of BlockSize. data and out may be the same
-// file if at is at least size.
+// Write reads size bytes of data, writes superblock and tree to out from offset at on, and returns
+// the root hash. It writes Size(size) bytes. at must be a multiple of BlockSize. data and out may
+// be the same file if at is at least size.
 func Write(ctx context.Context, data io.ReaderAt, size int64, out Storage, at int64, o Options) (Hash, error) {
 	if size <= 0 || size%BlockSize != 0 || at%BlockSize != 0 {
 		return Hash{}, fmt.Errorf("writing a hash tree: %w", ErrSize)
@@ -81,8 +82,8 @@ func Write(ctx context.Context, data io.ReaderAt, size int64, out Storage, at in
 	return h, nil
 }
 
-// Size returns the number of bytes that Write writes for size bytes of data: the superblock's block and
-// the tree.
+// Size returns the number of bytes that Write writes for size bytes of data: the superblock's block
+// and the tree.
 func Size(size int64) int64 {
 	n := int64(BlockSize)
 	for _, level := range levels(size) {
@@ -91,8 +92,8 @@ func Size(size int64) int64 {
 	return n
 }
 
-// levels returns the sizes in bytes of a tree's levels, the lowest first; the highest has one block. A
-// single block of data has no levels: its digest is the root hash.
+// levels returns the sizes in bytes of a tree's levels, the lowest first; the highest has one
+// block. A single block of data has no levels: its digest is the root hash.
 func levels(size int64) []int64 {
 	var list []int64
 	for size > BlockSize {
@@ -120,8 +121,8 @@ func (o Options) tree(ctx context.Context, data io.ReaderAt, size int64, out Sto
 	return sha256.Sum256(append(append([]byte{}, o.Salt...), top[:]...)), nil
 }
 
-// level hashes the size bytes of in at offset from, and writes the digests to out at offset at. Each
-// goroutine takes the next free strip.
+// level hashes the size bytes of in at offset from, and writes the digests to out at offset at.
+// Each goroutine takes the next free strip.
 func (o Options) level(ctx context.Context, in io.ReaderAt, from, size int64, out io.WriterAt, at int64) error {
 	g, ctx := errgroup.WithContext(ctx)
 	strips := (size + strip - 1) / strip
@@ -147,8 +148,8 @@ func (o Options) level(ctx context.Context, in io.ReaderAt, from, size int64, ou
 	return g.Wait()
 }
 
-// digests returns the block of the tree that covers data. salted is scratch space: the salt, and room for
-// a block.
+// digests returns the block of the tree that covers data. salted is scratch space: the salt, and
+// room for a block.
 func digests(data, salted []byte, salt int) []byte {
 	block := make([]byte, 0, BlockSize)
 	for ; len(data) > 0; data = data[BlockSize:] {

@@ -1,6 +1,6 @@
-// Package scratch makes temporary folders that killed processes do not leave behind for ever: each folder
-// is locked by its process, and making the next one with the same parent and prefix removes those whose
-// process has ended.
+// Package scratch makes temporary folders that killed processes do not leave behind for ever: each
+// folder is locked by its process, and making the next one with the same parent and prefix removes
+// those whose process has ended.
 package scratch
 
 import (
@@ -18,8 +18,8 @@ type Dir struct {
 	lock *os.File
 }
 
-// New makes a folder in the system's temporary folder. It is readable by everyone, because installing
-// packages runs in it as another user. The prefix must end in "-".
+// New makes a folder in the system's temporary folder. It is readable by everyone, because
+// installing packages runs in it as another user. The prefix must end in "-".
 func New(prefix string) (*Dir, error) { return In(os.TempDir(), prefix) }
 
 // In makes a folder in parent, so that files made in it can be renamed to a path in parent.
@@ -40,8 +40,8 @@ func In(parent, prefix string) (*Dir, error) {
 // lockName is the file whose lock says that the folder is in use.
 const lockName = "lock"
 
-// hold locks the folder. The lock file gets its name after it is locked, so a folder whose lock file is not
-// locked is not in use.
+// hold locks the folder. The lock file gets its name after it is locked, so a folder whose lock
+// file is not locked is not in use.
 func (d *Dir) hold() error {
 	if err := os.Chmod(d.Path, 0o755); err != nil {
 		return fmt.Errorf("making a scratch folder: %w", err)
@@ -68,8 +68,8 @@ func (d *Dir) Remove() {
 	d.lock.Close()
 }
 
-// remove removes the lock file last: a process that is killed meanwhile leaves a folder that removeDead
-// still recognises.
+// remove removes the lock file last: a process that is killed meanwhile leaves a folder that
+// removeDead still recognises.
 func remove(dir string) {
 	entries, _ := os.ReadDir(dir)
 	for _, e := range entries {
@@ -80,7 +80,8 @@ func remove(dir string) {
 	os.RemoveAll(dir)
 }
 
-// removeDead removes the folders whose process has ended, except those in which something is mounted.
+// removeDead removes the folders whose process has ended, except those in which something is
+// mounted.
 func removeDead(parent, prefix string) {
 	dirs, _ := filepath.Glob(filepath.Join(parent, prefix+"*"))
 	mounts, _ := os.ReadFile("/proc/self/mountinfo")

@@ -1,6 +1,7 @@
-// Package yamlfile reads YAML files that people write: profiles and the server's configuration. It is
-// strict, and reports all unknown keys, wrong types and bad values together, each with its place and what
-// to write instead. It reads one document per file and leaves out merge keys and custom tags.
+// Package yamlfile reads YAML files that people write: profiles and the server's configuration. It
+// is strict, and reports all unknown keys, wrong types and bad values together, each with its place
+// and what to write instead. It reads one document per file and leaves out merge keys and custom
+// tags.
 package yamlfile
 
 import (
@@ -17,8 +18,9 @@ import (
 	"go.yaml.in/yaml/v4"
 )
 
-// Decoder decodes YAML into Go values. Unlike the decoder of the YAML library it continues after a fault,
-// reports the column of each, and does not convert types: a version 1.10 stays the text "1.10".
+// Decoder decodes YAML into Go values. Unlike the decoder of the YAML library it continues after a
+// fault, reports the column of each, and does not convert types: a version 1.10 stays the text
+// "1.10".
 type Decoder struct {
 	File   string // for places
 	What   string // the file is, for people: "the profile"
@@ -32,8 +34,9 @@ type Decoder struct {
 // OneOrMore is a list that may be written as a single value.
 type OneOrMore []string
 
-// Decode decodes the content of a file into the struct that into points to. Fields are named by their
-// yaml tags. A field At of type Place is set to the place of its struct. Faults are added to d.Faults.
+// Decode decodes the content of a file into the struct that into points to. Fields are named by
+// their yaml tags. A field At of type Place is set to the place of its struct. Faults are added to
+// d.Faults.
 func (d *Decoder) Decode(content []byte, into any) {
 	if d.Places == nil {
 		d.Places = map[string]Place{}

@@ -12,8 +12,8 @@ import (
 	"go.yaml.in/yaml/v4"
 )
 
-// Encode encodes a struct as a file that Decode decodes to the same. Zero values are left out; an empty
-// list is kept, because it can mean "none".
+// Encode encodes a struct as a file that Decode decodes to the same. Zero values are left out; an
+// empty list is kept, because it can mean "none".
 func Encode(v any) ([]byte, error) {
 	n, err := encode(reflect.ValueOf(v))
 	if err != nil {

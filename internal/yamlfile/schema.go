@@ -43,7 +43,8 @@ func Schema(v any, title string, scalars func(reflect.Type) *jsonschema.Schema, 
 	return append(b, '\n'), nil
 }
 
-// fieldComments returns the comments above the fields of struct types, as one line each, by "Type.Field".
+// fieldComments returns the comments above the fields of struct types, as one line each, by
+// "Type.Field".
 func fieldComments(sources []string) (map[string]string, error) {
 	comments := map[string]string{}
 	for _, text := range sources {

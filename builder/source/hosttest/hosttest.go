@@ -1,5 +1,5 @@
-// Package hosttest runs OpenSSH's server on loopback, for tests that capture a running host. What they
-// capture is a folder that the test prepares.
+// Package hosttest runs OpenSSH's server on loopback, for tests that capture a running host. What
+// they capture is a folder that the test prepares.
 package hosttest
 
 import (
@@ -20,8 +20,8 @@ type Host struct {
 	Options []string // of ssh; the last one names the file of known hosts, the fourth our key
 }
 
-// SSHD starts a server with temporary keys that ends with the test. It runs commands without the user's
-// .bashrc, which bash reads at shell level 1. Without OpenSSH the test fails.
+// SSHD starts a server with temporary keys that ends with the test. It runs commands without the
+// user's .bashrc, which bash reads at shell level 1. Without OpenSSH the test fails.
 func SSHD(t testing.TB) Host {
 	t.Helper()
 	sshd, err := exec.LookPath("sshd")
