@@ -26,12 +26,14 @@ import (
 	"ingot/internal/scratch"
 )
 
-// ErrNoLocalBoot: the image lacks what a boot without a server needs.
-var ErrNoLocalBoot = errors.New("the image has no UKI or no dm-verity tree, so it cannot boot without a server")
-
-// ErrNotFile: the medium would be written over a device or a folder.
-var ErrNotFile = errors.New("an export is written to a file; copy that to a disk with: dd if=FILE of=DISK " +
-	"bs=4M conv=fsync")
+// Errors that callers may test for with errors.Is.
+var (
+	// ErrNoLocalBoot: the image lacks what a boot without a server needs.
+	ErrNoLocalBoot = errors.New("the image has no UKI or no dm-verity tree, so it cannot boot without a server")
+	// ErrNotFile: the medium would be written over a device or a folder.
+	ErrNotFile = errors.New("an export is written to a file; copy that to a disk with: dd if=FILE of=DISK " +
+		"bs=4M conv=fsync")
+)
 
 // Medium is a kind of medium.
 type Medium string

@@ -26,10 +26,6 @@ const unusedBlobs = 90 * 24 * time.Hour
 // incoming is the prefix of files that are being written.
 const incoming = ".incoming-"
 
-// ErrDamaged: a file of the cache does not have the bytes of its digest. It is removed and can be
-// fetched again.
-var ErrDamaged = errors.New("a file of the cache is damaged")
-
 // Path is where a blob is kept.
 func (b Blobs) Path(d ingot.Digest) string { return filepath.Join(b.Dir, d.Hex()) }
 

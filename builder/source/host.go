@@ -20,20 +20,6 @@ import (
 	"ingot/builder/tree"
 )
 
-// Errors of running hosts that callers may test for with errors.Is.
-var (
-	// ErrNoHost: the host cannot be reached.
-	ErrNoHost = errors.New("the host cannot be reached")
-	// ErrHostKey: the host's key is unknown or has changed.
-	ErrHostKey = errors.New("the host's key is not trusted")
-	// ErrNoLogin: the host refused the login.
-	ErrNoLogin = errors.New("the host refused the login")
-	// ErrNotRoot: the login cannot read all of the host's files.
-	ErrNotRoot = errors.New("only root can read all files of the host")
-	// ErrCapture: the host could not send its files.
-	ErrCapture = errors.New("the host could not send its files")
-)
-
 // Host is a running machine, reached by the system's own ssh.
 type Host struct {
 	Target  string   // [user@]host

@@ -16,22 +16,6 @@ import (
 	"ingot"
 )
 
-// Errors of container images that callers may test for with errors.Is.
-var (
-	// ErrNoImage: there is no such image, or what is there is none.
-	ErrNoImage = errors.New("no such container image")
-	// ErrArch: the image is for other architectures only.
-	ErrArch = errors.New("the container image is for another architecture")
-	// ErrManyImages: an archive holds several images and none was chosen.
-	ErrManyImages = errors.New("there are several container images")
-	// ErrRefused: the registry wants other credentials, or none will do.
-	ErrRefused = errors.New("the registry refuses")
-	// ErrNoRegistry: the registry cannot be reached, or does not answer as one.
-	ErrNoRegistry = errors.New("the registry cannot be reached")
-	// ErrBadImage: a manifest or a layer is broken or missing where it comes from.
-	ErrBadImage = errors.New("the container image is broken")
-)
-
 // depot is where a container image is: a registry or an archive on disk.
 type depot interface {
 	// index returns what the reference names: an index or a manifest.

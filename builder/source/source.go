@@ -20,8 +20,7 @@ import (
 	"path/filepath"
 )
 
-// Errors of packages that callers may test for with errors.Is. Errors of trees and of running hosts
-// are in oci.go, trees.go, blobs.go and host.go.
+// Errors that callers may test for with errors.Is.
 var (
 	// ErrNoPackage: the suite has no package of that name.
 	ErrNoPackage = errors.New("no such package")
@@ -41,6 +40,41 @@ var (
 	ErrUntrusted = errors.New("the mirror's package lists cannot be trusted")
 	// ErrScript: a maintainer script of a package failed.
 	ErrScript = errors.New("a package cannot be configured")
+
+	// Of container images and other trees:
+
+	// ErrNoImage: the image does not exist, or what has its name is not a container image.
+	ErrNoImage = errors.New("no such container image")
+	// ErrArch: the image is for other architectures only.
+	ErrArch = errors.New("the container image is for another architecture")
+	// ErrManyImages: an archive has several images and the reference names none of them.
+	ErrManyImages = errors.New("there are several container images")
+	// ErrRefused: the registry refuses access with these credentials, or for now.
+	ErrRefused = errors.New("the registry refused the request")
+	// ErrNoRegistry: the registry cannot be reached, or what answers is not a registry.
+	ErrNoRegistry = errors.New("the registry cannot be reached")
+	// ErrBadImage: a manifest or a layer is invalid or missing at its source.
+	ErrBadImage = errors.New("the container image is broken")
+	// ErrNoTree: the place of a tree is not known, and it is not in the cache.
+	ErrNoTree = errors.New("the tree is neither in the cache nor at a known place")
+	// ErrDamaged: a file of the cache does not have the bytes of its digest. It is removed and can be
+	// fetched again.
+	ErrDamaged = errors.New("a file of the cache is damaged")
+	// ErrBadTar: the file is not a tarball, or it is damaged.
+	ErrBadTar = errors.New("the tarball cannot be read")
+
+	// Of running hosts:
+
+	// ErrNoHost: the host cannot be reached.
+	ErrNoHost = errors.New("the host cannot be reached")
+	// ErrHostKey: the host's key is unknown or has changed.
+	ErrHostKey = errors.New("the host's key is not trusted")
+	// ErrNoLogin: the host refused the login.
+	ErrNoLogin = errors.New("the host refused the login")
+	// ErrNotRoot: the login cannot read all of the host's files.
+	ErrNotRoot = errors.New("only root can read all files of the host")
+	// ErrCapture: the host could not send its files.
+	ErrCapture = errors.New("the host could not send its files")
 )
 
 // Event reports how far a step of a build is. Total 0 means that it is not known; a step has ended

@@ -9,9 +9,6 @@ import (
 	"os"
 )
 
-// ErrBadTar: the file is not a tarball, or it is damaged.
-var ErrBadTar = errors.New("the tarball cannot be read")
-
 // pinTar keeps a tarball as it is and looks for its newest file.
 func (t *Trees) pinTar(ctx context.Context, o Origin, pin *Pin) error {
 	if o.Path == "" {

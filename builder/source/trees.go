@@ -3,7 +3,6 @@ package source
 import (
 	"context"
 	"crypto/sha256"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -80,9 +79,6 @@ func (t *Trees) warn(what string, args ...any) {
 		t.Log.Warn(what, args...)
 	}
 }
-
-// ErrNoTree: the place of a tree is not known, and it is not in the cache.
-var ErrNoTree = errors.New("the tree is neither in the cache nor at a known place")
 
 // Pin finds the digest of what is at the origin now. Of a container image in a registry it fetches
 // only manifest and config.

@@ -1,15 +1,11 @@
 package squashfs
 
 import (
-	"errors"
 	"fmt"
 	"io"
 
 	"github.com/klauspost/compress/zstd"
 )
-
-// ErrFormat: the bytes are not an image, or the image is damaged.
-var ErrFormat = errors.New("not a valid squashfs image")
 
 // Reader reads an image made by any writer of SquashFS 4.0 with zstd or gzip. Several goroutines
 // may use it. The image need not be trusted: the memory that reading it takes is bounded by its

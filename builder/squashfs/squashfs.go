@@ -111,6 +111,8 @@ var (
 	ErrContent = errors.New("content does not have the size of its entry")
 	// ErrOptions: the options contradict each other or the format.
 	ErrOptions = errors.New("not a valid option")
+	// ErrFormat: the bytes are not an image, or the image is damaged.
+	ErrFormat = errors.New("not a valid squashfs image")
 )
 
 func (o Options) withDefaults() (Options, error) {

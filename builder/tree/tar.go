@@ -61,9 +61,6 @@ func fromTar(ctx context.Context, f *os.File) (*Tree, error) {
 	}
 }
 
-// ErrSparse: the content of a sparse file is not a contiguous part of the tar.
-var ErrSparse = errors.New("sparse files are not supported")
-
 // sparse reports whether a file is in one of GNU tar's sparse formats (tar
 // manual, "Storing Sparse Files").
 func sparse(h *tar.Header) bool {

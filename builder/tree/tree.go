@@ -48,11 +48,15 @@ type Entry struct {
 // Tree is a set of entries in which every parent of an entry is a folder.
 type Tree struct{ entries map[string]*Entry }
 
-// ErrNotFolder: an entry would be below something that is not a folder.
-var ErrNotFolder = errors.New("not a folder")
-
-// ErrNoFile: the target of a hard link is not a file of the tree.
-var ErrNoFile = errors.New("not a file")
+// Errors that callers may test for with errors.Is.
+var (
+	// ErrNotFolder: an entry would be below something that is not a folder.
+	ErrNotFolder = errors.New("not a folder")
+	// ErrNoFile: the target of a hard link is not a file of the tree.
+	ErrNoFile = errors.New("not a file")
+	// ErrSparse: the content of a sparse file is not a contiguous part of the tar.
+	ErrSparse = errors.New("sparse files are not supported")
+)
 
 // New returns a tree that holds only its root, mode 0755, owner 0:0.
 func New() *Tree {
