@@ -27,7 +27,6 @@ import (
 	"ingot/bootserver/fleet"
 	"ingot/bootserver/httpboot"
 	"ingot/bootserver/state"
-	"ingot/bootserver/state/bolt"
 	"ingot/image"
 )
 
@@ -74,13 +73,12 @@ func newHouse(t *testing.T) *house {
 	if err != nil {
 		t.Fatal(err)
 	}
-	st, err := bolt.Open(t.Context(), filepath.Join(root, "state"))
-	if err != nil {
+	h := &house{t: t, images: images, catalog: catalog.New(images), keys: keys, clock: time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC),
+		loaders: map[string][]byte{"snponly.efi": []byte("a loader"), "ipxe.efi": []byte("another")}}
+	if h.state, err = openState(filepath.Join(root, "state"), h.now); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { st.Close() })
-	h := &house{t: t, state: st, images: images, catalog: catalog.New(images), keys: keys, clock: time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC),
-		loaders: map[string][]byte{"snponly.efi": []byte("a loader"), "ipxe.efi": []byte("another")}}
+	t.Cleanup(func() { h.state.Close() })
 	h.log = slog.New(slog.NewTextHandler(&h.said, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	h.web = httptest.NewUnstartedServer(nil)
 	h.begin(netip.MustParseAddrPort(h.web.Listener.Addr().String()).Port())

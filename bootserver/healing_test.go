@@ -16,7 +16,6 @@ import (
 	"ingot/bootserver/api"
 	"ingot/bootserver/fleet"
 	"ingot/bootserver/state"
-	"ingot/bootserver/state/bolt"
 )
 
 // attempt is one boot of the machine up to its ticket; it ends with an error
@@ -232,7 +231,7 @@ func TestBackupAndRestore(t *testing.T) {
 	if err := os.WriteFile(path, file.Bytes(), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := bolt.CheckFile(path); err != nil {
+	if err := checkBackup(t, path); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := h.api.Rename(t.Context(), machineID, "node01"); err != nil {
@@ -250,7 +249,7 @@ func TestBackupAndRestore(t *testing.T) {
 	if err != nil || done.Machines != 1 {
 		t.Fatalf("Restore = %+v, %v", done, err)
 	}
-	if err := bolt.CheckFile(done.Before); err != nil {
+	if err := checkBackup(t, done.Before); err != nil {
 		t.Errorf("what was there before: %v", err)
 	}
 	m, err := h.api.Machine(t.Context(), machineID)

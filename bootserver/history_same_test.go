@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -20,7 +19,6 @@ import (
 	"ingot/bootserver/catalog"
 	"ingot/bootserver/fleet"
 	"ingot/bootserver/state"
-	"ingot/bootserver/state/bolt"
 )
 
 // fataler is a test, of rapid or not.
@@ -118,14 +116,10 @@ func (s *history) begin(file []byte) state.Store {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	if err := os.WriteFile(filepath.Join(dir, "ingot.db"), file, 0o600); err != nil {
-		s.t.Fatal(err)
-	}
-	st, err := bolt.Open(s.t.Context(), dir)
+	st, err := openCopy(dir, file, s.now)
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	st.Now = s.now
 	return st
 }
 

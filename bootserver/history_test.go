@@ -27,7 +27,6 @@ import (
 	"ingot/bootserver/httpboot"
 	"ingot/bootserver/operator"
 	"ingot/bootserver/state"
-	"ingot/bootserver/state/bolt"
 	"ingot/image"
 )
 
@@ -167,11 +166,11 @@ func inMemory(t *testing.T) string {
 
 // open opens the state and begins a server with it.
 func (s *history) open() {
-	st, err := bolt.Open(s.t.Context(), filepath.Join(s.dir, state.Folder))
+	st, err := openState(filepath.Join(s.dir, state.Folder), s.now)
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	st.Now, s.state = s.now, st
+	s.state = st
 	s.party = s.with(st, s.catalog)
 	s.web, s.rest = httpboot.New(s.Booter, quiet), api.Handler(s.operator, everybody{}, nil)
 }

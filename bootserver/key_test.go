@@ -5,8 +5,6 @@ import (
 	"encoding/json"
 	"io"
 	"net/http"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -279,10 +277,11 @@ func TestKeysStayUnwritten(t *testing.T) {
 	h.do("POST", h.base+ingot.BootPath(key, "console"), said)
 	h.do("POST", h.base+ingot.BootPath(key, "crash"), said)
 	h.do("GET", h.base+ingot.BootPath(key, "root"), nil)
-	file, err := os.ReadFile(filepath.Join(h.images.Root(), "state", "ingot.db"))
-	if err != nil {
+	var stored bytes.Buffer
+	if err := h.state.Backup(&stored); err != nil {
 		t.Fatal(err)
 	}
+	file := stored.Bytes()
 	boots, err := h.api.Boots(t.Context(), "", 0)
 	if err != nil {
 		t.Fatal(err)

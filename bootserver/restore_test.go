@@ -26,7 +26,6 @@ import (
 	"ingot/bootserver/dhcp6"
 	"ingot/bootserver/fleet"
 	"ingot/bootserver/state"
-	"ingot/bootserver/state/bolt"
 	"ingot/image"
 	"ingot/internal/wire"
 )
@@ -92,7 +91,7 @@ func TestRestoreOnTheWire(t *testing.T) {
 	}
 	own := askDUID(t, s)
 
-	other, err := bolt.Open(t.Context(), t.TempDir())
+	other, err := openState(t.TempDir(), time.Now)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -296,16 +295,15 @@ func TestOneRestoreAtATime(t *testing.T) {
 	if _, err := w.Write(whole[:1]); err != nil { // it is on its way
 		t.Fatal(err)
 	}
-	incoming := filepath.Join(h.images.Root(), state.Folder, "ingot.db.incoming.raw")
-	for {
-		if _, err := os.Stat(incoming); err == nil {
+	var p api.Problem
+	for range 1000 { // until the first one has arrived
+		if _, err := h.api.Restore(t.Context(), bytes.NewReader(whole)); errors.As(err, &p) {
 			break
 		}
 		time.Sleep(time.Millisecond)
 	}
-	var p api.Problem
-	if _, err := h.api.Restore(t.Context(), bytes.NewReader(whole)); !errors.As(err, &p) || p.Status != http.StatusConflict || p.Hint() == "" {
-		t.Errorf("a second restore: %v; want a conflict", err)
+	if p.Status != http.StatusConflict || p.Hint() == "" {
+		t.Errorf("a second restore: %v; want a conflict", p)
 	}
 	if _, err := w.Write(whole[1:]); err != nil {
 		t.Fatal(err)

@@ -152,7 +152,7 @@ func (s *Store) write(f func(*bbolt.Tx) error) error {
 // load reads what is kept in memory. Whatever cannot be read is an error: a
 // server must not go on from half of what it knew.
 func (s *Store) load() error {
-	v := view.New()
+	v := view.New(record.Size)
 	v.Now = func() time.Time { return s.Now() }
 	if s.view != nil {
 		v.KeepCounts(s.view)

@@ -71,7 +71,7 @@ func (s *Store) Audit(after uint64, last bool, limit int) ([]access.Change, erro
 	changes, _, err := s.Changes(state.Query{Audit: true, After: after, Newest: last, Limit: limit})
 	list := make([]access.Change, 0, len(changes))
 	for _, c := range changes {
-		list = append(list, record.AuditLine(c))
+		list = append(list, state.AuditLine(c))
 	}
 	return list, err
 }

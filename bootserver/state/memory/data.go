@@ -1,7 +1,6 @@
 package memory
 
 import (
-	"bytes"
 	"cmp"
 	"encoding/binary"
 	"fmt"
@@ -20,7 +19,7 @@ import (
 type data struct {
 	Schema   int
 	Records  map[view.Table]map[string][]byte
-	Consoles map[ingot.BootID][][]byte
+	Consoles map[ingot.BootID][]string
 	Cut      map[ingot.BootID]int // pieces of a console before which some are missing
 	Identity []byte
 	Name     string // of the ledger
@@ -30,7 +29,7 @@ type data struct {
 }
 
 func newData() *data {
-	return &data{Schema: record.Schema, Records: map[view.Table]map[string][]byte{}, Consoles: map[ingot.BootID][][]byte{}, Cut: map[ingot.BootID]int{},
+	return &data{Schema: record.Schema, Records: map[view.Table]map[string][]byte{}, Consoles: map[ingot.BootID][]string{}, Cut: map[ingot.BootID]int{},
 		Identity: make([]byte, 32), Name: "0", history: map[ingot.MachineID]map[ingot.BootID]bool{}}
 }
 
@@ -175,7 +174,7 @@ func (d *data) forget(machine ingot.MachineID) {
 
 // addPiece appends to a console, of which the beginning and the end are kept.
 func (d *data) addPiece(p view.Piece) {
-	list := append(d.Consoles[p.Boot], []byte(p.Text))
+	list := append(d.Consoles[p.Boot], p.Text)
 	total := 0
 	for _, text := range list {
 		total += len(text)
@@ -194,12 +193,12 @@ func (d *data) addPiece(p view.Piece) {
 }
 
 func (d *data) console(id ingot.BootID) string {
-	var text bytes.Buffer
+	var text strings.Builder
 	for i, piece := range d.Consoles[id] {
 		if i > 0 && d.Cut[id] == i {
 			text.WriteString("[… some of it was not kept …]\n")
 		}
-		text.Write(piece)
+		text.WriteString(piece)
 	}
 	return text.String()
 }

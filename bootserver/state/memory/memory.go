@@ -53,6 +53,8 @@ type Store struct {
 	commits  int                            // counted, for aborts and faults
 	news     chan struct{}                  // closed when there are more Changes, and made anew
 	restores int
+
+	restoring sync.Mutex // held while a backup comes in
 }
 
 var _ state.Store = (*Store)(nil)
@@ -92,7 +94,7 @@ func (s *Store) SetNow(now func() time.Time) { s.now = now }
 
 // load makes the view of what is stored.
 func (s *Store) load(d *data) error {
-	v := view.New()
+	v := view.New(record.Size)
 	v.Now = func() time.Time { return s.now() }
 	if s.view != nil {
 		v.KeepCounts(s.view)

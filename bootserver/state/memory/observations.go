@@ -114,7 +114,7 @@ func (s *Store) Audit(after uint64, last bool, limit int) ([]access.Change, erro
 	}
 	changes, _, err := s.Changes(state.Query{Audit: true, After: after, Newest: last, Limit: limit})
 	for _, c := range changes {
-		list = append(list, record.AuditLine(c))
+		list = append(list, state.AuditLine(c))
 	}
 	return list, err
 }
@@ -190,8 +190,8 @@ func (s *Store) Backup(w io.Writer) error {
 	s.mu.RLock()
 	b := backup{data: s.data, Records: map[view.Table][]pair{}}
 	for t, records := range s.data.Records {
-		for k, v := range records {
-			b.Records[t] = append(b.Records[t], pair{[]byte(k), v})
+		for _, k := range s.data.sorted(t) {
+			b.Records[t] = append(b.Records[t], pair{[]byte(k), records[k]})
 		}
 	}
 	text, err := json.Marshal(b)
@@ -205,30 +205,54 @@ func (s *Store) Backup(w io.Writer) error {
 	return nil
 }
 
-type pair struct{ K, V []byte }
+type pair struct {
+	K []byte
+	V json.RawMessage
+}
 
 type backup struct {
 	*data
 	Records map[view.Table][]pair
 }
 
-// Restore implements state.Keeper.
-func (s *Store) Restore(r io.Reader, now time.Time) (kept string, err error) {
+// receive reads a backup from end to end.
+func receive(r io.Reader) (*data, error) {
 	text, err := io.ReadAll(r)
 	if err != nil {
-		return "", fmt.Errorf("receiving the backup: %w", err)
+		return nil, fmt.Errorf("receiving the backup: %w", err)
 	}
 	b := backup{data: newData()}
 	if err := json.Unmarshal(text, &b); err != nil {
-		return "", fmt.Errorf("%w: %w", state.ErrDamaged, err)
+		return nil, fmt.Errorf("%w: %w", state.ErrDamaged, err)
 	}
-	d := b.data
 	for t, list := range b.Records {
 		for _, p := range list {
-			d.put(view.Key{Table: t, Key: string(p.K)}, p.V)
+			b.put(view.Key{Table: t, Key: string(p.K)}, p.V)
 		}
 	}
-	if err := d.verify(); err != nil {
+	return b.data, b.verify()
+}
+
+// OpenCopy opens a state that is what a backup holds, in a folder that has none.
+func OpenCopy(dir string, r io.Reader) (*Store, error) {
+	d, err := receive(r)
+	if err != nil {
+		return nil, err
+	}
+	folders.Lock()
+	folders.data[dir] = d
+	folders.Unlock()
+	return Open(context.Background(), dir)
+}
+
+// Restore implements state.Keeper.
+func (s *Store) Restore(r io.Reader, now time.Time) (kept string, err error) {
+	if !s.restoring.TryLock() {
+		return "", state.ErrRestoring
+	}
+	defer s.restoring.Unlock()
+	d, err := receive(r)
+	if err != nil {
 		return "", err
 	}
 	kept = filepath.Join(s.dir, "state.before-"+now.UTC().Format("20060102T150405Z"))

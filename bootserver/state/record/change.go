@@ -1,14 +1,12 @@
 package record
 
 import (
-	"cmp"
 	"encoding/json"
-	"strings"
 	"time"
 
 	"ingot"
-	"ingot/bootserver/access"
 	"ingot/bootserver/fleet"
+	"ingot/bootserver/state"
 )
 
 // changeVersion is that of Changes which this program writes. Those of schema 1 have none.
@@ -99,37 +97,8 @@ func DecodeAction(b []byte) (fleet.Change, error) {
 	if err := json.Unmarshal(b, &r); err != nil || r.V > 0 {
 		return r.value(), err
 	}
-	c := actionOn(r.Action, r.On)
+	c := state.ActionOn(r.Action, r.On)
 	c.Name = r.Name
 	c.Seq, c.At, c.Actor, c.From, c.To = r.Seq, r.At, fleet.Actor(r.Who), r.From, r.To
 	return c, nil
-}
-
-// actionOn is an action on a machine, an image or something else, as schema 1 named it.
-func actionOn(action, on string) fleet.Change {
-	c := fleet.Change{Code: fleet.Code(action)}
-	switch kind, _, _ := strings.Cut(action, "."); kind {
-	case "machine":
-		c.Machine = ingot.MachineID(on)
-	case "image":
-		c.Image.Image = ingot.Digest(on)
-	default:
-		c.Subject = on
-	}
-	return c
-}
-
-// Action converts a line of the audit log of schema 1.
-func Action(a access.Change) fleet.Change {
-	c := actionOn(a.Action, a.On)
-	c.Seq, c.At, c.Name, c.From, c.To = a.Seq, a.At, a.Name, a.From, a.To
-	c.Actor = fleet.Actor{Kind: string(a.Who.Kind), Name: a.Who.Name, ID: a.Who.ID, UID: a.Who.UID, PID: a.Who.PID, From: a.Who.From, Scope: string(a.Who.Scope)}
-	return c
-}
-
-// AuditLine converts an action to a line of the audit log of schema 1.
-func AuditLine(c fleet.Change) access.Change {
-	w := c.Actor
-	return access.Change{Seq: c.Seq, At: c.At, Action: string(c.Code), On: cmp.Or(string(c.Machine), string(c.Image.Image), c.Subject), Name: c.Name, From: c.From, To: c.To,
-		Who: access.Who{Kind: access.Kind(w.Kind), Name: w.Name, ID: w.ID, UID: w.UID, PID: w.PID, From: w.From, Scope: access.Scope(w.Scope)}}
 }

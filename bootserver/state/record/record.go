@@ -48,6 +48,12 @@ func Encode(v any) ([]byte, error) {
 	return nil, fmt.Errorf("encoding a record: no record holds a %T", v)
 }
 
+// Size returns the size of a value's record, in bytes.
+func Size(v any) (int, error) {
+	b, err := Encode(v)
+	return len(b), err
+}
+
 // DecodeMachine reads the record of a machine.
 func DecodeMachine(b []byte) (fleet.Machine, error) {
 	var r machine

@@ -14,7 +14,7 @@ import (
 // TestCandidatesAreFew: however many machines share a UUID, a serial number, a
 // switch port or a card that they report, few are looked at, and few records read.
 func TestCandidatesAreFew(t *testing.T) {
-	v := New()
+	v := New(nil)
 	port := fleet.SwitchPort{Relay: netip.MustParseAddr("10.7.0.1"), Circuit: "vlan7"}
 	const uuid, card = "d1b2c3a4-0000-4000-8000-525400120001", "02:00:00:00:00:01"
 	for i := range 2000 {

@@ -3,7 +3,7 @@ package view
 import (
 	"ingot/bootserver/access"
 	"ingot/bootserver/fleet"
-	"ingot/bootserver/state/record"
+	"ingot/bootserver/state"
 )
 
 // What is in this file goes when nothing uses it: reads of the whole fleet inside a
@@ -52,5 +52,5 @@ func (tx *Tx) Note(list ...fleet.Entry) {
 func (tx *Tx) Audit(a access.Change) {
 	last := tx.v.Seq
 	tx.undo = append(tx.undo, func() { tx.v.Seq = last })
-	tx.append(Audit, record.Action(a))
+	tx.append(Audit, state.ActionOf(a))
 }

@@ -11,7 +11,6 @@ import (
 	"ingot/bootserver/access"
 	"ingot/bootserver/fleet"
 	"ingot/bootserver/state"
-	"ingot/bootserver/state/record"
 )
 
 // Tx is a transaction on a view. It implements state.Tx.
@@ -158,11 +157,11 @@ func (tx *Tx) measure() {
 			case nil, Piece, []byte:
 				continue
 			}
-			if b, err := record.Encode(v); err != nil {
+			n, err := tx.v.Size(v)
+			if err != nil {
 				tx.err = err
-			} else {
-				tx.bytes += len(b)
 			}
+			tx.bytes += n
 		}
 	}
 }

@@ -40,6 +40,8 @@ type Past interface {
 type View struct {
 	Seq uint64           // of the ledger's last Change
 	Now func() time.Time // for derived Changes
+	// Size returns the size of a value's record, in bytes.
+	Size func(v any) (int, error)
 
 	machines    map[ingot.MachineID]fleet.Machine
 	boots       map[ingot.BootID]fleet.Boot
@@ -50,9 +52,9 @@ type View struct {
 	index       index
 }
 
-// New returns an empty view.
-func New() *View {
-	return &View{Now: time.Now, machines: map[ingot.MachineID]fleet.Machine{}, boots: map[ingot.BootID]fleet.Boot{},
+// New returns an empty view. size returns the size of a value's record, in bytes.
+func New(size func(v any) (int, error)) *View {
+	return &View{Now: time.Now, Size: size, machines: map[ingot.MachineID]fleet.Machine{}, boots: map[ingot.BootID]fleet.Boot{},
 		credentials: map[string]access.Credential{}, removals: map[ingot.Digest]state.Removal{},
 		ended: map[ingot.Outcome]uint64{}, index: newIndex()}
 }
