@@ -430,11 +430,9 @@ func TestRestoreTakesNothingBack(t *testing.T) {
 func (s *street) edit(name string, f func(state.Tx, access.Credential)) {
 	s.t.Helper()
 	err := s.state.Update(func(tx state.Tx) error {
-		for _, c := range tx.Credentials() {
-			if c.Name == name {
-				f(tx, c)
-				return nil
-			}
+		for _, c := range tx.CredentialsNamed(name) {
+			f(tx, c)
+			return nil
 		}
 		return fmt.Errorf("there is no credential %q", name)
 	})

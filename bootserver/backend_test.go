@@ -6,7 +6,6 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
-	"time"
 
 	"ingot/bootserver/state"
 	"ingot/bootserver/state/bolt"
@@ -18,34 +17,22 @@ import (
 var onMemory = os.Getenv("INGOT_TEST_STATE") == "memory"
 
 // openState opens a state on the backend that is tested.
-func openState(dir string, now func() time.Time) (state.Store, error) {
+func openState(dir string) (state.Store, error) {
 	if onMemory {
-		st, err := memory.Open(context.Background(), dir)
-		if err == nil {
-			st.SetNow(now)
-		}
-		return st, err
+		return memory.Open(context.Background(), dir)
 	}
-	st, err := bolt.Open(context.Background(), dir)
-	if err == nil {
-		st.Now = now
-	}
-	return st, err
+	return bolt.Open(context.Background(), dir)
 }
 
 // openCopy opens a state that is what a backup holds, in an empty folder.
-func openCopy(dir string, backup []byte, now func() time.Time) (state.Store, error) {
+func openCopy(dir string, backup []byte) (state.Store, error) {
 	if onMemory {
-		st, err := memory.OpenCopy(dir, bytes.NewReader(backup))
-		if err == nil {
-			st.SetNow(now)
-		}
-		return st, err
+		return memory.OpenCopy(dir, bytes.NewReader(backup))
 	}
 	if err := os.WriteFile(filepath.Join(dir, "ingot.db"), backup, 0o600); err != nil {
 		return nil, err
 	}
-	return openState(dir, now)
+	return openState(dir)
 }
 
 // checkBackup reads a backup from end to end.

@@ -82,12 +82,13 @@ func fill(b *testing.B, dir string, machines, boots, entries int, ref fleet.Imag
 		b.Fatal(err)
 	}
 	start := time.Now().Add(-30 * 24 * time.Hour)
-	s.Now = func() time.Time { return start }
 	stages := ingot.Stages
 	for n := range boots {
-		for first := 0; first < machines; first += 500 {
-			err := s.Update(func(tx state.Tx) error {
-				for i := first; i < min(first+500, machines); i++ {
+		const part = state.MaxRecords / 2 // a machine and a boot each
+		var waits []func() error
+		for first := 0; first < machines; first += part {
+			waits = append(waits, s.Begin(func(tx state.Tx) error {
+				for i := first; i < min(first+part, machines); i++ {
 					at := start.Add(time.Duration(n)*24*time.Hour + time.Duration(i)*time.Second)
 					m := benchMachine(i, ref)
 					boot := fleet.Boot{ID: ingot.NewBootID([16]byte{byte(i >> 8), byte(i), byte(n)}), Machine: m.ID, Number: n + 1, Firmware: m.Firmware, Image: ref, Started: at, First: "snponly.efi"}
@@ -99,16 +100,22 @@ func fill(b *testing.B, dir string, machines, boots, entries int, ref fleet.Imag
 					d := fleet.NewDecision(m, boot, fleet.BootPolicy{}, nil, fleet.Actor{}, at.Add(time.Minute))
 					d.Report(ingot.Report{Boot: boot.ID, Healthy: true, RAMTotal: 256 << 30,
 						Checks: []ingot.CheckResult{{Name: "ssh", OK: true}}})
-					tx.PutMachine(d.Machine)
-					tx.PutBoot(d.Boot)
+					tx.StoreMachine(d.Machine)
+					tx.StoreBoot(d.Boot)
+					if n == 0 {
+						tx.Record(fleet.MachineChanges(nil, m, start)...)
+					}
+					tx.Record(fleet.BootChanges(nil, d.Boot, start)...)
 				}
 				return nil
-			})
-			if err != nil {
+			}))
+		}
+		for _, wait := range waits {
+			if err := wait(); err != nil {
 				b.Fatal(err)
 			}
-			s.Forget()
 		}
+		s.Forget()
 	}
 	_, last, err := s.Ledger(state.Query{Newest: true, Limit: 1})
 	if err != nil {

@@ -27,7 +27,7 @@ func TestOnlyTrustedImagesAreServed(t *testing.T) {
 		if err := h.state.Update(func(tx state.Tx) error {
 			m, _ := tx.Machine(machineID)
 			m.State = fleet.Approved
-			tx.PutMachine(fleet.Assign(m, fleet.Assignment{ImageRef: fleet.ImageRef{Image: im.Digest, Name: im.Name.String()}}))
+			tx.StoreMachine(fleet.Assign(m, fleet.Assignment{ImageRef: fleet.ImageRef{Image: im.Digest, Name: im.Name.String()}}))
 			return nil
 		}); err != nil {
 			t.Fatal(err)

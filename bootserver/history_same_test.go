@@ -116,7 +116,7 @@ func (s *history) begin(file []byte) state.Store {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	st, err := openCopy(dir, file, s.now)
+	st, err := openCopy(dir, file)
 	if err != nil {
 		s.t.Fatal(err)
 	}

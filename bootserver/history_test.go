@@ -166,7 +166,7 @@ func inMemory(t *testing.T) string {
 
 // open opens the state and begins a server with it.
 func (s *history) open() {
-	st, err := openState(filepath.Join(s.dir, state.Folder), s.now)
+	st, err := openState(filepath.Join(s.dir, state.Folder))
 	if err != nil {
 		s.t.Fatal(err)
 	}

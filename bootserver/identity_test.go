@@ -41,7 +41,7 @@ func (h *house) stored(machines ...fleet.Machine) {
 	h.t.Helper()
 	err := h.state.Update(func(tx state.Tx) error {
 		for _, m := range machines {
-			tx.PutMachine(m)
+			tx.StoreMachine(m)
 		}
 		return nil
 	})

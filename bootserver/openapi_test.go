@@ -225,7 +225,7 @@ func TestPagesOfBoots(t *testing.T) {
 	begin := func(n int) (ids []ingot.BootID) {
 		inParts(t, s.state, n, func(tx state.Tx, _ int) {
 			id := ingot.NewBootID([16]byte{byte(began * 7), 1, byte(began >> 8), byte(began)}) // not in order
-			tx.PutBoot(fleet.Boot{ID: id, Machine: ingot.MachineID(fmt.Sprintf("m-%012x", began%3)), Number: began/3 + 1,
+			tx.StoreBoot(fleet.Boot{ID: id, Machine: ingot.MachineID(fmt.Sprintf("m-%012x", began%3)), Number: began/3 + 1,
 				Started: s.clock.Add(time.Duration(began/2) * time.Second), Outcome: ingot.OutcomeHealthy}) // two at a time
 			ids, began = append(ids, id), began+1
 		})
@@ -306,7 +306,7 @@ func TestClientPages(t *testing.T) {
 	const machines, most = 25, state.BootsPerMachine
 	s.crowd(machines)
 	inParts(t, s.state, machines*most, func(tx state.Tx, n int) {
-		tx.PutBoot(fleet.Boot{ID: ingot.NewBootID([16]byte{1, byte(n >> 8), byte(n)}), Machine: ingot.MachineID(fmt.Sprintf("m-%012x", n%machines)),
+		tx.StoreBoot(fleet.Boot{ID: ingot.NewBootID([16]byte{1, byte(n >> 8), byte(n)}), Machine: ingot.MachineID(fmt.Sprintf("m-%012x", n%machines)),
 			Number: n/machines + 1, Started: s.clock.Add(time.Duration(n) * time.Second), Outcome: ingot.OutcomeHealthy})
 	})
 	for limit, want := range map[int]int{0: machines * most, 1: 1, 999: 999, 1000: 1000, 1001: 1001, 2400: 2400, 20_000: machines * most} {
@@ -332,6 +332,6 @@ func (h *house) crowd(n int) {
 	h.t.Helper()
 	inParts(h.t, h.state, n, func(tx state.Tx, i int) {
 		mac := fmt.Sprintf("%012x", i)
-		tx.PutMachine(fleet.Machine{ID: ingot.MachineID("m-" + mac), State: fleet.Pending, MACs: []string{mac}, FirstSeen: h.clock.Add(time.Duration(i))})
+		tx.StoreMachine(fleet.Machine{ID: ingot.MachineID("m-" + mac), State: fleet.Pending, MACs: []string{mac}, FirstSeen: h.clock.Add(time.Duration(i))})
 	})
 }

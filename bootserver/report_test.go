@@ -66,7 +66,7 @@ func TestTheEndHasRoom(t *testing.T) {
 				b.Events = append(b.Events, fleet.Event{At: h.clock,
 					Event: ingot.Event{Stage: ingot.StageTicket, Error: "no", Retry: true, Bytes: int64(i)}})
 			}
-			tx.PutBoot(b)
+			tx.StoreBoot(b)
 			return nil
 		}); err != nil {
 			t.Fatal(err)

@@ -91,7 +91,7 @@ func TestRestoreOnTheWire(t *testing.T) {
 	}
 	own := askDUID(t, s)
 
-	other, err := openState(t.TempDir(), time.Now)
+	other, err := openState(t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -196,13 +196,12 @@ func TestFollowOverARestore(t *testing.T) {
 	h := newHouse(t)
 	note := func(texts ...string) {
 		t.Helper()
-		if err := h.state.Update(func(tx state.Tx) error {
-			for _, s := range texts {
-				tx.Note(fleet.Entry{At: h.clock, Kind: fleet.KindMachine, Text: s})
+		for _, s := range texts {
+			c := fleet.TextChange(fleet.KindMachine, s, false)
+			c.At = h.clock
+			if err := h.state.Append(c); err != nil {
+				t.Fatal(err)
 			}
-			return nil
-		}); err != nil {
-			t.Fatal(err)
 		}
 	}
 	restore := func(b []byte) {

@@ -132,7 +132,6 @@ func (s *Server) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	st.Now = s.conf.Now
 	defer func() {
 		if err := st.Close(); err != nil {
 			s.log.Error("closing the state", "err", err)

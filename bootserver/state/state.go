@@ -257,24 +257,6 @@ type Tx interface {
 	// never stored without the other. It sets their sequence numbers. A transaction that
 	// fails takes none.
 	Record(list ...fleet.Change)
-
-	olderTx
-}
-
-// olderTx goes when nothing uses it: reads of the whole fleet, entries that are not typed,
-// Changes that are found by comparing records.
-type olderTx interface {
-	Machines() []fleet.Machine
-	Granted() []fleet.Machine
-	OpenBoots() []fleet.Boot
-	LatestBoots() []fleet.Boot
-	Credentials() []access.Credential
-	// PutMachine is StoreMachine and Record of fleet.MachineChanges.
-	PutMachine(m fleet.Machine)
-	// PutBoot is StoreBoot and Record of fleet.BootChanges.
-	PutBoot(b fleet.Boot)
-	Note(list ...fleet.Entry)
-	Audit(c access.Change)
 }
 
 // Replacement is a machine before and after a large change. Before is nil for a new one.

@@ -61,7 +61,7 @@ func newShop(t *testing.T) *shop {
 	}
 	s.edit(t, func(st *bolt.Store) {
 		if err := st.Update(func(tx state.Tx) error {
-			tx.PutMachine(fleet.Machine{ID: "m-1", Name: "node01", State: fleet.Approved,
+			tx.StoreMachine(fleet.Machine{ID: "m-1", Name: "node01", State: fleet.Approved,
 				Assignment: fleet.Assignment{ImageRef: fleet.ImageRef{Image: first.Digest, Name: "lab:v1"}}})
 			return nil
 		}); err != nil {

@@ -5,7 +5,7 @@ import (
 	"testing"
 	"time"
 
-	"ingot/bootserver/access"
+	"ingot/bootserver/fleet"
 	"ingot/bootserver/state"
 )
 
@@ -22,7 +22,7 @@ func TestAuditIsBoundedAndOrdered(t *testing.T) {
 	add := func(n int) {
 		err := s.Update(func(tx state.Tx) error {
 			for i := range n {
-				tx.Audit(access.Change{At: time.Unix(int64(i), 0), Action: "test"})
+				tx.Record(fleet.Change{At: time.Unix(int64(i), 0), Code: fleet.ActionApprove})
 			}
 			return nil
 		})
@@ -32,7 +32,7 @@ func TestAuditIsBoundedAndOrdered(t *testing.T) {
 	}
 	add(most - 1)
 	failed := errors.New("failed")
-	if err := s.Update(func(tx state.Tx) error { tx.Audit(access.Change{Action: "never"}); return failed }); !errors.Is(err, failed) {
+	if err := s.Update(func(tx state.Tx) error { tx.Record(fleet.Change{Code: fleet.ActionRetire}); return failed }); !errors.Is(err, failed) {
 		t.Fatal(err)
 	}
 	add(3)
@@ -45,12 +45,12 @@ func TestAuditIsBoundedAndOrdered(t *testing.T) {
 	defer s.Close()
 	s.keepAudit = most
 	add(1)
-	list, err := s.Audit(0, false, 2*most)
+	list, _, err := s.Changes(state.Query{Audit: true, Limit: 2 * most})
 	if err != nil || len(list) != most || list[0].Seq != 4 || list[len(list)-1].Seq != most+3 {
 		t.Fatalf("the log has %d changes (%v), from %d to %d; want %d, from 4 to %d", len(list), err, list[0].Seq, list[len(list)-1].Seq, most, most+3)
 	}
 	for i, c := range list {
-		if c.Seq != uint64(i)+4 || c.Action == "never" {
+		if c.Seq != uint64(i)+4 || c.Code != fleet.ActionApprove {
 			t.Fatalf("change %d is %+v", i, c)
 		}
 	}

@@ -26,7 +26,7 @@ func TestRestoresOfOneSecond(t *testing.T) {
 	files := map[string]bool{}
 	for i := range 3 {
 		name := string(rune('a' + i))
-		if err := s.Update(func(tx state.Tx) error { tx.PutMachine(fleet.Machine{ID: "m-1", Name: name}); return nil }); err != nil {
+		if err := s.Update(func(tx state.Tx) error { tx.StoreMachine(fleet.Machine{ID: "m-1", Name: name}); return nil }); err != nil {
 			t.Fatal(err)
 		}
 		kept, err := s.Restore(bytes.NewReader(backup.Bytes()), time.Unix(5, 0))
@@ -50,7 +50,7 @@ func TestASlowReaderHoldsNobodyUp(t *testing.T) {
 	dir := t.TempDir()
 	s := open(t, dir)
 	defer s.Close()
-	if err := s.Update(func(tx state.Tx) error { tx.PutMachine(fleet.Machine{ID: "m-1", Name: "a"}); return nil }); err != nil {
+	if err := s.Update(func(tx state.Tx) error { tx.StoreMachine(fleet.Machine{ID: "m-1", Name: "a"}); return nil }); err != nil {
 		t.Fatal(err)
 	}
 	var whole bytes.Buffer
@@ -79,7 +79,7 @@ func TestASlowReaderHoldsNobodyUp(t *testing.T) {
 		for range 20 {
 			if err := s.Update(func(tx state.Tx) error {
 				for range 300 {
-					tx.Note(fleet.Entry{Kind: fleet.KindMachine, Machine: "m-1", Text: text})
+					tx.Record(fleet.TextChange(fleet.KindMachine, text, false))
 				}
 				return nil
 			}); err != nil {

@@ -38,8 +38,6 @@ import (
 
 // Store is a state in a file.
 type Store struct {
-	Now func() time.Time // for Changes that are derived; time.Now
-
 	restoring sync.Mutex   // held while a backup comes in
 	copying   sync.Mutex   // held while the file is copied for a backup; taken before mu and swap
 	backups   atomic.Int32 // that are being read
@@ -100,7 +98,7 @@ func Open(_ context.Context, dir string) (*Store, error) {
 		}
 		return nil, fmt.Errorf("opening state %q: %w", path, err)
 	}
-	s := &Store{Now: time.Now, db: db, lock: lock, news: make(chan struct{}), keepAudit: state.MaxAudit}
+	s := &Store{db: db, lock: lock, news: make(chan struct{}), keepAudit: state.MaxAudit}
 	if err := guarded(func() error { return firstOf(migrate(db, true), s.load()) }); err != nil {
 		return nil, errors.Join(fmt.Errorf("reading state %q: %w", path, err), db.Close(), lock.Close())
 	}
@@ -153,7 +151,6 @@ func (s *Store) write(f func(*bbolt.Tx) error) error {
 // server must not go on from half of what it knew.
 func (s *Store) load() error {
 	v := view.New(record.Size)
-	v.Now = func() time.Time { return s.Now() }
 	if s.view != nil {
 		v.KeepCounts(s.view)
 	}

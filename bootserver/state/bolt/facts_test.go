@@ -25,12 +25,12 @@ func bootsWith(t *testing.T, s *Store, m ingot.MachineID, first int, ram ...int6
 	for i, n := range ram {
 		err := s.Update(func(tx state.Tx) (err error) {
 			b := fleet.Boot{ID: ingot.NewBootID([16]byte{m[2], byte(first + i)}), Machine: m, Number: first + i, Before: before, Started: time.Unix(int64(first+i), 0)}
-			tx.PutBoot(b)
+			tx.StoreBoot(b)
 			if n != 0 {
 				if b, err = tx.KeepFacts(b, ingot.Facts{RAM: n}); err != nil {
 					return err
 				}
-				tx.PutBoot(b)
+				tx.StoreBoot(b)
 			}
 			before, list = b.ID, append(list, b)
 			return nil
@@ -96,7 +96,7 @@ func TestFactsPerBoot(t *testing.T) {
 	}
 	other := bootsWith(t, s, "m-2", 1, 16)
 	err := s.Update(func(tx state.Tx) error {
-		tx.PutMachine(fleet.Machine{ID: "m-1"})
+		tx.StoreMachine(fleet.Machine{ID: "m-1"})
 		return tx.DropMachine("m-1")
 	})
 	if err != nil {

@@ -18,7 +18,7 @@ func TestOlderVersion(t *testing.T) {
 	s := open(t, dir)
 	err := s.Update(func(tx state.Tx) error {
 		for i := range 5 {
-			tx.PutBoot(fleet.Boot{ID: ingot.NewBootID([16]byte{byte(9 - i)}), Machine: "m-1", Started: time.Unix(int64(i), 0), Outcome: ingot.OutcomeFailed})
+			tx.StoreBoot(fleet.Boot{ID: ingot.NewBootID([16]byte{byte(9 - i)}), Machine: "m-1", Started: time.Unix(int64(i), 0), Outcome: ingot.OutcomeFailed})
 		}
 		return nil
 	})

@@ -151,7 +151,7 @@ func TestGroupCommit(t *testing.T) {
 func TestDiskFull(t *testing.T) {
 	s := open(t, t.TempDir())
 	defer s.Close()
-	if err := s.Update(func(tx state.Tx) error { tx.PutMachine(fleet.Machine{ID: "m-1", UUID: "u1"}); return nil }); err != nil {
+	if err := s.Update(func(tx state.Tx) error { tx.StoreMachine(fleet.Machine{ID: "m-1", UUID: "u1"}); return nil }); err != nil {
 		t.Fatal(err)
 	}
 	s.db.MaxSize = 1 // the file may not grow
@@ -160,8 +160,8 @@ func TestDiskFull(t *testing.T) {
 	for i := range 50 {
 		g.Go(func() error {
 			err := s.Update(func(tx state.Tx) error {
-				tx.PutMachine(fleet.Machine{ID: "m-1", UUID: fmt.Sprint("u", i), Name: strings.Repeat("x", 1<<20)})
-				tx.PutMachine(fleet.Machine{ID: ingot.MachineID(fmt.Sprint("n-", i))})
+				tx.StoreMachine(fleet.Machine{ID: "m-1", UUID: fmt.Sprint("u", i), Name: strings.Repeat("x", 1<<20)})
+				tx.StoreMachine(fleet.Machine{ID: ingot.MachineID(fmt.Sprint("n-", i))})
 				return nil
 			})
 			if err != nil {
@@ -181,7 +181,7 @@ func TestDiskFull(t *testing.T) {
 		t.Error("the index lost the machine of before")
 	}
 	s.db.MaxSize = 0
-	if err := s.Update(func(tx state.Tx) error { tx.PutMachine(fleet.Machine{ID: "m-2"}); return nil }); err != nil {
+	if err := s.Update(func(tx state.Tx) error { tx.StoreMachine(fleet.Machine{ID: "m-2"}); return nil }); err != nil {
 		t.Errorf("after the disk has room again: %v", err)
 	}
 }

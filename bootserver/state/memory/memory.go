@@ -12,18 +12,16 @@ import (
 	"context"
 	"crypto/rand"
 	"fmt"
-	"net/netip"
-	"runtime"
-	"slices"
-	"sync"
-	"time"
-
 	"ingot"
 	"ingot/bootserver/access"
 	"ingot/bootserver/fleet"
 	"ingot/bootserver/state"
 	"ingot/bootserver/state/record"
 	"ingot/bootserver/state/view"
+	"net/netip"
+	"runtime"
+	"slices"
+	"sync"
 )
 
 // Fault is a fault that a test plants into a store, to see whether it is found.
@@ -42,7 +40,6 @@ const (
 type Store struct {
 	dir   string
 	plant Fault
-	now   func() time.Time
 
 	mu       sync.RWMutex
 	closed   bool
@@ -81,7 +78,7 @@ func OpenFaulty(dir string, plant Fault) (*Store, error) {
 		d = newData()
 		_, _ = rand.Read(d.Identity) // never fails, see crypto/rand
 	}
-	s := &Store{dir: dir, plant: plant, now: time.Now, news: make(chan struct{})}
+	s := &Store{dir: dir, plant: plant, news: make(chan struct{})}
 	if err := s.load(d); err != nil {
 		return nil, fmt.Errorf("opening state: %w", err)
 	}
@@ -89,13 +86,9 @@ func OpenFaulty(dir string, plant Fault) (*Store, error) {
 	return s, nil
 }
 
-// SetNow sets the clock of Changes that are derived.
-func (s *Store) SetNow(now func() time.Time) { s.now = now }
-
 // load makes the view of what is stored.
 func (s *Store) load(d *data) error {
 	v := view.New(record.Size)
-	v.Now = func() time.Time { return s.now() }
 	if s.view != nil {
 		v.KeepCounts(s.view)
 	}

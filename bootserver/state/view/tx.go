@@ -288,11 +288,6 @@ func (tx *Tx) boot(id ingot.BootID) (fleet.Boot, bool) {
 	return tx.past.Boot(id)
 }
 
-// PutMachine implements state.Tx.
-func (tx *Tx) PutMachine(m fleet.Machine) {
-	tx.StoreMachine(m)
-}
-
 // StoreMachine implements state.Tx.
 func (tx *Tx) StoreMachine(m fleet.Machine) {
 	old, had := tx.v.machines[m.ID]
@@ -393,11 +388,6 @@ func interleave(a, b []fleet.Boot) []fleet.Boot {
 		*next = (*next)[1:]
 	}
 	return all
-}
-
-// PutBoot implements state.Tx.
-func (tx *Tx) PutBoot(b fleet.Boot) {
-	tx.StoreBoot(b)
 }
 
 // StoreBoot implements state.Tx.

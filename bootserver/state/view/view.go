@@ -38,8 +38,7 @@ type Past interface {
 
 // View is what is kept in memory. It is not safe for concurrent use.
 type View struct {
-	Seq uint64           // of the ledger's last Change
-	Now func() time.Time // for derived Changes
+	Seq uint64 // of the ledger's last Change
 	// Size returns the size of a value's record, in bytes.
 	Size func(v any) (int, error)
 
@@ -54,7 +53,7 @@ type View struct {
 
 // New returns an empty view. size returns the size of a value's record, in bytes.
 func New(size func(v any) (int, error)) *View {
-	return &View{Now: time.Now, Size: size, machines: map[ingot.MachineID]fleet.Machine{}, boots: map[ingot.BootID]fleet.Boot{},
+	return &View{Size: size, machines: map[ingot.MachineID]fleet.Machine{}, boots: map[ingot.BootID]fleet.Boot{},
 		credentials: map[string]access.Credential{}, removals: map[ingot.Digest]state.Removal{},
 		ended: map[ingot.Outcome]uint64{}, index: newIndex()}
 }
@@ -63,7 +62,7 @@ func New(size func(v any) (int, error)) *View {
 func SeqKey(seq uint64) string { return string(binary.BigEndian.AppendUint64(nil, seq)) }
 
 // KeepCounts takes over what was counted by the view before a restore.
-func (v *View) KeepCounts(old *View) { v.ended, v.pieces, v.Now = old.ended, old.pieces, old.Now }
+func (v *View) KeepCounts(old *View) { v.ended, v.pieces = old.ended, old.pieces }
 
 // AddMachine adds a machine that is stored.
 func (v *View) AddMachine(m fleet.Machine) { v.setMachine(m) }
