@@ -223,12 +223,17 @@ func TestPagesOfBoots(t *testing.T) {
 	s.crowd(3)
 	began := 0
 	begin := func(n int) (ids []ingot.BootID) {
-		inParts(t, s.state, n, func(tx state.Tx, _ int) {
-			id := ingot.NewBootID([16]byte{byte(began * 7), 1, byte(began >> 8), byte(began)}) // not in order
-			tx.StoreBoot(fleet.Boot{ID: id, Machine: ingot.MachineID(fmt.Sprintf("m-%012x", began%3)), Number: began/3 + 1,
-				Started: s.clock.Add(time.Duration(began/2) * time.Second), Outcome: ingot.OutcomeHealthy}) // two at a time
-			ids, began = append(ids, id), began+1
+		id := func(began int) ingot.BootID {
+			return ingot.NewBootID([16]byte{byte(began * 7), 1, byte(began >> 8), byte(began)}) // not in order
+		}
+		inParts(t, s.state, n, func(tx state.Tx, i int) {
+			i += began
+			tx.StoreBoot(fleet.Boot{ID: id(i), Machine: ingot.MachineID(fmt.Sprintf("m-%012x", i%3)), Number: i/3 + 1,
+				Started: s.clock.Add(time.Duration(i/2) * time.Second), Outcome: ingot.OutcomeHealthy}) // two at a time
 		})
+		for range n {
+			ids, began = append(ids, id(began)), began+1
+		}
 		return ids
 	}
 	c := s.caller("somebody", s.token("t", access.Read), "")

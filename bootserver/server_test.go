@@ -2,6 +2,7 @@ package bootserver
 
 import (
 	"context"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -17,9 +18,10 @@ func TestStuckServerIsNotAlive(t *testing.T) {
 	var signs atomic.Int32
 	s := &Server{booter: h.Booter, log: h.log, conf: Config{Alive: func() { signs.Add(1) }}}
 	stuck, free, over := make(chan struct{}), make(chan struct{}), make(chan struct{})
+	wait := sync.OnceFunc(func() { close(stuck); <-free })
 	go func() {
 		defer close(over)
-		_ = h.state.Update(func(state.Tx) error { close(stuck); <-free; return nil })
+		_ = h.state.Update(func(state.Tx) error { wait(); return nil })
 	}()
 	<-stuck
 	ctx, cancel := context.WithCancel(t.Context())

@@ -1,6 +1,7 @@
 package booter
 
 import (
+	"context"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -13,6 +14,7 @@ import (
 	"ingot/bootserver/fleet"
 	"ingot/bootserver/state"
 	"ingot/bootserver/state/bolt"
+	"ingot/bootserver/state/memory"
 	"ingot/image"
 )
 
@@ -22,6 +24,14 @@ type house struct {
 	t      *testing.T
 	images *image.Store
 	clock  time.Time
+}
+
+// openState opens a state on the backend that is tested.
+func openState(dir string) (state.Store, error) {
+	if os.Getenv("INGOT_TEST_STATE") == "memory" {
+		return memory.Open(context.Background(), dir)
+	}
+	return bolt.Open(context.Background(), dir)
 }
 
 func newHouse(t *testing.T) *house {
@@ -35,7 +45,7 @@ func newHouse(t *testing.T) *house {
 	if err != nil {
 		t.Fatal(err)
 	}
-	st, err := bolt.Open(t.Context(), filepath.Join(root, "state"))
+	st, err := openState(filepath.Join(root, "state"))
 	if err != nil {
 		t.Fatal(err)
 	}
