@@ -75,7 +75,7 @@ func newHouse(t *testing.T) *house {
 	}
 	h := &house{t: t, images: images, catalog: catalog.New(images), keys: keys, clock: time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC),
 		loaders: map[string][]byte{"snponly.efi": []byte("a loader"), "ipxe.efi": []byte("another")}}
-	if h.state, err = openState(filepath.Join(root, "state"), h.now); err != nil {
+	if h.state, err = openState(filepath.Join(root, "state")); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { h.state.Close() })
