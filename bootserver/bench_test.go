@@ -102,10 +102,10 @@ func fill(b *testing.B, dir string, machines, boots, entries int, ref fleet.Imag
 						Checks: []ingot.CheckResult{{Name: "ssh", OK: true}}})
 					tx.StoreMachine(d.Machine)
 					tx.StoreBoot(d.Boot)
-					if n == 0 {
-						tx.Record(fleet.MachineChanges(nil, m, start)...)
+					for _, e := range boot.Events {
+						tx.Record(fleet.Change{At: e.At, Code: fleet.CodeBootStage, Machine: m.ID, Boot: boot.ID, Stage: e.Stage, Detail: e.Detail, Bytes: e.Bytes})
 					}
-					tx.Record(fleet.BootChanges(nil, d.Boot, start)...)
+					tx.Record(d.Changes...)
 				}
 				return nil
 			}))
