@@ -294,14 +294,14 @@ func TestKeysStayUnwritten(t *testing.T) {
 	if err != nil || !strings.Contains(console.Text, "Kernel command line") {
 		t.Fatalf("Console = %q, %v", console.Text, err)
 	}
-	told, err := json.Marshal([]any{boots, events, console})
+	answered, err := json.Marshal([]any{boots, events, console})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !strings.Contains(log.String(), key.ID().Short()) || !bytes.Contains(file, []byte(key.ID())) || !bytes.Contains(told, []byte(key.ID())) {
+	if !strings.Contains(log.String(), key.ID().Short()) || !bytes.Contains(file, []byte(key.ID())) || !bytes.Contains(answered, []byte(key.ID())) {
 		t.Error("log, file or API do not name the boot: this test looks at the wrong ones")
 	}
-	for where, text := range map[string][]byte{"the log": log.Bytes(), "the state file": file, "the API": told} {
+	for where, text := range map[string][]byte{"the log": log.Bytes(), "the state file": file, "the API": answered} {
 		if bytes.Contains(text, []byte(key[32:])) {
 			t.Errorf("%s holds the key of a boot", where)
 		}

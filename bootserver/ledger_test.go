@@ -11,9 +11,9 @@ import (
 	"ingot/bootserver/fleet"
 )
 
-// told is the ledger of everything, a line an entry: machine, kind and text,
+// ledgerText is the ledger of everything, a line an entry: machine, kind and text,
 // with "!" when it is worth a look.
-func (h *house) told() string {
+func (h *house) ledgerText() string {
 	h.t.Helper()
 	list, err := h.api.Events(h.t.Context(), api.EventsRequest{Newest: true, Limit: 500})
 	if err != nil {
@@ -29,11 +29,11 @@ func (h *house) told() string {
 	return text.String()
 }
 
-// tells checks that the ledger says something so often.
-func (h *house) tells(times int, what string) {
+// ledgerHas checks that the ledger has a text so often.
+func (h *house) ledgerHas(times int, what string) {
 	h.t.Helper()
-	if got := strings.Count(h.told(), what+"\n"); got != times {
-		h.t.Errorf("the ledger says %q %d times; want %d:\n%s", what, got, times, h.told())
+	if got := strings.Count(h.ledgerText(), what+"\n"); got != times {
+		h.t.Errorf("the ledger says %q %d times; want %d:\n%s", what, got, times, h.ledgerText())
 	}
 }
 
@@ -55,29 +55,29 @@ func TestLedgerOfATicket(t *testing.T) {
 		}
 	}
 	grant("data", "D1")
-	h.tells(1, machineID+" machine granted: one boot may initialise disk D1 as volume data, until 2026-11-23T13:00:00Z")
+	h.ledgerHas(1, machineID+" machine granted: one boot may initialise disk D1 as volume data, until 2026-11-23T13:00:00Z")
 	boot, _ := h.ask()
 	for range 3 {
 		ticket(boot)
 		h.clock = h.clock.Add(time.Second)
 	}
-	h.tells(1, machineID+" step ticket given for lab:v1; it may initialise disk D1 as volume data")
+	h.ledgerHas(1, machineID+" step ticket given for lab:v1; it may initialise disk D1 as volume data")
 	grant("logs", "D2") // while it asks
 	for range 2 {
 		ticket(boot)
 	}
-	h.tells(1, machineID+" step ticket given for lab:v1; it may initialise disk D1 as volume data; it may initialise disk D2 as volume logs")
+	h.ledgerHas(1, machineID+" step ticket given for lab:v1; it may initialise disk D1 as volume data; it may initialise disk D2 as volume logs")
 	boot, _ = h.ask()
 	ticket(boot)
-	h.tells(1, machineID+" step ticket given for lab:v1")
+	h.ledgerHas(1, machineID+" step ticket given for lab:v1")
 	grant("more", "D3")
 	h.clock = h.clock.Add(2 * time.Hour)
 	for range 3 {
 		h.Expire()
 	}
-	h.tells(1, machineID+" machine the grant to initialise disk D3 as volume more expired, and no boot used it")
-	if strings.Contains(h.told(), "data expired") || strings.Contains(h.told(), string(h.BootKey(boot))) {
-		t.Errorf("the ledger says that a grant which was used expired, or a key:\n%s", h.told())
+	h.ledgerHas(1, machineID+" machine the grant to initialise disk D3 as volume more expired, and no boot used it")
+	if strings.Contains(h.ledgerText(), "data expired") || strings.Contains(h.ledgerText(), string(h.BootKey(boot))) {
+		t.Errorf("the ledger says that a grant which was used expired, or a key:\n%s", h.ledgerText())
 	}
 }
 
@@ -91,14 +91,14 @@ func TestLedgerOfRules(t *testing.T) {
 	for range 2 {
 		h.ask()
 	}
-	h.tells(1, machineID+" decision labelled by the rule for subnet 10.99.0.0/24, mac 52:54:00:12:*")
-	h.tells(1, machineID+" machine label rack=r1 set")
+	h.ledgerHas(1, machineID+" decision labelled by the rule for subnet 10.99.0.0/24, mac 52:54:00:12:*")
+	h.ledgerHas(1, machineID+" machine label rack=r1 set")
 	p.Rules = []fleet.Rule{{MAC: "52:54:00:12:*", Approve: true, Image: "lab:v1"}}
 	h.SetPolicy(p)
 	for range 2 {
 		h.ask()
 	}
-	h.tells(1, machineID+" decision approved, assigned lab:v1 by the rule for mac 52:54:00:12:*")
+	h.ledgerHas(1, machineID+" decision approved, assigned lab:v1 by the rule for mac 52:54:00:12:*")
 }
 
 // TestLedgerOfAMerge: a merge is told on both sides, with what the machine had
@@ -109,19 +109,19 @@ func TestLedgerOfAMerge(t *testing.T) {
 	changed := firstMachine
 	changed.MAC = "52:54:00:99:00:01"
 	h.seen(changed)
-	if !strings.Contains(h.told(), "! m-525400990001 machine a person is asked whether it is the same machine: ") {
-		t.Errorf("the ledger does not say what is asked:\n%s", h.told())
+	if !strings.Contains(h.ledgerText(), "! m-525400990001 machine a person is asked whether it is the same machine: ") {
+		t.Errorf("the ledger does not say what is asked:\n%s", h.ledgerText())
 	}
 	if _, err := h.api.Merge(t.Context(), "m-525400990001", "node01"); err != nil {
 		t.Fatal(err)
 	}
-	h.tells(1, "m-525400990001 machine is the same machine as node01 ("+machineID+"), and a part of it from now on")
-	h.tells(1, machineID+" machine merged with m-525400990001, which had cards 52:54:00:99:00:01, UUID "+firstMachine.UUID)
-	h.tells(0, "m-525400990001 machine forgotten")
+	h.ledgerHas(1, "m-525400990001 machine is the same machine as node01 ("+machineID+"), and a part of it from now on")
+	h.ledgerHas(1, machineID+" machine merged with m-525400990001, which had cards 52:54:00:99:00:01, UUID "+firstMachine.UUID)
+	h.ledgerHas(0, "m-525400990001 machine forgotten")
 	if _, err := h.api.Forget(t.Context(), "node01", true); err != nil {
 		t.Fatal(err)
 	}
-	h.tells(1, machineID+" machine forgotten")
+	h.ledgerHas(1, machineID+" machine forgotten")
 }
 
 // TestLedgerOfAnImport: a list that was imported is told with each machine that
@@ -134,10 +134,10 @@ func TestLedgerOfAnImport(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	h.tells(1, machineID+" machine is in a list that was imported, as node01")
-	h.tells(1, machineID+" machine known before it was seen, approved, with "+firstMachine.MAC)
+	h.ledgerHas(1, machineID+" machine is in a list that was imported, as node01")
+	h.ledgerHas(1, machineID+" machine known before it was seen, approved, with "+firstMachine.MAC)
 	h.ask()
-	h.tells(1, machineID+" machine seen for the first time")
+	h.ledgerHas(1, machineID+" machine seen for the first time")
 }
 
 // TestLedgerOfACrash: what pstore kept is told once, as of the boot whose kernel
@@ -153,7 +153,7 @@ func TestLedgerOfACrash(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	h.tells(1, "! "+machineID+" step its kernel crashed, as pstore kept it: BUG: kernel NULL pointer dereference")
+	h.ledgerHas(1, "! "+machineID+" step its kernel crashed, as pstore kept it: BUG: kernel NULL pointer dereference")
 	if b, _ := h.state.Boot(well); b.Crash == "" {
 		t.Error("the crash belongs to another boot than the one that was healthy")
 	}
@@ -165,7 +165,7 @@ func TestLedgerOfACrash(t *testing.T) {
 	if err := h.Crash(boot, "<2>[   12.3] nothing that says why\n"); err != nil {
 		t.Fatal(err)
 	}
-	h.tells(1, "! "+machineID+" step its kernel crashed, as pstore kept it: no line of its last words says why")
+	h.ledgerHas(1, "! "+machineID+" step its kernel crashed, as pstore kept it: no line of its last words says why")
 }
 
 // TestLedgerOfARestore: who follows the ledger hears that the state was
@@ -216,7 +216,7 @@ func TestHardwarePerBoot(t *testing.T) {
 		return boot
 	}
 	first, second, third := boots(256, 1), boots(192, 3), boots(192, 1)
-	h.tells(1, "! "+machineID+" machine its hardware changed: RAM 256 → 192 GiB")
+	h.ledgerHas(1, "! "+machineID+" machine its hardware changed: RAM 256 → 192 GiB")
 	if b, _ := h.state.Boot(second); len(b.Changes) != 1 {
 		t.Errorf("after its ticket was asked for again, the changes of the boot are %q", b.Changes)
 	}

@@ -42,7 +42,7 @@ func (s *Sockets) socket(path string) net.Listener {
 }
 
 // streamAt copies the listener that is bound to this address and no other; nil
-// when there is none. The original stays open: who passed it has it, too, so
+// when there is none. The original stays open: its sender has it, too, so
 // that a link which is left and comes back could not bind the address again.
 func (s *Sockets) streamAt(at netip.AddrPort) (net.Listener, error) {
 	l, ok := find(s.Streams, func(l net.Listener) bool { return boundAt(l.Addr(), at) }).(*net.TCPListener)
@@ -77,7 +77,7 @@ func (s *Sockets) datagramAt(at netip.AddrPort) (*net.UDPConn, error) {
 
 func (s *Sockets) close() {
 	for _, l := range s.Streams {
-		_ = l.Close() // who answers there closed it already
+		_ = l.Close() // what answers there closed it already
 	}
 	for _, c := range s.Datagrams {
 		_ = c.Close() // likewise

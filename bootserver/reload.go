@@ -56,7 +56,7 @@ func (s *Server) settings(ctx context.Context) (c config.Config, err error) {
 			err = fmt.Errorf("ingot has a bug with what is written there: %v", p)
 		}
 	}()
-	if c, err = s.conf.Settle(); err != nil {
+	if c, err = s.conf.Reread(); err != nil {
 		return c, err
 	}
 	return c, s.checkFirst(ctx, c.Boots)

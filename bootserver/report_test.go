@@ -12,9 +12,9 @@ import (
 	"ingot/bootserver/state"
 )
 
-// TestCrashIsToldOnce, of the boot directly before, whatever else its key is
+// TestCrashIsReportedOnce, of the boot directly before, whatever else its key is
 // used for.
-func TestCrashIsToldOnce(t *testing.T) {
+func TestCrashIsReportedOnce(t *testing.T) {
 	h := newHouse(t)
 	h.put("v1")
 	var keys []ingot.BootKey
@@ -22,20 +22,20 @@ func TestCrashIsToldOnce(t *testing.T) {
 		h.clock = h.clock.Add(time.Minute)
 		keys = append(keys, h.boots(firstMachine))
 	}
-	tell := func(text string) {
+	crash := func(text string) {
 		t.Helper()
 		if got := h.do("POST", h.base+ingot.BootPath(keys[2], "crash"), text); got != http.StatusNoContent {
 			t.Fatalf("POST crash = %d; want 204", got)
 		}
 	}
-	tell("no line of it says why")
+	crash("no line of it says why")
 	once := everything(t, h.state)
 	for range 50 {
-		tell(strings.Repeat("it was something else ", 1000))
+		crash(strings.Repeat("it was something else ", 1000))
 	}
-	tell("[ 1.0] Kernel panic - not syncing: it was something else")
+	crash("[ 1.0] Kernel panic - not syncing: it was something else")
 	if again := everything(t, h.state); again != once {
-		t.Errorf("a crash that is told again changes\n%s\nto\n%s", once, again)
+		t.Errorf("a crash that is reported again changes\n%s\nto\n%s", once, again)
 	}
 	for i, want := range []bool{false, true, false} {
 		c, err := h.api.Console(t.Context(), machineID, string(keys[i].ID()))

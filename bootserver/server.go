@@ -1,6 +1,7 @@
-// Package bootserver network-boots machines: DHCP of both families, TFTP and HTTP on one or
-// more interfaces, joined to what package fleet decides and package state
-// remembers, and an API for operators on a Unix socket.
+// Package bootserver runs a boot server: it opens the sockets of DHCP in both families, TFTP and HTTP
+// on one or more interfaces and those of the API, joins them to what answers there, reloads the
+// configuration, and closes everything in order. Machines are answered by package booter, operators
+// by package operator.
 //
 // Each address of an interface has sockets of its own, so an answer leaves
 // from the address that was asked, and what it says of the server is that
@@ -53,7 +54,7 @@ type Config struct {
 	Now      func() time.Time              // nil means time.Now
 	Ready    func(Ready)                   // called once, when every port is open
 	Alive    func()                        // called every few seconds as long as the server answers; nil is fine
-	Settle   func() (config.Config, error) // reads the settings again, for a reload; nil: there is nothing to read
+	Reread   func() (config.Config, error) // reads the settings again, for a reload; nil: there is nothing to read
 	Reloads  func(begin bool)              // told before and after a reload; nil is fine
 }
 
@@ -309,7 +310,7 @@ func (s *Server) Reload(ctx context.Context) (api.Reloaded, error) {
 	switch {
 	case s.group == nil:
 		return api.Reloaded{}, errors.New("the server is starting or ending")
-	case s.conf.Settle == nil:
+	case s.conf.Reread == nil:
 		return api.Reloaded{}, operator.ErrNoReload
 	}
 	if s.conf.Reloads != nil {

@@ -26,7 +26,7 @@ import (
 )
 
 // ServerName is the name that every certificate of a server has besides its
-// own. Who pinned the CA expects it: the CA is of this one server, so how its
+// own. Clients that pinned the CA expect it: the CA is of this one server, so how its
 // host is called today does not matter.
 const ServerName = "server.ingot.internal"
 

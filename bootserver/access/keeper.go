@@ -12,7 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Errors of somebody who is not let in. All of them are answered with 401.
+// Errors of requests that are not authenticated. All of them are answered with 401.
 var (
 	// ErrNobody: no token and no certificate came with the request.
 	ErrNobody = errors.New("no token and no client certificate came with the request")
@@ -26,7 +26,7 @@ var (
 	ErrPlain = errors.New("a token travels over TLS only; this one was sent in the clear and should be revoked")
 )
 
-// Keeper tells who asks.
+// Keeper authenticates requests.
 type Keeper struct {
 	Find func(id string) (Credential, bool) // a token's or certificate's record
 	Now  func() time.Time
@@ -53,8 +53,8 @@ func ConnContext(ctx context.Context, c net.Conn) context.Context {
 	return context.WithValue(ctx, peerKey{}, LocalUser(int(cred.Uid), int(cred.Pid)))
 }
 
-// Who returns who sent a request: the user of a local socket, else whose token
-// it carries, else whose certificate the connection was made with.
+// Who authenticates a request: by the user of a local socket, else by its token, else by the client
+// certificate of its connection.
 func (k *Keeper) Who(r *http.Request) (Who, error) {
 	if peer, ok := r.Context().Value(peerKey{}).(Who); ok {
 		return peer, nil

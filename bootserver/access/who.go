@@ -1,9 +1,8 @@
-// Package access knows who may ask what of the server: scopes, tokens, client
-// certificates, the server's own certificate authority, and the record of who
-// changed what. It holds values and checks; package state remembers them.
+// Package access controls access to the server's API: scopes, tokens, client certificates and the
+// server's own certificate authority. It holds values and checks; package state stores them.
 //
-// Left out on purpose: users, passwords, groups and roles. Whoever has the
-// administrator's socket gives tokens to the rest.
+// Left out on purpose: users, passwords, groups and roles. The administrator's socket issues tokens
+// to everybody else.
 package access
 
 import (
@@ -48,8 +47,8 @@ func (s Scope) rank() int {
 	return -1
 }
 
-// Covers reports whether who has s may do what needs want. What is no scope
-// covers nothing, and is covered by nothing.
+// Covers reports whether scope s includes scope want. A text that is not a scope covers nothing and
+// is covered by nothing.
 func (s Scope) Covers(want Scope) bool { return want.rank() >= 0 && s.rank() >= want.rank() }
 
 // Least is the smaller of two scopes.
@@ -60,10 +59,10 @@ func Least(a, b Scope) Scope {
 	return b
 }
 
-// Kind is how somebody proved who he is.
+// Kind is how an operator was authenticated.
 type Kind string
 
-// The kinds of proof.
+// The kinds of authentication.
 const (
 	Local       Kind = "local"       // opened the administrator's socket: the kernel tells user and process
 	Token       Kind = "token"       // showed a token
@@ -71,7 +70,7 @@ const (
 	Server      Kind = "server"      // nobody: the server itself
 )
 
-// Who is somebody who asks.
+// Who identifies an authenticated operator, or the server itself.
 type Who struct {
 	Kind  Kind   `json:"kind" enum:"local,token,certificate,server"`
 	Name  string `json:"name"`            // of the token or certificate, or the local user's
@@ -85,8 +84,8 @@ type Who struct {
 // String is "token ci", "local root".
 func (w Who) String() string { return string(w.Kind) + " " + w.Name }
 
-// LocalUser is somebody on this host who may do anything with the store: who
-// opened the socket, which only its owner and root can, or its files.
+// LocalUser is a user of this host with every permission on the store: one that opened the
+// administrator's socket, which only its owner and root can, or the store's files.
 func LocalUser(uid, pid int) Who {
 	name := strconv.Itoa(uid)
 	if u, err := user.LookupId(name); err == nil {
@@ -97,11 +96,10 @@ func LocalUser(uid, pid int) Who {
 
 type whoKey struct{}
 
-// With returns a context of what somebody asks.
+// With returns a context of a request by an operator.
 func With(ctx context.Context, w Who) context.Context { return context.WithValue(ctx, whoKey{}, w) }
 
-// From returns who asks; where nobody does, it is the server itself, which has
-// no scope.
+// From returns the operator of a request. Without one it is the server itself, which has no scope.
 func From(ctx context.Context) Who {
 	if w, ok := ctx.Value(whoKey{}).(Who); ok {
 		return w

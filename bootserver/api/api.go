@@ -1,10 +1,10 @@
-// Package api is how operators speak to a running server: REST with JSON, the
-// OpenAPI document that describes it, and the client that the command line
-// uses. Locally it is served on a Unix socket, whose user the kernel names;
-// from elsewhere over TLS, to who has a token or a client certificate. Errors
-// are problem details (RFC 9457) with the next step to take.
+// Package api is the API of a running server for operators: REST with JSON, the OpenAPI document that
+// describes it, and its client. Locally it is served on a Unix socket, whose user the kernel names;
+// from elsewhere over TLS, to clients with a token or a client certificate. Errors are problem
+// details (RFC 9457) with a code; clients choose their advice by it.
 //
-// Each route has a scope and is in one table (table), which tests walk.
+// Each route has a scope and is in one table (table), which tests walk. What the server does is
+// behind the interface Backend.
 package api
 
 import (
@@ -20,7 +20,7 @@ import (
 	"ingot/bootserver/fleet"
 )
 
-// Backend is what the server can do for operators. Who asks is in the context:
+// Backend is what the server can do for operators. The operator of a request is in its context:
 // access.From.
 type Backend interface {
 	Version() string
@@ -327,7 +327,7 @@ func (f *flushed) Write(b []byte) (int, error) {
 	return n, err
 }
 
-// health answers 200 or 503 and one word: who may ask it knows nothing more.
+// health answers 200 or 503 and one word. It is not authenticated, so it says nothing more.
 func health(check func() error) http.HandlerFunc {
 	return func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "text/plain; charset=utf-8")

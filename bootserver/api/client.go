@@ -30,12 +30,12 @@ var (
 	ErrNoServer = errors.New("no server is running")
 	// ErrTarget: what a client was told of its server does not fit together.
 	ErrTarget = errors.New("not a server")
-	// ErrStranger: who answers is not the server whose CA was pinned.
+	// ErrStranger is returned if another server answers than the one whose CA was pinned.
 	ErrStranger = errors.New("this is not the server that was pinned")
 )
 
-// Target is one server and how a client proves who it is: the user of a
-// socket, else a token or a certificate.
+// Target is one server and how a client authenticates: as the user of a socket, or with a token or a
+// client certificate.
 type Target struct {
 	Server      string `json:"server"`                // unix:///PATH or https://HOST:PORT
 	CA          string `json:"ca,omitempty"`          // of an https server: its CA in PEM

@@ -11,7 +11,7 @@ import (
 	"ingot/bootserver/access"
 )
 
-// Gate says who sent a request; see access.Keeper.
+// Gate authenticates requests; see access.Keeper.
 type Gate interface {
 	Who(r *http.Request) (access.Who, error)
 }

@@ -10,9 +10,8 @@ import (
 	"ingot/bootserver/access"
 )
 
-// Images is what is done with the images and keys of the server's store. A
-// program on the server's host does the same without a server, see
-// bootserver.Storeroom.
+// Images is what is done with the images and keys of the server's store. A command on the server's
+// host does the same while no server runs, see operator.Editor.
 type Images interface {
 	// Images lists what the store has, by profile and age, the newest last.
 	Images(ctx context.Context) ([]Image, error)

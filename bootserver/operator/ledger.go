@@ -140,8 +140,8 @@ func (o *Operator) sizes(boots []fleet.Boot) map[ingot.Digest]explain.Sizes {
 	return needed
 }
 
-// Backup implements api.Ledger. It changes nothing, and is noted all the same:
-// who has a backup knows all that the server does.
+// Backup implements api.Ledger. It changes nothing, and is recorded all the same: a backup holds
+// everything that the server knows.
 func (o *Operator) Backup(ctx context.Context, w io.Writer) error {
 	if err := o.state.Append(Action(ctx, o.now(), fleet.ActionServerBackup, nil, nil)); err != nil {
 		return err

@@ -118,7 +118,7 @@ func (a *app) serve(cmd *cobra.Command, f serveFlags) error {
 		return err
 	}
 	if f.config != "" {
-		conf.Settle = func() (config.Config, error) { return a.settings(cmd.Flags(), f) }
+		conf.Reread = func() (config.Config, error) { return a.settings(cmd.Flags(), f) }
 	}
 	s := newManager(conf.Log)
 	conf.Alive, conf.Reloads = s.alive, s.reloading
