@@ -28,7 +28,7 @@ func (r *request) proxy() (*dhcpv4.DHCPv4, error) {
 		kind, own = dhcpv4.MessageTypeOffer, netip.Addr{}
 	case dhcpv4.MessageTypeRequest:
 		if named, us := r.chosen(); !toUs && (!named || !us) {
-			_, err := r.boot(own) // it takes an address from the other server, which is known by now
+			_, err := r.Boot(r.Booter, r.sighting(own)) // it takes an address from the other server, which is known by now
 			return nil, err
 		}
 	case dhcpv4.MessageTypeInform:
@@ -38,7 +38,7 @@ func (r *request) proxy() (*dhcpv4.DHCPv4, error) {
 	default:
 		return nil, nil
 	}
-	boot, err := r.boot(own)
+	boot, err := r.Boot(r.Booter, r.sighting(own))
 	if err != nil || boot == (client.Boot{}) {
 		return nil, err
 	}

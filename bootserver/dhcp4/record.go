@@ -13,16 +13,10 @@ import (
 // kindName is a message type as RFC 2131 calls it.
 func kindName(k dhcpv4.MessageType) string { return "DHCP" + strings.ToUpper(k.String()) }
 
-// packet returns the record of a packet with a message type.
-func (r *request) packet(kind dhcpv4.MessageType, p fleet.Packet) client.Packet {
-	p.Kind = kindName(kind)
-	return r.PacketRecord(p)
-}
-
 // recordOf returns the record of an answer. It is nil for answers that decide
 // nothing: those to clients that have their address already.
 func (r *request) recordOf(a *dhcpv4.DHCPv4) *client.Packet {
-	p := fleet.Packet{Address: address(a.YourIPAddr), Refused: r.refusal}
+	p := fleet.Packet{Kind: kindName(a.MessageType()), Address: address(a.YourIPAddr), Refused: r.refusal}
 	switch {
 	case p.Refused != "":
 		p.Address = r.wanted()
@@ -34,7 +28,7 @@ func (r *request) recordOf(a *dhcpv4.DHCPv4) *client.Packet {
 			p.Loader = "what to boot" // a URL contains the key of the machine's boot
 		}
 	}
-	record := r.packet(a.MessageType(), p)
+	record := r.PacketRecord(p)
 	return &record
 }
 

@@ -8,7 +8,6 @@ import (
 	"github.com/insomniacslk/dhcp/dhcpv4"
 
 	"ingot/bootserver/client"
-	"ingot/bootserver/fleet"
 	"ingot/bootserver/lease"
 )
 
@@ -237,12 +236,10 @@ func (r *request) whyNot(a lease.Request, st lease.Status, want netip.Addr) stri
 func (r *request) acknowledge(a lease.Request, want netip.Addr) (*dhcpv4.DHCPv4, error) {
 	options, _ := r.Options(want)
 	hostname := client.Clip(string(unterminated(r.Message.Options.Get(dhcpv4.OptionHostName))))
-	pending, ok := r.Book.Take(a, r.Lease(want, options.lease(), hostname), r.Now)
-	if !ok {
-		return r.nak(justTaken), nil
-	}
-	if err := pending.Commit(); err != nil {
+	if ok, err := r.Assign(r.Book, a, want, options.lease(), hostname); err != nil {
 		return nil, err
+	} else if !ok {
+		return r.nak(justTaken), nil
 	}
 	return r.answer(dhcpv4.MessageTypeAck, want)
 }
@@ -256,29 +253,23 @@ func (r *request) nak(why string) *dhcpv4.DHCPv4 {
 	return Answer(r.Message, dhcpv4.MessageTypeNak, client.Client{}, Settings{Server: r.serverID()})
 }
 
-// decline takes an address out of use that the client found in use.
+// decline handles a DHCPDECLINE: the client found its address in use.
 func (r *request) decline() error {
 	if named, us := r.chosen(); named && !us {
 		return nil
 	}
-	ip := r.requested()
-	wait, ok := r.Book.Decline(r.Card(), ip, r.Now)
-	if !ok {
-		return nil // only the holder of an address can decline it
+	if wait, ok := r.Decline(&r.exchange, "DHCPDECLINE", r.requested()); ok {
+		return wait()
 	}
-	r.Observer.WarnInUse(r.Interface, ip, r.Client.MAC, r.Now)
-	r.Record(r.packet(dhcpv4.MessageTypeDecline, fleet.Packet{Address: ip, Refused: "it is in use"}))
-	return wait()
+	return nil // only the holder of an address can decline it
 }
 
-// release frees an address. It stays the card's own until another needs it.
+// release handles a DHCPRELEASE.
 func (r *request) release() error {
 	if named, us := r.chosen(); named && !us {
 		return nil
 	}
-	ip := address(r.Message.ClientIPAddr)
-	if wait, ok := r.Book.Release(r.Card(), ip, r.Now); ok {
-		r.Record(r.packet(dhcpv4.MessageTypeRelease, fleet.Packet{Address: ip}))
+	if wait, ok := r.Release(&r.exchange, "DHCPRELEASE", address(r.Message.ClientIPAddr)); ok {
 		return wait()
 	}
 	return nil
@@ -291,7 +282,7 @@ func (r *request) inform() (*dhcpv4.DHCPv4, error) {
 	if r.Network.Subnet(own) == nil && r.Client.Kind != client.Init {
 		return nil, nil
 	}
-	boot, err := r.boot(own)
+	boot, err := r.Boot(r.Booter, r.sighting(own))
 	if err != nil {
 		return nil, err
 	}
@@ -302,7 +293,7 @@ func (r *request) inform() (*dhcpv4.DHCPv4, error) {
 
 // answer offers or acknowledges an address, with what the client boots.
 func (r *request) answer(kind dhcpv4.MessageType, ip netip.Addr) (*dhcpv4.DHCPv4, error) {
-	boot, err := r.boot(ip)
+	boot, err := r.Boot(r.Booter, r.sighting(ip))
 	if err != nil {
 		return nil, err
 	}
@@ -320,14 +311,6 @@ func (r *request) settings(ip netip.Addr, boot client.Boot) Settings {
 		s.Hostname = r.Machine.Hostname
 	}
 	return s
-}
-
-// boot returns what the client boots.
-func (r *request) boot(ip netip.Addr) (client.Boot, error) {
-	if r.Client.Kind == client.System {
-		return client.Boot{}, nil
-	}
-	return r.Booter.Observe(r.sighting(ip))
 }
 
 func (r *request) sighting(ip netip.Addr) client.Sighting {

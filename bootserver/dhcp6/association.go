@@ -116,12 +116,10 @@ func (r *request) lease(ia association) (dhcpv6.Option, error) {
 func (r *request) take(ia association, a lease.Request, ip netip.Addr) (dhcpv6.Option, error) {
 	options, _ := r.Options(ip)
 	valid := options.lease()
-	pending, ok := r.Book.Take(a, r.Lease(ip, valid, r.hostname()), r.Now)
-	if !ok { // another client was faster
-		return refusedAssociation(ia.IaId, iana.StatusNoAddrsAvail, "another client just took the address; ask again"), nil
-	}
-	if err := pending.Commit(); err != nil {
+	if ok, err := r.Assign(r.Book, a, ip, valid, r.hostname()); err != nil {
 		return nil, err
+	} else if !ok {
+		return refusedAssociation(ia.IaId, iana.StatusNoAddrsAvail, "another client just took the address; ask again"), nil
 	}
 	r.given = ip
 	return addressAssociation(ia.IaId, ip, valid), nil
@@ -166,11 +164,10 @@ func (r *request) withdraw(o dhcpv6.Option, list []netip.Addr) dhcpv6.Option {
 
 // endAssociation ends what a client releases or declines. It refuses addresses that are
 // not the client's (RFC 8415 sections 18.3.7 and 18.3.8).
-func (r *request) endAssociation(ia association, end func(lease.Card, netip.Addr) (func() error,
-	bool)) (dhcpv6.Option, error) {
+func (r *request) endAssociation(ia association, end ending) (dhcpv6.Option, error) {
 	known := true
 	for _, ip := range ia.addresses {
-		wait, ok := end(r.Card(), ip)
+		wait, ok := end(&r.exchange, r.m.MessageType.String(), ip)
 		if known = known && ok; !ok {
 			continue
 		}

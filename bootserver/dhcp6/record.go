@@ -12,16 +12,10 @@ import (
 	"ingot/bootserver/network"
 )
 
-// packet returns the record of a packet with a message type.
-func (r *request) packet(kind dhcpv6.MessageType, p fleet.Packet) client.Packet {
-	p.Kind = kind.String()
-	return r.PacketRecord(p)
-}
-
 // recordOf returns the record of an answer: the address that it gives or refuses, or
 // beside another server what to boot. It is nil for other answers.
 func (r *request) recordOf(a *dhcpv6.Message) *client.Packet {
-	p := fleet.Packet{Address: r.given}
+	p := fleet.Packet{Kind: a.MessageType.String(), Address: r.given}
 	switch {
 	case r.Served.Config.mode() == Boot:
 		p.Address, p.Loader = netip.Addr{}, "what to boot" // its URL contains the key of the machine's boot
@@ -31,7 +25,7 @@ func (r *request) recordOf(a *dhcpv6.Message) *client.Packet {
 		}
 		p.Address = firstAddress(r.m)
 	}
-	record := r.packet(a.MessageType, p)
+	record := r.PacketRecord(p)
 	return &record
 }
 

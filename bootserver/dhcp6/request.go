@@ -9,8 +9,6 @@ import (
 	"github.com/insomniacslk/dhcp/iana"
 
 	"ingot/bootserver/client"
-	"ingot/bootserver/fleet"
-	"ingot/bootserver/lease"
 )
 
 // The UDP ports of DHCPv6.
@@ -160,9 +158,9 @@ func (r *request) full() (*dhcpv6.Message, error) {
 	case dhcpv6.MessageTypeConfirm:
 		return r.confirm(), nil
 	case dhcpv6.MessageTypeRelease:
-		return r.end(r.release, "released")
+		return r.end(r.Release, "released")
 	case dhcpv6.MessageTypeDecline:
-		return r.end(r.decline, "declined")
+		return r.end(r.Decline, "declined")
 	case dhcpv6.MessageTypeInformationRequest:
 		return r.inform()
 	}
@@ -229,8 +227,11 @@ func (r *request) confirm() *dhcpv6.Message {
 	return r.replyWith(status(iana.StatusSuccess, "all addresses are on this link"))
 }
 
+// ending frees an address, or takes it out of use: network.Server's Release or Decline.
+type ending = func(x *exchange, kind string, ip netip.Addr) (wait func() error, ok bool)
+
 // end answers Release and Decline.
-func (r *request) end(end func(lease.Card, netip.Addr) (func() error, bool), text string) (*dhcpv6.Message, error) {
+func (r *request) end(end ending, text string) (*dhcpv6.Message, error) {
 	var list []dhcpv6.Option
 	for _, ia := range associations(r.m) {
 		o, err := r.endAssociation(ia, end)
@@ -242,25 +243,6 @@ func (r *request) end(end func(lease.Card, netip.Addr) (func() error, bool), tex
 		}
 	}
 	return r.replyWith(append(list, status(iana.StatusSuccess, text))...), nil
-}
-
-// release frees an address. It stays the card's own until another needs it.
-func (r *request) release(c lease.Card, ip netip.Addr) (func() error, bool) {
-	wait, ok := r.Book.Release(c, ip, r.Now)
-	if ok {
-		r.Record(r.packet(r.m.MessageType, fleet.Packet{Address: ip}))
-	}
-	return wait, ok
-}
-
-// decline takes an address out of use that the client found in use.
-func (r *request) decline(c lease.Card, ip netip.Addr) (func() error, bool) {
-	wait, ok := r.Book.Decline(c, ip, r.Now)
-	if ok {
-		r.Observer.WarnInUse(r.Interface, ip, r.Key, r.Now)
-		r.Record(r.packet(r.m.MessageType, fleet.Packet{Address: ip, Refused: "it is in use"}))
-	}
-	return wait, ok
 }
 
 // inform answers an Information-request: no address, no lease. One with an association
@@ -337,17 +319,14 @@ func (r *request) settings(ip netip.Addr, boot client.Boot) Settings {
 
 // boot returns what the client boots.
 func (r *request) boot(ip netip.Addr) (client.Boot, error) {
-	if r.Client.Kind == client.System {
-		return client.Boot{}, nil
-	}
 	s := r.sighting(ip)
-	if s.MAC == "" {
+	if s.MAC == "" && s.Kind != client.System {
 		r.Observer.Warn(r.Interface, "no-mac "+r.exchange.Port.String(),
 			fmt.Sprintf("the machine %s wants to boot and its packet does not "+
 				"reveal its MAC address; configure the relay to send it (option 79, RFC 6939)", client.Clip(r.Key)), r.Now)
 		return client.Boot{}, nil
 	}
-	return r.Booter.Observe(s)
+	return r.Boot(r.Booter, s)
 }
 
 func (r *request) sighting(ip netip.Addr) client.Sighting {

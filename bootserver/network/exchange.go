@@ -96,8 +96,10 @@ func (x *Exchange[I, M, O]) Sighting(ip netip.Addr) client.Sighting {
 // booted yet.
 const configured = ingot.MachineID("configured")
 
-// Lease returns the lease of an address to the client.
-func (x *Exchange[I, M, O]) Lease(ip netip.Addr, valid time.Duration, hostname string) fleet.Lease {
+// Assign makes an address the client's for some time. The lease is durable when Assign
+// returns. It reports false if another client was faster.
+func (x *Exchange[I, M, O]) Assign(b *lease.Book, r lease.Request, ip netip.Addr, valid time.Duration,
+	hostname string) (bool, error) {
 	l := fleet.LeaseOf(x.Key, ip)
 	l.Expires, l.Port, l.Hostname = x.Now.Add(valid), x.Port, hostname
 	if x.Known() {
@@ -105,7 +107,19 @@ func (x *Exchange[I, M, O]) Lease(ip netip.Addr, valid time.Duration, hostname s
 			l.Machine = configured
 		}
 	}
-	return l
+	pending, ok := b.Take(r, l, x.Now)
+	if !ok {
+		return false, nil
+	}
+	return true, pending.Commit()
+}
+
+// Boot returns what the client boots, which is recorded and durable.
+func (x *Exchange[I, M, O]) Boot(b client.Booter, s client.Sighting) (client.Boot, error) {
+	if x.Client.Kind == client.System {
+		return client.Boot{}, nil
+	}
+	return b.Observe(s)
 }
 
 // Observed describes the client for an Observer.

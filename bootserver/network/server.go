@@ -3,6 +3,7 @@ package network
 import (
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"sync/atomic"
 	"time"
 
@@ -120,4 +121,25 @@ func (s *Server[I, M, O]) RecordUnanswered(iface, sender string, p client.Packet
 	s.Observer.Warn(iface, "err "+err.Error(), fmt.Sprintf("client %s could not be answered: %v", sender, err), s.Now())
 	p.Refused = err.Error()
 	s.Record(p)
+}
+
+// Release frees an address that the client gives back with a message of a kind. It stays
+// the card's own until another needs it. The change is durable when wait returns nil;
+// ok is false if the client does not have the address.
+func (s *Server[I, M, O]) Release(x *Exchange[I, M, O], kind string, ip netip.Addr) (wait func() error, ok bool) {
+	wait, ok = s.Book.Release(x.Card(), ip, x.Now)
+	if ok {
+		s.Record(x.PacketRecord(fleet.Packet{Kind: kind, Address: ip}))
+	}
+	return wait, ok
+}
+
+// Decline takes an address out of use that the client found in use, see Release.
+func (s *Server[I, M, O]) Decline(x *Exchange[I, M, O], kind string, ip netip.Addr) (wait func() error, ok bool) {
+	wait, ok = s.Book.Decline(x.Card(), ip, x.Now)
+	if ok {
+		s.Observer.WarnInUse(x.Served.Config.Settings().Name, ip, x.Key, x.Now)
+		s.Record(x.PacketRecord(fleet.Packet{Kind: kind, Address: ip, Refused: "it is in use"}))
+	}
+	return wait, ok
 }
