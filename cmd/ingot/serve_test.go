@@ -157,9 +157,9 @@ func (f *field) sockets(kind string, port int) (lines [][]string) {
 	return lines
 }
 
-// TestServeUnderSystemd: a server that is not root, with three capabilities,
-// with sockets that were opened for it and a manager that it tells how it
-// does, boots machines while its configuration changes.
+// TestServeUnderSystemd: a server that is not root, with three capabilities, with
+// sockets passed to it and a manager that it notifies, boots machines while its
+// configuration changes.
 func TestServeUnderSystemd(t *testing.T) {
 	if testing.Short() {
 		t.Skip("some seconds in network namespaces")

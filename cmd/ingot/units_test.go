@@ -32,8 +32,8 @@ func TestUnits(t *testing.T) {
 	}
 }
 
-// copyUnits copies the packaged units into a folder, for a program that is
-// elsewhere and for what it is told besides.
+// copyUnits copies the packaged units into a folder, changed for the path of
+// another program and additional flags.
 func copyUnits(t *testing.T, dir, program, flags string) (copies []string) {
 	t.Helper()
 	units, err := filepath.Glob("../../packaging/systemd/*.s[eo][rc]*")
@@ -86,8 +86,8 @@ func TestSandbox(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// Who is not accepted yet waits in queues as long as the kernel allows, at
-	// sockets of systemd as at those that the server opened.
+	// The queues of connections that are not accepted yet are as long as the kernel
+	// allows, for sockets of systemd and for those that the server opened.
 	for port, want := range map[int]string{80: "0.0.0.0:80", 9100: "10.99.0.1:9100"} {
 		list := f.sockets("-t", port)
 		if len(list) != 1 || list[0][3] != want || list[0][2] != strings.TrimSpace(string(most)) {
