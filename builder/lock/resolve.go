@@ -102,7 +102,7 @@ func (o Options) read() (*File, error) {
 	}
 	f, err := Read(o.Path)
 	if err != nil && o.Mode == Update {
-		return nil, nil //nolint:nilerr // it is replaced
+		return nil, nil // it is replaced
 	}
 	return f, err
 }
