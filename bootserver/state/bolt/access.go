@@ -4,10 +4,9 @@ import (
 	"go.etcd.io/bbolt"
 )
 
-// carryAccess writes into a backup what must not go back in time with it: who
-// may ask, above all who may not any more, and the audit log. What the backup
-// alone knows stays, for a server that was set up anew. A backup without an
-// identity gets ours: a server never loses its own.
+// carryAccess writes into a backup what must not go back in time with it: credentials, above
+// all those that were revoked, and the audit log. What only the backup has stays, for a
+// server that was set up anew. A backup without an identity gets that of this server.
 func carryAccess(from *bbolt.DB, to string) error {
 	db, err := openFile(to, options())
 	if err != nil {

@@ -9,7 +9,7 @@ import (
 	"ingot/bootserver/state"
 )
 
-// TestAuditIsBoundedAndOrdered: the oldest are forgotten, the numbers go on
+// TestAuditIsBoundedAndOrdered: the oldest are removed, the numbers go on
 // after a restart, and a change that failed leaves no line.
 func TestAuditIsBoundedAndOrdered(t *testing.T) {
 	dir := t.TempDir()
@@ -32,7 +32,10 @@ func TestAuditIsBoundedAndOrdered(t *testing.T) {
 	}
 	add(most - 1)
 	failed := errors.New("failed")
-	if err := s.Update(func(tx state.Tx) error { tx.Record(fleet.Change{Code: fleet.ActionRetire}); return failed }); !errors.Is(err, failed) {
+	if err := s.Update(func(tx state.Tx) error {
+		tx.Record(fleet.Change{Code: fleet.ActionRetire})
+		return failed
+	}); !errors.Is(err, failed) {
 		t.Fatal(err)
 	}
 	add(3)
@@ -47,7 +50,8 @@ func TestAuditIsBoundedAndOrdered(t *testing.T) {
 	add(1)
 	list, _, err := s.Changes(state.Query{Audit: true, Limit: 2 * most})
 	if err != nil || len(list) != most || list[0].Seq != 4 || list[len(list)-1].Seq != most+3 {
-		t.Fatalf("the log has %d changes (%v), from %d to %d; want %d, from 4 to %d", len(list), err, list[0].Seq, list[len(list)-1].Seq, most, most+3)
+		t.Fatalf("the log has %d changes (%v), from %d to %d; want %d, from 4 to %d", len(list), err, list[0].Seq,
+			list[len(list)-1].Seq, most, most+3)
 	}
 	for i, c := range list {
 		if c.Seq != uint64(i)+4 || c.Code != fleet.ActionApprove {

@@ -101,7 +101,7 @@ func (s *Store) Restore(r io.Reader, now time.Time) (kept string, err error) {
 	if err := receive(incoming, r); err != nil {
 		return "", err
 	}
-	s.copying.Lock() // before mu: whoever wants that does not wait for a copy
+	s.copying.Lock() // before mu, which must not wait for a copy
 	defer s.copying.Unlock()
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -115,7 +115,7 @@ func (s *Store) Restore(r io.Reader, now time.Time) (kept string, err error) {
 	}
 	s.swap.Lock()
 	defer s.swap.Unlock()
-	defer s.wakeReaders() // who waits for entries waits for those of another ledger now
+	defer s.wakeReaders() // Await returns: this is another ledger now
 	if err := errors.Join(carryAccess(s.db, incoming), renameLedger(incoming, now)); err != nil {
 		return "", fmt.Errorf("restoring the state: %w", err)
 	}

@@ -36,7 +36,8 @@ func BenchmarkPutLeaseTogether(b *testing.B) {
 	b.RunParallel(func(pb *testing.PB) {
 		for pb.Next() {
 			i := n.Add(1)
-			l := fleet.Lease{MAC: "52:54:00:00:00:01", Address: netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)})}
+			l := fleet.Lease{MAC: "52:54:00:00:00:01",
+				Address: netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)})}
 			if err := s.Update(func(tx state.Tx) error { tx.PutLease(l); return nil }); err != nil {
 				b.Error(err)
 			}

@@ -75,7 +75,8 @@ var (
 	bucketRecent      = []byte("recent")
 )
 
-var buckets = [][]byte{bucketMachines, bucketBoots, bucketLeases, bucketMeta, bucketHistory, bucketRecent, bucketLedger, bucketConsole,
+var buckets = [][]byte{bucketMachines, bucketBoots, bucketLeases, bucketMeta, bucketHistory, bucketRecent, bucketLedger,
+	bucketConsole,
 	bucketFacts, bucketCredentials, bucketAudit, bucketRemovals}
 
 // Open opens the state in dir, making it when it is missing, and takes its

@@ -240,7 +240,8 @@ func put(b *bbolt.Bucket, key string, v any) error {
 // writePast removes or moves boots of the past.
 func writePast(db *bbolt.Tx, step view.Step) error {
 	for _, m := range step.Moves {
-		if err := firstOf(db.Bucket(bucketHistory).Delete(historyKey(m.Before)), put(db.Bucket(bucketBoots), string(m.After.ID), m.After),
+		if err := firstOf(db.Bucket(bucketHistory).Delete(historyKey(m.Before)),
+			put(db.Bucket(bucketBoots), string(m.After.ID), m.After),
 			db.Bucket(bucketHistory).Put(historyKey(m.After), nil)); err != nil {
 			return err
 		}
@@ -251,7 +252,7 @@ func writePast(db *bbolt.Tx, step view.Step) error {
 	for _, id := range historyOf(db, step.Forget) {
 		b, err := readBoot(db, id)
 		if err == nil {
-			err = firstOf(forgetFacts(db, b, nil), deleteBoot(db, b))
+			err = firstOf(removeFacts(db, b, nil), deleteBoot(db, b))
 		}
 		if err != nil {
 			return err

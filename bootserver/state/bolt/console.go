@@ -47,7 +47,7 @@ func writePiece(tx *bbolt.Tx, p view.Piece) error {
 	return b.Put(binary.BigEndian.AppendUint32(prefix, last+1), []byte(p.Text))
 }
 
-func forgetConsole(tx *bbolt.Tx, id ingot.BootID) error {
+func removeConsole(tx *bbolt.Tx, id ingot.BootID) error {
 	b := tx.Bucket(bucketConsole)
 	var keys [][]byte
 	c := b.Cursor()

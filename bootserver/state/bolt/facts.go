@@ -10,10 +10,9 @@ import (
 	"ingot/bootserver/fleet"
 )
 
-// What a machine told of its hardware at a boot is in the file only, under the
-// id of the boot that told it first: as long as nothing changes, the boots
-// after it name that one (fleet.Boot.Facts). A record is kept as long as a boot
-// of the machine names it.
+// The hardware that a machine reported at a boot is in the file only, under the id of the
+// boot that reported it first: as long as nothing changes, later boots refer to that one
+// (fleet.Boot.Facts). A record is kept as long as a boot of the machine refers to it.
 
 // Facts implements state.Observations.
 func (s *Store) Facts(b fleet.Boot) (f ingot.Facts, reported bool, err error) {
@@ -31,9 +30,9 @@ func (s *Store) Facts(b fleet.Boot) (f ingot.Facts, reported bool, err error) {
 	return f, reported, nil
 }
 
-// forgetFacts drops the facts of a boot that is forgotten, unless one of the
-// boots that are left names them.
-func forgetFacts(tx *bbolt.Tx, gone fleet.Boot, left []ingot.BootID) error {
+// removeFacts removes the facts of a boot that is removed, unless one of the boots that are
+// left refers to them.
+func removeFacts(tx *bbolt.Tx, gone fleet.Boot, left []ingot.BootID) error {
 	if gone.Facts == "" {
 		return nil
 	}

@@ -12,8 +12,8 @@ import (
 	"ingot/bootserver/state"
 )
 
-// bootsWith puts boots of a machine, each with the RAM that it told; 0 is a boot
-// that ended before it told any.
+// bootsWith puts boots of a machine, each with the RAM that it reported; 0 is a boot
+// that ended before it reported any.
 func bootsWith(t *testing.T, s *Store, m ingot.MachineID, first int, ram ...int64) (list []fleet.Boot) {
 	t.Helper()
 	var before ingot.BootID
@@ -24,7 +24,8 @@ func bootsWith(t *testing.T, s *Store, m ingot.MachineID, first int, ram ...int6
 	}
 	for i, n := range ram {
 		err := s.Update(func(tx state.Tx) (err error) {
-			b := fleet.Boot{ID: ingot.NewBootID([16]byte{m[2], byte(first + i)}), Machine: m, Number: first + i, Before: before, Started: time.Unix(int64(first+i), 0)}
+			b := fleet.Boot{ID: ingot.NewBootID([16]byte{m[2], byte(first + i)}), Machine: m, Number: first + i, Before: before,
+				Started: time.Unix(int64(first+i), 0)}
 			tx.StoreBoot(b)
 			if n != 0 {
 				if b, err = tx.KeepFacts(b, ingot.Facts{RAM: n}); err != nil {
@@ -44,9 +45,9 @@ func bootsWith(t *testing.T, s *Store, m ingot.MachineID, first int, ram ...int6
 
 func wantRAM(t *testing.T, s *Store, b fleet.Boot, want int64) {
 	t.Helper()
-	f, told, err := s.Facts(b)
-	if err != nil || told != (want != 0) || f.RAM != want {
-		t.Errorf("boot %d told %+v, %v, %v; want %d bytes of RAM", b.Number, f, told, err, want)
+	f, reported, err := s.Facts(b)
+	if err != nil || reported != (want != 0) || f.RAM != want {
+		t.Errorf("boot %d reported %+v, %v, %v; want %d bytes of RAM", b.Number, f, reported, err, want)
 	}
 }
 
@@ -59,8 +60,8 @@ func factsKept(t *testing.T, s *Store) (n int) {
 	return n
 }
 
-// TestFactsPerBoot: what each boot told is found with it, what did not change is
-// there once, and what no boot names any more is forgotten.
+// TestFactsPerBoot: what each boot reported is found with it, what did not change is
+// there once, and what no boot refers to is removed.
 func TestFactsPerBoot(t *testing.T) {
 	dir := t.TempDir()
 	s := open(t, dir)
@@ -88,7 +89,7 @@ func TestFactsPerBoot(t *testing.T) {
 	bootsWith(t, s, "m-1", 8, same...) // 4 of the first boots are left, with 4, 4 and 8
 	wantRAM(t, s, list[5], 4)
 	if n := factsKept(t, s); n != 2 {
-		t.Errorf("%d records after the first boots were forgotten; want 2", n)
+		t.Errorf("%d records after the first boots were removed; want 2", n)
 	}
 	bootsWith(t, s, "m-1", 8+len(same), 8, 8)
 	if n := factsKept(t, s); n != 1 {
@@ -103,13 +104,13 @@ func TestFactsPerBoot(t *testing.T) {
 		t.Fatal(err)
 	}
 	if n := factsKept(t, s); n != 1 {
-		t.Errorf("%d records after the machine was forgotten; want the other's", n)
+		t.Errorf("%d records after the machine was dropped; want the other's", n)
 	}
 	wantRAM(t, s, other[0], 16)
 }
 
 // TestFactsOfAnOldFile: a file of a version that kept none is opened, and boots
-// tell theirs from then on.
+// report theirs from then on.
 func TestFactsOfAnOldFile(t *testing.T) {
 	dir := t.TempDir()
 	s := open(t, dir)

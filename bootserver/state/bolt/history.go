@@ -29,7 +29,7 @@ func historyKey(b fleet.Boot) []byte {
 func recentKey(b fleet.Boot) []byte { return []byte(state.PlaceOf(b, true).Key()) }
 
 // writeBoot stores a boot and, when it is new, its place in the indexes. Of a
-// machine's boots the oldest are forgotten.
+// machine's boots the oldest are removed.
 func writeBoot(tx *bbolt.Tx, b fleet.Boot) error {
 	isNew := tx.Bucket(bucketBoots).Get([]byte(b.ID)) == nil
 	if err := put(tx.Bucket(bucketBoots), string(b.ID), b); err != nil || !isNew {
@@ -41,15 +41,15 @@ func writeBoot(tx *bbolt.Tx, b fleet.Boot) error {
 	if err := tx.Bucket(bucketRecent).Put(recentKey(b), nil); err != nil {
 		return err
 	}
-	return forgetBoots(tx, b.Machine)
+	return trimBoots(tx, b.Machine)
 }
 
-// forgetBoots keeps the newest boots of a machine, and the consoles of fewer.
-func forgetBoots(tx *bbolt.Tx, m ingot.MachineID) error {
+// trimBoots keeps the newest boots of a machine, and the consoles of fewer.
+func trimBoots(tx *bbolt.Tx, m ingot.MachineID) error {
 	ids := historyOf(tx, m)
 	for i, id := range ids {
 		if i == len(ids)-state.ConsolesPerMachine-1 {
-			if err := forgetConsole(tx, id); err != nil {
+			if err := removeConsole(tx, id); err != nil {
 				return err
 			}
 		}
@@ -58,7 +58,7 @@ func forgetBoots(tx *bbolt.Tx, m ingot.MachineID) error {
 			if err != nil {
 				return err
 			}
-			if err := firstOf(forgetFacts(tx, b, ids[i+1:]), deleteBoot(tx, b)); err != nil {
+			if err := firstOf(removeFacts(tx, b, ids[i+1:]), deleteBoot(tx, b)); err != nil {
 				return err
 			}
 		}
@@ -66,10 +66,10 @@ func forgetBoots(tx *bbolt.Tx, m ingot.MachineID) error {
 	return nil
 }
 
-// deleteBoot forgets a boot, its place in the indexes, and its console.
+// deleteBoot removes a boot, its place in the indexes, and its console.
 func deleteBoot(tx *bbolt.Tx, b fleet.Boot) error {
 	return firstOf(tx.Bucket(bucketBoots).Delete([]byte(b.ID)), tx.Bucket(bucketHistory).Delete(historyKey(b)),
-		tx.Bucket(bucketRecent).Delete(recentKey(b)), forgetConsole(tx, b.ID))
+		tx.Bucket(bucketRecent).Delete(recentKey(b)), removeConsole(tx, b.ID))
 }
 
 func firstOf(errs ...error) error {
@@ -160,7 +160,7 @@ func (s *Store) BootsBefore(machine ingot.MachineID, before state.Place, limit i
 
 func (s *Store) bootsOf(machine ingot.MachineID, before state.Place, limit int) ([]fleet.Boot, error) {
 	if machine != "" && limit == 0 {
-		limit = state.BootsPerMachine // some that were forgotten may still be in memory
+		limit = state.BootsPerMachine // some that were removed may still be in memory
 	}
 	place := func(b fleet.Boot) string { return state.PlaceOf(b, machine == "").Key() }
 	list := map[ingot.BootID]fleet.Boot{}

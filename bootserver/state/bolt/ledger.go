@@ -160,7 +160,7 @@ func (s *Store) wakeReaders() {
 	s.news = make(chan struct{})
 }
 
-// ledgerName tells ledgers apart whose sequence numbers mean other entries:
+// ledgerName distinguishes ledgers whose sequence numbers mean other Changes:
 // a restore takes the numbers back.
 type ledgerName struct {
 	Name string `json:"name"`

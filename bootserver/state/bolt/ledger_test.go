@@ -18,7 +18,8 @@ func TestOlderVersion(t *testing.T) {
 	s := open(t, dir)
 	err := s.Update(func(tx state.Tx) error {
 		for i := range 5 {
-			tx.StoreBoot(fleet.Boot{ID: ingot.NewBootID([16]byte{byte(9 - i)}), Machine: "m-1", Started: time.Unix(int64(i), 0), Outcome: ingot.OutcomeFailed})
+			tx.StoreBoot(fleet.Boot{ID: ingot.NewBootID([16]byte{byte(9 - i)}), Machine: "m-1", Started: time.Unix(int64(i), 0),
+				Outcome: ingot.OutcomeFailed})
 		}
 		return nil
 	})
@@ -26,7 +27,8 @@ func TestOlderVersion(t *testing.T) {
 		t.Fatal(err)
 	}
 	err = s.write(func(tx *bbolt.Tx) error {
-		return firstOf(tx.Bucket(bucketMeta).Delete(keySchema), tx.DeleteBucket(bucketHistory), tx.DeleteBucket(bucketRecent), tx.DeleteBucket(bucketLedger), tx.DeleteBucket(bucketConsole))
+		return firstOf(tx.Bucket(bucketMeta).Delete(keySchema), tx.DeleteBucket(bucketHistory), tx.DeleteBucket(bucketRecent),
+			tx.DeleteBucket(bucketLedger), tx.DeleteBucket(bucketConsole))
 	})
 	if err := errors.Join(err, s.Close()); err != nil {
 		t.Fatal(err)

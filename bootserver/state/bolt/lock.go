@@ -23,7 +23,8 @@ func takeLock(dir string) (*os.File, error) {
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		pid, _ := os.ReadFile(path) // nothing, when it cannot be read
 		f.Close()
-		return nil, fmt.Errorf("%w: process %s; stop it, or use another --store", state.ErrLocked, strings.TrimSpace(string(pid)))
+		return nil, fmt.Errorf("%w: process %s; stop it, or use another --store", state.ErrLocked,
+			strings.TrimSpace(string(pid)))
 	}
 	if err := f.Truncate(0); err == nil {
 		_, _ = fmt.Fprintln(f, os.Getpid()) // only for the words of that error

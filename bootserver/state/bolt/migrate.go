@@ -73,7 +73,8 @@ func schemaOf(tx *bbolt.Tx) (int, error) {
 		return 0, fmt.Errorf("%w: its schema is %q", state.ErrDamaged, text)
 	}
 	if schema > record.Schema {
-		return 0, fmt.Errorf("%w: it has schema %d, and this version knows schemas up to %d; use a version of ingot that knows schema %d, or restore a backup of this version",
+		return 0, fmt.Errorf("%w: it has schema %d, and this version knows schemas up to %d; use a version of ingot that "+
+			"knows schema %d, or restore a backup of this version",
 			state.ErrSchema, schema, record.Schema, schema)
 	}
 	return schema, nil
@@ -119,7 +120,8 @@ func indexBoots(tx *bbolt.Tx) error {
 	for _, b := range boots {
 		count[b.Machine]++
 		b.Number = count[b.Machine]
-		if err := firstOf(put(tx.Bucket(bucketBoots), string(b.ID), b), history.Put(historyKey(b), nil), recent.Put(recentKey(b), nil)); err != nil {
+		if err := firstOf(put(tx.Bucket(bucketBoots), string(b.ID), b), history.Put(historyKey(b), nil),
+			recent.Put(recentKey(b), nil)); err != nil {
 			return err
 		}
 	}

@@ -130,7 +130,8 @@ func (w *wanted) compareLedger(t *testing.T, s *Store) {
 	}
 	for i, e := range w.Ledger {
 		c := changes[i]
-		if c.Code != fleet.CodeText || c.Seq != e.Seq || !c.At.Equal(e.At) || string(c.Kind()) != e.Kind || c.Machine != e.Machine || c.Boot != e.Boot ||
+		if c.Code != fleet.CodeText || c.Seq != e.Seq || !c.At.Equal(e.At) || string(c.Kind()) != e.Kind ||
+			c.Machine != e.Machine || c.Boot != e.Boot ||
 			c.Stage != e.Stage || c.String() != e.Text || c.Bytes != e.Bytes || c.Bad() != e.Bad {
 			t.Errorf("entry %+v is %+v", e, c)
 		}
@@ -142,7 +143,8 @@ func (w *wanted) compareLedger(t *testing.T, s *Store) {
 	for i, a := range w.Audit {
 		c := actions[i]
 		on := string(c.Machine) + string(c.Image.Image) + c.Subject
-		if string(c.Code) != a.Action || c.Seq != a.Seq || !c.At.Equal(a.At) || on != a.On || c.Name != a.Name || !cmp.Equal(c.Actor, a.Who) ||
+		if string(c.Code) != a.Action || c.Seq != a.Seq || !c.At.Equal(a.At) || on != a.On || c.Name != a.Name ||
+			!cmp.Equal(c.Actor, a.Who) ||
 			!cmp.Equal(map[string]any(c.From), a.From) || !cmp.Equal(map[string]any(c.To), a.To) {
 			t.Errorf("line of the audit log %+v is %+v", a, c)
 		}
@@ -157,7 +159,8 @@ func TestOpensSchema1(t *testing.T) {
 	if err := json.Unmarshal(unzipped(t, "schema1.json.gz"), &want); err != nil {
 		t.Fatal(err)
 	}
-	if len(want.Machines) != 8 || len(want.Boots) != 28 || len(want.Audit) < len(want.Ledger)/2 || len(want.Consoles) != 28 {
+	if len(want.Machines) != 8 || len(want.Boots) != 28 || len(want.Audit) < len(want.Ledger)/2 ||
+		len(want.Consoles) != 28 {
 		t.Fatal("the fixture does not hold what it should")
 	}
 	dir := t.TempDir()
@@ -189,7 +192,8 @@ func TestOpensSchema1(t *testing.T) {
 		t.Fatal(err)
 	}
 	last := max(want.Ledger[len(want.Ledger)-1].Seq, want.Audit[len(want.Audit)-1].Seq)
-	if list, _, err := s.Changes(state.Query{Audit: true, Newest: true, Limit: 1}); err != nil || len(list) != 1 || list[0].Seq != last+1 {
+	if list, _, err := s.Changes(state.Query{Audit: true, Newest: true, Limit: 1}); err != nil || len(list) != 1 ||
+		list[0].Seq != last+1 {
 		t.Errorf("the next action is %+v, %v; want number %d", list, err, last+1)
 	}
 	want.compareLedger(t, s)
@@ -235,7 +239,10 @@ func TestRefusesNewerSchema(t *testing.T) {
 	}
 	here := open(t, t.TempDir())
 	defer here.Close()
-	if err := here.Update(func(tx state.Tx) error { tx.PutCredential(access.Credential{ID: "1"}); return nil }); err != nil {
+	if err := here.Update(func(tx state.Tx) error {
+		tx.PutCredential(access.Credential{ID: "1"})
+		return nil
+	}); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := here.Restore(bytes.NewReader(newer), time.Unix(5, 0)); !errors.Is(err, state.ErrSchema) {

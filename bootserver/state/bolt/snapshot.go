@@ -41,8 +41,8 @@ func (s *Store) Backup(w io.Writer) error {
 }
 
 // snapshot copies the file to one without a name, which is gone when it is
-// closed. A reader of bbolt keeps its map from growing, and with it everybody
-// who writes: that is for as long as the disk takes, not somebody's terminal.
+// closed. A reader keeps bbolt's memory map from growing, and blocks all
+// writers then: copying takes as long as the disk does, and not as a slow client.
 func (s *Store) snapshot() (f *os.File, err error) {
 	s.copying.Lock()
 	defer s.copying.Unlock()
@@ -66,7 +66,8 @@ func (s *Store) snapshot() (f *os.File, err error) {
 func sweep(dir string) {
 	list, _ := os.ReadDir(dir)
 	for _, e := range list {
-		if n := e.Name(); strings.HasPrefix(n, snapshotPrefix) || n == file+incomingSuffix || n == file+incomingSuffix+rawSuffix {
+		if n := e.Name(); strings.HasPrefix(n, snapshotPrefix) || n == file+incomingSuffix ||
+			n == file+incomingSuffix+rawSuffix {
 			_ = os.Remove(filepath.Join(dir, n))
 		}
 	}

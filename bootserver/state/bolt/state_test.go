@@ -75,7 +75,8 @@ func TestRestoredIdentity(t *testing.T) {
 func TestOneServer(t *testing.T) {
 	dir := t.TempDir()
 	s := open(t, dir)
-	if _, err := Open(t.Context(), dir); !errors.Is(err, state.ErrLocked) || !strings.Contains(err.Error(), fmt.Sprint("process ", os.Getpid())) {
+	if _, err := Open(t.Context(), dir); !errors.Is(err, state.ErrLocked) ||
+		!strings.Contains(err.Error(), fmt.Sprint("process ", os.Getpid())) {
 		t.Errorf("a second Open = %v; want state.ErrLocked with our process id", err)
 	}
 	if err := s.Close(); err != nil {
@@ -89,7 +90,10 @@ func TestAddressHasOneLease(t *testing.T) {
 	s := open(t, dir)
 	ip := netip.MustParseAddr("10.0.0.9")
 	for _, mac := range []string{"52:54:00:00:00:01", "52:54:00:00:00:02"} {
-		if err := s.Update(func(tx state.Tx) error { tx.PutLease(fleet.Lease{MAC: mac, Address: ip}); return nil }); err != nil {
+		if err := s.Update(func(tx state.Tx) error {
+			tx.PutLease(fleet.Lease{MAC: mac, Address: ip})
+			return nil
+		}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -101,7 +105,8 @@ func TestAddressHasOneLease(t *testing.T) {
 		if err := tx.Bucket(bucketMeta).Delete(keySchema); err != nil {
 			return err
 		}
-		return put(tx.Bucket(bucketLeases), "52:54:00:00:00:03", fleet.Lease{MAC: "52:54:00:00:00:03", Address: netip.MustParseAddr("10.0.0.10")})
+		return put(tx.Bucket(bucketLeases), "52:54:00:00:00:03",
+			fleet.Lease{MAC: "52:54:00:00:00:03", Address: netip.MustParseAddr("10.0.0.10")})
 	})
 	if err := errors.Join(err, s.Close()); err != nil {
 		t.Fatal(err)
@@ -123,7 +128,7 @@ func leases(t *testing.T, s *Store) []fleet.Lease {
 }
 
 // TestGroupCommit: many that wait at once share the disk's time, and each is
-// told only when its own change is there.
+// answered only when its own change is stored.
 func TestGroupCommit(t *testing.T) {
 	s := open(t, t.TempDir())
 	defer s.Close()
@@ -146,12 +151,15 @@ func TestGroupCommit(t *testing.T) {
 	}
 }
 
-// TestDiskFull: when the disk refuses, everybody who waits is told, and memory
+// TestDiskFull: when the disk refuses, every waiting transaction fails, and memory
 // is what the disk holds.
 func TestDiskFull(t *testing.T) {
 	s := open(t, t.TempDir())
 	defer s.Close()
-	if err := s.Update(func(tx state.Tx) error { tx.StoreMachine(fleet.Machine{ID: "m-1", UUID: "u1"}); return nil }); err != nil {
+	if err := s.Update(func(tx state.Tx) error {
+		tx.StoreMachine(fleet.Machine{ID: "m-1", UUID: "u1"})
+		return nil
+	}); err != nil {
 		t.Fatal(err)
 	}
 	s.db.MaxSize = 1 // the file may not grow
@@ -186,7 +194,7 @@ func TestDiskFull(t *testing.T) {
 	}
 }
 
-// TestLock: a second server is told which process has the state.
+// TestLock: the error of a second server names the process that has the state.
 func TestLock(t *testing.T) {
 	dir := t.TempDir()
 	s := open(t, dir)

@@ -29,7 +29,8 @@ type data struct {
 }
 
 func newData() *data {
-	return &data{Schema: record.Schema, Records: map[view.Table]map[string][]byte{}, Consoles: map[ingot.BootID][]string{}, Cut: map[ingot.BootID]int{},
+	return &data{Schema: record.Schema, Records: map[view.Table]map[string][]byte{}, Consoles: map[ingot.BootID][]string{},
+		Cut:      map[ingot.BootID]int{},
 		Identity: make([]byte, 32), Name: "0", history: map[ingot.MachineID]map[ingot.BootID]bool{}}
 }
 

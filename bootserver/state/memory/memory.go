@@ -202,7 +202,8 @@ func (s *Store) attempt(f func(tx state.Tx) error, last bool) (done bool, err er
 	}
 	second := s.run(f)
 	if second.wrote != first.wrote && !stale {
-		panic(fmt.Sprintf("state/memory: a transaction did not do the same when it ran twice, and nothing that it read had changed:\n%.2000s\n--- and then ---\n%.2000s", first.wrote, second.wrote))
+		panic(fmt.Sprintf("state/memory: a transaction did not do the same when it ran twice, and nothing that it read "+
+			"had changed:\n%.2000s\n--- and then ---\n%.2000s", first.wrote, second.wrote))
 	}
 	if second.tx == nil {
 		return true, second.err

@@ -14,7 +14,9 @@ import (
 )
 
 func TestSuite(t *testing.T) {
-	statetest.Run(t, statetest.Backend{Open: func(ctx context.Context, dir string) (state.Store, error) { return Open(ctx, dir) }})
+	statetest.Run(t, statetest.Backend{Open: func(ctx context.Context, dir string) (state.Store, error) {
+		return Open(ctx, dir)
+	}})
 }
 
 // recorder is a test that may fail.
@@ -40,7 +42,8 @@ func (r *recorder) Fatalf(format string, args ...any) {
 // TestPlantedFaults: each fault that a store may have is found by the check that is for it,
 // and that check finds nothing in a store without a fault.
 func TestPlantedFaults(t *testing.T) {
-	for plant, name := range map[Fault]string{LostWrite: "LostWrite", StaleRead: "StaleRead", Half: "HalfTransaction", Phantom: "Phantom"} {
+	for plant, name := range map[Fault]string{LostWrite: "LostWrite", StaleRead: "StaleRead", Half: "HalfTransaction",
+		Phantom: "Phantom"} {
 		for _, c := range statetest.Checks {
 			if c.Name != name {
 				continue
@@ -50,7 +53,9 @@ func TestPlantedFaults(t *testing.T) {
 				done := make(chan struct{})
 				go func() {
 					defer close(done)
-					c.Run(r, statetest.Backend{Open: func(_ context.Context, dir string) (state.Store, error) { return OpenFaulty(dir, fault) }})
+					c.Run(r, statetest.Backend{Open: func(_ context.Context, dir string) (state.Store, error) {
+						return OpenFaulty(dir, fault)
+					}})
 				}()
 				<-done
 				if found := len(r.failed) > 0; found != (fault != None) {

@@ -46,7 +46,9 @@ func (s *Store) BootsBefore(machine ingot.MachineID, before state.Place, limit i
 	}
 	list := s.boots(machine)
 	if before != (state.Place{}) {
-		list = slices.DeleteFunc(list, func(b fleet.Boot) bool { return state.PlaceOf(b, machine == "").Key() >= before.Key() })
+		list = slices.DeleteFunc(list, func(b fleet.Boot) bool {
+			return state.PlaceOf(b, machine == "").Key() >= before.Key()
+		})
 	}
 	if limit > 0 && len(list) > limit {
 		list = list[len(list)-limit:]
@@ -293,7 +295,8 @@ func (s *Store) keep(path string) error {
 // verify reads every record.
 func (d *data) verify() error {
 	if d.Schema > record.Schema {
-		return fmt.Errorf("%w: it has schema %d, and this version knows schemas up to %d", state.ErrSchema, d.Schema, record.Schema)
+		return fmt.Errorf("%w: it has schema %d, and this version knows schemas up to %d", state.ErrSchema, d.Schema,
+			record.Schema)
 	}
 	if len(d.Identity) == 0 {
 		return fmt.Errorf("%w: it has no identity", state.ErrDamaged)

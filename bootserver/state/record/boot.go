@@ -38,7 +38,7 @@ type boot struct {
 	Root     ingot.Digest     `json:"root,omitempty"`
 	First    string           `json:"first,omitempty"`
 	Proxy    bool             `json:"proxy,omitempty"`
-	Told     time.Time        `json:"told,omitzero"`
+	Accepted time.Time        `json:"told,omitzero"`
 	Back     bool             `json:"back,omitempty"`
 	Started  time.Time        `json:"started"`
 	Deadline time.Time        `json:"deadline,omitzero"`
@@ -58,29 +58,39 @@ type boot struct {
 }
 
 func bootOf(b fleet.Boot) boot {
-	return boot{ID: b.ID, Machine: b.Machine, Number: b.Number, Before: b.Before, Firmware: b.Firmware, Image: imageRef(b.Image),
-		Order: b.Order, Root: b.Root, First: b.First, Proxy: b.Proxy, Told: b.Told, Back: b.Back, Started: b.Started,
-		Deadline: b.Deadline, Ended: b.Ended, Outcome: b.Outcome, Cause: b.Cause, Reason: b.Reason, Ticket: b.Ticket, Facts: b.Facts,
-		Changes: b.Changes, Crash: b.Crash, Pstore: b.Pstore, Events: list(b.Events, func(e fleet.Event) event { return event(e) }),
+	return boot{ID: b.ID, Machine: b.Machine, Number: b.Number, Before: b.Before, Firmware: b.Firmware,
+		Image: imageRef(b.Image),
+		Order: b.Order, Root: b.Root, First: b.First, Proxy: b.Proxy, Accepted: b.Told, Back: b.Back, Started: b.Started,
+		Deadline: b.Deadline, Ended: b.Ended, Outcome: b.Outcome, Cause: b.Cause, Reason: b.Reason, Ticket: b.Ticket,
+		Facts:   b.Facts,
+		Changes: b.Changes, Crash: b.Crash, Pstore: b.Pstore, Events: list(b.Events, func(e fleet.Event) event {
+			return event(e)
+		}),
 		Served: b.Served, Report: b.Report, Others: list(b.Others, otherOf)}
 }
 
 func (r boot) value() fleet.Boot {
-	return fleet.Boot{ID: r.ID, Machine: r.Machine, Number: r.Number, Before: r.Before, Firmware: r.Firmware, Image: fleet.ImageRef(r.Image),
-		Order: r.Order, Root: r.Root, First: r.First, Proxy: r.Proxy, Told: r.Told, Back: r.Back, Started: r.Started,
-		Deadline: r.Deadline, Ended: r.Ended, Outcome: r.Outcome, Cause: r.Cause, Reason: r.Reason, Ticket: r.Ticket, Facts: r.Facts,
-		Changes: r.Changes, Crash: r.Crash, Pstore: r.Pstore, Events: list(r.Events, func(e event) fleet.Event { return fleet.Event(e) }),
+	return fleet.Boot{ID: r.ID, Machine: r.Machine, Number: r.Number, Before: r.Before, Firmware: r.Firmware,
+		Image: fleet.ImageRef(r.Image),
+		Order: r.Order, Root: r.Root, First: r.First, Proxy: r.Proxy, Told: r.Accepted, Back: r.Back, Started: r.Started,
+		Deadline: r.Deadline, Ended: r.Ended, Outcome: r.Outcome, Cause: r.Cause, Reason: r.Reason, Ticket: r.Ticket,
+		Facts:   r.Facts,
+		Changes: r.Changes, Crash: r.Crash, Pstore: r.Pstore, Events: list(r.Events, func(e event) fleet.Event {
+			return fleet.Event(e)
+		}),
 		Served: r.Served, Report: r.Report, Others: list(r.Others, other.value)}
 }
 
 func otherOf(o fleet.Other) other {
-	return other{Address: o.Address, DUID: o.DUID, MAC: o.MAC, Kind: o.Kind, Given: o.Given, File: o.File, Expected: o.Expected,
-		First: o.First, At: o.At, Times: o.Times}
+	return other{Address: o.Address, DUID: o.DUID, MAC: o.MAC, Kind: o.Kind, Given: o.Given, File: o.File,
+		Expected: o.Expected,
+		First:    o.First, At: o.At, Times: o.Times}
 }
 
 func (r other) value() fleet.Other {
-	return fleet.Other{Address: r.Address, DUID: r.DUID, MAC: r.MAC, Kind: r.Kind, Given: r.Given, File: r.File, Expected: r.Expected,
-		First: r.First, At: r.At, Times: r.Times}
+	return fleet.Other{Address: r.Address, DUID: r.DUID, MAC: r.MAC, Kind: r.Kind, Given: r.Given, File: r.File,
+		Expected: r.Expected,
+		First:    r.First, At: r.At, Times: r.Times}
 }
 
 // lease is the record of a lease.
@@ -96,11 +106,13 @@ type lease struct {
 }
 
 func leaseOf(l fleet.Lease) lease {
-	return lease{MAC: l.MAC, DUID: l.DUID, Address: l.Address, Expires: l.Expires, Hostname: l.Hostname, Machine: l.Machine,
-		Port: switchPort(l.Port), Declined: l.Declined}
+	return lease{MAC: l.MAC, DUID: l.DUID, Address: l.Address, Expires: l.Expires, Hostname: l.Hostname,
+		Machine: l.Machine,
+		Port:    switchPort(l.Port), Declined: l.Declined}
 }
 
 func (r lease) value() fleet.Lease {
-	return fleet.Lease{MAC: r.MAC, DUID: r.DUID, Address: r.Address, Expires: r.Expires, Hostname: r.Hostname, Machine: r.Machine,
-		Port: fleet.SwitchPort(r.Port), Declined: r.Declined}
+	return fleet.Lease{MAC: r.MAC, DUID: r.DUID, Address: r.Address, Expires: r.Expires, Hostname: r.Hostname,
+		Machine: r.Machine,
+		Port:    fleet.SwitchPort(r.Port), Declined: r.Declined}
 }

@@ -45,8 +45,10 @@ type change struct {
 }
 
 func changeOf(c fleet.Change) change {
-	r := change{V: changeVersion, Seq: c.Seq, At: c.At, Code: string(c.Code), Machine: c.Machine, Boot: c.Boot, Rollout: c.Rollout,
-		Subject: c.Subject, Name: c.Name, Stage: c.Stage, Failure: c.Failure, From: c.From, To: c.To, Detail: c.Detail, Bytes: c.Bytes, Text: c.Text}
+	r := change{V: changeVersion, Seq: c.Seq, At: c.At, Code: string(c.Code), Machine: c.Machine, Boot: c.Boot,
+		Rollout: c.Rollout,
+		Subject: c.Subject, Name: c.Name, Stage: c.Stage, Failure: c.Failure, From: c.From, To: c.To, Detail: c.Detail,
+		Bytes: c.Bytes, Text: c.Text}
 	if c.Image != (fleet.ImageRef{}) {
 		image := imageRef(c.Image)
 		r.Image = &image
@@ -60,7 +62,8 @@ func changeOf(c fleet.Change) change {
 
 func (r change) value() fleet.Change {
 	c := fleet.Change{Seq: r.Seq, At: r.At, Code: fleet.Code(r.Code), Machine: r.Machine, Boot: r.Boot, Rollout: r.Rollout,
-		Subject: r.Subject, Name: r.Name, Stage: r.Stage, Failure: r.Failure, From: r.From, To: r.To, Detail: r.Detail, Bytes: r.Bytes, Text: r.Text}
+		Subject: r.Subject, Name: r.Name, Stage: r.Stage, Failure: r.Failure, From: r.From, To: r.To, Detail: r.Detail,
+		Bytes: r.Bytes, Text: r.Text}
 	if r.Image != nil {
 		c.Image = fleet.ImageRef(*r.Image)
 	}

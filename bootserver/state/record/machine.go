@@ -20,10 +20,10 @@ type assignment struct {
 }
 
 type question struct {
-	With  ingot.MachineID `json:"with"`
-	What  string          `json:"what"`
-	About string          `json:"about,omitempty"`
-	Told  bool            `json:"told,omitempty"`
+	With     ingot.MachineID `json:"with"`
+	What     string          `json:"what"`
+	About    string          `json:"about,omitempty"`
+	Reported bool            `json:"told,omitempty"`
 }
 
 type answered struct {
@@ -97,13 +97,17 @@ type machine struct {
 }
 
 func machineOf(m fleet.Machine) machine {
-	r := machine{ID: m.ID, Name: m.Name, Labels: m.Labels, Answered: list(m.Answered, func(a fleet.Answered) answered { return answered(a) }),
+	r := machine{ID: m.ID, Name: m.Name, Labels: m.Labels, Answered: list(m.Answered, func(a fleet.Answered) answered {
+		return answered(a)
+	}),
 		State: string(m.State), UUID: m.UUID, Serial: m.Serial, MACs: m.MACs, MachineKey: m.MachineKey, Firmware: m.Firmware,
-		Address: m.Address, Port: switchPort(m.Port), Loaders: m.Loaders, FirstSeen: m.FirstSeen, LastSeen: m.LastSeen, Facts: m.Facts,
+		Address: m.Address, Port: switchPort(m.Port), Loaders: m.Loaders, FirstSeen: m.FirstSeen, LastSeen: m.LastSeen,
+		Facts:       m.Facts,
 		Assignment:  assignment{imageRef(m.Assignment.ImageRef), m.Assignment.Why, m.Assignment.Since},
-		LastHealthy: imageRef(m.LastHealthy), Healthy: list(m.Healthy, refOf), Orders: m.Orders, Grants: list(m.Grants, grantOf), Boot: m.Boot}
+		LastHealthy: imageRef(m.LastHealthy), Healthy: list(m.Healthy, refOf), Orders: m.Orders,
+		Grants: list(m.Grants, grantOf), Boot: m.Boot}
 	if q := m.Ask; q != nil {
-		r.Ask = &question{With: q.With, What: q.What, About: q.About, Told: q.Told}
+		r.Ask = &question{With: q.With, What: q.What, About: q.About, Reported: q.Told}
 	}
 	if !m.Trial.IsZero() {
 		r.Trial = &trial{m.Trial.Image, list(m.Trial.Failures, failureOf)}
@@ -115,20 +119,27 @@ func machineOf(m fleet.Machine) machine {
 }
 
 func (r machine) value() fleet.Machine {
-	m := fleet.Machine{ID: r.ID, Name: r.Name, Labels: r.Labels, Answered: list(r.Answered, func(a answered) fleet.Answered { return fleet.Answered(a) }),
-		State: fleet.State(r.State), UUID: r.UUID, Serial: r.Serial, MACs: r.MACs, MachineKey: r.MachineKey, Firmware: r.Firmware,
-		Address: r.Address, Port: fleet.SwitchPort(r.Port), Loaders: r.Loaders, FirstSeen: r.FirstSeen, LastSeen: r.LastSeen, Facts: r.Facts,
-		Assignment:  fleet.Assignment{ImageRef: fleet.ImageRef(r.Assignment.imageRef), Why: r.Assignment.Why, Since: r.Assignment.Since},
+	m := fleet.Machine{ID: r.ID, Name: r.Name, Labels: r.Labels,
+		Answered: list(r.Answered, func(a answered) fleet.Answered {
+			return fleet.Answered(a)
+		}),
+		State: fleet.State(r.State), UUID: r.UUID, Serial: r.Serial, MACs: r.MACs, MachineKey: r.MachineKey,
+		Firmware: r.Firmware,
+		Address:  r.Address, Port: fleet.SwitchPort(r.Port), Loaders: r.Loaders, FirstSeen: r.FirstSeen, LastSeen: r.LastSeen,
+		Facts: r.Facts,
+		Assignment: fleet.Assignment{ImageRef: fleet.ImageRef(r.Assignment.imageRef), Why: r.Assignment.Why,
+			Since: r.Assignment.Since},
 		LastHealthy: fleet.ImageRef(r.LastHealthy), Healthy: list(r.Healthy, imageRef.value), Orders: r.Orders,
 		Grants: list(r.Grants, grant.value), Boot: r.Boot}
 	if q := r.Ask; q != nil {
-		m.Ask = &fleet.Question{With: q.With, What: q.What, About: q.About, Told: q.Told}
+		m.Ask = &fleet.Question{With: q.With, What: q.What, About: q.About, Told: q.Reported}
 	}
 	if t := r.Trial; t != nil {
 		m.Trial = fleet.Trial{Image: t.Image, Failures: list(t.Failures, failure.value)}
 	}
 	if s := r.Setback; s != nil {
-		m.Setback = &fleet.Setback{Gave: fleet.ImageRef(s.Gave), To: fleet.ImageRef(s.To), Why: s.Why, At: s.At, Failures: list(s.Failures, failure.value)}
+		m.Setback = &fleet.Setback{Gave: fleet.ImageRef(s.Gave), To: fleet.ImageRef(s.To), Why: s.Why, At: s.At,
+			Failures: list(s.Failures, failure.value)}
 	}
 	return m
 }
@@ -150,7 +161,8 @@ func grantOf(g fleet.Grant) grant {
 }
 
 func (r grant) value() fleet.Grant {
-	return fleet.Grant{Grant: ingot.Grant{Volume: r.Volume, Disk: r.Disk, Expires: r.Expires}, Given: r.Given, Boot: r.Boot, Over: r.Over}
+	return fleet.Grant{Grant: ingot.Grant{Volume: r.Volume, Disk: r.Disk, Expires: r.Expires}, Given: r.Given,
+		Boot: r.Boot, Over: r.Over}
 }
 
 // list converts the elements of a list; nil stays nil.

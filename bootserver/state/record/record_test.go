@@ -14,7 +14,8 @@ func fill(v reflect.Value, depth int) {
 		return
 	}
 	if v.CanAddr() {
-		if u, is := v.Addr().Interface().(interface{ UnmarshalText([]byte) error }); is && u.UnmarshalText([]byte("10.0.0.1")) == nil {
+		u, is := v.Addr().Interface().(interface{ UnmarshalText([]byte) error })
+		if is && u.UnmarshalText([]byte("10.0.0.1")) == nil {
 			return
 		}
 	}

@@ -90,12 +90,13 @@ func testRestoreKeepsAccess(t *testing.T, b Backend) {
 	if err := s.Append(fleet.Change{Code: fleet.ActionServerRestore}); err != nil {
 		t.Fatal(err)
 	}
-	if list := changes(t, s, state.Query{Audit: true}); len(list) != 2 || list[0].Code != fleet.ActionTokenRevoke || list[1].Seq <= list[0].Seq {
+	if list := changes(t, s, state.Query{Audit: true}); len(list) != 2 || list[0].Code != fleet.ActionTokenRevoke ||
+		list[1].Seq <= list[0].Seq {
 		t.Errorf("after a restore there are the actions %+v", list)
 	}
 }
 
-// testDamagedBackup: what is no backup, or only a part of one, changes nothing.
+// testDamagedBackup: a file that is not a backup, or only a part of one, changes nothing.
 func testDamagedBackup(t *testing.T, b Backend) {
 	s := b.fresh(t)
 	update(t, s, func(tx state.Tx) { tx.StoreMachine(fullMachine()); tx.Record(note("m-1", strings.Repeat("x", 10000))) })
@@ -118,7 +119,8 @@ func testDamagedBackup(t *testing.T, b Backend) {
 func testHistories(t *testing.T, b Backend) {
 	for seed := range 10 {
 		r := rand.New(rand.NewPCG(uint64(seed), 1))
-		h := history{t: t, b: b, dir: filepath.Join(t.TempDir(), "state"), machines: map[ingot.MachineID]fleet.Machine{}, boots: map[ingot.MachineID][]ingot.BootID{}}
+		h := history{t: t, b: b, dir: filepath.Join(t.TempDir(), "state"), machines: map[ingot.MachineID]fleet.Machine{},
+			boots: map[ingot.MachineID][]ingot.BootID{}}
 		h.s = b.open(t, h.dir)
 		for range 60 {
 			h.step(r)
@@ -156,7 +158,8 @@ func (h *history) step(r *rand.Rand) {
 	case action < 4: // a boot
 		h.begun++
 		m := fleet.Machine{ID: id, Orders: h.begun, Boot: bootID(3, byte(h.begun>>8), byte(h.begun))}
-		x := fleet.Boot{ID: m.Boot, Machine: id, Number: len(h.boots[id]) + 1, Started: time.Unix(int64(h.begun), 0).UTC(), Outcome: ingot.OutcomeFailed}
+		x := fleet.Boot{ID: m.Boot, Machine: id, Number: len(h.boots[id]) + 1, Started: time.Unix(int64(h.begun), 0).UTC(),
+			Outcome: ingot.OutcomeFailed}
 		if apply(func(tx state.Tx) error { tx.StoreMachine(m); tx.StoreBoot(x); return nil }) {
 			h.machines[id], h.boots[id] = m, append(h.boots[id], x.ID)
 		}

@@ -74,7 +74,8 @@ func (b Backend) after(s state.Store, acknowledged int) error {
 	}
 	n := len(s.Machines())
 	if n <= acknowledged || len(all) != n || len(lent) != n || last != uint64(n) {
-		return fmt.Errorf("there are %d machines, %d boots, %d leases and %d Changes; %d were acknowledged", n, len(all), len(lent), last, acknowledged+1)
+		return fmt.Errorf("there are %d machines, %d boots, %d leases and %d Changes; %d were acknowledged", n, len(all),
+			len(lent), last, acknowledged+1)
 	}
 	return s.Verify()
 }
@@ -206,7 +207,8 @@ func inMemory(t *testing.T) string {
 func (b Backend) traced(t *testing.T) []call {
 	t.Helper()
 	dir, log := inMemory(t), filepath.Join(t.TempDir(), "trace")
-	cmd := again(t, dir, "strace", "-f", "-y", "-xx", "-s", "10000000", "-e", "trace=pwrite64,ftruncate,fdatasync,fsync,write", "-o", log)
+	cmd := again(t, dir, "strace", "-f", "-y", "-xx", "-s", "10000000", "-e",
+		"trace=pwrite64,ftruncate,fdatasync,fsync,write", "-o", log)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		if strings.Contains(string(out), "ptrace") && b.Rounds == 0 {
 			t.Skipf("nothing may be traced here: %s", out)
@@ -238,7 +240,7 @@ func newLines(f *os.File) *bufio.Scanner {
 }
 
 // cutCall takes a line of strace apart: THREAD NAME(FD<PATH>, ARGUMENTS. Lines
-// are megabytes of hexadecimal digits, so this is no regular expression.
+// are megabytes of hexadecimal digits, so no regular expression is used.
 func cutCall(line string) (thread, name, path, args string, ok bool) {
 	thread, rest, _ := strings.Cut(line, " ")
 	name, rest, _ = strings.Cut(strings.TrimLeft(rest, " "), "(")

@@ -23,7 +23,8 @@ func bootsWith(t *testing.T, s state.Store, m ingot.MachineID, first int, ram ..
 	for i, n := range ram {
 		var x fleet.Boot
 		err := s.Update(func(tx state.Tx) (err error) {
-			x = fleet.Boot{ID: bootID(m[2], byte(first+i)), Machine: m, Number: first + i, Before: before, Started: time.Unix(int64(first+i), 0)}
+			x = fleet.Boot{ID: bootID(m[2], byte(first+i)), Machine: m, Number: first + i, Before: before,
+				Started: time.Unix(int64(first+i), 0)}
 			tx.StoreBoot(x)
 			if n != 0 {
 				if x, err = tx.KeepFacts(x, ingot.Facts{RAM: n}); err != nil {

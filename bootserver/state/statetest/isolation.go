@@ -103,7 +103,8 @@ func checkStaleRead(t T, b Backend) {
 	m, _ := s.Machine("m-1")
 	x, _ := s.Boot(boot.ID)
 	if want := workers / 2 * each; m.Orders != want || x.Order != want {
-		t.Errorf("a machine counts %d and a boot %d of %d transactions that added one: some committed on a value that had changed", m.Orders, x.Order, want)
+		t.Errorf("a machine counts %d and a boot %d of %d transactions that added one: some committed on a value that had "+
+			"changed", m.Orders, x.Order, want)
 	}
 }
 
@@ -141,11 +142,13 @@ func checkHalfTransaction(t T, b Backend) {
 	from, _ := s.Machine("m-a")
 	to, _ := s.Machine("m-b")
 	if from.Orders+to.Orders != sum || to.Orders != workers*each {
-		t.Errorf("after a restart the machines have %d and %d; want %d and %d", from.Orders, to.Orders, sum-workers*each, workers*each)
+		t.Errorf("after a restart the machines have %d and %d; want %d and %d", from.Orders, to.Orders, sum-workers*each,
+			workers*each)
 	}
 	noted, lent, machines := len(changes(t, s, state.Query{Limit: sum})), len(leases(t, s)), len(s.Machines())-2
 	if noted != workers*each || lent != noted || machines != noted {
-		t.Errorf("after a restart there are %d Changes, %d leases and %d machines of %d transactions that each made one", noted, lent, machines, workers*each)
+		t.Errorf("after a restart there are %d Changes, %d leases and %d machines of %d transactions that each made one",
+			noted, lent, machines, workers*each)
 	}
 }
 

@@ -72,7 +72,7 @@ func testLedger(t *testing.T, b Backend) {
 	}
 }
 
-// testAwait: whoever waits for Changes is woken by the next one, and by a restore.
+// testAwait: Await returns with the next Change, and with a restore.
 func testAwait(t *testing.T, b Backend) {
 	s := b.fresh(t)
 	if err := s.Append(note("", "1")); err != nil {
@@ -106,7 +106,7 @@ func testAwait(t *testing.T, b Backend) {
 		select {
 		case <-woken:
 		case <-time.After(10 * time.Second):
-			t.Errorf("whoever waits is not woken by %s", what)
+			t.Errorf("Await does not return after %s", what)
 		}
 	}
 	woken := waits()
@@ -116,7 +116,7 @@ func testAwait(t *testing.T, b Backend) {
 	select {
 	case <-woken:
 	case <-time.After(10 * time.Second):
-		t.Error("whoever waits is not woken by a Change")
+		t.Error("Await does not return after a Change")
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
@@ -129,7 +129,8 @@ func testAudit(t *testing.T, b Backend) {
 	dir := filepath.Join(t.TempDir(), "state")
 	s := b.open(t, dir)
 	action := func(i int) fleet.Change {
-		return fleet.Change{At: time.Unix(int64(i), 0), Code: fleet.ActionApprove, Machine: ingot.MachineID(fmt.Sprint("m-", i%2)), Name: fmt.Sprint(i),
+		return fleet.Change{At: time.Unix(int64(i), 0), Code: fleet.ActionApprove,
+			Machine: ingot.MachineID(fmt.Sprint("m-", i%2)), Name: fmt.Sprint(i),
 			Actor: fleet.Actor{Kind: "local", Name: "root"}}
 	}
 	for i := range 6 {
@@ -156,7 +157,8 @@ func testAudit(t *testing.T, b Backend) {
 			}
 			return got
 		}
-		for want, q := range map[string]state.Query{"012345": {}, "12": {After: 1, Limit: 2}, "45": {Newest: true, Limit: 2}, "135": {Machine: "m-1"}} {
+		for want, q := range map[string]state.Query{"012345": {}, "12": {After: 1, Limit: 2}, "45": {Newest: true, Limit: 2},
+			"135": {Machine: "m-1"}} {
 			if got := names(q); got != want {
 				t.Errorf("actions of %+v: %s; want %s", q, got, want)
 			}
@@ -202,7 +204,8 @@ func testCredentials(t *testing.T, b Backend) {
 		}
 		update(t, s, func(tx state.Tx) {
 			_, there := tx.Credential("0")
-			if named := tx.CredentialsNamed("a"); !there || len(named) != 2 || named[0].ID != "0" || tx.CredentialCount() != 2 || len(tx.CredentialsNamed("b")) != 0 {
+			if named := tx.CredentialsNamed("a"); !there || len(named) != 2 || named[0].ID != "0" || tx.CredentialCount() != 2 ||
+				len(tx.CredentialsNamed("b")) != 0 {
 				t.Errorf("named a are %+v; want 0 and 2", named)
 			}
 		})
@@ -218,7 +221,8 @@ func testEndsAreCounted(t *testing.T, b Backend) {
 	for _, step := range []struct {
 		outcome ingot.Outcome
 		err     error
-	}{{ingot.OutcomeOpen, nil}, {ingot.OutcomeHealthy, errRefused}, {ingot.OutcomeHealthy, nil}, {ingot.OutcomeHealthy, nil}} {
+	}{{ingot.OutcomeOpen, nil}, {ingot.OutcomeHealthy, errRefused}, {ingot.OutcomeHealthy, nil},
+		{ingot.OutcomeHealthy, nil}} {
 		err := s.Update(func(tx state.Tx) error {
 			tx.StoreBoot(fleet.Boot{ID: bootID(1), Machine: "m-1", Outcome: step.outcome})
 			return step.err

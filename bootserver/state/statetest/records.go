@@ -25,24 +25,37 @@ var errRefused = errors.New("refused by the test")
 func fullMachine() fleet.Machine {
 	at := time.Unix(6, 0).UTC()
 	one, two := fleet.ImageRef{Image: digest(1), Name: "node:1"}, fleet.ImageRef{Image: digest(2), Name: "node:2"}
-	failures := []fleet.Failure{{Boot: bootID(9), Outcome: ingot.OutcomeFailed, Stage: ingot.StageRoot, Reason: "no root", At: at}}
-	return fleet.Machine{ID: "m-1", Name: "node01", Labels: map[string]string{"rack": "r1"}, State: fleet.Approved, UUID: "u1", Serial: "S1",
-		Ask: &fleet.Question{With: "m-2", What: "is it m-2?", About: "card a", Told: true}, Answered: []fleet.Answered{{About: "card b", At: at}},
-		MACs: []string{"52:54:00:00:00:01"}, MachineKey: strings.Repeat("a", 32), Firmware: ingot.FirmwareBIOS, Address: netip.MustParseAddr("10.0.0.9"),
-		Port: fleet.SwitchPort{Relay: netip.MustParseAddr("10.0.0.1"), Circuit: "eth1", Remote: "sw"}, Loaders: map[ingot.Firmware]string{ingot.FirmwareBIOS: "undionly.kpxe"},
-		FirstSeen: time.Unix(5, 0).UTC(), LastSeen: at, Facts: ingot.Facts{Vendor: "QEMU", RAM: 1 << 30, NICs: []ingot.NIC{{Name: "eth0", MAC: "52:54:00:00:00:01"}}},
-		Assignment: fleet.Assignment{ImageRef: two, Why: "first", Since: at}, LastHealthy: one, Healthy: []fleet.ImageRef{one}, Orders: 3,
-		Trial: fleet.Trial{Image: two.Image, Failures: failures}, Setback: &fleet.Setback{Gave: two, To: one, Why: "failed", At: at, Failures: failures},
-		Grants: []fleet.Grant{{Grant: ingot.Grant{Volume: "data", Disk: "D1", Expires: at}, Given: at, Boot: bootID(1), Over: true}}, Boot: bootID(1)}
+	failures := []fleet.Failure{{Boot: bootID(9), Outcome: ingot.OutcomeFailed, Stage: ingot.StageRoot, Reason: "no root",
+		At: at}}
+	return fleet.Machine{ID: "m-1", Name: "node01", Labels: map[string]string{"rack": "r1"}, State: fleet.Approved,
+		UUID: "u1", Serial: "S1",
+		Ask:      &fleet.Question{With: "m-2", What: "is it m-2?", About: "card a", Told: true},
+		Answered: []fleet.Answered{{About: "card b", At: at}},
+		MACs:     []string{"52:54:00:00:00:01"}, MachineKey: strings.Repeat("a", 32), Firmware: ingot.FirmwareBIOS,
+		Address:   netip.MustParseAddr("10.0.0.9"),
+		Port:      fleet.SwitchPort{Relay: netip.MustParseAddr("10.0.0.1"), Circuit: "eth1", Remote: "sw"},
+		Loaders:   map[ingot.Firmware]string{ingot.FirmwareBIOS: "undionly.kpxe"},
+		FirstSeen: time.Unix(5, 0).UTC(), LastSeen: at, Facts: ingot.Facts{Vendor: "QEMU", RAM: 1 << 30,
+			NICs: []ingot.NIC{{Name: "eth0", MAC: "52:54:00:00:00:01"}}},
+		Assignment: fleet.Assignment{ImageRef: two, Why: "first", Since: at}, LastHealthy: one,
+		Healthy: []fleet.ImageRef{one}, Orders: 3,
+		Trial:   fleet.Trial{Image: two.Image, Failures: failures},
+		Setback: &fleet.Setback{Gave: two, To: one, Why: "failed", At: at, Failures: failures},
+		Grants: []fleet.Grant{{Grant: ingot.Grant{Volume: "data", Disk: "D1", Expires: at}, Given: at, Boot: bootID(1),
+			Over: true}}, Boot: bootID(1)}
 }
 
 // fullBoot has every field of a boot.
 func fullBoot() fleet.Boot {
 	at := time.Unix(7, 0).UTC()
-	b := fleet.Boot{ID: bootID(1), Machine: "m-1", Number: 1, Before: bootID(8), Firmware: ingot.FirmwareBIOS, Image: fleet.ImageRef{Image: digest(2), Name: "node:2"},
-		Order: 3, Root: digest(3), First: fleet.FirstUKI, Proxy: true, Told: at, Back: true, Started: at, Deadline: at, Ended: at, Outcome: ingot.OutcomeFailed,
-		Reason: "no root", Ticket: at, Facts: bootID(1), Changes: []string{"RAM"}, Crash: "panic", Pstore: true, Served: map[string]int64{"root": 5},
-		Report: &ingot.Report{Healthy: true, Failed: []string{"a.service"}}, Others: []fleet.Other{{MAC: "02:00:00:00:00:01", Kind: "DHCPOFFER", File: "x", At: at, Times: 2}}}
+	b := fleet.Boot{ID: bootID(1), Machine: "m-1", Number: 1, Before: bootID(8), Firmware: ingot.FirmwareBIOS,
+		Image: fleet.ImageRef{Image: digest(2), Name: "node:2"},
+		Order: 3, Root: digest(3), First: fleet.FirstUKI, Proxy: true, Told: at, Back: true, Started: at, Deadline: at,
+		Ended: at, Outcome: ingot.OutcomeFailed,
+		Reason: "no root", Ticket: at, Facts: bootID(1), Changes: []string{"RAM"}, Crash: "panic", Pstore: true,
+		Served: map[string]int64{"root": 5},
+		Report: &ingot.Report{Healthy: true, Failed: []string{"a.service"}},
+		Others: []fleet.Other{{MAC: "02:00:00:00:00:01", Kind: "DHCPOFFER", File: "x", At: at, Times: 2}}}
 	b.Events = []fleet.Event{{Event: ingot.Event{Stage: ingot.StageDHCP, Detail: "eth0", Uptime: time.Second}, At: at}}
 	return b
 }
@@ -56,12 +69,16 @@ func testRemembers(t *testing.T, b Backend) {
 	dir := filepath.Join(t.TempDir(), "state")
 	s := b.open(t, dir)
 	m, x := fullMachine(), fullBoot()
-	l := fleet.Lease{MAC: "52:54:00:00:00:01", Address: netip.MustParseAddr("10.0.0.9"), Expires: time.Unix(9, 0).UTC(), Hostname: "h", Machine: "m-1", Port: m.Port, Declined: true}
-	c := access.Credential{ID: "1", Name: "ci", Kind: access.Token, Scope: access.Operate, Hash: "h", Created: time.Unix(1, 0).UTC(), By: "local root", Expires: time.Unix(2, 0).UTC(), Revoked: time.Unix(3, 0).UTC()}
+	l := fleet.Lease{MAC: "52:54:00:00:00:01", Address: netip.MustParseAddr("10.0.0.9"), Expires: time.Unix(9, 0).UTC(),
+		Hostname: "h", Machine: "m-1", Port: m.Port, Declined: true}
+	c := access.Credential{ID: "1", Name: "ci", Kind: access.Token, Scope: access.Operate, Hash: "h",
+		Created: time.Unix(1, 0).UTC(), By: "local root", Expires: time.Unix(2, 0).UTC(), Revoked: time.Unix(3, 0).UTC()}
 	r := state.Removal{Image: digest(7), Since: time.Unix(4, 0).UTC(), By: fleet.Actor{Kind: "token", Name: "ci"}}
 	uid := 0
-	change := fleet.Change{At: time.Unix(8, 0).UTC(), Code: fleet.CodeImageAssigned, Machine: "m-1", Boot: x.ID, Image: m.LastHealthy, Rollout: "r", Subject: "s", Name: "n",
-		Actor: fleet.Actor{Kind: "local", Name: "root", UID: &uid, PID: 7, Scope: "admin"}, Stage: ingot.StageRoot, Failure: "code", From: fleet.Values{"image": "a"},
+	change := fleet.Change{At: time.Unix(8, 0).UTC(), Code: fleet.CodeImageAssigned, Machine: "m-1", Boot: x.ID,
+		Image: m.LastHealthy, Rollout: "r", Subject: "s", Name: "n",
+		Actor: fleet.Actor{Kind: "local", Name: "root", UID: &uid, PID: 7, Scope: "admin"}, Stage: ingot.StageRoot,
+		Failure: "code", From: fleet.Values{"image": "a"},
 		To: fleet.Values{"image": "b"}, Detail: "d", Bytes: 5}
 	update(t, s, func(tx state.Tx) {
 		tx.StoreMachine(m)
@@ -95,7 +112,8 @@ func testRemembers(t *testing.T, b Backend) {
 			t.Errorf("Changes after reopening = %+v; want %+v", got, change)
 		}
 		if again := s.Identity(); len(identity) != 32 || !bytes.Equal(again, identity) {
-			t.Errorf("the identity has %d bytes, and is the same after reopening: %v", len(identity), bytes.Equal(again, identity))
+			t.Errorf("the identity has %d bytes, and is the same after reopening: %v", len(identity),
+				bytes.Equal(again, identity))
 		}
 	}
 	if err := s.Verify(); err != nil {
@@ -132,7 +150,10 @@ func testOneServer(t *testing.T, b Backend) {
 func testClosed(t *testing.T, b Backend) {
 	s := b.open(t, filepath.Join(t.TempDir(), "state"))
 	closeStore(t, s)
-	if err := s.Update(func(tx state.Tx) error { tx.StoreMachine(fleet.Machine{ID: "m-1"}); return nil }); !errors.Is(err, state.ErrClosed) {
+	if err := s.Update(func(tx state.Tx) error {
+		tx.StoreMachine(fleet.Machine{ID: "m-1"})
+		return nil
+	}); !errors.Is(err, state.ErrClosed) {
 		t.Errorf("Update after Close = %v; want ErrClosed", err)
 	}
 }
@@ -146,7 +167,8 @@ func testBootsAreBounded(t *testing.T, b Backend) {
 	}
 	list := boots(t, s, "m-1")
 	if len(list) != state.BootsPerMachine || list[0].Started.Unix() != 20 {
-		t.Errorf("%d boots, the oldest of %d; want %d, the oldest ones gone", len(list), list[0].Started.Unix(), state.BootsPerMachine)
+		t.Errorf("%d boots, the oldest of %d; want %d, the oldest ones gone", len(list), list[0].Started.Unix(),
+			state.BootsPerMachine)
 	}
 }
 
@@ -176,7 +198,9 @@ func testMovedBoots(t *testing.T, b Backend) {
 			t.Errorf("boots of %s: %d; want %d", m, got, want)
 		}
 	}
-	if err := s.Update(func(tx state.Tx) error { return errors.Join(tx.MoveBoots("old", "into"), errRefused) }); !errors.Is(err, errRefused) {
+	if err := s.Update(func(tx state.Tx) error {
+		return errors.Join(tx.MoveBoots("old", "into"), errRefused)
+	}); !errors.Is(err, errRefused) {
 		t.Fatal(err)
 	}
 	order("old", 1, 3)
@@ -203,7 +227,8 @@ func testDroppedMachine(t *testing.T, b Backend) {
 	s := b.open(t, dir)
 	for i := range state.BootsPerMachine {
 		update(t, s, func(tx state.Tx) {
-			x := fleet.Boot{ID: bootID(1, byte(i)), Machine: "m-1", Number: i + 1, Started: time.Unix(int64(i), 0).UTC(), Outcome: ingot.OutcomeHealthy}
+			x := fleet.Boot{ID: bootID(1, byte(i)), Machine: "m-1", Number: i + 1, Started: time.Unix(int64(i), 0).UTC(),
+				Outcome: ingot.OutcomeHealthy}
 			tx.StoreBoot(x)
 			tx.AddConsole(x.ID, "x")
 			tx.StoreMachine(fleet.Machine{ID: "m-1", Boot: x.ID})
@@ -270,7 +295,8 @@ func testIndex(t *testing.T, b Backend) {
 		tx.StoreMachine(refused)
 		tx.StoreBoot(ended)
 		tx.StoreBoot(fleet.Boot{ID: bootID(2), Machine: "m-1"})
-		if got, _, ok := tx.Find(fleet.Sighting{MAC: "c"}); !ok || got.UUID != "u2" || tx.Pending() != 0 || tx.WithCard("a") != 0 || tx.WithCard("c") != 1 {
+		if got, _, ok := tx.Find(fleet.Sighting{MAC: "c"}); !ok || got.UUID != "u2" || tx.Pending() != 0 ||
+			tx.WithCard("a") != 0 || tx.WithCard("c") != 1 {
 			t.Error("a change does not see itself")
 		}
 		if got, ok := tx.MachineNamed("node02"); !ok || got.ID != "m-1" {
@@ -281,7 +307,8 @@ func testIndex(t *testing.T, b Backend) {
 	if !errors.Is(err, errRefused) {
 		t.Fatal(err)
 	}
-	for sight, want := range map[fleet.Sighting]bool{{MAC: "a"}: true, {MAC: "b"}: true, {MAC: "c"}: false, {MAC: "a", UUID: "u1"}: true, {MAC: "c", UUID: "u1"}: false, {MAC: "a", UUID: "u3"}: false} {
+	for sight, want := range map[fleet.Sighting]bool{{MAC: "a"}: true, {MAC: "b"}: true, {MAC: "c"}: false,
+		{MAC: "a", UUID: "u1"}: true, {MAC: "c", UUID: "u1"}: false, {MAC: "a", UUID: "u3"}: false} {
 		if got, ok := s.Find(sight); ok != want || (ok && got.ID != "m-1") {
 			t.Errorf("Find(%+v) = %v, %v; want %v", sight, got.ID, ok, want)
 		}
@@ -302,7 +329,8 @@ func testIndex(t *testing.T, b Backend) {
 		_, first := tx.MachineNamed("node01")
 		_, second := tx.MachineNamed("node02")
 		if !first || second || tx.Pending() != 1 || tx.WithCard("a") != 1 || tx.WithCard("c") != 0 {
-			t.Errorf("node01 is found: %v, node02: %v, pending: %d; want what was before the refused change", first, second, tx.Pending())
+			t.Errorf("node01 is found: %v, node02: %v, pending: %d; want what was before the refused change", first, second,
+				tx.Pending())
 		}
 	})
 }
@@ -321,7 +349,8 @@ func testBound(t *testing.T, b Backend) {
 	if err := put(state.MaxRecords+1, ""); !errors.Is(err, state.ErrTooLarge) || len(s.Machines()) != 0 {
 		t.Errorf("%d records: %v, %d stored; want ErrTooLarge and none", state.MaxRecords+1, err, len(s.Machines()))
 	}
-	if err := put(state.MaxRecords, strings.Repeat("x", state.MaxBytes/state.MaxRecords)); !errors.Is(err, state.ErrTooLarge) || len(s.Machines()) != 0 {
+	large := put(state.MaxRecords, strings.Repeat("x", state.MaxBytes/state.MaxRecords))
+	if err := large; !errors.Is(err, state.ErrTooLarge) || len(s.Machines()) != 0 {
 		t.Errorf("more than %d bytes: %v; want ErrTooLarge", state.MaxBytes, err)
 	}
 	if err := put(state.MaxRecords, ""); err != nil {
@@ -368,7 +397,8 @@ func testImageRemoval(t *testing.T, b Backend) {
 		tx.StoreMachine(m)
 		tx.StoreBoot(fleet.Boot{ID: m.Boot, Machine: "m-1", Image: fleet.ImageRef{Image: digest(2)}})
 	})
-	for image, want := range []string{"", "node01 is assigned it", "node01 booted it last", "node01 was last healthy with it", ""} {
+	for image, want := range []string{"", "node01 is assigned it", "node01 booted it last",
+		"node01 was last healthy with it", ""} {
 		if got := used(image); got != want {
 			t.Errorf("image %d is used: %q; want %q", image, got, want)
 		}
@@ -468,7 +498,10 @@ func testOrder(t *testing.T, b Backend) {
 	ip := netip.MustParseAddr("10.0.0.9")
 	var waits []func() error
 	for i := range 200 {
-		waits = append(waits, s.Begin(func(tx state.Tx) error { tx.PutLease(fleet.Lease{Address: ip, Hostname: fmt.Sprint(i)}); return nil }))
+		waits = append(waits, s.Begin(func(tx state.Tx) error {
+			tx.PutLease(fleet.Lease{Address: ip, Hostname: fmt.Sprint(i)})
+			return nil
+		}))
 	}
 	for _, wait := range waits {
 		if err := wait(); err != nil {

@@ -35,10 +35,14 @@ type index struct {
 }
 
 func newIndex() index {
-	return index{mac: map[string][]ingot.MachineID{}, newcomer: map[string][]ingot.MachineID{}, reported: map[string][]ingot.MachineID{},
-		uuid: map[string][]ingot.MachineID{}, serial: map[string][]ingot.MachineID{}, approved: map[string][]ingot.MachineID{}, name: map[string][]ingot.MachineID{}, port: map[fleet.SwitchPort]map[ingot.MachineID]bool{},
+	return index{mac: map[string][]ingot.MachineID{}, newcomer: map[string][]ingot.MachineID{},
+		reported: map[string][]ingot.MachineID{},
+		uuid:     map[string][]ingot.MachineID{}, serial: map[string][]ingot.MachineID{},
+		approved: map[string][]ingot.MachineID{}, name: map[string][]ingot.MachineID{},
+		port:    map[fleet.SwitchPort]map[ingot.MachineID]bool{},
 		address: map[netip.Addr]ingot.MachineID{}, image: map[ingot.Digest]map[ingot.MachineID]struct{}{},
-		latest: map[ingot.MachineID]ingot.BootID{}, boots: map[ingot.MachineID][]ingot.BootID{}, open: map[ingot.BootID]struct{}{},
+		latest: map[ingot.MachineID]ingot.BootID{}, boots: map[ingot.MachineID][]ingot.BootID{},
+		open:    map[ingot.BootID]struct{}{},
 		granted: map[ingot.MachineID]struct{}{}, token: map[string][]string{}}
 }
 
@@ -166,7 +170,8 @@ func (v *View) dropMachine(id ingot.MachineID) {
 func (v *View) imageOf(id ingot.BootID) ingot.Digest { return v.boots[id].Image.Image }
 
 // reuse takes a machine from the images that it needed to those that it needs.
-func (v *View) reuse(id ingot.MachineID, old *fleet.Machine, oldBoot ingot.Digest, m *fleet.Machine, boot ingot.Digest) {
+func (v *View) reuse(id ingot.MachineID, old *fleet.Machine, oldBoot ingot.Digest, m *fleet.Machine,
+	boot ingot.Digest) {
 	var room [10]ingot.Digest
 	before := room[:0:5]
 	now := room[5:5]
