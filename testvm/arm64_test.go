@@ -37,7 +37,8 @@ func TestSceneARM64(t *testing.T) {
 	foreignPrograms(t)
 	dir := t.TempDir()
 	init := filepath.Join(dir, "ingot-init")
-	cmd := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", init, "ingot/cmd/ingot-init")
+	cmd := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", init,
+		"ingot/cmd/ingot-init")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOARCH=arm64")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("building ingot-init for arm64: %v\n%s", err, out)
@@ -49,7 +50,8 @@ func TestSceneARM64(t *testing.T) {
 	store := filepath.Join(dir, "store") // other scenes expect the shared one as it is
 	copyStore(t, shared, store)
 	start := time.Now() // not on the clock of the scene
-	if out, err := ingotCommand(t.Context(), store, "build", profile, "--version", "v1", "--init", init).CombinedOutput(); err != nil {
+	build := ingotCommand(t.Context(), store, "build", profile, "--version", "v1", "--init", init)
+	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("building arm:v1: %v\n%s", err, out)
 	}
 	t.Logf("built arm:v1 in %.1f s", time.Since(start).Seconds())
@@ -81,7 +83,8 @@ func foreignPrograms(t *testing.T) {
 	t.Helper()
 	const registry = "/proc/sys/fs/binfmt_misc"
 	if _, err := os.Stat(registry + "/register"); err != nil {
-		if out, err := exec.CommandContext(t.Context(), "mount", "-t", "binfmt_misc", "none", registry).CombinedOutput(); err != nil {
+		mount := exec.CommandContext(t.Context(), "mount", "-t", "binfmt_misc", "none", registry)
+		if out, err := mount.CombinedOutput(); err != nil {
 			t.Fatalf("programs for arm64 cannot be run here: %v: %s", err, out)
 		}
 		t.Cleanup(func() { _ = exec.Command("umount", registry).Run() }) // somebody may use it by now

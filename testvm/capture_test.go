@@ -29,7 +29,9 @@ func (s *stage) keepQuestions(dir string) error {
 	seen := map[string][]string{}
 	for d := range datagrams(frames) {
 		mac, kind := d.from.String(), d.question()
-		if kind == "" || !slices.ContainsFunc(s.lan.vms, func(vm *VM) bool { return vm.MAC == mac }) || slices.Contains(seen[mac], kind) {
+		if kind == "" || !slices.ContainsFunc(s.lan.vms, func(vm *VM) bool {
+			return vm.MAC == mac
+		}) || slices.Contains(seen[mac], kind) {
 			continue
 		}
 		seen[mac] = append(seen[mac], kind)
@@ -54,13 +56,17 @@ func (d datagram) question() string {
 	switch d.port {
 	case dhcpv4.ServerPort:
 		q, err := dhcpv4.FromBytes(d.data)
-		if err == nil && q.OpCode == dhcpv4.OpcodeBootRequest && (q.MessageType() == dhcpv4.MessageTypeDiscover || q.MessageType() == dhcpv4.MessageTypeInform) {
-			return fmt.Sprintf("%s %s %q %x", q.MessageType(), q.ClassIdentifier(), q.UserClass(), q.Options.Get(dhcpv4.GenericOptionCode(175)))
+		if err == nil && q.OpCode == dhcpv4.OpcodeBootRequest && (q.MessageType() == dhcpv4.MessageTypeDiscover ||
+			q.MessageType() == dhcpv4.MessageTypeInform) {
+			return fmt.Sprintf("%s %s %q %x", q.MessageType(), q.ClassIdentifier(), q.UserClass(),
+				q.Options.Get(dhcpv4.GenericOptionCode(175)))
 		}
 	case dhcpv6.DefaultServerPort:
 		q, err := dhcpv6.MessageFromBytes(d.data)
-		if err == nil && (q.MessageType == dhcpv6.MessageTypeSolicit || q.MessageType == dhcpv6.MessageTypeInformationRequest) {
-			return fmt.Sprintf("%s %q %q %v", q.MessageType, q.Options.VendorClasses(), q.Options.UserClasses(), q.Options.RequestedOptions())
+		if err == nil && (q.MessageType == dhcpv6.MessageTypeSolicit ||
+			q.MessageType == dhcpv6.MessageTypeInformationRequest) {
+			return fmt.Sprintf("%s %q %q %v", q.MessageType, q.Options.VendorClasses(), q.Options.UserClasses(),
+				q.Options.RequestedOptions())
 		}
 	}
 	return ""

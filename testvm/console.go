@@ -10,8 +10,7 @@ import (
 	"sync"
 )
 
-// Console is the serial line of a machine: everything it ever said, and a way
-// to type.
+// Console is the serial line of a machine: all its output, and input.
 type Console struct {
 	mu      sync.Mutex
 	text    []byte
@@ -45,23 +44,23 @@ func (c *Console) attach(conn net.Conn) {
 	}()
 }
 
-// Text is all that was said since the machine was made.
+// Text returns all output since the machine was created.
 func (c *Console) Text() string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return string(c.text)
 }
 
-// Skip makes WaitFor look only at what is said from now on.
+// Skip makes WaitFor ignore the output so far.
 func (c *Console) Skip() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.read = len(c.text)
 }
 
-// WaitFor waits until the machine says something that matches, after what the
-// last WaitFor found, and returns the match with its groups. When the machine
-// ends or ctx does, the error shows the last lines.
+// WaitFor waits for output that matches a regular expression, after the match of the previous
+// WaitFor, and returns the match and its groups. If the machine or ctx ends, the error contains the
+// last lines.
 func (c *Console) WaitFor(ctx context.Context, pattern string) ([]string, error) {
 	re := regexp.MustCompile(pattern)
 	for {
@@ -82,11 +81,11 @@ func (c *Console) WaitFor(ctx context.Context, pattern string) ([]string, error)
 		changed, closed := c.changed, c.closed
 		c.mu.Unlock()
 		if closed {
-			return nil, fmt.Errorf("waiting for %q: the machine ended; it last said:\n%s", pattern, c.Tail(15))
+			return nil, fmt.Errorf("waiting for %q: the machine ended; its last output:\n%s", pattern, c.Tail(15))
 		}
 		select {
 		case <-ctx.Done():
-			return nil, fmt.Errorf("waiting for %q: %w; the machine last said:\n%s", pattern, ctx.Err(), c.Tail(15))
+			return nil, fmt.Errorf("waiting for %q: %w; the last output of the machine:\n%s", pattern, ctx.Err(), c.Tail(15))
 		case <-changed:
 		}
 	}
@@ -106,7 +105,7 @@ func (c *Console) Send(text string) error {
 
 var controlRE = regexp.MustCompile(`\x1b\[[0-9;?=]*[a-zA-Z]|\x1b[()][A-Z0-9]|\r`)
 
-// Tail is the last n lines without colours and cursor movements.
+// Tail returns the last n lines without escape sequences.
 func (c *Console) Tail(n int) string {
 	lines := strings.Split(strings.TrimSpace(controlRE.ReplaceAllString(c.Text(), "")), "\n")
 	if len(lines) > n {
@@ -115,9 +114,8 @@ func (c *Console) Tail(n int) string {
 	return "    " + strings.Join(lines, "\n    ")
 }
 
-// Run types a shell command at a root prompt and returns what it printed and
-// its exit code. The marker around the output is put together by the shell, so
-// that the echo of the typed line cannot be taken for it.
+// Run types a shell command at a root prompt and returns its output and exit code. The shell
+// assembles the markers around the output, so that the echo of the typed line does not match.
 func (c *Console) Run(ctx context.Context, command string) (output string, code int, err error) {
 	c.Skip()
 	if err := c.Send("echo @@'begin'; " + command + "; echo @@'end':$?\n"); err != nil {

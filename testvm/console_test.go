@@ -45,7 +45,8 @@ func TestConsoleWaitFor(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 	defer cancel()
-	if _, err := c.WaitFor(ctx, "one"); !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "two=2") {
+	if _, err := c.WaitFor(ctx, "one"); !errors.Is(err, context.DeadlineExceeded) ||
+		!strings.Contains(err.Error(), "two=2") {
 		t.Errorf("what was found is found again, or the error shows no lines: %v", err)
 	}
 	vm.Close()

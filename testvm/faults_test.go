@@ -118,7 +118,8 @@ func TestSceneServerKilled(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if before.Address != after.Address || before.Boot != after.Boot || before.MachineKey != after.MachineKey || !before.FirstSeen.Equal(after.FirstSeen) {
+	if before.Address != after.Address || before.Boot != after.Boot || before.MachineKey != after.MachineKey ||
+		!before.FirstSeen.Equal(after.FirstSeen) {
 		t.Errorf("the machine changed over the kill: %s", cmp.Diff(before, after))
 	}
 	if b := s.boot(vm, 1, "the boot", func(fleet.Boot) bool { return true }); b.Events[0].Stage != ingot.StageDHCP {
@@ -148,7 +149,8 @@ func TestSceneDiskWithData(t *testing.T) {
 	if out := s.run("boots", "node"); !strings.Contains(out, refusal) {
 		t.Errorf("ingot boots does not say %q:\n%s", refusal, out)
 	}
-	if console := words(strings.NewReplacer("|", "", "\r", "").Replace(vm.Console.Text())); !strings.Contains(console, words(refusal)) {
+	console := words(strings.NewReplacer("|", "", "\r", "").Replace(vm.Console.Text()))
+	if !strings.Contains(console, words(refusal)) {
 		t.Errorf("the console does not say %q", refusal)
 	}
 	if out := s.run("machine", "show", "node"); !strings.Contains(out, `holds ext4 "somebodys"`) {
@@ -196,7 +198,8 @@ func TestSceneBuildKilled(t *testing.T) {
 	s.run("build", "lab", "--version", "last")
 	for _, name := range []string{"lab:v1", "lab:v2", "lab:last"} {
 		im := s.inspect(name)
-		if got := sum(t, filepath.Join(s.store, "images/blobs/sha256", im.Manifest.Root.Digest.Hex())); "sha256:"+got != string(im.Manifest.Root.Digest) {
+		want := im.Manifest.Root.Digest
+		if got := sum(t, filepath.Join(s.store, "images/blobs/sha256", want.Hex())); "sha256:"+got != string(want) {
 			t.Errorf("the root of %s is damaged", name)
 		}
 	}
@@ -240,20 +243,24 @@ func TestSceneWrongUse(t *testing.T) {
 		return s.lan.Command(s.ctx, filepath.Join(bin, "ingot"), append([]string{"--store", s.store}, args...)...)
 	}
 	fails(1, "is neither a file, nor a folder", ingot("build", "nothing-here"))
-	fails(1, `wrong.yaml:3:1: unknown key "pakages"; write "packages"`, ingot("build", profile("name: x\nextends: lab\npakages: []\n")))
+	fails(1, `wrong.yaml:3:1: unknown key "pakages"; write "packages"`,
+		ingot("build", profile("name: x\nextends: lab\npakages: []\n")))
 	fails(1, "no-such-package", ingot("build", profile("name: x\nextends: lab\npackages: [no-such-package]\n")))
 	fails(1, "no such suite", ingot("plan", profile("name: x\nextends: lab\nbase: {suite: nosuchsuite}\n")))
 	fails(1, "does not fit its RAM budget", ingot("build", profile("name: x\nextends: lab\nram: {budget: 300MiB}\n")))
-	fails(1, "choose another --version", ingot("build", profile("name: lab\nextends: lab\nhostname: other\n"), "--version", "v1"))
+	fails(1, "choose another --version", ingot("build", profile("name: lab\nextends: lab\nhostname: other\n"), "--version",
+		"v1"))
 	fails(2, "--interface is needed", ingot("serve", "--config="))
 	fails(2, "unknown flag: --wrong", ingot("build", "lab", "--wrong"))
 	fails(2, "unknown command", ingot("bulid", "lab"))
 	fails(1, "no server is running", ingot("machine", "ls"))
 	fails(1, "there is no such interface; there are br0", inLAN("serve", "--config=", "--interface", "eth99"))
-	fails(1, "is not inside the network 10.99.0.0/24", inLAN("serve", "--config=", "--interface", Bridge, "--range", "10.1.0.1-10.1.0.9"))
+	fails(1, "is not inside the network 10.99.0.0/24", inLAN("serve", "--config=", "--interface", Bridge, "--range",
+		"10.1.0.1-10.1.0.9"))
 	s.diskFull(fails)
 
-	holder := s.lan.Command(s.ctx, "dnsmasq", "--no-daemon", "--conf-file=/dev/null", "--port=0", "--interface="+Bridge, "--bind-dynamic", "--dhcp-range=10.99.0.200,10.99.0.250", "--pid-file=")
+	holder := s.lan.Command(s.ctx, "dnsmasq", "--no-daemon", "--conf-file=/dev/null", "--port=0", "--interface="+Bridge,
+		"--bind-dynamic", "--dhcp-range=10.99.0.200,10.99.0.250", "--pid-file=")
 	if err := s.lan.Start(holder); err != nil {
 		t.Fatal(err)
 	}

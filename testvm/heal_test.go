@@ -60,7 +60,9 @@ files:
       [Service]
       Type=oneshot
       TimeoutStartSec=infinity
-      ExecStart=/bin/sh -c 'for g in init.scope user.slice system.slice; do echo 1 > /sys/fs/cgroup/$g/cgroup.freeze; done; sleep infinity'
+      WorkingDirectory=/sys/fs/cgroup
+      ExecStart=/bin/sh -c 'for g in init.scope user.slice system.slice; do \
+        echo 1 > $g/cgroup.freeze; done; sleep infinity'
       [Install]
       WantedBy=sysinit.target
 units: {enable: [freeze.service]}

@@ -13,10 +13,10 @@ import (
 	"time"
 )
 
-// Host is another computer on a LAN that is no virtual machine: a network
-// namespace of its own, with one network card.
+// Host is a computer on a LAN that is not a virtual machine: a network namespace of its own, with
+// one network card.
 type Host struct {
-	Card string // its name inside
+	Card string // name of the network card inside
 	lan  *LAN
 	pid  int    // of the process that holds the namespace
 	ns   string // the namespace, as /proc/PID/ns/net names it
@@ -27,12 +27,12 @@ func (l *LAN) NewHost(ctx context.Context, name string, address netip.Prefix) (*
 	argv := l.enter("unshare", "--net", "--", "sleep", "infinity")
 	holder := exec.Command(argv[0], argv[1:]...)
 	if err := l.Start(holder); err != nil {
-		return nil, fmt.Errorf("making a host: %w", err)
+		return nil, fmt.Errorf("creating a host: %w", err)
 	}
 	h := &Host{Card: "eth0", lan: l, pid: holder.Process.Pid}
-	go func() { _ = holder.Wait() }() // reaped; that it ended is what its user notices
+	go func() { _ = holder.Wait() }() // reaped; the next command on the host reports that it ended
 	if err := h.wait(ctx); err != nil {
-		_ = syscall.Kill(h.pid, syscall.SIGKILL) // gone already is fine
+		_ = syscall.Kill(h.pid, syscall.SIGKILL) // it may have ended already
 		return nil, err
 	}
 	l.mu.Lock()
@@ -47,7 +47,11 @@ func (l *LAN) NewHost(ctx context.Context, name string, address netip.Prefix) (*
 			return nil, err
 		}
 	}
-	for _, args := range [][]string{{"link", "set", "lo", "up"}, {"address", "add", address.String(), "dev", h.Card}, {"link", "set", h.Card, "up"}} {
+	for _, args := range [][]string{
+		{"link", "set", "lo", "up"},
+		{"address", "add", address.String(), "dev", h.Card},
+		{"link", "set", h.Card, "up"},
+	} {
 		if out, err := h.Command(ctx, "ip", args...).CombinedOutput(); err != nil {
 			return nil, fmt.Errorf("ip %s: %w: %s", strings.Join(args, " "), err, bytes.TrimSpace(out))
 		}
@@ -60,7 +64,7 @@ func (h *Host) wait(ctx context.Context) error {
 	for {
 		comm, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", h.pid))
 		if err != nil {
-			return fmt.Errorf("making a host: unshare failed: %w", err)
+			return fmt.Errorf("creating a host: unshare failed: %w", err)
 		}
 		if strings.TrimSpace(string(comm)) == "sleep" {
 			h.ns, err = os.Readlink(fmt.Sprintf("/proc/%d/ns/net", h.pid))
@@ -86,7 +90,7 @@ func (h *Host) Command(ctx context.Context, name string, args ...string) *exec.C
 // Close ends the host, what runs on it, and its network card.
 func (h *Host) Close() {
 	for _, pid := range processes(h.ns) {
-		_ = syscall.Kill(pid, syscall.SIGKILL) // gone already is fine
+		_ = syscall.Kill(pid, syscall.SIGKILL) // it may have ended already
 	}
 }
 

@@ -15,7 +15,8 @@ func TestSceneHTTPBoot(t *testing.T) {
 	requireAll(t)
 	s := newStage(t)
 	s.serve("--approve-all", "--image", "lab:v1")
-	vm, err := s.lan.StartVM(s.ctx, Config{Name: "http1", Firmware: UEFI, HTTPBoot: true, MAC: "52:54:00:12:00:01", Disks: []Disk{s.disk("data")}})
+	vm, err := s.lan.StartVM(s.ctx, Config{Name: "http1", Firmware: UEFI, HTTPBoot: true, MAC: "52:54:00:12:00:01",
+		Disks: []Disk{s.disk("data")}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -35,7 +35,8 @@ func TestSceneImport(t *testing.T) {
 	}
 	dir := t.TempDir() // not on the clock of the scene: installing takes as long as it takes
 	saved := dockerSave(t, dir, distribution(t, dir),
-		member{"etc/.wh.hidden", ""}, member{"etc/imported", "by the second layer\n"}, member{"etc/hosts", "127.0.0.1 localhost\n"})
+		member{"etc/.wh.hidden", ""}, member{"etc/imported", "by the second layer\n"},
+		member{"etc/hosts", "127.0.0.1 localhost\n"})
 	// Nor is what happens before a machine is there: it has a store of its own.
 	store, folder := filepath.Join(dir, "store"), filepath.Join(dir, "web")
 	copyStore(t, shared, store)
@@ -108,10 +109,12 @@ func distribution(t *testing.T, dir string) string {
 		if err := os.WriteFile(filepath.Join(repo, p.SHA256+".deb"), content, 0o644); err != nil {
 			t.Fatal(err)
 		}
-		fmt.Fprintf(&index, "%s\nFilename: ./%s.deb\nSize: %d\nSHA256: %s\n\n", bytes.TrimSpace(control), p.SHA256, len(content), p.SHA256)
+		fmt.Fprintf(&index, "%s\nFilename: ./%s.deb\nSize: %d\nSHA256: %s\n\n", bytes.TrimSpace(control), p.SHA256,
+			len(content), p.SHA256)
 		names = append(names, p.Name)
 	}
-	release := fmt.Sprintf("Suite: trixie\nCodename: trixie\nDate: Sat, 01 Nov 2025 00:00:00 UTC\nSHA256:\n %x %d Packages\n", sha256.Sum256(index.Bytes()), index.Len())
+	release := fmt.Sprintf("Suite: trixie\nCodename: trixie\nDate: Sat, 01 Nov 2025 00:00:00 UTC\nSHA256:\n %x %d "+
+		"Packages\n", sha256.Sum256(index.Bytes()), index.Len())
 	for name, content := range map[string][]byte{"Packages": index.Bytes(), "Release": []byte(release)} {
 		if err := os.WriteFile(filepath.Join(repo, name), content, 0o644); err != nil {
 			t.Fatal(err)
@@ -121,7 +124,8 @@ func distribution(t *testing.T, dir string) string {
 		t.Fatal(err)
 	}
 	out := filepath.Join(dir, "distribution.tar")
-	cmd := exec.CommandContext(t.Context(), "mmdebstrap", "--variant=essential", "--include="+strings.Join(names, ","), "--format=tar",
+	cmd := exec.CommandContext(t.Context(), "mmdebstrap", "--variant=essential", "--include="+strings.Join(names, ","),
+		"--format=tar",
 		"--customize-hook=echo secret > $1/etc/hidden", "trixie", out, "deb [trusted=yes] copy://"+repo+" ./")
 	if said, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("mmdebstrap: %v\n%s", err, said)
@@ -137,7 +141,8 @@ func dockerSave(t *testing.T, dir, root string, second ...member) string {
 	var b bytes.Buffer
 	w := tar.NewWriter(&b)
 	for _, m := range second {
-		if err := w.WriteHeader(&tar.Header{Name: m.name, Mode: 0o644, Size: int64(len(m.content)), Typeflag: tar.TypeReg}); err != nil {
+		header := &tar.Header{Name: m.name, Mode: 0o644, Size: int64(len(m.content)), Typeflag: tar.TypeReg}
+		if err := w.WriteHeader(header); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := w.Write([]byte(m.content)); err != nil {
@@ -172,7 +177,8 @@ func dockerSave(t *testing.T, dir, root string, second ...member) string {
 	if err := l.AppendImage(im); err != nil {
 		t.Fatal(err)
 	}
-	if out, err := exec.CommandContext(t.Context(), "skopeo", "copy", "--quiet", "oci:"+plain, "docker-archive:"+saved+":os/web:1").CombinedOutput(); err != nil {
+	if out, err := exec.CommandContext(t.Context(), "skopeo", "copy", "--quiet", "oci:"+plain,
+		"docker-archive:"+saved+":os/web:1").CombinedOutput(); err != nil {
 		t.Fatalf("skopeo: %v\n%s", err, out)
 	}
 	return saved

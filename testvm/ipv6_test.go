@@ -31,7 +31,8 @@ const managed = `interface br0 {
 func sixStage(t *testing.T, radvd string) *stage {
 	t.Helper()
 	s := newStageFor(t, 15*time.Minute)
-	for _, args := range [][]string{{"-4", "address", "flush", "dev", Bridge}, {"address", "add", "fd00:99::1/64", "dev", Bridge, "nodad"}} {
+	for _, args := range [][]string{{"-4", "address", "flush", "dev", Bridge},
+		{"address", "add", "fd00:99::1/64", "dev", Bridge, "nodad"}} {
 		if err := s.lan.ip(s.ctx, args...); err != nil {
 			t.Fatal(err)
 		}
@@ -40,7 +41,8 @@ func sixStage(t *testing.T, radvd string) *stage {
 	if err := os.WriteFile(conf, []byte(radvd), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	router := s.lan.Command(context.Background(), "radvd", "--nodaemon", "--logmethod", "stderr", "--config", conf, "--pidfile", filepath.Join(s.dir, "radvd.pid"))
+	router := s.lan.Command(context.Background(), "radvd", "--nodaemon", "--logmethod", "stderr", "--config",
+		conf, "--pidfile", filepath.Join(s.dir, "radvd.pid"))
 	router.Stderr = s.log
 	if err := s.lan.Start(router); err != nil {
 		t.Fatal(err)
@@ -81,11 +83,13 @@ func overIPv6(t *testing.T, c Config, radvd string, firmware ingot.Firmware, fir
 // TestScenePXEv6: UEFI loads iPXE by TFTP over IPv6, iPXE kernel and initramfs
 // by HTTP, and the system comes up, all without IPv4.
 func TestScenePXEv6(t *testing.T) {
-	overIPv6(t, Config{Name: "pxe6", Firmware: UEFI, IPv6: true, MAC: "52:54:00:12:00:01"}, managed, ingot.FirmwareUEFIx64, "snponly.efi")
+	overIPv6(t, Config{Name: "pxe6", Firmware: UEFI, IPv6: true, MAC: "52:54:00:12:00:01"}, managed, ingot.FirmwareUEFIx64,
+		"snponly.efi")
 }
 
 // TestSceneHTTPv6: UEFI loads the image's UKI by HTTP over IPv6, and ingot-init
 // finds its server there.
 func TestSceneHTTPv6(t *testing.T) {
-	overIPv6(t, Config{Name: "http6", Firmware: UEFI, HTTPBoot: true, IPv6: true, MAC: "52:54:00:12:00:01"}, managed, ingot.FirmwareUEFIx64HTTP, fleet.FirstUKI)
+	overIPv6(t, Config{Name: "http6", Firmware: UEFI, HTTPBoot: true, IPv6: true, MAC: "52:54:00:12:00:01"}, managed,
+		ingot.FirmwareUEFIx64HTTP, fleet.FirstUKI)
 }

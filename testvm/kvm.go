@@ -19,11 +19,10 @@ var probeCode = []byte{0xFB, 0xF4, 0xF4, 0xF4, 0xBA, 0xF4, 0x00, 0xB0, 0x10, 0xE
 // probeExit is what QEMU exits with when the guest ran: (0x10 << 1) | 1.
 const probeExit = 33
 
-// Accelerator returns QEMU's -accel: KVM when a guest really runs on it within
-// three seconds, else software emulation. A /dev/kvm that opens proves
-// nothing: in a nested sandbox every guest may hang, or run until it meets the
-// first register that is not passed through, so the guest gets the very CPU
-// model that our machines get. It probes once.
+// Accelerator returns the argument of QEMU's -accel: KVM if a guest runs on it within three
+// seconds, else software emulation. That /dev/kvm can be opened is not enough: in a nested sandbox
+// every guest may hang, or run until it uses a register that is not passed through. The probe
+// therefore has the same CPU model as our machines. It runs once.
 var Accelerator = sync.OnceValue(func() string {
 	if probeKVM() {
 		return "kvm"
@@ -37,12 +36,11 @@ var Accelerator = sync.OnceValue(func() string {
 // 40 s in four reboots of one machine, and takes 3 s in each with this bound.
 const emulation = "tcg,thread=multi,tb-size=256"
 
-// processors is how many a machine has that wants no number of them. An emulated
-// amd64 machine has one: Linux patches its own code while it runs (jump labels),
-// and puts a breakpoint there meanwhile; with threads that are translated apart,
-// another processor may meet the breakpoint when nobody expects it any more
-// ("Oops: int3 … sched_clock_idle_wakeup_event", then "Fatal exception in
-// interrupt"): one of 24 boots with two processors, none of 50 with one.
+// processors is the default number of processors of a machine. An emulated amd64 machine has one:
+// Linux patches its own code while it runs (jump labels), and puts a breakpoint there meanwhile.
+// QEMU translates each processor's code separately, so another processor may run into the
+// breakpoint after it was removed ("Oops: int3 … sched_clock_idle_wakeup_event", then "Fatal
+// exception in interrupt"): one of 24 boots with two processors, none of 50 with one.
 func processors(f Firmware) int {
 	if f != ARM64 && Accelerator() == emulation {
 		return 1
@@ -70,8 +68,9 @@ func probeKVM() bool {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
 	defer cancel()
-	err = exec.CommandContext(ctx, "qemu-system-x86_64", "-accel", "kvm", "-cpu", "host", "-smp", "2", "-m", "32", "-nodefaults", "-display", "none",
-		"-drive", "file="+disk+",format=raw,if=ide", "-device", "isa-debug-exit,iobase=0xf4,iosize=0x04").Run()
+	err = exec.CommandContext(ctx, "qemu-system-x86_64", "-accel", "kvm", "-cpu", "host", "-smp", "2", "-m", "32",
+		"-nodefaults", "-display", "none", "-drive", "file="+disk+",format=raw,if=ide", "-device",
+		"isa-debug-exit,iobase=0xf4,iosize=0x04").Run()
 	var exit *exec.ExitError
 	return errors.As(err, &exit) && exit.ExitCode() == probeExit
 }

@@ -16,8 +16,8 @@ import (
 	"github.com/google/renameio/v2"
 )
 
-// Lab is a LAN that stays when the program that made it ends: for people.
-// What it consists of is kept in lab.json of its folder.
+// Lab is a LAN that stays when the program that created it ends. lab.json in its folder describes
+// it.
 type Lab struct {
 	Holder int          `json:"holder"` // process that holds the namespace
 	User   bool         `json:"user"`
@@ -38,9 +38,9 @@ type LabVM struct {
 // Errors of a lab that callers may test for with errors.Is.
 var (
 	// ErrNoLab: there is no lab in that folder.
-	ErrNoLab = errors.New("no lab is up")
-	// ErrLabUp: there is one already.
-	ErrLabUp = errors.New("a lab is up already")
+	ErrNoLab = errors.New("no lab is running")
+	// ErrLabUp: there is a lab in that folder.
+	ErrLabUp = errors.New("a lab is already running")
 	// ErrNoVM: the lab has no machine of that name.
 	ErrNoVM = errors.New("the lab has no such machine")
 )
@@ -50,16 +50,16 @@ const labFile = "lab.json"
 // stopGrace is how long a server has to end by itself.
 const stopGrace = 10 * time.Second
 
-// NewLab makes the LAN of a lab below dir.
+// NewLab creates the LAN of a lab in dir, whose previous content it removes.
 func NewLab(ctx context.Context, dir string) (*Lab, error) {
 	if old, err := OpenLab(dir); err == nil && old.alive(old.Holder, "sleep") {
 		return nil, fmt.Errorf("%w in %s", ErrLabUp, dir)
 	}
 	if err := os.RemoveAll(dir); err != nil {
-		return nil, fmt.Errorf("making the lab: %w", err)
+		return nil, fmt.Errorf("creating the lab: %w", err)
 	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, fmt.Errorf("making the lab: %w", err)
+		return nil, fmt.Errorf("creating the lab: %w", err)
 	}
 	lan, err := NewLAN(ctx, Options{Dir: dir, Stay: true})
 	if err != nil {
@@ -69,7 +69,7 @@ func NewLab(ctx context.Context, dir string) (*Lab, error) {
 	return l, l.save()
 }
 
-// OpenLab finds the lab below dir again.
+// OpenLab opens the running lab in dir.
 func OpenLab(dir string) (*Lab, error) {
 	b, err := os.ReadFile(filepath.Join(dir, labFile))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -86,7 +86,7 @@ func OpenLab(dir string) (*Lab, error) {
 	l.lan.init()
 	if l.alive(l.Holder, "sleep") {
 		if l.lan.ns, err = os.Readlink(fmt.Sprintf("/proc/%d/ns/net", l.Holder)); err != nil {
-			return nil, fmt.Errorf("looking at the lab's network: %w", err)
+			return nil, fmt.Errorf("reading the lab's namespace: %w", err)
 		}
 	}
 	return l, nil
@@ -98,7 +98,7 @@ func (l *Lab) save() error {
 		return err
 	}
 	if err := renameio.WriteFile(filepath.Join(l.dir, labFile), b, 0o600); err != nil {
-		return fmt.Errorf("keeping the lab: %w", err)
+		return fmt.Errorf("storing the lab: %w", err)
 	}
 	return nil
 }
@@ -121,7 +121,7 @@ func (l *Lab) Serve(ctx context.Context, argv []string) error {
 	return l.save()
 }
 
-// ServerLog is what the server said.
+// ServerLog returns the output of the server.
 func (l *Lab) ServerLog() string {
 	b, err := os.ReadFile(l.lan.path("server.log"))
 	if err != nil {
@@ -130,7 +130,7 @@ func (l *Lab) ServerLog() string {
 	return string(b)
 }
 
-// Add makes a machine and switches it on.
+// Add creates a machine and switches it on.
 func (l *Lab) Add(ctx context.Context, c Config) error {
 	vm, err := l.lan.StartVM(ctx, c)
 	if err != nil {
@@ -140,12 +140,12 @@ func (l *Lab) Add(ctx context.Context, c Config) error {
 	return l.save()
 }
 
-// NewHost makes another host on the lab's network; its user closes it.
+// NewHost creates another host on the lab's network. The caller closes it.
 func (l *Lab) NewHost(ctx context.Context, name string, address netip.Prefix) (*Host, error) {
 	return l.lan.NewHost(ctx, name, address)
 }
 
-// Folder is where the lab keeps its files.
+// Folder returns the folder of the lab's files.
 func (l *Lab) Folder() string { return l.dir }
 
 func (l *Lab) vm(name string) (*VM, error) {
@@ -165,8 +165,8 @@ func (l *Lab) Running(name string) bool {
 	return err == nil && qmp(vm.file("qmp"), "query-status") == nil
 }
 
-// ConsoleSocket is the Unix socket of a machine's serial line; one client at a
-// time. What was said before is in the file named NAME.console.log beside it.
+// ConsoleSocket returns the Unix socket of a machine's serial line, which accepts one client at a
+// time. Earlier output is in the file NAME.console.log beside it.
 func (l *Lab) ConsoleSocket(name string) (string, error) {
 	vm, err := l.vm(name)
 	if err != nil {
@@ -198,7 +198,7 @@ func (l *Lab) Power(ctx context.Context, name, action string) error {
 	return fmt.Errorf("unknown action %q; want on, off, cycle or reset", action)
 }
 
-// off pulls the plug and waits until QEMU is gone.
+// off switches a machine off and waits until QEMU has ended.
 func (l *Lab) off(ctx context.Context, vm *VM) error {
 	if qmp(vm.file("qmp"), "quit") != nil {
 		return nil //nolint:nilerr // it is off already
@@ -225,7 +225,7 @@ func (l *Lab) Down(ctx context.Context) error {
 		}
 	}
 	if l.alive(l.Server, "ingot") {
-		_ = syscall.Kill(l.Server, syscall.SIGTERM) // gone already is fine
+		_ = syscall.Kill(l.Server, syscall.SIGTERM) // it may have ended already
 		for end := time.Now().Add(stopGrace); l.alive(l.Server, "ingot") && time.Now().Before(end); {
 			time.Sleep(20 * time.Millisecond)
 		}
@@ -237,8 +237,8 @@ func (l *Lab) Down(ctx context.Context) error {
 	return nil
 }
 
-// alive reports whether a process is there and still the program that we
-// started: numbers are used again.
+// alive reports whether a process runs and is still the program that was started: process ids are
+// reused.
 func (l *Lab) alive(pid int, name string) bool {
 	if pid == 0 {
 		return false

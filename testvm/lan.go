@@ -1,10 +1,9 @@
-// Package testvm is the lab: an isolated LAN in a network namespace, and
-// virtual machines with real firmware on it. Tests and `ingot lab` use it.
+// Package testvm is the lab: an isolated LAN in a network namespace, and virtual machines with real
+// firmware on it. Tests, `ingot lab` and `ingot demo` use it.
 //
-// The namespace is held by a process and not by a name, so nothing is left
-// behind when that process ends, and the lab works as root as well as in a
-// user namespace. Children die with the process that started them, unless the
-// lab is meant to stay.
+// A process holds the namespace, which has no name, so nothing is left behind when that process
+// ends, and the lab works as root and in a user namespace. Programs on the LAN end with the process
+// that started them, unless the lab is to stay.
 package testvm
 
 import (
@@ -71,10 +70,10 @@ func NewLAN(ctx context.Context, o Options) (*LAN, error) {
 	}
 	holder := exec.Command("unshare", append(args, "--", "sleep", "infinity")...)
 	if err := l.Start(holder); err != nil {
-		return nil, fmt.Errorf("making a network namespace: %w", err)
+		return nil, fmt.Errorf("creating a network namespace: %w", err)
 	}
 	l.pid = holder.Process.Pid
-	go func() { _ = holder.Wait() }() // reaped; that it ended is what Close asks for
+	go func() { _ = holder.Wait() }() // reaped; Close ends it
 	if err := l.setUp(ctx); err != nil {
 		l.Close()
 		return nil, err
@@ -129,13 +128,13 @@ func (l *LAN) Start(cmd *exec.Cmd) error {
 func (l *LAN) setUp(ctx context.Context) error {
 	own, err := os.Readlink("/proc/self/ns/net")
 	if err != nil {
-		return fmt.Errorf("looking at namespaces: %w", err)
+		return fmt.Errorf("reading the own namespace: %w", err)
 	}
 	for { // unshare makes its namespace and then becomes sleep
 		theirs, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/net", l.pid))
 		comm, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", l.pid))
 		if err != nil {
-			return errors.New("making a network namespace: unshare failed; are user namespaces open here, or is root needed?")
+			return errors.New("creating a network namespace: unshare failed; run as root, or allow user namespaces")
 		}
 		if theirs != own && strings.TrimSpace(string(comm)) == "sleep" {
 			l.ns = theirs
@@ -183,7 +182,7 @@ func (l *LAN) Command(ctx context.Context, name string, args ...string) *exec.Cm
 	return exec.CommandContext(ctx, argv[0], argv[1:]...)
 }
 
-// addTap makes a network card's cable.
+// addTap adds a port to the bridge for a network card.
 func (l *LAN) addTap(ctx context.Context) (string, error) {
 	l.mu.Lock()
 	l.taps++
@@ -196,7 +195,8 @@ func (l *LAN) addTap(ctx context.Context) (string, error) {
 	} {
 		if err := l.ip(ctx, args...); err != nil {
 			if f, openErr := os.OpenFile("/dev/net/tun", os.O_RDWR, 0); openErr != nil {
-				return "", fmt.Errorf("%w; machines need a network card: run as root, or let this user open /dev/net/tun", openErr)
+				return "", fmt.Errorf("%w; machines need a network card: run as root, or let this user open /dev/net/tun",
+					openErr)
 			} else {
 				f.Close()
 			}
@@ -206,8 +206,8 @@ func (l *LAN) addTap(ctx context.Context) (string, error) {
 	return name, nil
 }
 
-// Close ends every program on the LAN, machines included, and the namespace
-// with them. Closing again is fine.
+// Close ends every program on the LAN, machines included, and the namespace. It may be called
+// again.
 func (l *LAN) Close() {
 	l.once.Do(func() {
 		l.mu.Lock()
@@ -219,7 +219,7 @@ func (l *LAN) Close() {
 		l.endHosts()
 		close(l.quit)
 		if l.ns == "" && l.pid != 0 { // it never came up
-			_ = syscall.Kill(l.pid, syscall.SIGKILL) // gone already is fine
+			_ = syscall.Kill(l.pid, syscall.SIGKILL) // it may have ended already
 		}
 		l.killAll()
 	})
@@ -233,7 +233,7 @@ func (l *LAN) killAll() {
 			return
 		}
 		for _, pid := range left {
-			_ = syscall.Kill(pid, syscall.SIGKILL) // gone already is fine
+			_ = syscall.Kill(pid, syscall.SIGKILL) // it may have ended already
 		}
 	}
 }

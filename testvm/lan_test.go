@@ -154,7 +154,8 @@ func TestHelperHoldsLAN(t *testing.T) {
 	if err := l.Start(l.Command(context.Background(), "sleep", "1000")); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := l.StartVM(t.Context(), Config{Name: "vm", Firmware: BIOS, MAC: "52:54:00:77:00:01", RAM: 64}); err != nil {
+	config := Config{Name: "vm", Firmware: BIOS, MAC: "52:54:00:77:00:01", RAM: 64}
+	if _, err := l.StartVM(t.Context(), config); err != nil {
 		t.Fatal(err)
 	}
 	waitFor(t, "the program to be inside", func() bool { return len(inside(namespaceOf(t, l.pid))) == 3 })
@@ -176,7 +177,8 @@ func namespaceOf(t *testing.T, pid int) string {
 func inside(ns string) (found []string) {
 	entries, _ := os.ReadDir("/proc")
 	for _, e := range entries {
-		if link, err := os.Readlink("/proc/" + e.Name() + "/ns/net"); err == nil && link == ns && e.Name() != "self" && e.Name() != "thread-self" {
+		if link, err := os.Readlink("/proc/" + e.Name() + "/ns/net"); err == nil && link == ns && e.Name() != "self" &&
+			e.Name() != "thread-self" {
 			comm, _ := os.ReadFile("/proc/" + e.Name() + "/comm")
 			found = append(found, e.Name()+" "+strings.TrimSpace(string(comm)))
 		}

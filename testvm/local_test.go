@@ -27,23 +27,27 @@ func TestSceneLocalBoot(t *testing.T) {
 		}
 		vm := s.offline("disk", Config{Disks: []Disk{{Path: raw, Serial: "SER-root"}, data}})
 		s.localHealthy(vm)
-		if got := words(s.at(vm, "hostname; cat /etc/ingot-version; findmnt -n -o FSTYPE /data; findmnt -n -o FSTYPE /")); got != "lab v1 ext4 overlay" {
+		if got := words(s.at(vm, "hostname; cat /etc/ingot-version; findmnt -n -o FSTYPE /data; findmnt -n -o "+
+			"FSTYPE /")); got != "lab v1 ext4 overlay" {
 			t.Errorf("the machine says %q; want lab v1 ext4 overlay", got)
 		}
-		key := s.at(vm, "echo precious > /data/kept; sync; ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub; cat /etc/machine-id")
+		key := s.at(vm, "echo precious > /data/kept; sync; ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub; cat "+
+			"/etc/machine-id")
 		// What dm-verity vouches for is what is mounted.
 		hash := s.inspect("lab:v1").Manifest.Verity.RootHash
 		if got := s.at(vm, "cat /proc/cmdline"); !strings.Contains(got, hash) {
 			t.Errorf("the kernel's command line is %q; want the root hash %s in it", got, hash)
 		}
-		if got := s.at(vm, "cat /sys/block/dm-0/dm/name; cat /sys/block/dm-0/ro; grep -c /dev/dm-0 /proc/mounts"); words(got) != "ingot-root 1 1" {
+		if got := s.at(vm, "cat /sys/block/dm-0/dm/name; cat /sys/block/dm-0/ro; grep -c /dev/dm-0 "+
+			"/proc/mounts"); words(got) != "ingot-root 1 1" {
 			t.Errorf("the root's device: %q; want ingot-root, read-only, mounted", words(got))
 		}
 		if err := vm.PowerCycle(s.ctx); err != nil {
 			t.Fatal(err)
 		}
 		s.localHealthy(vm)
-		if got := s.at(vm, "cat /data/kept >&2; ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub; cat /etc/machine-id"); !strings.Contains(got, strings.TrimSpace(key)) {
+		if got := s.at(vm, "cat /data/kept >&2; ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub; cat "+
+			"/etc/machine-id"); !strings.Contains(got, strings.TrimSpace(key)) {
 			t.Errorf("identity after a power cut = %q; want %q", got, key)
 		}
 		vm.Kill()

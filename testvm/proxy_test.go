@@ -12,7 +12,8 @@ import (
 )
 
 // ways are the firmwares of x64 machines, by how they boot.
-var ways = map[string]Config{"BIOS": {Firmware: BIOS}, "PXE": {Firmware: UEFI}, "HTTP": {Firmware: UEFI, HTTPBoot: true}}
+var ways = map[string]Config{"BIOS": {Firmware: BIOS}, "PXE": {Firmware: UEFI},
+	"HTTP": {Firmware: UEFI, HTTPBoot: true}}
 
 // TestSceneProxy: dnsmasq lends the addresses, ingot says what to boot, and each
 // firmware comes to healthy: the ROM in a BIOS machine, UEFI by PXE and UEFI by

@@ -9,27 +9,27 @@ import (
 	"time"
 )
 
-// errNotListening: the machine is off, or not yet on.
-var errNotListening = errors.New("nobody listens")
+// errNotListening: the machine is off, or is still starting.
+var errNotListening = errors.New("the socket is not open")
 
 // qmp sends one command over QEMU's machine protocol (QEMU, docs/interop/
-// qmp-spec.rst) on a connection of its own. Events are passed over.
+// qmp-spec.rst) on a connection of its own. Events are ignored.
 func qmp(socket, command string) error {
 	c, err := net.DialTimeout("unix", socket, 5*time.Second)
 	if err != nil {
-		return fmt.Errorf("talking to QEMU: %w: %w", errNotListening, err)
+		return fmt.Errorf("connecting to QEMU: %w: %w", errNotListening, err)
 	}
 	defer c.Close()
 	if err := c.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
-		return fmt.Errorf("talking to QEMU: %w", err)
+		return fmt.Errorf("using QMP: %w", err)
 	}
 	r := bufio.NewReader(c)
 	if _, err := r.ReadBytes('\n'); err != nil { // the greeting
-		return fmt.Errorf("talking to QEMU: %w", err)
+		return fmt.Errorf("using QMP: %w", err)
 	}
 	for _, cmd := range []string{"qmp_capabilities", command} {
 		if _, err := fmt.Fprintf(c, `{"execute":%q}`+"\n", cmd); err != nil {
-			return fmt.Errorf("telling QEMU to %s: %w", cmd, err)
+			return fmt.Errorf("running QMP command %s: %w", cmd, err)
 		}
 		if err := qmpAnswer(r, cmd); err != nil {
 			return err
@@ -42,18 +42,18 @@ func qmpAnswer(r *bufio.Reader, command string) error {
 	for {
 		line, err := r.ReadBytes('\n')
 		if err != nil {
-			return fmt.Errorf("telling QEMU to %s: %w", command, err)
+			return fmt.Errorf("running QMP command %s: %w", command, err)
 		}
 		var m struct {
 			Return json.RawMessage
 			Error  *struct{ Desc string }
 		}
 		if err := json.Unmarshal(line, &m); err != nil {
-			return fmt.Errorf("telling QEMU to %s: %w", command, err)
+			return fmt.Errorf("running QMP command %s: %w", command, err)
 		}
 		switch {
 		case m.Error != nil:
-			return fmt.Errorf("telling QEMU to %s: %s", command, m.Error.Desc)
+			return fmt.Errorf("running QMP command %s: %s", command, m.Error.Desc)
 		case m.Return != nil:
 			return nil
 		}

@@ -43,11 +43,14 @@ func (s *stage) beside(conf string) {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	cmd := other.Command(context.Background(), "dnsmasq", "--keep-in-foreground", "--conf-file="+s.file("dnsmasq.conf", recipe(s.t, conf)), "--log-dhcp",
-		"--log-facility="+filepath.Join(s.dir, "dnsmasq.log"), "--dhcp-leasefile="+filepath.Join(s.dir, "dnsmasq.leases"), "--pid-file=", "--user=root")
+	cmd := other.Command(context.Background(), "dnsmasq", "--keep-in-foreground",
+		"--conf-file="+s.file("dnsmasq.conf", recipe(s.t, conf)), "--log-dhcp",
+		"--log-facility="+filepath.Join(s.dir, "dnsmasq.log"), "--dhcp-leasefile="+filepath.Join(s.dir, "dnsmasq.leases"),
+		"--pid-file=", "--user=root")
 	if err := s.lan.Start(cmd); err != nil {
 		s.t.Fatal(err)
 	}
 	go func() { _ = cmd.Wait() }() // ends with the LAN
-	s.serve("--config", s.file("ingot.yaml", "dhcp:\n  interfaces: [{name: br0, mode: proxy}]\n"), "--approve-all", "--image", "lab:v1")
+	s.serve("--config", s.file("ingot.yaml", "dhcp:\n  interfaces: [{name: br0, mode: proxy}]\n"), "--approve-all",
+		"--image", "lab:v1")
 }

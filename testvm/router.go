@@ -6,7 +6,7 @@ import (
 	"os"
 )
 
-// router announces itself and nothing else: no prefix, no route, no DHCPv6.
+// router is the configuration of a router that announces no prefix, no route and no DHCPv6.
 const router = `interface ` + Bridge + ` {
   AdvSendAdvert on;
   MinRtrAdvInterval 3;
@@ -28,11 +28,12 @@ func (l *LAN) StartRouter(ctx context.Context) error {
 		return fmt.Errorf("starting a router: %w", err)
 	}
 	defer log.Close()
-	cmd := l.Command(context.WithoutCancel(ctx), "radvd", "--nodaemon", "--logmethod", "stderr", "--config", conf, "--pidfile", l.path("radvd.pid"))
+	cmd := l.Command(context.WithoutCancel(ctx), "radvd", "--nodaemon", "--logmethod", "stderr", "--config", conf,
+		"--pidfile", l.path("radvd.pid"))
 	cmd.Stderr = log
 	if err := l.Start(cmd); err != nil {
 		return fmt.Errorf("starting a router: %w", err)
 	}
-	go func() { _ = cmd.Wait() }() // reaped; without it BIOS machines are slower, no more
+	go func() { _ = cmd.Wait() }() // reaped; without it, BIOS machines are only slower
 	return nil
 }

@@ -50,8 +50,10 @@ func (s *stage) meet(vm *VM) {
 		s.t.Fatal(err)
 	}
 	m = s.machine(vm, "what SMBIOS says", func(m fleet.Machine) bool { return m.Facts.Serial != "" })
-	if m.State != fleet.Pending || m.Facts.Vendor != "ingot" || m.Facts.Product != "lab" || m.Facts.Serial != "LAB-"+vm.Name {
-		s.t.Errorf("the loader of a machine that is %s says %q %q %q; want pending, ingot lab LAB-%s", m.State, m.Facts.Vendor, m.Facts.Product, m.Facts.Serial, vm.Name)
+	if m.State != fleet.Pending || m.Facts.Vendor != "ingot" || m.Facts.Product != "lab" ||
+		m.Facts.Serial != "LAB-"+vm.Name {
+		s.t.Errorf("the loader of a machine that is %s says %q %q %q; want pending, ingot lab LAB-%s", m.State,
+			m.Facts.Vendor, m.Facts.Product, m.Facts.Serial, vm.Name)
 	}
 	s.run("grant", vm.id(), "data", "--disk", "SER-data")
 	s.run("machine", "approve", vm.id(), "--name", "node", "--image", "lab:v1")
@@ -69,7 +71,8 @@ func (s *stage) firstBoot(vm *VM) (identity string) {
 	}
 	s.t.Logf("memory at healthy: %d of %d MiB", b.Report.RAMUsed>>20, b.Report.RAMTotal>>20)
 	s.login(vm)
-	if got := words(s.at(vm, "hostname; cat /etc/ingot-version; findmnt -n -o FSTYPE /data; findmnt -n -o FSTYPE /")); got != "node v1 ext4 overlay" {
+	if got := words(s.at(vm, "hostname; cat /etc/ingot-version; findmnt -n -o FSTYPE /data; findmnt -n -o "+
+		"FSTYPE /")); got != "node v1 ext4 overlay" {
 		s.t.Errorf("the machine says %q; want node v1 ext4 overlay", got)
 	}
 	s.at(vm, "echo precious > /data/kept; echo lost > /etc/lost; sync")

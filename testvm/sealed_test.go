@@ -51,21 +51,26 @@ func TestSceneSealed(t *testing.T) {
 	}
 	m := im.Manifest
 	blob := func(a ingot.Artifact) string { return filepath.Join(shared, "images/blobs/sha256", a.Digest.Hex()) }
-	tool("/usr/sbin/veritysetup", "verify", blob(m.Root), blob(m.Root), m.Verity.RootHash, fmt.Sprintf("--hash-offset=%d", m.Verity.HashOffset))
+	tool("/usr/sbin/veritysetup", "verify", blob(m.Root), blob(m.Root), m.Verity.RootHash,
+		fmt.Sprintf("--hash-offset=%d", m.Verity.HashOffset))
 
 	printed("m", "image", "manifest", "lab:v1")
 	printed("m.minisig", "image", "signature", "lab:v1")
 	tool("minisign", "-Vm", "m", "-p", filepath.Join(shared, "keys/release.pub"))
 
 	printed("sbom.json", "image", "sbom", "lab:v1")
-	if text, err := os.ReadFile(filepath.Join(dir, "sbom.json")); err != nil || !strings.Contains(string(text), "pkg:deb/debian/systemd@") {
+	if text, err := os.ReadFile(filepath.Join(dir, "sbom.json")); err != nil ||
+		!strings.Contains(string(text), "pkg:deb/debian/systemd@") {
 		t.Errorf("the SBOM has %d bytes and does not tell of systemd (%v)", len(text), err)
 	}
 
 	start := time.Now()
-	tool("unsquashfs", "-no-progress", "-quiet", "-d", "root", blob(m.Root), "usr/lib/systemd/systemd-measure", "usr/lib/systemd/libsystemd-*",
-		"usr/lib/x86_64-linux-gnu/lib*", "usr/lib/x86_64-linux-gnu/systemd", "usr/lib64", "usr/lib/x86_64-linux-gnu/ld-*", "lib", "lib64")
-	measure := []string{"unshare", "--map-root-user", "chroot", "root", "/usr/lib/systemd/systemd-measure", "calculate", "--phase=", "--bank=sha256", "--bank=sha384"}
+	tool("unsquashfs", "-no-progress", "-quiet", "-d", "root", blob(m.Root), "usr/lib/systemd/systemd-measure",
+		"usr/lib/systemd/libsystemd-*",
+		"usr/lib/x86_64-linux-gnu/lib*", "usr/lib/x86_64-linux-gnu/systemd", "usr/lib64", "usr/lib/x86_64-linux-gnu/ld-*",
+		"lib", "lib64")
+	measure := []string{"unshare", "--map-root-user", "chroot", "root", "/usr/lib/systemd/systemd-measure", "calculate",
+		"--phase=", "--bank=sha256", "--bank=sha384"}
 	for _, name := range []string{"linux", "osrel", "cmdline", "uname", "initrd", "sbat"} {
 		tool("objcopy", "--dump-section", "."+name+"=root/"+name, blob(*m.UKI), "copy.efi")
 		measure = append(measure, "--"+name+"=/"+name)
@@ -78,7 +83,8 @@ func TestSceneSealed(t *testing.T) {
 	}
 	t.Logf("measured in %.1f s", time.Since(start).Seconds())
 	cmdline, err := os.ReadFile(filepath.Join(dir, "root/cmdline"))
-	if want := strings.Join(append(m.Arguments, ingot.ArgRootHash+"="+m.Verity.RootHash), " "); err != nil || string(cmdline) != want {
+	if want := strings.Join(append(m.Arguments, ingot.ArgRootHash+"="+m.Verity.RootHash), " "); err != nil ||
+		string(cmdline) != want {
 		t.Errorf("the UKI's arguments are %q (%v); want %q", cmdline, err, want)
 	}
 }

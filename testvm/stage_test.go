@@ -166,7 +166,8 @@ func newStageFor(t testing.TB, limit time.Duration) *stage {
 		}
 		os.RemoveAll(dir)
 	})
-	capture := lan.Command(context.Background(), "tcpdump", "-i", Bridge, "-U", "-w", filepath.Join(dir, "lan.pcap"), "udp port 67 or udp port 69 or udp port 4011 or udp portrange 546-547 or icmp6")
+	capture := lan.Command(context.Background(), "tcpdump", "-i", Bridge, "-U", "-w", filepath.Join(dir, "lan.pcap"),
+		"udp port 67 or udp port 69 or udp port 4011 or udp portrange 546-547 or icmp6")
 	if err := lan.Start(capture); err != nil {
 		t.Fatal(err)
 	}
@@ -313,7 +314,8 @@ func (s *stage) healthy(vm *VM, n int, image string) fleet.Boot {
 	s.t.Helper()
 	b := s.boot(vm, n, "the end of a boot", func(b fleet.Boot) bool { return !b.Open() })
 	if b.Outcome != ingot.OutcomeHealthy || b.Image.Name != image {
-		s.t.Fatalf("boot %d of %s = %s %q (%s); want %s healthy\n%s", n, vm.Name, b.Image.Name, b.Outcome, b.Reason, image, s.timelines())
+		s.t.Fatalf("boot %d of %s = %s %q (%s); want %s healthy\n%s", n, vm.Name, b.Image.Name, b.Outcome, b.Reason, image,
+			s.timelines())
 	}
 	s.t.Logf("VM boot: %-4s %s to healthy in %.1f s", vm.Firmware, image, b.Ended.Sub(b.Started).Seconds())
 	return b

@@ -29,8 +29,10 @@ func TestSceneMeasured(t *testing.T) {
 	requireAll(t)
 	s := newStage(t)
 	for _, args := range [][]string{
-		{"openssl", "req", "-new", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", "db.key", "-out", "db.crt", "-days", "9", "-subj", "/CN=lab/"},
-		{filepath.Join(bin, "ingot"), "--store", s.store, "image", "sign", "lab:v1", "--secure-boot-key", "db.key", "--secure-boot-cert", "db.crt"},
+		{"openssl", "req", "-new", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", "db.key", "-out", "db.crt", "-days",
+			"9", "-subj", "/CN=lab/"},
+		{filepath.Join(bin, "ingot"), "--store", s.store, "image", "sign", "lab:v1", "--secure-boot-key", "db.key",
+			"--secure-boot-cert", "db.crt"},
 	} {
 		s.tool(args...)
 	}
@@ -67,7 +69,8 @@ func TestSceneMeasured(t *testing.T) {
 		"/EFI/BOOT/BOOTX64.EFI":                         signed,
 		"/EFI/BOOT/BOOTX64.EFI.extra.d/probe.addon.efi": s.addon(plan),
 	})
-	vm, err := s.lan.StartVM(s.ctx, Config{Name: "measured", Firmware: UEFI, MAC: "52:54:00:12:00:77", Offline: true, TPM: true, Disks: []Disk{esp}})
+	vm, err := s.lan.StartVM(s.ctx, Config{Name: "measured", Firmware: UEFI, MAC: "52:54:00:12:00:77", Offline: true,
+		TPM: true, Disks: []Disk{esp}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -201,7 +204,8 @@ func (s *stage) archive(program string) []byte {
 	}
 	var b bytes.Buffer
 	w := cpio.NewWriter(&b)
-	if err := w.WriteHeader(&cpio.Header{Name: "probe", Mode: cpio.TypeReg | 0o755, Size: int64(len(content))}); err != nil {
+	header := &cpio.Header{Name: "probe", Mode: cpio.TypeReg | 0o755, Size: int64(len(content))}
+	if err := w.WriteHeader(header); err != nil {
 		s.t.Fatal(err)
 	}
 	if _, err := w.Write(content); err != nil {

@@ -26,7 +26,7 @@ const (
 	ARM64 Firmware = "ARM64"
 )
 
-// flash are the code and the empty variables of the firmwares that have them.
+// flash has the code and the empty variables of the firmwares that have them.
 var flash = map[Firmware][2]string{
 	UEFI:  {"/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"},
 	ARM64: {"/usr/share/AAVMF/AAVMF_CODE.fd", "/usr/share/AAVMF/AAVMF_VARS.fd"},
@@ -38,15 +38,15 @@ type Disk struct {
 	Serial string `json:"serial"`
 }
 
-// NewDisk makes a sparse, blank disk of size bytes.
+// NewDisk creates a sparse, blank disk of size bytes.
 func NewDisk(path, serial string, size int64) (Disk, error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
-		return Disk{}, fmt.Errorf("making a disk: %w", err)
+		return Disk{}, fmt.Errorf("creating a disk: %w", err)
 	}
 	defer f.Close()
 	if err := f.Truncate(size); err != nil {
-		return Disk{}, fmt.Errorf("making a disk: %w", err)
+		return Disk{}, fmt.Errorf("creating a disk: %w", err)
 	}
 	return Disk{path, serial}, nil
 }
@@ -80,7 +80,7 @@ type VM struct {
 	done chan struct{} // closed when the process has ended
 }
 
-// StartVM makes a machine and switches it on.
+// StartVM creates a machine and switches it on.
 func (l *LAN) StartVM(ctx context.Context, c Config) (*VM, error) {
 	if c.RAM == 0 {
 		c.RAM = 1024
@@ -111,12 +111,12 @@ func (vm *VM) file(suffix string) string { return vm.lan.path(vm.Name + "." + su
 
 // board is the machine that QEMU emulates: the program, and what kind.
 func (vm *VM) board() []string {
-	if vm.Firmware == ARM64 { // never by KVM: the host is of another kind; the model without pointer authentication, which is slow to emulate
+	if vm.Firmware == ARM64 { // without KVM; this model has no pointer authentication, which is slow to emulate
 		return []string{"qemu-system-aarch64", "-machine", "virt", "-accel", emulation, "-cpu", "cortex-a72"}
 	}
 	accel := Accelerator()
-	// Without KVM: the guest's virtualization, ciphers and long page tables are
-	// of no use, and drivers that find them load, and test themselves for seconds.
+	// Without KVM, the guest's virtualization, ciphers and long page tables are useless, and drivers
+	// that find them load and test themselves for seconds.
 	cpu := "max,svm=off,aes=off,pclmulqdq=off,la57=off"
 	if accel == "kvm" {
 		cpu = "host"
@@ -131,9 +131,10 @@ func (vm *VM) argv() []string {
 	args := append(vm.board(), "-name", vm.Name,
 		"-m", strconv.Itoa(vm.RAM), "-smp", strconv.Itoa(vm.CPUs), "-nodefaults", "-display", "none", "-S",
 		"-uuid", vm.uuid(), "-smbios", "type=1,manufacturer=ingot,product=lab,serial=LAB-"+vm.Name,
-		"-chardev", "socket,id=serial0,server=on,wait=off,path="+vm.file("console")+",logappend=on,logfile="+vm.file("console.log"),
+		"-chardev", "socket,id=serial0,server=on,wait=off,path="+vm.file("console")+
+			",logappend=on,logfile="+vm.file("console.log"),
 		"-serial", "chardev:serial0", "-qmp", "unix:"+vm.file("qmp")+",server=on,wait=off",
-		"-device", "virtio-rng-pci", "-device", "i6300esb", "-action", "watchdog=reset", "-boot", vm.patience())
+		"-device", "virtio-rng-pci", "-device", "i6300esb", "-action", "watchdog=reset", "-boot", vm.bootWait())
 	if f, ok := flash[vm.Firmware]; ok {
 		nic += ",romfile="
 		// One way to boot at once; each of the others would be tried for a minute.
@@ -146,8 +147,9 @@ func (vm *VM) argv() []string {
 			"-fw_cfg", "name=opt/org.tianocore/IPv4Support,string="+yes[!vm.IPv6],
 			"-fw_cfg", "name=opt/org.tianocore/IPv6Support,string="+yes[vm.IPv6])
 	}
-	if vm.Firmware == BIOS { // where the kernel keeps what it said in a crash; UEFI has its variables for that
-		args = append(args, "-object", "memory-backend-file,id=erst,size=64K,share=on,mem-path="+vm.file("erst"), "-device", "acpi-erst,memdev=erst")
+	if vm.Firmware == BIOS { // for the kernel's log of a crash, which UEFI keeps in its variables
+		args = append(args, "-object", "memory-backend-file,id=erst,size=64K,share=on,mem-path="+vm.file("erst"),
+			"-device", "acpi-erst,memdev=erst")
 	}
 	if !vm.Offline {
 		args = append(args, "-netdev", "tap,id=n0,script=no,downscript=no,ifname="+vm.tap, "-device", nic)
@@ -165,15 +167,16 @@ func (vm *VM) argv() []string {
 			"-device", "virtio-scsi-pci", "-device", "scsi-cd,drive=disc,bootindex=1")
 	}
 	if vm.TPM {
-		args = append(args, "-chardev", "socket,id=tpm,path="+vm.file("tpm"), "-tpmdev", "emulator,id=tpm0,chardev=tpm", "-device", "tpm-crb,tpmdev=tpm0")
+		args = append(args, "-chardev", "socket,id=tpm,path="+vm.file("tpm"),
+			"-tpmdev", "emulator,id=tpm0,chardev=tpm", "-device", "tpm-crb,tpmdev=tpm0")
 	}
 	return args
 }
 
-// patience is how long firmware waits, in milliseconds: before it tries again
-// where nothing could be booted, and, over IPv6, before it begins. edk2 asks by
-// HTTPv6 at once and gives up when its own address is still under test.
-func (vm *VM) patience() string {
+// bootWait sets how long firmware waits, in milliseconds: before it retries when nothing could be
+// booted and, for HTTP over IPv6, before it begins. EDK2 sends its first request at once and gives
+// up while duplicate address detection is still running.
+func (vm *VM) bootWait() string {
 	wait := "reboot-timeout=5000"
 	if vm.HTTPBoot && vm.IPv6 {
 		wait += ",menu=on,splash-time=5000"
@@ -181,7 +184,7 @@ func (vm *VM) patience() string {
 	return wait
 }
 
-// uuid is derived from the MAC address: stable, and each machine its own.
+// uuid is derived from the MAC address, so it is stable and unique.
 func (vm *VM) uuid() string {
 	return "d1b2c3a4-0000-4000-8000-" + strings.ReplaceAll(vm.MAC, ":", "")
 }
@@ -221,14 +224,14 @@ func (vm *VM) On(ctx context.Context) error {
 	return vm.connect(ctx, done)
 }
 
-// startTPM starts a TPM without a past and waits for its socket. It ends with
-// its machine.
+// startTPM starts a blank TPM and waits for its socket. It ends with its machine.
 func (vm *VM) startTPM(ctx context.Context) error {
 	dir := vm.file("tpm.d")
 	if err := errors.Join(os.RemoveAll(dir), os.RemoveAll(vm.file("tpm")), os.Mkdir(dir, 0o700)); err != nil {
 		return err
 	}
-	cmd := exec.Command("swtpm", "socket", "--tpm2", "--terminate", "--tpmstate", "dir="+dir, "--ctrl", "type=unixio,path="+vm.file("tpm"))
+	cmd := exec.Command("swtpm", "socket", "--tpm2", "--terminate", "--tpmstate", "dir="+dir,
+		"--ctrl", "type=unixio,path="+vm.file("tpm"))
 	if err := vm.lan.Start(cmd); err != nil {
 		return err
 	}
@@ -269,8 +272,8 @@ func (vm *VM) connect(ctx context.Context, done chan struct{}) error {
 		case <-ctx.Done():
 			return fmt.Errorf("starting %s: %w", vm.Name, ctx.Err())
 		case <-done:
-			why, _ := os.ReadFile(vm.file("qemu.log"))
-			return fmt.Errorf("starting %s: QEMU ended: %s", vm.Name, strings.TrimSpace(string(why)))
+			log, _ := os.ReadFile(vm.file("qemu.log"))
+			return fmt.Errorf("starting %s: QEMU ended: %s", vm.Name, strings.TrimSpace(string(log)))
 		case <-time.After(10 * time.Millisecond):
 		}
 	}

@@ -16,17 +16,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Faults of a cable. Each is the chance, from 0 to 1, that it befalls a frame
-// on its way in one direction.
+// Faults of a cable. Each is the probability, from 0 to 1, that a frame in one direction is
+// affected.
 type Faults struct {
 	Loss      float64
 	Duplicate float64
-	Reorder   float64 // arrives up to 20 ms late, behind those that were sent after it
+	Reorder   float64 // it arrives up to 20 ms late, after frames that were sent later
 }
 
-// Wire is a cable that has faults. Kernels without the traffic control module
-// netem have no such thing, so that this one is a program: it takes the frames
-// of a network card and hands them to the bridge, and back.
+// Wire is a cable with faults. It copies frames between a network card and the bridge, because not
+// every kernel has the traffic control module netem.
 type Wire struct {
 	faults atomic.Pointer[Faults]
 	lost   atomic.Int64
@@ -34,9 +33,8 @@ type Wire struct {
 	wait   sync.WaitGroup
 }
 
-// NewWire puts a wire between the bridge and one of its ports: the tap of a
-// machine, or the card of a host by the name that NewHost was given. It is
-// without faults until Set. It needs root.
+// NewWire puts a wire between the bridge and one of its ports: the tap of a machine, or the card of
+// a host by the name given to NewHost. It has no faults until Set is called. It needs root.
 func (l *LAN) NewWire(ctx context.Context, port string) (*Wire, error) {
 	if l.user {
 		return nil, errors.New("a wire with faults needs root")
@@ -53,10 +51,11 @@ func (l *LAN) NewWire(ctx context.Context, port string) (*Wire, error) {
 			return nil, err
 		}
 	}
-	// Neither end is a port of the bridge, so that the host would answer ARP there.
+	// Neither end is a port of the bridge, so the host would answer ARP there.
 	for _, card := range []string{port, near} {
-		if out, err := l.Command(ctx, "sh", "-c", "echo 8 >/proc/sys/net/ipv4/conf/"+card+"/arp_ignore").CombinedOutput(); err != nil {
-			return nil, fmt.Errorf("making a wire: %w: %s", err, out)
+		quiet := l.Command(ctx, "sh", "-c", "echo 8 >/proc/sys/net/ipv4/conf/"+card+"/arp_ignore")
+		if out, err := quiet.CombinedOutput(); err != nil {
+			return nil, fmt.Errorf("creating a wire: %w: %s", err, out)
 		}
 	}
 	w := &Wire{}
@@ -64,7 +63,7 @@ func (l *LAN) NewWire(ctx context.Context, port string) (*Wire, error) {
 	for i, card := range []string{port, near} {
 		end, err := l.frames(card)
 		if err != nil {
-			return nil, errors.Join(fmt.Errorf("making a wire: %w", err), w.Close())
+			return nil, errors.Join(fmt.Errorf("creating a wire: %w", err), w.Close())
 		}
 		w.ends[i] = end
 	}
@@ -76,10 +75,10 @@ func (l *LAN) NewWire(ctx context.Context, port string) (*Wire, error) {
 // Set changes the faults.
 func (w *Wire) Set(f Faults) { w.faults.Store(&f) }
 
-// Lost is how many frames were lost so far.
+// Lost returns the number of frames lost so far.
 func (w *Wire) Lost() int64 { return w.lost.Load() }
 
-// Close cuts the wire.
+// Close removes the wire.
 func (w *Wire) Close() error {
 	var errs []error
 	for _, end := range w.ends {
@@ -93,7 +92,7 @@ func (w *Wire) Close() error {
 
 // carry takes the frames that come in at one end to the other.
 func (w *Wire) carry(from, to *os.File) {
-	buf := make([]byte, 66<<10) // of a frame that is still to be cut into segments
+	buf := make([]byte, 66<<10) // for a frame before segmentation
 	for {
 		n, err := from.Read(buf)
 		switch {
@@ -117,12 +116,12 @@ func (w *Wire) carry(from, to *os.File) {
 				time.AfterFunc(rand.N(20*time.Millisecond), func() { _, _ = to.Write(late) }) // as below
 				continue
 			}
-			_, _ = to.Write(buf[:n]) // what a full queue does not take is lost, as on any wire
+			_, _ = to.Write(buf[:n]) // a frame that a full queue does not accept is lost
 		}
 	}
 }
 
-// frames is a packet socket on a card of the LAN, see packet(7). Each frame has
+// frames opens a packet socket on a card of the LAN, see packet(7). Each frame has
 // the header of struct virtio_net_hdr before it, by which checksums and
 // segments that are left to the hardware survive the way through a program.
 func (l *LAN) frames(card string) (*os.File, error) {
@@ -162,14 +161,15 @@ func (l *LAN) framesHere(card string) (*os.File, error) {
 		unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_VNET_HDR, 1),
 		unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_IGNORE_OUTGOING, 1),
 		unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 8<<20),
-		unix.SetsockoptPacketMreq(fd, unix.SOL_PACKET, unix.PACKET_ADD_MEMBERSHIP, &unix.PacketMreq{Ifindex: int32(i.Index), Type: unix.PACKET_MR_PROMISC}),
+		unix.SetsockoptPacketMreq(fd, unix.SOL_PACKET, unix.PACKET_ADD_MEMBERSHIP,
+			&unix.PacketMreq{Ifindex: int32(i.Index), Type: unix.PACKET_MR_PROMISC}),
 		unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: all, Ifindex: i.Index}))
 	if err != nil {
-		_ = unix.Close(fd) // it is of no use
+		_ = unix.Close(fd)
 		return nil, err
 	}
 	return os.NewFile(uintptr(fd), "frames of "+card), nil
 }
 
-// htons is a number in the byte order of the network (byteorder(3)).
+// htons converts a number to network byte order (byteorder(3)).
 func htons(n uint16) uint16 { return binary.NativeEndian.Uint16(binary.BigEndian.AppendUint16(nil, n)) }

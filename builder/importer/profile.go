@@ -128,7 +128,8 @@ func startingFiles(root *tree.Tree) []startingFile {
 			"/etc/systemd/journald.conf.d/10-ingot.conf", "[Journal]\nStorage=volatile\nRuntimeMaxUse=32M\n", ""},
 	}
 	if usesNetworkd(root) {
-		list = append(list, startingFile{"Every Ethernet card identifies itself to DHCP by its MAC address, as in loader and initramfs.",
+		list = append(list, startingFile{"Every Ethernet card identifies itself to DHCP by its MAC address, as in loader " +
+			"and initramfs.",
 			"/etc/systemd/network/80-ingot-ethernet.network",
 			"[Match]\nType=ether\nKind=!*\n\n[Link]\nRequiredForOnline=no\n\n[Network]\nDHCP=ipv4\n" +
 				"KeepConfiguration=dhcp-on-stop\n\n[DHCPv4]\nClientIdentifier=mac\nUseHostname=no\n", ""})

@@ -10,12 +10,14 @@ import (
 // spite is text that does something where it is shown.
 var spite = []string{
 	"\x1b[2J\x1b[31mred", "\x1b]0;title\a", "\u009b31m", "a\rb", "a\nb", "a\tb", "\b\b\b", "\x00", "\x7f",
-	"\u202eesrever", "\u2066x\u2069", "zero\u200bwidth", "\ufeff", "line\u2028break\u2029", "\U000e0041", "\xff\xfe", "<script>alert(1)</script>",
+	"\u202eesrever", "\u2066x\u2069", "zero\u200bwidth", "\ufeff", "line\u2028break\u2029", "\U000e0041", "\xff\xfe",
+	"<script>alert(1)</script>",
 }
 
 func TestText(t *testing.T) {
 	for _, s := range spite {
-		for name, got := range map[string]string{"Text": Text(s), "Lines": strings.NewReplacer("\n", "", "\t", "").Replace(Lines(s))} {
+		for name, got := range map[string]string{"Text": Text(s),
+			"Lines": strings.NewReplacer("\n", "", "\t", "").Replace(Lines(s))} {
 			if strings.ContainsFunc(got, Harms) || !utf8.ValidString(got) {
 				t.Errorf("%s(%q) = %q; it still harms", name, s, got)
 			}
@@ -55,7 +57,9 @@ func TestJSON(t *testing.T) {
 
 // BenchmarkJSON is a list of ten thousand machines, as a server answers it.
 func BenchmarkJSON(b *testing.B) {
-	text := []byte("[" + strings.Repeat(`{"id":"m-525400120001","name":"node00001","state":"approved","macs":["52:54:00:12:00:01"],"facts":{"vendor":"Example","product":"Server"}},`+"\n", 10_000) + "{}]")
+	text := []byte("[" + strings.Repeat(
+		`{"id":"m-525400120001","name":"node00001","state":"approved","macs":["52:54:00:12:00:01"],`+
+			`"facts":{"vendor":"Example","product":"Server"}},`+"\n", 10_000) + "{}]")
 	b.SetBytes(int64(len(text)))
 	for b.Loop() {
 		JSON(text)

@@ -18,8 +18,8 @@ import (
 
 var errExist = unix.EEXIST
 
-// exchanger is the DHCP port of all machines: answers, which are broadcast,
-// find their machine by the transaction.
+// exchanger is the DHCP port of all machines. Answers are broadcast; the transaction id says for
+// which machine they are.
 type exchanger struct {
 	conn  *net.UDPConn
 	retry time.Duration
@@ -63,16 +63,16 @@ func (x *exchanger) receive() {
 		x.mu.Unlock()
 		select {
 		case ch <- p:
-		default: // nobody waits, or he has one already
+		default: // nothing waits for it, or there was an answer before
 		}
 	}
 }
 
-// errSilence: nobody answered DHCP.
-var errSilence = errors.New("no answer to DHCP")
+// errNoAnswer: DHCP was not answered.
+var errNoAnswer = errors.New("no answer to DHCP")
 
-// ask sends a packet until an answer of the wanted type comes, with the pauses
-// of RFC 2131 section 4.1, begun earlier.
+// ask sends a packet until an answer of the wanted type arrives, with the pauses of RFC 2131
+// section 4.1, but a shorter first one.
 func (x *exchanger) ask(ctx context.Context, p *dhcpv4.DHCPv4, want dhcpv4.MessageType) (*dhcpv4.DHCPv4, error) {
 	ch := make(chan *dhcpv4.DHCPv4, 1)
 	x.mu.Lock()
@@ -100,16 +100,16 @@ func (x *exchanger) ask(ctx context.Context, p *dhcpv4.DHCPv4, want dhcpv4.Messa
 				case want:
 					return a, nil
 				case dhcpv4.MessageTypeNak:
-					return nil, errors.New("the server refuses the address")
+					return nil, errors.New("the server refused the address")
 				}
 			}
 		}
 		wait *= 2
 	}
-	return nil, errSilence
+	return nil, errNoAnswer
 }
 
-// lease does the four packets of one client and returns the acknowledgement.
+// lease exchanges the four packets of one client and returns the acknowledgement.
 func (m *machine) lease(ctx context.Context, also ...dhcpv4.Modifier) (*dhcpv4.DHCPv4, error) {
 	d, err := dhcpv4.NewDiscovery(m.mac, append(also, dhcpv4.WithBroadcast(true))...)
 	if err != nil {
@@ -131,11 +131,11 @@ func (m *machine) lease(ctx context.Context, also ...dhcpv4.Modifier) (*dhcpv4.D
 		return nil, err
 	}
 	ip, _ := netip.AddrFromSlice(a.YourIPAddr.To4())
-	m.told(Acknowledged{MAC: m.mac.String(), Address: ip, For: a.IPAddressLeaseTime(0)})
+	m.acknowledged(Acknowledged{MAC: m.mac.String(), Address: ip, For: a.IPAddressLeaseTime(0)})
 	return a, m.step()
 }
 
-// firmware is what UEFI says of itself (RFC 4578).
+// firmware returns the options that UEFI sends (RFC 4578).
 func firmware(uuid [16]byte) []dhcpv4.Modifier {
 	return []dhcpv4.Modifier{
 		dhcpv4.WithOption(dhcpv4.OptClassIdentifier("PXEClient:Arch:00007:UNDI:003016")),
@@ -144,7 +144,7 @@ func firmware(uuid [16]byte) []dhcpv4.Modifier {
 	}
 }
 
-// loader is what iPXE says of itself: its features in option 175.
+// loader returns the options that iPXE sends: its features are in option 175.
 func loader(uuid [16]byte) []dhcpv4.Modifier {
 	return append(firmware(uuid),
 		dhcpv4.WithOption(dhcpv4.OptGeneric(dhcpv4.OptionUserClassInformation, []byte("iPXE"))),

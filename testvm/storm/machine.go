@@ -21,7 +21,7 @@ import (
 	"ingot"
 )
 
-// machine is one boot of one machine.
+// machine is one boot of one simulated machine.
 type machine struct {
 	*crowd
 	mac    net.HardwareAddr
@@ -32,7 +32,7 @@ type machine struct {
 	base   string // of its boot: "http://10.99.0.1/b/ID/"
 	id     ingot.BootID
 	since  time.Time // of the stage that it is in
-	left   int       // steps until it vanishes; 0: it does not
+	left   int       // steps until it vanishes; 0: never
 	slow   bool
 }
 
@@ -44,7 +44,7 @@ const Steps = 17
 // errVanished: the machine was switched off. What it had open stays open.
 var errVanished = errors.New("the machine vanished")
 
-// step is passed at each of these moments.
+// step is called at each of these moments.
 func (m *machine) step() error {
 	if m.left == 0 {
 		return nil
@@ -55,7 +55,7 @@ func (m *machine) step() error {
 	return nil
 }
 
-// passed notes how long a stage took.
+// passed records how long a stage took.
 func (m *machine) passed(stage string) {
 	now := time.Now()
 	m.mu.Lock()
@@ -65,13 +65,14 @@ func (m *machine) passed(stage string) {
 }
 
 func newMachine(c *crowd, n int) *machine {
-	m := &machine{crowd: c, slow: c.conf.Slow && n%3 == 0, mac: net.HardwareAddr{0x52, 0x54, 0, 0, 0, 0}, uuid: [16]byte{0xd1, 0xb2, 0xc3, 0xa4}}
+	m := &machine{crowd: c, slow: c.conf.Slow && n%3 == 0, mac: net.HardwareAddr{0x52, 0x54, 0, 0, 0, 0},
+		uuid: [16]byte{0xd1, 0xb2, 0xc3, 0xa4}}
 	binary.BigEndian.PutUint32(m.mac[2:], uint32(n)|0x20<<24)
 	copy(m.uuid[10:], m.mac)
 	return m
 }
 
-// at names the stage in which something failed.
+// at adds the stage to an error.
 func at(stage string, err error) error {
 	if err == nil {
 		return nil
@@ -83,7 +84,7 @@ func at(stage string, err error) error {
 	return fmt.Errorf("%s: %w", stage, err)
 }
 
-// boot is the whole conversation of docs/BOOT.md.
+// boot does everything that docs/BOOT.md describes.
 func (m *machine) boot(ctx context.Context) error {
 	m.since = time.Now()
 	ack, err := m.lease(ctx, firmware(m.uuid)...)
@@ -152,20 +153,22 @@ func word(script, key string) string {
 
 // system is what ingot-init and the agent do.
 func (m *machine) system(ctx context.Context) error {
-	if err := m.say(ctx, ingot.StageInit); err != nil {
+	if err := m.sendEvent(ctx, ingot.StageInit); err != nil {
 		return err
 	}
 	var nonce [16]byte
 	_, _ = rand.Read(nonce[:]) // never fails, see crypto/rand
-	q := ingot.TicketRequest{Nonce: hex.EncodeToString(nonce[:]), Facts: ingot.Facts{Vendor: "storm", Cores: 64, RAM: 256 << 30, Kernel: "6.12",
-		NICs: []ingot.NIC{{Name: "eth0", MAC: m.mac.String(), Boot: true}}, Disks: []ingot.Disk{{Name: "nvme0n1", Serial: m.mac.String(), Size: 1 << 40, Holds: "blank"}}}}
+	q := ingot.TicketRequest{Nonce: hex.EncodeToString(nonce[:]),
+		Facts: ingot.Facts{Vendor: "storm", Cores: 64, RAM: 256 << 30, Kernel: "6.12",
+			NICs:  []ingot.NIC{{Name: "eth0", MAC: m.mac.String(), Boot: true}},
+			Disks: []ingot.Disk{{Name: "nvme0n1", Serial: m.mac.String(), Size: 1 << 40, Holds: "blank"}}}}
 	var signed ingot.SignedTicket
 	var ticket ingot.Ticket
 	if err := m.post(ctx, "ticket", q, &signed); err != nil {
 		return at("ticket", err)
 	}
 	if err := json.Unmarshal(signed.Ticket, &ticket); err != nil || ticket.Nonce != q.Nonce {
-		return fmt.Errorf("ticket: of another request (%w)", err)
+		return fmt.Errorf("ticket: it answers another request (%w)", err)
 	}
 	m.passed("ticket")
 	if err := m.step(); err != nil {
@@ -194,7 +197,7 @@ func (m *machine) system(ctx context.Context) error {
 		return fmt.Errorf("root: %s arrived, want %s", root.Short(), manifest.Root.Digest.Short())
 	}
 	for _, s := range []ingot.Stage{ingot.StageRoot, ingot.StageVolumes, ingot.StageSwitch, ingot.StageAgent} {
-		if err := m.say(ctx, s); err != nil {
+		if err := m.sendEvent(ctx, s); err != nil {
 			return err
 		}
 	}
@@ -204,16 +207,16 @@ func (m *machine) system(ctx context.Context) error {
 		return at("report", err)
 	}
 	m.passed("report")
-	m.told(Acknowledged{MAC: m.mac.String(), Boot: m.id, Stage: ingot.StageHealthy})
+	m.acknowledged(Acknowledged{MAC: m.mac.String(), Boot: m.id, Stage: ingot.StageHealthy})
 	return nil
 }
 
-// say tells an event.
-func (m *machine) say(ctx context.Context, s ingot.Stage) error {
+// sendEvent reports a stage to the server.
+func (m *machine) sendEvent(ctx context.Context, s ingot.Stage) error {
 	if err := m.post(ctx, "events", ingot.Event{Stage: s}, nil); err != nil {
 		return at("event", err)
 	}
-	m.told(Acknowledged{MAC: m.mac.String(), Boot: m.id, Stage: s})
+	m.acknowledged(Acknowledged{MAC: m.mac.String(), Boot: m.id, Stage: s})
 	return m.step()
 }
 
@@ -239,8 +242,8 @@ func (m *machine) fetch(ctx context.Context, url string, into io.Writer) error {
 	return m.do(ctx, http.MethodGet, url, nil, into)
 }
 
-// do asks until there is an answer. Broken connections and a busy server are
-// tried again, and a download goes on where it broke off, as in package initrd.
+// do sends a request until it is answered. It retries after broken connections and while the server
+// is busy, and continues a download where it stopped, as package initrd does.
 func (m *machine) do(ctx context.Context, method, url string, body []byte, into io.Writer) error {
 	got, tries := int64(0), 0
 	for {
@@ -266,7 +269,8 @@ func (m *machine) do(ctx context.Context, method, url string, body []byte, into 
 	}
 }
 
-func (m *machine) once(ctx context.Context, method, url string, body []byte, from int64, into io.Writer) (n int64, after time.Duration, err error) {
+func (m *machine) once(ctx context.Context, method, url string, body []byte, from int64, into io.Writer) (n int64,
+	after time.Duration, err error) {
 	req, err := http.NewRequestWithContext(ctx, method, url, bytes.NewReader(body))
 	if err != nil {
 		return 0, 0, err
@@ -306,13 +310,13 @@ func (m *machine) once(ctx context.Context, method, url string, body []byte, fro
 	return n + more, 0, err
 }
 
-// large are downloads in whose middle a machine may vanish: kernel, initramfs
-// and root. In bytes.
+// large is the size in bytes from which a machine may vanish in the middle of a download: kernel,
+// initramfs and root.
 const large = 16 << 10
 
 // slowly reads a few kilobytes at a time, with pauses.
 type slowly struct {
-	ctx context.Context // a reader has no other way to be told
+	ctx context.Context // of the request: Read has no argument for it
 	r   io.Reader
 }
 
@@ -323,7 +327,7 @@ func (s slowly) Read(p []byte) (int, error) {
 
 const portTFTP = 69
 
-// tftp fetches a file (RFC 1350, 2347, 2348, 2349) and throws it away.
+// tftp fetches a file (RFC 1350, 2347, 2348, 2349) and discards it.
 func (m *machine) tftp(ctx context.Context, name string) (int64, error) {
 	conn, err := net.ListenUDP("udp4", &net.UDPAddr{IP: m.ip})
 	if err != nil {
@@ -333,16 +337,17 @@ func (m *machine) tftp(ctx context.Context, name string) (int64, error) {
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()
 	to := &net.UDPAddr{IP: m.server, Port: portTFTP}
-	say := append([]byte{0, 1}, name+"\x00octet\x00tsize\x000\x00blksize\x001468\x00"...)
+	packet := append([]byte{0, 1}, name+"\x00octet\x00tsize\x000\x00blksize\x001468\x00"...)
 	block, size, got := uint16(0), 512, int64(0)
 	buf, send := make([]byte, 2048), true
 	for tries := 0; tries < 8; {
 		if send {
-			if _, err := conn.WriteToUDP(say, to); err != nil {
+			if _, err := conn.WriteToUDP(packet, to); err != nil {
 				return got, err
 			}
 		}
-		send = false                                                                // a packet of before is not answered twice (RFC 1123 section 4.2.3.1)
+		// an earlier packet is not answered twice (RFC 1123 section 4.2.3.1)
+		send = false
 		_ = conn.SetReadDeadline(time.Now().Add(m.conf.Retry / 2 << min(tries, 3))) // a UDP socket has deadlines
 		n, from, err := conn.ReadFromUDP(buf)
 		var timeout net.Error
@@ -358,24 +363,24 @@ func (m *machine) tftp(ctx context.Context, name string) (int64, error) {
 		}
 		to = from // the port of this transfer
 		switch number := binary.BigEndian.Uint16(buf[2:]); {
-		case buf[1] == 6 && block == 0: // OACK; a late one would have us begin again
+		case buf[1] == 6 && block == 0: // OACK; a late one would restart the transfer
 			size, send = 1468, true
-			say = []byte{0, 4, 0, 0}
+			packet = []byte{0, 4, 0, 0}
 		case buf[1] == 5:
 			return got, fmt.Errorf("%s", bytes.TrimRight(buf[4:n], "\x00"))
 		case buf[1] == 3 && number == block+1:
 			block, tries, got = number, 0, got+int64(n-4)
-			say, send = []byte{0, 4, buf[2], buf[3]}, true
+			packet, send = []byte{0, 4, buf[2], buf[3]}, true
 			if block == 2 {
 				if err := m.step(); err != nil {
 					return got, err
 				}
 			}
 			if n-4 < size {
-				_, err := conn.WriteToUDP(say, to)
+				_, err := conn.WriteToUDP(packet, to)
 				return got, err
 			}
 		}
 	}
-	return got, errors.New("the server is silent")
+	return got, errors.New("no answer from the server")
 }

@@ -1,11 +1,10 @@
-// Package storm powers a crowd of simulated machines on at once. Each does over
-// real sockets what firmware, loader, ingot-init and agent do one after another:
-// DHCP, the loader by TFTP, DHCP again as iPXE, script, kernel, initramfs,
-// ticket, root, report. It computes nothing of it but digests: no code of an
-// image runs. Each machine has its own MAC address, UUID and IPv4 address.
+// Package storm simulates many machines that boot at once. Each does over real sockets what
+// firmware, loader, ingot-init and agent do one after another: DHCP, the loader by TFTP, DHCP again
+// as iPXE, script, kernel, initramfs, ticket, root, report. Each has its own MAC address, UUID and
+// IPv4 address.
 //
-// Signatures are not verified, package initrd's tests do that; the root that
-// arrived is measured and reported.
+// Left out on purpose: no code of an image runs, and signatures are not verified (the tests of
+// package initrd do that). The root is hashed, and its digest reported.
 package storm
 
 import (
@@ -25,33 +24,33 @@ import (
 	"ingot"
 )
 
-// Config is one storm.
+// Config describes one storm.
 type Config struct {
 	Machines int           `json:"machines"`
-	First    int           `json:"first"`   // number of the first, which makes its MAC address
+	First    int           `json:"first"`   // number of the first machine; MAC addresses are derived from it
 	Card     string        `json:"card"`    // network card to the LAN
 	Spread   time.Duration `json:"spread"`  // machines are switched on within this time
-	Timeout  time.Duration `json:"timeout"` // of the whole; 0 means 5 min
+	Timeout  time.Duration `json:"timeout"` // of the whole storm; 0 means 5 min
 	Script   bool          `json:"script"`  // machines are done when they have their script, whatever it says
 
-	Boots  int           `json:"boots,omitempty"`  // how often a machine may start over; 0 means 5 times
-	Retry  time.Duration `json:"retry,omitempty"`  // first pause before a packet is sent again; 0 means 2 s, as firmware does
-	Vanish bool          `json:"vanish,omitempty"` // the first boot of each machine ends without a word, at a step by its number
+	Boots  int           `json:"boots,omitempty"`  // attempts of one machine; 0 means 5
+	Retry  time.Duration `json:"retry,omitempty"`  // first pause before a packet is sent again; 0 means 2 s
+	Vanish bool          `json:"vanish,omitempty"` // the first boot of each machine stops, at a step by its number
 	Slow   bool          `json:"slow,omitempty"`   // every third machine reads slowly
 }
 
-// Acknowledged is one thing that the server told a machine it has taken in:
-// the lease of an address, or a stage of a boot.
+// Acknowledged is one thing that the server acknowledged to a machine: the lease of an address, or
+// a stage of a boot.
 type Acknowledged struct {
 	At      time.Time     `json:"at"`
 	MAC     string        `json:"mac"`
-	Address netip.Addr    `json:"address,omitzero"` // lent
-	For     time.Duration `json:"for,omitempty"`    // lent for so long
+	Address netip.Addr    `json:"address,omitzero"` // leased
+	For     time.Duration `json:"for,omitempty"`    // of the lease
 	Boot    ingot.BootID  `json:"boot,omitempty"`
-	Stage   ingot.Stage   `json:"stage,omitempty"` // told, and taken
+	Stage   ingot.Stage   `json:"stage,omitempty"` // reported and accepted
 }
 
-// Result is how it went.
+// Result is the outcome of a storm.
 type Result struct {
 	Healthy int            `json:"healthy"`
 	Failed  map[string]int `json:"failed,omitempty"` // by stage and error
@@ -61,10 +60,10 @@ type Result struct {
 	Bytes   int64          `json:"bytes"`
 
 	Stages map[string]time.Duration `json:"stages"` // mean time of one machine
-	Busy   int                      `json:"busy"`   // times that a machine was asked to come back
+	Busy   int                      `json:"busy"`   // answers 503 with Retry-After
 }
 
-// crowd is what the machines share: one card, and the packets that come to it.
+// crowd is what the machines share: a network card, and the packets that arrive at it.
 type crowd struct {
 	conf Config
 	dhcp *exchanger
@@ -72,24 +71,23 @@ type crowd struct {
 	mu   sync.Mutex
 	took []time.Duration
 	r    Result
-	tell func(Acknowledged)
+	each func(Acknowledged) // may be nil
 }
 
-// told hands an acknowledgement on, one at a time.
-func (c *crowd) told(a Acknowledged) {
-	if c.tell == nil {
+// acknowledged passes an acknowledgement on, one at a time.
+func (c *crowd) acknowledged(a Acknowledged) {
+	if c.each == nil {
 		return
 	}
 	a.At = time.Now()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.tell(a)
+	c.each(a)
 }
 
-// Run runs a storm from this network namespace, whose loopback interface gets
-// the addresses that the machines are lent. tell, which may be nil, is called
-// for each acknowledgement as soon as it has arrived.
-func Run(ctx context.Context, c Config, tell func(Acknowledged)) (Result, error) {
+// Run runs a storm from this network namespace. Its loopback interface gets the addresses that the
+// machines lease. each, which may be nil, is called for each acknowledgement as soon as it arrives.
+func Run(ctx context.Context, c Config, each func(Acknowledged)) (Result, error) {
 	c.Timeout, c.Boots, c.Retry = cmp.Or(c.Timeout, 5*time.Minute), cmp.Or(c.Boots, 5), cmp.Or(c.Retry, 2*time.Second)
 	ctx, cancel := context.WithTimeout(ctx, c.Timeout)
 	defer cancel()
@@ -102,7 +100,8 @@ func Run(ctx context.Context, c Config, tell func(Acknowledged)) (Result, error)
 		return Result{}, err
 	}
 	defer dhcp.close()
-	all := &crowd{conf: c, dhcp: dhcp, lo: lo, tell: tell, r: Result{Failed: map[string]int{}, Stages: map[string]time.Duration{}}}
+	all := &crowd{conf: c, dhcp: dhcp, lo: lo, each: each,
+		r: Result{Failed: map[string]int{}, Stages: map[string]time.Duration{}}}
 	begin := time.Now()
 	var g sync.WaitGroup
 	for n := range c.Machines {
@@ -118,7 +117,7 @@ func Run(ctx context.Context, c Config, tell func(Acknowledged)) (Result, error)
 	return r, nil
 }
 
-// machine is the life of one machine: it starts over until it is healthy.
+// machine boots one machine until it is healthy.
 func (c *crowd) machine(ctx context.Context, n int) {
 	if c.conf.Spread > 0 {
 		pause(ctx, rand.N(c.conf.Spread))
@@ -161,7 +160,7 @@ func (c *crowd) count(n int64) {
 func (c *crowd) own(ip net.IP) error {
 	err := netlink.AddrAdd(c.lo, &netlink.Addr{IPNet: &net.IPNet{IP: ip, Mask: net.CIDRMask(32, 32)}})
 	if err != nil && !errors.Is(err, errExist) {
-		return fmt.Errorf("taking the address %s: %w", ip, err)
+		return fmt.Errorf("adding the address %s: %w", ip, err)
 	}
 	return nil
 }
