@@ -120,7 +120,6 @@ type reference struct {
 	profile  *schema           // of profiles
 	metrics  map[string]bool   // names of metrics
 	machines []string          // texts on the machine, with … for what differs
-	foreign  []*regexp.Regexp  // words in code that look like ours
 	keys     map[string]string // all keys of both schemas
 }
 
