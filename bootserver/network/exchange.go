@@ -82,8 +82,8 @@ func (x *Exchange[I, M, O]) Options(ip netip.Addr) (O, *Subnet[O]) {
 // invalid.
 func (x *Exchange[I, M, O]) Sighting(ip netip.Addr) client.Sighting {
 	s := client.Sighting{Client: x.Client, Address: ip, Server: x.Address, Port: x.Port}
-	if x.Client.Kind == client.Init {
-		return s
+	if x.Client.Kind == client.Init || x.Client.Kind == client.System {
+		return s // they load no first stage
 	}
 	options, _ := x.Options(ip)
 	if s.Loaders = options.FirstStages(); s.Loaders == nil {

@@ -53,9 +53,12 @@ func (l *Link) Socket(port uint16) *Socket {
 }
 
 // Receive calls handle with the packets of both sockets, see Socket.Receive, and
-// whether they arrived on the one for client.PortPXE.
+// whether they arrived on the one for client.PortPXE. It closes the link when it
+// returns: when ctx ends or one of the sockets fails.
 func (l *Link) Receive(ctx context.Context, size int, handle func(d Datagram, pxe bool), down func()) error {
 	g, ctx := errgroup.WithContext(ctx)
+	stop := context.AfterFunc(ctx, l.Close)
+	defer stop()
 	g.Go(func() error {
 		return l.DHCP.Receive(ctx, size, func(d Datagram) { handle(d, false) }, down)
 	})
