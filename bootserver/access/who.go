@@ -109,7 +109,7 @@ func From(ctx context.Context) Who {
 
 // Change is one line of the audit log.
 type Change struct {
-	Seq    uint64         `json:"seq"` // from 1 on, without gaps until the oldest are forgotten
+	Seq    uint64         `json:"seq"` // shared with the ledger, so that it has gaps
 	At     time.Time      `json:"at"`
 	Who    Who            `json:"who"`
 	Action string         `json:"action"`         // "machine.assign"

@@ -162,7 +162,7 @@ func (o *Operator) Backup(ctx context.Context, w io.Writer) error {
 func (o *Operator) Restore(ctx context.Context, r io.Reader) (api.Restored, error) {
 	was := o.state.Identity()
 	kept, err := o.state.Restore(r, o.now())
-	if errors.Is(err, state.ErrDamaged) {
+	if errors.Is(err, state.ErrDamaged) || errors.Is(err, state.ErrSchema) {
 		return api.Restored{}, api.NewProblem(api.CodeInvalidBackup, err.Error())
 	} else if errors.Is(err, state.ErrRestoring) {
 		return api.Restored{}, api.NewProblem(api.CodeRestoring, err.Error())
