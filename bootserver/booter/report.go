@@ -52,9 +52,9 @@ func clipName(texts ...*string) {
 	}
 }
 
-// Waits implements httpboot.Booter: what SMBIOS says of a machine that waits is
-// for rules, and for the operator who is to approve it. Of a machine that has
-// told its facts itself nothing is taken.
+// Waits implements httpboot.Booter. It stores what SMBIOS says of a machine that waits for
+// approval, for rules and for the operator. Facts that a machine has reported itself are not
+// replaced.
 func (b *Booter) Waits(id ingot.BootID, f ingot.Facts) error {
 	f = boundFacts(f)
 	now, policy, images := b.now(), *b.policy.Load(), b.newImages()
@@ -90,9 +90,9 @@ func (b *Booter) Console(id ingot.BootID, text string) error {
 	})
 }
 
-// Crash implements httpboot.Booter: what is left of a crash belongs to the boot
-// before the one that tells it, which does so once: who has the key of a boot
-// must not bury what the one before it said.
+// Crash implements httpboot.Booter. The log of a crash belongs to the boot before the one that
+// reports it. It is accepted once: a client with the key of a boot must not replace what the
+// earlier boot left.
 func (b *Booter) Crash(id ingot.BootID, text string) error {
 	text = explain.Printable(ingot.HideBootKeys(text))
 	if strings.TrimSpace(text) == "" {
