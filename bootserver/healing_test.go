@@ -159,7 +159,7 @@ func TestAsksAboutANewCard(t *testing.T) {
 		t.Fatal(err)
 	}
 	m, err := h.api.Machine(t.Context(), "m-525400990001")
-	if err != nil || m.State != fleet.Pending || m.Ask == nil || m.Ask.With != machineID {
+	if err != nil || m.State != api.Pending || m.Ask == nil || m.Ask.With != machineID {
 		t.Fatalf("with another card: %+v, %v; want a pending machine that asks about %s", m, err, machineID)
 	}
 	script, err := h.Script(m.Boot, h.base)
@@ -277,7 +277,7 @@ func TestEventsAreWaitedFor(t *testing.T) {
 		heard <- e
 	}()
 	h.ask()
-	if e := <-heard; len(e.Events) == 0 || e.Events[0].Kind != fleet.KindMachine {
+	if e := <-heard; len(e.Events) == 0 || e.Events[0].Kind != string(fleet.KindMachine) {
 		t.Errorf("heard %+v; want that a machine was seen", e)
 	}
 }
@@ -302,14 +302,14 @@ func TestVendorRule(t *testing.T) {
 	if _, got := h.get(h.base + ingot.BootPath(h.BootKey(boot), "script") + "?vendor=Seen%20Inc.&product=%7e&serial=SN-4711"); !strings.Contains(got, "waiting for approval") {
 		t.Errorf("asking with a query: %s", got)
 	}
-	if m, err := h.api.Machine(t.Context(), machineID); err != nil || m.State != fleet.Pending || m.Facts.Vendor != "Seen Inc." || m.Facts.Product != "~" || m.Facts.Serial != "SN-4711" {
+	if m, err := h.api.Machine(t.Context(), machineID); err != nil || m.State != api.Pending || m.Facts.Vendor != "Seen Inc." || m.Facts.Product != "~" || m.Facts.Serial != "SN-4711" {
 		t.Errorf("the machine that waits is %+v, %v", m, err)
 	}
 	if got := h.postForm(boot, "vendor=Example+Inc.&product=Server+1&serial=0123456789"); !strings.Contains(got, "booting lab:v1") {
 		t.Errorf("a machine of the vendor gets\n%s", got)
 	}
 	m, err := h.api.Machine(t.Context(), machineID)
-	if err != nil || m.State != fleet.Approved || m.Facts.Vendor != "Example Inc." || m.Facts.Serial != "" {
+	if err != nil || m.State != api.Approved || m.Facts.Vendor != "Example Inc." || m.Facts.Serial != "" {
 		t.Errorf("the machine is %+v, %v", m, err)
 	}
 }
@@ -338,7 +338,7 @@ func TestRulesApprove(t *testing.T) {
 	h.SetPolicy(p)
 	h.ask()
 	m, err := h.api.Machine(t.Context(), machineID)
-	if err != nil || m.State != fleet.Approved || m.Assignment.Name != "lab:v1" || m.Labels["rack"] != "r1" {
+	if err != nil || m.State != api.Approved || m.Assignment.Name != "lab:v1" || m.Labels["rack"] != "r1" {
 		t.Errorf("by a rule: %+v, %v", m, err)
 	}
 	other := firstMachine
@@ -352,7 +352,7 @@ func TestRulesApprove(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, id := range []string{"m-525400990002", "m-525400120077"} {
-		if m, err := h.api.Machine(t.Context(), id); err != nil || m.State != fleet.Pending {
+		if m, err := h.api.Machine(t.Context(), id); err != nil || m.State != api.Pending {
 			t.Errorf("%s is %s, %v; want pending", id, m.State, err)
 		}
 	}

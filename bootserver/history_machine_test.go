@@ -268,10 +268,10 @@ func (s *history) upgrades(t *rapid.T) {
 		if len(others) == 0 {
 			return
 		}
-		after, err := s.operator.Approve(t.Context(), string(m.ID), api.ApproveRequest{Image: draw(t, others, "image")})
-		if err != nil {
+		if _, err := s.operator.Approve(t.Context(), string(m.ID), api.ApproveRequest{Image: draw(t, others, "image")}); err != nil {
 			t.Fatal(err)
 		}
+		after, _ := s.state.Machine(m.ID)
 		s.ordered(after)
 		s.boots(t, c)
 		if left > 0 {

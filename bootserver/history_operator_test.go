@@ -31,35 +31,36 @@ func (s *history) operates(t *rapid.T) {
 		"rename", "label", "merge", "grant", "import"}, "command")
 	ref, name := string(m.ID), draw(t, s.names, "image")
 	var after fleet.Machine
+	var answer api.Machine
 	var err error
 	var then func()
 	switch command {
 	case "approve":
-		after, err = s.operator.Approve(t.Context(), ref, api.ApproveRequest{})
+		answer, err = s.operator.Approve(t.Context(), ref, api.ApproveRequest{})
 		then = func() { s.said(after) }
 	case "approve image":
-		after, err = s.operator.Approve(t.Context(), ref, api.ApproveRequest{Image: name})
+		answer, err = s.operator.Approve(t.Context(), ref, api.ApproveRequest{Image: name})
 		then = func() { s.ordered(after) }
 	case "assign":
-		after, err = s.operator.Assign(t.Context(), ref, name, "")
+		answer, err = s.operator.Assign(t.Context(), ref, name, "")
 		then = func() { s.ordered(after) }
 	case "rollback":
-		after, err = s.operator.Rollback(t.Context(), ref)
+		answer, err = s.operator.Rollback(t.Context(), ref)
 		then = func() { s.ordered(after) }
 	case "resume":
-		after, err = s.operator.Resume(t.Context(), ref)
+		answer, err = s.operator.Resume(t.Context(), ref)
 		then = func() { s.ordered(after) }
 	case "retire":
-		after, err = s.operator.Retire(t.Context(), ref)
+		answer, err = s.operator.Retire(t.Context(), ref)
 		then = func() { s.said(after) }
 	case "rename":
-		after, err = s.operator.Rename(t.Context(), ref, draw(t, []string{"", "a", "b", "Bad Name"}, "name"))
+		answer, err = s.operator.Rename(t.Context(), ref, draw(t, []string{"", "a", "b", "Bad Name"}, "name"))
 		then = func() {}
 	case "label":
-		after, err = s.operator.Label(t.Context(), ref, api.LabelRequest{Set: map[string]string{"rack": draw(t, []string{"r1", "r2"}, "rack")}})
+		answer, err = s.operator.Label(t.Context(), ref, api.LabelRequest{Set: map[string]string{"rack": draw(t, []string{"r1", "r2"}, "rack")}})
 		then = func() {}
 	case "grant":
-		after, err = s.operator.Grant(t.Context(), ref, "data", draw(t, []string{"", "S1"}, "disk"), time.Hour)
+		answer, err = s.operator.Grant(t.Context(), ref, "data", draw(t, []string{"", "S1"}, "disk"), time.Hour)
 		then = func() {}
 	default:
 		map[string]func(*rapid.T, fleet.Machine, []byte){"forget": s.forgets, "merge": s.merges, "import": func(t *rapid.T, _ fleet.Machine, _ []byte) { s.imports(t) }}[command](t, m, before)
@@ -68,6 +69,10 @@ func (s *history) operates(t *rapid.T) {
 	if err != nil {
 		s.unchanged(before, command+", which was refused")
 		return
+	}
+	after, _ = s.state.Machine(m.ID)
+	if !bytes.Equal(mustJSON(t, answer), mustJSON(t, after)) {
+		t.Fatalf("%s is answered with\n%s\nand known is\n%s", command, mustJSON(t, answer), mustJSON(t, after))
 	}
 	if image := after.Assignment.Image; image != m.Assignment.Image && command != "rollback" && !s.servable(image) {
 		t.Fatalf("%s of %s, which cannot be served, is taken", command, name)
@@ -115,13 +120,14 @@ func (s *history) merges(t *rapid.T, from fleet.Machine, before []byte) {
 	if from.Ask != nil && draw(t, indices(4), "as asked") > 0 {
 		into, _ = s.state.Machine(from.Ask.With)
 	}
-	after, err := s.operator.Merge(t.Context(), string(from.ID), string(into.ID))
+	_, err := s.operator.Merge(t.Context(), string(from.ID), string(into.ID))
 	if refuse := from.ID == into.ID || from.State == fleet.Approved; refuse != (err != nil) {
 		t.Fatalf("merging %s, %s, into %s, %s: %v", from.ID, from.State, into.ID, into.State, err)
 	} else if refuse {
 		s.unchanged(before, "merge, which was refused")
 		return
 	}
+	after, _ := s.state.Machine(into.ID)
 	if after.State != into.State || after.Assignment != into.Assignment || after.LastHealthy != into.LastHealthy {
 		t.Fatalf("merging gives\n%+v\nof\n%+v", after, into)
 	}
@@ -133,14 +139,14 @@ func (s *history) merges(t *rapid.T, from fleet.Machine, before []byte) {
 // imports a list of what may be known already.
 func (s *history) imports(t *rapid.T) {
 	c := s.any(t)
-	p := fleet.Planned{Name: draw(t, []string{"a", "b", "c"}, "name"), MACs: []string{c.MAC}, UUID: c.UUID,
+	p := api.Planned{Name: draw(t, []string{"a", "b", "c"}, "name"), MACs: []string{c.MAC}, UUID: c.UUID,
 		Image: draw(t, append(slices.Clone(s.names), "", ""), "image"), Pending: rapid.Bool().Draw(t, "pending")}
 	before, was := s.copy(), map[ingot.MachineID]fleet.Machine{}
 	for _, m := range s.state.Machines() {
 		was[m.ID] = m
 	}
 	dry := rapid.Bool().Draw(t, "dry")
-	done, err := s.operator.Import(t.Context(), api.ImportRequest{Machines: []fleet.Planned{p}, DryRun: dry})
+	done, err := s.operator.Import(t.Context(), api.ImportRequest{Machines: []api.Planned{p}, DryRun: dry})
 	if err != nil || dry {
 		s.unchanged(before, fmt.Sprintf("an import (dry: %t, %v)", dry, err))
 		return

@@ -29,9 +29,9 @@ func (h *house) gets(m ingot.MachineID, f ingot.Facts) bool {
 
 func (h *house) known(id ingot.MachineID) fleet.Machine {
 	h.t.Helper()
-	m, err := h.api.Machine(h.t.Context(), string(id))
-	if err != nil {
-		h.t.Fatal(err)
+	m, known := h.state.Machine(id)
+	if !known {
+		h.t.Fatalf("machine %s is not known", id)
 	}
 	return m
 }
@@ -168,7 +168,7 @@ func TestPortOfAnother(t *testing.T) {
 	if m.State != fleet.Pending || m.Ask == nil || m.Ask.With != machineID || !strings.Contains(m.Ask.What, "it is plugged in where "+machineID+" was: Ethernet7 leaf3 via 10.7.0.1") {
 		t.Fatalf("a stranger at the port of a silent machine is %s, asks %+v", m.State, m.Ask)
 	}
-	if merged, err := h.api.Merge(t.Context(), string(two), machineID); err != nil || merged.UUID != second.UUID || merged.State != fleet.Approved {
+	if merged, err := h.api.Merge(t.Context(), string(two), machineID); err != nil || merged.UUID != second.UUID || merged.State != api.Approved {
 		t.Errorf("merged: %+v, %v", merged, err)
 	}
 	h.clock = h.clock.Add(time.Minute)

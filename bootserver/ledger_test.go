@@ -128,7 +128,7 @@ func TestLedgerOfAMerge(t *testing.T) {
 // it made or changed, and the machine once more when it is seen.
 func TestLedgerOfAnImport(t *testing.T) {
 	h := newHouse(t)
-	list := api.ImportRequest{Machines: []fleet.Planned{{Name: "node01", MACs: []string{firstMachine.MAC}, Labels: map[string]string{"rack": "r1"}}}}
+	list := api.ImportRequest{Machines: []api.Planned{{Name: "node01", MACs: []string{firstMachine.MAC}, Labels: map[string]string{"rack": "r1"}}}}
 	for range 2 {
 		if _, err := h.api.Import(t.Context(), list); err != nil {
 			t.Fatal(err)
@@ -193,7 +193,7 @@ func TestLedgerOfARestore(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(after.Events) != 1 || after.Events[0].Kind != fleet.KindServer || after.Events[0].Machine != "" || !strings.Contains(after.Events[0].Text, "restored from a backup (machines: 1)") {
+	if len(after.Events) != 1 || after.Events[0].Kind != string(fleet.KindServer) || after.Events[0].Machine != "" || !strings.Contains(after.Events[0].Text, "restored from a backup (machines: 1)") {
 		t.Errorf("after the restore a follower hears %+v; want that the state was restored", after.Events)
 	}
 }

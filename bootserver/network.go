@@ -4,15 +4,19 @@ import (
 	"ingot/bootserver/api"
 	"ingot/bootserver/fleet"
 	"ingot/bootserver/network"
+	"ingot/bootserver/operator"
 )
 
 // networkOf converts leases and what the DHCP servers of both families observed to
 // the API's types. Its lists are never nil: they are encoded as [].
 func networkOf(leases []fleet.Lease, families ...network.Observations) api.Network {
-	n := api.Network{Clients: []api.NetworkClient{}, Servers: []api.NetworkServer{}, Warnings: []api.NetworkWarning{}, Leases: leases}
+	n := api.Network{Clients: []api.NetworkClient{}, Servers: []api.NetworkServer{}, Warnings: []api.NetworkWarning{}, Leases: []api.Lease{}}
+	for _, l := range leases {
+		n.Leases = append(n.Leases, operator.LeaseOf(l))
+	}
 	for _, o := range families {
 		for _, c := range o.Clients {
-			n.Clients = append(n.Clients, api.NetworkClient(c))
+			n.Clients = append(n.Clients, clientOf(c))
 		}
 		for _, s := range o.Servers {
 			n.Servers = append(n.Servers, api.NetworkServer(s))
@@ -22,4 +26,15 @@ func networkOf(leases []fleet.Lease, families ...network.Observations) api.Netwo
 		}
 	}
 	return n
+}
+
+// clientOf converts what was observed of a client.
+func clientOf(c network.ObservedClient) api.NetworkClient {
+	out := api.NetworkClient{Interface: c.Interface, MAC: c.MAC, UUID: c.UUID, Class: c.Class, Firmware: c.Firmware,
+		Hostname: c.Hostname, Quirk: c.Quirk, Port: api.SwitchPort(c.Port), Answers: c.Answers, WouldAnswer: c.WouldAnswer,
+		First: c.First, Last: c.Last, Packets: c.Packets}
+	for _, o := range c.Others {
+		out.Others = append(out.Others, operator.OtherOf(o))
+	}
+	return out
 }

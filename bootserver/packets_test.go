@@ -67,7 +67,7 @@ func TestAnotherServerAnswers(t *testing.T) {
 		}
 		wire.Eventually(t, "the machine is known, and what was heard is stored", func() bool {
 			e, err := c.Events(t.Context(), api.EventsRequest{Machine: cards[i]})
-			return err == nil && slices.ContainsFunc(e.Events, func(e fleet.Entry) bool { return strings.HasPrefix(e.Text, "DHCPOFFER of 10.99.0.10") })
+			return err == nil && slices.ContainsFunc(e.Events, func(e api.Entry) bool { return strings.HasPrefix(e.Text, "DHCPOFFER of 10.99.0.10") })
 		})
 	}
 	explained := func(when string) {
@@ -91,7 +91,7 @@ func TestAnotherServerAnswers(t *testing.T) {
 	}
 	var texts []string
 	for _, x := range e.Events {
-		if x.Kind == fleet.KindPacket {
+		if x.Kind == string(fleet.KindPacket) {
 			texts = append(texts, fmt.Sprintf("%v %v %s", x.Boot != "", x.Bad, x.Text))
 		}
 	}

@@ -271,8 +271,8 @@ func TestFollowOverARestore(t *testing.T) {
 }
 
 // byMachines are the entries without the server's own, as that it was restored.
-func byMachines(e api.Events) []fleet.Entry {
-	return slices.DeleteFunc(e.Events, func(x fleet.Entry) bool { return x.Kind == fleet.KindServer })
+func byMachines(e api.Events) []api.Entry {
+	return slices.DeleteFunc(e.Events, func(x api.Entry) bool { return x.Kind == string(fleet.KindServer) })
 }
 
 // TestOneRestoreAtATime: a second backup is refused while one comes in, and

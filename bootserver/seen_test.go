@@ -32,10 +32,7 @@ func (h *house) seen(s client.Sighting) client.Boot {
 
 func (h *house) machine1() (fleet.Machine, fleet.Boot) {
 	h.t.Helper()
-	m, err := h.api.Machine(h.t.Context(), machineID)
-	if err != nil {
-		h.t.Fatal(err)
-	}
+	m := h.known(machineID)
 	b, _ := h.state.Boot(m.Boot)
 	return m, b
 }

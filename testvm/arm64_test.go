@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"ingot"
-	"ingot/bootserver/fleet"
+	"ingot/bootserver/api"
 )
 
 // armProfile is the lab for arm64 machines.
@@ -64,7 +64,7 @@ func TestSceneARM64(t *testing.T) {
 			b := s.healthy(vm, 1, "arm:v1")
 			firmware, stage := ingot.FirmwareUEFIarm64, first[ARM64]
 			if http {
-				firmware, stage = ingot.FirmwareUEFIarm64HTTP, fleet.FirstUKI
+				firmware, stage = ingot.FirmwareUEFIarm64HTTP, api.FirstUKI
 			}
 			if b.Firmware != firmware || b.First != stage {
 				t.Errorf("the boot is of firmware %q by %q; want %q by %q", b.Firmware, b.First, firmware, stage)

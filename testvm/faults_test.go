@@ -17,7 +17,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"ingot"
-	"ingot/bootserver/fleet"
+	"ingot/bootserver/api"
 	"ingot/image"
 )
 
@@ -28,7 +28,7 @@ func (s *stage) stopped(vm *VM, reason string) {
 	if _, err := vm.Console.WaitFor(s.ctx, `This machine could not boot`); err != nil {
 		s.t.Fatal(err)
 	}
-	b := s.boot(vm, 1, "the boot to fail", func(b fleet.Boot) bool { return !b.Open() })
+	b := s.boot(vm, 1, "the boot to fail", func(b api.Boot) bool { return !b.Open() })
 	if b.Outcome != ingot.OutcomeFailed || !strings.Contains(b.Reason, reason) {
 		s.t.Errorf("the boot ended %q: %q; want failed: …%s…", b.Outcome, b.Reason, reason)
 	}
@@ -122,7 +122,7 @@ func TestSceneServerKilled(t *testing.T) {
 		!before.FirstSeen.Equal(after.FirstSeen) {
 		t.Errorf("the machine changed over the kill: %s", cmp.Diff(before, after))
 	}
-	if b := s.boot(vm, 1, "the boot", func(fleet.Boot) bool { return true }); b.Events[0].Stage != ingot.StageDHCP {
+	if b := s.boot(vm, 1, "the boot", func(api.Boot) bool { return true }); b.Events[0].Stage != ingot.StageDHCP {
 		t.Errorf("the boot's first event is %q; want dhcp, from before the kill", b.Events[0].Stage)
 	}
 }

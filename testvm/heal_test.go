@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"ingot/bootserver/api"
 	"ingot/bootserver/fleet"
 )
 
@@ -109,7 +110,7 @@ func TestSceneHeals(t *testing.T) {
 func (s *stage) heals(vm *VM, bad, why string) {
 	s.t.Helper()
 	for n := 2; n < 2+fleet.DefaultAttempts; n++ {
-		b := s.boot(vm, n, "a bad boot to end", func(b fleet.Boot) bool { return !b.Open() })
+		b := s.boot(vm, n, "a bad boot to end", func(b api.Boot) bool { return !b.Open() })
 		if b.Image.Name != bad {
 			s.t.Fatalf("boot %d is of %s; want %s\n%s", n, b.Image.Name, bad, s.timelines())
 		}

@@ -6,7 +6,7 @@ import (
 	"testing"
 
 	"ingot"
-	"ingot/bootserver/fleet"
+	"ingot/bootserver/api"
 )
 
 // TestSceneHTTPBoot: UEFI loads the image's UKI by HTTP itself; no TFTP, no
@@ -20,9 +20,9 @@ func TestSceneHTTPBoot(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.machine(vm, "the machine to be seen", func(m fleet.Machine) bool { return m.Firmware == ingot.FirmwareUEFIx64HTTP })
+	s.machine(vm, "the machine to be seen", func(m api.Machine) bool { return m.Firmware == ingot.FirmwareUEFIx64HTTP })
 	b := s.healthy(vm, 1, "lab:v1")
-	if b.First != fleet.FirstUKI {
+	if b.First != api.FirstUKI {
 		t.Errorf("the first stage is %q; want the UKI", b.First)
 	}
 	for _, e := range b.Events {

@@ -12,7 +12,7 @@ import (
 	"time"
 
 	"ingot"
-	"ingot/bootserver/fleet"
+	"ingot/bootserver/api"
 )
 
 // managed is the router of a network of IPv6 whose addresses come from DHCPv6.
@@ -61,7 +61,7 @@ func overIPv6(t *testing.T, c Config, radvd string, firmware ingot.Firmware, fir
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := s.machine(vm, "the machine to be seen", func(fleet.Machine) bool { return true })
+	m := s.machine(vm, "the machine to be seen", func(api.Machine) bool { return true })
 	if m.Firmware != firmware || m.UUID != vm.uuid() {
 		t.Errorf("the machine has firmware %q and UUID %q; want %q and %q", m.Firmware, m.UUID, firmware, vm.uuid())
 	}
@@ -70,7 +70,7 @@ func overIPv6(t *testing.T, c Config, radvd string, firmware ingot.Firmware, fir
 	if b.First != first {
 		t.Errorf("the first stage is %q; want %q", b.First, first)
 	}
-	m = s.machine(vm, "its address", func(m fleet.Machine) bool { return m.Address.IsValid() })
+	m = s.machine(vm, "its address", func(m api.Machine) bool { return m.Address.IsValid() })
 	if !netip.MustParsePrefix("fd00:99::/64").Contains(m.Address) || len(m.MACs) != 1 {
 		t.Errorf("the machine is at %s with the cards %v; want one card, at an address of fd00:99::/64", m.Address, m.MACs)
 	}
@@ -91,5 +91,5 @@ func TestScenePXEv6(t *testing.T) {
 // finds its server there.
 func TestSceneHTTPv6(t *testing.T) {
 	overIPv6(t, Config{Name: "http6", Firmware: UEFI, HTTPBoot: true, IPv6: true, MAC: "52:54:00:12:00:01"}, managed,
-		ingot.FirmwareUEFIx64HTTP, fleet.FirstUKI)
+		ingot.FirmwareUEFIx64HTTP, api.FirstUKI)
 }

@@ -7,7 +7,7 @@ import (
 	"time"
 
 	"ingot"
-	"ingot/bootserver/fleet"
+	"ingot/bootserver/api"
 )
 
 // TestSceneLoss: a cable loses a fifth of all frames, in both directions, while
@@ -46,7 +46,7 @@ func TestSceneLoss(t *testing.T) {
 				boots, err := s.api.Boots(s.ctx, vm.id(), 0)
 				return err == nil && len(boots) > 0 && boots[len(boots)-1].Outcome == ingot.OutcomeHealthy
 			})
-			m := s.machine(vm, "the machine", func(fleet.Machine) bool { return true })
+			m := s.machine(vm, "the machine", func(api.Machine) bool { return true })
 			t.Logf("healthy %.1f s after power-on\n%s", time.Since(began).Seconds(), s.timelines())
 			network, err := s.api.Network(s.ctx)
 			if err != nil {

@@ -8,7 +8,7 @@ import (
 	"strings"
 	"testing"
 
-	"ingot/bootserver/fleet"
+	"ingot/bootserver/api"
 )
 
 // ways are the firmwares of x64 machines, by how they boot.
@@ -28,7 +28,7 @@ func TestSceneProxy(t *testing.T) {
 			b := s.healthy(vm, 1, "lab:v1")
 			want := first[c.Firmware]
 			if c.HTTPBoot {
-				want = fleet.FirstUKI
+				want = api.FirstUKI
 			}
 			if b.First != want {
 				t.Errorf("the first stage is %q; want %q", b.First, want)
@@ -48,7 +48,7 @@ func (s *stage) lentByOther(vm *VM) {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	m := s.machine(vm, "the machine", func(fleet.Machine) bool { return true })
+	m := s.machine(vm, "the machine", func(api.Machine) bool { return true })
 	if want := vm.MAC + " " + m.Address.String() + " "; !strings.Contains(string(leases), want) {
 		s.t.Errorf("%s has the address %s; dnsmasq lent\n%s", vm.Name, m.Address, leases)
 	}
@@ -57,7 +57,7 @@ func (s *stage) lentByOther(vm *VM) {
 // despiteStray are the first stages beside a server that says PXEClient: OVMF's
 // PXE takes that server for its boot server and fails, and OVMF goes on to boot
 // by HTTP (docs/NETWORKS.md). SeaBIOS has an iPXE ROM, which takes our offer.
-var despiteStray = map[string]string{"BIOS": first[BIOS], "PXE": fleet.FirstUKI, "HTTP": fleet.FirstUKI}
+var despiteStray = map[string]string{"BIOS": first[BIOS], "PXE": api.FirstUKI, "HTTP": api.FirstUKI}
 
 // TestSceneStrayClass: the other server says PXEClient to everybody.
 func TestSceneStrayClass(t *testing.T) {

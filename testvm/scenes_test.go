@@ -8,7 +8,7 @@ import (
 	"strings"
 	"testing"
 
-	"ingot/bootserver/fleet"
+	"ingot/bootserver/api"
 )
 
 // TestSceneUpgradeAndRollback is the whole loop: a new machine waits for
@@ -42,15 +42,15 @@ func TestSceneUpgradeAndRollback(t *testing.T) {
 // meet lets a new machine wait for its approval, and gives it.
 func (s *stage) meet(vm *VM) {
 	s.t.Helper()
-	m := s.machine(vm, "the machine to be seen", func(fleet.Machine) bool { return true })
-	if m.State != fleet.Pending || m.UUID != vm.uuid() {
+	m := s.machine(vm, "the machine to be seen", func(api.Machine) bool { return true })
+	if m.State != api.Pending || m.UUID != vm.uuid() {
 		s.t.Errorf("a new machine is %s with UUID %q; want pending with %q", m.State, m.UUID, vm.uuid())
 	}
 	if _, err := vm.Console.WaitFor(s.ctx, `waiting for approval`); err != nil {
 		s.t.Fatal(err)
 	}
-	m = s.machine(vm, "what SMBIOS says", func(m fleet.Machine) bool { return m.Facts.Serial != "" })
-	if m.State != fleet.Pending || m.Facts.Vendor != "ingot" || m.Facts.Product != "lab" ||
+	m = s.machine(vm, "what SMBIOS says", func(m api.Machine) bool { return m.Facts.Serial != "" })
+	if m.State != api.Pending || m.Facts.Vendor != "ingot" || m.Facts.Product != "lab" ||
 		m.Facts.Serial != "LAB-"+vm.Name {
 		s.t.Errorf("the loader of a machine that is %s says %q %q %q; want pending, ingot lab LAB-%s", m.State,
 			m.Facts.Vendor, m.Facts.Product, m.Facts.Serial, vm.Name)

@@ -17,7 +17,6 @@ import (
 
 	"ingot"
 	"ingot/bootserver/api"
-	"ingot/bootserver/fleet"
 )
 
 // The scenes run the real binaries, built by `make build`, as an operator would.
@@ -271,7 +270,7 @@ func (s *stage) disk(name string) Disk {
 func (vm *VM) id() string { return "m-" + strings.ReplaceAll(vm.MAC, ":", "") }
 
 // machine waits until a machine is as ok wants it.
-func (s *stage) machine(vm *VM, what string, ok func(fleet.Machine) bool) fleet.Machine {
+func (s *stage) machine(vm *VM, what string, ok func(api.Machine) bool) api.Machine {
 	s.t.Helper()
 	for {
 		m, err := s.api.Machine(s.ctx, vm.id())
@@ -283,7 +282,7 @@ func (s *stage) machine(vm *VM, what string, ok func(fleet.Machine) bool) fleet.
 }
 
 // boot waits until the n-th boot of a machine, counted from 1, is as ok wants it.
-func (s *stage) boot(vm *VM, n int, what string, ok func(fleet.Boot) bool) fleet.Boot {
+func (s *stage) boot(vm *VM, n int, what string, ok func(api.Boot) bool) api.Boot {
 	s.t.Helper()
 	for {
 		boots, err := s.api.Boots(s.ctx, vm.id(), 0)
@@ -310,9 +309,9 @@ func (s *stage) timelines() string {
 }
 
 // healthy waits for the end of the n-th boot, which must be healthy and of the image.
-func (s *stage) healthy(vm *VM, n int, image string) fleet.Boot {
+func (s *stage) healthy(vm *VM, n int, image string) api.Boot {
 	s.t.Helper()
-	b := s.boot(vm, n, "the end of a boot", func(b fleet.Boot) bool { return !b.Open() })
+	b := s.boot(vm, n, "the end of a boot", func(b api.Boot) bool { return !b.Open() })
 	if b.Outcome != ingot.OutcomeHealthy || b.Image.Name != image {
 		s.t.Fatalf("boot %d of %s = %s %q (%s); want %s healthy\n%s", n, vm.Name, b.Image.Name, b.Outcome, b.Reason, image,
 			s.timelines())

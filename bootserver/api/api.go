@@ -17,7 +17,6 @@ import (
 	"time"
 
 	"ingot/bootserver/access"
-	"ingot/bootserver/fleet"
 )
 
 // Backend is what the server can do for operators. The operator of a request is in its context:
@@ -27,18 +26,18 @@ type Backend interface {
 	Ready() error // nil: machines are served
 	Metrics() http.Handler
 	Network() Network
-	Machines() []fleet.Machine
-	Machine(ref string) (fleet.Machine, error)
+	Machines() []Machine
+	Machine(ref string) (Machine, error)
 	// Boots returns one page of boots, oldest first, and what the page before it
 	// is asked for by; nothing when there is none.
-	Boots(q BootsRequest) (page []fleet.Boot, before string, err error)
+	Boots(q BootsRequest) (page []Boot, before string, err error)
 	Machinery
 	Images
-	Approve(ctx context.Context, ref string, q ApproveRequest) (fleet.Machine, error)
-	Assign(ctx context.Context, ref, image, why string) (fleet.Machine, error)
-	Rollback(ctx context.Context, ref string) (fleet.Machine, error)
-	Resume(ctx context.Context, ref string) (fleet.Machine, error)
-	Grant(ctx context.Context, ref, volume, disk string, ttl time.Duration) (fleet.Machine, error)
+	Approve(ctx context.Context, ref string, q ApproveRequest) (Machine, error)
+	Assign(ctx context.Context, ref, image, why string) (Machine, error)
+	Rollback(ctx context.Context, ref string) (Machine, error)
+	Resume(ctx context.Context, ref string) (Machine, error)
+	Grant(ctx context.Context, ref, volume, disk string, ttl time.Duration) (Machine, error)
 	Reload(ctx context.Context) (Reloaded, error)
 	// Capture writes a pcap file of machines' traffic until ctx ends or most
 	// bytes are written.
@@ -175,8 +174,8 @@ func machineRoutes(r *routes, b Backend) {
 		PageIn
 		Brief bool `query:"brief" doc:"Only what a table shows of each."`
 	}
-	addPage(r, "GET /v1/machines", access.Read, "All machines, the longest known first", func(_ context.Context, in *machinesIn) ([]fleet.Machine, string, error) {
-		list, next, err := page(b.Machines(), in.PageIn, func(m fleet.Machine) string { return string(m.ID) })
+	addPage(r, "GET /v1/machines", access.Read, "All machines, the longest known first", func(_ context.Context, in *machinesIn) ([]Machine, string, error) {
+		list, next, err := page(b.Machines(), in.PageIn, func(m Machine) string { return string(m.ID) })
 		if in.Brief && err == nil {
 			for i := range list {
 				list[i] = list[i].Brief()
@@ -187,20 +186,20 @@ func machineRoutes(r *routes, b Backend) {
 		}
 		return list, next, err
 	})
-	add(r, "GET /v1/machines/{ref}", access.Read, "One machine", func(_ context.Context, in *MachineIn) (fleet.Machine, error) { return b.Machine(in.Ref) })
-	add(r, "POST /v1/machines/{ref}/approve", access.Operate, "Let a machine boot", func(ctx context.Context, in *changeIn[ApproveRequest]) (fleet.Machine, error) {
+	add(r, "GET /v1/machines/{ref}", access.Read, "One machine", func(_ context.Context, in *MachineIn) (Machine, error) { return b.Machine(in.Ref) })
+	add(r, "POST /v1/machines/{ref}/approve", access.Operate, "Let a machine boot", func(ctx context.Context, in *changeIn[ApproveRequest]) (Machine, error) {
 		return b.Approve(ctx, in.Ref, in.Body)
 	})
-	add(r, "POST /v1/machines/{ref}/assign", access.Operate, "Choose the image of a machine's next boot", func(ctx context.Context, in *changeIn[AssignRequest]) (fleet.Machine, error) {
+	add(r, "POST /v1/machines/{ref}/assign", access.Operate, "Choose the image of a machine's next boot", func(ctx context.Context, in *changeIn[AssignRequest]) (Machine, error) {
 		return b.Assign(ctx, in.Ref, in.Body.Image, in.Body.Why)
 	})
-	add(r, "POST /v1/machines/{ref}/rollback", access.Operate, "Assign the last other image that was healthy", func(ctx context.Context, in *MachineIn) (fleet.Machine, error) {
+	add(r, "POST /v1/machines/{ref}/rollback", access.Operate, "Assign the last other image that was healthy", func(ctx context.Context, in *MachineIn) (Machine, error) {
 		return b.Rollback(ctx, in.Ref)
 	})
-	add(r, "POST /v1/machines/{ref}/resume", access.Operate, "Try the assigned image again on a machine that gave it up", func(ctx context.Context, in *MachineIn) (fleet.Machine, error) {
+	add(r, "POST /v1/machines/{ref}/resume", access.Operate, "Try the assigned image again on a machine that gave it up", func(ctx context.Context, in *MachineIn) (Machine, error) {
 		return b.Resume(ctx, in.Ref)
 	})
-	add(r, "POST /v1/machines/{ref}/grants", access.Operate, "Let one boot initialise one blank disk", func(ctx context.Context, in *changeIn[GrantRequest]) (fleet.Machine, error) {
+	add(r, "POST /v1/machines/{ref}/grants", access.Operate, "Let one boot initialise one blank disk", func(ctx context.Context, in *changeIn[GrantRequest]) (Machine, error) {
 		return b.Grant(ctx, in.Ref, in.Body.Volume, in.Body.Disk, in.Body.For)
 	})
 	type bootsIn struct {
@@ -209,12 +208,12 @@ func machineRoutes(r *routes, b Backend) {
 		Limit   int    `query:"limit" minimum:"0" maximum:"10000" default:"1000" doc:"The latest so many."`
 		Latest  bool   `query:"latest" doc:"The latest of each machine instead, all of them."`
 	}
-	addPage(r, "GET /v1/boots", access.Read, "The latest boots, oldest first; the next page has older ones", func(_ context.Context, in *bootsIn) ([]fleet.Boot, string, error) {
+	addPage(r, "GET /v1/boots", access.Read, "The latest boots, oldest first; the next page has older ones", func(_ context.Context, in *bootsIn) ([]Boot, string, error) {
 		if in.Latest {
-			return append([]fleet.Boot{}, b.LatestBoots()...), "", nil
+			return append([]Boot{}, b.LatestBoots()...), "", nil
 		}
 		list, before, err := b.Boots(BootsRequest{Machine: in.Machine, Before: in.Before, Limit: in.Limit})
-		list = append([]fleet.Boot{}, list...)
+		list = append([]Boot{}, list...)
 		if err != nil || before == "" {
 			return list, "", err
 		}

@@ -21,7 +21,6 @@ import (
 	"time"
 
 	"ingot/bootserver/access"
-	"ingot/bootserver/fleet"
 )
 
 // Errors of a client that never got as far as an answer.
@@ -251,25 +250,25 @@ func pages[T any](ctx context.Context, c *Client, path string, query url.Values)
 }
 
 // Machines lists all machines, the longest known first.
-func (c *Client) Machines(ctx context.Context) ([]fleet.Machine, error) {
-	return pages[fleet.Machine](ctx, c, "machines", url.Values{"limit": {"5000"}})
+func (c *Client) Machines(ctx context.Context) ([]Machine, error) {
+	return pages[Machine](ctx, c, "machines", url.Values{"limit": {"5000"}})
 }
 
 // Machine returns one machine by id, name, MAC address, UUID, or the beginning of one.
-func (c *Client) Machine(ctx context.Context, ref string) (m fleet.Machine, err error) {
+func (c *Client) Machine(ctx context.Context, ref string) (m Machine, err error) {
 	return m, c.call(ctx, http.MethodGet, "machines/"+url.PathEscape(ref), nil, &m)
 }
 
 // Boots lists the latest boots of one machine, or of all for an empty ref,
 // oldest first; limit 0 is all of them. It asks for one page after the other.
-func (c *Client) Boots(ctx context.Context, ref string, limit int) ([]fleet.Boot, error) {
+func (c *Client) Boots(ctx context.Context, ref string, limit int) ([]Boot, error) {
 	size := bootsPage
 	if limit > 0 {
 		size = min(size, limit)
 	}
-	list := []fleet.Boot{} // newest first: each page is of older ones
+	list := []Boot{} // newest first: each page is of older ones
 	for q := (url.Values{"machine": {ref}, "limit": {strconv.Itoa(size)}}).Encode(); ; {
-		var page []fleet.Boot
+		var page []Boot
 		next, err := c.ask(ctx, http.MethodGet, "boots?"+q, nil, &page)
 		if err != nil {
 			return nil, err
@@ -291,32 +290,32 @@ func (c *Client) Boots(ctx context.Context, ref string, limit int) ([]fleet.Boot
 // much to tell.
 const bootsPage = 1000
 
-func (c *Client) change(ctx context.Context, ref, verb string, q any) (m fleet.Machine, err error) {
+func (c *Client) change(ctx context.Context, ref, verb string, q any) (m Machine, err error) {
 	return m, c.call(ctx, http.MethodPost, "machines/"+url.PathEscape(ref)+"/"+verb, q, &m)
 }
 
 // Approve lets a machine boot.
-func (c *Client) Approve(ctx context.Context, ref string, q ApproveRequest) (fleet.Machine, error) {
+func (c *Client) Approve(ctx context.Context, ref string, q ApproveRequest) (Machine, error) {
 	return c.change(ctx, ref, "approve", q)
 }
 
 // Assign chooses the image of a machine's next boot.
-func (c *Client) Assign(ctx context.Context, ref, image, why string) (fleet.Machine, error) {
+func (c *Client) Assign(ctx context.Context, ref, image, why string) (Machine, error) {
 	return c.change(ctx, ref, "assign", AssignRequest{Image: image, Why: why})
 }
 
 // Rollback assigns the last other image that was healthy on a machine.
-func (c *Client) Rollback(ctx context.Context, ref string) (fleet.Machine, error) {
+func (c *Client) Rollback(ctx context.Context, ref string) (Machine, error) {
 	return c.change(ctx, ref, "rollback", nil)
 }
 
 // Resume tries the assigned image of a machine again that gave it up.
-func (c *Client) Resume(ctx context.Context, ref string) (fleet.Machine, error) {
+func (c *Client) Resume(ctx context.Context, ref string) (Machine, error) {
 	return c.change(ctx, ref, "resume", nil)
 }
 
 // Grant lets one boot initialise one blank disk as a volume.
-func (c *Client) Grant(ctx context.Context, ref, volume, disk string, ttl time.Duration) (fleet.Machine, error) {
+func (c *Client) Grant(ctx context.Context, ref, volume, disk string, ttl time.Duration) (Machine, error) {
 	return c.change(ctx, ref, "grants", GrantRequest{Volume: volume, Disk: disk, For: ttl})
 }
 

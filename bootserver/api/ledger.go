@@ -14,13 +14,12 @@ import (
 
 	"ingot"
 	"ingot/bootserver/access"
-	"ingot/bootserver/fleet"
 )
 
 // Ledger is what the server remembers of what happened.
 type Ledger interface {
 	// LatestBoots are the latest boots of all machines.
-	LatestBoots() []fleet.Boot
+	LatestBoots() []Boot
 	// Events returns entries after a sequence number, and waits for some until
 	// ctx ends when there are none.
 	Events(ctx context.Context, q EventsRequest) (Events, error)
@@ -50,15 +49,15 @@ type EventsRequest struct {
 // Events are entries of the ledger, oldest first. Last is the sequence number
 // to go on after.
 type Events struct {
-	Events []fleet.Entry `json:"events"`
-	Last   uint64        `json:"last"`
-	Ledger string        `json:"ledger,omitempty"` // changes when a backup was restored
+	Events []Entry `json:"events"`
+	Last   uint64  `json:"last"`
+	Ledger string  `json:"ledger,omitempty"` // changes when a backup was restored
 }
 
 // Console is the text of one boot's console, harmless for a terminal.
 type Console struct {
-	Boot fleet.Boot `json:"boot"`
-	Text string     `json:"text"`
+	Boot Boot   `json:"boot"`
+	Text string `json:"text"`
 }
 
 // Hardware is what a machine told of itself in one boot.
@@ -111,7 +110,7 @@ func ledgerRoutes(r *routes, b Ledger) {
 		}
 		list, err := b.Events(ctx, EventsRequest{Machines: in.Machine, After: in.After, Ledger: in.Ledger, Newest: in.Newest, Limit: in.Limit, Wait: max(0, min(wait, maxWait))})
 		if list.Events == nil {
-			list.Events = []fleet.Entry{}
+			list.Events = []Entry{}
 		}
 		return list, err
 	})
@@ -167,7 +166,7 @@ func (p *paced) Write(b []byte) (int, error) {
 }
 
 // LatestBoots lists the latest boot of each machine.
-func (c *Client) LatestBoots(ctx context.Context) (list []fleet.Boot, err error) {
+func (c *Client) LatestBoots(ctx context.Context) (list []Boot, err error) {
 	return list, c.call(ctx, http.MethodGet, "boots?latest=true", nil, &list)
 }
 

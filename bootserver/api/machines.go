@@ -6,16 +6,15 @@ import (
 	"net/url"
 
 	"ingot/bootserver/access"
-	"ingot/bootserver/fleet"
 )
 
 // Machinery is what operators do with machines.
 type Machinery interface {
-	Label(ctx context.Context, ref string, q LabelRequest) (fleet.Machine, error)
-	Rename(ctx context.Context, ref, name string) (fleet.Machine, error)
-	Retire(ctx context.Context, ref string) (fleet.Machine, error)
-	Forget(ctx context.Context, ref string, force bool) (fleet.Machine, error)
-	Merge(ctx context.Context, from, into string) (fleet.Machine, error)
+	Label(ctx context.Context, ref string, q LabelRequest) (Machine, error)
+	Rename(ctx context.Context, ref, name string) (Machine, error)
+	Retire(ctx context.Context, ref string) (Machine, error)
+	Forget(ctx context.Context, ref string, force bool) (Machine, error)
+	Merge(ctx context.Context, from, into string) (Machine, error)
 	Import(ctx context.Context, q ImportRequest) (Imported, error)
 }
 
@@ -42,33 +41,33 @@ type MergeRequest struct {
 
 // ImportRequest is a list of machines that are expected.
 type ImportRequest struct {
-	Machines []fleet.Planned `json:"machines"`
-	DryRun   bool            `json:"dryRun,omitempty"` // say what would be done
+	Machines []Planned `json:"machines"`
+	DryRun   bool      `json:"dryRun,omitempty"` // say what would be done
 }
 
 // Imported says what a list changed.
 type Imported struct {
-	Actions []fleet.Action `json:"actions"`
-	DryRun  bool           `json:"dryRun,omitempty"`
+	Actions []Action `json:"actions"`
+	DryRun  bool     `json:"dryRun,omitempty"`
 }
 
 // maxImport bounds the body of a list, in bytes.
 const maxImport = 16 << 20
 
 func machineryRoutes(r *routes, b Machinery) {
-	add(r, "POST /v1/machines/{ref}/label", access.Operate, "Change the labels of a machine", func(ctx context.Context, in *changeIn[LabelRequest]) (fleet.Machine, error) {
+	add(r, "POST /v1/machines/{ref}/label", access.Operate, "Change the labels of a machine", func(ctx context.Context, in *changeIn[LabelRequest]) (Machine, error) {
 		return b.Label(ctx, in.Ref, in.Body)
 	})
-	add(r, "POST /v1/machines/{ref}/rename", access.Operate, "Give a machine another host name", func(ctx context.Context, in *changeIn[RenameRequest]) (fleet.Machine, error) {
+	add(r, "POST /v1/machines/{ref}/rename", access.Operate, "Give a machine another host name", func(ctx context.Context, in *changeIn[RenameRequest]) (Machine, error) {
 		return b.Rename(ctx, in.Ref, in.Body.Name)
 	})
-	add(r, "POST /v1/machines/{ref}/retire", access.Operate, "Let a machine not boot any more", func(ctx context.Context, in *MachineIn) (fleet.Machine, error) {
+	add(r, "POST /v1/machines/{ref}/retire", access.Operate, "Let a machine not boot any more", func(ctx context.Context, in *MachineIn) (Machine, error) {
 		return b.Retire(ctx, in.Ref)
 	})
-	add(r, "POST /v1/machines/{ref}/forget", access.Operate, "Forget a machine and its boots", func(ctx context.Context, in *changeIn[ForgetRequest]) (fleet.Machine, error) {
+	add(r, "POST /v1/machines/{ref}/forget", access.Operate, "Forget a machine and its boots", func(ctx context.Context, in *changeIn[ForgetRequest]) (Machine, error) {
 		return b.Forget(ctx, in.Ref, in.Body.Force)
 	})
-	add(r, "POST /v1/machines/{ref}/merge", access.Operate, "Say that a machine is the same as another one", func(ctx context.Context, in *changeIn[MergeRequest]) (fleet.Machine, error) {
+	add(r, "POST /v1/machines/{ref}/merge", access.Operate, "Say that a machine is the same as another one", func(ctx context.Context, in *changeIn[MergeRequest]) (Machine, error) {
 		return b.Merge(ctx, in.Ref, in.Body.Into)
 	})
 	type importIn struct{ Body ImportRequest }
@@ -78,32 +77,32 @@ func machineryRoutes(r *routes, b Machinery) {
 }
 
 // MachinesBrief lists all machines with what a table shows of them.
-func (c *Client) MachinesBrief(ctx context.Context) (list []fleet.Machine, err error) {
-	return pages[fleet.Machine](ctx, c, "machines", url.Values{"limit": {"10000"}, "brief": {"true"}})
+func (c *Client) MachinesBrief(ctx context.Context) (list []Machine, err error) {
+	return pages[Machine](ctx, c, "machines", url.Values{"limit": {"10000"}, "brief": {"true"}})
 }
 
 // Label changes the labels of a machine.
-func (c *Client) Label(ctx context.Context, ref string, q LabelRequest) (fleet.Machine, error) {
+func (c *Client) Label(ctx context.Context, ref string, q LabelRequest) (Machine, error) {
 	return c.change(ctx, ref, "label", q)
 }
 
 // Rename gives a machine another host name.
-func (c *Client) Rename(ctx context.Context, ref, name string) (fleet.Machine, error) {
+func (c *Client) Rename(ctx context.Context, ref, name string) (Machine, error) {
 	return c.change(ctx, ref, "rename", RenameRequest{name})
 }
 
 // Retire lets a machine not boot any more.
-func (c *Client) Retire(ctx context.Context, ref string) (fleet.Machine, error) {
+func (c *Client) Retire(ctx context.Context, ref string) (Machine, error) {
 	return c.change(ctx, ref, "retire", nil)
 }
 
 // Forget forgets a machine and its boots.
-func (c *Client) Forget(ctx context.Context, ref string, force bool) (fleet.Machine, error) {
+func (c *Client) Forget(ctx context.Context, ref string, force bool) (Machine, error) {
 	return c.change(ctx, ref, "forget", ForgetRequest{force})
 }
 
 // Merge says that a machine is the same as another one.
-func (c *Client) Merge(ctx context.Context, ref, into string) (fleet.Machine, error) {
+func (c *Client) Merge(ctx context.Context, ref, into string) (Machine, error) {
 	return c.change(ctx, ref, "merge", MergeRequest{into})
 }
 

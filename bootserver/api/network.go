@@ -5,7 +5,6 @@ import (
 	"time"
 
 	"ingot"
-	"ingot/bootserver/fleet"
 )
 
 // Network is what the server observed on the networks that it serves, and the
@@ -14,25 +13,25 @@ type Network struct {
 	Clients  []NetworkClient  `json:"askers"`
 	Servers  []NetworkServer  `json:"servers"`
 	Warnings []NetworkWarning `json:"warnings"`
-	Leases   []fleet.Lease    `json:"leases"`
+	Leases   []Lease          `json:"leases"`
 }
 
 // NetworkClient is a client that sent DHCP packets.
 type NetworkClient struct {
-	Interface   string           `json:"interface"`
-	MAC         string           `json:"mac"` // of a DHCPv6 client whose card is not known: "duid:" and the DUID
-	UUID        string           `json:"uuid,omitempty"`
-	Class       string           `json:"class,omitempty"` // option 60 of DHCP, option 16 of DHCPv6
-	Firmware    ingot.Firmware   `json:"firmware,omitempty"`
-	Hostname    string           `json:"hostname,omitempty"`
-	Quirk       string           `json:"quirk,omitempty"`
-	Port        fleet.SwitchPort `json:"port,omitzero"`
-	Answers     []string         `json:"answers,omitempty"` // what other servers answered it, as text
-	Others      []fleet.Other    `json:"others,omitempty"`  // the same, one for each server and kind of message
-	WouldAnswer string           `json:"would,omitempty"`   // what this server would have answered, in observe mode
-	First       time.Time        `json:"first"`
-	Last        time.Time        `json:"last"`
-	Packets     int              `json:"packets"`
+	Interface   string         `json:"interface"`
+	MAC         string         `json:"mac"` // of a DHCPv6 client whose card is not known: "duid:" and the DUID
+	UUID        string         `json:"uuid,omitempty"`
+	Class       string         `json:"class,omitempty"` // option 60 of DHCP, option 16 of DHCPv6
+	Firmware    ingot.Firmware `json:"firmware,omitempty"`
+	Hostname    string         `json:"hostname,omitempty"`
+	Quirk       string         `json:"quirk,omitempty"`
+	Port        SwitchPort     `json:"port,omitzero"`
+	Answers     []string       `json:"answers,omitempty"` // what other servers answered it, as text
+	Others      []Other        `json:"others,omitempty"`  // the same, one for each server and kind of message
+	WouldAnswer string         `json:"would,omitempty"`   // what this server would have answered, in observe mode
+	First       time.Time      `json:"first"`
+	Last        time.Time      `json:"last"`
+	Packets     int            `json:"packets"`
 }
 
 // NetworkServer is another DHCP server.

@@ -35,10 +35,11 @@ func repeat(f func() error) error {
 type decision func(tx state.Tx, d *fleet.Decision) error
 
 // change changes the machine that ref names, and records the action.
-func (o *Operator) change(ctx context.Context, code fleet.Code, ref string, decide decision) (changed fleet.Machine, err error) {
+func (o *Operator) change(ctx context.Context, code fleet.Code, ref string, decide decision) (_ api.Machine, err error) {
+	var changed fleet.Machine
 	var changes []fleet.Change
 	err = repeat(func() error {
-		picked, err := o.Machine(ref)
+		picked, err := o.find(ref)
 		if err != nil {
 			return err
 		}
@@ -60,10 +61,10 @@ func (o *Operator) change(ctx context.Context, code fleet.Code, ref string, deci
 		})
 	})
 	if err != nil {
-		return changed, removalProblem(err)
+		return api.Machine{}, removalProblem(err)
 	}
 	logActions(o.log, changes...)
-	return changed, nil
+	return machineOf(changed), nil
 }
 
 // newDecision begins a decision of the operator of ctx about a machine.

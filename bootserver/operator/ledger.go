@@ -21,7 +21,7 @@ import (
 )
 
 // LatestBoots implements api.Ledger.
-func (o *Operator) LatestBoots() []fleet.Boot { return o.state.Latest() }
+func (o *Operator) LatestBoots() []api.Boot { return each(o.state.Latest(), bootOf) }
 
 // Events implements api.Ledger.
 func (o *Operator) Events(ctx context.Context, q api.EventsRequest) (api.Events, error) {
@@ -43,21 +43,21 @@ func (o *Operator) Events(ctx context.Context, q api.EventsRequest) (api.Events,
 	if q.Ledger != "" && q.Ledger != name { // its numbers mean nothing here
 		s.After = restored
 	}
-	list, last, err := o.state.Ledger(s)
+	list, last, err := o.state.Changes(s)
 	if q.Ledger == "" && q.After > last && !q.Newest { // a client that does not know that there are several
 		s.After = restored
-		list, last, err = o.state.Ledger(s)
+		list, last, err = o.state.Changes(s)
 	}
 	if len(list) > 0 && !q.Newest {
 		last = list[len(list)-1].Seq
 	}
-	return api.Events{Events: list, Last: last, Ledger: name}, err
+	return api.Events{Events: each(list, entryOf), Last: last, Ledger: name}, err
 }
 
 // bootOf returns a boot of a machine by its id or the beginning of it, or else
 // the latest.
 func (o *Operator) bootOf(ref, boot string) (b fleet.Boot, err error) {
-	m, err := o.Machine(ref)
+	m, err := o.find(ref)
 	if err != nil {
 		return b, err
 	}
@@ -82,7 +82,7 @@ func (o *Operator) Console(ref, boot string) (api.Console, error) {
 		return api.Console{}, err
 	}
 	text, err := o.state.Console(b.ID)
-	return api.Console{Boot: b, Text: text}, err
+	return api.Console{Boot: bootOf(b), Text: text}, err
 }
 
 // Hardware implements api.Ledger.
@@ -101,7 +101,7 @@ func (o *Operator) Hardware(ref, boot string) (api.Hardware, error) {
 
 // Why implements api.Ledger.
 func (o *Operator) Why(ref string) (api.Why, error) {
-	m, err := o.Machine(ref)
+	m, err := o.find(ref)
 	if err != nil {
 		return api.Why{}, err
 	}

@@ -16,10 +16,10 @@ import (
 )
 
 // Label implements api.Machinery.
-func (o *Operator) Label(ctx context.Context, ref string, q api.LabelRequest) (fleet.Machine, error) {
+func (o *Operator) Label(ctx context.Context, ref string, q api.LabelRequest) (api.Machine, error) {
 	for k, v := range q.Set {
 		if err := fleet.CheckLabel(k, v); err != nil {
-			return fleet.Machine{}, api.NewProblem(api.CodeInvalidLabel, err.Error())
+			return api.Machine{}, api.NewProblem(api.CodeInvalidLabel, err.Error())
 		}
 	}
 	return o.change(ctx, fleet.ActionLabel, ref, func(_ state.Tx, d *fleet.Decision) error {
@@ -40,9 +40,9 @@ func (o *Operator) Label(ctx context.Context, ref string, q api.LabelRequest) (f
 }
 
 // Rename implements api.Machinery.
-func (o *Operator) Rename(ctx context.Context, ref, name string) (fleet.Machine, error) {
+func (o *Operator) Rename(ctx context.Context, ref, name string) (api.Machine, error) {
 	if name != "" && !ingot.ValidProfileName(name) {
-		return fleet.Machine{}, badName(name)
+		return api.Machine{}, badName(name)
 	}
 	return o.change(ctx, fleet.ActionRename, ref, func(tx state.Tx, d *fleet.Decision) error {
 		if err := freeName(tx, d.Machine, name); err != nil {
@@ -70,7 +70,7 @@ func freeName(tx state.Tx, m fleet.Machine, name string) error {
 }
 
 // Retire implements api.Machinery.
-func (o *Operator) Retire(ctx context.Context, ref string) (fleet.Machine, error) {
+func (o *Operator) Retire(ctx context.Context, ref string) (api.Machine, error) {
 	return o.change(ctx, fleet.ActionRetire, ref, func(_ state.Tx, d *fleet.Decision) error {
 		d.Retire()
 		return nil
@@ -78,12 +78,13 @@ func (o *Operator) Retire(ctx context.Context, ref string) (fleet.Machine, error
 }
 
 // Forget implements api.Machinery.
-func (o *Operator) Forget(ctx context.Context, ref string, force bool) (gone fleet.Machine, err error) {
-	picked, err := o.Machine(ref)
+func (o *Operator) Forget(ctx context.Context, ref string, force bool) (api.Machine, error) {
+	picked, err := o.find(ref)
 	if err != nil {
-		return picked, err
+		return api.Machine{}, err
 	}
 	now := o.now()
+	var gone fleet.Machine
 	var changes []fleet.Change
 	err = o.state.Update(func(tx state.Tx) error {
 		m, known := tx.Machine(picked.ID)
@@ -103,24 +104,25 @@ func (o *Operator) Forget(ctx context.Context, ref string, force bool) (gone fle
 	if err == nil {
 		logActions(o.log, changes...)
 	}
-	return gone, err
+	return converted(gone, err)
 }
 
 // Merge implements api.Machinery: from becomes a part of into, and its boots go
 // on as boots of into.
-func (o *Operator) Merge(ctx context.Context, from, into string) (merged fleet.Machine, err error) {
-	one, err := o.Machine(from)
+func (o *Operator) Merge(ctx context.Context, from, into string) (api.Machine, error) {
+	one, err := o.find(from)
 	if err != nil {
-		return merged, err
+		return api.Machine{}, err
 	}
-	other, err := o.Machine(into)
+	other, err := o.find(into)
 	if err != nil {
-		return merged, err
+		return api.Machine{}, err
 	}
 	if one.ID == other.ID {
-		return merged, api.NewProblem(api.CodeSameMachine, fmt.Sprintf("%s and %s are the same machine", from, into))
+		return api.Machine{}, api.NewProblem(api.CodeSameMachine, fmt.Sprintf("%s and %s are the same machine", from, into))
 	}
 	now := o.now()
+	var merged fleet.Machine
 	var changes []fleet.Change
 	err = o.state.Update(func(tx state.Tx) error {
 		f, known := tx.Machine(one.ID)
@@ -153,7 +155,7 @@ func (o *Operator) Merge(ctx context.Context, from, into string) (merged fleet.M
 	if err == nil {
 		logActions(o.log, changes...)
 	}
-	return merged, err
+	return converted(merged, err)
 }
 
 // mergeable returns a problem if one machine cannot become a part of another.
@@ -198,15 +200,16 @@ func (o *Operator) Import(ctx context.Context, q api.ImportRequest) (done api.Im
 			return done, storeProblem(err)
 		}
 	}
+	planned := each(q.Machines, func(p api.Planned) fleet.Planned { return fleet.Planned(p) })
 	var changes []fleet.Change
 	err = repeat(func() error {
 		now := o.now()
 		machines := o.state.Machines()
-		changed, actions, err := fleet.Import(machines, q.Machines, images, actorOf(access.From(ctx)), now)
+		changed, actions, err := fleet.Import(machines, planned, images, actorOf(access.From(ctx)), now)
 		if err != nil {
 			return importProblem(err)
 		}
-		done = api.Imported{Actions: actions, DryRun: q.DryRun}
+		done = api.Imported{Actions: each(actions, func(a fleet.Action) api.Action { return api.Action(a) }), DryRun: q.DryRun}
 		if q.DryRun {
 			return nil
 		}

@@ -117,16 +117,19 @@ func (o *Operator) Reload(ctx context.Context) (api.Reloaded, error) {
 }
 
 // Machines implements api.Backend.
-func (o *Operator) Machines() []fleet.Machine { return o.state.Machines() }
+func (o *Operator) Machines() []api.Machine { return each(o.state.Machines(), machineOf) }
 
 // Machine implements api.Backend.
-func (o *Operator) Machine(ref string) (fleet.Machine, error) { return pick(o.state.Machines(), ref) }
+func (o *Operator) Machine(ref string) (api.Machine, error) { return converted(o.find(ref)) }
+
+// find returns the one machine that ref names.
+func (o *Operator) find(ref string) (fleet.Machine, error) { return pick(o.state.Machines(), ref) }
 
 // Boots implements api.Backend.
-func (o *Operator) Boots(q api.BootsRequest) ([]fleet.Boot, string, error) {
+func (o *Operator) Boots(q api.BootsRequest) ([]api.Boot, string, error) {
 	var id ingot.MachineID
 	if q.Machine != "" {
-		m, err := o.Machine(q.Machine)
+		m, err := o.find(q.Machine)
 		if err != nil {
 			return nil, "", err
 		}
@@ -139,10 +142,10 @@ func (o *Operator) Boots(q api.BootsRequest) ([]fleet.Boot, string, error) {
 	limit := cmp.Or(q.Limit, 1000)
 	list, err := o.state.BootsBefore(id, before, limit+1)
 	if err != nil || len(list) <= limit {
-		return list, "", err
+		return each(list, bootOf), "", err
 	}
 	list = list[1:] // it says that there are older ones
-	return list, state.PlaceOf(list[0], id == "").String(), nil
+	return each(list, bootOf), state.PlaceOf(list[0], id == "").String(), nil
 }
 
 // named returns the machines that refs name; empty ones name none.
@@ -170,22 +173,22 @@ func (o *Operator) named(refs []string) (list []fleet.Machine, err error) {
 
 // assign resolves an image, and calls f with the assignment of it. No image leaves the store
 // meanwhile without f's transaction seeing that: see Editor.
-func (o *Operator) assign(ctx context.Context, image, why string, f func(fleet.Assignment) (fleet.Machine, error)) (fleet.Machine, error) {
+func (o *Operator) assign(ctx context.Context, image, why string, f func(fleet.Assignment) (api.Machine, error)) (api.Machine, error) {
 	o.removals.RLock()
 	defer o.removals.RUnlock()
 	as, err := o.catalog.Assignment(ctx, image, why, o.now())
 	if err != nil {
-		return fleet.Machine{}, storeProblem(err)
+		return api.Machine{}, storeProblem(err)
 	}
 	return f(as)
 }
 
 // Approve implements api.Backend.
-func (o *Operator) Approve(ctx context.Context, ref string, q api.ApproveRequest) (fleet.Machine, error) {
+func (o *Operator) Approve(ctx context.Context, ref string, q api.ApproveRequest) (api.Machine, error) {
 	if q.Name != "" && !ingot.ValidProfileName(q.Name) {
-		return fleet.Machine{}, badName(q.Name)
+		return api.Machine{}, badName(q.Name)
 	}
-	approve := func(as fleet.Assignment) (fleet.Machine, error) {
+	approve := func(as fleet.Assignment) (api.Machine, error) {
 		return o.change(ctx, fleet.ActionApprove, ref, func(tx state.Tx, d *fleet.Decision) error {
 			if err := freeName(tx, d.Machine, q.Name); err != nil {
 				return err
@@ -207,8 +210,8 @@ func (o *Operator) Approve(ctx context.Context, ref string, q api.ApproveRequest
 }
 
 // Assign implements api.Backend.
-func (o *Operator) Assign(ctx context.Context, ref, image, why string) (fleet.Machine, error) {
-	return o.assign(ctx, image, why, func(as fleet.Assignment) (fleet.Machine, error) {
+func (o *Operator) Assign(ctx context.Context, ref, image, why string) (api.Machine, error) {
+	return o.assign(ctx, image, why, func(as fleet.Assignment) (api.Machine, error) {
 		return o.change(ctx, fleet.ActionAssign, ref, func(_ state.Tx, d *fleet.Decision) error {
 			d.Assign(as)
 			return nil
@@ -217,16 +220,16 @@ func (o *Operator) Assign(ctx context.Context, ref, image, why string) (fleet.Ma
 }
 
 // Rollback implements api.Backend.
-func (o *Operator) Rollback(ctx context.Context, ref string) (m fleet.Machine, err error) {
+func (o *Operator) Rollback(ctx context.Context, ref string) (m api.Machine, err error) {
 	o.removals.RLock()
 	defer o.removals.RUnlock()
 	err = repeat(func() error {
-		m, err = o.Machine(ref)
+		picked, err := o.find(ref)
 		if err != nil {
 			return err
 		}
 		servable := map[ingot.Digest]bool{}
-		for _, r := range m.Healthy {
+		for _, r := range picked.Healthy {
 			servable[r.Image] = o.catalog.Servable(r.Image)
 		}
 		now := o.now()
@@ -263,7 +266,7 @@ func rollBack(d *fleet.Decision, servable map[ingot.Digest]bool, now time.Time) 
 }
 
 // Resume implements api.Backend.
-func (o *Operator) Resume(ctx context.Context, ref string) (fleet.Machine, error) {
+func (o *Operator) Resume(ctx context.Context, ref string) (api.Machine, error) {
 	return o.change(ctx, fleet.ActionResume, ref, func(_ state.Tx, d *fleet.Decision) error {
 		d.Resume()
 		return nil
@@ -271,12 +274,12 @@ func (o *Operator) Resume(ctx context.Context, ref string) (fleet.Machine, error
 }
 
 // Grant implements api.Backend.
-func (o *Operator) Grant(ctx context.Context, ref, volume, disk string, ttl time.Duration) (fleet.Machine, error) {
+func (o *Operator) Grant(ctx context.Context, ref, volume, disk string, ttl time.Duration) (api.Machine, error) {
 	switch {
 	case disk == "":
-		return fleet.Machine{}, api.NewProblem(api.CodeGrantWithoutDisk, "a grant names one disk")
+		return api.Machine{}, api.NewProblem(api.CodeGrantWithoutDisk, "a grant names one disk")
 	case ttl <= 0 || ttl > 7*24*time.Hour:
-		return fleet.Machine{}, api.NewProblem(api.CodeGrantDuration, fmt.Sprintf("a grant cannot last %s", ttl))
+		return api.Machine{}, api.NewProblem(api.CodeGrantDuration, fmt.Sprintf("a grant cannot last %s", ttl))
 	}
 	now := o.now()
 	g := fleet.Grant{Grant: ingot.Grant{Volume: volume, Disk: disk, Expires: now.Add(ttl)}, Given: now}

@@ -20,7 +20,6 @@ import (
 
 	"ingot/bootserver/access"
 	"ingot/bootserver/api"
-	"ingot/bootserver/fleet"
 	"ingot/internal/harmless"
 )
 
@@ -74,11 +73,11 @@ func filled[T any]() (v T) {
 	return v
 }
 
-func (spiteful) Version() string                       { return spite }
-func (spiteful) Machines() []fleet.Machine             { return []fleet.Machine{filled[fleet.Machine]()} }
-func (spiteful) Machine(string) (fleet.Machine, error) { return filled[fleet.Machine](), nil }
-func (spiteful) Boots(api.BootsRequest) ([]fleet.Boot, string, error) {
-	return []fleet.Boot{filled[fleet.Boot]()}, "", nil
+func (spiteful) Version() string                     { return spite }
+func (spiteful) Machines() []api.Machine             { return []api.Machine{filled[api.Machine]()} }
+func (spiteful) Machine(string) (api.Machine, error) { return filled[api.Machine](), nil }
+func (spiteful) Boots(api.BootsRequest) ([]api.Boot, string, error) {
+	return []api.Boot{filled[api.Boot]()}, "", nil
 }
 func (spiteful) Credentials() []access.Credential {
 	return []access.Credential{filled[access.Credential]()}
@@ -93,41 +92,41 @@ func (spiteful) Authority() api.Authority {
 	return api.Authority{Listens: []string{"127.0.0.1:7443"}}
 }
 func (spiteful) Reload(context.Context) (api.Reloaded, error) { return filled[api.Reloaded](), nil }
-func (spiteful) Approve(context.Context, string, api.ApproveRequest) (fleet.Machine, error) {
-	return filled[fleet.Machine](), nil
+func (spiteful) Approve(context.Context, string, api.ApproveRequest) (api.Machine, error) {
+	return filled[api.Machine](), nil
 }
 func (spiteful) Events(context.Context, api.EventsRequest) (api.Events, error) {
 	return filled[api.Events](), nil
 }
 func (spiteful) Console(string, string) (api.Console, error) { return filled[api.Console](), nil }
 func (spiteful) Why(string) (api.Why, error)                 { return filled[api.Why](), nil }
-func (spiteful) LatestBoots() []fleet.Boot                   { return []fleet.Boot{filled[fleet.Boot]()} }
-func (spiteful) Resume(context.Context, string) (fleet.Machine, error) {
-	return filled[fleet.Machine](), nil
+func (spiteful) LatestBoots() []api.Boot                     { return []api.Boot{filled[api.Boot]()} }
+func (spiteful) Resume(context.Context, string) (api.Machine, error) {
+	return filled[api.Machine](), nil
 }
-func (spiteful) Label(context.Context, string, api.LabelRequest) (fleet.Machine, error) {
-	return filled[fleet.Machine](), nil
+func (spiteful) Label(context.Context, string, api.LabelRequest) (api.Machine, error) {
+	return filled[api.Machine](), nil
 }
-func (spiteful) Rename(context.Context, string, string) (fleet.Machine, error) {
-	return filled[fleet.Machine](), nil
+func (spiteful) Rename(context.Context, string, string) (api.Machine, error) {
+	return filled[api.Machine](), nil
 }
-func (spiteful) Retire(context.Context, string) (fleet.Machine, error) {
-	return filled[fleet.Machine](), nil
+func (spiteful) Retire(context.Context, string) (api.Machine, error) {
+	return filled[api.Machine](), nil
 }
-func (spiteful) Forget(context.Context, string, bool) (fleet.Machine, error) {
-	return filled[fleet.Machine](), nil
+func (spiteful) Forget(context.Context, string, bool) (api.Machine, error) {
+	return filled[api.Machine](), nil
 }
-func (spiteful) Merge(context.Context, string, string) (fleet.Machine, error) {
-	return filled[fleet.Machine](), nil
+func (spiteful) Merge(context.Context, string, string) (api.Machine, error) {
+	return filled[api.Machine](), nil
 }
-func (spiteful) Rollback(context.Context, string) (fleet.Machine, error) {
-	return fleet.Machine{}, api.NewProblem(api.CodeNoRollback, spite, "machine", spite)
+func (spiteful) Rollback(context.Context, string) (api.Machine, error) {
+	return api.Machine{}, api.NewProblem(api.CodeNoRollback, spite, "machine", spite)
 }
-func (spiteful) Assign(context.Context, string, string, string) (fleet.Machine, error) {
-	return filled[fleet.Machine](), nil
+func (spiteful) Assign(context.Context, string, string, string) (api.Machine, error) {
+	return filled[api.Machine](), nil
 }
-func (spiteful) Grant(context.Context, string, string, string, time.Duration) (fleet.Machine, error) {
-	return filled[fleet.Machine](), nil
+func (spiteful) Grant(context.Context, string, string, string, time.Duration) (api.Machine, error) {
+	return filled[api.Machine](), nil
 }
 
 // listen answers at l until the test ends.

@@ -101,8 +101,8 @@ func auditLines(t *testing.T, st *bolt.Store) (list []string) {
 // emptyHanded is a server that knows no machine, and has no image.
 type emptyHanded struct{ spiteful }
 
-func (emptyHanded) Machines() []fleet.Machine { return nil }
-func (emptyHanded) LatestBoots() []fleet.Boot { return nil }
+func (emptyHanded) Machines() []api.Machine { return nil }
+func (emptyHanded) LatestBoots() []api.Boot { return nil }
 
 // TestTheStoreOfThisHost: while a context is in use whose server knows no
 // machine, images of this host's store that its own machines need stay. No

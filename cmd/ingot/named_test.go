@@ -24,31 +24,36 @@ type rack struct {
 	asked []string
 }
 
-var racked = []fleet.Machine{
-	{ID: "m-1", Name: "node01", State: fleet.Approved, Labels: map[string]string{"rack": "r1", "gpu": "a100"}},
-	{ID: "m-2", Name: "node02", State: fleet.Approved, Labels: map[string]string{"rack": "r1"}},
-	{ID: "m-3", Name: "node03", State: fleet.Approved, Labels: map[string]string{"rack": "r2", "gpu": ""}},
-	{ID: "m-4", Name: "db", State: fleet.Approved, Labels: map[string]string{"rack": "r2", "node02": "", "nod": ""}},
+var racked = []api.Machine{
+	{ID: "m-1", Name: "node01", State: api.Approved, Labels: map[string]string{"rack": "r1", "gpu": "a100"}},
+	{ID: "m-2", Name: "node02", State: api.Approved, Labels: map[string]string{"rack": "r1"}},
+	{ID: "m-3", Name: "node03", State: api.Approved, Labels: map[string]string{"rack": "r2", "gpu": ""}},
+	{ID: "m-4", Name: "db", State: api.Approved, Labels: map[string]string{"rack": "r2", "node02": "", "nod": ""}},
 }
 
-func (r *rack) find(ref string) (fleet.Machine, error) {
-	found := fleet.Match(racked, ref)
+func (r *rack) find(ref string) (api.Machine, error) {
+	var all []fleet.Machine
+	for _, m := range racked {
+		all = append(all, fleet.Machine{ID: m.ID, Name: m.Name})
+	}
+	found := fleet.Match(all, ref)
 	if len(found) != 1 {
-		return fleet.Machine{}, api.NewProblem(api.CodeMachineNotFound, "no machine answers to "+ref)
+		return api.Machine{}, api.NewProblem(api.CodeMachineNotFound, "no machine answers to "+ref)
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.asked = append(r.asked, found[0].Name)
-	return found[0], nil
+	i := slices.IndexFunc(racked, func(m api.Machine) bool { return m.ID == found[0].ID })
+	return racked[i], nil
 }
 
-func (r *rack) Version() string                           { return "test" }
-func (r *rack) Machines() []fleet.Machine                 { return racked }
-func (r *rack) LatestBoots() []fleet.Boot                 { return nil }
-func (r *rack) Machine(ref string) (fleet.Machine, error) { return r.find(ref) }
-func (r *rack) Boots(q api.BootsRequest) ([]fleet.Boot, string, error) {
+func (r *rack) Version() string                         { return "test" }
+func (r *rack) Machines() []api.Machine                 { return racked }
+func (r *rack) LatestBoots() []api.Boot                 { return nil }
+func (r *rack) Machine(ref string) (api.Machine, error) { return r.find(ref) }
+func (r *rack) Boots(q api.BootsRequest) ([]api.Boot, string, error) {
 	m, err := r.find(q.Machine)
-	return []fleet.Boot{{ID: ingot.NewBootID([16]byte{1}), Machine: m.ID}}, "", err
+	return []api.Boot{{ID: ingot.NewBootID([16]byte{1}), Machine: m.ID}}, "", err
 }
 func (r *rack) Why(ref string) (api.Why, error) {
 	m, err := r.find(ref)
@@ -63,14 +68,14 @@ func (r *rack) Console(ref, _ string) (api.Console, error) {
 	m, err := r.find(ref)
 	return api.Console{Text: "console of " + m.Name}, err
 }
-func (r *rack) Resume(_ context.Context, ref string) (fleet.Machine, error) { return r.find(ref) }
+func (r *rack) Resume(_ context.Context, ref string) (api.Machine, error) { return r.find(ref) }
 func (r *rack) Events(_ context.Context, q api.EventsRequest) (e api.Events, err error) {
 	for _, ref := range q.Machines {
 		m, err := r.find(ref)
 		if err != nil {
 			return e, err
 		}
-		e.Events = append(e.Events, fleet.Entry{Machine: m.ID, Text: "entry"})
+		e.Events = append(e.Events, api.Entry{Machine: m.ID, Text: "entry"})
 	}
 	return e, nil
 }

@@ -39,7 +39,7 @@ var walls = []struct {
 	{"ingot/bootserver/dhcp6", []string{"ingot/bootserver/dhcp4"}},
 	{"ingot/bootserver/client", []string{"ingot/bootserver/dhcp4", "ingot/bootserver/dhcp6", "ingot/bootserver/tftp",
 		"ingot/bootserver/ipxe", "ingot/bootserver/httpboot", "ingot/bootserver/network", "ingot/bootserver/lease"}},
-	{"ingot/bootserver/api", protocols},
+	{"ingot/bootserver/api", append([]string{"ingot/bootserver/fleet", "ingot/bootserver/state"}, protocols...)},
 	{"ingot/bootserver/api", []string{"ingot/bootserver/client", "ingot/bootserver/network", "ingot/bootserver/lease"}},
 	{"ingot/bootserver/network", []string{"ingot/bootserver/dhcp4", "ingot/bootserver/dhcp6", "ingot/bootserver/state"}},
 	{"ingot/cmd/ingot/client", protocols},

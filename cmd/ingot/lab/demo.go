@@ -322,7 +322,7 @@ func (d *demo) healthy(ctx context.Context, m *demoMachine, image string) error 
 }
 
 // ended waits for the end of the machine's next boot.
-func (d *demo) ended(ctx context.Context, m *demoMachine) (boot fleet.Boot, err error) {
+func (d *demo) ended(ctx context.Context, m *demoMachine) (boot api.Boot, err error) {
 	err = d.until(ctx, func() bool {
 		boots, err := d.client.Boots(ctx, m.id(), 0)
 		if err != nil || len(boots) <= m.boots || boots[m.boots].Open() {

@@ -11,7 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"ingot"
-	"ingot/bootserver/fleet"
+	"ingot/bootserver/api"
 	"ingot/cmd/ingot/show"
 )
 
@@ -74,12 +74,12 @@ and · the rest; ░ is the time without a report until the deadline.
 }
 
 // bootsOf returns the boots of the machines that arguments name, or of all.
-func (a *Commands) bootsOf(ctx context.Context, args []string, limit int) (all []fleet.Boot, failed, err error) {
+func (a *Commands) bootsOf(ctx context.Context, args []string, limit int) (all []api.Boot, failed, err error) {
 	if len(args) == 0 {
 		all, err = a.Client().Boots(ctx, "", limit)
 		return all, nil, err
 	}
-	each, failed, err := ofEach(ctx, a, args, func(n string) ([]fleet.Boot, error) {
+	each, failed, err := ofEach(ctx, a, args, func(n string) ([]api.Boot, error) {
 		return a.Client().Boots(ctx, n, limit)
 	})
 	return slices.Concat(each...), failed, err
@@ -88,13 +88,13 @@ func (a *Commands) bootsOf(ctx context.Context, args []string, limit int) (all [
 // bootView is a boot with the sizes of its image's artifacts in bytes, if the
 // server still has that image.
 type bootView struct {
-	fleet.Boot
+	api.Boot
 	Needed map[string]int64 `json:"needed,omitempty"`
 }
 
 // withNeeded adds the sizes of the images. Without an answer of the server they
 // stay empty.
-func (a *Commands) withNeeded(ctx context.Context, boots []fleet.Boot) []bootView {
+func (a *Commands) withNeeded(ctx context.Context, boots []api.Boot) []bootView {
 	needed := map[ingot.Digest]map[string]int64{"": nil}
 	views := make([]bootView, len(boots))
 	for i, b := range boots {
@@ -111,7 +111,7 @@ func (a *Commands) withNeeded(ctx context.Context, boots []fleet.Boot) []bootVie
 }
 
 // bootTable lists boots, oldest first, so that the latest is next to the prompt.
-func bootTable(w io.Writer, boots []fleet.Boot, names map[ingot.MachineID]string, now time.Time) {
+func bootTable(w io.Writer, boots []api.Boot, names map[ingot.MachineID]string, now time.Time) {
 	if len(boots) == 0 {
 		fmt.Fprintln(w, "no boots yet")
 		return
@@ -126,14 +126,14 @@ func bootTable(w io.Writer, boots []fleet.Boot, names map[ingot.MachineID]string
 	t.Flush()
 }
 
-func bootMachine(b fleet.Boot, names map[ingot.MachineID]string) string {
+func bootMachine(b api.Boot, names map[ingot.MachineID]string) string {
 	if n := names[b.Machine]; n != "" {
 		return n
 	}
 	return string(b.Machine)
 }
 
-func outcome(b fleet.Boot) string {
+func outcome(b api.Boot) string {
 	if b.Outcome == ingot.OutcomeOpen {
 		return "under way"
 	}
@@ -142,7 +142,7 @@ func outcome(b fleet.Boot) string {
 
 // bootReason is why a boot ended as it did, or else the last problem that the
 // machine reported, such as a volume that was refused.
-func bootReason(b fleet.Boot) string {
+func bootReason(b api.Boot) string {
 	if b.Reason != "" {
 		return b.Reason
 	}
@@ -158,7 +158,7 @@ func bootReason(b fleet.Boot) string {
 	return ""
 }
 
-func took(b fleet.Boot) string {
+func took(b api.Boot) string {
 	if b.Ended.IsZero() {
 		return "-"
 	}
@@ -172,7 +172,7 @@ func eventBytes(n int64) string {
 	return show.Size(n)
 }
 
-func eventText(e fleet.Event) string {
+func eventText(e api.Event) string {
 	if e.Error == "" {
 		return e.Detail
 	}
@@ -183,7 +183,7 @@ func eventText(e fleet.Event) string {
 	return s
 }
 
-func grantText(g fleet.Grant, now time.Time) string {
+func grantText(g api.Grant, now time.Time) string {
 	state := "valid for " + show.Brief(g.Expires.Sub(now))
 	switch {
 	case g.Boot != "":

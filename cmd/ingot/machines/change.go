@@ -45,13 +45,13 @@ of labels.
 				}
 			}
 			ctx := cmd.Context()
-			return a.eachMachine(ctx, args[:1], func(n string) (fleet.Machine, error) { return a.Client().Label(ctx, n, q) },
-				func(m fleet.Machine) string { return fmt.Sprintf("%s: %s", Called(m), show.Dash(labels(m))) })
+			return a.eachMachine(ctx, args[:1], func(n string) (api.Machine, error) { return a.Client().Label(ctx, n, q) },
+				func(m api.Machine) string { return fmt.Sprintf("%s: %s", Called(m), show.Dash(labels(m))) })
 		},
 	}
 }
 
-func labels(m fleet.Machine) string {
+func labels(m api.Machine) string {
 	var list []string
 	for _, k := range slices.Sorted(maps.Keys(m.Labels)) {
 		list = append(list, k+"="+m.Labels[k])
@@ -87,8 +87,8 @@ ingot machine approve MACHINE
 		Example: "  ingot machine retire node07", Args: command.LeastArgs("MACHINE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx := cmd.Context()
-			return a.eachMachine(ctx, args, func(n string) (fleet.Machine, error) { return a.Client().Retire(ctx, n) },
-				func(m fleet.Machine) string { return Called(m) + " is retired" })
+			return a.eachMachine(ctx, args, func(n string) (api.Machine, error) { return a.Client().Retire(ctx, n) },
+				func(m api.Machine) string { return Called(m) + " is retired" })
 		},
 	}
 }
@@ -104,8 +104,8 @@ for approval. An approved machine is deleted only with --force.
 		Example: "  ingot machine forget m-525400120009", Args: command.LeastArgs("MACHINE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx := cmd.Context()
-			return a.eachMachine(ctx, args, func(n string) (fleet.Machine, error) { return a.Client().Forget(ctx, n, force) },
-				func(m fleet.Machine) string { return Called(m) + " is deleted" })
+			return a.eachMachine(ctx, args, func(n string) (api.Machine, error) { return a.Client().Forget(ctx, n, force) },
+				func(m api.Machine) string { return Called(m) + " is deleted" })
 		},
 	}
 	c.Flags().BoolVar(&force, "force", false, "delete approved machines as well")
@@ -155,9 +155,13 @@ says pending, they are retired, or they have a question for the operator.`,
 			if err != nil {
 				return fmt.Errorf("reading the list: %w", err)
 			}
-			list, err := fleet.ParsePlanned(text)
+			planned, err := fleet.ParsePlanned(text)
 			if err != nil {
 				return err
+			}
+			list := make([]api.Planned, len(planned))
+			for i, p := range planned {
+				list[i] = api.Planned(p)
 			}
 			done, err := a.Client().Import(cmd.Context(), api.ImportRequest{Machines: list, DryRun: dry})
 			if err != nil {

@@ -11,7 +11,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"ingot/bootserver/api"
-	"ingot/bootserver/fleet"
 	"ingot/cmd/ingot/command"
 	"ingot/cmd/ingot/show"
 )
@@ -108,7 +107,7 @@ func (a *Commands) events(ctx context.Context, q api.EventsRequest, follow bool)
 }
 
 // printEvents prints one line per entry: as text, or as JSON.
-func (a *Commands) printEvents(list []fleet.Entry, names map[string]string) error {
+func (a *Commands) printEvents(list []api.Entry, names map[string]string) error {
 	for _, e := range list {
 		if a.JSON() {
 			if err := a.ShowLine(e); err != nil {
@@ -120,7 +119,7 @@ func (a *Commands) printEvents(list []fleet.Entry, names map[string]string) erro
 		if n := names[name]; n != "" {
 			name = n
 		}
-		what := string(e.Kind)
+		what := e.Kind
 		if e.Stage != "" {
 			what = string(e.Stage)
 		}
@@ -211,10 +210,10 @@ the assigned image again. A held machine continues within seconds.
 ` + naming,
 		Example: "  ingot resume node01", Args: command.LeastArgs("MACHINE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.eachMachine(cmd.Context(), args, func(n string) (fleet.Machine, error) {
+			return a.eachMachine(cmd.Context(), args, func(n string) (api.Machine, error) {
 				return a.Client().Resume(cmd.Context(), n)
 			},
-				func(m fleet.Machine) string {
+				func(m api.Machine) string {
 					return fmt.Sprintf("%s will try %s again", Called(m), show.Dash(m.Assignment.Name))
 				})
 		},

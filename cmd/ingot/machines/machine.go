@@ -11,7 +11,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"ingot/bootserver/api"
-	"ingot/bootserver/fleet"
 	"ingot/cmd/ingot/command"
 	"ingot/cmd/ingot/show"
 )
@@ -112,8 +111,8 @@ waits at its boot screen retries every few seconds, and then boots.
 			} else if len(names) > 1 && req.Name != "" {
 				return show.Usagef("--name is for one machine; %d are named", len(names))
 			}
-			return a.eachMachine(ctx, args, func(n string) (fleet.Machine, error) { return a.Client().Approve(ctx, n, req) },
-				func(m fleet.Machine) string { return Called(m) + " is approved" + assignedTo(m) })
+			return a.eachMachine(ctx, args, func(n string) (api.Machine, error) { return a.Client().Approve(ctx, n, req) },
+				func(m api.Machine) string { return Called(m) + " is approved" + assignedTo(m) })
 		},
 	}
 	c.Flags().StringVar(&req.Name, "name", "", "host name of the machine")
@@ -121,7 +120,7 @@ waits at its boot screen retries every few seconds, and then boots.
 	return c
 }
 
-func assignedTo(m fleet.Machine) string {
+func assignedTo(m api.Machine) string {
 	if m.Assignment.Image == "" {
 		return "; assign an image: ingot assign " + string(m.ID) + " PROFILE:VERSION"
 	}
@@ -141,11 +140,11 @@ running system is not changed.
   ingot assign rack=r1 lab:v2`, Args: command.ExactArgs("MACHINE", "IMAGE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx := cmd.Context()
-			return a.eachMachine(ctx, args[:1], func(n string) (fleet.Machine, error) {
+			return a.eachMachine(ctx, args[:1], func(n string) (api.Machine, error) {
 				return a.Client().Assign(ctx, n,
 					args[1], why)
 			},
-				func(m fleet.Machine) string {
+				func(m api.Machine) string {
 					return fmt.Sprintf("%s boots %s (%s) from its next boot on", Called(m), m.Assignment.Name,
 						m.Assignment.Image.Short())
 				})
@@ -165,8 +164,8 @@ the machine's next boot.
 		Example: "  ingot rollback node01", Args: command.ExactArgs("MACHINE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx := cmd.Context()
-			return a.eachMachine(ctx, args, func(n string) (fleet.Machine, error) { return a.Client().Rollback(ctx, n) },
-				func(m fleet.Machine) string {
+			return a.eachMachine(ctx, args, func(n string) (api.Machine, error) { return a.Client().Rollback(ctx, n) },
+				func(m api.Machine) string {
 					return fmt.Sprintf("%s goes back to %s (%s) at its next boot", Called(m), m.Assignment.Name,
 						m.Assignment.Image.Short())
 				})
@@ -191,11 +190,11 @@ nonzero byte in its first or last MiB is enough.
 				return show.Usagef("--disk SERIAL is needed; list the disks with: ingot machine show %s", args[0])
 			}
 			ctx := cmd.Context()
-			return a.eachMachine(ctx, args[:1], func(n string) (fleet.Machine, error) {
+			return a.eachMachine(ctx, args[:1], func(n string) (api.Machine, error) {
 				return a.Client().Grant(ctx, n, args[1],
 					disk, ttl)
 			},
-				func(m fleet.Machine) string {
+				func(m api.Machine) string {
 					return fmt.Sprintf("the next boot of %s may initialise disk %q as volume %q, within %s", Called(m), disk, args[1],
 						ttl)
 				})
@@ -207,14 +206,14 @@ nonzero byte in its first or last MiB is enough.
 }
 
 // Called is the name that people use for a machine.
-func Called(m fleet.Machine) string {
+func Called(m api.Machine) string {
 	if m.Name != "" {
 		return m.Name
 	}
 	return string(m.ID)
 }
 
-func machineTable(w io.Writer, ms []fleet.Machine, now time.Time) {
+func machineTable(w io.Writer, ms []api.Machine, now time.Time) {
 	if len(ms) == 0 {
 		fmt.Fprintln(w, "no machines")
 		return
@@ -241,20 +240,20 @@ func machineTable(w io.Writer, ms []fleet.Machine, now time.Time) {
 }
 
 // stateOf is a machine's state, or the exception that needs attention.
-func stateOf(m fleet.Machine) string {
+func stateOf(m api.Machine) string {
 	switch {
 	case m.Ask != nil:
 		return "question"
-	case m.State == fleet.Approved && m.Setback != nil && m.Setback.To.Image == "":
+	case m.State == api.Approved && m.Setback != nil && m.Setback.To.Image == "":
 		return "held"
-	case m.State == fleet.Approved && m.Setback != nil:
+	case m.State == api.Approved && m.Setback != nil:
 		return "fell back"
 	}
 	return string(m.State)
 }
 
 // runs names the image last reported healthy, marked when it is not the assigned one.
-func runs(m fleet.Machine) string {
+func runs(m api.Machine) string {
 	if m.LastHealthy.Image != "" && m.LastHealthy.Image != m.Assignment.Image {
 		return m.LastHealthy.Name + " *"
 	}
@@ -273,8 +272,8 @@ func (a *Commands) machineShow(ctx context.Context, ref string) (print func() er
 		return nil, err
 	}
 	type both struct {
-		fleet.Machine
-		Boots []fleet.Boot `json:"boots"`
+		api.Machine
+		Boots []api.Boot `json:"boots"`
 	}
 	return func() error {
 		return a.Show(both{m, boots}, func(w io.Writer) {
@@ -287,7 +286,7 @@ func (a *Commands) machineShow(ctx context.Context, ref string) (print func() er
 	}, nil
 }
 
-func machineDetails(w io.Writer, m fleet.Machine, now time.Time) {
+func machineDetails(w io.Writer, m api.Machine, now time.Time) {
 	t := show.Table(w)
 	show.Row(t, "machine", string(m.ID))
 	show.Row(t, "name", show.Dash(m.Name))
@@ -325,12 +324,12 @@ func machineDetails(w io.Writer, m fleet.Machine, now time.Time) {
 	if m.Ask != nil {
 		same, other := m.Ask.Answers(m)
 		fmt.Fprintf(w, "\n  → if it is the same machine: %s; if it is another one: %s\n", show.Plain(same), show.Plain(other))
-	} else if m.State == fleet.Pending {
+	} else if m.State == api.Pending {
 		fmt.Fprintf(w, "\n  → ingot machine approve %s --name NAME --image PROFILE:VERSION\n", show.Plain(string(m.ID)))
 	}
 }
 
-func assignment(as fleet.Assignment) string {
+func assignment(as api.Assignment) string {
 	if as.Image == "" {
 		return "-"
 	}

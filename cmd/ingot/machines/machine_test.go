@@ -7,12 +7,12 @@ import (
 	"time"
 
 	"ingot"
-	"ingot/bootserver/fleet"
+	"ingot/bootserver/api"
 )
 
 // TestMachineDetails: a person sees the parts of a machine, harmlessly.
 func TestMachineDetails(t *testing.T) {
-	m := fleet.Machine{ID: "m-a", Facts: ingot.Facts{Vendor: "Example", Product: "Server", BIOS: "AMI 1.4",
+	m := api.Machine{ID: "m-a", Facts: ingot.Facts{Vendor: "Example", Product: "Server", BIOS: "AMI 1.4",
 		BIOSDate: "05/06/2021", CPU: "CPU", Cores: 8,
 		RAM: 251 << 30, RAMInstalled: 256 << 30,
 		NICs: []ingot.NIC{{Name: "eth0", MAC: "52:54:00:00:00:01", Driver: "ice", Firmware: "4.20 0x8001\x1b[31m",

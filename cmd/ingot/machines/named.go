@@ -23,7 +23,7 @@ label. A word that is both the name of a machine and a label means the machine.`
 // that names no machine is returned as it is: the server reports it.
 func (a *Commands) hosts(ctx context.Context, args []string) ([]string, error) {
 	var all []string
-	var known []fleet.Machine // fetched when needed
+	var known []api.Machine // fetched when needed
 	for _, arg := range args {
 		names, err := fleet.Hostlist(arg)
 		if err != nil && !strings.Contains(arg, "=") {
@@ -66,7 +66,7 @@ func (a *Commands) isName(ctx context.Context, word string) (bool, error) {
 }
 
 // calledSo reports whether a word is a whole name of a machine, not a prefix.
-func calledSo(m fleet.Machine, word string) bool {
+func calledSo(m api.Machine, word string) bool {
 	mac, err := ingot.ParseMAC(word)
 	return string(m.ID) == word || m.Name == word || m.UUID == word || err == nil && slices.Contains(m.MACs, mac)
 }
@@ -74,7 +74,7 @@ func calledSo(m fleet.Machine, word string) bool {
 // chosen returns the machines that one argument names. An argument is a label
 // selector if it has a "=", or if its words are labels and name no machine. An
 // ambiguous argument is refused.
-func chosen(known []fleet.Machine, arg string) ([]string, error) {
+func chosen(known []api.Machine, arg string) ([]string, error) {
 	if strings.Contains(arg, "=") {
 		return labelled(known, arg)
 	}
@@ -84,9 +84,9 @@ func chosen(known []fleet.Machine, arg string) ([]string, error) {
 	}
 	machines, keys := 0, 0
 	for _, n := range names {
-		found := fleet.Match(known, n)
+		found := match(known, n)
 		machines += min(1, len(found))
-		i := slices.IndexFunc(known, func(m fleet.Machine) bool { _, has := m.Labels[n]; return has })
+		i := slices.IndexFunc(known, func(m api.Machine) bool { _, has := m.Labels[n]; return has })
 		if i < 0 {
 			continue
 		}
@@ -104,7 +104,7 @@ func chosen(known []fleet.Machine, arg string) ([]string, error) {
 }
 
 // labelled returns the machines that a label selector chooses: at least one.
-func labelled(known []fleet.Machine, selector string) (ids []string, err error) {
+func labelled(known []api.Machine, selector string) (ids []string, err error) {
 	sel, err := fleet.ParseSelector(selector)
 	if err != nil {
 		return nil, show.UsageError{Err: err}
@@ -123,8 +123,8 @@ func labelled(known []fleet.Machine, selector string) (ids []string, err error) 
 
 // among returns the machines of a list that arguments name; failed reports the
 // words that name none. A selector that chooses none is no error; empty reports it.
-func among(known []fleet.Machine, args []string) (list []fleet.Machine, empty string, failed error) {
-	list = []fleet.Machine{}
+func among(known []api.Machine, args []string) (list []api.Machine, empty string, failed error) {
+	list = []api.Machine{}
 	var bad []error
 	for _, arg := range args {
 		names, err := chosen(known, arg)
@@ -135,13 +135,13 @@ func among(known []fleet.Machine, args []string) (list []fleet.Machine, empty st
 			empty = err.Error()
 		}
 		for _, n := range names {
-			found := fleet.Match(known, n)
+			found := match(known, n)
 			if len(found) != 1 {
 				bad = append(bad, show.WithHint(fmt.Errorf("%q matches %d machines and no label", n, len(found)),
 					"ingot machine ls"))
 				continue
 			}
-			if !slices.ContainsFunc(list, func(m fleet.Machine) bool { return m.ID == found[0].ID }) {
+			if !slices.ContainsFunc(list, func(m api.Machine) bool { return m.ID == found[0].ID }) {
 				list = append(list, found[0])
 			}
 		}
@@ -178,13 +178,13 @@ func ofEach[T any](ctx context.Context, a *Commands, args []string, ask func(nam
 
 // eachMachine changes every machine that arguments name, and continues after the
 // server refused one.
-func (a *Commands) eachMachine(ctx context.Context, args []string, do func(string) (fleet.Machine, error),
-	say func(fleet.Machine) string) error {
+func (a *Commands) eachMachine(ctx context.Context, args []string, do func(string) (api.Machine, error),
+	say func(api.Machine) string) error {
 	done, failed, err := ofEach(ctx, a, args, do)
 	if err != nil && len(done) == 0 {
 		return err
 	}
-	var v any = append([]fleet.Machine{}, done...)
+	var v any = append([]api.Machine{}, done...)
 	if len(done) == 1 && failed == nil {
 		v = done[0]
 	}
@@ -193,4 +193,17 @@ func (a *Commands) eachMachine(ctx context.Context, args []string, do func(strin
 			fmt.Fprintln(w, show.Plain(say(m)))
 		}
 	}), failed, err)
+}
+
+// match returns the machines that a word names, see fleet.Match.
+func match(known []api.Machine, word string) (found []api.Machine) {
+	names := make([]fleet.Machine, len(known))
+	for i, m := range known {
+		names[i] = fleet.Machine{ID: m.ID, Name: m.Name, UUID: m.UUID, MACs: m.MACs}
+	}
+	for _, f := range fleet.Match(names, word) {
+		i := slices.IndexFunc(known, func(m api.Machine) bool { return m.ID == f.ID })
+		found = append(found, known[i])
+	}
+	return found
 }

@@ -7,12 +7,12 @@ import (
 	"time"
 
 	"ingot"
-	"ingot/bootserver/fleet"
+	"ingot/bootserver/api"
 	"ingot/cmd/ingot/show"
 )
 
 // StageTable has a row per boot and a column per stage.
-func StageTable(w io.Writer, boots []fleet.Boot, names map[ingot.MachineID]string) {
+func StageTable(w io.Writer, boots []api.Boot, names map[ingot.MachineID]string) {
 	t := show.Table(w)
 	head := []string{"MACHINE", "IMAGE"}
 	for _, s := range ingot.Stages {

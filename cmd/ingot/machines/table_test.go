@@ -6,19 +6,19 @@ import (
 	"time"
 
 	"ingot"
-	"ingot/bootserver/fleet"
+	"ingot/bootserver/api"
 )
 
 // TestTables keeps what people see, control characters made harmless.
 func TestTables(t *testing.T) {
 	now := time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
 	var out bytes.Buffer
-	machineTable(&out, []fleet.Machine{
-		{ID: "m-525400120001", Name: "node01", State: fleet.Approved, LastSeen: now.Add(-90 * time.Second),
-			Assignment:  fleet.Assignment{ImageRef: fleet.ImageRef{Image: "sha256:2", Name: "lab:v2"}},
-			LastHealthy: fleet.ImageRef{Image: "sha256:1", Name: "lab:v1"},
+	machineTable(&out, []api.Machine{
+		{ID: "m-525400120001", Name: "node01", State: api.Approved, LastSeen: now.Add(-90 * time.Second),
+			Assignment:  api.Assignment{ImageRef: api.ImageRef{Image: "sha256:2", Name: "lab:v2"}},
+			LastHealthy: api.ImageRef{Image: "sha256:1", Name: "lab:v1"},
 			Facts:       ingot.Facts{Vendor: "Evil\x1b[2J", Product: "R\t1"}},
-		{ID: "m-525400120002", State: fleet.Pending, LastSeen: now.Add(-50 * time.Hour)},
+		{ID: "m-525400120002", State: api.Pending, LastSeen: now.Add(-50 * time.Hour)},
 	}, now)
 	want := `MACHINE         NAME    STATE     IMAGE   RUNS      LAST SEEN  ADDRESS  HARDWARE      LABELS
 m-525400120001  node01  approved  lab:v2  lab:v1 *  1m ago     -        Evil·[2J R·1  -
@@ -28,11 +28,11 @@ m-525400120002  -       pending   -       -         2d ago     -        -       
 		t.Errorf("machine ls =\n%s\nwant\n%s", out.String(), want)
 	}
 	out.Reset()
-	b := fleet.Boot{ID: ingot.NewBootID([16]byte{0xab}), Machine: "m-525400120001", Firmware: ingot.FirmwareBIOS,
+	b := api.Boot{ID: ingot.NewBootID([16]byte{0xab}), Machine: "m-525400120001", Firmware: ingot.FirmwareBIOS,
 		Started: now.Add(-time.Minute),
-		Ended:   now, Outcome: ingot.OutcomeFailed, Reason: "stage root: bad", Image: fleet.ImageRef{Name: "lab:v1"},
-		Events: []fleet.Event{{Event: ingot.Event{Stage: ingot.StageDHCP}, At: now.Add(-time.Minute)}}}
-	bootTable(&out, []fleet.Boot{b}, nil, now)
+		Ended:   now, Outcome: ingot.OutcomeFailed, Reason: "stage root: bad", Image: api.ImageRef{Name: "lab:v1"},
+		Events: []api.Event{{Event: ingot.Event{Stage: ingot.StageDHCP}, At: now.Add(-time.Minute)}}}
+	bootTable(&out, []api.Boot{b}, nil, now)
 	want = `BOOT      MACHINE         FIRMWARE  IMAGE   STARTED  TOOK    STAGE  OUTCOME  REASON
 ab000000  m-525400120001  bios      lab:v1  1m ago   60.0 s  dhcp   failed   stage root: bad
 `

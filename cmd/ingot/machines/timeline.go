@@ -8,7 +8,7 @@ import (
 	"time"
 
 	"ingot"
-	"ingot/bootserver/fleet"
+	"ingot/bootserver/api"
 	"ingot/cmd/ingot/show"
 )
 
@@ -58,7 +58,7 @@ func timelines(w io.Writer, boots []bootView, names map[ingot.MachineID]string, 
 }
 
 // length is how long a boot took, until its end or its last event.
-func length(b fleet.Boot) time.Duration {
+func length(b api.Boot) time.Duration {
 	whole := b.Ended.Sub(b.Started)
 	for _, e := range b.Events {
 		whole = max(whole, e.At.Sub(b.Started))
@@ -92,7 +92,7 @@ func partial(b bootView) (list []part) {
 		stage          ingot.Stage
 	}{{"UKI", "uki.efi", ingot.StageLoader}, {"kernel", "kernel", ingot.StageKernel}, {"initramfs", "initramfs",
 		ingot.StageInitramfs}, {"root", "root", ingot.StageRoot}} {
-		whole := slices.ContainsFunc(b.Events, func(e fleet.Event) bool { return e.Stage == p.stage && e.Error == "" })
+		whole := slices.ContainsFunc(b.Events, func(e api.Event) bool { return e.Stage == p.stage && e.Error == "" })
 		if n := b.Served[p.artifact]; n > 0 && !whole {
 			list = append(list, part{p.name, n, b.Needed[p.artifact]})
 		}

@@ -9,18 +9,18 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"ingot"
-	"ingot/bootserver/fleet"
+	"ingot/bootserver/api"
 )
 
 // TestTimeline is a boot that was silent, as an operator sees it drawn.
 func TestTimeline(t *testing.T) {
 	start := time.Date(2026, 11, 24, 10, 0, 0, 0, time.Local)
-	b := fleet.Boot{ID: ingot.NewBootID([16]byte{1}), Machine: "m-1", Firmware: ingot.FirmwareBIOS,
-		Image: fleet.ImageRef{Name: "node:7"}, Started: start,
+	b := api.Boot{ID: ingot.NewBootID([16]byte{1}), Machine: "m-1", Firmware: ingot.FirmwareBIOS,
+		Image: api.ImageRef{Name: "node:7"}, Started: start,
 		Ended: start.Add(20 * time.Second), Outcome: ingot.OutcomeSilent, Reason: "no report", Crash: "Kernel panic\x1b[2J",
 		Changes: []string{"RAM 4 → 2 GiB"}}
 	for i, s := range []ingot.Stage{ingot.StageDHCP, ingot.StageKernel, ingot.StageInitramfs} {
-		b.Events = append(b.Events, fleet.Event{Event: ingot.Event{Stage: s, Bytes: int64(i) << 20},
+		b.Events = append(b.Events, api.Event{Event: ingot.Event{Stage: s, Bytes: int64(i) << 20},
 			At: start.Add(time.Duration(i*5) * time.Second)})
 	}
 	var out strings.Builder
@@ -48,16 +48,16 @@ func TestTimeline(t *testing.T) {
 // is drawn, of a boot that ended and of one that runs, in 80 columns.
 func TestTimelineOfParts(t *testing.T) {
 	start := time.Date(2026, 11, 24, 10, 0, 0, 0, time.Local)
-	b := fleet.Boot{ID: ingot.NewBootID([16]byte{1}), Machine: "m-1", Firmware: ingot.FirmwareUEFIx64,
-		Image: fleet.ImageRef{Name: "node:7"}, Started: start,
+	b := api.Boot{ID: ingot.NewBootID([16]byte{1}), Machine: "m-1", Firmware: ingot.FirmwareUEFIx64,
+		Image: api.ImageRef{Name: "node:7"}, Started: start,
 		Served: map[string]int64{"kernel": 9541018, "initramfs": 3 << 20}}
 	for i, s := range []ingot.Stage{ingot.StageDHCP, ingot.StageScript, ingot.StageKernel} {
-		b.Events = append(b.Events, fleet.Event{Event: ingot.Event{Stage: s},
+		b.Events = append(b.Events, api.Event{Event: ingot.Event{Stage: s},
 			At: start.Add(time.Duration(i*5) * time.Second)})
 	}
 	b.Events[2].Bytes = 9541018
 	needed := map[string]int64{"kernel": 9541018, "initramfs": 12 << 20, "root": 300 << 20}
-	draw := func(b fleet.Boot, needed map[string]int64, now time.Duration) []string {
+	draw := func(b api.Boot, needed map[string]int64, now time.Duration) []string {
 		var out strings.Builder
 		timelines(&out, []bootView{{b, needed}}, nil, start.Add(now))
 		var got []string

@@ -1,0 +1,80 @@
+package operator
+
+import (
+	"ingot/bootserver/api"
+	"ingot/bootserver/fleet"
+)
+
+// Answers of the API are types of their own: fleet's values change as decisions do, and clients
+// depend on the API's.
+
+// each converts a list. None stays none.
+func each[F, T any](list []F, convert func(F) T) []T {
+	if list == nil {
+		return nil
+	}
+	out := make([]T, len(list))
+	for i := range list {
+		out[i] = convert(list[i])
+	}
+	return out
+}
+
+func imageRefOf(r fleet.ImageRef) api.ImageRef { return api.ImageRef(r) }
+
+func failureOf(f fleet.Failure) api.Failure { return api.Failure(f) }
+
+// machineOf converts a machine.
+func machineOf(m fleet.Machine) api.Machine {
+	out := api.Machine{ID: m.ID, Name: m.Name, Labels: m.Labels, State: api.State(m.State), UUID: m.UUID, Serial: m.Serial,
+		MACs: m.MACs, MachineKey: m.MachineKey, Firmware: m.Firmware, Address: m.Address, Port: api.SwitchPort(m.Port),
+		Loaders: m.Loaders, FirstSeen: m.FirstSeen, LastSeen: m.LastSeen, Facts: m.Facts,
+		Assignment:  api.Assignment{ImageRef: imageRefOf(m.Assignment.ImageRef), Why: m.Assignment.Why, Since: m.Assignment.Since},
+		LastHealthy: imageRefOf(m.LastHealthy), Healthy: each(m.Healthy, imageRefOf),
+		Trial:  api.Trial{Image: m.Trial.Image, Failures: each(m.Trial.Failures, failureOf)},
+		Orders: m.Orders, Boot: m.Boot,
+		Answered: each(m.Answered, func(a fleet.Answered) api.Answered { return api.Answered(a) }),
+		Grants:   each(m.Grants, func(g fleet.Grant) api.Grant { return api.Grant(g) })}
+	if q := m.Ask; q != nil {
+		out.Ask = &api.Question{With: q.With, What: q.What, About: q.About, Reported: q.Told}
+	}
+	if s := m.Setback; s != nil {
+		out.Setback = &api.Setback{Gave: imageRefOf(s.Gave), To: imageRefOf(s.To), Why: s.Why, At: s.At,
+			Failures: each(s.Failures, failureOf)}
+	}
+	return out
+}
+
+// bootOf converts a boot.
+func bootOf(b fleet.Boot) api.Boot {
+	return api.Boot{ID: b.ID, Machine: b.Machine, Number: b.Number, Before: b.Before, Firmware: b.Firmware,
+		Image: imageRefOf(b.Image), Order: b.Order, Root: b.Root, First: b.First, Proxy: b.Proxy, Accepted: b.Told,
+		Back: b.Back, Started: b.Started, Deadline: b.Deadline, Ended: b.Ended, Outcome: b.Outcome, Cause: string(b.Cause),
+		Reason: b.Reason, Ticket: b.Ticket, Facts: b.Facts, Changes: b.Changes, Crash: b.Crash, Pstore: b.Pstore,
+		Events: each(b.Events, func(e fleet.Event) api.Event { return api.Event(e) }), Served: b.Served, Report: b.Report,
+		Others: each(b.Others, OtherOf)}
+}
+
+// OtherOf converts what another DHCP server answered.
+func OtherOf(o fleet.Other) api.Other { return api.Other(o) }
+
+// LeaseOf converts a lease.
+func LeaseOf(l fleet.Lease) api.Lease {
+	return api.Lease{MAC: l.MAC, DUID: l.DUID, Address: l.Address, Expires: l.Expires, Hostname: l.Hostname, Machine: l.Machine,
+		Port: api.SwitchPort(l.Port), Declined: l.Declined}
+}
+
+// entryOf converts a Change.
+func entryOf(c fleet.Change) api.Entry {
+	return api.Entry{Seq: c.Seq, At: c.At, Kind: string(c.Kind()), Code: string(c.Code), Machine: c.Machine, Boot: c.Boot,
+		Image: imageRefOf(c.Image), Stage: c.Stage, Failure: c.Failure, From: c.From, To: c.To, Text: c.String(),
+		Bytes: c.Bytes, Bad: c.Bad()}
+}
+
+// converted converts a machine, or none with an error.
+func converted(m fleet.Machine, err error) (api.Machine, error) {
+	if err != nil {
+		return api.Machine{}, err
+	}
+	return machineOf(m), nil
+}
