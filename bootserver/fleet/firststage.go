@@ -34,10 +34,10 @@ func Stalled(latest *Boot, f ingot.Firmware, now time.Time) (string, bool) {
 	}
 	switch latest.Stage() {
 	case ingot.StageDHCP:
-		if latest.Told.IsZero() || now.Sub(latest.Told) < PatienceFirst {
+		if latest.Accepted.IsZero() || now.Sub(latest.Accepted) < PatienceFirst {
 			return "", false
 		}
-		return fmt.Sprintf("the first stage stalled: the machine was told to load %s and did not within %s", latest.First, now.Sub(latest.Told).Round(time.Second)), true
+		return fmt.Sprintf("the first stage stalled: the machine was told to load %s and did not within %s", latest.First, now.Sub(latest.Accepted).Round(time.Second)), true
 	case ingot.StageLoader:
 		return fmt.Sprintf("the first stage stalled: the machine loaded %s, and it was not heard of again", latest.First), true
 	}

@@ -14,7 +14,7 @@ func TestStalledFirstStage(t *testing.T) {
 	now := time.Unix(1000, 0)
 	list := []string{"snponly.efi", "ipxe.efi"}
 	f := ingot.FirmwareUEFIx64
-	told := Boot{Firmware: f, First: "snponly.efi", Told: now}
+	told := Boot{Firmware: f, First: "snponly.efi", Accepted: now}
 	told = Record(told, ingot.Event{Stage: ingot.StageDHCP}, now)
 	loaded := Record(told, ingot.Event{Stage: ingot.StageLoader, Detail: "snponly.efi"}, now)
 	script := Record(loaded, ingot.Event{Stage: ingot.StageScript}, now)
@@ -29,7 +29,7 @@ func TestStalledFirstStage(t *testing.T) {
 		{"never loaded", told, f, 30 * time.Second, "told to load snponly.efi and did not"},
 		{"loaded, and silent since", loaded, f, time.Second, "loaded snponly.efi, and it was not heard of again"},
 		{"came as far as the script", script, f, time.Hour, ""},
-		{"its loader asked us for an address", Boot{Firmware: f, First: "snponly.efi", Told: now, Back: true, Events: loaded.Events}, f, time.Hour, ""},
+		{"its loader asked us for an address", Boot{Firmware: f, First: "snponly.efi", Accepted: now, Back: true, Events: loaded.Events}, f, time.Hour, ""},
 		{"asks with its other boot method", told, ingot.FirmwareUEFIx64HTTP, time.Hour, ""},
 		{"was never given the address", Boot{Firmware: f, First: "snponly.efi", Events: told.Events}, f, time.Hour, ""},
 	} {

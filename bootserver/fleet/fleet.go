@@ -112,7 +112,7 @@ type Boot struct {
 	Root     ingot.Digest     `json:"root,omitempty"`    // that the machine should measure
 	First    string           `json:"first,omitempty"`   // the first stage that it is offered: a loader's file, or FirstUKI
 	Proxy    bool             `json:"proxy,omitempty"`   // another server gives the address, and we say what to boot
-	Told     time.Time        `json:"told,omitzero"`     // when the machine accepted that last
+	Accepted time.Time        `json:"told,omitzero"`     // when the machine accepted that last
 	Back     bool             `json:"back,omitempty"`    // the first stage ran: it asked us for an address
 	Started  time.Time        `json:"started"`           // first packet
 	Deadline time.Time        `json:"deadline,omitzero"` // by which it must report; zero while no image is decided

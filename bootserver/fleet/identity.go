@@ -34,9 +34,9 @@ type Question struct {
 	With  ingot.MachineID `json:"with"`            // the machine that it may be
 	What  string          `json:"what"`            // for people
 	About string          `json:"about,omitempty"` // what raised it, by which the answer is remembered: "card 52:54:00:12:00:01"
-	// Told: what the machine told of itself raised it. Else it is the question
+	// Reported: what the machine reported about itself raised it. Else it is the question
 	// of a newcomer, of which nothing but its packets is known.
-	Told bool `json:"told,omitempty"`
+	Reported bool `json:"told,omitempty"`
 }
 
 // Answers are the commands that answer the question of a machine: what to type
@@ -46,7 +46,7 @@ func (q Question) Answers(m Machine) (same, other string) {
 		return "ingot machine approve " + m.Hostname(), "ingot machine forget " + m.Hostname()
 	}
 	same = fmt.Sprintf("ingot machine merge %s %s", m.ID, q.With)
-	if q.Told { // it was approved before, and has all that it needs
+	if q.Reported { // it was approved before, and has all that it needs
 		return same, "ingot machine approve " + m.Hostname()
 	}
 	return same, fmt.Sprintf("ingot machine approve %s --name NAME --image PROFILE:VERSION", m.ID)
@@ -58,18 +58,18 @@ const aboutPort = "port "
 
 // Newcomer reports whether a machine waits for the answer to whether it is
 // another one: until then no part of the set is its own.
-func (m *Machine) Newcomer() bool { return m.Ask != nil && !m.Ask.Told && m.Ask.With != m.ID }
+func (m *Machine) Newcomer() bool { return m.Ask != nil && !m.Ask.Reported && m.Ask.With != m.ID }
 
 // cards are all addresses that a machine has, by what it was seen with and by
 // what it told.
-func (m *Machine) cards() []string { return append(slices.Clone(m.MACs), m.ToldCards()...) }
+func (m *Machine) cards() []string { return append(slices.Clone(m.MACs), m.ReportedCards()...) }
 
 // Cards are the addresses that may be the machine's.
 func (m *Machine) Cards() []string { return m.cards() }
 
-// ToldCards are the addresses that the machine told, and was not seen with. It
+// ReportedCards are the addresses that the machine told, and was not seen with. It
 // is found by one of them only when nobody else was seen with it.
-func (m *Machine) ToldCards() (list []string) {
+func (m *Machine) ReportedCards() (list []string) {
 	for _, n := range m.Facts.NICs {
 		if mac, err := ingot.ParseMAC(n.MAC); err == nil && !slices.Contains(m.MACs, mac) && !slices.Contains(list, mac) {
 			list = append(list, mac)
@@ -130,7 +130,7 @@ func sorted(candidates []Machine, s Sighting) (c claims) {
 		case m.Newcomer():
 		case has:
 			c.byCard = append(c.byCard, m)
-		case slices.Contains(m.ToldCards(), s.MAC):
+		case slices.Contains(m.ReportedCards(), s.MAC):
 			told = append(told, m)
 		}
 		if s.UUID != "" && m.UUID == s.UUID && !m.Newcomer() {
@@ -318,4 +318,43 @@ func Merge(into, from Machine, now time.Time) Machine {
 		into.Answered = remember(into.Answered, Answered{from.Ask.About, now})
 	}
 	return Answer(into, now)
+}
+
+// Answered is a question that an operator answered.
+type Answered struct {
+	About string    `json:"about"`
+	At    time.Time `json:"at"`
+}
+
+// maxAnswered bounds how many answers are remembered of a machine.
+const maxAnswered = 16
+
+// Answer notes that the question of a machine, if it has one, is answered: it
+// is not asked the same again.
+func Answer(m Machine, now time.Time) Machine {
+	if m.Ask != nil {
+		m.Answered = remember(m.Answered, Answered{m.Ask.About, now})
+		m.Ask = nil
+	}
+	return m
+}
+
+// remember adds answers to a list, which it leaves as it is.
+func remember(list []Answered, more ...Answered) []Answered {
+	for _, a := range more {
+		if a.About != "" {
+			list = append(slices.DeleteFunc(slices.Clone(list), func(o Answered) bool { return o.About == a.About }), a)
+		}
+	}
+	return list[max(0, len(list)-maxAnswered):]
+}
+
+// answered is when a question of the machine was answered; zero: never.
+func (m *Machine) answered(about string) time.Time {
+	for _, a := range m.Answered {
+		if a.About == about {
+			return a.At
+		}
+	}
+	return time.Time{}
 }

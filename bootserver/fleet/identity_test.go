@@ -198,7 +198,7 @@ func TestAnswers(t *testing.T) {
 	if same, other := (Question{With: "m-b"}).Answers(m); same != "ingot machine merge m-a m-b" || !strings.HasPrefix(other, "ingot machine approve m-a ") {
 		t.Errorf("Answers = %q, %q", same, other)
 	}
-	if same, other := (Question{With: "m-b", Told: true}).Answers(m); same != "ingot machine merge m-a m-b" || other != "ingot machine approve node01" {
+	if same, other := (Question{With: "m-b", Reported: true}).Answers(m); same != "ingot machine merge m-a m-b" || other != "ingot machine approve node01" {
 		t.Errorf("Answers of a machine that was approved before = %q, %q", same, other)
 	}
 	if same, other := (Question{With: "m-a"}).Answers(m); same != "ingot machine approve node01" || other != "ingot machine forget node01" {

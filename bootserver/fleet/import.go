@@ -267,7 +267,7 @@ func (r *register) index(m Machine) {
 	for _, mac := range m.MACs {
 		r.macs[mac] = m.ID
 	}
-	for _, mac := range m.ToldCards() { // who was seen with it has it
+	for _, mac := range m.ReportedCards() { // who was seen with it has it
 		if _, taken := r.macs[mac]; !taken {
 			r.macs[mac] = m.ID
 		}

@@ -37,7 +37,7 @@ func Learn(m Machine, f ingot.Facts, others []Machine, now time.Time) (after Mac
 func doubt(m Machine, f ingot.Facts, others []Machine) *Question {
 	uuid, serial, known := ingot.PlausibleUUID(f.UUID), ingot.PlausibleSerial(f.Serial), m.Serial
 	ask := func(with Machine, format string, args ...any) *Question {
-		return &Question{With: with.ID, About: "board " + strings.TrimSpace(uuid+" "+ingot.PlausibleSerial(f.Serial)), Told: true, What: fmt.Sprintf(format, args...)}
+		return &Question{With: with.ID, About: "board " + strings.TrimSpace(uuid+" "+ingot.PlausibleSerial(f.Serial)), Reported: true, What: fmt.Sprintf(format, args...)}
 	}
 	board, sibling := held(others, uuid), withSerial(others, serial)
 	ours := sameUUID(m.UUID, uuid)
@@ -121,7 +121,7 @@ func UUIDs(told string) []string {
 // Claimed are the cards that a machine tells and others were seen with: it is
 // not found by them.
 func Claimed(m Machine, others []Machine) (list []string) {
-	for _, mac := range m.ToldCards() {
+	for _, mac := range m.ReportedCards() {
 		for i := range others {
 			if o := &others[i]; !o.Newcomer() && slices.Contains(o.MACs, mac) {
 				list = append(list, fmt.Sprintf("%s of %s", mac, o.Hostname()))

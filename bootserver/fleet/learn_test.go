@@ -191,7 +191,7 @@ func agrees(t *rapid.T, machines []Machine, m Machine, s Sighting) {
 		t.Fatalf("%+v is found to be %+v, of another UUID", s, m)
 	}
 	seen := slices.Contains(m.MACs, s.MAC)
-	if !seen && !slices.Contains(m.ToldCards(), s.MAC) && len(m.MACs)+len(m.ToldCards()) > 0 {
+	if !seen && !slices.Contains(m.ReportedCards(), s.MAC) && len(m.MACs)+len(m.ReportedCards()) > 0 {
 		t.Fatalf("%+v is found to be %+v, without that card", s, m)
 	}
 	for _, o := range machines {

@@ -322,7 +322,7 @@ func (d *Decision) choose(r Request, list []string, loader bool) Offer {
 	}
 	d.Boot.First = FirstStage(d.Machine, r.Firmware, list)
 	if !r.Begins {
-		d.Boot.Told = d.now
+		d.Boot.Accepted = d.now
 	}
 	switch d.Boot.First {
 	case "":

@@ -18,11 +18,11 @@ func noLoader(b fleet.Boot) bool { return b.First == "" && !b.Back && b.Stage() 
 func unanswered(b fleet.Boot, s Story) cause {
 	other := s.otherIn(b)
 	switch {
-	case b.Told.IsZero() && other != "":
+	case b.Accepted.IsZero() && other != "":
 		return cause{"no DHCPREQUEST after our offer", fmt.Sprintf("another server, %s, answered", other), "ingot network"}
 	case noLoader(b):
 		return cause{"nothing to load", fmt.Sprintf("this server has no loader for firmware %s", dashed(string(b.Firmware))), "ingot loaders"}
-	case !b.Told.IsZero():
+	case !b.Accepted.IsZero():
 		return unloaded(b, s, other)
 	case b.Proxy:
 		return cause{"the machine was told what to boot, and took no address", "we give none here; its DHCP server did not, or its answer was lost: look at that server, and at the switch port (STP, VLAN)", "ingot network"}

@@ -17,7 +17,7 @@ import (
 func TestWhichOther(t *testing.T) {
 	boot := func(id byte, from, until string) fleet.Boot {
 		b := recorded(id, fleet.ImageRef{}, from, ingot.StageDHCP)
-		b.Told = time.Time{}
+		b.Accepted = time.Time{}
 		if until != "" {
 			b.Ended = clock(until)
 		}

@@ -43,7 +43,7 @@ func node01() fleet.Machine {
 
 // recorded makes a boot that began at a time and passed stages, a second each.
 func recorded(id byte, image fleet.ImageRef, start string, upTo ingot.Stage) fleet.Boot {
-	b := fleet.Boot{ID: ingot.NewBootID([16]byte{id}), Machine: "m-525400120001", Firmware: ingot.FirmwareUEFIx64, Started: clock(start), Image: image, First: "snponly.efi", Told: clock(start), Back: true,
+	b := fleet.Boot{ID: ingot.NewBootID([16]byte{id}), Machine: "m-525400120001", Firmware: ingot.FirmwareUEFIx64, Started: clock(start), Image: image, First: "snponly.efi", Accepted: clock(start), Back: true,
 		Deadline: clock(start).Add(10 * time.Minute)}
 	at := clock(start)
 	for _, s := range ingot.Stages {
@@ -177,14 +177,14 @@ var stories = []struct {
 		"Healthy on node:7 since 10:14, 34 s after its first packet."},
 	{"boots now", lived(node01(), fleet.Policy{}, with(recorded(1, node7, "10:19:50", ingot.StageTicket), func(b *fleet.Boot) { b.Served = map[string]int64{"root": 120 << 20} })),
 		"Boots node:7 now: stage ticket, 10 s after its first packet, 120 MiB of 300 MiB of the root were served."},
-	{"no DHCPREQUEST", lived(node01(), fleet.Policy{}, with(recorded(1, fleet.ImageRef{}, "10:19:00", ingot.StageDHCP), func(b *fleet.Boot) { b.Told = time.Time{} })),
+	{"no DHCPREQUEST", lived(node01(), fleet.Policy{}, with(recorded(1, fleet.ImageRef{}, "10:19:00", ingot.StageDHCP), func(b *fleet.Boot) { b.Accepted = time.Time{} })),
 		"No DHCPREQUEST after our offer: the offer did not reach it, or it did not want it; look at the switch port (STP, VLAN). Boots node:7 now: stage dhcp, 60 s after its first packet."},
-	{"another DHCP server", with(lived(node01(), fleet.Policy{}, with(recorded(1, fleet.ImageRef{}, "10:19:00", ingot.StageDHCP), func(b *fleet.Boot) { b.Told = time.Time{} })), func(s *Story) {
+	{"another DHCP server", with(lived(node01(), fleet.Policy{}, with(recorded(1, fleet.ImageRef{}, "10:19:00", ingot.StageDHCP), func(b *fleet.Boot) { b.Accepted = time.Time{} })), func(s *Story) {
 		s.Others = []fleet.Other{{Address: netip.MustParseAddr("10.0.0.3"), At: clock("10:19:01")}}
 	}), "No DHCPREQUEST after our offer: another server, 10.0.0.3, answered. Boots node:7 now: stage dhcp, 60 s after its first packet."},
 	{"TFTP does not get through", lived(node01(), fleet.Policy{}, recorded(1, fleet.ImageRef{}, "10:19:00", ingot.StageDHCP)),
 		"Address given, then snponly.efi was never fetched: does a firewall close TFTP (UDP port 69 and those of transfers), or does the machine hang in its firmware? Boots node:7 now: stage dhcp, 60 s after its first packet."},
-	{"beside another server, and no address is taken", lived(node01(), fleet.Policy{}, with(recorded(1, fleet.ImageRef{}, "10:19:00", ingot.StageDHCP), func(b *fleet.Boot) { b.Told, b.Proxy = time.Time{}, true })),
+	{"beside another server, and no address is taken", lived(node01(), fleet.Policy{}, with(recorded(1, fleet.ImageRef{}, "10:19:00", ingot.StageDHCP), func(b *fleet.Boot) { b.Accepted, b.Proxy = time.Time{}, true })),
 		"The machine was told what to boot, and took no address: we give none here; its DHCP server did not, or its answer was lost: look at that server, and at the switch port (STP, VLAN). Boots node:7 now: stage dhcp, 60 s after its first packet."},
 	{"beside another server, which is obeyed", with(lived(node01(), fleet.Policy{}, with(recorded(1, fleet.ImageRef{}, "10:19:00", ingot.StageDHCP), func(b *fleet.Boot) { b.Proxy = true })), func(s *Story) {
 		s.Others = []fleet.Other{{Address: netip.MustParseAddr("10.0.0.1"), Kind: "DHCPACK", Expected: true, At: clock("10:19:02")}}
@@ -193,7 +193,7 @@ var stories = []struct {
 		s.Others = []fleet.Other{{Address: netip.MustParseAddr("10.0.0.3"), Kind: "DHCPOFFER", File: "pxelinux.0", At: clock("10:19:01")}, {Address: netip.MustParseAddr("10.0.0.1"), Kind: "DHCPACK", Expected: true, At: clock("10:19:02")}}
 	}), "Its DHCP server gave it an address, then snponly.efi was never fetched: another server, 10.0.0.3, answered as well, and the machine may have obeyed that one. Boots node:7 now: stage dhcp, 60 s after its first packet."},
 	{"firmware without a loader", lived(node01(), fleet.Policy{}, with(recorded(1, fleet.ImageRef{}, "10:19:50", ingot.StageDHCP), func(b *fleet.Boot) {
-		b.Firmware, b.First, b.Back, b.Told = ingot.FirmwareUEFIarm64, "", false, time.Time{}
+		b.Firmware, b.First, b.Back, b.Accepted = ingot.FirmwareUEFIarm64, "", false, time.Time{}
 	})), "Nothing to load: this server has no loader for firmware uefi-arm64. Boots node:7 now: stage dhcp, 10 s after its first packet."},
 	{"HTTP boot does not get through", lived(node01(), fleet.Policy{}, with(recorded(1, fleet.ImageRef{}, "10:19:00", ingot.StageDHCP), func(b *fleet.Boot) { b.Firmware = ingot.FirmwareUEFIx64HTTP })),
 		"Address given, then snponly.efi was never fetched: does a firewall close HTTP, or does the machine hang in its firmware? Boots node:7 now: stage dhcp, 60 s after its first packet."},

@@ -107,7 +107,7 @@ func machineOf(m fleet.Machine) machine {
 		LastHealthy: imageRef(m.LastHealthy), Healthy: list(m.Healthy, refOf), Orders: m.Orders,
 		Grants: list(m.Grants, grantOf), Boot: m.Boot}
 	if q := m.Ask; q != nil {
-		r.Ask = &question{With: q.With, What: q.What, About: q.About, Reported: q.Told}
+		r.Ask = &question{With: q.With, What: q.What, About: q.About, Reported: q.Reported}
 	}
 	if !m.Trial.IsZero() {
 		r.Trial = &trial{m.Trial.Image, list(m.Trial.Failures, failureOf)}
@@ -132,7 +132,7 @@ func (r machine) value() fleet.Machine {
 		LastHealthy: fleet.ImageRef(r.LastHealthy), Healthy: list(r.Healthy, imageRef.value), Orders: r.Orders,
 		Grants: list(r.Grants, grant.value), Boot: r.Boot}
 	if q := r.Ask; q != nil {
-		m.Ask = &fleet.Question{With: q.With, What: q.What, About: q.About, Told: q.Reported}
+		m.Ask = &fleet.Question{With: q.With, What: q.What, About: q.About, Reported: q.Reported}
 	}
 	if t := r.Trial; t != nil {
 		m.Trial = fleet.Trial{Image: t.Image, Failures: list(t.Failures, failure.value)}

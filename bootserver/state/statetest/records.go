@@ -29,7 +29,7 @@ func fullMachine() fleet.Machine {
 		At: at}}
 	return fleet.Machine{ID: "m-1", Name: "node01", Labels: map[string]string{"rack": "r1"}, State: fleet.Approved,
 		UUID: "u1", Serial: "S1",
-		Ask:      &fleet.Question{With: "m-2", What: "is it m-2?", About: "card a", Told: true},
+		Ask:      &fleet.Question{With: "m-2", What: "is it m-2?", About: "card a", Reported: true},
 		Answered: []fleet.Answered{{About: "card b", At: at}},
 		MACs:     []string{"52:54:00:00:00:01"}, MachineKey: strings.Repeat("a", 32), Firmware: ingot.FirmwareBIOS,
 		Address:   netip.MustParseAddr("10.0.0.9"),
@@ -50,7 +50,7 @@ func fullBoot() fleet.Boot {
 	at := time.Unix(7, 0).UTC()
 	b := fleet.Boot{ID: bootID(1), Machine: "m-1", Number: 1, Before: bootID(8), Firmware: ingot.FirmwareBIOS,
 		Image: fleet.ImageRef{Image: digest(2), Name: "node:2"},
-		Order: 3, Root: digest(3), First: fleet.FirstUKI, Proxy: true, Told: at, Back: true, Started: at, Deadline: at,
+		Order: 3, Root: digest(3), First: fleet.FirstUKI, Proxy: true, Accepted: at, Back: true, Started: at, Deadline: at,
 		Ended: at, Outcome: ingot.OutcomeFailed,
 		Reason: "no root", Ticket: at, Facts: bootID(1), Changes: []string{"RAM"}, Crash: "panic", Pstore: true,
 		Served: map[string]int64{"root": 5},

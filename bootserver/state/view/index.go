@@ -236,7 +236,7 @@ func relistKnown(v *View, id ingot.MachineID, old, m *fleet.Machine) {
 	}
 	relist(v.index.mac, id, old.MACs, m.MACs)
 	if !slices.Equal(old.MACs, m.MACs) || !slices.Equal(old.Facts.NICs, m.Facts.NICs) {
-		relist(v.index.reported, id, old.ToldCards(), m.ToldCards())
+		relist(v.index.reported, id, old.ReportedCards(), m.ReportedCards())
 	}
 	relist(v.index.uuid, id, []string{old.UUID}, []string{m.UUID})
 	relist(v.index.serial, id, []string{old.Serial}, []string{m.Serial})

@@ -80,7 +80,7 @@ func IndexKeys(m *fleet.Machine, latest ingot.Digest, f func(Key)) {
 		for _, mac := range m.MACs {
 			one(ByMAC, mac)
 		}
-		for _, mac := range m.ToldCards() {
+		for _, mac := range m.ReportedCards() {
 			one(ByReportedMAC, mac)
 		}
 		one(ByUUID, m.UUID)
