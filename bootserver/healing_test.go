@@ -69,7 +69,7 @@ func TestHeals(t *testing.T) {
 	if _, script := h.attempt("", ""); !strings.Contains(script, "This machine is held: lab:v1 failed twice in a row, and no image was ever healthy on this machine") {
 		t.Errorf("a machine that is held gets\n%s", script)
 	}
-	if got := h.why(); !strings.HasPrefix(got, "Volumes not mounted on 2 attempts: volume data refused; held for a person since 12:00") {
+	if got := h.why(); !strings.HasPrefix(got, "Volumes not mounted on 2 attempts: volume data refused; held for an operator since 12:00") {
 		t.Errorf("why = %q", got)
 	}
 	if _, err := h.api.Resume(t.Context(), "node01"); err != nil {
@@ -97,7 +97,7 @@ func TestHeals(t *testing.T) {
 	for _, e := range list.Events {
 		text += string(e.Kind) + " " + e.Text + "\n"
 	}
-	for _, want := range []string{"machine first seen, pending", "decision held for a person: lab:v1 failed twice", "decision lab:v1 is tried again", "decision assigned lab:v2: bad day", "decision falls back to lab:v1: lab:v2 failed twice", "end lab:v1 healthy", "step failed: no"} {
+	for _, want := range []string{"machine first seen, pending", "decision held for an operator: lab:v1 failed twice", "decision lab:v1 is tried again", "decision assigned lab:v2: bad day", "decision falls back to lab:v1: lab:v2 failed twice", "end lab:v1 healthy", "step failed: no"} {
 		if !strings.Contains(text, want) {
 			t.Errorf("the ledger does not say %q:\n%s", want, text)
 		}

@@ -140,7 +140,7 @@ func TestCardOfAnother(t *testing.T) {
 		h.clock = h.clock.Add(time.Hour)
 		h.boots(second)
 	}
-	if got := strings.Count(h.ledgered(two), "true reports cards that others were seen with, and is not found by them: "+firstMachine.MAC); got != 1 {
+	if got := strings.Count(h.ledgered(two), "true reports MAC addresses of other machines, and is not identified by them: "+firstMachine.MAC); got != 1 {
 		t.Errorf("the ledger says %d times that it has another's card:\n%s", got, h.ledgered(two))
 	}
 	if m, ok := h.state.Find(fleet.Sighting{MAC: firstMachine.MAC}); !ok || m.ID != machineID {

@@ -109,7 +109,7 @@ func TestLedgerOfAMerge(t *testing.T) {
 	changed := firstMachine
 	changed.MAC = "52:54:00:99:00:01"
 	h.seen(changed)
-	if !strings.Contains(h.ledgerText(), "! m-525400990001 machine a person is asked whether it is the same machine: ") {
+	if !strings.Contains(h.ledgerText(), "! m-525400990001 machine an operator is asked whether it is the same machine: ") {
 		t.Errorf("the ledger does not say what is asked:\n%s", h.ledgerText())
 	}
 	if _, err := h.api.Merge(t.Context(), "m-525400990001", "node01"); err != nil {
@@ -134,8 +134,8 @@ func TestLedgerOfAnImport(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	h.ledgerHas(1, machineID+" machine is in a list that was imported, as node01")
-	h.ledgerHas(1, machineID+" machine known before it was seen, approved, with "+firstMachine.MAC)
+	h.ledgerHas(1, machineID+" machine named in an imported list, as node01")
+	h.ledgerHas(1, machineID+" machine added before it was first seen, approved, with "+firstMachine.MAC)
 	h.ask()
 	h.ledgerHas(1, machineID+" machine seen for the first time")
 }
@@ -153,7 +153,7 @@ func TestLedgerOfACrash(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	h.ledgerHas(1, "! "+machineID+" step its kernel crashed, as pstore kept it: BUG: kernel NULL pointer dereference")
+	h.ledgerHas(1, "! "+machineID+" step its kernel crashed (from pstore): BUG: kernel NULL pointer dereference")
 	if b, _ := h.state.Boot(well); b.Crash == "" {
 		t.Error("the crash belongs to another boot than the one that was healthy")
 	}
@@ -165,7 +165,7 @@ func TestLedgerOfACrash(t *testing.T) {
 	if err := h.Crash(boot, "<2>[   12.3] nothing that says why\n"); err != nil {
 		t.Fatal(err)
 	}
-	h.ledgerHas(1, "! "+machineID+" step its kernel crashed, as pstore kept it: no line of its last words says why")
+	h.ledgerHas(1, "! "+machineID+" step its kernel crashed (from pstore): no line of its last words says why")
 }
 
 // TestLedgerOfARestore: who follows the ledger hears that the state was

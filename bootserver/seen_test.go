@@ -52,7 +52,7 @@ func TestStalledLoader(t *testing.T) {
 		t.Errorf("after snponly.efi stalled the machine is offered %q; want ipxe.efi", got)
 	}
 	boots, err := h.api.Boots(t.Context(), machineID, 0)
-	if err != nil || len(boots) != 2 || boots[0].Outcome != ingot.OutcomeSilent || !strings.Contains(boots[0].Reason, "loaded snponly.efi, and it was not heard of again") {
+	if err != nil || len(boots) != 2 || boots[0].Outcome != ingot.OutcomeSilent || !strings.Contains(boots[0].Reason, "loaded snponly.efi and was not heard from again") {
 		t.Fatalf("boots %+v, %v; want the first silent, with the loader named", boots, err)
 	}
 	// The next one is told and never fetched.

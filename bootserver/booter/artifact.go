@@ -30,13 +30,15 @@ func (b *Booter) Artifact(id ingot.BootID, digest ingot.Digest, part string) (ht
 		return httpboot.Artifact{Bytes: l, Digest: digest}, nil
 	}
 	if boot.Image.Image != digest {
-		return httpboot.Artifact{}, fmt.Errorf("%w: image %s is not what boot %s may run", httpboot.ErrRefused, digest.Short(), id.Short())
+		return httpboot.Artifact{}, fmt.Errorf("%w: image %s is not what boot %s may run", httpboot.ErrRefused,
+			digest.Short(), id.Short())
 	}
 	switch m, _ := b.state.Machine(boot.Machine); {
 	case m.State != fleet.Approved:
 		return httpboot.Artifact{}, fmt.Errorf("%w: %w", httpboot.ErrRefused, fleet.ErrNotApproved)
 	case m.Boot != id:
-		return httpboot.Artifact{}, fmt.Errorf("%w: boot %s is over, the machine began another one", httpboot.ErrRefused, id.Short())
+		return httpboot.Artifact{}, fmt.Errorf("%w: boot %s is over, the machine began another one", httpboot.ErrRefused,
+			id.Short())
 	}
 	im, err := b.catalog.Image(digest)
 	if err != nil {

@@ -79,7 +79,8 @@ func (b *Booter) HealingPolicy() fleet.Policy { return b.policy.Load().Healing()
 func lookupBoot(tx state.Reader, id ingot.BootID) (fleet.Boot, fleet.Machine, error) {
 	boot, ok := tx.Boot(id)
 	if !ok {
-		return boot, fleet.Machine{}, fmt.Errorf("%w boot %s; this machine should start over", httpboot.ErrUnknown, id.Short())
+		return boot, fleet.Machine{}, fmt.Errorf("%w boot %s; this machine should start over", httpboot.ErrUnknown,
+			id.Short())
 	}
 	m, ok := tx.Machine(boot.Machine)
 	if !ok {

@@ -51,7 +51,9 @@ func newHouse(t *testing.T) *house {
 	}
 	t.Cleanup(func() { st.Close() })
 	h := &house{t: t, images: images, clock: time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)}
-	h.Booter = New(Config{State: st, Catalog: catalog.New(images), Keys: keys, Port: 80, Now: func() time.Time { return h.clock },
+	h.Booter = New(Config{State: st, Catalog: catalog.New(images), Keys: keys, Port: 80, Now: func() time.Time {
+		return h.clock
+	},
 		Loaders: map[string][]byte{"snponly.efi": []byte("a loader"), "ipxe.efi": []byte("another")}})
 	return h
 }
@@ -70,8 +72,10 @@ func (h *house) put(version string) image.Image {
 		}
 		return p
 	}
-	im, err := h.images.Put(h.t.Context(), &ingot.ImageManifest{Schema: 1, Profile: "lab", Version: version, Arguments: []string{"quiet"}},
-		image.Files{Kernel: file("kernel"), Initramfs: file("initramfs"), Root: file("root"), Plan: file("plan"), UKI: file("uki")}, h.keys.Release.Secret)
+	im, err := h.images.Put(h.t.Context(), &ingot.ImageManifest{Schema: 1, Profile: "lab", Version: version,
+		Arguments: []string{"quiet"}},
+		image.Files{Kernel: file("kernel"), Initramfs: file("initramfs"), Root: file("root"), Plan: file("plan"),
+			UKI: file("uki")}, h.keys.Release.Secret)
 	if err != nil {
 		h.t.Fatal(err)
 	}

@@ -121,7 +121,8 @@ func (b *Booter) logChanges(list []fleet.Change) {
 	for _, c := range list {
 		level := slog.LevelInfo
 		switch c.Code {
-		case fleet.CodeBootStage, fleet.CodeTicketGiven, fleet.CodeMachineSeen, fleet.CodeMachineCard, fleet.CodeMachineLabels:
+		case fleet.CodeBootStage, fleet.CodeTicketGiven, fleet.CodeMachineSeen, fleet.CodeMachineCard,
+			fleet.CodeMachineLabels:
 			continue // many, and in the ledger
 		case fleet.CodeMachineHeld:
 			level = slog.LevelError

@@ -72,7 +72,9 @@ func each[ID any](b *Booter, list []ID, f func(tx state.Tx, images *images, id I
 		}
 	}
 	for _, id := range stale { // few: an image is given up
-		if _, err := b.decide(images, func(tx state.Tx) (*fleet.Decision, error) { return f(tx, images, id), nil }); err != nil {
+		if _, err := b.decide(images, func(tx state.Tx) (*fleet.Decision, error) {
+			return f(tx, images, id), nil
+		}); err != nil {
 			b.log.Error("ending silent boots and grants", "err", err)
 		}
 	}

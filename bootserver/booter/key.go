@@ -38,7 +38,7 @@ func (b *Booter) machineKeys() func(ingot.MachineID) string {
 	}
 }
 
-// Derive makes stable bytes that nobody can guess without the state's secret.
+// Derive makes stable bytes that cannot be guessed without the state's secret.
 func (b *Booter) Derive(purpose, of string) []byte { return derive(b.state.Identity(), purpose, of) }
 
 func derive(secret []byte, purpose, of string) []byte {

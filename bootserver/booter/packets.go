@@ -52,10 +52,11 @@ type noted struct {
 
 // NewPackets returns an empty queue. Keep writes what is queued.
 func NewPackets(st state.Store, log *slog.Logger) *Packets {
-	return &Packets{state: st, log: log, seed: maphash.MakeSeed(), wake: make(chan struct{}, 1), recent: map[ingot.MachineID]noted{}}
+	return &Packets{state: st, log: log, seed: maphash.MakeSeed(), wake: make(chan struct{}, 1),
+		recent: map[ingot.MachineID]noted{}}
 }
 
-// key tells a repetition from another packet: a boot's four-packet exchanges,
+// key identifies repetitions of a packet: a boot's four-packet exchanges,
 // by firmware, loader and system, are one as long as they are about one address.
 func (p *Packets) key(n client.Packet) uint64 {
 	type key struct {

@@ -40,7 +40,8 @@ func (h *house) packet(kind, ip string) client.Packet {
 
 // other is what another server said to the machine's card.
 func (h *house) other(kind string, server string) client.Packet {
-	return client.Packet{Packet: fleet.Packet{At: h.clock, Other: &fleet.Other{Kind: kind, Address: netip.MustParseAddr(server), At: h.clock}}, MAC: firstMachine.MAC}
+	return client.Packet{Packet: fleet.Packet{At: h.clock,
+		Other: &fleet.Other{Kind: kind, Address: netip.MustParseAddr(server), At: h.clock}}, MAC: firstMachine.MAC}
 }
 
 // TestPacketsOfABoot: what repeats within a boot is in the ledger once, also
@@ -113,7 +114,8 @@ func TestPacketsOfABoot(t *testing.T) {
 		p.Note(nak)
 		p.Note(h.other("DHCPACK", "10.99.0.3"))
 	}
-	want("a system is refused, and taken by another server", "- DHCPNAK for 10.99.0.100: it has 10.99.0.101", "- DHCPACK by another server, 10.99.0.3")
+	want("a system is refused, and taken by another server", "- DHCPNAK for 10.99.0.100: it has 10.99.0.101",
+		"- DHCPACK by another server, 10.99.0.3")
 
 	// The machine begins anew; the other server is quicker than we are.
 	p.Note(h.other("DHCPOFFER", "10.99.0.3"))
@@ -136,7 +138,8 @@ func TestPacketsHideKeys(t *testing.T) {
 	p.Note(n)
 	p.flush()
 	b, _ := h.state.Boot(boot)
-	if list := packetsOf(h); len(list) != 1 || len(b.Others) != 1 || strings.Contains(fmt.Sprint(list, b.Others), string(h.BootKey(boot))) {
+	if list := packetsOf(h); len(list) != 1 || len(b.Others) != 1 ||
+		strings.Contains(fmt.Sprint(list, b.Others), string(h.BootKey(boot))) {
 		t.Errorf("recorded are %+v and %+v; want one of each, without the key", list, b.Others)
 	}
 }
@@ -170,8 +173,10 @@ func TestPacketFlood(t *testing.T) {
 	}
 	p.flush()
 	_, b := h.machine()
-	if n := len(packetsOf(h)); n > maxNoted || len(b.Others) > fleet.MaxOthers || len(p.recent) != 1 || p.queue != nil || p.Dropped() != lost {
-		t.Errorf("the ledger has %d packets, the boot %d other servers, %d machines are remembered; want no more than %d, %d, 1", n, len(b.Others), len(p.recent), maxNoted, fleet.MaxOthers)
+	if n := len(packetsOf(h)); n > maxNoted || len(b.Others) > fleet.MaxOthers || len(p.recent) != 1 || p.queue != nil ||
+		p.Dropped() != lost {
+		t.Errorf("the ledger has %d packets, the boot %d other servers, %d machines are remembered; want no more than "+
+			"%d, %d, 1", n, len(b.Others), len(p.recent), maxNoted, fleet.MaxOthers)
 	}
 }
 

@@ -61,10 +61,12 @@ func (b *Booter) waitScript(base string, m fleet.Machine, boot fleet.Boot, why e
 	lines := []string{"", "  ingot", fmt.Sprintf("  machine %s  %s", m.ID, strings.Join(m.MACs, " ")), ""}
 	switch {
 	case m.State == fleet.Retired:
-		lines = append(lines, "  This machine is retired. To bring it back, on the server:", fmt.Sprintf("    ingot machine approve %s", m.ID))
+		lines = append(lines, "  This machine is retired. To bring it back, on the server:",
+			fmt.Sprintf("    ingot machine approve %s", m.ID))
 	case m.Ask != nil:
 		same, other := m.Ask.Answers(m)
-		lines = append(lines, "  This machine may be known: "+m.Ask.What+".", "  If it is the same machine, on the server:", "    "+same, "  If it is another one:", "    "+other)
+		lines = append(lines, "  This machine may be known: "+m.Ask.What+".", "  If it is the same machine, on the server:",
+			"    "+same, "  If it is another one:", "    "+other)
 	case errors.Is(why, fleet.ErrNotApproved):
 		lines = append(lines, "  This machine is waiting for approval. On the server:",
 			fmt.Sprintf("    ingot machine approve %s --name NAME --image PROFILE:VERSION", m.ID))
@@ -72,8 +74,10 @@ func (b *Booter) waitScript(base string, m fleet.Machine, boot fleet.Boot, why e
 		lines = append(lines, "  This machine is approved and waits for an image. On the server:",
 			fmt.Sprintf("    ingot assign %s PROFILE:VERSION", m.ID))
 	case errors.Is(why, fleet.ErrHeld):
-		lines = append(lines, "  This machine is held: "+m.Setback.Why+".", "  On the server, for why, and to try again or something else:",
-			fmt.Sprintf("    ingot why %s", m.Hostname()), fmt.Sprintf("    ingot resume %s", m.Hostname()), fmt.Sprintf("    ingot assign %s PROFILE:VERSION", m.Hostname()))
+		lines = append(lines, "  This machine is held: "+m.Setback.Why+".",
+			"  On the server, for why, and to try again or something else:",
+			fmt.Sprintf("    ingot why %s", m.Hostname()), fmt.Sprintf("    ingot resume %s", m.Hostname()),
+			fmt.Sprintf("    ingot assign %s PROFILE:VERSION", m.Hostname()))
 	default:
 		lines = append(lines, "  The image of this machine cannot be served: "+why.Error())
 	}

@@ -29,7 +29,8 @@ var ErrTooManyPending = fmt.Errorf("%d machines are pending; approve or remove s
 
 // ErrTooManyPerCard is returned for a new machine while MaxPerCard machines have its MAC address:
 // one machine makes them by reporting another UUID each time.
-var ErrTooManyPerCard = fmt.Errorf("%d machines with this MAC address are recorded; forget some first", state.MaxPerCard)
+var ErrTooManyPerCard = fmt.Errorf("%d machines with this MAC address are recorded; forget some first",
+	state.MaxPerCard)
 
 // Observe implements client.Booter: it records the machine and its boot.
 func (b *Booter) Observe(c client.Sighting) (client.Boot, error) {
@@ -77,7 +78,8 @@ type prepared struct {
 }
 
 func (b *Booter) prepare(c client.Sighting) *prepared {
-	p := &prepared{images: b.newImages(), policy: *b.policy.Load(), newBoot: newBootID(), key: b.machineKeys(), now: b.now()}
+	p := &prepared{images: b.newImages(), policy: *b.policy.Load(), newBoot: newBootID(), key: b.machineKeys(),
+		now: b.now()}
 	p.request = fleet.Request{Address: c.Address, IPXE: c.IPXE, HTTP: c.HTTP, Proxy: c.Proxy, Begins: c.Begins,
 		Sighting: fleet.Sighting{MAC: c.MAC, UUID: c.UUID, Firmware: c.Firmware, Port: c.Port, At: p.now}}
 	switch c.Kind {

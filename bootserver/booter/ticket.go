@@ -33,8 +33,9 @@ func (b *Booter) Ticket(id ingot.BootID, q ingot.TicketRequest) (signed ingot.Si
 		if lent, ask = d.Ticket(); ask != nil {
 			return d, nil // the record stays, the ticket is refused
 		}
-		ticket = ingot.Ticket{Boot: id, Machine: d.Machine.ID, Hostname: d.Machine.Hostname(), MachineKey: d.Machine.MachineKey,
-			Nonce: q.Nonce, Issued: now, Expires: now.Add(policy.Ticket), Image: d.Boot.Image.Image, Grants: lent,
+		ticket = ingot.Ticket{Boot: id, Machine: d.Machine.ID, Hostname: d.Machine.Hostname(),
+			MachineKey: d.Machine.MachineKey,
+			Nonce:      q.Nonce, Issued: now, Expires: now.Add(policy.Ticket), Image: d.Boot.Image.Image, Grants: lent,
 			Deadline: d.Boot.Deadline.Sub(now), Restart: d.Restarts()}
 		return d, nil
 	})
@@ -53,7 +54,8 @@ func (b *Booter) Ticket(id ingot.BootID, q ingot.TicketRequest) (signed ingot.Si
 }
 
 // admit begins the decision about a ticket, or says why there is none.
-func (b *Booter) admit(tx state.Tx, id ingot.BootID, policy fleet.BootPolicy, images *images, now time.Time) (*fleet.Decision, error) {
+func (b *Booter) admit(tx state.Tx, id ingot.BootID, policy fleet.BootPolicy, images *images,
+	now time.Time) (*fleet.Decision, error) {
 	boot, m, err := lookupBoot(tx, id)
 	switch {
 	case err != nil:
@@ -77,7 +79,8 @@ func (b *Booter) admit(tx state.Tx, id ingot.BootID, policy fleet.BootPolicy, im
 // boundFacts bounds what a machine can make the record of it grow by.
 func boundFacts(f ingot.Facts) ingot.Facts {
 	f.NICs, f.Disks = slices.Clone(f.NICs[:min(len(f.NICs), 64)]), slices.Clone(f.Disks[:min(len(f.Disks), 256)])
-	texts := []*string{&f.UUID, &f.Serial, &f.Vendor, &f.Product, &f.BIOS, &f.BIOSDate, (*string)(&f.Firmware), (*string)(&f.Arch), &f.CPU, &f.Kernel}
+	texts := []*string{&f.UUID, &f.Serial, &f.Vendor, &f.Product, &f.BIOS, &f.BIOSDate, (*string)(&f.Firmware),
+		(*string)(&f.Arch), &f.CPU, &f.Kernel}
 	for i := range f.NICs {
 		n := &f.NICs[i]
 		texts = append(texts, &n.Name, &n.MAC, &n.Driver, &n.Firmware)

@@ -342,5 +342,5 @@ func Schema() ([]byte, error) {
 			return &jsonschema.Schema{Type: "string", Enum: []any{fleet.AfterFallback, fleet.AfterHold, fleet.AfterRetry}}
 		}
 		return nil
-	}, source)
+	}, source, fleet.RuleSource)
 }

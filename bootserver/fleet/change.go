@@ -35,7 +35,8 @@ type Change struct {
 // Actor is the operator who changed something: a local user, a token or a
 // client certificate.
 type Actor struct {
-	Kind  string `json:"kind"`            // how the operator is known: "local", "token", "certificate"; "server" for the server itself
+	// how the operator is known: "local", "token", "certificate"; "server" for the server itself
+	Kind  string `json:"kind"`
 	Name  string `json:"name"`            // of the token or certificate, or the local user's
 	ID    string `json:"id,omitempty"`    // of the token or certificate
 	UID   *int   `json:"uid,omitempty"`   // of a local user

@@ -28,46 +28,63 @@ func samples() map[Code]struct {
 	}
 	pair := func(name, from, to string) Change { return Change{From: Values{name: from}, To: Values{name: to}} }
 	grant := ingot.Grant{Volume: "data", Disk: "D1"}
-	into, from := Machine{ID: "m-1", Name: "node01"}, Machine{ID: "m-2", MACs: []string{"a", "b"}, Assignment: Assignment{ImageRef: v1}}
+	into, from := Machine{ID: "m-1", Name: "node01"}, Machine{ID: "m-2", MACs: []string{"a", "b"},
+		Assignment: Assignment{ImageRef: v1}}
 	merged := Merged(into, from, t0)
-	other := Packet{Other: &Other{Address: netip.MustParseAddr("10.0.0.9"), Kind: "DHCPOFFER", Given: netip.MustParseAddr("10.0.0.7")}}
-	rule, _ := Rule{Vendor: "Dell*"}.Change(Machine{State: Pending}, Machine{State: Approved, Assignment: Assignment{ImageRef: v1}}, t0)
+	other := Packet{Other: &Other{Address: netip.MustParseAddr("10.0.0.9"), Kind: "DHCPOFFER",
+		Given: netip.MustParseAddr("10.0.0.7")}}
+	rule, _ := Rule{Vendor: "Dell*"}.Change(Machine{State: Pending},
+		Machine{State: Approved, Assignment: Assignment{ImageRef: v1}}, t0)
 	all := map[Code]sample{
-		CodeText:            {TextChange(KindMachine, "named node", true), "! machine named node"},
-		CodeMachineNew:      {Change{To: Values{"state": "pending", "macs": []string{"a", "b"}}}, "machine first seen, pending, with a b"},
-		CodeMachineSeen:     {Change{}, "machine seen for the first time"},
-		CodeMachineState:    {pair("state", "pending", "approved"), "machine approved, before: pending"},
-		CodeMachineName:     {pair("name", "", "node"), `machine named "node", before: ""`},
-		CodeMachineUUID:     {pair("uuid", "u1", "u2"), "! machine UUID u2, before: u1"},
-		CodeMachineSerial:   {pair("serial", "S1", "S2"), "! machine serial number S2, before: S1"},
-		CodeMachineCard:     {Change{To: Values{"mac": "a"}}, "machine card a is new"},
-		CodeMachinePort:     {pair("port", "Eth1", "Eth2"), "machine moved from port Eth1 to Eth2"},
-		CodeMachineLabels:   {Change{From: Values{"rack": "r1", "old": "x"}, To: Values{"rack": "r2", "gpu": ""}}, "machine label gpu= set; label rack=r2 set, before: r1; label old=x removed"},
-		CodeQuestionAsked:   {Change{Detail: "it has the card of node02"}, "! machine a person is asked whether it is the same machine: it has the card of node02"},
-		CodeQuestionGone:    {Change{Machine: "m-1", From: Values{"with": "m-1"}, To: Values{"state": "approved"}}, "machine the question is answered: it is the same machine"},
-		CodeGrantGiven:      {Change{To: Values{"disk": "D1", "volume": "data", "until": "noon"}}, "machine granted: one boot may initialise disk D1 as volume data, until noon"},
-		CodeGrantExpired:    {Change{From: grantValues(grant)}, "machine the grant to initialise disk D1 as volume data expired, and no boot used it"},
-		CodeLoaderChanged:   {Change{To: Values{"loader": "x.efi", "firmware": ""}}, "decision is offered x.efi from now on, as firmware unknown"},
-		CodeImageAssigned:   {Change{Image: v1, Detail: "first"}, "decision assigned lab:v1: first"},
-		CodeImageResumed:    {Change{Image: v1}, "decision lab:v1 is tried again"},
-		CodeImageFallback:   {Change{Image: v1, Detail: "lab:v2 failed twice"}, "! decision falls back to lab:v1: lab:v2 failed twice"},
-		CodeMachineHeld:     {Change{Image: v1, Detail: "it failed"}, "! decision held for a person: it failed"},
-		CodeMachineAbsorbed: {merged[0], "machine is the same machine as node01 (m-1), and a part of it from now on"},
+		CodeText: {TextChange(KindMachine, "named node", true), "! machine named node"},
+		CodeMachineNew: {Change{To: Values{"state": "pending", "macs": []string{"a", "b"}}},
+			"machine first seen, pending, with a b"},
+		CodeMachineSeen:   {Change{}, "machine seen for the first time"},
+		CodeMachineState:  {pair("state", "pending", "approved"), "machine approved, before: pending"},
+		CodeMachineName:   {pair("name", "", "node"), `machine named "node", before: ""`},
+		CodeMachineUUID:   {pair("uuid", "u1", "u2"), "! machine UUID u2, before: u1"},
+		CodeMachineSerial: {pair("serial", "S1", "S2"), "! machine serial number S2, before: S1"},
+		CodeMachineCard:   {Change{To: Values{"mac": "a"}}, "machine card a is new"},
+		CodeMachinePort:   {pair("port", "Eth1", "Eth2"), "machine moved from port Eth1 to Eth2"},
+		CodeMachineLabels: {Change{From: Values{"rack": "r1", "old": "x"}, To: Values{"rack": "r2", "gpu": ""}},
+			"machine label gpu= set; label rack=r2 set, before: r1; label old=x removed"},
+		CodeQuestionAsked: {Change{Detail: "it has the card of node02"},
+			"! machine an operator is asked whether it is the same machine: it has the card of node02"},
+		CodeQuestionGone: {Change{Machine: "m-1", From: Values{"with": "m-1"}, To: Values{"state": "approved"}},
+			"machine the question is answered: it is the same machine"},
+		CodeGrantGiven: {Change{To: Values{"disk": "D1", "volume": "data", "until": "noon"}},
+			"machine granted: one boot may initialise disk D1 as volume data, until noon"},
+		CodeGrantExpired: {Change{From: grantValues(grant)},
+			"machine the grant to initialise disk D1 as volume data expired, and no boot used it"},
+		CodeLoaderChanged: {Change{To: Values{"loader": "x.efi", "firmware": ""}},
+			"decision gets the first stage x.efi from now on, with firmware unknown"},
+		CodeImageAssigned: {Change{Image: v1, Detail: "first"}, "decision assigned lab:v1: first"},
+		CodeImageResumed:  {Change{Image: v1}, "decision lab:v1 is tried again"},
+		CodeImageFallback: {Change{Image: v1, Detail: "lab:v2 failed twice"},
+			"! decision falls back to lab:v1: lab:v2 failed twice"},
+		CodeMachineHeld:     {Change{Image: v1, Detail: "it failed"}, "! decision held for an operator: it failed"},
+		CodeMachineAbsorbed: {merged[0], "machine is the same machine as node01 (m-1) and was merged into it"},
 		CodeMachineMerged:   {merged[1], "machine merged with m-2, which had cards a b, image lab:v1"},
 		CodeMachineForgot:   {Forgotten(into, t0), "machine forgotten"},
-		CodeMachineImported: {Change{Name: "node01"}, "machine is in a list that was imported, as node01"},
-		CodeCardsClaimed:    {Change{To: Values{"cards": []string{"a of node02"}}}, "! machine reports cards that others were seen with, and is not found by them: a of node02"},
-		CodeRuleApplied:     {rule, "decision approved, assigned lab:v1 by the rule for vendor Dell*"},
-		CodePacket:          {other.Change("m-1", ""), "! packet DHCPOFFER of 10.0.0.7 by another server, 10.0.0.9"},
-		CodeServerRestored:  {Restored(3, t0), "server the state was restored from a backup (machines: 3); what stands before this is what the backup knew"},
-		CodeBootStage:       {Change{Stage: ingot.StageDHCP, Detail: "10.0.0.7"}, "step 10.0.0.7"},
-		CodeStageFailed:     {Change{Detail: "no", To: Values{"retry": true}}, "! step failed: no; it tries again"},
-		CodeTicketGiven:     {Change{Image: v1, To: Values{"grants": []Values{grantValues(grant)}}}, "step ticket given for lab:v1; it may initialise disk D1 as volume data"},
-		CodeBootReport: {Change{To: Values{"isHealthy": false, "healthy": false, "units": []string{"db.service"}, "checks": []Values{{"name": "web", "detail": "refused"}}}},
-			"! step not healthy any more; check web: refused; failed units: db.service"},
-		CodeBootHardware: {Change{To: Values{"changes": []string{"RAM 256 → 192 GiB"}}}, "! machine its hardware changed: RAM 256 → 192 GiB"},
-		CodeBootCrash:    {Change{Detail: "BUG: x"}, "! step its kernel crashed, as pstore kept it: BUG: x"},
-		CodeBootEnded:    {Change{Image: v1, To: Values{"outcome": "silent"}, Detail: "no report"}, "! end lab:v1 silent: no report"},
+		CodeMachineImported: {Change{Name: "node01"}, "machine named in an imported list, as node01"},
+		CodeCardsClaimed: {Change{To: Values{"cards": []string{"a of node02"}}},
+			"! machine reports MAC addresses of other machines, and is not identified by them: a of node02"},
+		CodeRuleApplied: {rule, "decision approved, assigned lab:v1 by the rule for vendor Dell*"},
+		CodePacket:      {other.Change("m-1", ""), "! packet DHCPOFFER of 10.0.0.7 by another server, 10.0.0.9"},
+		CodeServerRestored: {Restored(3, t0),
+			"server the state was restored from a backup (machines: 3); earlier entries are those of the backup"},
+		CodeBootStage:   {Change{Stage: ingot.StageDHCP, Detail: "10.0.0.7"}, "step 10.0.0.7"},
+		CodeStageFailed: {Change{Detail: "no", To: Values{"retry": true}}, "! step failed: no; the machine tries again"},
+		CodeTicketGiven: {Change{Image: v1, To: Values{"grants": []Values{grantValues(grant)}}},
+			"step ticket given for lab:v1; it may initialise disk D1 as volume data"},
+		CodeBootReport: {Change{To: Values{"isHealthy": false, "healthy": false, "units": []string{"db.service"},
+			"checks": []Values{{"name": "web", "detail": "refused"}}}},
+			"! step no longer healthy; check web: refused; failed units: db.service"},
+		CodeBootHardware: {Change{To: Values{"changes": []string{"RAM 256 → 192 GiB"}}},
+			"! machine its hardware changed: RAM 256 → 192 GiB"},
+		CodeBootCrash: {Change{Detail: "BUG: x"}, "! step its kernel crashed (from pstore): BUG: x"},
+		CodeBootEnded: {Change{Image: v1, To: Values{"outcome": "silent"}, Detail: "no report"},
+			"! end lab:v1 silent: no report"},
 	}
 	for code, verb := range actions {
 		all[code] = sample{Change{Name: "x"}, "action " + verb + " x"}
@@ -95,7 +112,8 @@ func TestCodes(t *testing.T) {
 		if err == nil {
 			err = json.Unmarshal(text, &read)
 		}
-		if err != nil || read.String() != s.change.String() || read.Bad() != s.change.Bad() || read.Kind() != s.change.Kind() {
+		if err != nil || read.String() != s.change.String() || read.Bad() != s.change.Bad() ||
+			read.Kind() != s.change.Kind() {
 			t.Errorf("code %q is %q when it was stored, %v; want %q", code, read, err, s.change)
 		}
 	}

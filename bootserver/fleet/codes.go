@@ -113,30 +113,34 @@ func descriptions() map[Code]description {
 		CodeMachineCard:     {KindMachine, nil, func(c Change) string { return "card " + c.To.Text("mac") + " is new" }},
 		CodeMachinePort:     {KindMachine, nil, portText},
 		CodeMachineLabels:   {KindMachine, nil, labelText},
-		CodeQuestionAsked:   {KindMachine, always, detailed("a person is asked whether it is the same machine: %s")},
+		CodeQuestionAsked:   {KindMachine, always, detailed("an operator is asked whether it is the same machine: %s")},
 		CodeQuestionGone:    {KindMachine, nil, answerText},
 		CodeGrantGiven:      {KindMachine, nil, grantText},
 		CodeGrantExpired:    {KindMachine, nil, expiredGrantText},
 		CodeMachineMerged:   {KindMachine, nil, mergedText},
 		CodeMachineAbsorbed: {KindMachine, nil, absorbedText},
 		CodeMachineForgot:   {KindMachine, nil, fixed("forgotten")},
-		CodeMachineImported: {KindMachine, nil, func(c Change) string { return "is in a list that was imported, as " + c.Name }},
+		CodeMachineImported: {KindMachine, nil, func(c Change) string { return "named in an imported list, as " + c.Name }},
 		CodeCardsClaimed:    {KindMachine, always, claimText},
 
 		CodeLoaderChanged: {KindDecision, nil, loaderText},
 		CodeImageAssigned: {KindDecision, nil, assignedText},
 		CodeImageResumed:  {KindDecision, nil, func(c Change) string { return c.Image.Name + " is tried again" }},
-		CodeImageFallback: {KindDecision, always, func(c Change) string { return "falls back to " + c.Image.Name + ": " + c.Detail }},
-		CodeMachineHeld:   {KindDecision, always, detailed("held for a person: %s")},
-		CodeRuleApplied:   {KindDecision, nil, ruleText},
+		CodeImageFallback: {KindDecision, always, func(c Change) string {
+			return "falls back to " + c.Image.Name + ": " + c.Detail
+		}},
+		CodeMachineHeld: {KindDecision, always, detailed("held for an operator: %s")},
+		CodeRuleApplied: {KindDecision, nil, ruleText},
 
-		CodeBootStage:    {KindStep, nil, func(c Change) string { return c.Detail }},
-		CodeStageFailed:  {KindStep, always, failedStageText},
-		CodeTicketGiven:  {KindStep, nil, ticketText},
-		CodeBootReport:   {KindStep, badReport, reportText},
-		CodeBootHardware: {KindMachine, always, func(c Change) string { return "its hardware changed: " + joined(c.To.Texts("changes"), "; ") }},
-		CodeBootCrash:    {KindStep, always, detailed("its kernel crashed, as pstore kept it: %s")},
-		CodeBootEnded:    {KindEnd, badEnd, endText},
+		CodeBootStage:   {KindStep, nil, func(c Change) string { return c.Detail }},
+		CodeStageFailed: {KindStep, always, failedStageText},
+		CodeTicketGiven: {KindStep, nil, ticketText},
+		CodeBootReport:  {KindStep, badReport, reportText},
+		CodeBootHardware: {KindMachine, always, func(c Change) string {
+			return "its hardware changed: " + joined(c.To.Texts("changes"), "; ")
+		}},
+		CodeBootCrash: {KindStep, always, detailed("its kernel crashed (from pstore): %s")},
+		CodeBootEnded: {KindEnd, badEnd, endText},
 
 		CodePacket:         {KindPacket, badPacket, packetText},
 		CodeServerRestored: {KindServer, nil, restoredText},
@@ -201,7 +205,7 @@ func changed(field, format string) func(Change) string {
 func newMachineText(c Change) string {
 	text := "first seen, " + c.To.Text("state")
 	if c.To.Bool("imported") {
-		text = "known before it was seen, " + c.To.Text("state")
+		text = "added before it was first seen, " + c.To.Text("state")
 	}
 	if macs := c.To.Texts("macs"); len(macs) > 0 {
 		text += ", with " + strings.Join(macs, " ")
@@ -236,7 +240,7 @@ func answerText(c Change) string {
 	how := "it is not " + c.From.Text("with")
 	switch {
 	case c.To.Text("state") != string(Approved):
-		how = "it is not asked any more"
+		how = "it no longer applies"
 	case c.From.Text("with") == string(c.Machine):
 		how = "it is the same machine"
 	}
@@ -266,25 +270,28 @@ func ticketText(c Change) string {
 
 func mergedText(c Change) string {
 	var list []string
-	for _, p := range []struct{ what, is string }{{"cards", joined(c.From.Texts("macs"), " ")}, {"UUID", c.From.Text("uuid")},
+	for _, p := range []struct{ what, is string }{{"cards", joined(c.From.Texts("macs"), " ")},
+		{"UUID", c.From.Text("uuid")},
 		{"serial number", c.From.Text("serial")}, {"name", c.From.Text("name")}, {"image", c.From.Text("image")}} {
 		if p.is != "" {
 			list = append(list, p.what+" "+p.is)
 		}
 	}
-	return fmt.Sprintf("merged with %s, which had %s", c.From.Text("machine"), cmp.Or(strings.Join(list, ", "), "nothing that it is known by"))
+	return fmt.Sprintf("merged with %s, which had %s", c.From.Text("machine"),
+		cmp.Or(strings.Join(list, ", "), "no identifiers"))
 }
 
 func absorbedText(c Change) string {
-	return fmt.Sprintf("is the same machine as %s (%s), and a part of it from now on", c.To.Text("name"), c.To.Text("machine"))
+	return fmt.Sprintf("is the same machine as %s (%s) and was merged into it", c.To.Text("name"), c.To.Text("machine"))
 }
 
 func claimText(c Change) string {
-	return "reports cards that others were seen with, and is not found by them: " + joined(c.To.Texts("cards"), ", ")
+	return "reports MAC addresses of other machines, and is not identified by them: " + joined(c.To.Texts("cards"), ", ")
 }
 
 func loaderText(c Change) string {
-	return fmt.Sprintf("is offered %s from now on, as firmware %s", c.To.Text("loader"), cmp.Or(c.To.Text("firmware"), "unknown"))
+	return fmt.Sprintf("gets the first stage %s from now on, with firmware %s", c.To.Text("loader"),
+		cmp.Or(c.To.Text("firmware"), "unknown"))
 }
 
 func assignedText(c Change) string {
@@ -310,7 +317,7 @@ func ruleText(c Change) string {
 
 func failedStageText(c Change) string {
 	if c.To.Bool("retry") {
-		return "failed: " + c.Detail + "; it tries again"
+		return "failed: " + c.Detail + "; the machine tries again"
 	}
 	return "failed: " + c.Detail
 }
@@ -323,7 +330,7 @@ func badReport(c Change) bool {
 func reportText(c Change) string {
 	var words []string
 	if healthy, changed := c.To["healthy"].(bool); changed {
-		words = append(words, map[bool]string{true: "healthy again", false: "not healthy any more"}[healthy])
+		words = append(words, map[bool]string{true: "healthy again", false: "no longer healthy"}[healthy])
 	}
 	for i := range c.To.Len("checks") {
 		k := c.To.At("checks", i)
@@ -352,5 +359,6 @@ func endText(c Change) string {
 }
 
 func restoredText(c Change) string {
-	return fmt.Sprintf("the state was restored from a backup (machines: %d); what stands before this is what the backup knew", c.To.Int("machines"))
+	return fmt.Sprintf("the state was restored from a backup (machines: %d); earlier entries are those of the backup",
+		c.To.Int("machines"))
 }

@@ -91,11 +91,13 @@ func grantChanges(old, now []Grant, add func(Change)) {
 func imageChanges(old, m Machine, add func(Change)) {
 	for _, f := range slices.Sorted(maps.Keys(m.Loaders)) {
 		if l := m.Loaders[f]; l != old.Loaders[f] {
-			add(Change{Code: CodeLoaderChanged, From: Values{"loader": old.Loaders[f]}, To: Values{"loader": l, "firmware": string(f)}})
+			add(Change{Code: CodeLoaderChanged, From: Values{"loader": old.Loaders[f]},
+				To: Values{"loader": l, "firmware": string(f)}})
 		}
 	}
 	if old.Assignment != m.Assignment && m.Assignment.Image != "" {
-		add(Change{Code: CodeImageAssigned, Image: m.Assignment.ImageRef, Detail: m.Assignment.Why, From: imageValues(old.Assignment.ImageRef)})
+		add(Change{Code: CodeImageAssigned, Image: m.Assignment.ImageRef, Detail: m.Assignment.Why,
+			From: imageValues(old.Assignment.ImageRef)})
 	}
 	switch s := m.Setback; {
 	case s == old.Setback || (s != nil && old.Setback != nil && s.At.Equal(old.Setback.At)):

@@ -15,7 +15,7 @@ var (
 	// ErrNoImage: the machine has no image assigned.
 	ErrNoImage = errors.New("the machine has no image assigned")
 	// ErrHeld: the machine's image failed, and there is none to fall back to.
-	ErrHeld = errors.New("the machine is held for a person")
+	ErrHeld = errors.New("the machine is held for an operator")
 	// ErrNothingHealthy: no other image was ever healthy on the machine.
 	ErrNothingHealthy = errors.New("no other image was ever healthy on this machine")
 )

@@ -142,7 +142,8 @@ func (d *Decision) Record(e ingot.Event) {
 		return
 	}
 	// The last event again is a retransmission, or one more waiting screen.
-	if n := len(b.Events); n > 0 && e.Error == "" && b.Events[n-1].Stage == e.Stage && b.Events[n-1].Detail == e.Detail && b.Events[n-1].Bytes == e.Bytes {
+	if n := len(b.Events); n > 0 && e.Error == "" && b.Events[n-1].Stage == e.Stage && b.Events[n-1].Detail == e.Detail &&
+		b.Events[n-1].Bytes == e.Bytes {
 		return
 	}
 	if e.Error == "" || !e.Code.Plausible() {
@@ -185,7 +186,8 @@ func (d *Decision) Report(r ingot.Report) {
 // fault is what a report says that makes a boot a failed one.
 func fault(r ingot.Report, root ingot.Digest) (ingot.FailureCode, string) {
 	if r.Root != root {
-		return ingot.FailureRootMeasurement, fmt.Sprintf("the machine measured root %s, assigned is %s", r.Root.Short(), root.Short())
+		return ingot.FailureRootMeasurement, fmt.Sprintf("the machine measured root %s; the assigned root is %s",
+			r.Root.Short(), root.Short())
 	}
 	for _, c := range r.Checks {
 		if !c.OK {
@@ -193,7 +195,7 @@ func fault(r ingot.Report, root ingot.Digest) (ingot.FailureCode, string) {
 		}
 	}
 	if !r.Healthy {
-		return ingot.FailureUnhealthy, "the machine says that it is not healthy"
+		return ingot.FailureUnhealthy, "the machine reports that it is not healthy"
 	}
 	return "", ""
 }
@@ -257,7 +259,7 @@ type Cause string
 const (
 	CauseSuperseded Cause = "superseded" // the machine started another boot
 	CauseDeadline   Cause = "deadline"   // no report in time
-	CauseStalled    Cause = "stalled"    // the first stage was not loaded, or not heard of again
+	CauseStalled    Cause = "stalled"    // the first stage was not loaded, or not heard from again
 	CauseFailed     Cause = "failed"     // the machine reported that a stage failed
 	CauseReport     Cause = "report"     // the machine's report decided it
 )
@@ -275,7 +277,7 @@ func Superseded(b Boot) Ending {
 		return Ending{ingot.OutcomeWaiting, CauseSuperseded, "the machine was waiting for an operator"}
 	}
 	return Ending{ingot.OutcomeSilent, CauseSuperseded,
-		fmt.Sprintf("the machine started over after stage %s without a word", b.Stage())}
+		fmt.Sprintf("the machine restarted after stage %s without a report", b.Stage())}
 }
 
 // Overdue is the ending of a boot that passed its deadline without a report; is

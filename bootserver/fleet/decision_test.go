@@ -183,7 +183,8 @@ func drawnFacts(t *rapid.T, m *Machine, latest *Boot, policy BootPolicy, images 
 	}
 	f.Request = Request{Sender: Sender(rapid.IntRange(0, 1).Draw(t, "sender")), HTTP: rapid.Bool().Draw(t, "HTTP"),
 		Begins: rapid.Bool().Draw(t, "begins"), Loaders: []string{FirstUKI, "snponly.efi", "ipxe.efi"}}
-	f.Request.Sighting = Sighting{MAC: rapid.SampledFrom([]string{"a", "b"}).Draw(t, "mac"), Firmware: ingot.FirmwareUEFIx64}
+	f.Request.Sighting = Sighting{MAC: rapid.SampledFrom([]string{"a", "b"}).Draw(t, "mac"),
+		Firmware: ingot.FirmwareUEFIx64}
 	if rapid.Bool().Draw(t, "relay") {
 		f.Request.Port = SwitchPort{Relay: netip.MustParseAddr("10.0.0.1"),
 			Circuit: rapid.SampledFrom([]string{"Eth1", "Eth2"}).Draw(t, "port")}

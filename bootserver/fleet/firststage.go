@@ -9,7 +9,7 @@ import (
 	"ingot"
 )
 
-// PatienceFirst is how long a machine has, after it was told what to load, to
+// PatienceFirst is how long a machine has, after it accepted an offer, to
 // begin loading: firmware does so at once, unless it cannot.
 const PatienceFirst = 10 * time.Second
 
@@ -26,8 +26,8 @@ func FirstStage(m Machine, f ingot.Firmware, list []string) string {
 }
 
 // Stalled reports whether firmware that asks from the start has been let down
-// by the first stage of its latest boot, and says how: it was told what to load
-// and never did, or loaded it and nothing was heard of it again.
+// by the first stage of its latest boot, and says how: it accepted the offer
+// and never loaded it, or loaded it and was not heard from again.
 func Stalled(latest *Boot, f ingot.Firmware, now time.Time) (string, bool) {
 	if latest == nil || !latest.Open() || latest.First == "" || latest.Back || latest.Firmware != f {
 		return "", false
@@ -37,9 +37,10 @@ func Stalled(latest *Boot, f ingot.Firmware, now time.Time) (string, bool) {
 		if latest.Accepted.IsZero() || now.Sub(latest.Accepted) < PatienceFirst {
 			return "", false
 		}
-		return fmt.Sprintf("the first stage stalled: the machine was told to load %s and did not within %s", latest.First, now.Sub(latest.Accepted).Round(time.Second)), true
+		return fmt.Sprintf("the first stage stalled: the machine was offered %s and did not load it within %s", latest.First,
+			now.Sub(latest.Accepted).Round(time.Second)), true
 	case ingot.StageLoader:
-		return fmt.Sprintf("the first stage stalled: the machine loaded %s, and it was not heard of again", latest.First), true
+		return fmt.Sprintf("the first stage stalled: the machine loaded %s and was not heard from again", latest.First), true
 	}
 	return "", false
 }

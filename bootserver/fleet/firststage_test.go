@@ -26,10 +26,11 @@ func TestStalledFirstStage(t *testing.T) {
 		want  string
 	}{
 		{"asks again at once, as firmware does", told, f, time.Second, ""},
-		{"never loaded", told, f, 30 * time.Second, "told to load snponly.efi and did not"},
-		{"loaded, and silent since", loaded, f, time.Second, "loaded snponly.efi, and it was not heard of again"},
+		{"never loaded", told, f, 30 * time.Second, "offered snponly.efi and did not load it"},
+		{"loaded, and silent since", loaded, f, time.Second, "loaded snponly.efi and was not heard from again"},
 		{"came as far as the script", script, f, time.Hour, ""},
-		{"its loader asked us for an address", Boot{Firmware: f, First: "snponly.efi", Accepted: now, Back: true, Events: loaded.Events}, f, time.Hour, ""},
+		{"its loader asked us for an address", Boot{Firmware: f, First: "snponly.efi", Accepted: now, Back: true,
+			Events: loaded.Events}, f, time.Hour, ""},
 		{"asks with its other boot method", told, ingot.FirmwareUEFIx64HTTP, time.Hour, ""},
 		{"was never given the address", Boot{Firmware: f, First: "snponly.efi", Events: told.Events}, f, time.Hour, ""},
 	} {

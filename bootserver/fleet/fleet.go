@@ -1,6 +1,10 @@
-// Package fleet holds what the boot server knows of machines and decides what
-// they do: plain types and plain functions from values to values. It does no
-// I/O and asks no clock; package state remembers, package bootserver acts.
+// Package fleet has the machines, boots, leases and typed Changes of a boot server,
+// and decides what machines boot: plain functions from facts and a time to a
+// Decision, which holds records and Changes. The same facts give the same Decision,
+// so a transaction may compute it twice.
+//
+// Left out on purpose: I/O and clocks. Package state stores, packages booter and
+// operator gather facts, commit decisions and act on them.
 package fleet
 
 import (
@@ -44,33 +48,35 @@ type Grant struct {
 
 // Machine is one computer.
 type Machine struct {
-	ID         ingot.MachineID   `json:"id"`
-	Name       string            `json:"name,omitempty"`     // host name given by the operator
-	Labels     map[string]string `json:"labels,omitempty"`   // never changed, only replaced
-	Ask        *Question         `json:"ask,omitempty"`      // what an operator must answer before it boots
-	Answered   []Answered        `json:"answered,omitempty"` // what operators were asked about it, the latest answer last; never changed, only replaced
-	State      State             `json:"state"`
-	UUID       string            `json:"uuid,omitempty"` // plausible SMBIOS UUID
-	Serial     string            `json:"serial,omitempty"`
-	MACs       []string          `json:"macs"`
-	MachineKey string            `json:"machineKey"` // machine-id(5) of its systems, 32 hex digits
-	Firmware   ingot.Firmware    `json:"firmware,omitempty"`
-	Address    netip.Addr        `json:"address,omitzero"`
-	Port       SwitchPort        `json:"port,omitzero"` // where it was plugged in when it last booted through a relay
+	ID     ingot.MachineID   `json:"id"`
+	Name   string            `json:"name,omitempty"`   // host name given by the operator
+	Labels map[string]string `json:"labels,omitempty"` // never changed, only replaced
+	Ask    *Question         `json:"ask,omitempty"`    // what an operator must answer before it boots
+	// what operators were asked about it, the latest answer last; never changed, only replaced
+	Answered   []Answered     `json:"answered,omitempty"`
+	State      State          `json:"state"`
+	UUID       string         `json:"uuid,omitempty"` // plausible SMBIOS UUID
+	Serial     string         `json:"serial,omitempty"`
+	MACs       []string       `json:"macs"`
+	MachineKey string         `json:"machineKey"` // machine-id(5) of its systems, 32 hex digits
+	Firmware   ingot.Firmware `json:"firmware,omitempty"`
+	Address    netip.Addr     `json:"address,omitzero"`
+	Port       SwitchPort     `json:"port,omitzero"` // where it was plugged in when it last booted through a relay
 	// Loaders are the first stages that the machine was moved to, by firmware,
 	// because those before stalled.
 	Loaders     map[ingot.Firmware]string `json:"loaders,omitempty"`
 	FirstSeen   time.Time                 `json:"firstSeen"`
 	LastSeen    time.Time                 `json:"lastSeen"`
-	Facts       ingot.Facts               `json:"facts"` // as told at the last boot
+	Facts       ingot.Facts               `json:"facts"` // as reported at the last boot
 	Assignment  Assignment                `json:"assignment"`
 	LastHealthy ImageRef                  `json:"lastHealthy"`
 	Healthy     []ImageRef                `json:"healthy,omitempty"` // images healthy here, the latest last, each once
 	Trial       Trial                     `json:"trial,omitzero"`    // failures of the image that it boots now
-	Setback     *Setback                  `json:"setback,omitempty"` // the assigned image was given up; never changed, only replaced
-	Orders      int                       `json:"orders,omitempty"`  // how often an operator said what it is to boot
-	Grants      []Grant                   `json:"grants,omitempty"`
-	Boot        ingot.BootID              `json:"boot,omitempty"` // the latest boot
+	// the assigned image was given up; never changed, only replaced
+	Setback *Setback     `json:"setback,omitempty"`
+	Orders  int          `json:"orders,omitempty"` // how often an operator said what it is to boot
+	Grants  []Grant      `json:"grants,omitempty"`
+	Boot    ingot.BootID `json:"boot,omitempty"` // the latest boot
 }
 
 // Hostname is the name that the machine's system gets.
@@ -102,33 +108,37 @@ type Event struct {
 
 // Boot is one attempt of one machine.
 type Boot struct {
-	ID       ingot.BootID     `json:"id"`
-	Machine  ingot.MachineID  `json:"machine"`
-	Number   int              `json:"number"`           // 1 for the machine's first; clocks jump, numbers do not
-	Before   ingot.BootID     `json:"before,omitempty"` // the machine's boot before this one
-	Firmware ingot.Firmware   `json:"firmware,omitempty"`
-	Image    ImageRef         `json:"image"`             // empty until the script names one
-	Order    int              `json:"order,omitempty"`   // the machine's Orders when its image was decided
-	Root     ingot.Digest     `json:"root,omitempty"`    // that the machine should measure
-	First    string           `json:"first,omitempty"`   // the first stage that it is offered: a loader's file, or FirstUKI
-	Proxy    bool             `json:"proxy,omitempty"`   // another server gives the address, and we say what to boot
-	Accepted time.Time        `json:"told,omitzero"`     // when the machine accepted that last
-	Back     bool             `json:"back,omitempty"`    // the first stage ran: it asked us for an address
-	Started  time.Time        `json:"started"`           // first packet
-	Deadline time.Time        `json:"deadline,omitzero"` // by which it must report; zero while no image is decided
-	Ended    time.Time        `json:"ended,omitzero"`
-	Outcome  ingot.Outcome    `json:"outcome"`
-	Cause    Cause            `json:"cause,omitempty"` // what ended it; empty of boots that older versions ended
-	Reason   string           `json:"reason,omitempty"`
-	Ticket   time.Time        `json:"ticket,omitzero"`   // when it was given its first ticket
-	Facts    ingot.BootID     `json:"facts,omitempty"`   // the boot that told such hardware first, this one or one before it
-	Changes  []string         `json:"changes,omitempty"` // of the hardware since the boot before
-	Crash    string           `json:"crash,omitempty"`   // how the kernel said, in pstore, that it could not go on
-	Pstore   bool             `json:"pstore,omitempty"`  // it told, once, what the firmware kept of a crash of the boot before
-	Events   []Event          `json:"events"`
-	Served   map[string]int64 `json:"served,omitempty"` // bytes by artifact
-	Report   *ingot.Report    `json:"report,omitempty"` // the first one, and then the latest heartbeat
-	Others   []Other          `json:"others,omitempty"` // other DHCP servers that answered, while the boot was open; never changed, only replaced
+	ID       ingot.BootID    `json:"id"`
+	Machine  ingot.MachineID `json:"machine"`
+	Number   int             `json:"number"`           // 1 for the machine's first; clocks jump, numbers do not
+	Before   ingot.BootID    `json:"before,omitempty"` // the machine's boot before this one
+	Firmware ingot.Firmware  `json:"firmware,omitempty"`
+	Image    ImageRef        `json:"image"`           // empty until the script names one
+	Order    int             `json:"order,omitempty"` // the machine's Orders when its image was decided
+	Root     ingot.Digest    `json:"root,omitempty"`  // that the machine should measure
+	// the first stage that it is offered: a loader's file, or FirstUKI
+	First    string        `json:"first,omitempty"`
+	Proxy    bool          `json:"proxy,omitempty"`   // another server gives the address, and we say what to boot
+	Accepted time.Time     `json:"told,omitzero"`     // when the machine accepted that last
+	Back     bool          `json:"back,omitempty"`    // the first stage ran: it asked us for an address
+	Started  time.Time     `json:"started"`           // first packet
+	Deadline time.Time     `json:"deadline,omitzero"` // by which it must report; zero while no image is decided
+	Ended    time.Time     `json:"ended,omitzero"`
+	Outcome  ingot.Outcome `json:"outcome"`
+	Cause    Cause         `json:"cause,omitempty"` // what ended it; empty of boots that older versions ended
+	Reason   string        `json:"reason,omitempty"`
+	Ticket   time.Time     `json:"ticket,omitzero"` // when it was given its first ticket
+	// the boot that reported this hardware first, this one or one before it
+	Facts   ingot.BootID `json:"facts,omitempty"`
+	Changes []string     `json:"changes,omitempty"` // of the hardware since the boot before
+	Crash   string       `json:"crash,omitempty"`   // how the kernel said, in pstore, that it could not go on
+	// it reported what the firmware kept of a crash of the boot before, which it does once
+	Pstore bool             `json:"pstore,omitempty"`
+	Events []Event          `json:"events"`
+	Served map[string]int64 `json:"served,omitempty"` // bytes by artifact
+	Report *ingot.Report    `json:"report,omitempty"` // the first one, and then the latest heartbeat
+	// other DHCP servers that answered, while the boot was open; never changed, only replaced
+	Others []Other `json:"others,omitempty"`
 }
 
 // FirstUKI stands for the image's own UKI as first stage.
@@ -148,21 +158,22 @@ func (b *Boot) Stage() ingot.Stage {
 // Open reports whether the boot has not ended.
 func (b *Boot) Open() bool { return b.Outcome == ingot.OutcomeOpen }
 
-// Lease is an address lent to one network card. It is keyed by MAC address and
+// Lease is an address assigned to one network card. It is keyed by MAC address and
 // not by client identifier, so that ROM, loader, initramfs and system are one
 // client.
 type Lease struct {
 	MAC      string          `json:"mac,omitempty"`
-	DUID     string          `json:"duid,omitempty"` // hexadecimal; of a DHCPv6 client whose card nothing tells
+	DUID     string          `json:"duid,omitempty"` // hexadecimal; of a DHCPv6 client whose MAC address is unknown
 	Address  netip.Addr      `json:"address"`
 	Expires  time.Time       `json:"expires"`
 	Hostname string          `json:"hostname,omitempty"`
 	Machine  ingot.MachineID `json:"machine,omitempty"` // when it is approved: its address is not given to strangers
 	Port     SwitchPort      `json:"port,omitzero"`
-	Declined bool            `json:"declined,omitempty"` // in use by somebody unknown, until Expires; MAC is who said so
+	// in use by an unknown host, until Expires; MAC is the client that declined it
+	Declined bool `json:"declined,omitempty"`
 }
 
-// Client is who holds the lease: the MAC address, else the DUID.
+// Client identifies the holder of the lease: the MAC address, else the DUID.
 func (l Lease) Client() string {
 	if l.MAC == "" && l.DUID != "" {
 		return duidPrefix + l.DUID
@@ -181,7 +192,7 @@ func LeaseOf(client string, address netip.Addr) Lease {
 }
 
 // SwitchPort is where a machine is plugged in, as the relay of its network
-// told (RFC 3046): bytes that the switch's vendor chose, shown as text when
+// reported (RFC 3046): bytes that the switch's vendor chose, shown as text when
 // they are text, and else as hexadecimal digits after "0x".
 type SwitchPort struct {
 	Relay   netip.Addr `json:"relay,omitzero"` // giaddr, or the link-address of DHCPv6

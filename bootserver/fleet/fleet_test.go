@@ -37,7 +37,8 @@ func TestBegins(t *testing.T) {
 		{"after one that ended", &Boot{Outcome: ingot.OutcomeHealthy}, false, true},
 		{"firmware repeats its DISCOVER", ptr(step(open, ingot.StageDHCP)), false, false},
 		{"our loader asks", ptr(step(open, ingot.StageDHCP, ingot.StageLoader)), true, false},
-		{"our loader asks again while waiting", ptr(step(open, ingot.StageDHCP, ingot.StageLoader, ingot.StageScript)), true, false},
+		{"our loader asks again while waiting", ptr(step(open, ingot.StageDHCP, ingot.StageLoader, ingot.StageScript)),
+			true, false},
 		{"reset after the loader", ptr(step(open, ingot.StageDHCP, ingot.StageLoader)), false, true},
 		{"reset while the system runs", ptr(step(open, ingot.StageDHCP, ingot.StageAgent)), false, true},
 		{"a ROM that is our loader, reset", ptr(step(open, ingot.StageDHCP, ingot.StageKernel)), true, true},
@@ -81,7 +82,8 @@ func TestRecord(t *testing.T) {
 	if len(b.Events) != MaxEvents || !b.Open() {
 		t.Errorf("%d events, open %t after 1000 retries; want %d, open", len(b.Events), b.Open(), MaxEvents)
 	}
-	if last := Record(b, ingot.Event{Stage: ingot.StageRoot, Error: "no"}, t0); last.Open() || len(last.Events) != MaxEvents+1 {
+	if last := Record(b, ingot.Event{Stage: ingot.StageRoot, Error: "no"}, t0); last.Open() ||
+		len(last.Events) != MaxEvents+1 {
 		t.Errorf("after too many events the failure is not recorded: %d events, open %t", len(last.Events), last.Open())
 	}
 	f := Record(Boot{ID: boot1}, ingot.Event{Stage: ingot.StageRoot, Error: "bad chunk"}, t0)
@@ -95,7 +97,8 @@ func TestRecord(t *testing.T) {
 	silent, _ := Expire(Boot{ID: boot1, Started: t0, Deadline: t0.Add(time.Minute)}, t0.Add(time.Hour))
 	for n, e := range []ingot.Event{{Stage: ingot.StageAgent}, {Stage: ingot.StageHealthy, Error: "check ssh failed"}} {
 		if silent = Record(silent, e, t0.Add(time.Hour)); len(silent.Events) != n+1 || silent.Outcome != ingot.OutcomeSilent {
-			t.Errorf("a silent boot that tells %s has %d events and is %q; want %d, silent", e.Stage, len(silent.Events), silent.Outcome, n+1)
+			t.Errorf("a silent boot that tells %s has %d events and is %q; want %d, silent", e.Stage, len(silent.Events),
+				silent.Outcome, n+1)
 		}
 	}
 }
@@ -117,11 +120,15 @@ func TestJudge(t *testing.T) {
 		healthy bool
 	}{
 		{"good", b, m, good, ingot.OutcomeHealthy, "", true},
-		{"another root", b, m, with(func(r *ingot.Report) { r.Root = ingot.DigestOf(nil) }), ingot.OutcomeFailed, "the machine measured root", false},
+		{"another root", b, m, with(func(r *ingot.Report) {
+			r.Root = ingot.DigestOf(nil)
+		}), ingot.OutcomeFailed, "the machine measured root", false},
 		{"a failed check", b, m, with(func(r *ingot.Report) {
 			r.Healthy, r.Checks = false, []ingot.CheckResult{{Name: "web", Detail: "refused"}}
 		}), ingot.OutcomeFailed, "check web failed: refused", false},
-		{"healthy by word, not by checks", b, m, with(func(r *ingot.Report) { r.Checks = []ingot.CheckResult{{Name: "web"}} }), ingot.OutcomeFailed, "check web failed", false},
+		{"healthy by word, not by checks", b, m, with(func(r *ingot.Report) {
+			r.Checks = []ingot.CheckResult{{Name: "web"}}
+		}), ingot.OutcomeFailed, "check web failed", false},
 		{"of an old boot", b, Machine{ID: "m", Boot: "newer"}, good, ingot.OutcomeOpen, "", false},
 		{"late, of the latest boot", silent, m, good, ingot.OutcomeHealthy, "", true},
 	} {
@@ -186,8 +193,10 @@ func TestNext(t *testing.T) {
 }
 
 func TestMatch(t *testing.T) {
-	machines := []Machine{{ID: "m-525400000001", Name: "node", MACs: []string{"52:54:00:00:00:01"}}, {ID: "m-525400000002", Name: "node-2"}}
-	for ref, want := range map[string]int{"node": 1, "node-2": 1, "m-5254": 2, "52-54-00-00-00-01": 1, "no": 0, "nod": 2, "": 0, "x": 0} {
+	machines := []Machine{{ID: "m-525400000001", Name: "node", MACs: []string{"52:54:00:00:00:01"}},
+		{ID: "m-525400000002", Name: "node-2"}}
+	for ref, want := range map[string]int{"node": 1, "node-2": 1, "m-5254": 2, "52-54-00-00-00-01": 1, "no": 0, "nod": 2,
+		"": 0, "x": 0} {
 		if got := Match(machines, ref); len(got) != want {
 			t.Errorf("Match(%q) = %d machines; want %d", ref, len(got), want)
 		}

@@ -39,14 +39,14 @@ func HardwareChanges(old, now ingot.Facts) []string {
 	return list
 }
 
-// maxChanges bounds what is told of one boot: a shelf of disks may be unplugged.
+// maxChanges bounds what is listed for one boot: a disk shelf may be unplugged.
 const maxChanges = 64
 
 func gib(n int64) string { return strings.TrimSuffix(fmt.Sprintf("%.1f", float64(n)/(1<<30)), ".0") }
 
 // memoryChanges compares what is plugged in with what was, and what the kernel
 // can use with what it could: never one with the other, since a machine may
-// tell its modules only from some version of ingot on.
+// report its modules only from some version of ingot on.
 func memoryChanges(old, now ingot.Facts) []string {
 	if old.RAMInstalled > 0 && now.RAMInstalled > 0 && old.RAMInstalled != now.RAMInstalled {
 		return []string{fmt.Sprintf("RAM %s → %s GiB", gib(old.RAMInstalled), gib(now.RAMInstalled))}
@@ -64,7 +64,7 @@ func memoryChanges(old, now ingot.Facts) []string {
 
 // sameDisk are the ways to find a disk of one boot among those of another, the
 // surest first. Names change from boot to boot, vendors leave serial numbers
-// blank, and what several disks have tells nothing of one: so each disk is
+// blank, and what several disks have identifies none: so each disk is
 // paired with one other.
 var sameDisk = []func(a, b ingot.Disk) bool{
 	func(a, b ingot.Disk) bool { return identified(a, b) && a.Name == b.Name && a.Size == b.Size },
@@ -76,7 +76,7 @@ var sameDisk = []func(a, b ingot.Disk) bool{
 }
 
 // identified reports whether two disks have the same WWN, or, where one of
-// them tells none, the same serial number.
+// them reports none, the same serial number.
 func identified(a, b ingot.Disk) bool {
 	if a.WWN != "" && b.WWN != "" {
 		return a.WWN == b.WWN
@@ -85,7 +85,7 @@ func identified(a, b ingot.Disk) bool {
 	return serial != "" && serial == ingot.PlausibleSerial(b.Serial)
 }
 
-// nameless reports whether two disks may be one that tells nothing of itself.
+// nameless reports whether two disks may be one that reports no identifiers.
 func nameless(a, b ingot.Disk) bool {
 	blank := func(d ingot.Disk) bool { return d.WWN == "" && ingot.PlausibleSerial(d.Serial) == "" }
 	return blank(a) && blank(b) && a.Model == b.Model

@@ -13,7 +13,7 @@ import (
 // and the machine boots the image that was healthy on it last. Everything that
 // decides this is in the Machine, so a server that restarts decides the same.
 //
-//   - An operator's word (Assign, Resume) begins anew, whatever was before it.
+//   - An operator's decision (Assign, Resume) resets the count of failures.
 //   - An image that was the last healthy one on the machine is never given up:
 //     there is nothing better, and what is wrong is not the image. So a machine
 //     moves at most once between two words of operators, and cannot flip.
@@ -143,13 +143,13 @@ func giveUp(m Machine, image ImageRef, p Policy, have func(ingot.Digest) bool, n
 	failed := fmt.Sprintf("%s failed %s in a row", image.Name, Times(len(s.Failures)))
 	switch last := m.LastHealthy; {
 	case p.After == AfterHold:
-		s.Why = failed + ", and the policy is to wait for a person"
+		s.Why = failed + ", and the policy is to wait for an operator"
 	case last.Image == "":
 		s.Why = failed + ", and no image was ever healthy on this machine"
 	case !have(last.Image):
-		s.Why = fmt.Sprintf("%s, and %s, which was healthy here last, cannot be served any more", failed, last.Name)
+		s.Why = fmt.Sprintf("%s, and %s, the last healthy image on this machine, can no longer be served", failed, last.Name)
 	default:
-		s.To, s.Why = last, fmt.Sprintf("%s; %s was healthy here last", failed, last.Name)
+		s.To, s.Why = last, fmt.Sprintf("%s; %s was the last healthy image on this machine", failed, last.Name)
 	}
 	return s
 }

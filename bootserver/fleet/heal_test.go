@@ -66,7 +66,7 @@ func TestApplyOutcome(t *testing.T) {
 	good.LastHealthy, good.Healthy = v1, []ImageRef{v1}
 	same := good
 	same.Assignment.ImageRef = v1
-	const held = "the machine is held for a person"
+	const held = "the machine is held for an operator"
 	for _, c := range []struct {
 		name string
 		m    Machine
@@ -75,13 +75,17 @@ func TestApplyOutcome(t *testing.T) {
 		want []string
 	}{
 		{"falls back", good, Policy{}, "ffh", []string{"lab:v2", "lab:v2", "lab:v1", "lab:v1"}},
-		{"failures in a row only", good, Policy{}, "fhfhf", []string{"lab:v2", "lab:v2", "lab:v2", "lab:v2", "lab:v2", "lab:v2"}},
+		{"failures in a row only", good, Policy{}, "fhfhf", []string{"lab:v2", "lab:v2", "lab:v2", "lab:v2", "lab:v2",
+			"lab:v2"}},
 		{"silence counts", good, Policy{Attempts: 3}, "sfs", []string{"lab:v2", "lab:v2", "lab:v2", "lab:v1"}},
 		{"at once", good, Policy{Attempts: 1}, "s", []string{"lab:v2", "lab:v1"}},
-		{"what was not fetched has not failed", good, Policy{Attempts: 1}, "lll", []string{"lab:v2", "lab:v2", "lab:v2", "lab:v2"}},
+		{"what was not fetched has not failed", good, Policy{Attempts: 1}, "lll",
+			[]string{"lab:v2", "lab:v2", "lab:v2", "lab:v2"}},
 		{"nothing to fall back to", fresh, Policy{}, "ff", []string{"lab:v2", "lab:v2", held}},
-		{"the fallback fails as well and is kept", good, Policy{}, "ffffff", []string{"lab:v2", "lab:v2", "lab:v1", "lab:v1", "lab:v1", "lab:v1", "lab:v1"}},
-		{"what was healthy last is not given up", same, Policy{}, "ffff", []string{"lab:v1", "lab:v1", "lab:v1", "lab:v1", "lab:v1"}},
+		{"the fallback fails as well and is kept", good, Policy{}, "ffffff",
+			[]string{"lab:v2", "lab:v2", "lab:v1", "lab:v1", "lab:v1", "lab:v1", "lab:v1"}},
+		{"what was healthy last is not given up", same, Policy{}, "ffff",
+			[]string{"lab:v1", "lab:v1", "lab:v1", "lab:v1", "lab:v1"}},
 		{"hold by policy", good, Policy{After: AfterHold}, "ff", []string{"lab:v2", "lab:v2", held}},
 		{"retry by policy", good, Policy{After: AfterRetry}, "fff", []string{"lab:v2", "lab:v2", "lab:v2", "lab:v2"}},
 		{"late, but well", good, Policy{Attempts: 1}, "ww", []string{"lab:v2", "lab:v2", "lab:v2"}},
@@ -96,10 +100,12 @@ func TestApplyOutcome(t *testing.T) {
 func TestOperatorsWord(t *testing.T) {
 	m := Machine{ID: "m", State: Approved, Assignment: Assignment{ImageRef: v2}, LastHealthy: v1, Healthy: []ImageRef{v1}}
 	fallen, _ := played(t, m, Policy{}, "ff")
-	if fallen.Setback == nil || fallen.Setback.Why != "lab:v2 failed twice in a row; lab:v1 was healthy here last" || len(fallen.Setback.Failures) != 2 {
+	if fallen.Setback == nil || fallen.Setback.Why != "lab:v2 failed twice in a row; lab:v1 was the last healthy image "+
+		"on this machine" || len(fallen.Setback.Failures) != 2 {
 		t.Fatalf("setback = %+v", fallen.Setback)
 	}
-	for name, got := range map[string]Machine{"lab:v3": Assign(fallen, Assignment{ImageRef: v3}), "lab:v2": Resume(fallen)} {
+	for name, got := range map[string]Machine{"lab:v3": Assign(fallen, Assignment{ImageRef: v3}),
+		"lab:v2": Resume(fallen)} {
 		if ref, err := Next(got); err != nil || ref.Name != name {
 			t.Errorf("after an operator's word: %q, %v; want %s", ref.Name, err, name)
 		}
@@ -107,13 +113,19 @@ func TestOperatorsWord(t *testing.T) {
 	gone, _ := played(t, m, Policy{}, "f")
 	gone.Boot = "last"
 	b := step(Boot{ID: "last", Image: v2}, ingot.StageInitramfs)
-	gone = ApplyOutcome(gone, end(b, Ending{Outcome: ingot.OutcomeFailed, Reason: "x"}, t0), Policy{}, func(ingot.Digest) bool { return false }, t0)
-	if _, err := Next(gone); err == nil || gone.Setback.Why != "lab:v2 failed twice in a row, and lab:v1, which was healthy here last, cannot be served any more" {
+	gone = ApplyOutcome(gone, end(b, Ending{Outcome: ingot.OutcomeFailed, Reason: "x"}, t0), Policy{},
+		func(ingot.Digest) bool {
+			return false
+		}, t0)
+	if _, err := Next(gone); err == nil ||
+		gone.Setback.Why != "lab:v2 failed twice in a row, and lab:v1, the last healthy image on this machine, can no "+
+			"longer be served" {
 		t.Errorf("with its last healthy image gone: %v, %+v; want held", err, gone.Setback)
 	}
 	reassigned := Assign(m, Assignment{ImageRef: v3})
 	reassigned.Boot = "last"
-	if got := ApplyOutcome(reassigned, end(b, Ending{Outcome: ingot.OutcomeFailed, Reason: "x"}, t0), Policy{Attempts: 1}, haveAll, t0); machineDiff(reassigned, got) != "" {
+	if got := ApplyOutcome(reassigned, end(b, Ending{Outcome: ingot.OutcomeFailed, Reason: "x"}, t0), Policy{Attempts: 1},
+		haveAll, t0); machineDiff(reassigned, got) != "" {
 		t.Errorf("a boot of the image before the operator's word counts: %s", machineDiff(reassigned, got))
 	}
 }

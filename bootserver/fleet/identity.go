@@ -14,26 +14,27 @@ import (
 // UUIDs and serials that vendors leave blank are absent (ingot.PlausibleUUID),
 // and so are those that two machines have: some boards share one.
 //
-// When the parts disagree, somebody moved a card or changed a board, or lies.
+// When the parts disagree, a card was moved or a board was changed, or one of them is wrong.
 // Nothing is guessed then: the machine is new, it waits, and an operator is
-// asked (Question). What packets tell is looked at by Identify, what a machine
-// tells of itself by Learn.
+// asked (Question). Identify looks at packets, Learn at what a machine reports
+// about itself.
 
-// Sighting is what a packet tells of a machine.
+// Sighting is what a packet shows of a machine.
 type Sighting struct {
 	MAC      string // canonical
 	UUID     string // plausible or empty
 	Firmware ingot.Firmware
-	Port     SwitchPort // as a relay tells; may be zero
-	At       time.Time  // when; zero: who was at the port before is not asked about
+	Port     SwitchPort // from a relay; may be zero
+	At       time.Time  // when; zero: no question is asked about the port
 }
 
 // Question is what an operator is asked about a machine: is it the same as
 // another one? Merging says yes, approving says no.
 type Question struct {
-	With  ingot.MachineID `json:"with"`            // the machine that it may be
-	What  string          `json:"what"`            // for people
-	About string          `json:"about,omitempty"` // what raised it, by which the answer is remembered: "card 52:54:00:12:00:01"
+	With ingot.MachineID `json:"with"` // the machine that it may be
+	What string          `json:"what"` // for people
+	// what raised it, by which the answer is remembered: "card 52:54:00:12:00:01"
+	About string `json:"about,omitempty"`
 	// Reported: what the machine reported about itself raised it. Else it is the question
 	// of a newcomer, of which nothing but its packets is known.
 	Reported bool `json:"told,omitempty"`
@@ -61,14 +62,14 @@ const aboutPort = "port "
 func (m *Machine) Newcomer() bool { return m.Ask != nil && !m.Ask.Reported && m.Ask.With != m.ID }
 
 // cards are all addresses that a machine has, by what it was seen with and by
-// what it told.
+// what it reported.
 func (m *Machine) cards() []string { return append(slices.Clone(m.MACs), m.ReportedCards()...) }
 
 // Cards are the addresses that may be the machine's.
 func (m *Machine) Cards() []string { return m.cards() }
 
-// ReportedCards are the addresses that the machine told, and was not seen with. It
-// is found by one of them only when nobody else was seen with it.
+// ReportedCards are the addresses that the machine reported, and was not seen with. It
+// is found by one of them only when no other machine was seen with it.
 func (m *Machine) ReportedCards() (list []string) {
 	for _, n := range m.Facts.NICs {
 		if mac, err := ingot.ParseMAC(n.MAC); err == nil && !slices.Contains(m.MACs, mac) && !slices.Contains(list, mac) {
@@ -86,11 +87,12 @@ func Identify(candidates []Machine, s Sighting) (found *Machine, ask *Question) 
 	switch {
 	case c.itself != nil:
 		return c.itself, nil
-	case s.UUID == "" || len(c.byBoard) > 1: // what boards share tells nothing
+	case s.UUID == "" || len(c.byBoard) > 1: // a UUID that boards share identifies none
 		owners := c.byCard
 		if both := withUUID(owners, s.UUID); len(both) > 0 {
 			owners = both
-		} else if spoken := lastSpokenOf(owners, s.MAC); c.waits != nil && (spoken == nil || spoken.answered(aboutCard(s.MAC)).Before(c.waits.FirstSeen)) {
+		} else if spoken := lastSpokenOf(owners, s.MAC); c.waits != nil &&
+			(spoken == nil || spoken.answered(aboutCard(s.MAC)).Before(c.waits.FirstSeen)) {
 			return c.waits, nil // whose card it is, an operator is asked
 		}
 		found, ask = only(owners, s)
@@ -109,7 +111,7 @@ func Identify(candidates []Machine, s Sighting) (found *Machine, ask *Question) 
 type claims struct {
 	itself  *Machine   // a newcomer that waits, with this very card and UUID
 	waits   *Machine   // a newcomer that waits, with this card; one without a UUID before others
-	byCard  []*Machine // the others that were seen with the card, or, if there are none, told it
+	byCard  []*Machine // the others that were seen with the card, or, if there are none, reported it
 	byBoard []*Machine // and that have the UUID
 	atPort  []*Machine // and all that were seen last at the port
 }
@@ -143,9 +145,9 @@ func sorted(candidates []Machine, s Sighting) (c claims) {
 	return c
 }
 
-// strangeBoard is a sighting with a UUID that nobody has.
+// strangeBoard is a sighting with a UUID that no machine has.
 func (c claims) strangeBoard(candidates []Machine, s Sighting) (*Machine, *Question) {
-	var open []*Machine // those with the card whose UUID tells nothing
+	var open []*Machine // those with the card that have no UUID of their own
 	for _, m := range c.byCard {
 		if m.UUID == "" || shared(candidates, m.UUID) {
 			open = append(open, m)
@@ -159,7 +161,8 @@ func (c claims) strangeBoard(candidates []Machine, s Sighting) (*Machine, *Quest
 	case len(c.byCard) > 0:
 		m := latestSeen(c.byCard)
 		return nil, &Question{With: m.ID, About: aboutCard(s.MAC),
-			What: fmt.Sprintf("it has the card %s of %s, in a board with another UUID: the board was swapped, or the card was moved", s.MAC, m.Hostname())}
+			What: fmt.Sprintf("it has the card %s of %s, in a board with another UUID: the board was swapped, or the card "+
+				"was moved", s.MAC, m.Hostname())}
 	}
 	return nil, nil
 }
@@ -170,9 +173,11 @@ func (c claims) knownBoard(s Sighting) (*Machine, *Question) {
 	if slices.Contains(c.byCard, board) || len(c.byCard) == 0 && len(board.cards()) == 0 {
 		return board, nil
 	}
-	what := fmt.Sprintf("it has the UUID of %s and a card that %s did not have, %s: the card is new, or the boards share their UUID", board.Hostname(), board.Hostname(), s.MAC)
+	what := fmt.Sprintf("it has the UUID of %s and a card that %s did not have, %s: the card is new, or the boards "+
+		"share their UUID", board.Hostname(), board.Hostname(), s.MAC)
 	if other := latestSeen(c.byCard); other != nil {
-		what = fmt.Sprintf("it has the UUID of %s and the card %s of %s: the card was moved, or the boards share their UUID", board.Hostname(), s.MAC, other.Hostname())
+		what = fmt.Sprintf("it has the UUID of %s and the card %s of %s: the card was moved, or the boards share their UUID",
+			board.Hostname(), s.MAC, other.Hostname())
 	}
 	return nil, &Question{With: board.ID, What: what, About: aboutCard(s.MAC)}
 }
@@ -195,7 +200,8 @@ func only(owners []*Machine, s Sighting) (*Machine, *Question) {
 		names = append(names[:most], fmt.Sprintf("%d more", more))
 	}
 	return nil, &Question{With: latestSeen(owners).ID, About: aboutCard(s.MAC),
-		What: fmt.Sprintf("it has the card %s, which %s have, and no UUID that tells which of them it is", s.MAC, strings.Join(names, " and "))}
+		What: fmt.Sprintf("it has the card %s, which %s have, and no UUID to distinguish them",
+			s.MAC, strings.Join(names, " and "))}
 }
 
 // lastSpokenOf is, of machines with a card, the one that an operator gave it to
@@ -211,19 +217,21 @@ func lastSpokenOf(owners []*Machine, mac string) (last *Machine) {
 }
 
 // PortQuiet is how long a machine must not have been heard before another one
-// at its switch port may be it: a machine that runs speaks more often.
+// at its switch port may be it: a machine that runs is heard from more often.
 const PortQuiet = 2 * time.Minute
 
 // samePort asks about a stranger at the switch port of a machine that fell
-// silent. A port that several machines have is none: relays that tell only the
+// silent. A port that several machines have is none: relays that report only the
 // network, and chassis with one cable, say the same for all.
 func (c claims) samePort(s Sighting) *Question {
-	if len(c.atPort) != 1 || c.atPort[0].State != Approved || c.atPort[0].Newcomer() || s.At.Sub(c.atPort[0].LastSeen) < PortQuiet {
+	if len(c.atPort) != 1 || c.atPort[0].State != Approved || c.atPort[0].Newcomer() ||
+		s.At.Sub(c.atPort[0].LastSeen) < PortQuiet {
 		return nil
 	}
 	m := c.atPort[0]
 	return &Question{With: m.ID, About: aboutPort + s.Port.String(),
-		What: fmt.Sprintf("it is plugged in where %s was: %s; it was replaced, or another machine has its place", m.Hostname(), s.Port)}
+		What: fmt.Sprintf("it is plugged in where %s was: %s; it was replaced, or another machine has its place",
+			m.Hostname(), s.Port)}
 }
 
 // moved reports whether a machine was plugged in elsewhere. Ports that relays of
@@ -249,7 +257,7 @@ func withUUID(list []*Machine, uuid string) (with []*Machine) {
 }
 
 // shared reports whether several machines have a UUID. Newcomers that wait do
-// not count: whoever comes with the UUID of another must not make it worthless.
+// not count: a newcomer with the UUID of another machine must not make that UUID useless.
 func shared(machines []Machine, uuid string) bool {
 	n := 0
 	for i := range machines {
@@ -269,7 +277,7 @@ func latestSeen(list []*Machine) (latest *Machine) {
 	return latest
 }
 
-// See returns the machine with what a sighting tells added.
+// See returns the machine with what a sighting shows added.
 func See(m Machine, s Sighting, now time.Time) Machine {
 	m.LastSeen = now
 	if m.UUID == "" {

@@ -11,16 +11,20 @@ import (
 
 func TestIdentify(t *testing.T) {
 	machines := []Machine{
-		{ID: "m-a", Name: "node-a", UUID: "u1", MACs: []string{"52:54:00:00:00:01"}, Facts: ingot.Facts{NICs: []ingot.NIC{{MAC: "52:54:00:00:00:11"}}}},
+		{ID: "m-a", Name: "node-a", UUID: "u1", MACs: []string{"52:54:00:00:00:01"},
+			Facts: ingot.Facts{NICs: []ingot.NIC{{MAC: "52:54:00:00:00:11"}}}},
 		{ID: "m-b", UUID: "u2", MACs: []string{"52:54:00:00:00:02"}},
 		{ID: "m-c", MACs: []string{"52:54:00:00:00:03"}}, // a board without a plausible UUID
-		{ID: "m-d", UUID: "u4"}, // imported by its UUID alone
+		{ID: "m-d", UUID: "u4"},                          // imported by its UUID alone
 		{ID: "m-e", UUID: "u5", MACs: []string{"52:54:00:00:00:05"}},
 		{ID: "m-f", UUID: "u5", MACs: []string{"52:54:00:00:00:06"}}, // boards that share a UUID
-		{ID: "m-g", UUID: "u7", MACs: []string{"52:54:00:00:00:07"}, Facts: ingot.Facts{NICs: []ingot.NIC{{MAC: "52:54:00:00:00:03"}}}},
+		{ID: "m-g", UUID: "u7", MACs: []string{"52:54:00:00:00:07"},
+			Facts: ingot.Facts{NICs: []ingot.NIC{{MAC: "52:54:00:00:00:03"}}}},
 		{ID: "m-h", MACs: []string{"52:54:00:00:00:08"}, LastSeen: t0}, {ID: "m-i", MACs: []string{"52:54:00:00:00:08"}},
-		{ID: "m-j", MACs: []string{"52:54:00:00:00:0a"}, Answered: []Answered{{"card 52:54:00:00:00:0a", t0}}}, {ID: "m-k", MACs: []string{"52:54:00:00:00:0a"}},
-		{ID: "m-l", UUID: "u1", MACs: []string{"52:54:00:00:00:0c"}, Ask: &Question{With: "m-a"}}, // who says that it has the UUID of m-a
+		{ID: "m-j", MACs: []string{"52:54:00:00:00:0a"}, Answered: []Answered{{"card 52:54:00:00:00:0a", t0}}},
+		{ID: "m-k", MACs: []string{"52:54:00:00:00:0a"}},
+		// who says that it has the UUID of m-a
+		{ID: "m-l", UUID: "u1", MACs: []string{"52:54:00:00:00:0c"}, Ask: &Question{With: "m-a"}},
 		{ID: "m-n", UUID: "u6", MACs: []string{"52:54:00:00:00:0e"}, Ask: &Question{With: "m-n"}}, // another serial number
 	}
 	for _, c := range []struct {
@@ -44,11 +48,13 @@ func TestIdentify(t *testing.T) {
 		{"a card that two have", Sighting{MAC: "52:54:00:00:00:08"}, "", "m-h"},
 		{"a card that two have, with a UUID only now", Sighting{MAC: "52:54:00:00:00:08", UUID: "u8"}, "", "m-h"},
 		{"a card that two have, of which an operator spoke", Sighting{MAC: "52:54:00:00:00:0a"}, "m-j", ""},
-		{"another's card, with the UUID of an import without cards", Sighting{MAC: "52:54:00:00:00:03", UUID: "u4"}, "", "m-d"},
+		{"another's card, with the UUID of an import without cards", Sighting{MAC: "52:54:00:00:00:03", UUID: "u4"}, "",
+			"m-d"},
 		{"who waits, again", Sighting{MAC: "52:54:00:00:00:0c", UUID: "u1"}, "m-l", ""},
 		{"who waits, without its UUID", Sighting{MAC: "52:54:00:00:00:0c"}, "m-l", ""},
 		{"who waits for its serial number, without its UUID", Sighting{MAC: "52:54:00:00:00:0e"}, "m-n", ""},
-		{"a known card in a strange board, while another claims its UUID", Sighting{MAC: "52:54:00:00:00:01", UUID: "u9"}, "", "m-a"},
+		{"a known card in a strange board, while another claims its UUID", Sighting{MAC: "52:54:00:00:00:01", UUID: "u9"},
+			"", "m-a"},
 		{"a known card in a strange board", Sighting{MAC: "52:54:00:00:00:02", UUID: "u9"}, "", "m-b"},
 	} {
 		got, ask := Identify(machines, c.s)
@@ -67,7 +73,8 @@ func TestSamePort(t *testing.T) {
 	port := SwitchPort{Relay: netip.MustParseAddr("10.7.0.1"), Circuit: "eth7"}
 	other := port
 	other.Relay = netip.MustParseAddr("10.8.0.1")
-	was := Machine{ID: "m-was", Name: "node07", State: Approved, UUID: "u1", MACs: []string{"52:54:00:00:00:07"}, Port: port, LastSeen: t0}
+	was := Machine{ID: "m-was", Name: "node07", State: Approved, UUID: "u1", MACs: []string{"52:54:00:00:00:07"},
+		Port: port, LastSeen: t0}
 	as := func(s State, at SwitchPort, name ingot.MachineID) Machine {
 		m := was
 		m.State, m.Port, m.ID, m.UUID = s, at, name, string(name)
@@ -81,16 +88,17 @@ func TestSamePort(t *testing.T) {
 		s        Sighting
 		ask      bool
 	}{
-		"silent":                             {[]Machine{was}, stranger, true},
-		"it still speaks":                    {[]Machine{was}, soon, false},
-		"not through a relay":                {[]Machine{was}, direct, false},
-		"the same name of another relay":     {[]Machine{as(Approved, other, "m-was")}, stranger, false},
-		"never allowed to boot":              {[]Machine{as(Pending, port, "m-was")}, stranger, false},
-		"retired":                            {[]Machine{as(Retired, port, "m-was")}, stranger, false},
-		"two have the port":                  {[]Machine{was, as(Approved, port, "m-b")}, stranger, false},
-		"a newcomer and it have the port":    {[]Machine{was, as(Pending, port, "m-b")}, stranger, false},
-		"one before it had it, now retired":  {[]Machine{was, as(Retired, port, "m-b")}, stranger, true},
-		"a known machine at another's place": {[]Machine{was, {ID: "m-c", State: Approved, UUID: "u9", MACs: []string{"52:54:00:00:00:99"}}}, stranger, false},
+		"silent":                            {[]Machine{was}, stranger, true},
+		"it still speaks":                   {[]Machine{was}, soon, false},
+		"not through a relay":               {[]Machine{was}, direct, false},
+		"the same name of another relay":    {[]Machine{as(Approved, other, "m-was")}, stranger, false},
+		"never allowed to boot":             {[]Machine{as(Pending, port, "m-was")}, stranger, false},
+		"retired":                           {[]Machine{as(Retired, port, "m-was")}, stranger, false},
+		"two have the port":                 {[]Machine{was, as(Approved, port, "m-b")}, stranger, false},
+		"a newcomer and it have the port":   {[]Machine{was, as(Pending, port, "m-b")}, stranger, false},
+		"one before it had it, now retired": {[]Machine{was, as(Retired, port, "m-b")}, stranger, true},
+		"a known machine at another's place": {[]Machine{was,
+			{ID: "m-c", State: Approved, UUID: "u9", MACs: []string{"52:54:00:00:00:99"}}}, stranger, false},
 	} {
 		found, ask := Identify(c.machines, c.s)
 		if (ask != nil) != c.ask || ask != nil && (ask.With != "m-was" || ask.About != "port eth7 via 10.7.0.1") {
@@ -100,8 +108,10 @@ func TestSamePort(t *testing.T) {
 }
 
 func TestMerge(t *testing.T) {
-	into := Machine{ID: "m-a", Name: "node01", State: Approved, UUID: "u1", MACs: []string{"1"}, LastHealthy: v1, Assignment: Assignment{ImageRef: v2}, LastSeen: t0}
-	got := Merge(into, Machine{ID: "m-b", State: Pending, UUID: "u2", MACs: []string{"2", "1"}, LastSeen: t0.Add(1), Boot: "b", Ask: &Question{}}, t0)
+	into := Machine{ID: "m-a", Name: "node01", State: Approved, UUID: "u1", MACs: []string{"1"}, LastHealthy: v1,
+		Assignment: Assignment{ImageRef: v2}, LastSeen: t0}
+	got := Merge(into, Machine{ID: "m-b", State: Pending, UUID: "u2", MACs: []string{"2", "1"}, LastSeen: t0.Add(1),
+		Boot: "b", Ask: &Question{}}, t0)
 	want := into
 	want.UUID, want.MACs, want.LastSeen, want.Boot = "u2", []string{"1", "2"}, t0.Add(1), "b"
 	want.FirstSeen = got.FirstSeen
@@ -113,8 +123,10 @@ func TestMerge(t *testing.T) {
 // TestMergeOld: a record that is older than the machine that runs takes nothing
 // from it, and fills in what is not known.
 func TestMergeOld(t *testing.T) {
-	runs := Machine{ID: "m-a", State: Approved, UUID: "u1", MACs: []string{"1"}, LastSeen: t0, FirstSeen: t0, Boot: "runs", Facts: ingot.Facts{RAM: 2}}
-	old := Machine{ID: "m-b", State: Retired, UUID: "u2", Serial: "S2", MACs: []string{"2"}, LastSeen: t0.Add(-1), FirstSeen: t0, Boot: "old", Facts: ingot.Facts{RAM: 1}}
+	runs := Machine{ID: "m-a", State: Approved, UUID: "u1", MACs: []string{"1"}, LastSeen: t0, FirstSeen: t0, Boot: "runs",
+		Facts: ingot.Facts{RAM: 2}}
+	old := Machine{ID: "m-b", State: Retired, UUID: "u2", Serial: "S2", MACs: []string{"2"}, LastSeen: t0.Add(-1),
+		FirstSeen: t0, Boot: "old", Facts: ingot.Facts{RAM: 1}}
 	want := runs
 	want.MACs, want.Serial = []string{"1", "2"}, "S2"
 	if d := machineDiff(want, Merge(runs, old, t0)); d != "" {
@@ -145,7 +157,8 @@ func TestHostlist(t *testing.T) {
 
 func TestSelector(t *testing.T) {
 	labels := map[string]string{"rack": "r1", "role": "db", "gpu": ""}
-	for in, want := range map[string]bool{"rack=r1": true, "rack=r2": false, "rack=r1,role!=db": false, "rack!=r2": true, "gpu": true, "tape": false, "tape!=x": true, "tape=x": false} {
+	for in, want := range map[string]bool{"rack=r1": true, "rack=r2": false, "rack=r1,role!=db": false, "rack!=r2": true,
+		"gpu": true, "tape": false, "tape!=x": true, "tape=x": false} {
 		sel, err := ParseSelector(in)
 		if err != nil || sel.Matches(labels) != want {
 			t.Errorf("%q matches: %v, %v; want %t", in, !want, err, want)
@@ -170,14 +183,17 @@ func FuzzHostlist(f *testing.F) {
 // TestPlaceholders: what many boards share is no identity, and a real one that
 // looks a little like it stays one.
 func TestPlaceholders(t *testing.T) {
-	for _, u := range []string{"00000000-0000-0000-0000-000000000000", "FFFFFFFF-FFFF-FFFF-FFFF-FFFFFFFFFFFF", "fefefefe-fefe-fefe-fefe-fefefefefefe",
-		"03000200-0400-0500-0006-000700080009", "00020003-0004-0005-0006-000700080009", "12345678-1234-5678-90ab-cddeefaabbcc",
+	for _, u := range []string{"00000000-0000-0000-0000-000000000000", "FFFFFFFF-FFFF-FFFF-FFFF-FFFFFFFFFFFF",
+		"fefefefe-fefe-fefe-fefe-fefefefefefe",
+		"03000200-0400-0500-0006-000700080009", "00020003-0004-0005-0006-000700080009",
+		"12345678-1234-5678-90ab-cddeefaabbcc",
 		"4c4c4544-0000-2010-8020-80c04f202020", "not a UUID"} {
 		if got := ingot.PlausibleUUID(u); got != "" {
 			t.Errorf("PlausibleUUID(%s) = %q; want nothing", u, got)
 		}
 	}
-	for _, s := range []string{"", " ", "0", "00000000", "xxxxxxxx", "........", "None", "N/A", "NULL", "INVALID", "O.E.M.", "To be filled by O.E.M.", "Default string",
+	for _, s := range []string{"", " ", "0", "00000000", "xxxxxxxx", "........", "None", "N/A", "NULL", "INVALID",
+		"O.E.M.", "To be filled by O.E.M.", "Default string",
 		"Not Available", "Not Present", "Serial Number", "Chassis Serial Number", "System Serial Number", "1234567890"} {
 		if got := ingot.PlausibleSerial(s); got != "" {
 			t.Errorf("PlausibleSerial(%q) = %q; want nothing", s, got)
@@ -195,13 +211,16 @@ func TestPlaceholders(t *testing.T) {
 // merges a machine with itself.
 func TestAnswers(t *testing.T) {
 	m := Machine{ID: "m-a", Name: "node01"}
-	if same, other := (Question{With: "m-b"}).Answers(m); same != "ingot machine merge m-a m-b" || !strings.HasPrefix(other, "ingot machine approve m-a ") {
+	if same, other := (Question{With: "m-b"}).Answers(m); same != "ingot machine merge m-a m-b" ||
+		!strings.HasPrefix(other, "ingot machine approve m-a ") {
 		t.Errorf("Answers = %q, %q", same, other)
 	}
-	if same, other := (Question{With: "m-b", Reported: true}).Answers(m); same != "ingot machine merge m-a m-b" || other != "ingot machine approve node01" {
+	if same, other := (Question{With: "m-b", Reported: true}).Answers(m); same != "ingot machine merge m-a m-b" ||
+		other != "ingot machine approve node01" {
 		t.Errorf("Answers of a machine that was approved before = %q, %q", same, other)
 	}
-	if same, other := (Question{With: "m-a"}).Answers(m); same != "ingot machine approve node01" || other != "ingot machine forget node01" {
+	if same, other := (Question{With: "m-a"}).Answers(m); same != "ingot machine approve node01" ||
+		other != "ingot machine forget node01" {
 		t.Errorf("Answers about itself = %q, %q", same, other)
 	}
 }

@@ -50,12 +50,14 @@ func ParsePlanned(text []byte) ([]Planned, error) {
 	r.Comment, r.TrimLeadingSpace = '#', true
 	head, err := r.Read()
 	if err != nil {
-		return nil, fmt.Errorf("%w: its first line is to name the columns: name,mac,uuid,serial,labels,image,state: %w", ErrImport, err)
+		return nil, fmt.Errorf("%w: its first line is to name the columns: name,mac,uuid,serial,labels,image,state: %w",
+			ErrImport, err)
 	}
 	for i, h := range head {
 		head[i] = strings.ToLower(strings.TrimSpace(h))
 		if !slices.Contains([]string{"name", "mac", "uuid", "serial", "labels", "image", "state"}, head[i]) {
-			return nil, fmt.Errorf("%w: line 1: unknown column %q; there are name, mac, uuid, serial, labels, image, state", ErrImport, h)
+			return nil, fmt.Errorf("%w: line 1: unknown column %q; there are name, mac, uuid, serial, labels, image, state",
+				ErrImport, h)
 		}
 	}
 	var list []Planned
@@ -121,7 +123,8 @@ type Action struct {
 // it has already stays, a machine that was retired stays retired, and one whose
 // question is open goes on waiting. images are the assignments by the names of
 // images. by is the operator.
-func Import(machines []Machine, list []Planned, images map[string]Assignment, by Actor, now time.Time) (changed []*Decision, actions []Action, err error) {
+func Import(machines []Machine, list []Planned, images map[string]Assignment, by Actor,
+	now time.Time) (changed []*Decision, actions []Action, err error) {
 	if len(list) > MaxImport {
 		return nil, nil, fmt.Errorf("%w: it has %d machines; at most %d", ErrImport, len(list), MaxImport)
 	}
@@ -167,7 +170,8 @@ func (d *Decision) action(name string, before Machine) Action {
 	}
 	if m := d.Machine; m.Ask != nil {
 		same, other := m.Ask.Answers(m)
-		a.What = append(a.What, fmt.Sprintf("it goes on waiting for an answer: %s (the same machine: %s; another one: %s)", m.Ask.What, same, other))
+		a.What = append(a.What, fmt.Sprintf("it is still waiting for an answer: %s (the same machine: %s; another one: %s)",
+			m.Ask.What, same, other))
 		if a.Do == "same" {
 			a.Do = "asks"
 		}
@@ -175,7 +179,8 @@ func (d *Decision) action(name string, before Machine) Action {
 	if d.created {
 		d.announce(true)
 	}
-	d.Changes = slices.Insert(d.Changes, 0, Change{At: d.now, Code: CodeMachineImported, Machine: d.Machine.ID, Name: d.Machine.Hostname(), Actor: d.by})
+	d.Changes = slices.Insert(d.Changes, 0, Change{At: d.now, Code: CodeMachineImported, Machine: d.Machine.ID,
+		Name: d.Machine.Hostname(), Actor: d.by})
 	return a
 }
 
@@ -213,7 +218,8 @@ func (d *Decision) complete(p Planned, images map[string]Assignment) error {
 		case *part.has == "":
 			*part.has = part.list
 		default:
-			return fmt.Errorf("%s is known with the %s %s, not %s: correct the list, or forget the machine first", m.ID, part.what, *part.has, part.list)
+			return fmt.Errorf("%s is known with the %s %s, not %s: correct the list, or forget the machine first",
+				m.ID, part.what, *part.has, part.list)
 		}
 	}
 	if len(p.Labels) > 0 {
@@ -255,7 +261,8 @@ type register struct {
 }
 
 func newRegister(machines []Machine) *register {
-	r := &register{map[ingot.MachineID]Machine{}, map[string]ingot.MachineID{}, map[string]ingot.MachineID{}, map[string]ingot.MachineID{}, map[string]int{}, map[ingot.MachineID]bool{}}
+	r := &register{map[ingot.MachineID]Machine{}, map[string]ingot.MachineID{}, map[string]ingot.MachineID{},
+		map[string]ingot.MachineID{}, map[string]int{}, map[ingot.MachineID]bool{}}
 	for _, m := range machines {
 		r.index(m)
 	}
@@ -267,7 +274,7 @@ func (r *register) index(m Machine) {
 	for _, mac := range m.MACs {
 		r.macs[mac] = m.ID
 	}
-	for _, mac := range m.ReportedCards() { // who was seen with it has it
+	for _, mac := range m.ReportedCards() { // the machine that was seen with it has it
 		if _, taken := r.macs[mac]; !taken {
 			r.macs[mac] = m.ID
 		}
@@ -308,7 +315,8 @@ func (r *register) place(p *Planned) (m Machine, fresh bool, err error) {
 	slices.Sort(ids)
 	switch {
 	case len(ids) > 1:
-		return m, false, fmt.Errorf("its parts belong to different machines: %s to %s, %s to %s", found[ids[0]], ids[0], found[ids[1]], ids[1])
+		return m, false, fmt.Errorf("its parts belong to different machines: %s to %s, %s to %s", found[ids[0]], ids[0],
+			found[ids[1]], ids[1])
 	case len(ids) == 1:
 		m = r.ids[ids[0]]
 	}

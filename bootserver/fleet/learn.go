@@ -9,9 +9,9 @@ import (
 	"ingot"
 )
 
-// Learn takes over what a machine tells of its hardware at a boot, and says
-// what is other than it was told before. Others are those that have the UUID
-// or the serial number that it tells, or its own serial number. When what it tells
+// Learn takes over what a machine reports about its hardware at a boot, and says
+// what differs from the report before. Others are those that have the UUID or the
+// serial number that it reports, or its own serial number. When what it reports
 // is not of this machine, it waits, and an operator is asked; what it is known
 // by stays as it was until the answer.
 func Learn(m Machine, f ingot.Facts, others []Machine, now time.Time) (after Machine, changes []string) {
@@ -32,17 +32,18 @@ func Learn(m Machine, f ingot.Facts, others []Machine, now time.Time) (after Mac
 	return m, changes
 }
 
-// doubt is the question that facts raise. The serial number speaks where no
+// doubt is the question that facts raise. The serial number counts where no
 // UUID does, or together with it.
 func doubt(m Machine, f ingot.Facts, others []Machine) *Question {
 	uuid, serial, known := ingot.PlausibleUUID(f.UUID), ingot.PlausibleSerial(f.Serial), m.Serial
 	ask := func(with Machine, format string, args ...any) *Question {
-		return &Question{With: with.ID, About: "board " + strings.TrimSpace(uuid+" "+ingot.PlausibleSerial(f.Serial)), Reported: true, What: fmt.Sprintf(format, args...)}
+		return &Question{With: with.ID, About: "board " + strings.TrimSpace(uuid+" "+ingot.PlausibleSerial(f.Serial)),
+			Reported: true, What: fmt.Sprintf(format, args...)}
 	}
 	board, sibling := held(others, uuid), withSerial(others, serial)
 	ours := sameUUID(m.UUID, uuid)
 	if double(m, others, serial) {
-		serial = "" // what several have tells nothing
+		serial = "" // what several have identifies none
 	}
 	if double(m, others, known) {
 		known = ""
@@ -51,15 +52,18 @@ func doubt(m Machine, f ingot.Facts, others []Machine) *Question {
 	case serial != "" && serial == known:
 		return nil
 	case board != nil && !ours:
-		return ask(*board, "it has a card of %s and tells the UUID of %s: the card was moved, or the boards share their UUID", m.Hostname(), board.Hostname())
+		return ask(*board, "it has a network card of %s and reports the UUID of %s: the card was moved, or the boards "+
+			"share their UUID", m.Hostname(), board.Hostname())
 	case serial == "", board == nil && uuid != "" && (m.UUID == "" || ours):
 		return nil // there is a UUID, and it does not disagree
 	case sibling != nil:
-		return ask(*sibling, "it has a card of %s and tells %s, the serial number of %s: the card was moved, or the number was given twice", m.Hostname(), serial, sibling.Hostname())
+		return ask(*sibling, "it has a network card of %s and reports %s, the serial number of %s: the card was moved, or "+
+			"both have the same number", m.Hostname(), serial, sibling.Hostname())
 	case known == "":
 		return nil // a UUID alone may be what new firmware made of it
 	case uuid != "" && board == nil:
-		return ask(m, "its UUID is %s, before: %s, and its serial number %s, before: %s: its board was swapped, or its card was moved", uuid, m.UUID, serial, known)
+		return ask(m, "its UUID is %s, before: %s, and its serial number %s, before: %s: its board was swapped, or its "+
+			"card was moved", uuid, m.UUID, serial, known)
 	}
 	return ask(m, "its serial number is %s, before: %s: its card was moved, or its board swapped", serial, known)
 }
@@ -78,7 +82,8 @@ func held(others []Machine, uuid string) *Machine {
 // before others.
 func withSerial(others []Machine, serial string) (found *Machine) {
 	for i := range others {
-		if o := &others[i]; serial != "" && o.Serial == serial && (found == nil || o.State == Approved && found.State != Approved) {
+		if o := &others[i]; serial != "" && o.Serial == serial &&
+			(found == nil || o.State == Approved && found.State != Approved) {
 			found = o
 		}
 	}
@@ -105,10 +110,11 @@ func swappedUUID(u string) string {
 	if len(d) != 32 {
 		return ""
 	}
-	return d[6:8] + d[4:6] + d[2:4] + d[0:2] + "-" + d[10:12] + d[8:10] + "-" + d[14:16] + d[12:14] + "-" + d[16:20] + "-" + d[20:]
+	return d[6:8] + d[4:6] + d[2:4] + d[0:2] + "-" + d[10:12] + d[8:10] + "-" + d[14:16] + d[12:14] + "-" + d[16:20] +
+		"-" + d[20:]
 }
 
-// UUIDs are the ways to write a UUID that a machine tells; none when it is no
+// UUIDs are the ways to write a UUID that a machine reports; none when it is not an
 // identity.
 func UUIDs(told string) []string {
 	uuid := ingot.PlausibleUUID(told)
@@ -118,7 +124,7 @@ func UUIDs(told string) []string {
 	return []string{uuid, swappedUUID(uuid)}
 }
 
-// Claimed are the cards that a machine tells and others were seen with: it is
+// Claimed are the cards that a machine reports and others were seen with: it is
 // not found by them.
 func Claimed(m Machine, others []Machine) (list []string) {
 	for _, mac := range m.ReportedCards() {

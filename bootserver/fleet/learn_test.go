@@ -31,36 +31,48 @@ func TestLearn(t *testing.T) {
 		ask          ingot.MachineID // "": it gets its ticket
 		words        string
 	}{
-		"the same":                                  {"", "S1", ingot.Facts{Serial: "S1"}, nil, "", ""},
-		"first told":                                {"", "", ingot.Facts{Serial: "S1", UUID: boardA}, nil, "", ""},
-		"another serial number":                     {"", "S1", ingot.Facts{Serial: "S2"}, nil, "m", "its serial number is S2, before: S1"},
-		"a placeholder":                             {"", "S1", ingot.Facts{Serial: "To be filled by O.E.M."}, nil, "", ""},
-		"another serial number, with the UUID":      {boardA, "S1", ingot.Facts{Serial: "S2", UUID: boardA}, nil, "", ""},
-		"the UUID in the other order of bytes":      {swappedUUID(boardA), "S1", ingot.Facts{Serial: "S2", UUID: boardA}, nil, "", ""},
-		"a UUID only now":                           {"", "S1", ingot.Facts{Serial: "S2", UUID: boardA}, nil, "", ""},
-		"another serial number, a blank UUID":       {"", "S1", ingot.Facts{Serial: "S2", UUID: "00000000-0000-0000-0000-000000000000"}, nil, "m", "its serial number is S2"},
-		"another board":                             {boardA, "S1", ingot.Facts{Serial: "S2", UUID: boardC}, nil, "m", "its UUID is " + boardC},
-		"another UUID, and the serial number":       {boardA, "S1", ingot.Facts{Serial: "S1", UUID: boardC}, nil, "", ""},
-		"another UUID, no serial number":            {boardA, "S1", ingot.Facts{UUID: boardC}, nil, "", ""},
-		"the serial number of another":              {"", "", ingot.Facts{Serial: "SB"}, []Machine{b}, "m-b", "tells SB, the serial number of node02"},
+		"the same":   {"", "S1", ingot.Facts{Serial: "S1"}, nil, "", ""},
+		"first told": {"", "", ingot.Facts{Serial: "S1", UUID: boardA}, nil, "", ""},
+		"another serial number": {"", "S1", ingot.Facts{Serial: "S2"}, nil,
+			"m", "its serial number is S2, before: S1"},
+		"a placeholder":                        {"", "S1", ingot.Facts{Serial: "To be filled by O.E.M."}, nil, "", ""},
+		"another serial number, with the UUID": {boardA, "S1", ingot.Facts{Serial: "S2", UUID: boardA}, nil, "", ""},
+		"the UUID in the other order of bytes": {swappedUUID(boardA), "S1", ingot.Facts{Serial: "S2", UUID: boardA},
+			nil, "", ""},
+		"a UUID only now": {"", "S1", ingot.Facts{Serial: "S2", UUID: boardA}, nil, "", ""},
+		"another serial number, a blank UUID": {"", "S1",
+			ingot.Facts{Serial: "S2", UUID: "00000000-0000-0000-0000-000000000000"}, nil, "m", "its serial number is S2"},
+		"another board": {boardA, "S1", ingot.Facts{Serial: "S2", UUID: boardC}, nil,
+			"m", "its UUID is " + boardC},
+		"another UUID, and the serial number": {boardA, "S1", ingot.Facts{Serial: "S1", UUID: boardC}, nil, "", ""},
+		"another UUID, no serial number":      {boardA, "S1", ingot.Facts{UUID: boardC}, nil, "", ""},
+		"the serial number of another": {"", "", ingot.Facts{Serial: "SB"}, []Machine{b}, "m-b",
+			"reports SB, the serial number of node02"},
 		"that of a retired one":                     {"", "S1", ingot.Facts{Serial: "S2"}, []Machine{retired}, "m-r", ""},
 		"one that two others have":                  {"", "", ingot.Facts{Serial: "S2"}, twins, "", ""},
 		"one that it has with another":              {"", "S2", ingot.Facts{Serial: "S2"}, twins[:1], "", ""},
 		"one of its own, before that of two others": {"", "S2", ingot.Facts{Serial: "S3"}, twins, "", ""},
-		"the board of another":                      {"", "", ingot.Facts{UUID: boardB, Serial: "SB"}, []Machine{b}, "m-b", "tells the UUID of node02"},
-		"the UUID of another, its own serial":       {"", "S1", ingot.Facts{UUID: boardB, Serial: "S1"}, []Machine{b}, "", ""},
-		"a UUID that is shared, another serial":     {boardB, "S1", ingot.Facts{UUID: boardB, Serial: "S2"}, []Machine{b}, "m", "its serial number is S2"},
-		"a UUID that is shared, another's serial":   {boardB, "S1", ingot.Facts{UUID: boardB, Serial: "SB"}, []Machine{b}, "m-b", "serial number of node02"},
+		"the board of another": {"", "", ingot.Facts{UUID: boardB, Serial: "SB"}, []Machine{b}, "m-b",
+			"reports the UUID of node02"},
+		"the UUID of another, its own serial": {"", "S1", ingot.Facts{UUID: boardB, Serial: "S1"}, []Machine{b}, "",
+			""},
+		"a UUID that is shared, another serial": {boardB, "S1", ingot.Facts{UUID: boardB, Serial: "S2"}, []Machine{b},
+			"m", "its serial number is S2"},
+		"a UUID that is shared, another's serial": {boardB, "S1", ingot.Facts{UUID: boardB, Serial: "SB"}, []Machine{b},
+			"m-b", "serial number of node02"},
 	} {
 		m := Machine{ID: "m", State: Approved, UUID: c.uuid, Serial: c.serial}
 		got, _ := Learn(m, c.f, c.others, t0)
-		if (got.Ask == nil) != (c.ask == "") || got.Ask != nil && (got.Ask.With != c.ask || !strings.Contains(got.Ask.What, c.words)) {
+		if (got.Ask == nil) != (c.ask == "") || got.Ask != nil &&
+			(got.Ask.With != c.ask || !strings.Contains(got.Ask.What, c.words)) {
 			t.Errorf("%s: asks %+v; want about %q: %s", name, got.Ask, c.ask, c.words)
 		}
 		if (got.State == Pending) != (c.ask != "") || got.Ask != nil && (got.UUID != c.uuid || got.Serial != c.serial) {
 			t.Errorf("%s: it is %s with %q %q", name, got.State, got.UUID, got.Serial)
 		}
-		if got.UUID != "" && got.UUID != c.uuid && slices.ContainsFunc(c.others, func(o Machine) bool { return o.UUID == got.UUID }) {
+		if got.UUID != "" && got.UUID != c.uuid && slices.ContainsFunc(c.others, func(o Machine) bool {
+			return o.UUID == got.UUID
+		}) {
 			t.Errorf("%s: it took the UUID of another", name)
 		}
 		got = Answer(got, t0)
@@ -87,7 +99,8 @@ func TestLearn(t *testing.T) {
 func TestClaimed(t *testing.T) {
 	const mac = "52:54:00:00:00:01"
 	m := Machine{ID: "m", Facts: ingot.Facts{NICs: []ingot.NIC{{MAC: strings.ToUpper(mac)}, {MAC: "52:54:00:00:00:02"}}}}
-	others := []Machine{{ID: "m-b", MACs: []string{mac}}, {ID: "m-c", MACs: []string{"52:54:00:00:00:02"}, Ask: &Question{With: "m"}}}
+	others := []Machine{{ID: "m-b", MACs: []string{mac}}, {ID: "m-c", MACs: []string{"52:54:00:00:00:02"},
+		Ask: &Question{With: "m"}}}
 	if got := Claimed(m, others); !slices.Equal(got, []string{mac + " of m-b"}) {
 		t.Errorf("Claimed = %q", got)
 	}
@@ -121,7 +134,8 @@ func TestNothingIsGuessed(t *testing.T) {
 		}
 		t.Repeat(map[string]func(*rapid.T){
 			"import": func(t *rapid.T) {
-				m := Machine{ID: ingot.MachineID(fmt.Sprint("m-", now.Unix())), State: Approved, UUID: rapid.SampledFrom([]string{"u1", "u2"}).Draw(t, "uuid"), LastSeen: now}
+				m := Machine{ID: ingot.MachineID(fmt.Sprint("m-", now.Unix())), State: Approved,
+					UUID: rapid.SampledFrom([]string{"u1", "u2"}).Draw(t, "uuid"), LastSeen: now}
 				now = now.Add(time.Second)
 				machines = append(machines, m)
 			},
@@ -133,7 +147,8 @@ func TestNothingIsGuessed(t *testing.T) {
 				}
 			},
 			"see": func(t *rapid.T) {
-				s := Sighting{MAC: rapid.SampledFrom(cardsOfPlay).Draw(t, "card"), UUID: rapid.SampledFrom([]string{"", "u1", "u2", "u3"}).Draw(t, "uuid")}
+				s := Sighting{MAC: rapid.SampledFrom(cardsOfPlay).Draw(t, "card"),
+					UUID: rapid.SampledFrom([]string{"", "u1", "u2", "u3"}).Draw(t, "uuid")}
 				m, ask := find(s)
 				if m != nil {
 					agrees(t, machines, *m, s)
@@ -143,7 +158,8 @@ func TestNothingIsGuessed(t *testing.T) {
 				if ask != nil && !slices.ContainsFunc(machines, func(o Machine) bool { return o.ID == ask.With && !o.Newcomer() }) {
 					t.Fatalf("asks about nobody: %+v", ask)
 				}
-				fresh := See(Machine{ID: ingot.MachineID(fmt.Sprint("m-", now.Unix())), State: Pending, Ask: ask, FirstSeen: now}, s, now)
+				fresh := See(Machine{ID: ingot.MachineID(fmt.Sprint("m-", now.Unix())), State: Pending, Ask: ask, FirstSeen: now},
+					s, now)
 				machines = append(machines, fresh)
 				if again, _ := find(s); again == nil || again.ID != fresh.ID {
 					t.Fatalf("a newcomer %+v is found as %+v", fresh, again)
@@ -164,9 +180,11 @@ func TestNothingIsGuessed(t *testing.T) {
 				}
 			},
 			"see only": func(t *rapid.T) { // and nobody answers
-				s := Sighting{MAC: rapid.SampledFrom(cardsOfPlay).Draw(t, "card"), UUID: rapid.SampledFrom([]string{"", "u1", "u2", "u3"}).Draw(t, "uuid")}
+				s := Sighting{MAC: rapid.SampledFrom(cardsOfPlay).Draw(t, "card"),
+					UUID: rapid.SampledFrom([]string{"", "u1", "u2", "u3"}).Draw(t, "uuid")}
 				if m, ask := find(s); m == nil {
-					machines = append(machines, See(Machine{ID: ingot.MachineID(fmt.Sprint("m-", now.Unix())), State: Pending, Ask: ask, FirstSeen: now}, s, now))
+					machines = append(machines, See(Machine{ID: ingot.MachineID(fmt.Sprint("m-", now.Unix())), State: Pending,
+						Ask: ask, FirstSeen: now}, s, now))
 				}
 			},
 		})

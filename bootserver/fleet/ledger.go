@@ -24,7 +24,8 @@ type Entry struct {
 
 // Entry is the Change in words.
 func (c Change) Entry() Entry {
-	return Entry{Seq: c.Seq, At: c.At, Kind: c.Kind(), Machine: c.Machine, Boot: c.Boot, Stage: c.Stage, Text: c.String(), Bytes: c.Bytes, Bad: c.Bad()}
+	return Entry{Seq: c.Seq, At: c.At, Kind: c.Kind(), Machine: c.Machine, Boot: c.Boot, Stage: c.Stage, Text: c.String(),
+		Bytes: c.Bytes, Bad: c.Bad()}
 }
 
 // maxWords bounds how many changes one entry lists.

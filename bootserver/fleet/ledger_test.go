@@ -26,20 +26,26 @@ func TestBootEntries(t *testing.T) {
 	after := Record(b, ingot.Event{Stage: ingot.StageTicket, Error: "no", Retry: true}, t0.Add(time.Second))
 	after.Report = &ingot.Report{Healthy: true, Failed: []string{"db.service"}}
 	after = end(after, Ending{Outcome: ingot.OutcomeHealthy, Reason: ""}, t0)
-	want := []string{"! step failed: no; it tries again", "! step failed units: db.service", "end lab:v1 healthy"}
+	want := []string{"! step failed: no; the machine tries again", "! step failed units: db.service", "end lab:v1 healthy"}
 	if d := cmp.Diff(want, texts(BootEntries(&b, after, t0))); d != "" {
 		t.Errorf("BootEntries (-want +got):\n%s", d)
 	}
 	sick := after
-	sick.Report = &ingot.Report{Failed: []string{"db.service"}, Checks: []ingot.CheckResult{{Name: "web", Detail: "refused"}}}
-	if d := cmp.Diff([]string{"! step not healthy any more; check web: refused"}, texts(BootEntries(&after, sick, t0))); d != "" {
+	sick.Report = &ingot.Report{Failed: []string{"db.service"},
+		Checks: []ingot.CheckResult{{Name: "web", Detail: "refused"}}}
+	if d := cmp.Diff([]string{"! step no longer healthy; check web: " +
+		"refused"}, texts(BootEntries(&after, sick, t0))); d != "" {
 		t.Errorf("of a heartbeat (-want +got):\n%s", d)
 	}
-	if d := cmp.Diff([]string{"! step its kernel crashed, as pstore kept it: BUG: x"}, texts(BootEntries(&sick, with(sick, func(b *Boot) { b.Crash = "BUG: x" }), t0))); d != "" {
+	if d := cmp.Diff([]string{"! step its kernel crashed (from pstore): BUG: x"},
+		texts(BootEntries(&sick, with(sick, func(b *Boot) {
+			b.Crash = "BUG: x"
+		}), t0))); d != "" {
 		t.Errorf("of a crash (-want +got):\n%s", d)
 	}
 	other := with(sick, func(b *Boot) { b.Changes = []string{"RAM 256 → 192 GiB", "disk S/N 7 is gone"} })
-	if d := cmp.Diff([]string{"! machine its hardware changed: RAM 256 → 192 GiB; disk S/N 7 is gone"}, texts(BootEntries(&sick, other, t0))); d != "" {
+	if d := cmp.Diff([]string{"! machine its hardware changed: RAM 256 → 192 GiB; disk S/N 7 is gone"},
+		texts(BootEntries(&sick, other, t0))); d != "" {
 		t.Errorf("of other hardware (-want +got):\n%s", d)
 	}
 	flood := with(sick, func(b *Boot) { b.Changes = make([]string, 500) })
@@ -57,14 +63,17 @@ func TestBootEntries(t *testing.T) {
 func TestMachineEntries(t *testing.T) {
 	m := Machine{ID: "m", State: Pending, LastSeen: t0.Add(-time.Hour), MACs: []string{"a"}}
 	after := m
-	after.State, after.Name, after.MACs, after.Assignment = Approved, "node", []string{"a", "b"}, Assignment{ImageRef: v1, Why: "first"}
-	want := []string{"machine approved, before: pending", `machine named "node", before: ""`, "machine card b is new", "decision assigned lab:v1: first"}
+	after.State, after.Name, after.MACs, after.Assignment = Approved, "node", []string{"a", "b"},
+		Assignment{ImageRef: v1, Why: "first"}
+	want := []string{"machine approved, before: pending", `machine named "node", before: ""`, "machine card b is new",
+		"decision assigned lab:v1: first"}
 	if d := cmp.Diff(want, texts(MachineEntries(&m, after, t0))); d != "" {
 		t.Errorf("MachineEntries (-want +got):\n%s", d)
 	}
 	held := after
 	held.Setback = &Setback{Gave: v1, Why: "it failed", At: t0}
-	if d := cmp.Diff([]string{"! decision held for a person: it failed"}, texts(MachineEntries(&after, held, t0))); d != "" {
+	if d := cmp.Diff([]string{"! decision held for an operator: " +
+		"it failed"}, texts(MachineEntries(&after, held, t0))); d != "" {
 		t.Errorf("of a hold (-want +got):\n%s", d)
 	}
 	seen := held
@@ -77,7 +86,8 @@ func TestMachineEntries(t *testing.T) {
 // TestMachineEntriesOfOperators: what a person gave a machine, took from it or
 // answered is in the ledger, each once.
 func TestMachineEntriesOfOperators(t *testing.T) {
-	m := Machine{ID: "m", State: Pending, LastSeen: t0, Serial: "S1", Labels: map[string]string{"rack": "r1", "old": "x"}, Loaders: map[ingot.Firmware]string{ingot.FirmwareBIOS: "undionly.kpxe"}}
+	m := Machine{ID: "m", State: Pending, LastSeen: t0, Serial: "S1", Labels: map[string]string{"rack": "r1", "old": "x"},
+		Loaders: map[ingot.Firmware]string{ingot.FirmwareBIOS: "undionly.kpxe"}}
 	grant := Grant{Grant: ingot.Grant{Volume: "data", Disk: "D1", Expires: t0.Add(time.Hour)}, Given: t0}
 	for _, c := range []struct {
 		what     string
@@ -88,19 +98,41 @@ func TestMachineEntriesOfOperators(t *testing.T) {
 			want: []string{"machine label gpu= set; label rack=r2 set, before: r1; label old=x removed"}},
 		{what: "a grant", to: func(m *Machine) { *m = Give(*m, grant, t0) },
 			want: []string{"machine granted: one boot may initialise disk D1 as volume data, until 1970-01-12T14:46:40Z"}},
-		{what: "a grant that expired", from: func(m *Machine) { *m = Give(*m, grant, t0) }, to: func(m *Machine) { *m, _ = Expired(*m, t0.Add(time.Hour)) },
+		{what: "a grant that expired", from: func(m *Machine) {
+			*m = Give(*m, grant, t0)
+		}, to: func(m *Machine) {
+			*m, _ = Expired(*m, t0.Add(time.Hour))
+		},
 			want: []string{"machine the grant to initialise disk D1 as volume data expired, and no boot used it"}},
-		{what: "a grant that was used", from: func(m *Machine) { *m, _ = Lend(Give(*m, grant, t0), boot1, t0) }, to: func(m *Machine) { *m, _ = Expired(*m, t0.Add(time.Hour)) }},
+		{what: "a grant that was used", from: func(m *Machine) {
+			*m, _ = Lend(Give(*m, grant, t0), boot1, t0)
+		}, to: func(m *Machine) {
+			*m, _ = Expired(*m, t0.Add(time.Hour))
+		}},
 		{what: "a question", to: func(m *Machine) { m.Ask = &Question{With: "m-2", What: "it has the card of node02"} },
-			want: []string{"! machine a person is asked whether it is the same machine: it has the card of node02"}},
-		{what: "no", from: func(m *Machine) { m.Ask = &Question{With: "m-2", What: "it has the card of node02"} }, to: func(m *Machine) { m.Ask, m.State = nil, Approved },
+			want: []string{"! machine an operator is asked whether it is the same machine: it has the card of node02"}},
+		{what: "no", from: func(m *Machine) {
+			m.Ask = &Question{With: "m-2", What: "it has the card of node02"}
+		}, to: func(m *Machine) {
+			m.Ask, m.State = nil, Approved
+		},
 			want: []string{"machine approved, before: pending", "machine the question is answered: it is not m-2"}},
-		{what: "yes", from: func(m *Machine) { m.Ask = &Question{With: "m", What: "its serial number is other"} }, to: func(m *Machine) { m.Ask, m.State = nil, Approved },
+		{what: "yes", from: func(m *Machine) {
+			m.Ask = &Question{With: "m", What: "its serial number is other"}
+		}, to: func(m *Machine) {
+			m.Ask, m.State = nil, Approved
+		},
 			want: []string{"machine approved, before: pending", "machine the question is answered: it is the same machine"}},
-		{what: "a serial number", to: func(m *Machine) { m.Serial = "S2" }, want: []string{"! machine serial number S2, before: S1"}},
+		{what: "a serial number", to: func(m *Machine) {
+			m.Serial = "S2"
+		}, want: []string{"! machine serial number S2, before: S1"}},
 		{what: "a loader", to: func(m *Machine) { m.Loaders = map[ingot.Firmware]string{ingot.FirmwareBIOS: "ipxe.pxe"} },
-			want: []string{"decision is offered ipxe.pxe from now on, as firmware bios"}},
-		{what: "an import", from: func(m *Machine) { m.LastSeen = time.Time{} }, to: func(m *Machine) { m.LastSeen = t0 }, want: []string{"machine seen for the first time"}},
+			want: []string{"decision gets the first stage ipxe.pxe from now on, with firmware bios"}},
+		{what: "an import", from: func(m *Machine) {
+			m.LastSeen = time.Time{}
+		}, to: func(m *Machine) {
+			m.LastSeen = t0
+		}, want: []string{"machine seen for the first time"}},
 	} {
 		before := m
 		if c.from != nil {
@@ -119,9 +151,10 @@ func TestMachineEntriesOfOperators(t *testing.T) {
 
 func TestMergeEntries(t *testing.T) {
 	into := Machine{ID: "m-1", Name: "node01"}
-	from := Machine{ID: "m-2", Name: "node02", MACs: []string{"52:54:00:00:00:02"}, UUID: "u2", Serial: "S2", Assignment: Assignment{ImageRef: v1}}
+	from := Machine{ID: "m-2", Name: "node02", MACs: []string{"52:54:00:00:00:02"}, UUID: "u2", Serial: "S2",
+		Assignment: Assignment{ImageRef: v1}}
 	list := MergeEntries(into, from, t0)
-	want := []string{"machine is the same machine as node01 (m-1), and a part of it from now on",
+	want := []string{"machine is the same machine as node01 (m-1) and was merged into it",
 		"machine merged with m-2, which had cards 52:54:00:00:00:02, UUID u2, serial number S2, name node02, image lab:v1"}
 	if d := cmp.Diff(want, texts(list)); d != "" || list[0].Machine != "m-2" || list[1].Machine != "m-1" {
 		t.Errorf("MergeEntries are of %s and %s (-want +got):\n%s", list[0].Machine, list[1].Machine, d)

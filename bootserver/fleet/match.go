@@ -24,7 +24,8 @@ func Match(machines []Machine, ref string) []Machine {
 			return []Machine{m}
 		case (m.UUID != "" && m.UUID == uuid) || slices.Contains(m.MACs, mac):
 			parts = append(parts, m)
-		case len(ref) >= 3 && (strings.HasPrefix(string(m.ID), ref) || strings.HasPrefix(m.Name, ref) || strings.HasPrefix(m.UUID, ref)):
+		case len(ref) >= 3 && (strings.HasPrefix(string(m.ID), ref) || strings.HasPrefix(m.Name, ref) ||
+			strings.HasPrefix(m.UUID, ref)):
 			beginnings = append(beginnings, m)
 		}
 	}

@@ -192,7 +192,8 @@ func (d *Decision) withdrawQuestion(f Facts) {
 		with = *f.Other
 	}
 	if QuestionResolved(d.Machine, with, f.Other != nil) {
-		d.add(Change{Code: CodeQuestionGone, From: Values{"with": string(d.Machine.Ask.With)}, To: Values{"state": string(d.Machine.State)}})
+		d.add(Change{Code: CodeQuestionGone, From: Values{"with": string(d.Machine.Ask.With)},
+			To: Values{"state": string(d.Machine.State)}})
 		d.Machine.Ask = nil
 		d.welcome(f.Policy)
 	}
@@ -233,7 +234,8 @@ func (d *Decision) setState(s State) {
 }
 
 func (d *Decision) assign(as Assignment) {
-	d.add(Change{Code: CodeImageAssigned, Image: as.ImageRef, Detail: as.Why, From: imageValues(d.Machine.Assignment.ImageRef)})
+	d.add(Change{Code: CodeImageAssigned, Image: as.ImageRef, Detail: as.Why,
+		From: imageValues(d.Machine.Assignment.ImageRef)})
 	d.Machine.Assignment = as
 }
 
@@ -292,7 +294,8 @@ func (d *Decision) beginBoot(f Facts) {
 		d.Machine.Port = port
 	}
 	if moved(d.machine, d.Machine) {
-		d.add(Change{Code: CodeMachinePort, From: Values{"port": d.machine.Port.String()}, To: Values{"port": d.Machine.Port.String()}})
+		d.add(Change{Code: CodeMachinePort, From: Values{"port": d.machine.Port.String()},
+			To: Values{"port": d.Machine.Port.String()}})
 	}
 }
 

@@ -90,7 +90,8 @@ func (d *Decision) become(after Machine) {
 		}
 	}
 	if moved(before, after) {
-		d.add(Change{Code: CodeMachinePort, From: Values{"port": before.Port.String()}, To: Values{"port": after.Port.String()}})
+		d.add(Change{Code: CodeMachinePort, From: Values{"port": before.Port.String()},
+			To: Values{"port": after.Port.String()}})
 	}
 	if before.LastSeen.IsZero() && !after.LastSeen.IsZero() {
 		d.add(Change{Code: CodeMachineSeen})
@@ -104,7 +105,8 @@ func (d *Decision) become(after Machine) {
 func (d *Decision) question(before *Question) {
 	ask := d.Machine.Ask
 	if before != nil && ask == nil {
-		d.add(Change{Code: CodeQuestionGone, From: Values{"with": string(before.With)}, To: Values{"state": string(d.Machine.State)}})
+		d.add(Change{Code: CodeQuestionGone, From: Values{"with": string(before.With)},
+			To: Values{"state": string(d.Machine.State)}})
 	}
 	if ask != nil && (before == nil || before.What != ask.What) {
 		d.add(Change{Code: CodeQuestionAsked, To: Values{"with": string(ask.With)}, Detail: ask.What})

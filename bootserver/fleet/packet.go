@@ -13,10 +13,11 @@ import (
 // Other is what a DHCP server that is not ours said to a client; or the client
 // to it, which names the server that it chose.
 type Other struct {
-	Address  netip.Addr `json:"address,omitzero"`   // by which the server calls itself
-	DUID     string     `json:"duid,omitempty"`     // by which one of DHCPv6 does, hexadecimal
-	MAC      string     `json:"mac,omitempty"`      // of the server, or the relay before it
-	Kind     string     `json:"kind,omitempty"`     // DHCPOFFER, DHCPACK, DHCPNAK; of the client's own DHCPREQUEST, REQUEST, RENEW
+	Address netip.Addr `json:"address,omitzero"` // by which the server calls itself
+	DUID    string     `json:"duid,omitempty"`   // by which one of DHCPv6 does, hexadecimal
+	MAC     string     `json:"mac,omitempty"`    // of the server, or the relay before it
+	// DHCPOFFER, DHCPACK, DHCPNAK; of the client's own DHCPREQUEST, REQUEST, RENEW
+	Kind     string     `json:"kind,omitempty"`
 	Given    netip.Addr `json:"given,omitzero"`     // the address that it is about
 	File     string     `json:"file,omitempty"`     // what it names to boot
 	Expected bool       `json:"expected,omitempty"` // the network's own server, beside which we stand
@@ -58,10 +59,10 @@ func Hear(list []Other, o Other) (after []Other, isNew bool) {
 	return append(after, o), true
 }
 
-// weights say how much a packet tells of whom a client obeyed.
+// weights say how much a packet shows which server a client followed.
 var weights = map[string]int{"DHCPNAK": 1, "DHCPREQUEST": 2, "REQUEST": 2, "RENEW": 2, "DHCPACK": 3}
 
-// ByWeight sorts others: the one that a client obeyed comes last.
+// ByWeight sorts others: the one that a client followed comes last.
 func ByWeight(a, b Other) int {
 	if w := weights[a.Kind] - weights[b.Kind]; w != 0 {
 		return w
@@ -95,7 +96,8 @@ func (p Packet) Words() (text string, bad bool) {
 // values are what the Change of a packet holds: kind, address, loader, refused,
 // unsent; of another server's server, mac, file, expected.
 func (p Packet) values() Values {
-	v := Values{"kind": p.Kind, "loader": p.Loader, "refused": p.Refused, "unsent": p.Unsent, "address": addressText(p.Address)}
+	v := Values{"kind": p.Kind, "loader": p.Loader, "refused": p.Refused, "unsent": p.Unsent,
+		"address": addressText(p.Address)}
 	if o := p.Other; o != nil {
 		v = Values{"kind": o.Kind, "server": o.Name(), "mac": o.MAC, "address": addressText(o.Given), "file": o.File}
 		if o.Expected {
@@ -145,12 +147,14 @@ func packetText(c Change) string {
 
 // asks reports whether machines ask for addresses by packets of a kind.
 func asks(kind string) bool {
-	return slices.Contains([]string{"DHCPDISCOVER", "DHCPREQUEST", "DHCPINFORM", "SOLICIT", "REQUEST", "RENEW", "REBIND", "CONFIRM", "INFORMATION-REQUEST"}, kind)
+	return slices.Contains([]string{"DHCPDISCOVER", "DHCPREQUEST", "DHCPINFORM", "SOLICIT", "REQUEST", "RENEW", "REBIND",
+		"CONFIRM", "INFORMATION-REQUEST"}, kind)
 }
 
 // Answers reports whether it is what a machine gets when all is well.
 func (p Packet) Answers() bool {
-	return p.Other == nil && p.Refused == "" && p.Unsent == "" && slices.Contains([]string{"DHCPOFFER", "DHCPACK", "ADVERTISE", "REPLY"}, p.Kind)
+	return p.Other == nil && p.Refused == "" && p.Unsent == "" &&
+		slices.Contains([]string{"DHCPOFFER", "DHCPACK", "ADVERTISE", "REPLY"}, p.Kind)
 }
 
 // after is a text behind a word, or nothing.

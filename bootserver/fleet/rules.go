@@ -1,6 +1,7 @@
 package fleet
 
 import (
+	_ "embed"
 	"errors"
 	"fmt"
 	"maps"
@@ -12,21 +13,35 @@ import (
 	"ingot"
 )
 
-// Rule approves and labels machines that nobody has spoken of yet, by where
+// Rule approves and labels machines that no operator has decided about, by where
 // they are and what they say they are. The first rule that matches decides.
 // Rules stand in the configuration, not in the state: they are read by others,
 // kept in version control, checked before they are in force, and survive the
 // loss of a state.
 type Rule struct {
-	Subnet  string            `yaml:"subnet,omitempty" json:"subnet,omitempty" jsonschema_description:"Network that the machine's address is in: 10.1.0.0/24."`
-	MAC     string            `yaml:"mac,omitempty" json:"mac,omitempty" jsonschema_description:"Pattern of the card's address, * and ? as in a shell: '52:54:00:*'."`
-	Vendor  string            `yaml:"vendor,omitempty" json:"vendor,omitempty" jsonschema_description:"Pattern of the vendor in SMBIOS: 'Dell*'."`
-	Product string            `yaml:"product,omitempty" json:"product,omitempty" jsonschema_description:"Pattern of the product in SMBIOS: 'PowerEdge R6?0'."`
-	Port    string            `yaml:"port,omitempty" json:"port,omitempty" jsonschema_description:"Pattern of the switch port as a relay tells it, circuit and remote: 'Eth1/*'."`
-	Approve bool              `yaml:"approve,omitempty" json:"approve,omitempty" jsonschema_description:"The machine may boot."`
-	Labels  map[string]string `yaml:"labels,omitempty" json:"labels,omitempty" jsonschema_description:"Labels that it gets."`
-	Image   string            `yaml:"image,omitempty" json:"image,omitempty" jsonschema_description:"Image that it is assigned: PROFILE:VERSION."`
+	// Network that the machine's address is in: 10.1.0.0/24.
+	Subnet string `yaml:"subnet,omitempty" json:"subnet,omitempty"`
+	// Pattern of the card's address, * and ? as in a shell: '52:54:00:*'.
+	MAC string `yaml:"mac,omitempty" json:"mac,omitempty"`
+	// Pattern of the vendor in SMBIOS: 'Dell*'.
+	Vendor string `yaml:"vendor,omitempty" json:"vendor,omitempty"`
+	// Pattern of the product in SMBIOS: 'PowerEdge R6?0'.
+	Product string `yaml:"product,omitempty" json:"product,omitempty"`
+	// Pattern of the switch port as a relay reports it, circuit and remote: 'Eth1/*'.
+	Port string `yaml:"port,omitempty" json:"port,omitempty"`
+	// The machine may boot.
+	Approve bool `yaml:"approve,omitempty" json:"approve,omitempty"`
+	// Labels that it gets.
+	Labels map[string]string `yaml:"labels,omitempty" json:"labels,omitempty"`
+	// Image that it is assigned: PROFILE:VERSION.
+	Image string `yaml:"image,omitempty" json:"image,omitempty"`
 }
+
+// RuleSource is the source of Rule: its comments describe the fields in the schema
+// of the configuration.
+//
+//go:embed rules.go
+var RuleSource string
 
 // ErrRule: a rule cannot be what was meant.
 var ErrRule = errors.New("not a rule")
@@ -62,7 +77,7 @@ func (r Rule) Check() error {
 }
 
 // Matches reports whether a rule is about a machine. What the machine did not
-// tell matches no pattern.
+// report matches no pattern.
 func (r Rule) Matches(m Machine) bool {
 	if r.Subnet != "" {
 		p, err := netip.ParsePrefix(r.Subnet)
@@ -76,7 +91,8 @@ func (r Rule) Matches(m Machine) bool {
 		}
 		for _, t := range texts {
 			// A slash is a character like others, in "Eth1/7".
-			if ok, err := path.Match(strings.ReplaceAll(pattern, "/", "\x01"), strings.ReplaceAll(t, "/", "\x01")); err == nil && ok && t != "" {
+			ok, err := path.Match(strings.ReplaceAll(pattern, "/", "\x01"), strings.ReplaceAll(t, "/", "\x01"))
+			if err == nil && ok && t != "" {
 				return true
 			}
 		}
@@ -87,7 +103,7 @@ func (r Rule) Matches(m Machine) bool {
 }
 
 // FirstRule returns the first rule that is about a machine. An operator's word
-// goes before: only machines that are pending, and that nobody is asked about,
+// goes before: only machines that are pending, without an open question,
 // have rules.
 func FirstRule(rules []Rule, m Machine) (Rule, bool) {
 	if m.State != Pending || m.Ask != nil {
@@ -104,7 +120,8 @@ func FirstRule(rules []Rule, m Machine) (Rule, bool) {
 // String names a rule by what it matches.
 func (r Rule) String() string {
 	var list []string
-	for _, p := range []struct{ what, is string }{{"subnet", r.Subnet}, {"mac", r.MAC}, {"vendor", r.Vendor}, {"product", r.Product}, {"port", r.Port}} {
+	for _, p := range []struct{ what, is string }{{"subnet", r.Subnet}, {"mac", r.MAC}, {"vendor", r.Vendor},
+		{"product", r.Product}, {"port", r.Port}} {
 		if p.is != "" {
 			list = append(list, p.what+" "+p.is)
 		}

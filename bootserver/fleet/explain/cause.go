@@ -55,7 +55,7 @@ func lastError(b fleet.Boot) (fleet.Event, bool) {
 	return fleet.Event{}, false
 }
 
-// silence explains a boot that was not heard of again.
+// silence explains a boot that was not heard from again.
 func silence(b fleet.Boot, s Story) cause {
 	host, image := s.Machine.Hostname(), b.Image.Name
 	quiet := "then silence" + forHow(b, s.Now)
@@ -65,15 +65,18 @@ func silence(b fleet.Boot, s Story) cause {
 		return unanswered(b, s)
 	case ingot.StageLoader:
 		if b.First == fleet.FirstUKI {
-			return cause{fmt.Sprintf("UKI of %s fetched, %s", image, quiet), fmt.Sprintf("the firmware refused it, as Secure Boot does, or %s never reached ingot-init", image), console}
+			return cause{fmt.Sprintf("UKI of %s fetched, %s", image, quiet),
+				fmt.Sprintf("the firmware refused it, as Secure Boot does, or %s never reached ingot-init", image), console}
 		}
-		return cause{fmt.Sprintf("loader %s fetched, %s", b.First, quiet), "it never asked for its script; does another server answer it, or does a firewall close HTTP?", "ingot network"}
+		return cause{fmt.Sprintf("loader %s fetched, %s", b.First, quiet),
+			"it never requested its script; another server may answer it, or a firewall may block HTTP", "ingot network"}
 	case ingot.StageScript:
 		return cause{"script fetched, " + quiet, partly("kernel", b, s), timeline}
 	case ingot.StageKernel:
 		return cause{"kernel fetched, " + quiet, partly("initramfs", b, s), timeline}
 	case ingot.StageInitramfs:
-		return cause{"kernel and initramfs fetched, " + quiet, fmt.Sprintf("image %s never reached ingot-init", image), console}
+		return cause{"kernel and initramfs fetched, " + quiet, fmt.Sprintf("image %s never reached ingot-init", image),
+			console}
 	case ingot.StageInit:
 		return cause{"ingot-init started, " + quiet, "it never asked for a ticket", console}
 	case ingot.StageTicket:
@@ -83,13 +86,14 @@ func silence(b fleet.Boot, s Story) cause {
 	case ingot.StageSwitch:
 		return cause{"systemd was started, " + quiet, fmt.Sprintf("the agent of %s never ran", image), console}
 	case ingot.StageAgent:
-		return cause{"the system runs, " + quiet, "its checks were never decided, or it cannot reach this server any more", console}
+		return cause{"the system runs, " + quiet, "its health checks did not finish, or it can no longer reach this server",
+			console}
 	}
-	return cause{"nothing but its first packet was heard", "", "ingot network"}
+	return cause{"only its first packet was received", "", "ingot network"}
 }
 
 // forHow is for how long a boot was silent, " for 240 s"; nothing when it began
-// anew at once.
+// again at once.
 func forHow(b fleet.Boot, now time.Time) string {
 	until := b.Ended
 	if b.Open() {

@@ -21,21 +21,27 @@ const (
 
 // explanations has one for each failure that a machine reports by a code.
 var explanations = map[ingot.FailureCode]explanation{
-	ingot.FailureServerAway:      {initWhat, "{words}", console},
-	ingot.FailureServerRefused:   {initWhat, "{words}", console},
-	ingot.FailureTicketKey:       {"ticket refused", "it is signed by another server key than {image} carries, so the image was built for another server", "ingot build --help"},
-	ingot.FailureTicketReplayed:  {"ticket refused", "it answers another request, as a second server or a proxy that caches would", "ingot network"},
-	ingot.FailureTicketExpired:   {"ticket refused", "it was too old when it arrived: the network is slow, or boots.ticket short", "ingot config show"},
-	ingot.FailureImageKey:        {"image refused", "{image} is signed by a key that its own initramfs does not know", verify},
-	ingot.FailureImageDigest:     {"image refused", "what was served for {image} is not what was signed", verify},
-	ingot.FailureMemory:          {initWhat, "{words}", "ingot machine show {host}"},
-	ingot.FailureRootChunk:       {"root refused", "{words}; the store's file or the network is damaged", verify},
+	ingot.FailureServerAway:    {initWhat, "{words}", console},
+	ingot.FailureServerRefused: {initWhat, "{words}", console},
+	ingot.FailureTicketKey: {"ticket refused",
+		"it is signed by a server key that {image} does not contain; the image was built for " +
+			"another server", "ingot build --help"},
+	ingot.FailureTicketReplayed: {"ticket refused",
+		"it answers another request; a second server or a caching proxy may have answered", "ingot network"},
+	ingot.FailureTicketExpired: {"ticket refused",
+		"it had expired when it arrived: the network is slow, or boots.ticket is too short", "ingot config show"},
+	ingot.FailureImageKey: {"image refused", "{image} is signed by a key that its own initramfs does not contain",
+		verify},
+	ingot.FailureImageDigest: {"image refused", "what was served for {image} is not what was signed", verify},
+	ingot.FailureMemory:      {initWhat, "{words}", "ingot machine show {host}"},
+	ingot.FailureRootChunk: {"root refused",
+		"{words}; the file in the store is damaged, or the network corrupts data", verify},
 	ingot.FailureRootMount:       {"root not mounted", "{words}", console},
 	ingot.FailureVolume:          {"volumes not mounted", "{words}", "ingot machine show {host}"},
 	ingot.FailureIdentity:        {"host name, machine ID or SSH keys not set", "{words}", console},
 	ingot.FailureSwitch:          {initWhat, "{words}", console},
 	ingot.FailureInit:            {"ingot-init crashed at stage {stage}", "{words}", console},
-	ingot.FailureDeadline:        {"the system started and did not finish", "{words}", console},
+	ingot.FailureDeadline:        {"the system did not finish starting", "{words}", console},
 	ingot.FailureRootUnreadable:  {"the agent could not measure the root", "{words}", console},
 	ingot.FailureRootMeasurement: {"{words}", "", console},
 	ingot.FailureCheck:           {"{words}", "", console},
@@ -50,7 +56,7 @@ var byStage = map[ingot.Stage]explanation{
 	ingot.StageRoot:    {initWhat, "{words}", console},
 	ingot.StageVolumes: {"volumes not mounted", "{words}", "ingot machine show {host}"},
 	ingot.StageSwitch:  {initWhat, "{words}", console},
-	ingot.StageAgent:   {"the system started and did not finish", "{words}", console},
+	ingot.StageAgent:   {"the system did not finish starting", "{words}", console},
 	ingot.StageHealthy: {"{words}", "", console},
 }
 
@@ -98,7 +104,8 @@ func reported(b fleet.Boot, e fleet.Event, s Story) cause {
 	if e.Retry {
 		does = "does not get past"
 	}
-	fill := strings.NewReplacer("{image}", b.Image.Name, "{host}", s.Machine.Hostname(), "{words}", strings.TrimSuffix(e.Error, ": "),
+	fill := strings.NewReplacer("{image}", b.Image.Name, "{host}", s.Machine.Hostname(), "{words}",
+		strings.TrimSuffix(e.Error, ": "),
 		"{stage}", string(e.Stage), "{does}", does).Replace
 	c := cause{fill(x.what), fill(x.means), fill(x.next)}
 	if e.Stage == ingot.StageHealthy {

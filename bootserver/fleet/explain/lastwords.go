@@ -7,7 +7,7 @@ import (
 	"unicode/utf8"
 )
 
-// Printable makes text from a machine harmless for whoever reads it: control
+// Printable makes text from a machine safe to show in a terminal: control
 // characters, but for line breaks and tabs, are shown as \x1b is.
 func Printable(s string) string {
 	var b strings.Builder

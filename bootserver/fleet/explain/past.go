@@ -16,8 +16,8 @@ const (
 )
 
 // past says how the last boot ended that was healthy before the latest one: a
-// machine that is well again, or on its way, started over for some reason. It
-// says no more than the ledger knows: nobody hears of a reset or a power cut.
+// machine that is healthy again, or booting, restarted for some reason. It says no
+// more than the ledger knows: resets and power cuts leave no trace.
 func (s Story) past() (words, next string) {
 	now, _ := s.last()
 	which := "The boot before"
@@ -37,15 +37,17 @@ func (s Story) past() (words, next string) {
 		case b.Crash != "" && s.Now.Sub(now.Started) > crashNews:
 			return "", ""
 		case b.Crash != "":
-			return words + " and ended in a kernel crash: " + stop(b.Crash), "ingot console " + s.Machine.Hostname() + " --boot " + b.ID.Short()
+			return words + " and ended in a kernel crash: " + stop(b.Crash),
+				"ingot console " + s.Machine.Hostname() + " --boot " + b.ID.Short()
 		case which != "The boot before" || now.Image.Image != "" && now.Image.Image != b.Image.Image:
 			return "", "" // what failed since then, or another image, is why
 		case s.Now.Sub(now.Started) > news:
 			return "", ""
-		case now.Stage().Rank() < ingot.StageTicket.Rank(): // a crash is told before the ticket
-			return words + "; then the machine started over.", ""
+		case now.Stage().Rank() < ingot.StageTicket.Rank(): // a crash is reported before the ticket
+			return words + "; then the machine restarted.", ""
 		}
-		return words + "; then the machine started over without a word: a reboot, a reset, a power cut, or a crash of which its firmware kept nothing.", ""
+		return words + "; then the machine restarted without notice: a reboot, a reset, a power cut, or a crash that its " +
+			"firmware did not record.", ""
 	}
 	return "", ""
 }

@@ -26,7 +26,9 @@ func TestWhichOther(t *testing.T) {
 	other := func(kind string, last byte, at string) fleet.Other {
 		return fleet.Other{Kind: kind, Address: netip.AddrFrom4([4]byte{10, 0, 0, last}), At: clock(at)}
 	}
-	s := Story{Machine: node01(), Now: now, Others: []fleet.Other{other("DHCPACK", 5, "10:10:03"), other("DHCPREQUEST", 5, "10:10:02"), other("DHCPOFFER", 6, "10:10:04"), {Kind: "REQUEST", DUID: "0001", At: clock("10:05:01")}}}
+	s := Story{Machine: node01(), Now: now, Others: []fleet.Other{other("DHCPACK", 5, "10:10:03"),
+		other("DHCPREQUEST", 5, "10:10:02"), other("DHCPOFFER", 6, "10:10:04"),
+		{Kind: "REQUEST", DUID: "0001", At: clock("10:05:01")}}}
 	slices.SortFunc(s.Others, fleet.ByWeight)
 	for _, c := range []struct {
 		b    fleet.Boot

@@ -26,7 +26,7 @@ type Story struct {
 	Needed     map[ingot.Digest]Sizes // of the images of these boots that the store has
 	Unservable string                 // why what it is to boot cannot be served
 	Untrusted  bool                   `json:",omitempty"` // that is, because of its signature
-	Others     []fleet.Other          // that answered the machine, the one that it obeyed last
+	Others     []fleet.Other          // that answered the machine, the one that it followed last
 	Policy     fleet.Policy
 	Now        time.Time // in the operator's time zone
 }
@@ -56,17 +56,19 @@ func (s Story) state() (string, []string) {
 	b, booted := s.last()
 	switch _, err := fleet.Next(m); {
 	case m.State == fleet.Retired:
-		return fmt.Sprintf("%s is retired: it may not boot.", host), []string{"ingot machine approve " + host}
+		return fmt.Sprintf("%s is retired: it is not allowed to boot.", host), []string{"ingot machine approve " + host}
 	case m.State != fleet.Approved && m.Ask != nil:
 		same, other := m.Ask.Answers(m)
-		return fmt.Sprintf("%s. It boots when a person says whether it is the same machine.", sentence(m.Ask.What)), []string{same, other}
+		return fmt.Sprintf("%s. It boots after an operator says whether it is the same machine.", sentence(m.Ask.What)),
+			[]string{same, other}
 	case m.State != fleet.Approved && !booted:
-		return fmt.Sprintf("%s has not asked to boot yet, and waits for approval.", host), []string{"ingot machine approve " + host}
+		return fmt.Sprintf("%s has not booted yet and waits for approval.", host), []string{"ingot machine approve " + host}
 	case m.State != fleet.Approved:
-		return fmt.Sprintf("Waits for approval since %s: nobody has allowed %s to boot.", s.at(m.FirstSeen), host),
+		return fmt.Sprintf("Has been waiting for approval since %s: no operator has approved %s.", s.at(m.FirstSeen), host),
 			[]string{fmt.Sprintf("ingot machine approve %s --name NAME --image PROFILE:VERSION", m.ID)}
 	case err != nil && m.Setback == nil:
-		return fmt.Sprintf("No image is assigned to %s: it is approved and waits.", host), []string{fmt.Sprintf("ingot assign %s PROFILE:VERSION", host)}
+		return fmt.Sprintf("No image is assigned to %s: it is approved and waits.", host),
+			[]string{fmt.Sprintf("ingot assign %s PROFILE:VERSION", host)}
 	case s.Unservable != "" && (!booted || !running(b)):
 		next := []string{"ingot image ls", fmt.Sprintf("ingot assign %s PROFILE:VERSION", host)}
 		if ref, err := fleet.Next(m); err == nil && s.Untrusted {
@@ -76,12 +78,12 @@ func (s Story) state() (string, []string) {
 	case m.Setback != nil:
 		return s.setback()
 	case !booted:
-		return fmt.Sprintf("%s has not asked to boot yet; it will get %s.", host, m.Assignment.Name), nil
+		return fmt.Sprintf("%s has not booted yet; it will get %s.", host, m.Assignment.Name), nil
 	}
 	return s.ordinary(b)
 }
 
-// running reports whether a boot is on its way with an image, or got through.
+// running reports whether a boot is under way with an image, or became healthy.
 func running(b fleet.Boot) bool {
 	return b.Open() && b.Image.Image != "" || b.Outcome == ingot.OutcomeHealthy
 }
@@ -109,7 +111,8 @@ func (s Story) setback() (string, []string) {
 	cause := sentence(c.on(attempts))
 	next := slices.DeleteFunc([]string{c.next, "ingot resume " + host}, func(n string) bool { return n == "" })
 	if m.Setback.To.Image == "" {
-		return fmt.Sprintf("%s; held for a person since %s: %s.", cause, s.at(m.Setback.At), m.Setback.Why), append(next, fmt.Sprintf("ingot assign %s PROFILE:VERSION", host))
+		return fmt.Sprintf("%s; held for an operator since %s: %s.", cause, s.at(m.Setback.At), m.Setback.Why),
+			append(next, fmt.Sprintf("ingot assign %s PROFILE:VERSION", host))
 	}
 	to := m.Setback.To.Name
 	b, _ := s.last()
@@ -121,7 +124,8 @@ func (s Story) setback() (string, []string) {
 	case b.Outcome == ingot.OutcomeHealthy:
 		return fmt.Sprintf("%s; fell back to %s, healthy at %s%s.", cause, to, s.at(b.Ended), s.since(b)), next
 	}
-	return fmt.Sprintf("%s; fell back to %s, which was healthy here before and failed as well: %s. So look at the machine and what it needs, not at the images.",
+	return fmt.Sprintf("%s; fell back to %s, which was healthy here before and failed as well: %s. Check the machine "+
+		"and what it depends on rather than the images.",
 		cause, to, causeOf(b, s).on(1)), next
 }
 
@@ -162,21 +166,24 @@ func (s Story) ordinary(b fleet.Boot) (string, []string) {
 	m, host := s.Machine, s.Machine.Hostname()
 	pending := ""
 	if b.Image.Image != m.Assignment.Image {
-		pending = fmt.Sprintf(" %s is assigned since %s, and boots at the next reboot.", m.Assignment.Name, s.at(m.Assignment.Since))
+		pending = fmt.Sprintf(" %s has been assigned since %s and boots at the next reboot.", m.Assignment.Name,
+			s.at(m.Assignment.Since))
 		if s.Unservable != "" {
-			pending = fmt.Sprintf(" %s is assigned since %s, and cannot be served: %s.", m.Assignment.Name, s.at(m.Assignment.Since), s.Unservable)
+			pending = fmt.Sprintf(" %s has been assigned since %s, but cannot be served: %s.", m.Assignment.Name,
+				s.at(m.Assignment.Since), s.Unservable)
 		}
 	}
 	switch {
 	case b.Outcome == ingot.OutcomeWaiting || (b.Image.Image == "" && !b.Open()):
-		return fmt.Sprintf("%s was waiting when it last asked, at %s; it will boot %s when it asks again.", host, s.at(b.Started), m.Assignment.Name), nil
+		return fmt.Sprintf("%s was waiting for an operator when it last booted, at %s; it will get %s when it boots again.",
+			host, s.at(b.Started), m.Assignment.Name), nil
 	case b.Outcome == ingot.OutcomeHealthy:
 		return s.healthy(b, pending)
 	case b.Open():
 		words := fmt.Sprintf("Boots %s now: %s.", imageOr(b.Image, m.Assignment.ImageRef), s.progress(b))
 		if e, bad := lastError(b); bad {
 			c := reported(b, e, s)
-			return sentence(c.on(1)) + "; it tries again. " + words, []string{c.next}
+			return sentence(c.on(1)) + "; the machine tries again. " + words, []string{c.next}
 		}
 		if stuck(b, s.Now) {
 			c := causeOf(b, s)
@@ -221,7 +228,7 @@ func (s Story) progress(b fleet.Boot) string {
 // since is what a healthy machine said, or did not say, after it was healthy.
 func (s Story) since(b fleet.Boot) string {
 	if quiet := s.Now.Sub(s.Machine.LastSeen); quiet > Quiet {
-		return fmt.Sprintf(", and not heard of for %s: it is off, hangs, or cannot reach this server", span(quiet))
+		return fmt.Sprintf(", but has not been heard from for %s: it is off, hangs, or cannot reach this server", span(quiet))
 	}
 	if b.Report == nil {
 		return ""
@@ -238,7 +245,8 @@ func (s Story) healthy(b fleet.Boot, pending string) (string, []string) {
 	after := s.since(b)
 	words := fmt.Sprintf("Healthy on %s since %s%s.", b.Image.Name, s.at(b.Ended), after)
 	if after == "" {
-		words = fmt.Sprintf("Healthy on %s since %s, %s after its first packet.", b.Image.Name, s.at(b.Ended), span(b.Ended.Sub(b.Started)))
+		words = fmt.Sprintf("Healthy on %s since %s, %s after its first packet.", b.Image.Name, s.at(b.Ended),
+			span(b.Ended.Sub(b.Started)))
 	}
 	if n := len(s.Boots); n > 1 && s.Boots[n-2].Image.Image == b.Image.Image && bad(s.Boots[n-2]) {
 		words += fmt.Sprintf(" The boot before failed: %s.", causeOf(s.Boots[n-2], s).on(1))
@@ -271,13 +279,15 @@ func (s Story) failing(b fleet.Boot, pending string) (string, []string) {
 	case s.Policy.After == fleet.AfterRetry || b.Image.Image == m.LastHealthy.Image:
 		last := ""
 		if m.LastHealthy.Image == b.Image.Image {
-			last = ", since it was healthy here last"
+			last = ", since it was the last healthy image on this machine"
 		}
 		return fmt.Sprintf("%s %s is tried again%s.", stop(words), name, last), next
 	case left > 0 && s.Policy.After != fleet.AfterHold && m.LastHealthy.Image != "":
-		return fmt.Sprintf("%s %s is tried %s more, then it falls back to %s.", stop(words), name, fleet.Times(left), m.LastHealthy.Name), next
+		return fmt.Sprintf("%s %s is tried %s more, then the machine falls back to %s.", stop(words), name, fleet.Times(left),
+			m.LastHealthy.Name), next
 	case left > 0:
-		return fmt.Sprintf("%s %s is tried %s more, then it is held for a person.", stop(words), name, fleet.Times(left)), next
+		return fmt.Sprintf("%s %s is tried %s more, then the machine is held for an operator.", stop(words), name,
+			fleet.Times(left)), next
 	}
 	return stop(words), next
 }

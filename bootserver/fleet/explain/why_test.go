@@ -37,13 +37,16 @@ var (
 
 // machine is node01, approved, healthy on node:6 in the past, assigned node:7.
 func node01() fleet.Machine {
-	return fleet.Machine{ID: "m-525400120001", Name: "node01", State: fleet.Approved, MACs: []string{"52:54:00:12:00:01"}, FirstSeen: clock("08:00:00").AddDate(0, -1, 0), LastSeen: clock("10:19:50"),
-		Assignment: fleet.Assignment{ImageRef: node7, Since: clock("10:00:00")}, LastHealthy: node6, Healthy: []fleet.ImageRef{node5, node6}, Facts: ingot.Facts{Firmware: ingot.FirmwareUEFIx64}}
+	return fleet.Machine{ID: "m-525400120001", Name: "node01", State: fleet.Approved, MACs: []string{"52:54:00:12:00:01"},
+		FirstSeen: clock("08:00:00").AddDate(0, -1, 0), LastSeen: clock("10:19:50"),
+		Assignment: fleet.Assignment{ImageRef: node7, Since: clock("10:00:00")}, LastHealthy: node6,
+		Healthy: []fleet.ImageRef{node5, node6}, Facts: ingot.Facts{Firmware: ingot.FirmwareUEFIx64}}
 }
 
 // recorded makes a boot that began at a time and passed stages, a second each.
 func recorded(id byte, image fleet.ImageRef, start string, upTo ingot.Stage) fleet.Boot {
-	b := fleet.Boot{ID: ingot.NewBootID([16]byte{id}), Machine: "m-525400120001", Firmware: ingot.FirmwareUEFIx64, Started: clock(start), Image: image, First: "snponly.efi", Accepted: clock(start), Back: true,
+	b := fleet.Boot{ID: ingot.NewBootID([16]byte{id}), Machine: "m-525400120001", Firmware: ingot.FirmwareUEFIx64,
+		Started: clock(start), Image: image, First: "snponly.efi", Accepted: clock(start), Back: true,
 		Deadline: clock(start).Add(10 * time.Minute)}
 	at := clock(start)
 	for _, s := range ingot.Stages {
@@ -83,7 +86,8 @@ func reports(b fleet.Boot, when string, checks ...ingot.CheckResult) fleet.Boot 
 	for _, c := range checks {
 		r.Healthy = r.Healthy && c.OK
 	}
-	d := fleet.NewDecision(fleet.Machine{Boot: b.ID}, b, fleet.BootPolicy{After: fleet.AfterRetry}, nil, fleet.Actor{}, clock(when))
+	d := fleet.NewDecision(fleet.Machine{Boot: b.ID}, b, fleet.BootPolicy{After: fleet.AfterRetry}, nil, fleet.Actor{},
+		clock(when))
 	d.Report(r)
 	return d.Boot
 }
@@ -116,6 +120,12 @@ func ended(b fleet.Boot, o ingot.Outcome, reason string, now time.Time) fleet.Bo
 	return b
 }
 
+// byStall is a boot that ended because its first stage stalled, as servers record it that record causes.
+func byStall(b fleet.Boot) fleet.Boot {
+	b.Cause = fleet.CauseStalled
+	return b
+}
+
 func haveAll(ingot.Digest) bool { return true }
 
 func with[T any](v T, f func(*T)) T { f(&v); return v }
@@ -126,157 +136,351 @@ var stories = []struct {
 	story Story
 	want  string
 }{
-	{"pending", Story{Machine: with(node01(), func(m *fleet.Machine) { m.State, m.Name, m.FirstSeen = fleet.Pending, "", clock("10:02:00") }), Boots: []fleet.Boot{{Started: clock("10:02:00")}}, Now: now},
-		"Waits for approval since 10:02: nobody has allowed m-525400120001 to boot."},
-	{"approved without an image", Story{Machine: with(node01(), func(m *fleet.Machine) { m.Assignment = fleet.Assignment{} }), Now: now},
+	{"pending", Story{Machine: with(node01(), func(m *fleet.Machine) {
+		m.State, m.Name, m.FirstSeen = fleet.Pending, "", clock("10:02:00")
+	}), Boots: []fleet.Boot{{Started: clock("10:02:00")}}, Now: now},
+		"Has been waiting for approval since 10:02: no operator has approved m-525400120001."},
+	{"approved without an image", Story{Machine: with(node01(), func(m *fleet.Machine) {
+		m.Assignment = fleet.Assignment{}
+	}), Now: now},
 		"No image is assigned to node01: it is approved and waits."},
 	{"a card in another board asks", Story{Machine: with(node01(), func(m *fleet.Machine) {
-		m.State, m.Name, m.Ask = fleet.Pending, "", &fleet.Question{With: "m-525400120009", What: "it has the card 52:54:00:12:00:01 of node09, in a board with another UUID: the board was swapped, or the card was moved"}
+		m.State, m.Name, m.Ask = fleet.Pending, "", &fleet.Question{With: "m-525400120009",
+			What: "it has the card 52:54:00:12:00:01 of node09, in a board with another UUID: the board was swapped, or the " +
+				"card was moved"}
 	}), Boots: []fleet.Boot{{Started: clock("10:02:00")}}, Now: now},
-		"It has the card 52:54:00:12:00:01 of node09, in a board with another UUID: the board was swapped, or the card was moved. It boots when a person says whether it is the same machine."},
+		"It has the card 52:54:00:12:00:01 of node09, in a board with another UUID: the board was swapped, or the card " +
+			"was moved. It boots after an operator says whether it is the same machine."},
 	{"a moved card asks", Story{Machine: with(node01(), func(m *fleet.Machine) {
-		m.ID, m.State, m.Name, m.Ask = "m-525400120077", fleet.Pending, "", &fleet.Question{With: "m-525400120001", What: "it has the UUID of node01 and the card 52:54:00:12:00:77 of node09: the card was moved, or the boards share their UUID"}
+		m.ID, m.State, m.Name, m.Ask = "m-525400120077", fleet.Pending, "",
+			&fleet.Question{With: "m-525400120001", What: "it has the UUID of node01 and the card 52:54:00:12:00:77 of " +
+				"node09: the card was moved, or the boards share their UUID"}
 	}), Boots: []fleet.Boot{{Started: clock("10:02:00")}}, Now: now},
-		"It has the UUID of node01 and the card 52:54:00:12:00:77 of node09: the card was moved, or the boards share their UUID. It boots when a person says whether it is the same machine."},
-	{"a swapped board was merged", lived(node01(), fleet.Policy{}, with(reports(recorded(1, node7, "10:13:26", ingot.StageAgent), "10:14:00"), func(b *fleet.Boot) {
-		b.Changes = []string{"serial number S1 → S2", "UUID d1b2c3a4-0000-4000-8000-525400120001 → d1b2c3a4-0000-4000-8000-525400120002"}
-	})), "Healthy on node:7 since 10:14, 34 s after its first packet. Its hardware changed: serial number S1 → S2; UUID d1b2c3a4-0000-4000-8000-525400120001 → d1b2c3a4-0000-4000-8000-525400120002."},
+		"It has the UUID of node01 and the card 52:54:00:12:00:77 of node09: the card was moved, or the boards share " +
+			"their UUID. It boots after an operator says whether it is the same machine."},
+	{"a swapped board was merged", lived(node01(), fleet.Policy{},
+		with(reports(recorded(1, node7, "10:13:26", ingot.StageAgent), "10:14:00"), func(b *fleet.Boot) {
+			b.Changes = []string{"serial number S1 → S2",
+				"UUID d1b2c3a4-0000-4000-8000-525400120001 → d1b2c3a4-0000-4000-8000-525400120002"}
+		})), "Healthy on node:7 since 10:14, 34 s after its first packet. Its hardware changed: serial number S1 → S2; " +
+		"UUID d1b2c3a4-0000-4000-8000-525400120001 → d1b2c3a4-0000-4000-8000-525400120002."},
 	{"another serial number asks", Story{Machine: with(node01(), func(m *fleet.Machine) {
-		m.State, m.Ask = fleet.Pending, &fleet.Question{With: m.ID, What: "its serial number is S2, before: S1: its card was moved, or its board swapped"}
+		m.State, m.Ask = fleet.Pending, &fleet.Question{With: m.ID,
+			What: "its serial number is S2, before: S1: its card was moved, or its board swapped"}
 	}), Boots: []fleet.Boot{{Started: clock("10:02:00")}}, Now: now},
-		"Its serial number is S2, before: S1: its card was moved, or its board swapped. It boots when a person says whether it is the same machine."},
-	{"retired", Story{Machine: with(node01(), func(m *fleet.Machine) { m.State = fleet.Retired }), Now: now}, "node01 is retired: it may not boot."},
-	{"never seen", Story{Machine: node01(), Now: now}, "node01 has not asked to boot yet; it will get node:7."},
-	{"healthy", lived(node01(), fleet.Policy{}, reports(recorded(1, node7, "10:13:26", ingot.StageAgent), "10:14:00", ingot.CheckResult{Name: "ssh", OK: true})),
+		"Its serial number is S2, before: S1: its card was moved, or its board swapped. It boots after an operator says " +
+			"whether it is the same machine."},
+	{"retired", Story{Machine: with(node01(), func(m *fleet.Machine) {
+		m.State = fleet.Retired
+	}), Now: now}, "node01 is retired: it is not allowed to boot."},
+	{"never seen", Story{Machine: node01(), Now: now}, "node01 has not booted yet; it will get node:7."},
+	{"healthy", lived(node01(), fleet.Policy{}, reports(recorded(1, node7, "10:13:26", ingot.StageAgent), "10:14:00",
+		ingot.CheckResult{Name: "ssh", OK: true})),
 		"Healthy on node:7 since 10:14, 34 s after its first packet."},
-	{"healthy, another image is assigned", lived(node01(), fleet.Policy{}, reports(recorded(1, node6, "09:13:26", ingot.StageAgent), "09:14:00")),
-		"Healthy on node:6 since 09:14, 34 s after its first packet. node:7 is assigned since 10:00, and boots at the next reboot."},
-	{"healthy, and then a check fails", lived(node01(), fleet.Policy{}, with(reports(recorded(1, node7, "10:13:26", ingot.StageAgent), "10:14:00"), func(b *fleet.Boot) {
-		b.Report.Checks = []ingot.CheckResult{{Name: "web", Detail: "connection refused"}}
-	})), "Healthy on node:7 since 10:14, but check web fails now: connection refused."},
-	{"healthy, and then quiet", lived(with(node01(), func(m *fleet.Machine) { m.LastSeen = clock("10:08:00") }), fleet.Policy{}, reports(recorded(1, node7, "09:13:26", ingot.StageAgent), "09:14:00")),
-		"Healthy on node:7 since 09:14, and not heard of for 12 min: it is off, hangs, or cannot reach this server."},
-	{"healthy at the second attempt", lived(node01(), fleet.Policy{}, silentAt(recorded(1, node7, "10:00:00", ingot.StageInitramfs), "10:10:00"), reports(recorded(2, node7, "10:13:26", ingot.StageAgent), "10:14:00")),
-		"Healthy on node:7 since 10:14, 34 s after its first packet. The boot before failed: kernel and initramfs fetched, then silence for 596 s: image node:7 never reached ingot-init."},
-	{"healthy again after a crash", lived(node01(), fleet.Policy{}, crashed(lasted(reports(recorded(1, node7, "06:13:26", ingot.StageAgent), "06:14:00"), 4*time.Hour)), reports(recorded(2, node7, "10:13:26", ingot.StageAgent), "10:14:00")),
-		"Healthy on node:7 since 10:14, 34 s after its first packet. The boot before, of node:7, was healthy for 4 h and ended in a kernel crash: BUG: kernel NULL pointer dereference, address: 0000000000000010."},
-	{"boots again after a crash", lived(node01(), fleet.Policy{}, crashed(lasted(reports(recorded(1, node7, "06:13:26", ingot.StageAgent), "06:14:00"), 4*time.Hour)), recorded(2, node7, "10:19:50", ingot.StageInit)),
-		"Boots node:7 now: stage init, 10 s after its first packet. The boot before, of node:7, was healthy for 4 h and ended in a kernel crash: BUG: kernel NULL pointer dereference, address: 0000000000000010."},
-	{"fails after a crash", lived(with(node01(), func(m *fleet.Machine) { m.LastHealthy = node7 }), fleet.Policy{}, crashed(lasted(reports(recorded(1, node7, "06:13:26", ingot.StageAgent), "06:14:00"), 4*time.Hour)), fails(recorded(2, node7, "10:00:00", ingot.StageRoot), ingot.StageVolumes, "volume data refused: no disk has the label data"),
+	{"healthy, another image is assigned", lived(node01(), fleet.Policy{},
+		reports(recorded(1, node6, "09:13:26", ingot.StageAgent), "09:14:00")),
+		"Healthy on node:6 since 09:14, 34 s after its first packet. node:7 has been assigned since 10:00 and boots at " +
+			"the next reboot."},
+	{"healthy, and then a check fails", lived(node01(), fleet.Policy{},
+		with(reports(recorded(1, node7, "10:13:26", ingot.StageAgent), "10:14:00"), func(b *fleet.Boot) {
+			b.Report.Checks = []ingot.CheckResult{{Name: "web", Detail: "connection refused"}}
+		})), "Healthy on node:7 since 10:14, but check web fails now: connection refused."},
+	{"healthy, and then quiet", lived(with(node01(), func(m *fleet.Machine) {
+		m.LastSeen = clock("10:08:00")
+	}), fleet.Policy{}, reports(recorded(1, node7, "09:13:26", ingot.StageAgent), "09:14:00")),
+		"Healthy on node:7 since 09:14, but has not been heard from for 12 min: it is off, hangs, or cannot reach this " +
+			"server."},
+	{"healthy at the second attempt", lived(node01(), fleet.Policy{},
+		silentAt(recorded(1, node7, "10:00:00", ingot.StageInitramfs), "10:10:00"),
+		reports(recorded(2, node7, "10:13:26", ingot.StageAgent), "10:14:00")),
+		"Healthy on node:7 since 10:14, 34 s after its first packet. The boot before failed: kernel and initramfs " +
+			"fetched, then silence for 596 s: image node:7 never reached ingot-init."},
+	{"healthy again after a crash", lived(node01(), fleet.Policy{},
+		crashed(lasted(reports(recorded(1, node7, "06:13:26", ingot.StageAgent), "06:14:00"), 4*time.Hour)),
+		reports(recorded(2, node7, "10:13:26", ingot.StageAgent), "10:14:00")),
+		"Healthy on node:7 since 10:14, 34 s after its first packet. The boot before, of node:7, was healthy for 4 h and " +
+			"ended in a kernel crash: BUG: kernel NULL pointer dereference, address: 0000000000000010."},
+	{"boots again after a crash", lived(node01(), fleet.Policy{},
+		crashed(lasted(reports(recorded(1, node7, "06:13:26", ingot.StageAgent), "06:14:00"), 4*time.Hour)),
+		recorded(2, node7, "10:19:50", ingot.StageInit)),
+		"Boots node:7 now: stage init, 10 s after its first packet. The boot before, of node:7, was healthy for 4 h and " +
+			"ended in a kernel crash: BUG: kernel NULL pointer dereference, address: 0000000000000010."},
+	{"fails after a crash", lived(with(node01(), func(m *fleet.Machine) {
+		m.LastHealthy = node7
+	}), fleet.Policy{}, crashed(lasted(reports(recorded(1, node7, "06:13:26", ingot.StageAgent), "06:14:00"),
+		4*time.Hour)), fails(recorded(2, node7, "10:00:00", ingot.StageRoot), ingot.StageVolumes, "volume data refused: "+
+		"no disk has the label data"),
 		recorded(3, node7, "10:19:50", ingot.StageInit)),
-		"Boots node:7 now: stage init, 10 s after its first packet. Its last healthy boot, of node:7, was healthy for 4 h and ended in a kernel crash: BUG: kernel NULL pointer dereference, address: 0000000000000010."},
-	{"healthy, and started over", lived(node01(), fleet.Policy{}, lasted(reports(recorded(1, node7, "06:13:26", ingot.StageAgent), "06:14:00"), 4*time.Hour), reports(recorded(2, node7, "10:13:26", ingot.StageAgent), "10:14:00")),
-		"Healthy on node:7 since 10:14, 34 s after its first packet. The boot before, of node:7, was healthy for 4 h; then the machine started over without a word: a reboot, a reset, a power cut, or a crash of which its firmware kept nothing."},
-	{"healthy, off for long, and started over", lived(node01(), fleet.Policy{}, lasted(reports(recorded(1, node7, "06:13:26", ingot.StageAgent), "06:14:00"), 5*time.Minute), reports(recorded(2, node7, "10:13:26", ingot.StageAgent), "10:14:00")),
-		"Healthy on node:7 since 10:14, 34 s after its first packet. The boot before, of node:7, was healthy for 300 s; then the machine started over without a word: a reboot, a reset, a power cut, or a crash of which its firmware kept nothing."},
-	{"healthy for no known time, and started over", lived(node01(), fleet.Policy{}, reports(recorded(1, node7, "06:13:26", ingot.StageAgent), "06:14:00"), reports(recorded(2, node7, "10:13:26", ingot.StageAgent), "10:14:00")),
-		"Healthy on node:7 since 10:14, 34 s after its first packet. The boot before, of node:7, was healthy; then the machine started over without a word: a reboot, a reset, a power cut, or a crash of which its firmware kept nothing."},
-	{"healthy, and starts over", lived(node01(), fleet.Policy{}, lasted(reports(recorded(1, node7, "06:13:26", ingot.StageAgent), "06:14:00"), 4*time.Hour), recorded(2, node7, "10:19:50", ingot.StageKernel)),
-		"Boots node:7 now: stage kernel, 10 s after its first packet. The boot before, of node:7, was healthy for 4 h; then the machine started over."},
-	{"healthy on what was assigned since", lived(node01(), fleet.Policy{}, reports(recorded(1, node6, "06:13:26", ingot.StageAgent), "06:14:00"), reports(recorded(2, node7, "10:13:26", ingot.StageAgent), "10:14:00")),
+		"Boots node:7 now: stage init, 10 s after its first packet. Its last healthy boot, of node:7, was healthy for 4 h " +
+			"and ended in a kernel crash: BUG: kernel NULL pointer dereference, address: 0000000000000010."},
+	{"healthy, and started over", lived(node01(), fleet.Policy{},
+		lasted(reports(recorded(1, node7, "06:13:26", ingot.StageAgent), "06:14:00"), 4*time.Hour),
+		reports(recorded(2, node7, "10:13:26", ingot.StageAgent), "10:14:00")),
+		"Healthy on node:7 since 10:14, 34 s after its first packet. The boot before, of node:7, was healthy for 4 h; " +
+			"then the machine restarted without notice: a reboot, a reset, a power cut, or a crash that its firmware did not " +
+			"record."},
+	{"healthy, off for long, and started over", lived(node01(), fleet.Policy{},
+		lasted(reports(recorded(1, node7, "06:13:26", ingot.StageAgent), "06:14:00"), 5*time.Minute),
+		reports(recorded(2, node7, "10:13:26", ingot.StageAgent), "10:14:00")),
+		"Healthy on node:7 since 10:14, 34 s after its first packet. The boot before, of node:7, was healthy for 300 s; " +
+			"then the machine restarted without notice: a reboot, a reset, a power cut, or a crash that its firmware did not " +
+			"record."},
+	{"healthy for no known time, and started over", lived(node01(), fleet.Policy{},
+		reports(recorded(1, node7, "06:13:26", ingot.StageAgent), "06:14:00"),
+		reports(recorded(2, node7, "10:13:26", ingot.StageAgent), "10:14:00")),
+		"Healthy on node:7 since 10:14, 34 s after its first packet. The boot before, of node:7, was healthy; then the " +
+			"machine restarted without notice: a reboot, a reset, a power cut, or a crash that its firmware did not record."},
+	{"healthy, and starts over", lived(node01(), fleet.Policy{},
+		lasted(reports(recorded(1, node7, "06:13:26", ingot.StageAgent), "06:14:00"), 4*time.Hour),
+		recorded(2, node7, "10:19:50", ingot.StageKernel)),
+		"Boots node:7 now: stage kernel, 10 s after its first packet. The boot before, of node:7, was healthy for 4 h; " +
+			"then the machine restarted."},
+	{"healthy on what was assigned since", lived(node01(), fleet.Policy{},
+		reports(recorded(1, node6, "06:13:26", ingot.StageAgent), "06:14:00"),
+		reports(recorded(2, node7, "10:13:26", ingot.StageAgent), "10:14:00")),
 		"Healthy on node:7 since 10:14, 34 s after its first packet."},
-	{"boots now", lived(node01(), fleet.Policy{}, with(recorded(1, node7, "10:19:50", ingot.StageTicket), func(b *fleet.Boot) { b.Served = map[string]int64{"root": 120 << 20} })),
+	{"boots now", lived(node01(), fleet.Policy{}, with(recorded(1, node7, "10:19:50", ingot.StageTicket),
+		func(b *fleet.Boot) {
+			b.Served = map[string]int64{"root": 120 << 20}
+		})),
 		"Boots node:7 now: stage ticket, 10 s after its first packet, 120 MiB of 300 MiB of the root were served."},
-	{"no DHCPREQUEST", lived(node01(), fleet.Policy{}, with(recorded(1, fleet.ImageRef{}, "10:19:00", ingot.StageDHCP), func(b *fleet.Boot) { b.Accepted = time.Time{} })),
-		"No DHCPREQUEST after our offer: the offer did not reach it, or it did not want it; look at the switch port (STP, VLAN). Boots node:7 now: stage dhcp, 60 s after its first packet."},
-	{"another DHCP server", with(lived(node01(), fleet.Policy{}, with(recorded(1, fleet.ImageRef{}, "10:19:00", ingot.StageDHCP), func(b *fleet.Boot) { b.Accepted = time.Time{} })), func(s *Story) {
+	{"no DHCPREQUEST", lived(node01(), fleet.Policy{}, with(recorded(1, fleet.ImageRef{}, "10:19:00", ingot.StageDHCP),
+		func(b *fleet.Boot) {
+			b.Accepted = time.Time{}
+		})),
+		"No DHCPREQUEST after our offer: the offer did not reach it, or it declined the offer; check the switch port " +
+			"(STP, VLAN). Boots node:7 now: stage dhcp, 60 s after its first packet."},
+	{"another DHCP server", with(lived(node01(), fleet.Policy{},
+		with(recorded(1, fleet.ImageRef{}, "10:19:00", ingot.StageDHCP), func(b *fleet.Boot) {
+			b.Accepted = time.Time{}
+		})), func(s *Story) {
 		s.Others = []fleet.Other{{Address: netip.MustParseAddr("10.0.0.3"), At: clock("10:19:01")}}
-	}), "No DHCPREQUEST after our offer: another server, 10.0.0.3, answered. Boots node:7 now: stage dhcp, 60 s after its first packet."},
-	{"TFTP does not get through", lived(node01(), fleet.Policy{}, recorded(1, fleet.ImageRef{}, "10:19:00", ingot.StageDHCP)),
-		"Address given, then snponly.efi was never fetched: does a firewall close TFTP (UDP port 69 and those of transfers), or does the machine hang in its firmware? Boots node:7 now: stage dhcp, 60 s after its first packet."},
-	{"beside another server, and no address is taken", lived(node01(), fleet.Policy{}, with(recorded(1, fleet.ImageRef{}, "10:19:00", ingot.StageDHCP), func(b *fleet.Boot) { b.Accepted, b.Proxy = time.Time{}, true })),
-		"The machine was told what to boot, and took no address: we give none here; its DHCP server did not, or its answer was lost: look at that server, and at the switch port (STP, VLAN). Boots node:7 now: stage dhcp, 60 s after its first packet."},
-	{"beside another server, which is obeyed", with(lived(node01(), fleet.Policy{}, with(recorded(1, fleet.ImageRef{}, "10:19:00", ingot.StageDHCP), func(b *fleet.Boot) { b.Proxy = true })), func(s *Story) {
-		s.Others = []fleet.Other{{Address: netip.MustParseAddr("10.0.0.1"), Kind: "DHCPACK", Expected: true, At: clock("10:19:02")}}
-	}), "Its DHCP server gave it an address, then snponly.efi was never fetched: did it obey its DHCP server, which names another file, or does a firewall close TFTP (UDP port 69 and those of transfers)? Boots node:7 now: stage dhcp, 60 s after its first packet."},
-	{"beside two other servers", with(lived(node01(), fleet.Policy{}, with(recorded(1, fleet.ImageRef{}, "10:19:00", ingot.StageDHCP), func(b *fleet.Boot) { b.Proxy = true })), func(s *Story) {
-		s.Others = []fleet.Other{{Address: netip.MustParseAddr("10.0.0.3"), Kind: "DHCPOFFER", File: "pxelinux.0", At: clock("10:19:01")}, {Address: netip.MustParseAddr("10.0.0.1"), Kind: "DHCPACK", Expected: true, At: clock("10:19:02")}}
-	}), "Its DHCP server gave it an address, then snponly.efi was never fetched: another server, 10.0.0.3, answered as well, and the machine may have obeyed that one. Boots node:7 now: stage dhcp, 60 s after its first packet."},
-	{"firmware without a loader", lived(node01(), fleet.Policy{}, with(recorded(1, fleet.ImageRef{}, "10:19:50", ingot.StageDHCP), func(b *fleet.Boot) {
-		b.Firmware, b.First, b.Back, b.Accepted = ingot.FirmwareUEFIarm64, "", false, time.Time{}
-	})), "Nothing to load: this server has no loader for firmware uefi-arm64. Boots node:7 now: stage dhcp, 10 s after its first packet."},
-	{"HTTP boot does not get through", lived(node01(), fleet.Policy{}, with(recorded(1, fleet.ImageRef{}, "10:19:00", ingot.StageDHCP), func(b *fleet.Boot) { b.Firmware = ingot.FirmwareUEFIx64HTTP })),
-		"Address given, then snponly.efi was never fetched: does a firewall close HTTP, or does the machine hang in its firmware? Boots node:7 now: stage dhcp, 60 s after its first packet."},
-	{"a UKI is never fetched", lived(node01(), fleet.Policy{}, silentAt(byHTTP(recorded(1, node7, "10:00:00", ingot.StageDHCP)), "10:10:00")),
-		"Address given, then the UKI of node:7 was never fetched: does a firewall close HTTP, or does the machine hang in its firmware? node:7 is tried twice more, then it falls back to node:6."},
-	{"a UKI broke off", lived(node01(), fleet.Policy{}, silentAt(with(byHTTP(recorded(1, node7, "10:00:00", ingot.StageDHCP)), func(b *fleet.Boot) { b.Served = map[string]int64{partUKI: 7 << 20} }), "10:10:00")),
-		"Address given, then silence for 10 min: 7.0 MiB of 21 MiB of the UKI were served. node:7 is tried twice more, then it falls back to node:6."},
-	{"a UKI goes silent", lived(node01(), fleet.Policy{}, silentAt(byHTTP(recorded(1, node7, "10:00:00", ingot.StageLoader)), "10:10:00"), silentAt(byHTTP(recorded(2, node7, "10:00:30", ingot.StageLoader)), "10:10:30")),
-		"UKI of node:7 fetched, then silence for 599 s on 2 attempts: the firmware refused it, as Secure Boot does, or node:7 never reached ingot-init; falls back to node:6 at its next boot."},
-	{"a UKI that stalled", lived(node01(), fleet.Policy{}, ended(byHTTP(recorded(1, node7, "10:18:00", ingot.StageLoader)), ingot.OutcomeSilent, "the first stage stalled: the machine loaded uki, and it was not heard of again", clock("10:19:00"))),
-		"The machine loaded the UKI of node:7, and it was not heard of again: the firmware refused it, as Secure Boot does, or it never reached ingot-init. node:7 is tried once more, then it falls back to node:6."},
+	}), "No DHCPREQUEST after our offer: another server, 10.0.0.3, answered. Boots node:7 now: stage dhcp, 60 s after " +
+		"its first packet."},
+	{"TFTP does not get through", lived(node01(), fleet.Policy{},
+		recorded(1, fleet.ImageRef{}, "10:19:00", ingot.StageDHCP)),
+		"Address given, then snponly.efi was never fetched: a firewall may block TFTP (UDP port 69 and those of " +
+			"transfers), or the machine hangs in its firmware. Boots node:7 now: stage dhcp, 60 s after its first packet."},
+	{"beside another server, and no address is taken", lived(node01(), fleet.Policy{},
+		with(recorded(1, fleet.ImageRef{}, "10:19:00", ingot.StageDHCP), func(b *fleet.Boot) {
+			b.Accepted, b.Proxy = time.Time{}, true
+		})),
+		"The machine was offered a boot file and got no address: another DHCP server assigns addresses here, and did not " +
+			"answer or its answer was lost; check that server and the switch port (STP, VLAN). Boots node:7 now: stage dhcp, " +
+			"60 s after its first packet."},
+	{"beside another server, which is obeyed",
+		with(lived(node01(), fleet.Policy{}, with(recorded(1, fleet.ImageRef{}, "10:19:00", ingot.StageDHCP),
+			func(b *fleet.Boot) {
+				b.Proxy = true
+			})), func(s *Story) {
+			s.Others = []fleet.Other{{Address: netip.MustParseAddr("10.0.0.1"), Kind: "DHCPACK", Expected: true,
+				At: clock("10:19:02")}}
+		}), "Its DHCP server gave it an address, then snponly.efi was never fetched: it may have followed its DHCP " +
+			"server, which names another boot file, or a firewall may block TFTP (UDP port 69 and those of transfers). Boots " +
+			"node:7 now: stage dhcp, 60 s after its first packet."},
+	{"beside two other servers", with(lived(node01(), fleet.Policy{},
+		with(recorded(1, fleet.ImageRef{}, "10:19:00", ingot.StageDHCP), func(b *fleet.Boot) {
+			b.Proxy = true
+		})), func(s *Story) {
+		s.Others = []fleet.Other{{Address: netip.MustParseAddr("10.0.0.3"), Kind: "DHCPOFFER", File: "pxelinux.0",
+			At: clock("10:19:01")}, {Address: netip.MustParseAddr("10.0.0.1"), Kind: "DHCPACK", Expected: true,
+			At: clock("10:19:02")}}
+	}), "Its DHCP server gave it an address, then snponly.efi was never fetched: another server, 10.0.0.3, answered " +
+		"too, and the machine may have followed that one. Boots node:7 now: stage dhcp, 60 s after its first packet."},
+	{"firmware without a loader", lived(node01(), fleet.Policy{},
+		with(recorded(1, fleet.ImageRef{}, "10:19:50", ingot.StageDHCP), func(b *fleet.Boot) {
+			b.Firmware, b.First, b.Back, b.Accepted = ingot.FirmwareUEFIarm64, "", false, time.Time{}
+		})), "Nothing to load: this server has no loader for firmware uefi-arm64. Boots node:7 now: stage dhcp, 10 s " +
+		"after its first packet."},
+	{"HTTP boot does not get through", lived(node01(), fleet.Policy{},
+		with(recorded(1, fleet.ImageRef{}, "10:19:00", ingot.StageDHCP), func(b *fleet.Boot) {
+			b.Firmware = ingot.FirmwareUEFIx64HTTP
+		})),
+		"Address given, then snponly.efi was never fetched: a firewall may block HTTP, or the machine hangs in its " +
+			"firmware. Boots node:7 now: stage dhcp, 60 s after its first packet."},
+	{"a UKI is never fetched", lived(node01(), fleet.Policy{},
+		silentAt(byHTTP(recorded(1, node7, "10:00:00", ingot.StageDHCP)), "10:10:00")),
+		"Address given, then the UKI of node:7 was never fetched: a firewall may block HTTP, or the machine hangs in its " +
+			"firmware. node:7 is tried twice more, then the machine falls back to node:6."},
+	{"a UKI broke off", lived(node01(), fleet.Policy{},
+		silentAt(with(byHTTP(recorded(1, node7, "10:00:00", ingot.StageDHCP)), func(b *fleet.Boot) {
+			b.Served = map[string]int64{partUKI: 7 << 20}
+		}), "10:10:00")),
+		"Address given, then silence for 10 min: 7.0 MiB of 21 MiB of the UKI were served. node:7 is tried twice more, " +
+			"then the machine falls back to node:6."},
+	{"a UKI goes silent", lived(node01(), fleet.Policy{},
+		silentAt(byHTTP(recorded(1, node7, "10:00:00", ingot.StageLoader)), "10:10:00"),
+		silentAt(byHTTP(recorded(2, node7, "10:00:30", ingot.StageLoader)), "10:10:30")),
+		"UKI of node:7 fetched, then silence for 599 s on 2 attempts: the firmware refused it, as Secure Boot does, or " +
+			"node:7 never reached ingot-init; falls back to node:6 at its next boot."},
+	{"a UKI that stalled", lived(node01(), fleet.Policy{}, ended(byHTTP(recorded(1, node7, "10:18:00", ingot.StageLoader)),
+		ingot.OutcomeSilent, "the first stage stalled: the machine loaded uki and was not heard "+
+			"from again", clock("10:19:00"))),
+		"The machine loaded the UKI of node:7 and was not heard from again: the firmware refused it, as Secure Boot does, " +
+			"or it never reached ingot-init. node:7 is tried once more, then the machine falls back to node:6."},
 	{"the loader hangs", lived(node01(), fleet.Policy{}, recorded(1, fleet.ImageRef{}, "10:15:00", ingot.StageLoader)),
-		"Loader snponly.efi fetched, then silence for 299 s: it never asked for its script; does another server answer it, or does a firewall close HTTP? Boots node:7 now: stage loader, 300 s after its first packet."},
-	{"the kernel broke off", lived(node01(), fleet.Policy{}, with(silentAt(recorded(1, node7, "10:00:00", ingot.StageScript), "10:10:00"), func(b *fleet.Boot) { b.Served = map[string]int64{"kernel": 3 << 20} })),
-		"Script fetched, then silence for 598 s: 3.0 MiB of 9.0 MiB of the kernel were served. node:7 is tried twice more, then it falls back to node:6."},
-	{"the initramfs broke off", lived(node01(), fleet.Policy{}, silentAt(recorded(1, node7, "10:00:00", ingot.StageKernel), "10:10:00")),
-		"Kernel fetched, then silence for 597 s: not one byte of the initramfs was asked for. node:7 is tried twice more, then it falls back to node:6."},
-	{"first attempt fails", lived(node01(), fleet.Policy{}, silentAt(recorded(1, node7, "10:00:00", ingot.StageInitramfs), "10:10:00")),
-		"Kernel and initramfs fetched, then silence for 596 s: image node:7 never reached ingot-init. node:7 is tried once more, then it falls back to node:6."},
-	{"fell back after a panic", lived(node01(), fleet.Policy{}, silentAt(recorded(1, node7, "10:00:00", ingot.StageInitramfs), "10:04:04"), silentAt(recorded(2, node7, "10:05:00", ingot.StageInitramfs), "10:09:04"),
+		"Loader snponly.efi fetched, then silence for 299 s: it never requested its script; another server may answer it, " +
+			"or a firewall may block HTTP. Boots node:7 now: stage loader, 300 s after its first packet."},
+	{"the kernel broke off", lived(node01(), fleet.Policy{},
+		with(silentAt(recorded(1, node7, "10:00:00", ingot.StageScript), "10:10:00"), func(b *fleet.Boot) {
+			b.Served = map[string]int64{"kernel": 3 << 20}
+		})),
+		"Script fetched, then silence for 598 s: 3.0 MiB of 9.0 MiB of the kernel were served. node:7 is tried twice " +
+			"more, then the machine falls back to node:6."},
+	{"the initramfs broke off", lived(node01(), fleet.Policy{},
+		silentAt(recorded(1, node7, "10:00:00", ingot.StageKernel), "10:10:00")),
+		"Kernel fetched, then silence for 597 s: not one byte of the initramfs was asked for. node:7 is tried twice more, " +
+			"then the machine falls back to node:6."},
+	{"first attempt fails", lived(node01(), fleet.Policy{}, silentAt(recorded(1, node7, "10:00:00", ingot.StageInitramfs),
+		"10:10:00")),
+		"Kernel and initramfs fetched, then silence for 596 s: image node:7 never reached ingot-init. node:7 is tried " +
+			"once more, then the machine falls back to node:6."},
+	{"fell back after a panic", lived(node01(), fleet.Policy{},
+		silentAt(recorded(1, node7, "10:00:00", ingot.StageInitramfs), "10:04:04"),
+		silentAt(recorded(2, node7, "10:05:00", ingot.StageInitramfs), "10:09:04"),
 		reports(recorded(3, node6, "10:13:26", ingot.StageAgent), "10:14:00")),
-		"Kernel and initramfs fetched, then silence for 240 s on 2 attempts: image node:7 never reached ingot-init; fell back to node:6, healthy at 10:14."},
-	{"falls back at its next boot", lived(node01(), fleet.Policy{Attempts: 1}, silentAt(recorded(1, node7, "10:00:00", ingot.StageSwitch), "10:10:00")),
+		"Kernel and initramfs fetched, then silence for 240 s on 2 attempts: image node:7 never reached ingot-init; fell " +
+			"back to node:6, healthy at 10:14."},
+	{"falls back at its next boot", lived(node01(), fleet.Policy{Attempts: 1},
+		silentAt(recorded(1, node7, "10:00:00", ingot.StageSwitch), "10:10:00")),
 		"Systemd was started, then silence for 591 s: the agent of node:7 never ran; falls back to node:6 at its next boot."},
-	{"fell back and boots", lived(node01(), fleet.Policy{Attempts: 1}, silentAt(recorded(1, node7, "10:00:00", ingot.StageSwitch), "10:10:00"), recorded(2, node6, "10:19:40", ingot.StageInit)),
-		"Systemd was started, then silence for 591 s: the agent of node:7 never ran; fell back to node:6, which boots now, stage init, 20 s after its first packet."},
-	{"fell back after a failing check", lived(node01(), fleet.Policy{}, failedCheck(1, "10:00:00"), failedCheck(2, "10:05:00"), reports(recorded(3, node6, "10:13:26", ingot.StageAgent), "10:14:00")),
-		"Check web failed: connection refused on 2 attempts: 1 other check passed; failed units: nginx.service; fell back to node:6, healthy at 10:14."},
-	{"fell back after a system that never finished", lived(node01(), fleet.Policy{Attempts: 1}, fails(recorded(1, node7, "10:00:00", ingot.StageSwitch), ingot.StageAgent, "not healthy within 2m0s; systemd still waits for stuck.service; the machine reboots itself"),
+	{"fell back and boots", lived(node01(), fleet.Policy{Attempts: 1},
+		silentAt(recorded(1, node7, "10:00:00", ingot.StageSwitch), "10:10:00"),
+		recorded(2, node6, "10:19:40", ingot.StageInit)),
+		"Systemd was started, then silence for 591 s: the agent of node:7 never ran; fell back to node:6, which boots " +
+			"now, stage init, 20 s after its first packet."},
+	{"fell back after a failing check", lived(node01(), fleet.Policy{}, failedCheck(1, "10:00:00"),
+		failedCheck(2, "10:05:00"), reports(recorded(3, node6, "10:13:26", ingot.StageAgent), "10:14:00")),
+		"Check web failed: connection refused on 2 attempts: 1 other check passed; failed units: nginx.service; fell back " +
+			"to node:6, healthy at 10:14."},
+	{"fell back after a system that never finished", lived(node01(), fleet.Policy{Attempts: 1},
+		fails(recorded(1, node7, "10:00:00", ingot.StageSwitch), ingot.StageAgent, "not healthy within 2m0s; systemd "+
+			"still waits for stuck.service; the machine reboots itself"),
 		reports(recorded(3, node6, "10:13:26", ingot.StageAgent), "10:14:00")),
-		"The system started and did not finish: not healthy within 2m0s; systemd still waits for stuck.service; the machine reboots itself; fell back to node:6, healthy at 10:14."},
-	{"two causes", lived(node01(), fleet.Policy{}, failedCheck(1, "10:00:00"), silentAt(recorded(2, node7, "10:05:00", ingot.StageInitramfs), "10:09:04"), reports(recorded(3, node6, "10:13:26", ingot.StageAgent), "10:14:00")),
-		"Check web failed: connection refused: 1 other check passed; failed units: nginx.service; then kernel and initramfs fetched, then silence for 240 s: image node:7 never reached ingot-init; fell back to node:6, healthy at 10:14."},
-	{"the fallback fails as well", lived(node01(), fleet.Policy{Attempts: 1}, fails(recorded(1, node7, "10:00:00", ingot.StageRoot), ingot.StageVolumes, "volume data refused: no disk has the label data"),
-		fails(recorded(2, node6, "10:05:00", ingot.StageRoot), ingot.StageVolumes, "volume data refused: no disk has the label data")),
-		"Volumes not mounted: volume data refused: no disk has the label data; fell back to node:6, which was healthy here before and failed as well: volumes not mounted: volume data refused: no disk has the label data. So look at the machine and what it needs, not at the images."},
-	{"held", lived(with(node01(), func(m *fleet.Machine) { m.LastHealthy = fleet.ImageRef{} }), fleet.Policy{}, fails(recorded(1, node7, "10:00:00", ingot.StageInit), ingot.StageTicket, "the ticket's signature is not by the server key that this initramfs carries"),
-		fails(recorded(2, node7, "10:05:00", ingot.StageInit), ingot.StageTicket, "the ticket's signature is not by the server key that this initramfs carries")),
-		"Ticket refused on 2 attempts: it is signed by another server key than node:7 carries, so the image was built for another server; held for a person since 10:05: node:7 failed twice in a row, and no image was ever healthy on this machine."},
-	{"held, as the policy wants", lived(node01(), fleet.Policy{After: fleet.AfterHold}, silentAt(recorded(1, node7, "10:00:00", ingot.StageInitramfs), "10:04:04"), silentAt(recorded(2, node7, "10:05:00", ingot.StageInitramfs), "10:09:04")),
-		"Kernel and initramfs fetched, then silence for 240 s on 2 attempts: image node:7 never reached ingot-init; held for a person since 10:09: node:7 failed twice in a row, and the policy is to wait for a person."},
-	{"will be held, as the policy wants", lived(node01(), fleet.Policy{After: fleet.AfterHold}, silentAt(recorded(1, node7, "10:00:00", ingot.StageInitramfs), "10:04:04")),
-		"Kernel and initramfs fetched, then silence for 240 s: image node:7 never reached ingot-init. node:7 is tried once more, then it is held for a person."},
-	{"image signed by a stranger", lived(with(node01(), func(m *fleet.Machine) { m.LastHealthy = fleet.ImageRef{} }), fleet.Policy{}, fails(recorded(1, node7, "10:00:00", ingot.StageTicket), ingot.StageRoot, "the image's signature is not by the release key that this initramfs carries")),
-		"Image refused: node:7 is signed by a key that its own initramfs does not know. node:7 is tried once more, then it is held for a person."},
-	{"a replayed ticket", lived(node01(), fleet.Policy{}, reportsFailure(recorded(1, node7, "10:00:00", ingot.StageInit), ingot.StageTicket,
+		"The system did not finish starting: not healthy within 2m0s; systemd still waits for stuck.service; the machine " +
+			"reboots itself; fell back to node:6, healthy at 10:14."},
+	{"two causes", lived(node01(), fleet.Policy{}, failedCheck(1, "10:00:00"),
+		silentAt(recorded(2, node7, "10:05:00", ingot.StageInitramfs), "10:09:04"),
+		reports(recorded(3, node6, "10:13:26", ingot.StageAgent), "10:14:00")),
+		"Check web failed: connection refused: 1 other check passed; failed units: nginx.service; then kernel and " +
+			"initramfs fetched, then silence for 240 s: image node:7 never reached ingot-init; fell back to node:6, healthy " +
+			"at 10:14."},
+	{"the fallback fails as well", lived(node01(), fleet.Policy{Attempts: 1},
+		fails(recorded(1, node7, "10:00:00", ingot.StageRoot), ingot.StageVolumes, "volume data refused: no disk has the "+
+			"label data"),
+		fails(recorded(2, node6, "10:05:00", ingot.StageRoot), ingot.StageVolumes,
+			"volume data refused: no disk has the label data")),
+		"Volumes not mounted: volume data refused: no disk has the label data; fell back to node:6, which was healthy " +
+			"here before and failed as well: volumes not mounted: volume data refused: no disk has the label data. Check the " +
+			"machine and what it depends on rather than the images."},
+	{"held", lived(with(node01(), func(m *fleet.Machine) {
+		m.LastHealthy = fleet.ImageRef{}
+	}), fleet.Policy{}, fails(recorded(1, node7, "10:00:00", ingot.StageInit), ingot.StageTicket,
+		"the ticket's signature is not by the server key that this initramfs carries"),
+		fails(recorded(2, node7, "10:05:00", ingot.StageInit), ingot.StageTicket,
+			"the ticket's signature is not by the server key that this initramfs carries")),
+		"Ticket refused on 2 attempts: it is signed by a server key that node:7 does not contain; the image was built for " +
+			"another server; held for an operator since 10:05: node:7 failed twice in a row, and no image was ever healthy " +
+			"on this machine."},
+	{"held, as the policy wants", lived(node01(), fleet.Policy{After: fleet.AfterHold},
+		silentAt(recorded(1, node7, "10:00:00", ingot.StageInitramfs), "10:04:04"),
+		silentAt(recorded(2, node7, "10:05:00", ingot.StageInitramfs), "10:09:04")),
+		"Kernel and initramfs fetched, then silence for 240 s on 2 attempts: image node:7 never reached ingot-init; held " +
+			"for an operator since 10:09: node:7 failed twice in a row, and the policy is to wait for an operator."},
+	{"will be held, as the policy wants", lived(node01(), fleet.Policy{After: fleet.AfterHold},
+		silentAt(recorded(1, node7, "10:00:00", ingot.StageInitramfs), "10:04:04")),
+		"Kernel and initramfs fetched, then silence for 240 s: image node:7 never reached ingot-init. node:7 is tried " +
+			"once more, then the machine is held for an operator."},
+	{"image signed by a stranger", lived(with(node01(), func(m *fleet.Machine) {
+		m.LastHealthy = fleet.ImageRef{}
+	}), fleet.Policy{}, fails(recorded(1, node7, "10:00:00", ingot.StageTicket), ingot.StageRoot,
+		"the image's signature is not by the release key that this initramfs carries")),
+		"Image refused: node:7 is signed by a key that its own initramfs does not contain. node:7 is tried once more, " +
+			"then the machine is held for an operator."},
+	{"a replayed ticket", lived(node01(), fleet.Policy{}, reportsFailure(recorded(1, node7, "10:00:00", ingot.StageInit),
+		ingot.StageTicket,
 		ingot.FailureTicketReplayed, "the ticket answers another request than ours (boot 02000000)")),
-		"Ticket refused: it answers another request, as a second server or a proxy that caches would. node:7 is tried once more, then it falls back to node:6."},
-	{"another image than assigned", lived(node01(), fleet.Policy{}, reportsFailure(recorded(1, node7, "10:00:00", ingot.StageTicket), ingot.StageRoot,
-		ingot.FailureImageDigest, "a part of the image is not the one that was assigned: the config has digest 0123456789ab, the manifest says ba9876543210")),
-		"Image refused: what was served for node:7 is not what was signed. node:7 is tried once more, then it falls back to node:6."},
-	{"a damaged root", lived(node01(), fleet.Policy{}, fails(recorded(1, node7, "10:00:00", ingot.StageTicket), ingot.StageRoot, "a chunk of the root does not match the manifest: chunk 21 of 300")),
-		"Root refused: a chunk of the root does not match the manifest: chunk 21 of 300; the store's file or the network is damaged. node:7 is tried once more, then it falls back to node:6."},
-	{"the machine crashed", lived(node01(), fleet.Policy{}, with(silentAt(recorded(1, node7, "10:00:00", ingot.StageSwitch), "10:03:00"), func(b *fleet.Boot) {
-		b.Crash = "Kernel panic - not syncing: Attempted to kill init! exitcode=0x0000000b"
-	})), "Kernel crashed: Kernel panic - not syncing: Attempted to kill init! exitcode=0x0000000b. node:7 is tried once more, then it falls back to node:6."},
-	{"too little memory", lived(node01(), fleet.Policy{}, fails(recorded(1, node7, "10:00:00", ingot.StageTicket), ingot.StageRoot, "the image needs a machine with 4096 MiB of memory, this one has 2048 MiB")),
-		"Ingot-init gave up at stage root: the image needs a machine with 4096 MiB of memory, this one has 2048 MiB. node:7 is tried once more, then it falls back to node:6."},
-	{"memory is gone", lived(node01(), fleet.Policy{}, with(fails(recorded(1, node7, "10:00:00", ingot.StageTicket), ingot.StageRoot, "the image needs a machine with 4096 MiB of memory, this one has 2048 MiB"), func(b *fleet.Boot) {
-		b.Changes = []string{"RAM 4.0 → 2.0 GiB"}
-	})), "Ingot-init gave up at stage root: the image needs a machine with 4096 MiB of memory, this one has 2048 MiB. node:7 is tried once more, then it falls back to node:6. Its hardware changed: RAM 4.0 → 2.0 GiB."},
-	{"the download stopped", lived(node01(), fleet.Policy{}, with(silentAt(recorded(1, node7, "10:00:00", ingot.StageTicket), "10:10:00"), func(b *fleet.Boot) { b.Served = map[string]int64{"root": 120 << 20} })),
-		"Ticket given, then silence for 594 s: 120 MiB of 300 MiB of the root were served. node:7 is tried once more, then it falls back to node:6."},
-	{"the download stopped, and the fallback is smaller", lived(node01(), fleet.Policy{Attempts: 1}, with(silentAt(recorded(1, node7, "10:00:00", ingot.StageTicket), "10:10:00"), func(b *fleet.Boot) { b.Served = map[string]int64{"root": 120 << 20} }),
+		"Ticket refused: it answers another request; a second server or a caching proxy may have answered. node:7 is " +
+			"tried once more, then the machine falls back to node:6."},
+	{"another image than assigned", lived(node01(), fleet.Policy{},
+		reportsFailure(recorded(1, node7, "10:00:00", ingot.StageTicket), ingot.StageRoot,
+			ingot.FailureImageDigest, "a part of the image is not the one that was assigned: the config has digest "+
+				"0123456789ab, the manifest says ba9876543210")),
+		"Image refused: what was served for node:7 is not what was signed. node:7 is tried once more, then the machine " +
+			"falls back to node:6."},
+	{"a damaged root", lived(node01(), fleet.Policy{}, fails(recorded(1, node7, "10:00:00", ingot.StageTicket),
+		ingot.StageRoot, "a chunk of the root does not match the manifest: chunk 21 of 300")),
+		"Root refused: a chunk of the root does not match the manifest: chunk 21 of 300; the file in the store is " +
+			"damaged, or the network corrupts data. node:7 is tried once more, then the machine falls back to node:6."},
+	{"the machine crashed", lived(node01(), fleet.Policy{},
+		with(silentAt(recorded(1, node7, "10:00:00", ingot.StageSwitch), "10:03:00"), func(b *fleet.Boot) {
+			b.Crash = "Kernel panic - not syncing: Attempted to kill init! exitcode=0x0000000b"
+		})), "Kernel crashed: Kernel panic - not syncing: Attempted to kill init! exitcode=0x0000000b. node:7 is tried " +
+		"once more, then the machine falls back to node:6."},
+	{"too little memory", lived(node01(), fleet.Policy{}, fails(recorded(1, node7, "10:00:00", ingot.StageTicket),
+		ingot.StageRoot, "the image needs a machine with 4096 MiB of memory, this one has 2048 MiB")),
+		"Ingot-init gave up at stage root: the image needs a machine with 4096 MiB of memory, this one has 2048 MiB. " +
+			"node:7 is tried once more, then the machine falls back to node:6."},
+	{"memory is gone", lived(node01(), fleet.Policy{},
+		with(fails(recorded(1, node7, "10:00:00", ingot.StageTicket), ingot.StageRoot, "the image needs a machine with "+
+			"4096 MiB of memory, this one has 2048 MiB"), func(b *fleet.Boot) {
+			b.Changes = []string{"RAM 4.0 → 2.0 GiB"}
+		})), "Ingot-init gave up at stage root: the image needs a machine with 4096 MiB of memory, this one has 2048 MiB. " +
+		"node:7 is tried once more, then the machine falls back to node:6. Its hardware changed: RAM 4.0 → 2.0 GiB."},
+	{"the download stopped", lived(node01(), fleet.Policy{},
+		with(silentAt(recorded(1, node7, "10:00:00", ingot.StageTicket), "10:10:00"), func(b *fleet.Boot) {
+			b.Served = map[string]int64{"root": 120 << 20}
+		})),
+		"Ticket given, then silence for 594 s: 120 MiB of 300 MiB of the root were served. node:7 is tried once more, " +
+			"then the machine falls back to node:6."},
+	{"the download stopped, and the fallback is smaller", lived(node01(), fleet.Policy{Attempts: 1},
+		with(silentAt(recorded(1, node7, "10:00:00", ingot.StageTicket), "10:10:00"), func(b *fleet.Boot) {
+			b.Served = map[string]int64{"root": 120 << 20}
+		}),
 		reports(recorded(2, node6, "10:13:26", ingot.StageAgent), "10:14:00")),
-		"Ticket given, then silence for 594 s: 120 MiB of 300 MiB of the root were served; fell back to node:6, healthy at 10:14."},
-	{"the last healthy image fails", lived(with(node01(), func(m *fleet.Machine) { m.Assignment.ImageRef = node6 }), fleet.Policy{}, fails(recorded(1, node6, "10:00:00", ingot.StageRoot), ingot.StageVolumes, "volume data refused: no disk has the label data")),
-		"Volumes not mounted: volume data refused: no disk has the label data. node:6 is tried again, since it was healthy here last."},
-	{"assigned anew after a failure", lived(with(node01(), func(m *fleet.Machine) { m.Assignment = fleet.Assignment{ImageRef: node6, Since: clock("10:15:00")} }), fleet.Policy{}, silentAt(recorded(1, node7, "10:00:00", ingot.StageInitramfs), "10:10:00")),
-		"Kernel and initramfs fetched, then silence for 596 s: image node:7 never reached ingot-init. node:6 is assigned since 10:15, and boots at the next reboot."},
-	{"the image is gone", with(lived(node01(), fleet.Policy{}, with(recorded(1, fleet.ImageRef{}, "09:00:00", ingot.StageScript), func(b *fleet.Boot) { *b = ended(*b, ingot.OutcomeWaiting, "", clock("09:10:00")) })), func(s *Story) {
+		"Ticket given, then silence for 594 s: 120 MiB of 300 MiB of the root were served; fell back to node:6, healthy " +
+			"at 10:14."},
+	{"the last healthy image fails", lived(with(node01(), func(m *fleet.Machine) {
+		m.Assignment.ImageRef = node6
+	}), fleet.Policy{}, fails(recorded(1, node6, "10:00:00", ingot.StageRoot), ingot.StageVolumes,
+		"volume data refused: no disk has the label data")),
+		"Volumes not mounted: volume data refused: no disk has the label data. node:6 is tried again, since it was the " +
+			"last healthy image on this machine."},
+	{"assigned anew after a failure", lived(with(node01(), func(m *fleet.Machine) {
+		m.Assignment = fleet.Assignment{ImageRef: node6, Since: clock("10:15:00")}
+	}), fleet.Policy{}, silentAt(recorded(1, node7, "10:00:00", ingot.StageInitramfs), "10:10:00")),
+		"Kernel and initramfs fetched, then silence for 596 s: image node:7 never reached ingot-init. node:6 has been " +
+			"assigned since 10:15 and boots at the next reboot."},
+	{"the image is gone", with(lived(node01(), fleet.Policy{},
+		with(recorded(1, fleet.ImageRef{}, "09:00:00", ingot.StageScript), func(b *fleet.Boot) {
+			*b = ended(*b, ingot.OutcomeWaiting, "", clock("09:10:00"))
+		})), func(s *Story) {
 		s.Unservable = "image 0123456789ab: no such image"
 	}), "What node01 is to boot cannot be served: image 0123456789ab: no such image."},
-	{"waits for an image of a stranger", with(lived(node01(), fleet.Policy{}, recorded(1, fleet.ImageRef{}, "10:19:00", ingot.StageLoader)), func(s *Story) {
-		s.Unservable, s.Untrusted = "image node:7: bad signature: it says key 0123456789ABCDEF; machines would refuse it", true
-	}), "What node01 is to boot cannot be served: image node:7: bad signature: it says key 0123456789ABCDEF; machines would refuse it."},
-	{"healthy, and what is assigned cannot be served", with(lived(node01(), fleet.Policy{}, reports(recorded(1, node6, "09:13:26", ingot.StageAgent), "09:14:00")), func(s *Story) {
-		s.Unservable = "image 0123456789ab: no such image"
-	}), "Healthy on node:6 since 09:14, 34 s after its first packet. node:7 is assigned since 10:00, and cannot be served: image 0123456789ab: no such image."},
-	{"retries", lived(node01(), fleet.Policy{}, record(recorded(1, node7, "10:19:00", ingot.StageInit), ingot.Event{Stage: ingot.StageTicket, Error: "asking for a ticket: connection refused", Retry: true}, clock("10:19:30"))),
-		"Ingot-init does not get past stage ticket: asking for a ticket: connection refused; it tries again. Boots node:7 now: stage init, 60 s after its first packet."},
-	{"a loader that stalled", lived(node01(), fleet.Policy{}, ended(with(recorded(1, fleet.ImageRef{}, "10:18:00", ingot.StageLoader), func(b *fleet.Boot) { b.Image = node7 }), ingot.OutcomeSilent, "the first stage stalled: the machine loaded snponly.efi, and it was not heard of again", clock("10:19:00"))),
-		"The machine loaded snponly.efi, and it was not heard of again: firmware and loader do not go together. node:7 is tried twice more, then it falls back to node:6."},
+	{"waits for an image of a stranger",
+		with(lived(node01(), fleet.Policy{}, recorded(1, fleet.ImageRef{}, "10:19:00", ingot.StageLoader)), func(s *Story) {
+			s.Unservable, s.Untrusted = "image node:7: bad signature: it says key 0123456789ABCDEF; machines would refuse it",
+				true
+		}), "What node01 is to boot cannot be served: image node:7: bad signature: it says key 0123456789ABCDEF; machines " +
+			"would refuse it."},
+	{"healthy, and what is assigned cannot be served",
+		with(lived(node01(), fleet.Policy{}, reports(recorded(1, node6, "09:13:26", ingot.StageAgent), "09:14:00")),
+			func(s *Story) {
+				s.Unservable = "image 0123456789ab: no such image"
+			}), "Healthy on node:6 since 09:14, 34 s after its first packet. node:7 has been assigned since 10:00, but cannot " +
+			"be served: image 0123456789ab: no such image."},
+	{"retries", lived(node01(), fleet.Policy{}, record(recorded(1, node7, "10:19:00", ingot.StageInit),
+		ingot.Event{Stage: ingot.StageTicket, Error: "asking for a ticket: connection " +
+			"refused", Retry: true}, clock("10:19:30"))),
+		"Ingot-init does not get past stage ticket: asking for a ticket: connection refused; the machine tries again. " +
+			"Boots node:7 now: stage init, 60 s after its first packet."},
+	{"a loader that stalled", lived(node01(), fleet.Policy{},
+		byStall(ended(with(recorded(1, fleet.ImageRef{}, "10:18:00", ingot.StageLoader), func(b *fleet.Boot) {
+			b.Image = node7
+		}), ingot.OutcomeSilent, "the first stage stalled: the machine loaded snponly.efi and was not heard from again",
+			clock("10:19:00")))),
+		"The machine loaded snponly.efi and was not heard from again: the firmware and this loader are incompatible. " +
+			"node:7 is tried twice more, then the machine falls back to node:6."},
 }
 
 // byHTTP is a boot of the image's own UKI.
@@ -302,7 +506,10 @@ func lasted(b fleet.Boot, d time.Duration) fleet.Boot {
 
 func failedCheck(id byte, start string) fleet.Boot {
 	b := recorded(id, node7, start, ingot.StageAgent)
-	return with(reports(b, start[:6]+"59", ingot.CheckResult{Name: "ssh", OK: true}, ingot.CheckResult{Name: "web", Detail: "connection refused"}), func(b *fleet.Boot) { b.Report.Failed = []string{"nginx.service"} })
+	return with(reports(b, start[:6]+"59", ingot.CheckResult{Name: "ssh", OK: true},
+		ingot.CheckResult{Name: "web", Detail: "connection refused"}), func(b *fleet.Boot) {
+		b.Report.Failed = []string{"nginx.service"}
+	})
 }
 
 // TestWhy holds the words for boots as servers record them. The records are in
@@ -356,10 +563,12 @@ func TestWhy(t *testing.T) {
 // TestWhyNext: what may be typed next leads on, in the order in which one would.
 func TestWhyNext(t *testing.T) {
 	want := map[string][]string{
-		"a moved card asks":                                 {"ingot machine merge m-525400120077 m-525400120001", "ingot machine approve m-525400120077 --name NAME --image PROFILE:VERSION"},
-		"healthy again after a crash":                       {"ingot console node01 --boot 01000000"},
-		"healthy, and started over":                         nil,
-		"held, as the policy wants":                         {"ingot console node01", "ingot resume node01", "ingot assign node01 PROFILE:VERSION"},
+		"a moved card asks": {"ingot machine merge m-525400120077 m-525400120001",
+			"ingot machine approve m-525400120077 --name NAME --image PROFILE:VERSION"},
+		"healthy again after a crash": {"ingot console node01 --boot 01000000"},
+		"healthy, and started over":   nil,
+		"held, as the policy wants": {"ingot console node01", "ingot resume node01",
+			"ingot assign node01 PROFILE:VERSION"},
 		"firmware without a loader":                         {"ingot loaders"},
 		"beside another server, and no address is taken":    {"ingot network"},
 		"a UKI goes silent":                                 {"ingot console node01", "ingot resume node01"},
