@@ -115,7 +115,7 @@ func TestLedgerOfAMerge(t *testing.T) {
 	if _, err := h.api.Merge(t.Context(), "m-525400990001", "node01"); err != nil {
 		t.Fatal(err)
 	}
-	h.ledgerHas(1, "m-525400990001 machine is the same machine as node01 ("+machineID+"), and a part of it from now on")
+	h.ledgerHas(1, "m-525400990001 machine is the same machine as node01 ("+machineID+") and was merged into it")
 	h.ledgerHas(1, machineID+" machine merged with m-525400990001, which had cards 52:54:00:99:00:01, UUID "+firstMachine.UUID)
 	h.ledgerHas(0, "m-525400990001 machine forgotten")
 	if _, err := h.api.Forget(t.Context(), "node01", true); err != nil {

@@ -14,9 +14,9 @@ func TestStalledFirstStage(t *testing.T) {
 	now := time.Unix(1000, 0)
 	list := []string{"snponly.efi", "ipxe.efi"}
 	f := ingot.FirmwareUEFIx64
-	told := Boot{Firmware: f, First: "snponly.efi", Accepted: now}
-	told = Record(told, ingot.Event{Stage: ingot.StageDHCP}, now)
-	loaded := Record(told, ingot.Event{Stage: ingot.StageLoader, Detail: "snponly.efi"}, now)
+	accepted := Boot{Firmware: f, First: "snponly.efi", Accepted: now}
+	accepted = Record(accepted, ingot.Event{Stage: ingot.StageDHCP}, now)
+	loaded := Record(accepted, ingot.Event{Stage: ingot.StageLoader, Detail: "snponly.efi"}, now)
 	script := Record(loaded, ingot.Event{Stage: ingot.StageScript}, now)
 	for _, c := range []struct {
 		name  string
@@ -25,14 +25,14 @@ func TestStalledFirstStage(t *testing.T) {
 		after time.Duration
 		want  string
 	}{
-		{"asks again at once, as firmware does", told, f, time.Second, ""},
-		{"never loaded", told, f, 30 * time.Second, "offered snponly.efi and did not load it"},
+		{"asks again at once, as firmware does", accepted, f, time.Second, ""},
+		{"never loaded", accepted, f, 30 * time.Second, "offered snponly.efi and did not load it"},
 		{"loaded, and silent since", loaded, f, time.Second, "loaded snponly.efi and was not heard from again"},
 		{"came as far as the script", script, f, time.Hour, ""},
 		{"its loader asked us for an address", Boot{Firmware: f, First: "snponly.efi", Accepted: now, Back: true,
 			Events: loaded.Events}, f, time.Hour, ""},
-		{"asks with its other boot method", told, ingot.FirmwareUEFIx64HTTP, time.Hour, ""},
-		{"was never given the address", Boot{Firmware: f, First: "snponly.efi", Events: told.Events}, f, time.Hour, ""},
+		{"asks with its other boot method", accepted, ingot.FirmwareUEFIx64HTTP, time.Hour, ""},
+		{"was never given the address", Boot{Firmware: f, First: "snponly.efi", Events: accepted.Events}, f, time.Hour, ""},
 	} {
 		reason, stalled := Stalled(&c.boot, c.fw, now.Add(c.after))
 		if stalled != (c.want != "") || !strings.Contains(reason, c.want) {
@@ -41,13 +41,13 @@ func TestStalledFirstStage(t *testing.T) {
 	}
 	m := Machine{}
 	for _, want := range []string{"ipxe.efi", "snponly.efi"} {
-		told.First = FirstStage(m, f, list)
+		accepted.First = FirstStage(m, f, list)
 		var b Boot
-		if b, m = Stall(told, m, "because", list, now); b.Outcome != ingot.OutcomeSilent || b.Reason != "because" {
+		if b, m = Stall(accepted, m, "because", list, now); b.Outcome != ingot.OutcomeSilent || b.Reason != "because" {
 			t.Errorf("the boot ends as %q, %q; want silent with the reason", b.Outcome, b.Reason)
 		}
 		if got := FirstStage(m, f, list); got != want {
-			t.Errorf("after %s stalled the machine is offered %s; want %s", told.First, got, want)
+			t.Errorf("after %s stalled the machine is offered %s; want %s", accepted.First, got, want)
 		}
 	}
 	if got := FirstStage(Machine{Loaders: map[ingot.Firmware]string{f: "gone.efi"}}, f, list); got != "snponly.efi" {

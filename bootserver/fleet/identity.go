@@ -117,7 +117,7 @@ type claims struct {
 }
 
 func sorted(candidates []Machine, s Sighting) (c claims) {
-	var told []*Machine
+	var reported []*Machine
 	for i := range candidates {
 		m := &candidates[i]
 		has := slices.Contains(m.MACs, s.MAC)
@@ -133,14 +133,14 @@ func sorted(candidates []Machine, s Sighting) (c claims) {
 		case has:
 			c.byCard = append(c.byCard, m)
 		case slices.Contains(m.ReportedCards(), s.MAC):
-			told = append(told, m)
+			reported = append(reported, m)
 		}
 		if s.UUID != "" && m.UUID == s.UUID && !m.Newcomer() {
 			c.byBoard = append(c.byBoard, m)
 		}
 	}
 	if len(c.byCard) == 0 {
-		c.byCard = told
+		c.byCard = reported
 	}
 	return c
 }

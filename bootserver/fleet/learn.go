@@ -116,8 +116,8 @@ func swappedUUID(u string) string {
 
 // UUIDs are the ways to write a UUID that a machine reports; none when it is not an
 // identity.
-func UUIDs(told string) []string {
-	uuid := ingot.PlausibleUUID(told)
+func UUIDs(reported string) []string {
+	uuid := ingot.PlausibleUUID(reported)
 	if uuid == "" {
 		return nil
 	}

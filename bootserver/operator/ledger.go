@@ -91,8 +91,8 @@ func (o *Operator) Hardware(ref, boot string) (api.Hardware, error) {
 	if err != nil {
 		return api.Hardware{}, err
 	}
-	f, told, err := o.state.Facts(b)
-	if err == nil && !told {
+	f, reported, err := o.state.Facts(b)
+	if err == nil && !reported {
 		err = api.NewProblem(api.CodeNoHardware,
 			fmt.Sprintf("boot %s reported no hardware: it requested no ticket", b.ID.Short()), "machine", ref)
 	}
