@@ -36,7 +36,7 @@ func machineOf(m fleet.Machine) api.Machine {
 		Answered: each(m.Answered, func(a fleet.Answered) api.Answered { return api.Answered(a) }),
 		Grants:   each(m.Grants, func(g fleet.Grant) api.Grant { return api.Grant(g) })}
 	if q := m.Ask; q != nil {
-		out.Ask = &api.Question{With: q.With, What: q.What, About: q.About, Reported: q.Told}
+		out.Ask = &api.Question{With: q.With, What: q.What, About: q.About, Reported: q.Reported}
 	}
 	if s := m.Setback; s != nil {
 		out.Setback = &api.Setback{Gave: imageRefOf(s.Gave), To: imageRefOf(s.To), Why: s.Why, At: s.At,
@@ -48,7 +48,7 @@ func machineOf(m fleet.Machine) api.Machine {
 // bootOf converts a boot.
 func bootOf(b fleet.Boot) api.Boot {
 	return api.Boot{ID: b.ID, Machine: b.Machine, Number: b.Number, Before: b.Before, Firmware: b.Firmware,
-		Image: imageRefOf(b.Image), Order: b.Order, Root: b.Root, First: b.First, Proxy: b.Proxy, Accepted: b.Told,
+		Image: imageRefOf(b.Image), Order: b.Order, Root: b.Root, First: b.First, Proxy: b.Proxy, Accepted: b.Accepted,
 		Back: b.Back, Started: b.Started, Deadline: b.Deadline, Ended: b.Ended, Outcome: b.Outcome, Cause: string(b.Cause),
 		Reason: b.Reason, Ticket: b.Ticket, Facts: b.Facts, Changes: b.Changes, Crash: b.Crash, Pstore: b.Pstore,
 		Events: each(b.Events, func(e fleet.Event) api.Event { return api.Event(e) }), Served: b.Served, Report: b.Report,
