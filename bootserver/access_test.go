@@ -111,7 +111,8 @@ func (s *street) certificate(name string, scope access.Scope) string {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	made, err := s.api.CreateCredential(s.t.Context(), api.CredentialRequest{Name: name, Scope: scope, For: time.Hour, Request: string(request)})
+	made, err := s.api.CreateCredential(s.t.Context(),
+		api.CredentialRequest{Name: name, Scope: scope, For: time.Hour, Request: string(request)})
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -139,7 +140,8 @@ func TestEveryRouteIsClosed(t *testing.T) {
 	for i, scope := range access.Scopes[:2] {
 		above := access.Scopes[i+1]
 		small[above] = s.caller("a token of scope "+string(scope), s.token("small-"+string(scope), scope), "")
-		smallCert[above] = s.caller("a certificate of scope "+string(scope), "", s.certificate("small-cert-"+string(scope), scope))
+		smallCert[above] = s.caller("a certificate of scope "+string(scope), "",
+			s.certificate("small-cert-"+string(scope), scope))
 	}
 	good := s.token("good", access.Admin)
 	revoked, revokedCert := s.token("revoked", access.Admin), s.certificate("revoked-cert", access.Admin)
@@ -168,7 +170,8 @@ func TestEveryRouteIsClosed(t *testing.T) {
 	}
 	before := everything(t, s.state)
 	public := 0
-	for _, r := range append(api.Routes(), api.Route{Method: "GET", Path: "/v1/nothing", Scope: access.Read}, api.Route{Method: "GET", Path: "/", Scope: access.Read}) {
+	for _, r := range append(api.Routes(), api.Route{Method: "GET", Path: "/v1/nothing", Scope: access.Read},
+		api.Route{Method: "GET", Path: "/", Scope: access.Read}) {
 		if r.Scope == "" {
 			public++
 			continue
@@ -242,13 +245,15 @@ func TestTheTLSOfOthers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, foreign, err := other.Issue(access.Credential{Name: "mallory", Scope: access.Admin, Created: s.clock, Expires: s.clock.Add(time.Hour)}, request)
+	_, foreign, err := other.Issue(access.Credential{Name: "mallory", Scope: access.Admin, Created: s.clock,
+		Expires: s.clock.Add(time.Hour)}, request)
 	if err != nil {
 		t.Fatal(err)
 	}
 	late := s.caller("late", "", s.certificate("late", access.Admin))
 	s.clock = s.clock.Add(2 * time.Hour)
-	for name, c := range map[string]caller{"a certificate of another CA": s.caller("foreign", "", string(foreign)+string(key)), "a certificate past its time": late} {
+	for name, c := range map[string]caller{"a certificate of another CA": s.caller("foreign", "",
+		string(foreign)+string(key)), "a certificate past its time": late} {
 		resp, err := c.http.Get(s.tls + "/v1/version")
 		if err == nil {
 			resp.Body.Close()
@@ -265,7 +270,8 @@ func TestTheTLSOfOthers(t *testing.T) {
 		t.Errorf("a client that pinned another CA: %v; want ErrStranger", err)
 	}
 	for _, server := range []string{s.plain, "ftp://x", "https://", "10.0.0.1:7443"} {
-		if _, err := api.Connect(api.Target{Server: server, CA: string(other.PEM()), Token: "secret"}); !errors.Is(err, api.ErrTarget) {
+		if _, err := api.Connect(api.Target{Server: server, CA: string(other.PEM()),
+			Token: "secret"}); !errors.Is(err, api.ErrTarget) {
 			t.Errorf("Connect(%q) = %v; want ErrTarget: no token goes there", server, err)
 		}
 	}
@@ -286,11 +292,13 @@ func TestWhatIsTakenIsBounded(t *testing.T) {
 	if n < 4 {
 		t.Errorf("%d routes take a body; this test missed them", n)
 	}
-	for body, want := range map[string]int{"{": 400, "": 400, `{"image":"lab:v1","force":true}`: 422, `{"image":1}`: 422, "[]": 422} {
+	for body, want := range map[string]int{"{": 400, "": 400, `{"image":"lab:v1","force":true}`: 422,
+		`{"image":1}`: 422, "[]": 422} {
 		status, header, text := c.ask(t, "POST", "/v1/machines/nobody/assign", body)
 		wantProblem(t, fmt.Sprintf("POST %q", body), status, header, text, want)
 	}
-	for _, q := range []string{"limit=0", "limit=-1", "limit=999999", "limit=x", "afterr=1", "after=" + strings.Repeat("x", 300)} {
+	for _, q := range []string{"limit=0", "limit=-1", "limit=999999", "limit=x", "afterr=1",
+		"after=" + strings.Repeat("x", 300)} {
 		status, header, text := c.ask(t, "GET", "/v1/machines?"+q, "")
 		wantProblem(t, q, status, header, text, http.StatusUnprocessableEntity)
 	}
@@ -328,7 +336,8 @@ func TestSecretsAreSeenOnce(t *testing.T) {
 	s := newStreet(t)
 	token := s.token("once", access.Admin)
 	secret := token[strings.LastIndex(token, "_")+1:]
-	if _, err := s.api.CreateCredential(t.Context(), api.CredentialRequest{Name: "once", Scope: access.Read, For: time.Hour}); err == nil {
+	if _, err := s.api.CreateCredential(t.Context(),
+		api.CredentialRequest{Name: "once", Scope: access.Read, For: time.Hour}); err == nil {
 		t.Error("the same name again; want a conflict, or nobody knows which one is revoked")
 	}
 	s.revoke("once")
@@ -358,7 +367,8 @@ func TestAudit(t *testing.T) {
 		t.Fatal(err)
 	}
 	c := s.caller("ci", s.token("ci", access.Operate), "")
-	if status, _, text := c.ask(t, "POST", "/v1/machines/node01/assign", `{"image":"lab:v1","why":"first"}`); status != 200 {
+	if status, _, text := c.ask(t, "POST", "/v1/machines/node01/assign",
+		`{"image":"lab:v1","why":"first"}`); status != 200 {
 		t.Fatalf("assign = %d %s", status, text)
 	}
 	if status, _, _ := c.ask(t, "POST", "/v1/machines/node01/assign", `{"image":"lab:v9"}`); status != 404 {
@@ -369,18 +379,23 @@ func TestAudit(t *testing.T) {
 		t.Fatalf("Audit = %d changes, %v; want 3", len(list), err)
 	}
 	approve, token, assign := list[0], list[1], list[2]
-	if approve.Action != "machine.approve" || approve.Who.Kind != access.Local || *approve.Who.UID != os.Getuid() || approve.Who.PID != os.Getpid() ||
+	if approve.Action != "machine.approve" || approve.Who.Kind != access.Local || *approve.Who.UID != os.Getuid() ||
+		approve.Who.PID != os.Getpid() ||
 		approve.From["state"] != "pending" || approve.To["state"] != "approved" || approve.To["name"] != "node01" {
 		t.Errorf("the first change is %+v", approve)
 	}
-	if token.Action != "token.create" || token.Name != "ci" || token.To["scope"] != "operate" || token.To["hash"] != nil {
+	if token.Action != "token.create" || token.Name != "ci" || token.To["scope"] != "operate" ||
+		token.To["hash"] != nil {
 		t.Errorf("the second change is %+v", token)
 	}
-	if assign.Action != "machine.assign" || assign.Who.Kind != access.Token || assign.Who.Name != "ci" || assign.Who.From == "" || assign.On != machineID ||
-		assign.To["assignment.name"] != "lab:v1" || assign.From["assignment.name"] != nil || assign.Seq <= token.Seq || token.Seq <= approve.Seq {
+	if assign.Action != "machine.assign" || assign.Who.Kind != access.Token || assign.Who.Name != "ci" ||
+		assign.Who.From == "" || assign.On != machineID ||
+		assign.To["assignment.name"] != "lab:v1" || assign.From["assignment.name"] != nil ||
+		assign.Seq <= token.Seq || token.Seq <= approve.Seq {
 		t.Errorf("the third change is %+v", assign)
 	}
-	if more, err := s.api.Audit(t.Context(), token.Seq, false, 100); err != nil || len(more) != 1 || more[0].Seq != assign.Seq {
+	if more, err := s.api.Audit(t.Context(), token.Seq, false, 100); err != nil || len(more) != 1 ||
+		more[0].Seq != assign.Seq {
 		t.Errorf("Audit(after the second) = %+v, %v", more, err)
 	}
 	if last, err := s.api.Audit(t.Context(), 0, true, 2); err != nil || len(last) != 2 || last[0].Seq != token.Seq {
@@ -418,7 +433,8 @@ func TestRestoreTakesNothingBack(t *testing.T) {
 		t.Errorf("after the restore, the token that was made before it gets %d; want 200", status)
 	}
 	after, err := s.api.Audit(t.Context(), 0, false, 100)
-	if err != nil || len(after) != len(before)+1 || after[len(after)-1].Action != "server.restore" || after[0].Seq != 1 {
+	if err != nil || len(after) != len(before)+1 || after[len(after)-1].Action != "server.restore" ||
+		after[0].Seq != 1 {
 		t.Errorf("the audit log has %d changes (%v), had %d; want one more, the restore", len(after), err, len(before))
 	}
 	if status, _, text := admin.ask(t, "POST", "/v1/restore", "no state file"); status != http.StatusBadRequest {
@@ -462,8 +478,10 @@ func flip(c byte) string {
 func wantProblem(t *testing.T, what string, status int, header http.Header, text []byte, want int) {
 	t.Helper()
 	var p api.Problem
-	if err := json.Unmarshal(text, &p); err != nil || status != want || header.Get("Content-Type") != "application/problem+json" ||
+	if err := json.Unmarshal(text, &p); err != nil || status != want ||
+		header.Get("Content-Type") != "application/problem+json" ||
 		p.Status != status || p.Type == "" || p.Title == "" || p.Detail == "" {
-		t.Errorf("%s = %d %s %s (%v); want a whole problem with status %d", what, status, header.Get("Content-Type"), text, err, want)
+		t.Errorf("%s = %d %s %s (%v); want a whole problem with status %d", what, status, header.Get("Content-Type"),
+			text, err, want)
 	}
 }

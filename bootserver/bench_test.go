@@ -62,7 +62,8 @@ func BenchmarkFleet(b *testing.B) {
 		b.ReportMetric(float64(mem.HeapAlloc)/(1<<20), "MiB-heap")
 		b.ReportMetric(float64(st.Size())/(1<<20), "MiB-file")
 		c := catalog.New(images)
-		boot := booter.New(booter.Config{State: s, Catalog: c, Keys: keys, Loaders: map[string][]byte{"snponly.efi": []byte("a loader")}, Now: time.Now})
+		boot := booter.New(booter.Config{State: s, Catalog: c, Keys: keys,
+			Loaders: map[string][]byte{"snponly.efi": []byte("a loader")}, Now: time.Now})
 		operator := newServer(images, c, s, boot, time.Now, quiet).operator()
 		b.ReportMetric(askedOverSocket(b, s, operator), "ls-ms")
 		b.ReportMetric(explained(b, operator, machines), "why-ms-p99")
@@ -91,7 +92,8 @@ func fill(b *testing.B, dir string, machines, boots, entries int, ref fleet.Imag
 				for i := first; i < min(first+part, machines); i++ {
 					at := start.Add(time.Duration(n)*24*time.Hour + time.Duration(i)*time.Second)
 					m := benchMachine(i, ref)
-					boot := fleet.Boot{ID: ingot.NewBootID([16]byte{byte(i >> 8), byte(i), byte(n)}), Machine: m.ID, Number: n + 1, Firmware: m.Firmware, Image: ref, Started: at, First: "snponly.efi"}
+					boot := fleet.Boot{ID: ingot.NewBootID([16]byte{byte(i >> 8), byte(i), byte(n)}), Machine: m.ID,
+						Number: n + 1, Firmware: m.Firmware, Image: ref, Started: at, First: "snponly.efi"}
 					for k, stage := range stages[:len(stages)-1] {
 						boot.Events = append(boot.Events, fleet.Event{At: at.Add(time.Duration(k) * time.Second),
 							Event: ingot.Event{Stage: stage, Detail: "10.0.0.1", Bytes: 1 << 20}})
@@ -103,7 +105,8 @@ func fill(b *testing.B, dir string, machines, boots, entries int, ref fleet.Imag
 					tx.StoreMachine(d.Machine)
 					tx.StoreBoot(d.Boot)
 					for _, e := range boot.Events {
-						tx.Record(fleet.Change{At: e.At, Code: fleet.CodeBootStage, Machine: m.ID, Boot: boot.ID, Stage: e.Stage, Detail: e.Detail, Bytes: e.Bytes})
+						tx.Record(fleet.Change{At: e.At, Code: fleet.CodeBootStage, Machine: m.ID, Boot: boot.ID,
+							Stage: e.Stage, Detail: e.Detail, Bytes: e.Bytes})
 					}
 					tx.Record(d.Changes...)
 				}
@@ -142,13 +145,19 @@ func benchMachine(i int, ref fleet.ImageRef) fleet.Machine {
 	mac := fmt.Sprintf("52:54:01:%02x:%02x:%02x", i>>16&255, i>>8&255, i&255)
 	id, _ := ingot.MachineIDFromMAC(mac)
 	uuid := fmt.Sprintf("d1b2c3a4-0000-4000-8000-%012x", i)
-	m := fleet.Machine{ID: id, Name: fmt.Sprintf("node%05d", i), State: fleet.Approved, UUID: uuid, MACs: []string{mac}, Firmware: ingot.FirmwareUEFIx64, MachineKey: fmt.Sprintf("%032x", i),
-		Address: netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}), Labels: map[string]string{"rack": fmt.Sprintf("r%d", i/40)},
-		FirstSeen: time.Unix(int64(1_700_000_000+i), 0), LastSeen: time.Now(), Assignment: fleet.Assignment{ImageRef: ref}, LastHealthy: ref,
-		Facts: ingot.Facts{UUID: uuid, Serial: fmt.Sprint("S", i), Vendor: "Example", Product: "Server", BIOS: "Example 1.2", CPU: "Example CPU 32-Core", Cores: 64, RAM: 256 << 30, Kernel: "6.12"}}
+	m := fleet.Machine{ID: id, Name: fmt.Sprintf("node%05d", i), State: fleet.Approved, UUID: uuid,
+		MACs: []string{mac}, Firmware: ingot.FirmwareUEFIx64, MachineKey: fmt.Sprintf("%032x", i),
+		Address: netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8),
+			byte(i)}), Labels: map[string]string{"rack": fmt.Sprintf("r%d", i/40)},
+		FirstSeen: time.Unix(int64(1_700_000_000+i),
+			0), LastSeen: time.Now(), Assignment: fleet.Assignment{ImageRef: ref}, LastHealthy: ref,
+		Facts: ingot.Facts{UUID: uuid, Serial: fmt.Sprint("S", i), Vendor: "Example", Product: "Server",
+			BIOS: "Example 1.2", CPU: "Example CPU 32-Core", Cores: 64, RAM: 256 << 30, Kernel: "6.12"}}
 	for n := range 4 {
-		m.Facts.NICs = append(m.Facts.NICs, ingot.NIC{Name: fmt.Sprint("eth", n), MAC: fmt.Sprintf("52:54:%02x:%02x:%02x:%02x", n+1, i>>16&255, i>>8&255, i&255), Driver: "ice"})
-		m.Facts.Disks = append(m.Facts.Disks, ingot.Disk{Name: fmt.Sprint("nvme", n), Serial: fmt.Sprint("D", i, "-", n), Size: 1 << 42, Model: "Example NVMe", Holds: "blank"})
+		m.Facts.NICs = append(m.Facts.NICs, ingot.NIC{Name: fmt.Sprint("eth", n),
+			MAC: fmt.Sprintf("52:54:%02x:%02x:%02x:%02x", n+1, i>>16&255, i>>8&255, i&255), Driver: "ice"})
+		m.Facts.Disks = append(m.Facts.Disks, ingot.Disk{Name: fmt.Sprint("nvme", n),
+			Serial: fmt.Sprint("D", i, "-", n), Size: 1 << 42, Model: "Example NVMe", Holds: "blank"})
 	}
 	return m
 }
@@ -190,7 +199,8 @@ func decided(b *testing.B, boot *booter.Booter, machines int) float64 {
 	b.Helper()
 	return percentile(20_000, func() {
 		m := benchMachine(rand.N(machines), fleet.ImageRef{})
-		s := client.Sighting{Client: client.Client{MAC: m.MACs[0], UUID: m.UUID, Kind: client.Firmware, Firmware: ingot.FirmwareUEFIx64}, Address: m.Address,
+		s := client.Sighting{Client: client.Client{MAC: m.MACs[0], UUID: m.UUID, Kind: client.Firmware,
+			Firmware: ingot.FirmwareUEFIx64}, Address: m.Address,
 			Loaders: client.DefaultLoaders[ingot.FirmwareUEFIx64], Begins: true}
 		if what, err := boot.WouldAnswer(s); err != nil || what.Loader == "" {
 			b.Fatal(what, err)

@@ -27,7 +27,8 @@ func TestOnlyTrustedImagesAreServed(t *testing.T) {
 		if err := h.state.Update(func(tx state.Tx) error {
 			m, _ := tx.Machine(machineID)
 			m.State = fleet.Approved
-			tx.StoreMachine(fleet.Assign(m, fleet.Assignment{ImageRef: fleet.ImageRef{Image: im.Digest, Name: im.Name.String()}}))
+			tx.StoreMachine(fleet.Assign(m, fleet.Assignment{ImageRef: fleet.ImageRef{Image: im.Digest,
+				Name: im.Name.String()}}))
 			return nil
 		}); err != nil {
 			t.Fatal(err)
@@ -56,6 +57,7 @@ func TestOnlyTrustedImagesAreServed(t *testing.T) {
 		t.Fatal(err)
 	}
 	if h.catalog.Servable(foreign.Digest) || !h.catalog.Servable(v2.Digest) {
-		t.Errorf("once its key is not trusted: have(its image) = %t, have(ours) = %t", h.catalog.Servable(foreign.Digest), h.catalog.Servable(v2.Digest))
+		t.Errorf("once its key is not trusted: have(its image) = %t, have(ours) = %t",
+			h.catalog.Servable(foreign.Digest), h.catalog.Servable(v2.Digest))
 	}
 }

@@ -73,7 +73,8 @@ func newHouse(t *testing.T) *house {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h := &house{t: t, images: images, catalog: catalog.New(images), keys: keys, clock: time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC),
+	h := &house{t: t, images: images, catalog: catalog.New(images), keys: keys,
+		clock:   time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC),
 		loaders: map[string][]byte{"snponly.efi": []byte("a loader"), "ipxe.efi": []byte("another")}}
 	if h.state, err = openState(filepath.Join(root, "state")); err != nil {
 		t.Fatal(err)
@@ -100,8 +101,9 @@ func newHouse(t *testing.T) *house {
 // begin makes the server, whose URLs have a port.
 func (h *house) begin(port uint16) {
 	h.port = port
-	h.Booter = booter.New(booter.Config{State: h.state, Catalog: h.catalog, Keys: h.keys, Port: port, Loaders: h.loaders,
-		Policy: booter.Policy{Ticket: time.Minute}, Now: h.now, Log: h.log})
+	h.Booter = booter.New(booter.Config{State: h.state, Catalog: h.catalog, Keys: h.keys, Port: port,
+		Loaders: h.loaders,
+		Policy:  booter.Policy{Ticket: time.Minute}, Now: h.now, Log: h.log})
 	before := h.server
 	h.server = newServer(h.images, h.catalog, h.state, h.Booter, h.now, h.log)
 	if before != nil {
@@ -111,7 +113,8 @@ func (h *house) begin(port uint16) {
 }
 
 // newServer is a server that listens nowhere, around what answers machines.
-func newServer(images *image.Store, c *catalog.Catalog, st state.Store, b *booter.Booter, now func() time.Time, log *slog.Logger) *Server {
+func newServer(images *image.Store, c *catalog.Catalog, st state.Store, b *booter.Booter, now func() time.Time,
+	log *slog.Logger) *Server {
 	s := &Server{state: st, catalog: c, booter: b, log: log, conf: Config{Store: images, Now: now, Version: "test"}}
 	s.metrics = newMetrics("test", s.figures)
 	s.ready.Store(true)
@@ -122,7 +125,8 @@ func (h *house) now() time.Time { return h.clock }
 
 // serve answers operators at l.
 func (h *house) serve(l net.Listener, s *http.Server) {
-	s.Handler = api.Handler(h.server.operator(), &access.Keeper{Find: h.state.Credential, Now: h.now}, h.server.metrics.seen)
+	s.Handler = api.Handler(h.server.operator(), &access.Keeper{Find: h.state.Credential, Now: h.now},
+		h.server.metrics.seen)
 	go func() { _ = s.Serve(l) }() // it ends with the test
 	h.t.Cleanup(func() { _ = s.Close() })
 }
@@ -135,7 +139,8 @@ func newHouseOf(t *testing.T) *house {
 	h := newHouse(t)
 	h.put("v1")
 	h.ask()
-	if _, err := h.api.Approve(t.Context(), machineID, api.ApproveRequest{Name: "node01", Image: "lab:v1"}); err != nil {
+	if _, err := h.api.Approve(t.Context(), machineID,
+		api.ApproveRequest{Name: "node01", Image: "lab:v1"}); err != nil {
 		t.Fatal(err)
 	}
 	return h
@@ -156,8 +161,10 @@ func putSmall(t testing.TB, images *image.Store, keys image.Keys, version string
 		}
 		return p
 	}
-	im, err := images.Put(t.Context(), &ingot.ImageManifest{Schema: 1, Profile: "lab", Version: version, Arguments: []string{"quiet"}},
-		image.Files{Kernel: file("kernel"), Initramfs: file("initramfs"), Root: file("root"), Plan: file("plan"), UKI: file("uki")}, keys.Release.Secret)
+	im, err := images.Put(t.Context(), &ingot.ImageManifest{Schema: 1, Profile: "lab", Version: version,
+		Arguments: []string{"quiet"}},
+		image.Files{Kernel: file("kernel"), Initramfs: file("initramfs"), Root: file("root"), Plan: file("plan"),
+			UKI: file("uki")}, keys.Release.Secret)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -166,7 +173,8 @@ func putSmall(t testing.TB, images *image.Store, keys image.Keys, version string
 
 // firstMachine is UEFI firmware that was just given an address and asks what to load.
 var firstMachine = client.Sighting{
-	Client:  client.Client{MAC: "52:54:00:12:00:01", UUID: "d1b2c3a4-0000-4000-8000-525400120001", Kind: client.Firmware, Firmware: ingot.FirmwareUEFIx64},
+	Client: client.Client{MAC: "52:54:00:12:00:01", UUID: "d1b2c3a4-0000-4000-8000-525400120001",
+		Kind: client.Firmware, Firmware: ingot.FirmwareUEFIx64},
 	Address: netip.MustParseAddr("10.99.0.100"), Server: netip.MustParseAddr("127.0.0.1"), Loaders: client.DefaultLoaders[ingot.FirmwareUEFIx64], Begins: true}
 
 const machineID = "m-525400120001"
@@ -244,44 +252,52 @@ func TestWholeConversation(t *testing.T) {
 	if _, err := h.api.Assign(t.Context(), "node01", "lab:v1", "first"); err != nil {
 		t.Fatal(err)
 	}
-	if _, script = h.get(h.BootURL(h.base, boot, "script")); !strings.Contains(script, "ingot.boot="+string(h.BootKey(boot))) || !strings.Contains(script, " quiet ") {
+	if _, script = h.get(h.BootURL(h.base, boot, "script")); !strings.Contains(script,
+		"ingot.boot="+string(h.BootKey(boot))) || !strings.Contains(script, " quiet ") {
 		t.Errorf("the boot script is\n%s", script)
 	}
 	part := func(name string) string { return h.base + ingot.BootPath(h.BootKey(boot), im.Digest.Hex()+"/"+name) }
-	for name, want := range map[string]string{"kernel": "kernel of v1", "initramfs": "initramfs of v1", "root": "root of v1",
+	for name, want := range map[string]string{"kernel": "kernel of v1", "initramfs": "initramfs of v1",
+		"root":     "root of v1",
 		"manifest": string(im.OCI), "signature": im.Signature} {
 		if status, got := h.get(part(name)); status != 200 || got != want {
 			t.Errorf("GET %s = %d, %d bytes; want 200 and %d bytes", name, status, len(got), len(want))
 		}
 	}
-	status, b := h.post(boot, "ticket", ingot.TicketRequest{Nonce: nonce, Facts: ingot.Facts{Serial: "S1", RAM: 1 << 30}})
+	status, b := h.post(boot, "ticket", ingot.TicketRequest{Nonce: nonce,
+		Facts: ingot.Facts{Serial: "S1", RAM: 1 << 30}})
 	var signed ingot.SignedTicket
 	var ticket ingot.Ticket
-	if err := errors.Join(json.Unmarshal(b, &signed), json.Unmarshal(signed.Ticket, &ticket)); status != 200 || err != nil {
+	if err := errors.Join(json.Unmarshal(b, &signed), json.Unmarshal(signed.Ticket, &ticket)); status != 200 ||
+		err != nil {
 		t.Fatalf("ticket: %d, %v: %s", status, err, b)
 	}
 	if err := h.keys.Server.Public.Verify(signed.Ticket, signed.Signature); err != nil {
 		t.Error(err)
 	}
-	if ticket.Nonce != nonce || ticket.Image != im.Digest || ticket.Hostname != "node01" || len(ticket.MachineKey) != 32 || ticket.Expires.Sub(ticket.Issued) != time.Minute {
+	if ticket.Nonce != nonce || ticket.Image != im.Digest || ticket.Hostname != "node01" ||
+		len(ticket.MachineKey) != 32 || ticket.Expires.Sub(ticket.Issued) != time.Minute {
 		t.Errorf("ticket = %+v", ticket)
 	}
 	h.clock = h.clock.Add(30 * time.Second)
 	if status, _ := h.post(boot, "events", ingot.Event{Stage: ingot.StageSwitch}); status != 204 {
 		t.Errorf("event: %d", status)
 	}
-	if status, b := h.post(boot, "report", ingot.Report{Boot: boot, Root: im.Manifest.Root.Digest, Healthy: true}); status != 204 {
+	if status, b := h.post(boot, "report", ingot.Report{Boot: boot, Root: im.Manifest.Root.Digest,
+		Healthy: true}); status != 204 {
 		t.Errorf("report: %d %s", status, b)
 	}
 	boots, err := h.api.Boots(t.Context(), "node01", 0)
-	if err != nil || len(boots) != 1 || boots[0].Outcome != ingot.OutcomeHealthy || boots[0].Served["root"] != int64(len("root of v1")) {
+	if err != nil || len(boots) != 1 || boots[0].Outcome != ingot.OutcomeHealthy ||
+		boots[0].Served["root"] != int64(len("root of v1")) {
 		t.Fatalf("boots = %+v, %v; want one, healthy, with the root's bytes", boots, err)
 	}
 	var stages []string
 	for _, e := range boots[0].Events {
 		stages = append(stages, string(e.Stage))
 	}
-	if got := strings.Join(stages, " "); !strings.HasPrefix(got, "dhcp loader script ") || !strings.HasSuffix(got, "switch healthy") {
+	if got := strings.Join(stages, " "); !strings.HasPrefix(got, "dhcp loader script ") ||
+		!strings.HasSuffix(got, "switch healthy") {
 		t.Errorf("stages = %s", got)
 	}
 	if status, _ := h.get(part("root")); status != 403 {
@@ -329,7 +345,8 @@ func TestRefusals(t *testing.T) {
 		want       int
 	}{
 		{"a short nonce", "ticket", ingot.TicketRequest{Nonce: "1"}, 400},
-		{"facts of 2 MiB", "ticket", ingot.TicketRequest{Nonce: nonce, Facts: ingot.Facts{CPU: strings.Repeat("x", 2<<20)}}, 413},
+		{"facts of 2 MiB", "ticket", ingot.TicketRequest{Nonce: nonce,
+			Facts: ingot.Facts{CPU: strings.Repeat("x", 2<<20)}}, 413},
 		{"an unknown stage", "events", ingot.Event{Stage: "rooted"}, 400},
 		{"another boot's report", "report", ingot.Report{Boot: stranger}, 400},
 	} {
@@ -352,7 +369,8 @@ func TestGetChangesNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	for range 3 {
-		for _, p := range []string{"script", im.Digest.Hex() + "/kernel", im.Digest.Hex() + "/root", im.Digest.Hex() + "/config"} {
+		for _, p := range []string{"script", im.Digest.Hex() + "/kernel", im.Digest.Hex() + "/root",
+			im.Digest.Hex() + "/config"} {
 			h.get(h.base + ingot.BootPath(h.BootKey(boot), p))
 		}
 	}
@@ -369,7 +387,8 @@ func TestAssignedWhileItAsks(t *testing.T) {
 	h := newHouse(t)
 	v1, v2 := h.put("v1"), h.put("v2")
 	boot, _ := h.ask()
-	if _, err := h.api.Approve(t.Context(), machineID, api.ApproveRequest{Name: "node01", Image: "lab:v1"}); err != nil {
+	if _, err := h.api.Approve(t.Context(), machineID,
+		api.ApproveRequest{Name: "node01", Image: "lab:v1"}); err != nil {
 		t.Fatal(err)
 	}
 	kernel := func(d ingot.Digest) string { return h.base + ingot.BootPath(h.BootKey(boot), d.Hex()+"/kernel") }
@@ -411,7 +430,8 @@ func TestResetStartsANewBoot(t *testing.T) {
 	second, _ := h.ask()
 	boots, err := h.api.Boots(t.Context(), machineID, 0)
 	if err != nil || first == second || len(boots) != 2 || boots[0].Outcome != ingot.OutcomeSilent {
-		t.Fatalf("after a reset: %d boots (%v), the first %q; want 2, the first silent", len(boots), err, boots[0].Outcome)
+		t.Fatalf("after a reset: %d boots (%v), the first %q; want 2, the first silent", len(boots), err,
+			boots[0].Outcome)
 	}
 	if _, script := h.get(h.BootURL(h.base, first, "script")); !strings.Contains(script, "this boot is over") {
 		t.Errorf("the script of an old boot is\n%s", script)
@@ -455,15 +475,29 @@ func TestOperatorsMistakes(t *testing.T) {
 		name, want string
 		call       func() error
 	}{
-		{"unknown machine", "no machine answers", func() error { _, err := h.api.Machine(t.Context(), "nobody"); return err }},
-		{"unknown image", "no such image", func() error { _, err := h.api.Assign(t.Context(), machineID, "lab:v9", ""); return err }},
+		{"unknown machine", "no machine answers",
+			func() error { _, err := h.api.Machine(t.Context(), "nobody"); return err }},
+		{"unknown image", "no such image", func() error {
+			_,
+				err := h.api.Assign(t.Context(), machineID, "lab:v9", "")
+			return err
+		}},
 		{"bad name", "cannot be a host name", func() error {
 			_, err := h.api.Approve(t.Context(), machineID, api.ApproveRequest{Name: "Bad Name"})
 			return err
 		}},
-		{"nothing to roll back to", "no other image was ever healthy", func() error { _, err := h.api.Rollback(t.Context(), machineID); return err }},
-		{"a grant without a disk", "names one disk", func() error { _, err := h.api.Grant(t.Context(), machineID, "data", "", time.Hour); return err }},
-		{"a grant for ever", "cannot last", func() error { _, err := h.api.Grant(t.Context(), machineID, "data", "S", 1000*time.Hour); return err }},
+		{"nothing to roll back to", "no other image was ever healthy",
+			func() error { _, err := h.api.Rollback(t.Context(), machineID); return err }},
+		{"a grant without a disk", "names one disk", func() error {
+			_,
+				err := h.api.Grant(t.Context(), machineID, "data", "", time.Hour)
+			return err
+		}},
+		{"a grant for ever", "cannot last", func() error {
+			_,
+				err := h.api.Grant(t.Context(), machineID, "data", "S", 1000*time.Hour)
+			return err
+		}},
 	} {
 		err := c.call()
 		var p api.Problem

@@ -28,12 +28,14 @@ func TestImagesInUseStay(t *testing.T) {
 		s.put(v)
 	}
 	s.ask()
-	if _, err := s.api.Approve(t.Context(), machineID, api.ApproveRequest{Name: "node01", Image: "lab:v1"}); err != nil {
+	if _, err := s.api.Approve(t.Context(), machineID,
+		api.ApproveRequest{Name: "node01", Image: "lab:v1"}); err != nil {
 		t.Fatal(err)
 	}
 	s.SetPolicy(booter.Policy{Rules: []fleet.Rule{{MAC: "52:54:00:*", Approve: true, Image: "lab:v2"}}})
 	c := s.caller("an administrator", s.token("ops", access.Admin), "")
-	for ref, why := range map[string]string{"lab:v1": "node01 is assigned it", "lab:v2": "the configuration gives lab:v2 to new machines"} {
+	for ref, why := range map[string]string{"lab:v1": "node01 is assigned it",
+		"lab:v2": "the configuration gives lab:v2 to new machines"} {
 		status, header, text := c.ask(t, "DELETE", "/v1/images/"+ref, "")
 		wantProblem(t, "removing "+ref, status, header, text, http.StatusConflict)
 		if !strings.Contains(string(text), why) {
@@ -42,7 +44,8 @@ func TestImagesInUseStay(t *testing.T) {
 	}
 	s.SetPolicy(booter.Policy{Image: "lab", Rules: []fleet.Rule{{MAC: "52:54:00:*", Approve: true, Image: "lab:v2"}}})
 	if status, header, text := c.ask(t, "DELETE", "/v1/images/lab:v5", ""); status != http.StatusConflict {
-		t.Errorf("removing the newest of a profile that the configuration names = %d %v %s; want a conflict", status, header, text)
+		t.Errorf("removing the newest of a profile that the configuration names = %d %v %s; want a conflict", status,
+			header, text)
 	}
 	s.SetPolicy(booter.Policy{Rules: []fleet.Rule{{MAC: "52:54:00:*", Approve: true, Image: "lab:v2"}}})
 	if status, _, text := c.ask(t, "DELETE", "/v1/images/lab:v3", ""); status != 200 {
@@ -64,17 +67,20 @@ func TestImagesInUseStay(t *testing.T) {
 		t.Errorf("a collection = %+v, %v; dry it said %+v", done, err, planned)
 	}
 	list, err := s.api.Images(t.Context())
-	if err != nil || len(list) != 3 || list[0].Name != "lab:v1" || list[0].InUse != "node01 is assigned it" || list[2].InUse != "" || list[0].Needed["root"] != int64(len("root of v1")) {
+	if err != nil || len(list) != 3 || list[0].Name != "lab:v1" || list[0].InUse != "node01 is assigned it" ||
+		list[2].InUse != "" || list[0].Needed["root"] != int64(len("root of v1")) {
 		t.Errorf("images = %+v, %v; want v1 and v2, in use, and v5", list, err)
 	}
 	lines, err := s.state.Audit(before[len(before)-2].Seq, false, 100)
 	if err != nil || len(lines) != 3 {
 		t.Fatalf("the audit log has %+v, %v; want a removal and a collection of two lines", lines, err)
 	}
-	if rm := lines[0]; rm.Action != "image.rm" || rm.Who.Name != "ops" || rm.Name != "lab:v3" || rm.From["image"] != "lab:v3" || !strings.HasPrefix(rm.On, "sha256:") {
+	if rm := lines[0]; rm.Action != "image.rm" || rm.Who.Name != "ops" || rm.Name != "lab:v3" ||
+		rm.From["image"] != "lab:v3" || !strings.HasPrefix(rm.On, "sha256:") {
 		t.Errorf("the removal's line is %+v", rm)
 	}
-	if gc := lines[1]; gc.Action != "image.gc" || gc.Who.Kind != access.Local || *gc.Who.UID != os.Getuid() || gc.Name != "lab:v4" {
+	if gc := lines[1]; gc.Action != "image.gc" || gc.Who.Kind != access.Local || *gc.Who.UID != os.Getuid() ||
+		gc.Name != "lab:v4" {
 		t.Errorf("the collection's line is %+v", gc)
 	}
 	if all := lines[2]; all.Action != "image.gc" || all.To["bytes"] != float64(done.Bytes) {
@@ -135,7 +141,8 @@ func TestInterruptedRemovals(t *testing.T) {
 		t.Fatal(err)
 	}
 	var p api.Problem
-	if _, err := h.api.Assign(t.Context(), machineID, "lab:v2", ""); !errors.As(err, &p) || p.Status != http.StatusConflict {
+	if _, err := h.api.Assign(t.Context(), machineID, "lab:v2", ""); !errors.As(err, &p) ||
+		p.Status != http.StatusConflict {
 		t.Errorf("assigning an image that is being removed: %v; want a conflict", err)
 	}
 	if _, err := h.images.Remove(t.Context(), "lab:v1", nil); err != nil {
@@ -145,7 +152,8 @@ func TestInterruptedRemovals(t *testing.T) {
 		t.Fatal(err)
 	}
 	lines, err := h.state.Audit(0, false, 100)
-	if err != nil || len(lines) != 1 || lines[0].Action != "image.rm" || lines[0].Who.Name != "ops" || lines[0].On != string(v1.Digest) {
+	if err != nil || len(lines) != 1 || lines[0].Action != "image.rm" || lines[0].Who.Name != "ops" ||
+		lines[0].On != string(v1.Digest) {
 		t.Errorf("the audit log has %+v, %v; want the removal of v1", lines, err)
 	}
 	if left := h.state.Removals(); len(left) != 0 {
@@ -175,7 +183,8 @@ func TestTagsAndKeysAreNoted(t *testing.T) {
 		t.Errorf("UntagImage = %+v, %v", im, err)
 	}
 	for range 2 { // again, as it is
-		if k, err := h.api.TrustKey(ctx, api.KeyRequest{Name: "build1", Key: key}); err != nil || k.ID != builder.Release.Public.ID() {
+		if k, err := h.api.TrustKey(ctx, api.KeyRequest{Name: "build1", Key: key}); err != nil ||
+			k.ID != builder.Release.Public.ID() {
 			t.Errorf("TrustKey = %+v, %v", k, err)
 		}
 	}
@@ -185,14 +194,23 @@ func TestTagsAndKeysAreNoted(t *testing.T) {
 	if _, err := h.api.DistrustKey(ctx, "build1"); err != nil {
 		t.Error(err)
 	}
-	if _, err := h.api.NoteImage(ctx, "lab:v1", api.NoteRequest{Did: "pull", With: "registry.example.com/lab:v1"}); err != nil {
+	if _, err := h.api.NoteImage(ctx, "lab:v1",
+		api.NoteRequest{Did: "pull", With: "registry.example.com/lab:v1"}); err != nil {
 		t.Error(err)
 	}
 	for what, f := range map[string]func() error{
 		"another key under the same name": func() error { _, err := h.api.DistrustKey(ctx, "own"); return err },
-		"no key":                          func() error { _, err := h.api.TrustKey(ctx, api.KeyRequest{Name: "x", Key: "hunter2"}); return err },
-		"no tag":                          func() error { _, err := h.api.UntagImage(ctx, "lab:v1"); return err },
-		"a version as a tag":              func() error { _, err := h.api.TagImage(ctx, "lab:v1", "lab:v2"); return err },
+		"no key": func() error {
+			_,
+				err := h.api.TrustKey(ctx, api.KeyRequest{Name: "x", Key: "hunter2"})
+			return err
+		},
+		"no tag": func() error { _, err := h.api.UntagImage(ctx, "lab:v1"); return err },
+		"a version as a tag": func() error {
+			_,
+				err := h.api.TagImage(ctx, "lab:v1", "lab:v2")
+			return err
+		},
 		"a note of what is not there": func() error {
 			_, err := h.api.NoteImage(ctx, "lab:v9", api.NoteRequest{Did: "pull"})
 			return err
@@ -211,7 +229,8 @@ func TestTagsAndKeysAreNoted(t *testing.T) {
 	for _, l := range lines {
 		got = append(got, fmt.Sprint(l.Action, " ", l.Name, " ", l.From["image"], " ", l.To["image"]))
 	}
-	want := []string{"image.tag lab:stable <nil> lab:v1", "image.tag lab:stable lab:v1 lab:v2", "image.untag lab:stable lab:v2 <nil>",
+	want := []string{"image.tag lab:stable <nil> lab:v1", "image.tag lab:stable lab:v1 lab:v2",
+		"image.untag lab:stable lab:v2 <nil>",
 		"key.trust build1 <nil> <nil>", "key.distrust build1 <nil> <nil>", "image.pull lab:v1 <nil> lab:v1"}
 	if strings.Join(got, "\n") != strings.Join(want, "\n") {
 		t.Errorf("the audit log has\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
@@ -226,14 +245,16 @@ func TestTagsAndKeysAreNoted(t *testing.T) {
 func TestMergeIsNoted(t *testing.T) {
 	h := newHouse(t)
 	h.crowd(2)
-	if _, err := h.api.Label(t.Context(), "m-000000000001", api.LabelRequest{Set: map[string]string{"rack": "r1"}}); err != nil {
+	if _, err := h.api.Label(t.Context(), "m-000000000001",
+		api.LabelRequest{Set: map[string]string{"rack": "r1"}}); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := h.api.Merge(t.Context(), "m-000000000001", "m-000000000000"); err != nil {
 		t.Fatal(err)
 	}
 	last, err := h.state.Audit(0, true, 1)
-	if err != nil || last[0].Action != "machine.merge" || last[0].From["from.id"] != "m-000000000001" || last[0].From["from.labels.rack"] != "r1" || last[0].To["macs"] == nil {
+	if err != nil || last[0].Action != "machine.merge" || last[0].From["from.id"] != "m-000000000001" ||
+		last[0].From["from.labels.rack"] != "r1" || last[0].To["macs"] == nil {
 		t.Errorf("the merge's line is %+v, %v; want what the merged machine was", last, err)
 	}
 }

@@ -17,7 +17,8 @@ func TestWhyMeasuresTheImageOfTheBoot(t *testing.T) {
 	h.put("v1")
 	h.put("v2-is-larger")
 	h.ask()
-	if _, err := h.api.Approve(t.Context(), machineID, api.ApproveRequest{Name: "node01", Image: "lab:v1"}); err != nil {
+	if _, err := h.api.Approve(t.Context(), machineID,
+		api.ApproveRequest{Name: "node01", Image: "lab:v1"}); err != nil {
 		t.Fatal(err)
 	}
 	h.attempt("", "")

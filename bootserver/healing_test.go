@@ -60,16 +60,19 @@ func TestHeals(t *testing.T) {
 	h.put("v1")
 	h.put("v2")
 	h.ask()
-	if _, err := h.api.Approve(t.Context(), machineID, api.ApproveRequest{Name: "node01", Image: "lab:v1"}); err != nil {
+	if _, err := h.api.Approve(t.Context(), machineID,
+		api.ApproveRequest{Name: "node01", Image: "lab:v1"}); err != nil {
 		t.Fatal(err)
 	}
 	for range fleet.DefaultAttempts {
 		h.attempt(ingot.StageVolumes, "volume data refused")
 	}
-	if _, script := h.attempt("", ""); !strings.Contains(script, "This machine is held: lab:v1 failed twice in a row, and no image was ever healthy on this machine") {
+	if _, script := h.attempt("", ""); !strings.Contains(script,
+		"This machine is held: lab:v1 failed twice in a row, and no image was ever healthy on this machine") {
 		t.Errorf("a machine that is held gets\n%s", script)
 	}
-	if got := h.why(); !strings.HasPrefix(got, "Volumes not mounted on 2 attempts: volume data refused; held for an operator since 12:00") {
+	if got := h.why(); !strings.HasPrefix(got,
+		"Volumes not mounted on 2 attempts: volume data refused; held for an operator since 12:00") {
 		t.Errorf("why = %q", got)
 	}
 	if _, err := h.api.Resume(t.Context(), "node01"); err != nil {
@@ -97,7 +100,8 @@ func TestHeals(t *testing.T) {
 	for _, e := range list.Events {
 		text += string(e.Kind) + " " + e.Text + "\n"
 	}
-	for _, want := range []string{"machine first seen, pending", "decision held for an operator: lab:v1 failed twice", "decision lab:v1 is tried again", "decision assigned lab:v2: bad day", "decision falls back to lab:v1: lab:v2 failed twice", "end lab:v1 healthy", "step failed: no"} {
+	for _, want := range []string{"machine first seen, pending", "decision held for an operator: lab:v1 failed twice",
+		"decision lab:v1 is tried again", "decision assigned lab:v2: bad day", "decision falls back to lab:v1: lab:v2 failed twice", "end lab:v1 healthy", "step failed: no"} {
 		if !strings.Contains(text, want) {
 			t.Errorf("the ledger does not say %q:\n%s", want, text)
 		}
@@ -128,7 +132,8 @@ func TestRecordsAreBounded(t *testing.T) {
 		h.post(boot, "events", ingot.Event{Stage: ingot.StageVolumes, Volumes: names, Bytes: i})
 	}
 	b, _ := h.state.Boot(boot)
-	h.post(boot, "report", ingot.Report{Boot: boot, Root: b.Root, Image: ingot.Digest(long), Healthy: true, Kernel: long, Hostname: long})
+	h.post(boot, "report", ingot.Report{Boot: boot, Root: b.Root, Image: ingot.Digest(long), Healthy: true,
+		Kernel: long, Hostname: long})
 	b, _ = h.state.Boot(boot)
 	m := h.state.Machines()[0]
 	if b.Outcome != ingot.OutcomeHealthy || m.Facts.RAM == 0 {
@@ -166,7 +171,8 @@ func TestAsksAboutANewCard(t *testing.T) {
 	if err != nil || !strings.Contains(script, "ingot machine merge m-525400990001 "+machineID) {
 		t.Errorf("its screen is %v\n%s", err, script)
 	}
-	if _, err := h.api.Merge(t.Context(), "node01", string(m.ID)); err == nil || !strings.Contains(err.Error(), "the one that is known stays") {
+	if _, err := h.api.Merge(t.Context(), "node01", string(m.ID)); err == nil ||
+		!strings.Contains(err.Error(), "the one that is known stays") {
 		t.Errorf("merging the known one into the new one: %v; want it refused", err)
 	}
 	if _, err := h.api.Merge(t.Context(), string(m.ID), "node01"); err != nil {
@@ -190,7 +196,8 @@ func TestConsoleAndCrash(t *testing.T) {
 	h := newHouseOf(t)
 	say := func(boot ingot.BootID, part, text string) {
 		t.Helper()
-		if err := map[string]func(ingot.BootID, string) error{"console": h.Console, "crash": h.Crash}[part](boot, text); err != nil {
+		if err := map[string]func(ingot.BootID, string) error{"console": h.Console, "crash": h.Crash}[part](boot,
+			text); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -202,17 +209,20 @@ func TestConsoleAndCrash(t *testing.T) {
 	}
 	say(first, "console", "the last line\n")
 	c, err := h.api.Console(t.Context(), "node01", "")
-	if err != nil || !strings.HasPrefix(c.Text, `the first line \x1b[31m`) || !strings.HasSuffix(c.Text, "the last line\n") || len(c.Text) > state.MaxConsole+1000 ||
+	if err != nil || !strings.HasPrefix(c.Text, `the first line \x1b[31m`) ||
+		!strings.HasSuffix(c.Text, "the last line\n") || len(c.Text) > state.MaxConsole+1000 ||
 		!strings.Contains(c.Text, "some of it was not kept") || strings.Contains(c.Text, string(first)) {
 		t.Errorf("console: %d bytes, %v, beginning %.40q", len(c.Text), err, c.Text)
 	}
 	second, _ := h.ask()
-	say(second, "crash", "<2>[   12.345] BUG: kernel NULL pointer dereference\n<0>[   12.4] Kernel panic - not syncing: Fatal exception\n")
+	say(second, "crash",
+		"<2>[   12.345] BUG: kernel NULL pointer dereference\n<0>[   12.4] Kernel panic - not syncing: Fatal exception\n")
 	b, _ := h.state.Boot(first)
 	if b.Crash != "BUG: kernel NULL pointer dereference" {
 		t.Errorf("crash of the first boot = %q", b.Crash)
 	}
-	if c, err := h.api.Console(t.Context(), "node01", first.Short()); err != nil || !strings.Contains(c.Text, "NULL pointer") {
+	if c, err := h.api.Console(t.Context(), "node01", first.Short()); err != nil ||
+		!strings.Contains(c.Text, "NULL pointer") {
 		t.Errorf("the first boot's console does not have the crash: %v", err)
 	}
 }
@@ -237,7 +247,8 @@ func TestBackupAndRestore(t *testing.T) {
 	if _, err := h.api.Rename(t.Context(), machineID, "node01"); err != nil {
 		t.Fatal(err)
 	}
-	for name, broken := range map[string][]byte{"nothing": nil, "text": []byte(strings.Repeat("no backup ", 10000)), "half": file.Bytes()[:file.Len()/2]} {
+	for name, broken := range map[string][]byte{"nothing": nil, "text": []byte(strings.Repeat("no backup ", 10000)),
+		"half": file.Bytes()[:file.Len()/2]} {
 		if _, err := h.api.Restore(t.Context(), bytes.NewReader(broken)); err == nil {
 			t.Errorf("%s is taken for a backup", name)
 		}
@@ -270,7 +281,8 @@ func TestEventsAreWaitedFor(t *testing.T) {
 	}
 	heard := make(chan api.Events, 1)
 	go func() {
-		e, err := h.api.Events(context.WithoutCancel(t.Context()), api.EventsRequest{After: before.Last, Wait: 20 * time.Second})
+		e, err := h.api.Events(context.WithoutCancel(t.Context()),
+			api.EventsRequest{After: before.Last, Wait: 20 * time.Second})
 		if err != nil {
 			t.Error(err)
 		}
@@ -294,18 +306,22 @@ func TestVendorRule(t *testing.T) {
 	if !strings.Contains(script, "/script?vendor=${manufacturer:uristring}&") {
 		t.Errorf("the waiting screen does not tell the vendor:\n%s", script)
 	}
-	for form, want := range map[string]string{"vendor=Other&product=Server+1": "waiting for approval", "vendor=" + strings.Repeat("x", 5000): "not a form"} {
+	for form, want := range map[string]string{"vendor=Other&product=Server+1": "waiting for approval",
+		"vendor=" + strings.Repeat("x", 5000): "not a form"} {
 		if got := h.postForm(boot, form); !strings.Contains(got, want) {
 			t.Errorf("posting %.40s: %s; want %q", form, got, want)
 		}
 	}
-	if _, got := h.get(h.base + ingot.BootPath(h.BootKey(boot), "script") + "?vendor=Seen%20Inc.&product=%7e&serial=SN-4711"); !strings.Contains(got, "waiting for approval") {
+	if _, got := h.get(h.base + ingot.BootPath(h.BootKey(boot),
+		"script") + "?vendor=Seen%20Inc.&product=%7e&serial=SN-4711"); !strings.Contains(got, "waiting for approval") {
 		t.Errorf("asking with a query: %s", got)
 	}
-	if m, err := h.api.Machine(t.Context(), machineID); err != nil || m.State != api.Pending || m.Facts.Vendor != "Seen Inc." || m.Facts.Product != "~" || m.Facts.Serial != "SN-4711" {
+	if m, err := h.api.Machine(t.Context(), machineID); err != nil || m.State != api.Pending ||
+		m.Facts.Vendor != "Seen Inc." || m.Facts.Product != "~" || m.Facts.Serial != "SN-4711" {
 		t.Errorf("the machine that waits is %+v, %v", m, err)
 	}
-	if got := h.postForm(boot, "vendor=Example+Inc.&product=Server+1&serial=0123456789"); !strings.Contains(got, "booting lab:v1") {
+	if got := h.postForm(boot, "vendor=Example+Inc.&product=Server+1&serial=0123456789"); !strings.Contains(got,
+		"booting lab:v1") {
 		t.Errorf("a machine of the vendor gets\n%s", got)
 	}
 	m, err := h.api.Machine(t.Context(), machineID)
@@ -316,7 +332,8 @@ func TestVendorRule(t *testing.T) {
 
 func (h *house) postForm(boot ingot.BootID, form string) string {
 	h.t.Helper()
-	resp, err := http.Post(h.base+ingot.BootPath(h.BootKey(boot), "script"), "application/x-www-form-urlencoded", strings.NewReader(form))
+	resp, err := http.Post(h.base+ingot.BootPath(h.BootKey(boot), "script"), "application/x-www-form-urlencoded",
+		strings.NewReader(form))
 	if err != nil {
 		h.t.Fatal(err)
 	}
@@ -334,7 +351,8 @@ func TestRulesApprove(t *testing.T) {
 	h := newHouse(t)
 	h.put("v1")
 	p := h.Policy()
-	p.Rules = []fleet.Rule{{Subnet: "10.99.0.0/24", MAC: "52:54:00:12:*", Approve: true, Image: "lab:v1", Labels: map[string]string{"rack": "r1"}}}
+	p.Rules = []fleet.Rule{{Subnet: "10.99.0.0/24", MAC: "52:54:00:12:*", Approve: true, Image: "lab:v1",
+		Labels: map[string]string{"rack": "r1"}}}
 	h.SetPolicy(p)
 	h.ask()
 	m, err := h.api.Machine(t.Context(), machineID)

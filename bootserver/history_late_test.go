@@ -41,7 +41,8 @@ func (s *history) late(t *rapid.T) {
 		"crash":   "late\nKernel panic - not syncing: late",
 		"ticket":  ingot.TicketRequest{Nonce: nonce, Facts: ingot.Facts{Serial: "S9", RAM: 1}},
 	} {
-		if status, text := s.ask("POST", s.BootKey(id), part, body); status != http.StatusForbidden && status != http.StatusNotFound {
+		if status, text := s.ask("POST", s.BootKey(id), part, body); status != http.StatusForbidden &&
+			status != http.StatusNotFound {
 			t.Fatalf("POST %s of a boot that is over = %d %s", part, status, text)
 		}
 	}
@@ -70,7 +71,8 @@ func (s *history) forges(t *rapid.T) {
 	}
 	at := rapid.IntRange(0, 63).Draw(t, "digit")
 	before := s.copy()
-	for _, forged := range []string{key[:32] + half, key[:at] + flip(key[at]) + key[at+1:], key[:at], key + key[at:], key[:32]} {
+	for _, forged := range []string{key[:32] + half, key[:at] + flip(key[at]) + key[at+1:], key[:at], key + key[at:],
+		key[:32]} {
 		for _, q := range bootRequests(id, s.kept[s.names[0]].Image) {
 			if status, text := s.ask(q.method, ingot.BootKey(forged), q.part, q.body); status != http.StatusNotFound {
 				t.Fatalf("%s %s with a forged key = %d %s", q.method, q.part, status, text)
@@ -93,7 +95,8 @@ func (s *history) fetches(t *rapid.T) {
 
 func (s *history) fetch(id ingot.BootID, i *kept, part string) {
 	status, text := s.ask("GET", s.BootKey(id), i.Digest.Hex()+"/"+part, nil)
-	if may := s.may(id, i.Digest); may != (status == http.StatusOK) || !may && status != http.StatusForbidden && status != http.StatusNotFound {
+	if may := s.may(id, i.Digest); may != (status == http.StatusOK) || !may && status != http.StatusForbidden &&
+		status != http.StatusNotFound {
 		b, _ := s.state.Boot(id)
 		m, _ := s.state.Machine(b.Machine)
 		s.t.Fatalf("GET %s of %s (here: %t, signed by %s) = %d %.80q; the boot is of %q, %q, latest: %t, of a machine that is %s",

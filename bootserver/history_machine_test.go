@@ -98,7 +98,8 @@ func (s *history) began(c *computer, at attempted) {
 		if err := json.Unmarshal([]byte(at.ticket), &ticket); err != nil {
 			s.t.Fatal(err)
 		}
-		if ticket.Image != c.image || ticket.Boot != c.boot || ticket.Machine != at.machine.ID || m.State != fleet.Approved {
+		if ticket.Image != c.image || ticket.Boot != c.boot || ticket.Machine != at.machine.ID ||
+			m.State != fleet.Approved {
 			s.t.Fatalf("%s runs %s in boot %s, and its ticket is %+v", c, c.image, c.boot.Short(), ticket)
 		}
 	case !errors.Is(at.err, httpboot.ErrRefused) || m.Ask == nil || m.State != fleet.Pending:
@@ -112,7 +113,8 @@ func (s *history) judges(c *computer, m fleet.Machine, before, b fleet.Boot, scr
 	serves := strings.Contains(script, "kernel ")
 	ref, err := fleet.Next(m)
 	if want := err == nil && s.servable(ref.Image); serves != want {
-		s.t.Fatalf("%s, %s, which is to boot %q (%v, servable: %t), gets\n%s", m.ID, m.State, ref.Name, err, s.servable(ref.Image), script)
+		s.t.Fatalf("%s, %s, which is to boot %q (%v, servable: %t), gets\n%s", m.ID, m.State, ref.Name, err,
+			s.servable(ref.Image), script)
 	}
 	if !serves {
 		return
@@ -142,7 +144,8 @@ func (s *history) facts(t *rapid.T, c *computer) ingot.Facts {
 	if draw(t, indices(12), "board") == 7 {
 		c.serial = !c.serial
 	}
-	return ingot.Facts{UUID: c.UUID, Serial: map[bool]string{false: "S1", true: "S2"}[c.serial], RAM: 1 << 30, CPU: "a CPU",
+	return ingot.Facts{UUID: c.UUID, Serial: map[bool]string{false: "S1", true: "S2"}[c.serial], RAM: 1 << 30,
+		CPU:  "a CPU",
 		NICs: []ingot.NIC{{Name: "eth0", MAC: c.MAC, Boot: true}}}
 }
 
@@ -199,13 +202,15 @@ func (s *history) reports(c *computer, well, root bool) {
 		l.healthy = append(l.healthy, before.Image.Image)
 	}
 	if after, _ := s.state.Boot(c.boot); after.Outcome != want {
-		s.t.Fatalf("a boot that was %q says well %t, right root %t, and is %q", before.Outcome, well, root, after.Outcome)
+		s.t.Fatalf("a boot that was %q says well %t, right root %t, and is %q", before.Outcome, well, root,
+			after.Outcome)
 	}
 }
 
 // fails: ingot-init gives up.
 func (s *history) fails(c *computer) {
-	if err := s.Event(c.boot, ingot.Event{Stage: ingot.StageRoot, Error: "no"}); !is(err, httpboot.ErrRefused, httpboot.ErrUnknown) {
+	if err := s.Event(c.boot, ingot.Event{Stage: ingot.StageRoot, Error: "no"}); !is(err, httpboot.ErrRefused,
+		httpboot.ErrUnknown) {
 		s.t.Fatal(err)
 	}
 }
@@ -268,7 +273,8 @@ func (s *history) upgrades(t *rapid.T) {
 		if len(others) == 0 {
 			return
 		}
-		if _, err := s.operator.Approve(t.Context(), string(m.ID), api.ApproveRequest{Image: draw(t, others, "image")}); err != nil {
+		if _, err := s.operator.Approve(t.Context(), string(m.ID),
+			api.ApproveRequest{Image: draw(t, others, "image")}); err != nil {
 			t.Fatal(err)
 		}
 		after, _ := s.state.Machine(m.ID)

@@ -129,7 +129,8 @@ func (s *history) recordsHold() {
 		if l.moves > 2 {
 			s.t.Fatalf("%s changes its image for the %d. time without an operator's word", m.ID, l.moves)
 		}
-		if n := len(l.healthy); n > 0 && m.LastHealthy.Image != l.healthy[n-1] || n == 0 && m.LastHealthy != (fleet.ImageRef{}) {
+		if n := len(l.healthy); n > 0 && m.LastHealthy.Image != l.healthy[n-1] || n == 0 &&
+			m.LastHealthy != (fleet.ImageRef{}) {
 			s.t.Fatalf("%s remembers %q as healthy last, the observer %v", m.ID, m.LastHealthy.Image, l.healthy)
 		}
 		s.setbackHolds(m, l)

@@ -27,7 +27,8 @@ func (s *history) operates(t *rapid.T) {
 		return
 	}
 	before := s.copy()
-	command := draw(t, []string{"approve", "approve", "approve image", "assign", "assign", "rollback", "resume", "retire", "forget",
+	command := draw(t, []string{"approve", "approve", "approve image", "assign", "assign", "rollback", "resume",
+		"retire", "forget",
 		"rename", "label", "merge", "grant", "import"}, "command")
 	ref, name := string(m.ID), draw(t, s.names, "image")
 	var after fleet.Machine
@@ -57,13 +58,15 @@ func (s *history) operates(t *rapid.T) {
 		answer, err = s.operator.Rename(t.Context(), ref, draw(t, []string{"", "a", "b", "Bad Name"}, "name"))
 		then = func() {}
 	case "label":
-		answer, err = s.operator.Label(t.Context(), ref, api.LabelRequest{Set: map[string]string{"rack": draw(t, []string{"r1", "r2"}, "rack")}})
+		answer, err = s.operator.Label(t.Context(), ref,
+			api.LabelRequest{Set: map[string]string{"rack": draw(t, []string{"r1", "r2"}, "rack")}})
 		then = func() {}
 	case "grant":
 		answer, err = s.operator.Grant(t.Context(), ref, "data", draw(t, []string{"", "S1"}, "disk"), time.Hour)
 		then = func() {}
 	default:
-		map[string]func(*rapid.T, fleet.Machine, []byte){"forget": s.forgets, "merge": s.merges, "import": func(t *rapid.T, _ fleet.Machine, _ []byte) { s.imports(t) }}[command](t, m, before)
+		map[string]func(*rapid.T, fleet.Machine, []byte){"forget": s.forgets, "merge": s.merges,
+			"import": func(t *rapid.T, _ fleet.Machine, _ []byte) { s.imports(t) }}[command](t, m, before)
 		return
 	}
 	if err != nil {
@@ -78,7 +81,8 @@ func (s *history) operates(t *rapid.T) {
 		t.Fatalf("%s of %s, which cannot be served, is taken", command, name)
 	}
 	then()
-	if command == "resume" && after.Setback != nil || command == "retire" && after.State != fleet.Retired || strings.HasPrefix(command, "approve") && after.State != fleet.Approved {
+	if command == "resume" && after.Setback != nil || command == "retire" && after.State != fleet.Retired ||
+		strings.HasPrefix(command, "approve") && after.State != fleet.Approved {
 		t.Fatalf("%s leaves %+v", command, after)
 	}
 }
@@ -180,7 +184,9 @@ func (s *history) changesImages(t *rapid.T) {
 			i.signer = draw(t, []string{ownKey, ownKey, strangeKey}, "signer")
 			s.signed++
 			text := s.keyring[i.signer].Release.Secret.Sign(i.OCI, fmt.Sprint("signature ", s.signed))
-			if _, err := s.images.AddReferrer(t.Context(), i.Digest, image.Attachment{Type: ingot.ArtifactSignature, Media: ingot.ArtifactSignature, Content: strings.NewReader(text)}); err != nil {
+			if _, err := s.images.AddReferrer(t.Context(), i.Digest,
+				image.Attachment{Type: ingot.ArtifactSignature, Media: ingot.ArtifactSignature,
+					Content: strings.NewReader(text)}); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -197,7 +203,8 @@ func (s *history) changesImages(t *rapid.T) {
 	}
 	for _, i := range s.kept {
 		if s.catalog.Servable(i.Digest) != s.servable(i.Digest) {
-			t.Fatalf("%s, here: %t, signed by %s, trusted are %v: have = %t", i.Name, i.here, i.signer, s.trusted, s.catalog.Servable(i.Digest))
+			t.Fatalf("%s, here: %t, signed by %s, trusted are %v: have = %t", i.Name, i.here, i.signer, s.trusted,
+				s.catalog.Servable(i.Digest))
 		}
 	}
 }

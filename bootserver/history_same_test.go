@@ -134,7 +134,8 @@ func (s *history) same(before, after, what string) {
 		i++
 	}
 	from := max(0, i-300)
-	s.t.Fatalf("%s changed\n… %s …\nto\n… %s …", what, before[from:min(len(before), i+300)], after[from:min(len(after), i+300)])
+	s.t.Fatalf("%s changed\n… %s …\nto\n… %s …", what, before[from:min(len(before), i+300)],
+		after[from:min(len(after), i+300)])
 }
 
 // ask sends one request to a handler. Text goes as it is, other bodies as JSON.
@@ -176,8 +177,10 @@ func (s *history) getsChangeNothing() {
 			continue // after a restore
 		}
 		for _, method := range []string{"GET", "HEAD"} {
-			for _, part := range []string{"script", "ticket", "report", b.Image.Image.Hex() + "/kernel", b.Image.Image.Hex() + "/root"} {
-				if status, text := s.ask(method, s.BootKey(id), part, nil); status == 200 && !strings.Contains(text, "boot is over") && method == "GET" {
+			for _, part := range []string{"script", "ticket", "report", b.Image.Image.Hex() + "/kernel",
+				b.Image.Image.Hex() + "/root"} {
+				if status, text := s.ask(method, s.BootKey(id), part, nil); status == 200 &&
+					!strings.Contains(text, "boot is over") && method == "GET" {
 					s.t.Fatalf("%s %s of a boot that is over = %d %s", method, part, status, text)
 				}
 			}
@@ -223,7 +226,8 @@ func (s *history) twins(t *rapid.T) {
 	s.same(says(s.party), says(twin), "what is said of machines")
 	s.leaves(c)
 	one, other := attempt(s.t, s.party, c, facts), attempt(s.t, twin, c, facts)
-	sameID := strings.NewReplacer(string(s.BootKey(other.boot)), string(s.BootKey(one.boot)), string(other.boot), string(one.boot)).Replace
+	sameID := strings.NewReplacer(string(s.BootKey(other.boot)), string(s.BootKey(one.boot)), string(other.boot),
+		string(one.boot)).Replace
 	fresh := func(at attempted) string { // of a boot that is only thought of, nobody knows the key
 		if _, loader, ok := strings.Cut(at.would, `"Loader"`); ok {
 			return loader

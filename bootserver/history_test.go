@@ -76,7 +76,8 @@ func TestHistories(t *testing.T) {
 	if testing.Short() {
 		t.Skip("thousands of writes")
 	}
-	if given := flag.Lookup("rapid.checks"); given.Value.String() == given.DefValue && os.Getenv("INGOT_TEST_ALL") == "" {
+	if given := flag.Lookup("rapid.checks"); given.Value.String() == given.DefValue &&
+		os.Getenv("INGOT_TEST_ALL") == "" {
 		_ = given.Value.Set("30") // make test is to be short
 	}
 	h := newHouse(t)
@@ -108,7 +109,8 @@ func TestHistories(t *testing.T) {
 // storeImages puts the images of a history into a store.
 func storeImages(h *house, keyring map[string]image.Keys) (all map[string]kept, names []string) {
 	all = map[string]kept{}
-	for _, i := range []struct{ version, signer string }{{"v1", ownKey}, {"v2", ownKey}, {"v3", ownKey}, {"v4", strangeKey}, {"v5", noKey}} {
+	for _, i := range []struct{ version, signer string }{{"v1", ownKey}, {"v2", ownKey}, {"v3", ownKey},
+		{"v4", strangeKey}, {"v5", noKey}} {
 		im := putSmall(h.t, h.images, keyring[i.signer], i.version)
 		names = append(names, im.Name.String())
 		all[im.Name.String()] = kept{im, true, i.signer}
@@ -116,14 +118,17 @@ func storeImages(h *house, keyring map[string]image.Keys) (all map[string]kept, 
 	return all, names
 }
 
-func newHistory(t *testing.T, rt *rapid.T, h *house, all map[string]kept, names []string, keyring map[string]image.Keys) *history {
-	s := &history{t: rt, outer: t, dir: inMemory(t), names: names, keyring: keyring, kept: map[string]*kept{}, trusted: map[string]bool{ownKey: true},
-		lives: map[ingot.MachineID]*life{}, clock: time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)}
+func newHistory(t *testing.T, rt *rapid.T, h *house, all map[string]kept, names []string,
+	keyring map[string]image.Keys) *history {
+	s := &history{t: rt, outer: t, dir: inMemory(t), names: names, keyring: keyring, kept: map[string]*kept{},
+		trusted: map[string]bool{ownKey: true},
+		lives:   map[ingot.MachineID]*life{}, clock: time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)}
 	for name, i := range all {
 		s.kept[name] = &i
 	}
 	for _, folder := range []string{"images", "keys"} {
-		if err := os.CopyFS(filepath.Join(s.dir, folder), os.DirFS(filepath.Join(h.images.Root(), folder))); err != nil {
+		if err := os.CopyFS(filepath.Join(s.dir, folder),
+			os.DirFS(filepath.Join(h.images.Root(), folder))); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -138,8 +143,10 @@ func newHistory(t *testing.T, rt *rapid.T, h *house, all map[string]kept, names 
 	s.open()
 	// One without a UUID; a board with two cards, one after the other; and the
 	// first of these cards in another board.
-	for i, c := range []struct{ mac, uuid string }{{"52:54:00:12:00:01", ""}, {"52:54:00:12:00:02", "d1b2c3a4-0000-4000-8000-525400120002"},
-		{"52:54:00:12:00:03", "d1b2c3a4-0000-4000-8000-525400120002"}, {"52:54:00:12:00:02", "d1b2c3a4-0000-4000-8000-525400120005"}} {
+	for i, c := range []struct{ mac, uuid string }{{"52:54:00:12:00:01", ""},
+		{"52:54:00:12:00:02", "d1b2c3a4-0000-4000-8000-525400120002"},
+		{"52:54:00:12:00:03", "d1b2c3a4-0000-4000-8000-525400120002"}, {"52:54:00:12:00:02",
+			"d1b2c3a4-0000-4000-8000-525400120005"}} {
 		sight := firstMachine
 		sight.MAC, sight.UUID, sight.Address = c.mac, c.uuid, netip.AddrFrom4([4]byte{10, 99, 0, byte(100 + i)})
 		s.computers = append(s.computers, &computer{Sighting: sight})
@@ -215,8 +222,9 @@ func (s *history) reloads(t *rapid.T) {
 
 // step is something that happens; what is listed often is likely.
 func (s *history) step(t *rapid.T) {
-	switch draw(t, strings.Fields("boot boot boot good good loop loop upgrade upgrade knock poll report fail fail late forge fetch twice crash wait wait jump "+
-		"restart twin twin operate operate operate operate operate images images reload backup restore"), "step") {
+	switch draw(t,
+		strings.Fields("boot boot boot good good loop loop upgrade upgrade knock poll report fail fail late forge fetch twice crash wait wait jump "+
+			"restart twin twin operate operate operate operate operate images images reload backup restore"), "step") {
 	case "boot":
 		s.boots(t, s.any(t))
 	case "good":

@@ -70,14 +70,16 @@ func TestSerialOfAnother(t *testing.T) {
 	for _, answer := range []string{"approve", "merge"} {
 		h := newHouse(t)
 		h.put("v1")
-		h.stored(fleet.Machine{ID: "m-other", Name: "node07", State: fleet.Approved, Serial: "S7", MACs: []string{"52:54:00:12:00:77"}, FirstSeen: h.clock, LastSeen: h.clock})
+		h.stored(fleet.Machine{ID: "m-other", Name: "node07", State: fleet.Approved, Serial: "S7",
+			MACs: []string{"52:54:00:12:00:77"}, FirstSeen: h.clock, LastSeen: h.clock})
 		h.clock = h.clock.Add(time.Minute)
 		h.boots(firstMachine)
 		if h.gets(machineID, ingot.Facts{Serial: "S7", RAM: 1}) {
 			t.Fatal("a machine with the serial number of another got a ticket")
 		}
 		m := h.known(machineID)
-		if m.State != fleet.Pending || m.Ask == nil || m.Ask.With != "m-other" || !strings.Contains(m.Ask.What, "S7, the serial number of node07") || m.Serial != "" {
+		if m.State != fleet.Pending || m.Ask == nil || m.Ask.With != "m-other" ||
+			!strings.Contains(m.Ask.What, "S7, the serial number of node07") || m.Serial != "" {
 			t.Fatalf("it is %s, asks %+v; want a question about node07", m.State, m.Ask)
 		}
 		if h.gets(machineID, ingot.Facts{Serial: "S7", RAM: 1}) {
@@ -120,7 +122,8 @@ func TestUUIDOfAnother(t *testing.T) {
 	if h.gets(two, ingot.Facts{UUID: firstMachine.UUID}) {
 		t.Error("a machine with the UUID of another got a ticket")
 	}
-	if m := h.known(two); m.State != fleet.Pending || m.UUID == firstMachine.UUID || m.Ask == nil || m.Ask.With != machineID {
+	if m := h.known(two); m.State != fleet.Pending || m.UUID == firstMachine.UUID || m.Ask == nil ||
+		m.Ask.With != machineID {
 		t.Errorf("it is %+v", m)
 	}
 }
@@ -134,13 +137,15 @@ func TestCardOfAnother(t *testing.T) {
 	h.boots(second)
 	two, _ := ingot.MachineIDFromMAC(second.MAC)
 	for range 2 {
-		if !h.gets(two, ingot.Facts{UUID: second.UUID, RAM: 1, NICs: []ingot.NIC{{MAC: second.MAC}, {MAC: firstMachine.MAC}}}) {
+		if !h.gets(two, ingot.Facts{UUID: second.UUID, RAM: 1,
+			NICs: []ingot.NIC{{MAC: second.MAC}, {MAC: firstMachine.MAC}}}) {
 			t.Fatal("no ticket")
 		}
 		h.clock = h.clock.Add(time.Hour)
 		h.boots(second)
 	}
-	if got := strings.Count(h.ledgered(two), "true reports MAC addresses of other machines, and is not identified by them: "+firstMachine.MAC); got != 1 {
+	if got := strings.Count(h.ledgered(two),
+		"true reports MAC addresses of other machines, and is not identified by them: "+firstMachine.MAC); got != 1 {
 		t.Errorf("the ledger says %d times that it has another's card:\n%s", got, h.ledgered(two))
 	}
 	if m, ok := h.state.Find(fleet.Sighting{MAC: firstMachine.MAC}); !ok || m.ID != machineID {
@@ -165,10 +170,12 @@ func TestPortOfAnother(t *testing.T) {
 	h.clock = h.clock.Add(time.Hour)
 	h.seen(at(second, port))
 	m := h.known(two)
-	if m.State != fleet.Pending || m.Ask == nil || m.Ask.With != machineID || !strings.Contains(m.Ask.What, "it is plugged in where "+machineID+" was: Ethernet7 leaf3 via 10.7.0.1") {
+	if m.State != fleet.Pending || m.Ask == nil || m.Ask.With != machineID ||
+		!strings.Contains(m.Ask.What, "it is plugged in where "+machineID+" was: Ethernet7 leaf3 via 10.7.0.1") {
 		t.Fatalf("a stranger at the port of a silent machine is %s, asks %+v", m.State, m.Ask)
 	}
-	if merged, err := h.api.Merge(t.Context(), string(two), machineID); err != nil || merged.UUID != second.UUID || merged.State != api.Approved {
+	if merged, err := h.api.Merge(t.Context(), string(two), machineID); err != nil || merged.UUID != second.UUID ||
+		merged.State != api.Approved {
 		t.Errorf("merged: %+v, %v", merged, err)
 	}
 	h.clock = h.clock.Add(time.Minute)
@@ -234,7 +241,8 @@ func TestMovedToAnotherPort(t *testing.T) {
 		plugged(port)
 		plugged(other)
 	}
-	if got := h.ledgered(machineID); strings.Count(got, "moved from port") != 1 || !strings.Contains(got, "false moved from port Ethernet7 via 10.7.0.1 to Ethernet8 via 10.7.0.1") {
+	if got := h.ledgered(machineID); strings.Count(got, "moved from port") != 1 ||
+		!strings.Contains(got, "false moved from port Ethernet7 via 10.7.0.1 to Ethernet8 via 10.7.0.1") {
 		t.Errorf("the ledger says\n%s", got)
 	}
 	h.boots(firstMachine)
@@ -275,7 +283,8 @@ func TestOneCardManyUUIDs(t *testing.T) {
 // is to be typed instead is said.
 func TestSharedUUIDNamesAll(t *testing.T) {
 	h := newHouse(t)
-	h.stored(fleet.Machine{ID: "m-a", Name: "node01", State: fleet.Pending, UUID: firstMachine.UUID}, fleet.Machine{ID: "m-b", State: fleet.Pending, UUID: firstMachine.UUID})
+	h.stored(fleet.Machine{ID: "m-a", Name: "node01", State: fleet.Pending, UUID: firstMachine.UUID},
+		fleet.Machine{ID: "m-b", State: fleet.Pending, UUID: firstMachine.UUID})
 	_, err := h.api.Forget(t.Context(), firstMachine.UUID, true)
 	text, _ := json.Marshal(err)
 	if err == nil || !strings.Contains(err.Error()+string(text), "m-a node01, m-b") || len(h.state.Machines()) != 2 {

@@ -29,7 +29,8 @@ func newSixHouse(t *testing.T) *sixHouse {
 	p := booter.NewPackets(h.state, h.log)
 	s, err := dhcp6.New(dhcp6.Config{Interfaces: []dhcp6.Interface{{Name: "eth0"}}},
 		map[string]network.Card{"eth0": {Prefixes: []netip.Prefix{netip.MustParsePrefix("fd00:99::1/64")}}},
-		[16]byte{}, network.Parts{Store: booter.LeasesOf(h.state, netip.Addr.Is6), Booter: h.Booter, Now: func() time.Time { return h.clock }, Record: p.Note})
+		[16]byte{}, network.Parts{Store: booter.LeasesOf(h.state, netip.Addr.Is6), Booter: h.Booter,
+			Now: func() time.Time { return h.clock }, Record: p.Note})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -38,7 +39,8 @@ func newSixHouse(t *testing.T) *sixHouse {
 
 // say sends a message from the machine's card and returns the address and the
 // URL that it is told.
-func (h *sixHouse) say(kind dhcpv6.MessageType, duid [16]byte, options ...dhcpv6.Option) (*dhcpv6.Message, netip.Addr, string) {
+func (h *sixHouse) say(kind dhcpv6.MessageType, duid [16]byte, options ...dhcpv6.Option) (*dhcpv6.Message, netip.Addr,
+	string) {
 	h.t.Helper()
 	r, err := h.six.Handle(six(kind, duid, options...))
 	if err != nil || r == nil {
@@ -59,7 +61,8 @@ func six(kind dhcpv6.MessageType, duid [16]byte, options ...dhcpv6.Option) dhcp6
 	for _, o := range options {
 		m.AddOption(o)
 	}
-	return dhcp6.Packet{Interface: "eth0", Port: dhcp6.PortServer, From: netip.MustParseAddrPort("[fe80::5054:ff:fe12:1%eth0]:546"), To: netip.MustParseAddr("ff02::1:2"), Message: m}
+	return dhcp6.Packet{Interface: "eth0", Port: dhcp6.PortServer,
+		From: netip.MustParseAddrPort("[fe80::5054:ff:fe12:1%eth0]:546"), To: netip.MustParseAddr("ff02::1:2"), Message: m}
 }
 
 // TestAnotherServer6: a client names the DHCPv6 server that it chose, so an
@@ -68,19 +71,22 @@ func TestAnotherServer6(t *testing.T) {
 	h := newSixHouse(t)
 	h.put("v1")
 	class := &dhcpv6.OptVendorClass{EnterpriseNumber: 343, Data: [][]byte{[]byte("PXEClient:Arch:00007:UNDI:003016")}}
-	_, ip, _ := h.say(dhcpv6.MessageTypeSolicit, [16]byte{1}, class, dhcpv6.OptClientArchType(iana.EFI_X86_64), &dhcpv6.OptIANA{IaId: [4]byte{1}})
+	_, ip, _ := h.say(dhcpv6.MessageTypeSolicit, [16]byte{1}, class, dhcpv6.OptClientArchType(iana.EFI_X86_64),
+		&dhcpv6.OptIANA{IaId: [4]byte{1}})
 	if _, err := h.api.Approve(t.Context(), machineID, api.ApproveRequest{Image: "lab:v1"}); err != nil {
 		t.Fatal(err)
 	}
 	h.clock = h.clock.Add(time.Second)
 	theirs := &dhcpv6.OptionGeneric{OptionCode: dhcpv6.OptionServerID, OptionData: []byte{0, 1, 2, 3}}
-	if r, err := h.six.Handle(six(dhcpv6.MessageTypeRequest, [16]byte{1}, class, theirs, &dhcpv6.OptIANA{IaId: [4]byte{1}})); r != nil || err != nil {
+	if r, err := h.six.Handle(six(dhcpv6.MessageTypeRequest, [16]byte{1}, class, theirs,
+		&dhcpv6.OptIANA{IaId: [4]byte{1}})); r != nil || err != nil {
 		t.Fatalf("a request to another server is answered: %v, %v", r, err)
 	}
 	flush(h.packets)
 	h.clock = h.clock.Add(time.Minute)
 	y, err := h.api.Why(t.Context(), machineID) // nothing that was heard is left in memory
-	if want := "No DHCPREQUEST after our offer: another server, DUID 00010203, answered."; err != nil || !strings.HasPrefix(y.Words, want) {
+	if want := "No DHCPREQUEST after our offer: another server, DUID 00010203, answered."; err != nil ||
+		!strings.HasPrefix(y.Words, want) {
 		t.Errorf("why is %q, %v; want %q", y.Words, err, want)
 	}
 	list := packetsOf(h.house)
@@ -112,8 +118,10 @@ func TestSameMachine(t *testing.T) {
 	if want := "http://[fd00:99::1]" + ingot.BootPath(h.BootKey(m.Boot), "script"); url != want || again != own {
 		t.Errorf("the loader is told %q with the address %s; want %q, %s", url, again, want, own)
 	}
-	if n := len(h.state.Machines()); n != 1 || m.Address != own || b.Stage() != ingot.StageLoader || m.UUID != firstMachine.UUID {
-		t.Errorf("%d machines, the first at %s and stage %s; want one, at %s, its loader loaded", n, m.Address, b.Stage(), own)
+	if n := len(h.state.Machines()); n != 1 || m.Address != own || b.Stage() != ingot.StageLoader ||
+		m.UUID != firstMachine.UUID {
+		t.Errorf("%d machines, the first at %s and stage %s; want one, at %s, its loader loaded", n, m.Address,
+			b.Stage(), own)
 	}
 	text, err := h.Script(m.Boot, "http://[fd00:99::1]")
 	if err != nil || !strings.Contains(text, "waiting for approval") {
@@ -121,7 +129,8 @@ func TestSameMachine(t *testing.T) {
 	}
 	stored, err := booter.LeasesOf(h.state, netip.Addr.Is6).Leases()
 	four, _ := booter.LeasesOf(h.state, netip.Addr.Is4).Leases()
-	if err != nil || len(stored) != 1 || len(four) != 0 || stored[0].Address != own || stored[0].MAC != firstMachine.MAC {
+	if err != nil || len(stored) != 1 || len(four) != 0 || stored[0].Address != own ||
+		stored[0].MAC != firstMachine.MAC {
 		t.Errorf("leases %+v of IPv6 and %+v of IPv4, %v; want one of the card", stored, four, err)
 	}
 }

@@ -112,7 +112,8 @@ func TestBootKeys(t *testing.T) {
 			t.Errorf("%s: GET script = %d; want 404", name, got)
 		}
 	}
-	if got := h.do("POST", h.base+ingot.BootPath(two, "report"), ingot.Report{Boot: one.ID()}); got != http.StatusBadRequest {
+	if got := h.do("POST", h.base+ingot.BootPath(two, "report"),
+		ingot.Report{Boot: one.ID()}); got != http.StatusBadRequest {
 		t.Errorf("a report of one boot posted with another's key = %d; want 400", got)
 	}
 	for _, q := range bootRequests(one.ID(), im)[:4] {
@@ -130,7 +131,8 @@ func TestTicketIsOnesOwn(t *testing.T) {
 	one, two := h.boots(firstMachine), h.boots(second)
 	for _, key := range []ingot.BootKey{one, two} {
 		// The facts claim to have the card of the first machine.
-		_, body := h.post(key.ID(), "ticket", ingot.TicketRequest{Nonce: nonce, Facts: ingot.Facts{NICs: []ingot.NIC{{MAC: firstMachine.MAC, Boot: true}}}})
+		_, body := h.post(key.ID(), "ticket", ingot.TicketRequest{Nonce: nonce,
+			Facts: ingot.Facts{NICs: []ingot.NIC{{MAC: firstMachine.MAC, Boot: true}}}})
 		var signed ingot.SignedTicket
 		var ticket ingot.Ticket
 		if err := json.Unmarshal(body, &signed); err != nil {
@@ -141,7 +143,8 @@ func TestTicketIsOnesOwn(t *testing.T) {
 		}
 		b, ok := h.state.Boot(key.ID())
 		if !ok || ticket.Boot != key.ID() || ticket.Machine != b.Machine {
-			t.Errorf("the ticket is of boot %s of %s; want %s of %s", ticket.Boot.Short(), ticket.Machine, key.ID().Short(), b.Machine)
+			t.Errorf("the ticket is of boot %s of %s; want %s of %s", ticket.Boot.Short(), ticket.Machine,
+				key.ID().Short(), b.Machine)
 		}
 		if strings.Contains(string(signed.Ticket), string(key)) {
 			t.Error("the ticket repeats the key")
@@ -169,7 +172,8 @@ func TestNoReplayInALaterBoot(t *testing.T) {
 	}
 	after, _ := h.state.Boot(now.ID())
 	is, _ := h.state.Boot(old.ID())
-	if len(after.Events) != len(before.Events) || after.Outcome != before.Outcome || len(is.Events) != len(was.Events) || is.Outcome != was.Outcome || is.Report != nil {
+	if len(after.Events) != len(before.Events) || after.Outcome != before.Outcome ||
+		len(is.Events) != len(was.Events) || is.Outcome != was.Outcome || is.Report != nil {
 		t.Errorf("the old key changed something:\n%+v\n%+v", is, after)
 	}
 }
@@ -194,7 +198,8 @@ func TestForeignKeys(t *testing.T) {
 	}{
 		{"an old boot's of the same machine", string(old), http.StatusForbidden, http.StatusOK},
 		{"of a machine that was forgotten", string(gone), http.StatusNotFound, http.StatusNotFound},
-		{"one boot's id, another machine's rest", string(own[:32] + other[32:]), http.StatusNotFound, http.StatusNotFound},
+		{"one boot's id, another machine's rest", string(own[:32] + other[32:]), http.StatusNotFound,
+			http.StatusNotFound},
 		{"one boot's id, an old boot's rest", string(own[:32] + old[32:]), http.StatusNotFound, http.StatusNotFound},
 		{"too short", string(own[:63]), http.StatusNotFound, http.StatusNotFound},
 		{"half of it", string(own[:48]), http.StatusNotFound, http.StatusNotFound},
@@ -204,7 +209,8 @@ func TestForeignKeys(t *testing.T) {
 		{"none", "", http.StatusNotFound, http.StatusNotFound},
 	} {
 		for _, q := range append(bootRequests(own.ID(), im), bootRequests(other.ID(), im)...) {
-			if got := h.do(q.method, h.base+ingot.BootPath(ingot.BootKey(c.key), q.part), q.body); got != c.want && (q.part != "report" || got != http.StatusBadRequest) {
+			if got := h.do(q.method, h.base+ingot.BootPath(ingot.BootKey(c.key), q.part), q.body); got != c.want &&
+				(q.part != "report" || got != http.StatusBadRequest) {
 				t.Errorf("a key that is %s: %s %s = %d; want %d", c.name, q.method, q.part, got, c.want)
 			}
 		}
@@ -214,14 +220,17 @@ func TestForeignKeys(t *testing.T) {
 				t.Errorf("a key that is %s: %s script = %d; want %d", c.name, method, got, c.script)
 			}
 		}
-		resp, err := http.PostForm(url, map[string][]string{"vendor": {"Example"}, "product": {"Server"}, "serial": {"S1"}})
+		resp, err := http.PostForm(url, map[string][]string{"vendor": {"Example"}, "product": {"Server"},
+			"serial": {"S1"}})
 		if err != nil {
 			t.Fatal(err)
 		}
 		text, err := io.ReadAll(resp.Body)
 		resp.Body.Close()
-		if err != nil || resp.StatusCode != c.script || c.script == http.StatusOK && !strings.Contains(string(text), "this boot is over") {
-			t.Errorf("a key that is %s: POST script = %d %s (%v); want %d, and that it is over", c.name, resp.StatusCode, text, err, c.script)
+		if err != nil || resp.StatusCode != c.script || c.script == http.StatusOK &&
+			!strings.Contains(string(text), "this boot is over") {
+			t.Errorf("a key that is %s: POST script = %d %s (%v); want %d, and that it is over", c.name,
+				resp.StatusCode, text, err, c.script)
 		}
 	}
 	if after := everything(t, h.state); after != before {
@@ -247,7 +256,8 @@ func TestEndedBootsRefuse(t *testing.T) {
 	h := newHouse(t)
 	im := h.put("v1")
 	key := h.boots(firstMachine)
-	if got := h.do("POST", h.base+ingot.BootPath(key, "events"), ingot.Event{Stage: ingot.StageRoot, Error: "the disk is on fire"}); got != 204 {
+	if got := h.do("POST", h.base+ingot.BootPath(key, "events"),
+		ingot.Event{Stage: ingot.StageRoot, Error: "the disk is on fire"}); got != 204 {
 		t.Fatalf("POST events = %d", got)
 	}
 	for _, q := range bootRequests(key.ID(), im) {
@@ -298,7 +308,8 @@ func TestKeysStayUnwritten(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !strings.Contains(log.String(), key.ID().Short()) || !bytes.Contains(file, []byte(key.ID())) || !bytes.Contains(answered, []byte(key.ID())) {
+	if !strings.Contains(log.String(), key.ID().Short()) || !bytes.Contains(file, []byte(key.ID())) ||
+		!bytes.Contains(answered, []byte(key.ID())) {
 		t.Error("log, file or API do not name the boot: this test looks at the wrong ones")
 	}
 	for where, text := range map[string][]byte{"the log": log.Bytes(), "the state file": file, "the API": answered} {

@@ -55,7 +55,8 @@ func TestLedgerOfATicket(t *testing.T) {
 		}
 	}
 	grant("data", "D1")
-	h.ledgerHas(1, machineID+" machine granted: one boot may initialise disk D1 as volume data, until 2026-11-23T13:00:00Z")
+	h.ledgerHas(1,
+		machineID+" machine granted: one boot may initialise disk D1 as volume data, until 2026-11-23T13:00:00Z")
 	boot, _ := h.ask()
 	for range 3 {
 		ticket(boot)
@@ -66,7 +67,8 @@ func TestLedgerOfATicket(t *testing.T) {
 	for range 2 {
 		ticket(boot)
 	}
-	h.ledgerHas(1, machineID+" step ticket given for lab:v1; it may initialise disk D1 as volume data; it may initialise disk D2 as volume logs")
+	h.ledgerHas(1,
+		machineID+" step ticket given for lab:v1; it may initialise disk D1 as volume data; it may initialise disk D2 as volume logs")
 	boot, _ = h.ask()
 	ticket(boot)
 	h.ledgerHas(1, machineID+" step ticket given for lab:v1")
@@ -109,14 +111,16 @@ func TestLedgerOfAMerge(t *testing.T) {
 	changed := firstMachine
 	changed.MAC = "52:54:00:99:00:01"
 	h.seen(changed)
-	if !strings.Contains(h.ledgerText(), "! m-525400990001 machine an operator is asked whether it is the same machine: ") {
+	if !strings.Contains(h.ledgerText(),
+		"! m-525400990001 machine an operator is asked whether it is the same machine: ") {
 		t.Errorf("the ledger does not say what is asked:\n%s", h.ledgerText())
 	}
 	if _, err := h.api.Merge(t.Context(), "m-525400990001", "node01"); err != nil {
 		t.Fatal(err)
 	}
 	h.ledgerHas(1, "m-525400990001 machine is the same machine as node01 ("+machineID+") and was merged into it")
-	h.ledgerHas(1, machineID+" machine merged with m-525400990001, which had cards 52:54:00:99:00:01, UUID "+firstMachine.UUID)
+	h.ledgerHas(1,
+		machineID+" machine merged with m-525400990001, which had cards 52:54:00:99:00:01, UUID "+firstMachine.UUID)
 	h.ledgerHas(0, "m-525400990001 machine forgotten")
 	if _, err := h.api.Forget(t.Context(), "node01", true); err != nil {
 		t.Fatal(err)
@@ -128,7 +132,8 @@ func TestLedgerOfAMerge(t *testing.T) {
 // it made or changed, and the machine once more when it is seen.
 func TestLedgerOfAnImport(t *testing.T) {
 	h := newHouse(t)
-	list := api.ImportRequest{Machines: []api.Planned{{Name: "node01", MACs: []string{firstMachine.MAC}, Labels: map[string]string{"rack": "r1"}}}}
+	list := api.ImportRequest{Machines: []api.Planned{{Name: "node01", MACs: []string{firstMachine.MAC},
+		Labels: map[string]string{"rack": "r1"}}}}
 	for range 2 {
 		if _, err := h.api.Import(t.Context(), list); err != nil {
 			t.Fatal(err)
@@ -193,7 +198,8 @@ func TestLedgerOfARestore(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(after.Events) != 1 || after.Events[0].Kind != string(fleet.KindServer) || after.Events[0].Machine != "" || !strings.Contains(after.Events[0].Text, "restored from a backup (machines: 1)") {
+	if len(after.Events) != 1 || after.Events[0].Kind != string(fleet.KindServer) || after.Events[0].Machine != "" ||
+		!strings.Contains(after.Events[0].Text, "restored from a backup (machines: 1)") {
 		t.Errorf("after the restore a follower hears %+v; want that the state was restored", after.Events)
 	}
 }
@@ -207,7 +213,8 @@ func TestHardwarePerBoot(t *testing.T) {
 		t.Helper()
 		boot, _ := h.ask()
 		for i := range asks { // what it says when it asks again does not count
-			if status, text := h.post(boot, "ticket", ingot.TicketRequest{Nonce: nonce, Facts: ingot.Facts{RAM: (gib + 100*int64(i)) << 30, CPU: "a CPU"}}); status != 200 {
+			if status, text := h.post(boot, "ticket", ingot.TicketRequest{Nonce: nonce,
+				Facts: ingot.Facts{RAM: (gib + 100*int64(i)) << 30, CPU: "a CPU"}}); status != 200 {
 				t.Fatalf("ticket: %d %s", status, text)
 			}
 			b, _ := h.state.Boot(boot)
@@ -230,7 +237,8 @@ func TestHardwarePerBoot(t *testing.T) {
 		t.Errorf("Hardware of the latest boot = %+v, %v; want what boot %s told first", got, err, second.Short())
 	}
 	silent, _ := h.ask()
-	if got, err := h.api.Hardware(t.Context(), "node01", string(silent)); err == nil || !strings.Contains(err.Error(), "reported no hardware") {
+	if got, err := h.api.Hardware(t.Context(), "node01", string(silent)); err == nil ||
+		!strings.Contains(err.Error(), "reported no hardware") {
 		t.Errorf("Hardware of a boot without a ticket = %+v, %v", got, err)
 	}
 }

@@ -72,7 +72,8 @@ func (s *site) look4(lend string) (err error) {
 	if err != nil {
 		return err
 	}
-	s.dhcp.Networks = []dhcp4.Network{{Name: name, Interface: name, Subnets: []dhcp4.Subnet{{Prefix: prefix, Pools: pools}}}}
+	s.dhcp.Networks = []dhcp4.Network{{Name: name, Interface: name,
+		Subnets: []dhcp4.Subnet{{Prefix: prefix, Pools: pools}}}}
 	return nil
 }
 
@@ -95,13 +96,15 @@ func (s *site) look6(lend string) (err error) {
 	if err != nil {
 		return err
 	}
-	s.dhcp6.Networks = []dhcp6.Network{{Name: name, Interface: name, Subnets: []dhcp6.Subnet{{Prefix: prefix, Pools: pools}}}}
+	s.dhcp6.Networks = []dhcp6.Network{{Name: name, Interface: name,
+		Subnets: []dhcp6.Subnet{{Prefix: prefix, Pools: pools}}}}
 	return nil
 }
 
 // addresses are what of an interface machines are told; none when it only
 // observes.
-func addresses(cards map[string]network.Card, family network.Family, iface string, observes bool) (list []netip.Addr, err error) {
+func addresses(cards map[string]network.Card, family network.Family, iface string, observes bool) (list []netip.Addr,
+	err error) {
 	card, there := cards[iface]
 	switch {
 	case !there:

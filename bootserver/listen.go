@@ -38,7 +38,10 @@ func (s *Sockets) stream(at netip.AddrPort) net.Listener {
 
 // socket finds the listener that is bound to a path.
 func (s *Sockets) socket(path string) net.Listener {
-	return find(s.Streams, func(l net.Listener) bool { return l.Addr().Network() == "unix" && l.Addr().String() == path })
+	return find(s.Streams, func(l net.Listener) bool {
+		return l.Addr().Network() == "unix" &&
+			l.Addr().String() == path
+	})
 }
 
 // streamAt copies the listener that is bound to this address and no other; nil
@@ -134,7 +137,10 @@ func only6(c syscall.Conn) bool {
 		return false
 	}
 	only := 0
-	if raw.Control(func(fd uintptr) { only, err = unix.GetsockoptInt(int(fd), unix.IPPROTO_IPV6, unix.IPV6_V6ONLY) }) != nil || err != nil {
+	if raw.Control(func(fd uintptr) {
+		only, err = unix.GetsockoptInt(int(fd), unix.IPPROTO_IPV6,
+			unix.IPV6_V6ONLY)
+	}) != nil || err != nil {
 		return false
 	}
 	return only == 1
@@ -186,7 +192,8 @@ type ports struct {
 }
 
 func (p ports) all() []*port {
-	return slices.Concat(slices.Collect(maps.Values(p.dhcp)), slices.Concat(slices.Collect(maps.Values(p.addresses))...))
+	return slices.Concat(slices.Collect(maps.Values(p.dhcp)),
+		slices.Concat(slices.Collect(maps.Values(p.addresses))...))
 }
 
 // closeUnserved closes what was opened and is not answered at.
@@ -234,13 +241,15 @@ func (s *Server) openDHCP(ctx context.Context, l link, card int) (*port, error) 
 		if err != nil {
 			return nil, portTaken(err, "udp6", dhcp6.PortServer)
 		}
-		return &port{open: closer(open.Close), serve: func(ctx context.Context) error { return s.dhcp.Load().six.Serve(ctx, open) }, card: card}, nil
+		return &port{open: closer(open.Close),
+			serve: func(ctx context.Context) error { return s.dhcp.Load().six.Serve(ctx, open) }, card: card}, nil
 	}
 	open, err := dhcp4.Listen(ctx, *l.four)
 	if err != nil {
 		return nil, portTaken(err, "udp", dhcp4.PortDHCP)
 	}
-	return &port{open: closer(open.Close), serve: func(ctx context.Context) error { return s.dhcp.Load().four.Serve(ctx, open) }, card: card}, nil
+	return &port{open: closer(open.Close),
+		serve: func(ctx context.Context) error { return s.dhcp.Load().four.Serve(ctx, open) }, card: card}, nil
 }
 
 // closer is a Close that cannot fail.
@@ -355,7 +364,8 @@ func (s *Server) listenSocket(ctx context.Context, path string) (net.Listener, e
 func portTaken(err error, proto string, port int) error {
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE):
-		return fmt.Errorf("port %d/%s is taken%s: %w; stop what uses it, or serve on another interface", port, strings.TrimSuffix(proto, "6"), holder(proto, port), err)
+		return fmt.Errorf("port %d/%s is taken%s: %w; stop what uses it, or serve on another interface", port,
+			strings.TrimSuffix(proto, "6"), holder(proto, port), err)
 	case errors.Is(err, fs.ErrPermission):
 		return fmt.Errorf("%w; run as root, or grant the capabilities CAP_NET_BIND_SERVICE, CAP_NET_RAW and CAP_NET_ADMIN", err)
 	}

@@ -106,7 +106,8 @@ func (s *Server) answer(ctx context.Context, g *errgroup.Group, d *listeners) {
 	keeper := &access.Keeper{Find: s.state.Credential, Now: s.conf.Now}
 	handler := api.Handler(a, keeper, s.metrics.seen)
 	server := func(h http.Handler) *http.Server {
-		return &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second, ReadTimeout: time.Minute, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: maxOwnHeaders,
+		return &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second, ReadTimeout: time.Minute,
+			IdleTimeout: 2 * time.Minute, MaxHeaderBytes: maxOwnHeaders,
 			ErrorLog: httpboot.ErrorLog(s.log)}
 	}
 	local := server(handler)

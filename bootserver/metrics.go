@@ -25,11 +25,15 @@ type metrics struct {
 
 func newMetrics(version string, figures func() figures) *metrics {
 	m := &metrics{registry: prometheus.NewRegistry(),
-		requests: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "ingot_api_requests_total", Help: "Requests to the API."}, []string{"route", "status"}),
-		took: prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "ingot_api_request_duration_seconds", Help: "Time from a request to the API to its answer.",
+		requests: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "ingot_api_requests_total",
+			Help: "Requests to the API."}, []string{"route", "status"}),
+		took: prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "ingot_api_request_duration_seconds",
+			Help:    "Time from a request to the API to its answer.",
 			Buckets: []float64{.001, .005, .02, .1, .5, 2, 10}}, []string{"route"})}
-	build := prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "ingot_build_info", Help: "Always 1; the version is in the label.", ConstLabels: prometheus.Labels{"version": version}}, func() float64 { return 1 })
-	m.registry.MustRegister(m.requests, m.took, build, collector{figures}, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	build := prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "ingot_build_info",
+		Help: "Always 1; the version is in the label.", ConstLabels: prometheus.Labels{"version": version}}, func() float64 { return 1 })
+	m.registry.MustRegister(m.requests, m.took, build, collector{figures}, collectors.NewGoCollector(),
+		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
 
@@ -71,10 +75,11 @@ var (
 	descRefused   = describe("http_refused_total", "Machines that were asked to come back later.")
 	descLeases    = describe("dhcp_leases", "Addresses that are lent.")
 	descForeign   = describe("dhcp_foreign_servers", "Other DHCP servers that were heard.")
-	descDropped   = describe("ledger_packets_dropped_total", "DHCP packets that the ledger lacks, because too many came at once or they could not be stored.")
-	descState     = describe("state_file_bytes", "Size of the state file.")
-	descTokens    = describe("credentials", "Tokens and client certificates that may be used.")
-	descReady     = describe("ready", "1 when machines are served.")
+	descDropped   = describe("ledger_packets_dropped_total",
+		"DHCP packets that the ledger lacks, because too many came at once or they could not be stored.")
+	descState  = describe("state_file_bytes", "Size of the state file.")
+	descTokens = describe("credentials", "Tokens and client certificates that may be used.")
+	descReady  = describe("ready", "1 when machines are served.")
 )
 
 // outcomes are how boots end.
@@ -82,7 +87,8 @@ var outcomes = []ingot.Outcome{ingot.OutcomeHealthy, ingot.OutcomeFailed, ingot.
 
 // Describe implements prometheus.Collector.
 func (collector) Describe(out chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{descMachines, descOpen, descBoots, descServed, descTransfers, descRefused, descLeases, descForeign, descDropped, descState, descTokens, descReady} {
+	for _, d := range []*prometheus.Desc{descMachines, descOpen, descBoots, descServed, descTransfers, descRefused,
+		descLeases, descForeign, descDropped, descState, descTokens, descReady} {
 		out <- d
 	}
 }

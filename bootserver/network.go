@@ -10,7 +10,8 @@ import (
 // networkOf converts leases and what the DHCP servers of both families observed to
 // the API's types. Its lists are never nil: they are encoded as [].
 func networkOf(leases []fleet.Lease, families ...network.Observations) api.Network {
-	n := api.Network{Clients: []api.NetworkClient{}, Servers: []api.NetworkServer{}, Warnings: []api.NetworkWarning{}, Leases: []api.Lease{}}
+	n := api.Network{Clients: []api.NetworkClient{}, Servers: []api.NetworkServer{}, Warnings: []api.NetworkWarning{},
+		Leases: []api.Lease{}}
 	for _, l := range leases {
 		n.Leases = append(n.Leases, operator.LeaseOf(l))
 	}

@@ -76,9 +76,12 @@ func TestAnswersAreAsDocumented(t *testing.T) {
 	im := s.put("v1")
 	s.put("v2")
 	key := s.boots(firstMachine)
-	s.do("POST", s.base+ingot.BootPath(key, "ticket"), ingot.TicketRequest{Nonce: nonce, Facts: ingot.Facts{UUID: firstMachine.UUID, RAM: 1 << 30,
-		NICs: []ingot.NIC{{Name: "eth0", MAC: firstMachine.MAC, Boot: true}}, Disks: []ingot.Disk{{Name: "vda", Serial: "S1", Size: 1, Holds: "blank"}}}})
-	s.do("POST", s.base+ingot.BootPath(key, "report"), ingot.Report{Boot: key.ID(), Image: im.Digest, Root: im.Manifest.Root.Digest, Healthy: true, Checks: []ingot.CheckResult{{Name: "a", OK: true}}})
+	s.do("POST", s.base+ingot.BootPath(key, "ticket"),
+		ingot.TicketRequest{Nonce: nonce, Facts: ingot.Facts{UUID: firstMachine.UUID, RAM: 1 << 30,
+			NICs: []ingot.NIC{{Name: "eth0", MAC: firstMachine.MAC, Boot: true}}, Disks: []ingot.Disk{{Name: "vda",
+				Serial: "S1", Size: 1, Holds: "blank"}}}})
+	s.do("POST", s.base+ingot.BootPath(key, "report"), ingot.Report{Boot: key.ID(), Image: im.Digest,
+		Root: im.Manifest.Root.Digest, Healthy: true, Checks: []ingot.CheckResult{{Name: "a", OK: true}}})
 	s.boots(second)
 	_, request, err := access.NewRequest("alice")
 	if err != nil {
@@ -95,26 +98,30 @@ func TestAnswersAreAsDocumented(t *testing.T) {
 	c := s.caller("an administrator", s.token("t", access.Admin), "")
 	status, header, text := c.ask(t, "GET", "/v1/openapi.json", "")
 	var d document
-	if err := json.Unmarshal(text, &d); err != nil || status != 200 || header.Get("Content-Type") != "application/json" || !strings.HasPrefix(d.OpenAPI, "3.1") {
+	if err := json.Unmarshal(text, &d); err != nil || status != 200 ||
+		header.Get("Content-Type") != "application/json" || !strings.HasPrefix(d.OpenAPI, "3.1") {
 		t.Fatalf("GET /v1/openapi.json = %d %s %v", status, header.Get("Content-Type"), err)
 	}
 	// What each route is asked: the path behind its own, and the body.
 	asks := map[string][][2]string{
-		"GET /v1/audit":                    {{"", ""}, {"?after=1&limit=1", ""}, {"?last=true", ""}},
-		"GET /v1/authority":                {{"", ""}},
-		"GET /v1/boots":                    {{"", ""}, {"?machine=" + machineID + "&limit=1", ""}, {"?latest=true", ""}, {"?before=" + strings.Repeat("7", 48), ""}},
-		"GET /v1/machines":                 {{"", ""}, {"?limit=1", ""}},
-		"GET /v1/machines/{ref}":           {{"", ""}},
-		"GET /v1/events":                   {{"", ""}, {"?newest=true&limit=2&machine=" + machineID + "&machine=" + second.MAC, ""}, {"?after=1&wait=1ms", ""}},
-		"GET /v1/machines/{ref}/console":   {{"", ""}},
-		"GET /v1/machines/{ref}/hardware":  {{"", ""}},
-		"GET /v1/machines/{ref}/why":       {{"", ""}},
-		"POST /v1/machines/{ref}/label":    {{"", `{"set":{"rack":"1"},"remove":["x"]}`}},
-		"POST /v1/machines/{ref}/rename":   {{"", `{"name":"node07"}`}},
-		"POST /v1/machines/{ref}/merge":    {}, // asked below what it cannot do
-		"POST /v1/machines/{ref}/forget":   {},
-		"POST /v1/machines/{ref}/retire":   {},
-		"POST /v1/import":                  {{"", `{"machines":[{"name":"new01","macs":["52:54:00:aa:00:01"]}],"dryRun":true}`}},
+		"GET /v1/audit":     {{"", ""}, {"?after=1&limit=1", ""}, {"?last=true", ""}},
+		"GET /v1/authority": {{"", ""}},
+		"GET /v1/boots": {{"", ""}, {"?machine=" + machineID + "&limit=1", ""},
+			{"?latest=true", ""}, {"?before=" + strings.Repeat("7", 48), ""}},
+		"GET /v1/machines":       {{"", ""}, {"?limit=1", ""}},
+		"GET /v1/machines/{ref}": {{"", ""}},
+		"GET /v1/events": {{"", ""},
+			{"?newest=true&limit=2&machine=" + machineID + "&machine=" + second.MAC, ""}, {"?after=1&wait=1ms", ""}},
+		"GET /v1/machines/{ref}/console":  {{"", ""}},
+		"GET /v1/machines/{ref}/hardware": {{"", ""}},
+		"GET /v1/machines/{ref}/why":      {{"", ""}},
+		"POST /v1/machines/{ref}/label":   {{"", `{"set":{"rack":"1"},"remove":["x"]}`}},
+		"POST /v1/machines/{ref}/rename":  {{"", `{"name":"node07"}`}},
+		"POST /v1/machines/{ref}/merge":   {}, // asked below what it cannot do
+		"POST /v1/machines/{ref}/forget":  {},
+		"POST /v1/machines/{ref}/retire":  {},
+		"POST /v1/import": {{"",
+			`{"machines":[{"name":"new01","macs":["52:54:00:aa:00:01"]}],"dryRun":true}`}},
 		"POST /v1/machines/{ref}/resume":   {{"", ""}},
 		"GET /v1/network":                  {{"", ""}},
 		"GET /v1/tokens":                   {{"", ""}},
@@ -123,23 +130,26 @@ func TestAnswersAreAsDocumented(t *testing.T) {
 		"POST /v1/machines/{ref}/assign":   {{"", `{"image":"lab:v2","why":"x"}`}},
 		"POST /v1/machines/{ref}/rollback": {{"", ""}},
 		"POST /v1/machines/{ref}/grants":   {{"", `{"volume":"data","disk":"S1","for":3600000000000}`}},
-		"POST /v1/tokens":                  {{"", `{"name":"b","scope":"read","for":3600000000000}`}, {"", `{"name":"c","scope":"read","for":3600000000000,"request":` + string(csr) + `}`}},
-		"POST /v1/tokens/{ref}/revoke":     {{"", ""}},
-		"GET /v1/images":                   {{"", ""}},
-		"GET /v1/images/{ref}":             {{"", ""}},
-		"DELETE /v1/images/{ref}":          {}, // asked in TestImagesInUseStay what they can do
-		"POST /v1/images/{ref}/untag":      {},
-		"DELETE /v1/keys/{ref}":            {},
-		"POST /v1/images/gc":               {{"", `{"keep":3,"dryRun":true}`}},
-		"POST /v1/images/{ref}/tag":        {{"", `{"tag":"lab:stable"}`}},
-		"POST /v1/images/{ref}/note":       {{"", `{"did":"pull","with":"registry.example.com/lab"}`}},
-		"POST /v1/keys":                    {{"", `{"name":"build1","key":` + string(pub) + `}`}},
-		"POST /v1/reload":                  {}, // this house has no configuration: it is asked below what it cannot do
+		"POST /v1/tokens": {{"", `{"name":"b","scope":"read","for":3600000000000}`},
+			{"", `{"name":"c","scope":"read","for":3600000000000,"request":` + string(csr) + `}`}},
+		"POST /v1/tokens/{ref}/revoke": {{"", ""}},
+		"GET /v1/images":               {{"", ""}},
+		"GET /v1/images/{ref}":         {{"", ""}},
+		"DELETE /v1/images/{ref}":      {}, // asked in TestImagesInUseStay what they can do
+		"POST /v1/images/{ref}/untag":  {},
+		"DELETE /v1/keys/{ref}":        {},
+		"POST /v1/images/gc":           {{"", `{"keep":3,"dryRun":true}`}},
+		"POST /v1/images/{ref}/tag":    {{"", `{"tag":"lab:stable"}`}},
+		"POST /v1/images/{ref}/note":   {{"", `{"did":"pull","with":"registry.example.com/lab"}`}},
+		"POST /v1/keys":                {{"", `{"name":"build1","key":` + string(pub) + `}`}},
+		"POST /v1/reload":              {}, // this house has no configuration: it is asked below what it cannot do
 	}
 	// Assign before rollback: what the table's order would not give.
 	order := []string{"POST /v1/machines/{ref}/assign"}
 	for _, r := range api.Routes() {
-		if r.Scope != "" && strings.HasPrefix(r.Path, "/v1/") && !slices.Contains([]string{"/v1/openapi.json", "/v1/backup", "/v1/restore", "/v1/machines/{ref}/capture", "/v1/capture"}, r.Path) {
+		if r.Scope != "" && strings.HasPrefix(r.Path, "/v1/") &&
+			!slices.Contains([]string{"/v1/openapi.json", "/v1/backup", "/v1/restore", "/v1/machines/{ref}/capture",
+				"/v1/capture"}, r.Path) {
 			order = append(order, r.Method+" "+r.Path)
 		}
 	}
@@ -268,8 +278,10 @@ func TestPagesOfBoots(t *testing.T) {
 			s.state.Forget()
 		}
 		for _, limit := range []int{1, 2, 3, 7, 19, 20, 21} {
-			if seen, pages := walk(fmt.Sprintf("?limit=%d", limit), 0); !slices.Equal(seen, all) || pages != (20+limit-1)/limit {
-				t.Errorf("by pages of %d come %d boots on %d pages, out of memory: %v; want all 20 in order", limit, len(seen), pages, forget)
+			if seen, pages := walk(fmt.Sprintf("?limit=%d", limit), 0); !slices.Equal(seen, all) ||
+				pages != (20+limit-1)/limit {
+				t.Errorf("by pages of %d come %d boots on %d pages, out of memory: %v; want all 20 in order", limit,
+					len(seen), pages, forget)
 			}
 		}
 	}
@@ -294,7 +306,8 @@ func TestPagesOfBoots(t *testing.T) {
 	// The oldest ones are forgotten under the reader's eyes, those that pages end with among them.
 	seen, pages := walk("?limit=60&machine=m-000000000000", 3*60)
 	if pages != 2 || !slices.Equal(seen[len(seen)-60:], before[40:]) {
-		t.Errorf("while old ones are forgotten come %d boots on %d pages; want at least the newest 60 of %d", len(seen), pages, len(before))
+		t.Errorf("while old ones are forgotten come %d boots on %d pages; want at least the newest 60 of %d",
+			len(seen), pages, len(before))
 	}
 	wantOlder := before[len(before)-len(seen):]
 	if !slices.Equal(seen, wantOlder) {
@@ -311,10 +324,12 @@ func TestClientPages(t *testing.T) {
 	const machines, most = 25, state.BootsPerMachine
 	s.crowd(machines)
 	inParts(t, s.state, machines*most, func(tx state.Tx, n int) {
-		tx.StoreBoot(fleet.Boot{ID: ingot.NewBootID([16]byte{1, byte(n >> 8), byte(n)}), Machine: ingot.MachineID(fmt.Sprintf("m-%012x", n%machines)),
-			Number: n/machines + 1, Started: s.clock.Add(time.Duration(n) * time.Second), Outcome: ingot.OutcomeHealthy})
+		tx.StoreBoot(fleet.Boot{ID: ingot.NewBootID([16]byte{1, byte(n >> 8), byte(n)}),
+			Machine: ingot.MachineID(fmt.Sprintf("m-%012x", n%machines)),
+			Number:  n/machines + 1, Started: s.clock.Add(time.Duration(n) * time.Second), Outcome: ingot.OutcomeHealthy})
 	})
-	for limit, want := range map[int]int{0: machines * most, 1: 1, 999: 999, 1000: 1000, 1001: 1001, 2400: 2400, 20_000: machines * most} {
+	for limit, want := range map[int]int{0: machines * most, 1: 1, 999: 999, 1000: 1000, 1001: 1001, 2400: 2400,
+		20_000: machines * most} {
 		list, err := s.api.Boots(t.Context(), "", limit)
 		if err != nil || len(list) != want {
 			t.Errorf("Boots(%d) = %d, %v; want %d", limit, len(list), err, want)
@@ -322,7 +337,8 @@ func TestClientPages(t *testing.T) {
 		}
 		for i, b := range list {
 			if n := machines*most - want + i; !b.Started.Equal(s.clock.Add(time.Duration(n) * time.Second)) {
-				t.Errorf("Boots(%d): the boot at %d began at %s; want the latest ones, oldest first", limit, i, b.Started)
+				t.Errorf("Boots(%d): the boot at %d began at %s; want the latest ones, oldest first", limit, i,
+					b.Started)
 				break
 			}
 		}
@@ -337,6 +353,7 @@ func (h *house) crowd(n int) {
 	h.t.Helper()
 	inParts(h.t, h.state, n, func(tx state.Tx, i int) {
 		mac := fmt.Sprintf("%012x", i)
-		tx.StoreMachine(fleet.Machine{ID: ingot.MachineID("m-" + mac), State: fleet.Pending, MACs: []string{mac}, FirstSeen: h.clock.Add(time.Duration(i))})
+		tx.StoreMachine(fleet.Machine{ID: ingot.MachineID("m-" + mac), State: fleet.Pending, MACs: []string{mac},
+			FirstSeen: h.clock.Add(time.Duration(i))})
 	})
 }

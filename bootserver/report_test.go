@@ -52,10 +52,22 @@ func TestTheEndHasRoom(t *testing.T) {
 		says       func(ingot.BootID, ingot.Digest) any
 		want       ingot.Outcome
 	}{
-		{"an error", "events", func(ingot.BootID, ingot.Digest) any { return ingot.Event{Stage: ingot.StageRoot, Error: "no"} }, ingot.OutcomeFailed},
-		{"another root", "report", func(id ingot.BootID, _ ingot.Digest) any { return ingot.Report{Boot: id, Healthy: true} }, ingot.OutcomeFailed},
-		{"not well", "report", func(id ingot.BootID, root ingot.Digest) any { return ingot.Report{Boot: id, Root: root} }, ingot.OutcomeFailed},
-		{"well", "report", func(id ingot.BootID, root ingot.Digest) any { return ingot.Report{Boot: id, Root: root, Healthy: true} }, ingot.OutcomeHealthy},
+		{"an error", "events", func(ingot.BootID, ingot.Digest) any {
+			return ingot.Event{Stage: ingot.StageRoot,
+				Error: "no"}
+		}, ingot.OutcomeFailed},
+		{"another root", "report", func(id ingot.BootID,
+			_ ingot.Digest) any {
+			return ingot.Report{Boot: id, Healthy: true}
+		}, ingot.OutcomeFailed},
+		{"not well", "report", func(id ingot.BootID, root ingot.Digest) any {
+			return ingot.Report{Boot: id,
+				Root: root}
+		}, ingot.OutcomeFailed},
+		{"well", "report", func(id ingot.BootID, root ingot.Digest) any {
+			return ingot.Report{Boot: id, Root: root,
+				Healthy: true}
+		}, ingot.OutcomeHealthy},
 	} {
 		h := newHouse(t)
 		im := h.put("v1")
@@ -71,7 +83,8 @@ func TestTheEndHasRoom(t *testing.T) {
 		}); err != nil {
 			t.Fatal(err)
 		}
-		if got := h.do("POST", h.base+ingot.BootPath(key, c.part), c.says(key.ID(), im.Manifest.Root.Digest)); got != http.StatusNoContent {
+		if got := h.do("POST", h.base+ingot.BootPath(key, c.part),
+			c.says(key.ID(), im.Manifest.Root.Digest)); got != http.StatusNoContent {
 			t.Errorf("%s: POST %s = %d", c.name, c.part, got)
 		}
 		if _, b := h.machine1(); b.Outcome != c.want || len(b.Events) < fleet.MaxEvents {

@@ -81,10 +81,12 @@ func TestRestoreOnTheWire(t *testing.T) {
 	for i, party := range []string{"m1", "m2"} {
 		wire.Join(t, "sw", party, "eth0", []string{"52:54:00:12:00:01", "52:54:00:12:00:02"}[i])
 	}
-	s := startServer(t, config.Config{DHCP: dhcp4.Config{Interfaces: []dhcp4.Interface{{Name: "eth1", Quiet: true}}}, DHCP6: dhcp6.Config{Interfaces: []dhcp6.Interface{{Name: "eth1", RapidCommit: true}}}},
+	s := startServer(t, config.Config{DHCP: dhcp4.Config{Interfaces: []dhcp4.Interface{{Name: "eth1", Quiet: true}}},
+		DHCP6: dhcp6.Config{Interfaces: []dhcp6.Interface{{Name: "eth1", RapidCommit: true}}}},
 		"10.99.0.100-10.99.0.102")
 	lent := func(party string) string {
-		return wire.In(t, party, "udhcpc", "-f", "-n", "-q", "-t", "5", "-T", "1", "-i", "eth0", "-s", "/bin/true", "-r", "10.99.0.101")
+		return wire.In(t, party, "udhcpc", "-f", "-n", "-q", "-t", "5", "-T", "1", "-i", "eth0", "-s", "/bin/true",
+			"-r", "10.99.0.101")
 	}
 	if out := lent("m1"); !strings.Contains(out, "10.99.0.101") {
 		t.Fatalf("m1 asks for 10.99.0.101 and gets\n%s", out)
@@ -96,7 +98,8 @@ func TestRestoreOnTheWire(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer other.Close()
-	taken := fleet.Lease{MAC: "52:54:00:12:00:09", Address: netip.MustParseAddr("10.99.0.100"), Expires: time.Now().Add(time.Hour)}
+	taken := fleet.Lease{MAC: "52:54:00:12:00:09", Address: netip.MustParseAddr("10.99.0.100"),
+		Expires: time.Now().Add(time.Hour)}
 	if err := other.Update(func(tx state.Tx) error { tx.PutLease(taken); return nil }); err != nil {
 		t.Fatal(err)
 	}
@@ -131,7 +134,8 @@ func askDUID(t *testing.T, s *Server) [16]byte {
 	m.AddOption(dhcpv6.OptClientID(&dhcpv6.DUIDUUID{UUID: [16]byte{1}}))
 	m.AddOption(&dhcpv6.OptionGeneric{OptionCode: dhcpv6.OptionRapidCommit})
 	m.AddOption(&dhcpv6.OptIANA{IaId: [4]byte{1}})
-	r, err := s.dhcp.Load().six.Handle(dhcp6.Packet{Interface: "eth1", Port: dhcp6.PortServer, From: netip.MustParseAddrPort("[fe80::5054:ff:fe12:1%eth1]:546"), To: netip.MustParseAddr("ff02::1:2"), Message: m})
+	r, err := s.dhcp.Load().six.Handle(dhcp6.Packet{Interface: "eth1", Port: dhcp6.PortServer,
+		From: netip.MustParseAddrPort("[fe80::5054:ff:fe12:1%eth1]:546"), To: netip.MustParseAddr("ff02::1:2"), Message: m})
 	if err != nil || r == nil {
 		t.Fatalf("Handle = %v, %v", r, err)
 	}
@@ -169,7 +173,8 @@ func startServerIn(t *testing.T, root string, c config.Config, lend string, now 
 		t.Fatal(err)
 	}
 	ready, ended := make(chan struct{}), make(chan error, 1)
-	s := New(Config{Settings: c, Range: lend, Store: store, Keys: keys, Loaders: loaders, Version: "test", Now: now, Ready: func(Ready) { close(ready) }})
+	s := New(Config{Settings: c, Range: lend, Store: store, Keys: keys, Loaders: loaders, Version: "test", Now: now,
+		Ready: func(Ready) { close(ready) }})
 	ctx, stop := context.WithCancel(t.Context())
 	go func() { ended <- s.Run(ctx) }()
 	end := sync.OnceFunc(func() {
@@ -233,7 +238,8 @@ func TestFollowOverARestore(t *testing.T) {
 	}
 	woken := make(chan string, 1)
 	go func() {
-		e, err := h.api.Events(context.WithoutCancel(t.Context()), api.EventsRequest{After: was.Last, Ledger: was.Ledger, Wait: 20 * time.Second})
+		e, err := h.api.Events(context.WithoutCancel(t.Context()),
+			api.EventsRequest{After: was.Last, Ledger: was.Ledger, Wait: 20 * time.Second})
 		woken <- fmt.Sprint(len(byMachines(e)), e.Ledger != was.Ledger, err)
 	}()
 	time.Sleep(50 * time.Millisecond) // for it to wait; when it does not yet, it is told all the same

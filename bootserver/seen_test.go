@@ -52,7 +52,8 @@ func TestStalledLoader(t *testing.T) {
 		t.Errorf("after snponly.efi stalled the machine is offered %q; want ipxe.efi", got)
 	}
 	boots, err := h.api.Boots(t.Context(), machineID, 0)
-	if err != nil || len(boots) != 2 || boots[0].Outcome != ingot.OutcomeSilent || !strings.Contains(boots[0].Reason, "loaded snponly.efi and was not heard from again") {
+	if err != nil || len(boots) != 2 || boots[0].Outcome != ingot.OutcomeSilent ||
+		!strings.Contains(boots[0].Reason, "loaded snponly.efi and was not heard from again") {
 		t.Fatalf("boots %+v, %v; want the first silent, with the loader named", boots, err)
 	}
 	// The next one is told and never fetched.
@@ -90,13 +91,15 @@ func TestHTTPFirmware(t *testing.T) {
 	im := h.put("v1")
 	f := ingot.FirmwareUEFIx64HTTP
 	url := h.seen(asks(f, true)).URL
-	if want := h.base + "/b/"; !strings.HasPrefix(url, want) || !strings.HasSuffix(url, "/"+ingot.DigestOf([]byte("a loader")).Hex()+"/snponly.efi") {
+	if want := h.base + "/b/"; !strings.HasPrefix(url, want) ||
+		!strings.HasSuffix(url, "/"+ingot.DigestOf([]byte("a loader")).Hex()+"/snponly.efi") {
 		t.Fatalf("a pending machine is offered %q; want the loader by HTTP", url)
 	}
 	if status, body := h.get(url); status != 200 || body != "a loader" {
 		t.Errorf("GET %s = %d %q; want the loader", url, status, body)
 	}
-	if status, body := h.get(strings.TrimSuffix(url, "snponly.efi") + "autoexec.ipxe"); status != 200 || !strings.HasPrefix(body, "#!ipxe") {
+	if status, body := h.get(strings.TrimSuffix(url, "snponly.efi") + "autoexec.ipxe"); status != 200 ||
+		!strings.HasPrefix(body, "#!ipxe") {
 		t.Errorf("a loader that came by HTTP gets %d %q for autoexec.ipxe", status, body)
 	}
 	if _, b := h.machine1(); b.Stage() != ingot.StageLoader {
@@ -121,7 +124,8 @@ func TestHTTPFirmware(t *testing.T) {
 		url = h.seen(asks(f, true)).URL
 	}
 	m, b := h.machine1()
-	if want := h.base + ingot.BootPath(h.BootKey(m.Boot), im.Digest.Hex()+"/uki.efi"); url != want || b.Image.Image != im.Digest || b.Deadline.IsZero() {
+	if want := h.base + ingot.BootPath(h.BootKey(m.Boot), im.Digest.Hex()+"/uki.efi"); url != want ||
+		b.Image.Image != im.Digest || b.Deadline.IsZero() {
 		t.Fatalf("an approved machine is offered %q of %+v; want %q", url, b, want)
 	}
 	if status, body := h.get(url); status != 200 || body != "uki of v1" {
@@ -170,7 +174,8 @@ func TestChosenFirstStages(t *testing.T) {
 			s.Loaders = c.loaders
 			b := h.seen(s)
 			if got := b.Loader + b.URL[strings.LastIndex(b.URL, "/")+1:]; got != want {
-				t.Errorf("%s with the list %q is offered %q at attempt %d; want %q", c.firmware, c.loaders, got, n+1, want)
+				t.Errorf("%s with the list %q is offered %q at attempt %d; want %q", c.firmware, c.loaders, got, n+1,
+					want)
 			}
 			s.Begins = false
 			h.seen(s)

@@ -43,19 +43,20 @@ import (
 // Config is one server. Zero values are the defaults.
 type Config struct {
 	Settings config.Config // what operators write
-	Range    string        // with one interface: "10.99.0.100-10.99.0.199"; empty: as Settings say, else the upper half of its network
-	Range6   string        // likewise with one interface of IPv6: "fd00:99::1000-fd00:99::1fff"
-	Store    *image.Store
-	Keys     image.Keys
-	Loaders  string // folder of the loaders
-	Version  string
-	Sockets  Sockets
-	Log      *slog.Logger                  // nil is quiet
-	Now      func() time.Time              // nil means time.Now
-	Ready    func(Ready)                   // called once, when every port is open
-	Alive    func()                        // called every few seconds as long as the server answers; nil is fine
-	Reread   func() (config.Config, error) // reads the settings again, for a reload; nil: there is nothing to read
-	Reloads  func(begin bool)              // told before and after a reload; nil is fine
+	// with one interface: "10.99.0.100-10.99.0.199"; empty: as Settings say, else the upper half of its network
+	Range   string
+	Range6  string // likewise with one interface of IPv6: "fd00:99::1000-fd00:99::1fff"
+	Store   *image.Store
+	Keys    image.Keys
+	Loaders string // folder of the loaders
+	Version string
+	Sockets Sockets
+	Log     *slog.Logger                  // nil is quiet
+	Now     func() time.Time              // nil means time.Now
+	Ready   func(Ready)                   // called once, when every port is open
+	Alive   func()                        // called every few seconds as long as the server answers; nil is fine
+	Reread  func() (config.Config, error) // reads the settings again, for a reload; nil: there is nothing to read
+	Reloads func(begin bool)              // told before and after a reload; nil is fine
 }
 
 // Ready says where a server listens.
@@ -225,10 +226,12 @@ func (s *Server) prepare(ctx context.Context, st state.Store, now site) error {
 	if err != nil {
 		return err
 	}
-	s.booter = booter.New(booter.Config{State: st, Catalog: s.catalog, Keys: s.conf.Keys, Port: s.port(), Loaders: maps.Clone(files),
-		Policy: policyOf(s.conf.Settings.Boots), Now: s.conf.Now, Log: s.log})
+	s.booter = booter.New(booter.Config{State: st, Catalog: s.catalog, Keys: s.conf.Keys, Port: s.port(),
+		Loaders: maps.Clone(files),
+		Policy:  policyOf(s.conf.Settings.Boots), Now: s.conf.Now, Log: s.log})
 	files["autoexec.ipxe"] = []byte(ipxe.Autoexec())
-	s.tftp = &tftp.Server{Files: files, Served: s.booter.LoaderServed, SinglePort: s.conf.Settings.TFTP.SinglePort, Log: s.log}
+	s.tftp = &tftp.Server{Files: files, Served: s.booter.LoaderServed, SinglePort: s.conf.Settings.TFTP.SinglePort,
+		Log: s.log}
 	s.http = httpboot.New(s.booter, s.log)
 	s.limit(s.conf.Settings)
 	s.packets = booter.NewPackets(st, s.log)
@@ -241,7 +244,8 @@ func (s *Server) prepare(ctx context.Context, st state.Store, now site) error {
 
 // policyOf returns the boot policy of a configuration.
 func policyOf(c config.Boots) booter.Policy {
-	return booter.Policy{Ticket: time.Duration(c.Ticket), Deadline: time.Duration(c.Deadline), Attempts: c.Attempts, After: c.After,
+	return booter.Policy{Ticket: time.Duration(c.Ticket), Deadline: time.Duration(c.Deadline), Attempts: c.Attempts,
+		After: c.After,
 		Rules: c.Rules, ApproveAll: c.ApproveAll, Image: c.Image}
 }
 

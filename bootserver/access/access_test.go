@@ -19,7 +19,8 @@ func TestCovers(t *testing.T) {
 		has, want Scope
 		ok        bool
 	}{
-		{Read, Read, true}, {Read, Operate, false}, {Operate, Read, true}, {Operate, Admin, false}, {Admin, Operate, true},
+		{Read, Read, true}, {Read, Operate, false}, {Operate, Read, true}, {Operate, Admin, false}, {Admin, Operate,
+			true},
 		{"", Read, false}, {"root", Read, false}, {Admin, "", false}, {Admin, "root", false}, {"", "", false},
 	} {
 		if got := c.has.Covers(c.want); got != c.ok {
@@ -56,13 +57,15 @@ func TestSecret(t *testing.T) {
 	}
 	c, token := Credential{Name: "ci"}.Secret(random)
 	id, secret, ok := split(token)
-	if !ok || id != c.ID || len(secret) != 40 || !c.matches(secret) || c.matches(secret[1:]) || c.matches("") || (Credential{}).matches("") {
+	if !ok || id != c.ID || len(secret) != 40 || !c.matches(secret) || c.matches(secret[1:]) || c.matches("") ||
+		(Credential{}).matches("") {
 		t.Errorf("token %s of %+v", token, c)
 	}
 	if text, err := json.Marshal(c); err != nil || strings.Contains(string(text), secret) {
 		t.Errorf("the record holds the secret (%v): %s", err, text)
 	}
-	if got := Redact("asking with " + token + "!"); strings.Contains(got, secret[:8]) || !strings.Contains(got, Prefix) {
+	if got := Redact("asking with " + token + "!"); strings.Contains(got, secret[:8]) ||
+		!strings.Contains(got, Prefix) {
 		t.Errorf("Redact = %s", got)
 	}
 }
@@ -80,7 +83,8 @@ func TestDiffer(t *testing.T) {
 	if want := map[string]any{"State": "pending", "Image.Name": "a"}; !reflect.DeepEqual(from, want) {
 		t.Errorf("from = %v; want %v", from, want)
 	}
-	if want := map[string]any{"State": "approved", "Image.Name": "b", "List": []any{"1"}}; !reflect.DeepEqual(to, want) {
+	if want := map[string]any{"State": "approved", "Image.Name": "b", "List": []any{"1"}}; !reflect.DeepEqual(to,
+		want) {
 		t.Errorf("to = %v; want %v", to, want)
 	}
 	if from, to := Differ(nil, inner{"a", ""}); len(from) != 0 || len(to) != 2 {
@@ -127,11 +131,13 @@ func TestCA(t *testing.T) {
 		t.Fatal(err)
 	}
 	cert, err := ParseCertificate(client)
-	if err != nil || cert.Subject.CommonName != "alice" || scopeOf(cert) != Operate || SerialOf(cert) != c.ID || Fingerprint(cert.Raw) != c.Hash || cert.IsCA {
+	if err != nil || cert.Subject.CommonName != "alice" || scopeOf(cert) != Operate || SerialOf(cert) != c.ID ||
+		Fingerprint(cert.Raw) != c.Hash || cert.IsCA {
 		t.Errorf("the client's certificate is of %s, scope %q, %v", cert.Subject, scopeOf(cert), err)
 	}
 	serverFile, clientFile := filepath.Join(dir, "server.pem"), filepath.Join(dir, "client.pem")
-	for file, text := range map[string][]byte{serverFile: encode("CERTIFICATE", server.Certificate[0]), clientFile: client} {
+	for file, text := range map[string][]byte{serverFile: encode("CERTIFICATE", server.Certificate[0]),
+		clientFile: client} {
 		if err := os.WriteFile(file, text, 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -149,7 +155,8 @@ func TestCA(t *testing.T) {
 		{"sslclient", clientFile, nil, true},
 		{"sslserver", clientFile, nil, false},
 	} {
-		args := append([]string{"verify", "-x509_strict", "-CAfile", filepath.Join(dir, "ca.crt"), "-purpose", v.purpose}, v.more...)
+		args := append([]string{"verify", "-x509_strict", "-CAfile", filepath.Join(dir, "ca.crt"), "-purpose",
+			v.purpose}, v.more...)
 		out, err := exec.Command("openssl", append(args, v.file)...).CombinedOutput()
 		if (err == nil) != v.ok {
 			t.Errorf("openssl %v %s: %v\n%s\nwant it to hold: %v", args, filepath.Base(v.file), err, out, v.ok)
@@ -171,7 +178,8 @@ func TestRenewal(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := c.Leaf.Verify(x509.VerifyOptions{Roots: pool(ca), CurrentTime: now, DNSName: ServerName}); err != nil {
+		if _, err := c.Leaf.Verify(x509.VerifyOptions{Roots: pool(ca), CurrentTime: now,
+			DNSName: ServerName}); err != nil {
 			t.Errorf("after %s: %v", d, err)
 		}
 		return Fingerprint(c.Certificate[0])
@@ -207,8 +215,10 @@ func TestBadRequests(t *testing.T) {
 		t.Fatal(err)
 	}
 	spoilt := []byte(strings.Replace(string(request), "M", "N", 1))
-	for name, text := range map[string][]byte{"nothing": nil, "a certificate": ca.PEM(), "a spoilt request": spoilt, "no PEM": []byte("x")} {
-		if _, cert, err := ca.Issue(Credential{Name: "a", Scope: Admin, Expires: time.Now().Add(time.Hour)}, text); err == nil {
+	for name, text := range map[string][]byte{"nothing": nil, "a certificate": ca.PEM(), "a spoilt request": spoilt,
+		"no PEM": []byte("x")} {
+		if _, cert, err := ca.Issue(Credential{Name: "a", Scope: Admin, Expires: time.Now().Add(time.Hour)},
+			text); err == nil {
 			t.Errorf("%s is certified:\n%s", name, cert)
 		}
 	}

@@ -91,7 +91,8 @@ func makeCA(keyFile, certFile string, now time.Time) error {
 	if err != nil {
 		host = "ingot"
 	}
-	t := &x509.Certificate{SerialNumber: serial(), Subject: pkix.Name{Organization: []string{"ingot"}, CommonName: "ingot CA of " + host},
+	t := &x509.Certificate{SerialNumber: serial(),
+		Subject:   pkix.Name{Organization: []string{"ingot"}, CommonName: "ingot CA of " + host},
 		NotBefore: now.Add(-time.Hour), NotAfter: now.Add(caLife), IsCA: true, BasicConstraintsValid: true, MaxPathLenZero: true,
 		KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign}
 	der, err := x509.CreateCertificate(rand.Reader, t, t, &key.PublicKey, key)
@@ -178,7 +179,8 @@ func (a *CA) SetNames(names []string) {
 func (a *CA) TLS() *tls.Config {
 	pool := x509.NewCertPool()
 	pool.AddCert(a.cert)
-	return &tls.Config{MinVersion: tls.VersionTLS13, ClientAuth: tls.VerifyClientCertIfGiven, ClientCAs: pool, Time: a.now, NextProtos: []string{"http/1.1"},
+	return &tls.Config{MinVersion: tls.VersionTLS13, ClientAuth: tls.VerifyClientCertIfGiven, ClientCAs: pool,
+		Time: a.now, NextProtos: []string{"http/1.1"},
 		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return a.server() }}
 }
 
@@ -196,7 +198,8 @@ func (a *CA) server() (*tls.Certificate, error) {
 	if err != nil {
 		return nil, err
 	}
-	t := &x509.Certificate{SerialNumber: serial(), Subject: pkix.Name{Organization: []string{"ingot"}, CommonName: ServerName},
+	t := &x509.Certificate{SerialNumber: serial(),
+		Subject:   pkix.Name{Organization: []string{"ingot"}, CommonName: ServerName},
 		NotBefore: now.Add(-time.Hour), NotAfter: now.Add(serverLife), KeyUsage: x509.KeyUsageDigitalSignature,
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}, DNSNames: []string{ServerName}}
 	for _, n := range a.names {
@@ -233,7 +236,8 @@ func (a *CA) Issue(c Credential, request []byte) (Credential, []byte, error) {
 	if err != nil {
 		return c, nil, fmt.Errorf("%w: reading the certificate request: %w", ErrCredential, err)
 	}
-	t := &x509.Certificate{SerialNumber: serial(), Subject: pkix.Name{Organization: []string{"ingot"}, OrganizationalUnit: []string{"scope " + string(c.Scope)}, CommonName: c.Name},
+	t := &x509.Certificate{SerialNumber: serial(), Subject: pkix.Name{Organization: []string{"ingot"},
+		OrganizationalUnit: []string{"scope " + string(c.Scope)}, CommonName: c.Name},
 		NotBefore: c.Created.Add(-time.Hour), NotAfter: c.Expires, KeyUsage: x509.KeyUsageDigitalSignature,
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}
 	der, err := x509.CreateCertificate(rand.Reader, t, a.cert, r.PublicKey, a.key)
@@ -264,7 +268,8 @@ func NewRequest(name string) (key, request []byte, err error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("making a key: %w", err)
 	}
-	der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{Subject: pkix.Name{CommonName: name}}, k)
+	der, err := x509.CreateCertificateRequest(rand.Reader,
+		&x509.CertificateRequest{Subject: pkix.Name{CommonName: name}}, k)
 	if err != nil {
 		return nil, nil, fmt.Errorf("making a certificate request: %w", err)
 	}

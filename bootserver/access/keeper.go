@@ -47,7 +47,10 @@ func ConnContext(ctx context.Context, c net.Conn) context.Context {
 	}
 	var cred *unix.Ucred
 	var got error
-	if err := raw.Control(func(fd uintptr) { cred, got = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) }); err != nil || got != nil {
+	if err := raw.Control(func(fd uintptr) {
+		cred, got = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET,
+			unix.SO_PEERCRED)
+	}); err != nil || got != nil {
 		return ctx
 	}
 	return context.WithValue(ctx, peerKey{}, LocalUser(int(cred.Uid), int(cred.Pid)))

@@ -55,7 +55,8 @@ func NewCredential(name string, kind Kind, scope Scope, life time.Duration, by W
 	if life < time.Minute || life > MaxLife {
 		return Credential{}, fmt.Errorf("%w: it cannot last %s; choose between 1m and %s", ErrCredential, life, MaxLife)
 	}
-	return Credential{Name: name, Kind: kind, Scope: scope, Created: now, By: by.String(), Expires: now.Add(life).Truncate(time.Second)}, nil
+	return Credential{Name: name, Kind: kind, Scope: scope, Created: now, By: by.String(),
+		Expires: now.Add(life).Truncate(time.Second)}, nil
 }
 
 // Secret makes a credential's token of 28 random bytes that the caller drew:

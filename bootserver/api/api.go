@@ -154,9 +154,12 @@ func page[T any](list []T, in PageIn, id func(T) string) ([]T, string, error) {
 // document is wanted.
 func table(b Backend, version string) *routes {
 	r := newRoutes(version)
-	add(r, "GET /v1/version", access.Read, "The server's version", func(context.Context, *nothingIn) (Version, error) { return Version{b.Version()}, nil })
-	add(r, "GET /v1/network", access.Read, "What was heard and lent on the networks", func(context.Context, *nothingIn) (Network, error) { return b.Network(), nil })
-	add(r, "POST /v1/reload", access.Admin, "Read the configuration again", func(ctx context.Context, _ *nothingIn) (Reloaded, error) { return b.Reload(ctx) })
+	add(r, "GET /v1/version", access.Read, "The server's version",
+		func(context.Context, *nothingIn) (Version, error) { return Version{b.Version()}, nil })
+	add(r, "GET /v1/network", access.Read, "What was heard and lent on the networks",
+		func(context.Context, *nothingIn) (Network, error) { return b.Network(), nil })
+	add(r, "POST /v1/reload", access.Admin, "Read the configuration again",
+		func(ctx context.Context, _ *nothingIn) (Reloaded, error) { return b.Reload(ctx) })
 	machineRoutes(r, b)
 	machineryRoutes(r, b)
 	imageRoutes(r, b)
@@ -174,103 +177,125 @@ func machineRoutes(r *routes, b Backend) {
 		PageIn
 		Brief bool `query:"brief" doc:"Only what a table shows of each."`
 	}
-	addPage(r, "GET /v1/machines", access.Read, "All machines, the longest known first", func(_ context.Context, in *machinesIn) ([]Machine, string, error) {
-		list, next, err := page(b.Machines(), in.PageIn, func(m Machine) string { return string(m.ID) })
-		if in.Brief && err == nil {
-			for i := range list {
-				list[i] = list[i].Brief()
+	addPage(r, "GET /v1/machines", access.Read, "All machines, the longest known first",
+		func(_ context.Context, in *machinesIn) ([]Machine, string, error) {
+			list, next, err := page(b.Machines(), in.PageIn, func(m Machine) string { return string(m.ID) })
+			if in.Brief && err == nil {
+				for i := range list {
+					list[i] = list[i].Brief()
+				}
+				if next != "" {
+					next += "&brief=true"
+				}
 			}
-			if next != "" {
-				next += "&brief=true"
-			}
-		}
-		return list, next, err
-	})
-	add(r, "GET /v1/machines/{ref}", access.Read, "One machine", func(_ context.Context, in *MachineIn) (Machine, error) { return b.Machine(in.Ref) })
-	add(r, "POST /v1/machines/{ref}/approve", access.Operate, "Let a machine boot", func(ctx context.Context, in *changeIn[ApproveRequest]) (Machine, error) {
-		return b.Approve(ctx, in.Ref, in.Body)
-	})
-	add(r, "POST /v1/machines/{ref}/assign", access.Operate, "Choose the image of a machine's next boot", func(ctx context.Context, in *changeIn[AssignRequest]) (Machine, error) {
-		return b.Assign(ctx, in.Ref, in.Body.Image, in.Body.Why)
-	})
-	add(r, "POST /v1/machines/{ref}/rollback", access.Operate, "Assign the last other image that was healthy", func(ctx context.Context, in *MachineIn) (Machine, error) {
-		return b.Rollback(ctx, in.Ref)
-	})
-	add(r, "POST /v1/machines/{ref}/resume", access.Operate, "Try the assigned image again on a machine that gave it up", func(ctx context.Context, in *MachineIn) (Machine, error) {
-		return b.Resume(ctx, in.Ref)
-	})
-	add(r, "POST /v1/machines/{ref}/grants", access.Operate, "Let one boot initialise one blank disk", func(ctx context.Context, in *changeIn[GrantRequest]) (Machine, error) {
-		return b.Grant(ctx, in.Ref, in.Body.Volume, in.Body.Disk, in.Body.For)
-	})
+			return list, next, err
+		})
+	add(r, "GET /v1/machines/{ref}", access.Read, "One machine",
+		func(_ context.Context, in *MachineIn) (Machine, error) { return b.Machine(in.Ref) })
+	add(r, "POST /v1/machines/{ref}/approve", access.Operate, "Let a machine boot",
+		func(ctx context.Context, in *changeIn[ApproveRequest]) (Machine, error) {
+			return b.Approve(ctx, in.Ref, in.Body)
+		})
+	add(r, "POST /v1/machines/{ref}/assign", access.Operate, "Choose the image of a machine's next boot",
+		func(ctx context.Context, in *changeIn[AssignRequest]) (Machine, error) {
+			return b.Assign(ctx, in.Ref, in.Body.Image, in.Body.Why)
+		})
+	add(r, "POST /v1/machines/{ref}/rollback", access.Operate, "Assign the last other image that was healthy",
+		func(ctx context.Context, in *MachineIn) (Machine, error) {
+			return b.Rollback(ctx, in.Ref)
+		})
+	add(r, "POST /v1/machines/{ref}/resume", access.Operate,
+		"Try the assigned image again on a machine that gave it up",
+		func(ctx context.Context, in *MachineIn) (Machine, error) {
+			return b.Resume(ctx, in.Ref)
+		})
+	add(r, "POST /v1/machines/{ref}/grants", access.Operate, "Let one boot initialise one blank disk",
+		func(ctx context.Context, in *changeIn[GrantRequest]) (Machine, error) {
+			return b.Grant(ctx, in.Ref, in.Body.Volume, in.Body.Disk, in.Body.For)
+		})
 	type bootsIn struct {
 		Machine string `query:"machine" maxLength:"200" doc:"Of one machine; else of all."`
 		Before  string `query:"before" maxLength:"48" doc:"Only boots that began before those of another page: its Link has the value."`
 		Limit   int    `query:"limit" minimum:"0" maximum:"10000" default:"1000" doc:"The latest so many."`
 		Latest  bool   `query:"latest" doc:"The latest of each machine instead, all of them."`
 	}
-	addPage(r, "GET /v1/boots", access.Read, "The latest boots, oldest first; the next page has older ones", func(_ context.Context, in *bootsIn) ([]Boot, string, error) {
-		if in.Latest {
-			return append([]Boot{}, b.LatestBoots()...), "", nil
-		}
-		list, before, err := b.Boots(BootsRequest{Machine: in.Machine, Before: in.Before, Limit: in.Limit})
-		list = append([]Boot{}, list...)
-		if err != nil || before == "" {
-			return list, "", err
-		}
-		next := url.Values{"before": {before}, "limit": {strconv.Itoa(in.Limit)}}
-		if in.Machine != "" {
-			next.Set("machine", in.Machine)
-		}
-		return list, next.Encode(), nil
-	})
+	addPage(r, "GET /v1/boots", access.Read, "The latest boots, oldest first; the next page has older ones",
+		func(_ context.Context, in *bootsIn) ([]Boot, string, error) {
+			if in.Latest {
+				return append([]Boot{}, b.LatestBoots()...), "", nil
+			}
+			list, before, err := b.Boots(BootsRequest{Machine: in.Machine, Before: in.Before, Limit: in.Limit})
+			list = append([]Boot{}, list...)
+			if err != nil || before == "" {
+				return list, "", err
+			}
+			next := url.Values{"before": {before}, "limit": {strconv.Itoa(in.Limit)}}
+			if in.Machine != "" {
+				next.Set("machine", in.Machine)
+			}
+			return list, next.Encode(), nil
+		})
 }
 
 func accessRoutes(r *routes, b Backend) {
-	add(r, "GET /v1/authority", access.Read, "The server's CA, to be pinned", func(context.Context, *nothingIn) (Authority, error) { return b.Authority(), nil })
-	add(r, "GET /v1/tokens", access.Admin, "All tokens and client certificates, without their secrets", func(context.Context, *nothingIn) ([]access.Credential, error) {
-		return b.Credentials(), nil
-	})
+	add(r, "GET /v1/authority", access.Read, "The server's CA, to be pinned",
+		func(context.Context, *nothingIn) (Authority, error) { return b.Authority(), nil })
+	add(r, "GET /v1/tokens", access.Admin, "All tokens and client certificates, without their secrets",
+		func(context.Context, *nothingIn) ([]access.Credential, error) {
+			return b.Credentials(), nil
+		})
 	type createIn struct{ Body CredentialRequest }
-	add(r, "POST /v1/tokens", access.Admin, "Make a token or a client certificate; it is shown this once", func(ctx context.Context, in *createIn) (NewCredential, error) {
-		return b.CreateCredential(ctx, in.Body)
-	})
+	add(r, "POST /v1/tokens", access.Admin, "Make a token or a client certificate; it is shown this once",
+		func(ctx context.Context, in *createIn) (NewCredential, error) {
+			return b.CreateCredential(ctx, in.Body)
+		})
 	type tokenIn struct {
 		Ref string `path:"ref" maxLength:"200" doc:"Id or name."`
 	}
-	add(r, "POST /v1/tokens/{ref}/revoke", access.Admin, "Take a token or client certificate back", func(ctx context.Context, in *tokenIn) (access.Credential, error) {
-		return b.RevokeCredential(ctx, in.Ref)
-	})
+	add(r, "POST /v1/tokens/{ref}/revoke", access.Admin, "Take a token or client certificate back",
+		func(ctx context.Context, in *tokenIn) (access.Credential, error) {
+			return b.RevokeCredential(ctx, in.Ref)
+		})
 	type auditIn struct {
 		After uint64 `query:"after" doc:"Only what came after this sequence number."`
 		Last  bool   `query:"last" doc:"The latest ones instead of the first."`
 		Limit int    `query:"limit" minimum:"1" maximum:"10000" default:"1000"`
 	}
-	addPage(r, "GET /v1/audit", access.Admin, "Who changed what, oldest first", func(_ context.Context, in *auditIn) ([]access.Change, string, error) {
-		list, err := b.Audit(in.After, in.Last, in.Limit)
-		if err != nil || in.Last || len(list) < in.Limit {
-			return list, "", err
-		}
-		next := url.Values{"after": {strconv.FormatUint(list[len(list)-1].Seq, 10)}, "limit": {strconv.Itoa(in.Limit)}}
-		return list, next.Encode(), nil
-	})
+	addPage(r, "GET /v1/audit", access.Admin, "Who changed what, oldest first",
+		func(_ context.Context, in *auditIn) ([]access.Change, string, error) {
+			list, err := b.Audit(in.After, in.Last, in.Limit)
+			if err != nil || in.Last || len(list) < in.Limit {
+				return list, "", err
+			}
+			next := url.Values{"after": {strconv.FormatUint(list[len(list)-1].Seq, 10)}, "limit": {strconv.Itoa(in.Limit)}}
+			return list, next.Encode(), nil
+		})
 }
 
 // plainRoutes are those that are not JSON, or for programs that have no token.
 func plainRoutes(r *routes, b Backend) {
-	r.addPlain("GET /v1/openapi.json", access.Read, "This description (OpenAPI 3.1)", func(w http.ResponseWriter, _ *http.Request) {
-		text, err := OpenAPI(b.Version())
-		if err != nil {
-			write(w, problem(err))
-			return
-		}
-		w.Header().Set("Content-Type", "application/json")
-		_, _ = w.Write(text) // a client that hung up wants no answer
-	})
-	r.addPlain("GET /v1/machines/{ref}/capture", access.Admin, "A machine's boot traffic as it comes, as a pcap file; ?for=10m, ?most=BYTES", func(w http.ResponseWriter, q *http.Request) { capture(b, w, q, []string{q.PathValue("ref")}) })
-	r.addPlain("GET /v1/capture", access.Admin, "Boot traffic of several machines in one file: ?machine=A&machine=B, and as of one", func(w http.ResponseWriter, q *http.Request) {
-		capture(b, w, q, q.URL.Query()["machine"])
-	})
-	r.addPlain("GET /metrics", access.Read, "Metrics, as Prometheus reads them", func(w http.ResponseWriter, q *http.Request) { b.Metrics().ServeHTTP(w, q) })
+	r.addPlain("GET /v1/openapi.json", access.Read, "This description (OpenAPI 3.1)",
+		func(w http.ResponseWriter, _ *http.Request) {
+			text, err := OpenAPI(b.Version())
+			if err != nil {
+				write(w, problem(err))
+				return
+			}
+			w.Header().Set("Content-Type", "application/json")
+			_, _ = w.Write(text) // a client that hung up wants no answer
+		})
+	r.addPlain("GET /v1/machines/{ref}/capture", access.Admin,
+		"A machine's boot traffic as it comes, as a pcap file; ?for=10m, ?most=BYTES",
+		func(w http.ResponseWriter, q *http.Request) {
+			capture(b, w, q, []string{q.PathValue("ref")})
+		})
+	r.addPlain("GET /v1/capture", access.Admin,
+		"Boot traffic of several machines in one file: ?machine=A&machine=B, and as of one",
+		func(w http.ResponseWriter, q *http.Request) {
+			capture(b, w, q, q.URL.Query()["machine"])
+		})
+	r.addPlain("GET /metrics", access.Read, "Metrics, as Prometheus reads them",
+		func(w http.ResponseWriter, q *http.Request) { b.Metrics().ServeHTTP(w, q) })
 	r.addPlain("GET /healthz", "", "200: the server answers", health(func() error { return nil }))
 	r.addPlain("GET /readyz", "", "200: machines are served; else 503", health(func() error { return b.Ready() }))
 }

@@ -81,11 +81,13 @@ func Connect(t Target) (*Client, error) {
 	case err != nil || u.Host == "":
 		return nil, fmt.Errorf("%w: %q; write unix:///PATH or https://HOST:PORT", ErrTarget, t.Server)
 	case u.Scheme != "https":
-		return nil, fmt.Errorf("%w: %q: a token would travel in the clear; write https://%s", ErrTarget, t.Server, u.Host)
+		return nil, fmt.Errorf("%w: %q: a token would travel in the clear; write https://%s", ErrTarget, t.Server,
+			u.Host)
 	}
 	pool := x509.NewCertPool()
 	if !pool.AppendCertsFromPEM([]byte(t.CA)) {
-		return nil, fmt.Errorf("%w: %s: its CA is not known; pin it with: ingot context add NAME %s", ErrTarget, t.Server, t.Server)
+		return nil, fmt.Errorf("%w: %s: its CA is not known; pin it with: ingot context add NAME %s", ErrTarget,
+			t.Server, t.Server)
 	}
 	conf := &tls.Config{MinVersion: tls.VersionTLS13, RootCAs: pool, ServerName: access.ServerName}
 	if t.Certificate != "" {
@@ -95,9 +97,11 @@ func Connect(t Target) (*Client, error) {
 		}
 		conf.Certificates = []tls.Certificate{pair}
 	}
-	return &Client{base: "https://" + u.Host, at: "https://" + u.Host, token: t.Token, http: &http.Client{Timeout: patience,
-		Transport:     &http.Transport{TLSClientConfig: conf, DialContext: (&net.Dialer{Timeout: 10 * time.Second}).DialContext, ForceAttemptHTTP2: true},
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}}, nil
+	return &Client{base: "https://" + u.Host, at: "https://" + u.Host, token: t.Token,
+		http: &http.Client{Timeout: patience,
+			Transport: &http.Transport{TLSClientConfig: conf,
+				DialContext: (&net.Dialer{Timeout: 10 * time.Second}).DialContext, ForceAttemptHTTP2: true},
+			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}}, nil
 }
 
 // Look asks a server for its CA without trusting it yet: it returns the CA's
@@ -111,8 +115,9 @@ func Look(ctx context.Context, server string) (ca, fingerprint string, err error
 	if u.Port() == "" {
 		host = net.JoinHostPort(u.Hostname(), "443")
 	}
-	d := tls.Dialer{NetDialer: &net.Dialer{Timeout: 10 * time.Second}, Config: &tls.Config{MinVersion: tls.VersionTLS13, ServerName: access.ServerName,
-		InsecureSkipVerify: true}} // nothing is sent; the fingerprint is what will be compared
+	d := tls.Dialer{NetDialer: &net.Dialer{Timeout: 10 * time.Second},
+		Config: &tls.Config{MinVersion: tls.VersionTLS13, ServerName: access.ServerName,
+			InsecureSkipVerify: true}} // nothing is sent; the fingerprint is what will be compared
 	c, err := d.DialContext(ctx, "tcp", host)
 	if err != nil {
 		return "", "", (&Client{at: server}).explain(err)
@@ -177,7 +182,8 @@ func (c *Client) patient() *Client {
 	return &p
 }
 
-func (c *Client) send(ctx context.Context, by *http.Client, method, path string, body io.Reader, kind string) (*http.Response, error) {
+func (c *Client) send(ctx context.Context, by *http.Client, method, path string, body io.Reader,
+	kind string) (*http.Response, error) {
 	if c.err != nil {
 		return nil, c.err
 	}
@@ -368,6 +374,7 @@ func (c *Client) RevokeCredential(ctx context.Context, ref string) (r access.Cre
 // Audit lists changes, oldest first: up to limit of those after a sequence
 // number, or for last the latest.
 func (c *Client) Audit(ctx context.Context, after uint64, last bool, limit int) (list []access.Change, err error) {
-	q := url.Values{"after": {strconv.FormatUint(after, 10)}, "last": {strconv.FormatBool(last)}, "limit": {strconv.Itoa(limit)}}
+	q := url.Values{"after": {strconv.FormatUint(after, 10)}, "last": {strconv.FormatBool(last)},
+		"limit": {strconv.Itoa(limit)}}
 	return list, c.call(ctx, http.MethodGet, "audit?"+q.Encode(), nil, &list)
 }

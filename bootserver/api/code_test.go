@@ -47,12 +47,15 @@ func TestEveryCodeIsExplained(t *testing.T) {
 	}
 	for _, c := range declared {
 		m, known := meaningOf(c)
-		if !known || http.StatusText(m.status) == "" || m.status < 400 || m.hint == "" || !strings.HasSuffix(m.explanation, ".") {
+		if !known || http.StatusText(m.status) == "" || m.status < 400 || m.hint == "" ||
+			!strings.HasSuffix(m.explanation, ".") {
 			t.Errorf("code %q is explained as %+v; want a status, a sentence and a hint", c, m)
 		}
 		for _, name := range regexp.MustCompile(`\{(\w+)\}`).FindAllStringSubmatch(m.hint, -1) {
-			if _, parameters, has := strings.Cut(m.explanation, "Parameter"); !has || !strings.Contains(parameters, name[1]) {
-				t.Errorf("the hint of %q needs %q, and its explanation does not name that parameter: %s", c, name[1], m.explanation)
+			if _, parameters, has := strings.Cut(m.explanation, "Parameter"); !has ||
+				!strings.Contains(parameters, name[1]) {
+				t.Errorf("the hint of %q needs %q, and its explanation does not name that parameter: %s", c, name[1],
+					m.explanation)
 			}
 		}
 	}
@@ -64,7 +67,8 @@ func TestHints(t *testing.T) {
 		p    Problem
 		want string
 	}{
-		{NewProblem(CodeScope, "no", "scope", "operate"), "ask the administrator of the server: ingot token create NAME --scope operate"},
+		{NewProblem(CodeScope, "no", "scope", "operate"),
+			"ask the administrator of the server: ingot token create NAME --scope operate"},
 		{NewProblem(CodeMergeDirection, "no", "from", "a", "into", "b"), "ingot machine merge a b"},
 		{NewProblem(CodeMergeDirection, "no", "from", "{into}"), "ingot machine merge into INTO"},
 		{Problem{Status: 404, Code: "of-a-newer-server"}, ""},

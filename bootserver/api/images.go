@@ -33,16 +33,17 @@ type Images interface {
 
 // Image is an image of the server's store.
 type Image struct {
-	Digest   ingot.Digest     `json:"digest"`
-	Name     string           `json:"name"`
-	Tags     []string         `json:"tags,omitempty"`
-	Arch     ingot.Arch       `json:"arch"`
-	Kernel   string           `json:"kernel,omitempty"`
-	Packages int              `json:"packages,omitempty"`
-	Size     int64            `json:"size"` // bytes of all of its files
-	Stored   time.Time        `json:"stored"`
-	Needed   map[string]int64 `json:"needed"`          // bytes that a boot of it takes, by artifact: kernel, initramfs, root; uki.efi
-	InUse    string           `json:"inUse,omitempty"` // why it must stay; told by lists
+	Digest   ingot.Digest `json:"digest"`
+	Name     string       `json:"name"`
+	Tags     []string     `json:"tags,omitempty"`
+	Arch     ingot.Arch   `json:"arch"`
+	Kernel   string       `json:"kernel,omitempty"`
+	Packages int          `json:"packages,omitempty"`
+	Size     int64        `json:"size"` // bytes of all of its files
+	Stored   time.Time    `json:"stored"`
+	// bytes that a boot of it takes, by artifact: kernel, initramfs, root; uki.efi
+	Needed map[string]int64 `json:"needed"`
+	InUse  string           `json:"inUse,omitempty"` // why it must stay; told by lists
 }
 
 // CollectRequest says what is removed.
@@ -92,34 +93,43 @@ func imageRoutes(r *routes, b Images) {
 		ImageIn
 		Body Q
 	}
-	add(r, "GET /v1/images", access.Read, "The images of the store, and why they must stay", func(ctx context.Context, _ *nothingIn) ([]Image, error) { return b.Images(ctx) })
-	add(r, "GET /v1/images/{ref}", access.Read, "One image of the store", func(ctx context.Context, in *ImageIn) (Image, error) { return b.Image(ctx, in.Ref) })
-	add(r, "DELETE /v1/images/{ref}", access.Admin, "Remove an image that no machine needs", func(ctx context.Context, in *ImageIn) (Image, error) {
-		return b.RemoveImage(ctx, in.Ref)
-	})
+	add(r, "GET /v1/images", access.Read, "The images of the store, and why they must stay",
+		func(ctx context.Context, _ *nothingIn) ([]Image, error) { return b.Images(ctx) })
+	add(r, "GET /v1/images/{ref}", access.Read, "One image of the store",
+		func(ctx context.Context, in *ImageIn) (Image, error) { return b.Image(ctx, in.Ref) })
+	add(r, "DELETE /v1/images/{ref}", access.Admin, "Remove an image that no machine needs",
+		func(ctx context.Context, in *ImageIn) (Image, error) {
+			return b.RemoveImage(ctx, in.Ref)
+		})
 	type collectIn struct{ Body CollectRequest }
-	add(r, "POST /v1/images/gc", access.Admin, "Free the space of what no image needs", func(ctx context.Context, in *collectIn) (Collected, error) {
-		return b.CollectImages(ctx, in.Body)
-	})
-	add(r, "POST /v1/images/{ref}/tag", access.Admin, "Give an image one more name", func(ctx context.Context, in *imageIn[TagRequest]) (Image, error) {
-		return b.TagImage(ctx, in.Ref, in.Body.Tag)
-	})
-	add(r, "POST /v1/images/{ref}/untag", access.Admin, "Take a tag away; the image stays", func(ctx context.Context, in *ImageIn) (Image, error) {
-		return b.UntagImage(ctx, in.Ref)
-	})
-	add(r, "POST /v1/images/{ref}/note", access.Admin, "Note in the audit log what was done to an image's files", func(ctx context.Context, in *imageIn[NoteRequest]) (Image, error) {
-		return b.NoteImage(ctx, in.Ref, in.Body)
-	})
+	add(r, "POST /v1/images/gc", access.Admin, "Free the space of what no image needs",
+		func(ctx context.Context, in *collectIn) (Collected, error) {
+			return b.CollectImages(ctx, in.Body)
+		})
+	add(r, "POST /v1/images/{ref}/tag", access.Admin, "Give an image one more name",
+		func(ctx context.Context, in *imageIn[TagRequest]) (Image, error) {
+			return b.TagImage(ctx, in.Ref, in.Body.Tag)
+		})
+	add(r, "POST /v1/images/{ref}/untag", access.Admin, "Take a tag away; the image stays",
+		func(ctx context.Context, in *ImageIn) (Image, error) {
+			return b.UntagImage(ctx, in.Ref)
+		})
+	add(r, "POST /v1/images/{ref}/note", access.Admin, "Note in the audit log what was done to an image's files",
+		func(ctx context.Context, in *imageIn[NoteRequest]) (Image, error) {
+			return b.NoteImage(ctx, in.Ref, in.Body)
+		})
 	type keyIn struct{ Body KeyRequest }
-	add(r, "POST /v1/keys", access.Admin, "Take images that another release key signed", func(ctx context.Context, in *keyIn) (Key, error) {
-		return b.TrustKey(ctx, in.Body)
-	})
+	add(r, "POST /v1/keys", access.Admin, "Take images that another release key signed",
+		func(ctx context.Context, in *keyIn) (Key, error) {
+			return b.TrustKey(ctx, in.Body)
+		})
 	type nameIn struct {
 		Ref string `path:"ref" maxLength:"64" doc:"Name of the key."`
 	}
-	add(r, "DELETE /v1/keys/{ref}", access.Admin, "Take no more images of a release key", func(ctx context.Context, in *nameIn) (Key, error) {
-		return b.DistrustKey(ctx, in.Ref)
-	})
+	add(r, "DELETE /v1/keys/{ref}", access.Admin, "Take no more images of a release key",
+		func(ctx context.Context, in *nameIn) (Key, error) {
+			return b.DistrustKey(ctx, in.Ref)
+		})
 }
 
 func imagePath(ref string) string { return "images/" + url.PathEscape(ref) }

@@ -103,28 +103,34 @@ func ledgerRoutes(r *routes, b Ledger) {
 		Limit   int      `query:"limit" minimum:"0" maximum:"10000" default:"1000"`
 		Wait    string   `query:"wait" maxLength:"20" doc:"How long to wait when there are none: 20s. At most 25s."`
 	}
-	add(r, "GET /v1/events", access.Read, "The ledger: what happened, oldest first", func(ctx context.Context, in *eventsIn) (Events, error) {
-		wait, err := time.ParseDuration(cmp.Or(in.Wait, "0s"))
-		if err != nil {
-			return Events{}, NewProblem(CodeInvalidWait, fmt.Sprintf("wait: %q is not a duration", in.Wait))
-		}
-		list, err := b.Events(ctx, EventsRequest{Machines: in.Machine, After: in.After, Ledger: in.Ledger, Newest: in.Newest, Limit: in.Limit, Wait: max(0, min(wait, maxWait))})
-		if list.Events == nil {
-			list.Events = []Entry{}
-		}
-		return list, err
-	})
+	add(r, "GET /v1/events", access.Read, "The ledger: what happened, oldest first",
+		func(ctx context.Context, in *eventsIn) (Events, error) {
+			wait, err := time.ParseDuration(cmp.Or(in.Wait, "0s"))
+			if err != nil {
+				return Events{}, NewProblem(CodeInvalidWait, fmt.Sprintf("wait: %q is not a duration", in.Wait))
+			}
+			list, err := b.Events(ctx, EventsRequest{Machines: in.Machine, After: in.After, Ledger: in.Ledger,
+				Newest: in.Newest, Limit: in.Limit, Wait: max(0, min(wait, maxWait))})
+			if list.Events == nil {
+				list.Events = []Entry{}
+			}
+			return list, err
+		})
 	type bootIn struct {
 		MachineIn
 		Boot string `query:"boot" maxLength:"32" doc:"Id of the boot, or the beginning of one; else the latest."`
 	}
-	add(r, "GET /v1/machines/{ref}/console", access.Read, "What kernel and ingot-init said in a boot", func(_ context.Context, in *bootIn) (Console, error) {
-		return b.Console(in.Ref, in.Boot)
-	})
-	add(r, "GET /v1/machines/{ref}/hardware", access.Read, "What a machine told of its hardware in a boot, and what was other than before", func(_ context.Context, in *bootIn) (Hardware, error) {
-		return b.Hardware(in.Ref, in.Boot)
-	})
-	add(r, "GET /v1/machines/{ref}/why", access.Read, "How a machine is, and why, in words", func(_ context.Context, in *MachineIn) (Why, error) { return b.Why(in.Ref) })
+	add(r, "GET /v1/machines/{ref}/console", access.Read, "What kernel and ingot-init said in a boot",
+		func(_ context.Context, in *bootIn) (Console, error) {
+			return b.Console(in.Ref, in.Boot)
+		})
+	add(r, "GET /v1/machines/{ref}/hardware", access.Read,
+		"What a machine told of its hardware in a boot, and what was other than before",
+		func(_ context.Context, in *bootIn) (Hardware, error) {
+			return b.Hardware(in.Ref, in.Boot)
+		})
+	add(r, "GET /v1/machines/{ref}/why", access.Read, "How a machine is, and why, in words",
+		func(_ context.Context, in *MachineIn) (Why, error) { return b.Why(in.Ref) })
 	r.addPlain("GET /v1/backup", access.Admin, "The state as it is now", func(w http.ResponseWriter, q *http.Request) {
 		out := &paced{w: w, patience: maxStall}
 		if err := b.Backup(q.Context(), out); err != nil && !out.began {
@@ -133,16 +139,17 @@ func ledgerRoutes(r *routes, b Ledger) {
 			panic(http.ErrAbortHandler) // half a backup must not look like one
 		}
 	})
-	r.addPlain("POST /v1/restore", access.Admin, "Put a backup in the place of the state", func(w http.ResponseWriter, q *http.Request) {
-		_ = http.NewResponseController(w).SetReadDeadline(time.Time{}) // a large file takes its time
-		done, err := b.Restore(q.Context(), http.MaxBytesReader(w, q.Body, maxBackup))
-		if err != nil {
-			write(w, problem(err))
-			return
-		}
-		w.Header().Set("Content-Type", "application/json")
-		_ = jsonFormat.Marshal(w, done) // a client that hung up wants no answer
-	})
+	r.addPlain("POST /v1/restore", access.Admin, "Put a backup in the place of the state",
+		func(w http.ResponseWriter, q *http.Request) {
+			_ = http.NewResponseController(w).SetReadDeadline(time.Time{}) // a large file takes its time
+			done, err := b.Restore(q.Context(), http.MaxBytesReader(w, q.Body, maxBackup))
+			if err != nil {
+				write(w, problem(err))
+				return
+			}
+			w.Header().Set("Content-Type", "application/json")
+			_ = jsonFormat.Marshal(w, done) // a client that hung up wants no answer
+		})
 }
 
 // paced ends an answer whose reader takes nothing of it for longer than patience:
@@ -159,7 +166,8 @@ func (p *paced) Write(b []byte) (int, error) {
 		p.w.Header().Set("Content-Type", "application/octet-stream")
 	}
 	// What is no connection has no deadline, and nobody to wait for.
-	if err := http.NewResponseController(p.w).SetWriteDeadline(time.Now().Add(p.patience)); err != nil && !errors.Is(err, http.ErrNotSupported) {
+	if err := http.NewResponseController(p.w).SetWriteDeadline(time.Now().Add(p.patience)); err != nil &&
+		!errors.Is(err, http.ErrNotSupported) {
 		return 0, err
 	}
 	return p.w.Write(b)
@@ -172,7 +180,8 @@ func (c *Client) LatestBoots(ctx context.Context) (list []Boot, err error) {
 
 // Events lists entries of the ledger.
 func (c *Client) Events(ctx context.Context, q EventsRequest) (e Events, err error) {
-	v := url.Values{"after": {strconv.FormatUint(q.After, 10)}, "limit": {strconv.Itoa(q.Limit)}, "wait": {q.Wait.String()}}
+	v := url.Values{"after": {strconv.FormatUint(q.After, 10)}, "limit": {strconv.Itoa(q.Limit)},
+		"wait": {q.Wait.String()}}
 	if q.Machine != "" {
 		v.Add("machine", q.Machine)
 	}
@@ -190,13 +199,15 @@ func (c *Client) Events(ctx context.Context, q EventsRequest) (e Events, err err
 
 // Console returns what a boot said: the latest one for an empty boot.
 func (c *Client) Console(ctx context.Context, ref, boot string) (t Console, err error) {
-	return t, c.call(ctx, http.MethodGet, "machines/"+url.PathEscape(ref)+"/console?"+url.Values{"boot": {boot}}.Encode(), nil, &t)
+	return t, c.call(ctx, http.MethodGet,
+		"machines/"+url.PathEscape(ref)+"/console?"+url.Values{"boot": {boot}}.Encode(), nil, &t)
 }
 
 // Hardware returns what a machine told of its hardware in a boot: the latest one
 // for an empty boot.
 func (c *Client) Hardware(ctx context.Context, ref, boot string) (h Hardware, err error) {
-	return h, c.call(ctx, http.MethodGet, "machines/"+url.PathEscape(ref)+"/hardware?"+url.Values{"boot": {boot}}.Encode(), nil, &h)
+	return h, c.call(ctx, http.MethodGet,
+		"machines/"+url.PathEscape(ref)+"/hardware?"+url.Values{"boot": {boot}}.Encode(), nil, &h)
 }
 
 // Why explains a machine.

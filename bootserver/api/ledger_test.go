@@ -61,7 +61,8 @@ func TestAReaderThatStops(t *testing.T) {
 // TestARecorderHasNoDeadline: an answer that goes to no connection is written.
 func TestARecorderHasNoDeadline(t *testing.T) {
 	r := httptest.NewRecorder()
-	if _, err := (&paced{w: r, patience: time.Second}).Write([]byte("all of it")); err != nil || r.Body.String() != "all of it" {
+	if _, err := (&paced{w: r, patience: time.Second}).Write([]byte("all of it")); err != nil ||
+		r.Body.String() != "all of it" {
 		t.Errorf("a recorder gets %q, %v", r.Body, err)
 	}
 }

@@ -55,25 +55,31 @@ type Imported struct {
 const maxImport = 16 << 20
 
 func machineryRoutes(r *routes, b Machinery) {
-	add(r, "POST /v1/machines/{ref}/label", access.Operate, "Change the labels of a machine", func(ctx context.Context, in *changeIn[LabelRequest]) (Machine, error) {
-		return b.Label(ctx, in.Ref, in.Body)
-	})
-	add(r, "POST /v1/machines/{ref}/rename", access.Operate, "Give a machine another host name", func(ctx context.Context, in *changeIn[RenameRequest]) (Machine, error) {
-		return b.Rename(ctx, in.Ref, in.Body.Name)
-	})
-	add(r, "POST /v1/machines/{ref}/retire", access.Operate, "Let a machine not boot any more", func(ctx context.Context, in *MachineIn) (Machine, error) {
-		return b.Retire(ctx, in.Ref)
-	})
-	add(r, "POST /v1/machines/{ref}/forget", access.Operate, "Forget a machine and its boots", func(ctx context.Context, in *changeIn[ForgetRequest]) (Machine, error) {
-		return b.Forget(ctx, in.Ref, in.Body.Force)
-	})
-	add(r, "POST /v1/machines/{ref}/merge", access.Operate, "Say that a machine is the same as another one", func(ctx context.Context, in *changeIn[MergeRequest]) (Machine, error) {
-		return b.Merge(ctx, in.Ref, in.Body.Into)
-	})
+	add(r, "POST /v1/machines/{ref}/label", access.Operate, "Change the labels of a machine",
+		func(ctx context.Context, in *changeIn[LabelRequest]) (Machine, error) {
+			return b.Label(ctx, in.Ref, in.Body)
+		})
+	add(r, "POST /v1/machines/{ref}/rename", access.Operate, "Give a machine another host name",
+		func(ctx context.Context, in *changeIn[RenameRequest]) (Machine, error) {
+			return b.Rename(ctx, in.Ref, in.Body.Name)
+		})
+	add(r, "POST /v1/machines/{ref}/retire", access.Operate, "Let a machine not boot any more",
+		func(ctx context.Context, in *MachineIn) (Machine, error) {
+			return b.Retire(ctx, in.Ref)
+		})
+	add(r, "POST /v1/machines/{ref}/forget", access.Operate, "Forget a machine and its boots",
+		func(ctx context.Context, in *changeIn[ForgetRequest]) (Machine, error) {
+			return b.Forget(ctx, in.Ref, in.Body.Force)
+		})
+	add(r, "POST /v1/machines/{ref}/merge", access.Operate, "Say that a machine is the same as another one",
+		func(ctx context.Context, in *changeIn[MergeRequest]) (Machine, error) {
+			return b.Merge(ctx, in.Ref, in.Body.Into)
+		})
 	type importIn struct{ Body ImportRequest }
-	add(r, "POST /v1/import", access.Operate, "Make machines known before they boot", func(ctx context.Context, in *importIn) (Imported, error) {
-		return b.Import(ctx, in.Body)
-	}, bodyOf(maxImport))
+	add(r, "POST /v1/import", access.Operate, "Make machines known before they boot",
+		func(ctx context.Context, in *importIn) (Imported, error) {
+			return b.Import(ctx, in.Body)
+		}, bodyOf(maxImport))
 }
 
 // MachinesBrief lists all machines with what a table shows of them.

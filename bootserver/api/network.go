@@ -45,10 +45,11 @@ type NetworkServer struct {
 	File      string     `json:"file,omitempty"`  // boot file that it names
 	Next      netip.Addr `json:"next,omitzero"`   // server of that file
 	Ingot     string     `json:"ingot,omitempty"` // identity of another ingot
-	DUID      string     `json:"duid,omitempty"`  // of a DHCPv6 server, hexadecimal; then a client named it, and nothing else is known
-	First     time.Time  `json:"first"`
-	Last      time.Time  `json:"last"`
-	Packets   int        `json:"packets"`
+	// of a DHCPv6 server, hexadecimal; then a client named it, and nothing else is known
+	DUID    string    `json:"duid,omitempty"`
+	First   time.Time `json:"first"`
+	Last    time.Time `json:"last"`
+	Packets int       `json:"packets"`
 }
 
 // NetworkWarning is a problem of a network that an operator should know.

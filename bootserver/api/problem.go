@@ -151,5 +151,6 @@ func refused(err error) Problem {
 
 // insufficient is the problem of a request whose scope does not cover it.
 func insufficient(who access.Who, want access.Scope) Problem {
-	return NewProblem(CodeScope, who.String()+" has scope "+string(who.Scope)+"; this takes "+string(want), "scope", string(want))
+	return NewProblem(CodeScope, who.String()+" has scope "+string(who.Scope)+"; this takes "+string(want), "scope",
+		string(want))
 }

@@ -35,11 +35,14 @@ func newRoutes(version string) *routes {
 	mux := http.NewServeMux()
 	c := huma.Config{
 		OpenAPI: &huma.OpenAPI{OpenAPI: "3.1.0",
-			Info: &huma.Info{Title: "ingot", Version: version, Description: "A running ingot server: its machines, boots and access. Errors are problem details (RFC 9457)."},
+			Info: &huma.Info{Title: "ingot", Version: version,
+				Description: "A running ingot server: its machines, boots and access. Errors are problem details (RFC 9457)."},
 			Components: &huma.Components{Schemas: huma.NewMapRegistry("#/components/schemas/", schemaName),
 				SecuritySchemes: map[string]*huma.SecurityScheme{
-					"token":       {Type: "http", Scheme: "bearer", Description: "Made by: ingot token create NAME --scope SCOPE"},
-					"certificate": {Type: "mutualTLS", Description: "Made by: ingot token create NAME --scope SCOPE --cert FILE"}}}},
+					"token": {Type: "http", Scheme: "bearer",
+						Description: "Made by: ingot token create NAME --scope SCOPE"},
+					"certificate": {Type: "mutualTLS",
+						Description: "Made by: ingot token create NAME --scope SCOPE --cert FILE"}}}},
 		Formats:       map[string]huma.Format{"application/json": jsonFormat, "json": jsonFormat},
 		DefaultFormat: "application/json", RejectUnknownQueryParameters: true,
 		Transformers: []huma.Transformer{func(_ huma.Context, _ string, v any) (any, error) {
@@ -49,7 +52,8 @@ func newRoutes(version string) *routes {
 			return v, nil
 		}},
 	}
-	return &routes{huma: humago.New(mux, c), mux: mux, scopes: map[string]access.Scope{}, public: map[string]bool{}, plain: map[string]string{}}
+	return &routes{huma: humago.New(mux, c), mux: mux, scopes: map[string]access.Scope{}, public: map[string]bool{},
+		plain: map[string]string{}}
 }
 
 // jsonFormat writes JSON that is harmless where it is shown.
@@ -95,7 +99,8 @@ func bodyOf(bytes int64) option { return func(o *huma.Operation) { o.MaxBodyByte
 
 // add adds a route. In names what it takes: path, query and Body; out is the
 // answer's JSON. Of Next, an answer may name the page that follows it.
-func add[In, Out any](r *routes, pattern string, scope access.Scope, summary string, f func(context.Context, *In) (Out, error), options ...option) {
+func add[In, Out any](r *routes, pattern string, scope access.Scope, summary string,
+	f func(context.Context, *In) (Out, error), options ...option) {
 	addPage(r, pattern, scope, summary, func(ctx context.Context, in *In) (Out, string, error) {
 		out, err := f(ctx, in)
 		return out, "", err
@@ -104,7 +109,8 @@ func add[In, Out any](r *routes, pattern string, scope access.Scope, summary str
 
 // addPage adds a route that answers one page of a list, and the query of the
 // next one; none on the last.
-func addPage[In, Out any](r *routes, pattern string, scope access.Scope, summary string, f func(context.Context, *In) (Out, string, error), options ...option) {
+func addPage[In, Out any](r *routes, pattern string, scope access.Scope, summary string,
+	f func(context.Context, *In) (Out, string, error), options ...option) {
 	method, path, _ := strings.Cut(pattern, " ")
 	o := huma.Operation{OperationID: operationID(method, path), Method: method, Path: path, Summary: summary,
 		Description:  "Scope: " + string(scope) + ".",
@@ -132,7 +138,8 @@ func addPage[In, Out any](r *routes, pattern string, scope access.Scope, summary
 // problemResponse describes how errors are answered.
 func (r *routes) problemResponse() *huma.Response {
 	s := r.huma.OpenAPI().Components.Schemas.Schema(reflect.TypeFor[Problem](), true, "")
-	return &huma.Response{Description: "A problem (RFC 9457). What to do about it depends on its code.", Content: map[string]*huma.MediaType{"application/problem+json": {Schema: s}}}
+	return &huma.Response{Description: "A problem (RFC 9457). What to do about it depends on its code.",
+		Content: map[string]*huma.MediaType{"application/problem+json": {Schema: s}}}
 }
 
 // operationID is "get-machines-boots" for GET /v1/machines/{ref}/boots.
@@ -194,7 +201,8 @@ func (r *routes) route(pattern string, scope access.Scope) Route {
 	method, path, _ := strings.Cut(pattern, " ")
 	out := Route{Method: method, Path: path, Scope: scope, Summary: r.plain[pattern]}
 	if item := r.huma.OpenAPI().Paths[path]; item != nil {
-		for m, o := range map[string]*huma.Operation{"GET": item.Get, "POST": item.Post, "PUT": item.Put, "DELETE": item.Delete, "PATCH": item.Patch} {
+		for m, o := range map[string]*huma.Operation{"GET": item.Get, "POST": item.Post, "PUT": item.Put,
+			"DELETE": item.Delete, "PATCH": item.Patch} {
 			if m == method && o != nil {
 				out.Summary = o.Summary
 			}

@@ -48,10 +48,11 @@ type SwitchPort struct {
 
 // Question is what an operator is asked about a machine: is it the same as another one?
 type Question struct {
-	With     ingot.MachineID `json:"with"`            // the machine that it may be
-	What     string          `json:"what"`            // for people
-	About    string          `json:"about,omitempty"` // what raised it: "card 52:54:00:12:00:01"
-	Reported bool            `json:"told,omitempty"`  // the machine's own report raised it; else a new machine's packets
+	With  ingot.MachineID `json:"with"`            // the machine that it may be
+	What  string          `json:"what"`            // for people
+	About string          `json:"about,omitempty"` // what raised it: "card 52:54:00:12:00:01"
+	// the machine's own report raised it; else a new machine's packets
+	Reported bool `json:"told,omitempty"`
 }
 
 // Answers returns the commands that answer the question of a machine: what to type when it is the
@@ -102,11 +103,12 @@ type Setback struct {
 
 // Machine is one computer.
 type Machine struct {
-	ID          ingot.MachineID           `json:"id"`
-	Name        string                    `json:"name,omitempty"` // host name that an operator gave it
-	Labels      map[string]string         `json:"labels,omitempty"`
-	Ask         *Question                 `json:"ask,omitempty"`      // what an operator must answer before it boots
-	Answered    []Answered                `json:"answered,omitempty"` // questions that operators answered, the latest last
+	ID     ingot.MachineID   `json:"id"`
+	Name   string            `json:"name,omitempty"` // host name that an operator gave it
+	Labels map[string]string `json:"labels,omitempty"`
+	Ask    *Question         `json:"ask,omitempty"` // what an operator must answer before it boots
+	// questions that operators answered, the latest last
+	Answered    []Answered                `json:"answered,omitempty"`
 	State       State                     `json:"state"`
 	UUID        string                    `json:"uuid,omitempty"` // plausible SMBIOS UUID
 	Serial      string                    `json:"serial,omitempty"`

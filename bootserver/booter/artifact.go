@@ -37,7 +37,8 @@ func (b *Booter) Artifact(id ingot.BootID, digest ingot.Digest, part string) (ht
 	case m.State != fleet.Approved:
 		return httpboot.Artifact{}, fmt.Errorf("%w: %w", httpboot.ErrRefused, fleet.ErrNotApproved)
 	case m.Boot != id:
-		return httpboot.Artifact{}, fmt.Errorf("%w: boot %s is over, the machine began another one", httpboot.ErrRefused,
+		return httpboot.Artifact{}, fmt.Errorf("%w: boot %s is over, the machine began another one",
+			httpboot.ErrRefused,
 			id.Short())
 	}
 	im, err := b.catalog.Image(digest)
@@ -72,7 +73,8 @@ func (b *Booter) Artifact(id ingot.BootID, digest ingot.Digest, part string) (ht
 // whole kernel or initramfs is a stage.
 func (b *Booter) Served(id ingot.BootID, part string, n int64, whole bool) {
 	_, loader := b.loaders[part]
-	if !(loader && whole) && (n == 0 || part != "kernel" && part != "initramfs" && part != "root" && part != catalog.UKI) {
+	if !(loader && whole) && (n == 0 || part != "kernel" && part != "initramfs" && part != "root" &&
+		part != catalog.UKI) {
 		return
 	}
 	images, policy, now := b.newImages(), *b.policy.Load(), b.now()

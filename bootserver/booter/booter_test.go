@@ -135,7 +135,8 @@ func (h *house) approve(im image.Image) {
 	if err := h.state.Update(func(tx state.Tx) error {
 		m, _ := tx.Machine(machineID)
 		m.State = fleet.Approved
-		tx.StoreMachine(fleet.Assign(m, fleet.Assignment{ImageRef: fleet.ImageRef{Image: im.Digest, Name: im.Name.String()}}))
+		tx.StoreMachine(fleet.Assign(m, fleet.Assignment{ImageRef: fleet.ImageRef{Image: im.Digest,
+			Name: im.Name.String()}}))
 		return nil
 	}); err != nil {
 		h.t.Fatal(err)

@@ -173,7 +173,8 @@ func TestPacketFlood(t *testing.T) {
 	}
 	p.flush()
 	_, b := h.machine()
-	if n := len(packetsOf(h)); n > maxNoted || len(b.Others) > fleet.MaxOthers || len(p.recent) != 1 || p.queue != nil ||
+	if n := len(packetsOf(h)); n > maxNoted || len(b.Others) > fleet.MaxOthers || len(p.recent) != 1 ||
+		p.queue != nil ||
 		p.Dropped() != lost {
 		t.Errorf("the ledger has %d packets, the boot %d other servers, %d machines are remembered; want no more than "+
 			"%d, %d, 1", n, len(b.Others), len(p.recent), maxNoted, fleet.MaxOthers)

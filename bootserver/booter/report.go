@@ -130,7 +130,8 @@ func crashedIn(tx state.Tx, b fleet.Boot) (fleet.Boot, bool) {
 	const most = 8
 	direct, ok := tx.Boot(b.Before)
 	for before, known, n := direct, ok, 0; known && n < most; n++ {
-		if before.First == fleet.FirstUKI && before.Image.Image != "" || before.Stage().Rank() >= ingot.StageKernel.Rank() {
+		if before.First == fleet.FirstUKI && before.Image.Image != "" ||
+			before.Stage().Rank() >= ingot.StageKernel.Rank() {
 			return before, true
 		}
 		before, known = tx.Boot(before.Before)

@@ -53,7 +53,8 @@ func (b *Booter) bootScript(base string, m fleet.Machine, boot fleet.Boot, im im
 	if !slices.ContainsFunc(args, func(a string) bool { return strings.HasPrefix(a, "panic=") }) {
 		args = append(args, "panic=30") // a kernel that cannot go on must not wait for a person
 	}
-	return ipxe.Boot{Image: im.Name.String() + " for " + m.Hostname(), Kernel: url("kernel"), Initramfs: url("initramfs"),
+	return ipxe.Boot{Image: im.Name.String() + " for " + m.Hostname(), Kernel: url("kernel"),
+		Initramfs: url("initramfs"),
 		Arguments: args, Again: b.BootURL(base, boot.ID, "script")}.Text()
 }
 
@@ -65,7 +66,8 @@ func (b *Booter) waitScript(base string, m fleet.Machine, boot fleet.Boot, why e
 			fmt.Sprintf("    ingot machine approve %s", m.ID))
 	case m.Ask != nil:
 		same, other := m.Ask.Answers(m)
-		lines = append(lines, "  This machine may be known: "+m.Ask.What+".", "  If it is the same machine, on the server:",
+		lines = append(lines, "  This machine may be known: "+m.Ask.What+".",
+			"  If it is the same machine, on the server:",
 			"    "+same, "  If it is another one:", "    "+other)
 	case errors.Is(why, fleet.ErrNotApproved):
 		lines = append(lines, "  This machine is waiting for approval. On the server:",

@@ -85,7 +85,8 @@ func (c *Catalog) Assignment(ctx context.Context, ref, why string, now time.Time
 	if err != nil {
 		return fleet.Assignment{}, err
 	}
-	return fleet.Assignment{ImageRef: fleet.ImageRef{Image: im.Digest, Name: im.Name.String()}, Why: why, Since: now}, nil
+	return fleet.Assignment{ImageRef: fleet.ImageRef{Image: im.Digest, Name: im.Name.String()}, Why: why,
+		Since: now}, nil
 }
 
 // Blob returns the path of a file of the store.

@@ -39,7 +39,8 @@ func TestCatalogFollowsTheStore(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := errors.Join(os.Remove(index), os.WriteFile(index, []byte(`{"schemaVersion":2,"manifests":[]}`), 0o644)); err != nil {
+	if err := errors.Join(os.Remove(index), os.WriteFile(index, []byte(`{"schemaVersion":2,"manifests":[]}`),
+		0o644)); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := c.Stored(v1.Digest); !errors.Is(err, image.ErrNotFound) {
@@ -96,12 +97,14 @@ func TestVerdictsFollowSignaturesAndKeys(t *testing.T) {
 		t.Errorf("once its key is not trusted any more: %v", err)
 	}
 	text := keys.Release.Secret.Sign(im.OCI, "signed again")
-	a := image.Attachment{Type: ingot.ArtifactSignature, Media: ingot.ArtifactSignature, Content: strings.NewReader(text)}
+	a := image.Attachment{Type: ingot.ArtifactSignature, Media: ingot.ArtifactSignature,
+		Content: strings.NewReader(text)}
 	if _, err := store.AddReferrer(t.Context(), im.Digest, a); err != nil {
 		t.Fatal(err)
 	}
 	as, err := c.Assignment(t.Context(), "lab:v1", "why", time.Unix(1, 0))
-	if err != nil || as.Image != im.Digest || as.Name != "lab:v1" || as.Why != "why" || !as.Since.Equal(time.Unix(1, 0)) {
+	if err != nil || as.Image != im.Digest || as.Name != "lab:v1" || as.Why != "why" ||
+		!as.Since.Equal(time.Unix(1, 0)) {
 		t.Errorf("signed by our key: %+v, %v", as, err)
 	}
 }
@@ -118,7 +121,8 @@ func put(t *testing.T, store *image.Store, keys image.Keys, version string) imag
 		return p
 	}
 	im, err := store.Put(t.Context(), &ingot.ImageManifest{Schema: 1, Profile: "lab", Version: version},
-		image.Files{Kernel: file("kernel"), Initramfs: file("initramfs"), Root: file("root"), Plan: file("plan")}, keys.Release.Secret)
+		image.Files{Kernel: file("kernel"), Initramfs: file("initramfs"), Root: file("root"),
+			Plan: file("plan")}, keys.Release.Secret)
 	if err != nil {
 		t.Fatal(err)
 	}

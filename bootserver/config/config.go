@@ -256,7 +256,8 @@ func (a *API) check(faults *yamlfile.Faults, at func(string) yamlfile.Place) {
 			_, err = netip.ParseAddr(host)
 		}
 		if n, bad := strconv.ParseUint(port, 10, 16); err != nil || bad != nil || n == 0 {
-			faults.Add(at(path), "write ADDRESS:PORT, or :PORT for every address", "%s: %q is not an address and a port",
+			faults.Add(at(path), "write ADDRESS:PORT, or :PORT for every address",
+				"%s: %q is not an address and a port",
 				path, address)
 		}
 	}
@@ -339,7 +340,8 @@ func Schema() ([]byte, error) {
 		case reflect.TypeFor[dhcp4.Mode]():
 			return &jsonschema.Schema{Type: "string", Enum: []any{dhcp4.Full, dhcp4.Proxy, dhcp4.Observe}}
 		case reflect.TypeFor[fleet.After]():
-			return &jsonschema.Schema{Type: "string", Enum: []any{fleet.AfterFallback, fleet.AfterHold, fleet.AfterRetry}}
+			return &jsonschema.Schema{Type: "string",
+				Enum: []any{fleet.AfterFallback, fleet.AfterHold, fleet.AfterRetry}}
 		}
 		return nil
 	}, source, fleet.RuleSource)

@@ -112,7 +112,8 @@ func TestEveryFaultAtOnce(t *testing.T) {
 			`ingot.yaml:6:15: interfaces is a single value, not a list; write a list: [eth1]`,
 			`ingot.yaml:9:12: mtu is "big"; write a whole number from 0`,
 		}},
-		{map[string]string{"ingot.yaml": strings.NewReplacer("10.99.0.5", "10.99.0.150", "mode: proxy", "mode: loud", "90s",
+		{map[string]string{"ingot.yaml": strings.NewReplacer("10.99.0.5", "10.99.0.150", "mode: proxy", "mode: loud",
+			"90s",
 			"1s", "/srv/ingot", "srv", "1GiB", "1").Replace(good),
 			"ingot.d/a.yaml": "\ndhcp: {machines: [{mac: '52:54:00:12:00:01'}]}\n"}, []string{
 			`ingot.d/a.yaml:2:19: machines[1] "52:54:00:12:00:01": the machine is listed twice`,
@@ -177,7 +178,8 @@ func TestRulesOfTheManual(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := []fleet.Rule{
-		{Subnet: "10.1.0.0/24", Port: "Eth1/*", Approve: true, Labels: map[string]string{"rack": "r1"}, Image: "node:7"},
+		{Subnet: "10.1.0.0/24", Port: "Eth1/*", Approve: true, Labels: map[string]string{"rack": "r1"},
+			Image: "node:7"},
 		{MAC: "52:54:00:*", Labels: map[string]string{"kind": "virtual"}},
 		{Vendor: "Dell*", Labels: map[string]string{"a": "1", "b": ""}},
 	}

@@ -71,7 +71,8 @@ func startOf(pid int) string {
 	if err != nil {
 		return ""
 	}
-	_, after, _ := strings.Cut(string(text[max(0, strings.LastIndexByte(string(text), ')')):]), " ") // names may have spaces
+	// names may have spaces
+	_, after, _ := strings.Cut(string(text[max(0, strings.LastIndexByte(string(text), ')')):]), " ")
 	fields := strings.Fields(after)
 	if len(fields) < 20 || fields[0] == "Z" {
 		return ""

@@ -30,7 +30,8 @@ func on(m fleet.Machine, c fleet.Change) fleet.Change {
 }
 
 func actorOf(w access.Who) fleet.Actor {
-	return fleet.Actor{Kind: string(w.Kind), Name: w.Name, ID: w.ID, UID: w.UID, PID: w.PID, From: w.From, Scope: string(w.Scope)}
+	return fleet.Actor{Kind: string(w.Kind), Name: w.Name, ID: w.ID, UID: w.UID, PID: w.PID, From: w.From,
+		Scope: string(w.Scope)}
 }
 
 // logActions writes operators' actions to the log, after they were stored.

@@ -35,7 +35,8 @@ func repeat(f func() error) error {
 type decision func(tx state.Tx, d *fleet.Decision) error
 
 // change changes the machine that ref names, and records the action.
-func (o *Operator) change(ctx context.Context, code fleet.Code, ref string, decide decision) (_ api.Machine, err error) {
+func (o *Operator) change(ctx context.Context, code fleet.Code, ref string, decide decision) (_ api.Machine,
+	err error) {
 	var changed fleet.Machine
 	var changes []fleet.Change
 	err = repeat(func() error {
@@ -86,7 +87,8 @@ func pick(machines []fleet.Machine, ref string) (fleet.Machine, error) {
 	case 1:
 		return found[0], nil
 	case 0:
-		return fleet.Machine{}, api.NewProblem(api.CodeMachineNotFound, fmt.Sprintf("no machine answers to %q", ref), "ref", ref)
+		return fleet.Machine{}, api.NewProblem(api.CodeMachineNotFound, fmt.Sprintf("no machine answers to %q", ref),
+			"ref", ref)
 	default:
 		return fleet.Machine{}, api.NewProblem(api.CodeMachineAmbiguous,
 			fmt.Sprintf("%d machines answer to %q: %s", len(found), ref, several(found)), "ref", ref)

@@ -26,10 +26,12 @@ func failureOf(f fleet.Failure) api.Failure { return api.Failure(f) }
 
 // machineOf converts a machine.
 func machineOf(m fleet.Machine) api.Machine {
-	out := api.Machine{ID: m.ID, Name: m.Name, Labels: m.Labels, State: api.State(m.State), UUID: m.UUID, Serial: m.Serial,
-		MACs: m.MACs, MachineKey: m.MachineKey, Firmware: m.Firmware, Address: m.Address, Port: api.SwitchPort(m.Port),
+	out := api.Machine{ID: m.ID, Name: m.Name, Labels: m.Labels, State: api.State(m.State), UUID: m.UUID,
+		Serial: m.Serial,
+		MACs:   m.MACs, MachineKey: m.MachineKey, Firmware: m.Firmware, Address: m.Address, Port: api.SwitchPort(m.Port),
 		Loaders: m.Loaders, FirstSeen: m.FirstSeen, LastSeen: m.LastSeen, Facts: m.Facts,
-		Assignment:  api.Assignment{ImageRef: imageRefOf(m.Assignment.ImageRef), Why: m.Assignment.Why, Since: m.Assignment.Since},
+		Assignment: api.Assignment{ImageRef: imageRefOf(m.Assignment.ImageRef), Why: m.Assignment.Why,
+			Since: m.Assignment.Since},
 		LastHealthy: imageRefOf(m.LastHealthy), Healthy: each(m.Healthy, imageRefOf),
 		Trial:  api.Trial{Image: m.Trial.Image, Failures: each(m.Trial.Failures, failureOf)},
 		Orders: m.Orders, Boot: m.Boot,
@@ -51,7 +53,8 @@ func bootOf(b fleet.Boot) api.Boot {
 		Image: imageRefOf(b.Image), Order: b.Order, Root: b.Root, First: b.First, Proxy: b.Proxy, Accepted: b.Accepted,
 		Back: b.Back, Started: b.Started, Deadline: b.Deadline, Ended: b.Ended, Outcome: b.Outcome, Cause: string(b.Cause),
 		Reason: b.Reason, Ticket: b.Ticket, Facts: b.Facts, Changes: b.Changes, Crash: b.Crash, Pstore: b.Pstore,
-		Events: each(b.Events, func(e fleet.Event) api.Event { return api.Event(e) }), Served: b.Served, Report: b.Report,
+		Events: each(b.Events,
+			func(e fleet.Event) api.Event { return api.Event(e) }), Served: b.Served, Report: b.Report,
 		Others: each(b.Others, OtherOf)}
 }
 
@@ -60,13 +63,15 @@ func OtherOf(o fleet.Other) api.Other { return api.Other(o) }
 
 // LeaseOf converts a lease.
 func LeaseOf(l fleet.Lease) api.Lease {
-	return api.Lease{MAC: l.MAC, DUID: l.DUID, Address: l.Address, Expires: l.Expires, Hostname: l.Hostname, Machine: l.Machine,
-		Port: api.SwitchPort(l.Port), Declined: l.Declined}
+	return api.Lease{MAC: l.MAC, DUID: l.DUID, Address: l.Address, Expires: l.Expires, Hostname: l.Hostname,
+		Machine: l.Machine,
+		Port:    api.SwitchPort(l.Port), Declined: l.Declined}
 }
 
 // entryOf converts a Change.
 func entryOf(c fleet.Change) api.Entry {
-	return api.Entry{Seq: c.Seq, At: c.At, Kind: string(c.Kind()), Code: string(c.Code), Machine: c.Machine, Boot: c.Boot,
+	return api.Entry{Seq: c.Seq, At: c.At, Kind: string(c.Kind()), Code: string(c.Code), Machine: c.Machine,
+		Boot:  c.Boot,
 		Image: imageRefOf(c.Image), Stage: c.Stage, Failure: c.Failure, From: c.From, To: c.To, Text: c.String(),
 		Bytes: c.Bytes, Bad: c.Bad()}
 }

@@ -16,7 +16,8 @@ func fill(v reflect.Value) {
 		return
 	}
 	if v.CanAddr() {
-		if u, is := v.Addr().Interface().(interface{ UnmarshalText([]byte) error }); is && u.UnmarshalText([]byte("10.0.0.1")) == nil {
+		if u, is := v.Addr().Interface().(interface{ UnmarshalText([]byte) error }); is &&
+			u.UnmarshalText([]byte("10.0.0.1")) == nil {
 			return
 		}
 	}

@@ -55,7 +55,8 @@ func (o *Operator) CreateCredential(ctx context.Context, q api.CredentialRequest
 		for _, other := range tx.CredentialsNamed(c.Name) {
 			if other.Live(now) {
 				return api.NewProblem(api.CodeCredentialTaken,
-					fmt.Sprintf("the name %q belongs to %s %s, which is in use", c.Name, other.Kind, other.ID), "name", c.Name)
+					fmt.Sprintf("the name %q belongs to %s %s, which is in use", c.Name, other.Kind,
+						other.ID), "name", c.Name)
 			}
 		}
 		for _, id := range over {
@@ -64,7 +65,8 @@ func (o *Operator) CreateCredential(ctx context.Context, q api.CredentialRequest
 			}
 		}
 		if n := tx.CredentialCount(); n >= access.MaxCredentials {
-			return api.NewProblem(api.CodeTooManyCredentials, fmt.Sprintf("there are %d tokens and certificates already", n))
+			return api.NewProblem(api.CodeTooManyCredentials,
+				fmt.Sprintf("there are %d tokens and certificates already", n))
 		}
 		action = credentialAction(ctx, now, fleet.ActionTokenCreate, nil, &c)
 		tx.PutCredential(c)
@@ -97,7 +99,8 @@ func (o *Operator) overdue(now time.Time) (ids []string) {
 }
 
 // credentialAction is an action on a credential, without its hash.
-func credentialAction(ctx context.Context, now time.Time, code fleet.Code, before, after *access.Credential) fleet.Change {
+func credentialAction(ctx context.Context, now time.Time, code fleet.Code, before,
+	after *access.Credential) fleet.Change {
 	public := func(c *access.Credential) any {
 		if c == nil {
 			return nil

@@ -97,7 +97,8 @@ func (e Editor) exclude() (release func()) {
 
 // begin records the removals of those images as pending that may go, and adds the reasons of the
 // others to stay.
-func (e Editor) begin(ctx context.Context, images []image.Image, stay map[ingot.Digest]string) (pending []image.Image, err error) {
+func (e Editor) begin(ctx context.Context, images []image.Image, stay map[ingot.Digest]string) (pending []image.Image,
+	err error) {
 	defer e.exclude()()
 	now, by := e.Now(), actorOf(access.From(ctx))
 	used := map[ingot.Digest]string{}
@@ -163,7 +164,8 @@ func (e Editor) FinishRemovals(ctx context.Context) error {
 		}
 		var changes []fleet.Change
 		if err != nil { // it left the store
-			changes = []fleet.Change{{At: e.Now(), Code: fleet.ActionImageRemove, Actor: r.By, Image: fleet.ImageRef{Image: r.Image}}}
+			changes = []fleet.Change{{At: e.Now(), Code: fleet.ActionImageRemove, Actor: r.By,
+				Image: fleet.ImageRef{Image: r.Image}}}
 		}
 		if err := e.State.Update(func(tx state.Tx) error {
 			tx.DropRemoval(r.Image)
@@ -172,7 +174,8 @@ func (e Editor) FinishRemovals(ctx context.Context) error {
 		}); err != nil {
 			return err
 		}
-		e.logger().Warn("a removal of an image was interrupted", "image", im.Name.String(), "digest", string(r.Image), "removed", len(changes) > 0)
+		e.logger().Warn("a removal of an image was interrupted", "image", im.Name.String(), "digest", string(r.Image),
+			"removed", len(changes) > 0)
 	}
 	return nil
 }
@@ -208,7 +211,8 @@ func imageOf(im image.Image) api.Image {
 	if m.UKI != nil {
 		needed[catalog.UKI] = m.UKI.Size
 	}
-	return api.Image{Digest: im.Digest, Name: im.Name.String(), Tags: im.Tags, Arch: m.Arch, Kernel: m.KernelRelease, Packages: m.Packages, Size: im.Size, Stored: im.Stored,
+	return api.Image{Digest: im.Digest, Name: im.Name.String(), Tags: im.Tags, Arch: m.Arch, Kernel: m.KernelRelease,
+		Packages: m.Packages, Size: im.Size, Stored: im.Stored,
 		Needed: needed}
 }
 

@@ -70,7 +70,8 @@ func (o *Operator) bootOf(ref, boot string) (b fleet.Boot, err error) {
 		i = len(list) - 1
 	}
 	if i < 0 {
-		return b, api.NewProblem(api.CodeBootNotFound, fmt.Sprintf("%s has no such boot", m.Hostname()), "machine", m.Hostname())
+		return b, api.NewProblem(api.CodeBootNotFound, fmt.Sprintf("%s has no such boot", m.Hostname()), "machine",
+			m.Hostname())
 	}
 	return list[i], nil
 }
@@ -109,7 +110,8 @@ func (o *Operator) Why(ref string) (api.Why, error) {
 	if err != nil {
 		return api.Why{}, err
 	}
-	story := explain.Story{Machine: m, Boots: boots, Others: o.others(m, boots), Needed: o.sizes(boots), Policy: o.host.HealingPolicy(), Now: o.now()}
+	story := explain.Story{Machine: m, Boots: boots, Others: o.others(m, boots), Needed: o.sizes(boots),
+		Policy: o.host.HealingPolicy(), Now: o.now()}
 	if ref, err := fleet.Next(m); err == nil {
 		if _, err := o.catalog.Image(ref.Image); err != nil {
 			story.Unservable, story.Untrusted = err.Error(), errors.Is(err, image.ErrSignature)
@@ -131,7 +133,8 @@ func (o *Operator) sizes(boots []fleet.Boot) map[ingot.Digest]explain.Sizes {
 		}
 		needed[b.Image.Image] = nil // a store that has it no more is asked once
 		if im, err := o.catalog.Stored(b.Image.Image); err == nil {
-			needed[b.Image.Image] = explain.Sizes{"kernel": im.Manifest.Kernel.Size, "initramfs": im.Manifest.Initramfs.Size, "root": im.Manifest.Root.Size}
+			needed[b.Image.Image] = explain.Sizes{"kernel": im.Manifest.Kernel.Size,
+				"initramfs": im.Manifest.Initramfs.Size, "root": im.Manifest.Root.Size}
 			if uki, has := o.catalog.UKI(im); has {
 				needed[b.Image.Image][catalog.UKI] = uki.Size
 			}
@@ -183,6 +186,7 @@ func (o *Operator) Restore(ctx context.Context, r io.Reader) (api.Restored, erro
 	if err := o.state.Append(action, fleet.Restored(machines, now)); err != nil {
 		return api.Restored{}, err
 	}
-	o.log.Warn("the state was restored from a backup", "by", access.From(ctx).String(), "machines", machines, "before", kept)
+	o.log.Warn("the state was restored from a backup", "by", access.From(ctx).String(), "machines", machines,
+		"before", kept)
 	return api.Restored{Machines: machines, Before: kept}, nil
 }

@@ -32,7 +32,8 @@ func (o *Operator) Label(ctx context.Context, ref string, q api.LabelRequest) (a
 			delete(labels, k)
 		}
 		if len(labels) > fleet.MaxLabels {
-			return api.NewProblem(api.CodeTooManyLabels, fmt.Sprintf("a machine has at most %d labels", fleet.MaxLabels), "machine", d.Machine.Hostname())
+			return api.NewProblem(api.CodeTooManyLabels, fmt.Sprintf("a machine has at most %d labels",
+				fleet.MaxLabels), "machine", d.Machine.Hostname())
 		}
 		d.SetLabels(labels)
 		return nil
@@ -66,7 +67,8 @@ func freeName(tx state.Tx, m fleet.Machine, name string) error {
 	if !taken || other.ID == m.ID {
 		return nil
 	}
-	return api.NewProblem(api.CodeNameTaken, fmt.Sprintf("the name %q belongs to machine %s", name, other.ID), "machine", string(other.ID))
+	return api.NewProblem(api.CodeNameTaken, fmt.Sprintf("the name %q belongs to machine %s", name, other.ID),
+		"machine", string(other.ID))
 }
 
 // Retire implements api.Machinery.
@@ -94,7 +96,8 @@ func (o *Operator) Forget(ctx context.Context, ref string, force bool) (api.Mach
 			return err
 		case m.State == fleet.Approved && !force:
 			return api.NewProblem(api.CodeMachineApproved,
-				fmt.Sprintf("%s is approved; what is known of its good images would be lost", m.Hostname()), "machine", m.Hostname())
+				fmt.Sprintf("%s is approved; what is known of its good images would be lost",
+					m.Hostname()), "machine", m.Hostname())
 		}
 		gone = m
 		changes = []fleet.Change{on(m, Action(ctx, now, fleet.ActionForget, m, nil)), fleet.Forgotten(m, now)}
@@ -119,7 +122,8 @@ func (o *Operator) Merge(ctx context.Context, from, into string) (api.Machine, e
 		return api.Machine{}, err
 	}
 	if one.ID == other.ID {
-		return api.Machine{}, api.NewProblem(api.CodeSameMachine, fmt.Sprintf("%s and %s are the same machine", from, into))
+		return api.Machine{}, api.NewProblem(api.CodeSameMachine,
+			fmt.Sprintf("%s and %s are the same machine", from, into))
 	}
 	now := o.now()
 	var merged fleet.Machine
@@ -165,12 +169,14 @@ func mergeable(from, into fleet.Machine) error {
 		return nil
 	case into.State == fleet.Approved:
 		return api.NewProblem(api.CodeBothApproved,
-			fmt.Sprintf("%s and %s are both approved; one of two machines that work would be lost", from.Hostname(), into.Hostname()),
+			fmt.Sprintf("%s and %s are both approved; one of two machines that work would be lost", from.Hostname(),
+				into.Hostname()),
 			"from", from.Hostname())
 	}
 	// Its name, its image and what was healthy on it would be lost.
 	return api.NewProblem(api.CodeMergeDirection,
-		fmt.Sprintf("%s is approved, and %s is not: the one that is known stays, with its name, image and past", from.Hostname(), into.Hostname()),
+		fmt.Sprintf("%s is approved, and %s is not: the one that is known stays, with its name, image and past",
+			from.Hostname(), into.Hostname()),
 		"from", into.Hostname(), "into", from.Hostname())
 }
 
@@ -209,7 +215,8 @@ func (o *Operator) Import(ctx context.Context, q api.ImportRequest) (done api.Im
 		if err != nil {
 			return importProblem(err)
 		}
-		done = api.Imported{Actions: each(actions, func(a fleet.Action) api.Action { return api.Action(a) }), DryRun: q.DryRun}
+		done = api.Imported{Actions: each(actions, func(a fleet.Action) api.Action { return api.Action(a) }),
+			DryRun: q.DryRun}
 		if q.DryRun {
 			return nil
 		}
@@ -221,13 +228,15 @@ func (o *Operator) Import(ctx context.Context, q api.ImportRequest) (done api.Im
 		return api.Imported{}, removalProblem(err)
 	}
 	if !q.DryRun {
-		o.log.Info("machines were imported", "by", access.From(ctx).String(), "machines", len(done.Actions), "changes", len(changes))
+		o.log.Info("machines were imported", "by", access.From(ctx).String(), "machines", len(done.Actions),
+			"changes", len(changes))
 	}
 	return done, nil
 }
 
 // imported returns what an import stores and records of machines that it changed.
-func (o *Operator) imported(ctx context.Context, known []fleet.Machine, changed []*fleet.Decision, now time.Time) (list []state.Replacement, changes []fleet.Change) {
+func (o *Operator) imported(ctx context.Context, known []fleet.Machine, changed []*fleet.Decision,
+	now time.Time) (list []state.Replacement, changes []fleet.Change) {
 	before := make(map[ingot.MachineID]*fleet.Machine, len(known))
 	for i := range known {
 		before[known[i].ID] = &known[i]

@@ -173,7 +173,8 @@ func (o *Operator) named(refs []string) (list []fleet.Machine, err error) {
 
 // assign resolves an image, and calls f with the assignment of it. No image leaves the store
 // meanwhile without f's transaction seeing that: see Editor.
-func (o *Operator) assign(ctx context.Context, image, why string, f func(fleet.Assignment) (api.Machine, error)) (api.Machine, error) {
+func (o *Operator) assign(ctx context.Context, image, why string,
+	f func(fleet.Assignment) (api.Machine, error)) (api.Machine, error) {
 	o.removals.RLock()
 	defer o.removals.RUnlock()
 	as, err := o.catalog.Assignment(ctx, image, why, o.now())
@@ -258,7 +259,8 @@ func rollBack(d *fleet.Decision, servable map[ingot.Digest]bool, now time.Time) 
 	m.Healthy = healthy
 	as, err := fleet.Rollback(m, now)
 	if err != nil {
-		return api.NewProblem(api.CodeNoRollback, fmt.Sprintf("%s: %v", m.Hostname(), err), "machine", d.Machine.Hostname())
+		return api.NewProblem(api.CodeNoRollback, fmt.Sprintf("%s: %v", m.Hostname(), err), "machine",
+			d.Machine.Hostname())
 	}
 	d.Machine.Healthy = healthy
 	d.Assign(as)
