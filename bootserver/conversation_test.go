@@ -175,7 +175,8 @@ func putSmall(t testing.TB, images *image.Store, keys image.Keys, version string
 var firstMachine = client.Sighting{
 	Client: client.Client{MAC: "52:54:00:12:00:01", UUID: "d1b2c3a4-0000-4000-8000-525400120001",
 		Kind: client.Firmware, Firmware: ingot.FirmwareUEFIx64},
-	Address: netip.MustParseAddr("10.99.0.100"), Server: netip.MustParseAddr("127.0.0.1"), Loaders: client.DefaultLoaders[ingot.FirmwareUEFIx64], Begins: true}
+	Address: netip.MustParseAddr("10.99.0.100"), Server: netip.MustParseAddr("127.0.0.1"),
+	Loaders: client.DefaultLoaders[ingot.FirmwareUEFIx64], Begins: true}
 
 const machineID = "m-525400120001"
 

@@ -273,7 +273,8 @@ func TestRuleOfAWaitingMachine(t *testing.T) {
 	if m := h.known(machineID); m.State != fleet.Pending || m.Assignment.Name != "lab:v1" {
 		t.Fatalf("by a rule: %+v", m)
 	}
-	if err := os.Rename(filepath.Join(h.images.Root(), "keys"), filepath.Join(h.images.Root(), "away")); err != nil { // whoever looks again says so
+	if err := os.Rename(filepath.Join(h.images.Root(), "keys"), filepath.Join(h.images.Root(), "away")); err != nil {
+		// whoever looks again says so
 		t.Fatal(err)
 	}
 	h.seen(firstMachine)

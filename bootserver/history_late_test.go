@@ -99,7 +99,8 @@ func (s *history) fetch(id ingot.BootID, i *kept, part string) {
 		status != http.StatusNotFound {
 		b, _ := s.state.Boot(id)
 		m, _ := s.state.Machine(b.Machine)
-		s.t.Fatalf("GET %s of %s (here: %t, signed by %s) = %d %.80q; the boot is of %q, %q, latest: %t, of a machine that is %s",
+		s.t.Fatalf("GET %s of %s (here: %t, signed by %s) = %d %.80q; the boot is of %q, %q, latest: %t, of a machine "+
+			"that is %s",
 			part, i.Name, i.here, i.signer, status, text, b.Image.Name, b.Outcome, m.Boot == id, m.State)
 	}
 }

@@ -223,7 +223,8 @@ func (s *history) reloads(t *rapid.T) {
 // step is something that happens; what is listed often is likely.
 func (s *history) step(t *rapid.T) {
 	switch draw(t,
-		strings.Fields("boot boot boot good good loop loop upgrade upgrade knock poll report fail fail late forge fetch twice crash wait wait jump "+
+		strings.Fields("boot boot boot good good loop loop upgrade upgrade knock poll report fail fail late forge fetch "+
+			"twice crash wait wait jump "+
 			"restart twin twin operate operate operate operate operate images images reload backup restore"), "step") {
 	case "boot":
 		s.boots(t, s.any(t))

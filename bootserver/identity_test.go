@@ -204,11 +204,13 @@ func TestPortOfAnother(t *testing.T) {
 	h.clock = h.clock.Add(time.Minute)
 	h.seen(at(firstMachine, port)) // it was only off
 	h.clock = h.clock.Add(time.Minute)
-	if err := h.Waits(h.known(two).Boot, ingot.Facts{Vendor: "Example Inc."}); err != nil { // its waiting screen speaks no DHCP
+	if err := h.Waits(h.known(two).Boot, ingot.Facts{Vendor: "Example Inc."}); err != nil {
+		// its waiting screen speaks no DHCP
 		t.Fatal(err)
 	}
 	if m := h.known(two); m.State != fleet.Approved || m.Ask != nil || m.Assignment.Name != "lab:v1" {
-		t.Errorf("when both run at one port, the newcomer is %s, asks %+v and gets %q; want it as any other that is new", m.State, m.Ask, m.Assignment.Name)
+		t.Errorf("when both run at one port, the newcomer is %s, asks %+v and gets %q; want it as any other that is new",
+			m.State, m.Ask, m.Assignment.Name)
 	}
 }
 

@@ -68,7 +68,8 @@ func TestLedgerOfATicket(t *testing.T) {
 		ticket(boot)
 	}
 	h.ledgerHas(1,
-		machineID+" step ticket given for lab:v1; it may initialise disk D1 as volume data; it may initialise disk D2 as volume logs")
+		machineID+" step ticket given for lab:v1; it may initialise disk D1 as volume data; it may initialise disk D2 as "+
+			"volume logs")
 	boot, _ = h.ask()
 	ticket(boot)
 	h.ledgerHas(1, machineID+" step ticket given for lab:v1")
@@ -162,7 +163,8 @@ func TestLedgerOfACrash(t *testing.T) {
 	if b, _ := h.state.Boot(well); b.Crash == "" {
 		t.Error("the crash belongs to another boot than the one that was healthy")
 	}
-	if got, want := h.why(), "of lab:v1, was healthy and ended in a kernel crash: BUG: kernel NULL pointer dereference."; !strings.Contains(got, want) {
+	if got, want := h.why(), "of lab:v1, was healthy and ended in a kernel crash: BUG: kernel NULL pointer "+
+		"dereference."; !strings.Contains(got, want) {
 		t.Errorf("why = %q; want that it says %q", got, want)
 	}
 	h.attempt("", "")

@@ -344,7 +344,8 @@ func (s *Server) listenSocket(ctx context.Context, path string) (net.Listener, e
 		return l, nil
 	}
 	if len(path) > 107 {
-		return nil, fmt.Errorf("the socket's path %s is longer than the 107 bytes that Unix sockets may have; choose a shorter --store", path)
+		return nil, fmt.Errorf("the socket's path %s is longer than the 107 bytes that Unix sockets may have; choose a "+
+			"shorter --store", path)
 	}
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("replacing the socket: %w", err)
@@ -367,7 +368,8 @@ func portTaken(err error, proto string, port int) error {
 		return fmt.Errorf("port %d/%s is taken%s: %w; stop what uses it, or serve on another interface", port,
 			strings.TrimSuffix(proto, "6"), holder(proto, port), err)
 	case errors.Is(err, fs.ErrPermission):
-		return fmt.Errorf("%w; run as root, or grant the capabilities CAP_NET_BIND_SERVICE, CAP_NET_RAW and CAP_NET_ADMIN", err)
+		return fmt.Errorf("%w; run as root, or grant the capabilities CAP_NET_BIND_SERVICE, CAP_NET_RAW and CAP_NET_ADMIN",
+			err)
 	}
 	return err
 }

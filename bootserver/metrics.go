@@ -31,7 +31,9 @@ func newMetrics(version string, figures func() figures) *metrics {
 			Help:    "Time from a request to the API to its answer.",
 			Buckets: []float64{.001, .005, .02, .1, .5, 2, 10}}, []string{"route"})}
 	build := prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "ingot_build_info",
-		Help: "Always 1; the version is in the label.", ConstLabels: prometheus.Labels{"version": version}}, func() float64 { return 1 })
+		Help: "Always 1; the version is in the label.", ConstLabels: prometheus.Labels{"version": version}}, func() float64 {
+		return 1
+	})
 	m.registry.MustRegister(m.requests, m.took, build, collector{figures}, collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m

@@ -43,7 +43,8 @@ func TestMetrics(t *testing.T) {
 		`ingot_boots_ended_total{outcome="failed"} 1`,
 		`ingot_boots_open 0`, `ingot_credentials 1`, `ingot_ready 1`, `ingot_build_info{version="test"} 1`,
 		fmt.Sprintf("ingot_http_served_bytes_total %d",
-			len("kernel of v1")+len("initramfs of v1")+len("root of v1")+len("uki of v1")+len(im.OCI)+len(im.Signature)+configSize(t, s, im.Config))} {
+			len("kernel of v1")+len("initramfs of v1")+len("root of v1")+len("uki of v1")+len(im.OCI)+len(im.Signature)+
+				configSize(t, s, im.Config))} {
 		if !strings.Contains(text, "\n"+line+"\n") {
 			t.Errorf("the metrics do not say %s:\n%s", line, ours(text))
 		}

@@ -43,7 +43,8 @@ func TestAnotherServerAnswers(t *testing.T) {
 		wire.In(t, dns, "ip", "address", "add", fmt.Sprintf("10.99.0.%d/24", 3+i), "dev", "eth0")
 		wire.Start(t, dns, "dnsmasq", "--keep-in-foreground", "--user=root", "--leasefile-ro",
 			"--conf-file=/dev/null", "--pid-file=", "--port=0", "--interface=eth0",
-			"--bind-interfaces", "--no-ping", "--dhcp-authoritative", fmt.Sprintf("--dhcp-range=10.99.0.1%d0,10.99.0.1%d9,1h", 6+i, 6+i), "--dhcp-host="+cards[1-i]+",ignore")
+			"--bind-interfaces", "--no-ping", "--dhcp-authoritative",
+			fmt.Sprintf("--dhcp-range=10.99.0.1%d0,10.99.0.1%d9,1h", 6+i, 6+i), "--dhcp-host="+cards[1-i]+",ignore")
 	}
 	var later atomic.Int64 // how far the server's clock is ahead
 	now := func() time.Time { return time.Now().Add(time.Duration(later.Load())) }

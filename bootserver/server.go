@@ -335,7 +335,8 @@ func (s *Server) Reload(ctx context.Context) (api.Reloaded, error) {
 	s.setNames(c.API)
 	// What takes a restart stays as it is running, and is named at each reload.
 	old := s.conf.Settings
-	c.HTTP.Port, c.Socket, c.Store, c.API.Listen, c.API.Metrics = old.HTTP.Port, old.Socket, old.Store, old.API.Listen, old.API.Metrics
+	c.HTTP.Port, c.Socket, c.Store, c.API.Listen, c.API.Metrics = old.HTTP.Port, old.Socket, old.Store, old.API.Listen,
+		old.API.Metrics
 	if err := s.state.Append(operator.Action(ctx, s.conf.Now(), fleet.ActionServerReload, old, c)); err != nil {
 		return r, err
 	}

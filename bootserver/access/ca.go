@@ -65,7 +65,8 @@ func OpenCA(dir string, now func() time.Time) (*CA, error) {
 	}
 	certText, err := os.ReadFile(certFile)
 	if err != nil {
-		return nil, fmt.Errorf("reading the server's CA: %w; restore it, or remove %s: then a new one is made, and every client must pin it anew", err, keyFile)
+		return nil, fmt.Errorf("reading the server's CA: %w; restore it, or remove %s: then a new one is made, and every "+
+			"client must pin it anew", err, keyFile)
 	}
 	key, err := parseKey(keyText)
 	if err != nil {
@@ -93,8 +94,9 @@ func makeCA(keyFile, certFile string, now time.Time) error {
 	}
 	t := &x509.Certificate{SerialNumber: serial(),
 		Subject:   pkix.Name{Organization: []string{"ingot"}, CommonName: "ingot CA of " + host},
-		NotBefore: now.Add(-time.Hour), NotAfter: now.Add(caLife), IsCA: true, BasicConstraintsValid: true, MaxPathLenZero: true,
-		KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign}
+		NotBefore: now.Add(-time.Hour), NotAfter: now.Add(caLife), IsCA: true, BasicConstraintsValid: true,
+		MaxPathLenZero: true,
+		KeyUsage:       x509.KeyUsageCertSign | x509.KeyUsageCRLSign}
 	der, err := x509.CreateCertificate(rand.Reader, t, t, &key.PublicKey, key)
 	if err != nil {
 		return err

@@ -215,7 +215,7 @@ func machineRoutes(r *routes, b Backend) {
 		})
 	type bootsIn struct {
 		Machine string `query:"machine" maxLength:"200" doc:"Of one machine; else of all."`
-		Before  string `query:"before" maxLength:"48" doc:"Only boots that began before those of another page: its Link has the value."`
+		Before  string `query:"before" maxLength:"48" doc:"Only boots before those of another page, from its Link."`
 		Limit   int    `query:"limit" minimum:"0" maximum:"10000" default:"1000" doc:"The latest so many."`
 		Latest  bool   `query:"latest" doc:"The latest of each machine instead, all of them."`
 	}

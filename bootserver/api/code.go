@@ -216,7 +216,8 @@ func (Code) Schema(huma.Registry) *huma.Schema {
 		s.Enum = append(s.Enum, string(m.code))
 		words = append(words, "- `"+string(m.code)+"` ("+http.StatusText(m.status)+"): "+m.explanation)
 	}
-	s.Description = "What kind of problem it is. Newer servers may answer codes that are not listed.\n" + strings.Join(words, "\n")
+	s.Description = "What kind of problem it is. Newer servers may answer codes that are not listed.\n" +
+		strings.Join(words, "\n")
 	return s
 }
 

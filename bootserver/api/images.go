@@ -85,7 +85,7 @@ type Key struct {
 
 // ImageIn names one image in the path of a route.
 type ImageIn struct {
-	Ref string `path:"ref" maxLength:"200" doc:"PROFILE:VERSION, a tag, PROFILE (its newest version), a digest or a unique beginning of one."`
+	Ref string `path:"ref" maxLength:"200" doc:"PROFILE:VERSION, a tag, PROFILE (the newest), or a digest or its prefix."`
 }
 
 func imageRoutes(r *routes, b Images) {

@@ -98,7 +98,7 @@ func ledgerRoutes(r *routes, b Ledger) {
 	type eventsIn struct {
 		Machine []string `query:"machine,explode" maxItems:"200" doc:"Of these machines; without any, of all."`
 		After   uint64   `query:"after" doc:"Only what came after this sequence number."`
-		Ledger  string   `query:"ledger" maxLength:"40" doc:"What the answer said that has the number: after a restore, all that came since is answered."`
+		Ledger  string   `query:"ledger" maxLength:"40" doc:"The ledger of that number, from the same answer."`
 		Newest  bool     `query:"newest" doc:"The newest ones instead of the oldest."`
 		Limit   int      `query:"limit" minimum:"0" maximum:"10000" default:"1000"`
 		Wait    string   `query:"wait" maxLength:"20" doc:"How long to wait when there are none: 20s. At most 25s."`

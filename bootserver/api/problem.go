@@ -12,7 +12,7 @@ import (
 
 // Problem is an error with a status and a code (RFC 9457). NewProblem makes one.
 type Problem struct {
-	Type   string            `json:"type" format:"uri" doc:"The kind of problem, coarser than its code." example:"urn:ingot:problem:not-found"`
+	Type   string            `json:"type" format:"uri" doc:"Coarser than code." example:"urn:ingot:problem:not-found"`
 	Title  string            `json:"title" doc:"The kind in words, always the same."`
 	Status int               `json:"status" doc:"The HTTP status of the answer."`
 	Code   Code              `json:"code,omitempty"`

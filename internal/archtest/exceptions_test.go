@@ -68,7 +68,7 @@ func (v *violations) report(t *testing.T) {
 // unneeded handles an exception that nothing needs any more.
 func (v *violations) unneeded(t *testing.T, exception string) {
 	t.Helper()
-	t.Logf("%s: the exception %q is no longer needed; remove it", exceptionsFile, exception)
+	t.Errorf("%s: the exception %q is no longer needed; remove it", exceptionsFile, exception)
 }
 
 // exceptionNumber is the number that the exceptions allow for a rule instead of its own; 0 if there
