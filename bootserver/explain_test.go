@@ -33,8 +33,8 @@ func TestWhyMeasuresTheImageOfTheBoot(t *testing.T) {
 		h.Served(boot, "root", int64(len("root of v1")+3), false)
 	}
 	h.attempt("", "")
-	if got, want := h.why(), "0.0 MiB of 0.0 MiB of the root were served; fell back "+
-		"to lab:v1"; !strings.Contains(got, want) {
+	if got, want := h.why(), "The server sent 0.0 MiB of the 0.0 MiB root. "+
+		"The machine fell back to lab:v1"; !strings.Contains(got, want) {
 		t.Errorf("why = %q; want that it says %q", got, want)
 	}
 }
@@ -47,7 +47,7 @@ func TestWhyBeforeALoader(t *testing.T) {
 	odd := asks(ingot.FirmwareUEFIarm64, true)
 	odd.Loaders = []string{"nowhere.efi"}
 	h.seen(odd)
-	if got, want := h.why(), "Nothing to load: this server has no loader for firmware "+
+	if got, want := h.why(), "This server has no loader for firmware "+
 		"uefi-arm64. "; !strings.HasPrefix(got, want) {
 		t.Errorf("without a loader, why = %q; want %q", got, want)
 	}
@@ -56,8 +56,8 @@ func TestWhyBeforeALoader(t *testing.T) {
 	h.attempt("", "")
 	h.seen(beside)
 	h.clock = h.clock.Add(time.Minute)
-	if got, want := h.why(), "The machine was offered a boot file and got no address: another DHCP server assigns "+
-		"addresses here"; !strings.HasPrefix(got, want) {
+	if got, want := h.why(), "The machine was offered a boot file, but did not get an address. "+
+		"Another DHCP server assigns the addresses"; !strings.HasPrefix(got, want) {
 		t.Errorf("beside another server, why = %q; want %q", got, want)
 	}
 }

@@ -72,7 +72,8 @@ func TestHeals(t *testing.T) {
 		t.Errorf("a machine that is held gets\n%s", script)
 	}
 	if got := h.why(); !strings.HasPrefix(got,
-		"Volumes not mounted on 2 attempts: volume data refused; held for an operator since 12:00") {
+		"The volumes were not mounted: volume data refused (2 attempts). "+
+			"The machine has been held for an operator since 12:00") {
 		t.Errorf("why = %q", got)
 	}
 	if _, err := h.api.Resume(t.Context(), "node01"); err != nil {
@@ -89,8 +90,8 @@ func TestHeals(t *testing.T) {
 	if boot, _ := h.state.Boot(b); boot.Image.Name != "lab:v1" || boot.Outcome != ingot.OutcomeHealthy {
 		t.Errorf("after two failures of lab:v2 boots %s, %s; want lab:v1, healthy", boot.Image.Name, boot.Outcome)
 	}
-	if got := h.why(); got != "Ingot-init gave up at stage root on 2 attempts: no; fell back to lab:v1, healthy "+
-		"at 12:00." {
+	if got := h.why(); got != "Stage root failed: no (2 attempts). "+
+		"The machine fell back to lab:v1 and became healthy at 12:00." {
 		t.Errorf("why = %q", got)
 	}
 	list, err := h.api.Events(t.Context(), api.EventsRequest{Machine: "node01", Newest: true, Limit: 200})
@@ -102,7 +103,7 @@ func TestHeals(t *testing.T) {
 		text += string(e.Kind) + " " + e.Text + "\n"
 	}
 	for _, want := range []string{"machine first seen, pending", "decision held for an operator: lab:v1 failed twice",
-		"decision lab:v1 is tried again", "decision assigned lab:v2: bad day",
+		"decision retries lab:v1", "decision assigned lab:v2: bad day",
 		"decision falls back to lab:v1: lab:v2 failed twice", "end lab:v1 healthy", "step failed: no"} {
 		if !strings.Contains(text, want) {
 			t.Errorf("the ledger does not say %q:\n%s", want, text)

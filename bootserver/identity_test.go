@@ -145,7 +145,7 @@ func TestCardOfAnother(t *testing.T) {
 		h.boots(second)
 	}
 	if got := strings.Count(h.ledgered(two),
-		"true reports MAC addresses of other machines, and is not identified by them: "+firstMachine.MAC); got != 1 {
+		"true reports MAC addresses of other machines, which do not identify it: "+firstMachine.MAC); got != 1 {
 		t.Errorf("the ledger says %d times that it has another's card:\n%s", got, h.ledgered(two))
 	}
 	if m, ok := h.state.Find(fleet.Sighting{MAC: firstMachine.MAC}); !ok || m.ID != machineID {
@@ -171,7 +171,7 @@ func TestPortOfAnother(t *testing.T) {
 	h.seen(at(second, port))
 	m := h.known(two)
 	if m.State != fleet.Pending || m.Ask == nil || m.Ask.With != machineID ||
-		!strings.Contains(m.Ask.What, "it is plugged in where "+machineID+" was: Ethernet7 leaf3 via 10.7.0.1") {
+		!strings.Contains(m.Ask.What, "it is connected to the switch port of "+machineID+", Ethernet7 leaf3 via 10.7.0.1") {
 		t.Fatalf("a stranger at the port of a silent machine is %s, asks %+v", m.State, m.Ask)
 	}
 	if merged, err := h.api.Merge(t.Context(), string(two), machineID); err != nil || merged.UUID != second.UUID ||

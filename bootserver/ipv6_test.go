@@ -85,7 +85,8 @@ func TestAnotherServer6(t *testing.T) {
 	flush(h.packets)
 	h.clock = h.clock.Add(time.Minute)
 	y, err := h.api.Why(t.Context(), machineID) // nothing that was heard is left in memory
-	if want := "No DHCPREQUEST after our offer: another server, DUID 00010203, answered."; err != nil ||
+	if want := "The machine sent no DHCPREQUEST after our offer. " +
+		"Another DHCP server, DUID 00010203, answered."; err != nil ||
 		!strings.HasPrefix(y.Words, want) {
 		t.Errorf("why is %q, %v; want %q", y.Words, err, want)
 	}

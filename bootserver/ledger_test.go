@@ -56,29 +56,29 @@ func TestLedgerOfATicket(t *testing.T) {
 	}
 	grant("data", "D1")
 	h.ledgerHas(1,
-		machineID+" machine granted: one boot may initialise disk D1 as volume data, until 2026-11-23T13:00:00Z")
+		machineID+" machine granted: one boot may initialise disk D1 as volume data until 2026-11-23T13:00:00Z")
 	boot, _ := h.ask()
 	for range 3 {
 		ticket(boot)
 		h.clock = h.clock.Add(time.Second)
 	}
-	h.ledgerHas(1, machineID+" step ticket given for lab:v1; it may initialise disk D1 as volume data")
+	h.ledgerHas(1, machineID+" step ticket issued for lab:v1; it may initialise disk D1 as volume data")
 	grant("logs", "D2") // while it asks
 	for range 2 {
 		ticket(boot)
 	}
 	h.ledgerHas(1,
-		machineID+" step ticket given for lab:v1; it may initialise disk D1 as volume data; it may initialise disk D2 as "+
+		machineID+" step ticket issued for lab:v1; it may initialise disk D1 as volume data; it may initialise disk D2 as "+
 			"volume logs")
 	boot, _ = h.ask()
 	ticket(boot)
-	h.ledgerHas(1, machineID+" step ticket given for lab:v1")
+	h.ledgerHas(1, machineID+" step ticket issued for lab:v1")
 	grant("more", "D3")
 	h.clock = h.clock.Add(2 * time.Hour)
 	for range 3 {
 		h.Expire()
 	}
-	h.ledgerHas(1, machineID+" machine the grant to initialise disk D3 as volume more expired, and no boot used it")
+	h.ledgerHas(1, machineID+" machine the grant to initialise disk D3 as volume more expired unused")
 	if strings.Contains(h.ledgerText(), "data expired") || strings.Contains(h.ledgerText(), string(h.BootKey(boot))) {
 		t.Errorf("the ledger says that a grant which was used expired, or a key:\n%s", h.ledgerText())
 	}
@@ -113,7 +113,7 @@ func TestLedgerOfAMerge(t *testing.T) {
 	changed.MAC = "52:54:00:99:00:01"
 	h.seen(changed)
 	if !strings.Contains(h.ledgerText(),
-		"! m-525400990001 machine an operator is asked whether it is the same machine: ") {
+		"! m-525400990001 machine an operator must answer whether it is the same machine: ") {
 		t.Errorf("the ledger does not say what is asked:\n%s", h.ledgerText())
 	}
 	if _, err := h.api.Merge(t.Context(), "m-525400990001", "node01"); err != nil {
@@ -140,7 +140,7 @@ func TestLedgerOfAnImport(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	h.ledgerHas(1, machineID+" machine named in an imported list, as node01")
+	h.ledgerHas(1, machineID+" machine imported as node01")
 	h.ledgerHas(1, machineID+" machine added before it was first seen, approved, with "+firstMachine.MAC)
 	h.ask()
 	h.ledgerHas(1, machineID+" machine seen for the first time")
@@ -159,11 +159,11 @@ func TestLedgerOfACrash(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	h.ledgerHas(1, "! "+machineID+" step its kernel crashed (from pstore): BUG: kernel NULL pointer dereference")
+	h.ledgerHas(1, "! "+machineID+" step the kernel crashed (from pstore): BUG: kernel NULL pointer dereference")
 	if b, _ := h.state.Boot(well); b.Crash == "" {
 		t.Error("the crash belongs to another boot than the one that was healthy")
 	}
-	if got, want := h.why(), "of lab:v1, was healthy and ended in a kernel crash: BUG: kernel NULL pointer "+
+	if got, want := h.why(), "(lab:v1) was healthy and ended in a kernel crash: BUG: kernel NULL pointer "+
 		"dereference."; !strings.Contains(got, want) {
 		t.Errorf("why = %q; want that it says %q", got, want)
 	}
@@ -172,7 +172,7 @@ func TestLedgerOfACrash(t *testing.T) {
 	if err := h.Crash(boot, "<2>[   12.3] nothing that says why\n"); err != nil {
 		t.Fatal(err)
 	}
-	h.ledgerHas(1, "! "+machineID+" step its kernel crashed (from pstore): no line of its last words says why")
+	h.ledgerHas(1, "! "+machineID+" step the kernel crashed (from pstore): no line of its last words says why")
 }
 
 // TestLedgerOfARestore: who follows the ledger hears that the state was
@@ -225,7 +225,7 @@ func TestHardwarePerBoot(t *testing.T) {
 		return boot
 	}
 	first, second, third := boots(256, 1), boots(192, 3), boots(192, 1)
-	h.ledgerHas(1, "! "+machineID+" machine its hardware changed: RAM 256 → 192 GiB")
+	h.ledgerHas(1, "! "+machineID+" machine hardware changed: RAM 256 → 192 GiB")
 	if b, _ := h.state.Boot(second); len(b.Changes) != 1 {
 		t.Errorf("after its ticket was asked for again, the changes of the boot are %q", b.Changes)
 	}

@@ -18,7 +18,8 @@ import (
 var bad = []struct {
 	name, profile, why string // why in lower case
 }{
-	{"panic", "kernel: {arguments: [rdinit=/nothing]}\ndeadline: 90s\n", "kernel and initramfs fetched, then silence"},
+	{"panic", "kernel: {arguments: [rdinit=/nothing]}\ndeadline: 90s\n",
+		"the machine fetched the kernel and initramfs, then sent nothing"},
 	{"crash", `
 files:
   - path: /etc/systemd/system/crash.service

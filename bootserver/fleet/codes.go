@@ -106,26 +106,26 @@ func descriptions() map[Code]description {
 
 		CodeMachineNew:      {KindMachine, nil, newMachineText},
 		CodeMachineSeen:     {KindMachine, nil, fixed("seen for the first time")},
-		CodeMachineState:    {KindMachine, nil, changed("state", "%s, before: %s")},
-		CodeMachineName:     {KindMachine, nil, changed("name", "named %q, before: %q")},
-		CodeMachineUUID:     {KindMachine, always, changed("uuid", "UUID %s, before: %s")},
-		CodeMachineSerial:   {KindMachine, always, changed("serial", "serial number %s, before: %s")},
-		CodeMachineCard:     {KindMachine, nil, func(c Change) string { return "card " + c.To.Text("mac") + " is new" }},
+		CodeMachineState:    {KindMachine, nil, changed("state", "%s (was %s)")},
+		CodeMachineName:     {KindMachine, nil, changed("name", "named %q (was %q)")},
+		CodeMachineUUID:     {KindMachine, always, changed("uuid", "UUID %s (was %s)")},
+		CodeMachineSerial:   {KindMachine, always, changed("serial", "serial number %s (was %s)")},
+		CodeMachineCard:     {KindMachine, nil, func(c Change) string { return "new network card " + c.To.Text("mac") }},
 		CodeMachinePort:     {KindMachine, nil, portText},
 		CodeMachineLabels:   {KindMachine, nil, labelText},
-		CodeQuestionAsked:   {KindMachine, always, detailed("an operator is asked whether it is the same machine: %s")},
+		CodeQuestionAsked:   {KindMachine, always, detailed("an operator must answer whether it is the same machine: %s")},
 		CodeQuestionGone:    {KindMachine, nil, answerText},
 		CodeGrantGiven:      {KindMachine, nil, grantText},
 		CodeGrantExpired:    {KindMachine, nil, expiredGrantText},
 		CodeMachineMerged:   {KindMachine, nil, mergedText},
 		CodeMachineAbsorbed: {KindMachine, nil, absorbedText},
 		CodeMachineForgot:   {KindMachine, nil, fixed("forgotten")},
-		CodeMachineImported: {KindMachine, nil, func(c Change) string { return "named in an imported list, as " + c.Name }},
+		CodeMachineImported: {KindMachine, nil, func(c Change) string { return "imported as " + c.Name }},
 		CodeCardsClaimed:    {KindMachine, always, claimText},
 
 		CodeLoaderChanged: {KindDecision, nil, loaderText},
 		CodeImageAssigned: {KindDecision, nil, assignedText},
-		CodeImageResumed:  {KindDecision, nil, func(c Change) string { return c.Image.Name + " is tried again" }},
+		CodeImageResumed:  {KindDecision, nil, func(c Change) string { return "retries " + c.Image.Name }},
 		CodeImageFallback: {KindDecision, always, func(c Change) string {
 			return "falls back to " + c.Image.Name + ": " + c.Detail
 		}},
@@ -137,9 +137,9 @@ func descriptions() map[Code]description {
 		CodeTicketGiven: {KindStep, nil, ticketText},
 		CodeBootReport:  {KindStep, badReport, reportText},
 		CodeBootHardware: {KindMachine, always, func(c Change) string {
-			return "its hardware changed: " + joined(c.To.Texts("changes"), "; ")
+			return "hardware changed: " + joined(c.To.Texts("changes"), "; ")
 		}},
-		CodeBootCrash: {KindStep, always, detailed("its kernel crashed (from pstore): %s")},
+		CodeBootCrash: {KindStep, always, detailed("the kernel crashed (from pstore): %s")},
 		CodeBootEnded: {KindEnd, badEnd, endText},
 
 		CodePacket:         {KindPacket, badPacket, packetText},
@@ -223,7 +223,7 @@ func labelText(c Change) string {
 	for _, k := range slices.Sorted(maps.Keys(c.To)) {
 		text := fmt.Sprintf("label %s=%s set", k, c.To.Text(k))
 		if was, had := c.From[k]; had {
-			text += fmt.Sprintf(", before: %s", was)
+			text += fmt.Sprintf(" (was %s)", was)
 		}
 		list = append(list, text)
 	}
@@ -244,7 +244,7 @@ func answerText(c Change) string {
 	case c.From.Text("with") == string(c.Machine):
 		how = "it is the same machine"
 	}
-	return "the question is answered: " + how
+	return "question answered: " + how
 }
 
 // diskText is what a grant, or the grant of a ticket, lets a boot initialise.
@@ -253,15 +253,15 @@ func diskText(v Values) string {
 }
 
 func grantText(c Change) string {
-	return fmt.Sprintf("granted: one boot may initialise %s, until %s", diskText(c.To), c.To.Text("until"))
+	return fmt.Sprintf("granted: one boot may initialise %s until %s", diskText(c.To), c.To.Text("until"))
 }
 
 func expiredGrantText(c Change) string {
-	return fmt.Sprintf("the grant to initialise %s expired, and no boot used it", diskText(c.From))
+	return fmt.Sprintf("the grant to initialise %s expired unused", diskText(c.From))
 }
 
 func ticketText(c Change) string {
-	text := "ticket given for " + c.Image.Name
+	text := "ticket issued for " + c.Image.Name
 	for i := range c.To.Len("grants") {
 		text += "; it may initialise " + diskText(c.To.At("grants", i))
 	}
@@ -286,11 +286,11 @@ func absorbedText(c Change) string {
 }
 
 func claimText(c Change) string {
-	return "reports MAC addresses of other machines, and is not identified by them: " + joined(c.To.Texts("cards"), ", ")
+	return "reports MAC addresses of other machines, which do not identify it: " + joined(c.To.Texts("cards"), ", ")
 }
 
 func loaderText(c Change) string {
-	return fmt.Sprintf("gets the first stage %s from now on, with firmware %s", c.To.Text("loader"),
+	return fmt.Sprintf("first stage changed to %s for firmware %s", c.To.Text("loader"),
 		cmp.Or(c.To.Text("firmware"), "unknown"))
 }
 
@@ -317,7 +317,7 @@ func ruleText(c Change) string {
 
 func failedStageText(c Change) string {
 	if c.To.Bool("retry") {
-		return "failed: " + c.Detail + "; the machine tries again"
+		return "failed: " + c.Detail + "; the machine will retry"
 	}
 	return "failed: " + c.Detail
 }
@@ -359,6 +359,6 @@ func endText(c Change) string {
 }
 
 func restoredText(c Change) string {
-	return fmt.Sprintf("the state was restored from a backup (machines: %d); earlier entries are those of the backup",
+	return fmt.Sprintf("the state was restored from a backup (machines: %d); earlier entries are from the backup",
 		c.To.Int("machines"))
 }

@@ -161,8 +161,8 @@ func (c claims) strangeBoard(candidates []Machine, s Sighting) (*Machine, *Quest
 	case len(c.byCard) > 0:
 		m := latestSeen(c.byCard)
 		return nil, &Question{With: m.ID, About: aboutCard(s.MAC),
-			What: fmt.Sprintf("it has the card %s of %s, in a board with another UUID: the board was swapped, or the card "+
-				"was moved", s.MAC, m.Hostname())}
+			What: fmt.Sprintf("it has network card %s of %s, but a different UUID: the board was replaced, or the card was "+
+				"moved", s.MAC, m.Hostname())}
 	}
 	return nil, nil
 }
@@ -173,11 +173,11 @@ func (c claims) knownBoard(s Sighting) (*Machine, *Question) {
 	if slices.Contains(c.byCard, board) || len(c.byCard) == 0 && len(board.cards()) == 0 {
 		return board, nil
 	}
-	what := fmt.Sprintf("it has the UUID of %s and a card that %s did not have, %s: the card is new, or the boards "+
-		"share their UUID", board.Hostname(), board.Hostname(), s.MAC)
+	what := fmt.Sprintf("it has the UUID of %s and a network card that %s did not have, %s: the card is new, or both "+
+		"boards have the same UUID", board.Hostname(), board.Hostname(), s.MAC)
 	if other := latestSeen(c.byCard); other != nil {
-		what = fmt.Sprintf("it has the UUID of %s and the card %s of %s: the card was moved, or the boards share their UUID",
-			board.Hostname(), s.MAC, other.Hostname())
+		what = fmt.Sprintf("it has the UUID of %s and network card %s of %s: the card was moved, or both boards have the "+
+			"same UUID", board.Hostname(), s.MAC, other.Hostname())
 	}
 	return nil, &Question{With: board.ID, What: what, About: aboutCard(s.MAC)}
 }
@@ -200,7 +200,7 @@ func only(owners []*Machine, s Sighting) (*Machine, *Question) {
 		names = append(names[:most], fmt.Sprintf("%d more", more))
 	}
 	return nil, &Question{With: latestSeen(owners).ID, About: aboutCard(s.MAC),
-		What: fmt.Sprintf("it has the card %s, which %s have, and no UUID to distinguish them",
+		What: fmt.Sprintf("it has network card %s, which %s also have, and no UUID to distinguish them",
 			s.MAC, strings.Join(names, " and "))}
 }
 
@@ -230,7 +230,7 @@ func (c claims) samePort(s Sighting) *Question {
 	}
 	m := c.atPort[0]
 	return &Question{With: m.ID, About: aboutPort + s.Port.String(),
-		What: fmt.Sprintf("it is plugged in where %s was: %s; it was replaced, or another machine has its place",
+		What: fmt.Sprintf("it is connected to the switch port of %s, %s: it replaces that machine, or it is another one",
 			m.Hostname(), s.Port)}
 }
 

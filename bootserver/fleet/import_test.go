@@ -41,8 +41,8 @@ func TestImport(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := []Action{{Do: "add", Machine: "m-525400120001", Name: "node01"},
-		{Do: "change", Machine: "m-old", Name: "node02", What: []string{`named "node02", before: "old"`,
-			"card 52:54:00:12:00:02 is new", "label rack=r1 set"}},
+		{Do: "change", Machine: "m-old", Name: "node02", What: []string{`named "node02" (was "old")`,
+			"new network card 52:54:00:12:00:02", "label rack=r1 set"}},
 		{Do: "add", Machine: "m-525400120003", Name: "node03"}}
 	if d := cmp.Diff(want, actions); d != "" {
 		t.Errorf("actions (-want +got):\n%s", d)

@@ -52,20 +52,20 @@ func doubt(m Machine, f ingot.Facts, others []Machine) *Question {
 	case serial != "" && serial == known:
 		return nil
 	case board != nil && !ours:
-		return ask(*board, "it has a network card of %s and reports the UUID of %s: the card was moved, or the boards "+
-			"share their UUID", m.Hostname(), board.Hostname())
+		return ask(*board, "it has a network card of %s and reports the UUID of %s: the card was moved, or both boards "+
+			"have the same UUID", m.Hostname(), board.Hostname())
 	case serial == "", board == nil && uuid != "" && (m.UUID == "" || ours):
 		return nil // there is a UUID, and it does not disagree
 	case sibling != nil:
 		return ask(*sibling, "it has a network card of %s and reports %s, the serial number of %s: the card was moved, or "+
-			"both have the same number", m.Hostname(), serial, sibling.Hostname())
+			"both machines have the same serial number", m.Hostname(), serial, sibling.Hostname())
 	case known == "":
 		return nil // a UUID alone may be what new firmware made of it
 	case uuid != "" && board == nil:
-		return ask(m, "its UUID is %s, before: %s, and its serial number %s, before: %s: its board was swapped, or its "+
-			"card was moved", uuid, m.UUID, serial, known)
+		return ask(m, "its UUID changed from %s to %s, and its serial number from %s to %s: its board was replaced, or its "+
+			"card was moved", m.UUID, uuid, known, serial)
 	}
-	return ask(m, "its serial number is %s, before: %s: its card was moved, or its board swapped", serial, known)
+	return ask(m, "its serial number changed from %s to %s: its card was moved, or its board was replaced", known, serial)
 }
 
 // held is another machine that has a UUID.

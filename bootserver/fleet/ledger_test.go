@@ -26,7 +26,7 @@ func TestBootEntries(t *testing.T) {
 	after := Record(b, ingot.Event{Stage: ingot.StageTicket, Error: "no", Retry: true}, t0.Add(time.Second))
 	after.Report = &ingot.Report{Healthy: true, Failed: []string{"db.service"}}
 	after = end(after, Ending{Outcome: ingot.OutcomeHealthy, Reason: ""}, t0)
-	want := []string{"! step failed: no; the machine tries again", "! step failed units: db.service", "end lab:v1 healthy"}
+	want := []string{"! step failed: no; the machine will retry", "! step failed units: db.service", "end lab:v1 healthy"}
 	if d := cmp.Diff(want, texts(BootEntries(&b, after, t0))); d != "" {
 		t.Errorf("BootEntries (-want +got):\n%s", d)
 	}
@@ -37,14 +37,14 @@ func TestBootEntries(t *testing.T) {
 		"refused"}, texts(BootEntries(&after, sick, t0))); d != "" {
 		t.Errorf("of a heartbeat (-want +got):\n%s", d)
 	}
-	if d := cmp.Diff([]string{"! step its kernel crashed (from pstore): BUG: x"},
+	if d := cmp.Diff([]string{"! step the kernel crashed (from pstore): BUG: x"},
 		texts(BootEntries(&sick, with(sick, func(b *Boot) {
 			b.Crash = "BUG: x"
 		}), t0))); d != "" {
 		t.Errorf("of a crash (-want +got):\n%s", d)
 	}
 	other := with(sick, func(b *Boot) { b.Changes = []string{"RAM 256 → 192 GiB", "disk S/N 7 is gone"} })
-	if d := cmp.Diff([]string{"! machine its hardware changed: RAM 256 → 192 GiB; disk S/N 7 is gone"},
+	if d := cmp.Diff([]string{"! machine hardware changed: RAM 256 → 192 GiB; disk S/N 7 is gone"},
 		texts(BootEntries(&sick, other, t0))); d != "" {
 		t.Errorf("of other hardware (-want +got):\n%s", d)
 	}
@@ -65,7 +65,7 @@ func TestMachineEntries(t *testing.T) {
 	after := m
 	after.State, after.Name, after.MACs, after.Assignment = Approved, "node", []string{"a", "b"},
 		Assignment{ImageRef: v1, Why: "first"}
-	want := []string{"machine approved, before: pending", `machine named "node", before: ""`, "machine card b is new",
+	want := []string{"machine approved (was pending)", `machine named "node" (was "")`, "machine new network card b",
 		"decision assigned lab:v1: first"}
 	if d := cmp.Diff(want, texts(MachineEntries(&m, after, t0))); d != "" {
 		t.Errorf("MachineEntries (-want +got):\n%s", d)
@@ -95,39 +95,39 @@ func TestMachineEntriesOfOperators(t *testing.T) {
 		want     []string
 	}{
 		{what: "labels", to: func(m *Machine) { m.Labels = map[string]string{"rack": "r2", "gpu": ""} },
-			want: []string{"machine label gpu= set; label rack=r2 set, before: r1; label old=x removed"}},
+			want: []string{"machine label gpu= set; label rack=r2 set (was r1); label old=x removed"}},
 		{what: "a grant", to: func(m *Machine) { *m = Give(*m, grant, t0) },
-			want: []string{"machine granted: one boot may initialise disk D1 as volume data, until 1970-01-12T14:46:40Z"}},
+			want: []string{"machine granted: one boot may initialise disk D1 as volume data until 1970-01-12T14:46:40Z"}},
 		{what: "a grant that expired", from: func(m *Machine) {
 			*m = Give(*m, grant, t0)
 		}, to: func(m *Machine) {
 			*m, _ = Expired(*m, t0.Add(time.Hour))
 		},
-			want: []string{"machine the grant to initialise disk D1 as volume data expired, and no boot used it"}},
+			want: []string{"machine the grant to initialise disk D1 as volume data expired unused"}},
 		{what: "a grant that was used", from: func(m *Machine) {
 			*m, _ = Lend(Give(*m, grant, t0), boot1, t0)
 		}, to: func(m *Machine) {
 			*m, _ = Expired(*m, t0.Add(time.Hour))
 		}},
 		{what: "a question", to: func(m *Machine) { m.Ask = &Question{With: "m-2", What: "it has the card of node02"} },
-			want: []string{"! machine an operator is asked whether it is the same machine: it has the card of node02"}},
+			want: []string{"! machine an operator must answer whether it is the same machine: it has the card of node02"}},
 		{what: "no", from: func(m *Machine) {
 			m.Ask = &Question{With: "m-2", What: "it has the card of node02"}
 		}, to: func(m *Machine) {
 			m.Ask, m.State = nil, Approved
 		},
-			want: []string{"machine approved, before: pending", "machine the question is answered: it is not m-2"}},
+			want: []string{"machine approved (was pending)", "machine question answered: it is not m-2"}},
 		{what: "yes", from: func(m *Machine) {
 			m.Ask = &Question{With: "m", What: "its serial number is other"}
 		}, to: func(m *Machine) {
 			m.Ask, m.State = nil, Approved
 		},
-			want: []string{"machine approved, before: pending", "machine the question is answered: it is the same machine"}},
+			want: []string{"machine approved (was pending)", "machine question answered: it is the same machine"}},
 		{what: "a serial number", to: func(m *Machine) {
 			m.Serial = "S2"
-		}, want: []string{"! machine serial number S2, before: S1"}},
+		}, want: []string{"! machine serial number S2 (was S1)"}},
 		{what: "a loader", to: func(m *Machine) { m.Loaders = map[ingot.Firmware]string{ingot.FirmwareBIOS: "ipxe.pxe"} },
-			want: []string{"decision gets the first stage ipxe.pxe from now on, with firmware bios"}},
+			want: []string{"decision first stage changed to ipxe.pxe for firmware bios"}},
 		{what: "an import", from: func(m *Machine) {
 			m.LastSeen = time.Time{}
 		}, to: func(m *Machine) {

@@ -10,29 +10,32 @@ import (
 	"ingot/bootserver/fleet"
 )
 
-// cause is why a boot did not get further: what was seen, and what that means.
-// With several attempts, "on 2 attempts" stands between them.
+// cause is why a boot made no progress: what the server observed and what that
+// means, without a capital letter at the start or a full stop at the end.
 type cause struct {
-	what  string // "kernel and initramfs fetched, then silence for 240 s"
-	means string // "image node:7 never reached ingot-init"
-	next  string // what may be typed to find out more
+	what  string // "the machine fetched the kernel, then sent nothing for 240 s"
+	means string // "image node:7 did not reach ingot-init"
+	next  string // the command that shows more
 }
 
-func (c cause) on(attempts int) string {
+// sentences renders the cause of a number of attempts. The first sentence begins
+// with a small letter, so that it can follow a colon.
+func (c cause) sentences(attempts int) string {
 	text := c.what
 	if attempts > 1 {
-		text += fmt.Sprintf(" on %d attempts", attempts)
+		text += fmt.Sprintf(" (%d attempts)", attempts)
 	}
+	text = stop(text)
 	if c.means != "" {
-		text += ": " + c.means
+		text += " " + stop(capitalize(c.means))
 	}
 	return text
 }
 
-// causeOf explains a boot that failed, went silent, or does not get on.
+// causeOf explains a boot that failed, stopped reporting, or makes no progress.
 func causeOf(b fleet.Boot, s Story) cause {
 	if b.Crash != "" {
-		return cause{"kernel crashed", b.Crash, "ingot console " + s.Machine.Hostname() + " --boot " + b.ID.Short()}
+		return cause{"the kernel crashed: " + b.Crash, "", "ingot console " + s.Machine.Hostname() + " --boot " + b.ID.Short()}
 	}
 	if e, ok := lastError(b); ok && (b.Outcome == ingot.OutcomeFailed || b.Open()) {
 		return reported(b, e, s)
@@ -43,73 +46,77 @@ func causeOf(b fleet.Boot, s Story) cause {
 	return silence(b, s)
 }
 
+// lastError returns the error that a boot has not got past.
 func lastError(b fleet.Boot) (fleet.Event, bool) {
 	for _, e := range slices.Backward(b.Events) {
 		if e.Error != "" {
 			return e, true
 		}
 		if e.Stage.Rank() > ingot.StageRoot.Rank() {
-			break // it got on after what was wrong before
+			break // the boot got past earlier errors
 		}
 	}
 	return fleet.Event{}, false
 }
 
-// silence explains a boot that was not heard from again.
+// silence explains a boot that stopped sending requests and events.
 func silence(b fleet.Boot, s Story) cause {
 	host, image := s.Machine.Hostname(), b.Image.Name
-	quiet := "then silence" + forHow(b, s.Now)
+	quiet := ", " + thenNothing(b, s.Now)
 	timeline, console := "ingot boots "+host+" --timeline", "ingot console "+host
 	switch b.Stage() {
 	case ingot.StageDHCP:
 		return unanswered(b, s)
 	case ingot.StageLoader:
 		if b.First == fleet.FirstUKI {
-			return cause{fmt.Sprintf("UKI of %s fetched, %s", image, quiet),
-				fmt.Sprintf("the firmware refused it, as Secure Boot does, or %s never reached ingot-init", image), console}
+			return cause{fmt.Sprintf("the machine fetched the UKI of %s%s", image, quiet),
+				fmt.Sprintf("the firmware rejected the UKI (check Secure Boot), or image %s did not reach ingot-init", image),
+				console}
 		}
-		return cause{fmt.Sprintf("loader %s fetched, %s", b.First, quiet),
-			"it never requested its script; another server may answer it, or a firewall may block HTTP", "ingot network"}
+		return cause{fmt.Sprintf("the machine fetched loader %s%s", b.First, quiet),
+			"the loader did not request its script. Another DHCP server may have answered it, or a firewall may block HTTP",
+			"ingot network"}
 	case ingot.StageScript:
-		return cause{"script fetched, " + quiet, partly("kernel", b, s), timeline}
+		return cause{"the machine fetched its script" + quiet, partly("kernel", b, s), timeline}
 	case ingot.StageKernel:
-		return cause{"kernel fetched, " + quiet, partly("initramfs", b, s), timeline}
+		return cause{"the machine fetched the kernel" + quiet, partly("initramfs", b, s), timeline}
 	case ingot.StageInitramfs:
-		return cause{"kernel and initramfs fetched, " + quiet, fmt.Sprintf("image %s never reached ingot-init", image),
-			console}
+		return cause{"the machine fetched the kernel and initramfs" + quiet,
+			fmt.Sprintf("image %s did not reach ingot-init", image), console}
 	case ingot.StageInit:
-		return cause{"ingot-init started, " + quiet, "it never asked for a ticket", console}
+		return cause{"the machine started ingot-init" + quiet, "it did not request a ticket", console}
 	case ingot.StageTicket:
-		return cause{"ticket given, " + quiet, partly("root", b, s), console}
+		return cause{"the machine got its ticket" + quiet, partly("root", b, s), console}
 	case ingot.StageRoot, ingot.StageVolumes:
-		return cause{fmt.Sprintf("root of %s fetched and verified, %s", image, quiet), "it never started systemd", console}
+		return cause{fmt.Sprintf("the machine fetched and verified the root of %s%s", image, quiet),
+			"it did not start systemd", console}
 	case ingot.StageSwitch:
-		return cause{"systemd was started, " + quiet, fmt.Sprintf("the agent of %s never ran", image), console}
+		return cause{"the machine started systemd" + quiet, fmt.Sprintf("the agent of %s did not run", image), console}
 	case ingot.StageAgent:
-		return cause{"the system runs, " + quiet, "its health checks did not finish, or it can no longer reach this server",
-			console}
+		return cause{"the machine started its agent" + quiet,
+			"its health checks did not finish, or it can no longer reach this server", console}
 	}
-	return cause{"only its first packet was received", "", "ingot network"}
+	return cause{"the server received only the first packet of the machine", "", "ingot network"}
 }
 
-// forHow is for how long a boot was silent, " for 240 s"; nothing when it began
-// again at once.
-func forHow(b fleet.Boot, now time.Time) string {
+// thenNothing says for how long a boot sent nothing: "then sent nothing for 240 s".
+// A machine that restarted within a second has no such time.
+func thenNothing(b fleet.Boot, now time.Time) string {
 	until := b.Ended
 	if b.Open() {
 		until = now
 	}
 	if len(b.Events) == 0 || until.IsZero() {
-		return ""
+		return nothingMore
 	}
 	d := until.Sub(b.Events[len(b.Events)-1].At)
 	if d < time.Second {
-		return ""
+		return nothingMore
 	}
-	return " for " + span(d)
+	return "then sent nothing for " + span(d)
 }
 
-// span writes a duration as people say it.
+// span formats a duration with one unit: "240 s", "12 min", "4 h", "3 days".
 func span(d time.Duration) string {
 	switch {
 	case d < 10*time.Minute:
@@ -122,26 +129,29 @@ func span(d time.Duration) string {
 	return fmt.Sprintf("%d days", int(d.Hours()/24))
 }
 
-func dashed(s string) string {
+const nothingMore = "then sent nothing more"
+
+// orUnknown replaces an empty string.
+func orUnknown(s string) string {
 	if s == "" {
 		return "unknown"
 	}
 	return s
 }
 
-// partly says how much of a file was fetched, of the image of that boot.
+// partly says how much of an artifact of its image the server sent to a boot.
 func partly(part string, b fleet.Boot, s Story) string {
 	served, needed := b.Served[part], s.Needed[b.Image.Image][part]
 	if part == partUKI {
 		part = "UKI"
 	}
 	switch {
-	case needed == 0 || served > needed: // it began more than once
-		return fmt.Sprintf("%s of the %s were served, not all of it", mib(served), part)
 	case served == 0:
-		return fmt.Sprintf("not one byte of the %s was asked for", part)
+		return fmt.Sprintf("the %s was not requested", part)
+	case needed == 0 || served > needed: // the machine began the download more than once
+		return fmt.Sprintf("the server sent %s of the %s, but not all of it in one download", mib(served), part)
 	}
-	return fmt.Sprintf("%s of %s of the %s were served", mib(served), mib(needed), part)
+	return fmt.Sprintf("the server sent %s of the %s %s", mib(served), mib(needed), part)
 }
 
 func mib(n int64) string {

@@ -8,60 +8,63 @@ import (
 	"ingot/bootserver/fleet"
 )
 
-// explanation is what an operator makes of a failure. In its texts, {image} and
-// {host} stand for the names of the boot's image and machine, {words} for what
-// the machine wrote, {stage} for where it failed, {does} for whether it goes on.
+// explanation explains a failure to an operator. In its texts, {image} and {host}
+// stand for the names of the boot's image and machine, {words} for the error that
+// the machine reported, {stage} for the stage that failed.
 type explanation struct{ what, means, next string }
 
 const (
-	console  = "ingot console {host}"
-	verify   = "ingot image verify {image}"
-	initWhat = "ingot-init {does} stage {stage}"
+	console = "ingot console {host}"
+	verify  = "ingot image verify {image}"
+
+	badTicket = "the machine rejected its ticket"
+	badImage  = "the machine rejected the image"
+	initWhat  = "stage {stage} failed: {words}"
 )
 
-// explanations has one for each failure that a machine reports by a code.
+// explanations has an explanation for each FailureCode.
 var explanations = map[ingot.FailureCode]explanation{
-	ingot.FailureServerAway:    {initWhat, "{words}", console},
-	ingot.FailureServerRefused: {initWhat, "{words}", console},
-	ingot.FailureTicketKey: {"ticket refused",
-		"it is signed by a server key that {image} does not contain; the image was built for " +
-			"another server", "ingot build --help"},
-	ingot.FailureTicketReplayed: {"ticket refused",
-		"it answers another request; a second server or a caching proxy may have answered", "ingot network"},
-	ingot.FailureTicketExpired: {"ticket refused",
-		"it had expired when it arrived: the network is slow, or boots.ticket is too short", "ingot config show"},
-	ingot.FailureImageKey: {"image refused", "{image} is signed by a key that its own initramfs does not contain",
+	ingot.FailureServerAway:    {initWhat, "", console},
+	ingot.FailureServerRefused: {initWhat, "", console},
+	ingot.FailureTicketKey: {badTicket,
+		"the ticket is signed by a server key that {image} does not contain. The image was built for another server",
+		"ingot build --help"},
+	ingot.FailureTicketReplayed: {badTicket,
+		"the ticket answers another request. A second server or a caching proxy may have answered", "ingot network"},
+	ingot.FailureTicketExpired: {badTicket,
+		"the ticket had expired when it arrived. The network is slow, or boots.ticket is too short", "ingot config show"},
+	ingot.FailureImageKey: {badImage, "image {image} is signed by a key that its own initramfs does not contain",
 		verify},
-	ingot.FailureImageDigest: {"image refused", "what was served for {image} is not what was signed", verify},
-	ingot.FailureMemory:      {initWhat, "{words}", "ingot machine show {host}"},
-	ingot.FailureRootChunk: {"root refused",
-		"{words}; the file in the store is damaged, or the network corrupts data", verify},
-	ingot.FailureRootMount:       {"root not mounted", "{words}", console},
-	ingot.FailureVolume:          {"volumes not mounted", "{words}", "ingot machine show {host}"},
-	ingot.FailureIdentity:        {"host name, machine ID or SSH keys not set", "{words}", console},
-	ingot.FailureSwitch:          {initWhat, "{words}", console},
-	ingot.FailureInit:            {"ingot-init crashed at stage {stage}", "{words}", console},
-	ingot.FailureDeadline:        {"the system did not finish starting", "{words}", console},
-	ingot.FailureRootUnreadable:  {"the agent could not measure the root", "{words}", console},
+	ingot.FailureImageDigest: {badImage, "the files served for {image} are not the ones that were signed", verify},
+	ingot.FailureMemory:      {initWhat, "", "ingot machine show {host}"},
+	ingot.FailureRootChunk: {"the machine rejected the root: {words}",
+		"the file in the store is damaged, or the network corrupts data", verify},
+	ingot.FailureRootMount:       {"the root was not mounted: {words}", "", console},
+	ingot.FailureVolume:          {"the volumes were not mounted: {words}", "", "ingot machine show {host}"},
+	ingot.FailureIdentity:        {"the host name, machine ID or SSH keys were not set: {words}", "", console},
+	ingot.FailureSwitch:          {initWhat, "", console},
+	ingot.FailureInit:            {"the ingot-init program crashed at stage {stage}: {words}", "", console},
+	ingot.FailureDeadline:        {"the system did not finish starting: {words}", "", console},
+	ingot.FailureRootUnreadable:  {"the agent could not measure the root: {words}", "", console},
 	ingot.FailureRootMeasurement: {"{words}", "", console},
 	ingot.FailureCheck:           {"{words}", "", console},
 	ingot.FailureUnhealthy:       {"{words}", "", console},
 }
 
-// byStage has an explanation for failures without a code, by the stage at which
-// they happened: of older images, and of kinds that have no code.
+// byStage has explanations for failures without a code, by the stage that failed:
+// those of older images, and those that have no code.
 var byStage = map[ingot.Stage]explanation{
-	ingot.StageInit:    {initWhat, "{words}", console},
-	ingot.StageTicket:  {initWhat, "{words}", console},
-	ingot.StageRoot:    {initWhat, "{words}", console},
-	ingot.StageVolumes: {"volumes not mounted", "{words}", "ingot machine show {host}"},
-	ingot.StageSwitch:  {initWhat, "{words}", console},
-	ingot.StageAgent:   {"the system did not finish starting", "{words}", console},
+	ingot.StageInit:    {initWhat, "", console},
+	ingot.StageTicket:  {initWhat, "", console},
+	ingot.StageRoot:    {initWhat, "", console},
+	ingot.StageVolumes: {"the volumes were not mounted: {words}", "", "ingot machine show {host}"},
+	ingot.StageSwitch:  {initWhat, "", console},
+	ingot.StageAgent:   {"the system did not finish starting: {words}", "", console},
 	ingot.StageHealthy: {"{words}", "", console},
 }
 
-// words are what images wrote that were built before failures had codes. Images
-// outlive servers: this table stays.
+// words are the error texts of images built before failures had codes. Images may
+// be older than the server, so this table stays.
 var words = []struct {
 	text string
 	code ingot.FailureCode
@@ -78,7 +81,8 @@ var words = []struct {
 	{"the machine reboots itself", ingot.FailureDeadline},
 }
 
-// codeOf is the code of a reported failure, or that of the words of an older image.
+// codeOf returns the code of a reported failure. For an older image, it derives the
+// code from the error text.
 func codeOf(e fleet.Event) ingot.FailureCode {
 	if e.Code != "" {
 		return e.Code
@@ -98,15 +102,11 @@ func reported(b fleet.Boot, e fleet.Event, s Story) cause {
 		x, known = byStage[e.Stage]
 	}
 	if !known {
-		x = explanation{"stage {stage} failed", "{words}", "ingot boots {host} --timeline"}
-	}
-	does := "gave up at"
-	if e.Retry {
-		does = "does not get past"
+		x = explanation{initWhat, "", "ingot boots {host} --timeline"}
 	}
 	fill := strings.NewReplacer("{image}", b.Image.Name, "{host}", s.Machine.Hostname(), "{words}",
 		strings.TrimSuffix(e.Error, ": "),
-		"{stage}", string(e.Stage), "{does}", does).Replace
+		"{stage}", string(e.Stage)).Replace
 	c := cause{fill(x.what), fill(x.means), fill(x.next)}
 	if e.Stage == ingot.StageHealthy {
 		c.means = otherChecks(b)
@@ -114,7 +114,7 @@ func reported(b fleet.Boot, e fleet.Event, s Story) cause {
 	return c
 }
 
-// otherChecks says what else a report that was not good contains.
+// otherChecks summarises the checks and failed units of a report that is not healthy.
 func otherChecks(b fleet.Boot) (text string) {
 	if b.Report == nil {
 		return ""
@@ -129,14 +129,14 @@ func otherChecks(b fleet.Boot) (text string) {
 	}
 	switch {
 	case len(failed) > 1:
-		text = fmt.Sprintf("%d checks failed in all (%s)", len(failed), strings.Join(failed, ", "))
+		text = fmt.Sprintf("%d checks failed (%s)", len(failed), strings.Join(failed, ", "))
 	case passed == 1:
 		text = "1 other check passed"
 	case passed > 1:
 		text = fmt.Sprintf("%d other checks passed", passed)
 	}
 	if len(b.Report.Failed) > 0 {
-		text = strings.TrimPrefix(text+"; failed units: "+strings.Join(b.Report.Failed, ", "), "; ")
+		text = strings.TrimPrefix(text+". Failed units: "+strings.Join(b.Report.Failed, ", "), ". ")
 	}
 	return text
 }

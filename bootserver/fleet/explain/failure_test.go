@@ -107,37 +107,37 @@ func TestWordsOfOlderImages(t *testing.T) {
 		want  string
 	}{
 		{ingot.StageTicket, "the ticket's signature is not by the server key that this initramfs carries",
-			ingot.FailureTicketKey, "ticket refused: it is signed by"},
+			ingot.FailureTicketKey, "the machine rejected its ticket. The ticket is signed by"},
 		{ingot.StageTicket, "the ticket answers another request than ours (boot 01000000)", ingot.FailureTicketReplayed,
-			"ticket refused: it answers another request"},
+			"the machine rejected its ticket. The ticket answers another"},
 		{ingot.StageTicket, "the ticket has expired: it was valid for 2m0s and took 2m5.1s to arrive",
-			ingot.FailureTicketExpired, "ticket refused: it had expired"},
+			ingot.FailureTicketExpired, "the machine rejected its ticket. The ticket had expired"},
 		{ingot.StageRoot, "the image's signature is not by the release key that this initramfs carries",
-			ingot.FailureImageKey, "image refused: node:7 is signed by"},
+			ingot.FailureImageKey, "the machine rejected the image. Image node:7 is signed by"},
 		{ingot.StageRoot, "a part of the image is not the one that was assigned: the manifest has digest 0123456789ab, " +
-			"the ticket says ba9876543210", ingot.FailureImageDigest, "image refused: what was served for node:7"},
+			"the ticket says ba9876543210", ingot.FailureImageDigest, "the machine rejected the image. The files served for node:7"},
 		{ingot.StageRoot, "a part of the image is not the one that was assigned: its chunks have 5 bytes, its root 6",
-			ingot.FailureImageDigest, "image refused: what was served for node:7"},
+			ingot.FailureImageDigest, "the machine rejected the image. The files served for node:7"},
 		{ingot.StageRoot, "a chunk of the root does not match the manifest: chunk 21 of 300 (bytes 20971520–22020095)",
-			ingot.FailureRootChunk, "root refused: a chunk of the root"},
+			ingot.FailureRootChunk, "the machine rejected the root: a chunk of the root"},
 		{ingot.StageRoot, "the image needs a machine with 4096 MiB of memory, this one has 2048 MiB", ingot.FailureMemory,
-			"ingot-init gave up at stage root: the image needs"},
+			"stage root failed: the image needs"},
 		{ingot.StageVolumes, "volume refused: data: no device answers to the label \"data\"; this machine has no disks. " +
 			"To initialise a blank disk: ingot grant m-1 data --disk SERIAL", ingot.FailureVolume,
-			"volumes not mounted: volume refused"},
+			"the volumes were not mounted: volume refused"},
 		{ingot.StageAgent, "not healthy within 2m0s; systemd still waits for stuck.service; the machine reboots itself",
 			ingot.FailureDeadline, "the system did not finish starting"},
 		{ingot.StageInit, "ingot-init broke: runtime error: index out of range [3] with length 3", ingot.FailureInit,
-			"ingot-init crashed at stage init"},
+			"the ingot-init program crashed at stage init"},
 		{ingot.StageRoot, "fetching the image's signature: the server answers 404: no such image",
-			"", "ingot-init gave up at stage root: fetching"},
+			"", "stage root failed: fetching"},
 	} {
 		e := fleet.Event{Event: ingot.Event{Stage: c.stage, Error: c.text}}
 		b := fleet.Boot{Image: node7, Events: []fleet.Event{e}}
 		if got := codeOf(e); got != c.code {
 			t.Errorf("%q has code %q; want %q", c.text, got, c.code)
 		}
-		if got := reported(b, e, Story{Machine: node01()}).on(1); !strings.HasPrefix(got, c.want) {
+		if got := reported(b, e, Story{Machine: node01()}).sentences(1); !strings.HasPrefix(got, c.want) {
 			t.Errorf("%q is explained by %q; want %q", c.text, got, c.want)
 		}
 	}
@@ -152,13 +152,11 @@ func TestWordsOfOlderImages(t *testing.T) {
 func TestCodeBeforeWords(t *testing.T) {
 	e := fleet.Event{Event: ingot.Event{Stage: ingot.StageTicket, Error: "the ticket has expired",
 		Code: ingot.FailureServerRefused}}
-	if got := reported(fleet.Boot{}, e, Story{}).on(1); got != "ingot-init gave up at stage ticket: the ticket has "+
-		"expired" {
+	if got := reported(fleet.Boot{}, e, Story{}).sentences(1); got != "stage ticket failed: the ticket has expired." {
 		t.Errorf("explained by %q", got)
 	}
 	e.Code = "of-a-newer-image"
-	if got := reported(fleet.Boot{}, e, Story{}).on(1); got != "ingot-init gave up at stage ticket: the ticket has "+
-		"expired" {
+	if got := reported(fleet.Boot{}, e, Story{}).sentences(1); got != "stage ticket failed: the ticket has expired." {
 		t.Errorf("of a code that this server does not know: explained by %q", got)
 	}
 }

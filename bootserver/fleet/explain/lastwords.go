@@ -7,8 +7,8 @@ import (
 	"unicode/utf8"
 )
 
-// Printable makes text from a machine safe to show in a terminal: control
-// characters, but for line breaks and tabs, are shown as \x1b is.
+// Printable makes text from a machine safe to show in a terminal: control characters
+// other than line breaks and tabs are escaped, as in \x1b.
 func Printable(s string) string {
 	var b strings.Builder
 	for i := 0; i < len(s); {
@@ -29,20 +29,20 @@ func Printable(s string) string {
 	return b.String()
 }
 
-// CrashLine is the line of a kernel's last words that says why, or "". A panic
-// says it best, but for the one that only says that something came before it.
+// CrashLine returns the line of a kernel log that gives the reason of a crash, or "".
+// A panic message is preferred, except "Fatal exception", which follows the reason.
 func CrashLine(text string) string {
 	const panics, after = "Kernel panic - not syncing", "Fatal exception"
-	why := ""
+	reason := ""
 	for line := range strings.SplitSeq(text, "\n") {
 		if _, rest, ok := strings.Cut(line, "] "); ok {
 			line = rest
 		}
 		for _, sign := range []string{panics, "BUG:", "Oops:", "Out of memory"} {
-			if strings.Contains(line, sign) && (why == "" || sign == panics && !strings.Contains(line, after)) {
-				why = strings.TrimSpace(line)
+			if strings.Contains(line, sign) && (reason == "" || sign == panics && !strings.Contains(line, after)) {
+				reason = strings.TrimSpace(line)
 			}
 		}
 	}
-	return why
+	return reason
 }

@@ -8,28 +8,29 @@ import (
 	"ingot/bootserver/fleet"
 )
 
-// How long it is worth a sentence that a healthy machine started over, and that
-// it crashed.
+// For how long a restart and a crash of a healthy machine are mentioned.
 const (
-	news      = 24 * time.Hour
-	crashNews = 7 * 24 * time.Hour
+	restartNews = 24 * time.Hour
+	crashNews   = 7 * 24 * time.Hour
 )
 
-// past says how the last boot ended that was healthy before the latest one: a
-// machine that is healthy again, or booting, restarted for some reason. It says no
-// more than the ledger knows: resets and power cuts leave no trace.
+const previousBoot = "The previous boot"
+
+// past says how the last healthy boot before the latest one ended, because a machine
+// that is booting, or healthy again, restarted for some reason. It states only what
+// was recorded: resets and power failures leave no trace.
 func (s Story) past() (words, next string) {
 	now, _ := s.last()
-	which := "The boot before"
+	which := previousBoot
 	for i := len(s.Boots) - 2; i >= 0; i-- {
 		b := s.Boots[i]
 		if b.Outcome != ingot.OutcomeHealthy {
-			if b.Image.Image != "" { // one that only asked is none that people think of
-				which = "Its last healthy boot"
+			if b.Image.Image != "" { // requests without an image are not a boot to an operator
+				which = "The last healthy boot"
 			}
 			continue
 		}
-		words = fmt.Sprintf("%s, of %s, was healthy", which, b.Image.Name)
+		words = fmt.Sprintf("%s (%s) was healthy", which, b.Image.Name)
 		if d := heard(b); d > 0 {
 			words += " for " + span(d)
 		}
@@ -39,22 +40,22 @@ func (s Story) past() (words, next string) {
 		case b.Crash != "":
 			return words + " and ended in a kernel crash: " + stop(b.Crash),
 				"ingot console " + s.Machine.Hostname() + " --boot " + b.ID.Short()
-		case which != "The boot before" || now.Image.Image != "" && now.Image.Image != b.Image.Image:
-			return "", "" // what failed since then, or another image, is why
-		case s.Now.Sub(now.Started) > news:
+		case which != previousBoot || now.Image.Image != "" && now.Image.Image != b.Image.Image:
+			return "", "" // a failure since then, or another image, explains the restart
+		case s.Now.Sub(now.Started) > restartNews:
 			return "", ""
 		case now.Stage().Rank() < ingot.StageTicket.Rank(): // a crash is reported before the ticket
-			return words + "; then the machine restarted.", ""
+			return words + ". Then the machine restarted.", ""
 		}
-		return words + "; then the machine restarted without notice: a reboot, a reset, a power cut, or a crash that its " +
-			"firmware did not record.", ""
+		return words + ". Then the machine restarted for an unknown reason: a reboot, a reset, a power failure, or a crash " +
+			"that its firmware did not record.", ""
 	}
 	return "", ""
 }
 
-// heard is how long a machine was heard from after it was healthy, by its own
-// clock: when it came back says nothing, for it may have been off. It is zero
-// when no heartbeat came.
+// heard is the time from a machine's first healthy report to its last heartbeat, by
+// the machine's own clock. The start of the next boot is no measure, because the
+// machine may have been off. It is zero when there was no heartbeat.
 func heard(b fleet.Boot) time.Duration {
 	if b.Report == nil {
 		return 0

@@ -34,11 +34,11 @@ func TestWhichOther(t *testing.T) {
 		b    fleet.Boot
 		want string
 	}{
-		{boot(1, "10:00:00", "10:02:00"), "the offer did not reach it"},
-		{boot(2, "10:05:00", "10:06:00"), "another server, DUID 0001, answered"},
-		{boot(3, "10:10:00", "10:11:00"), "another server, 10.0.0.5, answered"},
-		{boot(4, "10:10:00", ""), "another server, 10.0.0.5, answered"},
-		{boot(5, "10:10:04", ""), "another server, 10.0.0.6, answered"},
+		{boot(1, "10:00:00", "10:02:00"), "the offer did not reach the machine"},
+		{boot(2, "10:05:00", "10:06:00"), "another DHCP server, DUID 0001, answered"},
+		{boot(3, "10:10:00", "10:11:00"), "another DHCP server, 10.0.0.5, answered"},
+		{boot(4, "10:10:00", ""), "another DHCP server, 10.0.0.5, answered"},
+		{boot(5, "10:10:04", ""), "another DHCP server, 10.0.0.6, answered"},
 	} {
 		if got := fmt.Sprint(unanswered(c.b, s)); !strings.Contains(got, c.want) {
 			t.Errorf("boot %s is explained by %q; want %q", c.b.ID.Short(), got, c.want)

@@ -1,13 +1,14 @@
-// Package explain says in plain sentences how a machine is, and why: it reads
-// the machine, its latest boots and what was heard on the network, and names
-// the most likely cause first and the commands that lead on. It also finds the
-// line of a crashed kernel's log that says why.
+// Package explain describes the state of a machine in plain sentences, as shown by
+// ingot why. From the machine, its latest boots and the DHCP packets of other servers
+// it derives the most likely cause, and the commands to run next. It also finds the
+// line of a kernel log that gives the reason of a crash.
 //
-// It decides nothing, and stores nothing: package fleet decides.
+// It makes no decisions and stores nothing; see package fleet for that.
 package explain
 
 import (
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -19,23 +20,23 @@ import (
 // Sizes are the bytes of an image by artifact: kernel, initramfs, root.
 type Sizes map[string]int64
 
-// Story is all that an explanation is made of.
+// Story is the input of an explanation.
 type Story struct {
 	Machine    fleet.Machine
 	Boots      []fleet.Boot           // the latest ones, oldest first
-	Needed     map[ingot.Digest]Sizes // of the images of these boots that the store has
-	Unservable string                 // why what it is to boot cannot be served
-	Untrusted  bool                   `json:",omitempty"` // that is, because of its signature
-	Others     []fleet.Other          // that answered the machine, the one that it followed last
+	Needed     map[ingot.Digest]Sizes // of the images of these boots, if they are in the store
+	Unservable string                 // why the image to boot cannot be served; empty if it can
+	Untrusted  bool                   `json:",omitempty"` // the reason is its signature
+	Others     []fleet.Other          // DHCP servers that answered the machine, sorted by fleet.ByWeight
 	Policy     fleet.Policy
 	Now        time.Time // in the operator's time zone
 }
 
-// Quiet is how long a machine that was healthy may say nothing: ten heartbeats.
+// Quiet is how long a healthy machine may send no heartbeat: ten intervals.
 const Quiet = 5 * time.Minute
 
-// Why explains in one paragraph how a machine is, the cause first, and says
-// what may be typed next.
+// Why explains the state of a machine in one paragraph, the cause first. next are
+// the commands to run next, the most useful one first.
 func Why(s Story) (words string, next []string) {
 	words, next = s.state()
 	if past, more := s.past(); past != "" && s.Machine.State == fleet.Approved {
@@ -50,7 +51,7 @@ func Why(s Story) (words string, next []string) {
 	return words, next
 }
 
-// state is the paragraph without what changed.
+// state is the paragraph without the machine's past and hardware changes.
 func (s Story) state() (string, []string) {
 	m, host := s.Machine, s.Machine.Hostname()
 	b, booted := s.last()
@@ -59,31 +60,31 @@ func (s Story) state() (string, []string) {
 		return fmt.Sprintf("%s is retired: it is not allowed to boot.", host), []string{"ingot machine approve " + host}
 	case m.State != fleet.Approved && m.Ask != nil:
 		same, other := m.Ask.Answers(m)
-		return fmt.Sprintf("%s. It boots after an operator says whether it is the same machine.", sentence(m.Ask.What)),
+		return fmt.Sprintf("%s It cannot boot until an operator answers whether it is the same machine.", stop(capitalize(m.Ask.What))),
 			[]string{same, other}
 	case m.State != fleet.Approved && !booted:
-		return fmt.Sprintf("%s has not booted yet and waits for approval.", host), []string{"ingot machine approve " + host}
+		return fmt.Sprintf("%s has not booted yet and is waiting for approval.", host), []string{"ingot machine approve " + host}
 	case m.State != fleet.Approved:
-		return fmt.Sprintf("Has been waiting for approval since %s: no operator has approved %s.", s.at(m.FirstSeen), host),
+		return fmt.Sprintf("%s has been waiting for approval since %s.", host, s.at(m.FirstSeen)),
 			[]string{fmt.Sprintf("ingot machine approve %s --name NAME --image PROFILE:VERSION", m.ID)}
 	case err != nil && m.Setback == nil:
-		return fmt.Sprintf("No image is assigned to %s: it is approved and waits.", host),
+		return fmt.Sprintf("%s is approved, but no image is assigned to it.", host),
 			[]string{fmt.Sprintf("ingot assign %s PROFILE:VERSION", host)}
 	case s.Unservable != "" && (!booted || !running(b)):
 		next := []string{"ingot image ls", fmt.Sprintf("ingot assign %s PROFILE:VERSION", host)}
 		if ref, err := fleet.Next(m); err == nil && s.Untrusted {
 			next = []string{"ingot image verify " + ref.Name, "ingot key trust --help", next[1]}
 		}
-		return fmt.Sprintf("What %s is to boot cannot be served: %s.", host, s.Unservable), next
+		return fmt.Sprintf("The image for %s cannot be served: %s.", host, s.Unservable), next
 	case m.Setback != nil:
 		return s.setback()
 	case !booted:
-		return fmt.Sprintf("%s has not booted yet; it will get %s.", host, m.Assignment.Name), nil
+		return fmt.Sprintf("%s has not booted yet. It will boot %s.", host, m.Assignment.Name), nil
 	}
 	return s.ordinary(b)
 }
 
-// running reports whether a boot is under way with an image, or became healthy.
+// running reports whether a boot is in progress with an image, or became healthy.
 func running(b fleet.Boot) bool {
 	return b.Open() && b.Image.Image != "" || b.Outcome == ingot.OutcomeHealthy
 }
@@ -95,7 +96,7 @@ func (s Story) last() (fleet.Boot, bool) {
 	return s.Boots[len(s.Boots)-1], true
 }
 
-// at is a time as people say it: of another day with its date.
+// at formats a time of day, with the date unless it is today.
 func (s Story) at(t time.Time) string {
 	t = t.In(s.Now.Location())
 	if t.Format(time.DateOnly) == s.Now.Format(time.DateOnly) {
@@ -104,32 +105,31 @@ func (s Story) at(t time.Time) string {
 	return t.Format("Jan 2 15:04")
 }
 
-// setback explains a machine whose assigned image was given up.
+// setback explains a machine that stopped trying its assigned image.
 func (s Story) setback() (string, []string) {
 	m, host := s.Machine, s.Machine.Hostname()
 	c, attempts := s.failures(m.Setback.Failures)
-	cause := sentence(c.on(attempts))
+	cause := capitalize(c.sentences(attempts))
 	next := slices.DeleteFunc([]string{c.next, "ingot resume " + host}, func(n string) bool { return n == "" })
 	if m.Setback.To.Image == "" {
-		return fmt.Sprintf("%s; held for an operator since %s: %s.", cause, s.at(m.Setback.At), m.Setback.Why),
+		return fmt.Sprintf("%s The machine has been held for an operator since %s: %s.", cause, s.at(m.Setback.At), m.Setback.Why),
 			append(next, fmt.Sprintf("ingot assign %s PROFILE:VERSION", host))
 	}
 	to := m.Setback.To.Name
 	b, _ := s.last()
 	switch {
 	case b.Image.Image != m.Setback.To.Image:
-		return fmt.Sprintf("%s; falls back to %s at its next boot.", cause, to), next
+		return fmt.Sprintf("%s The machine will fall back to %s at its next boot.", cause, to), next
 	case b.Open():
-		return fmt.Sprintf("%s; fell back to %s, which boots now, %s.", cause, to, s.progress(b)), next
+		return fmt.Sprintf("%s The machine fell back to %s and is booting it now: %s.", cause, to, s.progress(b)), next
 	case b.Outcome == ingot.OutcomeHealthy:
-		return fmt.Sprintf("%s; fell back to %s, healthy at %s%s.", cause, to, s.at(b.Ended), s.since(b)), next
+		return fmt.Sprintf("%s The machine fell back to %s and became healthy at %s%s.", cause, to, s.at(b.Ended), s.since(b)), next
 	}
-	return fmt.Sprintf("%s; fell back to %s, which was healthy here before and failed as well: %s. Check the machine "+
-		"and what it depends on rather than the images.",
-		cause, to, causeOf(b, s).on(1)), next
+	return fmt.Sprintf("%s The machine fell back to %s, which was healthy here before but failed as well: %s Check the "+
+		"machine and what it depends on, not the images.", cause, to, causeOf(b, s).sentences(1)), next
 }
 
-// failures explains attempts that failed: with one cause when they are alike.
+// failures explains failed attempts, with one cause if all are alike.
 func (s Story) failures(list []fleet.Failure) (c cause, attempts int) {
 	for _, f := range list {
 		of := cause{what: f.Reason, next: "ingot boots " + s.Machine.Hostname()}
@@ -141,13 +141,15 @@ func (s Story) failures(list []fleet.Failure) (c cause, attempts int) {
 			c = of // the times of the latest
 			attempts++
 		default:
-			return cause{c.on(attempts) + "; then " + of.on(1), "", of.next}, 1
+			return cause{c.sentences(attempts) + " The next attempt failed differently: " + of.sentences(1), "", of.next}, 1
 		}
 	}
 	return c, attempts
 }
 
-// alike compares causes without their numbers.
+var quietSpan = regexp.MustCompile(` for [0-9]+ (s|min|h|days)$`)
+
+// alike compares causes without their numbers and times.
 func alike(a, b cause) bool {
 	drop := func(s string) string {
 		return strings.Map(func(r rune) rune {
@@ -157,16 +159,16 @@ func alike(a, b cause) bool {
 			return r
 		}, s)
 	}
-	what := func(c cause) string { w, _, _ := strings.Cut(c.what, " for "); return drop(w) }
+	what := func(c cause) string { return drop(quietSpan.ReplaceAllString(c.what, "")) }
 	return what(a) == what(b) && drop(a.means) == drop(b.means)
 }
 
-// ordinary explains a machine that boots what it is assigned.
+// ordinary explains a machine that boots its assigned image.
 func (s Story) ordinary(b fleet.Boot) (string, []string) {
 	m, host := s.Machine, s.Machine.Hostname()
 	pending := ""
 	if b.Image.Image != m.Assignment.Image {
-		pending = fmt.Sprintf(" %s has been assigned since %s and boots at the next reboot.", m.Assignment.Name,
+		pending = fmt.Sprintf(" %s has been assigned since %s and will boot at the next restart.", m.Assignment.Name,
 			s.at(m.Assignment.Since))
 		if s.Unservable != "" {
 			pending = fmt.Sprintf(" %s has been assigned since %s, but cannot be served: %s.", m.Assignment.Name,
@@ -175,19 +177,19 @@ func (s Story) ordinary(b fleet.Boot) (string, []string) {
 	}
 	switch {
 	case b.Outcome == ingot.OutcomeWaiting || (b.Image.Image == "" && !b.Open()):
-		return fmt.Sprintf("%s was waiting for an operator when it last booted, at %s; it will get %s when it boots again.",
+		return fmt.Sprintf("%s was waiting for an operator when it last booted, at %s. It will boot %s next time.",
 			host, s.at(b.Started), m.Assignment.Name), nil
 	case b.Outcome == ingot.OutcomeHealthy:
 		return s.healthy(b, pending)
 	case b.Open():
-		words := fmt.Sprintf("Boots %s now: %s.", imageOr(b.Image, m.Assignment.ImageRef), s.progress(b))
+		words := fmt.Sprintf("Booting %s now: %s.", imageOr(b.Image, m.Assignment.ImageRef), s.progress(b))
 		if e, bad := lastError(b); bad {
 			c := reported(b, e, s)
-			return sentence(c.on(1)) + "; the machine tries again. " + words, []string{c.next}
+			return capitalize(c.sentences(1)) + " The machine is retrying. " + words, []string{c.next}
 		}
 		if stuck(b, s.Now) {
 			c := causeOf(b, s)
-			return stop(sentence(c.on(1))) + " " + words, []string{c.next}
+			return capitalize(c.sentences(1)) + " " + words, []string{c.next}
 		}
 		return words, nil
 	}
@@ -201,7 +203,7 @@ func imageOr(a, b fleet.ImageRef) string {
 	return b.Name
 }
 
-// stuck reports whether a boot has been longer at its stage than it should.
+// stuck reports whether a boot has been at its stage for longer than expected.
 func stuck(b fleet.Boot, now time.Time) bool {
 	if len(b.Events) == 0 {
 		return false
@@ -216,26 +218,26 @@ func stuck(b fleet.Boot, now time.Time) bool {
 	return quiet > 2*time.Minute
 }
 
-// progress says how far a boot is.
+// progress says which stage a boot has reached.
 func (s Story) progress(b fleet.Boot) string {
 	text := fmt.Sprintf("stage %s, %s after its first packet", b.Stage(), span(s.Now.Sub(b.Started)))
 	if b.Stage() == ingot.StageTicket && s.Needed[b.Image.Image]["root"] > 0 {
-		text += ", " + partly("root", b, s)
+		text += "; " + partly("root", b, s)
 	}
 	return text
 }
 
-// since is what a healthy machine said, or did not say, after it was healthy.
+// since says what is wrong with a machine that became healthy; empty if nothing is.
 func (s Story) since(b fleet.Boot) string {
 	if quiet := s.Now.Sub(s.Machine.LastSeen); quiet > Quiet {
-		return fmt.Sprintf(", but has not been heard from for %s: it is off, hangs, or cannot reach this server", span(quiet))
+		return fmt.Sprintf(", but has not been heard from for %s: it may be off, hung, or unable to reach this server", span(quiet))
 	}
 	if b.Report == nil {
 		return ""
 	}
 	for _, k := range b.Report.Checks {
 		if !k.OK {
-			return fmt.Sprintf(", but check %s fails now: %s", k.Name, k.Detail)
+			return fmt.Sprintf(", but check %s now fails: %s", k.Name, k.Detail)
 		}
 	}
 	return ""
@@ -249,7 +251,7 @@ func (s Story) healthy(b fleet.Boot, pending string) (string, []string) {
 			span(b.Ended.Sub(b.Started)))
 	}
 	if n := len(s.Boots); n > 1 && s.Boots[n-2].Image.Image == b.Image.Image && bad(s.Boots[n-2]) {
-		words += fmt.Sprintf(" The boot before failed: %s.", causeOf(s.Boots[n-2], s).on(1))
+		words += fmt.Sprintf(" The previous boot failed: %s", causeOf(s.Boots[n-2], s).sentences(1))
 	}
 	var next []string
 	if after != "" {
@@ -262,7 +264,7 @@ func bad(b fleet.Boot) bool {
 	return b.Outcome == ingot.OutcomeFailed || b.Outcome == ingot.OutcomeSilent
 }
 
-// failing explains a boot that failed, and says what comes next.
+// failing explains a boot that failed, and says what the machine will do next.
 func (s Story) failing(b fleet.Boot, pending string) (string, []string) {
 	m := s.Machine
 	c, attempts := s.failures(m.Trial.Failures)
@@ -270,29 +272,29 @@ func (s Story) failing(b fleet.Boot, pending string) (string, []string) {
 		c, attempts = causeOf(b, s), 1
 	}
 	next := []string{c.next, "ingot boots " + m.Hostname() + " --timeline"}
-	words := sentence(c.on(attempts))
+	words := capitalize(c.sentences(attempts))
 	if pending != "" {
-		return stop(words) + pending, next
+		return words + pending, next
 	}
 	name, left := b.Image.Name, s.Policy.Limit()-len(m.Trial.Failures)
 	switch {
 	case s.Policy.After == fleet.AfterRetry || b.Image.Image == m.LastHealthy.Image:
 		last := ""
 		if m.LastHealthy.Image == b.Image.Image {
-			last = ", since it was the last healthy image on this machine"
+			last = ", because it was the last healthy image on this machine"
 		}
-		return fmt.Sprintf("%s %s is tried again%s.", stop(words), name, last), next
+		return fmt.Sprintf("%s The machine will try %s again%s.", words, name, last), next
 	case left > 0 && s.Policy.After != fleet.AfterHold && m.LastHealthy.Image != "":
-		return fmt.Sprintf("%s %s is tried %s more, then the machine falls back to %s.", stop(words), name, fleet.Times(left),
+		return fmt.Sprintf("%s The machine will try %s %s more, then fall back to %s.", words, name, fleet.Times(left),
 			m.LastHealthy.Name), next
 	case left > 0:
-		return fmt.Sprintf("%s %s is tried %s more, then the machine is held for an operator.", stop(words), name,
+		return fmt.Sprintf("%s The machine will try %s %s more, then it will be held for an operator.", words, name,
 			fleet.Times(left)), next
 	}
-	return stop(words), next
+	return words, next
 }
 
-// changes says what is other hardware since the machine was last healthy.
+// changes lists the hardware changes since the machine was last healthy.
 func (s Story) changes() string {
 	var list []string
 	for _, b := range slices.Backward(s.Boots) {
@@ -307,15 +309,15 @@ func (s Story) changes() string {
 	return "Its hardware changed: " + strings.Join(list, "; ") + "."
 }
 
-// sentence begins with a capital letter.
-func sentence(s string) string {
+// capitalize makes the first letter a capital.
+func capitalize(s string) string {
 	if s == "" {
 		return s
 	}
 	return strings.ToUpper(s[:1]) + s[1:]
 }
 
-// stop ends a sentence that is not a question.
+// stop ends a sentence with a full stop, unless it has an end.
 func stop(s string) string {
 	if strings.HasSuffix(s, "?") || strings.HasSuffix(s, ".") {
 		return s

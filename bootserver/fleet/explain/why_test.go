@@ -139,102 +139,107 @@ var stories = []struct {
 	{"pending", Story{Machine: with(node01(), func(m *fleet.Machine) {
 		m.State, m.Name, m.FirstSeen = fleet.Pending, "", clock("10:02:00")
 	}), Boots: []fleet.Boot{{Started: clock("10:02:00")}}, Now: now},
-		"Has been waiting for approval since 10:02: no operator has approved m-525400120001."},
+		"m-525400120001 has been waiting for approval since 10:02."},
 	{"approved without an image", Story{Machine: with(node01(), func(m *fleet.Machine) {
 		m.Assignment = fleet.Assignment{}
 	}), Now: now},
-		"No image is assigned to node01: it is approved and waits."},
+		"node01 is approved, but no image is assigned to it."},
 	{"a card in another board asks", Story{Machine: with(node01(), func(m *fleet.Machine) {
 		m.State, m.Name, m.Ask = fleet.Pending, "", &fleet.Question{With: "m-525400120009",
-			What: "it has the card 52:54:00:12:00:01 of node09, in a board with another UUID: the board was swapped, or the " +
+			What: "it has network card 52:54:00:12:00:01 of node09, but a different UUID: the board was replaced, or the " +
 				"card was moved"}
 	}), Boots: []fleet.Boot{{Started: clock("10:02:00")}}, Now: now},
-		"It has the card 52:54:00:12:00:01 of node09, in a board with another UUID: the board was swapped, or the card " +
-			"was moved. It boots after an operator says whether it is the same machine."},
+		"It has network card 52:54:00:12:00:01 of node09, but a different UUID: the board was replaced, or the " +
+			"card was moved. It cannot boot until an operator answers whether it is the same machine."},
 	{"a moved card asks", Story{Machine: with(node01(), func(m *fleet.Machine) {
 		m.ID, m.State, m.Name, m.Ask = "m-525400120077", fleet.Pending, "",
-			&fleet.Question{With: "m-525400120001", What: "it has the UUID of node01 and the card 52:54:00:12:00:77 of " +
-				"node09: the card was moved, or the boards share their UUID"}
+			&fleet.Question{With: "m-525400120001", What: "it has the UUID of node01 and network card 52:54:00:12:00:77 of " +
+				"node09: the card was moved, or both boards have the same UUID"}
 	}), Boots: []fleet.Boot{{Started: clock("10:02:00")}}, Now: now},
-		"It has the UUID of node01 and the card 52:54:00:12:00:77 of node09: the card was moved, or the boards share " +
-			"their UUID. It boots after an operator says whether it is the same machine."},
+		"It has the UUID of node01 and network card 52:54:00:12:00:77 of node09: the card was moved, or both " +
+			"boards have the same UUID. It cannot boot until an operator answers whether it is the same machine."},
 	{"a swapped board was merged", lived(node01(), fleet.Policy{},
 		with(reports(recorded(1, node7, "10:13:26", ingot.StageAgent), "10:14:00"), func(b *fleet.Boot) {
 			b.Changes = []string{"serial number S1 → S2",
 				"UUID d1b2c3a4-0000-4000-8000-525400120001 → d1b2c3a4-0000-4000-8000-525400120002"}
-		})), "Healthy on node:7 since 10:14, 34 s after its first packet. Its hardware changed: serial number S1 → S2; " +
-		"UUID d1b2c3a4-0000-4000-8000-525400120001 → d1b2c3a4-0000-4000-8000-525400120002."},
+		})),
+		"Healthy on node:7 since 10:14, 34 s after its first packet. Its hardware changed: serial number S1 → " +
+			"S2; UUID d1b2c3a4-0000-4000-8000-525400120001 → d1b2c3a4-0000-4000-8000-525400120002."},
 	{"another serial number asks", Story{Machine: with(node01(), func(m *fleet.Machine) {
 		m.State, m.Ask = fleet.Pending, &fleet.Question{With: m.ID,
-			What: "its serial number is S2, before: S1: its card was moved, or its board swapped"}
+			What: "its serial number changed from S1 to S2: its card was moved, or its board was replaced"}
 	}), Boots: []fleet.Boot{{Started: clock("10:02:00")}}, Now: now},
-		"Its serial number is S2, before: S1: its card was moved, or its board swapped. It boots after an operator says " +
-			"whether it is the same machine."},
+		"Its serial number changed from S1 to S2: its card was moved, or its board was replaced. It cannot boot " +
+			"until an operator answers whether it is the same machine."},
 	{"retired", Story{Machine: with(node01(), func(m *fleet.Machine) {
 		m.State = fleet.Retired
-	}), Now: now}, "node01 is retired: it is not allowed to boot."},
-	{"never seen", Story{Machine: node01(), Now: now}, "node01 has not booted yet; it will get node:7."},
+	}), Now: now},
+		"node01 is retired: it is not allowed to boot."},
+	{"never seen", Story{Machine: node01(), Now: now},
+		"node01 has not booted yet. It will boot node:7."},
 	{"healthy", lived(node01(), fleet.Policy{}, reports(recorded(1, node7, "10:13:26", ingot.StageAgent), "10:14:00",
 		ingot.CheckResult{Name: "ssh", OK: true})),
 		"Healthy on node:7 since 10:14, 34 s after its first packet."},
 	{"healthy, another image is assigned", lived(node01(), fleet.Policy{},
 		reports(recorded(1, node6, "09:13:26", ingot.StageAgent), "09:14:00")),
-		"Healthy on node:6 since 09:14, 34 s after its first packet. node:7 has been assigned since 10:00 and boots at " +
-			"the next reboot."},
+		"Healthy on node:6 since 09:14, 34 s after its first packet. node:7 has been assigned since 10:00 and " +
+			"will boot at the next restart."},
 	{"healthy, and then a check fails", lived(node01(), fleet.Policy{},
 		with(reports(recorded(1, node7, "10:13:26", ingot.StageAgent), "10:14:00"), func(b *fleet.Boot) {
 			b.Report.Checks = []ingot.CheckResult{{Name: "web", Detail: "connection refused"}}
-		})), "Healthy on node:7 since 10:14, but check web fails now: connection refused."},
+		})),
+		"Healthy on node:7 since 10:14, but check web now fails: connection refused."},
 	{"healthy, and then quiet", lived(with(node01(), func(m *fleet.Machine) {
 		m.LastSeen = clock("10:08:00")
 	}), fleet.Policy{}, reports(recorded(1, node7, "09:13:26", ingot.StageAgent), "09:14:00")),
-		"Healthy on node:7 since 09:14, but has not been heard from for 12 min: it is off, hangs, or cannot reach this " +
-			"server."},
+		"Healthy on node:7 since 09:14, but has not been heard from for 12 min: it may be off, hung, or unable " +
+			"to reach this server."},
 	{"healthy at the second attempt", lived(node01(), fleet.Policy{},
 		silentAt(recorded(1, node7, "10:00:00", ingot.StageInitramfs), "10:10:00"),
 		reports(recorded(2, node7, "10:13:26", ingot.StageAgent), "10:14:00")),
-		"Healthy on node:7 since 10:14, 34 s after its first packet. The boot before failed: kernel and initramfs " +
-			"fetched, then silence for 596 s: image node:7 never reached ingot-init."},
+		"Healthy on node:7 since 10:14, 34 s after its first packet. The previous boot failed: the machine " +
+			"fetched the kernel and initramfs, then sent nothing for 596 s. Image node:7 did not reach ingot-init."},
 	{"healthy again after a crash", lived(node01(), fleet.Policy{},
 		crashed(lasted(reports(recorded(1, node7, "06:13:26", ingot.StageAgent), "06:14:00"), 4*time.Hour)),
 		reports(recorded(2, node7, "10:13:26", ingot.StageAgent), "10:14:00")),
-		"Healthy on node:7 since 10:14, 34 s after its first packet. The boot before, of node:7, was healthy for 4 h and " +
-			"ended in a kernel crash: BUG: kernel NULL pointer dereference, address: 0000000000000010."},
+		"Healthy on node:7 since 10:14, 34 s after its first packet. The previous boot (node:7) was healthy for " +
+			"4 h and ended in a kernel crash: BUG: kernel NULL pointer dereference, address: 0000000000000010."},
 	{"boots again after a crash", lived(node01(), fleet.Policy{},
 		crashed(lasted(reports(recorded(1, node7, "06:13:26", ingot.StageAgent), "06:14:00"), 4*time.Hour)),
 		recorded(2, node7, "10:19:50", ingot.StageInit)),
-		"Boots node:7 now: stage init, 10 s after its first packet. The boot before, of node:7, was healthy for 4 h and " +
-			"ended in a kernel crash: BUG: kernel NULL pointer dereference, address: 0000000000000010."},
+		"Booting node:7 now: stage init, 10 s after its first packet. The previous boot (node:7) was healthy for " +
+			"4 h and ended in a kernel crash: BUG: kernel NULL pointer dereference, address: 0000000000000010."},
 	{"fails after a crash", lived(with(node01(), func(m *fleet.Machine) {
 		m.LastHealthy = node7
 	}), fleet.Policy{}, crashed(lasted(reports(recorded(1, node7, "06:13:26", ingot.StageAgent), "06:14:00"),
 		4*time.Hour)), fails(recorded(2, node7, "10:00:00", ingot.StageRoot), ingot.StageVolumes, "volume data refused: "+
 		"no disk has the label data"),
 		recorded(3, node7, "10:19:50", ingot.StageInit)),
-		"Boots node:7 now: stage init, 10 s after its first packet. Its last healthy boot, of node:7, was healthy for 4 h " +
-			"and ended in a kernel crash: BUG: kernel NULL pointer dereference, address: 0000000000000010."},
+		"Booting node:7 now: stage init, 10 s after its first packet. The last healthy boot (node:7) was healthy " +
+			"for 4 h and ended in a kernel crash: BUG: kernel NULL pointer dereference, address: 0000000000000010."},
 	{"healthy, and started over", lived(node01(), fleet.Policy{},
 		lasted(reports(recorded(1, node7, "06:13:26", ingot.StageAgent), "06:14:00"), 4*time.Hour),
 		reports(recorded(2, node7, "10:13:26", ingot.StageAgent), "10:14:00")),
-		"Healthy on node:7 since 10:14, 34 s after its first packet. The boot before, of node:7, was healthy for 4 h; " +
-			"then the machine restarted without notice: a reboot, a reset, a power cut, or a crash that its firmware did not " +
-			"record."},
+		"Healthy on node:7 since 10:14, 34 s after its first packet. The previous boot (node:7) was healthy for " +
+			"4 h. Then the machine restarted for an unknown reason: a reboot, a reset, a power failure, or a crash " +
+			"that its firmware did not record."},
 	{"healthy, off for long, and started over", lived(node01(), fleet.Policy{},
 		lasted(reports(recorded(1, node7, "06:13:26", ingot.StageAgent), "06:14:00"), 5*time.Minute),
 		reports(recorded(2, node7, "10:13:26", ingot.StageAgent), "10:14:00")),
-		"Healthy on node:7 since 10:14, 34 s after its first packet. The boot before, of node:7, was healthy for 300 s; " +
-			"then the machine restarted without notice: a reboot, a reset, a power cut, or a crash that its firmware did not " +
-			"record."},
+		"Healthy on node:7 since 10:14, 34 s after its first packet. The previous boot (node:7) was healthy for " +
+			"300 s. Then the machine restarted for an unknown reason: a reboot, a reset, a power failure, or a crash " +
+			"that its firmware did not record."},
 	{"healthy for no known time, and started over", lived(node01(), fleet.Policy{},
 		reports(recorded(1, node7, "06:13:26", ingot.StageAgent), "06:14:00"),
 		reports(recorded(2, node7, "10:13:26", ingot.StageAgent), "10:14:00")),
-		"Healthy on node:7 since 10:14, 34 s after its first packet. The boot before, of node:7, was healthy; then the " +
-			"machine restarted without notice: a reboot, a reset, a power cut, or a crash that its firmware did not record."},
+		"Healthy on node:7 since 10:14, 34 s after its first packet. The previous boot (node:7) was healthy. " +
+			"Then the machine restarted for an unknown reason: a reboot, a reset, a power failure, or a crash that " +
+			"its firmware did not record."},
 	{"healthy, and starts over", lived(node01(), fleet.Policy{},
 		lasted(reports(recorded(1, node7, "06:13:26", ingot.StageAgent), "06:14:00"), 4*time.Hour),
 		recorded(2, node7, "10:19:50", ingot.StageKernel)),
-		"Boots node:7 now: stage kernel, 10 s after its first packet. The boot before, of node:7, was healthy for 4 h; " +
-			"then the machine restarted."},
+		"Booting node:7 now: stage kernel, 10 s after its first packet. The previous boot (node:7) was healthy " +
+			"for 4 h. Then the machine restarted."},
 	{"healthy on what was assigned since", lived(node01(), fleet.Policy{},
 		reports(recorded(1, node6, "06:13:26", ingot.StageAgent), "06:14:00"),
 		reports(recorded(2, node7, "10:13:26", ingot.StageAgent), "10:14:00")),
@@ -243,31 +248,35 @@ var stories = []struct {
 		func(b *fleet.Boot) {
 			b.Served = map[string]int64{"root": 120 << 20}
 		})),
-		"Boots node:7 now: stage ticket, 10 s after its first packet, 120 MiB of 300 MiB of the root were served."},
+		"Booting node:7 now: stage ticket, 10 s after its first packet; the server sent 120 MiB of the 300 MiB " +
+			"root."},
 	{"no DHCPREQUEST", lived(node01(), fleet.Policy{}, with(recorded(1, fleet.ImageRef{}, "10:19:00", ingot.StageDHCP),
 		func(b *fleet.Boot) {
 			b.Accepted = time.Time{}
 		})),
-		"No DHCPREQUEST after our offer: the offer did not reach it, or it declined the offer; check the switch port " +
-			"(STP, VLAN). Boots node:7 now: stage dhcp, 60 s after its first packet."},
+		"The machine sent no DHCPREQUEST after our offer. The offer did not reach the machine, or the machine " +
+			"declined it. Check the switch port (STP, VLAN). Booting node:7 now: stage dhcp, 60 s after its first " +
+			"packet."},
 	{"another DHCP server", with(lived(node01(), fleet.Policy{},
 		with(recorded(1, fleet.ImageRef{}, "10:19:00", ingot.StageDHCP), func(b *fleet.Boot) {
 			b.Accepted = time.Time{}
 		})), func(s *Story) {
 		s.Others = []fleet.Other{{Address: netip.MustParseAddr("10.0.0.3"), At: clock("10:19:01")}}
-	}), "No DHCPREQUEST after our offer: another server, 10.0.0.3, answered. Boots node:7 now: stage dhcp, 60 s after " +
-		"its first packet."},
+	}),
+		"The machine sent no DHCPREQUEST after our offer. Another DHCP server, 10.0.0.3, answered. Booting " +
+			"node:7 now: stage dhcp, 60 s after its first packet."},
 	{"TFTP does not get through", lived(node01(), fleet.Policy{},
 		recorded(1, fleet.ImageRef{}, "10:19:00", ingot.StageDHCP)),
-		"Address given, then snponly.efi was never fetched: a firewall may block TFTP (UDP port 69 and those of " +
-			"transfers), or the machine hangs in its firmware. Boots node:7 now: stage dhcp, 60 s after its first packet."},
+		"The machine got an address, but did not fetch snponly.efi. A firewall may block TFTP (UDP port 69 and " +
+			"the ports of its transfers), or the machine hangs in its firmware. Booting node:7 now: stage dhcp, 60 s " +
+			"after its first packet."},
 	{"beside another server, and no address is taken", lived(node01(), fleet.Policy{},
 		with(recorded(1, fleet.ImageRef{}, "10:19:00", ingot.StageDHCP), func(b *fleet.Boot) {
 			b.Accepted, b.Proxy = time.Time{}, true
 		})),
-		"The machine was offered a boot file and got no address: another DHCP server assigns addresses here, and did not " +
-			"answer or its answer was lost; check that server and the switch port (STP, VLAN). Boots node:7 now: stage dhcp, " +
-			"60 s after its first packet."},
+		"The machine was offered a boot file, but did not get an address. Another DHCP server assigns the " +
+			"addresses on this network. It did not answer, or its answer was lost. Check that server and the switch " +
+			"port (STP, VLAN). Booting node:7 now: stage dhcp, 60 s after its first packet."},
 	{"beside another server, which is obeyed",
 		with(lived(node01(), fleet.Policy{}, with(recorded(1, fleet.ImageRef{}, "10:19:00", ingot.StageDHCP),
 			func(b *fleet.Boot) {
@@ -275,9 +284,10 @@ var stories = []struct {
 			})), func(s *Story) {
 			s.Others = []fleet.Other{{Address: netip.MustParseAddr("10.0.0.1"), Kind: "DHCPACK", Expected: true,
 				At: clock("10:19:02")}}
-		}), "Its DHCP server gave it an address, then snponly.efi was never fetched: it may have followed its DHCP " +
-			"server, which names another boot file, or a firewall may block TFTP (UDP port 69 and those of transfers). Boots " +
-			"node:7 now: stage dhcp, 60 s after its first packet."},
+		}),
+		"The machine got an address from its DHCP server, but did not fetch snponly.efi. It may have used the " +
+			"boot file that its DHCP server names, or a firewall may block TFTP (UDP port 69 and the ports of its " +
+			"transfers). Booting node:7 now: stage dhcp, 60 s after its first packet."},
 	{"beside two other servers", with(lived(node01(), fleet.Policy{},
 		with(recorded(1, fleet.ImageRef{}, "10:19:00", ingot.StageDHCP), func(b *fleet.Boot) {
 			b.Proxy = true
@@ -285,202 +295,216 @@ var stories = []struct {
 		s.Others = []fleet.Other{{Address: netip.MustParseAddr("10.0.0.3"), Kind: "DHCPOFFER", File: "pxelinux.0",
 			At: clock("10:19:01")}, {Address: netip.MustParseAddr("10.0.0.1"), Kind: "DHCPACK", Expected: true,
 			At: clock("10:19:02")}}
-	}), "Its DHCP server gave it an address, then snponly.efi was never fetched: another server, 10.0.0.3, answered " +
-		"too, and the machine may have followed that one. Boots node:7 now: stage dhcp, 60 s after its first packet."},
+	}),
+		"The machine got an address from its DHCP server, but did not fetch snponly.efi. Another DHCP server, " +
+			"10.0.0.3, answered too, and the machine may have accepted its offer. Booting node:7 now: stage dhcp, 60 " +
+			"s after its first packet."},
 	{"firmware without a loader", lived(node01(), fleet.Policy{},
 		with(recorded(1, fleet.ImageRef{}, "10:19:50", ingot.StageDHCP), func(b *fleet.Boot) {
 			b.Firmware, b.First, b.Back, b.Accepted = ingot.FirmwareUEFIarm64, "", false, time.Time{}
-		})), "Nothing to load: this server has no loader for firmware uefi-arm64. Boots node:7 now: stage dhcp, 10 s " +
-		"after its first packet."},
+		})),
+		"This server has no loader for firmware uefi-arm64. Booting node:7 now: stage dhcp, 10 s after its first " +
+			"packet."},
 	{"HTTP boot does not get through", lived(node01(), fleet.Policy{},
 		with(recorded(1, fleet.ImageRef{}, "10:19:00", ingot.StageDHCP), func(b *fleet.Boot) {
 			b.Firmware = ingot.FirmwareUEFIx64HTTP
 		})),
-		"Address given, then snponly.efi was never fetched: a firewall may block HTTP, or the machine hangs in its " +
-			"firmware. Boots node:7 now: stage dhcp, 60 s after its first packet."},
+		"The machine got an address, but did not fetch snponly.efi. A firewall may block HTTP, or the machine " +
+			"hangs in its firmware. Booting node:7 now: stage dhcp, 60 s after its first packet."},
 	{"a UKI is never fetched", lived(node01(), fleet.Policy{},
 		silentAt(byHTTP(recorded(1, node7, "10:00:00", ingot.StageDHCP)), "10:10:00")),
-		"Address given, then the UKI of node:7 was never fetched: a firewall may block HTTP, or the machine hangs in its " +
-			"firmware. node:7 is tried twice more, then the machine falls back to node:6."},
+		"The machine got an address, but did not fetch the UKI of node:7. A firewall may block HTTP, or the " +
+			"machine hangs in its firmware. The machine will try node:7 twice more, then fall back to node:6."},
 	{"a UKI broke off", lived(node01(), fleet.Policy{},
 		silentAt(with(byHTTP(recorded(1, node7, "10:00:00", ingot.StageDHCP)), func(b *fleet.Boot) {
 			b.Served = map[string]int64{partUKI: 7 << 20}
 		}), "10:10:00")),
-		"Address given, then silence for 10 min: 7.0 MiB of 21 MiB of the UKI were served. node:7 is tried twice more, " +
-			"then the machine falls back to node:6."},
+		"The machine got an address and began to fetch the UKI of node:7, then sent nothing for 10 min. The " +
+			"server sent 7.0 MiB of the 21 MiB UKI. The machine will try node:7 twice more, then fall back to node:6."},
 	{"a UKI goes silent", lived(node01(), fleet.Policy{},
 		silentAt(byHTTP(recorded(1, node7, "10:00:00", ingot.StageLoader)), "10:10:00"),
 		silentAt(byHTTP(recorded(2, node7, "10:00:30", ingot.StageLoader)), "10:10:30")),
-		"UKI of node:7 fetched, then silence for 599 s on 2 attempts: the firmware refused it, as Secure Boot does, or " +
-			"node:7 never reached ingot-init; falls back to node:6 at its next boot."},
+		"The machine fetched the UKI of node:7, then sent nothing for 599 s (2 attempts). The firmware rejected " +
+			"the UKI (check Secure Boot), or image node:7 did not reach ingot-init. The machine will fall back to " +
+			"node:6 at its next boot."},
 	{"a UKI that stalled", lived(node01(), fleet.Policy{}, ended(byHTTP(recorded(1, node7, "10:18:00", ingot.StageLoader)),
 		ingot.OutcomeSilent, "the first stage stalled: the machine loaded uki and was not heard "+
 			"from again", clock("10:19:00"))),
-		"The machine loaded the UKI of node:7 and was not heard from again: the firmware refused it, as Secure Boot does, " +
-			"or it never reached ingot-init. node:7 is tried once more, then the machine falls back to node:6."},
+		"The machine loaded the UKI of node:7 and was not heard from again. The firmware rejected the UKI (check " +
+			"Secure Boot), or the image did not reach ingot-init. The machine will try node:7 once more, then fall " +
+			"back to node:6."},
 	{"the loader hangs", lived(node01(), fleet.Policy{}, recorded(1, fleet.ImageRef{}, "10:15:00", ingot.StageLoader)),
-		"Loader snponly.efi fetched, then silence for 299 s: it never requested its script; another server may answer it, " +
-			"or a firewall may block HTTP. Boots node:7 now: stage loader, 300 s after its first packet."},
+		"The machine fetched loader snponly.efi, then sent nothing for 299 s. The loader did not request its " +
+			"script. Another DHCP server may have answered it, or a firewall may block HTTP. Booting node:7 now: " +
+			"stage loader, 300 s after its first packet."},
 	{"the kernel broke off", lived(node01(), fleet.Policy{},
 		with(silentAt(recorded(1, node7, "10:00:00", ingot.StageScript), "10:10:00"), func(b *fleet.Boot) {
 			b.Served = map[string]int64{"kernel": 3 << 20}
 		})),
-		"Script fetched, then silence for 598 s: 3.0 MiB of 9.0 MiB of the kernel were served. node:7 is tried twice " +
-			"more, then the machine falls back to node:6."},
+		"The machine fetched its script, then sent nothing for 598 s. The server sent 3.0 MiB of the 9.0 MiB " +
+			"kernel. The machine will try node:7 twice more, then fall back to node:6."},
 	{"the initramfs broke off", lived(node01(), fleet.Policy{},
 		silentAt(recorded(1, node7, "10:00:00", ingot.StageKernel), "10:10:00")),
-		"Kernel fetched, then silence for 597 s: not one byte of the initramfs was asked for. node:7 is tried twice more, " +
-			"then the machine falls back to node:6."},
+		"The machine fetched the kernel, then sent nothing for 597 s. The initramfs was not requested. The " +
+			"machine will try node:7 twice more, then fall back to node:6."},
 	{"first attempt fails", lived(node01(), fleet.Policy{}, silentAt(recorded(1, node7, "10:00:00", ingot.StageInitramfs),
 		"10:10:00")),
-		"Kernel and initramfs fetched, then silence for 596 s: image node:7 never reached ingot-init. node:7 is tried " +
-			"once more, then the machine falls back to node:6."},
+		"The machine fetched the kernel and initramfs, then sent nothing for 596 s. Image node:7 did not reach " +
+			"ingot-init. The machine will try node:7 once more, then fall back to node:6."},
 	{"fell back after a panic", lived(node01(), fleet.Policy{},
 		silentAt(recorded(1, node7, "10:00:00", ingot.StageInitramfs), "10:04:04"),
 		silentAt(recorded(2, node7, "10:05:00", ingot.StageInitramfs), "10:09:04"),
 		reports(recorded(3, node6, "10:13:26", ingot.StageAgent), "10:14:00")),
-		"Kernel and initramfs fetched, then silence for 240 s on 2 attempts: image node:7 never reached ingot-init; fell " +
-			"back to node:6, healthy at 10:14."},
+		"The machine fetched the kernel and initramfs, then sent nothing for 240 s (2 attempts). Image node:7 " +
+			"did not reach ingot-init. The machine fell back to node:6 and became healthy at 10:14."},
 	{"falls back at its next boot", lived(node01(), fleet.Policy{Attempts: 1},
 		silentAt(recorded(1, node7, "10:00:00", ingot.StageSwitch), "10:10:00")),
-		"Systemd was started, then silence for 591 s: the agent of node:7 never ran; falls back to node:6 at its next boot."},
+		"The machine started systemd, then sent nothing for 591 s. The agent of node:7 did not run. The machine " +
+			"will fall back to node:6 at its next boot."},
 	{"fell back and boots", lived(node01(), fleet.Policy{Attempts: 1},
 		silentAt(recorded(1, node7, "10:00:00", ingot.StageSwitch), "10:10:00"),
 		recorded(2, node6, "10:19:40", ingot.StageInit)),
-		"Systemd was started, then silence for 591 s: the agent of node:7 never ran; fell back to node:6, which boots " +
-			"now, stage init, 20 s after its first packet."},
+		"The machine started systemd, then sent nothing for 591 s. The agent of node:7 did not run. The machine " +
+			"fell back to node:6 and is booting it now: stage init, 20 s after its first packet."},
 	{"fell back after a failing check", lived(node01(), fleet.Policy{}, failedCheck(1, "10:00:00"),
 		failedCheck(2, "10:05:00"), reports(recorded(3, node6, "10:13:26", ingot.StageAgent), "10:14:00")),
-		"Check web failed: connection refused on 2 attempts: 1 other check passed; failed units: nginx.service; fell back " +
-			"to node:6, healthy at 10:14."},
+		"Check web failed: connection refused (2 attempts). 1 other check passed. Failed units: nginx.service. " +
+			"The machine fell back to node:6 and became healthy at 10:14."},
 	{"fell back after a system that never finished", lived(node01(), fleet.Policy{Attempts: 1},
 		fails(recorded(1, node7, "10:00:00", ingot.StageSwitch), ingot.StageAgent, "not healthy within 2m0s; systemd "+
 			"still waits for stuck.service; the machine reboots itself"),
 		reports(recorded(3, node6, "10:13:26", ingot.StageAgent), "10:14:00")),
-		"The system did not finish starting: not healthy within 2m0s; systemd still waits for stuck.service; the machine " +
-			"reboots itself; fell back to node:6, healthy at 10:14."},
+		"The system did not finish starting: not healthy within 2m0s; systemd still waits for stuck.service; the " +
+			"machine reboots itself. The machine fell back to node:6 and became healthy at 10:14."},
 	{"two causes", lived(node01(), fleet.Policy{}, failedCheck(1, "10:00:00"),
 		silentAt(recorded(2, node7, "10:05:00", ingot.StageInitramfs), "10:09:04"),
 		reports(recorded(3, node6, "10:13:26", ingot.StageAgent), "10:14:00")),
-		"Check web failed: connection refused: 1 other check passed; failed units: nginx.service; then kernel and " +
-			"initramfs fetched, then silence for 240 s: image node:7 never reached ingot-init; fell back to node:6, healthy " +
-			"at 10:14."},
+		"Check web failed: connection refused. 1 other check passed. Failed units: nginx.service. The next " +
+			"attempt failed differently: the machine fetched the kernel and initramfs, then sent nothing for 240 s. " +
+			"Image node:7 did not reach ingot-init. The machine fell back to node:6 and became healthy at 10:14."},
 	{"the fallback fails as well", lived(node01(), fleet.Policy{Attempts: 1},
 		fails(recorded(1, node7, "10:00:00", ingot.StageRoot), ingot.StageVolumes, "volume data refused: no disk has the "+
 			"label data"),
 		fails(recorded(2, node6, "10:05:00", ingot.StageRoot), ingot.StageVolumes,
 			"volume data refused: no disk has the label data")),
-		"Volumes not mounted: volume data refused: no disk has the label data; fell back to node:6, which was healthy " +
-			"here before and failed as well: volumes not mounted: volume data refused: no disk has the label data. Check the " +
-			"machine and what it depends on rather than the images."},
+		"The volumes were not mounted: volume data refused: no disk has the label data. The machine fell back to " +
+			"node:6, which was healthy here before but failed as well: the volumes were not mounted: volume data " +
+			"refused: no disk has the label data. Check the machine and what it depends on, not the images."},
 	{"held", lived(with(node01(), func(m *fleet.Machine) {
 		m.LastHealthy = fleet.ImageRef{}
 	}), fleet.Policy{}, fails(recorded(1, node7, "10:00:00", ingot.StageInit), ingot.StageTicket,
 		"the ticket's signature is not by the server key that this initramfs carries"),
 		fails(recorded(2, node7, "10:05:00", ingot.StageInit), ingot.StageTicket,
 			"the ticket's signature is not by the server key that this initramfs carries")),
-		"Ticket refused on 2 attempts: it is signed by a server key that node:7 does not contain; the image was built for " +
-			"another server; held for an operator since 10:05: node:7 failed twice in a row, and no image was ever healthy " +
-			"on this machine."},
+		"The machine rejected its ticket (2 attempts). The ticket is signed by a server key that node:7 does not " +
+			"contain. The image was built for another server. The machine has been held for an operator since 10:05: " +
+			"node:7 failed twice in a row, and no image was ever healthy on this machine."},
 	{"held, as the policy wants", lived(node01(), fleet.Policy{After: fleet.AfterHold},
 		silentAt(recorded(1, node7, "10:00:00", ingot.StageInitramfs), "10:04:04"),
 		silentAt(recorded(2, node7, "10:05:00", ingot.StageInitramfs), "10:09:04")),
-		"Kernel and initramfs fetched, then silence for 240 s on 2 attempts: image node:7 never reached ingot-init; held " +
-			"for an operator since 10:09: node:7 failed twice in a row, and the policy is to wait for an operator."},
+		"The machine fetched the kernel and initramfs, then sent nothing for 240 s (2 attempts). Image node:7 " +
+			"did not reach ingot-init. The machine has been held for an operator since 10:09: node:7 failed twice in " +
+			"a row, and the policy is to wait for an operator."},
 	{"will be held, as the policy wants", lived(node01(), fleet.Policy{After: fleet.AfterHold},
 		silentAt(recorded(1, node7, "10:00:00", ingot.StageInitramfs), "10:04:04")),
-		"Kernel and initramfs fetched, then silence for 240 s: image node:7 never reached ingot-init. node:7 is tried " +
-			"once more, then the machine is held for an operator."},
+		"The machine fetched the kernel and initramfs, then sent nothing for 240 s. Image node:7 did not reach " +
+			"ingot-init. The machine will try node:7 once more, then it will be held for an operator."},
 	{"image signed by a stranger", lived(with(node01(), func(m *fleet.Machine) {
 		m.LastHealthy = fleet.ImageRef{}
 	}), fleet.Policy{}, fails(recorded(1, node7, "10:00:00", ingot.StageTicket), ingot.StageRoot,
 		"the image's signature is not by the release key that this initramfs carries")),
-		"Image refused: node:7 is signed by a key that its own initramfs does not contain. node:7 is tried once more, " +
-			"then the machine is held for an operator."},
+		"The machine rejected the image. Image node:7 is signed by a key that its own initramfs does not " +
+			"contain. The machine will try node:7 once more, then it will be held for an operator."},
 	{"a replayed ticket", lived(node01(), fleet.Policy{}, reportsFailure(recorded(1, node7, "10:00:00", ingot.StageInit),
 		ingot.StageTicket,
 		ingot.FailureTicketReplayed, "the ticket answers another request than ours (boot 02000000)")),
-		"Ticket refused: it answers another request; a second server or a caching proxy may have answered. node:7 is " +
-			"tried once more, then the machine falls back to node:6."},
+		"The machine rejected its ticket. The ticket answers another request. A second server or a caching proxy " +
+			"may have answered. The machine will try node:7 once more, then fall back to node:6."},
 	{"another image than assigned", lived(node01(), fleet.Policy{},
 		reportsFailure(recorded(1, node7, "10:00:00", ingot.StageTicket), ingot.StageRoot,
 			ingot.FailureImageDigest, "a part of the image is not the one that was assigned: the config has digest "+
 				"0123456789ab, the manifest says ba9876543210")),
-		"Image refused: what was served for node:7 is not what was signed. node:7 is tried once more, then the machine " +
-			"falls back to node:6."},
+		"The machine rejected the image. The files served for node:7 are not the ones that were signed. The " +
+			"machine will try node:7 once more, then fall back to node:6."},
 	{"a damaged root", lived(node01(), fleet.Policy{}, fails(recorded(1, node7, "10:00:00", ingot.StageTicket),
 		ingot.StageRoot, "a chunk of the root does not match the manifest: chunk 21 of 300")),
-		"Root refused: a chunk of the root does not match the manifest: chunk 21 of 300; the file in the store is " +
-			"damaged, or the network corrupts data. node:7 is tried once more, then the machine falls back to node:6."},
+		"The machine rejected the root: a chunk of the root does not match the manifest: chunk 21 of 300. The " +
+			"file in the store is damaged, or the network corrupts data. The machine will try node:7 once more, then " +
+			"fall back to node:6."},
 	{"the machine crashed", lived(node01(), fleet.Policy{},
 		with(silentAt(recorded(1, node7, "10:00:00", ingot.StageSwitch), "10:03:00"), func(b *fleet.Boot) {
 			b.Crash = "Kernel panic - not syncing: Attempted to kill init! exitcode=0x0000000b"
-		})), "Kernel crashed: Kernel panic - not syncing: Attempted to kill init! exitcode=0x0000000b. node:7 is tried " +
-		"once more, then the machine falls back to node:6."},
+		})),
+		"The kernel crashed: Kernel panic - not syncing: Attempted to kill init! exitcode=0x0000000b. The " +
+			"machine will try node:7 once more, then fall back to node:6."},
 	{"too little memory", lived(node01(), fleet.Policy{}, fails(recorded(1, node7, "10:00:00", ingot.StageTicket),
 		ingot.StageRoot, "the image needs a machine with 4096 MiB of memory, this one has 2048 MiB")),
-		"Ingot-init gave up at stage root: the image needs a machine with 4096 MiB of memory, this one has 2048 MiB. " +
-			"node:7 is tried once more, then the machine falls back to node:6."},
+		"Stage root failed: the image needs a machine with 4096 MiB of memory, this one has 2048 MiB. The " +
+			"machine will try node:7 once more, then fall back to node:6."},
 	{"memory is gone", lived(node01(), fleet.Policy{},
 		with(fails(recorded(1, node7, "10:00:00", ingot.StageTicket), ingot.StageRoot, "the image needs a machine with "+
 			"4096 MiB of memory, this one has 2048 MiB"), func(b *fleet.Boot) {
 			b.Changes = []string{"RAM 4.0 → 2.0 GiB"}
-		})), "Ingot-init gave up at stage root: the image needs a machine with 4096 MiB of memory, this one has 2048 MiB. " +
-		"node:7 is tried once more, then the machine falls back to node:6. Its hardware changed: RAM 4.0 → 2.0 GiB."},
+		})),
+		"Stage root failed: the image needs a machine with 4096 MiB of memory, this one has 2048 MiB. The " +
+			"machine will try node:7 once more, then fall back to node:6. Its hardware changed: RAM 4.0 → 2.0 GiB."},
 	{"the download stopped", lived(node01(), fleet.Policy{},
 		with(silentAt(recorded(1, node7, "10:00:00", ingot.StageTicket), "10:10:00"), func(b *fleet.Boot) {
 			b.Served = map[string]int64{"root": 120 << 20}
 		})),
-		"Ticket given, then silence for 594 s: 120 MiB of 300 MiB of the root were served. node:7 is tried once more, " +
-			"then the machine falls back to node:6."},
+		"The machine got its ticket, then sent nothing for 594 s. The server sent 120 MiB of the 300 MiB root. " +
+			"The machine will try node:7 once more, then fall back to node:6."},
 	{"the download stopped, and the fallback is smaller", lived(node01(), fleet.Policy{Attempts: 1},
 		with(silentAt(recorded(1, node7, "10:00:00", ingot.StageTicket), "10:10:00"), func(b *fleet.Boot) {
 			b.Served = map[string]int64{"root": 120 << 20}
 		}),
 		reports(recorded(2, node6, "10:13:26", ingot.StageAgent), "10:14:00")),
-		"Ticket given, then silence for 594 s: 120 MiB of 300 MiB of the root were served; fell back to node:6, healthy " +
-			"at 10:14."},
+		"The machine got its ticket, then sent nothing for 594 s. The server sent 120 MiB of the 300 MiB root. " +
+			"The machine fell back to node:6 and became healthy at 10:14."},
 	{"the last healthy image fails", lived(with(node01(), func(m *fleet.Machine) {
 		m.Assignment.ImageRef = node6
 	}), fleet.Policy{}, fails(recorded(1, node6, "10:00:00", ingot.StageRoot), ingot.StageVolumes,
 		"volume data refused: no disk has the label data")),
-		"Volumes not mounted: volume data refused: no disk has the label data. node:6 is tried again, since it was the " +
-			"last healthy image on this machine."},
+		"The volumes were not mounted: volume data refused: no disk has the label data. The machine will try " +
+			"node:6 again, because it was the last healthy image on this machine."},
 	{"assigned anew after a failure", lived(with(node01(), func(m *fleet.Machine) {
 		m.Assignment = fleet.Assignment{ImageRef: node6, Since: clock("10:15:00")}
 	}), fleet.Policy{}, silentAt(recorded(1, node7, "10:00:00", ingot.StageInitramfs), "10:10:00")),
-		"Kernel and initramfs fetched, then silence for 596 s: image node:7 never reached ingot-init. node:6 has been " +
-			"assigned since 10:15 and boots at the next reboot."},
+		"The machine fetched the kernel and initramfs, then sent nothing for 596 s. Image node:7 did not reach " +
+			"ingot-init. node:6 has been assigned since 10:15 and will boot at the next restart."},
 	{"the image is gone", with(lived(node01(), fleet.Policy{},
 		with(recorded(1, fleet.ImageRef{}, "09:00:00", ingot.StageScript), func(b *fleet.Boot) {
 			*b = ended(*b, ingot.OutcomeWaiting, "", clock("09:10:00"))
 		})), func(s *Story) {
 		s.Unservable = "image 0123456789ab: no such image"
-	}), "What node01 is to boot cannot be served: image 0123456789ab: no such image."},
+	}),
+		"The image for node01 cannot be served: image 0123456789ab: no such image."},
 	{"waits for an image of a stranger",
 		with(lived(node01(), fleet.Policy{}, recorded(1, fleet.ImageRef{}, "10:19:00", ingot.StageLoader)), func(s *Story) {
 			s.Unservable, s.Untrusted = "image node:7: bad signature: it says key 0123456789ABCDEF; machines would refuse it",
 				true
-		}), "What node01 is to boot cannot be served: image node:7: bad signature: it says key 0123456789ABCDEF; machines " +
-			"would refuse it."},
+		}),
+		"The image for node01 cannot be served: image node:7: bad signature: it says key 0123456789ABCDEF; " +
+			"machines would refuse it."},
 	{"healthy, and what is assigned cannot be served",
 		with(lived(node01(), fleet.Policy{}, reports(recorded(1, node6, "09:13:26", ingot.StageAgent), "09:14:00")),
 			func(s *Story) {
 				s.Unservable = "image 0123456789ab: no such image"
-			}), "Healthy on node:6 since 09:14, 34 s after its first packet. node:7 has been assigned since 10:00, but cannot " +
-			"be served: image 0123456789ab: no such image."},
+			}),
+		"Healthy on node:6 since 09:14, 34 s after its first packet. node:7 has been assigned since 10:00, but " +
+			"cannot be served: image 0123456789ab: no such image."},
 	{"retries", lived(node01(), fleet.Policy{}, record(recorded(1, node7, "10:19:00", ingot.StageInit),
 		ingot.Event{Stage: ingot.StageTicket, Error: "asking for a ticket: connection " +
 			"refused", Retry: true}, clock("10:19:30"))),
-		"Ingot-init does not get past stage ticket: asking for a ticket: connection refused; the machine tries again. " +
-			"Boots node:7 now: stage init, 60 s after its first packet."},
+		"Stage ticket failed: asking for a ticket: connection refused. The machine is retrying. Booting node:7 " +
+			"now: stage init, 60 s after its first packet."},
 	{"a loader that stalled", lived(node01(), fleet.Policy{},
 		byStall(ended(with(recorded(1, fleet.ImageRef{}, "10:18:00", ingot.StageLoader), func(b *fleet.Boot) {
 			b.Image = node7
 		}), ingot.OutcomeSilent, "the first stage stalled: the machine loaded snponly.efi and was not heard from again",
 			clock("10:19:00")))),
-		"The machine loaded snponly.efi and was not heard from again: the firmware and this loader are incompatible. " +
-			"node:7 is tried twice more, then the machine falls back to node:6."},
+		"The machine loaded snponly.efi and was not heard from again. The firmware and this loader are " +
+			"incompatible. The machine will try node:7 twice more, then fall back to node:6."},
 }
 
 // byHTTP is a boot of the image's own UKI.

@@ -119,7 +119,7 @@ func (a *Commands) mergeCommand() *cobra.Command {
 question for the operator. Merge it if it is the known machine: that keeps its name, image
 and boots, and boots within seconds. Approve it if it is another machine.
 NEW must not be approved: an approved machine is never merged away.`,
-		Example: `  ingot machine ls                                # question: the card … is new
+		Example: `  ingot machine ls                                # question: … the card is new, or …
   ingot machine merge m-525400120099 node01`,
 		Args: command.ExactArgs("NEW", "MACHINE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
