@@ -35,7 +35,8 @@ func (c cause) sentences(attempts int) string {
 // causeOf explains a boot that failed, stopped reporting, or makes no progress.
 func causeOf(b fleet.Boot, s Story) cause {
 	if b.Crash != "" {
-		return cause{"the kernel crashed: " + b.Crash, "", "ingot console " + s.Machine.Hostname() + " --boot " + b.ID.Short()}
+		return cause{"the kernel crashed: " + b.Crash, "",
+			"ingot console " + s.Machine.Hostname() + " --boot " + b.ID.Short()}
 	}
 	if e, ok := lastError(b); ok && (b.Outcome == ingot.OutcomeFailed || b.Open()) {
 		return reported(b, e, s)

@@ -115,9 +115,11 @@ func TestWordsOfOlderImages(t *testing.T) {
 		{ingot.StageRoot, "the image's signature is not by the release key that this initramfs carries",
 			ingot.FailureImageKey, "the machine rejected the image. Image node:7 is signed by"},
 		{ingot.StageRoot, "a part of the image is not the one that was assigned: the manifest has digest 0123456789ab, " +
-			"the ticket says ba9876543210", ingot.FailureImageDigest, "the machine rejected the image. The files served for node:7"},
+			"the ticket says ba9876543210", ingot.FailureImageDigest,
+			"the machine rejected the image. The files served for node:7"},
 		{ingot.StageRoot, "a part of the image is not the one that was assigned: its chunks have 5 bytes, its root 6",
-			ingot.FailureImageDigest, "the machine rejected the image. The files served for node:7"},
+			ingot.FailureImageDigest,
+			"the machine rejected the image. The files served for node:7"},
 		{ingot.StageRoot, "a chunk of the root does not match the manifest: chunk 21 of 300 (bytes 20971520–22020095)",
 			ingot.FailureRootChunk, "the machine rejected the root: a chunk of the root"},
 		{ingot.StageRoot, "the image needs a machine with 4096 MiB of memory, this one has 2048 MiB", ingot.FailureMemory,

@@ -88,7 +88,8 @@ func stalled(b fleet.Boot) cause {
 	what := strings.TrimPrefix(b.Reason, stalledPrefix)
 	if b.First == fleet.FirstUKI {
 		return cause{strings.ReplaceAll(what, " "+fleet.FirstUKI, " the UKI of "+b.Image.Name),
-			"the firmware rejected the UKI (check Secure Boot), or the image did not reach ingot-init", "ingot image verify " + b.Image.Name}
+			"the firmware rejected the UKI (check Secure Boot), or the image did not reach ingot-init",
+			"ingot image verify " + b.Image.Name}
 	}
 	return cause{what, "the firmware and this loader are incompatible", "ingot network"}
 }

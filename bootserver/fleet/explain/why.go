@@ -60,10 +60,12 @@ func (s Story) state() (string, []string) {
 		return fmt.Sprintf("%s is retired: it is not allowed to boot.", host), []string{"ingot machine approve " + host}
 	case m.State != fleet.Approved && m.Ask != nil:
 		same, other := m.Ask.Answers(m)
-		return fmt.Sprintf("%s It cannot boot until an operator answers whether it is the same machine.", stop(capitalize(m.Ask.What))),
+		return fmt.Sprintf("%s It cannot boot until an operator answers whether it is the same machine.",
+				stop(capitalize(m.Ask.What))),
 			[]string{same, other}
 	case m.State != fleet.Approved && !booted:
-		return fmt.Sprintf("%s has not booted yet and is waiting for approval.", host), []string{"ingot machine approve " + host}
+		return fmt.Sprintf("%s has not booted yet and is waiting for approval.", host),
+			[]string{"ingot machine approve " + host}
 	case m.State != fleet.Approved:
 		return fmt.Sprintf("%s has been waiting for approval since %s.", host, s.at(m.FirstSeen)),
 			[]string{fmt.Sprintf("ingot machine approve %s --name NAME --image PROFILE:VERSION", m.ID)}
@@ -112,7 +114,8 @@ func (s Story) setback() (string, []string) {
 	cause := capitalize(c.sentences(attempts))
 	next := slices.DeleteFunc([]string{c.next, "ingot resume " + host}, func(n string) bool { return n == "" })
 	if m.Setback.To.Image == "" {
-		return fmt.Sprintf("%s The machine has been held for an operator since %s: %s.", cause, s.at(m.Setback.At), m.Setback.Why),
+		return fmt.Sprintf("%s The machine has been held for an operator since %s: %s.", cause,
+				s.at(m.Setback.At), m.Setback.Why),
 			append(next, fmt.Sprintf("ingot assign %s PROFILE:VERSION", host))
 	}
 	to := m.Setback.To.Name
@@ -123,7 +126,8 @@ func (s Story) setback() (string, []string) {
 	case b.Open():
 		return fmt.Sprintf("%s The machine fell back to %s and is booting it now: %s.", cause, to, s.progress(b)), next
 	case b.Outcome == ingot.OutcomeHealthy:
-		return fmt.Sprintf("%s The machine fell back to %s and became healthy at %s%s.", cause, to, s.at(b.Ended), s.since(b)), next
+		return fmt.Sprintf("%s The machine fell back to %s and became healthy at %s%s.", cause, to,
+			s.at(b.Ended), s.since(b)), next
 	}
 	return fmt.Sprintf("%s The machine fell back to %s, which was healthy here before but failed as well: %s Check the "+
 		"machine and what it depends on, not the images.", cause, to, causeOf(b, s).sentences(1)), next
@@ -230,7 +234,8 @@ func (s Story) progress(b fleet.Boot) string {
 // since says what is wrong with a machine that became healthy; empty if nothing is.
 func (s Story) since(b fleet.Boot) string {
 	if quiet := s.Now.Sub(s.Machine.LastSeen); quiet > Quiet {
-		return fmt.Sprintf(", but has not been heard from for %s: it may be off, hung, or unable to reach this server", span(quiet))
+		return fmt.Sprintf(", but has not been heard from for %s: it may be off, hung, or unable to reach this server",
+			span(quiet))
 	}
 	if b.Report == nil {
 		return ""
