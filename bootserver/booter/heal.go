@@ -31,7 +31,7 @@ func (b *Booter) Expire() {
 	})
 	var machines []ingot.MachineID
 	for _, m := range b.state.Granted() {
-		if m.GrantOver(now) {
+		if m.HasExpiredGrant(now) {
 			machines = append(machines, m.ID)
 		}
 	}

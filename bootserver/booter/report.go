@@ -70,7 +70,7 @@ func (b *Booter) Waits(id ingot.BootID, f ingot.Facts) error {
 			}
 		}
 		d := fleet.NewDecision(m, boot, policy, images.facts, fleet.Actor{}, now)
-		d.Wait(f, facts)
+		d.LearnWaiting(f, facts)
 		return d, nil
 	})
 	return err

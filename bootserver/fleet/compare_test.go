@@ -51,7 +51,7 @@ func MachineChanges(old *Machine, m Machine, now time.Time) []Change {
 			add(Change{Code: CodeMachineCard, To: Values{"mac": mac}})
 		}
 	}
-	if moved(*old, m) {
+	if portChanged(*old, m) {
 		add(Change{Code: CodeMachinePort, From: Values{"port": old.Port.String()}, To: Values{"port": m.Port.String()}})
 	}
 	questionChanges(*old, m, add)

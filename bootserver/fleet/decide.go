@@ -20,24 +20,24 @@ var (
 	ErrNothingHealthy = errors.New("no other image was ever healthy on this machine")
 )
 
-// Begins reports whether a packet of the firmware, or of its loader, starts a
-// new boot, given the machine's latest one: a machine asks several times for
-// one boot, and asks from the start only after a reset.
+// Begins reports whether a packet of the firmware, or of its loader, starts a new boot.
+// latest is the machine's latest boot. A machine sends several requests in one boot, and
+// starts over only after a reset.
 func Begins(latest *Boot, loader bool) bool {
 	if latest == nil || !latest.Open() {
 		return true
 	}
 	stage := latest.Stage()
 	if loader {
-		// Our loader asks once more after the firmware did; when it asks again
-		// although its script or kernel were served, it is a ROM that was reset.
+		// The loader repeats DHCP after the firmware. If it does so although its kernel
+		// was served, it is an iPXE in the ROM after a reset.
 		return stage.Rank() >= ingot.StageKernel.Rank()
 	}
 	return stage.Rank() >= ingot.StageLoader.Rank()
 }
 
-// Next says what a machine boots now: what it is assigned, unless that was
-// given up.
+// Next returns the image that a machine boots next: the assigned one, or the one that it
+// fell back to. The error is ErrNotApproved, ErrNoImage or ErrHeld.
 func Next(m Machine) (ImageRef, error) {
 	switch {
 	case m.State != Approved:
@@ -52,8 +52,8 @@ func Next(m Machine) (ImageRef, error) {
 	return m.Setback.To, nil
 }
 
-// Rollback is the assignment to the last image that was healthy on the machine
-// and is not the one assigned now.
+// Rollback returns an assignment of the last image that was healthy on the machine and is
+// not assigned now, or ErrNothingHealthy.
 func Rollback(m Machine, now time.Time) (Assignment, error) {
 	for i := len(m.Healthy) - 1; i >= 0; i-- {
 		if m.Healthy[i].Image != m.Assignment.Image {
@@ -63,9 +63,9 @@ func Rollback(m Machine, now time.Time) (Assignment, error) {
 	return Assignment{}, ErrNothingHealthy
 }
 
-// Lend marks the grants that boot may use as its own and returns them for its
-// ticket. A grant goes to one boot only, and never after its time.
-func Lend(m Machine, boot ingot.BootID, now time.Time) (Machine, []ingot.Grant) {
+// UseGrants binds the usable grants of a machine to a boot and returns them for its
+// ticket. A grant is used by one boot only, and not after it expired.
+func UseGrants(m Machine, boot ingot.BootID, now time.Time) (Machine, []ingot.Grant) {
 	var lent []ingot.Grant
 	m.Grants = slices.Clone(m.Grants)
 	for i := range m.Grants {
@@ -79,19 +79,19 @@ func Lend(m Machine, boot ingot.BootID, now time.Time) (Machine, []ingot.Grant) 
 	return m, lent
 }
 
-func (g Grant) waits() bool { return g.Boot == "" && !g.Over }
+func (g Grant) unused() bool { return g.Boot == "" && !g.Over }
 
-// GrantWaits reports whether a grant of the machine waits for a boot, or for
-// its time to pass.
-func (m *Machine) GrantWaits() bool { return slices.ContainsFunc(m.Grants, Grant.waits) }
+// HasUnusedGrant reports whether a grant of the machine was neither used by a boot nor
+// marked as expired.
+func (m *Machine) HasUnusedGrant() bool { return slices.ContainsFunc(m.Grants, Grant.unused) }
 
-// GrantOver reports whether the time of a grant has passed that waits for a boot.
-func (m *Machine) GrantOver(now time.Time) bool {
-	return slices.ContainsFunc(m.Grants, func(g Grant) bool { return g.waits() && !now.Before(g.Expires) })
+// HasExpiredGrant reports whether an unused grant of the machine has expired.
+func (m *Machine) HasExpiredGrant(now time.Time) bool {
+	return slices.ContainsFunc(m.Grants, func(g Grant) bool { return g.unused() && !now.Before(g.Expires) })
 }
 
-// Give adds a grant. An older one for the same volume is replaced.
-func Give(m Machine, g Grant, now time.Time) Machine {
+// addGrant adds a grant. An older one for the same volume is replaced.
+func addGrant(m Machine, g Grant, now time.Time) Machine {
 	m.Grants = slices.DeleteFunc(slices.Clone(m.Grants), func(h Grant) bool {
 		return h.Volume == g.Volume || now.Sub(h.Expires) > 30*24*time.Hour
 	})

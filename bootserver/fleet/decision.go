@@ -374,9 +374,9 @@ func (d *Decision) Script() (ingot.Digest, error) {
 func (d *Decision) Learn(f ingot.Facts, others []Machine) {
 	before := d.Machine
 	after, changes := Learn(before, f, others, d.now)
-	d.become(after)
-	was := Claimed(before, others)
-	claimed := slices.DeleteFunc(Claimed(after, others), func(c string) bool { return slices.Contains(was, c) })
+	d.replaceMachine(after)
+	was := claimedCards(before, others)
+	claimed := slices.DeleteFunc(claimedCards(after, others), func(c string) bool { return slices.Contains(was, c) })
 	if len(claimed) > 0 {
 		d.addBoot(d.Boot, Change{Code: CodeCardsClaimed, To: Values{"cards": claimed}})
 	}
@@ -401,7 +401,7 @@ func (d *Decision) Ticket() (lent []ingot.Grant, ask *Question) {
 		return nil, d.Machine.Ask
 	}
 	had := d.Machine.Grants
-	d.Machine, lent = Lend(d.Machine, d.Boot.ID, d.now)
+	d.Machine, lent = UseGrants(d.Machine, d.Boot.ID, d.now)
 	if d.Boot.Ticket.IsZero() || !slices.Equal(had, d.Machine.Grants) { // not of one that is asked for again
 		if d.Boot.Ticket.IsZero() {
 			d.Boot.Ticket = d.now
@@ -422,7 +422,7 @@ func (d *Decision) Ticket() (lent []ingot.Grant, ask *Question) {
 // Wait takes over what SMBIOS says of a machine that waits in its loader, for
 // rules and for the operator. Of a machine that has reported its hardware itself
 // nothing is taken.
-func (d *Decision) Wait(f ingot.Facts, facts Facts) {
+func (d *Decision) LearnWaiting(f ingot.Facts, facts Facts) {
 	if d.Machine.State != Pending || d.Machine.Facts.RAM != 0 || d.Machine.Boot != d.Boot.ID {
 		return
 	}
@@ -461,7 +461,7 @@ func (d *Decision) Serve(part string, bytes int64) {
 func (d *Decision) ExpireGrants() {
 	d.Machine.Grants = slices.Clone(d.Machine.Grants)
 	for i := range d.Machine.Grants {
-		if g := &d.Machine.Grants[i]; g.waits() && !d.now.Before(g.Expires) {
+		if g := &d.Machine.Grants[i]; g.unused() && !d.now.Before(g.Expires) {
 			g.Over = true
 			d.add(Change{Code: CodeGrantExpired, From: grantValues(g.Grant)})
 		}

@@ -205,7 +205,7 @@ func drawnAction(t *rapid.T, d *Decision, now time.Time) {
 	case 4:
 		d.Assign(Assignment{ImageRef: rapid.SampledFrom([]ImageRef{v1, v2}).Draw(t, "image"), Since: now})
 	case 5:
-		d.Give(Grant{Grant: ingot.Grant{Volume: "data", Disk: "D1", Expires: now.Add(5 * time.Minute)}, Given: now})
+		d.AddGrant(Grant{Grant: ingot.Grant{Volume: "data", Disk: "D1", Expires: now.Add(5 * time.Minute)}, Given: now})
 	case 6:
 		d.Resume()
 	}

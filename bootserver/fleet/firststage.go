@@ -9,12 +9,12 @@ import (
 	"ingot"
 )
 
-// PatienceFirst is how long a machine has, after it accepted an offer, to
-// begin loading: firmware does so at once, unless it cannot.
+// PatienceFirst is how long a machine may take to begin loading after it accepted an
+// offer. Working firmware begins at once.
 const PatienceFirst = 10 * time.Second
 
-// FirstStage is the one of the first stages that a machine is offered: the one
-// that it was moved to when others stalled, else the first of the list.
+// FirstStage returns the first stage to offer to a machine: the one that it was moved to
+// after others stalled, else the first of the list; empty if the list is empty.
 func FirstStage(m Machine, f ingot.Firmware, list []string) string {
 	if len(list) == 0 {
 		return ""
@@ -25,9 +25,9 @@ func FirstStage(m Machine, f ingot.Firmware, list []string) string {
 	return list[0]
 }
 
-// Stalled reports whether firmware that asks from the start has been let down
-// by the first stage of its latest boot, and says how: it accepted the offer
-// and never loaded it, or loaded it and was not heard from again.
+// Stalled reports whether the first stage of the latest boot stalled, when firmware f
+// starts over with DHCP, and returns the reason: the machine accepted the offer and did
+// not load it, or loaded it and sent nothing more.
 func Stalled(latest *Boot, f ingot.Firmware, now time.Time) (string, bool) {
 	if latest == nil || !latest.Open() || latest.First == "" || latest.Back || latest.Firmware != f {
 		return "", false
@@ -45,7 +45,7 @@ func Stalled(latest *Boot, f ingot.Firmware, now time.Time) (string, bool) {
 	return "", false
 }
 
-// nextStage is the first stage of a list that comes after the one of a boot.
+// nextStage returns the first stage of a list that follows the one of a boot.
 func nextStage(b Boot, list []string) (next string, is bool) {
 	i := slices.Index(list, b.First)
 	if i < 0 || len(list) < 2 {
@@ -54,7 +54,7 @@ func nextStage(b Boot, list []string) (next string, is bool) {
 	return list[(i+1)%len(list)], true
 }
 
-// withLoader is the machine with another first stage for a firmware.
+// withLoader returns the machine with another first stage for a firmware.
 func withLoader(m Machine, f ingot.Firmware, loader string) Machine {
 	m.Loaders = maps.Clone(m.Loaders)
 	if m.Loaders == nil {

@@ -160,18 +160,18 @@ func TestRollback(t *testing.T) {
 
 // TestGrantsAreForOneBoot: a grant goes to one boot, and not after its time.
 func TestGrantsAreForOneBoot(t *testing.T) {
-	m := Give(Machine{}, Grant{Grant: ingot.Grant{Volume: "data", Disk: "S", Expires: t0.Add(time.Hour)}}, t0)
-	m, lent := Lend(m, boot1, t0)
+	m := addGrant(Machine{}, Grant{Grant: ingot.Grant{Volume: "data", Disk: "S", Expires: t0.Add(time.Hour)}}, t0)
+	m, lent := UseGrants(m, boot1, t0)
 	if len(lent) != 1 {
 		t.Fatalf("Lend = %v; want the grant", lent)
 	}
-	if _, again := Lend(m, boot1, t0); len(again) != 1 {
+	if _, again := UseGrants(m, boot1, t0); len(again) != 1 {
 		t.Error("the boot that has the grant does not get it when it asks again")
 	}
-	if _, other := Lend(m, ingot.NewBootID([16]byte{2}), t0); len(other) != 0 {
+	if _, other := UseGrants(m, ingot.NewBootID([16]byte{2}), t0); len(other) != 0 {
 		t.Error("another boot gets a grant that was used")
 	}
-	if _, late := Lend(m, boot1, t0.Add(time.Hour)); len(late) != 0 {
+	if _, late := UseGrants(m, boot1, t0.Add(time.Hour)); len(late) != 0 {
 		t.Error("an expired grant is lent")
 	}
 }

@@ -9,8 +9,8 @@ import (
 	"ingot"
 )
 
-// HardwareChanges says in words what is other between two boots: what came,
-// what is gone, what differs. Nothing is said of what was not known before.
+// HardwareChanges lists the hardware changes between two boots in words: parts that were
+// added, removed or changed. It is empty if the old facts are unknown.
 func HardwareChanges(old, now ingot.Facts) []string {
 	var list []string
 	if old.RAM == 0 && old.CPU == "" && len(old.NICs) == 0 {
@@ -39,40 +39,38 @@ func HardwareChanges(old, now ingot.Facts) []string {
 	return list
 }
 
-// maxChanges bounds what is listed for one boot: a disk shelf may be unplugged.
+// maxChanges limits the list of one boot: a whole disk enclosure may be disconnected.
 const maxChanges = 64
 
 func gib(n int64) string { return strings.TrimSuffix(fmt.Sprintf("%.1f", float64(n)/(1<<30)), ".0") }
 
-// memoryChanges compares what is plugged in with what was, and what the kernel
-// can use with what it could: never one with the other, since a machine may
-// report its modules only from some version of ingot on.
+// memoryChanges compares installed with installed memory and usable with usable memory,
+// never one with the other: older versions of ingot do not report installed memory.
 func memoryChanges(old, now ingot.Facts) []string {
 	if old.RAMInstalled > 0 && now.RAMInstalled > 0 && old.RAMInstalled != now.RAMInstalled {
 		return []string{fmt.Sprintf("RAM %s → %s GiB", gib(old.RAMInstalled), gib(now.RAMInstalled))}
 	}
-	// The kernel keeps a little for itself, more or less with each version.
+	// The kernel reserves some memory; how much depends on its version.
 	if d := old.RAM - now.RAM; d <= old.RAM/50 && -d <= old.RAM/50 {
 		return nil
 	}
 	what := "RAM"
-	if old.RAMInstalled > 0 && now.RAMInstalled > 0 { // firmware or kernel leave a part out
+	if old.RAMInstalled > 0 && now.RAMInstalled > 0 { // the firmware or kernel does not use all of it
 		what = "usable RAM"
 	}
 	return []string{fmt.Sprintf("%s %s → %s GiB", what, gib(old.RAM), gib(now.RAM))}
 }
 
-// sameDisk are the ways to find a disk of one boot among those of another, the
-// surest first. Names change from boot to boot, vendors leave serial numbers
-// blank, and what several disks have identifies none: so each disk is
-// paired with one other.
+// sameDisk has the criteria to match a disk of one boot with a disk of another, the most
+// reliable first. Names change from boot to boot, some disks have no serial number, and
+// identifiers may be shared, so each disk is matched with at most one other.
 var sameDisk = []func(a, b ingot.Disk) bool{
 	func(a, b ingot.Disk) bool { return identified(a, b) && a.Name == b.Name && a.Size == b.Size },
 	func(a, b ingot.Disk) bool { return identified(a, b) && a.Size == b.Size },
 	identified,
-	func(a, b ingot.Disk) bool { return nameless(a, b) && a.Name == b.Name && a.Size == b.Size },
-	func(a, b ingot.Disk) bool { return nameless(a, b) && a.Size == b.Size },
-	func(a, b ingot.Disk) bool { return nameless(a, b) && a.Name == b.Name },
+	func(a, b ingot.Disk) bool { return bothUnidentified(a, b) && a.Name == b.Name && a.Size == b.Size },
+	func(a, b ingot.Disk) bool { return bothUnidentified(a, b) && a.Size == b.Size },
+	func(a, b ingot.Disk) bool { return bothUnidentified(a, b) && a.Name == b.Name },
 }
 
 // identified reports whether two disks have the same WWN, or, where one of
@@ -85,17 +83,16 @@ func identified(a, b ingot.Disk) bool {
 	return serial != "" && serial == ingot.PlausibleSerial(b.Serial)
 }
 
-// nameless reports whether two disks may be one that reports no identifiers.
-func nameless(a, b ingot.Disk) bool {
+// bothUnidentified reports whether two disks may be the same one, without identifiers.
+func bothUnidentified(a, b ingot.Disk) bool {
 	blank := func(d ingot.Disk) bool { return d.WWN == "" && ingot.PlausibleSerial(d.Serial) == "" }
 	return blank(a) && blank(b) && a.Model == b.Model
 }
 
-// diskChanges compares disks; of partitions, which are listed among them,
-// nothing is said.
+// diskChanges compares disks. Partitions, which are listed among them, are ignored.
 func diskChanges(old, now []ingot.Disk) (list []string) {
 	old, now = wholeDisks(old), wholeDisks(now)
-	before := make([]*ingot.Disk, len(now)) // what each was
+	before := make([]*ingot.Disk, len(now)) // the old disk of each
 	gone := slices.Repeat([]bool{true}, len(old))
 	for _, same := range sameDisk {
 		for i, d := range now {
@@ -126,8 +123,8 @@ func diskChanges(old, now []ingot.Disk) (list []string) {
 	return list
 }
 
-// wholeDisks leaves out partitions: they have the name of their disk and a
-// number, after a p where the disk's name ends in a digit, and its identity.
+// wholeDisks removes partitions. A partition has the name of its disk and a number, after
+// a p if the disk's name ends in a digit, and the identifiers of the disk.
 func wholeDisks(list []ingot.Disk) (whole []ingot.Disk) {
 	names := map[string]ingot.Disk{}
 	for _, d := range list {

@@ -9,86 +9,86 @@ import (
 	"ingot"
 )
 
-// Healing: an image that fails again and again on a machine is given up there,
-// and the machine boots the image that was healthy on it last. Everything that
-// decides this is in the Machine, so a server that restarts decides the same.
+// Healing: if an image fails repeatedly on a machine, the machine falls back to the image
+// that was last healthy on it. All state for this is in the Machine, so a restarted
+// server decides the same.
 //
 //   - An operator's decision (Assign, Resume) resets the count of failures.
-//   - An image that was the last healthy one on the machine is never given up:
-//     there is nothing better, and what is wrong is not the image. So a machine
-//     moves at most once between two words of operators, and cannot flip.
-//   - Without such an image the machine is held: it waits for a person.
+//   - The last healthy image of a machine is always retried: there is nothing better, and
+//     the image is unlikely to be the problem. So a machine falls back at most once
+//     between two decisions of operators, and does not alternate between images.
+//   - A machine without such an image is held until an operator decides.
 
-// After says what becomes of a machine whose image failed too often.
+// After is what happens to a machine whose image failed too often.
 type After string
 
 // The values of After.
 const (
-	AfterFallback After = "fallback" // boot the image last healthy on the machine; hold when there is none
-	AfterHold     After = "hold"     // wait for a person
-	AfterRetry    After = "retry"    // try again for ever
+	AfterFallback After = "fallback" // boot the last healthy image of the machine; hold if there is none
+	AfterHold     After = "hold"     // wait for an operator
+	AfterRetry    After = "retry"    // retry without limit
 )
 
-// DefaultAttempts is how often in a row an image may fail on a machine.
+// DefaultAttempts is the default of Policy.Attempts.
 const DefaultAttempts = 2
 
 // Policy is how machines heal. The zero Policy is the default.
 type Policy struct {
-	Attempts int   // failed boots in a row after which an image is given up; 0 means DefaultAttempts
+	Attempts int   // failed boots in a row before falling back; 0 means DefaultAttempts
 	After    After // empty means AfterFallback
 }
 
-// Limit is how often in a row an image may fail on a machine.
+// Limit returns the number of failed boots in a row before a machine falls back.
 func (p Policy) Limit() int { return cmp.Or(p.Attempts, DefaultAttempts) }
 
 // Failure is one boot that counts against an image.
 type Failure struct {
 	Boot    ingot.BootID  `json:"boot"`
 	Outcome ingot.Outcome `json:"outcome"`
-	Stage   ingot.Stage   `json:"stage"` // the furthest that it came
+	Stage   ingot.Stage   `json:"stage"` // the furthest stage reached
 	Reason  string        `json:"reason"`
 	At      time.Time     `json:"at"`
 }
 
-// Trial is how the image that a machine boots now fares.
+// Trial counts the failures of the image that a machine boots now.
 type Trial struct {
 	Image    ingot.Digest `json:"image,omitempty"`
-	Failures []Failure    `json:"failures,omitempty"` // in a row, the latest last
+	Failures []Failure    `json:"failures,omitempty"` // consecutive, the latest last
 }
 
 // IsZero reports whether nothing failed.
 func (t Trial) IsZero() bool { return t.Image == "" && len(t.Failures) == 0 }
 
-// maxFailures bounds what a Trial remembers of an image that is never given up.
+// maxFailures limits the stored failures of an image that is retried without limit.
 const maxFailures = 10
 
-// Setback says that the assigned image was given up, and what is done instead.
+// Setback records that the assigned image failed too often, and what the machine boots
+// instead.
 type Setback struct {
 	Gave     ImageRef  `json:"gave"` // the image that failed
-	To       ImageRef  `json:"to"`   // what the machine boots instead; empty: it is held
+	To       ImageRef  `json:"to"`   // the image to boot instead; empty: the machine is held
 	Why      string    `json:"why"`
 	At       time.Time `json:"at"`
-	Failures []Failure `json:"failures"` // that decided it
+	Failures []Failure `json:"failures"` // the failures that led to it
 }
 
-// Assign gives a machine an image by an operator's word.
+// Assign assigns an image to a machine on behalf of an operator.
 func Assign(m Machine, as Assignment) Machine {
 	m.Assignment = as
 	return Resume(m)
 }
 
-// Resume forgets what failed: the assigned image is tried again. What becomes
-// of a boot whose image was decided before counts no more.
+// Resume clears the failures of a machine, so that it retries its assigned image. Boots
+// whose image was decided before no longer count.
 func Resume(m Machine) Machine {
 	m.Trial, m.Setback, m.Orders = Trial{}, nil, m.Orders+1
 	return m
 }
 
-// ApplyOutcome draws the consequences of a boot that ended: it counts the failures
-// of an image in a row, and after too many gives it up. have says whether an
-// image can still be served. Only the machine's latest boot matters, each boot
-// once, and only if it was of what the machine is to boot: an operator may
-// have decided otherwise meanwhile.
+// ApplyOutcome returns the machine after a boot ended: it counts consecutive failures of
+// an image, and after too many falls back or holds the machine. have reports whether an
+// image can still be served. Only the latest boot counts, once, and only if it booted
+// the image that the machine should boot: an operator may have changed that.
 func ApplyOutcome(m Machine, b Boot, p Policy, have func(ingot.Digest) bool, now time.Time) Machine {
 	switch {
 	case m.Boot != b.ID || b.Image.Image == "":
@@ -119,8 +119,8 @@ func ApplyOutcome(m Machine, b Boot, p Policy, have func(ingot.Digest) bool, now
 	return m
 }
 
-// forgetFailures: what a machine says of itself outweighs our counting. It may
-// have been slow, and given up before it spoke.
+// forgetFailures clears the failures after a healthy report, even if the boot had been
+// counted as failed: the machine may only have been slow.
 func forgetFailures(m Machine, b Boot) Machine {
 	m.Trial = Trial{}
 	if m.Setback != nil && m.Setback.Gave.Image == b.Image.Image {
@@ -129,8 +129,8 @@ func forgetFailures(m Machine, b Boot) Machine {
 	return m
 }
 
-// fetched reports whether so much of the image was fetched that its fate is
-// the image's own: a machine that was switched off in its loader says nothing.
+// fetched reports whether enough of the image was fetched to attribute a failure to it. A
+// machine that was switched off in its loader proves nothing about the image.
 func fetched(b Boot) bool {
 	if b.First == FirstUKI {
 		return b.Stage().Rank() >= ingot.StageLoader.Rank()
@@ -154,7 +154,7 @@ func giveUp(m Machine, image ImageRef, p Policy, have func(ingot.Digest) bool, n
 	return s
 }
 
-// Times says how often: once, twice, 3 times.
+// Times formats a count: "once", "twice", "3 times".
 func Times(n int) string {
 	switch n {
 	case 1:

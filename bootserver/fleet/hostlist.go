@@ -7,16 +7,15 @@ import (
 	"strings"
 )
 
-// ErrHostlist: the text is not a list of hosts.
+// ErrHostlist means that the text is not a list of hosts.
 var ErrHostlist = errors.New("not a list of hosts")
 
-// MaxHosts bounds what one hostlist may expand to.
+// MaxHosts is the maximum number of names of one hostlist.
 const MaxHosts = 65536
 
-// Hostlist expands "node[01-03,10]-a,login" to the names that it stands for:
-// commas separate names, brackets hold numbers and ranges of numbers, whose
-// leading zeros are kept (the form of clustershell, Slurm and pdsh). A name
-// may have several brackets.
+// Hostlist expands "node[01-03,10]-a,login" to host names, in the format of ClusterShell,
+// Slurm and pdsh: commas separate names, and brackets contain numbers and ranges, whose
+// leading zeros are kept. A name may have several brackets.
 func Hostlist(s string) ([]string, error) {
 	var all []string
 	for _, part := range splitOutside(s) {
@@ -34,7 +33,7 @@ func Hostlist(s string) ([]string, error) {
 	return all, nil
 }
 
-// splitOutside cuts at commas that are not inside of brackets.
+// splitOutside splits at commas outside brackets.
 func splitOutside(s string) (parts []string) {
 	depth, start := 0, 0
 	for i, r := range s {
@@ -101,7 +100,7 @@ func numbers(r string) ([]string, error) {
 	last, err2 := strconv.ParseUint(to, 10, 31)
 	switch {
 	case err1 != nil || err2 != nil:
-		return nil, fmt.Errorf("%q is no range of numbers", r)
+		return nil, fmt.Errorf("%q is not a range of numbers", r)
 	case last < first:
 		return nil, fmt.Errorf("%q ends before it begins", r)
 	case last-first >= MaxHosts:

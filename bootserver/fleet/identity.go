@@ -9,45 +9,44 @@ import (
 	"ingot"
 )
 
-// A machine is known by a set: the UUID of its board, the serial number, the
-// addresses of its cards, and where it is plugged in. No part of it is proof.
-// UUIDs and serials that vendors leave blank are absent (ingot.PlausibleUUID),
-// and so are those that two machines have: some boards share one.
+// A machine is identified by its SMBIOS UUID, its serial number, its MAC addresses
+// and its switch port. None of them is proof on its own. Placeholder values are
+// ignored (ingot.PlausibleUUID), and so are values that two machines share.
 //
-// When the parts disagree, a card was moved or a board was changed, or one of them is wrong.
-// Nothing is guessed then: the machine is new, it waits, and an operator is
-// asked (Question). Identify looks at packets, Learn at what a machine reports
-// about itself.
+// If the identifiers disagree, a card was moved, a board was replaced, or a value is
+// wrong. Then nothing is guessed: the machine stays pending, with a Question for the
+// operator. Identify evaluates packets; Learn evaluates what a machine reports about
+// itself.
 
-// Sighting is what a packet shows of a machine.
+// Sighting is what a packet says about a machine.
 type Sighting struct {
 	MAC      string // canonical
 	UUID     string // plausible or empty
 	Firmware ingot.Firmware
 	Port     SwitchPort // from a relay; may be zero
-	At       time.Time  // when; zero: no question is asked about the port
+	At       time.Time  // zero: no question is raised about the port
 }
 
-// Question is what an operator is asked about a machine: is it the same as
-// another one? Merging says yes, approving says no.
+// Question asks an operator whether a machine is the same as another one. Merging
+// the machines answers yes, approving the machine answers no.
 type Question struct {
-	With ingot.MachineID `json:"with"` // the machine that it may be
-	What string          `json:"what"` // for people
-	// what raised it, by which the answer is remembered: "card 52:54:00:12:00:01"
+	With ingot.MachineID `json:"with"` // the known machine that it may be
+	What string          `json:"what"` // why the question arises, for the operator
+	// the identifier that raised it, under which the answer is stored: "card 52:54:00:12:00:01"
 	About string `json:"about,omitempty"`
-	// Reported: what the machine reported about itself raised it. Else it is the question
-	// of a newcomer, of which nothing but its packets is known.
+	// Reported: the machine's own report raised it. Otherwise the machine is new, and known
+	// only by its packets.
 	Reported bool `json:"told,omitempty"`
 }
 
-// Answers are the commands that answer the question of a machine: what to type
-// when it is the same machine, and when it is another one.
+// Answers returns the commands that answer the question of a machine: same if it is
+// the same machine, other if it is another one.
 func (q Question) Answers(m Machine) (same, other string) {
-	if q.With == m.ID { // it is known by this card, with another board than before
+	if q.With == m.ID { // identified by this card, with a different board
 		return "ingot machine approve " + m.Hostname(), "ingot machine forget " + m.Hostname()
 	}
 	same = fmt.Sprintf("ingot machine merge %s %s", m.ID, q.With)
-	if q.Reported { // it was approved before, and has all that it needs
+	if q.Reported { // it was approved before, so it has a name and an image
 		return same, "ingot machine approve " + m.Hostname()
 	}
 	return same, fmt.Sprintf("ingot machine approve %s --name NAME --image PROFILE:VERSION", m.ID)
@@ -57,19 +56,19 @@ func aboutCard(mac string) string { return "card " + mac }
 
 const aboutPort = "port "
 
-// Newcomer reports whether a machine waits for the answer to whether it is
-// another one: until then no part of the set is its own.
-func (m *Machine) Newcomer() bool { return m.Ask != nil && !m.Ask.Reported && m.Ask.With != m.ID }
+// Unidentified reports whether a new machine may be a known one. Until an operator
+// answers, none of its identifiers belongs to it alone.
+func (m *Machine) Unidentified() bool { return m.Ask != nil && !m.Ask.Reported && m.Ask.With != m.ID }
 
-// cards are all addresses that a machine has, by what it was seen with and by
-// what it reported.
+// cards returns all MAC addresses of a machine, seen in packets or reported by it.
 func (m *Machine) cards() []string { return append(slices.Clone(m.MACs), m.ReportedCards()...) }
 
-// Cards are the addresses that may be the machine's.
+// Cards returns the MAC addresses that may identify the machine.
 func (m *Machine) Cards() []string { return m.cards() }
 
-// ReportedCards are the addresses that the machine reported, and was not seen with. It
-// is found by one of them only when no other machine was seen with it.
+// ReportedCards returns the MAC addresses that the machine reported but that were not
+// seen in its packets. Such an address identifies the machine only if no other machine
+// was seen with it.
 func (m *Machine) ReportedCards() (list []string) {
 	for _, n := range m.Facts.NICs {
 		if mac, err := ingot.ParseMAC(n.MAC); err == nil && !slices.Contains(m.MACs, mac) && !slices.Contains(list, mac) {
@@ -79,27 +78,27 @@ func (m *Machine) ReportedCards() (list []string) {
 	return list
 }
 
-// Identify returns the machine that a sighting is of, among all that have its
-// card, its UUID or its switch port, or nil for a stranger. When a stranger may
-// be a machine that is known, ask says which one.
+// Identify returns the machine that a sighting belongs to, or nil if it is unknown.
+// candidates are all machines with its MAC address, UUID or switch port. If the unknown
+// machine may be a known one, ask is the question for the operator.
 func Identify(candidates []Machine, s Sighting) (found *Machine, ask *Question) {
 	c := sorted(candidates, s)
 	switch {
-	case c.itself != nil:
-		return c.itself, nil
-	case s.UUID == "" || len(c.byBoard) > 1: // a UUID that boards share identifies none
+	case c.exact != nil:
+		return c.exact, nil
+	case s.UUID == "" || len(c.byBoard) > 1: // a shared UUID identifies no machine
 		owners := c.byCard
 		if both := withUUID(owners, s.UUID); len(both) > 0 {
 			owners = both
-		} else if spoken := lastSpokenOf(owners, s.MAC); c.waits != nil &&
-			(spoken == nil || spoken.answered(aboutCard(s.MAC)).Before(c.waits.FirstSeen)) {
-			return c.waits, nil // whose card it is, an operator is asked
+		} else if confirmed := lastConfirmed(owners, s.MAC); c.waiting != nil &&
+			(confirmed == nil || confirmed.answered(aboutCard(s.MAC)).Before(c.waiting.FirstSeen)) {
+			return c.waiting, nil // an operator has to answer which machine has the card
 		}
-		found, ask = only(owners, s)
+		found, ask = singleOwner(owners, s)
 	case len(c.byBoard) == 0:
-		found, ask = c.strangeBoard(candidates, s)
+		found, ask = c.matchUnknownUUID(candidates, s)
 	default:
-		return c.knownBoard(s)
+		return c.matchKnownUUID(s)
 	}
 	if found == nil && ask == nil {
 		ask = c.samePort(s)
@@ -107,13 +106,13 @@ func Identify(candidates []Machine, s Sighting) (found *Machine, ask *Question) 
 	return found, ask
 }
 
-// claims are candidates by what they are candidates for.
+// claims are the candidates by the identifier that they share with a sighting.
 type claims struct {
-	itself  *Machine   // a newcomer that waits, with this very card and UUID
-	waits   *Machine   // a newcomer that waits, with this card; one without a UUID before others
-	byCard  []*Machine // the others that were seen with the card, or, if there are none, reported it
-	byBoard []*Machine // and that have the UUID
-	atPort  []*Machine // and all that were seen last at the port
+	exact   *Machine   // an unidentified machine with the same card and UUID
+	waiting *Machine   // an unidentified machine with the card; one without a UUID first
+	byCard  []*Machine // others seen with the card; if none, those that reported it
+	byBoard []*Machine // others with the UUID
+	atPort  []*Machine // all that were last seen at the port
 }
 
 func sorted(candidates []Machine, s Sighting) (c claims) {
@@ -125,17 +124,17 @@ func sorted(candidates []Machine, s Sighting) (c claims) {
 			c.atPort = append(c.atPort, m)
 		}
 		switch {
-		case m.Newcomer() && has && m.UUID == s.UUID:
-			c.itself = m
-		case m.Newcomer() && has && (c.waits == nil || m.UUID == ""):
-			c.waits = m
-		case m.Newcomer():
+		case m.Unidentified() && has && m.UUID == s.UUID:
+			c.exact = m
+		case m.Unidentified() && has && (c.waiting == nil || m.UUID == ""):
+			c.waiting = m
+		case m.Unidentified():
 		case has:
 			c.byCard = append(c.byCard, m)
 		case slices.Contains(m.ReportedCards(), s.MAC):
 			reported = append(reported, m)
 		}
-		if s.UUID != "" && m.UUID == s.UUID && !m.Newcomer() {
+		if s.UUID != "" && m.UUID == s.UUID && !m.Unidentified() {
 			c.byBoard = append(c.byBoard, m)
 		}
 	}
@@ -145,9 +144,9 @@ func sorted(candidates []Machine, s Sighting) (c claims) {
 	return c
 }
 
-// strangeBoard is a sighting with a UUID that no machine has.
-func (c claims) strangeBoard(candidates []Machine, s Sighting) (*Machine, *Question) {
-	var open []*Machine // those with the card that have no UUID of their own
+// matchUnknownUUID identifies a sighting with a UUID that no machine has.
+func (c claims) matchUnknownUUID(candidates []Machine, s Sighting) (*Machine, *Question) {
+	var open []*Machine // machines with the card and without a UUID of their own
 	for _, m := range c.byCard {
 		if m.UUID == "" || shared(candidates, m.UUID) {
 			open = append(open, m)
@@ -155,9 +154,9 @@ func (c claims) strangeBoard(candidates []Machine, s Sighting) (*Machine, *Quest
 	}
 	switch {
 	case len(open) > 0:
-		return only(open, s) // it shows its UUID only now
-	case c.waits != nil && c.waits.UUID == "":
-		return c.waits, nil
+		return singleOwner(open, s) // the machine sends its UUID for the first time
+	case c.waiting != nil && c.waiting.UUID == "":
+		return c.waiting, nil
 	case len(c.byCard) > 0:
 		m := latestSeen(c.byCard)
 		return nil, &Question{With: m.ID, About: aboutCard(s.MAC),
@@ -167,8 +166,8 @@ func (c claims) strangeBoard(candidates []Machine, s Sighting) (*Machine, *Quest
 	return nil, nil
 }
 
-// knownBoard is a sighting with the UUID of one machine.
-func (c claims) knownBoard(s Sighting) (*Machine, *Question) {
+// matchKnownUUID identifies a sighting with the UUID of exactly one machine.
+func (c claims) matchKnownUUID(s Sighting) (*Machine, *Question) {
 	board := c.byBoard[0]
 	if slices.Contains(c.byCard, board) || len(c.byCard) == 0 && len(board.cards()) == 0 {
 		return board, nil
@@ -182,13 +181,13 @@ func (c claims) knownBoard(s Sighting) (*Machine, *Question) {
 	return nil, &Question{With: board.ID, What: what, About: aboutCard(s.MAC)}
 }
 
-// only returns the one of several machines with a card that a sighting is of:
-// of two, the one that an operator was asked about and spoke of last.
-func only(owners []*Machine, s Sighting) (*Machine, *Question) {
+// singleOwner returns the machine that a sighting belongs to, of those that have its
+// card: of several, the one that an operator confirmed last.
+func singleOwner(owners []*Machine, s Sighting) (*Machine, *Question) {
 	if len(owners) < 2 {
 		return latestSeen(owners), nil
 	}
-	if last := lastSpokenOf(owners, s.MAC); last != nil {
+	if last := lastConfirmed(owners, s.MAC); last != nil {
 		return last, nil
 	}
 	var names []string
@@ -204,9 +203,9 @@ func only(owners []*Machine, s Sighting) (*Machine, *Question) {
 			s.MAC, strings.Join(names, " and "))}
 }
 
-// lastSpokenOf is, of machines with a card, the one that an operator gave it to
-// last, or nil.
-func lastSpokenOf(owners []*Machine, mac string) (last *Machine) {
+// lastConfirmed returns the machine that an operator confirmed last as the owner of a
+// card, or nil.
+func lastConfirmed(owners []*Machine, mac string) (last *Machine) {
 	var latest time.Time
 	for _, m := range owners {
 		if at := m.answered(aboutCard(mac)); at.After(latest) {
@@ -216,15 +215,15 @@ func lastSpokenOf(owners []*Machine, mac string) (last *Machine) {
 	return last
 }
 
-// PortQuiet is how long a machine must not have been heard before another one
-// at its switch port may be it: a machine that runs is heard from more often.
+// PortQuiet is how long a machine must have been silent before an unknown machine at its
+// switch port may be its replacement. A running machine sends heartbeats more often.
 const PortQuiet = 2 * time.Minute
 
-// samePort asks about a stranger at the switch port of a machine that fell
-// silent. A port that several machines have is none: relays that report only the
-// network, and chassis with one cable, say the same for all.
+// samePort returns the question about an unknown machine at the switch port of a machine
+// that is silent. A port that several machines share is ignored: some relays report
+// only the network, and some chassis have one uplink.
 func (c claims) samePort(s Sighting) *Question {
-	if len(c.atPort) != 1 || c.atPort[0].State != Approved || c.atPort[0].Newcomer() ||
+	if len(c.atPort) != 1 || c.atPort[0].State != Approved || c.atPort[0].Unidentified() ||
 		s.At.Sub(c.atPort[0].LastSeen) < PortQuiet {
 		return nil
 	}
@@ -234,15 +233,15 @@ func (c claims) samePort(s Sighting) *Question {
 			m.Hostname(), s.Port)}
 }
 
-// moved reports whether a machine was plugged in elsewhere. Ports that relays of
-// IPv4 and of IPv6 report cannot be compared.
-func moved(old, m Machine) bool {
+// portChanged reports whether a machine moved to another switch port. Ports reported by
+// IPv4 and IPv6 relays cannot be compared.
+func portChanged(old, m Machine) bool {
 	was, is := old.Port, m.Port
 	return was != is && was.Relay.IsValid() && is.Relay.IsValid() && was.Relay.Is4() == is.Relay.Is4()
 }
 
-// QuestionResolved reports whether the question of a machine no longer arises: it has the switch
-// port of another one, which was seen since, or is not known any more.
+// QuestionResolved reports whether a question about a switch port no longer applies,
+// because the other machine was seen since or is no longer known.
 func QuestionResolved(m Machine, with Machine, known bool) bool {
 	return m.Ask != nil && strings.HasPrefix(m.Ask.About, aboutPort) && (!known || with.LastSeen.After(m.FirstSeen))
 }
@@ -256,12 +255,12 @@ func withUUID(list []*Machine, uuid string) (with []*Machine) {
 	return with
 }
 
-// shared reports whether several machines have a UUID. Newcomers that wait do
-// not count: a newcomer with the UUID of another machine must not make that UUID useless.
+// shared reports whether several machines have a UUID. Unidentified machines do not
+// count: otherwise any client could make the UUID of another machine useless.
 func shared(machines []Machine, uuid string) bool {
 	n := 0
 	for i := range machines {
-		if m := &machines[i]; m.UUID == uuid && !m.Newcomer() {
+		if m := &machines[i]; m.UUID == uuid && !m.Unidentified() {
 			n++
 		}
 	}
@@ -277,8 +276,8 @@ func latestSeen(list []*Machine) (latest *Machine) {
 	return latest
 }
 
-// See returns the machine with what a sighting shows added.
-func See(m Machine, s Sighting, now time.Time) Machine {
+// AddSighting returns the machine with the identifiers and firmware of a sighting added.
+func AddSighting(m Machine, s Sighting, now time.Time) Machine {
 	m.LastSeen = now
 	if m.UUID == "" {
 		m.UUID = s.UUID
@@ -292,10 +291,9 @@ func See(m Machine, s Sighting, now time.Time) Machine {
 	return m
 }
 
-// Merge makes one machine of two: from is the same machine as into, with other
-// parts. What operators gave into stays. What the machine is now (its board,
-// its hardware, its boot) is what was seen last, be it of from or of into: the
-// one that runs must not lose its boot to a record that is old.
+// Merge merges from into into: both are the same machine, with different identifiers.
+// Name, labels and assignment of into stay. UUID, serial number, hardware and boot are
+// those of the record that was seen last, so that a running machine keeps its boot.
 func Merge(into, from Machine, now time.Time) Machine {
 	for _, mac := range from.MACs {
 		if !slices.Contains(into.MACs, mac) {
@@ -334,11 +332,11 @@ type Answered struct {
 	At    time.Time `json:"at"`
 }
 
-// maxAnswered bounds how many answers are remembered of a machine.
+// maxAnswered limits the stored answers of a machine.
 const maxAnswered = 16
 
-// Answer notes that the question of a machine, if it has one, is answered: it
-// is not asked the same again.
+// Answer marks the open question of a machine, if any, as answered, so that the same
+// question is not raised again.
 func Answer(m Machine, now time.Time) Machine {
 	if m.Ask != nil {
 		m.Answered = remember(m.Answered, Answered{m.Ask.About, now})
@@ -347,7 +345,7 @@ func Answer(m Machine, now time.Time) Machine {
 	return m
 }
 
-// remember adds answers to a list, which it leaves as it is.
+// remember returns a copy of a list with answers added; list is not modified.
 func remember(list []Answered, more ...Answered) []Answered {
 	for _, a := range more {
 		if a.About != "" {
@@ -357,7 +355,7 @@ func remember(list []Answered, more ...Answered) []Answered {
 	return list[max(0, len(list)-maxAnswered):]
 }
 
-// answered is when a question of the machine was answered; zero: never.
+// answered returns when a question about the machine was answered; zero means never.
 func (m *Machine) answered(about string) time.Time {
 	for _, a := range m.Answered {
 		if a.About == about {

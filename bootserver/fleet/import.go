@@ -15,8 +15,7 @@ import (
 	"ingot"
 )
 
-// Planned is one machine of a list that operators have before the machines
-// boot for the first time.
+// Planned is a machine of an imported list, usually one that has not booted yet.
 type Planned struct {
 	Name    string            `json:"name"`
 	MACs    []string          `json:"macs,omitempty"`
@@ -24,18 +23,18 @@ type Planned struct {
 	Serial  string            `json:"serial,omitempty"`
 	Labels  map[string]string `json:"labels,omitempty"`
 	Image   string            `json:"image,omitempty"`
-	Pending bool              `json:"pending,omitempty"` // it is not approved with its import
+	Pending bool              `json:"pending,omitempty"` // do not approve it
 }
 
-// ErrImport: a list of machines cannot be imported.
+// ErrImport means that a list of machines cannot be imported.
 var ErrImport = errors.New("the list cannot be imported")
 
-// MaxImport bounds a list.
+// MaxImport is the maximum number of machines of a list.
 const MaxImport = 20_000
 
-// ParsePlanned reads a list: JSON, an array of Planned, or CSV with a line of
-// names first: name,mac,uuid,serial,labels,image,state. Several addresses and
-// labels in one field are separated by spaces.
+// ParsePlanned parses a list: a JSON array of Planned, or CSV (RFC 4180) whose first line
+// names the columns: name,mac,uuid,serial,labels,image,state. Spaces separate several
+// MAC addresses or labels in one field.
 func ParsePlanned(text []byte) ([]Planned, error) {
 	if t := bytes.TrimSpace(text); len(t) > 0 && t[0] == '[' {
 		var list []Planned
@@ -50,13 +49,13 @@ func ParsePlanned(text []byte) ([]Planned, error) {
 	r.Comment, r.TrimLeadingSpace = '#', true
 	head, err := r.Read()
 	if err != nil {
-		return nil, fmt.Errorf("%w: its first line is to name the columns: name,mac,uuid,serial,labels,image,state: %w",
+		return nil, fmt.Errorf("%w: its first line must name the columns: name,mac,uuid,serial,labels,image,state: %w",
 			ErrImport, err)
 	}
 	for i, h := range head {
 		head[i] = strings.ToLower(strings.TrimSpace(h))
 		if !slices.Contains([]string{"name", "mac", "uuid", "serial", "labels", "image", "state"}, head[i]) {
-			return nil, fmt.Errorf("%w: line 1: unknown column %q; there are name, mac, uuid, serial, labels, image, state",
+			return nil, fmt.Errorf("%w: line 1: unknown column %q; the columns are name, mac, uuid, serial, labels, image, state",
 				ErrImport, h)
 		}
 	}
@@ -112,17 +111,16 @@ func plannedRow(head, row []string) (p Planned, err error) {
 
 // Action is what an import does with one machine.
 type Action struct {
-	Do      string          `json:"do"` // "add", "change", "same"; "asks": it is as it was, and waits for an answer
+	Do      string          `json:"do"` // "add", "change", "same"; "asks": unchanged, and waiting for an answer
 	Machine ingot.MachineID `json:"machine"`
 	Name    string          `json:"name"`
 	What    []string        `json:"what,omitempty"` // what changes
 }
 
-// Import says what a list makes of the machines that are known: all of it, or
-// every fault. A machine that is known by one of its parts is completed; what
-// it has already stays, a machine that was retired stays retired, and one whose
-// question is open goes on waiting. images are the assignments by the names of
-// images. by is the operator.
+// Import plans the import of a list: either all of it, or an error that wraps ErrImport
+// and names every fault. A known machine is completed: existing identifiers stay, a
+// retired machine stays retired, and one with an open question stays pending. images has
+// the assignments by image name. by is the operator.
 func Import(machines []Machine, list []Planned, images map[string]Assignment, by Actor,
 	now time.Time) (changed []*Decision, actions []Action, err error) {
 	if len(list) > MaxImport {
@@ -155,8 +153,8 @@ func Import(machines []Machine, list []Planned, images map[string]Assignment, by
 	return changed, actions, nil
 }
 
-// action is what an import does with a machine, and begins its Changes with the
-// one of the import.
+// action describes what an import does with a machine, and puts the Change of the import
+// first.
 func (d *Decision) action(name string, before Machine) Action {
 	a := Action{Do: "add", Machine: d.Machine.ID, Name: name}
 	if !d.created {
@@ -170,7 +168,7 @@ func (d *Decision) action(name string, before Machine) Action {
 	}
 	if m := d.Machine; m.Ask != nil {
 		same, other := m.Ask.Answers(m)
-		a.What = append(a.What, fmt.Sprintf("it is still waiting for an answer: %s (the same machine: %s; another one: %s)",
+		a.What = append(a.What, fmt.Sprintf("a question is still open: %s (if it is the same machine, run: %s; if not, run: %s)",
 			m.Ask.What, same, other))
 		if a.Do == "same" {
 			a.Do = "asks"
@@ -184,7 +182,7 @@ func (d *Decision) action(name string, before Machine) Action {
 	return a
 }
 
-// supplied are the parts that a machine lacked: the ledger has no words for them.
+// supplied lists identifiers that the machine lacked; the ledger has no Change for them.
 func supplied(before, m Machine) (what []string) {
 	if before.UUID == "" && m.UUID != "" {
 		what = append(what, "UUID "+m.UUID)
@@ -195,7 +193,7 @@ func supplied(before, m Machine) (what []string) {
 	return what
 }
 
-// complete adds to the machine what a list says.
+// complete adds the fields of a list entry to the machine.
 func (d *Decision) complete(p Planned, images map[string]Assignment) error {
 	d.Rename(p.Name)
 	m := &d.Machine
@@ -218,8 +216,8 @@ func (d *Decision) complete(p Planned, images map[string]Assignment) error {
 		case *part.has == "":
 			*part.has = part.list
 		default:
-			return fmt.Errorf("%s is known with the %s %s, not %s: correct the list, or forget the machine first",
-				m.ID, part.what, *part.has, part.list)
+			return fmt.Errorf("%s has %s %s, not %s; correct the list, or run: ingot machine forget %s",
+				m.ID, part.what, *part.has, part.list, m.ID)
 		}
 	}
 	if len(p.Labels) > 0 {
@@ -231,8 +229,8 @@ func (d *Decision) complete(p Planned, images map[string]Assignment) error {
 		d.SetLabels(labels)
 	}
 	switch {
-	case m.State == Retired: // only `ingot machine approve` takes that back
-	case m.Ask != nil: // a list that is imported every night was not written with the question in mind
+	case m.State == Retired: // only `ingot machine approve` undoes that
+	case m.Ask != nil: // a list that is imported every night does not answer questions
 	case !p.Pending:
 		d.setState(Approved)
 	case m.State == "":
@@ -250,7 +248,7 @@ func (d *Decision) complete(p Planned, images map[string]Assignment) error {
 	return nil
 }
 
-// register finds machines by their parts.
+// register indexes machines by their identifiers.
 type register struct {
 	ids   map[ingot.MachineID]Machine
 	macs  map[string]ingot.MachineID
@@ -274,7 +272,7 @@ func (r *register) index(m Machine) {
 	for _, mac := range m.MACs {
 		r.macs[mac] = m.ID
 	}
-	for _, mac := range m.ReportedCards() { // the machine that was seen with it has it
+	for _, mac := range m.ReportedCards() { // a machine that was seen with the card takes precedence
 		if _, taken := r.macs[mac]; !taken {
 			r.macs[mac] = m.ID
 		}
@@ -288,13 +286,13 @@ func (r *register) index(m Machine) {
 	}
 }
 
-// enter notes a machine of the list, which no other line may name again.
+// enter adds a machine of the list. No other entry may name it again.
 func (r *register) enter(m Machine) {
 	r.index(m)
 	r.list[m.ID] = true
 }
 
-// place returns the machine that a line is about, made new when there is none.
+// place returns the machine that an entry identifies, or a new one.
 func (r *register) place(p *Planned) (m Machine, fresh bool, err error) {
 	if err := p.check(); err != nil {
 		return m, false, err
@@ -315,7 +313,7 @@ func (r *register) place(p *Planned) (m Machine, fresh bool, err error) {
 	slices.Sort(ids)
 	switch {
 	case len(ids) > 1:
-		return m, false, fmt.Errorf("its parts belong to different machines: %s to %s, %s to %s", found[ids[0]], ids[0],
+		return m, false, fmt.Errorf("its identifiers belong to different machines: %s to %s, %s to %s", found[ids[0]], ids[0],
 			found[ids[1]], ids[1])
 	case len(ids) == 1:
 		m = r.ids[ids[0]]
@@ -333,7 +331,7 @@ func (r *register) place(p *Planned) (m Machine, fresh bool, err error) {
 	return Machine{ID: id}, true, nil
 }
 
-// newID is made of the first card, or else of the end of the UUID.
+// newID derives an ID from the first MAC address, else from the end of the UUID.
 func (r *register) newID(p Planned) ingot.MachineID {
 	digits := strings.ReplaceAll(p.UUID, "-", "")
 	if len(p.MACs) > 0 {
@@ -346,7 +344,7 @@ func (r *register) newID(p Planned) ingot.MachineID {
 	return id
 }
 
-// check makes the parts of a line canonical.
+// check validates an entry and makes its identifiers canonical.
 func (p *Planned) check() error {
 	if !ingot.ValidProfileName(p.Name) {
 		return fmt.Errorf("%q cannot be a host name; use lower-case letters, digits and dashes", p.Name)
@@ -361,12 +359,12 @@ func (p *Planned) check() error {
 	if p.UUID != "" {
 		u := ingot.PlausibleUUID(p.UUID)
 		if u == "" {
-			return fmt.Errorf("%q is no UUID of one machine", p.UUID)
+			return fmt.Errorf("%q is not the UUID of a single machine", p.UUID)
 		}
 		p.UUID = u
 	}
 	if p.Serial = ingot.PlausibleSerial(p.Serial); len(p.MACs) == 0 && p.UUID == "" {
-		return errors.New("it can be known by nothing; give mac or uuid")
+		return errors.New("it has no identifier; set mac or uuid")
 	}
 	for k, v := range p.Labels {
 		if err := CheckLabel(k, v); err != nil {

@@ -84,9 +84,9 @@ func TestImportFaults(t *testing.T) {
 	if !errors.Is(err, ErrImport) {
 		t.Fatalf("Import = %v; want ErrImport", err)
 	}
-	for _, want := range []string{`machine 1 "Bad Name"`, "it can be known by nothing", "the name belongs to machine m-1",
+	for _, want := range []string{`machine 1 "Bad Name"`, "it has no identifier", "the name belongs to machine m-1",
 		"belong to different " +
-			"machines", "no UUID of one " +
+			"machines", "not the UUID of a single " +
 			"machine", "not a label", `no such image: "lab:v9"`, "is in the " +
 			"list twice"} {
 		if !strings.Contains(err.Error(), want) {
@@ -180,7 +180,7 @@ func TestImportAnswersNothing(t *testing.T) {
 	} {
 		changed, actions, err := importMachines([]Machine{asks}, []Planned{c.planned}, nil, t0)
 		if err != nil || len(actions) != 1 || actions[0].Do != c.do ||
-			!strings.Contains(strings.Join(actions[0].What, " "), "still waiting for an answer: it has the card of node01") {
+			!strings.Contains(strings.Join(actions[0].What, " "), "a question is still open: it has the card of node01") {
 			t.Errorf("importing %+v does %+v, %v; want %s, and the question told", c.planned, actions, err, c.do)
 		}
 		for _, m := range changed {

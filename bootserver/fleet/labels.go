@@ -9,18 +9,19 @@ import (
 
 // Errors of labels and selectors.
 var (
-	// ErrLabel: a label's key or value has characters that it may not have.
+	// ErrLabel means that a label's key or value has invalid characters.
 	ErrLabel = errors.New("not a label")
-	// ErrSelector: the text selects no machines by their labels.
+	// ErrSelector means that the text is not a label selector.
 	ErrSelector = errors.New("not a selector")
 )
 
 var labelRE = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9._/-]{0,61}[A-Za-z0-9])?$`)
 
-// MaxLabels bounds the labels of one machine.
+// MaxLabels is the maximum number of labels of one machine.
 const MaxLabels = 64
 
-// CheckLabel returns what is wrong with a label. A value may be empty.
+// CheckLabel returns an error that wraps ErrLabel if a label is invalid. The value may be
+// empty.
 func CheckLabel(key, value string) error {
 	if !labelRE.MatchString(key) || (value != "" && !labelRE.MatchString(value)) {
 		return fmt.Errorf("%w: %q; letters, digits and . _ / - inside, at most 63", ErrLabel, key+"="+value)
@@ -28,7 +29,7 @@ func CheckLabel(key, value string) error {
 	return nil
 }
 
-// Selector chooses machines by their labels; all of its terms must hold.
+// Selector selects machines by their labels; all of its terms must match.
 type Selector []term
 
 type term struct {
@@ -37,7 +38,7 @@ type term struct {
 	exists     bool // any value
 }
 
-// ParseSelector reads "rack=r1,role!=db,gpu": equal, not equal, has the label.
+// ParseSelector parses "rack=r1,role!=db,gpu": equal, not equal, label exists.
 func ParseSelector(s string) (Selector, error) {
 	var sel Selector
 	for _, part := range strings.Split(s, ",") {
@@ -57,7 +58,7 @@ func ParseSelector(s string) (Selector, error) {
 	return sel, nil
 }
 
-// Matches reports whether labels are chosen.
+// Matches reports whether the selector selects a machine with these labels.
 func (s Selector) Matches(labels map[string]string) bool {
 	for _, t := range s {
 		value, has := labels[t.key]

@@ -9,22 +9,22 @@ import (
 	"ingot"
 )
 
-// Learn takes over what a machine reports about its hardware at a boot, and says
-// what differs from the report before. Others are those that have the UUID or the
-// serial number that it reports, or its own serial number. When what it reports
-// is not of this machine, it waits, and an operator is asked; what it is known
-// by stays as it was until the answer.
+// Learn records the hardware that a machine reports at a boot, and returns the changes
+// since the previous report. others are the machines with the reported UUID or serial
+// number, or with the recorded serial number of m. If the report does not fit m, the
+// machine becomes pending with a question for the operator, and its identifiers stay
+// unchanged until the answer.
 func Learn(m Machine, f ingot.Facts, others []Machine, now time.Time) (after Machine, changes []string) {
 	changes = HardwareChanges(m.Facts, f)
 	m.Facts, m.LastSeen = f, now
-	q := doubt(m, f, others)
+	q := identityConflict(m, f, others)
 	if q != nil && m.answered(q.About).IsZero() {
 		m.State, m.Ask = Pending, q
 		return m, changes
 	}
 	uuid, serial := ingot.PlausibleUUID(f.UUID), ingot.PlausibleSerial(f.Serial)
-	if held(others, uuid) == nil && uuid != "" && (m.UUID == "" || q != nil && !sameUUID(m.UUID, uuid)) {
-		m.UUID = uuid // of a board that an operator spoke of, too
+	if otherWithUUID(others, uuid) == nil && uuid != "" && (m.UUID == "" || q != nil && !sameUUID(m.UUID, uuid)) {
+		m.UUID = uuid // also when an operator confirmed the new board
 	}
 	if serial != "" {
 		m.Serial = serial
@@ -32,20 +32,20 @@ func Learn(m Machine, f ingot.Facts, others []Machine, now time.Time) (after Mac
 	return m, changes
 }
 
-// doubt is the question that facts raise. The serial number counts where no
-// UUID does, or together with it.
-func doubt(m Machine, f ingot.Facts, others []Machine) *Question {
+// identityConflict returns the question that reported facts raise, or nil. The serial
+// number is used where there is no UUID, or together with it.
+func identityConflict(m Machine, f ingot.Facts, others []Machine) *Question {
 	uuid, serial, known := ingot.PlausibleUUID(f.UUID), ingot.PlausibleSerial(f.Serial), m.Serial
 	ask := func(with Machine, format string, args ...any) *Question {
 		return &Question{With: with.ID, About: "board " + strings.TrimSpace(uuid+" "+ingot.PlausibleSerial(f.Serial)),
 			Reported: true, What: fmt.Sprintf(format, args...)}
 	}
-	board, sibling := held(others, uuid), withSerial(others, serial)
+	board, sibling := otherWithUUID(others, uuid), otherWithSerial(others, serial)
 	ours := sameUUID(m.UUID, uuid)
-	if double(m, others, serial) {
-		serial = "" // what several have identifies none
+	if sharedSerial(m, others, serial) {
+		serial = "" // a shared value identifies no machine
 	}
-	if double(m, others, known) {
+	if sharedSerial(m, others, known) {
 		known = ""
 	}
 	switch {
@@ -55,12 +55,12 @@ func doubt(m Machine, f ingot.Facts, others []Machine) *Question {
 		return ask(*board, "it has a network card of %s and reports the UUID of %s: the card was moved, or both boards "+
 			"have the same UUID", m.Hostname(), board.Hostname())
 	case serial == "", board == nil && uuid != "" && (m.UUID == "" || ours):
-		return nil // there is a UUID, and it does not disagree
+		return nil // no UUID or serial number disagrees
 	case sibling != nil:
 		return ask(*sibling, "it has a network card of %s and reports %s, the serial number of %s: the card was moved, or "+
 			"both machines have the same serial number", m.Hostname(), serial, sibling.Hostname())
 	case known == "":
-		return nil // a UUID alone may be what new firmware made of it
+		return nil // new firmware may change the UUID alone
 	case uuid != "" && board == nil:
 		return ask(m, "its UUID changed from %s to %s, and its serial number from %s to %s: its board was replaced, or its "+
 			"card was moved", m.UUID, uuid, known, serial)
@@ -68,19 +68,19 @@ func doubt(m Machine, f ingot.Facts, others []Machine) *Question {
 	return ask(m, "its serial number changed from %s to %s: its card was moved, or its board was replaced", known, serial)
 }
 
-// held is another machine that has a UUID.
-func held(others []Machine, uuid string) *Machine {
+// otherWithUUID returns another machine that has a UUID, or nil.
+func otherWithUUID(others []Machine, uuid string) *Machine {
 	for i := range others {
-		if o := &others[i]; sameUUID(uuid, o.UUID) && !o.Newcomer() {
+		if o := &others[i]; sameUUID(uuid, o.UUID) && !o.Unidentified() {
 			return o
 		}
 	}
 	return nil
 }
 
-// withSerial is another machine that has a serial number, an approved one
-// before others.
-func withSerial(others []Machine, serial string) (found *Machine) {
+// otherWithSerial returns another machine that has a serial number, preferably an
+// approved one, or nil.
+func otherWithSerial(others []Machine, serial string) (found *Machine) {
 	for i := range others {
 		if o := &others[i]; serial != "" && o.Serial == serial &&
 			(found == nil || o.State == Approved && found.State != Approved) {
@@ -90,8 +90,8 @@ func withSerial(others []Machine, serial string) (found *Machine) {
 	return found
 }
 
-// double reports whether two approved machines have a serial number.
-func double(m Machine, others []Machine, serial string) bool {
+// sharedSerial reports whether several approved machines have a serial number.
+func sharedSerial(m Machine, others []Machine, serial string) bool {
 	n := 0
 	for _, o := range append([]Machine{m}, others...) {
 		if serial != "" && o.Serial == serial && o.State == Approved {
@@ -101,8 +101,8 @@ func double(m Machine, others []Machine, serial string) bool {
 	return n > 1
 }
 
-// sameUUID compares UUIDs whose first three fields may be in either order of
-// bytes: network cards and kernels do not agree on it (DSP0134, section 7.2.1).
+// sameUUID compares UUIDs whose first three fields may be in either byte order: network
+// cards and kernels do not agree on it (DSP0134, section 7.2.1).
 func sameUUID(a, b string) bool { return a != "" && (a == b || a == swappedUUID(b)) }
 
 func swappedUUID(u string) string {
@@ -114,8 +114,7 @@ func swappedUUID(u string) string {
 		"-" + d[20:]
 }
 
-// UUIDs are the ways to write a UUID that a machine reports; none when it is not an
-// identity.
+// UUIDs returns a reported UUID in both byte orders; nil for a placeholder.
 func UUIDs(reported string) []string {
 	uuid := ingot.PlausibleUUID(reported)
 	if uuid == "" {
@@ -124,12 +123,12 @@ func UUIDs(reported string) []string {
 	return []string{uuid, swappedUUID(uuid)}
 }
 
-// Claimed are the cards that a machine reports and others were seen with: it is
-// not found by them.
-func Claimed(m Machine, others []Machine) (list []string) {
+// claimedCards lists the cards that a machine reports but that other machines were seen
+// with. They do not identify the machine.
+func claimedCards(m Machine, others []Machine) (list []string) {
 	for _, mac := range m.ReportedCards() {
 		for i := range others {
-			if o := &others[i]; !o.Newcomer() && slices.Contains(o.MACs, mac) {
+			if o := &others[i]; !o.Unidentified() && slices.Contains(o.MACs, mac) {
 				list = append(list, fmt.Sprintf("%s of %s", mac, o.Hostname()))
 				break
 			}

@@ -102,7 +102,7 @@ func TestClaimed(t *testing.T) {
 	m := Machine{ID: "m", Facts: ingot.Facts{NICs: []ingot.NIC{{MAC: strings.ToUpper(mac)}, {MAC: "52:54:00:00:00:02"}}}}
 	others := []Machine{{ID: "m-b", MACs: []string{mac}}, {ID: "m-c", MACs: []string{"52:54:00:00:00:02"},
 		Ask: &Question{With: "m"}}}
-	if got := Claimed(m, others); !slices.Equal(got, []string{mac + " of m-b"}) {
+	if got := claimedCards(m, others); !slices.Equal(got, []string{mac + " of m-b"}) {
 		t.Errorf("Claimed = %q", got)
 	}
 }
@@ -153,13 +153,13 @@ func TestNothingIsGuessed(t *testing.T) {
 				m, ask := find(s)
 				if m != nil {
 					agrees(t, machines, *m, s)
-					replace(See(*m, s, now))
+					replace(AddSighting(*m, s, now))
 					return
 				}
-				if ask != nil && !slices.ContainsFunc(machines, func(o Machine) bool { return o.ID == ask.With && !o.Newcomer() }) {
+				if ask != nil && !slices.ContainsFunc(machines, func(o Machine) bool { return o.ID == ask.With && !o.Unidentified() }) {
 					t.Fatalf("asks about nobody: %+v", ask)
 				}
-				fresh := See(Machine{ID: ingot.MachineID(fmt.Sprint("m-", now.Unix())), State: Pending, Ask: ask, FirstSeen: now},
+				fresh := AddSighting(Machine{ID: ingot.MachineID(fmt.Sprint("m-", now.Unix())), State: Pending, Ask: ask, FirstSeen: now},
 					s, now)
 				machines = append(machines, fresh)
 				if again, _ := find(s); again == nil || again.ID != fresh.ID {
@@ -184,7 +184,7 @@ func TestNothingIsGuessed(t *testing.T) {
 				s := Sighting{MAC: rapid.SampledFrom(cardsOfPlay).Draw(t, "card"),
 					UUID: rapid.SampledFrom([]string{"", "u1", "u2", "u3"}).Draw(t, "uuid")}
 				if m, ask := find(s); m == nil {
-					machines = append(machines, See(Machine{ID: ingot.MachineID(fmt.Sprint("m-", now.Unix())), State: Pending,
+					machines = append(machines, AddSighting(Machine{ID: ingot.MachineID(fmt.Sprint("m-", now.Unix())), State: Pending,
 						Ask: ask, FirstSeen: now}, s, now))
 				}
 			},
@@ -214,7 +214,7 @@ func agrees(t *rapid.T, machines []Machine, m Machine, s Sighting) {
 		t.Fatalf("%+v is found to be %+v, without that card", s, m)
 	}
 	for _, o := range machines {
-		if o.ID == m.ID || o.Newcomer() || !slices.Contains(o.MACs, s.MAC) {
+		if o.ID == m.ID || o.Unidentified() || !slices.Contains(o.MACs, s.MAC) {
 			continue
 		}
 		if !seen {

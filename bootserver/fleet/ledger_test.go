@@ -96,16 +96,16 @@ func TestMachineEntriesOfOperators(t *testing.T) {
 	}{
 		{what: "labels", to: func(m *Machine) { m.Labels = map[string]string{"rack": "r2", "gpu": ""} },
 			want: []string{"machine label gpu= set; label rack=r2 set (was r1); label old=x removed"}},
-		{what: "a grant", to: func(m *Machine) { *m = Give(*m, grant, t0) },
+		{what: "a grant", to: func(m *Machine) { *m = addGrant(*m, grant, t0) },
 			want: []string{"machine granted: one boot may initialise disk D1 as volume data until 1970-01-12T14:46:40Z"}},
 		{what: "a grant that expired", from: func(m *Machine) {
-			*m = Give(*m, grant, t0)
+			*m = addGrant(*m, grant, t0)
 		}, to: func(m *Machine) {
 			*m, _ = Expired(*m, t0.Add(time.Hour))
 		},
 			want: []string{"machine the grant to initialise disk D1 as volume data expired unused"}},
 		{what: "a grant that was used", from: func(m *Machine) {
-			*m, _ = Lend(Give(*m, grant, t0), boot1, t0)
+			*m, _ = UseGrants(addGrant(*m, grant, t0), boot1, t0)
 		}, to: func(m *Machine) {
 			*m, _ = Expired(*m, t0.Add(time.Hour))
 		}},

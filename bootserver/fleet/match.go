@@ -8,9 +8,9 @@ import (
 	"ingot"
 )
 
-// Match returns the machines that an operator's word names: by its id or host
-// name, which one has, or a MAC address or UUID, which several may have, or
-// else by a beginning of one of these.
+// Match returns the machines that ref names: the one with that ID or host name, else all
+// with that MAC address or UUID, else all whose ID, host name or UUID begins with ref (at
+// least 3 characters).
 func Match(machines []Machine, ref string) []Machine {
 	mac, err := ingot.ParseMAC(ref)
 	if err != nil {

@@ -124,7 +124,7 @@ func (f Facts) begin(now time.Time) *Decision {
 	if f.Machine == nil {
 		d.created = true
 		if f.Question == nil {
-			d.welcome(f.Policy)
+			d.autoApprove(f.Policy)
 		} else {
 			d.add(Change{Code: CodeQuestionAsked, To: Values{"with": string(f.Question.With)}, Detail: f.Question.What})
 		}
@@ -150,7 +150,7 @@ func (d *Decision) announce(imported bool) {
 }
 
 // welcome approves a machine that is new, where all are.
-func (d *Decision) welcome(p BootPolicy) {
+func (d *Decision) autoApprove(p BootPolicy) {
 	if !p.ApproveAll {
 		return
 	}
@@ -166,7 +166,7 @@ func (d *Decision) welcome(p BootPolicy) {
 // observe takes over what a packet shows of the machine.
 func (d *Decision) observe(r Request, key string) {
 	before := d.Machine
-	d.Machine = See(d.Machine, r.Sighting, d.now)
+	d.Machine = AddSighting(d.Machine, r.Sighting, d.now)
 	if before.LastSeen.IsZero() {
 		d.add(Change{Code: CodeMachineSeen})
 	}
@@ -195,7 +195,7 @@ func (d *Decision) withdrawQuestion(f Facts) {
 		d.add(Change{Code: CodeQuestionGone, From: Values{"with": string(d.Machine.Ask.With)},
 			To: Values{"state": string(d.Machine.State)}})
 		d.Machine.Ask = nil
-		d.welcome(f.Policy)
+		d.autoApprove(f.Policy)
 	}
 }
 
@@ -293,7 +293,7 @@ func (d *Decision) beginBoot(f Facts) {
 	if port := f.Request.Port; port.Relay.IsValid() {
 		d.Machine.Port = port
 	}
-	if moved(d.machine, d.Machine) {
+	if portChanged(d.machine, d.Machine) {
 		d.add(Change{Code: CodeMachinePort, From: Values{"port": d.machine.Port.String()},
 			To: Values{"port": d.Machine.Port.String()}})
 	}

@@ -8,12 +8,11 @@ import (
 	"ingot"
 )
 
-// What operators decide about machines. Each method changes the machine and adds
-// the Changes of that; the operator's action itself is a Change of its own, which
-// the caller adds.
+// Decisions of operators. Each method changes the machine and adds the resulting
+// Changes. The caller adds the Change of the operator's action.
 
-// Approve lets the machine boot. It answers the machine's question: it is not
-// another one.
+// Approve allows the machine to boot. It answers an open question with no: the machine
+// is not the known one.
 func (d *Decision) Approve() {
 	before := d.Machine.Ask
 	d.Machine = Answer(d.Machine, d.now)
@@ -21,10 +20,10 @@ func (d *Decision) Approve() {
 	d.question(before)
 }
 
-// Retire forbids the machine to boot.
+// Retire forbids the machine from booting.
 func (d *Decision) Retire() { d.setState(Retired) }
 
-// Rename gives the machine a host name, or takes it away.
+// Rename sets the host name of the machine; an empty name removes it.
 func (d *Decision) Rename(name string) { d.set(CodeMachineName, "name", &d.Machine.Name, name) }
 
 // SetLabels replaces the labels of the machine.
@@ -33,7 +32,7 @@ func (d *Decision) SetLabels(labels map[string]string) {
 	d.Machine.Labels = labels
 }
 
-// Assign gives the machine an image. What failed before is forgotten.
+// Assign assigns an image to the machine, and clears its failures.
 func (d *Decision) Assign(as Assignment) {
 	before := d.Machine
 	if before.Assignment != as {
@@ -45,7 +44,7 @@ func (d *Decision) Assign(as Assignment) {
 	}
 }
 
-// Resume lets the assigned image be tried again.
+// Resume clears the failures of the machine, so that it retries its assigned image.
 func (d *Decision) Resume() {
 	gave := d.Machine.Setback != nil
 	if d.Machine = Resume(d.Machine); gave {
@@ -53,16 +52,16 @@ func (d *Decision) Resume() {
 	}
 }
 
-// Give gives the machine a grant.
-func (d *Decision) Give(g Grant) {
-	d.Machine = Give(d.Machine, g, d.now)
+// AddGrant adds a grant to the machine.
+func (d *Decision) AddGrant(g Grant) {
+	d.Machine = addGrant(d.Machine, g, d.now)
 	v := grantValues(g.Grant)
 	v["until"] = g.Expires.UTC().Format(time.RFC3339)
 	d.add(Change{Code: CodeGrantGiven, To: v})
 }
 
-// Merge makes another machine a part of this one, see Merge. The Changes are on
-// both sides: what from was is nowhere else any more.
+// Merge merges another machine into this one, see Merge. Both get a Change, because the
+// record of from is removed.
 func (d *Decision) Merge(from Machine) {
 	into := d.Machine
 	was := Values{"machine": string(from.ID), "macs": from.cards(), "uuid": from.UUID, "serial": from.Serial,
@@ -71,12 +70,12 @@ func (d *Decision) Merge(from Machine) {
 	d.add(Change{Code: CodeMachineAbsorbed, To: Values{"machine": string(into.ID), "name": into.Hostname()}})
 	d.Changes[len(d.Changes)-1].Machine = from.ID
 	d.add(Change{Code: CodeMachineMerged, From: was})
-	d.become(Merge(into, from, d.now))
+	d.replaceMachine(Merge(into, from, d.now))
 }
 
-// become replaces the machine by one with other parts, and adds the Changes of
-// what it is known by.
-func (d *Decision) become(after Machine) {
+// replaceMachine replaces the record of the machine, and adds the Changes of its
+// identifiers.
+func (d *Decision) replaceMachine(after Machine) {
 	before := d.Machine
 	if before.UUID != "" {
 		d.set(CodeMachineUUID, "uuid", &d.Machine.UUID, after.UUID)
@@ -89,7 +88,7 @@ func (d *Decision) become(after Machine) {
 			d.add(Change{Code: CodeMachineCard, To: Values{"mac": mac}})
 		}
 	}
-	if moved(before, after) {
+	if portChanged(before, after) {
 		d.add(Change{Code: CodeMachinePort, From: Values{"port": before.Port.String()},
 			To: Values{"port": after.Port.String()}})
 	}
@@ -101,7 +100,7 @@ func (d *Decision) become(after Machine) {
 	d.question(before.Ask)
 }
 
-// question adds the Change of a question that is asked, or does not stand any more.
+// question adds the Change of a question that was raised or answered.
 func (d *Decision) question(before *Question) {
 	ask := d.Machine.Ask
 	if before != nil && ask == nil {
@@ -113,17 +112,18 @@ func (d *Decision) question(before *Question) {
 	}
 }
 
-// Forgotten is the Change of a machine that was removed with its boots.
+// Forgotten returns the Change of a machine that was removed with its boots.
 func Forgotten(m Machine, now time.Time) Change {
 	return Change{At: now, Code: CodeMachineForgot, Machine: m.ID, Name: m.Name}
 }
 
-// Restored is the Change of a state that a backup of so many machines replaced.
+// Restored returns the Change of a state that was replaced by a backup with this number of
+// machines.
 func Restored(machines int, now time.Time) Change {
 	return Change{At: now, Code: CodeServerRestored, To: Values{"machines": machines}}
 }
 
-// labelChanges are of the labels that were set and removed.
+// labelChanges adds the Change of labels that were set or removed, if any.
 func labelChanges(old, now map[string]string, add func(Change)) {
 	c := Change{Code: CodeMachineLabels, From: Values{}, To: Values{}}
 	for k, v := range now {
@@ -147,7 +147,7 @@ func labelChanges(old, now map[string]string, add func(Change)) {
 
 func grantValues(g ingot.Grant) Values { return Values{"disk": g.Disk, "volume": g.Volume} }
 
-// imageValues are nil for no image.
+// imageValues returns nil if there is no image.
 func imageValues(r ImageRef) Values {
 	if r.Image == "" {
 		return nil

@@ -2,11 +2,10 @@ package fleet
 
 import "ingot"
 
-// Uses calls f for every image that a machine needs, and with why: it is assigned,
-// its latest boot is of it, whatever became of that boot, it is the one that was
-// healthy last and may still run, or the one that a rollback would choose. Such an
-// image must stay in the store. latest is the image of the machine's latest boot.
-// f may be called more than once for one image.
+// Uses calls f for every image that a machine needs, with the reason: it is assigned, was
+// booted last, was healthy last and may still run, or would be chosen by a rollback. Such
+// an image must stay in the store. latest is the image of the machine's latest boot. f may
+// be called more than once for one image.
 func Uses(m *Machine, latest ingot.Digest, f func(image ingot.Digest, why string)) {
 	use := func(image ingot.Digest, why string) {
 		if image != "" {
@@ -27,8 +26,8 @@ func Uses(m *Machine, latest ingot.Digest, f func(image ingot.Digest, why string
 	}
 }
 
-// InUse says of every image that some machine needs, why. boots are those of the
-// machines; older ones among them do not matter.
+// InUse returns the reason for every image that a machine needs, such as "node01 is
+// assigned it". boots are the boots of the machines; older ones are ignored.
 func InUse(machines []Machine, boots []Boot) map[ingot.Digest]string {
 	latest := map[ingot.BootID]ingot.Digest{}
 	for _, b := range boots {

@@ -286,7 +286,7 @@ func (o *Operator) Grant(ctx context.Context, ref, volume, disk string, ttl time
 	now := o.now()
 	g := fleet.Grant{Grant: ingot.Grant{Volume: volume, Disk: disk, Expires: now.Add(ttl)}, Given: now}
 	return o.change(ctx, fleet.ActionGrant, ref, func(_ state.Tx, d *fleet.Decision) error {
-		d.Give(g)
+		d.AddGrant(g)
 		return nil
 	})
 }

@@ -8,7 +8,7 @@ import (
 	"ingot/bootserver/fleet"
 )
 
-// Boots that end before a kernel is fetched: in DHCP, or in the first stage that the firmware loads.
+// Boots that end before a kernel is fetched: in DHCP, or in their first stage.
 
 // noLoader reports whether the server has no loader for the firmware of a boot.
 // An iPXE in the ROM of the card needs none.

@@ -120,7 +120,7 @@ func ended(b fleet.Boot, o ingot.Outcome, reason string, now time.Time) fleet.Bo
 	return b
 }
 
-// byStall is a boot that ended because its first stage stalled, as servers record it that record causes.
+// byStall is a boot whose first stage stalled, as recorded with a Cause.
 func byStall(b fleet.Boot) fleet.Boot {
 	b.Cause = fleet.CauseStalled
 	return b

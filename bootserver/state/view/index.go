@@ -201,7 +201,7 @@ func (v *View) reuse(id ingot.MachineID, old *fleet.Machine, oldBoot ingot.Diges
 // its list at every packet would cost.
 func (v *View) reindex(id ingot.MachineID, old, m fleet.Machine) {
 	relistKnown(v, id, &old, &m)
-	if old.Newcomer() || m.Newcomer() {
+	if old.Unidentified() || m.Unidentified() {
 		relist(v.index.newcomer, id, newcomerKeys(&old), newcomerKeys(&m))
 	}
 	relist(v.index.name, id, []string{old.Name}, []string{m.Name})
@@ -218,7 +218,7 @@ func (v *View) reindex(id ingot.MachineID, old, m fleet.Machine) {
 		v.index.pending--
 	}
 	delete(v.index.granted, id)
-	if m.GrantWaits() {
+	if m.HasUnusedGrant() {
 		v.index.granted[id] = struct{}{}
 	}
 	if m.State == fleet.Pending {
@@ -228,10 +228,10 @@ func (v *View) reindex(id ingot.MachineID, old, m fleet.Machine) {
 
 // relistKnown keeps the indexes that have no newcomers.
 func relistKnown(v *View, id ingot.MachineID, old, m *fleet.Machine) {
-	if old.Newcomer() {
+	if old.Unidentified() {
 		old = &fleet.Machine{}
 	}
-	if m.Newcomer() {
+	if m.Unidentified() {
 		m = &fleet.Machine{}
 	}
 	relist(v.index.mac, id, old.MACs, m.MACs)
@@ -251,7 +251,7 @@ func approvedSerial(m *fleet.Machine) string {
 }
 
 func newcomerKeys(m *fleet.Machine) (keys []string) {
-	if !m.Newcomer() {
+	if !m.Unidentified() {
 		return nil
 	}
 	for _, mac := range m.MACs {

@@ -72,7 +72,7 @@ func IndexKeys(m *fleet.Machine, latest ingot.Digest, f func(Key)) {
 			f(Key{t, key})
 		}
 	}
-	if m.Newcomer() {
+	if m.Unidentified() {
 		for _, key := range newcomerKeys(m) {
 			one(ByNewcomer, key)
 		}
