@@ -6,11 +6,11 @@ import (
 	"ingot"
 )
 
-// Change is one entry of the ledger: what changed, from what to what, about
-// which machine, boot, image or rollout, and by whom. Decisions and operators'
-// actions return Changes; the state stores them in the transaction that makes
-// the change. Text is rendered from a Change when it is shown (String), and is
-// never parsed. The ledger is only appended to; the oldest entries are dropped.
+// Change is a typed entry of the ledger: what changed, the old and new values, the
+// machine, boot or image, and the operator. Decisions and operators' actions return
+// Changes; the state stores them in the transaction that makes the change. Text is
+// rendered when a Change is shown (String) and is never parsed. The ledger is append-only;
+// the oldest entries are removed.
 type Change struct {
 	Seq     uint64            `json:"seq,omitempty"` // position in the ledger, set by the state
 	At      time.Time         `json:"at"`
@@ -19,39 +19,39 @@ type Change struct {
 	Boot    ingot.BootID      `json:"boot,omitempty"`
 	Image   ImageRef          `json:"image,omitzero"`
 	Rollout string            `json:"rollout,omitempty"` // reserved
-	Subject string            `json:"subject,omitempty"` // id of a thing that is none of the above: a token, a key, a tag
+	Subject string            `json:"subject,omitempty"` // ID of anything else: a token, a key, a tag
 	Name    string            `json:"name,omitempty"`    // name of the machine or subject when it changed
-	Actor   Actor             `json:"actor,omitzero"`    // zero: the server decided, or the machine reported
+	Actor   Actor             `json:"actor,omitzero"`    // zero for the server's decisions and machines' reports
 	Stage   ingot.Stage       `json:"stage,omitempty"`   // of a boot's stage
-	Failure ingot.FailureCode `json:"failure,omitempty"` // what kind of failure the machine reported
+	Failure ingot.FailureCode `json:"failure,omitempty"` // the failure that the machine reported
 	From    Values            `json:"from,omitempty"`    // fields that changed, before
-	To      Values            `json:"to,omitempty"`      // and after; also the parameters of what happened
-	Detail  string            `json:"detail,omitempty"`  // words of a machine or a person, clipped
-	Bytes   int64             `json:"bytes,omitempty"`   // bytes moved in a boot's stage
-	// Text is what versions before typed Changes wrote; with CodeText only.
+	To      Values            `json:"to,omitempty"`      // fields that changed, after; or the parameters of an event
+	Detail  string            `json:"detail,omitempty"`  // text from a machine or an operator, truncated
+	Bytes   int64             `json:"bytes,omitempty"`   // bytes transferred in a stage of a boot
+	// Text is the text of versions before typed Changes; only with CodeText.
 	Text string `json:"text,omitempty"`
 }
 
 // Actor is the operator who changed something: a local user, a token or a
 // client certificate.
 type Actor struct {
-	// how the operator is known: "local", "token", "certificate"; "server" for the server itself
+	// how the operator authenticated: "local", "token", "certificate"; "server" for the server itself
 	Kind  string `json:"kind"`
 	Name  string `json:"name"`            // of the token or certificate, or the local user's
 	ID    string `json:"id,omitempty"`    // of the token or certificate
 	UID   *int   `json:"uid,omitempty"`   // of a local user
-	PID   int    `json:"pid,omitempty"`   // of a local user's program
+	PID   int    `json:"pid,omitempty"`   // process ID of a local user
 	From  string `json:"from,omitempty"`  // network address of a remote operator
-	Scope string `json:"scope,omitempty"` // what the operator may do
+	Scope string `json:"scope,omitempty"` // the operator's permissions
 }
 
 // IsZero reports whether there is no actor.
 func (a Actor) IsZero() bool { return a == Actor{} }
 
-// String is "token ci", "local root".
+// String formats the actor: "token ci", "local root".
 func (a Actor) String() string { return a.Kind + " " + a.Name }
 
-// Kind sorts Changes for people who read the ledger.
+// Kind is the category of a Change, by which the ledger can be filtered.
 type Kind string
 
 // The kinds of Changes.
@@ -59,13 +59,13 @@ const (
 	KindStep     Kind = "step"     // a stage of a boot was reached, or failed
 	KindEnd      Kind = "end"      // a boot ended
 	KindDecision Kind = "decision" // what a machine boots next was decided
-	KindMachine  Kind = "machine"  // what is known of a machine, or allowed to it, changed
-	KindServer   Kind = "server"   // something happened to all machines; the Change is of none
+	KindMachine  Kind = "machine"  // the record or the permissions of a machine changed
+	KindServer   Kind = "server"   // an event of the server, about no single machine
 	KindPacket   Kind = "packet"   // a DHCP packet that explains a boot
-	KindAction   Kind = "action"   // an operator's action: the audit log, which takes a scope of its own to read
+	KindAction   Kind = "action"   // an operator's action: the audit log, which needs its own scope to read
 )
 
-// Kind is what sort of Change this is.
+// Kind returns the category of the Change.
 func (c Change) Kind() Kind {
 	if c.Code == CodeText {
 		return Kind(c.To.Text("kind"))
@@ -73,11 +73,11 @@ func (c Change) Kind() Kind {
 	return codes[c.Code].kind
 }
 
-// Audit reports whether the Change belongs to the audit log: an operator did
-// it. The changes of machines that follow from it are Changes of their own.
+// Audit reports whether the Change belongs to the audit log, as an operator's action. The
+// resulting changes of machines are separate Changes.
 func (c Change) Audit() bool { return c.Kind() == KindAction }
 
-// Bad reports whether the Change is worth a look.
+// Bad reports whether the Change needs attention.
 func (c Change) Bad() bool {
 	if c.Code == CodeText {
 		return c.To.Bool("bad")
@@ -86,7 +86,7 @@ func (c Change) Bad() bool {
 	return bad != nil && bad(c)
 }
 
-// String is the Change in words. A code that a newer version wrote is shown as
+// String renders the Change as text. An unknown code, of a newer version, is returned as
 // it is.
 func (c Change) String() string {
 	if d, known := codes[c.Code]; known {
@@ -95,7 +95,7 @@ func (c Change) String() string {
 	return string(c.Code)
 }
 
-// TextChange is an entry that a version before typed Changes wrote.
+// TextChange returns an entry of a version before typed Changes.
 func TextChange(kind Kind, text string, bad bool) Change {
 	c := Change{Code: CodeText, Text: text, To: Values{"kind": string(kind)}}
 	if bad {
@@ -104,23 +104,23 @@ func TextChange(kind Kind, text string, bad bool) Change {
 	return c
 }
 
-// Values are fields by their names: text, bool, numbers, and lists of them, as
-// JSON has them. They are small, and never changed, only replaced.
+// Values are fields by name, with JSON types: strings, booleans, numbers and lists. They
+// are small, and are replaced, never modified.
 type Values map[string]any
 
-// Text is a field as text; empty when it is absent or none.
+// Text returns a string field; empty if it is absent or of another type.
 func (v Values) Text(name string) string {
 	s, _ := v[name].(string)
 	return s
 }
 
-// Bool is a field as a truth value.
+// Bool returns a boolean field; false if it is absent.
 func (v Values) Bool(name string) bool {
 	b, _ := v[name].(bool)
 	return b
 }
 
-// Int is a field as a whole number, also when it was read from JSON.
+// Int returns an integer field, also if it was read from JSON.
 func (v Values) Int(name string) int64 {
 	switch n := v[name].(type) {
 	case int:
@@ -133,7 +133,7 @@ func (v Values) Int(name string) int64 {
 	return 0
 }
 
-// Texts is a field that is a list of texts, also when it was read from JSON.
+// Texts returns a field that is a list of strings, also if it was read from JSON.
 func (v Values) Texts(name string) []string {
 	switch l := v[name].(type) {
 	case []string:
@@ -150,7 +150,7 @@ func (v Values) Texts(name string) []string {
 	return nil
 }
 
-// Len is the length of a field that is a list of fields, see At.
+// Len returns the length of a field that is a list of Values, see At.
 func (v Values) Len(name string) int {
 	switch l := v[name].(type) {
 	case []Values:
@@ -161,8 +161,7 @@ func (v Values) Len(name string) int {
 	return 0
 }
 
-// At is one element of a field that is a list of fields, also when it was read
-// from JSON.
+// At returns element i of a field that is a list of Values, also if it was read from JSON.
 func (v Values) At(name string, i int) Values {
 	switch l := v[name].(type) {
 	case []Values:

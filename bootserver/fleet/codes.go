@@ -10,10 +10,10 @@ import (
 	"ingot"
 )
 
-// Code says what a Change is about. Codes are stored: they keep their meaning.
+// Code identifies the type of a Change. Codes are stored, so their meaning never changes.
 type Code string
 
-// The codes of what happens to machines. From and To hold the fields named.
+// Codes of Changes of machines. The comments name the fields in From and To.
 const (
 	CodeMachineNew      Code = "machine-new"       // recorded for the first time; To: state, macs, imported
 	CodeMachineSeen     Code = "machine-seen"      // an imported machine was seen for the first time
@@ -30,32 +30,32 @@ const (
 	CodeGrantExpired    Code = "grant-expired"     // From: volume, disk
 	CodeLoaderChanged   Code = "loader-changed"    // From, To: loader; To: firmware
 	CodeImageAssigned   Code = "image-assigned"    // Image; From: image; Detail: why
-	CodeImageResumed    Code = "image-resumed"     // Image is tried again after it was given up
+	CodeImageResumed    Code = "image-resumed"     // Image is retried after a fallback or hold
 	CodeImageFallback   Code = "image-fallback"    // Image is booted instead of From: image; Detail: why
-	CodeMachineHeld     Code = "machine-held"      // Image was given up, and there is none to fall back to; Detail: why
-	CodeMachineMerged   Code = "machine-merged"    // with another: From: machine, macs, uuid, serial, name, image
-	CodeMachineAbsorbed Code = "machine-absorbed"  // by another: To: machine, name
-	CodeMachineForgot   Code = "machine-forgotten" // with its boots
-	CodeMachineImported Code = "machine-imported"  // it is in a list that was imported; Name
-	CodeCardsClaimed    Code = "cards-claimed"     // it reports cards that others were seen with; To: cards
+	CodeMachineHeld     Code = "machine-held"      // Image failed, and there is none to fall back to; Detail: why
+	CodeMachineMerged   Code = "machine-merged"    // with another machine; From: machine, macs, uuid, serial, name, image
+	CodeMachineAbsorbed Code = "machine-absorbed"  // by another machine; To: machine, name
+	CodeMachineForgot   Code = "machine-forgotten" // deleted with its boots
+	CodeMachineImported Code = "machine-imported"  // was in an imported list; Name
+	CodeCardsClaimed    Code = "cards-claimed"     // reports cards that other machines were seen with; To: cards
 	CodeRuleApplied     Code = "rule-applied"      // To: state, labelled, image, rule
 	CodePacket          Code = "packet"            // a DHCP packet; To: see packetValues
 	CodeServerRestored  Code = "server-restored"   // from a backup; To: machines
-	CodeText            Code = "text"              // an entry of a version before typed Changes; To: kind, bad
+	CodeText            Code = "text"              // an entry from before typed Changes; To: kind, bad
 )
 
-// The codes of what happens in a boot.
+// Codes of Changes of boots.
 const (
 	CodeBootStage    Code = "boot-stage"        // Stage was reached; Detail, Bytes
 	CodeStageFailed  Code = "boot-stage-failed" // Failure, Detail; To: retry
 	CodeTicketGiven  Code = "ticket-given"      // Image; To: grants, each with volume and disk
-	CodeBootReport   Code = "boot-report"       // To: isHealthy; healthy, if that changed; units, checks: what failed
+	CodeBootReport   Code = "boot-report"       // To: isHealthy; healthy, if it changed; units, checks: those that failed
 	CodeBootHardware Code = "boot-hardware"     // To: changes, in words
-	CodeBootCrash    Code = "boot-crash"        // Detail is the line of the kernel's log that says why
+	CodeBootCrash    Code = "boot-crash"        // Detail: the line of the kernel log with the reason
 	CodeBootEnded    Code = "boot-ended"        // Image; To: outcome; Detail: the reason
 )
 
-// The codes of operators' actions: the audit log. What differs is in From and To.
+// Codes of operators' actions: the audit log. From and To have what changed.
 const (
 	ActionApprove       Code = "machine.approve"
 	ActionAssign        Code = "machine.assign"
@@ -86,8 +86,8 @@ const (
 	ActionServerReload  Code = "server.reload"
 )
 
-// description is what there is to know of a code: how its Changes are sorted
-// and rendered, and which of them are worth a look (nil: none).
+// description describes a code: the category of its Changes, which of them need attention
+// (nil: none), and how they are rendered.
 type description struct {
 	kind Kind
 	bad  func(Change) bool
@@ -96,8 +96,8 @@ type description struct {
 
 func always(Change) bool { return true }
 
-// codes describes every code. Entries of boots are read beside their stage and
-// machine, so the texts do not repeat these.
+// codes describes every code. Entries are shown together with their machine and stage,
+// so the texts do not repeat these.
 var codes = descriptions()
 
 func descriptions() map[Code]description {
@@ -151,7 +151,7 @@ func descriptions() map[Code]description {
 	return all
 }
 
-// actions say what an operator did, before the name of what it was done to.
+// actions has the text of operators' actions, to be followed by the name of the object.
 var actions = map[Code]string{
 	ActionApprove:       "approved machine",
 	ActionAssign:        "assigned an image to machine",
@@ -197,7 +197,7 @@ func detailed(format string) func(Change) string {
 	return func(c Change) string { return fmt.Sprintf(format, c.Detail) }
 }
 
-// changed renders a field as it is and as it was.
+// changed renders the new and the old value of a field into a format with two verbs.
 func changed(field, format string) func(Change) string {
 	return func(c Change) string { return fmt.Sprintf(format, c.To.Text(field), c.From.Text(field)) }
 }
@@ -217,7 +217,7 @@ func portText(c Change) string {
 	return fmt.Sprintf("moved from port %s to %s", c.From.Text("port"), c.To.Text("port"))
 }
 
-// labelText says which labels were set and which removed.
+// labelText lists the labels that were set and removed.
 func labelText(c Change) string {
 	var list []string
 	for _, k := range slices.Sorted(maps.Keys(c.To)) {
@@ -235,7 +235,7 @@ func labelText(c Change) string {
 	return joined(list, "; ")
 }
 
-// answerText says how an operator answered the question of a machine.
+// answerText renders how the question about a machine was answered.
 func answerText(c Change) string {
 	how := "it is not " + c.From.Text("with")
 	switch {
@@ -247,7 +247,7 @@ func answerText(c Change) string {
 	return "question answered: " + how
 }
 
-// diskText is what a grant, or the grant of a ticket, lets a boot initialise.
+// diskText names the disk and volume of a grant.
 func diskText(v Values) string {
 	return fmt.Sprintf("disk %s as volume %s", v.Text("disk"), v.Text("volume"))
 }
@@ -322,7 +322,7 @@ func failedStageText(c Change) string {
 	return "failed: " + c.Detail
 }
 
-// badReport: the machine is not healthy, or units of it failed.
+// badReport reports whether the machine is not healthy or has failed units.
 func badReport(c Change) bool {
 	return !c.To.Bool("isHealthy") || len(c.To.Texts("units")) > 0
 }

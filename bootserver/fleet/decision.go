@@ -11,54 +11,52 @@ import (
 	"ingot"
 )
 
-// Image is what decisions need to know about an image. It is looked up before.
+// Image has the facts about an image that decisions need. The caller looks them up.
 type Image struct {
 	ImageRef
 	Root     ingot.Digest
 	Deadline time.Duration // from the script to the report; 0: the policy's
-	UKI      bool          // it has one
-	Err      error         // why it cannot be served; nil: it can
+	UKI      bool          // the image has one
+	Err      error         // why it cannot be served; nil if it can
 }
 
-// Images are what was looked up, by digest or by the name that a policy gives.
+// Images are the images that were looked up, by digest, or by name for those in a policy.
 type Images map[string]Image
 
-// StaleFacts is the error of a decision that needs an image which was not looked
-// up, because what was known changed meanwhile. The caller looks it up, and
-// decides again.
+// StaleFacts is the error of a decision that needs an image that was not looked up, because
+// the records changed in the meantime. The caller looks it up and decides again.
 type StaleFacts struct{ Missing []string }
 
 func (e *StaleFacts) Error() string {
-	return "the facts of a decision are stale: not looked up: " + strings.Join(e.Missing, ", ")
+	return "the facts of the decision are stale; images not looked up: " + strings.Join(e.Missing, ", ")
 }
 
-// Decision is a machine and one of its boots while something is decided about
-// them, and what was decided: the records as they are to be, and the Changes that
-// lead there. It is computed from values alone, so the same facts give the same
-// Decision however often it is computed.
+// Decision is the result of a decision about a machine and one of its boots: the new
+// records, and the Changes that led to them. It is a pure function of its inputs, so the
+// same facts always give the same Decision.
 type Decision struct {
 	Machine Machine
-	Boot    Boot     // without an ID: none
+	Boot    Boot     // no boot if its ID is empty
 	Older   []Boot   // older boots of the machine that changed
-	Changes []Change // in the order in which they happened
+	Changes []Change // in chronological order
 
 	now     time.Time
 	by      Actor
 	policy  BootPolicy
 	images  Images
-	missing []string // images that were needed and not looked up
-	machine Machine  // before
-	boot    Boot     // before
-	created bool     // the machine
+	missing []string // images that were needed but not looked up
+	machine Machine  // before the decision
+	boot    Boot     // before the decision
+	created bool     // the machine is new
 }
 
-// NewDecision begins a decision about a machine and one of its boots, which may
-// be none. by is zero unless an operator decides.
+// NewDecision begins a decision about a machine and one of its boots; the zero Boot means
+// none. by is zero unless an operator decides.
 func NewDecision(m Machine, b Boot, p BootPolicy, images Images, by Actor, now time.Time) *Decision {
 	return &Decision{Machine: m, Boot: b, now: now, by: by, policy: p, images: images, machine: m, boot: b}
 }
 
-// Err returns a *StaleFacts when the decision needed what was not looked up.
+// Err returns a *StaleFacts if the decision needed an image that was not looked up.
 func (d *Decision) Err() error {
 	if len(d.missing) == 0 {
 		return nil
@@ -66,11 +64,11 @@ func (d *Decision) Err() error {
 	return &StaleFacts{d.missing}
 }
 
-// seenInterval is how old the time at which a machine was last seen may become
-// in its record, when nothing else of it changes.
+// seenInterval is how outdated the stored LastSeen of a machine may become, if nothing else
+// of its record changes.
 const seenInterval = 30 * time.Second
 
-// MachineChanged reports whether the machine is to be stored.
+// MachineChanged reports whether the machine must be stored.
 func (d *Decision) MachineChanged() bool {
 	was := d.machine
 	if d.Machine.LastSeen.Sub(was.LastSeen) <= seenInterval {
@@ -79,13 +77,13 @@ func (d *Decision) MachineChanged() bool {
 	return d.created || !same(was, d.Machine)
 }
 
-// BootChanged reports whether the boot is to be stored.
+// BootChanged reports whether the boot must be stored.
 func (d *Decision) BootChanged() bool { return d.Boot.ID != "" && !same(d.boot, d.Boot) }
 
-// Began reports whether the decision began the boot.
+// Began reports whether the decision started a new boot.
 func (d *Decision) Began() bool { return d.Boot.ID != "" && d.Boot.ID != d.boot.ID }
 
-// same compares records: it is the one place that decides what is written.
+// same compares records. It alone decides which records are written.
 func same[T any](a, b T) bool { return reflect.DeepEqual(a, b) }
 
 // add adds a Change about the machine.
@@ -100,7 +98,7 @@ func (d *Decision) addBoot(b Boot, c Change) {
 	d.add(c)
 }
 
-// set changes a text of the machine, and adds the Change of it.
+// set sets a string field of the machine, and adds the Change if it differs.
 func (d *Decision) set(code Code, field string, text *string, to string) {
 	if *text != to {
 		d.add(Change{Code: code, From: Values{field: *text}, To: Values{field: to}})
@@ -108,8 +106,8 @@ func (d *Decision) set(code Code, field string, text *string, to string) {
 	}
 }
 
-// image is what was looked up of an image. When nothing was, the decision is
-// void: see Err.
+// image returns the facts about an image. If it was not looked up, the decision is
+// invalid, see Err.
 func (d *Decision) image(ref string) Image {
 	im, known := d.images[ref]
 	if !known {
@@ -121,27 +119,27 @@ func (d *Decision) image(ref string) Image {
 	return im
 }
 
-// Image is what was looked up of an image. When nothing was, the decision is void:
-// see Err.
+// Image returns the facts about an image. If it was not looked up, the decision is
+// invalid, see Err.
 func (d *Decision) Image(image ingot.Digest) Image { return d.image(string(image)) }
 
 // servable reports whether an image can be served.
 func (d *Decision) servable(image ingot.Digest) bool { return d.image(string(image)).Err == nil }
 
-// MaxEvents bounds the record of one boot; a machine in a loop of failures
-// must not fill the disk.
+// MaxEvents limits the events of one boot, so that a machine that fails in a loop does not
+// fill the disk.
 const MaxEvents = 200
 
-// Record adds an event to the boot, if it is open or was taken for silent: a
-// server whose clock was set gives up machines that are on their way. A failure
-// that the machine will not try again ends an open boot.
+// Record adds an event to the boot, if it is open or was ended as silent: after a clock
+// change, the server may end boots that are still in progress. A failure that the machine
+// will not retry ends an open boot.
 func (d *Decision) Record(e ingot.Event) {
 	b := d.Boot
-	last := e.Error != "" && !e.Retry && b.Open() // there is always room for how it ended
+	last := e.Error != "" && !e.Retry && b.Open() // the final failure is recorded even beyond the limit
 	if !b.Open() && b.Outcome != ingot.OutcomeSilent || len(b.Events) >= MaxEvents && !last {
 		return
 	}
-	// The last event again is a retransmission, or one more waiting screen.
+	// A repeated event is a retransmission, or another fetch of the waiting screen.
 	if n := len(b.Events); n > 0 && e.Error == "" && b.Events[n-1].Stage == e.Stage && b.Events[n-1].Detail == e.Detail &&
 		b.Events[n-1].Bytes == e.Bytes {
 		return
@@ -157,10 +155,9 @@ func (d *Decision) Record(e ingot.Event) {
 	}
 }
 
-// Report takes a report into boot and machine. The boot is healthy when all
-// checks passed and the measured root is the assigned one; then the image is
-// good on this machine. Only the machine's latest boot is judged; the report
-// of an older one changes nothing.
+// Report records a health report. The boot is healthy if all checks passed and the measured
+// root is the assigned one; the image then counts as healthy on this machine. Reports of
+// boots other than the machine's latest one are ignored.
 func (d *Decision) Report(r ingot.Report) {
 	if d.Machine.Boot != d.Boot.ID {
 		return
@@ -183,7 +180,7 @@ func (d *Decision) Report(r ingot.Report) {
 	d.End(Ending{ingot.OutcomeHealthy, CauseReport, ""})
 }
 
-// fault is what a report says that makes a boot a failed one.
+// fault returns why a report makes its boot fail; the reason is empty if it does not.
 func fault(r ingot.Report, root ingot.Digest) (ingot.FailureCode, string) {
 	if r.Root != root {
 		return ingot.FailureRootMeasurement, fmt.Sprintf("the machine measured root %s; the assigned root is %s",
@@ -200,10 +197,10 @@ func fault(r ingot.Report, root ingot.Digest) (ingot.FailureCode, string) {
 	return "", ""
 }
 
-// maxHealthy bounds what is remembered of a machine's good past.
+// maxHealthy limits the list of images that were healthy on a machine.
 const maxHealthy = 20
 
-// healthyOn remembers that an image was healthy on a machine.
+// healthyOn records that an image was healthy on a machine.
 func healthyOn(m Machine, image ImageRef) Machine {
 	m.LastHealthy = image
 	m.Healthy = slices.DeleteFunc(slices.Clone(m.Healthy), func(i ImageRef) bool { return i.Image == image.Image })
@@ -214,7 +211,7 @@ func healthyOn(m Machine, image ImageRef) Machine {
 	return m
 }
 
-// stageChange is the Change of one event of a boot.
+// stageChange returns the Change of an event of a boot.
 func stageChange(e Event) Change {
 	c := Change{Code: CodeBootStage, Stage: e.Stage, Bytes: e.Bytes, Detail: e.Detail}
 	if e.Error != "" {
@@ -226,8 +223,8 @@ func stageChange(e Event) Change {
 	return c
 }
 
-// reportChange is what a report says that the one before did not: units that
-// failed, and a machine that was healthy and is not, or is again.
+// reportChange returns the Change of a report if it differs from the previous one: in the
+// failed units, or in whether the machine is healthy.
 func reportChange(before *ingot.Report, r ingot.Report) (c Change, is bool) {
 	var was ingot.Report
 	if before != nil {
@@ -252,26 +249,26 @@ func reportChange(before *ingot.Report, r ingot.Report) (c Change, is bool) {
 	return c, len(c.To) > 1
 }
 
-// Cause is what ended a boot.
+// Cause is the type of event that ended a boot.
 type Cause string
 
-// The causes of the end of a boot.
+// The values of Cause.
 const (
 	CauseSuperseded Cause = "superseded" // the machine started another boot
-	CauseDeadline   Cause = "deadline"   // no report in time
-	CauseStalled    Cause = "stalled"    // the first stage was not loaded, or not heard from again
+	CauseDeadline   Cause = "deadline"   // no report by the deadline
+	CauseStalled    Cause = "stalled"    // the first stage was not loaded, or sent nothing more
 	CauseFailed     Cause = "failed"     // the machine reported that a stage failed
 	CauseReport     Cause = "report"     // the machine's report decided it
 )
 
-// Ending says how and why a boot ends.
+// Ending describes how and why a boot ends.
 type Ending struct {
 	Outcome ingot.Outcome
 	Cause   Cause
 	Reason  string // for people
 }
 
-// Superseded is the ending of a boot that a newer one replaces.
+// Superseded returns the ending of a boot that is replaced by a newer one.
 func Superseded(b Boot) Ending {
 	if b.Image.Image == "" {
 		return Ending{ingot.OutcomeWaiting, CauseSuperseded, "the machine was waiting for an operator"}
@@ -280,8 +277,8 @@ func Superseded(b Boot) Ending {
 		fmt.Sprintf("the machine restarted after stage %s without a report", b.Stage())}
 }
 
-// Overdue is the ending of a boot that passed its deadline without a report; is
-// is false when it has not.
+// Overdue returns the ending of a boot that passed its deadline without a report; is is
+// false if it did not.
 func Overdue(b Boot, now time.Time) (e Ending, is bool) {
 	if !b.Open() || b.Deadline.IsZero() || now.Before(b.Deadline) {
 		return e, false
@@ -290,9 +287,8 @@ func Overdue(b Boot, now time.Time) (e Ending, is bool) {
 		b.Deadline.Sub(b.Started).Round(time.Second), b.Stage())}, true
 }
 
-// end ends a boot, whatever ends it, and draws the consequences for the machine:
-// the failures of an image in a row are counted, and after too many the image is
-// given up. It is the only place where boots end.
+// end ends a boot and applies the outcome to the machine, see ApplyOutcome. All boots are
+// ended here.
 func (d *Decision) end(b Boot, e Ending) Boot {
 	if !b.Open() {
 		return b
@@ -316,7 +312,7 @@ func (d *Decision) end(b Boot, e Ending) Boot {
 // End ends the boot of the decision.
 func (d *Decision) End(e Ending) { d.Boot = d.end(d.Boot, e) }
 
-// EndOlder ends an older boot of the machine, unless it is over.
+// EndOlder ends an older boot of the machine, if it is open.
 func (d *Decision) EndOlder(b Boot, e Ending) {
 	if !b.Open() {
 		return
@@ -324,9 +320,9 @@ func (d *Decision) EndOlder(b Boot, e Ending) {
 	d.Older = append(d.Older, d.end(b, e))
 }
 
-// Restarts reports whether a machine that finds itself unhealthy in the boot
-// should reboot by itself: when the next boot is one more attempt, or of
-// another image. Else it stays up, so that a person can look at it.
+// Restarts reports whether the machine should reboot by itself if it becomes unhealthy in
+// this boot: only if the next boot is another attempt or boots another image. Otherwise
+// it stays up for inspection.
 func (d *Decision) Restarts() bool {
 	trial := *d
 	trial.Boot.Outcome = ingot.OutcomeOpen
@@ -341,21 +337,21 @@ func (d *Decision) Restarts() bool {
 	return p.After == AfterRetry || len(trial.Machine.Trial.Failures) < p.Limit()
 }
 
-// run decides the image of the boot.
+// run sets the image of the boot.
 func (d *Decision) run(ref ImageRef, im Image) {
 	d.Boot.Image, d.Boot.Root, d.Boot.Order = ref, im.Root, d.Machine.Orders
 	d.Boot.Deadline = d.now.Add(cmp.Or(im.Deadline, d.policy.Deadline))
 }
 
-// Script decides which image the script of the boot starts. An error says why
-// the machine waits.
+// Script decides which image the script of the boot starts. The error is the reason why
+// the machine has to wait.
 func (d *Decision) Script() (ingot.Digest, error) {
 	ref, err := Next(d.Machine)
 	if err != nil {
 		return "", err
 	}
 	if d.Boot.Image.Image != "" && d.Boot.Served["kernel"]+d.Boot.Served["initramfs"] > 0 {
-		ref = d.Boot.Image // of which it has files: what was assigned meanwhile is for its next boot
+		ref = d.Boot.Image // it has fetched files of it; a new assignment applies to the next boot
 	}
 	im := d.image(string(ref.Image))
 	if im.Err != nil {
@@ -368,9 +364,9 @@ func (d *Decision) Script() (ingot.Digest, error) {
 	return ref.Image, nil
 }
 
-// Learn takes over what the machine reports of its hardware. It reports that once
-// in a boot: a ticket that is asked for again says nothing new, and must not be
-// compared with what the same boot said. others are as Learn wants them.
+// Learn records the hardware that the machine reports. The caller calls it once per boot: a
+// repeated ticket request must not be compared with the first one of the same boot. others
+// are as for the function Learn.
 func (d *Decision) Learn(f ingot.Facts, others []Machine) {
 	before := d.Machine
 	after, changes := Learn(before, f, others, d.now)
@@ -386,15 +382,15 @@ func (d *Decision) Learn(f ingot.Facts, others []Machine) {
 	}
 }
 
-// leastTime is what a machine has from its ticket to its report, however late
-// it asked for the ticket.
+// leastTime is the minimum time from a ticket to the report, however late the ticket was
+// requested.
 const leastTime = time.Minute
 
-// Ticket is what the ticket of the boot allows; ask is not nil when the machine
-// gets none, because an operator must look at it first.
+// Ticket returns the grants for the ticket of the boot. If ask is not nil, the machine gets
+// no ticket, because an operator must answer a question first.
 func (d *Decision) Ticket() (lent []ingot.Grant, ask *Question) {
 	d.Machine.LastSeen = d.now
-	if d.Boot.Deadline.Sub(d.now) < leastTime { // its loader was slow; what the machine gets to know is what we wait for
+	if d.Boot.Deadline.Sub(d.now) < leastTime { // its loader was slow; the ticket has the new deadline
 		d.Boot.Deadline = d.now.Add(leastTime)
 	}
 	if d.Machine.Ask != nil {
@@ -402,7 +398,7 @@ func (d *Decision) Ticket() (lent []ingot.Grant, ask *Question) {
 	}
 	had := d.Machine.Grants
 	d.Machine, lent = UseGrants(d.Machine, d.Boot.ID, d.now)
-	if d.Boot.Ticket.IsZero() || !slices.Equal(had, d.Machine.Grants) { // not of one that is asked for again
+	if d.Boot.Ticket.IsZero() || !slices.Equal(had, d.Machine.Grants) { // not for a repeated request
 		if d.Boot.Ticket.IsZero() {
 			d.Boot.Ticket = d.now
 		}
@@ -419,9 +415,8 @@ func (d *Decision) Ticket() (lent []ingot.Grant, ask *Question) {
 	return lent, nil
 }
 
-// Wait takes over what SMBIOS says of a machine that waits in its loader, for
-// rules and for the operator. Of a machine that has reported its hardware itself
-// nothing is taken.
+// LearnWaiting records the SMBIOS values of a machine that waits in its loader, for rules
+// and for the operator. They are ignored if the machine has reported its hardware before.
 func (d *Decision) LearnWaiting(f ingot.Facts, facts Facts) {
 	if d.Machine.State != Pending || d.Machine.Facts.RAM != 0 || d.Machine.Boot != d.Boot.ID {
 		return
@@ -432,23 +427,23 @@ func (d *Decision) LearnWaiting(f ingot.Facts, facts Facts) {
 	d.applyRules(facts)
 }
 
-// Crash notes in the boot before how its kernel crashed. It is reported once.
+// Crash records in the previous boot how its kernel crashed.
 func (d *Decision) Crash(before Boot, line string) {
 	d.Boot.Pstore = true
-	if before.Crash == "" { // the first word counts
+	if before.Crash == "" { // the first report counts
 		before.Crash = line
 		d.addBoot(before, Change{Code: CodeBootCrash, Detail: line})
 		d.Older = append(d.Older, before)
 	}
 }
 
-// Hear adds what another DHCP server said to the boot; isNew as in Hear.
+// Hear adds a packet of another DHCP server to the boot; isNew is as for the function Hear.
 func (d *Decision) Hear(o Other) (isNew bool) {
 	d.Boot.Others, isNew = Hear(d.Boot.Others, o)
 	return isNew
 }
 
-// Serve adds bytes of a part of the image that were served in the boot.
+// Serve adds bytes of an artifact that were served in the boot.
 func (d *Decision) Serve(part string, bytes int64) {
 	served := map[string]int64{part: bytes}
 	for k, v := range d.Boot.Served {
@@ -457,7 +452,7 @@ func (d *Decision) Serve(part string, bytes int64) {
 	d.Boot.Served = served
 }
 
-// ExpireGrants marks the grants whose time passed before any boot used them.
+// ExpireGrants marks the unused grants that have expired.
 func (d *Decision) ExpireGrants() {
 	d.Machine.Grants = slices.Clone(d.Machine.Grants)
 	for i := range d.Machine.Grants {

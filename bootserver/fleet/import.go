@@ -55,7 +55,7 @@ func ParsePlanned(text []byte) ([]Planned, error) {
 	for i, h := range head {
 		head[i] = strings.ToLower(strings.TrimSpace(h))
 		if !slices.Contains([]string{"name", "mac", "uuid", "serial", "labels", "image", "state"}, head[i]) {
-			return nil, fmt.Errorf("%w: line 1: unknown column %q; the columns are name, mac, uuid, serial, labels, image, state",
+			return nil, fmt.Errorf("%w: line 1: unknown column %q; columns are name, mac, uuid, serial, labels, image, state",
 				ErrImport, h)
 		}
 	}
@@ -168,7 +168,8 @@ func (d *Decision) action(name string, before Machine) Action {
 	}
 	if m := d.Machine; m.Ask != nil {
 		same, other := m.Ask.Answers(m)
-		a.What = append(a.What, fmt.Sprintf("a question is still open: %s (if it is the same machine, run: %s; if not, run: %s)",
+		a.What = append(a.What, fmt.Sprintf("a question is still open: %s (if it is the same machine, run: %s; "+
+			"if not, run: %s)",
 			m.Ask.What, same, other))
 		if a.Do == "same" {
 			a.Do = "asks"

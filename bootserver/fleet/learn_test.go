@@ -156,11 +156,13 @@ func TestNothingIsGuessed(t *testing.T) {
 					replace(AddSighting(*m, s, now))
 					return
 				}
-				if ask != nil && !slices.ContainsFunc(machines, func(o Machine) bool { return o.ID == ask.With && !o.Unidentified() }) {
+				if ask != nil && !slices.ContainsFunc(machines, func(o Machine) bool {
+					return o.ID == ask.With && !o.Unidentified()
+				}) {
 					t.Fatalf("asks about nobody: %+v", ask)
 				}
-				fresh := AddSighting(Machine{ID: ingot.MachineID(fmt.Sprint("m-", now.Unix())), State: Pending, Ask: ask, FirstSeen: now},
-					s, now)
+				fresh := AddSighting(Machine{ID: ingot.MachineID(fmt.Sprint("m-", now.Unix())), State: Pending,
+					Ask: ask, FirstSeen: now}, s, now)
 				machines = append(machines, fresh)
 				if again, _ := find(s); again == nil || again.ID != fresh.ID {
 					t.Fatalf("a newcomer %+v is found as %+v", fresh, again)

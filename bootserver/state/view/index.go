@@ -16,26 +16,26 @@ import (
 // index finds records without looking at all of them: a thousand machines that
 // ask at once must not cost a thousand times a thousand looks.
 type index struct {
-	mac      map[string][]ingot.MachineID                  // a card may have moved to another board; newcomers aside
-	newcomer map[string][]ingot.MachineID                  // newcomers, by MAC, and by MAC and UUID
-	reported map[string][]ingot.MachineID                  // cards that machines reported, and were not seen with
-	uuid     map[string][]ingot.MachineID                  // some boards share one; newcomers aside
-	serial   map[string][]ingot.MachineID                  // some vendors give one twice; newcomers aside
-	approved map[string][]ingot.MachineID                  // of serial, those that are approved
-	name     map[string][]ingot.MachineID                  // one, unless a backup says otherwise
-	port     map[fleet.SwitchPort]map[ingot.MachineID]bool // last seen there: some relays say the same of all
-	address  map[netip.Addr]ingot.MachineID                // last seen there
-	image    map[ingot.Digest]map[ingot.MachineID]struct{} // machines that need it, see fleet.Uses
-	latest   map[ingot.MachineID]ingot.BootID              // by start
-	boots    map[ingot.MachineID][]ingot.BootID            // that are in memory
-	open     map[ingot.BootID]struct{}
-	granted  map[ingot.MachineID]struct{} // has a grant that no boot has used
-	token    map[string][]string          // ids of credentials by their names
-	pending  int
+	mac          map[string][]ingot.MachineID                  // a card may have moved to another board; without unidentified machines
+	unidentified map[string][]ingot.MachineID                  // unidentified machines, by MAC, and by MAC and UUID
+	reported     map[string][]ingot.MachineID                  // cards that machines reported, and were not seen with
+	uuid         map[string][]ingot.MachineID                  // some boards share one; without unidentified machines
+	serial       map[string][]ingot.MachineID                  // some vendors give one twice; without unidentified machines
+	approved     map[string][]ingot.MachineID                  // of serial, those that are approved
+	name         map[string][]ingot.MachineID                  // one, unless a backup says otherwise
+	port         map[fleet.SwitchPort]map[ingot.MachineID]bool // last seen there: some relays say the same of all
+	address      map[netip.Addr]ingot.MachineID                // last seen there
+	image        map[ingot.Digest]map[ingot.MachineID]struct{} // machines that need it, see fleet.Uses
+	latest       map[ingot.MachineID]ingot.BootID              // by start
+	boots        map[ingot.MachineID][]ingot.BootID            // that are in memory
+	open         map[ingot.BootID]struct{}
+	granted      map[ingot.MachineID]struct{} // has a grant that no boot has used
+	token        map[string][]string          // ids of credentials by their names
+	pending      int
 }
 
 func newIndex() index {
-	return index{mac: map[string][]ingot.MachineID{}, newcomer: map[string][]ingot.MachineID{},
+	return index{mac: map[string][]ingot.MachineID{}, unidentified: map[string][]ingot.MachineID{},
 		reported: map[string][]ingot.MachineID{},
 		uuid:     map[string][]ingot.MachineID{}, serial: map[string][]ingot.MachineID{},
 		approved: map[string][]ingot.MachineID{}, name: map[string][]ingot.MachineID{},
@@ -79,8 +79,8 @@ const (
 
 func all(*fleet.Machine) bool { return true }
 
-// newcomerKey is that of newcomers with a card in a board; one without a UUID has none.
-func newcomerKey(mac, uuid string) string { return mac + " " + uuid }
+// unidentifiedKey is the key of an unidentified machine with a card and a UUID.
+func unidentifiedKey(mac, uuid string) string { return mac + " " + uuid }
 
 // ignore is for reads outside of a transaction.
 func ignore(Key) {}
@@ -99,8 +99,8 @@ func find(candidates []fleet.Machine, sight fleet.Sighting) (fleet.Machine, *fle
 func (v *View) candidates(sight fleet.Sighting, read func(Key)) []fleet.Machine {
 	c := candidates{v: v, read: read}
 	c.add(ByMAC, sight.MAC, v.index.mac[sight.MAC], state.MaxPerCard, all)
-	for _, key := range []string{newcomerKey(sight.MAC, sight.UUID), newcomerKey(sight.MAC, ""), sight.MAC} {
-		c.add(ByNewcomer, key, v.index.newcomer[key], 1, all)
+	for _, key := range []string{unidentifiedKey(sight.MAC, sight.UUID), unidentifiedKey(sight.MAC, ""), sight.MAC} {
+		c.add(ByUnidentified, key, v.index.unidentified[key], 1, all)
 	}
 	c.add(ByReportedMAC, sight.MAC, v.index.reported[sight.MAC], two, all)
 	if sight.UUID != "" {
@@ -202,7 +202,7 @@ func (v *View) reuse(id ingot.MachineID, old *fleet.Machine, oldBoot ingot.Diges
 func (v *View) reindex(id ingot.MachineID, old, m fleet.Machine) {
 	relistKnown(v, id, &old, &m)
 	if old.Unidentified() || m.Unidentified() {
-		relist(v.index.newcomer, id, newcomerKeys(&old), newcomerKeys(&m))
+		relist(v.index.unidentified, id, unidentifiedKeys(&old), unidentifiedKeys(&m))
 	}
 	relist(v.index.name, id, []string{old.Name}, []string{m.Name})
 	if old.Port != m.Port {
@@ -226,7 +226,7 @@ func (v *View) reindex(id ingot.MachineID, old, m fleet.Machine) {
 	}
 }
 
-// relistKnown keeps the indexes that have no newcomers.
+// relistKnown keeps the indexes that exclude unidentified machines.
 func relistKnown(v *View, id ingot.MachineID, old, m *fleet.Machine) {
 	if old.Unidentified() {
 		old = &fleet.Machine{}
@@ -250,12 +250,12 @@ func approvedSerial(m *fleet.Machine) string {
 	return m.Serial
 }
 
-func newcomerKeys(m *fleet.Machine) (keys []string) {
+func unidentifiedKeys(m *fleet.Machine) (keys []string) {
 	if !m.Unidentified() {
 		return nil
 	}
 	for _, mac := range m.MACs {
-		keys = append(keys, mac, newcomerKey(mac, m.UUID))
+		keys = append(keys, mac, unidentifiedKey(mac, m.UUID))
 	}
 	return keys
 }

@@ -26,18 +26,18 @@ const (
 
 // The indexes, which are read and follow from the records that are written.
 const (
-	ByMAC         Table = "by-mac"
-	ByNewcomer    Table = "by-newcomer" // keys: MAC; MAC, space, UUID
-	ByReportedMAC Table = "by-reported-mac"
-	ByUUID        Table = "by-uuid"
-	BySerial      Table = "by-serial"
-	ByName        Table = "by-name"
-	ByPort        Table = "by-port"
-	ByAddress     Table = "by-address"
-	ByImage       Table = "by-image"
-	ByToken       Table = "by-token" // credentials by their names
-	ByMachine     Table = "by-boots" // boots by machine
-	Numbers       Table = "numbers"  // keys: PendingKey, CredentialsKey
+	ByMAC          Table = "by-mac"
+	ByUnidentified Table = "by-unidentified" // keys: MAC; MAC, space, UUID
+	ByReportedMAC  Table = "by-reported-mac"
+	ByUUID         Table = "by-uuid"
+	BySerial       Table = "by-serial"
+	ByName         Table = "by-name"
+	ByPort         Table = "by-port"
+	ByAddress      Table = "by-address"
+	ByImage        Table = "by-image"
+	ByToken        Table = "by-token" // credentials by their names
+	ByMachine      Table = "by-boots" // boots by machine
+	Numbers        Table = "numbers"  // keys: PendingKey, CredentialsKey
 )
 
 // Records reports whether a table has records; an index has none.
@@ -73,8 +73,8 @@ func IndexKeys(m *fleet.Machine, latest ingot.Digest, f func(Key)) {
 		}
 	}
 	if m.Unidentified() {
-		for _, key := range newcomerKeys(m) {
-			one(ByNewcomer, key)
+		for _, key := range unidentifiedKeys(m) {
+			one(ByUnidentified, key)
 		}
 	} else {
 		for _, mac := range m.MACs {

@@ -209,8 +209,8 @@ func (tx *Tx) Others(m fleet.Machine, f ingot.Facts) []fleet.Machine {
 // WithCard implements state.Tx.
 func (tx *Tx) WithCard(mac string) int {
 	tx.read(Key{ByMAC, mac})
-	tx.read(Key{ByNewcomer, mac})
-	return len(tx.v.index.mac[mac]) + len(tx.v.index.newcomer[mac])
+	tx.read(Key{ByUnidentified, mac})
+	return len(tx.v.index.mac[mac]) + len(tx.v.index.unidentified[mac])
 }
 
 // Pending implements state.Tx.
