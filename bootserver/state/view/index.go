@@ -16,11 +16,11 @@ import (
 // index finds records without looking at all of them: a thousand machines that
 // ask at once must not cost a thousand times a thousand looks.
 type index struct {
-	mac          map[string][]ingot.MachineID                  // a card may have moved to another board; without unidentified machines
+	mac          map[string][]ingot.MachineID                  // identified machines; a card may have moved
 	unidentified map[string][]ingot.MachineID                  // unidentified machines, by MAC, and by MAC and UUID
 	reported     map[string][]ingot.MachineID                  // cards that machines reported, and were not seen with
-	uuid         map[string][]ingot.MachineID                  // some boards share one; without unidentified machines
-	serial       map[string][]ingot.MachineID                  // some vendors give one twice; without unidentified machines
+	uuid         map[string][]ingot.MachineID                  // identified machines; some boards share one
+	serial       map[string][]ingot.MachineID                  // identified machines; vendors may repeat one
 	approved     map[string][]ingot.MachineID                  // of serial, those that are approved
 	name         map[string][]ingot.MachineID                  // one, unless a backup says otherwise
 	port         map[fleet.SwitchPort]map[ingot.MachineID]bool // last seen there: some relays say the same of all

@@ -56,7 +56,8 @@ func TestCandidatesAreFew(t *testing.T) {
 		v.dropMachine(id)
 	}
 	x := v.index
-	if n := len(x.mac) + len(x.unidentified) + len(x.reported) + len(x.uuid) + len(x.serial) + len(x.approved) + len(x.port) +
+	if n := len(x.mac) + len(x.unidentified) +
+		len(x.reported) + len(x.uuid) + len(x.serial) + len(x.approved) + len(x.port) +
 		len(x.image) + x.pending; n > 0 {
 		t.Errorf("%d entries of indexes are left of no machine", n)
 	}
