@@ -8,21 +8,21 @@ import (
 	"ingot"
 )
 
-// BootPolicy says how machines boot. Zero values are the defaults.
+// BootPolicy configures how machines boot. Zero values are the defaults.
 type BootPolicy struct {
 	Ticket     time.Duration // how long a ticket is valid; 0: 2 minutes
-	Deadline   time.Duration // from the script to the report, of images that name none; 0: 10 minutes
-	Attempts   int           // failed boots in a row after which an image is given up on a machine
-	After      After         // what a machine does then
-	Rules      []Rule        // which new machines are approved; the first rule that matches decides
+	Deadline   time.Duration // from the script to the report, unless the image sets one; 0: 10 minutes
+	Attempts   int           // failed boots in a row before a machine falls back
+	After      After         // what the machine does after that
+	Rules      []Rule        // rules for new machines; the first one that matches applies
 	ApproveAll bool          // approve every new machine
-	Image      string        // with ApproveAll: the image that new machines are assigned
+	Image      string        // with ApproveAll: the image to assign to new machines
 }
 
-// Healing is how machines recover from images that fail.
+// Healing returns the policy for images that fail.
 func (p BootPolicy) Healing() Policy { return Policy{Attempts: p.Attempts, After: p.After} }
 
-// FirstImages are the names of the images that new machines are given.
+// FirstImages returns the names of the images that may be assigned to new machines.
 func (p BootPolicy) FirstImages() []string {
 	list := []string{p.Image}
 	for _, r := range p.Rules {
@@ -31,52 +31,52 @@ func (p BootPolicy) FirstImages() []string {
 	return slices.DeleteFunc(list, func(name string) bool { return name == "" })
 }
 
-// Sender is the program that asks what to boot.
+// Sender is the program that sends a boot request.
 type Sender uint8
 
 // The senders of requests.
 const (
-	SenderFirmware Sender = iota // gets a first stage
-	SenderLoader                 // an iPXE that can run our script
-	SenderInit                   // ingot-init that was started by a UKI and looks for its server
+	SenderFirmware Sender = iota // is offered a first stage
+	SenderLoader                 // iPXE that can run our script
+	SenderInit                   // ingot-init started by a UKI, looking for its server
 )
 
-// Request is a packet in which a client asks what to boot.
+// Request is a packet in which a client requests boot information.
 type Request struct {
 	Sighting
 	Sender  Sender
 	Address netip.Addr // of the client; zero until it has one
-	Loaders []string   // first stages to try that the server has, the preferred one first; maybe FirstUKI
-	IPXE    bool       // some build of iPXE
-	HTTP    bool       // firmware that fetches by HTTP itself
-	Proxy   bool       // another server gives the client its address
-	Begins  bool       // it starts over (DHCPDISCOVER)
+	Loaders []string   // available first stages in order of preference; may include FirstUKI
+	IPXE    bool       // any build of iPXE
+	HTTP    bool       // firmware with HTTP boot
+	Proxy   bool       // another server assigns the client's address
+	Begins  bool       // the client starts over (DHCPDISCOVER)
 }
 
-// Facts are what Decide rests on: a request, what is recorded, and what was
-// prepared for records that may be new.
+// Facts are the input of Decide: the request, the existing records, and the IDs and keys
+// for records that may be created.
 type Facts struct {
 	Request  Request
-	Machine  *Machine        // that the request is of; nil: it is a stranger
-	Question *Question       // to an operator about a stranger; nil: none
-	Other    *Machine        // that the question of the machine, or of the stranger, is about; nil: not known
+	Machine  *Machine        // that sent the request; nil: unknown
+	Question *Question       // for the operator, about an unknown machine; nil: none
+	Other    *Machine        // the known machine that the question refers to; nil: no longer known
 	Latest   *Boot           // of the machine; nil: none
-	NewID    ingot.MachineID // for a stranger
+	NewID    ingot.MachineID // for an unknown machine
 	Key      string          // machine-id(5) for a machine that has none
-	NewBoot  ingot.BootID    // for a boot that begins
+	NewBoot  ingot.BootID    // for a new boot
 	Policy   BootPolicy
 	Images   Images
 }
 
-// Offer is what a client boots. The zero Offer is nothing.
+// Offer is what a client is offered to boot. The zero Offer offers nothing.
 type Offer struct {
 	Kind   OfferKind
-	Boot   ingot.BootID // whose URLs the client gets
+	Boot   ingot.BootID // for the URLs in the answer
 	Loader string       // of OfferLoader: the file
 	Image  ingot.Digest // of OfferUKI: the image
 }
 
-// OfferKind is a kind of things to boot.
+// OfferKind is the type of an Offer.
 type OfferKind uint8
 
 // The kinds of offers.
@@ -88,8 +88,8 @@ const (
 	OfferInit              // the URL of the boot, for ingot-init
 )
 
-// Decide says what a client boots, and what is recorded of that. It returns a
-// *StaleFacts when it needs an image that was not looked up.
+// Decide decides what a client is offered to boot, and which records change. It returns a
+// *StaleFacts if it needs an image that was not looked up.
 func Decide(f Facts, now time.Time) (*Decision, Offer, error) {
 	d := f.begin(now)
 	d.observe(f.Request, f.Key)
@@ -107,8 +107,8 @@ func Decide(f Facts, now time.Time) (*Decision, Offer, error) {
 	return d, offer, d.Err()
 }
 
-// begin is the decision about the machine of a request, which is made new for a
-// stranger.
+// begin begins the decision about the machine of a request. For an unknown machine, it
+// creates a record.
 func (f Facts) begin(now time.Time) *Decision {
 	var m Machine
 	var b Boot
@@ -132,8 +132,8 @@ func (f Facts) begin(now time.Time) *Decision {
 	return d
 }
 
-// announce puts the Change of a new machine before the others: it says of what
-// state and with which cards the machine is.
+// announce puts the Change of a new machine first. It replaces the Changes of state and
+// cards, which it includes.
 func (d *Decision) announce(imported bool) {
 	c := Change{At: d.now, Code: CodeMachineNew, Machine: d.Machine.ID, To: Values{"state": string(d.Machine.State)}}
 	if len(d.Machine.MACs) > 0 {
@@ -149,7 +149,7 @@ func (d *Decision) announce(imported bool) {
 	d.Changes = append([]Change{c}, rest...)
 }
 
-// welcome approves a machine that is new, where all are.
+// autoApprove approves a new machine if the policy approves all.
 func (d *Decision) autoApprove(p BootPolicy) {
 	if !p.ApproveAll {
 		return
@@ -163,7 +163,7 @@ func (d *Decision) autoApprove(p BootPolicy) {
 	}
 }
 
-// observe takes over what a packet shows of the machine.
+// observe records the sighting and addresses of a request.
 func (d *Decision) observe(r Request, key string) {
 	before := d.Machine
 	d.Machine = AddSighting(d.Machine, r.Sighting, d.now)
@@ -179,13 +179,13 @@ func (d *Decision) observe(r Request, key string) {
 	if !d.Machine.Port.Relay.IsValid() {
 		d.Machine.Port = r.Port
 	}
-	if d.Machine.MachineKey == "" { // it was imported before it was seen
+	if d.Machine.MachineKey == "" { // imported before it was seen
 		d.Machine.MachineKey = key
 	}
 }
 
-// withdrawQuestion takes back the question of the machine when it is resolved:
-// then the machine is as any other that is new.
+// withdrawQuestion removes the question about the machine if it is resolved. The machine is
+// then treated as any other new machine.
 func (d *Decision) withdrawQuestion(f Facts) {
 	var with Machine
 	if f.Other != nil {
@@ -199,18 +199,18 @@ func (d *Decision) withdrawQuestion(f Facts) {
 	}
 }
 
-// applyRules applies the first rule that is about the machine.
+// applyRules applies the first rule that matches the machine.
 func (d *Decision) applyRules(f Facts) {
 	at := d.Machine
 	if f.Request.Port.Relay.IsValid() {
-		at.Port = f.Request.Port // where it is now; its record keeps where it booted
+		at.Port = f.Request.Port // the current port; the record has the one of the last boot
 	}
 	r, ok := FirstRule(f.Policy.Rules, at)
 	if !ok {
 		return
 	}
 	var as Assignment
-	if r.Image != "" && d.Machine.Assignment.Image == "" { // what is assigned stays
+	if r.Image != "" && d.Machine.Assignment.Image == "" { // an existing assignment stays
 		if im := d.image(r.Image); im.Err == nil {
 			as = Assignment{ImageRef: im.ImageRef, Why: "by a rule", Since: d.now}
 		}
@@ -239,8 +239,8 @@ func (d *Decision) assign(as Assignment) {
 	d.Machine.Assignment = as
 }
 
-// offerInit is for ingot-init, which a UKI started without arguments of its boot.
-// One that was not started by this server gets no answer, and looks on.
+// offerInit answers ingot-init, which a UKI started without the URL of its boot. If the
+// machine was not booted by this server, it gets no answer and keeps looking.
 func (d *Decision) offerInit() Offer {
 	if d.boot.ID == "" || !d.boot.Open() || d.boot.Image.Image == "" {
 		d.Machine, d.created, d.Changes = d.machine, false, nil
@@ -249,11 +249,11 @@ func (d *Decision) offerInit() Offer {
 	return Offer{Kind: OfferInit, Boot: d.boot.ID}
 }
 
-// offer is for firmware and loaders. It begins a boot when the machine does.
+// offer answers firmware and loaders. It creates a boot when the machine starts one.
 func (d *Decision) offer(f Facts) Offer {
 	r, latest := f.Request, f.Latest
-	// An iPXE that asks right after it was given our loader is our loader,
-	// whatever it was built with.
+	// An iPXE that sends a request right after our loader was served is our loader,
+	// whatever its build options.
 	loader := r.Sender == SenderLoader || (r.IPXE && latest != nil && latest.Open() && latest.Stage() == ingot.StageLoader)
 	list := d.firstStages(r)
 	reason, stalled := Stalled(latest, r.Firmware, d.now)
@@ -273,8 +273,8 @@ func (d *Decision) offer(f Facts) Offer {
 	return offer
 }
 
-// stall ends a boot whose first stage stalled, and moves the machine to the next
-// one of its list.
+// stall ends a boot whose first stage stalled, and moves the machine to the next first
+// stage of the list.
 func (d *Decision) stall(b Boot, reason string, list []string) {
 	if next, is := nextStage(b, list); is {
 		d.add(Change{Code: CodeLoaderChanged, From: Values{"loader": d.Machine.Loaders[b.Firmware]},
@@ -299,9 +299,8 @@ func (d *Decision) beginBoot(f Facts) {
 	}
 }
 
-// firstStages is what the machine may be offered first, the preferred one first:
-// the UKI is one when the image that it is to run has one, for firmware that
-// speaks HTTP.
+// firstStages returns the first stages for the machine in order of preference. They include
+// the UKI only if the image has one and the firmware supports HTTP boot.
 func (d *Decision) firstStages(r Request) []string {
 	return slices.DeleteFunc(slices.Clone(r.Loaders), func(l string) bool {
 		if l != FirstUKI {
@@ -316,7 +315,7 @@ func (d *Decision) firstStages(r Request) []string {
 	})
 }
 
-// choose is what the client boots now, noted in the boot.
+// choose returns the offer for the client, and records it in the boot.
 func (d *Decision) choose(r Request, list []string, loader bool) Offer {
 	d.Boot.Proxy = r.Proxy
 	if loader {

@@ -10,23 +10,23 @@ import (
 	"ingot"
 )
 
-// Other is what a DHCP server that is not ours said to a client; or the client
-// to it, which names the server that it chose.
+// Other is a packet between a client and another DHCP server: an answer of that server, or
+// a request of the client that names it.
 type Other struct {
-	Address netip.Addr `json:"address,omitzero"` // by which the server calls itself
-	DUID    string     `json:"duid,omitempty"`   // by which one of DHCPv6 does, hexadecimal
-	MAC     string     `json:"mac,omitempty"`    // of the server, or the relay before it
+	Address netip.Addr `json:"address,omitzero"` // server identifier
+	DUID    string     `json:"duid,omitempty"`   // server identifier of DHCPv6, hexadecimal
+	MAC     string     `json:"mac,omitempty"`    // of the server, or of its relay
 	// DHCPOFFER, DHCPACK, DHCPNAK; of the client's own DHCPREQUEST, REQUEST, RENEW
 	Kind     string     `json:"kind,omitempty"`
-	Given    netip.Addr `json:"given,omitzero"`     // the address that it is about
-	File     string     `json:"file,omitempty"`     // what it names to boot
-	Expected bool       `json:"expected,omitempty"` // the network's own server, beside which we stand
+	Given    netip.Addr `json:"given,omitzero"`     // the client address in the packet
+	File     string     `json:"file,omitempty"`     // the boot file in the packet
+	Expected bool       `json:"expected,omitempty"` // the network's own DHCP server, in proxy mode
 	First    time.Time  `json:"first,omitzero"`
 	At       time.Time  `json:"at"` // the last time
 	Times    int        `json:"times,omitempty"`
 }
 
-// Name is the server as people find it.
+// Name returns the address of the server, else its DUID.
 func (o Other) Name() string {
 	if !o.Address.IsValid() {
 		return "DUID " + o.DUID
@@ -39,12 +39,11 @@ func (o Other) Is(p Other) bool {
 	return o.Kind == p.Kind && o.DUID == p.DUID && o.Address == p.Address
 }
 
-// MaxOthers bounds what is kept of other servers, for one client or boot.
+// MaxOthers limits the records of other servers for one client or boot.
 const MaxOthers = 8
 
-// Hear adds what another server said to a list, or counts it once more; there is
-// room for MaxOthers. The list that is given is not changed. isNew: it was not
-// heard before, and there was room.
+// Hear returns a copy of a list with a packet added, or counted again if it is in the list.
+// The list holds at most MaxOthers. isNew reports whether it was added.
 func Hear(list []Other, o Other) (after []Other, isNew bool) {
 	after = slices.Clone(list)
 	if i := slices.IndexFunc(after, o.Is); i >= 0 {
@@ -59,10 +58,10 @@ func Hear(list []Other, o Other) (after []Other, isNew bool) {
 	return append(after, o), true
 }
 
-// weights say how much a packet shows which server a client followed.
+// weights rank packets by how strongly they show which server a client chose.
 var weights = map[string]int{"DHCPNAK": 1, "DHCPREQUEST": 2, "REQUEST": 2, "RENEW": 2, "DHCPACK": 3}
 
-// ByWeight sorts others: the one that a client followed comes last.
+// ByWeight orders others so that the server that the client chose is last.
 func ByWeight(a, b Other) int {
 	if w := weights[a.Kind] - weights[b.Kind]; w != 0 {
 		return w
@@ -70,31 +69,30 @@ func ByWeight(a, b Other) int {
 	return a.At.Compare(b.At)
 }
 
-// Packet is one that matters: ours, the machine's own, or another server's.
+// Packet is a DHCP packet of this server, of a machine or of another server.
 type Packet struct {
 	At      time.Time
-	Kind    string     // as RFC 2131 and RFC 8415 call it, unless it is of another server
-	Address netip.Addr // that it is about; may be none
-	Loader  string     // that an answer without an address names
-	Refused string     // why the machine does not get what it asks for
-	Unsent  string     // why our answer did not leave
-	Other   *Other     // it is of another server, or for one
+	Kind    string     // name in RFC 2131 or RFC 8415; empty for packets in Other
+	Address netip.Addr // the client address in the packet; may be invalid
+	Loader  string     // the boot file of an answer without an address
+	Refused string     // why the request was refused
+	Unsent  string     // why our answer could not be sent
+	Other   *Other     // a packet of or for another server
 }
 
-// Change is the packet as a Change: what the server answered, what the machine
-// made of it, and what other servers answered.
+// Change returns the packet as a Change.
 func (p Packet) Change(m ingot.MachineID, boot ingot.BootID) Change {
 	return Change{At: p.At, Code: CodePacket, Machine: m, Boot: boot, To: p.values()}
 }
 
-// Words is a packet in words, and whether it is worth a look.
+// Words renders a packet as text, and reports whether it needs attention.
 func (p Packet) Words() (text string, bad bool) {
 	c := p.Change("", "")
 	return c.String(), c.Bad()
 }
 
-// values are what the Change of a packet holds: kind, address, loader, refused,
-// unsent; of another server's server, mac, file, expected.
+// values returns the fields of the Change: kind, address, loader, refused, unsent; for
+// another server also server, mac, file, expected.
 func (p Packet) values() Values {
 	v := Values{"kind": p.Kind, "loader": p.Loader, "refused": p.Refused, "unsent": p.Unsent,
 		"address": addressText(p.Address)}
@@ -145,19 +143,19 @@ func packetText(c Change) string {
 	return text
 }
 
-// asks reports whether machines ask for addresses by packets of a kind.
+// asks reports whether a packet of a kind is a request of a client.
 func asks(kind string) bool {
 	return slices.Contains([]string{"DHCPDISCOVER", "DHCPREQUEST", "DHCPINFORM", "SOLICIT", "REQUEST", "RENEW", "REBIND",
 		"CONFIRM", "INFORMATION-REQUEST"}, kind)
 }
 
-// Answers reports whether it is what a machine gets when all is well.
+// Answers reports whether the packet is a successful answer of this server.
 func (p Packet) Answers() bool {
 	return p.Other == nil && p.Refused == "" && p.Unsent == "" &&
 		slices.Contains([]string{"DHCPOFFER", "DHCPACK", "ADVERTISE", "REPLY"}, p.Kind)
 }
 
-// after is a text behind a word, or nothing.
+// after returns text with a prefix, or "" if text is empty.
 func after(word, text string) string {
 	if text == "" {
 		return ""
@@ -165,13 +163,13 @@ func after(word, text string) string {
 	return word + text
 }
 
-// otherText is a packet of another server, or to one.
+// otherText renders a packet of or to another server.
 func otherText(v Values) string {
 	name, kind := v.Text("server"), v.Text("kind")
 	if mac := v.Text("mac"); mac != "" {
 		name += " (MAC " + mac + ")"
 	}
-	if weights[kind] == 2 { // of the client, which names the server
+	if weights[kind] == 2 { // from the client, which names the server
 		return kind + after(" for ", v.Text("address")) + " to another server, " + name
 	}
 	return kind + after(" of ", v.Text("address")) + " by another server, " + name + after(", booting ", v.Text("file"))

@@ -13,11 +13,9 @@ import (
 	"ingot"
 )
 
-// Rule approves and labels machines that no operator has decided about, by where
-// they are and what they say they are. The first rule that matches decides.
-// Rules stand in the configuration, not in the state: they are read by others,
-// kept in version control, checked before they are in force, and survive the
-// loss of a state.
+// Rule approves and labels pending machines by their address, switch port and hardware. The
+// first rule that matches applies. Rules are part of the configuration, not of the state,
+// so that they can be reviewed, kept in version control and checked before they apply.
 type Rule struct {
 	// Network that the machine's address is in: 10.1.0.0/24.
 	Subnet string `yaml:"subnet,omitempty" json:"subnet,omitempty"`
@@ -43,10 +41,10 @@ type Rule struct {
 //go:embed rules.go
 var RuleSource string
 
-// ErrRule: a rule cannot be what was meant.
+// ErrRule means that a rule is invalid.
 var ErrRule = errors.New("not a rule")
 
-// Check returns what is wrong with a rule.
+// Check returns an error that wraps ErrRule if a rule is invalid.
 func (r Rule) Check() error {
 	if r.Subnet != "" {
 		if _, err := netip.ParsePrefix(r.Subnet); err != nil {
@@ -76,8 +74,8 @@ func (r Rule) Check() error {
 	return nil
 }
 
-// Matches reports whether a rule is about a machine. What the machine did not
-// report matches no pattern.
+// Matches reports whether a rule matches a machine. A value that the machine did not report
+// matches no pattern.
 func (r Rule) Matches(m Machine) bool {
 	if r.Subnet != "" {
 		p, err := netip.ParsePrefix(r.Subnet)
@@ -102,9 +100,8 @@ func (r Rule) Matches(m Machine) bool {
 		glob(r.Port, m.Port.Circuit, m.Port.Remote, strings.TrimSpace(m.Port.Circuit+" "+m.Port.Remote))
 }
 
-// FirstRule returns the first rule that is about a machine. An operator's word
-// goes before: only machines that are pending, without an open question,
-// have rules.
+// FirstRule returns the first rule that matches a machine. Operators' decisions take
+// precedence: rules apply only to pending machines without an open question.
 func FirstRule(rules []Rule, m Machine) (Rule, bool) {
 	if m.State != Pending || m.Ask != nil {
 		return Rule{}, false
@@ -129,7 +126,7 @@ func (r Rule) String() string {
 	return "the rule for " + strings.Join(list, ", ")
 }
 
-// Change is what a rule made of a machine; is: it made something of it.
+// Change returns the Change of a rule that was applied; is is false if it changed nothing.
 func (r Rule) Change(before, after Machine, now time.Time) (c Change, is bool) {
 	c = Change{At: now, Code: CodeRuleApplied, Machine: after.ID, To: Values{}}
 	if before.State != after.State {
@@ -146,15 +143,7 @@ func (r Rule) Change(before, after Machine, now time.Time) (c Change, is bool) {
 	return c, is
 }
 
-// Spoke is Change in words, or nothing.
-func (r Rule) Spoke(before, after Machine) string {
-	if c, is := r.Change(before, after, time.Time{}); is {
-		return c.String()
-	}
-	return ""
-}
-
-// Apply lets a rule say what it says of a machine; as is its image, resolved.
+// Apply returns the machine after a rule was applied. as is the rule's image, resolved.
 func (r Rule) Apply(m Machine, as Assignment) Machine {
 	if r.Approve {
 		m.State = Approved
