@@ -265,7 +265,7 @@ const (
 type Ending struct {
 	Outcome ingot.Outcome
 	Cause   Cause
-	Reason  string // for people
+	Reason  string // for operators
 }
 
 // Superseded returns the ending of a boot that is replaced by a newer one.
