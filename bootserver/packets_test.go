@@ -79,7 +79,7 @@ func TestAnotherServerAnswers(t *testing.T) {
 		t.Helper()
 		for i, card := range cards {
 			y, err := c.Why(t.Context(), card)
-			if want := fmt.Sprintf("No DHCPREQUEST after our offer: another server, 10.99.0.%d, answered.",
+			if want := fmt.Sprintf("The machine sent no DHCPREQUEST after our offer. Another DHCP server, 10.99.0.%d, answered.",
 				3+i); err != nil || !strings.HasPrefix(y.Words, want) {
 				t.Errorf("%s, of %s: %q, %v; want %q", when, card, y.Words, err, want)
 			}

@@ -79,7 +79,8 @@ func TestFindStale(t *testing.T) {
 		t.Fatal(err)
 	}
 	for range 2 { // a zombie at first, and then nothing
-		if i, ok := Find(root); ok && startOf(other.Process.Pid) == "" {
+		gone := startOf(other.Process.Pid) == ""
+		if i, ok := Find(root); ok && gone {
 			t.Errorf("of a process that was killed: %+v", i)
 		}
 		_ = other.Wait() // it was killed
