@@ -181,6 +181,9 @@ func lastKey(b *bbolt.Bucket) uint64 {
 
 func each[T any](tx *bbolt.Tx, bucket []byte, decode func([]byte) (T, error), f func(T)) error {
 	return tx.Bucket(bucket).ForEach(func(k, b []byte) error {
+		if bytes.Equal(k, keyNewer) {
+			return nil // for programs before schema 2
+		}
 		v, err := decode(b)
 		if err != nil {
 			return fmt.Errorf("record %q of %s: %w", k, bucket, err)

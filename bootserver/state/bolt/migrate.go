@@ -21,6 +21,13 @@ import (
 // without one is of schema 1, or new.
 var keySchema = []byte("schema")
 
+// The program before schema 2 looks at no schema. It refuses a file in which the record of a
+// machine cannot be decoded, and quotes its key: so there is one, which says why.
+var (
+	keyNewer   = []byte(fmt.Sprintf("~ this state has schema %d and needs a newer version of ingot", record.Schema))
+	valueNewer = []byte("not a machine")
+)
+
 // keptOld is the name of a file as it was before its schema was raised.
 func keptOld(path string) string { return fmt.Sprintf("%s.before-schema-%d", path, record.Schema) }
 
@@ -54,7 +61,8 @@ func migrate(db *bbolt.DB, keep bool) error {
 				return fmt.Errorf("converting the state of schema %d: %w", schema, err)
 			}
 		}
-		return tx.Bucket(bucketMeta).Put(keySchema, strconv.AppendInt(nil, record.Schema, 10))
+		return firstOf(tx.Bucket(bucketMachines).Put(keyNewer, valueNewer),
+			tx.Bucket(bucketMeta).Put(keySchema, strconv.AppendInt(nil, record.Schema, 10)))
 	})
 }
 

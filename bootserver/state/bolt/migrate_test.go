@@ -252,3 +252,42 @@ func TestRefusesNewerSchema(t *testing.T) {
 		t.Error("a backup that was refused changed the state")
 	}
 }
+
+// TestOlderProgramRefuses reads the machines of a new file as the program before schema 2 did, which
+// looked at no schema: any value that is not JSON ended it, with the key in the error.
+func TestOlderProgramRefuses(t *testing.T) {
+	dir := t.TempDir()
+	s, err := Open(t.Context(), dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	db, err := bbolt.Open(filepath.Join(dir, file), 0o600, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var refused string
+	err = db.View(func(tx *bbolt.Tx) error {
+		return tx.Bucket(bucketMachines).ForEach(func(k, v []byte) error {
+			var m map[string]any
+			if json.Unmarshal(v, &m) != nil {
+				refused = string(k)
+			}
+			return nil
+		})
+	})
+	if err := errors.Join(err, db.Close()); err != nil || !strings.Contains(refused, "needs a newer version of ingot") {
+		t.Errorf("the program before schema 2 would quote %q, %v; want that it is too old", refused, err)
+	}
+	if s, err = Open(t.Context(), dir); err != nil {
+		t.Fatal(err)
+	}
+	if list := s.Machines(); len(list) != 0 {
+		t.Errorf("a new state has the machines %v", list)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
