@@ -476,7 +476,7 @@ func TestOperatorsMistakes(t *testing.T) {
 		name, want string
 		call       func() error
 	}{
-		{"unknown machine", "no machine answers",
+		{"unknown machine", "no machine matches",
 			func() error { _, err := h.api.Machine(t.Context(), "nobody"); return err }},
 		{"unknown image", "no such image", func() error {
 			_,

@@ -274,7 +274,7 @@ func TestSceneWrongUse(t *testing.T) {
 
 	s.serve()
 	fails(1, "another server uses this store: process", inLAN("serve", "--config=", "--interface", Bridge))
-	fails(1, `no machine answers to "nobody"`, ingot("machine", "show", "nobody"))
+	fails(1, `no machine matches "nobody"`, ingot("machine", "show", "nobody"))
 	fails(1, `no such image: "lab:v9"; the store has lab:v1, lab:v2`, ingot("assign", "nobody", "lab:v9"))
 	if after := s.run("image", "ls", "-o", "json"); after != before {
 		t.Errorf("failed commands changed the store:\n%s", cmp.Diff(before, after))

@@ -87,11 +87,11 @@ func pick(machines []fleet.Machine, ref string) (fleet.Machine, error) {
 	case 1:
 		return found[0], nil
 	case 0:
-		return fleet.Machine{}, api.NewProblem(api.CodeMachineNotFound, fmt.Sprintf("no machine answers to %q", ref),
+		return fleet.Machine{}, api.NewProblem(api.CodeMachineNotFound, fmt.Sprintf("no machine matches %q", ref),
 			"ref", ref)
 	default:
 		return fleet.Machine{}, api.NewProblem(api.CodeMachineAmbiguous,
-			fmt.Sprintf("%d machines answer to %q: %s", len(found), ref, several(found)), "ref", ref)
+			fmt.Sprintf("%d machines match %q: %s", len(found), ref, several(found)), "ref", ref)
 	}
 }
 

@@ -38,7 +38,7 @@ func (r *rack) find(ref string) (api.Machine, error) {
 	}
 	found := fleet.Match(all, ref)
 	if len(found) != 1 {
-		return api.Machine{}, api.NewProblem(api.CodeMachineNotFound, "no machine answers to "+ref)
+		return api.Machine{}, api.NewProblem(api.CodeMachineNotFound, "no machine matches "+ref)
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -125,7 +125,7 @@ func TestWhereverAMachineIsNamed(t *testing.T) {
 		{[]string{"nod"}, "", 1, `"nod" is ambiguous: a label, of db for example, and a prefix of node01`},
 		{[]string{"rack=r9"}, "", 1, "no machine has the labels rack=r9"},
 		{[]string{"node[01"}, "", 2, "not a list of hosts"},
-		{[]string{"nobody"}, "", 1, "no machine answers to nobody"},
+		{[]string{"nobody"}, "", 1, "no machine matches nobody"},
 	} {
 		for _, command := range commands {
 			code, asked, stdout, stderr := ask(append(slices.Clone(command), c.args...)...)
