@@ -120,7 +120,7 @@ func fill(b *testing.B, dir string, machines, boots, entries int, ref fleet.Imag
 		}
 		s.Forget()
 	}
-	_, last, err := s.Ledger(state.Query{Newest: true, Limit: 1})
+	_, last, err := s.Changes(state.Query{Newest: true, Limit: 1})
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -128,11 +128,11 @@ func fill(b *testing.B, dir string, machines, boots, entries int, ref fleet.Imag
 		b.Fatalf("the ledger has %d entries; want %d", last, entries)
 	}
 	for { // as the server's tick does
-		before, _, _ := s.Ledger(state.Query{Limit: 1})
+		before, _, _ := s.Changes(state.Query{Limit: 1})
 		if err := s.Trim(start, entries, state.LedgerAge); err != nil {
 			b.Fatal(err)
 		}
-		if after, _, _ := s.Ledger(state.Query{Limit: 1}); after[0].Seq == before[0].Seq {
+		if after, _, _ := s.Changes(state.Query{Limit: 1}); after[0].Seq == before[0].Seq {
 			break
 		}
 	}

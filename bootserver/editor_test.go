@@ -51,7 +51,8 @@ func TestImagesInUseStay(t *testing.T) {
 	if status, _, text := c.ask(t, "DELETE", "/v1/images/lab:v3", ""); status != 200 {
 		t.Errorf("removing what nobody needs = %d %s", status, text)
 	}
-	before, err := s.state.Audit(0, true, 100)
+	audited := state.Query{Audit: true, Newest: true, Limit: 100}
+	before, _, err := s.state.Changes(audited)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -59,7 +60,7 @@ func TestImagesInUseStay(t *testing.T) {
 	if err != nil || fmt.Sprint(planned.Images) != "[lab:v4]" {
 		t.Errorf("a dry collection = %+v, %v; want lab:v4", planned, err)
 	}
-	if after, err := s.state.Audit(0, true, 100); err != nil || len(after) != len(before) {
+	if after, _, err := s.state.Changes(audited); err != nil || len(after) != len(before) {
 		t.Errorf("a dry collection left %d lines (%v)", len(after)-len(before), err)
 	}
 	done, err := s.api.CollectImages(t.Context(), api.CollectRequest{Keep: 1})
@@ -71,19 +72,19 @@ func TestImagesInUseStay(t *testing.T) {
 		list[2].InUse != "" || list[0].Needed["root"] != int64(len("root of v1")) {
 		t.Errorf("images = %+v, %v; want v1 and v2, in use, and v5", list, err)
 	}
-	lines, err := s.state.Audit(before[len(before)-2].Seq, false, 100)
+	lines, _, err := s.state.Changes(state.Query{Audit: true, After: before[len(before)-2].Seq, Limit: 100})
 	if err != nil || len(lines) != 3 {
 		t.Fatalf("the audit log has %+v, %v; want a removal and a collection of two lines", lines, err)
 	}
-	if rm := lines[0]; rm.Action != "image.rm" || rm.Who.Name != "ops" || rm.Name != "lab:v3" ||
-		rm.From["image"] != "lab:v3" || !strings.HasPrefix(rm.On, "sha256:") {
+	if rm := lines[0]; rm.Code != fleet.ActionImageRemove || rm.Actor.Name != "ops" || rm.Name != "lab:v3" ||
+		rm.From["image"] != "lab:v3" || !strings.HasPrefix(string(rm.Image.Image), "sha256:") {
 		t.Errorf("the removal's line is %+v", rm)
 	}
-	if gc := lines[1]; gc.Action != "image.gc" || gc.Who.Kind != access.Local || *gc.Who.UID != os.Getuid() ||
-		gc.Name != "lab:v4" {
+	if gc := lines[1]; gc.Code != fleet.ActionImageCollect || gc.Actor.Kind != string(access.Local) ||
+		*gc.Actor.UID != os.Getuid() || gc.Name != "lab:v4" {
 		t.Errorf("the collection's line is %+v", gc)
 	}
-	if all := lines[2]; all.Action != "image.gc" || all.To["bytes"] != float64(done.Bytes) {
+	if all := lines[2]; all.Code != fleet.ActionImageCollect || all.To["bytes"] != float64(done.Bytes) {
 		t.Errorf("the collection's last line is %+v; want %d bytes", all, done.Bytes)
 	}
 }
@@ -151,9 +152,9 @@ func TestInterruptedRemovals(t *testing.T) {
 	if err := h.server.editor().FinishRemovals(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	lines, err := h.state.Audit(0, false, 100)
-	if err != nil || len(lines) != 1 || lines[0].Action != "image.rm" || lines[0].Who.Name != "ops" ||
-		lines[0].On != string(v1.Digest) {
+	lines, _, err := h.state.Changes(state.Query{Audit: true, Limit: 100})
+	if err != nil || len(lines) != 1 || lines[0].Code != fleet.ActionImageRemove || lines[0].Actor.Name != "ops" ||
+		lines[0].Image.Image != v1.Digest {
 		t.Errorf("the audit log has %+v, %v; want the removal of v1", lines, err)
 	}
 	if left := h.state.Removals(); len(left) != 0 {
@@ -221,13 +222,13 @@ func TestTagsAndKeysAreNoted(t *testing.T) {
 			t.Errorf("%s: %+v; want a problem with what to do", what, err)
 		}
 	}
-	lines, err := h.state.Audit(0, false, 100)
+	lines, _, err := h.state.Changes(state.Query{Audit: true, Limit: 100})
 	if err != nil {
 		t.Fatal(err)
 	}
 	var got []string
 	for _, l := range lines {
-		got = append(got, fmt.Sprint(l.Action, " ", l.Name, " ", l.From["image"], " ", l.To["image"]))
+		got = append(got, fmt.Sprint(l.Code, " ", l.Name, " ", l.From["image"], " ", l.To["image"]))
 	}
 	want := []string{"image.tag lab:stable <nil> lab:v1", "image.tag lab:stable lab:v1 lab:v2",
 		"image.untag lab:stable lab:v2 <nil>",
@@ -252,8 +253,8 @@ func TestMergeIsNoted(t *testing.T) {
 	if _, err := h.api.Merge(t.Context(), "m-000000000001", "m-000000000000"); err != nil {
 		t.Fatal(err)
 	}
-	last, err := h.state.Audit(0, true, 1)
-	if err != nil || last[0].Action != "machine.merge" || last[0].From["from.id"] != "m-000000000001" ||
+	last, _, err := h.state.Changes(state.Query{Audit: true, Newest: true, Limit: 1})
+	if err != nil || last[0].Code != fleet.ActionMerge || last[0].From["from.id"] != "m-000000000001" ||
 		last[0].From["from.labels.rack"] != "r1" || last[0].To["macs"] == nil {
 		t.Errorf("the merge's line is %+v, %v; want what the merged machine was", last, err)
 	}

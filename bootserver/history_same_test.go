@@ -15,7 +15,6 @@ import (
 	"pgregory.net/rapid"
 
 	"ingot"
-	"ingot/bootserver/access"
 	"ingot/bootserver/catalog"
 	"ingot/bootserver/fleet"
 	"ingot/bootserver/state"
@@ -30,7 +29,7 @@ type fataler interface {
 // everything is all that a state knows: what requests could change.
 func everything(t fataler, st state.Store) string {
 	t.Helper()
-	changes, err := st.Audit(0, false, 100_000)
+	changes, _, err := st.Changes(state.Query{Audit: true, Limit: 100_000})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -51,7 +50,7 @@ func everything(t fataler, st state.Store) string {
 		of[b.Machine]--
 		return of[b.Machine] >= state.BootsPerMachine
 	})
-	entries, _, err := st.Ledger(state.Query{Limit: 100_000})
+	entries, _, err := st.Changes(state.Query{Limit: 100_000})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -68,14 +67,14 @@ func everything(t fataler, st state.Store) string {
 		consoles = append(consoles, text)
 	}
 	// That somebody had a backup is noted, and is no change.
-	changes = slices.DeleteFunc(changes, func(c access.Change) bool { return c.Action == "server.backup" })
+	changes = slices.DeleteFunc(changes, func(c fleet.Change) bool { return c.Code == fleet.ActionServerBackup })
 	for i := range changes {
 		changes[i].Seq = 0
 	}
 	for i := range entries { // their numbers go on when a backup is restored
 		entries[i].Seq = 0
 	}
-	slices.SortStableFunc(entries, func(a, b fleet.Entry) int { // of one moment, each machine's are in order
+	slices.SortStableFunc(entries, func(a, b fleet.Change) int { // of one moment, each machine's are in order
 		return cmp.Or(a.At.Compare(b.At), cmp.Compare(a.Machine, b.Machine))
 	})
 	return string(mustJSON(t, []any{st.Machines(), boots, consoles, leases, st.Credentials(), entries, changes}))

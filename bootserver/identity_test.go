@@ -53,13 +53,13 @@ func (h *house) stored(machines ...fleet.Machine) {
 // ledgered are the texts of a machine's entries.
 func (h *house) ledgered(id ingot.MachineID) string {
 	h.t.Helper()
-	list, _, err := h.state.Ledger(state.Query{Machine: id, Newest: true, Limit: 1000})
+	list, _, err := h.state.Changes(state.Query{Machine: id, Newest: true, Limit: 1000})
 	if err != nil {
 		h.t.Fatal(err)
 	}
 	text := ""
 	for _, e := range list {
-		text += fmt.Sprintf("%t %s\n", e.Bad, e.Text)
+		text += fmt.Sprintf("%t %s\n", e.Bad(), e)
 	}
 	return text
 }

@@ -91,7 +91,7 @@ func TestAnotherServer6(t *testing.T) {
 		t.Errorf("why is %q, %v; want %q", y.Words, err, want)
 	}
 	list := packetsOf(h.house)
-	if len(list) != 1 || list[0].Text != "REQUEST to another server, DUID 00010203" || !ip.IsValid() {
+	if len(list) != 1 || list[0].String() != "REQUEST to another server, DUID 00010203" || !ip.IsValid() {
 		t.Errorf("the ledger has %+v", list)
 	}
 }

@@ -112,15 +112,15 @@ func TestAnotherServerAnswers(t *testing.T) {
 	}
 }
 
-// packetsOf are the entries of packets in a house's ledger.
-func packetsOf(h *house) (list []fleet.Entry) {
+// packetsOf are the Changes of packets in a house's ledger.
+func packetsOf(h *house) (list []fleet.Change) {
 	h.t.Helper()
-	all, _, err := h.state.Ledger(state.Query{Limit: 1_000_000})
+	all, _, err := h.state.Changes(state.Query{Limit: 1_000_000})
 	if err != nil {
 		h.t.Fatal(err)
 	}
 	for _, e := range all {
-		if e.Kind == fleet.KindPacket {
+		if e.Kind() == fleet.KindPacket {
 			list = append(list, e)
 		}
 	}

@@ -11,7 +11,6 @@ import (
 	"fmt"
 	"os/user"
 	"strconv"
-	"time"
 )
 
 // Scope is how much may be asked. Each contains those before it.
@@ -105,16 +104,4 @@ func From(ctx context.Context) Who {
 		return w
 	}
 	return Who{Kind: Server, Name: "ingot"}
-}
-
-// Change is one line of the audit log.
-type Change struct {
-	Seq    uint64         `json:"seq"` // shared with the ledger, so that it has gaps
-	At     time.Time      `json:"at"`
-	Who    Who            `json:"who"`
-	Action string         `json:"action"`         // "machine.assign"
-	On     string         `json:"on,omitempty"`   // machine, token, …
-	Name   string         `json:"name,omitempty"` // what people call it
-	From   map[string]any `json:"from,omitempty"` // what differs, before
-	To     map[string]any `json:"to,omitempty"`   // and after
 }

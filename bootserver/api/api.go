@@ -48,7 +48,7 @@ type Backend interface {
 	Credentials() []access.Credential
 	CreateCredential(ctx context.Context, q CredentialRequest) (NewCredential, error)
 	RevokeCredential(ctx context.Context, ref string) (access.Credential, error)
-	Audit(after uint64, last bool, limit int) ([]access.Change, error)
+	Audit(after uint64, last bool, limit int) ([]AuditEntry, error)
 }
 
 // Reloaded says what reading the configuration again changed.
@@ -262,7 +262,7 @@ func accessRoutes(r *routes, b Backend) {
 		Limit int    `query:"limit" minimum:"1" maximum:"10000" default:"1000"`
 	}
 	addPage(r, "GET /v1/audit", access.Admin, "Who changed what, oldest first",
-		func(_ context.Context, in *auditIn) ([]access.Change, string, error) {
+		func(_ context.Context, in *auditIn) ([]AuditEntry, string, error) {
 			list, err := b.Audit(in.After, in.Last, in.Limit)
 			if err != nil || in.Last || len(list) < in.Limit {
 				return list, "", err

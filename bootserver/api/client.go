@@ -371,9 +371,9 @@ func (c *Client) RevokeCredential(ctx context.Context, ref string) (r access.Cre
 	return r, c.call(ctx, http.MethodPost, "tokens/"+url.PathEscape(ref)+"/revoke", nil, &r)
 }
 
-// Audit lists changes, oldest first: up to limit of those after a sequence
+// Audit lists operators' actions, oldest first: up to limit of those after a sequence
 // number, or for last the latest.
-func (c *Client) Audit(ctx context.Context, after uint64, last bool, limit int) (list []access.Change, err error) {
+func (c *Client) Audit(ctx context.Context, after uint64, last bool, limit int) (list []AuditEntry, err error) {
 	q := url.Values{"after": {strconv.FormatUint(after, 10)}, "last": {strconv.FormatBool(last)},
 		"limit": {strconv.Itoa(limit)}}
 	return list, c.call(ctx, http.MethodGet, "audit?"+q.Encode(), nil, &list)

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"ingot"
+	"ingot/bootserver/access"
 )
 
 // State is how far a machine has come.
@@ -256,6 +257,18 @@ type Entry struct {
 	Text    string            `json:"text"`
 	Bytes   int64             `json:"bytes,omitempty"`
 	Bad     bool              `json:"bad,omitempty"` // worth a look
+}
+
+// AuditEntry is one operator's action of the audit log.
+type AuditEntry struct {
+	Seq    uint64         `json:"seq"` // shared with the ledger, so that it has gaps
+	At     time.Time      `json:"at"`
+	Who    access.Who     `json:"who"`
+	Action string         `json:"action"`         // "machine.assign"
+	On     string         `json:"on,omitempty"`   // ID or digest of the machine, image, token or other object
+	Name   string         `json:"name,omitempty"` // name of that object
+	From   map[string]any `json:"from,omitempty"` // fields that changed, before
+	To     map[string]any `json:"to,omitempty"`   // and after
 }
 
 // Planned is one machine of a list that operators have before the machines boot for the first time.

@@ -16,15 +16,15 @@ import (
 	"ingot/bootserver/state"
 )
 
-// packetsOf are the entries of packets in a house's ledger.
-func packetsOf(h *house) (list []fleet.Entry) {
+// packetsOf are the Changes of packets in a house's ledger.
+func packetsOf(h *house) (list []fleet.Change) {
 	h.t.Helper()
-	all, _, err := h.state.Ledger(state.Query{Limit: 1_000_000})
+	all, _, err := h.state.Changes(state.Query{Limit: 1_000_000})
 	if err != nil {
 		h.t.Fatal(err)
 	}
 	for _, e := range all {
-		if e.Kind == fleet.KindPacket {
+		if e.Kind() == fleet.KindPacket {
 			list = append(list, e)
 		}
 	}
@@ -62,7 +62,7 @@ func TestPacketsOfABoot(t *testing.T) {
 			} else if e.Boot != "" {
 				tied = "other boot"
 			}
-			list = append(list, tied+" "+e.Text)
+			list = append(list, tied+" "+e.String())
 		}
 		seen = len(all)
 		return list

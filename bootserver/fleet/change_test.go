@@ -104,7 +104,7 @@ func TestCodes(t *testing.T) {
 			continue
 		}
 		s.change.Code = code
-		if d := cmp.Diff([]string{s.want}, texts(entries([]Change{s.change}))); d != "" {
+		if d := cmp.Diff([]string{s.want}, texts([]Change{s.change})); d != "" {
 			t.Errorf("code %q (-want +got):\n%s", code, d)
 		}
 		text, err := json.Marshal(s.change)

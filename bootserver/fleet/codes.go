@@ -362,3 +362,14 @@ func restoredText(c Change) string {
 	return fmt.Sprintf("the state was restored from a backup (machines: %d); earlier entries are from the backup",
 		c.To.Int("machines"))
 }
+
+// maxWords limits the changes that one text lists.
+const maxWords = 12
+
+// joined joins at most maxWords strings, and says how many more there are.
+func joined(list []string, by string) string {
+	if more := len(list) - maxWords; more > 0 {
+		return fmt.Sprintf("%s%sand %d more", strings.Join(list[:maxWords], by), by, more)
+	}
+	return strings.Join(list, by)
+}

@@ -151,27 +151,9 @@ func BootChanges(old *Boot, b Boot, now time.Time) []Change {
 	return list
 }
 
-// MachineEntries are MachineChanges as Entries.
-func MachineEntries(old *Machine, m Machine, now time.Time) []Entry {
-	return entries(MachineChanges(old, m, now))
-}
-
-// BootEntries are BootChanges as Entries.
-func BootEntries(old *Boot, b Boot, now time.Time) []Entry { return entries(BootChanges(old, b, now)) }
-
-func entries(changes []Change) (list []Entry) {
-	for _, c := range changes {
-		list = append(list, c.Entry())
-	}
-	return list
-}
-
 // Merged are the Changes of a merge, on both sides.
 func Merged(into, from Machine, now time.Time) []Change {
 	d := NewDecision(into, Boot{}, BootPolicy{}, nil, Actor{}, now)
 	d.Merge(from)
 	return d.Changes[:2]
 }
-
-// MergeEntries are Merged as Entries.
-func MergeEntries(into, from Machine, now time.Time) []Entry { return entries(Merged(into, from, now)) }

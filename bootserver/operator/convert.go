@@ -1,6 +1,9 @@
 package operator
 
 import (
+	"cmp"
+
+	"ingot/bootserver/access"
 	"ingot/bootserver/api"
 	"ingot/bootserver/fleet"
 )
@@ -74,6 +77,18 @@ func entryOf(c fleet.Change) api.Entry {
 		Boot:  c.Boot,
 		Image: imageRefOf(c.Image), Stage: c.Stage, Failure: c.Failure, From: c.From, To: c.To, Text: c.String(),
 		Bytes: c.Bytes, Bad: c.Bad()}
+}
+
+// auditOf converts an operator's action.
+func auditOf(c fleet.Change) api.AuditEntry {
+	return api.AuditEntry{Seq: c.Seq, At: c.At, Who: whoOf(c.Actor), Action: string(c.Code),
+		On: cmp.Or(string(c.Machine), string(c.Image.Image), c.Subject), Name: c.Name, From: c.From, To: c.To}
+}
+
+// whoOf converts an actor; actorOf is the other way.
+func whoOf(a fleet.Actor) access.Who {
+	return access.Who{Kind: access.Kind(a.Kind), Name: a.Name, ID: a.ID, UID: a.UID, PID: a.PID, From: a.From,
+		Scope: access.Scope(a.Scope)}
 }
 
 // converted converts a machine, or none with an error.

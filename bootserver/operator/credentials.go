@@ -150,6 +150,10 @@ func (o *Operator) RevokeCredential(ctx context.Context, ref string) (c access.C
 }
 
 // Audit implements api.Backend.
-func (o *Operator) Audit(after uint64, last bool, limit int) ([]access.Change, error) {
-	return o.state.Audit(after, last, limit)
+func (o *Operator) Audit(after uint64, last bool, limit int) ([]api.AuditEntry, error) {
+	list, _, err := o.state.Changes(state.Query{Audit: true, After: after, Newest: last, Limit: limit})
+	if err != nil {
+		return nil, err
+	}
+	return append([]api.AuditEntry{}, each(list, auditOf)...), nil // none is an empty list
 }

@@ -155,8 +155,6 @@ type Observations interface {
 	Changes(q Query) (list []fleet.Change, last uint64, err error)
 	// Append adds Changes to the ledger that belong to no decision.
 	Append(list ...fleet.Change) error
-	// Ledger is Changes as entries.
-	Ledger(q Query) (list []fleet.Entry, last uint64, err error)
 	// LedgerName returns the name of this ledger, which changes with a restore, and the
 	// last sequence number that a backup brought.
 	LedgerName() (name string, restored uint64)
@@ -166,9 +164,6 @@ type Observations interface {
 	// Trim removes the oldest entries of the ledger: those above the bound of their
 	// number, and those older than age. Each call does a part of the work.
 	Trim(now time.Time, most int, age time.Duration) error
-	// Audit returns up to limit changes, oldest first: those after a sequence number, or
-	// for last the latest ones.
-	Audit(after uint64, last bool, limit int) ([]access.Change, error)
 
 	// Console returns what is kept of the console of a boot.
 	Console(id ingot.BootID) (string, error)

@@ -85,8 +85,8 @@ func (spiteful) Credentials() []access.Credential {
 func (spiteful) Network() api.Network {
 	return filled[api.Network]()
 }
-func (spiteful) Audit(uint64, bool, int) ([]access.Change, error) {
-	return []access.Change{filled[access.Change]()}, nil
+func (spiteful) Audit(uint64, bool, int) ([]api.AuditEntry, error) {
+	return []api.AuditEntry{filled[api.AuditEntry]()}, nil
 }
 func (spiteful) Authority() api.Authority {
 	return api.Authority{Listens: []string{"127.0.0.1:7443"}}
@@ -310,7 +310,7 @@ func TestContexts(t *testing.T) {
 func TestChangeLine(t *testing.T) {
 	uid := 0
 	at := time.Date(2026, 11, 24, 3, 4, 5, 0, time.Local)
-	e := access.Change{At: at, Who: access.Who{Kind: access.Local, Name: "root", UID: &uid}, Action: "machine.assign",
+	e := api.AuditEntry{At: at, Who: access.Who{Kind: access.Local, Name: "root", UID: &uid}, Action: "machine.assign",
 		On: "m-1", Name: "node01",
 		From: map[string]any{"assignment.name": "lab:v1"}, To: map[string]any{"assignment.name": "lab:v2",
 			"assignment.why": "x"}}

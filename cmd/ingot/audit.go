@@ -9,7 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"ingot/bootserver/access"
+	"ingot/bootserver/api"
 	"ingot/cmd/ingot/command"
 	"ingot/cmd/ingot/show"
 )
@@ -66,7 +66,7 @@ func (a *app) audit(ctx context.Context, follow bool, limit int) error {
 	}
 }
 
-func (a *app) printChange(e access.Change) error {
+func (a *app) printChange(e api.AuditEntry) error {
 	if a.JSON() {
 		return a.ShowLine(e)
 	}
@@ -75,7 +75,7 @@ func (a *app) printChange(e access.Change) error {
 }
 
 // changeLine is one change in one line: time, actor, action, and the differences.
-func changeLine(e access.Change) string {
+func changeLine(e api.AuditEntry) string {
 	line := fmt.Sprintf("%s  %s  %s", e.At.Local().Format("2006-01-02 15:04:05"), e.Who, e.Action)
 	if on := e.Name; on != "" || e.On != "" {
 		if on == "" {

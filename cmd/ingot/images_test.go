@@ -85,15 +85,15 @@ func (s *shop) edit(t *testing.T, f func(*bolt.Store)) {
 // auditLines are the actions in the audit log, and who did them.
 func auditLines(t *testing.T, st *bolt.Store) (list []string) {
 	t.Helper()
-	all, err := st.Audit(0, false, 100)
+	all, _, err := st.Changes(state.Query{Audit: true, Limit: 100})
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, c := range all {
-		if c.Who.Kind != access.Local || c.Who.UID == nil || *c.Who.UID != os.Getuid() {
-			t.Errorf("%s is by %+v; want this user", c.Action, c.Who)
+		if c.Actor.Kind != string(access.Local) || c.Actor.UID == nil || *c.Actor.UID != os.Getuid() {
+			t.Errorf("%s is by %+v; want this user", c.Code, c.Actor)
 		}
-		list = append(list, c.Action+" "+c.Name)
+		list = append(list, string(c.Code)+" "+c.Name)
 	}
 	return list
 }

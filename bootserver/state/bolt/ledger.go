@@ -12,7 +12,6 @@ import (
 
 	"go.etcd.io/bbolt"
 
-	"ingot/bootserver/access"
 	"ingot/bootserver/fleet"
 	"ingot/bootserver/state"
 	"ingot/bootserver/state/record"
@@ -52,28 +51,6 @@ func (s *Store) writeChange(b *bbolt.Bucket, k view.Key, c fleet.Change) error {
 // Append implements state.Observations.
 func (s *Store) Append(list ...fleet.Change) error {
 	return s.Update(func(tx state.Tx) error { tx.Record(list...); return nil })
-}
-
-// Ledger implements state.Observations.
-func (s *Store) Ledger(q state.Query) (list []fleet.Entry, last uint64, err error) {
-	changes, last, err := s.Changes(q)
-	for _, c := range changes {
-		list = append(list, c.Entry())
-	}
-	return list, last, err
-}
-
-// Audit implements state.Observations.
-func (s *Store) Audit(after uint64, last bool, limit int) ([]access.Change, error) {
-	if limit <= 0 {
-		return []access.Change{}, nil
-	}
-	changes, _, err := s.Changes(state.Query{Audit: true, After: after, Newest: last, Limit: limit})
-	list := make([]access.Change, 0, len(changes))
-	for _, c := range changes {
-		list = append(list, state.AuditLine(c))
-	}
-	return list, err
 }
 
 // Changes implements state.Observations.

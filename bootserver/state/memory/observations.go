@@ -15,7 +15,6 @@ import (
 	"time"
 
 	"ingot"
-	"ingot/bootserver/access"
 	"ingot/bootserver/fleet"
 	"ingot/bootserver/state"
 	"ingot/bootserver/state/record"
@@ -97,28 +96,6 @@ func (s *Store) Changes(q state.Query) (list []fleet.Change, last uint64, err er
 		slices.Reverse(list)
 	}
 	return list, s.data.lastSeq(), nil
-}
-
-// Ledger implements state.Observations.
-func (s *Store) Ledger(q state.Query) (list []fleet.Entry, last uint64, err error) {
-	changes, last, err := s.Changes(q)
-	for _, c := range changes {
-		list = append(list, c.Entry())
-	}
-	return list, last, err
-}
-
-// Audit implements state.Observations.
-func (s *Store) Audit(after uint64, last bool, limit int) ([]access.Change, error) {
-	list := []access.Change{}
-	if limit <= 0 {
-		return list, nil
-	}
-	changes, _, err := s.Changes(state.Query{Audit: true, After: after, Newest: last, Limit: limit})
-	for _, c := range changes {
-		list = append(list, state.AuditLine(c))
-	}
-	return list, err
 }
 
 // LedgerName implements state.Observations.

@@ -2,11 +2,11 @@ package record
 
 import (
 	"encoding/json"
+	"strings"
 	"time"
 
 	"ingot"
 	"ingot/bootserver/fleet"
-	"ingot/bootserver/state"
 )
 
 // changeVersion is that of Changes which this program writes. Those of schema 1 have none.
@@ -100,8 +100,22 @@ func DecodeAction(b []byte) (fleet.Change, error) {
 	if err := json.Unmarshal(b, &r); err != nil || r.V > 0 {
 		return r.value(), err
 	}
-	c := state.ActionOn(r.Action, r.On)
+	c := actionOn(r.Action, r.On)
 	c.Name = r.Name
 	c.Seq, c.At, c.Actor, c.From, c.To = r.Seq, r.At, fleet.Actor(r.Who), r.From, r.To
 	return c, nil
+}
+
+// actionOn is an action on a machine, an image or something else, as schema 1 named it.
+func actionOn(action, on string) fleet.Change {
+	c := fleet.Change{Code: fleet.Code(action)}
+	switch kind, _, _ := strings.Cut(action, "."); kind {
+	case "machine":
+		c.Machine = ingot.MachineID(on)
+	case "image":
+		c.Image.Image = ingot.Digest(on)
+	default:
+		c.Subject = on
+	}
+	return c
 }
