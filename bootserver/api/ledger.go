@@ -73,7 +73,7 @@ type Why struct {
 	Machine ingot.MachineID `json:"machine"`
 	Name    string          `json:"name"`
 	Words   string          `json:"words"`
-	Next    []string        `json:"next,omitempty"` // commands that may help
+	Steps   []Step          `json:"steps,omitempty"` // what may help next, the most useful first
 }
 
 // Restored says what a backup brought back.

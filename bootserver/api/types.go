@@ -7,6 +7,7 @@ import (
 
 	"ingot"
 	"ingot/bootserver/access"
+	"ingot/bootserver/advice"
 )
 
 // State is how far a machine has come.
@@ -56,17 +57,12 @@ type Question struct {
 	Reported bool `json:"told,omitempty"`
 }
 
-// Answers returns the commands that answer the question of a machine: what to type when it is the
-// same machine, and when it is another one.
-func (q Question) Answers(m Machine) (same, other string) {
-	if q.With == m.ID { // it is known by this card, with another board than before
-		return "ingot machine approve " + m.Hostname(), "ingot machine forget " + m.Hostname()
-	}
-	same = "ingot machine merge " + string(m.ID) + " " + string(q.With)
-	if q.Reported { // it was approved before, and has all that it needs
-		return same, "ingot machine approve " + m.Hostname()
-	}
-	return same, "ingot machine approve " + string(m.ID) + " --name NAME --image PROFILE:VERSION"
+// Answers returns the steps that answer the question of a machine: same if it is the same machine,
+// other if it is another one.
+func (q Question) Answers(m Machine) (same, other Step) {
+	a, b := advice.Question{Machine: string(m.ID), Name: m.Hostname(), With: string(q.With),
+		Reported: q.Reported}.Answers()
+	return StepOf(a), StepOf(b)
 }
 
 // Answered is a question that an operator answered.

@@ -68,7 +68,7 @@ func (b *Booter) waitScript(base string, m fleet.Machine, boot fleet.Boot, why e
 		same, other := m.Ask.Answers(m)
 		lines = append(lines, "  This machine may be known: "+m.Ask.What+".",
 			"  If it is the same machine, on the server:",
-			"    "+same, "  If it is another one:", "    "+other)
+			"    "+same.Command(), "  If it is another one:", "    "+other.Command())
 	case errors.Is(why, fleet.ErrNotApproved):
 		lines = append(lines, "  This machine is waiting for approval. On the server:",
 			fmt.Sprintf("    ingot machine approve %s --name NAME --image PROFILE:VERSION", m.ID))

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"ingot"
+	"ingot/bootserver/advice"
 )
 
 // A machine is identified by its SMBIOS UUID, its serial number, its MAC addresses
@@ -39,17 +40,10 @@ type Question struct {
 	Reported bool `json:"told,omitempty"`
 }
 
-// Answers returns the commands that answer the question of a machine: same if it is
-// the same machine, other if it is another one.
-func (q Question) Answers(m Machine) (same, other string) {
-	if q.With == m.ID { // identified by this card, with a different board
-		return "ingot machine approve " + m.Hostname(), "ingot machine forget " + m.Hostname()
-	}
-	same = fmt.Sprintf("ingot machine merge %s %s", m.ID, q.With)
-	if q.Reported { // it was approved before, so it has a name and an image
-		return same, "ingot machine approve " + m.Hostname()
-	}
-	return same, fmt.Sprintf("ingot machine approve %s --name NAME --image PROFILE:VERSION", m.ID)
+// Answers returns the steps that answer the question of a machine: same if it is the
+// same machine, other if it is another one.
+func (q Question) Answers(m Machine) (same, other advice.Step) {
+	return advice.Question{Machine: string(m.ID), Name: m.Hostname(), With: string(q.With), Reported: q.Reported}.Answers()
 }
 
 func aboutCard(mac string) string { return "card " + mac }

@@ -206,21 +206,3 @@ func TestPlaceholders(t *testing.T) {
 		t.Errorf("a real serial became %q", got)
 	}
 }
-
-// TestAnswers: what an operator is told to type answers the question, and never
-// merges a machine with itself.
-func TestAnswers(t *testing.T) {
-	m := Machine{ID: "m-a", Name: "node01"}
-	if same, other := (Question{With: "m-b"}).Answers(m); same != "ingot machine merge m-a m-b" ||
-		!strings.HasPrefix(other, "ingot machine approve m-a ") {
-		t.Errorf("Answers = %q, %q", same, other)
-	}
-	if same, other := (Question{With: "m-b", Reported: true}).Answers(m); same != "ingot machine merge m-a m-b" ||
-		other != "ingot machine approve node01" {
-		t.Errorf("Answers of a machine that was approved before = %q, %q", same, other)
-	}
-	if same, other := (Question{With: "m-a"}).Answers(m); same != "ingot machine approve node01" ||
-		other != "ingot machine forget node01" {
-		t.Errorf("Answers about itself = %q, %q", same, other)
-	}
-}

@@ -170,7 +170,7 @@ func (d *Decision) action(name string, before Machine) Action {
 		same, other := m.Ask.Answers(m)
 		a.What = append(a.What, fmt.Sprintf("a question is still open: %s (if it is the same machine, run: %s; "+
 			"if not, run: %s)",
-			m.Ask.What, same, other))
+			m.Ask.What, same.Command(), other.Command()))
 		if a.Do == "same" {
 			a.Do = "asks"
 		}

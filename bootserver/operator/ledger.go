@@ -118,7 +118,7 @@ func (o *Operator) Why(ref string) (api.Why, error) {
 		}
 	}
 	words, next := explain.Why(story)
-	return api.Why{Machine: m.ID, Name: m.Hostname(), Words: words, Next: next}, nil
+	return api.Why{Machine: m.ID, Name: m.Hostname(), Words: words, Steps: each(next, api.StepOf)}, nil
 }
 
 // storyBoots is how many boots an explanation looks at.

@@ -7,15 +7,16 @@ import (
 	"time"
 
 	"ingot"
+	"ingot/bootserver/advice"
 	"ingot/bootserver/fleet"
 )
 
 // cause is why a boot made no progress: what the server observed and what that
 // means, without a capital letter at the start or a full stop at the end.
 type cause struct {
-	what  string // "the machine fetched the kernel, then sent nothing for 240 s"
-	means string // "image node:7 did not reach ingot-init"
-	next  string // the command that shows more
+	what  string      // "the machine fetched the kernel, then sent nothing for 240 s"
+	means string      // "image node:7 did not reach ingot-init"
+	next  advice.Step // what shows more
 }
 
 // sentences renders the cause of a number of attempts. The first sentence begins
@@ -36,13 +37,13 @@ func (c cause) sentences(attempts int) string {
 func causeOf(b fleet.Boot, s Story) cause {
 	if b.Crash != "" {
 		return cause{"the kernel crashed: " + b.Crash, "",
-			"ingot console " + s.Machine.Hostname() + " --boot " + b.ID.Short()}
+			s.consoleOf(b)}
 	}
 	if e, ok := lastError(b); ok && (b.Outcome == ingot.OutcomeFailed || b.Open()) {
 		return reported(b, e, s)
 	}
 	if b.Cause == fleet.CauseStalled || b.Cause == "" && strings.HasPrefix(b.Reason, stalledPrefix) {
-		return stalled(b)
+		return stalled(b, s)
 	}
 	return silence(b, s)
 }
@@ -62,9 +63,9 @@ func lastError(b fleet.Boot) (fleet.Event, bool) {
 
 // silence explains a boot that stopped sending requests and events.
 func silence(b fleet.Boot, s Story) cause {
-	host, image := s.Machine.Hostname(), b.Image.Name
+	image, network := b.Image.Name, advice.New(advice.ShowNetwork)
 	quiet := ", " + thenNothing(b, s.Now)
-	timeline, console := "ingot boots "+host+" --timeline", "ingot console "+host
+	timeline, console := s.step(advice.ShowTimeline), s.step(advice.ShowConsole)
 	switch b.Stage() {
 	case ingot.StageDHCP:
 		return unanswered(b, s)
@@ -76,7 +77,7 @@ func silence(b fleet.Boot, s Story) cause {
 		}
 		return cause{fmt.Sprintf("the machine fetched loader %s%s", b.First, quiet),
 			"the loader did not request its script. Another DHCP server may have answered it, or a firewall may block HTTP",
-			"ingot network"}
+			network}
 	case ingot.StageScript:
 		return cause{"the machine fetched its script" + quiet, partly("kernel", b, s), timeline}
 	case ingot.StageKernel:
@@ -97,7 +98,7 @@ func silence(b fleet.Boot, s Story) cause {
 		return cause{"the machine started its agent" + quiet,
 			"its health checks did not finish, or it can no longer reach this server", console}
 	}
-	return cause{"the server received only the first packet of the machine", "", "ingot network"}
+	return cause{"the server received only the first packet of the machine", "", network}
 }
 
 // thenNothing says for how long a boot sent nothing: "then sent nothing for 240 s".

@@ -5,18 +5,19 @@ import (
 	"strings"
 
 	"ingot"
+	"ingot/bootserver/advice"
 	"ingot/bootserver/fleet"
 )
 
-// explanation explains a failure to an operator. In its texts, {image} and {host}
-// stand for the names of the boot's image and machine, {words} for the error that
-// the machine reported, {stage} for the stage that failed.
-type explanation struct{ what, means, next string }
+// explanation explains a failure to an operator. In its texts, {image}
+// stands for the name of the boot's image, {words} for the error that the machine
+// reported, {stage} for the stage that failed.
+type explanation struct {
+	what, means string
+	next        advice.Code
+}
 
 const (
-	console = "ingot console {host}"
-	verify  = "ingot image verify {image}"
-
 	badTicket = "the machine rejected its ticket"
 	badImage  = "the machine rejected the image"
 	initWhat  = "stage {stage} failed: {words}"
@@ -24,43 +25,45 @@ const (
 
 // explanations has an explanation for each FailureCode.
 var explanations = map[ingot.FailureCode]explanation{
-	ingot.FailureServerAway:    {initWhat, "", console},
-	ingot.FailureServerRefused: {initWhat, "", console},
+	ingot.FailureServerAway:    {initWhat, "", advice.ShowConsole},
+	ingot.FailureServerRefused: {initWhat, "", advice.ShowConsole},
 	ingot.FailureTicketKey: {badTicket,
 		"the ticket is signed by a server key that {image} does not contain. The image was built for another server",
-		"ingot build --help"},
+		advice.BuildImage},
 	ingot.FailureTicketReplayed: {badTicket,
-		"the ticket answers another request. A second server or a caching proxy may have answered", "ingot network"},
+		"the ticket answers another request. A second server or a caching proxy may have answered", advice.ShowNetwork},
 	ingot.FailureTicketExpired: {badTicket,
-		"the ticket had expired when it arrived. The network is slow, or boots.ticket is too short", "ingot config show"},
+		"the ticket had expired when it arrived. The network is slow, or boots.ticket is too short",
+		advice.ShowConfiguration},
 	ingot.FailureImageKey: {badImage, "image {image} is signed by a key that its own initramfs does not contain",
-		verify},
-	ingot.FailureImageDigest: {badImage, "the files served for {image} are not the ones that were signed", verify},
-	ingot.FailureMemory:      {initWhat, "", "ingot machine show {host}"},
+		advice.VerifyImage},
+	ingot.FailureImageDigest: {badImage, "the files served for {image} are not the ones that were signed",
+		advice.VerifyImage},
+	ingot.FailureMemory: {initWhat, "", advice.ShowMachine},
 	ingot.FailureRootChunk: {"the machine rejected the root: {words}",
-		"the file in the store is damaged, or the network corrupts data", verify},
-	ingot.FailureRootMount:       {"the root was not mounted: {words}", "", console},
-	ingot.FailureVolume:          {"the volumes were not mounted: {words}", "", "ingot machine show {host}"},
-	ingot.FailureIdentity:        {"the host name, machine ID or SSH keys were not set: {words}", "", console},
-	ingot.FailureSwitch:          {initWhat, "", console},
-	ingot.FailureInit:            {"the ingot-init program crashed at stage {stage}: {words}", "", console},
-	ingot.FailureDeadline:        {"the system did not finish starting: {words}", "", console},
-	ingot.FailureRootUnreadable:  {"the agent could not measure the root: {words}", "", console},
-	ingot.FailureRootMeasurement: {"{words}", "", console},
-	ingot.FailureCheck:           {"{words}", "", console},
-	ingot.FailureUnhealthy:       {"{words}", "", console},
+		"the file in the store is damaged, or the network corrupts data", advice.VerifyImage},
+	ingot.FailureRootMount:       {"the root was not mounted: {words}", "", advice.ShowConsole},
+	ingot.FailureVolume:          {"the volumes were not mounted: {words}", "", advice.ShowMachine},
+	ingot.FailureIdentity:        {"the host name, machine ID or SSH keys were not set: {words}", "", advice.ShowConsole},
+	ingot.FailureSwitch:          {initWhat, "", advice.ShowConsole},
+	ingot.FailureInit:            {"the ingot-init program crashed at stage {stage}: {words}", "", advice.ShowConsole},
+	ingot.FailureDeadline:        {"the system did not finish starting: {words}", "", advice.ShowConsole},
+	ingot.FailureRootUnreadable:  {"the agent could not measure the root: {words}", "", advice.ShowConsole},
+	ingot.FailureRootMeasurement: {"{words}", "", advice.ShowConsole},
+	ingot.FailureCheck:           {"{words}", "", advice.ShowConsole},
+	ingot.FailureUnhealthy:       {"{words}", "", advice.ShowConsole},
 }
 
 // byStage has explanations for failures without a code, by the stage that failed:
 // those of older images, and those that have no code.
 var byStage = map[ingot.Stage]explanation{
-	ingot.StageInit:    {initWhat, "", console},
-	ingot.StageTicket:  {initWhat, "", console},
-	ingot.StageRoot:    {initWhat, "", console},
-	ingot.StageVolumes: {"the volumes were not mounted: {words}", "", "ingot machine show {host}"},
-	ingot.StageSwitch:  {initWhat, "", console},
-	ingot.StageAgent:   {"the system did not finish starting: {words}", "", console},
-	ingot.StageHealthy: {"{words}", "", console},
+	ingot.StageInit:    {initWhat, "", advice.ShowConsole},
+	ingot.StageTicket:  {initWhat, "", advice.ShowConsole},
+	ingot.StageRoot:    {initWhat, "", advice.ShowConsole},
+	ingot.StageVolumes: {"the volumes were not mounted: {words}", "", advice.ShowMachine},
+	ingot.StageSwitch:  {initWhat, "", advice.ShowConsole},
+	ingot.StageAgent:   {"the system did not finish starting: {words}", "", advice.ShowConsole},
+	ingot.StageHealthy: {"{words}", "", advice.ShowConsole},
 }
 
 // words are the error texts of images built before failures had codes. Images may
@@ -102,12 +105,12 @@ func reported(b fleet.Boot, e fleet.Event, s Story) cause {
 		x, known = byStage[e.Stage]
 	}
 	if !known {
-		x = explanation{initWhat, "", "ingot boots {host} --timeline"}
+		x = explanation{initWhat, "", advice.ShowTimeline}
 	}
-	fill := strings.NewReplacer("{image}", b.Image.Name, "{host}", s.Machine.Hostname(), "{words}",
+	fill := strings.NewReplacer("{image}", b.Image.Name, "{words}",
 		strings.TrimSuffix(e.Error, ": "),
 		"{stage}", string(e.Stage)).Replace
-	c := cause{fill(x.what), fill(x.means), fill(x.next)}
+	c := cause{fill(x.what), fill(x.means), s.stepOf(x.next, b)}
 	if e.Stage == ingot.StageHealthy {
 		c.means = otherChecks(b)
 	}

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"ingot"
+	"ingot/bootserver/advice"
 	"ingot/bootserver/fleet"
 )
 
@@ -19,7 +20,7 @@ const previousBoot = "The previous boot"
 // past says how the last healthy boot before the latest one ended, because a machine
 // that is booting, or healthy again, restarted for some reason. It states only what
 // was recorded: resets and power failures leave no trace.
-func (s Story) past() (words, next string) {
+func (s Story) past() (words string, next advice.Step) {
 	now, _ := s.last()
 	which := previousBoot
 	for i := len(s.Boots) - 2; i >= 0; i-- {
@@ -36,21 +37,21 @@ func (s Story) past() (words, next string) {
 		}
 		switch {
 		case b.Crash != "" && s.Now.Sub(now.Started) > crashNews:
-			return "", ""
+			return "", next
 		case b.Crash != "":
 			return words + " and ended in a kernel crash: " + stop(b.Crash),
-				"ingot console " + s.Machine.Hostname() + " --boot " + b.ID.Short()
+				s.consoleOf(b)
 		case which != previousBoot || now.Image.Image != "" && now.Image.Image != b.Image.Image:
-			return "", "" // a failure since then, or another image, explains the restart
+			return "", next // a failure since then, or another image, explains the restart
 		case s.Now.Sub(now.Started) > restartNews:
-			return "", ""
+			return "", next
 		case now.Stage().Rank() < ingot.StageTicket.Rank(): // a crash is reported before the ticket
-			return words + ". Then the machine restarted.", ""
+			return words + ". Then the machine restarted.", next
 		}
 		return words + ". Then the machine restarted for an unknown reason: a reboot, a reset, a power failure, or a crash " +
-			"that its firmware did not record.", ""
+			"that its firmware did not record.", next
 	}
-	return "", ""
+	return "", next
 }
 
 // heard is the time from a machine's first healthy report to its last heartbeat, by

@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"ingot"
+	"ingot/bootserver/advice"
 	"ingot/bootserver/fleet"
 )
 
@@ -16,21 +17,22 @@ func noLoader(b fleet.Boot) bool { return b.First == "" && !b.Back && b.Stage() 
 
 // unanswered explains a machine that did not get past DHCP.
 func unanswered(b fleet.Boot, s Story) cause {
-	other := s.otherIn(b)
+	other, network := s.otherIn(b), advice.New(advice.ShowNetwork)
 	switch {
 	case b.Accepted.IsZero() && other != "":
-		return cause{noRequest, fmt.Sprintf("another DHCP server, %s, answered", other), "ingot network"}
+		return cause{noRequest, fmt.Sprintf("another DHCP server, %s, answered", other), network}
 	case noLoader(b):
-		return cause{"this server has no loader for firmware " + orUnknown(string(b.Firmware)), "", "ingot loaders"}
+		return cause{"this server has no loader for firmware " + orUnknown(string(b.Firmware)), "",
+			advice.New(advice.ShowLoaders)}
 	case !b.Accepted.IsZero():
 		return unloaded(b, s, other)
 	case b.Proxy:
 		return cause{"the machine was offered a boot file, but did not get an address",
 			"another DHCP server assigns the addresses on this network. It did not answer, or its answer was lost. Check " +
-				"that server and the switch port (STP, VLAN)", "ingot network"}
+				"that server and the switch port (STP, VLAN)", network}
 	}
 	return cause{noRequest,
-		"the offer did not reach the machine, or the machine declined it. Check the switch port (STP, VLAN)", "ingot network"}
+		"the offer did not reach the machine, or the machine declined it. Check the switch port (STP, VLAN)", network}
 }
 
 const noRequest = "the machine sent no DHCPREQUEST after our offer"
@@ -57,7 +59,7 @@ func unloaded(b fleet.Boot, s Story, other string) cause {
 		file = "the UKI of " + b.Image.Name
 		if b.Served[partUKI] > 0 {
 			return cause{"the machine got an address and began to fetch " + file + ", " + thenNothing(b, s.Now),
-				partly(partUKI, b, s), "ingot boots " + s.Machine.Hostname() + " --timeline"}
+				partly(partUKI, b, s), s.step(advice.ShowTimeline)}
 		}
 	}
 	from := ""
@@ -65,7 +67,7 @@ func unloaded(b fleet.Boot, s Story, other string) cause {
 		from = " from its DHCP server"
 	}
 	c := cause{fmt.Sprintf("the machine got an address%s, but did not fetch %s", from, file),
-		fmt.Sprintf("a firewall may block %s, or the machine hangs in its firmware", port), "ingot network"}
+		fmt.Sprintf("a firewall may block %s, or the machine hangs in its firmware", port), advice.New(advice.ShowNetwork)}
 	switch {
 	case other != "":
 		c.means = fmt.Sprintf("another DHCP server, %s, answered too, and the machine may have accepted its offer", other)
@@ -84,12 +86,12 @@ const stalledPrefix = "the first stage stalled: "
 
 // stalled explains a boot that ended because the firmware started over with DHCP
 // although it had accepted an offer.
-func stalled(b fleet.Boot) cause {
+func stalled(b fleet.Boot, s Story) cause {
 	what := strings.TrimPrefix(b.Reason, stalledPrefix)
 	if b.First == fleet.FirstUKI {
 		return cause{strings.ReplaceAll(what, " "+fleet.FirstUKI, " the UKI of "+b.Image.Name),
 			"the firmware rejected the UKI (check Secure Boot), or the image did not reach ingot-init",
-			"ingot image verify " + b.Image.Name}
+			s.stepOf(advice.VerifyImage, b)}
 	}
-	return cause{what, "the firmware and this loader are incompatible", "ingot network"}
+	return cause{what, "the firmware and this loader are incompatible", advice.New(advice.ShowNetwork)}
 }

@@ -1,6 +1,6 @@
 // Package explain describes the state of a machine in plain sentences, as shown by
 // ingot why. From the machine, its latest boots and the DHCP packets of other servers
-// it derives the most likely cause, and the commands to run next. It also finds the
+// it derives the most likely cause, and the next steps for an operator. It also finds the
 // line of a kernel log that gives the reason of a crash.
 //
 // It makes no decisions and stores nothing; see package fleet for that.
@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"ingot"
+	"ingot/bootserver/advice"
 	"ingot/bootserver/fleet"
 )
 
@@ -36,46 +37,58 @@ type Story struct {
 const Quiet = 5 * time.Minute
 
 // Why explains the state of a machine in one paragraph, the cause first. next are
-// the commands to run next, the most useful one first.
-func Why(s Story) (words string, next []string) {
+// what an operator can do next, the most useful step first.
+func Why(s Story) (words string, next []advice.Step) {
 	words, next = s.state()
 	if past, more := s.past(); past != "" && s.Machine.State == fleet.Approved {
 		words += " " + past
-		if more != "" {
-			next = append([]string{more}, next...)
+		if more.Code != "" {
+			next = append([]advice.Step{more}, next...)
 		}
 	}
 	if changed := s.changes(); changed != "" && words != "" {
 		words += " " + changed
 	}
-	return words, next
+	return words, distinct(next)
+}
+
+// distinct removes repeated steps.
+func distinct(list []advice.Step) (out []advice.Step) {
+	for _, s := range list {
+		if !slices.ContainsFunc(out, func(t advice.Step) bool { return t.Command() == s.Command() }) {
+			out = append(out, s)
+		}
+	}
+	return out
 }
 
 // state is the paragraph without the machine's past and hardware changes.
-func (s Story) state() (string, []string) {
+func (s Story) state() (string, []advice.Step) {
 	m, host := s.Machine, s.Machine.Hostname()
+	approve, assign := s.step(advice.ApproveMachine), s.step(advice.AssignImage)
 	b, booted := s.last()
 	switch _, err := fleet.Next(m); {
 	case m.State == fleet.Retired:
-		return fmt.Sprintf("%s is retired: it is not allowed to boot.", host), []string{"ingot machine approve " + host}
+		return fmt.Sprintf("%s is retired: it is not allowed to boot.", host), steps(approve)
 	case m.State != fleet.Approved && m.Ask != nil:
 		same, other := m.Ask.Answers(m)
 		return fmt.Sprintf("%s It cannot boot until an operator answers whether it is the same machine.",
 				stop(capitalize(m.Ask.What))),
-			[]string{same, other}
+			steps(same, other)
 	case m.State != fleet.Approved && !booted:
 		return fmt.Sprintf("%s has not booted yet and is waiting for approval.", host),
-			[]string{"ingot machine approve " + host}
+			steps(approve)
 	case m.State != fleet.Approved:
 		return fmt.Sprintf("%s has been waiting for approval since %s.", host, s.at(m.FirstSeen)),
-			[]string{fmt.Sprintf("ingot machine approve %s --name NAME --image PROFILE:VERSION", m.ID)}
+			steps(advice.New(advice.AdmitMachine, "machine", string(m.ID)))
 	case err != nil && m.Setback == nil:
 		return fmt.Sprintf("%s is approved, but no image is assigned to it.", host),
-			[]string{fmt.Sprintf("ingot assign %s PROFILE:VERSION", host)}
+			steps(assign)
 	case s.Unservable != "" && (!booted || !running(b)):
-		next := []string{"ingot image ls", fmt.Sprintf("ingot assign %s PROFILE:VERSION", host)}
+		next := steps(advice.New(advice.ListImages), assign)
 		if ref, err := fleet.Next(m); err == nil && s.Untrusted {
-			next = []string{"ingot image verify " + ref.Name, "ingot key trust --help", next[1]}
+			next = steps(advice.New(advice.VerifyImage, "image", ref.Name),
+				advice.New(advice.TrustKey, "image", ref.Name), assign)
 		}
 		return fmt.Sprintf("The image for %s cannot be served: %s.", host, s.Unservable), next
 	case m.Setback != nil:
@@ -90,6 +103,23 @@ func (s Story) state() (string, []string) {
 func running(b fleet.Boot) bool {
 	return b.Open() && b.Image.Image != "" || b.Outcome == ingot.OutcomeHealthy
 }
+
+// step makes a step about the machine of the story.
+func (s Story) step(code advice.Code) advice.Step {
+	return advice.New(code, "machine", s.Machine.Hostname())
+}
+
+// stepOf makes a step about the machine or the image of a boot.
+func (s Story) stepOf(code advice.Code, b fleet.Boot) advice.Step {
+	return advice.New(code, "machine", s.Machine.Hostname(), "image", b.Image.Name)
+}
+
+// consoleOf makes the step to the console of a boot that is not the latest one.
+func (s Story) consoleOf(b fleet.Boot) advice.Step {
+	return advice.New(advice.ShowConsole, "machine", s.Machine.Hostname(), "boot", b.ID.Short())
+}
+
+func steps(list ...advice.Step) []advice.Step { return list }
 
 func (s Story) last() (fleet.Boot, bool) {
 	if len(s.Boots) == 0 {
@@ -108,15 +138,15 @@ func (s Story) at(t time.Time) string {
 }
 
 // setback explains a machine that stopped trying its assigned image.
-func (s Story) setback() (string, []string) {
-	m, host := s.Machine, s.Machine.Hostname()
+func (s Story) setback() (string, []advice.Step) {
+	m := s.Machine
 	c, attempts := s.failures(m.Setback.Failures)
 	cause := capitalize(c.sentences(attempts))
-	next := slices.DeleteFunc([]string{c.next, "ingot resume " + host}, func(n string) bool { return n == "" })
+	next := steps(c.next, s.step(advice.ResumeMachine))
 	if m.Setback.To.Image == "" {
 		return fmt.Sprintf("%s The machine has been held for an operator since %s: %s.", cause,
 				s.at(m.Setback.At), m.Setback.Why),
-			append(next, fmt.Sprintf("ingot assign %s PROFILE:VERSION", host))
+			append(next, s.step(advice.AssignImage))
 	}
 	to := m.Setback.To.Name
 	b, _ := s.last()
@@ -136,7 +166,7 @@ func (s Story) setback() (string, []string) {
 // failures explains failed attempts, with one cause if all are alike.
 func (s Story) failures(list []fleet.Failure) (c cause, attempts int) {
 	for _, f := range list {
-		of := cause{what: f.Reason, next: "ingot boots " + s.Machine.Hostname()}
+		of := cause{what: f.Reason, next: s.step(advice.ShowBoots)}
 		if i := slices.IndexFunc(s.Boots, func(b fleet.Boot) bool { return b.ID == f.Boot }); i >= 0 {
 			of = causeOf(s.Boots[i], s)
 		}
@@ -168,7 +198,7 @@ func alike(a, b cause) bool {
 }
 
 // ordinary explains a machine that boots its assigned image.
-func (s Story) ordinary(b fleet.Boot) (string, []string) {
+func (s Story) ordinary(b fleet.Boot) (string, []advice.Step) {
 	m, host := s.Machine, s.Machine.Hostname()
 	pending := ""
 	if b.Image.Image != m.Assignment.Image {
@@ -189,11 +219,11 @@ func (s Story) ordinary(b fleet.Boot) (string, []string) {
 		words := fmt.Sprintf("Booting %s now: %s.", imageOr(b.Image, m.Assignment.ImageRef), s.progress(b))
 		if e, bad := lastError(b); bad {
 			c := reported(b, e, s)
-			return capitalize(c.sentences(1)) + " The machine is retrying. " + words, []string{c.next}
+			return capitalize(c.sentences(1)) + " The machine is retrying. " + words, steps(c.next)
 		}
 		if stuck(b, s.Now) {
 			c := causeOf(b, s)
-			return capitalize(c.sentences(1)) + " " + words, []string{c.next}
+			return capitalize(c.sentences(1)) + " " + words, steps(c.next)
 		}
 		return words, nil
 	}
@@ -248,7 +278,7 @@ func (s Story) since(b fleet.Boot) string {
 	return ""
 }
 
-func (s Story) healthy(b fleet.Boot, pending string) (string, []string) {
+func (s Story) healthy(b fleet.Boot, pending string) (string, []advice.Step) {
 	after := s.since(b)
 	words := fmt.Sprintf("Healthy on %s since %s%s.", b.Image.Name, s.at(b.Ended), after)
 	if after == "" {
@@ -258,9 +288,9 @@ func (s Story) healthy(b fleet.Boot, pending string) (string, []string) {
 	if n := len(s.Boots); n > 1 && s.Boots[n-2].Image.Image == b.Image.Image && bad(s.Boots[n-2]) {
 		words += fmt.Sprintf(" The previous boot failed: %s", causeOf(s.Boots[n-2], s).sentences(1))
 	}
-	var next []string
+	var next []advice.Step
 	if after != "" {
-		next = []string{"ingot console " + s.Machine.Hostname()}
+		next = steps(s.step(advice.ShowConsole))
 	}
 	return words + pending, next
 }
@@ -270,13 +300,13 @@ func bad(b fleet.Boot) bool {
 }
 
 // failing explains a boot that failed, and says what the machine will do next.
-func (s Story) failing(b fleet.Boot, pending string) (string, []string) {
+func (s Story) failing(b fleet.Boot, pending string) (string, []advice.Step) {
 	m := s.Machine
 	c, attempts := s.failures(m.Trial.Failures)
 	if attempts == 0 || m.Trial.Failures[len(m.Trial.Failures)-1].Boot != b.ID {
 		c, attempts = causeOf(b, s), 1
 	}
-	next := []string{c.next, "ingot boots " + m.Hostname() + " --timeline"}
+	next := steps(c.next, s.step(advice.ShowTimeline))
 	words := capitalize(c.sentences(attempts))
 	if pending != "" {
 		return words + pending, next

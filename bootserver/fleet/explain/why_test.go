@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -13,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"ingot"
+	"ingot/bootserver/advice"
 	"ingot/bootserver/fleet"
 )
 
@@ -577,8 +579,14 @@ func TestWhy(t *testing.T) {
 			t.Errorf("%s: without codes it is %q; want %q", c.name, old, got)
 		}
 		for _, n := range next {
-			if !strings.HasPrefix(n, "ingot ") {
-				t.Errorf("%s: the next step %q is not a command", c.name, n)
+			if !strings.HasPrefix(n.Command(), "ingot ") {
+				t.Errorf("%s: the next step %+v has no command", c.name, n)
+			}
+			i := slices.IndexFunc(advice.Meanings, func(m advice.Meaning) bool { return m.Code == n.Code })
+			for _, name := range advice.Meanings[i].Parameters {
+				if n.Params[name] == "" {
+					t.Errorf("%s: the next step %+v has no %s", c.name, n, name)
+				}
 			}
 		}
 	}
@@ -594,6 +602,7 @@ func TestWhyNext(t *testing.T) {
 		"held, as the policy wants": {"ingot console node01", "ingot resume node01",
 			"ingot assign node01 PROFILE:VERSION"},
 		"firmware without a loader":                         {"ingot loaders"},
+		"the kernel broke off":                              {"ingot boots node01 --timeline"},
 		"beside another server, and no address is taken":    {"ingot network"},
 		"a UKI goes silent":                                 {"ingot console node01", "ingot resume node01"},
 		"a UKI that stalled":                                {"ingot image verify node:7", "ingot boots node01 --timeline"},
@@ -603,7 +612,12 @@ func TestWhyNext(t *testing.T) {
 	for _, c := range stories {
 		if next, has := want[c.name]; has {
 			found++
-			if _, got := Why(c.story); !cmp.Equal(next, got) {
+			var got []string
+			_, steps := Why(c.story)
+			for _, s := range steps {
+				got = append(got, s.Command())
+			}
+			if !cmp.Equal(next, got) {
 				t.Errorf("%s: next is %q; want %q", c.name, got, next)
 			}
 		}

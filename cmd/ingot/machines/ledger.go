@@ -37,8 +37,10 @@ wait for. The explanation is made from what the server recorded; no machine is c
 						fmt.Fprintf(w, "%s: ", show.Plain(y.Name))
 					}
 					fmt.Fprintln(w, show.Plain(y.Words))
-					for _, n := range y.Next {
-						fmt.Fprintf(w, "  → %s\n", show.Plain(n))
+					for _, s := range y.Steps {
+						if command := s.Command(); command != "" {
+							fmt.Fprintf(w, "  → %s\n", show.Plain(command))
+						}
 					}
 				}
 			}), failed)

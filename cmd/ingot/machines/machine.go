@@ -234,7 +234,7 @@ func machineTable(w io.Writer, ms []api.Machine, now time.Time) {
 		if m.Ask != nil {
 			same, other := m.Ask.Answers(m)
 			fmt.Fprintf(w, "\n%s has a question: %s\n  → if it is the same machine: %s; if it is another one: %s\n",
-				show.Plain(string(m.ID)), show.Plain(m.Ask.What), show.Plain(same), show.Plain(other))
+				show.Plain(string(m.ID)), show.Plain(m.Ask.What), show.Plain(same.Command()), show.Plain(other.Command()))
 		}
 	}
 }
@@ -323,7 +323,8 @@ func machineDetails(w io.Writer, m api.Machine, now time.Time) {
 	t.Flush()
 	if m.Ask != nil {
 		same, other := m.Ask.Answers(m)
-		fmt.Fprintf(w, "\n  → if it is the same machine: %s; if it is another one: %s\n", show.Plain(same), show.Plain(other))
+		fmt.Fprintf(w, "\n  → if it is the same machine: %s; if it is another one: %s\n", show.Plain(same.Command()),
+			show.Plain(other.Command()))
 	} else if m.State == api.Pending {
 		fmt.Fprintf(w, "\n  → ingot machine approve %s --name NAME --image PROFILE:VERSION\n", show.Plain(string(m.ID)))
 	}
