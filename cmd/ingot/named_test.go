@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"io"
 	"net"
 	"path/filepath"
@@ -168,6 +169,40 @@ func TestWhereverAMachineIsNamed(t *testing.T) {
 		slices.Sort(listed)
 		if got := strings.Join(listed, " "); code != c.code || got != c.want && stdout != c.want {
 			t.Errorf("ingot machine ls %v = %d\n%s%s; want %d and %s", c.args, code, stdout, stderr, c.code, c.want)
+		}
+	}
+}
+
+// TestOneDocument: with -o json, a command prints one document: an object for one machine, and a list
+// for several, also when only one of them was found.
+func TestOneDocument(t *testing.T) {
+	socket := filepath.Join(t.TempDir(), "s")
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	listen(t, l, &rack{}, &access.Keeper{Find: nobody, Now: time.Now})
+	for _, command := range [][]string{{"machine", "show"}, {"machine", "show", "--boot", "3f2a61c0"}, {"console"},
+		{"resume"}} {
+		for _, c := range []struct {
+			args []string
+			list int // length of the list; 0: an object
+			code int
+		}{
+			{[]string{"node01"}, 0, 0},
+			{[]string{"rack=r1"}, 2, 0},
+			{[]string{"node01", "node02", "db"}, 3, 0},
+			{[]string{"node01", "node77"}, 1, 1},
+		} {
+			code, stdout, stderr := invoke(t, slices.Concat(command, c.args,
+				[]string{"--server", "unix://" + socket, "-o", "json"})...)
+			var v any
+			err := json.Unmarshal([]byte(stdout), &v)
+			list, is := v.([]any)
+			if err != nil || code != c.code || len(list) != c.list || is != (c.list > 0) {
+				t.Errorf("ingot %s %v -o json = %d, %v; want %d and %d in a list\n%s%s", strings.Join(command, " "), c.args, code,
+					err, c.code, c.list, stdout, stderr)
+			}
 		}
 	}
 }

@@ -9,31 +9,31 @@ import (
 	"ingot/cmd/ingot/show"
 
 	"ingot"
+	"ingot/bootserver/api"
 )
 
-// hardwareShow asks for the hardware that a machine reported in a boot; print prints it.
-func (a *Commands) hardwareShow(ctx context.Context, ref, boot string) (print func() error, err error) {
-	h, err := a.Client().Hardware(ctx, ref, boot)
-	if err != nil {
-		return nil, err
-	}
-	return func() error {
-		return a.Show(h, func(w io.Writer) {
-			t := show.Table(w)
-			show.Row(t, "boot", string(h.Boot))
-			if h.Same != "" && h.Same != h.Boot {
-				show.Row(t, "the same since", "boot "+h.Same.Short())
-			}
-			show.Row(t, "hardware", show.Dash(strings.TrimSpace(h.Facts.Vendor+" "+h.Facts.Product)))
-			show.Row(t, "uuid", show.Dash(h.Facts.UUID))
-			show.Row(t, "serial", show.Dash(h.Facts.Serial))
-			hardwareRows(t, h.Facts)
-			for _, c := range h.Changes {
-				show.Row(t, "changed", c)
-			}
-			t.Flush()
-		})
-	}, nil
+// showHardware prints the hardware that machines reported in a boot.
+func (a *Commands) showHardware(ctx context.Context, args []string, boot string) error {
+	return showEach(ctx, a, args, func(n string) (api.Hardware, error) {
+		return a.Client().Hardware(ctx, n, boot)
+	}, func(w io.Writer, h api.Hardware, i int, _ bool) {
+		if i > 0 {
+			fmt.Fprintln(w)
+		}
+		t := show.Table(w)
+		show.Row(t, "boot", string(h.Boot))
+		if h.Same != "" && h.Same != h.Boot {
+			show.Row(t, "the same since", "boot "+h.Same.Short())
+		}
+		show.Row(t, "hardware", show.Dash(strings.TrimSpace(h.Facts.Vendor+" "+h.Facts.Product)))
+		show.Row(t, "uuid", show.Dash(h.Facts.UUID))
+		show.Row(t, "serial", show.Dash(h.Facts.Serial))
+		hardwareRows(t, h.Facts)
+		for _, c := range h.Changes {
+			show.Row(t, "changed", c)
+		}
+		t.Flush()
+	})
 }
 
 // hardwareRows prints the parts that a machine reported.

@@ -168,39 +168,24 @@ func (a *Commands) consoles(ctx context.Context, args []string, boot string) err
 		name string
 		api.Console
 	}
-	all, failed, err := ofEach(ctx, a, args, func(n string) (log, error) {
+	return showEach(ctx, a, args, func(n string) (log, error) {
 		t, err := a.Client().Console(ctx, n, boot)
 		if err == nil && t.Text == "" && !a.JSON() {
 			err = api.NewProblem(api.CodeNoConsole, fmt.Sprintf("boot %s of %s sent no console to this server",
 				t.Boot.ID.Short(), n), "machine", n)
 		}
 		return log{n, t}, err
-	})
-	if err != nil {
-		return err
-	}
-	alone := len(all) == 1 && failed == nil
-	list := []api.Console{}
-	for _, t := range all {
-		list = append(list, t.Console)
-	}
-	var v any = list
-	if alone {
-		v = list[0]
-	}
-	return errors.Join(a.Show(v, func(w io.Writer) {
-		for i, t := range all {
-			if i > 0 {
-				fmt.Fprintln(w)
-			}
-			if !alone {
-				fmt.Fprintf(w, "==> %s, boot %s\n", show.Plain(t.name), show.Plain(t.Boot.ID.Short()))
-			}
-			for line := range strings.Lines(t.Text) {
-				fmt.Fprintln(w, show.Plain(strings.TrimRight(line, "\n")))
-			}
+	}, func(w io.Writer, t log, i int, alone bool) {
+		if i > 0 {
+			fmt.Fprintln(w)
 		}
-	}), failed)
+		if !alone {
+			fmt.Fprintf(w, "==> %s, boot %s\n", show.Plain(t.name), show.Plain(t.Boot.ID.Short()))
+		}
+		for line := range strings.Lines(t.Text) {
+			fmt.Fprintln(w, show.Plain(strings.TrimRight(line, "\n")))
+		}
+	})
 }
 
 func (a *Commands) resumeCommand() *cobra.Command {

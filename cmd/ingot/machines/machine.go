@@ -65,28 +65,16 @@ func (a *Commands) machineShowCommand() *cobra.Command {
 		Use: "show MACHINE...", Short: "show machines in detail",
 		Long: `Show identity, hardware, assignment, grants and the last boots of machines. With --boot,
 show the hardware that a machine reported in that boot, and how it differed from the boot
-before.
+before. With -o json, one machine is an object, and several are a list.
 
 ` + naming,
 		Example: `  ingot machine show node01
   ingot machine show node01 --boot 3f2a61c0`, Args: command.LeastArgs("MACHINE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			shown := 0
-			_, failed, err := ofEach(cmd.Context(), a, args, func(n string) (struct{}, error) {
-				ask := a.machineShow
-				if boot != "" {
-					ask = func(ctx context.Context, n string) (func() error, error) { return a.hardwareShow(ctx, n, boot) }
-				}
-				text, err := ask(cmd.Context(), n)
-				if err != nil {
-					return struct{}{}, err
-				}
-				if shown++; shown > 1 && !a.JSON() {
-					fmt.Fprintln(a.Stdout)
-				}
-				return struct{}{}, text()
-			})
-			return errors.Join(err, failed)
+			if boot != "" {
+				return a.showHardware(cmd.Context(), args, boot)
+			}
+			return a.showMachines(cmd.Context(), args)
 		},
 	}
 	c.Flags().StringVar(&boot, "boot", "",
@@ -261,29 +249,30 @@ func runs(m api.Machine) string {
 }
 
 // machineShow asks for a machine; print prints it.
-func (a *Commands) machineShow(ctx context.Context, ref string) (print func() error, err error) {
-	c := a.Client()
-	m, err := c.Machine(ctx, ref)
-	if err != nil {
-		return nil, err
-	}
-	boots, err := c.Boots(ctx, string(m.ID), 5)
-	if err != nil {
-		return nil, err
-	}
+// showMachines prints machines, each with its last boots.
+func (a *Commands) showMachines(ctx context.Context, args []string) error {
 	type both struct {
 		api.Machine
 		Boots []api.Boot `json:"boots"`
 	}
-	return func() error {
-		return a.Show(both{m, boots}, func(w io.Writer) {
-			machineDetails(w, m, time.Now())
-			if len(boots) > 0 {
-				fmt.Fprintln(w, "\nlast boots:")
-				bootTable(w, boots, nil, time.Now())
-			}
-		})
-	}, nil
+	c := a.Client()
+	return showEach(ctx, a, args, func(n string) (both, error) {
+		m, err := c.Machine(ctx, n)
+		if err != nil {
+			return both{}, err
+		}
+		boots, err := c.Boots(ctx, string(m.ID), 5)
+		return both{m, boots}, err
+	}, func(w io.Writer, b both, i int, _ bool) {
+		if i > 0 {
+			fmt.Fprintln(w)
+		}
+		machineDetails(w, b.Machine, time.Now())
+		if len(b.Boots) > 0 {
+			fmt.Fprintln(w, "\nlast boots:")
+			bootTable(w, b.Boots, nil, time.Now())
+		}
+	})
 }
 
 func machineDetails(w io.Writer, m api.Machine, now time.Time) {

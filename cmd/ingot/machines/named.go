@@ -180,17 +180,28 @@ func ofEach[T any](ctx context.Context, a *Commands, args []string, ask func(nam
 // server refused one.
 func (a *Commands) eachMachine(ctx context.Context, args []string, do func(string) (api.Machine, error),
 	say func(api.Machine) string) error {
-	done, failed, err := ofEach(ctx, a, args, do)
-	if err != nil && len(done) == 0 {
+	return showEach(ctx, a, args, do, func(w io.Writer, m api.Machine, _ int, _ bool) {
+		fmt.Fprintln(w, show.Plain(say(m)))
+	})
+}
+
+// showEach prints what ask returns for every machine that arguments name. With -o json, it is one
+// document for one machine, and otherwise a list. text prints the one at an index; alone: there are
+// no others.
+func showEach[T any](ctx context.Context, a *Commands, args []string, ask func(name string) (T, error),
+	text func(w io.Writer, v T, index int, alone bool)) error {
+	list, failed, err := ofEach(ctx, a, args, ask)
+	if err != nil && len(list) == 0 {
 		return err
 	}
-	var v any = append([]api.Machine{}, done...)
-	if len(done) == 1 && failed == nil {
-		v = done[0]
+	alone := len(list) == 1 && failed == nil && err == nil
+	var v any = append([]T{}, list...)
+	if alone {
+		v = list[0]
 	}
 	return errors.Join(a.Show(v, func(w io.Writer) {
-		for _, m := range done {
-			fmt.Fprintln(w, show.Plain(say(m)))
+		for i, v := range list {
+			text(w, v, i, alone)
 		}
 	}), failed, err)
 }
