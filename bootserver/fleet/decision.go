@@ -140,9 +140,11 @@ func (d *Decision) Record(e ingot.Event) {
 		return
 	}
 	// A repeated event is a retransmission, or another fetch of the waiting screen.
-	if n := len(b.Events); n > 0 && e.Error == "" && b.Events[n-1].Stage == e.Stage && b.Events[n-1].Detail == e.Detail &&
-		b.Events[n-1].Bytes == e.Bytes {
-		return
+	if n := len(b.Events); n > 0 && e.Error == "" {
+		before := b.Events[n-1]
+		if before.Error == "" && before.Stage == e.Stage && before.Detail == e.Detail && before.Bytes == e.Bytes {
+			return
+		}
 	}
 	if e.Error == "" || !e.Code.Plausible() {
 		e.Code = ""

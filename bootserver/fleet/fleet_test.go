@@ -86,6 +86,11 @@ func TestRecord(t *testing.T) {
 		len(last.Events) != MaxEvents+1 {
 		t.Errorf("after too many events the failure is not recorded: %d events, open %t", len(last.Events), last.Open())
 	}
+	again := step(Boot{ID: boot1}, ingot.StageAgent)
+	again = step(Record(again, ingot.Event{Stage: ingot.StageAgent, Error: "no", Retry: true}, t0), ingot.StageAgent)
+	if len(again.Events) != 3 {
+		t.Errorf("%d events after a stage that failed and was reached again; want 3", len(again.Events))
+	}
 	f := Record(Boot{ID: boot1}, ingot.Event{Stage: ingot.StageRoot, Error: "bad chunk"}, t0)
 	if f.Outcome != ingot.OutcomeFailed || f.Reason != "stage root: bad chunk" {
 		t.Errorf("after a failure: %q %q", f.Outcome, f.Reason)

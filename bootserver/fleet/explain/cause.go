@@ -39,8 +39,12 @@ func causeOf(b fleet.Boot, s Story) cause {
 		return cause{"the kernel crashed: " + b.Crash, "",
 			s.consoleOf(b)}
 	}
-	if e, ok := lastError(b); ok && (b.Outcome == ingot.OutcomeFailed || b.Open()) {
-		return reported(b, e, s)
+	if e, ok := lastError(b); ok {
+		c := reported(b, e, s)
+		if e.Retry && b.Outcome == ingot.OutcomeSilent {
+			c.means = strings.TrimPrefix(c.means+". The machine was retrying, "+thenNothing(b, s.Now), ". ")
+		}
+		return c
 	}
 	if b.Cause == fleet.CauseStalled || b.Cause == "" && strings.HasPrefix(b.Reason, stalledPrefix) {
 		return stalled(b, s)
@@ -48,17 +52,54 @@ func causeOf(b fleet.Boot, s Story) cause {
 	return silence(b, s)
 }
 
-// lastError returns the error that a boot has not got past.
+// lastError returns the latest error that a boot has not got past: since then, it reached
+// neither that stage nor a later one.
 func lastError(b fleet.Boot) (fleet.Event, bool) {
+	reached := -1 // rank of the highest stage since
 	for _, e := range slices.Backward(b.Events) {
-		if e.Error != "" {
+		switch {
+		case e.Error == "" && e.Stage == ingot.StageAgent: // the agent started, maybe again
+			reached = max(reached, e.Stage.Rank()-1)
+		case e.Error == "":
+			reached = max(reached, e.Stage.Rank())
+		case e.Stage.Rank() > reached:
 			return e, true
-		}
-		if e.Stage.Rank() > ingot.StageRoot.Rank() {
-			break // the boot got past earlier errors
 		}
 	}
 	return fleet.Event{}, false
+}
+
+// retries counts the failures of a boot after which ingot-init tried again. Each time, it
+// requests another ticket.
+func retries(b fleet.Boot) (n int) {
+	for _, e := range b.Events {
+		if e.Error != "" && e.Retry && e.Stage.Rank() <= ingot.StageSwitch.Rank() {
+			n++
+		}
+	}
+	return n
+}
+
+// retrying says that the machine tries again in an open boot.
+func retrying(b fleet.Boot) string {
+	if n := retries(b); n > 1 {
+		return fmt.Sprintf(" The machine failed %d times in this boot and is retrying.", n)
+	}
+	return " The machine is retrying."
+}
+
+// gaveUp says how often the machine tried in the last of a number of boots before it
+// reported the failure; empty if it tried once.
+func gaveUp(b fleet.Boot, attempts int) string {
+	e, failed := lastError(b)
+	n := retries(b)
+	if !failed || e.Retry || e.Stage.Rank() > ingot.StageSwitch.Rank() || n == 0 {
+		return ""
+	}
+	if attempts > 1 {
+		return fmt.Sprintf(" The last attempt gave up after %d tries.", n+1)
+	}
+	return fmt.Sprintf(" The machine gave up after %d tries.", n+1)
 }
 
 // silence explains a boot that stopped sending requests and events.

@@ -141,7 +141,7 @@ func (s Story) at(t time.Time) string {
 func (s Story) setback() (string, []advice.Step) {
 	m := s.Machine
 	c, attempts := s.failures(m.Setback.Failures)
-	cause := capitalize(c.sentences(attempts))
+	cause := capitalize(c.sentences(attempts)) + s.gaveUp(m.Setback.Failures)
 	next := steps(c.next, s.step(advice.ResumeMachine))
 	if m.Setback.To.Image == "" {
 		return fmt.Sprintf("%s The machine has been held for an operator since %s: %s.", cause,
@@ -167,8 +167,8 @@ func (s Story) setback() (string, []advice.Step) {
 func (s Story) failures(list []fleet.Failure) (c cause, attempts int) {
 	for _, f := range list {
 		of := cause{what: f.Reason, next: s.step(advice.ShowBoots)}
-		if i := slices.IndexFunc(s.Boots, func(b fleet.Boot) bool { return b.ID == f.Boot }); i >= 0 {
-			of = causeOf(s.Boots[i], s)
+		if b, known := s.boot(f.Boot); known {
+			of = causeOf(b, s)
 		}
 		switch {
 		case attempts == 0 || alike(c, of):
@@ -179,6 +179,24 @@ func (s Story) failures(list []fleet.Failure) (c cause, attempts int) {
 		}
 	}
 	return c, attempts
+}
+
+// boot returns a boot of the story.
+func (s Story) boot(id ingot.BootID) (fleet.Boot, bool) {
+	i := slices.IndexFunc(s.Boots, func(b fleet.Boot) bool { return b.ID == id })
+	if i < 0 {
+		return fleet.Boot{}, false
+	}
+	return s.Boots[i], true
+}
+
+// gaveUp is the function gaveUp for failed attempts.
+func (s Story) gaveUp(list []fleet.Failure) string {
+	if len(list) == 0 {
+		return ""
+	}
+	b, _ := s.boot(list[len(list)-1].Boot)
+	return gaveUp(b, len(list))
 }
 
 var quietSpan = regexp.MustCompile(` for [0-9]+ (s|min|h|days)$`)
@@ -194,7 +212,8 @@ func alike(a, b cause) bool {
 		}, s)
 	}
 	what := func(c cause) string { return drop(quietSpan.ReplaceAllString(c.what, "")) }
-	return what(a) == what(b) && drop(a.means) == drop(b.means)
+	means := func(c cause) string { return drop(quietSpan.ReplaceAllString(c.means, "")) }
+	return what(a) == what(b) && means(a) == means(b)
 }
 
 // ordinary explains a machine that boots its assigned image.
@@ -217,9 +236,9 @@ func (s Story) ordinary(b fleet.Boot) (string, []advice.Step) {
 		return s.healthy(b, pending)
 	case b.Open():
 		words := fmt.Sprintf("Booting %s now: %s.", imageOr(b.Image, m.Assignment.ImageRef), s.progress(b))
-		if e, bad := lastError(b); bad {
+		if e, bad := lastError(b); bad && e.Retry {
 			c := reported(b, e, s)
-			return capitalize(c.sentences(1)) + " The machine is retrying. " + words, steps(c.next)
+			return capitalize(c.sentences(1)) + retrying(b) + " " + words, steps(c.next)
 		}
 		if stuck(b, s.Now) {
 			c := causeOf(b, s)
@@ -307,7 +326,7 @@ func (s Story) failing(b fleet.Boot, pending string) (string, []advice.Step) {
 		c, attempts = causeOf(b, s), 1
 	}
 	next := steps(c.next, s.step(advice.ShowTimeline))
-	words := capitalize(c.sentences(attempts))
+	words := capitalize(c.sentences(attempts)) + gaveUp(b, attempts)
 	if pending != "" {
 		return words + pending, next
 	}

@@ -3,6 +3,7 @@ package explain
 import (
 	"encoding/json"
 	"flag"
+	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -500,6 +501,43 @@ var stories = []struct {
 			"refused", Retry: true}, clock("10:19:30"))),
 		"Stage ticket failed: asking for a ticket: connection refused. The machine is retrying. Booting node:7 " +
 			"now: stage init, 60 s after its first packet."},
+	{"retries for the second time", lived(node01(), fleet.Policy{}, with(retried(recorded(1, node7, "10:19:00",
+		ingot.StageInit), 2), func(b *fleet.Boot) {
+		b.Served = map[string]int64{"root": 120 << 20}
+	})),
+		"Stage root failed: fetching the root: connection reset by peer. The machine failed 2 times in this boot and " +
+			"is retrying. Booting node:7 now: stage ticket, 60 s after its first packet; the server sent 120 MiB of " +
+			"the 300 MiB root."},
+	{"retries, and gets past the error", lived(node01(), fleet.Policy{}, record(retried(recorded(1, node7, "10:19:00",
+		ingot.StageInit), 1), ingot.Event{Stage: ingot.StageRoot}, clock("10:19:55"))),
+		"Booting node:7 now: stage root, 60 s after its first packet."},
+	{"retried, then silent", lived(node01(), fleet.Policy{}, silentAt(record(recorded(1, node7, "10:00:00",
+		ingot.StageInit), ingot.Event{Stage: ingot.StageTicket, Error: "asking for a ticket: connection refused",
+		Retry: true}, clock("10:00:30")), "10:10:00")),
+		"Stage ticket failed: asking for a ticket: connection refused. The machine was retrying, then sent nothing " +
+			"for 570 s. The machine will try node:7 once more, then fall back to node:6."},
+	{"the agent starts again", lived(node01(), fleet.Policy{}, record(record(recorded(1, node7, "10:19:00",
+		ingot.StageAgent), ingot.Event{Stage: ingot.StageAgent, Error: "reading /dev/loop0: input/output error",
+		Retry: true}, clock("10:19:20")), ingot.Event{Stage: ingot.StageAgent},
+		clock("10:19:21"))),
+		"The system did not finish starting: reading /dev/loop0: input/output error. The machine is retrying. " +
+			"Booting node:7 now: stage agent, 60 s after its first packet."},
+	{"gave up after retries", lived(node01(), fleet.Policy{}, fails(retried(recorded(1, node7, "10:00:00",
+		ingot.StageInit), 2), ingot.StageRoot, resetByPeer)),
+		"Stage root failed: fetching the root: connection reset by peer. The machine gave up after 3 tries. The " +
+			"machine will try node:7 once more, then fall back to node:6."},
+	{"gave up after retries, and fell back", lived(node01(), fleet.Policy{},
+		fails(retried(recorded(1, node7, "10:00:00", ingot.StageInit), 2), ingot.StageRoot, resetByPeer),
+		fails(retried(recorded(2, node7, "10:05:00", ingot.StageInit), 2), ingot.StageRoot, resetByPeer),
+		reports(recorded(3, node6, "10:13:26", ingot.StageAgent), "10:14:00")),
+		"Stage root failed: fetching the root: connection reset by peer (2 attempts). The last attempt gave up after 3 " +
+			"tries. The machine fell back to node:6 and became healthy at 10:14."},
+	{"reported a failure after its deadline", lived(node01(), fleet.Policy{}, record(silentAt(recorded(1, node7,
+		"10:00:00", ingot.StageInit), "10:10:00"),
+		ingot.Event{Stage: ingot.StageTicket, Error: "asking for a ticket: no route to host"},
+		clock("10:11:00"))),
+		"Stage ticket failed: asking for a ticket: no route to host. The machine will try node:7 once more, then " +
+			"fall back to node:6."},
 	{"a loader that stalled", lived(node01(), fleet.Policy{},
 		byStall(ended(with(recorded(1, fleet.ImageRef{}, "10:18:00", ingot.StageLoader), func(b *fleet.Boot) {
 			b.Image = node7
@@ -507,6 +545,19 @@ var stories = []struct {
 			clock("10:19:00")))),
 		"The machine loaded snponly.efi and was not heard from again. The firmware and this loader are " +
 			"incompatible. The machine will try node:7 twice more, then fall back to node:6."},
+}
+
+const resetByPeer = "fetching the root: connection reset by peer"
+
+// retried adds failures of the root after which the machine tries again, beginning with another ticket.
+func retried(b fleet.Boot, n int) fleet.Boot {
+	at := b.Events[len(b.Events)-1].At
+	for i := range n {
+		at = clock(at.Add(10 * time.Second).Format("15:04:05"))
+		b = record(b, ingot.Event{Stage: ingot.StageTicket, Detail: fmt.Sprint(i)}, at)
+		b = record(b, ingot.Event{Stage: ingot.StageRoot, Error: resetByPeer, Retry: true}, at.Add(5*time.Second))
+	}
+	return b
 }
 
 // byHTTP is a boot of the image's own UKI.
