@@ -68,6 +68,9 @@ func everything(t fataler, st state.Store) string {
 	}
 	// That somebody had a backup is noted, and is no change.
 	changes = slices.DeleteFunc(changes, func(c fleet.Change) bool { return c.Code == fleet.ActionServerBackup })
+	if len(changes) == 0 {
+		changes = nil
+	}
 	for i := range changes {
 		changes[i].Seq = 0
 	}
