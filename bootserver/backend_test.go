@@ -17,11 +17,14 @@ import (
 var onMemory = os.Getenv("INGOT_TEST_STATE") == "memory"
 
 // openState opens a state on the backend that is tested.
-func openState(dir string) (state.Store, error) {
+func openState(dir string) (state.Store, error) { return openStateIn(context.Background(), dir) }
+
+// openStateIn is openState for Config.OpenState.
+func openStateIn(ctx context.Context, dir string) (state.Store, error) {
 	if onMemory {
-		return memory.Open(context.Background(), dir)
+		return memory.Open(ctx, dir)
 	}
-	return bolt.Open(context.Background(), dir)
+	return bolt.Open(ctx, dir)
 }
 
 // openCopy opens a state that is what a backup holds, in an empty folder.

@@ -174,7 +174,7 @@ func startServerIn(t *testing.T, root string, c config.Config, lend string, now 
 	}
 	ready, ended := make(chan struct{}), make(chan error, 1)
 	s := New(Config{Settings: c, Range: lend, Store: store, Keys: keys, Loaders: loaders, Version: "test", Now: now,
-		Ready: func(Ready) { close(ready) }})
+		Ready: func(Ready) { close(ready) }, OpenState: openStateIn})
 	ctx, stop := context.WithCancel(t.Context())
 	go func() { ended <- s.Run(ctx) }()
 	end := sync.OnceFunc(func() {

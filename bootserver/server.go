@@ -57,6 +57,8 @@ type Config struct {
 	Alive   func()                        // called every few seconds as long as the server answers; nil is fine
 	Reread  func() (config.Config, error) // reads the settings again, for a reload; nil: there is nothing to read
 	Reloads func(begin bool)              // told before and after a reload; nil is fine
+	// OpenState opens the state in a folder; nil means state/bolt. Tests run a server on another backend.
+	OpenState func(ctx context.Context, dir string) (state.Store, error)
 }
 
 // Ready says where a server listens.
@@ -110,6 +112,9 @@ func New(c Config) *Server {
 	if c.Now == nil {
 		c.Now = time.Now
 	}
+	if c.OpenState == nil {
+		c.OpenState = func(ctx context.Context, dir string) (state.Store, error) { return bolt.Open(ctx, dir) }
+	}
 	if c.Settings.Socket == "" {
 		c.Settings.Socket = filepath.Join(c.Store.Root(), "ingot.sock")
 	}
@@ -130,7 +135,7 @@ func (s *Server) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	st, err := bolt.Open(ctx, filepath.Join(s.conf.Store.Root(), state.Folder))
+	st, err := s.conf.OpenState(ctx, filepath.Join(s.conf.Store.Root(), state.Folder))
 	if err != nil {
 		return err
 	}

@@ -22,7 +22,7 @@ import (
 	"ingot/internal/wire"
 )
 
-// durable keeps leases in the server's real state.
+// durable keeps leases in the server's real state, in a file: what others store costs them, too.
 type durable struct{ state.Store }
 
 func (d durable) PutLease(l fleet.Lease) func() error {
