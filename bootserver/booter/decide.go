@@ -15,12 +15,14 @@ import (
 // images is what was looked up in the catalog for one decision. A decision cannot look anything up
 // itself: it may be computed several times, and under the state's lock.
 type images struct {
-	facts fleet.Images
-	found map[ingot.Digest]image.Image
+	facts   fleet.Images
+	found   map[ingot.Digest]image.Image
+	removed uint64                // state.Decisions.Removed, before the first was looked up
+	pending map[ingot.Digest]bool // being removed, as far as is known
 }
 
 func (b *Booter) newImages(refs ...ingot.Digest) *images {
-	im := &images{fleet.Images{}, map[ingot.Digest]image.Image{}}
+	im := &images{facts: fleet.Images{}, found: map[ingot.Digest]image.Image{}, removed: b.state.Removed()}
 	for _, ref := range refs {
 		if ref != "" {
 			b.lookUp(im, string(ref))
@@ -45,6 +47,9 @@ func (b *Booter) lookUp(into *images, ref string) {
 	} else if im, err = b.catalog.Resolve(context.Background(), ref); err != nil {
 		b.log.Error("looking up the image of the boot policy", "image", ref, "err", err)
 	}
+	if err == nil && into.pending[im.Digest] {
+		err = state.ErrBeingRemoved
+	}
 	facts := fleet.Image{Err: err}
 	if err == nil {
 		facts.ImageRef = fleet.ImageRef{Image: im.Digest, Name: im.Name.String()}
@@ -59,26 +64,41 @@ func (b *Booter) lookUp(into *images, ref string) {
 // looked up. Two are enough unless operators assign images at the same time.
 const maxLookUps = 8
 
-// untilFresh calls f until it needs no image that was not looked up.
-func (b *Booter) untilFresh(im *images, f func() error) error {
-	var stale *fleet.StaleFacts
+// untilFresh calls f until it needs no image that was not looked up, and assigns none that is being
+// removed or was removed meanwhile.
+func (b *Booter) untilFresh(im *images, f func() error) (err error) {
 	for range maxLookUps {
-		err := f()
-		if !errors.As(err, &stale) {
+		err = f()
+		var stale *fleet.StaleFacts
+		switch {
+		case errors.As(err, &stale):
+			for _, ref := range stale.Missing {
+				b.lookUp(im, ref)
+			}
+		case errors.Is(err, state.ErrRemoved), errors.Is(err, state.ErrBeingRemoved):
+			b.forgetImages(im)
+		default:
 			return err
 		}
-		for _, ref := range stale.Missing {
-			b.lookUp(im, ref)
-		}
 	}
-	return stale
+	return err
+}
+
+// forgetImages lets all images be looked up again.
+func (b *Booter) forgetImages(im *images) {
+	clear(im.facts) // decisions share it
+	clear(im.found)
+	im.removed, im.pending = b.state.Removed(), map[ingot.Digest]bool{}
+	for _, r := range b.state.Removals() {
+		im.pending[r.Image] = true
+	}
 }
 
 // decide makes a decision in a transaction, stores what it changed, and then logs its Changes. f
 // only computes: it may be called more than once. It returns nil when there is nothing to decide.
 func (b *Booter) decide(im *images, f func(tx state.Tx) (*fleet.Decision, error)) (*fleet.Decision, error) {
 	var d *fleet.Decision
-	err := b.untilFresh(im, func() error { return b.begin(&d, f)() })
+	err := b.untilFresh(im, func() error { return b.begin(im, &d, f)() })
 	if err == nil && d != nil {
 		b.logChanges(d.Changes)
 	}
@@ -86,9 +106,12 @@ func (b *Booter) decide(im *images, f func(tx state.Tx) (*fleet.Decision, error)
 }
 
 // begin runs the transaction of a decision; the function that it returns waits until it is durable.
-func (b *Booter) begin(into **fleet.Decision, f func(tx state.Tx) (*fleet.Decision, error)) (wait func() error) {
+func (b *Booter) begin(im *images, into **fleet.Decision,
+	f func(tx state.Tx) (*fleet.Decision, error)) (wait func() error) {
+	removed := im.removed
 	return b.state.Begin(func(tx state.Tx) error {
 		*into = nil
+		tx.LookedUp(removed)
 		d, err := f(tx)
 		if err != nil || d == nil {
 			return err

@@ -56,7 +56,7 @@ func each[ID any](b *Booter, list []ID, f func(tx state.Tx, images *images, id I
 	all, images := make([]begun, len(list)), b.newImages()
 	var stale []ID
 	for i, id := range list {
-		all[i].wait = b.begin(&all[i].decision,
+		all[i].wait = b.begin(images, &all[i].decision,
 			func(tx state.Tx) (*fleet.Decision, error) { return f(tx, images, id), nil })
 	}
 	for i, one := range all {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -13,18 +14,22 @@ import (
 	"ingot/bootserver/state"
 )
 
-// errStale is returned by a decision that needs a fact that was not gathered before its transaction,
-// because the machine has changed meanwhile. Facts are gathered again, and it is repeated.
-var errStale = errors.New("the machine has changed meanwhile")
+// Errors of a decision that is to be repeated, because the machine has changed meanwhile.
+var (
+	// errStale: it is not the machine that was named any more.
+	errStale = errors.New("the machine has changed meanwhile")
+	// errNotLookedUp: the decision needs an image that was not looked up before its transaction.
+	errNotLookedUp = errors.New("the images of the machine have changed meanwhile")
+)
 
 // maxAttempts bounds how often a decision is repeated that found something changed.
 const maxAttempts = 5
 
-// repeat calls f until it does not return one of the errors of a decision that is to be repeated.
-func repeat(f func() error) error {
+// repeat calls f until it does not return one of these errors.
+func repeat(f func() error, errs ...error) error {
 	var err error
 	for range maxAttempts {
-		if err = f(); !errors.Is(err, errStale) && !errors.Is(err, state.ErrChanged) {
+		if err = f(); !slices.ContainsFunc(errs, func(e error) bool { return errors.Is(err, e) }) {
 			return err
 		}
 	}
@@ -60,7 +65,7 @@ func (o *Operator) change(ctx context.Context, code fleet.Code, ref string, deci
 			tx.Record(changes...)
 			return nil
 		})
-	})
+	}, errStale)
 	if err != nil {
 		return api.Machine{}, removalProblem(err)
 	}

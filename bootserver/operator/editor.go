@@ -8,7 +8,6 @@ import (
 	"maps"
 	"path/filepath"
 	"slices"
-	"sync"
 	"time"
 
 	"ingot"
@@ -29,11 +28,6 @@ type Editor struct {
 	First func() []string // images that the configuration gives to new machines; nil: none
 	Now   func() time.Time
 	Log   *slog.Logger // nil is quiet
-
-	// removals is held, for writing, while a removal is recorded as pending and as done; and for
-	// reading from when an image is resolved to when it is assigned: one of the two comes first. It
-	// is nil where nothing assigns images.
-	removals *sync.RWMutex
 }
 
 func (e Editor) logger() *slog.Logger {
@@ -60,7 +54,8 @@ func (e Editor) first(images []image.Image) map[ingot.Digest]string {
 // guard is the image.Guard of a change. An image leaves the store in three steps, none of which holds
 // the state's lock while the store works: its removal is recorded as pending, unless a machine needs
 // the image, and until then no machine can be assigned it; it leaves the store; and the record gives
-// way to the Change in the audit log. FinishRemovals looks after what a crash leaves in between.
+// way to the Change in the audit log. An image that was looked up before that cannot be assigned
+// after it (state.Tx.LookedUp). FinishRemovals looks after what a crash leaves in between.
 func (e Editor) guard(ctx context.Context, code fleet.Code) image.Guard {
 	return func(candidates []image.Image) (stay map[ingot.Digest]string, done func([]image.Image) error, err error) {
 		images, err := e.Store.List(ctx)
@@ -86,20 +81,10 @@ func (e Editor) guard(ctx context.Context, code fleet.Code) image.Guard {
 // removalsAtOnce bounds the images of one transaction.
 const removalsAtOnce = 25
 
-// exclude returns when nothing that assigns images is between resolving and assigning one.
-func (e Editor) exclude() (release func()) {
-	if e.removals == nil {
-		return func() {}
-	}
-	e.removals.Lock()
-	return e.removals.Unlock
-}
-
 // begin records the removals of those images as pending that may go, and adds the reasons of the
 // others to stay.
 func (e Editor) begin(ctx context.Context, images []image.Image, stay map[ingot.Digest]string) (pending []image.Image,
 	err error) {
-	defer e.exclude()()
 	now, by := e.Now(), actorOf(access.From(ctx))
 	used := map[ingot.Digest]string{}
 	err = e.State.Update(func(tx state.Tx) error {
@@ -127,7 +112,6 @@ func (e Editor) begin(ctx context.Context, images []image.Image, stay map[ingot.
 
 // finish takes back the pending removals, and records those that were carried out.
 func (e Editor) finish(ctx context.Context, code fleet.Code, pending, left []image.Image) error {
-	defer e.exclude()()
 	gone := map[ingot.Digest]bool{}
 	for _, im := range left {
 		gone[im.Digest] = true

@@ -195,21 +195,15 @@ func supersedeOthers(tx state.Tx, d *fleet.Decision, boots ...ingot.BootID) {
 
 // Import implements api.Machinery: all of a list, or nothing.
 func (o *Operator) Import(ctx context.Context, q api.ImportRequest) (done api.Imported, err error) {
-	o.removals.RLock()
-	defer o.removals.RUnlock()
-	images := map[string]fleet.Assignment{}
-	for _, p := range q.Machines {
-		if p.Image == "" || images[p.Image].Image != "" {
-			continue
-		}
-		if images[p.Image], err = o.catalog.Assignment(ctx, p.Image, "imported with it", o.now()); err != nil {
-			return done, storeProblem(err)
-		}
-	}
 	planned := each(q.Machines, func(p api.Planned) fleet.Planned { return fleet.Planned(p) })
-	var changes []fleet.Change
+	var recorded int
 	err = repeat(func() error {
 		now := o.now()
+		change := state.LargeChange{LookedUp: o.state.Removed()}
+		images, err := o.importedImages(ctx, q.Machines, now)
+		if err != nil {
+			return err
+		}
 		machines := o.state.Machines()
 		changed, actions, err := fleet.Import(machines, planned, images, actorOf(access.From(ctx)), now)
 		if err != nil {
@@ -220,18 +214,33 @@ func (o *Operator) Import(ctx context.Context, q api.ImportRequest) (done api.Im
 		if q.DryRun {
 			return nil
 		}
-		var list []state.Replacement
-		list, changes = o.imported(ctx, machines, changed, now)
-		return o.state.ReplaceMachines(list, changes)
-	})
+		change.Machines, change.Changes = o.imported(ctx, machines, changed, now)
+		recorded = len(change.Changes)
+		return o.state.ReplaceMachines(change)
+	}, state.ErrChanged, state.ErrRemoved)
 	if err != nil {
 		return api.Imported{}, removalProblem(err)
 	}
 	if !q.DryRun {
 		o.log.Info("machines were imported", "by", access.From(ctx).String(), "machines", len(done.Actions),
-			"changes", len(changes))
+			"changes", recorded)
 	}
 	return done, nil
+}
+
+// importedImages looks up the images of a list, and returns assignments by their names.
+func (o *Operator) importedImages(ctx context.Context, list []api.Planned,
+	now time.Time) (images map[string]fleet.Assignment, err error) {
+	images = map[string]fleet.Assignment{}
+	for _, p := range list {
+		if p.Image == "" || images[p.Image].Image != "" {
+			continue
+		}
+		if images[p.Image], err = o.catalog.Assignment(ctx, p.Image, "imported with it", now); err != nil {
+			return nil, storeProblem(err)
+		}
+	}
+	return images, nil
 }
 
 // imported returns what an import stores and records of machines that it changed.

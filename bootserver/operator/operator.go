@@ -11,7 +11,6 @@ import (
 	"log/slog"
 	"net/http"
 	"slices"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -80,7 +79,6 @@ type Operator struct {
 
 // New returns an Operator.
 func New(c Config) *Operator {
-	c.Editor.removals = &sync.RWMutex{}
 	o := &Operator{Editor: c.Editor, host: c.Host, state: c.State, catalog: c.Catalog, now: c.Now, log: c.Log}
 	if o.log == nil {
 		o.log = slog.New(slog.DiscardHandler)
@@ -171,17 +169,23 @@ func (o *Operator) named(refs []string) (list []fleet.Machine, err error) {
 	return list, nil
 }
 
-// assign resolves an image, and calls f with the assignment of it. No image leaves the store
-// meanwhile without f's transaction seeing that: see Editor.
-func (o *Operator) assign(ctx context.Context, image, why string,
-	f func(fleet.Assignment) (api.Machine, error)) (api.Machine, error) {
-	o.removals.RLock()
-	defer o.removals.RUnlock()
-	as, err := o.catalog.Assignment(ctx, image, why, o.now())
-	if err != nil {
-		return api.Machine{}, storeProblem(err)
-	}
-	return f(as)
+// assign looks up an image and changes the machine that ref names: decide gets the assignment of it.
+// It is looked up again if an image was removed meanwhile: it may have been this one.
+func (o *Operator) assign(ctx context.Context, code fleet.Code, ref, image, why string,
+	decide func(tx state.Tx, d *fleet.Decision, as fleet.Assignment) error) (m api.Machine, err error) {
+	err = repeat(func() error {
+		removed := o.state.Removed()
+		as, err := o.catalog.Assignment(ctx, image, why, o.now())
+		if err != nil {
+			return storeProblem(err)
+		}
+		m, err = o.change(ctx, code, ref, func(tx state.Tx, d *fleet.Decision) error {
+			tx.LookedUp(removed)
+			return decide(tx, d, as)
+		})
+		return err
+	}, state.ErrRemoved)
+	return m, err
 }
 
 // Approve implements api.Backend.
@@ -189,56 +193,57 @@ func (o *Operator) Approve(ctx context.Context, ref string, q api.ApproveRequest
 	if q.Name != "" && !ingot.ValidProfileName(q.Name) {
 		return api.Machine{}, badName(q.Name)
 	}
-	approve := func(as fleet.Assignment) (api.Machine, error) {
-		return o.change(ctx, fleet.ActionApprove, ref, func(tx state.Tx, d *fleet.Decision) error {
-			if err := freeName(tx, d.Machine, q.Name); err != nil {
-				return err
-			}
-			d.Approve()
-			if q.Name != "" {
-				d.Rename(q.Name)
-			}
-			if as.Image != "" {
-				d.Assign(as)
-			}
-			return nil
-		})
+	approve := func(tx state.Tx, d *fleet.Decision) error {
+		if err := freeName(tx, d.Machine, q.Name); err != nil {
+			return err
+		}
+		d.Approve()
+		if q.Name != "" {
+			d.Rename(q.Name)
+		}
+		return nil
 	}
 	if q.Image == "" {
-		return approve(fleet.Assignment{})
+		return o.change(ctx, fleet.ActionApprove, ref, approve)
 	}
-	return o.assign(ctx, q.Image, "approved with it", approve)
+	return o.assign(ctx, fleet.ActionApprove, ref, q.Image, "approved with it",
+		func(tx state.Tx, d *fleet.Decision, as fleet.Assignment) error {
+			if err := approve(tx, d); err != nil {
+				return err
+			}
+			d.Assign(as)
+			return nil
+		})
 }
 
 // Assign implements api.Backend.
 func (o *Operator) Assign(ctx context.Context, ref, image, why string) (api.Machine, error) {
-	return o.assign(ctx, image, why, func(as fleet.Assignment) (api.Machine, error) {
-		return o.change(ctx, fleet.ActionAssign, ref, func(_ state.Tx, d *fleet.Decision) error {
+	return o.assign(ctx, fleet.ActionAssign, ref, image, why,
+		func(_ state.Tx, d *fleet.Decision, as fleet.Assignment) error {
 			d.Assign(as)
 			return nil
 		})
-	})
 }
 
 // Rollback implements api.Backend.
 func (o *Operator) Rollback(ctx context.Context, ref string) (m api.Machine, err error) {
-	o.removals.RLock()
-	defer o.removals.RUnlock()
 	err = repeat(func() error {
 		picked, err := o.find(ref)
 		if err != nil {
 			return err
 		}
+		removed := o.state.Removed()
 		servable := map[ingot.Digest]bool{}
 		for _, r := range picked.Healthy {
 			servable[r.Image] = o.catalog.Servable(r.Image)
 		}
 		now := o.now()
-		m, err = o.change(ctx, fleet.ActionRollback, ref, func(_ state.Tx, d *fleet.Decision) error {
+		m, err = o.change(ctx, fleet.ActionRollback, ref, func(tx state.Tx, d *fleet.Decision) error {
+			tx.LookedUp(removed)
 			return rollBack(d, servable, now)
 		})
 		return err
-	})
+	}, errNotLookedUp, state.ErrRemoved)
 	return m, err
 }
 
@@ -250,7 +255,7 @@ func rollBack(d *fleet.Decision, servable map[ingot.Digest]bool, now time.Time) 
 	for _, r := range m.Healthy {
 		can, gathered := servable[r.Image]
 		if !gathered {
-			return errStale
+			return errNotLookedUp
 		}
 		if can {
 			healthy = append(healthy, r)

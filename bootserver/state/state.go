@@ -41,6 +41,9 @@ var (
 	// ErrBeingRemoved is returned for a transaction that gives a machine an image of which
 	// a removal is pending.
 	ErrBeingRemoved = errors.New("the image is being removed")
+	// ErrRemoved is returned for a transaction that gives a machine an image which was looked
+	// up before a removal ended. The caller looks it up again.
+	ErrRemoved = errors.New("an image was removed meanwhile")
 	// ErrChanged is returned by ReplaceMachines if a machine is not as it was read.
 	ErrChanged = errors.New("a machine has changed meanwhile")
 	// ErrSchema is returned by Open and Restore for a state that a newer program wrote.
@@ -133,10 +136,14 @@ type Decisions interface {
 	Granted() []fleet.Machine
 	// Removals returns the pending removals of images, the oldest first.
 	Removals() []Removal
+	// Removed is the number of removals of images that ended, for Tx.LookedUp. Its value is of
+	// use as long as the store is open.
+	Removed() uint64
 	// ReplaceMachines stores machines and Changes, of which there may be any number: all
 	// or nothing. A machine that is not as the list says it was before is ErrChanged, and
-	// nothing is stored. It returns when that is durable.
-	ReplaceMachines(list []Replacement, changes []fleet.Change) error
+	// nothing is stored; for images it fails as StoreMachine does. It returns when all is
+	// durable.
+	ReplaceMachines(c LargeChange) error
 	// Counts returns how much there is.
 	Counts() Counts
 }
@@ -222,6 +229,10 @@ type Tx interface {
 	// Removal returns the pending removal of an image.
 	Removal(image ingot.Digest) (Removal, bool)
 
+	// LookedUp declares that the images which the transaction assigns to machines were looked
+	// up after Removed returned n. A removal that ended since has left no record, so that
+	// assigning an image is ErrRemoved then, as the result of the transaction.
+	LookedUp(n uint64)
 	// StoreMachine stores a machine. It is ErrBeingRemoved, as the result of the
 	// transaction, if the machine is assigned an image that is being removed.
 	StoreMachine(m fleet.Machine)
@@ -252,6 +263,13 @@ type Tx interface {
 	// never stored without the other. It sets their sequence numbers. A transaction that
 	// fails takes none.
 	Record(list ...fleet.Change)
+}
+
+// LargeChange is a change of more machines than one transaction may store.
+type LargeChange struct {
+	Machines []Replacement // each machine once
+	Changes  []fleet.Change
+	LookedUp uint64 // see Tx.LookedUp
 }
 
 // Replacement is a machine before and after a large change. Before is nil for a new one.

@@ -264,6 +264,9 @@ func (s *Store) Credentials() []access.Credential { return seen(s, (*view.View).
 // Removals implements state.Decisions.
 func (s *Store) Removals() []state.Removal { return seen(s, (*view.View).Removals) }
 
+// Removed implements state.Decisions.
+func (s *Store) Removed() uint64 { return seen(s, (*view.View).Removed) }
+
 // Counts implements state.Decisions.
 func (s *Store) Counts() state.Counts {
 	c := seen(s, (*view.View).Counts)

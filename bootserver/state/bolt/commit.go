@@ -68,9 +68,9 @@ func (s *Store) Begin(f func(tx state.Tx) error) (wait func() error) {
 
 // ReplaceMachines implements state.Decisions. It needs no stage: bbolt stores a
 // transaction of any size as a whole.
-func (s *Store) ReplaceMachines(list []state.Replacement, changes []fleet.Change) error {
+func (s *Store) ReplaceMachines(c state.LargeChange) error {
 	return s.Update(func(tx state.Tx) error {
-		return tx.(*view.Tx).Replace(list, changes)
+		return tx.(*view.Tx).Replace(c)
 	})
 }
 

@@ -164,8 +164,8 @@ func (s *Store) View(f func(r state.Reader)) {
 }
 
 // ReplaceMachines implements state.Decisions.
-func (s *Store) ReplaceMachines(list []state.Replacement, changes []fleet.Change) error {
-	return s.Update(func(tx state.Tx) error { return tx.(*view.Tx).Replace(list, changes) })
+func (s *Store) ReplaceMachines(c state.LargeChange) error {
+	return s.Update(func(tx state.Tx) error { return tx.(*view.Tx).Replace(c) })
 }
 
 // Append implements state.Observations.
@@ -337,8 +337,11 @@ func (s *Store) put(k view.Key, v any, touched map[ingot.MachineID]bool) {
 	case []byte:
 		s.data.put(k, v)
 	case nil:
-		if k.Table == view.Credentials {
+		switch k.Table {
+		case view.Credentials:
 			s.touchCredential(k.Key)
+		case view.Removals:
+			s.touch(view.Key{Table: view.Numbers, Key: view.RemovedKey})
 		}
 		s.data.remove(k)
 	default:
@@ -430,6 +433,9 @@ func (s *Store) Credentials() []access.Credential { return seen(s, (*view.View).
 
 // Removals implements state.Decisions.
 func (s *Store) Removals() []state.Removal { return seen(s, (*view.View).Removals) }
+
+// Removed implements state.Decisions.
+func (s *Store) Removed() uint64 { return seen(s, (*view.View).Removed) }
 
 // Counts implements state.Decisions.
 func (s *Store) Counts() state.Counts {

@@ -416,6 +416,7 @@ func testImageRemoval(t *testing.T, b Backend) {
 		}
 		tx.DropRemoval(digest(4))
 	})
+	looked := s.Removed()
 	if err := s.Update(assigned("m-1", 4)); err != nil || used(1) != "" || used(4) == "" || len(s.Removals()) != 0 {
 		t.Errorf("after the removal was dropped: %v, image 1 is used: %q, image 4: %q", err, used(1), used(4))
 	}
@@ -427,6 +428,25 @@ func testImageRemoval(t *testing.T, b Backend) {
 	if why := used(4) + used(2); why != "" {
 		t.Errorf("of no machine is used: %s", why)
 	}
+	if err := s.Update(func(tx state.Tx) error {
+		tx.LookedUp(looked)
+		return assigned("m-1", 4)(tx)
+	}); err != nil {
+		t.Errorf("assigning an image that was looked up before nothing was removed: %v", err)
+	}
+	update(t, s, func(tx state.Tx) { tx.PutRemoval(state.Removal{Image: digest(5)}) })
+	update(t, s, func(tx state.Tx) { tx.DropRemoval(digest(5)) })
+	if err := s.Update(func(tx state.Tx) error {
+		tx.LookedUp(looked)
+		return assigned("m-1", 5)(tx)
+	}); !errors.Is(err, state.ErrRemoved) {
+		t.Errorf("assigning an image that was looked up before a removal ended: %v; want ErrRemoved", err)
+	}
+	if err := s.ReplaceMachines(state.LargeChange{LookedUp: looked, Machines: []state.Replacement{
+		{After: fleet.Machine{ID: "m-2", Assignment: fleet.Assignment{ImageRef: fleet.ImageRef{Image: digest(5)}}}},
+	}}); !errors.Is(err, state.ErrRemoved) {
+		t.Errorf("a large change with such an image: %v; want ErrRemoved", err)
+	}
 }
 
 // testReplaceMachines: any number of machines is stored at once, or none when one of them
@@ -435,26 +455,25 @@ func testReplaceMachines(t *testing.T, b Backend) {
 	dir := filepath.Join(t.TempDir(), "state")
 	s := b.open(t, dir)
 	const many = 5 * state.MaxRecords
-	var list []state.Replacement
-	var recorded []fleet.Change
+	var c state.LargeChange
 	for i := range many {
 		m := fleet.Machine{ID: ingot.MachineID(fmt.Sprintf("m-%04d", i)), State: fleet.Approved}
-		list = append(list, state.Replacement{After: m})
-		recorded = append(recorded, note(m.ID, "imported"))
+		c.Machines = append(c.Machines, state.Replacement{After: m})
+		c.Changes = append(c.Changes, note(m.ID, "imported"))
 	}
-	if err := s.ReplaceMachines(list, recorded); err != nil {
+	if err := s.ReplaceMachines(c); err != nil {
 		t.Fatal(err)
 	}
 	for i, m := range s.Machines() {
-		list[i].Before, list[i].After = &m, m
-		list[i].After.Name = fmt.Sprint("node", i)
+		c.Machines[i].Before, c.Machines[i].After = &m, m
+		c.Machines[i].After.Name = fmt.Sprint("node", i)
 	}
 	update(t, s, func(tx state.Tx) {
 		m, _ := tx.Machine("m-0400")
 		m.Orders++
 		tx.StoreMachine(m)
 	})
-	if err := s.ReplaceMachines(list, recorded); !errors.Is(err, state.ErrChanged) {
+	if err := s.ReplaceMachines(c); !errors.Is(err, state.ErrChanged) {
 		t.Errorf("ReplaceMachines with one that has changed = %v; want ErrChanged", err)
 	}
 	for range 2 {

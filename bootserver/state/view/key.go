@@ -37,7 +37,7 @@ const (
 	ByImage        Table = "by-image"
 	ByToken        Table = "by-token" // credentials by their names
 	ByMachine      Table = "by-boots" // boots by machine
-	Numbers        Table = "numbers"  // keys: PendingKey, CredentialsKey
+	Numbers        Table = "numbers"  // keys: PendingKey, CredentialsKey, RemovedKey
 )
 
 // Records reports whether a table has records; an index has none.
@@ -47,6 +47,7 @@ func (t Table) Records() bool { return !strings.HasPrefix(string(t), "by-") && t
 const (
 	PendingKey     = "pending"
 	CredentialsKey = "credentials"
+	RemovedKey     = "removed" // images
 )
 
 // Key names one record or one entry of an index.

@@ -25,7 +25,8 @@ type Tx struct {
 	records int      // written, Changes aside
 	bytes   int
 	err     error
-	unbound bool // any number of records is allowed
+	unbound bool    // any number of records is allowed
+	looked  *uint64 // see LookedUp
 }
 
 var _ state.Tx = (*Tx)(nil)
@@ -264,6 +265,8 @@ func (tx *Tx) replaceRemoval(image ingot.Digest, r *state.Removal) {
 		}
 	})
 	if r == nil {
+		tx.undo = append(tx.undo, func() { tx.v.removed-- })
+		tx.v.removed++
 		delete(tx.v.removals, image)
 		tx.put(Removals, string(image), nil)
 		return
@@ -307,14 +310,28 @@ func (tx *Tx) StoreMachine(m fleet.Machine) {
 	tx.put(Machines, string(m.ID), m)
 }
 
-// refuseRemoved fails the transaction if a machine gets an image that is being removed.
+// LookedUp implements state.Tx.
+func (tx *Tx) LookedUp(n uint64) { tx.looked = &n }
+
+// refuseRemoved fails the transaction if a machine gets an image that is being removed, or
+// may have been removed since it was looked up.
 func (tx *Tx) refuseRemoved(old, m *fleet.Machine) {
 	image := m.Assignment.Image
 	if image == "" || image == old.Assignment.Image {
 		return
 	}
-	if _, pending := tx.Removal(image); pending && tx.err == nil {
+	_, pending := tx.Removal(image)
+	ended := false
+	if tx.looked != nil {
+		tx.read(Key{Numbers, RemovedKey})
+		ended = *tx.looked != tx.v.removed
+	}
+	switch {
+	case tx.err != nil:
+	case pending:
 		tx.err = fmt.Errorf("%w: %s", state.ErrBeingRemoved, m.Assignment.Name)
+	case ended:
+		tx.err = state.ErrRemoved
 	}
 }
 
@@ -529,17 +546,18 @@ func (tx *Tx) append(t Table, c fleet.Change) {
 
 // Replace stores machines and Changes, of which there may be any number. It is for
 // state.Decisions.ReplaceMachines, outside of the bound of a transaction.
-func (tx *Tx) Replace(list []state.Replacement, changes []fleet.Change) error {
+func (tx *Tx) Replace(c state.LargeChange) error {
 	tx.unbound = true
-	for _, r := range list {
+	tx.LookedUp(c.LookedUp)
+	for _, r := range c.Machines {
 		now, had := tx.v.machines[r.After.ID]
 		if had != (r.Before != nil) || had && !reflect.DeepEqual(now, *r.Before) {
 			return fmt.Errorf("%w: %s", state.ErrChanged, r.After.Hostname())
 		}
 	}
-	for _, r := range list {
+	for _, r := range c.Machines {
 		tx.StoreMachine(r.After)
 	}
-	tx.Record(changes...)
+	tx.Record(c.Changes...)
 	return nil
 }

@@ -46,6 +46,7 @@ type View struct {
 	boots       map[ingot.BootID]fleet.Boot
 	credentials map[string]access.Credential // by id
 	removals    map[ingot.Digest]state.Removal
+	removed     uint64                   // removals that ended
 	ended       map[ingot.Outcome]uint64 // boots that ended since the state was opened
 	pieces      uint64                   // of consoles, since the state was opened
 	index       index
@@ -61,8 +62,11 @@ func New(size func(v any) (int, error)) *View {
 // SeqKey is the key of a Change.
 func SeqKey(seq uint64) string { return string(binary.BigEndian.AppendUint64(nil, seq)) }
 
-// KeepCounts takes over what was counted by the view before a restore.
-func (v *View) KeepCounts(old *View) { v.ended, v.pieces = old.ended, old.pieces }
+// KeepCounts takes over what was counted by the view before a restore. What was looked up
+// before it is out of date.
+func (v *View) KeepCounts(old *View) {
+	v.ended, v.pieces, v.removed = old.ended, old.pieces, old.removed+1
+}
 
 // AddMachine adds a machine that is stored.
 func (v *View) AddMachine(m fleet.Machine) { v.setMachine(m) }
@@ -196,6 +200,9 @@ func (v *View) Removals() []state.Removal {
 		return cmp.Or(a.Since.Compare(b.Since), strings.Compare(string(a.Image), string(b.Image)))
 	})
 }
+
+// Removed is the number of removals that ended.
+func (v *View) Removed() uint64 { return v.removed }
 
 // Counts counts what is in memory.
 func (v *View) Counts() state.Counts {

@@ -1,0 +1,133 @@
+package bootserver
+
+import (
+	"errors"
+	"testing"
+
+	"ingot/bootserver/api"
+	"ingot/bootserver/booter"
+	"ingot/bootserver/fleet"
+	"ingot/bootserver/state"
+)
+
+// interposed is a state in which something else happens before a transaction begins.
+type interposed struct {
+	state.Store
+	before func() // of the next transaction; nil is nothing
+}
+
+func (s *interposed) Begin(f func(tx state.Tx) error) (wait func() error) {
+	if before := s.before; before != nil {
+		s.before = nil
+		before()
+	}
+	return s.Store.Begin(f)
+}
+
+func (s *interposed) Update(f func(tx state.Tx) error) error { return s.Begin(f)() }
+
+func (s *interposed) ReplaceMachines(c state.LargeChange) error {
+	if before := s.before; before != nil {
+		s.before = nil
+		before()
+	}
+	return s.Store.ReplaceMachines(c)
+}
+
+// newInterposedHouse is a house with an image, whose state lets something else happen first.
+func newInterposedHouse(t *testing.T) (*house, *interposed) {
+	t.Helper()
+	h := newHouse(t)
+	s := &interposed{Store: h.state}
+	h.state = s
+	h.begin(h.port)
+	h.put("v1")
+	return h, s
+}
+
+// remove removes lab:v1 as an operator does.
+func (h *house) remove() {
+	h.t.Helper()
+	h.SetPolicy(h.withRule()) // a configuration that names an image keeps it
+	if _, err := h.server.operator().RemoveImage(h.t.Context(), "lab:v1"); err != nil {
+		h.t.Error(err)
+	}
+}
+
+// withRule is the policy of h with these rules.
+func (h *house) withRule(rules ...fleet.Rule) (p booter.Policy) {
+	p = h.Policy()
+	p.Rules = rules
+	return p
+}
+
+// TestRuleOrRemove: a rule does not assign an image that is being removed, or that was removed
+// after it was looked up. The machine is answered, and the rest of the rule applies.
+func TestRuleOrRemove(t *testing.T) {
+	rule := fleet.Rule{MAC: "52:54:00:12:*", Approve: true, Image: "lab:v1"}
+	t.Run("removed", func(t *testing.T) {
+		h, s := newInterposedHouse(t)
+		h.SetPolicy(h.withRule(rule))
+		s.before = h.remove
+		h.seen(firstMachine)
+		if m := h.known(machineID); m.Assignment.Image != "" || m.State != fleet.Approved {
+			t.Errorf("the machine is %s, and is assigned %+v; want approved, and no image", m.State, m.Assignment)
+		}
+	})
+	t.Run("pending", func(t *testing.T) {
+		h, s := newInterposedHouse(t)
+		im, err := h.images.Get(t.Context(), "lab:v1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		h.SetPolicy(h.withRule(rule))
+		s.before = func() {
+			if err := s.Update(func(tx state.Tx) error {
+				tx.PutRemoval(state.Removal{Image: im.Digest})
+				return nil
+			}); err != nil {
+				t.Error(err)
+			}
+		}
+		h.seen(firstMachine)
+		if m := h.known(machineID); m.Assignment.Image != "" || m.State != fleet.Approved {
+			t.Errorf("the machine is %s, and is assigned %+v; want approved, and no image", m.State, m.Assignment)
+		}
+	})
+}
+
+// TestRemovedBeforeAssigned: an image that was removed after it was looked up is not assigned by
+// an operator either, whatever the request.
+func TestRemovedBeforeAssigned(t *testing.T) {
+	for name, request := range map[string]func(h *house) error{
+		"assign": func(h *house) error {
+			_, err := h.server.operator().Assign(h.t.Context(), machineID, "lab:v1", "")
+			return err
+		},
+		"approve": func(h *house) error {
+			_, err := h.server.operator().Approve(h.t.Context(), machineID, api.ApproveRequest{Image: "lab:v1"})
+			return err
+		},
+		"import": func(h *house) error {
+			_, err := h.server.operator().Import(h.t.Context(), api.ImportRequest{Machines: []api.Planned{
+				{Name: "node02", MACs: []string{"52:54:00:12:00:02"}, Image: "lab:v1"}}})
+			return err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h, s := newInterposedHouse(t)
+			h.seen(firstMachine)
+			s.before = h.remove
+			err := request(h)
+			var p api.Problem
+			if !errors.As(err, &p) || p.Code != api.CodeImageNotFound {
+				t.Errorf("%s: %v; want that there is no such image", name, err)
+			}
+			for _, m := range h.state.Machines() {
+				if m.Assignment.Image != "" {
+					t.Errorf("%s is assigned an image that was removed", m.Hostname())
+				}
+			}
+		})
+	}
+}
