@@ -5,6 +5,7 @@ package wire
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -46,7 +47,8 @@ func On(t *testing.T, tools ...string) bool {
 		t.Skip("needs network namespaces")
 	}
 	t.Parallel() // it mostly waits
-	args := []string{"--net", "--mount", "--propagation", "private", "--kill-child=SIGKILL", "--fork"}
+	// A PID namespace ends with its first process, and so do daemons that left their parent.
+	args := []string{"--net", "--mount", "--propagation", "private", "--pid", "--mount-proc", "--kill-child=SIGKILL", "--fork"}
 	if os.Getuid() != 0 {
 		args = append([]string{"--map-root-user"}, args...)
 	}
@@ -101,8 +103,10 @@ func Run(t testing.TB, argv ...string) string {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 40*time.Second)
 	defer cancel()
-	out, err := exec.CommandContext(ctx, argv[0], argv[1:]...).CombinedOutput()
-	if err != nil {
+	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
+	cmd.WaitDelay = 2 * time.Second // children that stay (dhcpcd has several) may keep the output open
+	out, err := cmd.CombinedOutput()
+	if err != nil && !errors.Is(err, exec.ErrWaitDelay) {
 		t.Fatalf("%s: %v\n%s", strings.Join(argv, " "), err, out)
 	}
 	return string(out)
