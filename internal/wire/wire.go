@@ -48,7 +48,8 @@ func On(t *testing.T, tools ...string) bool {
 	}
 	t.Parallel() // it mostly waits
 	// A PID namespace ends with its first process, and so do daemons that left their parent.
-	args := []string{"--net", "--mount", "--propagation", "private", "--pid", "--mount-proc", "--kill-child=SIGKILL", "--fork"}
+	args := []string{"--net", "--mount", "--propagation", "private", "--pid", "--mount-proc", "--kill-child=SIGKILL",
+		"--fork"}
 	if os.Getuid() != 0 {
 		args = append([]string{"--map-root-user"}, args...)
 	}
