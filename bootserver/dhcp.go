@@ -38,7 +38,36 @@ func (s *Server) openDHCPServers(now site) error {
 	}
 	four.Probe = s.prober.Probe
 	s.dhcp.Store(&dhcpServers{four, six})
+	s.refusePastRelays()
 	return nil
+}
+
+// refusePastRelays warns of relays through which machines booted before, and which the
+// configuration does not list: after an upgrade, an operator sees them at the first
+// start and not when the next machine fails to boot.
+func (s *Server) refusePastRelays() {
+	servers, seen := s.dhcp.Load(), map[netip.Addr]bool{}
+	var four, six []network.Refusal
+	judge := func(relay netip.Addr) {
+		if !relay.IsValid() || seen[relay] {
+			return
+		}
+		seen[relay] = true
+		if r := servers.four.Site().JudgePast(relay); r != nil && relay.Is4() {
+			four = append(four, *r)
+		}
+		if r := servers.six.Site().JudgePast(relay); r != nil && relay.Is6() {
+			six = append(six, *r)
+		}
+	}
+	for _, m := range s.state.Machines() {
+		judge(m.Port.Relay)
+	}
+	for _, l := range servers.leases() {
+		judge(l.Port.Relay)
+	}
+	servers.four.Observer.ResetRefusals(four, s.conf.Now())
+	servers.six.Observer.ResetRefusals(six, s.conf.Now())
 }
 
 // keepLeases writes down once more what is lent: a state that was restored may

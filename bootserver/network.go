@@ -11,7 +11,7 @@ import (
 // the API's types. Its lists are never nil: they are encoded as [].
 func networkOf(leases []fleet.Lease, families ...network.Observations) api.Network {
 	n := api.Network{Clients: []api.NetworkClient{}, Servers: []api.NetworkServer{}, Warnings: []api.NetworkWarning{},
-		Leases: []api.Lease{}}
+		Refused: []api.RefusedRelay{}, Leases: []api.Lease{}}
 	for _, l := range leases {
 		n.Leases = append(n.Leases, operator.LeaseOf(l))
 	}
@@ -24,6 +24,11 @@ func networkOf(leases []fleet.Lease, families ...network.Observations) api.Netwo
 		}
 		for _, w := range o.Warnings {
 			n.Warnings = append(n.Warnings, api.NetworkWarning(w))
+		}
+		for _, r := range o.Refusals {
+			n.Refused = append(n.Refused, api.RefusedRelay{Interface: r.Interface, Code: string(r.Code), Relay: r.Relay,
+				Link: r.Link, From: r.From, Network: r.Network, Section: r.Section, Add: r.Add, Text: r.String(),
+				First: r.First, Last: r.Last, Packets: r.Packets})
 		}
 	}
 	return n

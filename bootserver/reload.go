@@ -94,6 +94,7 @@ func (s *Server) rearrange(ctx context.Context, c *config.Config, r *api.Reloade
 		r.Changed = append(r.Changed, "dhcp.interfaces: "+what)
 	}
 	s.exchange(now, opened)
+	s.refusePastRelays()
 	if !reflect.DeepEqual(old.DHCP, c.DHCP) {
 		r.Changed = append(r.Changed, "dhcp")
 	}

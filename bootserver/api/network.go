@@ -13,7 +13,24 @@ type Network struct {
 	Clients  []NetworkClient  `json:"askers"`
 	Servers  []NetworkServer  `json:"servers"`
 	Warnings []NetworkWarning `json:"warnings"`
+	Refused  []RefusedRelay   `json:"refused"`
 	Leases   []Lease          `json:"leases"`
+}
+
+// RefusedRelay is a relay whose packets are neither answered nor believed.
+type RefusedRelay struct {
+	Interface string     `json:"interface,omitempty"`
+	Code      string     `json:"code"`              // why, as in network.RefusalCode
+	Relay     netip.Addr `json:"relay,omitzero"`    // giaddr of DHCP, link-address of DHCPv6; none: no relay
+	Link      netip.Addr `json:"link,omitzero"`     // that it selects instead of its own (RFC 3527)
+	From      netip.Addr `json:"from,omitzero"`     // source of its packets
+	Network   string     `json:"network,omitempty"` // that it names
+	Section   string     `json:"section"`           // of the configuration: dhcp or dhcp6
+	Add       string     `json:"add,omitempty"`     // what to add there if the relay is the operator's
+	Text      string     `json:"text"`              // all of it as a sentence
+	First     time.Time  `json:"first"`
+	Last      time.Time  `json:"last"`
+	Packets   int        `json:"packets"`
 }
 
 // NetworkClient is a client that sent DHCP packets.

@@ -335,6 +335,8 @@ func Schema() ([]byte, error) {
 		switch t {
 		case reflect.TypeFor[lease.Range]():
 			return &jsonschema.Schema{Type: "string", Pattern: `^[0-9A-Fa-f.:]+ *- *[0-9A-Fa-f.:]+$`}
+		case reflect.TypeFor[network.Relay]():
+			return &jsonschema.Schema{Type: "string", Pattern: `^[0-9A-Fa-f.:]+(/[0-9]+)?$`}
 		case reflect.TypeFor[dhcp6.Mode]():
 			return &jsonschema.Schema{Type: "string", Enum: []any{dhcp6.Full, dhcp6.Boot, dhcp6.Observe}}
 		case reflect.TypeFor[dhcp4.Mode]():

@@ -167,8 +167,12 @@ func newServer(t testing.TB, b lease.Store, now *time.Time) *Server {
 	return serverOf(t, testConfig(), b, scripted{}, now)
 }
 
-// broadcast is a packet as it arrives from the attached network.
+// broadcast is a packet as it arrives from the attached network, or from its relay.
 func broadcast(p *dhcpv4.DHCPv4) Packet {
+	if relay := address(p.GatewayIPAddr); relay.IsValid() {
+		return Packet{Interface: "eth0", Port: PortDHCP, Message: p, From: netip.AddrPortFrom(relay, PortDHCP),
+			To: netip.MustParseAddr("10.99.0.1")}
+	}
 	return Packet{Interface: "eth0", Port: PortDHCP, Message: p, From: netip.MustParseAddrPort("0.0.0.0:68"),
 		To: broadcastClient.Addr()}
 }

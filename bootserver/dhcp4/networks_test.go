@@ -30,9 +30,10 @@ func farConfig() Config {
 	}
 	c.Networks[0].Subnets = append(c.Networks[0].Subnets, subnet("10.6.0.0/24", "10.6.0.10-10.6.0.20"))
 	c.Networks = append(c.Networks,
-		Network{Name: "far", Subnets: []Subnet{subnet("10.7.0.0/24", "10.7.0.10-10.7.0.10"),
+		Network{Name: "far", Relays: relaysOf("10.7.0.1", "10.8.0.1", "10.99.0.254", "172.16.0.9"), Subnets: []Subnet{subnet("10.7.0.0/24", "10.7.0.10-10.7.0.10"),
 			subnet("10.8.0.0/24", "10.8.0.10-10.8.0.20")}},
-		Network{Name: "odd", Relays: addrs("172.16.0.9"), Subnets: []Subnet{subnet("10.9.0.0/24", "10.9.0.10-10.9.0.20")}})
+		Network{Name: "odd", Relays: relaysOf("172.16.0.10", "172.16.0.9/32", "10.99.0.0/26"),
+			Subnets: []Subnet{subnet("10.9.0.0/24", "10.9.0.10-10.9.0.20")}})
 	return c
 }
 
@@ -61,20 +62,33 @@ func TestWhereAClientIs(t *testing.T) {
 		mods  []dhcpv4.Modifier
 		taken bool // the one address of 10.7.0.0/24 is in use
 		want  string
+		// without an answer: a part of the reason
+		refused string
 	}{
-		{"attached", nil, false, "10.99.0.100"},
-		{"behind a relay in the subnet", []dhcpv4.Modifier{via("10.7.0.1")}, false, "10.7.0.10"},
-		{"the shared network's other subnet, when the first is full", []dhcpv4.Modifier{via("10.7.0.1")}, true, "10.8.0.10"},
-		{"behind the other subnet's relay", []dhcpv4.Modifier{via("10.8.0.1")}, false, "10.8.0.10"},
-		{"a relay with an address of elsewhere", []dhcpv4.Modifier{via("172.16.0.9")}, false, "10.9.0.10"},
+		{"attached", nil, false, "10.99.0.100", ""},
+		{"behind a relay in the subnet", []dhcpv4.Modifier{via("10.7.0.1")}, false, "10.7.0.10", ""},
+		{"the shared network's other subnet, when the first is full", []dhcpv4.Modifier{via("10.7.0.1")}, true, "10.8.0.10", ""},
+		{"behind the other subnet's relay", []dhcpv4.Modifier{via("10.8.0.1")}, false, "10.8.0.10", ""},
+		{"a relay with an address of elsewhere", []dhcpv4.Modifier{via("172.16.0.10")}, false, "10.9.0.10", ""},
 		{"link selection (RFC 3527)", []dhcpv4.Modifier{via("172.16.0.9", 1, 2, 'e', '7', 5, 4, 10, 8, 0, 0)},
-			false, "10.8.0.10"},
-		{"subnet selection (RFC 3011)", []dhcpv4.Modifier{via("172.16.0.9"), selection(10, 8, 0, 0)}, false, "10.8.0.10"},
-		{"subnet selection, attached", []dhcpv4.Modifier{selection(10, 6, 0, 0)}, false, "10.6.0.10"},
-		{"subnet selection of another network, attached", []dhcpv4.Modifier{selection(10, 8, 0, 0)}, false, "10.99.0.100"},
-		{"subnet selection of no network, attached", []dhcpv4.Modifier{selection(192, 0, 2, 0)}, false, "10.99.0.100"},
-		{"link selection, attached", []dhcpv4.Modifier{via("0.0.0.0", 5, 4, 10, 8, 0, 0)}, false, "10.99.0.100"},
-		{"an unknown relay", []dhcpv4.Modifier{via("192.0.2.1")}, false, ""},
+			false, "10.8.0.10", ""},
+		{"subnet selection (RFC 3011)", []dhcpv4.Modifier{via("172.16.0.9"), selection(10, 8, 0, 0)}, false, "10.8.0.10", ""},
+		{"subnet selection, attached", []dhcpv4.Modifier{selection(10, 6, 0, 0)}, false, "10.6.0.10", ""},
+		{"subnet selection of another network, attached", []dhcpv4.Modifier{selection(10, 8, 0, 0)}, false, "10.99.0.100", ""},
+		{"subnet selection of no network, attached", []dhcpv4.Modifier{selection(192, 0, 2, 0)}, false, "10.99.0.100", ""},
+		{"link selection, attached", []dhcpv4.Modifier{via("0.0.0.0", 5, 4, 10, 8, 0, 0)}, false, "10.99.0.100", ""},
+		{"an unknown relay", []dhcpv4.Modifier{via("192.0.2.1")}, false, "",
+			"the relay's address is in no network of dhcp; if the relay is yours, add to dhcp a network with its real " +
+				`prefix: {name: NAME, relays: [192.0.2.1], subnets: [{prefix: "192.0.2.0/24"}]}`},
+		{"an address of the subnet that is no relay", []dhcpv4.Modifier{via("10.7.0.2")}, false, "",
+			`add to network "far" of dhcp: relays: [10.7.0.1, 10.8.0.1, 10.99.0.254, 172.16.0.9, 10.7.0.2]`},
+		{"a client that says it is a relay", []dhcpv4.Modifier{via("10.7.0.10")}, false, "",
+			`the address is in a pool of network "far"`},
+		{"a relay of two networks, which selects none", []dhcpv4.Modifier{via("172.16.0.9")}, false, "", "in no network"},
+		{"a relay that selects a link of no network", []dhcpv4.Modifier{via("10.7.0.1", 5, 4, 10, 20, 0, 0)}, false, "",
+			"the link 10.20.0.0 that it selects is in no network of dhcp"},
+		{"a relay of another network", []dhcpv4.Modifier{via("172.16.0.10", 5, 4, 10, 8, 0, 0)}, false, "",
+			`add to network "far" of dhcp`},
 	} {
 		store := &leasetest.Store{}
 		if c.taken {
@@ -85,8 +99,8 @@ func TestWhereAClientIs(t *testing.T) {
 		a := handle(t, s, discover(t, c.mods...))
 		switch {
 		case c.want == "" && a == nil:
-			if w := s.Observations().Warnings; len(w) != 1 || !strings.Contains(w[0].Text, "192.0.2.1") {
-				t.Errorf("warnings %+v; want the unknown relay named", w)
+			if w := s.Observations().Refusals; len(w) != 1 || !strings.Contains(w[0].String(), c.refused) {
+				t.Errorf("%s: refused relays %+v; want one with %q", c.name, w, c.refused)
 			}
 		case a == nil || a.YourIPAddr.String() != c.want:
 			t.Errorf("%s: %v; want %s", c.name, a, c.want)

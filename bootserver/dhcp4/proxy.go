@@ -15,6 +15,9 @@ func (r *request) proxy() (*dhcpv4.DHCPv4, error) {
 	if r.Served.Config.Known && !r.Known() || r.Client.Kind == client.System {
 		return nil, nil
 	}
+	if r.routed && r.Packet.Port != client.PortPXE { // firmware asks a boot server in another network there
+		return nil, nil
+	}
 	own := address(r.Message.ClientIPAddr)
 	if !own.IsValid() {
 		own = r.requested()

@@ -538,3 +538,37 @@ func TestRecipeVLANs(t *testing.T) {
 		t.Errorf("warnings %+v; want none", w)
 	}
 }
+
+// TestRecipeSnooping: the switch port that a switch adds without being a relay is believed
+// where the operator says so, and nowhere else.
+func TestRecipeSnooping(t *testing.T) {
+	if !onWire(t) {
+		return
+	}
+	lan(t, "pc")
+	c := recipeConfig(t, "snooping")
+	s := serve(t, c, &leasetest.Store{}, scripted{})
+	port := func(mac byte) fleet.SwitchPort {
+		p := uefi(t, mac, dhcpv4.WithOption(dhcpv4.OptGeneric(dhcpv4.OptionRelayAgentInformation, []byte("\x01\x06Eth1/7"))))
+		if got := askAs(t, "pc", "eth0", p, ""); len(got) != 1 {
+			t.Fatalf("%d answers; want one", len(got))
+		}
+		for _, o := range s.Observations().Clients {
+			if o.MAC == fmt.Sprintf("52:54:00:12:00:%02x", mac) {
+				return o.Port
+			}
+		}
+		t.Fatal("the client is not listed")
+		return fleet.SwitchPort{}
+	}
+	if got := port(0x31).String(); got != "Eth1/7 via 10.99.0.0" {
+		t.Errorf("with snooping: the switch port is %q", got)
+	}
+	c.Networks[0].Snooping = false
+	if err := s.Apply(c, s.cards(t)); err != nil {
+		t.Fatal(err)
+	}
+	if got := port(0x32); got != (fleet.SwitchPort{}) {
+		t.Errorf("without snooping: the switch port is %q; want none, since the client can write it", got)
+	}
+}

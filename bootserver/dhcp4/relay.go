@@ -23,6 +23,7 @@ type (
 type relayed struct {
 	relay    netip.Addr // giaddr; zero: no relay
 	link     netip.Addr // where the client is, when that is not the relay's address
+	selected bool       // the relay says so (RFC 3527), not the client (RFC 3011)
 	override netip.Addr // what clients take for the server (RFC 5107)
 	circuit  string
 	remote   string
@@ -41,7 +42,8 @@ const optSubnetSelection = 118
 
 // readRelay reads what a relay added. Without a relay's address the client added it
 // itself, or a switch that reveals only the port (RFC 3046 section 2.1): then
-// nothing in it says where the client is, or what address the server has.
+// nothing in it says where the client is, or what address the server has. Whether any
+// of it is believed, place decides.
 func readRelay(p *dhcpv4.DHCPv4) relayed {
 	r := relayed{relay: address(p.GatewayIPAddr)}
 	four := func(b []byte) netip.Addr {
@@ -61,7 +63,7 @@ func readRelay(p *dhcpv4.DHCPv4) relayed {
 			r.remote = client.Readable(v)
 		case subLink:
 			if r.relay.IsValid() {
-				r.link = four(v)
+				r.link, r.selected = four(v), true
 			}
 		case subOverride:
 			if r.relay.IsValid() {
@@ -73,13 +75,43 @@ func readRelay(p *dhcpv4.DHCPv4) relayed {
 	return r
 }
 
-// switchPort returns where the client is plugged in, zero if the relay does not
-// say.
-func (r relayed) switchPort() fleet.SwitchPort {
-	if !r.relay.IsValid() || r.circuit+r.remote == "" {
+// switchPort returns where the client is plugged in, as seen by a relay or by the
+// switches of a segment; zero if they do not say, or if seen is invalid.
+func (r relayed) switchPort(seen netip.Addr) fleet.SwitchPort {
+	if !seen.IsValid() || r.circuit+r.remote == "" {
 		return fleet.SwitchPort{}
 	}
-	return fleet.SwitchPort{Relay: r.relay, Circuit: r.circuit, Remote: r.remote}
+	return fleet.SwitchPort{Relay: seen, Circuit: r.circuit, Remote: r.remote}
+}
+
+// place finds out where the client is. It returns why the packet is refused, nil if
+// it is believed: a relay and the source of its packets must be relays of the client's
+// network. A packet without a relay comes from the interface's own link, or from a
+// machine in another configured network that has its address already.
+func (r *request) place() *network.Refusal {
+	own, from := address(r.Message.ClientIPAddr), r.From.Addr()
+	unicast := r.Served.Owns(r.To)
+	r.Network, r.Subnet = locate(r.Site, r.Served, r.relayed, own, unicast)
+	switch {
+	case r.relay.IsValid():
+		link := r.link
+		if !r.selected {
+			link = netip.Addr{}
+		}
+		if refused := r.Site.JudgeRelay(r.Network, r.relay, link, from, r.relay); refused != nil {
+			return refused
+		}
+		r.exchange.Port = r.switchPort(r.relay)
+	case !unicast || r.Served.OnLink(from):
+		r.exchange.Port = r.switchPort(r.Served.Segment())
+	default:
+		r.routed = true
+		if own != from {
+			return &network.Refusal{Code: network.RefusedOffLink, From: from, Section: "dhcp"}
+		}
+		return r.Site.JudgeOffLink(from)
+	}
+	return nil
 }
 
 // locate finds the client's network and the subnet to prefer there (RFC 2131

@@ -39,6 +39,7 @@ type request struct {
 	Packet
 	exchange
 	relayed
+	routed  bool   // it came from another network without a relay
 	refusal string // why the client does not get what it asks for
 }
 
@@ -49,7 +50,7 @@ func (s *Server) Handle(ctx context.Context, p Packet) (*Reply, error) {
 		return s.answerQuery(p, id, at), nil
 	}
 	r := s.newRequest(p)
-	if r == nil {
+	if r == nil || r.refused() {
 		return nil, nil
 	}
 	r.Observer.AddClient(r.Observed(r.hostname()), r.Client.Kind != client.System, r.Now)
@@ -76,7 +77,7 @@ func (s *Server) Handle(ctx context.Context, p Packet) (*Reply, error) {
 // this one, and no address.
 func (s *Server) answerQuery(p Packet, id, at string) *Reply {
 	r := s.newRequest(p)
-	if r == nil || id == s.id || p.Message.MessageType() != dhcpv4.MessageTypeDiscover {
+	if r == nil || id == s.id || p.Message.MessageType() != dhcpv4.MessageTypeDiscover || r.refused() || r.routed {
 		return nil
 	}
 	r.identify()
@@ -99,18 +100,32 @@ func (s *Server) newRequest(p Packet) *request {
 	}
 	r := &request{Server: s, Packet: p, relayed: readRelay(p.Message)}
 	c := Parse(p.Message)
-	r.exchange = exchange{Now: s.Now(), Site: site, Served: on, Client: c, Key: c.MAC, Port: r.switchPort()}
+	r.exchange = exchange{Now: s.Now(), Site: site, Served: on, Client: c, Key: c.MAC}
 	return r
 }
 
-// identify finds out which machine sent the packet, where it is, and by which
-// address it reaches the server.
+// refused finds out where the client is, and reports whether its packet is refused.
+// In observe mode, the client of an unknown relay is listed all the same.
+func (r *request) refused() bool {
+	why := r.place()
+	if why == nil {
+		return false
+	}
+	why.Interface = r.Interface
+	r.Observer.Refuse(*why, r.Now)
+	if r.Served.Config.mode() == Observe && r.Message.MessageType() == dhcpv4.MessageTypeDiscover {
+		r.Observer.AddClient(r.Observed(r.hostname()), r.Client.Kind != client.System, r.Now)
+		r.Observer.SetWouldAnswer(r.Interface, r.Client.MAC, "nothing: its relay is not listed")
+	}
+	return true
+}
+
+// identify finds out which machine sent the packet, and by which address it reaches
+// the server.
 func (r *request) identify() {
 	r.Identify(r.Booter)
-	unicast := r.Served.Owns(r.To)
-	r.Network, r.Subnet = locate(r.Site, r.Served, r.relayed, address(r.Message.ClientIPAddr), unicast)
 	switch {
-	case unicast:
+	case r.Served.Owns(r.To):
 		r.Address = r.To
 	case r.Subnet != nil:
 		r.Address = serverAddress(r.Served, r.Subnet.Prefix.Addr())
@@ -153,17 +168,17 @@ func (r *request) wanted() netip.Addr {
 
 // full answers as the network's DHCP server.
 func (r *request) full(ctx context.Context) (*dhcpv4.DHCPv4, error) {
-	if r.Network == nil {
-		if r.relay.IsValid() {
-			r.Observer.WarnUnknownRelay(r.Interface, "networks", r.relay, r.Now)
-		}
+	if r.Network == nil || r.Served.Config.Known && !r.Known() {
 		return nil, nil
 	}
-	if r.Served.Config.Known && !r.Known() {
-		return nil, nil
+	if r.routed { // it renews the lease of an address that it has, and boots nothing
+		r.Client.Kind = client.System
 	}
 	switch r.Message.MessageType() {
 	case dhcpv4.MessageTypeDiscover:
+		if r.routed {
+			return nil, nil
+		}
 		return r.discover(ctx)
 	case dhcpv4.MessageTypeRequest:
 		return r.request(ctx)

@@ -100,6 +100,17 @@ func wireConfig() Config {
 	}
 }
 
+func relaysOf(list ...string) (relays []network.Relay) {
+	for _, s := range list {
+		r, err := network.ParseRelay(s)
+		if err != nil {
+			panic(err)
+		}
+		relays = append(relays, r)
+	}
+	return relays
+}
+
 func addrs(list ...string) (a []netip.Addr) {
 	for _, s := range list {
 		a = append(a, netip.MustParseAddr(s))

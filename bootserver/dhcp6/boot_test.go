@@ -20,6 +20,7 @@ import (
 	"ingot"
 	"ingot/bootserver/client"
 	"ingot/bootserver/lease/leasetest"
+	"ingot/bootserver/network"
 )
 
 var update = flag.Bool("update", false, "write the golden packets anew")
@@ -257,8 +258,8 @@ func TestGroups(t *testing.T) {
 func TestRelays(t *testing.T) {
 	now := time.Unix(1000, 0)
 	c := testConfig()
-	c.Networks = append(c.Networks, Network{Name: "far", Subnets: []Subnet{{Prefix: netip.MustParsePrefix("fd00:7::/64"),
-		Pools: testRangeOf("fd00:7::100", "fd00:7::1ff")}}})
+	c.Networks = append(c.Networks, Network{Name: "far", Snooping: true, Relays: relaysOf("fd00:7::1", "fd00:99::fe"),
+		Subnets: []Subnet{{Prefix: netip.MustParsePrefix("fd00:7::/64"), Pools: testRangeOf("fd00:7::100", "fd00:7::1ff")}}})
 	b := &leasetest.Store{}
 	s := serverOf(t, c, b, scripted{}, &now)
 	forward := func(inner dhcpv6.DHCPv6, link, peer string, hops uint8, options ...option) *dhcpv6.RelayMessage {
@@ -308,8 +309,9 @@ func TestRelays(t *testing.T) {
 		To: testServer, Message: unknown}); r != nil || err != nil {
 		t.Errorf("a relay of no network is answered: %v, %v", r, err)
 	}
-	if w := s.Observations().Warnings; len(w) != 1 || !strings.Contains(w[0].Text, "fd00:8::1") {
-		t.Errorf("warnings %+v; want one that names the relay", w)
+	if w := s.Observations().Refusals; len(w) != 1 || w[0].Code != network.RefusedNoNetwork ||
+		!strings.Contains(w[0].String(), "fd00:8::1") {
+		t.Errorf("refused relays %+v; want one that names the relay", w)
 	}
 }
 

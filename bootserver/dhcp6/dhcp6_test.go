@@ -411,3 +411,14 @@ func TestMessages(t *testing.T) {
 func testRangeOf(first, last string) []lease.Range {
 	return []lease.Range{{First: netip.MustParseAddr(first), Last: netip.MustParseAddr(last)}}
 }
+
+func relaysOf(list ...string) (relays []network.Relay) {
+	for _, s := range list {
+		r, err := network.ParseRelay(s)
+		if err != nil {
+			panic(err)
+		}
+		relays = append(relays, r)
+	}
+	return relays
+}

@@ -89,10 +89,59 @@ func locate(s *site, on *served, chain []relay) (*network.Network[Options], *net
 	return on.Attached()
 }
 
+// place finds out where the client is. It returns why the packet is refused, nil if
+// it is believed. The source of the packet and the link-address must belong to relays
+// of the client's network. Without a link-address, the packet comes from the interface's
+// own link.
+func (r *request) place() *network.Refusal {
+	r.Network, r.Subnet = locate(r.Site, r.Served, r.chain)
+	from, link := r.From.Addr(), linkOf(r.chain)
+	switch {
+	case link.IsValid():
+		believed, unknown := believedRelays(r.Network, r.chain)
+		refused := r.Site.JudgeRelay(r.Network, link, netip.Addr{}, from, append(unknown, link)...)
+		if refused == nil {
+			r.exchange.Port = switchPort(r.chain[:believed], link)
+		}
+		return refused
+	case r.Served.OnLink(from):
+		r.exchange.Port = switchPort(r.chain, r.Served.Segment())
+		return nil
+	case r.Packet.Port == client.PortPXE && len(r.chain) == 0: // firmware asks a boot server in another network there
+		r.Network, r.Subnet = r.Site.Networks.At(from)
+		return r.Site.JudgeOffLink(from)
+	}
+	return &network.Refusal{Code: network.RefusedOffLink, From: from.WithZone(""), Section: "dhcp6"}
+}
+
+// believedRelays returns how many relays of a chain are believed, the outermost first, if
+// the source of the packet is. A client can send a Relay-forward of its own to a relay, so
+// the address at which a relay saw the next one must be of a relay, too: unknown is the
+// first that is not. Switches near the client keep its source address (RFC 6221): they are
+// believed where the operator says so, and skipped elsewhere.
+func believedRelays(n *network.Network[Options], chain []relay) (believed int, unknown []netip.Addr) {
+	for i := range chain {
+		if i == 0 {
+			continue
+		}
+		peer, _ := netip.AddrFromSlice(chain[i-1].PeerAddr)
+		switch {
+		case n == nil || n.IsRelay(peer):
+		case linkOf(chain[i:]).IsValid():
+			return i, []netip.Addr{peer}
+		case !n.Snooping:
+			return i, nil
+		default:
+			return len(chain), nil
+		}
+	}
+	return len(chain), nil
+}
+
 // switchPort returns where the client is plugged in, as the relay nearest to it says:
-// its link, the interface's name (option 18) and the relay's own (37).
-func switchPort(chain []relay, from netip.Addr) fleet.SwitchPort {
-	if len(chain) == 0 {
+// the interface's name (option 18) and the relay's own (37). seen stands for the relay.
+func switchPort(chain []relay, seen netip.Addr) fleet.SwitchPort {
+	if len(chain) == 0 || !seen.IsValid() {
 		return fleet.SwitchPort{}
 	}
 	r := chain[len(chain)-1]
@@ -103,8 +152,6 @@ func switchPort(chain []relay, from netip.Addr) fleet.SwitchPort {
 	if p.Circuit+p.Remote == "" {
 		return fleet.SwitchPort{}
 	}
-	if p.Relay = linkOf(chain); !p.Relay.IsValid() {
-		p.Relay = from.WithZone("")
-	}
+	p.Relay = seen
 	return p
 }

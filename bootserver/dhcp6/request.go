@@ -44,13 +44,14 @@ type request struct {
 	exchange
 	m     *dhcpv6.Message // without the relays'
 	chain []relay
+	extra string     // key of the client's DUID, see duidKey
 	given netip.Addr // the address that the answer gives
 }
 
 // Handle returns the answer to a packet, nil for none. What it assigns is durable.
 func (s *Server) Handle(p Packet) (*Reply, error) {
 	r := s.newRequest(p)
-	if r == nil {
+	if r == nil || r.refused() {
 		return nil, nil
 	}
 	r.identify()
@@ -86,24 +87,37 @@ func (s *Server) newRequest(p Packet) *request {
 		return nil
 	}
 	r := &request{Server: s, Packet: p, m: m, chain: chain}
-	r.exchange = exchange{Now: s.Now(), Site: site, Served: on, Client: c.Client, Key: c.key(),
-		Port: switchPort(chain, p.From.Addr())}
-	r.Identify(s.Booter, duidKey(c.DUID))
+	r.exchange = exchange{Now: s.Now(), Site: site, Served: on, Client: c.Client, Key: c.key()}
+	r.extra = duidKey(c.DUID)
 	return r
 }
 
-// identify finds out where the client is, and by which address it reaches the server.
+// refused finds out where the client is, and reports whether its packet is refused.
+// In observe mode, the client of an unknown relay is listed all the same.
+func (r *request) refused() bool {
+	why := r.place()
+	if why == nil {
+		return false
+	}
+	why.Interface = r.Interface
+	r.Observer.Refuse(*why, r.Now)
+	if r.Served.Config.mode() == Observe && r.m.MessageType == dhcpv6.MessageTypeSolicit {
+		r.Observer.AddClient(r.Observed(r.hostname()), r.Client.Kind != client.System, r.Now)
+		r.Observer.SetWouldAnswer(r.Interface, client.Clip(r.Key), "nothing: its relay is not listed")
+	}
+	return true
+}
+
+// identify finds out which machine sent the packet, and by which address it reaches
+// the server.
 func (r *request) identify() {
-	r.Network, r.Subnet = locate(r.Site, r.Served, r.chain)
+	r.Identify(r.Booter, r.extra)
 	r.Observer.AddClient(r.Observed(r.hostname()), r.Client.Kind != client.System, r.Now)
 	r.recordChosen()
 	inSubnet := func(own netip.Prefix) bool { return r.Subnet != nil && r.Subnet.Prefix.Contains(own.Addr()) }
 	r.Address = r.Served.Card.Address(inSubnet)
 	if r.Served.Owns(r.To) {
 		r.Address = r.To
-	}
-	if link := linkOf(r.chain); r.Network == nil && link.IsValid() && r.Served.Config.mode() == Full {
-		r.Observer.WarnUnknownRelay(r.Interface, "dhcp6.networks", link, r.Now)
 	}
 }
 

@@ -49,7 +49,7 @@ func (c *Config[I, M, O]) checkInterfaces(f *Faults) {
 }
 
 func (c *Config[I, M, O]) checkNetworks(f *Faults) {
-	names, relays := map[string]bool{}, map[netip.Addr]string{}
+	names := map[string]bool{}
 	var prefixes []netip.Prefix
 	for i, n := range c.Networks {
 		where := fmt.Sprintf("networks[%d] %q", i, n.Name)
@@ -61,15 +61,7 @@ func (c *Config[I, M, O]) checkNetworks(f *Faults) {
 			func(i I) bool { return i.Settings().Name == n.Interface }) {
 			f.Add(where, "interface %q is not listed under interfaces", n.Interface)
 		}
-		for _, a := range n.Relays {
-			if other, taken := relays[a]; taken {
-				f.Add(where, "the relay %s already belongs to network %q", a, other)
-			}
-			if c.Options.Family() == IPv6 && (!IPv6.Has(a) || a.IsLinkLocalUnicast()) {
-				f.Add(where, "%q is not an address by which a relay can name a link", a)
-			}
-			relays[a] = n.Name
-		}
+		c.checkRelays(f, where, n)
 		if len(n.Subnets) == 0 {
 			f.Add(where, "it needs a subnet")
 		}
@@ -95,7 +87,7 @@ func (c *Config[I, M, O]) checkSubnet(f *Faults, where string, n Network[O], sub
 	if sub.Prefix != sub.Prefix.Masked() {
 		f.Add(where, "the prefix has bits set behind its length; write %s", sub.Prefix.Masked())
 	}
-	taken := slices.Concat(sub.Options.RouterAddresses(), n.Options.RouterAddresses(), n.Relays)
+	routers := slices.Concat(sub.Options.RouterAddresses(), n.Options.RouterAddresses(), c.Options.RouterAddresses())
 	for i, p := range sub.Pools {
 		if err := p.Inside(sub.Prefix); err != nil {
 			f.Add(where, "%w", err)
@@ -105,13 +97,40 @@ func (c *Config[I, M, O]) checkSubnet(f *Faults, where string, n Network[O], sub
 				f.Add(where, "the pools %s and %s overlap", o, p)
 			}
 		}
-		for _, a := range taken {
+		for _, a := range routers {
 			if p.Contains(a) {
-				f.Add(where, "the pool %s contains the router or relay %s", p, a)
+				f.Add(where, "the pool %s contains the router %s; a client could get its address", p, a)
 			}
 		}
 	}
 	sub.Options.Check(f, where)
+}
+
+// checkRelays refuses relays whose address a client could get: packets from there are
+// believed.
+func (c *Config[I, M, O]) checkRelays(f *Faults, where string, n Network[O]) {
+	for _, r := range n.Relays {
+		first := netip.Prefix(r).Addr()
+		if !first.IsValid() || !c.Options.Family().Has(first) || first.IsUnspecified() || first.IsMulticast() {
+			f.Add(where, "%q is not an %s address of a relay", r, c.Options.Family())
+			continue
+		}
+		for _, other := range c.Networks {
+			for _, p := range other.Pools() {
+				if r.addresses().Overlaps(p) {
+					f.Add(where, "the relay %s is inside the pool %s of network %q; a client could get its address", r, p, other.Name)
+				}
+			}
+		}
+		for _, m := range c.Machines {
+			if a := m.Reservation().Address; r.Contains(a) {
+				f.Add(where, "the relay %s contains the address %s that is reserved for %q; move one of them", r, a, m.Reservation())
+			}
+		}
+	}
+	if n.Snooping && n.Interface == "" && c.Options.Family() == IPv4 {
+		f.Add(where, "snooping: it is for the link of an interface; write `interface:`, or list the relays")
+	}
 }
 
 // checkPrefix returns why a prefix cannot be a subnet of the family, "" if it can.

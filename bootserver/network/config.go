@@ -31,11 +31,18 @@ type Network[O any] struct {
 	// Interface is the card that the network is attached to; empty if it is only
 	// reached through relays.
 	Interface string `yaml:"interface,omitempty" json:"interface,omitempty"`
-	// Relays are addresses by which relays name the network (giaddr, or the
-	// link-address of DHCPv6) and that lie in none of its subnets.
-	Relays  []netip.Addr `yaml:"relays,omitempty" json:"relays,omitempty"`
-	Subnets []Subnet[O]  `yaml:"subnets" json:"subnets"`
-	Options O            `yaml:",inline" json:"-"`
+	// Relays are the relays of the network besides its routers: addresses, or prefixes in which
+	// only relays have addresses. A relayed packet is believed if the address that the relay
+	// gives itself (giaddr, or the link-address of DHCPv6) and the packet's source both belong
+	// to them.
+	Relays []Relay `yaml:"relays,omitempty" json:"relays,omitempty"`
+	// Snooping believes the switch ports that switches add without being relays: option 82
+	// with giaddr 0 on the interface's own link, or the Relay-forward of a Lightweight DHCPv6
+	// Relay Agent (RFC 6221). These switches must replace or drop what clients send.
+	Snooping bool         `yaml:"snooping,omitempty" json:"snooping,omitempty"`
+	Subnets  []Subnet[O]  `yaml:"subnets" json:"subnets"`
+	Options  O            `yaml:",inline" json:"-"`
+	routers  []netip.Addr // of all subnets; set by NewSite
 }
 
 // Subnet is one prefix of a network.

@@ -46,20 +46,24 @@ func (n *Network[O]) Pools() (list []lease.Range) {
 // List is all networks of one family.
 type List[O any] []*Network[O]
 
-// Of returns the network that an address belongs to, as an address of one of its
-// subnets or of its relay, nil for none.
+// Of returns the network that an address belongs to, nil for none: as an address of
+// one of its subnets, or of a relay that no other network has.
 func (l List[O]) Of(ip netip.Addr) *Network[O] {
 	for _, n := range l {
 		if n.Subnet(ip) != nil {
 			return n
 		}
 	}
+	var of *Network[O]
 	for _, n := range l {
-		if slices.Contains(n.Relays, ip) {
-			return n
+		if slices.ContainsFunc(n.Relays, func(r Relay) bool { return r.Contains(ip) }) {
+			if of != nil {
+				return nil
+			}
+			of = n
 		}
 	}
-	return nil
+	return of
 }
 
 // At returns the network that an address belongs to, and the subnet that contains

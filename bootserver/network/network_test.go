@@ -63,7 +63,7 @@ func TestSite(t *testing.T) {
 	for _, c := range families {
 		t.Run(c.family.String(), func(t *testing.T) {
 			cards := map[string]Card{"eth0": {Index: 2, Prefixes: []netip.Prefix{netip.MustParsePrefix(c.own)}}}
-			far := Network[word]{Name: "far", Relays: []netip.Addr{netip.MustParseAddr(c.relay)},
+			far := Network[word]{Name: "far", Relays: relaysOf(t, c.relay),
 				Subnets: []Subnet[word]{subnet(c.far)},
 				Options: word{Text: "network"}}
 			conf := configOf(c.family, far)

@@ -72,6 +72,7 @@ type Observations struct {
 	Clients  []ObservedClient
 	Servers  []ObservedServer
 	Warnings []Warning
+	Refusals []Refusal
 }
 
 // Bounds on what clients that are not known can make an Observer remember.
@@ -80,6 +81,10 @@ const (
 	maxServers  = 64
 	MaxWarnings = 256
 	maxAnswers  = 8
+	// MaxRefusals is how many refused relays are remembered, and maxRefusalsFrom how many of
+	// them with one source.
+	MaxRefusals     = 64
+	maxRefusalsFrom = 4
 )
 
 // Observer remembers the clients, other servers and problems of networks. It may
@@ -91,6 +96,22 @@ type Observer struct {
 	clients  map[[2]string]*ObservedClient // by interface and MAC address
 	servers  map[serverKey]*ObservedServer
 	warnings map[[2]string]*loggedWarning // by interface and key
+	refusals map[refusalKey]*loggedRefusal
+	// how many refusals were logged in the hour that began at logsSince
+	logs      int
+	logsSince time.Time
+}
+
+// refusalKey identifies a refused relay.
+type refusalKey struct {
+	iface             string
+	relay, link, from netip.Addr
+}
+
+// loggedRefusal is a Refusal and the time when it was logged last.
+type loggedRefusal struct {
+	Refusal
+	logged time.Time
 }
 
 // serverKey identifies another server.
@@ -109,7 +130,7 @@ type loggedWarning struct {
 // NewObserver returns an Observer that logs warnings.
 func NewObserver(log *slog.Logger) *Observer {
 	return &Observer{log: log, clients: map[[2]string]*ObservedClient{}, servers: map[serverKey]*ObservedServer{},
-		warnings: map[[2]string]*loggedWarning{}}
+		warnings: map[[2]string]*loggedWarning{}, refusals: map[refusalKey]*loggedRefusal{}}
 }
 
 // AddClient records a packet of a client. Firmware and loaders reveal more about a
@@ -236,16 +257,75 @@ func (o *Observer) Warn(iface, key, text string, now time.Time) {
 	w.Text, w.Last, w.Times = text, now, w.Times+1
 }
 
+// Refuse records a packet that is refused. Its relay is logged when it is new, and once
+// an hour while packets are refused. Hosts that invent relays can fill neither the
+// memory nor the log.
+func (o *Observer) Refuse(r Refusal, now time.Time) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	key := refusalKey{r.Interface, r.Relay, r.Link, r.From}
+	known := o.refusals[key]
+	if known == nil {
+		if !o.roomForRefusal(r.From) {
+			return
+		}
+		known = &loggedRefusal{Refusal: Refusal{First: now}}
+		o.refusals[key] = known
+	}
+	r.First, r.Last, r.Packets = known.First, now, known.Packets+1
+	known.Refusal = r
+	if !known.logged.IsZero() && now.Sub(known.logged) < time.Hour {
+		return
+	}
+	if known.logged = now; now.Sub(o.logsSince) >= time.Hour {
+		o.logsSince, o.logs = now, 0
+	}
+	if o.logs++; o.logs <= MaxRefusals {
+		o.log.Warn(r.String(), "interface", r.Interface)
+	}
+}
+
+// roomForRefusal makes room for another relay: the one with the fewest packets is
+// forgotten, and of those the one that was not heard for longest. It reports false if
+// the source has its part. o.mu is held.
+func (o *Observer) roomForRefusal(from netip.Addr) bool {
+	same := 0
+	var rarest refusalKey
+	var fewest *loggedRefusal
+	for key, r := range o.refusals {
+		if key.from == from && from.IsValid() {
+			same++
+		}
+		if r.Code == RefusedPast {
+			continue // these come from the records, not from packets
+		}
+		if fewest == nil || r.Packets < fewest.Packets || r.Packets == fewest.Packets && r.Last.Before(fewest.Last) {
+			rarest, fewest = key, r
+		}
+	}
+	if same >= maxRefusalsFrom {
+		return false
+	}
+	if len(o.refusals) >= MaxRefusals {
+		delete(o.refusals, rarest)
+	}
+	return true
+}
+
+// ResetRefusals forgets what was refused, since a new configuration may list it, and
+// records refused relays of the past, see RefusedPast.
+func (o *Observer) ResetRefusals(past []Refusal, now time.Time) {
+	o.mu.Lock()
+	clear(o.refusals)
+	o.mu.Unlock()
+	for _, r := range past {
+		o.Refuse(r, now)
+	}
+}
+
 // WarnDown records that an interface is down.
 func (o *Observer) WarnDown(iface string, now time.Time) {
 	o.Warn(iface, "down", "the interface is down", now)
-}
-
-// WarnUnknownRelay records a relay that belongs to no network of a section of the
-// configuration.
-func (o *Observer) WarnUnknownRelay(iface, section string, relay netip.Addr, now time.Time) {
-	o.Warn(iface, "unknown-relay "+relay.String(), fmt.Sprintf("the relay %s belongs to no configured network; "+
-		"add its subnet to %s, or its address to a network's relays", relay, section), now)
 }
 
 // Observations returns everything observed, sorted by interface.
@@ -264,6 +344,13 @@ func (o *Observer) Observations() Observations {
 	for _, w := range o.warnings {
 		all.Warnings = append(all.Warnings, w.Warning)
 	}
+	for _, r := range o.refusals {
+		all.Refusals = append(all.Refusals, r.Refusal)
+	}
+	slices.SortFunc(all.Refusals, func(a, b Refusal) int {
+		return cmp.Or(strings.Compare(a.Interface, b.Interface), a.Relay.Compare(b.Relay), a.From.Compare(b.From),
+			a.Link.Compare(b.Link))
+	})
 	slices.SortFunc(all.Clients, func(a, b ObservedClient) int {
 		return strings.Compare(a.Interface+a.MAC, b.Interface+b.MAC)
 	})

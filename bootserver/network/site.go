@@ -41,6 +41,7 @@ func NewSite[I Interface, M Machine[O], O Options[O]](c Config[I, M, O], cards m
 		for i := range n.Subnets {
 			sub := &n.Subnets[i]
 			sub.Options = c.Options.Override(n.Options).Override(sub.Options)
+			n.routers = append(n.routers, sub.Options.RouterAddresses()...)
 		}
 		s.Networks = append(s.Networks, &n)
 	}
@@ -98,7 +99,8 @@ func (s *Site[I, M, O]) addOwn(f *Faults, where, iface string, own netip.Prefix)
 		}
 	}
 	made := &Network[O]{Name: iface, Interface: iface,
-		Subnets: []Subnet[O]{{Prefix: own.Masked(), Pools: []lease.Range{r}, Options: s.Options}}}
+		Subnets: []Subnet[O]{{Prefix: own.Masked(), Pools: []lease.Range{r}, Options: s.Options}},
+		routers: s.Options.RouterAddresses()}
 	s.Networks = append(s.Networks, made)
 	return made
 }

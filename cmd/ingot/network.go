@@ -17,8 +17,8 @@ func (a *app) networkCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "network", Short: "show DHCP clients, leases, other DHCP servers and problems",
 		Long: `Show what the running server received on its networks: DHCP clients, other DHCP servers and
-their offers, leases, and problems such as a second server, a stray option 60, or addresses
-that are in use without a lease. docs/NETWORKS.md explains how to run beside other servers.`,
+their offers, leases, and problems such as a second server, a stray option 60, addresses that
+are in use without a lease, or relays that the configuration does not list. docs/NETWORKS.md explains how to run beside other servers.`,
 		Example: `  ingot network
   ingot network -o json | jq -r '.warnings[].text'`, Args: command.ExactArgs(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -36,7 +36,11 @@ func networkTables(w io.Writer, n api.Network, now time.Time) {
 		fmt.Fprintf(w, "! %s: %s (%s, %d times)\n", show.Plain(x.Interface), show.Plain(x.Text), show.Ago(x.Last, now),
 			x.Times)
 	}
-	if len(n.Warnings) > 0 {
+	for _, x := range n.Refused {
+		fmt.Fprintf(w, "! %s: %s (%s, %d times)\n", show.Dash(show.Plain(x.Interface)), show.Plain(x.Text), show.Ago(x.Last, now),
+			x.Packets)
+	}
+	if len(n.Warnings)+len(n.Refused) > 0 {
 		fmt.Fprintln(w)
 	}
 	t := show.Table(w)

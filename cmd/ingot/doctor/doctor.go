@@ -176,6 +176,9 @@ func (d examination) examineServer(ctx context.Context, root string, add func(..
 	if n, err = server.Network(ctx); err != nil {
 		add(found("server", Error, client.NextStep(err), "%v", err))
 	}
+	for _, x := range n.Refused {
+		add(examineRefused(x))
+	}
 	for _, x := range n.Warnings {
 		add(found("network "+x.Interface, Warning, "ingot network", "%s (%d times)", x.Text, x.Times))
 	}

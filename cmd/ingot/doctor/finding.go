@@ -153,6 +153,16 @@ func examinePort(p port, holder, pid string) Finding {
 		"%s: used by %s", p.what, holder)
 }
 
+// examineRefused reports a relay whose packets are refused. It may be a stranger's, so it is
+// no error.
+func examineRefused(r api.RefusedRelay) Finding {
+	fix := ""
+	if r.Add != "" {
+		fix = "edit " + config.Default + " as said, then: ingot config check && ingot config reload"
+	}
+	return found("relay "+show.Dash(r.Interface), Warning, fix, "%s (%d times)", r.Text, r.Packets)
+}
+
 // examineForeign checks the other DHCP servers that were seen.
 func examineForeign(interfaces []dhcp4.Interface, servers []api.NetworkServer) (list []Finding) {
 	for _, i := range interfaces {
