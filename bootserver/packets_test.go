@@ -60,7 +60,7 @@ func TestAnotherServerAnswers(t *testing.T) {
 	putSmall(t, images, keys, "v1")
 	// A stranger's address is tested before it is offered: others are quicker.
 	conf := config.Config{DHCP: dhcp4.Config{Interfaces: []dhcp4.Interface{{Name: "eth1", Quiet: true,
-		Probe: time.Second}}}, Boots: config.Boots{ApproveAll: true, Image: "lab:v1"}}
+		Probe: dhcp4.ProbeTime(time.Second)}}}, Boots: config.Boots{ApproveAll: true, Image: "lab:v1"}}
 	s, stop := startServerIn(t, root, conf, "10.99.0.100-10.99.0.119", now)
 	c := api.Dial(s.conf.Settings.Socket)
 	for i, name := range []string{"one", "two"} {

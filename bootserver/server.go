@@ -233,7 +233,7 @@ func (s *Server) prepare(ctx context.Context, st state.Store, now site) error {
 	}
 	s.booter = booter.New(booter.Config{State: st, Catalog: s.catalog, Keys: s.conf.Keys, Port: s.port(),
 		Loaders: maps.Clone(files),
-		Policy:  policyOf(s.conf.Settings.Boots), Now: s.conf.Now, Log: s.log})
+		Policy:  policyOf(s.conf.Settings.Boots), Now: s.conf.Now, Log: s.log, Locator: locator{s}})
 	files["autoexec.ipxe"] = []byte(ipxe.Autoexec())
 	s.tftp = &tftp.Server{Files: files, Served: s.booter.LoaderServed, SinglePort: s.conf.Settings.TFTP.SinglePort,
 		Log: s.log}

@@ -184,6 +184,8 @@ type Boot struct {
 	Served   map[string]int64 `json:"served,omitempty"` // bytes by artifact
 	Report   *ingot.Report    `json:"report,omitempty"` // the first one, and then the latest heartbeat
 	Others   []Other          `json:"others,omitempty"` // other DHCP servers that answered
+	// addresses that it took from other servers, or used first; before the ticket its key works from there
+	Addresses []netip.Addr `json:"addresses,omitempty"`
 }
 
 // FirstUKI stands for the image's own UKI as first stage.

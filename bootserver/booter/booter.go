@@ -30,6 +30,7 @@ type Config struct {
 	Policy  Policy
 	Now     func() time.Time
 	Log     *slog.Logger // nil is quiet
+	Locator Locator      // nil: no DHCP server is beside it, and addresses are not checked
 }
 
 // Policy says how machines boot.
@@ -45,12 +46,13 @@ type Booter struct {
 	policy  *atomic.Pointer[Policy]
 	now     func() time.Time
 	log     *slog.Logger
+	locator Locator
 }
 
 // New returns a Booter.
 func New(c Config) *Booter {
 	b := &Booter{state: c.State, catalog: c.Catalog, keys: c.Keys, port: c.Port, loaders: c.Loaders,
-		policy: &atomic.Pointer[Policy]{}, now: c.Now, log: c.Log}
+		policy: &atomic.Pointer[Policy]{}, now: c.Now, log: c.Log, locator: c.Locator}
 	if b.log == nil {
 		b.log = slog.New(slog.DiscardHandler)
 	}

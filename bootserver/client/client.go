@@ -53,6 +53,8 @@ const PortPXE = 4011
 type Sighting struct {
 	Client
 	Address netip.Addr // of the client; zero until another server has given it one
+	Foreign bool       // another server gave the address, or the client's card is not known
+	Origin  fleet.Origin
 	Server  netip.Addr // of this server, as the client reaches it
 	Port    fleet.SwitchPort
 	Loaders []string // first stages to try, the preferred one first
@@ -92,6 +94,8 @@ type Booter interface {
 	// Observe records a client that is about to be answered, and returns what it
 	// boots. What it returns is durable.
 	Observe(Sighting) (Boot, error)
+	// Took records that a client took the address of a Sighting from another server.
+	Took(Sighting) error
 	// WouldAnswer returns what Observe would, and records nothing.
 	WouldAnswer(Sighting) (Boot, error)
 }
@@ -122,6 +126,34 @@ func FirmwareOf(arch uint16) ingot.Firmware {
 		return ingot.FirmwareUEFIarm64HTTP
 	}
 	return ingot.FirmwareUnknown
+}
+
+// unsupported are the processor architecture types of firmware that ingot has no
+// loader for, with their names in the registry.
+var unsupported = map[uint16]string{
+	1: "NEC PC98", 2: "EFI Itanium", 6: "32-bit x86 UEFI", 8: "EFI Xscale", 10: "32-bit ARM UEFI",
+	12: "PowerPC Open Firmware", 13: "PowerPC ePAPR", 14: "POWER OPAL v3", 15: "32-bit x86 UEFI boot from HTTP",
+	17: "EBC boot from HTTP", 18: "32-bit ARM UEFI boot from HTTP", 20: "BIOS boot from HTTP",
+	21: "32-bit ARM U-Boot", 22: "64-bit ARM U-Boot", 27: "64-bit RISC-V UEFI",
+}
+
+// NothingFor explains why firmware with some processor architecture types, none if it
+// sends none, is offered nothing to boot. It returns "" if there is a loader for one.
+func NothingFor(archs []uint16) string {
+	const remedy = "a loader of your own can be named for it: loaders: of a group"
+	if len(archs) == 0 {
+		return "it names no processor architecture (option 93), so its loader is not known; " + remedy
+	}
+	for _, a := range archs {
+		if FirmwareOf(a) != ingot.FirmwareUnknown {
+			return ""
+		}
+	}
+	name := unsupported[archs[0]]
+	if name == "" {
+		name = "not in the registry that ingot knows"
+	}
+	return fmt.Sprintf("its processor architecture is %d (%s), for which ingot has no loader; %s", archs[0], name, remedy)
 }
 
 // HTTPFirmware returns the HTTP variant of UEFI firmware, which is the firmware

@@ -85,3 +85,24 @@ func TestTexts(t *testing.T) {
 		}
 	}
 }
+
+// TestNothingFor: firmware without a loader is explained.
+func TestNothingFor(t *testing.T) {
+	for want, archs := range map[string][]uint16{
+		"is 6 (32-bit x86 UEFI), for which ingot has no loader": {6},
+		"is 10 (32-bit ARM UEFI)":                               {10},
+		"is 14 (POWER OPAL v3)":                                 {14},
+		"is 27 (64-bit RISC-V UEFI)":                            {27},
+		"is 999 (not in the registry":                           {999},
+		"names no processor architecture (option 93)":           nil,
+	} {
+		if got := NothingFor(archs); !strings.Contains(got, want) {
+			t.Errorf("NothingFor(%v) = %q; want %q", archs, got, want)
+		}
+	}
+	for _, archs := range [][]uint16{{0}, {6, 7}, {9}, {11}, {16}, {19}} {
+		if got := NothingFor(archs); got != "" {
+			t.Errorf("NothingFor(%v) = %q; want nothing", archs, got)
+		}
+	}
+}

@@ -335,6 +335,8 @@ func Schema() ([]byte, error) {
 		switch t {
 		case reflect.TypeFor[lease.Range]():
 			return &jsonschema.Schema{Type: "string", Pattern: `^[0-9A-Fa-f.:]+ *- *[0-9A-Fa-f.:]+$`}
+		case reflect.TypeFor[dhcp4.ProbeTime]():
+			return &jsonschema.Schema{Type: "string", Pattern: `^(off|([0-9.]+(h|m|s|ms))+)$`}
 		case reflect.TypeFor[network.Relay]():
 			return &jsonschema.Schema{Type: "string", Pattern: `^[0-9A-Fa-f.:]+(/[0-9]+)?$`}
 		case reflect.TypeFor[dhcp6.Mode]():

@@ -2,6 +2,7 @@ package dhcp4
 
 import (
 	"cmp"
+	"fmt"
 	"net/netip"
 	"slices"
 	"time"
@@ -46,11 +47,41 @@ type Interface struct {
 	// a network with another full server.
 	Known bool `yaml:"known,omitempty" json:"known,omitempty"`
 	// Probe is how long an address that is new to the server is probed for a user
-	// before it is offered. Zero means DefaultProbe, a negative one: no probe.
-	Probe time.Duration `yaml:"probe,omitempty" json:"probe,omitempty"`
+	// before it is offered. Zero means DefaultProbe.
+	Probe ProbeTime `yaml:"probe,omitempty" json:"probe,omitempty"`
 	// Quiet sends no queries for other servers; answers that are overheard are still
 	// recorded. In observe mode no queries are sent anyway.
 	Quiet bool `yaml:"quiet,omitempty" json:"quiet,omitempty"`
+}
+
+// ProbeTime is the time of a probe: a duration such as 500ms, or NoProbe.
+type ProbeTime time.Duration
+
+// NoProbe means that addresses are not probed. Its text is "off".
+const NoProbe ProbeTime = -1
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (p *ProbeTime) UnmarshalText(b []byte) error {
+	if string(b) == "off" {
+		*p = NoProbe
+		return nil
+	}
+	d, err := time.ParseDuration(string(b))
+	if err != nil || d <= 0 {
+		return fmt.Errorf("%q is not a time; write 500ms, or off", b)
+	}
+	*p = ProbeTime(d)
+	return nil
+}
+
+// MarshalText implements encoding.TextMarshaler.
+func (p ProbeTime) MarshalText() ([]byte, error) { return []byte(p.String()), nil }
+
+func (p ProbeTime) String() string {
+	if p == NoProbe {
+		return "off"
+	}
+	return time.Duration(p).String()
 }
 
 // Machine is one machine that is known beforehand, by one of MAC address, SMBIOS
@@ -169,7 +200,7 @@ func (i Interface) Check(f *network.Faults, where string) {
 	if m := i.mode(); m != Full && m != Proxy && m != Observe {
 		f.Add(where, "unknown mode %q; choose full, proxy or observe", m)
 	}
-	if i.Probe > 5*time.Second {
+	if i.Probe > ProbeTime(5*time.Second) {
 		f.Add(where, "a probe of %s is longer than clients wait; 5s is the most", i.Probe)
 	}
 }

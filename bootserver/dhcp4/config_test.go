@@ -99,6 +99,7 @@ func TestConfigFaults(t *testing.T) {
 		{"mode: proxy", "mode: prox", `unknown mode "prox"; choose full, proxy or observe`},
 		{"name: eth3", "name: eth1", "listed twice"},
 		{"interface: eth1", "interface: eth9", `interface "eth9" is not listed`},
+		{"name: eth1\n", "name: eth1\n    probe: 6s\n", "a probe of 6s is longer"},
 		{"mtu: 9000", "mtu: 100", "an MTU of 100"},
 		{"lease: 30m", "lease: 3s", "a lease of 3s"},
 		{"code: 150", "code: 82", "option 82 cannot be set: it is set by relays"},

@@ -142,6 +142,8 @@ func (scripted) Observe(c client.Sighting) (client.Boot, error) {
 	return client.Boot{Loader: c.Loaders[0]}, nil
 }
 
+func (scripted) Took(client.Sighting) error { return nil }
+
 func (s scripted) WouldAnswer(c client.Sighting) (client.Boot, error) { return s.Observe(c) }
 
 // testCards are the interfaces of the host under test.

@@ -86,7 +86,7 @@ func TestWhereAClientIs(t *testing.T) {
 			`the address is in a pool of network "far"`},
 		{"a relay of two networks, which selects none", []dhcpv4.Modifier{via("172.16.0.9")}, false, "", "in no network"},
 		{"a relay that selects a link of no network", []dhcpv4.Modifier{via("10.7.0.1", 5, 4, 10, 20, 0, 0)}, false, "",
-			"the link 10.20.0.0 that it selects is in no network of dhcp"},
+			"the link 10.20.0.0 that it selects (RFC 3527) is in no network of dhcp"},
 		{"a relay of another network", []dhcpv4.Modifier{via("172.16.0.10", 5, 4, 10, 8, 0, 0)}, false, "",
 			`add to network "far" of dhcp`},
 	} {

@@ -52,8 +52,8 @@ var perfServers = []perfServer{
 		if err != nil {
 			t.Fatal(err)
 		}
-		serve(t, Config{Interfaces: []Interface{{Name: "eth1", Probe: -1, Quiet: true}},
-			Networks: []Network{{Name: "perf", Interface: "eth1",
+		serve(t, Config{Interfaces: []Interface{{Name: "eth1", Probe: NoProbe, Quiet: true}},
+			Networks: []Network{{Name: "perf", Interface: "eth1", Relays: relaysOf("10.96.0.2"),
 				Subnets: []Subnet{{Prefix: netip.MustParsePrefix("10.96.0.0/14"), Pools: []lease.Range{r}}}}}},
 			durable{st}, scripted{})
 		return os.Getpid()

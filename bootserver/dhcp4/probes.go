@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"sync"
+	"time"
 
 	"ingot/bootserver/lease"
 )
@@ -112,7 +113,7 @@ func (r *request) probeRequested(ctx context.Context, a lease.Request, want neti
 // needsProbe reports whether an address that is new to the server is probed before
 // the client gets it; known machines do not wait for that.
 func (r *request) needsProbe(a lease.Request) bool {
-	return !a.Known && r.Served.Config.Probe >= 0 && r.Probe != nil
+	return !a.Known && r.Served.Config.Probe != NoProbe && r.Probe != nil
 }
 
 // inUse probes an address that is kept for the client, or waits for the probe that
@@ -133,7 +134,7 @@ func (r *request) inUse(ctx context.Context, a lease.Request, ip netip.Addr, pro
 
 // probeAddress probes an address. One that is in use is not assigned for a while.
 func (r *request) probeAddress(ctx context.Context, a lease.Request, ip netip.Addr) (bool, error) {
-	wait := r.Served.Config.Probe
+	wait := time.Duration(r.Served.Config.Probe)
 	if wait == 0 {
 		wait = DefaultProbe
 	}

@@ -12,8 +12,11 @@ import (
 // proxy stands beside another DHCP server: it gives no addresses, and offers what to
 // boot, beside that server's offers (port 67) and as boot server (port 4011).
 func (r *request) proxy() (*dhcpv4.DHCPv4, error) {
-	if r.Served.Config.Known && !r.Known() || r.Client.Kind == client.System {
+	if r.Served.Config.Known && !r.Known() {
 		return nil, nil
+	}
+	if r.Client.Kind == client.System {
+		return nil, r.took()
 	}
 	if r.routed && r.Packet.Port != client.PortPXE { // firmware asks a boot server in another network there
 		return nil, nil

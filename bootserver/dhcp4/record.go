@@ -1,10 +1,14 @@
 package dhcp4
 
 import (
+	"fmt"
+	"net/netip"
 	"strings"
 
 	"github.com/insomniacslk/dhcp/dhcpv4"
+	"github.com/insomniacslk/dhcp/iana"
 
+	"ingot"
 	"ingot/bootserver/client"
 	"ingot/bootserver/fleet"
 	"ingot/bootserver/network"
@@ -45,6 +49,47 @@ func (r *request) recordEarlier() {
 			r.Record(record)
 		}
 	}
+}
+
+// warnNoLoader records firmware that is offered nothing because of what it says about
+// itself.
+func (r *request) warnNoLoader() {
+	c := r.Client
+	if c.Kind != client.Firmware || c.Firmware != ingot.FirmwareUnknown || c.Quirk != "" ||
+		r.Message.MessageType() != dhcpv4.MessageTypeDiscover || len(r.sighting(netip.Addr{}).Loaders) > 0 {
+		return
+	}
+	var archs []uint16
+	for _, a := range r.Message.ClientArch() {
+		archs = append(archs, uint16(a))
+	}
+	if why := client.NothingFor(archs); why != "" {
+		key := "no loader " + fmt.Sprint(archs[:min(1, len(archs))])
+		if len(archs) > 0 && archs[0] > 255 { // a client can invent many
+			key = "no loader"
+		}
+		r.Observer.Warn(r.Interface, key, fmt.Sprintf("the firmware of %s (option 60: %s) is offered nothing to boot: %s",
+			c.MAC, client.Readable([]byte(c.Class)), why), r.Now)
+	}
+}
+
+// warnHardware records a client whose card is not Ethernet.
+func (s *Server) warnHardware(iface string, m *dhcpv4.DHCPv4) {
+	kind := fmt.Sprintf("of type %d", m.HWType)
+	if m.HWType == iana.HWTypeInfiniband { // RFC 4390
+		kind = "of InfiniBand"
+	}
+	s.Observer.Warn(iface, "hardware", fmt.Sprintf("a client with a hardware address %s is not answered: ingot knows "+
+		"cards by Ethernet addresses; boot it from an Ethernet card, or switch the adapter to Ethernet", kind), s.Now())
+}
+
+// took records the address that a client asks another server for: the key of its boot
+// works from there.
+func (r *request) took() error {
+	if want := r.wanted(); r.Message.MessageType() == dhcpv4.MessageTypeRequest && want.IsValid() && !r.routed {
+		return r.Booter.Took(r.Sighting(want))
+	}
+	return nil
 }
 
 // recordChosen records the server that the client chose instead of this one. That

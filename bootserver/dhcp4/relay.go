@@ -91,6 +91,9 @@ func (r relayed) switchPort(seen netip.Addr) fleet.SwitchPort {
 func (r *request) place() *network.Refusal {
 	own, from := address(r.Message.ClientIPAddr), r.From.Addr()
 	unicast := r.Served.Owns(r.To)
+	if unicast && own != from { // it is not at the address that it claims
+		own = netip.Addr{}
+	}
 	r.Network, r.Subnet = locate(r.Site, r.Served, r.relayed, own, unicast)
 	switch {
 	case r.relay.IsValid():

@@ -55,6 +55,7 @@ func (s *Server) Handle(ctx context.Context, p Packet) (*Reply, error) {
 	}
 	r.Observer.AddClient(r.Observed(r.hostname()), r.Client.Kind != client.System, r.Now)
 	r.identify()
+	r.warnNoLoader()
 	var a *dhcpv4.DHCPv4
 	var err error
 	switch r.Served.Config.mode() {
@@ -211,7 +212,10 @@ func (r *request) request(ctx context.Context) (*dhcpv4.DHCPv4, error) {
 	if named && !us { // the client took another server's offer
 		r.Book.WithdrawOffer(r.Card())
 		r.recordChosen()
-		return nil, nil
+		if r.Site.Owns(address(r.Message.ServerIdentifier())) { // it chose this server, by another interface
+			return nil, nil
+		}
+		return nil, r.took()
 	}
 	want := r.wanted()
 	if !want.IsValid() {
@@ -331,6 +335,7 @@ func (r *request) settings(ip netip.Addr, boot client.Boot) Settings {
 func (r *request) sighting(ip netip.Addr) client.Sighting {
 	s := r.Sighting(ip)
 	s.Proxy = r.Served.Config.mode() == Proxy
+	s.Foreign = s.Proxy && ip.IsValid()
 	s.Begins = r.Message.MessageType() == dhcpv4.MessageTypeDiscover
 	return s
 }

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 
 	"github.com/insomniacslk/dhcp/dhcpv4"
+	"github.com/insomniacslk/dhcp/iana"
 	"golang.org/x/sync/errgroup"
 
 	"ingot/bootserver/client"
@@ -72,6 +73,10 @@ type packetKey struct {
 // the disk, or for the probe of an address, does not delay others.
 func (s *Server) receive(ctx context.Context, l *Link, d network.Datagram, pxe bool) {
 	m, err := dhcpv4.FromBytes(d.Payload)
+	if err == nil && m.OpCode == dhcpv4.OpcodeBootRequest && m.HWType != iana.HWTypeEthernet && len(m.ClientHWAddr) != 6 {
+		s.warnHardware(l.Interface.Name, m)
+		return
+	}
 	if err != nil || m.OpCode != dhcpv4.OpcodeBootRequest || len(m.ClientHWAddr) != 6 {
 		s.Log.Debug("malformed DHCP packet", "from", d.From, "err", err)
 		return

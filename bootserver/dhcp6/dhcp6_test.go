@@ -111,6 +111,8 @@ func (scripted) Observe(c client.Sighting) (client.Boot, error) {
 	return client.Boot{Loader: c.Loaders[0], Size: 284672}, nil
 }
 
+func (scripted) Took(client.Sighting) error { return nil }
+
 func (s scripted) WouldAnswer(c client.Sighting) (client.Boot, error) { return s.Observe(c) }
 
 var testCards = map[string]network.Card{"eth0": {Index: 2, MAC: net.HardwareAddr{2, 0, 0, 0, 0, 1},

@@ -73,6 +73,16 @@ func (r *request) recordChosen() {
 	}
 }
 
+// took records the address that a client asks another server for: the key of its boot
+// works from there.
+func (r *request) took() error {
+	named, us := r.chosen()
+	if want := firstAddress(r.m); named && !us && want.IsValid() && r.m.MessageType == dhcpv6.MessageTypeRequest {
+		return r.Booter.Took(r.sighting(want))
+	}
+	return nil
+}
+
 // firstAddress returns the first address that a message names, invalid for none.
 func firstAddress(m *dhcpv6.Message) netip.Addr {
 	if list := associations(m); len(list) > 0 && len(list[0].addresses) > 0 {

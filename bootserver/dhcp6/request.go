@@ -56,7 +56,10 @@ func (s *Server) Handle(p Packet) (*Reply, error) {
 	}
 	r.identify()
 	var a *dhcpv6.Message
-	var err error
+	err := r.took()
+	if err != nil {
+		return nil, err
+	}
 	switch r.Served.Config.mode() {
 	case Full:
 		a, err = r.full()
@@ -346,6 +349,7 @@ func (r *request) boot(ip netip.Addr) (client.Boot, error) {
 func (r *request) sighting(ip netip.Addr) client.Sighting {
 	s := r.Sighting(ip)
 	s.Begins = r.m.MessageType == dhcpv6.MessageTypeSolicit
+	s.Foreign = ip.IsValid() && (r.Served.Config.mode() != Full || s.MAC == "")
 	if s.MAC == "" && len(r.Identity.MACs) > 0 { // the machine was found by its UUID
 		s.MAC = r.Identity.MACs[0]
 	}

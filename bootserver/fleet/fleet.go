@@ -139,6 +139,11 @@ type Boot struct {
 	Report *ingot.Report    `json:"report,omitempty"` // the latest report or heartbeat
 	// other DHCP servers that answered, while the boot was open; never modified, only replaced
 	Others []Other `json:"others,omitempty"`
+	// where it was requested, the latest last; never modified, only replaced
+	Origins []Origin `json:"origins,omitempty"`
+	// addresses that the machine took from other servers, or used first; until the ticket, the
+	// key works from there and from the machine's leases; never modified, only replaced
+	Addresses []netip.Addr `json:"addresses,omitempty"`
 }
 
 // FirstUKI stands for the image's own UKI as first stage.

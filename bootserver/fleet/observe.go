@@ -46,11 +46,13 @@ type Request struct {
 	Sighting
 	Sender  Sender
 	Address netip.Addr // of the client; zero until it has one
-	Loaders []string   // available first stages in order of preference; may include FirstUKI
-	IPXE    bool       // any build of iPXE
-	HTTP    bool       // firmware with HTTP boot
-	Proxy   bool       // another server assigns the client's address
-	Begins  bool       // the client starts over (DHCPDISCOVER)
+	Foreign bool       // another server assigned the address
+	Origin  Origin
+	Loaders []string // available first stages in order of preference; may include FirstUKI
+	IPXE    bool     // any build of iPXE
+	HTTP    bool     // firmware with HTTP boot
+	Proxy   bool     // another server assigns the client's address
+	Begins  bool     // the client starts over (DHCPDISCOVER)
 }
 
 // Facts are the input of Decide: the request, the existing records, and the IDs and keys
@@ -103,6 +105,9 @@ func Decide(f Facts, now time.Time) (*Decision, Offer, error) {
 	}
 	if d.created {
 		d.announce(false)
+	}
+	if offer != (Offer{}) {
+		d.recordOrigin(f.Request)
 	}
 	return d, offer, d.Err()
 }

@@ -21,6 +21,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -42,6 +43,8 @@ var (
 type Booter interface {
 	// Knows reports whether the server issued a key, in constant time.
 	Knows(key ingot.BootKey) bool
+	// Admit returns an error if the key of a boot may not be used from an address.
+	Admit(boot ingot.BootID, from netip.Addr) error
 	// Script returns the loader's script; base is the server's URL that the
 	// request was sent to, such as "http://10.99.0.1".
 	Script(boot ingot.BootID, base string) (string, error)
@@ -112,6 +115,10 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	boot := key.ID()
+	if err := s.booter.Admit(boot, sender(r)); err != nil {
+		s.fail(w, r, err)
+		return
+	}
 	switch {
 	case len(at) == 2 && at[1] == "script" && hasFacts(r):
 		s.facts(w, r, boot)
@@ -137,6 +144,12 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	default:
 		s.notFound(w, r)
 	}
+}
+
+// sender is the address that a request comes from. That of a link has a zone.
+func sender(r *http.Request) netip.Addr {
+	from, _ := netip.ParseAddrPort(r.RemoteAddr) // net/http makes it of a TCP address
+	return from.Addr().Unmap()
 }
 
 // setDeadlines bounds the time of a body and then of the answer. Without a body

@@ -11,6 +11,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -37,6 +38,13 @@ type oneBoot struct {
 }
 
 func (s *oneBoot) Knows(k ingot.BootKey) bool { return k == testKey }
+
+func (s *oneBoot) Admit(_ ingot.BootID, from netip.Addr) error {
+	if from == netip.MustParseAddr("192.0.2.66") {
+		return fmt.Errorf("%w: a stranger's address", ErrRefused)
+	}
+	return nil
+}
 
 func (s *oneBoot) Script(_ ingot.BootID, base string) (string, error) {
 	return "#!ipxe\n# " + base + strings.Repeat("\n# long", 1000), nil // longer than what net/http buffers

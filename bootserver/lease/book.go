@@ -521,6 +521,26 @@ func (b *Book) WithdrawOffer(c Card) {
 	}
 }
 
+// LeaseOf returns the latest lease of an address.
+func (b *Book) LeaseOf(ip netip.Addr) (fleet.Lease, bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if h := b.addresses[ip]; h != nil && h.leased {
+		return h.Lease, true
+	}
+	return fleet.Lease{}, false
+}
+
+// Holds reports whether one of some clients has, or had, a lease in a network.
+func (b *Book) Holds(network string, clients []string) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return slices.ContainsFunc(clients, func(c string) bool {
+		h := b.addresses[b.cards[Card{network, c}]]
+		return h != nil && h.leased && h.Client() == c
+	})
+}
+
 // List returns current and past leases, sorted by address.
 func (b *Book) List() []fleet.Lease {
 	b.mu.Lock()

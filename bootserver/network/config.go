@@ -39,10 +39,13 @@ type Network[O any] struct {
 	// Snooping believes the switch ports that switches add without being relays: option 82
 	// with giaddr 0 on the interface's own link, or the Relay-forward of a Lightweight DHCPv6
 	// Relay Agent (RFC 6221). These switches must replace or drop what clients send.
-	Snooping bool         `yaml:"snooping,omitempty" json:"snooping,omitempty"`
-	Subnets  []Subnet[O]  `yaml:"subnets" json:"subnets"`
-	Options  O            `yaml:",inline" json:"-"`
-	routers  []netip.Addr // of all subnets; set by NewSite
+	Snooping bool `yaml:"snooping,omitempty" json:"snooping,omitempty"`
+	// NAT gives up that the key of a boot works only from addresses of its machine, for
+	// machines that reach the server through address translation.
+	NAT     bool         `yaml:"nat,omitempty" json:"nat,omitempty"`
+	Subnets []Subnet[O]  `yaml:"subnets" json:"subnets"`
+	Options O            `yaml:",inline" json:"-"`
+	routers []netip.Addr // of all subnets; set by NewSite
 }
 
 // Subnet is one prefix of a network.

@@ -82,6 +82,10 @@ func (x *Exchange[I, M, O]) Options(ip netip.Addr) (O, *Subnet[O]) {
 // invalid.
 func (x *Exchange[I, M, O]) Sighting(ip netip.Addr) client.Sighting {
 	s := client.Sighting{Client: x.Client, Address: ip, Server: x.Address, Port: x.Port}
+	s.Origin = fleet.Origin{Interface: x.Served.Config.Settings().Name, IPv6: x.Site.Options.Family() == IPv6}
+	if x.Network != nil {
+		s.Origin.Network = x.Network.Name
+	}
 	if x.Client.Kind == client.Init || x.Client.Kind == client.System {
 		return s // they load no first stage
 	}

@@ -66,6 +66,16 @@ func (l List[O]) Of(ip netip.Addr) *Network[O] {
 	return of
 }
 
+// Named returns the network with a name, nil for none.
+func (l List[O]) Named(name string) *Network[O] {
+	for _, n := range l {
+		if n.Name == name {
+			return n
+		}
+	}
+	return nil
+}
+
 // At returns the network that an address belongs to, and the subnet that contains
 // the address, which may be nil.
 func (l List[O]) At(ip netip.Addr) (*Network[O], *Subnet[O]) {

@@ -111,7 +111,7 @@ func (r Refusal) String() string {
 		what = fmt.Sprintf("packets of the relay %s from %s are refused: the relay's address is in no network of %s",
 			r.Relay, r.From, r.Section)
 		if r.Link.IsValid() {
-			what = fmt.Sprintf("packets of the relay %s from %s are refused: the link %s that it selects is in no network of %s",
+			what = fmt.Sprintf("packets of the relay %s from %s are refused: the link %s that it selects (RFC 3527) is in no network of %s",
 				r.Relay, r.From, r.Link, r.Section)
 		}
 	default:
@@ -258,4 +258,20 @@ func (i *Served[I, O]) Segment() netip.Addr {
 		sub = &n.Subnets[0]
 	}
 	return sub.Prefix.Masked().Addr()
+}
+
+// Inside reports whether an address belongs to a network, or to an interface to which
+// the network is attached. n is nil for the interface's own link without a network.
+func (s *Site[I, M, O]) Inside(iface string, n *Network[O], ip netip.Addr) bool {
+	if n != nil && n.Subnet(ip.WithZone("")) != nil {
+		return true
+	}
+	served := s.Interfaces[iface]
+	if served == nil || served.Network != n {
+		return false
+	}
+	if ip.IsLinkLocalUnicast() {
+		return ip.Zone() == iface
+	}
+	return slices.ContainsFunc(served.Prefixes, func(p netip.Prefix) bool { return p.Contains(ip) })
 }

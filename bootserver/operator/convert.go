@@ -58,7 +58,7 @@ func bootOf(b fleet.Boot) api.Boot {
 		Reason: b.Reason, Ticket: b.Ticket, Facts: b.Facts, Changes: b.Changes, Crash: b.Crash, Pstore: b.Pstore,
 		Events: each(b.Events,
 			func(e fleet.Event) api.Event { return api.Event(e) }), Served: b.Served, Report: b.Report,
-		Others: each(b.Others, OtherOf)}
+		Others: each(b.Others, OtherOf), Addresses: b.Addresses}
 }
 
 // OtherOf converts what another DHCP server answered.

@@ -191,7 +191,7 @@ func (l *listener) read(name string, to io.ReaderFrom) error {
 		}
 	}
 	log := l.Log.With("file", baseName(name), "client", client)
-	content, ok := l.Files[baseName(name)]
+	content, ok := l.find(name)
 	if !ok {
 		log.Debug("TFTP file does not exist")
 		return errNoFile
@@ -286,4 +286,22 @@ func (l *listener) OnSuccess(tftp.TransferStats) {}
 // folders and drives that firmware puts before it.
 func baseName(name string) string {
 	return path.Base(path.Clean("/" + strings.ReplaceAll(name, "\\", "/")))
+}
+
+// find returns the file that a client means. Some ROMs take the name to be longer than it
+// is, up to the next zero byte of the DHCP answer: "undionly.kpxe\xff". Then it is the
+// longest name of a file with which the request begins.
+func (s *Server) find(name string) (content []byte, ok bool) {
+	base := baseName(name)
+	if content, ok = s.Files[base]; ok || !strings.ContainsFunc(base, func(r rune) bool { return r < ' ' || r > '~' }) {
+		return content, ok
+	}
+	longest := ""
+	for file := range s.Files {
+		if strings.HasPrefix(base, file) && len(file) > len(longest) {
+			longest = file
+		}
+	}
+	content, ok = s.Files[longest]
+	return content, ok
 }

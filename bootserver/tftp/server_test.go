@@ -267,3 +267,20 @@ func (l *syncBuffer) String() string {
 	defer l.mu.Unlock()
 	return l.b.String()
 }
+
+// TestNamesWithRubbish: a name is cut where a ROM took the DHCP answer's next bytes for a part
+// of it, and nothing else is guessed.
+func TestNamesWithRubbish(t *testing.T) {
+	s := &Server{Files: map[string][]byte{"undionly.kpxe": []byte("a"), "undionly.kpxe2": []byte("b")}}
+	for name, want := range map[string]string{"undionly.kpxe\xff": "a", "undionly.kpxe\xff\x03abc": "a",
+		"/boot\\undionly.kpxe\xff": "a", "undionly.kpxea\x11": "a", "undionly.kpxe2\xff": "b", "undionly.kpxe": "a"} {
+		if got, ok := s.find(name); !ok || string(got) != want {
+			t.Errorf("find(%q) = %q, %v; want %q", name, got, ok, want)
+		}
+	}
+	for _, name := range []string{"undionly.kpx\xff", "undionly.kpxe3", "\xffundionly.kpxe", "\xff", ""} {
+		if got, ok := s.find(name); ok {
+			t.Errorf("find(%q) = %q; want nothing", name, got)
+		}
+	}
+}

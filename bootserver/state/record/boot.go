@@ -55,6 +55,15 @@ type boot struct {
 	Served   map[string]int64 `json:"served,omitempty"`
 	Report   *ingot.Report    `json:"report,omitempty"`
 	Others   []other          `json:"others,omitempty"`
+
+	Origins   []origin     `json:"origins,omitempty"`
+	Addresses []netip.Addr `json:"addresses,omitempty"`
+}
+
+type origin struct {
+	Interface string `json:"interface,omitempty"`
+	Network   string `json:"network,omitempty"`
+	IPv6      bool   `json:"ipv6,omitempty"`
 }
 
 func bootOf(b fleet.Boot) boot {
@@ -66,7 +75,8 @@ func bootOf(b fleet.Boot) boot {
 		Changes: b.Changes, Crash: b.Crash, Pstore: b.Pstore, Events: list(b.Events, func(e fleet.Event) event {
 			return event(e)
 		}),
-		Served: b.Served, Report: b.Report, Others: list(b.Others, otherOf)}
+		Served: b.Served, Report: b.Report, Others: list(b.Others, otherOf),
+		Origins: list(b.Origins, func(o fleet.Origin) origin { return origin(o) }), Addresses: b.Addresses}
 }
 
 func (r boot) value() fleet.Boot {
@@ -78,7 +88,8 @@ func (r boot) value() fleet.Boot {
 		Changes: r.Changes, Crash: r.Crash, Pstore: r.Pstore, Events: list(r.Events, func(e event) fleet.Event {
 			return fleet.Event(e)
 		}),
-		Served: r.Served, Report: r.Report, Others: list(r.Others, other.value)}
+		Served: r.Served, Report: r.Report, Others: list(r.Others, other.value),
+		Origins: list(r.Origins, func(o origin) fleet.Origin { return fleet.Origin(o) }), Addresses: r.Addresses}
 }
 
 func otherOf(o fleet.Other) other {

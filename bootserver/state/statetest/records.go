@@ -53,9 +53,11 @@ func fullBoot() fleet.Boot {
 		Order: 3, Root: digest(3), First: fleet.FirstUKI, Proxy: true, Accepted: at, Back: true, Started: at, Deadline: at,
 		Ended: at, Outcome: ingot.OutcomeFailed,
 		Reason: "no root", Ticket: at, Facts: bootID(1), Changes: []string{"RAM"}, Crash: "panic", Pstore: true,
-		Served: map[string]int64{"root": 5},
-		Report: &ingot.Report{Healthy: true, Failed: []string{"a.service"}},
-		Others: []fleet.Other{{MAC: "02:00:00:00:00:01", Kind: "DHCPOFFER", File: "x", At: at, Times: 2}}}
+		Served:    map[string]int64{"root": 5},
+		Report:    &ingot.Report{Healthy: true, Failed: []string{"a.service"}},
+		Others:    []fleet.Other{{MAC: "02:00:00:00:00:01", Kind: "DHCPOFFER", File: "x", At: at, Times: 2}},
+		Origins:   []fleet.Origin{{Interface: "eth1", Network: "lab", IPv6: true}},
+		Addresses: []netip.Addr{netip.MustParseAddr("10.0.0.9")}}
 	b.Events = []fleet.Event{{Event: ingot.Event{Stage: ingot.StageDHCP, Detail: "eth0", Uptime: time.Second}, At: at}}
 	return b
 }

@@ -130,6 +130,7 @@ func (d examination) examine(ctx context.Context, c config.Config, broken error,
 		card, there := lookAt(i.Name)
 		add(examineCard(card, there, i, c.DHCP.Networks)...)
 	}
+	add(examineTranslated(c)...)
 	pid := ""
 	if running {
 		pid, _ = d.Locate(root)

@@ -163,6 +163,24 @@ func examineRefused(r api.RefusedRelay) Finding {
 	return found("relay "+show.Dash(r.Interface), Warning, fix, "%s (%d times)", r.Text, r.Packets)
 }
 
+// examineTranslated reports the networks in which boot keys work from any address.
+func examineTranslated(c config.Config) (list []Finding) {
+	add := func(section, network string, nat bool) {
+		if nat {
+			list = append(list, found("boot keys", Warning, "without address translation: remove nat: true",
+				"network %s of %s has nat: true: whoever knows the key of a boot can use it from any address before the ticket",
+				network, section))
+		}
+	}
+	for _, n := range c.DHCP.Networks {
+		add("dhcp", n.Name, n.NAT)
+	}
+	for _, n := range c.DHCP6.Networks {
+		add("dhcp6", n.Name, n.NAT)
+	}
+	return list
+}
+
 // examineForeign checks the other DHCP servers that were seen.
 func examineForeign(interfaces []dhcp4.Interface, servers []api.NetworkServer) (list []Finding) {
 	for _, i := range interfaces {

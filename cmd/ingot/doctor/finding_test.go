@@ -37,6 +37,10 @@ func TestFindings(t *testing.T) {
 		text  string
 	}{
 		{"a good card", examineCard(good, true, full, nil), OK, "up"},
+		{"address translation", examineTranslated(config.Config{DHCP: dhcp4.Config{Networks: []dhcp4.Network{
+			{Name: "rack", NAT: true}, {Name: "plain"}}}}), Warning, "network rack of dhcp has nat: true"},
+		{"a relay that is not listed", []Finding{examineRefused(api.RefusedRelay{Interface: "eth1",
+			Text: "packets of the relay 10.7.0.1 are refused", Add: "relays: [10.7.0.1]", Packets: 3})}, Warning, "(3 times)"},
 		{"no card", examineCard(card{}, false, full, nil), Error, "no such interface"},
 		{"a card that is down", examineCard(with(func(c *card) { c.up = false }), true, full, nil), Error,
 			"ip link set eth1 up"},
