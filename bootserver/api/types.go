@@ -184,8 +184,16 @@ type Boot struct {
 	Served   map[string]int64 `json:"served,omitempty"` // bytes by artifact
 	Report   *ingot.Report    `json:"report,omitempty"` // the first one, and then the latest heartbeat
 	Others   []Other          `json:"others,omitempty"` // other DHCP servers that answered
+	Origins  []Origin         `json:"origins,omitempty"`
 	// addresses that it took from other servers, or used first; before the ticket its key works from there
 	Addresses []netip.Addr `json:"addresses,omitempty"`
+}
+
+// Origin is where a boot was requested.
+type Origin struct {
+	Interface string `json:"interface,omitempty"` // of the server
+	Network   string `json:"network,omitempty"`   // of the configuration; empty: the interface's own
+	IPv6      bool   `json:"ipv6,omitempty"`
 }
 
 // FirstUKI stands for the image's own UKI as first stage.

@@ -25,7 +25,7 @@ type Rule struct {
 	Vendor string `yaml:"vendor,omitempty" json:"vendor,omitempty"`
 	// Pattern of the product in SMBIOS: 'PowerEdge R6?0'.
 	Product string `yaml:"product,omitempty" json:"product,omitempty"`
-	// Pattern of the switch port as a relay reports it, circuit and remote: 'Eth1/*'.
+	// Pattern of the switch port as a listed relay reports it, circuit and remote: 'Eth1/*'.
 	Port string `yaml:"port,omitempty" json:"port,omitempty"`
 	// The machine may boot.
 	Approve bool `yaml:"approve,omitempty" json:"approve,omitempty"`

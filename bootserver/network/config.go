@@ -42,10 +42,9 @@ type Network[O any] struct {
 	Snooping bool `yaml:"snooping,omitempty" json:"snooping,omitempty"`
 	// NAT gives up that the key of a boot works only from addresses of its machine, for
 	// machines that reach the server through address translation.
-	NAT     bool         `yaml:"nat,omitempty" json:"nat,omitempty"`
-	Subnets []Subnet[O]  `yaml:"subnets" json:"subnets"`
-	Options O            `yaml:",inline" json:"-"`
-	routers []netip.Addr // of all subnets; set by NewSite
+	NAT     bool        `yaml:"nat,omitempty" json:"nat,omitempty"`
+	Subnets []Subnet[O] `yaml:"subnets" json:"subnets"`
+	Options O           `yaml:",inline" json:"-"`
 }
 
 // Subnet is one prefix of a network.

@@ -54,10 +54,16 @@ func (r Relay) addresses() lease.Range {
 	return lease.Range{First: first, Last: last}
 }
 
-// IsRelay reports whether an address belongs to a relay of the network: one of its
+// IsRelay reports whether an address belongs to a relay of a network of a Site: one of its
 // relays, or a router that its clients get.
 func (n *Network[O]) IsRelay(ip netip.Addr) bool {
-	return slices.ContainsFunc(n.Relays, func(r Relay) bool { return r.Contains(ip) }) || slices.Contains(n.routers, ip)
+	if slices.ContainsFunc(n.Relays, func(r Relay) bool { return r.Contains(ip) }) {
+		return true
+	}
+	return slices.ContainsFunc(n.Subnets, func(s Subnet[O]) bool {
+		o, has := any(s.Options).(interface{ RouterAddresses() []netip.Addr })
+		return has && slices.Contains(o.RouterAddresses(), ip)
+	})
 }
 
 // RefusalCode is why packets that claim to come through a relay are refused.

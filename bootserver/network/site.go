@@ -41,7 +41,6 @@ func NewSite[I Interface, M Machine[O], O Options[O]](c Config[I, M, O], cards m
 		for i := range n.Subnets {
 			sub := &n.Subnets[i]
 			sub.Options = c.Options.Override(n.Options).Override(sub.Options)
-			n.routers = append(n.routers, sub.Options.RouterAddresses()...)
 		}
 		s.Networks = append(s.Networks, &n)
 	}
@@ -99,8 +98,7 @@ func (s *Site[I, M, O]) addOwn(f *Faults, where, iface string, own netip.Prefix)
 		}
 	}
 	made := &Network[O]{Name: iface, Interface: iface,
-		Subnets: []Subnet[O]{{Prefix: own.Masked(), Pools: []lease.Range{r}, Options: s.Options}},
-		routers: s.Options.RouterAddresses()}
+		Subnets: []Subnet[O]{{Prefix: own.Masked(), Pools: []lease.Range{r}, Options: s.Options}}}
 	s.Networks = append(s.Networks, made)
 	return made
 }

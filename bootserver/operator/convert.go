@@ -58,7 +58,8 @@ func bootOf(b fleet.Boot) api.Boot {
 		Reason: b.Reason, Ticket: b.Ticket, Facts: b.Facts, Changes: b.Changes, Crash: b.Crash, Pstore: b.Pstore,
 		Events: each(b.Events,
 			func(e fleet.Event) api.Event { return api.Event(e) }), Served: b.Served, Report: b.Report,
-		Others: each(b.Others, OtherOf), Addresses: b.Addresses}
+		Others:  each(b.Others, OtherOf),
+		Origins: each(b.Origins, func(o fleet.Origin) api.Origin { return api.Origin(o) }), Addresses: b.Addresses}
 }
 
 // OtherOf converts what another DHCP server answered.

@@ -18,7 +18,8 @@ func (a *app) networkCommand() *cobra.Command {
 		Use: "network", Short: "show DHCP clients, leases, other DHCP servers and problems",
 		Long: `Show what the running server received on its networks: DHCP clients, other DHCP servers and
 their offers, leases, and problems such as a second server, a stray option 60, addresses that
-are in use without a lease, or relays that the configuration does not list. docs/NETWORKS.md explains how to run beside other servers.`,
+are in use without a lease, or relays that the configuration does not list. docs/NETWORKS.md
+explains how to run beside other servers.`,
 		Example: `  ingot network
   ingot network -o json | jq -r '.warnings[].text'`, Args: command.ExactArgs(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
