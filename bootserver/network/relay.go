@@ -164,10 +164,11 @@ func (s *Site[I, M, O]) JudgePast(relay netip.Addr) *Refusal {
 	if len(s.Interfaces) == 0 {
 		return nil // the family is not served
 	}
-	n := s.Networks.Of(relay)
-	if n != nil && (n.IsRelay(relay) || n.Snooping && n.Subnet(relay) != nil) {
+	listed := func(n *Network[O]) bool { return n.IsRelay(relay) || n.Snooping && n.Subnet(relay) != nil }
+	if slices.ContainsFunc(s.Networks, listed) {
 		return nil
 	}
+	n := s.Networks.Of(relay)
 	r := &Refusal{Code: RefusedPast, Relay: relay, Section: s.Options.Family().section()}
 	if n == nil {
 		r.Add = lineForNetwork(relay, []netip.Addr{relay})
