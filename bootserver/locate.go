@@ -64,7 +64,7 @@ func (l locator) Refused(b fleet.Boot, from netip.Addr, why error) {
 	}
 	hint := "if the machine is behind address translation, set nat: true in its network"
 	if errors.Is(why, fleet.ErrOutside) {
-		hint = "if the address is the machine's, add its subnet to the network; behind address translation, set nat: true there"
+		hint = "if the address is the machine's, add its subnet to the network; behind address translation, set nat: true"
 	}
 	observer.Warn(iface, "boot key "+string(b.Machine), fmt.Sprintf("a request with the boot key of machine %s from %s "+
 		"was refused: %v; %s", b.Machine, from, why, hint), l.conf.Now())

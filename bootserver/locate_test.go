@@ -95,7 +95,8 @@ func TestPlace(t *testing.T) {
 		{"beside another server", "10.20.0.7", with, []fleet.Origin{proxy}, fleet.Place{Inside: true}, false},
 		{"beside another server, elsewhere", "10.99.0.77", with, []fleet.Origin{proxy}, fleet.Place{}, false},
 		{"of IPv6, leased", "fd00:99::1:1", with, []fleet.Origin{lab6}, fleet.Place{Inside: true, Assigned: true}, true},
-		{"of IPv6, of a machine without a lease", "fd00:99::7", without, []fleet.Origin{lab6}, fleet.Place{Inside: true}, false},
+		{"of IPv6, of a machine without a lease", "fd00:99::7", without, []fleet.Origin{lab6}, fleet.Place{Inside: true},
+			false},
 		{"of IPv6, asked over IPv4 only", "fd00:99::7", with, []fleet.Origin{lab}, fleet.Place{}, false},
 		{"of the link", "fe80::1%eth1", without, []fleet.Origin{lab6}, fleet.Place{Inside: true}, false},
 		{"of another link", "fe80::1%eth2", without, []fleet.Origin{lab6}, fleet.Place{}, false},
@@ -117,7 +118,8 @@ func TestPastRelays(t *testing.T) {
 	port := func(relay string) fleet.SwitchPort {
 		return fleet.SwitchPort{Relay: netip.MustParseAddr(relay), Circuit: "Eth1/7"}
 	}
-	h := located(t, fleet.Lease{MAC: "52:54:00:12:00:09", Address: netip.MustParseAddr("10.7.0.100"), Port: port("10.7.0.1")},
+	h := located(t, fleet.Lease{MAC: "52:54:00:12:00:09", Address: netip.MustParseAddr("10.7.0.100"),
+		Port: port("10.7.0.1")},
 		fleet.Lease{MAC: "52:54:00:12:00:08", Address: netip.MustParseAddr("10.7.0.101"), Port: port("10.99.0.254")})
 	for i, relay := range []string{"10.7.0.1", "10.44.0.1", "fd00:7::1"} {
 		s := firstMachine

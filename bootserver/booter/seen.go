@@ -80,7 +80,8 @@ type prepared struct {
 func (b *Booter) prepare(c client.Sighting) *prepared {
 	p := &prepared{images: b.newImages(), policy: *b.policy.Load(), newBoot: newBootID(), key: b.machineKeys(),
 		now: b.now()}
-	p.request = fleet.Request{Address: c.Address, Foreign: c.Foreign, Origin: c.Origin, IPXE: c.IPXE, HTTP: c.HTTP, Proxy: c.Proxy, Begins: c.Begins,
+	p.request = fleet.Request{Address: c.Address, Foreign: c.Foreign, Origin: c.Origin, IPXE: c.IPXE, HTTP: c.HTTP,
+		Proxy: c.Proxy, Begins: c.Begins,
 		Sighting: fleet.Sighting{MAC: c.MAC, UUID: c.UUID, Firmware: c.Firmware, Port: c.Port, At: p.now}}
 	switch c.Kind {
 	case client.Loader:

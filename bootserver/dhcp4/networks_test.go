@@ -30,8 +30,9 @@ func farConfig() Config {
 	}
 	c.Networks[0].Subnets = append(c.Networks[0].Subnets, subnet("10.6.0.0/24", "10.6.0.10-10.6.0.20"))
 	c.Networks = append(c.Networks,
-		Network{Name: "far", Relays: relaysOf("10.7.0.1", "10.8.0.1", "10.99.0.254", "172.16.0.9"), Subnets: []Subnet{subnet("10.7.0.0/24", "10.7.0.10-10.7.0.10"),
-			subnet("10.8.0.0/24", "10.8.0.10-10.8.0.20")}},
+		Network{Name: "far", Relays: relaysOf("10.7.0.1", "10.8.0.1", "10.99.0.254", "172.16.0.9"),
+			Subnets: []Subnet{subnet("10.7.0.0/24", "10.7.0.10-10.7.0.10"),
+				subnet("10.8.0.0/24", "10.8.0.10-10.8.0.20")}},
 		Network{Name: "odd", Relays: relaysOf("172.16.0.10", "172.16.0.9/32", "10.99.0.0/26"),
 			Subnets: []Subnet{subnet("10.9.0.0/24", "10.9.0.10-10.9.0.20")}})
 	return c
@@ -67,14 +68,16 @@ func TestWhereAClientIs(t *testing.T) {
 	}{
 		{"attached", nil, false, "10.99.0.100", ""},
 		{"behind a relay in the subnet", []dhcpv4.Modifier{via("10.7.0.1")}, false, "10.7.0.10", ""},
-		{"the shared network's other subnet, when the first is full", []dhcpv4.Modifier{via("10.7.0.1")}, true, "10.8.0.10", ""},
+		{"the shared network's other subnet, when the first is full", []dhcpv4.Modifier{via("10.7.0.1")}, true, "10.8.0.10",
+			""},
 		{"behind the other subnet's relay", []dhcpv4.Modifier{via("10.8.0.1")}, false, "10.8.0.10", ""},
 		{"a relay with an address of elsewhere", []dhcpv4.Modifier{via("172.16.0.10")}, false, "10.9.0.10", ""},
 		{"link selection (RFC 3527)", []dhcpv4.Modifier{via("172.16.0.9", 1, 2, 'e', '7', 5, 4, 10, 8, 0, 0)},
 			false, "10.8.0.10", ""},
 		{"subnet selection (RFC 3011)", []dhcpv4.Modifier{via("172.16.0.9"), selection(10, 8, 0, 0)}, false, "10.8.0.10", ""},
 		{"subnet selection, attached", []dhcpv4.Modifier{selection(10, 6, 0, 0)}, false, "10.6.0.10", ""},
-		{"subnet selection of another network, attached", []dhcpv4.Modifier{selection(10, 8, 0, 0)}, false, "10.99.0.100", ""},
+		{"subnet selection of another network, attached", []dhcpv4.Modifier{selection(10, 8, 0, 0)}, false, "10.99.0.100",
+			""},
 		{"subnet selection of no network, attached", []dhcpv4.Modifier{selection(192, 0, 2, 0)}, false, "10.99.0.100", ""},
 		{"link selection, attached", []dhcpv4.Modifier{via("0.0.0.0", 5, 4, 10, 8, 0, 0)}, false, "10.99.0.100", ""},
 		{"an unknown relay", []dhcpv4.Modifier{via("192.0.2.1")}, false, "",

@@ -80,7 +80,8 @@ func (s *Server) warnHardware(iface string, m *dhcpv4.DHCPv4) {
 		kind = "of InfiniBand"
 	}
 	s.Observer.Warn(iface, "hardware", fmt.Sprintf("a client with a hardware address %s is not answered, because "+
-		"cards are known by their Ethernet addresses; boot it from an Ethernet card, or switch the adapter to Ethernet", kind), s.Now())
+		"cards are known by their Ethernet addresses; boot it from an Ethernet card, or switch the adapter to Ethernet",
+		kind), s.Now())
 }
 
 // took records the address that a client asks another server for: the key of its boot

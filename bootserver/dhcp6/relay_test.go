@@ -63,10 +63,12 @@ func TestRelaysAreListed(t *testing.T) {
 		{"a listed relay", "fd00:99::fe", forwarded(request, "fd00:7::1", peer, port), "swp7 via fd00:7::1", ""},
 		{"another source", "fd00:99::fd", forwarded(request, "fd00:7::1", peer, port), "", network.RefusedUnlisted},
 		{"another link-address", "fd00:99::fe", forwarded(request, "fd00:7::2", peer, port), "", network.RefusedUnlisted},
-		{"a client of a pool as relay", "fd00:99::fe", forwarded(request, "fd00:7::101", peer, port), "", network.RefusedPool},
+		{"a client of a pool as relay", "fd00:99::fe", forwarded(request, "fd00:7::101", peer, port), "",
+			network.RefusedPool},
 		{"a network that is not configured", "fd00:99::fe", forwarded(request, "fd00:9::1", peer, port), "",
 			network.RefusedNoNetwork},
-		{"a listed relay behind another", "fd00:99::fe", forwarded(forwarded(request, "fd00:7::1", peer, port), "::", "fe80::7"),
+		{"a listed relay behind another", "fd00:99::fe", forwarded(forwarded(request, "fd00:7::1", peer, port), "::",
+			"fe80::7"),
 			"swp7 via fd00:7::1", ""},
 		{"a client that plays a relay to a listed one", "fd00:99::fe",
 			forwarded(forwarded(request, "fd00:7::1", peer, port), "fd00:8::1", "fd00:8::66"), "", network.RefusedUnlisted},
@@ -116,7 +118,8 @@ func TestRelaysAreListed(t *testing.T) {
 func TestBootFromElsewhere(t *testing.T) {
 	now := time.Unix(1000, 0)
 	c := withMode(Boot)
-	c.Networks = append(c.Networks, Network{Name: "far", Subnets: []Subnet{{Prefix: netip.MustParsePrefix("fd00:7::/64")}}})
+	c.Networks = append(c.Networks, Network{Name: "far",
+		Subnets: []Subnet{{Prefix: netip.MustParsePrefix("fd00:7::/64")}}})
 	s := serverOf(t, c, &leasetest.Store{}, scripted{}, &now)
 	ask := func(from string, port uint16) string {
 		m := asks(dhcpv6.MessageTypeInformationRequest, 3,

@@ -124,7 +124,8 @@ func (c *Config[I, M, O]) checkRelays(f *Faults, where string, n Network[O]) {
 		}
 		for _, m := range c.Machines {
 			if a := m.Reservation().Address; r.Contains(a) {
-				f.Add(where, "the relay %s contains the address %s that is reserved for %q; move one of them", r, a, m.Reservation())
+				f.Add(where, "the relay %s contains the address %s that is reserved for %q; move one of them", r, a,
+					m.Reservation())
 			}
 		}
 	}

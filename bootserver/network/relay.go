@@ -109,7 +109,8 @@ func (r Refusal) String() string {
 		return fmt.Sprintf("a request without a relay from %s is refused: the address is in no network of %s; "+
 			"if it is a machine's, add its network", r.From, r.Section)
 	case RefusedPast:
-		what = fmt.Sprintf("machines booted through the relay %s before, and it is not listed: its packets are refused", r.Relay)
+		what = fmt.Sprintf("machines booted through the relay %s before, and it is not listed: its packets are refused",
+			r.Relay)
 	case RefusedPool:
 		return fmt.Sprintf("packets of the relay %s from %s are refused: the address is in a pool of network %q, "+
 			"so it belongs to a client; if it is a relay, take its address out of the pool", r.Relay, r.From, r.Network)
@@ -117,7 +118,8 @@ func (r Refusal) String() string {
 		what = fmt.Sprintf("packets of the relay %s from %s are refused: the relay's address is in no network of %s",
 			r.Relay, r.From, r.Section)
 		if r.Link.IsValid() {
-			what = fmt.Sprintf("packets of the relay %s from %s are refused: the link %s that it selects (RFC 3527) is in no network of %s",
+			what = fmt.Sprintf("packets of the relay %s from %s are refused: the link %s that it selects (RFC 3527) is in no "+
+				"network of %s",
 				r.Relay, r.From, r.Link, r.Section)
 		}
 	default:

@@ -38,7 +38,8 @@ func networkTables(w io.Writer, n api.Network, now time.Time) {
 			x.Times)
 	}
 	for _, x := range n.Refused {
-		fmt.Fprintf(w, "! %s: %s (%s, %d times)\n", show.Dash(show.Plain(x.Interface)), show.Plain(x.Text), show.Ago(x.Last, now),
+		fmt.Fprintf(w, "! %s: %s (%s, %d times)\n", show.Dash(show.Plain(x.Interface)), show.Plain(x.Text),
+			show.Ago(x.Last, now),
 			x.Packets)
 	}
 	if len(n.Warnings)+len(n.Refused) > 0 {
