@@ -1,38 +1,63 @@
 package rootfs
 
 import (
+	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
+
+	"ingot"
 )
 
-// Verdict is what the agent reports to the guard.
+// Verdict is what the agent decided about a boot. It decides once: an agent that is
+// started again reads the verdict and only reports.
 type Verdict string
 
-// The verdicts. While there is none, the guard waits for the deadline.
+// The verdicts. While there is none, the guard waits for the deadline of the boot.
 const (
-	VerdictHealthy Verdict = "healthy" // reported, and taken by the server
-	VerdictStays   Verdict = "stays"   // not healthy, and it is to stay as it is for a person
-	VerdictWell    Verdict = "well"    // every check passed, but the server does not have the report yet
+	VerdictHealthy Verdict = "healthy" // every check passed, whether or not the server knows
+	VerdictStays   Verdict = "stays"   // not healthy; the machine stays up for inspection
+	VerdictReboots Verdict = "reboots" // not healthy; the next boot is another attempt or of another image
 )
 
-const verdictFile = "verdict"
-
-// WriteVerdict leaves a verdict in dir.
-func WriteVerdict(dir string, v Verdict) error {
-	tmp := filepath.Join(dir, "."+verdictFile)
-	if err := os.WriteFile(tmp, []byte(v), 0o600); err != nil {
-		return fmt.Errorf("writing the verdict: %w", err)
-	}
-	return os.Rename(tmp, filepath.Join(dir, verdictFile))
+// Decided is the content of the verdict's file in ingot.RunDir. The folder is a tmpfs: the
+// file outlives the agent and a soft reboot, and no other boot.
+type Decided struct {
+	Boot    ingot.BootID `json:"boot"` // that it is about
+	Verdict Verdict      `json:"verdict"`
+	Report  ingot.Report `json:"report"` // the first of the boot, which led to the verdict
+	Posted  bool         `json:"posted"` // the server has the report
 }
 
-// ReadVerdict returns the verdict in dir, or "".
-func ReadVerdict(dir string) Verdict {
-	b, err := os.ReadFile(filepath.Join(dir, verdictFile))
+const verdictFile = "verdict.json"
+
+// Write stores d below dir, readable by root only. A reader sees the old file or the new one.
+func (d Decided) Write(dir string) error {
+	b, err := json.Marshal(d)
 	if err != nil {
-		return ""
+		return fmt.Errorf("encoding the verdict: %w", err)
 	}
-	return Verdict(strings.TrimSpace(string(b)))
+	name := filepath.Join(dir, verdictFile)
+	if err := os.WriteFile(name+".new", b, 0o600); err != nil {
+		_ = os.Remove(name + ".new") // half of it may be there
+		return fmt.Errorf("writing the verdict: %w", err)
+	}
+	if err := os.Rename(name+".new", name); err != nil {
+		return fmt.Errorf("writing the verdict: %w", err)
+	}
+	return nil
+}
+
+// ReadDecided returns what was decided about a boot, and false if there is nothing, or
+// only of another boot. Of a file that cannot be read, the cautious answer is returned:
+// something was decided, and nothing reboots the machine.
+func ReadDecided(dir string, boot ingot.BootID) (d Decided, is bool) {
+	b, err := os.ReadFile(filepath.Join(dir, verdictFile))
+	switch {
+	case os.IsNotExist(err):
+		return Decided{}, false
+	case err != nil || json.Unmarshal(b, &d) != nil || d.Verdict == "":
+		return Decided{Boot: boot, Verdict: VerdictStays}, true
+	}
+	return d, d.Boot == boot
 }

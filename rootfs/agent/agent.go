@@ -1,11 +1,13 @@
 // Package agent runs in the booted system, as the same binary that booted it:
 // it measures the root that is really mounted, runs the image's health checks
 // and reports both to the server, at once and then as a heartbeat.
+//
+// The first result decides the boot, and only that one may reboot the machine. It is
+// kept in ingot.RunDir, so that an agent which is started again only reports.
 package agent
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/json"
@@ -29,8 +31,10 @@ type Agent struct {
 	Log      *slog.Logger  // nil is quiet
 	System   System        // asks systemd; nil means systemctl
 	Console  io.Writer     // nil means /dev/console
-	Dir      string        // where the verdict is left for the guard; empty: nowhere
+	Dir      string        // where the verdict is kept, also for the guard; empty: nowhere
 	pause    time.Duration // before a reboot; 0 means restartPause
+
+	unkept *rootfs.Decided // a verdict that could not be written yet
 }
 
 // Run checks, reports, and goes on reporting until ctx ends. A server that is
@@ -56,40 +60,26 @@ func (a *Agent) Run(ctx context.Context) error {
 	if a.System == nil {
 		a.System = systemctl{}
 	}
+	decided, again := a.decided()
 	if a.Handover.Server != "" {
 		a.send(ctx, "events", ingot.Event{Stage: ingot.StageAgent, Uptime: rootfs.Uptime()})
 	}
-	var checks []ingot.CheckResult
-	decided := make(chan struct{})
-	go func() { checks = a.checkUntilDecided(ctx); close(decided) }() // while the root is measured
-	root, err := Measure(a.Handover.RootDevice, a.Handover.Image.Root.Size)
-	<-decided
-	if err != nil {
-		if a.Handover.Server != "" { // the unit starts the agent again
-			a.send(
-				ctx,
-				"events",
-				ingot.Event{
-					Stage:  ingot.StageAgent,
-					Error:  err.Error(),
-					Code:   ingot.FailureRootUnreadable,
-					Retry:  true,
-					Uptime: rootfs.Uptime(),
-				},
-			)
-		}
-		return err
+	root, checks, err := a.measureAndCheck(ctx, !again)
+	switch {
+	case ctx.Err() != nil: // results of checks that were interrupted are none
+		return nil
+	case err != nil:
+		return a.unreadable(ctx, err)
 	}
 	r := a.report(ctx, root, checks)
-	a.Log.Info("reporting", "healthy", r.Healthy, "root", r.Root, "boot", r.Boot)
+	a.Log.Info("reporting", "healthy", r.Healthy, "root", r.Root, "boot", r.Boot, "decided", decided.Verdict)
 	if a.Handover.Server == "" {
 		return a.runLocal(ctx, r)
 	}
-	if r.Healthy {
-		a.verdict(rootfs.VerdictWell)
+	if !again {
+		decided = a.decide(r)
 	}
-	a.sendUntilTaken(ctx, r)
-	if a.act(ctx, r) {
+	if a.act(ctx, decided) {
 		return nil
 	}
 	beat := a.Handover.Ticket.Heartbeat
@@ -97,6 +87,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		beat = 30 * time.Second
 	}
 	for {
+		a.keep()
 		select {
 		case <-ctx.Done():
 			return nil
@@ -106,42 +97,28 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 }
 
-// settle acts on the first report, which the server has taken. It reports
-// whether the machine reboots.
-func (a *Agent) act(ctx context.Context, r ingot.Report) bool {
-	switch {
-	case r.Healthy:
-		a.verdict(rootfs.VerdictHealthy)
-		return false
-	case !a.Handover.Ticket.Restart:
-		a.verdict(rootfs.VerdictStays)
-		return false
+// measureAndCheck measures the root and runs the checks at the same time: until they are
+// decided if this is the boot's first report, else once.
+func (a *Agent) measureAndCheck(ctx context.Context, first bool) (ingot.Digest, []ingot.CheckResult, error) {
+	var checks []ingot.CheckResult
+	run := a.checkOnce
+	if first {
+		run = a.checkUntilDecided
 	}
-	a.announce(r)
-	pause := cmp.Or(a.pause, restartPause)
-	a.Log.Warn("not healthy; rebooting", "in", pause)
-	select {
-	case <-ctx.Done():
-	case <-time.After(pause):
-		// When it cannot be done gently, the guard does it at the deadline.
-		if err := a.System.Reboot(ctx); err != nil {
-			a.Log.Error("rebooting", "err", err)
-			return false
-		}
-	}
-	return true
+	done := make(chan struct{})
+	go func() { checks = run(ctx); close(done) }()
+	root, err := Measure(a.Handover.RootDevice, a.Handover.Image.Root.Size)
+	<-done
+	return root, checks, err
 }
 
-// restartPause lets a person read on the console why the machine reboots.
-const restartPause = 10 * time.Second
-
-func (a *Agent) verdict(v rootfs.Verdict) {
-	if a.Dir == "" {
-		return
+// unreadable reports a root that could not be measured. The unit starts the agent again.
+func (a *Agent) unreadable(ctx context.Context, err error) error {
+	if a.Handover.Server != "" {
+		a.send(ctx, "events", ingot.Event{Stage: ingot.StageAgent, Error: err.Error(), Code: ingot.FailureRootUnreadable,
+			Retry: true, Uptime: rootfs.Uptime()})
 	}
-	if err := rootfs.WriteVerdict(a.Dir, v); err != nil {
-		a.Log.Error("writing the verdict for the guard", "err", err)
-	}
+	return err
 }
 
 // Measure is the digest of the first size bytes of the root's device: what is
@@ -178,17 +155,6 @@ func (a *Agent) report(ctx context.Context, root ingot.Digest, checks []ingot.Ch
 	}
 	r.Hostname, _ = os.Hostname() // only for people; empty is fine
 	return r
-}
-
-// sendUntilTaken posts the first report until the server has it.
-func (a *Agent) sendUntilTaken(ctx context.Context, r ingot.Report) {
-	for pause := time.Second; !a.send(ctx, "report", r); pause = min(pause*2, 30*time.Second) {
-		select {
-		case <-ctx.Done():
-			return
-		case <-time.After(pause/2 + rand.N(pause)):
-		}
-	}
 }
 
 var errRefused = errors.New("the server refused the request")

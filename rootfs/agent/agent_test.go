@@ -3,7 +3,6 @@ package agent
 import (
 	"context"
 	"encoding/json"
-	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -24,57 +23,6 @@ type system struct {
 	readyAt   int32
 	failed    []string
 	reboots   atomic.Int32
-}
-
-// TestVerdicts: what the first report says decides what the guard is told, and
-// whether the machine reboots.
-func TestVerdicts(t *testing.T) {
-	srv := httptest.NewServer(
-		http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) }),
-	)
-	defer srv.Close()
-	for _, c := range []struct {
-		name    string
-		failed  []string
-		restart bool
-		want    rootfs.Verdict
-		reboots int32
-	}{
-		{"healthy", nil, true, rootfs.VerdictHealthy, 0},
-		{"unwell, and something else is tried next", []string{"db.service"}, true, "", 1},
-		{"unwell, and nothing else is there", []string{"db.service"}, false, rootfs.VerdictStays, 0},
-	} {
-		s := &system{failed: c.failed}
-		a := &Agent{
-			Handover: handover(t, srv.URL, ingot.Check{Name: "system", Units: []string{"@system"}, Within: time.Millisecond}),
-			System:   s,
-			Dir:      t.TempDir(),
-			Console:  io.Discard,
-			pause:    time.Millisecond,
-		}
-		a.Handover.Ticket.Restart = c.restart
-		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
-		ended := make(chan error, 1)
-		go func() { ended <- a.Run(ctx) }()
-		for rootfs.ReadVerdict(a.Dir) != c.want || s.reboots.Load() != c.reboots {
-			select {
-			case <-ctx.Done():
-				t.Fatalf(
-					"%s: verdict %q and %d reboots; want %q and %d",
-					c.name,
-					rootfs.ReadVerdict(a.Dir),
-					s.reboots.Load(),
-					c.want,
-					c.reboots,
-				)
-			case <-time.After(time.Millisecond):
-			}
-		}
-		cancel()
-		if err := <-ended; err != nil {
-			t.Errorf("%s: %v", c.name, err)
-		}
-	}
 }
 
 func (s *system) State(context.Context) (string, error) {

@@ -34,10 +34,6 @@ type Guard struct {
 	Reboot func()        // resets the machine
 }
 
-// Extra is how many times the limit a healthy machine may take to reach the
-// server: a server that is down must not reboot a whole rack.
-const Extra = 3
-
 // Run returns when the boot is decided, or after it rebooted the machine.
 func (g *Guard) Run(ctx context.Context) error {
 	relayed := g.relay(ctx)
@@ -57,18 +53,17 @@ func (g *Guard) Run(ctx context.Context) error {
 	return nil
 }
 
-// decided waits for a verdict, and reports false when there was none in time.
+// decided waits for a verdict, and reports false when there was none in time. A machine that
+// is healthy, or stays up for inspection, is never rebooted, whether or not the server knows.
 func (g *Guard) decided(ctx context.Context) bool {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
-	for start, limit := time.Now(), g.Limit; ; {
-		switch rootfs.ReadVerdict(g.Dir) {
-		case rootfs.VerdictHealthy, rootfs.VerdictStays:
+	boot := g.boot()
+	for start := time.Now(); ; {
+		if d, is := rootfs.ReadDecided(g.Dir, boot); is && d.Verdict != rootfs.VerdictReboots {
 			return true
-		case rootfs.VerdictWell:
-			limit = Extra * g.Limit
 		}
-		if time.Since(start) >= limit {
+		if time.Since(start) >= g.Limit {
 			return false
 		}
 		select {
@@ -77,6 +72,15 @@ func (g *Guard) decided(ctx context.Context) bool {
 		case <-tick.C:
 		}
 	}
+}
+
+// boot is the boot that is watched; empty if the handover cannot be read.
+func (g *Guard) boot() ingot.BootID {
+	h, err := rootfs.ReadHandover(g.Dir)
+	if err != nil {
+		return ""
+	}
+	return h.Ticket.Boot
 }
 
 // unfinished says what systemd still waits for, and what failed.

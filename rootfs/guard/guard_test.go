@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -33,24 +35,29 @@ func TestGuard(t *testing.T) {
 	h := &heard{}
 	srv := httptest.NewServer(h)
 	defer srv.Close()
+	boot := ingot.NewBootID([16]byte{1})
 	for _, c := range []struct {
 		name    string
-		verdict rootfs.Verdict
-		after   time.Duration // least time until the machine is rebooted; 0: it is not
+		file    string // verdict.json
+		reboots bool
 	}{
-		{"nothing is heard", "", 300 * time.Millisecond},
-		{"healthy", rootfs.VerdictHealthy, 0},
-		{"left for a person", rootfs.VerdictStays, 0},
-		{"well, and the server is away", rootfs.VerdictWell, 900 * time.Millisecond},
+		{"nothing was decided", "", true},
+		{"healthy", `{"boot":"` + string(boot) + `","verdict":"healthy","posted":true}`, false},
+		{"healthy, and the server is away", `{"boot":"` + string(boot) + `","verdict":"healthy"}`, false},
+		{"stays for inspection", `{"boot":"` + string(boot) + `","verdict":"stays"}`, false},
+		{"reboots, and does not get to it", `{"boot":"` + string(boot) + `","verdict":"reboots"}`, true},
+		{"of another boot", `{"boot":"00","verdict":"healthy"}`, true},
+		{"half a file", `{"boot":"` + string(boot) + `","verd`, false},
+		{"an empty file", "\n", false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			dir := t.TempDir()
-			over := rootfs.Handover{Server: srv.URL, Ticket: ingot.Ticket{Boot: ingot.NewBootID([16]byte{1})}}
+			over := rootfs.Handover{Server: srv.URL, Ticket: ingot.Ticket{Boot: boot}}
 			if err := over.Write(dir); err != nil {
 				t.Fatal(err)
 			}
-			if c.verdict != "" {
-				if err := rootfs.WriteVerdict(dir, c.verdict); err != nil {
+			if c.file != "" {
+				if err := os.WriteFile(filepath.Join(dir, "verdict.json"), []byte(c.file), 0o600); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -61,13 +68,13 @@ func TestGuard(t *testing.T) {
 			if err := g.Run(ctx); err != nil {
 				t.Fatal(err)
 			}
-			if (rebooted == 0) != (c.after == 0) || rebooted < c.after {
-				t.Errorf("rebooted after %s; want at least %s", rebooted, c.after)
+			if (rebooted != 0) != c.reboots || c.reboots && rebooted < g.Limit {
+				t.Errorf("rebooted after %s; want a reboot: %t", rebooted, c.reboots)
 			}
 		})
 	}
-	if len(h.events) != 2 || !strings.HasPrefix(h.events[0].Error, "not healthy within ") {
-		t.Errorf("the server heard %+v; want twice that the machine was not healthy", h.events)
+	if len(h.events) != 3 || !strings.HasPrefix(h.events[0].Error, "not healthy within ") {
+		t.Errorf("the server heard %+v; want three times that the machine was not healthy", h.events)
 	}
 }
 
