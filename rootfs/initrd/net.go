@@ -90,25 +90,6 @@ func raise(l netlink.Link) error {
 	return nil
 }
 
-// apply sets the address and the route of a lease.
-func apply(l netlink.Link, ack *dhcpv4.DHCPv4) error {
-	mask := ack.SubnetMask()
-	if mask == nil {
-		mask = ack.YourIPAddr.DefaultMask()
-	}
-	addr := &netlink.Addr{IPNet: &net.IPNet{IP: ack.YourIPAddr, Mask: mask}}
-	if err := netlink.AddrReplace(l, addr); err != nil {
-		return fmt.Errorf("setting the address %s: %w", addr, err)
-	}
-	if routers := ack.Router(); len(routers) > 0 {
-		route := &netlink.Route{LinkIndex: l.Attrs().Index, Gw: routers[0]}
-		if err := netlink.RouteReplace(route); err != nil {
-			return fmt.Errorf("setting the route by %s: %w", routers[0], err)
-		}
-	}
-	return nil
-}
-
 // askDHCP asks for a lease (RFC 2131) with growing, jittered pauses.
 func askDHCP(ctx context.Context, name string, failed func(error)) (*dhcpv4.DHCPv4, error) {
 	deadline := time.Now().Add(linkPatience)
@@ -138,7 +119,8 @@ func askOnce(ctx context.Context, name string, wait time.Duration) (*dhcpv4.DHCP
 		return nil, err
 	}
 	defer c.Close()
-	lease, err := c.Request(ctx, dhcpv4.WithOption(dhcpv4.OptClassIdentifier(vendorClass)))
+	lease, err := c.Request(ctx, dhcpv4.WithOption(dhcpv4.OptClassIdentifier(vendorClass)),
+		dhcpv4.WithOption(dhcpv4.OptParameterRequestList(requestedOptions...)))
 	if err != nil {
 		return nil, err
 	}

@@ -1,0 +1,150 @@
+package initrd
+
+import (
+	"cmp"
+	"encoding/binary"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+
+	"github.com/insomniacslk/dhcp/dhcpv4"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// requestedOptions are the options that ingot-init uses. The classless routes come before the
+// router, which servers may then leave out (RFC 3442, page 4).
+var requestedOptions = []dhcpv4.OptionCode{dhcpv4.OptionSubnetMask, dhcpv4.OptionClasslessStaticRoute,
+	dhcpv4.OptionRouter, dhcpv4.OptionDomainNameServer, dhcpv4.OptionDomainName, dhcpv4.OptionInterfaceMTU}
+
+// keptFor is the lifetime in seconds of an address, and of no meaning but one: networkd keeps an
+// address that has a lifetime when it starts (KeepConfiguration=dhcp) until it has a lease of its
+// own, and drops a permanent one.
+const keptFor = 1<<31 - 1
+
+// apply gives a link the MTU, the address and the routes of a lease.
+func apply(l netlink.Link, ack *dhcpv4.DHCPv4) error {
+	if mtu := mtuOf(ack); mtu != 0 && mtu != l.Attrs().MTU {
+		// A card that cannot take it keeps its own.
+		_ = netlink.LinkSetMTU(l, mtu)
+	}
+	own, err := addressOf(ack)
+	if err != nil {
+		return err
+	}
+	addr := &netlink.Addr{IPNet: ipNet(own), ValidLft: keptFor, PreferedLft: keptFor}
+	if err := netlink.AddrReplace(l, addr); err != nil {
+		return fmt.Errorf("setting the address %s: %w", own, err)
+	}
+	for _, r := range routesOf(ack, own) {
+		route := &netlink.Route{LinkIndex: l.Attrs().Index, Dst: ipNet(r.to), Protocol: unix.RTPROT_DHCP}
+		if r.via.IsValid() {
+			route.Gw = r.via.AsSlice()
+		} else {
+			route.Scope, route.Src = netlink.SCOPE_LINK, own.Addr().AsSlice()
+		}
+		if err := netlink.RouteReplace(route); err != nil {
+			return fmt.Errorf("setting the route %s: %w", r, err)
+		}
+	}
+	return nil
+}
+
+// addressOf returns the address of a lease with its prefix length.
+func addressOf(ack *dhcpv4.DHCPv4) (netip.Prefix, error) {
+	ip, ok := netip.AddrFromSlice(ack.YourIPAddr.To4())
+	if !ok || ip.IsUnspecified() {
+		return netip.Prefix{}, fmt.Errorf("the lease has no address: %s", ack.YourIPAddr)
+	}
+	mask := ack.SubnetMask()
+	if mask == nil {
+		mask = ack.YourIPAddr.DefaultMask()
+	}
+	bits, size := mask.Size()
+	if size != 32 {
+		return netip.Prefix{}, fmt.Errorf("the lease has the subnet mask %s", net.IP(mask))
+	}
+	return netip.PrefixFrom(ip, bits), nil
+}
+
+// mtuOf returns the MTU of a lease (RFC 2132, section 5.1), and 0 for none or one that is less than
+// every IPv4 host must take.
+func mtuOf(ack *dhcpv4.DHCPv4) int {
+	b := ack.Options.Get(dhcpv4.OptionInterfaceMTU)
+	if len(b) != 2 || binary.BigEndian.Uint16(b) < 576 {
+		return 0
+	}
+	return int(binary.BigEndian.Uint16(b))
+}
+
+// leaseRoute is a route of a lease. Without a gateway its destination is on the link.
+type leaseRoute struct {
+	to  netip.Prefix
+	via netip.Addr
+}
+
+func (r leaseRoute) String() string {
+	if !r.via.IsValid() {
+		return fmt.Sprintf("to %s on the link", r.to)
+	}
+	return fmt.Sprintf("to %s via %s", r.to, r.via)
+}
+
+// routesOf returns the routes of a lease in the order in which the kernel takes them: first those
+// on the link, among them one to each gateway that is outside the subnet, as gateways of /32 leases
+// are. Classless routes replace the router option (RFC 3442, page 4).
+func routesOf(ack *dhcpv4.DHCPv4, own netip.Prefix) []leaseRoute {
+	var list []leaseRoute
+	add := func(to netip.Prefix, via netip.Addr) {
+		same := func(r leaseRoute) bool { return r.to == to }
+		if to.Addr().IsLoopback() || to.Addr().IsMulticast() || slices.ContainsFunc(list, same) {
+			return
+		}
+		if via.IsUnspecified() || via == own.Addr() {
+			via = netip.Addr{}
+		}
+		list = append(list, leaseRoute{to, via})
+	}
+	if classless := ack.ClasslessStaticRoute(); len(classless) > 0 {
+		for _, r := range classless {
+			to, _ := netip.AddrFromSlice(r.Dest.IP.To4())
+			bits, _ := r.Dest.Mask.Size()
+			if via, ok := netip.AddrFromSlice(r.Router.To4()); ok {
+				add(netip.PrefixFrom(to, bits).Masked(), via)
+			}
+		}
+	} else if routers := ack.Router(); len(routers) > 0 {
+		if via, ok := netip.AddrFromSlice(routers[0].To4()); ok {
+			add(netip.PrefixFrom(netip.IPv4Unspecified(), 0), via)
+		}
+	}
+	onLink := func(ip netip.Addr) bool {
+		return own.Masked().Contains(ip) ||
+			slices.ContainsFunc(list, func(r leaseRoute) bool { return !r.via.IsValid() && r.to.Contains(ip) })
+	}
+	for _, r := range list {
+		if r.via.IsValid() && !onLink(r.via) {
+			list = append(list, leaseRoute{to: netip.PrefixFrom(r.via, 32)})
+		}
+	}
+	slices.SortStableFunc(list, func(a, b leaseRoute) int {
+		return cmp.Or(compareBool(a.via.IsValid(), b.via.IsValid()), cmp.Compare(b.to.Bits(), a.to.Bits()))
+	})
+	return list
+}
+
+// compareBool sorts false before true.
+func compareBool(a, b bool) int {
+	switch {
+	case a == b:
+		return 0
+	case b:
+		return -1
+	}
+	return 1
+}
+
+func ipNet(p netip.Prefix) *net.IPNet {
+	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
+}
