@@ -132,7 +132,8 @@ func startingFiles(root *tree.Tree) []startingFile {
 			"and initramfs.",
 			"/etc/systemd/network/80-ingot-ethernet.network",
 			"[Match]\nType=ether\nKind=!*\n\n[Link]\nRequiredForOnline=no\n\n[Network]\nDHCP=ipv4\n" +
-				"KeepConfiguration=dhcp-on-stop\n\n[DHCPv4]\nClientIdentifier=mac\nUseHostname=no\n", ""})
+				"KeepConfiguration=dhcp-on-stop\n\n[DHCPv4]\nClientIdentifier=mac\nUseHostname=no\nUseMTU=yes\n" +
+				"UseDomains=yes\n\n[DHCPv6]\nUseDomains=yes\n\n[IPv6AcceptRA]\nUseDomains=yes\n", ""})
 	}
 	if inspect.FindUnit(root, "systemd-resolved.service") != "" {
 		list = append(list, startingFile{"The resolver of the container or host is replaced.", "/etc/resolv.conf", "",

@@ -306,6 +306,9 @@ func (b *boot) try(ctx context.Context) error {
 	if err := h.Write(ingot.RunDir); err != nil {
 		return err
 	}
+	if err := writeBootCard(sysroot, "/", b.args.MAC); err != nil {
+		b.console.say("%v", err) // without it the card is as any other
+	}
 	b.console.say("starting %s", ticket.Name)
 	b.report(ctx, ingot.Event{Stage: ingot.StageSwitch})
 	b.flush()

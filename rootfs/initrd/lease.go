@@ -18,10 +18,13 @@ import (
 var requestedOptions = []dhcpv4.OptionCode{dhcpv4.OptionSubnetMask, dhcpv4.OptionClasslessStaticRoute,
 	dhcpv4.OptionRouter, dhcpv4.OptionDomainNameServer, dhcpv4.OptionDomainName, dhcpv4.OptionInterfaceMTU}
 
-// keptFor is the lifetime in seconds of an address, and of no meaning but one: networkd keeps an
-// address that has a lifetime when it starts (KeepConfiguration=dhcp) until it has a lease of its
-// own, and drops a permanent one.
-const keptFor = 1<<31 - 1
+// The system takes over what is set here. networkd with KeepConfiguration=dhcp keeps an address
+// with a lifetime, and routes of the protocol dhcp, until it has a lease of its own; its routes
+// then replace those with the same metric.
+const (
+	keptFor       = 1<<31 - 1 // lifetime of the address, in seconds
+	bootCardRoute = 512       // metric of routes; networkd's default for other cards is 1024
+)
 
 // apply gives a link the MTU, the address and the routes of a lease.
 func apply(l netlink.Link, ack *dhcpv4.DHCPv4) error {
@@ -38,11 +41,12 @@ func apply(l netlink.Link, ack *dhcpv4.DHCPv4) error {
 		return fmt.Errorf("setting the address %s: %w", own, err)
 	}
 	for _, r := range routesOf(ack, own) {
-		route := &netlink.Route{LinkIndex: l.Attrs().Index, Dst: ipNet(r.to), Protocol: unix.RTPROT_DHCP}
+		route := &netlink.Route{LinkIndex: l.Attrs().Index, Dst: ipNet(r.to), Src: own.Addr().AsSlice(),
+			Protocol: unix.RTPROT_DHCP, Priority: bootCardRoute}
 		if r.via.IsValid() {
 			route.Gw = r.via.AsSlice()
 		} else {
-			route.Scope, route.Src = netlink.SCOPE_LINK, own.Addr().AsSlice()
+			route.Scope = netlink.SCOPE_LINK
 		}
 		if err := netlink.RouteReplace(route); err != nil {
 			return fmt.Errorf("setting the route %s: %w", r, err)
