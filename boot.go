@@ -55,8 +55,18 @@ type Disk struct {
 	Serial string `json:"serial,omitempty"` // from sysfs or udev
 	WWN    string `json:"wwn,omitempty"`
 	Model  string `json:"model,omitempty"`
+	Path   string `json:"path,omitempty"`  // where it is attached: "pci-0000:00:1f.2-ata-1"
 	Size   int64  `json:"size"`            // bytes
 	Holds  string `json:"holds,omitempty"` // "blank", `ext4 "data"`, "GPT partition table", "unknown data"
+	// whose volume it holds, as the volume itself says
+	Owner *VolumeOwner `json:"owner,omitempty"`
+}
+
+// VolumeOwner says whose a volume is. Every volume carries it on its disk.
+type VolumeOwner struct {
+	Fleet   string    `json:"fleet"` // Ticket.Fleet of the server
+	Machine MachineID `json:"machine"`
+	Volume  string    `json:"volume"` // name in the profile
 }
 
 // NIC is one network interface of a machine.
@@ -88,6 +98,9 @@ type Facts struct {
 	NICs         []NIC  `json:"nics,omitempty"`
 	Disks        []Disk `json:"disks,omitempty"`
 	Kernel       string `json:"kernel,omitempty"` // uname -r
+	// Stamps says that its ingot-init checks and writes owners of volumes. Those of
+	// older images mount whatever has the right label.
+	Stamps bool `json:"stamps,omitempty"`
 }
 
 // TicketRequest is posted by ingot-init to BootPath(boot, "ticket").
@@ -120,6 +133,15 @@ type Ticket struct {
 	// boot is another attempt or of another image. Otherwise it stays up, so that an
 	// operator can look at it.
 	Restart bool `json:"restart,omitempty"`
+	// Fleet names the server's installation: 32 hex digits that never change. Empty from
+	// servers that know no owners of volumes.
+	Fleet string `json:"fleet,omitempty"`
+	// Had are the disks whose volumes this machine used before volumes had owners: it may
+	// take these as its own.
+	Had []Disk `json:"had,omitempty"`
+	// Adoptions are the grants with Adopt. They are not in Grants, which older images take
+	// as permissions to initialise.
+	Adoptions []Grant `json:"adoptions,omitempty"`
 }
 
 // SignedTicket is a Ticket in exactly the bytes that were signed.
@@ -128,24 +150,27 @@ type SignedTicket struct {
 	Signature string `json:"signature"` // minisign signature file text over Ticket
 }
 
-// Grant is a one-shot permission for one boot to initialise one named blank
-// disk as one volume. Without it nothing is ever formatted.
+// Grant is a one-shot permission to initialise one named blank disk as one volume.
+// Without it nothing is ever formatted.
 type Grant struct {
 	Volume  string    `json:"volume"`
-	Disk    string    `json:"disk"` // serial number or WWN
+	Disk    string    `json:"disk"` // serial number, WWN or path
 	Expires time.Time `json:"expires"`
+	// Adopt permits to take over the volume that the disk holds. Nothing is formatted.
+	Adopt bool `json:"adopt,omitempty"`
 }
 
 // Event is one step of a boot that the machine reports; posted to BootPath(boot, "events").
 type Event struct {
-	Stage   Stage         `json:"stage"`
-	Error   string        `json:"error,omitempty"`   // not empty: the stage failed, and this is why
-	Code    FailureCode   `json:"code,omitempty"`    // with Error: what kind of failure
-	Detail  string        `json:"detail,omitempty"`  // for people: "volume data refused: disk vda holds ext4"
-	Retry   bool          `json:"retry,omitempty"`   // with Error: the machine will try the stage again by itself
-	Bytes   int64         `json:"bytes,omitempty"`   // bytes moved in this stage
-	Uptime  time.Duration `json:"uptime,omitempty"`  // since the kernel started
-	Volumes []string      `json:"volumes,omitempty"` // in StageVolumes: names of volumes initialised with a grant
+	Stage  Stage         `json:"stage"`
+	Error  string        `json:"error,omitempty"`  // not empty: the stage failed, and this is why
+	Code   FailureCode   `json:"code,omitempty"`   // with Error: what kind of failure
+	Detail string        `json:"detail,omitempty"` // for people: "volume data refused: disk vda holds ext4"
+	Retry  bool          `json:"retry,omitempty"`  // with Error: the machine will try the stage again by itself
+	Bytes  int64         `json:"bytes,omitempty"`  // bytes moved in this stage
+	Uptime time.Duration `json:"uptime,omitempty"` // since the kernel started
+	// in StageVolumes: names of volumes initialised or adopted with a grant
+	Volumes []string `json:"volumes,omitempty"`
 }
 
 // CheckResult is the outcome of one health check.

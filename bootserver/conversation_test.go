@@ -491,12 +491,12 @@ func TestOperatorsMistakes(t *testing.T) {
 			func() error { _, err := h.api.Rollback(t.Context(), machineID); return err }},
 		{"a grant without a disk", "names one disk", func() error {
 			_,
-				err := h.api.Grant(t.Context(), machineID, "data", "", time.Hour)
+				err := h.api.Grant(t.Context(), machineID, api.GrantRequest{Volume: "data", For: time.Hour})
 			return err
 		}},
 		{"a grant for ever", "cannot last", func() error {
 			_,
-				err := h.api.Grant(t.Context(), machineID, "data", "S", 1000*time.Hour)
+				err := h.api.Grant(t.Context(), machineID, api.GrantRequest{Volume: "data", Disk: "S", For: 1000 * time.Hour})
 			return err
 		}},
 	} {

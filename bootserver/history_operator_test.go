@@ -62,7 +62,8 @@ func (s *history) operates(t *rapid.T) {
 			api.LabelRequest{Set: map[string]string{"rack": draw(t, []string{"r1", "r2"}, "rack")}})
 		then = func() {}
 	case "grant":
-		answer, err = s.operator.Grant(t.Context(), ref, "data", draw(t, []string{"", "S1"}, "disk"), time.Hour)
+		answer, err = s.operator.Grant(t.Context(), ref, api.GrantRequest{Volume: "data",
+			Disk: draw(t, []string{"", "S1"}, "disk"), For: time.Hour})
 		then = func() {}
 	default:
 		map[string]func(*rapid.T, fleet.Machine, []byte){"forget": s.forgets, "merge": s.merges,

@@ -44,7 +44,8 @@ func TestLedgerOfATicket(t *testing.T) {
 	h := newHouseOf(t)
 	grant := func(volume, disk string) {
 		t.Helper()
-		if _, err := h.api.Grant(t.Context(), "node01", volume, disk, time.Hour); err != nil {
+		if _, err := h.api.Grant(t.Context(), "node01", api.GrantRequest{Volume: volume, Disk: disk,
+			For: time.Hour}); err != nil {
 			t.Fatal(err)
 		}
 	}

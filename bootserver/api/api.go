@@ -37,7 +37,7 @@ type Backend interface {
 	Assign(ctx context.Context, ref, image, why string) (Machine, error)
 	Rollback(ctx context.Context, ref string) (Machine, error)
 	Resume(ctx context.Context, ref string) (Machine, error)
-	Grant(ctx context.Context, ref, volume, disk string, ttl time.Duration) (Machine, error)
+	Grant(ctx context.Context, ref string, g GrantRequest) (Machine, error)
 	Reload(ctx context.Context) (Reloaded, error)
 	// Capture writes a pcap file of machines' traffic until ctx ends or most
 	// bytes are written.
@@ -84,8 +84,10 @@ type AssignRequest struct {
 // GrantRequest names the disk that one boot may initialise.
 type GrantRequest struct {
 	Volume string        `json:"volume"`
-	Disk   string        `json:"disk"`
-	For    time.Duration `json:"for"` // nanoseconds
+	Disk   string        `json:"disk"` // serial number, WWN or path
+	For    time.Duration `json:"for"`  // nanoseconds
+	// take over the volume that the disk holds, and initialise nothing
+	Adopt bool `json:"adopt,omitempty"`
 }
 
 // Authority is the server's CA, which clients pin.
@@ -211,7 +213,7 @@ func machineRoutes(r *routes, b Backend) {
 		})
 	add(r, "POST /v1/machines/{ref}/grants", access.Operate, "Let one boot initialise one blank disk",
 		func(ctx context.Context, in *changeIn[GrantRequest]) (Machine, error) {
-			return b.Grant(ctx, in.Ref, in.Body.Volume, in.Body.Disk, in.Body.For)
+			return b.Grant(ctx, in.Ref, in.Body)
 		})
 	type bootsIn struct {
 		Machine string `query:"machine" maxLength:"200" doc:"Of one machine; else of all."`

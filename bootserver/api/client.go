@@ -321,8 +321,8 @@ func (c *Client) Resume(ctx context.Context, ref string) (Machine, error) {
 }
 
 // Grant lets one boot initialise one blank disk as a volume.
-func (c *Client) Grant(ctx context.Context, ref, volume, disk string, ttl time.Duration) (Machine, error) {
-	return c.change(ctx, ref, "grants", GrantRequest{Volume: volume, Disk: disk, For: ttl})
+func (c *Client) Grant(ctx context.Context, ref string, g GrantRequest) (Machine, error) {
+	return c.change(ctx, ref, "grants", g)
 }
 
 // Reload makes the server read its configuration again.

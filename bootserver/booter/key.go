@@ -38,6 +38,10 @@ func (b *Booter) machineKeys() func(ingot.MachineID) string {
 	}
 }
 
+// fleetID names the installation in the volumes of its machines. It is no secret, and the same on
+// every server of the installation and after a restore.
+func (b *Booter) fleetID() string { return hex.EncodeToString(b.Derive("fleet", "")[:16]) }
+
 // Derive makes stable bytes that cannot be guessed without the state's secret.
 func (b *Booter) Derive(purpose, of string) []byte { return derive(b.state.Identity(), purpose, of) }
 

@@ -15,6 +15,7 @@ import (
 // Ticket implements httpboot.Booter.
 func (b *Booter) Ticket(id ingot.BootID, q ingot.TicketRequest) (signed ingot.SignedTicket, err error) {
 	now, policy, facts := b.now(), *b.policy.Load(), boundFacts(q.Facts)
+	installation := b.fleetID()
 	boot, _ := b.state.Boot(id)
 	images := b.newImages(boot.Image.Image)
 	var ticket ingot.Ticket
@@ -33,10 +34,12 @@ func (b *Booter) Ticket(id ingot.BootID, q ingot.TicketRequest) (signed ingot.Si
 		if lent, ask = d.Ticket(); ask != nil {
 			return d, nil // the record stays, the ticket is refused
 		}
+		blank, adoptions := splitGrants(lent)
 		ticket = ingot.Ticket{Boot: id, Machine: d.Machine.ID, Hostname: d.Machine.Hostname(),
 			MachineKey: d.Machine.MachineKey,
-			Nonce:      q.Nonce, Issued: now, Expires: now.Add(policy.Ticket), Image: d.Boot.Image.Image, Grants: lent,
-			Deadline: d.Boot.Deadline.Sub(now), Restart: d.Restarts()}
+			Nonce:      q.Nonce, Issued: now, Expires: now.Add(policy.Ticket), Image: d.Boot.Image.Image, Grants: blank,
+			Deadline: d.Boot.Deadline.Sub(now), Restart: d.Restarts(), Fleet: installation, Had: d.Machine.Had,
+			Adoptions: adoptions}
 		return d, nil
 	})
 	if err != nil {
@@ -51,6 +54,18 @@ func (b *Booter) Ticket(id ingot.BootID, q ingot.TicketRequest) (signed ingot.Si
 		return signed, err
 	}
 	return ingot.SignedTicket{Ticket: text, Signature: b.keys.Server.Secret.Sign(text, "ticket "+string(id))}, nil
+}
+
+// splitGrants separates the grants for blank disks from those to take volumes over.
+func splitGrants(grants []ingot.Grant) (blank, adoptions []ingot.Grant) {
+	for _, g := range grants {
+		if g.Adopt {
+			adoptions = append(adoptions, g)
+		} else {
+			blank = append(blank, g)
+		}
+	}
+	return blank, adoptions
 }
 
 // admit begins the decision about a ticket, or says why there is none.
@@ -87,7 +102,12 @@ func boundFacts(f ingot.Facts) ingot.Facts {
 	}
 	for i := range f.Disks {
 		d := &f.Disks[i]
-		texts = append(texts, &d.Name, &d.Serial, &d.WWN, &d.Model, &d.Holds)
+		texts = append(texts, &d.Name, &d.Serial, &d.WWN, &d.Path, &d.Model, &d.Holds)
+		if d.Owner != nil {
+			o := *d.Owner
+			d.Owner = &o
+			texts = append(texts, &o.Fleet, (*string)(&o.Machine), &o.Volume)
+		}
 	}
 	clipName(texts...)
 	return f

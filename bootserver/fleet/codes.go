@@ -247,23 +247,26 @@ func answerText(c Change) string {
 	return "question answered: " + how
 }
 
-// diskText names the disk and volume of a grant.
-func diskText(v Values) string {
-	return fmt.Sprintf("disk %s as volume %s", v.Text("disk"), v.Text("volume"))
+// grantedText says what a grant permits.
+func grantedText(v Values) string {
+	if v.Bool("adopt") {
+		return fmt.Sprintf("take over volume %s on disk %s", v.Text("volume"), v.Text("disk"))
+	}
+	return fmt.Sprintf("initialise disk %s as volume %s", v.Text("disk"), v.Text("volume"))
 }
 
 func grantText(c Change) string {
-	return fmt.Sprintf("granted: one boot may initialise %s until %s", diskText(c.To), c.To.Text("until"))
+	return fmt.Sprintf("granted: one boot may %s until %s", grantedText(c.To), c.To.Text("until"))
 }
 
 func expiredGrantText(c Change) string {
-	return fmt.Sprintf("the grant to initialise %s expired unused", diskText(c.From))
+	return fmt.Sprintf("the grant to %s expired unused", grantedText(c.From))
 }
 
 func ticketText(c Change) string {
 	text := "ticket issued for " + c.Image.Name
 	for i := range c.To.Len("grants") {
-		text += "; it may initialise " + diskText(c.To.At("grants", i))
+		text += "; it may " + grantedText(c.To.At("grants", i))
 	}
 	return text
 }

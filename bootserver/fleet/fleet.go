@@ -73,10 +73,12 @@ type Machine struct {
 	Healthy     []ImageRef                `json:"healthy,omitempty"` // each once, the latest last
 	Trial       Trial                     `json:"trial,omitzero"`    // failures of the image that it boots now
 	// set after the assigned image failed too often; never modified, only replaced
-	Setback *Setback     `json:"setback,omitempty"`
-	Orders  int          `json:"orders,omitempty"` // number of operators' decisions about its image
-	Grants  []Grant      `json:"grants,omitempty"`
-	Boot    ingot.BootID `json:"boot,omitempty"` // the latest boot
+	Setback *Setback `json:"setback,omitempty"`
+	Orders  int      `json:"orders,omitempty"` // number of operators' decisions about its image
+	Grants  []Grant  `json:"grants,omitempty"`
+	// disks with volumes that the machine used before volumes had owners
+	Had  []ingot.Disk `json:"had,omitempty"`
+	Boot ingot.BootID `json:"boot,omitempty"` // the latest boot
 }
 
 // Hostname returns the host name of the machine: its name, else its ID.
@@ -91,7 +93,7 @@ func (m *Machine) Hostname() string {
 // vendor and product, history, and grants.
 func (m Machine) Brief() Machine {
 	m.Facts = ingot.Facts{Vendor: m.Facts.Vendor, Product: m.Facts.Product}
-	m.Healthy, m.Grants, m.Trial, m.MachineKey, m.Loaders, m.Answered = nil, nil, Trial{}, "", nil, nil
+	m.Healthy, m.Grants, m.Had, m.Trial, m.MachineKey, m.Loaders, m.Answered = nil, nil, nil, Trial{}, "", nil, nil
 	if m.Setback != nil {
 		s := *m.Setback
 		s.Failures = nil

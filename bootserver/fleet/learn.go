@@ -16,6 +16,7 @@ import (
 // unchanged until the answer.
 func Learn(m Machine, f ingot.Facts, others []Machine, now time.Time) (after Machine, changes []string) {
 	changes = HardwareChanges(m.Facts, f)
+	m.Had = hadVolumes(m)
 	m.Facts, m.LastSeen = f, now
 	q := identityConflict(m, f, others)
 	if q != nil && m.answered(q.About).IsZero() {
@@ -30,6 +31,24 @@ func Learn(m Machine, f ingot.Facts, others []Machine, now time.Time) (after Mac
 		m.Serial = serial
 	}
 	return m, changes
+}
+
+// maxHad limits the disks in Machine.Had.
+const maxHad = 64
+
+// hadVolumes returns the disks with filesystems that the machine could use so far without their
+// saying whose they are: those that it reported when it last booted an image whose ingot-init
+// did not check owners of volumes.
+func hadVolumes(m Machine) (had []ingot.Disk) {
+	if m.Facts.Stamps || m.Facts.RAM == 0 {
+		return m.Had
+	}
+	for _, d := range m.Facts.Disks {
+		if strings.HasPrefix(d.Holds, "ext4 ") && len(had) < maxHad {
+			had = append(had, d)
+		}
+	}
+	return had
 }
 
 // identityConflict returns the question that reported facts raise, or nil. The serial

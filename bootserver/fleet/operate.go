@@ -145,7 +145,13 @@ func labelChanges(old, now map[string]string, add func(Change)) {
 	}
 }
 
-func grantValues(g ingot.Grant) Values { return Values{"disk": g.Disk, "volume": g.Volume} }
+func grantValues(g ingot.Grant) Values {
+	v := Values{"disk": g.Disk, "volume": g.Volume}
+	if g.Adopt {
+		v["adopt"] = true
+	}
+	return v
+}
 
 // imageValues returns nil if there is no image.
 func imageValues(r ImageRef) Values {

@@ -281,15 +281,15 @@ func (o *Operator) Resume(ctx context.Context, ref string) (api.Machine, error) 
 }
 
 // Grant implements api.Backend.
-func (o *Operator) Grant(ctx context.Context, ref, volume, disk string, ttl time.Duration) (api.Machine, error) {
+func (o *Operator) Grant(ctx context.Context, ref string, r api.GrantRequest) (api.Machine, error) {
 	switch {
-	case disk == "":
+	case r.Disk == "":
 		return api.Machine{}, api.NewProblem(api.CodeGrantWithoutDisk, "a grant names one disk")
-	case ttl <= 0 || ttl > 7*24*time.Hour:
-		return api.Machine{}, api.NewProblem(api.CodeGrantDuration, fmt.Sprintf("a grant cannot last %s", ttl))
+	case r.For <= 0 || r.For > 7*24*time.Hour:
+		return api.Machine{}, api.NewProblem(api.CodeGrantDuration, fmt.Sprintf("a grant cannot last %s", r.For))
 	}
 	now := o.now()
-	g := fleet.Grant{Grant: ingot.Grant{Volume: volume, Disk: disk, Expires: now.Add(ttl)}, Given: now}
+	g := fleet.Grant{Grant: ingot.Grant{Volume: r.Volume, Disk: r.Disk, Expires: now.Add(r.For), Adopt: r.Adopt}, Given: now}
 	return o.change(ctx, fleet.ActionGrant, ref, func(_ state.Tx, d *fleet.Decision) error {
 		d.AddGrant(g)
 		return nil

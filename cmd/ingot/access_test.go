@@ -125,7 +125,7 @@ func (spiteful) Rollback(context.Context, string) (api.Machine, error) {
 func (spiteful) Assign(context.Context, string, string, string) (api.Machine, error) {
 	return filled[api.Machine](), nil
 }
-func (spiteful) Grant(context.Context, string, string, string, time.Duration) (api.Machine, error) {
+func (spiteful) Grant(context.Context, string, api.GrantRequest) (api.Machine, error) {
 	return filled[api.Machine](), nil
 }
 

@@ -23,6 +23,7 @@ func facts(bootMAC string) ingot.Facts {
 		Arch: ingot.Arch(
 			runtime.GOARCH,
 		), Firmware: firmware(), RAM: total, RAMInstalled: rootfs.InstalledMemory(), Kernel: kernelRelease(),
+		Stamps: true,
 	}
 	if f.RAMInstalled < f.RAM { // what firmware says is not so
 		f.RAMInstalled = 0

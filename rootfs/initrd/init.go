@@ -19,6 +19,7 @@ import (
 	mrand "math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -426,7 +427,8 @@ func (b *boot) furnish(ctx context.Context, t ingot.Ticket, now time.Time) error
 
 func (b *boot) mountVolumes(ctx context.Context, t ingot.Ticket, now time.Time) ([]volumes.Result, error) {
 	m := volumes.Mounter{Root: sysroot, At: volumes.Host, Log: b.console.say}
-	results, failed := m.Mount(ctx, b.image.Volumes, t.Grants, now)
+	results, failed := m.Mount(ctx, b.image.Volumes,
+		volumes.Machine{Fleet: t.Fleet, ID: t.Machine, Had: t.Had, Grants: slices.Concat(t.Grants, t.Adoptions), Now: now})
 	event := ingot.Event{Stage: ingot.StageVolumes}
 	var words []string
 	var hint string // for the first volume that is needed and refused
@@ -435,6 +437,9 @@ func (b *boot) mountVolumes(ctx context.Context, t ingot.Ticket, now time.Time) 
 		case r.Initialised:
 			event.Volumes = append(event.Volumes, r.Volume.Name)
 			words = append(words, fmt.Sprintf("%s initialised on %s", r.Volume.Name, r.Device))
+		case r.Adopted:
+			event.Volumes = append(event.Volumes, r.Volume.Name)
+			words = append(words, fmt.Sprintf("%s taken over on %s", r.Volume.Name, r.Device))
 		case r.Device != "":
 			words = append(words, fmt.Sprintf("%s on %s", r.Volume.Name, r.Device))
 		case r.Absent && r.Volume.Optional:

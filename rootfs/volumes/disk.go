@@ -5,13 +5,13 @@
 // read-only file descriptors; the one place that makes a filesystem,
 // initialise, runs only for a Decision of kind Initialise, which Decide gives
 // only for a blank disk that an unexpired grant names.
+//
+// A volume says on its disk whose it is (see stamp.go). What belongs to another
+// machine or installation is neither checked nor mounted: both would write to it.
 package volumes
 
 import (
-	"bytes"
-	"encoding/binary"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"sort"
@@ -24,11 +24,12 @@ import (
 // Device is one disk or partition that may hold a volume.
 type Device struct {
 	ingot.Disk
-	Path       string // "/dev/vda"
+	Node       string // "/dev/vda"
 	Parent     string // name of the disk, of a partition
 	Partitions int    // of a disk
 	Filesystem string // "ext4", when it holds one
 	Label      string // of that filesystem
+	UUID       string // likewise
 }
 
 // blank is what Holds says of a device that holds nothing.
@@ -50,12 +51,12 @@ func List(at Paths) []Device {
 	var devices []Device
 	for _, e := range entries {
 		name := e.Name()
-		if skipped(name) {
+		dir := filepath.Join(at.SysBlock, name)
+		if skipped(name) || text(dir, "hidden") == "1" { // one of several paths to an NVMe drive
 			continue
 		}
-		dir := filepath.Join(at.SysBlock, name)
-		d := Device{Path: filepath.Join(at.Dev, name), Disk: ingot.Disk{Name: name, Size: sectors(dir), Serial: serial(dir),
-			WWN: text(dir, "wwid", "device/wwid"), Model: text(dir, "device/model")}}
+		d := Device{Node: filepath.Join(at.Dev, name), Disk: ingot.Disk{Name: name, Size: sectors(dir), Serial: serial(dir),
+			WWN: text(dir, "wwid", "device/wwid"), Model: text(dir, "device/model"), Path: attached(dir)}}
 		parts, _ := filepath.Glob(filepath.Join(dir, name+"*", "partition"))
 		sort.Strings(parts)
 		d.Partitions = len(parts)
@@ -66,8 +67,9 @@ func List(at Paths) []Device {
 		devices = append(devices, d)
 		for _, p := range parts {
 			pdir := filepath.Dir(p)
-			q := Device{Path: filepath.Join(at.Dev, filepath.Base(pdir)), Parent: name,
-				Disk: ingot.Disk{Name: filepath.Base(pdir), Size: sectors(pdir), Serial: d.Serial, WWN: d.WWN, Model: d.Model}}
+			q := Device{Node: filepath.Join(at.Dev, filepath.Base(pdir)), Parent: name,
+				Disk: ingot.Disk{Name: filepath.Base(pdir), Size: sectors(pdir), Serial: d.Serial, WWN: d.WWN, Model: d.Model,
+					Path: d.Path}}
 			probe(&q)
 			devices = append(devices, q)
 		}
@@ -118,7 +120,7 @@ func serial(dir string) string {
 
 // probe says what a device holds. It opens it for reading only.
 func probe(d *Device) {
-	f, err := os.Open(d.Path)
+	f, err := os.Open(d.Node)
 	if err != nil {
 		d.Holds = "unreadable: " + err.Error()
 		return
@@ -128,86 +130,9 @@ func probe(d *Device) {
 		d.Holds = fmt.Sprintf("%d partition(s)", d.Partitions)
 		return
 	}
-	d.Holds, d.Filesystem, d.Label = Identify(f, d.Size)
-}
-
-// edge is how much of each end of a device must be zero for it to be blank:
-// every partition table, filesystem, RAID, LVM and LUKS signature lies there.
-const edge = 1 << 20
-
-// Identify names what the size bytes of r hold: "blank", a signature that we
-// know by name, or "unknown data". filesystem and label are set for ext
-// filesystems. What cannot be read is not blank.
-func Identify(r io.ReaderAt, size int64) (holds, filesystem, label string) {
-	head, tail := make([]byte, min(edge, size)), make([]byte, min(edge, size))
-	if _, err := r.ReadAt(head, 0); err != nil && err != io.EOF {
-		return "unreadable: " + err.Error(), "", ""
+	c := Identify(f, d.Size)
+	d.Holds, d.Filesystem, d.Label, d.UUID = c.Holds, c.Filesystem, c.Label, c.UUID
+	if c.Filesystem != "" {
+		d.Owner = readOwner(f, c.UUID)
 	}
-	if _, err := r.ReadAt(tail, size-int64(len(tail))); err != nil && err != io.EOF {
-		return "unreadable: " + err.Error(), "", ""
-	}
-	if fs, label := extLabel(head); fs != "" {
-		return fmt.Sprintf("%s %q", fs, label), fs, label
-	}
-	for _, s := range signatures {
-		area := head
-		at := s.offset
-		if at < 0 {
-			area, at = tail, int64(len(tail))+s.offset
-		}
-		if at >= 0 && at+int64(len(s.magic)) <= int64(len(area)) && string(area[at:at+int64(len(s.magic))]) == s.magic {
-			return s.name, "", ""
-		}
-	}
-	if len(head) > 0 && allZero(head) && allZero(tail) {
-		return blank, "", ""
-	}
-	return "unknown data", "", ""
-}
-
-func allZero(b []byte) bool { return len(bytes.TrimLeft(b, "\x00")) == 0 }
-
-// signatures name what people most often have on a disk. They only make the
-// refusal clearer: whatever is not zero is refused anyhow. Offsets in bytes,
-// negative from the end; sources: util-linux libblkid superblock probes.
-var signatures = []struct {
-	offset int64
-	magic  string
-	name   string
-}{
-	{512, "EFI PART", "GPT partition table"},
-	{4096, "EFI PART", "GPT partition table"},
-	{-512, "EFI PART", "backup GPT partition table"},
-	{0, "XFSB", "xfs filesystem"},
-	{0x10040, "_BHRfS_M", "btrfs filesystem"},
-	{0, "LUKS\xba\xbe", "LUKS encrypted volume"},
-	{512, "LABELONE", "LVM physical volume"},
-	{4096, "\xfc\x4e\x2b\xa9", "Linux RAID member"},
-	{0, "\xfc\x4e\x2b\xa9", "Linux RAID member"},
-	{-65536, "\xfc\x4e\x2b\xa9", "Linux RAID member"},
-	{4086, "SWAPSPACE2", "swap space"},
-	{0, "hsqs", "squashfs image"},
-	{0x8001, "CD001", "ISO 9660 image"},
-	{3, "NTFS    ", "NTFS filesystem"},
-	{82, "FAT32", "FAT filesystem"},
-	{54, "FAT", "FAT filesystem"},
-	{510, "\x55\xaa", "MBR partition table"},
-}
-
-// extLabel reads the superblock of an ext2, ext3 or ext4 filesystem
-// (Linux, Documentation/filesystems/ext4/super.rst).
-func extLabel(head []byte) (fs, label string) {
-	const start = 1024
-	if len(head) < start+264 || binary.LittleEndian.Uint16(head[start+56:]) != 0xEF53 {
-		return "", ""
-	}
-	label = strings.TrimRight(string(head[start+120:start+136]), "\x00")
-	const extents, journal = 0x40, 0x4
-	switch {
-	case binary.LittleEndian.Uint32(head[start+96:])&extents != 0:
-		return "ext4", label
-	case binary.LittleEndian.Uint32(head[start+92:])&journal != 0:
-		return "ext3", label
-	}
-	return "ext2", label
 }

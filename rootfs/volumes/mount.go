@@ -2,6 +2,7 @@ package volumes
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -10,7 +11,6 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -22,6 +22,7 @@ type Result struct {
 	Volume      ingot.Volume
 	Device      string // "/dev/vda"; empty when it is not mounted
 	Initialised bool
+	Adopted     bool   // by a grant
 	Refusal     string // why it is not mounted
 	Absent      bool   // of a refusal: nothing that looks like it is there
 }
@@ -37,18 +38,13 @@ type Mounter struct {
 // Mount decides about every volume and carries it out, in the order of the
 // profile. It returns the results and, wrapped in ErrRefused, the first
 // volume that is needed and cannot be had.
-func (m Mounter) Mount(
-	ctx context.Context,
-	list []ingot.Volume,
-	grants []ingot.Grant,
-	now time.Time,
-) ([]Result, error) {
+func (m Mounter) Mount(ctx context.Context, list []ingot.Volume, on Machine) ([]Result, error) {
 	var results []Result
 	var failed error
 	for _, v := range list {
 		r := Result{Volume: v}
-		d := Decide(v, List(m.At), grants, now)
-		if err := m.carryOut(ctx, v, d, &r); err != nil {
+		d := Decide(v, List(m.At), on)
+		if err := m.carryOut(ctx, v, d, on, &r); err != nil {
 			r.Refusal = err.Error()
 		}
 		if r.Refusal != "" && !v.Optional && failed == nil {
@@ -59,50 +55,114 @@ func (m Mounter) Mount(
 	return results, failed
 }
 
-func (m Mounter) carryOut(ctx context.Context, v ingot.Volume, d Decision, r *Result) error {
+func (m Mounter) carryOut(ctx context.Context, v ingot.Volume, d Decision, on Machine, r *Result) error {
 	switch d.Kind {
 	case Initialise:
-		m.Log("volume %s: initialising the blank disk %s (serial %q) as granted", v.Name, d.Device.Name, d.Device.Serial)
-		if err := m.initialise(ctx, v, d.Device); err != nil {
+		m.Log("volume %s: initialising the blank disk %s (%s) as granted", v.Name, d.Device.Name, identity(d.Device.Disk))
+		if err := m.initialise(ctx, v, d.Device, on); err != nil {
 			return err
 		}
 		r.Initialised = true
 	case Mount:
-		if err := m.check(ctx, d.Device.Path); err != nil {
+		if err := m.confirm(ctx, d.Device, "ext4"); err != nil {
 			return err
 		}
+		if err := m.check(ctx, d.Device.Node); err != nil {
+			return err
+		}
+		if d.Stamp {
+			if err := writeStamp(d.Device.Node, on.owner(v.Name), d.Device.UUID); err != nil {
+				m.Log("volume %s: writing its owner to %s failed: %v", v.Name, d.Device.Name, err)
+			} else {
+				m.Log("volume %s: %s now says that it belongs to %s", v.Name, d.Device.Name, on.ID)
+			}
+		}
+		r.Adopted = d.Adopt
 	default:
 		r.Absent = d.Absent
 		return errors.New(d.Reason)
 	}
-	if err := m.mount(v, d.Device.Path); err != nil {
+	if err := m.mount(v, d.Device.Node); err != nil {
 		return err
 	}
-	r.Device = d.Device.Path
+	r.Device = d.Device.Node
 	return nil
 }
 
-// initialise makes the filesystem. It looks at the disk once more, so that
+// initialise makes the filesystem. It looks at the disk once more, and at more of it, so that
 // nothing that happened since Decide is overwritten.
-func (m Mounter) initialise(ctx context.Context, v ingot.Volume, d Device) error {
+func (m Mounter) initialise(ctx context.Context, v ingot.Volume, d Device, on Machine) error {
 	probe(&d)
 	if d.Holds != blank || d.Partitions > 0 {
 		return fmt.Errorf("disk %s is no longer blank; it holds %s; nothing was written", d.Name, d.Holds)
 	}
-	out, err := m.tool(
-		ctx,
-		"/usr/sbin/mkfs.ext4",
-		"-q",
-		"-L",
-		v.FSLabel(),
-		"-m",
-		"0",
-		"-E",
-		"lazy_itable_init=1,lazy_journal_init=1",
-		d.Path,
-	)
+	if err := sampleInside(d); err != nil {
+		return err
+	}
+	if err := m.confirm(ctx, d, ""); err != nil {
+		return err
+	}
+	args := []string{"-q", "-L", v.FSLabel(), "-m", "0", "-E", "lazy_itable_init=1,lazy_journal_init=1"}
+	owner := on.owner(v.Name)
+	if on.Fleet != "" {
+		args = append(args, "-U", volumeUUID(owner))
+	}
+	out, err := m.tool(ctx, "/usr/sbin/mkfs.ext4", append(args, d.Node)...)
 	if err != nil {
 		return fmt.Errorf("making the filesystem on %s: %w: %s", d.Name, err, out)
+	}
+	if on.Fleet == "" {
+		return nil
+	}
+	if err := writeStamp(d.Node, owner, volumeUUID(owner)); err != nil {
+		return fmt.Errorf("writing the owner to %s: %w", d.Name, err)
+	}
+	return nil
+}
+
+// sampleInside reads a blank disk at many places.
+func sampleInside(d Device) error {
+	f, err := os.Open(d.Node)
+	if err != nil {
+		return fmt.Errorf("reading disk %s: %w", d.Name, err)
+	}
+	defer f.Close()
+	at, err := nonzeroInside(f, d.Size, manySamples)
+	if err != nil {
+		return fmt.Errorf("reading disk %s: %w", d.Name, err)
+	}
+	if at >= 0 {
+		d.Holds = fmt.Sprintf("unknown data at byte %d", at)
+		return errors.New(notBlank(d, d.Serial))
+	}
+	return nil
+}
+
+// confirm asks the root's own blkid what a device holds, and refuses if it does not agree. want is
+// the type of filesystem, empty for a device that holds nothing.
+func (m Mounter) confirm(ctx context.Context, d Device, want string) error {
+	out, err := m.tool(ctx, "/usr/sbin/blkid", "-p", "-o", "export", d.Node)
+	var exit *exec.ExitError
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		m.Log("the root has no blkid (package util-linux); what %s holds is not confirmed", d.Node)
+		return nil
+	case errors.As(err, &exit) && exit.ExitCode() == 8: // blkid(8), "RETURN CODE"
+		return fmt.Errorf("%s holds more than one thing, says blkid; nothing was mounted or written. "+
+			"wipefs %s lists them", d.Name, d.Node)
+	case errors.As(err, &exit) && exit.ExitCode() == 2:
+		out = ""
+	case err != nil:
+		return fmt.Errorf("asking blkid what %s holds: %w: %s", d.Name, err, out)
+	}
+	values := map[string]string{}
+	for _, line := range strings.Split(out, "\n") {
+		if key, value, ok := strings.Cut(line, "="); ok {
+			values[key] = value
+		}
+	}
+	if got := cmp.Or(values["TYPE"], values["PTTYPE"]); got != want {
+		return fmt.Errorf("%s holds %s, says blkid; nothing was mounted or written", d.Name, cmp.Or(got, "nothing"))
 	}
 	return nil
 }

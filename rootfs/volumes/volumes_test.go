@@ -76,7 +76,7 @@ func TestIdentify(t *testing.T) {
 			}
 		}
 		f := image(t, c.argv...)
-		if got, _, _ := Identify(f, 64<<20); got != c.want {
+		if got := Identify(f, 64<<20).Holds; got != c.want {
 			t.Errorf("after %v: Identify = %q; want %q", c.argv, got, c.want)
 		}
 	}
@@ -93,20 +93,21 @@ func TestNotBlank(t *testing.T) {
 			at = size - 1 - at
 		}
 		disk[at] = byte(rapid.IntRange(1, 255).Draw(rt, "byte"))
-		holds, fs, label := Identify(readerAt(disk), size)
-		if holds == blank {
+		c := Identify(readerAt(disk), size)
+		if c.Holds == blank {
 			rt.Fatalf("a disk with byte %#x at %d is called blank", disk[at], at)
 		}
-		d := Device{Disk: ingot.Disk{Name: "vda", Serial: "S", Size: size, Holds: holds}, Filesystem: fs, Label: label}
-		grant := []ingot.Grant{{Volume: "data", Disk: "S", Expires: time.Unix(100, 0)}}
-		if got := Decide(ingot.Volume{Name: "data"}, []Device{d}, grant, time.Unix(1, 0)); got.Kind == Initialise {
-			rt.Fatalf("Decide = initialise a disk that holds %s", holds)
+		d := Device{Disk: ingot.Disk{Name: "vda", Serial: "S", Size: size, Holds: c.Holds}, Filesystem: c.Filesystem,
+			Label: c.Label}
+		on := Machine{Grants: []ingot.Grant{{Volume: "data", Disk: "S", Expires: time.Unix(100, 0)}}, Now: time.Unix(1, 0)}
+		if got := Decide(ingot.Volume{Name: "data"}, []Device{d}, on); got.Kind == Initialise {
+			rt.Fatalf("Decide = initialise a disk that holds %s", c.Holds)
 		}
 	})
-	if holds, _, _ := Identify(brokenDisk{}, size); holds == blank {
+	if Identify(brokenDisk{}, size).Holds == blank {
 		t.Error("a disk that cannot be read is called blank")
 	}
-	if holds, _, _ := Identify(readerAt(nil), 0); holds == blank {
+	if Identify(readerAt(nil), 0).Holds == blank {
 		t.Error("a disk without bytes is called blank")
 	}
 }
@@ -118,6 +119,9 @@ func (r readerAt) ReadAt(p []byte, off int64) (int, error) { return copy(p, r[of
 type brokenDisk struct{}
 
 func (brokenDisk) ReadAt([]byte, int64) (int, error) { return 0, errors.New("I/O error") }
+
+// on2038 is later than any of these tests.
+var on2038 = time.Date(2038, 1, 1, 0, 0, 0, 0, time.UTC)
 
 func TestDecide(t *testing.T) {
 	now := time.Unix(1000, 0)
@@ -171,14 +175,14 @@ func TestDecide(t *testing.T) {
 		{name: "two disks of a serial", volume: data,
 			devices: []Device{{Disk: ingot.Disk{Name: "sda", Serial: "X", Holds: blank}},
 				{Disk: ingot.Disk{Name: "sdb", Serial: "X", Holds: blank}}}, grants: grant("X", later),
-			reason: "2 disks have the serial number or WWN"},
+			reason: "2 disks have the serial number, WWN or path"},
 		{name: "found by serial", volume: ingot.Volume{Name: "data", Serial: "S-vdb"},
 			devices: []Device{ext4("vda", "data"), ext4("vdb", "x")}, kind: Mount, device: "vdb"},
 		{name: "no name matches an empty serial", volume: data,
 			devices: []Device{{Disk: ingot.Disk{Name: "vda", Holds: blank}}}, grants: grant("", later),
 			reason: "not in this machine"},
 	} {
-		got := Decide(c.volume, c.devices, c.grants, now)
+		got := Decide(c.volume, c.devices, Machine{Grants: c.grants, Now: now})
 		if got.Kind != c.kind || got.Kind != Refuse && got.Device.Name != c.device ||
 			!strings.Contains(got.Reason, c.reason) ||
 			got.Absent != c.absent {
@@ -228,8 +232,7 @@ func FuzzIdentify(f *testing.F) {
 	f.Add(make([]byte, 2048))
 	f.Add(append(make([]byte, 1024+56), 0x53, 0xEF))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		holds, _, _ := Identify(readerAt(b), int64(len(b)))
-		if holds == blank && strings.Trim(string(b), "\x00") != "" && len(b) <= edge {
+		if Identify(readerAt(b), int64(len(b))).Holds == blank && strings.Trim(string(b), "\x00") != "" && len(b) <= edge {
 			t.Errorf("%d bytes that are not all zero are called blank", len(b))
 		}
 	})

@@ -65,6 +65,7 @@ type grant struct {
 	Given   time.Time    `json:"given"`
 	Boot    ingot.BootID `json:"boot,omitempty"`
 	Over    bool         `json:"over,omitempty"`
+	Adopt   bool         `json:"adopt,omitempty"`
 }
 
 // machine is the record of a machine.
@@ -93,6 +94,7 @@ type machine struct {
 	Setback     *setback                  `json:"setback,omitempty"`
 	Orders      int                       `json:"orders,omitempty"`
 	Grants      []grant                   `json:"grants,omitempty"`
+	Had         []ingot.Disk              `json:"had,omitempty"`
 	Boot        ingot.BootID              `json:"boot,omitempty"`
 }
 
@@ -105,7 +107,7 @@ func machineOf(m fleet.Machine) machine {
 		Facts:       m.Facts,
 		Assignment:  assignment{imageRef(m.Assignment.ImageRef), m.Assignment.Why, m.Assignment.Since},
 		LastHealthy: imageRef(m.LastHealthy), Healthy: list(m.Healthy, refOf), Orders: m.Orders,
-		Grants: list(m.Grants, grantOf), Boot: m.Boot}
+		Grants: list(m.Grants, grantOf), Had: m.Had, Boot: m.Boot}
 	if q := m.Ask; q != nil {
 		r.Ask = &question{With: q.With, What: q.What, About: q.About, Reported: q.Reported}
 	}
@@ -130,7 +132,7 @@ func (r machine) value() fleet.Machine {
 		Assignment: fleet.Assignment{ImageRef: fleet.ImageRef(r.Assignment.imageRef), Why: r.Assignment.Why,
 			Since: r.Assignment.Since},
 		LastHealthy: fleet.ImageRef(r.LastHealthy), Healthy: list(r.Healthy, imageRef.value), Orders: r.Orders,
-		Grants: list(r.Grants, grant.value), Boot: r.Boot}
+		Grants: list(r.Grants, grant.value), Had: r.Had, Boot: r.Boot}
 	if q := r.Ask; q != nil {
 		m.Ask = &fleet.Question{With: q.With, What: q.What, About: q.About, Reported: q.Reported}
 	}
@@ -157,12 +159,12 @@ func (r failure) value() fleet.Failure {
 }
 
 func grantOf(g fleet.Grant) grant {
-	return grant{g.Volume, g.Disk, g.Expires, g.Given, g.Boot, g.Over}
+	return grant{g.Volume, g.Disk, g.Expires, g.Given, g.Boot, g.Over, g.Adopt}
 }
 
 func (r grant) value() fleet.Grant {
-	return fleet.Grant{Grant: ingot.Grant{Volume: r.Volume, Disk: r.Disk, Expires: r.Expires}, Given: r.Given,
-		Boot: r.Boot, Over: r.Over}
+	return fleet.Grant{Grant: ingot.Grant{Volume: r.Volume, Disk: r.Disk, Expires: r.Expires, Adopt: r.Adopt},
+		Given: r.Given, Boot: r.Boot, Over: r.Over}
 }
 
 // list converts the elements of a list; nil stays nil.

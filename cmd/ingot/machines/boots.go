@@ -191,5 +191,8 @@ func grantText(g api.Grant, now time.Time) string {
 	case now.After(g.Expires):
 		state = "expired"
 	}
+	if g.Adopt {
+		return fmt.Sprintf("take over volume %s on disk %s, %s", g.Volume, g.Disk, state)
+	}
 	return fmt.Sprintf("volume %s on disk %s, %s", g.Volume, g.Disk, state)
 }

@@ -162,34 +162,41 @@ the machine's next boot.
 }
 
 func (a *Commands) grantCommand() *cobra.Command {
-	var disk string
-	var ttl time.Duration
+	var r api.GrantRequest
 	c := &cobra.Command{
 		Use: "grant MACHINE VOLUME", Short: "allow one boot to initialise one blank disk",
-		Long: `Allow the machine's next boot to initialise one disk, named by its serial number, as a
-volume. A grant is valid for one boot and expires. A disk that is not blank is refused: one
-nonzero byte in its first or last MiB is enough.
+		Long: `Allow the machine to initialise one disk, named by its serial number, WWN or path, as a
+volume. A grant expires, and is used up when a filesystem is made. A disk that is not blank
+is refused: one nonzero byte in its first or last MiB, or in one of the samples that are
+read between them, is enough.
+
+A volume says on its disk to which machine it belongs. With --adopt, the machine takes over
+a volume that belongs to another machine, or that does not say to which; nothing is formatted.
 
 ` + naming,
-		Example: "  ingot grant node01 data --disk S5GXNX0T123456",
-		Args:    command.ExactArgs("MACHINE", "VOLUME"),
+		Example: "  ingot grant node01 data --disk S5GXNX0T123456\n" +
+			"  ingot grant node01 data --disk S5GXNX0T123456 --adopt",
+		Args: command.ExactArgs("MACHINE", "VOLUME"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if disk == "" {
+			r.Volume = args[1]
+			if r.Disk == "" {
 				return show.Usagef("--disk SERIAL is needed; list the disks with: ingot machine show %s", args[0])
 			}
 			ctx := cmd.Context()
 			return a.eachMachine(ctx, args[:1], func(n string) (api.Machine, error) {
-				return a.Client().Grant(ctx, n, args[1],
-					disk, ttl)
+				return a.Client().Grant(ctx, n, r)
 			},
 				func(m api.Machine) string {
-					return fmt.Sprintf("the next boot of %s may initialise disk %q as volume %q, within %s", Called(m), disk, args[1],
-						ttl)
+					if r.Adopt {
+						return fmt.Sprintf("%s may take over volume %q on disk %q, within %s", Called(m), r.Volume, r.Disk, r.For)
+					}
+					return fmt.Sprintf("%s may initialise disk %q as volume %q, within %s", Called(m), r.Disk, r.Volume, r.For)
 				})
 		},
 	}
-	c.Flags().StringVar(&disk, "disk", "", "serial number or WWN of the disk")
-	c.Flags().DurationVar(&ttl, "for", time.Hour, "how long the grant is valid")
+	c.Flags().StringVar(&r.Disk, "disk", "", "serial number, WWN or path of the disk")
+	c.Flags().DurationVar(&r.For, "for", time.Hour, "how long the grant is valid")
+	c.Flags().BoolVar(&r.Adopt, "adopt", false, "take over the volume that the disk holds")
 	return c
 }
 
