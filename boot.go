@@ -171,6 +171,18 @@ type Event struct {
 	Uptime time.Duration `json:"uptime,omitempty"` // since the kernel started
 	// in StageVolumes: names of volumes initialised or adopted with a grant
 	Volumes []string `json:"volumes,omitempty"`
+	// in StageVolumes: a filesystem is being checked, and the check advances. The
+	// deadline of the boot moves with it.
+	Check *VolumeCheck `json:"check,omitempty"`
+	// in StageVolumes, also with Error: what became of every volume of the image
+	Results []VolumeResult `json:"results,omitempty"`
+}
+
+// VolumeCheck is how far the check of a volume's filesystem is.
+type VolumeCheck struct {
+	Volume  string `json:"volume"`
+	Device  string `json:"device"` // "/dev/vdb"
+	Percent int    `json:"percent"`
 }
 
 // CheckResult is the outcome of one health check.
@@ -192,9 +204,14 @@ type Report struct {
 	Failed   []string      `json:"failed,omitempty"`   // systemd units that failed
 	RAMUsed  int64         `json:"ramUsed,omitempty"`  // bytes, MemTotal - MemAvailable
 	RAMTotal int64         `json:"ramTotal,omitempty"` // bytes
-	Uptime   time.Duration `json:"uptime,omitempty"`
-	Kernel   string        `json:"kernel,omitempty"`
-	Hostname string        `json:"hostname,omitempty"`
+	// bytes; of the overlay, to which everything outside of volumes is written
+	OverlayUsed int64 `json:"overlayUsed,omitempty"`
+	OverlaySize int64 `json:"overlaySize,omitempty"`
+	// what became of the volumes when the machine booted
+	Volumes  []VolumeResult `json:"volumes,omitempty"`
+	Uptime   time.Duration  `json:"uptime,omitempty"`
+	Kernel   string         `json:"kernel,omitempty"`
+	Hostname string         `json:"hostname,omitempty"`
 }
 
 // BootPath is the URL path of a resource of one boot. The parts:

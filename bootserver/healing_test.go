@@ -65,14 +65,14 @@ func TestHeals(t *testing.T) {
 		t.Fatal(err)
 	}
 	for range fleet.DefaultAttempts {
-		h.attempt(ingot.StageVolumes, "volume data refused")
+		h.attempt(ingot.StageSwitch, "/sbin/init: no such file")
 	}
 	if _, script := h.attempt("", ""); !strings.Contains(script,
 		"This machine is held: lab:v1 failed twice in a row, and no image was ever healthy on this machine") {
 		t.Errorf("a machine that is held gets\n%s", script)
 	}
 	if got := h.why(); !strings.HasPrefix(got,
-		"The volumes were not mounted: volume data refused (2 attempts). "+
+		"Stage switch failed: /sbin/init: no such file (2 attempts). "+
 			"The machine has been held for an operator since 12:00") {
 		t.Errorf("why = %q", got)
 	}

@@ -57,7 +57,7 @@ func TestLedgerOfATicket(t *testing.T) {
 	}
 	grant("data", "D1")
 	h.ledgerHas(1,
-		machineID+" machine granted: one boot may initialise disk D1 as volume data until 2026-11-23T13:00:00Z")
+		machineID+" machine granted: a boot may initialise disk D1 as volume data until 2026-11-23T13:00:00Z")
 	boot, _ := h.ask()
 	for range 3 {
 		ticket(boot)
@@ -71,6 +71,13 @@ func TestLedgerOfATicket(t *testing.T) {
 	h.ledgerHas(1,
 		machineID+" step ticket issued for lab:v1; it may initialise disk D1 as volume data; it may initialise disk D2 as "+
 			"volume logs")
+	h.post(boot, "events", ingot.Event{Stage: ingot.StageVolumes, Volumes: []string{"logs"}})
+	h.ledgerHas(1, machineID+" machine used: the grant to initialise disk D2 as volume logs")
+	boot, _ = h.ask() // it was reset before it wrote to D1
+	ticket(boot)
+	h.ledgerHas(2, machineID+" step ticket issued for lab:v1; it may initialise disk D1 as volume data")
+	h.post(boot, "events", ingot.Event{Stage: ingot.StageVolumes, Volumes: []string{"data", "logs"}})
+	h.ledgerHas(1, machineID+" machine used: the grant to initialise disk D1 as volume data")
 	boot, _ = h.ask()
 	ticket(boot)
 	h.ledgerHas(1, machineID+" step ticket issued for lab:v1")

@@ -37,7 +37,8 @@ type Assignment struct {
 type Grant struct {
 	ingot.Grant
 	Given time.Time    `json:"given"`
-	Boot  ingot.BootID `json:"boot,omitempty"` // the boot that may use it
+	Lent  ingot.BootID `json:"lent,omitempty"` // the latest boot with it in its ticket
+	Boot  ingot.BootID `json:"boot,omitempty"` // the boot that used it
 	Over  bool         `json:"over,omitempty"` // it expired unused
 }
 

@@ -17,6 +17,12 @@ import (
 func (b *Booter) Event(id ingot.BootID, e ingot.Event) error {
 	now := b.now()
 	e.Detail, e.Error = clip(e.Detail), clip(e.Error)
+	if e.Check != nil {
+		check := *e.Check
+		clipName(&check.Volume, &check.Device)
+		check.Percent = min(max(check.Percent, 0), 100)
+		e.Check = &check
+	}
 	e.Volumes = slices.Clone(e.Volumes[:min(len(e.Volumes), 64)])
 	for i := range e.Volumes {
 		clipName(&e.Volumes[i])

@@ -28,6 +28,7 @@ const (
 	CodeQuestionGone    Code = "question-answered" // From: with; To: state
 	CodeGrantGiven      Code = "grant-given"       // To: volume, disk, until
 	CodeGrantExpired    Code = "grant-expired"     // From: volume, disk
+	CodeGrantUsed       Code = "grant-used"        // From: volume, disk; the machine wrote
 	CodeLoaderChanged   Code = "loader-changed"    // From, To: loader; To: firmware
 	CodeImageAssigned   Code = "image-assigned"    // Image; From: image; Detail: why
 	CodeImageResumed    Code = "image-resumed"     // Image is retried after a fallback or hold
@@ -117,6 +118,7 @@ func descriptions() map[Code]description {
 		CodeQuestionGone:    {KindMachine, nil, answerText},
 		CodeGrantGiven:      {KindMachine, nil, grantText},
 		CodeGrantExpired:    {KindMachine, nil, expiredGrantText},
+		CodeGrantUsed:       {KindMachine, nil, usedGrantText},
 		CodeMachineMerged:   {KindMachine, nil, mergedText},
 		CodeMachineAbsorbed: {KindMachine, nil, absorbedText},
 		CodeMachineForgot:   {KindMachine, nil, fixed("forgotten")},
@@ -256,12 +258,14 @@ func grantedText(v Values) string {
 }
 
 func grantText(c Change) string {
-	return fmt.Sprintf("granted: one boot may %s until %s", grantedText(c.To), c.To.Text("until"))
+	return fmt.Sprintf("granted: a boot may %s until %s", grantedText(c.To), c.To.Text("until"))
 }
 
 func expiredGrantText(c Change) string {
 	return fmt.Sprintf("the grant to %s expired unused", grantedText(c.From))
 }
+
+func usedGrantText(c Change) string { return "used: the grant to " + grantedText(c.From) }
 
 func ticketText(c Change) string {
 	text := "ticket issued for " + c.Image.Name

@@ -71,8 +71,7 @@ func questionChanges(old, m Machine, add func(Change)) {
 	}
 }
 
-// grantChanges are of grants that were given and that expired. That a boot
-// uses one is in the Change of its ticket.
+// grantChanges are of grants that were given, used, and that expired.
 func grantChanges(old, now []Grant, add func(Change)) {
 	for _, g := range now {
 		i := slices.IndexFunc(old, func(o Grant) bool { return o.Volume == g.Volume && o.Given.Equal(g.Given) })
@@ -80,6 +79,9 @@ func grantChanges(old, now []Grant, add func(Change)) {
 			v := grantValues(g.Grant)
 			v["until"] = g.Expires.UTC().Format(time.RFC3339)
 			add(Change{Code: CodeGrantGiven, To: v})
+		}
+		if g.Boot != "" && (i < 0 || old[i].Boot == "") {
+			add(Change{Code: CodeGrantUsed, From: grantValues(g.Grant)})
 		}
 		if g.Over && (i < 0 || !old[i].Over) {
 			add(Change{Code: CodeGrantExpired, From: grantValues(g.Grant)})

@@ -63,20 +63,34 @@ func Rollback(m Machine, now time.Time) (Assignment, error) {
 	return Assignment{}, ErrNothingHealthy
 }
 
-// UseGrants binds the usable grants of a machine to a boot and returns them for its
-// ticket. A grant is used by one boot only, and not after it expired.
-func UseGrants(m Machine, boot ingot.BootID, now time.Time) (Machine, []ingot.Grant) {
+// LendGrants returns the usable grants of a machine for the ticket of a boot, and notes that
+// the boot has them. A grant is used up when the machine reports that it wrote, see
+// SpendGrants: a boot that fails before does not take it away.
+func LendGrants(m Machine, boot ingot.BootID, now time.Time) (Machine, []ingot.Grant) {
 	var lent []ingot.Grant
 	m.Grants = slices.Clone(m.Grants)
 	for i := range m.Grants {
 		g := &m.Grants[i]
-		if g.Over || !now.Before(g.Expires) || (g.Boot != "" && g.Boot != boot) {
+		if !g.unused() || !now.Before(g.Expires) {
 			continue
 		}
-		g.Boot = boot
+		g.Lent = boot
 		lent = append(lent, g.Grant)
 	}
 	return m, lent
+}
+
+// SpendGrants marks the grants for volumes that a boot initialised or took over as used.
+func SpendGrants(m Machine, boot ingot.BootID, volumes []string) (after Machine, spent []ingot.Grant) {
+	m.Grants = slices.Clone(m.Grants)
+	for i := range m.Grants {
+		g := &m.Grants[i]
+		if g.unused() && g.Lent == boot && slices.Contains(volumes, g.Volume) {
+			g.Boot = boot
+			spent = append(spent, g.Grant)
+		}
+	}
+	return m, spent
 }
 
 func (g Grant) unused() bool { return g.Boot == "" && !g.Over }

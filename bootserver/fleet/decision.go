@@ -135,8 +135,13 @@ const MaxEvents = 200
 // will not retry ends an open boot.
 func (d *Decision) Record(e ingot.Event) {
 	b := d.Boot
+	d.spendGrants(e)
 	last := e.Error != "" && !e.Retry && b.Open() // the final failure is recorded even beyond the limit
 	if !b.Open() && b.Outcome != ingot.OutcomeSilent || len(b.Events) >= MaxEvents && !last {
+		return
+	}
+	if e.Error == "" && e.Check != nil {
+		d.recordCheck(e)
 		return
 	}
 	// A repeated event is a retransmission, or another fetch of the waiting screen.
@@ -154,6 +159,52 @@ func (d *Decision) Record(e ingot.Event) {
 	d.addBoot(b, stageChange(b.Events[len(b.Events)-1]))
 	if last {
 		d.End(Ending{ingot.OutcomeFailed, CauseFailed, fmt.Sprintf("stage %s: %s", e.Stage, e.Error)})
+	}
+}
+
+// maxCheck limits how long after its start a boot may be that checks filesystems.
+const maxCheck = 48 * time.Hour
+
+// recordCheck records how far the check of a filesystem is. An event about the same check
+// replaces the previous one, and the deadline of the boot moves by the time between them:
+// the time of a check does not count against the boot.
+func (d *Decision) recordCheck(e ingot.Event) {
+	b := d.Boot
+	events := slices.Clone(b.Events)
+	var before Event
+	if n := len(events); n > 0 {
+		before = events[n-1]
+	}
+	follows := before.Check != nil && before.Check.Volume == e.Check.Volume
+	if follows {
+		events = events[:len(events)-1]
+	}
+	if passed := d.now.Sub(before.At); passed > 0 && !b.Deadline.IsZero() && b.Open() && !before.At.IsZero() {
+		b.Deadline = b.Deadline.Add(passed)
+		if latest := b.Started.Add(maxCheck); b.Deadline.After(latest) {
+			b.Deadline = latest
+		}
+	}
+	b.Events = append(events, Event{e, d.now})
+	d.Boot = b
+	const tenth = 10
+	if !follows || before.Check.Percent/tenth != e.Check.Percent/tenth {
+		d.addBoot(b, stageChange(b.Events[len(b.Events)-1]))
+	}
+}
+
+// spendGrants marks grants as used, also if the boot has ended: the machine wrote.
+func (d *Decision) spendGrants(e ingot.Event) {
+	if e.Stage != ingot.StageVolumes || len(e.Volumes) == 0 {
+		return
+	}
+	after, spent := SpendGrants(d.Machine, d.Boot.ID, e.Volumes)
+	if len(spent) == 0 {
+		return
+	}
+	d.Machine = after
+	for _, g := range spent {
+		d.addBoot(d.Boot, Change{Code: CodeGrantUsed, From: grantValues(g)})
 	}
 }
 
@@ -399,7 +450,7 @@ func (d *Decision) Ticket() (lent []ingot.Grant, ask *Question) {
 		return nil, d.Machine.Ask
 	}
 	had := d.Machine.Grants
-	d.Machine, lent = UseGrants(d.Machine, d.Boot.ID, d.now)
+	d.Machine, lent = LendGrants(d.Machine, d.Boot.ID, d.now)
 	if d.Boot.Ticket.IsZero() || !slices.Equal(had, d.Machine.Grants) { // not for a repeated request
 		if d.Boot.Ticket.IsZero() {
 			d.Boot.Ticket = d.now

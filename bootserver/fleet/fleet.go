@@ -42,7 +42,8 @@ type Assignment struct {
 type Grant struct {
 	ingot.Grant
 	Given time.Time    `json:"given"`
-	Boot  ingot.BootID `json:"boot,omitempty"` // the one boot that may use it
+	Lent  ingot.BootID `json:"lent,omitempty"` // the latest boot with it in its ticket
+	Boot  ingot.BootID `json:"boot,omitempty"` // the boot that used it
 	Over  bool         `json:"over,omitempty"` // expired unused, and recorded in the ledger
 }
 

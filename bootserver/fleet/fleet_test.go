@@ -163,21 +163,37 @@ func TestRollback(t *testing.T) {
 	}
 }
 
-// TestGrantsAreForOneBoot: a grant goes to one boot, and not after its time.
-func TestGrantsAreForOneBoot(t *testing.T) {
+// TestGrantsAreSpentByWrites: a grant goes to boots until one of them wrote, and not after its
+// time.
+func TestGrantsAreSpentByWrites(t *testing.T) {
+	boot2 := ingot.NewBootID([16]byte{2})
 	m := addGrant(Machine{}, Grant{Grant: ingot.Grant{Volume: "data", Disk: "S", Expires: t0.Add(time.Hour)}}, t0)
-	m, lent := UseGrants(m, boot1, t0)
+	m, lent := LendGrants(m, boot1, t0)
 	if len(lent) != 1 {
-		t.Fatalf("Lend = %v; want the grant", lent)
+		t.Fatalf("LendGrants = %v; want the grant", lent)
 	}
-	if _, again := UseGrants(m, boot1, t0); len(again) != 1 {
+	if _, again := LendGrants(m, boot1, t0); len(again) != 1 {
 		t.Error("the boot that has the grant does not get it when it asks again")
 	}
-	if _, other := UseGrants(m, ingot.NewBootID([16]byte{2}), t0); len(other) != 0 {
-		t.Error("another boot gets a grant that was used")
-	}
-	if _, late := UseGrants(m, boot1, t0.Add(time.Hour)); len(late) != 0 {
+	if _, late := LendGrants(m, boot1, t0.Add(time.Hour)); len(late) != 0 {
 		t.Error("an expired grant is lent")
+	}
+	m, lent = LendGrants(m, boot2, t0)
+	if len(lent) != 1 {
+		t.Error("a boot does not get the grant of one that failed before it wrote")
+	}
+	if _, spent := SpendGrants(m, boot1, []string{"data"}); len(spent) != 0 {
+		t.Error("a boot spends the grant of a later one")
+	}
+	if _, spent := SpendGrants(m, boot2, []string{"logs"}); len(spent) != 0 {
+		t.Error("another volume spends the grant")
+	}
+	m, spent := SpendGrants(m, boot2, []string{"data"})
+	if len(spent) != 1 || m.Grants[0].Boot != boot2 {
+		t.Errorf("SpendGrants = %v; want the grant, used by the boot that wrote", spent)
+	}
+	if _, lent := LendGrants(m, boot2, t0); len(lent) != 0 {
+		t.Error("a grant that was used is lent again")
 	}
 }
 

@@ -95,7 +95,7 @@ func ApplyOutcome(m Machine, b Boot, p Policy, have func(ingot.Digest) bool, now
 		return m
 	case b.Outcome == ingot.OutcomeHealthy:
 		return forgetFailures(m, b)
-	case b.Outcome != ingot.OutcomeFailed && b.Outcome != ingot.OutcomeSilent, !fetched(b):
+	case b.Outcome != ingot.OutcomeFailed && b.Outcome != ingot.OutcomeSilent, !fetched(b), VolumeTrouble(b):
 		return m
 	}
 	if next, err := Next(m); err != nil || next.Image != b.Image.Image || b.Order != m.Orders {
@@ -136,6 +136,22 @@ func fetched(b Boot) bool {
 		return b.Stage().Rank() >= ingot.StageLoader.Rank()
 	}
 	return b.Stage().Rank() >= ingot.StageInitramfs.Rank()
+}
+
+// VolumeTrouble reports whether a boot ended because of its volumes: one was refused or could
+// not be mounted, or was still being checked. Another image would meet the same disks.
+func VolumeTrouble(b Boot) bool {
+	if len(b.Events) == 0 {
+		return false
+	}
+	switch last := b.Events[len(b.Events)-1]; {
+	case last.Error == "":
+		return last.Check != nil
+	case last.Code == "": // of an older image
+		return last.Stage == ingot.StageVolumes
+	default:
+		return last.Code == ingot.FailureVolume
+	}
 }
 
 func giveUp(m Machine, image ImageRef, p Policy, have func(ingot.Digest) bool, now time.Time) Setback {

@@ -98,7 +98,7 @@ func TestMachineChangesOfOperators(t *testing.T) {
 		{what: "labels", to: func(m *Machine) { m.Labels = map[string]string{"rack": "r2", "gpu": ""} },
 			want: []string{"machine label gpu= set; label rack=r2 set (was r1); label old=x removed"}},
 		{what: "a grant", to: func(m *Machine) { *m = addGrant(*m, grant, t0) },
-			want: []string{"machine granted: one boot may initialise disk D1 as volume data until 1970-01-12T14:46:40Z"}},
+			want: []string{"machine granted: a boot may initialise disk D1 as volume data until 1970-01-12T14:46:40Z"}},
 		{what: "a grant that expired", from: func(m *Machine) {
 			*m = addGrant(*m, grant, t0)
 		}, to: func(m *Machine) {
@@ -106,7 +106,8 @@ func TestMachineChangesOfOperators(t *testing.T) {
 		},
 			want: []string{"machine the grant to initialise disk D1 as volume data expired unused"}},
 		{what: "a grant that was used", from: func(m *Machine) {
-			*m, _ = UseGrants(addGrant(*m, grant, t0), boot1, t0)
+			*m, _ = LendGrants(addGrant(*m, grant, t0), boot1, t0)
+			*m, _ = SpendGrants(*m, boot1, []string{grant.Volume})
 		}, to: func(m *Machine) {
 			*m, _ = Expired(*m, t0.Add(time.Hour))
 		}},

@@ -131,6 +131,10 @@ func silence(b fleet.Boot, s Story) cause {
 	case ingot.StageTicket:
 		return cause{"the machine got its ticket" + quiet, partly("root", b, s), console}
 	case ingot.StageRoot, ingot.StageVolumes:
+		if c := b.Events[len(b.Events)-1].Check; c != nil {
+			return cause{fmt.Sprintf("the machine was checking the filesystem of volume %s on %s, %d %% done%s", c.Volume,
+				c.Device, c.Percent, quiet), "this does not count against " + image, console}
+		}
 		return cause{fmt.Sprintf("the machine fetched and verified the root of %s%s", image, quiet),
 			"it did not start systemd", console}
 	case ingot.StageSwitch:

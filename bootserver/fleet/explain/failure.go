@@ -21,6 +21,8 @@ const (
 	badTicket = "the machine rejected its ticket"
 	badImage  = "the machine rejected the image"
 	initWhat  = "stage {stage} failed: {words}"
+
+	volumeMeans = "this does not count against {image}, since another image would meet the same disks"
 )
 
 // explanations has an explanation for each FailureCode.
@@ -43,7 +45,7 @@ var explanations = map[ingot.FailureCode]explanation{
 	ingot.FailureRootChunk: {"the machine rejected the root: {words}",
 		"the file in the store is damaged, or the network corrupts data", advice.VerifyImage},
 	ingot.FailureRootMount:       {"the root was not mounted: {words}", "", advice.ShowConsole},
-	ingot.FailureVolume:          {"the volumes were not mounted: {words}", "", advice.ShowMachine},
+	ingot.FailureVolume:          {"the volumes were not mounted: {words}", volumeMeans, advice.ShowMachine},
 	ingot.FailureIdentity:        {"the host name, machine ID or SSH keys were not set: {words}", "", advice.ShowConsole},
 	ingot.FailureSwitch:          {initWhat, "", advice.ShowConsole},
 	ingot.FailureInit:            {"the ingot-init program crashed at stage {stage}: {words}", "", advice.ShowConsole},
@@ -60,7 +62,7 @@ var byStage = map[ingot.Stage]explanation{
 	ingot.StageInit:    {initWhat, "", advice.ShowConsole},
 	ingot.StageTicket:  {initWhat, "", advice.ShowConsole},
 	ingot.StageRoot:    {initWhat, "", advice.ShowConsole},
-	ingot.StageVolumes: {"the volumes were not mounted: {words}", "", advice.ShowMachine},
+	ingot.StageVolumes: {"the volumes were not mounted: {words}", volumeMeans, advice.ShowMachine},
 	ingot.StageSwitch:  {initWhat, "", advice.ShowConsole},
 	ingot.StageAgent:   {"the system did not finish starting: {words}", "", advice.ShowConsole},
 	ingot.StageHealthy: {"{words}", "", advice.ShowConsole},

@@ -332,6 +332,8 @@ func (s Story) failing(b fleet.Boot, pending string) (string, []advice.Step) {
 	}
 	name, left := b.Image.Name, s.Policy.Limit()-len(m.Trial.Failures)
 	switch {
+	case fleet.VolumeTrouble(b):
+		return fmt.Sprintf("%s The machine will try %s again.", words, name), next
 	case s.Policy.After == fleet.AfterRetry || b.Image.Image == m.LastHealthy.Image:
 		last := ""
 		if m.LastHealthy.Image == b.Image.Image {

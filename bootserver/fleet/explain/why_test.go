@@ -386,13 +386,10 @@ var stories = []struct {
 			"attempt failed differently: the machine fetched the kernel and initramfs, then sent nothing for 240 s. " +
 			"Image node:7 did not reach ingot-init. The machine fell back to node:6 and became healthy at 10:14."},
 	{"the fallback fails as well", lived(node01(), fleet.Policy{Attempts: 1},
-		fails(recorded(1, node7, "10:00:00", ingot.StageRoot), ingot.StageVolumes, "volume data refused: no disk has the "+
-			"label data"),
-		fails(recorded(2, node6, "10:05:00", ingot.StageRoot), ingot.StageVolumes,
-			"volume data refused: no disk has the label data")),
-		"The volumes were not mounted: volume data refused: no disk has the label data. The machine fell back to " +
-			"node:6, which was healthy here before but failed as well: the volumes were not mounted: volume data " +
-			"refused: no disk has the label data. Check the machine and what it depends on, not the images."},
+		fails(recorded(1, node7, "10:00:00", ingot.StageRoot), ingot.StageSwitch, "/sbin/init: no such file"),
+		fails(recorded(2, node6, "10:05:00", ingot.StageRoot), ingot.StageSwitch, "/sbin/init: no such file")),
+		"Stage switch failed: /sbin/init: no such file. The machine fell back to " +
+			"node:6, which was healthy here before but failed as well: stage switch failed: /sbin/init: no such file. Check the machine and what it depends on, not the images."},
 	{"held", lived(with(node01(), func(m *fleet.Machine) {
 		m.LastHealthy = fleet.ImageRef{}
 	}), fleet.Policy{}, fails(recorded(1, node7, "10:00:00", ingot.StageInit), ingot.StageTicket,
@@ -466,10 +463,19 @@ var stories = []struct {
 			"The machine fell back to node:6 and became healthy at 10:14."},
 	{"the last healthy image fails", lived(with(node01(), func(m *fleet.Machine) {
 		m.Assignment.ImageRef = node6
-	}), fleet.Policy{}, fails(recorded(1, node6, "10:00:00", ingot.StageRoot), ingot.StageVolumes,
-		"volume data refused: no disk has the label data")),
-		"The volumes were not mounted: volume data refused: no disk has the label data. The machine will try " +
+	}), fleet.Policy{}, fails(recorded(1, node6, "10:00:00", ingot.StageRoot), ingot.StageSwitch,
+		"/sbin/init: no such file")),
+		"Stage switch failed: /sbin/init: no such file. The machine will try " +
 			"node:6 again, because it was the last healthy image on this machine."},
+	{"a volume is refused", lived(node01(), fleet.Policy{Attempts: 1},
+		fails(recorded(1, node7, "10:00:00", ingot.StageRoot), ingot.StageVolumes,
+			"volume data refused: no disk has the label data")),
+		"The volumes were not mounted: volume data refused: no disk has the label data. This does not count against " +
+			"node:7, since another image would meet the same disks. The machine will try node:7 again."},
+	{"reset while it checks a filesystem", lived(node01(), fleet.Policy{Attempts: 1},
+		silentAt(with(recorded(1, node7, "10:00:00", ingot.StageRoot), checking), "10:10:00")),
+		"The machine was checking the filesystem of volume data on /dev/vdb, 34 % done, then sent nothing for 570 s. " +
+			"This does not count against node:7. The machine will try node:7 again."},
 	{"assigned anew after a failure", lived(with(node01(), func(m *fleet.Machine) {
 		m.Assignment = fleet.Assignment{ImageRef: node6, Since: clock("10:15:00")}
 	}), fleet.Policy{}, silentAt(recorded(1, node7, "10:00:00", ingot.StageInitramfs), "10:10:00")),
@@ -676,4 +682,10 @@ func TestWhyNext(t *testing.T) {
 	if found != len(want) {
 		t.Errorf("%d of %d stories are there", found, len(want))
 	}
+}
+
+// checking adds that a boot checks a filesystem, 30 s after its start.
+func checking(b *fleet.Boot) {
+	b.Events = append(b.Events, fleet.Event{Event: ingot.Event{Stage: ingot.StageVolumes,
+		Check: &ingot.VolumeCheck{Volume: "data", Device: "/dev/vdb", Percent: 34}}, At: b.Started.Add(30 * time.Second)})
 }

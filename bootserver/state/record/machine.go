@@ -66,6 +66,7 @@ type grant struct {
 	Boot    ingot.BootID `json:"boot,omitempty"`
 	Over    bool         `json:"over,omitempty"`
 	Adopt   bool         `json:"adopt,omitempty"`
+	Lent    ingot.BootID `json:"lent,omitempty"`
 }
 
 // machine is the record of a machine.
@@ -159,12 +160,12 @@ func (r failure) value() fleet.Failure {
 }
 
 func grantOf(g fleet.Grant) grant {
-	return grant{g.Volume, g.Disk, g.Expires, g.Given, g.Boot, g.Over, g.Adopt}
+	return grant{g.Volume, g.Disk, g.Expires, g.Given, g.Boot, g.Over, g.Adopt, g.Lent}
 }
 
 func (r grant) value() fleet.Grant {
 	return fleet.Grant{Grant: ingot.Grant{Volume: r.Volume, Disk: r.Disk, Expires: r.Expires, Adopt: r.Adopt},
-		Given: r.Given, Boot: r.Boot, Over: r.Over}
+		Given: r.Given, Boot: r.Boot, Over: r.Over, Lent: r.Lent}
 }
 
 // list converts the elements of a list; nil stays nil.

@@ -60,7 +60,23 @@ func hardwareRows(t io.Writer, f ingot.Facts) {
 		show.Row(t, "nic", strings.Join(words, "  "))
 	}
 	for _, d := range f.Disks {
-		show.Row(t, "disk", fmt.Sprintf("%s  serial %s  %s  holds %s", d.Name, show.Dash(d.Serial), show.Size(d.Size),
-			show.Dash(d.Holds)))
+		text := fmt.Sprintf("%s  %s  %s  holds %s", d.Name, diskID(d), show.Size(d.Size), show.Dash(d.Holds))
+		if o := d.Owner; o != nil {
+			text += fmt.Sprintf(" of %s", o.Machine)
+		}
+		show.Row(t, "disk", text)
 	}
+}
+
+// diskID is what a grant calls a disk.
+func diskID(d ingot.Disk) string {
+	switch {
+	case d.Serial != "":
+		return "serial " + d.Serial
+	case d.WWN != "":
+		return "WWN " + d.WWN
+	case d.Path != "":
+		return "path " + d.Path
+	}
+	return "serial -"
 }
