@@ -25,6 +25,8 @@ type Handover struct {
 	Image      ingot.ImageManifest `json:"image"`
 	RootDevice string              `json:"rootDevice"` // the loop device under the read-only root
 	Switched   time.Duration       `json:"switched"`   // uptime at the switch of root
+	// what became of the volumes
+	Volumes []ingot.VolumeResult `json:"volumes,omitempty"`
 }
 
 const handoverFile = "boot.json"

@@ -5,6 +5,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Uptime is the time since the kernel started (proc_uptime(5)); 0 when unknown.
@@ -38,4 +40,15 @@ func Memory() (total, used int64) {
 		}
 	}
 	return values["MemTotal"], values["MemTotal"] - values["MemAvailable"]
+}
+
+// Space returns used and total bytes of the filesystem of a path. Of the root, an overlay, that
+// is the tmpfs to which everything is written (statfs(2)); 0 when unknown.
+func Space(path string) (used, total int64) {
+	var st unix.Statfs_t
+	if err := unix.Statfs(path, &st); err != nil {
+		return 0, 0
+	}
+	size := int64(st.Bsize)
+	return (int64(st.Blocks) - int64(st.Bfree)) * size, int64(st.Blocks) * size
 }

@@ -145,7 +145,9 @@ func (a *Agent) report(ctx context.Context, root ingot.Digest, checks []ingot.Ch
 		Checks:  checks,
 		Uptime:  rootfs.Uptime(),
 		Failed:  a.System.Failed(ctx),
+		Volumes: a.Handover.Volumes,
 	}
+	r.OverlayUsed, r.OverlaySize = rootfs.Space("/")
 	r.RAMTotal, r.RAMUsed = rootfs.Memory()
 	for _, c := range checks {
 		r.Healthy = r.Healthy && c.OK

@@ -73,6 +73,11 @@ func findOn(ctx context.Context, l netlink.Link) (own string, args Arguments, er
 	if err := netlink.LinkSetUp(l); err != nil {
 		return "", args, fmt.Errorf("bringing it up: %w", err)
 	}
+	defer func() {
+		if err != nil && !hasLink(l.Attrs().Name) {
+			err = errNoLink
+		}
+	}()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	type answer struct {

@@ -77,8 +77,8 @@ func hostName(template, name, mac, serial string) string {
 // keptIdentity is the folder on the identity volume, or "" without one.
 func keptIdentity(results []volumes.Result) string {
 	for _, r := range results {
-		if r.Volume.Identity && r.Device != "" {
-			return filepath.Join(sysroot, r.Volume.Mount, identityDir)
+		if r.Spec.Identity && r.Mounted() {
+			return filepath.Join(sysroot, r.Spec.Mount, identityDir)
 		}
 	}
 	return ""

@@ -19,7 +19,6 @@ import (
 	mrand "math/rand/v2"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -29,7 +28,6 @@ import (
 
 	"ingot"
 	"ingot/rootfs"
-	"ingot/rootfs/volumes"
 )
 
 // Arguments are ingot's arguments on the kernel command line.
@@ -113,6 +111,9 @@ type boot struct {
 	fetched ingot.Digest // image whose root lies in memory
 	image   *ingot.ImageManifest
 	device  string // loop device of that root
+
+	checked time.Duration // how long checks of filesystems took, which does not count
+	volumes ingot.Event   // of the stage: what became of the volumes
 }
 
 // tries is how often the way from ticket to switch is gone before a reboot.
@@ -136,13 +137,15 @@ func Run(ctx context.Context) {
 	}
 	var err error
 	for try := 1; try <= tries; try++ {
-		if err = way(ctx); ctx.Err() != nil || try == tries {
+		if err = way(ctx); ctx.Err() != nil || try == tries || lasting(err) {
 			break
 		}
 		pause := 5*time.Second + mrand.N(5*time.Second)
 		b.console.frame(fmt.Sprintf("Stage %s failed: %v", b.stage, err),
 			fmt.Sprintf("Trying again in %s (%d of %d).", pause.Round(time.Second), try+1, tries))
-		b.report(ctx, ingot.Event{Stage: b.stage, Error: err.Error(), Code: codeOf(err), Retry: true})
+		e := b.failure(err)
+		e.Retry = true
+		b.report(ctx, e)
 		time.Sleep(pause)
 	}
 	b.giveUp(ctx, err)
@@ -272,7 +275,7 @@ func (b *boot) loadDrivers() {
 // try goes once from ticket to the switch of root; it returns only on failure.
 func (b *boot) try(ctx context.Context) error {
 	unmountRoot()
-	b.stage = ingot.StageTicket
+	b.stage, b.checked, b.volumes = ingot.StageTicket, 0, ingot.Event{}
 	ticket, asked, err := b.getTicket(ctx)
 	if err != nil {
 		return err
@@ -303,6 +306,7 @@ func (b *boot) try(ctx context.Context) error {
 		Image:      *b.image,
 		RootDevice: b.device,
 		Switched:   rootfs.Uptime(),
+		Volumes:    b.volumes.Results,
 	}
 	if err := h.Write(ingot.RunDir); err != nil {
 		return err
@@ -404,10 +408,19 @@ func enoughRAM(m *ingot.ImageManifest, ram int64) error {
 	if ram < m.MinRAM-m.MinRAM/8 {
 		return rootfs.WithCode(
 			ingot.FailureMemory,
-			fmt.Errorf("the image requires %d MiB of memory; this machine has %d MiB", m.MinRAM>>20, ram>>20),
+			fmt.Errorf("the image requires %d MiB of memory; this machine has %d MiB%s", m.MinRAM>>20, ram>>20,
+				installedText(rootfs.InstalledMemory())),
 		)
 	}
 	return nil
+}
+
+// installedText adds what the firmware says of the modules, so that a broken one is noticed.
+func installedText(n int64) string {
+	if n == 0 {
+		return ""
+	}
+	return fmt.Sprintf("; %d MiB are installed, says the firmware", n>>20)
 }
 
 // furnish mounts the volumes and gives the root its identity. The root's own
@@ -423,60 +436,6 @@ func (b *boot) furnish(ctx context.Context, t ingot.Ticket, now time.Time) error
 	}
 	err = giveIdentity(ctx, t, b.image, results, b.args.MAC, ingot.PlausibleSerial(b.facts.Serial))
 	return rootfs.WithCode(ingot.FailureIdentity, err)
-}
-
-func (b *boot) mountVolumes(ctx context.Context, t ingot.Ticket, now time.Time) ([]volumes.Result, error) {
-	m := volumes.Mounter{Root: sysroot, At: volumes.Host, Log: b.console.say}
-	results, failed := m.Mount(ctx, b.image.Volumes,
-		volumes.Machine{Fleet: t.Fleet, ID: t.Machine, Had: t.Had, Grants: slices.Concat(t.Grants, t.Adoptions), Now: now})
-	event := ingot.Event{Stage: ingot.StageVolumes}
-	var words []string
-	var hint string // for the first volume that is needed and refused
-	for _, r := range results {
-		switch {
-		case r.Initialised:
-			event.Volumes = append(event.Volumes, r.Volume.Name)
-			words = append(words, fmt.Sprintf("%s initialised on %s", r.Volume.Name, r.Device))
-		case r.Adopted:
-			event.Volumes = append(event.Volumes, r.Volume.Name)
-			words = append(words, fmt.Sprintf("%s taken over on %s", r.Volume.Name, r.Device))
-		case r.Device != "":
-			words = append(words, fmt.Sprintf("%s on %s", r.Volume.Name, r.Device))
-		case r.Absent && r.Volume.Optional:
-			words = append(words, r.Volume.Name+" absent: "+r.Refusal)
-		default:
-			words = append(words, r.Volume.Name+" refused: "+r.Refusal)
-			how := b.initialiseHint(t, r.Volume)
-			b.console.frame("Volume "+r.Volume.Name+" refused: "+r.Refusal, how)
-			if !r.Volume.Optional {
-				hint = cmp.Or(hint, how)
-			}
-		}
-	}
-	event.Detail = strings.Join(words, "; ")
-	if event.Detail != "" {
-		b.console.say("volumes: %s", event.Detail)
-	}
-	if failed != nil {
-		if b.args.Local != "" {
-			return nil, failed
-		}
-		return nil, fmt.Errorf("%w. %s", failed, hint)
-	}
-	b.report(ctx, event)
-	return results, nil
-}
-
-// initialiseHint says how a blank disk becomes a volume.
-func (b *boot) initialiseHint(t ingot.Ticket, v ingot.Volume) string {
-	if b.args.Local != "" {
-		return fmt.Sprintf(
-			"No server is asked, so no disk is initialised. On another system: mkfs.%s -L %s DISK",
-			cmp.Or(v.Filesystem, "ext4"),
-			v.FSLabel(),
-		)
-	}
-	return fmt.Sprintf("To initialise a blank disk: ingot grant %s %s --disk SERIAL", t.Machine, v.Name)
 }
 
 // report posts an event. It tries for a few seconds and then lets the boot go
@@ -495,6 +454,15 @@ func (b *boot) report(ctx context.Context, e ingot.Event) {
 	}
 }
 
+// failure is the event of a stage that failed.
+func (b *boot) failure(err error) ingot.Event {
+	e := ingot.Event{Stage: b.stage, Error: err.Error(), Code: codeOf(err)}
+	if b.stage == ingot.StageVolumes { // what was written counts, also when another volume is missing
+		e.Results, e.Volumes = b.volumes.Results, b.volumes.Volumes
+	}
+	return e
+}
+
 // giveUp shows and posts why, waits so that it can be read, and reboots.
 func (b *boot) giveUp(ctx context.Context, err error) {
 	if b.console == nil {
@@ -511,7 +479,7 @@ func (b *boot) giveUp(ctx context.Context, err error) {
 	}
 	b.console.frame(append(lines, next)...)
 	if err != nil {
-		b.report(ctx, ingot.Event{Stage: b.stage, Error: err.Error(), Code: codeOf(err)})
+		b.report(ctx, b.failure(err))
 	}
 	if b.flush != nil {
 		b.flush()

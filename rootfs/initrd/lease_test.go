@@ -124,6 +124,16 @@ func TestRoutedLease(t *testing.T) {
 	wire.Join(t, "sw", "router", "eth0", "52:54:00:12:00:fe")
 	wire.In(t, "router", "sh", "-ec", "ip address add 10.50.0.1/24 dev eth0; ip address add 10.77.0.1/32 dev eth0; "+
 		"ip address add 203.0.113.7/32 dev lo; echo 1 >/proc/sys/net/ipv4/ip_forward")
+	wire.Join(t, "sw", "unplugged", "eth9", "52:54:00:12:00:99")
+	wire.In(t, "sw", "ip", "link", "set", "p-unplugged9", "down")
+	inParty(t, "unplugged", func() {
+		if hasLink("eth9") {
+			t.Error("a card without a cable has a link")
+		}
+		if !hasLink("lo") {
+			t.Error("a card that is up has no link")
+		}
+	})
 	for i, c := range []struct{ name, options, want string }{
 		{"a router outside the subnet", "dhcp-option=1,255.255.255.255\ndhcp-option=3,10.77.0.1\n", "default via 10.77.0.1"},
 		{"classless routes beside a router that is none", "dhcp-option=1,255.255.255.255\ndhcp-option=3,10.50.0.66\n" +

@@ -33,6 +33,7 @@ const initrdPatience = 45 * time.Minute
 type life struct {
 	dog   *rootfs.Watchdog // nil: this machine has none
 	until atomic.Int64     // feed until this time; nanoseconds after born
+	held  atomic.Int64     // and until this one, while something that takes long advances
 	born  time.Time
 	done  chan struct{}
 }
@@ -75,6 +76,23 @@ func (l *life) limit(d time.Duration) {
 	}
 }
 
+// hold keeps the watchdog fed for some time from now on, whatever the limit.
+func (l *life) hold(d time.Duration) {
+	if l != nil {
+		l.held.Store(int64(time.Since(l.born) + d))
+	}
+}
+
+// extend moves the limit.
+func (l *life) extend(d time.Duration) {
+	if l != nil {
+		l.until.Add(int64(d))
+	}
+}
+
+// over reports whether the limit has passed.
+func (l *life) over() bool { return int64(time.Since(l.born)) > max(l.until.Load(), l.held.Load()) }
+
 func (l *life) feed() {
 	tick := time.NewTicker(min(l.dog.Timeout/4, 5*time.Second))
 	defer tick.Stop()
@@ -85,7 +103,7 @@ func (l *life) feed() {
 			return
 		case <-tick.C:
 		}
-		if int64(time.Since(l.born)) > l.until.Load() {
+		if l.over() {
 			rootfs.WriteKernelLog("ingot: the deadline of this boot has passed; the watchdog resets this machine")
 			return
 		}
@@ -122,7 +140,7 @@ func (b *boot) leaveGuard(t ingot.Ticket, asked time.Time) {
 	if t.Deadline <= 0 {
 		return
 	}
-	limit := t.Deadline - time.Since(asked)
+	limit := t.Deadline - time.Since(asked) + b.checked
 	limit -= min(limit/10, 20*time.Second) // so that its report arrives in time
 	cmd := exec.Command(ingot.AgentPath, "guard", limit.Round(time.Second).String(), strconv.FormatUint(b.seen.Load(), 10))
 	cmd.SysProcAttr = &syscall.SysProcAttr{Chroot: sysroot, Setsid: true}

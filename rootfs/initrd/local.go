@@ -112,7 +112,8 @@ func (b *boot) tryLocal(ctx context.Context) error {
 		return err
 	}
 	b.stage = ingot.StageSwitch
-	h := rootfs.Handover{Ticket: b.ticket, Image: *b.image, RootDevice: b.device, Switched: rootfs.Uptime()}
+	h := rootfs.Handover{Ticket: b.ticket, Image: *b.image, RootDevice: b.device, Switched: rootfs.Uptime(),
+		Volumes: b.volumes.Results}
 	if err := h.Write(ingot.RunDir); err != nil {
 		return err
 	}

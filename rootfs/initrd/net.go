@@ -3,6 +3,7 @@ package initrd
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net"
@@ -14,6 +15,7 @@ import (
 	"github.com/insomniacslk/dhcp/dhcpv4"
 	"github.com/insomniacslk/dhcp/dhcpv4/nclient4"
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 )
 
 // linkPatience is how long the boot NIC may take to appear and to be answered:
@@ -95,6 +97,9 @@ func askDHCP(ctx context.Context, name string, failed func(error)) (*dhcpv4.DHCP
 	deadline := time.Now().Add(linkPatience)
 	for wait := 2 * time.Second; ; wait = min(wait*3/2, 10*time.Second) {
 		ack, err := askOnce(ctx, name, wait+rand.N(wait/2))
+		if err != nil && !hasLink(name) {
+			err = errNoLink
+		}
 		if err == nil {
 			return ack, nil
 		}
@@ -102,6 +107,9 @@ func askDHCP(ctx context.Context, name string, failed func(error)) (*dhcpv4.DHCP
 			return nil, ctx.Err()
 		}
 		if time.Now().After(deadline) {
+			if errors.Is(err, errNoLink) {
+				return nil, fmt.Errorf("waiting for a link on %s for %s: %w", name, linkPatience, err)
+			}
 			return nil, fmt.Errorf(
 				"asking for an address on %s for %s: %w; does the switch port forward, does a DHCP server answer?",
 				name,
@@ -125,6 +133,15 @@ func askOnce(ctx context.Context, name string, wait time.Duration) (*dhcpv4.DHCP
 		return nil, err
 	}
 	return lease.ACK, nil
+}
+
+// errNoLink: the cable, or the switch port, is the cause, and no server.
+var errNoLink = errors.New("no link: is a cable plugged in, and the switch port enabled?")
+
+// hasLink reports whether a card that is up sees a signal (netdevice(7), IFF_LOWER_UP).
+func hasLink(name string) bool {
+	l, err := netlink.LinkByName(name)
+	return err != nil || l.Attrs().RawFlags&unix.IFF_UP == 0 || l.Attrs().RawFlags&unix.IFF_LOWER_UP != 0
 }
 
 // driver names the kernel driver of an interface.

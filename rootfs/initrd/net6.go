@@ -117,7 +117,10 @@ func open6(ctx context.Context, l netlink.Link) (*client6, error) {
 		}
 		select {
 		case <-ctx.Done():
-			return nil, fmt.Errorf("%s has no link-local address: is a cable plugged in?", l.Attrs().Name)
+			if !hasLink(l.Attrs().Name) {
+				return nil, errNoLink
+			}
+			return nil, fmt.Errorf("%s has no link-local address", l.Attrs().Name)
 		case <-time.After(50 * time.Millisecond):
 		}
 	}

@@ -222,6 +222,16 @@ func passing(err error) bool {
 	return false
 }
 
+// lasting reports whether another try of this boot meets the same: the machine's memory, keys and
+// disks do not change. Another boot may have another ticket.
+func lasting(err error) bool {
+	switch rootfs.CodeOf(err) {
+	case ingot.FailureMemory, ingot.FailureVolume, ingot.FailureTicketKey, ingot.FailureImageKey:
+		return true
+	}
+	return false
+}
+
 // isVerdict reports whether something is not what it must be.
 func isVerdict(err error) bool {
 	for _, v := range []error{ErrTicketKey, ErrTicketReplayed, ErrTicketExpired, ErrImageKey, ErrImageDigest, ErrChunk} {

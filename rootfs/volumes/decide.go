@@ -28,7 +28,12 @@ type Decision struct {
 	Stamp  bool // of Mount: write the owner first
 	Adopt  bool // of Mount: by a grant
 	Reason string
-	Absent bool // of Refuse: the volume is just not there, and nothing was asked for
+	// of Refuse: what kind of reason
+	Problem ingot.VolumeProblem
+	// of Refuse: the volume is just not there, and nothing was asked for
+	Absent bool
+	// of Refuse: what is looked for may still appear
+	Missing bool
 }
 
 // ErrRefused: a volume that the boot needs cannot be had.
@@ -46,6 +51,13 @@ type Machine struct {
 // owner returns what a volume of the machine says.
 func (m Machine) owner(volume string) ingot.VolumeOwner {
 	return ingot.VolumeOwner{Fleet: m.Fleet, Machine: m.ID, Volume: volume}
+}
+
+// Granted reports whether a grant that is valid names a disk for a volume.
+func (m Machine) Granted(volume string) bool {
+	return slices.ContainsFunc(m.Grants, func(g ingot.Grant) bool {
+		return g.Volume == volume && m.Now.Before(g.Expires)
+	})
 }
 
 // relation is whose a filesystem is.
@@ -91,7 +103,7 @@ func Decide(v ingot.Volume, devices []Device, m Machine) Decision {
 	case len(own) == 1:
 		return Decision{Kind: Mount, Device: own[0], Stamp: own[0].Owner == nil && m.Fleet != ""}
 	case len(own) > 1:
-		return Decision{Reason: several(v, own)}
+		return Decision{Problem: ingot.VolumeAmbiguous, Reason: several(v, own)}
 	}
 	if len(free) == 1 && m.mayTake(v, free[0]) {
 		return Decision{Kind: Mount, Device: free[0], Stamp: m.Fleet != ""}
@@ -103,15 +115,16 @@ func Decide(v ingot.Volume, devices []Device, m Machine) Decision {
 	}
 	switch {
 	case len(free) > 1:
-		return Decision{Reason: several(v, free)}
+		return Decision{Problem: ingot.VolumeAmbiguous, Reason: several(v, free)}
 	case len(free) == 1:
-		return Decision{Device: free[0], Reason: fmt.Sprintf(
+		return Decision{Device: free[0], Problem: ingot.VolumeUnowned, Reason: fmt.Sprintf(
 			"%s holds %s, which does not say whose it is, and this machine did not use it before", free[0].Name, free[0].Holds)}
 	case len(others) > 0:
-		return Decision{Device: others[0], Reason: fmt.Sprintf("%s holds %s; nothing was checked, mounted or written",
+		return Decision{Device: others[0], Problem: ingot.VolumeForeign, Reason: fmt.Sprintf("%s holds %s; nothing was checked, mounted or written",
 			others[0].Name, m.whose(others[0]))}
 	}
-	return Decision{Reason: fmt.Sprintf("no device has %s; %s", wanted(v), present(devices)), Absent: true}
+	return Decision{Problem: ingot.VolumeNoDisk, Reason: fmt.Sprintf("no device has %s; %s", wanted(v), present(devices)),
+		Absent: true, Missing: true}
 }
 
 // mayTake reports whether a machine may use a filesystem that does not say whose it is: one that
@@ -176,10 +189,12 @@ func holding(v ingot.Volume, devices []Device) []Device {
 // granted decides for the one disk that a grant names.
 func (m Machine) granted(v ingot.Volume, g ingot.Grant, devices []Device) Decision {
 	if !m.Now.Before(g.Expires) {
-		return Decision{Reason: fmt.Sprintf("the grant for disk %q expired; grant it again", g.Disk)}
+		return Decision{Problem: ingot.VolumeExpired,
+			Reason: fmt.Sprintf("the grant for disk %q expired; grant it again", g.Disk)}
 	}
 	if v.Serial != "" && v.Serial != g.Disk {
-		return Decision{Reason: fmt.Sprintf("the grant names disk %q, the profile wants %s", g.Disk, wanted(v))}
+		return Decision{Problem: ingot.VolumeWrongGrant,
+			Reason: fmt.Sprintf("the grant names disk %q, the profile wants %s", g.Disk, wanted(v))}
 	}
 	var named []Device
 	for _, d := range devices {
@@ -193,17 +208,18 @@ func (m Machine) granted(v ingot.Volume, g ingot.Grant, devices []Device) Decisi
 	}
 	switch {
 	case len(named) == 0 && g.Adopt:
-		return Decision{Reason: fmt.Sprintf("the granted disk %q has no ext4 filesystem with the label %q; %s", g.Disk,
-			v.FSLabel(), present(devices))}
+		return Decision{Missing: true, Problem: ingot.VolumeDiskGone, Reason: fmt.Sprintf("the granted disk %q has no ext4 filesystem with the label %q; %s",
+			g.Disk, v.FSLabel(), present(devices))}
 	case len(named) == 0:
-		return Decision{Reason: fmt.Sprintf("the granted disk %q is not in this machine; %s", g.Disk, present(devices))}
+		return Decision{Missing: true, Problem: ingot.VolumeDiskGone,
+			Reason: fmt.Sprintf("the granted disk %q is not in this machine; %s", g.Disk, present(devices))}
 	case len(named) > 1:
-		return Decision{Reason: fmt.Sprintf("%d disks have the serial number, WWN or path %q: %s; nothing was written",
+		return Decision{Problem: ingot.VolumeWrongGrant, Reason: fmt.Sprintf("%d disks have the serial number, WWN or path %q: %s; nothing was written",
 			len(named), g.Disk, names(named))}
 	case g.Adopt:
 		return Decision{Kind: Mount, Device: named[0], Stamp: m.Fleet != "", Adopt: true}
 	case named[0].Holds != blank || named[0].Partitions > 0:
-		return Decision{Device: named[0], Reason: notBlank(named[0], g.Disk)}
+		return Decision{Device: named[0], Problem: ingot.VolumeNotBlank, Reason: notBlank(named[0], g.Disk)}
 	}
 	return Decision{Kind: Initialise, Device: named[0]}
 }
@@ -258,7 +274,10 @@ func present(devices []Device) string {
 	return "disks: " + strings.Join(list, ", ")
 }
 
-// identity is what a grant can call a disk by.
+// grantName is what a grant calls a disk.
+func grantName(d ingot.Disk) string { return cmp.Or(d.Serial, d.WWN, d.Path) }
+
+// identity says what a grant can call a disk by.
 func identity(d ingot.Disk) string {
 	switch {
 	case d.Serial != "":

@@ -77,6 +77,18 @@ func List(at Paths) []Device {
 	return devices
 }
 
+// Names changes when a disk or partition appears or goes, or its medium does. It reads no disk.
+func Names(at Paths) string {
+	var list []string
+	for _, pattern := range []string{"*/size", "*/*/partition"} {
+		files, _ := filepath.Glob(filepath.Join(at.SysBlock, pattern))
+		for _, f := range files {
+			list = append(list, f+" "+text(filepath.Dir(f), "size"))
+		}
+	}
+	return strings.Join(list, "\n")
+}
+
 func skipped(name string) bool {
 	for _, p := range []string{"loop", "ram", "zram", "sr", "fd", "nbd", "md", "dm-"} {
 		if strings.HasPrefix(name, p) {

@@ -19,13 +19,17 @@ import (
 
 // Result is what became of one volume.
 type Result struct {
-	Volume      ingot.Volume
-	Device      string // "/dev/vda"; empty when it is not mounted
-	Initialised bool
-	Adopted     bool   // by a grant
-	Refusal     string // why it is not mounted
-	Absent      bool   // of a refusal: nothing that looks like it is there
+	ingot.VolumeResult
+	Spec ingot.Volume
 }
+
+// problem is an error of a kind.
+type problem struct {
+	kind ingot.VolumeProblem
+	error
+}
+
+func (p problem) Unwrap() error { return p.error }
 
 // Mounter puts volumes into a root that is mounted but not yet running. The
 // tools for filesystems are the root's own.
@@ -33,6 +37,8 @@ type Mounter struct {
 	Root string // "/sysroot", with /dev in it
 	At   Paths
 	Log  func(format string, args ...any)
+	// Progress is called when the check of a filesystem advances; nil if nobody wants to know.
+	Progress func(Progress)
 }
 
 // Mount decides about every volume and carries it out, in the order of the
@@ -42,50 +48,70 @@ func (m Mounter) Mount(ctx context.Context, list []ingot.Volume, on Machine) ([]
 	var results []Result
 	var failed error
 	for _, v := range list {
-		r := Result{Volume: v}
+		r := Result{ingot.VolumeResult{Volume: v.Name, Optional: v.Optional}, v}
 		d := Decide(v, List(m.At), on)
-		if err := m.carryOut(ctx, v, d, on, &r); err != nil {
-			r.Refusal = err.Error()
-		}
-		if r.Refusal != "" && !v.Optional && failed == nil {
-			failed = fmt.Errorf("%w: %s: %s", ErrRefused, v.Name, r.Refusal)
+		r.Device, r.Disk = d.Device.Node, grantName(d.Device.Disk)
+		state, err := m.carryOut(ctx, v, d, on)
+		r.State = state
+		if err != nil {
+			r.Detail, r.Problem = err.Error(), ingot.VolumeUnmounted
+			var p problem
+			if errors.As(err, &p) {
+				r.Problem = p.kind
+			}
+			if !v.Optional && failed == nil {
+				failed = fmt.Errorf("%w: %s: %w", ErrRefused, v.Name, err)
+			}
 		}
 		results = append(results, r)
 	}
 	return results, failed
 }
 
-func (m Mounter) carryOut(ctx context.Context, v ingot.Volume, d Decision, on Machine, r *Result) error {
-	switch d.Kind {
-	case Initialise:
+// carryOut returns what became of a volume, also with an error.
+func (m Mounter) carryOut(ctx context.Context, v ingot.Volume, d Decision, on Machine) (ingot.VolumeState, error) {
+	state := ingot.VolumeMounted
+	switch {
+	case d.Kind == Initialise:
+		state = ingot.VolumeInitialised
 		m.Log("volume %s: initialising the blank disk %s (%s) as granted", v.Name, d.Device.Name, identity(d.Device.Disk))
 		if err := m.initialise(ctx, v, d.Device, on); err != nil {
-			return err
+			return ingot.VolumeFailed, err
 		}
-		r.Initialised = true
-	case Mount:
-		if err := m.confirm(ctx, d.Device, "ext4"); err != nil {
-			return err
+	case d.Kind == Mount:
+		if d.Adopt {
+			state = ingot.VolumeAdopted
 		}
-		if err := m.check(ctx, d.Device.Node); err != nil {
-			return err
+		if err := m.prepare(ctx, v, d, on); err != nil {
+			return ingot.VolumeFailed, err
 		}
-		if d.Stamp {
-			if err := writeStamp(d.Device.Node, on.owner(v.Name), d.Device.UUID); err != nil {
-				m.Log("volume %s: writing its owner to %s failed: %v", v.Name, d.Device.Name, err)
-			} else {
-				m.Log("volume %s: %s now says that it belongs to %s", v.Name, d.Device.Name, on.ID)
-			}
-		}
-		r.Adopted = d.Adopt
+	case d.Absent:
+		return ingot.VolumeAbsent, problem{d.Problem, errors.New(d.Reason)}
 	default:
-		r.Absent = d.Absent
-		return errors.New(d.Reason)
+		return ingot.VolumeRefused, problem{d.Problem, errors.New(d.Reason)}
 	}
 	if err := m.mount(v, d.Device.Node); err != nil {
+		return ingot.VolumeFailed, err
+	}
+	return state, nil
+}
+
+// prepare checks a volume that is there, and writes its owner if that is due.
+func (m Mounter) prepare(ctx context.Context, v ingot.Volume, d Decision, on Machine) error {
+	if err := m.confirm(ctx, d.Device, "ext4"); err != nil {
 		return err
 	}
-	r.Device = d.Device.Node
+	if err := m.check(ctx, v.Name, d.Device.Node); err != nil {
+		return err
+	}
+	if !d.Stamp {
+		return nil
+	}
+	if err := writeStamp(d.Device.Node, on.owner(v.Name), d.Device.UUID); err != nil {
+		m.Log("volume %s: writing its owner to %s failed: %v", v.Name, d.Device.Name, err)
+		return nil
+	}
+	m.Log("volume %s: %s now says that it belongs to %s", v.Name, d.Device.Name, on.ID)
 	return nil
 }
 
@@ -94,7 +120,8 @@ func (m Mounter) carryOut(ctx context.Context, v ingot.Volume, d Decision, on Ma
 func (m Mounter) initialise(ctx context.Context, v ingot.Volume, d Device, on Machine) error {
 	probe(&d)
 	if d.Holds != blank || d.Partitions > 0 {
-		return fmt.Errorf("disk %s is no longer blank; it holds %s; nothing was written", d.Name, d.Holds)
+		return problem{ingot.VolumeNotBlank,
+			fmt.Errorf("disk %s is no longer blank; it holds %s; nothing was written", d.Name, d.Holds)}
 	}
 	if err := sampleInside(d); err != nil {
 		return err
@@ -109,13 +136,13 @@ func (m Mounter) initialise(ctx context.Context, v ingot.Volume, d Device, on Ma
 	}
 	out, err := m.tool(ctx, "/usr/sbin/mkfs.ext4", append(args, d.Node)...)
 	if err != nil {
-		return fmt.Errorf("making the filesystem on %s: %w: %s", d.Name, err, out)
+		return problem{ingot.VolumeNoFilesystem, fmt.Errorf("making the filesystem on %s: %w: %s", d.Name, err, out)}
 	}
 	if on.Fleet == "" {
 		return nil
 	}
 	if err := writeStamp(d.Node, owner, volumeUUID(owner)); err != nil {
-		return fmt.Errorf("writing the owner to %s: %w", d.Name, err)
+		return problem{ingot.VolumeNoFilesystem, fmt.Errorf("writing the owner to %s: %w", d.Name, err)}
 	}
 	return nil
 }
@@ -133,7 +160,7 @@ func sampleInside(d Device) error {
 	}
 	if at >= 0 {
 		d.Holds = fmt.Sprintf("unknown data at byte %d", at)
-		return errors.New(notBlank(d, d.Serial))
+		return problem{ingot.VolumeNotBlank, errors.New(notBlank(d, grantName(d.Disk)))}
 	}
 	return nil
 }
@@ -148,8 +175,8 @@ func (m Mounter) confirm(ctx context.Context, d Device, want string) error {
 		m.Log("the root has no blkid (package util-linux); what %s holds is not confirmed", d.Node)
 		return nil
 	case errors.As(err, &exit) && exit.ExitCode() == 8: // blkid(8), "RETURN CODE"
-		return fmt.Errorf("%s holds more than one thing, says blkid; nothing was mounted or written. "+
-			"wipefs %s lists them", d.Name, d.Node)
+		return problem{ingot.VolumeContents, fmt.Errorf("%s holds more than one thing, says blkid; nothing was mounted or "+
+			"written. To list them: wipefs %s", d.Name, d.Node)}
 	case errors.As(err, &exit) && exit.ExitCode() == 2:
 		out = ""
 	case err != nil:
@@ -162,32 +189,10 @@ func (m Mounter) confirm(ctx context.Context, d Device, want string) error {
 		}
 	}
 	if got := cmp.Or(values["TYPE"], values["PTTYPE"]); got != want {
-		return fmt.Errorf("%s holds %s, says blkid; nothing was mounted or written", d.Name, cmp.Or(got, "nothing"))
+		return problem{ingot.VolumeContents,
+			fmt.Errorf("%s holds %s, says blkid; nothing was mounted or written", d.Name, cmp.Or(got, "nothing"))}
 	}
 	return nil
-}
-
-// check repairs what can be repaired without asking (e2fsck(8), -p).
-func (m Mounter) check(ctx context.Context, device string) error {
-	out, err := m.tool(ctx, "/usr/sbin/e2fsck", "-p", device)
-	var exit *exec.ExitError
-	switch {
-	case err == nil:
-		return nil
-	case errors.As(err, &exit) && exit.ExitCode()&^3 == 0: // 1 and 2: errors were corrected
-		m.Log("the filesystem on %s was repaired: %s", device, out)
-		return nil
-	case errors.Is(err, os.ErrNotExist):
-		m.Log("the root has no e2fsck (package e2fsprogs); %s is mounted unchecked", device)
-		return nil
-	}
-	return fmt.Errorf(
-		"the filesystem on %s cannot be repaired automatically: e2fsck: %w: %s; boot a rescue image and run e2fsck %s",
-		device,
-		err,
-		out,
-		device,
-	)
 }
 
 func (m Mounter) mount(v ingot.Volume, device string) error {
@@ -224,14 +229,22 @@ func mountOptions(options string) (flags uintptr, data string) {
 
 // tool runs a program of the root in the root.
 func (m Mounter) tool(ctx context.Context, name string, args ...string) (string, error) {
+	cmd, err := m.command(ctx, name, args...)
+	if err != nil {
+		return "the image lacks " + filepath.Base(name), err
+	}
+	out, err := cmd.CombinedOutput()
+	return string(bytes.TrimSpace(out)), err
+}
+
+func (m Mounter) command(ctx context.Context, name string, args ...string) (*exec.Cmd, error) {
 	if _, err := os.Stat(filepath.Join(m.Root, name)); err != nil {
-		return "the image lacks the package e2fsprogs", os.ErrNotExist
+		return nil, os.ErrNotExist
 	}
 	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.Path, cmd.Err = name, nil // it need not exist outside the root
 	cmd.SysProcAttr = &syscall.SysProcAttr{Chroot: m.Root}
 	cmd.Dir = "/"
 	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin", "LC_ALL=C.UTF-8"}
-	out, err := cmd.CombinedOutput()
-	return string(bytes.TrimSpace(out)), err
+	return cmd, nil
 }
