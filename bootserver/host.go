@@ -108,6 +108,9 @@ func (s *Server) figures() figures {
 	if s.http != nil {
 		f.http = s.http.Counts()
 	}
+	if s.booter != nil {
+		f.volumes = s.booter.VolumeProblems()
+	}
 	if s.packets != nil {
 		f.dropped = s.packets.Dropped()
 	}

@@ -78,6 +78,9 @@ func TestLedgerOfATicket(t *testing.T) {
 	h.ledgerHas(2, machineID+" step ticket issued for lab:v1; it may initialise disk D1 as volume data")
 	h.post(boot, "events", ingot.Event{Stage: ingot.StageVolumes, Volumes: []string{"data", "logs"}})
 	h.ledgerHas(1, machineID+" machine used: the grant to initialise disk D1 as volume data")
+	if _, err := h.api.Resume(t.Context(), "node01"); err != nil { // it was reset twice
+		t.Fatal(err)
+	}
 	boot, _ = h.ask()
 	ticket(boot)
 	h.ledgerHas(1, machineID+" step ticket issued for lab:v1")

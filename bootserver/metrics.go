@@ -1,6 +1,7 @@
 package bootserver
 
 import (
+	"cmp"
 	"net/http"
 	"strconv"
 	"time"
@@ -59,6 +60,7 @@ type figures struct {
 	dropped uint64 // packets
 	leases  int
 	foreign int // other DHCP servers that were heard
+	volumes map[ingot.VolumeProblem]uint64
 }
 
 // collector measures when it is scraped.
@@ -79,7 +81,9 @@ var (
 	descForeign   = describe("dhcp_foreign_servers", "Other DHCP servers that were heard.")
 	descDropped   = describe("ledger_packets_dropped_total",
 		"DHCP packets that the ledger lacks, because too many came at once or they could not be stored.")
-	descState  = describe("state_file_bytes", "Size of the state file.")
+	descState   = describe("state_file_bytes", "Size of the state file.")
+	descVolumes = describe("volume_problems_total",
+		"Volumes that machines could not use, by problem, since the server started.", "problem")
 	descTokens = describe("credentials", "Tokens and client certificates that may be used.")
 	descReady  = describe("ready", "1 when machines are served.")
 )
@@ -90,7 +94,7 @@ var outcomes = []ingot.Outcome{ingot.OutcomeHealthy, ingot.OutcomeFailed, ingot.
 // Describe implements prometheus.Collector.
 func (collector) Describe(out chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{descMachines, descOpen, descBoots, descServed, descTransfers, descRefused,
-		descLeases, descForeign, descDropped, descState, descTokens, descReady} {
+		descLeases, descForeign, descDropped, descState, descVolumes, descTokens, descReady} {
 		out <- d
 	}
 }
@@ -122,6 +126,9 @@ func (c collector) Collect(out chan<- prometheus.Metric) {
 	gauge(descTransfers, float64(f.http.Transfers))
 	count(descRefused, float64(f.http.Refused))
 	count(descDropped, float64(f.dropped))
+	for _, p := range append([]ingot.VolumeProblem{""}, ingot.VolumeProblems...) {
+		count(descVolumes, float64(f.volumes[p]), cmp.Or(string(p), "unknown"))
+	}
 	gauge(descLeases, float64(f.leases))
 	gauge(descForeign, float64(f.foreign))
 }

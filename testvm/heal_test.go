@@ -34,7 +34,7 @@ files:
       WantedBy=sysinit.target
 units: {enable: [crash.service]}
 `, "kernel panic - not syncing: sysrq triggered crash"},
-	{"init", "volumes: [{name: need, mount: /need}]\n", "volume refused: need"},
+	{"init", "ram: {budget: 64GiB}\n", "the image requires 65536 mib of memory"},
 	{"never", `
 files:
   - path: /etc/systemd/system/stuck.service

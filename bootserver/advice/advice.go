@@ -31,6 +31,8 @@ const (
 	MergeMachines     Code = "merge-machines"
 	AssignImage       Code = "assign-image"
 	ResumeMachine     Code = "resume-machine"
+	GrantDisk         Code = "grant-disk"
+	AdoptVolume       Code = "adopt-volume"
 )
 
 // Meaning describes a code.
@@ -45,7 +47,10 @@ type Meaning struct {
 	command string
 }
 
-var machine, image = []string{"machine"}, []string{"image"}
+var (
+	machine, image = []string{"machine"}, []string{"image"}
+	volume         = []string{"machine", "volume", "disk"}
+)
 
 // Meanings describes all codes.
 var Meanings = []Meaning{
@@ -75,6 +80,10 @@ var Meanings = []Meaning{
 		"ingot assign {machine} PROFILE:VERSION"},
 	{ResumeMachine, "Let the machine try its assigned image again. Parameter: machine.", machine, nil,
 		"ingot resume {machine}"},
+	{GrantDisk, "Let the machine initialise a blank disk as a volume. Parameters: machine, volume and disk.", volume, nil,
+		"ingot grant {machine} {volume} --disk {disk}"},
+	{AdoptVolume, "Let the machine take over the volume that a disk holds. Parameters: machine, volume and disk.", volume,
+		nil, "ingot grant {machine} {volume} --disk {disk} --adopt"},
 }
 
 // options are what a command gets for an optional parameter.

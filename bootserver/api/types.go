@@ -126,7 +126,9 @@ type Machine struct {
 	Setback     *Setback                  `json:"setback,omitempty"`
 	Orders      int                       `json:"orders,omitempty"` // how often an operator decided what it boots
 	Grants      []Grant                   `json:"grants,omitempty"`
-	Boot        ingot.BootID              `json:"boot,omitempty"` // the latest one
+	// disks with volumes that the machine used before volumes had owners
+	Had  []ingot.Disk `json:"had,omitempty"`
+	Boot ingot.BootID `json:"boot,omitempty"` // the latest one
 }
 
 // Hostname is the name that the machine's system gets.
@@ -141,7 +143,7 @@ func (m *Machine) Hostname() string {
 // vendor and product, its past, its grants.
 func (m Machine) Brief() Machine {
 	m.Facts = ingot.Facts{Vendor: m.Facts.Vendor, Product: m.Facts.Product}
-	m.Healthy, m.Grants, m.Trial, m.MachineKey, m.Loaders, m.Answered = nil, nil, Trial{}, "", nil, nil
+	m.Healthy, m.Grants, m.Had, m.Trial, m.MachineKey, m.Loaders, m.Answered = nil, nil, nil, Trial{}, "", nil, nil
 	if m.Setback != nil {
 		s := *m.Setback
 		s.Failures = nil

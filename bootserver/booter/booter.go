@@ -47,6 +47,8 @@ type Booter struct {
 	now     func() time.Time
 	log     *slog.Logger
 	locator Locator
+
+	volumes volumeProblems
 }
 
 // New returns a Booter.

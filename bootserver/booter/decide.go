@@ -141,6 +141,7 @@ func store(tx state.Tx, d *fleet.Decision) {
 
 // logChanges writes the Changes of a decision to the log: those that an operator may look for.
 func (b *Booter) logChanges(list []fleet.Change) {
+	b.volumes.add(list)
 	for _, c := range list {
 		level := slog.LevelInfo
 		switch c.Code {

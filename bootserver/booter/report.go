@@ -23,6 +23,7 @@ func (b *Booter) Event(id ingot.BootID, e ingot.Event) error {
 		check.Percent = min(max(check.Percent, 0), 100)
 		e.Check = &check
 	}
+	e.Results = boundResults(e.Results)
 	e.Volumes = slices.Clone(e.Volumes[:min(len(e.Volumes), 64)])
 	for i := range e.Volumes {
 		clipName(&e.Volumes[i])
@@ -38,6 +39,17 @@ func (b *Booter) Event(id ingot.BootID, e ingot.Event) error {
 		return d, nil
 	})
 	return err
+}
+
+// boundResults bounds what a machine says of its volumes.
+func boundResults(list []ingot.VolumeResult) []ingot.VolumeResult {
+	list = slices.Clone(list[:min(len(list), 64)])
+	for i := range list {
+		r := &list[i]
+		clipName(&r.Volume, (*string)(&r.State), (*string)(&r.Problem), &r.Device, &r.Disk)
+		r.Detail = clip(r.Detail)
+	}
+	return list
 }
 
 // Record adds an event to a boot; what goes wrong is logged.
@@ -155,6 +167,7 @@ func (b *Booter) Report(id ingot.BootID, r ingot.Report) error {
 		r.Checks[i].Name, r.Checks[i].Detail = clip(r.Checks[i].Name), clip(r.Checks[i].Detail)
 	}
 	clipName((*string)(&r.Image), (*string)(&r.Root), &r.Kernel, &r.Hostname)
+	r.Volumes = boundResults(r.Volumes)
 	r.Failed = r.Failed[:min(len(r.Failed), 20)]
 	for i := range r.Failed {
 		r.Failed[i] = clip(r.Failed[i])

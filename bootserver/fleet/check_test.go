@@ -10,18 +10,21 @@ import (
 // TestVolumesDoNotCount: a boot that ends because of a volume, or while one is checked, does not
 // count against its image. A failure after that does.
 func TestVolumesDoNotCount(t *testing.T) {
-	check := ingot.Event{Stage: ingot.StageVolumes, Check: &ingot.VolumeCheck{Volume: "data", Device: "/dev/vdb", Percent: 3}}
+	check := ingot.Event{Stage: ingot.StageVolumes, Check: &ingot.VolumeCheck{Volume: "data", Device: "/dev/vdb",
+		Percent: 3}}
 	for _, c := range []struct {
 		name   string
 		events []ingot.Event
 		ending Ending
 		counts bool
 	}{
-		{"a volume is refused", []ingot.Event{{Stage: ingot.StageVolumes, Error: "volume refused: data: disk vda is not blank",
-			Code: ingot.FailureVolume}}, Ending{}, false},
+		{"a volume is refused", []ingot.Event{{Stage: ingot.StageVolumes,
+			Error: "volume refused: data: disk vda is not blank",
+			Code:  ingot.FailureVolume}}, Ending{}, false},
 		{"a volume is refused by an older image", []ingot.Event{{Stage: ingot.StageVolumes,
 			Error: "volume refused: data: no device has the label"}}, Ending{}, false},
-		{"the watchdog resets it while it checks", []ingot.Event{check}, Ending{ingot.OutcomeSilent, CauseSuperseded, ""}, false},
+		{"the watchdog resets it while it checks", []ingot.Event{check}, Ending{ingot.OutcomeSilent, CauseSuperseded, ""},
+			false},
 		{"it goes on and then stops", []ingot.Event{check, {Stage: ingot.StageVolumes}, {Stage: ingot.StageSwitch}},
 			Ending{ingot.OutcomeSilent, CauseDeadline, ""}, true},
 		{"the host keys cannot be made", []ingot.Event{{Stage: ingot.StageVolumes, Error: "generating the SSH host key",
@@ -71,7 +74,8 @@ func TestCheckMovesDeadline(t *testing.T) {
 		}
 	}
 	if len(b.Events) != 2 || b.Events[1].Check.Percent != 99 || changes != 10 {
-		t.Errorf("%d events, %d Changes, the last is %+v; want 2 events, 10 Changes, 99 %%", len(b.Events), changes, b.Events[1])
+		t.Errorf("%d events, %d Changes, the last is %+v; want 2 events, 10 Changes, 99 %%", len(b.Events), changes,
+			b.Events[1])
 	}
 	now = now.Add(time.Second)
 	record(ingot.Event{Stage: ingot.StageSwitch})

@@ -47,13 +47,14 @@ const (
 
 // Codes of Changes of boots.
 const (
-	CodeBootStage    Code = "boot-stage"        // Stage was reached; Detail, Bytes
-	CodeStageFailed  Code = "boot-stage-failed" // Failure, Detail; To: retry
-	CodeTicketGiven  Code = "ticket-given"      // Image; To: grants, each with volume and disk
-	CodeBootReport   Code = "boot-report"       // To: isHealthy; healthy, if it changed; units, checks: those that failed
-	CodeBootHardware Code = "boot-hardware"     // To: changes, in words
-	CodeBootCrash    Code = "boot-crash"        // Detail: the line of the kernel log with the reason
-	CodeBootEnded    Code = "boot-ended"        // Image; To: outcome; Detail: the reason
+	CodeBootStage     Code = "boot-stage"        // Stage was reached; Detail, Bytes
+	CodeStageFailed   Code = "boot-stage-failed" // Failure, Detail; To: retry
+	CodeVolumeProblem Code = "volume-problem"    // not mounted; To: volume, state, problem, device, disk; Detail
+	CodeTicketGiven   Code = "ticket-given"      // Image; To: grants, each with volume and disk
+	CodeBootReport    Code = "boot-report"       // To: isHealthy; healthy, if it changed; units, checks: those that failed
+	CodeBootHardware  Code = "boot-hardware"     // To: changes, in words
+	CodeBootCrash     Code = "boot-crash"        // Detail: the line of the kernel log with the reason
+	CodeBootEnded     Code = "boot-ended"        // Image; To: outcome; Detail: the reason
 )
 
 // Codes of operators' actions: the audit log. From and To have what changed.
@@ -134,10 +135,11 @@ func descriptions() map[Code]description {
 		CodeMachineHeld: {KindDecision, always, detailed("held for an operator: %s")},
 		CodeRuleApplied: {KindDecision, nil, ruleText},
 
-		CodeBootStage:   {KindStep, nil, func(c Change) string { return c.Detail }},
-		CodeStageFailed: {KindStep, always, failedStageText},
-		CodeTicketGiven: {KindStep, nil, ticketText},
-		CodeBootReport:  {KindStep, badReport, reportText},
+		CodeBootStage:     {KindStep, nil, func(c Change) string { return c.Detail }},
+		CodeStageFailed:   {KindStep, always, failedStageText},
+		CodeVolumeProblem: {KindStep, badVolume, volumeText},
+		CodeTicketGiven:   {KindStep, nil, ticketText},
+		CodeBootReport:    {KindStep, badReport, reportText},
 		CodeBootHardware: {KindMachine, always, func(c Change) string {
 			return "hardware changed: " + joined(c.To.Texts("changes"), "; ")
 		}},
@@ -264,6 +266,13 @@ func grantText(c Change) string {
 func expiredGrantText(c Change) string {
 	return fmt.Sprintf("the grant to %s expired unused", grantedText(c.From))
 }
+
+func volumeText(c Change) string {
+	return fmt.Sprintf("volume %s %s: %s", c.To.Text("volume"), c.To.Text("state"), c.Detail)
+}
+
+// badVolume: an absent volume that nothing was asked for is ordinary if the boot went on.
+func badVolume(c Change) bool { return c.To.Text("state") != string(ingot.VolumeAbsent) }
 
 func usedGrantText(c Change) string { return "used: the grant to " + grantedText(c.From) }
 

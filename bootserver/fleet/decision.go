@@ -157,6 +157,11 @@ func (d *Decision) Record(e ingot.Event) {
 	b.Events = append(slices.Clone(b.Events), Event{e, d.now})
 	d.Boot = b
 	d.addBoot(b, stageChange(b.Events[len(b.Events)-1]))
+	for _, r := range e.Results {
+		if c, is := volumeChange(r); is {
+			d.addBoot(b, c)
+		}
+	}
 	if last {
 		d.End(Ending{ingot.OutcomeFailed, CauseFailed, fmt.Sprintf("stage %s: %s", e.Stage, e.Error)})
 	}
@@ -274,6 +279,17 @@ func stageChange(e Event) Change {
 		}
 	}
 	return c
+}
+
+// volumeChange returns the Change of a volume that could not be used.
+func volumeChange(r ingot.VolumeResult) (c Change, is bool) {
+	v := Values{"volume": r.Volume, "state": string(r.State), "problem": string(r.Problem)}
+	for name, text := range map[string]string{"device": r.Device, "disk": r.Disk} {
+		if text != "" {
+			v[name] = text
+		}
+	}
+	return Change{Code: CodeVolumeProblem, Stage: ingot.StageVolumes, To: v, Detail: r.Detail}, !r.Mounted()
 }
 
 // reportChange returns the Change of a report if it differs from the previous one: in the

@@ -39,7 +39,7 @@ func machineOf(m fleet.Machine) api.Machine {
 		Trial:  api.Trial{Image: m.Trial.Image, Failures: each(m.Trial.Failures, failureOf)},
 		Orders: m.Orders, Boot: m.Boot,
 		Answered: each(m.Answered, func(a fleet.Answered) api.Answered { return api.Answered(a) }),
-		Grants:   each(m.Grants, func(g fleet.Grant) api.Grant { return api.Grant(g) })}
+		Grants:   each(m.Grants, func(g fleet.Grant) api.Grant { return api.Grant(g) }), Had: m.Had}
 	if q := m.Ask; q != nil {
 		out.Ask = &api.Question{With: q.With, What: q.What, About: q.About, Reported: q.Reported}
 	}

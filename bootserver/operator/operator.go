@@ -289,7 +289,8 @@ func (o *Operator) Grant(ctx context.Context, ref string, r api.GrantRequest) (a
 		return api.Machine{}, api.NewProblem(api.CodeGrantDuration, fmt.Sprintf("a grant cannot last %s", r.For))
 	}
 	now := o.now()
-	g := fleet.Grant{Grant: ingot.Grant{Volume: r.Volume, Disk: r.Disk, Expires: now.Add(r.For), Adopt: r.Adopt}, Given: now}
+	g := fleet.Grant{Grant: ingot.Grant{Volume: r.Volume, Disk: r.Disk, Expires: now.Add(r.For), Adopt: r.Adopt},
+		Given: now}
 	return o.change(ctx, fleet.ActionGrant, ref, func(_ state.Tx, d *fleet.Decision) error {
 		d.AddGrant(g)
 		return nil

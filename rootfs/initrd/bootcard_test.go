@@ -117,8 +117,8 @@ func (n *twoNetworks) card(name string) string {
 	n.t.Helper()
 	index := strings.TrimSpace(wire.In(n.t, "pc", "cat", "/sys/class/net/"+name+"/ifindex"))
 	state, _ := os.ReadFile("/run/systemd/netif/links/" + index)
-	return wire.In(n.t, "pc", "ip", "-4", "address", "show", "dev", name) + wire.In(n.t, "pc", "ip", "route", "show", "dev",
-		name) + string(state)
+	return wire.In(n.t, "pc", "ip", "-4", "address", "show", "dev", name) +
+		wire.In(n.t, "pc", "ip", "route", "show", "dev", name) + string(state)
 }
 
 func (n *twoNetworks) has(name string, want ...string) bool {

@@ -454,6 +454,9 @@ func (b *boot) report(ctx context.Context, e ingot.Event) {
 	}
 }
 
+// volumePause is how long a machine at least waits before it looks for a volume again.
+const volumePause = 2 * time.Minute
+
 // failure is the event of a stage that failed.
 func (b *boot) failure(err error) ingot.Event {
 	e := ingot.Event{Stage: b.stage, Error: err.Error(), Code: codeOf(err)}
@@ -469,6 +472,10 @@ func (b *boot) giveUp(ctx context.Context, err error) {
 		b.console = openConsole()
 	}
 	pause := 20*time.Second + mrand.N(10*time.Second)
+	if rootfs.CodeOf(err) == ingot.FailureVolume { // a person is needed; the next boot fetches everything again
+		pause = volumePause + mrand.N(volumePause)
+		b.life.hold(pause + time.Minute)
+	}
 	lines := []string{"This machine could not boot.", fmt.Sprintf("Stage %s: %v", b.stage, err)}
 	if b.args.Boot != "" {
 		lines = append(lines, fmt.Sprintf("Boot %s, server %s, card %s", b.args.Boot.ID().Short(), b.args.Server, b.args.MAC))

@@ -67,7 +67,8 @@ func TestLateDisks(t *testing.T) {
 			time.Minute, 5, true},
 		{"optional, and nothing comes", []ingot.Volume{{Name: "data", Optional: true}}, volumes.Machine{}, 0,
 			300 * time.Millisecond, time.Minute, 1, false},
-		{"needed, and nothing comes", []ingot.Volume{{Name: "data"}}, volumes.Machine{}, 0, 0, 300 * time.Millisecond, 1, false},
+		{"needed, and nothing comes", []ingot.Volume{{Name: "data"}}, volumes.Machine{}, 0, 0, 300 * time.Millisecond, 1,
+			false},
 		{"nothing declared", nil, granted, 1, time.Minute, time.Minute, 0, false},
 	} {
 		bus := newSlowController(t, c.after)

@@ -9,12 +9,13 @@ import (
 // are still inside. All of a large disk cannot be read in a boot, so samples are.
 const (
 	sample      = 64 << 10 // bytes of a sample
-	fewSamples  = 32       // for the facts of each boot
-	manySamples = 2048     // before a filesystem is made; 20 s on a spinning disk
+	fewSamples  = 32       // for the facts of each boot; half a second on a spinning disk
+	manySamples = 2048     // before a filesystem is made; half a minute
 )
 
 // nonzeroInside reads samples of a device and returns the offset of one that is not zero, or -1:
-// n evenly distributed, and the places where filesystems keep copies of their superblocks.
+// n evenly distributed, and, if these are many, the places where filesystems keep copies of their
+// superblocks.
 func nonzeroInside(r io.ReaderAt, size int64, n int) (int64, error) {
 	buf := make([]byte, sample)
 	for _, at := range sampled(size, n) {
@@ -38,6 +39,9 @@ func sampled(size int64, n int) (list []int64) {
 	}
 	for i := range int64(n) {
 		add(size / int64(n) * i &^ 4095)
+	}
+	if n < manySamples {
+		return list
 	}
 	// ext2, ext3 and ext4: groups 1 and the powers of 3, 5 and 7, with blocks of 1 and 4 KiB.
 	groups := []int64{1}

@@ -120,8 +120,9 @@ func Decide(v ingot.Volume, devices []Device, m Machine) Decision {
 		return Decision{Device: free[0], Problem: ingot.VolumeUnowned, Reason: fmt.Sprintf(
 			"%s holds %s, which does not say whose it is, and this machine did not use it before", free[0].Name, free[0].Holds)}
 	case len(others) > 0:
-		return Decision{Device: others[0], Problem: ingot.VolumeForeign, Reason: fmt.Sprintf("%s holds %s; nothing was checked, mounted or written",
-			others[0].Name, m.whose(others[0]))}
+		return Decision{Device: others[0], Problem: ingot.VolumeForeign,
+			Reason: fmt.Sprintf("%s holds %s; nothing was checked, mounted or written",
+				others[0].Name, m.whose(others[0]))}
 	}
 	return Decision{Problem: ingot.VolumeNoDisk, Reason: fmt.Sprintf("no device has %s; %s", wanted(v), present(devices)),
 		Absent: true, Missing: true}
@@ -208,14 +209,16 @@ func (m Machine) granted(v ingot.Volume, g ingot.Grant, devices []Device) Decisi
 	}
 	switch {
 	case len(named) == 0 && g.Adopt:
-		return Decision{Missing: true, Problem: ingot.VolumeDiskGone, Reason: fmt.Sprintf("the granted disk %q has no ext4 filesystem with the label %q; %s",
-			g.Disk, v.FSLabel(), present(devices))}
+		return Decision{Missing: true, Problem: ingot.VolumeDiskGone,
+			Reason: fmt.Sprintf("the granted disk %q has no ext4 filesystem with the label %q; %s",
+				g.Disk, v.FSLabel(), present(devices))}
 	case len(named) == 0:
 		return Decision{Missing: true, Problem: ingot.VolumeDiskGone,
 			Reason: fmt.Sprintf("the granted disk %q is not in this machine; %s", g.Disk, present(devices))}
 	case len(named) > 1:
-		return Decision{Problem: ingot.VolumeWrongGrant, Reason: fmt.Sprintf("%d disks have the serial number, WWN or path %q: %s; nothing was written",
-			len(named), g.Disk, names(named))}
+		return Decision{Problem: ingot.VolumeWrongGrant,
+			Reason: fmt.Sprintf("%d disks have the serial number, WWN or path %q: %s; nothing was written",
+				len(named), g.Disk, names(named))}
 	case g.Adopt:
 		return Decision{Kind: Mount, Device: named[0], Stamp: m.Fleet != "", Adopt: true}
 	case named[0].Holds != blank || named[0].Partitions > 0:

@@ -17,6 +17,7 @@ import (
 	"sort"
 	"strconv"
 	"strings"
+	"sync"
 
 	"ingot"
 )
@@ -63,17 +64,20 @@ func List(at Paths) []Device {
 		if d.Size == 0 {
 			continue // a card reader without a card
 		}
-		probe(&d)
 		devices = append(devices, d)
 		for _, p := range parts {
 			pdir := filepath.Dir(p)
 			q := Device{Node: filepath.Join(at.Dev, filepath.Base(pdir)), Parent: name,
 				Disk: ingot.Disk{Name: filepath.Base(pdir), Size: sectors(pdir), Serial: d.Serial, WWN: d.WWN, Model: d.Model,
 					Path: d.Path}}
-			probe(&q)
 			devices = append(devices, q)
 		}
 	}
+	var wg sync.WaitGroup
+	for i := range devices { // a machine may have dozens of disks that seek
+		wg.Go(func() { probe(&devices[i]) })
+	}
+	wg.Wait()
 	return devices
 }
 

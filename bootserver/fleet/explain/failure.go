@@ -116,6 +116,9 @@ func reported(b fleet.Boot, e fleet.Event, s Story) cause {
 	if e.Stage == ingot.StageHealthy {
 		c.means = otherChecks(b)
 	}
+	if _, next := s.volumes(b); len(next) > 0 && codeOf(e) == ingot.FailureVolume {
+		c.next = next[0]
+	}
 	return c
 }
 
@@ -142,6 +145,9 @@ func otherChecks(b fleet.Boot) (text string) {
 	}
 	if len(b.Report.Failed) > 0 {
 		text = strings.TrimPrefix(text+". Failed units: "+strings.Join(b.Report.Failed, ", "), ". ")
+	}
+	if full := overlayText(*b.Report); full != "" {
+		text = strings.TrimPrefix(text+". "+capitalize(full), ". ")
 	}
 	return text
 }

@@ -291,10 +291,11 @@ func (s Story) since(b fleet.Boot) string {
 	}
 	for _, k := range b.Report.Checks {
 		if !k.OK {
-			return fmt.Sprintf(", but check %s now fails: %s", k.Name, k.Detail)
+			return fmt.Sprintf(", but check %s now fails: %s", k.Name, k.Detail) +
+				prefixed("; ", overlayText(*b.Report))
 		}
 	}
-	return ""
+	return prefixed(", but ", overlayText(*b.Report))
 }
 
 func (s Story) healthy(b fleet.Boot, pending string) (string, []advice.Step) {
@@ -304,12 +305,13 @@ func (s Story) healthy(b fleet.Boot, pending string) (string, []advice.Step) {
 		words = fmt.Sprintf("Healthy on %s since %s, %s after its first packet.", b.Image.Name, s.at(b.Ended),
 			span(b.Ended.Sub(b.Started)))
 	}
+	volumes, next := s.volumes(b)
+	words += volumes
 	if n := len(s.Boots); n > 1 && s.Boots[n-2].Image.Image == b.Image.Image && bad(s.Boots[n-2]) {
 		words += fmt.Sprintf(" The previous boot failed: %s", causeOf(s.Boots[n-2], s).sentences(1))
 	}
-	var next []advice.Step
 	if after != "" {
-		next = steps(s.step(advice.ShowConsole))
+		next = append(next, s.step(advice.ShowConsole))
 	}
 	return words + pending, next
 }

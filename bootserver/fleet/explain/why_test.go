@@ -389,7 +389,8 @@ var stories = []struct {
 		fails(recorded(1, node7, "10:00:00", ingot.StageRoot), ingot.StageSwitch, "/sbin/init: no such file"),
 		fails(recorded(2, node6, "10:05:00", ingot.StageRoot), ingot.StageSwitch, "/sbin/init: no such file")),
 		"Stage switch failed: /sbin/init: no such file. The machine fell back to " +
-			"node:6, which was healthy here before but failed as well: stage switch failed: /sbin/init: no such file. Check the machine and what it depends on, not the images."},
+			"node:6, which was healthy here before but failed as well: stage switch failed: /sbin/init: no such file. Check " +
+			"the machine and what it depends on, not the images."},
 	{"held", lived(with(node01(), func(m *fleet.Machine) {
 		m.LastHealthy = fleet.ImageRef{}
 	}), fleet.Policy{}, fails(recorded(1, node7, "10:00:00", ingot.StageInit), ingot.StageTicket,
@@ -467,6 +468,30 @@ var stories = []struct {
 		"/sbin/init: no such file")),
 		"Stage switch failed: /sbin/init: no such file. The machine will try " +
 			"node:6 again, because it was the last healthy image on this machine."},
+	{"healthy without an optional volume", lived(node01(), fleet.Policy{},
+		reports(with(recorded(1, node7, "10:13:26", ingot.StageAgent), volumeResult(ingot.VolumeResult{Volume: "data",
+			State: ingot.VolumeRefused, Problem: ingot.VolumeForeign, Optional: true, Device: "/dev/vdb", Disk: "S1",
+			Detail: "vdb holds volume \"data\" of machine m-2; nothing was checked, mounted or written"})), "10:14:00")),
+		"Healthy on node:7 since 10:14, 34 s after its first packet. Volume data was refused: vdb holds volume \"data\" of " +
+			"machine m-2; nothing was checked, mounted or written. If this machine may have it from now on, let it take the " +
+			"volume over."},
+	{"the granted disk is not blank", lived(node01(), fleet.Policy{},
+		reports(with(recorded(1, node7, "10:13:26", ingot.StageAgent), volumeResult(ingot.VolumeResult{Volume: "data",
+			State: ingot.VolumeRefused, Problem: ingot.VolumeNotBlank, Optional: true, Device: "/dev/vdb", Disk: "S1",
+			Detail: "disk vdb (\"S1\") is not blank, it holds: GPT partition table; nothing was written"})), "10:14:00")),
+		"Healthy on node:7 since 10:14, 34 s after its first packet. Volume data was refused: disk vdb (\"S1\") is not " +
+			"blank, it holds: GPT partition table; nothing was written. If its data may go, run on the machine: blkdiscard " +
+			"--force --zeroout /dev/vdb; its next boot then uses the grant."},
+	{"an optional volume is just absent", lived(node01(), fleet.Policy{},
+		reports(with(recorded(1, node7, "10:13:26", ingot.StageAgent), volumeResult(ingot.VolumeResult{Volume: "data",
+			State: ingot.VolumeAbsent, Problem: ingot.VolumeNoDisk, Optional: true})), "10:14:00")),
+		"Healthy on node:7 since 10:14, 34 s after its first packet."},
+	{"the overlay is full", with(lived(node01(), fleet.Policy{},
+		reports(recorded(1, node7, "10:13:26", ingot.StageAgent), "10:14:00")), func(s *Story) {
+		s.Boots[0].Report.OverlayUsed, s.Boots[0].Report.OverlaySize = 512<<20, 512<<20
+	}),
+		"Healthy on node:7 since 10:14, but its writable overlay is full (512 MiB of 512 MiB), so nothing outside of " +
+			"volumes can be written."},
 	{"a volume is refused", lived(node01(), fleet.Policy{Attempts: 1},
 		fails(recorded(1, node7, "10:00:00", ingot.StageRoot), ingot.StageVolumes,
 			"volume data refused: no disk has the label data")),
@@ -688,4 +713,13 @@ func TestWhyNext(t *testing.T) {
 func checking(b *fleet.Boot) {
 	b.Events = append(b.Events, fleet.Event{Event: ingot.Event{Stage: ingot.StageVolumes,
 		Check: &ingot.VolumeCheck{Volume: "data", Device: "/dev/vdb", Percent: 34}}, At: b.Started.Add(30 * time.Second)})
+}
+
+// volumeResult adds what a boot reports of a volume.
+func volumeResult(r ingot.VolumeResult) func(*fleet.Boot) {
+	return func(b *fleet.Boot) {
+		at := b.Events[len(b.Events)-1].At
+		b.Events = append(b.Events, fleet.Event{Event: ingot.Event{Stage: ingot.StageVolumes,
+			Results: []ingot.VolumeResult{r}}, At: at})
+	}
 }

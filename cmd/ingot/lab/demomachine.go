@@ -71,7 +71,8 @@ func (d *demo) live(ctx context.Context, m *demoMachine) error {
 		return err
 	}
 	d.say("%s is pending as %s; approving it with lab:v1", m.name, m.id())
-	if _, err := d.client.Grant(ctx, m.id(), "data", "DEMO-"+m.name, time.Hour); err != nil {
+	grant := api.GrantRequest{Volume: "data", Disk: "DEMO-" + m.name, For: time.Hour}
+	if _, err := d.client.Grant(ctx, m.id(), grant); err != nil {
 		return err
 	}
 	if _, err := d.client.Approve(ctx, m.id(), api.ApproveRequest{Name: m.name, Image: "lab:v1"}); err != nil {
