@@ -35,7 +35,6 @@ import (
 	"ingot/bootserver/lease"
 	"ingot/bootserver/operator"
 	"ingot/bootserver/state"
-	"ingot/bootserver/state/bolt"
 	"ingot/bootserver/tftp"
 	"ingot/image"
 )
@@ -57,7 +56,8 @@ type Config struct {
 	Alive   func()                        // called every few seconds as long as the server answers; nil is fine
 	Reread  func() (config.Config, error) // reads the settings again, for a reload; nil: there is nothing to read
 	Reloads func(begin bool)              // told before and after a reload; nil is fine
-	// OpenState opens the state in a folder; nil means state/bolt. Tests run a server on another backend.
+	// OpenState opens the state in a folder of the store; nil means OpenState of this package. Tests run a
+	// server on another backend.
 	OpenState func(ctx context.Context, dir string) (state.Store, error)
 }
 
@@ -113,7 +113,7 @@ func New(c Config) *Server {
 		c.Now = time.Now
 	}
 	if c.OpenState == nil {
-		c.OpenState = func(ctx context.Context, dir string) (state.Store, error) { return bolt.Open(ctx, dir) }
+		c.OpenState = func(ctx context.Context, dir string) (state.Store, error) { return OpenState(ctx, filepath.Dir(dir)) }
 	}
 	if c.Settings.Socket == "" {
 		c.Settings.Socket = filepath.Join(c.Store.Root(), "ingot.sock")
@@ -172,7 +172,7 @@ func (s *Server) Run(ctx context.Context) error {
 	s.answer(ctx, g, listeners)
 	g.Go(func() error {
 		if err := st.Verify(); err != nil { // in the background: a long past must not delay a start
-			s.log.Error("the state file is damaged; restore a backup: ingot restore FILE", "err", err)
+			s.log.Error("reading the whole state; restore a backup: ingot restore FILE", "err", err)
 		}
 		return nil
 	})

@@ -49,6 +49,12 @@ type CA struct {
 	leaf  *tls.Certificate // the server's own; made when it is first wanted
 }
 
+// HasCA reports whether a folder of keys has an authority: only a server makes it.
+func HasCA(dir string) bool {
+	_, err := os.Stat(filepath.Join(dir, "ca.key"))
+	return err == nil
+}
+
 // OpenCA reads the authority in a folder of keys, or makes it: ca.key (mode
 // 0600) and ca.crt, both PEM.
 func OpenCA(dir string, now func() time.Time) (*CA, error) {

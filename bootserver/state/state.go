@@ -31,7 +31,9 @@ var (
 	// ErrClosed is returned for changes after Close.
 	ErrClosed = errors.New("storing state: it is closed")
 	// ErrDamaged is returned for a state or backup that cannot be read from end to end.
-	ErrDamaged = errors.New("the state file is damaged")
+	ErrDamaged = errors.New("the file is damaged, or is not a state of ingot")
+	// ErrLost is returned for a store that a server has used and whose state is missing or empty.
+	ErrLost = errors.New("the state file is lost")
 	// ErrRestoring is returned while another backup is being restored.
 	ErrRestoring = errors.New("another backup is just being restored")
 	// ErrBackups is returned while MaxBackups backups are being read.

@@ -1,14 +1,21 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/spf13/cobra"
 
+	"ingot/bootserver"
+	"ingot/bootserver/access"
+	"ingot/bootserver/api"
+	"ingot/bootserver/state"
 	"ingot/bootserver/state/bolt"
 	"ingot/cmd/ingot/command"
 	"ingot/cmd/ingot/show"
@@ -35,7 +42,7 @@ keep it secret.`,
 				return err
 			}
 			if err := bolt.CheckFile(tmp.Name()); err != nil {
-				return fmt.Errorf("checking the backup: %w", err)
+				return show.WithHint(fmt.Errorf("checking the backup: %w", err), "ingot backup FILE, once more")
 			}
 			if err := os.Rename(tmp.Name(), path); err != nil {
 				return fmt.Errorf("writing the backup: %w", err)
@@ -48,27 +55,113 @@ keep it secret.`,
 }
 
 func (a *app) restoreCommand() *cobra.Command {
-	return &cobra.Command{
-		Use: "restore FILE", Short: "replace the state of the running server by a backup",
+	var empty bool
+	c := &cobra.Command{
+		Use: "restore FILE", Short: "replace the state of the server by a backup",
 		Long: `Send a backup to the running server. The server checks the whole file before it replaces its
 state, and keeps the previous state beside it. Machines that boot at that moment may have to
 start again. Leases that were given since the backup stay valid.
 With the backup of another server, this server takes over that server's identity: boot keys,
-machine-ids and the DHCPv6 DUID are derived from the secret in it.`,
-		Example: "  ingot restore /srv/backup/ingot-2026-11-23.db", Args: command.ExactArgs("FILE"),
+machine-ids and the DHCPv6 DUID are derived from the secret in it.
+
+Without a running server, the state of this host's store (--store) is replaced in the same way,
+also if it is missing, damaged, or was written by a newer version of ingot. If the previous state
+cannot be read, tokens that were revoked since the backup are valid again.
+
+If there is no backup, --empty starts with an empty state while no server runs: machines become
+pending and get new machine-ids, tokens and the audit log are gone. Images and keys stay.`,
+		Example: "  ingot restore /srv/backup/ingot-2026-11-23.db\n  ingot restore --empty", Args: cobra.ArbitraryArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if empty {
+				if err := command.ExactArgs()(cmd, args); err != nil {
+					return err
+				}
+				return a.restore(cmd.Context(), nil)
+			}
+			if err := command.ExactArgs("FILE")(cmd, args); err != nil {
+				return err
+			}
 			f, err := os.Open(args[0])
 			if err != nil {
 				return fmt.Errorf("reading the backup: %w", err)
 			}
 			defer f.Close()
-			done, err := a.Client().Restore(cmd.Context(), f)
-			if err != nil {
-				return err
-			}
-			return a.Show(done, func(w io.Writer) {
-				fmt.Fprintf(w, "restored %d machines; the previous state is in %s\n", done.Machines, done.Before)
-			})
+			return a.restore(cmd.Context(), f)
 		},
 	}
+	c.Flags().BoolVar(&empty, "empty", false, "without FILE: start with an empty state, if there is no backup")
+	return c
+}
+
+// restore restores a backup, or an empty state for nil, on this host if no server runs, else through
+// the server.
+func (a *app) restore(ctx context.Context, backup *os.File) error {
+	var unused error // why the state of this host cannot be replaced without a server
+	if a.Local() && a.mayRestoreHere() {
+		unused = a.restoreHere(ctx, backup)
+		if !errors.Is(unused, state.ErrLocked) && !errors.Is(unused, fs.ErrPermission) {
+			return unused
+		}
+	}
+	if backup == nil {
+		if unused == nil {
+			unused = show.Usagef("this is not a store of this host: name it with --store, without --server and --context")
+		}
+		return fmt.Errorf("making an empty state: %w", unused)
+	}
+	if _, err := backup.Seek(0, io.SeekStart); err != nil {
+		return fmt.Errorf("reading the backup: %w", err)
+	}
+	done, err := a.Client().Restore(ctx, backup)
+	if errors.Is(err, api.ErrNoServer) && unused != nil {
+		return unused
+	}
+	if err != nil {
+		return err
+	}
+	return a.Show(done, func(w io.Writer) {
+		fmt.Fprintf(w, "restored %d machines; the previous state is in %s\n", done.Machines, done.Before)
+	})
+}
+
+// mayRestoreHere reports whether a state without a server is meant: not one that a user who forgot
+// to become root would make in a store of their own.
+func (a *app) mayRestoreHere() bool {
+	_, err := os.Stat(a.StoreRoot())
+	return err == nil || a.StoreNamed() || os.Geteuid() == 0
+}
+
+// restoreHere restores the state of this host's store, which no server uses.
+func (a *app) restoreHere(ctx context.Context, backup *os.File) error {
+	root, now := a.StoreRoot(), time.Now()
+	if a.Now != nil {
+		now = a.Now()
+	}
+	var from io.Reader
+	if backup != nil {
+		from = backup
+	}
+	done, err := bootserver.RestoreState(access.With(ctx, access.LocalUser(os.Getuid(), os.Getpid())), root, from, now)
+	if err != nil {
+		return restoreHint(err)
+	}
+	if backup != nil && !done.Carried {
+		fmt.Fprintln(a.Stderr, "warning: the previous state could not be read; tokens that were revoked since the backup "+
+			"are valid again: check them with ingot token ls")
+	}
+	return a.Show(done.Restored, func(w io.Writer) {
+		fmt.Fprintf(w, "restored %d machines in %s\n", done.Machines, root)
+		if done.Before != "" {
+			fmt.Fprintf(w, "the previous state is in %s\n", done.Before)
+		}
+		fmt.Fprintln(w, "  → start the server")
+	})
+}
+
+// restoreHint adds the next step to a backup that cannot be restored.
+func restoreHint(err error) error {
+	if errors.Is(err, state.ErrDamaged) {
+		return show.WithHint(fmt.Errorf("restoring the backup: %w", err), "restore an earlier backup; nothing was changed")
+	}
+	return err
 }

@@ -9,9 +9,11 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"syscall"
 	"time"
 
 	"go.etcd.io/bbolt"
+	berrors "go.etcd.io/bbolt/errors"
 
 	"ingot/bootserver/fleet"
 	"ingot/bootserver/state"
@@ -34,10 +36,15 @@ func guarded(f func() error) (err error) {
 }
 
 func openFile(path string, o *bbolt.Options) (db *bbolt.DB, err error) {
-	return db, guarded(func() (err error) {
+	err = guarded(func() (err error) {
 		db, err = bbolt.Open(path, 0o600, o)
 		return err
 	})
+	var errno syscall.Errno
+	if err != nil && !errors.As(err, &errno) && !errors.Is(err, berrors.ErrTimeout) && !errors.Is(err, state.ErrDamaged) {
+		err = fmt.Errorf("%w: %w", state.ErrDamaged, err)
+	}
+	return db, err
 }
 
 // Verify reads every record of the file and returns what is wrong with it.
@@ -53,7 +60,7 @@ func walk(from *bbolt.Tx, put func(bucket, key, value []byte) error) error {
 	}
 	for _, name := range [][]byte{bucketMachines, bucketBoots, bucketLeases, bucketMeta} {
 		if from.Bucket(name) == nil {
-			return fmt.Errorf("%w: it holds no %s; is it a backup of ingot?", state.ErrDamaged, name)
+			return fmt.Errorf("%w: it has no %s", state.ErrDamaged, name)
 		}
 	}
 	err := firstOf(
@@ -62,7 +69,7 @@ func walk(from *bbolt.Tx, put func(bucket, key, value []byte) error) error {
 		each(from, bucketLeases, record.DecodeLease, func(fleet.Lease) {}),
 	)
 	if err != nil {
-		return fmt.Errorf("%w: %w", state.ErrDamaged, err)
+		return err
 	}
 	for _, name := range buckets {
 		source := from.Bucket(name)
@@ -116,7 +123,8 @@ func (s *Store) Restore(r io.Reader, now time.Time) (kept string, err error) {
 	s.swap.Lock()
 	defer s.swap.Unlock()
 	defer s.wakeReaders() // Await returns: this is another ledger now
-	if err := errors.Join(carryAccess(s.db, incoming), renameLedger(incoming, now)); err != nil {
+	if err := errors.Join(
+		s.db.View(func(tx *bbolt.Tx) error { return carryAccess(tx, incoming) }), renameLedger(incoming, now)); err != nil {
 		return "", fmt.Errorf("restoring the state: %w", err)
 	}
 	if kept, err = keep(path, now); err != nil {
@@ -215,9 +223,20 @@ func CheckFile(path string) error {
 }
 
 func readFile(path string, f func(*bbolt.Tx) error) error {
+	size, _, err := checkSeal(path)
+	if err == nil && size == 0 { // bbolt would write to it
+		err = fmt.Errorf("%w: it is empty", state.ErrDamaged)
+	}
+	if err != nil {
+		return err
+	}
 	return guarded(func() error {
 		db, err := bbolt.Open(path, 0o600, &bbolt.Options{Timeout: 2 * time.Second, ReadOnly: true})
-		if err != nil {
+		var errno syscall.Errno
+		switch {
+		case errors.As(err, &errno):
+			return err
+		case err != nil:
 			return fmt.Errorf("%w: %w", state.ErrDamaged, err)
 		}
 		defer func() { _ = db.Close() }() // it is only read
@@ -228,6 +247,34 @@ func readFile(path string, f func(*bbolt.Tx) error) error {
 			return f(tx)
 		})
 	})
+}
+
+// checkSeal compares a file with its checksum, if it has one, and returns the sizes with and without it.
+func checkSeal(path string) (size, content int64, err error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return 0, 0, err
+	}
+	defer f.Close()
+	st, err := f.Stat()
+	if err != nil {
+		return 0, 0, err
+	}
+	content, err = state.CheckSeal(f, st.Size())
+	return st.Size(), content, err
+}
+
+// unseal removes the checksum from a backup that an operator copied to where the state is: the file
+// changes from now on.
+func unseal(path string) error {
+	size, content, err := checkSeal(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil || size == content {
+		return err
+	}
+	return os.Truncate(path, content)
 }
 
 func syncDir(dir string) error {

@@ -4,12 +4,16 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	"go.etcd.io/bbolt"
+
+	"ingot/bootserver/access"
 	"ingot/bootserver/fleet"
 	"ingot/bootserver/state"
 )
@@ -163,5 +167,113 @@ func TestLeftByAKill(t *testing.T) {
 	}
 	if got, want := strings.Join(names, " "), "ingot.db ingot.db.backup-mine "+mine[0]+" lock"; got != want {
 		t.Errorf("after a start there are %s; want %s", got, want)
+	}
+}
+
+// TestRestoreWithoutServer: a backup is put in the place of a state that is missing, empty, damaged,
+// whole or of a newer program. What was there is kept, and what can be read of it is carried over.
+func TestRestoreWithoutServer(t *testing.T) {
+	revoked := access.Credential{ID: "1", Name: "a", Revoked: time.Unix(9, 0).UTC()}
+	lease := fleet.Lease{MAC: "52:54:00:00:00:01", Address: netip.MustParseAddr("10.0.0.9"),
+		Expires: time.Unix(100, 0).UTC()}
+	for _, c := range []struct {
+		name    string
+		change  func(file string) error
+		kept    bool
+		carried bool
+	}{
+		{"whole", func(string) error { return nil }, true, true},
+		{"missing", os.Remove, false, false},
+		{"empty", func(f string) error { return os.Truncate(f, 0) }, false, false},
+		{"damaged", func(f string) error { return os.WriteFile(f, []byte("hello"), 0o600) }, true, false},
+		{"newer", func(f string) error { return setSchema(f, "99") }, true, false},
+	} {
+		dir := t.TempDir()
+		s := open(t, dir)
+		put := func(x access.Credential) {
+			t.Helper()
+			if err := s.Update(func(tx state.Tx) error { tx.PutCredential(x); return nil }); err != nil {
+				t.Fatal(err)
+			}
+		}
+		put(access.Credential{ID: "1", Name: "a"})
+		var backup bytes.Buffer
+		if err := s.Backup(&backup); err != nil {
+			t.Fatal(err)
+		}
+		put(revoked)
+		err := s.Update(func(tx state.Tx) error {
+			tx.PutLease(lease)
+			tx.StoreMachine(fleet.Machine{ID: "m-later"})
+			return nil
+		})
+		path := filepath.Join(dir, file)
+		if err := errors.Join(err, s.Close(), c.change(path)); err != nil {
+			t.Fatal(err)
+		}
+		was, _ := os.ReadFile(path)
+		damaged := bytes.NewReader(backup.Bytes()[:backup.Len()/2])
+		if _, _, err := OpenRestored(t.Context(), dir, damaged, time.Unix(5, 0)); !errors.Is(err, state.ErrDamaged) {
+			t.Errorf("%s: restoring half a backup: %v; want ErrDamaged", c.name, err)
+		}
+		if now, _ := os.ReadFile(path); !bytes.Equal(now, was) {
+			t.Errorf("%s: a damaged backup changed the state", c.name)
+		}
+		s, done, err := OpenRestored(t.Context(), dir, &backup, time.Unix(5, 0))
+		if err != nil {
+			t.Fatalf("%s: %v", c.name, err)
+		}
+		kept, _ := os.ReadFile(done.Before)
+		if (done.Before != "") != c.kept || c.kept && !bytes.Equal(kept, was) {
+			t.Errorf("%s: %d bytes are kept as %q; want %v", c.name, len(kept), done.Before, c.kept)
+		}
+		x, _ := s.Credential("1")
+		if done.Carried != c.carried || x.Revoked.IsZero() == c.carried || (len(leases(t, s)) == 1) != c.carried {
+			t.Errorf("%s: carried %v, credential %+v, leases %+v; want %v", c.name, done.Carried, x, leases(t, s), c.carried)
+		}
+		if len(s.Machines()) != 0 {
+			t.Errorf("%s: after the restore there are %+v", c.name, s.Machines())
+		}
+		if _, _, err := OpenRestored(t.Context(), dir, nil, time.Unix(6, 0)); !errors.Is(err, state.ErrLocked) {
+			t.Errorf("%s: restoring a state that is in use: %v; want ErrLocked", c.name, err)
+		}
+		identity := s.Identity()
+		s.Close()
+		if s, done, err = OpenRestored(t.Context(), dir, nil, time.Unix(6, 0)); err != nil {
+			t.Fatalf("%s: making an empty state: %v", c.name, err)
+		}
+		if done.Before == "" || bytes.Equal(identity, s.Identity()) || len(s.Credentials()) != 0 {
+			t.Errorf("%s: an empty state keeps %+v, and has %d credentials", c.name, done, len(s.Credentials()))
+		}
+		s.Close()
+	}
+}
+
+// setSchema writes another schema into a state.
+func setSchema(path, schema string) error {
+	db, err := bbolt.Open(path, 0o600, nil)
+	if err != nil {
+		return err
+	}
+	err = db.Update(func(tx *bbolt.Tx) error { return tx.Bucket(bucketMeta).Put(keySchema, []byte(schema)) })
+	return errors.Join(err, db.Close())
+}
+
+// TestCopiedBackup: a backup that was copied to where the state is serves as the state, and is no
+// damaged backup when it has changed.
+func TestCopiedBackup(t *testing.T) {
+	there, dir := open(t, t.TempDir()), t.TempDir()
+	var backup bytes.Buffer
+	err := there.Backup(&backup)
+	path := filepath.Join(dir, file)
+	if err := errors.Join(err, there.Close(), os.WriteFile(path, backup.Bytes(), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		s := open(t, dir)
+		err := s.Update(func(tx state.Tx) error { tx.StoreMachine(fleet.Machine{ID: "m-1"}); return nil })
+		if err := errors.Join(err, s.Close(), CheckFile(path)); err != nil {
+			t.Error(err)
+		}
 	}
 }

@@ -18,6 +18,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -90,8 +91,18 @@ func Open(_ context.Context, dir string) (*Store, error) {
 		return nil, err
 	}
 	sweep(dir)
+	return openLocked(dir, lock)
+}
+
+// openLocked opens the state in dir, of which lock is held. An error closes it.
+func openLocked(dir string, lock *os.File) (*Store, error) {
 	path := filepath.Join(dir, file)
-	db, err := openKnown(path)
+	made := Absent(dir) != ""
+	err := unseal(path)
+	var db *bbolt.DB
+	if err == nil {
+		db, err = openKnown(path)
+	}
 	if err != nil {
 		lock.Close()
 		if errors.Is(err, berrors.ErrTimeout) {
@@ -103,8 +114,26 @@ func Open(_ context.Context, dir string) (*Store, error) {
 	if err := guarded(func() error { return firstOf(migrate(db, true), s.load()) }); err != nil {
 		return nil, errors.Join(fmt.Errorf("reading state %q: %w", path, err), db.Close(), lock.Close())
 	}
+	if made { // a server that starts here writes keys next; they must not outlive the state
+		if err := firstOf(syncDir(dir), syncDir(filepath.Dir(dir))); err != nil {
+			return nil, errors.Join(fmt.Errorf("making state %q: %w", path, err), db.Close(), lock.Close())
+		}
+	}
 	s.log.start(s)
 	return s, nil
+}
+
+// Absent says how the folder dir has no state: "missing" or "empty". It returns "" if there is a file
+// that is not empty, or one that cannot be looked at.
+func Absent(dir string) string {
+	st, err := os.Stat(filepath.Join(dir, file))
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return "missing"
+	case err == nil && st.Size() == 0:
+		return "empty"
+	}
+	return ""
 }
 
 // openKnown opens a file unless it is of a newer schema: bbolt writes to what it opens.
@@ -186,7 +215,7 @@ func each[T any](tx *bbolt.Tx, bucket []byte, decode func([]byte) (T, error), f 
 		}
 		v, err := decode(b)
 		if err != nil {
-			return fmt.Errorf("record %q of %s: %w", k, bucket, err)
+			return fmt.Errorf("%w: record %q of %s: %w", state.ErrDamaged, k, bucket, err)
 		}
 		f(v)
 		return nil

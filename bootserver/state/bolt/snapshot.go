@@ -20,10 +20,10 @@ const (
 	rawSuffix      = ".raw"
 )
 
-// Backup writes the file as it is at this moment; changes go on meanwhile, and
-// so does a restore, however slowly w takes it: what is written is a copy beside
-// the file. An error in which nothing was written has state.ErrBackups in it, or is
-// one of making that copy, such as syscall.ENOSPC.
+// Backup writes the file as it is at this moment, followed by a checksum (state.SealWriter). Changes
+// go on meanwhile, and so does a restore, however slowly w takes it: what is written is a copy beside
+// the file. An error in which nothing was written has state.ErrBackups in it, or is one of making
+// that copy, such as syscall.ENOSPC.
 func (s *Store) Backup(w io.Writer) error {
 	defer s.backups.Add(-1)
 	if s.backups.Add(1) > state.MaxBackups {
@@ -34,7 +34,9 @@ func (s *Store) Backup(w io.Writer) error {
 		return err
 	}
 	defer f.Close()
-	if _, err := io.Copy(w, f); err != nil {
+	sealed := state.NewSealWriter(w)
+	_, err = io.Copy(sealed, f)
+	if err := firstOf(err, sealed.Seal()); err != nil {
 		return fmt.Errorf("sending the backup: %w", err)
 	}
 	return nil

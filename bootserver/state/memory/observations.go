@@ -176,7 +176,9 @@ func (s *Store) Backup(w io.Writer) error {
 	text, err := json.Marshal(b)
 	s.mu.RUnlock()
 	if err == nil {
-		_, err = w.Write(text)
+		sealed := state.NewSealWriter(w)
+		_, err = sealed.Write(text)
+		err = errors.Join(err, sealed.Seal())
 	}
 	if err != nil {
 		return fmt.Errorf("sending the backup: %w", err)
@@ -200,6 +202,11 @@ func receive(r io.Reader) (*data, error) {
 	if err != nil {
 		return nil, fmt.Errorf("receiving the backup: %w", err)
 	}
+	size, err := state.CheckSeal(bytes.NewReader(text), int64(len(text)))
+	if err != nil {
+		return nil, err
+	}
+	text = text[:size]
 	b := backup{data: newData()}
 	if err := json.Unmarshal(text, &b); err != nil {
 		return nil, fmt.Errorf("%w: %w", state.ErrDamaged, err)

@@ -73,6 +73,7 @@ func Run(t *testing.T, b Backend) {
 		{"Backup", testBackup},
 		{"RestoreKeepsAccess", testRestoreKeepsAccess},
 		{"DamagedBackup", testDamagedBackup},
+		{"FlippedBackup", testFlippedBackup},
 		{"Histories", testHistories},
 		{"Killed", testKilled},
 		{"PowerCut", testPowerCut},

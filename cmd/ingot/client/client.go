@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"ingot/bootserver/api"
+	"ingot/bootserver/state"
 	"ingot/cmd/ingot/show"
 )
 
@@ -76,6 +77,15 @@ func (f *Flags) Socket(root string) string {
 		return socket
 	}
 	return filepath.Join(root, "ingot.sock")
+}
+
+// Local reports whether Client talks to the server of the store at StoreRoot.
+func (f *Flags) Local() bool {
+	if f.Elsewhere() || os.Getenv("INGOT_SERVER") != "" || os.Getenv("INGOT_CONTEXT") != "" {
+		return false
+	}
+	all, err := LoadContexts()
+	return f.StoreNamed() || err == nil && all.Current == ""
 }
 
 // Client returns a client of the server to talk to. The first of these decides:
@@ -147,6 +157,8 @@ func NextStep(err error) string {
 		return problem.Hint()
 	case errors.Is(err, api.ErrNoServer):
 		return "ingot serve --interface IF, or name the server's store with --store or INGOT_STORE"
+	case errors.Is(err, state.ErrLost), errors.Is(err, state.ErrDamaged):
+		return "restore a backup: ingot restore FILE; if there is none, start with an empty state: ingot restore --empty"
 	case errors.Is(err, api.ErrStranger):
 		return "if the server was reinstalled, compare the output of ingot api fingerprint there, and run: ingot context add"
 	case errors.Is(err, fs.ErrPermission):

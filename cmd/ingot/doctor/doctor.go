@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"maps"
 	"net"
 	"net/netip"
@@ -242,13 +243,8 @@ func examineHere(root string, running bool) (list []Finding) {
 	} else {
 		list = append(list, examineSpace(root, int64(fs.Bavail)*fs.Bsize, int64(fs.Blocks)*fs.Bsize))
 	}
-	file := filepath.Join(root, state.Folder, "ingot.db")
-	if _, err := os.Stat(file); err == nil && !running {
-		if err := bolt.CheckFile(file); err != nil {
-			list = append(list, found("state", Error, "ingot restore, from the latest backup", "%v", err))
-		} else {
-			list = append(list, found("state", OK, "", "%s was checked", file))
-		}
+	if !running {
+		list = append(list, examineState(root)...)
 	}
 	names, _ := filepath.Glob(filepath.Join(keys, "*.key")) // the pattern is good
 	for _, name := range names {
@@ -267,6 +263,27 @@ func examineHere(root string, running bool) (list []Finding) {
 		}
 	}
 	return append(list, examineLoaders(have, slices.Collect(maps.Keys(builder.LoaderFiles))))
+}
+
+// examineState checks the state of a store that no server uses.
+func examineState(root string) []Finding {
+	dir := filepath.Join(root, state.Folder)
+	if how := bolt.Absent(dir); how != "" {
+		if !access.HasCA(filepath.Join(root, "keys")) {
+			return nil // the first start makes it
+		}
+		return []Finding{found("state", Error, client.NextStep(state.ErrLost),
+			"the state file in %s is %s, but a server has used this store", dir, how)}
+	}
+	file := filepath.Join(dir, "ingot.db")
+	err := bolt.CheckFile(file)
+	switch {
+	case errors.Is(err, fs.ErrPermission):
+		return []Finding{found("state", Skipped, "run it as root", "%v", err)}
+	case err != nil:
+		return []Finding{found("state", Error, client.NextStep(err), "%s: %v", file, err)}
+	}
+	return []Finding{found("state", OK, "", "%s was checked", file)}
 }
 
 // try is the finding of a trial.

@@ -19,7 +19,6 @@ import (
 	"ingot/bootserver/config"
 	"ingot/bootserver/operator"
 	"ingot/bootserver/state"
-	"ingot/bootserver/state/bolt"
 	"ingot/cmd/ingot/client"
 	"ingot/cmd/ingot/command"
 	"ingot/cmd/ingot/show"
@@ -52,10 +51,10 @@ func (a *Commands) editor(ctx context.Context) (editor api.Images, done func(), 
 	own := operator.Editor{Store: store, First: func() []string { return first }, Now: time.Now}
 	dir := filepath.Join(root, state.Folder)
 	for patience := time.Now().Add(10 * time.Second); ; {
-		if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
+		if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) && !access.HasCA(filepath.Join(root, "keys")) {
 			return own, nothing, nil // no server has used this store
 		}
-		st, err := bolt.Open(ctx, dir)
+		st, err := bootserver.OpenState(ctx, root)
 		if err == nil {
 			own.State = st
 			if err := own.FinishRemovals(ctx); err != nil {

@@ -1,0 +1,90 @@
+package bootserver
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"ingot/bootserver/config"
+	"ingot/bootserver/fleet"
+	"ingot/bootserver/state"
+	"ingot/bootserver/state/bolt"
+	"ingot/image"
+)
+
+// usedStore returns a store that a server has used: it has a CA and a state with one machine.
+func usedStore(t *testing.T) (root, file string) {
+	t.Helper()
+	if onMemory {
+		t.Skip("the state is not in a file")
+	}
+	root = t.TempDir()
+	_, stop := startServerIn(t, root, config.Config{}, "", nil)
+	stop()
+	st, err := OpenState(t.Context(), root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = st.Update(func(tx state.Tx) error { tx.StoreMachine(fleet.Machine{ID: "m-1"}); return nil })
+	if err := errors.Join(err, st.Close()); err != nil {
+		t.Fatal(err)
+	}
+	return root, filepath.Join(root, state.Folder, "ingot.db")
+}
+
+// TestLostState: a server does not start as a new one where a server ran before and the state is
+// empty, missing or damaged, and leaves what is there as it is.
+func TestLostState(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		lose func(file string) error
+		want error
+	}{
+		{"empty", func(f string) error { return os.Truncate(f, 0) }, state.ErrLost},
+		{"missing", os.Remove, state.ErrLost},
+		{"missing with its folder", func(f string) error { return os.RemoveAll(filepath.Dir(f)) }, state.ErrLost},
+		{"text", func(f string) error { return os.WriteFile(f, []byte("hello"), 0o600) }, state.ErrDamaged},
+		{"zeros", func(f string) error { return os.WriteFile(f, make([]byte, 1<<16), 0o600) }, state.ErrDamaged},
+		{"cut off", func(f string) error { return os.Truncate(f, 3*4096) }, state.ErrDamaged},
+	} {
+		root, file := usedStore(t)
+		if err := c.lose(file); err != nil {
+			t.Fatal(err)
+		}
+		before, _ := os.ReadFile(file)
+		store, err := image.Open(t.Context(), root)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		err = New(Config{Store: store, Loaders: filepath.Join(root, "loaders")}).Run(ctx)
+		cancel()
+		if !errors.Is(err, c.want) {
+			t.Errorf("%s: a server starts with %v; want %v", c.name, err, c.want)
+		}
+		if after, _ := os.ReadFile(file); !bytes.Equal(before, after) {
+			t.Errorf("%s: the state file was changed: %d bytes, before %d", c.name, len(after), len(before))
+		}
+	}
+}
+
+// TestFirstStartWasInterrupted: an empty file is no lost state where no server has run yet.
+func TestFirstStartWasInterrupted(t *testing.T) {
+	root := t.TempDir()
+	dir := filepath.Join(root, state.Folder)
+	if err := errors.Join(os.Mkdir(dir, 0o700), os.WriteFile(filepath.Join(dir, "ingot.db"), nil, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	st, err := OpenState(t.Context(), root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if how := bolt.Absent(dir); how != "" {
+		t.Errorf("the state is %s after it was opened", how)
+	}
+	st.Close()
+}
