@@ -47,6 +47,8 @@ type Server struct {
 
 	timeout time.Duration // until a retransmission; 0 means retransmitAfter
 
+	gate gate // of all sockets together
+
 	mu        sync.Mutex
 	limits    Limits
 	transfers int                // under way
@@ -101,8 +103,9 @@ const (
 
 // Errors that clients receive, with code 1 as the library sends all of them.
 var (
-	errNoFile = errors.New("no such file")
-	errBusy   = errors.New("too many transfers, try again later")
+	errNoFile   = errors.New("no such file")
+	errBusy     = errors.New("too many transfers, try again later")
+	errReadOnly = errors.New("files cannot be written")
 )
 
 // Serve answers requests at a socket until ctx ends or the socket is closed. It
@@ -149,11 +152,8 @@ func (l *listener) serve(ctx context.Context, conn *net.UDPConn) error {
 	if err != nil {
 		return err
 	}
-	server := tftp.NewServer(l.read, nil)
-	server.SetTimeout(retransmitAfter)
-	if l.timeout > 0 {
-		server.SetTimeout(l.timeout)
-	}
+	server := tftp.NewServer(l.read, l.write)
+	server.SetTimeout(l.retransmitAfter())
 	server.SetRetries(retries)
 	server.SetBackoff(func(int) time.Duration { return 0 })
 	server.SetBlockSize(maxBlock)
@@ -183,26 +183,32 @@ func (l *listener) serve(ctx context.Context, conn *net.UDPConn) error {
 // error. A repeated request is another request.
 func (l *listener) read(name string, to io.ReaderFrom) error {
 	transfer := to.(tftp.OutgoingTransfer)
-	remote := transfer.RemoteAddr()
-	client := remote.AddrPort().Addr().Unmap()
-	if l.forwarder != nil {
-		if client = l.forwarder.client(remote.Port); !client.IsValid() {
-			return errNoFile // not a request that was forwarded
-		}
+	client, known := l.clientOf(transfer)
+	if !known {
+		return silent(transfer)
 	}
 	log := l.Log.With("file", baseName(name), "client", client)
 	content, ok := l.find(name)
 	if !ok {
 		log.Debug("TFTP file does not exist")
-		return errNoFile
+		return l.refuse(transfer, client, errNoFile)
 	}
 	if !l.admit(client) {
 		log.Debug("TFTP request exceeds the limits")
-		return errBusy
+		return l.refuse(transfer, client, errBusy)
+	}
+	defer l.release(client)
+	pass := l.gate.enter(client, time.Duration(retries+2)*l.retransmitAfter())
+	if pass == nil {
+		log.Debug("TFTP request not answered: the client has acknowledged nothing yet, and others wait")
+		return silent(transfer)
 	}
 	transfer.SetSize(int64(len(content)))
-	n, err := to.ReadFrom(bytes.NewReader(content))
-	l.release(client)
+	prove := sync.OnceFunc(pass.prove)
+	n, err := to.ReadFrom(&acknowledged{Reader: bytes.NewReader(content), prove: prove})
+	if provedBy(err) {
+		prove()
+	}
 	if err != nil {
 		// Firmware requests the size first and then breaks off: that is normal.
 		log.Debug("TFTP transfer abandoned", "bytes", n, "err", err)
@@ -212,6 +218,43 @@ func (l *listener) read(name string, to io.ReaderFrom) error {
 		log.Warn("TFTP transfer not recorded: too many at once")
 	}
 	return nil
+}
+
+// refuse returns the error that a client receives, or none if it has acknowledged nothing yet and
+// received several.
+func (s *Server) refuse(t transfer, client netip.Addr, err error) error {
+	if !s.gate.mayRefuse(client) {
+		return silent(t)
+	}
+	return err
+}
+
+// write refuses a write request.
+func (l *listener) write(_ string, from io.WriterTo) error {
+	t := from.(tftp.IncomingTransfer)
+	client, known := l.clientOf(t)
+	if !known {
+		return silent(t)
+	}
+	return l.refuse(t, client, errReadOnly)
+}
+
+// clientOf returns the address of a client, unless the request was not forwarded by our forwarder.
+func (l *listener) clientOf(t transfer) (client netip.Addr, known bool) {
+	remote := t.RemoteAddr()
+	if l.forwarder != nil {
+		client = l.forwarder.client(remote.Port)
+		return client, client.IsValid()
+	}
+	return remote.AddrPort().Addr().Unmap(), true
+}
+
+// retransmitAfter is the time until a block is sent again.
+func (s *Server) retransmitAfter() time.Duration {
+	if s.timeout > 0 {
+		return s.timeout
+	}
+	return retransmitAfter
 }
 
 // admit counts a transfer, or refuses it.
