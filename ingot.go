@@ -142,6 +142,12 @@ func ParseMAC(s string) (string, error) {
 	return m, nil
 }
 
+// IsCard reports whether a MAC address in canonical form can be that of a network card: it is neither
+// zero nor a group address, of which broadcast is one (IEEE 802-2014 section 8.2).
+func IsCard(mac string) bool {
+	return macRE.MatchString(mac) && strings.ContainsRune("02468ace", rune(mac[1])) && mac != "00:00:00:00:00:00"
+}
+
 // BootID names one boot of one machine: 32 lower-case hex digits (128 random
 // bits). It is not a secret.
 type BootID string

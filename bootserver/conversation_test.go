@@ -444,27 +444,99 @@ func TestResetStartsANewBoot(t *testing.T) {
 	}
 }
 
-// TestPendingIsBounded: strangers cannot fill the state.
+// TestPendingIsBounded: strangers cannot fill the state, and cannot keep machines out: a machine that
+// a rule approves, or that is known, is always recorded. Records of strangers expire, those that
+// asked for nothing soon, and sooner while there is no room.
 func TestPendingIsBounded(t *testing.T) {
 	if testing.Short() {
 		t.Skip("thousands of synced writes")
 	}
 	h := newHouse(t)
-	// As if they had all come.
-	for first := 0; first < state.MaxPending; first += state.MaxRecords / 2 {
-		err := h.state.Update(func(tx state.Tx) error {
-			for i := first; i < min(first+state.MaxRecords/2, state.MaxPending); i++ {
-				id := ingot.MachineID(fmt.Sprintf("m-%012d", i))
-				tx.StoreMachine(fleet.Machine{ID: id, State: fleet.Pending, MACs: []string{fmt.Sprint(i)}})
-			}
-			return nil
+	flood := func(from int) {
+		t.Helper()
+		inParts(t, h.state, state.MaxPending, func(tx state.Tx, i int) { // as if they had all come
+			id := ingot.MachineID(fmt.Sprintf("m-%012d", from+i))
+			tx.StoreMachine(fleet.Machine{ID: id, State: fleet.Pending, MACs: []string{fmt.Sprint(from + i)}, FirstSeen: h.clock,
+				LastSeen: h.clock})
 		})
-		if err != nil {
-			t.Fatal(err)
+	}
+	inParts(t, h.state, 1, func(tx state.Tx, _ int) {
+		tx.StoreMachine(fleet.Machine{ID: "m-known", State: fleet.Approved, MACs: []string{second.MAC}})
+	})
+	flood(0)
+	if _, err := h.Observe(firstMachine); !errors.Is(err, booter.ErrTooManyPending) {
+		t.Errorf("Observe(one more stranger) = %v; want ErrTooManyPending", err)
+	}
+	if _, err := h.Observe(second); err != nil {
+		t.Errorf("Observe(a known machine) = %v", err)
+	}
+	h.SetPolicy(booter.Policy{Rules: []fleet.Rule{{MAC: "52:54:00:aa:*", Approve: true}}})
+	ruled := firstMachine
+	ruled.MAC, ruled.UUID = "52:54:00:aa:00:01", "4c4c4544-0000-1000-8000-0000000000aa"
+	if _, err := h.Observe(ruled); err != nil {
+		t.Errorf("Observe(a machine that a rule approves) = %v", err)
+	}
+	if m, err := h.api.Machine(t.Context(), ruled.MAC); err != nil || m.State != api.Approved {
+		t.Errorf("that machine is %s, %v; want it approved", m.State, err)
+	}
+	h.clock = h.clock.Add(fleet.CrowdedAge + time.Second)
+	if _, err := h.Observe(firstMachine); err != nil {
+		t.Errorf("Observe(a stranger, when the others were not heard from for a while) = %v", err)
+	}
+	if n := len(h.state.Machines()); n != 3 {
+		t.Errorf("%d machines are recorded then; want 3", n)
+	}
+	flood(10_000)
+	h.clock = h.clock.Add(fleet.StrangerAge + time.Second)
+	h.Tidy()
+	if n := len(h.state.Machines()); n != 2 {
+		t.Errorf("an hour after another flood %d machines are recorded; want the 2 approved ones", n)
+	}
+}
+
+// TestPendingExpires: only records that nobody needs expire.
+func TestPendingExpires(t *testing.T) {
+	now := time.Date(2026, 12, 1, 0, 0, 0, 0, time.UTC)
+	asked := fleet.Boot{ID: "1", Events: []fleet.Event{{Event: ingot.Event{Stage: ingot.StageScript}}}}
+	for _, c := range []struct {
+		name    string
+		change  func(*fleet.Machine)
+		boot    fleet.Boot
+		unseen  time.Duration
+		crowded bool
+		want    bool
+	}{
+		{"a stranger", func(*fleet.Machine) {}, fleet.Boot{}, 61 * time.Minute, false, true},
+		{"a stranger of just now", func(*fleet.Machine) {}, fleet.Boot{}, 59 * time.Minute, false, false},
+		{"a stranger, crowded", func(*fleet.Machine) {}, fleet.Boot{}, 6 * time.Minute, true, true},
+		{"one that asked for its script", func(*fleet.Machine) {}, asked, 29 * 24 * time.Hour, true, false},
+		{"one that asked for its script long ago", func(*fleet.Machine) {}, asked, 31 * 24 * time.Hour, false, true},
+		{"approved", func(m *fleet.Machine) { m.State = fleet.Approved }, fleet.Boot{}, 1000 * time.Hour, true, false},
+		{"retired", func(m *fleet.Machine) { m.State = fleet.Retired }, fleet.Boot{}, 1000 * time.Hour, true, false},
+		{"named", func(m *fleet.Machine) { m.Name = "node01" }, fleet.Boot{}, 1000 * time.Hour, true, false},
+		{"assigned", func(m *fleet.Machine) { m.Assignment.Image = "sha256:1" }, fleet.Boot{}, 1000 * time.Hour, true, false},
+		{"imported", func(m *fleet.Machine) { m.LastSeen = time.Time{} }, fleet.Boot{}, 0, true, false},
+	} {
+		m := fleet.Machine{State: fleet.Pending, LastSeen: now.Add(-c.unseen)}
+		c.change(&m)
+		if got := fleet.PendingExpired(m, c.boot, c.crowded, now); got != c.want {
+			t.Errorf("%s: PendingExpired = %v; want %v", c.name, got, c.want)
 		}
 	}
-	if _, err := h.Observe(firstMachine); !errors.Is(err, booter.ErrTooManyPending) {
-		t.Errorf("Seen(one more stranger) = %v; want ErrTooManyPending", err)
+}
+
+// TestNoCard: addresses that no card has never become machines, also if the rest is known.
+func TestNoCard(t *testing.T) {
+	h := newHouse(t)
+	for _, mac := range []string{"ff:ff:ff:ff:ff:ff", "00:00:00:00:00:00", "01:00:5e:00:00:01", "33:33:00:00:00:01"} {
+		c := firstMachine
+		c.MAC = mac
+		if _, err := h.Observe(c); !errors.Is(err, booter.ErrNoCard) {
+			t.Errorf("Observe(%s) = %v; want ErrNoCard", mac, err)
+		}
+	}
+	if list := h.state.Machines(); len(list) != 0 {
+		t.Errorf("machines %+v are recorded", list)
 	}
 }
 

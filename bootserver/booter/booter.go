@@ -9,6 +9,7 @@ package booter
 import (
 	"fmt"
 	"log/slog"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -48,7 +49,9 @@ type Booter struct {
 	log     *slog.Logger
 	locator Locator
 
-	volumes volumeProblems
+	volumes    volumeProblems
+	forgetting sync.Mutex // held while records of pending machines are removed
+	forgot     time.Time  // when that was last done
 }
 
 // New returns a Booter.

@@ -84,6 +84,7 @@ func each[ID any](b *Booter, list []ID, f func(tx state.Tx, images *images, id I
 // Tidy forgets what is over the bounds.
 func (b *Booter) Tidy() {
 	b.state.Forget()
+	b.forgetPending(false)
 	if err := b.state.Trim(b.now(), state.MaxLedger, state.LedgerAge); err != nil {
 		b.log.Error("forgetting old entries of the ledger", "err", err)
 	}

@@ -3,6 +3,7 @@ package booter
 import (
 	"crypto/rand"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -24,7 +25,8 @@ func (b *Booter) Lookup(mac, uuid string) client.Identity {
 }
 
 // ErrTooManyPending is returned for a new machine while MaxPending machines wait for approval.
-var ErrTooManyPending = fmt.Errorf("%d machines are pending; approve or remove some before new ones are recorded",
+var ErrTooManyPending = fmt.Errorf("%d machines are pending, all heard from lately; approve them, or run: "+
+	"ingot machine forget --pending",
 	state.MaxPending)
 
 // ErrTooManyPerCard is returned for a new machine while MaxPerCard machines have its MAC address:
@@ -32,14 +34,23 @@ var ErrTooManyPending = fmt.Errorf("%d machines are pending; approve or remove s
 var ErrTooManyPerCard = fmt.Errorf("%d machines with this MAC address are recorded; forget some first",
 	state.MaxPerCard)
 
+// ErrNoCard is returned for a request from a MAC address that no network card has.
+var ErrNoCard = errors.New("zero, broadcast or multicast is not the MAC address of a machine")
+
 // Observe implements client.Booter: it records the machine and its boot.
 func (b *Booter) Observe(c client.Sighting) (client.Boot, error) {
 	p := b.prepare(c)
 	var offer fleet.Offer
-	d, err := b.decide(p.images, func(tx state.Tx) (d *fleet.Decision, err error) {
-		d, offer, err = p.decide(tx)
-		return d, err
-	})
+	decide := func() (*fleet.Decision, error) {
+		return b.decide(p.images, func(tx state.Tx) (d *fleet.Decision, err error) {
+			d, offer, err = p.decide(tx)
+			return d, err
+		})
+	}
+	d, err := decide()
+	if errors.Is(err, ErrTooManyPending) && b.forgetPending(true) > 0 {
+		d, err = decide()
+	}
 	if err != nil {
 		return client.Boot{}, err
 	}
@@ -115,6 +126,8 @@ func (p *prepared) decide(r state.Reader) (*fleet.Decision, fleet.Offer, error) 
 	f := fleet.Facts{Request: p.request, Policy: p.policy, Images: p.images.facts, NewBoot: p.newBoot}
 	m, question, known := r.Find(p.request.Sighting)
 	switch {
+	case p.err == nil && !ingot.IsCard(p.request.MAC):
+		return nil, fleet.Offer{}, ErrNoCard
 	case known:
 		f.Machine, question = &m, m.Ask
 		if m.MachineKey == "" { // it was imported before it was seen
@@ -123,8 +136,6 @@ func (p *prepared) decide(r state.Reader) (*fleet.Decision, fleet.Offer, error) 
 		if latest, has := r.Boot(m.Boot); has {
 			f.Latest = &latest
 		}
-	case r.Pending() >= state.MaxPending:
-		return nil, fleet.Offer{}, ErrTooManyPending
 	case r.WithCard(p.request.MAC) >= state.MaxPerCard:
 		return nil, fleet.Offer{}, ErrTooManyPerCard
 	case p.err != nil:
@@ -141,7 +152,11 @@ func (p *prepared) decide(r state.Reader) (*fleet.Decision, fleet.Offer, error) 
 			f.Other = &with
 		}
 	}
-	return fleet.Decide(f, p.now)
+	d, offer, err := fleet.Decide(f, p.now)
+	if err == nil && !known && d.Machine.State == fleet.Pending && r.Pending() >= state.MaxPending {
+		return nil, fleet.Offer{}, ErrTooManyPending // no rule approves it
+	}
+	return d, offer, err
 }
 
 // render is an offer as the DHCP servers send it.

@@ -65,7 +65,8 @@ func (m *Machine) Cards() []string { return m.cards() }
 // was seen with it.
 func (m *Machine) ReportedCards() (list []string) {
 	for _, n := range m.Facts.NICs {
-		if mac, err := ingot.ParseMAC(n.MAC); err == nil && !slices.Contains(m.MACs, mac) && !slices.Contains(list, mac) {
+		if mac, err := ingot.ParseMAC(n.MAC); err == nil && ingot.IsCard(mac) && !slices.Contains(m.MACs, mac) &&
+			!slices.Contains(list, mac) {
 			list = append(list, mac)
 		}
 	}

@@ -117,6 +117,30 @@ func Forgotten(m Machine, now time.Time) Change {
 	return Change{At: now, Code: CodeMachineForgot, Machine: m.ID, Name: m.Name}
 }
 
+// Times without a packet after which the record of a pending machine expires.
+const (
+	PendingAge  = 30 * 24 * time.Hour // if it asked for a file: it receives what is sent to it
+	StrangerAge = time.Hour           // if it only sent DHCP packets, whose senders can be forged
+	CrowdedAge  = 5 * time.Minute     // likewise, while there is no room for new machines
+)
+
+// PendingExpired reports whether the record of a machine can be removed: it is pending, no operator
+// gave it a name or an image, and it was not heard from for a while. b is its latest boot, if any.
+// A machine that boots later is recorded again.
+func PendingExpired(m Machine, b Boot, crowded bool, now time.Time) bool {
+	if m.State != Pending || m.Name != "" || m.Assignment.Image != "" || m.LastSeen.IsZero() {
+		return false
+	}
+	age := PendingAge
+	if b.Stage().Rank() <= ingot.StageDHCP.Rank() {
+		age = StrangerAge
+		if crowded {
+			age = CrowdedAge
+		}
+	}
+	return now.Sub(m.LastSeen) > age
+}
+
 // Restored returns the Change of a state that was replaced by a backup with this number of
 // machines.
 func Restored(machines int, now time.Time) Change {

@@ -181,6 +181,11 @@ func (d examination) examineServer(ctx context.Context, root string, add func(..
 	for _, x := range n.Refused {
 		add(examineRefused(x))
 	}
+	if list, err := server.MachinesBrief(ctx); err != nil {
+		add(found("machines", Error, client.NextStep(err), "%v", err))
+	} else {
+		add(examinePending(list, time.Now())...)
+	}
 	for _, x := range n.Warnings {
 		add(found("network "+x.Interface, Warning, "ingot network", "%s (%d times)", x.Text, x.Times))
 	}

@@ -19,6 +19,7 @@ import (
 	"ingot/bootserver/config"
 	"ingot/bootserver/dhcp4"
 	"ingot/bootserver/dhcp6"
+	"ingot/bootserver/state"
 	"ingot/cmd/ingot/show"
 )
 
@@ -179,6 +180,34 @@ func examineTranslated(c config.Config) (list []Finding) {
 		add("dhcp6", n.Name, n.NAT)
 	}
 	return list
+}
+
+// manyNew is a number of new machines in an hour that looks like invented ones.
+const manyNew = 500
+
+// examinePending checks whether somebody makes the server record machines that do not exist.
+func examinePending(list []api.Machine, now time.Time) []Finding {
+	pending, lately := 0, 0
+	for _, m := range list {
+		if m.State != api.Pending {
+			continue
+		}
+		pending++
+		if now.Sub(m.FirstSeen) < time.Hour {
+			lately++
+		}
+	}
+	const check = "machines"
+	const fix = "find their switch port with ingot machine ls, then run: ingot machine forget --pending"
+	switch {
+	case pending >= state.MaxPending:
+		return []Finding{found(check, Error, fix, "%d machines are pending, and new ones are not recorded; "+
+			"%d of them are new in the last hour", pending, lately)}
+	case lately >= manyNew, pending >= state.MaxPending/2:
+		return []Finding{found(check, Warning, fix, "%d machines are pending, of at most %d; %d are new in the last hour",
+			pending, state.MaxPending, lately)}
+	}
+	return []Finding{found(check, OK, "", "%d are pending, %d in all", pending, len(list))}
 }
 
 // examineForeign checks the other DHCP servers that were seen.

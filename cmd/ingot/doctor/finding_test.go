@@ -55,6 +55,11 @@ func TestFindings(t *testing.T) {
 		{"our port", []Finding{examinePort(ports[0], "ingot (process 7)", "7")}, OK, "by ingot"},
 		{"another's port", []Finding{examinePort(ports[0], "dnsmasq (process 7)", "8")}, Error, "used by dnsmasq"},
 		{"a second ingot", []Finding{examinePort(ports[0], "ingot (process 7)", "")}, Error, "used by ingot"},
+		{"some pending machines", examinePending(pendingMachines(100, now), now), OK, "100 are pending"},
+		{"many new machines", examinePending(pendingMachines(600, now), now), Warning, "600 are new in the last hour"},
+		{"many pending machines", examinePending(pendingMachines(2100, now.Add(-time.Hour)), now), Warning,
+			"of at most 4096"},
+		{"no room for new machines", examinePending(pendingMachines(4096, now), now), Error, "forget --pending"},
 		{"another server", examineForeign([]dhcp4.Interface{full}, foreign), Error, "10.99.0.3"},
 		{"another server on another network", examineForeign([]dhcp4.Interface{{Name: "eth2"}}, foreign), OK, "no other"},
 		{"a proxy beside a server", examineForeign([]dhcp4.Interface{proxy}, foreign), OK, "10.99.0.3"},
@@ -103,4 +108,13 @@ func TestFindings(t *testing.T) {
 
 func severity(f Finding) int {
 	return slices.Index([]string{OK, Skipped, Warning, Error}, f.State)
+}
+
+// pendingMachines are so many machines that were first seen at a time, and one that is approved.
+func pendingMachines(n int, at time.Time) []api.Machine {
+	list := []api.Machine{{State: api.Approved, FirstSeen: at}}
+	for range n {
+		list = append(list, api.Machine{State: api.Pending, FirstSeen: at})
+	}
+	return list
 }

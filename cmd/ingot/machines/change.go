@@ -1,6 +1,8 @@
 package machines
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -94,22 +96,59 @@ ingot machine approve MACHINE
 }
 
 func (a *Commands) forgetCommand() *cobra.Command {
-	var force bool
+	var force, pending bool
 	c := &cobra.Command{
 		Use: "forget MACHINE...", Short: "delete a machine and its boots",
 		Long: `Delete machines and their boots. A deleted machine that boots again is a new one: it waits
 for approval. An approved machine is deleted only with --force.
 
+With --pending, delete all machines that wait for approval, except those with a name or an image.
+Use it after somebody made the server record thousands of machines that do not exist.
+
 ` + naming,
-		Example: "  ingot machine forget m-525400120009", Args: command.LeastArgs("MACHINE"),
+		Example: "  ingot machine forget m-525400120009\n  ingot machine forget --pending", Args: cobra.ArbitraryArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx := cmd.Context()
+			if pending {
+				if err := command.ExactArgs()(cmd, args); err != nil {
+					return err
+				}
+				return a.forgetPending(ctx)
+			}
+			if err := command.LeastArgs("MACHINE")(cmd, args); err != nil {
+				return err
+			}
 			return a.eachMachine(ctx, args, func(n string) (api.Machine, error) { return a.Client().Forget(ctx, n, force) },
 				func(m api.Machine) string { return Called(m) + " is deleted" })
 		},
 	}
 	c.Flags().BoolVar(&force, "force", false, "delete approved machines as well")
+	c.Flags().BoolVar(&pending, "pending", false, "without MACHINE: delete all machines that wait for approval")
 	return c
+}
+
+// forgetPending deletes all machines that wait for approval and that no operator prepared.
+func (a *Commands) forgetPending(ctx context.Context) error {
+	list, err := a.Client().MachinesBrief(ctx)
+	if err != nil {
+		return err
+	}
+	gone := []api.Machine{}
+	for _, m := range list {
+		if m.State != api.Pending || m.Name != "" || m.Assignment.Image != "" {
+			continue
+		}
+		done, err := a.Client().Forget(ctx, string(m.ID), false) // refused if it was approved meanwhile
+		var p api.Problem
+		switch {
+		case errors.As(err, &p) && (p.Code == api.CodeMachineApproved || p.Code == api.CodeMachineNotFound):
+		case err != nil:
+			return fmt.Errorf("after %d machines: %w", len(gone), err)
+		default:
+			gone = append(gone, done)
+		}
+	}
+	return a.Show(gone, func(w io.Writer) { fmt.Fprintf(w, "%d pending machines are deleted\n", len(gone)) })
 }
 
 func (a *Commands) mergeCommand() *cobra.Command {
