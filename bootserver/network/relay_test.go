@@ -66,6 +66,25 @@ func TestRelayFaults(t *testing.T) {
 	}
 }
 
+// TestRelayInDefaultPool: the pool of an interface without a network contains no relay.
+func TestRelayInDefaultPool(t *testing.T) {
+	for _, c := range families {
+		own := netip.MustParsePrefix(c.own)
+		pool, err := lease.Default(own, own.Addr())
+		if err != nil {
+			t.Fatal(err)
+		}
+		cards := map[string]Card{"eth0": {Prefixes: []netip.Prefix{own}}}
+		for relay, want := range map[netip.Addr]bool{pool.First: false, pool.First.Prev(): true} {
+			far := Network[word]{Name: "far", Relays: relaysOf(t, relay.String()), Subnets: []Subnet[word]{subnet(c.far)}}
+			_, err := NewSite(configOf(c.family, far), cards)
+			if (err == nil) != want || err != nil && !strings.Contains(err.Error(), `is inside the pool `+pool.String()) {
+				t.Errorf("%s, relay %s: NewSite = %v; want accepted: %v", c.family, relay, err, want)
+			}
+		}
+	}
+}
+
 // TestRefusalsAreBounded: hosts that invent relays fill neither memory nor log, and a
 // relay that goes on sending is listed all the same.
 func TestRefusalsAreBounded(t *testing.T) {

@@ -50,6 +50,7 @@ func NewSite[I Interface, M Machine[O], O Options[O]](c Config[I, M, O], cards m
 	}
 	for _, served := range s.Interfaces {
 		s.checkOwn(&f, c.Machines, served.Card)
+		s.checkOwnPool(&f, served)
 	}
 	for i := range c.Machines {
 		s.machines[c.Machines[i].Reservation().Key()] = &c.Machines[i]
@@ -114,6 +115,25 @@ func (s *Site[I, M, O]) checkOwn(f *Faults, machines []M, c Card) {
 		for _, m := range machines {
 			if r := m.Reservation(); r.Address == own.Addr() {
 				f.Add(fmt.Sprintf("machine %q", r), "its address %s is the server's own", own.Addr())
+			}
+		}
+	}
+}
+
+// checkOwnPool refuses relays inside of the pool of a network that addOwn made: its
+// configuration has no place at which Check could find them.
+func (s *Site[I, M, O]) checkOwnPool(f *Faults, i *Served[I, O]) {
+	name := i.Config.Settings().Name
+	if i.Network == nil || i.Network.Name != name {
+		return
+	}
+	for _, n := range s.Networks {
+		for _, r := range n.Relays {
+			for _, p := range i.Network.Pools() {
+				if r.addresses().Overlaps(p) {
+					f.Add(fmt.Sprintf("network %q", n.Name), "the relay %s is inside the pool %s of interface %q; "+
+						"configure a network with a smaller pool for the interface", r, p, name)
+				}
 			}
 		}
 	}
