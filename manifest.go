@@ -42,6 +42,10 @@ type ImageManifest struct {
 	Deadline time.Duration `json:"deadline"`
 	Volumes  []Volume      `json:"volumes,omitempty"`
 	Checks   []Check       `json:"checks,omitempty"`
+	// Users and Groups are the numbers of the root's accounts by name, without root's. Files on volumes
+	// belong to the numbers. Images of an older ingot have none; see MovedAccounts.
+	Users  map[string]int `json:"users,omitempty"`
+	Groups map[string]int `json:"groups,omitempty"`
 }
 
 // Name returns the image's name for people.

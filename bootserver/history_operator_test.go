@@ -43,10 +43,10 @@ func (s *history) operates(t *rapid.T) {
 		answer, err = s.operator.Approve(t.Context(), ref, api.ApproveRequest{Image: name})
 		then = func() { s.ordered(after) }
 	case "assign":
-		answer, err = s.operator.Assign(t.Context(), ref, name, "")
+		answer, err = s.operator.Assign(t.Context(), ref, api.AssignRequest{Image: name})
 		then = func() { s.ordered(after) }
 	case "rollback":
-		answer, err = s.operator.Rollback(t.Context(), ref)
+		answer, err = s.operator.Rollback(t.Context(), ref, false)
 		then = func() { s.ordered(after) }
 	case "resume":
 		answer, err = s.operator.Resume(t.Context(), ref)

@@ -101,7 +101,7 @@ func TestRuleOrRemove(t *testing.T) {
 func TestRemovedBeforeAssigned(t *testing.T) {
 	for name, request := range map[string]func(h *house) error{
 		"assign": func(h *house) error {
-			_, err := h.server.operator().Assign(h.t.Context(), machineID, "lab:v1", "")
+			_, err := h.server.operator().Assign(h.t.Context(), machineID, api.AssignRequest{Image: "lab:v1"})
 			return err
 		},
 		"approve": func(h *house) error {

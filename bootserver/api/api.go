@@ -34,8 +34,8 @@ type Backend interface {
 	Machinery
 	Images
 	Approve(ctx context.Context, ref string, q ApproveRequest) (Machine, error)
-	Assign(ctx context.Context, ref, image, why string) (Machine, error)
-	Rollback(ctx context.Context, ref string) (Machine, error)
+	Assign(ctx context.Context, ref string, q AssignRequest) (Machine, error)
+	Rollback(ctx context.Context, ref string, force bool) (Machine, error)
 	Resume(ctx context.Context, ref string) (Machine, error)
 	Grant(ctx context.Context, ref string, g GrantRequest) (Machine, error)
 	Reload(ctx context.Context) (Reloaded, error)
@@ -62,10 +62,11 @@ type Version struct {
 	Version string `json:"version"`
 }
 
-// ApproveRequest says how a machine is approved; both fields may be empty.
+// ApproveRequest says how a machine is approved; all fields may be empty.
 type ApproveRequest struct {
 	Name  string `json:"name,omitempty"`
 	Image string `json:"image,omitempty"`
+	Force bool   `json:"force,omitempty" doc:"As in AssignRequest."`
 }
 
 // BootsRequest chooses a page of boots.
@@ -79,6 +80,7 @@ type BootsRequest struct {
 type AssignRequest struct {
 	Image string `json:"image"`
 	Why   string `json:"why,omitempty"`
+	Force bool   `json:"force,omitempty" doc:"Although accounts have other numbers than in the image that runs."`
 }
 
 // GrantRequest names the disk that one boot may initialise.
@@ -200,11 +202,15 @@ func machineRoutes(r *routes, b Backend) {
 		})
 	add(r, "POST /v1/machines/{ref}/assign", access.Operate, "Choose the image of a machine's next boot",
 		func(ctx context.Context, in *changeIn[AssignRequest]) (Machine, error) {
-			return b.Assign(ctx, in.Ref, in.Body.Image, in.Body.Why)
+			return b.Assign(ctx, in.Ref, in.Body)
 		})
+	type rollbackIn struct { // no body: clients of before send none
+		MachineIn
+		Force bool `query:"force" doc:"As in AssignRequest."`
+	}
 	add(r, "POST /v1/machines/{ref}/rollback", access.Operate, "Assign the last other image that was healthy",
-		func(ctx context.Context, in *MachineIn) (Machine, error) {
-			return b.Rollback(ctx, in.Ref)
+		func(ctx context.Context, in *rollbackIn) (Machine, error) {
+			return b.Rollback(ctx, in.Ref, in.Force)
 		})
 	add(r, "POST /v1/machines/{ref}/resume", access.Operate,
 		"Try the assigned image again on a machine that gave it up",

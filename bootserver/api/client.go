@@ -307,12 +307,23 @@ func (c *Client) Approve(ctx context.Context, ref string, q ApproveRequest) (Mac
 
 // Assign chooses the image of a machine's next boot.
 func (c *Client) Assign(ctx context.Context, ref, image, why string) (Machine, error) {
-	return c.change(ctx, ref, "assign", AssignRequest{Image: image, Why: why})
+	return c.AssignBy(ctx, ref, AssignRequest{Image: image, Why: why})
+}
+
+// AssignBy is Assign with everything that a request can say.
+func (c *Client) AssignBy(ctx context.Context, ref string, q AssignRequest) (Machine, error) {
+	return c.change(ctx, ref, "assign", q)
 }
 
 // Rollback assigns the last other image that was healthy on a machine.
 func (c *Client) Rollback(ctx context.Context, ref string) (Machine, error) {
 	return c.change(ctx, ref, "rollback", nil)
+}
+
+// ForceRollback is like Rollback, although accounts may have other numbers than in the image that
+// runs.
+func (c *Client) ForceRollback(ctx context.Context, ref string) (Machine, error) {
+	return c.change(ctx, ref, "rollback?force=true", nil)
 }
 
 // Resume tries the assigned image of a machine again that gave it up.

@@ -48,6 +48,7 @@ const (
 	CodeMergeDirection     Code = "merge-direction"
 	CodeNameTaken          Code = "name-taken"
 	CodeNoRollback         Code = "no-rollback"
+	CodeAccountsMoved      Code = "accounts-moved"
 	CodeChanged            Code = "changed-meanwhile"
 	CodeBootNotFound       Code = "boot-not-found"
 	CodeNoHardware         Code = "hardware-not-reported"
@@ -160,6 +161,10 @@ var machineCodes = []meaning{
 		"choose another name, or: ingot machine rename {machine} NEW-NAME"},
 	{CodeNoRollback, 409, "No other image that can be served was healthy on the machine. Parameter: machine.",
 		"choose one: ingot image ls, ingot assign {machine} IMAGE"},
+	{CodeAccountsMoved, 409, "Accounts have other numbers in the image than in the one that used the machine's volumes " +
+		"last, so files on them would belong to other accounts. Parameters: machine, from and to, the images.",
+		"compare them: ingot image diff {from} {to}; give the accounts their old numbers in the profile, or change the " +
+			"owners on the volumes and give --force"},
 	{CodeChanged, 409, "What the request is about changed while it was carried out. Nothing was done.",
 		"run the same command again"},
 	{CodeBootNotFound, 404, "The machine has no such boot. Parameter: machine.", "ingot boots {machine}"},

@@ -43,6 +43,7 @@ type MergeRequest struct {
 type ImportRequest struct {
 	Machines []Planned `json:"machines"`
 	DryRun   bool      `json:"dryRun,omitempty"` // say what would be done
+	Force    bool      `json:"force,omitempty" doc:"As in AssignRequest."`
 }
 
 // Imported says what a list changed.

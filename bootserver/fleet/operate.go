@@ -44,6 +44,17 @@ func (d *Decision) Assign(as Assignment) {
 	}
 }
 
+// Ran returns the images that may have written to the volumes of a machine, the last one first: those
+// that were healthy on it, or, if none was, the one that its latest boot got a ticket for.
+func Ran(m Machine, latest Boot) []ImageRef {
+	list := slices.Clone(m.Healthy)
+	slices.Reverse(list)
+	if len(list) == 0 && latest.Image.Image != "" && !latest.Ticket.IsZero() {
+		list = append(list, latest.Image)
+	}
+	return list
+}
+
 // Resume clears the failures of the machine, so that it retries its assigned image.
 func (d *Decision) Resume() {
 	gave := d.Machine.Setback != nil

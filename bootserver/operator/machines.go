@@ -209,6 +209,9 @@ func (o *Operator) Import(ctx context.Context, q api.ImportRequest) (done api.Im
 		if err != nil {
 			return importProblem(err)
 		}
+		if err := o.checkImported(machines, changed, q.Force); err != nil {
+			return err
+		}
 		done = api.Imported{Actions: each(actions, func(a fleet.Action) api.Action { return api.Action(a) }),
 			DryRun: q.DryRun}
 		if q.DryRun {
@@ -241,6 +244,26 @@ func (o *Operator) importedImages(ctx context.Context, list []api.Planned,
 		}
 	}
 	return images, nil
+}
+
+// checkImported returns a problem if an import gives a machine an image with other numbers of accounts.
+// The facts are of known, which ReplaceMachines compares with the state.
+func (o *Operator) checkImported(known []fleet.Machine, changed []*fleet.Decision, force bool) error {
+	before := map[ingot.MachineID]fleet.Machine{}
+	for _, m := range known {
+		before[m.ID] = m
+	}
+	for _, d := range changed {
+		m := before[d.Machine.ID]
+		if to := d.Machine.Assignment.Image; to != m.Assignment.Image {
+			var latest fleet.Boot
+			o.state.View(func(r state.Reader) { latest = latestBoot(r, m) })
+			if err := o.ownership(m, to, force).check(m, latest); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // imported returns what an import stores and records of machines that it changed.

@@ -171,20 +171,28 @@ func (o *Operator) named(refs []string) (list []fleet.Machine, err error) {
 
 // assign looks up an image and changes the machine that ref names: decide gets the assignment of it.
 // It is looked up again if an image was removed meanwhile: it may have been this one.
-func (o *Operator) assign(ctx context.Context, code fleet.Code, ref, image, why string,
+func (o *Operator) assign(ctx context.Context, code fleet.Code, ref string, q api.AssignRequest,
 	decide func(tx state.Tx, d *fleet.Decision, as fleet.Assignment) error) (m api.Machine, err error) {
 	err = repeat(func() error {
 		removed := o.state.Removed()
-		as, err := o.catalog.Assignment(ctx, image, why, o.now())
+		as, err := o.catalog.Assignment(ctx, q.Image, q.Why, o.now())
 		if err != nil {
 			return storeProblem(err)
 		}
+		picked, err := o.find(ref)
+		if err != nil {
+			return err
+		}
+		owned := o.ownership(picked, as.Image, q.Force)
 		m, err = o.change(ctx, code, ref, func(tx state.Tx, d *fleet.Decision) error {
 			tx.LookedUp(removed)
+			if err := owned.check(d.Machine, latestBoot(tx, d.Machine)); err != nil {
+				return err
+			}
 			return decide(tx, d, as)
 		})
 		return err
-	}, state.ErrRemoved)
+	}, errNotLookedUp, state.ErrRemoved)
 	return m, err
 }
 
@@ -206,7 +214,8 @@ func (o *Operator) Approve(ctx context.Context, ref string, q api.ApproveRequest
 	if q.Image == "" {
 		return o.change(ctx, fleet.ActionApprove, ref, approve)
 	}
-	return o.assign(ctx, fleet.ActionApprove, ref, q.Image, "approved with it",
+	return o.assign(ctx, fleet.ActionApprove, ref,
+		api.AssignRequest{Image: q.Image, Why: "approved with it", Force: q.Force},
 		func(tx state.Tx, d *fleet.Decision, as fleet.Assignment) error {
 			if err := approve(tx, d); err != nil {
 				return err
@@ -217,8 +226,8 @@ func (o *Operator) Approve(ctx context.Context, ref string, q api.ApproveRequest
 }
 
 // Assign implements api.Backend.
-func (o *Operator) Assign(ctx context.Context, ref, image, why string) (api.Machine, error) {
-	return o.assign(ctx, fleet.ActionAssign, ref, image, why,
+func (o *Operator) Assign(ctx context.Context, ref string, q api.AssignRequest) (api.Machine, error) {
+	return o.assign(ctx, fleet.ActionAssign, ref, q,
 		func(_ state.Tx, d *fleet.Decision, as fleet.Assignment) error {
 			d.Assign(as)
 			return nil
@@ -226,7 +235,7 @@ func (o *Operator) Assign(ctx context.Context, ref, image, why string) (api.Mach
 }
 
 // Rollback implements api.Backend.
-func (o *Operator) Rollback(ctx context.Context, ref string) (m api.Machine, err error) {
+func (o *Operator) Rollback(ctx context.Context, ref string, force bool) (m api.Machine, err error) {
 	err = repeat(func() error {
 		picked, err := o.find(ref)
 		if err != nil {
@@ -238,24 +247,35 @@ func (o *Operator) Rollback(ctx context.Context, ref string) (m api.Machine, err
 			servable[r.Image] = o.catalog.Servable(r.Image)
 		}
 		now := o.now()
+		to, err := rollbackOf(picked, servable, now)
+		if err != nil {
+			return err
+		}
+		owned := o.ownership(picked, to.Image, force)
 		m, err = o.change(ctx, fleet.ActionRollback, ref, func(tx state.Tx, d *fleet.Decision) error {
 			tx.LookedUp(removed)
-			return rollBack(d, servable, now)
+			before, latest := d.Machine, latestBoot(tx, d.Machine)
+			if err := rollBack(d, servable, now); err != nil {
+				return err
+			}
+			if d.Machine.Assignment.Image != to.Image {
+				return errNotLookedUp
+			}
+			return owned.check(before, latest)
 		})
 		return err
 	}, errNotLookedUp, state.ErrRemoved)
 	return m, err
 }
 
-// rollBack assigns the last other image that was healthy on a machine. An image that left the store
-// meanwhile, or whose key is not trusted any more, cannot be gone back to.
-func rollBack(d *fleet.Decision, servable map[ingot.Digest]bool, now time.Time) error {
-	m := d.Machine
+// rollbackOf returns the assignment of the last other image that was healthy on a machine. An image
+// that left the store meanwhile, or whose key is not trusted any more, cannot be gone back to.
+func rollbackOf(m fleet.Machine, servable map[ingot.Digest]bool, now time.Time) (fleet.Assignment, error) {
 	var healthy []fleet.ImageRef
 	for _, r := range m.Healthy {
 		can, gathered := servable[r.Image]
 		if !gathered {
-			return errNotLookedUp
+			return fleet.Assignment{}, errNotLookedUp
 		}
 		if can {
 			healthy = append(healthy, r)
@@ -264,10 +284,19 @@ func rollBack(d *fleet.Decision, servable map[ingot.Digest]bool, now time.Time) 
 	m.Healthy = healthy
 	as, err := fleet.Rollback(m, now)
 	if err != nil {
-		return api.NewProblem(api.CodeNoRollback, fmt.Sprintf("%s: %v", m.Hostname(), err), "machine",
-			d.Machine.Hostname())
+		return as, api.NewProblem(api.CodeNoRollback, fmt.Sprintf("%s: %v", m.Hostname(), err), "machine", m.Hostname())
 	}
-	d.Machine.Healthy = healthy
+	return as, nil
+}
+
+// rollBack assigns what rollbackOf returns, and forgets the images that cannot be served.
+func rollBack(d *fleet.Decision, servable map[ingot.Digest]bool, now time.Time) error {
+	as, err := rollbackOf(d.Machine, servable, now)
+	if err != nil {
+		return err
+	}
+	d.Machine.Healthy = slices.DeleteFunc(slices.Clone(d.Machine.Healthy),
+		func(r fleet.ImageRef) bool { return !servable[r.Image] })
 	d.Assign(as)
 	return nil
 }

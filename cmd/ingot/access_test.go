@@ -119,10 +119,10 @@ func (spiteful) Forget(context.Context, string, bool) (api.Machine, error) {
 func (spiteful) Merge(context.Context, string, string) (api.Machine, error) {
 	return filled[api.Machine](), nil
 }
-func (spiteful) Rollback(context.Context, string) (api.Machine, error) {
+func (spiteful) Rollback(context.Context, string, bool) (api.Machine, error) {
 	return api.Machine{}, api.NewProblem(api.CodeNoRollback, spite, "machine", spite)
 }
-func (spiteful) Assign(context.Context, string, string, string) (api.Machine, error) {
+func (spiteful) Assign(context.Context, string, api.AssignRequest) (api.Machine, error) {
 	return filled[api.Machine](), nil
 }
 func (spiteful) Grant(context.Context, string, api.GrantRequest) (api.Machine, error) {

@@ -175,7 +175,7 @@ NEW must not be approved: an approved machine is never merged away.`,
 }
 
 func (a *Commands) importMachinesCommand() *cobra.Command {
-	var dry bool
+	var q api.ImportRequest
 	c := &cobra.Command{
 		Use: "import FILE", Short: "register machines before their first boot",
 		Long: `Register the machines of a list: CSV with a line of column names, or JSON; "-" is standard
@@ -198,18 +198,19 @@ says pending, they are retired, or they have a question for the operator.`,
 			if err != nil {
 				return err
 			}
-			list := make([]api.Planned, len(planned))
+			q.Machines = make([]api.Planned, len(planned))
 			for i, p := range planned {
-				list[i] = api.Planned(p)
+				q.Machines[i] = api.Planned(p)
 			}
-			done, err := a.Client().Import(cmd.Context(), api.ImportRequest{Machines: list, DryRun: dry})
+			done, err := a.Client().Import(cmd.Context(), q)
 			if err != nil {
 				return err
 			}
 			return a.Show(done, func(w io.Writer) { plannedTable(w, done) })
 		},
 	}
-	c.Flags().BoolVar(&dry, "dry-run", false, "show what would be done, and change nothing")
+	c.Flags().BoolVar(&q.DryRun, "dry-run", false, "show what would be done, and change nothing")
+	addForce(c, &q.Force)
 	return c
 }
 

@@ -105,6 +105,7 @@ waits at its boot screen retries every few seconds, and then boots.
 	}
 	c.Flags().StringVar(&req.Name, "name", "", "host name of the machine")
 	c.Flags().StringVar(&req.Image, "image", "", "image to assign: PROFILE:VERSION or digest")
+	addForce(c, &req.Force)
 	return c
 }
 
@@ -116,11 +117,12 @@ func assignedTo(m api.Machine) string {
 }
 
 func (a *Commands) assignCommand() *cobra.Command {
-	var why string
+	var q api.AssignRequest
 	c := &cobra.Command{
 		Use: "assign MACHINE IMAGE", Short: "choose the image that a machine boots next",
 		Long: `Assign an image to a machine, by digest. It takes effect at the machine's next boot; a
-running system is not changed.
+running system is not changed. An image is refused if accounts have other numbers in it than in
+the image that used the machine's volumes last, because files on them would belong to others.
 
 ` + naming,
 		Example: `  ingot assign node01 lab:v2 --why 'kernel fix'
@@ -128,22 +130,27 @@ running system is not changed.
   ingot assign rack=r1 lab:v2`, Args: command.ExactArgs("MACHINE", "IMAGE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx := cmd.Context()
-			return a.eachMachine(ctx, args[:1], func(n string) (api.Machine, error) {
-				return a.Client().Assign(ctx, n,
-					args[1], why)
-			},
+			q.Image = args[1]
+			return a.eachMachine(ctx, args[:1], func(n string) (api.Machine, error) { return a.Client().AssignBy(ctx, n, q) },
 				func(m api.Machine) string {
 					return fmt.Sprintf("%s boots %s (%s) from its next boot on", Called(m), m.Assignment.Name,
 						m.Assignment.Image.Short())
 				})
 		},
 	}
-	c.Flags().StringVar(&why, "why", "", "reason, recorded with the assignment")
+	c.Flags().StringVar(&q.Why, "why", "", "reason, recorded with the assignment")
+	addForce(c, &q.Force)
 	return c
 }
 
+// addForce adds the flag for images in which accounts have other numbers.
+func addForce(c *cobra.Command, force *bool) {
+	c.Flags().BoolVar(force, "force", false, "also if accounts have other numbers than on the machine's volumes")
+}
+
 func (a *Commands) rollbackCommand() *cobra.Command {
-	return &cobra.Command{
+	var force bool
+	c := &cobra.Command{
 		Use: "rollback MACHINE", Short: "assign the previous image that was healthy on a machine",
 		Long: `Assign the most recent other image that was healthy on this machine. It takes effect at
 the machine's next boot.
@@ -152,13 +159,19 @@ the machine's next boot.
 		Example: "  ingot rollback node01", Args: command.ExactArgs("MACHINE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx := cmd.Context()
-			return a.eachMachine(ctx, args, func(n string) (api.Machine, error) { return a.Client().Rollback(ctx, n) },
+			back := a.Client().Rollback
+			if force {
+				back = a.Client().ForceRollback
+			}
+			return a.eachMachine(ctx, args, func(n string) (api.Machine, error) { return back(ctx, n) },
 				func(m api.Machine) string {
 					return fmt.Sprintf("%s goes back to %s (%s) at its next boot", Called(m), m.Assignment.Name,
 						m.Assignment.Image.Short())
 				})
 		},
 	}
+	addForce(c, &force)
+	return c
 }
 
 func (a *Commands) grantCommand() *cobra.Command {
