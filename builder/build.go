@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"ingot"
+	"ingot/builder/accounts"
 	"ingot/builder/initramfs"
 	"ingot/builder/source"
 	"ingot/builder/tree"
@@ -47,6 +48,8 @@ type build struct {
 	work   string
 	init   []byte
 	epoch  time.Time
+	// accounts are those of the plan and, once the root is made, those that the plan did not have.
+	accounts accounts.List
 }
 
 // Build makes the image of a plan and puts it into the store. When it fails or is interrupted, the
@@ -103,7 +106,8 @@ func prepare(env *Env, plan *Plan, o BuildOptions) *build {
 	if o.Source == nil {
 		o.Source = func(f profiles.File) ([]byte, error) { return readSource(plan.Profile, f) }
 	}
-	b := &build{Env: env, BuildOptions: o, plan: plan, p: plan.Profile, cache: env.PackageCache()}
+	b := &build{Env: env, BuildOptions: o, plan: plan, p: plan.Profile, cache: env.PackageCache(),
+		accounts: plan.Accounts}
 	b.layers = layerCache{dir: filepath.Join(env.CacheDir, "layers"), warn: func(what string) { env.Logger().Warn(what) }}
 	return b
 }
@@ -207,6 +211,11 @@ func await(ctx context.Context, c <-chan struct{}) error {
 // finish writes the plan and the manifest and seals the image.
 func (b *build) finish(ctx context.Context, root *tree.Tree, k kernel,
 	files image.Files) (*ingot.ImageManifest, image.Files, error) {
+	if b.plan.Accounts != nil {
+		completed := *b.plan
+		completed.Accounts = b.accounts
+		b.plan = &completed
+	}
 	text, err := b.plan.Canonical()
 	if err != nil {
 		return nil, files, err
@@ -215,6 +224,11 @@ func (b *build) finish(ctx context.Context, root *tree.Tree, k kernel,
 		return nil, files, fmt.Errorf("writing the plan: %w", err)
 	}
 	m := b.manifest(root, k.release)
+	if b.plan.Accounts != nil {
+		if m.Users, m.Groups, err = accountsOf(root); err != nil {
+			return nil, files, err
+		}
+	}
 	if err := b.seal(ctx, root, k.vmlinuz, m, &files); err != nil {
 		return nil, files, err
 	}
@@ -222,34 +236,6 @@ func (b *build) finish(ctx context.Context, root *tree.Tree, k kernel,
 }
 
 func (b *build) at(name string) string { return filepath.Join(b.work, name) }
-
-// baseTree installs the packages, or takes the result from the cache when an earlier build
-// installed the same ones. It calls unpacked when the packages are unpacked and a processor is
-// free.
-func (b *build) baseTree(ctx context.Context, unpacked func()) (*tree.Tree, error) {
-	key := sha256.New()
-	fmt.Fprintln(key, source.InstallKey(b.plan.Profile.Keep), b.plan.Profile.Base.Suite,
-		b.plan.Profile.Arch, b.epoch.Unix())
-	for _, p := range b.plan.Packages {
-		fmt.Fprintln(key, p.SHA256)
-	}
-	b.Report("install", 0, 0, "")
-	tar, kept, err := b.layers.get(ctx, fmt.Sprintf("base-%x", key.Sum(nil)), func(fresh string) error {
-		return source.Install(ctx, b.cache, b.plan.Packages, fresh, source.InstallOptions{
-			Arch: string(b.plan.Profile.Arch), Epoch: b.epoch, Keep: b.plan.Profile.Keep, Work: b.work, Unpacked: unpacked,
-			Progress: func(line string) { b.Report("install", 0, 0, clip(line)) },
-		})
-	})
-	if err != nil {
-		return nil, fmt.Errorf("installing packages: %w", err)
-	}
-	detail := fmt.Sprintf("%d packages", len(b.plan.Packages))
-	if kept {
-		detail = "unchanged, from the cache"
-	}
-	b.Report("install", 1, 1, detail)
-	return tree.FromTar(ctx, tar)
-}
 
 func clip(s string) string {
 	if len(s) > 40 {

@@ -29,6 +29,8 @@ var (
 	ErrLost = errors.New("an input of the plan is lost")
 	// ErrOtherIngot: the plan can be used only by the version of ingot that made it.
 	ErrOtherIngot = errors.New("use the ingot that built the image")
+	// ErrAccounts: an account cannot have the number that it is to have.
+	ErrAccounts = errors.New("an account cannot get its number")
 	// ErrNoFile: the image has no such file.
 	ErrNoFile = errors.New("no such file in the image")
 )

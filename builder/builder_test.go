@@ -27,10 +27,10 @@ func read(t *testing.T, tr *tree.Tree, p string) string {
 
 func TestUsers(t *testing.T) {
 	tr := buildertest.UsersTree(t)
-	err := addUsers(tr, []profiles.User{
+	_, err := addUsers(tr, []profiles.User{
 		{Name: "root", AuthorizedKeys: []string{"ssh-ed25519 AAAA a"}},
 		{Name: "ops", Groups: []string{"sudo"}, AuthorizedKeys: []string{"ssh-ed25519 BBBB b"}, PasswordHash: "$y$x"},
-	})
+	}, nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -49,11 +49,11 @@ func TestUsers(t *testing.T) {
 	if e := tr.Get("etc/shadow"); e.Mode != 0o640 {
 		t.Errorf("mode of shadow = %o; want what it was", e.Mode)
 	}
-	if err := addUsers(tr, []profiles.User{{Name: "x", Groups: []string{"nogroup"}}}); err == nil ||
+	if _, err := addUsers(tr, []profiles.User{{Name: "x", Groups: []string{"nogroup"}}}, nil, nil); err == nil ||
 		!strings.Contains(err.Error(), `no group "nogroup"`) {
 		t.Errorf("an unknown group = %v", err)
 	}
-	if err := addUsers(tr, []profiles.User{{Name: "y", UID: 33}}); err == nil ||
+	if _, err := addUsers(tr, []profiles.User{{Name: "y", UID: 33}}, nil, nil); err == nil ||
 		!strings.Contains(err.Error(), "uid 33 is taken") {
 		t.Errorf("a uid that is taken = %v", err)
 	}

@@ -39,7 +39,7 @@ func (b *build) merge(root, kernel *tree.Tree) (err error) {
 	if err := skeleton(root, b.init); err != nil {
 		return err
 	}
-	if err := addUsers(root, b.p.Users); err != nil {
+	if b.accounts, err = addUsers(root, b.p.Users, b.p.Groups, b.accounts); err != nil {
 		return err
 	}
 	if err := b.addFiles(root); err != nil {

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"ingot"
+	"ingot/builder/accounts"
 	"ingot/builder/lock"
 	"ingot/builder/source"
 	"ingot/image"
@@ -34,6 +35,10 @@ type Plan struct {
 	Init     ingot.Digest            `json:"init"`              // the ingot-init binary
 	Keys     map[string]ingot.Digest `json:"keys"`              // public keys in the initramfs
 	Skeleton ingot.Digest            `json:"skeleton"`          // what ingot puts into every root
+	// Accounts are the numbers of users and groups. A build adds those of accounts that it meets for
+	// the first time, and the image has the completed plan. Nil: packages choose, as they did for an
+	// older ingot.
+	Accounts accounts.List `json:"accounts,omitzero"`
 }
 
 // Canonical returns the text whose digest Digest returns.
@@ -69,7 +74,11 @@ func Resolve(ctx context.Context, env *Env, p *profiles.Profile, o PlanOptions) 
 		return nil, result, err
 	}
 	plan, err := newPlan(p, locked, o)
-	return plan, result, err
+	if err != nil {
+		return nil, result, err
+	}
+	plan.Accounts = result.Accounts
+	return plan, result, nil
 }
 
 // newPlan joins what is locked with the digests of what is on this host.

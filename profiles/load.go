@@ -125,11 +125,21 @@ func (l *loader) load(o origin, chain []string) *Profile {
 		}
 		if q := l.load(parent, chain); q != nil {
 			l.merge(merged, q)
+			merged.Parents = slices.Concat(parentsOf(q, parent), merged.Parents) // the last one is the nearest
 		}
 	}
 	p.folders = map[string]fs.FS{o.name: o.folder}
 	l.merge(merged, p)
 	return merged
+}
+
+// parentsOf returns a profile that was read from o, and its parents.
+func parentsOf(p *Profile, o origin) []Parent {
+	own := Parent{Name: p.Name}
+	if o.disk != "" {
+		own.File = o.name
+	}
+	return slices.Insert(slices.Clone(p.Parents), 0, own)
 }
 
 // decoder is one profile file, with its faults.
@@ -169,6 +179,9 @@ func (l *loader) merge(into, p *Profile) {
 	}
 	for _, u := range p.Users {
 		into.Users = mergeUser(into.Users, u)
+	}
+	for _, g := range p.Groups {
+		into.Groups = mergeGroup(into.Groups, g)
 	}
 	for _, v := range p.Volumes {
 		if i := slices.IndexFunc(into.Volumes, func(w Volume) bool { return w.Name == v.Name }); i >= 0 && v.Name != "" {
@@ -223,6 +236,7 @@ func mergeUser(users []User, u User) []User {
 	}
 	v := &users[i]
 	replace(&v.UID, u.UID)
+	replace(&v.GID, u.GID)
 	replace(&v.Comment, u.Comment)
 	replace(&v.Shell, u.Shell)
 	replace(&v.Home, u.Home)
@@ -230,6 +244,15 @@ func mergeUser(users []User, u User) []User {
 	v.Groups = appendNew(v.Groups, u.Groups)
 	v.AuthorizedKeys = appendNew(v.AuthorizedKeys, u.AuthorizedKeys)
 	return users
+}
+
+func mergeGroup(groups []Group, g Group) []Group {
+	i := slices.IndexFunc(groups, func(h Group) bool { return h.Name == g.Name })
+	if i < 0 {
+		return append(groups, g)
+	}
+	replace(&groups[i].GID, g.GID)
+	return groups
 }
 
 // complete fills in the defaults.

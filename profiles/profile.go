@@ -41,8 +41,10 @@ type Profile struct {
 	// Files to put into the root.
 	Files []File `yaml:"files,omitempty" json:"files,omitempty"`
 	Units Units  `yaml:"units,omitempty" json:"units,omitempty"`
-	// Users to add, or system users (root) to complete.
+	// Users to add, or users that packages make (root, postgres) to complete.
 	Users []User `yaml:"users,omitempty" json:"users,omitempty"`
+	// Groups to add, or groups that packages make to give a number.
+	Groups []Group `yaml:"groups,omitempty" json:"groups,omitempty"`
 	// Template of host names: {name} is the machine's name, {mac} 12 digits of the card that booted,
 	// {serial} the serial number. Default: {name}.
 	Hostname string `yaml:"hostname,omitempty" json:"hostname,omitempty"`
@@ -61,8 +63,16 @@ type Profile struct {
 
 	// File is the profile's file on disk; empty for one that ingot ships.
 	File string `yaml:"-" json:"-"`
+	// Parents are the profiles that this one extends, directly or not, the nearest first.
+	Parents []Parent `yaml:"-" json:"-"`
 
 	folders map[string]fs.FS // by profile file, the folder that its sources are relative to
+}
+
+// Parent is a profile that another one extends.
+type Parent struct {
+	Name string
+	File string // its file on disk; empty for one that ingot ships
 }
 
 // Compression says how hard root and initramfs are compressed.
@@ -147,11 +157,14 @@ type Units struct {
 	Mask []string `yaml:"mask,omitempty" json:"mask,omitempty"`
 }
 
-// User is a login.
+// User is a login, or a user that a package makes.
 type User struct {
 	Name string `yaml:"name" json:"name" jsonschema:"required"`
-	// Default: the next free one from 1000.
-	UID     int    `yaml:"uid,omitempty" json:"uid,omitempty"`
+	// Number of the user, also of one that a package makes. Default: the one in the lock; else, for a
+	// login, the next free one from 1000.
+	UID int `yaml:"uid,omitempty" json:"uid,omitempty" jsonschema:"minimum=1"`
+	// Number of the group of the same name. Default: as for uid.
+	GID     int    `yaml:"gid,omitempty" json:"gid,omitempty" jsonschema:"minimum=1"`
 	Comment string `yaml:"comment,omitempty" json:"comment,omitempty"`
 	// Additional groups, which must exist in the root.
 	Groups []string `yaml:"groups,omitempty" json:"groups,omitempty"`
@@ -163,6 +176,16 @@ type User struct {
 	PasswordHash string `yaml:"passwordHash,omitempty" json:"passwordHash,omitempty"`
 	// SSH public keys.
 	AuthorizedKeys []string `yaml:"authorizedKeys,omitempty" json:"authorizedKeys,omitempty"`
+
+	At Place `yaml:"-" json:"-"`
+}
+
+// Group is a group to add, or one that a package makes.
+type Group struct {
+	Name string `yaml:"name" json:"name" jsonschema:"required"`
+	// Number of the group, also of one that a package makes. Default: the one in the lock, else the
+	// next free one from 1000.
+	GID int `yaml:"gid,omitempty" json:"gid,omitempty" jsonschema:"minimum=1"`
 
 	At Place `yaml:"-" json:"-"`
 }

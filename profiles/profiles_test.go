@@ -177,6 +177,40 @@ ram: {budget: 1.5GiB}
 	}
 }
 
+// TestParents: a profile knows what it extends, the nearest first: its lock inherits numbers of accounts.
+func TestParents(t *testing.T) {
+	dir := write(t, map[string]string{
+		"pg/profile.yaml":   "name: pg\nextends: node\nusers: [{name: postgres, uid: 5432}]\ngroups: [{name: g, gid: 7}]\n",
+		"pg2/profile.yaml":  "name: pg2\nextends: [lab, ../pg]\nusers: [{name: postgres, gid: 5433}]\ngroups: [{name: g}]\n",
+		"over/profile.yaml": "name: over\nextends: ../pg2\nusers: [{name: Debian-snmp, uid: 5434}]\n",
+		"bad/profile.yaml": "name: bad\nextends: node\nusers: [{name: a, uid: 65535}]\n" +
+			"groups: [{name: 'b c'}, {name: x, gid: 65535}]\n",
+	})
+	t.Chdir(dir) // where no folder has the name of a shipped profile
+	p, err := Load(filepath.Join(dir, "over"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := func(name string) string { return filepath.Join(dir, name, "profile.yaml") }
+	want := []Parent{{"pg2", file("pg2")}, {"pg", file("pg")}, {"node", ""}, {"debian", ""}, {"lab", ""}, {"debian", ""}}
+	if d := cmp.Diff(want, p.Parents); d != "" {
+		t.Errorf("Parents (-want +got):\n%s", d)
+	}
+	i := slices.IndexFunc(p.Users, func(u User) bool { return u.Name == "postgres" })
+	if u := p.Users[i]; u.UID != 5432 || u.GID != 5433 {
+		t.Errorf("postgres = %+v; want the numbers of both profiles", u)
+	}
+	if len(p.Groups) != 1 || p.Groups[0].GID != 7 {
+		t.Errorf("groups = %+v; want the number of the profile that is extended", p.Groups)
+	}
+	_, err = Load(filepath.Join(dir, "bad"))
+	for _, want := range []string{"65535 cannot be a uid", `"b c" cannot be a group name`, "65535 cannot be a gid"} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("the faults do not have %q: %v", want, err)
+		}
+	}
+}
+
 func TestNoSuchProfile(t *testing.T) {
 	_, err := Load("nothing-here")
 	if !errors.Is(err, ErrNoProfile) || !strings.Contains(err.Error(), "debian, lab, node") {

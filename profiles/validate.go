@@ -17,7 +17,7 @@ var (
 	suiteRE   = regexp.MustCompile(`^[a-z][a-z0-9-]*$`)
 	packageRE = regexp.MustCompile(`^-?[a-z0-9][a-z0-9+.-]+$`) // Debian policy 5.6.1
 	unitRE    = regexp.MustCompile(`^[A-Za-z0-9:_.\\@-]+\.(service|socket|timer|target|mount|path|slice)$`)
-	userRE    = regexp.MustCompile(`^[a-z_][a-z0-9_-]{0,31}$`)
+	userRE    = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_-]{0,31}$`) // Debian-snmp is one
 	moduleRE  = regexp.MustCompile(`^(@[a-z]+|[a-z0-9][a-z0-9/_-]*/?)$`)
 	hostRE    = regexp.MustCompile(`^([a-z0-9-]|\{(name|mac|serial)\})+$`)
 	keyRE     = regexp.MustCompile(`^(ssh-|ecdsa-|sk-)[a-z0-9@.-]+ [A-Za-z0-9+/=]+( .*)?$`)
@@ -104,11 +104,15 @@ func (d *decoder) checkTwice(p *Profile) {
 		seen[name] = at
 	}
 	files, users, volumes, checks := map[string]Place{}, map[string]Place{}, map[string]Place{}, map[string]Place{}
+	groups := map[string]Place{}
 	for _, f := range p.Files {
 		twice("file", f.Path, f.At, files)
 	}
 	for _, u := range p.Users {
 		twice("user", u.Name, u.At, users)
+	}
+	for _, g := range p.Groups {
+		twice("group", g.Name, g.At, groups)
 	}
 	for _, v := range p.Volumes {
 		twice("volume", v.Name, v.At, volumes)
@@ -156,6 +160,10 @@ func (p *Profile) validate(o origin, faults *Faults) {
 	for _, u := range p.Users {
 		validateUser(u, faults)
 	}
+	for _, g := range p.Groups {
+		validateName("group", g.Name, g.At, faults)
+		validateNumber("gid", g.GID, g.At, faults)
+	}
 	for _, v := range p.Volumes {
 		validateVolume(v, p.Volumes, faults)
 	}
@@ -179,9 +187,9 @@ func (p *Profile) validateSource(f File, faults *Faults) {
 }
 
 func validateUser(u User, faults *Faults) {
-	if !userRE.MatchString(u.Name) {
-		faults.Add(u.At, "write lower-case letters, digits, - and _", "%q cannot be a user name", u.Name)
-	}
+	validateName("user", u.Name, u.At, faults)
+	validateNumber("uid", u.UID, u.At, faults)
+	validateNumber("gid", u.GID, u.At, faults)
 	if strings.ContainsAny(u.PasswordHash+u.Comment+u.Shell+u.Home, ":\n") ||
 		(u.PasswordHash != "" && !strings.HasPrefix(u.PasswordHash, "$")) {
 		faults.Add(u.At, "write a crypt(5) hash as `mkpasswd` prints it, without colons anywhere", "user %q: the "+
@@ -191,6 +199,20 @@ func validateUser(u User, faults *Faults) {
 		if !keyRE.MatchString(k) {
 			faults.Add(u.At, "write the line of an id_*.pub file", "user %q: %q is not an SSH public key", u.Name, clip(k))
 		}
+	}
+}
+
+func validateName(what, name string, at Place, faults *Faults) {
+	if !userRE.MatchString(name) {
+		faults.Add(at, "write letters, digits, - and _", "%q cannot be a %s name", name, what)
+	}
+}
+
+// validateNumber checks a uid or gid; 0 is none. 65535 means "no number" to programs with 16 bits
+// (Debian policy 9.2.2).
+func validateNumber(what string, n int, at Place, faults *Faults) {
+	if n == 1<<16-1 {
+		faults.Add(at, "write a number such as 5432", "%d cannot be a %s", n, what)
 	}
 }
 

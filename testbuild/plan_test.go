@@ -88,8 +88,8 @@ func TestSceneBadLock(t *testing.T) {
 	for _, c := range []struct{ name, text, want string }{
 		{"torn", good[:len(good)/2], "write a new one: ingot plan --update"},
 		{"with marks of a merge", "<<<<<<< HEAD\n" + good, "write a new one: ingot plan --update"},
-		{"of another format", strings.Replace(good, `"format": 2`, `"format": 1`, 1), "it has format 1, and this ingot " +
-			"reads format 2; write a new one"},
+		{"of another format", strings.Replace(good, `"format": 3`, `"format": 1`, 1), "it has format 1, and this ingot " +
+			"reads format 3; write a new one"},
 		{"with a package for another architecture", strings.Replace(good, `"arch":"amd64","size"`, `"arch":"arm64","size"`,
 			1), "is for arm64, the lock for amd64"},
 		{"with a bad path", strings.Replace(good, "pool/main/hello", "pool/../hello", 1), "is not a path below an archive"},

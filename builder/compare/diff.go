@@ -21,6 +21,7 @@ import (
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"ingot"
 	"ingot/builder"
 	"ingot/builder/inspect"
 	"ingot/builder/lock"
@@ -42,8 +43,10 @@ type Diff struct {
 	Arguments ListChange      `json:"arguments"`
 	Artifacts []string        `json:"artifacts,omitempty"` // that differ: "kernel", "initramfs", "root", …
 	Settings  []SettingChange `json:"settings,omitempty"`  // of the manifest: volumes, checks, memory, …
-	Root      SizeChange      `json:"root"`                // of the squashfs
-	Shared    int64           `json:"shared"`              // bytes of the new root in chunks that the old one has, too
+	// Accounts whose numbers differ: files on volumes would belong to another account.
+	Accounts []ingot.MovedAccount `json:"accounts,omitempty"`
+	Root     SizeChange           `json:"root"`   // of the squashfs
+	Shared   int64                `json:"shared"` // bytes of the new root in chunks that the old one has, too
 }
 
 // PackageChange is a package that differs, with the entries of its changelog in between.
@@ -101,6 +104,9 @@ func Images(ctx context.Context, env *builder.Env, s *image.Store, a, b image.Im
 		return nil, err
 	}
 	if d.Settings, err = settingChanges(a, b); err != nil {
+		return nil, err
+	}
+	if d.Accounts, err = builder.MovedBetween(s, a, b); err != nil {
 		return nil, err
 	}
 	known := map[string]bool{}
@@ -242,7 +248,7 @@ func artifactChanges(a, b image.Image) ([]string, error) {
 
 // coveredElsewhere are the fields of a manifest that other parts of a Diff cover, or that differ
 // between any two builds.
-var coveredElsewhere = append([]string{"version", "plan", "created", "arguments"}, described...)
+var coveredElsewhere = append([]string{"version", "plan", "created", "arguments", "users", "groups"}, described...)
 
 // settingChanges returns the other fields of the manifest that differ, by name.
 func settingChanges(a, b image.Image) ([]SettingChange, error) {

@@ -7,10 +7,10 @@ import (
 	"ingot/builder/source"
 )
 
-// Change is one package, or one tree, that differs between two locks, images or roots.
+// Change is one package, tree or account that differs between two locks, images or roots.
 type Change struct {
-	Package string `json:"package"`          // of a tree: its kind and what the profile calls it
-	Before  string `json:"before,omitempty"` // version, or start of the digest; empty: it is new
+	Package string `json:"package"`          // of a tree or account: its kind and its name in the profile
+	Before  string `json:"before,omitempty"` // version, start of the digest, or number; empty: it is new
 	After   string `json:"after,omitempty"`  // empty: it is gone
 }
 
@@ -61,5 +61,6 @@ func TreeChanges(before, after []source.Pin) []Change {
 // changes returns everything that differs between two locks.
 func changes(before, after *File) []Change {
 	all := func(f *File) []source.Package { return append([]source.Package{f.Kernel, f.Stub}, f.Packages...) }
-	return append(PackageChanges(all(before), all(after)), TreeChanges(before.Trees, after.Trees)...)
+	return slices.Concat(PackageChanges(all(before), all(after)), TreeChanges(before.Trees, after.Trees),
+		accountChanges(before, after))
 }

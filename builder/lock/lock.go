@@ -15,6 +15,7 @@ import (
 
 	"github.com/google/renameio/v2"
 
+	"ingot/builder/accounts"
 	"ingot/builder/source"
 )
 
@@ -26,8 +27,12 @@ var (
 	ErrMissing = errors.New("there is no lock")
 )
 
-// format is the version of the file's schema.
-const format = 2
+// The versions of the file's schema: the one that is written, and the oldest that is read. Format 2
+// has no accounts.
+const (
+	format       = 3
+	oldestFormat = 2
+)
 
 // File is a lock file: what apt answered to a profile's request, as exact packages without the host
 // name of a mirror, and the digests of the profile's trees.
@@ -38,6 +43,9 @@ type File struct {
 	Stub     source.Package   `json:"stub"`            // holds the systemd-stub of the UKI, whatever the suite
 	Packages []source.Package `json:"packages"`        // sorted by name
 	Trees    []source.Pin     `json:"trees,omitempty"` // of base and layers, in order
+	// Accounts are the numbers of users and groups. A number that was given once stays with its name.
+	// Nil: they are not known, because nothing was built from the file, or an older ingot wrote it.
+	Accounts accounts.List `json:"accounts,omitzero"`
 }
 
 // Read reads a lock file. It returns nil when there is none.
@@ -55,7 +63,7 @@ func Read(path string) (*File, error) {
 	if err := d.Decode(&f); err != nil {
 		return nil, fmt.Errorf("reading the lock %s: %w; restore it, or write a new one: ingot plan --update", path, err)
 	}
-	if f.Format != format {
+	if f.Format < oldestFormat || f.Format > format {
 		return nil, fmt.Errorf("reading the lock %s: it has format %d, and this ingot reads format %d; "+
 			"write a new one: ingot plan --update, or use the ingot that wrote it", path, f.Format, format)
 	}
@@ -91,7 +99,7 @@ func (f *File) check() error {
 			return err
 		}
 	}
-	return nil
+	return f.Accounts.Check()
 }
 
 // Text is the content of the file: JSON with a line for each package, so that a diff of it shows
@@ -111,6 +119,12 @@ func (f *File) Text() ([]byte, error) {
 	}
 	if len(f.Trees) > 0 {
 		if err := writeLines(&b, "trees", f.Trees); err != nil {
+			return nil, err
+		}
+		b.WriteString(",\n")
+	}
+	if f.Accounts != nil {
+		if err := writeLines(&b, "accounts", f.Accounts); err != nil {
 			return nil, err
 		}
 		b.WriteString(",\n")

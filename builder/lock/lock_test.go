@@ -93,7 +93,7 @@ func TestRead(t *testing.T) {
 	}
 	for name, broken := range map[string]string{
 		"torn":         string(text[:len(text)/2]),
-		"format":       strings.Replace(string(text), `"format": 2`, `"format": 9`, 1),
+		"format":       strings.Replace(string(text), `"format": 3`, `"format": 9`, 1),
 		"unknown key":  strings.Replace(string(text), `"format"`, `"colour": 1, "format"`, 1),
 		"sha256":       strings.Replace(string(text), "abab", "zz", 1),
 		"path":         strings.Replace(string(text), "pool/main/x/", "pool/../../etc/", 1),

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"ingot"
+	"ingot/builder/accounts"
 	"ingot/builder/source"
 	"ingot/profiles"
 )
@@ -38,6 +39,10 @@ const (
 type Options struct {
 	Path string // of the lock file; empty: none is read or written
 	Mode Mode
+	Dir  string // of the locks of shipped profiles, which other profiles extend; empty: there are none
+	// Accounts returns the accounts of the newest image of a profile, an empty list without an image;
+	// nil: there are no images.
+	Accounts func(ctx context.Context, profile string) (accounts.List, error)
 }
 
 // Result reports what happened to the lock.
@@ -47,6 +52,8 @@ type Result struct {
 	Why     string   `json:"why,omitempty"`     // why it was written; empty: it was not
 	Renewed bool     `json:"renewed"`           // it replaced an earlier one
 	Changes []Change `json:"changes,omitempty"` // against the earlier one
+	// Accounts are the numbers of accounts that are known before a build.
+	Accounts accounts.List `json:"-"`
 	// NotKept is why the lock could not be written. The plan is valid all the same.
 	NotKept error `json:"-"`
 }
@@ -76,15 +83,20 @@ func Resolve(ctx context.Context, env *source.Env, p *profiles.Profile, o Option
 	if next.Trees, err = pinTrees(ctx, env, p, pinned); err != nil {
 		return nil, r, err
 	}
+	var kept bool
+	if r.Accounts, kept, err = o.numbers(ctx, p, old); err != nil {
+		return nil, r, err
+	}
+	if next.Format = format; kept { // else the numbers are kept after the first build
+		next.Accounts = r.Accounts
+	}
 	if old != nil {
 		r.Changes = changes(old, next)
 	}
-	if r.Why == "" && len(r.Changes) > 0 {
-		if c := r.Changes[0]; o.Mode == Exact {
-			return nil, r, fmt.Errorf("%w: %s is %s, locked is %s; run: ingot plan --update",
-				ErrStale, c.Package, c.After, c.Before)
+	if r.Why == "" {
+		if r.Why, err = o.reasonToWrite(old, next, r.Changes); err != nil {
+			return nil, r, err
 		}
-		r.Why = "files of this host changed"
 	}
 	if r.Why != "" && o.Path != "" {
 		r.Renewed = old != nil
@@ -125,6 +137,26 @@ func (o Options) reasonToAsk(request Request, old *File) (string, error) {
 		return "", fmt.Errorf("%w: %s; run: ingot plan --update", ErrStale, difference)
 	}
 	return "the profile's request changed: " + difference, nil
+}
+
+// reasonToWrite returns why a lock that answers the request is written all the same; empty: it is as
+// it was, or must not be written.
+func (o Options) reasonToWrite(old, next *File, changed []Change) (string, error) {
+	switch {
+	case len(changed) > 0 && o.Mode == Exact:
+		c := changed[0]
+		return "", fmt.Errorf("%w: %s is %s, locked is %s; run: ingot plan --update", ErrStale, c.Package, c.After,
+			c.Before)
+	case o.Mode == Exact:
+		return "", nil // more numbers than the lock has are no contradiction
+	case len(accountChanges(old, next)) > 0:
+		return "accounts got other numbers", nil
+	case len(changed) > 0:
+		return "files of this host changed", nil
+	case !slices.Equal(old.Accounts, next.Accounts):
+		return "it keeps the numbers of accounts from now on", nil
+	}
+	return "", nil
 }
 
 // askApt lets apt answer a request. Each suite is opened once.

@@ -20,6 +20,8 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+
+	"ingot/builder/accounts"
 )
 
 // InstallOptions say how packages become a tree.
@@ -27,6 +29,7 @@ type InstallOptions struct {
 	Arch     string
 	Epoch    time.Time
 	Keep     []string          // KeepDocs, KeepMan, KeepLocales
+	Accounts accounts.List     // numbers of the accounts that packages make; nil: their tools choose
 	Work     string            // scratch folder, removed by the caller
 	Unpacked func()            // called when the packages are unpacked and a processor is free; may be nil
 	Progress func(line string) // called with what is being done; may be nil
@@ -111,7 +114,13 @@ func (o InstallOptions) extra(c Cache, u *unpacked) ([]controlFile, error) {
 			extra = append(extra, controlFile{".ingot/new/" + d.Name + "/" + f.name, f.mode, f.content})
 		}
 	}
-	for _, q := range quirks {
+	stood := quirks
+	if o.Accounts != nil {
+		stood = slices.Concat(quirks, numbered)
+		extra = append(extra, controlFile{accounts.UIDs, 0o644, o.Accounts.Numbers(accounts.User)},
+			controlFile{accounts.GIDs, 0o644, o.Accounts.Numbers(accounts.Group)})
+	}
+	for _, q := range stood {
 		fmt.Fprintln(&table, q.path, q.stub)
 	}
 	extra = append(extra, []controlFile{{".ingot/configure", 0o755, []byte(configureScript)},

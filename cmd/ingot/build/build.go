@@ -14,6 +14,7 @@ import (
 
 	"ingot"
 	"ingot/builder"
+	"ingot/builder/accounts"
 	"ingot/builder/lock"
 	"ingot/builder/secureboot"
 	"ingot/builder/source"
@@ -44,7 +45,8 @@ and SHA-256, and the digest that names the build. The answer of apt is written t
 beside the profile (web/profile.lock for web/profile.yaml; STORE/locks for a shipped profile)
 and used from then on by plan and build. --update renews it and shows what changed. When the
 profile names other packages, the lock is renewed as well, unless --locked is given. A lock
-contains no mirror: commit it with the profile.
+contains no mirror: commit it with the profile. It also keeps the number of every account, so
+that files on volumes keep their owners; accounts whose number the plan changes are listed.
 
 PROFILE is a folder, a YAML file or a shipped profile: debian, node, lab.`,
 		Example: `  ingot plan lab
@@ -67,7 +69,14 @@ PROFILE is a folder, a YAML file or a shipped profile: debian, node, lab.`,
 					return err
 				}
 			}
-			return a.Show(planView{plan, plan.Digest(), locked}, func(w io.Writer) { planTable(w, plan, locked) })
+			moved, err := a.moved(cmd.Context(), plan)
+			if err != nil {
+				return err
+			}
+			return a.Show(planView{plan, plan.Digest(), locked, moved}, func(w io.Writer) {
+				planTable(w, plan, locked)
+				movedText(w, moved)
+			})
 		},
 	}
 	f.add(c)
@@ -96,6 +105,7 @@ type planView struct {
 	*builder.Plan
 	Digest ingot.Digest `json:"digest"`
 	Lock   lock.Result  `json:"lock"`
+	Moved  *movedView   `json:"moved,omitempty"`
 }
 
 // mirrorOf is the mirror of a flag or of the environment.
@@ -260,9 +270,14 @@ func (a *Commands) resolve(ctx context.Context, p *profiles.Profile, f buildFlag
 	if err != nil {
 		return nil, lock.Result{}, err
 	}
-	opt.Lock.Path = filepath.Join(a.StoreRoot(), "locks", p.Name+".lock")
-	if p.File != "" {
-		opt.Lock.Path = strings.TrimSuffix(p.File, filepath.Ext(p.File)) + ".lock"
+	opt.Lock.Dir = a.lockDir()
+	opt.Lock.Path = lock.Path(opt.Lock.Dir, p.Name, p.File)
+	opt.Lock.Accounts = func(ctx context.Context, profile string) (accounts.List, error) {
+		store, err := image.Open(ctx, a.StoreRoot())
+		if err != nil {
+			return nil, err
+		}
+		return builder.KeptAccounts(ctx, store, profile)
 	}
 	bar := a.progress(env)
 	plan, locked, err := builder.Resolve(ctx, env, p, opt)
@@ -276,6 +291,9 @@ func (a *Commands) resolve(ctx context.Context, p *profiles.Profile, f buildFlag
 	}
 	return plan, locked, nil
 }
+
+// lockDir returns the folder of the locks of shipped profiles.
+func (a *Commands) lockDir() string { return filepath.Join(a.StoreRoot(), "locks") }
 
 // env is what the steps of a build share.
 func (a *Commands) env(f buildFlags) (*builder.Env, error) {
@@ -362,7 +380,9 @@ func (a *Commands) build(ctx context.Context, ref string, f buildFlags) (im imag
 	if err != nil || found && (f.version == "" || f.version == im.Name.Version) {
 		return im, found, err
 	}
-	im, err = a.buildPlan(ctx, store, plan, f)
+	if im, err = a.buildPlan(ctx, store, plan, f); err == nil {
+		a.keepAccounts(store, im, p, f)
+	}
 	return im, false, err
 }
 

@@ -108,8 +108,8 @@ func (a *Commands) imageDiffCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use: "diff IMAGE IMAGE", Short: "compare two images",
 		Long: `Show packages that were added, removed and upgraded, with their changelogs; sizes by package,
-files, kernel, modules, kernel arguments and other settings. Changelogs are read from cached
-packages, because images contain none.
+files, kernel, modules, kernel arguments, accounts with other numbers and other settings.
+Changelogs are read from cached packages, because images contain none.
 ` + command.ImageHelp,
 		Example: `  ingot image diff node:1 node:2
   ingot image diff node:1 node:2 --files
@@ -158,6 +158,9 @@ func diffText(w io.Writer, d *compare.Diff, files bool) {
 	}{{"kernel argument", d.Arguments}, {"module", d.Modules}} {
 		listText(w, "+ "+l.what, l.list.Added)
 		listText(w, "− "+l.what, l.list.Removed)
+	}
+	for _, m := range d.Accounts {
+		fmt.Fprintf(w, "  %s: files on volumes keep the old number\n", show.Plain(m.String()))
 	}
 	for _, s := range d.Settings {
 		fmt.Fprintf(w, "  %s %s → %s\n", s.Name, show.Plain(cmp.Or(string(s.Before), "none")),
