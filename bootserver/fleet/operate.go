@@ -44,12 +44,13 @@ func (d *Decision) Assign(as Assignment) {
 	}
 }
 
-// Ran returns the images that may have written to the volumes of a machine, the last one first: those
-// that were healthy on it, or, if none was, the one that its latest boot got a ticket for.
+// Ran returns the images that may have written to the volumes of a machine. Those that were healthy on
+// it come first, the last one first: what an operator made of the volumes fits them. The one that its
+// latest boot got a ticket for follows.
 func Ran(m Machine, latest Boot) []ImageRef {
 	list := slices.Clone(m.Healthy)
 	slices.Reverse(list)
-	if len(list) == 0 && latest.Image.Image != "" && !latest.Ticket.IsZero() {
+	if latest.Image.Image != "" && !latest.Ticket.IsZero() {
 		list = append(list, latest.Image)
 	}
 	return list
