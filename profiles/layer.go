@@ -1,11 +1,13 @@
 package profiles
 
 import (
+	"errors"
 	"fmt"
-	"os"
 	"path"
 	"path/filepath"
 	"strings"
+
+	"ingot/internal/beneath"
 )
 
 // defaultSuite is the suite of the kernel when the base is not a suite.
@@ -54,17 +56,18 @@ func (l Layer) Local() bool {
 	return l.OCI == "" || strings.HasPrefix(l.OCI, ".") || filepath.IsAbs(l.OCI)
 }
 
-// Path returns the path of a local layer's tree, relative to the folder of the profile that names
-// it. It is empty when that folder is not known, as for a plan that was read from an image.
-func (l Layer) Path() string {
-	_, ref := l.From()
-	if filepath.IsAbs(ref) {
-		return ref
+// Path returns where a local layer's tree is: below the folder that the profile names, which links
+// must not lead out of. Its String is empty when that folder is not known, as for a plan that was
+// read from an image. image is the NAME of PATH#NAME, of a container image.
+func (l Layer) Path() (at beneath.Path, image string) {
+	kind, ref := l.From()
+	if kind == "oci" {
+		ref, image, _ = strings.Cut(ref, "#")
 	}
-	if l.At.File == "" {
-		return ""
+	if l.At.File == "" && !filepath.IsAbs(ref) {
+		return beneath.Path{}, image
 	}
-	return filepath.Join(filepath.Dir(l.At.File), ref)
+	return beneath.Split(filepath.Dir(l.At.File), ref), image
 }
 
 // mergeBase merges the base of p into that of into. A tree replaces the suite and removes the
@@ -142,8 +145,11 @@ func validateLocal(l Layer, faults *Faults) {
 	if ref == "" {
 		return // reported already
 	}
-	st, err := os.Stat(l.Path())
+	at, _ := l.Path()
+	st, err := at.Stat()
 	switch {
+	case errors.Is(err, beneath.ErrLeaves):
+		faults.Add(l.At, "write the path that the link points to", "the %s %q: %v", kindWords[kind], ref, beneath.ErrLeaves)
 	case err != nil:
 		faults.Add(l.At, "put it there, or write its path relative to the profile's folder",
 			"the %s %q does not exist", kindWords[kind], ref)

@@ -2,6 +2,8 @@ package profiles
 
 import (
 	"errors"
+	"io"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -29,7 +31,8 @@ func TestTreesMerge(t *testing.T) {
 	}
 	var got []string
 	for _, l := range p.Trees() {
-		got = append(got, l.String(), strings.TrimPrefix(l.Path(), dir))
+		at, _ := l.Path()
+		got = append(got, l.String(), strings.TrimPrefix(at.String(), dir))
 	}
 	want := []string{"oci registry.example/os:1", "/os/registry.example/os:1", "tar ./a.tar",
 		"/os/a.tar", "dir ../www", "/www"}
@@ -89,5 +92,85 @@ kernel: {suite: "Trixie!"}
 	}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Errorf("faults (-want +got):\n%s", d)
+	}
+}
+
+// TestLinksStayBelow: of every path that a profile names, a link may lead to another file of the
+// folder, never out of it. What a path says by itself, with "..", everybody can read.
+func TestLinksStayBelow(t *testing.T) {
+	top := write(t, map[string]string{"secret": "root:$y$hash:1::::::\n", "away/profile.yaml": "name: away\nextends: lab\n",
+		"away/tree/etc/x": "x", "all/os/profile.yaml": "name: os\nextends: lab\n", "all/www/index.html": "",
+		"all/web/good.txt": "good", "all/web/sub/a": ""})
+	link := func(target, name string) {
+		t.Helper()
+		if err := os.Symlink(target, filepath.Join(top, "all/web", name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	link(filepath.Join(top, "secret"), "absolute")
+	link("../../secret", "relative")
+	link("../..", "up")
+	link("good.txt", "inside")
+	link("../../away", "profile")
+	link("../../away/tree", "tree")
+	link("../../secret", "linked.yaml")
+	link("../../../"+filepath.Base(top)+"/away", "../out")
+	profile := func(text string) string {
+		t.Helper()
+		file := filepath.Join(top, "all/web/p.yaml")
+		if err := os.WriteFile(file, []byte("name: x\n"+text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return file
+	}
+	const leads = "a symbolic link leads out of the folder"
+	for text, want := range map[string]string{
+		"extends: lab\nfiles: [{path: /a, source: absolute}]\n":  `the source "absolute" of /a: ` + leads,
+		"extends: lab\nfiles: [{path: /a, source: relative}]\n":  `the source "relative" of /a: ` + leads,
+		"extends: lab\nfiles: [{path: /a, source: up/secret}]\n": `the source "up/secret" of /a: ` + leads,
+		"extends: ./profile\n":                           `extends "./profile": ` + leads,
+		"extends: up/away\n":                             `extends "up/away": ` + leads,
+		"extends: ../out\n":                              `extends "../out": ` + leads,
+		"extends: lab\nlayers: [{dir: ./tree}]\n":        `the folder "./tree": ` + leads,
+		"extends: lab\nlayers: [{dir: up/away/tree}]\n":  `the folder "up/away/tree": ` + leads,
+		"extends: lab\nlayers: [{tar: ./absolute}]\n":    `the tarball "./absolute": ` + leads,
+		"extends: lab\nbase: {oci: ./absolute}\n":        `the container image "./absolute": ` + leads,
+		"extends: lab\nbase: {oci: './profile#web:1'}\n": `the container image "./profile#web:1": ` + leads,
+		"extends: ./linked.yaml\n":                       `extends "./linked.yaml": ` + leads,
+		"extends: [../os, lab]\nlayers: [{dir: ../www}, {dir: ./sub}]\nfiles: [{path: /a, source: inside}]\n": "",
+	} {
+		p, err := Load(profile(text))
+		switch {
+		case want == "" && err != nil:
+			t.Errorf("Load of\n%s= %v; want links within the folder, and written paths, to work", text, err)
+		case want != "" && (err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "hash")):
+			t.Errorf("Load of\n%s= %v; want %s", text, err, want)
+		case want == "":
+			r, err := p.Open(p.Files[len(p.Files)-1])
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer r.Close()
+			if b, err := io.ReadAll(r); err != nil || string(b) != "good" {
+				t.Errorf("the source is %q, %v; want what the link points to", b, err)
+			}
+		}
+	}
+	if _, err := Load(filepath.Join(top, "all/web/linked.yaml")); err == nil || strings.Contains(err.Error(), "hash") ||
+		!strings.Contains(err.Error(), leads) {
+		t.Errorf("Load of a link out of the folder = %v; want it refused, with nothing of the file", err)
+	}
+	// A source that becomes a link after it was checked.
+	p, err := Load(profile("extends: lab\nfiles: [{path: /a, source: good.txt}]\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(filepath.Join(top, "all/web/good.txt")); err != nil {
+		t.Fatal(err)
+	}
+	link("../../secret", "good.txt")
+	if r, err := p.Open(p.Files[len(p.Files)-1]); err == nil {
+		r.Close()
+		t.Error("a source that became a link out of the folder is opened")
 	}
 }

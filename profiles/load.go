@@ -6,13 +6,13 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"os"
 	"path"
 	"path/filepath"
 	"slices"
 	"strings"
 
 	"ingot"
+	"ingot/internal/beneath"
 	"ingot/internal/yamlfile"
 )
 
@@ -40,7 +40,7 @@ var ErrNoProfile = errors.New("no such profile")
 // profile), merges what it extends and validates the result. It returns all faults together as
 // Faults.
 func Load(ref string) (*Profile, error) {
-	o, err := find(ref, "")
+	o, err := find(beneath.Path{Name: ref}, ref)
 	if err != nil {
 		return nil, err
 	}
@@ -59,31 +59,38 @@ func Load(ref string) (*Profile, error) {
 	return p, nil
 }
 
-// find turns a reference into a file. base is the folder on disk of the profile that refers to it;
-// empty at the top.
-func find(ref, base string) (origin, error) {
-	candidate := ref
-	if !filepath.IsAbs(ref) {
-		candidate = filepath.Join(base, ref)
-	}
-	tries := []string{candidate}
-	if base == "" && !strings.ContainsAny(ref, "/.") {
-		tries = append(tries, filepath.Join("profiles", ref))
+// find turns a reference into a file: the one at a path, or a shipped profile.
+func find(at beneath.Path, ref string) (origin, error) {
+	tries := []beneath.Path{at}
+	if at.Root == "" && !strings.ContainsAny(ref, "/.") {
+		tries = append(tries, beneath.Path{Name: filepath.Join("profiles", ref)})
 	}
 	for _, t := range tries {
-		st, err := os.Stat(t)
+		st, err := t.Stat()
+		if errors.Is(err, beneath.ErrLeaves) {
+			return origin{}, err
+		}
 		if err != nil {
 			continue
 		}
 		if st.IsDir() {
-			if _, err := os.Stat(filepath.Join(t, fileName)); err != nil {
+			if t = t.Join(fileName); !exists(t) {
 				continue
 			}
-			t = filepath.Join(t, fileName)
 		}
-		dir := filepath.Dir(t)
-		return origin{name: t, folder: os.DirFS(dir), file: filepath.Base(t), disk: dir}, nil
+		dir := filepath.Dir(t.String())
+		return origin{name: t.String(), folder: beneath.FS(dir), file: filepath.Base(t.Name), disk: dir}, nil
 	}
+	return findShipped(ref)
+}
+
+// exists reports whether there is a file, or a link that leads out and is refused when it is read.
+func exists(p beneath.Path) bool {
+	_, err := p.Stat()
+	return err == nil || errors.Is(err, beneath.ErrLeaves)
+}
+
+func findShipped(ref string) (origin, error) {
 	if slices.Contains(Shipped(), ref) {
 		folder, err := fs.Sub(shipped, ref)
 		if err != nil {
@@ -103,7 +110,11 @@ type loader struct{ faults Faults }
 func (l *loader) load(o origin, chain []string) *Profile {
 	content, err := fs.ReadFile(o.folder, o.file)
 	if err != nil {
-		l.faults.Add(Place{File: o.name}, "check the path and its permissions", "cannot read it: %v", err)
+		fix := "check the path and its permissions"
+		if errors.Is(err, beneath.ErrLeaves) {
+			fix = "name the file that the link points to"
+		}
+		l.faults.Add(Place{File: o.name}, fix, "cannot read it: %v", err)
 		return nil
 	}
 	p, d := decodeFile(o, content)
@@ -113,7 +124,11 @@ func (l *loader) load(o origin, chain []string) *Profile {
 	merged := &Profile{folders: map[string]fs.FS{}}
 	for i, ref := range p.Extends {
 		at := d.Places[fmt.Sprintf("extends[%d]", i)]
-		parent, err := find(ref, o.disk)
+		parent, err := o.parent(ref)
+		if errors.Is(err, beneath.ErrLeaves) {
+			l.faults.Add(at, "write the path that the link points to", "extends %q: %v", ref, beneath.ErrLeaves)
+			continue
+		}
 		if err != nil {
 			l.faults.Add(at, "shipped profiles: "+strings.Join(Shipped(), ", "), "extends %q: no such profile", ref)
 			continue
@@ -140,6 +155,14 @@ func parentsOf(p *Profile, o origin) []Parent {
 		own.File = o.name
 	}
 	return slices.Insert(slices.Clone(p.Parents), 0, own)
+}
+
+// parent finds a profile that o extends. A shipped profile extends shipped ones only.
+func (o origin) parent(ref string) (origin, error) {
+	if o.disk == "" {
+		return findShipped(ref)
+	}
+	return find(beneath.Split(o.disk, ref), ref)
 }
 
 // decoder is one profile file, with its faults.

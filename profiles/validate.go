@@ -1,6 +1,7 @@
 package profiles
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
 	"net"
@@ -11,6 +12,7 @@ import (
 	"strings"
 
 	"ingot"
+	"ingot/internal/beneath"
 )
 
 var (
@@ -179,6 +181,8 @@ func (p *Profile) validateSource(f File, faults *Faults) {
 	}
 	st, err := fs.Stat(folder, f.Source)
 	switch {
+	case errors.Is(err, beneath.ErrLeaves):
+		faults.Add(f.At, "put the file itself there", "the source %q of %s: %v", f.Source, f.Path, beneath.ErrLeaves)
 	case err != nil:
 		faults.Add(f.At, "put it beside the profile", "the source %q of %s does not exist", f.Source, f.Path)
 	case !st.Mode().IsRegular():

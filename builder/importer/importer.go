@@ -15,6 +15,7 @@ import (
 	"ingot/builder/inspect"
 	"ingot/builder/source"
 	"ingot/builder/tree"
+	"ingot/internal/beneath"
 	"ingot/profiles"
 )
 
@@ -115,10 +116,10 @@ func Image(ctx context.Context, env *source.Env, ref string, options Options) (*
 func (o *importing) recognise(ctx context.Context, trees *source.Trees, ref string) (source.Origin, source.Pin, error) {
 	o.Report("look", 0, 0, ref)
 	origin := source.Origin{Kind: source.KindOCI, Ref: ref, Arch: string(o.Arch), KeepOwners: true}
-	file, _, _ := strings.Cut(ref, "#")
+	file, name, _ := strings.Cut(ref, "#")
 	st, err := os.Stat(file)
 	if err == nil {
-		origin.Local, origin.Path = true, ref
+		origin.Local, origin.Path, origin.Image = true, beneath.Path{Name: file}, name
 	} else if strings.HasPrefix(ref, ".") || filepath.IsAbs(ref) {
 		return origin, source.Pin{}, fmt.Errorf("importing %s: %w", ref, err)
 	}

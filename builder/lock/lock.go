@@ -17,6 +17,7 @@ import (
 
 	"ingot/builder/accounts"
 	"ingot/builder/source"
+	"ingot/internal/beneath"
 )
 
 // Errors that callers may test for with errors.Is.
@@ -48,9 +49,9 @@ type File struct {
 	Accounts accounts.List `json:"accounts,omitzero"`
 }
 
-// Read reads a lock file. It returns nil when there is none.
+// Read reads a lock file. It returns nil when there is none. A link out of its folder is refused.
 func Read(path string) (*File, error) {
-	b, err := os.ReadFile(path)
+	b, err := beneath.Path{Root: filepath.Dir(path), Name: filepath.Base(path)}.ReadFile()
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}

@@ -232,7 +232,7 @@ func Origin(arch ingot.Arch, l profiles.Layer) source.Origin {
 	o := source.Origin{Local: l.Local(), Arch: string(arch), KeepOwners: l.KeepsOwners()}
 	o.Kind, o.Ref = l.From()
 	if o.Local {
-		o.Path = l.Path()
+		o.Path, o.Image = l.Path()
 	}
 	return o
 }

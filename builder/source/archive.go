@@ -16,6 +16,7 @@ import (
 
 	"ingot"
 	"ingot/builder/tree"
+	"ingot/internal/beneath"
 )
 
 // archive holds container images on disk: an OCI image layout (image-spec, image-layout.md), as a
@@ -31,28 +32,21 @@ type archive struct {
 	root []byte                      // the manifest, of a docker save archive
 }
 
-// archiveRef splits PATH#NAME.
-func archiveRef(s string) (path, name string) {
-	path, name, _ = strings.Cut(s, "#")
-	return path, name
-}
-
 // openArchive opens a layout or a docker save archive. scratch is a folder for
 // a compressed one's plain bytes.
 func openArchive(ctx context.Context, o Origin, scratch string) (depot, error) {
-	path, name := archiveRef(o.Path)
-	a := &archive{name: name, ref: o.Ref, done: func() {}}
-	st, err := os.Stat(path)
+	a := &archive{name: o.Image, ref: o.Ref, done: func() {}}
+	st, err := o.Path.Stat()
 	if err != nil {
 		return nil, err
 	}
 	if st.IsDir() {
-		root, err := os.OpenRoot(path)
+		root, err := o.Path.OpenRoot()
 		if err != nil {
 			return nil, err
 		}
 		a.open, a.done = func(name string) (io.ReadCloser, error) { return root.Open(name) }, func() { root.Close() }
-	} else if err := a.openTar(ctx, path, scratch); err != nil {
+	} else if err := a.openTar(ctx, o.Path, scratch); err != nil {
 		a.close()
 		return nil, err
 	}
@@ -72,18 +66,18 @@ func openArchive(ctx context.Context, o Origin, scratch string) (depot, error) {
 }
 
 // openTar makes the files of a tar readable like those of a folder.
-func (a *archive) openTar(ctx context.Context, path, scratch string) error {
-	f, err := os.Open(path)
+func (a *archive) openTar(ctx context.Context, path beneath.Path, scratch string) error {
+	f, err := path.Open()
 	if err != nil {
 		return err
 	}
-	defer f.Close()
-	plain, done, err := plainFile(ctx, f, scratch)
+	plain, err := plainFile(ctx, f, scratch)
 	if err != nil {
+		f.Close()
 		return fmt.Errorf("%w: %w", ErrBadTar, err)
 	}
-	a.done = done
-	t, err := tree.FromTar(ctx, plain)
+	a.done = func() { plain.Close() }
+	t, err := tree.FromFile(ctx, plain)
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrBadTar, err)
 	}
@@ -100,36 +94,36 @@ func (a *archive) openTar(ctx context.Context, path, scratch string) error {
 	return nil
 }
 
-// plainFile returns the path of a file's uncompressed bytes: its own path, or that of a scratch
-// file, which done removes.
-func plainFile(ctx context.Context, f *os.File, scratch string) (path string, done func(), err error) {
+// plainFile returns f, or its uncompressed bytes in a scratch file that has no name. It closes f
+// unless it returns it.
+func plainFile(ctx context.Context, f *os.File, scratch string) (*os.File, error) {
 	head := make([]byte, len(xzMagic))
 	n, err := f.ReadAt(head, 0)
 	if err != nil && !errors.Is(err, io.EOF) {
-		return "", func() {}, err
+		return nil, err
 	}
 	if !compressed(head[:n]) {
-		return f.Name(), func() {}, nil
+		return f, nil
 	}
 	r, err := uncompressed(&stoppable{ctx, f})
 	if err != nil {
-		return "", func() {}, err
+		return nil, err
 	}
 	defer r.Close()
 	if err := os.MkdirAll(scratch, 0o755); err != nil {
-		return "", func() {}, err
+		return nil, err
 	}
 	tmp, err := os.CreateTemp(scratch, incoming)
 	if err != nil {
-		return "", func() {}, err
+		return nil, err
 	}
-	done = func() { os.Remove(tmp.Name()) }
 	_, err = io.Copy(tmp, r)
-	if err = errors.Join(err, tmp.Close()); err != nil {
-		done()
-		return "", func() {}, err
+	if err = errors.Join(err, os.Remove(tmp.Name())); err != nil {
+		tmp.Close()
+		return nil, err
 	}
-	return tmp.Name(), done, nil
+	f.Close()
+	return tmp, nil
 }
 
 func (a *archive) close() { a.done() }

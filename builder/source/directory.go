@@ -7,7 +7,6 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"strings"
 	"syscall"
 
@@ -19,10 +18,15 @@ import (
 // pinDir keeps the canonical tar of a folder. The times of its files are left out: they depend on
 // when the folder was copied.
 func (t *Trees) pinDir(ctx context.Context, o Origin, pin *Pin) error {
-	if o.Path == "" {
+	if !o.known() {
 		return ErrNoTree
 	}
-	dir, err := FromDir(ctx, o.Path, o.KeepOwners)
+	root, err := o.Path.OpenRoot()
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	dir, err := fromRoot(ctx, root, o.KeepOwners)
 	if err != nil {
 		return err
 	}
@@ -36,22 +40,26 @@ func (t *Trees) pinDir(ctx context.Context, o Origin, pin *Pin) error {
 // FromDir returns the tree below a folder of this host, with hard links, devices and those extended
 // attributes that belong to the files (user.* and security.capability), without sockets and without
 // the mode of the folder itself. Unless keepOwners, everything belongs to root. Content is read on
-// demand.
+// demand, and never from outside of the folder.
 func FromDir(ctx context.Context, dir string, keepOwners bool) (*tree.Tree, error) {
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return nil, fmt.Errorf("reading the folder %q: %w", dir, err)
+	}
+	return fromRoot(ctx, root, keepOwners) // the entries keep root; it is closed when they are collected
+}
+
+func fromRoot(ctx context.Context, root *os.Root, keepOwners bool) (*tree.Tree, error) {
 	t := tree.New()
 	links := map[[2]uint64]string{} // by device and inode
-	err := filepath.WalkDir(dir, func(p string, d fs.DirEntry, err error) error {
-		if err != nil || p == dir {
+	err := fs.WalkDir(root.FS(), ".", func(p string, d fs.DirEntry, err error) error {
+		if err != nil || p == "." {
 			return err
 		}
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		rel, err := filepath.Rel(dir, p)
-		if err != nil {
-			return err
-		}
-		e, ok, err := entryOf(p, rel, links)
+		e, ok, err := entryOf(root, p, links)
 		if err != nil || !ok {
 			return err
 		}
@@ -61,14 +69,14 @@ func FromDir(ctx context.Context, dir string, keepOwners bool) (*tree.Tree, erro
 		return t.Put(e)
 	})
 	if err != nil {
-		return nil, fmt.Errorf("reading the folder %q: %w", dir, err)
+		return nil, fmt.Errorf("reading the folder %q: %w", root.Name(), err)
 	}
 	return t, nil
 }
 
 // entryOf describes one file of the host.
-func entryOf(p, rel string, links map[[2]uint64]string) (e tree.Entry, ok bool, err error) {
-	st, err := os.Lstat(p)
+func entryOf(root *os.Root, p string, links map[[2]uint64]string) (e tree.Entry, ok bool, err error) {
+	st, err := root.Lstat(p)
 	if err != nil {
 		return e, false, err
 	}
@@ -76,7 +84,7 @@ func entryOf(p, rel string, links map[[2]uint64]string) (e tree.Entry, ok bool, 
 	if !isStat {
 		return e, false, errors.New("this system does not report owners")
 	}
-	e = tree.Entry{Path: rel, Mode: sys.Mode & 0o7777, UID: int(sys.Uid), GID: int(sys.Gid)}
+	e = tree.Entry{Path: p, Mode: sys.Mode & 0o7777, UID: int(sys.Uid), GID: int(sys.Gid)}
 	switch sys.Mode & unix.S_IFMT {
 	case unix.S_IFREG:
 		inode := [2]uint64{sys.Dev, sys.Ino}
@@ -84,15 +92,15 @@ func entryOf(p, rel string, links map[[2]uint64]string) (e tree.Entry, ok bool, 
 			e.Hard = first
 			return e, true, nil
 		}
-		links[inode] = rel
-		e.Kind, e.Size, e.Open = tree.File, st.Size(), func() (io.ReadCloser, error) { return os.Open(p) }
+		links[inode] = p
+		e.Kind, e.Size, e.Open = tree.File, st.Size(), func() (io.ReadCloser, error) { return openSame(root, p, st) }
+		e.Xattrs, err = ownXattrs(root, p, st)
 	case unix.S_IFDIR:
 		e.Kind = tree.Dir
+		e.Xattrs, err = ownXattrs(root, p, st)
 	case unix.S_IFLNK:
 		e.Kind, e.Mode = tree.Symlink, 0o777
-		if e.Target, err = os.Readlink(p); err != nil {
-			return e, false, err
-		}
+		e.Target, err = root.Readlink(p)
 	case unix.S_IFCHR, unix.S_IFBLK:
 		e.Kind = tree.CharDevice
 		if sys.Mode&unix.S_IFMT == unix.S_IFBLK {
@@ -104,15 +112,36 @@ func entryOf(p, rel string, links map[[2]uint64]string) (e tree.Entry, ok bool, 
 	default:
 		return e, false, nil
 	}
-	e.Xattrs, err = ownXattrs(p)
-	return e, true, err
+	return e, err == nil, err
 }
 
-// ownXattrs are the extended attributes that belong to a file rather than to
-// this host's security module or overlay.
-func ownXattrs(p string) (map[string]string, error) {
+// openSame opens the file or folder that st describes, and nothing that took its place meanwhile.
+func openSame(root *os.Root, p string, st fs.FileInfo) (*os.File, error) {
+	f, err := root.OpenFile(p, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	now, err := f.Stat()
+	if err == nil && !os.SameFile(st, now) {
+		err = fmt.Errorf("opening %q: it was replaced while the folder was read", p)
+	}
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
+// ownXattrs returns the extended attributes that belong to a file or folder rather than to this
+// host's security module or overlay. Other kinds of files cannot have any of them (xattr(7)).
+func ownXattrs(root *os.Root, p string, st fs.FileInfo) (map[string]string, error) {
+	f, err := openSame(root, p, st)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
 	var list [64 << 10]byte // XATTR_LIST_MAX
-	n, err := unix.Llistxattr(p, list[:])
+	n, err := unix.Flistxattr(int(f.Fd()), list[:])
 	if errors.Is(err, unix.ENOTSUP) || n == 0 {
 		return nil, nil
 	}
@@ -125,7 +154,7 @@ func ownXattrs(p string) (map[string]string, error) {
 			continue
 		}
 		var value [64 << 10]byte // XATTR_SIZE_MAX
-		n, err := unix.Lgetxattr(p, name, value[:])
+		n, err := unix.Fgetxattr(int(f.Fd()), name, value[:])
 		if err != nil {
 			return nil, fmt.Errorf("reading the attribute %s of %q: %w", name, p, err)
 		}

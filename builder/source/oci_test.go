@@ -29,6 +29,7 @@ import (
 
 	"ingot"
 	"ingot/builder/tree"
+	"ingot/internal/beneath"
 )
 
 // needTool skips a test whose referee is not there, but never in CI.
@@ -190,7 +191,8 @@ func newTrees(t testing.TB) *Trees {
 }
 
 func local(kind, path string) Origin {
-	return Origin{Kind: kind, Ref: path, Path: path, Local: true, Arch: "amd64"}
+	file, name, _ := strings.Cut(path, "#")
+	return Origin{Kind: kind, Ref: path, Path: beneath.Path{Name: file}, Image: name, Local: true, Arch: "amd64"}
 }
 
 // get pins, fetches and unpacks.

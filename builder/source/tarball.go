@@ -6,15 +6,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 )
 
 // pinTar keeps a tarball as it is and looks for its newest file.
 func (t *Trees) pinTar(ctx context.Context, o Origin, pin *Pin) error {
-	if o.Path == "" {
+	if !o.known() {
 		return ErrNoTree
 	}
-	f, err := os.Open(o.Path)
+	f, err := o.Path.Open()
 	if err != nil {
 		return err
 	}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"ingot"
+	"ingot/internal/beneath"
 )
 
 // The kinds of trees other than installed packages.
@@ -57,12 +58,17 @@ type Origin struct {
 	Kind string
 	Ref  string // as the profile calls it
 	// Path is where it is on this host. Empty: it is in a registry, or its place is no longer known.
-	Path string
+	Path beneath.Path
+	// Image chooses one of the images of an archive; may be empty.
+	Image string
 	// Local: it is a file or folder, wherever that is.
 	Local      bool
 	Arch       string // by Debian's name, which for our architectures is also OCI's
 	KeepOwners bool   // of a folder; otherwise all is root's
 }
+
+// known reports whether the place of a local tree is known.
+func (o Origin) known() bool { return o.Path != (beneath.Path{}) }
 
 // Trees fetches and keeps the trees that are not installed packages. Everything is kept in Blobs by
 // digest. A damaged blob is fetched again, with a warning.
@@ -119,7 +125,7 @@ func (t *Trees) pinOCI(ctx context.Context, o Origin, pin *Pin) error {
 // depot opens where a container image is.
 func (t *Trees) depot(ctx context.Context, o Origin) (depot, error) {
 	if o.Local {
-		if o.Path == "" {
+		if !o.known() {
 			return nil, ErrNoTree
 		}
 		return openArchive(ctx, o, t.Blobs.Dir)
@@ -168,7 +174,7 @@ func (t *Trees) fetch(ctx context.Context, o Origin, pin Pin, progress func(done
 		defer from.close()
 		return t.fetchImage(ctx, o, pin, from, count)
 	}
-	if o.Path == "" {
+	if !o.known() {
 		return ErrNoTree
 	}
 	now, err := t.Pin(ctx, o)

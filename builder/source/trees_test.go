@@ -14,9 +14,11 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"golang.org/x/sys/unix"
 
 	"ingot/builder/tree"
+	"ingot/internal/beneath"
 )
 
 // TestTarballs: every compression that GNU tar writes, and its sparse files.
@@ -140,7 +142,7 @@ func TestFolder(t *testing.T) {
 		!strings.Contains(err.Error(), "run: ingot plan") {
 		t.Errorf("fetching what has changed: %v; want ErrDigest", err)
 	}
-	o.Path = ""
+	o.Path = beneath.Path{}
 	if err := trees.Fetch(t.Context(), o, pin, nil); !errors.Is(err, ErrNoTree) {
 		t.Errorf("fetching from nowhere: %v; want ErrNoTree", err)
 	}
@@ -198,3 +200,69 @@ func TestBlobs(t *testing.T) {
 type failing struct{}
 
 func (failing) Read([]byte) (int, error) { return 0, exec.ErrWaitDelay }
+
+// TestTreesStayInside: whatever links a folder, a tarball or a layout has, and whatever becomes a
+// link while it is read, no file of the host outside of it is read.
+func TestTreesStayInside(t *testing.T) {
+	top := t.TempDir()
+	dir := filepath.Join(top, "dir")
+	if err := errors.Join(os.MkdirAll(filepath.Join(dir, "sub"), 0o755),
+		os.MkdirAll(filepath.Join(top, "away/sub"), 0o755), os.Symlink(top+"/away", filepath.Join(dir, "folder")),
+		os.WriteFile(filepath.Join(top, "away/sub/file"), []byte("SECRET"), 0o600),
+		os.Symlink("../away/sub/file", filepath.Join(dir, "link")),
+		os.WriteFile(filepath.Join(dir, "sub/file"), []byte("mine"), 0o644),
+		os.WriteFile(filepath.Join(dir, "other"), []byte("other"), 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	tr, err := FromDir(t.Context(), dir, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := listing(t, tr); strings.Contains(got, "SECRET") || tr.Get("folder").Kind != tree.Symlink ||
+		tr.Get("link").Kind != tree.Symlink {
+		t.Errorf("the folder gives\n%s\nwant links, as they are", got)
+	}
+	if err := errors.Join(os.RemoveAll(filepath.Join(dir, "sub")),
+		os.Symlink("../away/sub", filepath.Join(dir, "sub"))); err != nil {
+		t.Fatal(err)
+	}
+	if b, err := tr.ReadFile("sub/file"); err == nil {
+		t.Errorf("a folder that became a link out: read %q", b)
+	}
+	if err := errors.Join(os.Remove(filepath.Join(dir, "sub")), os.Mkdir(filepath.Join(dir, "sub"), 0o755),
+		os.Symlink("../other", filepath.Join(dir, "sub/file"))); err != nil {
+		t.Fatal(err)
+	}
+	if b, err := tr.ReadFile("sub/file"); err == nil {
+		t.Errorf("a file that became a link within the folder: read %q", b)
+	}
+	for _, target := range []string{"../away/sub/file", top + "/away/sub/file", "x/sub/file"} {
+		file := filepath.Join(t.TempDir(), "a.tar")
+		content := tarOf(t, member{name: "x", kind: tar.TypeSymlink, link: top + "/away"},
+			member{name: "stolen", kind: tar.TypeLink, link: target})
+		if err := os.WriteFile(file, content, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if tr, _, err := get(t.Context(), newTrees(t), local(KindTar, file),
+			filepath.Join(t.TempDir(), "out")); !errors.Is(err, ErrBadTar) {
+			t.Errorf("a tarball with a hard link to %s: %v, %v; want ErrBadTar", target, tr, err)
+		}
+	}
+	for _, part := range []string{"blobs/sha256/*", "index.json"} {
+		layout := layoutOf(t, map[string]v1.Image{"nasty": nastyImage(t)})
+		files, err := filepath.Glob(filepath.Join(layout, part))
+		if err != nil || len(files) == 0 {
+			t.Fatalf("%s: %d files, %v", part, len(files), err)
+		}
+		for _, f := range files {
+			out := filepath.Join(top, filepath.Base(f))
+			if err := errors.Join(os.Rename(f, out), os.Symlink(out, f)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, _, err := get(t.Context(), newTrees(t), local(KindOCI, layout),
+			filepath.Join(t.TempDir(), "out")); err == nil {
+			t.Errorf("a layout whose %s are links out of it is read", part)
+		}
+	}
+}

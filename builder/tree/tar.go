@@ -22,7 +22,7 @@ func FromTar(ctx context.Context, file string) (*Tree, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading tar: %w", err)
 	}
-	t, err := fromTar(ctx, f)
+	t, err := FromFile(ctx, f)
 	if err != nil {
 		f.Close()
 		return nil, fmt.Errorf("reading tar %q: %w", file, err)
@@ -30,7 +30,8 @@ func FromTar(ctx context.Context, file string) (*Tree, error) {
 	return t, nil
 }
 
-func fromTar(ctx context.Context, f *os.File) (*Tree, error) {
+// FromFile is FromTar of an open file, which must stay open as long as the tree's entries are in use.
+func FromFile(ctx context.Context, f *os.File) (*Tree, error) {
 	t := New()
 	counted := &offsetReader{r: f}
 	r := tar.NewReader(counted)
