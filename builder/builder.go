@@ -31,6 +31,9 @@ var (
 	ErrOtherIngot = errors.New("use the ingot that built the image")
 	// ErrAccounts: an account cannot have the number that it is to have.
 	ErrAccounts = errors.New("an account cannot get its number")
+	// ErrReplaces: a file, link or layer of the profile would remove a folder, or a folder would take
+	// the place of a file.
+	ErrReplaces = errors.New("folders are not replaced")
 	// ErrNoFile: the image has no such file.
 	ErrNoFile = errors.New("no such file in the image")
 )

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"fmt"
 	"io/fs"
-	"path"
 	"strings"
 
 	"ingot"
@@ -105,8 +104,9 @@ func skeleton(root *tree.Tree, init []byte) error {
 func (b *build) addFiles(root *tree.Tree) error {
 	for _, f := range b.p.Files {
 		if f.Link != "" {
-			if err := root.PutLink(f.Path, f.Link); err != nil {
-				return fmt.Errorf("adding %s: %w", f.Path, err)
+			e := tree.Entry{Path: f.Path, Kind: tree.Symlink, Mode: 0o777, Target: f.Link}
+			if err := addExplicit(root, e); err != nil {
+				return fmt.Errorf("adding %s (%s): %w", f.Path, f.At, err)
 			}
 			continue
 		}
@@ -141,8 +141,5 @@ func addFile(root *tree.Tree, f profiles.File, content []byte) error {
 	if e.GID, err = ownerID(root, "etc/group", f.Group); err != nil {
 		return err
 	}
-	if old := root.Get(path.Clean(f.Path)); old != nil && old.Kind == tree.Dir {
-		return fmt.Errorf("a folder of the installed packages has that path")
-	}
-	return root.Put(e)
+	return addExplicit(root, e)
 }

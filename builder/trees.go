@@ -138,7 +138,7 @@ func addLayer(root, over *tree.Tree, l profiles.Layer) error {
 			if !l.KeepsOwners() {
 				c.UID, c.GID = 0, 0
 			}
-			if err := root.Put(c); err != nil {
+			if err := addOver(root, c); err != nil {
 				return fmt.Errorf("adding layer %s: %w", l, err)
 			}
 		}

@@ -198,7 +198,7 @@ func (a *accountTables) create(root *tree.Tree, u profiles.User) ([]string, erro
 	a.passwd.rows = append(a.passwd.rows, row)
 	// The day of the last change is left empty: it would be today.
 	a.shadow.rows = append(a.shadow.rows, []string{u.Name, "!", "", "0", "99999", "7", "", "", ""})
-	return row, root.Put(tree.Entry{Path: home, Kind: tree.Dir, Mode: 0o700, UID: uid, GID: gid})
+	return row, addHome(root, home, uid, gid)
 }
 
 // addGroup adds a group unless the root has it. Its number is gid, else the one in given, else like
@@ -276,10 +276,10 @@ func authorize(root *tree.Tree, passwd, keys []string) error {
 		return err
 	}
 	dir := path.Join(passwd[5], ".ssh")
-	if err := root.Put(tree.Entry{Path: dir, Kind: tree.Dir, Mode: 0o700, UID: uid, GID: gid}); err != nil {
+	if err := addExplicit(root, tree.Entry{Path: dir, Kind: tree.Dir, Mode: 0o700, UID: uid, GID: gid}); err != nil {
 		return err
 	}
 	text := []byte(strings.Join(keys, "\n") + "\n")
-	return root.Put(tree.Entry{Path: dir + "/authorized_keys", Kind: tree.File, Mode: 0o600, UID: uid, GID: gid,
+	return addExplicit(root, tree.Entry{Path: dir + "/authorized_keys", Kind: tree.File, Mode: 0o600, UID: uid, GID: gid,
 		Size: int64(len(text)), Open: tree.Bytes(text)})
 }

@@ -95,3 +95,42 @@ func Owners(root *tree.Tree, kernel string) (map[string]string, error) {
 	}
 	return owners, nil
 }
+
+// PackageOf returns the package that ships the entry at p, or something below it; empty: none does.
+// It reads all of dpkg's lists: Owners is quicker for many paths of files.
+func PackageOf(root *tree.Tree, p string) string {
+	p = strings.Trim(path.Clean("/"+p), "/")
+	if p == "" {
+		return ""
+	}
+	names := []string{p} // under which packages may list it
+	entries := root.Entries()
+	for _, e := range entries {
+		if e.Kind != tree.Symlink || strings.Contains(e.Path, "/") {
+			continue
+		}
+		if to := root.Find(e.Path); to != nil && strings.HasPrefix(p, to.Path+"/") {
+			names = append(names, e.Path+strings.TrimPrefix(p, to.Path))
+		}
+	}
+	for _, e := range entries {
+		name, ok := strings.CutSuffix(path.Base(e.Path), ".list")
+		if !ok || path.Dir(e.Path) != "var/lib/dpkg/info" {
+			continue
+		}
+		b, err := root.ReadFile(e.Path)
+		if err != nil {
+			continue
+		}
+		for line := range strings.SplitSeq(string(b), "\n") {
+			line = strings.Trim(line, "/")
+			for _, n := range names {
+				if line == n || strings.HasPrefix(line, n+"/") {
+					name, _, _ = strings.Cut(name, ":")
+					return name
+				}
+			}
+		}
+	}
+	return ""
+}
