@@ -2,7 +2,6 @@
 set -u
 umask 022
 cd /
-hostname localhost 2>/dev/null
 export DPKG_MAINTSCRIPT_NAME=preinst DPKG_MAINTSCRIPT_PACKAGE_REFCOUNT=1 DPKG_ADMINDIR=/var/lib/dpkg DPKG_ROOT= DPKG_FORCE=unsafe-io DPKG_RUNNING_VERSION="$(dpkg-query --showformat '${Version}' --show dpkg)"
 export DPKG_MAINTSCRIPT_PACKAGE DPKG_MAINTSCRIPT_ARCH
 options='--force-unsafe-io --log=/dev/null'

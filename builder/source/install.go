@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
 
 	"ingot/builder/accounts"
 )
@@ -48,6 +49,10 @@ func InstallKey(keep []string) string {
 var (
 	//go:embed install.sh
 	installScript string
+	//go:embed setup.sh
+	setupScript string
+	//go:embed confine.pl
+	confineScript string
 	//go:embed configure.sh
 	configureScript string
 )
@@ -56,10 +61,11 @@ var (
 // uses no network.
 //
 // The packages are unpacked here, in parallel. dpkg's database is written as dpkg --unpack leaves
-// it. Then the root's own dpkg configures everything at once, by chroot, in separate namespaces.
+// it. Then the root's own dpkg configures everything at once, confined: it is root of namespaces in
+// which nothing of the host can be reached, neither files nor processes, devices or networks.
 // quirks.go lists what differs from an installation by apt.
 func Install(ctx context.Context, c Cache, list []Package, out string, o InstallOptions) error {
-	if err := NeedTools("xz", "tar", "mount", "chroot"); err != nil {
+	if err := NeedTools("xz", "tar", "mount", "unshare", "perl"); err != nil {
 		return err
 	}
 	if o.Progress == nil {
@@ -128,9 +134,8 @@ func (o InstallOptions) extra(c Cache, u *unpacked) ([]controlFile, error) {
 	for name, text := range stubs {
 		extra = append(extra, controlFile{".ingot/stub/" + name, 0o755, []byte(text)})
 	}
-	if _, ships := u.owner["usr/sbin/policy-rc.d"]; !ships {
-		extra = append(extra, controlFile{"usr/sbin/policy-rc.d", 0o755, []byte("#!/bin/sh\nexit 101\n")},
-			controlFile{"usr/sbin/policy-rc.d.ingot", 0o644, nil})
+	if own := policy(u); own != "" {
+		extra = append(extra, controlFile{own, 0o755, []byte("#!/bin/sh\nexit 101\n")})
 	}
 	for d := range u.late {
 		content, err := os.ReadFile(c.Path(d.Package))
@@ -142,6 +147,16 @@ func (o InstallOptions) extra(c Cache, u *unpacked) ([]controlFile, error) {
 	return extra, nil
 }
 
+// policy returns the path of the program that keeps services from starting (invoke-rc.d(8)); it is
+// not part of the tree. Empty: a package ships one.
+func policy(u *unpacked) string {
+	const path = "usr/sbin/policy-rc.d"
+	if _, ships := u.owner[path]; ships {
+		return ""
+	}
+	return path
+}
+
 // run starts the script, writes the files to it and reads the tree from it.
 func (o InstallOptions) run(ctx context.Context, u *unpacked, extra []controlFile, out string) error {
 	layer, err := os.Create(out)
@@ -149,23 +164,28 @@ func (o InstallOptions) run(ctx context.Context, u *unpacked, extra []controlFil
 		return fmt.Errorf("installing: %w", err)
 	}
 	defer layer.Close()
-	root := filepath.Join(o.Work, "root")
+	root, size := filepath.Join(o.Work, "root"), tmpfsSize(u.bytes)
 	if err := os.MkdirAll(root, 0o755); err != nil {
 		return fmt.Errorf("installing: %w", err)
 	}
-	cmd, err := inNamespaces(ctx, installScript)
+	cmd, outside, err := inNamespaces(ctx, installScript)
 	if err != nil {
 		return err
 	}
-	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C", "ROOT=" + root,
-		"EPOCH=" + strconv.FormatInt(o.Epoch.Unix(), 10), "SIZE=" + tmpfsSize(u.bytes)}
+	if size == "" {
+		if err := outside.own(root); err != nil {
+			return fmt.Errorf("installing: %w", err)
+		}
+	}
+	cmd.Env = append(confinement(), "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C", "ROOT="+root,
+		"EPOCH="+strconv.FormatInt(o.Epoch.Unix(), 10), "SIZE="+size, "OWN="+policy(u))
 	cmd.ExtraFiles = []*os.File{layer}
 	in, err := cmd.StdinPipe()
 	if err != nil {
 		return err
 	}
 	said := &transcript{total: len(u.debs), report: o.Progress}
-	err = runFed(ctx, cmd, said, func(ctx context.Context) error {
+	err = runFed(ctx, cmd, outside, said, func(ctx context.Context) error {
 		defer in.Close()
 		w := bufio.NewWriterSize(in, 256<<10)
 		if err := u.writeTo(ctx, w, o.Epoch); err != nil {
@@ -201,27 +221,98 @@ func tmpfsSize(content int64) string {
 	return strconv.FormatInt(need, 10)
 }
 
+// keptCapabilities are those that package scripts need: to change owners, modes and users, and to
+// give file capabilities. What the kernel lets root do to the machine is not among them.
+var keptCapabilities = []int{unix.CAP_CHOWN, unix.CAP_DAC_OVERRIDE, unix.CAP_FOWNER, unix.CAP_FSETID, unix.CAP_KILL,
+	unix.CAP_SETGID, unix.CAP_SETUID, unix.CAP_SETPCAP, unix.CAP_SYS_CHROOT, unix.CAP_AUDIT_WRITE, unix.CAP_SETFCAP}
+
+// confinement returns the environment of install.sh with which it confines the scripts of packages.
+func confinement() []string {
+	env := []string{"SETUP=" + setupScript, "CONFINE=" + confineScript}
+	for name, number := range map[string]int{"PIVOT_ROOT": unix.SYS_PIVOT_ROOT, "UMOUNT2": unix.SYS_UMOUNT2,
+		"PRCTL": unix.SYS_PRCTL, "CAPSET": unix.SYS_CAPSET, "KEYCTL": unix.SYS_KEYCTL,
+		"SETHOSTNAME": unix.SYS_SETHOSTNAME, "SETSID": unix.SYS_SETSID,
+		"CLOSE_RANGE": unix.SYS_CLOSE_RANGE} {
+		env = append(env, fmt.Sprintf("SYS_%s=%d", name, number))
+	}
+	var keep []string
+	for _, c := range keptCapabilities {
+		keep = append(keep, strconv.Itoa(c))
+	}
+	return append(env, "KEEP="+strings.Join(keep, " "))
+}
+
+// outsideID is the id of a user and a group outside who is root of the namespaces: 0 when it is
+// root or the one that builds.
+type outsideID int
+
+// spareIDs is the first of 65536 ids that no user has: the last range that systemd-nspawn takes for
+// containers (systemd, UIDS-GIDS.md).
+const spareIDs outsideID = 0x6FFF0000
+
+// own gives root in the namespaces a folder on a disk, which it must be able to reach.
+func (o outsideID) own(dir string) error {
+	if o == 0 {
+		return nil
+	}
+	for up := filepath.Dir(dir); up != "/" && up != "."; up = filepath.Dir(up) {
+		if st, err := os.Stat(up); err != nil || st.Mode()&0o001 == 0 {
+			return fmt.Errorf("there is too little memory for the root, and %q, above the scratch folder, can be entered "+
+				"by its owner only; set TMPDIR to a folder that everybody may enter", up)
+		}
+	}
+	return os.Chown(dir, int(o), int(o))
+}
+
 // inNamespaces returns a command that runs a shell script as pid 1 of new user, mount, pid,
-// network, ipc and uts namespaces, in which it is root.
-func inNamespaces(ctx context.Context, script string) (*exec.Cmd, error) {
+// network, ipc, uts and cgroup namespaces, in which it is root. Outside it is the user with the
+// returned id.
+func inNamespaces(ctx context.Context, script string) (*exec.Cmd, outsideID, error) {
 	if os.Geteuid() == 0 {
 		cmd := exec.CommandContext(ctx, "/bin/sh", "-c", script)
-		ids := []syscall.SysProcIDMap{{Size: 1 << 16}}
+		outside := spareIDs
+		if !outside.mapped() { // in a container with few ids
+			outside = 0
+		}
+		ids := []syscall.SysProcIDMap{{HostID: int(outside), Size: 1 << 16}}
 		cmd.SysProcAttr = &syscall.SysProcAttr{
 			Cloneflags: syscall.CLONE_NEWUSER | syscall.CLONE_NEWNS | syscall.CLONE_NEWPID |
-				syscall.CLONE_NEWNET | syscall.CLONE_NEWIPC | syscall.CLONE_NEWUTS,
+				syscall.CLONE_NEWNET | syscall.CLONE_NEWIPC | syscall.CLONE_NEWUTS | syscall.CLONE_NEWCGROUP,
 			UidMappings: ids, GidMappings: ids, GidMappingsEnableSetgroups: true,
+			Credential: &syscall.Credential{},
 		}
-		return cmd, nil
+		return cmd, outside, nil
 	}
 	if err := unshareWorks(ctx); err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	cmd := exec.CommandContext(ctx, "unshare", "--user", "--map-root-user", "--map-auto", "--mount", "--pid", "--fork",
-		"--kill-child", "--net", "--ipc", "--uts",
+		"--kill-child", "--net", "--ipc", "--uts", "--cgroup",
 		"--propagation", "private", "/bin/sh", "-c", script)
 	cmd.SysProcAttr = &syscall.SysProcAttr{}
-	return cmd, nil
+	return cmd, 0, nil
+}
+
+// mapped reports whether this process may use 65536 ids from o on (user_namespaces(7)).
+func (o outsideID) mapped() bool {
+	for _, file := range []string{"/proc/self/uid_map", "/proc/self/gid_map"} {
+		text, err := os.ReadFile(file)
+		if err != nil || !mapsIDs(string(text), int64(o), 1<<16) {
+			return false
+		}
+	}
+	return true
+}
+
+// mapsIDs reports whether a uid_map has n ids from first on in one of its lines.
+func mapsIDs(text string, first, n int64) bool {
+	for line := range strings.Lines(text) {
+		var inside, outside, length int64
+		if _, err := fmt.Sscan(line, &inside, &outside, &length); err == nil && inside <= first && first+n <= inside+length {
+			return true
+		}
+	}
+	return false
 }
 
 // unshareWorks checks whether building without root can work.
@@ -240,20 +331,30 @@ func unshareWorks(ctx context.Context) error {
 
 // runFed runs cmd while feed writes its input. cmd and everything that it started end when ctx
 // does, or when this process dies.
-func runFed(ctx context.Context, cmd *exec.Cmd, said *transcript, feed func(context.Context) error) error {
+func runFed(ctx context.Context, cmd *exec.Cmd, outside outsideID, said *transcript,
+	feed func(context.Context) error) error {
 	runtime.LockOSThread() // Pdeathsig is about the thread that starts the child
 	defer runtime.UnlockOSThread()
 	cmd.SysProcAttr.Setpgid, cmd.SysProcAttr.Pdeathsig = true, syscall.SIGKILL
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	cmd.WaitDelay = 10 * time.Second
-	stderr, err := cmd.StderrPipe()
+	stderr, theirs, err := os.Pipe()
 	if err != nil {
 		return err
 	}
+	defer stderr.Close()
+	defer theirs.Close()
+	if outside != 0 { // scripts open it once more, as /dev/stderr
+		if err := theirs.Chown(int(outside), int(outside)); err != nil {
+			return err
+		}
+	}
+	cmd.Stderr = theirs
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("starting %s in new namespaces: %w; building needs them: in a container, allow them or "+
 			"run it privileged", cmd.Args[0], err)
 	}
+	theirs.Close()
 	var g errgroup.Group
 	g.Go(func() error { return feed(ctx) })
 	said.read(stderr)
