@@ -156,3 +156,94 @@ func TestImportHost(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestImportLeavesHostState: a tarball and a folder come without what belongs to the host that they
+// were on, and only their owner may read what is written.
+func TestImportLeavesHostState(t *testing.T) {
+	root := buildertest.SystemdTree(t)
+	for p, text := range map[string]string{"etc/resolv.conf": "nameserver 10.9.8.7\n", "etc/machine-id": "0123",
+		"etc/hosts":  "127.0.0.1 localhost\n127.0.1.1 builder.corp builder\n10.0.0.1 db\n",
+		"etc/shadow": "root:$y$hash:1::::::\n", "etc/munge/munge.key": "SECRET", "etc/ssl/private/x.key": "SECRET",
+		"etc/systemd/network/10-static.network": "[Network]\nAddress=10.9.8.7/24\n", "srv/www/index.html": "www",
+		"etc/mailname": "builder", "etc/apt/auth.conf": "password"} {
+		if err := root.PutFile(p, 0o640, []byte(text)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	in := t.TempDir()
+	buildertest.Layout(t, filepath.Join(in, "layout"), root)
+	f, err := os.Create(filepath.Join(in, "root.tar"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(root.WriteTar(t.Context(), f, buildertest.MadeAt), f.Close(),
+		os.Mkdir(filepath.Join(in, "folder"), 0o755)); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.Command("tar", "--extract", "--no-same-owner", "--file", f.Name(), "--directory",
+		filepath.Join(in, "folder")).CombinedOutput(); err != nil {
+		t.Fatalf("tar: %v: %s", err, out)
+	}
+	for _, form := range []string{"root.tar", "folder", "layout"} {
+		o := importOptions(t, filepath.Join(t.TempDir(), "out"))
+		o.Rules = source.Excluded()
+		if form != "layout" {
+			o.Include = []string{"/etc/mailname"}
+		}
+		im, err := importer.Image(t.Context(), offlineEnv(t), filepath.Join(in, form), o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		archives, err := filepath.Glob(filepath.Join(o.Folder, "root.tar.zst"))
+		if form == "layout" {
+			archives, err = filepath.Glob(filepath.Join(o.Folder, "image/blobs/sha256/*"))
+		}
+		if err != nil || len(archives) == 0 {
+			t.Fatalf("%s: archives %v, %v", form, archives, err)
+		}
+		for _, a := range archives {
+			if st, err := os.Stat(a); err != nil || st.Mode().Perm() != 0o600 {
+				t.Errorf("%s: %s has mode %v, %v; want 0600", form, filepath.Base(a), st.Mode(), err)
+			}
+		}
+		p, err := profiles.Load(o.Folder)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, _ := treesBuild(t, p, t.TempDir())
+		if _, err := b.fetchTrees(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		got, err := b.rootTree(t.Context(), func() {})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := b.addFiles(got); err != nil {
+			t.Fatal(err)
+		}
+		if e := got.Find("etc/resolv.conf"); e != nil && read(t, got, "etc/resolv.conf") == "nameserver 10.9.8.7\n" {
+			t.Errorf("%s: the image has the resolv.conf of the host", form)
+		}
+		if form == "layout" {
+			continue // an image is taken as it is; its profile replaces the resolver
+		}
+		for _, p := range []string{"etc/munge", "etc/ssl/private", "etc/systemd/network", "etc/apt"} {
+			if e := got.Get(p); p != "etc/systemd/network" && (e == nil || got.Get(p+"/x.key") != nil ||
+				got.Get(p+"/munge.key") != nil || got.Get(p+"/auth.conf") != nil || got.Get(p+"/10-static.network") != nil) {
+				t.Errorf("%s: /%s = %+v; want an empty folder", form, p, e)
+			}
+		}
+		if got.Get("etc/machine-id") != nil || got.Get("srv/www/index.html") == nil || got.Get("etc/mailname") == nil {
+			t.Errorf("%s: want no machine-id, but the data, and what was included", form)
+		}
+		if text := read(t, got, "etc/hosts"); text != "127.0.0.1 localhost\n10.0.0.1 db\n" {
+			t.Errorf("%s: /etc/hosts = %q; want no name of the host", form, text)
+		}
+		if text := read(t, got, "etc/shadow"); text != "root:*:1::::::\n" || !slices.Equal(im.Passwords, []string{"root"}) {
+			t.Errorf("%s: /etc/shadow = %q, passwords %v; want no hash, and the user named", form, text, im.Passwords)
+		}
+		if !slices.Contains(im.LeftOut, "/etc/resolv.conf") || slices.Contains(im.LeftOut, "/srv/www/index.html") {
+			t.Errorf("%s: left out %v", form, im.LeftOut)
+		}
+	}
+}

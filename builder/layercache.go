@@ -58,6 +58,9 @@ func (c *layerCache) get(ctx context.Context, key string, fresh func(path string
 	if err != nil {
 		return "", false, fmt.Errorf("adding to the layer cache: %w", err)
 	}
+	if err := f.Chmod(0o600); err != nil { // roots hold password hashes
+		return "", false, fmt.Errorf("adding to the layer cache: %w", err)
+	}
 	// Not synced to the disk: after a power cut the checksum detects what is missing.
 	path = filepath.Join(c.dir, key+"."+sum)
 	if err := os.Rename(tmp, path); err != nil {

@@ -72,7 +72,7 @@ func copyFile(ctx context.Context, from, to string) error {
 		return err
 	}
 	defer in.Close()
-	out, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE, 0o644)
+	out, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err
 	}
@@ -113,7 +113,7 @@ func (o *importing) begin() (*folderWriter, error) {
 			return nil, fmt.Errorf("writing %s: %w: another import is writing it", o.Folder, ErrExists)
 		}
 	}
-	err := errors.Join(os.RemoveAll(dir), os.MkdirAll(w.scratch, 0o755))
+	err := errors.Join(os.RemoveAll(dir), os.MkdirAll(dir, 0o755), os.Mkdir(w.scratch, 0o700))
 	if err == nil {
 		w.lock, err = os.Create(filepath.Join(w.scratch, "lock"))
 	}
@@ -131,10 +131,11 @@ func (w *folderWriter) abandon() {
 	w.lock.Close()
 }
 
-// writeTree writes a root to the folder, as root.tar.zst.
+// writeTree writes a root to the folder, as root.tar.zst. Only its owner may read it: whole systems
+// hold password hashes and keys.
 func (w *folderWriter) writeTree(ctx context.Context, root *tree.Tree, newest int64) error {
 	w.o.Report("pack", 0, 0, "")
-	f, err := os.Create(filepath.Join(w.dir, "root.tar.zst"))
+	f, err := os.OpenFile(filepath.Join(w.dir, "root.tar.zst"), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return fmt.Errorf("writing the root: %w", err)
 	}

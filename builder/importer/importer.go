@@ -30,10 +30,10 @@ type Options struct {
 	Kernel profiles.Kernel
 	DryRun bool // look and compare, but write nothing
 
-	// Of a running host:
+	// Of everything but container images, which are imported as they are:
 
-	Rules   []source.Rule
-	Include []string
+	Rules   []source.Rule // what to leave out
+	Include []string      // paths to keep in spite of the rules
 }
 
 // importing is one import.
@@ -55,6 +55,7 @@ type Result struct {
 	Compared     *Comparison    `json:"compared,omitempty"`
 	Mounts       []source.Mount `json:"mounts,omitempty"`    // other filesystems of a host
 	Passwords    []string       `json:"passwords,omitempty"` // users whose password hash was left out
+	LeftOut      []string       `json:"leftOut,omitempty"`   // paths of a tarball or folder that the rules exclude
 	Changed      bool           `json:"changed,omitempty"`   // files changed while they were read
 	Bytes        int64          `json:"bytes"`               // of the tree
 }
@@ -91,6 +92,11 @@ func Image(ctx context.Context, env *source.Env, ref string, options Options) (*
 	}
 	o.Report("unpack", 1, 1, fmt.Sprintf("%d entries", root.Len()))
 	im := &Result{From: ref, Name: o.Name, Arch: o.Arch}
+	if origin.Kind != source.KindOCI {
+		if im.LeftOut, im.Passwords, err = source.LeaveOut(root, o.Rules, o.Include); err != nil {
+			return nil, err
+		}
+	}
 	if err := o.describe(ctx, im, root); err != nil {
 		return nil, err
 	}
@@ -133,6 +139,9 @@ func (o *importing) recognise(ctx context.Context, trees *source.Trees, ref stri
 	}
 	if err != nil {
 		return origin, pin, err
+	}
+	if origin.Kind == source.KindOCI && len(o.Include) > 0 {
+		return origin, pin, fmt.Errorf("importing %s: a container image is imported as it is; leave out --include", ref)
 	}
 	o.Report("look", 1, 1, fmt.Sprintf("%s %s", origin.Kind, pin.Digest.Short()))
 	return origin, pin, nil

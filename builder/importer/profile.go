@@ -84,6 +84,10 @@ func (im *Result) Findings() []string {
 		lines = append(lines, "Passwords were left out of: "+clipped(im.Passwords, 5)+"; SSH keys work, or set users: "+
 			"passwordHash")
 	}
+	if len(im.LeftOut) > 0 {
+		lines = append(lines, "Left out, because it belongs to one host: "+clipped(im.LeftOut, 10)+"; keep a path with "+
+			"--include PATH")
+	}
 	if im.Changed {
 		lines = append(lines, "Files changed while they were read; import again when the host is idle")
 	}
@@ -138,6 +142,9 @@ func startingFiles(root *tree.Tree) []startingFile {
 	if inspect.FindUnit(root, "systemd-resolved.service") != "" {
 		list = append(list, startingFile{"The resolver of the container or host is replaced.", "/etc/resolv.conf", "",
 			"../run/systemd/resolve/stub-resolv.conf"})
+	} else if e := root.Find("etc/resolv.conf"); e != nil && e.Kind == tree.File && e.Size > 0 {
+		list = append(list, startingFile{"That of the host where the container image was made is replaced.",
+			"/etc/resolv.conf", "# written when the network comes up\n", ""})
 	}
 	if config, err := root.ReadFile("etc/ssh/sshd_config"); err == nil &&
 		strings.Contains(string(config), "sshd_config.d") {

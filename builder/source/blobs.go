@@ -36,7 +36,8 @@ func (b Blobs) Has(d ingot.Digest, size int64) bool {
 	return err == nil && (size <= 0 || st.Size() == size)
 }
 
-// Put keeps the bytes of r and returns their digest and size. When want is not empty, bytes of
+// Put keeps the bytes of r, which only their owner may read, as roots hold password hashes and
+// sometimes keys. It returns their digest and size. When want is not empty, bytes of
 // another digest are refused with ErrDigest.
 func (b Blobs) Put(ctx context.Context, r io.Reader, want ingot.Digest) (ingot.Digest, int64, error) {
 	if err := os.MkdirAll(b.Dir, 0o755); err != nil {
@@ -58,7 +59,7 @@ func (b Blobs) Put(ctx context.Context, r io.Reader, want ingot.Digest) (ingot.D
 	if want != "" && got != want {
 		return "", 0, fmt.Errorf("%w: sha256 is %s…; want %s…", ErrDigest, got.Short(), want.Short())
 	}
-	if err := errors.Join(tmp.Chmod(0o644), tmp.Sync()); err != nil {
+	if err := errors.Join(tmp.Chmod(0o600), tmp.Sync()); err != nil {
 		return "", 0, fmt.Errorf("adding to the cache: %w", err)
 	}
 	if err := os.Rename(tmp.Name(), b.Path(got)); err != nil {

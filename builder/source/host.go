@@ -333,6 +333,9 @@ func (h Host) Capture(ctx context.Context, facts HostFacts, o CaptureOptions) (*
 		}
 	}
 	c.Tree, c.Newest = m.tree, m.newest
+	if err := dropOwnName(m.tree); err != nil {
+		return nil, err
+	}
 	if !slices.Contains(o.Include, "/etc/shadow") {
 		var err error
 		if c.Passwords, err = dropPasswords(m.tree); err != nil {

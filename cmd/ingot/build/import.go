@@ -45,7 +45,8 @@ func (a *Commands) importCommand() *cobra.Command {
 A container image has no kernel: the profile installs a kernel package. If the image lacks
 something that booting needs, that is reported. From a running host, the root filesystem is
 copied without data, secrets and machine identity; --list-excluded prints what is left out and
-why. The folder lists packages that differ from the Debian base, and local files. An
+why. From a tarball or folder, secrets and what belongs to one host, such as /etc/resolv.conf,
+are left out too. The folder lists packages that differ from the Debian base, and local files. An
 interrupted import leaves nothing.`,
 		Example: `  docker save web:1 -o web.tar && ingot import web.tar --name web
   ingot import registry.example/os/web:1 --name web
@@ -74,9 +75,9 @@ interrupted import leaves nothing.`,
 	fl.StringVar(&f.mirror, "mirror", "", "Debian mirror URL (default: $INGOT_MIRROR, else this host's apt sources)")
 	fl.BoolVar(&f.offline, "offline", false, "use cached downloads, without a mirror or registry")
 	fl.BoolVar(&f.dryRun, "dry-run", false, "compare and report, write nothing")
-	fl.BoolVar(&f.listExcluded, "list-excluded", false, "print what is left out of a host, and why")
-	fl.StringArrayVar(&f.exclude, "exclude", nil, "pattern of additional paths of the host to leave out")
-	fl.StringArrayVar(&f.include, "include", nil, "path of the host to copy although it is excluded")
+	fl.BoolVar(&f.listExcluded, "list-excluded", false, "print what is left out, and why")
+	fl.StringArrayVar(&f.exclude, "exclude", nil, "pattern of additional paths to leave out")
+	fl.StringArrayVar(&f.include, "include", nil, "path to copy although it is excluded")
 	fl.StringVar(&f.identity, "identity", "", "private key for ssh")
 	fl.StringArrayVar(&f.sshOptions, "ssh-option", nil, "option for ssh, as in ssh_config(5): Key=Value")
 	fl.StringVar(&f.root, "root", "", "folder of the host to use as the root (default: /)")
@@ -117,9 +118,8 @@ func (f *importFlags) check(ref string) error {
 		}
 	}
 	host := strings.HasPrefix(ref, "ssh://")
-	if !host && (len(f.exclude) > 0 || len(f.include) > 0 || f.identity != "" || len(f.sshOptions) > 0 || f.root != "" ||
-		f.sudo) {
-		return show.Usagef("--exclude, --include, --identity, --ssh-option, --root and --sudo go with ssh://HOST")
+	if !host && (f.identity != "" || len(f.sshOptions) > 0 || f.root != "" || f.sudo) {
+		return show.Usagef("--identity, --ssh-option, --root and --sudo go with ssh://HOST")
 	}
 	if f.name == "" {
 		f.name = nameOf(ref)
