@@ -85,11 +85,7 @@ func (b *build) installed(ctx context.Context, given accounts.List, unpacked fun
 			return err
 		}
 		defer os.RemoveAll(work)
-		return source.Install(ctx, b.cache, b.plan.Packages, fresh, source.InstallOptions{
-			Arch: string(b.plan.Profile.Arch), Epoch: b.epoch, Keep: b.plan.Profile.Keep, Accounts: given,
-			Work: work, Unpacked: unpacked,
-			Progress: func(line string) { b.Report("install", 0, 0, clip(line)) },
-		})
+		return b.install(ctx, fresh, work, given, unpacked)
 	})
 	if err != nil {
 		return nil, "", fmt.Errorf("installing packages: %w", err)
@@ -101,6 +97,15 @@ func (b *build) installed(ctx context.Context, given accounts.List, unpacked fun
 	b.Report("install", 1, 1, detail)
 	root, err := tree.FromTar(ctx, tar)
 	return root, tar, err
+}
+
+// install installs the packages of the plan into a tar.
+func (b *build) install(ctx context.Context, out, work string, given accounts.List, unpacked func()) error {
+	return source.Install(ctx, b.cache, b.plan.Packages, out, source.InstallOptions{
+		Arch: string(b.plan.Profile.Arch), Epoch: b.epoch, Keep: b.plan.Profile.Keep, Accounts: given,
+		Work: work, Unpacked: unpacked,
+		Progress: func(line string) { b.Report("install", 0, 0, clip(line)) },
+	})
 }
 
 // baseKey returns the key of the installed packages in the layer cache.

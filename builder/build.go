@@ -16,6 +16,7 @@ import (
 	"ingot"
 	"ingot/builder/accounts"
 	"ingot/builder/initramfs"
+	"ingot/builder/secrets"
 	"ingot/builder/source"
 	"ingot/builder/tree"
 	"ingot/image"
@@ -33,6 +34,8 @@ type BuildOptions struct {
 	Version string // of the image
 	Keys    image.Keys
 	Init    string // path of the ingot-init binary; the plan pins its digest
+	// Check runs the package scripts a second time and refuses what differs.
+	Check bool
 	// Source reads a file that the profile takes from its folder; nil reads it from there.
 	Source func(profiles.File) ([]byte, error)
 }
@@ -50,6 +53,9 @@ type build struct {
 	epoch  time.Time
 	// accounts are those of the plan and, once the root is made, those that the plan did not have.
 	accounts accounts.List
+
+	removed []secrets.Removed // from the base
+	random  []string          // paths that differ between two runs of the package scripts
 }
 
 // Build makes the image of a plan and puts it into the store. When it fails or is interrupted, the

@@ -19,7 +19,7 @@ import (
 
 // PlanFormat is the version of the plan and of what is made of it: it changes when the builder
 // makes other bits of the same inputs.
-const PlanFormat = 3
+const PlanFormat = 4
 
 // Plan is a profile with every input pinned. Its canonical text is the JSON of this struct, and the
 // digest of that text names the build. The version is not part of it: it names an image for people,

@@ -93,6 +93,11 @@ func (b *build) rootTree(ctx context.Context, unpacked func()) (root *tree.Tree,
 		layers, pins = layers[1:], pins[1:]
 	} else if root, err = b.baseTree(ctx, unpacked); err != nil {
 		return nil, err
+	} else if err := b.findRandom(ctx, root); err != nil {
+		return nil, err
+	}
+	if err := b.removeSecrets(root); err != nil {
+		return nil, err
 	}
 	for i, l := range layers {
 		over, err := b.pinnedTree(ctx, l, pins[i])

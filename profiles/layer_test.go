@@ -98,8 +98,9 @@ kernel: {suite: "Trixie!"}
 // TestLinksStayBelow: of every path that a profile names, a link may lead to another file of the
 // folder, never out of it. What a path says by itself, with "..", everybody can read.
 func TestLinksStayBelow(t *testing.T) {
-	top := write(t, map[string]string{"secret": "root:$y$hash:1::::::\n", "away/profile.yaml": "name: away\nextends: lab\n",
-		"away/tree/etc/x": "x", "all/os/profile.yaml": "name: os\nextends: lab\n", "all/www/index.html": "",
+	top := write(t, map[string]string{"secret": "root:$y$hash:1::::::\n",
+		"away/profile.yaml": "name: away\nextends: lab\n", "away/tree/etc/x": "x",
+		"all/os/profile.yaml": "name: os\nextends: lab\n", "all/www/index.html": "",
 		"all/web/good.txt": "good", "all/web/sub/a": ""})
 	link := func(target, name string) {
 		t.Helper()

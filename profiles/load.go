@@ -220,6 +220,10 @@ func (l *loader) merge(into, p *Profile) {
 		into.Checks = slices.DeleteFunc(into.Checks, func(b Check) bool { return b.Name == c.Name })
 		into.Checks = append(into.Checks, c)
 	}
+	for _, a := range p.Secrets.Allow {
+		into.Secrets.Allow = slices.DeleteFunc(into.Secrets.Allow, func(b AllowedSecret) bool { return b.Path == a.Path })
+		into.Secrets.Allow = append(into.Secrets.Allow, a)
+	}
 	for name, folder := range p.folders {
 		into.folders[name] = folder
 	}

@@ -10,6 +10,7 @@ package profiles
 import (
 	"fmt"
 	"io/fs"
+	"path"
 	"strconv"
 	"strings"
 
@@ -54,6 +55,8 @@ type Profile struct {
 	// Health checks: a boot is healthy when all of them pass.
 	Checks []Check `yaml:"checks,omitempty" json:"checks,omitempty"`
 	RAM    RAM     `yaml:"ram,omitempty" json:"ram,omitempty"`
+	// Secrets that all machines of this image share.
+	Secrets Secrets `yaml:"secrets,omitempty" json:"secrets,omitzero"`
 	// Time from the boot script to the report. A boot without a report by then ends as silent.
 	// Default: 10m.
 	Deadline Duration `yaml:"deadline,omitempty" json:"deadline,omitempty"`
@@ -202,6 +205,35 @@ type Kernel struct {
 	// Debian suite that the kernel comes from. Default: the suite of the base, or trixie when the base
 	// is not a suite.
 	Suite string `yaml:"suite,omitempty" json:"suite,omitempty"`
+}
+
+// Secrets says which secrets may be in the image. Everybody who reaches the boot server can read
+// them, so a build fails when it finds others.
+type Secrets struct {
+	Allow []AllowedSecret `yaml:"allow,omitempty" json:"allow,omitempty"`
+}
+
+// AllowedSecret is a file that looks like a secret, or that package scripts make at random, and may
+// be in the image.
+type AllowedSecret struct {
+	// Absolute path in the root, or a pattern: * matches within a name.
+	Path string `yaml:"path" json:"path" jsonschema:"required"`
+	// Why it may be the same on all machines.
+	Reason string `yaml:"reason" json:"reason" jsonschema:"required"`
+
+	At Place `yaml:"-" json:"-"`
+}
+
+// Allows reports whether a pattern of the list matches the path, or a folder above it.
+func (s Secrets) Allows(p string) bool {
+	for q := path.Clean("/" + p); q != "/"; q = path.Dir(q) {
+		for _, a := range s.Allow {
+			if ok, _ := path.Match(a.Path, q); ok {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // Volume is a persistent filesystem. See ingot.Volume.

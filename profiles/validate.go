@@ -36,6 +36,9 @@ func (d *decoder) checkFile(p *Profile) {
 	for _, f := range p.Files {
 		checkSource(f, &d.Faults)
 	}
+	for _, a := range p.Secrets.Allow {
+		checkAllowed(a, &d.Faults)
+	}
 	if p.Name != "" && !ingot.ValidProfileName(p.Name) {
 		d.Faults.Add(d.Places["name"], "write lower-case letters, digits and dashes, at most 63", "%q cannot be a "+
 			"profile name", p.Name)
@@ -140,6 +143,15 @@ func checkSource(f File, faults *Faults) {
 	if f.Source != "" && !fs.ValidPath(f.Source) {
 		faults.Add(f.At, "write a path below the profile's folder, without ..",
 			"the source %q is outside the profile's folder", f.Source)
+	}
+}
+
+func checkAllowed(a AllowedSecret, faults *Faults) {
+	if _, err := path.Match(a.Path, ""); err != nil || !path.IsAbs(a.Path) || path.Clean(a.Path) != a.Path {
+		faults.Add(a.At, "write an absolute path such as /etc/app/shared.key", "%q cannot be a path in the root", a.Path)
+	}
+	if strings.TrimSpace(a.Reason) == "" {
+		faults.Add(a.At, "write: reason: why all machines may share it", "the secret %q is allowed without a reason", a.Path)
 	}
 }
 

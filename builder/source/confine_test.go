@@ -41,7 +41,8 @@ func hostile(t *testing.T) (extra []controlFile, canary string) {
 	}
 	var names []string
 	abstract := fmt.Sprintf("ingot-attack-%d", os.Getpid())
-	for _, l := range [][2]string{{"tcp", "127.0.0.1:0"}, {"unix", "@" + abstract}, {"unix", filepath.Join(dir, "socket")}} {
+	for _, l := range [][2]string{{"tcp", "127.0.0.1:0"}, {"unix", "@" + abstract},
+		{"unix", filepath.Join(dir, "socket")}} {
 		listener, err := net.Listen(l[0], l[1])
 		if err != nil {
 			t.Fatal(err)
@@ -138,7 +139,8 @@ func TestHostileScript(t *testing.T) {
 					t.Errorf("/%s is in the tree", p)
 				}
 			}
-			if os.Geteuid() == 0 && spareIDs.mapped() && !strings.Contains(text, fmt.Sprintf("uid_map: 0 %d 65536", spareIDs)) {
+			mapping := fmt.Sprintf("uid_map: 0 %d 65536", spareIDs)
+			if os.Geteuid() == 0 && spareIDs.mapped() && !strings.Contains(text, mapping) {
 				t.Errorf("root inside is not %d outside:\n%s", spareIDs, text)
 			}
 			if t.Failed() {

@@ -32,8 +32,8 @@ const (
 	whyHistory  = "history of a shell or editor"
 )
 
-var allReasons = []string{whyRuntime, whyKernel, whyIdentity, whyNetwork, whyDisks, whySecret, whyLease, whyLog, whyCache,
-	whySwap, whyData, whyHistory}
+var allReasons = []string{whyRuntime, whyKernel, whyIdentity, whyNetwork, whyDisks, whySecret, whyLease, whyLog,
+	whyCache, whySwap, whyData, whyHistory}
 
 // Excluded returns the default rules.
 func Excluded() []Rule {

@@ -242,8 +242,8 @@ func confinement() []string {
 	return append(env, "KEEP="+strings.Join(keep, " "))
 }
 
-// outsideID is the id of a user and a group outside who is root of the namespaces: 0 when it is
-// root or the one that builds.
+// outsideID is the id outside of the user and group that are root in the namespaces; 0: those of
+// the process that builds.
 type outsideID int
 
 // spareIDs is the first of 65536 ids that no user has: the last range that systemd-nspawn takes for

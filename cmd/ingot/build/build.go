@@ -31,6 +31,7 @@ type buildFlags struct {
 	init    string
 	server  string // public key of the boot server
 	fetch   bool   // plan only
+	check   bool   // build only
 	update  bool
 	locked  bool
 	offline bool
@@ -215,6 +216,9 @@ packages, a new lock is written (see ingot plan). If the store has an image of t
 not built again. Packages are cached. An interrupted build leaves nothing in the store. With a
 Secure Boot key and certificate, the image's UKI is signed as well (see ingot image sign).
 
+Keys and other secrets that package scripts make are left out, and made on each machine. A build
+fails when it finds others; allow them in the profile (secrets: allow).
+
 PROFILE is a folder, a YAML file or a shipped profile: debian, node, lab.`,
 		Example: `  ingot build lab --version v1
   ingot build ./profiles/web            # version: today's date and a number
@@ -255,6 +259,8 @@ PROFILE is a folder, a YAML file or a shipped profile: debian, node, lab.`,
 		},
 	}
 	c.Flags().StringVar(&f.version, "version", "", "version of the image (default: the date and the next free number)")
+	c.Flags().BoolVar(&f.check, "check", false,
+		"run the package scripts twice, and fail when they make\nsomething at random that the profile does not allow")
 	f.add(c)
 	boot.Add(c)
 	return c
@@ -377,13 +383,38 @@ func (a *Commands) build(ctx context.Context, ref string, f buildFlags) (im imag
 	}
 	lockText(a.Stderr, locked)
 	im, found, err := builder.Built(ctx, store, plan)
-	if err != nil || found && (f.version == "" || f.version == im.Name.Version) {
+	if err != nil {
+		return im, found, err
+	}
+	if found && (f.version == "" || f.version == im.Name.Version) {
+		if f.check {
+			err = a.check(ctx, plan, f)
+		}
 		return im, found, err
 	}
 	if im, err = a.buildPlan(ctx, store, plan, f); err == nil {
 		a.keepAccounts(store, im, p, f)
 	}
 	return im, false, err
+}
+
+// check runs the package scripts of a plan whose image there is already.
+func (a *Commands) check(ctx context.Context, plan *builder.Plan, f buildFlags) error {
+	opt, err := a.planOptions(f)
+	if err != nil {
+		return err
+	}
+	env, err := a.env(f)
+	if err != nil {
+		return err
+	}
+	bar := a.progress(env)
+	if err := builder.Check(ctx, env, plan, builder.BuildOptions{Keys: opt.Keys, Init: opt.Init}); err != nil {
+		bar.Abort()
+		return show.Explain(ctx, err)
+	}
+	bar.Finish()
+	return nil
 }
 
 // buildPlan builds a plan. Without a --version, it is the next free one; if
@@ -407,7 +438,7 @@ func (a *Commands) buildPlan(ctx context.Context, store *image.Store, plan *buil
 		}
 		bar := a.progress(env)
 		im, err := builder.Build(ctx, env, plan, builder.BuildOptions{Store: store, Version: version, Keys: opt.Keys,
-			Init: opt.Init})
+			Init: opt.Init, Check: f.check})
 		if err == nil {
 			bar.Finish()
 			return im, nil
