@@ -1,0 +1,129 @@
+//go:build e2e
+
+package testbuild
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// ownMirror is a scene whose mirror has Debian's packages of the lab profile, and one's own.
+func ownMirror(t *testing.T, debs ...Deb) *scene {
+	t.Helper()
+	l := newLab(t)
+	s := newScene(t)
+	files, _ := filepath.Glob(filepath.Join(l.dir, "debs/*.deb"))
+	for _, d := range files {
+		l.must(s.m.AddFile(d, filepath.Base(d)))
+	}
+	for _, d := range append(debs, Deb{Name: "linux-image-cloud-amd64", Version: "1",
+		Fields: "Depends: " + l.kernel() + "\n"}) {
+		l.must(s.m.Add(l.ctx, d))
+	}
+	s.publish(Release{})
+	s.profile = filepath.Join(s.dir, "lab.yaml")
+	return s
+}
+
+// lottery is a package whose script makes a private key, a file that differs each time, and one
+// that is known.
+var lottery = Deb{Name: "lottery", Version: "1", Files: map[string]string{"DEBIAN/postinst": `#!/bin/sh
+set -e
+mkdir -p /etc/lottery /etc/munge
+head -c 100 /dev/urandom >/etc/lottery/seed
+(echo "-----BEGIN PRIVATE KEY-----"; head -c 96 /dev/urandom | base64; echo "-----END PRIVATE KEY-----") >/etc/lottery/key
+head -c 128 /dev/urandom >/etc/munge/munge.key
+chmod 600 /etc/munge/munge.key
+`}}
+
+// TestSceneRandomScripts: what a package makes at random fails the build, with its path and the way
+// to allow it; what is known is not in the image, which then is the same bits each time.
+func TestSceneRandomScripts(t *testing.T) {
+	requireAll(t)
+	s := ownMirror(t, lottery)
+	profile := "name: lab\nextends: lab\npackages: [lottery]\n"
+	s.write(s.profile, profile)
+	s.fails([]string{"build", s.profile, "--version", "v1"}, "/etc/lottery/key: a private key", "secrets: {allow: [{path:")
+	profile += "secrets:\n  allow:\n    - {path: /etc/lottery/key, reason: a scene}\n"
+	s.write(s.profile, profile)
+	s.ok("build", s.profile, "--version", "v1") // the seed is world-readable: only a second run shows it
+	s.fails([]string{"build", s.profile, "--check"}, "/etc/lottery/seed: differs between two runs of the package scripts")
+	s.fails([]string{"build", s.profile, "--version", "v2"}, "/etc/lottery/seed: differs") // remembered
+	s.write(s.profile, strings.Replace(profile, "/etc/lottery/key", "/etc/lottery/*", 1))
+	s.ok("build", s.profile, "--version", "v3", "--check")
+	out, _ := s.ok("image", "ls", "lab:v3", "/etc/munge")
+	if strings.Contains(out, "munge.key") {
+		t.Errorf("the image has MUNGE's key:\n%s", out)
+	}
+}
+
+// hostilePackage is a package whose script looks for the host, by what a shell can do.
+func hostilePackage(canary string) Deb {
+	return Deb{Name: "hostile", Version: "1", Files: map[string]string{"DEBIAN/postinst": `#!/bin/sh
+exec >/etc/hostile.log 2>&1
+for way in "" /proc/1/root /proc/self/root /proc/1/cwd/../../../.. /proc/2/root /..; do
+	cat "$way` + canary + `" && echo "GOT canary by $way"
+done
+for pid in /proc/[0-9]*; do cat "$pid/root` + canary + `" && echo "GOT canary by $pid"; done
+mknod /sda b 8 0 && echo "GOT a disk"
+mount -t tmpfs x /mnt && echo "GOT a mount"
+mount -t sysfs x /mnt && echo "GOT sysfs"
+unshare --user --map-root-user true && echo "GOT a user namespace"
+for file in /sys/power/state /proc/sysrq-trigger /proc/sys/kernel/core_pattern /proc/sys/vm/drop_caches; do
+	[ -w "$file" ] && [ ! -c "$file" ] && echo "GOT $file"
+done
+ls /sys/kernel && echo "GOT /sys"
+read -r in out n </proc/self/uid_map
+[ "$out" = 0 ] && echo "GOT root outside"
+ls -l /proc/self/fd
+exit 0
+`}}
+}
+
+// TestSceneHostilePackage: a package of a mirror that has been taken over reaches nothing of the
+// host that builds.
+func TestSceneHostilePackage(t *testing.T) {
+	requireAll(t)
+	canary := filepath.Join(os.TempDir(), "ingot-canary-"+filepath.Base(t.TempDir())+t.Name())
+	if err := os.WriteFile(canary, []byte("SECRET\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	defer os.Remove(canary)
+	s := ownMirror(t, hostilePackage(canary))
+	s.write(s.profile, "name: lab\nextends: lab\npackages: [hostile]\n")
+	s.ok("build", s.profile, "--version", "v1")
+	out, _ := s.ok("image", "cat", "lab:v1", "/etc/hostile.log")
+	if strings.Contains(out, "GOT ") || strings.Contains(out, "SECRET") || !strings.Contains(out, "/proc/self/fd") {
+		t.Errorf("the script said\n%s\nwant nothing of the host", out)
+	}
+}
+
+// awkward are packages whose scripts make keys, passwords, identities or databases, or do more than
+// most.
+const awkward = "slurmd munge nfs-common autofs nslcd libvirt-daemon-system openvswitch-switch containerd open-iscsi " +
+	"multipath-tools snmpd bind9 rabbitmq-server redis-server mariadb-server postgresql postfix dovecot-imapd nginx cron " +
+	"krb5-user sssd tor openvpn docker.io fail2ban corosync haproxy keepalived zabbix-agent tftpd-hpa dropbear-bin " +
+	"dropbear ssl-cert dkms unbound nsd slapd xrdp bacula-common samba cups-daemon strongswan"
+
+// TestSceneAwkwardPackages: with all of them in one image, nothing random is in it, and another
+// build of the plan gives the same bits.
+func TestSceneAwkwardPackages(t *testing.T) {
+	requireAll(t)
+	l := newLab(t)
+	text := "name: lab\nextends: node\nbase: {suite: trixie, components: [main, contrib, non-free-firmware]}\n" +
+		"ram: {budget: 16GiB}\npackages: [" + strings.Join(strings.Fields(awkward), ", ") + "]\n"
+	l.must(os.WriteFile(l.profile, []byte(text), 0o644))
+	store := filepath.Join(l.dir, "keys-store")
+	run := func(args ...string) {
+		t.Helper()
+		cmd := exec.CommandContext(l.ctx, filepath.Join(l.dir, "ingot"), append([]string{"--store", store}, args...)...)
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("ingot %v: %v\n%s", args, err, out)
+		}
+	}
+	run("build", l.profile, "--version", "v1", "--check", "--update")
+	run("verify", "lab:v1", "--offline")
+}
