@@ -95,6 +95,7 @@ func (c *layerCache) find(ctx context.Context, key string) (string, error) {
 		if err == nil && strings.HasSuffix(path, "."+sum) {
 			now := time.Now()
 			_ = os.Chtimes(path, now, now) // recently used: decides only what is pruned
+			_ = os.Chmod(path, 0o600)      // older versions let everybody read it
 			return path, nil
 		}
 		c.warn("a layer in the cache is damaged; making it again")
