@@ -6,8 +6,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
 	"strings"
 
@@ -40,23 +42,11 @@ func (b *build) unpackKernel(ctx context.Context, out string) error {
 	if err := source.Unpack(ctx, b.cache, b.plan.Kernel, tar); err != nil {
 		return err
 	}
-	dir := b.at("kernel.d")
-	if err := os.MkdirAll(filepath.Join(dir, "usr/lib"), 0o755); err != nil {
-		return fmt.Errorf("unpacking the kernel: %w", err)
-	}
-	if err := os.Symlink("usr/lib", filepath.Join(dir, "lib")); err != nil {
-		return fmt.Errorf("unpacking the kernel: %w", err)
-	}
-	unpack := exec.CommandContext(ctx, "tar", "--extract", "--keep-directory-symlink", "--no-same-owner",
-		"--file", tar, "--directory", dir)
-	if out, err := unpack.CombinedOutput(); err != nil {
-		return fmt.Errorf("unpacking the kernel: %w: %s", err, bytes.TrimSpace(out))
-	}
 	t, err := tree.FromTar(ctx, tar)
 	if err != nil {
 		return err
 	}
-	if err := b.indexModules(ctx, t, dir); err != nil {
+	if err := b.indexModules(ctx, t, b.at("kernel.d")); err != nil {
 		return err
 	}
 	f, err := os.Create(out)
@@ -71,27 +61,65 @@ func (b *build) unpackKernel(ctx context.Context, out string) error {
 	return nil
 }
 
-// indexModules runs depmod over the kernel that is unpacked at dir and puts
-// its indexes into the tree.
+// indexModules writes the modules of a kernel to the folder dir, runs depmod over them and puts its
+// indexes into the tree. Links of the package are not written: depmod would follow them.
 func (b *build) indexModules(ctx context.Context, t *tree.Tree, dir string) error {
-	releases, err := filepath.Glob(filepath.Join(dir, "usr/lib/modules/*"))
+	if err := os.MkdirAll(filepath.Join(dir, "usr/lib/modules"), 0o755); err != nil {
+		return fmt.Errorf("unpacking the kernel: %w", err)
+	}
+	if err := os.Symlink("usr/lib", filepath.Join(dir, "lib")); err != nil {
+		return fmt.Errorf("unpacking the kernel: %w", err)
+	}
+	root, err := os.OpenRoot(filepath.Join(dir, "usr/lib/modules"))
+	if err != nil {
+		return fmt.Errorf("unpacking the kernel: %w", err)
+	}
+	defer root.Close()
+	if err := writeModules(ctx, root, t); err != nil {
+		return fmt.Errorf("unpacking the kernel: %w", err)
+	}
+	releases, err := fs.ReadDir(root.FS(), ".")
 	if err != nil || len(releases) != 1 {
 		return fmt.Errorf("unpacking the kernel %s: it has %d folders of modules; want 1", b.plan.Kernel.Name, len(releases))
 	}
-	release := filepath.Base(releases[0])
+	release := releases[0].Name()
 	if out, err := exec.CommandContext(ctx, "depmod", "--basedir", dir, release).CombinedOutput(); err != nil {
 		return fmt.Errorf("running depmod for %s: %w: %s", release, err, bytes.TrimSpace(out))
 	}
-	indexes, err := filepath.Glob(filepath.Join(releases[0], "modules.*"))
+	indexes, err := fs.Glob(root.FS(), release+"/modules.*")
 	if err != nil {
 		return err
 	}
 	for _, f := range indexes {
-		content, err := os.ReadFile(f)
+		content, err := root.ReadFile(f)
 		if err != nil {
 			return fmt.Errorf("reading depmod's indexes: %w", err)
 		}
-		if err := t.PutFile("usr/lib/modules/"+release+"/"+filepath.Base(f), 0o644, content); err != nil {
+		if err := t.PutFile("usr/lib/modules/"+f, 0o644, content); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// writeModules writes the files below lib/modules and usr/lib/modules of a package.
+func writeModules(ctx context.Context, root *os.Root, t *tree.Tree) error {
+	for _, e := range t.Entries() {
+		p, ok := strings.CutPrefix(strings.TrimPrefix(e.Path, "usr/"), "lib/modules/")
+		if !ok || e.Kind != tree.File {
+			continue
+		}
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		content, err := t.ReadFile(e.Path)
+		if err != nil {
+			return err
+		}
+		if err := root.MkdirAll(path.Dir(p), 0o755); err != nil {
+			return err
+		}
+		if err := root.WriteFile(p, content, 0o644); err != nil {
 			return err
 		}
 	}

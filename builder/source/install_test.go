@@ -180,6 +180,11 @@ func TestConflicts(t *testing.T) {
 			}
 		}
 	}
+	option := openDeb(t, c, makeDeb(t, c, "b", "Replaces: a (<< 2)\n", file))
+	option.record = strings.Replace(option.record, "<< 2", "<< --force-all", 1) // which dpkg-deb refuses to write
+	if _, err := layOut([]*deb{a, option}, nil); !errors.Is(err, ErrConflict) {
+		t.Errorf("a version that is an option of dpkg = %v; want ErrConflict", err)
+	}
 	tooOld := openDeb(t, c, makeDeb(t, c, "b", "Replaces: a (<< 0.5)\n", file))
 	if _, err := layOut([]*deb{a, tooOld}, nil); !errors.Is(err, ErrConflict) {
 		t.Errorf("a package that replaces another version = %v; want ErrConflict", err)

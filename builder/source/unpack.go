@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"slices"
 	"strings"
@@ -205,6 +206,9 @@ func (u *unpacked) give(at string, to owned, from *deb) {
 
 func diverts(d *deb) bool { return bytes.Contains(d.script("preinst"), []byte("dpkg-divert")) }
 
+// versionRE is what a version can be (Debian policy 5.6.12).
+var versionRE = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9.+:~-]*$`)
+
 // replaces reports whether d takes over files of e.
 func (d *deb) replaces(e *deb) bool {
 	for _, group := range d.relations("Replaces") {
@@ -213,6 +217,9 @@ func (d *deb) replaces(e *deb) bool {
 				continue
 			}
 			op, ok := map[string]string{"<<": "lt", "<=": "le", "=": "eq", ">=": "ge", ">>": "gt"}[r.op]
+			if ok && !versionRE.MatchString(r.version) {
+				continue // dpkg could take it for an option
+			}
 			// Only dpkg compares versions; this happens for a handful of files.
 			if !ok || exec.Command("dpkg", "--compare-versions", e.Version, op, r.version).Run() == nil {
 				return true
