@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 
+	"ingot/builder/inspect"
 	"ingot/builder/secrets"
 	"ingot/builder/tree"
 	"ingot/profiles"
@@ -108,7 +109,7 @@ func (b *build) findRandom(ctx context.Context, base *tree.Tree) error {
 		if err != nil {
 			return err
 		}
-		text, err := json.Marshal(paths)
+		text, err := json.Marshal(slices.DeleteFunc(paths, inspect.IsPurged))
 		if err != nil {
 			return err
 		}

@@ -133,13 +133,8 @@ func isGenerated(e *tree.Entry) bool {
 		if slices.Contains(generated, q) {
 			return true
 		}
-		for _, pattern := range inspect.Purged { // not in an image anyway
-			if ok, _ := path.Match(pattern, q); ok {
-				return true
-			}
-		}
 	}
-	return false
+	return inspect.IsPurged(p) // not in an image anyway
 }
 
 // compareFiles compares the files of a root with dpkg's lists and sums, as

@@ -51,3 +51,15 @@ var Purged = []string{
 	"etc/passwd-", "etc/group-", "etc/shadow-", "etc/gshadow-", "etc/subuid-", "etc/subgid-", "etc/.pwd.lock",
 	"tmp/*", "run/*", "dev/*", "boot/*",
 }
+
+// IsPurged reports whether the path, or a folder above it, matches one of Purged.
+func IsPurged(p string) bool {
+	for q := strings.Trim(p, "/"); q != "." && q != ""; q = path.Dir(q) {
+		for _, pattern := range Purged {
+			if ok, _ := path.Match(pattern, q); ok {
+				return true
+			}
+		}
+	}
+	return false
+}

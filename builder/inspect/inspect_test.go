@@ -85,3 +85,12 @@ func TestMissing(t *testing.T) {
 		}
 	}
 }
+
+func TestIsPurged(t *testing.T) {
+	for p, want := range map[string]bool{"/etc/machine-id": true, "var/log/apt/term.log": true, "/tmp/x/y": true,
+		"/etc/ssh/ssh_host_rsa_key": true, "/etc/ssh": false, "/etc": false, "/": false, "/var/log/x/y.log": false} {
+		if got := inspect.IsPurged(p); got != want {
+			t.Errorf("IsPurged(%q) = %v; want %v", p, got, want)
+		}
+	}
+}
