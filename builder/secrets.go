@@ -58,10 +58,9 @@ func (b *build) checkSecrets(root *tree.Tree) error {
 		b.Logger().Info("a secret of packages is not in the image", "secret", line)
 	}
 	for _, r := range b.removed {
-		if i := slices.IndexFunc(r.Found, func(p string) bool { return root.Get(p) == nil }); i >= 0 &&
-			r.Fate == secrets.Operator {
+		if p := r.Lacks(root); p != "" {
 			b.Logger().Warn("the image lacks a secret that its machines must share; supply it with a volume, or, if "+
-				"everybody on the boot network may read it, with files", "secret", r.What, "path", r.Found[i])
+				"everybody on the boot network may read it, with files", "secret", r.What, "path", p)
 		}
 	}
 	return nil

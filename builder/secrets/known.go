@@ -38,7 +38,7 @@ type Known struct {
 	Clean func([]byte) []byte
 }
 
-// table is everything that is known. Each entry was seen in the packages of Debian 12 or 13.
+// table is everything that is known, of packages of Debian 12 and 13.
 var table = []Known{
 	{Name: "iscsi-initiator", What: "name of the iSCSI initiator (open-iscsi)", Fate: Kept,
 		Paths: []string{"etc/iscsi/initiatorname.iscsi"},

@@ -27,6 +27,21 @@ func (r Removed) String() string {
 	return fmt.Sprintf("%s: %s: %s", strings.Join(r.Found, ", "), r.What, r.Fate)
 }
 
+// Lacks returns the first path that the finished root still lacks of a secret that the operator must
+// supply; empty: none.
+func (r Removed) Lacks(root *tree.Tree) string {
+	if r.Fate != Operator {
+		return ""
+	}
+	for _, p := range r.Found {
+		e := root.Find(p)
+		if e == nil || e.Kind == tree.Dir && len(children(root, e.Path)) == 0 {
+			return p
+		}
+	}
+	return ""
+}
+
 // Options say how a root is changed.
 type Options struct {
 	// Identity is the absolute path of the identity volume; empty: there is none.

@@ -173,6 +173,11 @@ func TestRemove(t *testing.T) {
 	if lines := Lines(removed); !strings.HasPrefix(lines[0], "/etc/munge/munge.key: ") {
 		t.Errorf("the first line is %q; want what the operator must supply", lines[0])
 	}
+	folder := Removed{Known{Fate: Operator}, []string{"/var/lib/postgresql/17/main"}}
+	if got := folder.Lacks(a); got != "/var/lib/postgresql/17/main" || folder.Lacks(madeTree(t)) != "" ||
+		(Removed{Known{Fate: Boot}, folder.Found}).Lacks(a) != "" {
+		t.Errorf("Lacks = %q; want the empty folder, of what the operator supplies", got)
+	}
 	allowed := madeTree(t)
 	if _, err := Remove(allowed, Options{Allowed: func(p string) bool { return p == "/etc/munge/munge.key" }}); err != nil ||
 		allowed.Get("etc/munge/munge.key") == nil {
