@@ -72,8 +72,8 @@ func TestHomes(t *testing.T) {
 	tr := ownedTree(t)
 	for home, fails := range map[string]bool{"/etc/localfile": true, "/etc/tofile": true, "/etc/ssh": false, "/etc": false,
 		"/srv/local": false, "/home/new": false} {
-		err := addUsers(tr, []profiles.User{{Name: "u" + strings.ToLower(strings.NewReplacer("/", "-", ".", "").
-			Replace(home)), Home: home}})
+		_, err := addUsers(tr, []profiles.User{{Name: "u" + strings.ToLower(strings.NewReplacer("/", "-", ".", "").
+			Replace(home)), Home: home}}, nil, nil)
 		if errors.Is(err, ErrReplaces) != fails {
 			t.Errorf("a home at %s = %v; want ErrReplaces: %v", home, err, fails)
 		}
