@@ -64,6 +64,7 @@ func TestSceneRandomScripts(t *testing.T) {
 func hostilePackage(canary string) Deb {
 	return Deb{Name: "hostile", Version: "1", Files: map[string]string{"DEBIAN/postinst": `#!/bin/sh
 exec >/etc/hostile.log 2>&1
+mkdir -p /mnt
 for way in "" /proc/1/root /proc/self/root /proc/1/cwd/../../../.. /proc/2/root /..; do
 	cat "$way` + canary + `" && echo "GOT canary by $way"
 done
@@ -79,7 +80,7 @@ ls /sys/kernel && echo "GOT /sys"
 read -r in out n </proc/self/uid_map
 [ "$out" = 0 ] && echo "GOT root outside"
 ls -l /proc/self/fd
-exit 0
+echo "all was tried"
 `}}
 }
 
@@ -96,7 +97,7 @@ func TestSceneHostilePackage(t *testing.T) {
 	s.write(s.profile, "name: lab\nextends: lab\npackages: [hostile]\n")
 	s.ok("build", s.profile, "--version", "v1")
 	out, _ := s.ok("image", "cat", "lab:v1", "/etc/hostile.log")
-	if strings.Contains(out, "GOT ") || strings.Contains(out, "SECRET") || !strings.Contains(out, "/proc/self/fd") {
+	if strings.Contains(out, "GOT ") || strings.Contains(out, "SECRET") || !strings.Contains(out, "all was tried") {
 		t.Errorf("the script said\n%s\nwant nothing of the host", out)
 	}
 }
