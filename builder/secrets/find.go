@@ -93,7 +93,7 @@ func md5Of(b []byte) string {
 func notSearched(p string) bool {
 	return slices.Contains([]string{"etc/shadow", "etc/gshadow", "etc/shadow-", "etc/gshadow-"}, p) ||
 		strings.HasPrefix(p, "usr/lib/modules/") || strings.HasPrefix(p, "var/lib/dpkg/") ||
-		strings.HasPrefix(p, "usr/lib/ingot/")
+		strings.HasPrefix(p, "usr/lib/ingot/") || strings.Contains(p, "/__pycache__/")
 }
 
 func head(e *tree.Entry) ([]byte, error) {

@@ -67,7 +67,7 @@ func TestFind(t *testing.T) {
 		"etc/config.key": "host = example\nport = 22\n", "etc/empty.key": "", "etc/shadow": "root:$y$j9T$" + token + ":1::::::\n",
 		"etc/sudoers": "root ALL=(ALL:ALL) ALL\n@includedir /etc/sudoers.d\n", "etc/machine": "node-17\n",
 		"etc/ssl/shipped.pem": text, "etc/shipped.conf": text, "etc/allowed.pem": text, "var/lib/dpkg/info/x.preinst": text,
-		"etc/zeros": strings.Repeat("\x00", 600),
+		"usr/lib/python3/dist-packages/app/__pycache__/test_tls.cpython-313.pyc": text, "etc/zeros": strings.Repeat("\x00", 600),
 	}
 	tr := tree.New()
 	for p, content := range secret {
