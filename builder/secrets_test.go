@@ -80,7 +80,8 @@ func TestAllowedSecretsAreExplained(t *testing.T) {
 		return profiles.Load(file)
 	}
 	_, err := load("secrets: {allow: [{path: etc/x, reason: why}, {path: /etc/y}]}\n")
-	for _, want := range []string{`"etc/x" cannot be a path in the root`, `the secret "/etc/y" is allowed without a reason`} {
+	for _, want := range []string{`"etc/x" cannot be a path in the root`,
+		`the secret "/etc/y" is allowed without a reason`} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("Load = %v; want %s", err, want)
 		}

@@ -34,7 +34,9 @@ var lottery = Deb{Name: "lottery", Version: "1", Files: map[string]string{"DEBIA
 set -e
 mkdir -p /etc/lottery /etc/munge
 head -c 100 /dev/urandom >/etc/lottery/seed
-(echo "-----BEGIN PRIVATE KEY-----"; head -c 96 /dev/urandom | base64; echo "-----END PRIVATE KEY-----") >/etc/lottery/key
+(echo "-----BEGIN PRIVATE KEY-----"
+head -c 96 /dev/urandom | base64
+echo "-----END PRIVATE KEY-----") >/etc/lottery/key
 head -c 128 /dev/urandom >/etc/munge/munge.key
 chmod 600 /etc/munge/munge.key
 `}}
@@ -105,9 +107,9 @@ func TestSceneHostilePackage(t *testing.T) {
 // awkward are packages whose scripts make keys, passwords, identities or databases, or do more than
 // most.
 const awkward = "slurmd munge nfs-common autofs nslcd libvirt-daemon-system openvswitch-switch containerd open-iscsi " +
-	"multipath-tools snmpd bind9 rabbitmq-server redis-server mariadb-server postgresql postfix dovecot-imapd nginx cron " +
-	"krb5-user sssd tor openvpn docker.io fail2ban corosync haproxy keepalived zabbix-agent tftpd-hpa dropbear-bin " +
-	"dropbear ssl-cert dkms unbound nsd slapd xrdp bacula-common samba cups-daemon strongswan"
+	"multipath-tools snmpd bind9 rabbitmq-server redis-server mariadb-server postgresql postfix dovecot-imapd nginx " +
+	"cron krb5-user sssd tor openvpn docker.io fail2ban corosync haproxy keepalived zabbix-agent tftpd-hpa " +
+	"dropbear-bin dropbear ssl-cert dkms unbound nsd slapd xrdp bacula-common samba cups-daemon strongswan"
 
 // TestSceneAwkwardPackages: with all of them in one image, nothing random is in it, and another
 // build of the plan gives the same bits.

@@ -63,11 +63,14 @@ func TestFind(t *testing.T) {
 	}
 	public := map[string]string{
 		"etc/app/public.pem": "-----BEGIN CERTIFICATE-----\n" + token + token + "\n-----END CERTIFICATE-----\n",
-		"etc/doc":            "write -----BEGIN PRIVATE KEY----- before it", "usr/bin/tool": "-----BEGIN PRIVATE KEY-----\x00",
-		"etc/config.key": "host = example\nport = 22\n", "etc/empty.key": "", "etc/shadow": "root:$y$j9T$" + token + ":1::::::\n",
+		"etc/doc":            "write -----BEGIN PRIVATE KEY----- before it",
+		"usr/bin/tool":       "-----BEGIN PRIVATE KEY-----\x00",
+		"etc/config.key":     "host = example\nport = 22\n", "etc/empty.key": "",
+		"etc/shadow":  "root:$y$j9T$" + token + ":1::::::\n",
 		"etc/sudoers": "root ALL=(ALL:ALL) ALL\n@includedir /etc/sudoers.d\n", "etc/machine": "node-17\n",
 		"etc/ssl/shipped.pem": text, "etc/shipped.conf": text, "etc/allowed.pem": text, "var/lib/dpkg/info/x.preinst": text,
-		"usr/lib/python3/dist-packages/app/__pycache__/test_tls.cpython-313.pyc": text, "etc/zeros": strings.Repeat("\x00", 600),
+		"usr/lib/python3/dist-packages/app/__pycache__/test_tls.cpython-313.pyc": text,
+		"etc/zeros": strings.Repeat("\x00", 600),
 	}
 	tr := tree.New()
 	for p, content := range secret {
@@ -106,8 +109,9 @@ func madeTree(t *testing.T) *tree.Tree {
 	text, _ := keys(t)
 	tr := tree.New()
 	for p, content := range map[string]string{
-		"etc/iscsi/initiatorname.iscsi": "InitiatorName=iqn.1993-08.org.debian:01:abc\n", "etc/munge/munge.key": noise(t, 128),
-		"etc/bind/rndc.key": "key x", "etc/ssl/private/ssl-cert-snakeoil.key": text,
+		"etc/iscsi/initiatorname.iscsi": "InitiatorName=iqn.1993-08.org.debian:01:abc\n",
+		"etc/munge/munge.key":           noise(t, 128),
+		"etc/bind/rndc.key":             "key x", "etc/ssl/private/ssl-cert-snakeoil.key": text,
 		"etc/dropbear/dropbear_rsa_host_key":  "\x00\x00\x00\x07ssh-rsa" + noise(t, 64),
 		"etc/ssl/certs/ssl-cert-snakeoil.pem": "cert", "etc/ssl/certs/other.pem": "cert",
 		"var/lib/rabbitmq/.erlang.cookie": "ABCDEFGHIJKLMNOPQRST", "var/lib/dkms/mok.key": text,
@@ -179,7 +183,8 @@ func TestRemove(t *testing.T) {
 		t.Errorf("Lacks = %q; want the empty folder, of what the operator supplies", got)
 	}
 	allowed := madeTree(t)
-	if _, err := Remove(allowed, Options{Allowed: func(p string) bool { return p == "/etc/munge/munge.key" }}); err != nil ||
+	munge := func(p string) bool { return p == "/etc/munge/munge.key" }
+	if _, err := Remove(allowed, Options{Allowed: munge}); err != nil ||
 		allowed.Get("etc/munge/munge.key") == nil {
 		t.Errorf("an allowed key is removed (%v)", err)
 	}
