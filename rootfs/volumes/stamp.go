@@ -21,7 +21,7 @@ import (
 // it is known as ingot's when the first sector was overwritten.
 
 const (
-	stampTitle = "ingot volume 1\n"
+	stampTitle = "ingot-volume 1\n"
 	stampSize  = 446 // a partition table would follow
 )
 
@@ -32,7 +32,7 @@ type stampText struct {
 
 // volumeUUID is the UUID of a volume that ingot makes.
 func volumeUUID(o ingot.VolumeOwner) string {
-	sum := sha256.Sum256([]byte("ingot volume\x00" + o.Fleet + "\x00" + string(o.Machine) + "\x00" + o.Volume))
+	sum := sha256.Sum256([]byte("ingot-volume\x00" + o.Fleet + "\x00" + string(o.Machine) + "\x00" + o.Volume))
 	sum[6], sum[8] = sum[6]&0x0f|0x80, sum[8]&0x3f|0x80
 	return canonicalUUID(sum[:16])
 }
