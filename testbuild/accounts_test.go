@@ -6,15 +6,18 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"ingot"
 	"ingot/builder"
+	"ingot/builder/accounts"
 	"ingot/builder/lock"
 	"ingot/image"
 )
@@ -32,6 +35,14 @@ const more = `name: pg2
 extends: ../pg
 packages: [redis-server, prometheus-node-exporter, snmpd, munge, bind9]
 users: [{name: aaa}]
+`
+
+// plain extends lab by packages that make accounts and nothing at random.
+const plain = `name: plain
+extends: lab
+packages: [tcpdump, uuid-runtime]
+users: [{name: ops}]
+groups: [{name: data}]
 `
 
 // accountsScene is profiles with real packages, an operator's store, and the cache that everything else
@@ -121,6 +132,7 @@ func TestSceneAccountsKeepNumbers(t *testing.T) {
 	s := &accountsScene{t: t, ctx: ctx, dir: dir, store: filepath.Join(dir, "store")}
 	s.profile("pg", database)
 	s.profile("pg2", more)
+	s.profile("plain", plain)
 	store, pg := s.build("", "pg", "v1")
 	_, pg2 := s.build("", "pg2", "v1")
 	if moved := ingot.MovedAccounts(&pg.Manifest, &pg2.Manifest); len(moved) > 0 || pg.Manifest.Users["postgres"] == 0 {
@@ -135,16 +147,24 @@ func TestSceneAccountsKeepNumbers(t *testing.T) {
 	if got := pg2.Manifest.Users["Debian-snmp"]; got < 200 || got > 899 {
 		t.Errorf("a new account has the number %d; want one from 200 to 899", got)
 	}
-	// A later build, from the lock and with a cold cache, gives the bits of the first.
-	first := pg.Digest
-	s.must(os.Rename(s.store, s.store+"-first"))
+	// A later build, from the lock and with a cold cache, gives the numbers of the first; and where no
+	// package makes anything at random, its bits.
+	_, plain := s.build("", "plain", "v1")
+	first := s.store + "-first"
+	s.must(os.Rename(s.store, first))
 	s.must(os.MkdirAll(s.store, 0o755))
-	s.must(os.CopyFS(filepath.Join(s.store, "keys"), os.DirFS(s.store+"-first/keys")))
-	if _, pg = s.build(s.coldCache("cold"), "pg", "v1"); pg.Digest != first {
-		t.Errorf("built again from its lock: %s; want %s", pg.Digest, first)
+	s.must(os.CopyFS(filepath.Join(s.store, "keys"), os.DirFS(filepath.Join(first, "keys"))))
+	if _, again := s.build(s.coldCache("cold"), "plain", "v1"); again.Digest != plain.Digest {
+		t.Errorf("built again from its lock: %s; want %s", again.Digest, plain.Digest)
+	}
+	_, again := s.build(s.coldCache("cold2"), "pg", "v1")
+	if !maps.Equal(again.Manifest.Users, pg.Manifest.Users) || !maps.Equal(again.Manifest.Groups, pg.Manifest.Groups) ||
+		again.Manifest.Plan != pg.Manifest.Plan {
+		t.Errorf("built again from its lock: plan %s, users %v; want %s, %v", again.Manifest.Plan, again.Manifest.Users,
+			pg.Manifest.Plan, pg.Manifest.Users)
 	}
 	s.must(os.RemoveAll(s.store))
-	s.must(os.Rename(s.store+"-first", s.store))
+	s.must(os.Rename(first, s.store))
 	// A lock that lost its numbers takes them from the newest image.
 	path := filepath.Join(dir, "pg/profile.lock")
 	f, err := lock.Read(path)
@@ -187,5 +207,35 @@ func TestSceneAccountsKeepNumbers(t *testing.T) {
 	}
 	if out, said, err := s.run("", "image", "diff", "pg:v1", "pg:v2"); err != nil || !strings.Contains(out, want) {
 		t.Errorf("image diff = %v; want %q\n%s%s", err, want, out, said)
+	}
+}
+
+// TestSceneUpdateKeepsNumbers: an update of the packages keeps the numbers of accounts, and so does one
+// that replaces a lock that cannot be read, by the numbers that the profile gives.
+func TestSceneUpdateKeepsNumbers(t *testing.T) {
+	t.Parallel()
+	s := newScene(t)
+	s.small()
+	s.ok("plan", s.profile)
+	if f, err := lock.Read(s.lock()); err != nil || f.Accounts != nil {
+		t.Errorf("before the first build the lock has %v, %v; want no numbers", f.Accounts, err)
+	}
+	kept := accounts.List{{Name: "postgres", UID: 345, GID: 346}}
+	if _, err := lock.KeepAccounts(s.lock(), kept); err != nil {
+		t.Fatal(err)
+	}
+	s.must(s.m.Add(s.ctx, Deb{Name: "hello", Version: "3"}))
+	s.publish(Release{})
+	if out, _ := s.ok("plan", s.profile, "--update"); !strings.Contains(out, "hello") {
+		t.Errorf("the update does not show the newer package:\n%s", out)
+	}
+	f, err := lock.Read(s.lock())
+	if err != nil || !slices.Equal(f.Accounts, kept) {
+		t.Errorf("after an update the lock has %v, %v; want %v", f.Accounts, err, kept)
+	}
+	s.write(s.profile, s.read(s.profile)+"users: [{name: postgres, uid: 5432}]\n")
+	s.fails([]string{"plan", s.profile, "--locked"}, "user postgres is 5432, locked is 345")
+	if out, _ := s.ok("plan", s.profile); !strings.Contains(out, "user postgres") || !strings.Contains(out, "5432") {
+		t.Errorf("plan does not show the number of the profile:\n%s", out)
 	}
 }
