@@ -280,11 +280,12 @@ func FuzzHandle(f *testing.F) {
 	for _, r := range rows(f) {
 		f.Add(r.packet.ToBytes())
 	}
+	f.Add(discover(f, arch(iana.EFI_X86_64), via("10.99.0.2", 1, 4, 'e', 't', 'h', '7', 5, 4, 10, 99, 0, 0)).ToBytes())
 	now := time.Unix(1000, 0)
 	modes := map[Mode]*Server{}
 	for _, mode := range []Mode{Full, Proxy, Observe} {
 		c := testConfig()
-		c.Interfaces[0].Mode = mode
+		c.Interfaces[0].Mode, c.Networks[0].Relays = mode, relaysOf("10.99.0.0/26")
 		modes[mode] = serverOf(f, c, &leasetest.Store{}, scripted{}, &now)
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {

@@ -403,7 +403,9 @@ func FuzzHandle(f *testing.F) {
 	now := time.Unix(1000, 0)
 	modes := map[Mode]*Server{}
 	for _, mode := range []Mode{Full, Boot, Observe} {
-		modes[mode] = serverOf(f, withMode(mode), &leasetest.Store{}, scripted{}, &now)
+		c := withMode(mode)
+		c.Networks[0].Relays, c.Networks[0].Snooping = relaysOf("fd00:99::1", linkLocal(testMAC).String()), true
+		modes[mode] = serverOf(f, c, &leasetest.Store{}, scripted{}, &now)
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if len(b) > maxPacket {
