@@ -107,6 +107,9 @@ type Facts struct {
 type TicketRequest struct {
 	Nonce string `json:"nonce"` // at least 16 random bytes in hex; the ticket repeats it
 	Facts Facts  `json:"facts"`
+	// Half is the machine's public half of the boot's secret. ingot-init draws it once and repeats it in
+	// every request of the boot. Empty in images without FeatureAuthenticated.
+	Half Half `json:"half,omitempty"`
 }
 
 // Ticket is what one boot of one machine is allowed to run. It travels as a
@@ -142,7 +145,17 @@ type Ticket struct {
 	// Adoptions are the grants with Adopt. They are not in Grants, which older images take
 	// as permissions to initialise.
 	Adoptions []Grant `json:"adoptions,omitempty"`
+	// MachineHalf and ServerHalf are the public halves of the boot's secret, see BootSecret. Without
+	// them, messages of the boot are not authenticated: image or server are older.
+	MachineHalf Half `json:"machineHalf,omitempty"`
+	ServerHalf  Half `json:"serverHalf,omitempty"`
+	// Token is what the server must know to verify messages of the boot, encrypted by it and for it. The
+	// machine returns it with every message, in HeaderToken.
+	Token string `json:"token,omitempty"`
 }
+
+// Heartbeat is the usual time between two reports. Agents vary it by a quarter.
+const Heartbeat = 30 * time.Second
 
 // SignedTicket is a Ticket in exactly the bytes that were signed.
 type SignedTicket struct {
@@ -176,6 +189,7 @@ type Event struct {
 	Check *VolumeCheck `json:"check,omitempty"`
 	// in StageVolumes, also with Error: what became of every volume of the image
 	Results []VolumeResult `json:"results,omitempty"`
+	Down    bool           `json:"down,omitempty"` // in StageAgent: the system shuts down
 }
 
 // VolumeCheck is how far the check of a volume's filesystem is.
@@ -230,6 +244,8 @@ type Report struct {
 //	console                 POST text: the log of kernel and ingot-init since the last post, at most MaxConsole
 //	crash                   POST text: what the firmware kept of the crash before this boot (pstore)
 //	report                  POST Report
+//
+// After a ticket with halves, events, console, crash and report carry HeaderAuth and HeaderToken.
 func BootPath(boot BootKey, part string) string { return "/b/" + string(boot) + "/" + part }
 
 // Kernel command line keys that the loader's script passes to ingot-init; and

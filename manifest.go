@@ -1,6 +1,9 @@
 package ingot
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // ImageManifest describes one image; it is the config blob of the image's OCI
 // manifest, whose digest is the digest of the image. A machine verifies in
@@ -46,7 +49,26 @@ type ImageManifest struct {
 	// belong to the numbers. Images of an older ingot have none; see MovedAccounts.
 	Users  map[string]int `json:"users,omitempty"`
 	Groups map[string]int `json:"groups,omitempty"`
+	// Features is what the image can do beyond what every image can. A server relies on this signed
+	// list, never on what a machine says of itself.
+	Features []Feature `json:"features,omitempty"`
 }
+
+// Feature is an ability of an image, by a name that keeps its meaning.
+type Feature string
+
+// FeatureAuthenticated: ingot-init and the agent agree on a secret with their ticket, and authenticate
+// what they send afterwards, see BootSecret.
+const FeatureAuthenticated Feature = "authenticated-reports"
+
+// The builder reads what an ingot-init can do from the text in its binary: MarkFeature and the name.
+const (
+	MarkFeature       = "ingot-init-feature="
+	MarkAuthenticated = MarkFeature + string(FeatureAuthenticated)
+)
+
+// Has reports whether the image has a feature.
+func (m *ImageManifest) Has(f Feature) bool { return slices.Contains(m.Features, f) }
 
 // Name returns the image's name for people.
 func (m *ImageManifest) Name() ImageName { return ImageName{m.Profile, m.Version} }

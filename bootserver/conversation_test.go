@@ -151,7 +151,8 @@ func (h *house) put(version string) image.Image {
 	return putSmall(h.t, h.images, h.keys, version)
 }
 
-func putSmall(t testing.TB, images *image.Store, keys image.Keys, version string) image.Image {
+func putSmall(t testing.TB, images *image.Store, keys image.Keys, version string,
+	changes ...func(*ingot.ImageManifest)) image.Image {
 	t.Helper()
 	dir := t.TempDir()
 	file := func(name string) string {
@@ -161,8 +162,11 @@ func putSmall(t testing.TB, images *image.Store, keys image.Keys, version string
 		}
 		return p
 	}
-	im, err := images.Put(t.Context(), &ingot.ImageManifest{Schema: 1, Profile: "lab", Version: version,
-		Arguments: []string{"quiet"}},
+	m := &ingot.ImageManifest{Schema: 1, Profile: "lab", Version: version, Arguments: []string{"quiet"}}
+	for _, change := range changes {
+		change(m)
+	}
+	im, err := images.Put(t.Context(), m,
 		image.Files{Kernel: file("kernel"), Initramfs: file("initramfs"), Root: file("root"), Plan: file("plan"),
 			UKI: file("uki")}, keys.Release.Secret)
 	if err != nil {

@@ -91,7 +91,8 @@ func TestHeals(t *testing.T) {
 		t.Errorf("after two failures of lab:v2 boots %s, %s; want lab:v1, healthy", boot.Image.Name, boot.Outcome)
 	}
 	if got := h.why(); got != "Stage root failed: no (2 attempts). "+
-		"The machine fell back to lab:v1 and became healthy at 12:00." {
+		"The machine fell back to lab:v1 and became healthy at 12:00. "+
+		"Its reports are not authenticated: lab:v1 was built before ingot could do that." {
 		t.Errorf("why = %q", got)
 	}
 	list, err := h.api.Events(t.Context(), api.EventsRequest{Machine: "node01", Newest: true, Limit: 200})

@@ -87,6 +87,9 @@ func (h host) Issue(c access.Credential, request []byte) (access.Credential, []b
 // MachineKey implements operator.Host.
 func (h host) MachineKey(id ingot.MachineID) string { return h.booter.MachineKey(id) }
 
+// Required implements operator.Host.
+func (h host) Required(m ingot.ImageManifest) error { return h.booter.Required(m) }
+
 // HealingPolicy implements operator.Host.
 func (h host) HealingPolicy() fleet.Policy { return h.booter.HealingPolicy() }
 

@@ -251,7 +251,8 @@ func (s *Server) prepare(ctx context.Context, st state.Store, now site) error {
 func policyOf(c config.Boots) booter.Policy {
 	return booter.Policy{Ticket: time.Duration(c.Ticket), Deadline: time.Duration(c.Deadline), Attempts: c.Attempts,
 		After: c.After,
-		Rules: c.Rules, ApproveAll: c.ApproveAll, Image: c.Image}
+		Rules: c.Rules, ApproveAll: c.ApproveAll, Image: c.Image,
+		Authenticated: c.Authenticated == config.AuthenticatedRequired}
 }
 
 // FirstImages returns the images that a configuration gives to new machines.

@@ -1,6 +1,7 @@
 package builder
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -305,6 +306,9 @@ func (b *build) manifest(root *tree.Tree, release string) *ingot.ImageManifest {
 		Schema: 1, Profile: p.Name, Version: b.Version, Arch: p.Arch, Plan: b.plan.Digest(), Created: b.epoch,
 		KernelRelease: release, Arguments: p.Kernel.Arguments, Packages: len(b.plan.Packages), Hostname: p.Hostname,
 		Overlay: int64(p.RAM.Overlay), MinRAM: int64(p.RAM.Budget), Deadline: time.Duration(p.Deadline),
+	}
+	if bytes.Contains(b.init, []byte(ingot.MarkAuthenticated)) {
+		m.Features = append(m.Features, ingot.FeatureAuthenticated)
 	}
 	for _, e := range root.Entries() {
 		m.Unpacked += e.Size

@@ -27,17 +27,23 @@ type Handover struct {
 	Switched   time.Duration       `json:"switched"`   // uptime at the switch of root
 	// what became of the volumes
 	Volumes []ingot.VolumeResult `json:"volumes,omitempty"`
+	// Secret authenticates messages of the boot; empty if they are not authenticated.
+	Secret ingot.BootSecret `json:"secret,omitempty"`
 }
 
 const handoverFile = "boot.json"
 
-// Write stores h below dir, readable by root only: the boot key is a credential.
+// Write stores h below dir, readable by root only: the boot's key and secret are credentials.
 func (h *Handover) Write(dir string) error {
 	b, err := json.MarshalIndent(h, "", "  ")
 	if err != nil {
 		return fmt.Errorf("encoding the handover: %w", err)
 	}
-	if err := os.WriteFile(filepath.Join(dir, handoverFile), b, 0o600); err != nil {
+	file := filepath.Join(dir, handoverFile)
+	if err := os.WriteFile(file, b, 0o600); err != nil {
+		return fmt.Errorf("writing the handover: %w", err)
+	}
+	if err := os.Chmod(file, 0o600); err != nil { // it may have been there with another mode
 		return fmt.Errorf("writing the handover: %w", err)
 	}
 	return nil

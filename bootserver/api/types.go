@@ -127,8 +127,34 @@ type Machine struct {
 	Orders      int                       `json:"orders,omitempty"` // how often an operator decided what it boots
 	Grants      []Grant                   `json:"grants,omitempty"`
 	// disks with volumes that the machine used before volumes had owners
-	Had  []ingot.Disk `json:"had,omitempty"`
-	Boot ingot.BootID `json:"boot,omitempty"` // the latest one
+	Had   []ingot.Disk `json:"had,omitempty"`
+	Boot  ingot.BootID `json:"boot,omitempty"` // the latest one
+	Claim *Claim       `json:"claim,omitempty"`
+	// the system that took the latest ticket authenticates its reports
+	Authenticated bool `json:"authenticated,omitempty"`
+}
+
+// Claim says that an earlier boot of a machine may still run: the latest one gets no grant until then.
+type Claim struct {
+	Running ingot.BootID `json:"running"` // the earlier boot
+	Healthy bool         `json:"healthy"` // it was healthy
+	Since   time.Time    `json:"since"`
+	Until   time.Time    `json:"until"`
+}
+
+// Authentication says how the messages of a boot are authenticated.
+type Authentication struct {
+	Able  bool       `json:"able,omitempty"` // its image can authenticate messages
+	Half  ingot.Half `json:"half,omitempty"` // public half of the machine that took the ticket; empty: none did
+	Heard time.Time  `json:"heard,omitzero"` // when the latest authenticated message came
+	Down  bool       `json:"down,omitempty"` // the latest message said that the system shuts down
+}
+
+// Conflict says that two hosts acted as one machine.
+type Conflict struct {
+	At time.Time `json:"at"`
+	// the boot that the other host began; empty if it requested a ticket of the same boot
+	With ingot.BootID `json:"with,omitempty"`
 }
 
 // Hostname is the name that the machine's system gets.
@@ -144,6 +170,7 @@ func (m *Machine) Hostname() string {
 func (m Machine) Brief() Machine {
 	m.Facts = ingot.Facts{Vendor: m.Facts.Vendor, Product: m.Facts.Product}
 	m.Healthy, m.Grants, m.Had, m.Trial, m.MachineKey, m.Loaders, m.Answered = nil, nil, nil, Trial{}, "", nil, nil
+	m.Claim = nil
 	if m.Setback != nil {
 		s := *m.Setback
 		s.Failures = nil
@@ -190,6 +217,9 @@ type Boot struct {
 	Origins  []Origin         `json:"origins,omitempty"`
 	// addresses that it took from other servers, or used first; before the ticket its key works from there
 	Addresses []netip.Addr `json:"addresses,omitempty"`
+	// what authenticates its messages after the ticket
+	Auth     Authentication `json:"auth,omitzero"`
+	Conflict *Conflict      `json:"conflict,omitempty"`
 }
 
 // Origin is where a boot was requested.

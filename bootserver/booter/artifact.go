@@ -19,7 +19,9 @@ func (b *Booter) Artifact(id ingot.BootID, digest ingot.Digest, part string) (ht
 	if !ok {
 		return httpboot.Artifact{}, fmt.Errorf("%w boot %s", httpboot.ErrUnknown, id.Short())
 	}
-	if !boot.Open() {
+	m, _ := b.state.Machine(boot.Machine)
+	stays := m.Boot != id && m.Current(id) // another boot has only a claim, see fleet.Claim
+	if !boot.Open() && !stays {
 		return httpboot.Artifact{}, fmt.Errorf("%w: boot %s is over", httpboot.ErrRefused, id.Short())
 	}
 	if part == "autoexec.ipxe" { // a loader that came by HTTP looks for it beside itself
@@ -33,13 +35,11 @@ func (b *Booter) Artifact(id ingot.BootID, digest ingot.Digest, part string) (ht
 		return httpboot.Artifact{}, fmt.Errorf("%w: image %s is not what boot %s may run", httpboot.ErrRefused,
 			digest.Short(), id.Short())
 	}
-	switch m, _ := b.state.Machine(boot.Machine); {
+	switch {
 	case m.State != fleet.Approved:
 		return httpboot.Artifact{}, fmt.Errorf("%w: %w", httpboot.ErrRefused, fleet.ErrNotApproved)
-	case m.Boot != id:
-		return httpboot.Artifact{}, fmt.Errorf("%w: boot %s is over, the machine began another one",
-			httpboot.ErrRefused,
-			id.Short())
+	case !m.Current(id):
+		return httpboot.Artifact{}, replaced(id)
 	}
 	im, err := b.catalog.Image(digest)
 	if err != nil {

@@ -82,6 +82,14 @@ func (b *Booter) Policy() Policy { return *b.policy.Load() }
 // HealingPolicy returns how machines recover from images that fail.
 func (b *Booter) HealingPolicy() fleet.Policy { return b.policy.Load().Healing() }
 
+// Required returns why the policy does not let an image be served; nil if it does.
+func (b *Booter) Required(m ingot.ImageManifest) error {
+	if b.policy.Load().Authenticated && !m.Has(ingot.FeatureAuthenticated) {
+		return fleet.ErrUnauthenticated
+	}
+	return nil
+}
+
 // lookupBoot returns a boot and its machine.
 func lookupBoot(tx state.Reader, id ingot.BootID) (fleet.Boot, fleet.Machine, error) {
 	boot, ok := tx.Boot(id)
@@ -101,7 +109,7 @@ func lookupBoot(tx state.Reader, id ingot.BootID) (fleet.Boot, fleet.Machine, er
 func currentBoot(tx state.Reader, id ingot.BootID) (fleet.Boot, fleet.Machine, error) {
 	boot, m, err := lookupBoot(tx, id)
 	if err == nil && m.Boot != id {
-		err = fmt.Errorf("%w: boot %s is over, the machine began another one", httpboot.ErrRefused, id.Short())
+		err = replaced(id)
 	}
 	return boot, m, err
 }

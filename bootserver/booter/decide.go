@@ -50,7 +50,11 @@ func (b *Booter) lookUp(into *images, ref string) {
 	if err == nil && into.pending[im.Digest] {
 		err = state.ErrBeingRemoved
 	}
-	facts := fleet.Image{Err: err}
+	able := err == nil && im.Manifest.Has(ingot.FeatureAuthenticated)
+	if err == nil {
+		err = b.Required(im.Manifest)
+	}
+	facts := fleet.Image{Err: err, Able: able}
 	if err == nil {
 		facts.ImageRef = fleet.ImageRef{Image: im.Digest, Name: im.Name.String()}
 		facts.Root, facts.Deadline = im.Manifest.Root.Digest, im.Manifest.Deadline

@@ -2,6 +2,7 @@ package booter
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -13,9 +14,70 @@ import (
 	"ingot/bootserver/state"
 )
 
-// Event implements httpboot.Booter.
-func (b *Booter) Event(id ingot.BootID, e ingot.Event) error {
-	now := b.now()
+// decide decides about the boot of a message after it was verified. A message of a boot that another
+// one has replaced is refused; if it proved its secret, two hosts act as the machine, which is recorded.
+func (s *sender) decide(f func(tx state.Tx, d *fleet.Decision) error) error {
+	now, policy, images := s.b.now(), *s.b.policy.Load(), s.b.newImages()
+	var refused error // although a conflict is recorded
+	_, err := s.b.decide(images, func(tx state.Tx) (*fleet.Decision, error) {
+		refused = nil
+		boot, m, err := lookupBoot(tx, s.boot)
+		if err != nil {
+			return nil, err
+		}
+		d := fleet.NewDecision(m, boot, policy, images.facts, fleet.Actor{}, now)
+		if s.secret == nil && !m.Current(s.boot) {
+			return nil, replaced(s.boot)
+		}
+		err = d.Authenticate(s.proof)
+		s.newest = d.Boot.Auth.Counters[s.part]
+		if err != nil {
+			return nil, unproven(s.boot, err)
+		}
+		if m.Boot == s.boot {
+			d.Resolve()
+			return d, f(tx, d)
+		}
+		latest, _ := tx.Boot(m.Boot)
+		if d.Stays(latest); !m.Current(s.boot) {
+			refused = replaced(s.boot)
+			return d, nil
+		}
+		return d, f(tx, d)
+	})
+	return errors.Join(err, refused)
+}
+
+// replaced is the error of a message of a boot that is not the machine's any more.
+func replaced(id ingot.BootID) error {
+	return fmt.Errorf("%w: boot %s is over, the machine began another one", httpboot.ErrRefused, id.Short())
+}
+
+// unproven is the error of a message that fleet does not accept.
+func unproven(id ingot.BootID, err error) error {
+	kind := httpboot.ErrConflict
+	if errors.Is(err, fleet.ErrUnproven) {
+		kind = httpboot.ErrUnproven
+	}
+	return fmt.Errorf("%w: boot %s: %w", kind, id.Short(), err)
+}
+
+// Event implements httpboot.Sender.
+func (s *sender) Event(e ingot.Event) error {
+	e = clipEvent(e)
+	return s.decide(func(_ state.Tx, d *fleet.Decision) error {
+		if err := d.Provable(e); err != nil {
+			return unproven(s.boot, err)
+		}
+		if d.Record(e); e.Down && s.secret != nil {
+			d.ShutsDown()
+		}
+		return nil
+	})
+}
+
+// clipEvent bounds the texts of an event.
+func clipEvent(e ingot.Event) ingot.Event {
 	e.Detail, e.Error = clip(e.Detail), clip(e.Error)
 	if e.Check != nil {
 		check := *e.Check
@@ -28,17 +90,7 @@ func (b *Booter) Event(id ingot.BootID, e ingot.Event) error {
 	for i := range e.Volumes {
 		clipName(&e.Volumes[i])
 	}
-	images, policy := b.newImages(), *b.policy.Load()
-	_, err := b.decide(images, func(tx state.Tx) (*fleet.Decision, error) {
-		boot, m, err := currentBoot(tx, id)
-		if err != nil {
-			return nil, err
-		}
-		d := fleet.NewDecision(m, boot, policy, images.facts, fleet.Actor{}, now)
-		d.Record(e)
-		return d, nil
-	})
-	return err
+	return e
 }
 
 // boundResults bounds what a machine says of its volumes.
@@ -52,9 +104,20 @@ func boundResults(list []ingot.VolumeResult) []ingot.VolumeResult {
 	return list
 }
 
-// Record adds an event to a boot; what goes wrong is logged.
+// Record adds an event that the server observed to a boot; what goes wrong is logged.
 func (b *Booter) Record(id ingot.BootID, e ingot.Event) {
-	if err := b.Event(id, e); err != nil {
+	e = clipEvent(e)
+	now, images, policy := b.now(), b.newImages(), *b.policy.Load()
+	_, err := b.decide(images, func(tx state.Tx) (*fleet.Decision, error) {
+		boot, m, err := currentBoot(tx, id)
+		if err != nil {
+			return nil, err
+		}
+		d := fleet.NewDecision(m, boot, policy, images.facts, fleet.Actor{}, now)
+		d.Record(e)
+		return d, nil
+	})
+	if err != nil {
 		b.log.Warn("recording a boot", "boot", id.Short(), "stage", string(e.Stage), "err", err)
 	}
 }
@@ -94,48 +157,35 @@ func (b *Booter) Waits(id ingot.BootID, f ingot.Facts) error {
 	return err
 }
 
-// Console implements httpboot.Booter. A boot that ended may still speak: its
+// Console implements httpboot.Sender. A boot that ended may still speak: its
 // last words come late.
-func (b *Booter) Console(id ingot.BootID, text string) error {
+func (s *sender) Console(text string) error {
 	// The kernel repeats its command line, and with it the key of the boot.
 	text = explain.Printable(ingot.HideBootKeys(text))
-	return b.state.Update(func(tx state.Tx) error {
-		if _, _, err := currentBoot(tx, id); err != nil || text == "" {
-			return err
+	return s.decide(func(tx state.Tx, _ *fleet.Decision) error {
+		if text != "" {
+			tx.AddConsole(s.boot, text)
 		}
-		tx.AddConsole(id, text)
 		return nil
 	})
 }
 
-// Crash implements httpboot.Booter. The log of a crash belongs to the boot before the one that
+// Crash implements httpboot.Sender. The log of a crash belongs to the boot before the one that
 // reports it. It is accepted once: a client with the key of a boot must not replace what the
 // earlier boot left.
-func (b *Booter) Crash(id ingot.BootID, text string) error {
+func (s *sender) Crash(text string) error {
 	text = explain.Printable(ingot.HideBootKeys(text))
-	if strings.TrimSpace(text) == "" {
-		return b.state.Update(func(tx state.Tx) error {
-			_, _, err := currentBoot(tx, id)
-			return err
-		})
-	}
+	empty := strings.TrimSpace(text) == ""
 	line := cmp.Or(clip(explain.CrashLine(text)), noCrashLine)
-	now := b.now()
-	_, err := b.decide(b.newImages(), func(tx state.Tx) (*fleet.Decision, error) {
-		boot, m, err := currentBoot(tx, id)
-		if err != nil || boot.Pstore {
-			return nil, err
+	return s.decide(func(tx state.Tx, d *fleet.Decision) error {
+		before, ok := crashedIn(tx, d.Boot)
+		if empty || d.Boot.Pstore || !ok { // without a boot before, it crashed when it was not ours
+			return nil
 		}
-		before, ok := crashedIn(tx, boot)
-		if !ok {
-			return nil, nil // it crashed when it was not ours
-		}
-		d := fleet.NewDecision(m, boot, fleet.BootPolicy{}, nil, fleet.Actor{}, now)
 		d.Crash(before, line)
 		tx.AddConsole(before.ID, "--- what the firmware kept of the crash (pstore) ---\n"+text)
-		return d, nil
+		return nil
 	})
-	return err
 }
 
 // noCrashLine is told of a crash without a line that says why.
@@ -157,9 +207,8 @@ func crashedIn(tx state.Tx, b fleet.Boot) (fleet.Boot, bool) {
 	return direct, ok
 }
 
-// Report implements httpboot.Booter.
-func (b *Booter) Report(id ingot.BootID, r ingot.Report) error {
-	now := b.now()
+// Report implements httpboot.Sender.
+func (s *sender) Report(r ingot.Report) error {
 	if len(r.Checks) > 100 {
 		return fmt.Errorf("%w: a report of %d checks", httpboot.ErrRefused, len(r.Checks))
 	}
@@ -172,18 +221,11 @@ func (b *Booter) Report(id ingot.BootID, r ingot.Report) error {
 	for i := range r.Failed {
 		r.Failed[i] = clip(r.Failed[i])
 	}
-	images, policy := b.newImages(), *b.policy.Load()
-	_, err := b.decide(images, func(tx state.Tx) (*fleet.Decision, error) {
-		boot, m, err := currentBoot(tx, id)
-		if err != nil {
-			return nil, err
+	return s.decide(func(_ state.Tx, d *fleet.Decision) error {
+		if d.Boot.Image.Image == "" { // it waits: nothing of ours runs that could be healthy
+			return fmt.Errorf("%w: boot %s runs no image", httpboot.ErrRefused, s.boot.Short())
 		}
-		if boot.Image.Image == "" { // it waits: nothing of ours runs that could be healthy
-			return nil, fmt.Errorf("%w: boot %s runs no image", httpboot.ErrRefused, id.Short())
-		}
-		d := fleet.NewDecision(m, boot, policy, images.facts, fleet.Actor{}, now)
 		d.Report(r)
-		return d, nil
+		return nil
 	})
-	return err
 }

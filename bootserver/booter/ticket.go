@@ -18,11 +18,26 @@ func (b *Booter) Ticket(id ingot.BootID, q ingot.TicketRequest) (signed ingot.Si
 	installation := b.fleetID()
 	boot, _ := b.state.Boot(id)
 	images := b.newImages(boot.Image.Image)
+	_, server, unable := b.secret(id, q.Half)
 	var ticket ingot.Ticket
 	var ask *fleet.Question
+	var conflict bool
 	_, err = b.decide(images, func(tx state.Tx) (d *fleet.Decision, err error) {
 		if d, err = b.admit(tx, id, policy, images, now); err != nil {
 			return nil, err
+		}
+		var half ingot.Half // of images that can authenticate messages, whatever the request says
+		if d.Boot.Auth.Able {
+			if half = q.Half; unable != nil {
+				return nil, fmt.Errorf("%w: %s authenticates its reports: %w", httpboot.ErrRefused, d.Boot.Image.Name, unable)
+			}
+		}
+		if conflict = d.Agree(half); conflict {
+			return d, nil // the record stays, the ticket is refused
+		}
+		if until, wait := d.GrantsAfter(); wait {
+			return nil, &httpboot.Later{After: until.Sub(now), Why: "an earlier boot of this machine may still run; " +
+				"its grants can be used when that boot has sent no report for " + fleet.Silence.String()}
 		}
 		if d.Boot.Facts == "" { // it reports its hardware once in a boot
 			d.Learn(facts, tx.Others(d.Machine, facts))
@@ -39,14 +54,25 @@ func (b *Booter) Ticket(id ingot.BootID, q ingot.TicketRequest) (signed ingot.Si
 			MachineKey: d.Machine.MachineKey,
 			Nonce:      q.Nonce, Issued: now, Expires: now.Add(policy.Ticket), Image: d.Boot.Image.Image, Grants: blank,
 			Deadline: d.Boot.Deadline.Sub(now), Restart: d.Restarts(), Fleet: installation, Had: d.Machine.Had,
-			Adoptions: adoptions}
+			Adoptions: adoptions, MachineHalf: half}
+		if half != nil {
+			ticket.ServerHalf = server
+		}
 		return d, nil
 	})
 	if err != nil {
 		return signed, err
 	}
+	if conflict {
+		return signed, unproven(id, fleet.ErrConflict)
+	}
 	if ask != nil {
 		return signed, fmt.Errorf("%w: an operator must look at this machine: %s", httpboot.ErrRefused, ask.What)
+	}
+	if ticket.MachineHalf != nil {
+		if ticket.Token, err = b.seal(token{Boot: id, Half: ticket.MachineHalf}); err != nil {
+			return signed, err
+		}
 	}
 	ticket.Name = images.found[ticket.Image].Name.String()
 	text, err := json.Marshal(ticket)
@@ -81,6 +107,7 @@ func (b *Booter) admit(tx state.Tx, id ingot.BootID, policy fleet.BootPolicy, im
 		return nil, fmt.Errorf("%w: boot %s is over; this machine should start over", httpboot.ErrRefused, id.Short())
 	}
 	d := fleet.NewDecision(m, boot, policy, images.facts, fleet.Actor{}, now)
+	d.Resolve()
 	im := d.Image(boot.Image.Image)
 	if err := d.Err(); err != nil {
 		return nil, err

@@ -100,6 +100,9 @@ type Boots struct {
 	// What a machine does then: fallback to the image last healthy on it, and hold when there is none
 	// (default); hold until an operator decides; retry forever.
 	After fleet.After `yaml:"afterFailures,omitempty" json:"afterFailures,omitempty"`
+	// required: serve only images that authenticate their reports. Default: serve older images as well,
+	// and show that their reports are not authenticated.
+	Authenticated Authenticated `yaml:"authenticated,omitempty" json:"authenticated,omitempty"`
 	// New machines to approve and label automatically; the first rule that matches applies.
 	Rules []fleet.Rule `yaml:"rules,omitempty" json:"rules,omitempty"`
 	// Approve every new machine. For labs, on networks that unknown machines cannot reach.
@@ -107,6 +110,12 @@ type Boots struct {
 	// With approveAll: the image to assign to new machines.
 	Image string `yaml:"image,omitempty" json:"image,omitempty"`
 }
+
+// Authenticated says what images a server requires; empty is the default.
+type Authenticated string
+
+// AuthenticatedRequired serves only images that authenticate their reports.
+const AuthenticatedRequired Authenticated = "required"
 
 // API says where the API is served besides the Unix socket.
 type API struct {
@@ -240,6 +249,9 @@ func (c *Config) check(faults *yamlfile.Faults, places map[string]yamlfile.Place
 	if a := c.Boots.After; a != "" && a != fleet.AfterFallback && a != fleet.AfterHold && a != fleet.AfterRetry {
 		faults.Add(at("boots.afterFailures"), "write fallback, hold or retry", "afterFailures: unknown value %q", a)
 	}
+	if a := c.Boots.Authenticated; a != "" && a != AuthenticatedRequired {
+		faults.Add(at("boots.authenticated"), "write required, or remove it", "authenticated: unknown value %q", a)
+	}
 	if c.HTTP.Rate != 0 && c.HTTP.Rate < 64<<10 {
 		faults.Add(at("http.rate"), "write at least 64KiB, or nothing",
 			"rate: %d bytes per second are too few to boot a machine", c.HTTP.Rate)
@@ -343,6 +355,8 @@ func Schema() ([]byte, error) {
 			return &jsonschema.Schema{Type: "string", Enum: []any{dhcp6.Full, dhcp6.Boot, dhcp6.Observe}}
 		case reflect.TypeFor[dhcp4.Mode]():
 			return &jsonschema.Schema{Type: "string", Enum: []any{dhcp4.Full, dhcp4.Proxy, dhcp4.Observe}}
+		case reflect.TypeFor[Authenticated]():
+			return &jsonschema.Schema{Type: "string", Enum: []any{AuthenticatedRequired}}
 		case reflect.TypeFor[fleet.After]():
 			return &jsonschema.Schema{Type: "string",
 				Enum: []any{fleet.AfterFallback, fleet.AfterHold, fleet.AfterRetry}}

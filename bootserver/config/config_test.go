@@ -51,7 +51,7 @@ dhcp:
     - {mac: "52:54:00:12:00:01", address: 10.99.0.5, dns: [], loaders: [uki, ipxe.efi]}
 http: {port: 8080, rate: 1GiB, transfers: 100}
 tftp: {perClient: 4}
-boots: {ticket: 90s, deadline: 5m}
+boots: {ticket: 90s, deadline: 5m, authenticated: required}
 `
 
 func TestLoad(t *testing.T) {
@@ -70,6 +70,9 @@ func TestLoad(t *testing.T) {
 	if len(c.DHCP.Options.DNS) != 2 || c.HTTP.Transfers != 200 || c.HTTP.PerBoot != 2 || c.HTTP.Port != 8080 {
 		t.Errorf("dns %v, http %+v; want the later file's values, and those that it does not name kept",
 			c.DHCP.Options.DNS, c.HTTP)
+	}
+	if c.Boots.Authenticated != AuthenticatedRequired {
+		t.Errorf("authenticated = %q", c.Boots.Authenticated)
 	}
 	if m := c.DHCP.Machines[0]; m.DNS == nil || len(m.DNS) != 0 {
 		t.Errorf("dns of the machine = %v; want an empty list, not none", m.DNS)
@@ -114,7 +117,7 @@ func TestEveryFaultAtOnce(t *testing.T) {
 		}},
 		{map[string]string{"ingot.yaml": strings.NewReplacer("10.99.0.5", "10.99.0.150", "mode: proxy", "mode: loud",
 			"90s",
-			"1s", "/srv/ingot", "srv", "1GiB", "1").Replace(good),
+			"1s", "required", "optional", "/srv/ingot", "srv", "1GiB", "1").Replace(good),
 			"ingot.d/a.yaml": "\ndhcp: {machines: [{mac: '52:54:00:12:00:01'}]}\n"}, []string{
 			`ingot.d/a.yaml:2:19: machines[1] "52:54:00:12:00:01": the machine is listed twice`,
 			`ingot.yaml:2:8: store: "srv" is not an absolute path; write it from the root: /srv`,
@@ -123,6 +126,7 @@ func TestEveryFaultAtOnce(t *testing.T) {
 				`10.99.0.100-10.99.0.199 of network "rack1", which could assign it to others; move one of them`,
 			`ingot.yaml:18:26: rate: 1 bytes per second are too few to boot a machine; write at least 64KiB, or nothing`,
 			`ingot.yaml:20:17: ticket: 1s; write a time between 5s and 1h`,
+			`ingot.yaml:20:50: authenticated: unknown value "optional"; write required, or remove it`,
 		}},
 		{map[string]string{"ingot.yaml": "dhcp6:\n  interfaces: [{name: eth1}]\n  networks:\n    - name: a\n      " +
 			"subnets: [{prefix: 10.99.0.0/24}]\n"}, []string{

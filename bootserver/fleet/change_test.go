@@ -90,6 +90,13 @@ func samples() map[Code]struct {
 		CodeBootCrash: {Change{Detail: "BUG: x"}, "! step the kernel crashed (from pstore): BUG: x"},
 		CodeBootEnded: {Change{Image: v1, To: Values{"outcome": "silent"}, Detail: "no report"},
 			"! end lab:v1 silent: no report"},
+		CodeBootDown: {Change{}, "step the system says that it shuts down"},
+		CodeBootClaimed: {Change{To: Values{"until": "2026-11-30T12:00:00Z"}}, "step another boot began although this one " +
+			"may still run; it gets no grant while this one may report, until 2026-11-30T12:00:00Z"},
+		CodeBootConflict: {Change{To: Values{"with": string(boot1)}},
+			"! machine conflict: this boot still runs, but boot 01000000 began in the name of this machine"},
+		CodeTicketConflict: {Change{},
+			"! machine conflict: another machine requested a ticket of this boot; it got none"},
 	}
 	for code, verb := range actions {
 		all[code] = sample{Change{Name: "x"}, "action " + verb + " x"}

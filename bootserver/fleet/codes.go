@@ -55,6 +55,11 @@ const (
 	CodeBootHardware  Code = "boot-hardware"     // To: changes, in words
 	CodeBootCrash     Code = "boot-crash"        // Detail: the line of the kernel log with the reason
 	CodeBootEnded     Code = "boot-ended"        // Image; To: outcome; Detail: the reason
+
+	CodeBootDown       Code = "boot-down"       // the system says that it shuts down
+	CodeBootClaimed    Code = "boot-claimed"    // another boot began while this one may still run; To: until
+	CodeBootConflict   Code = "boot-conflict"   // this boot still runs although another began; To: with
+	CodeTicketConflict Code = "ticket-conflict" // another machine than the first requested a ticket of this boot
 )
 
 // Codes of operators' actions: the audit log. From and To have what changed.
@@ -145,6 +150,15 @@ func descriptions() map[Code]description {
 		}},
 		CodeBootCrash: {KindStep, always, detailed("the kernel crashed (from pstore): %s")},
 		CodeBootEnded: {KindEnd, badEnd, endText},
+
+		CodeBootDown:    {KindStep, nil, fixed("the system says that it shuts down")},
+		CodeBootClaimed: {KindStep, nil, claimedText},
+		CodeBootConflict: {KindMachine, always, func(c Change) string {
+			return fmt.Sprintf("conflict: this boot still runs, but boot %s began in the name of this machine",
+				ingot.BootID(c.To.Text("with")).Short())
+		}},
+		CodeTicketConflict: {KindMachine, always, fixed("conflict: another machine requested a ticket of this boot; " +
+			"it got none")},
 
 		CodePacket:         {KindPacket, badPacket, packetText},
 		CodeServerRestored: {KindServer, nil, restoredText},
@@ -372,6 +386,11 @@ func endText(c Change) string {
 		text += ": " + c.Detail
 	}
 	return text
+}
+
+func claimedText(c Change) string {
+	return "another boot began although this one may still run; it gets no grant while this one may report, until " +
+		c.To.Text("until")
 }
 
 func restoredText(c Change) string {

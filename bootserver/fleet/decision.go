@@ -17,6 +17,7 @@ type Image struct {
 	Root     ingot.Digest
 	Deadline time.Duration // from the script to the report; 0: the policy's
 	UKI      bool          // the image has one
+	Able     bool          // its signed manifest has ingot.FeatureAuthenticated
 	Err      error         // why it cannot be served; nil if it can
 }
 
@@ -234,7 +235,9 @@ func (d *Decision) Report(r ingot.Report) {
 		return
 	}
 	d.Record(ingot.Event{Stage: ingot.StageHealthy, Uptime: r.Uptime, Detail: "root " + r.Root.Short()})
-	d.Machine = healthyOn(d.Machine, d.Boot.Image)
+	if !d.tentative() {
+		d.Machine = healthyOn(d.Machine, d.Boot.Image)
+	}
 	d.End(Ending{ingot.OutcomeHealthy, CauseReport, ""})
 }
 
@@ -328,6 +331,7 @@ const (
 	CauseStalled    Cause = "stalled"    // the first stage was not loaded, or sent nothing more
 	CauseFailed     Cause = "failed"     // the machine reported that a stage failed
 	CauseReport     Cause = "report"     // the machine's report decided it
+	CauseConflict   Cause = "conflict"   // an earlier boot of the machine turned out to run still
 )
 
 // Ending describes how and why a boot ends.
@@ -364,6 +368,14 @@ func (d *Decision) end(b Boot, e Ending) Boot {
 	}
 	b.Outcome, b.Cause, b.Reason, b.Ended = e.Outcome, e.Cause, e.Reason, d.now
 	d.addBoot(b, Change{Code: CodeBootEnded, Image: b.Image, To: Values{"outcome": string(b.Outcome)}, Detail: b.Reason})
+	if !d.tentative() {
+		d.applyOutcome(b)
+	}
+	return b
+}
+
+// applyOutcome applies the outcome of a boot to the machine, see ApplyOutcome.
+func (d *Decision) applyOutcome(b Boot) {
 	before := d.Machine.Setback
 	d.Machine = ApplyOutcome(d.Machine, b, d.policy.Healing(), d.servable, d.now)
 	switch s := d.Machine.Setback; {
@@ -375,7 +387,6 @@ func (d *Decision) end(b Boot, e Ending) Boot {
 	default:
 		d.add(Change{Code: CodeImageFallback, Image: s.To, From: imageValues(s.Gave), Detail: s.Why})
 	}
-	return b
 }
 
 // End ends the boot of the decision.
@@ -408,7 +419,7 @@ func (d *Decision) Restarts() bool {
 
 // run sets the image of the boot.
 func (d *Decision) run(ref ImageRef, im Image) {
-	d.Boot.Image, d.Boot.Root, d.Boot.Order = ref, im.Root, d.Machine.Orders
+	d.Boot.Image, d.Boot.Root, d.Boot.Order, d.Boot.Auth.Able = ref, im.Root, d.Machine.Orders, im.Able
 	d.Boot.Deadline = d.now.Add(cmp.Or(im.Deadline, d.policy.Deadline))
 }
 
@@ -466,7 +477,9 @@ func (d *Decision) Ticket() (lent []ingot.Grant, ask *Question) {
 		return nil, d.Machine.Ask
 	}
 	had := d.Machine.Grants
-	d.Machine, lent = LendGrants(d.Machine, d.Boot.ID, d.now)
+	if d.Machine.Claim == nil {
+		d.Machine, lent = LendGrants(d.Machine, d.Boot.ID, d.now)
+	}
 	if d.Boot.Ticket.IsZero() || !slices.Equal(had, d.Machine.Grants) { // not for a repeated request
 		if d.Boot.Ticket.IsZero() {
 			d.Boot.Ticket = d.now

@@ -80,6 +80,10 @@ type Machine struct {
 	// disks with volumes that the machine used before volumes had owners
 	Had  []ingot.Disk `json:"had,omitempty"`
 	Boot ingot.BootID `json:"boot,omitempty"` // the latest boot
+	// set while an earlier boot may still run; never modified, only replaced
+	Claim *Claim `json:"claim,omitempty"`
+	// the system that took the latest ticket authenticates its reports
+	Authenticated bool `json:"authenticated,omitempty"`
 }
 
 // Hostname returns the host name of the machine: its name, else its ID.
@@ -95,6 +99,7 @@ func (m *Machine) Hostname() string {
 func (m Machine) Brief() Machine {
 	m.Facts = ingot.Facts{Vendor: m.Facts.Vendor, Product: m.Facts.Product}
 	m.Healthy, m.Grants, m.Had, m.Trial, m.MachineKey, m.Loaders, m.Answered = nil, nil, nil, Trial{}, "", nil, nil
+	m.Claim = nil
 	if m.Setback != nil {
 		s := *m.Setback
 		s.Failures = nil
@@ -147,6 +152,11 @@ type Boot struct {
 	// addresses that the machine took from other servers, or used first; until the ticket, the
 	// key works from there and from the machine's leases; never modified, only replaced
 	Addresses []netip.Addr `json:"addresses,omitempty"`
+	// what authenticates its messages
+	Auth     Authentication `json:"auth,omitzero"`
+	Conflict *Conflict      `json:"conflict,omitempty"` // with another host; never modified, only replaced
+	// the largest number of the boots that began in its place before it came back, see Claim
+	Newest int `json:"-"`
 }
 
 // FirstUKI stands for the image's own UKI as first stage.

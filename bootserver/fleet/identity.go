@@ -306,8 +306,9 @@ func Merge(into, from Machine, now time.Time) Machine {
 		into.Facts = from.Facts
 	}
 	if from.Boot != "" && (later || into.Boot == "") {
-		into.Boot = from.Boot
+		into.Boot, into.Authenticated = from.Boot, from.Authenticated
 	}
+	into.Claim = nil
 	if later {
 		into.LastSeen, into.Address, into.Port, into.Firmware = from.LastSeen, from.Address, from.Port, from.Firmware
 	}

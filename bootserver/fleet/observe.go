@@ -17,6 +17,8 @@ type BootPolicy struct {
 	Rules      []Rule        // rules for new machines; the first one that matches applies
 	ApproveAll bool          // approve every new machine
 	Image      string        // with ApproveAll: the image to assign to new machines
+	// serve only images that authenticate their reports
+	Authenticated bool
 }
 
 // Healing returns the policy for images that fail.
@@ -94,6 +96,7 @@ const (
 // *StaleFacts if it needs an image that was not looked up.
 func Decide(f Facts, now time.Time) (*Decision, Offer, error) {
 	d := f.begin(now)
+	d.Resolve()
 	d.observe(f.Request, f.Key)
 	d.withdrawQuestion(f)
 	d.applyRules(f)
@@ -267,7 +270,7 @@ func (d *Decision) offer(f Facts) Offer {
 	}
 	if stalled || Begins(latest, loader) {
 		if latest != nil && !stalled {
-			d.EndOlder(*latest, Superseded(*latest))
+			d.supersede(*latest)
 		}
 		d.beginBoot(f)
 	}
@@ -292,7 +295,7 @@ func (d *Decision) stall(b Boot, reason string, list []string) {
 func (d *Decision) beginBoot(f Facts) {
 	d.Boot = Boot{ID: f.NewBoot, Machine: d.Machine.ID, Number: 1, Firmware: f.Request.Firmware, Started: d.now}
 	if f.Latest != nil {
-		d.Boot.Number, d.Boot.Before = f.Latest.Number+1, f.Latest.ID
+		d.Boot.Number, d.Boot.Before = max(f.Latest.Number, f.Latest.Newest)+1, f.Latest.ID
 	}
 	d.Machine.Boot = d.Boot.ID
 	if port := f.Request.Port; port.Relay.IsValid() {

@@ -17,6 +17,7 @@ package httpboot
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -37,7 +38,19 @@ var (
 	ErrUnknown = errors.New("unknown")
 	// ErrRefused: the machine is not allowed to have this. Status 403.
 	ErrRefused = errors.New("refused")
+	// ErrUnproven: a message does not prove the secret of its boot. Status 401.
+	ErrUnproven = errors.New("not authenticated")
+	// ErrConflict: another message or machine was first. Status 409.
+	ErrConflict = errors.New("conflict")
 )
+
+// Later is an error after which the same request may succeed. Status 503, with Retry-After.
+type Later struct {
+	After time.Duration
+	Why   string
+}
+
+func (e *Later) Error() string { return e.Why }
 
 // Booter makes the decisions about boots.
 type Booter interface {
@@ -54,12 +67,21 @@ type Booter interface {
 	Artifact(boot ingot.BootID, image ingot.Digest, part string) (Artifact, error)
 	Served(boot ingot.BootID, part string, bytes int64, whole bool)
 	Ticket(boot ingot.BootID, q ingot.TicketRequest) (ingot.SignedTicket, error)
-	Event(boot ingot.BootID, e ingot.Event) error
-	Report(boot ingot.BootID, r ingot.Report) error
+	// Sender returns what may be posted after a message was verified: proof and token are its
+	// headers, empty if it has none. The error is ErrUnproven if they do not belong to the message.
+	Sender(boot ingot.BootID, m ingot.Message, proof, token string) (Sender, error)
+}
+
+// Sender records one message of a machine.
+type Sender interface {
+	Event(e ingot.Event) error
+	Report(r ingot.Report) error
 	// Console records output of the kernel and ingot-init; Crash that of the boot
 	// before, as far as it was kept.
-	Console(boot ingot.BootID, text string) error
-	Crash(boot ingot.BootID, text string) error
+	Console(text string) error
+	Crash(text string) error
+	// Prove returns the content of ingot.HeaderAuth for an answer; empty if the message proved nothing.
+	Prove(status int, body []byte) string
 }
 
 // Artifact is one file of an image: a path, or bytes.
@@ -126,14 +148,8 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		s.reading(w, r, func() { s.script(w, r, boot) })
 	case len(at) == 2 && at[1] == "ticket":
 		s.posted(w, r, func() { s.ticket(w, r, boot) })
-	case len(at) == 2 && at[1] == "events":
-		s.posted(w, r, func() { s.event(w, r, boot) })
-	case len(at) == 2 && at[1] == "report":
-		s.posted(w, r, func() { s.report(w, r, boot) })
-	case len(at) == 2 && at[1] == "console":
-		s.posted(w, r, func() { s.text(w, r, boot, s.booter.Console) })
-	case len(at) == 2 && at[1] == "crash":
-		s.posted(w, r, func() { s.text(w, r, boot, s.booter.Crash) })
+	case len(at) == 2 && posts[at[1]].record != nil:
+		s.posted(w, r, func() { s.message(w, r, boot, posts[at[1]]) })
 	case len(at) == 3:
 		image, err := ingot.ParseDigest("sha256:" + at[1])
 		if err != nil {
@@ -195,6 +211,16 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 		status, level = http.StatusNotFound, slog.LevelWarn
 	case errors.Is(err, ErrRefused):
 		status, level = http.StatusForbidden, slog.LevelWarn
+	case errors.Is(err, ErrUnproven):
+		status, level = http.StatusUnauthorized, slog.LevelWarn
+	case errors.Is(err, ErrConflict):
+		status, level = http.StatusConflict, slog.LevelWarn
+	case errors.As(err, new(badRequest)):
+		status, level = http.StatusBadRequest, slog.LevelDebug
+	}
+	if later := (*Later)(nil); errors.As(err, &later) {
+		status, level = http.StatusServiceUnavailable, slog.LevelInfo
+		w.Header().Set("Retry-After", strconv.Itoa(int(later.After/time.Second)+1))
 	}
 	path := ingot.HideBootKeys(r.URL.Path)
 	s.log.Log(r.Context(), level, "request failed", "path", path, "remote", r.RemoteAddr, "status", status, "err", err)
@@ -208,6 +234,9 @@ const maxText = 500
 // chunks.
 func refuse(w http.ResponseWriter, text string, status int) {
 	text = strings.ToValidUTF8(text[:min(len(text), maxText)], "") + "\n"
+	if p, is := w.(*proving); is {
+		p.prove(status, text)
+	}
 	h := w.Header()
 	h.Set("Content-Type", "text/plain; charset=utf-8")
 	h.Set("X-Content-Type-Options", "nosniff")
@@ -294,67 +323,105 @@ func (s *Server) ticket(w http.ResponseWriter, r *http.Request, boot ingot.BootI
 	answer(w, "application/json", body)
 }
 
-func (s *Server) event(w http.ResponseWriter, r *http.Request, boot ingot.BootID) {
-	var e ingot.Event
-	if !s.read(w, r, &e) {
-		return
-	}
-	if e.Stage.Rank() < 0 {
-		refuse(w, "unknown stage", http.StatusBadRequest)
-		return
-	}
-	s.done(w, r, s.booter.Event(boot, e))
+// badRequest is an error of a body. Status 400.
+type badRequest string
+
+func (e badRequest) Error() string { return string(e) }
+
+// post is how a message for one part of a boot is read and recorded.
+type post struct {
+	most   int64 // bytes of its body
+	record func(to Sender, boot ingot.BootID, body []byte) error
 }
 
-func (s *Server) report(w http.ResponseWriter, r *http.Request, boot ingot.BootID) {
-	var p ingot.Report
-	if !s.read(w, r, &p) {
-		return
-	}
-	if p.Boot != boot {
-		refuse(w, "the report belongs to another boot", http.StatusBadRequest)
-		return
-	}
-	s.done(w, r, s.booter.Report(boot, p))
+// posts are the messages of a boot, by part.
+var posts = map[string]post{
+	"events": {maxBody, func(to Sender, _ ingot.BootID, body []byte) error {
+		var e ingot.Event
+		if err := parse(body, &e); err != nil {
+			return err
+		}
+		if e.Stage.Rank() < 0 {
+			return badRequest("unknown stage")
+		}
+		return to.Event(e)
+	}},
+	"report": {maxBody, func(to Sender, boot ingot.BootID, body []byte) error {
+		var r ingot.Report
+		if err := parse(body, &r); err != nil {
+			return err
+		}
+		if r.Boot != boot {
+			return badRequest("the report belongs to another boot")
+		}
+		return to.Report(r)
+	}},
+	"console": {ingot.MaxConsole, func(to Sender, _ ingot.BootID, body []byte) error { return to.Console(string(body)) }},
+	"crash":   {ingot.MaxConsole, func(to Sender, _ ingot.BootID, body []byte) error { return to.Crash(string(body)) }},
 }
 
-// text reads plain text and passes it to record.
-func (s *Server) text(
-	w http.ResponseWriter, r *http.Request, boot ingot.BootID, record func(ingot.BootID, string) error,
-) {
-	b, err := io.ReadAll(http.MaxBytesReader(w, r.Body, ingot.MaxConsole))
-	if err != nil {
-		refuse(w, "the text is larger than 32 KiB or incomplete", http.StatusRequestEntityTooLarge)
-		return
-	}
-	s.done(w, r, record(boot, string(b)))
+// proving is an answer to a message that proved the secret of its boot: the answer proves it as well.
+type proving struct {
+	http.ResponseWriter
+	to Sender
 }
 
-func (s *Server) done(w http.ResponseWriter, r *http.Request, err error) {
+func (p *proving) prove(status int, body string) {
+	if proof := p.to.Prove(status, []byte(body)); proof != "" {
+		p.Header().Set(ingot.HeaderAuth, proof)
+	}
+}
+
+// message records what a machine posts.
+func (s *Server) message(w http.ResponseWriter, r *http.Request, boot ingot.BootID, p post) {
+	body, ok := s.body(w, r, p.most)
+	if !ok {
+		return
+	}
+	m := ingot.Message{Method: r.Method, Path: r.URL.Path, Body: body}
+	to, err := s.booter.Sender(boot, m, r.Header.Get(ingot.HeaderAuth), r.Header.Get(ingot.HeaderToken))
 	if err != nil {
 		s.fail(w, r, err)
 		return
 	}
+	answer := &proving{w, to}
+	if err := p.record(to, boot, body); err != nil {
+		s.fail(answer, r, err)
+		return
+	}
+	answer.prove(http.StatusNoContent, "")
 	w.WriteHeader(http.StatusNoContent)
+}
+
+// body reads a body of at most most bytes.
+func (s *Server) body(w http.ResponseWriter, r *http.Request, most int64) ([]byte, bool) {
+	b, err := io.ReadAll(http.MaxBytesReader(w, r.Body, most))
+	switch large := (*http.MaxBytesError)(nil); {
+	case errors.As(err, &large):
+		refuse(w, fmt.Sprintf("the body is larger than %d KiB", most>>10), http.StatusRequestEntityTooLarge)
+	case err != nil:
+		refuse(w, "reading the body: "+err.Error(), http.StatusBadRequest)
+	}
+	return b, err == nil
 }
 
 // read parses a body, which must be exactly one JSON value.
 func (s *Server) read(w http.ResponseWriter, r *http.Request, into any) bool {
-	d := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxBody))
-	err := d.Decode(into)
-	if err == nil {
-		if _, more := d.Token(); !errors.Is(more, io.EOF) {
-			err = errors.New("data after the JSON value")
-		}
+	body, ok := s.body(w, r, maxBody)
+	if !ok {
+		return false
 	}
-	var large *http.MaxBytesError
-	switch {
-	case err == nil:
-		return true
-	case errors.As(err, &large):
-		refuse(w, "the body is larger than 1 MiB", http.StatusRequestEntityTooLarge)
-	default:
-		refuse(w, "parsing the body: "+err.Error(), http.StatusBadRequest)
+	if err := parse(body, into); err != nil {
+		refuse(w, err.Error(), http.StatusBadRequest)
+		return false
 	}
-	return false
+	return true
+}
+
+// parse reads exactly one JSON value.
+func parse(body []byte, into any) error {
+	if err := json.Unmarshal(body, into); err != nil {
+		return badRequest("parsing the body: " + err.Error())
+	}
+	return nil
 }

@@ -69,11 +69,19 @@ func (s *oneBoot) Served(_ ingot.BootID, _ string, n int64, _ bool) {
 func (s *oneBoot) Ticket(ingot.BootID, ingot.TicketRequest) (ingot.SignedTicket, error) {
 	return ingot.SignedTicket{Ticket: []byte("{}")}, nil
 }
-func (s *oneBoot) Event(ingot.BootID, ingot.Event) error   { return nil }
-func (s *oneBoot) Report(ingot.BootID, ingot.Report) error { return nil }
-func (s *oneBoot) Waits(ingot.BootID, ingot.Facts) error   { return nil }
-func (s *oneBoot) Console(ingot.BootID, string) error      { return nil }
-func (s *oneBoot) Crash(ingot.BootID, string) error        { return nil }
+func (s *oneBoot) Waits(ingot.BootID, ingot.Facts) error { return nil }
+func (s *oneBoot) Sender(ingot.BootID, ingot.Message, string, string) (Sender, error) {
+	return anySender{}, nil
+}
+
+// anySender accepts every message.
+type anySender struct{}
+
+func (anySender) Event(ingot.Event) error   { return nil }
+func (anySender) Report(ingot.Report) error { return nil }
+func (anySender) Console(string) error      { return nil }
+func (anySender) Crash(string) error        { return nil }
+func (anySender) Prove(int, []byte) string  { return "" }
 
 // random makes a file of random bytes.
 func (s *oneBoot) random(t testing.TB, name string, size int) []byte {

@@ -37,11 +37,14 @@ func machineOf(m fleet.Machine) api.Machine {
 			Since: m.Assignment.Since},
 		LastHealthy: imageRefOf(m.LastHealthy), Healthy: each(m.Healthy, imageRefOf),
 		Trial:  api.Trial{Image: m.Trial.Image, Failures: each(m.Trial.Failures, failureOf)},
-		Orders: m.Orders, Boot: m.Boot,
+		Orders: m.Orders, Boot: m.Boot, Authenticated: m.Authenticated,
 		Answered: each(m.Answered, func(a fleet.Answered) api.Answered { return api.Answered(a) }),
 		Grants:   each(m.Grants, func(g fleet.Grant) api.Grant { return api.Grant(g) }), Had: m.Had}
 	if q := m.Ask; q != nil {
 		out.Ask = &api.Question{With: q.With, What: q.What, About: q.About, Reported: q.Reported}
+	}
+	if c := m.Claim; c != nil {
+		out.Claim = &api.Claim{Running: c.Running, Healthy: c.Healthy, Since: c.Since, Until: c.Until}
 	}
 	if s := m.Setback; s != nil {
 		out.Setback = &api.Setback{Gave: imageRefOf(s.Gave), To: imageRefOf(s.To), Why: s.Why, At: s.At,
@@ -52,14 +55,19 @@ func machineOf(m fleet.Machine) api.Machine {
 
 // bootOf converts a boot.
 func bootOf(b fleet.Boot) api.Boot {
-	return api.Boot{ID: b.ID, Machine: b.Machine, Number: b.Number, Before: b.Before, Firmware: b.Firmware,
+	out := api.Boot{ID: b.ID, Machine: b.Machine, Number: b.Number, Before: b.Before, Firmware: b.Firmware,
 		Image: imageRefOf(b.Image), Order: b.Order, Root: b.Root, First: b.First, Proxy: b.Proxy, Accepted: b.Accepted,
 		Back: b.Back, Started: b.Started, Deadline: b.Deadline, Ended: b.Ended, Outcome: b.Outcome, Cause: string(b.Cause),
 		Reason: b.Reason, Ticket: b.Ticket, Facts: b.Facts, Changes: b.Changes, Crash: b.Crash, Pstore: b.Pstore,
 		Events: each(b.Events,
 			func(e fleet.Event) api.Event { return api.Event(e) }), Served: b.Served, Report: b.Report,
 		Others:  each(b.Others, OtherOf),
-		Origins: each(b.Origins, func(o fleet.Origin) api.Origin { return api.Origin(o) }), Addresses: b.Addresses}
+		Origins: each(b.Origins, func(o fleet.Origin) api.Origin { return api.Origin(o) }), Addresses: b.Addresses,
+		Auth: api.Authentication{Able: b.Auth.Able, Half: b.Auth.Half, Heard: b.Auth.Heard, Down: b.Auth.Down}}
+	if c := b.Conflict; c != nil {
+		out.Conflict = &api.Conflict{At: c.At, With: c.With}
+	}
+	return out
 }
 
 // OtherOf converts what another DHCP server answered.

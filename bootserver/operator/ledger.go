@@ -113,7 +113,11 @@ func (o *Operator) Why(ref string) (api.Why, error) {
 	story := explain.Story{Machine: m, Boots: boots, Others: o.others(m, boots), Needed: o.sizes(boots),
 		Policy: o.host.HealingPolicy(), Now: o.now()}
 	if ref, err := fleet.Next(m); err == nil {
-		if _, err := o.catalog.Image(ref.Image); err != nil {
+		im, err := o.catalog.Image(ref.Image)
+		if err == nil {
+			err = o.host.Required(im.Manifest)
+		}
+		if err != nil {
 			story.Unservable, story.Untrusted = err.Error(), errors.Is(err, image.ErrSignature)
 		}
 	}

@@ -47,6 +47,8 @@ type Host interface {
 	MachineKey(id ingot.MachineID) string
 	// HealingPolicy returns how machines recover from images that fail.
 	HealingPolicy() fleet.Policy
+	// Required returns why the configuration does not let an image be served; nil if it does.
+	Required(m ingot.ImageManifest) error
 	// KeepLeases stores all leases once more: a restored state may not have them.
 	KeepLeases() error
 	// ChangeIdentity makes the server go on with the identity of a restored state.

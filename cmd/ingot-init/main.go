@@ -47,6 +47,9 @@ Example:
   ingot-init guard 5m0s 812
 
 Exit codes: 0 done, 1 failed, 2 wrong usage.
+
+What this binary can do; the builder reads it from the file and writes it into the manifest:
+  ` + ingot.MarkAuthenticated + `
 `
 
 func run(ctx context.Context, args []string, stderr io.Writer) int {

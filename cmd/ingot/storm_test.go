@@ -170,7 +170,8 @@ func (f *field) fill(size sizes) {
 	}
 	in := filepath.Join(f.dir, "in")
 	defer os.RemoveAll(in)
-	_, err = images.Put(f.ctx, &ingot.ImageManifest{Schema: 1, Profile: "storm", Version: "v1"}, image.Files{
+	_, err = images.Put(f.ctx, &ingot.ImageManifest{Schema: 1, Profile: "storm", Version: "v1",
+		Features: []ingot.Feature{ingot.FeatureAuthenticated}}, image.Files{
 		Kernel: file(in+"/kernel", size.kernel), Initramfs: file(in+"/initramfs", size.initramfs), Root: file(in+"/root",
 			size.root), Plan: file(in+"/plan", 100)}, keys.Release.Secret)
 	if err != nil {

@@ -8,6 +8,7 @@ package agent
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/json"
@@ -33,6 +34,7 @@ type Agent struct {
 	Console  io.Writer     // nil means /dev/console
 	Dir      string        // where the verdict is kept, also for the guard; empty: nowhere
 	pause    time.Duration // before a reboot; 0 means restartPause
+	sender   *rootfs.Sender
 
 	unkept *rootfs.Decided // a verdict that could not be written yet
 }
@@ -51,6 +53,7 @@ func Run(ctx context.Context, log *slog.Logger) error {
 
 // Run is the life of the agent.
 func (a *Agent) Run(ctx context.Context) error {
+	a.sender = a.Handover.NewSender()
 	if a.HTTP == nil {
 		a.HTTP = &http.Client{Timeout: 30 * time.Second}
 	}
@@ -82,14 +85,12 @@ func (a *Agent) Run(ctx context.Context) error {
 	if a.act(ctx, decided) {
 		return nil
 	}
-	beat := a.Handover.Ticket.Heartbeat
-	if beat <= 0 {
-		beat = 30 * time.Second
-	}
+	beat := cmp.Or(a.Handover.Ticket.Heartbeat, ingot.Heartbeat)
 	for {
 		a.keep()
 		select {
 		case <-ctx.Done():
+			a.sayDown(ctx)
 			return nil
 		case <-time.After(beat*3/4 + rand.N(beat/2)): // a rack must not beat in step
 		}
@@ -110,6 +111,18 @@ func (a *Agent) measureAndCheck(ctx context.Context, first bool) (ingot.Digest, 
 	root, err := Measure(a.Handover.RootDevice, a.Handover.Image.Root.Size)
 	<-done
 	return root, checks, err
+}
+
+// sayDown reports that the system shuts down, if it does: then the server need not wait for heartbeats
+// that are missing before another boot of this machine replaces this one. A stop of the agent alone
+// is no reason.
+func (a *Agent) sayDown(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	defer cancel()
+	if state, err := a.System.State(ctx); err == nil && state == "stopping" {
+		a.send(ctx, "events", ingot.Event{Stage: ingot.StageAgent, Down: true, Detail: "the system shuts down",
+			Uptime: rootfs.Uptime()})
+	}
 }
 
 // unreadable reports a root that could not be measured. The unit starts the agent again.
@@ -176,23 +189,14 @@ func (a *Agent) post(ctx context.Context, part string, v any) error {
 	if err != nil {
 		return err
 	}
-	url := a.Handover.Server + ingot.BootPath(a.Handover.Key, part)
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, url, bytes.NewReader(body))
-	if err != nil {
-		return err
-	}
-	req.Header.Set("Content-Type", "application/json")
-	resp, err := a.HTTP.Do(req)
-	if err != nil {
-		return err
-	}
-	defer resp.Body.Close()
-	text, _ := io.ReadAll(io.LimitReader(resp.Body, 1<<10))
+	answer, err := a.sender.Post(ctx, a.HTTP, part, "application/json", body)
 	switch {
-	case resp.StatusCode >= 500 || resp.StatusCode == http.StatusTooManyRequests:
-		return fmt.Errorf("the server answers %s", resp.Status)
-	case resp.StatusCode >= 400:
-		return fmt.Errorf("%w: %s: %s", errRefused, resp.Status, bytes.TrimSpace(text))
+	case err != nil:
+		return err
+	case answer.Status >= 500 || answer.Status == http.StatusTooManyRequests:
+		return fmt.Errorf("the server answers %d", answer.Status)
+	case answer.Status >= 400:
+		return fmt.Errorf("%w: %d: %s", errRefused, answer.Status, bytes.TrimSpace(answer.Text))
 	}
 	return nil
 }

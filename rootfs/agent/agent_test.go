@@ -23,9 +23,13 @@ type system struct {
 	readyAt   int32
 	failed    []string
 	reboots   atomic.Int32
+	stopping  atomic.Bool
 }
 
 func (s *system) State(context.Context) (string, error) {
+	if s.stopping.Load() {
+		return "stopping", nil
+	}
 	if s.questions.Add(1) < s.readyAt {
 		return "starting", nil
 	}

@@ -9,11 +9,9 @@
 package guard
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
-	"io"
 	"net/http"
 	"os"
 	"os/exec"
@@ -182,20 +180,7 @@ func (g *Guard) post(ctx context.Context, part string, v any) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	req, err := http.NewRequestWithContext(
-		ctx,
-		http.MethodPost,
-		h.Server+ingot.BootPath(h.Key, part),
-		bytes.NewReader(body),
-	)
-	if err != nil {
-		return
-	}
-	req.Header.Set("Content-Type", kind)
-	if resp, err := http.DefaultClient.Do(req); err == nil {
-		_, _ = io.Copy(io.Discard, io.LimitReader(resp.Body, 1<<10))
-		resp.Body.Close()
-	}
+	_, _ = h.NewSender().Post(ctx, http.DefaultClient, part, kind, body) // a server that is down is not waited for
 }
 
 // Reset reboots the machine at once. File systems are synced as far as they

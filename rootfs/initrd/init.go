@@ -11,6 +11,7 @@ package initrd
 import (
 	"cmp"
 	"context"
+	"crypto/ecdh"
 	"crypto/rand"
 	"encoding/hex"
 	"errors"
@@ -105,8 +106,10 @@ type boot struct {
 	stage   ingot.Stage  // under way
 	ticket  ingot.Ticket // of a local boot
 	life    *life
-	flush   func()        // passes the kernel's log on
-	seen    atomic.Uint64 // sequence number in the kernel's log of what the server does not have
+	half    *ecdh.PrivateKey // of the boot's secret, the same in every request for a ticket
+	secret  ingot.BootSecret // nil: messages are not authenticated
+	flush   func()           // passes the kernel's log on
+	seen    atomic.Uint64    // sequence number in the kernel's log of what the server does not have
 
 	fetched ingot.Digest // image whose root lies in memory
 	image   *ingot.ImageManifest
@@ -307,6 +310,7 @@ func (b *boot) try(ctx context.Context) error {
 		RootDevice: b.device,
 		Switched:   rootfs.Uptime(),
 		Volumes:    b.volumes.Results,
+		Secret:     b.secret,
 	}
 	if err := h.Write(ingot.RunDir); err != nil {
 		return err
@@ -325,22 +329,47 @@ func (b *boot) try(ctx context.Context) error {
 // getTicket asks until the server answers, and verifies the answer. asked is
 // when the request that was answered left.
 func (b *boot) getTicket(ctx context.Context) (t ingot.Ticket, asked time.Time, err error) {
+	if b.half == nil {
+		if b.half, err = ecdh.X25519().GenerateKey(rand.Reader); err != nil {
+			return t, asked, fmt.Errorf("drawing a key: %w", err)
+		}
+	}
+	half := ingot.Half(b.half.PublicKey().Bytes())
 	err = retry(ctx, serverPatience, b.waiting, func() error {
 		var random [16]byte
 		_, _ = rand.Read(random[:]) // never fails, see crypto/rand
 		nonce := hex.EncodeToString(random[:])
 		asked = time.Now()
-		signed, err := b.remote.ticket(ctx, ingot.TicketRequest{Nonce: nonce, Facts: b.facts})
+		signed, err := b.remote.ticket(ctx, ingot.TicketRequest{Nonce: nonce, Facts: b.facts, Half: half})
 		if err != nil {
 			return fmt.Errorf("asking for a ticket: %w", err)
 		}
 		t, err = verifyTicket(signed, b.server, b.args.Boot.ID(), nonce, time.Since(asked))
 		return err
 	})
-	if err == nil {
-		setClock(t.Issued.Add(time.Since(asked)))
+	if err != nil {
+		return t, asked, err
 	}
-	return t, asked, err
+	setClock(t.Issued.Add(time.Since(asked)))
+	return t, asked, b.agree(t)
+}
+
+// agree computes the boot's secret from a verified ticket. From then on messages prove it.
+func (b *boot) agree(t ingot.Ticket) error {
+	if len(t.ServerHalf) == 0 {
+		b.console.say("this server is older than this image and does not authenticate reports")
+		return nil
+	}
+	if !t.MachineHalf.Same(b.half.PublicKey().Bytes()) {
+		return fmt.Errorf("%w: it repeats another public half", ErrTicketReplayed)
+	}
+	secret, err := ingot.NewBootSecret(b.half, t.Boot, t.MachineHalf, t.ServerHalf)
+	if err != nil {
+		return fmt.Errorf("agreeing on the secret of the boot: the server's part is %w", err)
+	}
+	b.secret = secret
+	b.remote.authenticate(secret, t.Token)
+	return nil
 }
 
 func (b *boot) waiting(err error, pause time.Duration) {

@@ -162,18 +162,23 @@ func (b *boot) relay(ctx context.Context) (flush func()) {
 		return func() {}
 	}
 	var mu sync.Mutex
+	text := "" // that the server does not have
 	pass := func() {
 		mu.Lock()
 		defer mu.Unlock()
 		for range 16 {
-			text, next := log.Read(ingot.MaxConsole / 2)
 			if text == "" {
-				return
+				var next uint64
+				if text, next = log.Read(ingot.MaxConsole / 2); text == "" {
+					return
+				}
+				b.seen.Store(next)
 			}
-			b.seen.Store(next)
-			if err := b.remote.text(ctx, "console", text); err != nil {
-				return // it is on the console, and the next lines may get through
+			err := b.remote.text(ctx, "console", text)
+			if err != nil && (passing(err) || !b.remote.sender.Load().Authenticates()) {
+				return // sent again later, then maybe with the secret that the server wants
 			}
+			text = ""
 		}
 	}
 	go func() {

@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"ingot"
@@ -19,16 +20,24 @@ import (
 
 // remote is the client of the boot server's HTTP interface for one boot.
 type remote struct {
-	base string // "http://10.99.0.1:80"
-	boot ingot.BootKey
-	http *http.Client
+	base   string // "http://10.99.0.1:80"
+	boot   ingot.BootKey
+	http   *http.Client
+	sender atomic.Pointer[rootfs.Sender] // of messages; with a secret after the ticket
 }
 
 func newRemote(base string, boot ingot.BootKey) *remote {
-	return &remote{base: base, boot: boot, http: &http.Client{Transport: &http.Transport{
+	r := &remote{base: base, boot: boot, http: &http.Client{Transport: &http.Transport{
 		DialContext:           (&net.Dialer{Timeout: 10 * time.Second, KeepAlive: 15 * time.Second}).DialContext,
 		ResponseHeaderTimeout: 30 * time.Second, DisableCompression: true,
 	}}}
+	r.authenticate(nil, "")
+	return r
+}
+
+// authenticate proves messages with a secret from here on; nil: with none.
+func (r *remote) authenticate(secret ingot.BootSecret, token string) {
+	r.sender.Store(rootfs.NewSender(r.base, r.boot, secret, token))
 }
 
 // refusal is an answer of the server that trying again at once does not change.
@@ -59,11 +68,19 @@ func (r *remote) do(ctx context.Context, method, part string, body []byte, heade
 	}
 	text, _ := io.ReadAll(io.LimitReader(resp.Body, 4<<10))
 	resp.Body.Close()
-	err = refusal{resp.StatusCode, string(bytes.TrimSpace(text))}
-	if resp.StatusCode >= 500 || resp.StatusCode == http.StatusTooManyRequests {
-		return nil, busy{err, retryAfter(resp.Header)}
+	return nil, refused(resp.StatusCode, resp.Header, text)
+}
+
+// refused returns the error of an answer; nil if its status is a success.
+func refused(status int, header http.Header, text []byte) error {
+	switch err := (refusal{status, string(bytes.TrimSpace(text))}); {
+	case status < 300:
+		return nil
+	case status >= 500 || status == http.StatusTooManyRequests:
+		return busy{err, retryAfter(header)}
+	default:
+		return err
 	}
-	return nil, err
 }
 
 // busy is an answer after which the same request may succeed: the server is
@@ -91,11 +108,7 @@ func retryAfter(h http.Header) time.Duration {
 func (r *remote) small(ctx context.Context, method, part string, body []byte) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, 60*time.Second)
 	defer cancel()
-	return r.typed(ctx, method, part, "application/json", body)
-}
-
-func (r *remote) typed(ctx context.Context, method, part, kind string, body []byte) ([]byte, error) {
-	resp, err := r.do(ctx, method, part, body, http.Header{"Content-Type": {kind}})
+	resp, err := r.do(ctx, method, part, body, http.Header{"Content-Type": {"application/json"}})
 	if err != nil {
 		return nil, err
 	}
@@ -159,16 +172,25 @@ func (r *remote) post(ctx context.Context, e ingot.Event) error {
 	if err != nil {
 		return err
 	}
-	_, err = r.small(ctx, http.MethodPost, "events", body)
-	return err
+	ctx, cancel := context.WithTimeout(ctx, 60*time.Second)
+	defer cancel()
+	return r.send(ctx, "events", "application/json", body)
 }
 
 // text posts text once; a server that is away is not waited for.
 func (r *remote) text(ctx context.Context, part, text string) error {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	_, err := r.typed(ctx, http.MethodPost, part, "text/plain; charset=utf-8", []byte(text))
-	return err
+	return r.send(ctx, part, "text/plain; charset=utf-8", []byte(text))
+}
+
+// send posts a message once.
+func (r *remote) send(ctx context.Context, part, kind string, body []byte) error {
+	a, err := r.sender.Load().Post(ctx, r.http, part, kind, body)
+	if err != nil {
+		return err
+	}
+	return refused(a.Status, a.Header, a.Text)
 }
 
 // patience says how a machine waits for something that is not there now.
@@ -216,7 +238,8 @@ func passing(err error) bool {
 		return true
 	case errors.As(err, &refused), isVerdict(err):
 		return false
-	case errors.As(err, &netErr), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, io.EOF), errors.Is(err, errStalled):
+	case errors.As(err, &netErr), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, io.EOF), errors.Is(err, errStalled),
+		errors.Is(err, rootfs.ErrForged):
 		return true
 	}
 	return false

@@ -3,6 +3,7 @@ package storm
 import (
 	"bytes"
 	"context"
+	"crypto/ecdh"
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/binary"
@@ -33,6 +34,10 @@ type machine struct {
 	id     ingot.BootID
 	since  time.Time // of the stage that it is in
 	left   int       // steps until it vanishes; 0: never
+	secret ingot.BootSecret
+	token  string
+	posted uint64 // messages that proved the secret
+	sent   *Sent  // the latest one
 	slow   bool
 }
 
@@ -93,7 +98,9 @@ func (m *machine) boot(ctx context.Context) error {
 	}
 	m.passed("dhcp")
 	m.ip, m.server = ack.YourIPAddr, ack.ServerIdentifier()
-	if err := m.own(m.ip); err != nil {
+	if source := m.conf.Source; source.IsValid() {
+		m.ip = source.AsSlice()
+	} else if err := m.own(m.ip); err != nil {
 		return err
 	}
 	m.http = &http.Client{Transport: &http.Transport{DisableCompression: true,
@@ -156,9 +163,13 @@ func (m *machine) system(ctx context.Context) error {
 	if err := m.sendEvent(ctx, ingot.StageInit); err != nil {
 		return err
 	}
+	own, err := ecdh.X25519().GenerateKey(rand.Reader)
+	if err != nil {
+		return at("ticket", err)
+	}
 	var nonce [16]byte
 	_, _ = rand.Read(nonce[:]) // never fails, see crypto/rand
-	q := ingot.TicketRequest{Nonce: hex.EncodeToString(nonce[:]),
+	q := ingot.TicketRequest{Nonce: hex.EncodeToString(nonce[:]), Half: own.PublicKey().Bytes(),
 		Facts: ingot.Facts{Vendor: "storm", Cores: 64, RAM: 256 << 30, Kernel: "6.12",
 			NICs:  []ingot.NIC{{Name: "eth0", MAC: m.mac.String(), Boot: true}},
 			Disks: []ingot.Disk{{Name: "nvme0n1", Serial: m.mac.String(), Size: 1 << 40, Holds: "blank"}}}}
@@ -169,6 +180,11 @@ func (m *machine) system(ctx context.Context) error {
 	}
 	if err := json.Unmarshal(signed.Ticket, &ticket); err != nil || ticket.Nonce != q.Nonce {
 		return fmt.Errorf("ticket: it answers another request (%w)", err)
+	}
+	if m.token = ticket.Token; m.token != "" {
+		if m.secret, err = ingot.NewBootSecret(own, m.id, q.Half, ticket.ServerHalf); err != nil {
+			return at("ticket", err)
+		}
 	}
 	m.passed("ticket")
 	if err := m.step(); err != nil {
@@ -201,13 +217,18 @@ func (m *machine) system(ctx context.Context) error {
 			return err
 		}
 	}
-	err := m.post(ctx, "report", ingot.Report{Boot: m.id, Image: ticket.Image, Root: root, Healthy: true,
-		Checks: []ingot.CheckResult{{Name: "system", OK: true}}}, nil)
-	if err != nil {
-		return at("report", err)
+	report := ingot.Report{Boot: m.id, Image: ticket.Image, Root: root, Healthy: true,
+		Checks: []ingot.CheckResult{{Name: "system", OK: true}}}
+	for begin := time.Now(); ; pause(ctx, time.Second) {
+		if err := m.post(ctx, "report", report, nil); err != nil {
+			return at("report", err)
+		}
+		m.acknowledged(Acknowledged{MAC: m.mac.String(), Boot: m.id, Stage: ingot.StageHealthy, Report: m.sent})
+		if time.Since(begin) >= m.conf.Stay {
+			break
+		}
 	}
 	m.passed("report")
-	m.acknowledged(Acknowledged{MAC: m.mac.String(), Boot: m.id, Stage: ingot.StageHealthy})
 	return nil
 }
 
@@ -277,6 +298,13 @@ func (m *machine) once(ctx context.Context, method, url string, body []byte, fro
 	}
 	if from > 0 {
 		req.Header.Set("Range", fmt.Sprintf("bytes=%d-", from))
+	}
+	if m.secret != nil && method == http.MethodPost {
+		m.posted++
+		proof := m.secret.Prove(ingot.Message{Method: method, Path: req.URL.Path, Counter: m.posted, Body: body})
+		req.Header.Set(ingot.HeaderAuth, proof.String())
+		req.Header.Set(ingot.HeaderToken, m.token)
+		m.sent = &Sent{url, proof.String(), m.token, body}
 	}
 	resp, err := m.http.Do(req)
 	if err != nil {

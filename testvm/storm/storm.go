@@ -37,6 +37,9 @@ type Config struct {
 	Retry  time.Duration `json:"retry,omitempty"`  // first pause before a packet is sent again; 0 means 2 s
 	Vanish bool          `json:"vanish,omitempty"` // the first boot of each machine stops, at a step by its number
 	Slow   bool          `json:"slow,omitempty"`   // every third machine reads slowly
+
+	Stay   time.Duration `json:"stay,omitempty"`  // machines report each second, this long after the first report
+	Source netip.Addr    `json:"source,omitzero"` // address of all connections, instead of the leased one
 }
 
 // Acknowledged is one thing that the server acknowledged to a machine: the lease of an address, or
@@ -47,7 +50,16 @@ type Acknowledged struct {
 	Address netip.Addr    `json:"address,omitzero"` // leased
 	For     time.Duration `json:"for,omitempty"`    // of the lease
 	Boot    ingot.BootID  `json:"boot,omitempty"`
-	Stage   ingot.Stage   `json:"stage,omitempty"` // reported and accepted
+	Stage   ingot.Stage   `json:"stage,omitempty"`  // reported and accepted
+	Report  *Sent         `json:"report,omitempty"` // with StageHealthy
+}
+
+// Sent is a message as it crosses the wire, for hosts that repeat or change it.
+type Sent struct {
+	URL   string `json:"url"`
+	Auth  string `json:"auth"`  // ingot.HeaderAuth
+	Token string `json:"token"` // ingot.HeaderToken
+	Body  []byte `json:"body"`
 }
 
 // Result is the outcome of a storm.

@@ -41,6 +41,8 @@ func (s Story) past() (words string, next advice.Step) {
 		case b.Crash != "":
 			return words + " and ended in a kernel crash: " + stop(b.Crash),
 				s.consoleOf(b)
+		case b.Auth.Down && which == previousBoot:
+			return words + ". Then its system shut down or rebooted.", next
 		case which != previousBoot || now.Image.Image != "" && now.Image.Image != b.Image.Image:
 			return "", next // a failure since then, or another image, explains the restart
 		case s.Now.Sub(now.Started) > restartNews:

@@ -39,12 +39,20 @@ const Quiet = 5 * time.Minute
 // Why explains the state of a machine in one paragraph, the cause first. next are
 // what an operator can do next, the most useful step first.
 func Why(s Story) (words string, next []advice.Step) {
+	// Boots after the machine's own were begun in its name while it ran, see fleet.Claim.
+	if i := slices.IndexFunc(s.Boots, func(b fleet.Boot) bool { return b.ID == s.Machine.Boot }); i >= 0 {
+		s.Boots = s.Boots[:i+1]
+	}
 	words, next = s.state()
 	if past, more := s.past(); past != "" && s.Machine.State == fleet.Approved {
 		words += " " + past
 		if more.Code != "" {
 			next = append([]advice.Step{more}, next...)
 		}
+	}
+	if said, more := s.trust(); said != "" {
+		words += " " + said
+		next = append(next, more...)
 	}
 	if changed := s.changes(); changed != "" && words != "" {
 		words += " " + changed

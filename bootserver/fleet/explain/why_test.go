@@ -59,7 +59,22 @@ func recorded(id byte, image fleet.ImageRef, start string, upTo ingot.Stage) fle
 		b = record(b, ingot.Event{Stage: s}, at)
 		at = at.Add(time.Second)
 	}
+	if b.Stage().Rank() >= ingot.StageTicket.Rank() {
+		b.Auth.Able, b.Auth.Half = true, make(ingot.Half, 32)
+	}
 	return b
+}
+
+// change changes a boot.
+func change(b fleet.Boot, f func(b *fleet.Boot)) fleet.Boot {
+	f(&b)
+	return b
+}
+
+// of changes the machine of a story.
+func (s Story) of(f func(m *fleet.Machine)) Story {
+	f(&s.Machine)
+	return s
 }
 
 func silentAt(b fleet.Boot, when string) fleet.Boot {
@@ -226,6 +241,40 @@ var stories = []struct {
 		"Healthy on node:7 since 10:14, 34 s after its first packet. The previous boot (node:7) was healthy for " +
 			"4 h. Then the machine restarted for an unknown reason: a reboot, a reset, a power failure, or a crash " +
 			"that its firmware did not record."},
+	{"healthy, of an older image", lived(node01(), fleet.Policy{},
+		change(reports(recorded(1, node7, "10:13:26", ingot.StageAgent), "10:14:00"),
+			func(b *fleet.Boot) { b.Auth = fleet.Authentication{} })),
+		"Healthy on node:7 since 10:14, 34 s after its first packet. Its reports are not authenticated: node:7 was built " +
+			"before ingot could do that."},
+	{"healthy, and rebooted by its system", lived(node01(), fleet.Policy{},
+		change(lasted(reports(recorded(1, node7, "06:13:26", ingot.StageAgent), "06:14:00"), 4*time.Hour),
+			func(b *fleet.Boot) { b.Auth.Down = true }),
+		reports(recorded(2, node7, "10:13:26", ingot.StageAgent), "10:14:00")),
+		"Healthy on node:7 since 10:14, 34 s after its first packet. The previous boot (node:7) was healthy for " +
+			"4 h. Then its system shut down or rebooted."},
+	{"healthy, and another host booted in its name", lived(node01(), fleet.Policy{},
+		change(reports(recorded(1, node7, "10:13:26", ingot.StageAgent), "10:14:00"), func(b *fleet.Boot) {
+			b.Conflict = &fleet.Conflict{At: clock("10:18:00"), With: ingot.NewBootID([16]byte{2})}
+		}), ended(recorded(2, node7, "10:17:40", ingot.StageAgent), ingot.OutcomeSilent, "boot 01000000 still runs",
+			clock("10:18:00"))).of(func(m *fleet.Machine) { m.Boot = ingot.NewBootID([16]byte{1}) }),
+		"Healthy on node:7 since 10:14, 34 s after its first packet. At 10:18, another host had begun boot 02000000 in " +
+			"the name of node01, while this boot still ran: two hosts have its MAC address or UUID, or one forges them. " +
+			"That boot got no grant."},
+	{"healthy, and another host wanted its ticket", lived(node01(), fleet.Policy{},
+		change(reports(recorded(1, node7, "10:13:26", ingot.StageAgent), "10:14:00"), func(b *fleet.Boot) {
+			b.Conflict = &fleet.Conflict{At: clock("10:18:00")}
+		})),
+		"Healthy on node:7 since 10:14, 34 s after its first packet. At 10:18, another host requested a ticket of this " +
+			"boot and got none: two hosts have the MAC address or UUID of node01, or one forges them."},
+	{"booting, while the boot before may still run", lived(node01(), fleet.Policy{},
+		reports(recorded(1, node7, "10:13:26", ingot.StageAgent), "10:14:00"),
+		recorded(2, node7, "10:19:30", ingot.StageTicket)).of(func(m *fleet.Machine) {
+		m.Claim = &fleet.Claim{Running: ingot.NewBootID([16]byte{1}), Healthy: true, Until: clock("10:21:00")}
+	}),
+		"Booting node:7 now: stage ticket, 30 s after its first packet; the root was not requested. The previous boot " +
+			"(node:7) was healthy. Then the machine restarted for an unknown reason: a reboot, a reset, a power failure, or " +
+			"a crash that its firmware did not record. The previous boot (01000000) did not say that it shuts down, and may " +
+			"still run: this boot gets no grant before 10:21."},
 	{"healthy, off for long, and started over", lived(node01(), fleet.Policy{},
 		lasted(reports(recorded(1, node7, "06:13:26", ingot.StageAgent), "06:14:00"), 5*time.Minute),
 		reports(recorded(2, node7, "10:13:26", ingot.StageAgent), "10:14:00")),
@@ -679,8 +728,9 @@ func TestWhyNext(t *testing.T) {
 	want := map[string][]string{
 		"a moved card asks": {"ingot machine merge m-525400120077 m-525400120001",
 			"ingot machine approve m-525400120077 --name NAME --image PROFILE:VERSION"},
-		"healthy again after a crash": {"ingot console node01 --boot 01000000"},
-		"healthy, and started over":   nil,
+		"healthy again after a crash":                  {"ingot console node01 --boot 01000000"},
+		"healthy, and started over":                    nil,
+		"healthy, and another host booted in its name": {"ingot boots node01 --timeline", "ingot network"},
 		"held, as the policy wants": {"ingot console node01", "ingot resume node01",
 			"ingot assign node01 PROFILE:VERSION"},
 		"firmware without a loader":                         {"ingot loaders"},

@@ -26,6 +26,24 @@ type other struct {
 	Times    int        `json:"times,omitempty"`
 }
 
+type authentication struct {
+	Able     bool              `json:"able,omitempty"`
+	Half     ingot.Half        `json:"half,omitempty"`
+	Counters map[string]uint64 `json:"counters,omitempty"`
+	Heard    time.Time         `json:"heard,omitzero"`
+	Down     bool              `json:"down,omitempty"`
+}
+
+// isZero reports whether the boot knows no authentication, as all did before there was one.
+func (a authentication) isZero() bool {
+	return !a.Able && a.Half == nil && a.Counters == nil && a.Heard.IsZero() && !a.Down
+}
+
+type conflict struct {
+	At   time.Time    `json:"at"`
+	With ingot.BootID `json:"with,omitempty"`
+}
+
 // boot is the record of a boot.
 type boot struct {
 	ID       ingot.BootID     `json:"id"`
@@ -56,8 +74,11 @@ type boot struct {
 	Report   *ingot.Report    `json:"report,omitempty"`
 	Others   []other          `json:"others,omitempty"`
 
-	Origins   []origin     `json:"origins,omitempty"`
-	Addresses []netip.Addr `json:"addresses,omitempty"`
+	Origins   []origin        `json:"origins,omitempty"`
+	Addresses []netip.Addr    `json:"addresses,omitempty"`
+	Auth      *authentication `json:"auth,omitempty"`
+	Conflict  *conflict       `json:"conflict,omitempty"`
+	Newest    int             `json:"newest,omitempty"`
 }
 
 type origin struct {
@@ -67,7 +88,7 @@ type origin struct {
 }
 
 func bootOf(b fleet.Boot) boot {
-	return boot{ID: b.ID, Machine: b.Machine, Number: b.Number, Before: b.Before, Firmware: b.Firmware,
+	r := boot{ID: b.ID, Machine: b.Machine, Number: b.Number, Before: b.Before, Firmware: b.Firmware,
 		Image: imageRef(b.Image),
 		Order: b.Order, Root: b.Root, First: b.First, Proxy: b.Proxy, Accepted: b.Accepted, Back: b.Back, Started: b.Started,
 		Deadline: b.Deadline, Ended: b.Ended, Outcome: b.Outcome, Cause: b.Cause, Reason: b.Reason, Ticket: b.Ticket,
@@ -75,12 +96,19 @@ func bootOf(b fleet.Boot) boot {
 		Changes: b.Changes, Crash: b.Crash, Pstore: b.Pstore, Events: list(b.Events, func(e fleet.Event) event {
 			return event(e)
 		}),
-		Served: b.Served, Report: b.Report, Others: list(b.Others, otherOf),
+		Served: b.Served, Report: b.Report, Others: list(b.Others, otherOf), Newest: b.Newest,
 		Origins: list(b.Origins, func(o fleet.Origin) origin { return origin(o) }), Addresses: b.Addresses}
+	if a := authentication(b.Auth); !a.isZero() {
+		r.Auth = &a
+	}
+	if c := b.Conflict; c != nil {
+		r.Conflict = &conflict{c.At, c.With}
+	}
+	return r
 }
 
 func (r boot) value() fleet.Boot {
-	return fleet.Boot{ID: r.ID, Machine: r.Machine, Number: r.Number, Before: r.Before, Firmware: r.Firmware,
+	b := fleet.Boot{ID: r.ID, Machine: r.Machine, Number: r.Number, Before: r.Before, Firmware: r.Firmware,
 		Image: fleet.ImageRef(r.Image),
 		Order: r.Order, Root: r.Root, First: r.First, Proxy: r.Proxy, Accepted: r.Accepted, Back: r.Back, Started: r.Started,
 		Deadline: r.Deadline, Ended: r.Ended, Outcome: r.Outcome, Cause: r.Cause, Reason: r.Reason, Ticket: r.Ticket,
@@ -88,8 +116,15 @@ func (r boot) value() fleet.Boot {
 		Changes: r.Changes, Crash: r.Crash, Pstore: r.Pstore, Events: list(r.Events, func(e event) fleet.Event {
 			return fleet.Event(e)
 		}),
-		Served: r.Served, Report: r.Report, Others: list(r.Others, other.value),
+		Served: r.Served, Report: r.Report, Others: list(r.Others, other.value), Newest: r.Newest,
 		Origins: list(r.Origins, func(o origin) fleet.Origin { return fleet.Origin(o) }), Addresses: r.Addresses}
+	if a := r.Auth; a != nil {
+		b.Auth = fleet.Authentication(*a)
+	}
+	if c := r.Conflict; c != nil {
+		b.Conflict = &fleet.Conflict{At: c.At, With: c.With}
+	}
+	return b
 }
 
 func otherOf(o fleet.Other) other {

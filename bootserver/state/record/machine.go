@@ -69,6 +69,36 @@ type grant struct {
 	Lent    ingot.BootID `json:"lent,omitempty"`
 }
 
+type claim struct {
+	Running     ingot.BootID `json:"running"`
+	Healthy     bool         `json:"healthy"`
+	Since       time.Time    `json:"since"`
+	Until       time.Time    `json:"until"`
+	Orders      int          `json:"orders,omitempty"`
+	Trial       *trial       `json:"trial,omitempty"`
+	Setback     *setback     `json:"setback,omitempty"`
+	LastHealthy imageRef     `json:"lastHealthy"`
+	HealthyList []imageRef   `json:"healthyList,omitempty"`
+}
+
+func claimOf(c *fleet.Claim) *claim {
+	if c == nil {
+		return nil
+	}
+	return &claim{Running: c.Running, Healthy: c.Healthy, Since: c.Since, Until: c.Until, Orders: c.Orders,
+		Trial: trialOf(c.Trial), Setback: setbackOf(c.Setback), LastHealthy: imageRef(c.LastHealthy),
+		HealthyList: list(c.HealthyList, refOf)}
+}
+
+func (r *claim) value() *fleet.Claim {
+	if r == nil {
+		return nil
+	}
+	return &fleet.Claim{Running: r.Running, Healthy: r.Healthy, Since: r.Since, Until: r.Until, Orders: r.Orders,
+		Trial: r.Trial.value(), Setback: r.Setback.value(), LastHealthy: fleet.ImageRef(r.LastHealthy),
+		HealthyList: list(r.HealthyList, imageRef.value)}
+}
+
 // machine is the record of a machine.
 type machine struct {
 	ID          ingot.MachineID           `json:"id"`
@@ -97,6 +127,9 @@ type machine struct {
 	Grants      []grant                   `json:"grants,omitempty"`
 	Had         []ingot.Disk              `json:"had,omitempty"`
 	Boot        ingot.BootID              `json:"boot,omitempty"`
+	Claim       *claim                    `json:"claim,omitempty"`
+	// as in fleet.Machine
+	Authenticated bool `json:"authenticated,omitempty"`
 }
 
 func machineOf(m fleet.Machine) machine {
@@ -108,15 +141,10 @@ func machineOf(m fleet.Machine) machine {
 		Facts:       m.Facts,
 		Assignment:  assignment{imageRef(m.Assignment.ImageRef), m.Assignment.Why, m.Assignment.Since},
 		LastHealthy: imageRef(m.LastHealthy), Healthy: list(m.Healthy, refOf), Orders: m.Orders,
-		Grants: list(m.Grants, grantOf), Had: m.Had, Boot: m.Boot}
+		Grants: list(m.Grants, grantOf), Had: m.Had, Boot: m.Boot, Claim: claimOf(m.Claim), Authenticated: m.Authenticated,
+		Trial: trialOf(m.Trial), Setback: setbackOf(m.Setback)}
 	if q := m.Ask; q != nil {
 		r.Ask = &question{With: q.With, What: q.What, About: q.About, Reported: q.Reported}
-	}
-	if !m.Trial.IsZero() {
-		r.Trial = &trial{m.Trial.Image, list(m.Trial.Failures, failureOf)}
-	}
-	if s := m.Setback; s != nil {
-		r.Setback = &setback{imageRef(s.Gave), imageRef(s.To), s.Why, s.At, list(s.Failures, failureOf)}
 	}
 	return r
 }
@@ -133,18 +161,41 @@ func (r machine) value() fleet.Machine {
 		Assignment: fleet.Assignment{ImageRef: fleet.ImageRef(r.Assignment.imageRef), Why: r.Assignment.Why,
 			Since: r.Assignment.Since},
 		LastHealthy: fleet.ImageRef(r.LastHealthy), Healthy: list(r.Healthy, imageRef.value), Orders: r.Orders,
-		Grants: list(r.Grants, grant.value), Had: r.Had, Boot: r.Boot}
+		Grants: list(r.Grants, grant.value), Had: r.Had, Boot: r.Boot, Claim: r.Claim.value(), Authenticated: r.Authenticated,
+		Trial: r.Trial.value(), Setback: r.Setback.value()}
 	if q := r.Ask; q != nil {
 		m.Ask = &fleet.Question{With: q.With, What: q.What, About: q.About, Reported: q.Reported}
 	}
-	if t := r.Trial; t != nil {
-		m.Trial = fleet.Trial{Image: t.Image, Failures: list(t.Failures, failure.value)}
-	}
-	if s := r.Setback; s != nil {
-		m.Setback = &fleet.Setback{Gave: fleet.ImageRef(s.Gave), To: fleet.ImageRef(s.To), Why: s.Why, At: s.At,
-			Failures: list(s.Failures, failure.value)}
-	}
 	return m
+}
+
+func trialOf(t fleet.Trial) *trial {
+	if t.IsZero() {
+		return nil
+	}
+	return &trial{t.Image, list(t.Failures, failureOf)}
+}
+
+func (r *trial) value() fleet.Trial {
+	if r == nil {
+		return fleet.Trial{}
+	}
+	return fleet.Trial{Image: r.Image, Failures: list(r.Failures, failure.value)}
+}
+
+func setbackOf(s *fleet.Setback) *setback {
+	if s == nil {
+		return nil
+	}
+	return &setback{imageRef(s.Gave), imageRef(s.To), s.Why, s.At, list(s.Failures, failureOf)}
+}
+
+func (r *setback) value() *fleet.Setback {
+	if r == nil {
+		return nil
+	}
+	return &fleet.Setback{Gave: fleet.ImageRef(r.Gave), To: fleet.ImageRef(r.To), Why: r.Why, At: r.At,
+		Failures: list(r.Failures, failure.value)}
 }
 
 func refOf(r fleet.ImageRef) imageRef { return imageRef(r) }

@@ -139,8 +139,12 @@ func (v *View) BootsOf(id ingot.MachineID) []fleet.Boot {
 	return list
 }
 
-// LatestOf returns the latest boot of a machine.
+// LatestOf returns the latest boot of a machine, as the machine has it: one that began later may have
+// ended because this one still ran.
 func (v *View) LatestOf(id ingot.MachineID) (fleet.Boot, bool) {
+	if b, ok := v.boots[v.machines[id].Boot]; ok {
+		return b, true
+	}
 	b, ok := v.boots[v.index.latest[id]]
 	return b, ok
 }
@@ -148,8 +152,9 @@ func (v *View) LatestOf(id ingot.MachineID) (fleet.Boot, bool) {
 // Latest returns the latest boot of each machine, sorted by start.
 func (v *View) Latest() []fleet.Boot {
 	list := make([]fleet.Boot, 0, len(v.index.latest))
-	for _, id := range v.index.latest {
-		list = append(list, v.boots[id])
+	for id := range v.index.latest {
+		b, _ := v.LatestOf(id)
+		list = append(list, b)
 	}
 	// Not by number: with clocks that jump, numbers within a machine and times between
 	// machines are no order together.

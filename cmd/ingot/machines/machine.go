@@ -238,6 +238,9 @@ func machineTable(w io.Writer, ms []api.Machine, now time.Time) {
 			show.Dash(labels(m)))
 	}
 	t.Flush()
+	if list := unauthenticated(ms); len(list) > 0 {
+		fmt.Fprintf(w, "\nreports not authenticated, because the images are older: %s\n", show.Plain(some(list, 8)))
+	}
 	for _, m := range ms {
 		if m.Ask != nil {
 			same, other := m.Ask.Answers(m)
@@ -245,6 +248,24 @@ func machineTable(w io.Writer, ms []api.Machine, now time.Time) {
 				show.Plain(string(m.ID)), show.Plain(m.Ask.What), show.Plain(same.Command()), show.Plain(other.Command()))
 		}
 	}
+}
+
+// unauthenticated lists the machines that run something and cannot prove what they report.
+func unauthenticated(ms []api.Machine) (names []string) {
+	for _, m := range ms {
+		if m.State == api.Approved && m.LastHealthy.Image != "" && !m.Authenticated {
+			names = append(names, Called(m))
+		}
+	}
+	return names
+}
+
+// some joins at most most names, and says how many more there are.
+func some(names []string, most int) string {
+	if more := len(names) - most; more > 0 {
+		return fmt.Sprintf("%s and %d more", strings.Join(names[:most], ", "), more)
+	}
+	return strings.Join(names, ", ")
 }
 
 // stateOf is a machine's state, or the exception that needs attention.
@@ -325,6 +346,13 @@ func machineDetails(w io.Writer, m api.Machine, now time.Time) {
 		show.Row(t, "fell back", fmt.Sprintf("to %s, %s: %s", s.To.Name, show.Ago(s.At, now), s.Why))
 	} else if s != nil {
 		show.Row(t, "held", fmt.Sprintf("%s: %s", show.Ago(s.At, now), s.Why))
+	}
+	if m.LastHealthy.Image != "" {
+		show.Row(t, "reports", map[bool]string{true: "authenticated", false: "not authenticated"}[m.Authenticated])
+	}
+	if c := m.Claim; c != nil && now.Before(c.Until) {
+		show.Row(t, "boot before", fmt.Sprintf("%s may still run; no grants for the next %s", c.Running.Short(),
+			c.Until.Sub(now).Round(time.Second)))
 	}
 	for _, g := range m.Grants {
 		show.Row(t, "grant", grantText(g, now))

@@ -23,6 +23,8 @@ func TestTables(t *testing.T) {
 	want := `MACHINE         NAME    STATE     IMAGE   RUNS      LAST SEEN  ADDRESS  HARDWARE      LABELS
 m-525400120001  node01  approved  lab:v2  lab:v1 *  1m ago     -        Evil·[2J R·1  -
 m-525400120002  -       pending   -       -         2d ago     -        -             -
+
+reports not authenticated, because the images are older: node01
 `
 	if out.String() != want {
 		t.Errorf("machine ls =\n%s\nwant\n%s", out.String(), want)
