@@ -170,7 +170,7 @@ func askedOverSocket(b *testing.B, s state.Store, o *operator.Operator) float64 
 	if err != nil {
 		b.Fatal(err)
 	}
-	srv := &http.Server{ConnContext: access.ConnContext,
+	srv := &http.Server{ConnContext: access.Peers{}.ConnContext,
 		Handler: api.Handler(o, &access.Keeper{Find: s.Credential, Now: time.Now}, nil)}
 	go func() { _ = srv.Serve(l) }() // until it is closed
 	defer func() { _ = srv.Close() }()

@@ -93,7 +93,7 @@ func newHouse(t *testing.T) *house {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h.serve(l, &http.Server{ConnContext: access.ConnContext})
+	h.serve(l, &http.Server{ConnContext: access.Peers{}.ConnContext})
 	h.api = api.Dial(l.Addr().String())
 	return h
 }

@@ -350,13 +350,20 @@ func (s *Server) listenSocket(ctx context.Context, path string) (net.Listener, e
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("replacing the socket: %w", err)
 	}
-	l, err := (&net.ListenConfig{}).Listen(ctx, "unix", path)
+	private := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
+		var inner error
+		err := c.Control(func(fd uintptr) { inner = unix.Fchmod(int(fd), 0o600) }) // bind(2) makes the file with it
+		return errors.Join(err, inner)
+	}}
+	l, err := private.Listen(ctx, "unix", path)
 	if err != nil {
 		return nil, fmt.Errorf("opening the socket: %w", err)
 	}
-	if err := os.Chmod(path, 0o600); err != nil {
-		l.Close()
-		return nil, fmt.Errorf("opening the socket: %w", err)
+	if s.peers.GID != 0 {
+		if err := errors.Join(os.Lchown(path, -1, s.peers.GID), os.Chmod(path, 0o660)); err != nil {
+			l.Close()
+			return nil, fmt.Errorf("opening the socket for a group: %w", err)
+		}
 	}
 	return l, nil
 }

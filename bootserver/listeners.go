@@ -56,6 +56,11 @@ func (s *Server) openListeners(ctx context.Context) (_ *listeners, err error) {
 			d.close()
 		}
 	}()
+	if group := s.conf.Settings.SocketGroup; group != "" {
+		if s.peers.GID, err = access.GroupID(group); err != nil {
+			return nil, fmt.Errorf("opening the socket for the group %q (socketGroup): %w", group, err)
+		}
+	}
 	if d.socket, err = s.listenSocket(ctx, s.conf.Settings.Socket); err != nil {
 		return nil, err
 	}
@@ -103,7 +108,7 @@ func (s *Server) listenStream(ctx context.Context, at string) (net.Listener, err
 // answer serves operators until ctx ends.
 func (s *Server) answer(ctx context.Context, g *errgroup.Group, d *listeners) {
 	a := s.operator()
-	keeper := &access.Keeper{Find: s.state.Credential, Now: s.conf.Now}
+	keeper := &access.Keeper{Find: s.state.Credential, Now: s.conf.Now, Throttle: access.Throttle{Log: s.log}}
 	handler := api.Handler(a, keeper, s.metrics.seen)
 	server := func(h http.Handler) *http.Server {
 		return &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second, ReadTimeout: time.Minute,
@@ -111,7 +116,7 @@ func (s *Server) answer(ctx context.Context, g *errgroup.Group, d *listeners) {
 			ErrorLog: httpboot.ErrorLog(s.log)}
 	}
 	local := server(handler)
-	local.ConnContext = access.ConnContext
+	local.ConnContext = s.peers.ConnContext
 	g.Go(func() error { return httpboot.Serve(ctx, d.socket, local) })
 	for _, l := range d.remote {
 		g.Go(func() error { return httpboot.Serve(ctx, l, server(handler)) })

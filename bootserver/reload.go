@@ -41,6 +41,7 @@ func changed(old, now config.Config, store string) (r api.Reloaded) {
 		socket = filepath.Join(store, "ingot.sock")
 	}
 	note(&r.Restart, "socket", old.Socket, socket)
+	note(&r.Restart, "socketGroup", old.SocketGroup, now.SocketGroup)
 	if now.Store != "" {
 		note(&r.Restart, "store", filepath.Clean(store), filepath.Clean(now.Store))
 	}

@@ -93,8 +93,9 @@ type Server struct {
 	passed     Sockets
 	everywhere struct{ tftp, http wildcard } // the addresses at which passed sockets serve all links
 	ca         *access.CA
-	remote     []string    // where the API is served over TLS
-	ready      atomic.Bool // every port is open
+	peers      access.Peers // users of the socket
+	remote     []string     // where the API is served over TLS
+	ready      atomic.Bool  // every port is open
 	metrics    *metrics
 
 	reloading sync.Mutex
@@ -341,6 +342,7 @@ func (s *Server) Reload(ctx context.Context) (api.Reloaded, error) {
 	s.setNames(c.API)
 	// What takes a restart stays as it is running, and is named at each reload.
 	old := s.conf.Settings
+	c.SocketGroup = old.SocketGroup
 	c.HTTP.Port, c.Socket, c.Store, c.API.Listen, c.API.Metrics = old.HTTP.Port, old.Socket, old.Store, old.API.Listen,
 		old.API.Metrics
 	if err := s.state.Append(operator.Action(ctx, s.conf.Now(), fleet.ActionServerReload, old, c)); err != nil {

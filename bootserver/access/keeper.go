@@ -1,15 +1,11 @@
 package access
 
 import (
-	"context"
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // Errors of requests that are not authenticated. All of them are answered with 401.
@@ -28,40 +24,29 @@ var (
 
 // Keeper authenticates requests.
 type Keeper struct {
-	Find func(id string) (Credential, bool) // a token's or certificate's record
-	Now  func() time.Time
-}
-
-type peerKey struct{}
-
-// ConnContext is that of an http.Server that serves the administrator's
-// socket: it asks the kernel who opened the connection (unix(7), SO_PEERCRED).
-func ConnContext(ctx context.Context, c net.Conn) context.Context {
-	u, ok := c.(*net.UnixConn)
-	if !ok {
-		return ctx
-	}
-	raw, err := u.SyscallConn()
-	if err != nil {
-		return ctx
-	}
-	var cred *unix.Ucred
-	var got error
-	if err := raw.Control(func(fd uintptr) {
-		cred, got = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET,
-			unix.SO_PEERCRED)
-	}); err != nil || got != nil {
-		return ctx
-	}
-	return context.WithValue(ctx, peerKey{}, LocalUser(int(cred.Uid), int(cred.Pid)))
+	Find     func(id string) (Credential, bool) // a token's or certificate's record
+	Now      func() time.Time
+	Throttle Throttle
 }
 
 // Who authenticates a request: by the user of a local socket, else by its token, else by the client
-// certificate of its connection.
+// certificate of its connection. An answer to a wrong credential waits, see Throttle.
 func (k *Keeper) Who(r *http.Request) (Who, error) {
-	if peer, ok := r.Context().Value(peerKey{}).(Who); ok {
-		return peer, nil
+	if p, ok := r.Context().Value(peerKey{}).(peer); ok {
+		return p.who, p.err
 	}
+	if k.Throttle.refuses(r.RemoteAddr) {
+		return Who{}, ErrTooManyWrong
+	}
+	who, err := k.remote(r)
+	if err != nil && !errors.Is(err, ErrNobody) {
+		k.Throttle.failed(r.Context(), r.RemoteAddr, k.Now(), err)
+	}
+	return who, err
+}
+
+// remote authenticates a request over TCP.
+func (k *Keeper) remote(r *http.Request) (Who, error) {
 	header := r.Header.Get("Authorization")
 	if r.TLS == nil {
 		if header != "" {

@@ -84,7 +84,7 @@ type Who struct {
 func (w Who) String() string { return string(w.Kind) + " " + w.Name }
 
 // LocalUser is a user of this host with every permission on the store: one that opened the
-// administrator's socket, which only its owner and root can, or the store's files.
+// administrator's socket, see Peers, or the store's files.
 func LocalUser(uid, pid int) Who {
 	name := strconv.Itoa(uid)
 	if u, err := user.LookupId(name); err == nil {

@@ -17,6 +17,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -59,13 +60,18 @@ func Never(err error) *Client { return &Client{err: err} }
 // patience is how long an answer may take.
 const patience = 30 * time.Second
 
+// longPatience is how long an answer may take that takes its time, after the request was sent: that to
+// a backup that is restored, for one.
+const longPatience = 15 * time.Minute
+
 // Dial prepares a client of the socket at unix:///PATH or a plain path. It
 // connects at the first call.
 func Dial(server string) *Client {
 	path := strings.TrimPrefix(server, "unix://")
-	t := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+	t := &http.Transport{MaxResponseHeaderBytes: maxHeader, ResponseHeaderTimeout: longPatience}
+	t.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return (&net.Dialer{Timeout: 5 * time.Second}).DialContext(ctx, "unix", path)
-	}}
+	}
 	return &Client{base: "http://ingot", at: path, http: &http.Client{Transport: t, Timeout: patience}}
 }
 
@@ -99,7 +105,8 @@ func Connect(t Target) (*Client, error) {
 	}
 	return &Client{base: "https://" + u.Host, at: "https://" + u.Host, token: t.Token,
 		http: &http.Client{Timeout: patience,
-			Transport: &http.Transport{TLSClientConfig: conf,
+			Transport: &http.Transport{TLSClientConfig: conf, MaxResponseHeaderBytes: maxHeader,
+				ResponseHeaderTimeout: longPatience, TLSHandshakeTimeout: 10 * time.Second,
 				DialContext: (&net.Dialer{Timeout: 10 * time.Second}).DialContext, ForceAttemptHTTP2: true},
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}}, nil
 }
@@ -143,13 +150,60 @@ func (c *Client) ask(ctx context.Context, method, path string, q, into any) (nex
 		return "", err
 	}
 	defer resp.Body.Close()
-	if err := json.NewDecoder(resp.Body).Decode(into); err != nil {
-		return "", fmt.Errorf("reading the server's answer: %w", err)
+	if err := decode(resp.Body, into); err != nil {
+		return "", err
 	}
 	if m := nextRE.FindStringSubmatch(resp.Header.Get("Link")); m != nil {
 		next = m[1]
 	}
 	return next, nil
+}
+
+// Bounds of what a client takes from a server, which may be another program than it says.
+const (
+	maxAnswer  = 128 << 20 // bytes of one answer in JSON
+	maxPages   = 10_000    // of one list
+	maxHeader  = 1 << 20   // bytes
+	maxSilence = 2 * time.Minute
+)
+
+// decode reads an answer in JSON.
+func decode(body io.Reader, into any) error {
+	limited := &io.LimitedReader{R: body, N: maxAnswer}
+	err := json.NewDecoder(limited).Decode(into)
+	if err != nil && limited.N <= 0 {
+		err = fmt.Errorf("it has more than %d bytes", maxAnswer)
+	}
+	if err != nil {
+		return fmt.Errorf("reading the server's answer: %w", err)
+	}
+	return nil
+}
+
+// receive copies a stream of at most so many bytes. A server that sends nothing for maxSilence ends
+// it; stop ends the request.
+func receive(w io.Writer, body io.Reader, most int64, silence time.Duration, stop func()) (n int64, err error) {
+	var silent atomic.Bool
+	alarm := time.AfterFunc(silence, func() { silent.Store(true); stop() })
+	defer alarm.Stop()
+	for buf := make([]byte, 64<<10); ; {
+		k, err := body.Read(buf)
+		alarm.Reset(silence)
+		if n += int64(k); n > most {
+			return n, fmt.Errorf("the server sends more than %d bytes", most)
+		}
+		if _, err := w.Write(buf[:k]); err != nil {
+			return n, err
+		}
+		switch {
+		case silent.Load():
+			return n, fmt.Errorf("the server sent nothing for %s", silence)
+		case errors.Is(err, io.EOF):
+			return n, nil
+		case err != nil:
+			return n, err
+		}
+	}
 }
 
 var nextRE = regexp.MustCompile(`^<[^?>]*\?([^>]*)>; rel="next"$`)
@@ -168,17 +222,17 @@ func (c *Client) do(ctx context.Context, method, path string, q any) (*http.Resp
 
 // stream is a call whose bodies may be large and take their time.
 func (c *Client) stream(ctx context.Context, method, path string, body io.Reader) (*http.Response, error) {
-	p := c.patient()
+	p := c.patient(0)
 	return p.send(ctx, p.http, method, path, body, "application/octet-stream")
 }
 
-// patient is the client for answers that take their time.
-func (c *Client) patient() *Client {
+// patient is the client for answers that take their time; 0 is any time.
+func (c *Client) patient(d time.Duration) *Client {
 	if c.err != nil {
 		return c
 	}
 	p, h := *c, *c.http
-	h.Timeout, p.http = 0, &h
+	h.Timeout, p.http = d, &h
 	return &p
 }
 
@@ -242,7 +296,8 @@ func (c *Client) Network(ctx context.Context) (n Network, err error) {
 // pages asks for one page after the other.
 func pages[T any](ctx context.Context, c *Client, path string, query url.Values) ([]T, error) {
 	all := []T{}
-	for q := query.Encode(); ; {
+	q := query.Encode()
+	for range maxPages {
 		var one []T
 		next, err := c.ask(ctx, http.MethodGet, path+"?"+q, nil, &one)
 		if err != nil {
@@ -253,6 +308,7 @@ func pages[T any](ctx context.Context, c *Client, path string, query url.Values)
 			return all, nil
 		}
 	}
+	return nil, fmt.Errorf("reading a list from the server: it has more than %d pages", maxPages)
 }
 
 // Machines lists all machines, the longest known first.
@@ -273,7 +329,8 @@ func (c *Client) Boots(ctx context.Context, ref string, limit int) ([]Boot, erro
 		size = min(size, limit)
 	}
 	list := []Boot{} // newest first: each page is of older ones
-	for q := (url.Values{"machine": {ref}, "limit": {strconv.Itoa(size)}}).Encode(); ; {
+	q := (url.Values{"machine": {ref}, "limit": {strconv.Itoa(size)}}).Encode()
+	for range maxPages {
 		var page []Boot
 		next, err := c.ask(ctx, http.MethodGet, "boots?"+q, nil, &page)
 		if err != nil {
@@ -351,12 +408,17 @@ func (c *Client) Capture(ctx context.Context, refs []string, d time.Duration, mo
 	} else {
 		q["machine"] = refs
 	}
-	resp, err := c.stream(ctx, http.MethodGet, path+q.Encode(), nil)
+	within, cancel := context.WithCancel(ctx)
+	defer cancel()
+	resp, err := c.stream(within, http.MethodGet, path+q.Encode(), nil)
 	if err != nil {
 		return err
 	}
 	defer resp.Body.Close()
-	if _, err := io.Copy(w, resp.Body); err != nil && ctx.Err() == nil {
+	end := time.AfterFunc(d+maxSilence, cancel)
+	defer end.Stop()
+	// A quiet network sends nothing until the end.
+	if _, err := receive(w, resp.Body, most+maxAnswer, d+maxSilence, cancel); err != nil && ctx.Err() == nil {
 		return fmt.Errorf("receiving the capture: %w", err)
 	}
 	return nil

@@ -36,6 +36,8 @@ const (
 	CodeExpired            Code = "credential-expired"
 	CodeRevoked            Code = "credential-revoked"
 	CodePlain              Code = "token-over-plain-http"
+	CodeTooManyWrong       Code = "too-many-wrong-credentials"
+	CodeLocalUser          Code = "local-user-refused"
 	CodeScope              Code = "insufficient-scope"
 	CodeRouteClosed        Code = "route-closed"
 	CodeRouteNotFound      Code = "route-not-found"
@@ -134,6 +136,10 @@ var accessCodes = []meaning{
 		"ask the administrator of the server: ingot token create NAME"},
 	{CodePlain, 401, "A token was sent without TLS. Others can have read it: it should be revoked.",
 		"ingot token revoke NAME, and use https"},
+	{CodeTooManyWrong, 429, "Several wrong tokens or certificates of the same address wait for their answer.",
+		"try again in some seconds, with a token or certificate of this server"},
+	{CodeLocalUser, 403, "The local user is neither root, nor the server's user, nor in the group of the setting " +
+		"socketGroup.", "run it as root, or add the user to the group of socketGroup in the server's configuration"},
 	{CodeScope, 403,
 		"The scope of the token or client certificate does not cover the request. Parameter: scope, the one that does.",
 		"ask the administrator of the server: ingot token create NAME --scope {scope}"},

@@ -146,22 +146,22 @@ func (c *Client) Image(ctx context.Context, ref string) (im Image, err error) {
 
 // RemoveImage removes an image that no machine needs.
 func (c *Client) RemoveImage(ctx context.Context, ref string) (im Image, err error) {
-	return im, c.patient().call(ctx, http.MethodDelete, imagePath(ref), nil, &im)
+	return im, c.patient(longPatience).call(ctx, http.MethodDelete, imagePath(ref), nil, &im)
 }
 
 // CollectImages frees the space of what no image needs.
 func (c *Client) CollectImages(ctx context.Context, q CollectRequest) (done Collected, err error) {
-	return done, c.patient().call(ctx, http.MethodPost, "images/gc", q, &done)
+	return done, c.patient(longPatience).call(ctx, http.MethodPost, "images/gc", q, &done)
 }
 
 // TagImage gives an image one more name.
 func (c *Client) TagImage(ctx context.Context, ref, tag string) (im Image, err error) {
-	return im, c.patient().call(ctx, http.MethodPost, imagePath(ref)+"/tag", TagRequest{tag}, &im)
+	return im, c.patient(longPatience).call(ctx, http.MethodPost, imagePath(ref)+"/tag", TagRequest{tag}, &im)
 }
 
 // UntagImage takes a tag away.
 func (c *Client) UntagImage(ctx context.Context, tag string) (im Image, err error) {
-	return im, c.patient().call(ctx, http.MethodPost, imagePath(tag)+"/untag", nil, &im)
+	return im, c.patient(longPatience).call(ctx, http.MethodPost, imagePath(tag)+"/untag", nil, &im)
 }
 
 // NoteImage notes what was done to an image of the store.

@@ -3,7 +3,6 @@ package api
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -217,12 +216,14 @@ func (c *Client) Why(ctx context.Context, ref string) (y Why, err error) {
 
 // Backup writes the server's state as it is now.
 func (c *Client) Backup(ctx context.Context, w io.Writer) (int64, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	resp, err := c.stream(ctx, http.MethodGet, "/v1/backup", nil)
 	if err != nil {
 		return 0, err
 	}
 	defer resp.Body.Close()
-	n, err := io.Copy(w, resp.Body)
+	n, err := receive(w, resp.Body, maxBackup, maxSilence, cancel)
 	if err != nil {
 		return n, fmt.Errorf("reading the backup: %w", err)
 	}
@@ -231,10 +232,13 @@ func (c *Client) Backup(ctx context.Context, w io.Writer) (int64, error) {
 
 // Restore puts a backup in the place of the server's state.
 func (c *Client) Restore(ctx context.Context, from io.Reader) (done Restored, err error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	resp, err := c.stream(ctx, http.MethodPost, "/v1/restore", from)
 	if err != nil {
 		return done, err
 	}
 	defer resp.Body.Close()
-	return done, json.NewDecoder(resp.Body).Decode(&done)
+	defer time.AfterFunc(maxSilence, cancel).Stop()
+	return done, decode(resp.Body, &done)
 }

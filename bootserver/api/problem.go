@@ -145,6 +145,10 @@ func refused(err error) Problem {
 		code = CodeExpired
 	case errors.Is(err, access.ErrRevoked):
 		code = CodeRevoked
+	case errors.Is(err, access.ErrPeer):
+		code = CodeLocalUser
+	case errors.Is(err, access.ErrTooManyWrong):
+		code = CodeTooManyWrong
 	}
 	return NewProblem(code, err.Error())
 }

@@ -51,6 +51,8 @@ type Config struct {
 	Store string `yaml:"store,omitempty" json:"store,omitempty"`
 	// Unix socket for administration. Default: ingot.sock in the store.
 	Socket string `yaml:"socket,omitempty" json:"socket,omitempty"`
+	// Group whose members may use the socket as well. They administer the server without a password.
+	SocketGroup string `yaml:"socketGroup,omitempty" json:"socketGroup,omitempty"`
 	// Debian mirror for the loaders. Default: this host's own apt sources.
 	Mirror string       `yaml:"mirror,omitempty" json:"mirror,omitempty"`
 	DHCP   dhcp4.Config `yaml:"dhcp,omitempty" json:"dhcp"`

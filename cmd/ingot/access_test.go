@@ -132,8 +132,9 @@ func (spiteful) Grant(context.Context, string, api.GrantRequest) (api.Machine, e
 // listen answers at l until the test ends.
 func listen(t *testing.T, l net.Listener, b api.Backend, gate api.Gate) {
 	t.Helper()
-	s := &http.Server{Handler: api.Handler(b, gate, nil), ConnContext: access.ConnContext, ErrorLog: log.New(io.Discard,
-		"", 0)}
+	s := &http.Server{Handler: api.Handler(b, gate, nil), ConnContext: access.Peers{}.ConnContext,
+		ErrorLog: log.New(io.Discard,
+			"", 0)}
 	go func() { _ = s.Serve(l) }() // it ends with the test
 	t.Cleanup(func() { _ = s.Close() })
 }
