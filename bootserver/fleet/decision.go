@@ -430,8 +430,9 @@ func (d *Decision) Script() (ingot.Digest, error) {
 	if err != nil {
 		return "", err
 	}
-	if d.Boot.Image.Image != "" && d.Boot.Served["kernel"]+d.Boot.Served["initramfs"] > 0 {
-		ref = d.Boot.Image // it has fetched files of it; a new assignment applies to the next boot
+	fetched := d.Boot.Served["kernel"]+d.Boot.Served["initramfs"] > 0
+	if running := d.Boot.Image; running.Image != "" && fetched && d.servable(running.Image) {
+		ref = running // a new assignment applies to the next boot, unless this image was removed
 	}
 	im := d.image(string(ref.Image))
 	if im.Err != nil {

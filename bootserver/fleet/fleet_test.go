@@ -226,3 +226,26 @@ func TestMatch(t *testing.T) {
 
 // with returns a value that f changed.
 func with[T any](v T, f func(*T)) T { f(&v); return v }
+
+// TestScriptAgain: a boot that fetched files of its image goes on with it when another one is assigned,
+// unless the image was removed.
+func TestScriptAgain(t *testing.T) {
+	m := Machine{ID: "m-1", State: Approved, Assignment: Assignment{ImageRef: v2}, Boot: boot1}
+	b := Boot{ID: boot1, Machine: "m-1", Started: t0, Image: v1, Served: map[string]int64{"kernel": 1}}
+	good, removed := Image{ImageRef: v1}, Image{Err: errors.New("no such image")}
+	for _, c := range []struct {
+		running Image
+		want    ingot.Digest
+	}{{good, v1.Image}, {removed, v2.Image}} {
+		images := Images{string(v1.Image): c.running, string(v2.Image): {ImageRef: v2}}
+		d := NewDecision(m, b, BootPolicy{}, images, Actor{}, t0)
+		got, err := d.Script()
+		if got != c.want || err != nil || d.Err() != nil || d.Boot.Image.Image != c.want {
+			t.Errorf("with its image %+v, the script is of %s, %v, %v; want %s", c.running, got, err, d.Err(), c.want)
+		}
+	}
+	d := NewDecision(m, b, BootPolicy{}, Images{string(v2.Image): {ImageRef: v2}}, Actor{}, t0)
+	if _, _ = d.Script(); d.Err() == nil {
+		t.Error("a decision without the facts of the running image is valid")
+	}
+}
