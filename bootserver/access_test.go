@@ -292,7 +292,7 @@ func TestWhatIsTakenIsBounded(t *testing.T) {
 	if n < 4 {
 		t.Errorf("%d routes take a body; this test missed them", n)
 	}
-	for body, want := range map[string]int{"{": 400, "": 400, `{"image":"lab:v1","force":true}`: 422,
+	for body, want := range map[string]int{"{": 400, "": 400, `{"image":"lab:v1","forse":true}`: 422,
 		`{"image":1}`: 422, "[]": 422} {
 		status, header, text := c.ask(t, "POST", "/v1/machines/nobody/assign", body)
 		wantProblem(t, fmt.Sprintf("POST %q", body), status, header, text, want)

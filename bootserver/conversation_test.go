@@ -2,6 +2,7 @@ package bootserver
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -125,7 +126,8 @@ func (h *house) now() time.Time { return h.clock }
 
 // serve answers operators at l.
 func (h *house) serve(l net.Listener, s *http.Server) {
-	s.Handler = api.Handler(h.server.operator(), &access.Keeper{Find: h.state.Credential, Now: h.now},
+	s.Handler = api.Handler(h.server.operator(), &access.Keeper{Find: h.state.Credential, Now: h.now,
+		Throttle: access.Throttle{Wait: func(context.Context, time.Duration) {}}},
 		h.server.metrics.seen)
 	go func() { _ = s.Serve(l) }() // it ends with the test
 	h.t.Cleanup(func() { _ = s.Close() })

@@ -50,7 +50,7 @@ func TestWrongTokens(t *testing.T) {
 	good, token := good.Secret([28]byte{1, 2, 3})
 	k := &Keeper{Now: time.Now, Find: func(id string) (Credential, bool) { return good, id == good.ID }}
 	k.Throttle.Log = slog.New(slog.NewTextHandler(&log, nil))
-	k.Throttle.wait = func(_ context.Context, d time.Duration) { delays = append(delays, d) }
+	k.Throttle.Wait = func(_ context.Context, d time.Duration) { delays = append(delays, d) }
 	who := func(from, text string) error {
 		r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "https://server/v1/machines", nil)
 		if err != nil {
@@ -78,7 +78,7 @@ func TestWrongTokens(t *testing.T) {
 	}
 	from, _ := source("10.0.0.9:1")
 	inside := make(chan error, 1)
-	k.Throttle.wait = func(context.Context, time.Duration) {
+	k.Throttle.Wait = func(context.Context, time.Duration) {
 		k.Throttle.mu.Lock()
 		waiting := k.Throttle.clients[from].waiting
 		k.Throttle.mu.Unlock()

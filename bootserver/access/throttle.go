@@ -16,11 +16,11 @@ var ErrTooManyWrong = errors.New("too many wrong tokens or certificates came fro
 // Throttle logs wrong credentials and slows those that try them: each answer takes twice as long as
 // the one before. The zero value does not log.
 type Throttle struct {
-	Log *slog.Logger // nil is quiet
+	Log  *slog.Logger                               // nil is quiet
+	Wait func(ctx context.Context, d time.Duration) // nil waits; tests do not
 
 	mu      sync.Mutex
 	clients map[netip.Prefix]*failures
-	wait    func(ctx context.Context, d time.Duration) // nil waits; tests do not
 }
 
 // failures are the wrong credentials of one address, or of one network of IPv6.
@@ -103,8 +103,8 @@ func (t *Throttle) failed(ctx context.Context, remote string, at time.Time, err 
 }
 
 func (t *Throttle) pause(ctx context.Context, d time.Duration) {
-	if t.wait != nil {
-		t.wait(ctx, d)
+	if t.Wait != nil {
+		t.Wait(ctx, d)
 		return
 	}
 	timer := time.NewTimer(d)
