@@ -16,6 +16,7 @@ import (
 	"ingot"
 	"ingot/builder/accounts"
 	"ingot/builder/buildertest"
+	"ingot/builder/inspect"
 	"ingot/builder/tree"
 	"ingot/image"
 	"ingot/profiles"
@@ -222,6 +223,9 @@ systemd-sysusers one.conf
 		b.work, b.epoch = t.TempDir(), lab.epoch
 		root, err := b.baseTree(t.Context(), func() {})
 		if err != nil {
+			t.Fatal(err)
+		}
+		if err := root.RemoveMatching(inspect.Purged...); err != nil { // no image has what they match
 			t.Fatal(err)
 		}
 		return b, root
