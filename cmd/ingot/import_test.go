@@ -28,7 +28,7 @@ func TestImportWrongUse(t *testing.T) {
 		{"a b", 2, "takes at most 1 argument"},
 		{"x --arch riscv64", 2, "want amd64 or arm64"},
 		{"x --name Web_1", 2, "bad name"},
-		{"x --include /srv", 2, "go with ssh://HOST"},
+		{"x --sudo", 2, "go with ssh://HOST"},
 		{"ssh://h --include srv", 2, "want an absolute one such as /srv/www"},
 		{"ssh://h --exclude /a[", 2, "want an absolute one"},
 		{"ssh://h/etc --name h", 2, "write ssh://[USER@]HOST[:PORT]"},
