@@ -35,12 +35,9 @@ func (k *Keeper) Who(r *http.Request) (Who, error) {
 	if p, ok := r.Context().Value(peerKey{}).(peer); ok {
 		return p.who, p.err
 	}
-	if k.Throttle.refuses(r.RemoteAddr) {
-		return Who{}, ErrTooManyWrong
-	}
 	who, err := k.remote(r)
 	if err != nil && !errors.Is(err, ErrNobody) {
-		k.Throttle.failed(r.Context(), r.RemoteAddr, k.Now(), err)
+		err = k.Throttle.failed(r.Context(), r.RemoteAddr, k.Now(), err)
 	}
 	return who, err
 }

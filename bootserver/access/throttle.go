@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// ErrTooManyWrong is returned instead of a look at the credential while several wrong ones of the same
-// address wait for their answer.
+// ErrTooManyWrong is returned for a wrong credential while several others of the same address wait for
+// their answer. A good one is accepted meanwhile: its owner may share the address with an attacker.
 var ErrTooManyWrong = errors.New("too many wrong tokens or certificates came from this address")
 
 // Throttle logs wrong credentials and slows those that try them: each answer takes twice as long as
@@ -53,20 +53,12 @@ func source(remote string) (netip.Prefix, bool) {
 	return p, err == nil
 }
 
-// refuses reports whether requests with credentials of an address are refused without a look.
-func (t *Throttle) refuses(remote string) bool {
-	from, ok := source(remote)
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	f := t.clients[from]
-	return ok && f != nil && f.waiting >= maxDelayed
-}
-
-// failed records a wrong credential and waits before its answer.
-func (t *Throttle) failed(ctx context.Context, remote string, at time.Time, err error) {
+// failed records a wrong credential and waits before its answer, which it returns: err, or
+// ErrTooManyWrong without a wait.
+func (t *Throttle) failed(ctx context.Context, remote string, at time.Time, err error) error {
 	from, ok := source(remote)
 	if !ok {
-		return
+		return err
 	}
 	t.mu.Lock()
 	if t.clients == nil {
@@ -83,7 +75,11 @@ func (t *Throttle) failed(ctx context.Context, remote string, at time.Time, err 
 	switch {
 	case f == nil && len(t.clients) >= maxThrottled:
 		t.mu.Unlock()
-		return
+		return err
+	case f != nil && f.waiting >= maxDelayed:
+		f.last = at
+		t.mu.Unlock()
+		return ErrTooManyWrong
 	case f == nil:
 		f = &failures{}
 		t.clients[from] = f
@@ -100,6 +96,7 @@ func (t *Throttle) failed(ctx context.Context, remote string, at time.Time, err 
 	t.mu.Lock()
 	f.waiting--
 	t.mu.Unlock()
+	return err
 }
 
 func (t *Throttle) pause(ctx context.Context, d time.Duration) {
