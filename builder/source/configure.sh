@@ -2,7 +2,9 @@
 set -u
 umask 022
 cd /
-export DPKG_MAINTSCRIPT_NAME=preinst DPKG_MAINTSCRIPT_PACKAGE_REFCOUNT=1 DPKG_ADMINDIR=/var/lib/dpkg DPKG_ROOT= DPKG_FORCE=unsafe-io DPKG_RUNNING_VERSION="$(dpkg-query --showformat '${Version}' --show dpkg)"
+export DPKG_MAINTSCRIPT_NAME=preinst DPKG_MAINTSCRIPT_PACKAGE_REFCOUNT=1
+export DPKG_ADMINDIR=/var/lib/dpkg DPKG_ROOT= DPKG_FORCE=unsafe-io
+export DPKG_RUNNING_VERSION="$(dpkg-query --showformat '${Version}' --show dpkg)"
 export DPKG_MAINTSCRIPT_PACKAGE DPKG_MAINTSCRIPT_ARCH
 options='--force-unsafe-io --log=/dev/null'
 
@@ -21,13 +23,17 @@ while read -r DPKG_MAINTSCRIPT_PACKAGE DPKG_MAINTSCRIPT_ARCH needs; do
 	exit 1
 done </.ingot/preinst
 rm -f $new
-unset DPKG_MAINTSCRIPT_NAME DPKG_MAINTSCRIPT_PACKAGE_REFCOUNT DPKG_MAINTSCRIPT_PACKAGE DPKG_MAINTSCRIPT_ARCH DPKG_FORCE DPKG_RUNNING_VERSION
+unset DPKG_MAINTSCRIPT_NAME DPKG_MAINTSCRIPT_PACKAGE_REFCOUNT DPKG_MAINTSCRIPT_PACKAGE
+unset DPKG_MAINTSCRIPT_ARCH DPKG_FORCE DPKG_RUNNING_VERSION
 
 # Files that a preinst has diverted belong elsewhere (dpkg-divert(1)).
 while read -r from && read -r to && read -r by; do
 	[ "$by" != : ] && [ -e "$from" ] && [ ! -e "$to" ] || continue
 	for list in $(grep -lxF -e "$from" /var/lib/dpkg/info/*.list); do
-		case "$list" in /var/lib/dpkg/info/"$by".list | /var/lib/dpkg/info/"$by":*.list) ;; *) mv "$from" "$to" && break ;; esac
+		case "$list" in
+		/var/lib/dpkg/info/"$by".list | /var/lib/dpkg/info/"$by":*.list) ;;
+		*) mv "$from" "$to" && break ;;
+		esac
 	done
 done </var/lib/dpkg/diversions
 

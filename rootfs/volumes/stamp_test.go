@@ -265,7 +265,7 @@ func TestInitialise(t *testing.T) {
 	}
 }
 
-// TestOwners: who may mount what.
+// TestOwners: which volumes a machine may mount.
 func TestOwners(t *testing.T) {
 	on := Machine{Fleet: "f1", ID: "m-1", Now: time.Unix(1, 0)}
 	v := ingot.Volume{Name: "data"}
