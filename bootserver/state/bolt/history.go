@@ -44,16 +44,24 @@ func writeBoot(tx *bbolt.Tx, b fleet.Boot) error {
 	return trimBoots(tx, b.Machine)
 }
 
-// trimBoots keeps the newest boots of a machine, and the consoles of fewer.
-func trimBoots(tx *bbolt.Tx, m ingot.MachineID) error {
-	ids := historyOf(tx, m)
+// trimBoots keeps the newest boots of a machine, and the consoles of fewer. The boot that runs is kept
+// even if many others began since: DHCP alone begins boots, in anybody's name.
+func trimBoots(tx *bbolt.Tx, id ingot.MachineID) error {
+	ids := historyOf(tx, id)
+	var m fleet.Machine
+	if text := tx.Bucket(bucketMachines).Get([]byte(id)); text != nil && len(ids) > state.BootsPerMachine {
+		var err error
+		if m, err = record.DecodeMachine(text); err != nil {
+			return fmt.Errorf("record %q of machines: %w", id, err)
+		}
+	}
 	for i, id := range ids {
 		if i == len(ids)-state.ConsolesPerMachine-1 {
 			if err := removeConsole(tx, id); err != nil {
 				return err
 			}
 		}
-		if i < len(ids)-state.BootsPerMachine {
+		if i < len(ids)-state.BootsPerMachine && !m.Current(id) {
 			b, err := readBoot(tx, id)
 			if err != nil {
 				return err
@@ -81,7 +89,8 @@ func firstOf(errs ...error) error {
 	return nil
 }
 
-// loadLatest brings the latest boot of each machine into memory.
+// loadLatest brings the latest boot of each machine into memory, and the one that the machine has
+// if that is an earlier one.
 func loadLatest(tx *bbolt.Tx, v *view.View) error {
 	c := tx.Bucket(bucketHistory).Cursor()
 	for k, _ := c.Last(); k != nil; {
@@ -92,6 +101,16 @@ func loadLatest(tx *bbolt.Tx, v *view.View) error {
 		v.AddBoot(b)
 		c.Seek(append([]byte(b.Machine), 0))
 		k, _ = c.Prev() // the latest of the machine before
+	}
+	for _, id := range v.MissingBoots() {
+		if tx.Bucket(bucketBoots).Get([]byte(id)) == nil {
+			continue
+		}
+		b, err := readBoot(tx, id)
+		if err != nil {
+			return err
+		}
+		v.AddBoot(b)
 	}
 	return nil
 }

@@ -100,6 +100,11 @@ func (d *data) index(v *view.View) error {
 		list := d.bootsOf(machine)
 		v.AddBoot(list[len(list)-1])
 	}
+	for _, id := range v.MissingBoots() {
+		if b, ok := d.boot(id); ok {
+			v.AddBoot(b)
+		}
+	}
 	return nil
 }
 
@@ -149,10 +154,20 @@ func (d *data) putBoot(b fleet.Boot) {
 		if i == len(list)-state.ConsolesPerMachine-1 {
 			delete(d.Consoles, b.ID)
 		}
-		if i < len(list)-state.BootsPerMachine {
+		if i < len(list)-state.BootsPerMachine && !d.current(b) {
 			d.dropBoot(b, list[i+1:])
 		}
 	}
+}
+
+// current reports whether a boot is one that its machine may run.
+func (d *data) current(b fleet.Boot) bool {
+	text, ok := d.Records[view.Machines][string(b.Machine)]
+	if !ok {
+		return false
+	}
+	m, err := record.DecodeMachine(text)
+	return err == nil && m.Current(b.ID)
 }
 
 // dropBoot removes a boot and what only it refers to.

@@ -557,3 +557,50 @@ func testMemoryIsBounded(t *testing.T, b Backend) {
 		t.Errorf("%d boots; want all", len(list))
 	}
 }
+
+// testRunningBoot: the boot that runs stays, however many began after it in the machine's name, and is
+// the machine's latest one when they have ended, also after a restart.
+func testRunningBoot(t *testing.T, b Backend) {
+	dir := filepath.Join(t.TempDir(), "state")
+	s := b.open(t, dir)
+	boot := func(n int) fleet.Boot {
+		x := fleet.Boot{ID: bootID(1, byte(n)), Machine: "m-1", Number: n, Started: time.Unix(int64(n), 0).UTC(),
+			Outcome: ingot.OutcomeFailed}
+		x.Image.Image = digest(min(n, 2))
+		return x
+	}
+	running := boot(1)
+	running.Outcome = ingot.OutcomeHealthy
+	update(t, s, func(tx state.Tx) {
+		tx.StoreBoot(running)
+		tx.StoreMachine(fleet.Machine{ID: "m-1", Boot: running.ID})
+	})
+	claim := &fleet.Claim{Running: running.ID, Healthy: true, Since: time.Unix(2, 0).UTC(), Until: time.Unix(9, 0).UTC()}
+	const others = state.BootsPerMachine + 20
+	for n := 2; n < 2+others; n++ {
+		update(t, s, func(tx state.Tx) {
+			tx.StoreBoot(boot(n))
+			tx.StoreMachine(fleet.Machine{ID: "m-1", Boot: boot(n).ID, Claim: claim})
+		})
+	}
+	if _, ok := s.Boot(running.ID); !ok {
+		t.Errorf("the running boot is gone after %d others", others)
+	}
+	update(t, s, func(tx state.Tx) { tx.StoreMachine(fleet.Machine{ID: "m-1", Boot: running.ID}) })
+	for _, when := range []string{"before", "after"} {
+		if list := s.Latest(); len(list) != 1 || list[0].ID != running.ID {
+			t.Errorf("latest boots %s a restart: %+v; want the running one", when, list)
+		}
+		update(t, s, func(tx state.Tx) {
+			if why, used := tx.ImageUse(running.Image.Image); !used {
+				t.Errorf("%s a restart, nothing needs the image of the running boot: %q", when, why)
+			}
+		})
+		if n := len(boots(t, s, "m-1")); n > state.BootsPerMachine+1 {
+			t.Errorf("%d boots %s a restart; want at most %d", n, when, state.BootsPerMachine+1)
+		}
+		closeStore(t, s)
+		s = b.open(t, dir)
+	}
+	closeStore(t, s)
+}

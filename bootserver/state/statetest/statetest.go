@@ -54,6 +54,7 @@ func Run(t *testing.T, b Backend) {
 		{"BootsAreBounded", testBootsAreBounded},
 		{"MovedBoots", testMovedBoots},
 		{"DroppedMachine", testDroppedMachine},
+		{"RunningBoot", testRunningBoot},
 		{"AddressHasOneLease", testAddressHasOneLease},
 		{"Index", testIndex},
 		{"Bound", testBound},

@@ -139,6 +139,17 @@ func (v *View) BootsOf(id ingot.MachineID) []fleet.Boot {
 	return list
 }
 
+// MissingBoots returns the boots that machines have and that are not in memory.
+func (v *View) MissingBoots() []ingot.BootID {
+	var list []ingot.BootID
+	for _, m := range v.machines {
+		if _, is := v.boots[m.Boot]; m.Boot != "" && !is {
+			list = append(list, m.Boot)
+		}
+	}
+	return list
+}
+
 // LatestOf returns the latest boot of a machine, as the machine has it: one that began later may have
 // ended because this one still ran.
 func (v *View) LatestOf(id ingot.MachineID) (fleet.Boot, bool) {
