@@ -66,8 +66,8 @@ func (s *Store) Begin(f func(tx state.Tx) error) (wait func() error) {
 	}
 }
 
-// ReplaceMachines implements state.Decisions. It needs no stage: bbolt stores a
-// transaction of any size as a whole.
+// ReplaceMachines implements state.Decisions. It needs no pieces: bbolt makes a transaction
+// of any size visible by one page of the file.
 func (s *Store) ReplaceMachines(c state.LargeChange) error {
 	return s.Update(func(tx state.Tx) error {
 		return tx.(*view.Tx).Replace(c)

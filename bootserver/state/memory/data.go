@@ -26,6 +26,7 @@ type data struct {
 	Restored uint64 // the last Change that came with a backup
 
 	history map[ingot.MachineID]map[ingot.BootID]bool
+	staged  []*large
 }
 
 func newData() *data {

@@ -2,7 +2,8 @@
 // is as unkind to transactions as an optimistic store may be: it runs the function of each
 // twice, apart from each other, and panics when the runs differ although nothing that was
 // read has changed; it aborts one commit in five, after which the function runs again; and
-// it enforces the bound of a transaction to the byte.
+// it enforces the bound of a transaction to the byte. A large change is staged in pieces
+// within that bound.
 //
 // What was stored outlives Close: Open finds it by the name of its folder, in this process
 // only.
@@ -50,6 +51,7 @@ type Store struct {
 	commits  int                            // counted, for aborts and faults
 	news     chan struct{}                  // closed when there are more Changes, and made anew
 	restores int
+	dies     func() bool // of a test: the process dies at this step of a large change
 
 	restoring sync.Mutex // held while a backup comes in
 }
@@ -88,6 +90,9 @@ func OpenFaulty(dir string, plant Fault) (*Store, error) {
 
 // load makes the view of what is stored.
 func (s *Store) load(d *data) error {
+	if err := d.finish(); err != nil {
+		return err
+	}
 	v := view.New(record.Size)
 	if s.view != nil {
 		v.KeepCounts(s.view)
@@ -128,14 +133,18 @@ func (s *Store) load(d *data) error {
 func (s *Store) Close() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.close()
+	return nil
+}
+
+func (s *Store) close() {
 	if s.closed {
-		return nil
+		return
 	}
 	s.closed = true
 	folders.Lock()
 	defer folders.Unlock()
 	delete(folders.open, s.dir)
-	return nil
 }
 
 // Update implements state.Decisions.
@@ -163,11 +172,6 @@ func (s *Store) View(f func(r state.Reader)) {
 	f(s.view.Begin(past{s}))
 }
 
-// ReplaceMachines implements state.Decisions.
-func (s *Store) ReplaceMachines(c state.LargeChange) error {
-	return s.Update(func(tx state.Tx) error { return tx.(*view.Tx).Replace(c) })
-}
-
 // Append implements state.Observations.
 func (s *Store) Append(list ...fleet.Change) error {
 	return s.Update(func(tx state.Tx) error { tx.Record(list...); return nil })
@@ -186,7 +190,7 @@ func (s *Store) attempt(f func(tx state.Tx) error, last bool) (done bool, err er
 	if first.tx != nil {
 		first.tx.RollBack()
 	}
-	if !last && !first.unbound {
+	if !last {
 		s.mu.Unlock()
 		runtime.Gosched()
 		s.mu.Lock()
@@ -218,12 +222,11 @@ func (s *Store) attempt(f func(tx state.Tx) error, last bool) (done bool, err er
 
 // ran is what a transaction did.
 type ran struct {
-	tx      *view.Tx // nil when it failed
-	err     error
-	reads   map[view.Key]uint64 // with the versions that were read
-	steps   []view.Step
-	wrote   string // in words, to compare
-	unbound bool
+	tx    *view.Tx // nil when it failed
+	err   error
+	reads map[view.Key]uint64 // with the versions that were read
+	steps []view.Step
+	wrote string // in words, to compare
 }
 
 func (s *Store) run(f func(tx state.Tx) error) ran {
@@ -233,11 +236,11 @@ func (s *Store) run(f func(tx state.Tx) error) ran {
 	for _, k := range tx.Reads() {
 		r.reads[k] = s.versions[k]
 	}
-	r.unbound, r.steps = tx.Unbound(), tx.Steps()
+	r.steps = tx.Steps()
 	if err == nil {
 		var size int
 		r.wrote, size, err = describe(tx)
-		if err == nil && size > state.MaxBytes && !r.unbound {
+		if err == nil && size > state.MaxBytes {
 			err = fmt.Errorf("%w: it writes %d bytes", state.ErrTooLarge, size)
 		}
 	}

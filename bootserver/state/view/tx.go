@@ -76,10 +76,6 @@ func (tx *Tx) Run(f func(tx state.Tx) error) error {
 	return tx.check()
 }
 
-// Unbound reports whether the transaction may be of any size, and has not recorded all that
-// it read.
-func (tx *Tx) Unbound() bool { return tx.unbound }
-
 // RollBack takes back all changes of the view, those of later transactions must have been
 // taken back before.
 func (tx *Tx) RollBack() {
@@ -545,7 +541,8 @@ func (tx *Tx) append(t Table, c fleet.Change) {
 }
 
 // Replace stores machines and Changes, of which there may be any number. It is for
-// state.Decisions.ReplaceMachines, outside of the bound of a transaction.
+// state.Decisions.ReplaceMachines, outside of the bound of a transaction: an engine with such a
+// bound stores it in pieces.
 func (tx *Tx) Replace(c state.LargeChange) error {
 	tx.unbound = true
 	tx.LookedUp(c.LookedUp)
