@@ -4,7 +4,11 @@ import (
 	"bytes"
 	"fmt"
 	"go/ast"
+	"io/fs"
+	"os"
 	"path"
+	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"unicode/utf8"
@@ -52,6 +56,37 @@ func TestFunctionLength(t *testing.T) {
 		}
 	}
 	v.report(t)
+}
+
+// TestDocsLineLength: tables cannot be wrapped, and what the program prints is quoted as it is.
+func TestDocsLineLength(t *testing.T) {
+	files := 0
+	err := filepath.WalkDir(root, func(file string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if d.IsDir() && slices.Contains([]string{".git", "bin", "dist", "testdata", "node_modules"}, d.Name()) {
+			return filepath.SkipDir
+		}
+		if filepath.Ext(file) != ".md" {
+			return nil
+		}
+		files++
+		text, err := os.ReadFile(file)
+		for i, line := range strings.Split(string(text), "\n") {
+			quoted := strings.HasPrefix(line, "|") || strings.HasPrefix(line, "! ")
+			if n := utf8.RuneCountInString(line); n > maxColumns && !quoted {
+				t.Errorf("%s:%d has %d columns; want at most %d", file, i+1, n, maxColumns)
+			}
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if files < 30 {
+		t.Fatalf("found %d documents; want all of them", files)
+	}
 }
 
 // functionName is package.Function or package.Type.Method.
