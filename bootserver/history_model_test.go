@@ -142,8 +142,18 @@ func (s *history) recordsHold() {
 		}
 	}
 	for id := range maps.Keys(s.lives) {
-		if !of[id] {
+		switch m, waited := s.waiting[id]; {
+		case of[id]:
+		case waited && s.clock.Sub(m.LastSeen) > fleet.StrangerAge:
+			delete(s.lives, id) // nobody said a word about it, and it has been silent
+		default:
 			s.t.Fatalf("the server forgot %s by itself", id)
+		}
+	}
+	s.waiting = map[ingot.MachineID]fleet.Machine{}
+	for _, m := range s.state.Machines() {
+		if m.State == fleet.Pending && m.Name == "" && m.Assignment.Image == "" {
+			s.waiting[m.ID] = m
 		}
 	}
 	for _, b := range s.state.Latest() {

@@ -51,7 +51,8 @@ type history struct {
 	keyring   map[string]image.Keys
 	computers []*computer
 	lives     map[ingot.MachineID]*life
-	old       []ingot.BootID // boots that are over, or gone
+	waiting   map[ingot.MachineID]fleet.Machine // that may expire, as they were after the last step
+	old       []ingot.BootID                    // boots that are over, or gone
 	backups   []remembered
 	signed    int  // signatures so far: each is another one
 	asked     int  // how often all was asked
