@@ -20,7 +20,7 @@ setup: ## install the Debian packages that are missing (quiet when none is)
 build: ## build bin/ingot and bin/ingot-init
 	@mkdir -p bin
 	@$(STATIC) -ldflags '$(LDFLAGS)' -o bin/ingot ./cmd/ingot
-	@$(STATIC) -ldflags '-s -w' -o bin/ingot-init ./cmd/ingot-init
+	@$(STATIC) -tags nethttpomithttp2 -ldflags '-s -w' -o bin/ingot-init ./cmd/ingot-init
 
 man: build ## write the manual pages to bin/man (reproducible: their date is the last commit's)
 	@rm -rf bin/man

@@ -110,7 +110,8 @@ func profileBuild(tb testing.TB, name string) *build {
 	}
 	cache = filepath.Join(cache, "ingot")
 	init := filepath.Join(tb.TempDir(), "ingot-init")
-	cmd := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", init, "ingot/cmd/ingot-init")
+	cmd := exec.Command("go", "build", "-trimpath", "-tags", "nethttpomithttp2", "-ldflags", "-s -w", "-o", init,
+		"ingot/cmd/ingot-init")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		tb.Fatalf("%v: %s", err, out)
