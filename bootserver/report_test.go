@@ -169,6 +169,40 @@ func TestMergeLeavesOneBoot(t *testing.T) {
 	}
 }
 
+// TestNumbersAfterAMerge: the next boot gets a number of its own, also if the boot that goes on began before one
+// of the other machine.
+func TestNumbersAfterAMerge(t *testing.T) {
+	h := newHouse(t)
+	h.put("v1")
+	h.boots(firstMachine)
+	first, _ := h.machine1()
+	changed := firstMachine
+	changed.MAC = "52:54:00:99:00:01"
+	h.clock = h.clock.Add(time.Minute)
+	h.seen(changed)
+	h.clock = h.clock.Add(time.Minute)
+	if status, text := h.post(first.Boot, "ticket", ingot.TicketRequest{Nonce: nonce}); status != http.StatusOK {
+		t.Fatalf("the ticket of the first machine: %d %s", status, text)
+	}
+	if _, err := h.api.Merge(t.Context(), "m-525400990001", machineID); err != nil {
+		t.Fatal(err)
+	}
+	if m, _ := h.machine1(); m.Boot != first.Boot {
+		t.Fatal("the boot that was heard last does not go on")
+	}
+	h.clock = h.clock.Add(time.Minute)
+	h.seen(firstMachine)
+	boots, err := h.api.Boots(t.Context(), machineID, 0)
+	if err != nil || len(boots) != 3 {
+		t.Fatalf("%d boots, %v; want 3", len(boots), err)
+	}
+	for i, b := range boots {
+		if b.Number != i+1 {
+			t.Errorf("boot %s has the number %d; want %d", b.ID.Short(), b.Number, i+1)
+		}
+	}
+}
+
 // TestAnOperatorsWordIsTried: what becomes of the boot that was under way when
 // an operator spoke does not count against what he said.
 func TestAnOperatorsWordIsTried(t *testing.T) {

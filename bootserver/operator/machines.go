@@ -140,10 +140,15 @@ func (o *Operator) Merge(ctx context.Context, from, into string) (api.Machine, e
 		d := newDecision(ctx, i, now)
 		d.Merge(f)
 		merged = d.Machine
-		if err := tx.MoveBoots(f.ID, i.ID); err != nil {
+		last, err := tx.MoveBoots(f.ID, i.ID)
+		if err != nil {
 			return err
 		}
 		supersedeOthers(tx, d, f.Boot, i.Boot)
+		if b, ok := tx.Boot(merged.Boot); ok && b.Number < last {
+			b.Newest = last // the next boot is numbered after it
+			tx.StoreBoot(b)
+		}
 		if err := tx.DropMachine(f.ID); err != nil {
 			return err
 		}

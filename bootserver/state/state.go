@@ -244,8 +244,9 @@ type Tx interface {
 	// StoreBoot stores a boot. Of a machine's boots the oldest are removed.
 	StoreBoot(b fleet.Boot)
 	// MoveBoots gives the boots of one machine to another. They take their places among
-	// those that are there by when they started. It counts as one record.
-	MoveBoots(from, to ingot.MachineID) error
+	// those that are there by when they started, and number is that of the last one. It
+	// counts as one record.
+	MoveBoots(from, to ingot.MachineID) (number int, err error)
 	// PutLease stores the lease of an address.
 	PutLease(l fleet.Lease)
 	// PutCredential stores the record of a token or certificate.

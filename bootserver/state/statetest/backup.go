@@ -208,7 +208,7 @@ func (h *history) step(r *rand.Rand) {
 			delete(h.boots, id)
 		}
 	case action == 5:
-		if apply(func(tx state.Tx) error { return tx.MoveBoots(id, "m-into") }) {
+		if apply(func(tx state.Tx) error { _, err := tx.MoveBoots(id, "m-into"); return err }) {
 			h.boots["m-into"] = append(h.boots["m-into"], h.boots[id]...)
 			delete(h.boots, id)
 		}

@@ -83,7 +83,7 @@ func testFactsOfMergedBoots(t *testing.T, b Backend) {
 	one, two := bootsWith(t, s, "m-1", 1, 8, 8), bootsWith(t, s, "m-2", 1, 4, 4)
 	err := s.Update(func(tx state.Tx) error {
 		tx.StoreMachine(fleet.Machine{ID: "m-2"})
-		if err := tx.MoveBoots("m-2", "m-1"); err != nil {
+		if _, err := tx.MoveBoots("m-2", "m-1"); err != nil {
 			return err
 		}
 		return tx.DropMachine("m-2")

@@ -201,14 +201,19 @@ func testMovedBoots(t *testing.T, b Backend) {
 		}
 	}
 	if err := s.Update(func(tx state.Tx) error {
-		return errors.Join(tx.MoveBoots("old", "into"), errRefused)
+		_, err := tx.MoveBoots("old", "into")
+		return errors.Join(err, errRefused)
 	}); !errors.Is(err, errRefused) {
 		t.Fatal(err)
 	}
 	order("old", 1, 3)
 	order("into", 2, 4)
-	if err := s.Update(func(tx state.Tx) error { return tx.MoveBoots("old", "into") }); err != nil {
+	var last int
+	if err := s.Update(func(tx state.Tx) (err error) { last, err = tx.MoveBoots("old", "into"); return err }); err != nil {
 		t.Fatal(err)
+	}
+	if b, _ := s.Boot(bootID(4)); b.Number != last {
+		t.Errorf("the last boot has the number %d, and MoveBoots returned %d", b.Number, last)
 	}
 	for range 2 {
 		order("old")

@@ -358,17 +358,16 @@ func (tx *Tx) DropMachine(id ingot.MachineID) error {
 }
 
 // MoveBoots implements state.Tx.
-func (tx *Tx) MoveBoots(from, to ingot.MachineID) error {
+func (tx *Tx) MoveBoots(from, to ingot.MachineID) (number int, err error) {
 	moved, err := tx.past.Boots(from)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	have, err := tx.past.Boots(to)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	var moves []Move
-	number := 0
 	for _, b := range interleave(have, moved) {
 		after := b
 		number = max(number+1, b.Number) // of those that stay most keep theirs
@@ -385,7 +384,7 @@ func (tx *Tx) MoveBoots(from, to ingot.MachineID) error {
 		tx.records++
 		tx.steps = append(tx.steps, Step{Moves: moves})
 	}
-	return nil
+	return number, nil
 }
 
 // interleave merges two lists of boots by when they started; the order that boots have in
