@@ -113,7 +113,7 @@ var (
 	// RFC 4253 section 6.6: keys of dropbear begin with the name of their type
 	sshBlob = regexp.MustCompile(`^\x00\x00\x00[\x07-\x40](ssh-(rsa|dss|ed25519)|ecdsa-sha2-)`)
 	// names that say what is in a file that not everybody may read
-	secretName = regexp.MustCompile(`(?i)(secret|cookie|passw|authkey|private|\.key$|_key$|keytab)`)
+	secretName = regexp.MustCompile(`(?i)(secret|cookie|passw|token|authkey|private|\.key$|_key$|keytab)`)
 )
 
 // looksSecret says what a file looks like; empty: like nothing secret.
@@ -136,9 +136,9 @@ func looksSecret(e *tree.Entry, content []byte) string {
 		return "a Kerberos keytab"
 	case e.Mode&0o007 != 0:
 		return "" // what everybody may read is no secret by itself
-	case secretName.MatchString(name) && len(bytes.TrimSpace(content)) >= 8 && random(content, 0.7):
+	case secretName.MatchString(name) && len(bytes.TrimSpace(content)) >= 8 && random(content, 0.6):
 		return "a secret, by its name and content"
-	case random(content, 0.85):
+	case random(content, 0.75) && !spelled(content), random(content, 0.82) && !printable(content):
 		return "random bytes that only some users may read"
 	}
 	return ""
@@ -156,18 +156,18 @@ func derKey(b []byte) bool {
 }
 
 // random reports whether all of a file is one word, or bytes, that look drawn by lot: its entropy is
-// at least a part of what so many bytes can have.
+// at least a part of what so many bytes of its alphabet can have.
 func random(content []byte, part float64) bool {
 	content = bytes.TrimRight(content, "\r\n")
 	if len(content) < 16 || len(content) > 8<<10 {
 		return false
 	}
+	if printable(content) && bytes.ContainsAny(content, " \n\t") {
+		return false // words, not one word
+	}
 	var count [256]int
 	for _, c := range content {
 		count[c]++
-	}
-	if printable(content) && bytes.ContainsAny(content, " \n\t") {
-		return false // words, not one word
 	}
 	entropy := 0.0
 	for _, n := range count {
@@ -176,7 +176,27 @@ func random(content []byte, part float64) bool {
 			entropy -= p * math.Log2(p)
 		}
 	}
-	return entropy >= part*math.Log2(float64(min(len(content), 256)))
+	alphabet := 256
+	if hexDigits.Match(content) {
+		alphabet = 16
+	}
+	return entropy >= part*math.Log2(float64(min(len(content), alphabet)))
+}
+
+var hexDigits = regexp.MustCompile(`^([0-9a-f]+|[0-9A-F]+)$`)
+
+// spelled reports whether a word was chosen rather than drawn by lot: it mixes digits neither with
+// small and capital letters, nor with letters of long hexadecimal numbers.
+func spelled(content []byte) bool {
+	content = bytes.TrimRight(content, "\r\n")
+	small, large := bytes.Equal(content, bytes.ToLower(content)), bytes.Equal(content, bytes.ToUpper(content))
+	switch {
+	case small && large, !bytes.ContainsAny(content, "0123456789"):
+		return true
+	case hexDigits.Match(content):
+		return len(content) < 32
+	}
+	return small || large
 }
 
 func printable(content []byte) bool {

@@ -2,11 +2,12 @@ package secrets
 
 import (
 	"crypto/ed25519"
-	"crypto/rand"
 	"crypto/x509"
 	"encoding/base64"
+	"encoding/hex"
 	"encoding/pem"
 	"errors"
+	"math/rand/v2"
 	"os/exec"
 	"path/filepath"
 	"slices"
@@ -26,7 +27,7 @@ func put(t *testing.T, tr *tree.Tree, p string, mode uint32, content string) {
 // keys returns a private key as PEM and as DER.
 func keys(t *testing.T) (text, der string) {
 	t.Helper()
-	_, key, err := ed25519.GenerateKey(rand.Reader)
+	_, key, err := ed25519.GenerateKey(nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -37,11 +38,14 @@ func keys(t *testing.T) (text, der string) {
 	return string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: b})), string(b)
 }
 
+// source is the same in each run: a few of all random words look like words that were chosen.
+var source = rand.NewChaCha8([32]byte{13})
+
 // noise returns n random bytes.
 func noise(t *testing.T, n int) string {
 	t.Helper()
 	b := make([]byte, n)
-	if _, err := rand.Read(b); err != nil {
+	if _, err := source.Read(b); err != nil {
 		t.Fatal(err)
 	}
 	return string(b)
@@ -60,6 +64,8 @@ func TestFind(t *testing.T) {
 		"etc/bind/x.key":     "key \"rndc-key\" {\n\talgorithm hmac-sha256;\n\tsecret \"" + token + "\";\n};\n",
 		"etc/app/random":     noise(t, 128), "var/lib/x/.cookie": "QWERTZUIOPASDFGHJKLY",
 		"etc/x.token": token + "\n", "etc/x.keytab": "\x05\x02" + noise(t, 40),
+		"etc/app/id": token + "\n", "etc/app/hexadecimal": hex.EncodeToString([]byte(noise(t, 32))),
+		"etc/app/token": hex.EncodeToString([]byte(noise(t, 16))), "etc/app/few": noise(t, 24),
 	}
 	public := map[string]string{
 		"etc/app/public.pem": "-----BEGIN CERTIFICATE-----\n" + token + token + "\n-----END CERTIFICATE-----\n",
@@ -68,6 +74,8 @@ func TestFind(t *testing.T) {
 		"etc/config.key":     "host = example\nport = 22\n", "etc/empty.key": "",
 		"etc/shadow":  "root:$y$j9T$" + token + ":1::::::\n",
 		"etc/sudoers": "root ALL=(ALL:ALL) ALL\n@includedir /etc/sudoers.d\n", "etc/machine": "node-17\n",
+		"etc/app/link": "/etc/ssl/private/key.pem\n", "etc/app/todo": "PLEASE_CHANGE_ME\n",
+		"etc/app/host": "node17.rack4.example.com\n", "etc/app/count": "12345678901234567890123456789012\n",
 		"etc/ssl/shipped.pem": text, "etc/shipped.conf": text, "etc/allowed.pem": text, "var/lib/dpkg/info/x.preinst": text,
 		"usr/lib/python3/dist-packages/app/__pycache__/test_tls.cpython-313.pyc": text,
 		"etc/zeros": strings.Repeat("\x00", 600),
