@@ -87,20 +87,24 @@ func copyStore(t testing.TB, from, to string) {
 }
 
 func ingotCommand(ctx context.Context, store string, args ...string) *exec.Cmd {
-	cmd := exec.CommandContext(ctx, filepath.Join(bin, "ingot"), append([]string{"--store", store}, args...)...)
-	return cmd
+	return programCommand(ctx, filepath.Join(bin, "ingot"), store, args...)
+}
+
+func programCommand(ctx context.Context, program, store string, args ...string) *exec.Cmd {
+	return exec.CommandContext(ctx, program, append([]string{"--store", store}, args...)...)
 }
 
 // stage is one LAN with one server and the machines of one scene.
 type stage struct {
-	t      testing.TB
-	ctx    context.Context
-	lan    *LAN
-	dir    string
-	store  string
-	api    *api.Client
-	server *exec.Cmd
-	log    *safeBuffer
+	t       testing.TB
+	ctx     context.Context
+	lan     *LAN
+	dir     string
+	store   string
+	program string // ingot, or that of before
+	api     *api.Client
+	server  *exec.Cmd
+	log     *safeBuffer
 }
 
 // safeBuffer collects the server's log.
@@ -140,7 +144,8 @@ func newStageFor(t testing.TB, limit time.Duration) *stage {
 		cancel()
 		t.Fatal(err)
 	}
-	s := &stage{t: t, ctx: ctx, lan: lan, dir: dir, store: filepath.Join(dir, "store"), log: &safeBuffer{}}
+	s := &stage{t: t, ctx: ctx, lan: lan, dir: dir, store: filepath.Join(dir, "store"),
+		program: filepath.Join(bin, "ingot"), log: &safeBuffer{}}
 	s.api = api.Dial(filepath.Join(s.store, "ingot.sock"))
 	t.Cleanup(func() {
 		lan.Close()
@@ -202,7 +207,7 @@ func (s *stage) serve(args ...string) {
 func (s *stage) serveOn(args ...string) {
 	s.t.Helper()
 	argv := append([]string{"--store", s.store, "serve", "--config="}, args...) // a later --config counts
-	cmd := s.lan.Command(context.Background(), filepath.Join(bin, "ingot"), argv...)
+	cmd := s.lan.Command(context.Background(), s.program, argv...)
 	cmd.Stderr = s.log
 	before := len(s.log.String())
 	if err := s.lan.Start(cmd); err != nil {
@@ -234,7 +239,7 @@ func (s *stage) killServer() {
 // run runs ingot and returns what it prints; it must succeed.
 func (s *stage) run(args ...string) string {
 	s.t.Helper()
-	out, err := ingotCommand(s.ctx, s.store, args...).CombinedOutput()
+	out, err := programCommand(s.ctx, s.program, s.store, args...).CombinedOutput()
 	if err != nil {
 		s.t.Fatalf("ingot %s: %v\n%s", strings.Join(args, " "), err, out)
 	}
