@@ -6,12 +6,14 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -234,6 +236,9 @@ func (s *stage) killServer() {
 	if err := s.server.Process.Kill(); err != nil {
 		s.t.Fatal(err)
 	}
+	s.until("the server to end", func() bool {
+		return errors.Is(s.server.Process.Signal(syscall.Signal(0)), os.ErrProcessDone)
+	})
 }
 
 // run runs ingot and returns what it prints; it must succeed.

@@ -21,10 +21,10 @@ func takeLock(dir string) (*os.File, error) {
 		return nil, fmt.Errorf("locking state: %w", err)
 	}
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		pid, _ := os.ReadFile(path) // nothing, when it cannot be read
+		text, _ := os.ReadFile(path)                 // nothing, when it cannot be read
+		pid, _, _ := strings.Cut(string(text), "\n") // servers of before wrote more lines
 		f.Close()
-		return nil, fmt.Errorf("%w: process %s; stop it, or use another --store", state.ErrLocked,
-			strings.TrimSpace(string(pid)))
+		return nil, fmt.Errorf("%w: process %s; stop it, or use another --store", state.ErrLocked, pid)
 	}
 	if err := f.Truncate(0); err == nil {
 		_, _ = fmt.Fprintln(f, os.Getpid()) // only for the words of that error
