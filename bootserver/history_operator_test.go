@@ -123,7 +123,9 @@ func (s *history) merges(t *rapid.T, from fleet.Machine, before []byte) {
 	all := s.state.Machines()
 	into := all[draw(t, indices(len(all)), "into")]
 	if from.Ask != nil && draw(t, indices(4), "as asked") > 0 {
-		into, _ = s.state.Machine(from.Ask.With)
+		if with, known := s.state.Machine(from.Ask.With); known { // it may be forgotten
+			into = with
+		}
 	}
 	_, err := s.operator.Merge(t.Context(), string(from.ID), string(into.ID))
 	if refuse := from.ID == into.ID || from.State == fleet.Approved; refuse != (err != nil) {
