@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -198,7 +199,15 @@ func TestDiskFull(t *testing.T) {
 func TestLock(t *testing.T) {
 	dir := t.TempDir()
 	s := open(t, dir)
-	for range 2 { // also when it is opened anew
+	for _, more := range []string{"", "/run/ingot.sock\n17\n"} { // also when a server of before wrote more lines
+		f, err := os.OpenFile(filepath.Join(dir, lockFile), os.O_APPEND|os.O_WRONLY, 0)
+		if err == nil {
+			_, err = f.WriteString(more)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		f.Close()
 		want := fmt.Sprintf("process %d; stop it, or use another --store", os.Getpid())
 		if _, err := Open(t.Context(), dir); !errors.Is(err, state.ErrLocked) || !strings.HasSuffix(err.Error(), want) {
 			t.Errorf("a second server: %v", err)
