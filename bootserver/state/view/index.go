@@ -24,7 +24,7 @@ type index struct {
 	approved     map[string][]ingot.MachineID                  // of serial, those that are approved
 	name         map[string][]ingot.MachineID                  // one, unless a backup says otherwise
 	port         map[fleet.SwitchPort]map[ingot.MachineID]bool // last seen there: some relays say the same of all
-	address      map[netip.Addr]ingot.MachineID                // last seen there
+	address      map[netip.Addr][]ingot.MachineID              // that had it when they were last seen
 	image        map[ingot.Digest]map[ingot.MachineID]struct{} // machines that need it, see fleet.Uses
 	latest       map[ingot.MachineID]ingot.BootID              // by start
 	boots        map[ingot.MachineID][]ingot.BootID            // that are in memory
@@ -40,7 +40,7 @@ func newIndex() index {
 		uuid:     map[string][]ingot.MachineID{}, serial: map[string][]ingot.MachineID{},
 		approved: map[string][]ingot.MachineID{}, name: map[string][]ingot.MachineID{},
 		port:    map[fleet.SwitchPort]map[ingot.MachineID]bool{},
-		address: map[netip.Addr]ingot.MachineID{}, image: map[ingot.Digest]map[ingot.MachineID]struct{}{},
+		address: map[netip.Addr][]ingot.MachineID{}, image: map[ingot.Digest]map[ingot.MachineID]struct{}{},
 		latest: map[ingot.MachineID]ingot.BootID{}, boots: map[ingot.MachineID][]ingot.BootID{},
 		open:    map[ingot.BootID]struct{}{},
 		granted: map[ingot.MachineID]struct{}{}, token: map[string][]string{}}
@@ -208,12 +208,7 @@ func (v *View) reindex(id ingot.MachineID, old, m fleet.Machine) {
 	if old.Port != m.Port {
 		v.replug(id, old.Port, m.Port)
 	}
-	if old.Address != m.Address && v.index.address[old.Address] == id {
-		delete(v.index.address, old.Address)
-	}
-	if m.Address.IsValid() {
-		v.index.address[m.Address] = id
-	}
+	relist(v.index.address, id, []netip.Addr{old.Address}, []netip.Addr{m.Address})
 	if old.State == fleet.Pending {
 		v.index.pending--
 	}
@@ -260,7 +255,9 @@ func unidentifiedKeys(m *fleet.Machine) (keys []string) {
 	return keys
 }
 
-func relist[ID comparable](index map[string][]ID, id ID, old, now []string) {
+// relist takes an id from the entries that it was in to those that it is in now. Entries are sorted:
+// of many, the same few are taken by a server that has just started and by any other.
+func relist[K comparable, ID ~string](index map[K][]ID, id ID, old, now []K) {
 	for _, key := range old {
 		if slices.Contains(now, key) {
 			continue
@@ -270,9 +267,11 @@ func relist[ID comparable](index map[string][]ID, id ID, old, now []string) {
 			delete(index, key)
 		}
 	}
+	var none K
 	for _, key := range now {
-		if key != "" && !slices.Contains(old, key) {
-			index[key] = append(index[key], id)
+		if key != none && !slices.Contains(old, key) {
+			at, _ := slices.BinarySearch(index[key], id)
+			index[key] = slices.Insert(index[key], at, id)
 		}
 	}
 }

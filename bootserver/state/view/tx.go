@@ -290,16 +290,12 @@ func (tx *Tx) boot(id ingot.BootID) (fleet.Boot, bool) {
 // StoreMachine implements state.Tx.
 func (tx *Tx) StoreMachine(m fleet.Machine) {
 	old, had := tx.v.machines[m.ID]
-	neighbour, taken := tx.v.index.address[m.Address]
 	tx.refuseRemoved(&old, &m)
 	tx.undo = append(tx.undo, func() {
 		if had {
 			tx.v.setMachine(old)
 		} else {
 			tx.v.dropMachine(m.ID)
-		}
-		if taken {
-			tx.v.index.address[m.Address] = neighbour
 		}
 	})
 	tx.v.setMachine(m)

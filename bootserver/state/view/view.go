@@ -114,8 +114,12 @@ func (v *View) Find(sight fleet.Sighting) (fleet.Machine, bool) {
 }
 
 // AtAddress returns the machine that was last seen with an address.
-func (v *View) AtAddress(ip netip.Addr) (fleet.Machine, bool) {
-	m, ok := v.machines[v.index.address[ip]]
+func (v *View) AtAddress(ip netip.Addr) (m fleet.Machine, ok bool) {
+	for _, id := range v.index.address[ip] {
+		if o := v.machines[id]; !ok || o.LastSeen.After(m.LastSeen) {
+			m, ok = o, true
+		}
+	}
 	return m, ok
 }
 
