@@ -21,6 +21,7 @@ const older = "437beb1"
 // configuration requires it.
 func TestSceneOlderImages(t *testing.T) {
 	requireAll(t)
+	t.Parallel()
 	program := olderProgram(t)
 	s := newStageFor(t, 25*time.Minute) // four boots of an older image
 	if err := os.RemoveAll(s.store); err != nil {
