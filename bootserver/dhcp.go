@@ -116,7 +116,7 @@ func (s *Server) replaceDHCPServers() error {
 		return err
 	}
 	for _, l := range s.site.links {
-		p, err := s.openDHCP(s.serving, l, s.site.card(l))
+		p, err := s.openDHCP(s.serving, l)
 		if err != nil {
 			return err
 		}

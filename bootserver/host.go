@@ -48,7 +48,11 @@ func (h host) Network() api.Network {
 	if servers == nil {
 		return api.Network{}
 	}
-	return networkOf(servers.leases(), servers.four.Observations(), servers.six.Observations())
+	n := networkOf(servers.leases(), servers.four.Observations(), servers.six.Observations())
+	if now := h.shown.Load(); now != nil {
+		n.Interfaces = append(n.Interfaces, now.interfaces()...)
+	}
+	return n
 }
 
 // HeardOf implements operator.Host.
@@ -119,6 +123,9 @@ func (s *Server) figures() figures {
 	}
 	if servers := s.dhcp.Load(); servers != nil {
 		f.leases = len(servers.leases())
+		if now := s.shown.Load(); now != nil {
+			f.unserved = len(now.absent)
+		}
 		f.foreign = len(servers.four.Observations().Servers) + len(servers.six.Observations().Servers)
 	}
 	return f

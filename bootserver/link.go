@@ -3,8 +3,10 @@ package bootserver
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"ingot/bootserver/config"
@@ -34,13 +36,30 @@ func (l link) key() string {
 	return l.name
 }
 
+// absence is an interface of the configuration that is not served now, in one of the two
+// families.
+type absence struct {
+	name string
+	six  bool
+	mode string
+	why  string
+}
+
+func (a absence) key() string {
+	if a.six {
+		return a.name + " (IPv6)"
+	}
+	return a.name
+}
+
 // site is a configuration together with the interfaces of this host.
 type site struct {
 	dhcp   dhcp4.Config
 	cards  map[string]network.Card
 	dhcp6  dhcp6.Config
 	cards6 map[string]network.Card
-	links  []link
+	links  []link    // that are served
+	absent []absence // the others of the configuration
 }
 
 // look finds the interfaces of a configuration. lend and lend6 are what --range
@@ -58,13 +77,14 @@ func (s *site) look4(lend string) (err error) {
 		return err
 	}
 	for _, i := range s.dhcp.Interfaces {
-		l := link{name: i.Name, four: &i}
-		if l.addresses, err = addresses(s.cards, network.IPv4, i.Name, i.Mode == dhcp4.Observe); err != nil {
-			return err
+		l, why := link{name: i.Name, four: &i}, ""
+		if l.addresses, why = addresses(s.cards, network.IPv4, i.Settings()); why != "" {
+			s.absent = append(s.absent, absence{name: i.Name, mode: string(i.Mode), why: why})
+			continue
 		}
 		s.links = append(s.links, l)
 	}
-	if lend == "" {
+	if lend == "" || len(s.links) == 0 {
 		return nil
 	}
 	name := s.dhcp.Interfaces[0].Name
@@ -81,14 +101,16 @@ func (s *site) look6(lend string) (err error) {
 	if s.cards6, err = s.dhcp6.Cards(); err != nil {
 		return err
 	}
+	there := false
 	for _, i := range s.dhcp6.Interfaces {
-		l := link{name: i.Name, six: &i}
-		if l.addresses, err = addresses(s.cards6, network.IPv6, i.Name, i.Mode == dhcp6.Observe); err != nil {
-			return err
+		l, why := link{name: i.Name, six: &i}, ""
+		if l.addresses, why = addresses(s.cards6, network.IPv6, i.Settings()); why != "" {
+			s.absent = append(s.absent, absence{name: i.Name, six: true, mode: string(i.Mode), why: why})
+			continue
 		}
-		s.links = append(s.links, l)
+		s.links, there = append(s.links, l), true
 	}
-	if lend == "" {
+	if lend == "" || !there {
 		return nil
 	}
 	name := s.dhcp6.Interfaces[0].Name
@@ -101,23 +123,63 @@ func (s *site) look6(lend string) (err error) {
 	return nil
 }
 
+// noInterface is why an interface that does not exist is not served.
+const noInterface = "there is no such interface"
+
 // addresses are what of an interface machines are told; none when it only
-// observes.
-func addresses(cards map[string]network.Card, family network.Family, iface string, observes bool) (list []netip.Addr,
-	err error) {
-	card, there := cards[iface]
+// observes. why says why the interface cannot be served, "" if it can.
+func addresses(cards map[string]network.Card, family network.Family, i network.InterfaceSettings) (list []netip.Addr,
+	why string) {
+	card, there := cards[i.Name]
 	switch {
 	case !there:
-		return nil, fmt.Errorf("%w %q: there is no such interface; there are %s", ErrInterface, iface, interfaceNames())
-	case observes:
-		return nil, nil
+		return nil, noInterface
+	case i.Silent:
+		return nil, ""
 	case len(card.Prefixes) == 0:
-		return nil, fmt.Errorf("%w %q: %s", ErrInterface, iface, family.Unaddressed(iface))
+		return nil, family.Unaddressed(i.Name)
 	}
 	for _, p := range card.Prefixes {
 		list = append(list, p.Addr())
 	}
-	return list, nil
+	return list, ""
+}
+
+// require returns an error if one of some interfaces cannot be served.
+func (s site) require(names []string) error {
+	for _, a := range s.absent {
+		switch {
+		case !slices.Contains(names, a.name):
+		case a.why == noInterface:
+			return fmt.Errorf("%w %q: %s; there are %s", ErrInterface, a.name, a.why, interfaceNames())
+		default:
+			return fmt.Errorf("%w %q: %s", ErrInterface, a.name, a.why)
+		}
+	}
+	return nil
+}
+
+// without returns the site without some of its links, and why they are not served.
+func (s site) without(why string, leave func(link) bool) site {
+	s.cards, s.cards6 = maps.Clone(s.cards), maps.Clone(s.cards6)
+	links := s.links
+	s.links = nil
+	for _, l := range links {
+		if !leave(l) {
+			s.links = append(s.links, l)
+			continue
+		}
+		a := absence{name: l.name, six: l.six != nil, why: why}
+		if a.six {
+			a.mode = string(l.six.Mode)
+			delete(s.cards6, l.name) // package network leaves out what has no card
+		} else {
+			a.mode = string(l.four.Mode)
+			delete(s.cards, l.name)
+		}
+		s.absent = append(slices.Clip(s.absent), a)
+	}
+	return s
 }
 
 // lent reads what a flag says is to be lent of the network of an interface.
@@ -145,4 +207,10 @@ func interfaceNames() string {
 		return "none besides lo"
 	}
 	return strings.Join(names, ", ")
+}
+
+// exists reports whether this host has an interface with an index.
+func exists(card int) bool {
+	_, err := net.InterfaceByIndex(card)
+	return err == nil
 }

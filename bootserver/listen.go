@@ -216,9 +216,9 @@ func (s *Server) open(ctx context.Context, now site) (p ports, err error) {
 	}()
 	for _, l := range now.links {
 		at := s.ports.dhcp[l.key()]
-		if card := now.card(l); at == nil || at.card != card {
-			if at, err = s.openDHCP(ctx, l, card); err != nil {
-				return p, err
+		if at == nil || at.card != now.card(l) {
+			if at, err = s.openDHCP(ctx, l); err != nil {
+				return p, &linkError{l.key(), err}
 			}
 		}
 		p.dhcp[l.key()] = at
@@ -228,28 +228,39 @@ func (s *Server) open(ctx context.Context, now site) (p ports, err error) {
 				list, err = s.openAddress(ctx, a)
 			}
 			if p.addresses[a] = list; err != nil {
-				return p, err
+				return p, &linkError{l.key(), err}
 			}
 		}
 	}
 	return p, nil
 }
 
-func (s *Server) openDHCP(ctx context.Context, l link, card int) (*port, error) {
+// linkError is why the ports of a link could not be opened.
+type linkError struct {
+	key string
+	err error
+}
+
+func (e *linkError) Error() string { return e.err.Error() }
+func (e *linkError) Unwrap() error { return e.err }
+
+func (s *Server) openDHCP(ctx context.Context, l link) (*port, error) {
 	if l.six != nil {
 		open, err := dhcp6.Listen(ctx, *l.six)
 		if err != nil {
 			return nil, portTaken(err, "udp6", dhcp6.PortServer)
 		}
 		return &port{open: closer(open.Close),
-			serve: func(ctx context.Context) error { return s.dhcp.Load().six.Serve(ctx, open) }, card: card}, nil
+			serve: func(ctx context.Context) error { return s.dhcp.Load().six.Serve(ctx, open) },
+			card:  open.Interface.Index}, nil
 	}
 	open, err := dhcp4.Listen(ctx, *l.four)
 	if err != nil {
 		return nil, portTaken(err, "udp", dhcp4.PortDHCP)
 	}
 	return &port{open: closer(open.Close),
-		serve: func(ctx context.Context) error { return s.dhcp.Load().four.Serve(ctx, open) }, card: card}, nil
+		serve: func(ctx context.Context) error { return s.dhcp.Load().four.Serve(ctx, open) },
+		card:  open.Interface.Index}, nil
 }
 
 // closer is a Close that cannot fail.

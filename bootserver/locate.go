@@ -44,7 +44,11 @@ func placeIn[I network.Interface, M network.Machine[O], O network.Options[O]](p 
 	}
 	p.Inside = true
 	served := site.Interfaces[o.Interface]
-	if n == nil || served == nil || !served.Config.Settings().Assigns {
+	assigns := n != nil && len(n.Pools()) > 0 // as far as is known while the interface is gone
+	if served != nil {
+		assigns = n != nil && served.Config.Settings().Assigns
+	}
+	if !assigns {
 		return
 	}
 	// A machine may have made an IPv6 address itself, if it has none of this server.

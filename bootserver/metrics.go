@@ -60,7 +60,9 @@ type figures struct {
 	dropped uint64 // packets
 	leases  int
 	foreign int // other DHCP servers that were heard
-	volumes map[ingot.VolumeProblem]uint64
+	// interfaces of the configuration that are not served
+	unserved int
+	volumes  map[ingot.VolumeProblem]uint64
 }
 
 // collector measures when it is scraped.
@@ -79,6 +81,7 @@ var (
 	descRefused   = describe("http_refused_total", "Machines that were asked to come back later.")
 	descLeases    = describe("dhcp_leases", "Addresses that are lent.")
 	descForeign   = describe("dhcp_foreign_servers", "Other DHCP servers that were heard.")
+	descUnserved  = describe("interfaces_not_served", "Interfaces of the configuration that are not served.")
 	descDropped   = describe("ledger_packets_dropped_total",
 		"DHCP packets that the ledger lacks, because too many came at once or they could not be stored.")
 	descState   = describe("state_file_bytes", "Size of the state file.")
@@ -94,7 +97,7 @@ var outcomes = []ingot.Outcome{ingot.OutcomeHealthy, ingot.OutcomeFailed, ingot.
 // Describe implements prometheus.Collector.
 func (collector) Describe(out chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{descMachines, descOpen, descBoots, descServed, descTransfers, descRefused,
-		descLeases, descForeign, descDropped, descState, descVolumes, descTokens, descReady} {
+		descLeases, descForeign, descUnserved, descDropped, descState, descVolumes, descTokens, descReady} {
 		out <- d
 	}
 }
@@ -131,4 +134,5 @@ func (c collector) Collect(out chan<- prometheus.Metric) {
 	}
 	gauge(descLeases, float64(f.leases))
 	gauge(descForeign, float64(f.foreign))
+	gauge(descUnserved, float64(f.unserved))
 }

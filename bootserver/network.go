@@ -1,7 +1,11 @@
 package bootserver
 
 import (
+	"cmp"
+
 	"ingot/bootserver/api"
+	"ingot/bootserver/dhcp4"
+	"ingot/bootserver/dhcp6"
 	"ingot/bootserver/fleet"
 	"ingot/bootserver/network"
 	"ingot/bootserver/operator"
@@ -10,7 +14,8 @@ import (
 // networkOf converts leases and what the DHCP servers of both families observed to
 // the API's types. Its lists are never nil: they are encoded as [].
 func networkOf(leases []fleet.Lease, families ...network.Observations) api.Network {
-	n := api.Network{Clients: []api.NetworkClient{}, Servers: []api.NetworkServer{}, Warnings: []api.NetworkWarning{},
+	n := api.Network{Interfaces: []api.NetworkInterface{}, Clients: []api.NetworkClient{},
+		Servers: []api.NetworkServer{}, Warnings: []api.NetworkWarning{},
 		Refused: []api.RefusedRelay{}, Leases: []api.Lease{}}
 	for _, l := range leases {
 		n.Leases = append(n.Leases, operator.LeaseOf(l))
@@ -32,6 +37,24 @@ func networkOf(leases []fleet.Lease, families ...network.Observations) api.Netwo
 		}
 	}
 	return n
+}
+
+// interfaces are those of the configuration.
+func (s site) interfaces() (list []api.NetworkInterface) {
+	for _, l := range s.links {
+		i := api.NetworkInterface{Name: l.name, Served: true, Addresses: l.addresses, IPv6: l.six != nil}
+		if l.six != nil {
+			i.Mode = cmp.Or(string(l.six.Mode), string(dhcp6.Full))
+		} else {
+			i.Mode = cmp.Or(string(l.four.Mode), string(dhcp4.Full))
+		}
+		list = append(list, i)
+	}
+	for _, a := range s.absent {
+		list = append(list, api.NetworkInterface{Name: a.name, IPv6: a.six, Mode: cmp.Or(a.mode, string(dhcp4.Full)),
+			Why: a.why})
+	}
+	return list
 }
 
 // clientOf converts what was observed of a client.

@@ -2,7 +2,6 @@ package bootserver
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"path/filepath"
 	"reflect"
@@ -65,8 +64,8 @@ func (s *Server) settings(ctx context.Context) (c config.Config, err error) {
 
 // rearrange takes over what DHCP is told, and what has become of the interfaces
 // themselves: interfaces and addresses come and go, and the others keep their
-// sockets and leases. An interface keeps its mode until a restart, since other
-// ports belong to another mode.
+// sockets and leases. One that does not exist is served when it appears. An interface
+// keeps its mode until a restart, since other ports belong to another mode.
 func (s *Server) rearrange(ctx context.Context, c *config.Config, r *api.Reloaded) error {
 	old := s.conf.Settings
 	keepModes(old, c, r)
@@ -81,13 +80,7 @@ func (s *Server) rearrange(ctx context.Context, c *config.Config, r *api.Reloade
 	if err != nil {
 		return err
 	}
-	err = s.dhcp.Load().four.Apply(now.dhcp, now.cards)
-	if err == nil {
-		if err = s.dhcp.Load().six.Apply(now.dhcp6, now.cards6); err != nil { // then nothing has changed
-			err = errors.Join(err, s.dhcp.Load().four.Apply(s.site.dhcp, s.site.cards))
-		}
-	}
-	if err != nil {
+	if err = s.apply(now); err != nil {
 		opened.closeUnserved()
 		return err
 	}
@@ -127,7 +120,8 @@ func keepModes(old config.Config, c *config.Config, r *api.Reloaded) {
 // exchange serves what is new of the ports and closes what is gone.
 func (s *Server) exchange(now site, opened ports) {
 	before := s.ports.all()
-	s.site, s.ports = now, opened
+	s.setSite(now)
+	s.ports = opened
 	s.serve(opened.all())
 	for _, p := range before {
 		if !slices.Contains(opened.all(), p) {
@@ -168,8 +162,14 @@ func (s site) changes(now site) (list []string) {
 			}
 		}
 	}
+	for _, a := range now.absent {
+		if !slices.ContainsFunc(s.absent, func(o absence) bool { return o.key() == a.key() && o.why == a.why }) {
+			list = append(list, a.key()+" is not served: "+a.why)
+		}
+	}
 	for _, was := range s.links {
-		if !slices.ContainsFunc(now.links, func(l link) bool { return l.key() == was.key() }) {
+		if !slices.ContainsFunc(now.links, func(l link) bool { return l.key() == was.key() }) &&
+			!slices.ContainsFunc(now.absent, func(a absence) bool { return a.key() == was.key() }) {
 			list = append(list, was.key()+" is left")
 		}
 	}

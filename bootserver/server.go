@@ -56,6 +56,9 @@ type Config struct {
 	Alive   func()                        // called every few seconds as long as the server answers; nil is fine
 	Reread  func() (config.Config, error) // reads the settings again, for a reload; nil: there is nothing to read
 	Reloads func(begin bool)              // told before and after a reload; nil is fine
+	// Required are interfaces that must be there at the start. Others of the settings are
+	// served when they appear.
+	Required []string
 	// OpenState opens the state in a folder of the store; nil means OpenState of this package. Tests run a
 	// server on another backend.
 	OpenState func(ctx context.Context, dir string) (state.Store, error)
@@ -76,6 +79,7 @@ type Link struct {
 	Address netip.Addr // none in observe mode, and then no URL either
 	Pools   []lease.Range
 	URL     string
+	Absent  string // why it is not served yet; then all but Name, IPv6 and Mode is empty
 }
 
 // Server is one running server.
@@ -99,9 +103,10 @@ type Server struct {
 	metrics    *metrics
 
 	reloading sync.Mutex
-	site      site            // what is served; Run makes it, then reloads change it
-	ports     ports           // of the site
-	serving   context.Context // of Run, for links that a reload adds
+	site      site                 // what is served; Run makes it, then reloads and follow change it
+	shown     atomic.Pointer[site] // the same, for those that do not hold the mutex; nil before Run
+	ports     ports                // of the site
+	serving   context.Context      // of Run, for links that a reload adds
 	group     *errgroup.Group
 }
 
@@ -136,6 +141,9 @@ func (s *Server) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := now.require(s.conf.Required); err != nil {
+		return err
+	}
 	st, err := s.conf.OpenState(ctx, filepath.Join(s.conf.Store.Root(), state.Folder))
 	if err != nil {
 		return err
@@ -167,7 +175,8 @@ func (s *Server) Run(ctx context.Context) error {
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	s.reloading.Lock()
-	s.serving, s.group, s.site = ctx, g, now
+	s.serving, s.group = ctx, g
+	s.setSite(now)
 	s.serve(append(shared, s.ports.all()...))
 	s.reloading.Unlock()
 	s.answer(ctx, g, listeners)
@@ -179,11 +188,18 @@ func (s *Server) Run(ctx context.Context) error {
 	})
 	g.Go(func() error { return every(ctx, time.Second, s.tick) })
 	g.Go(func() error { return s.packets.Keep(ctx) })
+	g.Go(func() error { return s.follow(ctx) })
 	s.ready.Store(true)
 	if s.conf.Ready != nil {
 		s.conf.Ready(s.where(now))
 	}
 	return g.Wait()
+}
+
+// setSite remembers what is served. s.reloading is held.
+func (s *Server) setSite(now site) {
+	s.site = now
+	s.shown.Store(&now)
 }
 
 // where says where the server listens.
@@ -200,6 +216,9 @@ func (s *Server) where(now site) Ready {
 			at.Address, at.URL = l.addresses[0], s.booter.ServerURL(l.addresses[0])
 		}
 		r.Links = append(r.Links, at)
+	}
+	for _, a := range now.absent {
+		r.Links = append(r.Links, Link{Name: a.name, IPv6: a.six, Mode: a.mode, Absent: a.why})
 	}
 	return r
 }
@@ -283,7 +302,12 @@ func (s *Server) serve(list []*port) {
 		p.stop, p.ended = stop, make(chan struct{})
 		s.group.Go(func() error {
 			defer close(p.ended)
-			return p.serve(ctx)
+			err := p.serve(ctx)
+			if err != nil && p.card != 0 && !exists(p.card) { // follow opens another when the interface is back
+				s.log.Warn("the sockets of an interface ended with it", "err", err)
+				return nil
+			}
+			return err
 		})
 	}
 }

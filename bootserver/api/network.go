@@ -10,11 +10,22 @@ import (
 // Network is what the server observed on the networks that it serves, and the
 // leases.
 type Network struct {
-	Clients  []NetworkClient  `json:"askers"`
-	Servers  []NetworkServer  `json:"servers"`
-	Warnings []NetworkWarning `json:"warnings"`
-	Refused  []RefusedRelay   `json:"refused"`
-	Leases   []Lease          `json:"leases"`
+	Interfaces []NetworkInterface `json:"interfaces"`
+	Clients    []NetworkClient    `json:"askers"`
+	Servers    []NetworkServer    `json:"servers"`
+	Warnings   []NetworkWarning   `json:"warnings"`
+	Refused    []RefusedRelay     `json:"refused"`
+	Leases     []Lease            `json:"leases"`
+}
+
+// NetworkInterface is an interface of the configuration, in one of the two families.
+type NetworkInterface struct {
+	Name      string       `json:"name"`
+	IPv6      bool         `json:"ipv6,omitempty"`
+	Mode      string       `json:"mode"`
+	Addresses []netip.Addr `json:"addresses,omitempty"` // that machines are told
+	Served    bool         `json:"served"`
+	Why       string       `json:"why,omitempty"` // it is not served
 }
 
 // RefusedRelay is a relay whose packets are neither answered nor believed.

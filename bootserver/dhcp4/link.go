@@ -207,7 +207,7 @@ func (s *Server) sendQueries(ctx context.Context, l *Link) error {
 		if on == nil || on.Config.mode() == Observe || on.Config.Quiet {
 			continue
 		}
-		q, err := newQuery(l.Interface.HardwareAddr, s.id+" "+serverAddress(on, netip.Addr{}).String())
+		q, err := newQuery(on.MAC, s.id+" "+serverAddress(on, netip.Addr{}).String())
 		if err != nil {
 			return err
 		}

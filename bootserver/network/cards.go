@@ -38,7 +38,7 @@ func (c Card) Address(fits func(own netip.Prefix) bool) netip.Addr {
 }
 
 // Cards asks the kernel for the interfaces of a configuration, by name. Those that
-// do not exist are left out; NewSite reports them.
+// do not exist are left out.
 func (c *Config[I, M, O]) Cards() (map[string]Card, error) {
 	cards := map[string]Card{}
 	for _, i := range c.Interfaces {
@@ -72,6 +72,9 @@ func (f Family) prefixes(link netlink.Link) (list []netip.Prefix, err error) {
 		family = netlink.FAMILY_V6
 	}
 	addrs, err := netlink.AddrList(link, family)
+	for again := 0; errors.Is(err, netlink.ErrDumpInterrupted) && again < 3; again++ { // they changed meanwhile
+		addrs, err = netlink.AddrList(link, family)
+	}
 	if err != nil {
 		return nil, err
 	}

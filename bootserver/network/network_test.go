@@ -117,14 +117,27 @@ func TestSiteFaults(t *testing.T) {
 		}{
 			{configOf(c.family, Network[word]{Name: "elsewhere", Subnets: []Subnet[word]{subnet(c.near)}}), cards,
 				"write `interface: eth0` there"},
-			{configOf(c.family), map[string]Card{"eth0": {}}, "it has no " + c.family.String() + " address"},
-			{configOf(c.family), nil, "this host has no such interface"},
 			{configOf(c.family, Network[word]{Name: "n", Interface: "eth0", Subnets: []Subnet[word]{near}}), cards,
 				"the server's own address"},
 			{reserved, cards, "is the server's own"},
 		} {
 			if _, err := NewSite(x.config, x.cards); !errors.Is(err, ErrConfig) || !strings.Contains(err.Error(), x.want) {
 				t.Errorf("%s: NewSite = %v; want %q", c.family, err, x.want)
+			}
+		}
+	}
+}
+
+// TestSiteLeavesOut: an interface that does not exist or has no address is left out, and
+// the others are served. Its network stays known.
+func TestSiteLeavesOut(t *testing.T) {
+	for _, c := range families {
+		conf := configOf(c.family, Network[word]{Name: "n", Interface: "eth0", Subnets: []Subnet[word]{subnet(c.near)}})
+		for name, cards := range map[string]map[string]Card{"absent": nil, "without an address": {"eth0": {}}} {
+			s, err := NewSite(conf, cards)
+			if err != nil || len(s.Interfaces) != 0 || s.Networks.Named("n") == nil {
+				t.Errorf("%s, %s: NewSite = %+v, %v; want a site with the network and without the interface", c.family, name, s,
+					err)
 			}
 		}
 	}

@@ -27,8 +27,9 @@ type Served[I Interface, O any] struct {
 	Network *Network[O]
 }
 
-// NewSite joins a configuration with this host's interfaces, by name. The error
-// wraps ErrConfig.
+// NewSite joins a configuration with this host's interfaces, by name. Interfaces that do
+// not exist, or that need an address and have none, are left out. The error wraps
+// ErrConfig.
 func NewSite[I Interface, M Machine[O], O Options[O]](c Config[I, M, O], cards map[string]Card) (*Site[I,
 	M, O], error) {
 	if err := c.Check(); err != nil {
@@ -46,7 +47,9 @@ func NewSite[I Interface, M Machine[O], O Options[O]](c Config[I, M, O], cards m
 	}
 	var f Faults
 	for _, i := range c.Interfaces {
-		s.Interfaces[i.Settings().Name] = s.attach(&f, i, cards)
+		if card, ok := cards[i.Settings().Name]; ok && (len(card.Prefixes) > 0 || i.Settings().Silent) {
+			s.Interfaces[i.Settings().Name] = s.attach(&f, i, card)
+		}
 	}
 	for _, served := range s.Interfaces {
 		s.checkOwn(&f, c.Machines, served.Card)
@@ -60,23 +63,13 @@ func NewSite[I Interface, M Machine[O], O Options[O]](c Config[I, M, O], cards m
 
 // attach joins an interface with its network. One that assigns addresses and has
 // none configured gets a network of its own prefix, with the default pool.
-func (s *Site[I, M, O]) attach(f *Faults, config I, cards map[string]Card) *Served[I, O] {
+func (s *Site[I, M, O]) attach(f *Faults, config I, card Card) *Served[I, O] {
 	i := config.Settings()
-	where := fmt.Sprintf("interface %q", i.Name)
-	card, ok := cards[i.Name]
 	served := &Served[I, O]{Config: config, Card: card}
-	switch {
-	case !ok:
-		f.Add(where, "this host has no such interface")
-		return served
-	case len(card.Prefixes) == 0 && !i.Silent:
-		f.Add(where, "%s", s.Options.Family().Unaddressed(i.Name))
-		return served
-	}
 	if at := slices.IndexFunc(s.Networks, func(n *Network[O]) bool { return n.Interface == i.Name }); at >= 0 {
 		served.Network = s.Networks[at]
 	} else if i.Assigns {
-		served.Network = s.addOwn(f, where, i.Name, card.Prefixes[0])
+		served.Network = s.addOwn(f, fmt.Sprintf("interface %q", i.Name), i.Name, card.Prefixes[0])
 	}
 	return served
 }

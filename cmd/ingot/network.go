@@ -33,6 +33,13 @@ explains how to run beside other servers.`,
 }
 
 func networkTables(w io.Writer, n api.Network, now time.Time) {
+	unserved := 0
+	for _, x := range n.Interfaces {
+		if !x.Served {
+			unserved++
+			fmt.Fprintf(w, "! %s: not served: %s\n", show.Plain(x.Name), show.Plain(x.Why))
+		}
+	}
 	for _, x := range n.Warnings {
 		fmt.Fprintf(w, "! %s: %s (%s, %d times)\n", show.Plain(x.Interface), show.Plain(x.Text), show.Ago(x.Last, now),
 			x.Times)
@@ -42,7 +49,7 @@ func networkTables(w io.Writer, n api.Network, now time.Time) {
 			show.Ago(x.Last, now),
 			x.Packets)
 	}
-	if len(n.Warnings)+len(n.Refused) > 0 {
+	if unserved+len(n.Warnings)+len(n.Refused) > 0 {
 		fmt.Fprintln(w)
 	}
 	t := show.Table(w)

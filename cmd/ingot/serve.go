@@ -52,7 +52,8 @@ another program (a router, radvd, dnsmasq --enable-ra): see docs/NETWORKS.md.
 
 Settings are read from ` + config.Default + ` and its drop-ins, if they exist; flags override
 them. "ingot config reload", or SIGHUP without a terminal, reads them again; open sockets and
-transfers continue.
+transfers continue. Interfaces and addresses that come, go or are made again are noticed without
+that.
 
 It needs root, or the capabilities CAP_NET_BIND_SERVICE, CAP_NET_RAW and CAP_NET_ADMIN. It
 uses sockets that systemd passes (sd_listen_fds). The first start downloads the boot loaders
@@ -103,7 +104,7 @@ func (a *app) serve(cmd *cobra.Command, f serveFlags) error {
 		a.Store = settings.Store // as if it had been given
 	}
 	conf := bootserver.Config{Settings: settings, Range: f.addresses, Range6: f.addresses6, Version: version,
-		Log: a.Logger(), Now: a.Now}
+		Log: a.Logger(), Now: a.Now, Required: slices.Concat(f.ifaces, f.ifaces6)}
 	ctx, root := cmd.Context(), a.StoreRoot()
 	if conf.Store, err = image.Open(ctx, root); err != nil {
 		return err
@@ -146,6 +147,9 @@ func linkLine(l bootserver.Link) string {
 	protocol := "DHCP"
 	if l.IPv6 {
 		protocol = "DHCPv6"
+	}
+	if l.Absent != "" {
+		return fmt.Sprintf("%s: not yet: %s; %s is served as soon as it can be", l.Name, l.Absent, protocol)
 	}
 	switch l.Mode {
 	case string(dhcp4.Observe):

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -239,7 +240,7 @@ func (f *field) api() *api.Client { return api.Dial(filepath.Join(f.store, "ingo
 // startStorm powers machines on; wait returns how it went, and all must be healthy.
 func (f *field) startStorm(c storm.Config) (wait func() storm.Result) {
 	f.t.Helper()
-	c.Card = f.crowd.Card
+	c.Card = cmp.Or(c.Card, f.crowd.Card)
 	conf, err := json.Marshal(c)
 	if err != nil {
 		f.t.Fatal(err)

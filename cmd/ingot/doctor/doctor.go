@@ -178,6 +178,9 @@ func (d examination) examineServer(ctx context.Context, root string, add func(..
 	if n, err = server.Network(ctx); err != nil {
 		add(found("server", Error, client.NextStep(err), "%v", err))
 	}
+	for _, x := range n.Interfaces {
+		add(examineServed(x))
+	}
 	for _, x := range n.Refused {
 		add(examineRefused(x))
 	}

@@ -180,7 +180,7 @@ func listenForOthers6(name string) (heard []api.NetworkServer, err error) {
 
 // reach6 asks the running server at its own IPv6 addresses.
 func reach6(ctx context.Context, own []netip.Addr, http int) (list []Finding) {
-	const fix = "systemctl restart ingot; the address must exist before the server starts"
+	const fix = "ingot network says what is served; if it is served: systemctl restart ingot"
 	for _, a := range own {
 		web, loaders := "HTTP "+a.String(), "TFTP "+a.String()
 		d := net.Dialer{Timeout: 2 * time.Second}

@@ -154,6 +154,19 @@ func examinePort(p port, holder, pid string) Finding {
 		"%s: used by %s", p.what, holder)
 }
 
+// examineServed checks whether the running server serves an interface of its configuration.
+func examineServed(i api.NetworkInterface) Finding {
+	check := "serving " + i.Name
+	if i.IPv6 {
+		check += " over IPv6"
+	}
+	if !i.Served {
+		return found(check, Error, "make the interface, or remove it from the configuration; the server notices by itself",
+			"the server does not serve it: %s", i.Why)
+	}
+	return found(check, OK, "", "mode %s %v", i.Mode, i.Addresses)
+}
+
 // examineRefused reports a relay whose packets are refused. It may be a stranger's, so it is
 // no error.
 func examineRefused(r api.RefusedRelay) Finding {
