@@ -46,7 +46,11 @@ type request struct {
 // Handle returns the answer to a packet, nil for none. What it acknowledges is
 // durable. It may take as long as probing an address does.
 func (s *Server) Handle(ctx context.Context, p Packet) (*Reply, error) {
-	if id, at := readIngot(p.Message); id != "" {
+	switch id, at := readIngot(p.Message); id {
+	case "":
+	case trialID:
+		return s.answerTrial(p), nil
+	default:
 		return s.answerQuery(p, id, at), nil
 	}
 	r := s.newRequest(p)

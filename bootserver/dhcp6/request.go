@@ -51,6 +51,9 @@ type request struct {
 // Handle returns the answer to a packet, nil for none. What it assigns is durable.
 func (s *Server) Handle(p Packet) (*Reply, error) {
 	r := s.newRequest(p)
+	if r != nil && isTrial(r.m) {
+		return r.answerTrial(), nil
+	}
 	if r == nil || r.refused() {
 		return nil, nil
 	}

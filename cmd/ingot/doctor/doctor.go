@@ -65,10 +65,14 @@ func Command(a *command.App, o Options) *cobra.Command {
 		Use: "doctor", Short: "check this host for problems that keep machines from booting",
 		Long: `Check what booting needs: the configuration, interfaces and their MTU, ports, other DHCP
 servers, the firewall, the clock, the store, its keys and loaders, and the running server. Then
-try it: on an isolated network, a simulated machine boots from a server with this host's
-loaders, by DHCP, TFTP and HTTP. Nothing is changed. The only packets sent to a network are a
-DHCPDISCOVER on each interface, and over IPv6 a DHCPv6 Solicit and a router solicitation. Run
-it as root, or some checks are skipped.
+try both: a DHCP packet arrives at each interface of the running server as from a new machine,
+and must be answered; and on an isolated network, a simulated machine boots from another server
+with this host's loaders, by DHCP, TFTP and HTTP.
+
+Nothing is changed and no machine is recorded; for the packet, a pair of virtual interfaces is
+made and removed. The server's answer is sent to the network. Without a running server, a
+DHCPDISCOVER is sent on each interface, and over IPv6 a DHCPv6 Solicit; a router solicitation in
+any case. Run it as root, or some checks are skipped.
 
 Each problem comes with a fix. Warnings do not make it fail. The network between this host and
 the machines is not checked; to record its traffic: ingot capture MACHINE`,
@@ -96,7 +100,7 @@ the machines is not checked; to record its traffic: ingot capture MACHINE`,
 		},
 	}
 	o.Flags(c.Flags())
-	c.Flags().BoolVar(&noTrial, "no-trial", false, "skip the trial boot")
+	c.Flags().BoolVar(&noTrial, "no-trial", false, "skip what acts as a machine")
 	return c
 }
 
@@ -152,6 +156,9 @@ func (d examination) examine(ctx context.Context, c config.Config, broken error,
 		add(examineFirewall(string(ruleset), portsOf(c), namesOf(c)))
 	}
 	add(examineHere(root, running)...)
+	if trial && running {
+		add(asClient(ctx, network.Interfaces, httpPort(c))...)
+	}
 	if trial {
 		add(d.try(ctx, root))
 	}

@@ -5,11 +5,11 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"os"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -49,7 +49,7 @@ func examine6(ctx context.Context, c config.Config, running bool, n api.Network)
 		if running {
 			list = append(list, examineForeign6([]dhcp6.Interface{i}, n.Servers)...)
 			if i.Mode != dhcp6.Observe {
-				list = append(list, reach6(ctx, own, httpPort(c))...)
+				list = append(list, reach(ctx, own, httpPort(c), absentFile)...)
 			}
 			continue
 		}
@@ -178,30 +178,12 @@ func listenForOthers6(name string) (heard []api.NetworkServer, err error) {
 	return heard, nil
 }
 
-// reach6 asks the running server at its own IPv6 addresses.
-func reach6(ctx context.Context, own []netip.Addr, http int) (list []Finding) {
-	const fix = "ingot network says what is served; if it is served: systemctl restart ingot"
-	for _, a := range own {
-		web, loaders := "HTTP "+a.String(), "TFTP "+a.String()
-		d := net.Dialer{Timeout: 2 * time.Second}
-		if c, err := d.DialContext(ctx, "tcp6", net.JoinHostPort(a.String(), strconv.Itoa(http))); err != nil {
-			list = append(list, found(web, Error, fix, "the server does not answer: %v", err))
-		} else {
-			c.Close()
-			list = append(list, found(web, OK, "", "the server answers"))
-		}
-		if err := askTFTP(a); err != nil {
-			list = append(list, found(loaders, Error, fix, "the server does not answer: %v", err))
-		} else {
-			list = append(list, found(loaders, OK, "", "the server answers"))
-		}
-	}
-	return list
-}
+// absentFile is a name that no file has. Any answer to a request for it shows that the
+// TFTP server is alive, also an error (RFC 1350 section 7).
+const absentFile = "ingot-doctor"
 
-// askTFTP requests a file that does not exist. Any answer shows that the server is
-// alive, also an error (RFC 1350 section 7).
-func askTFTP(a netip.Addr) error {
+// askTFTP requests a file and receives it.
+func askTFTP(a netip.Addr, file string) error {
 	c, err := tftp.NewClient(netip.AddrPortFrom(a, 69).String())
 	if err != nil {
 		return err
@@ -209,9 +191,12 @@ func askTFTP(a netip.Addr) error {
 	c.SetTimeout(time.Second)
 	c.SetRetries(2)
 	c.SetBackoff(func(int) time.Duration { return 0 })
-	_, err = c.Receive("ingot-doctor", "octet")
-	if _, network := errors.AsType[net.Error](err); network {
-		return fmt.Errorf("requesting a file: %w", err)
+	r, err := c.Receive(file, "octet")
+	if err == nil {
+		_, err = r.WriteTo(io.Discard)
+	}
+	if _, network := errors.AsType[net.Error](err); err != nil && (network || file != absentFile) {
+		return fmt.Errorf("requesting %s: %w", file, err)
 	}
 	return nil
 }

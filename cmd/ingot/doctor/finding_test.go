@@ -2,12 +2,15 @@ package doctor
 
 import (
 	"errors"
+	"net"
 	"net/netip"
 	"os/exec"
 	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/insomniacslk/dhcp/dhcpv4"
 
 	"ingot/bootserver/api"
 	"ingot/bootserver/config"
@@ -117,4 +120,41 @@ func pendingMachines(n int, at time.Time) []api.Machine {
 		list = append(list, api.Machine{State: api.Pending, FirstSeen: at})
 	}
 	return list
+}
+
+// TestExamineOffer: what a new machine is offered is judged, and silence is an error.
+func TestExamineOffer(t *testing.T) {
+	i := api.NetworkInterface{Name: "eth1", Addresses: []netip.Addr{netip.MustParseAddr("10.99.0.1")}}
+	offer := func(server, ip, file, why string) *dhcpv4.DHCPv4 {
+		p, err := dhcpv4.New(dhcpv4.WithMessageType(dhcpv4.MessageTypeOffer),
+			dhcpv4.WithOption(dhcpv4.OptServerIdentifier(net.ParseIP(server))))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if p.BootFileName = file; ip != "" {
+			p.YourIPAddr = net.ParseIP(ip)
+		}
+		if why != "" {
+			p.UpdateOption(dhcpv4.OptMessage(why))
+		}
+		return p
+	}
+	for _, c := range []struct {
+		name  string
+		offer *dhcpv4.DHCPv4
+		state string
+		text  string
+	}{
+		{"nothing", nil, Error, "does not answer"},
+		{"address and loader", offer("10.99.0.1", "10.99.0.100", "snponly.efi", ""), OK, "10.99.0.100 and snponly.efi"},
+		{"a loader", offer("10.99.0.1", "", "snponly.efi", ""), OK, "is offered snponly.efi"},
+		{"known machines only", offer("10.99.0.1", "", "", ""), OK, "gets nothing here"},
+		{"no loader", offer("10.99.0.1", "10.99.0.100", "", ""), Error, "nothing to boot"},
+		{"no address left", offer("10.99.0.1", "", "", "all addresses are in use"), Error, "all addresses are in use"},
+		{"another server's", offer("10.99.0.9", "10.99.0.100", "snponly.efi", ""), Error, "comes from 10.99.0.9"},
+	} {
+		if x := examineOffer(i, c.offer); x.State != c.state || !strings.Contains(x.Text, c.text) {
+			t.Errorf("%s: %+v; want %s, %q", c.name, x, c.state, c.text)
+		}
+	}
 }
