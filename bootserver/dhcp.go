@@ -37,6 +37,8 @@ func (s *Server) openDHCPServers(now site) error {
 		return err
 	}
 	four.Probe = s.prober.Probe
+	four.Answers = func(iface string) bool { return s.others.answers(link{name: iface}.key()) }
+	six.Answers = func(iface string) bool { return s.others.answers(link{name: iface, six: &dhcp6.Interface{}}.key()) }
 	s.dhcp.Store(&dhcpServers{four, six})
 	s.refusePastRelays()
 	return nil

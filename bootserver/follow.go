@@ -85,11 +85,12 @@ func (s *Server) lookAgain(ctx context.Context) bool {
 		s.log.Warn("looking at the interfaces", "err", err)
 		return false
 	}
-	if reflect.DeepEqual(s.site, now) {
+	if reflect.DeepEqual(s.site, now) && !s.others.holding() {
 		return len(now.absent) == 0
 	}
 	now, opened, err := s.openWhatCan(ctx, now)
 	if err != nil {
+		err = errors.Join(err, s.apply(s.site))
 		s.log.Error("following the interfaces; what was served is served on", "err", err)
 		return false
 	}
@@ -97,7 +98,7 @@ func (s *Server) lookAgain(ctx context.Context) bool {
 		s.logChanges(now)
 		s.exchange(now, opened)
 	}
-	return len(now.absent) == 0
+	return len(now.absent) == 0 && !s.others.holding()
 }
 
 // openWhatCan opens the ports of a site and makes the DHCP servers answer there. Links
@@ -108,7 +109,16 @@ func (s *Server) openWhatCan(ctx context.Context, now site) (site, ports, error)
 		opened, err := s.open(ctx, now)
 		if err == nil {
 			if err = s.apply(now); err == nil {
-				return now, opened, nil
+				refused, err := s.lookForOthers(ctx, now)
+				if err == nil && len(refused) == 0 {
+					return now, opened, nil
+				}
+				opened.closeUnserved()
+				if err != nil {
+					return now, ports{}, err
+				}
+				now = now.withoutRefused(refused)
+				continue
 			}
 			opened.closeUnserved()
 		}

@@ -50,7 +50,7 @@ func (h host) Network() api.Network {
 	}
 	n := networkOf(servers.leases(), servers.four.Observations(), servers.six.Observations())
 	if now := h.shown.Load(); now != nil {
-		n.Interfaces = append(n.Interfaces, now.interfaces()...)
+		n.Interfaces = append(n.Interfaces, now.interfaces(h.others.answers)...)
 	}
 	return n
 }
@@ -124,7 +124,11 @@ func (s *Server) figures() figures {
 	if servers := s.dhcp.Load(); servers != nil {
 		f.leases = len(servers.leases())
 		if now := s.shown.Load(); now != nil {
-			f.unserved = len(now.absent)
+			for _, i := range now.interfaces(s.others.answers) {
+				if !i.Served {
+					f.unserved++
+				}
+			}
 		}
 		f.foreign = len(servers.four.Observations().Servers) + len(servers.six.Observations().Servers)
 	}

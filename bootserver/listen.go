@@ -14,6 +14,7 @@ import (
 	"strings"
 	"syscall"
 
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"ingot/bootserver/dhcp4"
@@ -250,17 +251,28 @@ func (s *Server) openDHCP(ctx context.Context, l link) (*port, error) {
 		if err != nil {
 			return nil, portTaken(err, "udp6", dhcp6.PortServer)
 		}
-		return &port{open: closer(open.Close),
-			serve: func(ctx context.Context) error { return s.dhcp.Load().six.Serve(ctx, open) },
-			card:  open.Interface.Index}, nil
+		serve := func(ctx context.Context) error { return s.dhcp.Load().six.Serve(ctx, open) }
+		return &port{open: closer(open.Close), card: open.Interface.Index, serve: s.beside(l, serve)}, nil
 	}
 	open, err := dhcp4.Listen(ctx, *l.four)
 	if err != nil {
 		return nil, portTaken(err, "udp", dhcp4.PortDHCP)
 	}
-	return &port{open: closer(open.Close),
-		serve: func(ctx context.Context) error { return s.dhcp.Load().four.Serve(ctx, open) },
-		card:  open.Interface.Index}, nil
+	serve := func(ctx context.Context) error { return s.dhcp.Load().four.Serve(ctx, open) }
+	return &port{open: closer(open.Close), card: open.Interface.Index, serve: s.beside(l, serve)}, nil
+}
+
+// beside serves a link, and warns of other servers there meanwhile.
+func (s *Server) beside(l link, serve func(context.Context) error) func(context.Context) error {
+	return func(ctx context.Context) error {
+		g, ctx := errgroup.WithContext(ctx)
+		g.Go(func() error { return serve(ctx) })
+		g.Go(func() error {
+			s.warnOfOthers(ctx, l)
+			return nil
+		})
+		return g.Wait()
+	}
 }
 
 // closer is a Close that cannot fail.

@@ -40,13 +40,16 @@ func networkOf(leases []fleet.Lease, families ...network.Observations) api.Netwo
 }
 
 // interfaces are those of the configuration.
-func (s site) interfaces() (list []api.NetworkInterface) {
+func (s site) interfaces(answers func(key string) bool) (list []api.NetworkInterface) {
 	for _, l := range s.links {
-		i := api.NetworkInterface{Name: l.name, Served: true, Addresses: l.addresses, IPv6: l.six != nil}
+		i := api.NetworkInterface{Name: l.name, Addresses: l.addresses, IPv6: l.six != nil}
 		if l.six != nil {
 			i.Mode = cmp.Or(string(l.six.Mode), string(dhcp6.Full))
 		} else {
 			i.Mode = cmp.Or(string(l.four.Mode), string(dhcp4.Full))
+		}
+		if i.Served = answers(l.key()); !i.Served {
+			i.Why = "it has no link; DHCP is answered as soon as it has one and no other server is heard there"
 		}
 		list = append(list, i)
 	}

@@ -68,7 +68,7 @@ func (s *Server) settings(ctx context.Context) (c config.Config, err error) {
 // keeps its mode until a restart, since other ports belong to another mode.
 func (s *Server) rearrange(ctx context.Context, c *config.Config, r *api.Reloaded) error {
 	old := s.conf.Settings
-	keepModes(old, c, r)
+	s.keepModes(old, c, r)
 	now, err := look(*c, s.conf.Range, s.conf.Range6)
 	if err != nil {
 		return err
@@ -82,6 +82,9 @@ func (s *Server) rearrange(ctx context.Context, c *config.Config, r *api.Reloade
 	}
 	if err = s.apply(now); err != nil {
 		opened.closeUnserved()
+		return err
+	}
+	if now, opened, err = s.refuseReloaded(ctx, *c, now, opened); err != nil {
 		return err
 	}
 	for _, what := range s.site.changes(now) {
@@ -98,19 +101,19 @@ func (s *Server) rearrange(ctx context.Context, c *config.Config, r *api.Reloade
 	return nil
 }
 
-// keepModes takes back what takes a restart: another mode of an interface.
-func keepModes(old config.Config, c *config.Config, r *api.Reloaded) {
+// keepModes takes back what takes a restart: another mode of an interface that is served.
+func (s *Server) keepModes(old config.Config, c *config.Config, r *api.Reloaded) {
 	c.DHCP.Interfaces, c.DHCP6.Interfaces = slices.Clone(c.DHCP.Interfaces), slices.Clone(c.DHCP6.Interfaces)
 	for n, i := range c.DHCP.Interfaces {
 		at := slices.IndexFunc(old.DHCP.Interfaces, func(o dhcp4.Interface) bool { return o.Name == i.Name })
-		if at >= 0 && old.DHCP.Interfaces[at].Mode != i.Mode {
+		if at >= 0 && old.DHCP.Interfaces[at].Mode != i.Mode && s.site.has(link{name: i.Name}) {
 			r.Restart = append(r.Restart, "dhcp.interfaces: the mode of "+i.Name)
 			c.DHCP.Interfaces[n].Mode = old.DHCP.Interfaces[at].Mode
 		}
 	}
 	for n, i := range c.DHCP6.Interfaces {
 		at := slices.IndexFunc(old.DHCP6.Interfaces, func(o dhcp6.Interface) bool { return o.Name == i.Name })
-		if at >= 0 && old.DHCP6.Interfaces[at].Mode != i.Mode {
+		if at >= 0 && old.DHCP6.Interfaces[at].Mode != i.Mode && s.site.has(link{name: i.Name, six: &i}) {
 			r.Restart = append(r.Restart, "dhcp6.interfaces: the mode of "+i.Name)
 			c.DHCP6.Interfaces[n].Mode = old.DHCP6.Interfaces[at].Mode
 		}
@@ -128,6 +131,11 @@ func (s *Server) exchange(now site, opened ports) {
 			p.close()
 		}
 	}
+}
+
+// has reports whether a link is served.
+func (s site) has(l link) bool {
+	return slices.ContainsFunc(s.links, func(o link) bool { return o.key() == l.key() })
 }
 
 // card is the index of a link's interface.

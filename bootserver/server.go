@@ -103,7 +103,8 @@ type Server struct {
 	metrics    *metrics
 
 	reloading sync.Mutex
-	site      site                 // what is served; Run makes it, then reloads and follow change it
+	site      site // what is served; Run makes it, then reloads and follow change it
+	others    others
 	shown     atomic.Pointer[site] // the same, for those that do not hold the mutex; nil before Run
 	ports     ports                // of the site
 	serving   context.Context      // of Run, for links that a reload adds
@@ -124,7 +125,8 @@ func New(c Config) *Server {
 	if c.Settings.Socket == "" {
 		c.Settings.Socket = filepath.Join(c.Store.Root(), "ingot.sock")
 	}
-	return &Server{conf: c, log: c.Log, passed: c.Sockets}
+	return &Server{conf: c, log: c.Log, passed: c.Sockets,
+		others: others{cleared: map[string]bool{}, refused: map[string]refusal{}}}
 }
 
 func (s *Server) port() uint16 {
@@ -171,6 +173,12 @@ func (s *Server) Run(ctx context.Context) error {
 	defer s.closeAll()
 	shared := s.openEverywhere()
 	if s.ports, err = s.open(ctx, now); err != nil {
+		return err
+	}
+	if now, err = s.refuseFirst(ctx, now); err != nil {
+		if ctx.Err() != nil {
+			return nil //nolint:nilerr // it was ended before it began
+		}
 		return err
 	}
 	g, ctx := errgroup.WithContext(ctx)

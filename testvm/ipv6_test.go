@@ -55,7 +55,7 @@ func sixStage(t *testing.T, radvd string) *stage {
 func overIPv6(t *testing.T, c Config, radvd string, firmware ingot.Firmware, first string) {
 	requireAll(t)
 	s := sixStage(t, radvd)
-	s.serveOn("--interface6", Bridge, "--approve-all", "--image", "lab:v1")
+	s.serveOn("--interface6", Bridge, "--mode", "full", "--approve-all", "--image", "lab:v1")
 	c.Disks = []Disk{s.disk("data")}
 	vm, err := s.lan.StartVM(s.ctx, c)
 	if err != nil {

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -202,6 +203,9 @@ func (s *stage) router() {
 // serve starts the server and waits until it says that it is ready.
 func (s *stage) serve(args ...string) {
 	s.t.Helper()
+	if !slices.Contains(args, "--config") {
+		args = append(args, "--mode", "full") // nobody else is on the LAN
+	}
 	s.serveOn(append([]string{"--interface", Bridge}, args...)...)
 }
 

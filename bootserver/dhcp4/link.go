@@ -167,16 +167,11 @@ func (s *Server) overhear(ctx context.Context, l *Link) error {
 func (s *Server) Overheard(iface string, mac net.HardwareAddr, b []byte) {
 	site := s.Site()
 	on := site.Interfaces[iface]
-	if on == nil || len(b) < headers || b[0]>>4 != 4 {
+	if on == nil {
 		return
 	}
-	header := int(b[0]&15) * 4
-	if len(b) < header+8 {
-		return
-	}
-	from, _ := netip.AddrFromSlice(b[12:16])
-	p, err := dhcpv4.FromBytes(b[header+8:])
-	if err != nil || p.OpCode != dhcpv4.OpcodeBootReply || on.Owns(from) {
+	from, p := readOverheard(b)
+	if p == nil || on.Owns(from) {
 		return
 	}
 	src := source{iface, mac, from, bytes.Equal(p.ClientHWAddr, on.MAC) || site.Owns(from)}
@@ -211,9 +206,7 @@ func (s *Server) sendQueries(ctx context.Context, l *Link) error {
 		if err != nil {
 			return err
 		}
-		from := netip.AddrPortFrom(netip.IPv4Unspecified(), dhcpv4.ClientPort)
-		to := netip.AddrPortFrom(broadcastClient.Addr(), PortDHCP)
-		if err := l.sendRaw(broadcastMAC, from, to, q.ToBytes()); err != nil {
+		if err := sendQuery(l.raw, q); err != nil {
 			s.Log.Debug("sending a query for other DHCP servers", "interface", l.Interface.Name, "err", err)
 		}
 	}

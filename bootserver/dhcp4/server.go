@@ -20,6 +20,9 @@ type Server struct {
 	// set before Serve.
 	Probe func(context.Context, Probe) (user string, used bool)
 
+	// Answers reports whether an interface answers; nil: all do. It is set before Serve.
+	Answers func(iface string) bool
+
 	id       string
 	probes   probes
 	inFlight network.InFlight[packetKey]
@@ -72,6 +75,9 @@ type packetKey struct {
 // receive parses a packet and handles it in a goroutine: a packet that waits for
 // the disk, or for the probe of an address, does not delay others.
 func (s *Server) receive(ctx context.Context, l *Link, d network.Datagram, pxe bool) {
+	if s.Answers != nil && !s.Answers(l.Interface.Name) {
+		return
+	}
 	m, err := dhcpv4.FromBytes(d.Payload)
 	if err == nil && m.OpCode == dhcpv4.OpcodeBootRequest && m.HWType != iana.HWTypeEthernet && len(m.ClientHWAddr) != 6 {
 		s.warnHardware(l.Interface.Name, m)

@@ -73,16 +73,9 @@ func Frame(p *dhcpv4.DHCPv4) []byte {
 
 // ReadFrame returns the answer of a server in an Ethernet frame, nil if there is none.
 func ReadFrame(b []byte) *dhcpv4.DHCPv4 {
-	if len(b) < frameHeader+headers || b[12] != 8 || b[13] != 0 || b[frameHeader]>>4 != 4 {
+	if len(b) < frameHeader || b[12] != 8 || b[13] != 0 {
 		return nil
 	}
-	at := frameHeader + int(b[frameHeader]&15)*4 + 8
-	if len(b) < at {
-		return nil
-	}
-	p, err := dhcpv4.FromBytes(b[at:])
-	if err != nil || p.OpCode != dhcpv4.OpcodeBootReply {
-		return nil
-	}
+	_, p := readOverheard(b[frameHeader:])
 	return p
 }

@@ -15,6 +15,9 @@ import (
 // Server answers DHCPv6 on the interfaces of a Config.
 type Server struct {
 	*shared
+	// Answers reports whether an interface answers; nil: all do. It is set before Serve.
+	Answers func(iface string) bool
+
 	duid     []byte
 	inFlight network.InFlight[packetKey]
 }
@@ -84,6 +87,9 @@ type packetKey struct {
 // receive parses a packet and handles it in a goroutine: a packet that waits for the
 // disk does not delay others.
 func (s *Server) receive(ctx context.Context, l *Link, d network.Datagram, pxe bool) {
+	if s.Answers != nil && !s.Answers(l.Interface.Name) {
+		return
+	}
 	p := Packet{Interface: l.Interface.Name, From: d.From, To: d.To, Port: PortServer}
 	if pxe {
 		p.Port = client.PortPXE

@@ -16,6 +16,7 @@ import (
 	"slices"
 	"time"
 
+	"ingot/bootserver/fleet"
 	"ingot/bootserver/lease"
 )
 
@@ -100,4 +101,9 @@ func (l List[O]) Layout() lease.Layout {
 		}
 	}
 	return layout
+}
+
+// Leased reports whether one of some leases is of the network; a nil network has none.
+func (n *Network[O]) Leased(list []fleet.Lease) bool {
+	return n != nil && slices.ContainsFunc(list, func(l fleet.Lease) bool { return n.Subnet(l.Address) != nil })
 }

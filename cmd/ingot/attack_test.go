@@ -45,7 +45,7 @@ const (
 	victimMAC = "52:54:00:aa:00:03"
 
 	siteConfig = `dhcp:
-  interfaces: [{name: eth1, probe: 10ms}]
+  interfaces: [{name: eth1, mode: full, probe: 10ms}]
   networks:
     - name: lab
       interface: eth1

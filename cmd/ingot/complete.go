@@ -69,6 +69,7 @@ func (a *app) flagValues() map[string]cobra.CompletionFunc {
 	return map[string]cobra.CompletionFunc{
 		"output": words("table", "json"), "scope": words("read", "operate", "admin"),
 		"format": words("oci", "raw", "iso"), "arch": words("amd64", "arm64"),
+		"mode":    words("full", "proxy", "observe"),
 		"context": command.CompleteFlag(command.Contexts), "image": command.CompleteFlag(a.ServerImages),
 	}
 }

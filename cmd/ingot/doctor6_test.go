@@ -26,7 +26,7 @@ func TestDoctor6(t *testing.T) {
 			t.Fatalf("%v: %s", err, out)
 		}
 	}
-	f.write(settings + "dhcp6: {interfaces: [{name: br0}]}\n")
+	f.write(settings + "dhcp6: {interfaces: [{name: br0, mode: full}]}\n")
 	examine := func() (list []doctor.Finding) {
 		cmd := asIngot(f.lan.Command(f.ctx, os.Args[0], "--store", f.store, "-o", "json", "doctor", "--config", f.config,
 			"--no-trial"))

@@ -78,7 +78,7 @@ type heard struct {
 const (
 	faultMachines = 40
 	faultSettings = `dhcp:
-  interfaces: [{name: br0, probe: 10ms}]
+  interfaces: [{name: br0, mode: full, probe: 10ms}]
   lease: 1h
   networks:
     - name: crowd

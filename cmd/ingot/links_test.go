@@ -41,13 +41,13 @@ func newLinkField(t *testing.T) *linkField {
 		t.Fatal(err)
 	}
 	f.clients = strconv.Itoa(holder.Process.Pid) // nsenter becomes it
-	here, err := os.Readlink("/proc/self/ns/net")
+	there, err := f.crowd.Command(f.ctx, "readlink", "/proc/self/ns/net").Output()
 	if err != nil {
 		t.Fatal(err)
 	}
 	f.until("nsenter", func() bool {
 		ns, err := os.Readlink("/proc/" + f.clients + "/ns/net")
-		return err == nil && ns != here
+		return err == nil && ns == strings.TrimSpace(string(there))
 	})
 	return f
 }

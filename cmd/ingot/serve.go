@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -28,7 +29,7 @@ import (
 )
 
 type serveFlags struct {
-	config                string
+	config, mode          string
 	ifaces, ifaces6       []string
 	addresses, addresses6 string
 	image, mirror         string
@@ -44,8 +45,11 @@ func (a *app) serveCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use: "serve", Short: "boot the machines of one or more networks",
 		Long: `Serve networks: DHCP with address pools, TFTP for boot loaders, HTTP for everything else, and
-the socket of the other commands. In full mode it must be the only DHCP server of a network.
-New machines wait until an operator approves them.
+the socket of the other commands. New machines wait until an operator approves them.
+
+In full mode it should be the only DHCP server of a network. If another one answers on an
+interface whose mode neither the configuration nor --mode names, and no machine got an address
+there before, the interface is not served, and the configuration to copy is printed.
 
 DHCPv6 is served on the interfaces of --interface6. Router advertisements must come from
 another program (a router, radvd, dnsmasq --enable-ra): see docs/NETWORKS.md.
@@ -59,6 +63,7 @@ It needs root, or the capabilities CAP_NET_BIND_SERVICE, CAP_NET_RAW and CAP_NET
 uses sockets that systemd passes (sd_listen_fds). The first start downloads the boot loaders
 (iPXE of Debian 13).`,
 		Example: `  ingot serve --interface eth1
+  ingot serve --interface eth1 --mode proxy                   # beside another DHCP server
   ingot serve --interface eth1 --range 10.99.0.100-10.99.0.199 --router 10.99.0.1
   ingot serve --interface6 eth1 --range6 fd00:99::1000-fd00:99::1fff
   ingot serve --interface br0 --approve-all --image lab:v1    # a lab
@@ -69,6 +74,8 @@ uses sockets that systemd passes (sd_listen_fds). The first start downloads the 
 	fl := c.Flags()
 	a.configFlag(fl, &f.config)
 	fl.StringSliceVar(&f.ifaces, "interface", nil, "network interfaces to serve")
+	fl.StringVar(&f.mode, "mode", "", "mode of all interfaces: full, proxy (beside another DHCP server) or observe "+
+		"(default: as configured, else full)")
 	fl.StringVar(&f.addresses, "range", "",
 		"address pool, FIRST-LAST (default: the upper half of the interface's network)")
 	fl.StringSliceVar(&f.ifaces6, "interface6", nil, "network interfaces to serve over IPv6, with or without --interface")
@@ -139,7 +146,13 @@ func (a *app) serve(cmd *cobra.Command, f serveFlags) error {
 		int(in.Fd())) { // there, SIGHUP means that the terminal is gone
 		defer onHangup(ctx, func() { _, _ = server.Reload(ctx) })() // it logs the result
 	}
-	return server.Run(ctx)
+	err = server.Run(ctx)
+	if other, is := errors.AsType[*bootserver.OtherServerError](err); is {
+		return show.WithHint(err,
+			"add --mode proxy (or full, or observe), or write into %s in place of its interfaces:\n\n%s",
+			cmp.Or(f.config, config.Default), other.Config)
+	}
+	return err
 }
 
 // linkLine describes in one line what is served on an interface.
@@ -233,7 +246,30 @@ func (f serveFlags) override(flags *pflag.FlagSet, c *config.Config) error {
 			}
 		}
 	}
+	if err := f.overrideMode(flags, c); err != nil {
+		return err
+	}
 	return f.overrideOptions(flags, c)
+}
+
+// overrideMode puts the mode that was given into a configuration.
+func (f serveFlags) overrideMode(flags *pflag.FlagSet, c *config.Config) error {
+	if !flags.Changed("mode") {
+		return nil
+	}
+	six := map[dhcp4.Mode]dhcp6.Mode{dhcp4.Full: dhcp6.Full, dhcp4.Proxy: dhcp6.Boot, dhcp4.Observe: dhcp6.Observe}
+	mode := dhcp4.Mode(f.mode)
+	if six[mode] == "" {
+		return show.Usagef("--mode: %q is none of full, proxy and observe", f.mode)
+	}
+	c.DHCP.Interfaces, c.DHCP6.Interfaces = slices.Clone(c.DHCP.Interfaces), slices.Clone(c.DHCP6.Interfaces)
+	for i := range c.DHCP.Interfaces {
+		c.DHCP.Interfaces[i].Mode = mode
+	}
+	for i := range c.DHCP6.Interfaces {
+		c.DHCP6.Interfaces[i].Mode = six[mode]
+	}
+	return nil
 }
 
 func (f serveFlags) overrideOptions(flags *pflag.FlagSet, c *config.Config) error {

@@ -202,7 +202,7 @@ func TestServeUnderSystemd(t *testing.T) {
 		{"limits", "boots:", "http: {transfers: 4, rate: 64MiB}\ntftp: {perClient: 3}\nboots:",
 			api.Reloaded{Changed: []string{"http", "tftp"}}},
 		{"options", "interface: br0", "interface: br0\n      dns: [10.99.0.1]", api.Reloaded{Changed: []string{"dhcp"}}},
-		{"ports and mode", "probe: 10ms", "probe: 20ms, mode: proxy", api.Reloaded{Changed: []string{"dhcp"},
+		{"ports and mode", "mode: full, probe: 10ms", "probe: 20ms, mode: proxy", api.Reloaded{Changed: []string{"dhcp"},
 			Restart: []string{"dhcp.interfaces: the mode of br0"}}},
 		{
 			"ports", "boots:", "http: {port: 8080}\ntftp: {singlePort: true}\nboots:",
@@ -281,7 +281,7 @@ func TestPassedSocketsStay(t *testing.T) {
 	wire.Need(t, "curl")
 	f := newField(t, 2<<20)
 	f.bridge("br1", "10.98.0.1/24")
-	both := strings.Replace(settings, "{name: br0, probe: 10ms}", "{name: br1}, {name: br0, probe: 10ms}", 1)
+	both := strings.Replace(settings, "{name: br0", "{name: br1, mode: full}, {name: br0", 1)
 	f.write(both)
 	f.start(f.activated("HOME=/nonexistent")...)
 	f.until("the server to be started by its socket", func() bool { _, err := f.api().Version(f.ctx); return err == nil })
@@ -316,7 +316,7 @@ func TestInterfacesComeAndGo(t *testing.T) {
 	f := newField(t, 2<<20)
 	f.bridge("br1", "10.98.0.1/24", "fd00:98::1/64")
 	f.serve()
-	both := strings.Replace(settings, "{name: br0, probe: 10ms}", "{name: br0, probe: 10ms}, {name: br1}", 1)
+	both := strings.Replace(settings, "probe: 10ms}", "probe: 10ms}, {name: br1, mode: full}", 1)
 	asks := func() bool { return f.answers("http://10.98.0.1/") }
 	asks6 := func() bool { return f.answers("http://[fd00:98::1]/") && f.answers("tftp://[fd00:98::1]/snponly.efi") }
 	wait := f.startStorm(storm.Config{Machines: 5, Spread: time.Second, Timeout: time.Minute})
@@ -332,7 +332,7 @@ func TestInterfacesComeAndGo(t *testing.T) {
 		t.Errorf("leaving an interface: %+v, %v", r, err)
 	}
 	f.until("the interface to be left", func() bool { return !asks() })
-	f.write(settings + "dhcp6: {interfaces: [{name: br1}]}\n")
+	f.write(settings + "dhcp6: {interfaces: [{name: br1, mode: full}]}\n")
 	r, err = f.api().Reload(f.ctx)
 	if err != nil || !slices.Contains(r.Changed, "dhcp.interfaces: br1 (IPv6) is served") || !slices.Contains(r.Changed,
 		"dhcp6") || !asks6() || asks() {

@@ -78,7 +78,7 @@ func (l *lines) String() string {
 }
 
 const settings = `dhcp:
-  interfaces: [{name: br0, probe: 10ms}]
+  interfaces: [{name: br0, mode: full, probe: 10ms}]
   networks:
     - name: crowd
       interface: br0

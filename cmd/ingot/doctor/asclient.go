@@ -3,7 +3,6 @@ package doctor
 import (
 	"bytes"
 	"context"
-	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -122,12 +121,11 @@ func asClient6(i api.NetworkInterface) Finding {
 	}
 	client := linkLocalOf(c.mac)
 	var duid string
-	_, err = c.exchange([][]byte{neighbourSolicitation(c.mac, client, local), solicitFrame(c.mac, client, ask.ToBytes())},
+	frames := [][]byte{neighbourSolicitation(c.mac, client, local), dhcp6.ClientFrame(c.mac, client, ask.ToBytes())}
+	_, err = c.exchange(frames,
 		func(frame []byte) bool {
-			if len(frame) < udp6Headers || frame[12] != 0x86 || frame[13] != 0xdd || frame[20] != 17 {
-				return false
-			}
-			m, err := dhcp6.ReadAnswer(frame[udp6Headers:], ask)
+			text, _, _ := dhcp6.ReadFrame(frame)
+			m, err := dhcp6.ReadAnswer(text, ask)
 			if err != nil || m.Options.ServerID() == nil {
 				return false
 			}
@@ -161,46 +159,13 @@ func linkLocalOf(mac net.HardwareAddr) netip.Addr {
 		13: mac[3], 14: mac[4], 15: mac[5]})
 }
 
-// udp6Headers is the size of the headers of Ethernet, IPv6 and UDP.
-const udp6Headers = 14 + 40 + 8
-
-// frame6 is a frame with an IPv6 packet to a multicast group (RFC 2464 section 7). The
-// checksum of the body is at an offset of it, as in RFC 8200 section 8.1.
-func frame6(mac net.HardwareAddr, from, to netip.Addr, next, hops byte, body []byte, checksum int) []byte {
-	src, dst := from.As16(), to.As16()
-	b := append([]byte{0x33, 0x33}, dst[12:]...)
-	b = append(append(b, mac...), 0x86, 0xdd, 0x60, 0, 0, 0)
-	b = binary.BigEndian.AppendUint16(b, uint16(len(body)))
-	b = append(append(append(b, next, hops), src[:]...), dst[:]...)
-	sum := uint32(next) + uint32(len(body))
-	for _, part := range [][]byte{src[:], dst[:], body} {
-		for i, x := range part {
-			sum += uint32(x) << (8 * (1 - i%2))
-		}
-	}
-	for sum > 0xffff {
-		sum = sum>>16 + sum&0xffff
-	}
-	b = append(b, body...)
-	binary.BigEndian.PutUint16(b[len(b)-len(body)+checksum:], ^uint16(sum))
-	return b
-}
-
 // neighbourSolicitation asks for the card of an address, and says which card asks.
 func neighbourSolicitation(mac net.HardwareAddr, from, of netip.Addr) []byte {
 	target := of.As16()
 	body := append([]byte{135, 0, 0, 0, 0, 0, 0, 0}, target[:]...)
 	body = append(append(body, 1, 1), mac...)
 	group := netip.AddrFrom16([16]byte{0: 0xff, 1: 2, 11: 1, 12: 0xff, 13: target[13], 14: target[14], 15: target[15]})
-	return frame6(mac, from, group, 58, 255, body, 2)
-}
-
-// solicitFrame is a DHCPv6 message to all servers.
-func solicitFrame(mac net.HardwareAddr, from netip.Addr, message []byte) []byte {
-	body := binary.BigEndian.AppendUint16(nil, dhcp6.PortClient)
-	body = binary.BigEndian.AppendUint16(body, dhcp6.PortServer)
-	body = binary.BigEndian.AppendUint16(body, uint16(8+len(message)))
-	return frame6(mac, from, netip.MustParseAddr("ff02::1:2"), 17, 1, append(append(body, 0, 0), message...), 6)
+	return dhcp6.MulticastFrame(mac, from, group, 58, 255, body, 2)
 }
 
 // reach asks the running server at its own addresses for what machines fetch there.

@@ -22,7 +22,7 @@ func (d *demo) serve(ctx context.Context) (stop func(), err error) {
 		return nil, err
 	}
 	cmd := d.lan.Command(context.WithoutCancel(ctx), self, "--store", d.Store, "serve", "--config=", "--interface",
-		testvm.Bridge)
+		testvm.Bridge, "--mode", "full")
 	cmd.Stderr = log
 	if err := d.lan.Start(cmd); err != nil {
 		return nil, err

@@ -155,7 +155,7 @@ func (a *Commands) fillLab(ctx context.Context, l *testvm.Lab, f labFlags, im st
 		return err
 	}
 	err = l.Serve(ctx, []string{self, "--store", a.StoreRoot(), "serve", "--config=", "--interface", testvm.Bridge,
-		"--approve-all", "--image", im})
+		"--mode", "full", "--approve-all", "--image", im})
 	if err != nil {
 		return err
 	}

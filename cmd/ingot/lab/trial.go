@@ -75,7 +75,8 @@ func try(ctx context.Context, lan *testvm.LAN, dir, loaders string) (took time.D
 		return 0, "", err
 	}
 	defer file.Close()
-	server := lan.Command(ctx, self, "--store", store, "serve", "--config=", "--interface", testvm.Bridge)
+	server := lan.Command(ctx, self, "--store", store, "serve", "--config=", "--interface", testvm.Bridge,
+		"--mode", "full")
 	server.Stderr = file
 	if err := lan.Start(server); err != nil {
 		return 0, "", err
