@@ -4,7 +4,6 @@
 package advice
 
 import (
-	"cmp"
 	"slices"
 	"strings"
 )
@@ -113,7 +112,7 @@ func New(code Code, params ...string) Step {
 	return s
 }
 
-// Command renders the step as a command line. It is empty for a code that is not known, which a newer
+// Command renders the step as a command line for a POSIX shell. It is empty for a code that is not known, which a newer
 // server may send.
 func (s Step) Command() string {
 	m, known := meaningOf(s.Code)
@@ -128,7 +127,11 @@ func (s Step) Command() string {
 	}
 	var fill []string
 	for _, name := range slices.Concat(m.Parameters, m.Optional) {
-		fill = append(fill, "{"+name+"}", cmp.Or(s.Params[name], strings.ToUpper(name)))
+		value, ok := Argument(s.Params[name]) // machines choose some of them
+		if !ok {
+			value = strings.ToUpper(name)
+		}
+		fill = append(fill, "{"+name+"}", value)
 	}
 	return strings.NewReplacer(fill...).Replace(text)
 }

@@ -74,7 +74,7 @@ func TestCommand(t *testing.T) {
 		{New(ShowConsole, "machine", "node01"), "ingot console node01"},
 		{New(ShowConsole, "machine", "node01", "boot", "01000000"), "ingot console node01 --boot 01000000"},
 		{New(ShowNetwork, "machine", "node01"), "ingot network"},
-		{New(MergeMachines, "from", "{into}", "into", "m-1"), "ingot machine merge {into} m-1"},
+		{New(MergeMachines, "from", "{into}", "into", "m-1"), "ingot machine merge '{into}' m-1"},
 		{New(ResumeMachine), "ingot resume MACHINE"},
 		{New("of-a-newer-server", "machine", "node01"), ""},
 		{Step{}, ""},
@@ -102,6 +102,21 @@ func TestAnswers(t *testing.T) {
 		if same, other := c.q.Answers(); same.Command() != c.same || other.Command() != c.other {
 			t.Errorf("the answers to %+v are %q and %q; want %q and %q", c.q, same.Command(), other.Command(), c.same,
 				c.other)
+		}
+	}
+}
+
+// TestHostileParameters: what a machine chose is one argument of a command that is pasted, or it is not in it.
+func TestHostileParameters(t *testing.T) {
+	for volume, want := range map[string]string{
+		"data":                      "ingot grant node1 data --disk 'S/N 1' --adopt",
+		`x $(id>/tmp/x) "` + "`id`": "ingot grant node1 'x $(id>/tmp/x) \"`id`' --disk 'S/N 1' --adopt",
+		"--disk":                    "ingot grant node1 VOLUME --disk 'S/N 1' --adopt",
+		"a\nb":                      "ingot grant node1 VOLUME --disk 'S/N 1' --adopt",
+	} {
+		s := New(AdoptVolume, "machine", "node1", "volume", volume, "disk", "S/N 1")
+		if got := s.Command(); got != want {
+			t.Errorf("for volume %q the command is %s; want %s", volume, got, want)
 		}
 	}
 }

@@ -1,12 +1,14 @@
 package api
 
 import (
-	"cmp"
 	"net/http"
 	"slices"
 	"strings"
 
 	"github.com/danielgtaylor/huma/v2"
+
+	"ingot/bootserver/advice"
+	"ingot/internal/harmless"
 )
 
 // Code says what kind of problem a Problem is. Codes keep their meaning: programs, pages and the
@@ -246,7 +248,14 @@ func (p Problem) Hint() string {
 		if !found || !closed {
 			return text
 		}
-		text = head + cmp.Or(strings.NewReplacer("{", "", "}", "").Replace(p.Params[name]),
-			strings.ToUpper(name)) + tail
+		given := strings.NewReplacer("{", "", "}", "").Replace(p.Params[name])
+		value, ok := advice.Argument(given)
+		if name == "example" { // a line of documentation
+			value, ok = harmless.Text(given), true
+		}
+		if !ok {
+			value = strings.ToUpper(name)
+		}
+		text = head + value + tail
 	}
 }
