@@ -161,6 +161,34 @@ const Heartbeat = 30 * time.Second
 type SignedTicket struct {
 	Ticket    []byte `json:"ticket"`    // JSON of a Ticket
 	Signature string `json:"signature"` // minisign signature file text over Ticket
+	// ServerKeys and ReleaseKeys lead from keys that were replaced to those in use, the oldest first.
+	// Images without FeatureSuccessors ignore them.
+	ServerKeys  []Successor `json:"serverKeys,omitempty"`
+	ReleaseKeys []Successor `json:"releaseKeys,omitempty"`
+}
+
+// KeyUse is what a key of an installation signs.
+type KeyUse string
+
+// The keys whose public halves are in every initramfs.
+const (
+	KeyServer  KeyUse = "server"  // signs tickets
+	KeyRelease KeyUse = "release" // signs images
+)
+
+// Successor is a public key that replaced another one, which signed it.
+type Successor struct {
+	Key       string `json:"key"`       // minisign public key file text
+	Signature string `json:"signature"` // minisign signature file text over SuccessorText, by the replaced key
+}
+
+// MaxSuccessors bounds the successors that a machine follows.
+const MaxSuccessors = 100
+
+// SuccessorText returns what a key signs when another one replaces it. A ticket or a manifest, which
+// are JSON, never has this form, and the key for one use never replaces one for another.
+func SuccessorText(use KeyUse, key string) []byte {
+	return []byte("ingot successor 1 of a " + string(use) + " key\n" + key)
 }
 
 // Grant is a one-shot permission to initialise one named blank disk as one volume.

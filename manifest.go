@@ -61,10 +61,15 @@ type Feature string
 // what they send afterwards, see BootSecret.
 const FeatureAuthenticated Feature = "authenticated-reports"
 
+// FeatureSuccessors: ingot-init follows SignedTicket.ServerKeys and ReleaseKeys from the keys in its
+// initramfs. An image without it boots only with tickets by the very server key that it holds.
+const FeatureSuccessors Feature = "key-successors"
+
 // The builder reads what an ingot-init can do from the text in its binary: MarkFeature and the name.
 const (
 	MarkFeature       = "ingot-init-feature="
 	MarkAuthenticated = MarkFeature + string(FeatureAuthenticated)
+	MarkSuccessors    = MarkFeature + string(FeatureSuccessors)
 )
 
 // Has reports whether the image has a feature.

@@ -62,7 +62,7 @@ func BenchmarkFleet(b *testing.B) {
 		b.ReportMetric(float64(mem.HeapAlloc)/(1<<20), "MiB-heap")
 		b.ReportMetric(float64(st.Size())/(1<<20), "MiB-file")
 		c := catalog.New(images)
-		boot := booter.New(booter.Config{State: s, Catalog: c, Keys: keys,
+		boot := booter.New(booter.Config{State: s, Catalog: c, Keys: signerOf(b, images),
 			Loaders: map[string][]byte{"snponly.efi": []byte("a loader")}, Now: time.Now})
 		operator := newServer(images, c, s, boot, time.Now, quiet).operator()
 		b.ReportMetric(askedOverSocket(b, s, operator), "ls-ms")

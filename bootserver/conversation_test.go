@@ -99,10 +99,20 @@ func newHouse(t *testing.T) *house {
 	return h
 }
 
+// signerOf returns what signs the tickets of a store.
+func signerOf(t testing.TB, store *image.Store) *image.Signer {
+	t.Helper()
+	s, err := image.OpenSigner(filepath.Join(store.Root(), "keys"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
 // begin makes the server, whose URLs have a port.
 func (h *house) begin(port uint16) {
 	h.port = port
-	h.Booter = booter.New(booter.Config{State: h.state, Catalog: h.catalog, Keys: h.keys, Port: port,
+	h.Booter = booter.New(booter.Config{State: h.state, Catalog: h.catalog, Keys: signerOf(h.t, h.images), Port: port,
 		Loaders: h.loaders,
 		Policy:  booter.Policy{Ticket: time.Minute}, Now: h.now, Log: h.log})
 	before := h.server

@@ -192,7 +192,7 @@ func TestTagsAndKeysAreNoted(t *testing.T) {
 	if keys, err := image.TrustedKeys(filepath.Join(h.images.Root(), "keys")); err != nil || len(keys) != 2 {
 		t.Errorf("trusted are %+v, %v", keys, err)
 	}
-	if _, err := h.api.DistrustKey(ctx, "build1"); err != nil {
+	if _, err := h.api.DistrustKey(ctx, "build1", false); err != nil {
 		t.Error(err)
 	}
 	if _, err := h.api.NoteImage(ctx, "lab:v1",
@@ -200,7 +200,7 @@ func TestTagsAndKeysAreNoted(t *testing.T) {
 		t.Error(err)
 	}
 	for what, f := range map[string]func() error{
-		"another key under the same name": func() error { _, err := h.api.DistrustKey(ctx, "own"); return err },
+		"another key under the same name": func() error { _, err := h.api.DistrustKey(ctx, "own", false); return err },
 		"no key": func() error {
 			_,
 				err := h.api.TrustKey(ctx, api.KeyRequest{Name: "x", Key: "hunter2"})

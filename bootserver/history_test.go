@@ -139,7 +139,7 @@ func newHistory(t *testing.T, rt *rapid.T, h *house, all map[string]kept, names 
 	}
 	s.images, s.catalog = store, catalog.New(store)
 	s.ca = h.server.ca
-	s.booting = booter.Config{Keys: h.keys, Loaders: h.loaders, Port: 80, Now: s.now}
+	s.booting = booter.Config{Keys: signerOf(t, h.images), Loaders: h.loaders, Port: 80, Now: s.now}
 	s.reloads(rt)
 	s.open()
 	// One without a UUID; a board with two cards, one after the other; and the

@@ -164,16 +164,12 @@ func startServerIn(t *testing.T, root string, c config.Config, lend string, now 
 	if err != nil {
 		t.Fatal(err)
 	}
-	keys, err := image.LoadOrCreateKeys(filepath.Join(root, "keys"))
-	if err != nil {
-		t.Fatal(err)
-	}
 	loaders := filepath.Join(root, "loaders")
 	if err := os.MkdirAll(loaders, 0o755); err != nil {
 		t.Fatal(err)
 	}
 	ready, ended := make(chan struct{}), make(chan error, 1)
-	s := New(Config{Settings: c, Range: lend, Store: store, Keys: keys, Loaders: loaders, Version: "test", Now: now,
+	s := New(Config{Settings: c, Range: lend, Store: store, Loaders: loaders, Version: "test", Now: now,
 		Ready: func(Ready) { close(ready) }, OpenState: openStateIn})
 	ctx, stop := context.WithCancel(t.Context())
 	go func() { ended <- s.Run(ctx) }()

@@ -46,7 +46,6 @@ type Config struct {
 	Range   string
 	Range6  string // likewise with one interface of IPv6: "fd00:99::1000-fd00:99::1fff"
 	Store   *image.Store
-	Keys    image.Keys
 	Loaders string // folder of the loaders
 	Version string
 	Sockets Sockets
@@ -259,7 +258,11 @@ func (s *Server) prepare(ctx context.Context, st state.Store, now site) error {
 	if err != nil {
 		return err
 	}
-	s.booter = booter.New(booter.Config{State: st, Catalog: s.catalog, Keys: s.conf.Keys, Port: s.port(),
+	keys, err := image.OpenSigner(filepath.Join(s.conf.Store.Root(), "keys"))
+	if err != nil {
+		return fmt.Errorf("preparing the key that signs tickets: %w", err)
+	}
+	s.booter = booter.New(booter.Config{State: st, Catalog: s.catalog, Keys: keys, Port: s.port(),
 		Loaders: maps.Clone(files),
 		Policy:  policyOf(s.conf.Settings.Boots), Now: s.conf.Now, Log: s.log, Locator: locator{s}})
 	files["autoexec.ipxe"] = []byte(ipxe.Autoexec())

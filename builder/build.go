@@ -307,8 +307,10 @@ func (b *build) manifest(root *tree.Tree, release string) *ingot.ImageManifest {
 		KernelRelease: release, Arguments: p.Kernel.Arguments, Packages: len(b.plan.Packages), Hostname: p.Hostname,
 		Overlay: int64(p.RAM.Overlay), MinRAM: int64(p.RAM.Budget), Deadline: time.Duration(p.Deadline),
 	}
-	if bytes.Contains(b.init, []byte(ingot.MarkAuthenticated)) {
-		m.Features = append(m.Features, ingot.FeatureAuthenticated)
+	for _, f := range []ingot.Feature{ingot.FeatureAuthenticated, ingot.FeatureSuccessors} {
+		if bytes.Contains(b.init, []byte(ingot.MarkFeature+string(f))) {
+			m.Features = append(m.Features, f)
+		}
 	}
 	for _, e := range root.Entries() {
 		m.Unpacked += e.Size

@@ -11,6 +11,8 @@ import (
 	"strings"
 
 	"github.com/google/renameio/v2"
+
+	"ingot"
 )
 
 // NamedKey is a release key whose images a store accepts: its own, or one that its operator added
@@ -29,15 +31,30 @@ var keyNameRE = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)
 // ErrKeyName: the name is invalid, or another key has it.
 var ErrKeyName = errors.New("invalid name for a key")
 
-// TrustedKeys reads the release keys in a store's key folder: its own first, then the other trusted
-// keys by name.
+// TrustedKeys reads the release keys in a store's key folder: its own first, then those that it
+// replaced, unless they leaked, then the other trusted keys by name.
 func TrustedKeys(dir string) ([]NamedKey, error) {
+	k, err := ReadKeyring(dir)
+	return k.Trusted, err
+}
+
+func trustedKeys(dir string, old []OldKey) ([]NamedKey, error) {
 	var keys []NamedKey
 	own, err := readPublicKey(filepath.Join(dir, "release.pub"))
 	if err == nil {
 		keys = append(keys, NamedKey{OwnKey, own.ID(), own})
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
+	}
+	for _, o := range old {
+		if o.Use != ingot.KeyRelease || o.Leaked || o.Distrusted || o.ID == own.ID() {
+			continue
+		}
+		k, err := ParsePublicKey([]byte(o.Text))
+		if err != nil {
+			return nil, err
+		}
+		keys = append(keys, NamedKey{o.Name(), o.ID, k})
 	}
 	entries, err := os.ReadDir(filepath.Join(dir, "trusted"))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -81,9 +98,9 @@ func readPublicKey(path string) (PublicKey, error) {
 // Trust stores a release key under a name. Storing the same key again changes nothing; another key
 // under the same name is ErrKeyName.
 func Trust(dir, name string, key PublicKey) error {
-	if !keyNameRE.MatchString(name) || name == OwnKey {
-		return fmt.Errorf("%w: %q (want letters, digits, dots and dashes; %q is reserved for the store's own key)",
-			ErrKeyName, name, OwnKey)
+	if !keyNameRE.MatchString(name) || name == OwnKey || strings.HasPrefix(name, oldPrefix) {
+		return fmt.Errorf("%w: %q (want letters, digits, dots and dashes; %q and names that begin with %q are reserved "+
+			"for the store's own keys)", ErrKeyName, name, OwnKey, oldPrefix)
 	}
 	keys, err := TrustedKeys(dir)
 	if err != nil {
@@ -103,8 +120,12 @@ func Trust(dir, name string, key PublicKey) error {
 	return syncDir(filepath.Join(dir, "trusted"))
 }
 
-// Distrust removes a key. Images that are already in the store stay.
+// Distrust removes a trusted key, or withdraws one of the store's own that was replaced, see
+// OldKey.Name. Images that are already in the store stay.
 func Distrust(dir, name string) error {
+	if strings.HasPrefix(name, oldPrefix) {
+		return withdraw(dir, name)
+	}
 	keys, err := TrustedKeys(dir)
 	if err != nil {
 		return err

@@ -1,12 +1,14 @@
 package image
 
 import (
+	"bytes"
 	"crypto/rand"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"aead.dev/minisign"
 	"github.com/google/renameio/v2"
@@ -92,31 +94,49 @@ func ParsePublicKey(text []byte) (PublicKey, error) {
 // LoadOrCreateKeys reads release.key and server.key from dir and creates those that are missing,
 // together with their .pub files. Secret keys are stored without a password, with mode 0600, so
 // that a server starts unattended.
-func LoadOrCreateKeys(dir string) (Keys, error) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return Keys{}, fmt.Errorf("creating the key folder: %w", err)
-	}
-	unlock, err := lockFile(filepath.Join(dir, ".lock"), unix.LOCK_EX)
+func LoadOrCreateKeys(dir string) (keys Keys, err error) {
+	err = withKeys(dir, func() error {
+		if keys.Release, err = loadOrCreateKey(dir, "release"); err != nil {
+			return err
+		}
+		keys.Server, err = loadOrCreateKey(dir, "server")
+		return err
+	})
 	if err != nil {
 		return Keys{}, err
 	}
-	defer unlock()
-	var keys Keys
-	if keys.Release, err = loadOrCreateKey(dir, "release"); err != nil {
-		return Keys{}, err
+	return keys, nil
+}
+
+// withKeys calls f while no other process writes keys.
+func withKeys(dir string, f func() error) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("creating the key folder: %w", err)
 	}
-	keys.Server, err = loadOrCreateKey(dir, "server")
-	return keys, err
+	unlock, err := lockFile(filepath.Join(dir, ".lock"), unix.LOCK_EX)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	return f()
 }
 
 func loadOrCreateKey(dir, name string) (KeyPair, error) {
-	path := filepath.Join(dir, name+".key")
-	text, err := os.ReadFile(path)
+	pair, err := loadKey(filepath.Join(dir, name+".key"))
 	if errors.Is(err, fs.ErrNotExist) {
 		return createKey(dir, name)
 	}
 	if err != nil {
-		return KeyPair{}, fmt.Errorf("reading key %q: %w", name, err)
+		return KeyPair{}, err
+	}
+	return pair, mendPublic(dir, name, pair.Public)
+}
+
+// loadKey reads the file of a secret key.
+func loadKey(path string) (KeyPair, error) {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return KeyPair{}, fmt.Errorf("reading a secret key: %w", err)
 	}
 	if st, err := os.Stat(path); err == nil && st.Mode().Perm()&0o077 != 0 {
 		return KeyPair{}, fmt.Errorf("key file %s can be read by other users (mode %04o); run: chmod 600 %s",
@@ -131,6 +151,30 @@ func loadOrCreateKey(dir, name string) (KeyPair, error) {
 		return KeyPair{}, fmt.Errorf("parsing key file %s: it does not contain an Ed25519 key", path)
 	}
 	return KeyPair{SecretKey{secret}, PublicKey{public}}, nil
+}
+
+// mendPublic writes the public half of a key if its file is missing or has the key that this one
+// replaced: a rotation was interrupted.
+func mendPublic(dir, name string, p PublicKey) error {
+	path := filepath.Join(dir, name+".pub")
+	b, err := os.ReadFile(path)
+	if err == nil && bytes.Equal(b, p.Text()) {
+		return nil
+	}
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+	case err != nil:
+		return fmt.Errorf("reading public key %q: %w", name, err)
+	default:
+		list, err := readOld(dir)
+		if err != nil {
+			return err
+		}
+		if !slices.ContainsFunc(list, func(o OldKey) bool { return string(o.Use) == name && o.Text == string(b) }) {
+			return nil
+		}
+	}
+	return writeKeyFile(path, p.Text(), 0o644, filepath.Join(dir, name+".key"))
 }
 
 // createKey writes the public half first: after a crash in between, the next start creates both

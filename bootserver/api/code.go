@@ -66,6 +66,9 @@ const (
 	CodeStoreBusy          Code = "store-busy"
 	CodeTagTaken           Code = "tag-taken"
 	CodeKeyName            Code = "key-name"
+	CodeKeyInUse           Code = "key-in-use"
+	CodeNoSecretKey        Code = "no-secret-key"
+	CodeImageCannotFollow  Code = "image-cannot-follow"
 	CodeCredentialNotFound Code = "credential-not-found"
 	CodeCredentialTaken    Code = "credential-name-taken"
 	CodeTooManyCredentials Code = "too-many-credentials"
@@ -194,6 +197,12 @@ var imageCodes = []meaning{
 	{CodeTagTaken, 409, "The name belongs to a version, which never moves.", "choose another word for the tag"},
 	{CodeKeyName, 409, "The name of the release key is taken, reserved or not known.",
 		"ingot key ls; or choose another name: --name NAME"},
+	{CodeKeyInUse, 409, "Machines need images that hold the replaced key. Parameter: key, its id.",
+		"build these images again and assign them: ingot key show {key}; or give --force: then these machines do not boot"},
+	{CodeNoSecretKey, 409, "The store does not have the private half of the key, or the key was not replaced.",
+		"replace the release key on the host that builds: ingot key rotate release"},
+	{CodeImageCannotFollow, 400, "The server key that the image holds was replaced, and the image cannot follow or that " +
+		"key was withdrawn.", "build the image again"},
 }
 
 var serverCodes = []meaning{

@@ -26,9 +26,7 @@ type Images interface {
 	// NoteImage writes into the audit log what a program of the server's host
 	// did to an image of the store.
 	NoteImage(ctx context.Context, ref string, q NoteRequest) (Image, error)
-	// TrustKey takes images that another release key signed.
-	TrustKey(ctx context.Context, q KeyRequest) (Key, error)
-	DistrustKey(ctx context.Context, name string) (Key, error)
+	Keys
 }
 
 // Image is an image of the server's store.
@@ -71,18 +69,6 @@ type NoteRequest struct {
 	With string `json:"with,omitempty" maxLength:"300"` // where it came from, or what signed it
 }
 
-// KeyRequest is a release key that is to be trusted.
-type KeyRequest struct {
-	Name string `json:"name" maxLength:"64"`
-	Key  string `json:"key" maxLength:"1000"` // as minisign writes a public key
-}
-
-// Key is a release key whose images the store takes.
-type Key struct {
-	Name string `json:"name"`
-	ID   string `json:"id"` // as minisign prints it
-}
-
 // ImageIn names one image in the path of a route.
 type ImageIn struct {
 	Ref string `path:"ref" maxLength:"200" doc:"PROFILE:VERSION, a tag, PROFILE (the newest), or a digest or its prefix."`
@@ -118,18 +104,7 @@ func imageRoutes(r *routes, b Images) {
 		func(ctx context.Context, in *imageIn[NoteRequest]) (Image, error) {
 			return b.NoteImage(ctx, in.Ref, in.Body)
 		})
-	type keyIn struct{ Body KeyRequest }
-	add(r, "POST /v1/keys", access.Admin, "Take images that another release key signed",
-		func(ctx context.Context, in *keyIn) (Key, error) {
-			return b.TrustKey(ctx, in.Body)
-		})
-	type nameIn struct {
-		Ref string `path:"ref" maxLength:"64" doc:"Name of the key."`
-	}
-	add(r, "DELETE /v1/keys/{ref}", access.Admin, "Take no more images of a release key",
-		func(ctx context.Context, in *nameIn) (Key, error) {
-			return b.DistrustKey(ctx, in.Ref)
-		})
+	keyRoutes(r, b)
 }
 
 func imagePath(ref string) string { return "images/" + url.PathEscape(ref) }
@@ -167,14 +142,4 @@ func (c *Client) UntagImage(ctx context.Context, tag string) (im Image, err erro
 // NoteImage notes what was done to an image of the store.
 func (c *Client) NoteImage(ctx context.Context, ref string, q NoteRequest) (im Image, err error) {
 	return im, c.call(ctx, http.MethodPost, imagePath(ref)+"/note", q, &im)
-}
-
-// TrustKey takes images that another release key signed.
-func (c *Client) TrustKey(ctx context.Context, q KeyRequest) (k Key, err error) {
-	return k, c.call(ctx, http.MethodPost, "keys", q, &k)
-}
-
-// DistrustKey takes no more images of a release key.
-func (c *Client) DistrustKey(ctx context.Context, name string) (k Key, err error) {
-	return k, c.call(ctx, http.MethodDelete, "keys/"+url.PathEscape(name), nil, &k)
 }

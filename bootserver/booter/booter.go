@@ -25,7 +25,7 @@ import (
 type Config struct {
 	State   state.Store
 	Catalog *catalog.Catalog
-	Keys    image.Keys
+	Keys    *image.Signer
 	Port    uint16            // TCP port of HTTP, in the URLs that machines are given
 	Loaders map[string][]byte // first stages, by file name
 	Policy  Policy
@@ -41,7 +41,7 @@ type Policy = fleet.BootPolicy
 type Booter struct {
 	state   state.Store
 	catalog *catalog.Catalog
-	keys    image.Keys
+	keys    *image.Signer
 	port    uint16
 	loaders map[string][]byte
 	policy  *atomic.Pointer[Policy]

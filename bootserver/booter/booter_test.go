@@ -21,9 +21,10 @@ import (
 // house is a Booter with a store, a state and a clock; no sockets and no operator.
 type house struct {
 	*Booter
-	t      *testing.T
-	images *image.Store
-	clock  time.Time
+	t       *testing.T
+	images  *image.Store
+	release image.SecretKey
+	clock   time.Time
 }
 
 // openState opens a state on the backend that is tested.
@@ -45,13 +46,17 @@ func newHouse(t *testing.T) *house {
 	if err != nil {
 		t.Fatal(err)
 	}
+	signer, err := image.OpenSigner(filepath.Join(root, "keys"))
+	if err != nil {
+		t.Fatal(err)
+	}
 	st, err := openState(filepath.Join(root, "state"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { st.Close() })
-	h := &house{t: t, images: images, clock: time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)}
-	h.Booter = New(Config{State: st, Catalog: catalog.New(images), Keys: keys, Port: 80, Now: func() time.Time {
+	h := &house{t: t, images: images, release: keys.Release.Secret, clock: time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)}
+	h.Booter = New(Config{State: st, Catalog: catalog.New(images), Keys: signer, Port: 80, Now: func() time.Time {
 		return h.clock
 	},
 		Loaders: map[string][]byte{"snponly.efi": []byte("a loader"), "ipxe.efi": []byte("another")}})
@@ -75,7 +80,7 @@ func (h *house) put(version string) image.Image {
 	im, err := h.images.Put(h.t.Context(), &ingot.ImageManifest{Schema: 1, Profile: "lab", Version: version,
 		Arguments: []string{"quiet"}},
 		image.Files{Kernel: file("kernel"), Initramfs: file("initramfs"), Root: file("root"), Plan: file("plan"),
-			UKI: file("uki")}, h.keys.Release.Secret)
+			UKI: file("uki")}, h.release)
 	if err != nil {
 		h.t.Fatal(err)
 	}

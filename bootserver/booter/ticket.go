@@ -74,12 +74,13 @@ func (b *Booter) Ticket(id ingot.BootID, q ingot.TicketRequest) (signed ingot.Si
 			return signed, err
 		}
 	}
-	ticket.Name = images.found[ticket.Image].Name.String()
+	im := images.found[ticket.Image]
+	ticket.Name = im.Name.String()
 	text, err := json.Marshal(ticket)
 	if err != nil {
 		return signed, err
 	}
-	return ingot.SignedTicket{Ticket: text, Signature: b.keys.Server.Secret.Sign(text, "ticket "+string(id))}, nil
+	return b.keys.Sign(text, "ticket "+string(id), im, b.catalog.ServerKey(im.Digest))
 }
 
 // splitGrants separates the grants for blank disks from those to take volumes over.

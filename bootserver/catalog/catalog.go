@@ -1,5 +1,5 @@
 // Package catalog has the images that a boot server can serve: complete, and signed by a release key
-// that the store trusts now. It is the one place that looks images up for machines, verifies their
+// that the store trusts now, for machines that accept its tickets. It is the one place that looks images up for machines, verifies their
 // signatures and remembers the answer.
 //
 // It changes nothing: operators change a store through package operator, builds and pulls through
@@ -7,7 +7,6 @@
 package catalog
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"os"
@@ -36,7 +35,8 @@ type Catalog struct {
 	mu      sync.Mutex
 	index   mark // of images
 	images  map[ingot.Digest]image.Image
-	trusted []byte // the public keys, as text
+	held    map[ingot.Digest]map[ingot.KeyUse]ingot.Digest // keys in the initramfs of images
+	trusted string                                         // the keyring, as text
 	refused map[ingot.Digest]error
 }
 
@@ -115,6 +115,7 @@ func (c *Catalog) Stored(d ingot.Digest) (image.Image, error) {
 	defer c.mu.Unlock() // requests for the same image meanwhile need not read it again
 	if c.index != now || len(c.images) >= maxKept {
 		c.index, c.images, c.refused = now, map[ingot.Digest]image.Image{}, map[ingot.Digest]error{}
+		c.held = map[ingot.Digest]map[ingot.KeyUse]ingot.Digest{}
 	}
 	if im, ok := c.images[d]; ok {
 		return im, nil
@@ -126,25 +127,44 @@ func (c *Catalog) Stored(d ingot.Digest) (image.Image, error) {
 	return im, err
 }
 
-// verified returns an error unless a release key that the store trusts signed an image. The keys are
-// read each time: they are a few small files, and a key that is no longer trusted must count at once.
+// ServerKey returns the digest of the server key that the initramfs of an image holds; empty if its
+// plan does not say so.
+func (c *Catalog) ServerKey(im ingot.Digest) ingot.Digest {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.serverKey(im)
+}
+
+func (c *Catalog) serverKey(im ingot.Digest) ingot.Digest {
+	held, known := c.held[im]
+	if !known {
+		var err error
+		if held, err = c.store.HeldKeys(im); err == nil && c.held != nil {
+			c.held[im] = held
+		}
+	}
+	return held[ingot.KeyServer]
+}
+
+// verified returns an error unless a release key that the store trusts signed an image, and machines
+// that boot it accept the store's tickets. The keys are read each time: they are a few small files, and
+// a key that is no longer trusted must count at once.
 func (c *Catalog) verified(im image.Image) error {
-	keys, err := image.TrustedKeys(filepath.Join(c.store.Root(), "keys"))
+	keys, err := image.ReadKeyring(filepath.Join(c.store.Root(), "keys"))
 	if err != nil {
 		return fmt.Errorf("image %s: %w", im.Name, err)
 	}
-	var text []byte
-	for _, k := range keys {
-		text = append(text, k.Key.Text()...)
-	}
+	text := keys.Text()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if !bytes.Equal(c.trusted, text) || len(c.refused) >= maxKept || c.refused == nil {
+	if c.trusted != text || len(c.refused) >= maxKept || c.refused == nil {
 		c.trusted, c.refused = text, map[ingot.Digest]error{}
 	}
 	refused, known := c.refused[im.Digest]
 	if !known {
-		refused = im.VerifySignature(image.Public(keys)...)
+		if refused = im.VerifySignature(keys.For(im.Digest)...); refused == nil && len(keys.Old) > 0 {
+			refused = keys.Follows(im, c.serverKey(im.Digest))
+		}
 		c.refused[im.Digest] = refused
 	}
 	if refused != nil {

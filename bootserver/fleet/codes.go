@@ -88,6 +88,7 @@ const (
 	ActionImageSign     Code = "image.sign"
 	ActionKeyTrust      Code = "key.trust"
 	ActionKeyDistrust   Code = "key.distrust"
+	ActionKeyRotate     Code = "key.rotate"
 	ActionServerBackup  Code = "server.backup"
 	ActionServerRestore Code = "server.restore"
 	ActionServerReload  Code = "server.reload"
@@ -194,7 +195,8 @@ var actions = map[Code]string{
 	ActionImagePull:     "pulled image",
 	ActionImageSign:     "signed image",
 	ActionKeyTrust:      "trusted release key",
-	ActionKeyDistrust:   "stopped trusting release key",
+	ActionKeyDistrust:   "stopped trusting key",
+	ActionKeyRotate:     "replaced key",
 	ActionServerBackup:  "read a backup of the state",
 	ActionServerRestore: "restored the state from a backup",
 	ActionServerReload:  "reloaded the configuration",

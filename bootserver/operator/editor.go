@@ -318,47 +318,6 @@ func (e Editor) NoteImage(ctx context.Context, ref string, q api.NoteRequest) (a
 
 func (e Editor) keys() string { return filepath.Join(e.Store.Root(), "keys") }
 
-// TrustKey implements api.Images.
-func (e Editor) TrustKey(ctx context.Context, q api.KeyRequest) (api.Key, error) {
-	key, err := image.ParsePublicKey([]byte(q.Key))
-	if err != nil {
-		return api.Key{}, api.NewProblem(api.CodeInvalidKey, err.Error())
-	}
-	answer := api.Key{Name: q.Name, ID: key.ID()}
-	known := e.key(q.Name)
-	if err := image.Trust(e.keys(), q.Name, key); err != nil || known.ID == answer.ID {
-		return answer, storeProblem(err)
-	}
-	return answer, e.record(onKey(answer, Action(ctx, e.Now(), fleet.ActionKeyTrust, nil, answer)))
-}
-
-// DistrustKey implements api.Images.
-func (e Editor) DistrustKey(ctx context.Context, name string) (api.Key, error) {
-	known := e.key(name)
-	if err := image.Distrust(e.keys(), name); err != nil {
-		return api.Key{}, storeProblem(err)
-	}
-	answer := api.Key{Name: name, ID: known.ID}
-	return answer, e.record(onKey(answer, Action(ctx, e.Now(), fleet.ActionKeyDistrust, answer, nil)))
-}
-
-// onKey returns an action on a release key.
-func onKey(k api.Key, c fleet.Change) fleet.Change {
-	c.Subject, c.Name = k.ID, k.Name
-	return c
-}
-
-// key is a trusted key by its name, if there is one.
-func (e Editor) key(name string) (k image.NamedKey) {
-	keys, _ := image.TrustedKeys(e.keys()) // Trust and Distrust read them as well, and say what is wrong
-	for _, k = range keys {
-		if k.Name == name {
-			return k
-		}
-	}
-	return image.NamedKey{}
-}
-
 // storeProblem returns err as the api.Problem that operators get for an error of the store, or err itself
 // when it is none.
 func storeProblem(err error) error {
@@ -372,7 +331,9 @@ func storeProblem(err error) error {
 		{image.ErrAmbiguous, api.CodeImageAmbiguous},
 		{image.ErrNotFound, api.CodeImageNotFound},
 		{image.ErrSignature, api.CodeImageUntrusted},
+		{image.ErrReplacedKey, api.CodeImageCannotFollow},
 		{image.ErrKeyName, api.CodeKeyName},
+		{image.ErrNoSecretKey, api.CodeNoSecretKey},
 	} {
 		if errors.Is(err, p.is) {
 			return api.NewProblem(p.code, err.Error())

@@ -47,7 +47,8 @@ func (a *app) arguments() map[string]cobra.CompletionFunc {
 		"image signature": image, "image manifest": image, "image sbom": image, "image tag": image, "image rm": image,
 		"image diff": one(a.StoreImages, a.StoreImages), "image export": one(a.StoreImages, file),
 		"image import": one(file), "image push": image, "image pull": one(),
-		"key trust": one(file), "key distrust": one(a.TrustedKeys),
+		"key trust": one(file), "key distrust": one(a.StoreKeys),
+		"key show": one(a.StoreKeys), "key rotate": one(command.Words("server", "release")),
 
 		"machine ls": machines, "machine show": machines, "machine approve": machines, "machine label": machine,
 		"machine rename": machine, "machine retire": machines, "machine forget": machines,

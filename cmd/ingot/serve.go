@@ -8,7 +8,6 @@ import (
 	"net/netip"
 	"os"
 	"os/signal"
-	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -115,9 +114,6 @@ func (a *app) serve(cmd *cobra.Command, f serveFlags) error {
 	ctx, root := cmd.Context(), a.StoreRoot()
 	if conf.Store, err = image.Open(ctx, root); err != nil {
 		return err
-	}
-	if conf.Keys, err = image.LoadOrCreateKeys(filepath.Join(root, "keys")); err != nil {
-		return fmt.Errorf("preparing the signing keys: %w", err)
 	}
 	if conf.Loaders, err = a.build.Loaders(ctx, settings.Mirror); err != nil {
 		return err

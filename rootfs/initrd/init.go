@@ -101,15 +101,17 @@ type boot struct {
 	remote  *remote
 	release minisign.PublicKey
 	server  minisign.PublicKey
-	facts   ingot.Facts
-	mods    *modules
-	stage   ingot.Stage  // under way
-	ticket  ingot.Ticket // of a local boot
-	life    *life
-	half    *ecdh.PrivateKey // of the boot's secret, the same in every request for a ticket
-	secret  ingot.BootSecret // nil: messages are not authenticated
-	flush   func()           // passes the kernel's log on
-	seen    atomic.Uint64    // sequence number in the kernel's log of what the server does not have
+	// of the release key, as the ticket brought them: each is verified before it is used
+	successors []ingot.Successor
+	facts      ingot.Facts
+	mods       *modules
+	stage      ingot.Stage  // under way
+	ticket     ingot.Ticket // of a local boot
+	life       *life
+	half       *ecdh.PrivateKey // of the boot's secret, the same in every request for a ticket
+	secret     ingot.BootSecret // nil: messages are not authenticated
+	flush      func()           // passes the kernel's log on
+	seen       atomic.Uint64    // sequence number in the kernel's log of what the server does not have
 
 	fetched ingot.Digest // image whose root lies in memory
 	image   *ingot.ImageManifest
@@ -344,6 +346,7 @@ func (b *boot) getTicket(ctx context.Context) (t ingot.Ticket, asked time.Time, 
 		if err != nil {
 			return fmt.Errorf("asking for a ticket: %w", err)
 		}
+		b.successors = signed.ReleaseKeys
 		t, err = verifyTicket(signed, b.server, b.args.Boot.ID(), nonce, time.Since(asked))
 		return err
 	})
@@ -401,7 +404,7 @@ func (b *boot) getRoot(ctx context.Context, image ingot.Digest) error {
 	if err != nil {
 		return err
 	}
-	if b.image, err = verifyImage(docs, image, b.release); err != nil {
+	if b.image, err = verifyImage(docs, image, follow(b.release, ingot.KeyRelease, b.successors)...); err != nil {
 		return err
 	}
 	if err := enoughRAM(b.image, b.facts.RAM); err != nil {

@@ -3,6 +3,7 @@ package initrd
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"time"
 
 	"aead.dev/minisign"
@@ -14,7 +15,7 @@ import (
 // Errors that stop a boot because something is not what it must be. Trying
 // again may help only when the server mends it.
 var (
-	// ErrTicketKey: the ticket is not signed by the server key in this initramfs.
+	// ErrTicketKey: the ticket is not signed by the server key in this initramfs or a successor.
 	ErrTicketKey = rootfs.NewFailure(ingot.FailureTicketKey,
 		"the ticket's signature is not by the server key in this initramfs")
 	// ErrTicketReplayed: the ticket answers another request.
@@ -24,7 +25,7 @@ var (
 	)
 	// ErrTicketExpired: the ticket is too old.
 	ErrTicketExpired = rootfs.NewFailure(ingot.FailureTicketExpired, "the ticket has expired")
-	// ErrImageKey: the image is not signed by the release key in this initramfs.
+	// ErrImageKey: the image is not signed by the release key in this initramfs or a successor.
 	ErrImageKey = rootfs.NewFailure(ingot.FailureImageKey,
 		"the image's signature is not by the release key in this initramfs")
 	// ErrImageDigest: a part of the image is not the one that was assigned.
@@ -34,6 +35,34 @@ var (
 
 // maxChunk bounds the bytes of a chunk: each is in memory once.
 const maxChunk = 16 << 20
+
+// follow returns a key and the keys that replaced it in turn, the newest last. What another key signed
+// is passed over: the list begins with the oldest key of the installation.
+func follow(key minisign.PublicKey, use ingot.KeyUse, list []ingot.Successor) []minisign.PublicKey {
+	keys := []minisign.PublicKey{key}
+	for _, s := range list[:min(len(list), ingot.MaxSuccessors)] {
+		if !minisign.Verify(key, ingot.SuccessorText(use, s.Key), []byte(s.Signature)) {
+			continue
+		}
+		var next minisign.PublicKey
+		if next.UnmarshalText([]byte(s.Key)) != nil {
+			continue
+		}
+		key = next
+		keys = append(keys, key)
+	}
+	return keys
+}
+
+// signedBy reports whether one of the keys signed a message. The newest is tried first.
+func signedBy(keys []minisign.PublicKey, message, signature []byte) bool {
+	for _, k := range slices.Backward(keys) {
+		if minisign.Verify(k, message, signature) {
+			return true
+		}
+	}
+	return false
+}
 
 // verifyTicket checks a signed ticket: signature, boot, nonce, age. The nonce
 // proves that it was issued after our request, so with elapsed since then on
@@ -46,7 +75,7 @@ func verifyTicket(
 	nonce string,
 	elapsed time.Duration,
 ) (ingot.Ticket, error) {
-	if !minisign.Verify(key, s.Ticket, []byte(s.Signature)) {
+	if !signedBy(follow(key, ingot.KeyServer, s.ServerKeys), s.Ticket, []byte(s.Signature)) {
 		return ingot.Ticket{}, ErrTicketKey
 	}
 	var t ingot.Ticket
@@ -71,8 +100,8 @@ type imageDocuments struct {
 }
 
 // verifyImage checks that the documents are those of the image with digest
-// want: first the digest, then the signature, then the config.
-func verifyImage(d imageDocuments, want ingot.Digest, key minisign.PublicKey) (*ingot.ImageManifest, error) {
+// want: first the digest, then the signature by one of the keys, then the config.
+func verifyImage(d imageDocuments, want ingot.Digest, keys ...minisign.PublicKey) (*ingot.ImageManifest, error) {
 	if got := ingot.DigestOf(d.OCI); got != want {
 		return nil, fmt.Errorf(
 			"%w: the manifest has digest %s, the ticket says %s",
@@ -81,7 +110,7 @@ func verifyImage(d imageDocuments, want ingot.Digest, key minisign.PublicKey) (*
 			want.Short(),
 		)
 	}
-	if !minisign.Verify(key, d.OCI, d.Signature) {
+	if !signedBy(keys, d.OCI, d.Signature) {
 		return nil, ErrImageKey
 	}
 	var oci struct {

@@ -149,6 +149,21 @@ func (a *App) TrustedKeys(context.Context) (values []cobra.Completion) {
 	return values
 }
 
+// StoreKeys completes the names of the keys of the store, also of those that were replaced.
+func (a *App) StoreKeys(ctx context.Context) []cobra.Completion {
+	values := a.TrustedKeys(ctx)
+	keys, err := image.OldKeys(filepath.Join(a.StoreRoot(), "keys"))
+	if err != nil {
+		return values
+	}
+	for _, k := range keys {
+		if !slices.ContainsFunc(values, func(v cobra.Completion) bool { return strings.HasPrefix(v, k.Name()) }) {
+			values = append(values, cobra.CompletionWithDesc(k.Name(), string(k.Use)+" key"))
+		}
+	}
+	return values
+}
+
 // Credentials completes the names of tokens and client certificates.
 func (a *App) Credentials(ctx context.Context) (values []cobra.Completion) {
 	list, err := a.Client().Credentials(ctx)

@@ -252,11 +252,11 @@ ingot verify IMAGE
 			if err != nil {
 				return err
 			}
-			keys, err := a.trustedKeys()
+			keys, err := image.ReadKeyring(a.keyDir())
 			if err != nil {
 				return err
 			}
-			if err := s.Verify(cmd.Context(), im, image.Public(keys)...); err != nil {
+			if err := s.Verify(cmd.Context(), im, keys.For(im.Digest)...); err != nil {
 				return explainUnverified(err)
 			}
 			signed, err := secureboot.Verify(cmd.Context(), s, im)

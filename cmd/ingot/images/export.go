@@ -87,11 +87,11 @@ func (a *Commands) imageExport(ctx context.Context, ref, file string, f exportFl
 		return err
 	}
 	if f.format != "oci" { // an archive is checked while it is written, and when it is imported
-		keys, err := a.trustedKeys()
+		keys, err := image.ReadKeyring(a.keyDir())
 		if err != nil {
 			return err
 		}
-		if err := s.Verify(ctx, im, image.Public(keys)...); err != nil {
+		if err := s.Verify(ctx, im, keys.For(im.Digest)...); err != nil {
 			return explainUnverified(err)
 		}
 	}

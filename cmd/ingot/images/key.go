@@ -16,9 +16,9 @@ import (
 )
 
 func (a *Commands) keyCommand() *cobra.Command {
-	return command.Parent("key", "manage the release keys that this store trusts",
-		"  ingot key ls\n  ingot key trust build1.pub", a.keyLsCommand(), a.keyTrustCommand(),
-		a.keyDistrustCommand())
+	return command.Parent("key", "manage the keys that sign tickets and images",
+		"  ingot key show\n  ingot key rotate server\n  ingot key trust build1.pub", a.keyLsCommand(), a.keyShowCommand(),
+		a.keyRotateCommand(), a.keyTrustCommand(), a.keyDistrustCommand())
 }
 
 func (a *Commands) keyTrustCommand() *cobra.Command {
@@ -93,19 +93,25 @@ func (a *Commands) keyLsCommand() *cobra.Command {
 }
 
 func (a *Commands) keyDistrustCommand() *cobra.Command {
-	return &cobra.Command{
-		Use: "distrust NAME", Short: "remove a trusted release key",
+	var force bool
+	c := &cobra.Command{
+		Use: "distrust NAME", Short: "remove a trusted release key, or withdraw a replaced key",
 		Long: `Forget a trusted key. Images that are in the store already stay there, and no machine
 boots one that only this key signed.
+
+old-ID is a key of this store that ingot key rotate replaced. When it is withdrawn, no image that
+holds it is served, and what is kept of it is removed. As long as machines need such images, that
+takes --force.
 ` + whoseStore,
-		Example: "  ingot key distrust build1", Args: command.ExactArgs("NAME"),
+		Example: `  ingot key distrust build1
+  ingot key show 4C0A5B7D19E2F386 && ingot key distrust old-4C0A5B7D19E2F386`, Args: command.ExactArgs("NAME"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			editor, done, err := a.editor(cmd.Context())
 			if err != nil {
 				return err
 			}
 			defer done()
-			key, err := editor.DistrustKey(asSelf(cmd.Context()), args[0])
+			key, err := editor.DistrustKey(asSelf(cmd.Context()), args[0], force)
 			if err != nil {
 				return err
 			}
@@ -113,4 +119,6 @@ boots one that only this key signed.
 				func(w io.Writer) { fmt.Fprintf(w, "%s is no longer trusted\n", args[0]) })
 		},
 	}
+	c.Flags().BoolVar(&force, "force", false, "withdraw a replaced key although machines need images that hold it")
+	return c
 }

@@ -2,7 +2,6 @@ package images
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -232,26 +231,24 @@ func (a *Commands) showReceived(s *image.Store, images []image.Image) error {
 // warnServerKey warns when machines that boot an image would not trust this
 // store's server: the initramfs contains the key of the server it was built for.
 func (a *Commands) warnServerKey(s *image.Store, im image.Image) {
-	blobs, err := s.Blobs(im.Digest)
-	if err != nil {
-		return
-	}
 	own, err := os.ReadFile(filepath.Join(a.keyDir(), "server.pub"))
 	if err != nil {
 		return // no server runs from this store yet
 	}
-	for _, d := range blobs {
-		if d.MediaType != ingot.MediaTypePlan {
-			continue
-		}
-		var plan struct {
-			Keys map[string]ingot.Digest `json:"keys"`
-		}
-		b, err := os.ReadFile(s.Blob(ingot.Digest(d.Digest)))
-		if err == nil && json.Unmarshal(b, &plan) == nil && plan.Keys["server"] != "" &&
-			plan.Keys["server"] != ingot.DigestOf(own) {
-			a.Logger().Warn("machines that boot this image trust another server; build it with --server-key keys/server.pub",
-				"image", im.Name.String())
-		}
+	ring, err := image.ReadKeyring(a.keyDir())
+	if err != nil {
+		return // what needs the keys says so
+	}
+	held, err := s.HeldKeys(im.Digest)
+	if err != nil || held[ingot.KeyServer] == "" {
+		return
+	}
+	err = ring.Follows(im, held[ingot.KeyServer])
+	switch {
+	case err != nil:
+		a.Logger().Warn("this image will not boot", "image", im.Name.String(), "err", err)
+	case held[ingot.KeyServer] != ingot.DigestOf(own) && !ring.Replaced(held[ingot.KeyServer]):
+		a.Logger().Warn("machines that boot this image trust another server; build it with --server-key keys/server.pub",
+			"image", im.Name.String())
 	}
 }
