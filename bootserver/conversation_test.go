@@ -166,21 +166,29 @@ func (h *house) put(version string) image.Image {
 func putSmall(t testing.TB, images *image.Store, keys image.Keys, version string,
 	changes ...func(*ingot.ImageManifest)) image.Image {
 	t.Helper()
+	return putPlanned(t, images, keys, version, "plan of "+version, changes...)
+}
+
+// putPlanned is putSmall with the text of the plan.
+func putPlanned(t testing.TB, images *image.Store, keys image.Keys, version, plan string,
+	changes ...func(*ingot.ImageManifest)) image.Image {
+	t.Helper()
 	dir := t.TempDir()
-	file := func(name string) string {
+	file := func(name, text string) string {
 		p := filepath.Join(dir, name)
-		if err := os.WriteFile(p, []byte(name+" of "+version), 0o644); err != nil {
+		if err := os.WriteFile(p, []byte(text), 0o644); err != nil {
 			t.Fatal(err)
 		}
 		return p
 	}
+	of := func(name string) string { return file(name, name+" of "+version) }
 	m := &ingot.ImageManifest{Schema: 1, Profile: "lab", Version: version, Arguments: []string{"quiet"}}
 	for _, change := range changes {
 		change(m)
 	}
 	im, err := images.Put(t.Context(), m,
-		image.Files{Kernel: file("kernel"), Initramfs: file("initramfs"), Root: file("root"), Plan: file("plan"),
-			UKI: file("uki")}, keys.Release.Secret)
+		image.Files{Kernel: of("kernel"), Initramfs: of("initramfs"), Root: of("root"), Plan: file("plan", plan),
+			UKI: of("uki")}, keys.Release.Secret)
 	if err != nil {
 		t.Fatal(err)
 	}

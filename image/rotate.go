@@ -19,7 +19,7 @@ import (
 )
 
 // ErrNoSecretKey: the store does not have the private half of the key.
-var ErrNoSecretKey = errors.New("the store does not have this secret key")
+var ErrNoSecretKey = errors.New("the store does not have the private half of the key")
 
 // Rotation says how a key is replaced.
 type Rotation struct {
@@ -72,8 +72,8 @@ func rotate(dir string, r Rotation) (old OldKey, fresh PublicKey, err error) {
 		return old, fresh, fmt.Errorf("encoding a key: %w", err)
 	}
 	fresh = PublicKey{public}
-	old = OldKey{Use: r.Use, ID: current.Public.ID(), Text: string(current.Public.Text()), Replaced: r.Now, Leaked: r.Leaked,
-		Kept: r.Use == ingot.KeyServer && r.Keep, Successor: succeed(current, r.Use, fresh)}
+	old = OldKey{Use: r.Use, ID: current.Public.ID(), Text: string(current.Public.Text()), Replaced: r.Now,
+		Leaked: r.Leaked, Kept: r.Use == ingot.KeyServer && r.Keep, Successor: succeed(current, r.Use, fresh)}
 	if r.Leaked && r.Use == ingot.KeyRelease {
 		old.Images = r.Images
 	}

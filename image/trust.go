@@ -92,7 +92,8 @@ func ParsePublicKey(text []byte) (PublicKey, error) {
 }
 
 // LoadOrCreateKeys reads release.key and server.key from dir and creates those that are missing,
-// together with their .pub files. Secret keys are stored without a password, with mode 0600, so
+// together with their .pub files. A key of which only the .pub file is there is ErrNoSecretKey. Secret
+// keys are stored without a password, with mode 0600, so
 // that a server starts unattended.
 func LoadOrCreateKeys(dir string) (keys Keys, err error) {
 	err = withKeys(dir, func() error {
@@ -124,6 +125,9 @@ func withKeys(dir string, f func() error) error {
 func loadOrCreateKey(dir, name string) (KeyPair, error) {
 	pair, err := loadKey(filepath.Join(dir, name+".key"))
 	if errors.Is(err, fs.ErrNotExist) {
+		if _, err := os.Stat(filepath.Join(dir, name+".pub")); err == nil {
+			return KeyPair{}, fmt.Errorf("%w: %s.key is gone, %s.pub is there", ErrNoSecretKey, name, name)
+		}
 		return createKey(dir, name)
 	}
 	if err != nil {
@@ -177,8 +181,8 @@ func mendPublic(dir, name string, p PublicKey) error {
 	return writeKeyFile(path, p.Text(), 0o644, filepath.Join(dir, name+".key"))
 }
 
-// createKey writes the public half first: after a crash in between, the next start creates both
-// anew.
+// createKey writes the public half last: after a crash in between, the next start writes it. A public
+// half alone is that of a key which is elsewhere or lost, and is not replaced.
 func createKey(dir, name string) (KeyPair, error) {
 	public, secret, err := minisign.GenerateKey(rand.Reader)
 	if err != nil {
@@ -189,11 +193,11 @@ func createKey(dir, name string) (KeyPair, error) {
 		return KeyPair{}, fmt.Errorf("encoding key %q: %w", name, err)
 	}
 	pair := KeyPair{SecretKey{secret}, PublicKey{public}}
-	if err := renameio.WriteFile(filepath.Join(dir, name+".pub"), pair.Public.Text(), 0o644); err != nil {
-		return KeyPair{}, fmt.Errorf("writing public key %q: %w", name, err)
-	}
 	if err := renameio.WriteFile(filepath.Join(dir, name+".key"), text, 0o600); err != nil {
 		return KeyPair{}, fmt.Errorf("writing key %q: %w", name, err)
+	}
+	if err := renameio.WriteFile(filepath.Join(dir, name+".pub"), pair.Public.Text(), 0o644); err != nil {
+		return KeyPair{}, fmt.Errorf("writing public key %q: %w", name, err)
 	}
 	return pair, nil
 }

@@ -85,7 +85,7 @@ type KeyMachine struct {
 type RotateRequest struct {
 	Use    ingot.KeyUse `json:"use" enum:"server,release"`
 	Leaked bool         `json:"leaked,omitempty" doc:"Others have the private half."`
-	Old    string       `json:"old,omitempty" maxLength:"16" doc:"ID of a release key that was replaced on the server's host."`
+	Old    string       `json:"old,omitempty" maxLength:"16" doc:"ID of a release key that the host replaced."`
 }
 
 func keyRoutes(r *routes, b Keys) {

@@ -1,6 +1,6 @@
-// Package catalog has the images that a boot server can serve: complete, and signed by a release key
-// that the store trusts now, for machines that accept its tickets. It is the one place that looks images up for machines, verifies their
-// signatures and remembers the answer.
+// Package catalog has the images that a boot server can serve: complete, signed by a release key that
+// the store trusts now, and for machines that accept its tickets. It is the one place that looks images
+// up for machines, verifies their signatures and remembers the answer.
 //
 // It changes nothing: operators change a store through package operator, builds and pulls through
 // packages image and registry.

@@ -148,6 +148,10 @@ func (a *app) serve(cmd *cobra.Command, f serveFlags) error {
 			"add --mode proxy (or full, or observe), or write into %s in place of its interfaces:\n\n%s",
 			cmp.Or(f.config, config.Default), other.Config)
 	}
+	if errors.Is(err, image.ErrNoSecretKey) {
+		return show.WithHint(err, "restore keys/server.key of the store from a backup; without one, remove "+
+			"keys/server.pub too: then images must be built again")
+	}
 	return err
 }
 

@@ -324,6 +324,10 @@ func (a *Commands) planOptions(f buildFlags) (builder.PlanOptions, error) {
 		return builder.PlanOptions{}, err
 	}
 	keys, err := image.LoadOrCreateKeys(filepath.Join(a.StoreRoot(), "keys"))
+	if errors.Is(err, image.ErrNoSecretKey) {
+		return builder.PlanOptions{}, show.WithHint(fmt.Errorf("preparing the signing keys: %w", err),
+			"build where the private half is, or restore it from a backup of the folder keys of the store")
+	}
 	if err != nil {
 		return builder.PlanOptions{}, fmt.Errorf("preparing the signing keys: %w", err)
 	}

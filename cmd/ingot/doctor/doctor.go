@@ -156,6 +156,7 @@ func (d examination) examine(ctx context.Context, c config.Config, broken error,
 		add(examineFirewall(string(ruleset), portsOf(c), namesOf(c)))
 	}
 	add(examineHere(root, running)...)
+	add(examineKeys(root, pid)...)
 	if trial && running {
 		add(asClient(ctx, network.Interfaces, httpPort(c))...)
 	}
@@ -240,7 +241,7 @@ func listenForOthers(ctx context.Context, interfaces []dhcp4.Interface) (list []
 	return list
 }
 
-// examineHere checks clock, store, keys and loaders.
+// examineHere checks clock, store and loaders.
 func examineHere(root string, running bool) (list []Finding) {
 	keys := filepath.Join(root, "keys")
 	var ca *x509.Certificate
@@ -261,16 +262,6 @@ func examineHere(root string, running bool) (list []Finding) {
 	if !running {
 		list = append(list, examineState(root)...)
 	}
-	names, _ := filepath.Glob(filepath.Join(keys, "*.key")) // the pattern is good
-	for _, name := range names {
-		if info, err := os.Stat(name); err == nil {
-			list = append(list, examineKey(name, info.Mode()))
-		}
-	}
-	if len(names) == 0 {
-		list = append(list, found("keys", Warning, "restore them from a backup, if there was a server",
-			"there are none in %s; the first start creates them", keys))
-	}
 	have := map[string]int64{}
 	for name := range builder.LoaderFiles {
 		if info, err := os.Stat(filepath.Join(root, "loaders", name)); err == nil {
@@ -278,6 +269,39 @@ func examineHere(root string, running bool) (list []Finding) {
 		}
 	}
 	return append(list, examineLoaders(have, slices.Collect(maps.Keys(builder.LoaderFiles))))
+}
+
+// examineKeys checks the secret keys. pid is the server's; empty when none runs.
+func examineKeys(root, pid string) (list []Finding) {
+	keys := filepath.Join(root, "keys")
+	names, _ := filepath.Glob(filepath.Join(keys, "*.key")) // the pattern is good
+	for _, name := range names {
+		if info, err := os.Stat(name); err == nil {
+			list = append(list, examineKey(name, info.Mode()))
+			if server, is := serverUser(root, pid); is && filepath.Base(name) == "release.key" {
+				list = append(list, examineRelease(name, info.Sys().(*syscall.Stat_t).Uid, server))
+			}
+		}
+	}
+	if len(names) == 0 {
+		list = append(list, found("keys", Warning, "restore them from a backup, if there was a server",
+			"there are none in %s; the first start creates them", keys))
+	}
+	return list
+}
+
+// serverUser is the user of the running server, else the one that owns the state. is reports whether a
+// server uses the store, or has.
+func serverUser(root, pid string) (uid uint32, is bool) {
+	of := filepath.Join("/proc", pid)
+	if pid == "" {
+		of = filepath.Join(root, state.Folder)
+	}
+	info, err := os.Stat(of)
+	if err != nil {
+		return 0, false
+	}
+	return info.Sys().(*syscall.Stat_t).Uid, true
 }
 
 // examineState checks the state of a store that no server uses.

@@ -349,6 +349,17 @@ func examineKey(name string, mode fs.FileMode) Finding {
 	return found("keys", OK, "", "%s is readable only by its owner", name)
 }
 
+// examineRelease checks that the server's user cannot read the private half of the release key. It needs
+// none: whoever takes over the server could then sign images for machines.
+func examineRelease(file string, owner, server uint32) Finding {
+	if server != 0 && server != owner {
+		return found("release key", OK, "", "the server cannot read %s", file)
+	}
+	return found("release key", Warning, "build in another store or on another host, and bring images here by: "+
+		"ingot image pull or import; then move the file away. See docs/TRUST.md",
+		"the server can read %s and does not need it", file)
+}
+
 // examineLoaders checks which boot loaders exist; want are their file names.
 func examineLoaders(have map[string]int64, want []string) Finding {
 	var missing []string

@@ -229,7 +229,8 @@ func rotated(w io.Writer, k api.SigningKey) {
 	case k.State == api.KeyLeaked && len(k.Images) > 0:
 		fmt.Fprintf(w, "\nmachines that boot these images accept what the leaked key signs; build the images again:\n")
 		keyImageTable(w, k.Images)
-		fmt.Fprintf(w, "  → ingot build PROFILE, ingot assign MACHINE IMAGE; what is left: ingot key show %s\n", show.Plain(k.ID))
+		fmt.Fprintf(w, "  → ingot build PROFILE, ingot assign MACHINE IMAGE; what is left: ingot key show %s\n",
+			show.Plain(k.ID))
 		fmt.Fprintf(w, "  → when nothing is left: ingot key distrust %s\n", show.Plain(k.Name))
 		fmt.Fprintln(w, "  → revoke UKIs of these images that were signed for Secure Boot (dbx)")
 	case k.Use == ingot.KeyServer && len(stay) > 0:
