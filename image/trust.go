@@ -93,8 +93,7 @@ func ParsePublicKey(text []byte) (PublicKey, error) {
 
 // LoadOrCreateKeys reads release.key and server.key from dir and creates those that are missing,
 // together with their .pub files. A key of which only the .pub file is there is ErrNoSecretKey. Secret
-// keys are stored without a password, with mode 0600, so
-// that a server starts unattended.
+// keys are stored without a password, with mode 0600, so that a server starts unattended.
 func LoadOrCreateKeys(dir string) (keys Keys, err error) {
 	err = withKeys(dir, func() error {
 		if keys.Release, err = loadOrCreateKey(dir, "release"); err != nil {

@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/json"
 	"errors"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -40,8 +41,22 @@ func TestDoctor(t *testing.T) {
 		}
 		return list[i]
 	}
+	secret := filepath.Join(f.store, "keys", "release.key")
+	if err := os.Rename(secret, secret+".away"); err != nil {
+		t.Fatal(err)
+	}
 	f.serve()
 	list, failed := examine("--config", f.config)
+	if _, err := os.Stat(secret); !errors.Is(err, fs.ErrNotExist) ||
+		slices.ContainsFunc(list, func(x doctor.Finding) bool { return x.Check == "release key" }) {
+		t.Errorf("a server without a release key: %v, %+v", err, list)
+	}
+	if err := os.Rename(secret+".away", secret); err != nil {
+		t.Fatal(err)
+	}
+	if list, _ := examine("--config", f.config, "--no-trial"); of(list, "release key").State != doctor.Warning {
+		t.Errorf("beside a server that can read the release key: %+v", of(list, "release key"))
+	}
 	for _, check := range []string{"configuration", "server", "interface br0", "port 67/udp", "port 80/tcp",
 		"DHCP servers br0", "trial"} {
 		if x := of(list, check); x.State != doctor.OK {
