@@ -142,6 +142,8 @@ func TestAnswersAreAsDocumented(t *testing.T) {
 		"POST /v1/images/{ref}/tag":    {{"", `{"tag":"lab:stable"}`}},
 		"POST /v1/images/{ref}/note":   {{"", `{"did":"pull","with":"registry.example.com/lab"}`}},
 		"POST /v1/keys":                {{"", `{"name":"build1","key":` + string(pub) + `}`}},
+		"GET /v1/keys":                 {{"", ""}},
+		"POST /v1/keys/rotate":         {{"", `{"use":"server","leaked":true}`}},
 		"POST /v1/reload":              {}, // this house has no configuration: it is asked below what it cannot do
 	}
 	// Assign before rollback: what the table's order would not give.
