@@ -10,7 +10,6 @@ import (
 
 	"ingot/bootserver/access"
 	"ingot/bootserver/api"
-	"ingot/bootserver/fleet"
 	"ingot/bootserver/operator"
 	"ingot/bootserver/state"
 	"ingot/bootserver/state/bolt"
@@ -42,8 +41,7 @@ func RestoreState(ctx context.Context, root string, backup io.Reader, now time.T
 	if err != nil {
 		return done, err
 	}
-	done = RestoredState{Restored: api.Restored{Machines: len(st.Machines()), Before: kept.Before}, Carried: kept.Carried}
-	action := operator.Action(ctx, now, fleet.ActionServerRestore, nil,
-		map[string]any{"machines": done.Machines, "before": done.Before})
-	return done, errors.Join(st.Append(action, fleet.Restored(done.Machines, now)), st.Close())
+	done.Carried = kept.Carried
+	done.Restored, err = operator.RecordRestore(ctx, st, kept.Machines, kept.Before, kept.Carried && kept.Same, now)
+	return done, errors.Join(err, st.Close())
 }

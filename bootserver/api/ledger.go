@@ -79,6 +79,9 @@ type Why struct {
 type Restored struct {
 	Machines int    `json:"machines"`
 	Before   string `json:"before"` // file that holds the state from before
+	// names of approved machines that the state from before had and the backup has not, as far as it
+	// could be read; those that run come back with their next report
+	Missing []string `json:"missing"`
 }
 
 // MaxNamed is how many machines one request may name.

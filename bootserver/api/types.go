@@ -132,6 +132,8 @@ type Machine struct {
 	Claim *Claim       `json:"claim,omitempty"`
 	// the system that took the latest ticket authenticates its reports
 	Authenticated bool `json:"authenticated,omitempty"`
+	// when it came back after a restore that had lost its boot, by its own report; until its next ticket
+	Returned time.Time `json:"returned,omitzero"`
 }
 
 // Claim says that an earlier boot of a machine may still run: the latest one gets no grant until then.

@@ -49,6 +49,7 @@ type Booter struct {
 	log     *slog.Logger
 	locator Locator
 
+	restores   restores
 	volumes    volumeProblems
 	forgetting sync.Mutex // held while records of pending machines are removed
 	forgot     time.Time  // when that was last done

@@ -18,10 +18,17 @@ import (
 // one has replaced is refused; if it proved its secret, two hosts act as the machine, which is recorded.
 func (s *sender) decide(f func(tx state.Tx, d *fleet.Decision) error) error {
 	now, policy, images := s.b.now(), *s.b.policy.Load(), s.b.newImages()
+	returning, err := s.returning()
+	if err != nil {
+		return err
+	}
 	var refused error // although a conflict is recorded
-	_, err := s.b.decide(images, func(tx state.Tx) (*fleet.Decision, error) {
+	_, err = s.b.decide(images, func(tx state.Tx) (*fleet.Decision, error) {
 		refused = nil
 		boot, m, err := lookupBoot(tx, s.boot)
+		if err != nil && returning != nil {
+			return s.comesBack(tx, *returning, policy, images, now, f)
+		}
 		if err != nil {
 			return nil, err
 		}

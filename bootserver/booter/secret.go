@@ -24,6 +24,8 @@ import (
 type token struct {
 	Boot ingot.BootID `json:"boot"`
 	Half ingot.Half   `json:"half"`
+	// for when the state does not know the boot any more; nil in tokens of older servers
+	Passport *fleet.Passport `json:"passport,omitempty"`
 }
 
 // privateHalf returns the server's private half of a boot.
@@ -116,7 +118,7 @@ func (b *Booter) Sender(id ingot.BootID, m ingot.Message, proof, text string) (h
 	if m.Counter = p.Counter; !s.secret.Proves(m, p.MAC) {
 		return nil, fmt.Errorf("%w: boot %s: %w", httpboot.ErrUnproven, id.Short(), fleet.ErrUnproven)
 	}
-	s.proof = fleet.Proof{Half: t.Half, Part: s.part, Counter: p.Counter}
+	s.proof, s.passport = fleet.Proof{Half: t.Half, Part: s.part, Counter: p.Counter}, t.Passport
 	return s, nil
 }
 
@@ -127,7 +129,9 @@ type sender struct {
 	part   string
 	secret ingot.BootSecret // nil: the message proved nothing
 	proof  fleet.Proof
-	newest uint64 // the largest counter of the part
+	// from the token of a message that proved something; nil without one
+	passport *fleet.Passport
+	newest   uint64 // the largest counter of the part
 }
 
 // Prove implements httpboot.Sender.

@@ -22,6 +22,7 @@ func (b *Booter) Ticket(id ingot.BootID, q ingot.TicketRequest) (signed ingot.Si
 	var ticket ingot.Ticket
 	var ask *fleet.Question
 	var conflict bool
+	var passport fleet.Passport
 	_, err = b.decide(images, func(tx state.Tx) (d *fleet.Decision, err error) {
 		if d, err = b.admit(tx, id, policy, images, now); err != nil {
 			return nil, err
@@ -49,6 +50,7 @@ func (b *Booter) Ticket(id ingot.BootID, q ingot.TicketRequest) (signed ingot.Si
 		if lent, ask = d.Ticket(); ask != nil {
 			return d, nil // the record stays, the ticket is refused
 		}
+		passport = d.Passport()
 		blank, adoptions := splitGrants(lent)
 		ticket = ingot.Ticket{Boot: id, Machine: d.Machine.ID, Hostname: d.Machine.Hostname(),
 			MachineKey: d.Machine.MachineKey,
@@ -70,7 +72,7 @@ func (b *Booter) Ticket(id ingot.BootID, q ingot.TicketRequest) (signed ingot.Si
 		return signed, fmt.Errorf("%w: an operator must look at this machine: %s", httpboot.ErrRefused, ask.What)
 	}
 	if ticket.MachineHalf != nil {
-		if ticket.Token, err = b.seal(token{Boot: id, Half: ticket.MachineHalf}); err != nil {
+		if ticket.Token, err = b.seal(token{Boot: id, Half: ticket.MachineHalf, Passport: &passport}); err != nil {
 			return signed, err
 		}
 	}

@@ -1,9 +1,11 @@
 package fleet
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"time"
 
 	"ingot"
@@ -223,4 +225,127 @@ func (d *Decision) GrantsAfter() (until time.Time, wait bool) {
 	}
 	_, lent := LendGrants(d.Machine, d.Boot.ID, d.now)
 	return d.Machine.Claim.Until, len(lent) > 0
+}
+
+// ErrNotLost: no restore lost the boot of a message, or an operator has removed its machine since.
+var ErrNotLost = errors.New("no restore lost this boot, or its machine was removed since")
+
+// Passport is what the server knows of a machine when it issues the ticket of a boot. The machine
+// returns it with every message, sealed by the server, so that a restore of an older state does not
+// lose the machines that run.
+type Passport struct {
+	Machine    ingot.MachineID `json:"machine"`
+	Name       string          `json:"name,omitempty"`
+	UUID       string          `json:"uuid,omitempty"`
+	Serial     string          `json:"serial,omitempty"`
+	MACs       []string        `json:"macs,omitempty"`
+	MachineKey string          `json:"machineKey,omitempty"`
+	Firmware   ingot.Firmware  `json:"firmware,omitempty"`
+	Number     int             `json:"number"` // of the boot
+	Image      ImageRef        `json:"image"`
+	Root       ingot.Digest    `json:"root"`
+	Ticket     time.Time       `json:"ticket"` // when the first ticket of the boot was issued
+}
+
+// maxPassportMACs bounds a passport: it is in a header of every message.
+const maxPassportMACs = 16
+
+// Passport returns the passport of the boot, after its ticket was decided.
+func (d *Decision) Passport() Passport {
+	m, b := &d.Machine, &d.Boot
+	return Passport{Machine: m.ID, Name: m.Name, UUID: m.UUID, Serial: m.Serial,
+		MACs: m.MACs[:min(len(m.MACs), maxPassportMACs)], MachineKey: m.MachineKey, Firmware: b.Firmware, Number: b.Number,
+		Image: b.Image, Root: b.Root, Ticket: b.Ticket}
+}
+
+// Restore is one restore of a backup.
+type Restore struct {
+	Taken time.Time // the latest Change in the backup; nothing that is older was lost
+	At    time.Time
+	// Complete: the audit log went on, so that machines which were removed since the backup are known.
+	Complete bool
+}
+
+// Returning are the facts about a message that proved the secret of a boot which the state does not
+// know.
+type Returning struct {
+	Boot      ingot.BootID
+	Passport  Passport
+	Machine   *Machine // by its id; nil: unknown
+	Latest    Boot     // of the machine
+	Other     bool     // another machine is known by a card or the UUID of the passport
+	NameTaken bool     // by another machine
+	Restores  []Restore
+	Removed   time.Time // when an operator last removed the machine; zero: never
+}
+
+// lost reports whether a restore lost what happened at a time, and whether everything is known that
+// operators removed since.
+func (r Returning) lost(at time.Time) (lost, complete bool) {
+	complete = true
+	for _, x := range r.Restores {
+		if at.After(x.Taken) && !at.After(x.At) {
+			lost, complete = true, complete && x.Complete
+		}
+	}
+	return lost, complete
+}
+
+// Decide brings the boot back, and its machine: the server had approved both when it issued the
+// ticket. A machine that the state does not know is approved again if it is certain that no operator
+// removed it since, and pending otherwise. The error is ErrNotLost.
+func (r Returning) Decide(policy BootPolicy, images Images, now time.Time) (*Decision, error) {
+	p := r.Passport
+	lost, complete := r.lost(p.Ticket)
+	if !lost || !r.Removed.Before(p.Ticket) || r.Other {
+		return nil, ErrNotLost
+	}
+	m := Machine{ID: p.Machine, State: Pending, MachineKey: p.MachineKey, FirstSeen: p.Ticket}
+	if r.Machine != nil {
+		m = *r.Machine
+	}
+	if m.State == Retired || !r.Latest.Ticket.Before(p.Ticket) {
+		return nil, ErrNotLost
+	}
+	d := NewDecision(m, Boot{}, policy, images, Actor{}, now)
+	d.created = r.Machine == nil
+	r.admit(d, complete)
+	d.Boot = Boot{ID: r.Boot, Machine: m.ID, Number: max(p.Number, r.Latest.Number+1), Before: r.Latest.ID,
+		Firmware: p.Firmware, Image: p.Image, Root: p.Root, Order: d.Machine.Orders, Started: p.Ticket, Ticket: p.Ticket,
+		Deadline: now.Add(policy.Deadline), Auth: Authentication{Able: true}}
+	d.addBoot(d.Boot, Change{Code: CodeMachineReturned, Image: p.Image,
+		To: Values{"state": string(d.Machine.State), "known": r.Machine != nil}})
+	if older := r.Latest; older.Open() && older.ID != "" { // without consequences for images: it ended long ago
+		older.Outcome, older.Cause, older.Ended = ingot.OutcomeSilent, CauseSuperseded, now
+		older.Reason = "a later boot of this machine runs"
+		d.addBoot(older, Change{Code: CodeBootEnded, Image: older.Image, To: Values{"outcome": string(older.Outcome)},
+			Detail: older.Reason})
+		d.Older = append(d.Older, older)
+	}
+	return d, nil
+}
+
+// admit restores the machine's record as far as the passport has it.
+func (r Returning) admit(d *Decision, complete bool) {
+	m, p := &d.Machine, r.Passport
+	m.Boot, m.Claim, m.Authenticated, m.Returned, m.LastSeen = r.Boot, nil, true, d.now, d.now
+	m.Firmware = cmp.Or(m.Firmware, p.Firmware)
+	m.UUID, m.Serial, m.MachineKey = cmp.Or(m.UUID, p.UUID), cmp.Or(m.Serial, p.Serial), cmp.Or(m.MachineKey, p.MachineKey)
+	for _, mac := range p.MACs {
+		if !slices.Contains(m.MACs, mac) {
+			m.MACs = append(slices.Clone(m.MACs), mac)
+		}
+	}
+	if m.State == Approved {
+		return
+	}
+	if m.Name == "" && !r.NameTaken {
+		m.Name = p.Name
+	}
+	if complete && m.Ask == nil {
+		m.State = Approved
+	}
+	if m.Assignment.Image == "" {
+		m.Assignment = Assignment{ImageRef: p.Image, Why: "it ran when it came back after a restore", Since: d.now}
+	}
 }

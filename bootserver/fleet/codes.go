@@ -40,6 +40,7 @@ const (
 	CodeMachineImported Code = "machine-imported"  // was in an imported list; Name
 	CodeCardsClaimed    Code = "cards-claimed"     // reports cards that other machines were seen with; To: cards
 	CodeRuleApplied     Code = "rule-applied"      // To: state, labelled, image, rule
+	CodeMachineReturned Code = "machine-returned"  // brought back what a restore had lost; Image; To: state, known
 	CodePacket          Code = "packet"            // a DHCP packet; To: see packetValues
 	CodeServerRestored  Code = "server-restored"   // from a backup; To: machines
 	CodeText            Code = "text"              // an entry from before typed Changes; To: kind, bad
@@ -131,6 +132,7 @@ func descriptions() map[Code]description {
 		CodeMachineForgot:   {KindMachine, nil, fixed("forgotten")},
 		CodeMachineImported: {KindMachine, nil, func(c Change) string { return "imported as " + c.Name }},
 		CodeCardsClaimed:    {KindMachine, always, claimText},
+		CodeMachineReturned: {KindMachine, always, returnedText},
 
 		CodeLoaderChanged: {KindDecision, nil, loaderText},
 		CodeImageAssigned: {KindDecision, nil, assignedText},
@@ -393,6 +395,14 @@ func endText(c Change) string {
 func claimedText(c Change) string {
 	return "another boot began although this one may still run; it gets no grant while this one may report, until " +
 		c.To.Text("until")
+}
+
+func returnedText(c Change) string {
+	what := "its machine, which is " + c.To.Text("state") + " again"
+	if c.To.Bool("known") {
+		what = "that boot"
+	}
+	return fmt.Sprintf("runs %s, and brought back what a restore had lost: %s", c.Image.Name, what)
 }
 
 func restoredText(c Change) string {

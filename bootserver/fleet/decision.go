@@ -470,7 +470,7 @@ const leastTime = time.Minute
 // Ticket returns the grants for the ticket of the boot. If ask is not nil, the machine gets
 // no ticket, because an operator must answer a question first.
 func (d *Decision) Ticket() (lent []ingot.Grant, ask *Question) {
-	d.Machine.LastSeen = d.now
+	d.Machine.LastSeen, d.Machine.Returned = d.now, time.Time{}
 	if d.Boot.Deadline.Sub(d.now) < leastTime { // its loader was slow; the ticket has the new deadline
 		d.Boot.Deadline = d.now.Add(leastTime)
 	}

@@ -84,6 +84,8 @@ type Machine struct {
 	Claim *Claim `json:"claim,omitempty"`
 	// the system that took the latest ticket authenticates its reports
 	Authenticated bool `json:"authenticated,omitempty"`
+	// when a message of its running system brought back what a restore had lost; until its next ticket
+	Returned time.Time `json:"returned,omitzero"`
 }
 
 // Hostname returns the host name of the machine: its name, else its ID.

@@ -153,6 +153,12 @@ func PendingExpired(m Machine, b Boot, crowded bool, now time.Time) bool {
 	return now.Sub(m.LastSeen) > age
 }
 
+// Fields of ActionServerRestore, see Restore.
+const (
+	RestoreTaken    = "taken"
+	RestoreComplete = "complete"
+)
+
 // Restored returns the Change of a state that was replaced by a backup with this number of
 // machines.
 func Restored(machines int, now time.Time) Change {

@@ -37,7 +37,7 @@ func machineOf(m fleet.Machine) api.Machine {
 			Since: m.Assignment.Since},
 		LastHealthy: imageRefOf(m.LastHealthy), Healthy: each(m.Healthy, imageRefOf),
 		Trial:  api.Trial{Image: m.Trial.Image, Failures: each(m.Trial.Failures, failureOf)},
-		Orders: m.Orders, Boot: m.Boot, Authenticated: m.Authenticated,
+		Orders: m.Orders, Boot: m.Boot, Authenticated: m.Authenticated, Returned: m.Returned,
 		Answered: each(m.Answered, func(a fleet.Answered) api.Answered { return api.Answered(a) }),
 		Grants:   each(m.Grants, func(g fleet.Grant) api.Grant { return api.Grant(g) }), Had: m.Had}
 	if q := m.Ask; q != nil {

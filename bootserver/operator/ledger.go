@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+	"time"
 
 	"ingot"
 	"ingot/bootserver/access"
@@ -167,7 +168,7 @@ func (o *Operator) Backup(ctx context.Context, w io.Writer) error {
 // machines use their addresses. A backup of another server makes this one that
 // server, at once.
 func (o *Operator) Restore(ctx context.Context, r io.Reader) (api.Restored, error) {
-	was := o.state.Identity()
+	was, machines := o.state.Identity(), o.state.Machines()
 	kept, err := o.state.Restore(r, o.now())
 	if errors.Is(err, state.ErrDamaged) || errors.Is(err, state.ErrSchema) {
 		return api.Restored{}, api.NewProblem(api.CodeInvalidBackup, err.Error())
@@ -184,13 +185,37 @@ func (o *Operator) Restore(ctx context.Context, r io.Reader) (api.Restored, erro
 			return api.Restored{}, err
 		}
 	}
-	machines := len(o.state.Machines())
-	now := o.now()
-	action := Action(ctx, now, fleet.ActionServerRestore, nil, map[string]any{"machines": machines, "before": kept})
-	if err := o.state.Append(action, fleet.Restored(machines, now)); err != nil {
-		return api.Restored{}, err
+	done, err := RecordRestore(ctx, o.state, machines, kept, bytes.Equal(was, o.state.Identity()), o.now())
+	if err != nil {
+		return done, err
 	}
-	o.log.Warn("the state was restored from a backup", "by", access.From(ctx).String(), "machines", machines,
-		"before", kept)
-	return api.Restored{Machines: machines, Before: kept}, nil
+	o.log.Warn("the state was restored from a backup", "by", access.From(ctx).String(), "machines", done.Machines,
+		"missing", len(done.Missing), "before", kept)
+	return done, nil
+}
+
+// RecordRestore records that a backup is now the state. machines are those of the state from before,
+// kept is its file, and complete says that its audit log is the backup's, and went on.
+func RecordRestore(ctx context.Context, st state.Store, machines []fleet.Machine, kept string, complete bool,
+	now time.Time) (done api.Restored, err error) {
+	_, last := st.LedgerName()
+	list, _, err := st.Changes(state.Query{Newest: true, Limit: 1000}) // the server goes on meanwhile
+	if err != nil {
+		return done, err
+	}
+	var taken time.Time
+	for _, c := range list {
+		if c.Seq <= last {
+			taken = c.At
+		}
+	}
+	done = api.Restored{Machines: len(st.Machines()), Before: kept, Missing: []string{}}
+	for _, m := range machines {
+		if _, known := st.Machine(m.ID); !known && m.State == fleet.Approved {
+			done.Missing = append(done.Missing, m.Hostname())
+		}
+	}
+	action := Action(ctx, now, fleet.ActionServerRestore, nil, map[string]any{"machines": done.Machines, "before": kept,
+		fleet.RestoreTaken: taken.Format(time.RFC3339Nano), fleet.RestoreComplete: complete})
+	return done, st.Append(action, fleet.Restored(done.Machines, now))
 }

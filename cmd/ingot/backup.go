@@ -60,7 +60,9 @@ func (a *app) restoreCommand() *cobra.Command {
 		Use: "restore FILE", Short: "replace the state of the server by a backup",
 		Long: `Send a backup to the running server. The server checks the whole file before it replaces its
 state, and keeps the previous state beside it. Machines that boot at that moment may have to
-start again. Leases that were given since the backup stay valid.
+start again. Leases that were given since the backup stay valid. Machines that were added since, and
+boots that began since, come back with the next report of the system that runs: its reports contain
+what the server knew, sealed by it. ingot machine ls lists them.
 With the backup of another server, this server takes over that server's identity: boot keys,
 machine-ids and the DHCPv6 DUID are derived from the secret in it.
 
@@ -121,6 +123,7 @@ func (a *app) restore(ctx context.Context, backup *os.File) error {
 	}
 	return a.Show(done, func(w io.Writer) {
 		fmt.Fprintf(w, "restored %d machines; the previous state is in %s\n", done.Machines, done.Before)
+		missing(w, done.Missing)
 	})
 }
 
@@ -155,7 +158,18 @@ func (a *app) restoreHere(ctx context.Context, backup *os.File) error {
 			fmt.Fprintf(w, "the previous state is in %s\n", done.Before)
 		}
 		fmt.Fprintln(w, "  → start the server")
+		missing(w, done.Missing)
 	})
+}
+
+// missing names the machines that a backup does not have.
+func missing(w io.Writer, names []string) {
+	if len(names) == 0 {
+		return
+	}
+	fmt.Fprintf(w, "%d approved machines are not in the backup: %s\n", len(names), show.Plain(show.Some(names, 8)))
+	fmt.Fprintln(w, "those that run and authenticate their reports come back by themselves within a minute")
+	fmt.Fprintln(w, "  → ingot machine ls")
 }
 
 // restoreHint adds the next step to a backup that cannot be restored.

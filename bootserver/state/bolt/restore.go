@@ -1,6 +1,7 @@
 package bolt
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -24,6 +25,9 @@ type Restored struct {
 	// Carried is whether its credentials, its audit log and its leases were taken over: otherwise
 	// tokens that were revoked since the backup are valid again.
 	Carried bool
+	// Same is whether it was of the same installation, and Machines are its machines, if it was carried over.
+	Same     bool
+	Machines []fleet.Machine
 }
 
 // OpenRestored puts a backup in the place of the state in dir, which no server uses, and opens it. A
@@ -51,7 +55,7 @@ func OpenRestored(ctx context.Context, dir string, backup io.Reader, now time.Ti
 		if err := receive(incoming, backup); err != nil {
 			return nil, done, err
 		}
-		if done.Carried, err = carryOver(path, incoming, now); err != nil {
+		if err = carryOver(path, incoming, now, &done); err != nil {
 			return nil, done, fmt.Errorf("restoring the state: %w", err)
 		}
 	}
@@ -77,7 +81,9 @@ func OpenRestored(ctx context.Context, dir string, backup io.Reader, now time.Ti
 
 // carryOver puts into a backup what Store.Restore keeps of the state from before: credentials, the
 // audit log, and leases that are still valid. A state that cannot be read is not carried over.
-func carryOver(path, incoming string, now time.Time) (carried bool, err error) {
+func carryOver(path, incoming string, now time.Time, done *Restored) (err error) {
+	var machines []fleet.Machine
+	var was, is []byte // identities
 	leases := map[string]fleet.Lease{}
 	readable := Absent(filepath.Dir(path)) == "" && readFile(path, func(tx *bbolt.Tx) error {
 		if schema, err := schemaOf(tx); err != nil || schema != record.Schema {
@@ -86,23 +92,25 @@ func carryOver(path, incoming string, now time.Time) (carried bool, err error) {
 		if err := walk(tx, nil); err != nil {
 			return err
 		}
-		return each(tx, bucketLeases, record.DecodeLease, func(l fleet.Lease) {
+		was = bytes.Clone(tx.Bucket(bucketMeta).Get(keyIdentity))
+		return firstOf(each(tx, bucketLeases, record.DecodeLease, func(l fleet.Lease) {
 			if l.Expires.After(now) {
 				leases[string(l.Address.AsSlice())] = l
 			}
-		})
+		}), each(tx, bucketMachines, record.DecodeMachine, func(m fleet.Machine) { machines = append(machines, m) }))
 	}) == nil
 	if readable {
 		err = readFile(path, func(tx *bbolt.Tx) error { return carryAccess(tx, incoming) })
 	}
 	if err := firstOf(err, renameLedger(incoming, now)); err != nil || !readable {
-		return false, err
+		return err
 	}
 	db, err := openFile(incoming, options())
 	if err != nil {
-		return false, err
+		return err
 	}
 	err = db.Update(func(tx *bbolt.Tx) error {
+		is = bytes.Clone(tx.Bucket(bucketMeta).Get(keyIdentity))
 		for k, l := range leases {
 			if err := put(tx.Bucket(bucketLeases), k, l); err != nil {
 				return err
@@ -110,7 +118,8 @@ func carryOver(path, incoming string, now time.Time) (carried bool, err error) {
 		}
 		return nil
 	})
-	return true, firstOf(err, db.Close())
+	done.Carried, done.Same, done.Machines = true, bytes.Equal(was, is), machines
+	return firstOf(err, db.Close())
 }
 
 // putAside gives the state from before another name, unless there is none worth keeping.

@@ -129,7 +129,8 @@ type machine struct {
 	Boot        ingot.BootID              `json:"boot,omitempty"`
 	Claim       *claim                    `json:"claim,omitempty"`
 	// as in fleet.Machine
-	Authenticated bool `json:"authenticated,omitempty"`
+	Authenticated bool      `json:"authenticated,omitempty"`
+	Returned      time.Time `json:"returned,omitzero"`
 }
 
 func machineOf(m fleet.Machine) machine {
@@ -142,7 +143,7 @@ func machineOf(m fleet.Machine) machine {
 		Assignment:  assignment{imageRef(m.Assignment.ImageRef), m.Assignment.Why, m.Assignment.Since},
 		LastHealthy: imageRef(m.LastHealthy), Healthy: list(m.Healthy, refOf), Orders: m.Orders,
 		Grants: list(m.Grants, grantOf), Had: m.Had, Boot: m.Boot, Claim: claimOf(m.Claim), Authenticated: m.Authenticated,
-		Trial: trialOf(m.Trial), Setback: setbackOf(m.Setback)}
+		Trial: trialOf(m.Trial), Setback: setbackOf(m.Setback), Returned: m.Returned}
 	if q := m.Ask; q != nil {
 		r.Ask = &question{With: q.With, What: q.What, About: q.About, Reported: q.Reported}
 	}
@@ -162,7 +163,7 @@ func (r machine) value() fleet.Machine {
 			Since: r.Assignment.Since},
 		LastHealthy: fleet.ImageRef(r.LastHealthy), Healthy: list(r.Healthy, imageRef.value), Orders: r.Orders,
 		Grants: list(r.Grants, grant.value), Had: r.Had, Boot: r.Boot, Claim: r.Claim.value(), Authenticated: r.Authenticated,
-		Trial: r.Trial.value(), Setback: r.Setback.value()}
+		Trial: r.Trial.value(), Setback: r.Setback.value(), Returned: r.Returned}
 	if q := r.Ask; q != nil {
 		m.Ask = &fleet.Question{With: q.With, What: q.What, About: q.About, Reported: q.Reported}
 	}

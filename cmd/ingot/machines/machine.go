@@ -239,7 +239,10 @@ func machineTable(w io.Writer, ms []api.Machine, now time.Time) {
 	}
 	t.Flush()
 	if list := unauthenticated(ms); len(list) > 0 {
-		fmt.Fprintf(w, "\nreports not authenticated, because the images are older: %s\n", show.Plain(some(list, 8)))
+		fmt.Fprintf(w, "\nreports not authenticated, because the images are older: %s\n", show.Plain(show.Some(list, 8)))
+	}
+	if list := returned(ms); len(list) > 0 {
+		fmt.Fprintf(w, "\ncame back after a restore by their own report: %s\n", show.Plain(show.Some(list, 8)))
 	}
 	for _, m := range ms {
 		if m.Ask != nil {
@@ -250,6 +253,20 @@ func machineTable(w io.Writer, ms []api.Machine, now time.Time) {
 	}
 }
 
+// returned lists the machines that came back after a restore, and those of them that wait for approval.
+func returned(ms []api.Machine) (names []string) {
+	for _, m := range ms {
+		switch {
+		case m.Returned.IsZero():
+		case m.State == api.Approved:
+			names = append(names, Called(m))
+		default:
+			names = append(names, Called(m)+" (approve it: ingot machine approve "+string(m.ID)+")")
+		}
+	}
+	return names
+}
+
 // unauthenticated lists the machines that run something and cannot prove what they report.
 func unauthenticated(ms []api.Machine) (names []string) {
 	for _, m := range ms {
@@ -258,14 +275,6 @@ func unauthenticated(ms []api.Machine) (names []string) {
 		}
 	}
 	return names
-}
-
-// some joins at most most names, and says how many more there are.
-func some(names []string, most int) string {
-	if more := len(names) - most; more > 0 {
-		return fmt.Sprintf("%s and %d more", strings.Join(names[:most], ", "), more)
-	}
-	return strings.Join(names, ", ")
 }
 
 // stateOf is a machine's state, or the exception that needs attention.
@@ -349,6 +358,9 @@ func machineDetails(w io.Writer, m api.Machine, now time.Time) {
 	}
 	if m.LastHealthy.Image != "" {
 		show.Row(t, "reports", map[bool]string{true: "authenticated", false: "not authenticated"}[m.Authenticated])
+	}
+	if !m.Returned.IsZero() {
+		show.Row(t, "came back", show.Ago(m.Returned, now)+", by its own report after a restore; check its labels and grants")
 	}
 	if c := m.Claim; c != nil && now.Before(c.Until) {
 		show.Row(t, "boot before", fmt.Sprintf("%s may still run; no grants for the next %s", c.Running.Short(),

@@ -92,3 +92,11 @@ func Change(w io.Writer, name, before, after string) {
 
 // Seconds prints a duration in seconds with one decimal.
 func Seconds(d time.Duration) string { return fmt.Sprintf("%.1f s", d.Seconds()) }
+
+// Some joins at most most names, and says how many more there are.
+func Some(names []string, most int) string {
+	if more := len(names) - most; more > 0 {
+		return fmt.Sprintf("%s and %d more", strings.Join(names[:most], ", "), more)
+	}
+	return strings.Join(names, ", ")
+}
