@@ -6,6 +6,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -87,4 +88,84 @@ func TestFirstStartWasInterrupted(t *testing.T) {
 		t.Errorf("the state is %s after it was opened", how)
 	}
 	st.Close()
+}
+
+// TestRestoreWithoutAServer: it names the machines that the backup does not have, and records what it
+// takes to let them come back: when the backup was taken, and whether the audit log went on.
+func TestRestoreWithoutAServer(t *testing.T) {
+	at := time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
+	for name, c := range map[string]struct {
+		lose     func(file string) error
+		missing  string
+		complete bool
+	}{
+		"an older backup":    {nil, "node02", true},
+		"the state is lost":  {os.Remove, "", false},
+		"another server's":   {func(f string) error { return anotherState(t, f) }, "node09", false},
+		"it cannot be read":  {func(f string) error { return os.Truncate(f, 3*4096) }, "", false},
+		"it was lost before": {func(f string) error { return os.Truncate(f, 0) }, "", false},
+	} {
+		root, file := usedStore(t)
+		edit := func(f func(tx state.Tx) error, backup *bytes.Buffer) {
+			t.Helper()
+			st, err := OpenState(t.Context(), root)
+			if err != nil {
+				t.Fatal(err)
+			}
+			err = st.Update(f)
+			if backup != nil {
+				err = errors.Join(err, st.Backup(backup))
+			}
+			if err := errors.Join(err, st.Close()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		var backup bytes.Buffer
+		edit(func(tx state.Tx) error { tx.Record(fleet.Restored(1, at)); return nil }, &backup)
+		edit(func(tx state.Tx) error {
+			tx.StoreMachine(fleet.Machine{ID: "m-2", Name: "node02", State: fleet.Approved})
+			tx.StoreMachine(fleet.Machine{ID: "m-3", Name: "node03", State: fleet.Pending})
+			tx.Record(fleet.Change{At: at.Add(time.Hour), Code: fleet.ActionForget, Machine: "m-4"})
+			return nil
+		}, nil)
+		if c.lose != nil {
+			if err := c.lose(file); err != nil {
+				t.Fatal(err)
+			}
+		}
+		done, err := RestoreState(t.Context(), root, &backup, at.Add(2*time.Hour))
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		if got := strings.Join(done.Missing, " "); got != c.missing {
+			t.Errorf("%s: the backup lacks %q; want %q", name, got, c.missing)
+		}
+		st, err := OpenState(t.Context(), root)
+		if err != nil {
+			t.Fatal(err)
+		}
+		list, _, err := st.Changes(state.Query{Audit: true, Newest: true, Limit: 1})
+		if err != nil || len(list) != 1 || list[0].Code != fleet.ActionServerRestore ||
+			list[0].To.Bool(fleet.RestoreComplete) != c.complete ||
+			list[0].To.Text(fleet.RestoreTaken) != at.Format(time.RFC3339Nano) {
+			t.Errorf("%s: recorded %+v, %v; want complete %t, taken %s", name, list, err, c.complete, at)
+		}
+		if err := st.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// anotherState puts the state of another installation in the place of a file.
+func anotherState(t *testing.T, file string) error {
+	dir := t.TempDir()
+	st, err := bolt.Open(t.Context(), dir)
+	if err != nil {
+		return err
+	}
+	err = st.Update(func(tx state.Tx) error {
+		tx.StoreMachine(fleet.Machine{ID: "m-9", Name: "node09", State: fleet.Approved})
+		return nil
+	})
+	return errors.Join(err, st.Close(), os.Rename(filepath.Join(dir, "ingot.db"), file))
 }

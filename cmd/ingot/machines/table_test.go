@@ -2,6 +2,7 @@ package machines
 
 import (
 	"bytes"
+	"strings"
 	"testing"
 	"time"
 
@@ -28,6 +29,14 @@ reports not authenticated, because the images are older: node01
 `
 	if out.String() != want {
 		t.Errorf("machine ls =\n%s\nwant\n%s", out.String(), want)
+	}
+	out.Reset()
+	machineTable(&out, []api.Machine{
+		{ID: "m-525400120003", Name: "node03", State: api.Approved, Returned: now, LastSeen: now},
+		{ID: "m-525400120004", State: api.Pending, Returned: now, LastSeen: now}}, now)
+	if want := "\ncame back after a restore by their own report: node03, " +
+		"m-525400120004 (approve it: ingot machine approve m-525400120004)\n"; !strings.HasSuffix(out.String(), want) {
+		t.Errorf("machine ls =\n%s\nwant at its end%s", out.String(), want)
 	}
 	out.Reset()
 	b := api.Boot{ID: ingot.NewBootID([16]byte{0xab}), Machine: "m-525400120001", Firmware: ingot.FirmwareBIOS,
