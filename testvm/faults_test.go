@@ -84,6 +84,46 @@ func TestSceneStrangersTicket(t *testing.T) {
 	s.stopped(s.vm(UEFI, 1), "the ticket's signature is not by the server key in this initramfs")
 }
 
+// TestSceneReplacedKeys: all keys were replaced since the image was built, the server's twice, and the
+// release key is not on the server any more. The machine boots. Then a backup from before that boot is
+// restored, and the machine comes back by its own report.
+func TestSceneReplacedKeys(t *testing.T) {
+	requireAll(t)
+	t.Parallel()
+	s := newStage(t)
+	s.serve("--approve-all", "--image", "lab:v1")
+	s.run("key", "rotate", "server")
+	s.run("key", "rotate", "server", "--leaked")
+	s.run("key", "rotate", "release", "--leaked")
+	if err := os.Remove(filepath.Join(s.store, "keys", "release.key")); err != nil {
+		t.Fatal(err)
+	}
+	backup := filepath.Join(t.TempDir(), "backup.db")
+	s.run("backup", backup)
+	vm := s.vm(UEFI, 1)
+	s.healthy(vm, 1, "lab:v1")
+	before, err := s.api.Machine(s.ctx, vm.id())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if out := s.run("restore", backup); !strings.Contains(out, "approved machines are not in the backup") {
+		t.Errorf("restore says\n%s", out)
+	}
+	var after api.Machine
+	for deadline := time.Now().Add(3 * time.Minute); time.Now().Before(deadline); time.Sleep(time.Second) {
+		if after, err = s.api.Machine(s.ctx, vm.id()); err == nil {
+			break
+		}
+	}
+	if err != nil || after.Returned.IsZero() || after.State != api.Approved || after.Boot != before.Boot ||
+		after.MachineKey != before.MachineKey {
+		t.Errorf("after the restore the machine is %+v, %v\nbefore %+v", after, err, before)
+	}
+	if out := s.run("machine", "ls"); !strings.Contains(out, "came back after a restore") {
+		t.Errorf("machine ls says\n%s", out)
+	}
+}
+
 // TestSceneExpiredTicket: tickets are over before they arrive.
 func TestSceneExpiredTicket(t *testing.T) {
 	requireAll(t)

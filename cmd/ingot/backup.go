@@ -26,7 +26,7 @@ func (a *app) backupCommand() *cobra.Command {
 		Use: "backup FILE", Short: "copy the state of the running server: machines, boots, leases, ledger",
 		Long: `Write a snapshot of the running server's state to a file, and check the file. The server
 continues: it reads from a copy beside the state, which needs the same space there. Images and
-keys are not included: images can be built or pulled again, but back up keys/*.key of the
+keys are not included: images can be built or pulled again, but back up the folder keys of the
 store separately. The file contains the server's secret, from which machine-ids are derived:
 keep it secret.`,
 		Example: "  ingot backup /srv/backup/ingot-$(date +%F).db", Args: command.ExactArgs("FILE"),
