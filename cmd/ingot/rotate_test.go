@@ -106,3 +106,43 @@ func TestKeyRotate(t *testing.T) {
 		}
 	})
 }
+
+// TestKeyRotateWhileServing: the running server replaces its own key, and needs no release key for
+// anything, also when that is replaced by a command beside it.
+func TestKeyRotateWhileServing(t *testing.T) {
+	if testing.Short() {
+		t.Skip("some seconds in network namespaces")
+	}
+	f := newField(t, 2<<20)
+	f.serve()
+	rotate := func(args ...string) (k api.SigningKey) {
+		t.Helper()
+		argv := append([]string{"--store", f.store, "-o", "json", "key", "rotate"}, args...)
+		out, err := asIngot(f.lan.Command(f.ctx, os.Args[0], argv...)).Output()
+		if err = errors.Join(err, json.Unmarshal(out, &k)); err != nil {
+			t.Fatalf("ingot key rotate %v: %v\n%s", args, err, out)
+		}
+		return k
+	}
+	before, err := image.OpenSigner(filepath.Join(f.store, "keys"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	was, err := before.Public()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if k := rotate("server"); k.ID != was.ID() || k.State != api.KeyReplaced {
+		t.Errorf("rotate server = %+v; want that %s was replaced", k, was.ID())
+	}
+	if now, err := before.Public(); err != nil || now.ID() == was.ID() {
+		t.Errorf("the key is %s, %v; want another one", now.ID(), err)
+	}
+	if k := rotate("release", "--leaked"); k.State != api.KeyLeaked || k.Use != ingot.KeyRelease {
+		t.Errorf("rotate release = %+v", k)
+	}
+	out, err := asIngot(f.lan.Command(f.ctx, os.Args[0], "--store", f.store, "-o", "json", "audit")).Output()
+	if err != nil || strings.Count(string(out), `"key.rotate"`) != 2 {
+		t.Errorf("the audit log is %s, %v; want two rotations", out, err)
+	}
+}
