@@ -98,6 +98,9 @@ func TestSceneReplacedKeys(t *testing.T) {
 	if err := os.Remove(filepath.Join(s.store, "keys", "release.key")); err != nil {
 		t.Fatal(err)
 	}
+	if kept, err := filepath.Glob(filepath.Join(s.store, "keys", "server-*.key")); err != nil || len(kept) > 0 {
+		t.Errorf("for an image that follows, the server keeps %q (%v)", kept, err)
+	}
 	backup := filepath.Join(t.TempDir(), "backup.db")
 	s.run("backup", backup)
 	vm := s.vm(UEFI, 1)
