@@ -11,10 +11,9 @@ import (
 
 	"ingot"
 
-	"github.com/google/renameio/v2"
-
 	"ingot/builder/source"
 	"ingot/builder/tree"
+	"ingot/internal/owned"
 	"ingot/internal/scratch"
 )
 
@@ -53,7 +52,7 @@ func Loaders(ctx context.Context, env *Env, root string) (dir string, from sourc
 	case !errors.Is(err, fs.ErrNotExist):
 		return "", from, fmt.Errorf("reading %s: %w", lockPath, err)
 	}
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+	if err := owned.MkdirAll(dir, 0o755); err != nil {
 		return "", from, fmt.Errorf("preparing the loaders: %w", err)
 	}
 	p, t, done, err := fetchLoaders(ctx, env)
@@ -66,7 +65,7 @@ func Loaders(ctx context.Context, env *Env, root string) (dir string, from sourc
 		if err != nil {
 			continue // not every iPXE package has every loader
 		}
-		if err := renameio.WriteFile(filepath.Join(dir, name), content, 0o644); err != nil {
+		if err := owned.WriteFile(filepath.Join(dir, name), content, 0o644); err != nil {
 			return "", from, fmt.Errorf("storing the loader %s: %w", name, err)
 		}
 	}
@@ -74,7 +73,7 @@ func Loaders(ctx context.Context, env *Env, root string) (dir string, from sourc
 	if err != nil {
 		return "", from, err
 	}
-	if err := renameio.WriteFile(lockPath, append(b, '\n'), 0o644); err != nil {
+	if err := owned.WriteFile(lockPath, append(b, '\n'), 0o644); err != nil {
 		return "", from, fmt.Errorf("storing the loaders: %w", err)
 	}
 	return dir, p, nil

@@ -10,9 +10,8 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/google/renameio/v2"
-
 	"ingot"
+	"ingot/internal/owned"
 )
 
 // NamedKey is a release key whose images a store accepts: its own, or one that its operator added
@@ -111,10 +110,10 @@ func Trust(dir, name string, key PublicKey) error {
 			return fmt.Errorf("%w: %q is already the name of key %s", ErrKeyName, name, k.ID)
 		}
 	}
-	if err := os.MkdirAll(filepath.Join(dir, "trusted"), 0o700); err != nil {
+	if err := owned.MkdirAll(filepath.Join(dir, "trusted"), 0o700); err != nil {
 		return fmt.Errorf("storing a trusted key: %w", err)
 	}
-	if err := renameio.WriteFile(filepath.Join(dir, "trusted", name+".pub"), key.Text(), 0o644); err != nil {
+	if err := owned.WriteFile(filepath.Join(dir, "trusted", name+".pub"), key.Text(), 0o644); err != nil {
 		return fmt.Errorf("storing a trusted key: %w", err)
 	}
 	return syncDir(filepath.Join(dir, "trusted"))

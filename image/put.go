@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ingot"
+	"ingot/internal/owned"
 )
 
 // Files are the paths of the finished artifacts of an image. Put copies them.
@@ -214,7 +215,7 @@ func (s *Store) putFile(ctx context.Context, path string, c *chunker) (ingot.Art
 // putReader writes one blob: temporary name, sync, rename.
 func (s *Store) putReader(ctx context.Context, r io.Reader, c *chunker) (ingot.Artifact, error) {
 	blobs := s.dir("blobs", "sha256")
-	tmp, err := os.CreateTemp(blobs, tempPrefix)
+	tmp, err := owned.CreateTemp(blobs, tempPrefix)
 	if err != nil {
 		return ingot.Artifact{}, fmt.Errorf("storing blob: %w", err)
 	}

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ingot"
+	"ingot/internal/owned"
 )
 
 // Origin is where an image is received from, such as a registry or an archive. Nothing that it
@@ -335,7 +336,7 @@ func (r *receiver) blob(ctx context.Context, d ocispec.Descriptor, m *meter) err
 // write stores what it reads from r as blob id, after checking digest and size.
 func (s *Store) write(ctx context.Context, id ingot.Digest, size int64, r io.Reader) error {
 	blobs := s.dir("blobs", "sha256")
-	tmp, err := os.CreateTemp(blobs, tempPrefix)
+	tmp, err := owned.CreateTemp(blobs, tempPrefix)
 	if err != nil {
 		return fmt.Errorf("storing blob %s: %w", id.Short(), err)
 	}

@@ -9,13 +9,12 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"syscall"
 	"time"
 
 	"aead.dev/minisign"
-	"github.com/google/renameio/v2"
 
 	"ingot"
+	"ingot/internal/owned"
 )
 
 // ErrNoSecretKey: the store does not have the private half of the key.
@@ -82,22 +81,22 @@ func rotate(dir string, r Rotation) (old OldKey, fresh PublicKey, err error) {
 	if old.Kept {
 		kept, err := os.ReadFile(secret)
 		if err == nil {
-			err = writeKeyFile(keptFile(dir, old.ID), kept, 0o600, secret)
+			err = writeKeyFile(keptFile(dir, old.ID), kept, 0o600)
 		}
 		if err != nil {
 			return old, fresh, fmt.Errorf("keeping the old key: %w", err)
 		}
 	}
 	// 2. the statement of the old key
-	if err := writeOld(dir, append(list, old), secret); err != nil {
+	if err := writeOld(dir, append(list, old)); err != nil {
 		return old, fresh, err
 	}
 	// 3. the new key; from here on it is in use
-	if err := writeKeyFile(secret, text, 0o600, secret); err != nil {
+	if err := writeKeyFile(secret, text, 0o600); err != nil {
 		return old, fresh, fmt.Errorf("writing the new key: %w", err)
 	}
 	// 4. its public half, which the next start also mends
-	return old, fresh, writeKeyFile(filepath.Join(dir, string(r.Use)+".pub"), fresh.Text(), 0o644, secret)
+	return old, fresh, writeKeyFile(filepath.Join(dir, string(r.Use)+".pub"), fresh.Text(), 0o644)
 }
 
 // succeed returns the statement by which a key makes another one its successor.
@@ -107,37 +106,21 @@ func succeed(by KeyPair, use ingot.KeyUse, next PublicKey) ingot.Successor {
 		"successor of "+string(use)+" key "+by.Public.ID())}
 }
 
-func writeOld(dir string, list []OldKey, like string) error {
+func writeOld(dir string, list []OldKey) error {
 	b, err := json.MarshalIndent(list, "", "  ")
 	if err != nil {
 		return fmt.Errorf("encoding the replaced keys: %w", err)
 	}
-	if err := writeKeyFile(filepath.Join(dir, oldFile), append(b, '\n'), 0o644, like); err != nil {
+	if err := writeKeyFile(filepath.Join(dir, oldFile), append(b, '\n'), 0o644); err != nil {
 		return fmt.Errorf("writing the replaced keys: %w", err)
 	}
 	return nil
 }
 
-// writeKeyFile replaces a file by one rename. It gets the owner of the file like: an administrator who
-// rotates a key must not take it away from the server's user.
-func writeKeyFile(path string, content []byte, mode fs.FileMode, like string) error {
-	f, err := renameio.NewPendingFile(path, renameio.WithPermissions(mode), renameio.IgnoreUmask())
-	if err != nil {
-		return err
-	}
-	defer func() { _ = f.Cleanup() }()
-	if info, err := os.Stat(like); err == nil {
-		st, ok := info.Sys().(*syscall.Stat_t)
-		if ok && (int(st.Uid) != os.Geteuid() || int(st.Gid) != os.Getegid()) {
-			if err := f.Chown(int(st.Uid), int(st.Gid)); err != nil {
-				return err
-			}
-		}
-	}
-	if _, err := f.Write(content); err != nil {
-		return err
-	}
-	if err := f.CloseAtomicallyReplace(); err != nil {
+// writeKeyFile replaces a file by one rename. An administrator who rotates a key does not take it away
+// from the server's user.
+func writeKeyFile(path string, content []byte, mode fs.FileMode) error {
+	if err := owned.WriteFile(path, content, mode); err != nil {
 		return err
 	}
 	return syncDir(filepath.Dir(path))
@@ -155,7 +138,7 @@ func withdraw(dir, name string) error {
 			return fmt.Errorf("%w: %q is not among the replaced keys", ErrKeyName, name)
 		}
 		list[i].Distrusted = true
-		if err := writeOld(dir, list, filepath.Join(dir, oldFile)); err != nil {
+		if err := writeOld(dir, list); err != nil {
 			return err
 		}
 		if err := os.Remove(keptFile(dir, list[i].ID)); err != nil && !errors.Is(err, fs.ErrNotExist) {

@@ -30,12 +30,12 @@ import (
 	"strings"
 	"time"
 
-	"github.com/google/renameio/v2"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sys/unix"
 
 	"ingot"
+	"ingot/internal/owned"
 )
 
 // Errors that callers may test for with errors.Is.
@@ -76,7 +76,7 @@ type Image struct {
 // Open opens the store at root and creates the folders that are missing.
 func Open(_ context.Context, root string) (*Store, error) {
 	s := &Store{root: root}
-	if err := os.MkdirAll(s.dir("blobs", "sha256"), 0o755); err != nil {
+	if err := owned.MkdirAll(s.dir("blobs", "sha256"), 0o755); err != nil {
 		return nil, fmt.Errorf("opening store %q: %w", root, err)
 	}
 	layout := s.dir(ocispec.ImageLayoutFile)
@@ -85,7 +85,7 @@ func Open(_ context.Context, root string) (*Store, error) {
 		if err != nil {
 			return nil, err
 		}
-		if err := renameio.WriteFile(layout, b, 0o644); err != nil {
+		if err := owned.WriteFile(layout, b, 0o644); err != nil {
 			return nil, fmt.Errorf("opening store %q: %w", root, err)
 		}
 	} else if err != nil {
@@ -299,7 +299,7 @@ func (s *Store) signatures(index ocispec.Index) map[ingot.Digest]string {
 
 // lockFile takes a flock(2) lock on path and returns the function that releases it.
 func lockFile(path string, how int) (unlock func(), err error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	f, err := owned.OpenFile(path, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("opening lock %q: %w", path, err)
 	}

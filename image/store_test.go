@@ -5,12 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/iotest"
 	"time"
@@ -288,5 +290,43 @@ func TestPutUsesGivenChunks(t *testing.T) {
 			}
 			at += chunk.Size
 		}
+	}
+}
+
+// TestStoreOfAnotherUser: what root writes into the store of a server belongs to the server's user.
+func TestStoreOfAnotherUser(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only root can give files away")
+	}
+	root := t.TempDir()
+	if err := os.Chown(root, 4321, 4322); err != nil {
+		t.Fatal(err)
+	}
+	s := newStore(t, root)
+	other, err := LoadOrCreateKeys(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := Trust(filepath.Join(root, "keys"), "other", other.Release.Public); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.put(t.Context(), "v1", "root"); err != nil {
+		t.Fatal(err)
+	}
+	err = filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		info, err := d.Info()
+		if err != nil {
+			return err
+		}
+		if st, ok := info.Sys().(*syscall.Stat_t); !ok || st.Uid != 4321 || st.Gid != 4322 {
+			t.Errorf("%s belongs to %d:%d; want 4321:4322", path, st.Uid, st.Gid)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
 	}
 }

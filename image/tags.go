@@ -10,10 +10,10 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/google/renameio/v2"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"ingot"
+	"ingot/internal/owned"
 )
 
 // ErrDamaged: a stored file does not match its digest.
@@ -120,7 +120,7 @@ func (s *Store) saveIndex(index ocispec.Index) error {
 	if err != nil {
 		return fmt.Errorf("encoding the index: %w", err)
 	}
-	if err := renameio.WriteFile(s.dir(ocispec.ImageIndexFile), b, 0o644); err != nil {
+	if err := owned.WriteFile(s.dir(ocispec.ImageIndexFile), b, 0o644); err != nil {
 		return fmt.Errorf("writing the index: %w", err)
 	}
 	return syncDir(s.dir())

@@ -11,8 +11,9 @@ import (
 	"slices"
 
 	"aead.dev/minisign"
-	"github.com/google/renameio/v2"
 	"golang.org/x/sys/unix"
+
+	"ingot/internal/owned"
 )
 
 // SecretKey is an Ed25519 key that signs. The zero SecretKey signs nothing.
@@ -110,7 +111,7 @@ func LoadOrCreateKeys(dir string) (keys Keys, err error) {
 
 // withKeys calls f while no other process writes keys.
 func withKeys(dir string, f func() error) error {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := owned.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("creating the key folder: %w", err)
 	}
 	unlock, err := lockFile(filepath.Join(dir, ".lock"), unix.LOCK_EX)
@@ -177,7 +178,7 @@ func mendPublic(dir, name string, p PublicKey) error {
 			return nil
 		}
 	}
-	return writeKeyFile(path, p.Text(), 0o644, filepath.Join(dir, name+".key"))
+	return writeKeyFile(path, p.Text(), 0o644)
 }
 
 // createKey writes the public half last: after a crash in between, the next start writes it. A public
@@ -192,10 +193,10 @@ func createKey(dir, name string) (KeyPair, error) {
 		return KeyPair{}, fmt.Errorf("encoding key %q: %w", name, err)
 	}
 	pair := KeyPair{SecretKey{secret}, PublicKey{public}}
-	if err := renameio.WriteFile(filepath.Join(dir, name+".key"), text, 0o600); err != nil {
+	if err := owned.WriteFile(filepath.Join(dir, name+".key"), text, 0o600); err != nil {
 		return KeyPair{}, fmt.Errorf("writing key %q: %w", name, err)
 	}
-	if err := renameio.WriteFile(filepath.Join(dir, name+".pub"), pair.Public.Text(), 0o644); err != nil {
+	if err := owned.WriteFile(filepath.Join(dir, name+".pub"), pair.Public.Text(), 0o644); err != nil {
 		return KeyPair{}, fmt.Errorf("writing public key %q: %w", name, err)
 	}
 	return pair, nil
