@@ -31,7 +31,10 @@ store separately. The file contains the server's secret, from which machine-ids 
 keep it secret.`,
 		Example: "  ingot backup /srv/backup/ingot-$(date +%F).db", Args: command.ExactArgs("FILE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			path := args[0]
+			path, err := command.Destination(args[0])
+			if err != nil {
+				return fmt.Errorf("writing the backup: %w", err)
+			}
 			tmp, err := os.CreateTemp(filepath.Dir(path), ".ingot-backup-*")
 			if err != nil {
 				return fmt.Errorf("writing the backup: %w", err)

@@ -86,6 +86,9 @@ func (a *Commands) imageExport(ctx context.Context, ref, file string, f exportFl
 	if err != nil {
 		return err
 	}
+	if file, err = command.Destination(file); err != nil {
+		return fmt.Errorf("exporting %s: %w", im.Name, err)
+	}
 	if f.format != "oci" { // an archive is checked while it is written, and when it is imported
 		keys, err := image.ReadKeyring(a.keyDir())
 		if err != nil {
