@@ -21,7 +21,8 @@ func TestDestination(t *testing.T) {
 	if err := unix.Mkfifo(pipe, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	for path, want := range map[string]string{file: file, link: file, filepath.Join(dir, "new"): filepath.Join(dir, "new")} {
+	missing := filepath.Join(dir, "new")
+	for path, want := range map[string]string{file: file, link: file, missing: missing} {
 		if got, err := Destination(path); err != nil || got != want {
 			t.Errorf("%s is written to %q, %v; want %q", path, got, err, want)
 		}
