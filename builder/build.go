@@ -2,6 +2,7 @@ package builder
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -37,6 +38,11 @@ type BuildOptions struct {
 	Init    string // path of the ingot-init binary; the plan pins its digest
 	// Check runs the package scripts a second time and refuses what differs.
 	Check bool
+	// Random, if set, gets each path that differs, and nothing is refused for it.
+	Random func(RandomPath)
+	// Earlier is the CacheDir of earlier builds; empty: that of Env. Results of second runs of package
+	// scripts are kept there.
+	Earlier string
 	// Source reads a file that the profile takes from its folder; nil reads it from there.
 	Source func(profiles.File) ([]byte, error)
 }
@@ -49,6 +55,7 @@ type build struct {
 	p      *profiles.Profile
 	cache  source.Cache
 	layers layerCache
+	runs   layerCache // what second runs of the package scripts made differently
 	work   string
 	init   []byte
 	epoch  time.Time
@@ -115,8 +122,14 @@ func prepare(env *Env, plan *Plan, o BuildOptions) *build {
 	}
 	b := &build{Env: env, BuildOptions: o, plan: plan, p: plan.Profile, cache: env.PackageCache(),
 		accounts: plan.Accounts}
-	b.layers = layerCache{dir: filepath.Join(env.CacheDir, "layers"), warn: func(what string) { env.Logger().Warn(what) }}
+	b.layers = b.layersOf(env.CacheDir, "layers")
+	b.runs = b.layersOf(cmp.Or(o.Earlier, env.CacheDir), "runs")
 	return b
+}
+
+// layersOf returns a cache in a folder of caches.
+func (b *build) layersOf(dir, name string) layerCache {
+	return layerCache{dir: filepath.Join(dir, name), warn: func(what string) { b.Logger().Warn(what) }}
 }
 
 // Fetch downloads every package and tree of a plan into the cache, so that a build needs no mirror

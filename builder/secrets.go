@@ -19,6 +19,21 @@ import (
 // ErrSecrets: the image would give the same secret to every machine.
 var ErrSecrets = errors.New("every machine would get the same secrets")
 
+// RandomPath is a path of a root that differs between two runs of the package scripts.
+type RandomPath struct {
+	Path string `json:"path"`
+	// Allowed is the reason for which the profile allows it; empty: it does not.
+	Allowed string `json:"allowed,omitempty"`
+}
+
+// String describes it for people.
+func (r RandomPath) String() string {
+	if r.Allowed == "" {
+		return r.Path
+	}
+	return fmt.Sprintf("%s (allowed: %s)", r.Path, r.Allowed)
+}
+
 // removeSecrets removes from the base what package scripts are known to make at random. Layers and
 // files, which come later, may bring it.
 func (b *build) removeSecrets(root *tree.Tree) error {
@@ -45,8 +60,11 @@ func (b *build) checkSecrets(root *tree.Tree) error {
 		return err
 	}
 	for _, p := range b.random {
-		if root.Get(p) != nil && !expected(p) && !secrets.Cleans(p) &&
-			!slices.ContainsFunc(found, func(f secrets.Finding) bool { return f.Path == p }) {
+		switch {
+		case root.Get(p) == nil || brought[p] || secrets.Cleans(p):
+		case b.Random != nil:
+			b.Random(RandomPath{p, b.p.Secrets.Reason(p)})
+		case !expected(p) && !slices.ContainsFunc(found, func(f secrets.Finding) bool { return f.Path == p }):
 			found = append(found, secrets.Finding{Path: p, Why: "differs between two runs of the package scripts"})
 		}
 	}
@@ -82,15 +100,18 @@ func refuseSecrets(found []secrets.Finding) error {
 }
 
 // findRandom installs the packages of a suite a second time and remembers the paths that differ from
-// the first. The result is cached: it depends on the packages only. Without Check, a result of an
-// earlier build is used if there is one.
+// the first. The result is cached by what the plan installs. Without Check, a result of an earlier
+// build is used if there is one.
 func (b *build) findRandom(ctx context.Context, base *tree.Tree) error {
-	key := "random-" + b.baseKey(b.accounts)
-	if !b.Check && !b.layers.has(key) {
+	key, err := b.runKey(base)
+	if err != nil {
+		return err
+	}
+	if !b.Check && !b.runs.has(key) {
 		return nil
 	}
 	b.Report("second run", 0, 0, "")
-	path, kept, err := b.layers.get(ctx, key, func(fresh string) error {
+	path, kept, err := b.runs.get(ctx, key, func(fresh string) error {
 		work := filepath.Join(b.work, "again")
 		if err := os.MkdirAll(work, 0o755); err != nil {
 			return err
@@ -130,6 +151,16 @@ func (b *build) findRandom(ctx context.Context, base *tree.Tree) error {
 	}
 	b.Report("second run", 1, 1, detail)
 	return nil
+}
+
+// runKey returns the key of a second run in the cache. It depends on the accounts that packages made,
+// and not on others that the plan knows by now: a build that adds accounts finds the same results.
+func (b *build) runKey(base *tree.Tree) (string, error) {
+	if b.plan.Accounts == nil {
+		return b.baseKey(nil), nil
+	}
+	made, err := readAccounts(base)
+	return b.baseKey(made), err
 }
 
 // Check makes the root of a plan as Build does, runs the package scripts a second time, and reports

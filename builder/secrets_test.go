@@ -6,10 +6,14 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
+	"ingot/builder/accounts"
 	"ingot/builder/buildertest"
+	"ingot/builder/source"
+	"ingot/builder/tree"
 	"ingot/profiles"
 )
 
@@ -66,6 +70,69 @@ func TestSecretsFailTheBuild(t *testing.T) {
 		strings.Contains(err.Error(), "gone") || strings.Contains(err.Error(), "tls.key") ||
 		strings.Contains(err.Error(), "libvirt") {
 		t.Errorf("random files = %v; want the one that is in the image, not allowed and not cleaned", err)
+	}
+}
+
+// TestRandomPathsAreReported: who verifies gets every random path of the root, and why it is allowed,
+// instead of a refusal.
+func TestRandomPathsAreReported(t *testing.T) {
+	p := &profiles.Profile{Files: []profiles.File{{Path: "/etc/brought"}}, Secrets: profiles.Secrets{
+		Allow: []profiles.AllowedSecret{{Path: "/etc/key", Reason: "a test"}}}}
+	b := &build{Env: &Env{}, p: p, random: []string{"/etc/brought", "/etc/gone", "/etc/key", "/etc/seed"}}
+	var got []RandomPath
+	b.Random = func(r RandomPath) { got = append(got, r) }
+	tr := buildertest.SystemdTree(t)
+	for _, path := range []string{"etc/brought", "etc/key", "etc/seed"} {
+		if err := tr.PutFile(path, 0o644, []byte("1")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := b.checkSecrets(tr); err != nil {
+		t.Fatal(err)
+	}
+	if want := []RandomPath{{"/etc/key", "a test"}, {"/etc/seed", ""}}; !slices.Equal(got, want) {
+		t.Errorf("random paths = %v; want %v", got, want)
+	}
+}
+
+// TestSecondRunIsCached: the result of a second run is found again by what the plan installs, also by
+// a build whose other caches are empty and whose plan knows accounts that no package made, as that
+// of a finished image does. Another number of an account, or other packages, are another plan.
+func TestSecondRunIsCached(t *testing.T) {
+	made := accounts.List{{Name: "munge", UID: 201, GID: 201}}
+	cache := t.TempDir()
+	newer := func(dir string, known accounts.List, change func(*build)) (*build, *tree.Tree) {
+		n := newNumberedBuild(t, &profiles.Profile{Name: "x"}, dir, known)
+		n.build.runs.dir = prepare(&Env{CacheDir: dir}, n.plan, BuildOptions{Earlier: cache}).runs.dir
+		if change != nil {
+			change(n.build)
+		}
+		return n.build, n.install(known, made)
+	}
+	first, root := newer(cache, made, nil)
+	key, err := first.runKey(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, _, err = first.runs.get(t.Context(), key, func(fresh string) error {
+		return os.WriteFile(fresh, []byte(`["/etc/seed"]`), 0o600)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	later, again := newer(t.TempDir(), append(slices.Clone(made), accounts.Account{Name: "operator", UID: 900, GID: 900}),
+		func(b *build) { b.Check = true })
+	if err := later.findRandom(t.Context(), again); err != nil || !slices.Equal(later.random, []string{"/etc/seed"}) {
+		t.Errorf("a later build finds %v, %v; want the result of the first", later.random, err)
+	}
+	for what, change := range map[string]func(*build){
+		"other packages": func(b *build) { b.plan.Packages = []source.Package{buildertest.Package("bash", "5.2")} },
+		"another epoch":  func(b *build) { b.epoch = b.epoch.AddDate(1, 0, 0) },
+	} {
+		other, root := newer(t.TempDir(), made, change)
+		if err := other.findRandom(t.Context(), root); err != nil || other.random != nil {
+			t.Errorf("a build with %s finds %v, %v; want nothing", what, other.random, err)
+		}
 	}
 }
 

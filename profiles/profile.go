@@ -225,15 +225,18 @@ type AllowedSecret struct {
 }
 
 // Allows reports whether a pattern of the list matches the path, or a folder above it.
-func (s Secrets) Allows(p string) bool {
+func (s Secrets) Allows(p string) bool { return s.Reason(p) != "" }
+
+// Reason returns why a path is allowed; empty: it is not.
+func (s Secrets) Reason(p string) string {
 	for q := path.Clean("/" + p); q != "/"; q = path.Dir(q) {
 		for _, a := range s.Allow {
 			if ok, _ := path.Match(a.Path, q); ok {
-				return true
+				return a.Reason
 			}
 		}
 	}
-	return false
+	return ""
 }
 
 // Volume is a persistent filesystem. See ingot.Volume.

@@ -52,10 +52,18 @@ func TestSceneRandomScripts(t *testing.T) {
 	profile += "secrets:\n  allow:\n    - {path: /etc/lottery/key, reason: a scene}\n"
 	s.write(s.profile, profile)
 	s.ok("build", s.profile, "--version", "v1") // the seed is world-readable: only a second run shows it
-	s.fails([]string{"build", s.profile, "--check"}, "/etc/lottery/seed: differs between two runs of the package scripts")
+	random := "package scripts make these at random; they differ between two runs:\n  /etc/lottery/key (allowed: a scene)\n"
+	s.fails([]string{"verify", "lab:v1", "--offline"}, "2 paths of the root differ", "/etc/lottery/key: content, from byte",
+		"/etc/lottery/seed: content, from byte 0 on", random+"  /etc/lottery/seed\n", "the rebuilt image differs",
+		`secrets: {allow: [{path: "/etc/lottery/seed"`)
 	s.fails([]string{"build", s.profile, "--version", "v2"}, "/etc/lottery/seed: differs") // remembered
+	s.must(os.RemoveAll(filepath.Join(s.cache(), "ingot/runs")))
+	s.fails([]string{"build", s.profile, "--check"}, "/etc/lottery/seed: differs between two runs of the package scripts")
+	s.fails([]string{"build", s.profile, "--version", "v2"}, "/etc/lottery/seed: differs")
 	s.write(s.profile, strings.Replace(profile, "/etc/lottery/key", "/etc/lottery/*", 1))
 	s.ok("build", s.profile, "--version", "v3", "--check")
+	s.fails([]string{"verify", "lab:v3", "--offline"}, random+"  /etc/lottery/seed (allowed: a scene)\n",
+		"2 paths differ, from the cache", "the rebuilt image differs")
 	out, _ := s.ok("image", "ls", "lab:v3", "/etc/munge")
 	if strings.Contains(out, "munge.key") {
 		t.Errorf("the image has MUNGE's key:\n%s", out)

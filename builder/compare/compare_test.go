@@ -148,6 +148,34 @@ func TestAlteredImages(t *testing.T) {
 	}
 }
 
+// TestAllPathsAreNamed: of a root, every path that differs is named, not only the first.
+func TestAllPathsAreNamed(t *testing.T) {
+	f := newFake()
+	f.root[1].Mode, f.root[2] = 0o600, text("etc/b", 0o644, "bbXb")
+	parts, err := compareParts(t.Context(), f.put(t), newFake().put(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range parts {
+		want := []FileChange(nil)
+		if p.Name == "root" {
+			want = []FileChange{{Path: "etc/a", How: "mode 0600 → 0644", Before: 4, After: 4},
+				{Path: "etc/b", How: "content, from byte 2 on", Before: 4, After: 4}}
+		}
+		if diff := cmp.Diff(want, p.Files); diff != "" {
+			t.Errorf("files of the %s (-want +got):\n%s", p.Name, diff)
+		}
+	}
+}
+
+// TestRefused: random paths fail a verification unless the profile allows them.
+func TestRefused(t *testing.T) {
+	v := Verdict{Random: []builder.RandomPath{{Path: "/etc/key", Allowed: "a test"}, {Path: "/etc/seed"}}}
+	if got := v.Refused(); len(got) != 1 || got[0].Path != "/etc/seed" {
+		t.Errorf("Refused = %v; want the seed", got)
+	}
+}
+
 // TestDamagedImage: damaged bytes in the store are reported as such, not as a difference of the
 // build.
 func TestDamagedImage(t *testing.T) {
@@ -206,7 +234,7 @@ func TestInputsOfAnImage(t *testing.T) {
 			}
 			continue
 		}
-		if err != nil || v.Same || !slices.Equal(v.Parts, c.want) {
+		if err != nil || v.Same || !cmp.Equal(v.Parts, c.want) {
 			t.Errorf("%s: Verify = %+v, %v; want %+v", c.name, v, err, c.want)
 		}
 	}
@@ -346,7 +374,7 @@ func TestWhyUKI(t *testing.T) {
 		}
 		return out.Name()
 	}
-	if text, err := why(t.Context(), write("linux"), write("linuz"), whyUKI); err != nil || text != "its section .linux" {
+	if text, _, err := why(t.Context(), write("linux"), write("linuz"), whyUKI); err != nil || text != "its section .linux" {
 		t.Errorf("why(linux, linuz) = %q, %v; want the kernel", text, err)
 	}
 	with := image.Image{Manifest: ingot.ImageManifest{PCR11: map[string]string{"sha256": "ab"}}}

@@ -19,6 +19,9 @@ type FileChange struct {
 	After  int64  `json:"after"`
 }
 
+// String is the change in words: "/etc/a: mode 0755 → 0644".
+func (c FileChange) String() string { return fmt.Sprintf("/%s: %s", c.Path, c.How) }
+
 // compareEntries calls each for every path that differs, in order, until it returns false. Both
 // lists are sorted by path.
 func compareEntries(ctx context.Context, a, b []squashfs.Entry, each func(FileChange) bool) error {

@@ -34,6 +34,18 @@ type Verdict struct {
 	Rebuilt ingot.Digest `json:"rebuilt,omitempty"`
 	Same    bool         `json:"same"`
 	Parts   []Part       `json:"parts"`
+	// Random are the paths of the root that differ between two runs of the package scripts.
+	Random []builder.RandomPath `json:"random,omitempty"`
+}
+
+// Refused returns the random paths that the profile does not allow.
+func (v Verdict) Refused() (list []builder.RandomPath) {
+	for _, r := range v.Random {
+		if r.Allowed == "" {
+			list = append(list, r)
+		}
+	}
+	return list
 }
 
 // Part compares one artifact of an image with the rebuilt one.
@@ -43,12 +55,18 @@ type Part struct {
 	Rebuilt ingot.Digest `json:"rebuiltDigest,omitempty"`
 	// Why is the first difference; empty when there is none.
 	Why string `json:"why,omitempty"`
+	// Files are all paths that differ, of the root and the initramfs. A path that differs in its time
+	// only is not among them.
+	Files []FileChange `json:"files,omitempty"`
 }
 
 // Verify builds the plan of an image again, with nothing cached but packages and trees, whose
 // digests the plan pins, and compares the result bit by bit. The files of the profile's folder,
 // ingot-init and the public keys are taken from the image itself: the plan pins their digests, too.
 // Anybody with the packages can verify an image, not only its maker.
+//
+// It also runs the package scripts a second time and compares the two trees, unless the cache has
+// the result for what the plan installs: that tells what is random from what was altered.
 func Verify(ctx context.Context, env *builder.Env, s *image.Store, im image.Image) (Verdict, error) {
 	v := Verdict{Image: im.Digest, Plan: im.Manifest.Plan}
 	plan, err := builder.PlanOf(s, im)
@@ -76,7 +94,8 @@ func Verify(ctx context.Context, env *builder.Env, s *image.Store, im image.Imag
 		return v, err
 	}
 	defer clean.Remove()
-	again, rebuilt, err := rebuild(ctx, env, plan, inputs, clean.Path)
+	random := func(r builder.RandomPath) { v.Random = append(v.Random, r) }
+	again, rebuilt, err := rebuild(ctx, env, plan, inputs, clean.Path, random)
 	if err != nil {
 		return v, fmt.Errorf("verifying %s: %w", im.Name, err)
 	}
@@ -89,12 +108,12 @@ func Verify(ctx context.Context, env *builder.Env, s *image.Store, im image.Imag
 // rebuild builds a plan into a store of its own below dir, where nothing is cached but packages and
 // trees.
 func rebuild(ctx context.Context, env *builder.Env, plan *builder.Plan, in *inputs,
-	dir string) (image.Image, *image.Store, error) {
+	dir string, random func(builder.RandomPath)) (image.Image, *image.Store, error) {
 	clean := *env
 	clean.Packages, clean.Blobs = env.PackageCache().Dir, env.Trees().Blobs.Dir
 	clean.CacheDir = filepath.Join(dir, "cache")
 	o := builder.BuildOptions{Version: in.Image.Manifest.Version,
-		Init: filepath.Join(dir, "ingot-init"), Source: in.source}
+		Init: filepath.Join(dir, "ingot-init"), Source: in.source, Check: true, Random: random, Earlier: env.CacheDir}
 	if err := os.WriteFile(o.Init, in.init, 0o755); err != nil {
 		return image.Image{}, nil, err
 	}
@@ -226,7 +245,7 @@ func (s side) blob(d ocispec.Descriptor) string { return s.store.Blob(ingot.Dige
 
 // differences find the first difference of two artifacts, by media type. Other media types are
 // compared as bytes.
-var differences = map[string]func(ctx context.Context, have, got *os.File) (string, error){
+var differences = map[string]look{
 	ingot.MediaTypeRoot: whyRoot, ingot.MediaTypeInitramfs: whyInitramfs, ingot.MediaTypeUKI: whyUKI,
 }
 
@@ -281,7 +300,7 @@ func comparePart(ctx context.Context, have ocispec.Descriptor, havePath string,
 		if look == nil {
 			look = whyBytes
 		}
-		if part.Why, err = why(ctx, havePath, gotPath, look); err != nil {
+		if part.Why, part.Files, err = why(ctx, havePath, gotPath, look); err != nil {
 			part.Why = "one of them cannot be read: " + err.Error()
 		}
 	}

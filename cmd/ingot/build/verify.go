@@ -14,8 +14,11 @@ import (
 	"ingot/image"
 )
 
-// errDiffers ends ingot verify with exit code 1 after its table.
-var errDiffers = errors.New("the rebuilt image differs")
+// Errors that end ingot verify with exit code 1 after its table.
+var (
+	errDiffers = errors.New("the rebuilt image differs")
+	errRandom  = errors.New("another build can differ")
+)
 
 func (a *Commands) verifyCommand() *cobra.Command {
 	var f buildFlags
@@ -23,13 +26,18 @@ func (a *Commands) verifyCommand() *cobra.Command {
 		Use: "verify IMAGE", Short: "rebuild an image from its plan and compare every bit",
 		Long: `Rebuild an image from the plan that is recorded in it, without any cache but the packages, and
 compare everything bit by bit: kernel, initramfs, root, UKI and manifest. If they differ, the
-first file that differs is named, and the exit code is 1. Inputs that no mirror has (files of
+paths that differ are listed, and the exit code is 1. Inputs that no mirror has (files of
 the profile's folder, ingot-init, public keys) are taken from the image itself, so an image of
 another store can be verified as well.
+
+The package scripts run twice, and what they make at random is listed, too: it explains a
+difference, and fails the verification unless the profile allows it. The result of the second
+run is cached for the packages of the plan, and shared with ingot build --check.
 ` + command.ImageHelp,
 		Example: `  ingot verify node:2026.11.24-1
   ingot verify node --offline
-  ingot verify node -o json | jq '.parts[] | select(.why)'`, Args: command.ExactArgs("IMAGE"),
+  ingot verify node -o json | jq '.parts[] | select(.why)'
+  ingot verify node -o json | jq -r '.random[]?.path'`, Args: command.ExactArgs("IMAGE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			start := time.Now()
 			s, im, err := a.Image(cmd.Context(), args[0])
@@ -50,15 +58,28 @@ another store can be verified as well.
 			if err := a.Show(v, func(w io.Writer) { verdictText(w, im, v, time.Since(start)) }); err != nil {
 				return err
 			}
-			if !v.Same {
-				return show.WithHint(errDiffers, "to see the plan, run: ingot image inspect %s -o json", im.Name)
-			}
-			return nil
+			return verdictError(im, v)
 		},
 	}
 	f.addMirror(c)
 	c.Flags().BoolVar(&f.offline, "offline", false, "use cached packages, without a mirror")
 	return c
+}
+
+// verdictError returns why an image is not verified; nil: it is.
+func verdictError(im image.Image, v compare.Verdict) error {
+	err := errDiffers
+	if v.Same {
+		err = errRandom
+	}
+	switch random := v.Refused(); {
+	case len(random) > 0:
+		return show.WithHint(err, "package scripts make files at random: leave out what makes them, or allow each in the "+
+			"profile, with the reason: secrets: {allow: [{path: %q, reason: \"…\"}]}", random[0].Path)
+	case !v.Same:
+		return show.WithHint(err, "to see the plan, run: ingot image inspect %s -o json", im.Name)
+	}
+	return nil
 }
 
 func verdictText(w io.Writer, im image.Image, v compare.Verdict, took time.Duration) {
@@ -72,8 +93,31 @@ func verdictText(w io.Writer, im image.Image, v compare.Verdict, took time.Durat
 		show.Row(t, p.Name, show.Dash(p.Image.Short()), show.Dash(p.Rebuilt.Short()), text)
 	}
 	t.Flush()
+	for _, p := range v.Parts {
+		if len(p.Files) > 1 {
+			fmt.Fprintf(w, "\n%d paths of the %s differ:\n", len(p.Files), p.Name)
+			list(w, p.Files)
+		}
+	}
+	if len(v.Random) > 0 {
+		fmt.Fprintf(w, "\npackage scripts make these at random; they differ between two runs:\n")
+		list(w, v.Random)
+	}
 	if v.Same {
 		fmt.Fprintf(w, "%s was rebuilt from its plan %s in %s: every bit the same\n", im.Name, v.Plan.Short(),
 			show.Seconds(took))
+	}
+}
+
+// maxListed is the number of paths that a list shows.
+const maxListed = 40
+
+// list prints paths, one a line.
+func list[T fmt.Stringer](w io.Writer, paths []T) {
+	for _, p := range paths[:min(len(paths), maxListed)] {
+		fmt.Fprintf(w, "  %s\n", show.Plain(p.String()))
+	}
+	if more := len(paths) - maxListed; more > 0 {
+		fmt.Fprintf(w, "  and %d more; -o json lists all\n", more)
 	}
 }

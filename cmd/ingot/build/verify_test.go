@@ -1,0 +1,62 @@
+package build
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"ingot"
+	"ingot/builder"
+	"ingot/builder/compare"
+	"ingot/cmd/ingot/show"
+	"ingot/image"
+)
+
+// TestVerdictNamesPaths: the paths that differ are listed, and what package scripts make at random,
+// which fails a verification unless the profile allows it.
+func TestVerdictNamesPaths(t *testing.T) {
+	root := compare.Part{Name: "root", Why: "/etc/key: content, from byte 28 on", Files: []compare.FileChange{
+		{Path: "etc/key", How: "content, from byte 28 on"}, {Path: "etc/seed", How: "content, from byte 0 on"}}}
+	many := compare.Part{Name: "root", Why: "/a0: added"}
+	for i := range maxListed + 3 {
+		many.Files = append(many.Files, compare.FileChange{Path: fmt.Sprintf("a%d", i), How: "added"})
+	}
+	allowed, refused := builder.RandomPath{Path: "/etc/key", Allowed: "a test"}, builder.RandomPath{Path: "/etc/seed"}
+	for name, c := range map[string]struct {
+		v    compare.Verdict
+		said []string
+		err  error
+		hint string
+	}{
+		"the same": {compare.Verdict{Same: true}, []string{"every bit the same\n"}, nil, ""},
+		"altered": {compare.Verdict{Parts: []compare.Part{root}}, []string{"2 paths of the root differ:\n  /etc/key: content, " +
+			"from byte 28 on\n  /etc/seed: content"}, errDiffers, "ingot image inspect node:v1"},
+		"many paths": {compare.Verdict{Parts: []compare.Part{many}}, []string{"43 paths of the root differ:\n",
+			"\n  /a39: added\n  and 3 more; -o json lists all\n"}, errDiffers, "ingot image inspect"},
+		"random": {compare.Verdict{Parts: []compare.Part{root}, Random: []builder.RandomPath{allowed, refused}},
+			[]string{"at random; they differ between two runs:\n  /etc/key (allowed: a test)\n  /etc/seed\n"}, errDiffers,
+			`package scripts make files at random: leave out what makes them, or allow each in the profile, with the ` +
+				`reason: secrets: {allow: [{path: "/etc/seed", reason: "…"}]}`},
+		"random, but the same this time": {compare.Verdict{Same: true, Random: []builder.RandomPath{refused}},
+			[]string{"two runs:\n  /etc/seed\n"}, errRandom, "secrets: {allow:"},
+		"allowed, and the same this time": {compare.Verdict{Same: true, Random: []builder.RandomPath{allowed}},
+			[]string{"every bit the same"}, nil, ""},
+	} {
+		im := image.Image{Name: ingot.ImageName{Profile: "node", Version: "v1"}}
+		var said bytes.Buffer
+		verdictText(&said, im, c.v, time.Second)
+		for _, want := range c.said {
+			if !strings.Contains(said.String(), want) {
+				t.Errorf("%s: ingot verify says\n%s\nwant %q in it", name, said.String(), want)
+			}
+		}
+		err := verdictError(im, c.v)
+		var hint show.HintError
+		if !errors.Is(err, c.err) || c.err != nil && (!errors.As(err, &hint) || !strings.Contains(hint.Hint, c.hint)) {
+			t.Errorf("%s: the error is %v (%s); want %v (%s)", name, err, hint.Hint, c.err, c.hint)
+		}
+	}
+}
