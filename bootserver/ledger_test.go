@@ -236,9 +236,13 @@ func TestHardwarePerBoot(t *testing.T) {
 		return boot
 	}
 	first, second, third := boots(256, 1), boots(192, 3), boots(192, 1)
-	h.ledgerHas(1, "! "+machineID+" machine hardware changed: RAM 256 → 192 GiB")
+	h.ledgerHas(1, "! "+machineID+" machine hardware changed: lost 64 GiB of RAM (256 → 192 GiB)")
 	if b, _ := h.state.Boot(second); len(b.Changes) != 1 {
 		t.Errorf("after its ticket was asked for again, the changes of the boot are %q", b.Changes)
+	}
+	const lost = "The machine lost 64 GiB of RAM (256 → 192 GiB) since its boot at "
+	if why, err := h.api.Why(t.Context(), "node01"); err != nil || !strings.Contains(why.Words, lost) {
+		t.Errorf("Why = %q, %v; want that memory is lost, also two boots later", why.Words, err)
 	}
 	for boot, want := range map[ingot.BootID]int64{first: 256, second: 192, third: 192} {
 		got, err := h.api.Hardware(t.Context(), "node01", boot.Short())

@@ -44,21 +44,48 @@ const maxChanges = 64
 
 func gib(n int64) string { return strings.TrimSuffix(fmt.Sprintf("%.1f", float64(n)/(1<<30)), ".0") }
 
-// memoryChanges compares installed with installed memory and usable with usable memory,
-// never one with the other: older versions of ingot do not report installed memory.
+// memoryChanges says how the memory changed. Memory that is lost is said to be.
 func memoryChanges(old, now ingot.Facts) []string {
-	if old.RAMInstalled > 0 && now.RAMInstalled > 0 && old.RAMInstalled != now.RAMInstalled {
-		return []string{fmt.Sprintf("RAM %s → %s GiB", gib(old.RAMInstalled), gib(now.RAMInstalled))}
+	what, before, after := comparedMemory(old, now)
+	switch {
+	case before == after:
+		return nil
+	case after < before:
+		return []string{LostMemory(old, now)}
+	}
+	return []string{fmt.Sprintf("%s %s → %s GiB", what, gib(before), gib(after))}
+}
+
+// LostMemory says how much memory a machine lost between two boots: "lost 64 GiB of RAM (256 → 192
+// GiB)". It is empty if it lost none.
+func LostMemory(old, now ingot.Facts) string {
+	what, before, after := comparedMemory(old, now)
+	if after >= before {
+		return ""
+	}
+	return fmt.Sprintf("lost %s GiB of %s (%s → %s GiB)", gib(before-after), what, gib(before), gib(after))
+}
+
+// comparedMemory compares installed with installed memory and usable with usable memory, never one
+// with the other: older versions of ingot do not report installed memory. The values are the same
+// if nothing that counts changed.
+func comparedMemory(old, now ingot.Facts) (what string, before, after int64) {
+	if old.RAM == 0 || now.RAM == 0 {
+		return "", 0, 0 // not known
+	}
+	both := old.RAMInstalled > 0 && now.RAMInstalled > 0
+	if both && old.RAMInstalled != now.RAMInstalled {
+		return "RAM", old.RAMInstalled, now.RAMInstalled
+	}
+	what = "RAM"
+	if both { // the firmware or kernel does not use all of it
+		what = "usable RAM"
 	}
 	// The kernel reserves some memory; how much depends on its version.
 	if d := old.RAM - now.RAM; d <= old.RAM/50 && -d <= old.RAM/50 {
-		return nil
+		return what, old.RAM, old.RAM
 	}
-	what := "RAM"
-	if old.RAMInstalled > 0 && now.RAMInstalled > 0 { // the firmware or kernel does not use all of it
-		what = "usable RAM"
-	}
-	return []string{fmt.Sprintf("%s %s → %s GiB", what, gib(old.RAM), gib(now.RAM))}
+	return what, old.RAM, now.RAM
 }
 
 // sameDisk has the criteria to match a disk of one boot with a disk of another, the most

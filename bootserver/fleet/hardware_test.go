@@ -18,7 +18,7 @@ func TestHardwareChanges(t *testing.T) {
 	now.BIOS, now.Cores, now.RAM = "B 1.1", 6, 192<<30
 	now.NICs = []ingot.NIC{{Name: "eth0", MAC: "a", Firmware: "22.36"}, {Name: "eth1", MAC: "c", Driver: "ice"}}
 	now.Disks = []ingot.Disk{{Name: "sda", Serial: "S2", Size: 1 << 40}, {Name: "sdb", Serial: "S3", Size: 2 << 40}}
-	want := []string{"firmware B 1.0 → B 1.1", "cores 8 → 6", "RAM 256 → 192 GiB", "disk S/N S3 is new (sdb, 2048 GiB)",
+	want := []string{"firmware B 1.0 → B 1.1", "cores 8 → 6", "lost 64 GiB of RAM (256 → 192 GiB)", "disk S/N S3 is new (sdb, 2048 GiB)",
 		"disk S/N S1 is gone (sda, 1024 GiB)",
 		"NIC firmware of a 22.31 → 22.36", "card c is new (ice)", "card b is gone"}
 	if d := cmp.Diff(want, HardwareChanges(old, now)); d != "" {
@@ -40,17 +40,17 @@ func TestMemoryChanges(t *testing.T) {
 		want     []string
 	}{
 		"modules are gone": {ingot.Facts{RAM: 251*gib + gib/2, RAMInstalled: 256 * gib},
-			ingot.Facts{RAM: 188 * gib, RAMInstalled: 192 * gib}, []string{"RAM 256 → 192 GiB"}},
+			ingot.Facts{RAM: 188 * gib, RAMInstalled: 192 * gib}, []string{"lost 64 GiB of RAM (256 → 192 GiB)"}},
 		"one small module of many": {ingot.Facts{RAM: 1000 * gib, RAMInstalled: 1024 * gib},
-			ingot.Facts{RAM: 992 * gib, RAMInstalled: 1016 * gib}, []string{"RAM 1024 → 1016 GiB"}},
+			ingot.Facts{RAM: 992 * gib, RAMInstalled: 1016 * gib}, []string{"lost 8 GiB of RAM (1024 → 1016 GiB)"}},
 		"ingot tells modules only now": {ingot.Facts{RAM: 251 * gib},
 			ingot.Facts{RAM: 251 * gib, RAMInstalled: 256 * gib}, nil},
 		"and does not any more": {ingot.Facts{RAM: 251 * gib, RAMInstalled: 256 * gib},
 			ingot.Facts{RAM: 251 * gib}, nil},
 		"modules are gone, only now told": {ingot.Facts{RAM: 252 * gib},
-			ingot.Facts{RAM: 188 * gib, RAMInstalled: 192 * gib}, []string{"RAM 252 → 188 GiB"}},
+			ingot.Facts{RAM: 188 * gib, RAMInstalled: 192 * gib}, []string{"lost 64 GiB of RAM (252 → 188 GiB)"}},
 		"firmware leaves a broken module out": {ingot.Facts{RAM: 252 * gib, RAMInstalled: 256 * gib},
-			ingot.Facts{RAM: 188 * gib, RAMInstalled: 256 * gib}, []string{"usable RAM 252 → 188 GiB"}},
+			ingot.Facts{RAM: 188 * gib, RAMInstalled: 256 * gib}, []string{"lost 64 GiB of usable RAM (252 → 188 GiB)"}},
 		"another kernel keeps more": {ingot.Facts{RAM: 252 * gib, RAMInstalled: 256 * gib},
 			ingot.Facts{RAM: 251 * gib, RAMInstalled: 256 * gib}, nil},
 	} {

@@ -113,6 +113,9 @@ func (o *Operator) Why(ref string) (api.Why, error) {
 	}
 	story := explain.Story{Machine: m, Boots: boots, Others: o.others(m, boots), Needed: o.sizes(boots),
 		Policy: o.host.HealingPolicy(), Now: o.now()}
+	if story.Most, err = o.mostMemory(boots); err != nil {
+		return api.Why{}, err
+	}
 	if ref, err := fleet.Next(m); err == nil {
 		im, err := o.catalog.Image(ref.Image)
 		if err == nil {
@@ -124,6 +127,20 @@ func (o *Operator) Why(ref string) (api.Why, error) {
 	}
 	words, next := explain.Why(story)
 	return api.Why{Machine: m.ID, Name: m.Hostname(), Words: words, Steps: each(next, api.StepOf)}, nil
+}
+
+// mostMemory returns the hardware of the boot that reported the most memory.
+func (o *Operator) mostMemory(boots []fleet.Boot) (most explain.Hardware, err error) {
+	for _, b := range boots {
+		f, reported, err := o.state.Facts(b)
+		if err != nil {
+			return most, err
+		}
+		if reported && max(f.RAM, f.RAMInstalled) > max(most.Facts.RAM, most.Facts.RAMInstalled) {
+			most = explain.Hardware{At: b.Started, Facts: f}
+		}
+	}
+	return most, nil
 }
 
 // storyBoots is how many boots an explanation looks at.

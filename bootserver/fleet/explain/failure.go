@@ -41,7 +41,7 @@ var explanations = map[ingot.FailureCode]explanation{
 		advice.VerifyImage},
 	ingot.FailureImageDigest: {badImage, "the files served for {image} are not the ones that were signed",
 		advice.VerifyImage},
-	ingot.FailureMemory: {initWhat, "", advice.ShowMachine},
+	ingot.FailureMemory: {"image {image} does not fit into the memory of this machine: {words}", "", advice.ShowMachine},
 	ingot.FailureRootChunk: {"the machine rejected the root: {words}",
 		"the file in the store is damaged, or the network corrupts data", advice.VerifyImage},
 	ingot.FailureRootMount:       {"the root was not mounted: {words}", "", advice.ShowConsole},
@@ -113,8 +113,11 @@ func reported(b fleet.Boot, e fleet.Event, s Story) cause {
 		strings.TrimSuffix(e.Error, ": "),
 		"{stage}", string(e.Stage)).Replace
 	c := cause{fill(x.what), fill(x.means), s.stepOf(x.next, b)}
-	if e.Stage == ingot.StageHealthy {
+	switch {
+	case e.Stage == ingot.StageHealthy:
 		c.means = otherChecks(b)
+	case codeOf(e) == ingot.FailureMemory:
+		c.means = s.lostMemory()
 	}
 	if _, next := s.volumes(b); len(next) > 0 && codeOf(e) == ingot.FailureVolume {
 		c.next = next[0]

@@ -123,7 +123,7 @@ func TestWordsOfOlderImages(t *testing.T) {
 		{ingot.StageRoot, "a chunk of the root does not match the manifest: chunk 21 of 300 (bytes 20971520–22020095)",
 			ingot.FailureRootChunk, "the machine rejected the root: a chunk of the root"},
 		{ingot.StageRoot, "the image needs a machine with 4096 MiB of memory, this one has 2048 MiB", ingot.FailureMemory,
-			"stage root failed: the image needs"},
+			"image node:7 does not fit into the memory of this machine: the image needs"},
 		{ingot.StageVolumes, "volume refused: data: no device answers to the label \"data\"; this machine has no disks. " +
 			"To initialise a blank disk: ingot grant m-1 data --disk SERIAL", ingot.FailureVolume,
 			"the volumes were not mounted: volume refused"},

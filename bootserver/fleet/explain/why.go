@@ -28,6 +28,7 @@ type Story struct {
 	Needed     map[ingot.Digest]Sizes // of the images of these boots, if they are in the store
 	Unservable string                 // why the image to boot cannot be served; empty if it can
 	Untrusted  bool                   `json:",omitempty"` // the reason is its signature
+	Most       Hardware               `json:",omitzero"`  // of the boot of these with the most memory
 	Others     []fleet.Other          // DHCP servers that answered the machine, sorted by fleet.ByWeight
 	Policy     fleet.Policy
 	Now        time.Time // in the operator's time zone
@@ -56,6 +57,9 @@ func Why(s Story) (words string, next []advice.Step) {
 	}
 	if changed := s.changes(); changed != "" && words != "" {
 		words += " " + changed
+	}
+	if lost := stop(capitalize(s.lostMemory())); lost != "." && words != "" && !strings.Contains(words, lost) {
+		words += " " + lost
 	}
 	return words, distinct(next)
 }

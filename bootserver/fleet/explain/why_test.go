@@ -489,15 +489,28 @@ var stories = []struct {
 			"machine will try node:7 once more, then fall back to node:6."},
 	{"too little memory", lived(node01(), fleet.Policy{}, fails(recorded(1, node7, "10:00:00", ingot.StageTicket),
 		ingot.StageRoot, "the image needs a machine with 4096 MiB of memory, this one has 2048 MiB")),
-		"Stage root failed: the image needs a machine with 4096 MiB of memory, this one has 2048 MiB. The " +
-			"machine will try node:7 once more, then fall back to node:6."},
-	{"memory is gone", lived(node01(), fleet.Policy{},
+		"Image node:7 does not fit into the memory of this machine: the image needs a machine with 4096 MiB of memory, this " +
+			"one has 2048 MiB. The machine will try node:7 once more, then fall back to node:6."},
+	{"memory is gone", with(lived(node01(), fleet.Policy{},
 		with(fails(recorded(1, node7, "10:00:00", ingot.StageTicket), ingot.StageRoot, "the image needs a machine with "+
 			"4096 MiB of memory, this one has 2048 MiB"), func(b *fleet.Boot) {
-			b.Changes = []string{"RAM 4.0 → 2.0 GiB"}
-		})),
-		"Stage root failed: the image needs a machine with 4096 MiB of memory, this one has 2048 MiB. The " +
-			"machine will try node:7 once more, then fall back to node:6. Its hardware changed: RAM 4.0 → 2.0 GiB."},
+			b.Changes = []string{"disk S/N 7 is gone"}
+		})), hadMemory(4, 2)),
+		"Image node:7 does not fit into the memory of this machine: the image needs a machine with 4096 MiB of memory, this " +
+			"one has 2048 MiB. The machine lost 2 GiB of RAM (4 → 2 GiB) since its boot at 09:00: a memory module may be " +
+			"broken, missing or disabled by the firmware. The machine will try node:7 once more, then fall back to node:6. " +
+			"Its hardware changed: disk S/N 7 is gone."},
+	{"memory is gone, and the image fits nevertheless", with(lived(node01(), fleet.Policy{},
+		reports(recorded(1, node7, "10:13:26", ingot.StageAgent), "10:14:00")), hadMemory(256, 192)),
+		"Healthy on node:7 since 10:14, 34 s after its first packet. The machine lost 64 GiB of RAM (256 → 192 GiB) since " +
+			"its boot at 09:00: a memory module may be broken, missing or disabled by the firmware."},
+	{"memory was added", with(lived(node01(), fleet.Policy{},
+		reports(recorded(1, node7, "10:13:26", ingot.StageAgent), "10:14:00")), hadMemory(192, 256)),
+		"Healthy on node:7 since 10:14, 34 s after its first packet."},
+	{"another board has less memory", with(with(lived(node01(), fleet.Policy{},
+		reports(recorded(1, node7, "10:13:26", ingot.StageAgent), "10:14:00")), hadMemory(256, 192)), func(s *Story) {
+		s.Machine.Facts.Serial, s.Most.Facts.Serial = "B7", "A7"
+	}), "Healthy on node:7 since 10:14, 34 s after its first packet."},
 	{"the download stopped", lived(node01(), fleet.Policy{},
 		with(silentAt(recorded(1, node7, "10:00:00", ingot.StageTicket), "10:10:00"), func(b *fleet.Boot) {
 			b.Served = map[string]int64{"root": 120 << 20}
@@ -763,6 +776,14 @@ func TestWhyNext(t *testing.T) {
 func checking(b *fleet.Boot) {
 	b.Events = append(b.Events, fleet.Event{Event: ingot.Event{Stage: ingot.StageVolumes,
 		Check: &ingot.VolumeCheck{Volume: "data", Device: "/dev/vdb", Percent: 34}}, At: b.Started.Add(30 * time.Second)})
+}
+
+// hadMemory gives a machine so many GiB of memory at 9:00, and others now.
+func hadMemory(before, now int64) func(*Story) {
+	return func(s *Story) {
+		s.Most = Hardware{At: clock("09:00:00"), Facts: ingot.Facts{RAM: before << 30}}
+		s.Machine.Facts.RAM = now << 30
+	}
 }
 
 // volumeResult adds what a boot reports of a volume.
