@@ -53,6 +53,20 @@ func (r VolumeResult) Mounted() bool {
 	return r.State == VolumeMounted || r.State == VolumeInitialised || r.State == VolumeAdopted
 }
 
+// Remedy returns the command that an operator runs on the machine, if one solves the problem; empty:
+// none does. It can destroy data.
+func (r VolumeResult) Remedy() string {
+	switch {
+	case r.Device == "":
+		return ""
+	case r.Problem == VolumeNotBlank:
+		return "blkdiscard --force --zeroout " + r.Device
+	case r.Problem == VolumeUnrepaired:
+		return "e2fsck -y " + r.Device
+	}
+	return ""
+}
+
 // OverlayFull reports whether the overlay, to which everything outside of volumes is written, is
 // full or nearly so.
 func (r Report) OverlayFull() bool { return r.OverlaySize > 0 && r.OverlayUsed >= r.OverlaySize/100*98 }

@@ -60,6 +60,28 @@ type Part struct {
 	Files []FileChange `json:"files,omitempty"`
 }
 
+// OnlyRandom reports whether the images differ in nothing but random paths of the root. UKI and
+// manifest follow the root.
+func (v Verdict) OnlyRandom() bool {
+	random := map[string]bool{}
+	for _, r := range v.Random {
+		random[r.Path] = true
+	}
+	for _, p := range v.Parts {
+		switch p.Name {
+		case "root":
+			if len(p.Files) == 0 || slices.ContainsFunc(p.Files, func(c FileChange) bool { return !random["/"+c.Path] }) {
+				return false
+			}
+		case "kernel", "initramfs", "plan":
+			if p.Why != "" {
+				return false
+			}
+		}
+	}
+	return len(v.Random) > 0
+}
+
 // Verify builds the plan of an image again, with nothing cached but packages and trees, whose
 // digests the plan pins, and compares the result bit by bit. The files of the profile's folder,
 // ingot-init and the public keys are taken from the image itself: the plan pins their digests, too.

@@ -1,6 +1,7 @@
 package initrd
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -132,6 +133,17 @@ func TestRoutedLease(t *testing.T) {
 		}
 		if !hasLink("lo") {
 			t.Error("a card that is up has no link")
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		_, err := askDHCP(ctx, "eth9", func(err error) {
+			if !errors.Is(err, errNoLink) || !strings.Contains(err.Error(), "no link") {
+				t.Errorf("without a cable, asking fails with %q; want that there is no link", err)
+			}
+			cancel()
+		})
+		if !errors.Is(err, context.Canceled) {
+			t.Errorf("askDHCP = %v; want that the caller ended it", err)
 		}
 	})
 	for i, c := range []struct{ name, options, want string }{

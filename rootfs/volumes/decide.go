@@ -227,11 +227,16 @@ func (m Machine) granted(v ingot.Volume, g ingot.Grant, devices []Device) Decisi
 	return Decision{Kind: Initialise, Device: named[0]}
 }
 
+// remedy returns the command that solves a problem with a device.
+func remedy(p ingot.VolumeProblem, device string) string {
+	return ingot.VolumeResult{Problem: p, Device: device}.Remedy()
+}
+
 // notBlank says what to do with a disk whose data may go. A tool that removes signatures only,
 // as wipefs does, leaves the disk not blank.
 func notBlank(d Device, called string) string {
-	return fmt.Sprintf("disk %s (%q) is not blank, it holds: %s; nothing was written. If its data may go: "+
-		"blkdiscard --force --zeroout %s", d.Name, called, d.Holds, cmp.Or(d.Node, "/dev/"+d.Name))
+	return fmt.Sprintf("disk %s (%q) is not blank, it holds: %s; nothing was written. If its data may go: %s", d.Name,
+		called, d.Holds, remedy(ingot.VolumeNotBlank, cmp.Or(d.Node, "/dev/"+d.Name)))
 }
 
 // isCalled compares with serial number, path, and WWN, of which vendors and tools differ in the

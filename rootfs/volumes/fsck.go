@@ -57,7 +57,7 @@ func (m Mounter) check(ctx context.Context, volume, device string) error {
 		return nil
 	default:
 		return problem{ingot.VolumeUnrepaired, fmt.Errorf("the filesystem on %s cannot be repaired automatically: "+
-			"e2fsck: %w: %s; on another system: e2fsck -y %s", device, err, said, device)}
+			"e2fsck: %w: %s; on another system: %s", device, err, said, remedy(ingot.VolumeUnrepaired, device))}
 	}
 }
 

@@ -6,7 +6,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"strconv"
 	"strings"
 	"testing"
@@ -95,6 +94,15 @@ func (d *oneDisk) run(command string, codes ...int) {
 	}
 }
 
+// remedy runs the remedy of a problem, which its text must print, too.
+func (d *oneDisk) remedy(r ingot.VolumeResult, codes ...int) {
+	d.t.Helper()
+	if r.Remedy() == "" || !strings.Contains(r.Detail, r.Remedy()) {
+		d.t.Fatalf("the remedy is %q, the text says %q", r.Remedy(), r.Detail)
+	}
+	d.run(r.Remedy(), codes...)
+}
+
 func (d *oneDisk) want(r ingot.VolumeResult, state ingot.VolumeState, problem ingot.VolumeProblem) {
 	d.t.Helper()
 	if r.State != state || r.Problem != problem {
@@ -117,7 +125,7 @@ func TestRemedies(t *testing.T) {
 	d.run("wipefs --all " + d.node)
 	r := d.boot(grant("m-1", false))
 	d.want(r, ingot.VolumeRefused, ingot.VolumeNotBlank)
-	d.run(regexp.MustCompile(`blkdiscard .*$`).FindString(r.Detail))
+	d.remedy(r)
 	d.want(d.boot(grant("m-1", false)), ingot.VolumeInitialised, "")
 	d.want(d.boot(grant("m-1", false)), ingot.VolumeMounted, "") // the grant formats nothing that is there
 	d.want(d.boot(first), ingot.VolumeMounted, "")
@@ -134,7 +142,7 @@ func TestRemedies(t *testing.T) {
 	d.run("debugfs -w -R 'clri <2>' " + d.node + " && debugfs -w -R 'set_super_value state 0' " + d.node)
 	r = d.boot(second)
 	d.want(r, ingot.VolumeFailed, ingot.VolumeUnrepaired)
-	d.run(regexp.MustCompile(`e2fsck -y .*$`).FindString(r.Detail), 1, 2)
+	d.remedy(r, 1, 2)
 	d.want(d.boot(second), ingot.VolumeMounted, "")
 }
 

@@ -74,10 +74,10 @@ func (s Story) remedy(r ingot.VolumeResult) (words string, next advice.Step) {
 	case ingot.VolumeExpired:
 		return "", grant(advice.GrantDisk)
 	case ingot.VolumeNotBlank:
-		return fmt.Sprintf("If its data may go, run on the machine: blkdiscard --force --zeroout %s; its next boot then "+
-			"uses the grant.", r.Device), advice.Step{}
+		return fmt.Sprintf("If its data may go, run on the machine: %s; its next boot then uses the grant.", r.Remedy()),
+			advice.Step{}
 	case ingot.VolumeUnrepaired:
-		return fmt.Sprintf("Repair it on the machine, with the volume not mounted: e2fsck -y %s.", r.Device), advice.Step{}
+		return fmt.Sprintf("Repair it on the machine, with the volume not mounted: %s.", r.Remedy()), advice.Step{}
 	}
 	return "", s.step(advice.ShowConsole)
 }

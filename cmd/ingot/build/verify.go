@@ -76,6 +76,9 @@ func verdictError(im image.Image, v compare.Verdict) error {
 	case len(random) > 0:
 		return show.WithHint(err, "package scripts make files at random: leave out what makes them, or allow each in the "+
 			"profile, with the reason: secrets: {allow: [{path: %q, reason: \"…\"}]}", random[0].Path)
+	case !v.Same && v.OnlyRandom():
+		return show.WithHint(err, "only what package scripts make at random differs; to get an image that can be verified, "+
+			"leave out what makes it")
 	case !v.Same:
 		return show.WithHint(err, "to see the plan, run: ingot image inspect %s -o json", im.Name)
 	}
