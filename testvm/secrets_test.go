@@ -18,17 +18,11 @@ import (
 // file of the profile.
 const keyed = `name: lab
 extends: lab
-packages: [bind9, bind9-utils, dropbear-bin, dropbear, munge, open-iscsi, openssh-client, openssl, ssl-cert, unbound]
+packages: [bind9, bind9-utils, dropbear-bin, dropbear, munge, open-iscsi, openssh-client, openssl, ssl-cert]
 files:
   - path: /etc/default/dropbear
     content: |
       DROPBEAR_PORT=2222
-  # Beside bind9, another port.
-  - path: /etc/unbound/unbound.conf.d/port.conf
-    content: |
-      server:
-        port: 5353
-        interface: 127.0.0.1
   - {path: /etc/munge/munge.key, owner: munge, group: munge, mode: 0600, content: MUNGE}
 units: {enable: [iscsid.service]}
 ram: {budget: 2GiB}
@@ -43,14 +37,12 @@ var secretsOf = []struct {
 	{"dropbear host key", "dropbearkey -y -f /etc/dropbear/dropbear_ed25519_host_key | grep -o 'ssh-ed25519 [^ ]*'", true},
 	{"rndc key", "grep secret /etc/bind/rndc.key", false},
 	{"snakeoil certificate", "openssl x509 -noout -fingerprint -sha256 -in /etc/ssl/certs/ssl-cert-snakeoil.pem", false},
-	{"unbound's control key", "openssl x509 -noout -fingerprint -sha256 -in /etc/unbound/unbound_control.pem", false},
 }
 
 // services are commands that succeed only with the secrets of a machine.
 var services = []string{
-	"systemctl is-active named dropbear munge iscsid unbound",
+	"systemctl is-active named dropbear munge iscsid",
 	"rndc status | grep 'server is up'",
-	"unbound-control status | grep 'is running'",
 	"ssh-keyscan -p 2222 -t ed25519 127.0.0.1 2>/dev/null | grep -o 'ssh-ed25519 [^ ]*' | grep -qxF " +
 		"\"$(dropbearkey -y -f /etc/dropbear/dropbear_ed25519_host_key | grep -o 'ssh-ed25519 [^ ]*')\"",
 	"test \"$(openssl x509 -noout -pubkey -in /etc/ssl/certs/ssl-cert-snakeoil.pem)\" = " +
