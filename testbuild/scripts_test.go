@@ -4,7 +4,6 @@ package testbuild
 
 import (
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -114,31 +113,4 @@ func TestSceneHostilePackage(t *testing.T) {
 	if strings.Contains(out, "GOT ") || strings.Contains(out, "SECRET") || !strings.Contains(out, "all was tried") {
 		t.Errorf("the script said\n%s\nwant nothing of the host", out)
 	}
-}
-
-// awkward are packages whose scripts make keys, passwords, identities or databases, or do more than
-// most.
-const awkward = "slurmd munge nfs-common autofs nslcd libvirt-daemon-system openvswitch-switch containerd open-iscsi " +
-	"multipath-tools snmpd bind9 rabbitmq-server redis-server mariadb-server postgresql postfix dovecot-imapd nginx " +
-	"cron krb5-user sssd tor openvpn docker.io fail2ban corosync haproxy keepalived zabbix-agent tftpd-hpa " +
-	"dropbear-bin dropbear ssl-cert dkms unbound nsd slapd xrdp bacula-common samba cups-daemon strongswan"
-
-// TestSceneAwkwardPackages: with all of them in one image, nothing random is in it, and another
-// build of the plan gives the same bits.
-func TestSceneAwkwardPackages(t *testing.T) {
-	requireAll(t)
-	l := newLab(t)
-	text := "name: lab\nextends: node\nbase: {suite: trixie, components: [main, contrib, non-free-firmware]}\n" +
-		"ram: {budget: 16GiB}\npackages: [" + strings.Join(strings.Fields(awkward), ", ") + "]\n"
-	l.must(os.WriteFile(l.profile, []byte(text), 0o644))
-	store := filepath.Join(l.dir, "keys-store")
-	run := func(args ...string) {
-		t.Helper()
-		cmd := exec.CommandContext(l.ctx, filepath.Join(l.dir, "ingot"), append([]string{"--store", store}, args...)...)
-		if out, err := cmd.CombinedOutput(); err != nil {
-			t.Fatalf("ingot %v: %v\n%s", args, err, out)
-		}
-	}
-	run("build", l.profile, "--version", "v1", "--check", "--update")
-	run("verify", "lab:v1", "--offline")
 }

@@ -76,6 +76,11 @@ func Remove(root *tree.Tree, o Options) ([]Removed, error) {
 	return list, nil
 }
 
+// Made returns the known secrets that units make on machines.
+func Made() []Known {
+	return slices.DeleteFunc(slices.Clone(table), func(k Known) bool { return k.Make == "" })
+}
+
 // in returns the paths of a root that match, without those that are allowed.
 func (k Known) in(root *tree.Tree, o Options) (found []string) {
 	for _, e := range root.Entries() {
