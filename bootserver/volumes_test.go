@@ -17,8 +17,9 @@ func TestRefusedVolumeIsVisible(t *testing.T) {
 	if status, text := h.post(boot, "ticket", ingot.TicketRequest{Nonce: nonce}); status != 200 {
 		t.Fatalf("ticket: %d %s", status, text)
 	}
-	refused := ingot.VolumeResult{Volume: "data", State: ingot.VolumeRefused, Problem: ingot.VolumeNotBlank, Optional: true,
-		Device: "/dev/vdb", Disk: "S1", Detail: "disk vdb (\"S1\") is not blank, it holds: GPT; nothing was written"}
+	refused := ingot.VolumeResult{Volume: "data", State: ingot.VolumeRefused, Problem: ingot.VolumeNotBlank,
+		Optional: true, Device: "/dev/vdb", Disk: "S1",
+		Detail: "disk vdb (\"S1\") is not blank, it holds: GPT; nothing was written"}
 	newer := ingot.VolumeResult{Volume: "logs", State: ingot.VolumeRefused, Problem: "haunted", Optional: true}
 	h.post(boot, "events", ingot.Event{Stage: ingot.StageVolumes, Results: []ingot.VolumeResult{refused, newer,
 		{Volume: "fine", State: ingot.VolumeMounted}}})

@@ -119,7 +119,7 @@ func (l *lab) makeSecrets(squashfs string) {
 		l.t.Logf("%s made %v", k.Name, found)
 		made = append(made, k.Name)
 	}
-	for _, name := range []string{"iscsi-initiator", "rndc", "dropbear", "snakeoil", "postgresql", "mariadb", "nsd", "xrdp"} {
+	for _, name := range strings.Fields("iscsi-initiator rndc dropbear snakeoil postgresql mariadb nsd xrdp") {
 		if !slices.Contains(made, name) {
 			l.t.Errorf("the image has no unit for %q; it has %v", name, made)
 		}

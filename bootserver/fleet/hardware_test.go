@@ -18,7 +18,8 @@ func TestHardwareChanges(t *testing.T) {
 	now.BIOS, now.Cores, now.RAM = "B 1.1", 6, 192<<30
 	now.NICs = []ingot.NIC{{Name: "eth0", MAC: "a", Firmware: "22.36"}, {Name: "eth1", MAC: "c", Driver: "ice"}}
 	now.Disks = []ingot.Disk{{Name: "sda", Serial: "S2", Size: 1 << 40}, {Name: "sdb", Serial: "S3", Size: 2 << 40}}
-	want := []string{"firmware B 1.0 → B 1.1", "cores 8 → 6", "lost 64 GiB of RAM (256 → 192 GiB)", "disk S/N S3 is new (sdb, 2048 GiB)",
+	want := []string{"firmware B 1.0 → B 1.1", "cores 8 → 6", "lost 64 GiB of RAM (256 → 192 GiB)",
+		"disk S/N S3 is new (sdb, 2048 GiB)",
 		"disk S/N S1 is gone (sda, 1024 GiB)",
 		"NIC firmware of a 22.31 → 22.36", "card c is new (ice)", "card b is gone"}
 	if d := cmp.Diff(want, HardwareChanges(old, now)); d != "" {

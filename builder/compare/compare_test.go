@@ -374,7 +374,8 @@ func TestWhyUKI(t *testing.T) {
 		}
 		return out.Name()
 	}
-	if text, _, err := why(t.Context(), write("linux"), write("linuz"), whyUKI); err != nil || text != "its section .linux" {
+	text, _, err := why(t.Context(), write("linux"), write("linuz"), whyUKI)
+	if err != nil || text != "its section .linux" {
 		t.Errorf("why(linux, linuz) = %q, %v; want the kernel", text, err)
 	}
 	with := image.Image{Manifest: ingot.ImageManifest{PCR11: map[string]string{"sha256": "ab"}}}

@@ -489,15 +489,15 @@ var stories = []struct {
 			"machine will try node:7 once more, then fall back to node:6."},
 	{"too little memory", lived(node01(), fleet.Policy{}, fails(recorded(1, node7, "10:00:00", ingot.StageTicket),
 		ingot.StageRoot, "the image needs a machine with 4096 MiB of memory, this one has 2048 MiB")),
-		"Image node:7 does not fit into the memory of this machine: the image needs a machine with 4096 MiB of memory, this " +
-			"one has 2048 MiB. The machine will try node:7 once more, then fall back to node:6."},
+		"Image node:7 does not fit into the memory of this machine: the image needs a machine with 4096 MiB of memory, " +
+			"this one has 2048 MiB. The machine will try node:7 once more, then fall back to node:6."},
 	{"memory is gone", with(lived(node01(), fleet.Policy{},
 		with(fails(recorded(1, node7, "10:00:00", ingot.StageTicket), ingot.StageRoot, "the image needs a machine with "+
 			"4096 MiB of memory, this one has 2048 MiB"), func(b *fleet.Boot) {
 			b.Changes = []string{"disk S/N 7 is gone"}
 		})), hadMemory(4, 2)),
-		"Image node:7 does not fit into the memory of this machine: the image needs a machine with 4096 MiB of memory, this " +
-			"one has 2048 MiB. The machine lost 2 GiB of RAM (4 → 2 GiB) since its boot at 09:00: a memory module may be " +
+		"Image node:7 does not fit into the memory of this machine: the image needs a machine with 4096 MiB of memory, " +
+			"this one has 2048 MiB. The machine lost 2 GiB of RAM (4 → 2 GiB) since its boot at 09:00: a memory module may be " +
 			"broken, missing or disabled by the firmware. The machine will try node:7 once more, then fall back to node:6. " +
 			"Its hardware changed: disk S/N 7 is gone."},
 	{"memory is gone, and the image fits nevertheless", with(lived(node01(), fleet.Policy{},

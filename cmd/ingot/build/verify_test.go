@@ -32,8 +32,8 @@ func TestVerdictNamesPaths(t *testing.T) {
 		hint string
 	}{
 		"the same": {compare.Verdict{Same: true}, []string{"every bit the same\n"}, nil, ""},
-		"altered": {compare.Verdict{Parts: []compare.Part{root}}, []string{"2 paths of the root differ:\n  /etc/key: content, " +
-			"from byte 28 on\n  /etc/seed: content"}, errDiffers, "ingot image inspect node:v1"},
+		"altered": {compare.Verdict{Parts: []compare.Part{root}}, []string{"2 paths of the root differ:\n  /etc/key: " +
+			"content, from byte 28 on\n  /etc/seed: content"}, errDiffers, "ingot image inspect node:v1"},
 		"many paths": {compare.Verdict{Parts: []compare.Part{many}}, []string{"43 paths of the root differ:\n",
 			"\n  /a39: added\n  and 3 more; -o json lists all\n"}, errDiffers, "ingot image inspect"},
 		"random": {compare.Verdict{Parts: []compare.Part{root}, Random: []builder.RandomPath{allowed, refused}},
