@@ -8,6 +8,7 @@ import (
 
 	"ingot"
 	"ingot/builder/inspect"
+	"ingot/builder/secrets"
 	"ingot/builder/source"
 	"ingot/builder/tree"
 	"ingot/profiles"
@@ -54,7 +55,7 @@ func (b *build) merge(root, kernel *tree.Tree) (err error) {
 }
 
 // skeletonDigest is the digest of the names and contents of the files that ingot puts into every
-// root.
+// root, and of those that it may put in place of secrets.
 func skeletonDigest() (ingot.Digest, error) {
 	var text bytes.Buffer
 	err := fs.WalkDir(files.FS, "skel", func(p string, d fs.DirEntry, err error) error {
@@ -68,6 +69,7 @@ func skeletonDigest() (ingot.Digest, error) {
 	if err != nil {
 		return "", fmt.Errorf("reading ingot's own files: %w", err)
 	}
+	fmt.Fprintln(&text, secrets.Digest())
 	return ingot.DigestOf(text.Bytes()), nil
 }
 

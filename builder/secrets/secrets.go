@@ -8,11 +8,13 @@
 package secrets
 
 import (
+	"bytes"
 	"fmt"
 	"path"
 	"slices"
 	"strings"
 
+	"ingot"
 	"ingot/builder/tree"
 )
 
@@ -79,6 +81,16 @@ func Remove(root *tree.Tree, o Options) ([]Removed, error) {
 // Made returns the known secrets that units make on machines.
 func Made() []Known {
 	return slices.DeleteFunc(slices.Clone(table), func(k Known) bool { return k.Make == "" })
+}
+
+// Digest is that of everything that Remove may add to a root, and of what it removes: with another one,
+// the same packages give another image.
+func Digest() ingot.Digest {
+	var text bytes.Buffer
+	for _, k := range table {
+		fmt.Fprintln(&text, k.Name, k.Paths, k.Fate, k.Empty, k.unit(), k.script(""), k.script("/identity"))
+	}
+	return ingot.DigestOf(text.Bytes())
 }
 
 // in returns the paths of a root that match, without those that are allowed.
@@ -160,22 +172,28 @@ const (
 
 // install adds the script that makes a secret, and its unit.
 func (k Known) install(root *tree.Tree, identity string) error {
-	unit := "ingot-secret-" + k.Name + ".service"
-	target, order := "sysinit.target", "Before=sysinit.target shutdown.target\n"
+	unit, target := "ingot-secret-"+k.Name+".service", "sysinit.target"
 	if len(k.Units) > 0 {
-		order = "After=sysinit.target\nBefore=" + strings.Join(k.Units, " ") + " shutdown.target\n"
 		target = "multi-user.target"
 	}
-	text := "[Unit]\nDescription=Make this machine's own " + k.What + "\nDefaultDependencies=no\n" +
-		"After=local-fs.target systemd-tmpfiles-setup.service\nConflicts=shutdown.target\n" + order +
-		"\n[Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=/bin/sh /" + scriptDir + k.Name + "\n"
-	if err := root.PutFile(unitDir+unit, 0o644, []byte(text)); err != nil {
+	if err := root.PutFile(unitDir+unit, 0o644, []byte(k.unit())); err != nil {
 		return err
 	}
 	if err := root.PutLink("etc/systemd/system/"+target+".wants/"+unit, "/"+unitDir+unit); err != nil {
 		return err
 	}
 	return root.PutFile(scriptDir+k.Name, 0o644, []byte(k.script(identity)))
+}
+
+// unit returns the text of the unit.
+func (k Known) unit() string {
+	order := "Before=sysinit.target shutdown.target\n"
+	if len(k.Units) > 0 {
+		order = "After=sysinit.target\nBefore=" + strings.Join(k.Units, " ") + " shutdown.target\n"
+	}
+	return "[Unit]\nDescription=Make this machine's own " + k.What + "\nDefaultDependencies=no\n" +
+		"After=local-fs.target systemd-tmpfiles-setup.service\nConflicts=shutdown.target\n" + order +
+		"\n[Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=/bin/sh /" + scriptDir + k.Name + "\n"
 }
 
 // script returns the shell script of a unit.
@@ -190,7 +208,11 @@ func (k Known) script(identity string) string {
 	if k.Fate == Kept && identity != "" {
 		fmt.Fprintf(&s, `kept=%s
 if [ -d "$kept" ] && [ -n "$(ls -A "$kept/%s" 2>/dev/null)" ]; then
-	cp -a "$kept/%[2]s/." /
+	# The files alone: their folders are those of this image.
+	(cd "$kept/%[2]s" && find . ! -type d) | while read -r file; do
+		mkdir -p "$(dirname "/$file")"
+		cp -a "$kept/%[2]s/$file" "/$file"
+	done
 	exit
 fi
 `, quote(path.Join(identity, ".ingot/identity")), k.Name)

@@ -231,10 +231,35 @@ func TestScripts(t *testing.T) {
 	if first == "" || boot() != first {
 		t.Error("the key on the volume is not used again")
 	}
+	run(t, "rm", "-rf", root)
+	run(t, "mkdir", "-p", "-m", "0711", filepath.Dir(file)) // another image
+	run(t, "sh", "-c", k.script(volume))
+	if got := run(t, "stat", "-c", "%a", filepath.Dir(file)) + run(t, "cat", file); got != "711\n"+first {
+		t.Errorf("the mode of the folder and the key are %q; want 711, that of the new image, and the key", got)
+	}
 	run(t, "sh", "-c", "echo supplied >"+file+" && rm -rf "+volume+"/.ingot/identity/test")
 	run(t, "sh", "-c", k.script(volume))
 	if got := run(t, "cat", file); got != "supplied\n" {
 		t.Errorf("a key that was supplied became %q", got)
+	}
+}
+
+// TestDigest: what Remove adds to a root, or removes, is in the digest that plans pin.
+func TestDigest(t *testing.T) {
+	old, before := table, Digest()
+	defer func() { table = old }()
+	for name, change := range map[string]func(*Known){
+		"script": func(k *Known) { k.Make += "true\n" }, "unit": func(k *Known) { k.Units = []string{"a.service"} },
+		"paths": func(k *Known) { k.Paths = k.Paths[:0] }, "fate": func(k *Known) { k.Fate = Boot },
+		"what is empty": func(k *Known) { k.Empty = true },
+	} {
+		table = slices.Clone(old)
+		if change(&table[0]); Digest() == before {
+			t.Errorf("another %s has the same digest", name)
+		}
+	}
+	if table = old; Digest() != before {
+		t.Error("the same table has another digest")
 	}
 }
 
