@@ -112,7 +112,12 @@ func newBuild(env *Env, plan *Plan, o BuildOptions) (b *build, done func(), err 
 		return nil, nil, err
 	}
 	b.work = work.Path
-	return b, work.Remove, nil
+	release, err := b.layers.hold()
+	if err != nil {
+		work.Remove()
+		return nil, nil, err
+	}
+	return b, func() { release(); work.Remove() }, nil
 }
 
 // prepare fills in the defaults.

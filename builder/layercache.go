@@ -2,9 +2,11 @@ package builder
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"hash/crc32"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -20,6 +22,7 @@ import (
 type layerCache struct {
 	dir  string
 	warn func(what string) // reports a repair
+	held string            // folder of links to the layers that this build uses; empty: nothing is held
 }
 
 // keptLayers is the number of layers that the cache keeps.
@@ -30,9 +33,44 @@ const partial = ".incoming-"
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
+// hold makes the cache keep every layer that get returns until release is called, although other
+// builds prune it.
+func (c *layerCache) hold() (release func(), err error) {
+	if err := os.MkdirAll(c.dir, 0o755); err != nil {
+		return nil, fmt.Errorf("preparing the layer cache: %w", err)
+	}
+	dir, err := scratch.In(c.dir, partial)
+	if err != nil {
+		return nil, fmt.Errorf("preparing the layer cache: %w", err)
+	}
+	c.held = dir.Path
+	return dir.Remove, nil
+}
+
+// maxRemoved is how often a layer may be removed by other builds before it is held.
+const maxRemoved = 5
+
 // get returns the layer of a key, and whether it was in the cache. When it is not, fresh must write
 // it to the path that it is given, which is removed when fresh fails.
 func (c *layerCache) get(ctx context.Context, key string, fresh func(path string) error) (path string, kept bool,
+	err error) {
+	for range maxRemoved {
+		if path, kept, err = c.take(ctx, key, fresh); err != nil || c.held == "" {
+			return path, kept, err
+		}
+		link := filepath.Join(c.held, filepath.Base(path))
+		if err = os.Link(path, link); err == nil || errors.Is(err, fs.ErrExist) {
+			return link, kept, nil
+		}
+		if !errors.Is(err, fs.ErrNotExist) {
+			break
+		}
+	}
+	return "", false, fmt.Errorf("keeping a layer in the cache: %w", err)
+}
+
+// take is get for a layer that other builds may remove.
+func (c *layerCache) take(ctx context.Context, key string, fresh func(path string) error) (path string, kept bool,
 	err error) {
 	if err := os.MkdirAll(c.dir, 0o755); err != nil {
 		return "", false, fmt.Errorf("preparing the layer cache: %w", err)

@@ -2,6 +2,7 @@ package builder
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -68,5 +69,39 @@ func TestLayersArePruned(t *testing.T) {
 	}
 	if _, err := os.Stat(filepath.Join(c.dir, "layer5.00000000")); err != nil {
 		t.Errorf("a layer was removed too early: %v", err)
+	}
+}
+
+// TestLayersInUseStay: a layer that a build uses stays until it ends, although others fill the cache.
+func TestLayersInUseStay(t *testing.T) {
+	c := layerCache{dir: t.TempDir(), warn: func(what string) { t.Errorf("warned: %s", what) }}
+	release, err := c.hold()
+	if err != nil {
+		t.Fatal(err)
+	}
+	write := func(path string) error { return os.WriteFile(path, []byte("layer"), 0o600) }
+	used, _, err := c.get(t.Context(), "used", write)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if again, kept, err := c.get(t.Context(), "used", write); err != nil || !kept || again != used {
+		t.Errorf("the second get = %s, %t, %v; want %s from the cache", again, kept, err, used)
+	}
+	other := layerCache{dir: c.dir, warn: c.warn}
+	for i := range 2 * keptLayers {
+		if _, _, err := other.get(t.Context(), fmt.Sprintf("other%d", i), write); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if other.has("used") {
+		t.Fatal("the others did not fill the cache")
+	}
+	if b, err := os.ReadFile(used); err != nil || string(b) != "layer" {
+		t.Errorf("the layer in use is %q, %v; want it to stay", b, err)
+	}
+	release()
+	entries, err := os.ReadDir(c.dir)
+	if err != nil || len(entries) != keptLayers {
+		t.Errorf("after the build, the cache has %d entries (%v); want %d", len(entries), err, keptLayers)
 	}
 }
