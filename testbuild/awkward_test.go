@@ -46,7 +46,7 @@ func TestSceneAwkwardPackages(t *testing.T) {
 		return stdout.String(), stderr.String()
 	}
 	_, said := run("build", l.profile, "--version", "v1", "--check", "--update")
-	for _, path := range []string{"/etc/munge/munge.key", "/var/lib/ldap", "/etc/bacula/common_default_passwords"} {
+	for _, path := range []string{"/etc/munge/munge.key", "/etc/ldap/slapd.d", "/etc/bacula/common_default_passwords"} {
 		if !slices.ContainsFunc(strings.Split(said, "\n"), func(line string) bool {
 			return strings.Contains(line, "supply it with a volume") && strings.HasSuffix(line, "path="+path)
 		}) {
