@@ -41,6 +41,7 @@ var secretsOf = []struct {
 
 // services are commands that succeed only with the secrets of a machine.
 var services = []string{
+	"systemctl show --property=After iscsid | grep -q ingot-secret-iscsi-initiator",
 	"systemctl is-active named dropbear munge iscsid",
 	"rndc status | grep 'server is up'",
 	"ssh-keyscan -p 2222 -t ed25519 127.0.0.1 2>/dev/null | grep -o 'ssh-ed25519 [^ ]*' | grep -qxF " +

@@ -32,6 +32,8 @@ type Known struct {
 	Empty bool
 	// Units start after it was made; empty: everything but what mounts filesystems does.
 	Units []string
+	// Early are units that need it and do not wait for sysinit.target (DefaultDependencies=no).
+	Early []string
 	// Make is a shell script (dash) that makes it. Kept copies the files of Paths to the volume.
 	Make string
 	// Clean returns the content without its random part.
@@ -41,7 +43,7 @@ type Known struct {
 // table is everything that is known, of packages of Debian 12 and 13.
 var table = []Known{
 	{Name: "iscsi-initiator", What: "name of the iSCSI initiator (open-iscsi)", Fate: Kept,
-		Paths: []string{"etc/iscsi/initiatorname.iscsi"},
+		Paths: []string{"etc/iscsi/initiatorname.iscsi"}, Early: []string{"iscsid.service", "open-iscsi.service"},
 		Make: `printf 'InitiatorName=%s\n' "$(iscsi-iname -p iqn.1993-08.org.debian:01)" >/etc/iscsi/initiatorname.iscsi
 `},
 	{Name: "munge", What: "key of a MUNGE realm", Fate: Operator, Paths: []string{"etc/munge/munge.key"}},

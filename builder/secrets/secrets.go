@@ -187,7 +187,7 @@ func (k Known) install(root *tree.Tree, identity string) error {
 
 // unit returns the text of the unit.
 func (k Known) unit() string {
-	order := "Before=sysinit.target shutdown.target\n"
+	order := "Before=" + strings.Join(append(slices.Clone(k.Early), "sysinit.target", "shutdown.target"), " ") + "\n"
 	if len(k.Units) > 0 {
 		order = "After=sysinit.target\nBefore=" + strings.Join(k.Units, " ") + " shutdown.target\n"
 	}

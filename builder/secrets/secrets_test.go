@@ -176,6 +176,10 @@ func TestRemove(t *testing.T) {
 	if !Cleans("/etc/libvirt/qemu/networks/default.xml") || Cleans("/etc/munge/munge.key") {
 		t.Error("Cleans is wrong")
 	}
+	early, err := a.ReadFile("usr/lib/systemd/system/ingot-secret-iscsi-initiator.service")
+	if err != nil || !strings.Contains(string(early), "\nBefore=iscsid.service open-iscsi.service sysinit.target ") {
+		t.Errorf("the unit of the iSCSI name = %s, %v; want it before iscsid, which waits for no sysinit.target", early, err)
+	}
 	for _, r := range removed {
 		unit := a.Get("usr/lib/systemd/system/ingot-secret-" + r.Name + ".service")
 		if (unit != nil) != (r.Make != "") || (r.Fate == Boot || r.Fate == Kept) != (r.Make != "") {
