@@ -37,8 +37,8 @@ func TestSceneARM64(t *testing.T) {
 	foreignPrograms(t)
 	dir := t.TempDir()
 	init := filepath.Join(dir, "ingot-init")
-	cmd := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", init,
-		"ingot/cmd/ingot-init")
+	cmd := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-tags", "nethttpomithttp2", "-ldflags", "-s -w",
+		"-o", init, "ingot/cmd/ingot-init")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOARCH=arm64")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("building ingot-init for arm64: %v\n%s", err, out)
