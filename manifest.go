@@ -44,7 +44,9 @@ type ImageManifest struct {
 	// boots.deadline
 	Deadline time.Duration `json:"deadline"`
 	Volumes  []Volume      `json:"volumes,omitempty"`
-	Checks   []Check       `json:"checks,omitempty"`
+	// Scratch is the folders that are no part of the overlay over the root.
+	Scratch []Scratch `json:"scratch,omitempty"`
+	Checks  []Check   `json:"checks,omitempty"`
 	// Users and Groups are the numbers of the root's accounts by name, without root's. Files on volumes
 	// belong to the numbers. Images of an older ingot have none; see MovedAccounts.
 	Users  map[string]int `json:"users,omitempty"`
@@ -119,6 +121,12 @@ func (v Volume) FSLabel() string {
 		return v.Label
 	}
 	return v.Name
+}
+
+// Scratch is a folder of the root that needs a plain filesystem, on which overlays can be made.
+type Scratch struct {
+	Path   string `json:"path"`             // absolute path in the root
+	Volume string `json:"volume,omitempty"` // name of the volume that keeps it; empty, or not there: memory
 }
 
 // Check is one health check; exactly one of Units, TCP, HTTP and Command is set.

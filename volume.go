@@ -31,11 +31,13 @@ const (
 	VolumeUnrepaired   VolumeProblem = "unrepaired"   // the filesystem needs a person to repair it
 	VolumeNoFilesystem VolumeProblem = "mkfs-failed"  // making the filesystem failed
 	VolumeUnmounted    VolumeProblem = "mount-failed" // mounting it failed
+	VolumeUnseeded     VolumeProblem = "seed-failed"  // the image's files could not be copied to a new one
 )
 
 // VolumeProblems lists every VolumeProblem.
 var VolumeProblems = []VolumeProblem{VolumeNoDisk, VolumeDiskGone, VolumeExpired, VolumeWrongGrant, VolumeNotBlank,
-	VolumeForeign, VolumeUnowned, VolumeAmbiguous, VolumeContents, VolumeUnrepaired, VolumeNoFilesystem, VolumeUnmounted}
+	VolumeForeign, VolumeUnowned, VolumeAmbiguous, VolumeContents, VolumeUnrepaired, VolumeNoFilesystem, VolumeUnmounted,
+	VolumeUnseeded}
 
 // VolumeResult is what became of one volume in a boot.
 type VolumeResult struct {

@@ -193,6 +193,7 @@ func (l *loader) merge(into, p *Profile) {
 	into.Packages = mergePackages(into.Packages, p.Packages)
 	into.Kernel.Modules = appendNew(into.Kernel.Modules, p.Kernel.Modules)
 	into.Kernel.Arguments = appendNew(into.Kernel.Arguments, p.Kernel.Arguments)
+	into.Scratch = appendNew(into.Scratch, p.Scratch)
 	into.Units.Enable = appendNew(into.Units.Enable, p.Units.Enable)
 	into.Units.Disable = appendNew(into.Units.Disable, p.Units.Disable)
 	into.Units.Mask = appendNew(into.Units.Mask, p.Units.Mask)
@@ -303,6 +304,7 @@ func (p *Profile) complete() {
 	if len(p.Volumes) > 0 && !slices.ContainsFunc(p.Volumes, func(v Volume) bool { return v.Identity }) {
 		p.Volumes[0].Identity = true
 	}
+	p.Volumes = parentsFirst(p.Volumes)
 }
 
 // Open opens the content of a file of the profile.

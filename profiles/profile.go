@@ -52,6 +52,10 @@ type Profile struct {
 	Kernel   Kernel `yaml:"kernel,omitempty" json:"kernel,omitempty"`
 	// Persistent filesystems. Nothing is ever formatted without a grant.
 	Volumes []Volume `yaml:"volumes,omitempty" json:"volumes,omitempty"`
+	// Folders that need a plain filesystem, such as those of container runtimes: on the volume that is
+	// mounted there, else in memory, and then empty after a boot. The folders of containerd, Docker,
+	// Podman, Buildah and CRI-O are added when the image has these programs.
+	Scratch []string `yaml:"scratch,omitempty" json:"scratch,omitempty"`
 	// Health checks: a boot is healthy when all of them pass.
 	Checks []Check `yaml:"checks,omitempty" json:"checks,omitempty"`
 	RAM    RAM     `yaml:"ram,omitempty" json:"ram,omitempty"`
@@ -247,10 +251,14 @@ type Volume struct {
 	// Serial number or WWN of the disk, instead of a label.
 	Serial     string `yaml:"serial,omitempty" json:"serial,omitempty"`
 	Filesystem string `yaml:"filesystem,omitempty" json:"filesystem,omitempty" jsonschema:"enum=ext4"`
-	// Absolute path in the root.
+	// Absolute path in the root. A new volume gets the image's files there, with their owners. Volumes
+	// are mounted in the order of their paths, so one may be in another.
 	Mount string `yaml:"mount" json:"mount" jsonschema:"required"`
 	// Mount options, comma separated: noatime,nodev.
 	Options string `yaml:"options,omitempty" json:"options,omitempty"`
+	// Folders elsewhere in the root that are kept on this volume, as those of scratch: /var/lib/docker.
+	// Without the volume they are in memory.
+	Scratch []string `yaml:"scratch,omitempty" json:"scratch,omitempty"`
 	// Boot without it when it is missing.
 	Optional bool `yaml:"optional,omitempty" json:"optional,omitempty"`
 	// Keeps machine-id and SSH host keys. Default: the first volume.

@@ -33,6 +33,7 @@ func (d *decoder) checkFile(p *Profile) {
 	d.checkWords(p)
 	d.checkTwice(p)
 	d.checkTrees(p)
+	d.checkScratch(p)
 	for _, f := range p.Files {
 		checkSource(f, &d.Faults)
 	}
@@ -181,6 +182,7 @@ func (p *Profile) validate(o origin, faults *Faults) {
 	for _, v := range p.Volumes {
 		validateVolume(v, p.Volumes, faults)
 	}
+	p.validateScratch(faults)
 	for _, c := range p.Checks {
 		validateCheck(c, faults)
 	}
@@ -242,9 +244,8 @@ func validateVolume(v Volume, all []Volume, faults *Faults) {
 	if label := v.label(); len(label) > 16 {
 		faults.Add(v.At, "write at most 16 bytes", "volume %q: ext4 cannot hold the label %q", v.Name, label)
 	}
-	if !path.IsAbs(v.Mount) || path.Clean(v.Mount) != v.Mount || v.Mount == "/" {
-		faults.Add(v.At, "write an absolute path such as /data", "volume %q: it cannot be mounted at %q", v.Name, v.Mount)
-	}
+	validateMount(fmt.Sprintf("volume %q", v.Name), v.Mount, v.At, faults)
+	validateOptions(v, faults)
 	for _, w := range all {
 		if w.Name == v.Name {
 			break // only look at those before v, so that a pair is reported once

@@ -17,8 +17,8 @@ import (
 	"ingot/rootfs/volumes"
 )
 
-// identityDir on the identity volume keeps what makes the machine itself.
-const identityDir = ".ingot/identity"
+// identityDir keeps what makes the machine itself, in ingot's folder on the identity volume.
+const identityDir = "identity"
 
 // hostKey is the one SSH host key that we make; paths in the root.
 const hostKey = "etc/ssh/ssh_host_ed25519_key"
@@ -43,7 +43,10 @@ func giveIdentity(
 	if err := addHosts(hostname); err != nil {
 		return err
 	}
-	kept := keptIdentity(results)
+	kept, err := keptIdentity(sysroot, results)
+	if err != nil {
+		return fmt.Errorf("opening the identity: %w", err)
+	}
 	if err := machineID(kept, t.MachineKey); err != nil {
 		return err
 	}
@@ -74,14 +77,16 @@ func hostName(template, name, mac, serial string) string {
 	return s
 }
 
-// keptIdentity is the folder on the identity volume, or "" without one.
-func keptIdentity(results []volumes.Result) string {
+// keptIdentity is the folder on the identity volume, or "" without one. A service that owns the volume
+// cannot have made it.
+func keptIdentity(root string, results []volumes.Result) (string, error) {
 	for _, r := range results {
 		if r.Spec.Identity && r.Mounted() {
-			return filepath.Join(sysroot, r.Spec.Mount, identityDir)
+			own, err := volumes.OwnFolder(filepath.Join(root, r.Spec.Mount))
+			return filepath.Join(own, identityDir), err
 		}
 	}
-	return ""
+	return "", nil
 }
 
 // machineID writes /etc/machine-id (machine-id(5)) from the volume, or stores

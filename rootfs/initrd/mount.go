@@ -14,6 +14,12 @@ import (
 // sysroot is where the root is put together.
 const sysroot = "/sysroot"
 
+// Where the parts of the root are mounted: the image, and the tmpfs that bounds what is written.
+const (
+	lowerRoot  = ingot.RunDir + "/root"
+	overlayDir = ingot.RunDir + "/overlay"
+)
+
 // early mounts what everything else needs.
 func early() error {
 	for _, m := range []struct {
@@ -91,25 +97,24 @@ func mountRoot(device string, overlay, ram int64) error {
 	if overlay == 0 {
 		overlay = ram / 4
 	}
-	lower, scratch := filepath.Join(ingot.RunDir, "root"), filepath.Join(ingot.RunDir, "overlay")
-	for _, d := range []string{lower, scratch, sysroot} {
+	for _, d := range []string{lowerRoot, overlayDir, sysroot} {
 		if err := os.MkdirAll(d, 0o755); err != nil {
 			return fmt.Errorf("mounting the root: %w", err)
 		}
 	}
-	if err := unix.Mount(device, lower, "squashfs", unix.MS_RDONLY, ""); err != nil {
+	if err := unix.Mount(device, lowerRoot, "squashfs", unix.MS_RDONLY, ""); err != nil {
 		return fmt.Errorf("mounting the root's squashfs: %w", err)
 	}
-	if err := unix.Mount("tmpfs", scratch, "tmpfs", 0, fmt.Sprintf("mode=0755,size=%d", overlay)); err != nil {
+	if err := unix.Mount("tmpfs", overlayDir, "tmpfs", 0, fmt.Sprintf("mode=0755,size=%d", overlay)); err != nil {
 		return fmt.Errorf("mounting the overlay: %w", err)
 	}
-	upper, work := filepath.Join(scratch, "upper"), filepath.Join(scratch, "work")
+	upper, work := filepath.Join(overlayDir, "upper"), filepath.Join(overlayDir, "work")
 	for _, d := range []string{upper, work} {
 		if err := os.Mkdir(d, 0o755); err != nil {
 			return fmt.Errorf("mounting the overlay: %w", err)
 		}
 	}
-	data := fmt.Sprintf("lowerdir=%s,upperdir=%s,workdir=%s", lower, upper, work)
+	data := fmt.Sprintf("lowerdir=%s,upperdir=%s,workdir=%s", lowerRoot, upper, work)
 	if err := unix.Mount("ingot", sysroot, "overlay", 0, data); err != nil {
 		return fmt.Errorf("mounting the overlay: %w", err)
 	}
@@ -118,7 +123,7 @@ func mountRoot(device string, overlay, ram int64) error {
 
 // unmountRoot takes down what mountRoot and the volumes put up, for another try.
 func unmountRoot() {
-	for _, target := range []string{sysroot, filepath.Join(ingot.RunDir, "overlay"), filepath.Join(ingot.RunDir, "root")} {
+	for _, target := range []string{sysroot, overlayDir, lowerRoot} {
 		for unix.Unmount(target, unix.MNT_DETACH) == nil {
 			continue
 		}

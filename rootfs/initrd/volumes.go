@@ -4,11 +4,13 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
 
 	"ingot"
+	"ingot/rootfs"
 	"ingot/rootfs/volumes"
 )
 
@@ -16,7 +18,7 @@ import (
 func (b *boot) mountVolumes(ctx context.Context, t ingot.Ticket, now time.Time) ([]volumes.Result, error) {
 	checks := b.followChecks(ctx)
 	defer checks.end()
-	m := volumes.Mounter{Root: sysroot, At: volumes.Host, Log: b.console.say, Progress: checks.advance}
+	m := volumes.Mounter{Root: sysroot, Image: lowerRoot, At: volumes.Host, Log: b.console.say, Progress: checks.advance}
 	on := volumes.Machine{Fleet: t.Fleet, ID: t.Machine, Had: t.Had, Grants: slices.Concat(t.Grants, t.Adoptions),
 		Now: now}
 	b.awaitDisks(ctx, on)
@@ -42,6 +44,9 @@ func (b *boot) mountVolumes(ctx context.Context, t ingot.Ticket, now time.Time) 
 		return nil, failed
 	case failed != nil:
 		return nil, fmt.Errorf("%w. %s", failed, hint)
+	}
+	if err := m.Scratch(b.image.Scratch, filepath.Join(overlayDir, "scratch"), results); err != nil {
+		return nil, rootfs.WithCode(ingot.FailureRootMount, err)
 	}
 	b.report(ctx, event)
 	return results, nil

@@ -35,8 +35,10 @@ func (p problem) Unwrap() error { return p.error }
 // tools for filesystems are the root's own.
 type Mounter struct {
 	Root string // "/sysroot", with /dev in it
-	At   Paths
-	Log  func(format string, args ...any)
+	// Image is the image's root alone, read-only; new volumes get its files. Empty: they get none.
+	Image string
+	At    Paths
+	Log   func(format string, args ...any)
 	// Progress is called when the check of a filesystem advances; nil if nobody wants to know.
 	Progress func(Progress)
 }
@@ -91,6 +93,10 @@ func (m Mounter) carryOut(ctx context.Context, v ingot.Volume, d Decision, on Ma
 		return ingot.VolumeRefused, problem{d.Problem, errors.New(d.Reason)}
 	}
 	if err := m.mount(v, d.Device.Node); err != nil {
+		return ingot.VolumeFailed, err
+	}
+	if err := m.seed(v, d.Device.Node); err != nil {
+		_ = unix.Unmount(filepath.Join(m.Root, v.Mount), unix.MNT_DETACH)
 		return ingot.VolumeFailed, err
 	}
 	return state, nil
@@ -196,12 +202,8 @@ func (m Mounter) confirm(ctx context.Context, d Device, want string) error {
 }
 
 func (m Mounter) mount(v ingot.Volume, device string) error {
-	target := filepath.Join(m.Root, v.Mount)
-	if err := os.MkdirAll(target, 0o755); err != nil {
-		return fmt.Errorf("making %s: %w", v.Mount, err)
-	}
 	flags, data := mountOptions(v.Options)
-	if err := unix.Mount(device, target, "ext4", flags, data); err != nil {
+	if err := m.mountAt(v.Mount, device, "ext4", flags, data); err != nil {
 		return fmt.Errorf("mounting %s at %s: %w", device, v.Mount, err)
 	}
 	return nil
@@ -210,6 +212,9 @@ func (m Mounter) mount(v ingot.Volume, device string) error {
 var mountFlags = map[string]uintptr{
 	"ro": unix.MS_RDONLY, "noatime": unix.MS_NOATIME, "nodiratime": unix.MS_NODIRATIME, "relatime": unix.MS_RELATIME,
 	"nodev": unix.MS_NODEV, "nosuid": unix.MS_NOSUID, "noexec": unix.MS_NOEXEC, "sync": unix.MS_SYNCHRONOUS,
+	"strictatime": unix.MS_STRICTATIME, "lazytime": unix.MS_LAZYTIME, "dirsync": unix.MS_DIRSYNC,
+	// what is so without an option
+	"": 0, "defaults": 0, "rw": 0, "atime": 0, "diratime": 0, "dev": 0, "suid": 0, "exec": 0, "async": 0, "nolazytime": 0,
 }
 
 // mountOptions splits options as mount(8) does: flags of the kernel, and the
@@ -217,10 +222,9 @@ var mountFlags = map[string]uintptr{
 func mountOptions(options string) (flags uintptr, data string) {
 	var rest []string
 	for _, o := range strings.Split(options, ",") {
-		switch f, ok := mountFlags[o]; {
-		case ok:
+		if f, ok := mountFlags[o]; ok {
 			flags |= f
-		case o != "" && o != "defaults" && o != "rw":
+		} else {
 			rest = append(rest, o)
 		}
 	}

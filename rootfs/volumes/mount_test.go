@@ -6,6 +6,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
+	"runtime"
 	"strconv"
 	"strings"
 	"testing"
@@ -28,6 +30,14 @@ func newOneDisk(t *testing.T) *oneDisk {
 	t.Helper()
 	if os.Getuid() != 0 {
 		t.Skip("needs root for loop devices and mounts")
+	}
+	// Mounts of this test alone: another program's copy of them would keep a filesystem in use.
+	runtime.LockOSThread() // the thread ends with the test
+	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
+		t.Skipf("no mount namespaces here: %v", err)
+	}
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		t.Fatal(err)
 	}
 	f := image(t)
 	out, err := exec.Command(tool(t, "losetup"), "--find", "--show", f.Name()).CombinedOutput()
