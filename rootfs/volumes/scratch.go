@@ -19,7 +19,7 @@ import (
 func (m Mounter) Scratch(list []ingot.Scratch, memory string, results []Result) error {
 	for _, s := range list {
 		if i := slices.IndexFunc(results, func(r Result) bool {
-			return r.Mounted() && (s.Path == r.Spec.Mount || strings.HasPrefix(s.Path, r.Spec.Mount+"/"))
+			return r.Mounted() && (s.Path == r.Spec.Mount || below(s.Path, r.Spec.Mount))
 		}); i >= 0 {
 			m.Log("%s is on volume %s", s.Path, results[i].Volume)
 			continue
@@ -39,13 +39,44 @@ func (m Mounter) Scratch(list []ingot.Scratch, memory string, results []Result) 
 		if err := m.fill(source, s.Path); err != nil {
 			return fmt.Errorf("making the folder for %s %s: %w", s.Path, where, err)
 		}
-		if err := m.mountAt(s.Path, source, "", unix.MS_BIND, ""); err != nil {
+		if err := m.bind(source, s.Path, results); err != nil {
 			return fmt.Errorf("mounting %s %s: %w", s.Path, where, err)
 		}
 		m.Log("%s is %s", s.Path, where)
 	}
 	return nil
 }
+
+// bind mounts a folder at a path of the root. Volumes that are mounted below the path stay visible.
+func (m Mounter) bind(source, p string, results []Result) error {
+	inside := map[string]*os.File{}
+	for _, r := range results {
+		at := r.Spec.Mount
+		if !r.Mounted() || !below(at, p) || slices.ContainsFunc(results, func(o Result) bool {
+			return o.Mounted() && below(o.Spec.Mount, p) && below(at, o.Spec.Mount)
+		}) {
+			continue // elsewhere, or it moves with the volume that it is in
+		}
+		f, err := place(m.Root, at)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		inside[at] = f
+	}
+	if err := m.mountAt(p, source, "", unix.MS_BIND, ""); err != nil {
+		return err
+	}
+	for at, f := range inside {
+		if err := m.mountAt(at, fmt.Sprintf("/proc/self/fd/%d", f.Fd()), "", unix.MS_MOVE, ""); err != nil {
+			return fmt.Errorf("moving the volume of %s: %w", at, err)
+		}
+	}
+	return nil
+}
+
+// below reports whether a path is in a folder.
+func below(p, folder string) bool { return strings.HasPrefix(p, folder+"/") }
 
 // fill makes a folder as the image has it at a path, unless the folder is there.
 func (m Mounter) fill(folder, p string) error {

@@ -134,8 +134,9 @@ func TestNewVolumeHasImagesFiles(t *testing.T) {
 	d.want(d.mounted(image, "", func() { // an upgrade
 		d.run("test ! -e " + d.target + "/conf && test ! -e " + d.target + "/17 && rm -r " + d.target + "/*")
 	}), ingot.VolumeMounted, "")
-	d.want(d.mounted(image, "", func() { d.run("rmdir " + d.target + "/lost+found; test -z \"$(ls -A " + d.target + ")\"") }),
-		ingot.VolumeMounted, "") // emptied by its user
+	d.want(d.mounted(image, "", func() { // emptied by its user
+		d.run("rmdir " + d.target + "/lost+found && test -z \"$(ls -A " + d.target + ")\"")
+	}), ingot.VolumeMounted, "")
 }
 
 // TestReadOnlyVolumeHasImagesFiles: a volume that nothing can be written to has them, too.
@@ -227,8 +228,8 @@ func TestSeedIsKilled(t *testing.T) {
 	d := newOneDisk(t)
 	image := imageWith(t, d.target)
 	killed := 0
-	for call := range strings.FieldsSeq("mkdirat copy_file_range symlinkat linkat mknodat renameat fchownat chmod fchmodat " +
-		"lsetxattr setxattr utimensat unlinkat syncfs") {
+	for call := range strings.FieldsSeq("mkdirat copy_file_range symlinkat linkat mknodat renameat fchownat chmod " +
+		"fchmodat lsetxattr setxattr utimensat unlinkat syncfs") {
 		for n := 1; d.seedKilledAt(image, call, n); n++ {
 			killed++
 			if testing.Short() {
@@ -388,6 +389,29 @@ func TestScratch(t *testing.T) {
 	if err := os.WriteFile(root+"/var/lib/engine/much", make([]byte, 9<<20), 0o644); !errors.Is(err, unix.ENOSPC) {
 		t.Errorf("writing 9 MiB of 8 = %v; want that the tmpfs of the root bounds it", err)
 	}
+}
+
+// TestVolumeInScratch: a volume that is mounted in a folder of scratch is still there, with what is
+// mounted in it.
+func TestVolumeInScratch(t *testing.T) {
+	d := newOneDisk(t)
+	root := t.TempDir()
+	m := Mounter{Root: root, Image: imageWith(t, "/engine"), Log: t.Logf}
+	var results []Result
+	for _, p := range []string{"/engine/volumes", "/engine/volumes/deep", "/engine/other", "/elsewhere"} {
+		d.run("mkdir -p " + root + p + " && mount -t tmpfs none " + root + p + " && echo " + p + " >" + root + p + "/file")
+		results = append(results, Result{ingot.VolumeResult{Volume: p, State: ingot.VolumeMounted}, ingot.Volume{Mount: p}})
+	}
+	t.Cleanup(func() { d.run("umount --recursive " + root + "/engine " + root + "/elsewhere") })
+	if err := m.Scratch([]ingot.Scratch{{Path: "/engine"}}, t.TempDir(), results); err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range results {
+		if b, err := os.ReadFile(root + r.Spec.Mount + "/file"); err != nil || string(b) != r.Spec.Mount+"\n" {
+			t.Errorf("the volume of %s has %q, %v", r.Spec.Mount, b, err)
+		}
+	}
+	d.run("test -e " + root + "/engine/conf && mountpoint -q " + root + "/engine")
 }
 
 // TestScratchOnVolume: what is in a folder that a volume keeps, or is on, outlives the boot.
