@@ -337,6 +337,7 @@ func (b *build) manifest(root *tree.Tree, release string) *ingot.ImageManifest {
 		m.Volumes = append(m.Volumes, ingot.Volume{Name: v.Name, Label: v.Label, Serial: v.Serial, Filesystem: v.Filesystem,
 			Mount: v.Mount, Options: v.Options, Optional: v.Optional, Identity: v.Identity})
 	}
+	m.Scratch = scratchFolders(p, root)
 	for _, c := range p.Checks {
 		m.Checks = append(m.Checks, ingot.Check{Name: c.Name, Units: c.Units, TCP: c.TCP, HTTP: c.HTTP, Command: c.Command,
 			Timeout: time.Duration(c.Timeout), Within: time.Duration(c.Within)})

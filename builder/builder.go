@@ -34,6 +34,8 @@ var (
 	// ErrReplaces: a file, link or layer of the profile would remove a folder, or a folder would take
 	// the place of a file.
 	ErrReplaces = errors.New("folders are not replaced")
+	// ErrMount: a volume or folder cannot be mounted at its path in the root.
+	ErrMount = errors.New("no mount point")
 	// ErrNoFile: the image has no such file.
 	ErrNoFile = errors.New("no such file in the image")
 )

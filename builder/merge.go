@@ -48,6 +48,9 @@ func (b *build) merge(root, kernel *tree.Tree) (err error) {
 	if err := setUnits(root, b.p.Units); err != nil {
 		return err
 	}
+	if err := b.checkMounts(root); err != nil {
+		return err
+	}
 	if err := b.checkSecrets(root); err != nil {
 		return err
 	}

@@ -144,6 +144,9 @@ func imageDetails(w io.Writer, im image.Image, seals [][2]string) {
 	for _, v := range m.Volumes {
 		show.Row(t, "volume", volumeText(v))
 	}
+	for _, s := range m.Scratch {
+		show.Row(t, "scratch", scratchText(s, m.Volumes))
+	}
 	for _, c := range m.Checks {
 		show.Row(t, "check", checkText(c))
 	}
@@ -171,6 +174,16 @@ func volumeText(v ingot.Volume) string {
 		need = "optional"
 	}
 	return fmt.Sprintf("%s at %s, found by %s, %s", v.Name, v.Mount, found, need)
+}
+
+// scratchText says where a folder of scratch is: on a volume, or in memory.
+func scratchText(s ingot.Scratch, volumes []ingot.Volume) string {
+	for _, v := range volumes {
+		if s.Volume == v.Name || s.Path == v.Mount || strings.HasPrefix(s.Path, v.Mount+"/") {
+			return fmt.Sprintf("%s on volume %s", s.Path, v.Name)
+		}
+	}
+	return s.Path + " in memory"
 }
 
 func checkText(c ingot.Check) string {
