@@ -30,7 +30,7 @@ type Known struct {
 	Fate  Fate
 	// Empty: the matching folders stay, without what is in them.
 	Empty bool
-	// Units start after it was made; empty: everything but what mounts filesystems does.
+	// Units start after it was made, and not without; empty: everything but what mounts filesystems does.
 	Units []string
 	// Early are units that need it and do not wait for sysinit.target (DefaultDependencies=no).
 	Early []string
@@ -63,23 +63,9 @@ var table = []Known{
 	{Name: "rabbitmq", What: "Erlang cookie of RabbitMQ; the server makes one, a cluster needs one for all", Fate: Dropped,
 		Paths: []string{"var/lib/rabbitmq/.erlang.cookie", "root/.erlang.cookie"}},
 	{Name: "postgresql", What: "PostgreSQL cluster", Fate: Boot, Empty: true,
-		Paths: []string{"var/lib/postgresql/*/main"}, Units: []string{"postgresql.service"},
-		Make: `for config in /etc/postgresql/*/main; do
-	version=${config#/etc/postgresql/} version=${version%/main} data=/var/lib/postgresql/${config#/etc/postgresql/}
-	[ ! -e "$data/PG_VERSION" ] && [ -d "$config" ] || continue
-	install -d -o postgres -g postgres /var/lib/postgresql "${data%/main}"
-	install -d -o postgres -g postgres -m 0700 "$data"
-	runuser -u postgres -- "/usr/lib/postgresql/$version/bin/initdb" --pgdata="$data" --auth-local=peer \
-		--auth-host=scram-sha-256 --encoding=UTF8 --locale=C.UTF-8 --no-instructions
-done
-`},
+		Paths: []string{"var/lib/postgresql/*/main"}, Units: []string{"postgresql@.service"}, Make: makePostgreSQL},
 	{Name: "mariadb", What: "MariaDB's system tables", Fate: Boot, Empty: true,
-		Paths: []string{"var/lib/mysql"}, Units: []string{"mariadb.service"},
-		Make: `if [ ! -d /var/lib/mysql/mysql ]; then
-	install -d -o mysql -g mysql /var/lib/mysql
-	mariadb-install-db --user=mysql --datadir=/var/lib/mysql --skip-test-db --auth-root-authentication-method=socket
-fi
-`},
+		Paths: []string{"var/lib/mysql"}, Units: []string{"mariadb.service"}, Make: makeMariaDB},
 	{Name: "slapd", What: "OpenLDAP's database and its administrator's password", Fate: Operator, Empty: true,
 		Paths: []string{"var/lib/ldap", "etc/ldap/slapd.d"}},
 	{Name: "dkms", What: "key that signs modules (DKMS)", Fate: Dropped,

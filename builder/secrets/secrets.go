@@ -175,6 +175,18 @@ func (k Known) install(root *tree.Tree, identity string) error {
 	unit, target := "ingot-secret-"+k.Name+".service", "sysinit.target"
 	if len(k.Units) > 0 {
 		target = "multi-user.target"
+		order, target = "After=sysinit.target\nBefore=shutdown.target\n", "multi-user.target"
+	}
+	for _, u := range k.Units { // also of a template: Before= cannot name all its instances
+		text := "[Unit]\nRequires=" + unit + "\nAfter=" + unit + "\n"
+		if err := root.PutFile(unitDir+u+".d/ingot-secret.conf", 0o644, []byte(text)); err != nil {
+			return err
+		}
+	}
+	if strings.Contains(k.Make, scriptDir+fillName) {
+		if err := root.PutFile(scriptDir+fillName, 0o644, []byte(fill)); err != nil {
+			return err
+		}
 	}
 	if err := root.PutFile(unitDir+unit, 0o644, []byte(k.unit())); err != nil {
 		return err
