@@ -67,7 +67,7 @@ var mountOptionRE = regexp.MustCompile(`^(defaults|rw|ro|atime|noatime|diratime|
 
 // otherOptions are options of fstab that people write, and what to write instead.
 var otherOptions = map[string]string{
-	"nofail": "write optional: true", "noauto": "leave it out: ingot mounts every volume before systemd starts",
+	"nofail": "write optional: true", "noauto": "leave it out: every volume is mounted before systemd starts",
 	"auto": "leave it out", "user": "leave it out", "users": "leave it out", "_netdev": "leave it out",
 	"bind": "write scratch: to keep a folder on a volume", "x-systemd.growfs": "grow the filesystem with resize2fs",
 }

@@ -79,6 +79,14 @@ checks:
   - {name: docker, units: [containerd.service, docker.service], within: 5m}
 `
 
+// Commands on a machine with engines: the filesystems of their folders, and an image of a container
+// without a registry.
+const (
+	storage   = "for d in docker containerd; do findmnt -n -o FSTYPE -T /var/lib/$d; done"
+	importBox = "mkdir -p /tmp/box/bin && cp $(command -v busybox) /tmp/box/bin/ && tar -C /tmp/box -c . | " +
+		"docker import - box"
+)
+
 // TestSceneContainers runs containers of Docker and of containerd, with their default settings. Their
 // snapshots are overlays, in memory, and on a volume once there is one.
 func TestSceneContainers(t *testing.T) {
@@ -94,11 +102,10 @@ func TestSceneContainers(t *testing.T) {
 	vm := s.start(1, Config{Firmware: BIOS, RAM: 2048, Disks: []Disk{d}})
 	s.healthy(vm, 1, "engine:v1")
 	s.login(vm)
-	if got := words(s.at(vm, "findmnt -n -o FSTYPE -T /var/lib/docker; findmnt -n -o FSTYPE -T /var/lib/containerd")); got !=
-		"tmpfs tmpfs" {
+	if got := words(s.at(vm, storage)); got != "tmpfs tmpfs" {
 		t.Errorf("Docker's and containerd's folders are on %q; want tmpfs", got)
 	}
-	s.at(vm, "mkdir -p /tmp/box/bin && cp $(command -v busybox) /tmp/box/bin/ && tar -C /tmp/box -c . | docker import - box")
+	s.at(vm, importBox)
 	s.runsContainers(vm)
 	s.at(vm, "docker save box -o /tmp/box.tar && ctr images import /tmp/box.tar")
 	if got := words(s.at(vm, "ctr run --rm docker.io/library/box:latest c1 /bin/busybox sh -c "+
@@ -110,11 +117,10 @@ func TestSceneContainers(t *testing.T) {
 	s.reboot(vm)
 	s.healthy(vm, 2, "engine:v1")
 	s.login(vm)
-	if got := words(s.at(vm, "findmnt -n -o FSTYPE -T /var/lib/docker; findmnt -n -o FSTYPE -T /var/lib/containerd; "+
-		"docker images -q")); got != "ext4 tmpfs" {
+	if got := words(s.at(vm, storage+"; docker images -q")); got != "ext4 tmpfs" {
 		t.Errorf("with a volume, Docker's and containerd's folders are on %q; want ext4 and tmpfs, and no images", got)
 	}
-	s.at(vm, "mkdir -p /tmp/box/bin && cp $(command -v busybox) /tmp/box/bin/ && tar -C /tmp/box -c . | docker import - box")
+	s.at(vm, importBox)
 	s.runsContainers(vm)
 	s.reboot(vm)
 	s.healthy(vm, 3, "engine:v1")

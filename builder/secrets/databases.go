@@ -68,5 +68,6 @@ done
 
 const makeMariaDB = own + `own mysql 0755 /var/lib/mysql
 runuser -u mysql -- /bin/sh /` + scriptDir + fillName + ` /var/lib/mysql mysql mariadb-install-db \
-	--datadir=/var/lib/mysql/.ingot-new --skip-test-db --auth-root-authentication-method=socket --auth-root-socket-user=mysql
+	--datadir=/var/lib/mysql/.ingot-new --skip-test-db --auth-root-authentication-method=socket \
+	--auth-root-socket-user=mysql
 `
