@@ -42,10 +42,10 @@ type unpackedRoot struct {
 
 // command prepares a shell command in the root, as root of the host; all that it starts ends with it.
 func (r unpackedRoot) command(ctx context.Context, script string) *exec.Cmd {
-	const enter = `mount -t proc proc "$1/proc" && mount -t tmpfs tmpfs "$1/dev" &&
-mount -t tmpfs tmpfs "$1/run" &&
-for d in null zero urandom; do : >"$1/dev/$d" && mount --bind /dev/$d "$1/dev/$d" || exit; done &&
-mkdir "$1/dev/shm" && chmod 1777 "$1/dev/shm" && mount -t tmpfs tmpfs "$1/tmp" && chmod 1777 "$1/tmp" && exec chroot "$1" /bin/sh -ec "$2"`
+	const enter = `cd "$1"
+mount -t proc proc proc && mount -t tmpfs tmpfs dev && mount -t tmpfs tmpfs run && mount -t tmpfs tmpfs tmp || exit
+for d in null zero urandom; do : >dev/$d && mount --bind /dev/$d dev/$d || exit; done
+mkdir dev/shm && chmod 1777 dev/shm tmp && exec chroot . /bin/sh -ec "$2"`
 	cmd := exec.CommandContext(ctx, "unshare", "--mount", "--pid", "--net", "--fork", "--kill-child", "sh", "-c", enter, "sh",
 		r.dir, script)
 	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin", "LC_ALL=C.UTF-8"}
