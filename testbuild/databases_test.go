@@ -46,8 +46,8 @@ func (r unpackedRoot) command(ctx context.Context, script string) *exec.Cmd {
 mount -t proc proc proc && mount -t tmpfs tmpfs dev && mount -t tmpfs tmpfs run && mount -t tmpfs tmpfs tmp || exit
 for d in null zero urandom; do : >dev/$d && mount --bind /dev/$d dev/$d || exit; done
 mkdir dev/shm && chmod 1777 dev/shm tmp && exec chroot . /bin/sh -ec "$2"`
-	cmd := exec.CommandContext(ctx, "unshare", "--mount", "--pid", "--net", "--fork", "--kill-child", "sh", "-c", enter, "sh",
-		r.dir, script)
+	cmd := exec.CommandContext(ctx, "unshare", "--mount", "--pid", "--net", "--fork", "--kill-child", "sh", "-c", enter,
+		"sh", r.dir, script)
 	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin", "LC_ALL=C.UTF-8"}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	return cmd
