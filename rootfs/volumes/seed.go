@@ -94,7 +94,10 @@ func (m Mounter) seed(v ingot.Volume, device string) error {
 			return problem{ingot.VolumeUnseeded, fmt.Errorf("copying the image's files of %s to the volume: %w", v.Mount, err)}
 		}
 	}
-	return unix.Setxattr(at, seedDone, []byte("1"), 0)
+	if err := unix.Setxattr(at, seedDone, []byte("1"), 0); err != nil && todo != seedDecline {
+		return fmt.Errorf("writing that the volume is seeded: %w", err)
+	}
+	return nil // a volume that is in use may be full, or older than such attributes
 }
 
 // seedFrom goes on with the seeding of a volume.

@@ -161,6 +161,7 @@ func TestUsedVolumeIsLeft(t *testing.T) {
 		"with an identity only":  {"mkdir -p .ingot/identity", true},
 		"with a file":            {"echo mine >mine", false},
 		"with an owner":          {"chown 1000:1000 .", false},
+		"with a file, and full":  {"dd if=/dev/zero of=mine bs=64k status=none || :", false},
 		"half seeded":            {"mkdir .ingot-copying && echo half >.ingot-copying/conf", true},
 		"half seeded, then used": {"mkdir .ingot-copying && echo half >.ingot-copying/conf && echo mine >conf", false},
 	} {
