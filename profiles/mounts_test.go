@@ -105,3 +105,16 @@ func TestParentsBeforeChildren(t *testing.T) {
 		t.Errorf("scratch (-want +got):\n%s", d)
 	}
 }
+
+// TestExamplesLoad: the profiles of the documentation have no faults.
+func TestExamplesLoad(t *testing.T) {
+	files, err := filepath.Glob("../docs/examples/*/profile.yaml")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no examples (%v)", err)
+	}
+	for _, f := range files {
+		if _, err := Load(f); err != nil {
+			t.Errorf("%s: %v", f, err)
+		}
+	}
+}
