@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -55,17 +56,19 @@ const ownName = ".ingot"
 // belong to a service, which can rename what is on top of it, but cannot make a folder of root's. What
 // somebody else put there is not used, but renamed.
 func OwnFolder(at string) (string, error) {
-	own := at + "/" + ownName
+	own := filepath.Join(at, ownName)
+	if isRoots(own) {
+		return own, nil
+	}
+	err := os.Rename(own, fmt.Sprintf("%s-refused-%d", own, time.Now().UnixNano()))
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return "", err
+	}
+	return own, os.Mkdir(own, 0o700)
+}
+
+// isRoots reports whether a path is a folder that only root can have made, and can change.
+func isRoots(p string) bool {
 	var st unix.Stat_t
-	err := unix.Lstat(own, &st)
-	if err == nil && (st.Mode&unix.S_IFMT != unix.S_IFDIR || st.Uid != 0 || st.Mode&0o022 != 0) {
-		if err := os.Rename(own, fmt.Sprintf("%s-refused-%d", own, time.Now().UnixNano())); err != nil {
-			return "", err
-		}
-		err = unix.ENOENT
-	}
-	if errors.Is(err, unix.ENOENT) {
-		err = os.Mkdir(own, 0o700)
-	}
-	return own, err
+	return unix.Lstat(p, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFDIR && st.Uid == 0 && st.Mode&0o022 == 0
 }

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -15,14 +16,14 @@ import (
 )
 
 // A volume hides what the image has at its mount point, so a new one gets a copy: files with owners,
-// modes and extended attributes, and those of the folder itself. The copy is made under one name, synced,
-// and renamed when it is whole; then its entries are moved to the top of the volume; at last an attribute
-// of the volume says that this is done. A boot that finds the first name copies again, one that finds the
-// second moves on. Nothing is ever removed or replaced but a copy that is not whole.
+// modes and extended attributes, and those of the folder itself. The copy is made in ingot's folder under
+// one name, synced, and renamed when it is whole; then its entries are moved to the top of the volume; at
+// last an attribute of the volume says that this is done. A boot that finds the first name copies again,
+// one that finds the second moves on. Nothing is ever removed or replaced but a copy that is not whole.
 
 const (
-	seedCopying = ".ingot-copying"       // a copy that is not whole
-	seedCopied  = ".ingot-copied"        // what of a whole copy is not moved yet
+	seedCopying = ownName + "/copying"   // a copy that is not whole
+	seedCopied  = ownName + "/copied"    // what of a whole copy is not moved yet
 	seedDone    = "trusted.ingot.seeded" // extended attribute of the volume's top folder
 )
 
@@ -45,18 +46,17 @@ func seedingOf(at string) (seeding, error) {
 	if err != nil {
 		return seedNothing, err
 	}
-	var begun, used bool
-	for _, e := range entries {
-		switch e.Name() {
-		case seedCopied:
-			return seedMove, nil
-		case seedCopying:
-			begun = true
-		case "lost+found", ownName:
-		default:
-			used = true
-		}
+	has := func(name string) bool {
+		_, err := os.Lstat(filepath.Join(at, name))
+		return err == nil && isRoots(filepath.Join(at, ownName))
 	}
+	if has(seedCopied) {
+		return seedMove, nil
+	}
+	begun := has(seedCopying)
+	used := slices.ContainsFunc(entries, func(e os.DirEntry) bool {
+		return e.Name() != "lost+found" && e.Name() != ownName
+	})
 	var st unix.Stat_t
 	if err := unix.Stat(at, &st); err != nil {
 		return seedNothing, err
@@ -90,7 +90,7 @@ func (m Mounter) seed(v ingot.Volume, device string) error {
 	if _, err := os.Lstat(from); todo == seedMove || todo == seedCopy && err == nil {
 		m.Log("volume %s: copying the image's files of %s", v.Name, v.Mount)
 		if err := seedFrom(from, at, todo); err != nil {
-			_ = os.RemoveAll(filepath.Join(at, seedCopying)) // or the next boot does
+			_ = os.RemoveAll(filepath.Join(at, seedCopying)) // or the next boot does it
 			return problem{ingot.VolumeUnseeded, fmt.Errorf("copying the image's files of %s to the volume: %w", v.Mount, err)}
 		}
 	}
@@ -103,6 +103,10 @@ func (m Mounter) seed(v ingot.Volume, device string) error {
 // seedFrom goes on with the seeding of a volume.
 func seedFrom(from, at string, todo seeding) error {
 	copying, copied := filepath.Join(at, seedCopying), filepath.Join(at, seedCopied)
+	own, err := OwnFolder(at)
+	if err != nil {
+		return err
+	}
 	if todo == seedCopy {
 		if err := os.RemoveAll(copying); err != nil {
 			return err
@@ -140,6 +144,7 @@ func seedFrom(from, at string, todo seeding) error {
 	if err := os.RemoveAll(copied); err != nil {
 		return err
 	}
+	_ = os.Remove(own) // unless it has something else
 	return syncFilesystem(at)
 }
 
