@@ -109,7 +109,7 @@ func TestSceneContainers(t *testing.T) {
 	s.runsContainers(vm)
 	s.at(vm, "docker save box -o /tmp/box.tar && ctr images import /tmp/box.tar")
 	if got := words(s.at(vm, "ctr run --rm docker.io/library/box:latest c1 /bin/busybox sh -c "+
-		"'echo of ctr; grep -o \"/ overlay\" /proc/mounts'")); got != "of ctr / overlay" {
+		"'echo of ctr; /bin/busybox grep -o \"/ overlay\" /proc/mounts'")); got != "of ctr / overlay" {
 		t.Errorf("a container of containerd said %q; want that its root is an overlay", got)
 	}
 
@@ -135,7 +135,7 @@ func (s *stage) runsContainers(vm *VM) {
 		s.t.Errorf("Docker's storage driver is %q; want overlay2", got)
 	}
 	if got := words(s.at(vm, "docker run --rm --network none box /bin/busybox sh -c "+
-		"'echo of docker; grep -o \"/ overlay\" /proc/mounts'")); got != "of docker / overlay" {
+		"'echo of docker; /bin/busybox grep -o \"/ overlay\" /proc/mounts'")); got != "of docker / overlay" {
 		s.t.Errorf("a container of Docker said %q; want that its root is an overlay", got)
 	}
 }
