@@ -42,7 +42,7 @@ func TestSceneDatabaseOnVolume(t *testing.T) {
 		"ext4 5432:5432:755 5432:5432:700 active" {
 		t.Errorf("the volume is %q", got)
 	}
-	const sql = "runuser -u postgres -- psql -qtA -c "
+	const sql = "runuser -u postgres -- psql --pset=pager=off -qtA -c "
 	s.at(vm, sql+`"CREATE TABLE boots (image text)"`)
 	s.at(vm, sql+`"INSERT INTO boots VALUES ('v1')"`)
 	for n, step := range [][]string{{"v2", "assign", "db", "postgresql:v2"}, {"v1", "rollback", "db"}} {
