@@ -72,7 +72,7 @@ func (s *stage) build(name, version, text string) {
 // says that Docker's is kept on a volume when there is one.
 const engine = `name: engine
 extends: lab
-packages: [docker.io, busybox-static]
+packages: [docker.io, docker-cli, busybox-static]
 volumes:
   - {name: images, mount: /srv/images, optional: true, scratch: [/var/lib/docker]}
 checks:
