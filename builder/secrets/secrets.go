@@ -88,8 +88,9 @@ func Made() []Known {
 func Digest() ingot.Digest {
 	var text bytes.Buffer
 	for _, k := range table {
-		fmt.Fprintln(&text, k.Name, k.Paths, k.Fate, k.Empty, k.unit(), k.script(""), k.script("/identity"))
+		fmt.Fprintln(&text, k.Name, k.Paths, k.Fate, k.Empty, k.Units, k.unit(), k.script(""), k.script("/identity"))
 	}
+	text.WriteString(fill)
 	return ingot.DigestOf(text.Bytes())
 }
 
@@ -175,7 +176,6 @@ func (k Known) install(root *tree.Tree, identity string) error {
 	unit, target := "ingot-secret-"+k.Name+".service", "sysinit.target"
 	if len(k.Units) > 0 {
 		target = "multi-user.target"
-		order, target = "After=sysinit.target\nBefore=shutdown.target\n", "multi-user.target"
 	}
 	for _, u := range k.Units { // also of a template: Before= cannot name all its instances
 		text := "[Unit]\nRequires=" + unit + "\nAfter=" + unit + "\n"
@@ -201,7 +201,7 @@ func (k Known) install(root *tree.Tree, identity string) error {
 func (k Known) unit() string {
 	order := "Before=" + strings.Join(append(slices.Clone(k.Early), "sysinit.target", "shutdown.target"), " ") + "\n"
 	if len(k.Units) > 0 {
-		order = "After=sysinit.target\nBefore=" + strings.Join(k.Units, " ") + " shutdown.target\n"
+		order = "After=sysinit.target\nBefore=shutdown.target\n" // see install for those that need it
 	}
 	return "[Unit]\nDescription=Make this machine's own " + k.What + "\nDefaultDependencies=no\n" +
 		"After=local-fs.target systemd-tmpfiles-setup.service\nConflicts=shutdown.target\n" + order +

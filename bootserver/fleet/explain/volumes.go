@@ -78,7 +78,6 @@ func (s Story) remedy(r ingot.VolumeResult) (words string, next advice.Step) {
 			advice.Step{}
 	case ingot.VolumeUnrepaired:
 		return fmt.Sprintf("Repair it on the machine, with the volume not mounted: %s.", r.Remedy()), advice.Step{}
-		return fmt.Sprintf("Repair it on the machine, with the volume not mounted: e2fsck -y %s.", r.Device), advice.Step{}
 	case ingot.VolumeUnseeded:
 		return "A new volume gets the image's files at its mount point and needs room for them.", s.step(advice.ShowConsole)
 	}
