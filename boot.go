@@ -101,6 +101,9 @@ type Facts struct {
 	// Stamps says that its ingot-init checks and writes owners of volumes. Those of
 	// older images mount whatever has the right label.
 	Stamps bool `json:"stamps,omitempty"`
+	// SecureBoot says that the firmware starts only programs that are signed for it. Older images do
+	// not report it.
+	SecureBoot bool `json:"secureBoot,omitempty"`
 }
 
 // TicketRequest is posted by ingot-init to BootPath(boot, "ticket").
@@ -152,6 +155,12 @@ type Ticket struct {
 	// Token is what the server must know to verify messages of the boot, encrypted by it and for it. The
 	// machine returns it with every message, in HeaderToken.
 	Token string `json:"token,omitempty"`
+	// Arguments are the kernel arguments of this boot beyond those of its image. With FeatureArguments,
+	// the machine refuses a command line that has others.
+	Arguments []string `json:"arguments,omitempty"`
+	// Shell lets ingot-init start a shell on the machine's consoles before it leaves the initramfs, and
+	// when it fails, if the image has FeatureShell.
+	Shell bool `json:"shell,omitempty"`
 }
 
 // Heartbeat is the usual time between two reports. Agents vary it by a quarter.
@@ -283,6 +292,9 @@ const (
 	ArgBoot   = "ingot.boot"   // BootKey
 	ArgMAC    = "ingot.mac"    // MAC address of the boot NIC
 	ArgDebug  = "ingot.debug"  // present: more detail on the console
+	// ArgPanic is what the script adds unless the image or the boot sets panic: a kernel that cannot go on
+	// must not wait for a person.
+	ArgPanic = "panic=30"
 
 	ArgRootHash = "ingot.roothash" // root hash of the dm-verity tree: 64 hex digits
 	// where the root is when there is no server: LocalPartition or LocalISO and an identifier
@@ -312,6 +324,8 @@ const (
 	LocalFile = KeyDir + "/local.json"
 	// RunDir survives the switch of root and holds boot.json and the root image.
 	RunDir = "/run/ingot"
+	// ShellPath in the initramfs is busybox, in images with FeatureShell.
+	ShellPath = "/bin/busybox"
 	// AgentPath is where the image carries ingot-init for use as the agent.
 	AgentPath = "/usr/lib/ingot/ingot-init"
 )

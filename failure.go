@@ -22,6 +22,7 @@ const (
 	FailureTicketExpired   FailureCode = "ticket-expired"
 	FailureImageDigest     FailureCode = "image-digest"
 	FailureImageKey        FailureCode = "image-signature"
+	FailureArguments       FailureCode = "kernel-arguments"
 	FailureMemory          FailureCode = "too-little-memory"
 	FailureRootChunk       FailureCode = "root-chunk"
 	FailureRootMount       FailureCode = "root-mount"
@@ -45,6 +46,7 @@ var Failures = map[FailureCode]string{
 	FailureTicketExpired:  "The ticket had expired when it arrived.",
 	FailureImageDigest:    "A part of the image does not have the digest that the ticket or the manifest names.",
 	FailureImageKey:       "The image is not signed by the release key in the initramfs.",
+	FailureArguments:      "The kernel has other arguments than the image and the ticket allow.",
 	FailureMemory:         "The machine has less memory than the image requires.",
 	FailureRootChunk:      "A chunk of the root does not match the manifest, although it was fetched several times.",
 	FailureRootMount:      "The root could not be attached or mounted.",

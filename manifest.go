@@ -67,11 +67,19 @@ const FeatureAuthenticated Feature = "authenticated-reports"
 // initramfs. An image without it boots only with tickets by the very server key that it holds.
 const FeatureSuccessors Feature = "key-successors"
 
+// FeatureArguments: ingot-init refuses kernel arguments that neither the manifest nor the ticket has.
+const FeatureArguments Feature = "signed-arguments"
+
+// FeatureShell: the profile permits a shell in the initramfs, which has one; see Ticket.Shell.
+const FeatureShell Feature = "initramfs-shell"
+
 // The builder reads what an ingot-init can do from the text in its binary: MarkFeature and the name.
 const (
 	MarkFeature       = "ingot-init-feature="
 	MarkAuthenticated = MarkFeature + string(FeatureAuthenticated)
 	MarkSuccessors    = MarkFeature + string(FeatureSuccessors)
+	MarkArguments     = MarkFeature + string(FeatureArguments)
+	MarkShell         = MarkFeature + string(FeatureShell)
 )
 
 // Has reports whether the image has a feature.

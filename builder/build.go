@@ -284,6 +284,14 @@ func (b *build) packInitramfs(ctx context.Context, kernel *tree.Tree, release st
 	key := sha256.New()
 	fmt.Fprintln(key, initramfs.Format, b.plan.Init, b.kernelKey(), release, o.Select,
 		o.Small, b.epoch.Unix(), b.plan.Keys)
+	if b.p.PermitsShell() {
+		shell, err := b.shell(ctx)
+		if err != nil {
+			return "", err
+		}
+		o.Programs = map[string][]byte{ingot.ShellPath: shell}
+		fmt.Fprintln(key, "shell", ingot.DigestOf(shell))
+	}
 	path, kept, err := b.layers.get(ctx, fmt.Sprintf("initramfs-%x", key.Sum(nil)), func(fresh string) error {
 		f, err := os.Create(fresh)
 		if err != nil {
@@ -325,11 +333,7 @@ func (b *build) manifest(root *tree.Tree, release string) *ingot.ImageManifest {
 		KernelRelease: release, Arguments: p.Kernel.Arguments, Packages: len(b.plan.Packages), Hostname: p.Hostname,
 		Overlay: int64(p.RAM.Overlay), MinRAM: int64(p.RAM.Budget), Deadline: time.Duration(p.Deadline),
 	}
-	for _, f := range []ingot.Feature{ingot.FeatureAuthenticated, ingot.FeatureSuccessors} {
-		if bytes.Contains(b.init, []byte(ingot.MarkFeature+string(f))) {
-			m.Features = append(m.Features, f)
-		}
-	}
+	m.Features = b.features()
 	for _, e := range root.Entries() {
 		m.Unpacked += e.Size
 	}
@@ -343,6 +347,25 @@ func (b *build) manifest(root *tree.Tree, release string) *ingot.ImageManifest {
 			Timeout: time.Duration(c.Timeout), Within: time.Duration(c.Within)})
 	}
 	return m
+}
+
+// features returns what the image can do. What its ingot-init can do is text in that program.
+func (b *build) features() (list []ingot.Feature) {
+	for _, f := range []struct {
+		mark    string
+		feature ingot.Feature
+		is      bool
+	}{
+		{ingot.MarkAuthenticated, ingot.FeatureAuthenticated, true},
+		{ingot.MarkSuccessors, ingot.FeatureSuccessors, true},
+		{ingot.MarkArguments, ingot.FeatureArguments, true},
+		{ingot.MarkShell, ingot.FeatureShell, b.p.PermitsShell()},
+	} {
+		if f.is && bytes.Contains(b.init, []byte(f.mark)) {
+			list = append(list, f.feature)
+		}
+	}
+	return list
 }
 
 // checkBudget compares the memory that the image needs with what the profile allows.

@@ -16,11 +16,11 @@ import (
 	"ingot/internal/yamlfile"
 )
 
-//go:embed debian/*.yaml node/*.yaml lab/*.yaml
+//go:embed debian/*.yaml node/*.yaml lab/*.yaml rescue/*.yaml
 var shipped embed.FS
 
 // Shipped lists the profiles that are built into ingot.
-func Shipped() []string { return []string{"debian", "lab", "node"} }
+func Shipped() []string { return []string{"debian", "lab", "node", "rescue"} }
 
 // fileName is the profile file of a profile's folder.
 const fileName = "profile.yaml"
@@ -188,6 +188,7 @@ func (l *loader) merge(into, p *Profile) {
 	replace(&into.RAM.Budget, p.RAM.Budget)
 	replace(&into.RAM.Overlay, p.RAM.Overlay)
 	replace(&into.Deadline, p.Deadline)
+	replace(&into.RescueShell, p.RescueShell)
 	replace(&into.Compression, p.Compression)
 	into.Keep = appendNew(into.Keep, p.Keep)
 	into.Packages = mergePackages(into.Packages, p.Packages)

@@ -3,7 +3,7 @@
 //
 // A profile is YAML and is read strictly: all unknown keys, wrong types and bad values are reported
 // together, each with its place and what to write instead. Profiles extend profiles; those that
-// ingot ships (debian, node, lab) are embedded and can be extended by name. The package leaves out
+// ingot ships (debian, node, lab, rescue) are embedded and can be extended by name. The package leaves out
 // resolving and building, which packages builder and lock do.
 package profiles
 
@@ -27,7 +27,7 @@ type Profile struct {
 	// Name of the profile and of its images: lower-case letters, digits, dashes.
 	Name string `yaml:"name" json:"name" jsonschema:"required"`
 	// Profiles to start from, in order: a path relative to this file, or a shipped name (debian, node,
-	// lab).
+	// lab, rescue).
 	Extends OneOrMore `yaml:"extends,omitempty" json:"extends,omitempty"`
 	// Debian architecture. Default: amd64.
 	Arch ingot.Arch `yaml:"arch,omitempty" json:"arch,omitempty" jsonschema:"enum=amd64,enum=arm64"`
@@ -61,6 +61,9 @@ type Profile struct {
 	RAM    RAM     `yaml:"ram,omitempty" json:"ram,omitempty"`
 	// Secrets that all machines of this image share.
 	Secrets Secrets `yaml:"secrets,omitempty" json:"secrets,omitzero"`
+	// Put busybox into the initramfs, and permit `ingot assign --once --shell` to start it as a shell on
+	// the consoles of a machine. It needs the package busybox-static. Default: false.
+	RescueShell *bool `yaml:"rescueShell,omitempty" json:"rescueShell,omitempty"`
 	// Time from the boot script to the report. A boot without a report by then ends as silent.
 	// Default: 10m.
 	Deadline Duration `yaml:"deadline,omitempty" json:"deadline,omitempty"`
@@ -75,6 +78,12 @@ type Profile struct {
 
 	folders map[string]fs.FS // by profile file, the folder that its sources are relative to
 }
+
+// ShellPackage is the Debian package of the shell that PermitsShell is about.
+const ShellPackage = "busybox-static"
+
+// PermitsShell reports whether the profile permits a shell in the initramfs.
+func (p *Profile) PermitsShell() bool { return p.RescueShell != nil && *p.RescueShell }
 
 // Parent is a profile that another one extends.
 type Parent struct {

@@ -213,7 +213,7 @@ func TestParents(t *testing.T) {
 
 func TestNoSuchProfile(t *testing.T) {
 	_, err := Load("nothing-here")
-	if !errors.Is(err, ErrNoProfile) || !strings.Contains(err.Error(), "debian, lab, node") {
+	if !errors.Is(err, ErrNoProfile) || !strings.Contains(err.Error(), "debian, lab, node, rescue") {
 		t.Errorf("Load = %v; want ErrNoProfile and the shipped names", err)
 	}
 }

@@ -167,6 +167,9 @@ func (p *Profile) validate(o origin, faults *Faults) {
 		faults.Add(top, "write: kernel: {package: linux-image-"+string(p.Arch)+"}, or extend node or lab",
 			"no kernel package is chosen")
 	}
+	if p.PermitsShell() && !slices.Contains(p.Packages, ShellPackage) {
+		faults.Add(top, "add it to packages", "rescueShell needs the package %s", ShellPackage)
+	}
 	for _, f := range p.Files {
 		if f.Source != "" {
 			p.validateSource(f, faults)

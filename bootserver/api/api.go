@@ -35,6 +35,8 @@ type Backend interface {
 	Images
 	Approve(ctx context.Context, ref string, q ApproveRequest) (Machine, error)
 	Assign(ctx context.Context, ref string, q AssignRequest) (Machine, error)
+	Once(ctx context.Context, ref string, q OnceRequest) (Machine, error)
+	CancelOnce(ctx context.Context, ref string) (Machine, error)
 	Rollback(ctx context.Context, ref string, force bool) (Machine, error)
 	Resume(ctx context.Context, ref string) (Machine, error)
 	Grant(ctx context.Context, ref string, g GrantRequest) (Machine, error)
@@ -81,6 +83,16 @@ type AssignRequest struct {
 	Image string `json:"image"`
 	Why   string `json:"why,omitempty"`
 	Force bool   `json:"force,omitempty" doc:"Although accounts have other numbers than in the image that runs."`
+}
+
+// OnceRequest says what exactly one boot of a machine does other than its assignment says.
+type OnceRequest struct {
+	Image     string        `json:"image,omitempty"` // empty: the one that it boots anyway
+	Arguments []string      `json:"arguments,omitempty" doc:"Kernel arguments beyond those of the image."`
+	Shell     bool          `json:"shell,omitempty" doc:"Start a shell in the initramfs."`
+	Limit     time.Duration `json:"limit,omitempty" doc:"Nanoseconds until it must be healthy. 0: as other boots, but 1 h with arguments or a shell."`
+	Why       string        `json:"why,omitempty"`
+	Force     bool          `json:"force,omitempty" doc:"As in AssignRequest."`
 }
 
 // GrantRequest names the disk that one boot may initialise.
@@ -203,6 +215,14 @@ func machineRoutes(r *routes, b Backend) {
 	add(r, "POST /v1/machines/{ref}/assign", access.Operate, "Choose the image of a machine's next boot",
 		func(ctx context.Context, in *changeIn[AssignRequest]) (Machine, error) {
 			return b.Assign(ctx, in.Ref, in.Body)
+		})
+	add(r, "POST /v1/machines/{ref}/once", access.Operate, "Decide what exactly one boot of a machine does",
+		func(ctx context.Context, in *changeIn[OnceRequest]) (Machine, error) {
+			return b.Once(ctx, in.Ref, in.Body)
+		})
+	add(r, "DELETE /v1/machines/{ref}/once", access.Operate, "Cancel what one boot of a machine was to do",
+		func(ctx context.Context, in *MachineIn) (Machine, error) {
+			return b.CancelOnce(ctx, in.Ref)
 		})
 	type rollbackIn struct { // no body: clients of before send none
 		MachineIn

@@ -372,6 +372,16 @@ func (c *Client) AssignBy(ctx context.Context, ref string, q AssignRequest) (Mac
 	return c.change(ctx, ref, "assign", q)
 }
 
+// Once decides what exactly one boot of a machine does.
+func (c *Client) Once(ctx context.Context, ref string, q OnceRequest) (Machine, error) {
+	return c.change(ctx, ref, "once", q)
+}
+
+// CancelOnce cancels what one boot of a machine was to do.
+func (c *Client) CancelOnce(ctx context.Context, ref string) (m Machine, err error) {
+	return m, c.call(ctx, http.MethodDelete, "machines/"+url.PathEscape(ref)+"/once", nil, &m)
+}
+
 // Rollback assigns the last other image that was healthy on a machine.
 func (c *Client) Rollback(ctx context.Context, ref string) (Machine, error) {
 	return c.change(ctx, ref, "rollback", nil)

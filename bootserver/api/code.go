@@ -31,6 +31,8 @@ const (
 	CodeInvalidConfig      Code = "invalid-configuration"
 	CodeGrantWithoutDisk   Code = "grant-without-disk"
 	CodeGrantDuration      Code = "grant-duration"
+	CodeInvalidArgument    Code = "invalid-kernel-argument"
+	CodeOnceLimit          Code = "once-limit"
 	CodeTooManyLabels      Code = "too-many-labels"
 	CodeTooLarge           Code = "request-too-large"
 	CodeUnauthenticated    Code = "authentication-required"
@@ -53,6 +55,10 @@ const (
 	CodeNameTaken          Code = "name-taken"
 	CodeNoRollback         Code = "no-rollback"
 	CodeAccountsMoved      Code = "accounts-moved"
+	CodeNoNextImage        Code = "no-next-image"
+	CodeImageUnable        Code = "image-unable"
+	CodeSecureBoot         Code = "secure-boot"
+	CodeNoOnce             Code = "nothing-for-one-boot"
 	CodeChanged            Code = "changed-meanwhile"
 	CodeBootNotFound       Code = "boot-not-found"
 	CodeNoHardware         Code = "hardware-not-reported"
@@ -120,6 +126,9 @@ var requestCodes = []meaning{
 		"ingot config check"},
 	{CodeGrantWithoutDisk, 400, "A grant names one disk.", "give its serial number or WWN with --disk"},
 	{CodeGrantDuration, 400, "The duration of a grant is out of range.", "give --for between 1m and 168h"},
+	{CodeInvalidArgument, 400, "A kernel argument of one boot is not allowed, or there are too many.",
+		"give arguments one by one: --append KEY=VALUE --append KEY"},
+	{CodeOnceLimit, 400, "The time of one boot is out of range.", "give --for between 1m and 168h"},
 	{CodeTooManyLabels, 400, "A machine would have too many labels. Parameter: machine.",
 		"remove some: ingot machine label {machine} KEY-"},
 	{CodeTooLarge, 413, "The body of the request is too large.", "send less at a time"},
@@ -176,6 +185,14 @@ var machineCodes = []meaning{
 		"last, so files on them would belong to other accounts. Parameters: machine, from and to, the images.",
 		"compare them: ingot image diff {from} {to}; give the accounts their old numbers in the profile, or change the " +
 			"owners on the volumes and give --force"},
+	{CodeNoNextImage, 409, "The machine boots no image now, so one boot of it needs an image. Parameter: machine.",
+		"name an image: ingot assign {machine} IMAGE --once"},
+	{CodeImageUnable, 409, "The image cannot do what one boot is to do: an older ingot built it, or its profile does not " +
+		"permit it. Parameter: image.", "build it again with this ingot; for a shell, set rescueShell in its profile"},
+	{CodeSecureBoot, 409, "The machine starts with Secure Boot, which fixes its kernel arguments. Parameter: machine.",
+		"boot another image once: ingot assign {machine} IMAGE --once; or turn Secure Boot off in the firmware"},
+	{CodeNoOnce, 409, "Nothing is decided for one boot of the machine. Parameter: machine.",
+		"ingot machine show {machine}"},
 	{CodeChanged, 409, "What the request is about changed while it was carried out. Nothing was done.",
 		"run the same command again"},
 	{CodeBootNotFound, 404, "The machine has no such boot. Parameter: machine.", "ingot boots {machine}"},

@@ -125,6 +125,7 @@ type Machine struct {
 	Trial       Trial                     `json:"trial,omitzero"`
 	Setback     *Setback                  `json:"setback,omitempty"`
 	Orders      int                       `json:"orders,omitempty"` // how often an operator decided what it boots
+	Once        *Once                     `json:"once,omitempty"`   // what its next boot does instead
 	Grants      []Grant                   `json:"grants,omitempty"`
 	// disks with volumes that the machine used before volumes had owners
 	Had   []ingot.Disk `json:"had,omitempty"`
@@ -134,6 +135,32 @@ type Machine struct {
 	Authenticated bool `json:"authenticated,omitempty"`
 	// when it came back after a restore that had lost its boot, by its own report; until its next ticket
 	Returned time.Time `json:"returned,omitzero"`
+}
+
+// Once is what exactly one boot of a machine does other than its assignment says.
+type Once struct {
+	ImageRef
+	Arguments []string      `json:"arguments,omitempty"` // kernel arguments beyond those of the image
+	Shell     bool          `json:"shell,omitempty"`     // a shell starts in the initramfs
+	Limit     time.Duration `json:"limit,omitempty"`     // until the boot must be healthy; zero: as other boots
+	Why       string        `json:"why,omitempty"`
+	Since     time.Time     `json:"since"`
+	Order     int           `json:"order"` // the machine's orders after this one
+}
+
+// String describes the boot: "lab:v1 with kernel arguments debug and a shell in the initramfs".
+func (o Once) String() string {
+	var with []string
+	if len(o.Arguments) > 0 {
+		with = append(with, "kernel arguments "+strings.Join(o.Arguments, " "))
+	}
+	if o.Shell {
+		with = append(with, "a shell in the initramfs")
+	}
+	if with == nil {
+		return o.Name
+	}
+	return o.Name + " with " + strings.Join(with, " and ")
 }
 
 // Claim says that an earlier boot of a machine may still run: the latest one gets no grant until then.
@@ -196,6 +223,7 @@ type Boot struct {
 	Firmware ingot.Firmware   `json:"firmware,omitempty"`
 	Image    ImageRef         `json:"image"` // empty until it is decided
 	Order    int              `json:"order,omitempty"`
+	Once     *Once            `json:"once,omitempty"`  // what it does other than the assignment says
 	Root     ingot.Digest     `json:"root,omitempty"`  // that the machine should measure
 	First    string           `json:"first,omitempty"` // first stage: the file of a loader, or FirstUKI
 	Proxy    bool             `json:"proxy,omitempty"` // another server gives the address

@@ -49,10 +49,10 @@ func (b *Booter) Script(id ingot.BootID, base string) (string, error) {
 
 func (b *Booter) bootScript(base string, m fleet.Machine, boot fleet.Boot, im image.Image) string {
 	url := func(part string) string { return b.BootURL(base, boot.ID, im.Digest.Hex()+"/"+part) }
-	args := slices.Concat(im.Manifest.Arguments, []string{ingot.ArgServer + "=" + base,
+	args := slices.Concat(im.Manifest.Arguments, boot.Arguments(), []string{ingot.ArgServer + "=" + base,
 		ingot.ArgBoot + "=" + string(b.BootKey(boot.ID)), ingot.ArgMAC + "=${netX/mac}"})
 	if !slices.ContainsFunc(args, func(a string) bool { return strings.HasPrefix(a, "panic=") }) {
-		args = append(args, "panic=30") // a kernel that cannot go on must not wait for a person
+		args = append(args, ingot.ArgPanic)
 	}
 	return ipxe.Boot{Image: im.Name.String() + " for " + m.Hostname(), Kernel: url("kernel"),
 		Initramfs: url("initramfs"),

@@ -56,7 +56,8 @@ func (b *Booter) Ticket(id ingot.BootID, q ingot.TicketRequest) (signed ingot.Si
 			MachineKey: d.Machine.MachineKey,
 			Nonce:      q.Nonce, Issued: now, Expires: now.Add(policy.Ticket), Image: d.Boot.Image.Image, Grants: blank,
 			Deadline: d.Boot.Deadline.Sub(now), Restart: d.Restarts(), Fleet: installation, Had: d.Machine.Had,
-			Adoptions: adoptions, MachineHalf: half}
+			Adoptions: adoptions, MachineHalf: half, Arguments: d.Boot.Arguments(),
+			Shell: d.Boot.Once != nil && d.Boot.Once.Shell}
 		if half != nil {
 			ticket.ServerHalf = server
 		}

@@ -71,6 +71,7 @@ type Claim struct {
 	Until   time.Time    `json:"until"`
 	// the machine before the claim, for when the earlier boot stays
 	Orders      int        `json:"-"`
+	Once        *Once      `json:"-"`
 	Trial       Trial      `json:"-"`
 	Setback     *Setback   `json:"-"`
 	LastHealthy ImageRef   `json:"-"`
@@ -95,7 +96,7 @@ func (d *Decision) supersede(latest Boot) {
 	m := &d.Machine
 	if m.Claim == nil && latest.runs(d.now) {
 		m.Claim = &Claim{Running: latest.ID, Healthy: latest.Outcome == ingot.OutcomeHealthy, Since: d.now,
-			Until: latest.Auth.Heard.Add(Silence), Orders: m.Orders, Trial: m.Trial, Setback: m.Setback,
+			Until: latest.Auth.Heard.Add(Silence), Orders: m.Orders, Once: m.Once, Trial: m.Trial, Setback: m.Setback,
 			LastHealthy: m.LastHealthy, HealthyList: m.Healthy}
 		d.addBoot(latest, Change{Code: CodeBootClaimed, To: Values{"until": m.Claim.Until.Format(time.RFC3339)}})
 	}
@@ -117,7 +118,7 @@ func (d *Decision) Resolve() {
 		return
 	}
 	if d.Boot.Outcome == ingot.OutcomeHealthy {
-		d.Machine = healthyOn(d.Machine, d.Boot.Image)
+		d.countHealthy()
 	}
 	d.applyOutcome(d.Boot)
 }
@@ -201,7 +202,7 @@ func (d *Decision) Stays(latest Boot) {
 	}
 	m.Claim, m.Boot, m.Authenticated = nil, d.Boot.ID, true
 	if m.Orders == c.Orders {
-		m.Trial, m.Setback, m.LastHealthy, m.Healthy = c.Trial, c.Setback, c.LastHealthy, c.HealthyList
+		m.Once, m.Trial, m.Setback, m.LastHealthy, m.Healthy = c.Once, c.Trial, c.Setback, c.LastHealthy, c.HealthyList
 	}
 	d.Boot.Newest = max(d.Boot.Newest, latest.Number)
 	if d.Boot.Outcome == ingot.OutcomeSilent && d.Boot.Cause == CauseSuperseded {

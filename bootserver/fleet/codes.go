@@ -39,6 +39,9 @@ const (
 	CodeMachineForgot   Code = "machine-forgotten" // deleted with its boots
 	CodeMachineImported Code = "machine-imported"  // was in an imported list; Name
 	CodeCardsClaimed    Code = "cards-claimed"     // reports cards that other machines were seen with; To: cards
+	CodeOnceSet         Code = "once-set"          // for one boot: Image; To: arguments, shell; Detail: why
+	CodeOnceUsed        Code = "once-used"         // by a boot; as CodeOnceSet
+	CodeOnceDropped     Code = "once-dropped"      // unused; as CodeOnceSet; Detail: the reason
 	CodeRuleApplied     Code = "rule-applied"      // To: state, labelled, image, rule
 	CodeMachineReturned Code = "machine-returned"  // brought back what a restore had lost; Image; To: state, known
 	CodePacket          Code = "packet"            // a DHCP packet; To: see packetValues
@@ -69,6 +72,8 @@ const (
 	ActionAssign        Code = "machine.assign"
 	ActionRollback      Code = "machine.rollback"
 	ActionResume        Code = "machine.resume"
+	ActionOnce          Code = "machine.once"
+	ActionCancelOnce    Code = "machine.cancel-once"
 	ActionGrant         Code = "machine.grant"
 	ActionRename        Code = "machine.rename"
 	ActionLabel         Code = "machine.label"
@@ -141,6 +146,9 @@ func descriptions() map[Code]description {
 			return "falls back to " + c.Image.Name + ": " + c.Detail
 		}},
 		CodeMachineHeld: {KindDecision, always, detailed("held for an operator: %s")},
+		CodeOnceSet:     {KindDecision, nil, onceText("for one boot: %s")},
+		CodeOnceUsed:    {KindDecision, nil, onceText("this boot only: %s")},
+		CodeOnceDropped: {KindDecision, nil, onceText("no longer for one boot: %s")},
 		CodeRuleApplied: {KindDecision, nil, ruleText},
 
 		CodeBootStage:     {KindStep, nil, func(c Change) string { return c.Detail }},
@@ -178,6 +186,8 @@ var actions = map[Code]string{
 	ActionAssign:        "assigned an image to machine",
 	ActionRollback:      "rolled back machine",
 	ActionResume:        "resumed machine",
+	ActionOnce:          "decided one boot of machine",
+	ActionCancelOnce:    "cancelled what was decided for one boot of machine",
 	ActionGrant:         "granted a disk to machine",
 	ActionRename:        "renamed machine",
 	ActionLabel:         "labelled machine",

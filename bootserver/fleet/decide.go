@@ -36,12 +36,14 @@ func Begins(latest *Boot, loader bool) bool {
 	return stage.Rank() >= ingot.StageLoader.Rank()
 }
 
-// Next returns the image that a machine boots next: the assigned one, or the one that it
-// fell back to. The error is ErrNotApproved, ErrNoImage or ErrHeld.
+// Next returns the image that a machine boots next: the one for one boot, the assigned one, or
+// the one that it fell back to. The error is ErrNotApproved, ErrNoImage or ErrHeld.
 func Next(m Machine) (ImageRef, error) {
 	switch {
 	case m.State != Approved:
 		return ImageRef{}, ErrNotApproved
+	case m.Once != nil:
+		return m.Once.ImageRef, nil
 	case m.Assignment.Image == "":
 		return ImageRef{}, ErrNoImage
 	case m.Setback == nil:
@@ -111,4 +113,50 @@ func addGrant(m Machine, g Grant, now time.Time) Machine {
 	})
 	m.Grants = append(m.Grants, g)
 	return m
+}
+
+// Uses calls f for every image that a machine needs, with the reason: it is assigned, is to be
+// booted once, was booted last, was healthy last and may still run, or would be chosen by a rollback. Such
+// an image must stay in the store. latest is the image of the machine's latest boot. f may
+// be called more than once for one image.
+func Uses(m *Machine, latest ingot.Digest, f func(image ingot.Digest, why string)) {
+	use := func(image ingot.Digest, why string) {
+		if image != "" {
+			f(image, why)
+		}
+	}
+	use(m.Assignment.Image, "is assigned it")
+	if m.Once != nil {
+		use(m.Once.Image, "is to boot it once")
+	}
+	use(latest, "booted it last")
+	if m.Setback != nil {
+		use(m.Setback.To.Image, "fell back to it")
+	}
+	use(m.LastHealthy.Image, "was last healthy with it")
+	for i := len(m.Healthy) - 1; i >= 0; i-- { // as Rollback chooses
+		if image := m.Healthy[i].Image; image != m.Assignment.Image {
+			use(image, "may fall back to it")
+			break
+		}
+	}
+}
+
+// InUse returns the reason for every image that a machine needs, such as "node01 is
+// assigned it". boots are the boots of the machines; older ones are ignored.
+func InUse(machines []Machine, boots []Boot) map[ingot.Digest]string {
+	latest := map[ingot.BootID]ingot.Digest{}
+	for _, b := range boots {
+		latest[b.ID] = b.Image.Image
+	}
+	used := map[ingot.Digest]string{}
+	for i := range machines {
+		m := &machines[i]
+		Uses(m, latest[m.Boot], func(image ingot.Digest, why string) {
+			if used[image] == "" {
+				used[image] = m.Hostname() + " " + why
+			}
+		})
+	}
+	return used
 }

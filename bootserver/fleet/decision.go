@@ -163,6 +163,7 @@ func (d *Decision) Record(e ingot.Event) {
 			d.addBoot(b, c)
 		}
 	}
+	d.spendOnce()
 	if last {
 		d.End(Ending{ingot.OutcomeFailed, CauseFailed, fmt.Sprintf("stage %s: %s", e.Stage, e.Error)})
 	}
@@ -236,7 +237,7 @@ func (d *Decision) Report(r ingot.Report) {
 	}
 	d.Record(ingot.Event{Stage: ingot.StageHealthy, Uptime: r.Uptime, Detail: "root " + r.Root.Short()})
 	if !d.tentative() {
-		d.Machine = healthyOn(d.Machine, d.Boot.Image)
+		d.countHealthy()
 	}
 	d.End(Ending{ingot.OutcomeHealthy, CauseReport, ""})
 }
@@ -260,6 +261,14 @@ func fault(r ingot.Report, root ingot.Digest) (ingot.FailureCode, string) {
 
 // maxHealthy limits the list of images that were healthy on a machine.
 const maxHealthy = 20
+
+// countHealthy records that the image of the boot was healthy on the machine. An image that is not
+// assigned, or that got other arguments, says nothing about later boots.
+func (d *Decision) countHealthy() {
+	if d.Boot.Once == nil {
+		d.Machine = healthyOn(d.Machine, d.Boot.Image)
+	}
+}
 
 // healthyOn records that an image was healthy on a machine.
 func healthyOn(m Machine, image ImageRef) Machine {
@@ -404,6 +413,9 @@ func (d *Decision) EndOlder(b Boot, e Ending) {
 // this boot: only if the next boot is another attempt or boots another image. Otherwise
 // it stays up for inspection.
 func (d *Decision) Restarts() bool {
+	if o := d.Boot.Once; o != nil { // an operator wants to look, or the next boot is of another image
+		return !o.special()
+	}
 	trial := *d
 	trial.Boot.Outcome = ingot.OutcomeOpen
 	trial.Boot.Events = append(slices.Clone(d.Boot.Events), Event{Event: ingot.Event{Stage: ingot.StageAgent}})
@@ -419,13 +431,20 @@ func (d *Decision) Restarts() bool {
 
 // run sets the image of the boot.
 func (d *Decision) run(ref ImageRef, im Image) {
+	var limit time.Duration
+	if d.Boot.Once = d.Machine.Once; d.Boot.Once != nil {
+		limit = d.Boot.Once.Limit
+	}
 	d.Boot.Image, d.Boot.Root, d.Boot.Order, d.Boot.Auth.Able = ref, im.Root, d.Machine.Orders, im.Able
-	d.Boot.Deadline = d.now.Add(cmp.Or(im.Deadline, d.policy.Deadline))
+	d.Boot.Deadline = d.now.Add(cmp.Or(limit, im.Deadline, d.policy.Deadline))
 }
 
 // Script decides which image the script of the boot starts. The error is the reason why
 // the machine has to wait.
 func (d *Decision) Script() (ingot.Digest, error) {
+	if o := d.Machine.Once; o != nil && !d.servable(o.Image) {
+		d.dropOnce("the image cannot be served: " + d.Image(o.Image).Err.Error())
+	}
 	ref, err := Next(d.Machine)
 	if err != nil {
 		return "", err
@@ -438,7 +457,7 @@ func (d *Decision) Script() (ingot.Digest, error) {
 	if im.Err != nil {
 		return "", im.Err
 	}
-	if d.Boot.Image.Image != ref.Image {
+	if d.Boot.Image.Image != ref.Image || !fetched && !d.Boot.Once.same(d.Machine.Once) {
 		d.run(ref, im)
 	}
 	d.Record(ingot.Event{Stage: ingot.StageScript, Detail: ref.Name})
@@ -495,6 +514,7 @@ func (d *Decision) Ticket() (lent []ingot.Grant, ask *Question) {
 		}
 		d.addBoot(d.Boot, c)
 	}
+	d.spendOnce()
 	return lent, nil
 }
 

@@ -76,7 +76,9 @@ type Machine struct {
 	// set after the assigned image failed too often; never modified, only replaced
 	Setback *Setback `json:"setback,omitempty"`
 	Orders  int      `json:"orders,omitempty"` // number of operators' decisions about its image
-	Grants  []Grant  `json:"grants,omitempty"`
+	// what its next boot does other than the assignment says; never modified, only replaced
+	Once   *Once   `json:"once,omitempty"`
+	Grants []Grant `json:"grants,omitempty"`
 	// disks with volumes that the machine used before volumes had owners
 	Had  []ingot.Disk `json:"had,omitempty"`
 	Boot ingot.BootID `json:"boot,omitempty"` // the latest boot
@@ -125,7 +127,9 @@ type Boot struct {
 	Firmware ingot.Firmware  `json:"firmware,omitempty"`
 	Image    ImageRef        `json:"image"`           // empty until the script names one
 	Order    int             `json:"order,omitempty"` // the machine's Orders when its image was decided
-	Root     ingot.Digest    `json:"root,omitempty"`  // digest that the machine should measure
+	// what this boot does other than the assignment says; never modified, only replaced
+	Once *Once        `json:"once,omitempty"`
+	Root ingot.Digest `json:"root,omitempty"` // digest that the machine should measure
 	// the first stage that it is offered: a loader's file, or FirstUKI
 	First    string        `json:"first,omitempty"`
 	Proxy    bool          `json:"proxy,omitempty"`   // another server assigns the address; we name the boot file

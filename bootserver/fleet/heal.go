@@ -88,14 +88,15 @@ func Resume(m Machine) Machine {
 // ApplyOutcome returns the machine after a boot ended: it counts consecutive failures of
 // an image, and after too many falls back or holds the machine. have reports whether an
 // image can still be served. Only the latest boot counts, once, and only if it booted
-// the image that the machine should boot: an operator may have changed that.
+// the image that the machine should boot: an operator may have changed that. A boot with a Once never
+// counts.
 func ApplyOutcome(m Machine, b Boot, p Policy, have func(ingot.Digest) bool, now time.Time) Machine {
 	switch {
-	case m.Boot != b.ID || b.Image.Image == "":
+	case m.Boot != b.ID || b.Image.Image == "" || b.Once != nil:
 		return m
 	case b.Outcome == ingot.OutcomeHealthy:
 		return forgetFailures(m, b)
-	case b.Outcome != ingot.OutcomeFailed && b.Outcome != ingot.OutcomeSilent, !fetched(b), VolumeTrouble(b):
+	case b.Outcome != ingot.OutcomeFailed && b.Outcome != ingot.OutcomeSilent, !fetched(b), Blameless(b):
 		return m
 	}
 	if next, err := Next(m); err != nil || next.Image != b.Image.Image || b.Order != m.Orders {
@@ -136,6 +137,13 @@ func fetched(b Boot) bool {
 		return b.Stage().Rank() >= ingot.StageLoader.Rank()
 	}
 	return b.Stage().Rank() >= ingot.StageInitramfs.Rank()
+}
+
+// Blameless reports whether a boot ended because of something that another image would meet as well:
+// the machine's volumes, or kernel arguments that somebody changed on the way.
+func Blameless(b Boot) bool {
+	n := len(b.Events)
+	return VolumeTrouble(b) || n > 0 && b.Events[n-1].Error != "" && b.Events[n-1].Code == ingot.FailureArguments
 }
 
 // VolumeTrouble reports whether a boot ended because of its volumes: one was refused or could

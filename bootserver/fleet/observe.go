@@ -263,9 +263,14 @@ func (d *Decision) offer(f Facts) Offer {
 	// An iPXE that sends a request right after our loader was served is our loader,
 	// whatever its build options.
 	loader := r.Sender == SenderLoader || (r.IPXE && latest != nil && latest.Open() && latest.Stage() == ingot.StageLoader)
-	list := d.firstStages(r)
 	reason, stalled := Stalled(latest, r.Firmware, d.now)
-	if stalled = stalled && !loader && r.Begins; stalled {
+	stalled = stalled && !loader && r.Begins
+	refused := stalled && d.refusesLoader(r, *latest)
+	list := d.firstStages(r)
+	switch {
+	case refused:
+		d.EndOlder(*latest, Ending{ingot.OutcomeSilent, CauseStalled, reason})
+	case stalled:
 		d.stall(*latest, reason, list)
 	}
 	if stalled || Begins(latest, loader) {
@@ -307,15 +312,27 @@ func (d *Decision) beginBoot(f Facts) {
 	}
 }
 
+// refusesLoader reports whether a machine that is otherwise given UKIs did not start the loader that one
+// boot with other kernel arguments needs. Then it boots as before: it would meet the same again.
+func (d *Decision) refusesLoader(r Request, b Boot) bool {
+	o := d.Machine.Once
+	if o == nil || len(o.Arguments) == 0 || !r.HTTP || !slices.Contains(r.Loaders, FirstUKI) || b.First == FirstUKI {
+		return false
+	}
+	d.dropOnce("the firmware did not start " + b.First + ", which kernel arguments need; Secure Boot may be on")
+	return true
+}
+
 // firstStages returns the first stages for the machine in order of preference. They include
-// the UKI only if the image has one and the firmware supports HTTP boot.
+// the UKI only if the image has one and the firmware supports HTTP boot. The arguments of a UKI
+// cannot be changed, so that one boot with others needs a loader.
 func (d *Decision) firstStages(r Request) []string {
 	return slices.DeleteFunc(slices.Clone(r.Loaders), func(l string) bool {
 		if l != FirstUKI {
 			return false
 		}
 		ref, err := Next(d.Machine)
-		if !r.HTTP || err != nil {
+		if !r.HTTP || err != nil || d.Machine.Once != nil && len(d.Machine.Once.Arguments) > 0 {
 			return true
 		}
 		im := d.image(string(ref.Image))

@@ -21,7 +21,10 @@ func (d *Decision) Approve() {
 }
 
 // Retire forbids the machine from booting.
-func (d *Decision) Retire() { d.setState(Retired) }
+func (d *Decision) Retire() {
+	d.dropOnce("the machine was retired")
+	d.setState(Retired)
+}
 
 // Rename sets the host name of the machine; an empty name removes it.
 func (d *Decision) Rename(name string) { d.set(CodeMachineName, "name", &d.Machine.Name, name) }
@@ -34,6 +37,7 @@ func (d *Decision) SetLabels(labels map[string]string) {
 
 // Assign assigns an image to the machine, and clears its failures.
 func (d *Decision) Assign(as Assignment) {
+	d.dropOnce("an image was assigned")
 	before := d.Machine
 	if before.Assignment != as {
 		d.assign(as)
@@ -58,6 +62,7 @@ func Ran(m Machine, latest Boot) []ImageRef {
 
 // Resume clears the failures of the machine, so that it retries its assigned image.
 func (d *Decision) Resume() {
+	d.dropOnce("the machine was resumed")
 	gave := d.Machine.Setback != nil
 	if d.Machine = Resume(d.Machine); gave {
 		d.add(Change{Code: CodeImageResumed, Image: d.Machine.Assignment.ImageRef})

@@ -43,6 +43,7 @@ func machineOf(m fleet.Machine) api.Machine {
 	if q := m.Ask; q != nil {
 		out.Ask = &api.Question{With: q.With, What: q.What, About: q.About, Reported: q.Reported}
 	}
+	out.Once = onceOf(m.Once)
 	if c := m.Claim; c != nil {
 		out.Claim = &api.Claim{Running: c.Running, Healthy: c.Healthy, Since: c.Since, Until: c.Until}
 	}
@@ -64,10 +65,19 @@ func bootOf(b fleet.Boot) api.Boot {
 		Others:  each(b.Others, OtherOf),
 		Origins: each(b.Origins, func(o fleet.Origin) api.Origin { return api.Origin(o) }), Addresses: b.Addresses,
 		Auth: api.Authentication{Able: b.Auth.Able, Half: b.Auth.Half, Heard: b.Auth.Heard, Down: b.Auth.Down}}
+	out.Once = onceOf(b.Once)
 	if c := b.Conflict; c != nil {
 		out.Conflict = &api.Conflict{At: c.At, With: c.With}
 	}
 	return out
+}
+
+func onceOf(o *fleet.Once) *api.Once {
+	if o == nil {
+		return nil
+	}
+	return &api.Once{ImageRef: imageRefOf(o.ImageRef), Arguments: o.Arguments, Shell: o.Shell, Limit: o.Limit,
+		Why: o.Why, Since: o.Since, Order: o.Order}
 }
 
 // OtherOf converts what another DHCP server answered.

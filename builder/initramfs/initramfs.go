@@ -5,7 +5,7 @@
 //
 // Modules are taken from a tree with depmod's indexes and are stored uncompressed: the archive is
 // compressed as a whole, so that the machine decompresses once instead of hundreds of times. Left
-// out: shells, udev and microcode. The package does not know ingot.
+// out: udev and microcode. The package does not know ingot.
 package initramfs
 
 import (
@@ -32,8 +32,10 @@ type Options struct {
 	Release string            // kernel release
 	Select  []string          // module names, folders below kernel/ with a final slash, presets
 	Files   map[string][]byte // further files by absolute path, mode 0644
-	Epoch   time.Time         // time of every entry
-	Small   bool              // 10 % smaller, in four times the time
+	// further programs by absolute path, mode 0755
+	Programs map[string][]byte
+	Epoch    time.Time // time of every entry
+	Small    bool      // 10 % smaller, in four times the time
 }
 
 // Info describes what was packed.
@@ -62,6 +64,9 @@ func Write(w io.Writer, o Options) (Info, error) {
 	a.file("/init", 0o755, o.Init)
 	for _, name := range sortedKeys(o.Files) {
 		a.file(name, 0o644, o.Files[name])
+	}
+	for _, name := range sortedKeys(o.Programs) {
+		a.file(name, 0o755, o.Programs[name])
 	}
 	a.modules(set)
 	if a.err == nil {

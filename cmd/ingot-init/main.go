@@ -51,6 +51,8 @@ Exit codes: 0 done, 1 failed, 2 wrong usage.
 What this binary can do; the builder reads it from the file and writes it into the manifest:
   ` + ingot.MarkAuthenticated + `
   ` + ingot.MarkSuccessors + `
+  ` + ingot.MarkArguments + `
+  ` + ingot.MarkShell + `
 `
 
 func run(ctx context.Context, args []string, stderr io.Writer) int {

@@ -76,7 +76,7 @@ func TestCompletion(t *testing.T) {
 		{append(slices.Clone(at), "machine", "show", "node01", "node"), []string{"node02", "node03", ":4"}},
 		{append(slices.Clone(at), "machine", "rename", "node01", ""), []string{":4"}},
 		{append(slices.Clone(nowhere), "machine", "show", ""), []string{":4"}},
-		{[]string{"__complete", "build", "l"}, []string{"debian", "lab", "node", ":0"}},
+		{[]string{"__complete", "build", "l"}, []string{"debian", "lab", "node", "rescue", ":0"}},
 		{[]string{"__complete", "backup", ""}, []string{":0"}},
 		{[]string{"__complete", "token", "create", "x", "--scope", "a"}, []string{"admin", ":4"}},
 		{[]string{"__complete", "lab", "power", "bios1", "c"}, []string{"cycle", ":4"}},

@@ -21,8 +21,7 @@ type console struct {
 // openConsole opens the kernel's active consoles, or /dev/console alone.
 func openConsole() *console {
 	c := &console{}
-	b, _ := os.ReadFile("/sys/class/tty/console/active")
-	for _, name := range strings.Fields(string(b)) {
+	for _, name := range activeConsoles() {
 		if f, err := os.OpenFile("/dev/"+name, os.O_WRONLY, 0); err == nil {
 			c.out = append(c.out, f)
 		}
@@ -33,6 +32,12 @@ func openConsole() *console {
 		}
 	}
 	return c
+}
+
+// activeConsoles returns the names of the kernel's active consoles.
+func activeConsoles() []string {
+	b, _ := os.ReadFile("/sys/class/tty/console/active") // without it there is /dev/console
+	return strings.Fields(string(b))
 }
 
 // say prints one line, and keeps it in the kernel's log.

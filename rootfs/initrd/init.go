@@ -97,6 +97,7 @@ func (a Arguments) lost() bool {
 // boot is one run of PID 1.
 type boot struct {
 	args    Arguments
+	cmdline string
 	console *console
 	remote  *remote
 	release minisign.PublicKey
@@ -117,6 +118,7 @@ type boot struct {
 	image   *ingot.ImageManifest
 	device  string // loop device of that root
 
+	shell   bool          // the ticket permits a shell
 	checked time.Duration // how long checks of filesystems took, which does not count
 	volumes ingot.Event   // of the stage: what became of the volumes
 }
@@ -142,7 +144,12 @@ func Run(ctx context.Context) {
 	}
 	var err error
 	for try := 1; try <= tries; try++ {
-		if err = way(ctx); ctx.Err() != nil || try == tries || lasting(err) {
+		if err = way(ctx); b.offersShell() {
+			b.shellAfter(ctx, err)
+		} else if lasting(err) {
+			break
+		}
+		if ctx.Err() != nil || try == tries {
 			break
 		}
 		pause := 5*time.Second + mrand.N(5*time.Second)
@@ -169,7 +176,8 @@ func (b *boot) start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if b.args, err = ParseArguments(string(cmdline)); err != nil {
+	b.cmdline = string(cmdline)
+	if b.args, err = ParseArguments(b.cmdline); err != nil {
 		return err
 	}
 	b.console.say("boot %s, kernel %s", cmp.Or(b.args.Boot.ID().Short(), "without arguments"), kernelRelease())
@@ -286,12 +294,13 @@ func (b *boot) try(ctx context.Context) error {
 		return err
 	}
 	b.console.say("ticket for %s as %q", ticket.Name, ticket.Hostname)
+	b.shell = ticket.Shell
 	if ticket.Deadline > 0 {
 		b.life.limit(ticket.Deadline - time.Since(asked))
 	}
 	b.report(ctx, ingot.Event{Stage: ingot.StageTicket, Detail: ticket.Name})
 	b.stage = ingot.StageRoot
-	if err := b.getRoot(ctx, ticket.Image); err != nil {
+	if err := b.getRoot(ctx, ticket); err != nil {
 		return err
 	}
 	if err := mountRoot(b.device, b.image.Overlay, b.facts.RAM); err != nil {
@@ -302,6 +311,9 @@ func (b *boot) try(ctx context.Context) error {
 	now := ticket.Issued.Add(time.Since(asked))
 	if err := b.furnish(ctx, ticket, now); err != nil {
 		return err
+	}
+	if b.offersShell() {
+		b.shellBefore(ctx)
 	}
 	b.stage = ingot.StageSwitch
 	h := rootfs.Handover{
@@ -390,9 +402,10 @@ func setClock(now time.Time) {
 	_ = unix.Settimeofday(&tv) // a wrong clock stops nothing
 }
 
-// getRoot fetches and attaches the root of an image, unless it is there from
+// getRoot fetches and attaches the root of a ticket's image, unless it is there from
 // the try before.
-func (b *boot) getRoot(ctx context.Context, image ingot.Digest) error {
+func (b *boot) getRoot(ctx context.Context, t ingot.Ticket) error {
+	image := t.Image
 	if b.fetched == image {
 		return nil
 	}
@@ -405,6 +418,9 @@ func (b *boot) getRoot(ctx context.Context, image ingot.Digest) error {
 		return err
 	}
 	if b.image, err = verifyImage(docs, image, follow(b.release, ingot.KeyRelease, b.successors)...); err != nil {
+		return err
+	}
+	if err := verifyArguments(b.cmdline, b.image, t); err != nil {
 		return err
 	}
 	if err := enoughRAM(b.image, b.facts.RAM); err != nil {

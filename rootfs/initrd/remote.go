@@ -249,7 +249,7 @@ func passing(err error) bool {
 // disks do not change. Another boot may have another ticket.
 func lasting(err error) bool {
 	switch rootfs.CodeOf(err) {
-	case ingot.FailureMemory, ingot.FailureVolume, ingot.FailureTicketKey, ingot.FailureImageKey:
+	case ingot.FailureArguments, ingot.FailureMemory, ingot.FailureVolume, ingot.FailureTicketKey, ingot.FailureImageKey:
 		return true
 	}
 	return false
@@ -257,7 +257,8 @@ func lasting(err error) bool {
 
 // isVerdict reports whether something is not what it must be.
 func isVerdict(err error) bool {
-	for _, v := range []error{ErrTicketKey, ErrTicketReplayed, ErrTicketExpired, ErrImageKey, ErrImageDigest, ErrChunk} {
+	for _, v := range []error{ErrTicketKey, ErrTicketReplayed, ErrTicketExpired, ErrImageKey, ErrImageDigest, ErrArguments,
+		ErrChunk} {
 		if errors.Is(err, v) {
 			return true
 		}

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"aead.dev/minisign"
@@ -28,6 +29,9 @@ var (
 	// ErrImageKey: the image is not signed by the release key in this initramfs or a successor.
 	ErrImageKey = rootfs.NewFailure(ingot.FailureImageKey,
 		"the image's signature is not by the release key in this initramfs")
+	// ErrArguments: the kernel was started with other arguments than image and ticket allow.
+	ErrArguments = rootfs.NewFailure(ingot.FailureArguments,
+		"the kernel command line is not the one that image and ticket allow")
 	// ErrImageDigest: a part of the image is not the one that was assigned.
 	ErrImageDigest = rootfs.NewFailure(ingot.FailureImageDigest,
 		"a part of the image is not the one that was assigned")
@@ -90,6 +94,73 @@ func verifyTicket(
 			t.Expires.Sub(t.Issued), elapsed.Round(time.Millisecond))
 	}
 	return t, nil
+}
+
+// loaderArguments may be anywhere on a command line: loaders add them, and they change nothing. The
+// kernel got its initramfs otherwise, or this program would not run.
+var loaderArguments = []string{"kernel", "initrd=initramfs", "initrd=initrd.magic"}
+
+// verifyArguments compares a kernel command line with what is allowed: the image's arguments and the
+// ticket's, in this order, and ingot's own, each once. Arguments are compared in order because of several
+// with one key, the kernel uses the last one. Without Secure Boot this stops nobody who can replace
+// the initramfs as well. It shows that something between server and kernel changes arguments.
+func verifyArguments(cmdline string, m *ingot.ImageManifest, t ingot.Ticket) error {
+	own := map[string]bool{}
+	var have []string
+	for _, a := range strings.Fields(cmdline) {
+		key, value, _ := strings.Cut(a, "=")
+		switch key {
+		case ingot.ArgServer, ingot.ArgBoot, ingot.ArgMAC, ingot.ArgRootHash:
+			if own[key] {
+				return fmt.Errorf("%w: it has %s twice", ErrArguments, key)
+			}
+			own[key] = true
+			if key == ingot.ArgRootHash && (m.Verity == nil || value != m.Verity.RootHash) {
+				return fmt.Errorf("%w: it has another root hash than the image", ErrArguments)
+			}
+			continue
+		}
+		if !slices.Contains(loaderArguments, a) {
+			have = append(have, a)
+		}
+	}
+	want := slices.Concat(m.Arguments, t.Arguments)
+	// The script adds it unless the image says otherwise; a UKI lacks it.
+	if last := len(have) - 1; last >= 0 && have[last] == ingot.ArgPanic && len(have) > len(want) {
+		have = have[:last]
+	}
+	if slices.Equal(have, want) {
+		return nil
+	}
+	return fmt.Errorf("%w: %s", ErrArguments, argumentsText(have, want))
+}
+
+// argumentsText says how the arguments of a kernel differ from those that are allowed.
+func argumentsText(have, want []string) string {
+	var words []string
+	if more := missing(want, have); len(more) > 0 {
+		words = append(words, "it has "+strings.Join(more, " "))
+	}
+	if less := missing(have, want); len(less) > 0 {
+		words = append(words, "it lacks "+strings.Join(less, " "))
+	}
+	if words == nil {
+		return "it has them in another order"
+	}
+	return strings.Join(words, " and ")
+}
+
+// missing returns the elements of b that a lacks, each as often as it lacks it.
+func missing(a, b []string) (list []string) {
+	left := slices.Clone(a)
+	for _, e := range b {
+		if i := slices.Index(left, e); i >= 0 {
+			left = slices.Delete(left, i, i+1)
+		} else {
+			list = append(list, e)
+		}
+	}
+	return list
 }
 
 // imageDocuments are the three small files that describe an image.

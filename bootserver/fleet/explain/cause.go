@@ -135,6 +135,10 @@ func silence(b fleet.Boot, s Story) cause {
 			return cause{fmt.Sprintf("the machine was checking the filesystem of volume %s on %s, %d %% done%s", c.Volume,
 				c.Device, c.Percent, quiet), "this does not count against " + image, console}
 		}
+		if b.Once != nil && b.Once.Shell {
+			return cause{fmt.Sprintf("the machine fetched and verified the root of %s and started a shell on its consoles", image),
+				"it goes on when the shell is left", console}
+		}
 		return cause{fmt.Sprintf("the machine fetched and verified the root of %s%s", image, quiet),
 			"it did not start systemd", console}
 	case ingot.StageSwitch:

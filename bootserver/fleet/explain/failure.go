@@ -42,6 +42,9 @@ var explanations = map[ingot.FailureCode]explanation{
 	ingot.FailureImageDigest: {badImage, "the files served for {image} are not the ones that were signed",
 		advice.VerifyImage},
 	ingot.FailureMemory: {"image {image} does not fit into the memory of this machine: {words}", "", advice.ShowMachine},
+	ingot.FailureArguments: {"the machine refused its kernel arguments: {words}",
+		"they were changed between this server and the kernel, by its loader or by somebody in its network; this does not " +
+			"count against {image}", advice.ShowNetwork},
 	ingot.FailureRootChunk: {"the machine rejected the root: {words}",
 		"the file in the store is damaged, or the network corrupts data", advice.VerifyImage},
 	ingot.FailureRootMount:       {"the root was not mounted: {words}", "", advice.ShowConsole},

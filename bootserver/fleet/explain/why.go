@@ -51,6 +51,9 @@ func Why(s Story) (words string, next []advice.Step) {
 			next = append([]advice.Step{more}, next...)
 		}
 	}
+	if said := s.once(); said != "" {
+		words += " " + said
+	}
 	if said, more := s.trust(); said != "" {
 		words += " " + said
 		next = append(next, more...)
@@ -79,7 +82,7 @@ func (s Story) state() (string, []advice.Step) {
 	m, host := s.Machine, s.Machine.Hostname()
 	approve, assign := s.step(advice.ApproveMachine), s.step(advice.AssignImage)
 	b, booted := s.last()
-	switch _, err := fleet.Next(m); {
+	switch ref, err := fleet.Next(m); {
 	case m.State == fleet.Retired:
 		return fmt.Sprintf("%s is retired: it is not allowed to boot.", host), steps(approve)
 	case m.State != fleet.Approved && m.Ask != nil:
@@ -106,7 +109,7 @@ func (s Story) state() (string, []advice.Step) {
 	case m.Setback != nil:
 		return s.setback()
 	case !booted:
-		return fmt.Sprintf("%s has not booted yet. It will boot %s.", host, m.Assignment.Name), nil
+		return fmt.Sprintf("%s has not booted yet. It will boot %s.", host, ref.Name), nil
 	}
 	return s.ordinary(b)
 }
@@ -232,7 +235,7 @@ func alike(a, b cause) bool {
 func (s Story) ordinary(b fleet.Boot) (string, []advice.Step) {
 	m, host := s.Machine, s.Machine.Hostname()
 	pending := ""
-	if b.Image.Image != m.Assignment.Image {
+	if b.Image.Image != m.Assignment.Image && b.Once == nil && m.Once == nil {
 		pending = fmt.Sprintf(" %s has been assigned since %s and will boot at the next restart.", m.Assignment.Name,
 			s.at(m.Assignment.Since))
 		if s.Unservable != "" {
@@ -242,8 +245,12 @@ func (s Story) ordinary(b fleet.Boot) (string, []advice.Step) {
 	}
 	switch {
 	case b.Outcome == ingot.OutcomeWaiting || (b.Image.Image == "" && !b.Open()):
+		next := m.Assignment.ImageRef
+		if ref, err := fleet.Next(m); err == nil {
+			next = ref
+		}
 		return fmt.Sprintf("%s was waiting for an operator when it last booted, at %s. It will boot %s next time.",
-			host, s.at(b.Started), m.Assignment.Name), nil
+			host, s.at(b.Started), next.Name), nil
 	case b.Outcome == ingot.OutcomeHealthy:
 		return s.healthy(b, pending)
 	case b.Open():
@@ -341,12 +348,12 @@ func (s Story) failing(b fleet.Boot, pending string) (string, []advice.Step) {
 	}
 	next := steps(c.next, s.step(advice.ShowTimeline))
 	words := capitalize(c.sentences(attempts)) + gaveUp(b, attempts)
-	if pending != "" {
+	if pending != "" || b.Once != nil {
 		return words + pending, next
 	}
 	name, left := b.Image.Name, s.Policy.Limit()-len(m.Trial.Failures)
 	switch {
-	case fleet.VolumeTrouble(b):
+	case fleet.Blameless(b):
 		return fmt.Sprintf("%s The machine will try %s again.", words, name), next
 	case s.Policy.After == fleet.AfterRetry || b.Image.Image == m.LastHealthy.Image:
 		last := ""
@@ -377,6 +384,26 @@ func (s Story) changes() string {
 		return ""
 	}
 	return "Its hardware changed: " + strings.Join(list, "; ") + "."
+}
+
+// once says what one boot does other than the assignment says: the latest one, or the next one.
+func (s Story) once() string {
+	m := s.Machine
+	if m.State != fleet.Approved {
+		return ""
+	}
+	if o := m.Once; o != nil {
+		return fmt.Sprintf("Its next boot, and only that one, is of %s, as was decided at %s.", o, s.at(o.Since))
+	}
+	b, booted := s.last()
+	if !booted || b.Once == nil {
+		return ""
+	}
+	after := "then it waits for an image"
+	if ref, err := fleet.Next(m); err == nil {
+		after = "the next one is of " + ref.Name
+	}
+	return fmt.Sprintf("Only this boot is of %s; %s.", b.Once, after)
 }
 
 // capitalize makes the first letter a capital.

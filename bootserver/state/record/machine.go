@@ -75,6 +75,7 @@ type claim struct {
 	Since       time.Time    `json:"since"`
 	Until       time.Time    `json:"until"`
 	Orders      int          `json:"orders,omitempty"`
+	Once        *once        `json:"once,omitempty"`
 	Trial       *trial       `json:"trial,omitempty"`
 	Setback     *setback     `json:"setback,omitempty"`
 	LastHealthy imageRef     `json:"lastHealthy"`
@@ -85,7 +86,7 @@ func claimOf(c *fleet.Claim) *claim {
 	if c == nil {
 		return nil
 	}
-	return &claim{Running: c.Running, Healthy: c.Healthy, Since: c.Since, Until: c.Until, Orders: c.Orders,
+	return &claim{Running: c.Running, Healthy: c.Healthy, Since: c.Since, Until: c.Until, Orders: c.Orders, Once: onceOf(c.Once),
 		Trial: trialOf(c.Trial), Setback: setbackOf(c.Setback), LastHealthy: imageRef(c.LastHealthy),
 		HealthyList: list(c.HealthyList, refOf)}
 }
@@ -94,7 +95,7 @@ func (r *claim) value() *fleet.Claim {
 	if r == nil {
 		return nil
 	}
-	return &fleet.Claim{Running: r.Running, Healthy: r.Healthy, Since: r.Since, Until: r.Until, Orders: r.Orders,
+	return &fleet.Claim{Running: r.Running, Healthy: r.Healthy, Since: r.Since, Until: r.Until, Orders: r.Orders, Once: r.Once.value(),
 		Trial: r.Trial.value(), Setback: r.Setback.value(), LastHealthy: fleet.ImageRef(r.LastHealthy),
 		HealthyList: list(r.HealthyList, imageRef.value)}
 }
@@ -124,6 +125,7 @@ type machine struct {
 	Trial       *trial                    `json:"trial,omitempty"`
 	Setback     *setback                  `json:"setback,omitempty"`
 	Orders      int                       `json:"orders,omitempty"`
+	Once        *once                     `json:"once,omitempty"`
 	Grants      []grant                   `json:"grants,omitempty"`
 	Had         []ingot.Disk              `json:"had,omitempty"`
 	Boot        ingot.BootID              `json:"boot,omitempty"`
@@ -143,7 +145,8 @@ func machineOf(m fleet.Machine) machine {
 		Assignment:  assignment{imageRef(m.Assignment.ImageRef), m.Assignment.Why, m.Assignment.Since},
 		LastHealthy: imageRef(m.LastHealthy), Healthy: list(m.Healthy, refOf), Orders: m.Orders,
 		Grants: list(m.Grants, grantOf), Had: m.Had, Boot: m.Boot, Claim: claimOf(m.Claim), Authenticated: m.Authenticated,
-		Trial: trialOf(m.Trial), Setback: setbackOf(m.Setback), Returned: m.Returned}
+		Trial: trialOf(m.Trial), Setback: setbackOf(m.Setback), Returned: m.Returned,
+		Once: onceOf(m.Once)}
 	if q := m.Ask; q != nil {
 		r.Ask = &question{With: q.With, What: q.What, About: q.About, Reported: q.Reported}
 	}
@@ -163,11 +166,38 @@ func (r machine) value() fleet.Machine {
 			Since: r.Assignment.Since},
 		LastHealthy: fleet.ImageRef(r.LastHealthy), Healthy: list(r.Healthy, imageRef.value), Orders: r.Orders,
 		Grants: list(r.Grants, grant.value), Had: r.Had, Boot: r.Boot, Claim: r.Claim.value(), Authenticated: r.Authenticated,
-		Trial: r.Trial.value(), Setback: r.Setback.value(), Returned: r.Returned}
+		Trial: r.Trial.value(), Setback: r.Setback.value(), Returned: r.Returned,
+		Once: r.Once.value()}
 	if q := r.Ask; q != nil {
 		m.Ask = &fleet.Question{With: q.With, What: q.What, About: q.About, Reported: q.Reported}
 	}
 	return m
+}
+
+// once is what one boot does other than its machine's assignment says.
+type once struct {
+	imageRef
+	Arguments []string      `json:"arguments,omitempty"`
+	Shell     bool          `json:"shell,omitempty"`
+	Limit     time.Duration `json:"limit,omitempty"`
+	Why       string        `json:"why,omitempty"`
+	Since     time.Time     `json:"since"`
+	Order     int           `json:"order"`
+}
+
+func onceOf(o *fleet.Once) *once {
+	if o == nil {
+		return nil
+	}
+	return &once{imageRef(o.ImageRef), o.Arguments, o.Shell, o.Limit, o.Why, o.Since, o.Order}
+}
+
+func (r *once) value() *fleet.Once {
+	if r == nil {
+		return nil
+	}
+	return &fleet.Once{ImageRef: fleet.ImageRef(r.imageRef), Arguments: r.Arguments, Shell: r.Shell, Limit: r.Limit,
+		Why: r.Why, Since: r.Since, Order: r.Order}
 }
 
 func trialOf(t fleet.Trial) *trial {

@@ -49,7 +49,7 @@ profile names other packages, the lock is renewed as well, unless --locked is gi
 contains no mirror: commit it with the profile. It also keeps the number of every account, so
 that files on volumes keep their owners; accounts whose number the plan changes are listed.
 
-PROFILE is a folder, a YAML file or a shipped profile: debian, node, lab.`,
+PROFILE is a folder, a YAML file or a shipped profile: debian, node, lab, rescue.`,
 		Example: `  ingot plan lab
   ingot plan ./profiles/web --update        # newer packages, as a diff
   ingot plan ./profiles/web --locked        # in CI: fail when the lock does not match
@@ -219,7 +219,7 @@ Secure Boot key and certificate, the image's UKI is signed as well (see ingot im
 Keys and other secrets that package scripts make are left out, and made on each machine. A build
 fails when it finds others; allow them in the profile (secrets: allow).
 
-PROFILE is a folder, a YAML file or a shipped profile: debian, node, lab.`,
+PROFILE is a folder, a YAML file or a shipped profile: debian, node, lab, rescue.`,
 		Example: `  ingot build lab --version v1
   ingot build ./profiles/web            # version: today's date and a number
   ingot build ./profiles/web --update   # with the newest packages

@@ -119,11 +119,19 @@ func bootTable(w io.Writer, boots []api.Boot, names map[ingot.MachineID]string, 
 	t := show.Table(w)
 	show.Row(t, "BOOT", "MACHINE", "FIRMWARE", "IMAGE", "STARTED", "TOOK", "STAGE", "OUTCOME", "REASON")
 	for _, b := range boots {
-		show.Row(t, b.ID.Short(), bootMachine(b, names), show.Dash(string(b.Firmware)), show.Dash(b.Image.Name),
+		show.Row(t, b.ID.Short(), bootMachine(b, names), show.Dash(string(b.Firmware)), show.Dash(bootImage(b)),
 			show.Ago(b.Started, now),
 			took(b), string(b.Stage()), outcome(b), show.Dash(bootReason(b)))
 	}
 	t.Flush()
+}
+
+// bootImage names the image of a boot, and marks a boot that was not an ordinary one of it.
+func bootImage(b api.Boot) string {
+	if b.Once != nil {
+		return b.Image.Name + " (once)"
+	}
+	return b.Image.Name
 }
 
 func bootMachine(b api.Boot, names map[ingot.MachineID]string) string {

@@ -118,18 +118,40 @@ func assignedTo(m api.Machine) string {
 
 func (a *Commands) assignCommand() *cobra.Command {
 	var q api.AssignRequest
+	var o onceFlags
 	c := &cobra.Command{
-		Use: "assign MACHINE IMAGE", Short: "choose the image that a machine boots next",
+		Use: "assign MACHINE [IMAGE]", Short: "choose the image that a machine boots next",
 		Long: `Assign an image to a machine, by digest. It takes effect at the machine's next boot; a
 running system is not changed. An image is refused if accounts have other numbers in it than in
 the image that used the machine's volumes last, because files on them would belong to others.
 
+With --once, only the next boot is of IMAGE, and the one after it is as before. --append adds a
+kernel argument to that boot, and --shell starts a shell on its consoles before it leaves the
+initramfs, and when it fails. Without IMAGE, that boot is of the image that the machine boots
+anyway. What becomes of it does not count for or against an image. It is used up when the machine
+has fetched kernel and initramfs; --cancel takes it back before, and so does another assignment.
+
 ` + naming,
 		Example: `  ingot assign node01 lab:v2 --why 'kernel fix'
   ingot assign 'node[01-40]' lab:v2
-  ingot assign rack=r1 lab:v2`, Args: command.ExactArgs("MACHINE", "IMAGE"),
+  ingot assign rack=r1 lab:v2
+  ingot assign node01 rescue:1 --once
+  ingot assign node01 --once --append systemd.unit=rescue.target
+  ingot assign node01 --once --cancel`,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if err := o.check(cmd); err != nil {
+				return err
+			}
+			if o.once && len(args) == 1 {
+				return nil
+			}
+			return command.ExactArgs("MACHINE", "IMAGE")(cmd, args)
+		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx := cmd.Context()
+			if o.once {
+				return a.assignOnce(ctx, o, q, args)
+			}
 			q.Image = args[1]
 			return a.eachMachine(ctx, args[:1], func(n string) (api.Machine, error) { return a.Client().AssignBy(ctx, n, q) },
 				func(m api.Machine) string {
@@ -140,6 +162,7 @@ the image that used the machine's volumes last, because files on them would belo
 	}
 	c.Flags().StringVar(&q.Why, "why", "", "reason, recorded with the assignment")
 	addForce(c, &q.Force)
+	o.add(c)
 	return c
 }
 
@@ -233,7 +256,7 @@ func machineTable(w io.Writer, ms []api.Machine, now time.Time) {
 		if m.Address.IsValid() {
 			address = m.Address.String()
 		}
-		show.Row(t, string(m.ID), show.Dash(m.Name), stateOf(m), show.Dash(m.Assignment.Name), show.Dash(runs(m)),
+		show.Row(t, string(m.ID), show.Dash(m.Name), stateOf(m), show.Dash(assigned(m)), show.Dash(runs(m)),
 			show.Ago(m.LastSeen, now), show.Dash(address), show.Dash(strings.TrimSpace(m.Facts.Vendor+" "+m.Facts.Product)),
 			show.Dash(labels(m)))
 	}
@@ -288,6 +311,14 @@ func stateOf(m api.Machine) string {
 		return "fell back"
 	}
 	return string(m.State)
+}
+
+// assigned names the image of a machine, and the one that it boots once before.
+func assigned(m api.Machine) string {
+	if m.Once == nil {
+		return m.Assignment.Name
+	}
+	return strings.TrimSpace(m.Assignment.Name + " (once: " + m.Once.Name + ")")
 }
 
 // runs names the image last reported healthy, marked when it is not the assigned one.
@@ -351,6 +382,9 @@ func machineDetails(w io.Writer, m api.Machine, now time.Time) {
 	show.Row(t, "first seen", show.Ago(m.FirstSeen, now))
 	show.Row(t, "last seen", show.Ago(m.LastSeen, now))
 	show.Row(t, "assigned", assignment(m.Assignment))
+	if m.Once != nil {
+		show.Row(t, "next boot", onceText(*m.Once))
+	}
 	if s := m.Setback; s != nil && s.To.Image != "" {
 		show.Row(t, "fell back", fmt.Sprintf("to %s, %s: %s", s.To.Name, show.Ago(s.At, now), s.Why))
 	} else if s != nil {

@@ -23,6 +23,9 @@ func timelines(w io.Writer, boots []bootView, names map[ingot.MachineID]string, 
 		fmt.Fprintf(w, "%s  %s  %s  %s  %s: %s\n", show.Plain(bootMachine(b.Boot, names)), show.Plain(b.ID.Short()),
 			show.Plain(show.Dash(string(b.Firmware))),
 			show.Plain(show.Dash(b.Image.Name)), b.Started.Local().Format(time.DateTime), show.Plain(outcome(b.Boot)))
+		if b.Once != nil {
+			fmt.Fprintf(w, "  only this boot: %s\n", show.Plain(b.Once.String()))
+		}
 		t := show.Table(w)
 		last, whole, begun := b.Started, length(b.Boot), partial(b)
 		if len(begun) > 0 && b.Open() { // drawn until now
