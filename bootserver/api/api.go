@@ -90,7 +90,7 @@ type OnceRequest struct {
 	Image     string        `json:"image,omitempty"` // empty: the one that it boots anyway
 	Arguments []string      `json:"arguments,omitempty" doc:"Kernel arguments beyond those of the image."`
 	Shell     bool          `json:"shell,omitempty" doc:"Start a shell in the initramfs."`
-	Limit     time.Duration `json:"limit,omitempty" doc:"Nanoseconds until it must be healthy. 0: as other boots, but 1 h with arguments or a shell."`
+	Limit     time.Duration `json:"limit,omitempty" doc:"Nanoseconds to become healthy. 0: 1 h to look into it."`
 	Why       string        `json:"why,omitempty"`
 	Force     bool          `json:"force,omitempty" doc:"As in AssignRequest."`
 }
@@ -188,6 +188,16 @@ func table(b Backend, version string) *routes {
 	return r
 }
 
+// onceRoutes are those about one boot of a machine.
+func onceRoutes(r *routes, b Backend) {
+	add(r, "POST /v1/machines/{ref}/once", access.Operate, "Decide what exactly one boot of a machine does",
+		func(ctx context.Context, in *changeIn[OnceRequest]) (Machine, error) {
+			return b.Once(ctx, in.Ref, in.Body)
+		})
+	add(r, "DELETE /v1/machines/{ref}/once", access.Operate, "Cancel what one boot of a machine was to do",
+		func(ctx context.Context, in *MachineIn) (Machine, error) { return b.CancelOnce(ctx, in.Ref) })
+}
+
 func machineRoutes(r *routes, b Backend) {
 	type machinesIn struct {
 		PageIn
@@ -216,14 +226,7 @@ func machineRoutes(r *routes, b Backend) {
 		func(ctx context.Context, in *changeIn[AssignRequest]) (Machine, error) {
 			return b.Assign(ctx, in.Ref, in.Body)
 		})
-	add(r, "POST /v1/machines/{ref}/once", access.Operate, "Decide what exactly one boot of a machine does",
-		func(ctx context.Context, in *changeIn[OnceRequest]) (Machine, error) {
-			return b.Once(ctx, in.Ref, in.Body)
-		})
-	add(r, "DELETE /v1/machines/{ref}/once", access.Operate, "Cancel what one boot of a machine was to do",
-		func(ctx context.Context, in *MachineIn) (Machine, error) {
-			return b.CancelOnce(ctx, in.Ref)
-		})
+	onceRoutes(r, b)
 	type rollbackIn struct { // no body: clients of before send none
 		MachineIn
 		Force bool `query:"force" doc:"As in AssignRequest."`

@@ -187,8 +187,8 @@ var machineCodes = []meaning{
 			"owners on the volumes and give --force"},
 	{CodeNoNextImage, 409, "The machine boots no image now, so one boot of it needs an image. Parameter: machine.",
 		"name an image: ingot assign {machine} IMAGE --once"},
-	{CodeImageUnable, 409, "The image cannot do what one boot is to do: an older ingot built it, or its profile does not " +
-		"permit it. Parameter: image.", "build it again with this ingot; for a shell, set rescueShell in its profile"},
+	{CodeImageUnable, 409, "The image cannot do what one boot is to do: an older ingot built it, or its profile does " +
+		"not permit it. Parameter: image.", "build it again with this ingot; for a shell, set rescueShell in its profile"},
 	{CodeSecureBoot, 409, "The machine starts with Secure Boot, which fixes its kernel arguments. Parameter: machine.",
 		"boot another image once: ingot assign {machine} IMAGE --once; or turn Secure Boot off in the firmware"},
 	{CodeNoOnce, 409, "Nothing is decided for one boot of the machine. Parameter: machine.",

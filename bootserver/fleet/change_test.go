@@ -100,6 +100,13 @@ func samples() map[Code]struct {
 		CodeTicketConflict: {Change{},
 			"! machine conflict: another machine requested a ticket of this boot; it got none"},
 	}
+	once := &Once{ImageRef: v1, Arguments: []string{"a=1", "b"}, Shell: true}
+	all[CodeOnceSet] = sample{once.change(CodeOnceSet, "look"),
+		"decision for one boot: lab:v1 with kernel arguments a=1 b and a shell in the initramfs: look"}
+	all[CodeOnceUsed] = sample{once.change(CodeOnceUsed, ""),
+		"decision this boot only: lab:v1 with kernel arguments a=1 b and a shell in the initramfs"}
+	all[CodeOnceDropped] = sample{(&Once{ImageRef: v1}).change(CodeOnceDropped, "late"),
+		"decision no longer for one boot: lab:v1: late"}
 	for code, verb := range actions {
 		all[code] = sample{Change{Name: "x"}, "action " + verb + " x"}
 	}

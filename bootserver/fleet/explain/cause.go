@@ -136,7 +136,7 @@ func silence(b fleet.Boot, s Story) cause {
 				c.Device, c.Percent, quiet), "this does not count against " + image, console}
 		}
 		if b.Once != nil && b.Once.Shell {
-			return cause{fmt.Sprintf("the machine fetched and verified the root of %s and started a shell on its consoles", image),
+			return cause{fmt.Sprintf("the machine has the root of %s, and a shell runs on its consoles", image),
 				"it goes on when the shell is left", console}
 		}
 		return cause{fmt.Sprintf("the machine fetched and verified the root of %s%s", image, quiet),

@@ -91,7 +91,8 @@ type origin struct {
 func bootOf(b fleet.Boot) boot {
 	r := boot{ID: b.ID, Machine: b.Machine, Number: b.Number, Before: b.Before, Firmware: b.Firmware,
 		Image: imageRef(b.Image),
-		Order: b.Order, Once: onceOf(b.Once), Root: b.Root, First: b.First, Proxy: b.Proxy, Accepted: b.Accepted, Back: b.Back, Started: b.Started,
+		Once:  onceOf(b.Once),
+		Order: b.Order, Root: b.Root, First: b.First, Proxy: b.Proxy, Accepted: b.Accepted, Back: b.Back, Started: b.Started,
 		Deadline: b.Deadline, Ended: b.Ended, Outcome: b.Outcome, Cause: b.Cause, Reason: b.Reason, Ticket: b.Ticket,
 		Facts:   b.Facts,
 		Changes: b.Changes, Crash: b.Crash, Pstore: b.Pstore, Events: list(b.Events, func(e fleet.Event) event {
@@ -111,7 +112,8 @@ func bootOf(b fleet.Boot) boot {
 func (r boot) value() fleet.Boot {
 	b := fleet.Boot{ID: r.ID, Machine: r.Machine, Number: r.Number, Before: r.Before, Firmware: r.Firmware,
 		Image: fleet.ImageRef(r.Image),
-		Order: r.Order, Once: r.Once.value(), Root: r.Root, First: r.First, Proxy: r.Proxy, Accepted: r.Accepted, Back: r.Back, Started: r.Started,
+		Once:  r.Once.value(),
+		Order: r.Order, Root: r.Root, First: r.First, Proxy: r.Proxy, Accepted: r.Accepted, Back: r.Back, Started: r.Started,
 		Deadline: r.Deadline, Ended: r.Ended, Outcome: r.Outcome, Cause: r.Cause, Reason: r.Reason, Ticket: r.Ticket,
 		Facts:   r.Facts,
 		Changes: r.Changes, Crash: r.Crash, Pstore: r.Pstore, Events: list(r.Events, func(e event) fleet.Event {

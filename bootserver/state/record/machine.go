@@ -86,8 +86,8 @@ func claimOf(c *fleet.Claim) *claim {
 	if c == nil {
 		return nil
 	}
-	return &claim{Running: c.Running, Healthy: c.Healthy, Since: c.Since, Until: c.Until, Orders: c.Orders, Once: onceOf(c.Once),
-		Trial: trialOf(c.Trial), Setback: setbackOf(c.Setback), LastHealthy: imageRef(c.LastHealthy),
+	return &claim{Running: c.Running, Healthy: c.Healthy, Since: c.Since, Until: c.Until, Orders: c.Orders,
+		Once: onceOf(c.Once), Trial: trialOf(c.Trial), Setback: setbackOf(c.Setback), LastHealthy: imageRef(c.LastHealthy),
 		HealthyList: list(c.HealthyList, refOf)}
 }
 
@@ -95,8 +95,8 @@ func (r *claim) value() *fleet.Claim {
 	if r == nil {
 		return nil
 	}
-	return &fleet.Claim{Running: r.Running, Healthy: r.Healthy, Since: r.Since, Until: r.Until, Orders: r.Orders, Once: r.Once.value(),
-		Trial: r.Trial.value(), Setback: r.Setback.value(), LastHealthy: fleet.ImageRef(r.LastHealthy),
+	return &fleet.Claim{Running: r.Running, Healthy: r.Healthy, Since: r.Since, Until: r.Until, Orders: r.Orders,
+		Once: r.Once.value(), Trial: r.Trial.value(), Setback: r.Setback.value(), LastHealthy: fleet.ImageRef(r.LastHealthy),
 		HealthyList: list(r.HealthyList, imageRef.value)}
 }
 
