@@ -111,6 +111,9 @@ func (s *history) began(c *computer, at attempted) {
 // asked for and after.
 func (s *history) judges(c *computer, m fleet.Machine, before, b fleet.Boot, script string) {
 	serves := strings.Contains(script, "kernel ")
+	if m.Once != nil && m.State == fleet.Approved && !s.servable(m.Once.Image) {
+		m.Once = nil // it is cancelled then
+	}
 	ref, err := fleet.Next(m)
 	if want := err == nil && s.servable(ref.Image); serves != want {
 		s.t.Fatalf("%s, %s, which is to boot %q (%v, servable: %t), gets\n%s", m.ID, m.State, ref.Name, err,
@@ -126,6 +129,17 @@ func (s *history) judges(c *computer, m fleet.Machine, before, b fleet.Boot, scr
 	l := s.life(m.ID)
 	if before.Image.Image != "" {
 		return // decided before
+	}
+	if (b.Once != nil) != (m.Once != nil) || b.Once != nil && (b.Once.Order != m.Once.Order || c.image != m.Once.Image) {
+		s.t.Fatalf("%s is to do once %+v, and its boot does %+v", m.ID, m.Once, b.Once)
+	}
+	for _, a := range b.Arguments() {
+		if !strings.Contains(script, " "+a+" ") {
+			s.t.Fatalf("the script of a boot with the argument %s is\n%s", a, script)
+		}
+	}
+	if b.Once != nil {
+		return
 	}
 	if !strings.Contains(script, "/"+c.image.Hex()+"/kernel") {
 		s.t.Fatalf("the boot is of %s, and the script says\n%s", b.Image.Name, script)
@@ -197,7 +211,7 @@ func (s *history) reports(c *computer, well, root bool) {
 	want := map[bool]ingot.Outcome{true: ingot.OutcomeHealthy, false: ingot.OutcomeFailed}[well && root]
 	if decided {
 		want = before.Outcome
-	} else if want == ingot.OutcomeHealthy {
+	} else if want == ingot.OutcomeHealthy && before.Once == nil {
 		l := s.life(m.ID)
 		l.healthy = append(l.healthy, before.Image.Image)
 	}

@@ -31,6 +31,8 @@ type life struct {
 	moves   int            // changes of what it boots since an operator's word
 	next    ingot.Digest   // as last decided; empty while it may not boot
 	word    ingot.Digest   // an operator's word that no boot has followed yet
+	// the boots that used up what one boot was to do, by the number of that decision
+	once map[int]ingot.BootID
 }
 
 // held stands for an image where there is none.
@@ -38,7 +40,7 @@ const held ingot.Digest = "held"
 
 func (s *history) life(id ingot.MachineID) *life {
 	if s.lives[id] == nil {
-		s.lives[id] = &life{}
+		s.lives[id] = &life{once: map[int]ingot.BootID{}}
 	}
 	return s.lives[id]
 }
@@ -48,7 +50,7 @@ func copyLives(lives map[ingot.MachineID]*life) map[ingot.MachineID]*life {
 	other := map[ingot.MachineID]*life{}
 	for id, l := range lives {
 		c := *l
-		c.healthy = slices.Clone(l.healthy)
+		c.healthy, c.once = slices.Clone(l.healthy), maps.Clone(l.once)
 		other[id] = &c
 	}
 	return other
@@ -69,8 +71,9 @@ func (s *history) ordered(m fleet.Machine) {
 	}
 }
 
-// nextOf is what a machine boots next: an image, held, or nothing.
+// nextOf is what a machine boots next, but for one boot: an image, held, or nothing.
 func nextOf(m fleet.Machine) ingot.Digest {
+	m.Once = nil
 	ref, err := fleet.Next(m)
 	if err != nil && m.State == fleet.Approved && m.Assignment.Image != "" {
 		return held
@@ -83,6 +86,16 @@ func (s *history) servable(d ingot.Digest) bool {
 	for _, i := range s.kept {
 		if i.Digest == d {
 			return i.here && s.trusted[i.signer]
+		}
+	}
+	return false
+}
+
+// able reports whether an image verifies its kernel arguments.
+func (s *history) able(d ingot.Digest) bool {
+	for _, i := range s.kept {
+		if i.Digest == d {
+			return i.Manifest.Has(ingot.FeatureArguments)
 		}
 	}
 	return false
@@ -157,9 +170,26 @@ func (s *history) recordsHold() {
 		}
 	}
 	for _, b := range s.state.Latest() {
+		s.onceHolds(b)
 		if m, _ := s.state.Machine(b.Machine); b.Open() && m.Boot != b.ID {
 			s.t.Fatalf("%s has an open boot %s beside its latest one, %s", b.Machine, b.ID.Short(), m.Boot.Short())
 		}
+	}
+}
+
+// onceHolds: what one boot was to do is done by one boot, and is over for the machine when that boot has
+// what it starts. A boot that has it does not have it to itself before.
+func (s *history) onceHolds(b fleet.Boot) {
+	m, _ := s.state.Machine(b.Machine)
+	if b.Once == nil || m.Boot != b.ID || b.Ticket.IsZero() && b.Stage().Rank() < ingot.StageInitramfs.Rank() {
+		return
+	}
+	l := s.life(b.Machine)
+	if other, spent := l.once[b.Once.Order]; spent && other != b.ID {
+		s.t.Fatalf("%s does once what it was to do in boot %s, and again in boot %s", b.Machine, other.Short(), b.ID.Short())
+	}
+	if l.once[b.Once.Order] = b.ID; m.Once != nil && m.Once.Order == b.Once.Order {
+		s.t.Fatalf("%s is still to do once what it does in boot %s", b.Machine, b.ID.Short())
 	}
 }
 

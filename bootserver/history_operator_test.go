@@ -29,7 +29,7 @@ func (s *history) operates(t *rapid.T) {
 	before := s.copy()
 	command := draw(t, []string{"approve", "approve", "approve image", "assign", "assign", "rollback", "resume",
 		"retire", "forget",
-		"rename", "label", "merge", "grant", "import"}, "command")
+		"rename", "label", "merge", "grant", "import", "once", "once", "cancel once"}, "command")
 	ref, name := string(m.ID), draw(t, s.names, "image")
 	var after fleet.Machine
 	var answer api.Machine
@@ -51,6 +51,14 @@ func (s *history) operates(t *rapid.T) {
 	case "resume":
 		answer, err = s.operator.Resume(t.Context(), ref)
 		then = func() { s.ordered(after) }
+	case "once":
+		answer, err = s.operator.Once(t.Context(), ref, api.OnceRequest{
+			Image:     draw(t, []string{name, name, ""}, "once"),
+			Arguments: draw(t, [][]string{nil, {"debug"}, {"init=/bin/sh"}}, "arguments"), Shell: rapid.Bool().Draw(t, "shell")})
+		then = func() { s.said(after) }
+	case "cancel once":
+		answer, err = s.operator.CancelOnce(t.Context(), ref)
+		then = func() { s.said(after) }
 	case "retire":
 		answer, err = s.operator.Retire(t.Context(), ref)
 		then = func() { s.said(after) }
@@ -82,10 +90,60 @@ func (s *history) operates(t *rapid.T) {
 		t.Fatalf("%s of %s, which cannot be served, is taken", command, name)
 	}
 	then()
+	if (command == "once") != (after.Once != nil) && !slices.Contains([]string{"approve", "rename", "label", "grant"}, command) {
+		t.Fatalf("%s leaves for one boot: %+v", command, after.Once)
+	}
+	if o := after.Once; command == "once" && (!s.servable(o.Image) || len(o.Arguments) > 0 && !s.able(o.Image)) {
+		t.Fatalf("%s once, which cannot be served or cannot verify arguments, is taken", o)
+	}
 	if command == "resume" && after.Setback != nil || command == "retire" && after.State != fleet.Retired ||
 		strings.HasPrefix(command, "approve") && after.State != fleet.Approved {
 		t.Fatalf("%s leaves %+v", command, after)
 	}
+}
+
+// looks: an operator decides one boot of a machine, and the machine boots, twice. What becomes of the
+// first boot changes nothing but that it is over.
+func (s *history) looks(t *rapid.T) {
+	c := s.any(t)
+	m, known := s.machine(c)
+	images := slices.DeleteFunc(slices.Clone(s.names), func(n string) bool { return !s.servable(s.kept[n].Digest) })
+	if !known || len(images) == 0 {
+		return
+	}
+	q := api.OnceRequest{Image: draw(t, images, "image")}
+	if s.able(s.kept[q.Image].Digest) && rapid.Bool().Draw(t, "with arguments") {
+		q.Arguments, q.Shell = []string{"debug"}, true
+	}
+	if _, err := s.operator.Once(t.Context(), string(m.ID), q); err != nil {
+		t.Fatalf("one boot of %s: %v", q.Image, err)
+	}
+	after, _ := s.state.Machine(m.ID)
+	s.said(after)
+	if rapid.Bool().Draw(t, "switched off") {
+		s.knocks(c)
+	}
+	s.boots(t, c)
+	before, _ := s.machine(c)
+	switch draw(t, []string{"good", "fail", "unwell", "silent", "reset"}, "how") {
+	case "good":
+		s.reports(c, true, true)
+	case "fail":
+		s.fails(c)
+	case "unwell":
+		s.reports(c, false, true)
+	case "silent":
+		s.passes(2 * fleet.OnceLimit)
+	}
+	s.recordsHold()
+	if b, _ := s.state.Boot(c.boot); b.Once != nil {
+		now, _ := s.state.Machine(b.Machine)
+		now.LastSeen = before.LastSeen
+		if got, want := mustJSON(t, now), mustJSON(t, before); !bytes.Equal(got, want) {
+			t.Fatalf("what became of one boot changed\n%s\nto\n%s", want, got)
+		}
+	}
+	s.boots(t, c)
 }
 
 // forgets: the machine is a strangeKey, and the keys of its boots open nothing.
@@ -179,7 +237,7 @@ func (s *history) changesImages(t *rapid.T) {
 		s.removes(t, i)
 	case "add":
 		if !i.here {
-			putSmall(s.outer, s.images, s.keyring[i.signer], i.Name.Version)
+			putImage(s.outer, s.images, s.keyring[i.signer], i.Name.Version)
 			i.here = true
 		}
 	case "sign":

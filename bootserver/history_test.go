@@ -112,11 +112,19 @@ func storeImages(h *house, keyring map[string]image.Keys) (all map[string]kept, 
 	all = map[string]kept{}
 	for _, i := range []struct{ version, signer string }{{"v1", ownKey}, {"v2", ownKey}, {"v3", ownKey},
 		{"v4", strangeKey}, {"v5", noKey}} {
-		im := putSmall(h.t, h.images, keyring[i.signer], i.version)
+		im := putImage(h.t, h.images, keyring[i.signer], i.version)
 		names = append(names, im.Name.String())
 		all[im.Name.String()] = kept{im, true, i.signer}
 	}
 	return all, names
+}
+
+// putImage puts an image of a history into a store. Two of them verify their kernel arguments.
+func putImage(t testing.TB, images *image.Store, keys image.Keys, version string) image.Image {
+	if version <= "v2" {
+		return putSmall(t, images, keys, version, verifies)
+	}
+	return putSmall(t, images, keys, version)
 }
 
 func newHistory(t *testing.T, rt *rapid.T, h *house, all map[string]kept, names []string,
@@ -226,7 +234,7 @@ func (s *history) step(t *rapid.T) {
 	switch draw(t,
 		strings.Fields("boot boot boot good good loop loop upgrade upgrade knock poll report fail fail late forge fetch "+
 			"twice crash wait wait jump "+
-			"restart twin twin operate operate operate operate operate images images reload backup restore"), "step") {
+			"restart twin twin operate operate operate operate operate look look images images reload backup restore"), "step") {
 	case "boot":
 		s.boots(t, s.any(t))
 	case "good":
@@ -267,6 +275,8 @@ func (s *history) step(t *rapid.T) {
 		s.twins(t)
 	case "operate":
 		s.operates(t)
+	case "look":
+		s.looks(t)
 	case "images":
 		s.changesImages(t)
 	case "reload":

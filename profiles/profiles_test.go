@@ -211,6 +211,29 @@ func TestParents(t *testing.T) {
 	}
 }
 
+// TestRescue: the profile has no volume, so that no disk is mounted, and permits a shell in the initramfs,
+// which a profile that extends it can forbid. A profile that permits one names the package of it.
+func TestRescue(t *testing.T) {
+	p, err := Load("rescue")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(p.Volumes) > 0 || !p.PermitsShell() || len(p.Users) > 0 {
+		t.Errorf("rescue has volumes %v, a shell: %t, users %v", p.Volumes, p.PermitsShell(), p.Users)
+	}
+	dir := write(t, map[string]string{
+		"own.yaml":  "name: own\nextends: rescue\nrescueShell: false\n",
+		"none.yaml": "name: none\nextends: node\nrescueShell: true\n",
+	})
+	if p, err = Load(filepath.Join(dir, "own.yaml")); err != nil || p.PermitsShell() {
+		t.Errorf("a profile that forbids the shell: %v, %v", p, err)
+	}
+	if _, err = Load(filepath.Join(dir, "none.yaml")); err == nil ||
+		!strings.Contains(err.Error(), "rescueShell needs the package busybox-static; add it to packages") {
+		t.Errorf("a profile without the shell's package: %v", err)
+	}
+}
+
 func TestNoSuchProfile(t *testing.T) {
 	_, err := Load("nothing-here")
 	if !errors.Is(err, ErrNoProfile) || !strings.Contains(err.Error(), "debian, lab, node, rescue") {
