@@ -28,6 +28,7 @@ type Faults struct {
 // every kernel has the traffic control module netem.
 type Wire struct {
 	faults atomic.Pointer[Faults]
+	change atomic.Pointer[func(frame []byte)]
 	lost   atomic.Int64
 	ends   [2]*os.File
 	wait   sync.WaitGroup
@@ -75,6 +76,16 @@ func (l *LAN) NewWire(ctx context.Context, port string) (*Wire, error) {
 // Set changes the faults.
 func (w *Wire) Set(f Faults) { w.faults.Store(&f) }
 
+// Change lets f change each frame in place. Checksums stay as they are, so f must not change the sum of
+// the frame's 16-bit words: it may exchange bytes at an even distance. nil ends that.
+func (w *Wire) Change(f func(frame []byte)) {
+	if f == nil {
+		w.change.Store(nil)
+		return
+	}
+	w.change.Store(&f)
+}
+
 // Lost returns the number of frames lost so far.
 func (w *Wire) Lost() int64 { return w.lost.Load() }
 
@@ -100,6 +111,9 @@ func (w *Wire) carry(from, to *os.File) {
 			continue // the machine at its end was switched off
 		case err != nil:
 			return // closed
+		}
+		if change := w.change.Load(); change != nil {
+			(*change)(buf[:n])
 		}
 		f := w.faults.Load()
 		if rand.Float64() < f.Loss {
