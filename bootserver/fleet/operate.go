@@ -145,7 +145,7 @@ const (
 // gave it a name or an image, and it was not heard from for a while. b is its latest boot, if any.
 // A machine that boots later is recorded again.
 func PendingExpired(m Machine, b Boot, crowded bool, now time.Time) bool {
-	if m.State != Pending || m.Name != "" || m.Assignment.Image != "" || m.LastSeen.IsZero() {
+	if m.State != Pending || m.Name != "" || m.Assignment.Image != "" || m.Once != nil || m.LastSeen.IsZero() {
 		return false
 	}
 	age := PendingAge

@@ -2,6 +2,7 @@ package initrd
 
 import (
 	"os"
+	"path/filepath"
 	"runtime"
 	"strconv"
 	"strings"
@@ -102,15 +103,25 @@ func firmware() ingot.Firmware {
 	return ingot.FirmwareUEFIx64
 }
 
-// secureBootVariable is the UEFI variable SecureBoot (UEFI 2.10 section 3.3), as efivarfs shows it: four
-// bytes of attributes and its value, one byte.
-const secureBootVariable = "/sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c"
+// efivars is where the variables of UEFI are shown while they are read: not where systemd mounts them for
+// the system, which may write them.
+const efivars = "/run/efivars"
+
+// secureBootVariable is SecureBoot of UEFI 2.10 section 3.3. Four bytes of attributes are before its value.
+const secureBootVariable = "SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c"
 
 // secureBoot reports whether the firmware starts only programs that are signed for it.
 func secureBoot() bool {
-	_ = unix.Mount("efivarfs", "/sys/firmware/efi/efivars", "efivarfs",
-		unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC|unix.MS_RDONLY, "") // fails where there is none, or it is there
-	b, err := os.ReadFile(secureBootVariable)
+	if err := os.MkdirAll(efivars, 0o700); err != nil {
+		return false
+	}
+	defer os.Remove(efivars)
+	if err := unix.Mount("efivarfs", efivars, "efivarfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC|unix.MS_RDONLY,
+		""); err != nil {
+		return false // BIOS
+	}
+	defer func() { _ = unix.Unmount(efivars, unix.MNT_DETACH) }()
+	b, err := os.ReadFile(filepath.Join(efivars, secureBootVariable))
 	return err == nil && len(b) == 5 && b[4] == 1
 }
 

@@ -135,7 +135,7 @@ func (a *Commands) forgetPending(ctx context.Context) error {
 	}
 	gone := []api.Machine{}
 	for _, m := range list {
-		if m.State != api.Pending || m.Name != "" || m.Assignment.Image != "" {
+		if m.State != api.Pending || m.Name != "" || m.Assignment.Image != "" || m.Once != nil {
 			continue
 		}
 		done, err := a.Client().Forget(ctx, string(m.ID), false) // refused if it was approved meanwhile

@@ -41,6 +41,9 @@ func hardwareRows(t io.Writer, f ingot.Facts) {
 	if f.BIOS != "" {
 		show.Row(t, "bios", strings.TrimSpace(f.BIOS+" "+f.BIOSDate))
 	}
+	if f.SecureBoot {
+		show.Row(t, "secure boot", "on")
+	}
 	switch usable := show.Size(f.RAM); {
 	case f.RAMInstalled > 0:
 		show.Row(t, "cpu", fmt.Sprintf("%d × %s", f.Cores, f.CPU))
