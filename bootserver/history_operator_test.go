@@ -90,7 +90,8 @@ func (s *history) operates(t *rapid.T) {
 		t.Fatalf("%s of %s, which cannot be served, is taken", command, name)
 	}
 	then()
-	if (command == "once") != (after.Once != nil) && !slices.Contains([]string{"approve", "rename", "label", "grant"}, command) {
+	keeps := slices.Contains([]string{"approve", "rename", "label", "grant"}, command)
+	if (command == "once") != (after.Once != nil) && !keeps {
 		t.Fatalf("%s leaves for one boot: %+v", command, after.Once)
 	}
 	if o := after.Once; command == "once" && (!s.servable(o.Image) || len(o.Arguments) > 0 && !s.able(o.Image)) {

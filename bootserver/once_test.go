@@ -93,8 +93,8 @@ func TestOnceArguments(t *testing.T) {
 		t.Errorf("its ticket has %q, shell %t, restart %t, deadline %s", ticket.Arguments, ticket.Shell, ticket.Restart,
 			ticket.Deadline)
 	}
-	if got := h.why(); !strings.Contains(got, "Only this boot is of lab:v1 with kernel arguments systemd.unit=rescue.target "+
-		"debug and a shell in the initramfs; the next one is of lab:v1.") {
+	if got := h.why(); !strings.Contains(got, "Only this boot is of lab:v1 with kernel arguments "+
+		"systemd.unit=rescue.target debug and a shell in the initramfs; the next one is of lab:v1.") {
 		t.Errorf("in that boot, why = %q", got)
 	}
 	h.post(second, "events", ingot.Event{Stage: ingot.StageAgent, Error: "no"})
@@ -195,7 +195,8 @@ func TestOnceCancelled(t *testing.T) {
 			t.Fatal(err)
 		}
 		h.once(api.OnceRequest{Image: "lab:rescue"})
-		if _, err := h.api.RemoveImage(ctx, "lab:rescue"); err == nil || !strings.Contains(err.Error(), "is to boot it once") {
+		_, err := h.api.RemoveImage(ctx, "lab:rescue")
+		if err == nil || !strings.Contains(err.Error(), "is to boot it once") {
 			t.Errorf("removing the image: %v; want that node01 is to boot it once", err)
 		}
 		if err := cancel(); err != nil {
@@ -243,7 +244,8 @@ func TestOnceRefused(t *testing.T) {
 		{api.OnceRequest{Image: "lab:none"}, api.CodeImageNotFound, "lab:none"},
 		{api.OnceRequest{Image: "lab:v1", Limit: time.Second}, api.CodeOnceLimit, "1s"},
 	} {
-		if _, err := h.api.Once(t.Context(), "node01", c.q); !isProblem(err, c.code) || !strings.Contains(err.Error(), c.want) {
+		_, err := h.api.Once(t.Context(), "node01", c.q)
+		if !isProblem(err, c.code) || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%+v: %v; want %s with %q", c.q, err, c.code, c.want)
 		}
 	}

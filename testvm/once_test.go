@@ -5,8 +5,6 @@ package testvm
 import (
 	"bytes"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -77,9 +75,9 @@ func (s *stage) shell(vm *VM) {
 		return b.Open() && strings.Contains(b.Events[len(b.Events)-1].Detail, "a shell runs on the consoles")
 	})
 	s.t.Log(s.run("why", vm.id()))
-	if out := s.at(vm, "ls -d /sysroot/etc/os-release && cat /proc/1/comm"); !strings.Contains(out, "/sysroot/etc/os-release") ||
-		!strings.Contains(out, "init") {
-		s.t.Errorf("the shell says %s", out)
+	said := s.at(vm, "ls -d /sysroot/etc/os-release && cat /proc/1/comm")
+	if !strings.Contains(said, "/sysroot/etc/os-release") || !strings.Contains(said, "init") {
+		s.t.Errorf("the shell says %s", said)
 	}
 	if err := vm.Console.Send("exit\n"); err != nil {
 		s.t.Fatal(err)
@@ -148,8 +146,8 @@ func TestSceneRescue(t *testing.T) {
 	}
 	s.t.Log(s.run("why", vm.id()))
 	s.login(vm)
-	if out := s.at(vm, "findmnt --real --noheadings --output SOURCE; cat /proc/mdstat; swapon --show"); strings.Contains(out,
-		"/dev/vd") || strings.Contains(out, "active") {
+	out := s.at(vm, "findmnt --real --noheadings --output SOURCE; cat /proc/mdstat; swapon --show")
+	if strings.Contains(out, "/dev/vd") || strings.Contains(out, "active") {
 		t.Errorf("rescue uses a disk: %s", out)
 	}
 	s.touchesNothing(vm)
@@ -179,8 +177,8 @@ func (s *stage) touchesNothing(vm *VM) {
 		"mdadm --stop /dev/md7 && pvcreate /dev/vdc && vgcreate group /dev/vdc && lvcreate -y -L 8M -n logical group && "+
 		"vgchange -an group")
 	s.at(vm, "udevadm trigger --action=add /dev/vdb /dev/vdc && udevadm settle")
-	if out := s.at(vm, "grep -c active /proc/mdstat; ls /dev/group; true"); strings.HasPrefix(strings.TrimSpace(out), "1") ||
-		strings.Contains(out, "logical\n") {
+	out := s.at(vm, "grep -c active /proc/mdstat; ls /dev/group; true")
+	if strings.HasPrefix(strings.TrimSpace(out), "1") || strings.Contains(out, "logical\n") {
 		s.t.Errorf("rescue assembles an array or activates a group by itself: %s", out)
 	}
 	s.at(vm, "mdadm --assemble --scan --config=none --readonly && grep -c active /proc/mdstat && "+
@@ -191,8 +189,6 @@ func (s *stage) touchesNothing(vm *VM) {
 func (s *stage) filled(name string) Disk {
 	s.t.Helper()
 	d := s.disk(name)
-	if out, err := exec.CommandContext(s.ctx, "mkfs.ext4", "-q", "-L", filepath.Base(name), d.Path).CombinedOutput(); err != nil {
-		s.t.Fatalf("mkfs.ext4: %v\n%s", err, out)
-	}
+	s.tool("mkfs.ext4", "-q", "-L", name, d.Path)
 	return d
 }

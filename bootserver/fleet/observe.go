@@ -316,7 +316,8 @@ func (d *Decision) beginBoot(f Facts) {
 // boot with other kernel arguments needs. Then it boots as before: it would meet the same again.
 func (d *Decision) refusesLoader(r Request, b Boot) bool {
 	o := d.Machine.Once
-	if o == nil || len(o.Arguments) == 0 || !r.HTTP || !slices.Contains(r.Loaders, FirstUKI) || b.First == FirstUKI {
+	if o == nil || len(o.Arguments) == 0 || b.Started.Before(o.Since) || b.First == FirstUKI || !r.HTTP ||
+		!slices.Contains(r.Loaders, FirstUKI) {
 		return false
 	}
 	d.dropOnce("the firmware did not start " + b.First + ", which kernel arguments need; Secure Boot may be on")
