@@ -129,6 +129,8 @@ func TestAnswersAreAsDocumented(t *testing.T) {
 		"POST /v1/machines/{ref}/approve":  {{"", `{"name":"node01"}`}},
 		"POST /v1/machines/{ref}/assign":   {{"", `{"image":"lab:v2","why":"x"}`}},
 		"POST /v1/machines/{ref}/rollback": {{"", ""}},
+		"POST /v1/machines/{ref}/once":     {{"", `{"image":"lab:v2","why":"x","limit":3600000000000}`}},
+		"DELETE /v1/machines/{ref}/once":   {}, // asked in TestOnceCancelled: an assignment cancels it first
 		"POST /v1/machines/{ref}/grants":   {{"", `{"volume":"data","disk":"S1","for":3600000000000}`}},
 		"POST /v1/tokens": {{"", `{"name":"b","scope":"read","for":3600000000000}`},
 			{"", `{"name":"c","scope":"read","for":3600000000000,"request":` + string(csr) + `}`}},
