@@ -46,7 +46,7 @@ func (b *boot) runShell(ctx context.Context, lines ...string) {
 	if out, err := exec.CommandContext(ctx, ingot.ShellPath, "--install", "-s", "/bin").CombinedOutput(); err != nil {
 		b.console.say("installing the commands of busybox: %v: %s", err, out)
 	}
-	if err := shells(ctx, activeConsoles()); err != nil {
+	if err := shells(ctx, activeConsoles(), ingot.ShellPath, "sh"); err != nil {
 		b.console.say("starting a shell: %v", err)
 	}
 	b.console.say("the shell was left")
@@ -56,13 +56,13 @@ func (b *boot) runShell(ctx context.Context, lines ...string) {
 const shortLived = 2 * time.Second
 
 // shells runs a shell on each of some consoles until one of them is left.
-func shells(ctx context.Context, consoles []string) error {
+func shells(ctx context.Context, consoles []string, shell ...string) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	start, left, running := time.Now(), make(chan struct{}), 0
 	var failed []error
 	for _, name := range consoles {
-		cmd, err := shellOn(ctx, "/dev/"+name)
+		cmd, err := shellOn(ctx, "/dev/"+name, shell)
 		if err != nil {
 			failed = append(failed, err)
 			continue
@@ -87,13 +87,13 @@ func shells(ctx context.Context, consoles []string) error {
 }
 
 // shellOn starts a shell that a console controls.
-func shellOn(ctx context.Context, console string) (*exec.Cmd, error) {
+func shellOn(ctx context.Context, console string, shell []string) (*exec.Cmd, error) {
 	tty, err := os.OpenFile(console, os.O_RDWR|syscall.O_NOCTTY, 0)
 	if err != nil {
 		return nil, err
 	}
 	defer tty.Close()
-	cmd := exec.CommandContext(ctx, ingot.ShellPath, "sh")
+	cmd := exec.CommandContext(ctx, shell[0], shell[1:]...)
 	cmd.Dir, cmd.Stdin, cmd.Stdout, cmd.Stderr = "/", tty, tty, tty
 	cmd.Env = []string{"PATH=/bin", "HOME=/", "TERM=linux"}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
