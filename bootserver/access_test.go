@@ -288,6 +288,13 @@ func TestWhatIsTakenIsBounded(t *testing.T) {
 		n++
 		status, header, text := c.ask(t, "POST", strings.ReplaceAll(path, "{ref}", "nobody"), large)
 		wantProblem(t, "POST "+path, status, header, text, http.StatusRequestEntityTooLarge)
+		limit := "less than 64 KiB"
+		if path == "/v1/import" {
+			limit = "less than 16 MiB"
+		}
+		if !strings.Contains(string(text), limit) {
+			t.Errorf("POST %s = %s; want the limit: %q", path, text, limit)
+		}
 	}
 	if n < 4 {
 		t.Errorf("%d routes take a body; this test missed them", n)

@@ -583,6 +583,14 @@ func TestOperatorsMistakes(t *testing.T) {
 			_, err := h.api.Approve(t.Context(), machineID, api.ApproveRequest{Name: "Bad Name"})
 			return err
 		}},
+		{"the ID of a machine as the name of one that is approved", "looks like the ID", func() error {
+			_, err := h.api.Approve(t.Context(), machineID, api.ApproveRequest{Name: "m-525410000005"})
+			return err
+		}},
+		{"a MAC address as a new name", "looks like the ID", func() error {
+			_, err := h.api.Rename(t.Context(), machineID, "52-54-10-00-00-05")
+			return err
+		}},
 		{"nothing to roll back to", "no other image was ever healthy",
 			func() error { _, err := h.api.Rollback(t.Context(), machineID); return err }},
 		{"a grant without a disk", "names one disk", func() error {

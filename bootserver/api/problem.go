@@ -2,7 +2,10 @@ package api
 
 import (
 	"errors"
+	"fmt"
 	"net/http"
+	"regexp"
+	"strconv"
 	"strings"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -106,7 +109,10 @@ func (p Problem) complete() Problem {
 func problem(err error) Problem {
 	p := Problem{Detail: err.Error()}
 	var model *huma.ErrorModel
+	var large *http.MaxBytesError
 	switch {
+	case errors.As(err, &large):
+		p = tooLarge(large.Limit)
 	case errors.As(err, &p):
 	case errors.As(err, &model):
 		p = invalid(model)
@@ -116,8 +122,25 @@ func problem(err error) Problem {
 	return p.complete()
 }
 
+// tooLarge is the problem of a body of more bytes than a route takes.
+func tooLarge(limit int64) Problem {
+	size := fmt.Sprintf("%d KiB", limit>>10)
+	if limit >= 1<<20 {
+		size = fmt.Sprintf("%d MiB", limit>>20)
+	}
+	return NewProblem(CodeTooLarge, "the body of the request is too large: this route takes less than "+size)
+}
+
+// humaLimit is how huma says that a body is too large, and what its limit is.
+var humaLimit = regexp.MustCompile(`limit=(\d+) bytes`)
+
 // invalid says all that huma found wrong with a request, with its place.
 func invalid(m *huma.ErrorModel) Problem {
+	if found := humaLimit.FindStringSubmatch(m.Detail); m.Status == http.StatusRequestEntityTooLarge && found != nil {
+		if limit, err := strconv.ParseInt(found[1], 10, 64); err == nil {
+			return tooLarge(limit)
+		}
+	}
 	p := Problem{Status: m.Status, Detail: m.Detail}
 	var all []string
 	for _, e := range m.Errors {

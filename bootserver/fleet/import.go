@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"ingot"
+	"ingot/internal/harmless"
 )
 
 // Planned is a machine of an imported list, usually one that has not booted yet.
@@ -129,15 +130,22 @@ func Import(machines []Machine, list []Planned, images map[string]Assignment, by
 	b := newRegister(machines)
 	var faults []error
 	for i, p := range list {
-		m, fresh, err := b.place(&p)
+		fault := func(err error) { faults = append(faults, fmt.Errorf("machine %d %.80q: %w", i+1, p.Name, err)) }
+		if wrong := p.check(); len(wrong) > 0 {
+			for _, err := range wrong {
+				fault(err)
+			}
+			continue
+		}
+		m, fresh, err := b.place(p)
 		if err != nil {
-			faults = append(faults, fmt.Errorf("machine %d %q: %w", i+1, p.Name, err))
+			fault(err)
 			continue
 		}
 		d := NewDecision(m, Boot{}, BootPolicy{}, nil, by, now)
 		d.created = fresh
 		if err := d.complete(p, images); err != nil {
-			faults = append(faults, fmt.Errorf("machine %d %q: %w", i+1, p.Name, err))
+			fault(err)
 			continue
 		}
 		b.enter(d.Machine)
@@ -227,6 +235,10 @@ func (d *Decision) complete(p Planned, images map[string]Assignment) error {
 			labels = map[string]string{}
 		}
 		maps.Copy(labels, p.Labels)
+		if len(labels) > max(MaxLabels, len(m.Labels)) {
+			return fmt.Errorf("%s has %d labels, and would have %d; a machine has at most %d", m.ID, len(m.Labels), len(labels),
+				MaxLabels)
+		}
 		d.SetLabels(labels)
 	}
 	switch {
@@ -294,10 +306,7 @@ func (r *register) enter(m Machine) {
 }
 
 // place returns the machine that an entry identifies, or a new one.
-func (r *register) place(p *Planned) (m Machine, fresh bool, err error) {
-	if err := p.check(); err != nil {
-		return m, false, err
-	}
+func (r *register) place(p Planned) (m Machine, fresh bool, err error) {
 	found := map[ingot.MachineID]string{}
 	for _, mac := range p.MACs {
 		if id, ok := r.macs[mac]; ok {
@@ -319,8 +328,17 @@ func (r *register) place(p *Planned) (m Machine, fresh bool, err error) {
 	case len(ids) == 1:
 		m = r.ids[ids[0]]
 	}
-	if holder, taken := r.names[p.Name]; taken && holder != m.ID {
+	holder, taken := r.names[p.Name]
+	if other, is := r.ids[ingot.MachineID(p.Name)]; is && !taken {
+		holder, taken = other.ID, true
+	}
+	if taken && holder != m.ID {
 		return m, false, fmt.Errorf("the name belongs to machine %s", holder)
+	}
+	if p.Name == "" || p.Name != m.Name { // a list that is imported every night keeps a name of an older version
+		if err := CheckName(p.Name); err != nil {
+			return m, false, err
+		}
 	}
 	if len(ids) == 1 {
 		if r.list[m.ID] {
@@ -328,7 +346,7 @@ func (r *register) place(p *Planned) (m Machine, fresh bool, err error) {
 		}
 		return m, false, nil
 	}
-	id := r.newID(*p)
+	id := r.newID(p)
 	return Machine{ID: id}, true, nil
 }
 
@@ -345,32 +363,55 @@ func (r *register) newID(p Planned) ingot.MachineID {
 	return id
 }
 
-// check validates an entry and makes its identifiers canonical.
-func (p *Planned) check() error {
-	if !ingot.ValidProfileName(p.Name) {
-		return fmt.Errorf("%q cannot be a host name; use lower-case letters, digits and dashes", p.Name)
-	}
+// check validates an entry, makes its identifiers canonical, and returns all that is wrong with it. The
+// name is checked when the machine is known.
+func (p *Planned) check() (faults []error) {
+	fault := func(format string, args ...any) { faults = append(faults, fmt.Errorf(format, args...)) }
 	p.MACs = slices.Clone(p.MACs)
-	for i, mac := range p.MACs {
-		var err error
-		if p.MACs[i], err = ingot.ParseMAC(mac); err != nil {
-			return err
+	for i, text := range p.MACs {
+		mac, err := ingot.ParseMAC(text)
+		switch {
+		case err != nil:
+			fault("%w: %.40q", ingot.ErrBadMAC, text)
+		case !ingot.IsCard(mac):
+			fault("%s is zero or an address of a group, not of a card", mac)
+		case slices.Contains(p.MACs[:i], mac):
+			fault("the card %s is there twice", mac)
 		}
+		p.MACs[i] = mac
+	}
+	if len(p.MACs) > maxPlannedCards {
+		fault("it has %d MAC addresses; at most %d", len(p.MACs), maxPlannedCards)
 	}
 	if p.UUID != "" {
 		u := ingot.PlausibleUUID(p.UUID)
 		if u == "" {
-			return fmt.Errorf("%q is not the UUID of a single machine", p.UUID)
+			fault("%.80q is not the UUID of a single machine", p.UUID)
 		}
 		p.UUID = u
 	}
-	if p.Serial = ingot.PlausibleSerial(p.Serial); len(p.MACs) == 0 && p.UUID == "" {
-		return errors.New("it has no identifier; set mac or uuid")
+	if len(p.Serial) > maxPlannedSerial {
+		fault("its serial number has %d bytes; at most %d", len(p.Serial), maxPlannedSerial)
+	} else if strings.ContainsFunc(p.Serial, harmless.Harms) {
+		fault("its serial number %q has characters that cannot be shown", p.Serial)
 	}
-	for k, v := range p.Labels {
-		if err := CheckLabel(k, v); err != nil {
-			return err
+	if p.Serial = ingot.PlausibleSerial(p.Serial); len(p.MACs) == 0 && p.UUID == "" && len(faults) == 0 {
+		fault("it has no identifier; set mac or uuid")
+	}
+	if len(p.Labels) > MaxLabels {
+		fault("it has %d labels; a machine has at most %d", len(p.Labels), MaxLabels)
+		return faults
+	}
+	for _, k := range slices.Sorted(maps.Keys(p.Labels)) {
+		if err := CheckLabel(k, p.Labels[k]); err != nil {
+			faults = append(faults, err)
 		}
 	}
-	return nil
+	return faults
 }
+
+// Bounds of one entry of a list.
+const (
+	maxPlannedCards  = 64
+	maxPlannedSerial = 256 // bytes
+)

@@ -74,29 +74,56 @@ func (s Selector) Matches(labels map[string]string) bool {
 	return true
 }
 
-// Match returns the machines that ref names: the one with that ID or host name, else all
-// with that MAC address or UUID, else all whose ID, host name or UUID begins with ref (at
-// least 3 characters).
+// looksLikeMAC and looksLikeID are the forms of identifiers that a host name could have. Of an ID,
+// six digits are enough: people abbreviate it.
+var (
+	looksLikeMAC = regexp.MustCompile(`^[0-9a-f]{2}(-?[0-9a-f]{2}){5}$`)
+	looksLikeID  = regexp.MustCompile(`^m-[0-9a-f]{6,}(-[0-9]+)?$`)
+	looksLikeHex = regexp.MustCompile(`^[0-9a-f]{32}$`) // a UUID without its dashes
+)
+
+// ErrName means that a machine cannot have a name.
+var ErrName = errors.New("not a name for a machine")
+
+// CheckName returns an error that wraps ErrName if a machine cannot be given a name: it must be a host
+// name, and nothing that a command could take for another machine's ID, MAC address or UUID. States
+// of older versions may have such names; Match copes with them.
+func CheckName(name string) error {
+	switch {
+	case !ingot.ValidProfileName(name):
+		return fmt.Errorf("%w: %.80q cannot be a host name; use lower-case letters, digits and dashes, at most 63", ErrName,
+			name)
+	case looksLikeID.MatchString(name), looksLikeMAC.MatchString(name),
+		looksLikeHex.MatchString(strings.ReplaceAll(name, "-", "")):
+		return fmt.Errorf("%w: %q looks like the ID, MAC address or UUID of a machine, and commands would take it for "+
+			"that one; choose another name", ErrName, name)
+	}
+	return nil
+}
+
+// Match returns the machines that ref names: the one with that ID, else all with that host name, MAC
+// address or UUID, else all whose ID, host name or UUID begins with ref (at least 3
+// characters).
 func Match(machines []Machine, ref string) []Machine {
 	mac, err := ingot.ParseMAC(ref)
 	if err != nil {
 		mac = ref
 	}
 	uuid := cmp.Or(ingot.PlausibleUUID(ref), ref)
-	var parts, beginnings []Machine
+	var whole, beginnings []Machine
 	for _, m := range machines {
 		switch {
-		case string(m.ID) == ref || (m.Name != "" && m.Name == ref):
+		case string(m.ID) == ref:
 			return []Machine{m}
-		case (m.UUID != "" && m.UUID == uuid) || slices.Contains(m.MACs, mac):
-			parts = append(parts, m)
+		case m.Name != "" && m.Name == ref, m.UUID != "" && m.UUID == uuid, slices.Contains(m.MACs, mac):
+			whole = append(whole, m)
 		case len(ref) >= 3 && (strings.HasPrefix(string(m.ID), ref) || strings.HasPrefix(m.Name, ref) ||
 			strings.HasPrefix(m.UUID, ref)):
 			beginnings = append(beginnings, m)
 		}
 	}
-	if len(parts) > 0 {
-		return parts
+	if len(whole) > 0 {
+		return whole
 	}
 	return beginnings
 }

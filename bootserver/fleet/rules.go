@@ -56,6 +56,9 @@ func (r Rule) Check() error {
 			return fmt.Errorf("%w: %s: the pattern %q is broken", ErrRule, what, p)
 		}
 	}
+	if len(r.Labels) > MaxLabels {
+		return fmt.Errorf("%w: it has %d labels; a machine has at most %d", ErrRule, len(r.Labels), MaxLabels)
+	}
 	for k, v := range r.Labels {
 		if err := CheckLabel(k, v); err != nil {
 			return fmt.Errorf("%w: %w", ErrRule, err)
@@ -151,7 +154,9 @@ func (r Rule) Apply(m Machine, as Assignment) Machine {
 	if len(r.Labels) > 0 {
 		labels := maps.Clone(r.Labels)
 		maps.Copy(labels, m.Labels) // an operator's labels stay
-		m.Labels = labels
+		if len(labels) <= MaxLabels || len(labels) == len(m.Labels) {
+			m.Labels = labels
+		}
 	}
 	if as.Image != "" && m.Assignment.Image == "" {
 		m = Assign(m, as)

@@ -31,7 +31,7 @@ func (o *Operator) Label(ctx context.Context, ref string, q api.LabelRequest) (a
 		for _, k := range q.Remove {
 			delete(labels, k)
 		}
-		if len(labels) > fleet.MaxLabels {
+		if len(labels) > max(fleet.MaxLabels, len(d.Machine.Labels)) { // an older version imported more
 			return api.NewProblem(api.CodeTooManyLabels, fmt.Sprintf("a machine has at most %d labels",
 				fleet.MaxLabels), "machine", d.Machine.Hostname())
 		}
@@ -42,9 +42,6 @@ func (o *Operator) Label(ctx context.Context, ref string, q api.LabelRequest) (a
 
 // Rename implements api.Machinery.
 func (o *Operator) Rename(ctx context.Context, ref, name string) (api.Machine, error) {
-	if name != "" && !ingot.ValidProfileName(name) {
-		return api.Machine{}, badName(name)
-	}
 	return o.change(ctx, fleet.ActionRename, ref, func(tx state.Tx, d *fleet.Decision) error {
 		if err := freeName(tx, d.Machine, name); err != nil {
 			return err
@@ -54,16 +51,19 @@ func (o *Operator) Rename(ctx context.Context, ref, name string) (api.Machine, e
 	})
 }
 
-func badName(name string) error {
-	return api.NewProblem(api.CodeInvalidName, fmt.Sprintf("%q cannot be a host name", name))
-}
-
-// freeName returns a problem if another machine has a name.
+// freeName returns a problem if a machine cannot get a name: no machine can have it, or another one
+// has it. The name that a machine has already is never wrong.
 func freeName(tx state.Tx, m fleet.Machine, name string) error {
-	if name == "" {
+	if name == "" || name == m.Name {
 		return nil
 	}
+	if err := fleet.CheckName(name); err != nil {
+		return api.NewProblem(api.CodeInvalidName, err.Error())
+	}
 	other, taken := tx.MachineNamed(name)
+	if !taken {
+		other, taken = tx.Machine(ingot.MachineID(name)) // an ID of an older form
+	}
 	if !taken || other.ID == m.ID {
 		return nil
 	}

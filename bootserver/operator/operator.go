@@ -200,9 +200,6 @@ func (o *Operator) assign(ctx context.Context, code fleet.Code, ref string, q ap
 
 // Approve implements api.Backend.
 func (o *Operator) Approve(ctx context.Context, ref string, q api.ApproveRequest) (api.Machine, error) {
-	if q.Name != "" && !ingot.ValidProfileName(q.Name) {
-		return api.Machine{}, badName(q.Name)
-	}
 	approve := func(tx state.Tx, d *fleet.Decision) error {
 		if err := freeName(tx, d.Machine, q.Name); err != nil {
 			return err

@@ -20,6 +20,7 @@ import (
 	"ingot"
 	"ingot/builder/source"
 	"ingot/builder/tree"
+	"ingot/internal/harmless"
 	"ingot/profiles"
 )
 
@@ -161,9 +162,13 @@ func (w *folderWriter) finish(im *Result, base profiles.Base, root *tree.Tree) e
 	if err != nil {
 		return fmt.Errorf("writing the report: %w", err)
 	}
-	text := startingProfile(im, base, w.o.Kernel, root)
+	text, err := startingProfile(im, base, w.o.Kernel, root)
+	if err != nil {
+		return err
+	}
 	if err := errors.Join(os.WriteFile(filepath.Join(w.dir, "profile.yaml"), []byte(text), 0o644),
-		os.WriteFile(filepath.Join(w.dir, "import.json"), append(report, '\n'), 0o644), os.RemoveAll(w.scratch)); err != nil {
+		os.WriteFile(filepath.Join(w.dir, "import.json"), append(harmless.JSON(report), '\n'), 0o644),
+		os.RemoveAll(w.scratch)); err != nil {
 		return fmt.Errorf("writing %s: %w", w.o.Folder, err)
 	}
 	if err := os.Rename(w.dir, w.o.Folder); err != nil {

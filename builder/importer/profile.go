@@ -1,61 +1,123 @@
 package importer
 
 import (
+	"bytes"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"ingot/builder/inspect"
 	"ingot/builder/tree"
+	"ingot/internal/yamlfile"
 	"ingot/profiles"
 )
 
 // startingProfile returns the text of a profile that boots an imported root. It does what the
 // shipped debian profile does, as far as the root has the services for it.
-func startingProfile(im *Result, base profiles.Base, kernel profiles.Kernel, root *tree.Tree) string {
-	var s strings.Builder
-	line := func(format string, args ...any) { fmt.Fprintf(&s, format+"\n", args...) }
-	line("# Made by: ingot import %s", im.From)
-	for _, l := range im.Findings() {
-		line("# %s", strings.ReplaceAll(l, "\n", " "))
-	}
-	line("# All of it is in import.json. Edit what follows; build with: ingot build ./%s", im.Name)
-	line("name: %s\narch: %s\n", im.Name, im.Arch)
+//
+// What the root says about itself (the name of its distribution, its file names) is in comments only,
+// and the text is read back: it must mean the intended profile and nothing else.
+func startingProfile(im *Result, base profiles.Base, kernel profiles.Kernel, root *tree.Tree) (string, error) {
 	if kernel.Package == "" {
 		kernel.Package = "linux-image-" + string(im.Arch)
 	}
-	kind, ref := profiles.Layer{OCI: base.OCI, Tar: base.Tar}.From()
-	line("base:\n  %s: %q\n", kind, ref)
-	line("kernel:\n  package: %s\n  suite: %s\n  modules: [%s]\n  arguments:", kernel.Package,
-		kernel.Suite, quoted(kernel.Modules))
-	for _, a := range kernel.Arguments {
-		line("    - %q", a)
+	enable, mask := startingUnits(root)
+	p := &profiles.Profile{Name: im.Name, Arch: im.Arch, Base: base, Kernel: kernel,
+		Units: profiles.Units{Enable: enable, Mask: mask}, Checks: startingChecks(root)}
+	files := startingFiles(root)
+	for _, f := range files {
+		p.Files = append(p.Files, profiles.File{Path: f.path, Content: f.content, Link: f.link})
+	}
+	text := profileText(im, p, files)
+	var read profiles.Profile
+	d := yamlfile.Decoder{File: "profile.yaml", What: "the profile"}
+	if d.Decode([]byte(text), &read); len(d.Faults) > 0 {
+		return "", fmt.Errorf("writing the profile: %w: %w", errText, d.Faults)
+	}
+	want, err := yamlfile.Encode(p)
+	if err != nil {
+		return "", fmt.Errorf("writing the profile: %w", err)
+	}
+	got, err := yamlfile.Encode(&read)
+	if err != nil {
+		return "", fmt.Errorf("writing the profile: %w", err)
+	}
+	if !bytes.Equal(want, got) {
+		return "", fmt.Errorf("writing the profile: %w", errText)
+	}
+	return text, nil
+}
+
+// errText: what was written does not read back as what was meant. No input is known that leads here.
+var errText = errors.New("its text does not read back as the profile that was meant; nothing was written")
+
+func profileText(im *Result, p *profiles.Profile, files []startingFile) string {
+	var s strings.Builder
+	line := func(format string, args ...any) { fmt.Fprintf(&s, format+"\n", args...) }
+	line("%s", yamlfile.Comment("Made by: ingot import "+im.From))
+	for _, l := range im.Findings() {
+		line("%s", yamlfile.Comment(l))
+	}
+	line("%s", yamlfile.Comment("All of it is in import.json. Edit what follows; build with: ingot build ./"+im.Name))
+	value := yamlfile.Scalar
+	line("name: %s\narch: %s\n", value(p.Name), value(string(p.Arch)))
+	kind, ref := profiles.Layer{OCI: p.Base.OCI, Tar: p.Base.Tar}.From()
+	line("base:\n  %s: %s\n", kind, value(ref))
+	line("kernel:\n  package: %s", value(p.Kernel.Package))
+	if p.Kernel.Suite != "" {
+		line("  suite: %s", value(p.Kernel.Suite))
+	}
+	list(line, "  ", "modules", p.Kernel.Modules)
+	if len(p.Kernel.Arguments) > 0 {
+		line("  arguments:")
+	}
+	for _, a := range p.Kernel.Arguments {
+		line("    - %s", value(a))
 	}
 	line("\nfiles:")
-	for _, f := range startingFiles(root) {
-		line("  # %s", f.why)
-		line("  - path: %s", f.path)
-		if f.link != "" {
-			line("    link: %s", f.link)
+	for i, f := range p.Files {
+		line("  %s\n  - path: %s", yamlfile.Comment(files[i].why), value(f.Path))
+		if f.Link != "" {
+			line("    link: %s", value(f.Link))
 			continue
 		}
-		line("    content: |\n      %s", strings.ReplaceAll(strings.TrimSpace(f.content), "\n", "\n      "))
+		line("    content: |\n      %s", strings.ReplaceAll(strings.TrimSpace(f.Content), "\n", "\n      "))
 	}
-	enable, mask := startingUnits(root)
-	line("\nunits:\n  enable: [%s]\n  mask: [%s]", strings.Join(enable, ", "), strings.Join(mask, ", "))
-	line("\nchecks:\n  - name: system\n    units: [\"@system\"]\n    within: 5m")
-	if sshUnit(root) != "" {
-		line("  - name: ssh\n    tcp: 127.0.0.1:22\n    within: 3m")
+	line("\nunits:")
+	list(line, "  ", "enable", p.Units.Enable)
+	list(line, "  ", "mask", p.Units.Mask)
+	line("\nchecks:")
+	for _, c := range p.Checks {
+		line("  - name: %s", value(c.Name))
+		list(line, "    ", "units", c.Units)
+		if c.TCP != "" {
+			line("    tcp: %s", value(c.TCP))
+		}
+		line("    within: %s", value(strings.TrimSuffix(time.Duration(c.Within).String(), "0s")))
 	}
 	return s.String()
 }
 
-func quoted(list []string) string {
-	q := make([]string, len(list))
-	for i, s := range list {
-		q[i] = fmt.Sprintf("%q", s)
+// list writes a list of texts on one line, unless it is empty.
+func list(line func(string, ...any), indent, key string, texts []string) {
+	if len(texts) == 0 {
+		return
 	}
-	return strings.Join(q, ", ")
+	values := make([]string, len(texts))
+	for i, t := range texts {
+		values[i] = yamlfile.Scalar(t)
+	}
+	line("%s%s: [%s]", indent, key, strings.Join(values, ", "))
+}
+
+func startingChecks(root *tree.Tree) []profiles.Check {
+	checks := []profiles.Check{{Name: "system", Units: []string{"@system"}, Within: profiles.Duration(5 * time.Minute)}}
+	if sshUnit(root) != "" {
+		checks = append(checks, profiles.Check{Name: "ssh", TCP: "127.0.0.1:22", Within: profiles.Duration(3 * time.Minute)})
+	}
+	return checks
 }
 
 // NoInit reports whether the root has no init system, so that it cannot boot.

@@ -4,12 +4,16 @@ import (
 	"encoding"
 	"fmt"
 	"reflect"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	"go.yaml.in/yaml/v4"
+
+	"ingot/internal/harmless"
 )
 
 // Encode encodes a struct as a file that Decode decodes to the same. Zero values are left out; an
@@ -66,6 +70,58 @@ func encode(v reflect.Value) (*yaml.Node, error) {
 	}
 	return scalar("!!int", fmt.Sprint(v.Interface())), nil
 }
+
+// Scalar encodes a text as a value on one line, which Decode decodes to the same text. A word that
+// cannot be mistaken is written as it is, everything else in double quotes.
+func Scalar(text string) string {
+	if word.MatchString(text) && !notText.MatchString(text) {
+		return text
+	}
+	var b strings.Builder
+	b.WriteByte('"')
+	for _, r := range text {
+		switch {
+		case r == '"' || r == '\\':
+			b.WriteByte('\\')
+			b.WriteRune(r)
+		case printable(r):
+			b.WriteRune(r)
+		case r <= 0xffff:
+			fmt.Fprintf(&b, `\u%04x`, r)
+		default:
+			fmt.Fprintf(&b, `\U%08x`, r)
+		}
+	}
+	b.WriteByte('"')
+	return b.String()
+}
+
+var (
+	// word is what needs no quotes anywhere, YAML 1.2 section 7.3.3.
+	word = regexp.MustCompile(`^[A-Za-z./][A-Za-z0-9._/=-]*$`)
+	// notText is what some reader takes for null, a boolean or a number (YAML 1.1 and 1.2).
+	notText = regexp.MustCompile(`(?i)^(null|true|false|yes|no|on|off|y|n|[.].*[0-9]|[.](inf|nan)|[.]+|/+)$`)
+)
+
+// maxComment is the number of characters of a comment.
+const maxComment = 1000
+
+// Comment returns a text as a comment of one line. Each character that ends a line for YAML (1.1, too:
+// CR, NEL, LS and PS), that it does not allow, or that does something when it is shown becomes a dot.
+func Comment(text string) string {
+	list := []rune(text)
+	if len(list) > maxComment {
+		list = append(list[:maxComment-1:maxComment-1], '…')
+	}
+	for i, r := range list {
+		if !printable(r) {
+			list[i] = '·'
+		}
+	}
+	return strings.TrimRight("# "+string(list), " ")
+}
+
+func printable(r rune) bool { return !harmless.Harms(r) && unicode.IsGraphic(r) }
 
 func scalar(tag, text string) *yaml.Node {
 	return &yaml.Node{Kind: yaml.ScalarNode, Tag: tag, Value: text}

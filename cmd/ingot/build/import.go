@@ -205,12 +205,12 @@ func (f *importFlags) host(h source.Host, batch bool) source.Host {
 
 func importTable(w io.Writer, im *importer.Result, took time.Duration) {
 	if im.Folder == "" {
-		fmt.Fprintf(w, "%s\n", im.From)
+		fmt.Fprintf(w, "%s\n", show.Plain(im.From))
 	} else {
 		fmt.Fprintf(w, "wrote %s in %s\n", im.Folder, show.Seconds(took))
 	}
 	for _, line := range im.Findings() {
-		fmt.Fprintf(w, "  %s\n", line)
+		fmt.Fprintf(w, "  %s\n", show.Plain(line))
 	}
 	switch {
 	case im.Folder == "":
