@@ -19,6 +19,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"ingot"
+	"ingot/internal/beneath"
 )
 
 // ErrNotArchive: the file is not an OCI image layout in a tar.
@@ -167,7 +168,7 @@ func OpenArchive(file string) (*Archive, error) {
 	}
 	a := &Archive{dir: file}
 	if !st.IsDir() {
-		if a.file, err = os.Open(file); err != nil {
+		if a.file, err = (beneath.Path{Name: file}).Open(); err != nil {
 			return nil, fmt.Errorf("opening an archive: %w", err)
 		}
 		if err := a.scan(); err != nil {
@@ -252,7 +253,7 @@ func (a *Archive) readIndex() error {
 
 func (a *Archive) open(name string) (io.ReadCloser, error) {
 	if a.file == nil {
-		return os.Open(filepath.Join(a.dir, filepath.FromSlash(name)))
+		return beneath.Path{Root: a.dir, Name: filepath.FromSlash(name)}.Open() // never a FIFO, which would wait
 	}
 	e, ok := a.parts[name]
 	if !ok {

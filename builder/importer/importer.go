@@ -93,7 +93,7 @@ func Image(ctx context.Context, env *source.Env, ref string, options Options) (*
 	o.Report("unpack", 1, 1, fmt.Sprintf("%d entries", root.Len()))
 	im := &Result{From: ref, Name: o.Name, Arch: o.Arch}
 	if origin.Kind != source.KindOCI {
-		if im.LeftOut, im.Passwords, err = source.LeaveOut(root, o.Rules, o.Include); err != nil {
+		if im.LeftOut, im.Passwords, err = source.LeaveOut(ctx, root, o.Rules, o.Include); err != nil {
 			return nil, err
 		}
 	}

@@ -13,6 +13,7 @@ import (
 
 	ocidigest "github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sys/unix"
 
 	"ingot"
 	"ingot/builder/tree"
@@ -45,7 +46,7 @@ func openArchive(ctx context.Context, o Origin, scratch string) (depot, error) {
 		if err != nil {
 			return nil, err
 		}
-		a.open, a.done = func(name string) (io.ReadCloser, error) { return root.Open(name) }, func() { root.Close() }
+		a.open, a.done = func(name string) (io.ReadCloser, error) { return openRegular(root, name) }, func() { root.Close() }
 	} else if err := a.openTar(ctx, o.Path, scratch); err != nil {
 		a.close()
 		return nil, err
@@ -63,6 +64,23 @@ func openArchive(ctx context.Context, o Origin, scratch string) (depot, error) {
 		return nil, err
 	}
 	return a, nil
+}
+
+// openRegular opens a regular file of a folder. It does not wait for the other end of a FIFO.
+func openRegular(root *os.Root, name string) (*os.File, error) {
+	f, err := root.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	st, err := f.Stat()
+	if err == nil && !st.Mode().IsRegular() {
+		err = fmt.Errorf("opening %q: it is not a regular file", name)
+	}
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
 }
 
 // openTar makes the files of a tar readable like those of a folder.
@@ -105,7 +123,7 @@ func plainFile(ctx context.Context, f *os.File, scratch string) (*os.File, error
 	if !compressed(head[:n]) {
 		return f, nil
 	}
-	r, err := uncompressed(&stoppable{ctx, f})
+	r, err := uncompressed(ctx, f)
 	if err != nil {
 		return nil, err
 	}
@@ -117,7 +135,7 @@ func plainFile(ctx context.Context, f *os.File, scratch string) (*os.File, error
 	if err != nil {
 		return nil, err
 	}
-	_, err = io.Copy(tmp, r)
+	_, err = io.Copy(&spool{ctx: ctx, f: tmp}, r)
 	if err = errors.Join(err, os.Remove(tmp.Name())); err != nil {
 		tmp.Close()
 		return nil, err

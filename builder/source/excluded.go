@@ -1,6 +1,7 @@
 package source
 
 import (
+	"context"
 	"path"
 	"slices"
 	"strings"
@@ -99,15 +100,22 @@ var ofAnyRoot = []string{whyRuntime, whyIdentity, whyNetwork, whyDisks, whySecre
 // LeaveOut removes what belongs to one host from a root that was read from a tarball or folder, and
 // password hashes. It returns the paths that it removed and the users that had a password. Paths in
 // include stay.
-func LeaveOut(t *tree.Tree, rules []Rule, include []string) (removed, users []string, err error) {
+func LeaveOut(ctx context.Context, t *tree.Tree, rules []Rule, include []string) (removed, users []string, err error) {
 	rules = slices.DeleteFunc(notCovering(rules, include), func(r Rule) bool {
 		return slices.Contains(allReasons, r.Why) && !slices.Contains(ofAnyRoot, r.Why)
 	})
+	var last string // removed; what is below it follows it, or comes soon
 	for _, e := range t.Entries() {
-		if e.Path != "" && excludes(rules, e.Path) && t.Get(e.Path) != nil {
-			removed = append(removed, "/"+e.Path)
-			t.Remove(e.Path)
+		if err := ctx.Err(); err != nil {
+			return nil, nil, err
 		}
+		// A folder that is excluded comes before what is in it: only the path itself is compared.
+		if e.Path == "" || last != "" && strings.HasPrefix(e.Path, last+"/") || !excludesItself(rules, e.Path) ||
+			t.Get(e.Path) == nil {
+			continue
+		}
+		removed, last = append(removed, "/"+e.Path), e.Path
+		t.Remove(e.Path)
 	}
 	if err := dropOwnName(t); err != nil {
 		return nil, nil, err
@@ -143,12 +151,35 @@ func dropOwnName(t *tree.Tree) error {
 // Matches reports whether the rule excludes the path, or a folder above it.
 func (r Rule) Matches(p string) bool {
 	p = path.Clean("/" + p)
-	for q := p; q != "/"; q = path.Dir(q) {
-		if ok, _ := path.Match(r.Pattern, q); ok {
-			return true
+	if strings.Contains(r.Pattern, "[") {
+		for q := p; q != "/"; q = path.Dir(q) {
+			if ok, _ := path.Match(r.Pattern, q); ok {
+				return true
+			}
+		}
+		return false
+	}
+	depth := strings.Count(r.Pattern, "/")
+	for end := 1; end <= len(p) && depth > 0; end++ { // the folder of p that is as deep as the pattern
+		if end < len(p) && p[end] != '/' {
+			continue
+		}
+		if depth--; depth == 0 {
+			ok, _ := path.Match(r.Pattern, p[:end])
+			return ok
 		}
 	}
 	return false
+}
+
+// matchesItself reports whether the pattern is that of the path itself, which is clean and absolute. One
+// of another depth cannot be, as no part of a pattern matches a slash: that spares deep trees the time.
+func (r Rule) matchesItself(p string, depth int) bool {
+	if strings.Count(r.Pattern, "/") != depth && !strings.Contains(r.Pattern, "[") {
+		return false // a class such as [^a] matches a slash, too
+	}
+	ok, _ := path.Match(r.Pattern, p)
+	return ok
 }
 
 // covers reports whether a rule contradicts an explicit request for p: it excludes p itself or all
@@ -166,4 +197,9 @@ func notCovering(rules []Rule, asked []string) []Rule {
 
 func excludes(rules []Rule, p string) bool {
 	return slices.ContainsFunc(rules, func(r Rule) bool { return r.Matches(p) })
+}
+
+func excludesItself(rules []Rule, p string) bool {
+	depth := strings.Count(p, "/") + 1
+	return slices.ContainsFunc(rules, func(r Rule) bool { return r.matchesItself("/"+p, depth) })
 }

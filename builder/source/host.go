@@ -409,7 +409,7 @@ func (h Host) stream(ctx context.Context, m *merger, c *Captured, o CaptureOptio
 	if waitErr != nil {
 		return h.explain(ctx, waitErr, said.String())
 	}
-	return m.put(entries, func(tree.Entry) {})
+	return m.put(ctx, entries, func(tree.Entry) {})
 }
 
 func lastLine(s string) string {

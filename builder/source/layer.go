@@ -11,10 +11,13 @@ import (
 	"io"
 	"os"
 	"path"
+	"path/filepath"
 	"strings"
+	"sync/atomic"
 
 	"github.com/klauspost/compress/zstd"
 	"github.com/ulikunitz/xz"
+	"golang.org/x/sys/unix"
 
 	"ingot/builder/tree"
 )
@@ -59,12 +62,18 @@ func (m *merger) stacked(ctx context.Context, r io.Reader) error {
 		return err
 	}
 	for _, p := range opaque {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
 		m.empty(p)
 	}
 	for _, p := range hidden {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
 		m.tree.Remove(p)
 	}
-	return m.put(entries, func(e tree.Entry) {
+	return m.put(ctx, entries, func(e tree.Entry) {
 		if old := m.tree.Get(e.Path); old != nil && e.Path != "" && (old.Kind == tree.Dir) != (e.Kind == tree.Dir) {
 			m.tree.Remove(e.Path)
 		}
@@ -77,7 +86,7 @@ func (m *merger) plain(ctx context.Context, r io.Reader) error {
 	if err := m.read(ctx, r, func(e tree.Entry) { entries = append(entries, e) }); err != nil {
 		return err
 	}
-	return m.put(entries, func(tree.Entry) {})
+	return m.put(ctx, entries, func(tree.Entry) {})
 }
 
 // empty removes everything in a folder, but not the folder.
@@ -98,9 +107,12 @@ func (m *merger) empty(dir string) {
 }
 
 // put adds entries in the order of their stream. Hard links to later files are added at the end.
-func (m *merger) put(entries []tree.Entry, before func(tree.Entry)) error {
+func (m *merger) put(ctx context.Context, entries []tree.Entry, before func(tree.Entry)) error {
 	var waiting []tree.Entry
 	for _, e := range entries {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
 		before(e)
 		err := m.tree.Put(e)
 		if errors.Is(err, tree.ErrNoFile) {
@@ -121,7 +133,8 @@ func (m *merger) put(entries []tree.Entry, before func(tree.Entry)) error {
 
 // read calls back for each entry of a tar stream, with its content spooled.
 func (m *merger) read(ctx context.Context, r io.Reader, each func(tree.Entry)) error {
-	w := bufio.NewWriterSize(&atEnd{m.spool, m.at}, 1<<20)
+	to := &spool{ctx: ctx, f: m.spool, at: m.at}
+	w := bufio.NewWriterSize(to, 1<<20)
 	for tr := tar.NewReader(r); ; {
 		if err := ctx.Err(); err != nil {
 			return err
@@ -139,9 +152,12 @@ func (m *merger) read(ctx context.Context, r io.Reader, each func(tree.Entry)) e
 		}
 		m.newest = max(m.newest, h.ModTime.Unix())
 		if e.Kind == tree.File && e.Hard == "" {
+			if err := to.room(h.Size); err != nil { // before anything of it is written
+				return fmt.Errorf("%.200q: %w", h.Name, err)
+			}
 			n, err := io.Copy(w, tr)
 			if err != nil {
-				return fmt.Errorf("%q: %w", h.Name, err)
+				return fmt.Errorf("%.200q: %w", h.Name, err)
 			}
 			e.Size, e.Open = n, tree.Section(m.spool.Name(), m.at, n)
 			m.at += n
@@ -150,17 +166,79 @@ func (m *merger) read(ctx context.Context, r io.Reader, each func(tree.Entry)) e
 	}
 }
 
-// atEnd writes from an offset on.
-type atEnd struct {
-	f  *os.File
-	at int64
+// Bounds of what an archive may unpack to.
+const (
+	maxUnpacked = 256 << 30 // bytes in all
+	keepFree    = 256 << 20 // bytes of the filesystem that stay free
+	// A root has files of many kinds; more than this many bytes for one of the archive are a bomb, unless
+	// there are few of them: files of zeros, such as swap files.
+	maxRatio  = 200
+	ratioFrom = 2 << 30
+)
+
+// spool writes to the end of a scratch file, as long as there is room.
+type spool struct {
+	ctx     context.Context
+	f       *os.File
+	at      int64
+	checked int64 // up to where there was room
 }
 
-func (a *atEnd) Write(p []byte) (int, error) {
-	n, err := a.f.WriteAt(p, a.at)
-	a.at += int64(n)
+// room returns an error that wraps ErrTooLarge if there is no room for n more bytes.
+func (s *spool) room(n int64) error {
+	const next = "; if it is what you want, unpack it yourself and import the folder"
+	if n < 0 || n > maxUnpacked-s.at {
+		return fmt.Errorf("%w: more than %d GiB%s", ErrTooLarge, maxUnpacked>>30, next)
+	}
+	var st unix.Statfs_t
+	if err := unix.Fstatfs(int(s.f.Fd()), &st); err != nil {
+		return fmt.Errorf("looking for room: %w", err)
+	}
+	if free := int64(st.Bavail) * st.Bsize; n > free-keepFree {
+		return fmt.Errorf("%w: the filesystem of %s has %d MiB free, of which %d MiB stay free, and %d MiB are to come; "+
+			"free some space there, or set XDG_CACHE_HOME to a larger filesystem", ErrTooLarge, filepath.Dir(s.f.Name()), free>>20,
+			keepFree>>20, n>>20)
+	}
+	s.checked = max(s.checked, s.at+n)
+	return nil
+}
+
+func (s *spool) Write(p []byte) (int, error) {
+	if err := s.ctx.Err(); err != nil { // holes of sparse files are written without being read
+		return 0, err
+	}
+	if s.at+int64(len(p)) > s.checked {
+		if err := s.room(max(64<<20, int64(len(p)))); err != nil {
+			return 0, err
+		}
+	}
+	n, err := s.f.WriteAt(p, s.at)
+	s.at += int64(n)
 	return n, err
 }
+
+// unpacking reads an archive uncompressed, until ctx ends or it is a bomb.
+type unpacking struct {
+	ctx   context.Context
+	r     io.Reader
+	close func() error
+	in    atomic.Int64 // bytes read, by a goroutine of the decoder
+	out   int64        // bytes given
+}
+
+func (u *unpacking) Read(p []byte) (int, error) {
+	if err := u.ctx.Err(); err != nil {
+		return 0, err
+	}
+	n, err := u.r.Read(p)
+	if u.out += int64(n); u.out > maxUnpacked || u.out > ratioFrom && u.out/maxRatio > u.in.Load() {
+		return 0, fmt.Errorf("%w: %d MiB until now, from %d KiB, and at most %d GiB or %d for one are taken; if it is what "+
+			"you want, unpack it yourself and import the folder", ErrTooLarge, u.out>>20, u.in.Load()>>10, maxUnpacked>>30, maxRatio)
+	}
+	return n, err
+}
+
+func (u *unpacking) Close() error { return u.close() }
 
 // The magic numbers of the compressions that a tarball or layer may have
 // (RFC 1952, RFC 8878, the .xz format 1.1).
@@ -171,29 +249,30 @@ var (
 )
 
 // uncompressed returns r uncompressed. The first bytes show its compression.
-func uncompressed(r io.Reader) (io.ReadCloser, error) {
-	b := bufio.NewReaderSize(r, 1<<20)
+func uncompressed(ctx context.Context, r io.Reader) (io.ReadCloser, error) {
+	u := &unpacking{ctx: ctx, close: func() error { return nil }}
+	b := bufio.NewReaderSize(&counted{&stoppable{ctx, r}, func(n int64) { u.in.Add(n) }}, 1<<20)
 	head, err := b.Peek(len(xzMagic))
 	if err != nil && !errors.Is(err, io.EOF) {
 		return nil, err
 	}
 	switch {
 	case bytes.HasPrefix(head, gzipMagic):
-		return gzip.NewReader(b)
+		u.r, err = gzip.NewReader(b)
 	case bytes.HasPrefix(head, zstdMagic):
-		z, err := zstd.NewReader(b)
-		if err != nil {
-			return nil, err
+		var z *zstd.Decoder
+		if z, err = zstd.NewReader(b); err == nil {
+			u.r, u.close = z, z.IOReadCloser().Close
 		}
-		return z.IOReadCloser(), nil
 	case bytes.HasPrefix(head, xzMagic):
-		z, err := xz.NewReader(b)
-		if err != nil {
-			return nil, err
-		}
-		return io.NopCloser(z), nil
+		u.r, err = xz.NewReader(b)
+	default:
+		u.r, err = b, nil
 	}
-	return io.NopCloser(b), nil
+	if err != nil {
+		return nil, err
+	}
+	return u, nil
 }
 
 // compressed reports whether a stream that begins so is compressed.

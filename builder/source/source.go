@@ -63,6 +63,9 @@ var (
 	// ErrBadTar: the file is not a tarball, or it is damaged.
 	ErrBadTar = errors.New("the tarball cannot be read")
 
+	// ErrTooLarge: an archive unpacks to more than is sensible, or than there is room for.
+	ErrTooLarge = errors.New("the archive unpacks to too much")
+
 	// Of running hosts:
 
 	// ErrNoHost: the host cannot be reached.

@@ -32,7 +32,7 @@ func (t *Trees) pinTar(ctx context.Context, o Origin, pin *Pin) error {
 
 // newestMember returns the Unix time of the newest file of a tarball.
 func newestMember(ctx context.Context, r io.Reader) (newest int64, err error) {
-	u, err := uncompressed(r)
+	u, err := uncompressed(ctx, r)
 	if err != nil {
 		return 0, fmt.Errorf("%w: %w", ErrBadTar, err)
 	}

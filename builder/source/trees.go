@@ -216,7 +216,7 @@ func (t *Trees) Unpack(ctx context.Context, pin Pin, out string) error {
 
 // mergeHashed calls lay with the uncompressed stream and returns the digest of all of it.
 func mergeHashed(ctx context.Context, r io.Reader, lay func(context.Context, io.Reader) error) (ingot.Digest, error) {
-	u, err := uncompressed(r)
+	u, err := uncompressed(ctx, r)
 	if err != nil {
 		return "", err
 	}

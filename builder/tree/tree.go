@@ -54,6 +54,8 @@ var (
 	ErrNotFolder = errors.New("not a folder")
 	// ErrNoFile: the target of a hard link is not a file of the tree.
 	ErrNoFile = errors.New("not a file")
+	// ErrPath: a path, a name in it or the target of a link is longer than Linux allows, or too deep.
+	ErrPath = errors.New("the path is too long")
 	// ErrSparse: the content of a sparse file is not a contiguous part of the tar.
 	ErrSparse = errors.New("sparse files are not supported")
 )
@@ -120,8 +122,20 @@ func (t *Tree) ReadFile(p string) ([]byte, error) {
 // 0755, and links in it are followed, so that lib/x becomes usr/lib/x in a merged-/usr system. A
 // folder that replaces a folder keeps its children; any other entry removes them.
 func (t *Tree) Put(e Entry) error {
+	if len(e.Target) > maxPath {
+		return fmt.Errorf("putting the link %.60q…: %w: its target has %d bytes; at most %d", e.Path, ErrPath, len(e.Target),
+			maxPath)
+	}
+	for _, p := range []string{e.Path, e.Hard} {
+		if err := checkPath(p); err != nil {
+			return err
+		}
+	}
 	p, err := t.resolveParent(e.Path)
 	if err != nil {
+		return err
+	}
+	if err := checkPath(p); err != nil {
 		return err
 	}
 	if p == "" && e.Kind != Dir {
@@ -152,6 +166,30 @@ func (t *Tree) Put(e Entry) error {
 		t.promote(p)
 	}
 	t.entries[p] = &e
+	return nil
+}
+
+// Bounds of paths: PATH_MAX and NAME_MAX of Linux, and a depth that no system has, because the work for
+// one path grows with its depth.
+const (
+	maxPath  = 4095
+	maxName  = 255
+	maxDepth = 256
+)
+
+func checkPath(p string) error {
+	if len(p) > maxPath {
+		return fmt.Errorf("putting %.60q…: %w: %d bytes; at most %d", p, ErrPath, len(p), maxPath)
+	}
+	depth := 0
+	for part := range strings.SplitSeq(p, "/") {
+		if depth++; depth > maxDepth {
+			return fmt.Errorf("putting %.60q…: %w: more than %d folders in each other", p, ErrPath, maxDepth)
+		}
+		if len(part) > maxName {
+			return fmt.Errorf("putting %.60q…: %w: a name has %d bytes; at most %d", p, ErrPath, len(part), maxName)
+		}
+	}
 	return nil
 }
 
