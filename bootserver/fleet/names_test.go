@@ -84,7 +84,8 @@ func TestImportIsBounded(t *testing.T) {
 	if !errors.Is(err, ErrImport) {
 		t.Fatalf("Import = %v; want ErrImport", err)
 	}
-	for _, want := range []string{`machine 1 "broadcast": ff:ff:ff:ff:ff:ff is`, `machine 1 "broadcast": 00:00:00:00:00:00`,
+	for _, want := range []string{`machine 1 "broadcast": ff:ff:ff:ff:ff:ff is`,
+		`machine 1 "broadcast": 00:00:00:00:00:00`,
 		`machine 1 "broadcast": "0" is not the UUID`, `"a b="`, `"c d="`, `machine 2 "multicast": 01:00:5e:00:00:01`,
 		"52:54:00:00:00:01 is there twice", "it has 20000 labels; a machine has at most 64", "would have 65",
 		"serial number has 2097152 bytes", `serial number "\x1b[2J"`, "it has 1000 MAC addresses"} {
@@ -99,8 +100,8 @@ func TestImportIsBounded(t *testing.T) {
 		t.Errorf("a rule with %d labels: %v; want ErrRule", MaxLabels+1, err)
 	}
 	full := Machine{State: Pending, Labels: labels(MaxLabels)}
-	if m := (Rule{Labels: map[string]string{"one": "more"}, Approve: true}).Apply(full, Assignment{}); m.State != Approved ||
-		!maps.Equal(m.Labels, full.Labels) {
+	m := (Rule{Labels: map[string]string{"one": "more"}, Approve: true}).Apply(full, Assignment{})
+	if m.State != Approved || !maps.Equal(m.Labels, full.Labels) {
 		t.Errorf("a rule gives a machine %d labels", len(m.Labels))
 	}
 }

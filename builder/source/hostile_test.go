@@ -54,7 +54,8 @@ func TestRulesOfDepth(t *testing.T) {
 		pattern, path string
 		want          bool
 	}{
-		{"/home/*", "/home/a/b/c", true}, {"/home/*", "/home", false}, {"/a/*/c", "/a/b/c", true}, {"/a/*/c", "/a/b/d/c", false},
+		{"/home/*", "/home/a/b/c", true}, {"/home/*", "/home", false}, {"/a/*/c", "/a/b/c", true},
+		{"/a/*/c", "/a/b/d/c", false},
 		{"/swap", "swap", true}, {"/swap", "/swap/x", true}, {"/swap", "/swapfile", false}, {"/opt/[ab]", "/opt/b/c", true},
 		{"/opt[^a]b", "/opt/b", true}, {"home", "/home", false}, {"/", "/a", false},
 	} {

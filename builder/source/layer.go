@@ -196,8 +196,8 @@ func (s *spool) room(n int64) error {
 	}
 	if free := int64(st.Bavail) * st.Bsize; n > free-keepFree {
 		return fmt.Errorf("%w: the filesystem of %s has %d MiB free, of which %d MiB stay free, and %d MiB are to come; "+
-			"free some space there, or set XDG_CACHE_HOME to a larger filesystem", ErrTooLarge, filepath.Dir(s.f.Name()), free>>20,
-			keepFree>>20, n>>20)
+			"free some space there, or set XDG_CACHE_HOME to a larger filesystem", ErrTooLarge, filepath.Dir(s.f.Name()),
+			free>>20, keepFree>>20, n>>20)
 	}
 	s.checked = max(s.checked, s.at+n)
 	return nil
@@ -233,7 +233,8 @@ func (u *unpacking) Read(p []byte) (int, error) {
 	n, err := u.r.Read(p)
 	if u.out += int64(n); u.out > maxUnpacked || u.out > ratioFrom && u.out/maxRatio > u.in.Load() {
 		return 0, fmt.Errorf("%w: %d MiB until now, from %d KiB, and at most %d GiB or %d for one are taken; if it is what "+
-			"you want, unpack it yourself and import the folder", ErrTooLarge, u.out>>20, u.in.Load()>>10, maxUnpacked>>30, maxRatio)
+			"you want, unpack it yourself and import the folder", ErrTooLarge, u.out>>20, u.in.Load()>>10,
+			maxUnpacked>>30, maxRatio)
 	}
 	return n, err
 }
