@@ -36,6 +36,9 @@ func (s *sender) decide(f func(tx state.Tx, d *fleet.Decision) error) error {
 		if s.secret == nil && !m.Current(s.boot) {
 			return nil, replaced(s.boot)
 		}
+		if boot.Image.Image == "" { // it waits: nothing of ours runs that could send this
+			return nil, fmt.Errorf("%w: boot %s runs no image", httpboot.ErrRefused, s.boot.Short())
+		}
 		err = d.Authenticate(s.proof)
 		s.newest = d.Boot.Auth.Counters[s.part]
 		if err != nil {
@@ -93,22 +96,25 @@ func clipEvent(e ingot.Event) ingot.Event {
 		e.Check = &check
 	}
 	e.Results = boundResults(e.Results)
-	e.Volumes = slices.Clone(e.Volumes[:min(len(e.Volumes), 64)])
+	e.Volumes = slices.Clone(e.Volumes[:min(len(e.Volumes), maxVolumes)])
 	for i := range e.Volumes {
 		clipName(&e.Volumes[i])
 	}
 	return e
 }
 
+// maxVolumes bounds the volumes in one message.
+const maxVolumes = 64
+
 // boundResults bounds what a machine says of its volumes.
 func boundResults(list []ingot.VolumeResult) []ingot.VolumeResult {
-	list = slices.Clone(list[:min(len(list), 64)])
+	list = slices.Clone(list[:min(len(list), maxVolumes)])
 	for i := range list {
 		r := &list[i]
 		clipName(&r.Volume, (*string)(&r.State), (*string)(&r.Problem), &r.Device, &r.Disk)
 		r.Detail = clip(r.Detail)
 	}
-	return list
+	return fleet.BoundResults(list)
 }
 
 // Record adds an event that the server observed to a boot; what goes wrong is logged.
@@ -129,14 +135,23 @@ func (b *Booter) Record(id ingot.BootID, e ingot.Event) {
 	}
 }
 
-// clip bounds a text from a machine, and takes the credential of its boot out.
-func clip(s string) string { return ingot.HideBootKeys(strings.ToValidUTF8(s[:min(len(s), 1000)], "")) }
+// Bounds of texts of machines, in bytes of their JSON.
+const (
+	maxText = 1000
+	maxName = 256 // the longest serial number of SMBIOS is not a quarter of it
+)
 
-// clipName bounds texts that are names or numbers; the longest serial number
-// of SMBIOS is not a quarter of what is left.
+// clip bounds a text from a machine, and takes the credential of its boot out.
+func clip(s string) string { return clipTo(s, maxText) }
+
+func clipTo(s string, n int) string {
+	return fleet.Clip(ingot.HideBootKeys(strings.ToValidUTF8(s[:min(len(s), n)], "")), n)
+}
+
+// clipName bounds texts that are names or numbers.
 func clipName(texts ...*string) {
 	for _, t := range texts {
-		*t = clip((*t)[:min(len(*t), 256)])
+		*t = clipTo(*t, maxName)
 	}
 }
 
@@ -226,12 +241,9 @@ func (s *sender) Report(r ingot.Report) error {
 	r.Volumes = boundResults(r.Volumes)
 	r.Failed = r.Failed[:min(len(r.Failed), 20)]
 	for i := range r.Failed {
-		r.Failed[i] = clip(r.Failed[i])
+		clipName(&r.Failed[i])
 	}
 	return s.decide(func(_ state.Tx, d *fleet.Decision) error {
-		if d.Boot.Image.Image == "" { // it waits: nothing of ours runs that could be healthy
-			return fmt.Errorf("%w: boot %s runs no image", httpboot.ErrRefused, s.boot.Short())
-		}
 		d.Report(r)
 		return nil
 	})

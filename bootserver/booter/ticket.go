@@ -141,5 +141,5 @@ func boundFacts(f ingot.Facts) ingot.Facts {
 		}
 	}
 	clipName(texts...)
-	return f
+	return fleet.BoundFacts(f)
 }

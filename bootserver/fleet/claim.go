@@ -215,7 +215,7 @@ func (d *Decision) Stays(latest Boot) {
 // ShutsDown records that the system says that it shuts down. The next boot replaces this one at once.
 func (d *Decision) ShutsDown() {
 	d.Boot.Auth.Down = true
-	d.addBoot(d.Boot, Change{Code: CodeBootDown})
+	d.note(Change{Code: CodeBootDown})
 }
 
 // GrantsAfter returns when a grant of the machine can be used, if it has one that waits because of a

@@ -55,7 +55,7 @@ const (
 	CodeStageFailed   Code = "boot-stage-failed" // Failure, Detail; To: retry
 	CodeVolumeProblem Code = "volume-problem"    // not mounted; To: volume, state, problem, device, disk; Detail
 	CodeTicketGiven   Code = "ticket-given"      // Image; To: grants, each with volume and disk
-	CodeBootReport    Code = "boot-report"       // To: isHealthy; healthy, if it changed; units, checks: those that failed
+	CodeBootReport    Code = "boot-report"       // To: isHealthy; healthy, if it changed; units, checks, moreChecks: those that failed
 	CodeBootHardware  Code = "boot-hardware"     // To: changes, in words
 	CodeBootCrash     Code = "boot-crash"        // Detail: the line of the kernel log with the reason
 	CodeBootEnded     Code = "boot-ended"        // Image; To: outcome; Detail: the reason
@@ -379,6 +379,9 @@ func reportText(c Change) string {
 	for i := range c.To.Len("checks") {
 		k := c.To.At("checks", i)
 		words = append(words, fmt.Sprintf("check %s: %s", k.Text("name"), k.Text("detail")))
+	}
+	if more := c.To.Int("moreChecks"); more > 0 {
+		words = append(words, fmt.Sprintf("%d more failed checks", more))
 	}
 	if units := c.To.Texts("units"); len(units) > 0 {
 		words = append(words, "failed units: "+strings.Join(units, ", "))

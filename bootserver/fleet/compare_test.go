@@ -132,9 +132,9 @@ func BootChanges(old *Boot, b Boot, now time.Time) []Change {
 		c.At = e.At
 		add(c)
 	}
-	var before *ingot.Report
-	if old != nil {
-		before = old.Report
+	var before *Told
+	if old != nil && old.Report != nil {
+		before = &Told{old.Report.Healthy, old.Report.Failed}
 	}
 	if b.Report != nil {
 		if c, is := reportChange(before, *b.Report); is {

@@ -136,6 +136,7 @@ const MaxEvents = 200
 // will not retry ends an open boot.
 func (d *Decision) Record(e ingot.Event) {
 	b := d.Boot
+	e = b.boundEvent(e)
 	d.spendGrants(e)
 	last := e.Error != "" && !e.Retry && b.Open() // the final failure is recorded even beyond the limit
 	if !b.Open() && b.Outcome != ingot.OutcomeSilent || len(b.Events) >= MaxEvents && !last {
@@ -160,7 +161,7 @@ func (d *Decision) Record(e ingot.Event) {
 	d.addBoot(b, stageChange(b.Events[len(b.Events)-1]))
 	for _, r := range e.Results {
 		if c, is := volumeChange(r); is {
-			d.addBoot(b, c)
+			d.note(c)
 		}
 	}
 	d.spendOnce()
@@ -185,6 +186,9 @@ func (d *Decision) recordCheck(e ingot.Event) {
 	follows := before.Check != nil && before.Check.Volume == e.Check.Volume
 	if follows {
 		events = events[:len(events)-1]
+		check := *e.Check
+		check.Percent = max(check.Percent, before.Check.Percent) // it never goes back, in the ledger either
+		e.Check = &check
 	}
 	if passed := d.now.Sub(before.At); passed > 0 && !b.Deadline.IsZero() && b.Open() && !before.At.IsZero() {
 		b.Deadline = b.Deadline.Add(passed)
@@ -195,8 +199,11 @@ func (d *Decision) recordCheck(e ingot.Event) {
 	b.Events = append(events, Event{e, d.now})
 	d.Boot = b
 	const tenth = 10
-	if !follows || before.Check.Percent/tenth != e.Check.Percent/tenth {
-		d.addBoot(b, stageChange(b.Events[len(b.Events)-1]))
+	switch c := stageChange(b.Events[len(b.Events)-1]); {
+	case !follows:
+		d.addBoot(b, c)
+	case before.Check.Percent/tenth != e.Check.Percent/tenth:
+		d.note(c)
 	}
 }
 
@@ -223,9 +230,7 @@ func (d *Decision) Report(r ingot.Report) {
 		return
 	}
 	d.Machine.LastSeen = d.now
-	if c, is := reportChange(d.Boot.Report, r); is {
-		d.addBoot(d.Boot, c)
-	}
+	d.noteReport(r)
 	d.Boot.Report = &r
 	if d.Boot.Outcome == ingot.OutcomeHealthy || d.Boot.Outcome == ingot.OutcomeFailed {
 		return
@@ -304,28 +309,22 @@ func volumeChange(r ingot.VolumeResult) (c Change, is bool) {
 	return Change{Code: CodeVolumeProblem, Stage: ingot.StageVolumes, To: v, Detail: r.Detail}, !r.Mounted()
 }
 
-// reportChange returns the Change of a report if it differs from the previous one: in the
-// failed units, or in whether the machine is healthy.
-func reportChange(before *ingot.Report, r ingot.Report) (c Change, is bool) {
-	var was ingot.Report
-	if before != nil {
-		was = *before
-	}
+// reportChange returns the Change of a report if it differs from what the ledger has, nil if that is
+// nothing: in the failed units, or in whether the machine is healthy.
+func reportChange(told *Told, r ingot.Report) (c Change, is bool) {
 	c = Change{Code: CodeBootReport, Stage: ingot.StageHealthy, To: Values{"isHealthy": r.Healthy}}
-	if before != nil && was.Healthy != r.Healthy {
+	if told != nil && told.Healthy != r.Healthy {
 		c.To["healthy"] = r.Healthy
-		var checks []Values
-		for _, k := range r.Checks {
-			if !k.OK {
-				checks = append(checks, Values{"name": k.Name, "detail": k.Detail})
-			}
-		}
+		checks, more := listed(r.Checks)
 		if checks != nil {
 			c.To["checks"] = checks
 		}
+		if more > 0 {
+			c.To["moreChecks"] = more
+		}
 	}
-	if len(r.Failed) > 0 && !slices.Equal(was.Failed, r.Failed) {
-		c.To["units"] = r.Failed
+	if len(r.Failed) > 0 && (told == nil || !slices.Equal(told.Failed, r.Failed)) {
+		c.To["units"] = first(r.Failed, listedSize, maxUnits)
 	}
 	return c, len(c.To) > 1
 }

@@ -163,6 +163,9 @@ type Boot struct {
 	Conflict *Conflict      `json:"conflict,omitempty"` // with another host; never modified, only replaced
 	// the largest number of the boots that began in its place before it came back, see Claim
 	Newest int `json:"-"`
+	// ledger entries that its messages caused besides those of events, and those of its reports
+	Notes   int       `json:"-"`
+	Reports ReportLog `json:"-"`
 }
 
 // FirstUKI stands for the image's own UKI as first stage.

@@ -33,6 +33,9 @@ func HardwareChanges(old, now ingot.Facts) []string {
 	list = append(list, memoryChanges(old, now)...)
 	list = append(list, diskChanges(old.Disks, now.Disks)...)
 	list = append(list, nicChanges(old.NICs, now.NICs)...)
+	for i := range list {
+		list[i] = Clip(list[i], maxChangeText)
+	}
 	if more := len(list) - maxChanges; more > 0 {
 		list = append(list[:maxChanges], fmt.Sprintf("and %d more", more))
 	}
@@ -41,6 +44,9 @@ func HardwareChanges(old, now ingot.Facts) []string {
 
 // maxChanges limits the list of one boot: a whole disk enclosure may be disconnected.
 const maxChanges = 64
+
+// maxChangeText limits the text of one of them.
+const maxChangeText = 240
 
 func gib(n int64) string { return strings.TrimSuffix(fmt.Sprintf("%.1f", float64(n)/(1<<30)), ".0") }
 

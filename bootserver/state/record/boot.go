@@ -80,6 +80,41 @@ type boot struct {
 	Auth      *authentication `json:"auth,omitempty"`
 	Conflict  *conflict       `json:"conflict,omitempty"`
 	Newest    int             `json:"newest,omitempty"`
+	Notes     int             `json:"notes,omitempty"`
+	Reports   *reportLog      `json:"reports,omitempty"`
+}
+
+// reportLog is what the ledger has of reports.
+type reportLog struct {
+	Next   time.Time `json:"next,omitzero"`
+	Behind *told     `json:"behind,omitempty"`
+}
+
+type told struct {
+	Healthy bool     `json:"healthy,omitempty"`
+	Failed  []string `json:"failed,omitempty"`
+}
+
+func reportLogOf(l fleet.ReportLog) *reportLog {
+	if l == (fleet.ReportLog{}) {
+		return nil
+	}
+	r := &reportLog{Next: l.Next}
+	if b := l.Behind; b != nil {
+		r.Behind = &told{b.Healthy, b.Failed}
+	}
+	return r
+}
+
+func (r *reportLog) value() (l fleet.ReportLog) {
+	if r == nil {
+		return l
+	}
+	l.Next = r.Next
+	if r.Behind != nil {
+		l.Behind = &fleet.Told{Healthy: r.Behind.Healthy, Failed: r.Behind.Failed}
+	}
+	return l
 }
 
 type origin struct {
@@ -99,7 +134,8 @@ func bootOf(b fleet.Boot) boot {
 			return event(e)
 		}),
 		Served: b.Served, Report: b.Report, Others: list(b.Others, otherOf), Newest: b.Newest,
-		Origins: list(b.Origins, func(o fleet.Origin) origin { return origin(o) }), Addresses: b.Addresses}
+		Origins: list(b.Origins, func(o fleet.Origin) origin { return origin(o) }), Addresses: b.Addresses,
+		Notes: b.Notes, Reports: reportLogOf(b.Reports)}
 	if a := authentication(b.Auth); !a.isZero() {
 		r.Auth = &a
 	}
@@ -120,7 +156,8 @@ func (r boot) value() fleet.Boot {
 			return fleet.Event(e)
 		}),
 		Served: r.Served, Report: r.Report, Others: list(r.Others, other.value), Newest: r.Newest,
-		Origins: list(r.Origins, func(o origin) fleet.Origin { return fleet.Origin(o) }), Addresses: r.Addresses}
+		Origins: list(r.Origins, func(o origin) fleet.Origin { return fleet.Origin(o) }), Addresses: r.Addresses,
+		Notes: r.Notes, Reports: r.Reports.value()}
 	if a := r.Auth; a != nil {
 		b.Auth = fleet.Authentication(*a)
 	}

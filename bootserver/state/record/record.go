@@ -54,18 +54,18 @@ func Size(v any) (int, error) {
 	return len(b), err
 }
 
-// DecodeMachine reads the record of a machine.
+// DecodeMachine reads the record of a machine, within its bounds.
 func DecodeMachine(b []byte) (fleet.Machine, error) {
 	var r machine
 	err := json.Unmarshal(b, &r)
-	return r.value(), err
+	return r.value().Bound(), err
 }
 
-// DecodeBoot reads the record of a boot.
+// DecodeBoot reads the record of a boot, within its bounds.
 func DecodeBoot(b []byte) (fleet.Boot, error) {
 	var r boot
 	err := json.Unmarshal(b, &r)
-	return r.value(), err
+	return r.value().Bound(), err
 }
 
 // DecodeLease reads the record of a lease.

@@ -133,7 +133,7 @@ func (tx *Tx) check() error {
 			return fmt.Errorf("%w: it reads %d records", state.ErrTooLarge, n)
 		}
 	}
-	if tx.records+tx.changes > fewRecords {
+	if tx.bytes+tx.atMost() > state.MaxBytes {
 		tx.measure()
 	}
 	if tx.bytes > state.MaxBytes {
@@ -142,9 +142,19 @@ func (tx *Tx) check() error {
 	return nil
 }
 
-// fewRecords cannot reach the bound of a transaction's bytes, whatever is in them, except
-// facts and consoles, which are always counted: their sizes are not measured.
-const fewRecords = 12
+// atMost is not less than the size of the records that were put.
+func (tx *Tx) atMost() (n int) {
+	for _, s := range tx.steps {
+		for _, v := range s.Puts {
+			switch v.(type) {
+			case nil, Piece, []byte: // always counted
+				continue
+			}
+			n += sizeAtMost(reflect.ValueOf(v))
+		}
+	}
+	return n
+}
 
 // measure adds up the sizes of the records that were put.
 func (tx *Tx) measure() {
@@ -289,6 +299,7 @@ func (tx *Tx) boot(id ingot.BootID) (fleet.Boot, bool) {
 
 // StoreMachine implements state.Tx.
 func (tx *Tx) StoreMachine(m fleet.Machine) {
+	m = m.Bound()
 	old, had := tx.v.machines[m.ID]
 	tx.refuseRemoved(&old, &m)
 	tx.undo = append(tx.undo, func() {
@@ -400,6 +411,7 @@ func interleave(a, b []fleet.Boot) []fleet.Boot {
 
 // StoreBoot implements state.Tx.
 func (tx *Tx) StoreBoot(b fleet.Boot) {
+	b = b.Bound()
 	old, had := tx.boot(b.ID)
 	latest, hadLatest := tx.v.index.latest[b.Machine]
 	tx.undo = append(tx.undo, func() {
