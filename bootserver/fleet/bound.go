@@ -190,7 +190,7 @@ func boundEvents(list []Event, most int) []Event {
 		return list
 	}
 	list = slices.Clone(list)
-	for i := 0; i < len(list) && n > most; i++ {
+	for i := 0; i < len(list)-1 && n > most; i++ { // the latest one stays as it is
 		e := &list[i]
 		n -= eventSize(*e)
 		e.Results, e.Volumes, e.Check = nil, nil, nil

@@ -32,7 +32,7 @@ func TestVolumesDoNotCount(t *testing.T) {
 		{"a check fails", []ingot.Event{{Stage: ingot.StageVolumes}, {Stage: ingot.StageHealthy, Error: "check db failed",
 			Code: ingot.FailureCheck}}, Ending{}, true},
 	} {
-		b := Boot{ID: boot1, Machine: "m-1", Image: v1, Started: t0, Events: []Event{
+		b := Boot{ID: boot1, Machine: "m-1", Image: v1, Started: t0, Ticket: t0, Events: []Event{
 			{Event: ingot.Event{Stage: ingot.StageRoot}, At: t0}}}
 		m := Machine{ID: "m-1", State: Approved, Assignment: Assignment{ImageRef: v1}, Boot: boot1}
 		d := NewDecision(m, b, BootPolicy{Attempts: 1}, Images{string(v1.Image): {}}, Actor{}, t0.Add(time.Minute))
@@ -55,7 +55,7 @@ func TestVolumesDoNotCount(t *testing.T) {
 // one event of a check, and some Changes.
 func TestCheckMovesDeadline(t *testing.T) {
 	now := t0.Add(30 * time.Second)
-	b := Boot{ID: boot1, Machine: "m-1", Image: v1, Started: t0, Deadline: t0.Add(5 * time.Minute), Events: []Event{
+	b := Boot{ID: boot1, Machine: "m-1", Image: v1, Started: t0, Ticket: t0, Deadline: t0.Add(5 * time.Minute), Events: []Event{
 		{Event: ingot.Event{Stage: ingot.StageRoot}, At: now}}}
 	m := Machine{ID: "m-1", State: Approved, Boot: boot1}
 	changes := 0

@@ -15,6 +15,7 @@
 package httpboot
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -92,10 +93,11 @@ type Artifact struct {
 }
 
 // Bounds of one request, in bytes. The facts of a machine with many disks fit
-// into maxBody.
+// into maxBody, 64 volumes or 100 checks with long texts into maxMessage.
 const (
-	maxBody   = 1 << 20
-	maxHeader = 16 << 10
+	maxBody    = 1 << 20
+	maxMessage = 256 << 10
+	maxHeader  = 16 << 10
 )
 
 // transferTimeout bounds the time to read a body, and to send one window of an
@@ -109,6 +111,7 @@ type Server struct {
 	admission   admission
 	pace        pace
 	connections connections
+	bodies      bodies
 	timeout     time.Duration // transferTimeout, except in tests
 	sent        atomic.Int64  // bytes of artifacts
 	refused     atomic.Int64  // transfers over the limits
@@ -179,7 +182,8 @@ func (s *Server) setDeadlines(w http.ResponseWriter, r *http.Request) {
 }
 
 func (s *Server) notFound(w http.ResponseWriter, r *http.Request) {
-	s.log.Debug("path not found", "method", r.Method, "path", ingot.HideBootKeys(r.URL.Path), "remote", r.RemoteAddr)
+	s.log.Debug("path not found", "method", r.Method, "path", clip(ingot.HideBootKeys(r.URL.Path)),
+		"remote", r.RemoteAddr)
 	refuse(w, "not found", http.StatusNotFound)
 }
 
@@ -222,18 +226,20 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 		status, level = http.StatusServiceUnavailable, slog.LevelInfo
 		w.Header().Set("Retry-After", strconv.Itoa(int(later.After/time.Second)+1))
 	}
-	path := ingot.HideBootKeys(r.URL.Path)
-	s.log.Log(r.Context(), level, "request failed", "path", path, "remote", r.RemoteAddr, "status", status, "err", err)
-	refuse(w, err.Error(), status)
+	path, text := clip(ingot.HideBootKeys(r.URL.Path)), clip(err.Error())
+	s.log.Log(r.Context(), level, "request failed", "path", path, "remote", r.RemoteAddr, "status", status, "err", text)
+	refuse(w, text, status)
 }
 
-// maxText bounds the text of a refusal, in bytes: it may repeat the request.
+// maxText bounds the text of a refusal and of the log, in bytes: it may repeat the request.
 const maxText = 500
+
+func clip(text string) string { return strings.ToValidUTF8(text[:min(len(text), maxText)], "") }
 
 // refuse answers in plain text with a length: http.Error sends a long text in
 // chunks.
 func refuse(w http.ResponseWriter, text string, status int) {
-	text = strings.ToValidUTF8(text[:min(len(text), maxText)], "") + "\n"
+	text = clip(text) + "\n"
 	if p, is := w.(*proving); is {
 		p.prove(status, text)
 	}
@@ -336,7 +342,7 @@ type post struct {
 
 // posts are the messages of a boot, by part.
 var posts = map[string]post{
-	"events": {maxBody, func(to Sender, _ ingot.BootID, body []byte) error {
+	"events": {maxMessage, func(to Sender, _ ingot.BootID, body []byte) error {
 		var e ingot.Event
 		if err := parse(body, &e); err != nil {
 			return err
@@ -346,7 +352,7 @@ var posts = map[string]post{
 		}
 		return to.Event(e)
 	}},
-	"report": {maxBody, func(to Sender, boot ingot.BootID, body []byte) error {
+	"report": {maxMessage, func(to Sender, boot ingot.BootID, body []byte) error {
 		var r ingot.Report
 		if err := parse(body, &r); err != nil {
 			return err
@@ -374,7 +380,8 @@ func (p *proving) prove(status int, body string) {
 
 // message records what a machine posts.
 func (s *Server) message(w http.ResponseWriter, r *http.Request, boot ingot.BootID, p post) {
-	body, ok := s.body(w, r, p.most)
+	body, release, ok := s.body(w, r, p.most)
+	defer release()
 	if !ok {
 		return
 	}
@@ -393,21 +400,10 @@ func (s *Server) message(w http.ResponseWriter, r *http.Request, boot ingot.Boot
 	w.WriteHeader(http.StatusNoContent)
 }
 
-// body reads a body of at most most bytes.
-func (s *Server) body(w http.ResponseWriter, r *http.Request, most int64) ([]byte, bool) {
-	b, err := io.ReadAll(http.MaxBytesReader(w, r.Body, most))
-	switch large := (*http.MaxBytesError)(nil); {
-	case errors.As(err, &large):
-		refuse(w, fmt.Sprintf("the body is larger than %d KiB", most>>10), http.StatusRequestEntityTooLarge)
-	case err != nil:
-		refuse(w, "reading the body: "+err.Error(), http.StatusBadRequest)
-	}
-	return b, err == nil
-}
-
 // read parses a body, which must be exactly one JSON value.
 func (s *Server) read(w http.ResponseWriter, r *http.Request, into any) bool {
-	body, ok := s.body(w, r, maxBody)
+	body, release, ok := s.body(w, r, maxBody)
+	defer release()
 	if !ok {
 		return false
 	}
@@ -418,8 +414,12 @@ func (s *Server) read(w http.ResponseWriter, r *http.Request, into any) bool {
 	return true
 }
 
-// parse reads exactly one JSON value.
+// parse reads exactly one JSON value. Its lists may not have so many elements that their values take
+// far more memory than the body.
 func parse(body []byte, into any) error {
+	if n := bytes.Count(body, []byte(",")); n > maxElements {
+		return badRequest(fmt.Sprintf("the body has more than %d elements", maxElements))
+	}
 	if err := json.Unmarshal(body, into); err != nil {
 		return badRequest("parsing the body: " + err.Error())
 	}

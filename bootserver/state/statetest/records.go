@@ -360,6 +360,9 @@ func testBound(t *testing.T, b Backend) {
 	if err := large; !errors.Is(err, state.ErrTooLarge) || len(s.Machines()) != 0 {
 		t.Errorf("more than %d bytes: %v; want ErrTooLarge", state.MaxBytes, err)
 	}
+	if err := put(1, strings.Repeat("<", state.MaxBytes/5)); !errors.Is(err, state.ErrTooLarge) || len(s.Machines()) != 0 {
+		t.Errorf("one record of more than %d bytes: %v, %d stored; want ErrTooLarge", state.MaxBytes, err, len(s.Machines()))
+	}
 	if err := put(state.MaxRecords, ""); err != nil {
 		t.Errorf("%d records: %v", state.MaxRecords, err)
 	}
