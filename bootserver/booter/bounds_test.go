@@ -26,7 +26,7 @@ func hostileEvent(n int64) ingot.Event {
 	e := ingot.Event{Stage: ingot.StageVolumes, Detail: text, Error: text, Retry: true, Bytes: n}
 	for range 64 {
 		e.Volumes = append(e.Volumes, text)
-		e.Results = append(e.Results, ingot.VolumeResult{Volume: text, State: ingot.VolumeFailed, Device: text, Disk: text,
+		e.Results = append(e.Results, ingot.VolumeResult{Volume: text, State: ingot.VolumeMounted, Device: text, Disk: text,
 			Detail: text})
 	}
 	return e
@@ -87,7 +87,8 @@ func TestMachineCannotFill(t *testing.T) {
 	facts := ingot.Facts{Serial: "S1"}
 	text := strings.Repeat("<", 256)
 	for range 256 {
-		facts.Disks = append(facts.Disks, ingot.Disk{Name: text, Serial: text, WWN: text, Model: text, Path: text, Holds: text})
+		facts.Disks = append(facts.Disks, ingot.Disk{Name: text, Serial: text, WWN: text, Model: text, Path: text,
+			Holds: text})
 	}
 	if _, err := h.Ticket(boot, ingot.TicketRequest{Nonce: strings.Repeat("n", 32), Facts: facts}); err != nil {
 		t.Fatal(err)

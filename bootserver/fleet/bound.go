@@ -247,11 +247,11 @@ func (d *Decision) note(c Change) {
 type ReportLog struct {
 	Next time.Time // when its entries, evenly spread, are used up
 	// set while the last report differs from the last one that the ledger has; never modified
-	Behind *Told
+	Behind *Recorded
 }
 
-// Told is what the ledger last said of a report.
-type Told struct {
+// Recorded is what the ledger last said of a report.
+type Recorded struct {
 	Healthy bool
 	Failed  []string // units
 }
@@ -260,11 +260,11 @@ type Told struct {
 // that come too fast are merged: the next one tells the difference to the last one.
 func (d *Decision) noteReport(r ingot.Report) {
 	b := &d.Boot
-	told := b.Reports.Behind
-	if told == nil && b.Report != nil {
-		told = &Told{b.Report.Healthy, b.Report.Failed}
+	recorded := b.Reports.Behind
+	if recorded == nil && b.Report != nil {
+		recorded = &Recorded{b.Report.Healthy, b.Report.Failed}
 	}
-	c, is := reportChange(told, r)
+	c, is := reportChange(recorded, r)
 	if !is {
 		b.Reports.Behind = nil
 		return
@@ -274,7 +274,7 @@ func (d *Decision) noteReport(r ingot.Report) {
 		next = d.now
 	}
 	if next.Sub(d.now) > (reportBurst-1)*reportEvery {
-		b.Reports.Behind = told
+		b.Reports.Behind = recorded
 		return
 	}
 	b.Reports = ReportLog{Next: next.Add(reportEvery)}

@@ -75,8 +75,8 @@ func TestBootIsBounded(t *testing.T) {
 			d := ticketed()
 			d.Boot.Ticket = ticket
 			for i := range 2 * MaxEvents {
-				d.Record(ingot.Event{Stage: ingot.StageInitramfs, Detail: text, Error: text, Retry: true, Bytes: int64(i), Volumes: names,
-					Results: BoundResults(results), Check: &ingot.VolumeCheck{Volume: name, Device: name}})
+				d.Record(ingot.Event{Stage: ingot.StageInitramfs, Detail: text, Error: text, Retry: true, Bytes: int64(i),
+					Volumes: names, Results: BoundResults(results), Check: &ingot.VolumeCheck{Volume: name, Device: name}})
 			}
 			d.Boot.Report = &ingot.Report{Checks: checks, Volumes: BoundResults(results), Failed: names[:20], Kernel: name}
 			b, most := d.Boot.Bound(), MaxBootBytes
@@ -103,8 +103,8 @@ func TestLedgerOfOneBoot(t *testing.T) {
 	d := ticketed()
 	for i := range 5000 {
 		d.Record(ingot.Event{Stage: ingot.StageVolumes, Check: &ingot.VolumeCheck{Volume: "data", Percent: i % 2 * 50}})
-		d.Record(ingot.Event{Stage: ingot.StageVolumes, Check: &ingot.VolumeCheck{Volume: fmt.Sprint(i % 3), Percent: i % 2 * 50},
-			Bytes: int64(i), Results: []ingot.VolumeResult{{Volume: "data", State: ingot.VolumeFailed}}})
+		other := &ingot.VolumeCheck{Volume: fmt.Sprint(i % 3), Percent: i % 2 * 50}
+		d.Record(ingot.Event{Stage: ingot.StageVolumes, Check: other, Bytes: int64(i), Results: []ingot.VolumeResult{{Volume: "data", State: ingot.VolumeFailed}}})
 		d.ShutsDown()
 	}
 	if n, most := len(d.Changes), MaxEvents+400; n > most {

@@ -55,8 +55,8 @@ func TestVolumesDoNotCount(t *testing.T) {
 // one event of a check, and some Changes.
 func TestCheckMovesDeadline(t *testing.T) {
 	now := t0.Add(30 * time.Second)
-	b := Boot{ID: boot1, Machine: "m-1", Image: v1, Started: t0, Ticket: t0, Deadline: t0.Add(5 * time.Minute), Events: []Event{
-		{Event: ingot.Event{Stage: ingot.StageRoot}, At: now}}}
+	b := Boot{ID: boot1, Machine: "m-1", Image: v1, Started: t0, Ticket: t0, Deadline: t0.Add(5 * time.Minute),
+		Events: []Event{{Event: ingot.Event{Stage: ingot.StageRoot}, At: now}}}
 	m := Machine{ID: "m-1", State: Approved, Boot: boot1}
 	changes := 0
 	record := func(e ingot.Event) {

@@ -55,7 +55,7 @@ const (
 	CodeStageFailed   Code = "boot-stage-failed" // Failure, Detail; To: retry
 	CodeVolumeProblem Code = "volume-problem"    // not mounted; To: volume, state, problem, device, disk; Detail
 	CodeTicketGiven   Code = "ticket-given"      // Image; To: grants, each with volume and disk
-	CodeBootReport    Code = "boot-report"       // To: isHealthy; healthy, if it changed; units, checks, moreChecks: those that failed
+	CodeBootReport    Code = "boot-report"       // To: isHealthy; healthy, if changed; failed units, checks, moreChecks
 	CodeBootHardware  Code = "boot-hardware"     // To: changes, in words
 	CodeBootCrash     Code = "boot-crash"        // Detail: the line of the kernel log with the reason
 	CodeBootEnded     Code = "boot-ended"        // Image; To: outcome; Detail: the reason

@@ -132,9 +132,9 @@ func BootChanges(old *Boot, b Boot, now time.Time) []Change {
 		c.At = e.At
 		add(c)
 	}
-	var before *Told
+	var before *Recorded
 	if old != nil && old.Report != nil {
-		before = &Told{old.Report.Healthy, old.Report.Failed}
+		before = &Recorded{old.Report.Healthy, old.Report.Failed}
 	}
 	if b.Report != nil {
 		if c, is := reportChange(before, *b.Report); is {

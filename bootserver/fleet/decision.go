@@ -311,9 +311,9 @@ func volumeChange(r ingot.VolumeResult) (c Change, is bool) {
 
 // reportChange returns the Change of a report if it differs from what the ledger has, nil if that is
 // nothing: in the failed units, or in whether the machine is healthy.
-func reportChange(told *Told, r ingot.Report) (c Change, is bool) {
+func reportChange(recorded *Recorded, r ingot.Report) (c Change, is bool) {
 	c = Change{Code: CodeBootReport, Stage: ingot.StageHealthy, To: Values{"isHealthy": r.Healthy}}
-	if told != nil && told.Healthy != r.Healthy {
+	if recorded != nil && recorded.Healthy != r.Healthy {
 		c.To["healthy"] = r.Healthy
 		checks, more := listed(r.Checks)
 		if checks != nil {
@@ -323,7 +323,7 @@ func reportChange(told *Told, r ingot.Report) (c Change, is bool) {
 			c.To["moreChecks"] = more
 		}
 	}
-	if len(r.Failed) > 0 && (told == nil || !slices.Equal(told.Failed, r.Failed)) {
+	if len(r.Failed) > 0 && (recorded == nil || !slices.Equal(recorded.Failed, r.Failed)) {
 		c.To["units"] = first(r.Failed, listedSize, maxUnits)
 	}
 	return c, len(c.To) > 1

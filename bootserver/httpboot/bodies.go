@@ -84,7 +84,8 @@ func (s *Server) body(w http.ResponseWriter, r *http.Request, most int64) (body 
 }
 
 // readBody reads a body into memory that is doubled as it fills; take is asked for what is not small.
-func (s *Server) readBody(w http.ResponseWriter, r *http.Request, most int64, take func(size int64) bool) ([]byte, error) {
+func (s *Server) readBody(w http.ResponseWriter, r *http.Request, most int64,
+	take func(size int64) bool) ([]byte, error) {
 	if r.ContentLength > most {
 		return nil, &http.MaxBytesError{Limit: most}
 	}

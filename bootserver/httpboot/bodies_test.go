@@ -31,7 +31,8 @@ func TestBodiesAreBounded(t *testing.T) {
 		defer c.Close()
 		conns = append(conns, c)
 		go func() {
-			fmt.Fprintf(c, "POST %s HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s", path, most, strings.Repeat(" ", most-1))
+			fmt.Fprintf(c, "POST %s HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s", path, most,
+				strings.Repeat(" ", most-1))
 			_ = c.SetReadDeadline(time.Now().Add(3 * time.Second))
 			resp, err := http.ReadResponse(bufio.NewReader(c), nil)
 			refused <- err == nil && resp.StatusCode == http.StatusServiceUnavailable
@@ -46,7 +47,8 @@ func TestBodiesAreBounded(t *testing.T) {
 	if n < clients/2 {
 		t.Errorf("%d of %d unfinished bodies of 1 MiB from one address were refused; want most of them", n, clients)
 	}
-	resp, err := http.Post("http://"+addr+path, "application/json", strings.NewReader(`{"nonce":"`+strings.Repeat("n", 32)+`"}`))
+	small := strings.NewReader(`{"nonce":"` + strings.Repeat("n", 32) + `"}`)
+	resp, err := http.Post("http://"+addr+path, "application/json", small)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -87,10 +87,10 @@ type boot struct {
 // reportLog is what the ledger has of reports.
 type reportLog struct {
 	Next   time.Time `json:"next,omitzero"`
-	Behind *told     `json:"behind,omitempty"`
+	Behind *recorded     `json:"behind,omitempty"`
 }
 
-type told struct {
+type recorded struct {
 	Healthy bool     `json:"healthy,omitempty"`
 	Failed  []string `json:"failed,omitempty"`
 }
@@ -101,7 +101,7 @@ func reportLogOf(l fleet.ReportLog) *reportLog {
 	}
 	r := &reportLog{Next: l.Next}
 	if b := l.Behind; b != nil {
-		r.Behind = &told{b.Healthy, b.Failed}
+		r.Behind = &recorded{b.Healthy, b.Failed}
 	}
 	return r
 }
@@ -112,7 +112,7 @@ func (r *reportLog) value() (l fleet.ReportLog) {
 	}
 	l.Next = r.Next
 	if r.Behind != nil {
-		l.Behind = &fleet.Told{Healthy: r.Behind.Healthy, Failed: r.Behind.Failed}
+		l.Behind = &fleet.Recorded{Healthy: r.Behind.Healthy, Failed: r.Behind.Failed}
 	}
 	return l
 }
