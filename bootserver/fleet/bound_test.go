@@ -104,7 +104,8 @@ func TestLedgerOfOneBoot(t *testing.T) {
 	for i := range 5000 {
 		d.Record(ingot.Event{Stage: ingot.StageVolumes, Check: &ingot.VolumeCheck{Volume: "data", Percent: i % 2 * 50}})
 		other := &ingot.VolumeCheck{Volume: fmt.Sprint(i % 3), Percent: i % 2 * 50}
-		d.Record(ingot.Event{Stage: ingot.StageVolumes, Check: other, Bytes: int64(i), Results: []ingot.VolumeResult{{Volume: "data", State: ingot.VolumeFailed}}})
+		d.Record(ingot.Event{Stage: ingot.StageVolumes, Check: other, Bytes: int64(i),
+			Results: []ingot.VolumeResult{{Volume: "data", State: ingot.VolumeFailed}}})
 		d.ShutsDown()
 	}
 	if n, most := len(d.Changes), MaxEvents+400; n > most {
