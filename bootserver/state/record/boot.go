@@ -87,7 +87,7 @@ type boot struct {
 // reportLog is what the ledger has of reports.
 type reportLog struct {
 	Next   time.Time `json:"next,omitzero"`
-	Behind *recorded     `json:"behind,omitempty"`
+	Behind *recorded `json:"behind,omitempty"`
 }
 
 type recorded struct {
