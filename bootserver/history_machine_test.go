@@ -235,8 +235,8 @@ func (s *history) crashes(c *computer) {
 	m, _ := s.state.Machine(now.Machine)
 	all := s.copy()
 	const text = "[ 1.0] Kernel panic - not syncing: why\n"
-	if err := s.Crash(c.boot, text); !ok || m.Boot != c.boot {
-		s.unchanged(all, "the crash that an old boot tells")
+	if err := s.Crash(c.boot, text); !ok || m.Boot != c.boot || now.Image.Image == "" {
+		s.unchanged(all, "the crash that an old boot or one without an image tells")
 		if err == nil || !is(err, httpboot.ErrRefused, httpboot.ErrUnknown) {
 			s.t.Fatal(err)
 		}

@@ -66,7 +66,9 @@ func runeSize(r rune) int {
 const (
 	resultOverhead = 90
 	checkOverhead  = 80
-	eventOverhead  = 260
+	eventOverhead  = 80 // stage and time
+	fieldOverhead  = 14 // of an event
+	numberOverhead = 32
 	reportOverhead = 400
 	diskOverhead   = 160
 	nicOverhead    = 110
@@ -87,7 +89,22 @@ func resultSize(r ingot.VolumeResult) int {
 func checkSize(c ingot.CheckResult) int { return checkOverhead + textSizes(c.Name, c.Detail) }
 
 func eventSize(e Event) int {
-	n := eventOverhead + textSizes(string(e.Stage), e.Error, string(e.Code), e.Detail) + textSizes(e.Volumes...)
+	n := eventOverhead + textSizes(string(e.Stage)) + textSizes(e.Volumes...)
+	for _, text := range []string{e.Error, string(e.Code), e.Detail} {
+		if text != "" {
+			n += fieldOverhead + textSizes(text)
+		}
+	}
+	for _, number := range []int64{e.Bytes, int64(e.Uptime)} {
+		if number != 0 {
+			n += numberOverhead
+		}
+	}
+	for _, has := range []bool{e.Retry, e.Down, e.Volumes != nil, e.Results != nil} {
+		if has {
+			n += fieldOverhead
+		}
+	}
 	if e.Check != nil {
 		n += checkOverhead + textSizes(e.Check.Volume, e.Check.Device)
 	}
@@ -166,12 +183,14 @@ func (m Machine) Bound() Machine {
 // within the bound is not copied.
 func (b Boot) Bound() Boot {
 	most := MaxBootBytes
+	events, report := most/2, most/8*3
 	if !b.hadTicket() {
 		most = MaxWaitingBytes
+		events, report = most/4*3, most/8
 	}
-	b.Events = boundEvents(b.Events, most/2)
-	if b.Report != nil && reportSize(b.Report) > most/8*3 {
-		b.Report = boundReport(*b.Report, most/8*3)
+	b.Events = boundEvents(b.Events, events)
+	if b.Report != nil && reportSize(b.Report) > report {
+		b.Report = boundReport(*b.Report, report)
 	}
 	b.Changes = first(b.Changes, listedSize, most/16)
 	b.Reason, b.Crash = Clip(b.Reason, most/32), Clip(b.Crash, most/32)
