@@ -14,7 +14,6 @@ import (
 	"syscall"
 	"time"
 
-	"golang.org/x/net/netutil"
 	"golang.org/x/sync/errgroup"
 
 	"ingot/bootserver/access"
@@ -42,10 +41,10 @@ func (d *listeners) close() {
 	}
 }
 
-// Bounds of what strangers can hold open.
+// Bounds of what strangers can hold open; those of connections are access.Places.
 const (
-	maxRemote     = 512 // connections to one listener
 	maxOwnHeaders = 16 << 10
+	metricsIdle   = 15 * time.Second // at the metrics, where all are strangers
 )
 
 // openListeners opens all of them, or none.
@@ -70,14 +69,14 @@ func (s *Server) openListeners(ctx context.Context) (_ *listeners, err error) {
 			return nil, fmt.Errorf("opening the API at %s (api.listen): %w", at, err)
 		}
 		s.remote = append(s.remote, l.Addr().String())
-		d.remote = append(d.remote, tls.NewListener(netutil.LimitListener(l, maxRemote), s.ca.TLS()))
+		d.remote = append(d.remote, tls.NewListener((&access.Places{}).Listen(l), s.ca.TLS()))
 	}
 	if at := s.conf.Settings.API.Metrics; at != "" {
 		l, err := s.listenStream(ctx, at)
 		if err != nil {
 			return nil, fmt.Errorf("opening the metrics at %s (api.metrics): %w", at, err)
 		}
-		d.metrics = netutil.LimitListener(l, maxRemote)
+		d.metrics = (&access.Places{}).Listen(l)
 	}
 	return d, nil
 }
@@ -113,7 +112,7 @@ func (s *Server) answer(ctx context.Context, g *errgroup.Group, d *listeners) {
 	server := func(h http.Handler) *http.Server {
 		return &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second, ReadTimeout: time.Minute,
 			IdleTimeout: 2 * time.Minute, MaxHeaderBytes: maxOwnHeaders,
-			ErrorLog: httpboot.ErrorLog(s.log)}
+			ConnContext: access.ConnContext, ErrorLog: httpboot.ErrorLog(s.log)}
 	}
 	local := server(handler)
 	local.ConnContext = s.peers.ConnContext
@@ -122,7 +121,9 @@ func (s *Server) answer(ctx context.Context, g *errgroup.Group, d *listeners) {
 		g.Go(func() error { return httpboot.Serve(ctx, l, server(handler)) })
 	}
 	if d.metrics != nil {
-		g.Go(func() error { return httpboot.Serve(ctx, d.metrics, server(api.Metrics(a))) })
+		plain := server(api.Metrics(a))
+		plain.IdleTimeout = metricsIdle
+		g.Go(func() error { return httpboot.Serve(ctx, d.metrics, plain) })
 	}
 }
 

@@ -36,7 +36,9 @@ func (k *Keeper) Who(r *http.Request) (Who, error) {
 		return p.who, p.err
 	}
 	who, err := k.remote(r)
-	if err != nil && !errors.Is(err, ErrNobody) {
+	if err == nil {
+		welcome(r.Context())
+	} else if !errors.Is(err, ErrNobody) {
 		err = k.Throttle.failed(r.Context(), r.RemoteAddr, k.Now(), err)
 	}
 	return who, err

@@ -35,11 +35,15 @@ func Handler(b Backend, gate Gate, seen Seen) http.Handler {
 		h.Set("X-Content-Type-Options", "nosniff")
 		h.Set("Cache-Control", "no-store")
 		if t.public[pattern] {
+			if access.Stranger(r.Context()) {
+				h.Set("Connection", "close")
+			}
 			handler.ServeHTTP(out, r)
 			return
 		}
 		who, err := gate.Who(r)
 		if err != nil {
+			h.Set("Connection", "close")
 			h.Set("WWW-Authenticate", `Bearer realm="ingot"`) // RFC 6750 section 3
 			write(out, refused(err))
 			return
