@@ -22,7 +22,7 @@ func OpenState(ctx context.Context, root string) (*bolt.Store, error) {
 	dir := filepath.Join(root, state.Folder)
 	used := access.HasCA(filepath.Join(root, "keys")) // a first start makes the state before the CA
 	if how := bolt.Absent(dir); used && how != "" {
-		return nil, fmt.Errorf("opening state %q: %w: it is %s, but a server has used this store (keys/ca.key exists)", dir,
+		return nil, fmt.Errorf("opening state %q: %w: it is %s, but a server has used this store (it has a CA in keys/)", dir,
 			state.ErrLost, how)
 	}
 	return bolt.Open(ctx, dir)

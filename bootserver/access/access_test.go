@@ -3,6 +3,7 @@ package access
 import (
 	"crypto/x509"
 	"encoding/json"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -93,6 +94,46 @@ func TestDiffer(t *testing.T) {
 	long := thing{State: strings.Repeat("ü", 10_000), List: strings.Fields(strings.Repeat("disk ", 10_000))}
 	if _, to := Differ(nil, long); len(to["State"].(string)) > 2*maxText || len(to["List"].(string)) > 2*maxText {
 		t.Error("what machines say of themselves makes a change as long as they like")
+	}
+}
+
+// TestHalfOfACA: a lost key or certificate is not made anew beside the other one; making both that was
+// interrupted goes on.
+func TestHalfOfACA(t *testing.T) {
+	for _, lost := range []string{"ca.key", "ca.crt"} {
+		dir := t.TempDir()
+		if _, err := OpenCA(dir, time.Now); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Remove(filepath.Join(dir, lost)); err != nil {
+			t.Fatal(err)
+		}
+		left, _ := os.ReadDir(dir)
+		if _, err := OpenCA(dir, time.Now); err == nil || !strings.Contains(err.Error(), "restore it, or remove") {
+			t.Errorf("without %s: %v; want what to do", lost, err)
+		}
+		if now, _ := os.ReadDir(dir); len(now) != len(left) || !HasCA(dir) {
+			t.Errorf("without %s: %v became %v; HasCA %t", lost, left, now, HasCA(dir))
+		}
+	}
+	dir := t.TempDir()
+	ca, err := OpenCA(dir, time.Now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert := filepath.Join(dir, "ca.crt")
+	if err := os.Rename(cert, cert+newSuffix); err != nil { // the key is written, and it ends
+		t.Fatal(err)
+	}
+	again, err := OpenCA(dir, time.Now)
+	if err != nil || again.Fingerprint() != ca.Fingerprint() {
+		t.Fatalf("made in two parts: %v", err)
+	}
+	if err := errors.Join(os.Rename(cert, cert+newSuffix), os.Remove(filepath.Join(dir, "ca.key"))); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := OpenCA(dir, time.Now); err != nil {
+		t.Errorf("after a certificate without a key was written: %v", err)
 	}
 }
 

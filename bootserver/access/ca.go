@@ -49,9 +49,13 @@ type CA struct {
 	leaf  *tls.Certificate // the server's own; made when it is first wanted
 }
 
-// HasCA reports whether a folder of keys has an authority: only a server makes it.
+// HasCA reports whether a folder of keys has an authority, or a part of it: only a server makes it.
 func HasCA(dir string) bool {
-	_, err := os.Stat(filepath.Join(dir, "ca.key"))
+	return exists(filepath.Join(dir, "ca.key")) || exists(filepath.Join(dir, "ca.crt"))
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
 	return err == nil
 }
 
@@ -60,7 +64,15 @@ func HasCA(dir string) bool {
 func OpenCA(dir string, now func() time.Time) (*CA, error) {
 	keyFile, certFile := filepath.Join(dir, "ca.key"), filepath.Join(dir, "ca.crt")
 	keyText, err := os.ReadFile(keyFile)
-	if errors.Is(err, fs.ErrNotExist) {
+	switch {
+	case err == nil && !exists(certFile) && exists(certFile+newSuffix): // makeCA was interrupted
+		if err := os.Rename(certFile+newSuffix, certFile); err != nil {
+			return nil, fmt.Errorf("making the server's CA: %w", err)
+		}
+	case errors.Is(err, fs.ErrNotExist) && exists(certFile):
+		return nil, fmt.Errorf("reading the server's CA: %w; restore it, or remove %s: then a new one is made, and every "+
+			"client must pin it anew", err, certFile)
+	case errors.Is(err, fs.ErrNotExist):
 		if err := makeCA(keyFile, certFile, now()); err != nil {
 			return nil, fmt.Errorf("making the server's CA: %w", err)
 		}
@@ -88,7 +100,11 @@ func OpenCA(dir string, now func() time.Time) (*CA, error) {
 	return &CA{cert: cert, key: key, now: now}, nil
 }
 
-// makeCA writes the certificate first: a key without it is never seen.
+// newSuffix is that of a certificate whose key may not be written yet.
+const newSuffix = ".new"
+
+// makeCA writes the certificate under another name until there is its key: a certificate without a
+// key means that the key was lost.
 func makeCA(keyFile, certFile string, now time.Time) error {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -114,10 +130,13 @@ func makeCA(keyFile, certFile string, now time.Time) error {
 	if err := os.MkdirAll(filepath.Dir(keyFile), 0o700); err != nil {
 		return err
 	}
-	if err := renameio.WriteFile(certFile, encode("CERTIFICATE", der), 0o644); err != nil {
+	if err := renameio.WriteFile(certFile+newSuffix, encode("CERTIFICATE", der), 0o644); err != nil {
 		return err
 	}
-	return renameio.WriteFile(keyFile, encode("PRIVATE KEY", keyDER), 0o600)
+	if err := renameio.WriteFile(keyFile, encode("PRIVATE KEY", keyDER), 0o600); err != nil {
+		return err
+	}
+	return os.Rename(certFile+newSuffix, certFile)
 }
 
 func encode(kind string, der []byte) []byte {
