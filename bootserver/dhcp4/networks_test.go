@@ -206,6 +206,65 @@ func TestInform(t *testing.T) {
 	}
 }
 
+// noting remembers the addresses that clients were seen with.
+type noting struct {
+	scripted
+	seen map[string]netip.Addr // by MAC
+}
+
+func (n noting) Observe(c client.Sighting) (client.Boot, error) {
+	n.seen[c.MAC] = c.Address
+	return n.scripted.Observe(c)
+}
+
+// TestInformOfAnother: a client is not seen with an address that is leased to another one, whatever
+// it says; with its own one, or a free one, it is. It is answered all the same.
+func TestInformOfAnother(t *testing.T) {
+	now := time.Unix(1000, 0)
+	for _, mode := range []Mode{Full, Proxy} {
+		c := testConfig()
+		seen := map[string]netip.Addr{}
+		s := serverOf(t, c, &leasetest.Store{}, noting{scripted{}, seen}, &now)
+		offer := handle(t, s, requestFrom(t, 1, dhcpv4.WithMessageType(dhcpv4.MessageTypeDiscover)))
+		ack := handle(t, s, requestFrom(t, 1, wants(offer.YourIPAddr.String()), selects("10.99.0.1")))
+		if ack == nil || ack.MessageType() != dhcpv4.MessageTypeAck {
+			t.Fatal(ack)
+		}
+		victim := address(ack.YourIPAddr)
+		for _, n := range s.Site().Interfaces {
+			n.Config.Mode = mode
+		}
+		for _, x := range []struct {
+			card byte
+			ip   netip.Addr
+			want netip.Addr
+		}{{1, victim, victim}, {2, victim, netip.Addr{}}, {2, netip.MustParseAddr("10.99.0.77"),
+			netip.MustParseAddr("10.99.0.77")}} {
+			p := uefi(t, x.card, dhcpv4.WithMessageType(dhcpv4.MessageTypeInform), dhcpv4.WithClientIP(x.ip.AsSlice()))
+			packet := broadcast(p)
+			if mode == Proxy {
+				packet.Port = client.PortPXE
+			}
+			r, err := s.Handle(t.Context(), packet)
+			if err != nil || r == nil {
+				t.Fatalf("%v: card %d: %v, %v", mode, x.card, r, err)
+			}
+			if got := seen[cardMAC(x.card).String()]; got != x.want {
+				t.Errorf("%v: card %d says that it has %s and is seen with %s; want %s", mode, x.card, x.ip, got, x.want)
+			}
+		}
+		now = now.Add(2 * time.Hour) // the lease is over
+		p := uefi(t, 3, dhcpv4.WithMessageType(dhcpv4.MessageTypeInform), dhcpv4.WithClientIP(victim.AsSlice()))
+		packet := broadcast(p)
+		if mode == Proxy {
+			packet.Port = client.PortPXE
+		}
+		if _, err := s.Handle(t.Context(), packet); err != nil || seen[cardMAC(3).String()] != victim {
+			t.Errorf("%v: after the lease: seen with %s, %v; want %s", mode, seen[cardMAC(3).String()], err, victim)
+		}
+	}
+}
+
 // TestKnownOnly: beside another full server, unknown machines are left to it.
 func TestKnownOnly(t *testing.T) {
 	now := time.Unix(1000, 0)

@@ -25,16 +25,17 @@ func (r *request) proxy() (*dhcpv4.DHCPv4, error) {
 	if !own.IsValid() {
 		own = r.requested()
 	}
+	seen := r.unlessLeased(own)
 	kind, toUs := dhcpv4.MessageTypeAck, r.Packet.Port == client.PortPXE || r.Served.Owns(r.To)
 	switch r.Message.MessageType() {
 	case dhcpv4.MessageTypeDiscover:
 		if r.Client.Kind == client.Init {
 			return nil, nil // it needs an address first, and sends a DHCPINFORM then
 		}
-		kind, own = dhcpv4.MessageTypeOffer, netip.Addr{}
+		kind, own, seen = dhcpv4.MessageTypeOffer, netip.Addr{}, netip.Addr{}
 	case dhcpv4.MessageTypeRequest:
 		if named, us := r.chosen(); !toUs && (!named || !us) {
-			_, err := r.Boot(r.Booter, r.sighting(own)) // it takes an address from the other server, which is known by now
+			_, err := r.Boot(r.Booter, r.sighting(seen)) // it takes an address from the other server, which is known by now
 			return nil, err
 		}
 	case dhcpv4.MessageTypeInform:
@@ -44,7 +45,7 @@ func (r *request) proxy() (*dhcpv4.DHCPv4, error) {
 	default:
 		return nil, nil
 	}
-	boot, err := r.Boot(r.Booter, r.sighting(own))
+	boot, err := r.Boot(r.Booter, r.sighting(seen))
 	if err != nil || boot == (client.Boot{}) {
 		return nil, err
 	}

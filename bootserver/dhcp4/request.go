@@ -4,6 +4,7 @@ import (
 	"context"
 	"net"
 	"net/netip"
+	"slices"
 
 	"github.com/insomniacslk/dhcp/dhcpv4"
 
@@ -305,13 +306,23 @@ func (r *request) inform() (*dhcpv4.DHCPv4, error) {
 	if r.Network.Subnet(own) == nil && r.Client.Kind != client.Init {
 		return nil, nil
 	}
-	boot, err := r.Boot(r.Booter, r.sighting(own))
+	boot, err := r.Boot(r.Booter, r.sighting(r.unlessLeased(own)))
 	if err != nil {
 		return nil, err
 	}
 	settings := r.settings(own, boot)
 	settings.Address = netip.Addr{}
 	return Answer(r.Message, dhcpv4.MessageTypeAck, r.Client, settings), nil
+}
+
+// unlessLeased returns the address that a client says it has, or none if it is leased to another
+// one: such a packet does not change which machine has the address.
+func (r *request) unlessLeased(own netip.Addr) netip.Addr {
+	l, ok := r.Book.LeaseOf(own)
+	if ok && !l.Declined && r.Now.Before(l.Expires) && l.Client() != r.Key && !slices.Contains(r.Identity.MACs, l.Client()) {
+		return netip.Addr{}
+	}
+	return own
 }
 
 // answer offers or acknowledges an address, with what the client boots.
