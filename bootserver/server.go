@@ -267,7 +267,7 @@ func (s *Server) prepare(ctx context.Context, st state.Store, now site) error {
 		Policy:  policyOf(s.conf.Settings.Boots), Now: s.conf.Now, Log: s.log, Locator: locator{s}})
 	files["autoexec.ipxe"] = []byte(ipxe.Autoexec())
 	s.tftp = &tftp.Server{Files: files, Served: s.booter.LoaderServed, SinglePort: s.conf.Settings.TFTP.SinglePort,
-		Log: s.log}
+		Log: s.log, Known: func(ip netip.Addr) bool { _, known := st.AtAddress(ip); return known }}
 	s.http = httpboot.New(s.booter, s.log)
 	s.limit(s.conf.Settings)
 	s.packets = booter.NewPackets(st, s.log)

@@ -20,9 +20,13 @@ import (
 //
 // An unproven transfer sends one packet a second: options, or the first block of 512 bytes. It
 // reserves the rate for as long as a silent client would let it last, also if it ends before.
+//
+// Requests in the name of many addresses can use up the places. So addresses that DHCP knows come
+// first, and some places are theirs alone: firmware asks DHCP before it asks TFTP.
 const (
 	unprovenTransfers = 2    // of one address
 	unprovenTotal     = 96   // of all
+	unprovenUnknown   = 64   // of addresses of which Server.Known knows nothing
 	maxRefusals       = 4    // errors in a second, to one unproven address
 	totalRefusals     = 32   // to all
 	maxWaiting        = 1024 // requests that wait for a place
@@ -45,6 +49,7 @@ type gate struct {
 type passage struct {
 	g      *gate
 	client netip.Addr
+	known  bool          // DHCP knows the address
 	lasts  time.Duration // if the client is silent
 	until  time.Time     // of its reservation
 	ready  chan struct{} // closed when the transfer may start
@@ -68,13 +73,17 @@ func (b *bucket) take(now time.Time, most float64) bool {
 }
 
 // enter waits until a transfer to a client may start, which lasts at most as long as given if the
-// client is silent. It returns nil if it may not start.
-func (g *gate) enter(client netip.Addr, lasts time.Duration) *passage {
-	p := &passage{g: g, client: client, lasts: lasts, ready: make(chan struct{})}
+// client is silent. known is whether DHCP knows the client. It returns nil if it may not start.
+func (g *gate) enter(client netip.Addr, known bool, lasts time.Duration) *passage {
+	p := &passage{g: g, client: client, known: known, lasts: lasts, ready: make(chan struct{})}
 	g.mu.Lock()
 	if g.isProven(client) {
 		close(p.ready)
-	} else if len(g.waiting) < maxWaiting {
+	} else if known || len(g.waiting) < maxWaiting {
+		if len(g.waiting) >= maxWaiting { // one that DHCP does not know makes room
+			i := max(0, slices.IndexFunc(g.waiting, func(w *passage) bool { return !w.known }))
+			g.waiting = slices.Delete(g.waiting, i, i+1)
+		}
 		g.waiting = append(g.waiting, p)
 		g.admit()
 	}
@@ -99,27 +108,41 @@ func (g *gate) enter(client netip.Addr, lasts time.Duration) *passage {
 	}
 }
 
-// admit lets those start that wait and for which there is a place, the newest first: a client that
-// waits for long has sent another request meanwhile. The caller holds the lock.
+// admit lets those start that wait and for which there is a place, those that DHCP knows first, and of
+// these the newest: a client that waits for long has sent another request meanwhile. The caller holds
+// the lock.
 func (g *gate) admit() {
 	now := time.Now()
 	g.open = slices.DeleteFunc(g.open, func(p *passage) bool { return !now.Before(p.until) })
-	places := map[netip.Addr]int{}
+	places, unknown := map[netip.Addr]int{}, 0
 	for _, p := range g.open {
 		places[p.client]++
+		if !p.known {
+			unknown++
+		}
 	}
-	for i := len(g.waiting) - 1; i >= 0; i-- {
-		p := g.waiting[i]
+	enters := func(p *passage) bool {
 		if !g.isProven(p.client) {
-			if len(g.open) >= unprovenTotal || places[p.client] >= unprovenTransfers {
-				continue
+			if len(g.open) >= unprovenTotal || places[p.client] >= unprovenTransfers ||
+				!p.known && unknown >= unprovenUnknown {
+				return false
 			}
 			p.until = now.Add(p.lasts)
 			g.open = append(g.open, p)
 			places[p.client]++
+			if !p.known {
+				unknown++
+			}
 		}
 		close(p.ready)
-		g.waiting[i] = nil
+		return true
+	}
+	for _, known := range []bool{true, false} {
+		for i := len(g.waiting) - 1; i >= 0; i-- {
+			if p := g.waiting[i]; p != nil && p.known == known && enters(p) {
+				g.waiting[i] = nil
+			}
+		}
 	}
 	g.waiting = slices.DeleteFunc(g.waiting, func(p *passage) bool { return p == nil })
 }

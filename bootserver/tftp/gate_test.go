@@ -249,3 +249,41 @@ func TestForgedSource(t *testing.T) {
 		}
 	})
 }
+
+// TestKnownFirst: requests in the name of many addresses keep no client waiting whose address DHCP
+// knows, for as long as they go on; together they get no more places than before.
+func TestKnownFirst(t *testing.T) {
+	var g gate
+	ctx, cancel := context.WithCancel(t.Context())
+	var flood sync.WaitGroup
+	flood.Go(func() {
+		for i := 0; ctx.Err() == nil; i++ {
+			ip := netip.AddrFrom4([4]byte{10, 1, byte(i >> 8), byte(i)})
+			flood.Go(func() { g.enter(ip, false, 10*time.Second) })
+			time.Sleep(2 * time.Millisecond)
+		}
+	})
+	defer flood.Wait()
+	defer cancel()
+	for waiting := 0; waiting < 20; time.Sleep(10 * time.Millisecond) {
+		g.mu.Lock()
+		waiting = len(g.waiting)
+		g.mu.Unlock()
+	}
+	const clients = 32
+	for i := range clients {
+		began := time.Now()
+		p := g.enter(netip.AddrFrom4([4]byte{10, 2, 0, byte(i)}), true, 10*time.Second)
+		if p == nil || time.Since(began) > time.Second {
+			t.Fatalf("known client %d starts: %t, after %s; want it at once", i, p != nil, time.Since(began))
+		}
+	}
+	if p := g.enter(netip.MustParseAddr("10.2.1.0"), true, 10*time.Second); p != nil {
+		t.Error("more transfers to unproven clients than the bound")
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if len(g.open) != unprovenTotal {
+		t.Errorf("%d unproven transfers; want %d", len(g.open), unprovenTotal)
+	}
+}

@@ -41,6 +41,9 @@ type Server struct {
 	// Served is called after each whole transfer, in several goroutines at once;
 	// nil is fine. It may block.
 	Served func(client netip.Addr, file string, bytes int64)
+	// Known reports whether DHCP knows an address. Those go first while clients that acknowledged nothing
+	// yet wait; nil knows none. It must not block.
+	Known func(netip.Addr) bool
 	// SinglePort sends all answers from the port of the requests.
 	SinglePort bool
 	Log        *slog.Logger
@@ -198,7 +201,7 @@ func (l *listener) read(name string, to io.ReaderFrom) error {
 		return l.refuse(transfer, client, errBusy)
 	}
 	defer l.release(client)
-	pass := l.gate.enter(client, time.Duration(retries+2)*l.retransmitAfter())
+	pass := l.gate.enter(client, l.Known != nil && l.Known(client), time.Duration(retries+2)*l.retransmitAfter())
 	if pass == nil {
 		log.Debug("TFTP request not answered: the client has acknowledged nothing yet, and others wait")
 		return silent(transfer)
