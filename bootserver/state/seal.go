@@ -9,9 +9,20 @@ import (
 	"io"
 )
 
-// A backup ends with a line that has the SHA-256 of everything before it. Backups of earlier
-// versions, and plain copies of a state file, have no such line; they are read without it.
+// A backup ends with a line that has the SHA-256 of everything before it. A mark in its content says
+// so: if that is there and the line is not, the backup was cut off or something was added to it.
+// Backups of earlier versions, and plain copies of a state file, have neither.
 const sealPrefix = "\ningot backup sha256 "
+
+// KeptRestores is how many states from before a restore are kept.
+const KeptRestores = 3
+
+// SealMark is the mark of a backup that is a file of bbolt. It is in the first page, of which bbolt
+// uses 80 bytes, and is gone when bbolt writes the page again.
+const (
+	SealMark   = "ingot backup, sealed"
+	SealMarkAt = 512
+)
 
 // sealSize is the length of that line in bytes.
 const sealSize = int64(len(sealPrefix) + 2*sha256.Size + 1)
@@ -37,6 +48,9 @@ func (s *SealWriter) Seal() error {
 	return err
 }
 
+// ErrUnsealed is an ErrDamaged: a backup that had a checksum has none at its end.
+var ErrUnsealed = fmt.Errorf("%w: its checksum is not at its end: it was cut off, or something was added", ErrDamaged)
+
 // CheckSeal compares a backup of a size in bytes with its checksum, if it has one, and returns the
 // size without it. A backup that does not match is ErrDamaged.
 func CheckSeal(r io.ReaderAt, size int64) (content int64, err error) {
@@ -49,6 +63,10 @@ func CheckSeal(r io.ReaderAt, size int64) (content int64, err error) {
 	}
 	text, sealed := bytes.CutPrefix(line, []byte(sealPrefix))
 	if !sealed {
+		mark := make([]byte, len(SealMark))
+		if _, err := r.ReadAt(mark, SealMarkAt); err == nil && string(mark) == SealMark {
+			return 0, ErrUnsealed
+		}
 		return size, nil
 	}
 	h := sha256.New()

@@ -117,6 +117,7 @@ func (a *app) restore(ctx context.Context, backup *os.File) error {
 	if _, err := backup.Seek(0, io.SeekStart); err != nil {
 		return fmt.Errorf("reading the backup: %w", err)
 	}
+	a.warnUnsealed(backup)
 	done, err := a.Client().Restore(ctx, backup)
 	if errors.Is(err, api.ErrNoServer) && unused != nil {
 		return unused
@@ -125,9 +126,22 @@ func (a *app) restore(ctx context.Context, backup *os.File) error {
 		return err
 	}
 	return a.Show(done, func(w io.Writer) {
-		fmt.Fprintf(w, "restored %d machines; the previous state is in %s\n", done.Machines, done.Before)
+		fmt.Fprintf(w, "restored %d machines; the previous state is in %s; the newest %d of these are kept\n",
+			done.Machines, done.Before, state.KeptRestores)
 		missing(w, done.Missing)
 	})
+}
+
+// warnUnsealed says that a backup has no checksum.
+func (a *app) warnUnsealed(backup *os.File) {
+	st, err := backup.Stat()
+	if err != nil {
+		return
+	}
+	if content, err := state.CheckSeal(backup, st.Size()); err == nil && content == st.Size() {
+		fmt.Fprintln(a.Stderr, "warning: this backup has no checksum, because an earlier version wrote it or it is a copy of "+
+			"a state file: changed bytes may go unnoticed")
+	}
 }
 
 // mayRestoreHere reports whether a state without a server is meant: not one that a user who forgot
@@ -151,6 +165,9 @@ func (a *app) restoreHere(ctx context.Context, backup *os.File) error {
 	if err != nil {
 		return restoreHint(err)
 	}
+	if backup != nil {
+		a.warnUnsealed(backup)
+	}
 	if backup != nil && !done.Carried {
 		fmt.Fprintln(a.Stderr, "warning: the previous state could not be read; tokens that were revoked since the backup "+
 			"are valid again: check them with ingot token ls")
@@ -158,7 +175,7 @@ func (a *app) restoreHere(ctx context.Context, backup *os.File) error {
 	return a.Show(done.Restored, func(w io.Writer) {
 		fmt.Fprintf(w, "restored %d machines in %s\n", done.Machines, root)
 		if done.Before != "" {
-			fmt.Fprintf(w, "the previous state is in %s\n", done.Before)
+			fmt.Fprintf(w, "the previous state is in %s; the newest %d of these are kept\n", done.Before, state.KeptRestores)
 		}
 		fmt.Fprintln(w, "  → start the server")
 		missing(w, done.Missing)

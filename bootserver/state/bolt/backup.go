@@ -2,6 +2,7 @@ package bolt
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -9,6 +10,8 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"slices"
+	"strings"
 	"syscall"
 	"time"
 
@@ -123,8 +126,14 @@ func (s *Store) Restore(r io.Reader, now time.Time) (kept string, err error) {
 	s.swap.Lock()
 	defer s.swap.Unlock()
 	defer s.wakeReaders() // Await returns: this is another ledger now
-	if err := errors.Join(
-		s.db.View(func(tx *bbolt.Tx) error { return carryAccess(tx, incoming) }), renameLedger(incoming, now)); err != nil {
+	if err := guarded(func() error {
+		return s.db.View(func(tx *bbolt.Tx) error { return carryAccess(tx, incoming) })
+	}); errors.Is(err, state.ErrDamaged) {
+		return "", fmt.Errorf("taking credentials over from the present state: %w; stop the server, and restore then", err)
+	} else if err != nil {
+		return "", fmt.Errorf("restoring the state: %w", err)
+	}
+	if err := renameLedger(incoming, now); err != nil {
 		return "", fmt.Errorf("restoring the state: %w", err)
 	}
 	if kept, err = keep(path, now); err != nil {
@@ -134,7 +143,23 @@ func (s *Store) Restore(r io.Reader, now time.Time) (kept string, err error) {
 		err = fmt.Errorf("restoring the state: %w", err)
 		return kept, errors.Join(err, s.reopen(path))
 	}
+	removeKept(path, kept)
 	return kept, s.reopen(path)
+}
+
+// removeKept removes the states from before earlier restores, but for the newest ones, of which kept
+// is one. They contain tokens of their time. What cannot be removed only takes room.
+func removeKept(path, kept string) {
+	stem := len(path) + len(".before-20060102T150405Z")
+	list, _ := filepath.Glob(path + ".before-[0-9]*")
+	list = slices.DeleteFunc(list, func(name string) bool { return name == kept })
+	slices.SortFunc(list, func(a, b string) int { // of one second, -10 is after -9
+		return cmp.Or(strings.Compare(a[:min(len(a), stem)], b[:min(len(b), stem)]), len(a)-len(b),
+			strings.Compare(a, b))
+	})
+	for _, name := range list[:max(0, len(list)-(state.KeptRestores-1))] {
+		_ = os.Remove(name)
+	}
 }
 
 // keep gives the file from before a name of its own: clocks jump, and there may
@@ -264,9 +289,9 @@ func checkSeal(path string) (size, content int64, err error) {
 	return st.Size(), content, err
 }
 
-// unseal removes the checksum from a backup that an operator copied to where the state is: the file
-// changes from now on.
-func unseal(path string) error {
+// unseal removes the checksum, and the mark of it, from a backup that an operator copied to where the
+// state is: the file changes from now on.
+func unseal(path string) (err error) {
 	size, content, err := checkSeal(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -274,7 +299,23 @@ func unseal(path string) error {
 	if err != nil || size == content {
 		return err
 	}
-	return os.Truncate(path, content)
+	from, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer from.Close()
+	plain := path + incomingSuffix
+	defer os.Remove(plain) // unless it was renamed
+	to, err := os.OpenFile(plain, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	_, copied := io.CopyN(to, from, content)
+	_, marked := to.WriteAt(make([]byte, len(state.SealMark)), state.SealMarkAt)
+	if err := errors.Join(copied, marked, to.Sync(), to.Close()); err != nil {
+		return err
+	}
+	return os.Rename(plain, path)
 }
 
 func syncDir(dir string) error {

@@ -2,6 +2,7 @@ package bolt
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"io"
 	"net/netip"
@@ -276,4 +277,128 @@ func TestCopiedBackup(t *testing.T) {
 			t.Error(err)
 		}
 	}
+}
+
+// TestCopyOfAState: a plain copy of a state file, as earlier versions wrote their backups, has no
+// checksum and is restored.
+func TestCopyOfAState(t *testing.T) {
+	there := open(t, t.TempDir())
+	err := there.Update(func(tx state.Tx) error { tx.StoreMachine(fleet.Machine{ID: "m-1"}); return nil })
+	path := there.db.Path()
+	text, read := []byte(nil), errors.Join(err, there.Close())
+	if read == nil {
+		text, read = os.ReadFile(path)
+	}
+	if read != nil {
+		t.Fatal(read)
+	}
+	s := open(t, t.TempDir())
+	defer s.Close()
+	if _, err := s.Restore(bytes.NewReader(text), time.Unix(5, 0)); err != nil || len(s.Machines()) != 1 {
+		t.Errorf("restoring a copy of a state file: %v, machines %+v", err, s.Machines())
+	}
+}
+
+// TestKeptRestores: of the states from before restores the newest are kept, and nothing else is removed.
+func TestKeptRestores(t *testing.T) {
+	dir := t.TempDir()
+	s := open(t, dir)
+	var backup bytes.Buffer
+	other := filepath.Join(dir, file+".before-schema-2")
+	if err := errors.Join(s.Backup(&backup), os.WriteFile(other, []byte("x"), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	var made []string
+	restored := func(kept string, err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+		made = append(made, kept)
+	}
+	for range 11 { // of one second
+		restored(s.Restore(bytes.NewReader(backup.Bytes()), time.Unix(5, 0)))
+	}
+	for i := range 2 {
+		s.Close()
+		var done Restored
+		var err error
+		s, done, err = OpenRestored(t.Context(), dir, bytes.NewReader(backup.Bytes()), time.Unix(int64(9+i), 0))
+		restored(done.Before, err)
+	}
+	restored(s.Restore(bytes.NewReader(backup.Bytes()), time.Unix(1, 0))) // the clock was set back
+	s.Close()
+	for i, name := range append(made, other) {
+		_, err := os.Stat(name)
+		if is, want := err == nil, i >= len(made)-state.KeptRestores; is != want {
+			t.Errorf("%s (number %d) is there: %t; want %t", filepath.Base(name), i, is, want)
+		}
+	}
+}
+
+// TestDamagedWhileServing: a page of the ledger that points out of the file makes reading it an error,
+// and not the end of the server; what is in memory is served, and changes go on.
+func TestDamagedWhileServing(t *testing.T) {
+	dir := t.TempDir()
+	s := open(t, dir)
+	err := s.Update(func(tx state.Tx) error {
+		tx.StoreMachine(fleet.Machine{ID: "m-1"})
+		for range 300 {
+			tx.Record(fleet.TextChange(fleet.KindMachine, strings.Repeat("wrecked", 9), false))
+		}
+		return nil
+	})
+	path := s.db.Path()
+	if err := errors.Join(err, s.Close(), wreck(path, "wrecked")); err != nil {
+		t.Fatal(err)
+	}
+	s = open(t, dir)
+	defer s.Close()
+	if _, _, err := s.Changes(state.Query{Limit: 1000}); !errors.Is(err, state.ErrDamaged) ||
+		!strings.Contains(err.Error(), "ingot restore FILE") {
+		t.Errorf("reading a damaged page: %v; want ErrDamaged and what to do", err)
+	}
+	if err := s.Verify(); !errors.Is(err, state.ErrDamaged) {
+		t.Errorf("Verify: %v; want ErrDamaged", err)
+	}
+	if _, known := s.Machine("m-1"); !known {
+		t.Error("the machine in memory is gone")
+	}
+	err = s.Update(func(tx state.Tx) error { tx.StoreMachine(fleet.Machine{ID: "m-2"}); return nil })
+	if err != nil {
+		t.Errorf("a change elsewhere: %v", err)
+	}
+	if err := s.Trim(time.Unix(1<<40, 0), 1, time.Hour); !errors.Is(err, state.ErrDamaged) && err != nil {
+		t.Errorf("Trim: %v", err)
+	}
+	err = s.Update(func(tx state.Tx) error { tx.StoreMachine(fleet.Machine{ID: "m-3"}); return nil })
+	if err != nil {
+		t.Errorf("a change after that: %v", err)
+	}
+	var backup bytes.Buffer
+	if err := s.Backup(&backup); err != nil && !errors.Is(err, state.ErrDamaged) {
+		t.Errorf("Backup: %v", err)
+	}
+}
+
+// wreck makes the records of the first leaf page that contains a text begin 1 GB behind it.
+func wreck(path, text string) error {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	size := os.Getpagesize()
+	for at := 2 * size; at < len(b); at += size {
+		const header, element, leaf = 16, 16, 2
+		page := b[at : at+size]
+		count := int(binary.NativeEndian.Uint16(page[10:]))
+		if binary.NativeEndian.Uint16(page[8:]) != leaf || count == 0 || !bytes.Contains(page, []byte(text)) {
+			continue
+		}
+		for i := range count {
+			binary.NativeEndian.PutUint32(page[header+i*element+4:], 1<<30)
+		}
+		return os.WriteFile(path, b, 0o600)
+	}
+	return errors.New("no page contains the text")
 }

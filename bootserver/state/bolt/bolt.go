@@ -163,18 +163,27 @@ func (s *Store) Close() error {
 	return err
 }
 
-// read reads from the file.
+// read reads from the file. A file that is damaged, or that faults, is state.ErrDamaged: the server
+// goes on with what is in memory.
 func (s *Store) read(f func(*bbolt.Tx) error) error {
 	s.swap.RLock()
 	defer s.swap.RUnlock()
-	return s.db.View(f)
+	return withAdvice(guarded(func() error { return s.db.View(f) }))
 }
 
-// write writes to the file.
+// write writes to the file; errors are as those of read.
 func (s *Store) write(f func(*bbolt.Tx) error) error {
 	s.swap.RLock()
 	defer s.swap.RUnlock()
-	return s.db.Update(f)
+	return withAdvice(guarded(func() error { return s.db.Update(f) }))
+}
+
+// withAdvice says what to do about a file that turns out to be damaged while it is used.
+func withAdvice(err error) error {
+	if errors.Is(err, state.ErrDamaged) {
+		return fmt.Errorf("%w; stop the server, run ingot doctor, and restore a backup: ingot restore FILE", err)
+	}
+	return err
 }
 
 // load reads what is kept in memory. Whatever cannot be read is an error: a

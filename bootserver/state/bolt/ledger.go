@@ -209,7 +209,7 @@ func (s *Store) Trim(now time.Time, most int, age time.Duration) error {
 // ledgerEnds returns the first and the last sequence number, and whether the
 // first entry is from before a time.
 func (s *Store) ledgerEnds(than time.Time) (first, last uint64, old bool) {
-	_ = s.read(func(tx *bbolt.Tx) error { // it reads what is mapped; there is nothing to go wrong
+	_ = s.read(func(tx *bbolt.Tx) error { // nothing is trimmed from a file that is damaged
 		c := tx.Bucket(bucketLedger).Cursor()
 		k, v := c.First()
 		if k == nil {

@@ -76,6 +76,7 @@ func OpenRestored(ctx context.Context, dir string, backup io.Reader, now time.Ti
 	if err := giveToOwner(dir, path, filepath.Join(dir, lockFile)); err != nil {
 		return nil, done, errors.Join(fmt.Errorf("restoring the state: %w", err), s.Close())
 	}
+	removeKept(path, done.Before)
 	return s, done, ctx.Err()
 }
 

@@ -54,8 +54,9 @@ func (s *Store) snapshot() (f *os.File, err error) {
 			return fmt.Errorf("copying the state for a backup: %w", err)
 		}
 		_, copied := tx.WriteTo(f)
+		_, marked := f.WriteAt([]byte(state.SealMark), state.SealMarkAt)
 		_, rewound := f.Seek(0, io.SeekStart)
-		if err := errors.Join(os.Remove(f.Name()), copied, rewound); err != nil {
+		if err := errors.Join(os.Remove(f.Name()), copied, marked, rewound); err != nil {
 			return errors.Join(fmt.Errorf("copying the state for a backup, %d bytes in %s: %w", tx.Size(), dir, err), f.Close())
 		}
 		return nil

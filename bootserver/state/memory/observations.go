@@ -167,7 +167,7 @@ func (s *Store) Verify() error {
 // lists: JSON has only text for keys.
 func (s *Store) Backup(w io.Writer) error {
 	s.mu.RLock()
-	b := backup{data: s.data, Records: map[view.Table][]pair{}}
+	b := backup{data: s.data, Sealed: true, Records: map[view.Table][]pair{}}
 	for t, records := range s.data.Records {
 		for _, k := range s.data.sorted(t) {
 			b.Records[t] = append(b.Records[t], pair{[]byte(k), records[k]})
@@ -193,6 +193,7 @@ type pair struct {
 
 type backup struct {
 	*data
+	Sealed  bool // a checksum follows
 	Records map[view.Table][]pair
 }
 
@@ -206,10 +207,12 @@ func receive(r io.Reader) (*data, error) {
 	if err != nil {
 		return nil, err
 	}
-	text = text[:size]
 	b := backup{data: newData()}
-	if err := json.Unmarshal(text, &b); err != nil {
+	if err := json.Unmarshal(text[:size], &b); err != nil {
 		return nil, fmt.Errorf("%w: %w", state.ErrDamaged, err)
+	}
+	if b.Sealed && int(size) == len(text) {
+		return nil, state.ErrUnsealed
 	}
 	for t, list := range b.Records {
 		for _, p := range list {

@@ -115,8 +115,8 @@ func testDamagedBackup(t *testing.T, b Backend) {
 }
 
 // testFlippedBackup: a byte that flipped on the way, wherever it is, is noticed or harmless: a
-// restore is refused, or brings back what was there. A backup without a checksum, as earlier
-// versions wrote it, is restored.
+// restore is refused, or brings back what was there. A backup that was cut off at its end, or to
+// which something was added, is refused.
 func testFlippedBackup(t *testing.T, b Backend) {
 	s := b.fresh(t)
 	update(t, s, func(tx state.Tx) { tx.StoreMachine(fullMachine()); tx.Record(note("m-1", strings.Repeat("x", 10000))) })
@@ -144,9 +144,21 @@ func testFlippedBackup(t *testing.T, b Backend) {
 			t.Fatalf("restoring a backup with byte %d of its checksum flipped: %v, %d machines", at, err, len(s.Machines()))
 		}
 	}
+	for cut := 1; cut <= backup.Len()-int(size)+1; cut++ {
+		if _, err := s.Restore(bytes.NewReader(backup.Bytes()[:backup.Len()-cut]), time.Unix(5, 0)); !errors.Is(err,
+			state.ErrDamaged) {
+			t.Fatalf("restoring a backup without its last %d bytes: %v; want ErrDamaged", cut, err)
+		}
+	}
+	for _, more := range []string{"\n", "\x00", strings.Repeat("x", 5000)} {
+		longer := append(bytes.Clone(backup.Bytes()), more...)
+		if _, err := s.Restore(bytes.NewReader(longer), time.Unix(5, 0)); !errors.Is(err, state.ErrDamaged) {
+			t.Fatalf("restoring a backup with %d bytes more: %v; want ErrDamaged", len(more), err)
+		}
+	}
 	update(t, s, func(tx state.Tx) { tx.StoreMachine(fleet.Machine{ID: "m-later"}) })
-	if _, err := s.Restore(bytes.NewReader(backup.Bytes()[:size]), time.Unix(5, 0)); err != nil {
-		t.Fatalf("restoring a backup without a checksum: %v", err)
+	if _, err := s.Restore(bytes.NewReader(backup.Bytes()), time.Unix(5, 0)); err != nil {
+		t.Fatalf("restoring the whole backup: %v", err)
 	}
 	if d := cmp.Diff([]fleet.Machine{fullMachine()}, s.Machines(), addresses); d != "" {
 		t.Errorf("machines (-want +got):\n%s", d)
