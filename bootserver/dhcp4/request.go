@@ -319,7 +319,8 @@ func (r *request) inform() (*dhcpv4.DHCPv4, error) {
 // one: such a packet does not change which machine has the address.
 func (r *request) unlessLeased(own netip.Addr) netip.Addr {
 	l, ok := r.Book.LeaseOf(own)
-	if ok && !l.Declined && r.Now.Before(l.Expires) && l.Client() != r.Key && !slices.Contains(r.Identity.MACs, l.Client()) {
+	if ok && !l.Declined && r.Now.Before(l.Expires) && l.Client() != r.Key &&
+		!slices.Contains(r.Identity.MACs, l.Client()) {
 		return netip.Addr{}
 	}
 	return own

@@ -139,8 +139,8 @@ func (a *app) warnUnsealed(backup *os.File) {
 		return
 	}
 	if content, err := state.CheckSeal(backup, st.Size()); err == nil && content == st.Size() {
-		fmt.Fprintln(a.Stderr, "warning: this backup has no checksum, because an earlier version wrote it or it is a copy of "+
-			"a state file: changed bytes may go unnoticed")
+		fmt.Fprintln(a.Stderr, "warning: this backup has no checksum, because an earlier version wrote it or it is a copy "+
+			"of a state file: changed bytes may go unnoticed")
 	}
 }
 
@@ -175,7 +175,8 @@ func (a *app) restoreHere(ctx context.Context, backup *os.File) error {
 	return a.Show(done.Restored, func(w io.Writer) {
 		fmt.Fprintf(w, "restored %d machines in %s\n", done.Machines, root)
 		if done.Before != "" {
-			fmt.Fprintf(w, "the previous state is in %s; the newest %d of these are kept\n", done.Before, state.KeptRestores)
+			fmt.Fprintf(w, "the previous state is in %s; the newest %d of these are kept\n", done.Before,
+				state.KeptRestores)
 		}
 		fmt.Fprintln(w, "  → start the server")
 		missing(w, done.Missing)
