@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"io"
 	"net/http"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -29,6 +30,7 @@ type system struct {
 	token   string
 	counter uint64
 	ticket  ingot.Ticket
+	facts   ingot.Facts // that it reports
 }
 
 // newSystem is ingot-init of a boot, before its ticket.
@@ -45,7 +47,7 @@ func (h *house) newSystem(key ingot.BootKey) *system {
 func (s *system) take() int {
 	s.h.t.Helper()
 	half := ingot.Half(s.own.PublicKey().Bytes())
-	status, body := s.h.post(s.key.ID(), "ticket", ingot.TicketRequest{Nonce: nonce, Half: half})
+	status, body := s.h.post(s.key.ID(), "ticket", ingot.TicketRequest{Nonce: nonce, Half: half, Facts: s.facts})
 	if status != http.StatusOK {
 		return status
 	}
@@ -481,6 +483,76 @@ func (h *house) grants(volume string) {
 		m.Grants = []fleet.Grant{{Grant: ingot.Grant{Volume: volume, Disk: "S1", Expires: h.clock.Add(time.Hour)}}}
 	}
 	h.stored(m)
+}
+
+// TestClaimReports: nothing that a host says of itself in the name of a machine that reports changes the
+// machine, in its packets or with its ticket request. It counts when the machine is silent, and is
+// forgotten when it is not.
+func TestClaimReports(t *testing.T) {
+	const strange = "d1b2c3a4-0000-4000-8000-52540012000b"
+	board := firstMachine.UUID
+	for name, c := range map[string]struct {
+		real, newcomer ingot.Facts
+		ticket         int // of the newcomer
+		state          fleet.State
+		uuid, serial   string // after the newcomer has replaced it
+	}{
+		"another machine": {ingot.Facts{UUID: board, Serial: "S1", RAM: 1}, ingot.Facts{UUID: strange, Serial: "S2", RAM: 2},
+			http.StatusServiceUnavailable, fleet.Pending, board, "S1"},
+		"the first serial number": {ingot.Facts{RAM: 1}, ingot.Facts{UUID: strange, Serial: "S2", RAM: 2},
+			http.StatusOK, fleet.Approved, board, "S2"},
+		"the same machine": {ingot.Facts{UUID: board, Serial: "S1", RAM: 1}, ingot.Facts{UUID: board, Serial: "S1", RAM: 2},
+			http.StatusOK, fleet.Approved, board, "S1"},
+	} {
+		for _, stays := range []bool{true, false} {
+			h, im := newAbleHouse(t)
+			real := h.newSystem(h.boots(firstMachine))
+			real.facts = c.real
+			if got := real.take(); got != http.StatusOK {
+				t.Fatalf("POST ticket = %d", got)
+			}
+			if got := real.reports(true); got != http.StatusNoContent {
+				t.Fatalf("POST report = %d", got)
+			}
+			before, _ := h.machine1()
+			h.clock = h.clock.Add(20 * time.Second)
+			forged := h.newSystem(h.begins(im))
+			forged.facts = c.newcomer
+			if got := forged.take(); got != c.ticket {
+				t.Errorf("%s: POST ticket = %d; want %d", name, got, c.ticket)
+			}
+			if m, _ := h.machine1(); !sameButBoot(before, m) {
+				t.Errorf("%s: its report changed the machine from\n%+v\nto\n%+v", name, before, m)
+			}
+			if stays {
+				if got := real.reports(true); got != http.StatusNoContent {
+					t.Errorf("%s: the machine's own heartbeat: %d; want 204", name, got)
+				}
+				m, b := h.machine1()
+				if m.LastSeen = before.LastSeen; !sameButBoot(before, m) || m.Claim != nil || b.Conflict == nil {
+					t.Errorf("%s: the machine was\n%+v\nand is\n%+v with conflict %v", name, before, m, b.Conflict)
+				}
+				continue
+			}
+			h.clock = h.clock.Add(fleet.Silence)
+			if c.ticket == http.StatusOK {
+				forged.reports(true)
+			} else if got := forged.take(); got != http.StatusForbidden {
+				t.Errorf("%s: POST ticket of a silent machine = %d; want 403", name, got)
+			}
+			m, _ := h.machine1()
+			if m.State != c.state || m.UUID != c.uuid || m.Serial != c.serial || m.Facts.RAM != c.newcomer.RAM ||
+				m.Claim != nil {
+				t.Errorf("%s: after it replaced the other one the machine is %+v", name, m)
+			}
+		}
+	}
+}
+
+// sameButBoot compares a machine with what it was before another boot began.
+func sameButBoot(before, after fleet.Machine) bool {
+	after.Boot, after.Claim, before.Boot, before.Claim = "", nil, "", nil
+	return reflect.DeepEqual(before, after)
 }
 
 // TestResetOfAHealthyMachine: a machine that was reset has no way to say so. Its next boot counts once two

@@ -45,7 +45,7 @@ func (s *sender) decide(f func(tx state.Tx, d *fleet.Decision) error) error {
 			return nil, unproven(s.boot, err)
 		}
 		if m.Boot == s.boot {
-			d.Resolve()
+			d.Resolve(tx.Others)
 			return d, f(tx, d)
 		}
 		latest, _ := tx.Boot(m.Boot)

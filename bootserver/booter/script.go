@@ -30,7 +30,7 @@ func (b *Booter) Script(id ingot.BootID, base string) (string, error) {
 			return nil, err
 		}
 		d := fleet.NewDecision(m, boot, policy, images.facts, fleet.Actor{}, now)
-		d.Resolve()
+		d.Resolve(tx.Others)
 		if over = boot.ID != m.Boot || !boot.Open(); !over {
 			image, why = d.Script()
 		}

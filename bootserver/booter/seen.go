@@ -123,7 +123,8 @@ func newBootID() ingot.BootID {
 
 // decide gathers what is recorded of a request and decides about it.
 func (p *prepared) decide(r state.Reader) (*fleet.Decision, fleet.Offer, error) {
-	f := fleet.Facts{Request: p.request, Policy: p.policy, Images: p.images.facts, NewBoot: p.newBoot}
+	f := fleet.Facts{Request: p.request, Policy: p.policy, Images: p.images.facts, NewBoot: p.newBoot,
+		Others: r.Others}
 	m, question, known := r.Find(p.request.Sighting)
 	switch {
 	case p.err == nil && !ingot.IsCard(p.request.MAC):

@@ -41,7 +41,10 @@ func (b *Booter) Ticket(id ingot.BootID, q ingot.TicketRequest) (signed ingot.Si
 				"its grants can be used when that boot has sent no report for " + fleet.Silence.String()}
 		}
 		if d.Boot.Facts == "" { // it reports its hardware once in a boot
-			d.Learn(facts, tx.Others(d.Machine, facts))
+			if ask := d.Learn(facts, tx.Others(d.Machine, facts)); ask != nil {
+				return nil, &httpboot.Later{After: d.Machine.Claim.Until.Sub(now), Why: "an earlier boot of this machine may " +
+					"still run, and what this one reports does not fit: " + ask.What}
+			}
 			if d.Boot, err = tx.KeepFacts(d.Boot, facts); err != nil {
 				return nil, err
 			}
@@ -55,7 +58,7 @@ func (b *Booter) Ticket(id ingot.BootID, q ingot.TicketRequest) (signed ingot.Si
 		ticket = ingot.Ticket{Boot: id, Machine: d.Machine.ID, Hostname: d.Machine.Hostname(),
 			MachineKey: d.Machine.MachineKey,
 			Nonce:      q.Nonce, Issued: now, Expires: now.Add(policy.Ticket), Image: d.Boot.Image.Image, Grants: blank,
-			Deadline: d.Boot.Deadline.Sub(now), Restart: d.Restarts(), Fleet: installation, Had: d.Machine.Had,
+			Deadline: d.Boot.Deadline.Sub(now), Restart: d.Restarts(), Fleet: installation, Had: d.Had(),
 			Adoptions: adoptions, MachineHalf: half, Arguments: d.Boot.Arguments(),
 			Shell: d.Boot.Once != nil && d.Boot.Once.Shell}
 		if half != nil {
@@ -111,7 +114,7 @@ func (b *Booter) admit(tx state.Tx, id ingot.BootID, policy fleet.BootPolicy, im
 		return nil, fmt.Errorf("%w: boot %s is over; this machine should start over", httpboot.ErrRefused, id.Short())
 	}
 	d := fleet.NewDecision(m, boot, policy, images.facts, fleet.Actor{}, now)
-	d.Resolve()
+	d.Resolve(tx.Others)
 	im := d.Image(boot.Image.Image)
 	if err := d.Err(); err != nil {
 		return nil, err

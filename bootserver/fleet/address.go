@@ -103,7 +103,7 @@ func addressesText(list []netip.Addr) string {
 
 // holds reports whether a lease belongs to one of the machine's cards.
 func (m Machine) holds(l Lease) bool {
-	return l.MAC != "" && slices.Contains(m.MACs, l.MAC) || l.Machine != "" && l.Machine == m.ID
+	return l.MAC != "" && m.hasCard(l.MAC) || l.Machine != "" && l.Machine == m.ID
 }
 
 // ownsIPv6 reports whether an IPv6 address was made of the MAC address of one of the
@@ -114,5 +114,5 @@ func (m Machine) ownsIPv6(ip netip.Addr) bool {
 		return false
 	}
 	mac := fmt.Sprintf("%02x:%02x:%02x:%02x:%02x:%02x", b[8]^2, b[9], b[10], b[13], b[14], b[15])
-	return slices.Contains(m.MACs, mac)
+	return m.hasCard(mac)
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
 	"time"
 
@@ -61,14 +62,16 @@ const Silence = 2*ingot.Heartbeat*5/4 + 15*time.Second
 // two hosts act as this machine, and the earlier boot stays. A machine that says that it shuts down
 // leaves no claim.
 //
-// While a claim is open, the new boot gets no grant. If the earlier boot is healthy, what becomes of
-// the new one does not count for or against an image either. An earlier boot that had not become
+// While a claim is open, the new boot gets no grant, and nothing that it says of the machine changes
+// the machine: it is kept in New. If the earlier boot is healthy, what becomes of the new one does not
+// count for or against an image either. An earlier boot that had not become
 // healthy is ended as always, since that is what a reset looks like, but comes back with a message.
 type Claim struct {
 	Running ingot.BootID `json:"running"` // the earlier boot
 	Healthy bool         `json:"healthy"` // it was healthy
 	Since   time.Time    `json:"since"`
 	Until   time.Time    `json:"until"`
+	New     Newcomer     `json:"-"`
 	// the machine before the claim, for when the earlier boot stays
 	Orders      int        `json:"-"`
 	Once        *Once      `json:"-"`
@@ -76,6 +79,68 @@ type Claim struct {
 	Setback     *Setback   `json:"-"`
 	LastHealthy ImageRef   `json:"-"`
 	HealthyList []ImageRef `json:"-"` // Machine.Healthy
+}
+
+// Newcomer is what a boot says of its machine while it has only a claim. It counts when the claim ends
+// for that boot, and is forgotten when the earlier boot stays. It is never modified, only replaced.
+type Newcomer struct {
+	UUID     string // of its packets
+	MAC      string // of its latest packet
+	Firmware ingot.Firmware
+	Address  netip.Addr
+	Port     SwitchPort
+	Loaders  map[ingot.Firmware]string // as Machine.Loaders
+	Facts    *ingot.Facts              // what it reported with its ticket request; nil: nothing yet
+}
+
+// newcomer changes what the claim knows of the new boot.
+func (d *Decision) newcomer(change func(*Newcomer)) {
+	c := *d.Machine.Claim
+	change(&c.New)
+	d.Machine.Claim = &c
+}
+
+// guarded reports whether an earlier boot of the machine may still run, so that a packet in the
+// machine's name must change nothing of it.
+func (d *Decision) guarded(latest *Boot) bool {
+	return d.Machine.Claim != nil || latest != nil && latest.runs(d.now)
+}
+
+// newcomerSeen keeps what a packet of a new boot says of the machine.
+func (d *Decision) newcomerSeen(r Request) {
+	d.newcomer(func(n *Newcomer) {
+		n.UUID, n.MAC = cmp.Or(n.UUID, r.UUID), r.MAC
+		n.Firmware = cmp.Or(r.Firmware, n.Firmware)
+		if r.Address.IsValid() {
+			n.Address = r.Address
+		}
+		if r.Port.Relay.IsValid() {
+			n.Port = r.Port
+		}
+	})
+}
+
+// Addresses returns the addresses that the machine was seen with: also that of a boot with a claim.
+func (m *Machine) Addresses() []netip.Addr {
+	list := []netip.Addr{m.Address}
+	if m.Claim != nil && m.Claim.New.Address != m.Address {
+		list = append(list, m.Claim.New.Address)
+	}
+	return list
+}
+
+// hasCard reports whether a card was seen in packets of the machine: also of a boot with a claim.
+func (m *Machine) hasCard(mac string) bool {
+	return slices.Contains(m.MACs, mac) || m.Claim != nil && m.Claim.New.MAC == mac
+}
+
+// loading is the machine with the first stages of its latest boot.
+func (d *Decision) loading() Machine {
+	m := d.Machine
+	if m.Claim != nil && m.Claim.New.Loaders != nil {
+		m.Loaders = m.Claim.New.Loaders
+	}
+	return m
 }
 
 // Current reports whether a boot is the machine's latest one, or one that an open claim did not
@@ -106,21 +171,41 @@ func (d *Decision) supersede(latest Boot) {
 // tentative reports whether outcomes of the machine's latest boot do not count yet.
 func (d *Decision) tentative() bool { return d.Machine.Claim != nil && d.Machine.Claim.Healthy }
 
-// Resolve ends the machine's claim if its time is over. The boot of the decision, if it is the latest
-// one, then counts as other boots do.
-func (d *Decision) Resolve() {
+// Resolve ends the machine's claim if its time is over and the boot of the decision is the latest one.
+// That boot then counts as other boots do, and so does what it said of the machine. others returns the
+// machines that Learn needs.
+func (d *Decision) Resolve(others func(Machine, ingot.Facts) []Machine) {
 	c := d.Machine.Claim
-	if c == nil || d.now.Before(c.Until) {
+	if c == nil || d.now.Before(c.Until) || d.Machine.Boot != d.Boot.ID {
 		return
 	}
 	d.Machine.Claim = nil
-	if !c.Healthy || d.Machine.Boot != d.Boot.ID || d.Boot.Open() {
+	d.believe(c.New, others)
+	if !c.Healthy || d.Boot.Open() {
 		return
 	}
 	if d.Boot.Outcome == ingot.OutcomeHealthy {
 		d.countHealthy()
 	}
 	d.applyOutcome(d.Boot)
+}
+
+// believe changes the machine by what its boot said of it while it had a claim.
+func (d *Decision) believe(n Newcomer, others func(Machine, ingot.Facts) []Machine) {
+	if n.MAC != "" {
+		d.observe(Request{Sighting: Sighting{MAC: n.MAC, UUID: n.UUID, Firmware: n.Firmware, Port: n.Port},
+			Address: n.Address}, "")
+	}
+	if n.Loaders != nil {
+		d.Machine.Loaders = n.Loaders
+	}
+	d.atPort(n.Port)
+	if !d.Boot.Ticket.IsZero() {
+		d.Machine.Authenticated, d.Machine.Returned = len(d.Boot.Auth.Half) > 0, time.Time{}
+	}
+	if n.Facts != nil {
+		d.Learn(*n.Facts, others(d.Machine, *n.Facts))
+	}
 }
 
 // Authenticate accepts a message about the boot by what it proved, and remembers its counter. The
@@ -174,7 +259,9 @@ func (d *Decision) Agree(half ingot.Half) (conflict bool) {
 	if len(half) > 0 {
 		a.Heard = d.now
 	}
-	d.Machine.Authenticated = len(half) > 0
+	if d.Machine.Claim == nil {
+		d.Machine.Authenticated = len(half) > 0
+	}
 	return false
 }
 

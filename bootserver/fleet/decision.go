@@ -229,7 +229,9 @@ func (d *Decision) Report(r ingot.Report) {
 	if d.Machine.Boot != d.Boot.ID {
 		return
 	}
-	d.Machine.LastSeen = d.now
+	if d.Machine.Claim == nil {
+		d.Machine.LastSeen = d.now
+	}
 	d.noteReport(r)
 	d.Boot.Report = &r
 	if d.Boot.Outcome == ingot.OutcomeHealthy || d.Boot.Outcome == ingot.OutcomeFailed {
@@ -465,10 +467,18 @@ func (d *Decision) Script() (ingot.Digest, error) {
 
 // Learn records the hardware that the machine reports. The caller calls it once per boot: a
 // repeated ticket request must not be compared with the first one of the same boot. others
-// are as for the function Learn.
-func (d *Decision) Learn(f ingot.Facts, others []Machine) {
+// are as for the function Learn. While the boot has only a claim, the report is kept with it; ask is then
+// the question that it would raise.
+func (d *Decision) Learn(f ingot.Facts, others []Machine) (ask *Question) {
 	before := d.Machine
 	after, changes := Learn(before, f, others, d.now)
+	if before.Claim != nil {
+		if before.Ask == nil {
+			ask = after.Ask
+		}
+		d.newcomer(func(n *Newcomer) { n.Facts = &f })
+		return ask
+	}
 	d.replaceMachine(after)
 	was := claimedCards(before, others)
 	claimed := slices.DeleteFunc(claimedCards(after, others), func(c string) bool { return slices.Contains(was, c) })
@@ -479,6 +489,16 @@ func (d *Decision) Learn(f ingot.Facts, others []Machine) {
 		d.Boot.Changes = changes
 		d.addBoot(d.Boot, Change{Code: CodeBootHardware, To: Values{"changes": changes}})
 	}
+	return nil
+}
+
+// Had returns the disks of Machine.Had for a ticket. While the boot has only a claim, they follow from
+// what the machine reported before, as they do when it counts.
+func (d *Decision) Had() []ingot.Disk {
+	if d.Machine.Claim != nil && d.Machine.Claim.New.Facts != nil {
+		return hadVolumes(d.Machine)
+	}
+	return d.Machine.Had
 }
 
 // leastTime is the minimum time from a ticket to the report, however late the ticket was
@@ -488,7 +508,9 @@ const leastTime = time.Minute
 // Ticket returns the grants for the ticket of the boot. If ask is not nil, the machine gets
 // no ticket, because an operator must answer a question first.
 func (d *Decision) Ticket() (lent []ingot.Grant, ask *Question) {
-	d.Machine.LastSeen, d.Machine.Returned = d.now, time.Time{}
+	if d.Machine.Claim == nil {
+		d.Machine.LastSeen, d.Machine.Returned = d.now, time.Time{}
+	}
 	if d.Boot.Deadline.Sub(d.now) < leastTime { // its loader was slow; the ticket has the new deadline
 		d.Boot.Deadline = d.now.Add(leastTime)
 	}
@@ -520,7 +542,7 @@ func (d *Decision) Ticket() (lent []ingot.Grant, ask *Question) {
 // LearnWaiting records the SMBIOS values of a machine that waits in its loader, for rules
 // and for the operator. They are ignored if the machine has reported its hardware before.
 func (d *Decision) LearnWaiting(f ingot.Facts, facts Facts) {
-	if d.Machine.State != Pending || d.Machine.Facts.RAM != 0 || d.Machine.Boot != d.Boot.ID {
+	if d.Machine.State != Pending || d.Machine.Facts.RAM != 0 || d.Machine.Boot != d.Boot.ID || d.Machine.Claim != nil {
 		return
 	}
 	d.Machine.Facts.Vendor, d.Machine.Facts.Product = f.Vendor, f.Product

@@ -72,6 +72,7 @@ type Facts struct {
 	NewBoot  ingot.BootID    // for a new boot
 	Policy   BootPolicy
 	Images   Images
+	Others   func(Machine, ingot.Facts) []Machine // for Resolve
 }
 
 // Offer is what a client is offered to boot. The zero Offer offers nothing.
@@ -98,10 +99,12 @@ const (
 // *StaleFacts if it needs an image that was not looked up.
 func Decide(f Facts, now time.Time) (*Decision, Offer, error) {
 	d := f.begin(now)
-	d.Resolve()
-	d.observe(f.Request, f.Key)
-	d.withdrawQuestion(f)
-	d.applyRules(f)
+	d.Resolve(f.Others)
+	if !d.guarded(f.Latest) {
+		d.observe(f.Request, f.Key)
+		d.withdrawQuestion(f)
+		d.applyRules(f)
+	}
 	var offer Offer
 	if f.Request.Sender == SenderInit {
 		offer = d.offerInit()
@@ -113,6 +116,9 @@ func Decide(f Facts, now time.Time) (*Decision, Offer, error) {
 	}
 	if offer != (Offer{}) {
 		d.recordOrigin(f.Request)
+		if d.Machine.Claim != nil {
+			d.newcomerSeen(f.Request)
+		}
 	}
 	return d, offer, d.Err()
 }
@@ -266,7 +272,7 @@ func (d *Decision) offer(f Facts) Offer {
 	// whatever its build options.
 	loader := r.Sender == SenderLoader || (r.IPXE && latest != nil && latest.Open() && latest.Stage() == ingot.StageLoader)
 	reason, stalled := Stalled(latest, r.Firmware, d.now)
-	stalled = stalled && !loader && r.Begins
+	stalled = stalled && !loader && r.Begins && !latest.runs(d.now)
 	refused := stalled && d.refusesLoader(r, *latest)
 	list := d.firstStages(r)
 	switch {
@@ -292,9 +298,14 @@ func (d *Decision) offer(f Facts) Offer {
 // stage of the list.
 func (d *Decision) stall(b Boot, reason string, list []string) {
 	if next, is := nextStage(b, list); is {
-		d.add(Change{Code: CodeLoaderChanged, From: Values{"loader": d.Machine.Loaders[b.Firmware]},
+		m := d.loading()
+		d.add(Change{Code: CodeLoaderChanged, From: Values{"loader": m.Loaders[b.Firmware]},
 			To: Values{"loader": next, "firmware": string(b.Firmware)}})
-		d.Machine = withLoader(d.Machine, b.Firmware, next)
+		if m = withLoader(m, b.Firmware, next); d.Machine.Claim != nil {
+			d.newcomer(func(n *Newcomer) { n.Loaders = m.Loaders })
+		} else {
+			d.Machine = m
+		}
 	}
 	d.EndOlder(b, Ending{ingot.OutcomeSilent, CauseStalled, reason})
 }
@@ -305,11 +316,21 @@ func (d *Decision) beginBoot(f Facts) {
 		d.Boot.Number, d.Boot.Before = max(f.Latest.Number, f.Latest.Newest)+1, f.Latest.ID
 	}
 	d.Machine.Boot = d.Boot.ID
-	if port := f.Request.Port; port.Relay.IsValid() {
+	if d.Machine.Claim != nil { // what an earlier boot with a claim said is forgotten with it
+		d.newcomer(func(n *Newcomer) { *n = Newcomer{Loaders: n.Loaders} })
+		return
+	}
+	d.atPort(f.Request.Port)
+}
+
+// atPort records the switch port of a boot.
+func (d *Decision) atPort(port SwitchPort) {
+	before := d.Machine
+	if port.Relay.IsValid() {
 		d.Machine.Port = port
 	}
-	if portChanged(d.machine, d.Machine) {
-		d.add(Change{Code: CodeMachinePort, From: Values{"port": d.machine.Port.String()},
+	if portChanged(before, d.Machine) {
+		d.add(Change{Code: CodeMachinePort, From: Values{"port": before.Port.String()},
 			To: Values{"port": d.Machine.Port.String()}})
 	}
 }
@@ -350,7 +371,7 @@ func (d *Decision) choose(r Request, list []string, loader bool) Offer {
 		d.Boot.Back = true
 		return Offer{Kind: OfferScript, Boot: d.Boot.ID}
 	}
-	d.Boot.First = FirstStage(d.Machine, r.Firmware, list)
+	d.Boot.First = FirstStage(d.loading(), r.Firmware, list)
 	if !r.Begins {
 		d.Boot.Accepted = d.now
 	}

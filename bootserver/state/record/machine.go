@@ -2,6 +2,7 @@ package record
 
 import (
 	"net/netip"
+	"reflect"
 	"time"
 
 	"ingot"
@@ -80,6 +81,32 @@ type claim struct {
 	Setback     *setback     `json:"setback,omitempty"`
 	LastHealthy imageRef     `json:"lastHealthy"`
 	HealthyList []imageRef   `json:"healthyList,omitempty"`
+	New         *newcomer    `json:"new,omitempty"`
+}
+
+type newcomer struct {
+	UUID     string                    `json:"uuid,omitempty"`
+	MAC      string                    `json:"mac,omitempty"`
+	Firmware ingot.Firmware            `json:"firmware,omitempty"`
+	Address  netip.Addr                `json:"address,omitzero"`
+	Port     switchPort                `json:"port,omitzero"`
+	Loaders  map[ingot.Firmware]string `json:"loaders,omitempty"`
+	Facts    *ingot.Facts              `json:"facts,omitempty"`
+}
+
+func newcomerOf(n fleet.Newcomer) *newcomer {
+	if reflect.ValueOf(n).IsZero() {
+		return nil
+	}
+	return &newcomer{n.UUID, n.MAC, n.Firmware, n.Address, switchPort(n.Port), n.Loaders, n.Facts}
+}
+
+func (r *newcomer) value() (n fleet.Newcomer) {
+	if r == nil {
+		return n
+	}
+	return fleet.Newcomer{UUID: r.UUID, MAC: r.MAC, Firmware: r.Firmware, Address: r.Address,
+		Port: fleet.SwitchPort(r.Port), Loaders: r.Loaders, Facts: r.Facts}
 }
 
 func claimOf(c *fleet.Claim) *claim {
@@ -88,7 +115,7 @@ func claimOf(c *fleet.Claim) *claim {
 	}
 	return &claim{Running: c.Running, Healthy: c.Healthy, Since: c.Since, Until: c.Until, Orders: c.Orders,
 		Once: onceOf(c.Once), Trial: trialOf(c.Trial), Setback: setbackOf(c.Setback), LastHealthy: imageRef(c.LastHealthy),
-		HealthyList: list(c.HealthyList, refOf)}
+		HealthyList: list(c.HealthyList, refOf), New: newcomerOf(c.New)}
 }
 
 func (r *claim) value() *fleet.Claim {
@@ -97,7 +124,7 @@ func (r *claim) value() *fleet.Claim {
 	}
 	return &fleet.Claim{Running: r.Running, Healthy: r.Healthy, Since: r.Since, Until: r.Until, Orders: r.Orders,
 		Once: r.Once.value(), Trial: r.Trial.value(), Setback: r.Setback.value(), LastHealthy: fleet.ImageRef(r.LastHealthy),
-		HealthyList: list(r.HealthyList, imageRef.value)}
+		HealthyList: list(r.HealthyList, imageRef.value), New: r.New.value()}
 }
 
 // machine is the record of a machine.

@@ -208,7 +208,7 @@ func (v *View) reindex(id ingot.MachineID, old, m fleet.Machine) {
 	if old.Port != m.Port {
 		v.replug(id, old.Port, m.Port)
 	}
-	relist(v.index.address, id, []netip.Addr{old.Address}, []netip.Addr{m.Address})
+	relist(v.index.address, id, old.Addresses(), m.Addresses())
 	if old.State == fleet.Pending {
 		v.index.pending--
 	}

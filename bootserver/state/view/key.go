@@ -94,8 +94,10 @@ func IndexKeys(m *fleet.Machine, latest ingot.Digest, f func(Key)) {
 	if m.Port.Relay.IsValid() {
 		one(ByPort, portKey(m.Port))
 	}
-	if m.Address.IsValid() {
-		one(ByAddress, addressKey(m.Address))
+	for _, ip := range m.Addresses() {
+		if ip.IsValid() {
+			one(ByAddress, addressKey(ip))
+		}
 	}
 	fleet.Uses(m, latest, func(d ingot.Digest, _ string) { one(ByImage, string(d)) })
 	if m.State == fleet.Pending {
