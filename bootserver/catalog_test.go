@@ -1,10 +1,17 @@
 package bootserver
 
 import (
+	"errors"
+	"net/http"
+	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 
+	"ingot"
+	"ingot/bootserver/api"
 	"ingot/bootserver/fleet"
 	"ingot/bootserver/state"
 	"ingot/image"
@@ -59,5 +66,66 @@ func TestOnlyTrustedImagesAreServed(t *testing.T) {
 	if h.catalog.Servable(foreign.Digest) || !h.catalog.Servable(v2.Digest) {
 		t.Errorf("once its key is not trusted: have(its image) = %t, have(ours) = %t",
 			h.catalog.Servable(foreign.Digest), h.catalog.Servable(v2.Digest))
+	}
+}
+
+// TestDamagedImagesAreNotServed: a file of an image whose content is not what was built is not served
+// under the digest of what was built, whenever it changed and however; operators see why, and the same
+// image from elsewhere mends it.
+func TestDamagedImagesAreNotServed(t *testing.T) {
+	secret := filepath.Join(t.TempDir(), "secret")
+	if err := os.WriteFile(secret, []byte("kernel of v1"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for name, damage := range map[string]func(blob string) error{
+		"a flipped bit": func(blob string) error { return os.WriteFile(blob, []byte("kernel of v0"), 0o644) },
+		"a replaced file": func(blob string) error {
+			return errors.Join(os.WriteFile(blob+".new", []byte("kernel of v0"), 0o644), os.Rename(blob+".new", blob))
+		},
+		"a flipped bit, with the time of before": func(blob string) error {
+			st, err := os.Stat(blob)
+			return errors.Join(err, os.WriteFile(blob, []byte("kernel of v0"), 0o644),
+				os.Chtimes(blob, st.ModTime(), st.ModTime()))
+		},
+		"a missing end":   func(blob string) error { return os.Truncate(blob, 3) },
+		"a symbolic link": func(blob string) error { return errors.Join(os.Remove(blob), os.Symlink(secret, blob)) },
+		"a FIFO":          func(blob string) error { return errors.Join(os.Remove(blob), syscall.Mkfifo(blob, 0o644)) },
+	} {
+		for _, served := range []bool{true, false} {
+			h := newHouse(t)
+			im := h.put("v1")
+			key := h.boots(firstMachine)
+			kernel := h.base + ingot.BootPath(key, im.Digest.Hex()+"/kernel")
+			if got := h.do("GET", kernel, nil); served && got != http.StatusOK {
+				t.Fatalf("GET kernel = %d", got)
+			}
+			if err := damage(h.images.Blob(im.Manifest.Kernel.Digest)); err != nil {
+				t.Fatal(err)
+			}
+			if got := h.do("GET", kernel, nil); got != http.StatusNotFound {
+				t.Errorf("%s (served before: %t): GET kernel = %d; want 404", name, served, got)
+			}
+			var p api.Problem
+			if _, err := h.api.Assign(t.Context(), machineID, "lab:v1", ""); !errors.As(err, &p) ||
+				p.Code != api.CodeImageDamaged {
+				t.Errorf("%s: assign: %v; want %s", name, err, api.CodeImageDamaged)
+			}
+			h.clock = h.clock.Add(time.Minute)
+			if _, script := h.ask(); strings.Contains(script, "kernel ") {
+				t.Errorf("%s: the script is\n%s", name, script)
+			}
+			if why := h.why(); !strings.Contains(why, "build or pull the image again") {
+				t.Errorf("%s: why: %s", name, why)
+			}
+			h.put("v1")
+			id, script := h.ask()
+			kernel = h.base + ingot.BootPath(h.BootKey(id), im.Digest.Hex()+"/kernel")
+			if !strings.Contains(script, "kernel ") {
+				t.Errorf("%s: after the image was stored again, the script is\n%s", name, script)
+			}
+			if got := h.do("GET", kernel, nil); got != http.StatusOK {
+				t.Errorf("%s: after the image was stored again, GET kernel = %d; want 200", name, got)
+			}
+		}
 	}
 }

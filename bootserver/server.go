@@ -16,12 +16,14 @@ import (
 	"maps"
 	"net/netip"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
+	"ingot"
 	"ingot/bootserver/access"
 	"ingot/bootserver/api"
 	"ingot/bootserver/booter"
@@ -193,6 +195,10 @@ func (s *Server) Run(ctx context.Context) error {
 		}
 		return nil
 	})
+	g.Go(func() error {
+		s.catalog.Examine(ctx, booted(st.Machines()), s.log)
+		return nil
+	})
 	g.Go(func() error { return every(ctx, time.Second, s.tick) })
 	g.Go(func() error { return s.packets.Keep(ctx) })
 	g.Go(func() error { return s.follow(ctx) })
@@ -278,6 +284,16 @@ func (s *Server) prepare(ctx context.Context, st state.Store, now site) error {
 	return nil
 }
 
+// booted returns the images that machines boot next, each once.
+func booted(machines []fleet.Machine) (list []ingot.Digest) {
+	for _, m := range machines {
+		if ref, err := fleet.Next(m); err == nil && !slices.Contains(list, ref.Image) {
+			list = append(list, ref.Image)
+		}
+	}
+	return list
+}
+
 // policyOf returns the boot policy of a configuration.
 func policyOf(c config.Boots) booter.Policy {
 	return booter.Policy{Ticket: time.Duration(c.Ticket), Deadline: time.Duration(c.Deadline), Attempts: c.Attempts,
@@ -295,6 +311,10 @@ func (s *Server) checkFirst(ctx context.Context, c config.Boots) error {
 		return nil
 	}
 	_, err := s.catalog.Resolve(ctx, c.Image)
+	if errors.Is(err, image.ErrDamaged) { // other machines must boot all the same
+		s.log.Error("the image for new machines is damaged; they wait until it is mended", "image", c.Image, "err", err)
+		return nil
+	}
 	return err
 }
 

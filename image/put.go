@@ -231,7 +231,8 @@ func (s *Store) putReader(ctx context.Context, r io.Reader, c *chunker) (ingot.A
 		return ingot.Artifact{}, fmt.Errorf("storing blob: %w", err)
 	}
 	d := ingot.DigestFromSum([sha256.Size]byte(sum.Sum(nil)))
-	if st, err := os.Stat(s.Blob(d)); err == nil && st.Size() == n {
+	if st, err := os.Lstat(s.Blob(d)); err == nil && st.Mode().IsRegular() && st.Size() == n &&
+		s.verifyBlob(ctx, "", d) == nil { // a damaged one is replaced
 		return ingot.Artifact{Digest: d, Size: n}, nil
 	}
 	if err := tmp.Chmod(0o644); err != nil {

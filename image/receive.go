@@ -316,7 +316,7 @@ func (r *receiver) blobs(ctx context.Context) error {
 // blob fetches one blob unless the store has it, undamaged.
 func (r *receiver) blob(ctx context.Context, d ocispec.Descriptor, m *meter) error {
 	id := ingot.Digest(d.Digest)
-	if st, err := os.Stat(r.Blob(id)); err == nil && st.Size() == d.Size {
+	if st, err := os.Lstat(r.Blob(id)); err == nil && st.Mode().IsRegular() && st.Size() == d.Size {
 		if got, err := r.measure(ctx, id); err == nil && got == id {
 			m.add(d.Size)
 			return nil

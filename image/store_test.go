@@ -123,8 +123,8 @@ func TestIncompleteIsNotListed(t *testing.T) {
 	if list, err := s.List(t.Context()); err != nil || len(list) != 0 {
 		t.Errorf("List with a short blob = %d images, %v; want none", len(list), err)
 	}
-	if _, err := s.Get(t.Context(), "lab:v1"); !errors.Is(err, ErrNotFound) {
-		t.Errorf("Get of an incomplete image = %v; want ErrNotFound", err)
+	if _, err := s.Get(t.Context(), "lab:v1"); !errors.Is(err, ErrDamaged) {
+		t.Errorf("Get of an incomplete image = %v; want ErrDamaged", err)
 	}
 	if again, err := s.put(t.Context(), "v1", "root"); err != nil || again.Digest != im.Digest {
 		t.Errorf("putting it again = %v; want the store repaired", err)

@@ -68,6 +68,7 @@ const (
 	CodeImageAmbiguous     Code = "image-ambiguous"
 	CodeImageInUse         Code = "image-in-use"
 	CodeImageUntrusted     Code = "image-untrusted"
+	CodeImageDamaged       Code = "image-damaged"
 	CodeImageBeingRemoved  Code = "image-being-removed"
 	CodeStoreBusy          Code = "store-busy"
 	CodeTagTaken           Code = "tag-taken"
@@ -209,6 +210,8 @@ var imageCodes = []meaning{
 	{CodeImageInUse, 409, "A machine needs the image, or the configuration gives it to new machines.",
 		"give it another image first: ingot assign MACHINE IMAGE"},
 	{CodeImageUntrusted, 400, "No release key that the store trusts signed the image.", "ingot image ls"},
+	{CodeImageDamaged, 409, "A file of the image in the store does not have the content that was built.",
+		"build or pull the image again; which of its files: ingot image verify IMAGE"},
 	{CodeImageBeingRemoved, 409, "The image is just being removed.", "ingot image ls"},
 	{CodeStoreBusy, 409, "An image is just being received.",
 		"run the same command again when the pull or import is done"},

@@ -3,6 +3,7 @@ package booter
 import (
 	"fmt"
 	"net/netip"
+	"os"
 
 	"ingot"
 	"ingot/bootserver/catalog"
@@ -46,7 +47,7 @@ func (b *Booter) Artifact(id ingot.BootID, digest ingot.Digest, part string) (ht
 		return httpboot.Artifact{}, fmt.Errorf("%w: %w", httpboot.ErrUnknown, err)
 	}
 	file := func(a ingot.Artifact) (httpboot.Artifact, error) {
-		return httpboot.Artifact{Path: b.catalog.Blob(a.Digest), Digest: a.Digest}, nil
+		return httpboot.Artifact{Open: func() (*os.File, error) { return b.catalog.Open(a) }, Digest: a.Digest}, nil
 	}
 	switch part {
 	case "kernel":
@@ -60,7 +61,7 @@ func (b *Booter) Artifact(id ingot.BootID, digest ingot.Digest, part string) (ht
 			return file(a)
 		}
 	case "config":
-		return httpboot.Artifact{Path: b.catalog.Blob(im.Config), Digest: im.Config}, nil
+		return file(b.catalog.Config(im))
 	case "manifest":
 		return httpboot.Artifact{Bytes: im.OCI, Digest: im.Digest}, nil
 	case "signature":

@@ -1,5 +1,5 @@
-// Package catalog has the images that a boot server can serve: complete, signed by a release key that
-// the store trusts now, and for machines that accept its tickets. It is the one place that looks images
+// Package catalog has the images that a boot server can serve: complete, undamaged, signed by a release
+// key that the store trusts now, and for machines that accept its tickets. It is the one place that looks images
 // up for machines, verifies their signatures and remembers the answer.
 //
 // It changes nothing: operators change a store through package operator, builds and pulls through
@@ -38,6 +38,8 @@ type Catalog struct {
 	held    map[ingot.Digest]map[ingot.KeyUse]ingot.Digest // keys in the initramfs of images
 	trusted string                                         // the keyring, as text
 	refused map[ingot.Digest]error
+
+	blobs blobs
 }
 
 // New returns the catalog of a store.
@@ -53,7 +55,8 @@ type mark struct {
 // maxKept bounds how many images are kept; an image's manifest may have a MB of chunks.
 const maxKept = 64
 
-// Image returns an image that can be served: it is complete, and a release key that the store trusts
+// Image returns an image that can be served: it is complete, its files have the content that was built
+// (they are read at the first use, see Open), and a release key that the store trusts
 // now has signed it. Machines would refuse another one, and start over for ever. When its key is
 // trusted later, machines that wait for it go on.
 func (c *Catalog) Image(d ingot.Digest) (image.Image, error) {
@@ -61,7 +64,10 @@ func (c *Catalog) Image(d ingot.Digest) (image.Image, error) {
 	if err != nil {
 		return im, fmt.Errorf("image %s: %w", d.Short(), err)
 	}
-	return im, c.verified(im)
+	if err := c.verified(im); err != nil {
+		return im, err
+	}
+	return im, c.sound(im)
 }
 
 // Servable reports whether an image can be served.
@@ -88,9 +94,6 @@ func (c *Catalog) Assignment(ctx context.Context, ref, why string, now time.Time
 	return fleet.Assignment{ImageRef: fleet.ImageRef{Image: im.Digest, Name: im.Name.String()}, Why: why,
 		Since: now}, nil
 }
-
-// Blob returns the path of a file of the store.
-func (c *Catalog) Blob(d ingot.Digest) string { return c.store.Blob(d) }
 
 // UKI returns the UKI of an image that has one: the one signed for Secure Boot last, if any,
 // because firmware does not say whether it checks signatures.

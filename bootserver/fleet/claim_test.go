@@ -56,7 +56,8 @@ func TestPacketsOfAnotherBoot(t *testing.T) {
 	over.Resolve(f.Others)
 	got := over.Machine
 	if got.Claim != nil || got.UUID != boardB || got.Firmware != ingot.FirmwareUEFIx64 ||
-		got.Address != f.Request.Address || got.Port != port || got.Loaders[ingot.FirmwareUEFIx64] != "snponly.efi" || len(got.MACs) != 2 ||
+		got.Address != f.Request.Address || got.Port != port ||
+		got.Loaders[ingot.FirmwareUEFIx64] != "snponly.efi" || len(got.MACs) != 2 ||
 		!got.LastSeen.Equal(t0.Add(2*time.Minute)) {
 		t.Errorf("after the claim, the machine is %+v; want what the newcomer says", got)
 	}

@@ -8,7 +8,6 @@ import (
 	"io"
 	"io/fs"
 	"net/http"
-	"os"
 	"strconv"
 	"strings"
 	"time"
@@ -76,15 +75,15 @@ func (memory) Close() error { return nil }
 
 // open opens an artifact and returns its size in bytes.
 func (a Artifact) open() (file, int64, error) {
-	if a.Path == "" {
+	if a.Open == nil {
 		return memory{bytes.NewReader(a.Bytes)}, int64(len(a.Bytes)), nil
 	}
-	f, err := os.Open(a.Path)
+	f, err := a.Open()
 	if errors.Is(err, fs.ErrNotExist) {
-		err = fmt.Errorf("%w artifact: no longer in the store", ErrUnknown)
+		err = errors.New("no longer in the store")
 	}
 	if err != nil {
-		return nil, 0, err
+		return nil, 0, fmt.Errorf("%w artifact: %w", ErrUnknown, err)
 	}
 	st, err := f.Stat()
 	if err != nil {

@@ -24,6 +24,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"os"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -87,7 +88,7 @@ type Sender interface {
 
 // Artifact is one file of an image: a path, or bytes.
 type Artifact struct {
-	Path   string
+	Open   func() (*os.File, error) // nil: it is in Bytes
 	Bytes  []byte
 	Digest ingot.Digest // its ETag
 }

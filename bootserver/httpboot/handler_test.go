@@ -57,7 +57,7 @@ func (s *oneBoot) Artifact(boot ingot.BootID, image ingot.Digest, part string) (
 	if part == "manifest" {
 		return Artifact{Bytes: []byte("manifest"), Digest: testImage}, nil
 	}
-	return Artifact{Path: filepath.Join(s.dir, part), Digest: testImage}, nil
+	return Artifact{Open: func() (*os.File, error) { return os.Open(filepath.Join(s.dir, part)) }, Digest: testImage}, nil
 }
 
 func (s *oneBoot) Served(_ ingot.BootID, _ string, n int64, _ bool) {

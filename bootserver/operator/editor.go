@@ -143,11 +143,12 @@ func (e Editor) finish(ctx context.Context, code fleet.Code, pending, left []ima
 func (e Editor) FinishRemovals(ctx context.Context) error {
 	for _, r := range e.State.Removals() {
 		im, err := e.Store.Get(ctx, string(r.Image))
-		if err != nil && !errors.Is(err, image.ErrNotFound) {
+		left := errors.Is(err, image.ErrNotFound)
+		if err != nil && !left && !errors.Is(err, image.ErrDamaged) {
 			return fmt.Errorf("completing the removal of image %s: %w", r.Image.Short(), err)
 		}
 		var changes []fleet.Change
-		if err != nil { // it left the store
+		if left {
 			changes = []fleet.Change{{At: e.Now(), Code: fleet.ActionImageRemove, Actor: r.By,
 				Image: fleet.ImageRef{Image: r.Image}}}
 		}
@@ -331,6 +332,7 @@ func storeProblem(err error) error {
 		{image.ErrAmbiguous, api.CodeImageAmbiguous},
 		{image.ErrNotFound, api.CodeImageNotFound},
 		{image.ErrSignature, api.CodeImageUntrusted},
+		{image.ErrDamaged, api.CodeImageDamaged},
 		{image.ErrReplacedKey, api.CodeImageCannotFollow},
 		{image.ErrKeyName, api.CodeKeyName},
 		{image.ErrNoSecretKey, api.CodeNoSecretKey},
