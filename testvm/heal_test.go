@@ -69,7 +69,7 @@ files:
       WantedBy=sysinit.target
 units: {enable: [freeze.service]}
 deadline: 10m
-`, "silence"},
+`, "sent nothing for"},
 }
 
 // TestSceneHeals: a machine without a disk that was healthy with v1 is given
