@@ -52,7 +52,7 @@ func fetchFrom(ip netip.Addr, at *net.UDPAddr, name string) (size int, err error
 		_ = c.SetReadDeadline(time.Now().Add(time.Second))
 		n, from, err := c.ReadFromUDP(buf)
 		switch {
-		case err != nil:
+		case err != nil, n > 1 && buf[1] == 6: // which answers a request in this address' name, with options
 			attempt++
 		case n < 4 || buf[1] != 3:
 			return 0, fmt.Errorf("%s is answered with %.20q", ip, buf[:n])
