@@ -10,10 +10,14 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
+	"runtime/pprof"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -32,7 +36,16 @@ func TestMain(m *testing.M) {
 	case "datagram":
 		fmt.Fprintln(os.Stderr, passDatagram(os.Args[1], os.Args[2:]))
 		os.Exit(1)
+	case "fetchers":
+		if err := runFetchers(context.Background(), os.Args[1], os.Stdin, os.Stdout); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
 	case "ingot":
+		if path := os.Getenv("INGOT_TEST_PROFILE"); path != "" && slices.Contains(os.Args, "serve") {
+			os.Exit(profiled(path))
+		}
 		if clock := os.Getenv("INGOT_TEST_CLOCK"); clock != "" {
 			a := newApp(os.Stdin, os.Stdout, os.Stderr)
 			a.Now = newSteppedClock(clock).now
@@ -41,6 +54,23 @@ func TestMain(m *testing.M) {
 		main()
 	}
 	os.Exit(m.Run())
+}
+
+// profiled is main with a CPU profile of all of it, which is written when it ends.
+func profiled(path string) int {
+	f, err := os.Create(path)
+	if err == nil {
+		err = pprof.StartCPUProfile(f)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer f.Close()
+	defer pprof.StopCPUProfile()
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	defer stop()
+	return run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
 }
 
 // field is a LAN with a server on one side and room for a crowd on the other.
@@ -54,6 +84,7 @@ type field struct {
 	config string
 	server *exec.Cmd
 	env    []string // of the server, besides the test's own
+	build  string   // program of the server; empty: this test binary
 	ended  <-chan error
 	pid    int
 	log    lines
@@ -204,7 +235,7 @@ func (f *field) serve() {
 // start starts the server; before is what runs it, such as setpriv.
 func (f *field) start(before ...string) (ended <-chan error) {
 	f.t.Helper()
-	argv := append(before, os.Args[0], "--store", f.store, "serve", "--config", f.config)
+	argv := append(before, cmp.Or(f.build, os.Args[0]), "--store", f.store, "serve", "--config", f.config)
 	cmd := asIngot(f.lan.Command(f.ctx, argv[0], argv[1:]...))
 	cmd.Env = append(cmd.Env, f.env...)
 	cmd.Stderr = &f.log

@@ -130,9 +130,14 @@ func (m *machine) lease(ctx context.Context, also ...dhcpv4.Modifier) (*dhcpv4.D
 	if err != nil {
 		return nil, err
 	}
-	ip, _ := netip.AddrFromSlice(a.YourIPAddr.To4())
-	m.acknowledged(Acknowledged{MAC: m.mac.String(), Address: ip, For: a.IPAddressLeaseTime(0)})
+	m.acknowledged(Acknowledged{MAC: m.mac.String(), Address: leased(a.YourIPAddr), For: a.IPAddressLeaseTime(0)})
 	return a, m.step()
+}
+
+// leased returns an IPv4 address that was leased.
+func leased(ip net.IP) netip.Addr {
+	a, _ := netip.AddrFromSlice(ip.To4())
+	return a
 }
 
 // firmware returns the options that UEFI sends (RFC 4578).

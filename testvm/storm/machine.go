@@ -124,6 +124,7 @@ func (m *machine) boot(ctx context.Context) error {
 		return at("script", err)
 	}
 	if m.conf.Script {
+		m.acknowledged(Acknowledged{MAC: m.mac.String(), Address: leased(m.ip), Script: script})
 		m.passed("script")
 		return nil
 	}

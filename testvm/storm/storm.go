@@ -42,8 +42,8 @@ type Config struct {
 	Source netip.Addr    `json:"source,omitzero"` // address of all connections, instead of the leased one
 }
 
-// Acknowledged is one thing that the server acknowledged to a machine: the lease of an address, or
-// a stage of a boot.
+// Acknowledged is one thing that the server acknowledged to a machine: the lease of an address, a
+// script, or a stage of a boot.
 type Acknowledged struct {
 	At      time.Time     `json:"at"`
 	MAC     string        `json:"mac"`
@@ -52,6 +52,7 @@ type Acknowledged struct {
 	Boot    ingot.BootID  `json:"boot,omitempty"`
 	Stage   ingot.Stage   `json:"stage,omitempty"`  // reported and accepted
 	Report  *Sent         `json:"report,omitempty"` // with StageHealthy
+	Script  string        `json:"script,omitempty"` // of the loader, with Config.Script
 }
 
 // Sent is a message as it crosses the wire, for hosts that repeat or change it.
