@@ -13,7 +13,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 )
@@ -134,11 +133,7 @@ boots: {approveAll: true, image: "storm:v1"}
 `)
 		f.build = build
 		f.serve()
-		ended := f.ended
-		f.t.Cleanup(func() {
-			_ = syscall.Kill(f.pid, syscall.SIGTERM) // so that it writes its profile
-			<-ended
-		})
+		f.endGently()
 		return f.pid
 	}
 }

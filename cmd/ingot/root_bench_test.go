@@ -17,6 +17,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -124,9 +125,19 @@ func beginIngot(b *testing.B, name, build string) *rootServer {
 	f := newFieldOf(b, sizes{loader: 300_000, kernel: 1 << 20, initramfs: 1 << 20, root: rootSize}, time.Hour)
 	f.build = build
 	f.serve()
+	f.endGently()
 	s := &rootServer{name: name, pid: f.pid, crowd: &fetchers{field: f}}
 	s.crowd.start(b)
 	return s
+}
+
+// endGently lets the server write its profile when the benchmark ends.
+func (f *field) endGently() {
+	pid, ended := f.pid, f.ended
+	f.t.Cleanup(func() {
+		_ = syscall.Kill(pid, syscall.SIGTERM) // it may have ended
+		<-ended
+	})
 }
 
 // beginNginx starts nginx beside an ingot, for the same file and machines. Its settings are those of
