@@ -59,7 +59,7 @@ lab: ## start a lab with one BIOS and one UEFI machine (see bin/ingot lab --help
 
 bench: build ## benchmarks; compare two runs with benchstat
 	@scripts/setup bench
-	go test -run '^$$' -bench . -benchmem ./...
+	go test -run '^$$' -bench . -benchmem -timeout 90m ./...
 	go test -tags e2e -run '^$$' -bench . -benchtime 3x -timeout 30m -v ./testvm
 
 release: ## make a release in dist/ and tag it: make release VERSION=1.2.0 (PUSH=1 also pushes the tag)
