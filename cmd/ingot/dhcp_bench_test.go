@@ -161,7 +161,8 @@ func serveKea(f *dhcpField, k exchangeKind) int {
 "multi-threading": {"enable-multi-threading": true, "thread-pool-size": 2, "packet-queue-size": 64},
 "lease-database": {"type": "memfile", "persist": true, "name": "%s/leases4.csv", "lfc-interval": 0},
 "valid-lifetime": 43200, "loggers": [{"name": "*", "severity": "FATAL"}],
-"subnet4": [{"id": 1, "subnet": "%s", "pools": [{"pool": "%s - %s"}]}]}}`, classes, f.dir, perfNetwork, perfFirst, perfLast)
+"subnet4": [{"id": 1, "subnet": "%s", "pools": [{"pool": "%s - %s"}]}]}}`, classes, f.dir, perfNetwork, perfFirst,
+		perfLast)
 	return f.run("sh", "-c", "KEA_PIDFILE_DIR="+f.dir+" KEA_LOCKFILE_DIR="+f.dir+" exec kea-dhcp4 -c "+
 		f.file("kea.conf", conf))
 }
@@ -238,7 +239,8 @@ func withServer(b *testing.B, r rival, k exchangeKind, f func(*dhcpField, int)) 
 func (f *dhcpField) watch() func() string {
 	f.t.Helper()
 	ctx, cancel := context.WithTimeout(f.ctx, time.Minute)
-	cmd := f.crowd.Command(ctx, "tcpdump", "-n", "-vv", "-c", "2", "-i", f.crowd.Card, "src host 10.99.0.1 and udp src port 67")
+	cmd := f.crowd.Command(ctx, "tcpdump", "-n", "-vv", "-c", "2", "-i", f.crowd.Card,
+		"src host 10.99.0.1 and udp src port 67")
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	if err := f.lan.Start(cmd); err != nil {
@@ -308,7 +310,8 @@ func benchLimit(b *testing.B, k exchangeKind) {
 		metric := func(unit, ratio string, value func(limits) float64) {
 			b.ReportMetric(median(len(of), func(i int) float64 { return value(of[i]) }), r.name+unit)
 			if r.name != "ingot" {
-				b.ReportMetric(median(len(of), func(i int) float64 { return value(found["ingot"][i]) / value(of[i]) }), ratio+r.name)
+				times := func(i int) float64 { return value(found["ingot"][i]) / value(of[i]) }
+				b.ReportMetric(median(len(of), times), ratio+r.name)
 			}
 		}
 		metric("-exchanges/s", "x-", func(l limits) float64 { return l.best.perSecond })
