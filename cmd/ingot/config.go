@@ -21,7 +21,7 @@ func (a *app) configFlag(fl *pflag.FlagSet, into *string) {
 		file = config.Default
 	}
 	fl.StringVar(into, "config", file,
-		"configuration file, with drop-ins in FILE.d; empty: none\n(or $INGOT_CONFIG)")
+		"configuration file, with drop-ins beside it: ingot.d/*.yaml for ingot.yaml; empty: none\n(or $INGOT_CONFIG)")
 }
 
 func (a *app) configCommand() *cobra.Command {

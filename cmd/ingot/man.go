@@ -72,7 +72,7 @@ var environment = []struct{ name, help string }{
 
 // files are the files that commands read and write by default.
 var files = []struct{ name, help string }{
-	{"/etc/ingot/ingot.yaml, /etc/ingot/ingot.yaml.d/", "The configuration of the server and its drop-ins."},
+	{"/etc/ingot/ingot.yaml, /etc/ingot/ingot.d/*.yaml", "The configuration of the server and its drop-ins."},
 	{"/var/lib/ingot/", "The store: images, keys, state and boot loaders."},
 	{"~/.config/ingot/contexts.json", "The servers that ingot context add remembered. It holds tokens."},
 }
