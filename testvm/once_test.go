@@ -68,7 +68,7 @@ func (s *stage) shell(vm *VM) {
 	}
 	s.t.Log(s.run("assign", vm.id(), "lab:look", "--once", "--shell"))
 	s.reboot(vm)
-	if _, err := vm.Console.WaitFor(s.ctx, `The root is mounted at /sysroot(?s:.*)/ # `); err != nil {
+	if _, err := vm.Console.WaitFor(s.ctx, `The root is mounted at /sysroot(?s:.*)[/~] # `); err != nil {
 		s.t.Fatal(err)
 	}
 	s.boot(vm, 4, "the shell to be reported", func(b api.Boot) bool {
