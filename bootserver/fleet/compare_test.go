@@ -103,6 +103,7 @@ func imageChanges(old, m Machine, add func(Change)) {
 	}
 	switch s := m.Setback; {
 	case s == old.Setback || (s != nil && old.Setback != nil && s.At.Equal(old.Setback.At)):
+	case s == nil && old.Assignment.Image != m.Assignment.Image: // another image is assigned; none is retried
 	case s == nil:
 		add(Change{Code: CodeImageResumed, Image: m.Assignment.ImageRef})
 	case s.To.Image == "":

@@ -1,6 +1,7 @@
 package fleet
 
 import (
+	"encoding/binary"
 	"net/netip"
 	"slices"
 	"testing"
@@ -79,7 +80,8 @@ func TestDecisionsAddAllChanges(t *testing.T) {
 		var m *Machine
 		var latest *Boot
 		for range rapid.IntRange(1, 12).Draw(t, "steps") {
-			now = now.Add(time.Duration(rapid.IntRange(0, 900).Draw(t, "seconds")) * time.Second)
+			// No two decisions are of one moment: the comparison knows a grant by when it was given.
+			now = now.Add(time.Duration(rapid.IntRange(0, 900).Draw(t, "seconds"))*time.Second + time.Nanosecond)
 			d := oneDecision(t, m, latest, now)
 			if d == nil {
 				continue
@@ -129,7 +131,7 @@ func oneDecision(t *rapid.T, m *Machine, latest *Boot, now time.Time) *Decision 
 		policy.Rules = []Rule{{MAC: "*", Approve: true, Labels: map[string]string{"rack": "r1"}, Image: "lab"}}
 	}
 	if m == nil || rapid.IntRange(0, 2).Draw(t, "packet") == 0 {
-		d, _, err := Decide(drawnFacts(t, m, latest, policy, images), now)
+		d, _, err := Decide(drawnFacts(t, m, latest, policy, images, now), now)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -168,11 +170,9 @@ func oneDecision(t *rapid.T, m *Machine, latest *Boot, now time.Time) *Decision 
 	return d
 }
 
-func drawnFacts(t *rapid.T, m *Machine, latest *Boot, policy BootPolicy, images Images) Facts {
-	var random [16]byte
-	for i := range 4 {
-		random[i] = byte(rapid.IntRange(0, 255).Draw(t, "id"))
-	}
+func drawnFacts(t *rapid.T, m *Machine, latest *Boot, policy BootPolicy, images Images, now time.Time) Facts {
+	var random [16]byte // like no other: drawn ones would be equal now and then
+	binary.BigEndian.PutUint64(random[:], uint64(now.UnixNano()))
 	f := Facts{Machine: m, NewID: "m-1", Key: "key", NewBoot: ingot.NewBootID(random), Policy: policy, Images: images,
 		Other: &Machine{ID: "m-2", LastSeen: t0.Add(-time.Hour)}}
 	if latest != nil && latest.ID != "" {
