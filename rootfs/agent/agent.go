@@ -115,11 +115,15 @@ func (a *Agent) measureAndCheck(ctx context.Context, first bool) (ingot.Digest, 
 
 // sayDown reports that the system shuts down, if it does: then the server need not wait for heartbeats
 // that are missing before another boot of this machine replaces this one. A stop of the agent alone
-// is no reason.
+// is no reason. systemd has longer to answer than the server: it is busy with stopping everything, and
+// without this message failures of the next boots do not count for a while.
 func (a *Agent) sayDown(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	ctx = context.WithoutCancel(ctx)
+	asking, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
-	if state, err := a.System.State(ctx); err == nil && state == "stopping" {
+	if state, err := a.System.State(asking); err == nil && state == "stopping" {
+		ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+		defer cancel()
 		a.send(ctx, "events", ingot.Event{Stage: ingot.StageAgent, Down: true, Detail: "the system shuts down",
 			Uptime: rootfs.Uptime()})
 	}

@@ -24,11 +24,17 @@ type system struct {
 	failed    []string
 	reboots   atomic.Int32
 	stopping  atomic.Bool
+	slow      time.Duration // until it answers that it stops
 }
 
-func (s *system) State(context.Context) (string, error) {
+func (s *system) State(ctx context.Context) (string, error) {
 	if s.stopping.Load() {
-		return "stopping", nil
+		select {
+		case <-ctx.Done():
+			return "", ctx.Err()
+		case <-time.After(s.slow):
+			return "stopping", nil
+		}
 	}
 	if s.questions.Add(1) < s.readyAt {
 		return "starting", nil

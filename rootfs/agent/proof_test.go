@@ -9,6 +9,7 @@ import (
 	"net/http/httptest"
 	"sync"
 	"testing"
+	"time"
 
 	"ingot"
 )
@@ -53,7 +54,7 @@ func TestShutDown(t *testing.T) {
 	for _, stopping := range []bool{true, false} {
 		l := &listener{secret: bytes.Repeat([]byte{1}, 32), heard: make(chan string, 100)}
 		web := httptest.NewServer(l)
-		s := &system{}
+		s := &system{slow: 6 * time.Second} // as on a busy machine, where everything stops at once
 		a := &Agent{Handover: handover(t, web.URL), System: s, Dir: t.TempDir(), Console: io.Discard}
 		a.Handover.Secret = l.secret
 		ctx, cancel := context.WithCancel(t.Context())
