@@ -1,6 +1,7 @@
 package bootserver
 
 import (
+	"bytes"
 	"errors"
 	"net/http"
 	"os"
@@ -12,6 +13,7 @@ import (
 
 	"ingot"
 	"ingot/bootserver/api"
+	"ingot/bootserver/booter"
 	"ingot/bootserver/fleet"
 	"ingot/bootserver/state"
 	"ingot/image"
@@ -125,6 +127,54 @@ func TestDamagedImagesAreNotServed(t *testing.T) {
 			}
 			if got := h.do("GET", kernel, nil); got != http.StatusOK {
 				t.Errorf("%s: after the image was stored again, GET kernel = %d; want 200", name, got)
+			}
+		}
+	}
+}
+
+// TestFirstImageComesLater: machines that were approved while their first image was missing or damaged say so,
+// and are given it once it can be served, whether --image or a rule names it. An operator's choice stays.
+func TestFirstImageComesLater(t *testing.T) {
+	for name, policy := range map[string]booter.Policy{
+		"--image": {ApproveAll: true, Image: "lab:v1"},
+		"a rule":  {Rules: []fleet.Rule{{MAC: "52:54:00:*", Approve: true, Image: "lab:v1"}}},
+	} {
+		for _, missing := range []bool{true, false} {
+			h := newHouse(t)
+			var said bytes.Buffer
+			h.said.into(&said)
+			h.SetPolicy(policy)
+			if !missing {
+				kernel := h.images.Blob(h.put("v1").Manifest.Kernel.Digest)
+				if err := os.WriteFile(kernel, []byte("kernel of v0"), 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			for range 3 {
+				if _, script := h.ask(); strings.Contains(script, "kernel ") {
+					t.Fatalf("%s: the script is\n%s", name, script)
+				}
+			}
+			if why := h.why(); !strings.Contains(why, "waits for its first image. lab:v1 cannot be served") {
+				t.Errorf("%s (missing: %t): why: %s", name, missing, why)
+			}
+			if n := strings.Count(said.String(), "looking up the image of the boot policy"); n != 1 {
+				t.Errorf("%s (missing: %t): %d messages in the log; want 1", name, missing, n)
+			}
+			h.put("v1")
+			if why := h.why(); !strings.Contains(why, "is given lab:v1 when it boots next") {
+				t.Errorf("%s (missing: %t): why: %s", name, missing, why)
+			}
+			if _, script := h.ask(); !strings.Contains(script, "kernel ") {
+				t.Errorf("%s (missing: %t): once the image can be served, the script is\n%s", name, missing, script)
+			}
+			v2 := h.put("v2")
+			if _, err := h.api.Assign(t.Context(), machineID, "lab:v2", ""); err != nil {
+				t.Fatal(err)
+			}
+			h.ask()
+			if m, _ := h.machine1(); m.Assignment.Image != v2.Digest {
+				t.Errorf("%s: an operator's image was replaced by %s", name, m.Assignment.Name)
 			}
 		}
 	}

@@ -94,6 +94,12 @@ func (h host) MachineKey(id ingot.MachineID) string { return h.booter.MachineKey
 // Required implements operator.Host.
 func (h host) Required(m ingot.ImageManifest) error { return h.booter.Required(m) }
 
+// FirstImage implements operator.Host.
+func (h host) FirstImage(m fleet.Machine) string {
+	name, _ := h.booter.Policy().FirstImage(m)
+	return name
+}
+
 // HealingPolicy implements operator.Host.
 func (h host) HealingPolicy() fleet.Policy { return h.booter.HealingPolicy() }
 

@@ -44,8 +44,9 @@ func (b *Booter) lookUp(into *images, ref string) {
 	digest, err := ingot.ParseDigest(ref)
 	if err == nil {
 		im, err = b.catalog.Image(digest)
-	} else if im, err = b.catalog.Resolve(context.Background(), ref); err != nil {
-		b.log.Error("looking up the image of the boot policy", "image", ref, "err", err)
+	} else {
+		im, err = b.catalog.Resolve(context.Background(), ref)
+		b.logUnusable(ref, err)
 	}
 	if err == nil && into.pending[im.Digest] {
 		err = state.ErrBeingRemoved
@@ -62,6 +63,17 @@ func (b *Booter) lookUp(into *images, ref string) {
 		into.found[im.Digest] = im
 	}
 	into.facts[ref] = facts
+}
+
+// logUnusable logs why an image of the policy cannot be served, once for each reason.
+func (b *Booter) logUnusable(ref string, err error) {
+	if err == nil {
+		b.unusable.Delete(ref)
+		return
+	}
+	if before, again := b.unusable.Swap(ref, err.Error()); !again || before != err.Error() {
+		b.log.Error("looking up the image of the boot policy", "image", ref, "err", err)
+	}
 }
 
 // maxLookUps bounds how often a decision is made again because it needed an image that was not

@@ -104,6 +104,7 @@ func Decide(f Facts, now time.Time) (*Decision, Offer, error) {
 		d.observe(f.Request, f.Key)
 		d.withdrawQuestion(f)
 		d.applyRules(f)
+		d.firstImage(f)
 	}
 	var offer Offer
 	if f.Request.Sender == SenderInit {
@@ -171,11 +172,49 @@ func (d *Decision) autoApprove(p BootPolicy) {
 		return
 	}
 	d.setState(Approved)
-	if p.Image == "" || d.Machine.Assignment.Image != "" {
+	d.assignFirst(p.Image, byImageFlag)
+}
+
+// Why a first image was assigned.
+const (
+	byImageFlag = "first image, by the server's --image"
+	byRule      = "by a rule"
+)
+
+// FirstImage returns the name of the image that the policy gives an approved machine without one, and why.
+// name is empty if it gives none.
+func (p BootPolicy) FirstImage(m Machine) (name, why string) {
+	if m.State != Approved || m.Assignment.Image != "" {
+		return "", ""
+	}
+	if p.ApproveAll && p.Image != "" {
+		return p.Image, byImageFlag
+	}
+	for _, r := range p.Rules {
+		if r.Image != "" && r.Matches(m) {
+			return r.Image, byRule
+		}
+	}
+	return "", ""
+}
+
+// firstImage assigns the policy's image to an approved machine that has none, because the image could not
+// be served when the machine was approved.
+func (d *Decision) firstImage(f Facts) {
+	m := d.Machine
+	if f.Request.Port.Relay.IsValid() {
+		m.Port = f.Request.Port // as in applyRules
+	}
+	d.assignFirst(f.Policy.FirstImage(m))
+}
+
+// assignFirst assigns an image to a machine without one, if the image can be served.
+func (d *Decision) assignFirst(name, why string) {
+	if name == "" || d.Machine.Assignment.Image != "" {
 		return
 	}
-	if im := d.image(p.Image); im.Err == nil {
-		d.assign(Assignment{ImageRef: im.ImageRef, Why: "first image, by the server's --image", Since: d.now})
+	if im := d.image(name); im.Err == nil {
+		d.assign(Assignment{ImageRef: im.ImageRef, Why: why, Since: d.now})
 	}
 }
 
@@ -228,7 +267,7 @@ func (d *Decision) applyRules(f Facts) {
 	var as Assignment
 	if r.Image != "" && d.Machine.Assignment.Image == "" { // an existing assignment stays
 		if im := d.image(r.Image); im.Err == nil {
-			as = Assignment{ImageRef: im.ImageRef, Why: "by a rule", Since: d.now}
+			as = Assignment{ImageRef: im.ImageRef, Why: byRule, Since: d.now}
 		}
 	}
 	before := d.Machine

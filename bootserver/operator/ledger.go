@@ -116,17 +116,29 @@ func (o *Operator) Why(ref string) (api.Why, error) {
 	if story.Most, err = o.mostMemory(boots); err != nil {
 		return api.Why{}, err
 	}
-	if ref, err := fleet.Next(m); err == nil {
-		im, err := o.catalog.Image(ref.Image)
-		if err == nil {
-			err = o.host.Required(im.Manifest)
-		}
-		if err != nil {
-			story.Unservable, story.Untrusted = err.Error(), errors.Is(err, image.ErrSignature)
-		}
+	if err := o.servable(m, &story.First); err != nil {
+		story.Unservable, story.Untrusted = err.Error(), errors.Is(err, image.ErrSignature)
 	}
 	words, next := explain.Why(story)
 	return api.Why{Machine: m.ID, Name: m.Hostname(), Words: words, Steps: each(next, api.StepOf)}, nil
+}
+
+// servable reports why the image that a machine boots next cannot be served. first is set to the name of the
+// image that the machine is given if it has none.
+func (o *Operator) servable(m fleet.Machine, first *string) error {
+	var im image.Image
+	ref, err := fleet.Next(m)
+	if err == nil {
+		im, err = o.catalog.Image(ref.Image)
+	} else if *first = o.host.FirstImage(m); *first != "" {
+		im, err = o.catalog.Resolve(context.Background(), *first)
+	} else {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return o.host.Required(im.Manifest)
 }
 
 // mostMemory returns the hardware of the boot that reported the most memory.

@@ -45,6 +45,9 @@ type Host interface {
 	Issue(c access.Credential, request []byte) (access.Credential, []byte, error)
 	// MachineKey returns the machine-id(5) of a machine's systems.
 	MachineKey(id ingot.MachineID) string
+	// FirstImage returns the name of the image that an approved machine without one is given as soon as it
+	// can be served; empty if there is none.
+	FirstImage(m fleet.Machine) string
 	// HealingPolicy returns how machines recover from images that fail.
 	HealingPolicy() fleet.Policy
 	// Required returns why the configuration does not let an image be served; nil if it does.

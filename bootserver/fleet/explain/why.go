@@ -26,6 +26,7 @@ type Story struct {
 	Machine    fleet.Machine
 	Boots      []fleet.Boot           // the latest ones, oldest first
 	Needed     map[ingot.Digest]Sizes // of the images of these boots, if they are in the store
+	First      string                 `json:",omitempty"` // image that the policy gives an approved machine without one
 	Unservable string                 // why the image to boot cannot be served; empty if it can
 	Untrusted  bool                   `json:",omitempty"` // the reason is its signature
 	Most       Hardware               `json:",omitzero"`  // of the boot of these with the most memory
@@ -77,6 +78,19 @@ func distinct(list []advice.Step) (out []advice.Step) {
 	return out
 }
 
+// unassigned explains an approved machine without an image.
+func (s Story) unassigned(host string, assign advice.Step) (string, []advice.Step) {
+	switch {
+	case s.First == "":
+		return fmt.Sprintf("%s is approved, but no image is assigned to it.", host), steps(assign)
+	case s.Unservable == "":
+		return fmt.Sprintf("%s is approved, and is given %s when it boots next.", host, s.First), nil
+	}
+	return fmt.Sprintf("%s is approved and waits for its first image. %s cannot be served: %s.", host, s.First,
+			s.Unservable),
+		steps(advice.New(advice.VerifyImage, "image", s.First), assign)
+}
+
 // state is the paragraph without the machine's past and hardware changes.
 func (s Story) state() (string, []advice.Step) {
 	m, host := s.Machine, s.Machine.Hostname()
@@ -97,8 +111,7 @@ func (s Story) state() (string, []advice.Step) {
 		return fmt.Sprintf("%s has been waiting for approval since %s.", host, s.at(m.FirstSeen)),
 			steps(advice.New(advice.AdmitMachine, "machine", string(m.ID)))
 	case err != nil && m.Setback == nil:
-		return fmt.Sprintf("%s is approved, but no image is assigned to it.", host),
-			steps(assign)
+		return s.unassigned(host, assign)
 	case s.Unservable != "" && (!booted || !running(b)):
 		next := steps(advice.New(advice.ListImages), assign)
 		if ref, err := fleet.Next(m); err == nil && s.Untrusted {

@@ -162,6 +162,14 @@ var stories = []struct {
 		m.Assignment = fleet.Assignment{}
 	}), Now: now},
 		"node01 is approved, but no image is assigned to it."},
+	{"approved while the first image cannot be served", Story{Machine: with(node01(), func(m *fleet.Machine) {
+		m.Assignment = fleet.Assignment{}
+	}), First: "node:1", Unservable: "image node:1: not found", Now: now},
+		"node01 is approved and waits for its first image. node:1 cannot be served: image node:1: not found."},
+	{"approved before the first image could be served", Story{Machine: with(node01(), func(m *fleet.Machine) {
+		m.Assignment = fleet.Assignment{}
+	}), First: "node:1", Now: now},
+		"node01 is approved, and is given node:1 when it boots next."},
 	{"a card in another board asks", Story{Machine: with(node01(), func(m *fleet.Machine) {
 		m.State, m.Name, m.Ask = fleet.Pending, "", &fleet.Question{With: "m-525400120009",
 			What: "it has network card 52:54:00:12:00:01 of node09, but a different UUID: the board was replaced, or the " +
