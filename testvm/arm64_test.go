@@ -34,6 +34,7 @@ files:
 // through the arm64 loader, and by HTTP into the UKI.
 func TestSceneARM64(t *testing.T) {
 	requireAll(t)
+	t.Parallel()
 	foreignPrograms(t)
 	dir := t.TempDir()
 	init := filepath.Join(dir, "ingot-init")

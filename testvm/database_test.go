@@ -16,6 +16,7 @@ import (
 // rows are there after an upgrade to an image with more packages, and after the rollback.
 func TestSceneDatabaseOnVolume(t *testing.T) {
 	requireAll(t)
+	t.Parallel()
 	s := newStageFor(t, 30*time.Minute)
 	text, err := os.ReadFile("../docs/examples/postgresql/profile.yaml")
 	if err != nil {
@@ -91,6 +92,7 @@ const (
 // snapshots are overlays, in memory, and on a volume once there is one.
 func TestSceneContainers(t *testing.T) {
 	requireAll(t)
+	t.Parallel()
 	s := newStageFor(t, 30*time.Minute)
 	s.build("engine", "v1", engine)
 	d, err := NewDisk(filepath.Join(s.dir, "images.img"), "SER-images", 512<<20)

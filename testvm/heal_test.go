@@ -81,7 +81,7 @@ func TestSceneHeals(t *testing.T) {
 	for i, f := range []Firmware{BIOS, UEFI} {
 		for n, c := range bad {
 			t.Run(string(f)+"/"+c.name, func(t *testing.T) {
-				t.Parallel() // a VM keeps one processor busy
+				t.Parallel()                        // a VM keeps one processor busy
 				s := newStageFor(t, 20*time.Minute) // four boots
 				profile := filepath.Join(s.dir, c.name+".yaml")
 				if err := os.WriteFile(profile, []byte("name: lab\nextends: lab\n"+c.profile), 0o644); err != nil {

@@ -13,6 +13,7 @@ import (
 // iPXE, no arguments of this boot. The system in it finds its server by DHCP.
 func TestSceneHTTPBoot(t *testing.T) {
 	requireAll(t)
+	t.Parallel()
 	s := newStage(t)
 	s.serve("--approve-all", "--image", "lab:v1")
 	vm, err := s.lan.StartVM(s.ctx, Config{Name: "http1", Firmware: UEFI, HTTPBoot: true, MAC: "52:54:00:12:00:01",

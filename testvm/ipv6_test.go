@@ -83,6 +83,7 @@ func overIPv6(t *testing.T, c Config, radvd string, firmware ingot.Firmware, fir
 // TestScenePXEv6: UEFI loads iPXE by TFTP over IPv6, iPXE kernel and initramfs
 // by HTTP, and the system comes up, all without IPv4.
 func TestScenePXEv6(t *testing.T) {
+	t.Parallel()
 	overIPv6(t, Config{Name: "pxe6", Firmware: UEFI, IPv6: true, MAC: "52:54:00:12:00:01"}, managed, ingot.FirmwareUEFIx64,
 		"snponly.efi")
 }
@@ -90,6 +91,7 @@ func TestScenePXEv6(t *testing.T) {
 // TestSceneHTTPv6: UEFI loads the image's UKI by HTTP over IPv6, and ingot-init
 // finds its server there.
 func TestSceneHTTPv6(t *testing.T) {
+	t.Parallel()
 	overIPv6(t, Config{Name: "http6", Firmware: UEFI, HTTPBoot: true, IPv6: true, MAC: "52:54:00:12:00:01"}, managed,
 		ingot.FirmwareUEFIx64HTTP, api.FirstUKI)
 }

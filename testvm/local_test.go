@@ -19,6 +19,7 @@ import (
 // that was tampered with does not boot.
 func TestSceneLocalBoot(t *testing.T) {
 	requireAll(t)
+	t.Parallel()
 	t.Run("disk", func(t *testing.T) {
 		s, raw := exported(t, "lab.raw")
 		data := s.disk("data")

@@ -16,9 +16,11 @@ import (
 // goes on to healthy.
 func TestSceneLoss(t *testing.T) {
 	requireAll(t)
+	t.Parallel()
 	for _, f := range []Firmware{BIOS, UEFI} {
 		t.Run(string(f), func(t *testing.T) {
-			s := newStage(t)
+			t.Parallel()
+			s := newStageFor(t, 15*time.Minute)
 			s.serve("--approve-all", "--image", "lab:v1")
 			vm := s.vm(f, 1)
 			wire, err := s.lan.NewWire(s.ctx, vm.tap)

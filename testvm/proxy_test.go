@@ -20,8 +20,10 @@ var ways = map[string]Config{"BIOS": {Firmware: BIOS}, "PXE": {Firmware: UEFI},
 // HTTP. Every address is dnsmasq's.
 func TestSceneProxy(t *testing.T) {
 	requireAll(t)
+	t.Parallel()
 	for name, c := range ways {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			s := newStage(t)
 			s.beside("dnsmasq.conf")
 			vm := s.start(1, c)
@@ -62,8 +64,10 @@ var despiteStray = map[string]string{"BIOS": first[BIOS], "PXE": api.FirstUKI, "
 // TestSceneStrayClass: the other server says PXEClient to everybody.
 func TestSceneStrayClass(t *testing.T) {
 	requireAll(t)
+	t.Parallel()
 	for name, c := range ways {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			s := newStage(t)
 			s.beside("dnsmasq-stray60.conf")
 			vm := s.start(1, c)

@@ -337,7 +337,9 @@ func (s *stage) healthy(vm *VM, n int, image string) api.Boot {
 // at runs a command on the machine's serial console; it must succeed.
 func (s *stage) at(vm *VM, command string) string {
 	s.t.Helper()
-	out, code, err := vm.Console.Run(s.ctx, command)
+	ctx, cancel := context.WithTimeout(s.ctx, 3*time.Minute)
+	defer cancel()
+	out, code, err := vm.Console.Run(ctx, command)
 	if err != nil {
 		s.t.Fatal(err)
 	}

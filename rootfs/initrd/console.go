@@ -21,17 +21,32 @@ type console struct {
 // openConsole opens the kernel's active consoles, or /dev/console alone.
 func openConsole() *console {
 	c := &console{}
-	for _, name := range activeConsoles() {
-		if f, err := os.OpenFile("/dev/"+name, os.O_WRONLY, 0); err == nil {
-			c.out = append(c.out, f)
-		}
-	}
-	if len(c.out) == 0 {
-		if f, err := os.OpenFile("/dev/console", os.O_WRONLY, 0); err == nil {
-			c.out = append(c.out, f)
-		}
-	}
+	c.open(activeConsoles())
 	return c
+}
+
+// open opens consoles, or /dev/console alone, in place of those that are open: the end of a terminal's
+// session hangs up what was open before (tty_vhangup_session in Linux).
+func (c *console) open(names []string) {
+	var out []io.Writer
+	for _, name := range names {
+		if f, err := os.OpenFile("/dev/"+name, os.O_WRONLY, 0); err == nil {
+			out = append(out, f)
+		}
+	}
+	if len(out) == 0 {
+		if f, err := os.OpenFile("/dev/console", os.O_WRONLY, 0); err == nil {
+			out = append(out, f)
+		}
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, w := range c.out {
+		if f, is := w.(*os.File); is {
+			_ = f.Close() // nothing is written to it any more
+		}
+	}
+	c.out = out
 }
 
 // activeConsoles returns the names of the kernel's active consoles.

@@ -3,10 +3,12 @@ package initrd
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"syscall"
-	"time"
+
+	"golang.org/x/sys/unix"
 
 	"ingot"
 )
@@ -46,20 +48,21 @@ func (b *boot) runShell(ctx context.Context, lines ...string) {
 	if out, err := exec.CommandContext(ctx, ingot.ShellPath, "--install", "-s", "/bin").CombinedOutput(); err != nil {
 		b.console.say("installing the commands of busybox: %v: %s", err, out)
 	}
-	if err := shells(ctx, activeConsoles(), ingot.ShellPath, "sh"); err != nil {
+	consoles := activeConsoles()
+	err := shells(ctx, consoles, ingot.ShellPath, "sh")
+	b.console.open(consoles)
+	if err != nil {
 		b.console.say("starting a shell: %v", err)
+		return
 	}
 	b.console.say("the shell was left")
 }
-
-// shortLived is how long a shell on a console without a device lives at most.
-const shortLived = 2 * time.Second
 
 // shells runs a shell on each of some consoles until one of them is left.
 func shells(ctx context.Context, consoles []string, shell ...string) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	start, left, running := time.Now(), make(chan struct{}), 0
+	left, running := make(chan struct{}), 0
 	var failed []error
 	for _, name := range consoles {
 		cmd, err := shellOn(ctx, "/dev/"+name, shell)
@@ -76,26 +79,42 @@ func shells(ctx context.Context, consoles []string, shell ...string) error {
 	if running == 0 {
 		return errors.Join(append(failed, errors.New("no console has one"))...)
 	}
-	for running > 0 {
+	for ; running > 0; running-- {
 		<-left
-		running--
-		if time.Since(start) > shortLived {
-			cancel()
-		}
+		cancel()
 	}
 	return nil
 }
 
-// shellOn starts a shell that a console controls.
+// shellOn starts a shell that a console controls. A console without a device, which would end its shell
+// at once, is refused: its settings cannot be read (EIO of a serial port without hardware), or it hung up.
 func shellOn(ctx context.Context, console string, shell []string) (*exec.Cmd, error) {
 	tty, err := os.OpenFile(console, os.O_RDWR|syscall.O_NOCTTY, 0)
 	if err != nil {
 		return nil, err
 	}
 	defer tty.Close()
+	if err := reachable(int(tty.Fd())); err != nil {
+		return nil, fmt.Errorf("%s: %w", console, err)
+	}
 	cmd := exec.CommandContext(ctx, shell[0], shell[1:]...)
 	cmd.Dir, cmd.Stdin, cmd.Stdout, cmd.Stderr = "/", tty, tty, tty
 	cmd.Env = []string{"PATH=/bin", "HOME=/", "TERM=linux"}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
 	return cmd, cmd.Start()
+}
+
+// reachable reports why a person cannot type on a terminal.
+func reachable(fd int) error {
+	if _, err := unix.IoctlGetTermios(fd, unix.TCGETS); err != nil {
+		return err
+	}
+	poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+	if _, err := unix.Poll(poll, 0); err != nil && !errors.Is(err, unix.EINTR) {
+		return err
+	}
+	if poll[0].Revents&(unix.POLLHUP|unix.POLLERR) != 0 {
+		return errors.New("the terminal hung up")
+	}
+	return nil
 }
