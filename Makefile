@@ -9,7 +9,7 @@ STATIC      := CGO_ENABLED=0 go build -trimpath
 E2E_TIMEOUT ?= 15m
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build man install test test-unit test-all scenes-testbuild scenes-testvm demo lab bench release lint clean
+.PHONY: help setup build man install test test-unit test-all scenes-testbuild scenes-testvm soak demo lab bench release lint clean
 
 help: ## print this help
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,6 +52,9 @@ scenes-testbuild:
 	INGOT_TEST_ALL=1 go test -tags e2e -count=1 -timeout 75m -v ./testbuild
 scenes-testvm:
 	INGOT_TEST_ALL=1 go test -tags e2e -count=1 -timeout 75m -v -parallel 3 ./testvm
+
+soak: ## longer tests, at most an hour at a time: make soak SCENE=histories (none: which there are)
+	@scripts/soak '$(SCENE)' $(TOTAL)
 
 demo: ## the whole loop on an isolated LAN: build, PXE-boot, upgrade, roll back
 	@scripts/setup
