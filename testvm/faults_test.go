@@ -10,7 +10,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -131,13 +133,36 @@ func TestSceneReplacedKeys(t *testing.T) {
 	}
 }
 
-// TestSceneExpiredTicket: tickets are over before they arrive.
+// nonceRE matches the number of a request for a ticket.
+var nonceRE = regexp.MustCompile(`"[Nn]once":"([0-9a-f]{32})"`)
+
+// TestSceneExpiredTicket: tickets are over before they arrive, because nothing gets through for a while after
+// each request.
 func TestSceneExpiredTicket(t *testing.T) {
 	requireAll(t)
 	t.Parallel()
 	s := newStage(t)
-	s.serve("--approve-all", "--image", "lab:v1", "--ticket-ttl", "1us")
-	s.stopped(s.vm(BIOS, 1), "the ticket has expired")
+	s.serve("--approve-all", "--image", "lab:v1", "--ticket-ttl", "5s")
+	vm := s.vm(BIOS, 1)
+	wire, err := s.lan.NewWire(s.ctx, vm.tap)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = wire.Close() }()
+	seen := map[string]bool{}
+	var lock sync.Mutex
+	wire.Change(func(frame []byte) {
+		nonce := nonceRE.FindSubmatch(frame)
+		lock.Lock()
+		defer lock.Unlock()
+		if nonce == nil || seen[string(nonce[1])] {
+			return
+		}
+		seen[string(nonce[1])] = true
+		wire.Set(Faults{Loss: 1})
+		time.AfterFunc(6*time.Second, func() { wire.Set(Faults{}) })
+	})
+	s.stopped(vm, "the ticket has expired")
 }
 
 // TestSceneServerKilled: the server is killed while the root is on its way.

@@ -14,6 +14,7 @@ import (
 	"crypto/ecdh"
 	"crypto/rand"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -349,13 +350,13 @@ func (b *boot) getTicket(ctx context.Context) (t ingot.Ticket, asked time.Time, 
 		}
 	}
 	half := ingot.Half(b.half.PublicKey().Bytes())
+	var signed ingot.SignedTicket
 	err = retry(ctx, serverPatience, b.waiting, func() error {
 		var random [16]byte
 		_, _ = rand.Read(random[:]) // never fails, see crypto/rand
 		nonce := hex.EncodeToString(random[:])
 		asked = time.Now()
-		signed, err := b.remote.ticket(ctx, ingot.TicketRequest{Nonce: nonce, Facts: b.facts, Half: half})
-		if err != nil {
+		if signed, err = b.remote.ticket(ctx, ingot.TicketRequest{Nonce: nonce, Facts: b.facts, Half: half}); err != nil {
 			return fmt.Errorf("asking for a ticket: %w", err)
 		}
 		b.successors = signed.ReleaseKeys
@@ -363,6 +364,7 @@ func (b *boot) getTicket(ctx context.Context) (t ingot.Ticket, asked time.Time, 
 		return err
 	})
 	if err != nil {
+		b.proveRefusal(signed)
 		return t, asked, err
 	}
 	setClock(t.Issued.Add(time.Since(asked)))
@@ -385,6 +387,20 @@ func (b *boot) agree(t ingot.Ticket) error {
 	b.secret = secret
 	b.remote.authenticate(secret, t.Token)
 	return nil
+}
+
+// proveRefusal lets messages be proven by the secret of a ticket that was refused: the server that issued it
+// believes no others any more, and should learn why. Nothing else is believed of such a ticket. If its sender
+// is somebody else, it learns what the report says.
+func (b *boot) proveRefusal(s ingot.SignedTicket) {
+	var t ingot.Ticket
+	if b.secret != nil || json.Unmarshal(s.Ticket, &t) != nil || len(t.ServerHalf) == 0 {
+		return
+	}
+	secret, err := ingot.NewBootSecret(b.half, b.args.Boot.ID(), ingot.Half(b.half.PublicKey().Bytes()), t.ServerHalf)
+	if err == nil {
+		b.remote.authenticate(secret, t.Token)
+	}
 }
 
 func (b *boot) waiting(err error, pause time.Duration) {

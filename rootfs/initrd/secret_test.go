@@ -4,6 +4,7 @@ import (
 	"crypto/ecdh"
 	"crypto/rand"
 	"encoding/json"
+	"errors"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -120,6 +121,33 @@ func TestOneHalf(t *testing.T) {
 	}
 	if p.bare["events"] != 1 || p.proven["events"] != 2 || p.proven["console"] != 2 {
 		t.Errorf("without a proof %v, with one %v; want the first event without, all others with one", p.bare, p.proven)
+	}
+}
+
+// TestRefusedTickets: the server that issued a ticket believes only proven messages. The report that the
+// ticket is refused is proven, and the boot has no secret by it.
+func TestRefusedTickets(t *testing.T) {
+	own, err := ecdh.X25519().GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for want, change := range map[error]func(*partner){
+		ErrTicketKey:      func(p *partner) { _, p.sign = newKey(t) },
+		ErrTicketReplayed: func(p *partner) { p.change = func(t *ingot.Ticket) { t.Nonce = "another" } },
+		ErrTicketExpired:  func(p *partner) { p.change = func(t *ingot.Ticket) { t.Expires = t.Issued } },
+	} {
+		p := &partner{own: own}
+		b := bootWith(t, p)
+		change(p)
+		_, _, err := b.getTicket(t.Context())
+		if !errors.Is(err, want) {
+			t.Errorf("getTicket: %v; want %v", err, want)
+			continue
+		}
+		b.report(t.Context(), b.failure(err))
+		if p.proven["events"] != 1 || p.bare["events"] != 0 || b.secret != nil {
+			t.Errorf("%v: proven %v, without a proof %v, secret of the boot %x", want, p.proven, p.bare, b.secret)
+		}
 	}
 }
 
