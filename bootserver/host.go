@@ -25,7 +25,8 @@ func (s *Server) operator() *operator.Operator {
 // editor returns what changes the images of this server.
 func (s *Server) editor() operator.Editor {
 	first := func() []string { return s.booter.Policy().FirstImages() }
-	return operator.Editor{Store: s.conf.Store, State: s.state, First: first, Now: s.conf.Now, Log: s.log}
+	return operator.Editor{Store: s.conf.Store, Catalog: s.catalog, State: s.state, First: first, Now: s.conf.Now,
+		Log: s.log}
 }
 
 // Version implements operator.Host.

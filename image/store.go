@@ -160,27 +160,23 @@ func (s *Store) Get(ctx context.Context, ref string) (Image, error) {
 	}
 	im, err := Find(images, ref)
 	if errors.Is(err, ErrNotFound) {
-		if damaged := s.incomplete(ref); damaged != nil {
+		if damaged := s.incomplete(ctx, ref); damaged != nil {
 			return im, damaged
 		}
 	}
 	return im, err
 }
 
-// incomplete returns an ErrDamaged if the index has the image that ref names in full, which List left out;
-// nil if it does not.
-func (s *Store) incomplete(ref string) error {
-	index, err := s.readIndex()
+// incomplete returns an ErrDamaged if the index has an image that ref names, which List left out; nil if it
+// does not.
+func (s *Store) incomplete(ctx context.Context, ref string) error {
+	list, err := s.Damaged(ctx)
 	if err != nil {
 		return err
 	}
-	for _, d := range index.Manifests {
-		if d.ArtifactType != ingot.MediaTypeConfig ||
-			ref != d.Digest.String() && ref != d.Annotations[ocispec.AnnotationRefName] {
-			continue
-		}
-		if _, err := s.read(d); err != nil {
-			return fmt.Errorf("image %s: %w: %w; build or pull the image again", ref, ErrDamaged, err)
+	for _, x := range list {
+		if x.isNamed(ref) {
+			return x.Err
 		}
 	}
 	return nil

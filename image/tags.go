@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"slices"
 	"strings"
@@ -151,16 +152,27 @@ func (s *Store) subject(d ocispec.Descriptor) (subject ingot.Digest, refers bool
 }
 
 // Verify checks every blob of an image and of its referrers against its digest, and the signature
-// against keys, one of which must have made it. It returns the first error.
+// against keys, one of which must have made it. The error names all blobs that are damaged or missing.
 func (s *Store) Verify(ctx context.Context, im Image, keys ...PublicKey) error {
 	var m ocispec.Manifest
 	if err := json.Unmarshal(im.OCI, &m); err != nil {
 		return fmt.Errorf("verifying %s: %w", im.Name, err)
 	}
+	var bad error
 	for _, d := range append([]ocispec.Descriptor{m.Config}, m.Layers...) {
-		if err := s.verifyBlob(ctx, PartName(d.MediaType), ingot.Digest(d.Digest)); err != nil {
+		err := s.verifyBlob(ctx, PartName(d.MediaType), ingot.Digest(d.Digest))
+		switch {
+		case err == nil:
+		case !errors.Is(err, ErrDamaged):
 			return fmt.Errorf("verifying %s: %w", im.Name, err)
+		case bad == nil:
+			bad = err
+		default:
+			bad = fmt.Errorf("%w; %s", bad, strings.TrimPrefix(err.Error(), ErrDamaged.Error()+": "))
 		}
+	}
+	if bad != nil {
+		return fmt.Errorf("verifying %s: %w", im.Name, bad)
 	}
 	if err := s.verifyReferrers(ctx, im.Digest); err != nil {
 		return fmt.Errorf("verifying %s: %w", im.Name, err)
@@ -174,6 +186,9 @@ func (s *Store) Verify(ctx context.Context, im Image, keys ...PublicKey) error {
 // verifyBlob reads one blob and checks it against its digest.
 func (s *Store) verifyBlob(ctx context.Context, name string, want ingot.Digest) error {
 	got, err := s.measure(ctx, want)
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("%w: its %s is missing (%s)", ErrDamaged, name, want.Short())
+	}
 	if err != nil {
 		return err
 	}

@@ -42,6 +42,9 @@ type Image struct {
 	// bytes that a boot of it takes, by artifact: kernel, initramfs, root; uki.efi
 	Needed map[string]int64 `json:"needed"`
 	InUse  string           `json:"inUse,omitempty"` // why it must stay; told by lists
+	// damaged, untrusted, complete (its files have the right sizes), or verified (they were read); told by lists
+	State   string `json:"state,omitempty"`
+	Problem string `json:"problem,omitempty"` // why it cannot be served
 }
 
 // CollectRequest says what is removed.
@@ -79,7 +82,7 @@ func imageRoutes(r *routes, b Images) {
 		ImageIn
 		Body Q
 	}
-	add(r, "GET /v1/images", access.Read, "The images of the store, and why they must stay",
+	add(r, "GET /v1/images", access.Read, "The images of the store, their state, and why they must stay",
 		func(ctx context.Context, _ *nothingIn) ([]Image, error) { return b.Images(ctx) })
 	add(r, "GET /v1/images/{ref}", access.Read, "One image of the store",
 		func(ctx context.Context, in *ImageIn) (Image, error) { return b.Image(ctx, in.Ref) })

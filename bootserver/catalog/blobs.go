@@ -54,12 +54,9 @@ const anySize = -1
 // Open opens a file of the store that has the content of an artifact. What is read from it is what was
 // checked, also if another file takes its place. The error is image.ErrDamaged or fs.ErrNotExist.
 func (c *Catalog) Open(a ingot.Artifact) (*os.File, error) {
-	f, err := os.OpenFile(c.store.Blob(a.Digest), os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
-	if errors.Is(err, syscall.ELOOP) {
-		return nil, damaged(a.Digest, "is a symbolic link")
-	}
+	f, err := c.openUnchecked(a)
 	if err != nil {
-		return nil, fmt.Errorf("opening blob %s: %w", a.Digest.Short(), err)
+		return nil, err
 	}
 	if err := c.blobs.check(f, a); err != nil {
 		f.Close()
@@ -68,21 +65,26 @@ func (c *Catalog) Open(a ingot.Artifact) (*os.File, error) {
 	return f, nil
 }
 
+func (c *Catalog) openUnchecked(a ingot.Artifact) (*os.File, error) {
+	f, err := os.OpenFile(c.store.Blob(a.Digest), os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
+	if errors.Is(err, syscall.ELOOP) {
+		return nil, damaged(a.Digest, "is a symbolic link")
+	}
+	if err != nil {
+		return nil, fmt.Errorf("opening blob %s: %w", a.Digest.Short(), err)
+	}
+	return f, nil
+}
+
 func damaged(d ingot.Digest, format string, args ...any) error {
-	return fmt.Errorf("%w: blob %s %s; build or pull the image again", image.ErrDamaged, d.Short(),
-		fmt.Sprintf(format, args...))
+	return fmt.Errorf("%w: blob %s %s; %s", image.ErrDamaged, d.Short(), fmt.Sprintf(format, args...), image.Repair)
 }
 
 // check returns an error unless an open file has the content of an artifact.
 func (b *blobs) check(f *os.File, a ingot.Artifact) error {
-	is, err := identify(f)
-	switch {
-	case errors.Is(err, fs.ErrInvalid):
-		return damaged(a.Digest, "is not a regular file")
-	case err != nil:
-		return fmt.Errorf("looking at blob %s: %w", a.Digest.Short(), err)
-	case a.Size != anySize && is.size != a.Size:
-		return damaged(a.Digest, "has %d bytes; want %d", is.size, a.Size)
+	is, err := look(f, a)
+	if err != nil {
+		return err
 	}
 	if v, known := b.verdict(a.Digest); known && v.of == is {
 		return v.err
@@ -94,6 +96,20 @@ func (b *blobs) check(f *os.File, a ingot.Artifact) error {
 		return nil, b.read(f, a.Digest, is)
 	})
 	return err
+}
+
+// look returns the identity of an open file, and an error if it cannot have the content of an artifact.
+func look(f *os.File, a ingot.Artifact) (identity, error) {
+	is, err := identify(f)
+	switch {
+	case errors.Is(err, fs.ErrInvalid):
+		return is, damaged(a.Digest, "is not a regular file")
+	case err != nil:
+		return is, fmt.Errorf("looking at blob %s: %w", a.Digest.Short(), err)
+	case a.Size != anySize && is.size != a.Size:
+		return is, damaged(a.Digest, "has %d bytes; want %d", is.size, a.Size)
+	}
+	return is, nil
 }
 
 // read reads a file, and remembers what it found.
@@ -144,11 +160,7 @@ func identify(f *os.File) (identity, error) {
 
 // sound returns an error unless all files of an image that machines fetch have their content.
 func (c *Catalog) sound(im image.Image) error {
-	list := []ingot.Artifact{im.Manifest.Kernel, im.Manifest.Initramfs, im.Manifest.Root, c.Config(im)}
-	if uki, has := c.UKI(im); has {
-		list = append(list, uki)
-	}
-	for _, a := range list {
+	for _, a := range c.artifacts(im) {
 		f, err := c.Open(a)
 		if err != nil {
 			return fmt.Errorf("image %s: %w", im.Name, err)
@@ -156,6 +168,15 @@ func (c *Catalog) sound(im image.Image) error {
 		f.Close()
 	}
 	return nil
+}
+
+// artifacts are the files of an image that machines fetch.
+func (c *Catalog) artifacts(im image.Image) []ingot.Artifact {
+	list := []ingot.Artifact{im.Manifest.Kernel, im.Manifest.Initramfs, im.Manifest.Root, c.Config(im)}
+	if uki, has := c.UKI(im); has {
+		list = append(list, uki)
+	}
+	return list
 }
 
 // Config is the config of an image as an artifact.

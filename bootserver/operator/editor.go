@@ -24,10 +24,12 @@ import (
 // unlocked does the same with it: then there is no server that could need an image meanwhile.
 type Editor struct {
 	Store *image.Store
-	State state.Store     // nil: no server ever ran here, so no machine needs an image, and there is no log
-	First func() []string // images that the configuration gives to new machines; nil: none
-	Now   func() time.Time
-	Log   *slog.Logger // nil is quiet
+	// Catalog is the one that serves images of Store: it knows which files were read. nil: none does.
+	Catalog *catalog.Catalog
+	State   state.Store     // nil: no server ever ran here, so no machine needs an image, and there is no log
+	First   func() []string // images that the configuration gives to new machines; nil: none
+	Now     func() time.Time
+	Log     *slog.Logger // nil is quiet
 }
 
 func (e Editor) logger() *slog.Logger {
@@ -201,17 +203,28 @@ func imageOf(im image.Image) api.Image {
 		Needed: needed}
 }
 
-// Images implements api.Images.
+// Images implements api.Images. It lists damaged images, too.
 func (e Editor) Images(ctx context.Context) ([]api.Image, error) {
-	images, err := e.Store.List(ctx)
+	known := e.Catalog
+	if known == nil {
+		known = catalog.New(e.Store)
+	}
+	images, err := known.List(ctx)
 	if err != nil {
 		return nil, err
 	}
-	used := e.inUse(images)
+	all := make([]image.Image, len(images))
+	for i, im := range images {
+		all[i] = im.Image
+	}
+	used := e.inUse(all)
 	list := []api.Image{}
 	for _, im := range images {
-		one := imageOf(im)
-		one.InUse = used[im.Digest]
+		one := imageOf(im.Image)
+		one.State, one.InUse = im.State, used[im.Digest]
+		if im.Err != nil {
+			one.Problem = im.Err.Error()
+		}
 		list = append(list, one)
 	}
 	return list, nil

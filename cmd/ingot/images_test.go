@@ -2,9 +2,12 @@ package main
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -18,6 +21,7 @@ import (
 	"ingot/bootserver/state"
 	"ingot/bootserver/state/bolt"
 	"ingot/cmd/ingot/client"
+	"ingot/cmd/ingot/doctor"
 	"ingot/image"
 )
 
@@ -190,6 +194,58 @@ func TestTheServerOfTheStore(t *testing.T) {
 		if code, _, stderr := call(t, "", append(args, "--server", "unix://"+socket)...); code != 2 ||
 			!strings.Contains(stderr, "without --server") {
 			t.Errorf("ingot %v --server … = %d %s; want it refused", args, code, stderr)
+		}
+	}
+}
+
+// TestDamagedImagesAreShown: damage of each kind is in image ls, image verify and doctor, in words and in JSON,
+// with the next step; what needs reading is found by those that read.
+func TestDamagedImagesAreShown(t *testing.T) {
+	s := newShop(t)
+	v1, err1 := s.images.Get(t.Context(), "lab:v1")
+	v2, err2 := s.images.Get(t.Context(), "lab:v2")
+	if err := errors.Join(err1, err2, os.Remove(s.images.Blob(v1.Manifest.Root.Digest)),
+		os.WriteFile(s.images.Blob(v2.Manifest.Root.Digest), []byte("xx"), 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	const next = "→ " + image.Repair
+	code, out, stderr := call(t, "", "--store", s.root, "image", "ls")
+	if code != 0 || !strings.Contains(out, "lab:v1") || strings.Count(out, "damaged") < 2 ||
+		!strings.Contains(out, next) || !strings.Contains(out, "complete") {
+		t.Errorf("image ls: %d, %s%s; want lab:v1 as damaged, with the next step", code, out, stderr)
+	}
+	var listed []struct{ Name, State, Problem string }
+	_, out, _ = call(t, "", "--store", s.root, "-o", "json", "image", "ls")
+	if err := json.Unmarshal([]byte(out), &listed); err != nil || len(listed) != 3 {
+		t.Fatalf("image ls -o json: %v: %s", err, out)
+	}
+	for _, im := range listed {
+		if damaged := im.Name == "lab:v1"; (im.State == "damaged") != damaged || (im.Problem != "") != damaged {
+			t.Errorf("image ls -o json: %+v", im)
+		}
+	}
+	for _, name := range []string{"lab:v1", "lab:v2"} {
+		code, out, stderr := call(t, "", "--store", s.root, "-o", "json", "image", "verify", name)
+		var answer struct {
+			OK            bool
+			Problem, Next string
+		}
+		if err := json.Unmarshal([]byte(out), &answer); err != nil || code != 1 || answer.OK || answer.Problem == "" ||
+			answer.Next != image.Repair || !strings.Contains(stderr, next) {
+			t.Errorf("image verify %s: %d, %v, %s%s; want the problem and the next step", name, code, err, out, stderr)
+		}
+	}
+	var findings []doctor.Finding
+	_, out, _ = call(t, "", "--store", s.root, "-o", "json", "doctor", "--no-trial", "--config=", "--interface",
+		"nowhere")
+	if err := json.Unmarshal([]byte(out), &findings); err != nil {
+		t.Fatalf("doctor: %v: %s", err, out)
+	}
+	for _, name := range []string{"lab:v1", "lab:v2"} {
+		if !slices.ContainsFunc(findings, func(f doctor.Finding) bool {
+			return f.Check == "image "+name && f.State == doctor.Error && f.Fix == image.Repair
+		}) {
+			t.Errorf("doctor does not report %s: %+v", name, findings)
 		}
 	}
 }

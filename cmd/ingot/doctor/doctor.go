@@ -64,8 +64,8 @@ func Command(a *command.App, o Options) *cobra.Command {
 	c := &cobra.Command{
 		Use: "doctor", Short: "check this host for problems that keep machines from booting",
 		Long: `Check what booting needs: the configuration, interfaces and their MTU, ports, other DHCP
-servers, the firewall, the clock, the store, its keys and loaders, and the running server. Then
-try both: a DHCP packet arrives at each interface of the running server as from a new machine,
+servers, the firewall, the clock, the store, its images, keys and loaders, and the running server.
+Then try both: a DHCP packet arrives at each interface of the running server as from a new machine,
 and must be answered; and on an isolated network, a simulated machine boots from another server
 with this host's loaders, by DHCP, TFTP and HTTP.
 
@@ -156,6 +156,7 @@ func (d examination) examine(ctx context.Context, c config.Config, broken error,
 		add(examineFirewall(string(ruleset), portsOf(c), namesOf(c)))
 	}
 	add(examineHere(root, running)...)
+	add(d.examineImages(ctx, root, running)...)
 	add(examineKeys(root, pid)...)
 	if trial && running {
 		add(asClient(ctx, network.Interfaces, httpPort(c))...)

@@ -16,6 +16,7 @@ import (
 	"ingot/builder/compare"
 	"ingot/builder/secureboot"
 	"ingot/builder/squashfs"
+	"ingot/cmd/ingot/client"
 	"ingot/cmd/ingot/command"
 	"ingot/cmd/ingot/show"
 	"ingot/image"
@@ -230,12 +231,30 @@ func signedSize(n int64) string {
 	return "+" + show.Size(n)
 }
 
+// trustHint is the next step if the signature of an image is not by a trusted key.
+const trustHint = "if you trust its signer: ingot key trust FILE.pub; to list trusted keys: ingot key ls"
+
 // explainUnverified adds the next step for an image that is damaged or not trusted.
 func explainUnverified(err error) error {
 	if errors.Is(err, image.ErrSignature) {
-		return show.WithHint(err, "if you trust its signer: ingot key trust FILE.pub; to list trusted keys: ingot key ls")
+		return show.WithHint(err, trustHint)
 	}
-	return show.WithHint(err, "build it again, or pull a good copy")
+	var hint show.HintError
+	if errors.As(err, &hint) || !errors.Is(err, image.ErrDamaged) {
+		return err
+	}
+	return show.WithHint(err, image.Repair)
+}
+
+// unverified shows in JSON that an image could not be verified, and returns the error for people.
+func (a *Commands) unverified(ref string, im image.Image, err error) error {
+	if !errors.Is(err, image.ErrDamaged) && !errors.Is(err, image.ErrSignature) {
+		return err
+	}
+	err = explainUnverified(err)
+	shown := a.Show(map[string]any{"image": ref, "digest": im.Digest, "ok": false, "problem": err.Error(),
+		"next": client.NextStep(err)}, func(io.Writer) {})
+	return errors.Join(err, shown)
 }
 
 func (a *Commands) imageVerifyCommand() *cobra.Command {
@@ -243,21 +262,21 @@ func (a *Commands) imageVerifyCommand() *cobra.Command {
 		Use: "verify IMAGE", Short: "check an image's files and signature in the store",
 		Long: `Check every file of an image, and of its referrers, against its digest, and the signature
 against the release keys that the store trusts. A UKI signed for Secure Boot must equal the
-image's UKI except for the signature. To rebuild the image from its plan and compare:
-ingot verify IMAGE
+image's UKI except for the signature. All files that are missing or damaged are named, with -o
+json in "problem". To rebuild the image from its plan and compare: ingot verify IMAGE
 ` + command.ImageHelp,
 		Example: "  ingot image verify lab:v1", Args: command.ExactArgs("IMAGE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			s, im, err := a.Image(cmd.Context(), args[0])
 			if err != nil {
-				return err
+				return a.unverified(args[0], im, err)
 			}
 			keys, err := image.ReadKeyring(a.keyDir())
 			if err != nil {
 				return err
 			}
 			if err := s.Verify(cmd.Context(), im, keys.For(im.Digest)...); err != nil {
-				return explainUnverified(err)
+				return a.unverified(im.Name.String(), im, err)
 			}
 			signed, err := secureboot.Verify(cmd.Context(), s, im)
 			if err != nil {

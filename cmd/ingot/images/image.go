@@ -2,8 +2,10 @@ package images
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -11,6 +13,7 @@ import (
 
 	"ingot"
 	"ingot/bootserver/api"
+	"ingot/bootserver/catalog"
 	"ingot/cmd/ingot/command"
 	"ingot/cmd/ingot/show"
 	"ingot/image"
@@ -22,11 +25,17 @@ func (a *Commands) imageCommand() *cobra.Command {
 		Use: "ls [IMAGE [PATH]]", Short: "list the images of the store, or the files of one", Args: command.MaxArgs(2),
 		Long: `List the images of the store, or the files in a folder of an image's root. With --server or
 --context, list the images of that server, and what they are needed for.
+
+STATE is "damaged" (a file is missing or has other content, or the manifest cannot be read),
+"untrusted" (no trusted release key signed it), "complete" (the files have the right sizes) or
+"verified" (the running server has read the files, and they have not changed since). To read
+all files: ingot image verify IMAGE
 ` + command.ImageHelp,
 		Example: `  ingot image ls
   ingot image ls lab:v1 /etc
   ingot image ls lab:v1 --recursive
-  ingot image ls -o json | jq -r '.[].digest'`,
+  ingot image ls -o json | jq -r '.[].digest'
+  ingot image ls -o json | jq '.[] | select(.state == "damaged") | .problem'`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 0 {
 				return a.imageFiles(cmd.Context(), args[0], strings.Join(args[1:], ""), deep)
@@ -63,30 +72,82 @@ func (a *Commands) imageList(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	images, err := s.List(ctx)
+	images, err := catalog.New(s).List(ctx)
 	if err != nil {
 		return err
 	}
+	a.believeServer(ctx, images)
 	views := make([]show.ImageView, len(images))
 	for i, im := range images {
-		views[i] = show.ViewOf(im)
+		views[i] = show.ViewOf(im.Image)
+		views[i].State = im.State
+		if im.Err != nil {
+			views[i].Problem = im.Err.Error()
+		}
 	}
 	return a.Show(views, func(w io.Writer) { imageTable(w, images, time.Now()) })
 }
 
-func imageTable(w io.Writer, images []image.Image, now time.Time) {
+// believeServer takes over what the running server of the store, if there is one, found when it read the
+// files of images.
+func (a *Commands) believeServer(ctx context.Context, images []catalog.Listed) {
+	_, socket := a.Locate(a.StoreRoot())
+	if socket == "" {
+		return
+	}
+	reported, err := api.Dial(socket).Images(ctx)
+	if err != nil {
+		return // the list is good without it
+	}
+	for i := range images {
+		im := &images[i]
+		k := slices.IndexFunc(reported, func(t api.Image) bool { return t.Digest == im.Digest })
+		if k < 0 || im.State != catalog.Complete {
+			continue
+		}
+		if im.State = reported[k].State; reported[k].Problem != "" {
+			im.Err = errors.New(reported[k].Problem)
+		}
+	}
+}
+
+func imageTable(w io.Writer, images []catalog.Listed, now time.Time) {
 	if len(images) == 0 {
 		fmt.Fprintln(w, "the store has no images\n  → ingot build lab --version v1")
 		return
 	}
 	t := show.Table(w)
-	show.Row(t, "IMAGE", "DIGEST", "ARCH", "KERNEL", "PACKAGES", "ROOT", "INITRAMFS", "STORED", "TAGS")
+	show.Row(t, "IMAGE", "DIGEST", "STATE", "ARCH", "KERNEL", "PACKAGES", "ROOT", "INITRAMFS", "STORED", "TAGS")
 	for _, im := range images {
 		m := im.Manifest
-		show.Row(t, im.Name.String(), im.Digest.Short(), string(m.Arch), m.KernelRelease, fmt.Sprint(m.Packages),
-			show.Size(m.Root.Size), show.Size(m.Initramfs.Size), show.Ago(im.Stored, now), show.Dash(strings.Join(im.Tags, " ")))
+		show.Row(t, show.Dash(im.Name.String()), im.Digest.Short(), im.State, show.Dash(string(m.Arch)),
+			show.Dash(m.KernelRelease), fmt.Sprint(m.Packages), show.Size(m.Root.Size), show.Size(m.Initramfs.Size),
+			stored(im.Stored, now), show.Dash(strings.Join(im.Tags, " ")))
 	}
 	t.Flush()
+	for _, im := range images {
+		if im.Err != nil {
+			problem(w, im.State, im.Err.Error())
+		}
+	}
+}
+
+// problem prints why an image cannot be booted, and the next step.
+func problem(w io.Writer, state, why string) {
+	text, _ := strings.CutSuffix(why, "; "+image.Repair)
+	fix := image.Repair
+	if state == catalog.Untrusted {
+		fix = trustHint
+	}
+	fmt.Fprintf(w, "%s: %s\n  → %s\n", state, show.Plain(text), fix)
+}
+
+// stored is when an image was stored; unknown of a damaged one.
+func stored(at, now time.Time) string {
+	if at.IsZero() {
+		return show.Dash("")
+	}
+	return show.Ago(at, now)
 }
 
 // remoteTable lists the images of a server, and what they are needed for.
@@ -96,13 +157,18 @@ func remoteTable(w io.Writer, images []api.Image, now time.Time) {
 		return
 	}
 	t := show.Table(w)
-	show.Row(t, "IMAGE", "DIGEST", "ARCH", "KERNEL", "PACKAGES", "ROOT", "INITRAMFS", "STORED", "TAGS", "IN USE")
+	show.Row(t, "IMAGE", "DIGEST", "STATE", "ARCH", "KERNEL", "PACKAGES", "ROOT", "INITRAMFS", "STORED", "TAGS", "IN USE")
 	for _, im := range images {
-		show.Row(t, im.Name, im.Digest.Short(), string(im.Arch), im.Kernel, fmt.Sprint(im.Packages),
-			show.Size(im.Needed["root"]), show.Size(im.Needed["initramfs"]),
-			show.Ago(im.Stored, now), show.Dash(strings.Join(im.Tags, " ")), show.Dash(im.InUse))
+		show.Row(t, show.Dash(im.Name), im.Digest.Short(), show.Dash(im.State), show.Dash(string(im.Arch)),
+			show.Dash(im.Kernel), fmt.Sprint(im.Packages), show.Size(im.Needed["root"]), show.Size(im.Needed["initramfs"]),
+			stored(im.Stored, now), show.Dash(strings.Join(im.Tags, " ")), show.Dash(im.InUse))
 	}
 	t.Flush()
+	for _, im := range images {
+		if im.Problem != "" {
+			problem(w, im.State, im.Problem)
+		}
+	}
 }
 
 func (a *Commands) imageInspect(ctx context.Context, ref string) error {

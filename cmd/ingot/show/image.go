@@ -12,10 +12,12 @@ type ImageView struct {
 	Digest    ingot.Digest        `json:"digest"`
 	Name      string              `json:"name"`
 	Tags      []string            `json:"tags,omitempty"`
+	State     string              `json:"state,omitempty"`   // of catalog.Listed, in lists
+	Problem   string              `json:"problem,omitempty"` // why machines cannot boot it
 	Size      int64               `json:"size"`
 	Signature string              `json:"signature,omitempty"`
 	Manifest  ingot.ImageManifest `json:"manifest"`
-	OCI       json.RawMessage     `json:"oci"`
+	OCI       json.RawMessage     `json:"oci,omitempty"`
 	Referrers []image.Referrer    `json:"referrers,omitempty"` // filled by inspect: signatures, SBOM, signed UKIs
 }
 
