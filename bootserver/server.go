@@ -49,14 +49,17 @@ type Config struct {
 	Range6  string // likewise with one interface of IPv6: "fd00:99::1000-fd00:99::1fff"
 	Store   *image.Store
 	Loaders string // folder of the loaders
-	Version string
-	Sockets Sockets
-	Log     *slog.Logger                  // nil is quiet
-	Now     func() time.Time              // nil means time.Now
-	Ready   func(Ready)                   // called once, when every port is open
-	Alive   func()                        // called every few seconds as long as the server answers; nil is fine
-	Reread  func() (config.Config, error) // reads the settings again, for a reload; nil: there is nothing to read
-	Reloads func(begin bool)              // told before and after a reload; nil is fine
+	// LoaderDigests are those that loaders had when they were fetched, by file name: a file with other
+	// content is not served. Other files are an operator's own.
+	LoaderDigests map[string]ingot.Digest
+	Version       string
+	Sockets       Sockets
+	Log           *slog.Logger                  // nil is quiet
+	Now           func() time.Time              // nil means time.Now
+	Ready         func(Ready)                   // called once, when every port is open
+	Alive         func()                        // called every few seconds as long as the server answers; nil is fine
+	Reread        func() (config.Config, error) // reads the settings again, for a reload; nil: there is nothing to read
+	Reloads       func(begin bool)              // told before and after a reload; nil is fine
 	// Required are interfaces that must be there at the start. Others of the settings are
 	// served when they appear.
 	Required []string
@@ -260,7 +263,7 @@ func (s *Server) prepare(ctx context.Context, st state.Store, now site) error {
 	if err := s.checkFirst(ctx, s.conf.Settings.Boots); err != nil {
 		return err
 	}
-	files, err := tftp.Load(s.conf.Loaders)
+	files, err := tftp.Load(s.conf.Loaders, s.conf.LoaderDigests, s.log)
 	if err != nil {
 		return err
 	}

@@ -82,7 +82,7 @@ func TestServeForBenchmark(t *testing.T) {
 	if os.Getenv("INGOT_TEST_INSIDE") == "" {
 		t.Skip("run by BenchmarkLoader")
 	}
-	files, err := Load(os.Args[len(os.Args)-1])
+	files, err := Load(os.Args[len(os.Args)-1], nil, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -33,6 +33,8 @@ import (
 	"time"
 
 	"github.com/pin/tftp/v3"
+
+	"ingot"
 )
 
 // Server sends files by their base name.
@@ -73,13 +75,17 @@ func (s *Server) SetLimits(l Limits) {
 	s.limits = l
 }
 
-// Load reads the regular files of a folder, each at most 4 MiB.
-func Load(dir string) (map[string][]byte, error) {
+// maxFile bounds a file that Load reads.
+const maxFile = 4 << 20
+
+// Load reads the regular files of a folder, each at most 4 MiB. A file that has a digest in want and
+// does not match it is left out; that is logged, and so are files that have none, which ingot did not fetch.
+func Load(dir string, want map[string]ingot.Digest, log *slog.Logger) (map[string][]byte, error) {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return nil, fmt.Errorf("reading the loaders: %w", err)
 	}
-	files := map[string][]byte{}
+	files, own := map[string][]byte{}, []string{}
 	for _, e := range entries {
 		if !e.Type().IsRegular() || strings.HasSuffix(e.Name(), ".json") {
 			continue
@@ -88,9 +94,20 @@ func Load(dir string) (map[string][]byte, error) {
 		if err != nil {
 			return nil, fmt.Errorf("reading the loaders: %w", err)
 		}
-		if len(b) <= 4<<20 {
-			files[e.Name()] = b
+		digest, known := want[e.Name()]
+		switch {
+		case len(b) > maxFile:
+			continue
+		case known && ingot.DigestOf(b) != digest:
+			log.Error("a boot loader is damaged and is not served; run: ingot loaders", "file", e.Name(), "bytes", len(b))
+			continue
+		case !known:
+			own = append(own, e.Name())
 		}
+		files[e.Name()] = b
+	}
+	if len(own) > 0 {
+		log.Info("serving files of the folder loaders that ingot did not fetch or has no digests of", "files", own)
 	}
 	return files, nil
 }

@@ -21,6 +21,7 @@ import (
 	"ingot/bootserver/config"
 	"ingot/bootserver/dhcp4"
 	"ingot/bootserver/dhcp6"
+	"ingot/builder"
 	"ingot/cmd/ingot/command"
 	"ingot/cmd/ingot/show"
 	"ingot/image"
@@ -115,7 +116,7 @@ func (a *app) serve(cmd *cobra.Command, f serveFlags) error {
 	if conf.Store, err = image.Open(ctx, root); err != nil {
 		return err
 	}
-	if conf.Loaders, err = a.build.Loaders(ctx, settings.Mirror); err != nil {
+	if err := a.chooseLoaders(ctx, &conf, settings.Mirror); err != nil {
 		return err
 	}
 	if conf.Sockets, err = passedSockets(); err != nil {
@@ -153,6 +154,20 @@ func (a *app) serve(cmd *cobra.Command, f serveFlags) error {
 			"keys/server.pub too: then images must be built again")
 	}
 	return err
+}
+
+// chooseLoaders names the boot loaders of the store. Those that are damaged and cannot be fetched again
+// are not served: other machines must boot all the same.
+func (a *app) chooseLoaders(ctx context.Context, conf *bootserver.Config, mirror string) error {
+	set, err := a.build.Loaders(ctx, mirror)
+	if err != nil && !errors.Is(err, builder.ErrLoaders) {
+		return err
+	}
+	if err != nil {
+		conf.Log.Error("damaged boot loaders are not served; run: ingot loaders", "err", err)
+	}
+	conf.Loaders, conf.LoaderDigests = set.Folder, set.Files
+	return nil
 }
 
 // linkLine describes in one line what is served on an interface.

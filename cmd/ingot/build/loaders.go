@@ -17,7 +17,9 @@ func (a *Commands) LoadersCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use: "loaders", Short: "fetch the boot loaders, or show them",
 		Long: `The boot loaders are the iPXE of Debian 13, pinned by digest at the first use. "ingot serve"
-fetches them if they are missing; a server that cannot reach a mirror needs them beforehand.`,
+fetches them if they are missing; a server that cannot reach a mirror needs them beforehand. Files
+whose content is not the one that was fetched are fetched again, and are not served until then. Other
+files in the folder are served as they are, by their names.`,
 		Example: `  ingot loaders
   ingot loaders --store /srv/ingot -o json`, Args: command.ExactArgs(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -25,12 +27,13 @@ fetches them if they are missing; a server that cannot reach a mirror needs them
 			if err != nil {
 				return err
 			}
-			dir, from, err := builder.Loaders(cmd.Context(), env, a.StoreRoot())
+			set, err := builder.Loaders(cmd.Context(), env, a.StoreRoot())
 			if err != nil {
 				return show.Explain(cmd.Context(), err)
 			}
-			return a.Show(map[string]any{"folder": dir, "package": from}, func(w io.Writer) {
-				fmt.Fprintf(w, "%s %s in %s\n", from.Name, from.Version, dir)
+			answer := map[string]any{"folder": set.Folder, "package": set.Package, "files": set.Files}
+			return a.Show(answer, func(w io.Writer) {
+				fmt.Fprintf(w, "%s %s in %s\n", set.Package.Name, set.Package.Version, set.Folder)
 			})
 		},
 	}
@@ -45,12 +48,12 @@ func (a *Commands) FetchLoaders(ctx context.Context) error {
 }
 
 // Loaders returns the boot loaders of the store, which are fetched from mirror if
-// it has none yet. An empty mirror is the default one.
-func (a *Commands) Loaders(ctx context.Context, mirror string) (dir string, err error) {
+// it has none yet. An empty mirror is the default one. See builder.Loaders.
+func (a *Commands) Loaders(ctx context.Context, mirror string) (builder.LoaderSet, error) {
 	env, err := a.env(buildFlags{mirror: mirror})
 	if err != nil {
-		return "", err
+		return builder.LoaderSet{}, err
 	}
-	dir, _, err = builder.Loaders(ctx, env, a.StoreRoot())
-	return dir, show.Explain(ctx, err)
+	set, err := builder.Loaders(ctx, env, a.StoreRoot())
+	return set, show.Explain(ctx, err)
 }

@@ -10,13 +10,11 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"maps"
 	"net"
 	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"syscall"
 	"time"
 
@@ -32,7 +30,6 @@ import (
 	"ingot/bootserver/dhcp4"
 	"ingot/bootserver/state"
 	"ingot/bootserver/state/bolt"
-	"ingot/builder"
 	"ingot/cmd/ingot/client"
 	"ingot/cmd/ingot/command"
 	"ingot/cmd/ingot/show"
@@ -263,13 +260,7 @@ func examineHere(root string, running bool) (list []Finding) {
 	if !running {
 		list = append(list, examineState(root)...)
 	}
-	have := map[string]int64{}
-	for name := range builder.LoaderFiles {
-		if info, err := os.Stat(filepath.Join(root, "loaders", name)); err == nil {
-			have[name] = info.Size()
-		}
-	}
-	return append(list, examineLoaders(have, slices.Collect(maps.Keys(builder.LoaderFiles))))
+	return append(list, examineLoaders(root)...)
 }
 
 // examineKeys checks the secret keys. pid is the server's; empty when none runs.

@@ -359,23 +359,3 @@ func examineRelease(file string, owner, server uint32) Finding {
 		"ingot image pull or import; then move the file away. See docs/TRUST.md",
 		"the server can read %s and does not need it", file)
 }
-
-// examineLoaders checks which boot loaders exist; want are their file names.
-func examineLoaders(have map[string]int64, want []string) Finding {
-	var missing []string
-	for _, n := range want {
-		if have[n] == 0 {
-			missing = append(missing, n)
-		}
-	}
-	slices.Sort(missing)
-	switch {
-	case len(missing) == len(want):
-		return found("loaders", Warning, "ingot loaders",
-			"there are none yet; the first start downloads them from a Debian mirror")
-	case slices.Contains(missing, "undionly.kpxe"), slices.Contains(missing, "snponly.efi"):
-		return found("loaders", Error, "remove the folder loaders of the store, and run: ingot loaders",
-			"missing or empty: %s", strings.Join(missing, ", "))
-	}
-	return found("loaders", OK, "", "%d of %d", len(want)-len(missing), len(want))
-}

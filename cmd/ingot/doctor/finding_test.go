@@ -2,9 +2,12 @@ package doctor
 
 import (
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -12,6 +15,7 @@ import (
 
 	"github.com/insomniacslk/dhcp/dhcpv4"
 
+	"ingot"
 	"ingot/bootserver/api"
 	"ingot/bootserver/config"
 	"ingot/bootserver/dhcp4"
@@ -32,7 +36,8 @@ func TestFindings(t *testing.T) {
 	drop := "table inet filter {\n chain input {\n  type filter hook input priority filter; policy drop;\n  %s\n }\n}\n"
 	rules := func(r string) string { return strings.Replace(drop, "%s", r, 1) }
 	now := time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)
-	loaders := []string{"undionly.kpxe", "snponly.efi", "ipxe.efi"}
+	recorded := fmt.Sprintf(`{"files":{"undionly.kpxe":%q,"snponly.efi":%q}}`, ingot.DigestOf([]byte("undionly.kpxe")),
+		ingot.DigestOf([]byte("snponly.efi")))
 	for _, c := range []struct {
 		name  string
 		found []Finding
@@ -96,11 +101,25 @@ func TestFindings(t *testing.T) {
 		{"a release key of the server's user", []Finding{examineRelease("release.key", 990, 990)}, Warning, "move the file"},
 		{"a release key and a server that is root", []Finding{examineRelease("release.key", 1000, 0)}, Warning, "can read"},
 		{"a release key of another user", []Finding{examineRelease("release.key", 0, 990)}, OK, ""},
-		{"no loaders", []Finding{examineLoaders(nil, loaders)}, Warning, "ingot loaders"},
-		{"an empty loader", []Finding{examineLoaders(map[string]int64{"undionly.kpxe": 0, "snponly.efi": 5}, loaders)},
-			Error, "undionly.kpxe"},
-		{"all loaders", []Finding{examineLoaders(map[string]int64{"undionly.kpxe": 1, "snponly.efi": 5, "ipxe.efi": 1},
-			loaders)}, OK, "3 of 3"},
+		{"no loaders", examineLoaders(t.TempDir()), Warning, "ingot loaders"},
+		{"all loaders", examineLoaders(loaders(t, recorded, nil)), OK, "2 files have the content"},
+		{"a loader that was cut off", examineLoaders(loaders(t, recorded, func(dir string) error {
+			return os.Truncate(filepath.Join(dir, "snponly.efi"), 3)
+		})), Error, "snponly.efi has 3 bytes"},
+		{"a missing loader", examineLoaders(loaders(t, recorded, func(dir string) error {
+			return os.Remove(filepath.Join(dir, "undionly.kpxe"))
+		})), Error, "undionly.kpxe is missing"},
+		{"a loader replaced by a link", examineLoaders(loaders(t, recorded, func(dir string) error {
+			return errors.Join(os.Remove(filepath.Join(dir, "undionly.kpxe")),
+				os.Symlink("snponly.efi", filepath.Join(dir, "undionly.kpxe")))
+		})), Error, "is a symbolic link"},
+		{"loaders of an earlier version", examineLoaders(loaders(t, "{}", nil)), Warning, "recorded no digests"},
+		{"an empty loader of an earlier version", examineLoaders(loaders(t, "{}", func(dir string) error {
+			return os.Truncate(filepath.Join(dir, "snponly.efi"), 0)
+		})), Error, "missing or empty: snponly.efi"},
+		{"an operator's own loader", examineLoaders(loaders(t, recorded, func(dir string) error {
+			return os.WriteFile(filepath.Join(dir, "own.efi"), []byte("own"), 0o644)
+		})), OK, ""},
 	} {
 		worst := slices.MaxFunc(c.found, func(a, b Finding) int { return severity(a) - severity(b) })
 		if worst.State != c.state || !strings.Contains(worst.Text+" "+worst.Fix, c.text) {
@@ -160,4 +179,26 @@ func TestExamineOffer(t *testing.T) {
 			t.Errorf("%s: %+v; want %s, %q", c.name, x, c.state, c.text)
 		}
 	}
+}
+
+// loaders makes a store with two loaders and a lock, and damages them.
+func loaders(t *testing.T, lock string, damage func(dir string) error) (root string) {
+	t.Helper()
+	root = t.TempDir()
+	dir := filepath.Join(root, "loaders")
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for name, text := range map[string]string{"undionly.kpxe": "undionly.kpxe", "snponly.efi": "snponly.efi",
+		"lock.json": lock} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if damage != nil {
+		if err := damage(dir); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return root
 }

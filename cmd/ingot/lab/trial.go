@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"ingot/bootserver/api"
+	"ingot/builder"
 	"ingot/cmd/ingot/show"
 	"ingot/internal/scratch"
 	"ingot/testvm"
@@ -26,8 +27,10 @@ import (
 // have a hint.
 func Trial(ctx context.Context, root string) (took time.Duration, skipped, failed error) {
 	loaders := filepath.Join(root, "loaders")
-	if _, err := os.Stat(filepath.Join(loaders, "lock.json")); err != nil {
+	if set, err := builder.StoredLoaders(root); err != nil {
 		return 0, show.WithHint(errors.New("there are no loaders to try"), "ingot loaders"), nil
+	} else if len(set.Damaged) > 0 { // the server of the trial would fetch them again, and doctor changes nothing
+		return 0, show.WithHint(builder.ErrLoaders, "ingot loaders"), nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, 90*time.Second)
 	defer cancel()
