@@ -31,7 +31,8 @@ func OpenState(ctx context.Context, root string) (*bolt.Store, error) {
 // RestoredState says what RestoreState did.
 type RestoredState struct {
 	api.Restored
-	Carried bool // see bolt.Restored
+	Carried   bool             // see bolt.Restored
+	Converted *bolt.Conversion // of the backup, if it had an older schema
 }
 
 // RestoreState puts a backup, or for nil an empty state, in the place of the state of the store at
@@ -41,7 +42,7 @@ func RestoreState(ctx context.Context, root string, backup io.Reader, now time.T
 	if err != nil {
 		return done, err
 	}
-	done.Carried = kept.Carried
+	done.Carried, done.Converted = kept.Carried, st.Converted()
 	done.Restored, err = operator.RecordRestore(ctx, st, kept.Machines, kept.Before, kept.Carried && kept.Same, now)
 	return done, errors.Join(err, st.Close())
 }

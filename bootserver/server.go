@@ -37,6 +37,7 @@ import (
 	"ingot/bootserver/lease"
 	"ingot/bootserver/operator"
 	"ingot/bootserver/state"
+	"ingot/bootserver/state/bolt"
 	"ingot/bootserver/tftp"
 	"ingot/image"
 )
@@ -159,6 +160,9 @@ func (s *Server) Run(ctx context.Context) error {
 			s.log.Error("closing the state", "err", err)
 		}
 	}()
+	if c, is := st.(*bolt.Store); is && c.Converted() != nil {
+		s.log.Warn(c.Converted().String())
+	}
 	s.prober = &dhcp4.Prober{Log: s.log}
 	defer s.prober.Close()
 	if err := s.prepare(ctx, st, now); err != nil {

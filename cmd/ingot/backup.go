@@ -168,6 +168,9 @@ func (a *app) restoreHere(ctx context.Context, backup *os.File) error {
 	if backup != nil {
 		a.warnUnsealed(backup)
 	}
+	if done.Converted != nil {
+		fmt.Fprintf(a.Stderr, "note: %s\n", done.Converted)
+	}
 	if backup != nil && !done.Carried {
 		fmt.Fprintln(a.Stderr, "warning: the previous state could not be read; tokens that were revoked since the backup "+
 			"are valid again: check them with ingot token ls")

@@ -1,9 +1,12 @@
 package main
 
 import (
+	"bytes"
+	"compress/gzip"
 	"context"
 	"encoding/json"
 	"errors"
+	"io"
 	"net"
 	"os"
 	"path/filepath"
@@ -247,5 +250,42 @@ func TestDamagedImagesAreShown(t *testing.T) {
 		}) {
 			t.Errorf("doctor does not report %s: %+v", name, findings)
 		}
+	}
+}
+
+// TestConversionIsReported: a command that converts the state of an older schema says so, and where the file from
+// before is; one that only reads converts nothing.
+func TestConversionIsReported(t *testing.T) {
+	s := newShop(t)
+	dir := filepath.Join(s.root, state.Folder)
+	file := filepath.Join(dir, "ingot.db")
+	f, err := os.Open(filepath.Join("..", "..", "bootserver", "state", "bolt", "testdata", "schema1.db.gz"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	z, err := gzip.NewReader(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	old, err := io.ReadAll(z)
+	if err := errors.Join(err, os.WriteFile(file, old, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	for _, args := range [][]string{{"image", "gc", "--dry-run"}, {"image", "ls"}, {"image", "verify", "lab:v1"}} {
+		code, out, stderr := call(t, "", append([]string{"--store", s.root}, args...)...)
+		if now, err := os.ReadFile(file); code != 0 || err != nil || !bytes.Equal(now, old) || stderr != "" {
+			t.Errorf("ingot %v: %d, %v, %s%s; the state has %d bytes and had %d; want it unchanged", args, code, err, out,
+				stderr, len(now), len(old))
+		}
+	}
+	_, _, stderr := call(t, "", "--store", s.root, "image", "tag", "lab:v3", "lab:stable")
+	want := "note: the state " + file + " was converted from schema 1 to schema 2, which older versions of ingot " +
+		"refuse; the file from before is " + file + ".before-schema-2\n"
+	if kept, err := os.ReadFile(file + ".before-schema-2"); stderr != want || err != nil || len(kept) < len(old)/2 {
+		t.Errorf("image tag: %q, %v; want %q", stderr, err, want)
+	}
+	if _, _, stderr := call(t, "", "--store", s.root, "image", "tag", "lab:v3", "lab:stable"); stderr != "" {
+		t.Errorf("image tag, once more: %q; want nothing about a conversion", stderr)
 	}
 }

@@ -205,7 +205,7 @@ func receive(path string, r io.Reader) error {
 	c := copier{to: to}
 	err = readFile(raw, func(tx *bbolt.Tx) error { return walk(tx, c.put) })
 	if err = errors.Join(err, c.flush()); err == nil {
-		err = guarded(func() error { return migrate(to, false) })
+		err = guarded(func() error { _, err := migrate(to, false); return err })
 	}
 	return errors.Join(err, to.Close())
 }

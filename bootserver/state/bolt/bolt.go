@@ -47,6 +47,8 @@ type Store struct {
 	lock      *os.File
 	log       committer
 
+	converted *Conversion // when it was opened
+
 	identity atomic.Pointer[[]byte] // read while mu is held, and while it is not
 
 	mu     sync.RWMutex
@@ -111,7 +113,13 @@ func openLocked(dir string, lock *os.File) (*Store, error) {
 		return nil, fmt.Errorf("opening state %q: %w", path, err)
 	}
 	s := &Store{db: db, lock: lock, news: make(chan struct{}), keepAudit: state.MaxAudit}
-	if err := guarded(func() error { return firstOf(migrate(db, true), s.load()) }); err != nil {
+	err = guarded(func() (err error) {
+		if s.converted, err = migrate(db, true); err != nil {
+			return err
+		}
+		return s.load()
+	})
+	if err != nil {
 		return nil, errors.Join(fmt.Errorf("reading state %q: %w", path, err), db.Close(), lock.Close())
 	}
 	if made { // a server that starts here writes keys next; they must not outlive the state

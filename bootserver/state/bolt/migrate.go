@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 
@@ -31,10 +32,44 @@ var (
 // keptOld is the name of a file as it was before its schema was raised.
 func keptOld(path string) string { return fmt.Sprintf("%s.before-schema-%d", path, record.Schema) }
 
+// Conversion says that a file of an older schema was converted when it was opened.
+type Conversion struct {
+	File string // the state
+	From int    // its schema before
+	Kept string // the file that holds it as it was before; empty if none was kept
+}
+
+// String implements fmt.Stringer.
+func (c Conversion) String() string {
+	return fmt.Sprintf("the state %s was converted from schema %d to schema %d, which older versions of ingot refuse; "+
+		"the file from before is %s", c.File, c.From, record.Schema, c.Kept)
+}
+
+// Converted returns what Open converted; nil if the file had the schema of this program, or was new.
+func (s *Store) Converted() *Conversion { return s.converted }
+
+// CopyOlder copies the state in dir to the folder to, if it has an older schema and no server uses it, for
+// callers that only read: Open would convert it.
+func CopyOlder(dir, to string) (copied bool, err error) {
+	path := filepath.Join(dir, file)
+	err = readFile(path, func(tx *bbolt.Tx) error {
+		schema, err := schemaOf(tx)
+		if err != nil || schema >= record.Schema {
+			return err
+		}
+		if err := os.MkdirAll(to, 0o700); err != nil {
+			return err
+		}
+		copied = true
+		return tx.CopyFile(filepath.Join(to, file), 0o600)
+	})
+	return copied && err == nil, err
+}
+
 // migrate brings a file to the schema of this program, in one transaction, and makes what
 // is missing in a new one. keep copies a file of an older schema before. A file of a newer
-// schema is state.ErrSchema, and is left as it is.
-func migrate(db *bbolt.DB, keep bool) error {
+// schema is state.ErrSchema, and is left as it is. It returns nil for a file that needed no conversion.
+func migrate(db *bbolt.DB, keep bool) (*Conversion, error) {
 	var schema int
 	var empty bool
 	err := db.View(func(tx *bbolt.Tx) (err error) {
@@ -43,14 +78,19 @@ func migrate(db *bbolt.DB, keep bool) error {
 		return err
 	})
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if keep && schema < record.Schema && !empty {
-		if err := copyFile(db, keptOld(db.Path())); err != nil {
-			return fmt.Errorf("keeping the state of schema %d before it is converted: %w", schema, err)
+	var done *Conversion
+	if schema < record.Schema && !empty {
+		done = &Conversion{File: db.Path(), From: schema}
+	}
+	if keep && done != nil {
+		done.Kept = keptOld(db.Path())
+		if err := copyFile(db, done.Kept); err != nil {
+			return nil, fmt.Errorf("keeping the state of schema %d before it is converted: %w", schema, err)
 		}
 	}
-	return db.Update(func(tx *bbolt.Tx) error {
+	return done, db.Update(func(tx *bbolt.Tx) error {
 		for _, name := range buckets {
 			if _, err := tx.CreateBucketIfNotExists(name); err != nil {
 				return err

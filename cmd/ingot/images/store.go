@@ -19,10 +19,12 @@ import (
 	"ingot/bootserver/config"
 	"ingot/bootserver/operator"
 	"ingot/bootserver/state"
+	"ingot/bootserver/state/bolt"
 	"ingot/cmd/ingot/client"
 	"ingot/cmd/ingot/command"
 	"ingot/cmd/ingot/show"
 	"ingot/image"
+	"ingot/internal/scratch"
 )
 
 // whoseStore is in the help of commands that change a store.
@@ -56,6 +58,9 @@ func (a *Commands) editor(ctx context.Context) (editor api.Images, done func(), 
 		}
 		st, err := bootserver.OpenState(ctx, root)
 		if err == nil {
+			if c := st.Converted(); c != nil {
+				fmt.Fprintf(a.Stderr, "note: %s\n", c)
+			}
 			own.State = st
 			if err := own.FinishRemovals(ctx); err != nil {
 				return nil, nil, errors.Join(err, st.Close())
@@ -77,6 +82,40 @@ func (a *Commands) editor(ctx context.Context) (editor api.Images, done func(), 
 		case <-time.After(50 * time.Millisecond):
 		}
 	}
+}
+
+// reader is editor for what only reads: a state of an older schema, which opening would convert, is copied
+// and the copy is read.
+func (a *Commands) reader(ctx context.Context) (editor api.Images, done func(), err error) {
+	root := a.StoreRoot()
+	dir := filepath.Join(root, state.Folder)
+	if _, socket := a.Locate(root); a.Elsewhere() || socket != "" || bolt.Absent(dir) != "" {
+		return a.editor(ctx)
+	}
+	copied, err := scratch.New("ingot-state-")
+	if err != nil {
+		return nil, nil, err
+	}
+	folder := filepath.Join(copied.Path, state.Folder)
+	older, err := bolt.CopyOlder(dir, folder)
+	if err != nil || !older {
+		copied.Remove()
+		return a.editor(ctx) // which says what is wrong
+	}
+	first, err := firstImages(root)
+	if err == nil {
+		var st *bolt.Store
+		var store *image.Store
+		if store, err = image.Open(ctx, root); err == nil {
+			st, err = bolt.Open(ctx, folder)
+		}
+		if err == nil {
+			own := operator.Editor{Store: store, State: st, First: func() []string { return first }, Now: time.Now}
+			return own, func() { _ = st.Close(); copied.Remove() }, nil // the copy goes away
+		}
+	}
+	copied.Remove()
+	return nil, nil, err
 }
 
 // firstImages are the images that this host's configuration gives to new
@@ -195,7 +234,11 @@ run on one, may be fallen back to, or are given to new machines by the configura
 			if q.Keep < 0 || cmd.Flags().Changed("keep") && q.Keep == 0 {
 				return show.Usagef("bad --keep %d: want 1 or more", q.Keep)
 			}
-			editor, closeEditor, err := a.editor(cmd.Context())
+			open := a.editor
+			if q.DryRun {
+				open = a.reader
+			}
+			editor, closeEditor, err := open(cmd.Context())
 			if err != nil {
 				return err
 			}
