@@ -68,7 +68,7 @@ const longPatience = 15 * time.Minute
 // connects at the first call.
 func Dial(server string) *Client {
 	path := strings.TrimPrefix(server, "unix://")
-	t := &http.Transport{MaxResponseHeaderBytes: maxHeader, ResponseHeaderTimeout: longPatience}
+	t := &http.Transport{DisableCompression: true, MaxResponseHeaderBytes: maxHeader, ResponseHeaderTimeout: longPatience}
 	t.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return (&net.Dialer{Timeout: 5 * time.Second}).DialContext(ctx, "unix", path)
 	}
@@ -105,7 +105,7 @@ func Connect(t Target) (*Client, error) {
 	}
 	return &Client{base: "https://" + u.Host, at: "https://" + u.Host, token: t.Token,
 		http: &http.Client{Timeout: patience,
-			Transport: &http.Transport{TLSClientConfig: conf, MaxResponseHeaderBytes: maxHeader,
+			Transport: &http.Transport{TLSClientConfig: conf, DisableCompression: true, MaxResponseHeaderBytes: maxHeader,
 				ResponseHeaderTimeout: longPatience, TLSHandshakeTimeout: 10 * time.Second,
 				DialContext: (&net.Dialer{Timeout: 10 * time.Second}).DialContext, ForceAttemptHTTP2: true},
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}}, nil
@@ -139,46 +139,50 @@ func Look(ctx context.Context, server string) (ca, fingerprint string, err error
 }
 
 func (c *Client) call(ctx context.Context, method, path string, q, into any) error {
-	_, err := c.ask(ctx, method, path, q, into)
-	return err
-}
-
-// ask calls and returns the query of the next page, when there is one.
-func (c *Client) ask(ctx context.Context, method, path string, q, into any) (next string, err error) {
 	resp, err := c.do(ctx, method, "/v1/"+path, q)
 	if err != nil {
-		return "", err
+		return err
 	}
 	defer resp.Body.Close()
-	if err := decode(resp.Body, into); err != nil {
-		return "", err
+	return decode(resp.Body, into)
+}
+
+// list asks for a list that is one answer.
+func list[T any](ctx context.Context, c *Client, path string) ([]T, error) {
+	memory := int64(listMemory)
+	all, _, err := askPage(ctx, c, path, []T{}, &memory)
+	return all, err
+}
+
+// askPage asks for a page of a list, adds it to the list, and returns the query of the next page, when there is
+// one. memory is what the list may still take.
+func askPage[T any](ctx context.Context, c *Client, path string, to []T, memory *int64) (all []T, next string,
+	err error) {
+	resp, err := c.do(ctx, http.MethodGet, "/v1/"+path, nil)
+	if err != nil {
+		return nil, "", err
+	}
+	defer resp.Body.Close()
+	if all, err = decodeList(resp.Body, to, memory); err != nil {
+		return nil, "", err
 	}
 	if m := nextRE.FindStringSubmatch(resp.Header.Get("Link")); m != nil {
 		next = m[1]
 	}
-	return next, nil
+	return all, next, nil
 }
 
-// Bounds of what a client takes from a server, which may be another program than it says.
+// Bounds of lists, headers and streams; see also answerMemory.
 const (
-	maxAnswer  = 128 << 20 // bytes of one answer in JSON
-	maxPages   = 10_000    // of one list
-	maxHeader  = 1 << 20   // bytes
-	maxSilence = 2 * time.Minute
+	maxPages     = 10_000 // of one list
+	maxHeader    = 1 << 20
+	maxSilence   = 2 * time.Minute
+	listPatience = 10 * time.Minute // for all pages
+	maxDetail    = 8 << 10          // bytes of the text of an error
 )
 
-// decode reads an answer in JSON.
-func decode(body io.Reader, into any) error {
-	limited := &io.LimitedReader{R: body, N: maxAnswer}
-	err := json.NewDecoder(limited).Decode(into)
-	if err != nil && limited.N <= 0 {
-		err = fmt.Errorf("it has more than %d bytes", maxAnswer)
-	}
-	if err != nil {
-		return fmt.Errorf("reading the server's answer: %w", err)
-	}
-	return nil
-}
+// errSlowList is the cause when listPatience is over.
+var errSlowList = fmt.Errorf("the server takes longer than %s to send a list", listPatience)
 
 // receive copies a stream of at most so many bytes. A server that sends nothing for maxSilence ends
 // it; stop ends the request.
@@ -260,7 +264,10 @@ func (c *Client) send(ctx context.Context, by *http.Client, method, path string,
 	}
 	defer resp.Body.Close()
 	p := Problem{Status: resp.StatusCode, Detail: resp.Status}
-	_ = json.NewDecoder(io.LimitReader(resp.Body, 64<<10)).Decode(&p) // else the status speaks
+	_ = decode(io.LimitReader(resp.Body, 64<<10), &p) // else the status speaks
+	if len(p.Detail) > maxDetail {
+		p.Detail = strings.ToValidUTF8(p.Detail[:maxDetail], "") + "…"
+	}
 	return nil, p.complete()
 }
 
@@ -295,16 +302,27 @@ func (c *Client) Network(ctx context.Context) (n Network, err error) {
 
 // pages asks for one page after the other.
 func pages[T any](ctx context.Context, c *Client, path string, query url.Values) ([]T, error) {
-	all := []T{}
+	memory := int64(listMemory)
+	return pagesUntil(ctx, c, path, query, &memory, func([]T, int) bool { return false })
+}
+
+// pagesUntil asks for one page after the other until there is no other, or enough says so, which gets all
+// elements and how many of them are from earlier pages.
+func pagesUntil[T any](ctx context.Context, c *Client, path string, query url.Values, memory *int64,
+	enough func(all []T, earlier int) bool) (all []T, err error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, listPatience, errSlowList)
+	defer cancel()
+	all = []T{}
 	q := query.Encode()
 	for range maxPages {
-		var one []T
-		next, err := c.ask(ctx, http.MethodGet, path+"?"+q, nil, &one)
-		if err != nil {
+		earlier := len(all)
+		if all, q, err = askPage(ctx, c, path+"?"+q, all, memory); err != nil {
+			if errors.Is(context.Cause(ctx), errSlowList) {
+				return nil, errSlowList
+			}
 			return nil, err
 		}
-		all = append(all, one...)
-		if q = next; q == "" {
+		if enough(all, earlier) || q == "" {
 			return all, nil
 		}
 	}
@@ -328,25 +346,23 @@ func (c *Client) Boots(ctx context.Context, ref string, limit int) ([]Boot, erro
 	if limit > 0 {
 		size = min(size, limit)
 	}
-	list := []Boot{} // newest first: each page is of older ones
-	q := (url.Values{"machine": {ref}, "limit": {strconv.Itoa(size)}}).Encode()
-	for range maxPages {
-		var page []Boot
-		next, err := c.ask(ctx, http.MethodGet, "boots?"+q, nil, &page)
-		if err != nil {
-			return nil, err
-		}
-		slices.Reverse(page)
-		list = append(list, page...)
-		if q = next; q == "" || limit > 0 && len(list) >= limit {
-			break
-		}
+	memory := int64(allMemory)
+	if limit > 0 {
+		memory = min(memory, listMemory+int64(limit)*bootMemory)
+	}
+	q := url.Values{"machine": {ref}, "limit": {strconv.Itoa(size)}}
+	all, err := pagesUntil(ctx, c, "boots", q, &memory, func(all []Boot, earlier int) bool {
+		slices.Reverse(all[earlier:]) // newest first: each page is of older boots, the oldest of them first
+		return limit > 0 && len(all) >= limit
+	})
+	if err != nil {
+		return nil, err
 	}
 	if limit > 0 {
-		list = list[:min(len(list), limit)]
+		all = all[:min(len(all), limit)]
 	}
-	slices.Reverse(list)
-	return list, nil
+	slices.Reverse(all)
+	return all, nil
 }
 
 // bootsPage is how many boots are asked for at once: some MB, when they have
@@ -440,8 +456,8 @@ func (c *Client) Authority(ctx context.Context) (a Authority, err error) {
 }
 
 // Credentials lists tokens and client certificates, the oldest first.
-func (c *Client) Credentials(ctx context.Context) (list []access.Credential, err error) {
-	return list, c.call(ctx, http.MethodGet, "tokens", nil, &list)
+func (c *Client) Credentials(ctx context.Context) ([]access.Credential, error) {
+	return list[access.Credential](ctx, c, "tokens")
 }
 
 // CreateCredential makes a token or client certificate.
@@ -456,8 +472,8 @@ func (c *Client) RevokeCredential(ctx context.Context, ref string) (r access.Cre
 
 // Audit lists operators' actions, oldest first: up to limit of those after a sequence
 // number, or for last the latest.
-func (c *Client) Audit(ctx context.Context, after uint64, last bool, limit int) (list []AuditEntry, err error) {
+func (c *Client) Audit(ctx context.Context, after uint64, last bool, limit int) ([]AuditEntry, error) {
 	q := url.Values{"after": {strconv.FormatUint(after, 10)}, "last": {strconv.FormatBool(last)},
 		"limit": {strconv.Itoa(limit)}}
-	return list, c.call(ctx, http.MethodGet, "audit?"+q.Encode(), nil, &list)
+	return list[AuditEntry](ctx, c, "audit?"+q.Encode())
 }

@@ -113,8 +113,8 @@ func imageRoutes(r *routes, b Images) {
 func imagePath(ref string) string { return "images/" + url.PathEscape(ref) }
 
 // Images lists the images of the server's store.
-func (c *Client) Images(ctx context.Context) (list []Image, err error) {
-	return list, c.call(ctx, http.MethodGet, "images", nil, &list)
+func (c *Client) Images(ctx context.Context) ([]Image, error) {
+	return list[Image](ctx, c, "images")
 }
 
 // Image returns one image of the server's store.

@@ -124,8 +124,8 @@ func (c *Client) DistrustKey(ctx context.Context, name string, force bool) (k Ke
 }
 
 // SigningKeys lists the keys of the server's store.
-func (c *Client) SigningKeys(ctx context.Context) (list []SigningKey, err error) {
-	return list, c.call(ctx, http.MethodGet, "keys", nil, &list)
+func (c *Client) SigningKeys(ctx context.Context) ([]SigningKey, error) {
+	return list[SigningKey](ctx, c, "keys")
 }
 
 // RotateKey replaces the server key.

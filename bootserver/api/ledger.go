@@ -176,8 +176,8 @@ func (p *paced) Write(b []byte) (int, error) {
 }
 
 // LatestBoots lists the latest boot of each machine.
-func (c *Client) LatestBoots(ctx context.Context) (list []Boot, err error) {
-	return list, c.call(ctx, http.MethodGet, "boots?latest=true", nil, &list)
+func (c *Client) LatestBoots(ctx context.Context) ([]Boot, error) {
+	return list[Boot](ctx, c, "boots?latest=true")
 }
 
 // Events lists entries of the ledger.
@@ -235,13 +235,42 @@ func (c *Client) Backup(ctx context.Context, w io.Writer) (int64, error) {
 
 // Restore puts a backup in the place of the server's state.
 func (c *Client) Restore(ctx context.Context, from io.Reader) (done Restored, err error) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	resp, err := c.stream(ctx, http.MethodPost, "/v1/restore", from)
+	return c.restore(ctx, from, maxSilence)
+}
+
+// restore gives up when the server takes nothing of the backup, or ends no answer, for so long.
+func (c *Client) restore(ctx context.Context, from io.Reader, silence time.Duration) (done Restored, err error) {
+	stalled := fmt.Errorf("sending the backup: the server took nothing of it for %s", silence)
+	within, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	alarm := time.AfterFunc(silence, func() { cancel(stalled) })
+	defer alarm.Stop()
+	resp, err := c.stream(within, http.MethodPost, "/v1/restore", watched{from, alarm, silence})
+	if errors.Is(context.Cause(within), stalled) {
+		return done, stalled
+	}
 	if err != nil {
 		return done, err
 	}
 	defer resp.Body.Close()
-	defer time.AfterFunc(maxSilence, cancel).Stop()
+	defer time.AfterFunc(silence, func() { cancel(nil) }).Stop()
 	return done, decode(resp.Body, &done)
+}
+
+// watched is a reader that postpones an alarm each time something is read, and stops it at the end.
+type watched struct {
+	io.Reader
+	alarm   *time.Timer
+	silence time.Duration
+}
+
+// Read implements io.Reader.
+func (w watched) Read(p []byte) (int, error) {
+	n, err := w.Reader.Read(p)
+	if err == nil {
+		w.alarm.Reset(w.silence)
+	} else {
+		w.alarm.Stop() // how long the answer may take is bounded by the transport
+	}
+	return n, err
 }

@@ -94,6 +94,7 @@ func (a *Commands) events(ctx context.Context, q api.EventsRequest, follow bool)
 		}
 	}
 	for {
+		began := time.Now()
 		e, err := c.Events(ctx, q)
 		if follow && ctx.Err() != nil {
 			return nil //nolint:nilerr // interrupted
@@ -103,6 +104,13 @@ func (a *Commands) events(ctx context.Context, q api.EventsRequest, follow bool)
 		}
 		if err := a.printEvents(e.Events, names); err != nil || !follow {
 			return err
+		}
+		if q.Wait > 0 && len(e.Events) == 0 && time.Since(began) < time.Second {
+			select { // a server that does not wait must not be asked all the time
+			case <-ctx.Done():
+				return nil
+			case <-time.After(time.Second):
+			}
 		}
 		q = api.EventsRequest{Machines: q.Machines, After: e.Last, Ledger: e.Ledger, Wait: 20 * time.Second}
 	}
