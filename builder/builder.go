@@ -29,6 +29,8 @@ var (
 	ErrLost = errors.New("an input of the plan is lost")
 	// ErrOtherIngot: the plan can be used only by the version of ingot that made it.
 	ErrOtherIngot = errors.New("use the ingot that built the image")
+	// ErrOlderIngot: an older version made the plan, and this one would make other bits of it.
+	ErrOlderIngot = errors.New("built by an older ingot, whose builds this one cannot repeat")
 	// ErrAccounts: an account cannot have the number that it is to have.
 	ErrAccounts = errors.New("an account cannot get its number")
 	// ErrReplaces: a file, link or layer of the profile would remove a folder, or a folder would take

@@ -3,6 +3,7 @@ package builder
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -131,8 +132,32 @@ func Artifacts(im image.Image) ([]ocispec.Descriptor, error) {
 	return m.Layers, nil
 }
 
-// PlanOf reads the plan that an image was built from.
+// PlanOf reads the plan that an image was built from, to build it again. A plan of another version of
+// ingot is ErrOlderIngot or ErrOtherIngot: this one makes other bits of it, or cannot read all of it.
 func PlanOf(s *image.Store, im image.Image) (*Plan, error) {
+	r, err := ReadPlan(s, im)
+	switch {
+	case err != nil:
+		return nil, err
+	case r.Exact:
+		return &r.Plan, nil
+	case r.Plan.Format < PlanFormat:
+		return nil, fmt.Errorf("%s was %w (its plan has format %d, and this ingot builds format %d)", im.Name, ErrOlderIngot,
+			r.Plan.Format, PlanFormat)
+	}
+	return nil, fmt.Errorf("reading the plan of %s: it has format %d, and this ingot reads format %d: %w",
+		im.Name, r.Plan.Format, PlanFormat, ErrOtherIngot)
+}
+
+// RecordedPlan is the plan in an image, read as far as this version of ingot knows its fields.
+type RecordedPlan struct {
+	Plan  Plan
+	Exact bool            // it is a plan of this version, read in full
+	Has   map[string]bool // the fields that it has, by their names in JSON
+}
+
+// ReadPlan reads the plan in an image to look at it, whatever version of ingot made it.
+func ReadPlan(s *image.Store, im image.Image) (*RecordedPlan, error) {
 	layers, err := Artifacts(im)
 	if err != nil {
 		return nil, err
@@ -149,15 +174,17 @@ func PlanOf(s *image.Store, im image.Image) (*Plan, error) {
 		return nil, fmt.Errorf("reading the plan of %s: %w: its digest is not the one in the manifest", im.Name,
 			image.ErrDamaged)
 	}
-	var plan Plan
-	if err := json.Unmarshal(text, &plan); err != nil {
+	r := &RecordedPlan{Has: map[string]bool{}}
+	var fields map[string]json.RawMessage
+	if err := errors.Join(json.Unmarshal(text, &r.Plan), json.Unmarshal(text, &fields)); err != nil {
 		return nil, fmt.Errorf("reading the plan of %s: %w", im.Name, err)
 	}
-	if again, err := plan.Canonical(); err != nil || !bytes.Equal(again, text) || plan.Format != PlanFormat {
-		return nil, fmt.Errorf("reading the plan of %s: it has format %d, and this ingot reads format %d: %w",
-			im.Name, plan.Format, PlanFormat, ErrOtherIngot)
+	for name := range fields {
+		r.Has[name] = true
 	}
-	return &plan, nil
+	again, err := r.Plan.Canonical()
+	r.Exact = err == nil && bytes.Equal(again, text) && r.Plan.Format == PlanFormat
+	return r, nil
 }
 
 // Owners maps every path of the root that a package ships to the package's name, from dpkg's own

@@ -2,6 +2,9 @@ package compare
 
 import (
 	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
 	"maps"
 	"os"
 	"path/filepath"
@@ -34,6 +37,7 @@ type fakeImage struct {
 	root     []squashfs.Entry
 	manifest ingot.ImageManifest
 	plan     *builder.Plan
+	lacking  []string // fields that are left out of the plan's text
 }
 
 func text(path string, mode uint32, content string) squashfs.Entry {
@@ -82,6 +86,14 @@ func (f *fakeImage) put(t *testing.T) side {
 	plan, err := f.plan.Canonical()
 	must(err)
 	f.manifest.Plan = f.plan.Digest()
+	if len(f.lacking) > 0 {
+		fields := map[string]json.RawMessage{}
+		must(json.Unmarshal(plan, &fields))
+		maps.DeleteFunc(fields, func(name string, _ json.RawMessage) bool { return slices.Contains(f.lacking, name) })
+		plan, err = json.MarshalIndent(fields, "", "  ")
+		must(err)
+		f.manifest.Plan = ingot.DigestOf(plan)
+	}
 	files := image.Files{Kernel: filepath.Join(dir, "kernel"), Initramfs: filepath.Join(dir, "initramfs"),
 		Root: root.Name(), Plan: filepath.Join(dir, "plan")}
 	for path, content := range map[string][]byte{files.Kernel: []byte(f.kernel),
@@ -278,6 +290,72 @@ func TestImages(t *testing.T) {
 	}
 	if len(d.Files) != 1 || d.Files[0].Path != "etc/a" || d.Files[0].How != "mode 0644 → 0600" {
 		t.Errorf("files: %+v; want the mode of etc/a", d.Files)
+	}
+}
+
+// TestDiffOfOlderPlans: images of an older ingot are compared as far as their plans go, and what the
+// plans lack is said.
+func TestDiffOfOlderPlans(t *testing.T) {
+	const status = "Package: bash\nStatus: install ok installed\nVersion: "
+	for _, c := range []struct {
+		name    string
+		lacking []string
+		lacks   string
+		kernel  string // before
+	}{
+		{"format 3", nil, "it records no numbers of accounts (those in the roots are compared)", "6.1 (6.1-1)"},
+		{"no packages, profile and kernel", []string{"packages", "profile", "kernel"},
+			"it records no packages (dpkg's lists in the roots are compared), no package of the kernel (its release is " +
+				"compared), no numbers of accounts (those in the roots are compared), no profile", "6.1"},
+	} {
+		f, g := newFake(), newFake()
+		f.plan.Format, f.lacking = 3, c.lacking
+		f.plan.Packages = []source.Package{buildertest.Package("bash", "5.2")}
+		g.plan.Packages = []source.Package{buildertest.Package("bash", "5.3")}
+		g.plan.Kernel, g.manifest.KernelRelease = buildertest.Package("linux-image-6.2", "6.2-1"), "6.2"
+		dirs := []squashfs.Entry{{Path: "var", Kind: squashfs.Dir, Mode: 0o755, ModTime: 1000},
+			{Path: "var/lib", Kind: squashfs.Dir, Mode: 0o755, ModTime: 1000},
+			{Path: "var/lib/dpkg", Kind: squashfs.Dir, Mode: 0o755, ModTime: 1000}}
+		f.root = append(append(f.root, dirs...), text("var/lib/dpkg/status", 0o644, status+"5.2\n"))
+		g.root = append(append(g.root, dirs...), text("var/lib/dpkg/status", 0o644, status+"5.3\n"))
+		a, b := f.put(t), g.put(t)
+		for _, d := range []ingot.Digest{b.image.Manifest.Root.Digest, planBlob(t, b)} { // into one store
+			copyBlob(t, b.store.Blob(d), a.store.Blob(d))
+		}
+		for _, pair := range [][2]image.Image{{a.image, b.image}, {b.image, a.image}} {
+			d, err := Images(t.Context(), &builder.Env{CacheDir: t.TempDir()}, a.store, pair[0], pair[1])
+			if err != nil {
+				t.Errorf("%s: Images = %v", c.name, err)
+				continue
+			}
+			want := []string{fmt.Sprintf("the plan of fake:v1 has format 3, and this ingot writes format %d: %s",
+				builder.PlanFormat, c.lacks)}
+			if diff := cmp.Diff(want, d.Lacks); diff != "" {
+				t.Errorf("%s: what the plan lacks (-want +got):\n%s", c.name, diff)
+			}
+			if len(d.Packages) != 1 || d.Packages[0].Package != "bash" || d.Packages[0].Before == "" ||
+				d.Packages[0].After == "" {
+				t.Errorf("%s: packages %+v; want bash with both versions", c.name, d.Packages)
+			}
+			if k := d.Kernel; k == nil || k.Before != c.kernel && k.After != c.kernel {
+				t.Errorf("%s: kernel %+v; want %s among them", c.name, k, c.kernel)
+			}
+		}
+	}
+}
+
+// TestVerifyOlderPlan: that an image of an older ingot cannot be built again is said in one sentence.
+func TestVerifyOlderPlan(t *testing.T) {
+	for _, lacking := range [][]string{nil, {"skeleton"}} {
+		f := newFake()
+		f.plan.Format, f.lacking = 3, lacking
+		s := f.put(t)
+		_, err := Verify(t.Context(), &builder.Env{CacheDir: t.TempDir(), Offline: true}, s.store, s.image)
+		want := fmt.Sprintf("fake:v1 was built by an older ingot, whose builds this one cannot repeat (its plan has format "+
+			"3, and this ingot builds format %d)", builder.PlanFormat)
+		if !errors.Is(err, builder.ErrOlderIngot) || err.Error() != want {
+			t.Errorf("Verify = %v; want %q", err, want)
+		}
 	}
 }
 

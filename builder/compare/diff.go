@@ -28,6 +28,7 @@ import (
 	"ingot/builder/source"
 	"ingot/builder/squashfs"
 	"ingot/image"
+	"ingot/profiles"
 )
 
 // Diff is how two images differ.
@@ -47,6 +48,8 @@ type Diff struct {
 	Accounts []ingot.MovedAccount `json:"accounts,omitempty"`
 	Root     SizeChange           `json:"root"`   // of the squashfs
 	Shared   int64                `json:"shared"` // bytes of the new root in chunks that the old one has, too
+	// Lacks says of plans of other versions of ingot what they do not record, a sentence for each image.
+	Lacks []string `json:"lacks,omitempty"`
 }
 
 // PackageChange is a package that differs, with the entries of its changelog in between.
@@ -128,19 +131,25 @@ func Images(ctx context.Context, env *builder.Env, s *image.Store, a, b image.Im
 // package databases.
 func (d *Diff) packages(ctx context.Context, s *image.Store, from, to *builder.Contents, cache source.Cache) error {
 	a, b := from.Image, to.Image
-	before, err := builder.PlanOf(s, a)
+	recorded, err := builder.ReadPlan(s, a)
 	if err != nil {
 		return err
 	}
-	after, err := builder.PlanOf(s, b)
+	then, err := builder.ReadPlan(s, b)
 	if err != nil {
 		return err
 	}
+	d.Lacks = append(lacks(recorded, a), lacks(then, b)...)
+	before, after := recorded.Plan, then.Plan
 	d.Trees = lock.TreeChanges(before.Trees, after.Trees)
-	if before.Profile.Base.Tree() && after.Profile.Base.Tree() {
+	pinned := recorded.Has["packages"] && then.Has["packages"]
+	if !pinned || onTree(before.Profile) && onTree(after.Profile) {
 		if err := d.listed(ctx, from, to); err != nil {
 			return err
 		}
+	}
+	if !pinned {
+		before.Packages, after.Packages = nil, nil // all of the other would count as added or removed
 	}
 	for _, c := range lock.PackageChanges(before.Packages, after.Packages) {
 		p := PackageChange{Change: c}
@@ -150,12 +159,44 @@ func (d *Diff) packages(ctx context.Context, s *image.Store, from, to *builder.C
 		d.Packages = append(d.Packages, p)
 	}
 	// The name of a kernel's package contains its release, so a newer one is another package.
-	if x, y := before.Kernel, after.Kernel; x.Name != y.Name || x.Version != y.Version {
+	switch x, y := before.Kernel, after.Kernel; {
+	case x.Name == "" || y.Name == "":
+		if a.Manifest.KernelRelease != b.Manifest.KernelRelease {
+			d.Kernel = &PackageChange{Change: lock.Change{Package: "kernel",
+				Before: a.Manifest.KernelRelease, After: b.Manifest.KernelRelease}}
+		}
+	case x.Name != y.Name || x.Version != y.Version:
 		d.Kernel = &PackageChange{Change: lock.Change{Package: y.Name,
 			Before: kernelVersion(x, a), After: kernelVersion(y, b)}}
 		d.Kernel.readChanges(ctx, cache, x, y)
 	}
 	return ctx.Err()
+}
+
+// onTree reports whether the base of a profile is a tree. Plans of other versions may have no profile.
+func onTree(p *profiles.Profile) bool { return p != nil && p.Base.Tree() }
+
+// lacks says what the plan of another version of ingot does not record, and what is compared instead.
+func lacks(r *builder.RecordedPlan, im image.Image) []string {
+	if r.Exact {
+		return nil
+	}
+	var list []string
+	for _, f := range []struct{ name, instead string }{
+		{"packages", "no packages (dpkg's lists in the roots are compared)"},
+		{"kernel", "no package of the kernel (its release is compared)"},
+		{"accounts", "no numbers of accounts (those in the roots are compared)"},
+		{"profile", "no profile"},
+	} {
+		if !r.Has[f.name] {
+			list = append(list, f.instead)
+		}
+	}
+	if len(list) == 0 {
+		list = []string{"all that is compared"}
+	}
+	return []string{fmt.Sprintf("the plan of %s has format %d, and this ingot writes format %d: it records %s", im.Name,
+		r.Plan.Format, builder.PlanFormat, strings.Join(list, ", "))}
 }
 
 // listed compares the packages in dpkg's status files of two roots.

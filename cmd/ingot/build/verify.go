@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"ingot/builder"
 	"ingot/builder/compare"
 	"ingot/cmd/ingot/command"
 	"ingot/cmd/ingot/show"
@@ -28,7 +29,8 @@ func (a *Commands) verifyCommand() *cobra.Command {
 compare everything bit by bit: kernel, initramfs, root, UKI and manifest. If they differ, the
 paths that differ are listed, and the exit code is 1. Inputs that no mirror has (files of
 the profile's folder, ingot-init, public keys) are taken from the image itself, so an image of
-another store can be verified as well.
+another store can be verified as well. An image can be rebuilt only by the version of ingot
+that built it, or by one that builds the same of its plan: others are refused.
 
 The package scripts run twice, and what they make at random is listed, too: it explains a
 difference, and fails the verification unless the profile allows it. The result of the second
@@ -52,7 +54,7 @@ run is cached for the packages of the plan, and shared with ingot build --check.
 			v, err := compare.Verify(cmd.Context(), env, s, im)
 			if err != nil {
 				bar.Abort()
-				return show.Explain(cmd.Context(), err)
+				return show.Explain(cmd.Context(), notRepeated(im, err))
 			}
 			bar.Finish()
 			if err := a.Show(v, func(w io.Writer) { verdictText(w, im, v, time.Since(start)) }); err != nil {
@@ -64,6 +66,15 @@ run is cached for the packages of the plan, and shared with ingot build --check.
 	f.addMirror(c)
 	c.Flags().BoolVar(&f.offline, "offline", false, "use cached packages, without a mirror")
 	return c
+}
+
+// notRepeated adds the next step for an image that another version of ingot built.
+func notRepeated(im image.Image, err error) error {
+	if errors.Is(err, builder.ErrOlderIngot) || errors.Is(err, builder.ErrOtherIngot) {
+		return show.WithHint(err, "verify it with the ingot that built it, or build it again with this one: ingot build %s; "+
+			"to check its files and its signature: ingot image verify %s", im.Name.Profile, im.Name)
+	}
+	return err
 }
 
 // verdictError returns why an image is not verified; nil: it is.

@@ -68,3 +68,18 @@ func TestVerdictNamesPaths(t *testing.T) {
 		}
 	}
 }
+
+// TestNotRepeated: for an image that another version of ingot built, the next step is said.
+func TestNotRepeated(t *testing.T) {
+	im := image.Image{Name: ingot.ImageName{Profile: "node", Version: "v1"}}
+	for _, err := range []error{builder.ErrOlderIngot, fmt.Errorf("verifying: %w", builder.ErrOtherIngot)} {
+		var hint show.HintError
+		if !errors.As(notRepeated(im, err), &hint) || !strings.Contains(hint.Hint, "ingot build node;") ||
+			!strings.Contains(hint.Hint, "ingot image verify node:v1") {
+			t.Errorf("the next step after %q is %q; want both commands", err, hint.Hint)
+		}
+	}
+	if err := notRepeated(im, errDiffers); err != errDiffers {
+		t.Errorf("another error became %v", err)
+	}
+}

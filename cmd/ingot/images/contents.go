@@ -110,7 +110,8 @@ func (a *Commands) imageDiffCommand() *cobra.Command {
 		Use: "diff IMAGE IMAGE", Short: "compare two images",
 		Long: `Show packages that were added, removed and upgraded, with their changelogs; sizes by package,
 files, kernel, modules, kernel arguments, accounts with other numbers and other settings.
-Changelogs are read from cached packages, because images contain none.
+Changelogs are read from cached packages, because images contain none. An image that another
+version of ingot built is compared as far as its plan goes; what the plan lacks is said first.
 ` + command.ImageHelp,
 		Example: `  ingot image diff node:1 node:2
   ingot image diff node:1 node:2 --files
@@ -140,6 +141,9 @@ Changelogs are read from cached packages, because images contain none.
 // diffText prints a difference for people.
 func diffText(w io.Writer, d *compare.Diff, files bool) {
 	fmt.Fprintf(w, "%s → %s\n", d.From, d.To)
+	for _, l := range d.Lacks {
+		fmt.Fprintf(w, "  %s\n", show.Plain(l))
+	}
 	if len(d.Artifacts)+len(d.Settings)+len(d.Arguments.Added)+len(d.Arguments.Removed) == 0 {
 		fmt.Fprintln(w, "  no difference")
 		return
