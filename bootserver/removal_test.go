@@ -3,6 +3,7 @@ package bootserver
 import (
 	"errors"
 	"testing"
+	"time"
 
 	"ingot/bootserver/api"
 	"ingot/bootserver/booter"
@@ -129,5 +130,58 @@ func TestRemovedBeforeAssigned(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestChangesNeedWholeNames: what changes a machine takes its whole name, and says which; what only
+// looks at it takes the beginning of one, too.
+func TestChangesNeedWholeNames(t *testing.T) {
+	h := newHouseOf(t)
+	ctx := t.Context()
+	other := firstMachine
+	other.MAC, other.UUID = "52:54:00:12:00:02", "d1b2c3a4-0000-4000-8000-525400120002"
+	h.seen(other)
+	const otherID = "m-525400120002"
+	changes := map[string]func(ref string) error{
+		"approve": func(ref string) error { _, err := h.api.Approve(ctx, ref, api.ApproveRequest{}); return err },
+		"assign": func(ref string) error {
+			_, err := h.api.AssignBy(ctx, ref, api.AssignRequest{Image: "lab:v1"})
+			return err
+		},
+		"once":     func(ref string) error { _, err := h.api.Once(ctx, ref, api.OnceRequest{Image: "lab:v1"}); return err },
+		"cancel":   func(ref string) error { _, err := h.api.CancelOnce(ctx, ref); return err },
+		"rollback": func(ref string) error { _, err := h.api.Rollback(ctx, ref); return err },
+		"resume":   func(ref string) error { _, err := h.api.Resume(ctx, ref); return err },
+		"label":    func(ref string) error { _, err := h.api.Label(ctx, ref, api.LabelRequest{}); return err },
+		"rename":   func(ref string) error { _, err := h.api.Rename(ctx, ref, "node09"); return err },
+		"retire":   func(ref string) error { _, err := h.api.Retire(ctx, ref); return err },
+		"forget":   func(ref string) error { _, err := h.api.Forget(ctx, ref, true); return err },
+		"merge":    func(ref string) error { _, err := h.api.Merge(ctx, ref, "node01"); return err },
+		"absorb":   func(ref string) error { _, err := h.api.Merge(ctx, otherID, ref); return err },
+		"grant": func(ref string) error {
+			_, err := h.api.Grant(ctx, ref, api.GrantRequest{Volume: "data", Disk: "X1", For: time.Hour})
+			return err
+		},
+	}
+	for _, c := range []struct{ ref, says, hint string }{
+		{"node0", `"node0" is no machine, but the beginning of m-525400120001 node01`, "write the whole name: node01"},
+		{"m-52540012000", `"m-52540012000" is no machine, but the beginning of 2: m-525400120001 node01, m-525400120002`,
+			"write the whole name: MACHINE"},
+	} {
+		for name, change := range changes {
+			var p api.Problem
+			if err := change(c.ref); !errors.As(err, &p) || p.Code != "machine-inexact" || p.Detail != c.says ||
+				p.Hint() != c.hint {
+				t.Errorf("%s %s: %v (%s, %q); want it refused: %s", name, c.ref, err, p.Code, p.Hint(), c.says)
+			}
+		}
+	}
+	if m, err := h.api.Machine(ctx, "node0"); err != nil || m.ID != machineID {
+		t.Errorf("looking at node0: %s, %v; want node01", m.ID, err)
+	}
+	for _, ref := range []string{"52:54:00:12:00:02", other.UUID, otherID} {
+		if _, err := h.api.Label(ctx, ref, api.LabelRequest{Set: map[string]string{"a": "b"}}); err != nil {
+			t.Errorf("label %s: %v; want it done", ref, err)
+		}
 	}
 }

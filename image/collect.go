@@ -38,14 +38,19 @@ func (s *Store) Remove(ctx context.Context, ref string, inUse map[ingot.Digest]s
 	return s.RemoveUnder(ctx, ref, Fixed(inUse))
 }
 
-// RemoveUnder is Remove for a store whose images in use may change meanwhile.
+// RemoveUnder is Remove for a store whose images in use may change meanwhile. It removes only what ref
+// names exactly, see InexactError.
 func (s *Store) RemoveUnder(ctx context.Context, ref string, guard Guard) (im Image, err error) {
 	unlock, err := s.lock()
 	if err != nil {
 		return Image{}, err
 	}
 	defer unlock()
-	if im, err = s.Get(ctx, ref); err != nil {
+	images, err := s.List(ctx)
+	if err != nil {
+		return Image{}, err
+	}
+	if im, err = Exact(images, ref); err != nil {
 		return im, err
 	}
 	stay, done, err := guard([]Image{im})

@@ -209,6 +209,47 @@ func Find(images []Image, ref string) (Image, error) {
 	return Image{}, fmt.Errorf("%w: %d digests begin with %q; give more digits", ErrAmbiguous, len(found), ref)
 }
 
+// InexactError: a reference is too loose for something that cannot be undone. Only PROFILE:VERSION, a
+// digest, or a beginning of at least 8 digits that no other digest has, will do.
+type InexactError struct {
+	Ref   string
+	Means Image    // what the reference means now
+	Among []string // the names of all images of the profile, if the reference is one
+}
+
+func (e *InexactError) Error() string {
+	name := e.Means.Name.String()
+	switch {
+	case slices.Contains(e.Means.Tags, e.Ref):
+		return fmt.Sprintf("%s is a tag, which can move; it means %s now", e.Ref, name)
+	case len(e.Among) > 1:
+		return fmt.Sprintf("%q is a profile with %d images, %s, and means %s, the newest of them", e.Ref, len(e.Among),
+			strings.Join(e.Among, ", "), name)
+	case len(e.Among) == 1:
+		return fmt.Sprintf("%q is a profile, and means %s, its only image", e.Ref, name)
+	}
+	return fmt.Sprintf("%q has too few digits; it means %s now, digest %s", e.Ref, name, e.Means.Digest)
+}
+
+// exactDigits is how many digits of a digest name an image exactly.
+const exactDigits = 8
+
+// Exact returns the image that a reference names exactly, see InexactError.
+func Exact(images []Image, ref string) (Image, error) {
+	im, err := Find(images, ref)
+	hex := strings.TrimPrefix(ref, "sha256:")
+	if err != nil || im.Name.String() == ref || len(hex) >= exactDigits && strings.HasPrefix(im.Digest.Hex(), hex) {
+		return im, err
+	}
+	loose := &InexactError{Ref: ref, Means: im}
+	for _, other := range images {
+		if other.Name.Profile == ref {
+			loose.Among = append(loose.Among, other.Name.String())
+		}
+	}
+	return im, loose
+}
+
 // available lists the images of the store, for the error about an unknown name.
 func available(images []Image) string {
 	if len(images) == 0 {

@@ -80,7 +80,9 @@ func TestSceneBuildInterrupted(t *testing.T) {
 		}
 		if err == nil {
 			t.Logf("%v after %q came too late", c.sig, c.step)
-			s.ok("image", "rm", "lab")
+			for _, name := range s.images() {
+				s.ok("image", "rm", name)
+			}
 			continue
 		}
 		if images := s.images(); len(images) > 0 {

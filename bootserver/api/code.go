@@ -48,6 +48,7 @@ const (
 	CodeMethod             Code = "method-not-allowed"
 	CodeMachineNotFound    Code = "machine-not-found"
 	CodeMachineAmbiguous   Code = "machine-ambiguous"
+	CodeMachineInexact     Code = "machine-inexact"
 	CodeMachineApproved    Code = "machine-approved"
 	CodeSameMachine        Code = "same-machine"
 	CodeBothApproved       Code = "both-approved"
@@ -66,6 +67,7 @@ const (
 	CodePageGone           Code = "page-gone"
 	CodeImageNotFound      Code = "image-not-found"
 	CodeImageAmbiguous     Code = "image-ambiguous"
+	CodeImageInexact       Code = "image-inexact"
 	CodeImageInUse         Code = "image-in-use"
 	CodeImageUntrusted     Code = "image-untrusted"
 	CodeImageDamaged       Code = "image-damaged"
@@ -170,6 +172,9 @@ var accessCodes = []meaning{
 var machineCodes = []meaning{
 	{CodeMachineNotFound, 404, "No machine has the id, name, MAC address or UUID. Parameter: ref.", "ingot machine ls"},
 	{CodeMachineAmbiguous, 409, "Several machines match. Parameter: ref.", "give the id of the one that is meant"},
+	{CodeMachineInexact, 409, "What changes a machine takes its whole id, name, MAC address or UUID, not the " +
+		"beginning of one. Parameters: ref, and machine if it is the beginning of one only.",
+		"write the whole name: {machine}"},
 	{CodeMachineApproved, 409, "The machine is approved and is forgotten only by force. Parameter: machine.",
 		"ingot machine retire {machine}, or give --force"},
 	{CodeSameMachine, 400, "A machine cannot be merged with itself.", "ingot machine ls"},
@@ -207,6 +212,8 @@ var machineCodes = []meaning{
 var imageCodes = []meaning{
 	{CodeImageNotFound, 404, "The store has no such image, tag or key.", "ingot image ls"},
 	{CodeImageAmbiguous, 409, "Several images match.", "give more digits: ingot image ls"},
+	{CodeImageInexact, 409, "An image to remove is named by PROFILE:VERSION, by its digest or by at least 8 " +
+		"digits of it. Parameter: image, what the reference means.", "if you mean that image: ingot image rm {image}"},
 	{CodeImageInUse, 409, "A machine needs the image, or the configuration gives it to new machines.",
 		"give it another image first: ingot assign MACHINE IMAGE"},
 	{CodeImageUntrusted, 400, "No release key that the store trusts signed the image.", "ingot image ls"},

@@ -86,7 +86,7 @@ func imageRoutes(r *routes, b Images) {
 		func(ctx context.Context, _ *nothingIn) ([]Image, error) { return b.Images(ctx) })
 	add(r, "GET /v1/images/{ref}", access.Read, "One image of the store",
 		func(ctx context.Context, in *ImageIn) (Image, error) { return b.Image(ctx, in.Ref) })
-	add(r, "DELETE /v1/images/{ref}", access.Admin, "Remove an image that no machine needs",
+	add(r, "DELETE /v1/images/{ref}", access.Admin, "Remove an image that no machine needs; ref is exact",
 		func(ctx context.Context, in *ImageIn) (Image, error) {
 			return b.RemoveImage(ctx, in.Ref)
 		})

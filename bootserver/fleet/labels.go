@@ -101,29 +101,36 @@ func CheckName(name string) error {
 	return nil
 }
 
-// Match returns the machines that ref names: the one with that ID, else all with that host name, MAC
-// address or UUID, else all whose ID, host name or UUID begins with ref (at least 3
-// characters).
-func Match(machines []Machine, ref string) []Machine {
+// Named returns the machines that ref names in full: the one with that ID, else all with that host
+// name, MAC address or UUID.
+func Named(machines []Machine, ref string) (whole []Machine) {
 	mac, err := ingot.ParseMAC(ref)
 	if err != nil {
 		mac = ref
 	}
 	uuid := cmp.Or(ingot.PlausibleUUID(ref), ref)
-	var whole, beginnings []Machine
 	for _, m := range machines {
 		switch {
 		case string(m.ID) == ref:
 			return []Machine{m}
 		case m.Name != "" && m.Name == ref, m.UUID != "" && m.UUID == uuid, slices.Contains(m.MACs, mac):
 			whole = append(whole, m)
-		case len(ref) >= 3 && (strings.HasPrefix(string(m.ID), ref) || strings.HasPrefix(m.Name, ref) ||
-			strings.HasPrefix(m.UUID, ref)):
-			beginnings = append(beginnings, m)
 		}
 	}
-	if len(whole) > 0 {
+	return whole
+}
+
+// Match returns the machines that ref names: those that Named returns, else all whose ID, host name or
+// UUID begins with ref (at least 3 characters).
+func Match(machines []Machine, ref string) []Machine {
+	if whole := Named(machines, ref); len(whole) > 0 || len(ref) < 3 {
 		return whole
+	}
+	var beginnings []Machine
+	for _, m := range machines {
+		if strings.HasPrefix(string(m.ID), ref) || strings.HasPrefix(m.Name, ref) || strings.HasPrefix(m.UUID, ref) {
+			beginnings = append(beginnings, m)
+		}
 	}
 	return beginnings
 }

@@ -45,14 +45,14 @@ func (o *Operator) change(ctx context.Context, code fleet.Code, ref string, deci
 	var changed fleet.Machine
 	var changes []fleet.Change
 	err = repeat(func() error {
-		picked, err := o.find(ref)
+		picked, err := o.findNamed(ref)
 		if err != nil {
 			return err
 		}
 		now := o.now()
 		return o.state.Update(func(tx state.Tx) error {
 			m, known := tx.Machine(picked.ID)
-			if !known || len(fleet.Match([]fleet.Machine{m}, ref)) == 0 {
+			if !known || len(fleet.Named([]fleet.Machine{m}, ref)) == 0 {
 				return errStale
 			}
 			d := newDecision(ctx, m, now)
@@ -98,6 +98,25 @@ func pick(machines []fleet.Machine, ref string) (fleet.Machine, error) {
 		return fleet.Machine{}, api.NewProblem(api.CodeMachineAmbiguous,
 			fmt.Sprintf("%d machines match %q: %s", len(found), ref, several(found)), "ref", ref)
 	}
+}
+
+// pickNamed is pick for what changes a machine: the beginning of a name is not enough. A machine that is
+// added later would make it mean another one.
+func pickNamed(machines []fleet.Machine, ref string) (fleet.Machine, error) {
+	if whole := fleet.Named(machines, ref); len(whole) > 0 {
+		return pick(whole, ref)
+	}
+	found := fleet.Match(machines, ref)
+	switch len(found) {
+	case 0:
+		return pick(nil, ref)
+	case 1:
+		return fleet.Machine{}, api.NewProblem(api.CodeMachineInexact,
+			fmt.Sprintf("%q is no machine, but the beginning of %s", ref, several(found)), "ref", ref,
+			"machine", found[0].Hostname())
+	}
+	return fleet.Machine{}, api.NewProblem(api.CodeMachineInexact,
+		fmt.Sprintf("%q is no machine, but the beginning of %d: %s", ref, len(found), several(found)), "ref", ref)
 }
 
 // several lists machines by id and name, the first of many.

@@ -335,6 +335,9 @@ func (e Editor) keys() string { return filepath.Join(e.Store.Root(), "keys") }
 // storeProblem returns err as the api.Problem that operators get for an error of the store, or err itself
 // when it is none.
 func storeProblem(err error) error {
+	if loose := (*image.InexactError)(nil); errors.As(err, &loose) {
+		return api.NewProblem(api.CodeImageInexact, err.Error(), "image", loose.Means.Name.String())
+	}
 	for _, p := range []struct {
 		is   error
 		code api.Code

@@ -81,7 +81,7 @@ func (o *Operator) Retire(ctx context.Context, ref string) (api.Machine, error) 
 
 // Forget implements api.Machinery.
 func (o *Operator) Forget(ctx context.Context, ref string, force bool) (api.Machine, error) {
-	picked, err := o.find(ref)
+	picked, err := o.findNamed(ref)
 	if err != nil {
 		return api.Machine{}, err
 	}
@@ -113,11 +113,11 @@ func (o *Operator) Forget(ctx context.Context, ref string, force bool) (api.Mach
 // Merge implements api.Machinery: from becomes a part of into, and its boots go
 // on as boots of into.
 func (o *Operator) Merge(ctx context.Context, from, into string) (api.Machine, error) {
-	one, err := o.find(from)
+	one, err := o.findNamed(from)
 	if err != nil {
 		return api.Machine{}, err
 	}
-	other, err := o.find(into)
+	other, err := o.findNamed(into)
 	if err != nil {
 		return api.Machine{}, err
 	}

@@ -20,7 +20,7 @@ func (o *Operator) Once(ctx context.Context, ref string, q api.OnceRequest) (m a
 	}
 	err = repeat(func() error {
 		removed := o.state.Removed()
-		picked, err := o.find(ref)
+		picked, err := o.findNamed(ref)
 		if err != nil {
 			return err
 		}

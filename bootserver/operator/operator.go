@@ -128,6 +128,11 @@ func (o *Operator) Machine(ref string) (api.Machine, error) { return converted(o
 // find returns the one machine that ref names.
 func (o *Operator) find(ref string) (fleet.Machine, error) { return pick(o.state.Machines(), ref) }
 
+// findNamed returns the one machine that ref names in full, see pickNamed.
+func (o *Operator) findNamed(ref string) (fleet.Machine, error) {
+	return pickNamed(o.state.Machines(), ref)
+}
+
 // Boots implements api.Backend.
 func (o *Operator) Boots(q api.BootsRequest) ([]api.Boot, string, error) {
 	var id ingot.MachineID
@@ -184,7 +189,7 @@ func (o *Operator) assign(ctx context.Context, code fleet.Code, ref string, q ap
 		if err != nil {
 			return storeProblem(err)
 		}
-		picked, err := o.find(ref)
+		picked, err := o.findNamed(ref)
 		if err != nil {
 			return err
 		}
@@ -239,7 +244,7 @@ func (o *Operator) Assign(ctx context.Context, ref string, q api.AssignRequest) 
 // Rollback implements api.Backend.
 func (o *Operator) Rollback(ctx context.Context, ref string, force bool) (m api.Machine, err error) {
 	err = repeat(func() error {
-		picked, err := o.find(ref)
+		picked, err := o.findNamed(ref)
 		if err != nil {
 			return err
 		}

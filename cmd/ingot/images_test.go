@@ -289,3 +289,47 @@ func TestConversionIsReported(t *testing.T) {
 		t.Errorf("image tag, once more: %q; want nothing about a conversion", stderr)
 	}
 }
+
+// TestRemovedByWholeName: an image is removed by what names no other one tomorrow. Anything else is
+// refused with what it means now, and the command that removes that.
+func TestRemovedByWholeName(t *testing.T) {
+	s := newShop(t)
+	v3, err := s.images.Tag(t.Context(), "lab:v3", "lab:stable")
+	if err != nil {
+		t.Fatal(err)
+	}
+	v2, err := s.images.Get(t.Context(), "lab:v2")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct{ ref, says string }{
+		{"lab", `"lab" is a profile with 3 images, lab:v1, lab:v2, lab:v3, and means lab:v3, the newest of them`},
+		{"lab:stable", "lab:stable is a tag, which can move; it means lab:v3 now"},
+		{v3.Digest.Hex()[:7], `"` + v3.Digest.Hex()[:7] + `" has too few digits; it means lab:v3 now`},
+		{string(v3.Digest[:len("sha256:")+6]), "has too few digits; it means lab:v3 now"},
+	} {
+		code, stdout, stderr := call(t, "", "--store", s.root, "image", "rm", c.ref)
+		if code != 1 || !strings.Contains(stderr, c.says) || !strings.Contains(stderr, "→ if you mean that image: "+
+			"ingot image rm lab:v3\n") {
+			t.Errorf("ingot image rm %s = %d\n%s%s\nwant %q, and how to remove lab:v3", c.ref, code, stdout, stderr, c.says)
+		}
+	}
+	if list, err := s.images.List(t.Context()); err != nil || len(list) != 3 {
+		t.Fatalf("the store has %d images, %v; want all three", len(list), err)
+	}
+	_, completed, _ := call(t, "", "__complete", "--store", s.root, "image", "rm", "")
+	for _, want := range []string{"lab:v1\t", "lab:v2\t", "lab:v3\t"} {
+		if !strings.Contains(completed, want) || strings.Contains(completed, "stable") {
+			t.Errorf("ingot image rm completes\n%s\nwant %q, and no tag", completed, want)
+		}
+	}
+	for _, ref := range []string{v2.Digest.Hex()[:8], "lab:v3"} {
+		if code, stdout, stderr := call(t, "", "--store", s.root, "image", "rm", ref); code != 0 {
+			t.Errorf("ingot image rm %s = %d\n%s%s", ref, code, stdout, stderr)
+		}
+	}
+	if code, _, stderr := call(t, "", "--store", s.root, "image", "rm", "lab"); code != 1 ||
+		!strings.Contains(stderr, `"lab" is a profile, and means lab:v1, its only image`) {
+		t.Errorf("ingot image rm lab = %d %s; want it refused also when there is one image", code, stderr)
+	}
+}

@@ -94,6 +94,14 @@ func (a *App) ServerImages(ctx context.Context) (values []cobra.Completion) {
 	return values
 }
 
+// StoreVersions completes images like StoreImages, without their tags.
+func (a *App) StoreVersions(ctx context.Context) []cobra.Completion {
+	return slices.DeleteFunc(a.StoreImages(ctx), func(v cobra.Completion) bool {
+		_, about, _ := strings.Cut(v, "\t")
+		return strings.Contains(about, ":") // a tag: of a version it is the digest
+	})
+}
+
 // StoreImages completes images of the store, or of the server that was named.
 func (a *App) StoreImages(ctx context.Context) (values []cobra.Completion) {
 	if a.Elsewhere() {

@@ -202,7 +202,10 @@ func (a *Commands) imageRmCommand() *cobra.Command {
 		Long: `Remove an image and its tags. An image that is assigned to a machine, runs on one, may be
 fallen back to, or is given to new machines by the configuration, is not removed. To free the
 space afterwards: ingot image gc
-` + command.ImageHelp + "\n" + whoseStore,
+
+IMAGE is PROFILE:VERSION, a digest, or at least 8 digits of one that no other begins with. A
+profile or a tag, which mean another image tomorrow, are refused.
+` + whoseStore,
 		Example: "  ingot image rm lab:v1 && ingot image gc", Args: command.ExactArgs("IMAGE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			editor, done, err := a.editor(cmd.Context())

@@ -24,7 +24,7 @@ func (a *Commands) labelCommand() *cobra.Command {
 		Long: `Set and remove labels of machines. Every command that takes machines also takes a selector
 of labels.
 
-` + naming,
+` + wholeNames,
 		Example: `  ingot machine label 'node[01-40]' rack=r1 role=db
   ingot machine label node07 role-
   ingot assign rack=r1 node:7`,
@@ -85,7 +85,7 @@ func (a *Commands) retireCommand() *cobra.Command {
 		Long: `A retired machine is refused when it boots; a running system is not changed. To undo it:
 ingot machine approve MACHINE
 
-` + naming,
+` + wholeNames,
 		Example: "  ingot machine retire node07", Args: command.LeastArgs("MACHINE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx := cmd.Context()
@@ -105,7 +105,7 @@ for approval. An approved machine is deleted only with --force.
 With --pending, delete all machines that wait for approval, except those with a name or an image.
 Use it after somebody made the server record thousands of machines that do not exist.
 
-` + naming,
+` + wholeNames,
 		Example: "  ingot machine forget m-525400120009\n  ingot machine forget --pending", Args: cobra.ArbitraryArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx := cmd.Context()
@@ -157,7 +157,8 @@ func (a *Commands) mergeCommand() *cobra.Command {
 		Long: `A machine that boots with another network card or board is pending as a new machine, with a
 question for the operator. Merge it if it is the known machine: that keeps its name, image
 and boots, and boots within seconds. Approve it if it is another machine.
-NEW must not be approved: an approved machine is never merged away.`,
+NEW must not be approved: an approved machine is never merged away. Both are whole IDs, host
+names, MAC addresses or UUIDs.`,
 		Example: `  ingot machine ls                                # question: … the card is new, or …
   ingot machine merge m-525400120099 node01`,
 		Args: command.ExactArgs("NEW", "MACHINE"),

@@ -202,7 +202,7 @@ func (a *Commands) resumeCommand() *cobra.Command {
 		Long: `Clear the failures of a machine that is held or that fell back, so that its next boot tries
 the assigned image again. A held machine continues within seconds.
 
-` + naming,
+` + wholeNames,
 		Example: "  ingot resume node01", Args: command.LeastArgs("MACHINE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.eachMachine(cmd.Context(), args, func(n string) (api.Machine, error) {

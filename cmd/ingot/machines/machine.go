@@ -89,7 +89,7 @@ func (a *Commands) approveCommand() *cobra.Command {
 		Long: `Approve a pending machine. The same step can name it and assign an image. A machine that
 waits at its boot screen retries every few seconds, and then boots.
 
-` + naming,
+` + wholeNames,
 		Example: "  ingot machine approve m-525400120001 --name node01 --image lab:v1",
 		Args:    command.LeastArgs("MACHINE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -131,7 +131,7 @@ initramfs, and when it fails. Without IMAGE, that boot is of the image that the 
 anyway. What becomes of it does not count for or against an image. It is used up when the machine
 has fetched kernel and initramfs; --cancel takes it back before, and so does another assignment.
 
-` + naming,
+` + wholeNames,
 		Example: `  ingot assign node01 lab:v2 --why 'kernel fix'
   ingot assign 'node[01-40]' lab:v2
   ingot assign rack=r1 lab:v2
@@ -178,7 +178,7 @@ func (a *Commands) rollbackCommand() *cobra.Command {
 		Long: `Assign the most recent other image that was healthy on this machine. It takes effect at
 the machine's next boot.
 
-` + naming,
+` + wholeNames,
 		Example: "  ingot rollback node01", Args: command.ExactArgs("MACHINE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx := cmd.Context()
@@ -209,7 +209,7 @@ read between them, is enough.
 A volume says on its disk to which machine it belongs. With --adopt, the machine takes over
 a volume that belongs to another machine, or that does not say to which; nothing is formatted.
 
-` + naming,
+` + wholeNames,
 		Example: "  ingot grant node01 data --disk S5GXNX0T123456\n" +
 			"  ingot grant node01 data --disk S5GXNX0T123456 --adopt",
 		Args: command.ExactArgs("MACHINE", "VOLUME"),

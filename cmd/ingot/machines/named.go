@@ -14,10 +14,15 @@ import (
 	"ingot/cmd/ingot/show"
 )
 
-// naming is in the help of every command that takes machines.
+// naming is in the help of commands that show machines.
 const naming = `MACHINE is an ID, a host name, a MAC address, a UUID or a unique prefix of one; a hostlist
 such as node[01-40]; or a label selector: rack=r1,role!=db, or gpu for all machines with that
 label. A word that is both the name of a machine and a label means the machine.`
+
+// wholeNames is in the help of commands that change machines.
+const wholeNames = `MACHINE is a whole ID, host name, MAC address or UUID; a hostlist such as node[01-40]; or a label
+selector: rack=r1,role!=db, or gpu for all machines with that label. A word that is both the
+name of a machine and a label means the machine.`
 
 // hosts returns the names of the machines that arguments name, each once. A word
 // that names no machine is returned as it is: the server reports it.
