@@ -2,6 +2,7 @@ package bootserver
 
 import (
 	"errors"
+	"strings"
 	"testing"
 	"time"
 
@@ -182,6 +183,29 @@ func TestChangesNeedWholeNames(t *testing.T) {
 	for _, ref := range []string{"52:54:00:12:00:02", other.UUID, otherID} {
 		if _, err := h.api.Label(ctx, ref, api.LabelRequest{Set: map[string]string{"a": "b"}}); err != nil {
 			t.Errorf("label %s: %v; want it done", ref, err)
+		}
+	}
+}
+
+// TestWhySaysMissingImage: a machine that waits for approval, or that a rule approved, says that the rule's
+// image is not in the store, until it is.
+func TestWhySaysMissingImage(t *testing.T) {
+	for approve, want := range map[bool]string{
+		true: `waits for its first image. lab:v9 cannot be served: no such image: "lab:v9"; the store has lab:v1.`,
+		false: `lab:v9, which it is given when it is approved, cannot be served: no such image: "lab:v9"; the store has ` +
+			`lab:v1.`,
+	} {
+		h := newHouse(t)
+		h.put("v1")
+		h.SetPolicy(h.withRule(fleet.Rule{MAC: "52:54:00:12:*", Approve: approve, Image: "lab:v9"}))
+		h.seen(firstMachine)
+		y, err := h.api.Why(t.Context(), machineID)
+		if err != nil || !strings.Contains(y.Words, want) || len(y.Steps) == 0 {
+			t.Errorf("approve %v: why = %q, %v, %v; want %q and a next step", approve, y.Words, y.Steps, err, want)
+		}
+		h.put("v9")
+		if y, err := h.api.Why(t.Context(), machineID); err != nil || strings.Contains(y.Words, "cannot be served") {
+			t.Errorf("approve %v: once it is built, why = %q, %v", approve, y.Words, err)
 		}
 	}
 }

@@ -312,6 +312,15 @@ func policyOf(c config.Boots) booter.Policy {
 // FirstImages returns the images that a configuration gives to new machines.
 func FirstImages(c config.Boots) []string { return policyOf(c).FirstImages() }
 
+// Missing returns those images that a configuration gives to new machines and that a store with these
+// images lacks.
+func Missing(c config.Boots, have []image.Image) []fleet.First {
+	return slices.DeleteFunc(policyOf(c).Firsts(), func(f fleet.First) bool {
+		_, err := image.Find(have, f.Image)
+		return err == nil
+	})
+}
+
 // checkFirst returns an error if the image that new machines get cannot be assigned.
 func (s *Server) checkFirst(ctx context.Context, c config.Boots) error {
 	if c.Image == "" {

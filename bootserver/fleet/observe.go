@@ -26,13 +26,27 @@ type BootPolicy struct {
 // Healing returns the policy for images that fail.
 func (p BootPolicy) Healing() Policy { return Policy{Attempts: p.Attempts, After: p.After} }
 
-// FirstImages returns the names of the images that may be assigned to new machines.
-func (p BootPolicy) FirstImages() []string {
-	list := []string{p.Image}
+// First is an image that new machines get.
+type First struct {
+	By    string `json:"by"` // what gives it: "the rule for mac 52:54:00:*"
+	Image string `json:"image"`
+}
+
+// Firsts returns the images that may be assigned to new machines.
+func (p BootPolicy) Firsts() []First {
+	list := []First{{"boots.image", p.Image}}
 	for _, r := range p.Rules {
-		list = append(list, r.Image)
+		list = append(list, First{r.String(), r.Image})
 	}
-	return slices.DeleteFunc(list, func(name string) bool { return name == "" })
+	return slices.DeleteFunc(list, func(f First) bool { return f.Image == "" })
+}
+
+// FirstImages returns the names of the images that may be assigned to new machines.
+func (p BootPolicy) FirstImages() (names []string) {
+	for _, f := range p.Firsts() {
+		names = append(names, f.Image)
+	}
+	return names
 }
 
 // Sender is the program that sends a boot request.

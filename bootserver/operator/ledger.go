@@ -119,6 +119,12 @@ func (o *Operator) Why(ref string) (api.Why, error) {
 	if err := o.servable(m, &story.First); err != nil {
 		story.Unservable, story.Untrusted = err.Error(), errors.Is(err, image.ErrSignature)
 	}
+	if approved := m; m.State == fleet.Pending {
+		approved.State = fleet.Approved // as a rule or an operator makes it
+		if err := o.servable(approved, &story.First); err != nil && story.First != "" {
+			story.Unservable = err.Error()
+		}
+	}
 	words, next := explain.Why(story)
 	return api.Why{Machine: m.ID, Name: m.Hostname(), Words: words, Steps: each(next, api.StepOf)}, nil
 }

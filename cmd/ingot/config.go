@@ -1,17 +1,25 @@
 package main
 
 import (
+	"cmp"
+	"context"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"ingot/bootserver"
 	"ingot/bootserver/config"
+	"ingot/bootserver/fleet"
 	"ingot/cmd/ingot/command"
 	"ingot/cmd/ingot/show"
+	"ingot/image"
 )
 
 // configFlag adds --config; given empty it means that no file is read.
@@ -29,10 +37,11 @@ func (a *app) configCommand() *cobra.Command {
 	check := &cobra.Command{
 		Use: "check", Short: "check the configuration and report all mistakes", Args: command.ExactArgs(),
 		Long: `Check the configuration and its drop-ins. Every mistake is reported with file, line and what to
-write instead; the exit code is then 1.`,
+write instead; the exit code is then 1. Images that the configuration gives to new machines and
+that the store of this host lacks are warned of.`,
 		Example: `  ingot config check
   ingot config check --config ./ingot.yaml`,
-		RunE: func(*cobra.Command, []string) error { return a.configCheck(checked) },
+		RunE: func(cmd *cobra.Command, _ []string) error { return a.configCheck(cmd.Context(), checked) },
 	}
 	a.configFlag(check.Flags(), &checked)
 	show := &cobra.Command{
@@ -79,14 +88,41 @@ func (a *app) loadConfig(file string) (*config.Config, []string, error) {
 	return c, files, err
 }
 
-func (a *app) configCheck(file string) error {
-	_, files, err := a.loadConfig(file)
+func (a *app) configCheck(ctx context.Context, file string) error {
+	c, files, err := a.loadConfig(file)
 	if err != nil {
 		return err
 	}
-	return a.Show(map[string]any{"files": files}, func(w io.Writer) {
+	root := cmp.Or(c.Store, a.StoreRoot())
+	missing, err := a.missing(ctx, c.Boots, root)
+	if err != nil {
+		return err
+	}
+	view := map[string]any{"files": files}
+	if len(missing) > 0 {
+		view["missing"] = missing
+	}
+	return a.Show(view, func(w io.Writer) {
 		fmt.Fprintf(w, "no mistakes in %s\n", strings.Join(files, ", "))
+		for _, f := range missing {
+			fmt.Fprintf(w, "warning: %s gives %s to new machines, which %s does not have\n  → build or pull it, or change "+
+				"the configuration: ingot image ls\n", f.By, f.Image, root)
+		}
 	})
+}
+
+// missing returns the images that new machines get and that the store lacks. A host without the store
+// cannot know.
+func (a *app) missing(ctx context.Context, c config.Boots, root string) ([]fleet.First, error) {
+	if _, err := os.Stat(filepath.Join(root, "images")); errors.Is(err, fs.ErrNotExist) {
+		return nil, nil // opening a store makes it
+	}
+	s, err := image.Open(ctx, root)
+	if err != nil {
+		return nil, err
+	}
+	have, err := s.List(ctx)
+	return bootserver.Missing(c, have), err
 }
 
 func (a *app) configShow(file string) error {

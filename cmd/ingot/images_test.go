@@ -333,3 +333,33 @@ func TestRemovedByWholeName(t *testing.T) {
 		t.Errorf("ingot image rm lab = %d %s; want it refused also when there is one image", code, stderr)
 	}
 }
+
+// TestCheckSaysMissingImages: the check of a configuration warns of images for new machines that this
+// host's store lacks. Without a store there is nothing to compare with.
+func TestCheckSaysMissingImages(t *testing.T) {
+	s := newShop(t)
+	file := filepath.Join(t.TempDir(), "ingot.yaml")
+	const text = "boots:\n  rules:\n    - {mac: '52:54:00:*', approve: true, image: 'lab:v9'}\n" +
+		"    - {vendor: QEMU, image: 'lab:v1'}\n"
+	if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	code, stdout, stderr := call(t, "", "--store", s.root, "config", "check", "--config", file)
+	want := "warning: the rule for mac 52:54:00:* gives lab:v9 to new machines, which " + s.root +
+		" does not have\n  → build"
+	if code != 0 || !strings.Contains(stdout, want) || strings.Contains(stdout, "lab:v1") {
+		t.Errorf("config check = %d\n%s%s\nwant %q, and nothing of lab:v1", code, stdout, stderr, want)
+	}
+	_, stdout, _ = call(t, "", "--store", s.root, "config", "check", "--config", file, "-o", "json")
+	if !strings.Contains(stdout, `"image": "lab:v9"`) {
+		t.Errorf("config check -o json:\n%s\nwant lab:v9 in it", stdout)
+	}
+	none := filepath.Join(t.TempDir(), "none")
+	if code, stdout, _ := call(t, "", "--store", none, "config", "check", "--config", file); code != 0 ||
+		strings.Contains(stdout, "warning") {
+		t.Errorf("config check without a store = %d\n%s", code, stdout)
+	}
+	if _, err := os.Stat(none); err == nil {
+		t.Error("config check made a store")
+	}
+}

@@ -46,6 +46,10 @@ func Why(s Story) (words string, next []advice.Step) {
 		s.Boots = s.Boots[:i+1]
 	}
 	words, next = s.state()
+	if s.Machine.State == fleet.Pending && s.First != "" && s.Unservable != "" {
+		words += fmt.Sprintf(" %s, which it is given when it is approved, cannot be served: %s.", s.First, s.Unservable)
+		next = append(next, advice.New(advice.ListImages), advice.New(advice.ShowConfiguration))
+	}
 	if past, more := s.past(); past != "" && s.Machine.State == fleet.Approved {
 		words += " " + past
 		if more.Code != "" {

@@ -24,6 +24,7 @@ import (
 	"github.com/spf13/pflag"
 	"golang.org/x/sys/unix"
 
+	"ingot/bootserver"
 	"ingot/bootserver/access"
 	"ingot/bootserver/api"
 	"ingot/bootserver/config"
@@ -33,6 +34,7 @@ import (
 	"ingot/cmd/ingot/client"
 	"ingot/cmd/ingot/command"
 	"ingot/cmd/ingot/show"
+	"ingot/image"
 )
 
 // Options are the parts of ingot that doctor examines or uses.
@@ -154,6 +156,7 @@ func (d examination) examine(ctx context.Context, c config.Config, broken error,
 	}
 	add(examineHere(root, running)...)
 	add(d.examineImages(ctx, root, running)...)
+	add(examineFirst(ctx, c.Boots, root)...)
 	add(examineKeys(root, pid)...)
 	if trial && running {
 		add(asClient(ctx, network.Interfaces, httpPort(c))...)
@@ -261,6 +264,32 @@ func examineHere(root string, running bool) (list []Finding) {
 		list = append(list, examineState(root)...)
 	}
 	return append(list, examineLoaders(root)...)
+}
+
+// examineFirst checks the images that the configuration gives to new machines.
+func examineFirst(ctx context.Context, c config.Boots, root string) (list []Finding) {
+	const check = "images of rules"
+	names := bootserver.FirstImages(c)
+	if _, err := os.Stat(filepath.Join(root, "images")); err != nil || len(names) == 0 {
+		return nil // opening a store makes it
+	}
+	s, err := image.Open(ctx, root)
+	if err != nil {
+		return []Finding{found(check, Error, client.NextStep(err), "%v", err)}
+	}
+	have, err := s.List(ctx)
+	if err != nil {
+		return []Finding{found(check, Error, client.NextStep(err), "%v", err)}
+	}
+	for _, f := range bootserver.Missing(c, have) {
+		list = append(list, found(check, Error, "build or pull it, or change the configuration: ingot image ls",
+			"%s gives %s to new machines, and the store has "+
+				"no such image", f.By, f.Image))
+	}
+	if len(list) == 0 {
+		list = append(list, found(check, OK, "", "the store has those of new machines (%d)", len(names)))
+	}
+	return list
 }
 
 // examineKeys checks the secret keys. pid is the server's; empty when none runs.

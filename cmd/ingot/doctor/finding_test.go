@@ -19,6 +19,8 @@ import (
 	"ingot/bootserver/api"
 	"ingot/bootserver/config"
 	"ingot/bootserver/dhcp4"
+	"ingot/bootserver/fleet"
+	"ingot/image"
 )
 
 // TestFindings: each thing that keeps machines from booting is found, with a
@@ -201,4 +203,25 @@ func loaders(t *testing.T, lock string, damage func(dir string) error) (root str
 		}
 	}
 	return root
+}
+
+// TestMissingImagesOfRules: doctor finds images that the configuration gives to new machines and that
+// the store lacks.
+func TestMissingImagesOfRules(t *testing.T) {
+	root := t.TempDir()
+	c := config.Boots{Rules: []fleet.Rule{{Port: "Eth1/*", Approve: true, Image: "lab:v9"}}}
+	if list := examineFirst(t.Context(), c, root); len(list) > 0 {
+		t.Errorf("without a store: %+v; want nothing", list)
+	}
+	if _, err := image.Open(t.Context(), root); err != nil {
+		t.Fatal(err)
+	}
+	list := examineFirst(t.Context(), c, root)
+	if len(list) != 1 || list[0].State != Error || list[0].Text != "the rule for port Eth1/* gives lab:v9 to new "+
+		"machines, and the store has no such image" || !strings.Contains(list[0].Fix, "ingot image ls") {
+		t.Errorf("examineFirst = %+v; want an error about lab:v9", list)
+	}
+	if list := examineFirst(t.Context(), config.Boots{}, root); len(list) > 0 {
+		t.Errorf("without rules: %+v; want nothing", list)
+	}
 }
