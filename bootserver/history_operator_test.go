@@ -71,7 +71,7 @@ func (s *history) operates(t *rapid.T) {
 		then = func() {}
 	case "grant":
 		answer, err = s.operator.Grant(t.Context(), ref, api.GrantRequest{Volume: "data",
-			Disk: draw(t, []string{"", "S1"}, "disk"), For: time.Hour})
+			Disk: draw(t, []string{"", "S1"}, "disk"), For: time.Hour, Force: true})
 		then = func() {}
 	default:
 		map[string]func(*rapid.T, fleet.Machine, []byte){"forget": s.forgets, "merge": s.merges,

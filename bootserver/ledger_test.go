@@ -45,7 +45,7 @@ func TestLedgerOfATicket(t *testing.T) {
 	grant := func(volume, disk string) {
 		t.Helper()
 		if _, err := h.api.Grant(t.Context(), "node01", api.GrantRequest{Volume: volume, Disk: disk,
-			For: time.Hour}); err != nil {
+			For: time.Hour, Force: true}); err != nil {
 			t.Fatal(err)
 		}
 	}

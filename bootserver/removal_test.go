@@ -163,6 +163,7 @@ func TestChangesNeedWholeNames(t *testing.T) {
 			_, err := h.api.Grant(ctx, ref, api.GrantRequest{Volume: "data", Disk: "X1", For: time.Hour})
 			return err
 		},
+		"withdraw": func(ref string) error { _, err := h.api.WithdrawGrant(ctx, ref, "data"); return err },
 	}
 	for _, c := range []struct{ ref, says, hint string }{
 		{"node0", `"node0" is no machine, but the beginning of m-525400120001 node01`, "write the whole name: node01"},

@@ -40,6 +40,8 @@ type Backend interface {
 	Rollback(ctx context.Context, ref string, force bool) (Machine, error)
 	Resume(ctx context.Context, ref string) (Machine, error)
 	Grant(ctx context.Context, ref string, g GrantRequest) (Machine, error)
+	// WithdrawGrant takes the unused grant for a volume back.
+	WithdrawGrant(ctx context.Context, ref, volume string) (Machine, error)
 	Reload(ctx context.Context) (Reloaded, error)
 	// Capture writes a pcap file of machines' traffic until ctx ends or most
 	// bytes are written.
@@ -102,6 +104,8 @@ type GrantRequest struct {
 	For    time.Duration `json:"for"`  // nanoseconds
 	// take over the volume that the disk holds, and initialise nothing
 	Adopt bool `json:"adopt,omitempty"`
+	// also if the machine's image does not declare the volume, or the machine did not report the disk
+	Force bool `json:"force,omitempty"`
 }
 
 // Authority is the server's CA, which clients pin.
@@ -196,6 +200,18 @@ func onceRoutes(r *routes, b Backend) {
 		})
 	add(r, "DELETE /v1/machines/{ref}/once", access.Operate, "Cancel what one boot of a machine was to do",
 		func(ctx context.Context, in *MachineIn) (Machine, error) { return b.CancelOnce(ctx, in.Ref) })
+	type grantIn struct {
+		MachineIn
+		Volume string `path:"volume" maxLength:"200" doc:"Name of the volume."`
+	}
+	add(r, "DELETE /v1/machines/{ref}/grants/{volume}", access.Operate, "Take back a grant that no boot used",
+		func(ctx context.Context, in *grantIn) (Machine, error) {
+			return b.WithdrawGrant(ctx, in.Ref, in.Volume)
+		})
+	add(r, "POST /v1/machines/{ref}/grants", access.Operate, "Let one boot initialise one blank disk",
+		func(ctx context.Context, in *changeIn[GrantRequest]) (Machine, error) {
+			return b.Grant(ctx, in.Ref, in.Body)
+		})
 }
 
 func machineRoutes(r *routes, b Backend) {
@@ -239,10 +255,6 @@ func machineRoutes(r *routes, b Backend) {
 		"Try the assigned image again on a machine that gave it up",
 		func(ctx context.Context, in *MachineIn) (Machine, error) {
 			return b.Resume(ctx, in.Ref)
-		})
-	add(r, "POST /v1/machines/{ref}/grants", access.Operate, "Let one boot initialise one blank disk",
-		func(ctx context.Context, in *changeIn[GrantRequest]) (Machine, error) {
-			return b.Grant(ctx, in.Ref, in.Body)
 		})
 	type bootsIn struct {
 		Machine string `query:"machine" maxLength:"200" doc:"Of one machine; else of all."`

@@ -419,6 +419,11 @@ func (c *Client) Grant(ctx context.Context, ref string, g GrantRequest) (Machine
 	return c.change(ctx, ref, "grants", g)
 }
 
+// WithdrawGrant takes the unused grant for a volume back.
+func (c *Client) WithdrawGrant(ctx context.Context, ref, volume string) (m Machine, err error) {
+	return m, c.call(ctx, http.MethodDelete, "machines/"+url.PathEscape(ref)+"/grants/"+url.PathEscape(volume), nil, &m)
+}
+
 // Reload makes the server read its configuration again.
 func (c *Client) Reload(ctx context.Context) (r Reloaded, err error) {
 	return r, c.call(ctx, http.MethodPost, "reload", nil, &r)

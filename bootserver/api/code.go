@@ -54,6 +54,9 @@ const (
 	CodeBothApproved       Code = "both-approved"
 	CodeMergeDirection     Code = "merge-direction"
 	CodeNameTaken          Code = "name-taken"
+	CodeGrantVolume        Code = "volume-not-declared"
+	CodeGrantDisk          Code = "disk-not-reported"
+	CodeNoGrant            Code = "grant-not-found"
 	CodeNoRollback         Code = "no-rollback"
 	CodeAccountsMoved      Code = "accounts-moved"
 	CodeNoNextImage        Code = "no-next-image"
@@ -186,6 +189,12 @@ var machineCodes = []meaning{
 		"ingot machine merge {from} {into}"},
 	{CodeNameTaken, 409, "Another machine has the name. Parameter: machine, its id.",
 		"choose another name, or: ingot machine rename {machine} NEW-NAME"},
+	{CodeGrantVolume, 409, "No image that the machine boots declares the volume, so nothing would use the grant. " +
+		"Parameter: image.", "name a volume of the image: ingot image inspect {image}; or give --force"},
+	{CodeGrantDisk, 409, "The machine did not report a disk with this serial number, WWN or path. Parameter: machine.",
+		"name a disk that it reported: ingot machine show {machine}; or, for one that is attached later, give --force"},
+	{CodeNoGrant, 404, "The machine has no unused grant for the volume. Parameter: machine.",
+		"ingot machine show {machine}"},
 	{CodeNoRollback, 409, "No other image that can be served was healthy on the machine. Parameter: machine.",
 		"choose one: ingot image ls, ingot assign {machine} IMAGE"},
 	{CodeAccountsMoved, 409, "Accounts have other numbers in the image than in the one that used the machine's volumes " +

@@ -56,6 +56,9 @@ func samples() map[Code]struct {
 			"machine granted: a boot may initialise disk D1 as volume data until noon"},
 		CodeGrantExpired: {Change{From: grantValues(grant)},
 			"machine the grant to initialise disk D1 as volume data expired unused"},
+		CodeGrantWithdrawn: {Change{From: Values{"disk": "D1", "volume": "data", "lent": "b1"}},
+			"machine the grant to initialise disk D1 as volume data was withdrawn; boot b1 has it in its ticket and may still " +
+				"use it"},
 		CodeVolumeProblem: {Change{To: Values{"volume": "data", "state": "refused", "problem": "foreign"},
 			Detail: "vda holds volume \"data\" of machine m-2"},
 			"! step volume data refused: vda holds volume \"data\" of machine m-2"},

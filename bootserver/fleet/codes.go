@@ -28,6 +28,7 @@ const (
 	CodeQuestionGone    Code = "question-answered" // From: with; To: state
 	CodeGrantGiven      Code = "grant-given"       // To: volume, disk, until
 	CodeGrantExpired    Code = "grant-expired"     // From: volume, disk
+	CodeGrantWithdrawn  Code = "grant-withdrawn"   // From: volume, disk, lent: the boot that has it in its ticket
 	CodeGrantUsed       Code = "grant-used"        // From: volume, disk; the machine wrote
 	CodeLoaderChanged   Code = "loader-changed"    // From, To: loader; To: firmware
 	CodeImageAssigned   Code = "image-assigned"    // Image; From: image; Detail: why
@@ -75,6 +76,7 @@ const (
 	ActionOnce          Code = "machine.once"
 	ActionCancelOnce    Code = "machine.cancel-once"
 	ActionGrant         Code = "machine.grant"
+	ActionWithdraw      Code = "machine.withdraw-grant"
 	ActionRename        Code = "machine.rename"
 	ActionLabel         Code = "machine.label"
 	ActionRetire        Code = "machine.retire"
@@ -131,6 +133,7 @@ func descriptions() map[Code]description {
 		CodeQuestionGone:    {KindMachine, nil, answerText},
 		CodeGrantGiven:      {KindMachine, nil, grantText},
 		CodeGrantExpired:    {KindMachine, nil, expiredGrantText},
+		CodeGrantWithdrawn:  {KindMachine, nil, withdrawnGrantText},
 		CodeGrantUsed:       {KindMachine, nil, usedGrantText},
 		CodeMachineMerged:   {KindMachine, nil, mergedText},
 		CodeMachineAbsorbed: {KindMachine, nil, absorbedText},
@@ -189,6 +192,7 @@ var actions = map[Code]string{
 	ActionOnce:          "decided one boot of machine",
 	ActionCancelOnce:    "cancelled what was decided for one boot of machine",
 	ActionGrant:         "granted a disk to machine",
+	ActionWithdraw:      "withdrew a grant of machine",
 	ActionRename:        "renamed machine",
 	ActionLabel:         "labelled machine",
 	ActionRetire:        "retired machine",
@@ -293,6 +297,14 @@ func grantText(c Change) string {
 
 func expiredGrantText(c Change) string {
 	return fmt.Sprintf("the grant to %s expired unused", grantedText(c.From))
+}
+
+func withdrawnGrantText(c Change) string {
+	text := fmt.Sprintf("the grant to %s was withdrawn", grantedText(c.From))
+	if boot := c.From.Text("lent"); boot != "" {
+		text += "; boot " + ingot.BootID(boot).Short() + " has it in its ticket and may still use it"
+	}
+	return text
 }
 
 func volumeText(c Change) string {

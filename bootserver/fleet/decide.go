@@ -73,7 +73,7 @@ func LendGrants(m Machine, boot ingot.BootID, now time.Time) (Machine, []ingot.G
 	m.Grants = slices.Clone(m.Grants)
 	for i := range m.Grants {
 		g := &m.Grants[i]
-		if !g.unused() || !now.Before(g.Expires) {
+		if !g.Unused() || !now.Before(g.Expires) {
 			continue
 		}
 		g.Lent = boot
@@ -87,7 +87,7 @@ func SpendGrants(m Machine, boot ingot.BootID, volumes []string) (after Machine,
 	m.Grants = slices.Clone(m.Grants)
 	for i := range m.Grants {
 		g := &m.Grants[i]
-		if g.unused() && g.Lent == boot && slices.Contains(volumes, g.Volume) {
+		if g.Unused() && g.Lent == boot && slices.Contains(volumes, g.Volume) {
 			g.Boot = boot
 			spent = append(spent, g.Grant)
 		}
@@ -95,15 +95,16 @@ func SpendGrants(m Machine, boot ingot.BootID, volumes []string) (after Machine,
 	return m, spent
 }
 
-func (g Grant) unused() bool { return g.Boot == "" && !g.Over }
+// Unused reports whether the grant was neither used by a boot nor marked as expired.
+func (g Grant) Unused() bool { return g.Boot == "" && !g.Over }
 
 // HasUnusedGrant reports whether a grant of the machine was neither used by a boot nor
 // marked as expired.
-func (m *Machine) HasUnusedGrant() bool { return slices.ContainsFunc(m.Grants, Grant.unused) }
+func (m *Machine) HasUnusedGrant() bool { return slices.ContainsFunc(m.Grants, Grant.Unused) }
 
 // HasExpiredGrant reports whether an unused grant of the machine has expired.
 func (m *Machine) HasExpiredGrant(now time.Time) bool {
-	return slices.ContainsFunc(m.Grants, func(g Grant) bool { return g.unused() && !now.Before(g.Expires) })
+	return slices.ContainsFunc(m.Grants, func(g Grant) bool { return g.Unused() && !now.Before(g.Expires) })
 }
 
 // addGrant adds a grant. An older one for the same volume is replaced.

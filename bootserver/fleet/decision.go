@@ -580,7 +580,7 @@ func (d *Decision) Serve(part string, bytes int64) {
 func (d *Decision) ExpireGrants() {
 	d.Machine.Grants = slices.Clone(d.Machine.Grants)
 	for i := range d.Machine.Grants {
-		if g := &d.Machine.Grants[i]; g.unused() && !d.now.Before(g.Expires) {
+		if g := &d.Machine.Grants[i]; g.Unused() && !d.now.Before(g.Expires) {
 			g.Over = true
 			d.add(Change{Code: CodeGrantExpired, From: grantValues(g.Grant)})
 		}

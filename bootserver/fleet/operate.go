@@ -77,6 +77,23 @@ func (d *Decision) AddGrant(g Grant) {
 	d.add(Change{Code: CodeGrantGiven, To: v})
 }
 
+// WithdrawGrant removes the unused grant for a volume; had is false if there is none. A boot that has
+// it in its ticket may still use it.
+func (d *Decision) WithdrawGrant(volume string) (had bool) {
+	i := slices.IndexFunc(d.Machine.Grants, func(g Grant) bool { return g.Volume == volume && g.Unused() })
+	if i < 0 {
+		return false
+	}
+	g := d.Machine.Grants[i]
+	d.Machine.Grants = slices.Delete(slices.Clone(d.Machine.Grants), i, i+1)
+	c := Change{Code: CodeGrantWithdrawn, From: grantValues(g.Grant)}
+	if g.Lent != "" {
+		c.From["lent"] = string(g.Lent)
+	}
+	d.add(c)
+	return true
+}
+
 // Merge merges another machine into this one, see Merge. Both get a Change, because the
 // record of from is removed.
 func (d *Decision) Merge(from Machine) {

@@ -315,20 +315,3 @@ func (o *Operator) Resume(ctx context.Context, ref string) (api.Machine, error) 
 		return nil
 	})
 }
-
-// Grant implements api.Backend.
-func (o *Operator) Grant(ctx context.Context, ref string, r api.GrantRequest) (api.Machine, error) {
-	switch {
-	case r.Disk == "":
-		return api.Machine{}, api.NewProblem(api.CodeGrantWithoutDisk, "a grant names one disk")
-	case r.For <= 0 || r.For > 7*24*time.Hour:
-		return api.Machine{}, api.NewProblem(api.CodeGrantDuration, fmt.Sprintf("a grant cannot last %s", r.For))
-	}
-	now := o.now()
-	g := fleet.Grant{Grant: ingot.Grant{Volume: r.Volume, Disk: r.Disk, Expires: now.Add(r.For), Adopt: r.Adopt},
-		Given: now}
-	return o.change(ctx, fleet.ActionGrant, ref, func(_ state.Tx, d *fleet.Decision) error {
-		d.AddGrant(g)
-		return nil
-	})
-}

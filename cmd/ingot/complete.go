@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -54,7 +55,8 @@ func (a *app) arguments() map[string]cobra.CompletionFunc {
 		"machine ls": machines, "machine show": machines, "machine approve": machines, "machine label": machine,
 		"machine rename": machine, "machine retire": machines, "machine forget": machines,
 		"machine merge": one(a.Machines, a.Machines), "machine import": one(file),
-		"boots": machines, "why": machines, "console": machines, "capture": machines, "grant": machine,
+		"boots": machines, "why": machines, "console": machines, "capture": machines,
+		"grant":  a.grantArguments(),
 		"assign": one(a.Machines, onServer), "rollback": machine, "resume": machines, "events": machines,
 
 		"backup": one(file), "restore": one(file),
@@ -62,6 +64,25 @@ func (a *app) arguments() map[string]cobra.CompletionFunc {
 		"token create": one(), "token revoke": one(a.Credentials),
 		"lab console": one(a.lab.VMs), "lab power": one(a.lab.VMs, command.Words("on", "off", "cycle", "reset")),
 		"lab storm-machines": one(), "man": one(file),
+	}
+}
+
+// grantArguments completes a machine, and the volumes that it has grants for: those can be withdrawn.
+func (a *app) grantArguments() cobra.CompletionFunc {
+	return func(cmd *cobra.Command, args []string, typed string) ([]cobra.Completion, cobra.ShellCompDirective) {
+		volumes := func(ctx context.Context) (values []cobra.Completion) {
+			m, err := a.Client().Machine(ctx, args[0])
+			if err != nil {
+				return nil
+			}
+			for _, g := range m.Grants {
+				if g.Boot == "" && !g.Over {
+					values = append(values, cobra.CompletionWithDesc(g.Volume, g.Disk))
+				}
+			}
+			return values
+		}
+		return command.Complete(false, a.Machines, volumes)(cmd, args, typed)
 	}
 }
 

@@ -75,6 +75,7 @@ func TestCompletion(t *testing.T) {
 		{append(slices.Clone(at), "machine", "show", "node"), []string{"node01", "node02", "node03", ":4"}},
 		{append(slices.Clone(at), "machine", "show", "node01", "node"), []string{"node02", "node03", ":4"}},
 		{append(slices.Clone(at), "machine", "rename", "node01", ""), []string{":4"}},
+		{append(slices.Clone(at), "grant", "node03", ""), []string{"logs", ":4"}}, // what can be withdrawn
 		{append(slices.Clone(nowhere), "machine", "show", ""), []string{":4"}},
 		{[]string{"__complete", "build", "l"}, []string{"debian", "lab", "node", "rescue", ":0"}},
 		{[]string{"__complete", "backup", ""}, []string{":0"}},

@@ -35,6 +35,7 @@ func TestExitCodes(t *testing.T) {
 		{[]string{"image", "ls", "-o", "xml"}, 2, "want table or json"},
 		{[]string{"build", "lab", "--version", "a b"}, 2, "bad version"},
 		{[]string{"grant", "m", "data"}, 2, "--disk SERIAL is needed"},
+		{[]string{"grant", "m", "data", "--withdraw", "--disk", "x"}, 2, "give it without --disk"},
 		{[]string{"serve", "--config="}, 2, "--interface is needed"},
 		{[]string{"serve", "--config=", "--interface", "x", "--image", "lab"}, 2, "--image needs --approve-all"},
 		{[]string{"serve", "--config", "/nowhere/ingot.yaml"}, 1, "there is no configuration at /nowhere/ingot.yaml"},

@@ -28,7 +28,8 @@ type rack struct {
 var racked = []api.Machine{
 	{ID: "m-1", Name: "node01", State: api.Approved, Labels: map[string]string{"rack": "r1", "gpu": "a100"}},
 	{ID: "m-2", Name: "node02", State: api.Approved, Labels: map[string]string{"rack": "r1"}},
-	{ID: "m-3", Name: "node03", State: api.Approved, Labels: map[string]string{"rack": "r2", "gpu": ""}},
+	{ID: "m-3", Name: "node03", State: api.Approved, Labels: map[string]string{"rack": "r2", "gpu": ""},
+		Grants: []api.Grant{{Grant: ingot.Grant{Volume: "data"}, Boot: "used"}, {Grant: ingot.Grant{Volume: "logs"}}}},
 	{ID: "m-4", Name: "db", State: api.Approved, Labels: map[string]string{"rack": "r2", "node02": "", "nod": ""}},
 }
 

@@ -9,8 +9,8 @@ import (
 	"ingot/bootserver/fleet"
 )
 
-// volumeResults returns what a boot reported of its volumes.
-func volumeResults(b fleet.Boot) []ingot.VolumeResult {
+// VolumeResults returns what a boot reported of its volumes.
+func VolumeResults(b fleet.Boot) []ingot.VolumeResult {
 	if b.Report != nil && len(b.Report.Volumes) > 0 {
 		return b.Report.Volumes
 	}
@@ -25,7 +25,7 @@ func volumeResults(b fleet.Boot) []ingot.VolumeResult {
 // volumes explains the volumes of a boot that are not mounted although a disk is there for them,
 // or a grant names one. Optional volumes that are just absent are ordinary.
 func (s Story) volumes(b fleet.Boot) (words string, next []advice.Step) {
-	for _, r := range volumeResults(b) {
+	for _, r := range VolumeResults(b) {
 		if r.Mounted() || r.State == ingot.VolumeAbsent && r.Optional {
 			continue
 		}

@@ -199,6 +199,7 @@ the machine's next boot.
 
 func (a *Commands) grantCommand() *cobra.Command {
 	var r api.GrantRequest
+	var withdraw bool
 	c := &cobra.Command{
 		Use: "grant MACHINE VOLUME", Short: "allow one boot to initialise one blank disk",
 		Long: `Allow the machine to initialise one disk, named by its serial number, WWN or path, as a
@@ -209,12 +210,20 @@ read between them, is enough.
 A volume says on its disk to which machine it belongs. With --adopt, the machine takes over
 a volume that belongs to another machine, or that does not say to which; nothing is formatted.
 
+A volume that the machine's image does not declare, and a disk that the machine did not report,
+are refused without --force. --withdraw takes back the grant for VOLUME that no boot used yet; a
+boot that has it in its ticket may still use it.
+
 ` + wholeNames,
 		Example: "  ingot grant node01 data --disk S5GXNX0T123456\n" +
-			"  ingot grant node01 data --disk S5GXNX0T123456 --adopt",
+			"  ingot grant node01 data --disk S5GXNX0T123456 --adopt\n" +
+			"  ingot grant node01 data --withdraw",
 		Args: command.ExactArgs("MACHINE", "VOLUME"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			r.Volume = args[1]
+			if withdraw {
+				return a.withdrawGrant(cmd, args)
+			}
 			if r.Disk == "" {
 				return show.Usagef("--disk SERIAL is needed; list the disks with: ingot machine show %s", args[0])
 			}
@@ -233,7 +242,24 @@ a volume that belongs to another machine, or that does not say to which; nothing
 	c.Flags().StringVar(&r.Disk, "disk", "", "serial number, WWN or path of the disk")
 	c.Flags().DurationVar(&r.For, "for", time.Hour, "how long the grant is valid")
 	c.Flags().BoolVar(&r.Adopt, "adopt", false, "take over the volume that the disk holds")
+	c.Flags().BoolVar(&r.Force, "force", false, "also for a volume or disk that the machine is not known to have")
+	c.Flags().BoolVar(&withdraw, "withdraw", false, "take back the unused grant for VOLUME")
 	return c
+}
+
+// withdrawGrant takes back the unused grants of machines for a volume.
+func (a *Commands) withdrawGrant(c *cobra.Command, args []string) error {
+	for _, name := range []string{"disk", "for", "adopt", "force"} {
+		if c.Flags().Changed(name) {
+			return show.Usagef("--withdraw takes back the grant for VOLUME; give it without --%s", name)
+		}
+	}
+	ctx := c.Context()
+	return a.eachMachine(ctx, args[:1], func(n string) (api.Machine, error) {
+		return a.Client().WithdrawGrant(ctx, n, args[1])
+	}, func(m api.Machine) string {
+		return fmt.Sprintf("the grant of %s for volume %q is withdrawn", Called(m), args[1])
+	})
 }
 
 // Called is the name that people use for a machine.
