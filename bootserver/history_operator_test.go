@@ -186,7 +186,7 @@ func (s *history) merges(t *rapid.T, from fleet.Machine, before []byte) {
 			into = with
 		}
 	}
-	_, err := s.operator.Merge(t.Context(), string(from.ID), string(into.ID))
+	_, err := s.operator.Merge(t.Context(), string(from.ID), string(into.ID), true)
 	if refuse := from.ID == into.ID || from.State == fleet.Approved; refuse != (err != nil) {
 		t.Fatalf("merging %s, %s, into %s, %s: %v", from.ID, from.State, into.ID, into.State, err)
 	} else if refuse {

@@ -2,6 +2,7 @@ package bootserver
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -303,5 +304,41 @@ func TestSharedUUIDNamesAll(t *testing.T) {
 	}
 	if got := ids("node01"); !slices.Equal(got, []string{"m-a"}) {
 		t.Errorf("a host name names %q", got)
+	}
+}
+
+// TestMergeBackwards: a machine that ran later than the one that would stay is not merged away, unless
+// the server asked about the two or an operator insists. The advice is what to type instead, and works.
+func TestMergeBackwards(t *testing.T) {
+	h := newHouse(t)
+	im := h.put("v1")
+	ran := fleet.Machine{ID: "m-525400990001", Name: "node01", State: fleet.Retired, MACs: []string{"52:54:00:99:00:01"},
+		LastHealthy: fleet.ImageRef{Image: im.Digest, Name: "lab:v1"}, FirstSeen: h.clock, LastSeen: h.clock}
+	stale := fleet.Machine{ID: "m-525400990002", Name: "node02", State: fleet.Approved,
+		MACs: []string{"52:54:00:99:00:02"}, FirstSeen: h.clock, LastSeen: h.clock.Add(-time.Hour)}
+	h.stored(ran, stale)
+	_, err := h.api.Merge(t.Context(), "node01", "node02")
+	var p api.Problem
+	const command = "ingot machine retire node02 && ingot machine approve node01 && ingot machine merge node02 node01"
+	if !errors.As(err, &p) || p.Code != "merge-backwards" || !strings.Contains(p.Detail, "node01 would vanish, and it is "+
+		"the one that ran: lab:v1 was healthy on it") || !strings.Contains(p.Hint(), command) {
+		t.Errorf("merging the one that ran: %v (%s); want it refused, with %q", err, p.Hint(), command)
+	}
+	if _, err := h.api.Retire(t.Context(), "node02"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := h.api.Approve(t.Context(), "node01", api.ApproveRequest{}); err != nil {
+		t.Fatal(err)
+	}
+	if m, err := h.api.Merge(t.Context(), "node02", "node01"); err != nil || m.ID != ran.ID || len(m.MACs) != 2 {
+		t.Errorf("merging as advised: %+v, %v", m, err)
+	}
+	asked, known := ran, stale
+	asked.ID, asked.Name, asked.MACs, asked.State = "m-525400990003", "", []string{"52:54:00:99:00:03"}, fleet.Pending
+	known.ID, known.Name, known.MACs = "m-525400990004", "node04", []string{"52:54:00:99:00:04"}
+	asked.Ask = &fleet.Question{With: known.ID, What: "is it the same?"}
+	h.stored(asked, known)
+	if _, err := h.api.Merge(t.Context(), string(asked.ID), "node04"); err != nil {
+		t.Errorf("the answer to a question: %v; want it merged", err)
 	}
 }

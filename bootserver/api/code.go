@@ -53,6 +53,7 @@ const (
 	CodeSameMachine        Code = "same-machine"
 	CodeBothApproved       Code = "both-approved"
 	CodeMergeDirection     Code = "merge-direction"
+	CodeMergeBackwards     Code = "merge-backwards"
 	CodeNameTaken          Code = "name-taken"
 	CodeGrantVolume        Code = "volume-not-declared"
 	CodeGrantDisk          Code = "disk-not-reported"
@@ -187,6 +188,10 @@ var machineCodes = []meaning{
 	{CodeMergeDirection, 409,
 		"The approved machine is the one that stays. Parameters: from and into, the right way round.",
 		"ingot machine merge {from} {into}"},
+	{CodeMergeBackwards, 409,
+		"The machine that would vanish ran later than the one that would stay. Parameters: from and into, swapped.",
+		"keep {into}: ingot machine retire {from} && ingot machine approve {into} && ingot machine merge {from} {into}; " +
+			"or give --force"},
 	{CodeNameTaken, 409, "Another machine has the name. Parameter: machine, its id.",
 		"choose another name, or: ingot machine rename {machine} NEW-NAME"},
 	{CodeGrantVolume, 409, "No image that the machine boots declares the volume, so nothing would use the grant. " +

@@ -14,7 +14,7 @@ type Machinery interface {
 	Rename(ctx context.Context, ref, name string) (Machine, error)
 	Retire(ctx context.Context, ref string) (Machine, error)
 	Forget(ctx context.Context, ref string, force bool) (Machine, error)
-	Merge(ctx context.Context, from, into string) (Machine, error)
+	Merge(ctx context.Context, from, into string, force bool) (Machine, error)
 	Import(ctx context.Context, q ImportRequest) (Imported, error)
 }
 
@@ -36,7 +36,8 @@ type ForgetRequest struct {
 
 // MergeRequest names the machine that another one is the same as.
 type MergeRequest struct {
-	Into string `json:"into"`
+	Into  string `json:"into"`
+	Force bool   `json:"force,omitempty"` // although the one that vanishes ran later than the other
 }
 
 // ImportRequest is a list of machines that are expected.
@@ -74,7 +75,7 @@ func machineryRoutes(r *routes, b Machinery) {
 		})
 	add(r, "POST /v1/machines/{ref}/merge", access.Operate, "Say that a machine is the same as another one",
 		func(ctx context.Context, in *changeIn[MergeRequest]) (Machine, error) {
-			return b.Merge(ctx, in.Ref, in.Body.Into)
+			return b.Merge(ctx, in.Ref, in.Body.Into, in.Body.Force)
 		})
 	type importIn struct{ Body ImportRequest }
 	add(r, "POST /v1/import", access.Operate, "Make machines known before they boot",
@@ -110,7 +111,12 @@ func (c *Client) Forget(ctx context.Context, ref string, force bool) (Machine, e
 
 // Merge says that a machine is the same as another one.
 func (c *Client) Merge(ctx context.Context, ref, into string) (Machine, error) {
-	return c.change(ctx, ref, "merge", MergeRequest{into})
+	return c.change(ctx, ref, "merge", MergeRequest{Into: into})
+}
+
+// ForceMerge is Merge although the machine that vanishes ran later than the other.
+func (c *Client) ForceMerge(ctx context.Context, ref, into string) (Machine, error) {
+	return c.change(ctx, ref, "merge", MergeRequest{Into: into, Force: true})
 }
 
 // Import makes machines known before they boot.

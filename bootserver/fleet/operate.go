@@ -107,6 +107,13 @@ func (d *Decision) Merge(from Machine) {
 	d.replaceMachine(Merge(into, from, d.now))
 }
 
+// Backwards reports whether a merge is likely the wrong way round: the machine that vanishes ran an
+// image well, and was heard of later than the one that stays. The answer to a question of the server is not.
+func Backwards(from, into Machine) bool {
+	asked := from.Ask != nil && from.Ask.With == into.ID
+	return !asked && from.LastHealthy.Image != "" && from.LastSeen.After(into.LastSeen)
+}
+
 // replaceMachine replaces the record of the machine, and adds the Changes of its
 // identifiers.
 func (d *Decision) replaceMachine(after Machine) {

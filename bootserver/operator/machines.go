@@ -112,7 +112,7 @@ func (o *Operator) Forget(ctx context.Context, ref string, force bool) (api.Mach
 
 // Merge implements api.Machinery: from becomes a part of into, and its boots go
 // on as boots of into.
-func (o *Operator) Merge(ctx context.Context, from, into string) (api.Machine, error) {
+func (o *Operator) Merge(ctx context.Context, from, into string, force bool) (api.Machine, error) {
 	one, err := o.findNamed(from)
 	if err != nil {
 		return api.Machine{}, err
@@ -136,6 +136,9 @@ func (o *Operator) Merge(ctx context.Context, from, into string) (api.Machine, e
 		}
 		if err := mergeable(f, i); err != nil {
 			return err
+		}
+		if fleet.Backwards(f, i) && !force {
+			return backwards(f, i)
 		}
 		d := newDecision(ctx, i, now)
 		d.Merge(f)
@@ -182,6 +185,18 @@ func mergeable(from, into fleet.Machine) error {
 	return api.NewProblem(api.CodeMergeDirection,
 		fmt.Sprintf("%s is approved, and %s is not: the one that is known stays, with its name, image and past",
 			from.Hostname(), into.Hostname()),
+		"from", into.Hostname(), "into", from.Hostname())
+}
+
+// backwards is the problem of a merge in which the machine that ran last would vanish.
+func backwards(from, into fleet.Machine) error {
+	seen := "was never heard of"
+	if !into.LastSeen.IsZero() {
+		seen = "was last heard of at " + into.LastSeen.UTC().Format(time.RFC3339)
+	}
+	return api.NewProblem(api.CodeMergeBackwards,
+		fmt.Sprintf("%s would vanish, and it is the one that ran: %s was healthy on it, and it was heard of at %s; %s %s",
+			from.Hostname(), from.LastHealthy.Name, from.LastSeen.UTC().Format(time.RFC3339), into.Hostname(), seen),
 		"from", into.Hostname(), "into", from.Hostname())
 }
 

@@ -116,7 +116,7 @@ func (spiteful) Retire(context.Context, string) (api.Machine, error) {
 func (spiteful) Forget(context.Context, string, bool) (api.Machine, error) {
 	return filled[api.Machine](), nil
 }
-func (spiteful) Merge(context.Context, string, string) (api.Machine, error) {
+func (spiteful) Merge(context.Context, string, string, bool) (api.Machine, error) {
 	return filled[api.Machine](), nil
 }
 func (spiteful) Rollback(context.Context, string, bool) (api.Machine, error) {

@@ -152,18 +152,25 @@ func (a *Commands) forgetPending(ctx context.Context) error {
 }
 
 func (a *Commands) mergeCommand() *cobra.Command {
-	return &cobra.Command{
+	var force bool
+	c := &cobra.Command{
 		Use: "merge NEW MACHINE", Short: "merge a new machine into a known one",
 		Long: `A machine that boots with another network card or board is pending as a new machine, with a
 question for the operator. Merge it if it is the known machine: that keeps its name, image
 and boots, and boots within seconds. Approve it if it is another machine.
-NEW must not be approved: an approved machine is never merged away. Both are whole IDs, host
+NEW must not be approved: an approved machine is never merged away. If NEW ran an image well and
+was heard of later than MACHINE, and the server did not ask about the two, the merge is refused
+without --force: it is probably the wrong way round. Both are whole IDs, host
 names, MAC addresses or UUIDs.`,
 		Example: `  ingot machine ls                                # question: … the card is new, or …
   ingot machine merge m-525400120099 node01`,
 		Args: command.ExactArgs("NEW", "MACHINE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			m, err := a.Client().Merge(cmd.Context(), args[0], args[1])
+			merge := a.Client().Merge
+			if force {
+				merge = a.Client().ForceMerge
+			}
+			m, err := merge(cmd.Context(), args[0], args[1])
 			if err != nil {
 				return err
 			}
@@ -173,6 +180,8 @@ names, MAC addresses or UUIDs.`,
 			})
 		},
 	}
+	c.Flags().BoolVar(&force, "force", false, "also if NEW ran later than MACHINE")
+	return c
 }
 
 func (a *Commands) importMachinesCommand() *cobra.Command {
