@@ -3,8 +3,6 @@
 package testvm
 
 import (
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -72,71 +70,68 @@ deadline: 10m
 `, "sent nothing for"},
 }
 
-// TestSceneHeals: a machine without a disk that was healthy with v1 is given
-// an image that is broken, and comes back on v1 by itself, within the policy's
-// number of reboots.
+// TestSceneHeals: a machine without a disk that was healthy with v1 is given one broken image after the
+// other, and each time comes back on v1 by itself, within the policy's number of reboots.
 func TestSceneHeals(t *testing.T) {
 	requireAll(t)
 	t.Parallel()
 	for i, f := range []Firmware{BIOS, UEFI} {
-		for n, c := range bad {
-			t.Run(string(f)+"/"+c.name, func(t *testing.T) {
-				t.Parallel()                        // a VM keeps one processor busy
-				s := newStageFor(t, 20*time.Minute) // four boots
-				profile := filepath.Join(s.dir, c.name+".yaml")
-				if err := os.WriteFile(profile, []byte("name: lab\nextends: lab\n"+c.profile), 0o644); err != nil {
-					t.Fatal(err)
-				}
+		t.Run(string(f), func(t *testing.T) {
+			t.Parallel()
+			s := newStageFor(t, 70*time.Minute) // 19 boots
+			for _, c := range bad {
+				profile := s.file(c.name+".yaml", "name: lab\nextends: lab\n"+c.profile)
 				s.run("build", profile, "--version", c.name)
-				s.router()
-				s.serve("--approve-all", "--image", "lab:v1")
-				vm := s.vm(f, 10*i+n+1)
-				s.healthy(vm, 1, "lab:v1")
+			}
+			s.router()
+			s.serve("--approve-all", "--image", "lab:v1")
+			vm := s.vm(f, 10*i+1)
+			s.healthy(vm, 1, "lab:v1")
+			for n, c := range bad {
 				s.login(vm)
 				s.run("assign", vm.id(), "lab:"+c.name)
 				s.reboot(vm)
-				why := c.why
 				if c.name == "panic" && f == BIOS { // ERST is in the kernel; what writes variables of UEFI is in the initramfs
-					why = "kernel panic - not syncing: vfs: unable to mount root fs"
+					c.why = "kernel panic - not syncing: vfs: unable to mount root fs"
 				}
-				s.heals(vm, "lab:"+c.name, why)
+				s.heals(vm, 2+n*(fleet.DefaultAttempts+1), "lab:"+c.name, c.why)
 				if c.name == "crash" {
-					s.keptOfCrash(vm)
+					s.keptOfCrash(vm, 2+n*(fleet.DefaultAttempts+1))
 				}
-			})
-		}
+			}
+			t.Logf("\n%s", s.timelines())
+		})
 	}
 }
 
-// heals waits until the machine is healthy with v1 again, after two boots of
-// the bad image.
-func (s *stage) heals(vm *VM, bad, why string) {
+// heals waits until the machine is healthy with v1 again, after the bad image was booted as often as the
+// policy says, first in boot n of the machine.
+func (s *stage) heals(vm *VM, n int, bad, why string) {
 	s.t.Helper()
-	for n := 2; n < 2+fleet.DefaultAttempts; n++ {
+	for end := n + fleet.DefaultAttempts; n < end; n++ {
 		b := s.boot(vm, n, "a bad boot to end", func(b api.Boot) bool { return !b.Open() })
 		if b.Image.Name != bad {
 			s.t.Fatalf("boot %d is of %s; want %s\n%s", n, b.Image.Name, bad, s.timelines())
 		}
 		s.t.Logf("boot %d of %s: %s %s: %s", n, bad, b.Outcome, b.Stage(), b.Reason)
 	}
-	s.healthy(vm, 2+fleet.DefaultAttempts, "lab:v1")
+	s.healthy(vm, n, "lab:v1")
 	words := s.run("why", vm.id())
 	s.t.Logf("ingot why: %s", words)
 	if !strings.Contains(strings.ToLower(words), why) || !strings.Contains(words, "fell back to lab:v1") {
 		s.t.Errorf("ingot why does not say %q and that it fell back", why)
 	}
-	s.t.Logf("\n%s", s.timelines())
 }
 
-// keptOfCrash looks for the kernel's last words in what is recorded of both
-// boots that crashed.
-func (s *stage) keptOfCrash(vm *VM) {
+// keptOfCrash looks for the kernel's last words in what is recorded of the boots that crashed, the first of
+// which is boot n of the machine.
+func (s *stage) keptOfCrash(vm *VM, n int) {
 	s.t.Helper()
 	boots, err := s.api.Boots(s.ctx, vm.id(), 0)
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	for n := 2; n < 2+fleet.DefaultAttempts; n++ {
+	for end := n + fleet.DefaultAttempts; n < end; n++ {
 		out := s.run("console", vm.id(), "--boot", boots[n-1].ID.Short())
 		_, kept, found := strings.Cut(out, "what the firmware kept of the crash (pstore)")
 		if !found || !strings.Contains(kept, "Kernel panic - not syncing: sysrq triggered crash") {

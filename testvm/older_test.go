@@ -53,7 +53,7 @@ func TestSceneOlderImages(t *testing.T) {
 	}
 	s.run("assign", vm.id(), "lab:bad")
 	s.reboot(vm)
-	s.heals(vm, "lab:bad", "check broken failed")
+	s.heals(vm, 2, "lab:bad", "check broken failed")
 
 	s.killServer()
 	s.login(vm)
