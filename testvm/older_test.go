@@ -35,7 +35,7 @@ func TestSceneOlderImages(t *testing.T) {
 	bad := s.file("bad.yaml", "name: lab\nextends: lab\nchecks: [{name: broken, command: [/bin/false], within: 2s}]\n")
 	s.run("build", bad, "--version", "bad")
 	s.router()
-	s.serve("--approve-all", "--image", "lab:v1")
+	s.serveOn("--interface", Bridge, "--approve-all", "--image", "lab:v1") // it has no --mode
 	vm := s.vm(UEFI, 1)
 	s.healthy(vm, 1, "lab:v1")
 	s.login(vm)
