@@ -9,7 +9,7 @@ STATIC      := CGO_ENABLED=0 go build -trimpath
 E2E_TIMEOUT ?= 15m
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build man install test test-unit test-all scenes-testbuild scenes-testvm soak demo lab bench release lint clean
+.PHONY: help setup build man install test test-unit test-all test-all-builds test-all-machines soak demo lab bench release lint clean
 
 help: ## print this help
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,15 +42,15 @@ test-all: build ## everything: race detector, all firmwares, every fault scene, 
 	@scripts/setup all
 	go vet -tags e2e ./...
 	go test -race -count=1 ./...
-	INGOT_TEST_ALL=1 go test -tags e2e -count=1 -timeout 60m -p 1 -v ./builder/... ./rootfs/volumes ./bootserver/...
-	@$(MAKE) --no-print-directory -j 2 scenes-testbuild scenes-testvm
+	INGOT_TEST_ALL=1 go test -tags e2e -count=1 -timeout 60m -v ./builder/... ./rootfs/volumes ./bootserver/...
+	@$(MAKE) --no-print-directory -j 2 test-all-builds test-all-machines
+
+# Virtual machines run beside everything else that waits now and then.
+test-all-builds:
+	INGOT_TEST_ALL=1 go test -tags e2e -count=1 -timeout 75m -v ./testbuild
 	INGOT_TEST_STATE=memory go test -count=1 -timeout 60m ./bootserver ./bootserver/booter
 	INGOT_TEST_ALL=1 go test -count=1 -timeout 60m -v -run '^TestFaults$$' ./cmd/ingot
-
-# Builds and machines wait now and then, so the scenes of both run side by side.
-scenes-testbuild:
-	INGOT_TEST_ALL=1 go test -tags e2e -count=1 -timeout 75m -v ./testbuild
-scenes-testvm:
+test-all-machines:
 	INGOT_TEST_ALL=1 go test -tags e2e -count=1 -timeout 75m -v -parallel 3 ./testvm
 
 soak: ## longer tests, at most an hour at a time: make soak SCENE=histories (none: which there are)
