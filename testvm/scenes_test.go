@@ -91,6 +91,9 @@ func (s *stage) upgrade(vm *VM, identity string) {
 	if got := s.at(vm, "ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub; cat /etc/machine-id"); got != identity {
 		s.t.Errorf("identity after the upgrade = %q; want %q", got, identity)
 	}
+	if why := words(s.run("why", "node")); !strings.Contains(why, "its system shut down or rebooted") {
+		s.t.Errorf("the agent did not say that the system of the boot before shuts down: %s", why)
+	}
 }
 
 func (s *stage) rollBack(vm *VM) {

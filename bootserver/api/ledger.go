@@ -257,7 +257,8 @@ func (c *Client) restore(ctx context.Context, from io.Reader, silence time.Durat
 	return done, decode(resp.Body, &done)
 }
 
-// watched is a reader that postpones an alarm each time something is read, and stops it at the end.
+// watched is a reader that postpones an alarm each time something is read. From the end on, the server has
+// five times as long: it puts the backup in place. Close closes the reader below, as net/http does.
 type watched struct {
 	io.Reader
 	alarm   *time.Timer
@@ -270,7 +271,15 @@ func (w watched) Read(p []byte) (int, error) {
 	if err == nil {
 		w.alarm.Reset(w.silence)
 	} else {
-		w.alarm.Stop() // how long the answer may take is bounded by the transport
+		w.alarm.Reset(5 * w.silence)
 	}
 	return n, err
+}
+
+// Close implements io.Closer.
+func (w watched) Close() error {
+	if c, is := w.Reader.(io.Closer); is {
+		return c.Close()
+	}
+	return nil
 }

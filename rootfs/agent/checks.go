@@ -21,7 +21,7 @@ const wholeSystem = "@system"
 
 // System is what the agent asks of the service manager.
 type System interface {
-	// State is the output of systemctl is-system-running.
+	// State is what systemctl is-system-running says.
 	State(ctx context.Context) (string, error)
 	// Failed lists failed units.
 	Failed(ctx context.Context) []string
@@ -43,8 +43,10 @@ func (systemctl) word(ctx context.Context, args ...string) (string, error) {
 	return strings.TrimSpace(string(out)), nil
 }
 
+// State implements System. Other than is-system-running, show needs no D-Bus daemon: that one is stopped at
+// the same time as the agent.
 func (s systemctl) State(ctx context.Context) (string, error) {
-	return s.word(ctx, "is-system-running")
+	return s.word(ctx, "show", "--property=SystemState", "--value")
 }
 
 func (s systemctl) Failed(ctx context.Context) []string {
