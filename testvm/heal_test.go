@@ -77,7 +77,8 @@ deadline: 10m
 }
 
 // TestSceneHeals: a machine without a disk that was healthy with v1 is given one broken image after the
-// other, on UEFI those whose end depends on the firmware, and each time comes back on v1 by itself, within the policy's number of reboots.
+// other, on UEFI those whose end depends on the firmware, and each time comes back on v1 by itself, within
+// the policy's number of reboots.
 func TestSceneHeals(t *testing.T) {
 	requireAll(t)
 	t.Parallel()
