@@ -81,3 +81,32 @@ func TestSceneSwappedDisk(t *testing.T) {
 		t.Errorf("the volume was not taken over:\n%s", out)
 	}
 }
+
+// TestSceneFullKernel: the kernel of node has the parts of ext4 as modules, some of which nothing but an alias
+// names. A volume is made, mounted, and found again.
+func TestSceneFullKernel(t *testing.T) {
+	requireAll(t)
+	t.Parallel()
+	s := newStageFor(t, 15*time.Minute)
+	s.build("full", "v1", "name: full\nextends: lab\nram: {budget: 900MiB}\n"+
+		"kernel: {package: linux-image-amd64, modules: [\"@boot\", \"@virtual\"]}\n")
+	s.router()
+	s.serve("--approve-all", "--image", "full:v1")
+	vm := s.start(1, Config{Firmware: BIOS, RAM: 2048, Disks: []Disk{s.disk("data")}})
+	s.machine(vm, "the machine to be seen", func(api.Machine) bool { return true })
+	s.run("grant", vm.id(), "data", "--disk", "SER-data")
+	for n, want := range []string{"data initialised on /dev/vda", "data on /dev/vda"} {
+		s.healthy(vm, n+1, "full:v1")
+		if out := s.run("boots", vm.id()); !strings.Contains(out, want) {
+			t.Errorf("boots does not say %q:\n%s", want, out)
+		}
+		s.login(vm)
+		if got := words(s.at(vm, "findmnt -n -o FSTYPE /data; uname -r")); !strings.HasPrefix(got, "ext4 ") ||
+			strings.Contains(got, "cloud") {
+			t.Errorf("the machine says %q; want ext4 and the full kernel", got)
+		}
+		if n == 0 {
+			s.reboot(vm)
+		}
+	}
+}

@@ -42,17 +42,18 @@ func kernelTree(t *testing.T) *tree.Tree {
 	for name, content := range map[string][]byte{
 		"kernel/fs/ext4/ext4.ko.xz": packed(t, "ext4"), "kernel/fs/jbd2/jbd2.ko.xz": packed(t, "jbd2"),
 		"kernel/lib/crc32c-generic.ko.xz":             packed(t, "crc"),
+		"kernel/arch/x86/crc32c-intel.ko.xz":          packed(t, "crc of Intel"),
 		"kernel/drivers/net/virtio_net.ko.xz":         packed(t, "virtio_net"),
 		"kernel/drivers/net/ethernet/intel/igb.ko.xz": packed(t, "igb"),
 		"kernel/drivers/net/ethernet/other/old.ko.xz": packed(t, "old"),
 		"kernel/sound/snd.ko.xz":                      packed(t, "noise"),
 		"modules.dep": []byte("kernel/fs/ext4/ext4.ko.xz: kernel/fs/jbd2/jbd2.ko.xz\nkernel/fs/jbd2/jbd2.ko.xz:\n" +
-			"kernel/lib/crc32c-generic.ko.xz:\n" +
+			"kernel/lib/crc32c-generic.ko.xz:\nkernel/arch/x86/crc32c-intel.ko.xz:\n" +
 			"kernel/drivers/net/virtio_net.ko.xz:\nkernel/drivers/net/ethernet/intel/igb.ko.xz:\n" +
 			"kernel/drivers/net/ethernet/other/old.ko.xz:\nkernel/sound/snd.ko.xz:\n"),
 		"modules.alias": []byte("# comment\nalias virtio:d00000001v* virtio_net\nalias pci:v8086* igb\n" +
-			"alias snd-card snd\n"),
-		"modules.softdep": []byte("softdep ext4 pre: crc32c-generic\n"),
+			"alias snd-card snd\nalias crypto-crc32c crc32c_generic\nalias crypto-crc32c crc32c_intel\n"),
+		"modules.softdep": []byte("softdep ext4 pre: crypto-crc32c\n"),
 		"modules.builtin": []byte("kernel/fs/squashfs/squashfs.ko\n"),
 	} {
 		if err := tr.PutFile(dir+name, 0o644, content); err != nil {
@@ -76,8 +77,8 @@ func TestWrite(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if info.Modules != 4 {
-		t.Errorf("Modules = %d; want ext4, jbd2, crc32c-generic, igb", info.Modules)
+	if info.Modules != 5 {
+		t.Errorf("Modules = %d; want ext4, jbd2, crc32c-generic, crc32c-intel, igb", info.Modules)
 	}
 	again, _, err := pack(t, "@boot", "drivers/net/ethernet/intel/")
 	if err != nil || !bytes.Equal(packed, again) {
@@ -109,8 +110,9 @@ func TestWrite(t *testing.T) {
 		"etc/ingot/server.pub": "key",
 		"lib/modules/" + release + "/kernel/fs/ext4/ext4.ko":           "ext4",
 		"usr/lib/modules/" + release + "/kernel/lib/crc32c-generic.ko": "crc",
-		"usr/lib/modules/" + release + "/modules.alias":                "alias pci:v8086* igb\n",
-		"usr/lib/modules/" + release + "/modules.softdep":              "softdep ext4 pre: crc32c-generic\n",
+		"usr/lib/modules/" + release + "/modules.alias": "alias pci:v8086* igb\n" +
+			"alias crypto-crc32c crc32c_generic\nalias crypto-crc32c crc32c_intel\n",
+		"usr/lib/modules/" + release + "/modules.softdep": "softdep ext4 pre: crypto-crc32c\n",
 	} {
 		if got, err := os.ReadFile(dir + "/" + path); err != nil || string(got) != want {
 			t.Errorf("%s = %q, %v; want %q", path, got, err, want)

@@ -44,7 +44,8 @@ type moduleSet struct {
 	dir     string              // usr/lib/modules/RELEASE
 	paths   map[string]string   // module name to path below dir
 	deps    map[string][]string // path to the paths it needs, in modules.dep order
-	soft    map[string][]string // module name to soft dependencies
+	soft    map[string][]string // module name to soft dependencies: names or aliases
+	aliases map[string][]string // alias without wildcards to module names
 	builtin map[string]bool
 	chosen  map[string]bool // paths
 }
@@ -59,7 +60,7 @@ func moduleName(p string) string {
 // selectModules reads depmod's indexes and chooses modules with their dependencies.
 func selectModules(t *tree.Tree, release string, want []string) (*moduleSet, error) {
 	s := &moduleSet{tree: t, dir: "usr/lib/modules/" + release, paths: map[string]string{}, deps: map[string][]string{},
-		soft: map[string][]string{}, builtin: map[string]bool{}, chosen: map[string]bool{}}
+		soft: map[string][]string{}, aliases: map[string][]string{}, builtin: map[string]bool{}, chosen: map[string]bool{}}
 	if err := s.readIndexes(); err != nil {
 		return nil, err
 	}
@@ -86,6 +87,13 @@ func (s *moduleSet) readIndexes() error {
 		return err
 	}
 	if err := s.lines("modules.builtin", func(line string) { s.builtin[moduleName(line)] = true }); err != nil {
+		return err
+	}
+	if err := s.lines("modules.alias", func(line string) {
+		if f := strings.Fields(line); len(f) == 3 && !strings.ContainsAny(f[1], "*?[") {
+			s.aliases[f[1]] = append(s.aliases[f[1]], f[2])
+		}
+	}); err != nil {
 		return err
 	}
 	return s.lines("modules.softdep", func(line string) {
@@ -145,9 +153,11 @@ func (s *moduleSet) add(p string) {
 	for _, d := range s.deps[p] {
 		s.add(d)
 	}
-	for _, name := range s.soft[moduleName(p)] {
-		if q, ok := s.paths[moduleName(name)]; ok {
-			s.add(q)
+	for _, soft := range s.soft[moduleName(p)] {
+		for _, name := range append([]string{soft}, s.aliases[soft]...) {
+			if q, ok := s.paths[moduleName(name)]; ok {
+				s.add(q)
+			}
 		}
 	}
 }

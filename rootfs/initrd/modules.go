@@ -18,7 +18,7 @@ type modules struct {
 	dir     string
 	paths   map[string]string   // name to path below dir
 	deps    map[string][]string // path to paths, the ones to load first last (modules.dep(5))
-	soft    map[string][]string // name to names to load before
+	soft    map[string][]string // name to names and aliases to load before
 	aliases []alias
 	loaded  map[string]bool
 	load    func(file string) error
@@ -27,7 +27,11 @@ type modules struct {
 type alias struct{ pattern, name string }
 
 func openModules(release string) (*modules, error) {
-	m := &modules{dir: "/usr/lib/modules/" + release, paths: map[string]string{}, deps: map[string][]string{},
+	return readModules("/usr/lib/modules/"+release, release)
+}
+
+func readModules(dir, release string) (*modules, error) {
+	m := &modules{dir: dir, paths: map[string]string{}, deps: map[string][]string{},
 		soft: map[string][]string{}, loaded: map[string]bool{}, load: finit}
 	dep, err := os.ReadFile(m.dir + "/modules.dep")
 	if err != nil {
@@ -86,20 +90,30 @@ func (m *modules) byName(name string) error {
 	if !ok || m.loaded[p] {
 		return nil
 	}
-	m.loaded[p] = true
-	for _, s := range m.soft[moduleName(name)] {
-		if err := m.byName(s); err != nil {
+	deps := m.deps[p]
+	for i := len(deps) - 1; i >= 0; i-- {
+		if err := m.one(deps[i]); err != nil {
 			return err
 		}
 	}
-	deps := m.deps[p]
-	for i := len(deps) - 1; i >= 0; i-- {
-		if m.loaded[deps[i]] {
-			continue
+	return m.one(p)
+}
+
+// one loads a module, the ones of whose modules.dep are loaded. Before it come its soft dependencies, which are
+// names or aliases (crypto-crc32c) and optional: of several providers, some do not fit this processor
+// (modprobe.d(5)).
+func (m *modules) one(p string) error {
+	if m.loaded[p] {
+		return nil
+	}
+	m.loaded[p] = true
+	for _, s := range m.soft[moduleName(p)] {
+		names := []string{s}
+		if _, is := m.paths[moduleName(s)]; !is {
+			names = m.matching(s)
 		}
-		m.loaded[deps[i]] = true
-		if err := m.load(filepath.Join(m.dir, deps[i])); err != nil {
-			return err
+		for _, name := range names {
+			_ = m.byName(name)
 		}
 	}
 	return m.load(filepath.Join(m.dir, p))

@@ -1,0 +1,45 @@
+package initrd
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// TestSoftDependencies: what a module needs only softly is loaded before it, also if the index names an alias with
+// several providers, of which one does not fit this processor, and also of a module that another one needs.
+func TestSoftDependencies(t *testing.T) {
+	dir := t.TempDir()
+	for name, text := range map[string]string{
+		"modules.dep": "kernel/fs/ext4.ko: kernel/fs/jbd2.ko kernel/lib/crc16.ko\nkernel/fs/jbd2.ko:\n" +
+			"kernel/lib/crc16.ko:\nkernel/lib/crc32c_intel.ko:\nkernel/lib/crc32c_generic.ko: kernel/lib/base.ko\n" +
+			"kernel/lib/base.ko:\nkernel/lib/journal-hash.ko:\n",
+		"modules.alias": "alias crypto-crc32c crc32c_intel\nalias crypto-crc32c crc32c_generic\nalias pci:v8086* igb\n",
+		"modules.softdep": "softdep ext4 pre: crypto-crc32c\nsoftdep jbd2 pre: journal_hash post: never\n" +
+			"softdep crc32c_generic pre: ext4\n",
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	m, err := readModules(dir, "6.1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var loaded []string
+	m.load = func(file string) error {
+		if strings.Contains(file, "crc32c_intel") {
+			return errors.New("no such device")
+		}
+		loaded = append(loaded, moduleName(file))
+		return nil
+	}
+	if err := m.byName("ext4"); err != nil {
+		t.Fatal(err)
+	}
+	if got := strings.Join(loaded, " "); got != "crc16 journal_hash jbd2 base crc32c_generic ext4" {
+		t.Errorf("loaded in this order: %s", got)
+	}
+}
