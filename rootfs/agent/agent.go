@@ -124,8 +124,14 @@ func (a *Agent) sayDown(ctx context.Context) {
 	if state, err := a.System.State(asking); err == nil && state == "stopping" {
 		ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 		defer cancel()
-		a.send(ctx, "events", ingot.Event{Stage: ingot.StageAgent, Down: true, Detail: "the system shuts down",
-			Uptime: rootfs.Uptime()})
+		e := ingot.Event{Stage: ingot.StageAgent, Down: true, Detail: "the system shuts down", Uptime: rootfs.Uptime()}
+		for !a.send(ctx, "events", e) {
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(300 * time.Millisecond):
+			}
+		}
 	}
 }
 

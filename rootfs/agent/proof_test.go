@@ -21,6 +21,7 @@ type listener struct {
 	events []ingot.Event
 	proven int
 	bad    int
+	lost   bool // the first message that the system shuts down
 	heard  chan string
 }
 
@@ -37,6 +38,10 @@ func (l *listener) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	l.proven++
 	var e ingot.Event
 	if m.Part() == "events" && json.Unmarshal(body, &e) == nil {
+		if e.Down && !l.lost {
+			l.lost = true
+			panic(http.ErrAbortHandler)
+		}
 		l.events = append(l.events, e)
 	}
 	w.Header().Set(ingot.HeaderAuth, l.secret.ProveAnswer(m.Part(), ingot.Answer{Status: http.StatusNoContent,
@@ -48,8 +53,8 @@ func (l *listener) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// TestShutDown: the agent says that the system shuts down, and nothing if it alone is stopped. All that it
-// sends is proven.
+// TestShutDown: the agent says that the system shuts down, again if that got lost, and nothing if it alone is
+// stopped. All that it sends is proven.
 func TestShutDown(t *testing.T) {
 	for _, stopping := range []bool{true, false} {
 		l := &listener{secret: bytes.Repeat([]byte{1}, 32), heard: make(chan string, 100)}
