@@ -5,7 +5,9 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"net/netip"
 	"os"
@@ -56,21 +58,37 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// profiled is main with a CPU profile of all of it, which is written when it ends.
+// profiled is main with profiles that are written when it ends: of the processor to path, and of
+// allocations to path.mem.
 func profiled(path string) int {
-	f, err := os.Create(path)
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	defer stop()
+	err := writeProfile(path, func(f io.Writer) error { return pprof.StartCPUProfile(f) }, func(io.Writer) error {
+		run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
+		pprof.StopCPUProfile()
+		return nil
+	})
 	if err == nil {
-		err = pprof.StartCPUProfile(f)
+		err = writeProfile(path+".mem", func(f io.Writer) error { return pprof.Lookup("allocs").WriteTo(f, 0) })
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	defer f.Close()
-	defer pprof.StopCPUProfile()
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
-	defer stop()
-	return run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
+	return 0
+}
+
+func writeProfile(path string, steps ...func(io.Writer) error) error {
+	f, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	for _, step := range steps {
+		if err := step(f); err != nil {
+			return errors.Join(err, f.Close())
+		}
+	}
+	return f.Close()
 }
 
 // field is a LAN with a server on one side and room for a crowd on the other.
