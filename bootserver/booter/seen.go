@@ -107,12 +107,18 @@ func (b *Booter) prepare(c client.Sighting) *prepared {
 	if p.id, p.err = ingot.MachineIDFromMAC(c.MAC); p.err == nil {
 		p.another = p.id + ingot.MachineID("-"+hex.EncodeToString(b.Derive("id", c.UUID+c.MAC)[:2]))
 	}
-	if c.HTTP && slices.Contains(c.Loaders, fleet.FirstUKI) {
-		if m, known := b.state.Find(p.request.Sighting); known {
-			b.lookUpNext(p.images, m)
-		}
-	}
+	b.lookUpFirst(p)
 	return p
+}
+
+// lookUpFirst looks up the image that a decision is most likely to need, so that it is made once.
+func (b *Booter) lookUpFirst(p *prepared) {
+	switch m, known := b.state.Find(p.request.Sighting); {
+	case !known && p.policy.ApproveAll && p.policy.Image != "":
+		b.lookUp(p.images, p.policy.Image)
+	case known && p.request.HTTP && slices.Contains(p.request.Loaders, fleet.FirstUKI):
+		b.lookUpNext(p.images, m)
+	}
 }
 
 func newBootID() ingot.BootID {

@@ -35,6 +35,7 @@ type Catalog struct {
 	mu      sync.Mutex
 	index   mark // of images
 	images  map[ingot.Digest]image.Image
+	names   map[string]ingot.Digest                        // references that were resolved
 	held    map[ingot.Digest]map[ingot.KeyUse]ingot.Digest // keys in the initramfs of images
 	trusted string                                         // the keyring, as text
 	refused map[ingot.Digest]error
@@ -52,7 +53,7 @@ type mark struct {
 	time  time.Time
 }
 
-// maxKept bounds how many images are kept; an image's manifest may have a MB of chunks.
+// maxKept bounds how many images and names are kept; an image's manifest may have a MB of chunks.
 const maxKept = 64
 
 // Image returns an image that can be served: it is complete, its files have the content that was built
@@ -78,11 +79,34 @@ func (c *Catalog) Servable(d ingot.Digest) bool {
 
 // Resolve returns the image that a reference names now, if it can be served: see Image.
 func (c *Catalog) Resolve(ctx context.Context, ref string) (image.Image, error) {
-	im, err := c.store.Get(ctx, ref)
+	d, err := c.named(ctx, ref)
 	if err != nil {
-		return im, err
+		return image.Image{}, err
 	}
-	return c.Image(im.Digest)
+	return c.Image(d)
+}
+
+// named returns the image that a reference names now, whether or not it can be served.
+func (c *Catalog) named(ctx context.Context, ref string) (ingot.Digest, error) {
+	get := func() (ingot.Digest, error) {
+		im, err := c.store.Get(ctx, ref)
+		return im.Digest, err
+	}
+	now, err := c.mark()
+	if err != nil {
+		return get() // which says what is wrong
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.follow(now)
+	if d, ok := c.names[ref]; ok {
+		return d, nil
+	}
+	d, err := get()
+	if err == nil {
+		c.names[ref] = d
+	}
+	return d, err
 }
 
 // Assignment resolves the image that a reference names and returns an assignment of it.
@@ -110,16 +134,13 @@ func (c *Catalog) UKI(im image.Image) (ingot.Artifact, bool) {
 
 // Stored returns an image of the store by its digest, whether or not it can be served.
 func (c *Catalog) Stored(d ingot.Digest) (image.Image, error) {
-	now, err := markOf(filepath.Join(c.store.Root(), "images", ocispec.ImageIndexFile))
+	now, err := c.mark()
 	if err != nil {
 		return c.store.Get(context.Background(), string(d)) // which says what is wrong
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock() // requests for the same image meanwhile need not read it again
-	if c.index != now || len(c.images) >= maxKept {
-		c.index, c.images, c.refused = now, map[ingot.Digest]image.Image{}, map[ingot.Digest]error{}
-		c.held = map[ingot.Digest]map[ingot.KeyUse]ingot.Digest{}
-	}
+	c.follow(now)
 	if im, ok := c.images[d]; ok {
 		return im, nil
 	}
@@ -176,8 +197,17 @@ func (c *Catalog) verified(im image.Image) error {
 	return nil
 }
 
-func markOf(path string) (mark, error) {
-	st, err := os.Stat(path)
+// follow forgets what was read of another index than the one with this mark; c.mu is held.
+func (c *Catalog) follow(now mark) {
+	if c.index != now || len(c.images) >= maxKept || len(c.names) >= maxKept {
+		c.index, c.images, c.names = now, map[ingot.Digest]image.Image{}, map[string]ingot.Digest{}
+		c.refused, c.held = map[ingot.Digest]error{}, map[ingot.Digest]map[ingot.KeyUse]ingot.Digest{}
+	}
+}
+
+// mark returns the mark of the store's index as it is now.
+func (c *Catalog) mark() (mark, error) {
+	st, err := os.Stat(filepath.Join(c.store.Root(), "images", ocispec.ImageIndexFile))
 	if err != nil {
 		return mark{}, fmt.Errorf("looking at the store's index: %w", err)
 	}

@@ -2,6 +2,7 @@ package catalog
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -57,6 +58,52 @@ func TestCatalogFollowsTheStore(t *testing.T) {
 	}
 	if _, err := c.Stored(v1.Digest); err != nil {
 		t.Errorf("Stored(v1) after it came back: %v", err)
+	}
+}
+
+// TestNamesFollowTheStore: a reference is looked up once, however many images the store has, and again
+// when it may name another image.
+func TestNamesFollowTheStore(t *testing.T) {
+	root := t.TempDir()
+	store, err := image.Open(t.Context(), root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	keys, err := image.LoadOrCreateKeys(filepath.Join(root, "keys"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := New(store)
+	resolves := func(ref string, want image.Image) {
+		t.Helper()
+		if im, err := c.Resolve(t.Context(), ref); err != nil || im.Digest != want.Digest {
+			t.Errorf("Resolve(%q) = %s, %v; want %s", ref, im.Name, err, want.Name)
+		}
+	}
+	few := put(t, store, keys, "v0")
+	resolves("lab", few)
+	cost := testing.AllocsPerRun(10, func() { resolves("lab:v0", few) })
+	if _, err := c.Resolve(t.Context(), "stable"); !errors.Is(err, image.ErrNotFound) {
+		t.Errorf("a name that nothing has: %v", err)
+	}
+	var last image.Image
+	for n := range 8 {
+		last = put(t, store, keys, fmt.Sprint("v1.", n))
+	}
+	resolves("lab", last)
+	resolves("lab:v0", few)
+	if _, err := store.Tag(t.Context(), "lab:v0", "stable"); err != nil {
+		t.Fatal(err)
+	}
+	resolves("stable", few)
+	if _, err := store.Tag(t.Context(), "lab:v1.3", "stable"); err != nil {
+		t.Fatal(err)
+	}
+	if im, err := c.Resolve(t.Context(), "stable"); err != nil || im.Name.Version != "v1.3" {
+		t.Errorf("a tag that was moved: %s, %v", im.Name, err)
+	}
+	if now := testing.AllocsPerRun(10, func() { resolves("lab:v0", few) }); now > cost+2 {
+		t.Errorf("a name costs %.0f allocations with 9 images in the store, and %.0f with one", now, cost)
 	}
 }
 

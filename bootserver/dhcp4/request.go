@@ -1,6 +1,7 @@
 package dhcp4
 
 import (
+	"cmp"
 	"context"
 	"net"
 	"net/netip"
@@ -256,16 +257,15 @@ func (r *request) whyNot(a lease.Request, st lease.Status, want netip.Addr) stri
 }
 
 // acknowledge makes an address the client's. The lease is durable before it is
-// acknowledged.
+// acknowledged, and so is what the client boots: both share a write to the disk.
 func (r *request) acknowledge(a lease.Request, want netip.Addr) (*dhcpv4.DHCPv4, error) {
 	options, _ := r.Options(want)
 	hostname := client.Clip(string(unterminated(r.Message.Options.Get(dhcpv4.OptionHostName))))
-	if ok, err := r.Assign(r.Book, a, want, options.lease(), hostname); err != nil {
-		return nil, err
-	} else if !ok {
+	if !r.Assign(r.Book, a, want, options.lease(), hostname) {
 		return r.nak(justTaken), nil
 	}
-	return r.answer(dhcpv4.MessageTypeAck, want)
+	ack, err := r.answer(dhcpv4.MessageTypeAck, want)
+	return ack, cmp.Or(r.Commit(), err)
 }
 
 // justTaken is why a client that may have an address does not get it.

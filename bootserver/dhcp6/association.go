@@ -94,7 +94,7 @@ func (r *request) poolFull(ia association, err error) dhcpv6.Option {
 }
 
 // lease answers a Request, and a Solicit with rapid commit: with the address that the
-// client names if it may have it, else with another. The lease is durable.
+// client names if it may have it, else with another.
 func (r *request) lease(ia association) (dhcpv6.Option, error) {
 	if i := slices.IndexFunc(ia.addresses, func(ip netip.Addr) bool { return r.Network.Subnet(ip) == nil }); i >= 0 {
 		return refusedAssociation(ia.IaId, iana.StatusNotOnLink, ia.addresses[i].String()+" is not on this link"), nil
@@ -112,13 +112,11 @@ func (r *request) lease(ia association) (dhcpv6.Option, error) {
 	return r.take(ia, a, ip)
 }
 
-// take makes an address the client's; the lease is durable before it is acknowledged.
+// take makes an address the client's.
 func (r *request) take(ia association, a lease.Request, ip netip.Addr) (dhcpv6.Option, error) {
 	options, _ := r.Options(ip)
 	valid := options.lease()
-	if ok, err := r.Assign(r.Book, a, ip, valid, r.hostname()); err != nil {
-		return nil, err
-	} else if !ok {
+	if !r.Assign(r.Book, a, ip, valid, r.hostname()) {
 		return refusedAssociation(ia.IaId, iana.StatusNoAddrsAvail, "another client just took the address; ask again"), nil
 	}
 	r.given = ip

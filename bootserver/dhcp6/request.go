@@ -2,6 +2,7 @@ package dhcp6
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"net/netip"
 
@@ -194,15 +195,15 @@ func (r *request) replyWith(options ...dhcpv6.Option) *dhcpv6.Message {
 }
 
 // assign is a message with the associations that f makes, more options, what belongs
-// to the addresses, and what the client boots.
+// to the addresses, and what the client boots. Leases are durable before it is sent.
 func (r *request) assign(kind dhcpv6.MessageType, f func(association) (dhcpv6.Option, error),
 	more ...dhcpv6.Option) (*dhcpv6.Message, error) {
 	list, err := r.eachAssociation(f)
-	if err != nil {
-		return nil, err
+	var boot client.Boot
+	if err == nil {
+		boot, err = r.boot(r.given)
 	}
-	boot, err := r.boot(r.given)
-	if err != nil {
+	if err = cmp.Or(r.Commit(), err); err != nil {
 		return nil, err
 	}
 	return Answer(r.m, kind, r.duid, r.Client, r.settings(r.given, boot), append(list, more...)...), nil

@@ -76,7 +76,7 @@ func (m *Machine) ReportedCards() (list []string) {
 // Identify returns the machine that a sighting belongs to, or nil if it is unknown.
 // candidates are all machines with its MAC address, UUID or switch port. If the unknown
 // machine may be a known one, ask is the question for the operator.
-func Identify(candidates []Machine, s Sighting) (found *Machine, ask *Question) {
+func Identify(candidates []*Machine, s Sighting) (found *Machine, ask *Question) {
 	c := sorted(candidates, s)
 	switch {
 	case c.exact != nil:
@@ -110,10 +110,9 @@ type claims struct {
 	atPort  []*Machine // all that were last seen at the port
 }
 
-func sorted(candidates []Machine, s Sighting) (c claims) {
+func sorted(candidates []*Machine, s Sighting) (c claims) {
 	var reported []*Machine
-	for i := range candidates {
-		m := &candidates[i]
+	for _, m := range candidates {
 		has := slices.Contains(m.MACs, s.MAC)
 		if s.Port.Relay.IsValid() && m.Port == s.Port && m.State != Retired {
 			c.atPort = append(c.atPort, m)
@@ -140,7 +139,7 @@ func sorted(candidates []Machine, s Sighting) (c claims) {
 }
 
 // matchUnknownUUID identifies a sighting with a UUID that no machine has.
-func (c claims) matchUnknownUUID(candidates []Machine, s Sighting) (*Machine, *Question) {
+func (c claims) matchUnknownUUID(candidates []*Machine, s Sighting) (*Machine, *Question) {
 	var open []*Machine // machines with the card and without a UUID of their own
 	for _, m := range c.byCard {
 		if m.UUID == "" || shared(candidates, m.UUID) {
@@ -252,10 +251,10 @@ func withUUID(list []*Machine, uuid string) (with []*Machine) {
 
 // shared reports whether several machines have a UUID. Unidentified machines do not
 // count: otherwise any client could make the UUID of another machine useless.
-func shared(machines []Machine, uuid string) bool {
+func shared(machines []*Machine, uuid string) bool {
 	n := 0
-	for i := range machines {
-		if m := &machines[i]; m.UUID == uuid && !m.Unidentified() {
+	for _, m := range machines {
+		if m.UUID == uuid && !m.Unidentified() {
 			n++
 		}
 	}

@@ -57,7 +57,7 @@ func TestIdentify(t *testing.T) {
 			"", "m-a"},
 		{"a known card in a strange board", Sighting{MAC: "52:54:00:00:00:02", UUID: "u9"}, "", "m-b"},
 	} {
-		got, ask := Identify(machines, c.s)
+		got, ask := Identify(pointers(machines), c.s)
 		if (got == nil) != (c.want == "") || got != nil && got.ID != c.want {
 			t.Errorf("%s: Identify = %v; want %q", c.name, got, c.want)
 		}
@@ -100,7 +100,7 @@ func TestSamePort(t *testing.T) {
 		"a known machine at another's place": {[]Machine{was,
 			{ID: "m-c", State: Approved, UUID: "u9", MACs: []string{"52:54:00:00:00:99"}}}, stranger, false},
 	} {
-		found, ask := Identify(c.machines, c.s)
+		found, ask := Identify(pointers(c.machines), c.s)
 		if (ask != nil) != c.ask || ask != nil && (ask.With != "m-was" || ask.About != "port eth7 via 10.7.0.1") {
 			t.Errorf("%s: Identify = %v, asks %+v; want a question %t", name, found, ask, c.ask)
 		}
@@ -205,4 +205,13 @@ func TestPlaceholders(t *testing.T) {
 	if got := ingot.PlausibleSerial(" CZ1234567890 "); got != "CZ1234567890" {
 		t.Errorf("a real serial became %q", got)
 	}
+}
+
+// pointers returns pointers to the machines of a list.
+func pointers(list []Machine) []*Machine {
+	to := make([]*Machine, len(list))
+	for i := range list {
+		to[i] = &list[i]
+	}
+	return to
 }

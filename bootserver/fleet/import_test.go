@@ -56,7 +56,7 @@ func TestImport(t *testing.T) {
 	if m := changed[2]; m.State != Approved || m.UUID == "" || m.Serial != "S3" {
 		t.Errorf("node03 = %+v", m)
 	}
-	if found, _ := Identify(changed, Sighting{MAC: "52:54:00:00:00:77", UUID: changed[2].UUID}); found == nil ||
+	if found, _ := Identify(pointers(changed), Sighting{MAC: "52:54:00:00:00:77", UUID: changed[2].UUID}); found == nil ||
 		found.Name != "node03" {
 		t.Errorf("node03 is not found by its UUID: %+v", found)
 	}

@@ -128,7 +128,7 @@ func TestNothingIsGuessed(t *testing.T) {
 		now := t0
 		find := func(s Sighting) (*Machine, *Question) {
 			now = now.Add(time.Second)
-			return Identify(machines, s)
+			return Identify(pointers(machines), s)
 		}
 		replace := func(m Machine) {
 			machines = append(slices.DeleteFunc(machines, func(o Machine) bool { return o.ID == m.ID }), m)
@@ -205,10 +205,10 @@ func agrees(t *rapid.T, machines []Machine, m Machine, s Sighting) {
 		t.Fatalf("%s is approved, and asked about", m.ID)
 	}
 	uuid := s.UUID
-	if shared(machines, uuid) {
+	if shared(pointers(machines), uuid) {
 		uuid = ""
 	}
-	if m.UUID != s.UUID && uuid != "" && m.UUID != "" && !shared(machines, m.UUID) {
+	if m.UUID != s.UUID && uuid != "" && m.UUID != "" && !shared(pointers(machines), m.UUID) {
 		t.Fatalf("%+v is found to be %+v, of another UUID", s, m)
 	}
 	seen := slices.Contains(m.MACs, s.MAC)

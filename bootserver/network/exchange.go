@@ -1,6 +1,7 @@
 package network
 
 import (
+	"cmp"
 	"net/netip"
 	"strings"
 	"time"
@@ -24,6 +25,7 @@ type Exchange[I Interface, M Machine[O], O Options[O]] struct {
 	Subnet   *Subnet[O]      // to prefer there; may be nil
 	Address  netip.Addr      // of this server for the client
 	Port     fleet.SwitchPort
+	pending  []lease.Pending // assigned, and maybe not durable yet
 }
 
 // Identify looks the client's machine up in the fleet and in the configuration,
@@ -100,10 +102,10 @@ func (x *Exchange[I, M, O]) Sighting(ip netip.Addr) client.Sighting {
 // booted yet.
 const configured = ingot.MachineID("configured")
 
-// Assign makes an address the client's for some time. The lease is durable when Assign
-// returns. It reports false if another client was faster.
+// Assign makes an address the client's for some time. It reports false if another client was faster.
+// Nothing may be answered before Commit.
 func (x *Exchange[I, M, O]) Assign(b *lease.Book, r lease.Request, ip netip.Addr, valid time.Duration,
-	hostname string) (bool, error) {
+	hostname string) bool {
 	l := fleet.LeaseOf(x.Key, ip)
 	l.Expires, l.Port, l.Hostname = x.Now.Add(valid), x.Port, hostname
 	if x.Known() {
@@ -112,10 +114,21 @@ func (x *Exchange[I, M, O]) Assign(b *lease.Book, r lease.Request, ip netip.Addr
 		}
 	}
 	pending, ok := b.Take(r, l, x.Now)
-	if !ok {
-		return false, nil
+	if ok {
+		x.pending = append(x.pending, pending)
 	}
-	return true, pending.Commit()
+	return ok
+}
+
+// Commit waits until all that was assigned is durable. What is recorded between Assign and Commit
+// shares a write to the disk with the lease.
+func (x *Exchange[I, M, O]) Commit() error {
+	var failed error
+	for _, p := range x.pending {
+		failed = cmp.Or(failed, p.Commit())
+	}
+	x.pending = nil
+	return failed
 }
 
 // Boot returns what the client boots, which is recorded and durable.

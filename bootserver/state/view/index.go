@@ -50,7 +50,7 @@ func newIndex() index {
 type candidates struct {
 	v    *View
 	read func(Key)
-	list []fleet.Machine
+	list []*fleet.Machine // not to be changed
 }
 
 // add adds the machines of an index's entry that are of use, at most so many.
@@ -62,11 +62,11 @@ func (c *candidates) add(table Table, key string, ids []ingot.MachineID, most in
 		}
 		c.read(Key{Machines, string(id)})
 		m := c.v.machines[id]
-		if !use(&m) {
+		if !use(m) {
 			continue
 		}
 		most--
-		if !slices.ContainsFunc(c.list, func(o fleet.Machine) bool { return o.ID == id }) {
+		if !slices.Contains(c.list, m) {
 			c.list = append(c.list, m)
 		}
 	}
@@ -86,7 +86,7 @@ func unidentifiedKey(mac, uuid string) string { return mac + " " + uuid }
 func ignore(Key) {}
 
 // find is fleet.Identify of candidates.
-func find(candidates []fleet.Machine, sight fleet.Sighting) (fleet.Machine, *fleet.Question, bool) {
+func find(candidates []*fleet.Machine, sight fleet.Sighting) (fleet.Machine, *fleet.Question, bool) {
 	m, ask := fleet.Identify(candidates, sight)
 	if m == nil {
 		return fleet.Machine{}, ask, false
@@ -96,8 +96,9 @@ func find(candidates []fleet.Machine, sight fleet.Sighting) (fleet.Machine, *fle
 
 // candidates returns all machines that can matter for whose a sighting is, the
 // longest known first.
-func (v *View) candidates(sight fleet.Sighting, read func(Key)) []fleet.Machine {
-	c := candidates{v: v, read: read}
+func (v *View) candidates(sight fleet.Sighting, read func(Key)) []*fleet.Machine {
+	var room [4]*fleet.Machine
+	c := candidates{v: v, read: read, list: room[:0]}
 	c.add(ByMAC, sight.MAC, v.index.mac[sight.MAC], state.MaxPerCard, all)
 	for _, key := range []string{unidentifiedKey(sight.MAC, sight.UUID), unidentifiedKey(sight.MAC, ""), sight.MAC} {
 		c.add(ByUnidentified, key, v.index.unidentified[key], 1, all)
@@ -106,7 +107,7 @@ func (v *View) candidates(sight fleet.Sighting, read func(Key)) []fleet.Machine 
 	if sight.UUID != "" {
 		c.add(ByUUID, sight.UUID, v.index.uuid[sight.UUID], two, all)
 	}
-	for _, m := range slices.Clone(c.list) { // whether the UUIDs of those with the card are shared
+	for _, m := range c.list { // whether the UUIDs of those with the card are shared
 		if m.UUID != "" {
 			c.add(ByUUID, m.UUID, v.index.uuid[m.UUID], two, all)
 		}
@@ -122,7 +123,7 @@ func (v *View) candidates(sight fleet.Sighting, read func(Key)) []fleet.Machine 
 	return c.list
 }
 
-func longerKnown(a, b fleet.Machine) int {
+func longerKnown(a, b *fleet.Machine) int {
 	if c := a.FirstSeen.Compare(b.FirstSeen); c != 0 {
 		return c
 	}
@@ -148,21 +149,28 @@ func (v *View) others(m fleet.Machine, f ingot.Facts, read func(Key)) []fleet.Ma
 		}
 	}
 	slices.SortFunc(c.list, longerKnown)
-	return c.list
+	list := make([]fleet.Machine, len(c.list))
+	for i, m := range c.list {
+		list[i] = *m
+	}
+	return list
 }
 
+// nobody is a machine that no record has.
+var nobody fleet.Machine
+
 func (v *View) setMachine(m fleet.Machine) {
-	old := v.machines[m.ID]
-	v.reuse(m.ID, &old, v.imageOf(old.Boot), &m, v.imageOf(m.Boot))
-	v.machines[m.ID] = m
-	v.reindex(m.ID, old, m)
+	old := cmp.Or(v.machines[m.ID], &nobody)
+	v.reuse(m.ID, old, v.imageOf(old.Boot), &m, v.imageOf(m.Boot))
+	v.machines[m.ID] = &m
+	v.reindex(m.ID, old, &m)
 }
 
 func (v *View) dropMachine(id ingot.MachineID) {
 	if m, had := v.machines[id]; had {
-		v.reuse(id, &m, v.imageOf(m.Boot), &fleet.Machine{}, "")
+		v.reuse(id, m, v.imageOf(m.Boot), &nobody, "")
 		delete(v.machines, id)
-		v.reindex(id, m, fleet.Machine{})
+		v.reindex(id, m, &nobody)
 	}
 }
 
@@ -199,10 +207,10 @@ func (v *View) reuse(id ingot.MachineID, old *fleet.Machine, oldBoot ingot.Diges
 // reindex takes a machine from what it is found by to what it is found by now.
 // Mostly that is the same: where thousands share a part, leaving and entering
 // its list at every packet would cost.
-func (v *View) reindex(id ingot.MachineID, old, m fleet.Machine) {
-	relistKnown(v, id, &old, &m)
+func (v *View) reindex(id ingot.MachineID, old, m *fleet.Machine) {
+	relistKnown(v, id, old, m)
 	if old.Unidentified() || m.Unidentified() {
-		relist(v.index.unidentified, id, unidentifiedKeys(&old), unidentifiedKeys(&m))
+		relist(v.index.unidentified, id, unidentifiedKeys(old), unidentifiedKeys(m))
 	}
 	relist(v.index.name, id, []string{old.Name}, []string{m.Name})
 	if old.Port != m.Port {
@@ -224,10 +232,10 @@ func (v *View) reindex(id ingot.MachineID, old, m fleet.Machine) {
 // relistKnown keeps the indexes that exclude unidentified machines.
 func relistKnown(v *View, id ingot.MachineID, old, m *fleet.Machine) {
 	if old.Unidentified() {
-		old = &fleet.Machine{}
+		old = &nobody
 	}
 	if m.Unidentified() {
-		m = &fleet.Machine{}
+		m = &nobody
 	}
 	relist(v.index.mac, id, old.MACs, m.MACs)
 	if !slices.Equal(old.MACs, m.MACs) || !slices.Equal(old.Facts.NICs, m.Facts.NICs) {
@@ -306,7 +314,7 @@ func (v *View) setBoot(b fleet.Boot) {
 		had = false
 	}
 	if m, known := v.machines[b.Machine]; known && m.Boot == b.ID && old.Image.Image != b.Image.Image {
-		v.reuse(m.ID, &m, old.Image.Image, &m, b.Image.Image)
+		v.reuse(m.ID, m, old.Image.Image, m, b.Image.Image)
 	}
 	v.boots[b.ID] = b
 	if !had {
@@ -327,7 +335,7 @@ func (v *View) dropBoot(id ingot.BootID) {
 		return
 	}
 	if m, known := v.machines[b.Machine]; known && m.Boot == id {
-		v.reuse(m.ID, &m, b.Image.Image, &m, "")
+		v.reuse(m.ID, m, b.Image.Image, m, "")
 	}
 	delete(v.boots, id)
 	delete(v.index.open, id)

@@ -38,7 +38,7 @@ func TestCandidatesAreFew(t *testing.T) {
 		t.Errorf("among machines that share all but their card, m-77 is found as %q, %t", m.ID, ok)
 	}
 	reported := ingot.Facts{UUID: uuid, Serial: "S", NICs: []ingot.NIC{{MAC: card}}}
-	if got := v.others(v.machines["m-77"], reported, count); len(got) > 8 {
+	if got := v.others(*v.machines["m-77"], reported, count); len(got) > 8 {
 		t.Errorf("%d others", len(got))
 	}
 	if len(read) > state.MaxRecords {
@@ -46,7 +46,7 @@ func TestCandidatesAreFew(t *testing.T) {
 	}
 	start := time.Now()
 	for range 1000 { // packets
-		m := v.machines["m-77"]
+		m := *v.machines["m-77"]
 		m.LastSeen = m.LastSeen.Add(time.Second)
 		v.setMachine(m)
 		v.Find(fleet.Sighting{MAC: "77", UUID: uuid, Port: port})

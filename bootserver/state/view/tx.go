@@ -300,7 +300,7 @@ func (tx *Tx) boot(id ingot.BootID) (fleet.Boot, bool) {
 // StoreMachine implements state.Tx.
 func (tx *Tx) StoreMachine(m fleet.Machine) {
 	m = m.Bound()
-	old, had := tx.v.machines[m.ID]
+	old, had := tx.v.Machine(m.ID)
 	tx.refuseRemoved(&old, &m)
 	tx.undo = append(tx.undo, func() {
 		if had {
@@ -340,7 +340,7 @@ func (tx *Tx) refuseRemoved(old, m *fleet.Machine) {
 
 // DropMachine implements state.Tx.
 func (tx *Tx) DropMachine(id ingot.MachineID) error {
-	old, had := tx.v.machines[id]
+	old, had := tx.v.Machine(id)
 	if !had {
 		return nil
 	}
@@ -554,7 +554,7 @@ func (tx *Tx) Replace(c state.LargeChange) error {
 	tx.unbound = true
 	tx.LookedUp(c.LookedUp)
 	for _, r := range c.Machines {
-		now, had := tx.v.machines[r.After.ID]
+		now, had := tx.v.Machine(r.After.ID)
 		if had != (r.Before != nil) || had && !reflect.DeepEqual(now, *r.Before) {
 			return fmt.Errorf("%w: %s", state.ErrChanged, r.After.Hostname())
 		}

@@ -42,7 +42,7 @@ type View struct {
 	// Size returns the size of a value's record, in bytes.
 	Size func(v any) (int, error)
 
-	machines    map[ingot.MachineID]fleet.Machine
+	machines    map[ingot.MachineID]*fleet.Machine // replaced, never changed
 	boots       map[ingot.BootID]fleet.Boot
 	credentials map[string]access.Credential // by id
 	removals    map[ingot.Digest]state.Removal
@@ -54,7 +54,7 @@ type View struct {
 
 // New returns an empty view. size returns the size of a value's record, in bytes.
 func New(size func(v any) (int, error)) *View {
-	return &View{Size: size, machines: map[ingot.MachineID]fleet.Machine{}, boots: map[ingot.BootID]fleet.Boot{},
+	return &View{Size: size, machines: map[ingot.MachineID]*fleet.Machine{}, boots: map[ingot.BootID]fleet.Boot{},
 		credentials: map[string]access.Credential{}, removals: map[ingot.Digest]state.Removal{},
 		ended: map[ingot.Outcome]uint64{}, index: newIndex()}
 }
@@ -82,8 +82,15 @@ func (v *View) AddRemoval(r state.Removal) { v.removals[r.Image] = r }
 
 // Machine returns one machine.
 func (v *View) Machine(id ingot.MachineID) (fleet.Machine, bool) {
-	m, ok := v.machines[id]
-	return m, ok
+	return known(v.machines[id])
+}
+
+// known returns the machine of a record, which may be missing.
+func known(m *fleet.Machine) (fleet.Machine, bool) {
+	if m == nil {
+		return fleet.Machine{}, false
+	}
+	return *m, true
 }
 
 // Machines returns all machines, the longest known first.
@@ -102,7 +109,7 @@ func (v *View) Machines() []fleet.Machine {
 	})
 	list := make([]fleet.Machine, len(order))
 	for i, p := range order {
-		list[i] = v.machines[p.id]
+		list[i] = *v.machines[p.id]
 	}
 	return list
 }
@@ -114,13 +121,14 @@ func (v *View) Find(sight fleet.Sighting) (fleet.Machine, bool) {
 }
 
 // AtAddress returns the machine that was last seen with an address.
-func (v *View) AtAddress(ip netip.Addr) (m fleet.Machine, ok bool) {
+func (v *View) AtAddress(ip netip.Addr) (fleet.Machine, bool) {
+	var latest *fleet.Machine
 	for _, id := range v.index.address[ip] {
-		if o := v.machines[id]; !ok || o.LastSeen.After(m.LastSeen) {
-			m, ok = o, true
+		if m := v.machines[id]; latest == nil || m.LastSeen.After(latest.LastSeen) {
+			latest = m
 		}
 	}
-	return m, ok
+	return known(latest)
 }
 
 // Boot returns a boot that is in memory.
@@ -157,12 +165,15 @@ func (v *View) MissingBoots() []ingot.BootID {
 // LatestOf returns the latest boot of a machine, as the machine has it: one that began later may have
 // ended because this one still ran.
 func (v *View) LatestOf(id ingot.MachineID) (fleet.Boot, bool) {
-	if b, ok := v.boots[v.machines[id].Boot]; ok {
+	if b, ok := v.boots[v.bootOf(id)]; ok {
 		return b, true
 	}
 	b, ok := v.boots[v.index.latest[id]]
 	return b, ok
 }
+
+// bootOf returns the boot that a machine has, "" for none.
+func (v *View) bootOf(id ingot.MachineID) ingot.BootID { return cmp.Or(v.machines[id], &nobody).Boot }
 
 // Latest returns the latest boot of each machine, sorted by start.
 func (v *View) Latest() []fleet.Boot {
@@ -195,7 +206,7 @@ func (v *View) OpenBoots() []fleet.Boot {
 func (v *View) Granted() []fleet.Machine {
 	list := make([]fleet.Machine, 0, len(v.index.granted))
 	for id := range v.index.granted {
-		list = append(list, v.machines[id])
+		list = append(list, *v.machines[id])
 	}
 	slices.SortFunc(list, func(a, b fleet.Machine) int { return strings.Compare(string(a.ID), string(b.ID)) })
 	return list
@@ -237,7 +248,7 @@ func (v *View) Counts() state.Counts {
 // memory must be stored.
 func (v *View) Forget() {
 	for id, b := range v.boots {
-		if !b.Open() && v.index.latest[b.Machine] != id && v.machines[b.Machine].Boot != id {
+		if !b.Open() && v.index.latest[b.Machine] != id && v.bootOf(b.Machine) != id {
 			v.dropBoot(id)
 		}
 	}
