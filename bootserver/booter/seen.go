@@ -113,10 +113,15 @@ func (b *Booter) prepare(c client.Sighting) *prepared {
 
 // lookUpFirst looks up the image that a decision is most likely to need, so that it is made once.
 func (b *Booter) lookUpFirst(p *prepared) {
+	first := p.policy.ApproveAll && p.policy.Image != ""
+	uki := p.request.HTTP && slices.Contains(p.request.Loaders, fleet.FirstUKI)
+	if !first && !uki {
+		return
+	}
 	switch m, known := b.state.Find(p.request.Sighting); {
-	case !known && p.policy.ApproveAll && p.policy.Image != "":
+	case !known && first:
 		b.lookUp(p.images, p.policy.Image)
-	case known && p.request.HTTP && slices.Contains(p.request.Loaders, fleet.FirstUKI):
+	case known && uki:
 		b.lookUpNext(p.images, m)
 	}
 }

@@ -51,8 +51,8 @@ func (p *Prober) Probe(ctx context.Context, t Probe) (user string, used bool) {
 		return "", false
 	}
 	defer p.end(t.Address, answer)
-	ctx, cancel := context.WithTimeout(ctx, t.For)
-	defer cancel()
+	pause := time.NewTimer(t.For / 2)
+	defer pause.Stop()
 	for range 2 { // one may get lost
 		if err := send(); err != nil {
 			p.logFailure(t, err)
@@ -62,7 +62,8 @@ func (p *Prober) Probe(ctx context.Context, t Probe) (user string, used bool) {
 			return user, true
 		case <-ctx.Done():
 			return "", false
-		case <-time.After(t.For / 2):
+		case <-pause.C:
+			pause.Reset(t.For / 2)
 		}
 	}
 	return "", false
