@@ -95,23 +95,30 @@ func known(m *fleet.Machine) (fleet.Machine, bool) {
 
 // Machines returns all machines, the longest known first.
 func (v *View) Machines() []fleet.Machine {
-	// Machines are large: what is sorted is small, and each is copied once.
-	type place struct {
-		since time.Time
-		id    ingot.MachineID
-	}
-	order := make([]place, 0, len(v.machines))
+	order := make([]place[ingot.MachineID], 0, len(v.machines))
 	for id, m := range v.machines {
-		order = append(order, place{m.FirstSeen, id})
+		order = append(order, place[ingot.MachineID]{m.FirstSeen, id})
 	}
-	slices.SortFunc(order, func(a, b place) int {
+	return inOrder(order, func(id ingot.MachineID) fleet.Machine { return *v.machines[id] })
+}
+
+// place is where a record is in a list. Records are large: what is sorted is small, and each record
+// is copied once.
+type place[ID ~string] struct {
+	since time.Time
+	id    ID
+}
+
+// inOrder returns the records of a list, the oldest first.
+func inOrder[ID ~string, T any](list []place[ID], get func(ID) T) []T {
+	slices.SortFunc(list, func(a, b place[ID]) int {
 		return cmp.Or(a.since.Compare(b.since), strings.Compare(string(a.id), string(b.id)))
 	})
-	list := make([]fleet.Machine, len(order))
-	for i, p := range order {
-		list[i] = *v.machines[p.id]
+	records := make([]T, len(list))
+	for i, p := range list {
+		records[i] = get(p.id)
 	}
-	return list
+	return records
 }
 
 // Find returns the machine that a sighting is of, see fleet.Identify.
@@ -192,14 +199,11 @@ func (v *View) Latest() []fleet.Boot {
 
 // OpenBoots returns the boots that have not ended, sorted by start.
 func (v *View) OpenBoots() []fleet.Boot {
-	list := make([]fleet.Boot, 0, len(v.index.open))
+	order := make([]place[ingot.BootID], 0, len(v.index.open))
 	for id := range v.index.open {
-		list = append(list, v.boots[id])
+		order = append(order, place[ingot.BootID]{v.boots[id].Started, id})
 	}
-	slices.SortFunc(list, func(a, b fleet.Boot) int {
-		return cmp.Or(a.Started.Compare(b.Started), strings.Compare(string(a.ID), string(b.ID)))
-	})
-	return list
+	return inOrder(order, func(id ingot.BootID) fleet.Boot { return v.boots[id] })
 }
 
 // Granted returns the machines with a grant that no boot has used, sorted by id.
