@@ -1,6 +1,7 @@
 package dhcp4
 
 import (
+	"errors"
 	"net"
 	"net/netip"
 	"os"
@@ -273,6 +274,44 @@ func TestNoAckWithoutDisk(t *testing.T) {
 	if a, err := s.Handle(t.Context(),
 		broadcast(requestFrom(t, 1, selects("10.99.0.1"), wants("10.99.0.100")))); a != nil || err == nil {
 		t.Errorf("Handle = %v, %v with a full disk; want an error and no ACK", a, err)
+	}
+}
+
+// oneWrite is a disk that a lease reaches together with the boot of its machine, and not before.
+type oneWrite struct {
+	leasetest.Store
+	scripted
+	observed bool
+}
+
+func (d *oneWrite) Observe(c client.Sighting) (client.Boot, error) {
+	d.observed = true
+	return d.scripted.Observe(c)
+}
+
+func (d *oneWrite) PutLease(l fleet.Lease) func() error {
+	wait := d.Store.PutLease(l)
+	return func() error {
+		if !d.observed {
+			return errors.New("the lease waits for the disk before the boot is recorded")
+		}
+		return wait()
+	}
+}
+
+// TestLeaseAndBootShareAWrite: an acknowledgement waits for the disk once, for its lease and for what the
+// client boots; without the lease there is none.
+func TestLeaseAndBootShareAWrite(t *testing.T) {
+	now := time.Unix(1000, 0)
+	p := broadcast(requestFrom(t, 1, arch(iana.EFI_X86_64), selects("10.99.0.1"), wants("10.99.0.100")))
+	d := &oneWrite{}
+	a := answerOf(t, serverOf(t, testConfig(), d, d, &now), p)
+	if a == nil || a.MessageType() != dhcpv4.MessageTypeAck || a.BootFileName == "" || d.Len() != 1 {
+		t.Errorf("the answer is %v, and %d leases are stored; want an ACK with a boot file, and one", a, d.Len())
+	}
+	full := &oneWrite{Store: leasetest.Store{Full: true}}
+	if r, err := serverOf(t, testConfig(), full, full, &now).Handle(t.Context(), p); r != nil || err == nil {
+		t.Errorf("Handle = %v, %v although the lease cannot be stored; want an error and no ACK", r, err)
 	}
 }
 
