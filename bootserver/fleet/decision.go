@@ -75,17 +75,17 @@ func (d *Decision) MachineChanged() bool {
 	if d.Machine.LastSeen.Sub(was.LastSeen) <= seenInterval {
 		was.LastSeen = d.Machine.LastSeen
 	}
-	return d.created || !same(was, d.Machine)
+	return d.created || !same(&was, &d.Machine)
 }
 
 // BootChanged reports whether the boot must be stored.
-func (d *Decision) BootChanged() bool { return d.Boot.ID != "" && !same(d.boot, d.Boot) }
+func (d *Decision) BootChanged() bool { return d.Boot.ID != "" && !same(&d.boot, &d.Boot) }
 
 // Began reports whether the decision started a new boot.
 func (d *Decision) Began() bool { return d.Boot.ID != "" && d.Boot.ID != d.boot.ID }
 
 // same compares records. It alone decides which records are written.
-func same[T any](a, b T) bool { return reflect.DeepEqual(a, b) }
+func same[T any](a, b *T) bool { return reflect.DeepEqual(a, b) }
 
 // add adds a Change about the machine.
 func (d *Decision) add(c Change) {

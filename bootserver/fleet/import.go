@@ -170,7 +170,7 @@ func (d *Decision) action(name string, before Machine) Action {
 			a.What = append(a.What, c.String())
 		}
 		a.What = append(a.What, supplied(before, d.Machine)...)
-		if a.Do = "change"; same(before, d.Machine) {
+		if a.Do = "change"; same(&before, &d.Machine) {
 			a.Do = "same"
 		}
 	}

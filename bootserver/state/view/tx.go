@@ -1,6 +1,7 @@
 package view
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"reflect"
@@ -300,13 +301,13 @@ func (tx *Tx) boot(id ingot.BootID) (fleet.Boot, bool) {
 // StoreMachine implements state.Tx.
 func (tx *Tx) StoreMachine(m fleet.Machine) {
 	m = m.Bound()
-	old, had := tx.v.Machine(m.ID)
-	tx.refuseRemoved(&old, &m)
+	id, old := m.ID, tx.v.machines[m.ID] // what the function below has is kept for it
+	tx.refuseRemoved(cmp.Or(old, &nobody), &m)
 	tx.undo = append(tx.undo, func() {
-		if had {
-			tx.v.setMachine(old)
+		if old != nil {
+			tx.v.setMachine(*old)
 		} else {
-			tx.v.dropMachine(m.ID)
+			tx.v.dropMachine(id)
 		}
 	})
 	tx.v.setMachine(m)
@@ -412,29 +413,35 @@ func interleave(a, b []fleet.Boot) []fleet.Boot {
 // StoreBoot implements state.Tx.
 func (tx *Tx) StoreBoot(b fleet.Boot) {
 	b = b.Bound()
-	old, had := tx.boot(b.ID)
-	latest, hadLatest := tx.v.index.latest[b.Machine]
+	tx.countEnd(b)
+	id, machine := b.ID, b.Machine // what the function below has is kept for it
+	latest, hadLatest := tx.v.index.latest[machine]
+	restore := func(*View) {} // of the past, or new
+	if old, had := tx.v.boots[id]; had {
+		restore = func(v *View) { v.setBoot(old) }
+	}
 	tx.undo = append(tx.undo, func() {
-		tx.v.dropBoot(b.ID)
-		if had {
-			tx.v.setBoot(old)
-		}
+		tx.v.dropBoot(id)
+		restore(tx.v)
 		if hadLatest {
-			tx.v.index.latest[b.Machine] = latest
+			tx.v.index.latest[machine] = latest
 		}
 	})
 	tx.v.setBoot(b)
 	tx.put(Boots, string(b.ID), b)
-	tx.countEnd(old, b)
 }
 
-// countEnd counts a boot that ends with this transaction.
-func (tx *Tx) countEnd(before, after fleet.Boot) {
-	if !before.Open() || after.Open() {
+// countEnd counts a boot that ends as it is stored.
+func (tx *Tx) countEnd(b fleet.Boot) {
+	if b.Open() {
 		return
 	}
-	tx.v.ended[after.Outcome]++
-	tx.undo = append(tx.undo, func() { tx.v.ended[after.Outcome]-- })
+	if before, _ := tx.boot(b.ID); !before.Open() {
+		return
+	}
+	outcome := b.Outcome
+	tx.v.ended[outcome]++
+	tx.undo = append(tx.undo, func() { tx.v.ended[outcome]-- })
 }
 
 // PutLease implements state.Tx.
