@@ -13,10 +13,12 @@ import (
 func (b *Booter) Expire() {
 	now, policy := b.now(), *b.policy.Load()
 	var boots []ingot.BootID
-	for _, boot := range b.state.OpenBoots() {
-		if _, overdue := fleet.Overdue(boot, now); overdue {
-			boots = append(boots, boot.ID)
-		}
+	overdue := func(boot fleet.Boot) bool {
+		_, is := fleet.Overdue(boot, now)
+		return is
+	}
+	for _, boot := range b.state.OpenBoots(overdue) {
+		boots = append(boots, boot.ID)
 	}
 	each(b, boots, func(tx state.Tx, images *images, id ingot.BootID) *fleet.Decision {
 		boot, m, err := lookupBoot(tx, id)

@@ -145,6 +145,9 @@ const (
 func clip(s string) string { return clipTo(s, maxText) }
 
 func clipTo(s string, n int) string {
+	if s == "" { // as most are
+		return ""
+	}
 	return fleet.Clip(ingot.HideBootKeys(strings.ToValidUTF8(s[:min(len(s), n)], "")), n)
 }
 

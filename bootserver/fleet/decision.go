@@ -87,9 +87,15 @@ func (d *Decision) Began() bool { return d.Boot.ID != "" && d.Boot.ID != d.boot.
 // same compares records. It alone decides which records are written.
 func same[T any](a, b *T) bool { return reflect.DeepEqual(a, b) }
 
+// usualChanges is how many Changes the decision about a new machine has.
+const usualChanges = 6
+
 // add adds a Change about the machine.
 func (d *Decision) add(c Change) {
 	c.At, c.Machine, c.Actor = d.now, d.Machine.ID, d.by
+	if d.Changes == nil {
+		d.Changes = make([]Change, 0, usualChanges)
+	}
 	d.Changes = append(d.Changes, c)
 }
 

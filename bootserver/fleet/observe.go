@@ -177,7 +177,7 @@ func (d *Decision) announce(imported bool) {
 	rest := slices.DeleteFunc(d.Changes, func(c Change) bool {
 		return c.Code == CodeMachineState || c.Code == CodeMachineCard || c.Code == CodeMachineSeen
 	})
-	d.Changes = append([]Change{c}, rest...)
+	d.Changes = slices.Insert(rest, 0, c)
 }
 
 // autoApprove approves a new machine if the policy approves all.

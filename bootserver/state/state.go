@@ -132,8 +132,9 @@ type Decisions interface {
 	// Identity is a secret that was made with the state; the keys of machines are derived
 	// from it. A restore brings that of the backup.
 	Identity() []byte
-	// OpenBoots returns the boots that have not ended, sorted by start.
-	OpenBoots() []fleet.Boot
+	// OpenBoots returns those of the boots that have not ended for which wanted, which only
+	// computes, returns true, sorted by start.
+	OpenBoots(wanted func(fleet.Boot) bool) []fleet.Boot
 	// Granted returns the machines with a grant that no boot has used.
 	Granted() []fleet.Machine
 	// Removals returns the pending removals of images, the oldest first.

@@ -294,7 +294,9 @@ func (s *Store) AtAddress(ip netip.Addr) (fleet.Machine, bool) {
 func (s *Store) Latest() []fleet.Boot { return seen(s, (*view.View).Latest) }
 
 // OpenBoots implements state.Decisions.
-func (s *Store) OpenBoots() []fleet.Boot { return seen(s, (*view.View).OpenBoots) }
+func (s *Store) OpenBoots(wanted func(fleet.Boot) bool) []fleet.Boot {
+	return seen(s, func(v *view.View) []fleet.Boot { return v.OpenBoots(wanted) })
+}
 
 // Granted implements state.Decisions.
 func (s *Store) Granted() []fleet.Machine { return seen(s, (*view.View).Granted) }

@@ -326,7 +326,7 @@ func testIndex(t *testing.T, b Backend) {
 	if _, ok := s.AtAddress(refused.Address); ok {
 		t.Error("a machine is found at the address of a refused change")
 	}
-	if open := s.OpenBoots(); len(open) != 1 || open[0].ID != x.ID {
+	if open := s.OpenBoots(func(fleet.Boot) bool { return true }); len(open) != 1 || open[0].ID != x.ID {
 		t.Errorf("open boots %+v; want what was before the refused change", open)
 	}
 	if granted := s.Granted(); len(granted) != 1 {

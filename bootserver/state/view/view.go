@@ -197,11 +197,13 @@ func (v *View) Latest() []fleet.Boot {
 	return list
 }
 
-// OpenBoots returns the boots that have not ended, sorted by start.
-func (v *View) OpenBoots() []fleet.Boot {
-	order := make([]place[ingot.BootID], 0, len(v.index.open))
+// OpenBoots returns those of the boots that have not ended for which wanted returns true, sorted by start.
+func (v *View) OpenBoots(wanted func(fleet.Boot) bool) []fleet.Boot {
+	var order []place[ingot.BootID]
 	for id := range v.index.open {
-		order = append(order, place[ingot.BootID]{v.boots[id].Started, id})
+		if b := v.boots[id]; wanted(b) {
+			order = append(order, place[ingot.BootID]{b.Started, id})
+		}
 	}
 	return inOrder(order, func(id ingot.BootID) fleet.Boot { return v.boots[id] })
 }
