@@ -37,7 +37,8 @@ type Catalog struct {
 	images  map[ingot.Digest]image.Image
 	names   map[string]ingot.Digest                        // references that were resolved
 	held    map[ingot.Digest]map[ingot.KeyUse]ingot.Digest // keys in the initramfs of images
-	trusted string                                         // the keyring, as text
+	keys    keyring
+	trusted string // by what was refused
 	refused map[ingot.Digest]error
 
 	blobs blobs
@@ -170,24 +171,21 @@ func (c *Catalog) serverKey(im ingot.Digest) ingot.Digest {
 	return held[ingot.KeyServer]
 }
 
-// verified returns an error unless a release key that the store trusts signed an image, and machines
-// that boot it accept the store's tickets. The keys are read each time: they are a few small files, and
-// a key that is no longer trusted must count at once.
+// verified returns an error unless a release key that the store trusts now signed an image, and machines
+// that boot it accept the store's tickets.
 func (c *Catalog) verified(im image.Image) error {
-	keys, err := image.ReadKeyring(filepath.Join(c.store.Root(), "keys"))
-	if err != nil {
-		return fmt.Errorf("image %s: %w", im.Name, err)
-	}
-	text := keys.Text()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.trusted != text || len(c.refused) >= maxKept || c.refused == nil {
-		c.trusted, c.refused = text, map[ingot.Digest]error{}
+	if err := c.keys.read(filepath.Join(c.store.Root(), "keys")); err != nil {
+		return fmt.Errorf("image %s: %w", im.Name, err)
+	}
+	if keys := &c.keys; c.trusted != keys.text || len(c.refused) >= maxKept || c.refused == nil {
+		c.trusted, c.refused = keys.text, map[ingot.Digest]error{}
 	}
 	refused, known := c.refused[im.Digest]
 	if !known {
-		if refused = im.VerifySignature(keys.For(im.Digest)...); refused == nil && len(keys.Old) > 0 {
-			refused = keys.Follows(im, c.serverKey(im.Digest))
+		if refused = im.VerifySignature(c.keys.For(im.Digest)...); refused == nil && len(c.keys.Old) > 0 {
+			refused = c.keys.Follows(im, c.serverKey(im.Digest))
 		}
 		c.refused[im.Digest] = refused
 	}

@@ -175,3 +175,62 @@ func put(t *testing.T, store *image.Store, keys image.Keys, version string) imag
 	}
 	return im
 }
+
+// TestKeysCountAtOnce: a change of the trusted keys counts at once, also long after they were read, and
+// they are not read for every look-up, nor are files of images opened.
+func TestKeysCountAtOnce(t *testing.T) {
+	root := t.TempDir()
+	store, err := image.Open(t.Context(), root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	own := filepath.Join(root, "keys")
+	if _, err := image.LoadOrCreateKeys(own); err != nil {
+		t.Fatal(err)
+	}
+	var stranger [2]image.Keys
+	for i := range stranger {
+		if stranger[i], err = image.LoadOrCreateKeys(t.TempDir()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	im := put(t, store, stranger[0], "v1")
+	c := New(store)
+	served := func(when string, want bool) {
+		t.Helper()
+		for range 2 {
+			if got := c.Servable(im.Digest); got != want {
+				t.Errorf("%s: servable = %t", when, got)
+			}
+		}
+	}
+	file := filepath.Join(own, "trusted", "stranger.pub")
+	write := func(key image.PublicKey) {
+		t.Helper()
+		if err := os.WriteFile(file, key.Text(), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	served("before its key is trusted", false)
+	for range 2 {
+		if err := image.Trust(own, "stranger", stranger[0].Release.Public); err != nil {
+			t.Fatal(err)
+		}
+		served("its key is trusted", true)
+		time.Sleep(2 * clockTick)
+		served("its key is trusted since a moment", true)
+		if reads := testing.AllocsPerRun(10, func() { c.Servable(im.Digest) }); reads > 50 {
+			t.Errorf("a look-up costs %.0f allocations although nothing changed", reads)
+		}
+		write(stranger[1].Release.Public)
+		served("the file has another key of the same size", false)
+		write(stranger[0].Release.Public)
+		served("the file has its key again", true)
+		time.Sleep(2 * clockTick)
+		served("its key has been trusted for long", true)
+		if err := image.Distrust(own, "stranger"); err != nil {
+			t.Fatal(err)
+		}
+		served("its key is not trusted any more", false)
+	}
+}
