@@ -36,6 +36,7 @@ type Catalog struct {
 	index   mark // of images
 	images  map[ingot.Digest]image.Image
 	names   map[string]ingot.Digest                        // references that were resolved
+	ukis    map[ingot.Digest]ingot.Artifact                // of images
 	held    map[ingot.Digest]map[ingot.KeyUse]ingot.Digest // keys in the initramfs of images
 	keys    keyring
 	trusted string // by what was refused
@@ -126,11 +127,25 @@ func (c *Catalog) UKI(im image.Image) (ingot.Artifact, bool) {
 	if im.Manifest.UKI == nil {
 		return ingot.Artifact{}, false
 	}
-	list, err := c.store.Referrers(context.Background(), im.Digest, ingot.ArtifactSignedUKI)
-	if err == nil && len(list) > 0 {
-		return list[len(list)-1].Content, true
+	now, err := c.mark()
+	if err != nil {
+		return *im.Manifest.UKI, true
 	}
-	return *im.Manifest.UKI, true
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.follow(now)
+	uki, known := c.ukis[im.Digest]
+	if !known {
+		uki = *im.Manifest.UKI
+		list, err := c.store.Referrers(context.Background(), im.Digest, ingot.ArtifactSignedUKI)
+		if err == nil && len(list) > 0 {
+			uki = list[len(list)-1].Content
+		}
+		if err == nil {
+			c.ukis[im.Digest] = uki
+		}
+	}
+	return uki, true
 }
 
 // Stored returns an image of the store by its digest, whether or not it can be served.
@@ -197,8 +212,9 @@ func (c *Catalog) verified(im image.Image) error {
 
 // follow forgets what was read of another index than the one with this mark; c.mu is held.
 func (c *Catalog) follow(now mark) {
-	if c.index != now || len(c.images) >= maxKept || len(c.names) >= maxKept {
+	if c.index != now || max(len(c.images), len(c.names), len(c.ukis)) >= maxKept {
 		c.index, c.images, c.names = now, map[ingot.Digest]image.Image{}, map[string]ingot.Digest{}
+		c.ukis = map[ingot.Digest]ingot.Artifact{}
 		c.refused, c.held = map[ingot.Digest]error{}, map[ingot.Digest]map[ingot.KeyUse]ingot.Digest{}
 	}
 }

@@ -105,6 +105,16 @@ func TestNamesFollowTheStore(t *testing.T) {
 	if now := testing.AllocsPerRun(10, func() { resolves("lab:v0", few) }); now > cost+2 {
 		t.Errorf("a name costs %.0f allocations with 9 images in the store, and %.0f with one", now, cost)
 	}
+	if uki, has := c.UKI(few); !has || uki.Digest != few.Manifest.UKI.Digest {
+		t.Errorf("the UKI is %v, %t; want the image's", uki, has)
+	}
+	if _, err := store.AddReferrer(t.Context(), few.Digest, image.Attachment{Type: ingot.ArtifactSignedUKI,
+		Media: ingot.MediaTypeUKI, Content: strings.NewReader("a signed UKI")}); err != nil {
+		t.Fatal(err)
+	}
+	if uki, _ := c.UKI(few); uki.Digest != ingot.DigestOf([]byte("a signed UKI")) {
+		t.Errorf("the UKI is %v; want the one that was signed since", uki)
+	}
 }
 
 // TestVerdictsFollowSignaturesAndKeys: what was found of a signature is forgotten when the image is
@@ -168,7 +178,7 @@ func put(t *testing.T, store *image.Store, keys image.Keys, version string) imag
 		return p
 	}
 	im, err := store.Put(t.Context(), &ingot.ImageManifest{Schema: 1, Profile: "lab", Version: version},
-		image.Files{Kernel: file("kernel"), Initramfs: file("initramfs"), Root: file("root"),
+		image.Files{Kernel: file("kernel"), Initramfs: file("initramfs"), Root: file("root"), UKI: file("uki"),
 			Plan: file("plan")}, keys.Release.Secret)
 	if err != nil {
 		t.Fatal(err)
