@@ -162,9 +162,10 @@ func identityIn(st fs.FileInfo) identity {
 	return identity{s.Dev, s.Ino, s.Size, s.Mtim, s.Ctim}
 }
 
-// sound returns an error unless all files of an image that machines fetch have their content.
-func (c *Catalog) sound(im image.Image) error {
-	for _, a := range c.artifacts(im) {
+// sound returns an error unless all files of an image that machines fetch have their content. It may
+// have a UKI.
+func (c *Catalog) sound(im image.Image, uki *ingot.Artifact) error {
+	for _, a := range c.artifacts(im, uki) {
 		if c.isSound(a) {
 			continue
 		}
@@ -177,11 +178,11 @@ func (c *Catalog) sound(im image.Image) error {
 	return nil
 }
 
-// artifacts are the files of an image that machines fetch.
-func (c *Catalog) artifacts(im image.Image) []ingot.Artifact {
+// artifacts are the files of an image that machines fetch. It may have a UKI.
+func (c *Catalog) artifacts(im image.Image, uki *ingot.Artifact) []ingot.Artifact {
 	list := []ingot.Artifact{im.Manifest.Kernel, im.Manifest.Initramfs, im.Manifest.Root, c.Config(im)}
-	if uki, has := c.UKI(im); has {
-		list = append(list, uki)
+	if uki != nil {
+		list = append(list, *uki)
 	}
 	return list
 }

@@ -63,14 +63,32 @@ const maxKept = 64
 // now has signed it. Machines would refuse another one, and start over for ever. When its key is
 // trusted later, machines that wait for it go on.
 func (c *Catalog) Image(d ingot.Digest) (image.Image, error) {
-	im, err := c.Stored(d)
+	return c.servable(func() (ingot.Digest, error) { return d, nil })
+}
+
+// servable is Image for the image that which returns, while c.mu is held.
+func (c *Catalog) servable(which func() (ingot.Digest, error)) (image.Image, error) {
+	im, uki, err := c.signed(which)
 	if err != nil {
-		return im, fmt.Errorf("image %s: %w", d.Short(), err)
-	}
-	if err := c.verified(im); err != nil {
 		return im, err
 	}
-	return im, c.sound(im)
+	return im, c.sound(im, uki)
+}
+
+// signed returns an image that a trusted key signed, and its UKI, if it has one. It looks at the index
+// once.
+func (c *Catalog) signed(which func() (ingot.Digest, error)) (im image.Image, uki *ingot.Artifact, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock() // requests for the same image meanwhile need not read it again
+	c.follow()
+	d, err := which()
+	if err != nil {
+		return im, nil, err
+	}
+	if im, err = c.stored(d); err != nil {
+		return im, nil, fmt.Errorf("image %s: %w", d.Short(), err)
+	}
+	return im, c.uki(im), c.verified(im)
 }
 
 // Servable reports whether an image can be served.
@@ -81,34 +99,16 @@ func (c *Catalog) Servable(d ingot.Digest) bool {
 
 // Resolve returns the image that a reference names now, if it can be served: see Image.
 func (c *Catalog) Resolve(ctx context.Context, ref string) (image.Image, error) {
-	d, err := c.named(ctx, ref)
-	if err != nil {
-		return image.Image{}, err
-	}
-	return c.Image(d)
-}
-
-// named returns the image that a reference names now, whether or not it can be served.
-func (c *Catalog) named(ctx context.Context, ref string) (ingot.Digest, error) {
-	get := func() (ingot.Digest, error) {
+	return c.servable(func() (ingot.Digest, error) {
+		if d, known := c.names[ref]; known {
+			return d, nil
+		}
 		im, err := c.store.Get(ctx, ref)
+		if err == nil {
+			c.names[ref] = im.Digest
+		}
 		return im.Digest, err
-	}
-	now, err := c.mark()
-	if err != nil {
-		return get() // which says what is wrong
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.follow(now)
-	if d, ok := c.names[ref]; ok {
-		return d, nil
-	}
-	d, err := get()
-	if err == nil {
-		c.names[ref] = d
-	}
-	return d, err
+	})
 }
 
 // Assignment resolves the image that a reference names and returns an assignment of it.
@@ -124,16 +124,20 @@ func (c *Catalog) Assignment(ctx context.Context, ref, why string, now time.Time
 // UKI returns the UKI of an image that has one: the one signed for Secure Boot last, if any,
 // because firmware does not say whether it checks signatures.
 func (c *Catalog) UKI(im image.Image) (ingot.Artifact, bool) {
-	if im.Manifest.UKI == nil {
-		return ingot.Artifact{}, false
-	}
-	now, err := c.mark()
-	if err != nil {
-		return *im.Manifest.UKI, true
-	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.follow(now)
+	c.follow()
+	if uki := c.uki(im); uki != nil {
+		return *uki, true
+	}
+	return ingot.Artifact{}, false
+}
+
+// uki is UKI; c.mu is held.
+func (c *Catalog) uki(im image.Image) *ingot.Artifact {
+	if im.Manifest.UKI == nil {
+		return nil
+	}
 	uki, known := c.ukis[im.Digest]
 	if !known {
 		uki = *im.Manifest.UKI
@@ -145,18 +149,19 @@ func (c *Catalog) UKI(im image.Image) (ingot.Artifact, bool) {
 			c.ukis[im.Digest] = uki
 		}
 	}
-	return uki, true
+	return &uki
 }
 
 // Stored returns an image of the store by its digest, whether or not it can be served.
 func (c *Catalog) Stored(d ingot.Digest) (image.Image, error) {
-	now, err := c.mark()
-	if err != nil {
-		return c.store.Get(context.Background(), string(d)) // which says what is wrong
-	}
 	c.mu.Lock()
-	defer c.mu.Unlock() // requests for the same image meanwhile need not read it again
-	c.follow(now)
+	defer c.mu.Unlock()
+	c.follow()
+	return c.stored(d)
+}
+
+// stored is Stored; c.mu is held.
+func (c *Catalog) stored(d ingot.Digest) (image.Image, error) {
 	if im, ok := c.images[d]; ok {
 		return im, nil
 	}
@@ -187,10 +192,8 @@ func (c *Catalog) serverKey(im ingot.Digest) ingot.Digest {
 }
 
 // verified returns an error unless a release key that the store trusts now signed an image, and machines
-// that boot it accept the store's tickets.
+// that boot it accept the store's tickets; c.mu is held.
 func (c *Catalog) verified(im image.Image) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
 	if err := c.keys.read(filepath.Join(c.store.Root(), "keys")); err != nil {
 		return fmt.Errorf("image %s: %w", im.Name, err)
 	}
@@ -210,13 +213,16 @@ func (c *Catalog) verified(im image.Image) error {
 	return nil
 }
 
-// follow forgets what was read of another index than the one with this mark; c.mu is held.
-func (c *Catalog) follow(now mark) {
-	if c.index != now || max(len(c.images), len(c.names), len(c.ukis)) >= maxKept {
-		c.index, c.images, c.names = now, map[ingot.Digest]image.Image{}, map[string]ingot.Digest{}
-		c.ukis = map[ingot.Digest]ingot.Artifact{}
-		c.refused, c.held = map[ingot.Digest]error{}, map[ingot.Digest]map[ingot.KeyUse]ingot.Digest{}
+// follow forgets what was read of another index than the store has now; c.mu is held. Without an index
+// nothing is remembered.
+func (c *Catalog) follow() {
+	now, err := c.mark()
+	if err == nil && c.index == now && max(len(c.images), len(c.names), len(c.ukis)) < maxKept {
+		return
 	}
+	c.index, c.images, c.names = now, map[ingot.Digest]image.Image{}, map[string]ingot.Digest{}
+	c.ukis, c.refused = map[ingot.Digest]ingot.Artifact{}, map[ingot.Digest]error{}
+	c.held = map[ingot.Digest]map[ingot.KeyUse]ingot.Digest{}
 }
 
 // mark returns the mark of the store's index as it is now.

@@ -52,8 +52,12 @@ func (c *Catalog) List(ctx context.Context) ([]Listed, error) {
 
 // known says what is known of a complete image without reading its files.
 func (c *Catalog) known(im image.Image) Listed {
+	c.mu.Lock()
+	c.follow()
+	uki, refused := c.uki(im), c.verified(im)
+	c.mu.Unlock()
 	unread := 0
-	for _, a := range c.artifacts(im) {
+	for _, a := range c.artifacts(im, uki) {
 		read, err := c.wasRead(a)
 		if err != nil {
 			return Listed{im, Damaged, fmt.Errorf("image %s: %w", im.Name, err)}
@@ -62,8 +66,8 @@ func (c *Catalog) known(im image.Image) Listed {
 			unread++
 		}
 	}
-	if err := c.verified(im); err != nil {
-		return Listed{im, Untrusted, err}
+	if refused != nil {
+		return Listed{im, Untrusted, refused}
 	}
 	if unread > 0 {
 		return Listed{im, Complete, nil}
