@@ -34,6 +34,9 @@ var (
 	ErrDamaged = errors.New("the file is damaged, or is not a state of ingot")
 	// ErrLost is returned for a store that a server has used and whose state is missing or empty.
 	ErrLost = errors.New("the state file is lost")
+	// ErrJournal is returned for a state whose last changes are in a journal that is missing,
+	// damaged or of another state.
+	ErrJournal = errors.New("the journal of the state cannot be used")
 	// ErrRestoring is returned while another backup is being restored.
 	ErrRestoring = errors.New("another backup is just being restored")
 	// ErrBackups is returned while MaxBackups backups are being read.

@@ -206,6 +206,9 @@ func (r *trial) round(f fault) (killed, ready time.Time) {
 	c.Machines = 12
 	c.First = r.random.IntN(faultMachines - c.Machines)
 	c.Spread, c.Retry, c.Boots, c.Timeout = time.Second, 200*time.Millisecond, 50, 4*time.Minute
+	if f.name == "disk full" {
+		c.Spread = 8 * time.Second // for a while, the journal has room for what the state file has not
+	}
 	r.mu.Lock()
 	r.odd = f.name == "all" || strings.HasPrefix(f.name, "clock")
 	r.mu.Unlock()
@@ -215,6 +218,7 @@ func (r *trial) round(f fault) (killed, ready time.Time) {
 	over, wait := r.storm(c)
 	r.sleep(1500 * time.Millisecond)
 	if f.name == "disk full" { // or it could not start
+		time.Sleep(c.Spread - 2*time.Second)
 		f.end(r)
 		r.sleep(time.Second)
 	}

@@ -53,6 +53,9 @@ func openFile(path string, o *bbolt.Options) (db *bbolt.DB, err error) {
 // Verify reads every record of the file and returns what is wrong with it.
 // Changes go on meanwhile.
 func (s *Store) Verify() error {
+	if err := s.applyAll(); err != nil {
+		return err
+	}
 	return guarded(func() error { return s.read(func(tx *bbolt.Tx) error { return walk(tx, nil) }) })
 }
 
@@ -123,6 +126,12 @@ func (s *Store) Restore(r io.Reader, now time.Time) (kept string, err error) {
 		time.Sleep(time.Millisecond)
 		s.mu.Lock()
 	}
+	s.disk.Lock()
+	defer s.disk.Unlock()
+	// The journal ends before there is another file: one of them without the other cannot be opened.
+	if err := firstOf(guarded(s.endJournal), syncDir(filepath.Dir(path))); err != nil {
+		return "", fmt.Errorf("restoring the state: %w", err)
+	}
 	s.swap.Lock()
 	defer s.swap.Unlock()
 	defer s.wakeReaders() // Await returns: this is another ledger now
@@ -152,20 +161,28 @@ func (s *Store) Restore(r io.Reader, now time.Time) (kept string, err error) {
 func removeKept(path, kept string) {
 	stem := len(path) + len(".before-20060102T150405Z")
 	list, _ := filepath.Glob(path + ".before-[0-9]*")
-	list = slices.DeleteFunc(list, func(name string) bool { return name == kept })
+	list = slices.DeleteFunc(list, func(name string) bool {
+		return name == kept || strings.HasSuffix(name, journalSuffix)
+	})
 	slices.SortFunc(list, func(a, b string) int { // of one second, -10 is after -9
 		return cmp.Or(strings.Compare(a[:min(len(a), stem)], b[:min(len(b), stem)]), len(a)-len(b),
 			strings.Compare(a, b))
 	})
 	for _, name := range list[:max(0, len(list)-(state.KeptRestores-1))] {
 		_ = os.Remove(name)
+		_ = os.Remove(name + journalSuffix)
 	}
 }
+
+// journalSuffix is added to the name of a kept state by a journal that could not be applied to it.
+const journalSuffix = ".journal"
+
+func beforeSuffix(now time.Time) string { return ".before-" + now.UTC().Format("20060102T150405Z") }
 
 // keep gives the file from before a name of its own: clocks jump, and there may
 // be one of the same second.
 func keep(path string, now time.Time) (name string, err error) {
-	stem := fmt.Sprintf("%s.before-%s", path, now.UTC().Format("20060102T150405Z"))
+	stem := path + beforeSuffix(now)
 	name = stem
 	for n := 2; ; n++ {
 		if err = os.Link(path, name); !errors.Is(err, fs.ErrExist) {
@@ -313,6 +330,9 @@ func unseal(path string) (err error) {
 	_, copied := io.CopyN(to, from, content)
 	_, marked := to.WriteAt(make([]byte, len(state.SealMark)), state.SealMarkAt)
 	if err := errors.Join(copied, marked, to.Sync(), to.Close()); err != nil {
+		return err
+	}
+	if err := closeMark(plain); err != nil {
 		return err
 	}
 	return os.Rename(plain, path)

@@ -1,10 +1,11 @@
-// Package bolt keeps a state (see package state) in one bbolt file. Every change is on
-// disk before Update returns, all of it or nothing: after kill -9 the file holds all that
-// was acknowledged. Changes that wait at the same time share one write to the disk (group
-// commit), so that a thousand machines do not wait for a thousand of them.
+// Package bolt keeps a state (see package state) in a bbolt file and a journal beside it.
+// Every change is on disk before Update returns, all of it or nothing: after kill -9 both
+// together hold all that was acknowledged. Changes that wait at the same time share one
+// write to the journal (group commit), so that a thousand machines do not wait for a
+// thousand of them, and many of these writes are applied to the file at once.
 //
 // Decisions are also kept in memory (package view), except leases, which package lease
-// keeps. Older boots, the ledger and consoles are in the file alone, so that memory grows
+// keeps. Older boots, the ledger and consoles are on the disk alone, so that memory grows
 // with the number of machines only.
 //
 // The file has a schema version (record.Schema). One of an older schema is converted when
@@ -49,6 +50,15 @@ type Store struct {
 
 	converted *Conversion // when it was opened
 
+	disk      sync.Mutex // held while journal or file are written; taken after mu and before swap
+	journal   *journal   // nil before the first change
+	unapplied unapplied  // what only the journal has
+	unsure    bool       // a write failed: nothing more goes to the journal until the file was written
+	content   []byte     // of the journal's next record
+	room      int64      // of the journal: maxJournal, but for tests
+	audited   int        // actions in the file
+	keepAudit int        // state.MaxAudit, but for tests
+
 	identity atomic.Pointer[[]byte] // read while mu is held, and while it is not
 
 	mu     sync.RWMutex
@@ -56,9 +66,6 @@ type Store struct {
 	stored uint64        // the last Change that is on the disk
 	ledger ledgerName    // changes with a restore
 	news   chan struct{} // closed when there are more Changes, and made anew
-
-	keepAudit int // state.MaxAudit, but for tests
-	audited   int // actions in the file; only the committer uses it, and load
 }
 
 var _ state.Store = (*Store)(nil)
@@ -101,6 +108,9 @@ func openLocked(dir string, lock *os.File) (*Store, error) {
 	path := filepath.Join(dir, file)
 	made := Absent(dir) != ""
 	err := unseal(path)
+	if made && HasJournal(dir) {
+		err = fmt.Errorf("%w: it is %s, but a server has used it (it has a journal)", state.ErrLost, Absent(dir))
+	}
 	var db *bbolt.DB
 	if err == nil {
 		db, err = openKnown(path)
@@ -112,14 +122,8 @@ func openLocked(dir string, lock *os.File) (*Store, error) {
 		}
 		return nil, fmt.Errorf("opening state %q: %w", path, err)
 	}
-	s := &Store{db: db, lock: lock, news: make(chan struct{}), keepAudit: state.MaxAudit}
-	err = guarded(func() (err error) {
-		if s.converted, err = migrate(db, true); err != nil {
-			return err
-		}
-		return s.load()
-	})
-	if err != nil {
+	s := &Store{db: db, lock: lock, news: make(chan struct{}), keepAudit: state.MaxAudit, room: maxJournal}
+	if err := guarded(s.begin); err != nil {
 		return nil, errors.Join(fmt.Errorf("reading state %q: %w", path, err), db.Close(), lock.Close())
 	}
 	if made { // a server that starts here writes keys next; they must not outlive the state
@@ -129,6 +133,18 @@ func openLocked(dir string, lock *os.File) (*Store, error) {
 	}
 	s.log.start(s)
 	return s, nil
+}
+
+// begin brings the file up to date and reads what is kept in memory.
+func (s *Store) begin() error {
+	if err := s.recover(); err != nil {
+		return err
+	}
+	var err error
+	if s.converted, err = migrate(s.db, true); err != nil {
+		return err
+	}
+	return s.load()
 }
 
 // Absent says how the folder dir has no state: "missing" or "empty". It returns "" if there is a file
@@ -166,7 +182,10 @@ func options() *bbolt.Options {
 // server in.
 func (s *Store) Close() error {
 	s.log.stop(s)
-	err := s.db.Close()
+	s.disk.Lock()
+	defer s.disk.Unlock()
+	err := guarded(s.endJournal)
+	err = errors.Join(err, s.db.Close())
 	s.lock.Close()
 	return err
 }
@@ -328,6 +347,9 @@ func (s *Store) Counts() state.Counts {
 // Leases implements state.Decisions. They are in the file only.
 func (s *Store) Leases() ([]fleet.Lease, error) {
 	var list []fleet.Lease
+	if err := s.applyAll(); err != nil {
+		return nil, fmt.Errorf("reading leases: %w", err)
+	}
 	err := s.read(func(tx *bbolt.Tx) error {
 		return each(tx, bucketLeases, record.DecodeLease, func(l fleet.Lease) { list = append(list, l) })
 	})
@@ -337,12 +359,30 @@ func (s *Store) Leases() ([]fleet.Lease, error) {
 	return list, nil
 }
 
-// Forget implements state.Keeper.
+// Forget implements state.Keeper. What is not in the file is not forgotten.
 func (s *Store) Forget() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.log.pending != nil || s.log.writing != nil {
-		return // not all is on the disk
+	waiting := map[ingot.BootID]bool{}
+	for _, b := range []*batch{s.log.pending, s.log.writing} {
+		if b == nil {
+			continue
+		}
+		for _, tx := range b.txs {
+			for _, step := range tx.Steps() {
+				if step.Puts == nil { // it removes or moves others
+					return
+				}
+				for k := range step.Puts {
+					if k.Table == view.Boots {
+						waiting[ingot.BootID(k.Key)] = true
+					}
+				}
+			}
+		}
 	}
-	s.view.Forget()
+	s.view.Forget(func(id ingot.BootID) bool {
+		_, is := s.unapplied.get(view.Key{Table: view.Boots, Key: string(id)})
+		return is || waiting[id]
+	})
 }

@@ -2,11 +2,8 @@ package bolt
 
 import (
 	"bytes"
-	"cmp"
 	"fmt"
-	"maps"
 	"slices"
-	"strings"
 	"time"
 
 	"go.etcd.io/bbolt"
@@ -95,16 +92,31 @@ func (c *committer) join(tx *view.Tx) *batch {
 
 func (c *committer) start(s *Store) {
 	c.wake, c.ended = make(chan struct{}, 1), make(chan struct{})
-	go func() {
-		defer close(c.ended)
-		var next time.Time
-		for range c.wake {
+	go c.run(s)
+}
+
+func (c *committer) run(s *Store) {
+	defer close(c.ended)
+	var next time.Time
+	var due <-chan time.Time // when what is in the journal goes to the file
+	for {
+		select {
+		case _, open := <-c.wake:
+			if !open {
+				s.commit()
+				return
+			}
 			time.Sleep(time.Until(next))
 			begin := time.Now()
 			next = begin.Add(gather(s.commit()))
+		case <-due:
+			due = nil
+			_ = s.applyAll() // if it fails, the next change fails
 		}
-		s.commit()
-	}()
+		if due == nil && s.unapplied.size() > 0 {
+			due = time.After(applyAfter)
+		}
+	}
 }
 
 // gather is the least time between the beginnings of two writes, the first of which
@@ -138,8 +150,7 @@ func (s *Store) commit() (changes int) {
 	if b == nil {
 		return 0
 	}
-	audited := s.audited
-	err := s.write(func(tx *bbolt.Tx) error { return s.writeBatch(tx, b) })
+	err := s.persist(b)
 	s.mu.Lock()
 	s.log.writing = nil
 	if last := b.lastSeq(); err == nil && last > s.stored {
@@ -148,7 +159,6 @@ func (s *Store) commit() (changes int) {
 	}
 	failed := []*batch{b}
 	if err != nil {
-		s.audited = audited
 		b.err = fmt.Errorf("storing state: %w", err)
 		if next := s.log.pending; next != nil {
 			next.err, s.log.pending = b.err, nil
@@ -175,63 +185,84 @@ func (b *batch) lastSeq() (last uint64) {
 	return last
 }
 
-// writeBatch stores the last value of each record. What is removed or moved together with a
-// machine's past divides the batch: what comes before is stored first.
-func (s *Store) writeBatch(db *bbolt.Tx, b *batch) error {
-	var last map[view.Key]any
-	shared := false // last is not a transaction's own
+// entries are the last values of all records of a batch. It is not plain if it removes or moves a
+// machine's past as well: then there are none, see writeBatch.
+func (b *batch) entries() (list []entry, plain bool, err error) {
+	var last puts
 	for _, tx := range b.txs {
 		for _, step := range tx.Steps() {
 			if step.Puts == nil {
-				if err := firstOf(s.writePuts(db, last), writePast(db, step)); err != nil {
-					return err
-				}
-				last, shared = nil, false
-				continue
+				return nil, false, nil
 			}
-			switch {
-			case last == nil:
-				last = step.Puts
-				continue
-			case !shared:
-				last, shared = maps.Clone(last), true
-			}
-			maps.Copy(last, step.Puts)
+			last.add(step.Puts)
 		}
 	}
-	return s.writePuts(db, last)
+	list, err = last.encode()
+	return list, true, err
 }
 
-// writePuts stores records in the order of their keys: appending to the end of a bucket is
-// cheap, and pieces of a console follow each other.
-func (s *Store) writePuts(db *bbolt.Tx, puts map[view.Key]any) error {
-	keys := slices.SortedFunc(maps.Keys(puts), func(a, b view.Key) int {
-		return cmp.Or(strings.Compare(string(a.Table), string(b.Table)), strings.Compare(a.Key, b.Key))
-	})
-	for _, k := range keys {
-		if err := s.writeRecord(db, k, puts[k]); err != nil {
-			return fmt.Errorf("record %q of %s: %w", k.Key, k.Table, err)
+// puts is the last value of each record. No two transactions have the same Change.
+type puts struct {
+	values  map[view.Key]any
+	changes []fleet.Change
+}
+
+func (p *puts) add(more map[view.Key]any) {
+	if p.values == nil {
+		p.values = make(map[view.Key]any, 2*len(more))
+	}
+	for k, v := range more {
+		if c, is := v.(fleet.Change); is {
+			p.changes = append(p.changes, c)
+		} else {
+			p.values[k] = v
 		}
 	}
-	return nil
 }
 
-// writeRecord stores one value; nil removes it.
-func (s *Store) writeRecord(db *bbolt.Tx, k view.Key, v any) error {
-	b := db.Bucket([]byte(k.Table))
-	switch v := v.(type) {
-	case nil:
-		return b.Delete([]byte(k.Key))
-	case []byte:
-		return b.Put([]byte(k.Key), v)
-	case fleet.Boot:
-		return writeBoot(db, v)
-	case fleet.Change:
-		return s.writeChange(b, k, v)
-	case view.Piece:
-		return writePiece(db, v)
+// encode makes the sorted entries of all values.
+func (p *puts) encode() ([]entry, error) {
+	list := make([]entry, 0, len(p.values)+len(p.changes))
+	add := func(k view.Key, v any) error {
+		e, err := encode(k, v)
+		list = append(list, e)
+		return err
 	}
-	return put(b, k.Key, v)
+	for k, v := range p.values {
+		if err := add(k, v); err != nil {
+			return nil, err
+		}
+	}
+	for _, c := range p.changes {
+		if err := add(view.ChangeKey(c), c); err != nil {
+			return nil, err
+		}
+	}
+	sortEntries(list)
+	return list, nil
+}
+
+// writeBatch stores a batch that removes or moves machines' pasts. These steps divide it: what comes
+// before is stored first.
+func (s *Store) writeBatch(db *bbolt.Tx, b *batch) error {
+	var last puts
+	flush := func() error {
+		list, err := last.encode()
+		last = puts{}
+		return firstOf(err, s.store(db, list))
+	}
+	for _, tx := range b.txs {
+		for _, step := range tx.Steps() {
+			if step.Puts != nil {
+				last.add(step.Puts)
+				continue
+			}
+			if err := firstOf(flush(), writePast(db, step)); err != nil {
+				return err
+			}
+		}
+	}
+	return flush()
 }
 
 func put(b *bbolt.Bucket, key string, v any) error {

@@ -10,7 +10,6 @@ import (
 
 	"ingot"
 	"ingot/bootserver/state"
-	"ingot/bootserver/state/view"
 )
 
 // The console of a boot is in the file only, in pieces as they came: the
@@ -18,11 +17,11 @@ import (
 // it is too much. Keys are the boot's id and the number of the piece.
 
 // writePiece stores a piece, and drops others in the middle when it is one too
-// many. Numbers in keys only order what waits; pieces are numbered here.
-func writePiece(tx *bbolt.Tx, p view.Piece) error {
+// many. Numbers in keys of the view only order what waits; pieces are numbered here.
+func writePiece(tx *bbolt.Tx, id ingot.BootID, text []byte) error {
 	b := tx.Bucket(bucketConsole)
-	prefix := []byte(p.Boot)
-	total, last := len(p.Text), uint32(0)
+	prefix := []byte(id)
+	total, last := len(text), uint32(0)
 	type at struct {
 		key  []byte
 		size int
@@ -44,7 +43,7 @@ func writePiece(tx *bbolt.Tx, p view.Piece) error {
 		}
 		total -= old.size
 	}
-	return b.Put(binary.BigEndian.AppendUint32(prefix, last+1), []byte(p.Text))
+	return b.Put(binary.BigEndian.AppendUint32(prefix, last+1), text)
 }
 
 func removeConsole(tx *bbolt.Tx, id ingot.BootID) error {
@@ -65,6 +64,9 @@ func removeConsole(tx *bbolt.Tx, id ingot.BootID) error {
 // Console returns what is kept of the console of a boot.
 func (s *Store) Console(id ingot.BootID) (string, error) {
 	var text strings.Builder
+	if err := s.applyAll(); err != nil { // pieces are numbered as they are stored
+		return "", fmt.Errorf("reading a console: %w", err)
+	}
 	err := s.read(func(tx *bbolt.Tx) error {
 		last := uint32(0)
 		c := tx.Bucket(bucketConsole).Cursor()

@@ -1,6 +1,7 @@
 package bolt
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 
@@ -8,6 +9,7 @@ import (
 
 	"ingot"
 	"ingot/bootserver/fleet"
+	"ingot/bootserver/state/view"
 )
 
 // The hardware that a machine reported at a boot is in the file only, under the id of the
@@ -16,18 +18,29 @@ import (
 
 // Facts implements state.Observations.
 func (s *Store) Facts(b fleet.Boot) (f ingot.Facts, reported bool, err error) {
-	err = s.read(func(tx *bbolt.Tx) error {
-		text := tx.Bucket(bucketFacts).Get([]byte(b.Facts))
-		if text == nil {
-			return nil
-		}
-		reported = true
-		return json.Unmarshal(text, &f)
-	})
+	var text []byte
+	if err = s.applyAll(); err == nil { // those of boots that are removed are removed then
+		text, err = s.facts(b.Facts)
+	}
+	if err == nil && text != nil {
+		reported, err = true, json.Unmarshal(text, &f)
+	}
 	if err != nil {
 		return f, false, fmt.Errorf("reading the facts of boot %s: %w", b.ID.Short(), err)
 	}
 	return f, reported, nil
+}
+
+// facts returns what was stored under a boot's id, or nil.
+func (s *Store) facts(id ingot.BootID) (text []byte, err error) {
+	if e, is := s.unapplied.get(view.Key{Table: view.Facts, Key: string(id)}); is {
+		return e.value, nil
+	}
+	err = s.read(func(tx *bbolt.Tx) error {
+		text = bytes.Clone(tx.Bucket(bucketFacts).Get([]byte(id)))
+		return nil
+	})
+	return text, err
 }
 
 // removeFacts removes the facts of a boot that is removed, unless one of the boots that are

@@ -53,6 +53,9 @@ func wantRAM(t *testing.T, s *Store, b fleet.Boot, want int64) {
 
 func factsKept(t *testing.T, s *Store) (n int) {
 	t.Helper()
+	if err := s.applyAll(); err != nil {
+		t.Fatal(err)
+	}
 	err := s.read(func(tx *bbolt.Tx) error { n = tx.Bucket(bucketFacts).Stats().KeyN; return nil })
 	if err != nil {
 		t.Fatal(err)

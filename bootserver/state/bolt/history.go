@@ -28,25 +28,22 @@ func historyKey(b fleet.Boot) []byte {
 
 func recentKey(b fleet.Boot) []byte { return []byte(state.PlaceOf(b, true).Key()) }
 
-// writeBoot stores a boot and, when it is new, its place in the indexes. Of a
-// machine's boots the oldest are removed.
-func writeBoot(tx *bbolt.Tx, b fleet.Boot) error {
-	isNew := tx.Bucket(bucketBoots).Get([]byte(b.ID)) == nil
-	if err := put(tx.Bucket(bucketBoots), string(b.ID), b); err != nil || !isNew {
-		return err
+// writeBoot stores a boot and, when it is new, its place in the indexes. The caller removes the oldest
+// boots of the machine then.
+func writeBoot(tx *bbolt.Tx, e entry) (isNew bool, err error) {
+	b := tx.Bucket(bucketBoots)
+	isNew = b.Get([]byte(e.key.Key)) == nil
+	if err := b.Put([]byte(e.key.Key), e.value); err != nil || !isNew {
+		return false, err
 	}
-	if err := tx.Bucket(bucketHistory).Put(historyKey(b), nil); err != nil {
-		return err
-	}
-	if err := tx.Bucket(bucketRecent).Put(recentKey(b), nil); err != nil {
-		return err
-	}
-	return trimBoots(tx, b.Machine)
+	return true, firstOf(tx.Bucket(bucketHistory).Put(e.boot.history, nil),
+		tx.Bucket(bucketRecent).Put(e.boot.recent, nil))
 }
 
-// trimBoots keeps the newest boots of a machine, and the consoles of fewer. The boot that runs is kept
-// even if many others began since: DHCP alone begins boots, in anybody's name.
-func trimBoots(tx *bbolt.Tx, id ingot.MachineID) error {
+// trimBoots keeps the newest boots of a machine, of which so many are new, and the consoles of fewer.
+// The boot that runs is kept even if many others began since: DHCP alone begins boots, in anybody's
+// name.
+func trimBoots(tx *bbolt.Tx, id ingot.MachineID, begun int) error {
 	ids := historyOf(tx, id)
 	var m fleet.Machine
 	if text := tx.Bucket(bucketMachines).Get([]byte(id)); text != nil && len(ids) > state.BootsPerMachine {
@@ -55,8 +52,9 @@ func trimBoots(tx *bbolt.Tx, id ingot.MachineID) error {
 			return fmt.Errorf("record %q of machines: %w", id, err)
 		}
 	}
+	without := len(ids) - state.ConsolesPerMachine // so many of the oldest have no console
 	for i, id := range ids {
-		if i == len(ids)-state.ConsolesPerMachine-1 {
+		if i >= without-begun && i < without {
 			if err := removeConsole(tx, id); err != nil {
 				return err
 			}
@@ -156,11 +154,8 @@ func (p past) Boots(machine ingot.MachineID) ([]fleet.Boot, error) {
 }
 
 // Facts implements view.Past.
-func (p past) Facts(id ingot.BootID) (text []byte) {
-	_ = p.read(func(tx *bbolt.Tx) error { // what cannot be read is not the same
-		text = bytes.Clone(tx.Bucket(bucketFacts).Get([]byte(id)))
-		return nil
-	})
+func (p past) Facts(id ingot.BootID) []byte {
+	text, _ := p.facts(id) // what cannot be read is not the same
 	return text
 }
 

@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
+	"iter"
 	"slices"
 	"strconv"
 	"time"
@@ -26,17 +27,10 @@ import (
 
 func seqKey(n uint64) []byte { return []byte(view.SeqKey(n)) }
 
-// writeChange appends to the ledger or to the audit log.
-func (s *Store) writeChange(b *bbolt.Bucket, k view.Key, c fleet.Change) error {
-	text, err := record.Encode(c)
-	if err != nil {
-		return err
-	}
+// writeAction appends to the audit log, which has a bound.
+func (s *Store) writeAction(b *bbolt.Bucket, e entry) error {
 	b.FillPercent = 1 // keys only grow: a page that is full is never split
-	if k.Table == view.Ledger {
-		return b.Put([]byte(k.Key), slices.Concat([]byte(c.Machine), []byte{'\n'}, text))
-	}
-	if err := b.Put([]byte(k.Key), text); err != nil {
+	if err := b.Put([]byte(e.key.Key), e.value); err != nil {
 		return err
 	}
 	for s.audited++; s.audited > s.keepAudit; s.audited-- {
@@ -65,26 +59,29 @@ func (s *Store) Changes(q state.Query) (list []fleet.Change, last uint64, err er
 			wanted[string(id)] = true
 		}
 	}
+	bucket := bucketLedger
+	if q.Audit {
+		bucket = bucketAudit
+		if err := s.applyAll(); err != nil { // its bound counts what is in the file
+			return nil, 0, fmt.Errorf("reading the audit log: %w", err)
+		}
+	}
+	newer, end := s.unapplied.changes() // before the file is read: nothing is missing then
 	err = s.read(func(tx *bbolt.Tx) error {
-		last = max(lastKey(tx.Bucket(bucketLedger)), lastKey(tx.Bucket(bucketAudit)))
-		bucket := bucketLedger
-		if q.Audit {
-			bucket = bucketAudit
+		last = max(lastKey(tx.Bucket(bucketLedger)), lastKey(tx.Bucket(bucketAudit)), end)
+		if newer = after(newer, max(lastKey(tx.Bucket(bucket)), q.After)); q.Audit {
+			newer = nil
 		}
-		c := tx.Bucket(bucket).Cursor()
-		k, v := c.Last()
-		step := c.Prev
-		if !q.Newest {
-			step = c.Next
-			k, v = c.Seek(seqKey(q.After + 1))
-		}
-		for ; k != nil && len(list) < limit && binary.BigEndian.Uint64(k) > q.After; k, v = step() {
+		for k, v := range inOrder(tx.Bucket(bucket).Cursor(), newer, q) {
 			change, is, err := decodeChange(v, q.Audit, wanted)
 			if err != nil {
 				return fmt.Errorf("record %x of %s: %w", k, bucket, err)
 			}
 			if is {
 				list = append(list, change)
+			}
+			if len(list) >= limit {
+				break
 			}
 		}
 		return nil
@@ -96,6 +93,36 @@ func (s *Store) Changes(q state.Query) (list []fleet.Change, last uint64, err er
 		slices.Reverse(list)
 	}
 	return list, last, nil
+}
+
+// inOrder is the records that a query may want, those of the file and newer ones: from the first or, for
+// Newest, from the last.
+func inOrder(c *bbolt.Cursor, newer []entry, q state.Query) iter.Seq2[[]byte, []byte] {
+	return func(yield func(k, v []byte) bool) {
+		if !q.Newest {
+			for k, v := c.Seek(seqKey(q.After + 1)); k != nil; k, v = c.Next() {
+				if !yield(k, v) {
+					return
+				}
+			}
+			for _, e := range newer {
+				if !yield([]byte(e.key.Key), e.value) {
+					return
+				}
+			}
+			return
+		}
+		for _, e := range slices.Backward(newer) {
+			if !yield([]byte(e.key.Key), e.value) {
+				return
+			}
+		}
+		for k, v := c.Last(); k != nil && binary.BigEndian.Uint64(k) > q.After; k, v = c.Prev() {
+			if !yield(k, v) {
+				return
+			}
+		}
+	}
 }
 
 // decodeChange reads a value of the ledger or the audit log, unless it is of a machine that
@@ -189,6 +216,9 @@ func (s *Store) Trim(now time.Time, most int, age time.Duration) error {
 	if first == 0 || (last-first < uint64(most) && !old) {
 		return nil
 	}
+	if err := s.applyAll(); err != nil {
+		return err
+	}
 	return s.write(func(tx *bbolt.Tx) error {
 		b := tx.Bucket(bucketLedger)
 		c := b.Cursor()
@@ -209,15 +239,18 @@ func (s *Store) Trim(now time.Time, most int, age time.Duration) error {
 // ledgerEnds returns the first and the last sequence number, and whether the
 // first entry is from before a time.
 func (s *Store) ledgerEnds(than time.Time) (first, last uint64, old bool) {
+	newer, _ := s.unapplied.changes()
 	_ = s.read(func(tx *bbolt.Tx) error { // nothing is trimmed from a file that is damaged
-		c := tx.Bucket(bucketLedger).Cursor()
-		k, v := c.First()
-		if k == nil {
-			return nil
+		k, v := tx.Bucket(bucketLedger).Cursor().First()
+		if last = lastKey(tx.Bucket(bucketLedger)); len(newer) > 0 {
+			last = max(last, seqOf(newer[len(newer)-1]))
+			if k == nil {
+				k, v = []byte(newer[0].key.Key), newer[0].value
+			}
 		}
-		first, old = binary.BigEndian.Uint64(k), before(v, than)
-		k, _ = c.Last()
-		last = binary.BigEndian.Uint64(k)
+		if k != nil {
+			first, old = binary.BigEndian.Uint64(k), before(v, than)
+		}
 		return nil
 	})
 	return first, last, old

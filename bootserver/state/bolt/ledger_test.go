@@ -2,6 +2,7 @@ package bolt
 
 import (
 	"errors"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -23,14 +24,18 @@ func TestOlderVersion(t *testing.T) {
 		}
 		return nil
 	})
+	if err := errors.Join(err, s.Close()); err != nil {
+		t.Fatal(err)
+	}
+	db, err := bbolt.Open(filepath.Join(dir, file), 0o600, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	err = s.write(func(tx *bbolt.Tx) error {
+	err = db.Update(func(tx *bbolt.Tx) error {
 		return firstOf(tx.Bucket(bucketMeta).Delete(keySchema), tx.DeleteBucket(bucketHistory), tx.DeleteBucket(bucketRecent),
 			tx.DeleteBucket(bucketLedger), tx.DeleteBucket(bucketConsole))
 	})
-	if err := errors.Join(err, s.Close()); err != nil {
+	if err := errors.Join(err, db.Close()); err != nil {
 		t.Fatal(err)
 	}
 	s = open(t, dir)

@@ -120,6 +120,9 @@ func schemaOf(tx *bbolt.Tx) (int, error) {
 	if err != nil || schema < 1 {
 		return 0, fmt.Errorf("%w: its schema is %q", state.ErrDamaged, text)
 	}
+	if schema == schemaOpen {
+		return record.Schema, nil
+	}
 	if schema > record.Schema {
 		return 0, fmt.Errorf("%w: it has schema %d, and this version knows schemas up to %d; use a version of ingot that "+
 			"knows schema %d, or restore a backup of this version",

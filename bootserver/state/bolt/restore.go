@@ -2,6 +2,7 @@ package bolt
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -55,6 +56,7 @@ func OpenRestored(ctx context.Context, dir string, backup io.Reader, now time.Ti
 		if err := receive(incoming, backup); err != nil {
 			return nil, done, err
 		}
+		finish(dir)
 		if err = carryOver(path, incoming, now, &done); err != nil {
 			return nil, done, fmt.Errorf("restoring the state: %w", err)
 		}
@@ -119,19 +121,44 @@ func carryOver(path, incoming string, now time.Time, done *Restored) (err error)
 		}
 		return nil
 	})
-	done.Carried, done.Same, done.Machines = true, bytes.Equal(was, is), machines
+	done.Carried = CheckJournal(filepath.Dir(path)) == nil
+	done.Same, done.Machines = bytes.Equal(was, is), machines
 	return firstOf(err, db.Close())
 }
 
-// putAside gives the state from before another name, unless there is none worth keeping.
+// finish applies the journal of the state in dir, which no server uses: its file is complete then. It
+// leaves both as they are if they cannot be used together.
+func finish(dir string) {
+	if Absent(dir) != "" || !HasJournal(dir) {
+		return
+	}
+	db, err := openKnown(filepath.Join(dir, file))
+	if err != nil {
+		return
+	}
+	s := &Store{db: db, keepAudit: state.MaxAudit}
+	_ = guarded(s.recover)
+	_ = db.Close() // what was committed is on the disk
+}
+
+// putAside gives the state from before another name, unless there is none worth keeping, and so its
+// journal, if that could not be applied. The journal leaves first: with another file it would be refused.
 func putAside(path string, now time.Time) (kept string, err error) {
-	switch Absent(filepath.Dir(path)) {
-	case "missing":
-		return "", nil
-	case "":
+	dir := filepath.Dir(path)
+	how := Absent(dir)
+	if how == "" {
 		if kept, err = keep(path, now); err != nil {
 			return "", err
 		}
+	}
+	if HasJournal(dir) {
+		to := cmp.Or(kept, path+beforeSuffix(now)) + journalSuffix
+		if err := firstOf(os.Rename(filepath.Join(dir, journalFile), to), syncDir(dir)); err != nil {
+			return "", err
+		}
+	}
+	if how == "missing" {
+		return "", nil
 	}
 	return kept, os.Remove(path)
 }

@@ -48,6 +48,9 @@ func (s *Store) Backup(w io.Writer) error {
 func (s *Store) snapshot() (f *os.File, err error) {
 	s.copying.Lock()
 	defer s.copying.Unlock()
+	if err := s.applyAll(); err != nil {
+		return nil, fmt.Errorf("copying the state for a backup: %w", err)
+	}
 	err = s.read(func(tx *bbolt.Tx) error {
 		dir := filepath.Dir(tx.DB().Path())
 		if f, err = os.CreateTemp(dir, snapshotPrefix); err != nil {

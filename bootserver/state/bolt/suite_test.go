@@ -11,19 +11,29 @@ import (
 
 func TestSuite(t *testing.T) {
 	statetest.Run(t, statetest.Backend{
-		Open:    func(ctx context.Context, dir string) (state.Store, error) { return Open(ctx, dir) },
+		Open:    openSmall,
 		Durable: true,
-		File:    file,
+		Files:   []string{file, journalFile},
 		Check:   func(s state.Store) error { return pagesOf(s.(*Store)) },
-		Rounds:  rounds(),
+		Rounds:  deaths(),
 		Writer:  os.Getenv(statetest.WriterVariable),
 	})
 }
 
-// rounds is how often a server dies: as often as the bar wants it, or 0.
-func rounds() int {
+// deaths is how often a server dies: as often as the bar wants it, or 0.
+func deaths() int {
 	if os.Getenv("INGOT_TEST_ALL") != "" {
 		return 500
 	}
 	return 0
+}
+
+// openSmall opens a state whose journal is soon full, and begins again.
+func openSmall(ctx context.Context, dir string) (state.Store, error) {
+	s, err := Open(ctx, dir)
+	if err != nil {
+		return nil, err
+	}
+	s.room = firstSize
+	return s, nil
 }

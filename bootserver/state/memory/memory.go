@@ -476,7 +476,7 @@ func (s *Store) Leases() (list []fleet.Lease, err error) {
 func (s *Store) Forget() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.view.Forget()
+	s.view.Forget(func(ingot.BootID) bool { return false })
 }
 
 func seen[T any](s *Store, f func(v *view.View) T) T {

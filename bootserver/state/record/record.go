@@ -27,6 +27,9 @@ import (
 //	1  fleet's values as they were; the audit log has sequence numbers of its own
 //	2  records of this package; the ledger holds Changes, and operators' actions share
 //	   its sequence numbers
+//
+// Number 3 is taken: package bolt marks a file of schema 2 with it as long as a journal
+// belongs to the file.
 const Schema = 2
 
 // Encode returns the record of a value.

@@ -2,13 +2,13 @@ package statetest
 
 import (
 	"bufio"
-	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -138,8 +138,8 @@ func testPowerCut(t *testing.T, b Backend) {
 		b.write(t, 120)
 		return
 	}
-	if b.File == "" {
-		t.Skip("this backend does not store in one file")
+	if len(b.Files) == 0 {
+		t.Skip("this backend does not store in files")
 	}
 	if testing.Short() {
 		t.Skip("traces a program")
@@ -159,14 +159,23 @@ func testPowerCut(t *testing.T, b Backend) {
 	lost, torn := 0, 0
 	for round := range rounds {
 		cut := 1 + rand.N(len(calls))
-		file, acknowledged, l, n := afterPowerCut(calls[:cut])
-		lost, torn = lost+l, torn+n
+		acknowledged := acknowledgedIn(calls[:cut])
 		if acknowledged < 0 {
 			continue // before the first change
 		}
 		folder := filepath.Join(dir, strconv.Itoa(round))
-		if err := errors.Join(os.Mkdir(folder, 0o700), os.WriteFile(filepath.Join(folder, b.File), file, 0o600)); err != nil {
+		if err := os.Mkdir(folder, 0o700); err != nil {
 			t.Fatal(err)
+		}
+		for _, name := range b.Files {
+			f := afterPowerCut(calls[:cut], name)
+			lost, torn = lost+f.lost, torn+f.torn
+			if !f.exists {
+				continue
+			}
+			if err := os.WriteFile(filepath.Join(folder, name), f.data, 0o600); err != nil {
+				t.Fatal(err)
+			}
 		}
 		s, err := b.Open(t.Context(), folder)
 		if err != nil {
@@ -186,7 +195,8 @@ func testPowerCut(t *testing.T, b Backend) {
 
 // call is one system call of a writer that was traced.
 type call struct {
-	kind   string // "write", "size", "sync", "ack"
+	kind   string // "write", "size", "sync", "remove", "ack"
+	file   string // its name
 	offset int64
 	data   []byte
 	ack    int
@@ -208,7 +218,7 @@ func (b Backend) traced(t *testing.T) []call {
 	t.Helper()
 	dir, log := inMemory(t), filepath.Join(t.TempDir(), "trace")
 	cmd := again(t, dir, "strace", "-f", "-y", "-xx", "-s", "10000000", "-e",
-		"trace=pwrite64,ftruncate,fdatasync,fsync,write", "-o", log)
+		"trace=pwrite64,ftruncate,fdatasync,fsync,write,unlinkat,unlink", "-o", log)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		if strings.Contains(string(out), "ptrace") && b.Rounds == 0 {
 			t.Skipf("nothing may be traced here: %s", out)
@@ -221,7 +231,7 @@ func (b Backend) traced(t *testing.T) []call {
 	}
 	defer f.Close()
 	var calls []call
-	syncing := map[string]bool{} // by thread
+	syncing := map[string]string{} // files, by thread
 	for scan := newLines(f); scan.Scan(); {
 		if c, ok := b.parseCall(scan.Text(), syncing); ok {
 			calls = append(calls, c)
@@ -265,16 +275,21 @@ func cutData(args string) (data []byte, offset int64, ok bool) {
 
 // parseCall reads one line of strace. A call that another thread interrupts is
 // in two lines: its arguments are in the first one, its end is the second one.
-func (b Backend) parseCall(line string, syncing map[string]bool) (call, bool) {
-	if thread, rest, ok := strings.Cut(line, " "); ok && strings.Contains(rest, "sync resumed>") && syncing[thread] {
+func (b Backend) parseCall(line string, syncing map[string]string) (call, bool) {
+	if thread, rest, ok := strings.Cut(line, " "); ok && strings.Contains(rest, "sync resumed>") && syncing[thread] != "" {
+		c := call{kind: "sync", file: syncing[thread]}
 		delete(syncing, thread)
-		return call{kind: "sync"}, strings.HasSuffix(rest, "= 0")
+		return c, strings.HasSuffix(rest, "= 0")
+	}
+	if c, ok := b.parseRemoval(line); ok {
+		return c, true
 	}
 	thread, name, path, args, ok := cutCall(line)
 	if !ok {
 		return call{}, false
 	}
-	ours := strings.HasSuffix(path, "/"+b.File)
+	file := filepath.Base(path)
+	ours := slices.Contains(b.Files, file)
 	switch {
 	case name == "write":
 		var n int
@@ -283,19 +298,31 @@ func (b Backend) parseCall(line string, syncing map[string]bool) (call, bool) {
 		return call{kind: "ack", ack: n}, err == nil
 	case name == "pwrite64" && ours:
 		data, at, ok := cutData(args)
-		return call{kind: "write", offset: at, data: data}, ok
+		return call{kind: "write", file: file, offset: at, data: data}, ok
 	case name == "ftruncate" && ours:
 		size, _, _ := strings.Cut(strings.TrimSuffix(args, " <unfinished ...>"), ")")
 		n, err := strconv.ParseInt(size, 10, 64)
-		return call{kind: "size", offset: n}, err == nil
+		return call{kind: "size", file: file, offset: n}, err == nil
 	case !ours || !strings.HasSuffix(name, "sync"):
 		return call{}, false
 	}
 	if strings.HasSuffix(line, "<unfinished ...>") {
-		syncing[thread] = true
+		syncing[thread] = file
 		return call{}, false
 	}
-	return call{kind: "sync"}, strings.HasSuffix(line, "= 0")
+	return call{kind: "sync", file: file}, strings.HasSuffix(line, "= 0")
+}
+
+// parseRemoval reads a line of unlink or unlinkat, whose path is a text.
+func (b Backend) parseRemoval(line string) (call, bool) {
+	name, args, _ := strings.Cut(line, "(")
+	_, text, ok := strings.Cut(args, `"`)
+	text, _, ok2 := strings.Cut(text, `"`)
+	if !strings.Contains(name, " unlink") || !ok || !ok2 {
+		return call{}, false
+	}
+	file := filepath.Base(string(unhex(text)))
+	return call{kind: "remove", file: file}, slices.Contains(b.Files, file) && !strings.Contains(line, "ENOENT")
 }
 
 // unhex reads \x61\x62, and leaves other text as it is.
@@ -314,34 +341,53 @@ func unhex(s string) []byte {
 	return b
 }
 
-// afterPowerCut is what the disk may hold when the power is cut after these
-// calls, and the last change that was acknowledged, or -1.
-func afterPowerCut(calls []call) (file []byte, acknowledged, lost, torn int) {
+// acknowledgedIn is the last change that was acknowledged in some calls, or -1.
+func acknowledgedIn(calls []call) int {
+	for _, c := range slices.Backward(calls) {
+		if c.kind == "ack" {
+			return c.ack
+		}
+	}
+	return -1
+}
+
+// remains is what a disk has of a file after a power cut.
+type remains struct {
+	exists     bool
+	data       []byte
+	lost, torn int // writes
+}
+
+// afterPowerCut is what the disk may hold of a file when the power is cut after these calls. A file
+// exists when it was synced, or earlier, for its folder is synced with it. Its removal may be lost.
+func afterPowerCut(calls []call, name string) (r remains) {
 	const sector = 512
-	acknowledged = -1
-	synced := 0
+	synced := -1
+	removed := false
 	for i, c := range calls {
-		switch c.kind {
-		case "sync":
+		if c.file == name && c.kind == "sync" {
 			synced = i
-		case "ack":
-			acknowledged = c.ack
 		}
 	}
 	apply := func(offset int64, data []byte) {
-		if need := offset + int64(len(data)); need > int64(len(file)) {
-			file = append(file, make([]byte, need-int64(len(file)))...)
+		if need := offset + int64(len(data)); need > int64(len(r.data)) {
+			r.data = append(r.data, make([]byte, need-int64(len(r.data)))...)
 		}
-		copy(file[offset:], data)
+		copy(r.data[offset:], data)
 	}
 	late := []call{}
 	for i, c := range calls {
 		switch {
-		case c.kind == "size" && c.offset > int64(len(file)):
-			file = append(file, make([]byte, c.offset-int64(len(file)))...)
+		case c.file != name:
+		case c.kind == "remove":
+			removed = true
+		case c.kind == "size" && c.offset > int64(len(r.data)):
+			r.data = append(r.data, make([]byte, c.offset-int64(len(r.data)))...)
 		case c.kind == "write" && i <= synced:
+			r.exists = true
 			apply(c.offset, c.data)
 		case c.kind == "write":
+			r.exists = true
 			late = append(late, c)
 		}
 	}
@@ -349,11 +395,11 @@ func afterPowerCut(calls []call) (file []byte, acknowledged, lost, torn int) {
 		c := late[i]
 		switch rand.N(3) {
 		case 0:
-			lost++
+			r.lost++
 		case 1:
 			apply(c.offset, c.data)
 		default: // any of its sectors
-			torn++
+			r.torn++
 			for at := 0; at < len(c.data); at += sector {
 				if rand.N(2) == 0 {
 					apply(c.offset+int64(at), c.data[at:min(at+sector, len(c.data))])
@@ -361,5 +407,8 @@ func afterPowerCut(calls []call) (file []byte, acknowledged, lost, torn int) {
 			}
 		}
 	}
-	return file, acknowledged, lost, torn
+	if removed || synced < 0 {
+		r.exists = r.exists && rand.N(2) == 0
+	}
+	return r
 }

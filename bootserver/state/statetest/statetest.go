@@ -21,9 +21,9 @@ type Backend struct {
 	Open func(ctx context.Context, dir string) (state.Store, error)
 	// Durable is true for a backend whose stores outlive the process.
 	Durable bool
-	// File is the name of the one file in a state's folder in which everything is stored,
-	// if there is such a file: then the power is cut, too.
-	File string
+	// Files are the names of the files in a state's folder in which everything is stored, if
+	// there are no others: then the power is cut, too.
+	Files []string
 	// Check reports what is wrong with a store that was opened after a crash; it may be nil.
 	Check func(s state.Store) error
 	// Rounds is how often a server dies; 0 means 15 kills and 60 power cuts.

@@ -531,6 +531,9 @@ func (tx *Tx) AddConsole(id ingot.BootID, text string) {
 	tx.put(Consoles, fmt.Sprintf("%s%016x", id, tx.v.pieces), Piece{id, text})
 }
 
+// BootOf returns the boot of a piece of a console, by its key.
+func BootOf(k Key) ingot.BootID { return ingot.BootID(k.Key[:max(0, len(k.Key)-16)]) }
+
 // Record implements state.Tx. A transaction that is rolled back takes no numbers.
 func (tx *Tx) Record(list ...fleet.Change) {
 	if len(list) == 0 {
@@ -539,19 +542,20 @@ func (tx *Tx) Record(list ...fleet.Change) {
 	last := tx.v.Seq
 	tx.undo = append(tx.undo, func() { tx.v.Seq = last })
 	for _, c := range list {
-		table := Ledger
-		if c.Audit() {
-			table = Audit
-		}
-		tx.append(table, c)
+		tx.v.Seq++
+		tx.changes++
+		c.Seq = tx.v.Seq
+		k := ChangeKey(c)
+		tx.put(k.Table, k.Key, c)
 	}
 }
 
-func (tx *Tx) append(t Table, c fleet.Change) {
-	tx.v.Seq++
-	tx.changes++
-	c.Seq = tx.v.Seq
-	tx.put(t, SeqKey(c.Seq), c)
+// ChangeKey is the key of a Change that has its sequence number.
+func ChangeKey(c fleet.Change) Key {
+	if c.Audit() {
+		return Key{Audit, SeqKey(c.Seq)}
+	}
+	return Key{Ledger, SeqKey(c.Seq)}
 }
 
 // Replace stores machines and Changes, of which there may be any number. It is for

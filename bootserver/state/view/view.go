@@ -250,11 +250,11 @@ func (v *View) Counts() state.Counts {
 	return c
 }
 
-// Forget drops boots that ended and are not the latest of their machine. All that is in
-// memory must be stored.
-func (v *View) Forget() {
+// Forget drops boots that ended and are not the latest of their machine, unless keep returns true: all
+// that is dropped must be stored.
+func (v *View) Forget(keep func(ingot.BootID) bool) {
 	for id, b := range v.boots {
-		if !b.Open() && v.index.latest[b.Machine] != id && v.bootOf(b.Machine) != id {
+		if !b.Open() && v.index.latest[b.Machine] != id && v.bootOf(b.Machine) != id && !keep(id) {
 			v.dropBoot(id)
 		}
 	}

@@ -159,6 +159,9 @@ func NextStep(err error) string {
 		return "ingot serve --interface IF, or name the server's store with --store or INGOT_STORE"
 	case errors.Is(err, state.ErrLost), errors.Is(err, state.ErrDamaged):
 		return "restore a backup: ingot restore FILE; if there is none, start with an empty state: ingot restore --empty"
+	case errors.Is(err, state.ErrJournal):
+		return "restore a backup: ingot restore FILE; or the state file itself, without what only its journal has: " +
+			"ingot restore STORE/state/ingot.db"
 	case errors.Is(err, api.ErrStranger):
 		return "if the server was reinstalled, compare the output of ingot api fingerprint there, and run: ingot context add"
 	case errors.Is(err, fs.ErrPermission):

@@ -329,7 +329,7 @@ func serverUser(root, pid string) (uid uint32, is bool) {
 func examineState(root string) []Finding {
 	dir := filepath.Join(root, state.Folder)
 	if how := bolt.Absent(dir); how != "" {
-		if !access.HasCA(filepath.Join(root, "keys")) {
+		if !access.HasCA(filepath.Join(root, "keys")) && !bolt.HasJournal(dir) {
 			return nil // the first start makes it
 		}
 		return []Finding{found("state", Error, client.NextStep(state.ErrLost),
@@ -337,6 +337,9 @@ func examineState(root string) []Finding {
 	}
 	file := filepath.Join(dir, "ingot.db")
 	err := bolt.CheckFile(file)
+	if err == nil {
+		err = bolt.CheckJournal(dir)
+	}
 	switch {
 	case errors.Is(err, fs.ErrPermission):
 		return []Finding{found("state", Skipped, "run it as root", "%v", err)}
