@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"go.etcd.io/bbolt"
+	"golang.org/x/sync/errgroup"
 
 	"ingot"
 	"ingot/bootserver/access"
@@ -536,4 +537,72 @@ func TestForgetKeepsWhatIsNotInTheFile(t *testing.T) {
 	}
 	wantRounds(t, s, 80)
 	want(20)
+}
+
+// TestFollowerMissesNothing: while changes go to the journal and from there to the file, a reader that
+// follows the ledger gets each one once and in order, the newest ones have no gap, and what was
+// acknowledged is found.
+func TestFollowerMissesNothing(t *testing.T) {
+	s := open(t, t.TempDir())
+	defer s.Close()
+	s.room = 5 * journalPage
+	const writers, each = 4, 60
+	var g errgroup.Group
+	for w := range writers {
+		g.Go(func() error {
+			for n := range each {
+				id := ingot.NewBootID([16]byte{byte(w + 1), byte(n)})
+				err := s.Update(func(tx state.Tx) error {
+					b := fleet.Boot{ID: id, Machine: ingot.MachineID(fmt.Sprint("m-", w)), Number: n + 1}
+					b, err := tx.KeepFacts(b, ingot.Facts{RAM: int64(n + 1)})
+					tx.StoreBoot(b)
+					tx.Record(fleet.TextChange(fleet.KindMachine, "note", false))
+					return err
+				})
+				if err != nil {
+					return err
+				}
+				if b, err := s.facts(id); err != nil || len(b) == 0 {
+					return fmt.Errorf("facts that were acknowledged: %q, %w", b, err)
+				}
+			}
+			return nil
+		})
+	}
+	g.Go(func() error { // reads all the time
+		for last := uint64(0); last < writers*each; {
+			list, _, err := s.Changes(state.Query{Newest: true, Limit: 3})
+			if n := len(list); err != nil || n < min(int(last), 3) || n > 0 && list[n-1].Seq < last {
+				return fmt.Errorf("after Change %d was read, the newest are %d: %+v, error %v", last, n, list, err)
+			} else if n > 0 {
+				last = list[n-1].Seq
+			}
+		}
+		return nil
+	})
+	for after := uint64(0); after < writers*each; {
+		s.Await(t.Context(), after)
+		list, last, err := s.Changes(state.Query{After: after, Limit: 7})
+		if err != nil || len(list) == 0 || last < list[len(list)-1].Seq {
+			t.Fatalf("after %d: %d Changes of %d, %v", after, len(list), last, err)
+		}
+		newest, _, err := s.Changes(state.Query{Newest: true, Limit: 9})
+		if err != nil || newest[len(newest)-1].Seq < last {
+			t.Fatalf("the newest of %d Changes are up to %d, %v", last, newest[len(newest)-1].Seq, err)
+		}
+		for _, l := range [][]fleet.Change{list, newest} {
+			for i, c := range l {
+				if c.Seq != l[0].Seq+uint64(i) {
+					t.Fatalf("Change %d follows %d", c.Seq, l[0].Seq+uint64(i)-1)
+				}
+			}
+		}
+		if list[0].Seq != after+1 {
+			t.Fatalf("after %d comes %d", after, list[0].Seq)
+		}
+		after = list[len(list)-1].Seq
+	}
+	if err := g.Wait(); err != nil {
+		t.Fatal(err)
+	}
 }

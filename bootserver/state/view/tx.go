@@ -22,7 +22,7 @@ type Tx struct {
 	reads   []Key
 	steps   []Step
 	undo    []func() // to be run last first
-	changes int      // recorded
+	lastSeq uint64   // of the Changes that were recorded, or 0
 	records int      // written, Changes aside
 	bytes   int
 	err     error
@@ -105,12 +105,7 @@ func distinct(keys []Key) []Key {
 }
 
 // LastSeq is the sequence number of the last Change that was recorded, or 0.
-func (tx *Tx) LastSeq() uint64 {
-	if tx.changes == 0 {
-		return 0
-	}
-	return tx.v.Seq
-}
+func (tx *Tx) LastSeq() uint64 { return tx.lastSeq }
 
 // check enforces the bound of a transaction.
 func (tx *Tx) check() error {
@@ -543,8 +538,7 @@ func (tx *Tx) Record(list ...fleet.Change) {
 	tx.undo = append(tx.undo, func() { tx.v.Seq = last })
 	for _, c := range list {
 		tx.v.Seq++
-		tx.changes++
-		c.Seq = tx.v.Seq
+		c.Seq, tx.lastSeq = tx.v.Seq, tx.v.Seq
 		k := ChangeKey(c)
 		tx.put(k.Table, k.Key, c)
 	}
