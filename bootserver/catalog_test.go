@@ -116,7 +116,7 @@ func TestDamagedImagesAreNotServed(t *testing.T) {
 			if _, script := h.ask(); strings.Contains(script, "kernel ") {
 				t.Errorf("%s: the script is\n%s", name, script)
 			}
-			if why := h.why(); !strings.Contains(why, "build or pull the image again") {
+			if why := h.why(); !strings.Contains(why, image.Repair) {
 				t.Errorf("%s: why: %s", name, why)
 			}
 			h.put("v1")

@@ -4,6 +4,7 @@ import (
 	"context"
 	"debug/elf"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -154,18 +155,54 @@ func digestFile(path string) (ingot.Digest, error) {
 	return ingot.DigestOf(b), nil
 }
 
-// Built returns the newest image in the store that was built from a plan.
-func Built(ctx context.Context, s *image.Store, plan *Plan) (im image.Image, found bool, err error) {
-	images, err := s.List(ctx)
+// Existing is an image of a plan that a store has.
+type Existing struct {
+	Name    ingot.ImageName
+	Digest  ingot.Digest
+	Image   image.Image // zero if List leaves it out
+	Damaged error       // image.ErrDamaged if a build has to make it again
+}
+
+// Built returns the image of a version that the store has of a plan, or without a version the newest one;
+// nil if it has none. It reads the files of the image. One of that version whose plan cannot be read may
+// be of that plan.
+func Built(ctx context.Context, s *image.Store, plan *Plan, version string) (*Existing, error) {
+	lost, err := s.Damaged(ctx)
 	if err != nil {
-		return im, false, err
+		return nil, err
 	}
-	for _, i := range images {
-		if i.Manifest.Profile == plan.Profile.Name && i.Manifest.Plan == plan.Digest() {
-			im, found = i, true
+	id := plan.Digest()
+	wanted := func(n ingot.ImageName) bool {
+		return n.Profile == plan.Profile.Name && (version == "" || n.Version == version)
+	}
+	for _, x := range lost {
+		exact := ingot.ImageName{Profile: plan.Profile.Name, Version: version}
+		switch {
+		case x.Plan == id && wanted(x.Name):
+			return &Existing{Name: x.Name, Digest: x.Digest, Damaged: x.Err}, nil
+		case x.Plan == "" && version != "" && x.Has(exact):
+			return &Existing{Name: exact, Digest: x.Digest, Damaged: x.Err}, nil
 		}
 	}
-	return im, found, nil
+	images, err := s.List(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var found *Existing
+	for _, im := range images {
+		if wanted(im.Name) && im.Manifest.Plan == id {
+			found = &Existing{Name: im.Name, Digest: im.Digest, Image: im}
+		}
+	}
+	if found == nil {
+		return nil, nil
+	}
+	if err := s.Intact(ctx, found.Image); errors.Is(err, image.ErrDamaged) {
+		found.Damaged = err
+	} else if err != nil {
+		return nil, err
+	}
+	return found, nil
 }
 
 // NextVersion returns a version for an image without one: the date and the first free number,
@@ -175,9 +212,19 @@ func NextVersion(ctx context.Context, s *image.Store, profile string, now time.T
 	if err != nil {
 		return "", err
 	}
+	lost, err := s.Damaged(ctx)
+	if err != nil {
+		return "", err
+	}
 	taken := map[string]bool{}
 	for _, im := range images {
 		taken[im.Name.String()] = true
+	}
+	for _, x := range lost {
+		taken[x.Name.String()] = true
+		for _, tag := range x.Tags {
+			taken[tag] = true
+		}
 	}
 	for n := 1; ; n++ {
 		v := fmt.Sprintf("%s-%d", now.Format("2006.01.02"), n)

@@ -2,6 +2,7 @@ package image
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
@@ -12,13 +13,14 @@ import (
 )
 
 // Repair is the next step after ErrDamaged.
-const Repair = "build or pull the image again"
+const Repair = "build the image again with its --version, or pull it again"
 
 // Damaged is an image that the index of a store has and that List leaves out.
 type Damaged struct {
 	Digest ingot.Digest
 	Name   ingot.ImageName // zero if the index does not say it
 	Tags   []string        // its other names
+	Plan   ingot.Digest    // that it was built from; empty if manifest or config cannot be read
 	Err    error           // ErrDamaged, with what is wrong
 }
 
@@ -38,7 +40,7 @@ func (s *Store) Damaged(ctx context.Context) ([]Damaged, error) {
 			continue
 		}
 		if _, err := s.read(d); err != nil {
-			list = addDamaged(list, d, err)
+			list = addDamaged(list, d, s.known(ingot.Digest(d.Digest)), err)
 		}
 	}
 	if list == nil {
@@ -55,12 +57,15 @@ func (s *Store) Damaged(ctx context.Context) ([]Damaged, error) {
 }
 
 // addDamaged adds an entry of the index, of which there is one for each name of an image.
-func addDamaged(list []Damaged, d ocispec.Descriptor, why error) []Damaged {
+func addDamaged(list []Damaged, d ocispec.Descriptor, known ingot.ImageManifest, why error) []Damaged {
 	id, text := ingot.Digest(d.Digest), d.Annotations[ocispec.AnnotationRefName]
 	i := slices.IndexFunc(list, func(x Damaged) bool { return x.Digest == id })
 	if i < 0 {
 		i = len(list)
-		list = append(list, Damaged{Digest: id})
+		list = append(list, Damaged{Digest: id, Plan: known.Plan})
+		if name, err := ingot.ParseImageName(known.Name().String()); err == nil && known.Version != "" {
+			list[i].Name = name // the index may list a tag first
+		}
 	}
 	x := &list[i]
 	if name, err := ingot.ParseImageName(text); err == nil && x.Name == (ingot.ImageName{}) {
@@ -74,6 +79,67 @@ func addDamaged(list []Damaged, d ocispec.Descriptor, why error) []Damaged {
 	}
 	x.Err = fmt.Errorf("image %s: %w: %w; %s", called, ErrDamaged, why, Repair)
 	return list
+}
+
+// known returns what can be read of the manifest of an image that lacks files: all of it if the config can
+// be read, else profile and version if the OCI manifest can.
+func (s *Store) known(id ingot.Digest) (m ingot.ImageManifest) {
+	body, err := s.readBlob(id)
+	if err != nil {
+		return m
+	}
+	var oci ocispec.Manifest
+	if json.Unmarshal(body, &oci) != nil {
+		return m
+	}
+	config, err := s.readBlob(ingot.Digest(oci.Config.Digest))
+	if err == nil && json.Unmarshal(config, &m) == nil {
+		return m
+	}
+	return ingot.ImageManifest{Profile: oci.Annotations[ocispec.AnnotationTitle],
+		Version: oci.Annotations[ocispec.AnnotationVersion]}
+}
+
+// Has reports whether the index gives an image a name: it is that of its version or a tag.
+func (x Damaged) Has(name ingot.ImageName) bool {
+	return x.Name == name || slices.Contains(x.Tags, name.String())
+}
+
+// Intact reads the files of an image that a build or a pull writes and compares them with their digests:
+// its parts, its signature and its SBOM. A file that is damaged or missing is ErrDamaged. Of a signed UKI
+// it says nothing: only a signature makes that again.
+func (s *Store) Intact(ctx context.Context, im Image) error {
+	if err := s.verifyParts(ctx, im); err != nil {
+		return err
+	}
+	index, err := s.readIndex()
+	if err != nil {
+		return err
+	}
+	var unreadable []ocispec.Descriptor // of this image or of another one
+	has := map[string]bool{}
+	for _, d := range index.Manifests {
+		of, refers := s.subject(d)
+		switch {
+		case !refers || d.ArtifactType == ingot.ArtifactSignedUKI:
+		case of == "":
+			unreadable = append(unreadable, d)
+		case of == im.Digest:
+			has[d.ArtifactType] = true
+			if err := s.verifyReferrer(ctx, d); err != nil {
+				return fmt.Errorf("verifying %s: %w", im.Name, err)
+			}
+		}
+	}
+	for _, d := range unreadable {
+		if !has[d.ArtifactType] {
+			return fmt.Errorf("verifying %s: %w", im.Name, s.verifyReferrer(ctx, d))
+		}
+	}
+	if im.Signature == "" {
+		return fmt.Errorf("verifying %s: %w: its signature is missing", im.Name, ErrDamaged)
+	}
+	return nil
 }
 
 // isNamed reports whether a reference names the image, or for a profile might name it.

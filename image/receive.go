@@ -34,6 +34,9 @@ type Origin interface {
 type ReceiveOptions struct {
 	Trusted  []PublicKey             // release keys, one of which must have signed the image
 	Progress func(done, total int64) // bytes of blobs, including those already present; may be nil
+	// Repaired is called at the end if the store had the image and files of it were damaged or missing;
+	// it may be nil.
+	Repaired func(parts []string)
 }
 
 // Limits for what an untrusted archive or registry can make this program read.
@@ -60,6 +63,9 @@ func (s *Store) Receive(ctx context.Context, from Origin, d ocispec.Descriptor, 
 	}
 	defer done()
 	r := &receiver{Store: s, from: from, ReceiveOptions: o}
+	if err := r.findStored(); err != nil {
+		return Image{}, err
+	}
 	if err := r.documents(ctx, d); err != nil {
 		return Image{}, err
 	}
@@ -71,6 +77,10 @@ func (s *Store) Receive(ctx context.Context, from Origin, d ocispec.Descriptor, 
 	}
 	if err := r.commit(); err != nil {
 		return Image{}, err
+	}
+	if len(r.repaired) > 0 && o.Repaired != nil {
+		slices.Sort(r.repaired)
+		o.Repaired(slices.Compact(r.repaired))
 	}
 	return s.Get(ctx, string(d.Digest))
 }
@@ -84,6 +94,29 @@ type receiver struct {
 	config    ingot.ImageManifest
 	raw       []byte // of config
 	referrers []received
+	stored    map[ingot.Digest]bool // manifests that the index had before
+	mu        sync.Mutex            // guards repaired
+	repaired  []string              // names of files that were damaged or missing
+}
+
+// findStored remembers which manifests the index has.
+func (r *receiver) findStored() error {
+	index, err := r.readIndex()
+	if err != nil {
+		return err
+	}
+	r.stored = map[ingot.Digest]bool{}
+	for _, d := range index.Manifests {
+		r.stored[ingot.Digest(d.Digest)] = true
+	}
+	return nil
+}
+
+// noteRepaired adds a file that the store should have had.
+func (r *receiver) noteRepaired(name string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.repaired = append(r.repaired, name)
 }
 
 // received is a manifest that has been fetched and checked against its digest.
@@ -91,6 +124,14 @@ type received struct {
 	desc     ocispec.Descriptor
 	body     []byte
 	manifest ocispec.Manifest
+}
+
+// mediaOf returns the type that names a blob: a referrer's for what a referrer consists of.
+func (a received) mediaOf(l ocispec.Descriptor) string {
+	if a.manifest.Subject != nil {
+		return a.manifest.ArtifactType
+	}
+	return l.MediaType
 }
 
 // documents fetches manifests, signatures and config, and checks that the image is acceptable.
@@ -123,8 +164,16 @@ func (r *receiver) documents(ctx context.Context, d ocispec.Descriptor) error {
 func (r *receiver) manifest(ctx context.Context, d ocispec.Descriptor) (received, error) {
 	a := received{desc: ocispec.Descriptor{MediaType: d.MediaType, Digest: d.Digest, Size: d.Size}}
 	var err error
+	damaged := false
+	if r.stored[ingot.Digest(d.Digest)] {
+		_, err := r.readBlob(ingot.Digest(d.Digest))
+		damaged = err != nil
+	}
 	if a.body, err = r.small(ctx, a.desc, maxManifest); err != nil {
 		return a, fmt.Errorf("receiving a manifest: %w", err)
+	}
+	if damaged {
+		r.noteRepaired("manifest")
 	}
 	if err := json.Unmarshal(a.body, &a.manifest); err != nil {
 		return a, fmt.Errorf("%w: parsing manifest %s: %w", ErrNotImage, ingot.Digest(d.Digest).Short(), err)
@@ -293,10 +342,14 @@ func (r *receiver) checkName() error {
 
 // blobs fetches every blob that the store lacks.
 func (r *receiver) blobs(ctx context.Context) error {
-	missing := map[ingot.Digest]ocispec.Descriptor{}
+	missing, had := map[ingot.Digest]ocispec.Descriptor{}, map[ingot.Digest]string{}
 	var total int64
 	for _, a := range append([]received{r.image}, r.referrers...) {
 		for _, l := range append([]ocispec.Descriptor{a.manifest.Config}, a.manifest.Layers...) {
+			_, named := had[ingot.Digest(l.Digest)]
+			if !named && r.stored[ingot.Digest(a.desc.Digest)] {
+				had[ingot.Digest(l.Digest)] = PartName(a.mediaOf(l))
+			}
 			if _, seen := missing[ingot.Digest(l.Digest)]; !seen {
 				missing[ingot.Digest(l.Digest)] = l
 				total += l.Size
@@ -308,29 +361,35 @@ func (r *receiver) blobs(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(parallel)
 	for _, l := range missing {
-		g.Go(func() error { return r.blob(ctx, l, &m) })
+		g.Go(func() error {
+			fetched, err := r.blob(ctx, l, &m)
+			if name, had := had[ingot.Digest(l.Digest)]; fetched && had && err == nil {
+				r.noteRepaired(name)
+			}
+			return err
+		})
 	}
 	return g.Wait()
 }
 
 // blob fetches one blob unless the store has it, undamaged.
-func (r *receiver) blob(ctx context.Context, d ocispec.Descriptor, m *meter) error {
+func (r *receiver) blob(ctx context.Context, d ocispec.Descriptor, m *meter) (fetched bool, err error) {
 	id := ingot.Digest(d.Digest)
 	if st, err := os.Lstat(r.Blob(id)); err == nil && st.Mode().IsRegular() && st.Size() == d.Size {
 		if got, err := r.measure(ctx, id); err == nil && got == id {
 			m.add(d.Size)
-			return nil
+			return false, nil
 		}
 	}
 	body, err := r.from.Fetch(ctx, d)
 	if err != nil {
-		return fmt.Errorf("fetching the %s: %w", PartName(d.MediaType), err)
+		return false, fmt.Errorf("fetching the %s: %w", PartName(d.MediaType), err)
 	}
 	defer body.Close()
 	if err := r.write(ctx, id, d.Size, io.TeeReader(body, m)); err != nil {
-		return fmt.Errorf("fetching the %s: %w", PartName(d.MediaType), err)
+		return false, fmt.Errorf("fetching the %s: %w", PartName(d.MediaType), err)
 	}
-	return nil
+	return true, nil
 }
 
 // write stores what it reads from r as blob id, after checking digest and size.

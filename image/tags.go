@@ -23,6 +23,8 @@ var ErrDamaged = errors.New("the store is damaged")
 // PartName returns the short name of an artifact for people, such as "root".
 func PartName(media string) string {
 	switch media {
+	case ingot.MediaTypeConfig:
+		return "config"
 	case ingot.ArtifactSBOM:
 		return "SBOM"
 	case ingot.ArtifactSignedUKI:
@@ -154,6 +156,20 @@ func (s *Store) subject(d ocispec.Descriptor) (subject ingot.Digest, refers bool
 // Verify checks every blob of an image and of its referrers against its digest, and the signature
 // against keys, one of which must have made it. The error names all blobs that are damaged or missing.
 func (s *Store) Verify(ctx context.Context, im Image, keys ...PublicKey) error {
+	if err := s.verifyParts(ctx, im); err != nil {
+		return err
+	}
+	if err := s.verifyReferrers(ctx, im.Digest); err != nil {
+		return fmt.Errorf("verifying %s: %w", im.Name, err)
+	}
+	if err := im.VerifySignature(keys...); err != nil {
+		return fmt.Errorf("verifying %s: %w", im.Name, err)
+	}
+	return nil
+}
+
+// verifyParts checks the blobs of an image, without its referrers.
+func (s *Store) verifyParts(ctx context.Context, im Image) error {
 	var m ocispec.Manifest
 	if err := json.Unmarshal(im.OCI, &m); err != nil {
 		return fmt.Errorf("verifying %s: %w", im.Name, err)
@@ -173,12 +189,6 @@ func (s *Store) Verify(ctx context.Context, im Image, keys ...PublicKey) error {
 	}
 	if bad != nil {
 		return fmt.Errorf("verifying %s: %w", im.Name, bad)
-	}
-	if err := s.verifyReferrers(ctx, im.Digest); err != nil {
-		return fmt.Errorf("verifying %s: %w", im.Name, err)
-	}
-	if err := im.VerifySignature(keys...); err != nil {
-		return fmt.Errorf("verifying %s: %w", im.Name, err)
 	}
 	return nil
 }
@@ -209,17 +219,25 @@ func (s *Store) verifyReferrers(ctx context.Context, subject ingot.Digest) error
 		if !s.refersTo(d, subject) {
 			continue
 		}
-		if err := s.verifyBlob(ctx, PartName(d.ArtifactType)+"'s manifest", ingot.Digest(d.Digest)); err != nil {
+		if err := s.verifyReferrer(ctx, d); err != nil {
 			return err
 		}
-		blobs, err := s.Blobs(ingot.Digest(d.Digest))
-		if err != nil {
+	}
+	return nil
+}
+
+// verifyReferrer verifies the manifest of a referrer and its blobs.
+func (s *Store) verifyReferrer(ctx context.Context, d ocispec.Descriptor) error {
+	if err := s.verifyBlob(ctx, PartName(d.ArtifactType)+"'s manifest", ingot.Digest(d.Digest)); err != nil {
+		return err
+	}
+	blobs, err := s.Blobs(ingot.Digest(d.Digest))
+	if err != nil {
+		return err
+	}
+	for _, b := range blobs {
+		if err := s.verifyBlob(ctx, PartName(d.ArtifactType), ingot.Digest(b.Digest)); err != nil {
 			return err
-		}
-		for _, b := range blobs {
-			if err := s.verifyBlob(ctx, PartName(d.ArtifactType), ingot.Digest(b.Digest)); err != nil {
-				return err
-			}
 		}
 	}
 	return nil

@@ -68,7 +68,7 @@ func TestSceneFlippedByte(t *testing.T) {
 	vm := s.vm(UEFI, 1)
 	s.machine(vm, "the machine", func(api.Machine) bool { return true })
 	s.until("the damaged image to be named", func() bool {
-		return strings.Contains(words(s.run("why", vm.id())), "build or pull the image again")
+		return strings.Contains(words(s.run("why", vm.id())), image.Repair)
 	})
 }
 

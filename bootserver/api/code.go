@@ -232,7 +232,7 @@ var imageCodes = []meaning{
 		"give it another image first: ingot assign MACHINE IMAGE"},
 	{CodeImageUntrusted, 400, "No release key that the store trusts signed the image.", "ingot image ls"},
 	{CodeImageDamaged, 409, "A file of the image in the store does not have the content that was built.",
-		"build or pull the image again; which of its files: ingot image verify IMAGE"},
+		"build the image again with its --version, or pull it again; which of its files: ingot image verify IMAGE"},
 	{CodeImageBeingRemoved, 409, "The image is just being removed.", "ingot image ls"},
 	{CodeStoreBusy, 409, "An image is just being received.",
 		"run the same command again when the pull or import is done"},

@@ -212,8 +212,8 @@ func (a *Commands) buildCommand() *cobra.Command {
 		Long: `Build an image: resolve the profile, install its packages, pack the root and the initramfs,
 sign the manifest and add everything to the store. The same plan gives the same digest.
 Packages come from the profile's lock; without a lock, or when the profile names other
-packages, a new lock is written (see ingot plan). If the store has an image of the plan, it is
-not built again. Packages are cached. An interrupted build leaves nothing in the store. With a
+packages, a new lock is written (see ingot plan). If the store has an undamaged image of the plan,
+it is not built again; a damaged one is built again under its name. Packages are cached. An interrupted build leaves nothing in the store. With a
 Secure Boot key and certificate, the image's UKI is signed as well (see ingot image sign).
 
 Keys and other secrets that package scripts make are left out, and made on each machine. A build
@@ -233,11 +233,11 @@ PROFILE is a folder, a YAML file or a shipped profile: debian, node, lab, rescue
 					return err
 				}
 			}
-			im, unchanged, err := a.build(cmd.Context(), args[0], f)
+			im, was, err := a.build(cmd.Context(), args[0], f)
 			if err != nil {
 				return err
 			}
-			if !unchanged {
+			if was != unchanged {
 				a.note(cmd.Context(), im, "build", args[0])
 			}
 			if boot.Given() {
@@ -246,9 +246,14 @@ PROFILE is a folder, a YAML file or a shipped profile: debian, node, lab, rescue
 				}
 			}
 			return a.Show(show.ViewOf(im), func(w io.Writer) {
-				if unchanged {
+				if was == unchanged {
 					fmt.Fprintf(w, "%s %s\n  nothing changed since it was built; to add another version name, use --version\n",
 						im.Name, im.Digest)
+					return
+				}
+				if was == repaired {
+					fmt.Fprintf(w, "%s %s\n  repaired: its stored files were damaged, and it was built again, in %s\n",
+						im.Name, im.Digest, show.Seconds(time.Since(start)))
 					return
 				}
 				fmt.Fprintf(w, "%s %s\n  root %s, initramfs %s, kernel %s, in %s\n  → ingot assign MACHINE %s\n", im.Name,
@@ -367,39 +372,57 @@ func (a *Commands) Build(ctx context.Context, profile, version string) (image.Im
 	return im, err
 }
 
-// build returns the image of a profile, and whether it was there already.
-func (a *Commands) build(ctx context.Context, ref string, f buildFlags) (im image.Image, unchanged bool, err error) {
+// outcome is what a build did.
+type outcome uint8
+
+const (
+	built     outcome = iota
+	unchanged         // the store had the image, undamaged
+	repaired          // the store had the image, damaged
+)
+
+// build returns the image of a profile, and what was done for it.
+func (a *Commands) build(ctx context.Context, ref string, f buildFlags) (im image.Image, was outcome, err error) {
 	if f.version != "" && !ingot.ValidVersion(f.version) {
-		return im, false, show.Usagef("bad version %q: want letters, digits, dots, dashes and underscores, at most 64",
+		return im, built, show.Usagef("bad version %q: want letters, digits, dots, dashes and underscores, at most 64",
 			f.version)
 	}
 	store, err := image.Open(ctx, a.StoreRoot())
 	if err != nil {
-		return im, false, err
+		return im, built, err
 	}
 	p, err := profiles.Load(ref)
 	if err != nil {
-		return im, false, err
+		return im, built, err
 	}
 	plan, locked, err := a.resolve(ctx, p, f)
 	if err != nil {
-		return im, false, err
+		return im, built, err
 	}
 	lockText(a.Stderr, locked)
-	im, found, err := builder.Built(ctx, store, plan)
+	there, err := builder.Built(ctx, store, plan, f.version)
 	if err != nil {
-		return im, found, err
+		return im, built, err
 	}
-	if found && (f.version == "" || f.version == im.Name.Version) {
+	if there != nil && there.Damaged == nil {
 		if f.check {
 			err = a.check(ctx, plan, f)
 		}
-		return im, found, err
+		return there.Image, unchanged, err
 	}
-	if im, err = a.buildPlan(ctx, store, plan, f); err == nil {
-		a.keepAccounts(store, im, p, f)
+	if there != nil {
+		a.Logger().Warn("the stored image is damaged; building it again", "image", there.Name.String(), "err",
+			there.Damaged)
+		f.version = there.Name.Version
 	}
-	return im, false, err
+	if im, err = a.buildPlan(ctx, store, plan, f); err != nil {
+		return im, built, err
+	}
+	a.keepAccounts(store, im, p, f)
+	if there == nil || there.Digest != im.Digest {
+		return im, built, nil
+	}
+	return im, repaired, store.Intact(ctx, im)
 }
 
 // check runs the package scripts of a plan whose image there is already.

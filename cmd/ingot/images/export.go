@@ -151,17 +151,17 @@ that it trusts (see: ingot key --help). Every part is checked against its digest
 			if err != nil {
 				return err
 			}
-			var images []image.Image
+			var images []receivedImage
 			for _, d := range list {
 				err = a.move("import", func(progress func(done, total int64)) error {
-					im, err := s.Receive(cmd.Context(), archive, d, a.receiveOptions(progress))
-					images = append(images, im)
+					got, err := a.receive(cmd.Context(), s, archive, d, progress)
+					images = append(images, got)
 					return err
 				})
 				if err != nil {
 					return a.transferHint(cmd.Context(), err, "")
 				}
-				a.Note(cmd.Context(), images[len(images)-1], "import", args[0])
+				a.Note(cmd.Context(), images[len(images)-1].Image, "import", args[0])
 			}
 			return a.showReceived(s, images)
 		},

@@ -7,8 +7,10 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/spf13/cobra"
 
 	"ingot"
@@ -184,20 +186,35 @@ missing.` + registryHelp,
 			if err != nil {
 				return err
 			}
-			var im image.Image
+			var got receivedImage
 			err = a.move("pull", func(progress func(done, total int64)) (err error) {
-				im, err = s.Receive(cmd.Context(), r, d, a.receiveOptions(progress))
+				got, err = a.receive(cmd.Context(), s, r, d, progress)
 				return err
 			})
 			if err != nil {
 				return a.transferHint(cmd.Context(), err, r.Reference.Registry)
 			}
-			a.Note(cmd.Context(), im, "pull", args[0])
-			return a.showReceived(s, []image.Image{im})
+			a.Note(cmd.Context(), got.Image, "pull", args[0])
+			return a.showReceived(s, []receivedImage{got})
 		},
 	}
 	f.add(c)
 	return c
+}
+
+// receivedImage is an image that was pulled or imported.
+type receivedImage struct {
+	image.Image
+	repaired []string // files of it that the store had, damaged
+}
+
+// receive adds an image of an origin to the store.
+func (a *Commands) receive(ctx context.Context, s *image.Store, from image.Origin, d ocispec.Descriptor,
+	progress func(done, total int64)) (got receivedImage, err error) {
+	o := a.receiveOptions(progress)
+	o.Repaired = func(parts []string) { got.repaired = parts }
+	got.Image, err = s.Receive(ctx, from, d, o)
+	return got, err
 }
 
 // receiveOptions trusts the store's own key and those its operator added. Keys
@@ -215,15 +232,18 @@ func (a *Commands) keyDir() string { return filepath.Join(a.StoreRoot(), "keys")
 func (a *Commands) trustedKeys() ([]image.NamedKey, error) { return image.TrustedKeys(a.keyDir()) }
 
 // showReceived prints imported images, and warns about those that will not boot.
-func (a *Commands) showReceived(s *image.Store, images []image.Image) error {
+func (a *Commands) showReceived(s *image.Store, images []receivedImage) error {
 	views := make([]show.ImageView, len(images))
 	for i, im := range images {
-		views[i] = show.ViewOf(im)
-		a.warnServerKey(s, im)
+		views[i] = show.ViewOf(im.Image)
+		a.warnServerKey(s, im.Image)
 	}
 	return a.Show(views, func(w io.Writer) {
 		for _, im := range images {
 			fmt.Fprintf(w, "%s %s for %s: %s, signed\n", im.Name, im.Digest.Short(), im.Manifest.Arch, show.Size(im.Size))
+			if len(im.repaired) > 0 {
+				fmt.Fprintf(w, "  repaired in the store: %s\n", strings.Join(im.repaired, ", "))
+			}
 		}
 	})
 }
