@@ -162,7 +162,7 @@ func TestFirstImageComesLater(t *testing.T) {
 				t.Errorf("%s (missing: %t): %d messages in the log; want 1", name, missing, n)
 			}
 			h.put("v1")
-			if why := h.why(); !strings.Contains(why, "is given lab:v1 when it boots next") {
+			if why := h.why(); !strings.Contains(why, "is given lab:v1 when it next asks what to boot") {
 				t.Errorf("%s (missing: %t): why: %s", name, missing, why)
 			}
 			if _, script := h.ask(); !strings.Contains(script, "kernel ") {
@@ -176,6 +176,58 @@ func TestFirstImageComesLater(t *testing.T) {
 			if m, _ := h.machine1(); m.Assignment.Image != v2.Digest {
 				t.Errorf("%s: an operator's image was replaced by %s", name, m.Assignment.Name)
 			}
+		}
+	}
+}
+
+// TestFirstImageReachesAWaitingMachine: a machine that waits in iPXE for its first image boots it as soon as
+// it can be served, without another DHCP request.
+func TestFirstImageReachesAWaitingMachine(t *testing.T) {
+	for name, policy := range map[string]booter.Policy{
+		"--image": {ApproveAll: true, Image: "lab:v1"},
+		"a rule":  {Rules: []fleet.Rule{{MAC: "52:54:00:*", Approve: true, Image: "lab:v1"}}},
+	} {
+		h := newHouse(t)
+		h.SetPolicy(policy)
+		boot, script := h.ask()
+		again := func() string {
+			h.clock = h.clock.Add(5 * time.Second)
+			_, script := h.get(h.BootURL(h.base, boot, "script"))
+			return script
+		}
+		for range 3 {
+			if script = again(); strings.Contains(script, "kernel ") {
+				t.Fatalf("%s: without an image, the script is\n%s", name, script)
+			}
+		}
+		why, err := h.api.Why(t.Context(), machineID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var next []string
+		for _, s := range why.Steps {
+			next = append(next, s.Command())
+		}
+		if got := strings.Join(next, "; "); !strings.HasPrefix(got, "ingot image ls; ingot build lab --version v1; ") ||
+			strings.Contains(got, "verify") {
+			t.Errorf("%s: why advises %s", name, got)
+		}
+		im := h.put("v1")
+		if script = again(); !strings.Contains(script, im.Digest.Hex()+"/kernel") {
+			t.Errorf("%s: once the image can be served, the script is\n%s", name, script)
+		}
+		m, b := h.machine1()
+		if m.Assignment.Image != im.Digest || b.ID != boot || b.Image.Image != im.Digest {
+			t.Errorf("%s: assigned %s, boot %s of %s; want lab:v1 in the boot that waited", name, m.Assignment.Name, b.ID,
+				b.Image.Name)
+		}
+		h.put("v2")
+		if _, err := h.api.Assign(t.Context(), machineID, "lab:v2", ""); err != nil {
+			t.Fatal(err)
+		}
+		again()
+		if m, _ := h.machine1(); m.Assignment.Name != "lab:v2" {
+			t.Errorf("%s: an operator's image was replaced by %s", name, m.Assignment.Name)
 		}
 	}
 }

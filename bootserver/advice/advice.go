@@ -23,6 +23,7 @@ const (
 	ListImages        Code = "list-images"
 	VerifyImage       Code = "verify-image"
 	BuildImage        Code = "build-image"
+	BuildMissing      Code = "build-missing-image"
 	TrustKey          Code = "trust-key"
 	ApproveMachine    Code = "approve-machine"
 	AdmitMachine      Code = "admit-machine"
@@ -67,6 +68,8 @@ var Meanings = []Meaning{
 	{ListImages, "List the images in the store.", nil, nil, "ingot image ls"},
 	{VerifyImage, "Verify the image and its signature. Parameter: image.", image, nil, "ingot image verify {image}"},
 	{BuildImage, "Build the image again, for this server. Parameter: image.", image, nil, "ingot build --help"},
+	{BuildMissing, "Build the image that the store does not have. Parameters: profile, and version.",
+		[]string{"profile"}, []string{"version"}, "ingot build {profile}"},
 	{TrustKey, "Trust the release key that signed the image. Parameter: image.", image, nil, "ingot key trust --help"},
 	{ApproveMachine, "Approve the machine. Parameter: machine.", machine, nil, "ingot machine approve {machine}"},
 	{AdmitMachine, "Approve the machine, and give it a name and an image. Parameter: machine.", machine, nil,
@@ -86,7 +89,7 @@ var Meanings = []Meaning{
 }
 
 // options are what a command gets for an optional parameter.
-var options = map[string]string{"boot": " --boot {boot}"}
+var options = map[string]string{"boot": " --boot {boot}", "version": " --version {version}"}
 
 // Step is something that an operator can do next. The zero Step is none.
 type Step struct {

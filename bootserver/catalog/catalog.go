@@ -8,6 +8,7 @@ package catalog
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -36,6 +37,7 @@ type Catalog struct {
 	index   mark // of images
 	images  map[ingot.Digest]image.Image
 	names   map[string]ingot.Digest                        // references that were resolved
+	absent  map[string]error                               // references that the store does not have
 	ukis    map[ingot.Digest]ingot.Artifact                // of images
 	held    map[ingot.Digest]map[ingot.KeyUse]ingot.Digest // keys in the initramfs of images
 	keys    keyring
@@ -103,9 +105,15 @@ func (c *Catalog) Resolve(ctx context.Context, ref string) (image.Image, error) 
 		if d, known := c.names[ref]; known {
 			return d, nil
 		}
+		if err := c.absent[ref]; err != nil { // machines that wait for it ask every few seconds
+			return "", err
+		}
 		im, err := c.store.Get(ctx, ref)
-		if err == nil {
+		switch {
+		case err == nil:
 			c.names[ref] = im.Digest
+		case errors.Is(err, image.ErrNotFound):
+			c.absent[ref] = err
 		}
 		return im.Digest, err
 	})
@@ -217,12 +225,12 @@ func (c *Catalog) verified(im image.Image) error {
 // nothing is remembered.
 func (c *Catalog) follow() {
 	now, err := c.mark()
-	if err == nil && c.index == now && max(len(c.images), len(c.names), len(c.ukis)) < maxKept {
+	if err == nil && c.index == now && max(len(c.images), len(c.names), len(c.absent), len(c.ukis)) < maxKept {
 		return
 	}
 	c.index, c.images, c.names = now, map[ingot.Digest]image.Image{}, map[string]ingot.Digest{}
 	c.ukis, c.refused = map[ingot.Digest]ingot.Artifact{}, map[ingot.Digest]error{}
-	c.held = map[ingot.Digest]map[ingot.KeyUse]ingot.Digest{}
+	c.held, c.absent = map[ingot.Digest]map[ingot.KeyUse]ingot.Digest{}, map[string]error{}
 }
 
 // mark returns the mark of the store's index as it is now.

@@ -449,6 +449,9 @@ func (d *Decision) run(ref ImageRef, im Image) {
 // Script decides which image the script of the boot starts. The error is the reason why
 // the machine has to wait.
 func (d *Decision) Script() (ingot.Digest, error) {
+	if !d.guarded(&d.Boot) { // a machine that waits for its first image does not send another DHCP request
+		d.assignFirst(d.policy.FirstImage(d.Machine))
+	}
 	if o := d.Machine.Once; o != nil && !d.servable(o.Image) {
 		d.dropOnce("the image cannot be served: " + d.Image(o.Image).Err.Error())
 	}

@@ -118,6 +118,7 @@ func (o *Operator) Why(ref string) (api.Why, error) {
 	}
 	if err := o.servable(m, &story.First); err != nil {
 		story.Unservable, story.Untrusted = err.Error(), errors.Is(err, image.ErrSignature)
+		story.Absent = errors.Is(err, image.ErrNotFound)
 	}
 	if approved := m; m.State == fleet.Pending {
 		approved.State = fleet.Approved // as a rule or an operator makes it

@@ -29,6 +29,7 @@ type Story struct {
 	First      string                 `json:",omitempty"` // image that the policy gives an approved machine without one
 	Unservable string                 // why the image to boot cannot be served; empty if it can
 	Untrusted  bool                   `json:",omitempty"` // the reason is its signature
+	Absent     bool                   `json:",omitempty"` // the reason is that the store does not have it
 	Most       Hardware               `json:",omitzero"`  // of the boot of these with the most memory
 	Others     []fleet.Other          // DHCP servers that answered the machine, sorted by fleet.ByWeight
 	Policy     fleet.Policy
@@ -88,11 +89,16 @@ func (s Story) unassigned(host string, assign advice.Step) (string, []advice.Ste
 	case s.First == "":
 		return fmt.Sprintf("%s is approved, but no image is assigned to it.", host), steps(assign)
 	case s.Unservable == "":
-		return fmt.Sprintf("%s is approved, and is given %s when it boots next.", host, s.First), nil
+		return fmt.Sprintf("%s is approved, and is given %s when it next asks what to boot.", host, s.First), nil
+	}
+	next := steps(advice.New(advice.VerifyImage, "image", s.First), assign)
+	if s.Absent {
+		profile, version, _ := strings.Cut(s.First, ":")
+		next = steps(advice.New(advice.ListImages),
+			advice.New(advice.BuildMissing, "profile", profile, "version", version), assign)
 	}
 	return fmt.Sprintf("%s is approved and waits for its first image. %s cannot be served: %s.", host, s.First,
-			s.Unservable),
-		steps(advice.New(advice.VerifyImage, "image", s.First), assign)
+		s.Unservable), next
 }
 
 // state is the paragraph without the machine's past and hardware changes.

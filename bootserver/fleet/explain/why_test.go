@@ -166,10 +166,14 @@ var stories = []struct {
 		m.Assignment = fleet.Assignment{}
 	}), First: "node:1", Unservable: "image node:1: not found", Now: now},
 		"node01 is approved and waits for its first image. node:1 cannot be served: image node:1: not found."},
+	{"approved while the store has no first image", Story{Machine: with(node01(), func(m *fleet.Machine) {
+		m.Assignment = fleet.Assignment{}
+	}), First: "node:1", Unservable: "no such image", Absent: true, Now: now},
+		"node01 is approved and waits for its first image. node:1 cannot be served: no such image."},
 	{"approved before the first image could be served", Story{Machine: with(node01(), func(m *fleet.Machine) {
 		m.Assignment = fleet.Assignment{}
 	}), First: "node:1", Now: now},
-		"node01 is approved, and is given node:1 when it boots next."},
+		"node01 is approved, and is given node:1 when it next asks what to boot."},
 	{"a card in another board asks", Story{Machine: with(node01(), func(m *fleet.Machine) {
 		m.State, m.Name, m.Ask = fleet.Pending, "", &fleet.Question{With: "m-525400120009",
 			What: "it has network card 52:54:00:12:00:01 of node09, but a different UUID: the board was replaced, or the " +
@@ -754,11 +758,15 @@ func TestWhyNext(t *testing.T) {
 		"healthy, and another host booted in its name": {"ingot boots node01 --timeline", "ingot network"},
 		"held, as the policy wants": {"ingot console node01", "ingot resume node01",
 			"ingot assign node01 PROFILE:VERSION"},
-		"firmware without a loader":                         {"ingot loaders"},
-		"the kernel broke off":                              {"ingot boots node01 --timeline"},
-		"beside another server, and no address is taken":    {"ingot network"},
-		"a UKI goes silent":                                 {"ingot console node01", "ingot resume node01"},
-		"a UKI that stalled":                                {"ingot image verify node:7", "ingot boots node01 --timeline"},
+		"firmware without a loader":                      {"ingot loaders"},
+		"the kernel broke off":                           {"ingot boots node01 --timeline"},
+		"beside another server, and no address is taken": {"ingot network"},
+		"a UKI goes silent":                              {"ingot console node01", "ingot resume node01"},
+		"approved while the first image cannot be served": {"ingot image verify node:1",
+			"ingot assign node01 PROFILE:VERSION"},
+		"approved while the store has no first image": {"ingot image ls", "ingot build node --version 1",
+			"ingot assign node01 PROFILE:VERSION"},
+		"a UKI that stalled": {"ingot image verify node:7", "ingot boots node01 --timeline"},
 		"the download stopped, and the fallback is smaller": {"ingot console node01", "ingot resume node01"},
 	}
 	found := 0

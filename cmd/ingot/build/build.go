@@ -212,9 +212,12 @@ func (a *Commands) buildCommand() *cobra.Command {
 		Long: `Build an image: resolve the profile, install its packages, pack the root and the initramfs,
 sign the manifest and add everything to the store. The same plan gives the same digest.
 Packages come from the profile's lock; without a lock, or when the profile names other
-packages, a new lock is written (see ingot plan). If the store has an undamaged image of the plan,
-it is not built again; a damaged one is built again under its name. Packages are cached. An interrupted build leaves nothing in the store. With a
-Secure Boot key and certificate, the image's UKI is signed as well (see ingot image sign).
+packages, a new lock is written (see ingot plan). Packages are cached. An interrupted build leaves
+nothing in the store. With a Secure Boot key and certificate, the image's UKI is signed as well
+(see ingot image sign).
+
+If the store has an undamaged image of the plan, it is not built again. A damaged one is built
+again under its name, which repairs it.
 
 Keys and other secrets that package scripts make are left out, and made on each machine. A build
 fails when it finds others; allow them in the profile (secrets: allow).
