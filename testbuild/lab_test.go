@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"ingot"
 	"ingot/builder"
 	"ingot/builder/lock"
 	"ingot/builder/squashfs"
@@ -334,4 +335,48 @@ func (l *lab) kernel() string {
 	lock, err := lock.Read(filepath.Join(l.dir, "lab.lock"))
 	l.must(err)
 	return lock.Kernel.Name
+}
+
+// TestSceneBuildRepairs: building a damaged image again repairs it, whichever of its files is damaged and
+// however; its digest and its tags stay.
+func TestSceneBuildRepairs(t *testing.T) {
+	requireAll(t)
+	l := newLab(t)
+	dir := l.place(ordinary)
+	s := l.scene(dir)
+	build := func() string {
+		t.Helper()
+		out, err := l.command(ordinary, dir, "build", l.profile, "--version", "v1", "--offline").Output()
+		l.must(err)
+		return string(out)
+	}
+	build()
+	s.ok("image", "tag", "lab:v1", "lab:stable")
+	store, err := image.Open(l.ctx, filepath.Join(dir, "store"))
+	l.must(err)
+	im, err := store.Get(l.ctx, "lab:v1")
+	l.must(err)
+	if out := build(); !strings.Contains(out, "nothing changed since it was built") {
+		t.Errorf("building an undamaged image says\n%s", out)
+	}
+	for part, d := range map[string]ingot.Digest{"manifest": im.Digest, "config": im.Config,
+		"kernel": im.Manifest.Kernel.Digest, "initramfs": im.Manifest.Initramfs.Digest, "root": im.Manifest.Root.Digest} {
+		b, err := os.ReadFile(store.Blob(d))
+		l.must(err)
+		flipped := bytes.Clone(b)
+		flipped[len(b)/2] ^= 1
+		for how, damage := range map[string]func() error{
+			"flipped byte": func() error { return os.WriteFile(store.Blob(d), flipped, 0o644) },
+			"truncated":    func() error { return os.Truncate(store.Blob(d), int64(len(b)-1)) },
+			"missing":      func() error { return os.Remove(store.Blob(d)) },
+		} {
+			l.must(damage())
+			if out := build(); !strings.Contains(out, "  repaired: ") || !strings.Contains(out, string(im.Digest)) {
+				t.Errorf("%s %s: the build says\n%s", part, how, out)
+			}
+			if err := s.ingot("image", "verify", "lab:stable").Run(); err != nil {
+				t.Errorf("%s %s: after the build, ingot image verify: %v", part, how, err)
+			}
+		}
+	}
 }
