@@ -244,3 +244,34 @@ func TestKeysCountAtOnce(t *testing.T) {
 		served("its key is not trusted any more", false)
 	}
 }
+
+// TestAbsentNamesFollowTheIndex: a name that the store did not have is found once an image has it, and is
+// not looked for again before.
+func TestAbsentNamesFollowTheIndex(t *testing.T) {
+	root := t.TempDir()
+	store, err := image.Open(t.Context(), root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	keys, err := image.LoadOrCreateKeys(filepath.Join(root, "keys"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := New(store)
+	v1 := put(t, store, keys, "v1")
+	if _, err := c.Stored(v1.Digest); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if _, err := c.Resolve(t.Context(), "lab:v2"); !errors.Is(err, image.ErrNotFound) {
+			t.Errorf("Resolve(lab:v2) = %v; want ErrNotFound", err)
+		}
+	}
+	if len(c.absent) != 1 {
+		t.Errorf("the catalog remembers %v as absent; want lab:v2", c.absent)
+	}
+	v2 := put(t, store, keys, "v2")
+	if im, err := c.Resolve(t.Context(), "lab:v2"); err != nil || im.Digest != v2.Digest {
+		t.Errorf("Resolve(lab:v2) once it is stored = %s, %v", im.Digest, err)
+	}
+}
