@@ -148,7 +148,7 @@ func (s *history) recordsHold() {
 		}
 		s.setbackHolds(m, l)
 		for _, mac := range m.MACs {
-			if other, taken := cards[card{mac, m.UUID}]; taken && !s.mixed {
+			if other, taken := cards[card{mac, m.UUID}]; taken && !s.mixed && !s.apart(m.ID, other) {
 				s.t.Fatalf("the card %s with UUID %q is of %s and of %s", mac, m.UUID, other, m.ID)
 			}
 			cards[card{mac, m.UUID}] = m.ID
@@ -211,4 +211,13 @@ func (s *history) setbackHolds(m fleet.Machine, l *life) {
 	if l.word != "" {
 		s.t.Fatalf("%s gives %s up before it tried it once, although an operator wants it", m.ID, b.Gave.Name)
 	}
+}
+
+// apart reports whether an operator said of one of two machines that it is not the one whose parts it has.
+// When that one is then merged into another one, both have the same parts.
+func (s *history) apart(ids ...ingot.MachineID) bool {
+	return slices.ContainsFunc(ids, func(id ingot.MachineID) bool {
+		m, _ := s.state.Machine(id)
+		return len(m.Answered) > 0
+	})
 }
