@@ -31,7 +31,7 @@ func TestKilledAgent(t *testing.T) {
 	}
 	// A service manager of which the folder says which units failed, and that keeps what it is asked.
 	manager := "#!/bin/sh\necho \"$*\" >>" + dir + "/asked\ncase \"$1\" in\n" +
-		"is-system-running) [ -e " + dir + "/failed ] && echo degraded || echo running ;;\n" +
+		"show) [ -e " + dir + "/failed ] && echo degraded || echo running ;;\n" +
 		"list-units) cat " + dir + "/failed 2>/dev/null ;;\nesac\nexit 0\n"
 	if err := os.WriteFile(filepath.Join(dir, "systemctl"), []byte(manager), 0o755); err != nil {
 		t.Fatal(err)
