@@ -185,6 +185,20 @@ func TestStalledUpload(t *testing.T) {
 	}
 }
 
+// TestRestoreWithoutAnswer: a server that takes a whole backup and says nothing does not hold the client.
+func TestRestoreWithoutAnswer(t *testing.T) {
+	release := make(chan struct{})
+	defer close(release)
+	c := hostileServer(t, func(_ http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		<-release
+	})
+	_, err := c.restore(t.Context(), strings.NewReader("backup"), 100*time.Millisecond)
+	if err == nil || err.Error() != "sending the backup: the server has all of it, and did not answer for 500ms" {
+		t.Errorf("Restore: %v; want that the server did not answer", err)
+	}
+}
+
 // zeros reads as zeros without end.
 type zeros struct{}
 

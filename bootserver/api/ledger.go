@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"ingot"
@@ -238,16 +239,26 @@ func (c *Client) Restore(ctx context.Context, from io.Reader) (done Restored, er
 	return c.restore(ctx, from, maxSilence)
 }
 
-// restore gives up when the server takes nothing of the backup, or ends no answer, for so long.
+// restore gives up when the server takes nothing of the backup, or ends no answer, for so long. Until its
+// answer begins, the server has five times as long: it puts the backup in place.
 func (c *Client) restore(ctx context.Context, from io.Reader, silence time.Duration) (done Restored, err error) {
 	stalled := fmt.Errorf("sending the backup: the server took nothing of it for %s", silence)
+	silent := fmt.Errorf("sending the backup: the server has all of it, and did not answer for %s", 5*silence)
 	within, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	alarm := time.AfterFunc(silence, func() { cancel(stalled) })
+	var whole atomic.Bool // the server has all of it
+	alarm := time.AfterFunc(silence, func() {
+		if whole.Load() {
+			cancel(silent)
+			return
+		}
+		cancel(stalled)
+	})
 	defer alarm.Stop()
-	resp, err := c.stream(within, http.MethodPost, "/v1/restore", watched{from, alarm, silence})
-	if errors.Is(context.Cause(within), stalled) {
-		return done, stalled
+	resp, err := c.stream(within, http.MethodPost, "/v1/restore", watched{from, alarm, silence, &whole})
+	alarm.Stop()
+	if cause := context.Cause(within); errors.Is(cause, stalled) || errors.Is(cause, silent) {
+		return done, cause
 	}
 	if err != nil {
 		return done, err
@@ -257,12 +268,13 @@ func (c *Client) restore(ctx context.Context, from io.Reader, silence time.Durat
 	return done, decode(resp.Body, &done)
 }
 
-// watched is a reader that postpones an alarm each time something is read. From the end on, the server has
-// five times as long: it puts the backup in place. Close closes the reader below, as net/http does.
+// watched is a reader that postpones an alarm each time something is read, and at the end by five times as
+// much. Close closes the reader below, as net/http does.
 type watched struct {
 	io.Reader
 	alarm   *time.Timer
 	silence time.Duration
+	whole   *atomic.Bool
 }
 
 // Read implements io.Reader.
@@ -271,6 +283,7 @@ func (w watched) Read(p []byte) (int, error) {
 	if err == nil {
 		w.alarm.Reset(w.silence)
 	} else {
+		w.whole.Store(true)
 		w.alarm.Reset(5 * w.silence)
 	}
 	return n, err

@@ -349,7 +349,7 @@ func lossless(b *testing.B, r rival, k exchangeKind) (best exchanges) {
 			withServer(b, r, k, func(f *dhcpField, pid int) {
 				e := f.exchange(k, pid, 2, int(rate), 4*time.Second)
 				b.Logf("%s: %.0f asked for, %.0f a second, %d lost, %.0f µs each", r.name, rate, e.perSecond, e.lost, e.cost)
-				// perfdhcp that cannot keep its rate up is no measure of a server.
+				// When perfdhcp cannot keep up its rate, the round says nothing about the server.
 				if ok = e.lost <= 0 && e.perSecond > 0.9*rate; ok && e.perSecond > best.perSecond {
 					best = e
 				}
