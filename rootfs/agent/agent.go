@@ -119,19 +119,39 @@ func (a *Agent) measureAndCheck(ctx context.Context, first bool) (ingot.Digest, 
 // without this message failures of the next boots do not count for a while.
 func (a *Agent) sayDown(ctx context.Context) {
 	ctx = context.WithoutCancel(ctx)
-	asking, cancel := context.WithTimeout(ctx, 20*time.Second)
+	if !a.stopping(ctx) {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	if state, err := a.System.State(asking); err == nil && state == "stopping" {
-		ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
-		defer cancel()
-		e := ingot.Event{Stage: ingot.StageAgent, Down: true, Detail: "the system shuts down", Uptime: rootfs.Uptime()}
-		for !a.send(ctx, "events", e) {
-			select {
-			case <-ctx.Done():
-				return
-			case <-time.After(300 * time.Millisecond):
-			}
+	e := ingot.Event{Stage: ingot.StageAgent, Down: true, Detail: "the system shuts down", Uptime: rootfs.Uptime()}
+	for !a.send(ctx, "events", e) && sleep(ctx, 300*time.Millisecond) {
+	}
+}
+
+// stopping reports whether the whole system stops. Until systemd answers it is asked again, for 20 s.
+func (a *Agent) stopping(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	defer cancel()
+	for {
+		state, err := a.System.State(ctx)
+		if err == nil {
+			return state == "stopping"
 		}
+		a.Log.Warn("asking systemd whether the system shuts down", "err", err)
+		if !sleep(ctx, 100*time.Millisecond) {
+			return false
+		}
+	}
+}
+
+// sleep waits for d; it returns false if ctx ended before.
+func sleep(ctx context.Context, d time.Duration) bool {
+	select {
+	case <-ctx.Done():
+		return false
+	case <-time.After(d):
+		return true
 	}
 }
 

@@ -33,14 +33,21 @@ type System interface {
 
 type systemctl struct{}
 
-// word runs systemctl and returns its output. Its exit code adds nothing to that.
+// word runs systemctl and returns its output. Its exit code adds nothing to that; the error is of a
+// systemctl that was ended by a signal or said nothing.
 func (systemctl) word(ctx context.Context, args ...string) (string, error) {
 	out, err := exec.CommandContext(ctx, "systemctl", args...).Output()
+	word := strings.TrimSpace(string(out))
 	var exit *exec.ExitError
-	if err != nil && !errors.As(err, &exit) {
+	switch {
+	case err == nil:
+		return word, nil
+	case !errors.As(err, &exit):
 		return "", err
+	case !exit.Exited() || word == "":
+		return "", fmt.Errorf("systemctl %s: %w: %s", args[0], err, bytes.TrimSpace(exit.Stderr))
 	}
-	return strings.TrimSpace(string(out)), nil
+	return word, nil
 }
 
 // State implements System. Other than is-system-running, show needs no D-Bus daemon: that one is stopped at

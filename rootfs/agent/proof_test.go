@@ -7,6 +7,9 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -53,33 +56,67 @@ func (l *listener) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
+// killedManager is a service manager that stops; the first question about that is ended by the signal that
+// ends the agent, as systemd's does when it finds that a new process is in the agent's control group.
+const killedManager = `#!/bin/sh
+[ "$1" = show ] || exit 0
+[ -e STOPS ] || { echo running; exit 0; }
+[ -e KILLED ] || { touch KILLED; kill -TERM $$; sleep 10; }
+echo stopping
+`
+
+// TestShutDownQuestionKilled: the agent asks again whether the system shuts down when its question is killed.
+func TestShutDownQuestionKilled(t *testing.T) {
+	dir := t.TempDir()
+	stops := filepath.Join(dir, "stops")
+	script := strings.NewReplacer("STOPS", stops, "KILLED", filepath.Join(dir, "killed")).Replace(killedManager)
+	if err := os.WriteFile(filepath.Join(dir, "systemctl"), []byte(script), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
+	last, _ := stopAgent(t, systemctl{}, func() {
+		if err := os.WriteFile(stops, nil, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	})
+	if !last.Down {
+		t.Errorf("the last event is %+v; want that the system shuts down", last)
+	}
+}
+
 // TestShutDown: the agent says that the system shuts down, again if that got lost, and nothing if it alone is
 // stopped. All that it sends is proven.
 func TestShutDown(t *testing.T) {
 	for _, stopping := range []bool{true, false} {
-		l := &listener{secret: bytes.Repeat([]byte{1}, 32), heard: make(chan string, 100)}
-		web := httptest.NewServer(l)
 		s := &system{slow: 6 * time.Second} // as on a busy machine, where everything stops at once
-		a := &Agent{Handover: handover(t, web.URL), System: s, Dir: t.TempDir(), Console: io.Discard}
-		a.Handover.Secret = l.secret
-		ctx, cancel := context.WithCancel(t.Context())
-		ended := make(chan error, 1)
-		go func() { ended <- a.Run(ctx) }()
-		for reports := 0; reports < 2; { // the second one is a heartbeat
-			if <-l.heard == "report" {
-				reports++
-			}
-		}
-		s.stopping.Store(stopping)
-		cancel()
-		if err := <-ended; err != nil {
-			t.Error(err)
-		}
-		web.Close()
-		last := l.events[len(l.events)-1]
+		last, l := stopAgent(t, s, func() { s.stopping.Store(stopping) })
 		if last.Down != stopping || last.Stage != ingot.StageAgent || l.bad > 0 {
 			t.Errorf("stopping %t: the last event is %+v, %d of %d messages are not proven; want Down %t and 0", stopping,
 				last, l.bad, l.proven, stopping)
 		}
 	}
+}
+
+// stopAgent runs an agent until its first heartbeat, calls before and stops it; it returns the last event.
+func stopAgent(t *testing.T, s System, before func()) (last ingot.Event, l *listener) {
+	t.Helper()
+	l = &listener{secret: bytes.Repeat([]byte{1}, 32), heard: make(chan string, 100)}
+	web := httptest.NewServer(l)
+	defer web.Close()
+	a := &Agent{Handover: handover(t, web.URL), System: s, Dir: t.TempDir(), Console: io.Discard}
+	a.Handover.Secret = l.secret
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- a.Run(ctx) }()
+	for reports := 0; reports < 2; { // the second one is a heartbeat
+		if <-l.heard == "report" {
+			reports++
+		}
+	}
+	before()
+	cancel()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	return l.events[len(l.events)-1], l
 }
