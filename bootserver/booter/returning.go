@@ -102,8 +102,8 @@ func (s *sender) comesBack(tx state.Tx, r fleet.Returning, policy fleet.BootPoli
 		m, _, known := tx.Find(fleet.Sighting{MAC: mac, UUID: p.UUID})
 		r.Other = r.Other || known && m.ID != p.Machine
 	}
-	if m, taken := tx.MachineNamed(p.Name); taken {
-		r.NameTaken = m.ID != p.Machine
+	for _, m := range tx.MachinesNamed(p.Name) {
+		r.NameTaken = r.NameTaken || m.ID != p.Machine
 	}
 	d, err := r.Decide(policy, images.facts, now)
 	if err != nil {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -60,13 +61,15 @@ func freeName(tx state.Tx, m fleet.Machine, name string) error {
 	if err := fleet.CheckName(name); err != nil {
 		return api.NewProblem(api.CodeInvalidName, err.Error())
 	}
-	other, taken := tx.MachineNamed(name)
-	if !taken {
-		other, taken = tx.Machine(ingot.MachineID(name)) // an ID of an older form
+	others := tx.MachinesNamed(name)
+	if other, known := tx.Machine(ingot.MachineID(name)); known { // an ID of an older form
+		others = append(others, other)
 	}
-	if !taken || other.ID == m.ID {
+	others = slices.DeleteFunc(others, func(o fleet.Machine) bool { return o.ID == m.ID })
+	if len(others) == 0 {
 		return nil
 	}
+	other := others[0]
 	return api.NewProblem(api.CodeNameTaken, fmt.Sprintf("the name %q belongs to machine %s", name, other.ID),
 		"machine", string(other.ID))
 }

@@ -126,11 +126,34 @@ func (o *Operator) Machines() []api.Machine { return each(o.state.Machines(), ma
 func (o *Operator) Machine(ref string) (api.Machine, error) { return converted(o.find(ref)) }
 
 // find returns the one machine that ref names.
-func (o *Operator) find(ref string) (fleet.Machine, error) { return pick(o.state.Machines(), ref) }
+func (o *Operator) find(ref string) (fleet.Machine, error) {
+	if m, ok := o.indexed(ref); ok {
+		return m, nil
+	}
+	return pick(o.state.Machines(), ref)
+}
 
 // findNamed returns the one machine that ref names in full, see pickNamed.
 func (o *Operator) findNamed(ref string) (fleet.Machine, error) {
+	if m, ok := o.indexed(ref); ok {
+		return m, nil
+	}
 	return pickNamed(o.state.Machines(), ref)
+}
+
+// indexed returns the machine that has an ID or a name, without reading all others: an ID means no other
+// machine, and a valid name is no other machine's ID, MAC address or UUID, see fleet.Named.
+func (o *Operator) indexed(ref string) (m fleet.Machine, ok bool) {
+	valid := fleet.CheckName(ref) == nil
+	o.state.View(func(r state.Reader) {
+		if m, ok = r.Machine(ingot.MachineID(ref)); ok || !valid {
+			return
+		}
+		if named := r.MachinesNamed(ref); len(named) == 1 {
+			m, ok = named[0], true
+		}
+	})
+	return m, ok
 }
 
 // Boots implements api.Backend.

@@ -203,8 +203,9 @@ type Keeper interface {
 type Reader interface {
 	// Machine returns one machine.
 	Machine(id ingot.MachineID) (fleet.Machine, bool)
-	// MachineNamed returns the machine that an operator gave a name.
-	MachineNamed(name string) (fleet.Machine, bool)
+	// MachinesNamed returns the machines that an operator gave a name: one at most, unless a restored
+	// backup says otherwise.
+	MachinesNamed(name string) []fleet.Machine
 	// Find returns the machine that a sighting is of, or a question for an operator, see
 	// fleet.Identify.
 	Find(sight fleet.Sighting) (fleet.Machine, *fleet.Question, bool)

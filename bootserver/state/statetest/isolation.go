@@ -164,8 +164,8 @@ func checkPhantom(t T, b Backend) {
 		mac := fmt.Sprintf("52:54:00:00:00:%02x", i)
 		return s.Update(func(tx state.Tx) error {
 			m := fleet.Machine{ID: id, State: fleet.Approved, MACs: []string{mac}, FirstSeen: time.Unix(int64(i), 0).UTC()}
-			switch _, taken := tx.MachineNamed("node" + strconv.Itoa(i)); {
-			case !taken:
+			switch {
+			case len(tx.MachinesNamed("node"+strconv.Itoa(i))) == 0:
 				m.Name = "node" + strconv.Itoa(i)
 			case tx.WithCard(mac) < 3:
 			case tx.Pending() < room:

@@ -190,13 +190,14 @@ func (tx *Tx) Machine(id ingot.MachineID) (fleet.Machine, bool) {
 	return tx.v.Machine(id)
 }
 
-// MachineNamed implements state.Tx.
-func (tx *Tx) MachineNamed(name string) (fleet.Machine, bool) {
+// MachinesNamed implements state.Tx.
+func (tx *Tx) MachinesNamed(name string) (list []fleet.Machine) {
 	tx.read(Key{ByName, name})
 	for _, id := range tx.v.index.name[name] {
-		return tx.Machine(id)
+		m, _ := tx.Machine(id)
+		list = append(list, m)
 	}
-	return fleet.Machine{}, false
+	return list
 }
 
 // Find implements state.Tx.
