@@ -182,6 +182,9 @@ func (s *history) polls(c *computer) {
 		}
 	default:
 		after, _ := s.state.Boot(c.boot)
+		if m.State == fleet.Approved && m.Assignment.Image == "" { // it is given the policy's image when one can be served
+			m, _ = s.state.Machine(m.ID)
+		}
 		s.judges(c, m, before, after, script)
 	}
 }
