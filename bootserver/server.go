@@ -90,6 +90,7 @@ type Link struct {
 // Server is one running server.
 type Server struct {
 	conf       Config
+	started    time.Time // by conf.Now
 	log        *slog.Logger
 	state      state.Store
 	catalog    *catalog.Catalog
@@ -130,7 +131,7 @@ func New(c Config) *Server {
 	if c.Settings.Socket == "" {
 		c.Settings.Socket = filepath.Join(c.Store.Root(), "ingot.sock")
 	}
-	return &Server{conf: c, log: c.Log, passed: c.Sockets,
+	return &Server{conf: c, log: c.Log, passed: c.Sockets, started: c.Now(),
 		others: others{cleared: map[string]bool{}, refused: map[string]refusal{}}}
 }
 

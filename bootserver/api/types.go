@@ -135,6 +135,19 @@ type Machine struct {
 	Authenticated bool `json:"authenticated,omitempty"`
 	// when it came back after a restore that had lost its boot, by its own report; until its next ticket
 	Returned time.Time `json:"returned,omitzero"`
+	// what its latest boot runs or became; absent before the first boot
+	Latest *Latest `json:"latest,omitempty"`
+}
+
+// Latest is what the latest boot of a machine runs, or what became of it.
+type Latest struct {
+	ImageRef               // empty while the boot waits for one
+	Outcome  ingot.Outcome `json:"outcome"`
+	Once     bool          `json:"once,omitempty"`   // it is the one boot that an operator decided
+	Since    time.Time     `json:"since"`            // when it became healthy or failed, else when it began
+	Heard    time.Time     `json:"heard,omitzero"`   // when its system was last heard from
+	Silent   bool          `json:"silent,omitempty"` // it became healthy, and sends no reports any more
+	Down     bool          `json:"down,omitempty"`   // its system said that it shuts down
 }
 
 // Once is what exactly one boot of a machine does other than its assignment says.

@@ -56,6 +56,33 @@ type Proof struct {
 // two heartbeats at their longest, and the time that a round of checks may take.
 const Silence = 2*ingot.Heartbeat*5/4 + 15*time.Second
 
+// Quiet is how long nothing may be heard of the system of a healthy boot before operators are told that
+// it is silent: Silence, and how outdated Machine.LastSeen may be, which is all that is known of images
+// that do not authenticate their reports.
+const Quiet = Silence + seenInterval
+
+// LastHeard returns when the system of the machine's latest boot was last heard from.
+func LastHeard(m Machine, b Boot) time.Time {
+	at := b.Auth.Heard
+	if m.Claim == nil && m.LastSeen.After(at) {
+		at = m.LastSeen
+	}
+	if n := len(b.Events); n > 0 && b.Events[n-1].At.After(at) {
+		at = b.Events[n-1].At
+	}
+	return at
+}
+
+// Silent reports whether the system of the machine's latest boot became healthy and sends nothing any
+// more, although the server has served since a time.
+func Silent(m Machine, b Boot, since, now time.Time) bool {
+	heard := LastHeard(m, b)
+	if since.After(heard) {
+		heard = since
+	}
+	return b.Outcome == ingot.OutcomeHealthy && !b.Auth.Down && now.Sub(heard) >= Quiet
+}
+
 // Claim is a boot that began while an earlier one of the machine still sent authenticated messages.
 // Machine.Boot is the new one. The claim ends in one of two ways: nothing more is heard of the earlier
 // boot until Until, so that the new one has replaced it; or the earlier one sends a message, so that

@@ -2,6 +2,7 @@ package operator
 
 import (
 	"cmp"
+	"time"
 
 	"ingot/bootserver/access"
 	"ingot/bootserver/api"
@@ -52,6 +53,16 @@ func machineOf(m fleet.Machine) api.Machine {
 			Failures: each(s.Failures, failureOf)}
 	}
 	return out
+}
+
+// latestOf says what the latest boot of a machine is, to a server that has heard machines since a time.
+func latestOf(m fleet.Machine, b fleet.Boot, since, now time.Time) *api.Latest {
+	l := &api.Latest{ImageRef: imageRefOf(b.Image), Outcome: b.Outcome, Once: b.Once != nil, Since: b.Started,
+		Heard: fleet.LastHeard(m, b), Silent: fleet.Silent(m, b, since, now), Down: b.Auth.Down}
+	if !b.Ended.IsZero() {
+		l.Since = b.Ended
+	}
+	return l
 }
 
 // bootOf converts a boot.

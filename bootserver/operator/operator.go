@@ -61,13 +61,15 @@ type Host interface {
 // ErrNoReload is returned by a Host that has no configuration file.
 var ErrNoReload = errors.New("the server has no configuration file to read again")
 
-// Config is what an Operator works with. All but Log are required.
+// Config is what an Operator works with. All but Started and Log are required.
 type Config struct {
 	Host    Host
 	State   state.Store
 	Catalog *catalog.Catalog
 	Editor  Editor
 	Now     func() time.Time
+	// Started is when the server started: it heard of no machine before. Zero: it has always heard them.
+	Started time.Time
 	Log     *slog.Logger // nil is quiet
 }
 
@@ -79,12 +81,14 @@ type Operator struct {
 	catalog  *catalog.Catalog
 	now      func() time.Time
 	log      *slog.Logger
+	started  time.Time    // see Config
 	captures atomic.Int32 // under way
 }
 
 // New returns an Operator.
 func New(c Config) *Operator {
-	o := &Operator{Editor: c.Editor, host: c.Host, state: c.State, catalog: c.Catalog, now: c.Now, log: c.Log}
+	o := &Operator{Editor: c.Editor, host: c.Host, state: c.State, catalog: c.Catalog, now: c.Now, log: c.Log,
+		started: c.Started}
 	if o.log == nil {
 		o.log = slog.New(slog.DiscardHandler)
 	}
@@ -120,10 +124,29 @@ func (o *Operator) Reload(ctx context.Context) (api.Reloaded, error) {
 }
 
 // Machines implements api.Backend.
-func (o *Operator) Machines() []api.Machine { return each(o.state.Machines(), machineOf) }
+func (o *Operator) Machines() []api.Machine { return o.shown(o.state.Machines()) }
 
 // Machine implements api.Backend.
-func (o *Operator) Machine(ref string) (api.Machine, error) { return converted(o.find(ref)) }
+func (o *Operator) Machine(ref string) (api.Machine, error) {
+	m, err := o.find(ref)
+	if err != nil {
+		return api.Machine{}, err
+	}
+	return o.shown([]fleet.Machine{m})[0], nil
+}
+
+// shown converts machines, with what their latest boots are.
+func (o *Operator) shown(machines []fleet.Machine) []api.Machine {
+	list, now := each(machines, machineOf), o.now()
+	o.state.View(func(r state.Reader) {
+		for i, m := range machines {
+			if b, has := r.Boot(m.Boot); has {
+				list[i].Latest = latestOf(m, b, o.started, now)
+			}
+		}
+	})
+	return list
+}
 
 // find returns the one machine that ref names.
 func (o *Operator) find(ref string) (fleet.Machine, error) {

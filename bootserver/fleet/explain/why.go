@@ -33,11 +33,9 @@ type Story struct {
 	Most       Hardware               `json:",omitzero"`  // of the boot of these with the most memory
 	Others     []fleet.Other          // DHCP servers that answered the machine, sorted by fleet.ByWeight
 	Policy     fleet.Policy
+	Served     time.Time `json:",omitzero"` // when the server started; it heard nothing before
 	Now        time.Time // in the operator's time zone
 }
-
-// Quiet is how long a healthy machine may send no heartbeat: ten intervals.
-const Quiet = 5 * time.Minute
 
 // Why explains the state of a machine in one paragraph, the cause first. next are
 // what an operator can do next, the most useful step first.
@@ -324,9 +322,8 @@ func (s Story) progress(b fleet.Boot) string {
 
 // since says what is wrong with a machine that became healthy; empty if nothing is.
 func (s Story) since(b fleet.Boot) string {
-	if quiet := s.Now.Sub(s.Machine.LastSeen); quiet > Quiet {
-		return fmt.Sprintf(", but has not been heard from for %s: it may be off, hung, or unable to reach this server",
-			span(quiet))
+	if is, means := s.quiet(b); is != "" {
+		return prefixed(", but has been ", is) + prefixed(". ", strings.TrimSuffix(means, "."))
 	}
 	if b.Report == nil {
 		return ""
@@ -343,7 +340,12 @@ func (s Story) since(b fleet.Boot) string {
 func (s Story) healthy(b fleet.Boot, pending string) (string, []advice.Step) {
 	after := s.since(b)
 	words := fmt.Sprintf("Healthy on %s since %s%s.", b.Image.Name, s.at(b.Ended), after)
-	if after == "" {
+	is, means := s.quiet(b)
+	switch {
+	case is != "":
+		words = fmt.Sprintf("%s. It ran %s, healthy since %s%s. %s", capitalize(is), b.Image.Name, s.at(b.Ended),
+			lastReport(b), means)
+	case after == "":
 		words = fmt.Sprintf("Healthy on %s since %s, %s after its first packet.", b.Image.Name, s.at(b.Ended),
 			span(b.Ended.Sub(b.Started)))
 	}
@@ -354,6 +356,9 @@ func (s Story) healthy(b fleet.Boot, pending string) (string, []advice.Step) {
 	}
 	if after != "" {
 		next = append(next, s.step(advice.ShowConsole))
+	}
+	if is != "" {
+		next = append(next, advice.New(advice.ShowNetwork))
 	}
 	return words + pending, next
 }

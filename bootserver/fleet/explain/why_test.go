@@ -222,8 +222,47 @@ var stories = []struct {
 	{"healthy, and then quiet", lived(with(node01(), func(m *fleet.Machine) {
 		m.LastSeen = clock("10:08:00")
 	}), fleet.Policy{}, reports(recorded(1, node7, "09:13:26", ingot.StageAgent), "09:14:00")),
-		"Healthy on node:7 since 09:14, but has not been heard from for 12 min: it may be off, hung, or unable " +
-			"to reach this server."},
+		"Silent since 10:08: nothing was heard from it for 12 min, and a report is due every 30 s. It ran node:7, healthy " +
+			"since 09:14; its last report was good. It may be off, hung, or unable to reach this server: check its power and " +
+			"its cable."},
+	{"healthy, and then quiet for two minutes", lived(with(node01(), func(m *fleet.Machine) {
+		m.LastSeen, m.Address = clock("10:18:00"), netip.MustParseAddr("10.0.0.7")
+	}), fleet.Policy{}, with(reports(recorded(1, node7, "09:13:26", ingot.StageAgent), "09:14:00"), func(b *fleet.Boot) {
+		b.Report.Checks = []ingot.CheckResult{{Name: "web", Detail: "connection refused"}}
+	})),
+		"Silent since 10:18: nothing was heard from it for 120 s, and a report is due every 30 s. It ran node:7, healthy " +
+			"since 09:14; its last report said that check web failed: connection refused. It may be off, hung, or unable to " +
+			"reach this server: check its power and its cable, and whether 10.0.0.7 answers."},
+	{"healthy, and one report is late", lived(with(node01(), func(m *fleet.Machine) {
+		m.LastSeen = clock("10:18:00")
+	}), fleet.Policy{}, with(reports(recorded(1, node7, "09:13:26", ingot.StageAgent), "09:14:00"), func(b *fleet.Boot) {
+		b.Auth.Heard = clock("10:18:50")
+	})),
+		"Healthy on node:7 since 09:14, 34 s after its first packet."},
+	{"healthy, and its system shut down", lived(with(node01(), func(m *fleet.Machine) {
+		m.LastSeen = clock("10:18:50")
+	}), fleet.Policy{}, with(reports(recorded(1, node7, "09:13:26", ingot.StageAgent), "09:14:00"), func(b *fleet.Boot) {
+		b.Auth.Heard, b.Auth.Down = clock("10:19:00"), true
+	})),
+		"Down since 10:19: its system said 60 s ago that it shuts down, and no other boot was seen. It ran node:7, healthy " +
+			"since 09:14; its last report was good. Switch it on, or check that its firmware boots from the network."},
+	{"healthy, and the server was away", with(lived(with(node01(), func(m *fleet.Machine) {
+		m.LastSeen = clock("10:08:00")
+	}), fleet.Policy{}, reports(recorded(1, node7, "09:13:26", ingot.StageAgent), "09:14:00")), func(s *Story) {
+		s.Served = clock("10:19:00")
+	}),
+		"Silent since 10:08, before this server started at 10:19. It ran node:7, healthy since 09:14; its last report was " +
+			"good. Machines that run report within a minute."},
+	{"fell back, and then quiet", lived(with(node01(), func(m *fleet.Machine) {
+		m.LastSeen = clock("10:15:00")
+	}), fleet.Policy{},
+		silentAt(recorded(1, node7, "10:00:00", ingot.StageInitramfs), "10:04:04"),
+		silentAt(recorded(2, node7, "10:05:00", ingot.StageInitramfs), "10:09:04"),
+		reports(recorded(3, node6, "10:13:26", ingot.StageAgent), "10:14:00")),
+		"The machine fetched the kernel and initramfs, then sent nothing for 240 s (2 attempts). Image node:7 " +
+			"did not reach ingot-init. The machine fell back to node:6 and became healthy at 10:14, but has been silent since " +
+			"10:15: nothing was heard from it for 300 s, and a report is due every 30 s. It may be off, hung, or unable to " +
+			"reach this server: check its power and its cable."},
 	{"healthy at the second attempt", lived(node01(), fleet.Policy{},
 		silentAt(recorded(1, node7, "10:00:00", ingot.StageInitramfs), "10:10:00"),
 		reports(recorded(2, node7, "10:13:26", ingot.StageAgent), "10:14:00")),
@@ -766,7 +805,8 @@ func TestWhyNext(t *testing.T) {
 			"ingot assign node01 PROFILE:VERSION"},
 		"approved while the store has no first image": {"ingot image ls", "ingot build node --version 1",
 			"ingot assign node01 PROFILE:VERSION"},
-		"a UKI that stalled": {"ingot image verify node:7", "ingot boots node01 --timeline"},
+		"healthy, and then quiet":                           {"ingot console node01", "ingot network"},
+		"a UKI that stalled":                                {"ingot image verify node:7", "ingot boots node01 --timeline"},
 		"the download stopped, and the fallback is smaller": {"ingot console node01", "ingot resume node01"},
 	}
 	found := 0

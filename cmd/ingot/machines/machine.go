@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"ingot"
 	"ingot/bootserver/api"
 	"ingot/cmd/ingot/command"
 	"ingot/cmd/ingot/show"
@@ -287,6 +288,9 @@ func machineTable(w io.Writer, ms []api.Machine, now time.Time) {
 			show.Dash(labels(m)))
 	}
 	t.Flush()
+	if list := silent(ms, now); len(list) > 0 {
+		fmt.Fprintf(w, "\nnot heard from: %s\n  → ingot why MACHINE\n", show.Plain(show.Some(list, 8)))
+	}
 	if list := unauthenticated(ms); len(list) > 0 {
 		fmt.Fprintf(w, "\nreports not authenticated, because the images are older: %s\n", show.Plain(show.Some(list, 8)))
 	}
@@ -326,6 +330,22 @@ func unauthenticated(ms []api.Machine) (names []string) {
 	return names
 }
 
+// silent lists the machines whose healthy systems send no reports any more.
+func silent(ms []api.Machine, now time.Time) (names []string) {
+	for _, m := range ms {
+		if s := stateOf(m); s == stateSilent || s == stateDown {
+			names = append(names, fmt.Sprintf("%s (%s, last report %s)", Called(m), s, show.Ago(m.Latest.Heard, now)))
+		}
+	}
+	return names
+}
+
+// Exceptions among the states of approved machines.
+const (
+	stateSilent = "silent" // it was healthy, and nothing is heard from it any more
+	stateDown   = "down"   // its system said that it shuts down, and it has not booted since
+)
+
 // stateOf is a machine's state, or the exception that needs attention.
 func stateOf(m api.Machine) string {
 	switch {
@@ -333,6 +353,10 @@ func stateOf(m api.Machine) string {
 		return "question"
 	case m.State == api.Approved && m.Setback != nil && m.Setback.To.Image == "":
 		return "held"
+	case m.State == api.Approved && m.Latest != nil && m.Latest.Silent:
+		return stateSilent
+	case m.State == api.Approved && m.Latest != nil && m.Latest.Down:
+		return stateDown
 	case m.State == api.Approved && m.Setback != nil:
 		return "fell back"
 	}
@@ -347,12 +371,31 @@ func assigned(m api.Machine) string {
 	return strings.TrimSpace(m.Assignment.Name + " (once: " + m.Once.Name + ")")
 }
 
-// runs names the image last reported healthy, marked when it is not the assigned one.
+// runs names the image of the latest boot. It is marked when it is not the assigned one, and says
+// what the boot is if it is not healthy.
 func runs(m api.Machine) string {
-	if m.LastHealthy.Image != "" && m.LastHealthy.Image != m.Assignment.Image {
-		return m.LastHealthy.Name + " *"
+	l := m.Latest
+	if l == nil { // an older server, which names the image last reported healthy
+		l = &api.Latest{ImageRef: m.LastHealthy, Outcome: ingot.OutcomeHealthy}
 	}
-	return m.LastHealthy.Name
+	text := l.Name
+	switch {
+	case l.Name == "":
+		return ""
+	case l.Once:
+		text += " (once)"
+	case l.Image != m.Assignment.Image:
+		text += " *"
+	}
+	switch l.Outcome {
+	case ingot.OutcomeOpen:
+		text += ", booting"
+	case ingot.OutcomeFailed:
+		text += ", failed"
+	case ingot.OutcomeSilent:
+		text += ", no report"
+	}
+	return text
 }
 
 // machineShow asks for a machine; print prints it.
@@ -408,6 +451,9 @@ func machineDetails(w io.Writer, m api.Machine, now time.Time) {
 	show.Row(t, "first seen", show.Ago(m.FirstSeen, now))
 	show.Row(t, "last seen", show.Ago(m.LastSeen, now))
 	show.Row(t, "assigned", assignment(m.Assignment))
+	if l := m.Latest; l != nil && l.Image != "" {
+		show.Row(t, "runs", fmt.Sprintf("%s, since %s", runs(m), show.Ago(l.Since, now)))
+	}
 	if m.Once != nil {
 		show.Row(t, "next boot", onceText(*m.Once))
 	}

@@ -31,6 +31,39 @@ reports not authenticated, because the images are older: node01
 		t.Errorf("machine ls =\n%s\nwant\n%s", out.String(), want)
 	}
 	out.Reset()
+	v1 := api.ImageRef{Image: "sha256:1", Name: "lab:v1"}
+	latest := func(name string, l api.Latest) api.Machine {
+		return api.Machine{ID: ingot.MachineID("m-" + name), Name: name, State: api.Approved, LastSeen: now, Latest: &l,
+			Assignment: api.Assignment{ImageRef: v1}, LastHealthy: v1, Authenticated: true}
+	}
+	rescue, heard := api.ImageRef{Image: "sha256:2", Name: "rescue:1"}, now.Add(-3*time.Minute)
+	machineTable(&out, []api.Machine{
+		latest("a", api.Latest{ImageRef: rescue, Outcome: ingot.OutcomeHealthy, Once: true}),
+		latest("b", api.Latest{ImageRef: rescue, Once: true}),
+		latest("c", api.Latest{ImageRef: rescue, Outcome: ingot.OutcomeHealthy}),
+		latest("d", api.Latest{ImageRef: v1, Outcome: ingot.OutcomeHealthy, Silent: true, Heard: heard}),
+		latest("e", api.Latest{ImageRef: v1, Outcome: ingot.OutcomeHealthy, Down: true, Heard: heard}),
+		latest("f", api.Latest{ImageRef: v1, Outcome: ingot.OutcomeFailed}),
+		latest("g", api.Latest{ImageRef: v1, Outcome: ingot.OutcomeSilent}),
+		latest("h", api.Latest{}),
+	}, now)
+	want = `MACHINE  NAME  STATE     IMAGE   RUNS                      LAST SEEN  ADDRESS  HARDWARE  LABELS
+m-a      a     approved  lab:v1  rescue:1 (once)           0s ago     -        -         -
+m-b      b     approved  lab:v1  rescue:1 (once), booting  0s ago     -        -         -
+m-c      c     approved  lab:v1  rescue:1 *                0s ago     -        -         -
+m-d      d     silent    lab:v1  lab:v1                    0s ago     -        -         -
+m-e      e     down      lab:v1  lab:v1                    0s ago     -        -         -
+m-f      f     approved  lab:v1  lab:v1, failed            0s ago     -        -         -
+m-g      g     approved  lab:v1  lab:v1, no report         0s ago     -        -         -
+m-h      h     approved  lab:v1  -                         0s ago     -        -         -
+
+not heard from: d (silent, last report 3m ago), e (down, last report 3m ago)
+  → ingot why MACHINE
+`
+	if out.String() != want {
+		t.Errorf("machine ls =\n%s\nwant\n%s", out.String(), want)
+	}
+	out.Reset()
 	machineTable(&out, []api.Machine{
 		{ID: "m-525400120003", Name: "node03", State: api.Approved, Returned: now, LastSeen: now},
 		{ID: "m-525400120004", State: api.Pending, Returned: now, LastSeen: now}}, now)
