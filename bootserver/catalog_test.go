@@ -132,6 +132,54 @@ func TestDamagedImagesAreNotServed(t *testing.T) {
 	}
 }
 
+// TestUnusableImagesAreLogged: why machines wait for an image is in the log once, however often they ask and
+// however they boot, and so are another reason and that the image can be served again.
+func TestUnusableImagesAreLogged(t *testing.T) {
+	h := newHouse(t)
+	im := h.put("v1")
+	h.ask()
+	if _, err := h.api.Approve(t.Context(), machineID, api.ApproveRequest{Name: "node01", Image: "lab:v1"}); err != nil {
+		t.Fatal(err)
+	}
+	var said bytes.Buffer
+	h.said.into(&said)
+	logged := func(what, level, text string, want int) {
+		t.Helper()
+		for range 3 {
+			h.seen(asks(ingot.FirmwareUEFIx64HTTP, true))
+			boot, _ := h.ask()
+			h.get(h.BootURL(h.base, boot, "script"))
+			h.get(h.BootURL(h.base, boot, im.Digest.Hex()+"/kernel"))
+			h.clock = h.clock.Add(5 * time.Second)
+		}
+		n := 0
+		for line := range strings.Lines(said.String()) {
+			if strings.Contains(line, "level="+level) && strings.Contains(line, text) &&
+				strings.Contains(line, "image="+im.Digest.Short()) {
+				n++
+			}
+		}
+		if n != want {
+			t.Errorf("%s: %d messages %q of level %s; want %d:\n%s", what, n, text, level, want, said.String())
+		}
+	}
+	const unusable, again = "an image that a machine asks for cannot be served", "an image can be served again"
+	logged("sound", "WARN", unusable, 0)
+	kernel := h.images.Blob(im.Manifest.Kernel.Digest)
+	if err := os.WriteFile(kernel, []byte("kernel of v0"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	logged("damaged", "WARN", unusable, 1)
+	if err := os.Remove(kernel); err != nil {
+		t.Fatal(err)
+	}
+	logged("missing", "WARN", unusable, 2)
+	logged("missing", "INFO", again, 0)
+	h.put("v1")
+	logged("repaired", "INFO", again, 1)
+	logged("repaired", "WARN", unusable, 2)
+}
+
 // TestFirstImageComesLater: machines that were approved while their first image was missing or damaged say so,
 // and are given it once it can be served, whether --image or a rule names it. An operator's choice stays.
 func TestFirstImageComesLater(t *testing.T) {

@@ -291,6 +291,34 @@ func TestBeforeTheTicket(t *testing.T) {
 	}
 }
 
+// TestConsoleThatCrossesTheTicket: images of before send console output while their ticket is on its way, in
+// each boot. It is refused, and no warning; later output without a proof, and any other message, is one.
+func TestConsoleThatCrossesTheTicket(t *testing.T) {
+	h, _ := newAbleHouse(t)
+	var said bytes.Buffer
+	h.said.into(&said)
+	s := h.newSystem(h.boots(firstMachine))
+	if got := s.take(); got != http.StatusOK {
+		t.Fatalf("POST ticket = %d", got)
+	}
+	for _, c := range []struct {
+		part  string
+		after time.Duration
+		warns bool
+	}{{"console", 0, false}, {"console", 5 * time.Second, false}, {"events", 0, true}, {"console", time.Minute, true}} {
+		said.Reset()
+		h.clock = h.clock.Add(c.after)
+		if got := h.do("POST", h.base+ingot.BootPath(s.key, c.part), ingot.Event{Stage: ingot.StageInit}); got !=
+			http.StatusUnauthorized {
+			t.Errorf("%s without a proof = %d; want 401", c.part, got)
+		}
+		if warns := strings.Contains(said.String(), "level=WARN"); warns != c.warns {
+			t.Errorf("%s without a proof, %s after the message before: a warning: %t; want %t:\n%s", c.part, c.after, warns,
+				c.warns, said.String())
+		}
+	}
+}
+
 // TestProofsOutliveTheServer: a server that was started again, one with the state from before the ticket,
 // and one that restored a backup verify messages without remembering anything.
 func TestProofsOutliveTheServer(t *testing.T) {

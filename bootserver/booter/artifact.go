@@ -44,6 +44,7 @@ func (b *Booter) Artifact(id ingot.BootID, digest ingot.Digest, part string) (ht
 	}
 	im, err := b.catalog.Image(digest)
 	if err != nil {
+		b.logUnusable(string(digest), err)
 		return httpboot.Artifact{}, fmt.Errorf("%w: %w", httpboot.ErrUnknown, err)
 	}
 	file := func(a ingot.Artifact) (httpboot.Artifact, error) {

@@ -51,7 +51,7 @@ type Booter struct {
 
 	restores   restores
 	volumes    volumeProblems
-	unusable   sync.Map   // images of the policy that cannot be served: name to the reason that was logged
+	unusable   sync.Map   // images that cannot be served: name or digest to the reason that was logged
 	forgetting sync.Mutex // held while records of pending machines are removed
 	forgot     time.Time  // when that was last done
 }

@@ -46,14 +46,14 @@ func (b *Booter) lookUp(into *images, ref string) {
 		im, err = b.catalog.Image(digest)
 	} else {
 		im, err = b.catalog.Resolve(context.Background(), ref)
-		b.logUnusable(ref, err)
-	}
-	if err == nil && into.pending[im.Digest] {
-		err = state.ErrBeingRemoved
 	}
 	able := err == nil && im.Manifest.Has(ingot.FeatureAuthenticated)
 	if err == nil {
 		err = b.Required(im.Manifest)
+	}
+	b.logUnusable(ref, err)
+	if err == nil && into.pending[im.Digest] {
+		err = state.ErrBeingRemoved
 	}
 	facts := fleet.Image{Err: err, Able: able}
 	if err == nil {
@@ -65,14 +65,22 @@ func (b *Booter) lookUp(into *images, ref string) {
 	into.facts[ref] = facts
 }
 
-// logUnusable logs why an image of the policy cannot be served, once for each reason.
+// logUnusable logs why an image of the policy, or one that a machine asks for by its digest, cannot be
+// served: once for each reason, because machines that wait ask every few seconds. It also logs when the
+// image can be served again.
 func (b *Booter) logUnusable(ref string, err error) {
+	shown, level, text := ref, slog.LevelError, "looking up the image of the boot policy"
+	if d, notDigest := ingot.ParseDigest(ref); notDigest == nil {
+		shown, level, text = d.Short(), slog.LevelWarn, "an image that a machine asks for cannot be served"
+	}
 	if err == nil {
-		b.unusable.Delete(ref)
+		if _, was := b.unusable.LoadAndDelete(ref); was {
+			b.log.Info("an image can be served again", "image", shown)
+		}
 		return
 	}
 	if before, again := b.unusable.Swap(ref, err.Error()); !again || before != err.Error() {
-		b.log.Error("looking up the image of the boot policy", "image", ref, "err", err)
+		b.log.Log(context.Background(), level, text, "image", shown, "err", err)
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"ingot"
 	"ingot/bootserver/fleet"
@@ -42,7 +43,7 @@ func (s *sender) decide(f func(tx state.Tx, d *fleet.Decision) error) error {
 		err = d.Authenticate(s.proof)
 		s.newest = d.Boot.Auth.Counters[s.part]
 		if err != nil {
-			return nil, unproven(s.boot, err)
+			return nil, unproven(s.boot, s.crossed(boot, err, now))
 		}
 		if m.Boot == s.boot {
 			d.Resolve(tx.Others)
@@ -56,6 +57,19 @@ func (s *sender) decide(f func(tx state.Tx, d *fleet.Decision) error) error {
 		return d, f(tx, d)
 	})
 	return errors.Join(err, refused)
+}
+
+// crossing is how long after a ticket a message may arrive that was sent before it: ingot-init gives up
+// a console message after 5 s.
+const crossing = 10 * time.Second
+
+// crossed adds to the error of a message that proves nothing that it is console output which was under way
+// when the ticket was taken. Images built before ingot-init held it back then send some in each boot.
+func (s *sender) crossed(b fleet.Boot, err error, now time.Time) error {
+	if s.secret == nil && s.part == "console" && errors.Is(err, fleet.ErrUnproven) && now.Sub(b.Ticket) < crossing {
+		return fmt.Errorf("%w: %w", err, httpboot.ErrCrossed)
+	}
+	return err
 }
 
 // replaced is the error of a message of a boot that is not the machine's any more.

@@ -42,6 +42,9 @@ var (
 	ErrRefused = errors.New("refused")
 	// ErrUnproven: a message does not prove the secret of its boot. Status 401.
 	ErrUnproven = errors.New("not authenticated")
+	// ErrCrossed is joined to ErrUnproven: the message was under way when the ticket was taken, and the
+	// machine sends it again. It is not worth a warning.
+	ErrCrossed = errors.New("it was sent before the machine had the ticket")
 	// ErrConflict: another message or machine was first. Status 409.
 	ErrConflict = errors.New("conflict")
 )
@@ -217,7 +220,9 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 	case errors.Is(err, ErrRefused):
 		status, level = http.StatusForbidden, slog.LevelWarn
 	case errors.Is(err, ErrUnproven):
-		status, level = http.StatusUnauthorized, slog.LevelWarn
+		if status, level = http.StatusUnauthorized, slog.LevelWarn; errors.Is(err, ErrCrossed) {
+			level = slog.LevelDebug
+		}
 	case errors.Is(err, ErrConflict):
 		status, level = http.StatusConflict, slog.LevelWarn
 	case errors.As(err, new(badRequest)):

@@ -351,7 +351,13 @@ func (b *boot) getTicket(ctx context.Context) (t ingot.Ticket, asked time.Time, 
 	}
 	half := ingot.Half(b.half.PublicKey().Bytes())
 	var signed ingot.SignedTicket
-	err = retry(ctx, serverPatience, b.waiting, func() error {
+	defer b.remote.release()
+	waiting := func(err error, pause time.Duration) {
+		b.remote.release()
+		b.waiting(err, pause)
+	}
+	err = retry(ctx, serverPatience, waiting, func() error {
+		b.remote.hold()
 		var random [16]byte
 		_, _ = rand.Read(random[:]) // never fails, see crypto/rand
 		nonce := hex.EncodeToString(random[:])

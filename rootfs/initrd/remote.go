@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"strconv"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -24,6 +25,24 @@ type remote struct {
 	boot   ingot.BootKey
 	http   *http.Client
 	sender atomic.Pointer[rootfs.Sender] // of messages; with a secret after the ticket
+	texts  sync.Mutex                    // held while a text is sent, and from hold to release
+	held   bool                          // by hold
+}
+
+// hold keeps texts back until release, and waits for one that is under way. As soon as the server
+// issues a ticket it refuses messages without the secret, which this machine does not have before it
+// verified that ticket.
+func (r *remote) hold() {
+	r.texts.Lock()
+	r.held = true
+}
+
+// release ends hold, if it is under way.
+func (r *remote) release() {
+	if r.held {
+		r.held = false
+		r.texts.Unlock()
+	}
 }
 
 func newRemote(base string, boot ingot.BootKey) *remote {
@@ -177,8 +196,10 @@ func (r *remote) post(ctx context.Context, e ingot.Event) error {
 	return r.send(ctx, "events", "application/json", body)
 }
 
-// text posts text once; a server that is away is not waited for.
+// text posts text once; a server that is away is not waited for. See hold.
 func (r *remote) text(ctx context.Context, part, text string) error {
+	r.texts.Lock()
+	defer r.texts.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	return r.send(ctx, part, "text/plain; charset=utf-8", []byte(text))

@@ -28,7 +28,9 @@ type partner struct {
 	halves []ingot.Half
 	proven map[string]int // messages by part
 	bare   map[string]int
-	refuse int // tickets to refuse with 503
+	refuse int           // tickets to refuse with 503
+	slow   time.Duration // from a ticket to its arrival
+	late   int           // messages without a proof after the ticket
 }
 
 func (p *partner) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -42,6 +44,11 @@ func (p *partner) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	m := ingot.Message{Method: r.Method, Path: r.URL.Path, Body: body}
 	if r.Header.Get(ingot.HeaderAuth) == "" {
 		p.bare[m.Part()]++
+		if p.own != nil && len(p.halves) > p.refuse {
+			p.late++
+			http.Error(w, "not authenticated", http.StatusUnauthorized)
+			return
+		}
 		w.WriteHeader(http.StatusNoContent)
 		return
 	}
@@ -79,6 +86,7 @@ func (p *partner) ticket(w http.ResponseWriter, body []byte) {
 	if err != nil {
 		p.t.Error(err)
 	}
+	time.Sleep(p.slow)
 	_ = json.NewEncoder(w).Encode(ingot.SignedTicket{Ticket: text, Signature: string(minisign.Sign(p.sign, text))})
 }
 
@@ -121,6 +129,41 @@ func TestOneHalf(t *testing.T) {
 	}
 	if p.bare["events"] != 1 || p.proven["events"] != 2 || p.proven["console"] != 2 {
 		t.Errorf("without a proof %v, with one %v; want the first event without, all others with one", p.bare, p.proven)
+	}
+}
+
+// TestTextsWaitForTheTicket: while a ticket is on its way, no text is sent that the server would refuse,
+// because it is not proven. While the server has no ticket to give, texts reach it.
+func TestTextsWaitForTheTicket(t *testing.T) {
+	own, err := ecdh.X25519().GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &partner{own: own, refuse: 1, slow: 100 * time.Millisecond}
+	b := bootWith(t, p)
+	over, ended := make(chan struct{}), make(chan struct{})
+	go func() { // as the relay of the kernel's log does
+		defer close(ended)
+		for {
+			select {
+			case <-over:
+				return
+			default:
+				_ = b.remote.text(t.Context(), "console", "a line") // the server counts
+			}
+		}
+	}()
+	_, _, err = b.getTicket(t.Context())
+	close(over)
+	<-ended
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := b.remote.text(t.Context(), "console", "a line"); err != nil {
+		t.Error(err)
+	}
+	if p.late != 0 || p.bare["console"] == 0 || p.proven["console"] == 0 {
+		t.Errorf("%d texts without a proof came after the ticket, %v before it, and %v were proven", p.late, p.bare, p.proven)
 	}
 }
 
