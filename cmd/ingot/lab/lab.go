@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -25,7 +26,7 @@ func (a *Commands) labDir() string { return filepath.Join(a.StoreRoot(), "lab") 
 func (a *Commands) labCommand() *cobra.Command {
 	ls := &cobra.Command{
 		Use: "ls", Short: "list the lab's machines", Args: command.ExactArgs(), Example: "  ingot lab ls",
-		RunE: func(*cobra.Command, []string) error { return a.labLs() },
+		RunE: func(cmd *cobra.Command, _ []string) error { return a.labLs(cmd.Context()) },
 	}
 	console := &cobra.Command{
 		Use: "console NAME", Short: "attach to a machine's serial console (leave with Ctrl-])",
@@ -85,7 +86,8 @@ func (a *Commands) openLab() (*testvm.Lab, error) {
 type labFlags struct {
 	bios, uefi int
 	image      string
-	disk       int64
+	memory     int   // MiB
+	disk       int64 // MiB
 }
 
 func (a *Commands) labUp() *cobra.Command {
@@ -93,27 +95,40 @@ func (a *Commands) labUp() *cobra.Command {
 	c := &cobra.Command{
 		Use: "up", Short: "start a LAN, a server and machines that boot from it",
 		Long: `Start an isolated LAN with a boot server and virtual machines. They run until "ingot lab down".
-Machines are approved automatically and boot --image; if the store has no image, lab:v1 is
-built first. Other commands with the same store use the server of the lab.`,
+If the store has no image, lab:v1 is built first. Other commands with the same store use the
+server of the lab.
+
+Machines are approved automatically under their names in the lab (bios1, uefi1), and boot --image.
+Without --image, machines that an earlier lab with this store had boot what is assigned to them.`,
 		Example: `  ingot lab up
-  ingot lab up --bios 2 --uefi 2 --image node:2026.11.23-1`,
+  ingot lab up --bios 2 --uefi 2 --image node:2026.11.23-1 --memory 4096`,
 		Args: command.ExactArgs(),
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.labStart(cmd.Context(), f) },
 	}
 	c.Flags().IntVar(&f.bios, "bios", 1, "number of machines with BIOS")
 	c.Flags().IntVar(&f.uefi, "uefi", 1, "number of machines with UEFI")
 	c.Flags().StringVar(&f.image, "image", "", "image to boot (default: the newest lab image)")
+	c.Flags().IntVar(&f.memory, "memory", 1024, "memory of each machine in MiB")
 	c.Flags().Int64Var(&f.disk, "disk", 256, "size of each machine's blank data disk in MiB; 0: none")
 	return c
 }
 
+// leastMemory is the least memory of a machine, in MiB: less is too little for firmware and loader.
+const leastMemory = 128
+
 func (a *Commands) labStart(ctx context.Context, f labFlags) error {
-	if f.bios < 0 || f.uefi < 0 || f.bios+f.uefi == 0 || f.bios+f.uefi > 64 {
+	switch {
+	case f.bios < 0 || f.uefi < 0 || f.bios+f.uefi == 0 || f.bios+f.uefi > 64:
 		return show.Usagef("bad number of machines: want 1 to 64")
+	case f.memory < leastMemory:
+		return show.Usagef("bad --memory %d: want at least %d (MiB)", f.memory, leastMemory)
 	}
 	im, err := a.labImage(ctx, f.image)
 	if err != nil {
 		return err
+	}
+	if err := fits(im, f.memory); err != nil {
+		return show.WithHint(err, "ingot lab up --memory %d", needed(im))
 	}
 	l, err := testvm.NewLab(ctx, a.labDir())
 	if errors.Is(err, testvm.ErrLabUp) {
@@ -122,18 +137,19 @@ func (a *Commands) labStart(ctx context.Context, f labFlags) error {
 	if err != nil {
 		return err
 	}
-	if err := a.fillLab(ctx, l, f, im); err != nil {
+	boots, err := a.fillLab(ctx, l, f, im)
+	if err != nil {
 		return errors.Join(err, l.Down(context.WithoutCancel(ctx)))
 	}
-	fmt.Fprintln(a.Stderr, "the lab is up\n  → ingot boots --timeline\n  → ingot lab console NAME\n  → ingot lab down")
-	return a.labLs()
+	a.sayUp(boots, testvm.Accelerator() == "kvm")
+	return a.labLs(ctx)
 }
 
 // labImage finds the image to boot, building one for an empty store.
-func (a *Commands) labImage(ctx context.Context, named string) (string, error) {
+func (a *Commands) labImage(ctx context.Context, named string) (image.Image, error) {
 	s, err := image.Open(ctx, a.StoreRoot())
 	if err != nil {
-		return "", err
+		return image.Image{}, err
 	}
 	ref := named
 	if ref == "" {
@@ -143,48 +159,47 @@ func (a *Commands) labImage(ctx context.Context, named string) (string, error) {
 	if errors.Is(err, image.ErrNotFound) && named == "" {
 		im, err = a.build.Build(ctx, "lab", "v1")
 	}
-	return im.Name.String(), err
+	return im, err
 }
 
-func (a *Commands) fillLab(ctx context.Context, l *testvm.Lab, f labFlags, im string) error {
+// fillLab starts the server and the machines of a lab. boots are the machines as the server knows them.
+func (a *Commands) fillLab(ctx context.Context, l *testvm.Lab, f labFlags, im image.Image) (boots []api.Machine,
+	err error) {
 	if err := a.build.FetchLoaders(ctx); err != nil {
-		return err
+		return nil, err
 	}
 	self, err := os.Executable()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	err = l.Serve(ctx, []string{self, "--store", a.StoreRoot(), "serve", "--config=", "--interface", testvm.Bridge,
-		"--mode", "full", "--approve-all", "--image", im})
+		"--mode", "full", "--approve-all", "--image", im.Name.String()})
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if err := waitForServer(ctx, a.Client(), l.ServerLog); err != nil {
-		return err
+		return nil, err
 	}
-	n := 0
-	for _, kind := range []struct {
-		firmware testvm.Firmware
-		name     string
-		count    int
-	}{{testvm.BIOS, "bios", f.bios}, {testvm.UEFI, "uefi", f.uefi}} {
-		for i := 1; i <= kind.count; i++ {
-			n++
-			c := testvm.Config{Name: fmt.Sprintf("%s%d", kind.name, i), Firmware: kind.firmware,
-				MAC: fmt.Sprintf("52:54:00:99:00:%02x", n)}
-			if f.disk > 0 {
-				d, err := testvm.NewDisk(filepath.Join(l.Folder(), c.Name+".img"), "LAB-"+c.Name, f.disk<<20)
-				if err != nil {
-					return err
-				}
-				c.Disks = []testvm.Disk{d}
+	machines := f.machines()
+	if boots, err = a.approve(ctx, machines, im, f.image != ""); err != nil {
+		return nil, err
+	}
+	if err := a.checkMemory(ctx, boots, f.memory); err != nil {
+		return nil, err
+	}
+	for _, c := range machines {
+		if f.disk > 0 {
+			d, err := testvm.NewDisk(filepath.Join(l.Folder(), c.Name+".img"), "LAB-"+c.Name, f.disk<<20)
+			if err != nil {
+				return nil, err
 			}
-			if err := l.Add(ctx, c); err != nil {
-				return err
-			}
+			c.Disks = []testvm.Disk{d}
+		}
+		if err := l.Add(ctx, c); err != nil {
+			return nil, err
 		}
 	}
-	return nil
+	return boots, nil
 }
 
 // waitForServer waits until a server that was just started answers.
@@ -204,34 +219,55 @@ func waitForServer(ctx context.Context, c *api.Client, log func() string) error 
 	}
 }
 
-func (a *Commands) labLs() error {
+// labView is a machine of the lab for people and programs.
+type labView struct {
+	testvm.LabVM
+	Running bool `json:"running"`
+	// its name on the server and the image that it boots next; empty if the server does not answer
+	Machine string `json:"machine,omitempty"`
+	Image   string `json:"image,omitempty"`
+}
+
+func (a *Commands) labLs(ctx context.Context) error {
 	l, err := a.openLab()
 	if err != nil {
 		return err
 	}
-	type view struct {
-		testvm.LabVM
-		Running bool `json:"running"`
-	}
-	views := make([]view, len(l.VMs))
-	for i, vm := range l.VMs {
-		views[i] = view{vm, l.Running(vm.Name)}
-	}
-	return a.Show(views, func(w io.Writer) {
-		t := show.Table(w)
-		show.Row(t, "NAME", "FIRMWARE", "MAC", "POWER", "DISK")
-		for _, v := range views {
-			power, disk := "off", "-"
-			if v.Running {
-				power = "on"
-			}
-			if len(v.Disks) > 0 {
-				disk = "serial " + v.Disks[0].Serial
-			}
-			show.Row(t, v.Name, string(v.Firmware), v.MAC, power, disk)
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	machines, err := a.Client().MachinesBrief(ctx) // a lab whose server has ended is shown as well
+	var views []labView
+	for _, vm := range l.VMs {
+		v := labView{LabVM: vm, Running: l.Running(vm.Name)}
+		if m, known := withCard(machines, vm.MAC); known && err == nil {
+			v.Machine, v.Image = m.Hostname(), m.Assignment.Name
 		}
-		t.Flush()
-	})
+		views = append(views, v)
+	}
+	return a.Show(views, func(w io.Writer) { labTable(w, views) })
+}
+
+func labTable(w io.Writer, views []labView) {
+	t := show.Table(w)
+	show.Row(t, "NAME", "FIRMWARE", "MAC", "MEMORY", "POWER", "IMAGE", "DISK")
+	var other []string
+	for _, v := range views {
+		power, disk := "off", "-"
+		if v.Running {
+			power = "on"
+		}
+		if len(v.Disks) > 0 {
+			disk = "serial " + v.Disks[0].Serial
+		}
+		show.Row(t, v.Name, string(v.Firmware), v.MAC, show.Size(int64(v.RAM)<<20), power, show.Dash(v.Image), disk)
+		if v.Machine != "" && v.Machine != v.Name {
+			other = append(other, v.Name+" is "+v.Machine)
+		}
+	}
+	t.Flush()
+	if len(other) > 0 {
+		fmt.Fprintf(w, "\nother names on the server: %s\n", show.Plain(strings.Join(other, ", ")))
+	}
 }
 
 // leaveKey is Ctrl-], as in telnet and virsh.
