@@ -104,6 +104,14 @@ func (h host) FirstImage(m fleet.Machine) string {
 // HealingPolicy implements operator.Host.
 func (h host) HealingPolicy() fleet.Policy { return h.booter.HealingPolicy() }
 
+// Sending implements operator.Host.
+func (h host) Sending(boot ingot.BootID) map[string]int64 {
+	if h.http == nil {
+		return nil
+	}
+	return h.http.Sending(boot)
+}
+
 // KeepLeases implements operator.Host.
 func (h host) KeepLeases() error { return h.keepLeases() }
 

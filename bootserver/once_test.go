@@ -66,8 +66,9 @@ func TestOnceArguments(t *testing.T) {
 	h := newLook(t)
 	before := h.node()
 	h.once(api.OnceRequest{Arguments: []string{"systemd.unit=rescue.target", "debug"}, Shell: true, Why: "look"})
-	if got := h.why(); !strings.Contains(got, "Its next boot, and only that one, is of lab:v1 with kernel arguments "+
-		"systemd.unit=rescue.target debug and a shell in the initramfs, as was decided at 12:00.") {
+	if got := h.why(); !strings.Contains(got, "At its next restart it boots lab:v1 with kernel arguments "+
+		"systemd.unit=rescue.target debug and a shell in the initramfs once, as was decided at 12:00; after that it boots "+
+		"lab:v1 as before.") {
 		t.Errorf("before that boot, why = %q", got)
 	}
 	const want = " quiet systemd.unit=rescue.target debug ingot.server="
@@ -94,7 +95,8 @@ func TestOnceArguments(t *testing.T) {
 			ticket.Deadline)
 	}
 	if got := h.why(); !strings.Contains(got, "Only this boot is of lab:v1 with kernel arguments "+
-		"systemd.unit=rescue.target debug and a shell in the initramfs; the next one is of lab:v1.") {
+		"systemd.unit=rescue.target debug and a shell in the initramfs; at its next restart the machine boots lab:v1 as "+
+		"before.") {
 		t.Errorf("in that boot, why = %q", got)
 	}
 	h.post(second, "events", ingot.Event{Stage: ingot.StageAgent, Error: "no"})

@@ -10,6 +10,8 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"ingot"
@@ -47,10 +49,12 @@ func (s *Server) artifact(w http.ResponseWriter, r *http.Request, boot ingot.Boo
 	w.Header().Set("Content-Type", "application/octet-stream")
 	w.Header().Set("ETag", `"`+string(a.Digest)+`"`)
 	out := &paced{ResponseWriter: w, control: http.NewResponseController(w), ctx: r.Context(), server: s}
+	defer s.sending.begin(boot, part, out)() // after it is recorded, so that no bytes are missing
 	http.ServeContent(out, r, "", time.Time{}, content)
 	if r.Method == http.MethodGet {
-		s.sent.Add(out.n)
-		s.booter.Served(boot, part, out.n, out.n == size)
+		n := out.n.Load()
+		s.sent.Add(n)
+		s.booter.Served(boot, part, n, n == size)
 	}
 }
 
@@ -101,7 +105,46 @@ type paced struct {
 	control *http.ResponseController
 	ctx     context.Context // of the request
 	server  *Server
-	n       int64
+	n       atomic.Int64
+}
+
+// sending has the transfers under way: for each boot, the part that each sends.
+type sending struct {
+	mu    sync.Mutex
+	boots map[ingot.BootID]map[*paced]string
+}
+
+func (s *sending) begin(boot ingot.BootID, part string, p *paced) (end func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.boots == nil {
+		s.boots = map[ingot.BootID]map[*paced]string{}
+	}
+	if s.boots[boot] == nil {
+		s.boots[boot] = map[*paced]string{}
+	}
+	s.boots[boot][p] = part
+	return func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if delete(s.boots[boot], p); len(s.boots[boot]) == 0 {
+			delete(s.boots, boot)
+		}
+	}
+}
+
+// Sending returns the parts of an image that are being sent to a boot, with the bytes that these
+// transfers sent so far; nil if there are none.
+func (s *Server) Sending(boot ingot.BootID) (parts map[string]int64) {
+	s.sending.mu.Lock()
+	defer s.sending.mu.Unlock()
+	for p, part := range s.sending.boots[boot] {
+		if parts == nil {
+			parts = map[string]int64{}
+		}
+		parts[part] += p.n.Load()
+	}
+	return parts
 }
 
 // turn waits until up to want bytes may be sent and returns how many.
@@ -125,7 +168,8 @@ func (p *paced) Write(b []byte) (written int, err error) {
 			return written, err
 		}
 		m, err := p.ResponseWriter.Write(b[:n])
-		written, p.n, b = written+m, p.n+int64(m), b[m:]
+		p.n.Add(int64(m))
+		written, b = written+m, b[m:]
 		if err != nil {
 			return written, err
 		}
@@ -147,7 +191,8 @@ func (p *paced) ReadFrom(r io.Reader) (sent int64, err error) {
 			return sent, err
 		}
 		m, err := to.ReadFrom(&io.LimitedReader{R: src.R, N: n})
-		src.N, sent, p.n = src.N-m, sent+m, p.n+m
+		p.n.Add(m)
+		src.N, sent = src.N-m, sent+m
 		switch {
 		case err != nil:
 			return sent, err

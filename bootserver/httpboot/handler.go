@@ -116,6 +116,7 @@ type Server struct {
 	pace        pace
 	connections connections
 	bodies      bodies
+	sending     sending
 	timeout     time.Duration // transferTimeout, except in tests
 	sent        atomic.Int64  // bytes of artifacts
 	refused     atomic.Int64  // transfers over the limits

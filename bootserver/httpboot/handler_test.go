@@ -310,6 +310,45 @@ func TestSlowReaders(t *testing.T) {
 	}
 }
 
+// TestSending: while an artifact is being sent, the server says of which boot, and how much it has sent.
+func TestSending(t *testing.T) {
+	s := &oneBoot{dir: t.TempDir(), served: make(chan int64, 1)}
+	root := s.random(t, "root", 32<<20)
+	server := New(s, quiet())
+	at := start(t, server)
+	if got := server.Sending(testBoot); got != nil {
+		t.Errorf("before a request, the server sends %v", got)
+	}
+	resp, err := http.Get("http://" + at + part("root"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	before := int64(0)
+	for _, read := range []int64{8 << 20, 8 << 20} { // more than sockets hold
+		if _, err := io.CopyN(io.Discard, resp.Body, read); err != nil {
+			t.Fatal(err)
+		}
+		got := server.Sending(testBoot)
+		if len(got) != 1 || got["root"] <= before || got["root"] >= int64(len(root)) {
+			t.Errorf("in a transfer, the server sends %v, after %d bytes; want more, and less than all", got, before)
+		}
+		before = got["root"]
+	}
+	if other := server.Sending(ingot.NewBootID([16]byte{9})); other != nil {
+		t.Errorf("to another boot, the server sends %v", other)
+	}
+	if _, err := io.Copy(io.Discard, resp.Body); err != nil {
+		t.Fatal(err)
+	}
+	<-s.served
+	for end := time.Now().Add(10 * time.Second); server.Sending(testBoot) != nil; time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("after a transfer, the server sends %v", server.Sending(testBoot))
+		}
+	}
+}
+
 // TestCrowd: a client over the limit is asked to retry after a jittered time.
 // Firmware is admitted when roots no longer are, and one boot cannot use all
 // places.

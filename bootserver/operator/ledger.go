@@ -112,7 +112,7 @@ func (o *Operator) Why(ref string) (api.Why, error) {
 		return api.Why{}, err
 	}
 	story := explain.Story{Machine: m, Boots: boots, Others: o.others(m, boots), Needed: o.sizes(boots),
-		Policy: o.host.HealingPolicy(), Served: o.started, Now: o.now()}
+		Policy: o.host.HealingPolicy(), Sending: o.host.Sending(m.Boot), Served: o.started, Now: o.now()}
 	if story.Most, err = o.mostMemory(boots); err != nil {
 		return api.Why{}, err
 	}

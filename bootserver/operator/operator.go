@@ -50,6 +50,8 @@ type Host interface {
 	FirstImage(m fleet.Machine) string
 	// HealingPolicy returns how machines recover from images that fail.
 	HealingPolicy() fleet.Policy
+	// Sending returns the parts of an image that are being sent to a boot, with the bytes so far.
+	Sending(boot ingot.BootID) map[string]int64
 	// Required returns why the configuration does not let an image be served; nil if it does.
 	Required(m ingot.ImageManifest) error
 	// KeepLeases stores all leases once more: a restored state may not have them.

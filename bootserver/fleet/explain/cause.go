@@ -136,8 +136,8 @@ func silence(b fleet.Boot, s Story) cause {
 				c.Device, c.Percent, quiet), "this does not count against " + image, console}
 		}
 		if b.Once != nil && b.Once.Shell {
-			return cause{fmt.Sprintf("the machine has the root of %s, and a shell runs on its consoles", image),
-				"it goes on when the shell is left", console}
+			return cause{fmt.Sprintf("a shell ran on the consoles of the machine, with the root of %s", image),
+				"nobody left it before the time of this boot was over", console}
 		}
 		return cause{fmt.Sprintf("the machine fetched and verified the root of %s%s", image, quiet),
 			"it did not start systemd", console}

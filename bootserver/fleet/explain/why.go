@@ -31,6 +31,7 @@ type Story struct {
 	Untrusted  bool                   `json:",omitempty"` // the reason is its signature
 	Absent     bool                   `json:",omitempty"` // the reason is that the store does not have it
 	Most       Hardware               `json:",omitzero"`  // of the boot of these with the most memory
+	Sending    map[string]int64       `json:",omitempty"` // bytes of the transfers under way to the latest boot, by part
 	Others     []fleet.Other          // DHCP servers that answered the machine, sorted by fleet.ByWeight
 	Policy     fleet.Policy
 	Served     time.Time `json:",omitzero"` // when the server started; it heard nothing before
@@ -276,11 +277,17 @@ func (s Story) ordinary(b fleet.Boot) (string, []advice.Step) {
 		return s.healthy(b, pending)
 	case b.Open():
 		words := fmt.Sprintf("Booting %s now: %s.", imageOr(b.Image, m.Assignment.ImageRef), s.progress(b))
-		if e, bad := lastError(b); bad && e.Retry {
+		e, bad := lastError(b)
+		switch {
+		case bad && inShell(b):
+			c := reported(b, e, s)
+			return capitalize(c.sentences(1)) + " " + s.shell(b, "tries again"), steps(c.next)
+		case inShell(b):
+			return s.shell(b, "goes on with the boot"), steps(s.step(advice.ShowTimeline))
+		case bad && e.Retry:
 			c := reported(b, e, s)
 			return capitalize(c.sentences(1)) + retrying(b) + " " + words, steps(c.next)
-		}
-		if stuck(b, s.Now) {
+		case s.stuck(b):
 			c := causeOf(b, s)
 			return capitalize(c.sentences(1)) + " " + words, steps(c.next)
 		}
@@ -297,14 +304,14 @@ func imageOr(a, b fleet.ImageRef) string {
 }
 
 // stuck reports whether a boot has been at its stage for longer than expected.
-func stuck(b fleet.Boot, now time.Time) bool {
-	if len(b.Events) == 0 {
+func (s Story) stuck(b fleet.Boot) bool {
+	if len(b.Events) == 0 || len(s.Sending) > 0 {
 		return false
 	}
 	if noLoader(b) {
 		return true // nothing will come
 	}
-	quiet := now.Sub(b.Events[len(b.Events)-1].At)
+	quiet := s.Now.Sub(b.Events[len(b.Events)-1].At)
 	if b.Stage().Rank() < ingot.StageScript.Rank() {
 		return quiet > 30*time.Second
 	}
@@ -314,6 +321,9 @@ func stuck(b fleet.Boot, now time.Time) bool {
 // progress says which stage a boot has reached.
 func (s Story) progress(b fleet.Boot) string {
 	text := fmt.Sprintf("stage %s, %s after its first packet", b.Stage(), span(s.Now.Sub(b.Started)))
+	if sent := s.sent(b); sent != "" {
+		return text + "; " + sent
+	}
 	if b.Stage() == ingot.StageTicket && s.Needed[b.Image.Image]["root"] > 0 {
 		text += "; " + partly("root", b, s)
 	}
@@ -421,17 +431,23 @@ func (s Story) once() string {
 		return ""
 	}
 	if o := m.Once; o != nil {
-		return fmt.Sprintf("Its next boot, and only that one, is of %s, as was decided at %s.", o, s.at(o.Since))
+		m.Once = nil
+		return fmt.Sprintf("At its next restart it boots %s once, as was decided at %s; after that %s.", o, s.at(o.Since),
+			as(m, "it boots"))
 	}
 	b, booted := s.last()
 	if !booted || b.Once == nil {
 		return ""
 	}
-	after := "then it waits for an image"
+	return fmt.Sprintf("Only this boot is of %s; at its next restart %s.", b.Once, as(m, "the machine boots"))
+}
+
+// as says what a machine boots as its assignment says: "it boots lab:v1 as before".
+func as(m fleet.Machine, boots string) string {
 	if ref, err := fleet.Next(m); err == nil {
-		after = "the next one is of " + ref.Name
+		return boots + " " + ref.Name + " as before"
 	}
-	return fmt.Sprintf("Only this boot is of %s; %s.", b.Once, after)
+	return "it waits for an image"
 }
 
 // capitalize makes the first letter a capital.

@@ -65,6 +65,11 @@ func recorded(id byte, image fleet.ImageRef, start string, upTo ingot.Stage) fle
 	return b
 }
 
+// once makes a boot one that an operator decided.
+func once(image fleet.ImageRef, shell bool) func(*fleet.Boot) {
+	return func(b *fleet.Boot) { b.Once = &fleet.Once{ImageRef: image, Shell: shell, Since: b.Started} }
+}
+
 // change changes a boot.
 func change(b fleet.Boot, f func(b *fleet.Boot)) fleet.Boot {
 	f(&b)
@@ -353,6 +358,52 @@ var stories = []struct {
 		})),
 		"Booting node:7 now: stage ticket, 10 s after its first packet; the server sent 120 MiB of the 300 MiB " +
 			"root."},
+	{"is being sent its root", with(lived(node01(), fleet.Policy{}, with(recorded(1, node7, "10:16:00",
+		ingot.StageTicket), func(b *fleet.Boot) {
+		b.Served = map[string]int64{"root": 20 << 20}
+	})), func(s *Story) { s.Sending = map[string]int64{"root": 100 << 20} }),
+		"Booting node:7 now: stage ticket, 240 s after its first packet; the server is sending the root, 120 MiB of 300 " +
+			"MiB so far."},
+	{"is being sent its initramfs", with(lived(node01(), fleet.Policy{},
+		recorded(1, node7, "10:16:00", ingot.StageKernel)), func(s *Story) {
+		s.Sending = map[string]int64{"initramfs": 100 << 20}
+	}),
+		"Booting node:7 now: stage kernel, 240 s after its first packet; the server is sending the initramfs, 100 MiB so " +
+			"far."},
+	{"boots another image once", lived(node01(), fleet.Policy{},
+		change(recorded(1, node6, "10:19:50", ingot.StageInit), once(node6, false))),
+		"Booting node:6 now: stage init, 10 s after its first packet. Only this boot is of node:6; at its next restart the " +
+			"machine boots node:7 as before."},
+	{"boots another image once, next time", lived(node01(), fleet.Policy{}, reports(recorded(1, node7, "10:13:26",
+		ingot.StageAgent), "10:14:00")).of(func(m *fleet.Machine) {
+		m.Once = &fleet.Once{ImageRef: node6, Since: clock("10:15:00")}
+	}),
+		"Healthy on node:7 since 10:14, 34 s after its first packet. At its next restart it boots node:6 once, as was " +
+			"decided at 10:15; after that it boots node:7 as before."},
+	{"a shell in the initramfs", lived(node01(), fleet.Policy{},
+		change(recorded(1, node7, "10:14:00", ingot.StageVolumes), once(node7, true))),
+		"A shell runs on the consoles of node01, in the initramfs of node:7. When it is left (exit), the machine goes on " +
+			"with the boot; if nobody leaves it before 10:24, the watchdog resets the machine. Only this boot is of node:7 " +
+			"with a shell in the initramfs; at its next restart the machine boots node:7 as before."},
+	{"a shell after a failure", lived(node01(), fleet.Policy{}, record(change(recorded(1, node7, "10:14:00",
+		ingot.StageTicket), once(node7, true)), ingot.Event{Stage: ingot.StageRoot, Error: resetByPeer, Retry: true,
+		Detail: "a shell runs on the consoles"}, clock("10:15:00"))),
+		"Stage root failed: fetching the root: connection reset by peer. A shell runs on the consoles of node01, in the " +
+			"initramfs of node:7. When it is left (exit), the machine tries again; if nobody leaves it before 10:24, the " +
+			"watchdog resets the machine. Only this boot is of node:7 with a shell in the initramfs; at its next restart the " +
+			"machine boots node:7 as before."},
+	{"a shell was left after a failure", lived(node01(), fleet.Policy{}, record(record(change(recorded(1, node7,
+		"10:14:00", ingot.StageTicket), once(node7, true)), ingot.Event{Stage: ingot.StageRoot, Error: resetByPeer,
+		Retry: true, Detail: "a shell runs on the consoles"}, clock("10:15:00")), ingot.Event{Stage: ingot.StageRoot,
+		Error: resetByPeer, Retry: true}, clock("10:19:00"))),
+		"Stage root failed: fetching the root: connection reset by peer. The machine failed 2 times in this boot and is " +
+			"retrying. Booting node:7 now: stage ticket, 360 s after its first packet; the root was not requested. Only this " +
+			"boot is of node:7 with a shell in the initramfs; at its next restart the machine boots node:7 as before."},
+	{"a shell that nobody left", lived(node01(), fleet.Policy{},
+		silentAt(change(recorded(1, node7, "10:00:00", ingot.StageVolumes), once(node7, true)), "10:10:00")),
+		"A shell ran on the consoles of the machine, with the root of node:7. Nobody left it before the time of this boot " +
+			"was over. Only this boot is of node:7 with a shell in the initramfs; at its next restart the machine boots " +
+			"node:7 as before."},
 	{"no DHCPREQUEST", lived(node01(), fleet.Policy{}, with(recorded(1, fleet.ImageRef{}, "10:19:00", ingot.StageDHCP),
 		func(b *fleet.Boot) {
 			b.Accepted = time.Time{}
