@@ -210,3 +210,40 @@ func TestWhySaysMissingImage(t *testing.T) {
 		}
 	}
 }
+
+// TestWhatLetsAnImageGo: an image that cannot be removed says what to type, for each reason, and that helps.
+func TestWhatLetsAnImageGo(t *testing.T) {
+	h := newLook(t)
+	ctx := t.Context()
+	hint := func(image, want string) {
+		t.Helper()
+		var p api.Problem
+		_, err := h.api.RemoveImage(ctx, image)
+		if !errors.As(err, &p) || p.Code != api.CodeImageInUse || p.Hint() != want {
+			t.Errorf("removing %s: %v, hint %q; want %q", image, err, p.Hint(), want)
+		}
+	}
+	must := func(_ api.Machine, err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	hint("lab:v1", "assign another image first: ingot assign node01 IMAGE")
+	must(h.api.Assign(ctx, "node01", "lab:old", ""))
+	hint("lab:v1", "it may still run on node01: assign another image, and reboot it: ingot assign node01 IMAGE")
+	h.once(api.OnceRequest{Image: "lab:rescue"})
+	hint("lab:rescue", "ingot assign node01 --once --cancel")
+	must(h.api.CancelOnce(ctx, "node01"))
+	h.attempt("", "")
+	hint("lab:v1", "ingot rollback node01 would go back to it; it can go when node01 was healthy with two other images, "+
+		"or is gone: ingot machine forget node01")
+	h.SetPolicy(booter.Policy{ApproveAll: true, Image: "lab:rescue"})
+	hint("lab:rescue", "name another image in the configuration: ingot config show")
+	h.SetPolicy(booter.Policy{})
+	must(h.api.Assign(ctx, "node01", "lab:rescue", ""))
+	h.attempt("", "")
+	if _, err := h.api.RemoveImage(ctx, "lab:v1"); err != nil {
+		t.Errorf("after two other images were healthy: %v", err)
+	}
+}

@@ -228,8 +228,9 @@ var imageCodes = []meaning{
 	{CodeImageAmbiguous, 409, "Several images match.", "give more digits: ingot image ls"},
 	{CodeImageInexact, 409, "An image to remove is named by PROFILE:VERSION, by its digest or by at least 8 " +
 		"digits of it. Parameter: image, what the reference means.", "if you mean that image: ingot image rm {image}"},
-	{CodeImageInUse, 409, "A machine needs the image, or the configuration gives it to new machines.",
-		"give it another image first: ingot assign MACHINE IMAGE"},
+	{CodeImageInUse, 409, "A machine needs the image, or the configuration gives it to new machines. Parameters: " +
+		"machine, if one needs it, and use: assigned, once, latest (it may still run it), fell-back, healthy (it was " +
+		"healthy with it last) or rollback.", "name another image in the configuration: ingot config show"},
 	{CodeImageUntrusted, 400, "No release key that the store trusts signed the image.", "ingot image ls"},
 	{CodeImageDamaged, 409, "A file of the image in the store does not have the content that was built.",
 		"build the image again with its --version, or pull it again; which of its files: ingot image verify IMAGE"},
@@ -285,6 +286,18 @@ func (Code) Schema(huma.Registry) *huma.Schema {
 	return s
 }
 
+// inUseHints are what lets an image go that a machine needs, by the use of it.
+var inUseHints = map[string]string{
+	"assigned":  "assign another image first: ingot assign {machine} IMAGE",
+	"once":      "ingot assign {machine} --once --cancel",
+	"latest":    "it may still run on {machine}: assign another image, and reboot it: ingot assign {machine} IMAGE",
+	"fell-back": "assign an image that works, and reboot it: ingot assign {machine} IMAGE",
+	"healthy": "{machine} falls back to it; it can go when {machine} was healthy with another image: " +
+		"ingot why {machine}",
+	"rollback": "ingot rollback {machine} would go back to it; it can go when {machine} was healthy with two other " +
+		"images, or is gone: ingot machine forget {machine}",
+}
+
 // Hint returns what somebody at the command line does next about a problem; empty when nothing is
 // known of it. The server does not send it: other clients have other ways.
 func (p Problem) Hint() string {
@@ -293,6 +306,9 @@ func (p Problem) Hint() string {
 		return ""
 	}
 	text := m.hint
+	if in, is := inUseHints[p.Params["use"]]; is && p.Code == CodeImageInUse {
+		text = in
+	}
 	for {
 		head, rest, found := strings.Cut(text, "{")
 		name, tail, closed := strings.Cut(rest, "}")

@@ -116,28 +116,47 @@ func addGrant(m Machine, g Grant, now time.Time) Machine {
 	return m
 }
 
+// Use is why a machine needs an image.
+type Use string
+
+// The uses of images.
+const (
+	UseAssigned Use = "assigned"
+	UseOnce     Use = "once"
+	UseLatest   Use = "latest"
+	UseFellBack Use = "fell-back"
+	UseHealthy  Use = "healthy"
+	UseRollback Use = "rollback"
+)
+
+var useWords = map[Use]string{UseAssigned: "is assigned it", UseOnce: "is to boot it once", UseLatest: "booted it last",
+	UseFellBack: "fell back to it", UseHealthy: "was last healthy with it", UseRollback: "may fall back to it"}
+
+// String says why, after the name of a machine: "is assigned it".
+func (u Use) String() string { return useWords[u] }
+
 // Uses calls f for every image that a machine needs, with the reason: it is assigned, is to be
 // booted once, was booted last, was healthy last and may still run, or would be chosen by a rollback. Such
 // an image must stay in the store. latest is the image of the machine's latest boot. f may
 // be called more than once for one image.
-func Uses(m *Machine, latest ingot.Digest, f func(image ingot.Digest, why string)) {
-	use := func(image ingot.Digest, why string) {
+func Uses(m *Machine, latest ingot.Digest, f func(image ingot.Digest, why Use)) {
+	use := func(image ingot.Digest, why Use) {
 		if image != "" {
 			f(image, why)
 		}
 	}
-	use(m.Assignment.Image, "is assigned it")
+	use(m.Assignment.Image, UseAssigned)
 	if m.Once != nil {
-		use(m.Once.Image, "is to boot it once")
+		use(m.Once.Image, UseOnce)
 	}
-	use(latest, "booted it last")
+	use(latest, UseLatest)
 	if m.Setback != nil {
-		use(m.Setback.To.Image, "fell back to it")
+		use(m.Setback.To.Image, UseFellBack)
 	}
-	use(m.LastHealthy.Image, "was last healthy with it")
+	use(m.LastHealthy.Image, UseHealthy)
 	for i := len(m.Healthy) - 1; i >= 0; i-- { // as Rollback chooses
 		if image := m.Healthy[i].Image; image != m.Assignment.Image {
-			use(image, "may fall back to it")
+			use(image, UseRollback)
 			break
 		}
 	}
@@ -153,9 +172,9 @@ func InUse(machines []Machine, boots []Boot) map[ingot.Digest]string {
 	used := map[ingot.Digest]string{}
 	for i := range machines {
 		m := &machines[i]
-		Uses(m, latest[m.Boot], func(image ingot.Digest, why string) {
+		Uses(m, latest[m.Boot], func(image ingot.Digest, why Use) {
 			if used[image] == "" {
-				used[image] = m.Hostname() + " " + why
+				used[image] = m.Hostname() + " " + why.String()
 			}
 		})
 	}

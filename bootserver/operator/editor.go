@@ -239,7 +239,44 @@ func (e Editor) Image(ctx context.Context, ref string) (api.Image, error) {
 // RemoveImage implements api.Images.
 func (e Editor) RemoveImage(ctx context.Context, ref string) (api.Image, error) {
 	im, err := e.Store.RemoveUnder(ctx, ref, e.guard(ctx, fleet.ActionImageRemove))
+	if errors.Is(err, image.ErrInUse) {
+		return imageOf(im), e.inUseProblem(im.Digest, err)
+	}
 	return imageOf(im), storeProblem(err)
+}
+
+// inUseProblem returns the problem of an image that must stay, with what needs it first and how many other
+// machines do. Without a machine, the configuration names it.
+func (e Editor) inUseProblem(d ingot.Digest, err error) error {
+	var first fleet.Use
+	machine, more := "", 0
+	if e.State != nil {
+		latest := map[ingot.BootID]ingot.Digest{}
+		for _, b := range e.State.Latest() {
+			latest[b.ID] = b.Image.Image
+		}
+		for _, m := range e.State.Machines() {
+			var use fleet.Use
+			fleet.Uses(&m, latest[m.Boot], func(im ingot.Digest, why fleet.Use) {
+				if im == d && use == "" {
+					use = why
+				}
+			})
+			switch {
+			case use != "" && machine == "":
+				machine, first = m.Hostname(), use
+			case use != "":
+				more++
+			}
+		}
+	}
+	switch {
+	case machine == "":
+		return storeProblem(err)
+	case more > 0:
+		err = fmt.Errorf("%w; %d other machines need it as well", err, more)
+	}
+	return api.NewProblem(api.CodeImageInUse, err.Error(), "machine", machine, "use", string(first))
 }
 
 // CollectImages implements api.Images. The audit log has the images first, and then how much went

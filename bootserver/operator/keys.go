@@ -203,9 +203,9 @@ func (e Editor) findImages(ctx context.Context) (f imagesFound, err error) {
 	}
 	for _, m := range e.State.Machines() {
 		whys := map[ingot.Digest][]string{}
-		fleet.Uses(&m, latest[m.Boot], func(im ingot.Digest, why string) {
-			if !slices.Contains(whys[im], why) {
-				whys[im] = append(whys[im], why)
+		fleet.Uses(&m, latest[m.Boot], func(im ingot.Digest, why fleet.Use) {
+			if !slices.Contains(whys[im], why.String()) {
+				whys[im] = append(whys[im], why.String())
 			}
 		})
 		for im, why := range whys {

@@ -183,8 +183,8 @@ func (v *View) reuse(id ingot.MachineID, old *fleet.Machine, oldBoot ingot.Diges
 	var room [10]ingot.Digest
 	before := room[:0:5]
 	now := room[5:5]
-	fleet.Uses(old, oldBoot, func(d ingot.Digest, _ string) { before = append(before, d) })
-	fleet.Uses(m, boot, func(d ingot.Digest, _ string) { now = append(now, d) })
+	fleet.Uses(old, oldBoot, func(d ingot.Digest, _ fleet.Use) { before = append(before, d) })
+	fleet.Uses(m, boot, func(d ingot.Digest, _ fleet.Use) { now = append(now, d) })
 	for _, d := range before {
 		if slices.Contains(now, d) {
 			continue

@@ -99,7 +99,7 @@ func IndexKeys(m *fleet.Machine, latest ingot.Digest, f func(Key)) {
 			one(ByAddress, addressKey(ip))
 		}
 	}
-	fleet.Uses(m, latest, func(d ingot.Digest, _ string) { one(ByImage, string(d)) })
+	fleet.Uses(m, latest, func(d ingot.Digest, _ fleet.Use) { one(ByImage, string(d)) })
 	if m.State == fleet.Pending {
 		f(Key{Numbers, PendingKey})
 	}

@@ -238,9 +238,9 @@ func (tx *Tx) ImageUse(image ingot.Digest) (why string, used bool) {
 	m, _ := tx.Machine(first)
 	latest := tx.v.imageOf(m.Boot)
 	tx.read(Key{Boots, string(m.Boot)})
-	fleet.Uses(&m, latest, func(d ingot.Digest, w string) {
+	fleet.Uses(&m, latest, func(d ingot.Digest, w fleet.Use) {
 		if d == image && why == "" {
-			why = m.Hostname() + " " + w
+			why = m.Hostname() + " " + w.String()
 		}
 	})
 	return why, true
