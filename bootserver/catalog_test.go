@@ -170,6 +170,11 @@ func TestUnusableImagesAreLogged(t *testing.T) {
 		t.Fatal(err)
 	}
 	logged("damaged", "WARN", unusable, 1)
+	_, script := h.ask()
+	reason, _, _ := strings.Cut(script, "set tries")
+	if want := "cannot be served: image lab:v1: "; !strings.Contains(reason, want) || strings.Contains(reason, "?") {
+		t.Errorf("the screen is\n%s\nwant that it says %q and why, readably", reason, want)
+	}
 	if err := os.Remove(kernel); err != nil {
 		t.Fatal(err)
 	}

@@ -89,13 +89,18 @@ goto again
 `
 }
 
-// word makes text safe in a script: characters that iPXE would expand or take
-// for a new command become question marks.
+// readable replaces characters of sentences that iPXE's screen cannot show or its scripts cannot hold.
+var readable = strings.NewReplacer("; ", ", ", ";", ",", "\"", "", "'", "", "`", "", "“", "", "”", "", "‘", "", "’", "",
+	"…", "...", "–", "-", "—", "-", "−", "-", "→", "->", "≤", "<=", "≥", ">=", "×", "x", "·", ".", "\n", " ", "\t", " ",
+	"#", "no. ", "&&", "and", "&", "and", "\\", "/")
+
+// word makes text safe in a script. What is left of characters that iPXE would expand or take for a new
+// command become question marks.
 func word(s string) string {
 	return strings.Map(func(r rune) rune {
 		if r < ' ' || r > '~' || strings.ContainsRune("$&|;#\\\"'`", r) {
 			return '?'
 		}
 		return r
-	}, s)
+	}, readable.Replace(s))
 }
