@@ -18,6 +18,7 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"ingot/bootserver/access"
 	"ingot/bootserver/instance"
@@ -77,11 +78,53 @@ func (a *app) run(ctx context.Context, args []string) int {
 		fmt.Fprintf(stderr, "  → %s\n", harmless.Lines(next))
 	}
 	var usage show.UsageError
-	if errors.As(err, &usage) || strings.HasPrefix(err.Error(), "unknown command") {
+	if unknown := strings.HasPrefix(err.Error(), "unknown command"); errors.As(err, &usage) || unknown {
+		if list := meant(root, args); unknown && len(list) > 0 {
+			fmt.Fprintf(stderr, "  → did you mean: %s\n", strings.Join(list, ", or: "))
+		}
 		fmt.Fprintf(stderr, "  → see: %s --help\n", commandPath(root, args))
 		return 2
 	}
 	return 1
+}
+
+// meant returns the commands that an unknown one may mean: those of its name elsewhere in the tree, else
+// those beside it with a similar name.
+func meant(root *cobra.Command, args []string) (list []string) {
+	c, rest, _ := root.Find(args) // its error is that of the unknown command
+	word := firstWord(root, rest)
+	if list = named(root, word); len(list) > 0 {
+		return list
+	}
+	c.SuggestionsMinimumDistance = 2
+	for _, name := range c.SuggestionsFor(word) {
+		list = append(list, c.CommandPath()+" "+name)
+	}
+	return list
+}
+
+// firstWord returns the first of some arguments that is neither a global flag nor its value.
+func firstWord(root *cobra.Command, args []string) string {
+	f := pflag.NewFlagSet("", pflag.ContinueOnError)
+	f.AddFlagSet(root.PersistentFlags())
+	f.SetInterspersed(false)
+	f.SetOutput(io.Discard)
+	f.Usage = func() {}
+	if f.Parse(args) != nil {
+		return ""
+	}
+	return f.Arg(0)
+}
+
+// named returns the paths of the commands below c that have a name.
+func named(c *cobra.Command, name string) (list []string) {
+	for _, sub := range c.Commands() {
+		if sub.Name() == name && !sub.Hidden {
+			list = append(list, sub.CommandPath())
+		}
+		list = append(list, named(sub, name)...)
+	}
+	return list
 }
 
 // commandPath names the deepest command that args reach, for the usage hint.
