@@ -1,7 +1,6 @@
 package images
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -168,8 +167,9 @@ func diffText(w io.Writer, d *compare.Diff, files bool) {
 		fmt.Fprintf(w, "  %s: files on volumes keep the old number\n", show.Plain(m.String()))
 	}
 	for _, s := range d.Settings {
-		fmt.Fprintf(w, "  %s %s → %s\n", s.Name, show.Plain(cmp.Or(string(s.Before), "none")),
-			show.Plain(cmp.Or(string(s.After), "none")))
+		for _, line := range settingLines(s.Name, s.Before, s.After) {
+			fmt.Fprintf(w, "  %s\n", show.Plain(line))
+		}
 	}
 	t := show.Table(w)
 	for _, s := range d.Sizes[:min(len(d.Sizes), sizesShown)] {
