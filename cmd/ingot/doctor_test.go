@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
 	"ingot/cmd/ingot/doctor"
@@ -65,6 +66,23 @@ func TestDoctor(t *testing.T) {
 	}
 	if failed && !slices.ContainsFunc(list, func(x doctor.Finding) bool { return x.State == doctor.Error }) {
 		t.Error("it fails without an error")
+	}
+	apart := asIngot(exec.CommandContext(f.ctx, os.Args[0], "--store", f.store, "-o", "json", "doctor", "--config=",
+		"--no-trial")) // from the host, as somebody does who started a lab
+	out, err := apart.Output()
+	if failed := json.Unmarshal(out, &list); failed != nil {
+		t.Fatalf("from another network namespace: %v: %s (%v)", failed, out, err)
+	}
+	wrong := slices.ContainsFunc(list, func(x doctor.Finding) bool {
+		return strings.HasPrefix(x.Check, "interface") || strings.HasPrefix(x.Check, "port ") || x.Check == "firewall"
+	})
+	if x := of(list, "network"); x.State != doctor.Skipped || wrong || !strings.Contains(x.Fix, "nsenter --target ") ||
+		!strings.HasSuffix(x.Fix, " doctor --config= --interface br0") {
+		t.Errorf("from another network namespace: %+v", list)
+	}
+	if out, err := exec.CommandContext(f.ctx, "sh", "-c", strings.Replace(of(list, "network").Fix, " ingot --store ",
+		" ip link show br0 # ", 1)).CombinedOutput(); err != nil {
+		t.Errorf("what it advises does not enter the server's network: %v: %s", err, out)
 	}
 	if list, failed := examine("--config=", "--interface", "br7", "--no-trial"); !failed ||
 		of(list, "interface br7").State != doctor.Error {

@@ -124,21 +124,45 @@ func (d examination) examine(ctx context.Context, c config.Config, broken error,
 		add(found("configuration", OK, "", "%d interfaces of IPv4, %d of IPv6", len(c.DHCP.Interfaces),
 			len(c.DHCP6.Interfaces)))
 	}
-	if len(c.DHCP.Interfaces)+len(c.DHCP6.Interfaces) == 0 {
+	root := d.StoreRoot()
+	pid, _ := d.Locate(root)
+	apart := otherNetwork(pid)
+	if len(c.DHCP.Interfaces)+len(c.DHCP6.Interfaces) == 0 && !apart {
 		add(found("interface", Error, "ingot doctor --interface IF, or --interface6, or dhcp.interfaces in "+config.Default,
 			"none is configured"))
 	}
-	root := d.StoreRoot()
 	running, network := d.examineServer(ctx, root, add)
+	if !running {
+		pid = ""
+	}
+	if apart {
+		add(examineApart(pid, root, network))
+	} else {
+		add(d.examineNetwork(ctx, c, pid, running, network)...)
+	}
+	add(examineHere(root, running)...)
+	add(d.examineImages(ctx, root, running)...)
+	add(examineFirst(ctx, c.Boots, root)...)
+	add(examineKeys(root, pid)...)
+	if trial && running && !apart {
+		add(asClient(ctx, network.Interfaces, httpPort(c))...)
+	}
+	if trial {
+		add(d.try(ctx, root))
+	}
+	return list
+}
+
+// examineNetwork checks what is in this process' network namespace: interfaces, ports, other DHCP servers
+// and the firewall.
+func (d examination) examineNetwork(ctx context.Context, c config.Config, pid string, running bool,
+	network api.Network) (list []Finding) {
+	add := func(f ...Finding) { list = append(list, f...) }
 	for _, i := range c.DHCP.Interfaces {
 		card, there := lookAt(i.Name)
 		add(examineCard(card, there, i, c.DHCP.Networks)...)
 	}
 	add(examineTranslated(c)...)
-	pid := ""
-	if running {
-		pid, _ = d.Locate(root)
-	}
 	for _, p := range portsOf(c) {
 		add(examinePort(p, d.Holder(p.table(), p.number), pid))
 	}
@@ -150,21 +174,41 @@ func (d examination) examine(ctx context.Context, c config.Config, broken error,
 	add(examine6(ctx, c, running, network)...)
 	ruleset, err := exec.CommandContext(ctx, "nft", "list", "ruleset").Output()
 	if err != nil {
-		add(unseenFirewall(err, portsOf(c)))
-	} else {
-		add(examineFirewall(string(ruleset), portsOf(c), namesOf(c)))
+		return append(list, unseenFirewall(err, portsOf(c)))
 	}
-	add(examineHere(root, running)...)
-	add(d.examineImages(ctx, root, running)...)
-	add(examineFirst(ctx, c.Boots, root)...)
-	add(examineKeys(root, pid)...)
-	if trial && running {
-		add(asClient(ctx, network.Interfaces, httpPort(c))...)
+	return append(list, examineFirewall(string(ruleset), portsOf(c), namesOf(c)))
+}
+
+// otherNetwork reports whether a process is in another network namespace than this one: the server of a
+// lab is.
+func otherNetwork(pid string) bool { return otherNamespace(pid, "net") }
+
+func otherNamespace(pid, kind string) bool {
+	if pid == "" {
+		return false
 	}
-	if trial {
-		add(d.try(ctx, root))
+	own, err := os.Readlink("/proc/self/ns/" + kind)
+	its, failed := os.Readlink(filepath.Join("/proc", pid, "ns", kind))
+	return err == nil && failed == nil && own != its
+}
+
+// examineApart says where the network of a server can be checked that is in another network namespace.
+func examineApart(pid, root string, network api.Network) Finding {
+	enter := "nsenter --target " + pid + " --net"
+	if otherNamespace(pid, "user") {
+		enter += " --user --preserve-credentials"
 	}
-	return list
+	enter += " ingot --store " + root + " doctor --config="
+	for _, i := range network.Interfaces {
+		switch {
+		case i.Served && i.IPv6:
+			enter += " --interface6 " + i.Name
+		case i.Served:
+			enter += " --interface " + i.Name
+		}
+	}
+	return found("network", Skipped, enter, "the server (process %s) is in another network namespace, as that of a lab "+
+		"is: its interfaces, ports and firewall cannot be checked from here", pid)
 }
 
 // examineServer checks the running server, if there is one.
