@@ -3,6 +3,7 @@ package profiles
 import (
 	"errors"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -106,15 +107,20 @@ func TestParentsBeforeChildren(t *testing.T) {
 	}
 }
 
-// TestExamplesLoad: the profiles of the documentation have no faults.
+// TestExamplesLoad: the profiles of the documentation have no faults, and say who can log in.
 func TestExamplesLoad(t *testing.T) {
 	files, err := filepath.Glob("../docs/examples/*/profile.yaml")
 	if err != nil || len(files) == 0 {
 		t.Fatalf("no examples (%v)", err)
 	}
 	for _, f := range files {
-		if _, err := Load(f); err != nil {
+		p, err := Load(f)
+		if err != nil {
 			t.Errorf("%s: %v", f, err)
+			continue
+		}
+		if !slices.ContainsFunc(p.Users, func(u User) bool { return len(u.AuthorizedKeys) > 0 }) {
+			t.Errorf("%s: nobody can log in to such a machine", f)
 		}
 	}
 }
