@@ -205,6 +205,7 @@ func (s *history) with(st state.Store, c *catalog.Catalog) party {
 	b := booter.New(conf)
 	server := newServer(s.images, c, st, b, s.now, quiet)
 	server.ca = s.ca
+	server.started = time.Time{} // a twin has heard the machines as long as the server that it is compared with
 	return party{b, st, server.operator()}
 }
 
