@@ -81,6 +81,7 @@ const (
 	CodeKeyName            Code = "key-name"
 	CodeKeyInUse           Code = "key-in-use"
 	CodeNoSecretKey        Code = "no-secret-key"
+	CodeNoSBOM             Code = "sbom-not-found"
 	CodeImageCannotFollow  Code = "image-cannot-follow"
 	CodeCredentialNotFound Code = "credential-not-found"
 	CodeCredentialTaken    Code = "credential-name-taken"
@@ -244,6 +245,7 @@ var imageCodes = []meaning{
 		"build these images again and assign them: ingot key show {key}; or give --force: then these machines do not boot"},
 	{CodeNoSecretKey, 409, "The store does not have the private half of the key, or the key was not replaced.",
 		"replace the release key on the host that builds: ingot key rotate release"},
+	{CodeNoSBOM, 404, "The image has no software bill of materials.", "build it again, or pull it with its referrers"},
 	{CodeImageCannotFollow, 400, "The server key that the image holds was replaced, and the image cannot follow or that " +
 		"key was withdrawn.", "build the image again"},
 }

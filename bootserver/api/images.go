@@ -1,13 +1,16 @@
 package api
 
 import (
+	"bytes"
 	"context"
+	"fmt"
 	"net/http"
 	"net/url"
 	"time"
 
 	"ingot"
 	"ingot/bootserver/access"
+	"ingot/internal/harmless"
 )
 
 // Images is what is done with the images and keys of the server's store. A command on the server's
@@ -26,7 +29,17 @@ type Images interface {
 	// NoteImage writes into the audit log what a program of the server's host
 	// did to an image of the store.
 	NoteImage(ctx context.Context, ref string, q NoteRequest) (Image, error)
+	// ImagePackages lists the packages of an image by name, as its SBOM has them; none if it has no SBOM.
+	ImagePackages(ctx context.Context, ref string) ([]Package, error)
+	// SBOM is the software bill of materials of an image, in CycloneDX.
+	SBOM(ctx context.Context, ref string) ([]byte, error)
 	Keys
+}
+
+// Package is a package of an image.
+type Package struct {
+	Name    string `json:"name"`
+	Version string `json:"version"`
 }
 
 // Image is an image of the server's store.
@@ -107,6 +120,18 @@ func imageRoutes(r *routes, b Images) {
 		func(ctx context.Context, in *imageIn[NoteRequest]) (Image, error) {
 			return b.NoteImage(ctx, in.Ref, in.Body)
 		})
+	add(r, "GET /v1/images/{ref}/packages", access.Read, "The packages of an image, by name",
+		func(ctx context.Context, in *ImageIn) ([]Package, error) { return b.ImagePackages(ctx, in.Ref) })
+	r.addPlain("GET /v1/images/{ref}/sbom", access.Read, "The software bill of materials of an image (CycloneDX)",
+		func(w http.ResponseWriter, q *http.Request) {
+			text, err := b.SBOM(q.Context(), q.PathValue("ref"))
+			if err != nil {
+				write(w, problem(err))
+				return
+			}
+			w.Header().Set("Content-Type", ingot.ArtifactSBOM)
+			_, _ = w.Write(harmless.JSON(text)) // a client that hung up wants no answer
+		})
 	keyRoutes(r, b)
 }
 
@@ -121,6 +146,30 @@ func (c *Client) Images(ctx context.Context) ([]Image, error) {
 func (c *Client) Image(ctx context.Context, ref string) (im Image, err error) {
 	return im, c.call(ctx, http.MethodGet, imagePath(ref), nil, &im)
 }
+
+// ImagePackages lists the packages of an image.
+func (c *Client) ImagePackages(ctx context.Context, ref string) ([]Package, error) {
+	return list[Package](ctx, c, imagePath(ref)+"/packages")
+}
+
+// SBOM returns the software bill of materials of an image.
+func (c *Client) SBOM(ctx context.Context, ref string) ([]byte, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	resp, err := c.stream(ctx, http.MethodGet, "/v1/"+imagePath(ref)+"/sbom", nil)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	var text bytes.Buffer
+	if _, err := receive(&text, resp.Body, maxSBOM, maxSilence, cancel); err != nil {
+		return nil, fmt.Errorf("reading the SBOM: %w", err)
+	}
+	return text.Bytes(), nil
+}
+
+// maxSBOM bounds a software bill of materials in bytes: it names every file of the image.
+const maxSBOM = 256 << 20
 
 // RemoveImage removes an image that no machine needs.
 func (c *Client) RemoveImage(ctx context.Context, ref string) (im Image, err error) {
