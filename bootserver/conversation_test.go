@@ -136,9 +136,10 @@ func (h *house) now() time.Time { return h.clock }
 
 // serve answers operators at l.
 func (h *house) serve(l net.Listener, s *http.Server) {
-	s.Handler = api.Handler(h.server.operator(), &access.Keeper{Find: h.state.Credential, Now: h.now,
-		Throttle: access.Throttle{Wait: func(context.Context, time.Duration) {}}},
-		h.server.metrics.seen)
+	keeper := &access.Keeper{Find: h.state.Credential, Now: h.now,
+		Throttle: access.Throttle{Wait: func(context.Context, time.Duration) {}}}
+	s.Handler = h.server.pagesBeside(api.Handler(h.server.operator(), keeper, h.server.metrics.seen),
+		h.server.operator(), keeper, nil)
 	go func() { _ = s.Serve(l) }() // it ends with the test
 	h.t.Cleanup(func() { _ = s.Close() })
 }

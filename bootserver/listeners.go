@@ -20,6 +20,7 @@ import (
 	"ingot/bootserver/api"
 	"ingot/bootserver/config"
 	"ingot/bootserver/httpboot"
+	"ingot/bootserver/web"
 )
 
 // listeners are where operators reach the server.
@@ -108,7 +109,7 @@ func (s *Server) listenStream(ctx context.Context, at string) (net.Listener, err
 func (s *Server) answer(ctx context.Context, g *errgroup.Group, d *listeners) {
 	a := s.operator()
 	keeper := &access.Keeper{Find: s.state.Credential, Now: s.conf.Now, Throttle: access.Throttle{Log: s.log}}
-	handler := api.Handler(a, keeper, s.metrics.seen)
+	handler := s.pagesBeside(api.Handler(a, keeper, s.metrics.seen), a, keeper, ctx.Done())
 	server := func(h http.Handler) *http.Server {
 		return &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second, ReadTimeout: time.Minute,
 			IdleTimeout: 2 * time.Minute, MaxHeaderBytes: maxOwnHeaders,
@@ -125,6 +126,19 @@ func (s *Server) answer(ctx context.Context, g *errgroup.Group, d *listeners) {
 		plain.IdleTimeout = metricsIdle
 		g.Go(func() error { return httpboot.Serve(ctx, d.metrics, plain) })
 	}
+}
+
+// pagesBeside serves the dashboard at all paths that are not the API's.
+func (s *Server) pagesBeside(routes http.Handler, a api.Backend, keeper *access.Keeper,
+	done <-chan struct{}) http.Handler {
+	pages := web.New(web.Config{Backend: a, Keeper: keeper, Now: s.conf.Now, Log: s.log, Seen: s.metrics.seen, Done: done})
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if web.Serves(r.URL.Path) {
+			pages.ServeHTTP(w, r)
+			return
+		}
+		routes.ServeHTTP(w, r)
+	})
 }
 
 // remoteAt is where the API is served over TLS.

@@ -69,6 +69,23 @@ func (k *Keeper) remote(r *http.Request) (Who, error) {
 	return Who{Kind: c.Kind, Name: c.Name, ID: c.ID, From: r.RemoteAddr, Scope: c.Scope}, err
 }
 
+// Holder authenticates a request over TLS of a session that the holder of a token began before, by
+// the id of that token.
+func (k *Keeper) Holder(r *http.Request, id string) (Who, error) {
+	if r.TLS == nil {
+		return Who{}, ErrPlain
+	}
+	c, found := k.Find(id)
+	if !found || c.Kind != Token {
+		return Who{}, ErrWrong
+	}
+	if err := k.live(c); err != nil {
+		return Who{}, err
+	}
+	welcome(r.Context())
+	return Who{Kind: c.Kind, Name: c.Name, ID: c.ID, From: r.RemoteAddr, Scope: c.Scope}, nil
+}
+
 func (k *Keeper) live(c Credential) error {
 	switch {
 	case !c.Revoked.IsZero():

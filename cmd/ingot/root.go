@@ -106,7 +106,7 @@ func (a *app) addGroups(root *cobra.Command) {
 		{"machines", "Machines:", m.Machines()},
 		{"fleet", "Fleet:", m.Fleet()},
 		{"server", "Server:", []*cobra.Command{a.serveCommand(), a.configCommand(), a.networkCommand(),
-			a.build.LoadersCommand(), a.backupCommand(), a.restoreCommand(),
+			a.dashboardCommand(), a.build.LoadersCommand(), a.backupCommand(), a.restoreCommand(),
 			a.contextCommand(), a.tokenCommand(), a.auditCommand(), a.apiCommand(), a.doctorCommand()}},
 		{"lab", "Lab:", a.lab.All()},
 	} {

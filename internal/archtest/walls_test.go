@@ -41,6 +41,9 @@ var walls = []struct {
 		"ingot/bootserver/ipxe", "ingot/bootserver/httpboot", "ingot/bootserver/network", "ingot/bootserver/lease"}},
 	{"ingot/bootserver/api", append([]string{"ingot/bootserver/fleet", "ingot/bootserver/state"}, protocols...)},
 	{"ingot/bootserver/api", []string{"ingot/bootserver/client", "ingot/bootserver/network", "ingot/bootserver/lease"}},
+	// The dashboard is a client of the API that runs in the server.
+	{"ingot/bootserver/web", append([]string{"ingot/bootserver/state", "ingot/bootserver/operator",
+		"ingot/bootserver/booter", "ingot/bootserver/catalog", "ingot/bootserver/config", "ingot/image"}, protocols...)},
 	{"ingot/bootserver/network", []string{"ingot/bootserver/dhcp4", "ingot/bootserver/dhcp6", "ingot/bootserver/state"}},
 	{"ingot/cmd/ingot/client", protocols},
 	{"ingot/bootserver/fleet", append([]string{"ingot/bootserver/state", "ingot/bootserver/api", "ingot/bootserver/access",

@@ -14,6 +14,7 @@ import (
 	"ingot"
 	"ingot/bootserver/api"
 	"ingot/cmd/ingot/command"
+	"ingot/cmd/ingot/dashboard"
 	"ingot/cmd/ingot/machines"
 	"ingot/cmd/ingot/show"
 	"ingot/internal/scratch"
@@ -77,6 +78,9 @@ func (d *demo) play(ctx context.Context) error {
 		return err
 	}
 	defer stop()
+	if err := d.openDashboard(ctx); err != nil {
+		return err
+	}
 	vms, err := d.powerOn(ctx)
 	if err != nil {
 		return err
@@ -85,6 +89,17 @@ func (d *demo) play(ctx context.Context) error {
 		return err
 	}
 	return d.table(ctx)
+}
+
+// openDashboard prints a link to the dashboard, where the run can be watched until it ends.
+func (d *demo) openDashboard(ctx context.Context) error {
+	p, err := dashboard.Open(ctx, filepath.Join(d.Store, "ingot.sock"), 0)
+	if err != nil {
+		return err
+	}
+	go func() { _ = p.Serve(ctx) }() // without it the demo goes on
+	d.say("watch it in a browser on this host: %s", p.Link)
+	return nil
 }
 
 // say prints a line about the run; beside JSON it goes to standard error.

@@ -1,0 +1,314 @@
+package web
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"ingot"
+	"ingot/bootserver/api"
+)
+
+const usualBoots = 20 // healthy ones, of which the median is usual
+
+// group is a part of a boot.
+type group struct {
+	name   string
+	stages []ingot.Stage
+}
+
+var groups = []group{
+	{"Firmware and loader", ingot.Stages[:5]}, {"ingot-init", ingot.Stages[5:10]}, {"System", ingot.Stages[10:]}}
+
+// bootData is what the page Boot shows.
+type bootData struct {
+	*query
+	*api.Boot
+	Machine *api.Machine
+	State   state
+	Outcome string
+	Lead    string
+	Took    time.Duration
+	Usual   time.Duration // until healthy; zero: not known
+	Of      int           // healthy boots that are compared with
+	Ticks   []tick
+	Groups  []stageGroup
+	Lines   []line
+	Earlier string // address of the boot before
+	Later   string
+}
+
+// tick is a mark of the axis.
+type tick struct{ X, Text string }
+
+// stageGroup are stages of a timeline.
+type stageGroup struct {
+	Name        string
+	Took, Usual string
+	Stages      []stageRow
+}
+
+// stageRow is one stage: what it took, beside what it usually takes.
+type stageRow struct {
+	Stage, Name, Took, Usual string
+	Slower                   bool
+	Reached, Current, Failed bool
+	Ghost, Bar               bar
+	Label, LabelX            string
+	Line                     int // of the console; 0: none
+}
+
+// line is one line of the console.
+type line struct {
+	N          int
+	Time, Text string
+	Stage      string // the line begins this stage
+	Bad        bool
+}
+
+func (s *Server) boot(q *query) (page, error) {
+	m, err := s.backend.Machine(q.path("ref"))
+	if err != nil {
+		return page{}, err
+	}
+	c, err := s.backend.Console(string(m.ID), q.path("boot"))
+	if err != nil {
+		return page{}, err
+	}
+	boots, _, err := s.backend.Boots(api.BootsRequest{Machine: string(m.ID), Limit: 200})
+	if err != nil {
+		return page{}, err
+	}
+	b := c.Boot
+	d := bootData{query: q, Boot: &b, Machine: &m, State: stateOfBoot(b), Outcome: outcomeOf(b), Took: took(b, q.now),
+		Lines: linesOf(c.Text)}
+	if i := slices.IndexFunc(boots, func(o api.Boot) bool { return o.ID == b.ID }); i >= 0 {
+		if i > 0 {
+			d.Earlier = bootLink(boots[i-1])
+		}
+		if i+1 < len(boots) {
+			d.Later = bootLink(boots[i+1])
+		}
+	}
+	d.Lead = leadOf(b)
+	usual, n := usualOf(boots, b.ID)
+	d.Of = n
+	d.timeline(usual, q.now)
+	p := page{title: "Boot of " + m.Hostname(), nav: "fleet", body: "boot", data: d,
+		crumbs:  []crumb{{"Fleet", "/"}, {m.Hostname(), "/machines/" + string(m.ID)}, {"Boot " + b.ID.Short(), ""}},
+		command: command("console", m.Hostname(), "--boot", b.ID.Short())}
+	p.parts = []part{{"head", "boot-head", d}, {"why", "boot-why", d}, {"timeline", "boot-timeline", d},
+		{"console", "boot-console", d}}
+	return p, nil
+}
+
+// leadOf is a boot in a sentence.
+func leadOf(b api.Boot) string {
+	switch {
+	case b.Crash != "":
+		return "The kernel crashed: " + sentence(b.Crash)
+	case b.Outcome == ingot.OutcomeHealthy:
+		return "Every check passed, and the root is the one that was assigned."
+	case b.Open():
+		fact, _ := progress(&b)
+		return "Under way: waits for " + fact + "."
+	}
+	return sentence(reasonOf(b))
+}
+
+// durations are how long each stage took that a boot passed: from the stage before.
+func durations(b api.Boot) (took map[ingot.Stage]time.Duration, total time.Duration) {
+	took = map[ingot.Stage]time.Duration{}
+	last := b.Started
+	for _, s := range ingot.Stages {
+		at := passed(b, s)
+		if at.IsZero() || at.Before(last) {
+			continue
+		}
+		took[s] = at.Sub(last)
+		last = at
+	}
+	return took, last.Sub(b.Started)
+}
+
+// passed is when a boot passed a stage first; zero if it did not.
+func passed(b api.Boot, s ingot.Stage) time.Time {
+	for _, e := range b.Events {
+		if e.Stage == s && e.Error == "" {
+			return e.At
+		}
+	}
+	return time.Time{}
+}
+
+// usualOf are the medians of the stages of a machine's healthy boots, but for one boot.
+func usualOf(boots []api.Boot, but ingot.BootID) (usual map[ingot.Stage]time.Duration, n int) {
+	all := map[ingot.Stage][]time.Duration{}
+	for _, b := range slices.Backward(boots) {
+		if b.Outcome != ingot.OutcomeHealthy || b.ID == but || b.Once != nil || n >= usualBoots {
+			continue
+		}
+		n++
+		took, _ := durations(b)
+		for s, d := range took {
+			all[s] = append(all[s], d)
+		}
+	}
+	usual = map[ingot.Stage]time.Duration{}
+	for s, list := range all {
+		if 2*len(list) >= n { // one that most boots pass
+			usual[s] = quantile(list, .5)
+		}
+	}
+	return usual, n
+}
+
+// quantile is that of a list, which it sorts.
+func quantile(list []time.Duration, q float64) time.Duration {
+	if len(list) == 0 {
+		return 0
+	}
+	slices.Sort(list)
+	return list[min(int(q*float64(len(list))), len(list)-1)]
+}
+
+const columns = 6 // of the axis
+
+// scaleOf is a round length of the axis, of columns that are equally long.
+func scaleOf(longest time.Duration) time.Duration {
+	for _, step := range []int{1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1800, 3600} {
+		if whole := columns * time.Duration(step) * time.Second; whole >= longest {
+			return whole
+		}
+	}
+	return longest
+}
+
+// timeline draws the stages of the boot over those of the usual one.
+func (d *bootData) timeline(usual map[ingot.Stage]time.Duration, now time.Time) {
+	taken, passedBy := durations(*d.Boot)
+	for _, u := range usual {
+		d.Usual += u
+	}
+	whole := scaleOf(max(d.Took, d.Usual, passedBy, time.Second))
+	for i := range columns {
+		at := whole * time.Duration(i) / columns
+		d.Ticks = append(d.Ticks, tick{percent(float64(i), columns), strconv.Itoa(int(at.Seconds()))})
+	}
+	var at, usually time.Duration
+	next := nextStage(*d.Boot)
+	for _, g := range groups {
+		row := stageGroup{Name: g.name}
+		var sum, usualSum time.Duration
+		for _, s := range g.stages {
+			took, reached := taken[s]
+			r := stageRow{Stage: string(s), Name: title(stageName(s)), Reached: reached,
+				Ghost: piece(usually, usually+usual[s], whole, ""), Usual: figure(usual[s]), Took: figure(took)}
+			usually += usual[s]
+			end := at + took
+			if !reached && s == next {
+				end = max(d.Took, at)
+				r.Current, r.Failed = d.Open(), d.Boot.Outcome == ingot.OutcomeFailed
+				r.Took = figure(end - at)
+			}
+			if reached || r.Current || r.Failed {
+				r.Bar = piece(at, end, whole, "")
+				r.Label, r.LabelX = d.label(s), percent(float64(end)+float64(whole)/80, float64(whole))
+				sum, at = sum+end-at, end
+			}
+			r.Slower = usual[s] > 0 && (reached || r.Failed) && took > 3*usual[s]/2 && took-usual[s] > time.Second
+			usualSum += usual[s]
+			row.Stages = append(row.Stages, r)
+		}
+		row.Took, row.Usual = figure(sum), figure(usualSum)
+		d.Groups = append(d.Groups, row)
+	}
+}
+
+// nextStage is the one that a boot is in, or ended in: after the last that it passed.
+func nextStage(b api.Boot) ingot.Stage {
+	if b.Outcome == ingot.OutcomeHealthy {
+		return ""
+	}
+	if b.Outcome == ingot.OutcomeFailed {
+		if s := failedStage(&b); passed(b, s).IsZero() {
+			return s
+		}
+	}
+	rank := b.Stage().Rank() + 1
+	if rank >= len(ingot.Stages) {
+		return ""
+	}
+	return ingot.Stages[rank]
+}
+
+// label is beside the bar of a stage: what it moved.
+func (d *bootData) label(s ingot.Stage) string {
+	for _, e := range slices.Backward(d.Events) {
+		if e.Stage != s {
+			continue
+		}
+		switch {
+		case e.Error != "":
+			return e.Error
+		case e.Bytes > 0:
+			return size(e.Bytes)
+		}
+	}
+	return ""
+}
+
+// figure prints a duration, or nothing.
+func figure(d time.Duration) string {
+	if d <= 0 {
+		return "–"
+	}
+	return seconds(d)
+}
+
+// title begins with a capital.
+func title(s string) string {
+	if s == "" {
+		return ""
+	}
+	return strings.ToUpper(s[:1]) + s[1:]
+}
+
+const mostLines = 4000 // of a console on a page
+
+// linesOf takes a console apart: the kernel's time, and what was said.
+func linesOf(text string) []line {
+	text = strings.TrimRight(text, "\n")
+	if text == "" {
+		return nil
+	}
+	all := strings.Split(text, "\n")
+	from := max(0, len(all)-mostLines)
+	lines := make([]line, 0, len(all)-from)
+	for i, l := range all[from:] {
+		one := line{N: from + i + 1, Text: l}
+		if rest, is := strings.CutPrefix(l, "["); is {
+			if at, said, is := strings.Cut(rest, "]"); is {
+				if t, err := strconv.ParseFloat(strings.TrimSpace(at), 64); err == nil {
+					one.Time, one.Text = fmt.Sprintf("%.2f", t), strings.TrimPrefix(said, " ")
+				}
+			}
+		}
+		one.Bad = isBad(one.Text)
+		lines = append(lines, one)
+	}
+	return lines
+}
+
+// isBad reports whether a line of a console says that something failed.
+func isBad(text string) bool {
+	for _, sign := range []string{"Kernel panic", "BUG:", "Oops:", "Out of memory", " failed", "Failed to ", "error -",
+		"not healthy"} {
+		if strings.Contains(text, sign) {
+			return true
+		}
+	}
+	return false
+}

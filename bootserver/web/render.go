@@ -1,0 +1,300 @@
+package web
+
+import (
+	"bytes"
+	"compress/gzip"
+	"context"
+	"embed"
+	"errors"
+	"fmt"
+	"html/template"
+	"io/fs"
+	"net/http"
+	"net/url"
+	"path"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"ingot"
+	"ingot/bootserver/access"
+	"ingot/bootserver/api"
+	"ingot/internal/harmless"
+)
+
+//go:embed templates static
+var files embed.FS
+
+// query is a request of a page or a form by an operator.
+type query struct {
+	ctx  context.Context
+	who  access.Who
+	now  time.Time
+	path func(name string) string // parameters of the path
+	url.Values
+	all []api.Machine // see machines
+}
+
+// machines returns all machines, as they were when the request asked first.
+func (s *Server) machines(q *query) []api.Machine {
+	if q.all == nil {
+		q.all = s.backend.Machines()
+	}
+	return q.all
+}
+
+// Who is the operator, and Now the time, for templates.
+func (q *query) Who() access.Who { return q.who }
+
+// Now is when the page was asked for.
+func (q *query) Now() time.Time { return q.now }
+
+// Can reports whether the operator may ask for a route of the API: a page has no button for what its
+// reader may not do.
+func (q *query) Can(apiRoute string) bool { return q.who.Scope.Covers(scopeOf(apiRoute)) }
+
+// page is what a page shows.
+type page struct {
+	title   string
+	nav     string // the entry of the navigation
+	crumbs  []crumb
+	command string // that says the same
+	body    string // template of the content
+	data    any
+	parts   []part // what is replaced while the page is open
+}
+
+// crumb is one step of the way to a page.
+type crumb struct{ Name, Link string }
+
+// part is an element of a page that changes while the page is open: a template and what it gets. The
+// outermost element of the template has the id.
+type part struct {
+	id, template string
+	data         any
+}
+
+// frame is what the layout of all pages gets.
+type frame struct {
+	*query
+	Title   string
+	Nav     string
+	Crumbs  []crumb
+	Command string
+	Main    template.HTML
+	Counts  counts
+	Host    string // that the page was asked of
+	Version string
+	Cursor  string // of the ledger, when the page was made
+	Order   string // of the parts, see orderOf
+	View    string // the path to ask changes for; empty: the page does not change
+	Note    string // what a form did
+	Logout  bool   // there is a session to end
+	Assets  string // version of the files in static
+}
+
+// counts are beside the entries of the navigation.
+type counts struct{ Machines, Pending int }
+
+// assets names the content of the files in static, so that a browser asks for changed ones.
+var assets = sync.OnceValue(func() string {
+	var all []byte
+	_ = fs.WalkDir(files, "static", func(name string, d fs.DirEntry, _ error) error {
+		if !d.IsDir() {
+			text, _ := files.ReadFile(name) // it is embedded
+			all = append(all, text...)
+		}
+		return nil
+	})
+	return ingot.DigestOf(all).Short()
+})
+
+// templates are all of them.
+var templates = sync.OnceValue(func() *template.Template {
+	return template.Must(template.New("").Funcs(functions).ParseFS(files, "templates/*.html"))
+})
+
+// functions are those of templates.
+var functions = template.FuncMap{
+	"size": size, "seconds": seconds, "ago": ago, "clock": clock, "day": day, "stamp": stamp, "short": short,
+	"mib":    mebibytes,
+	"plural": plural, "join": strings.Join, "add": func(a, b int) int { return a + b },
+}
+
+// execute renders a template. What machines said cannot harm in it: see package harmless.
+func execute(name string, data any) ([]byte, error) {
+	var b bytes.Buffer
+	if err := templates().ExecuteTemplate(&b, name, data); err != nil {
+		return nil, fmt.Errorf("rendering %q: %w", name, err)
+	}
+	return []byte(harmless.Lines(b.String())), nil
+}
+
+// write answers with a whole document.
+func (s *Server) write(w http.ResponseWriter, r *http.Request, status int, name string, data any) {
+	text, err := execute(name, data)
+	if err != nil {
+		s.log.Error("rendering a page of the dashboard", "err", err)
+		s.plainProblem(w, http.StatusInternalServerError, "The page could not be made; the server's log says why.")
+		return
+	}
+	h := w.Header()
+	h.Set("Content-Type", "text/html; charset=utf-8")
+	if strings.Contains(r.Header.Get("Accept-Encoding"), "gzip") {
+		var b bytes.Buffer
+		z, _ := gzip.NewWriterLevel(&b, gzip.BestSpeed) // the level is right
+		_, _ = z.Write(text)                            // a buffer takes all
+		_ = z.Close()
+		h.Set("Content-Encoding", "gzip")
+		text = b.Bytes()
+	}
+	h.Set("Vary", "Accept-Encoding")
+	h.Set("Content-Length", strconv.Itoa(len(text)))
+	w.WriteHeader(status)
+	if r.Method != http.MethodHead {
+		_, _ = w.Write(text) // a client that hung up wants no answer
+	}
+}
+
+// plainProblem answers a sentence, to one that may see nothing else.
+func (s *Server) plainProblem(w http.ResponseWriter, status int, text string) {
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.WriteHeader(status)
+	fmt.Fprintln(w, harmless.Text(text))
+}
+
+// queryOf is the query of a request that was let in.
+func (s *Server) queryOf(r *http.Request) *query {
+	return &query{ctx: r.Context(), who: access.From(r.Context()), now: s.now(), path: r.PathValue, Values: r.URL.Query()}
+}
+
+// captured is in the context of a request of which the page is wanted, not its document.
+type captured struct {
+	page page
+	err  error
+}
+
+type capturedKey struct{}
+
+// servePage answers a page.
+func (s *Server) servePage(r route, w http.ResponseWriter, q *http.Request) {
+	in := s.queryOf(q)
+	cursor := s.cursor(q.Context()) // before the page: what changes meanwhile comes later
+	p, err := r.page(s, in)
+	if len(p.parts) > 0 {
+		n := countsOf(s.machines(in))
+		p.parts = append(p.parts, part{"n-fleet", "nav-count", navCount{"fleet", n.Machines}},
+			part{"n-pending", "nav-count", navCount{"pending", n.Pending}})
+	}
+	if c, is := q.Context().Value(capturedKey{}).(*captured); is {
+		c.page, c.err = p, err
+		return
+	}
+	if err != nil {
+		s.problem(w, q, err)
+		return
+	}
+	s.writePage(w, q, http.StatusOK, in, p, cursor)
+}
+
+// writePage answers a page in its frame.
+func (s *Server) writePage(w http.ResponseWriter, r *http.Request, status int, in *query, p page, cursor string) {
+	main, err := execute(p.body, p.data)
+	if err != nil {
+		s.log.Error("rendering a page of the dashboard", "err", err)
+		s.plainProblem(w, http.StatusInternalServerError, "The page could not be made; the server's log says why.")
+		return
+	}
+	f := s.frame(r, in, p)
+	f.Main = template.HTML(main) //nolint:gosec // html/template made it
+	if len(p.parts) > 0 {
+		f.Cursor, f.View, f.Order = cursor, viewPath(r.URL), orderOf(p.parts)
+	}
+	s.write(w, r, status, "frame", f)
+}
+
+// frame is that of a page.
+func (s *Server) frame(r *http.Request, in *query, p page) frame {
+	f := frame{query: in, Title: p.title, Nav: p.nav, Crumbs: p.crumbs, Command: p.command,
+		Counts: countsOf(s.machines(in)), Host: r.Host, Version: s.backend.Version(), Assets: assets(), Note: notes[in.Get("did")]}
+	if _, err := r.Cookie(cookieName); err == nil {
+		f.Logout = true
+	}
+	return f
+}
+
+// navCount is a number beside an entry of the navigation.
+type navCount struct {
+	Nav string
+	N   int
+}
+
+// Count is the number beside an entry of the navigation; nil: none.
+func (f frame) Count(nav string) *navCount {
+	switch nav {
+	case "fleet":
+		return &navCount{nav, f.Counts.Machines}
+	case "pending":
+		return &navCount{nav, f.Counts.Pending}
+	}
+	return nil
+}
+
+// countsOf counts for the navigation.
+func countsOf(machines []api.Machine) (c counts) {
+	for _, m := range machines {
+		switch {
+		case m.State == api.Pending || m.Ask != nil:
+			c.Pending++
+		case m.State == api.Approved:
+			c.Machines++
+		}
+	}
+	return c
+}
+
+// problem answers with what went wrong, and what to do next.
+func (s *Server) problem(w http.ResponseWriter, r *http.Request, err error) {
+	var p api.Problem
+	if !errors.As(err, &p) {
+		p = api.NewProblem(api.CodeInternal, err.Error())
+		if errors.Is(err, access.ErrCredential) {
+			p = api.NewProblem(api.CodeInvalidCredential, err.Error())
+		}
+	}
+	back := "/"
+	if u, err := url.Parse(r.Referer()); err == nil && u.Host == r.Host && r.Method != http.MethodGet {
+		back = localPath(u.RequestURI())
+	}
+	data := struct {
+		Title, Detail, Hint, Back string
+	}{p.Title, p.Detail, p.Hint(), back}
+	s.writePage(w, r, p.Status, s.queryOf(r), page{title: p.Title, crumbs: []crumb{{p.Title, ""}}, body: "problem",
+		data: data}, "")
+}
+
+// static answers a file of the pages. Its address has its version, so browsers keep it.
+func (s *Server) static(w http.ResponseWriter, r *http.Request) {
+	name := r.PathValue("file")
+	text, err := files.ReadFile("static/" + name)
+	if err != nil {
+		s.plainProblem(w, http.StatusNotFound, "There is no such file.")
+		return
+	}
+	kinds := map[string]string{".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
+	kind := kinds[path.Ext(name)]
+	if kind == "" {
+		s.plainProblem(w, http.StatusNotFound, "There is no such file.")
+		return
+	}
+	h := w.Header()
+	h.Set("Content-Type", kind+"; charset=utf-8")
+	if r.URL.RawQuery == "v="+assets() {
+		h.Set("Cache-Control", "public, max-age=31536000, immutable")
+	}
+	h.Set("Content-Length", strconv.Itoa(len(text)))
+	if r.Method != http.MethodHead {
+		_, _ = w.Write(text) // a client that hung up wants no answer
+	}
+}

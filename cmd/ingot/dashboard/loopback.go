@@ -1,0 +1,150 @@
+// Package dashboard opens the server's dashboard to a browser on the same host: a port of the loopback
+// address whose requests go on to the administrator's socket.
+//
+// Every local user and every web page can reach such a port. So nothing passes without a session,
+// which a link begins that works once; requests for another host name (DNS rebinding) are refused; and
+// the API, which takes no cookies, is not reached through it.
+package dashboard
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/subtle"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"net"
+	"net/http"
+	"net/http/httputil"
+	"net/url"
+	"strconv"
+	"sync"
+	"time"
+
+	"ingot/bootserver/web"
+)
+
+// Loopback is an open port.
+type Loopback struct {
+	// Link opens the dashboard, once.
+	Link string
+
+	listener net.Listener
+	host     string // that requests must be for
+	cookie   string // its name: cookies are shared by all ports of a host
+	proxy    http.Handler
+
+	mu      sync.Mutex
+	key     string // of the link; empty when it was used
+	session string // empty before
+}
+
+// Open opens a port of the loopback address, 0 for any, that leads to a server's socket.
+func Open(ctx context.Context, socket string, port int) (*Loopback, error) {
+	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp4", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
+	if err != nil {
+		return nil, fmt.Errorf("opening a port for the dashboard: %w", err)
+	}
+	p := &Loopback{listener: l, host: l.Addr().String(), key: secret()}
+	p.cookie = fmt.Sprintf("ingot-%d", l.Addr().(*net.TCPAddr).Port)
+	p.Link = "http://" + p.host + "/once?key=" + p.key
+	p.proxy = &httputil.ReverseProxy{
+		Rewrite: func(r *httputil.ProxyRequest) {
+			r.SetURL(&url.URL{Scheme: "http", Host: "ingot"})
+			r.Out.Host = r.In.Host // the server compares it with the origin of forms
+			r.Out.Header.Del("Cookie")
+			r.Out.Header.Del("Authorization")
+		},
+		Transport: &http.Transport{DisableCompression: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn,
+			error) {
+			return (&net.Dialer{Timeout: 10 * time.Second}).DialContext(ctx, "unix", socket)
+		}},
+		ErrorHandler: func(w http.ResponseWriter, _ *http.Request, _ error) {
+			say(w, http.StatusBadGateway, "The server does not answer. Is it running?")
+		},
+		ErrorLog: log.New(io.Discard, "", 0), // a browser that left is no error
+	}
+	return p, nil
+}
+
+// secret is what cannot be guessed.
+func secret() string {
+	var random [32]byte
+	_, _ = rand.Read(random[:]) // never fails, see crypto/rand
+	return base64.RawURLEncoding.EncodeToString(random[:])
+}
+
+// Serve answers until ctx ends.
+func (p *Loopback) Serve(ctx context.Context) error {
+	s := &http.Server{Handler: p, ReadHeaderTimeout: 10 * time.Second, MaxHeaderBytes: 16 << 10,
+		ErrorLog: log.New(io.Discard, "", 0)}
+	stop := context.AfterFunc(ctx, func() { _ = s.Close() }) // open pages do not hold it up
+	defer stop()
+	if err := s.Serve(p.listener); !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	return nil
+}
+
+// say answers a sentence.
+func say(w http.ResponseWriter, status int, text string) {
+	h := w.Header()
+	h.Set("Content-Type", "text/plain; charset=utf-8")
+	h.Set("X-Content-Type-Options", "nosniff")
+	h.Set("Cache-Control", "no-store")
+	h.Set("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
+	w.WriteHeader(status)
+	fmt.Fprintln(w, text)
+}
+
+// ServeHTTP implements http.Handler.
+func (p *Loopback) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	switch {
+	case r.Host != p.host:
+		say(w, http.StatusMisdirectedRequest, "This port answers as "+p.host+" alone.")
+	case r.URL.Path == "/once" && r.Method == http.MethodGet:
+		p.once(w, r)
+	case !p.known(r):
+		say(w, http.StatusForbidden,
+			"Open the link that ingot dashboard printed. It works once; run ingot dashboard again for another.")
+	case !web.Serves(r.URL.Path):
+		say(w, http.StatusNotFound, "The API is not reached through this port; it takes no cookies.")
+	default:
+		p.proxy.ServeHTTP(w, r)
+	}
+}
+
+// known reports whether a request is of the session.
+func (p *Loopback) known(r *http.Request) bool {
+	c, err := r.Cookie(p.cookie)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return err == nil && p.session != "" && subtle.ConstantTimeCompare([]byte(c.Value), []byte(p.session)) == 1
+}
+
+// once exchanges the key of the link for the session.
+func (p *Loopback) once(w http.ResponseWriter, r *http.Request) {
+	if p.known(r) {
+		http.Redirect(w, r, "/", http.StatusSeeOther)
+		return
+	}
+	key := r.URL.Query().Get("key")
+	p.mu.Lock()
+	good := p.key != "" && subtle.ConstantTimeCompare([]byte(key), []byte(p.key)) == 1
+	if good {
+		p.key, p.session = "", secret()
+	}
+	session := p.session
+	p.mu.Unlock()
+	if !good {
+		say(w, http.StatusForbidden, "This link was used already, or is not one of this port. Run ingot dashboard again.")
+		return
+	}
+	http.SetCookie(w, &http.Cookie{Name: p.cookie, Value: session, Path: "/", HttpOnly: true,
+		SameSite: http.SameSiteStrictMode})
+	w.Header().Set("Referrer-Policy", "no-referrer")
+	w.Header().Set("Cache-Control", "no-store")
+	http.Redirect(w, r, "/", http.StatusSeeOther)
+}
