@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net/http"
 	"net/url"
@@ -17,6 +18,7 @@ import (
 	"ingot"
 	"ingot/bootserver/access"
 	"ingot/bootserver/api"
+	"ingot/bootserver/fleet"
 	"ingot/bootserver/state"
 	"ingot/bootserver/web"
 )
@@ -660,4 +662,42 @@ func TestRevokedTokenEndsStreams(t *testing.T) {
 		}
 	}
 	t.Error("the stream goes on")
+}
+
+// TestFleetPageIsSmall: the page of 1,000 machines is at most 200 KB, and that of 10,000 has a row for
+// each group. BENCHMARKS.md has the times that it prints.
+func TestFleetPageIsSmall(t *testing.T) {
+	s := newStreet(t)
+	im := s.put("v1")
+	ref := fleet.ImageRef{Image: im.Digest, Name: im.Name.String()}
+	b := s.loggedIn("ops", access.Read)
+	known := 0
+	for _, n := range []int{1000, 10_000} {
+		inParts(t, s.state, n-known, func(tx state.Tx, i int) {
+			i += known
+			mac := fmt.Sprintf("5254%08x", i)
+			m := fleet.Machine{ID: ingot.MachineID("m-" + mac), Name: fmt.Sprintf("node%05d", i), State: fleet.Approved,
+				MACs: []string{mac}, FirstSeen: s.clock.Add(-time.Hour), LastSeen: s.clock, LastHealthy: ref,
+				Labels: map[string]string{"rack": fmt.Sprintf("r%02d", i/40)}, Boot: ingot.BootID(fmt.Sprintf("%032x", i+1))}
+			m.Assignment.ImageRef = ref
+			tx.StoreMachine(m)
+			tx.StoreBoot(fleet.Boot{ID: m.Boot, Machine: m.ID, Number: 1, Image: ref, Started: s.clock.Add(-time.Hour),
+				Ended: s.clock.Add(-59 * time.Minute), Outcome: ingot.OutcomeHealthy})
+		})
+		known = n
+		best := time.Hour
+		var text string
+		for range 3 {
+			began := time.Now()
+			_, _, text = b.send("GET", "/", nil, map[string]string{"Accept-Encoding": "identity"})
+			best = min(best, time.Since(began))
+		}
+		t.Logf("%d machines: %d bytes, %s", n, len(text), best)
+		if got := strings.Count(text, `id="c-m-`); n <= 1000 && (len(text) > 200_000 || got != n) {
+			t.Errorf("the page of %d machines has %d bytes and %d machines; want at most 200,000, and all", n, len(text), got)
+		}
+		if got := strings.Count(text, `<tr id="r-`); n > 2000 && got != n/40 {
+			t.Errorf("the page of %d machines has %d groups; want %d", n, got, n/40)
+		}
+	}
 }
