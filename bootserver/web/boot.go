@@ -96,7 +96,7 @@ func (s *Server) boot(q *query) (page, error) {
 	usual, n := usualOf(boots, b.ID)
 	d.Of = n
 	d.timeline(usual, q.now)
-	p := page{title: "Boot of " + m.Hostname(), nav: "fleet", body: "boot", data: d,
+	p := page{title: "Boot of " + m.Hostname(), nav: "fleet", body: "boot", data: d, machine: m.ID,
 		crumbs:  []crumb{{"Fleet", "/"}, {m.Hostname(), "/machines/" + string(m.ID)}, {"Boot " + b.ID.Short(), ""}},
 		command: command("console", m.Hostname(), "--boot", b.ID.Short())}
 	p.parts = []part{{"head", "boot-head", d}, {"why", "boot-why", d}, {"timeline", "boot-timeline", d},

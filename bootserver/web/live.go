@@ -36,15 +36,18 @@ const (
 	keepAlive   = 15 * time.Second
 	writeWithin = 20 * time.Second
 	maxStreams  = 500
-	backlog     = 4 // messages that wait for a slow browser; then it reloads
+	atOnce      = 1000 // entries of the ledger
+	backlog     = 4    // messages that wait for a slow browser; then it reloads
 )
 
 // hub has the views that are open.
 type hub struct {
 	server  *Server
+	turn    sync.Mutex // held by the view that makes its page
 	mu      sync.Mutex
 	views   map[string]*view
 	streams int
+	stop    context.CancelFunc // ends watch, which runs while there are streams
 }
 
 // view is one page as some streams see it.
@@ -55,7 +58,8 @@ type view struct {
 	who     access.Who // its scope is that of all of the streams
 	streams map[*stream]bool
 	stop    context.CancelFunc
-	poke    chan struct{} // a stream came that is not up to date
+	changed chan struct{}   // something happened, or a stream came
+	machine ingot.MachineID // see page; empty as long as the page was not made
 
 	// of the goroutine of the view alone
 	sums   map[string]uint64 // of the parts
@@ -195,14 +199,18 @@ func (h *hub) join(of *url.URL, who access.Who, cursor, order string) (*stream, 
 	if h.streams >= maxStreams {
 		return nil, nil
 	}
-	h.streams++
+	if h.streams++; h.streams == 1 {
+		ctx, stop := context.WithCancel(context.Background())
+		h.stop = stop
+		go h.watch(ctx, h.server.cursor(ctx))
+	}
 	key := string(who.Scope) + " " + of.String()
 	v := h.views[key]
 	if v == nil {
 		ctx, stop := context.WithCancel(context.Background())
 		// What a page shows depends on the scope of its reader alone.
 		v = &view{hub: h, key: key, url: of, who: access.Who{Kind: who.Kind, Scope: who.Scope},
-			streams: map[*stream]bool{}, stop: stop, poke: make(chan struct{}, 1), cursor: cursor}
+			streams: map[*stream]bool{}, stop: stop, changed: make(chan struct{}, 1), cursor: cursor}
 		if h.views == nil {
 			h.views = map[string]*view{}
 		}
@@ -211,10 +219,7 @@ func (h *hub) join(of *url.URL, who access.Who, cursor, order string) (*stream, 
 	}
 	st := &stream{messages: make(chan []byte, backlog), cursor: cursor, order: order, late: true}
 	v.streams[st] = true
-	select {
-	case v.poke <- struct{}{}:
-	default:
-	}
+	v.wake()
 	return st, func() { h.leave(v, st) }
 }
 
@@ -222,7 +227,9 @@ func (h *hub) join(of *url.URL, who access.Who, cursor, order string) (*stream, 
 func (h *hub) leave(v *view, st *stream) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.streams--
+	if h.streams--; h.streams == 0 {
+		h.stop()
+	}
 	delete(v.streams, st)
 	if len(v.streams) == 0 {
 		v.stop()
@@ -232,53 +239,74 @@ func (h *hub) leave(v *view, st *stream) {
 	}
 }
 
-// run makes the page again whenever the ledger grew, and sends what differs.
+// run makes the page again whenever something happened that concerns it, and sends what differs.
 func (v *view) run(ctx context.Context) {
-	s := v.hub.server
-	changed := make(chan struct{}, 1)
-	go s.watch(ctx, s.cursor(ctx), changed)
 	for {
+		v.hub.turn.Lock() // however many views there are, they take one processor at most
 		began := time.Now()
 		v.update(ctx)
-		rest := time.NewTimer(max(pause, restFactor*time.Since(began)))
-		select {
-		case <-ctx.Done():
-			rest.Stop()
+		took := time.Since(began)
+		v.hub.turn.Unlock()
+		if !wait(ctx, max(pause, restFactor*took)) {
 			return
-		case <-rest.C:
 		}
 		idle := time.NewTimer(quietest)
 		select {
 		case <-ctx.Done():
 			idle.Stop()
 			return
-		case <-changed:
-		case <-v.poke:
+		case <-v.changed:
 		case <-idle.C:
 		}
 		idle.Stop()
 	}
 }
 
-// watch says when the ledger has grown beyond a cursor.
-func (s *Server) watch(ctx context.Context, last string, changed chan<- struct{}) {
+// wait waits; false: ctx ended.
+func wait(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-t.C:
+		return true
+	}
+}
+
+// wake makes a view look at its page soon.
+func (v *view) wake() {
+	select {
+	case v.changed <- struct{}{}:
+	default:
+	}
+}
+
+// watch follows the ledger from a cursor, and wakes the views that something concerns.
+func (h *hub) watch(ctx context.Context, last string) {
 	for ctx.Err() == nil {
 		ledger, seq, _ := placeOf(last)
-		e, err := s.backend.Events(ctx, api.EventsRequest{After: seq, Ledger: ledger, Newest: true, Limit: 1,
-			Wait: ledgerWait})
+		e, err := h.server.backend.Events(ctx, api.EventsRequest{After: seq, Ledger: ledger, Limit: atOnce, Wait: ledgerWait})
 		if now := cursorOf(e); err == nil && now != last {
+			h.wake(e, e.Ledger != ledger || len(e.Events) == 0 || len(e.Events) == atOnce)
 			last = now
-			select {
-			case changed <- struct{}{}:
-			default:
-			}
 		}
-		wait := time.NewTimer(pause / 2)
-		select {
-		case <-ctx.Done():
-		case <-wait.C:
+		wait(ctx, pause/2)
+	}
+}
+
+// wake wakes the views of the machines that events are about, and those of all; or every view.
+func (h *hub) wake(e api.Events, every bool) {
+	about := map[ingot.MachineID]bool{}
+	for _, one := range e.Events {
+		about[one.Machine] = true
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, v := range h.views {
+		if every || v.machine == "" || about[v.machine] {
+			v.wake()
 		}
-		wait.Stop()
 	}
 }
 
@@ -311,6 +339,9 @@ func (v *view) update(ctx context.Context) {
 		some = nil
 	}
 	v.sums, v.order, v.cursor = sums, orderOf(p.parts), cursor
+	v.hub.mu.Lock()
+	v.machine = p.machine
+	v.hub.mu.Unlock()
 	v.deliver(cursor, all, some)
 }
 

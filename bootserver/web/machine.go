@@ -96,7 +96,7 @@ func (s *Server) machine(q *query) (page, error) {
 	}
 	name := m.Hostname()
 	p := page{title: name, nav: "fleet", crumbs: []crumb{{"Fleet", "/"}, {name, ""}}, command: command("why", name),
-		body: "machine", data: d}
+		body: "machine", data: d, machine: m.ID}
 	p.parts = []part{{"head", "machine-head", d}, {"why", "machine-why", d}, {"boots", "machine-boots", d},
 		{"hardware", "machine-hardware", d}, {"volumes", "machine-volumes", d}, {"identity", "machine-identity", d},
 		{"question", "machine-question", d}}

@@ -44,7 +44,7 @@ func (s *Server) machines(q *query) []api.Machine {
 	return q.all
 }
 
-// Who is the operator, and Now the time, for templates.
+// Who returns the operator.
 func (q *query) Who() access.Who { return q.who }
 
 // Now is when the page was asked for.
@@ -63,6 +63,8 @@ type page struct {
 	body    string // template of the content
 	data    any
 	parts   []part // what is replaced while the page is open
+	// the machine that the page is about: what happens to others changes nothing of it; empty: it does
+	machine ingot.MachineID
 }
 
 // crumb is one step of the way to a page.
@@ -217,7 +219,8 @@ func (s *Server) writePage(w http.ResponseWriter, r *http.Request, status int, i
 // frame is that of a page.
 func (s *Server) frame(r *http.Request, in *query, p page) frame {
 	f := frame{query: in, Title: p.title, Nav: p.nav, Crumbs: p.crumbs, Command: p.command,
-		Counts: countsOf(s.machines(in)), Host: r.Host, Version: s.backend.Version(), Assets: assets(), Note: notes[in.Get("did")]}
+		Counts: countsOf(s.machines(in)), Host: r.Host, Version: s.backend.Version(), Assets: assets(),
+		Note: notes[in.Get("did")]}
 	if _, err := r.Cookie(cookieName); err == nil {
 		f.Logout = true
 	}
