@@ -18,7 +18,7 @@ func (a *app) dashboardCommand() *cobra.Command {
 		Use: "dashboard", Short: "open the dashboard of this host's server to a browser", Args: command.ExactArgs(),
 		Long: `Open a port of the loopback address that leads to the server of the store, and print a link to it.
 The link works once, for one browser, which can then do what the local administrator can. The
-port answers until this command is interrupted.
+port answers until this command is interrupted, or the server has not answered for a minute.
 
 From another host, set api.listen in the server's configuration and open that address with
 https; the page asks for a token. docs/DASHBOARD.md describes both.`,

@@ -31,6 +31,8 @@ type Loopback struct {
 	// Link opens the dashboard, once.
 	Link string
 
+	socket   string
+	patience time.Duration // with a server that does not answer
 	listener net.Listener
 	host     string // that requests must be for
 	cookie   string // its name: cookies are shared by all ports of a host
@@ -47,7 +49,7 @@ func Open(ctx context.Context, socket string, port int) (*Loopback, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening a port for the dashboard: %w", err)
 	}
-	p := &Loopback{listener: l, host: l.Addr().String(), key: secret()}
+	p := &Loopback{socket: socket, patience: time.Minute, listener: l, host: l.Addr().String(), key: secret()}
 	p.cookie = fmt.Sprintf("ingot-%d", l.Addr().(*net.TCPAddr).Port)
 	p.Link = "http://" + p.host + "/once?key=" + p.key
 	p.proxy = &httputil.ReverseProxy{
@@ -59,7 +61,7 @@ func Open(ctx context.Context, socket string, port int) (*Loopback, error) {
 		},
 		Transport: &http.Transport{DisableCompression: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn,
 			error) {
-			return (&net.Dialer{Timeout: 10 * time.Second}).DialContext(ctx, "unix", socket)
+			return p.dial(ctx)
 		}},
 		ErrorHandler: func(w http.ResponseWriter, _ *http.Request, _ error) {
 			say(w, http.StatusBadGateway, "The server does not answer. Is it running?")
@@ -69,6 +71,33 @@ func Open(ctx context.Context, socket string, port int) (*Loopback, error) {
 	return p, nil
 }
 
+// dial connects to the server.
+func (p *Loopback) dial(ctx context.Context) (net.Conn, error) {
+	return (&net.Dialer{Timeout: 10 * time.Second}).DialContext(ctx, "unix", p.socket)
+}
+
+// ErrGone is returned when the server does not answer any more.
+var ErrGone = errors.New("the server does not answer any more")
+
+// watch ends serving when the server has not answered for a while.
+func (p *Loopback) watch(ctx context.Context, end context.CancelCauseFunc) {
+	last := time.Now()
+	for t := time.NewTicker(p.patience / 6); ; {
+		select {
+		case <-ctx.Done():
+			t.Stop()
+			return
+		case <-t.C:
+		}
+		if c, err := p.dial(ctx); err == nil {
+			_ = c.Close() // it answered
+			last = time.Now()
+		} else if time.Since(last) > p.patience {
+			end(ErrGone)
+		}
+	}
+}
+
 // secret is what cannot be guessed.
 func secret() string {
 	var random [32]byte
@@ -76,16 +105,23 @@ func secret() string {
 	return base64.RawURLEncoding.EncodeToString(random[:])
 }
 
-// Serve answers until ctx ends.
+// Serve answers until ctx ends, or until the server has not answered for a minute.
 func (p *Loopback) Serve(ctx context.Context) error {
+	ctx, end := context.WithCancelCause(ctx)
+	defer end(nil)
+	go p.watch(ctx, end)
 	s := &http.Server{Handler: p, ReadHeaderTimeout: 10 * time.Second, MaxHeaderBytes: 16 << 10,
 		ErrorLog: log.New(io.Discard, "", 0)}
 	stop := context.AfterFunc(ctx, func() { _ = s.Close() }) // open pages do not hold it up
 	defer stop()
-	if err := s.Serve(p.listener); !errors.Is(err, http.ErrServerClosed) {
-		return err
+	err := s.Serve(p.listener)
+	switch cause := context.Cause(ctx); {
+	case errors.Is(cause, ErrGone):
+		return cause
+	case errors.Is(err, http.ErrServerClosed):
+		return nil
 	}
-	return nil
+	return err
 }
 
 // say answers a sentence.

@@ -1,6 +1,7 @@
 package dashboard
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -10,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 // TestLoopback: the link works once; nothing passes without its session, for another host name, or to
@@ -31,6 +33,7 @@ func TestLoopback(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	p.patience = 300 * time.Millisecond
 	ended := make(chan error, 1)
 	go func() { ended <- p.Serve(t.Context()) }()
 	base := strings.TrimSuffix(p.Link[:strings.Index(p.Link, "/once")], "/")
@@ -98,5 +101,13 @@ func TestLoopback(t *testing.T) {
 	server.Close()
 	if status, text := ask(browser, base+"/", ""); status != 502 || !strings.Contains(text, "does not answer") {
 		t.Errorf("without a server = %d %s", status, text)
+	}
+	select {
+	case err := <-ended:
+		if !errors.Is(err, ErrGone) {
+			t.Errorf("Serve without a server = %v; want ErrGone", err)
+		}
+	case <-time.After(30 * time.Second):
+		t.Error("the port stays open without a server")
 	}
 }
