@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -21,6 +22,7 @@ import (
 	"ingot/bootserver/fleet"
 	"ingot/bootserver/state"
 	"ingot/bootserver/web"
+	"ingot/image"
 )
 
 // browser is a web browser: it keeps cookies, and follows no redirection by itself.
@@ -699,5 +701,52 @@ func TestFleetPageIsSmall(t *testing.T) {
 		if got := strings.Count(text, `<tr id="r-`); n > 2000 && got != n/40 {
 			t.Errorf("the page of %d machines has %d groups; want %d", n, got, n/40)
 		}
+	}
+}
+
+// TestImagesAreCompared by the packages of their SBOMs, over the API and on the page.
+func TestImagesAreCompared(t *testing.T) {
+	s := newStreet(t)
+	bom := func(im image.Image, components string) string {
+		t.Helper()
+		text := `{"bomFormat":"CycloneDX","components":[` + components +
+			`,{"type":"data","name":"lab-files","version":"v1"}]}`
+		if _, err := s.images.AddReferrer(t.Context(), im.Digest, image.Attachment{Type: ingot.ArtifactSBOM,
+			Media: ingot.ArtifactSBOM, Content: strings.NewReader(text)}); err != nil {
+			t.Fatal(err)
+		}
+		return text
+	}
+	of := func(name, version string) string {
+		return fmt.Sprintf(`{"type":"library","name":%q,"version":%q,"purl":"pkg:deb/debian/%s@%s"}`, name, version, name,
+			version)
+	}
+	bom(s.put("v1"), of("zlib", "1")+","+of("bash", "5.1")+","+of("gone", "1"))
+	text := bom(s.put("v2"), of("zlib", "1")+","+of("bash", "5.2")+","+of("added", "1"))
+	s.put("v3") // of a program that made none
+	list, err := s.api.ImagePackages(t.Context(), "lab:v1")
+	if err != nil || fmt.Sprint(list) != "[{bash 5.1} {gone 1} {zlib 1}]" {
+		t.Errorf("ImagePackages = %v, %v", list, err)
+	}
+	if list, err := s.api.ImagePackages(t.Context(), "lab:v3"); err != nil || len(list) != 0 {
+		t.Errorf("ImagePackages without an SBOM = %v, %v; want none", list, err)
+	}
+	if got, err := s.api.SBOM(t.Context(), "lab:v2"); err != nil || string(got) != text {
+		t.Errorf("SBOM = %s, %v; want it as it is", got, err)
+	}
+	var p api.Problem
+	if _, err := s.api.SBOM(t.Context(), "lab:v3"); !errors.As(err, &p) || p.Code != api.CodeNoSBOM {
+		t.Errorf("SBOM of an image without one = %v; want %s", err, api.CodeNoSBOM)
+	}
+	b := s.loggedIn("reader", access.Read)
+	_, _, page := b.send("GET", "/images?from=lab:v1&to=lab:v2", nil, map[string]string{"Accept-Encoding": "identity"})
+	for _, want := range []string{`data-d="removed"`, `data-d="added"`, `data-d="changed"`, "5.1", "5.2",
+		"3\u00a0packages of 4 differ", "ingot image diff lab:v1 lab:v2"} {
+		if !strings.Contains(page, want) {
+			t.Errorf("the page lacks %q:\n%s", want, page)
+		}
+	}
+	if status, text := b.get("/images/lab:v2/sbom"); status != 200 || !strings.Contains(text, "CycloneDX") {
+		t.Errorf("GET sbom = %d %s", status, text)
 	}
 }

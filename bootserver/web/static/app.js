@@ -60,7 +60,7 @@
     if (!view || stream || document.hidden) return;
     stream = new EventSource('/live?of=' + encodeURIComponent(view) + '&order=' + document.body.dataset.order + '&cursor=' + encodeURIComponent(document.body.dataset.cursor));
     stream.onopen = () => lost(false);
-    stream.onerror = () => { lost(true); if (stream?.readyState == 2) { disconnect(); setTimeout(connect, 5000) } };
+    stream.onerror = () => { lost(true); if (stream?.readyState == 2) { disconnect(); setTimeout(() => reload().then(connect), 5000) } };
     stream.addEventListener('parts', e => {
       document.body.dataset.cursor = e.lastEventId;
       for (const [id, html] of JSON.parse(e.data)) {
@@ -79,6 +79,8 @@
   };
 
   addEventListener('DOMContentLoaded', () => {
+    const here = new URL(location.href);
+    if (here.searchParams.has('did')) { here.searchParams.delete('did'); history.replaceState(null, '', here) }
     enhance();
     connect();
     document.addEventListener('visibilitychange', () => document.hidden ? disconnect() : connect());
