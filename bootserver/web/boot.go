@@ -57,7 +57,8 @@ type stageRow struct {
 	Reached, Current, Failed bool
 	Ghost, Bar               bar
 	Label, LabelX            string
-	Line                     int // of the console; 0: none
+	Rest                     string // of the plot, from the bar on
+	Line                     int    // of the console; 0: none
 }
 
 // line is one line of the console.
@@ -215,7 +216,8 @@ func (d *bootData) timeline(usual map[ingot.Stage]time.Duration, now time.Time) 
 			}
 			if reached || r.Current || r.Failed {
 				r.Bar = piece(at, end, whole, "")
-				r.Label, r.LabelX = d.label(s), percent(float64(end)+float64(whole)/80, float64(whole))
+				r.Rest = percent(float64(whole-at), float64(whole))
+				r.Label, r.LabelX = d.label(s, r.Failed), percent(float64(end)+float64(whole)/80, float64(whole))
 				sum, at = sum+end-at, end
 			}
 			r.Slower = usual[s] > 0 && (reached || r.Failed) && took > 3*usual[s]/2 && took-usual[s] > time.Second
@@ -244,16 +246,13 @@ func nextStage(b api.Boot) ingot.Stage {
 	return ingot.Stages[rank]
 }
 
-// label is beside the bar of a stage: what it moved.
-func (d *bootData) label(s ingot.Stage) string {
+// label is beside the bar of a stage: what it moved, or why it failed.
+func (d *bootData) label(s ingot.Stage, failed bool) string {
+	if failed {
+		return reasonOf(*d.Boot)
+	}
 	for _, e := range slices.Backward(d.Events) {
-		if e.Stage != s {
-			continue
-		}
-		switch {
-		case e.Error != "":
-			return e.Error
-		case e.Bytes > 0:
+		if e.Stage == s && e.Error == "" && e.Bytes > 0 {
 			return size(e.Bytes)
 		}
 	}

@@ -82,6 +82,11 @@ func (s *Server) entries(q *query, list []api.Entry) []entry {
 		if e.Boot != "" && one.Link != "" {
 			one.Link += "/boots/" + string(e.Boot)
 		}
+		if e.Kind == "step" && e.Text != "" {
+			one.Text = stageName(e.Stage) + ": " + e.Text
+		} else if e.Kind == "step" {
+			one.Text = stageName(e.Stage)
+		}
 		out = append(out, one)
 	}
 	return out

@@ -74,7 +74,7 @@ func (s *Server) fleet(q *query) (page, error) {
 	if len(all) == 0 && d.Selector == "" {
 		return s.emptyFleet(q, p, d)
 	}
-	booted := slices.DeleteFunc(slices.Clone(all), func(m status) bool { return m.State == pending })
+	booted := slices.DeleteFunc(slices.Clone(all), func(m status) bool { return m.Machine.State == api.Pending })
 	chosen := d.choose(booted)
 	if d.Selector != "" {
 		p.command = command("machine", "ls", d.Selector)
@@ -288,6 +288,9 @@ func notesOf(all []status, now time.Time) (notes []note) {
 		case silent:
 			n.Text = "went silent"
 			n.Why = fmt.Sprintf("Not heard from for %s; it booted %s.", ago(m.LastSeen, now), dash(m.Boot.Image.Name))
+			if m.Boot.Outcome == ingot.OutcomeSilent {
+				n.Why = sentence(reasonOf(*m.Boot))
+			}
 			n.Act, n.ActTo = "Boot", bootLink(*m.Boot)
 		case question:
 			n.Text, n.Why = "has a question", sentence(m.Ask.What)

@@ -122,12 +122,14 @@ func command(words ...string) string {
 	return "ingot " + strings.Join(words, " ")
 }
 
-// sentence begins with a capital and ends with a stop.
+// sentence ends with a stop, and begins with a capital unless its first word is a name.
 func sentence(s string) string {
 	if s == "" {
 		return ""
 	}
-	s = strings.ToUpper(s[:1]) + s[1:]
+	if word, _, _ := strings.Cut(s, " "); !strings.ContainsAny(word, "0123456789:/.") {
+		s = title(s)
+	}
 	if !strings.ContainsAny(s[len(s)-1:], ".!?") {
 		s += "."
 	}

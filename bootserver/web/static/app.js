@@ -110,7 +110,7 @@
 
     const box = $('#palette'), field = $('#find'), list = $('#found');
     if (!box) return;
-    let at = 0, asked = 0;
+    let at = 0, asked = 0, looking = Promise.resolve();
     const options = () => [...list.querySelectorAll('[role=option]')];
     const mark = i => {
       const all = options();
@@ -128,16 +128,21 @@
       $('#none').hidden = options().length > 0;
       mark(0);
     };
-    const open = () => { if (!box.open) box.showModal(); field.value = ''; field.focus(); look() };
+    const open = () => { if (!box.open) box.showModal(); field.value = ''; field.focus(); looking = look() };
     const opener = $('#open');
     opener.removeAttribute('command');
     opener.removeAttribute('commandfor');
     opener.onclick = open;
-    field.oninput = look;
+    field.oninput = () => { looking = look() };
     field.onkeydown = e => {
       const step = { ArrowDown: 1, ArrowUp: -1 }[e.key];
       if (step) { e.preventDefault(); mark(at + step) }
-      if (e.key == 'Enter') { const o = options()[at]; if (o) { e.preventDefault(); o.click() } }
+    };
+    field.form.onsubmit = async e => { // what is typed may still be looked for
+      e.preventDefault();
+      await looking;
+      const o = options()[at];
+      if (o) o.click(); else e.target.submit();
     };
     box.onclick = e => { if (e.target == box || e.target.closest('[role=option]')) box.close() };
     addEventListener('keydown', e => {
