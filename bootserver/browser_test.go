@@ -1,0 +1,260 @@
+package bootserver
+
+import (
+	"context"
+	"fmt"
+	"net/url"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/chromedp/cdproto/log"
+	"github.com/chromedp/cdproto/network"
+	"github.com/chromedp/cdproto/runtime"
+	"github.com/chromedp/chromedp"
+	"github.com/chromedp/chromedp/kb"
+
+	"ingot"
+	"ingot/bootserver/access"
+	"ingot/bootserver/api"
+	"ingot/internal/wire"
+)
+
+// tab is a page in a headless Chromium.
+type tab struct {
+	t    *testing.T
+	ctx  context.Context
+	base string
+
+	mu     sync.Mutex
+	faults []string // what the browser complained about, and requests to other hosts
+}
+
+// newTab starts a browser. At the end of the test it must have had nothing to complain about.
+func newTab(t *testing.T, base string) *tab {
+	t.Helper()
+	wire.Need(t, "chromium")
+	options := append(chromedp.DefaultExecAllocatorOptions[:], chromedp.ExecPath("chromium"), chromedp.NoSandbox,
+		chromedp.Flag("ignore-certificate-errors", true), chromedp.WindowSize(1280, 900), chromedp.UserDataDir(t.TempDir()))
+	ctx, stop := chromedp.NewExecAllocator(t.Context(), options...)
+	t.Cleanup(stop)
+	ctx, stop = chromedp.NewContext(ctx)
+	t.Cleanup(stop)
+	ctx, stop = context.WithTimeout(ctx, 3*time.Minute)
+	t.Cleanup(stop)
+	b := &tab{t: t, ctx: ctx, base: base}
+	if err := chromedp.Listen(ctx, b.heard); err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// heard keeps what must not happen.
+func (b *tab) heard(event any) {
+	fault := ""
+	switch e := event.(type) {
+	case *network.EventRequestWillBeSent:
+		u, err := url.Parse(e.Request.URL)
+		if err != nil || u.Scheme != "data" && u.Scheme+"://"+u.Host != b.base {
+			fault = "a request to another host: " + e.Request.URL
+		}
+	case *runtime.EventConsoleAPICalled:
+		fault = fmt.Sprintf("console: %s", e.Type)
+	case *runtime.EventExceptionThrown:
+		fault = "exception: " + e.ExceptionDetails.Text
+	case *log.EventEntryAdded:
+		fault = fmt.Sprintf("log: %s %s %s", e.Entry.Source, e.Entry.Text, e.Entry.URL)
+	}
+	if fault != "" {
+		b.mu.Lock()
+		b.faults = append(b.faults, fault)
+		b.mu.Unlock()
+	}
+}
+
+// calm fails the test for what the browser complained about.
+func (b *tab) calm() {
+	b.t.Helper()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, f := range b.faults {
+		b.t.Error(f)
+	}
+}
+
+// action is something that is done in a tab.
+type action = chromedp.Action[chromedp.Void]
+
+func click(selector string) action   { return chromedp.Click(chromedp.CSS(selector)) }
+func visible(selector string) action { return chromedp.WaitVisible(chromedp.CSS(selector)) }
+func enter(selector, text string) action {
+	return chromedp.SendKeys(chromedp.CSS(selector), text)
+}
+func keys(text string) action { return chromedp.KeyEvent(text) }
+func ctrlK() action           { return chromedp.KeyEvent("k", chromedp.KeyModifiers(chromedp.ModifierCtrl)) }
+
+// patience is how long something in a page may take.
+const patience = 20 * time.Second
+
+func (b *tab) do(what string, actions ...action) {
+	b.t.Helper()
+	ctx, cancel := context.WithTimeout(b.ctx, patience)
+	defer cancel()
+	if err := chromedp.Do(ctx, actions...); err != nil {
+		b.t.Fatalf("%s: %v; the page is\n%s", what, err, eval[string](b, "document.documentElement.outerHTML"))
+	}
+}
+
+// eval evaluates an expression in the page.
+func eval[T any](b *tab, expression string) T {
+	b.t.Helper()
+	v, err := chromedp.Run(b.ctx, chromedp.Evaluate[T](expression))
+	if err != nil {
+		b.t.Errorf("%s: %v", expression, err)
+	}
+	return v
+}
+
+// until waits until an expression of the page is true.
+func (b *tab) until(what, expression string) {
+	b.t.Helper()
+	for end := time.Now().Add(patience); !eval[bool](b, expression); time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(end) {
+			b.t.Fatalf("%s: not within %s; the page is\n%s", what, patience,
+				eval[string](b, "document.documentElement.outerHTML"))
+		}
+	}
+}
+
+// tabTo moves the focus by the Tab key alone, to the first element that a selector matches.
+func (b *tab) tabTo(selector string) {
+	b.t.Helper()
+	for range 60 {
+		b.do("focus", keys(kb.Tab))
+		if eval[bool](b, fmt.Sprintf("document.activeElement.matches(%q)", selector)) {
+			return
+		}
+	}
+	b.t.Fatalf("the Tab key does not reach %s", selector)
+}
+
+// bootsHealthy plays the machine's boot until it is healthy.
+func (s *street) bootsHealthy(boot ingot.BootID, root ingot.Digest) {
+	s.t.Helper()
+	s.get(s.BootURL(s.base, boot, "script"))
+	if status, body := s.post(boot, "ticket", ingot.TicketRequest{Nonce: nonce,
+		Facts: ingot.Facts{Serial: "S1", RAM: 1 << 30}}); status != 200 {
+		s.t.Fatalf("ticket = %d %s", status, body)
+	}
+	if status, body := s.post(boot, "report", ingot.Report{Boot: boot, Root: root, Healthy: true}); status != 204 {
+		s.t.Fatalf("report = %d %s", status, body)
+	}
+}
+
+// TestBrowserByMouse: log in, approve a machine with an image, and see it become healthy without a
+// reload.
+func TestBrowserByMouse(t *testing.T) {
+	s := newStreet(t)
+	im := s.put("v1")
+	boot, _ := s.ask()
+	token := s.token("ops", access.Operate)
+	b := newTab(t, s.tls)
+	b.do("log in", chromedp.Navigate(s.tls+"/login?next=/pending"), enter("#token", token),
+		click("form .btn.main"), visible("#p-"+machineID))
+	b.do("approve", click("#p-"+machineID+" input"), enter("input[name=names]", "node01"),
+		chromedp.SetValue(chromedp.CSS("select[name=image]"), "lab:v1"), click(".bulk .btn.main"),
+		visible("p.notice"))
+	b.do("look at the fleet", click(".side a[href='/']"), visible("#c-"+machineID))
+	b.until("the page is live", `!document.querySelector("#live").hidden`)
+	eval[bool](b, `window.same = true`)
+	s.bootsHealthy(boot, im.Manifest.Root.Digest)
+	b.until("the machine is healthy", fmt.Sprintf(`document.querySelector("#c-%s").dataset.s == "healthy"`, machineID))
+	b.until("the page was not reloaded", `window.same == true`)
+	b.calm()
+}
+
+// TestBrowserByKeyboard: the same without a mouse, and an assignment by the palette.
+func TestBrowserByKeyboard(t *testing.T) {
+	s := newStreet(t)
+	im := s.put("v1")
+	s.put("v2")
+	boot, _ := s.ask()
+	token := s.token("ops", access.Operate)
+	b := newTab(t, s.tls)
+	b.do("log in", chromedp.Navigate(s.tls+"/login"), visible("#token"), keys(token+kb.Enter),
+		visible("#open"))
+	b.do("open the palette", ctrlK(), visible("#palette"))
+	b.do("find a page", keys("pending page"))
+	b.until("it is found", `document.querySelector("#found [aria-selected=true]")?.pathname == "/pending"`)
+	b.do("open it", keys(kb.Enter), visible("#p-"+machineID))
+	b.tabTo("input[name=names]")
+	b.do("name", keys("node01"))
+	b.tabTo("select[name=image]")
+	b.do("choose the image", keys("lab:v1"))
+	b.tabTo("#p-" + machineID + " input")
+	b.do("choose the machine", keys(" "))
+	b.do("send the form", chromedp.Focus(chromedp.CSS("#main"))) // as a reader goes back to the top of the content
+	b.tabTo(".bulk .btn.main")
+	b.do("approve", keys(kb.Enter), visible("p.notice"))
+	if m := s.machine(machineID); m.Name != "node01" || m.Assignment.Name != "lab:v1" {
+		t.Fatalf("approved as %q with %q", m.Name, m.Assignment.Name)
+	}
+	s.bootsHealthy(boot, im.Manifest.Root.Digest)
+	b.do("open the palette", ctrlK(), visible("#palette"),
+		keys("assign node01"))
+	b.until("the action is found", `document.querySelector("#found [aria-selected=true]")?.hash == "#assign"`)
+	b.do("open it", keys(kb.Enter), visible("#assign"))
+	b.until("the machine is healthy", `document.querySelector("#head .badge")?.dataset.s == "healthy"`)
+	b.tabTo("#assign select")
+	b.do("choose the image", keys("lab:v2"))
+	b.tabTo("#assign .btn")
+	b.do("assign", keys(kb.Enter), visible("p.notice"))
+	if m := s.machine(machineID); m.Assignment.Name != "lab:v2" {
+		t.Errorf("assigned %q; want lab:v2", m.Assignment.Name)
+	}
+	b.until("the machine is outdated", `document.querySelector("#head .badge").dataset.s == "outdated"`)
+	b.calm()
+}
+
+// tooWide lists the elements that reach beyond the window, but for those in a part that scrolls.
+const tooWide = `[...document.querySelectorAll("main, main *")]
+	.filter(e => e.getBoundingClientRect().right > innerWidth + 1 && !e.closest(".scroll, .vh, .console, svg"))
+	.map(e => e.outerHTML.slice(0, 120)).join("\n")`
+
+// TestBrowserIsNarrow: at 320 px, which is a phone and a zoom of 400 %, no page scrolls sideways, in
+// both themes.
+func TestBrowserIsNarrow(t *testing.T) {
+	s := newStreet(t)
+	im := s.put("v1")
+	s.put("v2")
+	boot, _ := s.ask()
+	b := newTab(t, s.tls)
+	b.do("log in", chromedp.EmulateViewport(320, 640), chromedp.Navigate(s.tls+"/login?next=/pending"),
+		enter("#token", s.token("admin", access.Admin)), click("form .btn.main"),
+		visible("#p-"+machineID))
+	pages := []string{"/", "/pending", "/machines/" + machineID, "/machines/" + machineID + "/boots/" + string(boot),
+		"/images", "/network", "/events", "/trends", "/settings"}
+	for range 2 {
+		for _, p := range pages {
+			for _, theme := range []string{"light", "dark"} {
+				b.do(p, chromedp.Navigate(s.tls+p+"?theme="+theme), chromedp.WaitReady(chromedp.CSS("#main")))
+				wide := eval[string](b, tooWide)
+				dark := eval[string](b, `getComputedStyle(document.body).colorScheme`)
+				if wide != "" {
+					t.Errorf("%s is wider than 320 px:\n%s", p, wide)
+				}
+				if !strings.Contains(dark, theme) {
+					t.Errorf("%s: color-scheme is %q; want %s", p, dark, theme)
+				}
+			}
+		}
+		if s.machine(machineID).Name == "" {
+			if _, err := s.api.Approve(t.Context(), machineID, api.ApproveRequest{Name: "node01", Image: "lab:v1"}); err != nil {
+				t.Fatal(err)
+			}
+			s.bootsHealthy(boot, im.Manifest.Root.Digest)
+		}
+	}
+	b.calm()
+}
