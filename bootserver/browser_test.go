@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/url"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -18,6 +19,7 @@ import (
 	"ingot"
 	"ingot/bootserver/access"
 	"ingot/bootserver/api"
+	"ingot/bootserver/fleet"
 	"ingot/internal/wire"
 )
 
@@ -256,5 +258,65 @@ func TestBrowserIsNarrow(t *testing.T) {
 			s.bootsHealthy(boot, im.Manifest.Root.Digest)
 		}
 	}
+	b.calm()
+}
+
+// audit lists what axe finds on a page that is serious, with the elements.
+const audit = `axe.run(document).then(r => window.found = r.violations.filter(v => /serious|critical/.test(v.impact))
+	.map(v => v.id + ": " + v.nodes.map(n => n.html.slice(0, 160) + " " + (n.any[0]?.message ?? "")).join("\n\t"))
+	.join("\n") || "nothing"); true`
+
+// TestBrowserIsAccessible: axe-core finds nothing serious on any page, in both themes, and at 320 px.
+func TestBrowserIsAccessible(t *testing.T) {
+	axe, err := os.ReadFile("../tools/axe/node_modules/axe-core/axe.min.js")
+	if err != nil {
+		wire.Cannot(t, "axe-core is not installed; run scripts/setup test")
+	}
+	s := newStreet(t)
+	im := s.put("v1")
+	s.put("v2")
+	boot, _ := s.ask()
+	if _, err := s.api.Approve(t.Context(), machineID, api.ApproveRequest{Name: "node01", Image: "lab:v1"}); err != nil {
+		t.Fatal(err)
+	}
+	s.get(s.BootURL(s.base, boot, "script")) // from now on it runs an image
+	if err := s.Console(boot, "[    1.500000] eth0: Link is up\n[    2.000000] eth1: firmware load failed\n"); err != nil {
+		t.Fatal(err)
+	}
+	s.bootsHealthy(boot, im.Manifest.Root.Digest)
+	s.stored(fleet.Machine{ID: "m-525400120002", State: fleet.Pending, MACs: []string{"52:54:00:12:00:02"},
+		FirstSeen: s.clock, LastSeen: s.clock},
+		fleet.Machine{ID: "m-525400120003", State: fleet.Pending, MACs: []string{"52:54:00:12:00:03"},
+			FirstSeen: s.clock, LastSeen: s.clock, Ask: &fleet.Question{With: machineID, What: "Is it the same?"}})
+	b := newTab(t, s.tls)
+	judge := func(what string) {
+		t.Helper()
+		eval[bool](b, string(axe)+"; true")
+		eval[bool](b, audit)
+		b.until("axe is done", "!!window.found")
+		if found := eval[string](b, "window.found"); found != "nothing" {
+			t.Errorf("%s:\n%s", what, found)
+		}
+	}
+	b.do("log in", chromedp.Navigate(s.tls+"/login"), visible("#token"))
+	judge("/login")
+	b.do("log in", enter("#token", s.token("admin", access.Admin)), click("form .btn.main"), visible("#open"))
+	for _, p := range []string{"/", "/?d=marks", "/pending", "/machines/" + machineID, "/images", "/network", "/events",
+		"/machines/" + machineID + "/boots/" + string(boot), "/trends", "/settings"} {
+		at, _ := url.Parse(s.tls + p)
+		for _, theme := range []string{"light", "dark", "narrow"} {
+			width := int64(1280)
+			if theme == "narrow" {
+				width = 320
+			}
+			v := at.Query()
+			v.Set("theme", theme)
+			at.RawQuery = v.Encode()
+			b.do(p, chromedp.EmulateViewport(width, 900), chromedp.Navigate(at.String()), visible("#main"))
+			judge(p + ", " + theme)
+		}
+	}
+	b.do("open the palette", ctrlK(), visible("#palette"), visible("#found [role=option]"))
+	judge("the palette")
 	b.calm()
 }

@@ -89,7 +89,7 @@ func TestNoHosts(t *testing.T) {
 		if err != nil {
 			return err
 		}
-		if d.IsDir() && (d.Name() == ".git" || d.Name() == "bin") {
+		if d.IsDir() && slices.Contains([]string{".git", "bin", "node_modules"}, d.Name()) {
 			return filepath.SkipDir
 		}
 		if !d.Type().IsRegular() {
