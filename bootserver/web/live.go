@@ -31,7 +31,8 @@ const (
 	ledgerWait  = 20 * time.Second // for changes of the ledger
 	quietest    = 10 * time.Second // between two looks at a page on which time alone passes
 	pause       = 200 * time.Millisecond
-	restFactor  = 15 // a view rests this many times as long as its page takes to make
+	share       = 25                     // a view makes its page in a 25th of the time, when much happens
+	burst       = 500 * time.Millisecond // of making it, before that counts
 	checkEvery  = time.Second
 	keepAlive   = 15 * time.Second
 	writeWithin = 20 * time.Second
@@ -241,13 +242,15 @@ func (h *hub) leave(v *view, st *stream) {
 
 // run makes the page again whenever something happened that concerns it, and sends what differs.
 func (v *view) run(ctx context.Context) {
+	credit, last := burst, time.Now() // of time to make the page in
 	for {
 		v.hub.turn.Lock() // however many views there are, they take one processor at most
 		began := time.Now()
 		v.update(ctx)
 		took := time.Since(began)
 		v.hub.turn.Unlock()
-		if !wait(ctx, max(pause, restFactor*took)) {
+		credit, last = min(burst, credit+began.Sub(last)/share)-took, began
+		if !wait(ctx, max(pause, -credit*share)) {
 			return
 		}
 		idle := time.NewTimer(quietest)
