@@ -141,7 +141,11 @@ func (a *Commands) labStart(ctx context.Context, f labFlags) error {
 	if err != nil {
 		return errors.Join(err, l.Down(context.WithoutCancel(ctx)))
 	}
-	a.sayUp(boots, testvm.Accelerator() == "kvm")
+	page, err := a.openPage(ctx)
+	if err != nil {
+		page = "ingot dashboard"
+	}
+	a.sayUp(boots, page, testvm.Accelerator() == "kvm")
 	return a.labLs(ctx)
 }
 

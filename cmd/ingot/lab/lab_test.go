@@ -113,7 +113,7 @@ func TestSayUp(t *testing.T) {
 	for i, name := range []string{"lab:v2", "lab:v2", "lab:v1"} {
 		machines[i].Assignment.Name = name
 	}
-	a.sayUp(machines, false)
+	a.sayUp(machines, "http://127.0.0.1:1/", false)
 	for _, want := range []string{"approved automatically and boot lab:v2, lab:v1 now", "a minute or more", "no KVM",
 		"  → ingot why bios1\n", "  → ingot lab console bios1\n", "web1 does not boot, because it is retired\n" +
 			"  → ingot machine approve web1\n"} {
@@ -122,7 +122,7 @@ func TestSayUp(t *testing.T) {
 		}
 	}
 	said.Reset()
-	if a.sayUp(machines, true); strings.Contains(said.String(), "KVM") {
+	if a.sayUp(machines, "ingot dashboard", true); strings.Contains(said.String(), "KVM") {
 		t.Errorf("with KVM:\n%s", said.String())
 	}
 }

@@ -114,8 +114,9 @@ func (a *Commands) checkMemory(ctx context.Context, boots []api.Machine, memory 
 	return nil
 }
 
-// sayUp says what the lab's machines do now, and what can be typed next.
-func (a *Commands) sayUp(boots []api.Machine, kvm bool) {
+// sayUp says what the machines of the lab do now, where its page is or which command opens it, and what can
+// be typed next.
+func (a *Commands) sayUp(boots []api.Machine, page string, kvm bool) {
 	var images []string
 	name := "NAME"
 	for _, m := range boots {
@@ -138,7 +139,7 @@ func (a *Commands) sayUp(boots []api.Machine, kvm bool) {
 				m.State, show.Plain(m.Hostname()))
 		}
 	}
-	for _, next := range []string{"ingot machine ls", "ingot boots --timeline", "ingot why " + name,
+	for _, next := range []string{page, "ingot machine ls", "ingot boots --timeline", "ingot why " + name,
 		"ingot lab console " + name, "ingot lab down"} {
 		fmt.Fprintln(a.Stderr, "  → "+show.Plain(next))
 	}
