@@ -1,0 +1,86 @@
+package rollout
+
+import (
+	"cmp"
+	"maps"
+	"slices"
+	"time"
+
+	"ingot"
+)
+
+// Standing is what a machine is to a rollout now.
+type Standing struct {
+	Member
+	Is  string // "waiting", "unfit", "moving", "good", "bad", "has it", "back", "outside"
+	Why string
+}
+
+// Domain is how many machines of a failure domain may be unavailable, and are.
+type Domain struct {
+	Name        string
+	Machines    int
+	Unavailable int
+	Most        int
+}
+
+var standings = map[standing]string{outside: "outside", waiting: "waiting", unfit: "unfit", moving: "moving",
+	good: "good", bad: "bad"}
+
+// Look returns what each machine is to a rollout, and the budget of each failure domain.
+func Look(r Rollout, members []Member, f Fleet, now time.Time) ([]Standing, []Domain) {
+	d := &decider{rules: standard, r: r, members: members, f: f, now: now}
+	list := make([]Standing, len(members))
+	for i := range members {
+		m := &members[i]
+		s, why := d.standingOf(m)
+		list[i] = Standing{*m, standings[s], why}
+		machine, known := f.Machines[m.Machine]
+		switch {
+		case !m.Gone.IsZero():
+			list[i].Is = "back"
+		case m.Left == "" && m.Moved.IsZero() && known && machine.Assigned.Image == r.Image.Image && machine.out() == "":
+			list[i].Is = "has it"
+		}
+	}
+	all, unavailable := d.domains()
+	var domains []Domain
+	for _, name := range slices.Sorted(maps.Keys(all)) {
+		domains = append(domains, Domain{name, all[name], unavailable[name], r.Policy.MaxUnavailable.Of(all[name])})
+	}
+	return list, domains
+}
+
+// Out returns why a machine would not be moved to an image now; empty if it would.
+func (c *Candidate) Out(image ingot.Digest, f Fleet, now time.Time) string {
+	switch why := c.out(); {
+	case why != "":
+		return why
+	case c.Assigned.Image == image:
+		return "it has the image already"
+	case !f.healthy(&c.Machine, now):
+		return (&decider{f: f, now: now}).illness(c.Machine)
+	}
+	return ""
+}
+
+// Failed reports whether a boot of the image failed on the machine because of the image.
+func (m *Member) Failed() bool {
+	return slices.ContainsFunc(m.Results, func(r Result) bool { return r.Class == Bad && !r.Void })
+}
+
+// Runs reports whether the machine runs the image, as far as is known.
+func (m *Member) Runs() bool { return m.touched() && m.good() }
+
+// Touched reports whether the rollout moved the machine, and is responsible for it.
+func (m *Member) Touched() bool { return m.touched() }
+
+// Has reports whether a boot was counted.
+func (m *Member) Has(boot ingot.BootID) bool {
+	return slices.ContainsFunc(m.Results, func(r Result) bool { return r.Boot == boot })
+}
+
+// ByName sorts candidates by failure domain and name.
+func ByName(a, b Candidate) int {
+	return cmp.Or(cmp.Compare(a.Domain, b.Domain), cmp.Compare(a.Name, b.Name), cmp.Compare(a.ID, b.ID))
+}
