@@ -27,6 +27,7 @@ import (
 	"ingot/bootserver/client"
 	"ingot/bootserver/fleet"
 	"ingot/bootserver/httpboot"
+	"ingot/bootserver/operator"
 	"ingot/bootserver/state"
 	"ingot/image"
 )
@@ -127,6 +128,9 @@ func (h *house) begin(port uint16) {
 func newServer(images *image.Store, c *catalog.Catalog, st state.Store, b *booter.Booter, now func() time.Time,
 	log *slog.Logger) *Server {
 	s := &Server{state: st, catalog: c, booter: b, log: log, conf: Config{Store: images, Now: now, Version: "test"}}
+	began := now()
+	s.rollouts = operator.NewRollouts(operator.RolloutsConfig{State: st, Catalog: c, Healing: b.HealingPolicy, Now: now,
+		Elapsed: func() time.Duration { return now().Sub(began) }, Log: log})
 	s.metrics = newMetrics("test", s.figures)
 	s.ready.Store(true)
 	return s

@@ -19,7 +19,7 @@ type host struct{ *Server }
 // operator returns what answers operators of this server.
 func (s *Server) operator() *operator.Operator {
 	return operator.New(operator.Config{Host: host{s}, State: s.state, Catalog: s.catalog, Editor: s.editor(),
-		Now: s.conf.Now, Started: s.started, Log: s.log})
+		Rollouts: s.rollouts, Now: s.conf.Now, Started: s.started, Log: s.log})
 }
 
 // editor returns what changes the images of this server.

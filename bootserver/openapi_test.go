@@ -16,7 +16,9 @@ import (
 	"ingot/bootserver/access"
 	"ingot/bootserver/api"
 	"ingot/bootserver/fleet"
+	"ingot/bootserver/fleet/rollout"
 	"ingot/bootserver/state"
+	"ingot/image"
 )
 
 // document is what the server says of its API.
@@ -83,6 +85,7 @@ func TestAnswersAreAsDocumented(t *testing.T) {
 	s.do("POST", s.base+ingot.BootPath(key, "report"), ingot.Report{Boot: key.ID(), Image: im.Digest,
 		Root: im.Manifest.Root.Digest, Healthy: true, Checks: []ingot.CheckResult{{Name: "a", OK: true}}})
 	s.boots(second)
+	s.someRollouts(im)
 	_, request, err := access.NewRequest("alice")
 	if err != nil {
 		t.Fatal(err)
@@ -122,6 +125,17 @@ func TestAnswersAreAsDocumented(t *testing.T) {
 		"POST /v1/machines/{ref}/retire":  {},
 		"POST /v1/import": {{"",
 			`{"machines":[{"name":"new01","macs":["52:54:00:aa:00:01"]}],"dryRun":true}`}},
+		"POST /v1/machines/{ref}/pin":               {{"", `{"why":"certified"}`}},
+		"DELETE /v1/machines/{ref}/pin":             {{"", ""}},
+		"POST /v1/machines/{ref}/off":               {{"", `{"why":"broken fan"}`}},
+		"DELETE /v1/machines/{ref}/off":             {{"", ""}},
+		"GET /v1/rollouts":                          {{"", ""}},
+		"POST /v1/rollouts":                         {{"", `{"image":"lab:v2","selector":"all","dryRun":true}`}},
+		"GET /v1/rollouts/{id}":                     {{"", ""}},
+		"GET /v1/rollouts/{id}/machines":            {{"", ""}, {"?limit=1", ""}},
+		"POST /v1/rollouts/{id}/abort":              {{"", `{"why":"x"}`}},
+		"POST /v1/rollouts/{id}/pause":              {{"", `{"why":"x"}`}},
+		"POST /v1/rollouts/{id}/resume":             {{"", `{}`}},
 		"POST /v1/machines/{ref}/resume":            {{"", ""}},
 		"GET /v1/network":                           {{"", ""}},
 		"GET /v1/tokens":                            {{"", ""}},
@@ -166,7 +180,20 @@ func TestAnswersAreAsDocumented(t *testing.T) {
 			continue
 		}
 		method, path, _ := strings.Cut(pattern, " ")
-		ref := machineID
+		if pattern == "POST /v1/rollouts" { // what was asked before keeps the machine out
+			s.update(func(tx state.Tx) {
+				m, _ := tx.Machine(machineID)
+				m.Pin, m.Off, m.Once = nil, nil, nil
+				tx.StoreMachine(m)
+			})
+		}
+		ref, id := machineID, "r2"
+		if strings.HasSuffix(path, "/abort") {
+			id = "r1"
+		}
+		at := func(ref, id string) string {
+			return strings.ReplaceAll(strings.ReplaceAll(path, "{ref}", ref), "{id}", id)
+		}
 		if strings.HasPrefix(path, "/v1/tokens") {
 			ref = "t2"
 			s.revocable("t2")
@@ -174,17 +201,33 @@ func TestAnswersAreAsDocumented(t *testing.T) {
 			ref = "lab:v1"
 		}
 		for _, q := range queries {
-			status, header, text := c.ask(t, method, strings.ReplaceAll(path, "{ref}", ref)+q[0], q[1])
+			status, header, text := c.ask(t, method, at(ref, id)+q[0], q[1])
 			if status != http.StatusOK {
 				t.Errorf("%s%s = %d %s", pattern, q[0], status, text)
 			}
 			d.judge(t, method, path, status, header, text)
 		}
-		status, header, text := c.ask(t, method, strings.ReplaceAll(path, "{ref}", "nobody")+"?nonsense=1", "{}")
+		status, header, text := c.ask(t, method, at("nobody", "r9")+"?nonsense=1", "{}")
 		if status < 400 {
 			t.Errorf("%s: nonsense = %d", pattern, status)
 		}
 		d.judge(t, method, path, status, header, text)
+	}
+}
+
+// someRollouts stores two rollouts with everything that an answer can have.
+func (s *street) someRollouts(im image.Image) {
+	s.t.Helper()
+	ref := rollout.Image{Image: im.Digest, Name: im.Name.String()}
+	for i := range 2 {
+		r := rollout.Rollout{ID: fmt.Sprint("r", i+1), Number: i + 1, Generation: 1, Image: ref, Selector: "all", By: "x",
+			Created: s.clock, State: rollout.Wave, Since: s.clock, Wave: 1, Waves: 4, Machines: 1,
+			Policy: rollout.Policy{Canary: 1}.WithDefaults(0, 2), Stop: &rollout.Stop{Reason: rollout.FailingBoots, At: s.clock,
+				Text: "x", Evidence: []rollout.Evidence{{Machine: machineID, Name: "node01", Reason: "x"}}},
+			Log: []rollout.Entry{{At: s.clock, State: rollout.Wave, Wave: 1}}, Counted: 1}
+		m := rollout.Member{Rollout: r.ID, Machine: machineID, Name: "node01", Wave: 1, From: ref, Left: "x",
+			Results: []rollout.Result{{Boot: "b", Seq: 1, Class: rollout.Bad, At: s.clock, Reason: "x"}}}
+		s.update(func(tx state.Tx) { tx.PutRollout(r); tx.PutMember(m) })
 	}
 }
 

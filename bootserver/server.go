@@ -57,6 +57,7 @@ type Config struct {
 	Sockets       Sockets
 	Log           *slog.Logger                  // nil is quiet
 	Now           func() time.Time              // nil means time.Now
+	Elapsed       func() time.Duration          // a clock that nobody sets; nil: that of the operating system
 	Ready         func(Ready)                   // called once, when every port is open
 	Alive         func()                        // called every few seconds as long as the server answers; nil is fine
 	Reread        func() (config.Config, error) // reads the settings again, for a reload; nil: there is nothing to read
@@ -107,6 +108,7 @@ type Server struct {
 	remote     []string     // where the API is served over TLS
 	ready      atomic.Bool  // every port is open
 	metrics    *metrics
+	rollouts   *operator.Rollouts
 
 	reloading sync.Mutex
 	site      site // what is served; Run makes it, then reloads and follow change it
@@ -208,6 +210,7 @@ func (s *Server) Run(ctx context.Context) error {
 		return nil
 	})
 	g.Go(func() error { return every(ctx, time.Second, s.tick) })
+	g.Go(func() error { return every(ctx, rolloutTick, func() { s.rollouts.Tick(ctx) }) })
 	g.Go(func() error { return s.packets.Keep(ctx) })
 	g.Go(func() error { return s.follow(ctx) })
 	s.ready.Store(true)
@@ -288,6 +291,8 @@ func (s *Server) prepare(ctx context.Context, st state.Store, now site) error {
 	if err := s.openDHCPServers(now); err != nil {
 		return err
 	}
+	s.rollouts = operator.NewRollouts(operator.RolloutsConfig{State: st, Catalog: s.catalog,
+		Healing: s.booter.HealingPolicy, Now: s.conf.Now, Elapsed: s.conf.Elapsed, Log: s.log})
 	s.metrics = newMetrics(s.conf.Version, s.figures)
 	return nil
 }
@@ -359,6 +364,9 @@ func (s *Server) serve(list []*port) {
 		})
 	}
 }
+
+// rolloutTick is how often rollouts move on.
+const rolloutTick = 2 * time.Second
 
 // tick does what has its time. That it comes through says that the server is
 // alive: it gets the state's lock.

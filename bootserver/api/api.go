@@ -39,6 +39,10 @@ type Backend interface {
 	CancelOnce(ctx context.Context, ref string) (Machine, error)
 	Rollback(ctx context.Context, ref string, force bool) (Machine, error)
 	Resume(ctx context.Context, ref string) (Machine, error)
+	Pin(ctx context.Context, ref string, q WhyRequest) (Machine, error)
+	Unpin(ctx context.Context, ref string) (Machine, error)
+	SwitchOff(ctx context.Context, ref string, q WhyRequest) (Machine, error)
+	SwitchOn(ctx context.Context, ref string) (Machine, error)
 	Grant(ctx context.Context, ref string, g GrantRequest) (Machine, error)
 	// WithdrawGrant takes the unused grant for a volume back.
 	WithdrawGrant(ctx context.Context, ref, volume string) (Machine, error)
@@ -47,6 +51,7 @@ type Backend interface {
 	// bytes are written.
 	Capture(ctx context.Context, refs []string, w io.Writer, most int64) error
 	Ledger
+	Rollouts
 
 	Authority() Authority
 	Credentials() []access.Credential
@@ -184,6 +189,8 @@ func table(b Backend, version string) *routes {
 	machineryRoutes(r, b)
 	imageRoutes(r, b)
 	ledgerRoutes(r, b)
+	rolloutRoutes(r, b)
+	markRoutes(r, b)
 	accessRoutes(r, b)
 	plainRoutes(r, b)
 	for _, unused := range []string{"V2ErrorModel", "V2ErrorDetail"} { // huma's own words for errors

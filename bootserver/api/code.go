@@ -64,6 +64,12 @@ const (
 	CodeImageUnable        Code = "image-unable"
 	CodeSecureBoot         Code = "secure-boot"
 	CodeNoOnce             Code = "nothing-for-one-boot"
+	CodeRolloutNotFound    Code = "rollout-not-found"
+	CodeRolloutEnded       Code = "rollout-ended"
+	CodeRolloutState       Code = "rollout-state"
+	CodeInvalidRollout     Code = "invalid-rollout"
+	CodeNobodyToMove       Code = "no-machine-to-move"
+	CodeRolloutMachines    Code = "machines-in-rollout"
 	CodeChanged            Code = "changed-meanwhile"
 	CodeBootNotFound       Code = "boot-not-found"
 	CodeNoHardware         Code = "hardware-not-reported"
@@ -108,7 +114,7 @@ type meaning struct {
 }
 
 // codes lists all codes with their meanings.
-var codes = slices.Concat(requestCodes, accessCodes, machineCodes, imageCodes, serverCodes)
+var codes = slices.Concat(requestCodes, accessCodes, machineCodes, rolloutCodes, imageCodes, serverCodes)
 
 var requestCodes = []meaning{
 	{CodeInvalidRequest, 400, "The request does not match the OpenAPI document.",
@@ -222,6 +228,17 @@ var machineCodes = []meaning{
 		"ingot boots {machine}"},
 	{CodeNoConsole, 404, "Nothing of the console of the boot reached the server. Parameter: machine.",
 		"it may have had no network; run: ingot why {machine}"},
+}
+
+var rolloutCodes = []meaning{
+	{CodeRolloutNotFound, 404, "There is no such rollout.", "ingot rollout ls"},
+	{CodeRolloutEnded, 409, "The rollout is over. Parameter: rollout.", "ingot rollout show {rollout}"},
+	{CodeRolloutState, 409, "The rollout is not in a state for this. Parameter: rollout.", "ingot rollout show {rollout}"},
+	{CodeInvalidRollout, 400, "A rollout cannot proceed like this.", "ingot rollout start --help"},
+	{CodeNobodyToMove, 409, "No machine would get the image: all have it, or are kept out.",
+		"ingot machine ls; ingot rollout ls"},
+	{CodeRolloutMachines, 409, "Machines belong to another rollout that has not ended. Parameter: rollout.",
+		"wait for it, or end it: ingot rollout abort {rollout}"},
 }
 
 var imageCodes = []meaning{

@@ -126,6 +126,8 @@ type Machine struct {
 	Setback     *Setback                  `json:"setback,omitempty"`
 	Orders      int                       `json:"orders,omitempty"` // how often an operator decided what it boots
 	Once        *Once                     `json:"once,omitempty"`   // what its next boot does instead
+	Pin         *Mark                     `json:"pin,omitempty"`    // an operator keeps it out of rollouts
+	Off         *Mark                     `json:"off,omitempty"`    // an operator says that it is switched off
 	Grants      []Grant                   `json:"grants,omitempty"`
 	// disks with volumes that the machine used before volumes had owners
 	Had   []ingot.Disk `json:"had,omitempty"`
@@ -148,6 +150,13 @@ type Latest struct {
 	Heard    time.Time     `json:"heard,omitzero"`   // when its system was last heard from
 	Silent   bool          `json:"silent,omitempty"` // it became healthy, and sends no reports any more
 	Down     bool          `json:"down,omitempty"`   // its system said that it shuts down
+}
+
+// Mark is an operator's remark on a machine.
+type Mark struct {
+	Why   string    `json:"why,omitempty"`
+	By    string    `json:"by"`
+	Since time.Time `json:"since"`
 }
 
 // Once is what exactly one boot of a machine does other than its assignment says.
@@ -332,6 +341,7 @@ type Entry struct {
 	Machine ingot.MachineID   `json:"machine,omitempty"`
 	Boot    ingot.BootID      `json:"boot,omitempty"`
 	Image   ImageRef          `json:"image,omitzero"`
+	Rollout string            `json:"rollout,omitempty"`
 	Stage   ingot.Stage       `json:"stage,omitempty"`   // of a step
 	Failure ingot.FailureCode `json:"failure,omitempty"` // kind of failure that the machine reported
 	From    map[string]any    `json:"from,omitempty"`    // fields that changed, before

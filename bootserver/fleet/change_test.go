@@ -17,15 +17,14 @@ import (
 	"ingot"
 )
 
-// samples have a Change of each code, and what is read of it.
-func samples() map[Code]struct {
+// sample is a Change, and what is read of it.
+type sample struct {
 	change Change
 	want   string
-} {
-	type sample = struct {
-		change Change
-		want   string
-	}
+}
+
+// samples have a Change of each code.
+func samples() map[Code]sample {
 	pair := func(name, from, to string) Change { return Change{From: Values{name: from}, To: Values{name: to}} }
 	grant := ingot.Grant{Volume: "data", Disk: "D1"}
 	into, from := Machine{ID: "m-1", Name: "node01"}, Machine{ID: "m-2", MACs: []string{"a", "b"},
@@ -110,10 +109,41 @@ func samples() map[Code]struct {
 		"decision this boot only: lab:v1 with kernel arguments a=1 b and a shell in the initramfs"}
 	all[CodeOnceDropped] = sample{(&Once{ImageRef: v1}).change(CodeOnceDropped, "late"),
 		"decision no longer for one boot: lab:v1: late"}
+	maps.Copy(all, rolloutSamples(v1))
 	for code, verb := range actions {
 		all[code] = sample{Change{Name: "x"}, "action " + verb + " x"}
 	}
 	return all
+}
+
+// rolloutSamples are samples of Changes about rollouts.
+func rolloutSamples(image ImageRef) map[Code]sample {
+	state := func(state, reason, why string) Change {
+		return Change{Rollout: "r1", Image: image, Detail: why, From: Values{"state": "wave", "wave": 1},
+			To: Values{"state": state, "wave": 2, "reason": reason}}
+	}
+	return map[Code]sample{
+		CodeMachinePinned:   {Change{Detail: "certified"}, "machine kept out of rollouts: certified"},
+		CodeMachineUnpinned: {Change{}, "machine takes part in rollouts again"},
+		CodeMachineOff:      {Change{}, "machine switched off, an operator says"},
+		CodeMachineOn:       {Change{}, "machine no longer marked as switched off"},
+		CodeRolloutState: {state("halted", "canary", "node01 failed"),
+			"! decision rollout r1 of lab:v1 is halted (wave 2): node01 failed"},
+	}
+}
+
+// TestRolloutNeedsAttention: a halt does, and a pause that no operator asked for.
+func TestRolloutNeedsAttention(t *testing.T) {
+	for _, c := range []struct {
+		state, reason string
+		bad           bool
+	}{{"halted", "failing-boots", true}, {"paused", "infrastructure", true}, {"paused", "operator", false},
+		{"paused", "planned-pause", false}, {"baking", "", false}} {
+		change := Change{Code: CodeRolloutState, To: Values{"state": c.state, "reason": c.reason}}
+		if change.Bad() != c.bad {
+			t.Errorf("%s for %s is bad: %v", c.state, c.reason, change.Bad())
+		}
+	}
 }
 
 // TestCodes: each code that there is has a sample and a rendering, which is the

@@ -45,6 +45,11 @@ const (
 	CodeOnceDropped     Code = "once-dropped"      // unused; as CodeOnceSet; Detail: the reason
 	CodeRuleApplied     Code = "rule-applied"      // To: state, labelled, image, rule
 	CodeMachineReturned Code = "machine-returned"  // brought back what a restore had lost; Image; To: state, known
+	CodeMachinePinned   Code = "machine-pinned"    // kept out of rollouts; Detail: why
+	CodeMachineUnpinned Code = "machine-unpinned"  // takes part in rollouts again
+	CodeMachineOff      Code = "machine-off"       // an operator says that it is switched off; Detail: why
+	CodeMachineOn       Code = "machine-on"        // an operator takes that back
+	CodeRolloutState    Code = "rollout-state"     // Image; From, To: state, wave; To: reason; Detail: why
 	CodePacket          Code = "packet"            // a DHCP packet; To: see packetValues
 	CodeServerRestored  Code = "server-restored"   // from a backup; To: machines
 	CodeText            Code = "text"              // an entry from before typed Changes; To: kind, bad
@@ -84,6 +89,14 @@ const (
 	ActionMerge         Code = "machine.merge"
 	ActionImport        Code = "machine.import"
 	ActionCapture       Code = "machine.capture"
+	ActionPin           Code = "machine.pin"
+	ActionUnpin         Code = "machine.unpin"
+	ActionOff           Code = "machine.off"
+	ActionOn            Code = "machine.on"
+	ActionRolloutStart  Code = "rollout.start"
+	ActionRolloutPause  Code = "rollout.pause"
+	ActionRolloutResume Code = "rollout.resume"
+	ActionRolloutAbort  Code = "rollout.abort"
 	ActionTokenCreate   Code = "token.create"
 	ActionTokenRevoke   Code = "token.revoke"
 	ActionImageRemove   Code = "image.rm"
@@ -154,6 +167,12 @@ func descriptions() map[Code]description {
 		CodeOnceDropped: {KindDecision, nil, onceText("no longer for one boot: %s")},
 		CodeRuleApplied: {KindDecision, nil, ruleText},
 
+		CodeMachinePinned:   {KindMachine, nil, reasoned("kept out of rollouts")},
+		CodeMachineUnpinned: {KindMachine, nil, fixed("takes part in rollouts again")},
+		CodeMachineOff:      {KindMachine, nil, reasoned("switched off, an operator says")},
+		CodeMachineOn:       {KindMachine, nil, fixed("no longer marked as switched off")},
+		CodeRolloutState:    {KindDecision, badRollout, rolloutText},
+
 		CodeBootStage:     {KindStep, nil, func(c Change) string { return c.Detail }},
 		CodeStageFailed:   {KindStep, always, failedStageText},
 		CodeVolumeProblem: {KindStep, badVolume, volumeText},
@@ -200,6 +219,14 @@ var actions = map[Code]string{
 	ActionMerge:         "merged another machine into machine",
 	ActionImport:        "imported machine",
 	ActionCapture:       "captured the packets of machine",
+	ActionPin:           "kept out of rollouts machine",
+	ActionUnpin:         "let take part in rollouts machine",
+	ActionOff:           "marked as switched off machine",
+	ActionOn:            "no longer marked as switched off machine",
+	ActionRolloutStart:  "started rollout",
+	ActionRolloutPause:  "paused rollout",
+	ActionRolloutResume: "resumed rollout",
+	ActionRolloutAbort:  "aborted rollout",
 	ActionTokenCreate:   "created token or certificate",
 	ActionTokenRevoke:   "revoked token or certificate",
 	ActionImageRemove:   "removed image",
@@ -231,6 +258,34 @@ func fixed(text string) func(Change) string { return func(Change) string { retur
 // detailed renders the Detail of a Change into a format with one %s.
 func detailed(format string) func(Change) string {
 	return func(c Change) string { return fmt.Sprintf(format, c.Detail) }
+}
+
+// reasoned renders a text, and the Detail of a Change if it has one.
+func reasoned(text string) func(Change) string {
+	return func(c Change) string {
+		if c.Detail == "" {
+			return text
+		}
+		return text + ": " + c.Detail
+	}
+}
+
+// rolloutText says what became of a rollout.
+func rolloutText(c Change) string {
+	text := fmt.Sprintf("rollout %s of %s is %s", c.Rollout, c.Image.Name, c.To.Text("state"))
+	if wave := c.To.Int("wave"); wave > 0 && c.To.Text("state") != "done" {
+		text += fmt.Sprintf(" (wave %d)", wave)
+	}
+	if c.Detail != "" {
+		text += ": " + c.Detail
+	}
+	return text
+}
+
+func badRollout(c Change) bool {
+	reason := c.To.Text("reason")
+	return c.To.Text("state") == "halted" || c.To.Text("state") == "paused" && reason != "operator" &&
+		reason != "planned-pause"
 }
 
 // changed renders the new and the old value of a field into a format with two verbs.

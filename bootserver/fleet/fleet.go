@@ -77,7 +77,11 @@ type Machine struct {
 	Setback *Setback `json:"setback,omitempty"`
 	Orders  int      `json:"orders,omitempty"` // number of operators' decisions about its image
 	// what its next boot does other than the assignment says; never modified, only replaced
-	Once   *Once   `json:"once,omitempty"`
+	Once *Once `json:"once,omitempty"`
+	// an operator keeps it out of rollouts; never modified, only replaced
+	Pin *Mark `json:"pin,omitempty"`
+	// an operator says that it is switched off; see IsOff; never modified, only replaced
+	Off    *Mark   `json:"off,omitempty"`
 	Grants []Grant `json:"grants,omitempty"`
 	// disks with volumes that the machine used before volumes had owners
 	Had  []ingot.Disk `json:"had,omitempty"`
@@ -110,6 +114,19 @@ func (m Machine) Brief() Machine {
 		m.Setback = &s
 	}
 	return m
+}
+
+// Mark is an operator's remark on a machine.
+type Mark struct {
+	Why   string    `json:"why,omitempty"`
+	By    string    `json:"by"`
+	Since time.Time `json:"since"`
+}
+
+// IsOff reports whether an operator says that the machine is switched off, and it did not boot since.
+// latest is its latest boot.
+func (m *Machine) IsOff(latest Boot) bool {
+	return m.Off != nil && !latest.Started.After(m.Off.Since)
 }
 
 // Event is one step of a boot, with the time at which the server recorded it.

@@ -96,7 +96,7 @@ func ApplyOutcome(m Machine, b Boot, p Policy, have func(ingot.Digest) bool, now
 		return m
 	case b.Outcome == ingot.OutcomeHealthy:
 		return forgetFailures(m, b)
-	case b.Outcome != ingot.OutcomeFailed && b.Outcome != ingot.OutcomeSilent, !fetched(b), Blameless(b):
+	case b.Outcome != ingot.OutcomeFailed && b.Outcome != ingot.OutcomeSilent, !Delivered(b), Blameless(b):
 		return m
 	}
 	if next, err := Next(m); err != nil || next.Image != b.Image.Image || b.Order != m.Orders {
@@ -130,9 +130,9 @@ func forgetFailures(m Machine, b Boot) Machine {
 	return m
 }
 
-// fetched reports whether enough of the image was fetched to attribute a failure to it. A
+// Delivered reports whether enough of the image was fetched to attribute a failure to it. A
 // machine that was switched off in its loader proves nothing about the image.
-func fetched(b Boot) bool {
+func Delivered(b Boot) bool {
 	if b.First == FirstUKI {
 		return b.Stage().Rank() >= ingot.StageLoader.Rank()
 	}

@@ -123,7 +123,7 @@ func (d *Decision) dropOnce(reason string) {
 // spendOnce uses up what was decided for one boot, when this boot has all that it starts.
 func (d *Decision) spendOnce() {
 	o := d.Machine.Once
-	if o == nil || !o.same(d.Boot.Once) || d.Machine.Boot != d.Boot.ID || !fetched(d.Boot) && d.Boot.Ticket.IsZero() {
+	if o == nil || !o.same(d.Boot.Once) || d.Machine.Boot != d.Boot.ID || !Delivered(d.Boot) && d.Boot.Ticket.IsZero() {
 		return
 	}
 	d.Machine.Once = nil

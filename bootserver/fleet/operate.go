@@ -69,6 +69,26 @@ func (d *Decision) Resume() {
 	}
 }
 
+// Pin keeps the machine out of rollouts; nil lets it take part again.
+func (d *Decision) Pin(mark *Mark) {
+	d.mark(&d.Machine.Pin, mark, CodeMachinePinned, CodeMachineUnpinned)
+}
+
+// SwitchOff notes that the machine is switched off; nil takes that back.
+func (d *Decision) SwitchOff(mark *Mark) {
+	d.mark(&d.Machine.Off, mark, CodeMachineOff, CodeMachineOn)
+}
+
+func (d *Decision) mark(is **Mark, mark *Mark, set, removed Code) {
+	switch {
+	case mark != nil:
+		d.add(Change{Code: set, Detail: mark.Why})
+	case *is != nil:
+		d.add(Change{Code: removed})
+	}
+	*is = mark
+}
+
 // AddGrant adds a grant to the machine.
 func (d *Decision) AddGrant(g Grant) {
 	d.Machine = addGrant(d.Machine, g, d.now)

@@ -45,6 +45,7 @@ func machineOf(m fleet.Machine) api.Machine {
 		out.Ask = &api.Question{With: q.With, What: q.What, About: q.About, Reported: q.Reported}
 	}
 	out.Once = onceOf(m.Once)
+	out.Pin, out.Off = markOf(m.Pin), markOf(m.Off)
 	if c := m.Claim; c != nil {
 		out.Claim = &api.Claim{Running: c.Running, Healthy: c.Healthy, Since: c.Since, Until: c.Until}
 	}
@@ -63,6 +64,14 @@ func latestOf(m fleet.Machine, b fleet.Boot, since, now time.Time) *api.Latest {
 		l.Since = b.Ended
 	}
 	return l
+}
+
+func markOf(m *fleet.Mark) *api.Mark {
+	if m == nil {
+		return nil
+	}
+	out := api.Mark(*m)
+	return &out
 }
 
 // bootOf converts a boot.
@@ -105,7 +114,8 @@ func LeaseOf(l fleet.Lease) api.Lease {
 func entryOf(c fleet.Change) api.Entry {
 	return api.Entry{Seq: c.Seq, At: c.At, Kind: string(c.Kind()), Code: string(c.Code), Machine: c.Machine,
 		Boot:  c.Boot,
-		Image: imageRefOf(c.Image), Stage: c.Stage, Failure: c.Failure, From: c.From, To: c.To, Text: c.String(),
+		Image: imageRefOf(c.Image), Rollout: c.Rollout, Stage: c.Stage,
+		Failure: c.Failure, From: c.From, To: c.To, Text: c.String(),
 		Bytes: c.Bytes, Bad: c.Bad()}
 }
 

@@ -15,6 +15,7 @@ import (
 	"ingot/bootserver/api"
 	"ingot/bootserver/catalog"
 	"ingot/bootserver/fleet"
+	"ingot/bootserver/fleet/rollout"
 	"ingot/bootserver/state"
 	"ingot/image"
 )
@@ -309,6 +310,9 @@ func (e Editor) CollectImages(ctx context.Context, q api.CollectRequest) (api.Co
 func (e Editor) inUse(images []image.Image) map[ingot.Digest]string {
 	used := e.first(images)
 	if e.State != nil {
+		for _, r := range e.State.Rollouts() {
+			rollout.Uses(r, e.State.Members(r.ID), func(image ingot.Digest, why string) { used[image] = why })
+		}
 		maps.Copy(used, fleet.InUse(e.State.Machines(), e.State.Latest()))
 	}
 	return used

@@ -127,6 +127,9 @@ func (o *Operator) Why(ref string) (api.Why, error) {
 		}
 	}
 	words, next := explain.Why(story)
+	if said := o.inRollout(m.ID); said != "" {
+		words = strings.TrimSpace(words + " " + said)
+	}
 	return api.Why{Machine: m.ID, Name: m.Hostname(), Words: words, Steps: each(next, api.StepOf)}, nil
 }
 

@@ -63,7 +63,7 @@ type Host interface {
 // ErrNoReload is returned by a Host that has no configuration file.
 var ErrNoReload = errors.New("the server has no configuration file to read again")
 
-// Config is what an Operator works with. All but Started and Log are required.
+// Config is what an Operator works with. All but Started, Log and Rollouts are required.
 type Config struct {
 	Host    Host
 	State   state.Store
@@ -73,6 +73,8 @@ type Config struct {
 	// Started is when the server started: it heard of no machine before. Zero: it has always heard them.
 	Started time.Time
 	Log     *slog.Logger // nil is quiet
+	// Rollouts moves rollouts on; nil: one of its own, which nobody runs.
+	Rollouts *Rollouts
 }
 
 // Operator carries out what operators ask through the API. It implements api.Backend.
@@ -85,14 +87,19 @@ type Operator struct {
 	log      *slog.Logger
 	started  time.Time    // see Config
 	captures atomic.Int32 // under way
+	rollouts *Rollouts
 }
 
 // New returns an Operator.
 func New(c Config) *Operator {
 	o := &Operator{Editor: c.Editor, host: c.Host, state: c.State, catalog: c.Catalog, now: c.Now, log: c.Log,
-		started: c.Started}
+		started: c.Started, rollouts: c.Rollouts}
 	if o.log == nil {
 		o.log = slog.New(slog.DiscardHandler)
+	}
+	if o.rollouts == nil {
+		o.rollouts = NewRollouts(RolloutsConfig{State: c.State, Catalog: c.Catalog, Healing: c.Host.HealingPolicy,
+			Now: c.Now, Log: o.log})
 	}
 	return o
 }

@@ -22,6 +22,7 @@ import (
 	"ingot"
 	"ingot/bootserver/access"
 	"ingot/bootserver/fleet"
+	"ingot/bootserver/fleet/rollout"
 )
 
 // Errors of a store.
@@ -150,6 +151,12 @@ type Decisions interface {
 	// nothing is stored; for images it fails as StoreMachine does. It returns when all is
 	// durable.
 	ReplaceMachines(c LargeChange) error
+	// Rollouts returns all rollouts, the oldest first.
+	Rollouts() []rollout.Rollout
+	// Rollout returns one rollout.
+	Rollout(id string) (rollout.Rollout, bool)
+	// Members returns the machines of a rollout, in the order in which they are moved.
+	Members(rollout string) []rollout.Member
 	// Counts returns how much there is.
 	Counts() Counts
 }
@@ -236,6 +243,14 @@ type Tx interface {
 	// Removal returns the pending removal of an image.
 	Removal(image ingot.Digest) (Removal, bool)
 
+	// Rollout returns one rollout.
+	Rollout(id string) (rollout.Rollout, bool)
+	// RolloutOf returns the rollout that has not ended and that a machine belongs to; empty if there is
+	// none.
+	RolloutOf(machine ingot.MachineID) string
+	// LastRollout is the number of the latest rollout there was.
+	LastRollout() int
+
 	// LookedUp declares that the images which the transaction assigns to machines were looked
 	// up after Removed returned n. A removal that ended since has left no record, so that
 	// assigning an image is ErrRemoved then, as the result of the transaction.
@@ -258,6 +273,15 @@ type Tx interface {
 	PutCredential(c access.Credential)
 	// DropCredential removes one.
 	DropCredential(id string)
+	// PutRollout stores a rollout. A new one is ErrBeingRemoved or ErrRemoved, as the result of the
+	// transaction, as if a machine were assigned its image.
+	PutRollout(r rollout.Rollout)
+	// DropRollout removes a rollout whose members were removed before.
+	DropRollout(id string)
+	// PutMember stores a machine of a rollout. It counts as one record.
+	PutMember(m rollout.Member)
+	// DropMember removes one.
+	DropMember(rollout string, machine ingot.MachineID)
 	// PutRemoval stores a pending removal.
 	PutRemoval(r Removal)
 	// DropRemoval removes one.

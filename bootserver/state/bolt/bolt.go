@@ -33,6 +33,7 @@ import (
 	"ingot"
 	"ingot/bootserver/access"
 	"ingot/bootserver/fleet"
+	"ingot/bootserver/fleet/rollout"
 	"ingot/bootserver/state"
 	"ingot/bootserver/state/record"
 	"ingot/bootserver/state/view"
@@ -80,6 +81,8 @@ var (
 	bucketCredentials = []byte(view.Credentials)
 	bucketAudit       = []byte(view.Audit)
 	bucketRemovals    = []byte(view.Removals)
+	bucketRollouts    = []byte(view.Rollouts)
+	bucketMembers     = []byte(view.Members)
 	bucketMeta        = []byte("meta")
 	bucketHistory     = []byte("history")
 	bucketRecent      = []byte("recent")
@@ -87,7 +90,7 @@ var (
 
 var buckets = [][]byte{bucketMachines, bucketBoots, bucketLeases, bucketMeta, bucketHistory, bucketRecent, bucketLedger,
 	bucketConsole,
-	bucketFacts, bucketCredentials, bucketAudit, bucketRemovals}
+	bucketFacts, bucketCredentials, bucketAudit, bucketRemovals, bucketRollouts, bucketMembers}
 
 // Open opens the state in dir, making it when it is missing, and takes its
 // lock. A second server gets state.ErrLocked with the process id of the first.
@@ -231,6 +234,8 @@ func (s *Store) load() error {
 			loadLatest(tx, v),
 			each(tx, bucketCredentials, record.DecodeCredential, v.AddCredential),
 			each(tx, bucketRemovals, record.DecodeRemoval, v.AddRemoval),
+			each(tx, bucketRollouts, record.DecodeRollout, v.AddRollout),
+			each(tx, bucketMembers, record.DecodeMember, v.AddMember),
 			s.loadIdentity(tx),
 		)
 	})
@@ -330,6 +335,19 @@ func (s *Store) Credentials() []access.Credential { return seen(s, (*view.View).
 
 // Removals implements state.Decisions.
 func (s *Store) Removals() []state.Removal { return seen(s, (*view.View).Removals) }
+
+// Rollouts implements state.Decisions.
+func (s *Store) Rollouts() []rollout.Rollout { return seen(s, (*view.View).Rollouts) }
+
+// Rollout implements state.Decisions.
+func (s *Store) Rollout(id string) (rollout.Rollout, bool) {
+	return found(s, func(v *view.View) (rollout.Rollout, bool) { return v.Rollout(id) })
+}
+
+// Members implements state.Decisions.
+func (s *Store) Members(id string) []rollout.Member {
+	return seen(s, func(v *view.View) []rollout.Member { return v.Members(id) })
+}
 
 // Removed implements state.Decisions.
 func (s *Store) Removed() uint64 { return seen(s, (*view.View).Removed) }

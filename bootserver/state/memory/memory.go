@@ -16,6 +16,7 @@ import (
 	"ingot"
 	"ingot/bootserver/access"
 	"ingot/bootserver/fleet"
+	"ingot/bootserver/fleet/rollout"
 	"ingot/bootserver/state"
 	"ingot/bootserver/state/record"
 	"ingot/bootserver/state/view"
@@ -122,6 +123,9 @@ func (s *Store) load(d *data) error {
 			return err
 		}
 		v.AddRemoval(r)
+	}
+	if err := addRollouts(v, d); err != nil {
+		return err
 	}
 	for _, m := range v.Machines() {
 		s.touchMachine(m.ID)
@@ -333,6 +337,12 @@ func (s *Store) put(k view.Key, v any, touched map[ingot.MachineID]bool) {
 		touched[v.Machine] = true
 	case view.Piece:
 		s.data.addPiece(v)
+	case rollout.Rollout:
+		s.touchRollout(v)
+		s.data.put(k, encoded(v))
+	case rollout.Member:
+		s.touchMember(v)
+		s.data.put(k, encoded(v))
 	case access.Credential:
 		s.touchCredential(k.Key)
 		s.data.put(k, encoded(v))
@@ -343,6 +353,10 @@ func (s *Store) put(k view.Key, v any, touched map[ingot.MachineID]bool) {
 		switch k.Table {
 		case view.Credentials:
 			s.touchCredential(k.Key)
+		case view.Rollouts:
+			s.dropRollout(k)
+		case view.Members:
+			s.dropMember(k)
 		case view.Removals:
 			s.touch(view.Key{Table: view.Numbers, Key: view.RemovedKey})
 		}
@@ -438,6 +452,21 @@ func (s *Store) Credentials() []access.Credential { return seen(s, (*view.View).
 
 // Removals implements state.Decisions.
 func (s *Store) Removals() []state.Removal { return seen(s, (*view.View).Removals) }
+
+// Rollouts implements state.Decisions.
+func (s *Store) Rollouts() []rollout.Rollout { return seen(s, (*view.View).Rollouts) }
+
+// Rollout implements state.Decisions.
+func (s *Store) Rollout(id string) (rollout.Rollout, bool) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.view.Rollout(id)
+}
+
+// Members implements state.Decisions.
+func (s *Store) Members(id string) []rollout.Member {
+	return seen(s, func(v *view.View) []rollout.Member { return v.Members(id) })
+}
 
 // Removed implements state.Decisions.
 func (s *Store) Removed() uint64 { return seen(s, (*view.View).Removed) }

@@ -153,6 +153,8 @@ type machine struct {
 	Setback     *setback                  `json:"setback,omitempty"`
 	Orders      int                       `json:"orders,omitempty"`
 	Once        *once                     `json:"once,omitempty"`
+	Pin         *mark                     `json:"pin,omitempty"`
+	Off         *mark                     `json:"off,omitempty"`
 	Grants      []grant                   `json:"grants,omitempty"`
 	Had         []ingot.Disk              `json:"had,omitempty"`
 	Boot        ingot.BootID              `json:"boot,omitempty"`
@@ -173,7 +175,7 @@ func machineOf(m fleet.Machine) machine {
 		LastHealthy: imageRef(m.LastHealthy), Healthy: list(m.Healthy, refOf), Orders: m.Orders,
 		Grants: list(m.Grants, grantOf), Had: m.Had, Boot: m.Boot, Claim: claimOf(m.Claim), Authenticated: m.Authenticated,
 		Trial: trialOf(m.Trial), Setback: setbackOf(m.Setback), Returned: m.Returned,
-		Once: onceOf(m.Once)}
+		Once: onceOf(m.Once), Pin: markOf(m.Pin), Off: markOf(m.Off)}
 	if q := m.Ask; q != nil {
 		r.Ask = &question{With: q.With, What: q.What, About: q.About, Reported: q.Reported}
 	}
@@ -194,11 +196,33 @@ func (r machine) value() fleet.Machine {
 		LastHealthy: fleet.ImageRef(r.LastHealthy), Healthy: list(r.Healthy, imageRef.value), Orders: r.Orders,
 		Grants: list(r.Grants, grant.value), Had: r.Had, Boot: r.Boot, Claim: r.Claim.value(), Authenticated: r.Authenticated,
 		Trial: r.Trial.value(), Setback: r.Setback.value(), Returned: r.Returned,
-		Once: r.Once.value()}
+		Once: r.Once.value(), Pin: r.Pin.value(), Off: r.Off.value()}
 	if q := r.Ask; q != nil {
 		m.Ask = &fleet.Question{With: q.With, What: q.What, About: q.About, Reported: q.Reported}
 	}
 	return m
+}
+
+type mark struct {
+	Why   string    `json:"why,omitempty"`
+	By    string    `json:"by"`
+	Since time.Time `json:"since"`
+}
+
+func markOf(m *fleet.Mark) *mark {
+	if m == nil {
+		return nil
+	}
+	r := mark(*m)
+	return &r
+}
+
+func (r *mark) value() *fleet.Mark {
+	if r == nil {
+		return nil
+	}
+	m := fleet.Mark(*r)
+	return &m
 }
 
 // once is what one boot does other than its machine's assignment says.

@@ -19,6 +19,7 @@ import (
 	"ingot"
 	"ingot/bootserver/access"
 	"ingot/bootserver/fleet"
+	"ingot/bootserver/fleet/rollout"
 	"ingot/bootserver/state"
 )
 
@@ -47,6 +48,10 @@ func Encode(v any) ([]byte, error) {
 		return json.Marshal(credentialOf(v))
 	case state.Removal:
 		return json.Marshal(removal(v))
+	case rollout.Rollout:
+		return json.Marshal(rolloutOf(v))
+	case rollout.Member:
+		return json.Marshal(memberOf(v))
 	}
 	return nil, fmt.Errorf("encoding a record: no record holds a %T", v)
 }
@@ -81,6 +86,20 @@ func DecodeLease(b []byte) (fleet.Lease, error) {
 // DecodeCredential reads the record of a token or certificate.
 func DecodeCredential(b []byte) (access.Credential, error) {
 	var r credential
+	err := json.Unmarshal(b, &r)
+	return r.value(), err
+}
+
+// DecodeRollout reads the record of a rollout.
+func DecodeRollout(b []byte) (rollout.Rollout, error) {
+	var r rolloutRecord
+	err := json.Unmarshal(b, &r)
+	return r.value(), err
+}
+
+// DecodeMember reads the record of a machine of a rollout.
+func DecodeMember(b []byte) (rollout.Member, error) {
+	var r member
 	err := json.Unmarshal(b, &r)
 	return r.value(), err
 }

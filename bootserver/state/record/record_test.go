@@ -77,4 +77,6 @@ func TestRecordsHaveEveryField(t *testing.T) {
 	roundTrip(t, DecodeLease)
 	roundTrip(t, DecodeCredential)
 	roundTrip(t, DecodeChange)
+	roundTrip(t, DecodeRollout)
+	roundTrip(t, DecodeMember)
 }

@@ -59,6 +59,8 @@ func Run(t *testing.T, b Backend) {
 		{"Index", testIndex},
 		{"Bound", testBound},
 		{"ImageRemoval", testImageRemoval},
+		{"Rollouts", testRollouts},
+		{"RolloutImages", testRolloutImages},
 		{"ReplaceMachines", testReplaceMachines},
 		{"ManyAtOnce", testManyAtOnce},
 		{"Order", testOrder},

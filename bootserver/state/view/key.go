@@ -22,6 +22,8 @@ const (
 	Consoles    Table = "console" // keys are made up; only written
 	Ledger      Table = "ledger"  // keys are sequence numbers, 8 bytes, big-endian; only written
 	Audit       Table = "audit"   // as Ledger, for actions of operators
+	Rollouts    Table = "rollouts"
+	Members     Table = "members" // keys: MemberKey
 )
 
 // The indexes, which are read and follow from the records that are written.
@@ -35,9 +37,10 @@ const (
 	ByPort         Table = "by-port"
 	ByAddress      Table = "by-address"
 	ByImage        Table = "by-image"
-	ByToken        Table = "by-token" // credentials by their names
-	ByMachine      Table = "by-boots" // boots by machine
-	Numbers        Table = "numbers"  // keys: PendingKey, CredentialsKey, RemovedKey
+	ByToken        Table = "by-token"  // credentials by their names
+	ByMachine      Table = "by-boots"  // boots by machine
+	ByMember       Table = "by-member" // rollouts that have not ended, by machine
+	Numbers        Table = "numbers"   // keys: PendingKey, CredentialsKey, RemovedKey, RolloutsKey
 )
 
 // Records reports whether a table has records; an index has none.
@@ -48,6 +51,7 @@ const (
 	PendingKey     = "pending"
 	CredentialsKey = "credentials"
 	RemovedKey     = "removed" // images
+	RolloutsKey    = "rollouts"
 )
 
 // Key names one record or one entry of an index.

@@ -36,7 +36,8 @@ var _ state.Tx = (*Tx)(nil)
 // records of one step in any.
 type Step struct {
 	// Puts are the last values of records, nil for one that was removed: fleet.Machine,
-	// fleet.Boot, fleet.Lease, fleet.Change, access.Credential, state.Removal, Piece, and
+	// fleet.Boot, fleet.Lease, fleet.Change, access.Credential, state.Removal, rollout.Rollout,
+	// rollout.Member, Piece, and
 	// []byte for facts.
 	Puts map[Key]any
 	// Forget is a machine whose past is removed before the Puts: boots, consoles, facts.
@@ -233,7 +234,7 @@ func (tx *Tx) ImageUse(image ingot.Digest) (why string, used bool) {
 		}
 	}
 	if first == "" {
-		return "", false
+		return tx.v.rolloutUse(image)
 	}
 	m, _ := tx.Machine(first)
 	latest := tx.v.imageOf(m.Boot)
@@ -316,11 +317,16 @@ func (tx *Tx) LookedUp(n uint64) { tx.looked = &n }
 // refuseRemoved fails the transaction if a machine gets an image that is being removed, or
 // may have been removed since it was looked up.
 func (tx *Tx) refuseRemoved(old, m *fleet.Machine) {
-	image := m.Assignment.Image
-	if image == "" || image == old.Assignment.Image {
+	if m.Assignment.Image != old.Assignment.Image {
+		tx.refuseRemovedImage(m.Assignment.ImageRef)
+	}
+}
+
+func (tx *Tx) refuseRemovedImage(ref fleet.ImageRef) {
+	if ref.Image == "" {
 		return
 	}
-	_, pending := tx.Removal(image)
+	_, pending := tx.Removal(ref.Image)
 	ended := false
 	if tx.looked != nil {
 		tx.read(Key{Numbers, RemovedKey})
@@ -329,7 +335,7 @@ func (tx *Tx) refuseRemoved(old, m *fleet.Machine) {
 	switch {
 	case tx.err != nil:
 	case pending:
-		tx.err = fmt.Errorf("%w: %s", state.ErrBeingRemoved, m.Assignment.Name)
+		tx.err = fmt.Errorf("%w: %s", state.ErrBeingRemoved, ref.Name)
 	case ended:
 		tx.err = state.ErrRemoved
 	}

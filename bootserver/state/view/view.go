@@ -22,6 +22,7 @@ import (
 	"ingot"
 	"ingot/bootserver/access"
 	"ingot/bootserver/fleet"
+	"ingot/bootserver/fleet/rollout"
 	"ingot/bootserver/state"
 )
 
@@ -46,9 +47,12 @@ type View struct {
 	boots       map[ingot.BootID]fleet.Boot
 	credentials map[string]access.Credential // by id
 	removals    map[ingot.Digest]state.Removal
-	removed     uint64                   // removals that ended
-	ended       map[ingot.Outcome]uint64 // boots that ended since the state was opened
-	pieces      uint64                   // of consoles, since the state was opened
+	removed     uint64 // removals that ended
+	rollouts    map[string]rollout.Rollout
+	members     map[string]map[ingot.MachineID]rollout.Member // by rollout
+	lastRollout int                                           // the highest number
+	ended       map[ingot.Outcome]uint64                      // boots that ended since the state was opened
+	pieces      uint64                                        // of consoles, since the state was opened
 	index       index
 }
 
@@ -56,7 +60,8 @@ type View struct {
 func New(size func(v any) (int, error)) *View {
 	return &View{Size: size, machines: map[ingot.MachineID]*fleet.Machine{}, boots: map[ingot.BootID]fleet.Boot{},
 		credentials: map[string]access.Credential{}, removals: map[ingot.Digest]state.Removal{},
-		ended: map[ingot.Outcome]uint64{}, index: newIndex()}
+		ended: map[ingot.Outcome]uint64{}, index: newIndex(), rollouts: map[string]rollout.Rollout{},
+		members: map[string]map[ingot.MachineID]rollout.Member{}}
 }
 
 // SeqKey is the key of a Change.

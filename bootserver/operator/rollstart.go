@@ -1,0 +1,385 @@
+package operator
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"ingot"
+	"ingot/bootserver/access"
+	"ingot/bootserver/api"
+	"ingot/bootserver/fleet"
+	"ingot/bootserver/fleet/rollout"
+	"ingot/bootserver/state"
+	"ingot/image"
+)
+
+// StartRollout implements api.Rollouts.
+func (o *Operator) StartRollout(ctx context.Context, q api.RolloutRequest) (p api.RolloutPlan, err error) {
+	o.rollouts.sweep()
+	o.rollouts.starting.Lock()
+	defer o.rollouts.starting.Unlock()
+	err = repeat(func() error {
+		removed := o.state.Removed()
+		d, err := o.draft(ctx, q)
+		if err != nil {
+			return err
+		}
+		if p = d.plan(); q.DryRun {
+			return nil
+		}
+		if err := d.startable(); err != nil {
+			return err
+		}
+		d.rollout.By = access.From(ctx).String()
+		started, err := o.rollouts.begin(ctx, d.rollout, d.members, removed)
+		if err == nil {
+			p.Rollout = o.rolloutOf(started)
+		}
+		return err
+	}, errStale, state.ErrRemoved)
+	return p, removalProblem(err)
+}
+
+// draft is a rollout that is not stored yet.
+type draft struct {
+	rollout  rollout.Rollout
+	members  []rollout.Member
+	image    image.Image
+	boots    int // of which the usual rate was computed
+	planned  map[ingot.MachineID]api.PlannedMachine
+	images   map[ingot.Digest]image.Image // that machines have now, as far as they are in the store
+	problems []error                      // of machines that must not get the image
+	other    string                       // a rollout that has machines of this one
+}
+
+// draft plans a rollout.
+func (o *Operator) draft(ctx context.Context, q api.RolloutRequest) (*draft, error) {
+	now := o.now()
+	as, err := o.catalog.Assignment(ctx, q.Image, "", now)
+	if err != nil {
+		return nil, storeProblem(err)
+	}
+	im, err := o.catalog.Stored(as.Image)
+	if err != nil {
+		return nil, storeProblem(err)
+	}
+	machines, err := chooseMachines(o.state.Machines(), q.Selector)
+	if err != nil {
+		return nil, err
+	}
+	d := &draft{image: im, planned: map[ingot.MachineID]api.PlannedMachine{}, images: map[ingot.Digest]image.Image{}}
+	policy, err := o.policyFor(q, d)
+	if err != nil {
+		return nil, err
+	}
+	d.rollout = rollout.Rollout{ID: "new", Image: rollout.Image(as.ImageRef), Selector: q.Selector, Policy: policy,
+		State: rollout.Planned, Created: now, Since: now, By: access.From(ctx).String()}
+	list, f, err := o.candidates(machines, policy.Spread)
+	if err != nil {
+		return nil, err
+	}
+	if d.rollout, d.members, err = rollout.Plan(d.rollout, list); err != nil {
+		return nil, api.NewProblem(api.CodeNobodyToMove, fmt.Sprintf("%s: none of %d machines would get %s", err, len(list),
+			as.Name))
+	}
+	return d, o.examine(d, machines, list, f, q.Force, now)
+}
+
+// policyFor returns the policy of a request, with the fleet's own rate of failed boots.
+func (o *Operator) policyFor(q api.RolloutRequest, d *draft) (p rollout.Policy, err error) {
+	past, err := o.usualRate()
+	if err != nil {
+		return p, err
+	}
+	rate, n := rollout.UsualRate(past, o.now())
+	d.boots = n
+	p = policyOf(q.Policy).WithDefaults(rate, o.host.HealingPolicy().Limit())
+	if err := p.Check(); err != nil {
+		return p, api.NewProblem(api.CodeInvalidRollout, err.Error())
+	}
+	if _, err := closed(p.Window, o.now()); err != nil {
+		return p, api.NewProblem(api.CodeInvalidRollout, err.Error())
+	}
+	if p.How == rollout.Reboot {
+		return p, api.NewProblem(api.CodeInvalidRollout, "how: this version cannot ask machines to reboot; use next-boot, "+
+			"and reboot the machines that a wave has moved")
+	}
+	p.How = rollout.NextBoot
+	return p, nil
+}
+
+// ratedBoots bounds the boots of which the usual rate of failures is computed.
+const ratedBoots = 5000
+
+// usualRate returns the latest boots of the fleet, as rollout.UsualRate needs them.
+func (o *Operator) usualRate() (list []rollout.Past, err error) {
+	boots, err := o.state.Boots("", ratedBoots)
+	if err != nil {
+		return nil, err
+	}
+	own := map[ingot.BootID]bool{}
+	for _, r := range o.state.Rollouts() {
+		for _, m := range o.state.Members(r.ID) {
+			for _, res := range m.Results {
+				own[res.Boot] = true
+			}
+		}
+	}
+	for _, b := range boots {
+		if b.Once == nil && b.Image.Image != "" {
+			list = append(list, rollout.Past{Image: b.Image.Image, Started: b.Started, Rollout: own[b.ID],
+				Class: rollout.Classify(bootFacts(fleet.Machine{}, b))})
+		}
+	}
+	return list, nil
+}
+
+// everybody is the selector of all machines.
+const everybody = "all"
+
+// chooseMachines returns the machines that a selector names: all, names and hostlists, or labels. A word
+// that is both the name of a machine and a label means the machine.
+func chooseMachines(all []fleet.Machine, selector string) (list []fleet.Machine, err error) {
+	if selector == everybody {
+		return slices.DeleteFunc(all, func(m fleet.Machine) bool { return m.State != fleet.Approved }), nil
+	}
+	invalid := func(err error) error {
+		return api.NewProblem(api.CodeInvalidRollout, fmt.Sprintf("selector %q: %v", selector, err))
+	}
+	names, err := fleet.Hostlist(selector)
+	if err == nil && !strings.Contains(selector, "=") {
+		for _, n := range names {
+			list = append(list, fleet.Named(all, n)...)
+		}
+		if len(list) > 0 && len(list) != len(names) {
+			return nil, invalid(fmt.Errorf("it names %d machines, of which %d are known", len(names), len(list)))
+		}
+	}
+	if len(list) == 0 {
+		sel, err := fleet.ParseSelector(selector)
+		if err != nil {
+			return nil, invalid(err)
+		}
+		for _, m := range all {
+			if sel.Matches(m.Labels) {
+				list = append(list, m)
+			}
+		}
+	}
+	switch {
+	case len(list) == 0:
+		return nil, invalid(errors.New("it names no machine"))
+	case len(list) > rollout.MaxMembers:
+		return nil, invalid(fmt.Errorf("it names %d machines; a rollout has at most %d", len(list), rollout.MaxMembers))
+	}
+	return list, nil
+}
+
+// candidates gathers the facts of machines for a plan.
+func (o *Operator) candidates(machines []fleet.Machine, spread string) (list []rollout.Candidate, f rollout.Fleet,
+	err error) {
+	now, listening, stepped := o.rollouts.clock()
+	f = rollout.Fleet{Listening: listening, Stepped: stepped}
+	others := o.rollouts.others("")
+	for _, m := range machines {
+		facts, _, err := o.rollouts.machine(&rollout.Member{Machine: m.ID}, now)
+		if err != nil {
+			return nil, f, err
+		}
+		facts.Other = others[m.ID]
+		list = append(list, rollout.Candidate{ID: m.ID, Name: m.Hostname(), Domain: m.Labels[spread], Machine: facts})
+	}
+	slices.SortStableFunc(list, rollout.ByName)
+	return list, f, nil
+}
+
+// examine says of each machine whether it would be moved and whether the image fits it.
+func (o *Operator) examine(d *draft, machines []fleet.Machine, list []rollout.Candidate, f rollout.Fleet, force bool,
+	now time.Time) error {
+	out := map[ingot.MachineID]string{}
+	for i := range list {
+		c := &list[i]
+		out[c.ID] = c.Out(d.rollout.Image.Image, f, now)
+		if c.Other != "" {
+			d.other = c.Other
+		}
+	}
+	for _, m := range machines {
+		p := api.PlannedMachine{Machine: m.ID, Name: m.Hostname(), From: imageRefOf(m.Assignment.ImageRef), Out: out[m.ID],
+			Note: fits(d.image.Manifest, m)}
+		var latest fleet.Boot
+		o.state.View(func(r state.Reader) { latest = latestBoot(r, m) })
+		if err := o.ownership(m, d.rollout.Image.Image, force).check(m, latest); err != nil && p.Out == "" {
+			d.problems = append(d.problems, err)
+			p.Note = strings.Join(append([]string{err.Error()}, p.Note), "; ")
+		}
+		d.planned[m.ID] = p
+		if had := m.Assignment.Image; had != "" {
+			if _, known := d.images[had]; !known {
+				if im, err := o.catalog.Stored(had); err == nil {
+					d.images[had] = im
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// fits says what may keep an image from running on a machine: too little memory, and volumes that the
+// machine has no disk for.
+func fits(im ingot.ImageManifest, m fleet.Machine) string {
+	var notes []string
+	const enough = 7.0 / 8 // as ingot-init checks it: the kernel keeps a part of the memory for itself
+	if m.Facts.RAM > 0 && float64(m.Facts.RAM) < enough*float64(im.MinRAM) {
+		notes = append(notes, fmt.Sprintf("it has %d MiB of memory, and the image needs %d MiB", m.Facts.RAM>>20,
+			im.MinRAM>>20))
+	}
+	if len(im.Volumes) > 0 && m.Facts.RAM > 0 && len(m.Facts.Disks) == 0 {
+		notes = append(notes, "it reported no disk, and the image has volumes")
+	}
+	return strings.Join(notes, "; ")
+}
+
+// plan returns the draft for people.
+func (d *draft) plan() api.RolloutPlan {
+	p := api.RolloutPlan{DryRun: true, Boots: d.boots, Rollout: convertRollout(d.rollout, nil),
+		Machines: []api.PlannedMachine{}}
+	p.Rollout.ID, p.Rollout.State = "", string(rollout.Planned)
+	count := map[fleet.ImageRef]int{}
+	for _, m := range d.members {
+		planned := d.planned[m.Machine]
+		planned.Wave, planned.Domain = m.Wave, m.Domain
+		p.Machines = append(p.Machines, planned)
+		if planned.Out == "" {
+			count[fleet.ImageRef(m.From)]++
+		}
+	}
+	p.Changes = d.changes(count)
+	p.Notes = append(p.Notes, "machines boot the image when somebody reboots them: a wave waits for that")
+	return p
+}
+
+// changes says what changes for machines, by the image that they have now.
+func (d *draft) changes(count map[fleet.ImageRef]int) []api.PlannedChange {
+	list := []api.PlannedChange{}
+	for ref, n := range count {
+		c := api.PlannedChange{From: imageRefOf(ref), Machines: n, Lines: []string{"it is not in the store any more"}}
+		if had, known := d.images[ref.Image]; known {
+			c.Lines = differences(had.Manifest, d.image.Manifest)
+		}
+		list = append(list, c)
+	}
+	slices.SortFunc(list, func(a, b api.PlannedChange) int { return strings.Compare(a.From.Name, b.From.Name) })
+	return list
+}
+
+// differences says what differs between two images.
+func differences(a, b ingot.ImageManifest) (lines []string) {
+	add := func(what, before, after string) {
+		if before != after {
+			lines = append(lines, fmt.Sprintf("%s: %s → %s", what, before, after))
+		}
+	}
+	add("kernel", a.KernelRelease, b.KernelRelease)
+	add("packages", fmt.Sprint(a.Packages), fmt.Sprint(b.Packages))
+	add("kernel arguments", strings.Join(a.Arguments, " "), strings.Join(b.Arguments, " "))
+	add("least memory", fmt.Sprintf("%d MiB", a.MinRAM>>20), fmt.Sprintf("%d MiB", b.MinRAM>>20))
+	add("volumes", volumeNames(a), volumeNames(b))
+	const mega = 1e6
+	download := b.Kernel.Size + b.Initramfs.Size + b.Root.Size
+	lines = append(lines, fmt.Sprintf("download: %.1f MB for each machine", float64(download)/mega))
+	return append(lines, fmt.Sprintf("packages and files: ingot image diff %s %s", a.Name(), b.Name()))
+}
+
+func volumeNames(m ingot.ImageManifest) string {
+	var names []string
+	for _, v := range m.Volumes {
+		names = append(names, v.Name)
+	}
+	if names == nil {
+		return "none"
+	}
+	return strings.Join(names, " ")
+}
+
+// startable returns a problem if the rollout must not start.
+func (d *draft) startable() error {
+	if d.other != "" {
+		return api.NewProblem(api.CodeRolloutMachines, "machines belong to rollout "+d.other+", which has not ended",
+			"rollout", d.other)
+	}
+	if n := len(d.problems); n > 0 {
+		p := api.Problem{}
+		if errors.As(d.problems[0], &p) && n > 1 {
+			p.Detail += fmt.Sprintf("; and likewise %d more machines", n-1)
+			return p
+		}
+		return d.problems[0]
+	}
+	return nil
+}
+
+// begin stores a rollout: its machines in parts, and then that it may move. A crash in between leaves a
+// rollout that sweep drops.
+func (x *Rollouts) begin(ctx context.Context, r rollout.Rollout, members []rollout.Member, removed uint64) (
+	rollout.Rollout, error) {
+	final := r.State
+	r.State, r.Generation = rollout.Preparing, 1
+	r.Ledger, _ = x.State.LedgerName()
+	err := x.State.Update(func(tx state.Tx) error {
+		tx.LookedUp(removed)
+		r.Number = tx.LastRollout() + 1
+		r.ID = fmt.Sprint("r", r.Number)
+		tx.PutRollout(r)
+		return nil
+	})
+	if err != nil {
+		return r, err
+	}
+	for part := range slices.Chunk(members, dropAtOnce) {
+		err = x.State.Update(func(tx state.Tx) error {
+			for _, m := range part {
+				if other := tx.RolloutOf(m.Machine); other != "" && other != r.ID {
+					return api.NewProblem(api.CodeRolloutMachines, fmt.Sprintf("%s belongs to rollout %s, which has not ended",
+						m.Name, other), "rollout", other)
+				}
+				m.Rollout = r.ID
+				tx.PutMember(m)
+			}
+			return nil
+		})
+		if err != nil {
+			return r, errors.Join(err, x.drop(r.ID))
+		}
+	}
+	r.State, r.Generation = final, r.Generation+1
+	r.Log = []rollout.Entry{{At: r.Created, State: final, By: r.By}}
+	c := onRollout(r, Action(ctx, r.Created, fleet.ActionRolloutStart, nil, started{r.Image.Name, r.Selector, r.Machines}))
+	changes := append(stateChanges(rollout.Rollout{}, r), c)
+	err = x.State.Update(func(tx state.Tx) error {
+		tx.PutRollout(r)
+		tx.Record(changes...)
+		return nil
+	})
+	if err == nil {
+		logActions(x.Log, changes...)
+	}
+	return r, err
+}
+
+// started is what the audit log has of the start of a rollout.
+type started struct {
+	Image    string `json:"image"`
+	Selector string `json:"selector"`
+	Machines int    `json:"machines"`
+}
+
+// onRollout returns an action on a rollout.
+func onRollout(r rollout.Rollout, c fleet.Change) fleet.Change {
+	c.Rollout, c.Subject, c.Name, c.Image = r.ID, r.ID, r.ID, fleet.ImageRef(r.Image)
+	return c
+}
