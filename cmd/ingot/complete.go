@@ -59,6 +59,10 @@ func (a *app) arguments() map[string]cobra.CompletionFunc {
 		"grant":  a.grantArguments(),
 		"assign": one(a.Machines, onServer), "rollback": machine, "resume": machines, "events": machines,
 
+		"rollout start": one(a.ServerImages), "rollout show": one(a.Rollouts), "rollout history": one(a.Rollouts),
+		"rollout pause": one(a.Rollouts), "rollout resume": one(a.Rollouts), "rollout abort": one(a.Rollouts),
+		"machine pin": machines, "machine off": machines,
+
 		"backup": one(file), "restore": one(file),
 		"context add": one(), "context use": one(command.Contexts), "context rm": one(command.Contexts),
 		"token create": one(), "token revoke": one(a.Credentials),
@@ -93,6 +97,7 @@ func (a *app) flagValues() map[string]cobra.CompletionFunc {
 		"output": words("table", "json"), "scope": words("read", "operate", "admin"),
 		"format": words("oci", "raw", "iso"), "arch": words("amd64", "arm64"),
 		"mode":    words("full", "proxy", "observe"),
+		"how":     words("auto", "next-boot"),
 		"context": command.CompleteFlag(command.Contexts), "image": command.CompleteFlag(a.ServerImages),
 	}
 }

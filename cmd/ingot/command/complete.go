@@ -94,6 +94,18 @@ func (a *App) ServerImages(ctx context.Context) (values []cobra.Completion) {
 	return values
 }
 
+// Rollouts completes rollouts of the server.
+func (a *App) Rollouts(ctx context.Context) (values []cobra.Completion) {
+	list, err := a.Client().Rollouts(ctx)
+	if err != nil {
+		return nil
+	}
+	for _, r := range list {
+		values = append(values, cobra.CompletionWithDesc(r.ID, r.Image.Name+", "+r.State))
+	}
+	return values
+}
+
 // StoreVersions completes images like StoreImages, without their tags.
 func (a *App) StoreVersions(ctx context.Context) []cobra.Completion {
 	return slices.DeleteFunc(a.StoreImages(ctx), func(v cobra.Completion) bool {

@@ -1,6 +1,6 @@
 // Package machines has the commands of ingot about machines and their boots:
 // machine, boots, why, console and grant for each machine; assign, rollback,
-// resume and events for the fleet.
+// resume, rollout and events for the fleet.
 package machines
 
 import (
@@ -23,5 +23,6 @@ func (a *Commands) Machines() []*cobra.Command {
 
 // Fleet are the commands of the group fleet.
 func (a *Commands) Fleet() []*cobra.Command {
-	return []*cobra.Command{a.assignCommand(), a.rollbackCommand(), a.resumeCommand(), a.eventsCommand()}
+	return []*cobra.Command{a.rolloutCommand(), a.assignCommand(), a.rollbackCommand(), a.resumeCommand(),
+		a.eventsCommand()}
 }

@@ -20,18 +20,21 @@ func (a *Commands) machineCommand() *cobra.Command {
 	return command.Parent("machine", "list, show, approve, label and merge machines",
 		"  ingot machine ls\n  ingot machine show node01",
 		a.machineLsCommand(), a.machineShowCommand(), a.approveCommand(), a.labelCommand(), a.renameCommand(),
-		a.mergeCommand(), a.retireCommand(), a.forgetCommand(), a.importMachinesCommand())
+		a.mergeCommand(), a.pinCommand(), a.offCommand(), a.retireCommand(), a.forgetCommand(), a.importMachinesCommand())
 }
 
 func (a *Commands) machineLsCommand() *cobra.Command {
-	return &cobra.Command{
+	var outdated bool
+	c := &cobra.Command{
 		Use: "ls [MACHINE...]", Short: "list machines",
-		Long: `List all machines, or those that are named.
+		Long: `List all machines, or those that are named. With --outdated, list those that would boot another
+image at a reboot than the one that they run.
 
 ` + naming,
 		Example: `  ingot machine ls
   ingot machine ls rack=r1,role!=db
   ingot machine ls 'node[01-40]'
+  ingot machine ls --outdated rack=r1
   ingot machine ls -o json | jq -r '.[].id'`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			list := a.Client().MachinesBrief
@@ -39,6 +42,9 @@ func (a *Commands) machineLsCommand() *cobra.Command {
 				list = a.Client().Machines // with every field
 			}
 			ms, err := list(cmd.Context())
+			if err == nil && outdated {
+				ms, err = a.outdated(cmd.Context(), ms)
+			}
 			if err != nil {
 				return err
 			}
@@ -58,6 +64,36 @@ func (a *Commands) machineLsCommand() *cobra.Command {
 			}), failed)
 		},
 	}
+	c.Flags().BoolVar(&outdated, "outdated", false, "only machines that would boot another image than they run")
+	return c
+}
+
+// outdated returns the machines that would boot another image at a reboot than the one that they run.
+func (a *Commands) outdated(ctx context.Context, all []api.Machine) ([]api.Machine, error) {
+	boots, err := a.Client().LatestBoots(ctx)
+	if err != nil {
+		return nil, err
+	}
+	runs := map[ingot.BootID]ingot.Digest{}
+	for _, b := range boots {
+		if b.Outcome == ingot.OutcomeHealthy {
+			runs[b.ID] = b.Image.Image
+		}
+	}
+	list := []api.Machine{}
+	for _, m := range all {
+		next := m.Assignment.Image
+		if m.Setback != nil {
+			next = m.Setback.To.Image
+		}
+		if m.Once != nil {
+			next = m.Once.Image
+		}
+		if is := runs[m.Boot]; m.State == api.Approved && is != "" && next != "" && next != is {
+			list = append(list, m)
+		}
+	}
+	return list, nil
 }
 
 func (a *Commands) machineShowCommand() *cobra.Command {
@@ -154,6 +190,7 @@ has fetched kernel and initramfs; --cancel takes it back before, and so does ano
 				return a.assignOnce(ctx, o, q, args)
 			}
 			q.Image = args[1]
+			a.suggestRollout(ctx, args)
 			return a.eachMachine(ctx, args[:1], func(n string) (api.Machine, error) { return a.Client().AssignBy(ctx, n, q) },
 				func(m api.Machine) string {
 					return fmt.Sprintf("%s boots %s (%s) from its next boot on", Called(m), m.Assignment.Name,
@@ -456,6 +493,11 @@ func machineDetails(w io.Writer, m api.Machine, now time.Time) {
 	}
 	if m.Once != nil {
 		show.Row(t, "next boot", onceText(*m.Once))
+	}
+	for name, is := range map[string]*api.Mark{"pinned": m.Pin, "off": m.Off} {
+		if is != nil {
+			show.Row(t, name, fmt.Sprintf("%s, by %s: %s", show.Ago(is.Since, now), is.By, show.Dash(is.Why)))
+		}
 	}
 	if s := m.Setback; s != nil && s.To.Image != "" {
 		show.Row(t, "fell back", fmt.Sprintf("to %s, %s: %s", s.To.Name, show.Ago(s.At, now), s.Why))
