@@ -133,7 +133,7 @@ func (a *app) serve(cmd *cobra.Command, f serveFlags) error {
 			fmt.Fprintf(a.Stderr, "serving %s\n", linkLine(l))
 		}
 		for _, at := range r.Remote {
-			fmt.Fprintf(a.Stderr, "API for remote clients: https://%s\n", at)
+			fmt.Fprintf(a.Stderr, "API and dashboard for remote clients: https://%s\n", at)
 		}
 		fmt.Fprintf(a.Stderr, "  → ingot machine ls\n")
 		s.ready()
