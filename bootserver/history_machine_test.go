@@ -114,6 +114,12 @@ func (s *history) judges(c *computer, m fleet.Machine, before, b fleet.Boot, scr
 	if m.Once != nil && m.State == fleet.Approved && !s.servable(m.Once.Image) {
 		m.Once = nil // it is cancelled then
 	}
+	if now, _ := s.state.Machine(m.ID); m.Assignment.Image == "" && now.Assignment.Image != "" { // by this script
+		if name, why := s.Policy().FirstImage(m); now.Assignment.Name != name || now.Assignment.Why != why {
+			s.t.Fatalf("%s gets %+v; the policy gives it %q, %s", m.ID, now.Assignment, name, why)
+		}
+		m.Assignment = now.Assignment
+	}
 	ref, err := fleet.Next(m)
 	if want := err == nil && s.servable(ref.Image); serves != want {
 		s.t.Fatalf("%s, %s, which is to boot %q (%v, servable: %t), gets\n%s", m.ID, m.State, ref.Name, err,
@@ -182,9 +188,6 @@ func (s *history) polls(c *computer) {
 		}
 	default:
 		after, _ := s.state.Boot(c.boot)
-		if m.State == fleet.Approved && m.Assignment.Image == "" { // it is given the policy's image when one can be served
-			m, _ = s.state.Machine(m.ID)
-		}
 		s.judges(c, m, before, after, script)
 	}
 }
