@@ -351,7 +351,8 @@ func (v *view) update(ctx context.Context) {
 var seed = maphash.MakeSeed()
 
 // deliver sends the parts that changed, all of them to streams that just came and may have missed some,
-// and a reload where the page has other parts than before.
+// and a reload where the page has other parts than before. A page may be ahead of its cursor: the state has
+// what the ledger does not list yet. So a stream that just came gets all parts with the first change, too.
 func (v *view) deliver(cursor string, all, some [][2]string) {
 	v.hub.mu.Lock()
 	defer v.hub.mu.Unlock()
@@ -372,7 +373,8 @@ func (v *view) deliver(cursor string, all, some [][2]string) {
 			}
 			m = changed
 		}
-		st.late, st.cursor, st.order = false, cursor, v.order
+		st.late = st.late && st.cursor == cursor && st.order == v.order
+		st.cursor, st.order = cursor, v.order
 		if m == nil {
 			continue
 		}
