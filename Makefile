@@ -9,7 +9,8 @@ STATIC      := CGO_ENABLED=0 go build -trimpath
 E2E_TIMEOUT ?= 15m
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build man install test test-unit test-all test-all-builds test-all-machines soak demo lab bench release lint clean
+.PHONY: help setup build man install test test-unit test-all test-all-builds test-all-machines soak demo lab bench \
+	release lint clean
 
 help: ## print this help
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)

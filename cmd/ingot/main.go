@@ -16,6 +16,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	_ "time/tzdata" // windows of rollouts name time zones, and a small host or container has no tz database
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	_ "time/tzdata"
 
 	"ingot"
 )
@@ -452,7 +453,7 @@ func TestPlanSpreads(t *testing.T) {
 func TestWindow(t *testing.T) {
 	berlin, err := time.LoadLocation("Europe/Berlin")
 	if err != nil {
-		t.Skip(err)
+		t.Fatal(err)
 	}
 	at := func(day, hour, minute int) time.Time { // the 1st is a Monday
 		return time.Date(2027, 3, day, hour, minute, 0, 0, berlin)
