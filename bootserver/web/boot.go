@@ -9,6 +9,7 @@ import (
 
 	"ingot"
 	"ingot/bootserver/api"
+	"ingot/bootserver/web/format"
 )
 
 const usualBoots = 20 // healthy ones, of which the median is usual
@@ -99,7 +100,7 @@ func (s *Server) boot(q *query) (page, error) {
 	d.timeline(usual, q.now)
 	p := page{title: "Boot of " + m.Hostname(), nav: "fleet", body: "boot", data: d, machine: m.ID,
 		crumbs:  []crumb{{"Fleet", "/"}, {m.Hostname(), "/machines/" + string(m.ID)}, {"Boot " + b.ID.Short(), ""}},
-		command: command("console", m.Hostname(), "--boot", b.ID.Short())}
+		command: format.Command("console", m.Hostname(), "--boot", b.ID.Short())}
 	p.parts = []part{{"head", "boot-head", d}, {"why", "boot-why", d}, {"timeline", "boot-timeline", d},
 		{"console", "boot-console", d}}
 	return p, nil
@@ -109,14 +110,14 @@ func (s *Server) boot(q *query) (page, error) {
 func leadOf(b api.Boot) string {
 	switch {
 	case b.Crash != "":
-		return "The kernel crashed: " + sentence(b.Crash)
+		return "The kernel crashed: " + format.Sentence(b.Crash)
 	case b.Outcome == ingot.OutcomeHealthy:
 		return "Every check passed, and the root is the one that was assigned."
 	case b.Open():
 		fact, _ := progress(&b)
 		return "Under way: waits for " + fact + "."
 	}
-	return sentence(reasonOf(b))
+	return format.Sentence(reasonOf(b))
 }
 
 // durations are how long each stage took that a boot passed: from the stage before.
@@ -196,7 +197,7 @@ func (d *bootData) timeline(usual map[ingot.Stage]time.Duration, now time.Time) 
 	whole := scaleOf(max(d.Took, d.Usual, passedBy, time.Second))
 	for i := range columns {
 		at := whole * time.Duration(i) / columns
-		d.Ticks = append(d.Ticks, tick{percent(float64(i), columns), strconv.Itoa(int(at.Seconds()))})
+		d.Ticks = append(d.Ticks, tick{format.Percent(float64(i), columns), strconv.Itoa(int(at.Seconds()))})
 	}
 	var at, usually time.Duration
 	next := nextStage(*d.Boot)
@@ -205,26 +206,26 @@ func (d *bootData) timeline(usual map[ingot.Stage]time.Duration, now time.Time) 
 		var sum, usualSum time.Duration
 		for _, s := range g.stages {
 			took, reached := taken[s]
-			r := stageRow{Stage: string(s), Name: title(stageName(s)), Reached: reached,
-				Ghost: piece(usually, usually+usual[s], whole, ""), Usual: figure(usual[s]), Took: figure(took)}
+			r := stageRow{Stage: string(s), Name: format.Title(stageName(s)), Reached: reached,
+				Ghost: piece(usually, usually+usual[s], whole, ""), Usual: format.Figure(usual[s]), Took: format.Figure(took)}
 			usually += usual[s]
 			end := at + took
 			if !reached && s == next {
 				end = max(d.Took, at)
 				r.Current, r.Failed = d.Open(), d.Boot.Outcome == ingot.OutcomeFailed
-				r.Took = figure(end - at)
+				r.Took = format.Figure(end - at)
 			}
 			if reached || r.Current || r.Failed {
 				r.Bar = piece(at, end, whole, "")
-				r.Rest = percent(float64(whole-at), float64(whole))
-				r.Label, r.LabelX = d.label(s, r.Failed), percent(float64(end)+float64(whole)/80, float64(whole))
+				r.Rest = format.Percent(float64(whole-at), float64(whole))
+				r.Label, r.LabelX = d.label(s, r.Failed), format.Percent(float64(end)+float64(whole)/80, float64(whole))
 				sum, at = sum+end-at, end
 			}
 			r.Slower = usual[s] > 0 && (reached || r.Failed) && took > 3*usual[s]/2 && took-usual[s] > time.Second
 			usualSum += usual[s]
 			row.Stages = append(row.Stages, r)
 		}
-		row.Took, row.Usual = figure(sum), figure(usualSum)
+		row.Took, row.Usual = format.Figure(sum), format.Figure(usualSum)
 		d.Groups = append(d.Groups, row)
 	}
 }
@@ -253,26 +254,10 @@ func (d *bootData) label(s ingot.Stage, failed bool) string {
 	}
 	for _, e := range slices.Backward(d.Events) {
 		if e.Stage == s && e.Error == "" && e.Bytes > 0 {
-			return size(e.Bytes)
+			return format.Size(e.Bytes)
 		}
 	}
 	return ""
-}
-
-// figure prints a duration, or nothing.
-func figure(d time.Duration) string {
-	if d <= 0 {
-		return "–"
-	}
-	return seconds(d)
-}
-
-// title begins with a capital.
-func title(s string) string {
-	if s == "" {
-		return ""
-	}
-	return strings.ToUpper(s[:1]) + s[1:]
 }
 
 const mostLines = 4000 // of a console on a page

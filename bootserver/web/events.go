@@ -7,6 +7,7 @@ import (
 
 	"ingot"
 	"ingot/bootserver/api"
+	"ingot/bootserver/web/format"
 )
 
 // entry is an event in a table.
@@ -62,9 +63,9 @@ func (s *Server) events(q *query) (page, error) {
 		v.Set("n", strconv.Itoa(min(4*d.Limit, mostEvents)))
 		d.More = "/events?" + v.Encode()
 	}
-	p := page{title: "Events", nav: "events", body: "events", data: d, command: command("events", "-f")}
+	p := page{title: "Events", nav: "events", body: "events", data: d, command: format.Command("events", "-f")}
 	if d.Machine != "" {
-		p.command = command("events", d.Machine, "-f")
+		p.command = format.Command("events", d.Machine, "-f")
 	}
 	p.parts = []part{{"events", "events-table", d}}
 	return p, nil

@@ -4,6 +4,8 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+
+	"ingot/bootserver/web/format"
 )
 
 // found is one thing that the palette offers.
@@ -87,14 +89,14 @@ func (s *Server) foundMachines(q *query, matches func(...string) bool) (machines
 		for _, a := range machineActions {
 			if len(actions) < mostFound && q.Get("q") != "" && q.Can("POST /v1/machines/{ref}/"+a.verb) &&
 				matches(append(about, a.verb)...) && (a.verb != "resume" || m.State == held) {
-				actions = append(actions, found{Name: title(a.verb) + " " + m.Hostname(), Link: link + a.at, Icon: a.icon,
-					Note: command(append(strings.Fields(a.words), m.Hostname())...)})
+				actions = append(actions, found{Name: format.Title(a.verb) + " " + m.Hostname(), Link: link + a.at, Icon: a.icon,
+					Note: format.Command(append(strings.Fields(a.words), m.Hostname())...)})
 			}
 		}
 	}
 	if q.Can("POST /v1/machines/{ref}/approve") && matches("approve machines pending") {
-		actions = append(actions, found{Name: "Approve machines", Note: command("machine", "approve"), Link: "/pending",
-			Icon: "tick"})
+		actions = append(actions, found{Name: "Approve machines", Note: format.Command("machine", "approve"),
+			Link: "/pending", Icon: "tick"})
 	}
 	slices.SortStableFunc(machines, func(a, b found) int { return natural(a.Name, b.Name) })
 	return machines, actions

@@ -13,6 +13,7 @@ import (
 	"ingot"
 	"ingot/bootserver/api"
 	"ingot/bootserver/fleet"
+	"ingot/bootserver/web/format"
 )
 
 // How many machines a page shows in which way.
@@ -67,7 +68,7 @@ type note struct {
 // fleet is the page of all machines.
 func (s *Server) fleet(q *query) (page, error) {
 	d := fleetData{query: q, Selector: strings.TrimSpace(q.Get("q")), State: state(q.Get("state"))}
-	p := page{title: "Fleet", nav: "fleet", body: "fleet", command: command("machine", "ls")}
+	p := page{title: "Fleet", nav: "fleet", body: "fleet", command: format.Command("machine", "ls")}
 	all := slices.DeleteFunc(s.statuses(q), func(m status) bool {
 		return m.Machine.State == api.Retired && d.Selector == ""
 	})
@@ -77,7 +78,7 @@ func (s *Server) fleet(q *query) (page, error) {
 	booted := slices.DeleteFunc(slices.Clone(all), func(m status) bool { return m.Machine.State == api.Pending })
 	chosen := d.choose(booted)
 	if d.Selector != "" {
-		p.command = command("machine", "ls", d.Selector)
+		p.command = format.Command("machine", "ls", d.Selector)
 	}
 	d.Counts = countStates(chosen)
 	if d.State != "" {
@@ -209,7 +210,7 @@ func (d *fleetData) racks(list []status) []rack {
 }
 
 // Share is the width of a count in the bar of a group.
-func (r rack) Share(n int) string { return percent(float64(n), float64(r.All)) }
+func (r rack) Share(n int) string { return format.Percent(float64(n), float64(r.All)) }
 
 // Offset is where a count begins in the bar of a group.
 func (r rack) Offset(s state) string {
@@ -220,7 +221,7 @@ func (r rack) Offset(s state) string {
 		}
 		n += c.N
 	}
-	return percent(float64(n), float64(r.All))
+	return format.Percent(float64(n), float64(r.All))
 }
 
 // natural compares names so that node2 comes before node10.
@@ -277,23 +278,24 @@ func notesOf(all []status, now time.Time) (notes []note) {
 		n := note{State: m.State, Name: m.Hostname(), Link: "/machines/" + string(m.ID), Since: m.Since}
 		switch m.State {
 		case failed:
-			n.Text, n.Why = "failed on "+dash(m.Boot.Image.Name), sentence(reasonOf(*m.Boot))
+			n.Text, n.Why = "failed on "+format.Dash(m.Boot.Image.Name), format.Sentence(reasonOf(*m.Boot))
 			n.Act, n.ActTo = "Boot", bootLink(*m.Boot)
 			if m.Setback != nil {
 				n.Why += " It fell back to " + m.Setback.To.Name + "."
 			}
 		case held:
-			n.Text, n.Why = "is held", sentence(m.Setback.Why)
+			n.Text, n.Why = "is held", format.Sentence(m.Setback.Why)
 			n.Act, n.ActTo = "Open", n.Link
 		case silent:
 			n.Text = "went silent"
-			n.Why = fmt.Sprintf("Not heard from for %s; it booted %s.", ago(m.LastSeen, now), dash(m.Boot.Image.Name))
+			n.Why = fmt.Sprintf("Not heard from for %s; it booted %s.", format.Ago(m.LastSeen, now),
+				format.Dash(m.Boot.Image.Name))
 			if m.Boot.Outcome == ingot.OutcomeSilent {
-				n.Why = sentence(reasonOf(*m.Boot))
+				n.Why = format.Sentence(reasonOf(*m.Boot))
 			}
 			n.Act, n.ActTo = "Boot", bootLink(*m.Boot)
 		case question:
-			n.Text, n.Why = "has a question", sentence(m.Ask.What)
+			n.Text, n.Why = "has a question", format.Sentence(m.Ask.What)
 			n.Act, n.ActTo = "Answer", "/pending"
 		case pending:
 			waiting = append(waiting, m)
@@ -305,7 +307,7 @@ func notesOf(all []status, now time.Time) (notes []note) {
 	}
 	if len(waiting) > 0 {
 		first := slices.MinFunc(waiting, func(a, b status) int { return a.Since.Compare(b.Since) })
-		notes = append(notes, note{State: pending, Name: plural(len(waiting), "new machine"), Link: "/pending",
+		notes = append(notes, note{State: pending, Name: format.Plural(len(waiting), "new machine"), Link: "/pending",
 			Text: "waiting", Since: first.Since, Why: "Not one of them boots before it is approved.", Act: "Approve",
 			ActTo: "/pending"})
 	}

@@ -12,6 +12,7 @@ import (
 
 	"ingot/bootserver/api"
 	"ingot/bootserver/fleet"
+	"ingot/bootserver/web/format"
 )
 
 // done is what a form did: the page to go on to, and the note that is shown there.
@@ -181,7 +182,7 @@ func namesFor(list string, refs []string) ([]string, error) {
 	}
 	if len(names) != len(refs) {
 		return nil, api.NewProblem(api.CodeInvalidName, fmt.Sprintf("%s names %s, and %s chosen", list,
-			plural(len(names), "machine"), are(len(refs))))
+			format.Plural(len(names), "machine"), are(len(refs))))
 	}
 	return slices.Clone(names), nil
 }

@@ -10,6 +10,7 @@ import (
 
 	"ingot"
 	"ingot/bootserver/api"
+	"ingot/bootserver/web/format"
 )
 
 // imagesData is what the page Images shows.
@@ -64,9 +65,9 @@ func (s *Server) images(q *query) (page, error) {
 		d.Names = append(d.Names, im.Name)
 	}
 	s.chooseImages(q, &d, list)
-	p := page{title: "Images", nav: "images", body: "images", data: d, command: command("image", "ls")}
+	p := page{title: "Images", nav: "images", body: "images", data: d, command: format.Command("image", "ls")}
 	if d.From != "" && d.To != "" {
-		p.command = command("image", "diff", d.From, d.To)
+		p.command = format.Command("image", "diff", d.From, d.To)
 	}
 	p.parts = []part{{"images", "images-table", d}}
 	return p, nil
@@ -165,8 +166,8 @@ func piecesOf(im api.Image) (list []piecePart) {
 		n := im.Needed[name]
 		total := im.Needed["root"] + im.Needed["initramfs"] + im.Needed["kernel"]
 		if n > 0 {
-			share := percent(float64(n), float64(total))
-			list = append(list, piecePart{name, mebibytes(n), share, strings.SplitN(share, ".", 2)[0]})
+			share := format.Percent(float64(n), float64(total))
+			list = append(list, piecePart{name, format.Mebibytes(n), share, strings.SplitN(share, ".", 2)[0]})
 		}
 	}
 	return list

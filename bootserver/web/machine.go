@@ -7,6 +7,7 @@ import (
 
 	"ingot"
 	"ingot/bootserver/api"
+	"ingot/bootserver/web/format"
 )
 
 const machineBoots = 12 // of a machine's page
@@ -95,7 +96,7 @@ func (s *Server) machine(q *query) (page, error) {
 		d.Answers = answersTo(m)
 	}
 	name := m.Hostname()
-	p := page{title: name, nav: "fleet", crumbs: []crumb{{"Fleet", "/"}, {name, ""}}, command: command("why", name),
+	p := page{title: name, nav: "fleet", crumbs: []crumb{{"Fleet", "/"}, {name, ""}}, command: format.Command("why", name),
 		body: "machine", data: d, machine: m.ID}
 	p.parts = []part{{"head", "machine-head", d}, {"why", "machine-why", d}, {"boots", "machine-boots", d},
 		{"hardware", "machine-hardware", d}, {"volumes", "machine-volumes", d}, {"identity", "machine-identity", d},
@@ -167,7 +168,7 @@ func barsOf(b api.Boot, s state, scale time.Duration, now time.Time) (bars []bar
 // piece is a bar from one time to another.
 func piece(from, to, scale time.Duration, fill string) bar {
 	from, to = min(from, scale), min(to, scale)
-	return bar{percent(float64(from), float64(scale)), percent(float64(to-from), float64(scale)), fill}
+	return bar{format.Percent(float64(from), float64(scale)), format.Percent(float64(to-from), float64(scale)), fill}
 }
 
 // volumesOf are the volumes as the latest boot that mounted them reported, with their grants; and those

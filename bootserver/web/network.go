@@ -5,6 +5,7 @@ import (
 
 	"ingot"
 	"ingot/bootserver/api"
+	"ingot/bootserver/web/format"
 )
 
 // networkData is what the page Network shows.
@@ -31,7 +32,7 @@ func (s *Server) network(q *query) (page, error) {
 	for _, i := range n.Interfaces {
 		d.Working = d.Working && i.Served
 	}
-	p := page{title: "Network", nav: "network", body: "network", data: d, command: command("network")}
+	p := page{title: "Network", nav: "network", body: "network", data: d, command: format.Command("network")}
 	p.parts = []part{{"interfaces", "network-interfaces", d}, {"servers", "network-servers", d},
 		{"clients", "network-clients", d}, {"leases", "network-leases", d}}
 	return p, nil

@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"ingot/bootserver/api"
+	"ingot/bootserver/web/format"
 )
 
 // pendingData is what the page Pending shows.
@@ -53,11 +54,11 @@ func (s *Server) pending(q *query) (page, error) {
 	}
 	slices.SortStableFunc(d.Machines, func(a, b status) int { return a.FirstSeen.Compare(b.FirstSeen) })
 	p := page{title: "Pending", nav: "pending", body: "pending", data: d,
-		command: command("machine", "ls")}
+		command: format.Command("machine", "ls")}
 	if len(d.Machines) > 0 {
-		p.command = command("machine", "approve", string(d.Machines[0].ID))
+		p.command = format.Command("machine", "approve", string(d.Machines[0].ID))
 		if len(images) > 0 {
-			p.command = command("machine", "approve", string(d.Machines[0].ID), "--image", images[0])
+			p.command = format.Command("machine", "approve", string(d.Machines[0].ID), "--image", images[0])
 		}
 	}
 	p.parts = []part{{"counts", "pending-counts", d}}

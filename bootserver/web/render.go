@@ -20,6 +20,8 @@ import (
 	"ingot"
 	"ingot/bootserver/access"
 	"ingot/bootserver/api"
+	"ingot/bootserver/web/format"
+	"ingot/bootserver/web/live"
 	"ingot/internal/harmless"
 )
 
@@ -119,9 +121,9 @@ var templates = sync.OnceValue(func() *template.Template {
 
 // functions are those of templates.
 var functions = template.FuncMap{
-	"size": size, "seconds": seconds, "ago": ago, "clock": clock, "day": day, "stamp": stamp, "short": short,
-	"mib":    mebibytes,
-	"plural": plural, "join": strings.Join, "add": func(a, b int) int { return a + b },
+	"size": format.Size, "mib": format.Mebibytes, "seconds": format.Seconds, "ago": format.Ago, "clock": format.Clock,
+	"day": format.Day, "stamp": format.Stamp, "short": format.Short, "plural": format.Plural,
+	"join": strings.Join, "add": func(a, b int) int { return a + b },
 }
 
 // execute renders a template. What machines said cannot harm in it: see package harmless.
@@ -182,7 +184,7 @@ type capturedKey struct{}
 // servePage answers a page.
 func (s *Server) servePage(r route, w http.ResponseWriter, q *http.Request) {
 	in := s.queryOf(q)
-	cursor := s.cursor(q.Context()) // before the page: what changes meanwhile comes later
+	cursor := s.hub.Cursor(q.Context()) // before the page: what changes meanwhile comes later
 	p, err := r.page(s, in)
 	if len(p.parts) > 0 {
 		n := countsOf(s.machines(in))
@@ -276,6 +278,79 @@ func (s *Server) problem(w http.ResponseWriter, r *http.Request, err error) {
 	s.writePage(w, r, p.Status, s.queryOf(r), page{title: p.Title, crumbs: []crumb{{p.Title, ""}}, body: "problem",
 		data: data}, "")
 }
+
+// viewPath is the address of a page without what changes nothing of it.
+func viewPath(u *url.URL) string {
+	v := u.Query()
+	v.Del("did")
+	return (&url.URL{Path: u.Path, RawQuery: v.Encode()}).String()
+}
+
+// live answers the stream of a page: ?of=ADDRESS, and see live.Hub.
+func (s *Server) live(w http.ResponseWriter, r *http.Request) {
+	of, err := url.Parse(localPath(r.URL.Query().Get("of")))
+	if err != nil {
+		s.plainProblem(w, http.StatusBadRequest, "There is no such page.")
+		return
+	}
+	target := &http.Request{Method: http.MethodGet, URL: of, Host: r.Host}
+	_, pattern := s.mux.Handler(target)
+	if route := s.routes[pattern]; route.page == nil || !access.From(r.Context()).Scope.Covers(route.scope()) {
+		s.plainProblem(w, http.StatusNotFound, "There is no such page.")
+		return
+	}
+	who := access.From(r.Context())
+	may := func() bool {
+		now, err := s.identify(r)
+		return err == nil && now.Scope == who.Scope
+	}
+	if !s.hub.Serve(w, r, of, may) {
+		s.plainProblem(w, http.StatusServiceUnavailable, "Too many pages are open.")
+	}
+}
+
+// orderOf names the parts of a page and their order.
+func orderOf(parts []part) string {
+	var ids []string
+	for _, p := range parts {
+		ids = append(ids, p.id)
+	}
+	return live.Order(ids)
+}
+
+// renderParts makes the parts of the page at an address, for those who have it open.
+func (s *Server) renderParts(ctx context.Context, of *url.URL, who access.Who) (live.Page, error) {
+	p, err := s.pageAt(ctx, of, who)
+	made := live.Page{Machine: p.machine}
+	for _, part := range p.parts {
+		html, err := execute(part.template, part.data)
+		if err != nil {
+			s.log.Error("rendering a part of a page of the dashboard", "err", err)
+			return live.Page{}, err
+		}
+		made.Parts = append(made.Parts, live.Part{ID: part.id, HTML: string(bytes.TrimSpace(html))})
+	}
+	return made, err
+}
+
+// pageAt makes the page at an address as an operator would get it.
+func (s *Server) pageAt(ctx context.Context, of *url.URL, who access.Who) (page, error) {
+	c := &captured{err: api.NewProblem(api.CodeRouteNotFound, "there is no such page")}
+	r, err := http.NewRequestWithContext(context.WithValue(access.With(ctx, who), capturedKey{}, c), http.MethodGet,
+		of.String(), nil)
+	if err != nil {
+		return page{}, err
+	}
+	s.mux.ServeHTTP(nowhere{}, r)
+	return c.page, c.err
+}
+
+// nowhere takes an answer that nobody reads.
+type nowhere struct{}
+
+func (nowhere) Header() http.Header         { return http.Header{} }
+func (nowhere) Write(b []byte) (int, error) { return len(b), nil }
+func (nowhere) WriteHeader(int)             {}
 
 // static answers a file of the pages. Its address has its version, so browsers keep it.
 func (s *Server) static(w http.ResponseWriter, r *http.Request) {

@@ -7,6 +7,7 @@ import (
 
 	"ingot/bootserver/access"
 	"ingot/bootserver/api"
+	"ingot/bootserver/web/format"
 )
 
 // settingsData is what the page Settings shows.
@@ -34,9 +35,9 @@ const auditEntries = 50
 
 func (s *Server) settings(q *query) (page, error) {
 	d, err := s.settingsData(q)
-	p := page{title: "Settings", nav: "settings", body: "settings", data: d, command: command("token", "ls")}
+	p := page{title: "Settings", nav: "settings", body: "settings", data: d, command: format.Command("token", "ls")}
 	if !q.Can("GET /v1/tokens") {
-		p.command = command("version")
+		p.command = format.Command("version")
 	}
 	return p, err
 }
@@ -99,5 +100,5 @@ func (s *Server) createToken(w http.ResponseWriter, r *http.Request) {
 	d.Made = &made
 	r.Header.Del("Accept-Encoding") // a secret is not compressed beside what others chose
 	s.writePage(w, r, http.StatusOK, q, page{title: "Settings", nav: "settings", body: "settings", data: d,
-		command: command("token", "ls")}, "")
+		command: format.Command("token", "ls")}, "")
 }

@@ -7,6 +7,7 @@ import (
 
 	"ingot"
 	"ingot/bootserver/api"
+	"ingot/bootserver/web/format"
 )
 
 // state is how a machine is, in one word: the name of its mark and its colour.
@@ -55,11 +56,11 @@ func statusOf(m api.Machine, b *api.Boot, now time.Time) status {
 	case m.Ask != nil:
 		s.State, s.Fact, s.Since = question, "a question", m.LastSeen
 	case m.State == api.Pending:
-		s.State, s.Fact, s.Since = pending, "waits "+ago(m.FirstSeen, now), m.FirstSeen
+		s.State, s.Fact, s.Since = pending, "waits "+format.Ago(m.FirstSeen, now), m.FirstSeen
 	case m.State == api.Retired:
 		s.State, s.Fact, s.Since = off, "retired", m.LastSeen
 	case m.Setback != nil && m.Setback.To.Image == "":
-		s.State, s.Fact, s.Since = held, ago(m.Setback.At, now), m.Setback.At
+		s.State, s.Fact, s.Since = held, format.Ago(m.Setback.At, now), m.Setback.At
 	case b == nil:
 		s.State, s.Fact = off, "not booted yet"
 	default:
@@ -77,9 +78,9 @@ func (s *status) ofBoot(b *api.Boot, now time.Time) {
 	case ingot.OutcomeFailed:
 		s.State, s.Fact, s.Since = failed, "at "+stageName(failedStage(b)), b.Ended
 	case ingot.OutcomeSilent:
-		s.State, s.Fact, s.Since = silent, ago(b.Ended, now), b.Ended
+		s.State, s.Fact, s.Since = silent, format.Ago(b.Ended, now), b.Ended
 	case ingot.OutcomeWaiting:
-		s.State, s.Fact, s.Since = off, "waited "+ago(b.Ended, now), b.Ended
+		s.State, s.Fact, s.Since = off, "waited "+format.Ago(b.Ended, now), b.Ended
 	default:
 		s.ofHealthy(b, now)
 	}
@@ -90,9 +91,9 @@ func (s *status) ofHealthy(b *api.Boot, now time.Time) {
 	s.Fact, s.Since = b.Image.Name, b.Ended
 	switch {
 	case b.Auth.Down:
-		s.State, s.Fact, s.Since = off, ago(s.LastSeen, now), s.LastSeen
+		s.State, s.Fact, s.Since = off, format.Ago(s.LastSeen, now), s.LastSeen
 	case now.Sub(s.LastSeen) > quiet:
-		s.State, s.Fact, s.Since = silent, ago(s.LastSeen, now), s.LastSeen
+		s.State, s.Fact, s.Since = silent, format.Ago(s.LastSeen, now), s.LastSeen
 	case s.Assignment.Image != "" && b.Image.Image != s.Assignment.Image && b.Once == nil:
 		s.State = outdated
 	default:
@@ -112,7 +113,7 @@ func (s status) Label() string {
 }
 
 // Fill is the width of the bar of a boot under way.
-func (s status) Fill() string { return percent(s.Done, 1) }
+func (s status) Fill() string { return format.Percent(s.Done, 1) }
 
 // progress is the stage that a boot is in, and how far it is in all.
 func progress(b *api.Boot) (fact string, done float64) {

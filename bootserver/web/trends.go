@@ -10,6 +10,7 @@ import (
 
 	"ingot"
 	"ingot/bootserver/api"
+	"ingot/bootserver/web/format"
 )
 
 // trendBoots bounds the boots that the page looks at.
@@ -82,7 +83,8 @@ func (s *Server) trends(q *query) (page, error) {
 	d.stages(boots)
 	d.images(boots)
 	d.days(boots, since)
-	p := page{title: "Trends", nav: "trends", body: "trends", data: d, command: command("boots", "-n", "0", "-o", "json")}
+	p := page{title: "Trends", nav: "trends", body: "trends", data: d,
+		command: format.Command("boots", "-n", "0", "-o", "json")}
 	p.parts = []part{{"trends", "trends-all", d}}
 	return p, nil
 }
@@ -106,8 +108,8 @@ func (d *trendsData) stages(boots []api.Boot) {
 	for _, s := range ingot.Stages {
 		if list := all[s]; len(list) > 0 {
 			half, most := quantile(list, .5), quantile(list, .95)
-			d.Stages = append(d.Stages, stageTrend{title(stageName(s)), seconds(half), seconds(most),
-				percent(float64(half), float64(longest)), percent(float64(most), float64(longest))})
+			d.Stages = append(d.Stages, stageTrend{format.Title(stageName(s)), format.Seconds(half), format.Seconds(most),
+				format.Percent(float64(half), float64(longest)), format.Percent(float64(most), float64(longest))})
 		}
 	}
 }
@@ -138,9 +140,9 @@ func (d *trendsData) images(boots []api.Boot) {
 	}
 	for _, name := range slices.Sorted(maps.Keys(all)) {
 		s := all[name]
-		t := imageTrend{Name: name, Boots: s.total, Bad: s.bad, Share: percent(float64(s.bad), float64(s.total)),
-			Rate: fmt.Sprintf("%.1f", 100*float64(s.bad)/float64(s.total)), P50: figure(quantile(s.good, .5)),
-			P95: figure(quantile(s.good, .95))}
+		t := imageTrend{Name: name, Boots: s.total, Bad: s.bad, Share: format.Percent(float64(s.bad), float64(s.total)),
+			Rate: fmt.Sprintf("%.1f", 100*float64(s.bad)/float64(s.total)), P50: format.Figure(quantile(s.good, .5)),
+			P95: format.Figure(quantile(s.good, .95))}
 		d.Images = append(d.Images, t)
 	}
 	slices.SortStableFunc(d.Images, func(a, b imageTrend) int {
@@ -175,16 +177,16 @@ func (d *trendsData) days(boots []api.Boot, since time.Time) {
 	}
 	for i := range days {
 		t, of := &days[i], float64(most)
-		t.Day = since.AddDate(0, 0, i).Format("2" + nbsp + "Jan")
-		t.Title = fmt.Sprintf("%s: %d healthy, %d not, %s sent", t.Day, t.Good, t.Bad, size(t.Served))
-		t.X, t.W = percent(float64(i)+.12, float64(d.Days)), percent(.76, float64(d.Days))
-		t.HG, t.YG = percent(float64(t.Good), of), percent(of-float64(t.Good), of)
-		t.H, t.YB = percent(float64(t.Bad), of), percent(of-float64(t.Good)-float64(t.Bad), of)
+		t.Day = since.AddDate(0, 0, i).Format("2" + format.NBSP + "Jan")
+		t.Title = fmt.Sprintf("%s: %d healthy, %d not, %s sent", t.Day, t.Good, t.Bad, format.Size(t.Served))
+		t.X, t.W = format.Percent(float64(i)+.12, float64(d.Days)), format.Percent(.76, float64(d.Days))
+		t.HG, t.YG = format.Percent(float64(t.Good), of), format.Percent(of-float64(t.Good), of)
+		t.H, t.YB = format.Percent(float64(t.Bad), of), format.Percent(of-float64(t.Good)-float64(t.Bad), of)
 	}
-	d.Daily, d.Highest, d.Served = days, fmt.Sprint(most), size(served)
+	d.Daily, d.Highest, d.Served = days, fmt.Sprint(most), format.Size(served)
 	d.Times = chartOf(len(days), func(i int, q float64) (float64, bool) {
 		return quantile(took[i], q).Seconds(), len(took[i]) > 0
-	}, func(v float64) string { return fmt.Sprintf("%.0f"+nbsp+"s", v) }, days)
+	}, func(v float64) string { return fmt.Sprintf("%.0f"+format.NBSP+"s", v) }, days)
 	d.Rates = chartOf(len(days), func(i int, q float64) (float64, bool) {
 		list := rates[i]
 		slices.Sort(list)
@@ -192,7 +194,7 @@ func (d *trendsData) days(boots []api.Boot, since time.Time) {
 			return 0, false
 		}
 		return list[min(int(q*float64(len(list))), len(list)-1)], true
-	}, func(v float64) string { return fmt.Sprintf("%.0f"+nbsp+"MiB/s", v) }, days)
+	}, func(v float64) string { return fmt.Sprintf("%.0f"+format.NBSP+"MiB/s", v) }, days)
 }
 
 // rootRate is how fast a machine fetched its root, in MiB/s.
@@ -223,7 +225,7 @@ func chartOf(n int, value func(day int, q float64) (float64, bool), text func(fl
 			if !ok {
 				continue
 			}
-			p := dot{X: percent(float64(i)+.5, float64(n)), Y: percent(most-v, most),
+			p := dot{X: format.Percent(float64(i)+.5, float64(n)), Y: format.Percent(most-v, most),
 				Title: strings.Join([]string{days[i].Day, text(v)}, ": ")}
 			p.X0, p.Y0 = p.X, p.Y
 			if len(dots) > 0 {

@@ -21,6 +21,7 @@ import (
 
 	"ingot/bootserver/access"
 	"ingot/bootserver/api"
+	"ingot/bootserver/web/live"
 )
 
 // Config is what a dashboard works with. All but Log and Seen are required.
@@ -44,19 +45,18 @@ type Server struct {
 	cross    *http.CrossOriginProtection
 	routes   map[string]route // by pattern
 	mux      *http.ServeMux
-	hub      hub
+	hub      live.Hub
 	packages packageCache
-	done     <-chan struct{}
 }
 
 // New returns the dashboard of a server.
 func New(c Config) *Server {
-	s := &Server{backend: c.Backend, keeper: c.Keeper, now: c.Now, log: c.Log, seen: c.Seen, done: c.Done,
+	s := &Server{backend: c.Backend, keeper: c.Keeper, now: c.Now, log: c.Log, seen: c.Seen,
 		cross: http.NewCrossOriginProtection(), routes: map[string]route{}, mux: http.NewServeMux()}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
-	s.hub.server = s
+	s.hub.Ledger, s.hub.Render, s.hub.Done = c.Backend, s.renderParts, c.Done
 	for _, r := range table() {
 		s.routes[r.pattern] = r
 		s.mux.HandleFunc(r.pattern, func(w http.ResponseWriter, q *http.Request) { r.serve(s, w, q) })
@@ -136,7 +136,7 @@ func (s *Server) refuse(w http.ResponseWriter, r *http.Request, err error) {
 	if errors.Is(err, errSessionOver) {
 		http.SetCookie(w, endedCookie())
 	}
-	if r.Method != http.MethodGet && r.Method != http.MethodHead || r.Header.Get("Accept") == eventStream {
+	if r.Method != http.MethodGet && r.Method != http.MethodHead || r.Header.Get("Accept") == live.MediaType {
 		h.Set("WWW-Authenticate", `Bearer realm="ingot"`)
 		s.plainProblem(w, http.StatusUnauthorized, "Log in first: this request has no session, or one that has ended.")
 		return

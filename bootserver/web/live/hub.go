@@ -1,0 +1,136 @@
+// Package live keeps open pages of the dashboard up to date. A page that is open follows the ledger by
+// one stream of server-sent events: what changed on the page comes as HTML, by the ids of its elements.
+// All streams of one address and scope share a view, which makes the page once for all of them, and
+// sends the parts that are not as they were. A stream that cannot go on where it was gets a reload.
+package live
+
+import (
+	"context"
+	"net/url"
+	"sync"
+	"time"
+
+	"ingot"
+	"ingot/bootserver/access"
+	"ingot/bootserver/api"
+)
+
+// MediaType is that of a stream (HTML standard, section 9.2).
+const MediaType = "text/event-stream"
+
+const (
+	ledgerWait  = 20 * time.Second // for changes of the ledger
+	quietest    = 10 * time.Second // between two looks at a page on which time alone passes
+	pause       = 200 * time.Millisecond
+	share       = 25                     // a view makes its page in a 25th of the time, when much happens
+	burst       = 500 * time.Millisecond // of making it, before that counts
+	checkEvery  = time.Second
+	keepAlive   = 15 * time.Second
+	writeWithin = 20 * time.Second
+	maxStreams  = 500
+	atOnce      = 1000 // entries of the ledger
+	backlog     = 4    // messages that wait for a slow browser; then it reloads
+)
+
+// Page is what an open page shows of itself: the elements that change.
+type Page struct {
+	Parts   []Part
+	Machine ingot.MachineID // what happens to others changes nothing of the page; empty: it does
+}
+
+// Part is an element of a page, with its id.
+type Part struct{ ID, HTML string }
+
+// Ledger tells what happens.
+type Ledger interface {
+	Events(ctx context.Context, q api.EventsRequest) (api.Events, error)
+}
+
+// Hub has the views that are open. Ledger and Render are required.
+type Hub struct {
+	Ledger Ledger
+	// Render makes the page at an address as an operator would get it.
+	Render func(ctx context.Context, of *url.URL, who access.Who) (Page, error)
+	Done   <-chan struct{} // closed when the server ends: open pages do not hold it up; nil: never
+
+	turn    sync.Mutex // held by the view that makes its page
+	mu      sync.Mutex
+	views   map[string]*view
+	streams int
+	stop    context.CancelFunc // ends watch, which runs while there are streams
+}
+
+// join adds a stream to the view of a page; nil if there are too many.
+func (h *Hub) join(of *url.URL, who access.Who, cursor, order string) (*stream, func()) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.streams >= maxStreams {
+		return nil, nil
+	}
+	if h.streams++; h.streams == 1 {
+		ctx, stop := context.WithCancel(context.Background())
+		h.stop = stop
+		go h.watch(ctx, h.Cursor(ctx))
+	}
+	key := string(who.Scope) + " " + of.String()
+	v := h.views[key]
+	if v == nil {
+		ctx, stop := context.WithCancel(context.Background())
+		// What a page shows depends on the scope of its reader alone.
+		v = &view{hub: h, key: key, url: of, who: access.Who{Kind: who.Kind, Scope: who.Scope},
+			streams: map[*stream]bool{}, stop: stop, changed: make(chan struct{}, 1), cursor: cursor}
+		if h.views == nil {
+			h.views = map[string]*view{}
+		}
+		h.views[key] = v
+		go v.run(ctx)
+	}
+	st := &stream{messages: make(chan []byte, backlog), cursor: cursor, order: order, late: true}
+	v.streams[st] = true
+	v.wake()
+	return st, func() { h.leave(v, st) }
+}
+
+// leave removes a stream, and the view that nobody looks at any more.
+func (h *Hub) leave(v *view, st *stream) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.streams--; h.streams == 0 {
+		h.stop()
+	}
+	delete(v.streams, st)
+	if len(v.streams) == 0 {
+		v.stop()
+		if h.views[v.key] == v {
+			delete(h.views, v.key)
+		}
+	}
+}
+
+// watch follows the ledger from a cursor, and wakes the views that something concerns.
+func (h *Hub) watch(ctx context.Context, last string) {
+	for ctx.Err() == nil {
+		ledger, seq, _ := placeOf(last)
+		e, err := h.Ledger.Events(ctx, api.EventsRequest{After: seq, Ledger: ledger, Limit: atOnce, Wait: ledgerWait})
+		if now := cursorOf(e); err == nil && now != last {
+			h.wake(e, e.Ledger != ledger || len(e.Events) == 0 || len(e.Events) == atOnce)
+			last = now
+		}
+		wait(ctx, pause/2)
+	}
+}
+
+// wake wakes the views of the machines that events are about, and those of all; or every view.
+func (h *Hub) wake(e api.Events, every bool) {
+	about := map[ingot.MachineID]bool{}
+	for _, one := range e.Events {
+		about[one.Machine] = true
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, v := range h.views {
+		if every || v.machine == "" || about[v.machine] {
+			v.wake()
+		}
+	}
+}
