@@ -148,6 +148,12 @@ func TestForeignSystems(t *testing.T) {
 		t.Helper()
 		wire.In(t, "pc", append(append([]string{"dhclient", "-6", "-v"}, flags...), "-cf", conf, "-sf", script, "-lf",
 			filepath.Join(dir, "leases"), "-pf", filepath.Join(dir, "pid"), "eth0")...)
+		if flags[0] == "-x" || flags[0] == "-r" { // it ends the daemon, and does not wait for its end
+			wire.Eventually(t, "no client has the port", func() bool {
+				out, err := exec.Command("ip", "netns", "exec", "pc", "ss", "-Huan", "sport = :546").Output()
+				return err == nil && len(out) == 0
+			})
+		}
 	}
 	defer client("-x") // it stays as a daemon
 	client("-1")
