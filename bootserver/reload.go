@@ -25,6 +25,8 @@ func changed(old, now config.Config, store string) (r api.Reloaded) {
 	note(&r.Changed, "tftp", old.TFTP.Limits(), now.TFTP.Limits())
 	note(&r.Changed, "boots", old.Boots, now.Boots)
 	note(&r.Changed, "api.names", old.API.Names, now.API.Names)
+	note(&r.Changed, "api.certificate", [2]string{old.API.Certificate, old.API.Key},
+		[2]string{now.API.Certificate, now.API.Key})
 	note(&r.Restart, "api.listen", old.API.Listen, now.API.Listen)
 	note(&r.Restart, "api.metrics", old.API.Metrics, now.API.Metrics)
 	port := func(p uint16) uint16 {
@@ -57,6 +59,9 @@ func (s *Server) settings(ctx context.Context) (c config.Config, err error) {
 		}
 	}()
 	if c, err = s.conf.Reread(); err != nil {
+		return c, err
+	}
+	if err = s.checkCertificate(s.conf.Settings.API, c.API); err != nil {
 		return c, err
 	}
 	return c, s.checkFirst(ctx, c.Boots)

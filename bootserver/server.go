@@ -90,25 +90,26 @@ type Link struct {
 
 // Server is one running server.
 type Server struct {
-	conf       Config
-	started    time.Time // by conf.Now
-	log        *slog.Logger
-	state      state.Store
-	catalog    *catalog.Catalog
-	booter     *booter.Booter
-	http       *httpboot.Server
-	tftp       *tftp.Server
-	dhcp       atomic.Pointer[dhcpServers] // nil before Run
-	prober     *dhcp4.Prober
-	packets    *booter.Packets
-	passed     Sockets
-	everywhere struct{ tftp, http wildcard } // the addresses at which passed sockets serve all links
-	ca         *access.CA
-	peers      access.Peers // users of the socket
-	remote     []string     // where the API is served over TLS
-	ready      atomic.Bool  // every port is open
-	metrics    *metrics
-	rollouts   *operator.Rollouts
+	conf        Config
+	started     time.Time // by conf.Now
+	log         *slog.Logger
+	state       state.Store
+	catalog     *catalog.Catalog
+	booter      *booter.Booter
+	http        *httpboot.Server
+	tftp        *tftp.Server
+	dhcp        atomic.Pointer[dhcpServers] // nil before Run
+	prober      *dhcp4.Prober
+	packets     *booter.Packets
+	passed      Sockets
+	everywhere  struct{ tftp, http wildcard } // the addresses at which passed sockets serve all links
+	ca          *access.CA
+	peers       access.Peers // users of the socket
+	remote      []string     // where the API is served over TLS
+	certificate certificate  // of the operator, for browsers
+	ready       atomic.Bool  // every port is open
+	metrics     *metrics
+	rollouts    *operator.Rollouts
 
 	reloading sync.Mutex
 	site      site // what is served; Run makes it, then reloads and follow change it
@@ -210,6 +211,7 @@ func (s *Server) Run(ctx context.Context) error {
 		return nil
 	})
 	g.Go(func() error { return every(ctx, time.Second, s.tick) })
+	g.Go(func() error { return every(ctx, certificateEvery, s.followCertificate) })
 	g.Go(func() error { return every(ctx, rolloutTick, func() { s.rollouts.Tick(ctx) }) })
 	g.Go(func() error { return s.packets.Keep(ctx) })
 	g.Go(func() error { return s.follow(ctx) })
@@ -264,6 +266,7 @@ func (s *Server) prepare(ctx context.Context, st state.Store, now site) error {
 		return err
 	}
 	s.setNames(s.conf.Settings.API)
+	s.setCertificate(s.conf.Settings.API)
 	s.state, s.catalog = st, catalog.New(s.conf.Store)
 	if err := s.editor().FinishRemovals(ctx); err != nil {
 		return err
@@ -420,6 +423,7 @@ func (s *Server) Reload(ctx context.Context) (api.Reloaded, error) {
 	s.limit(c)
 	s.booter.SetPolicy(policyOf(c.Boots))
 	s.setNames(c.API)
+	s.setCertificate(c.API)
 	// What takes a restart stays as it is running, and is named at each reload.
 	old := s.conf.Settings
 	c.SocketGroup = old.SocketGroup

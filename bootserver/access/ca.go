@@ -20,6 +20,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/renameio/v2"
@@ -43,6 +44,8 @@ type CA struct {
 	cert *x509.Certificate
 	key  *ecdsa.PrivateKey
 	now  func() time.Time
+
+	presented atomic.Pointer[tls.Certificate] // see Present
 
 	mu    sync.Mutex
 	names []string
@@ -208,7 +211,7 @@ func (a *CA) TLS() *tls.Config {
 	pool.AddCert(a.cert)
 	return &tls.Config{MinVersion: tls.VersionTLS13, ClientAuth: tls.VerifyClientCertIfGiven, ClientCAs: pool,
 		Time: a.now, NextProtos: []string{"http/1.1"},
-		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return a.server() }}
+		GetCertificate: a.certificateFor}
 }
 
 // server returns the server's certificate, made anew when it has no third of

@@ -127,6 +127,12 @@ type API struct {
 	// Names and addresses in the server's certificate, besides the host's own and those of listen; for
 	// clients other than ingot.
 	Names []string `yaml:"names,omitempty" json:"names,omitempty"`
+	// File with a certificate for browsers, PEM, followed by those of its issuers (certbot: fullchain.pem).
+	// Clients that ask for one of its names get it; others, and ingot itself, get that of the server's
+	// own CA. A renewed file is read without a reload.
+	Certificate string `yaml:"certificate,omitempty" json:"certificate,omitempty"`
+	// File with the private key of certificate, PEM, without a passphrase.
+	Key string `yaml:"key,omitempty" json:"key,omitempty"`
 	// Where /metrics, /healthz and /readyz, and nothing else, are served over plain HTTP without
 	// authentication: 127.0.0.1:9469. Default: only by HTTPS and the socket, to scope read.
 	Metrics string `yaml:"metrics,omitempty" json:"metrics,omitempty"`
@@ -283,6 +289,19 @@ func (a *API) check(faults *yamlfile.Faults, at func(string) yamlfile.Place) {
 	}
 	if a.Metrics != "" {
 		wants("api.metrics", a.Metrics)
+	}
+	for path, file := range map[string]string{"certificate": a.Certificate, "key": a.Key} {
+		if file != "" && !filepath.IsAbs(file) {
+			faults.Add(at("api."+path), "write it from the root: /"+file, "api.%s: %q is not an absolute path", path, file)
+		}
+	}
+	if (a.Certificate == "") != (a.Key == "") {
+		path, other := "certificate", "key"
+		if a.Key != "" {
+			path, other = other, path
+		}
+		faults.Add(at("api."+path), "write api."+other+" beside it", "api.%s: a certificate and its key belong together",
+			path)
 	}
 	for i, n := range a.Names {
 		if n == "" || strings.ContainsAny(n, " \t\n/:") && net.ParseIP(n) == nil {

@@ -128,6 +128,10 @@ func TestEveryFaultAtOnce(t *testing.T) {
 			`ingot.yaml:20:17: ticket: 1s; write a time between 5s and 1h`,
 			`ingot.yaml:20:50: authenticated: unknown value "optional"; write required, or remove it`,
 		}},
+		{map[string]string{"ingot.yaml": "api:\n  certificate: fullchain.pem\n"}, []string{
+			`ingot.yaml:2:16: api.certificate: "fullchain.pem" is not an absolute path; write it from the root: /fullchain.pem`,
+			`ingot.yaml:2:16: api.certificate: a certificate and its key belong together; write api.key beside it`,
+		}},
 		{map[string]string{"ingot.yaml": "dhcp6:\n  interfaces: [{name: eth1}]\n  networks:\n    - name: a\n      " +
 			"subnets: [{prefix: 10.99.0.0/24}]\n"}, []string{
 			`ingot.yaml:4:7: networks[0] "a" subnet 10.99.0.0/24: it is not IPv6; write it under dhcp.networks`,

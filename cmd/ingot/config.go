@@ -10,11 +10,13 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
 	"ingot/bootserver"
+	"ingot/bootserver/access"
 	"ingot/bootserver/config"
 	"ingot/bootserver/fleet"
 	"ingot/cmd/ingot/command"
@@ -37,8 +39,9 @@ func (a *app) configCommand() *cobra.Command {
 	check := &cobra.Command{
 		Use: "check", Short: "check the configuration and report all mistakes", Args: command.ExactArgs(),
 		Long: `Check the configuration and its drop-ins. Every mistake is reported with file, line and what to
-write instead; the exit code is then 1. Images that the configuration gives to new machines and
-that the store of this host lacks are warned of.`,
+write instead; the exit code is then 1. The files of api.certificate and api.key are read, too.
+Images that the configuration gives to new machines and that the store of this host lacks are
+warned of.`,
 		Example: `  ingot config check
   ingot config check --config ./ingot.yaml`,
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.configCheck(cmd.Context(), checked) },
@@ -98,7 +101,14 @@ func (a *app) configCheck(ctx context.Context, file string) error {
 	if err != nil {
 		return err
 	}
+	doubts, err := certificateDoubts(c.API, time.Now())
+	if err != nil {
+		return err
+	}
 	view := map[string]any{"files": files}
+	if len(doubts) > 0 {
+		view["certificate"] = doubts
+	}
 	if len(missing) > 0 {
 		view["missing"] = missing
 	}
@@ -108,7 +118,25 @@ func (a *app) configCheck(ctx context.Context, file string) error {
 			fmt.Fprintf(w, "warning: %s gives %s to new machines, which %s does not have\n  → build or pull it, or change "+
 				"the configuration: ingot image ls\n", f.By, f.Image, root)
 		}
+		for _, d := range doubts {
+			fmt.Fprintf(w, "warning: %s\n  → %s\n", show.Plain(d.Text), show.Plain(d.Fix))
+		}
 	})
+}
+
+// certificateDoubts examines the certificate for browsers. One that they refuse, or that no server can
+// present, is an error.
+func certificateDoubts(c config.API, now time.Time) (list []access.Doubt, err error) {
+	if c.Certificate == "" {
+		return nil, nil
+	}
+	_, list = access.ExaminePair(c.Certificate, c.Key, c.Names, now)
+	for _, d := range list {
+		if d.Broken {
+			return nil, show.WithHint(fmt.Errorf("the certificate of the API (api.certificate): %s", d.Text), "%s", d.Fix)
+		}
+	}
+	return list, nil
 }
 
 // missing returns the images that new machines get and that the store lacks. A host without the store

@@ -141,6 +141,7 @@ func (d examination) examine(ctx context.Context, c config.Config, broken error,
 		add(d.examineNetwork(ctx, c, pid, running, network)...)
 	}
 	add(examineHere(root, running)...)
+	add(examineCertificate(ctx, c.API, running && !apart, time.Now())...)
 	add(d.examineImages(ctx, root, running)...)
 	add(examineFirst(ctx, c.Boots, root)...)
 	add(examineKeys(root, pid)...)
