@@ -20,7 +20,9 @@ import (
 	"ingot/bootserver/api"
 	"ingot/bootserver/config"
 	"ingot/bootserver/httpboot"
+	"ingot/bootserver/operator/session"
 	"ingot/bootserver/web"
+	"ingot/bootserver/web/login"
 )
 
 // listeners are where operators reach the server.
@@ -131,7 +133,8 @@ func (s *Server) answer(ctx context.Context, g *errgroup.Group, d *listeners) {
 // pagesBeside serves the dashboard at all paths that are not the API's.
 func (s *Server) pagesBeside(routes http.Handler, a api.Backend, keeper *access.Keeper,
 	done <-chan struct{}) http.Handler {
-	pages := web.New(web.Config{Backend: a, Keeper: keeper, Now: s.conf.Now, Log: s.log, Seen: s.metrics.seen, Done: done})
+	logins := &login.Logins{Store: s.sessions(), Keeper: keeper, Provider: &s.provider, Log: s.log}
+	pages := web.New(web.Config{Backend: a, Logins: logins, Now: s.conf.Now, Log: s.log, Seen: s.metrics.seen, Done: done})
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if web.Serves(r.URL.Path) {
 			pages.ServeHTTP(w, r)
@@ -139,6 +142,12 @@ func (s *Server) pagesBeside(routes http.Handler, a api.Backend, keeper *access.
 		}
 		routes.ServeHTTP(w, r)
 	})
+}
+
+// sessions are the browsers that are logged in.
+func (s *Server) sessions() *session.Store {
+	s.browsersOnce.Do(func() { s.browsers = &session.Store{State: s.state, Now: s.conf.Now, Log: s.log} })
+	return s.browsers
 }
 
 // remoteAt is where the API is served over TLS.

@@ -27,6 +27,7 @@ func changed(old, now config.Config, store string) (r api.Reloaded) {
 	note(&r.Changed, "api.names", old.API.Names, now.API.Names)
 	note(&r.Changed, "api.certificate", [2]string{old.API.Certificate, old.API.Key},
 		[2]string{now.API.Certificate, now.API.Key})
+	note(&r.Changed, "api.oidc", old.API.OIDC, now.API.OIDC)
 	note(&r.Restart, "api.listen", old.API.Listen, now.API.Listen)
 	note(&r.Restart, "api.metrics", old.API.Metrics, now.API.Metrics)
 	port := func(p uint16) uint16 {
@@ -63,6 +64,11 @@ func (s *Server) settings(ctx context.Context) (c config.Config, err error) {
 	}
 	if err = s.checkCertificate(s.conf.Settings.API, c.API); err != nil {
 		return c, err
+	}
+	if o := LoginProvider(c.API); o != nil && !reflect.DeepEqual(s.conf.Settings.API.OIDC, c.API.OIDC) {
+		if _, err := o.Secret(); err != nil {
+			return c, err
+		}
 	}
 	return c, s.checkFirst(ctx, c.Boots)
 }

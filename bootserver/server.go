@@ -36,9 +36,11 @@ import (
 	"ingot/bootserver/ipxe"
 	"ingot/bootserver/lease"
 	"ingot/bootserver/operator"
+	"ingot/bootserver/operator/session"
 	"ingot/bootserver/state"
 	"ingot/bootserver/state/bolt"
 	"ingot/bootserver/tftp"
+	"ingot/bootserver/web/login"
 	"ingot/image"
 )
 
@@ -90,26 +92,29 @@ type Link struct {
 
 // Server is one running server.
 type Server struct {
-	conf        Config
-	started     time.Time // by conf.Now
-	log         *slog.Logger
-	state       state.Store
-	catalog     *catalog.Catalog
-	booter      *booter.Booter
-	http        *httpboot.Server
-	tftp        *tftp.Server
-	dhcp        atomic.Pointer[dhcpServers] // nil before Run
-	prober      *dhcp4.Prober
-	packets     *booter.Packets
-	passed      Sockets
-	everywhere  struct{ tftp, http wildcard } // the addresses at which passed sockets serve all links
-	ca          *access.CA
-	peers       access.Peers // users of the socket
-	remote      []string     // where the API is served over TLS
-	certificate certificate  // of the operator, for browsers
-	ready       atomic.Bool  // every port is open
-	metrics     *metrics
-	rollouts    *operator.Rollouts
+	conf         Config
+	started      time.Time // by conf.Now
+	log          *slog.Logger
+	state        state.Store
+	catalog      *catalog.Catalog
+	booter       *booter.Booter
+	http         *httpboot.Server
+	tftp         *tftp.Server
+	dhcp         atomic.Pointer[dhcpServers] // nil before Run
+	prober       *dhcp4.Prober
+	packets      *booter.Packets
+	passed       Sockets
+	everywhere   struct{ tftp, http wildcard } // the addresses at which passed sockets serve all links
+	ca           *access.CA
+	peers        access.Peers   // users of the socket
+	remote       []string       // where the API is served over TLS
+	certificate  certificate    // of the operator, for browsers
+	browsers     *session.Store // see sessions
+	browsersOnce sync.Once
+	provider     login.Provider // by which operators may log in
+	ready        atomic.Bool    // every port is open
+	metrics      *metrics
+	rollouts     *operator.Rollouts
 
 	reloading sync.Mutex
 	site      site // what is served; Run makes it, then reloads and follow change it
@@ -212,6 +217,7 @@ func (s *Server) Run(ctx context.Context) error {
 	})
 	g.Go(func() error { return every(ctx, time.Second, s.tick) })
 	g.Go(func() error { return every(ctx, certificateEvery, s.followCertificate) })
+	g.Go(func() error { return every(ctx, time.Minute, s.sessions().Tidy) })
 	g.Go(func() error { return every(ctx, rolloutTick, func() { s.rollouts.Tick(ctx) }) })
 	g.Go(func() error { return s.packets.Keep(ctx) })
 	g.Go(func() error { return s.follow(ctx) })
@@ -267,6 +273,7 @@ func (s *Server) prepare(ctx context.Context, st state.Store, now site) error {
 	}
 	s.setNames(s.conf.Settings.API)
 	s.setCertificate(s.conf.Settings.API)
+	s.setProvider(s.conf.Settings.API)
 	s.state, s.catalog = st, catalog.New(s.conf.Store)
 	if err := s.editor().FinishRemovals(ctx); err != nil {
 		return err
@@ -429,6 +436,7 @@ func (s *Server) Reload(ctx context.Context) (api.Reloaded, error) {
 	c.SocketGroup = old.SocketGroup
 	c.HTTP.Port, c.Socket, c.Store, c.API.Listen, c.API.Metrics = old.HTTP.Port, old.Socket, old.Store, old.API.Listen,
 		old.API.Metrics
+	s.setProvider(c.API)
 	if err := s.state.Append(operator.Action(ctx, s.conf.Now(), fleet.ActionServerReload, old, c)); err != nil {
 		return r, err
 	}

@@ -86,6 +86,22 @@ func (k *Keeper) Holder(r *http.Request, id string) (Who, error) {
 	return Who{Kind: c.Kind, Name: c.Name, ID: c.ID, From: r.RemoteAddr, Scope: c.Scope}, nil
 }
 
+// Admit authenticates a request over TLS of an operator that a login provider vouched for.
+func (k *Keeper) Admit(r *http.Request, who Who) (Who, error) {
+	if r.TLS == nil {
+		return Who{}, ErrPlain
+	}
+	welcome(r.Context())
+	who.From = r.RemoteAddr
+	return who, nil
+}
+
+// Refused records that a login by a provider failed, as it does for a wrong token, and waits before its
+// answer, which it returns.
+func (k *Keeper) Refused(r *http.Request, err error) error {
+	return k.Throttle.failed(r.Context(), r.RemoteAddr, k.Now(), err)
+}
+
 func (k *Keeper) live(c Credential) error {
 	switch {
 	case !c.Revoked.IsZero():

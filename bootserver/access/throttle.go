@@ -90,7 +90,8 @@ func (t *Throttle) failed(ctx context.Context, remote string, at time.Time, err 
 	count := f.count
 	t.mu.Unlock()
 	if t.Log != nil && count&(count-1) == 0 { // the first, the second, the fourth, …
-		t.Log.Warn("a wrong token or certificate was refused", "from", from.Addr().String(), "times", count, "err", err)
+		t.Log.Warn("a wrong token, certificate or login was refused", "from", from.Addr().String(), "times", count, "err",
+			err)
 	}
 	t.pause(ctx, min(maxDelay, firstDelay<<min(count-1, 10)))
 	t.mu.Lock()

@@ -65,15 +65,16 @@ type Kind string
 const (
 	Local       Kind = "local"       // opened the administrator's socket: the kernel tells user and process
 	Token       Kind = "token"       // showed a token
+	OIDC        Kind = "oidc"        // a browser that a login provider vouched for
 	Certificate Kind = "certificate" // has the key of a certificate that the server's CA issued
 	Server      Kind = "server"      // nobody: the server itself
 )
 
 // Who identifies an authenticated operator, or the server itself.
 type Who struct {
-	Kind  Kind   `json:"kind" enum:"local,token,certificate,server"`
-	Name  string `json:"name"`            // of the token or certificate, or the local user's
-	ID    string `json:"id,omitempty"`    // of the token or certificate
+	Kind  Kind   `json:"kind" enum:"local,token,certificate,oidc,server"`
+	Name  string `json:"name"`            // of the token or certificate, or the user's
+	ID    string `json:"id,omitempty"`    // of the token or certificate; of OIDC, issuer and subject
 	UID   *int   `json:"uid,omitempty"`   // of a local user
 	PID   int    `json:"pid,omitempty"`   // of a local user's program
 	From  string `json:"from,omitempty"`  // address of a remote one

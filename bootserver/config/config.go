@@ -14,8 +14,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"net"
 	"net/netip"
+	"net/url"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -28,6 +30,7 @@ import (
 	"github.com/invopop/jsonschema"
 
 	"ingot"
+	"ingot/bootserver/access"
 	"ingot/bootserver/dhcp4"
 	"ingot/bootserver/dhcp6"
 	"ingot/bootserver/fleet"
@@ -133,9 +136,97 @@ type API struct {
 	Certificate string `yaml:"certificate,omitempty" json:"certificate,omitempty"`
 	// File with the private key of certificate, PEM, without a passphrase.
 	Key string `yaml:"key,omitempty" json:"key,omitempty"`
+	// Provider by which operators log in to the dashboard (OpenID Connect). Default: none; tokens and client
+	// certificates work in any case.
+	OIDC *OIDC `yaml:"oidc,omitempty" json:"oidc,omitempty"`
 	// Where /metrics, /healthz and /readyz, and nothing else, are served over plain HTTP without
 	// authentication: 127.0.0.1:9469. Default: only by HTTPS and the socket, to scope read.
 	Metrics string `yaml:"metrics,omitempty" json:"metrics,omitempty"`
+}
+
+// OIDC says which provider logs operators in, and what its groups may do.
+type OIDC struct {
+	// Address of the provider as it calls itself: https://login.example.org/realms/ops.
+	Issuer string `yaml:"issuer" json:"issuer"`
+	// Name of this server as a client of the provider. Register https://NAME:PORT/login/oidc/callback there as
+	// redirect address, with a name of api.names and the port of api.listen.
+	ClientID string `yaml:"clientID" json:"clientID"`
+	// File with the client's secret. Default: none, for a public client.
+	ClientSecretFile string `yaml:"clientSecretFile,omitempty" json:"clientSecretFile,omitempty"`
+	// Scopes to ask for, besides openid. Default: profile, email.
+	Scopes []string `yaml:"scopes,omitempty" json:"scopes,omitempty"`
+	// Claim with the groups of an operator: a text or a list of texts. A dot leads into an object, as in
+	// realm_access.roles. Default: groups.
+	GroupsClaim string `yaml:"groupsClaim,omitempty" json:"groupsClaim,omitempty"`
+	// What each group may do: read, operate or admin. Of several groups, the one that may do most counts.
+	// Operators without any of them are refused.
+	Groups map[string]string `yaml:"groups" json:"groups"`
+}
+
+// Origins are the addresses at which browsers reach the API: each name of it with each port.
+func (a *API) Origins() (list []string) {
+	for _, name := range a.Names {
+		for _, l := range a.Listen {
+			_, port, err := net.SplitHostPort(l)
+			if err != nil {
+				continue
+			}
+			host := net.JoinHostPort(strings.ToLower(name), port)
+			if port == "443" {
+				host = strings.TrimSuffix(host, ":443")
+			}
+			if at := "https://" + host; !slices.Contains(list, at) {
+				list = append(list, at)
+			}
+		}
+	}
+	return list
+}
+
+func (o *OIDC) check(a *API, faults *yamlfile.Faults, at func(string) yamlfile.Place) {
+	here := at("api.oidc")
+	u, err := url.Parse(o.Issuer)
+	switch {
+	case err != nil || u.Host == "" || u.RawQuery != "" || u.Fragment != "" || u.Scheme != "https" && u.Scheme != "http":
+		faults.Add(at("api.oidc.issuer"), "write https://HOST/PATH, as the provider calls itself", "api.oidc.issuer: %q is "+
+			"not the address of a provider", o.Issuer)
+	case u.Scheme == "http" && !loopback(u.Hostname()):
+		faults.Add(at("api.oidc.issuer"), "write https://"+u.Host+u.Path, "api.oidc.issuer: whoever is on the way to %s "+
+			"could log in as anybody", u.Host)
+	}
+	if o.ClientID == "" {
+		faults.Add(here, "write the name of this server as a client of the provider", "api.oidc.clientID: it is missing")
+	}
+	if f := o.ClientSecretFile; f != "" && !filepath.IsAbs(f) {
+		faults.Add(at("api.oidc.clientSecretFile"), "write it from the root: /"+f,
+			"api.oidc.clientSecretFile: %q is not an absolute path", f)
+	}
+	for i, s := range o.Scopes {
+		if s == "" || strings.ContainsAny(s, " \"\\") {
+			faults.Add(at(fmt.Sprintf("api.oidc.scopes[%d]", i)), "write one scope for each entry",
+				"api.oidc.scopes: %q is not "+
+					"a scope", s)
+		}
+	}
+	if len(o.Groups) == 0 {
+		faults.Add(here, "write groups: {NAME: read}", "api.oidc.groups: without groups, nobody can log in")
+	}
+	for _, g := range slices.Sorted(maps.Keys(o.Groups)) {
+		if _, err := access.ParseScope(o.Groups[g]); err != nil {
+			faults.Add(at("api.oidc.groups."+g), "write read, operate or admin", "api.oidc.groups: %s has the scope %q", g,
+				o.Groups[g])
+		}
+	}
+	if len(a.Origins()) == 0 {
+		faults.Add(here, "write api.names: [boot.example.org] and api.listen: [\":7443\"]",
+			"api.oidc: the provider sends browsers back to a name of api.names at a port of api.listen, and there is none")
+	}
+}
+
+// loopback reports whether a host is this one.
+func loopback(host string) bool {
+	ip, err := netip.ParseAddr(host)
+	return host == "localhost" || err == nil && ip.IsLoopback()
 }
 
 // Limits returns the limits of the HTTP server.
@@ -302,6 +393,9 @@ func (a *API) check(faults *yamlfile.Faults, at func(string) yamlfile.Place) {
 		}
 		faults.Add(at("api."+path), "write api."+other+" beside it", "api.%s: a certificate and its key belong together",
 			path)
+	}
+	if a.OIDC != nil {
+		a.OIDC.check(a, faults, at)
 	}
 	for i, n := range a.Names {
 		if n == "" || strings.ContainsAny(n, " \t\n/:") && net.ParseIP(n) == nil {

@@ -132,6 +132,21 @@ func TestEveryFaultAtOnce(t *testing.T) {
 			`ingot.yaml:2:16: api.certificate: "fullchain.pem" is not an absolute path; write it from the root: /fullchain.pem`,
 			`ingot.yaml:2:16: api.certificate: a certificate and its key belong together; write api.key beside it`,
 		}},
+		{map[string]string{"ingot.yaml": "api:\n  oidc:\n    issuer: http://login.example.org\n    scopes: ['a b']\n    " +
+			"groups: " +
+			"{ops: root}\n    clientSecretFile: secret\n"}, []string{
+			`ingot.yaml:3:5: api.oidc.clientID: it is missing; write the name of this server as a client of the provider`,
+			`ingot.yaml:3:5: api.oidc: the provider sends browsers back to a name of api.names at a port of api.listen`,
+			`ingot.yaml:3:13: api.oidc.issuer: whoever is on the way to login.example.org could log in as anybody`,
+			`ingot.yaml:4:14: api.oidc.scopes: "a b" is not a scope; write one scope for each entry`,
+			`ingot.yaml:5:19: api.oidc.groups: ops has the scope "root"; write read, operate or admin`,
+			`ingot.yaml:6:23: api.oidc.clientSecretFile: "secret" is not an absolute path; write it from the root: /secret`,
+		}},
+		{map[string]string{"ingot.yaml": "api:\n  listen: [':443']\n  names: [a]\n  oidc: {issuer: login, clientID: a}\n"},
+			[]string{
+				`ingot.yaml:4:9: api.oidc.groups: without groups, nobody can log in; write groups: {NAME: read}`,
+				`ingot.yaml:4:18: api.oidc.issuer: "login" is not the address of a provider; write https://HOST/PATH`,
+			}},
 		{map[string]string{"ingot.yaml": "dhcp6:\n  interfaces: [{name: eth1}]\n  networks:\n    - name: a\n      " +
 			"subnets: [{prefix: 10.99.0.0/24}]\n"}, []string{
 			`ingot.yaml:4:7: networks[0] "a" subnet 10.99.0.0/24: it is not IPv6; write it under dhcp.networks`,
@@ -257,4 +272,15 @@ func FuzzParse(f *testing.F) {
 			t.Errorf("what is shown cannot be read: %v\n%s", err, shown)
 		}
 	})
+}
+
+// TestOrigins: browsers are sent back to each name at each port, as they write it.
+func TestOrigins(t *testing.T) {
+	a := API{Names: []string{"Boot.example.org", "10.0.0.1", "fd00::1"}, Listen: []string{":7443", "10.0.0.1:443",
+		"[::]:7443"}}
+	want := []string{"https://boot.example.org:7443", "https://boot.example.org", "https://10.0.0.1:7443",
+		"https://10.0.0.1", "https://[fd00::1]:7443", "https://[fd00::1]"}
+	if got := a.Origins(); !slices.Equal(got, want) {
+		t.Errorf("Origins = %q; want %q", got, want)
+	}
 }

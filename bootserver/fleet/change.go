@@ -35,10 +35,11 @@ type Change struct {
 // Actor is the operator who changed something: a local user, a token or a
 // client certificate.
 type Actor struct {
-	// how the operator authenticated: "local", "token", "certificate"; "server" for the server itself
+	// how the operator authenticated: "local", "token", "certificate", "oidc"; "server" for the server
+	// itself
 	Kind  string `json:"kind"`
-	Name  string `json:"name"`            // of the token or certificate, or the local user's
-	ID    string `json:"id,omitempty"`    // of the token or certificate
+	Name  string `json:"name"`            // of the token or certificate, or the user's
+	ID    string `json:"id,omitempty"`    // of the token or certificate; of OIDC, issuer and subject
 	UID   *int   `json:"uid,omitempty"`   // of a local user
 	PID   int    `json:"pid,omitempty"`   // process ID of a local user
 	From  string `json:"from,omitempty"`  // network address of a remote operator

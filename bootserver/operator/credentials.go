@@ -139,6 +139,9 @@ func (o *Operator) RevokeCredential(ctx context.Context, ref string) (c access.C
 		c.Revoked = now
 		changes = []fleet.Change{credentialAction(ctx, now, fleet.ActionTokenRevoke, &before, &c)}
 		tx.PutCredential(c)
+		for _, s := range tx.SessionsOf(c.ID) {
+			tx.DropSession(s.ID)
+		}
 		tx.Record(changes...)
 		return nil
 	})

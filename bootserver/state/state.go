@@ -133,6 +133,10 @@ type Decisions interface {
 	Credential(id string) (access.Credential, bool)
 	// Credentials returns all tokens and client certificates, the oldest first.
 	Credentials() []access.Credential
+	// Session returns the session of a browser. A restore ends them all.
+	Session(id string) (access.Session, bool)
+	// Sessions returns all sessions of browsers, the oldest first.
+	Sessions() []access.Session
 	// Identity is a secret that was made with the state; the keys of machines are derived
 	// from it. A restore brings that of the backup.
 	Identity() []byte
@@ -237,6 +241,12 @@ type Tx interface {
 	CredentialsNamed(name string) []access.Credential
 	// CredentialCount is the number of tokens and client certificates.
 	CredentialCount() int
+	// Session returns the session of a browser.
+	Session(id string) (access.Session, bool)
+	// SessionsOf returns the sessions that were begun with a credential, the oldest first.
+	SessionsOf(credential string) []access.Session
+	// SessionCount is the number of sessions.
+	SessionCount() int
 	// ImageUse reports whether a machine needs an image, see fleet.Uses, and names one and
 	// the reason.
 	ImageUse(image ingot.Digest) (why string, used bool)
@@ -273,6 +283,10 @@ type Tx interface {
 	PutCredential(c access.Credential)
 	// DropCredential removes one.
 	DropCredential(id string)
+	// PutSession stores the session of a browser.
+	PutSession(s access.Session)
+	// DropSession removes one.
+	DropSession(id string)
 	// PutRollout stores a rollout. A new one is ErrBeingRemoved or ErrRemoved, as the result of the
 	// transaction, as if a machine were assigned its image.
 	PutRollout(r rollout.Rollout)

@@ -22,6 +22,7 @@ import (
 	"ingot/bootserver/api"
 	"ingot/bootserver/web/format"
 	"ingot/bootserver/web/live"
+	"ingot/bootserver/web/login"
 	"ingot/internal/harmless"
 )
 
@@ -223,7 +224,7 @@ func (s *Server) frame(r *http.Request, in *query, p page) frame {
 	f := frame{query: in, Title: p.title, Nav: p.nav, Crumbs: p.crumbs, Command: p.command,
 		Counts: countsOf(s.machines(in)), Host: r.Host, Version: s.backend.Version(), Assets: assets(),
 		Note: notes[in.Get("did")]}
-	if _, err := r.Cookie(cookieName); err == nil {
+	if _, err := r.Cookie(login.CookieName); err == nil {
 		f.Logout = true
 	}
 	return f
@@ -270,7 +271,7 @@ func (s *Server) problem(w http.ResponseWriter, r *http.Request, err error) {
 	}
 	back := "/"
 	if u, err := url.Parse(r.Referer()); err == nil && u.Host == r.Host && r.Method != http.MethodGet {
-		back = localPath(u.RequestURI())
+		back = login.LocalPath(u.RequestURI())
 	}
 	data := struct {
 		Title, Detail, Hint, Back string
@@ -288,7 +289,7 @@ func viewPath(u *url.URL) string {
 
 // live answers the stream of a page: ?of=ADDRESS, and see live.Hub.
 func (s *Server) live(w http.ResponseWriter, r *http.Request) {
-	of, err := url.Parse(localPath(r.URL.Query().Get("of")))
+	of, err := url.Parse(login.LocalPath(r.URL.Query().Get("of")))
 	if err != nil {
 		s.plainProblem(w, http.StatusBadRequest, "There is no such page.")
 		return
@@ -301,7 +302,7 @@ func (s *Server) live(w http.ResponseWriter, r *http.Request) {
 	}
 	who := access.From(r.Context())
 	may := func() bool {
-		now, err := s.identify(r)
+		now, err := s.logins.Identify(r)
 		return err == nil && now.Scope == who.Scope
 	}
 	if !s.hub.Serve(w, r, of, may) {

@@ -8,6 +8,7 @@ import (
 
 	"ingot/bootserver/access"
 	"ingot/bootserver/api"
+	"ingot/bootserver/web/login"
 )
 
 // route is a page, a form, or something beside them. It has the scope of the routes of the API that it
@@ -97,6 +98,8 @@ func otherRoutes() []route {
 		{pattern: "POST /logout", takes: []string{"GET /v1/version"}, handle: (*Server).logout},
 		{pattern: "GET /login", public: true, handle: (*Server).getLogin},
 		{pattern: "POST /login", public: true, handle: (*Server).login},
+		{pattern: "GET /login/oidc", public: true, handle: (*Server).startProvider},
+		{pattern: "GET " + login.CallbackPath, public: true, handle: (*Server).finishProvider},
 		{pattern: "GET /static/{file}", public: true, handle: (*Server).static},
 	}
 }

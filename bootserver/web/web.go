@@ -3,7 +3,7 @@
 // each page and form names the routes of the API that it stands for, and takes the scope that they
 // take.
 //
-// A browser proves its operator by a session (see sessions), by a client certificate, or by coming
+// A browser proves its operator by a session (see package login), by a client certificate, or by coming
 // through the administrator's socket, as ingot dashboard does. What machines say reaches a page as
 // text alone: html/template escapes it, and characters that would change how other text is read are
 // replaced in all that is written (package harmless).
@@ -22,12 +22,13 @@ import (
 	"ingot/bootserver/access"
 	"ingot/bootserver/api"
 	"ingot/bootserver/web/live"
+	"ingot/bootserver/web/login"
 )
 
 // Config is what a dashboard works with. All but Log and Seen are required.
 type Config struct {
 	Backend api.Backend
-	Keeper  *access.Keeper // authenticates requests
+	Logins  *login.Logins // authenticates requests
 	Now     func() time.Time
 	Log     *slog.Logger    // nil is quiet
 	Seen    api.Seen        // called with each request after its answer; may be nil
@@ -37,11 +38,10 @@ type Config struct {
 // Server serves the dashboard.
 type Server struct {
 	backend  api.Backend
-	keeper   *access.Keeper
 	now      func() time.Time
 	log      *slog.Logger
 	seen     api.Seen
-	sessions sessions
+	logins   *login.Logins
 	cross    *http.CrossOriginProtection
 	routes   map[string]route // by pattern
 	mux      *http.ServeMux
@@ -51,7 +51,7 @@ type Server struct {
 
 // New returns the dashboard of a server.
 func New(c Config) *Server {
-	s := &Server{backend: c.Backend, keeper: c.Keeper, now: c.Now, log: c.Log, seen: c.Seen,
+	s := &Server{backend: c.Backend, logins: c.Logins, now: c.Now, log: c.Log, seen: c.Seen,
 		cross: http.NewCrossOriginProtection(), routes: map[string]route{}, mux: http.NewServeMux()}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
@@ -104,7 +104,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		s.mux.ServeHTTP(out, r)
 		return
 	}
-	who, err := s.identify(r)
+	who, err := s.logins.Identify(r)
 	if err != nil {
 		s.refuse(out, r, err)
 		return
@@ -121,27 +121,19 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// identify returns the operator of a request.
-func (s *Server) identify(r *http.Request) (access.Who, error) {
-	if c, err := r.Cookie(cookieName); err == nil {
-		return s.resume(r, c.Value)
-	}
-	return s.keeper.Who(r)
-}
-
 // refuse answers a request that is not authenticated: a page with the login page, all else with 401.
 func (s *Server) refuse(w http.ResponseWriter, r *http.Request, err error) {
 	h := w.Header()
 	h.Set("Connection", "close")
-	if errors.Is(err, errSessionOver) {
-		http.SetCookie(w, endedCookie())
+	if errors.Is(err, login.ErrOver) {
+		http.SetCookie(w, login.Ended())
 	}
 	if r.Method != http.MethodGet && r.Method != http.MethodHead || r.Header.Get("Accept") == live.MediaType {
 		h.Set("WWW-Authenticate", `Bearer realm="ingot"`)
 		s.plainProblem(w, http.StatusUnauthorized, "Log in first: this request has no session, or one that has ended.")
 		return
 	}
-	s.loginPage(w, r, http.StatusUnauthorized, loginNote(err))
+	s.loginPage(w, r, http.StatusUnauthorized, login.Note(err))
 }
 
 // missing answers a request that no route takes.

@@ -85,30 +85,6 @@ func TestStatus(t *testing.T) {
 	}
 }
 
-func TestSessionsAreBounded(t *testing.T) {
-	var l sessions
-	now := time.Unix(1e9, 0)
-	first := l.begin("a", now)
-	for i := range maxEach {
-		l.begin("a", now.Add(time.Duration(i+1)*time.Second))
-	}
-	if _, ok := l.use(first, now); ok || len(l.list) != maxEach {
-		t.Errorf("%d sessions of one token; want %d, without the oldest", len(l.list), maxEach)
-	}
-	for i := range maxSessions + 10 {
-		l.begin(fmt.Sprint("b", i), now.Add(time.Hour))
-	}
-	if len(l.list) > maxSessions {
-		t.Errorf("%d sessions; want at most %d", len(l.list), maxSessions)
-	}
-	secret := l.begin("c", now.Add(time.Hour))
-	for key := range l.list {
-		if strings.Contains(string(key[:]), secret) {
-			t.Error("the secret of a session is kept; want its hash")
-		}
-	}
-}
-
 // TestTimeline: the stages of a boot beside those of the usual one.
 func TestTimeline(t *testing.T) {
 	start := time.Unix(1e9, 0)

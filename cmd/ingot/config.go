@@ -39,9 +39,9 @@ func (a *app) configCommand() *cobra.Command {
 	check := &cobra.Command{
 		Use: "check", Short: "check the configuration and report all mistakes", Args: command.ExactArgs(),
 		Long: `Check the configuration and its drop-ins. Every mistake is reported with file, line and what to
-write instead; the exit code is then 1. The files of api.certificate and api.key are read, too.
-Images that the configuration gives to new machines and that the store of this host lacks are
-warned of.`,
+write instead; the exit code is then 1. The files of api.certificate, api.key and
+api.oidc.clientSecretFile are read, too. Images that the configuration gives to new machines and
+that the store of this host lacks are warned of.`,
 		Example: `  ingot config check
   ingot config check --config ./ingot.yaml`,
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.configCheck(cmd.Context(), checked) },
@@ -104,6 +104,11 @@ func (a *app) configCheck(ctx context.Context, file string) error {
 	doubts, err := certificateDoubts(c.API, time.Now())
 	if err != nil {
 		return err
+	}
+	if o := bootserver.LoginProvider(c.API); o != nil {
+		if _, err := o.Secret(); err != nil {
+			return show.WithHint(err, "write the secret of the client into that file, mode 0600, for the server's user")
+		}
 	}
 	view := map[string]any{"files": files}
 	if len(doubts) > 0 {

@@ -402,3 +402,34 @@ func wreck(path, text string) error {
 	}
 	return errors.New("no page contains the text")
 }
+
+// TestCopiedBackupEndsSessions: a backup that an operator copies to where the state is brings no sessions
+// of browsers back.
+func TestCopiedBackupEndsSessions(t *testing.T) {
+	s, err := Open(t.Context(), filepath.Join(t.TempDir(), "state"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Update(func(tx state.Tx) error {
+		tx.PutSession(access.Session{ID: "1",
+			Credential: "a"})
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	var backup bytes.Buffer
+	if err := errors.Join(s.Backup(&backup), s.Close()); err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, file), backup.Bytes(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if s, err = Open(t.Context(), dir); err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if list := s.Sessions(); len(list) != 0 {
+		t.Errorf("a copied backup has the sessions %+v", list)
+	}
+}

@@ -83,6 +83,7 @@ var (
 	bucketRemovals    = []byte(view.Removals)
 	bucketRollouts    = []byte(view.Rollouts)
 	bucketMembers     = []byte(view.Members)
+	bucketSessions    = []byte(view.Sessions)
 	bucketMeta        = []byte("meta")
 	bucketHistory     = []byte("history")
 	bucketRecent      = []byte("recent")
@@ -90,7 +91,7 @@ var (
 
 var buckets = [][]byte{bucketMachines, bucketBoots, bucketLeases, bucketMeta, bucketHistory, bucketRecent, bucketLedger,
 	bucketConsole,
-	bucketFacts, bucketCredentials, bucketAudit, bucketRemovals, bucketRollouts, bucketMembers}
+	bucketFacts, bucketCredentials, bucketAudit, bucketRemovals, bucketRollouts, bucketMembers, bucketSessions}
 
 // Open opens the state in dir, making it when it is missing, and takes its
 // lock. A second server gets state.ErrLocked with the process id of the first.
@@ -236,6 +237,7 @@ func (s *Store) load() error {
 			each(tx, bucketRemovals, record.DecodeRemoval, v.AddRemoval),
 			each(tx, bucketRollouts, record.DecodeRollout, v.AddRollout),
 			each(tx, bucketMembers, record.DecodeMember, v.AddMember),
+			each(tx, bucketSessions, record.DecodeSession, v.AddSession),
 			s.loadIdentity(tx),
 		)
 	})
@@ -332,6 +334,14 @@ func (s *Store) Credential(id string) (access.Credential, bool) {
 
 // Credentials implements state.Decisions.
 func (s *Store) Credentials() []access.Credential { return seen(s, (*view.View).Credentials) }
+
+// Session implements state.Decisions.
+func (s *Store) Session(id string) (access.Session, bool) {
+	return found(s, func(v *view.View) (access.Session, bool) { return v.Session(id) })
+}
+
+// Sessions implements state.Decisions.
+func (s *Store) Sessions() []access.Session { return seen(s, (*view.View).Sessions) }
 
 // Removals implements state.Decisions.
 func (s *Store) Removals() []state.Removal { return seen(s, (*view.View).Removals) }

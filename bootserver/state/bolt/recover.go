@@ -57,7 +57,7 @@ func (s *Store) replay(list []journalRecord, mark journalMark) error {
 }
 
 // closeMark says in a file that it needs no journal: a backup of a running server has all that was
-// acknowledged before it.
+// acknowledged before it. Its sessions of browsers end, as with a restore.
 func closeMark(path string) error {
 	db, err := openKnown(path)
 	if err != nil {
@@ -65,6 +65,11 @@ func closeMark(path string) error {
 	}
 	err = guarded(func() error {
 		return db.Update(func(tx *bbolt.Tx) error {
+			if tx.Bucket(bucketSessions) != nil {
+				if err := tx.DeleteBucket(bucketSessions); err != nil {
+					return err
+				}
+			}
 			mark, err := markOf(tx)
 			if err != nil || !mark.Open {
 				return err

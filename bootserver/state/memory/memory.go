@@ -117,6 +117,13 @@ func (s *Store) load(d *data) error {
 		}
 		v.AddCredential(c)
 	}
+	for _, b := range d.Records[view.Sessions] {
+		c, err := record.DecodeSession(b)
+		if err != nil {
+			return err
+		}
+		v.AddSession(c)
+	}
 	for _, b := range d.Records[view.Removals] {
 		r, err := record.DecodeRemoval(b)
 		if err != nil {
@@ -347,10 +354,15 @@ func (s *Store) put(k view.Key, v any, touched map[ingot.MachineID]bool) {
 		s.touchCredential(k.Key)
 		s.data.put(k, encoded(v))
 		s.touchCredential(k.Key)
+	case access.Session:
+		s.touchSession(k.Key, v.Credential)
+		s.data.put(k, encoded(v))
 	case []byte:
 		s.data.put(k, v)
 	case nil:
 		switch k.Table {
+		case view.Sessions:
+			s.touchSession(k.Key, "")
 		case view.Credentials:
 			s.touchCredential(k.Key)
 		case view.Rollouts:
@@ -382,6 +394,18 @@ func (s *Store) touchCredential(id string) {
 	s.touch(view.Key{Table: view.Numbers, Key: view.CredentialsKey})
 	if c, err := record.DecodeCredential(s.data.Records[view.Credentials][id]); err == nil {
 		s.touch(view.Key{Table: view.ByToken, Key: c.Name})
+	}
+}
+
+// touchSession touches the entries of indexes that a session is in, as stored, and the one that it
+// enters.
+func (s *Store) touchSession(id, credential string) {
+	s.touch(view.Key{Table: view.Numbers, Key: view.SessionsKey})
+	if old, err := record.DecodeSession(s.data.Records[view.Sessions][id]); err == nil {
+		s.touch(view.Key{Table: view.BySession, Key: old.Credential})
+	}
+	if credential != "" {
+		s.touch(view.Key{Table: view.BySession, Key: credential})
 	}
 }
 
@@ -449,6 +473,16 @@ func (s *Store) Credential(id string) (access.Credential, bool) {
 
 // Credentials implements state.Decisions.
 func (s *Store) Credentials() []access.Credential { return seen(s, (*view.View).Credentials) }
+
+// Session implements state.Decisions.
+func (s *Store) Session(id string) (access.Session, bool) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.view.Session(id)
+}
+
+// Sessions implements state.Decisions.
+func (s *Store) Sessions() []access.Session { return seen(s, (*view.View).Sessions) }
 
 // Removals implements state.Decisions.
 func (s *Store) Removals() []state.Removal { return seen(s, (*view.View).Removals) }

@@ -46,6 +46,8 @@ func Encode(v any) ([]byte, error) {
 		return json.Marshal(changeOf(v))
 	case access.Credential:
 		return json.Marshal(credentialOf(v))
+	case access.Session:
+		return json.Marshal(session(v))
 	case state.Removal:
 		return json.Marshal(removal(v))
 	case rollout.Rollout:
@@ -88,6 +90,25 @@ func DecodeCredential(b []byte) (access.Credential, error) {
 	var r credential
 	err := json.Unmarshal(b, &r)
 	return r.value(), err
+}
+
+// DecodeSession reads the record of a browser's session.
+func DecodeSession(b []byte) (access.Session, error) {
+	var r session
+	err := json.Unmarshal(b, &r)
+	return access.Session(r), err
+}
+
+// session is the record of a browser's session.
+type session struct {
+	ID         string      `json:"id"`
+	Kind       access.Kind `json:"kind"`
+	Credential string      `json:"credential"`
+	Name       string      `json:"name,omitempty"`
+	Groups     []string    `json:"groups,omitempty"`
+	Began      time.Time   `json:"began"`
+	Used       time.Time   `json:"used"`
+	Until      time.Time   `json:"until"`
 }
 
 // DecodeRollout reads the record of a rollout.

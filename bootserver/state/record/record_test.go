@@ -76,6 +76,7 @@ func TestRecordsHaveEveryField(t *testing.T) {
 	roundTrip(t, DecodeBoot)
 	roundTrip(t, DecodeLease)
 	roundTrip(t, DecodeCredential)
+	roundTrip(t, DecodeSession)
 	roundTrip(t, DecodeChange)
 	roundTrip(t, DecodeRollout)
 	roundTrip(t, DecodeMember)

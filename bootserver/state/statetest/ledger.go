@@ -1,6 +1,7 @@
 package statetest
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -168,6 +169,67 @@ func testAudit(t *testing.T, b Backend) {
 		}
 		closeStore(t, s)
 		s = b.open(t, dir)
+	}
+	closeStore(t, s)
+}
+
+// testSessions: they stay over a restart, are found by id and credential, and one whose change failed
+// was never there. A restore ends them, those of the backup too.
+func testSessions(t *testing.T, b Backend) {
+	dir := filepath.Join(t.TempDir(), "state")
+	s := b.open(t, dir)
+	session := func(id, credential string, began int64) access.Session {
+		return access.Session{ID: id, Credential: credential, Began: time.Unix(began, 0).UTC()}
+	}
+	update(t, s, func(tx state.Tx) {
+		for i := range 3 {
+			tx.PutSession(session(fmt.Sprint(i), "a", int64(9-i)))
+		}
+		tx.DropSession("1")
+	})
+	err := s.Update(func(tx state.Tx) error {
+		tx.PutSession(session("7", "b", 1))
+		tx.DropSession("0")
+		tx.PutSession(session("2", "b", 7))
+		if tx.SessionCount() != 2 || len(tx.SessionsOf("a")) != 0 || len(tx.SessionsOf("b")) != 2 {
+			t.Error("a change does not see itself")
+		}
+		return errRefused
+	})
+	if !errors.Is(err, errRefused) {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if list := s.Sessions(); len(list) != 2 || list[0].ID != "2" || list[1].ID != "0" {
+			t.Errorf("Sessions = %+v; want 2 and 0", list)
+		}
+		if _, there := s.Session("7"); there {
+			t.Error("a change that failed left a session")
+		}
+		update(t, s, func(tx state.Tx) {
+			_, there := tx.Session("0")
+			if of := tx.SessionsOf("a"); !there || len(of) != 2 || of[0].ID != "2" || tx.SessionCount() != 2 ||
+				len(tx.SessionsOf("b")) != 0 {
+				t.Errorf("the sessions of a are %+v; want 2 and 0", of)
+			}
+		})
+		closeStore(t, s)
+		s = b.open(t, dir)
+	}
+	var backup bytes.Buffer
+	if err := s.Backup(&backup); err != nil {
+		t.Fatal(err)
+	}
+	update(t, s, func(tx state.Tx) { tx.PutSession(session("9", "a", 9)) })
+	if _, err := s.Restore(bytes.NewReader(backup.Bytes()), time.Unix(5, 0)); err != nil {
+		t.Fatal(err)
+	}
+	if list := s.Sessions(); len(list) != 0 {
+		t.Errorf("after a restore there are the sessions %+v", list)
+	}
+	update(t, s, func(tx state.Tx) { tx.PutSession(session("0", "a", 9)) })
+	if list := s.Sessions(); len(list) != 1 {
+		t.Errorf("a session after a restore is not kept: %+v", list)
 	}
 	closeStore(t, s)
 }

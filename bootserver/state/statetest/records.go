@@ -75,6 +75,8 @@ func testRemembers(t *testing.T, b Backend) {
 		Hostname: "h", Machine: "m-1", Port: m.Port, Declined: true}
 	c := access.Credential{ID: "1", Name: "ci", Kind: access.Token, Scope: access.Operate, Hash: "h",
 		Created: time.Unix(1, 0).UTC(), By: "local root", Expires: time.Unix(2, 0).UTC(), Revoked: time.Unix(3, 0).UTC()}
+	session := access.Session{ID: "5", Kind: access.Token, Credential: "1", Name: "n", Began: time.Unix(1, 0).UTC(),
+		Used: time.Unix(2, 0).UTC(), Until: time.Unix(3, 0).UTC(), Groups: []string{"g"}}
 	r := state.Removal{Image: digest(7), Since: time.Unix(4, 0).UTC(), By: fleet.Actor{Kind: "token", Name: "ci"}}
 	uid := 0
 	change := fleet.Change{At: time.Unix(8, 0).UTC(), Code: fleet.CodeImageAssigned, Machine: "m-1", Boot: x.ID,
@@ -87,6 +89,7 @@ func testRemembers(t *testing.T, b Backend) {
 		tx.StoreBoot(x)
 		tx.PutLease(l)
 		tx.PutCredential(c)
+		tx.PutSession(session)
 		tx.PutRemoval(r)
 		tx.Record(change)
 	})
@@ -106,6 +109,9 @@ func testRemembers(t *testing.T, b Backend) {
 		}
 		if got := s.Credentials(); len(got) != 1 || got[0] != c {
 			t.Errorf("credentials after reopening = %+v; want %+v", got, c)
+		}
+		if got := s.Sessions(); len(got) != 1 || cmp.Diff(session, got[0]) != "" {
+			t.Errorf("sessions after reopening = %+v; want %+v", got, session)
 		}
 		if got := s.Removals(); len(got) != 1 || got[0] != r {
 			t.Errorf("removals after reopening = %+v; want %+v", got, r)

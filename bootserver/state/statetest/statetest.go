@@ -69,6 +69,7 @@ func Run(t *testing.T, b Backend) {
 		{"Await", testAwait},
 		{"Audit", testAudit},
 		{"Credentials", testCredentials},
+		{"Sessions", testSessions},
 		{"EndsAreCounted", testEndsAreCounted},
 		{"Console", testConsole},
 		{"FactsPerBoot", testFactsPerBoot},

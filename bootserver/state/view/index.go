@@ -31,6 +31,7 @@ type index struct {
 	open         map[ingot.BootID]struct{}
 	granted      map[ingot.MachineID]struct{} // has a grant that no boot has used
 	token        map[string][]string          // ids of credentials by their names
+	session      map[string][]string          // ids of sessions by their credentials
 	pending      int
 }
 
@@ -43,7 +44,8 @@ func newIndex() index {
 		address: map[netip.Addr][]ingot.MachineID{}, image: map[ingot.Digest]map[ingot.MachineID]struct{}{},
 		latest: map[ingot.MachineID]ingot.BootID{}, boots: map[ingot.MachineID][]ingot.BootID{},
 		open:    map[ingot.BootID]struct{}{},
-		granted: map[ingot.MachineID]struct{}{}, token: map[string][]string{}}
+		granted: map[ingot.MachineID]struct{}{}, token: map[string][]string{},
+		session: map[string][]string{}}
 }
 
 // candidates collects machines, each once, and only as many as can matter.

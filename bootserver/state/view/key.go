@@ -24,6 +24,7 @@ const (
 	Audit       Table = "audit"   // as Ledger, for actions of operators
 	Rollouts    Table = "rollouts"
 	Members     Table = "members" // keys: MemberKey
+	Sessions    Table = "sessions"
 )
 
 // The indexes, which are read and follow from the records that are written.
@@ -37,10 +38,11 @@ const (
 	ByPort         Table = "by-port"
 	ByAddress      Table = "by-address"
 	ByImage        Table = "by-image"
-	ByToken        Table = "by-token"  // credentials by their names
-	ByMachine      Table = "by-boots"  // boots by machine
-	ByMember       Table = "by-member" // rollouts that have not ended, by machine
-	Numbers        Table = "numbers"   // keys: PendingKey, CredentialsKey, RemovedKey, RolloutsKey
+	ByToken        Table = "by-token"   // credentials by their names
+	ByMachine      Table = "by-boots"   // boots by machine
+	ByMember       Table = "by-member"  // rollouts that have not ended, by machine
+	BySession      Table = "by-session" // sessions by their credentials
+	Numbers        Table = "numbers"    // keys: PendingKey, CredentialsKey, RemovedKey, RolloutsKey, SessionsKey
 )
 
 // Records reports whether a table has records; an index has none.
@@ -52,6 +54,7 @@ const (
 	CredentialsKey = "credentials"
 	RemovedKey     = "removed" // images
 	RolloutsKey    = "rollouts"
+	SessionsKey    = "sessions"
 )
 
 // Key names one record or one entry of an index.

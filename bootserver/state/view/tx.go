@@ -36,9 +36,8 @@ var _ state.Tx = (*Tx)(nil)
 // records of one step in any.
 type Step struct {
 	// Puts are the last values of records, nil for one that was removed: fleet.Machine,
-	// fleet.Boot, fleet.Lease, fleet.Change, access.Credential, state.Removal, rollout.Rollout,
-	// rollout.Member, Piece, and
-	// []byte for facts.
+	// fleet.Boot, fleet.Lease, fleet.Change, access.Credential, access.Session, state.Removal,
+	// rollout.Rollout, rollout.Member, Piece, and []byte for facts.
 	Puts map[Key]any
 	// Forget is a machine whose past is removed before the Puts: boots, consoles, facts.
 	Forget ingot.MachineID

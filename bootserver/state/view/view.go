@@ -46,6 +46,7 @@ type View struct {
 	machines    map[ingot.MachineID]*fleet.Machine // replaced, never changed
 	boots       map[ingot.BootID]fleet.Boot
 	credentials map[string]access.Credential // by id
+	sessions    map[string]access.Session    // by id
 	removals    map[ingot.Digest]state.Removal
 	removed     uint64 // removals that ended
 	rollouts    map[string]rollout.Rollout
@@ -59,8 +60,9 @@ type View struct {
 // New returns an empty view. size returns the size of a value's record, in bytes.
 func New(size func(v any) (int, error)) *View {
 	return &View{Size: size, machines: map[ingot.MachineID]*fleet.Machine{}, boots: map[ingot.BootID]fleet.Boot{},
-		credentials: map[string]access.Credential{}, removals: map[ingot.Digest]state.Removal{},
-		ended: map[ingot.Outcome]uint64{}, index: newIndex(), rollouts: map[string]rollout.Rollout{},
+		credentials: map[string]access.Credential{}, sessions: map[string]access.Session{},
+		removals: map[ingot.Digest]state.Removal{},
+		ended:    map[ingot.Outcome]uint64{}, index: newIndex(), rollouts: map[string]rollout.Rollout{},
 		members: map[string]map[ingot.MachineID]rollout.Member{}}
 }
 

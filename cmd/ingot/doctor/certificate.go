@@ -6,11 +6,14 @@ import (
 	"crypto/x509"
 	"net"
 	"net/netip"
+	"os"
 	"strings"
 	"time"
 
+	"ingot/bootserver"
 	"ingot/bootserver/access"
 	"ingot/bootserver/config"
+	"ingot/bootserver/web/login"
 )
 
 // examineCertificate checks the certificate for browsers, and whether the running server presents it.
@@ -71,4 +74,31 @@ func presentedAt(ctx context.Context, listen string, names []string) (leaf *x509
 	}
 	defer c.Close()
 	return c.(*tls.Conn).ConnectionState().PeerCertificates[0], name, nil
+}
+
+// examineProvider checks the login provider. Without it, operators log in by tokens.
+func examineProvider(ctx context.Context, c config.API) (list []Finding) {
+	const check = "login provider"
+	o := bootserver.LoginProvider(c)
+	if o == nil {
+		return nil
+	}
+	if _, err := o.Secret(); err != nil {
+		list = append(list, found(check, Error, "write the client's secret into that file, for the server's user", "%v", err))
+	}
+	if info, err := os.Stat(c.OIDC.ClientSecretFile); err == nil && info.Mode().Perm()&0o007 != 0 {
+		list = append(list, found(check, Error,
+			"chmod 600 "+c.OIDC.ClientSecretFile+"; replace it if others may have read it",
+			"the client's secret can be read by every user of this host (mode %04o)", info.Mode().Perm()))
+	}
+	if err := login.Check(ctx, o, time.Now()); err != nil {
+		return append(list, found(check, Warning, "check its address, this host's DNS and routes; tokens work meanwhile",
+			"%v",
+			err))
+	}
+	if len(list) == 0 {
+		list = append(list, found(check, OK, "", "%s answers; browsers come back to %s%s", o.Issuer, o.Origins[0],
+			login.CallbackPath))
+	}
+	return list
 }

@@ -142,6 +142,7 @@ func (d examination) examine(ctx context.Context, c config.Config, broken error,
 	}
 	add(examineHere(root, running)...)
 	add(examineCertificate(ctx, c.API, running && !apart, time.Now())...)
+	add(examineProvider(ctx, c.API)...)
 	add(d.examineImages(ctx, root, running)...)
 	add(examineFirst(ctx, c.Boots, root)...)
 	add(examineKeys(root, pid)...)
