@@ -4,6 +4,11 @@
 // Every local user and every web page can reach such a port. So nothing passes without a session,
 // which a link begins that works once; requests for another host name (DNS rebinding) are refused; and
 // the API, which takes no cookies, is not reached through it.
+//
+// Cookies know no ports (RFC 6265, section 8.5): a browser would show the session to whatever another
+// local user serves at another port of 127.0.0.1. So the link has a host name of its own below
+// localhost, which browsers resolve to the loopback address by themselves (RFC 6761, section 6.3), and
+// which nobody else knows.
 package dashboard
 
 import (
@@ -19,7 +24,9 @@ import (
 	"net/http"
 	"net/http/httputil"
 	"net/url"
+	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -34,8 +41,8 @@ type Loopback struct {
 	socket   string
 	patience time.Duration // with a server that does not answer
 	listener net.Listener
-	host     string // that requests must be for
-	cookie   string // its name: cookies are shared by all ports of a host
+	hosts    [2]string // that requests must be for: the one of the link, and the address
+	cookie   string    // its name: cookies are shared by all ports of a host
 	proxy    http.Handler
 
 	mu      sync.Mutex
@@ -49,9 +56,11 @@ func Open(ctx context.Context, socket string, port int) (*Loopback, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening a port for the dashboard: %w", err)
 	}
-	p := &Loopback{socket: socket, patience: time.Minute, listener: l, host: l.Addr().String(), key: secret()}
-	p.cookie = fmt.Sprintf("ingot-%d", l.Addr().(*net.TCPAddr).Port)
-	p.Link = "http://" + p.host + "/once?key=" + p.key
+	p := &Loopback{socket: socket, patience: time.Minute, listener: l, key: secret()}
+	number := l.Addr().(*net.TCPAddr).Port
+	p.hosts = [2]string{fmt.Sprintf("ingot-%s.localhost:%d", strings.ToLower(rand.Text()[:16]), number), l.Addr().String()}
+	p.cookie = fmt.Sprintf("ingot-%d", number)
+	p.Link = "http://" + p.hosts[0] + "/once?key=" + p.key
 	p.proxy = &httputil.ReverseProxy{
 		Rewrite: func(r *httputil.ProxyRequest) {
 			r.SetURL(&url.URL{Scheme: "http", Host: "ingot"})
@@ -138,8 +147,8 @@ func say(w http.ResponseWriter, status int, text string) {
 // ServeHTTP implements http.Handler.
 func (p *Loopback) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	switch {
-	case r.Host != p.host:
-		say(w, http.StatusMisdirectedRequest, "This port answers as "+p.host+" alone.")
+	case !slices.Contains(p.hosts[:], r.Host):
+		say(w, http.StatusMisdirectedRequest, "This port answers to the name in its link alone.")
 	case r.URL.Path == "/once" && r.Method == http.MethodGet:
 		p.once(w, r)
 	case !p.known(r):

@@ -1,6 +1,7 @@
 package dashboard
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -8,6 +9,7 @@ import (
 	"net/http"
 	"net/http/cookiejar"
 	"net/http/httptest"
+	"net/url"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -58,7 +60,10 @@ func TestLoopback(t *testing.T) {
 		}
 		return resp.StatusCode, string(text)
 	}
-	stranger := &http.Client{}
+	near := &http.Transport{DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
+		return (&net.Dialer{}).DialContext(ctx, network, p.listener.Addr().String()) // as browsers resolve it
+	}}
+	stranger := &http.Client{Transport: near}
 	for _, path := range []string{"/", "/pending", "/v1/machines", "/static/app.js", "/once", "/once?key=",
 		"/once?key=x"} {
 		if status, text := ask(stranger, base+path, ""); status != 403 || strings.Contains(text, "fleet") {
@@ -69,7 +74,7 @@ func TestLoopback(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	browser := &http.Client{Jar: jar}
+	browser := &http.Client{Jar: jar, Transport: near}
 	if status, text := ask(browser, p.Link, ""); status != 200 || text != "the fleet" {
 		t.Fatalf("the link = %d %s; want the dashboard", status, text)
 	}
@@ -80,12 +85,22 @@ func TestLoopback(t *testing.T) {
 		t.Errorf("the link again in the same browser = %d; want the dashboard", status)
 	}
 	port := base[strings.LastIndex(base, ":"):]
-	for _, host := range []string{"evil.example", "evil.example" + port, "localhost" + port, "127.0.0.1"} {
+	for _, host := range []string{"evil.example", "evil.example" + port, "localhost" + port, "127.0.0.1",
+		"ingot-aaaaaaaaaaaaaaaa.localhost" + port, "x." + strings.TrimPrefix(base, "http://")} {
 		if status, _ := ask(browser, base+"/", host); status != http.StatusMisdirectedRequest {
 			t.Errorf("for %s = %d; want 421", host, status)
 		}
 	}
-	for _, path := range []string{"/v1/machines", "/metrics", "/healthz"} {
+	if status, _ := ask(browser, "http://127.0.0.1"+port+"/", ""); status != 403 {
+		t.Errorf("by the address, where the browser has no session: %d; want 403", status)
+	}
+	// What another local user serves at another port gets no cookie of ours, by whatever address.
+	other, _ := url.Parse("http://127.0.0.1:1/")
+	named, _ := url.Parse("http://evil.localhost:1/")
+	if stolen := append(jar.Cookies(other), jar.Cookies(named)...); len(stolen) != 0 {
+		t.Errorf("another port is shown the cookies %v", stolen)
+	}
+	for _, path := range []string{"/v1/machines", "/metrics", "/healthz", "/%76%31/machines", "/v1/../v1/machines"} {
 		if status, _ := ask(browser, base+path, ""); status != 404 {
 			t.Errorf("GET %s = %d; want 404", path, status)
 		}
