@@ -216,7 +216,8 @@ func TestBrowserLogsInByProvider(t *testing.T) {
 	b.do("open", chromedp.Navigate(s.tls+"/login?next=/pending"), visible(`a[href^="/login/oidc"]`))
 	b.calm()
 	b.do("log in", click(`a[href^="/login/oidc"]`), visible("input[name=login]"), enter("input[name=login]", "alice"),
-		enter("input[name=password]", "x"), click("button[type=submit]"), visible("input[value=consent] ~ button, form button"),
+		enter("input[name=password]", "x"), click("button[type=submit]"),
+		visible("input[value=consent] ~ button, form button"),
 		click("button[type=submit]"), visible("#open"))
 	if at := eval[string](b, "location.href"); at != s.tls+"/pending" {
 		t.Errorf("the browser is at %s; want the page that it asked for", at)

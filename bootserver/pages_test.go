@@ -320,8 +320,9 @@ func TestPagesHaveTheScopesOfTheAPI(t *testing.T) {
 			}
 		}
 	}
-	if got := strings.Join(public, ", "); got != "GET /login, POST /login, GET /static/{file}" {
-		t.Errorf("public are %s; want the login page and the files that it needs", got)
+	const want = "GET /login, POST /login, GET /login/oidc, GET /login/oidc/callback, GET /static/{file}"
+	if got := strings.Join(public, ", "); got != want {
+		t.Errorf("public are %s; want the ways to log in and the files that they need: %s", got, want)
 	}
 }
 
