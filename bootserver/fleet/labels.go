@@ -109,12 +109,12 @@ func Named(machines []Machine, ref string) (whole []Machine) {
 		mac = ref
 	}
 	uuid := cmp.Or(ingot.PlausibleUUID(ref), ref)
-	for _, m := range machines {
-		switch {
+	for i := range machines { // without copies: hostlists look for thousands of names
+		switch m := &machines[i]; {
 		case string(m.ID) == ref:
-			return []Machine{m}
+			return []Machine{*m}
 		case m.Name != "" && m.Name == ref, m.UUID != "" && m.UUID == uuid, slices.Contains(m.MACs, mac):
-			whole = append(whole, m)
+			whole = append(whole, *m)
 		}
 	}
 	return whole

@@ -32,13 +32,13 @@ type RolloutsConfig struct {
 type Rollouts struct {
 	RolloutsConfig
 	starting sync.Mutex // held while a rollout is planned and stored
+	swept    bool       // rollouts that a crash or an error left half stored were dropped; starting is held
 
 	mu        sync.Mutex
 	listening time.Time
 	stepped   time.Time
 	wall      time.Time     // at the last look
 	elapsed   time.Duration // likewise
-	swept     bool          // rollouts that a crash left half stored were dropped
 }
 
 // NewRollouts returns Rollouts that listen from now on.
@@ -267,7 +267,7 @@ func (x *Rollouts) drop(id string) error {
 	return x.State.Update(func(tx state.Tx) error { tx.DropRollout(id); return nil })
 }
 
-// sweep drops, once, rollouts that a crash left half stored. It reports whether that is done.
+// sweep drops rollouts that a crash or an error left half stored. It reports whether that is done.
 func (x *Rollouts) sweep() bool {
 	x.starting.Lock()
 	defer x.starting.Unlock()

@@ -78,7 +78,12 @@ func (o *Operator) draft(ctx context.Context, q api.RolloutRequest) (*draft, err
 	}
 	d.rollout = rollout.Rollout{ID: "new", Image: rollout.Image(as.ImageRef), Selector: q.Selector, Policy: policy,
 		State: rollout.Planned, Created: now, Since: now, By: access.From(ctx).String()}
-	list, f, err := o.candidates(machines, policy.Spread)
+	label := policy.Spread
+	if label != "" && !slices.ContainsFunc(machines, func(m fleet.Machine) bool { return m.Labels[label] != "" }) {
+		return nil, api.NewProblem(api.CodeInvalidRollout, fmt.Sprintf("spread: no machine of the rollout has the "+
+			"label %q, so that all would be one failure domain", label))
+	}
+	list, f, err := o.candidates(machines, label)
 	if err != nil {
 		return nil, err
 	}
@@ -141,42 +146,87 @@ func (o *Operator) usualRate() (list []rollout.Past, err error) {
 // everybody is the selector of all machines.
 const everybody = "all"
 
-// chooseMachines returns the machines that a selector names: all, names and hostlists, or labels. A word
-// that is both the name of a machine and a label means the machine.
+// chooseMachines returns the machines that a selector names, each once: all, names and hostlists, or labels.
+// A word that is both the name of a machine and a label means the machine.
 func chooseMachines(all []fleet.Machine, selector string) (list []fleet.Machine, err error) {
 	if selector == everybody {
-		return slices.DeleteFunc(all, func(m fleet.Machine) bool { return m.State != fleet.Approved }), nil
-	}
-	invalid := func(err error) error {
-		return api.NewProblem(api.CodeInvalidRollout, fmt.Sprintf("selector %q: %v", selector, err))
-	}
-	names, err := fleet.Hostlist(selector)
-	if err == nil && !strings.Contains(selector, "=") {
-		for _, n := range names {
-			list = append(list, fleet.Named(all, n)...)
-		}
-		if len(list) > 0 && len(list) != len(names) {
-			return nil, invalid(fmt.Errorf("it names %d machines, of which %d are known", len(names), len(list)))
-		}
-	}
-	if len(list) == 0 {
-		sel, err := fleet.ParseSelector(selector)
-		if err != nil {
-			return nil, invalid(err)
-		}
-		for _, m := range all {
-			if sel.Matches(m.Labels) {
-				list = append(list, m)
-			}
-		}
+		list = slices.DeleteFunc(all, func(m fleet.Machine) bool { return m.State != fleet.Approved })
+	} else {
+		list, err = machinesOf(all, selector)
 	}
 	switch {
+	case err != nil:
 	case len(list) == 0:
-		return nil, invalid(errors.New("it names no machine"))
+		err = errors.New("it names no machine")
 	case len(list) > rollout.MaxMembers:
-		return nil, invalid(fmt.Errorf("it names %d machines; a rollout has at most %d", len(list), rollout.MaxMembers))
+		err = fmt.Errorf("it names %d machines; a rollout has at most %d", len(list), rollout.MaxMembers)
+	}
+	if err != nil {
+		return nil, api.NewProblem(api.CodeInvalidRollout, fmt.Sprintf("selector %q: %v", selector, err))
 	}
 	return list, nil
+}
+
+// machinesOf returns the machines of a hostlist, or of a selector of labels.
+func machinesOf(all []fleet.Machine, selector string) (list []fleet.Machine, err error) {
+	var unknown []string
+	if !strings.Contains(selector, "=") {
+		if list, unknown, err = machinesByName(all, selector); err != nil {
+			return nil, err
+		}
+	}
+	var labels fleet.Selector
+	if len(list) == 0 {
+		labels, err = fleet.ParseSelector(selector)
+	}
+	switch {
+	case len(unknown) > 0 && (len(list) > 0 || err != nil):
+		return nil, fmt.Errorf("no machine has the name %s", firstNames(unknown))
+	case err != nil:
+		return nil, err
+	case len(list) > 0:
+		return list, nil
+	}
+	for _, m := range all {
+		if labels.Matches(m.Labels) {
+			list = append(list, m)
+		}
+	}
+	return list, nil
+}
+
+// machinesByName returns the machines of a hostlist, each once, and the names that no machine has.
+func machinesByName(all []fleet.Machine, hosts string) (list []fleet.Machine, unknown []string, err error) {
+	names, err := fleet.Hostlist(hosts)
+	if err != nil {
+		return nil, nil, err
+	}
+	has := map[ingot.MachineID]bool{}
+	for _, name := range names {
+		found := fleet.Named(all, name)
+		if len(found) > 1 {
+			return nil, nil, fmt.Errorf("%q is the name of %d machines", name, len(found))
+		}
+		if len(found) == 0 {
+			unknown = append(unknown, name)
+			continue
+		}
+		if m := found[0]; !has[m.ID] {
+			has[m.ID] = true
+			list = append(list, m)
+		}
+	}
+	return list, unknown, nil
+}
+
+// firstNames lists the first of some names, and how many more there are.
+func firstNames(names []string) string {
+	const most = 5
+	text := strings.Join(names[:min(len(names), most)], ", ")
+	if more := len(names) - most; more > 0 {
+		text += fmt.Sprintf(" and %d more", more)
+	}
+	return text
 }
 
 // candidates gathers the facts of machines for a plan.
@@ -324,13 +374,18 @@ func (d *draft) startable() error {
 }
 
 // begin stores a rollout: its machines in parts, and then that it may move. A crash in between leaves a
-// rollout that sweep drops.
+// rollout that sweep drops, and so does an error on a disk that takes nothing more. x.starting is held.
 func (x *Rollouts) begin(ctx context.Context, r rollout.Rollout, members []rollout.Member, removed uint64) (
-	rollout.Rollout, error) {
+	_ rollout.Rollout, err error) {
+	defer func() {
+		if err != nil && x.drop(r.ID) != nil {
+			x.swept = false
+		}
+	}()
 	final := r.State
 	r.State, r.Generation = rollout.Preparing, 1
 	r.Ledger, _ = x.State.LedgerName()
-	err := x.State.Update(func(tx state.Tx) error {
+	err = x.State.Update(func(tx state.Tx) error {
 		tx.LookedUp(removed)
 		r.Number = tx.LastRollout() + 1
 		r.ID = fmt.Sprint("r", r.Number)
@@ -353,7 +408,7 @@ func (x *Rollouts) begin(ctx context.Context, r rollout.Rollout, members []rollo
 			return nil
 		})
 		if err != nil {
-			return r, errors.Join(err, x.drop(r.ID))
+			return r, err
 		}
 	}
 	r.State, r.Generation = final, r.Generation+1
