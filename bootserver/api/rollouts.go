@@ -128,6 +128,8 @@ type RolloutDetail struct {
 	Good  float64        `json:"good"`
 	// what machines that failed have in common and healthy ones have not
 	Common []RolloutShared `json:"common,omitempty"`
+	// machines whose boots cannot be read, so that they count as not healthy
+	Unreadable []RolloutEvidence `json:"unreadable,omitempty"`
 }
 
 // RolloutBudget is how many machines of a failure domain may be unavailable, and are.

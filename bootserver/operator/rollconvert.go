@@ -1,6 +1,8 @@
 package operator
 
 import (
+	"maps"
+
 	"ingot/bootserver/api"
 	"ingot/bootserver/fleet/rollout"
 )
@@ -22,16 +24,16 @@ func convertPolicy(p rollout.Policy) api.RolloutPolicy {
 		Patience: p.Patience, Trouble: p.Trouble, Attempts: p.Attempts, Test: api.RolloutTest(p.Test)}
 }
 
-// convertRollout converts a rollout, and counts its machines by what they are to it.
-func convertRollout(r rollout.Rollout, list []rollout.Standing) api.Rollout {
+// convertRollout converts a rollout, of whose machines so many are what to it.
+func convertRollout(r rollout.Rollout, count map[string]int) api.Rollout {
 	out := api.Rollout{ID: r.ID, Image: api.ImageRef(r.Image), Selector: r.Selector, Policy: convertPolicy(r.Policy),
 		By: r.By, Created: r.Created, State: string(r.State), Since: r.Since, Wave: r.Wave, Waves: r.Waves,
 		Machines: r.Machines,
-		Ended:    r.Ended, Count: map[string]int{}, Log: each(r.Log, func(e rollout.Entry) api.RolloutEntry {
+		Ended:    r.Ended, Count: maps.Clone(count), Log: each(r.Log, func(e rollout.Entry) api.RolloutEntry {
 			return api.RolloutEntry{At: e.At, State: string(e.State), Wave: e.Wave, By: e.By, Why: e.Why}
 		})}
-	for _, s := range list {
-		out.Count[s.Is]++
+	if out.Count == nil {
+		out.Count = map[string]int{}
 	}
 	if s := r.Stop; s != nil {
 		out.Stop = &api.RolloutStop{Reason: string(s.Reason), At: s.At, By: s.By, Text: s.Text, More: s.More,

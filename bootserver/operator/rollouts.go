@@ -37,8 +37,9 @@ type Rollouts struct {
 	mu        sync.Mutex
 	listening time.Time
 	stepped   time.Time
-	wall      time.Time     // at the last look
-	elapsed   time.Duration // likewise
+	wall      time.Time                    // at the last look
+	elapsed   time.Duration                // likewise
+	logged    map[string]map[string]string // errors that were logged and last: by rollout, and by what was done
 }
 
 // NewRollouts returns Rollouts that listen from now on.
@@ -50,7 +51,7 @@ func NewRollouts(c RolloutsConfig) *Rollouts {
 		began := time.Now()
 		c.Elapsed = func() time.Duration { return time.Since(began) }
 	}
-	x := &Rollouts{RolloutsConfig: c}
+	x := &Rollouts{RolloutsConfig: c, logged: map[string]map[string]string{}}
 	x.wall, x.elapsed = c.Now(), c.Elapsed()
 	x.listening = x.wall
 	return x
@@ -84,21 +85,64 @@ func (x *Rollouts) Tick(ctx context.Context) {
 	}
 	for _, r := range x.State.Rollouts() {
 		if r.State.Ended() || r.State == rollout.Preparing {
+			x.forget(r.ID)
 			continue
 		}
-		for range stepsAtOnce {
-			more, err := x.step(r.ID)
-			if err != nil {
-				x.Log.Error("moving a rollout on", "rollout", r.ID, "err", err)
-			}
-			if err != nil || !more || ctx.Err() != nil {
-				break
-			}
+		more, err := true, error(nil)
+		for n := 0; n < stepsAtOnce && more && err == nil && ctx.Err() == nil; n++ {
+			more, err = x.step(r.ID)
 		}
+		x.logOnce(err, "moving a rollout on", r.ID, "")
 	}
-	if err := x.trim(); err != nil {
-		x.Log.Error("removing the oldest rollouts", "err", err)
+	x.logOnce(x.trim(), "removing the oldest rollouts", "", "")
+}
+
+// logOnce logs an error of a rollout or of one of its machines, either of which may be empty: once, until it is
+// another one, or over. Rollouts are looked at every few seconds.
+func (x *Rollouts) logOnce(err error, doing, id string, machine ingot.MachineID) {
+	text := ""
+	if err != nil {
+		text = err.Error()
 	}
+	if text == x.swapLogged(id, doing+string(machine), text) {
+		return
+	}
+	var args []any
+	if id != "" {
+		args = append(args, "rollout", id)
+	}
+	if machine != "" {
+		args = append(args, "machine", string(machine))
+	}
+	if text == "" {
+		x.Log.Info(doing+": this works again", args...)
+		return
+	}
+	x.Log.Error(doing, append(args, "err", err)...)
+}
+
+// swapLogged notes the latest error about something of a rollout, and returns the one before.
+func (x *Rollouts) swapLogged(id, what, text string) (before string) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	before = x.logged[id][what]
+	switch {
+	case text == before:
+	case text == "":
+		delete(x.logged[id], what)
+	case x.logged[id] == nil:
+		x.logged[id] = map[string]string{what: text}
+	default:
+		x.logged[id][what] = text
+	}
+	return before
+}
+
+// forget drops what was logged about a rollout that is over.
+func (x *Rollouts) forget(id string) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	delete(x.logged, id)
 }
 
 // step computes the next step of a rollout and stores it. It reports whether there may be another one at
@@ -110,9 +154,14 @@ func (x *Rollouts) step(id string) (more bool, err error) {
 	}
 	removed := x.State.Removed()
 	members := x.State.Members(id)
-	now, f, err := x.facts(r, members)
-	if err != nil {
-		return false, err
+	now, f := x.facts(r, members)
+	for i := range members {
+		id := members[i].Machine
+		var err error
+		if why := f.Machines[id].Unreadable; why != "" {
+			err = errors.New(why)
+		}
+		x.logOnce(err, "finding out what a machine did", r.ID, id)
 	}
 	s := rollout.Next(r, members, f, now)
 	if s.Empty() {
@@ -278,8 +327,8 @@ func (x *Rollouts) sweep() bool {
 		if r.State != rollout.Preparing {
 			continue
 		}
-		if err := x.drop(r.ID); err != nil {
-			x.Log.Error("dropping a rollout that was stored by half", "rollout", r.ID, "err", err)
+		err := x.drop(r.ID)
+		if x.logOnce(err, "dropping a rollout that was stored by half", r.ID, ""); err != nil {
 			return false
 		}
 	}
@@ -293,23 +342,21 @@ const shutAfter = 10 * time.Minute
 // boots bounds the boots of a machine that are looked at.
 const maxBoots = 24
 
-// facts gathers what a decision about a rollout needs.
-func (x *Rollouts) facts(r rollout.Rollout, members []rollout.Member) (now time.Time, f rollout.Fleet, err error) {
+// facts gathers what a decision about a rollout needs. What cannot be read is said in them.
+func (x *Rollouts) facts(r rollout.Rollout, members []rollout.Member) (now time.Time, f rollout.Fleet) {
 	now, listening, stepped := x.clock()
 	f = rollout.Fleet{Machines: make(map[ingot.MachineID]rollout.Machine, len(members)), Listening: listening,
 		Stepped: stepped, Refused: map[ingot.Digest]string{}}
 	f.Ledger, _ = x.State.LedgerName()
+	var err error
 	if f.Closed, err = closed(r.Policy.Window, now); err != nil {
-		return now, f, err
+		f.Closed, f.Unreadable = true, err.Error()
 	}
 	images := map[ingot.Digest]bool{r.Image.Image: true}
 	others := x.others(r.ID)
 	for i := range members {
 		m := &members[i]
-		machine, known, err := x.machine(m, now)
-		if err != nil {
-			return now, f, err
-		}
+		machine, known := x.machine(m, now)
 		if !known {
 			continue
 		}
@@ -324,7 +371,7 @@ func (x *Rollouts) facts(r rollout.Rollout, members []rollout.Member) (now time.
 			f.Refused[d] = err.Error()
 		}
 	}
-	return now, f, nil
+	return now, f
 }
 
 // others returns the machines of other rollouts that have not ended.
@@ -360,26 +407,28 @@ func closed(window string, now time.Time) (bool, error) {
 }
 
 // machine gathers the facts of a machine of a rollout.
-func (x *Rollouts) machine(of *rollout.Member, now time.Time) (f rollout.Machine, known bool, err error) {
+func (x *Rollouts) machine(of *rollout.Member, now time.Time) (f rollout.Machine, known bool) {
 	m, known := x.State.Machine(of.Machine)
 	if !known {
-		return f, false, nil
+		return f, false
 	}
 	latest, has := x.State.Boot(m.Boot)
 	f = machineFacts(m, latest, now)
 	if !has {
-		return f, true, nil
+		return f, true
 	}
 	boots := []fleet.Boot{latest}
 	if unseen := latest.Number - of.Number; of.Touched() && unseen > 1 && !of.GivenUp && !of.Has(latest.ID) {
-		if boots, err = x.State.Boots(m.ID, min(unseen, maxBoots)); err != nil {
-			return f, true, err
+		if all, err := x.State.Boots(m.ID, min(unseen, maxBoots)); err != nil {
+			f.Unreadable = err.Error()
+		} else {
+			boots = all
 		}
 	}
 	for _, b := range boots {
 		f.Boots = append(f.Boots, bootFacts(m, b))
 	}
-	return f, true, nil
+	return f, true
 }
 
 // machineFacts returns the facts of a machine, without its boots.

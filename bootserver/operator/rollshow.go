@@ -36,24 +36,24 @@ func (o *Operator) findRollout(id string) (rollout.Rollout, error) {
 	return r, nil
 }
 
-// look returns what each machine is to a rollout, and the budget.
-func (o *Operator) look(r rollout.Rollout) ([]rollout.Standing, []rollout.Domain, error) {
+// look returns what each machine is to a rollout, or was when that ended, and the budget of one that has not.
+func (o *Operator) look(r rollout.Rollout) ([]rollout.Standing, []rollout.Domain) {
 	members := o.state.Members(r.ID)
-	now, f, err := o.rollouts.facts(r, members)
-	if err != nil {
-		return nil, nil, err
+	if r.State.Ended() {
+		return rollout.EndedStandings(r, members), nil
 	}
-	list, domains := rollout.Look(r, members, f, now)
-	return list, domains, nil
+	now, f := o.rollouts.facts(r, members)
+	return rollout.Look(r, members, f, now)
 }
 
-// rolloutOf converts a rollout, with how many machines are what to it.
+// rolloutOf converts a rollout, with how many machines are what to it. One that ended says so itself: there
+// may be many of them, of many machines.
 func (o *Operator) rolloutOf(r rollout.Rollout) api.Rollout {
-	list, _, err := o.look(r)
-	if err != nil {
-		o.log.Error("looking at a rollout", "rollout", r.ID, "err", err)
+	if len(r.Count) > 0 {
+		return convertRollout(r, r.Count)
 	}
-	return convertRollout(r, list)
+	list, _ := o.look(r)
+	return convertRollout(r, rollout.Counts(list))
 }
 
 // Rollout implements api.Rollouts.
@@ -62,11 +62,9 @@ func (o *Operator) Rollout(id string) (d api.RolloutDetail, err error) {
 	if err != nil {
 		return d, err
 	}
-	list, domains, err := o.look(r)
-	if err != nil {
-		return d, err
-	}
-	d = api.RolloutDetail{Rollout: convertRollout(r, list), Budget: []api.RolloutBudget{}, Curve: []api.RolloutPoint{}}
+	list, domains := o.look(r)
+	d = api.RolloutDetail{Rollout: convertRollout(r, rollout.Counts(list)), Budget: []api.RolloutBudget{},
+		Curve: []api.RolloutPoint{}}
 	d.Stops, d.Good = r.Policy.Test.Bounds()
 	for _, b := range domains {
 		d.Budget = append(d.Budget, api.RolloutBudget{Domain: b.Name, Machines: b.Machines, Unavailable: b.Unavailable,
@@ -75,6 +73,10 @@ func (o *Operator) Rollout(id string) (d api.RolloutDetail, err error) {
 	members := make([]rollout.Member, len(list))
 	for i := range list {
 		members[i] = list[i].Member
+		if why := list[i].Unreadable; why != "" {
+			d.Unreadable = append(d.Unreadable, api.RolloutEvidence{Machine: members[i].Machine, Name: members[i].Name,
+				Reason: why})
+		}
 	}
 	for _, p := range rollout.Curve(r, members) {
 		d.Curve = append(d.Curve, api.RolloutPoint{Machine: p.Machine, Boot: p.Boot, At: p.At, Bad: p.Bad, Ratio: p.Ratio,
@@ -92,8 +94,8 @@ func (o *Operator) RolloutMachines(id string) ([]api.RolloutMachine, error) {
 	if err != nil {
 		return nil, err
 	}
-	list, _, err := o.look(r)
-	return each(list, rolloutMachineOf), err
+	list, _ := o.look(r)
+	return each(list, rolloutMachineOf), nil
 }
 
 // PauseRollout implements api.Rollouts.

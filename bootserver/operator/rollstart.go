@@ -54,6 +54,7 @@ type draft struct {
 	images   map[ingot.Digest]image.Image // that machines have now, as far as they are in the store
 	problems []error                      // of machines that must not get the image
 	other    string                       // a rollout that has machines of this one
+	notes    []string
 }
 
 // draft plans a rollout.
@@ -83,10 +84,7 @@ func (o *Operator) draft(ctx context.Context, q api.RolloutRequest) (*draft, err
 		return nil, api.NewProblem(api.CodeInvalidRollout, fmt.Sprintf("spread: no machine of the rollout has the "+
 			"label %q, so that all would be one failure domain", label))
 	}
-	list, f, err := o.candidates(machines, label)
-	if err != nil {
-		return nil, err
-	}
+	list, f := o.candidates(machines, label)
 	if d.rollout, d.members, err = rollout.Plan(d.rollout, list); err != nil {
 		return nil, api.NewProblem(api.CodeNobodyToMove, fmt.Sprintf("%s: none of %d machines would get %s", err, len(list),
 			as.Name))
@@ -97,8 +95,8 @@ func (o *Operator) draft(ctx context.Context, q api.RolloutRequest) (*draft, err
 // policyFor returns the policy of a request, with the fleet's own rate of failed boots.
 func (o *Operator) policyFor(q api.RolloutRequest, d *draft) (p rollout.Policy, err error) {
 	past, err := o.usualRate()
-	if err != nil {
-		return p, err
+	if err != nil { // the strictest test is the safe one
+		d.notes = append(d.notes, fmt.Sprintf("the least rate is taken for usual, as earlier boots cannot be read: %v", err))
 	}
 	rate, n := rollout.UsualRate(past, o.now())
 	d.boots = n
@@ -230,21 +228,17 @@ func firstNames(names []string) string {
 }
 
 // candidates gathers the facts of machines for a plan.
-func (o *Operator) candidates(machines []fleet.Machine, spread string) (list []rollout.Candidate, f rollout.Fleet,
-	err error) {
+func (o *Operator) candidates(machines []fleet.Machine, spread string) (list []rollout.Candidate, f rollout.Fleet) {
 	now, listening, stepped := o.rollouts.clock()
 	f = rollout.Fleet{Listening: listening, Stepped: stepped}
 	others := o.rollouts.others("")
 	for _, m := range machines {
-		facts, _, err := o.rollouts.machine(&rollout.Member{Machine: m.ID}, now)
-		if err != nil {
-			return nil, f, err
-		}
+		facts, _ := o.rollouts.machine(&rollout.Member{Machine: m.ID}, now)
 		facts.Other = others[m.ID]
 		list = append(list, rollout.Candidate{ID: m.ID, Name: m.Hostname(), Domain: m.Labels[spread], Machine: facts})
 	}
 	slices.SortStableFunc(list, rollout.ByName)
-	return list, f, nil
+	return list, f
 }
 
 // examine says of each machine whether it would be moved and whether the image fits it.
@@ -309,7 +303,7 @@ func (d *draft) plan() api.RolloutPlan {
 		}
 	}
 	p.Changes = d.changes(count)
-	p.Notes = append(p.Notes, "machines boot the image when somebody reboots them: a wave waits for that")
+	p.Notes = append(d.notes, "machines boot the image when somebody reboots them: a wave waits for that")
 	return p
 }
 

@@ -51,7 +51,7 @@ func (d *decider) standingOf(m *Member) (standing, string) {
 		return outside, "given up before the rollout was resumed"
 	case m.touched() && m.GivenUp:
 		return bad, ""
-	case m.touched() && m.good():
+	case m.touched() && m.good() && now.Unreadable == "":
 		return good, ""
 	case m.touched() && !now.counts(m):
 		return outside, now.out()
@@ -71,6 +71,8 @@ func (d *decider) standingOf(m *Member) (standing, string) {
 func (d *decider) lateness(m *Member, now Machine) string {
 	b, has := now.latest()
 	switch {
+	case now.Unreadable != "":
+		return "what it did cannot be read: " + now.Unreadable
 	case !has || b.Number <= m.Number:
 		return "it has not booted since it was assigned the image"
 	case b.Outcome == "":
@@ -83,6 +85,8 @@ func (d *decider) lateness(m *Member, now Machine) string {
 func (d *decider) illness(m Machine) string {
 	b, has := m.latest()
 	switch {
+	case m.Unreadable != "":
+		return "what it did cannot be read: " + m.Unreadable
 	case !has:
 		return "it never booted"
 	case b.Down:
@@ -140,12 +144,9 @@ func (d *decider) endWave() bool {
 		d.replaceCanary()
 	}
 	p := d.progress()
-	percent := d.r.Policy.Quorum
-	if d.r.Wave == 0 {
-		percent = 100
-	}
+	percent := d.r.quorum()
 	if len(p.moving)+len(p.waiting) == 0 && p.quorum(percent) {
-		if p.moved == 0 && p.lastMove.Before(d.r.Since) { // there was nothing to do
+		if p.moved == 0 && p.lastMove.Before(d.r.Since) && len(d.ailing()) == 0 { // there was nothing to do
 			return d.nextWave()
 		}
 		d.set(d.r.enter(Baking, "", "", d.now))
@@ -250,7 +251,8 @@ func (d *decider) lastResult() (t time.Time) {
 	return t
 }
 
-// endBake ends the bake if it lasted long enough and every machine that has the image is heard from.
+// endBake ends the bake if it lasted long enough and every machine that has the image is healthy and heard
+// from.
 func (d *decider) endBake() bool {
 	since := d.r.Since
 	if d.f.Stepped.After(since) {
@@ -259,40 +261,42 @@ func (d *decider) endBake() bool {
 	if d.now.Sub(since) < d.r.Policy.Bake {
 		return false
 	}
-	if p := d.progress(); len(p.moving)+len(p.waiting) > 0 { // machines that were kept out are back
+	// machines that were kept out are back, or some that were good are not any more
+	if p := d.progress(); len(p.moving)+len(p.waiting) > 0 || !p.quorum(d.r.quorum()) {
 		d.set(d.r.enter(d.r.waveState(), "", "", d.now))
 		return true
 	}
+	if list := d.ailing(); len(list) > 0 {
+		return d.tiredOfBaking(since, list)
+	}
+	return d.nextWave()
+}
+
+// ailing lists the machines that have the image and are not healthy, or not heard from.
+func (d *decider) ailing() (list []Evidence) {
 	for i := range d.members {
 		m := &d.members[i]
 		now, known := d.f.Machines[m.Machine]
 		if !known || !m.touched() || !m.good() || !now.counts(m) {
 			continue
 		}
-		if b, has := now.latest(); !has || b.Outcome != "healthy" || !d.f.heardNow(b, d.now) {
-			return d.tiredOfBaking(since)
+		b, _ := now.latest()
+		switch {
+		case !d.f.healthy(&now, d.now):
+			list = append(list, Evidence{Machine: m.Machine, Name: m.Name, Reason: d.illness(now)})
+		case !d.f.heardNow(b, d.now):
+			list = append(list, Evidence{Machine: m.Machine, Name: m.Name, Reason: "it is not heard from"})
 		}
 	}
-	return d.nextWave()
+	return list
 }
 
 // tiredOfBaking pauses the rollout if machines are not heard from long after the bake should have ended.
-func (d *decider) tiredOfBaking(since time.Time) bool {
+func (d *decider) tiredOfBaking(since time.Time, list []Evidence) bool {
 	if d.f.Listening.After(since) {
 		since = d.f.Listening
 	}
 	if d.now.Sub(since) <= d.r.Policy.Bake+d.r.Policy.Patience {
-		return false
-	}
-	var list []Evidence
-	for i := range d.members {
-		m := &d.members[i]
-		now, known := d.f.Machines[m.Machine]
-		if known && m.touched() && m.good() && now.counts(m) && !d.f.healthy(&now, d.now) {
-			list = append(list, Evidence{Machine: m.Machine, Name: m.Name, Reason: d.illness(now)})
-		}
-	}
-	if len(list) == 0 {
 		return false
 	}
 	return d.inconclusive("machines that have the image are not healthy any more", list)
@@ -379,6 +383,9 @@ func (d *decider) move() {
 		b, _ := now.latest()
 		c := d.change(i)
 		c.From, c.Moved, c.Number = now.Assigned, d.now, b.Number
+		if b.Image == d.r.Image.Image && !b.Once { // it runs the image already: nobody will reboot it for that
+			c.Number--
+		}
 		d.moves = append(d.moves, Move{Machine: c.Machine, To: d.r.Image, Assigned: now.Assigned, Since: now.Since})
 	}
 }

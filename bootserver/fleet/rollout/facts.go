@@ -12,10 +12,12 @@ type Fleet struct {
 	// Listening is when the server began to hear machines, or to hear them again. A machine cannot have
 	// been heard before.
 	Listening time.Time
-	Stepped   time.Time               // when the server's clock was last changed; zero: never
-	Closed    bool                    // now is outside of Policy.Window
-	Ledger    string                  // name of the ledger
-	Refused   map[ingot.Digest]string // images that cannot be served, and why
+	Stepped   time.Time // when the server's clock was last changed; zero: never
+	Closed    bool      // now is outside of Policy.Window
+	// why something cannot be found out without which the rollout cannot go on
+	Unreadable string
+	Ledger     string                  // name of the ledger
+	Refused    map[ingot.Digest]string // images that cannot be served, and why
 }
 
 // Machine is what is known of a machine now.
@@ -31,6 +33,9 @@ type Machine struct {
 	Since    time.Time // when that was assigned
 	GaveUp   bool      // it does not boot the assigned image any more: that failed too often
 	Boots    []Boot    // those since it was moved, and the latest one; oldest first
+	// why the boots since it was moved cannot be read; Boots has the latest one only. Nothing is known of
+	// the machine then, and it counts as not healthy
+	Unreadable string
 }
 
 // Boot is what is known of one boot.
@@ -109,10 +114,10 @@ func (f *Fleet) heardNow(b Boot, now time.Time) bool {
 	return age <= Silence && age >= -Silence && !b.Heard.Before(f.Stepped)
 }
 
-// healthy reports whether a machine is available: its latest boot is healthy and goes on.
+// healthy reports whether a machine is known to be available: its latest boot is healthy and goes on.
 func (f *Fleet) healthy(m *Machine, now time.Time) bool {
 	b, has := m.latest()
-	return has && b.Outcome == ingot.OutcomeHealthy && !b.Down && !b.Unwell && !f.silent(b, now)
+	return has && m.Unreadable == "" && b.Outcome == ingot.OutcomeHealthy && !b.Down && !b.Unwell && !f.silent(b, now)
 }
 
 // elsewhere are the failures that another image would meet as well: the link, the server, and the

@@ -14,6 +14,45 @@ type Standing struct {
 	Member
 	Is  string // "waiting", "unfit", "moving", "good", "bad", "has it", "back", "outside"
 	Why string
+	// why the boots since it was moved cannot be read, if they cannot
+	Unreadable string
+}
+
+// Counts counts machines by what they are to a rollout.
+func Counts(list []Standing) map[string]int {
+	n := map[string]int{}
+	for i := range list {
+		n[list[i].Is]++
+	}
+	return n
+}
+
+// EndedStandings returns what each machine was to a rollout when that ended. What became of the machines
+// since makes no difference.
+func EndedStandings(r Rollout, members []Member) []Standing {
+	list := make([]Standing, len(members))
+	for i := range members {
+		m := &members[i]
+		s := Standing{Member: *m, Is: standings[outside]}
+		switch {
+		case !m.Gone.IsZero():
+			s.Is = "back"
+		case m.Left != "":
+			s.Why = m.Left
+		case m.touched() && m.GivenUp:
+			s.Is = standings[bad]
+		case m.touched() && m.good():
+			s.Is = standings[good]
+		case m.touched():
+			s.Why = "its boots of the image had said nothing when the rollout ended"
+		case m.From.Image == r.Image.Image:
+			s.Is = "has it"
+		default:
+			s.Why = "it was not moved"
+		}
+		list[i] = s
+	}
+	return list
 }
 
 // Domain is how many machines of a failure domain may be unavailable, and are.
@@ -27,15 +66,15 @@ type Domain struct {
 var standings = map[standing]string{outside: "outside", waiting: "waiting", unfit: "unfit", moving: "moving",
 	good: "good", bad: "bad"}
 
-// Look returns what each machine is to a rollout, and the budget of each failure domain.
+// Look returns what each machine is to a rollout that has not ended, and the budget of each failure domain.
 func Look(r Rollout, members []Member, f Fleet, now time.Time) ([]Standing, []Domain) {
 	d := &decider{rules: standard, r: r, members: members, f: f, now: now}
 	list := make([]Standing, len(members))
 	for i := range members {
 		m := &members[i]
 		s, why := d.standingOf(m)
-		list[i] = Standing{*m, standings[s], why}
 		machine, known := f.Machines[m.Machine]
+		list[i] = Standing{*m, standings[s], why, machine.Unreadable}
 		switch {
 		case !m.Gone.IsZero():
 			list[i].Is = "back"

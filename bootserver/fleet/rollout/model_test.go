@@ -3,9 +3,11 @@ package rollout
 import (
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"maps"
 	"math/rand/v2"
+	"os"
 	"reflect"
 	"slices"
 	"testing"
@@ -49,6 +51,16 @@ type simMachine struct {
 	alive    bool
 	faults   int // boots of the image that will still fail
 	trouble  int // boots that will still fail for other reasons
+	held     bool
+	busy     bool
+	unread   bool // the records of its boots are damaged, but for the latest
+	gone     bool // an operator made the server forget it
+}
+
+// shut reports whether it shut down in order a while ago.
+func (m *simMachine) shut(now time.Time) bool {
+	b := m.latest()
+	return b.Down && now.Sub(b.Heard) > 10*time.Minute
 }
 
 func (m *simMachine) latest() *Boot { return &m.boots[len(m.boots)-1] }
@@ -56,8 +68,10 @@ func (m *simMachine) latest() *Boot { return &m.boots[len(m.boots)-1] }
 // model is a fleet, a store with one rollout, and what is checked.
 type model struct {
 	chooser
-	rules    rules
+	planted
 	r        Rollout
+	policy   Policy
+	ledger   string
 	members  []Member
 	machines []*simMachine
 	now      time.Time // of the server's clock
@@ -77,17 +91,41 @@ var (
 	newImage = Image{"sha256:new", "node:8"}
 )
 
+// planted is Next with a fault, or without.
+type planted struct {
+	rules rules
+	see   func(*Fleet)  // what it takes the facts for
+	want  func(*Policy) // what it takes the policy for
+	make  func(*Step)   // what it makes of what it decided
+}
+
+// next is Next.
+func (x *model) next(r Rollout, members []Member, f Fleet, now time.Time) Step {
+	if x.see != nil {
+		f.Machines = maps.Clone(f.Machines)
+		x.see(&f)
+	}
+	if x.want != nil {
+		x.want(&r.Policy)
+	}
+	s := x.rules.next(r, members, f, now)
+	if s.Rollout.Policy = x.policy; x.make != nil {
+		x.make(&s)
+	}
+	return s
+}
+
 // newModel makes a fleet of healthy machines and a rollout.
-func newModel(c chooser, ru rules) (*model, error) {
-	x := &model{chooser: c, rules: ru, now: time.Unix(1_800_000_000, 0).UTC(), refused: map[ingot.Digest]string{}}
+func newModel(c chooser, p planted) (*model, error) {
+	x := &model{chooser: c, planted: p, now: time.Unix(1_800_000_000, 0).UTC(), refused: map[ingot.Digest]string{}}
 	x.listen = x.now
-	p := Policy{Canary: c.below(3), Bake: time.Duration(c.below(20)) * time.Minute, Patience: 30 * time.Minute,
+	policy := Policy{Canary: c.below(3), Bake: time.Duration(c.below(20)) * time.Minute, Patience: 30 * time.Minute,
 		MaxUnavailable: Amount{Machines: 1 + c.below(3)}, Waves: [][]int{{100}, {50, 100}, {10, 50, 100}}[c.below(3)]}
 	if c.below(2) == 0 {
-		p.Spread = "rack"
+		policy.Spread = "rack"
 	}
 	if c.below(6) == 0 {
-		p.PauseAfter = []int{c.below(len(p.Waves))}
+		policy.PauseAfter = []int{c.below(len(policy.Waves))}
 	}
 	n := 3 + c.below(14)
 	x.onlyElse = c.below(3) == 0
@@ -96,7 +134,7 @@ func newModel(c chooser, ru rules) (*model, error) {
 	for i := range n {
 		m := &simMachine{id: ingot.MachineID(fmt.Sprintf("m%02d", i)), assigned: oldImage, had: oldImage, since: x.now,
 			alive: true}
-		if p.Spread != "" {
+		if policy.Spread != "" {
 			m.domain = fmt.Sprintf("r%d", i%3)
 		}
 		x.machines = append(x.machines, m)
@@ -114,8 +152,9 @@ func newModel(c chooser, ru rules) (*model, error) {
 	for i := range list {
 		list[i].Machine = f.Machines[list[i].ID]
 	}
-	r := Rollout{ID: "r1", Number: 1, Generation: 1, Image: newImage, Policy: p.WithDefaults(0, 2), State: Planned,
+	r := Rollout{ID: "r1", Number: 1, Generation: 1, Image: newImage, Policy: policy.WithDefaults(0, 2), State: Planned,
 		Since: x.now}
+	x.policy = r.Policy
 	if err := r.Policy.Check(); err != nil {
 		return nil, err
 	}
@@ -205,10 +244,20 @@ func (x *model) pass(d time.Duration) {
 
 func (x *model) facts() Fleet {
 	f := Fleet{Machines: map[ingot.MachineID]Machine{}, Listening: x.listen, Stepped: x.stepped, Closed: x.closed,
-		Refused: maps.Clone(x.refused)}
+		Refused: maps.Clone(x.refused), Ledger: x.ledger}
 	for _, m := range x.machines {
-		f.Machines[m.id] = Machine{Retired: m.retired, Off: m.off, Pinned: m.pinned, Other: m.other, Assigned: m.assigned,
-			Since: m.since, GaveUp: m.gaveUp, Boots: slices.Clone(m.boots[max(0, len(m.boots)-8):])}
+		if m.gone {
+			continue
+		}
+		facts := Machine{Retired: m.retired, Off: m.off, Shut: m.shut(x.now), Held: m.held, Pinned: m.pinned, Other: m.other,
+			Assigned: m.assigned, Since: m.since, GaveUp: m.gaveUp, Boots: slices.Clone(m.boots[max(0, len(m.boots)-8):])}
+		if m.busy {
+			facts.Busy = "it waits for an answer"
+		}
+		if m.unread && !m.moved.IsZero() && m.latest().Number > m.number+1 {
+			facts.Unreadable, facts.Boots = "its records are damaged", facts.Boots[len(facts.Boots)-1:]
+		}
+		f.Machines[m.id] = facts
 	}
 	return f
 }
@@ -216,9 +265,9 @@ func (x *model) facts() Fleet {
 // tick computes a step from facts, which may be late, and stores it, unless the server dies before.
 func (x *model) tick() error {
 	r, members, f, now := x.r, slices.Clone(x.members), x.facts(), x.now
-	s := x.rules.next(r, members, f, now)
+	s := x.next(r, members, f, now)
 	if x.ticks++; x.ticks%4 == 0 {
-		if again := x.rules.next(stored(r), storedAll(members), f, now); !same(s, again) {
+		if again := x.next(stored(r), storedAll(members), f, now); !same(s, again) {
 			return fmt.Errorf("a restarted server would do something else: %+v, and not %+v", again, s)
 		}
 	}
@@ -271,7 +320,8 @@ func (x *model) apply(s Step, f Fleet, now time.Time) error {
 	}
 	for _, mv := range s.Moves {
 		m := x.machine(mv.Machine)
-		if m == nil || m.assigned != mv.Assigned || !m.since.Equal(mv.Since) || !mv.Back && (m.pinned || m.retired || m.off) {
+		if m == nil || m.gone || m.assigned != mv.Assigned || !m.since.Equal(mv.Since) ||
+			!mv.Back && (m.pinned || m.retired || m.busy) {
 			return nil
 		}
 	}
@@ -291,6 +341,9 @@ func (x *model) apply(s Step, f Fleet, now time.Time) error {
 			direction = 1
 		} else {
 			m.moved, m.number = now, m.latest().Number
+			if m.latest().Image == newImage.Image { // it runs the image already
+				m.number--
+			}
 		}
 		if m.moves[direction]++; m.moves[direction] > 1 {
 			return fmt.Errorf("%s was moved twice in one direction", m.id)
@@ -320,18 +373,69 @@ func (x *model) check(s Step, f Fleet, now time.Time) error {
 		}
 		m := f.Machines[mv.Machine]
 		sim := x.machine(mv.Machine)
-		if m.Pinned || m.Retired || m.Off || m.Held || m.Other != "" {
+		if m.Pinned || m.Retired || m.Off || m.Shut || m.Held || m.Busy != "" || m.Other != "" {
 			return fmt.Errorf("%s was moved although it is kept out", mv.Machine)
 		}
 		if x.machine(mv.Machine).gaveUp {
 			return fmt.Errorf("%s was moved although it fell back", mv.Machine)
 		}
 		moves[sim.domain]++
-		if err := x.checkWave(s, mv.Machine, f, now); err != nil {
+		if err := x.checkWave(s, mv.Machine, now); err != nil {
 			return err
 		}
 	}
+	if err := x.checkWaveEnds(s, f, now); err != nil {
+		return err
+	}
 	return x.checkBudget(moves, f, now)
+}
+
+// checkWaveEnds: a wave ends after its bake, with its quorum of machines that run the image, all of which
+// are healthy then, and with a word of each of its machines that can say one.
+func (x *model) checkWaveEnds(s Step, f Fleet, now time.Time) error {
+	if s.Rollout.Wave == x.r.Wave && s.Rollout.State != Done {
+		return nil
+	}
+	if baked := now.Sub(x.r.Since); x.r.State == Baking && baked < x.policy.Bake && !x.jumped {
+		return fmt.Errorf("wave %d baked for %s of %s", x.r.Wave, baked, x.policy.Bake)
+	}
+	running, all := 0, 0
+	for _, m := range x.members {
+		if at := slices.IndexFunc(s.Members, func(c Member) bool { return c.Machine == m.Machine }); at >= 0 {
+			if c := s.Members[at]; c.Moved.Equal(m.Moved) { // else it is moved now, in the next wave
+				m = c
+			}
+		}
+		facts, known := f.Machines[m.Machine]
+		if !known || m.Wave > x.r.Wave || m.Left != "" || !m.Gone.IsZero() {
+			continue
+		}
+		moved, runs := !m.Moved.IsZero(), m.good()
+		away := facts.Retired || facts.Off || facts.Shut && (!moved || runs)
+		switch {
+		case moved && m.GivenUp:
+			if m.GaveUp > s.Rollout.Seen {
+				all++
+			}
+		case moved && runs:
+			running, all = running+1, all+1
+			if !away && x.ill(facts, now) {
+				return fmt.Errorf("wave %d ends although %s is not healthy", x.r.Wave, m.Machine)
+			}
+		case moved && !away:
+			return fmt.Errorf("wave %d ends although %s has said nothing", x.r.Wave, m.Machine)
+		case !moved && !away && facts.out() == "" && facts.Assigned != newImage && x.ill(facts, now):
+			all++
+		}
+	}
+	quorum := x.policy.Quorum
+	if x.r.Wave == 0 {
+		quorum = 100
+	}
+	if running*100 < all*quorum {
+		return fmt.Errorf("wave %d ends with %d of %d machines", x.r.Wave, running, all)
+	}
+	return nil
 }
 
 // checkHalt: each halt names machines that failed because of the image.
@@ -359,7 +463,7 @@ func (x *model) ill(m Machine, now time.Time) bool {
 			heard = t
 		}
 	}
-	return b.Outcome != ingot.OutcomeHealthy || b.Down || now.Sub(heard) > Silence
+	return b.Outcome != ingot.OutcomeHealthy || b.Down || b.Unwell || m.Unreadable != "" || now.Sub(heard) > Silence
 }
 
 // checkBudget: the machines of a domain that are not available, and those that were moved and have said
@@ -368,22 +472,25 @@ func (x *model) checkBudget(moves map[string]int, f Fleet, now time.Time) error 
 	for domain, n := range moves {
 		out, all := 0, 0
 		for _, sim := range x.machines {
-			m := f.Machines[sim.id]
-			if sim.domain != domain || m.Retired || m.Off {
+			m, known := f.Machines[sim.id]
+			if !known || sim.domain != domain || m.Retired || m.Off {
 				continue
 			}
-			all++
 			said := m.GaveUp || m.Assigned != newImage || !m.Since.Equal(sim.moved)
 			for _, b := range m.Boots {
 				if b.Number > sim.number && b.Image == newImage.Image && b.Outcome == ingot.OutcomeHealthy {
 					said = true
 				}
 			}
+			if m.Shut && (sim.moved.IsZero() || said) {
+				continue
+			}
+			all++
 			if x.ill(m, now) || !sim.moved.IsZero() && !said {
 				out++
 			}
 		}
-		if most := x.r.Policy.MaxUnavailable.Of(all); out+n > most {
+		if most := x.policy.MaxUnavailable.Of(all); out+n > most {
 			return fmt.Errorf("%d of %d machines of domain %q are unavailable, %d more were moved, and %d may be",
 				out, all, domain, n, most)
 		}
@@ -392,8 +499,11 @@ func (x *model) checkBudget(moves map[string]int, f Fleet, now time.Time) error 
 }
 
 // checkWave: a machine of wave k is moved only after the waves before had their quorum and their bake.
-func (x *model) checkWave(s Step, id ingot.MachineID, f Fleet, now time.Time) error {
+func (x *model) checkWave(s Step, id ingot.MachineID, now time.Time) error {
 	at := slices.IndexFunc(s.Members, func(m Member) bool { return m.Machine == id })
+	if at < 0 || !s.Members[at].Moved.Equal(now) {
+		return fmt.Errorf("%s was moved, and that is not stored", id)
+	}
 	wave := s.Members[at].Wave // a canary that left may have been replaced by it
 	if wave == 0 {
 		return nil
@@ -405,27 +515,6 @@ func (x *model) checkWave(s Step, id ingot.MachineID, f Fleet, now time.Time) er
 	if !begun {
 		return fmt.Errorf("%s of wave %d was moved in wave %d", id, wave, s.Rollout.Wave)
 	}
-	if s.Rollout.Wave > x.r.Wave && x.r.State == Baking && !x.jumped {
-		if baked := now.Sub(x.r.Since); baked < x.r.Policy.Bake {
-			return fmt.Errorf("wave %d baked for %s of %s", x.r.Wave, baked, x.r.Policy.Bake)
-		}
-	}
-	for _, m := range x.members {
-		sim := x.machine(m.Machine)
-		facts := f.Machines[m.Machine]
-		if m.Wave >= wave || sim.moved.IsZero() || sim.ordered || sim.retired || sim.off {
-			continue
-		}
-		open := !facts.GaveUp
-		for _, b := range facts.Boots {
-			if b.Number > sim.number && b.Image == newImage.Image && b.Outcome != ingot.OutcomeOpen && Classify(b) != Elsewhere {
-				open = false
-			}
-		}
-		if open && s.Rollout.Wave > x.r.Wave {
-			return fmt.Errorf("%s of wave %d is moved although %s of wave %d has said nothing", id, wave, m.Machine, m.Wave)
-		}
-	}
 	return nil
 }
 
@@ -435,7 +524,7 @@ func (x *model) checkEnd() error {
 		return nil
 	}
 	for _, m := range x.machines {
-		if !m.moved.IsZero() && !m.ordered && !m.kept && x.refused[m.had.Image] == "" && m.assigned != m.had {
+		if !m.moved.IsZero() && !m.ordered && !m.kept && !m.gone && x.refused[m.had.Image] == "" && m.assigned != m.had {
 			return fmt.Errorf("after the abort %s has %s, and had %s", m.id, m.assigned.Name, m.had.Name)
 		}
 	}
@@ -445,7 +534,7 @@ func (x *model) checkEnd() error {
 // event is something that happens by itself or by an operator.
 func (x *model) event() error {
 	m := x.machines[x.below(len(x.machines))]
-	switch x.below(20) {
+	switch x.below(27) {
 	case 0, 1, 2, 3: // machines that were moved reboot
 		for _, m := range x.machines {
 			stale := m.assigned == newImage && m.latest().Image != newImage.Image && m.latest().Outcome != ingot.OutcomeOpen
@@ -475,7 +564,9 @@ func (x *model) event() error {
 		}
 	case 10: // it hangs, or is heard again
 		if !x.onlyElse && m.latest().Outcome == ingot.OutcomeHealthy {
-			m.alive = !m.alive
+			if m.alive = !m.alive; m.alive {
+				m.latest().Down = false
+			}
 		}
 	case 11:
 		m.pinned, m.kept = !m.pinned, true
@@ -486,7 +577,8 @@ func (x *model) event() error {
 	case 14:
 		return x.operate()
 	case 15: // an operator's word
-		m.assigned, m.since, m.ordered, m.gaveUp, m.failures = Image{"sha256:other", "other:1"}, x.now, true, false, 0
+		to := []Image{{"sha256:other", "other:1"}, newImage, oldImage}[x.below(3)]
+		m.assigned, m.since, m.ordered, m.gaveUp, m.failures = to, x.now, true, false, 0
 	case 16: // the clock is set
 		d := time.Duration(x.below(7200)-3600) * time.Second
 		x.now, x.jumped = x.now.Add(d), true
@@ -504,8 +596,52 @@ func (x *model) event() error {
 		} else {
 			delete(x.refused, newImage.Image)
 		}
+	default:
+		x.machineEvent(m)
 	}
 	return nil
+}
+
+// machineEvent is something that happens to one machine.
+func (x *model) machineEvent(m *simMachine) {
+	b := m.latest()
+	runs := b.Outcome == ingot.OutcomeHealthy
+	switch x.below(7) {
+	case 0: // its kernel crashes, which the next boot says
+		if runs && !x.onlyElse {
+			b.Crash = "BUG"
+			x.reboot(m)
+		}
+	case 1: // it shuts down in order
+		if runs && m.alive {
+			b.Down, m.alive = true, false
+		}
+	case 2: // its reports say that it is not healthy, or that it is again
+		if runs {
+			b.Unwell = !b.Unwell
+		}
+	case 3:
+		m.busy = !m.busy
+	case 4: // with an image of before the rollout
+		if m.moved.IsZero() {
+			m.held = !m.held
+		}
+	case 5:
+		m.unread = !m.unread
+	case 6:
+		switch x.below(6) {
+		case 0:
+			m.gone = true
+		case 1: // a backup is restored
+			x.ledger += "x"
+		case 2: // nobody trusts the key of the image before any more, or somebody does
+			if x.refused[oldImage.Image] == "" {
+				x.refused[oldImage.Image] = "its key is not trusted"
+			} else {
+				delete(x.refused, oldImage.Image)
+			}
+		}
+	}
 }
 
 // operate is an operator's command.
@@ -529,8 +665,8 @@ func (x *model) operate() error {
 }
 
 // history runs a model for a number of events, and then to its end.
-func history(c chooser, ru rules, events int) error {
-	x, err := newModel(c, ru)
+func history(c chooser, p planted, events int) error {
+	x, err := newModel(c, p)
 	if err != nil {
 		return err
 	}
@@ -554,7 +690,7 @@ func (x *model) finishes() error {
 	x.closed, x.calm = false, true
 	clear(x.refused)
 	for _, m := range x.machines {
-		m.trouble = 0
+		m.trouble, m.unread, m.latest().Unwell = 0, false, false
 		if m.faults = 0; m.ordered {
 			m.pinned = true
 		}
@@ -585,54 +721,100 @@ func (x *model) finishes() error {
 	return fmt.Errorf("it does not end: %s in wave %d since %s: %s", x.r.State, x.r.Wave, x.r.Since, x.describe())
 }
 
-// TestHistories: histories with kills, late and repeated reports, clock jumps, operators' commands and
-// images that go away keep every rule.
+// TestHistories: histories with kills, late and repeated reports, clock jumps, operators' commands, images
+// that go away and records that cannot be read keep every rule. make test-all plays 10,000.
 func TestHistories(t *testing.T) {
+	if given := flag.Lookup("rapid.checks"); given.Value.String() == given.DefValue &&
+		os.Getenv("INGOT_TEST_ALL") != "" {
+		_ = given.Value.Set("10000")
+	}
 	rapid.Check(t, func(t *rapid.T) {
-		if err := history(rapidChooser{t}, standard, rapid.IntRange(5, 60).Draw(t, "events")); err != nil {
+		if err := history(rapidChooser{t}, planted{rules: standard}, rapid.IntRange(5, 60).Draw(t, "events")); err != nil {
 			t.Fatal(err)
 		}
 	})
 }
 
-// TestPlantedFaults: each fault in Next is found by the histories.
+// TestPlantedFaults: each fault in Next, in what it knows or in what it makes of it is found by the histories.
 func TestPlantedFaults(t *testing.T) {
-	plants := map[string]func(*rules){
-		"budget off by one": func(r *rules) {
-			r.room = func(limit, unavailable int) int { return limit - unavailable + 1 }
+	plants := map[string]func(*planted){
+		"budget off by one": func(p *planted) {
+			p.rules.room = func(limit, unavailable int) int { return limit - unavailable + 1 }
 		},
-		"resumes itself": func(r *rules) { r.stays = func(s State) bool { return s == Halted } },
-		"forgets a domain": func(r *rules) {
-			r.domain = func(m Member) string {
+		"resumes itself": func(p *planted) { p.rules.stays = func(s State) bool { return s == Halted } },
+		"forgets a domain": func(p *planted) {
+			p.rules.domain = func(m Member) string {
 				if m.Domain == "r1" {
 					return m.Name
 				}
 				return m.Domain
 			}
 		},
-		"treats infrastructure as image": func(r *rules) {
-			r.class = func(b Boot) Class {
+		"treats infrastructure as image": func(p *planted) {
+			p.rules.class = func(b Boot) Class {
 				if c := Classify(b); c != Elsewhere {
 					return c
 				}
 				return Bad
 			}
 		},
+		"takes silence for health":      func(p *planted) { p.see = func(f *Fleet) { f.Listening = f.Listening.Add(1e6 * time.Hour) } },
+		"does not see what is held":     blind(func(m *Machine) { m.Held = false }),
+		"does not see questions":        blind(func(m *Machine) { m.Busy = "" }),
+		"believes what it cannot read":  blind(func(m *Machine) { m.Unreadable = "" }),
+		"does not hear that it is ill":  blind(func(m *Machine) { m.Boots[len(m.Boots)-1].Unwell = false }),
+		"does not bake":                 func(p *planted) { p.want = func(p *Policy) { p.Bake = 0 } },
+		"content with half the quorum":  func(p *planted) { p.want = func(p *Policy) { p.Quorum = 45 } },
+		"forgets a machine in an abort": func(p *planted) { p.make = func(s *Step) { s.Moves = withoutOne(s.Moves, true) } },
+		"forgets whom it moved": func(p *planted) {
+			p.make = func(s *Step) {
+				s.Members = slices.DeleteFunc(s.Members, func(m Member) bool {
+					return slices.ContainsFunc(s.Moves, func(mv Move) bool { return mv.Machine == m.Machine && !mv.Back })
+				})
+			}
+		},
 	}
 	for name, plant := range plants {
 		t.Run(name, func(t *testing.T) {
-			ru := standard
-			plant(&ru)
+			p := planted{rules: standard}
+			plant(&p)
 			for seed := range uint64(3000) {
-				c := randChooser{rand.New(rand.NewPCG(seed, 1))}
-				if err := history(c, ru, 5+c.below(50)); err != nil {
+				play := func(p planted) error {
+					c := randChooser{rand.New(rand.NewPCG(seed, 1))}
+					return history(c, p, 5+c.below(50))
+				}
+				if err := play(p); err != nil {
 					t.Logf("seed %d: %v", seed, err)
+					if err := play(planted{rules: standard}); err != nil {
+						t.Errorf("seed %d without the fault: %v", seed, err)
+					}
 					return
 				}
 			}
 			t.Error("the histories did not find it")
 		})
 	}
+}
+
+// blind plants that something of machines is not seen.
+func blind(to func(*Machine)) func(*planted) {
+	return func(p *planted) {
+		p.see = func(f *Fleet) {
+			for id, m := range f.Machines {
+				m.Boots = slices.Clone(m.Boots)
+				to(&m)
+				f.Machines[id] = m
+			}
+		}
+	}
+}
+
+// withoutOne drops the last move in a direction.
+func withoutOne(moves []Move, back bool) []Move {
+	if n := len(moves); n > 0 && moves[n-1].Back == back {
+		return moves[:n-1]
+	}
+	return moves
 }
 
 // describe says what each machine of the rollout is to its wave.

@@ -88,6 +88,9 @@ func (d *decider) step() Step {
 	}
 	s := Step{Rollout: d.r, Moves: d.moves, More: d.n >= MaxStep}
 	s.Rollout.Generation++
+	if d.r.State.Ended() {
+		s.Rollout.Count = Counts(EndedStandings(d.r, d.members))
+	}
 	for i, is := range d.changed {
 		if is {
 			s.Members = append(s.Members, d.members[i])
@@ -151,9 +154,38 @@ func (d *decider) judge() {
 		d.set(d.r.stop(Halted, stop, d.now))
 		return
 	}
+	if stop, is := d.unreadable(); is {
+		d.set(d.r.stop(Paused, stop, d.now))
+		return
+	}
 	if stop, is := d.trouble(); is {
 		d.set(d.r.stop(Paused, stop, d.now))
 	}
+}
+
+// unreadable finds that nothing can be found out of what the rollout did, or of when machines may be
+// moved. One machine of which nothing is known counts as not healthy; others go on.
+func (d *decider) unreadable() (Stop, bool) {
+	if why := d.f.Unreadable; why != "" {
+		return Stop{Reason: Unreadable, Text: "paused: " + why}, true
+	}
+	var list []Evidence
+	for i := range d.members {
+		m := &d.members[i]
+		now, known := d.f.Machines[m.Machine]
+		switch {
+		case !known || !m.touched() || m.GivenUp || !now.counts(m):
+			continue
+		case now.Unreadable == "":
+			return Stop{}, false
+		}
+		list = append(list, Evidence{Machine: m.Machine, Name: m.Name, Reason: now.Unreadable})
+	}
+	if len(list) == 0 {
+		return Stop{}, false
+	}
+	return Stop{Reason: Unreadable, Evidence: list, Text: "paused: what the machines that were moved did cannot be " +
+		"read; " + named(list)}, true
 }
 
 // canaryGivenUp finds canaries that were given up since a person last resumed the rollout.

@@ -23,8 +23,10 @@ func (d *decider) observe() {
 			d.change(i).Left = why
 			continue
 		}
-		d.observeBoots(i, now)
-		d.observeSilence(i, now)
+		if now.Unreadable == "" { // else half of what it did would be taken for all of it
+			d.observeBoots(i, now)
+			d.observeSilence(i, now)
+		}
 		d.observeGivenUp(i, now)
 	}
 }

@@ -60,6 +60,7 @@ const (
 	Infrastructure Reason = "infrastructure" // boots failed for reasons that another image would meet as well
 	Inconclusive   Reason = "inconclusive"   // too few machines said anything
 	ImageMissing   Reason = "image-missing"  // the image cannot be served
+	Unreadable     Reason = "unreadable"     // nothing that its machines did can be read, or when they may be moved
 	Restored       Reason = "restored"       // the state was restored from a backup: what happened since is not known
 )
 
@@ -85,7 +86,9 @@ type Rollout struct {
 	Ledger  string    `json:"ledger,omitempty"`  // name of the ledger, which a restore changes
 	Seen    int       `json:"seen,omitempty"`    // results up to this one count no more: a person resumed it after them
 	Ended   time.Time `json:"ended,omitzero"`
-	Log     []Entry   `json:"log,omitempty"` // states, the latest last; never modified, only replaced
+	// how many machines were what when it ended, see Standing.Is; never modified
+	Count map[string]int `json:"count,omitempty"`
+	Log   []Entry        `json:"log,omitempty"` // states, the latest last; never modified, only replaced
 }
 
 // Entry is a change of the state of a rollout.
@@ -282,6 +285,14 @@ func (r Rollout) waveState() State {
 		return Canary
 	}
 	return Wave
+}
+
+// quorum is the percentage of the machines of the present wave that must be good; of the canaries all must.
+func (r Rollout) quorum() int {
+	if r.Wave == 0 {
+		return 100
+	}
+	return r.Policy.Quorum
 }
 
 // WaveName returns the name of a wave: "the canary", "wave 2".

@@ -417,6 +417,62 @@ func TestRestartDuringBake(t *testing.T) {
 	b.want(Done, 1)
 }
 
+// TestMachineThatRunsTheImage: a machine that runs the image already, as after an abort, needs no reboot.
+func TestMachineThatRunsTheImage(t *testing.T) {
+	b := newBench(t, 2, Policy{Waves: []int{100}, MaxUnavailable: Amount{Machines: 1}})
+	m := b.f.Machines["m00"]
+	m.Boots[0].Image = newImage.Image
+	b.tick(time.Second)
+	b.tick(time.Second)
+	b.bootMoved() // the other one
+	b.tick(time.Second)
+	b.want(Baking, 1)
+	b.tick(15 * time.Minute)
+	b.want(Done, 1)
+}
+
+// TestBakeNeedsHealthyMachines: a wave does not end while a machine of it reports that it is not healthy.
+func TestBakeNeedsHealthyMachines(t *testing.T) {
+	b := newBench(t, 20, Policy{Canary: 1})
+	b.tick(time.Second)
+	b.bootMoved()
+	b.tick(time.Second)
+	b.want(Baking, 0)
+	unwell := func(is bool) {
+		for _, m := range b.f.Machines {
+			if last := &m.Boots[len(m.Boots)-1]; last.Image == newImage.Image {
+				last.Unwell = is
+			}
+		}
+	}
+	unwell(true)
+	b.tick(30 * time.Minute)
+	b.want(Baking, 0)
+	unwell(false)
+	b.tick(time.Second)
+	b.want(Wave, 1)
+}
+
+// TestBakeNeedsTheQuorum: a wave does not end when machines that were good are given up while it bakes.
+func TestBakeNeedsTheQuorum(t *testing.T) {
+	b := newBench(t, 10, Policy{Waves: []int{100}, MaxUnavailable: Amount{Machines: 10}})
+	b.tick(time.Second)
+	b.bootMoved()
+	b.tick(time.Second)
+	b.want(Baking, 1)
+	for _, id := range []ingot.MachineID{"m00", "m01"} {
+		b.f.Machines[id].Boots[1].Crash = "BUG"
+		b.boot(id, panicked)
+		b.tick(time.Second)
+		b.boot(id, func(boot *Boot) { boot.Image = oldImage.Image })
+	}
+	b.tick(20 * time.Minute)
+	b.want(Wave, 1)
+	b.tick(46 * time.Minute)
+	b.want(Paused, 1)
+	b.stopped(Inconclusive, "less than 90 % of the machines are healthy with the image")
+}
+
 func TestPlanSpreads(t *testing.T) {
 	var list []Candidate
 	for i := range 12 {

@@ -31,6 +31,7 @@ type rolloutRecord struct {
 	Ledger     string         `json:"ledger,omitempty"`
 	Seen       int            `json:"seen,omitempty"`
 	Ended      time.Time      `json:"ended,omitzero"`
+	Count      map[string]int `json:"count,omitempty"`
 	Log        []rolloutEntry `json:"log,omitempty"`
 }
 
@@ -124,7 +125,7 @@ func rolloutOf(r rollout.Rollout) rolloutRecord {
 	return rolloutRecord{V: rolloutVersion, ID: r.ID, Number: r.Number, Generation: r.Generation, Image: imageRef(r.Image),
 		Selector: r.Selector, Policy: policyOf(r.Policy), By: r.By, Created: r.Created, State: string(r.State),
 		Since: r.Since, Wave: r.Wave, Waves: r.Waves, Machines: r.Machines, Stop: stopOf(r.Stop), Before: string(r.Before),
-		Counted: r.Counted, Ledger: r.Ledger, Seen: r.Seen, Ended: r.Ended,
+		Counted: r.Counted, Ledger: r.Ledger, Seen: r.Seen, Ended: r.Ended, Count: r.Count,
 		Log: list(r.Log, func(e rollout.Entry) rolloutEntry {
 			return rolloutEntry{e.At, string(e.State), e.Wave, e.By, e.Why}
 		})}
@@ -134,7 +135,7 @@ func (r rolloutRecord) value() rollout.Rollout {
 	return rollout.Rollout{ID: r.ID, Number: r.Number, Generation: r.Generation, Image: rollout.Image(r.Image),
 		Selector: r.Selector, Policy: r.Policy.value(), By: r.By, Created: r.Created, State: rollout.State(r.State),
 		Since: r.Since, Wave: r.Wave, Waves: r.Waves, Machines: r.Machines, Stop: r.Stop.value(),
-		Before: rollout.State(r.Before), Counted: r.Counted, Ledger: r.Ledger, Seen: r.Seen, Ended: r.Ended,
+		Before: rollout.State(r.Before), Counted: r.Counted, Ledger: r.Ledger, Seen: r.Seen, Ended: r.Ended, Count: r.Count,
 		Log: list(r.Log, func(e rolloutEntry) rollout.Entry {
 			return rollout.Entry{At: e.At, State: rollout.State(e.State), Wave: e.Wave, By: e.By, Why: e.Why}
 		})}

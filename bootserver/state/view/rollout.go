@@ -73,6 +73,9 @@ func (v *View) rolloutOf(machine ingot.MachineID) (id string) {
 // what they go back to.
 func (v *View) rolloutUse(image ingot.Digest) (why string, used bool) {
 	for _, r := range v.Rollouts() {
+		if r.State.Ended() { // it needs none, and its machines may be many
+			continue
+		}
 		rollout.Uses(r, slices.Collect(maps.Values(v.members[r.ID])), func(needed ingot.Digest, reason string) {
 			if needed == image && !used {
 				why, used = reason, true

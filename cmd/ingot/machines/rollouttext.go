@@ -149,6 +149,7 @@ func evidenceText(w io.Writer, r api.RolloutDetail) {
 			fmt.Fprintf(w, "and %d more\n", r.Stop.More)
 		}
 	}
+	unreadableText(w, r.Unreadable)
 	for i, s := range r.Common {
 		if i == 0 {
 			fmt.Fprintln(w, "\nmachines that failed have in common:")
@@ -158,6 +159,21 @@ func evidenceText(w io.Writer, r api.RolloutDetail) {
 	}
 	if r.Stop != nil && r.Ended.IsZero() {
 		fmt.Fprintf(w, "\n  → ingot rollout resume %s\n  → ingot rollout abort %s\n", show.Plain(r.ID), show.Plain(r.ID))
+	}
+}
+
+// unreadableText names machines of which nothing is known, as far as they fit on a screen.
+func unreadableText(w io.Writer, list []api.RolloutEvidence) {
+	const most = 10
+	if len(list) == 0 {
+		return
+	}
+	fmt.Fprintln(w, "\nmachines whose boots cannot be read; they count as not healthy:")
+	for _, e := range list[:min(len(list), most)] {
+		fmt.Fprintf(w, "  %s: %s\n", show.Plain(e.Name), show.Plain(e.Reason))
+	}
+	if more := len(list) - most; more > 0 {
+		fmt.Fprintf(w, "  and %d more\n", more)
 	}
 }
 
