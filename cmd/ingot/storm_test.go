@@ -44,6 +44,12 @@ func TestMain(m *testing.M) {
 			os.Exit(1)
 		}
 		os.Exit(0)
+	case "fleet":
+		if err := runFleet(context.Background(), os.Args[1], os.Stdin); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
 	case "ingot":
 		if path := os.Getenv("INGOT_TEST_PROFILE"); path != "" && slices.Contains(os.Args, "serve") {
 			os.Exit(profiled(path))
@@ -180,7 +186,7 @@ func newFieldOf(t testing.TB, size sizes, limit time.Duration) *field {
 		t.Fatal(err)
 	}
 	f.write(settings)
-	f.fill(size)
+	f.fill(size, "v1")
 	return f
 }
 
@@ -191,8 +197,8 @@ func (f *field) write(config string) {
 	}
 }
 
-// fill puts a loader and an image into the store.
-func (f *field) fill(size sizes) {
+// fill puts a loader and images of some versions into the store, and returns their digests.
+func (f *field) fill(size sizes, versions ...string) (digests []ingot.Digest) {
 	f.t.Helper()
 	random := rand.NewChaCha8([32]byte{5})
 	file := func(path string, size int) string {
@@ -220,13 +226,17 @@ func (f *field) fill(size sizes) {
 	}
 	in := filepath.Join(f.dir, "in")
 	defer os.RemoveAll(in)
-	_, err = images.Put(f.ctx, &ingot.ImageManifest{Schema: 1, Profile: "storm", Version: "v1",
-		Features: []ingot.Feature{ingot.FeatureAuthenticated}}, image.Files{
-		Kernel: file(in+"/kernel", size.kernel), Initramfs: file(in+"/initramfs", size.initramfs), Root: file(in+"/root",
-			size.root), Plan: file(in+"/plan", 100)}, keys.Release.Secret)
-	if err != nil {
-		f.t.Fatal(err)
+	for _, version := range versions {
+		im, err := images.Put(f.ctx, &ingot.ImageManifest{Schema: 1, Profile: "storm", Version: version,
+			Features: []ingot.Feature{ingot.FeatureAuthenticated}}, image.Files{
+			Kernel: file(in+"/kernel", size.kernel), Initramfs: file(in+"/initramfs", size.initramfs), Root: file(in+"/root",
+				size.root), Plan: file(in+"/plan", 100)}, keys.Release.Secret)
+		if err != nil {
+			f.t.Fatal(err)
+		}
+		digests = append(digests, im.Digest)
 	}
+	return digests
 }
 
 // asIngot makes a command of this test binary be ingot.

@@ -39,6 +39,8 @@ type machine struct {
 	posted uint64 // messages that proved the secret
 	sent   *Sent  // the latest one
 	slow   bool
+	// of a Fleet: whether the image works on it; nil: it does, and the machine is done when it is healthy
+	works func(image ingot.Digest) bool
 }
 
 // Steps are the moments in which a machine may vanish: after each OFFER and ACK
@@ -213,6 +215,10 @@ func (m *machine) system(ctx context.Context) error {
 	if root != manifest.Root.Digest {
 		return fmt.Errorf("root: %s arrived, want %s", root.Short(), manifest.Root.Digest.Short())
 	}
+	if m.works != nil && !m.works(ticket.Image) {
+		failure := ingot.Event{Stage: ingot.StageSwitch, Error: errBroken.Error(), Code: ingot.FailureSwitch}
+		return errors.Join(errBroken, m.post(ctx, "events", failure, nil))
+	}
 	for _, s := range []ingot.Stage{ingot.StageRoot, ingot.StageVolumes, ingot.StageSwitch, ingot.StageAgent} {
 		if err := m.sendEvent(ctx, s); err != nil {
 			return err
@@ -220,8 +226,17 @@ func (m *machine) system(ctx context.Context) error {
 	}
 	report := ingot.Report{Boot: m.id, Image: ticket.Image, Root: root, Healthy: true,
 		Checks: []ingot.CheckResult{{Name: "system", OK: true}}}
+	return m.stay(ctx, report)
+}
+
+// stay reports as an agent does.
+func (m *machine) stay(ctx context.Context, report ingot.Report) error {
 	for begin := time.Now(); ; pause(ctx, time.Second) {
-		if err := m.post(ctx, "report", report, nil); err != nil {
+		err := m.post(ctx, "report", report, nil)
+		switch {
+		case m.works != nil && ctx.Err() == nil: // an agent never gives up
+			continue
+		case err != nil:
 			return at("report", err)
 		}
 		m.acknowledged(Acknowledged{MAC: m.mac.String(), Boot: m.id, Stage: ingot.StageHealthy, Report: m.sent})

@@ -87,6 +87,19 @@ type crowd struct {
 	each func(Acknowledged) // may be nil
 }
 
+func newCrowd(ctx context.Context, c Config, each func(Acknowledged)) (*crowd, error) {
+	lo, err := netlink.LinkByName("lo")
+	if err != nil {
+		return nil, fmt.Errorf("looking for the loopback interface: %w", err)
+	}
+	dhcp, err := newExchanger(ctx, c.Card, c.Retry)
+	if err != nil {
+		return nil, err
+	}
+	return &crowd{conf: c, dhcp: dhcp, lo: lo, each: each,
+		r: Result{Failed: map[string]int{}, Stages: map[string]time.Duration{}}}, nil
+}
+
 // acknowledged passes an acknowledgement on, one at a time.
 func (c *crowd) acknowledged(a Acknowledged) {
 	if c.each == nil {
@@ -104,17 +117,11 @@ func Run(ctx context.Context, c Config, each func(Acknowledged)) (Result, error)
 	c.Timeout, c.Boots, c.Retry = cmp.Or(c.Timeout, 5*time.Minute), cmp.Or(c.Boots, 5), cmp.Or(c.Retry, 2*time.Second)
 	ctx, cancel := context.WithTimeout(ctx, c.Timeout)
 	defer cancel()
-	lo, err := netlink.LinkByName("lo")
-	if err != nil {
-		return Result{}, fmt.Errorf("looking for the loopback interface: %w", err)
-	}
-	dhcp, err := newExchanger(ctx, c.Card, c.Retry)
+	all, err := newCrowd(ctx, c, each)
 	if err != nil {
 		return Result{}, err
 	}
-	defer dhcp.close()
-	all := &crowd{conf: c, dhcp: dhcp, lo: lo, each: each,
-		r: Result{Failed: map[string]int{}, Stages: map[string]time.Duration{}}}
+	defer all.dhcp.close()
 	begin := time.Now()
 	var g sync.WaitGroup
 	for n := range c.Machines {
