@@ -758,7 +758,9 @@ func TestPlantedFaults(t *testing.T) {
 				return Bad
 			}
 		},
-		"takes silence for health":      func(p *planted) { p.see = func(f *Fleet) { f.Listening = f.Listening.Add(1e6 * time.Hour) } },
+		"takes silence for health": func(p *planted) {
+			p.see = func(f *Fleet) { f.Listening = f.Listening.Add(1e6 * time.Hour) }
+		},
 		"does not see what is held":     blind(func(m *Machine) { m.Held = false }),
 		"does not see questions":        blind(func(m *Machine) { m.Busy = "" }),
 		"believes what it cannot read":  blind(func(m *Machine) { m.Unreadable = "" }),
