@@ -61,7 +61,7 @@ func runFleet(ctx context.Context, text string, in io.Reader) error {
 const (
 	fleetMachines = 12
 	fleetRacks    = 3
-	fleetBudget   = 2
+	fleetBudget   = 1
 	manyKills     = 50   // in so many, every kind of end comes
 	badImage      = "v3" // no boot of it becomes healthy; of v4 two in five fail
 )
