@@ -1,6 +1,9 @@
 package fleet
 
 import (
+	"maps"
+	"slices"
+	"strings"
 	"time"
 
 	"ingot"
@@ -73,6 +76,49 @@ func (c Change) Kind() Kind {
 	}
 	return codes[c.Code].kind
 }
+
+// The topics of Changes, by which programs that get events choose them. Kinds say how entries of the
+// ledger are shown; topics say what they are about.
+const (
+	TopicBoot    = "boot"    // a boot reached a stage, or ended
+	TopicMachine = "machine" // the record of a machine, or what it boots next
+	TopicRollout = "rollout" // the state of a rollout
+	TopicImage   = "image"   // an image was built, received, tagged, signed or removed
+	TopicServer  = "server"  // the server itself
+	TopicPacket  = "packet"  // DHCP packets
+	TopicAudit   = "audit"   // operators' actions, those on images included
+)
+
+// Topics are all topics.
+func Topics() []string {
+	return []string{TopicBoot, TopicMachine, TopicRollout, TopicImage, TopicServer, TopicPacket, TopicAudit}
+}
+
+// Topics returns what the Change is about.
+func (c Change) Topics() []string {
+	switch c.Kind() {
+	case KindStep, KindEnd:
+		return []string{TopicBoot}
+	case KindDecision:
+		if c.Code == CodeRolloutState {
+			return []string{TopicRollout}
+		}
+		return []string{TopicMachine}
+	case KindMachine:
+		return []string{TopicMachine}
+	case KindPacket:
+		return []string{TopicPacket}
+	case KindAction:
+		if strings.HasPrefix(string(c.Code), "image.") {
+			return []string{TopicImage, TopicAudit}
+		}
+		return []string{TopicAudit}
+	}
+	return []string{TopicServer}
+}
+
+// Codes returns all codes, sorted.
+func Codes() []Code { return slices.Sorted(maps.Keys(codes)) }
 
 // Audit reports whether the Change belongs to the audit log, as an operator's action. The
 // resulting changes of machines are separate Changes.

@@ -110,6 +110,7 @@ func samples() map[Code]sample {
 	all[CodeOnceDropped] = sample{(&Once{ImageRef: v1}).change(CodeOnceDropped, "late"),
 		"decision no longer for one boot: lab:v1: late"}
 	maps.Copy(all, rolloutSamples(v1))
+	maps.Copy(all, webhookSamples())
 	for code, verb := range actions {
 		all[code] = sample{Change{Name: "x"}, "action " + verb + " x"}
 	}
@@ -129,6 +130,46 @@ func rolloutSamples(image ImageRef) map[Code]sample {
 		CodeMachineOn:       {Change{}, "machine no longer marked as switched off"},
 		CodeRolloutState: {state("halted", "canary", "node01 failed"),
 			"! decision rollout r1 of lab:v1 is halted (wave 2): node01 failed"},
+	}
+}
+
+// webhookSamples are samples of Changes about webhooks.
+func webhookSamples() map[Code]sample {
+	return map[Code]sample{
+		CodeWebhookState: {Change{Name: "siem", To: Values{"state": "failing"}, Detail: "connection refused"},
+			"! server webhook siem does not get its events: connection refused"},
+		CodeWebhookGap: {Change{Name: "siem", To: Values{"from": 7, "to": 9, "entries": 2, "reason": "retention"}},
+			"! server webhook siem: 2 entries of the ledger from 7 to 9 are not sent: the ledger dropped them before they " +
+				"could be sent"},
+		CodeWebhookDead: {Change{Name: "siem", To: Values{"seq": 7, "code": "boot-ended"}, Detail: "answer 400"},
+			"! server webhook siem: event boot-ended of entry 7 was given up: answer 400"},
+		CodeWebhookTest: {Change{Name: "siem"}, "server test of webhook siem"},
+	}
+}
+
+// TestTopics: each code has a topic, and only known ones.
+func TestTopics(t *testing.T) {
+	seen := map[string]bool{}
+	for _, code := range Codes() {
+		list := Change{Code: code}.Topics()
+		for _, topic := range list {
+			if seen[topic] = true; !slices.Contains(Topics(), topic) {
+				t.Errorf("code %s has the topic %q, which is not among Topics", code, topic)
+			}
+		}
+		if len(list) == 0 {
+			t.Errorf("code %s has no topic", code)
+		}
+	}
+	if len(seen) != len(Topics()) {
+		t.Errorf("topics %v are used of %v", seen, Topics())
+	}
+	for code, want := range map[Code]string{CodeBootEnded: TopicBoot, CodeMachineHeld: TopicMachine,
+		CodeRolloutState: TopicRollout, ActionImageBuild: TopicImage, CodeServerRestored: TopicServer,
+		ActionTokenCreate: TopicAudit} {
+		if got := (Change{Code: code}).Topics(); got[0] != want {
+			t.Errorf("code %s has the topics %v; want %s", code, got, want)
+		}
 	}
 }
 

@@ -52,6 +52,10 @@ const (
 	CodeRolloutState    Code = "rollout-state"     // Image; From, To: state, wave; To: reason; Detail: why
 	CodePacket          Code = "packet"            // a DHCP packet; To: see packetValues
 	CodeServerRestored  Code = "server-restored"   // from a backup; To: machines
+	CodeWebhookState    Code = "webhook-state"     // Subject, Name; To: state (ok, failing or paused); Detail: why
+	CodeWebhookGap      Code = "webhook-gap"       // entries cannot be sent; Subject, Name; To: from, to, entries, reason
+	CodeWebhookDead     Code = "webhook-dead"      // an event was given up; Subject, Name; To: seq, code; Detail: why
+	CodeWebhookTest     Code = "webhook-test"      // sent by: ingot webhook test; it is not in the ledger; Subject, Name
 	CodeText            Code = "text"              // an entry from before typed Changes; To: kind, bad
 )
 
@@ -97,6 +101,13 @@ const (
 	ActionRolloutPause  Code = "rollout.pause"
 	ActionRolloutResume Code = "rollout.resume"
 	ActionRolloutAbort  Code = "rollout.abort"
+	ActionWebhookCreate Code = "webhook.create"
+	ActionWebhookPause  Code = "webhook.pause"
+	ActionWebhookResume Code = "webhook.resume"
+	ActionWebhookTest   Code = "webhook.test"
+	ActionWebhookAgain  Code = "webhook.redeliver"
+	ActionWebhookDrop   Code = "webhook.discard"
+	ActionWebhookRemove Code = "webhook.rm"
 	ActionTokenCreate   Code = "token.create"
 	ActionTokenRevoke   Code = "token.revoke"
 	ActionImageRemove   Code = "image.rm"
@@ -195,6 +206,11 @@ func descriptions() map[Code]description {
 
 		CodePacket:         {KindPacket, badPacket, packetText},
 		CodeServerRestored: {KindServer, nil, restoredText},
+
+		CodeWebhookState: {KindServer, func(c Change) bool { return c.To.Text("state") != "ok" }, webhookText},
+		CodeWebhookGap:   {KindServer, always, gapText},
+		CodeWebhookDead:  {KindServer, always, deadLetterText},
+		CodeWebhookTest:  {KindServer, nil, func(c Change) string { return "test of webhook " + c.Name }},
 	}
 	for code, verb := range actions {
 		all[code] = description{KindAction, nil, func(c Change) string { return verb + actionObject(c) }}
@@ -227,6 +243,13 @@ var actions = map[Code]string{
 	ActionRolloutPause:  "paused rollout",
 	ActionRolloutResume: "resumed rollout",
 	ActionRolloutAbort:  "aborted rollout",
+	ActionWebhookCreate: "created webhook",
+	ActionWebhookPause:  "paused webhook",
+	ActionWebhookResume: "resumed webhook",
+	ActionWebhookTest:   "sent a test to webhook",
+	ActionWebhookAgain:  "sent dead letters again to webhook",
+	ActionWebhookDrop:   "discarded dead letters of webhook",
+	ActionWebhookRemove: "removed webhook",
 	ActionTokenCreate:   "created token or certificate",
 	ActionTokenRevoke:   "revoked token or certificate",
 	ActionImageRemove:   "removed image",
@@ -280,6 +303,36 @@ func rolloutText(c Change) string {
 		text += ": " + c.Detail
 	}
 	return text
+}
+
+func webhookText(c Change) string {
+	text := map[string]string{"ok": "gets events again", "failing": "does not get its events",
+		"paused": "is paused"}[c.To.Text("state")]
+	text = "webhook " + c.Name + " " + cmp.Or(text, c.To.Text("state"))
+	if c.Detail != "" {
+		text += ": " + c.Detail
+	}
+	return text
+}
+
+// gapText says why entries of the ledger were not sent.
+func gapText(c Change) string {
+	if c.To.Text("reason") == "restored" {
+		return "webhook " + c.Name + ": events since the backup may be missing, because it was restored"
+	}
+	number := "entries"
+	if n := c.To.Int("entries"); n > 0 {
+		number = fmt.Sprintf("%d entries", n)
+	}
+	why := map[string]string{"retention": "the ledger dropped them before they could be sent",
+		"skipped": "an operator skipped them"}[c.To.Text("reason")]
+	return fmt.Sprintf("webhook %s: %s of the ledger from %d to %d are not sent: %s", c.Name, number, c.To.Int("from"),
+		c.To.Int("to"), cmp.Or(why, c.To.Text("reason")))
+}
+
+func deadLetterText(c Change) string {
+	return fmt.Sprintf("webhook %s: event %s of entry %d was given up: %s", c.Name, c.To.Text("code"), c.To.Int("seq"),
+		c.Detail)
 }
 
 func badRollout(c Change) bool {

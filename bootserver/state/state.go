@@ -23,6 +23,7 @@ import (
 	"ingot/bootserver/access"
 	"ingot/bootserver/fleet"
 	"ingot/bootserver/fleet/rollout"
+	"ingot/bootserver/fleet/webhook"
 )
 
 // Errors of a store.
@@ -161,6 +162,14 @@ type Decisions interface {
 	Rollout(id string) (rollout.Rollout, bool)
 	// Members returns the machines of a rollout, in the order in which they are moved.
 	Members(rollout string) []rollout.Member
+	// Webhooks returns all webhooks, the oldest first.
+	Webhooks() []webhook.Webhook
+	// Webhook returns one webhook.
+	Webhook(id string) (webhook.Webhook, bool)
+	// WebhookProgress returns how far the ledger was sent to a webhook.
+	WebhookProgress(id string) (webhook.Progress, bool)
+	// DeadLetters returns the dead letters of a webhook, by sequence number.
+	DeadLetters(id string) []webhook.Letter
 	// Counts returns how much there is.
 	Counts() Counts
 }
@@ -261,6 +270,13 @@ type Tx interface {
 	// LastRollout is the number of the latest rollout there was.
 	LastRollout() int
 
+	// Webhooks returns all webhooks, the oldest first.
+	Webhooks() []webhook.Webhook
+	// Webhook returns one webhook.
+	Webhook(id string) (webhook.Webhook, bool)
+	// DeadLetters returns the dead letters of a webhook, by sequence number.
+	DeadLetters(id string) []webhook.Letter
+
 	// LookedUp declares that the images which the transaction assigns to machines were looked
 	// up after Removed returned n. A removal that ended since has left no record, so that
 	// assigning an image is ErrRemoved then, as the result of the transaction.
@@ -296,6 +312,16 @@ type Tx interface {
 	PutMember(m rollout.Member)
 	// DropMember removes one.
 	DropMember(rollout string, machine ingot.MachineID)
+	// PutWebhook stores a webhook.
+	PutWebhook(w webhook.Webhook)
+	// PutWebhookProgress stores how far the ledger was sent to a webhook.
+	PutWebhookProgress(p webhook.Progress)
+	// PutDeadLetter stores a dead letter of a webhook, of which the caller keeps webhook.MaxLetters at most.
+	PutDeadLetter(l webhook.Letter)
+	// DropDeadLetter removes one.
+	DropDeadLetter(webhook string, seq uint64)
+	// DropWebhook removes a webhook with its progress and its dead letters.
+	DropWebhook(id string)
 	// PutRemoval stores a pending removal.
 	PutRemoval(r Removal)
 	// DropRemoval removes one.

@@ -34,6 +34,7 @@ import (
 	"ingot/bootserver/access"
 	"ingot/bootserver/fleet"
 	"ingot/bootserver/fleet/rollout"
+	"ingot/bootserver/fleet/webhook"
 	"ingot/bootserver/state"
 	"ingot/bootserver/state/record"
 	"ingot/bootserver/state/view"
@@ -84,6 +85,9 @@ var (
 	bucketRollouts    = []byte(view.Rollouts)
 	bucketMembers     = []byte(view.Members)
 	bucketSessions    = []byte(view.Sessions)
+	bucketWebhooks    = []byte(view.Webhooks)
+	bucketProgress    = []byte(view.Progress)
+	bucketLetters     = []byte(view.Letters)
 	bucketMeta        = []byte("meta")
 	bucketHistory     = []byte("history")
 	bucketRecent      = []byte("recent")
@@ -91,7 +95,8 @@ var (
 
 var buckets = [][]byte{bucketMachines, bucketBoots, bucketLeases, bucketMeta, bucketHistory, bucketRecent, bucketLedger,
 	bucketConsole,
-	bucketFacts, bucketCredentials, bucketAudit, bucketRemovals, bucketRollouts, bucketMembers, bucketSessions}
+	bucketFacts, bucketCredentials, bucketAudit, bucketRemovals, bucketRollouts, bucketMembers, bucketSessions,
+	bucketWebhooks, bucketProgress, bucketLetters}
 
 // Open opens the state in dir, making it when it is missing, and takes its
 // lock. A second server gets state.ErrLocked with the process id of the first.
@@ -238,6 +243,9 @@ func (s *Store) load() error {
 			each(tx, bucketRollouts, record.DecodeRollout, v.AddRollout),
 			each(tx, bucketMembers, record.DecodeMember, v.AddMember),
 			each(tx, bucketSessions, record.DecodeSession, v.AddSession),
+			each(tx, bucketWebhooks, record.DecodeWebhook, v.AddWebhook),
+			each(tx, bucketProgress, record.DecodeProgress, v.AddProgress),
+			each(tx, bucketLetters, record.DecodeLetter, v.AddLetter),
 			s.loadIdentity(tx),
 		)
 	})
@@ -357,6 +365,24 @@ func (s *Store) Rollout(id string) (rollout.Rollout, bool) {
 // Members implements state.Decisions.
 func (s *Store) Members(id string) []rollout.Member {
 	return seen(s, func(v *view.View) []rollout.Member { return v.Members(id) })
+}
+
+// Webhooks implements state.Decisions.
+func (s *Store) Webhooks() []webhook.Webhook { return seen(s, (*view.View).Webhooks) }
+
+// Webhook implements state.Decisions.
+func (s *Store) Webhook(id string) (webhook.Webhook, bool) {
+	return found(s, func(v *view.View) (webhook.Webhook, bool) { return v.Webhook(id) })
+}
+
+// WebhookProgress implements state.Decisions.
+func (s *Store) WebhookProgress(id string) (webhook.Progress, bool) {
+	return found(s, func(v *view.View) (webhook.Progress, bool) { return v.WebhookProgress(id) })
+}
+
+// DeadLetters implements state.Decisions.
+func (s *Store) DeadLetters(id string) []webhook.Letter {
+	return seen(s, func(v *view.View) []webhook.Letter { return v.DeadLetters(id) })
 }
 
 // Removed implements state.Decisions.

@@ -38,7 +38,8 @@ func placeOf(b fleet.Boot) *bootPlace { return &bootPlace{b.Machine, historyKey(
 // needs to know the latest of their machine, and removes their consoles and facts. A table's place here
 // is its number in journals.
 var tables = []view.Table{view.Machines, view.Facts, view.Consoles, view.Boots, view.Leases, view.Credentials,
-	view.Removals, view.Audit, view.Ledger, view.Rollouts, view.Members, view.Sessions}
+	view.Removals, view.Audit, view.Ledger, view.Rollouts, view.Members, view.Sessions, view.Webhooks, view.Progress,
+	view.Letters}
 
 // encode makes the entry of a value of a transaction; nil removes the record.
 func encode(k view.Key, v any) (e entry, err error) {

@@ -12,11 +12,13 @@ package memory
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"ingot"
 	"ingot/bootserver/access"
 	"ingot/bootserver/fleet"
 	"ingot/bootserver/fleet/rollout"
+	"ingot/bootserver/fleet/webhook"
 	"ingot/bootserver/state"
 	"ingot/bootserver/state/record"
 	"ingot/bootserver/state/view"
@@ -131,7 +133,7 @@ func (s *Store) load(d *data) error {
 		}
 		v.AddRemoval(r)
 	}
-	if err := addRollouts(v, d); err != nil {
+	if err := errors.Join(addRollouts(v, d), addWebhooks(v, d)); err != nil {
 		return err
 	}
 	for _, m := range v.Machines() {
@@ -302,6 +304,7 @@ func (s *Store) store(tx *view.Tx) {
 	faulty := s.commits%7 == 0
 	touched := map[ingot.MachineID]bool{}
 	for _, step := range tx.Steps() {
+		s.touchWebhooks(step)
 		for _, m := range step.Moves {
 			s.data.putBoot(m.After)
 			s.touch(view.Key{Table: view.Boots, Key: string(m.After.ID)})
@@ -500,6 +503,28 @@ func (s *Store) Rollout(id string) (rollout.Rollout, bool) {
 // Members implements state.Decisions.
 func (s *Store) Members(id string) []rollout.Member {
 	return seen(s, func(v *view.View) []rollout.Member { return v.Members(id) })
+}
+
+// Webhooks implements state.Decisions.
+func (s *Store) Webhooks() []webhook.Webhook { return seen(s, (*view.View).Webhooks) }
+
+// Webhook implements state.Decisions.
+func (s *Store) Webhook(id string) (webhook.Webhook, bool) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.view.Webhook(id)
+}
+
+// WebhookProgress implements state.Decisions.
+func (s *Store) WebhookProgress(id string) (webhook.Progress, bool) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.view.WebhookProgress(id)
+}
+
+// DeadLetters implements state.Decisions.
+func (s *Store) DeadLetters(id string) []webhook.Letter {
+	return seen(s, func(v *view.View) []webhook.Letter { return v.DeadLetters(id) })
 }
 
 // Removed implements state.Decisions.

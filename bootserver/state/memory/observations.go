@@ -262,6 +262,11 @@ func (s *Store) Restore(r io.Reader, now time.Time) (kept string, err error) {
 		}
 		maps.Copy(d.Records[t], s.data.Records[t])
 	}
+	if bytes.Equal(d.Identity, s.data.Identity) { // else it is another installation, with its own webhooks
+		for _, t := range []view.Table{view.Webhooks, view.Progress, view.Letters} {
+			d.Records[t] = maps.Clone(s.data.Records[t])
+		}
+	}
 	s.restores++
 	d.Name, d.Restored = fmt.Sprintf("%x-%d", now.UnixNano(), s.restores), d.lastSeq()
 	err = s.load(d)

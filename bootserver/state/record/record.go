@@ -20,6 +20,7 @@ import (
 	"ingot/bootserver/access"
 	"ingot/bootserver/fleet"
 	"ingot/bootserver/fleet/rollout"
+	"ingot/bootserver/fleet/webhook"
 	"ingot/bootserver/state"
 )
 
@@ -54,6 +55,12 @@ func Encode(v any) ([]byte, error) {
 		return json.Marshal(rolloutOf(v))
 	case rollout.Member:
 		return json.Marshal(memberOf(v))
+	case webhook.Webhook:
+		return json.Marshal(webhookOf(v))
+	case webhook.Progress:
+		return json.Marshal(progressOf(v))
+	case webhook.Letter:
+		return json.Marshal(letterOf(v))
 	}
 	return nil, fmt.Errorf("encoding a record: no record holds a %T", v)
 }

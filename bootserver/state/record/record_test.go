@@ -80,4 +80,7 @@ func TestRecordsHaveEveryField(t *testing.T) {
 	roundTrip(t, DecodeChange)
 	roundTrip(t, DecodeRollout)
 	roundTrip(t, DecodeMember)
+	roundTrip(t, DecodeWebhook)
+	roundTrip(t, DecodeProgress)
+	roundTrip(t, DecodeLetter)
 }

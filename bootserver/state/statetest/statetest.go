@@ -61,6 +61,8 @@ func Run(t *testing.T, b Backend) {
 		{"ImageRemoval", testImageRemoval},
 		{"Rollouts", testRollouts},
 		{"RolloutImages", testRolloutImages},
+		{"Webhooks", testWebhooks},
+		{"RestoreKeepsWebhooks", testRestoreKeepsWebhooks},
 		{"ReplaceMachines", testReplaceMachines},
 		{"ManyAtOnce", testManyAtOnce},
 		{"Order", testOrder},

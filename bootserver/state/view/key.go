@@ -25,6 +25,9 @@ const (
 	Rollouts    Table = "rollouts"
 	Members     Table = "members" // keys: MemberKey
 	Sessions    Table = "sessions"
+	Webhooks    Table = "webhooks"
+	Progress    Table = "webhook-progress" // keys: ids of webhooks
+	Letters     Table = "dead-letters"     // keys: LetterKey
 )
 
 // The indexes, which are read and follow from the records that are written.
@@ -42,7 +45,9 @@ const (
 	ByMachine      Table = "by-boots"   // boots by machine
 	ByMember       Table = "by-member"  // rollouts that have not ended, by machine
 	BySession      Table = "by-session" // sessions by their credentials
-	Numbers        Table = "numbers"    // keys: PendingKey, CredentialsKey, RemovedKey, RolloutsKey, SessionsKey
+	ByWebhook      Table = "by-webhook" // dead letters by webhook
+	// Numbers has the keys PendingKey, CredentialsKey, RemovedKey, RolloutsKey, SessionsKey and WebhooksKey.
+	Numbers Table = "numbers"
 )
 
 // Records reports whether a table has records; an index has none.
@@ -55,6 +60,7 @@ const (
 	RemovedKey     = "removed" // images
 	RolloutsKey    = "rollouts"
 	SessionsKey    = "sessions"
+	WebhooksKey    = "webhooks"
 )
 
 // Key names one record or one entry of an index.

@@ -23,6 +23,7 @@ import (
 	"ingot/bootserver/access"
 	"ingot/bootserver/fleet"
 	"ingot/bootserver/fleet/rollout"
+	"ingot/bootserver/fleet/webhook"
 	"ingot/bootserver/state"
 )
 
@@ -52,8 +53,11 @@ type View struct {
 	rollouts    map[string]rollout.Rollout
 	members     map[string]map[ingot.MachineID]rollout.Member // by rollout
 	lastRollout int                                           // the highest number
-	ended       map[ingot.Outcome]uint64                      // boots that ended since the state was opened
-	pieces      uint64                                        // of consoles, since the state was opened
+	webhooks    map[string]webhook.Webhook
+	progress    map[string]webhook.Progress          // of webhooks
+	letters     map[string]map[uint64]webhook.Letter // by webhook
+	ended       map[ingot.Outcome]uint64             // boots that ended since the state was opened
+	pieces      uint64                               // of consoles, since the state was opened
 	index       index
 }
 
@@ -63,7 +67,9 @@ func New(size func(v any) (int, error)) *View {
 		credentials: map[string]access.Credential{}, sessions: map[string]access.Session{},
 		removals: map[ingot.Digest]state.Removal{},
 		ended:    map[ingot.Outcome]uint64{}, index: newIndex(), rollouts: map[string]rollout.Rollout{},
-		members: map[string]map[ingot.MachineID]rollout.Member{}}
+		members:  map[string]map[ingot.MachineID]rollout.Member{},
+		webhooks: map[string]webhook.Webhook{}, progress: map[string]webhook.Progress{},
+		letters: map[string]map[uint64]webhook.Letter{}}
 }
 
 // SeqKey is the key of a Change.

@@ -1,0 +1,130 @@
+package webhook
+
+import (
+	"net/http"
+	"time"
+)
+
+// Policy is how long events are tried. Zero fields mean the defaults.
+type Policy struct {
+	First   time.Duration // before the second attempt; each later pause is twice as long
+	Longest time.Duration // pause between two attempts
+	// Refused is the number of attempts after which an event is given up whose answers say that it is at
+	// fault (4xx).
+	Refused int
+	// Patience is how long any event is tried.
+	Patience time.Duration
+	// Report is the number of failures in a row after which the ledger says that a webhook fails.
+	Report int
+}
+
+// The defaults of a Policy.
+const (
+	DefaultFirst    = 5 * time.Second
+	DefaultLongest  = time.Hour
+	DefaultRefused  = 10
+	DefaultPatience = 24 * time.Hour
+	DefaultReport   = 5
+)
+
+// maxRetryAfter bounds what a receiver can ask for by Retry-After.
+const maxRetryAfter = 24 * time.Hour
+
+// WithDefaults returns the policy with defaults for what is zero.
+func (p Policy) WithDefaults() Policy {
+	set := func(d *time.Duration, to time.Duration) {
+		if *d == 0 {
+			*d = to
+		}
+	}
+	set(&p.First, DefaultFirst)
+	set(&p.Longest, DefaultLongest)
+	set(&p.Patience, DefaultPatience)
+	if p.Refused == 0 {
+		p.Refused = DefaultRefused
+	}
+	if p.Report == 0 {
+		p.Report = DefaultReport
+	}
+	return p
+}
+
+// Result is what became of one attempt.
+type Result struct {
+	Status int           // of the answer; 0: there was none
+	Why    string        // why it failed
+	After  time.Duration // that the receiver asked for by Retry-After
+}
+
+// OK reports whether the event was accepted.
+func (r Result) OK() bool { return r.Status >= 200 && r.Status < 300 }
+
+// gone reports whether the receiver wants nothing more.
+func (r Result) gone() bool { return r.Status == http.StatusGone }
+
+// refused reports whether the answer says that the event is at fault, and not the receiver or its load.
+func (r Result) refused() bool {
+	switch r.Status {
+	case http.StatusRequestTimeout, http.StatusTooEarly, http.StatusTooManyRequests:
+		return false
+	}
+	return r.Status >= 400 && r.Status < 500
+}
+
+// Verdict is what follows from an attempt.
+type Verdict int
+
+// The verdicts.
+const (
+	Delivered Verdict = iota
+	Retry             // the event is tried again
+	Dead              // the event is given up
+	Gone              // the receiver wants nothing more: the webhook is paused, and the event stays next
+)
+
+// After returns the progress after an attempt that ended at a time. random is from [0,1). The caller moves
+// Seq and Gap on when the verdict is Delivered or Dead.
+func (p Policy) After(w Progress, r Result, now time.Time, random float64) (Progress, Verdict) {
+	if w.Attempts++; w.Began.IsZero() || w.Began.After(now) {
+		w.Began = now
+	}
+	if r.OK() {
+		w.Attempts, w.Began, w.Failures, w.Next, w.Last = 0, time.Time{}, 0, time.Time{}, nil
+		w.Sent++
+		w.SentAt = now
+		return w, Delivered
+	}
+	w.Failures++
+	w.Last = &Failure{At: now, Status: r.Status, Why: r.Why}
+	if r.gone() {
+		w.Attempts, w.Began, w.Next = 0, time.Time{}, time.Time{}
+		return w, Gone
+	}
+	w.Next = now.Add(p.pause(w.Failures, r, random))
+	if r.refused() && w.Attempts >= p.Refused || now.Sub(w.Began) >= p.Patience {
+		w.Attempts, w.Began, w.Next = 0, time.Time{}, time.Time{} // the next event may be accepted
+		return w, Dead
+	}
+	return w, Retry
+}
+
+// pause returns how long to wait after so many failures in a row: twice as long each time, between a half
+// and the whole of it, so that several webhooks of one receiver do not come together.
+func (p Policy) pause(failures int, r Result, random float64) time.Duration {
+	d := p.Longest
+	if shift := failures - 1; shift < 32 && p.First<<shift > 0 {
+		d = min(d, p.First<<shift)
+	}
+	d = d/2 + time.Duration(random*float64(d/2))
+	return max(d, min(r.After, maxRetryAfter))
+}
+
+// Wait returns how long no attempt is to be made yet. A time that is further away than any pause is from a
+// clock that was set, and does not count.
+func (p Policy) Wait(w Progress, now time.Time) time.Duration {
+	d := w.Next.Sub(now)
+	if d <= 0 || d > max(p.Longest, maxRetryAfter) {
+		return 0
+	}
+	return d
+}
