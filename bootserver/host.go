@@ -19,7 +19,7 @@ type host struct{ *Server }
 // operator returns what answers operators of this server.
 func (s *Server) operator() *operator.Operator {
 	return operator.New(operator.Config{Host: host{s}, State: s.state, Catalog: s.catalog, Editor: s.editor(),
-		Rollouts: s.rollouts, Now: s.conf.Now, Started: s.started, Log: s.log})
+		Rollouts: s.rollouts, Webhooks: s.webhooks(), Now: s.conf.Now, Started: s.started, Log: s.log})
 }
 
 // editor returns what changes the images of this server.
@@ -133,6 +133,9 @@ func (s *Server) figures() figures {
 	if s.booter != nil {
 		f.volumes = s.booter.VolumeProblems()
 	}
+	if s.notifier != nil {
+		f.webhooks = s.webhookFigures()
+	}
 	if s.packets != nil {
 		f.dropped = s.packets.Dropped()
 	}
@@ -146,6 +149,17 @@ func (s *Server) figures() figures {
 			}
 		}
 		f.foreign = len(servers.four.Observations().Servers) + len(servers.six.Observations().Servers)
+	}
+	return f
+}
+
+// webhookFigures measures all webhooks together.
+func (s *Server) webhookFigures() webhookFigures {
+	f := webhookFigures{states: map[string]int{}, counts: s.notifier.Counts()}
+	for _, w := range s.webhooks().Webhooks() {
+		f.states[w.State]++
+		f.letter += w.Dead
+		f.behind = max(f.behind, w.Behind)
 	}
 	return f
 }

@@ -13,6 +13,7 @@ import (
 	"ingot"
 	"ingot/bootserver/fleet"
 	"ingot/bootserver/httpboot"
+	"ingot/bootserver/notify"
 	"ingot/bootserver/state"
 )
 
@@ -63,6 +64,15 @@ type figures struct {
 	// interfaces of the configuration that are not served
 	unserved int
 	volumes  map[ingot.VolumeProblem]uint64
+	webhooks webhookFigures
+}
+
+// webhookFigures are those of all webhooks together.
+type webhookFigures struct {
+	states map[string]int
+	letter int // dead letters
+	behind uint64
+	counts notify.Counts
 }
 
 // collector measures when it is scraped.
@@ -87,8 +97,14 @@ var (
 	descState   = describe("state_file_bytes", "Size of the state file.")
 	descVolumes = describe("volume_problems_total",
 		"Volumes that machines could not use, by problem, since the server started.", "problem")
-	descTokens = describe("credentials", "Tokens and client certificates that may be used.")
-	descReady  = describe("ready", "1 when machines are served.")
+	descWebhooks = describe("webhooks", "Webhooks, by state.", "state")
+	descBehind   = describe("webhook_behind_entries",
+		"Entries of the ledger that the webhook which is furthest behind has not seen, wanted or not.")
+	descLetters = describe("webhook_dead_letters", "Events that were given up, of all webhooks.")
+	descEvents  = describe("webhook_attempts_total", "Attempts to send events, by result, since the server started.", "result")
+	descDead    = describe("webhook_dead_total", "Events that became dead letters since the server started.")
+	descTokens  = describe("credentials", "Tokens and client certificates that may be used.")
+	descReady   = describe("ready", "1 when machines are served.")
 )
 
 // outcomes are how boots end.
@@ -97,7 +113,8 @@ var outcomes = []ingot.Outcome{ingot.OutcomeHealthy, ingot.OutcomeFailed, ingot.
 // Describe implements prometheus.Collector.
 func (collector) Describe(out chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{descMachines, descOpen, descBoots, descServed, descTransfers, descRefused,
-		descLeases, descForeign, descUnserved, descDropped, descState, descVolumes, descTokens, descReady} {
+		descLeases, descForeign, descUnserved, descDropped, descState, descVolumes, descTokens, descReady, descWebhooks,
+		descBehind, descLetters, descEvents, descDead} {
 		out <- d
 	}
 }
@@ -132,6 +149,14 @@ func (c collector) Collect(out chan<- prometheus.Metric) {
 	for _, p := range append([]ingot.VolumeProblem{""}, ingot.VolumeProblems...) {
 		count(descVolumes, float64(f.volumes[p]), cmp.Or(string(p), "unknown"))
 	}
+	for _, state := range []string{"ok", "waiting", "failing", "paused"} {
+		gauge(descWebhooks, float64(f.webhooks.states[state]), state)
+	}
+	gauge(descBehind, float64(f.webhooks.behind))
+	gauge(descLetters, float64(f.webhooks.letter))
+	count(descEvents, float64(f.webhooks.counts.Sent), "accepted")
+	count(descEvents, float64(f.webhooks.counts.Failed), "failed")
+	count(descDead, float64(f.webhooks.counts.Dead))
 	gauge(descLeases, float64(f.leases))
 	gauge(descForeign, float64(f.foreign))
 	gauge(descUnserved, float64(f.unserved))

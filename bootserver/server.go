@@ -35,8 +35,10 @@ import (
 	"ingot/bootserver/instance"
 	"ingot/bootserver/ipxe"
 	"ingot/bootserver/lease"
+	"ingot/bootserver/notify"
 	"ingot/bootserver/operator"
 	"ingot/bootserver/operator/session"
+	"ingot/bootserver/operator/webhooks"
 	"ingot/bootserver/state"
 	"ingot/bootserver/state/bolt"
 	"ingot/bootserver/tftp"
@@ -115,6 +117,7 @@ type Server struct {
 	ready        atomic.Bool    // every port is open
 	metrics      *metrics
 	rollouts     *operator.Rollouts
+	notifier     *notify.Notifier
 
 	reloading sync.Mutex
 	site      site // what is served; Run makes it, then reloads and follow change it
@@ -220,6 +223,7 @@ func (s *Server) Run(ctx context.Context) error {
 	g.Go(func() error { return every(ctx, time.Minute, s.sessions().Tidy) })
 	g.Go(func() error { return every(ctx, rolloutTick, func() { s.rollouts.Tick(ctx) }) })
 	g.Go(func() error { return s.packets.Keep(ctx) })
+	g.Go(func() error { return s.notifier.Run(ctx) })
 	g.Go(func() error { return s.follow(ctx) })
 	s.ready.Store(true)
 	if s.conf.Ready != nil {
@@ -303,8 +307,20 @@ func (s *Server) prepare(ctx context.Context, st state.Store, now site) error {
 	}
 	s.rollouts = operator.NewRollouts(operator.RolloutsConfig{State: st, Catalog: s.catalog,
 		Healing: s.booter.HealingPolicy, Now: s.conf.Now, Elapsed: s.conf.Elapsed, Log: s.log})
+	s.notifier = s.newNotifier(st)
 	s.metrics = newMetrics(s.conf.Version, s.figures)
 	return nil
+}
+
+// newNotifier returns what sends events to webhooks.
+func (s *Server) newNotifier(st state.Store) *notify.Notifier {
+	return notify.New(notify.Config{State: st, Keys: filepath.Join(s.conf.Store.Root(), "keys"), Data: operator.EventOf,
+		Version: s.conf.Version, Now: s.conf.Now, Log: s.log})
+}
+
+// webhooks returns what carries out what operators ask about webhooks.
+func (s *Server) webhooks() *webhooks.Webhooks {
+	return webhooks.New(webhooks.Config{State: s.state, Notifier: s.notifier, Now: s.conf.Now, Log: s.log})
 }
 
 // booted returns the images that machines boot next, each once.

@@ -52,6 +52,7 @@ type Backend interface {
 	Capture(ctx context.Context, refs []string, w io.Writer, most int64) error
 	Ledger
 	Rollouts
+	Webhooks
 
 	Authority() Authority
 	Credentials() []access.Credential
@@ -190,6 +191,7 @@ func table(b Backend, version string) *routes {
 	imageRoutes(r, b)
 	ledgerRoutes(r, b)
 	rolloutRoutes(r, b)
+	webhookRoutes(r, b)
 	markRoutes(r, b)
 	accessRoutes(r, b)
 	plainRoutes(r, b)

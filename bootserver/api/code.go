@@ -70,6 +70,12 @@ const (
 	CodeInvalidRollout     Code = "invalid-rollout"
 	CodeNobodyToMove       Code = "no-machine-to-move"
 	CodeRolloutMachines    Code = "machines-in-rollout"
+	CodeWebhookNotFound    Code = "webhook-not-found"
+	CodeWebhookTaken       Code = "webhook-name-taken"
+	CodeInvalidWebhook     Code = "invalid-webhook"
+	CodeTooManyWebhooks    Code = "too-many-webhooks"
+	CodeWebhookSecret      Code = "webhook-secret"
+	CodeNoDeadLetter       Code = "dead-letter-not-found"
 	CodeChanged            Code = "changed-meanwhile"
 	CodeBootNotFound       Code = "boot-not-found"
 	CodeNoHardware         Code = "hardware-not-reported"
@@ -114,7 +120,7 @@ type meaning struct {
 }
 
 // codes lists all codes with their meanings.
-var codes = slices.Concat(requestCodes, accessCodes, machineCodes, rolloutCodes, imageCodes, serverCodes)
+var codes = slices.Concat(requestCodes, accessCodes, machineCodes, rolloutCodes, webhookCodes, imageCodes, serverCodes)
 
 var requestCodes = []meaning{
 	{CodeInvalidRequest, 400, "The request does not match the OpenAPI document.",
@@ -239,6 +245,18 @@ var rolloutCodes = []meaning{
 		"ingot machine ls; ingot rollout ls"},
 	{CodeRolloutMachines, 409, "Machines belong to another rollout that has not ended. Parameter: rollout.",
 		"wait for it, or end it: ingot rollout abort {rollout}"},
+}
+
+var webhookCodes = []meaning{
+	{CodeWebhookNotFound, 404, "There is no such webhook.", "ingot webhook ls"},
+	{CodeWebhookTaken, 409, "A webhook has the name. Parameter: name.",
+		"choose another name, or: ingot webhook rm {name}"},
+	{CodeInvalidWebhook, 400, "A webhook cannot be made like this.", "ingot webhook create --help"},
+	{CodeTooManyWebhooks, 409, "There are as many webhooks as are kept.", "remove one: ingot webhook rm NAME"},
+	{CodeWebhookSecret, 409, "The secret of the webhook cannot be opened: its key is missing, or another one. " +
+		"Parameter: name.", "restore keys/webhook.key of the store, or make the webhook again: ingot webhook rm {name}"},
+	{CodeNoDeadLetter, 404, "The webhook has no dead letter with this id. Parameter: name.",
+		"ingot webhook show {name}"},
 }
 
 var imageCodes = []meaning{

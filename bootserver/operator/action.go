@@ -34,6 +34,9 @@ func actorOf(w access.Who) fleet.Actor {
 		Scope: string(w.Scope)}
 }
 
+// LogActions writes operators' actions to the log, after they were stored.
+func LogActions(log *slog.Logger, list ...fleet.Change) { logActions(log, list...) }
+
 // logActions writes operators' actions to the log, after they were stored.
 func logActions(log *slog.Logger, list ...fleet.Change) {
 	for _, c := range list {

@@ -119,6 +119,16 @@ func entryOf(c fleet.Change) api.Entry {
 		Bytes: c.Bytes, Bad: c.Bad()}
 }
 
+// EventOf converts a Change to what receivers of events get.
+func EventOf(c fleet.Change) api.WebhookData {
+	d := api.WebhookData{Entry: entryOf(c), Topics: c.Topics(), Subject: c.Subject, Name: c.Name, Detail: c.Detail}
+	if !c.Actor.IsZero() {
+		by := whoOf(c.Actor)
+		d.Actor = &by
+	}
+	return d
+}
+
 // auditOf converts an operator's action.
 func auditOf(c fleet.Change) api.AuditEntry {
 	return api.AuditEntry{Seq: c.Seq, At: c.At, Who: whoOf(c.Actor), Action: string(c.Code),

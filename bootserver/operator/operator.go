@@ -75,11 +75,13 @@ type Config struct {
 	Log     *slog.Logger // nil is quiet
 	// Rollouts moves rollouts on; nil: one of its own, which nobody runs.
 	Rollouts *Rollouts
+	Webhooks api.Webhooks
 }
 
 // Operator carries out what operators ask through the API. It implements api.Backend.
 type Operator struct {
 	Editor
+	receivers
 	host     Host
 	state    state.Store
 	catalog  *catalog.Catalog
@@ -90,10 +92,13 @@ type Operator struct {
 	rollouts *Rollouts
 }
 
+// receivers is api.Webhooks under a name that is not that of one of its methods.
+type receivers interface{ api.Webhooks }
+
 // New returns an Operator.
 func New(c Config) *Operator {
-	o := &Operator{Editor: c.Editor, host: c.Host, state: c.State, catalog: c.Catalog, now: c.Now, log: c.Log,
-		started: c.Started, rollouts: c.Rollouts}
+	o := &Operator{Editor: c.Editor, receivers: c.Webhooks, host: c.Host, state: c.State, catalog: c.Catalog, now: c.Now,
+		log: c.Log, started: c.Started, rollouts: c.Rollouts}
 	if o.log == nil {
 		o.log = slog.New(slog.DiscardHandler)
 	}

@@ -19,6 +19,7 @@ type settingsData struct {
 	Ready     string // why machines are not served; empty: they are
 	Tokens    []tokenRow
 	Keys      []api.SigningKey
+	Webhooks  []api.Webhook
 	Audit     []api.AuditEntry
 	Made      *api.NewCredential // that was just made
 	Machines  counts
@@ -64,6 +65,9 @@ func (s *Server) settingsData(q *query) (d settingsData, err error) {
 		if d.Keys, err = s.backend.SigningKeys(q.ctx); err != nil {
 			return d, err
 		}
+	}
+	if q.Can("GET /v1/webhooks") {
+		d.Webhooks = s.backend.Webhooks()
 	}
 	if q.Can("GET /v1/audit") {
 		if d.Audit, err = s.backend.Audit(0, true, auditEntries); err != nil {

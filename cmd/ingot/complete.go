@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"ingot/bootserver/fleet"
 	"ingot/cmd/ingot/command"
 	"ingot/profiles"
 )
@@ -65,6 +66,9 @@ func (a *app) arguments() map[string]cobra.CompletionFunc {
 
 		"backup": one(file), "restore": one(file),
 		"context add": one(), "context use": one(command.Contexts), "context rm": one(command.Contexts),
+		"webhook create": one(), "webhook show": one(a.Webhooks), "webhook test": one(a.Webhooks),
+		"webhook redeliver": command.Complete(true, a.Webhooks), "webhook pause": one(a.Webhooks),
+		"webhook resume": one(a.Webhooks), "webhook rm": one(a.Webhooks),
 		"token create": one(), "token revoke": one(a.Credentials),
 		"lab console": one(a.lab.VMs), "lab power": one(a.lab.VMs, command.Words("on", "off", "cycle", "reset")),
 		"lab storm-machines": one(), "man": one(file),
@@ -98,6 +102,7 @@ func (a *app) flagValues() map[string]cobra.CompletionFunc {
 		"format": words("oci", "raw", "iso"), "arch": words("amd64", "arm64"),
 		"mode":    words("full", "proxy", "observe"),
 		"how":     words("auto", "next-boot"),
+		"events":  words(fleet.Topics()...),
 		"context": command.CompleteFlag(command.Contexts), "image": command.CompleteFlag(a.ServerImages),
 	}
 }

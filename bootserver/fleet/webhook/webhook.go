@@ -47,8 +47,9 @@ type Webhook struct {
 	Created time.Time
 	By      string
 	Paused  *Pause
-	// Retry is raised when an operator wants events to be tried at once.
-	Retry int
+	// Retry is raised when an operator wants events to be tried at once, and Skip when it is to go on with
+	// what happens from then on.
+	Retry, Skip int
 }
 
 // Pause says that nothing is sent.
@@ -75,6 +76,7 @@ type Progress struct {
 	SentAt   time.Time // the latest one
 	Dropped  uint64    // dead letters that were removed undelivered
 	Retry    int       // of the Webhook, when it was last looked at
+	Skip     int       // likewise
 }
 
 // Failure is an attempt that failed.
@@ -86,9 +88,10 @@ type Failure struct {
 
 // Gap are entries of the ledger that cannot be sent.
 type Gap struct {
-	From, To uint64 // sequence numbers
-	Entries  uint64 // how many are missing of them, wanted or not; 0: not known
-	Reason   string // one of the constants
+	From, To uint64    // sequence numbers
+	Entries  uint64    // how many are missing of them, wanted or not; 0: not known
+	Reason   string    // one of the constants
+	At       time.Time // when that was found
 }
 
 // The reasons of gaps.
@@ -103,7 +106,8 @@ func (g *Gap) Join(o Gap) *Gap {
 	if g == nil {
 		return &o
 	}
-	joined := Gap{From: min(g.From, o.From), To: max(g.To, o.To), Entries: g.Entries + o.Entries, Reason: o.Reason}
+	joined := Gap{From: min(g.From, o.From), To: max(g.To, o.To), Entries: g.Entries + o.Entries, Reason: o.Reason,
+		At: o.At}
 	if g.Entries == 0 || o.Entries == 0 {
 		joined.Entries = 0
 	}
@@ -172,6 +176,16 @@ func CheckURL(text string) error {
 		return fmt.Errorf("%w: %s", ErrURL, fault)
 	}
 	return nil
+}
+
+// HostAddress returns the address in a URL, if its host is one.
+func HostAddress(text string) (netip.Addr, bool) {
+	u, err := url.Parse(text)
+	if err != nil {
+		return netip.Addr{}, false
+	}
+	ip, err := netip.ParseAddr(u.Hostname())
+	return ip, err == nil
 }
 
 // CheckEvents returns an error that wraps ErrEvents if a list has anything that is not known, or nothing.

@@ -26,6 +26,7 @@ type webhookRecord struct {
 	By       string         `json:"by"`
 	Paused   *webhookPause  `json:"paused,omitempty"`
 	Retry    int            `json:"retry,omitempty"`
+	Skip     int            `json:"skip,omitempty"`
 }
 
 type webhookPause struct {
@@ -50,6 +51,7 @@ type webhookProgress struct {
 	SentAt   time.Time       `json:"sentAt,omitzero"`
 	Dropped  uint64          `json:"dropped,omitempty"`
 	Retry    int             `json:"retry,omitempty"`
+	Skip     int             `json:"skip,omitempty"`
 }
 
 type webhookFailure struct {
@@ -59,10 +61,11 @@ type webhookFailure struct {
 }
 
 type webhookGap struct {
-	From    uint64 `json:"from"`
-	To      uint64 `json:"to"`
-	Entries uint64 `json:"entries,omitempty"`
-	Reason  string `json:"reason"`
+	From    uint64    `json:"from"`
+	To      uint64    `json:"to"`
+	Entries uint64    `json:"entries,omitempty"`
+	Reason  string    `json:"reason"`
+	At      time.Time `json:"at"`
 }
 
 type deadLetter struct {
@@ -99,25 +102,25 @@ func (r webhookFailure) value() webhook.Failure { return webhook.Failure(r) }
 
 func webhookOf(w webhook.Webhook) webhookRecord {
 	return webhookRecord{webhookVersion, w.ID, w.Name, w.URL, w.Events, w.Selector, w.CA, w.Allow, w.Secret, w.Created,
-		w.By, converted(w.Paused, func(p webhook.Pause) webhookPause { return webhookPause(p) }), w.Retry}
+		w.By, converted(w.Paused, func(p webhook.Pause) webhookPause { return webhookPause(p) }), w.Retry, w.Skip}
 }
 
 func (r webhookRecord) value() webhook.Webhook {
 	return webhook.Webhook{ID: r.ID, Name: r.Name, URL: r.URL, Events: r.Events, Selector: r.Selector, CA: r.CA,
-		Allow: r.Allow, Secret: r.Secret, Created: r.Created, By: r.By, Retry: r.Retry,
+		Allow: r.Allow, Secret: r.Secret, Created: r.Created, By: r.By, Retry: r.Retry, Skip: r.Skip,
 		Paused: converted(r.Paused, func(p webhookPause) webhook.Pause { return webhook.Pause(p) })}
 }
 
 func progressOf(p webhook.Progress) webhookProgress {
 	return webhookProgress{webhookVersion, p.Webhook, p.Ledger, p.Seq, converted(p.Gap, gapOf), p.Attempts, p.Began,
-		p.Failures, p.Next, converted(p.Last, failureRecordOf), p.Reported, p.Sent, p.SentAt, p.Dropped, p.Retry}
+		p.Failures, p.Next, converted(p.Last, failureRecordOf), p.Reported, p.Sent, p.SentAt, p.Dropped, p.Retry, p.Skip}
 }
 
 func (r webhookProgress) value() webhook.Progress {
 	return webhook.Progress{Webhook: r.Webhook, Ledger: r.Ledger, Seq: r.Seq, Gap: converted(r.Gap, webhookGap.value),
 		Attempts: r.Attempts, Began: r.Began, Failures: r.Failures, Next: r.Next,
 		Last: converted(r.Last, webhookFailure.value), Reported: r.Reported, Sent: r.Sent, SentAt: r.SentAt,
-		Dropped: r.Dropped, Retry: r.Retry}
+		Dropped: r.Dropped, Retry: r.Retry, Skip: r.Skip}
 }
 
 func letterOf(l webhook.Letter) deadLetter {

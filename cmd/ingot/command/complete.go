@@ -106,6 +106,18 @@ func (a *App) Rollouts(ctx context.Context) (values []cobra.Completion) {
 	return values
 }
 
+// Webhooks completes webhooks of the server.
+func (a *App) Webhooks(ctx context.Context) (values []cobra.Completion) {
+	list, err := a.Client().Webhooks(ctx)
+	if err != nil {
+		return nil
+	}
+	for _, w := range list {
+		values = append(values, cobra.CompletionWithDesc(w.Name, w.State))
+	}
+	return values
+}
+
 // StoreVersions completes images like StoreImages, without their tags.
 func (a *App) StoreVersions(ctx context.Context) []cobra.Completion {
 	return slices.DeleteFunc(a.StoreImages(ctx), func(v cobra.Completion) bool {

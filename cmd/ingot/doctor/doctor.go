@@ -244,6 +244,11 @@ func (d examination) examineServer(ctx context.Context, root string, add func(..
 	} else {
 		add(examinePending(list, time.Now())...)
 	}
+	if list, err := server.Webhooks(ctx); err != nil {
+		add(found("webhooks", Error, client.NextStep(err), "%v", err))
+	} else {
+		add(examineWebhooks(list)...)
+	}
 	for _, x := range n.Warnings {
 		add(found("network "+x.Interface, Warning, "ingot network", "%s (%d times)", x.Text, x.Times))
 	}

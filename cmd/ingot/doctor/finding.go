@@ -84,6 +84,31 @@ func examineCard(c card, there bool, i dhcp4.Interface, networks []dhcp4.Network
 	return append(list, mtu)
 }
 
+// examineWebhooks reports webhooks whose receivers do not get their events.
+func examineWebhooks(webhooks []api.Webhook) (list []Finding) {
+	for _, w := range webhooks {
+		check, fix := "webhook "+w.Name, "ingot webhook show "+w.Name
+		switch {
+		case w.Unusable != "":
+			list = append(list, found(check, Warning, "restore keys/webhook.key of the store, or make the webhook again: "+
+				"ingot webhook rm "+w.Name, "nothing is sent: %s", w.Unusable))
+		case w.Paused != nil && w.Paused.By == "":
+			list = append(list, found(check, Warning, "remove it: ingot webhook rm "+w.Name+"; or: ingot webhook resume "+w.Name,
+				"paused by the server: %s", w.Paused.Why))
+		case w.Paused != nil:
+			list = append(list, found(check, OK, "", "paused by %s", w.Paused.By))
+		case w.Failures > 1:
+			list = append(list, found(check, Warning, fix, "it does not get its events, %d attempts failed: %s", w.Failures,
+				w.Last.Why))
+		case w.Dead > 0:
+			list = append(list, found(check, Warning, "ingot webhook redeliver "+w.Name, "%d events were given up", w.Dead))
+		default:
+			list = append(list, found(check, OK, "", "%d events were sent", w.Sent))
+		}
+	}
+	return list
+}
+
 // port is one that the server needs.
 type port struct {
 	proto  string

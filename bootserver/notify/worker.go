@@ -1,0 +1,495 @@
+package notify
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"ingot/bootserver/fleet"
+	"ingot/bootserver/fleet/webhook"
+	"ingot/bootserver/state"
+)
+
+// worker sends events to one webhook.
+type worker struct {
+	n      *Notifier
+	id     string
+	client *http.Client
+	labels fleet.Selector
+	key    []byte // opened; nil before that
+
+	p       webhook.Progress // also what is not stored yet
+	shown   atomic.Pointer[webhook.Progress]
+	stored  time.Time // when p was stored
+	unsaved int       // events that were sent since
+	skimmed bool      // p moved since, over entries that are not wanted
+
+	queue []fleet.Change // entries after p.Seq that were not looked at
+	to    uint64         // up to this one, queue is all of them
+}
+
+// run sends events until ctx ends or the webhook is removed.
+func (x *worker) run(ctx context.Context) {
+	if !x.begin() {
+		return
+	}
+	defer x.client.CloseIdleConnections()
+	defer x.save()
+	for ctx.Err() == nil {
+		changed, news := x.n.changed.next(), x.n.feed.news.next()
+		hook, known := x.n.State.Webhook(x.id)
+		if !known {
+			return
+		}
+		pause, on := x.step(ctx, hook)
+		if x.show(); pause > 0 {
+			if !on { // nothing to send that time alone would bring
+				wait(ctx, pause, changed, news)
+			} else {
+				wait(ctx, pause, changed)
+			}
+		}
+	}
+}
+
+// begin reads the records of the webhook.
+func (x *worker) begin() bool {
+	hook, known := x.n.State.Webhook(x.id)
+	if !known {
+		return false
+	}
+	x.p, _ = x.n.State.WebhookProgress(x.id)
+	x.stored = x.n.Now()
+	var err error
+	if hook.Selector != "" {
+		x.labels, err = fleet.ParseSelector(hook.Selector)
+	}
+	if err == nil {
+		x.client, err = clientOf(hook)
+	}
+	if err != nil {
+		x.n.Log.Error("a webhook cannot be used", "webhook", hook.Name, "err", err)
+	}
+	return err == nil
+}
+
+func (x *worker) show() {
+	p := x.p
+	x.shown.Store(&p)
+}
+
+// step does what is next for a webhook. It returns how long to wait before the next step; timed says that
+// new entries of the ledger do not shorten that.
+func (x *worker) step(ctx context.Context, hook webhook.Webhook) (pause time.Duration, timed bool) {
+	now := x.n.Now()
+	if hook.Retry != x.p.Retry { // an operator wants that it is tried at once
+		x.p.Retry, x.p.Next, x.p.Attempts, x.p.Began, x.p.Failures = hook.Retry, time.Time{}, 0, time.Time{}, 0
+		x.unsaved++
+	}
+	if hook.Skip != x.p.Skip {
+		if err := x.skip(hook); err != nil {
+			return lookAfter, true
+		}
+	}
+	if x.rebase(hook) || hook.Paused != nil {
+		if err := x.save(); err != nil || hook.Paused != nil {
+			return lookAfter, true
+		}
+	}
+	if d := x.n.Policy.Wait(x.p, now); d > 0 {
+		_ = x.save() // logged
+		return d, true
+	}
+	if x.key == nil {
+		key, err := x.n.keys.open(hook.ID, hook.Secret)
+		if err != nil {
+			x.hold(err)
+			return lookAfter, true
+		}
+		x.key = key
+	}
+	if l, is := x.again(); is {
+		x.resend(ctx, hook, l)
+		return 0, false
+	}
+	e, is, err := x.next(hook)
+	if err != nil {
+		x.n.Log.Error("reading the ledger for a webhook", "webhook", hook.Name, "err", err)
+		return lookAfter, true
+	}
+	if !is {
+		return x.idle(), false
+	}
+	r, err := x.attempt(ctx, hook, e)
+	if ctx.Err() != nil { // the server ends: the event is sent again
+		return lookAfter, true
+	}
+	if err == nil {
+		err = x.conclude(hook, e, r)
+	}
+	if err != nil {
+		x.n.Log.Error("sending an event to a webhook", "webhook", hook.Name, "err", err)
+		return lookAfter, true
+	}
+	return 0, false
+}
+
+// idle saves what is not saved, when it is time, and returns when to look again.
+func (x *worker) idle() time.Duration {
+	after := lookAfter
+	switch {
+	case x.unsaved > 0:
+		after = flushAfter
+	case x.skimmed:
+		after = skimAfter
+	default:
+		return lookAfter
+	}
+	d := after - x.n.Now().Sub(x.stored)
+	if d > 0 && d <= after { // else the clock was set
+		return d
+	}
+	_ = x.save() // logged, and tried again
+	return lookAfter
+}
+
+// hold notes that nothing can be sent. It is no attempt: the fault is on this side.
+func (x *worker) hold(err error) {
+	if x.p.Last == nil || x.p.Last.Why != err.Error() {
+		x.n.Log.Error("a webhook cannot be used", "webhook", x.id, "err", err)
+	}
+	x.p.Last = &webhook.Failure{At: x.n.Now(), Why: err.Error()}
+}
+
+// attempt sends an event once.
+func (x *worker) attempt(ctx context.Context, hook webhook.Webhook, e event) (webhook.Result, error) {
+	body, err := x.n.body(e)
+	if err != nil {
+		return webhook.Result{}, fmt.Errorf("encoding entry %d: %w", e.seq, err)
+	}
+	r := x.n.post(ctx, x.client, hook, x.key, e.id, body)
+	if ctx.Err() != nil {
+		return r, nil
+	}
+	if r.OK() {
+		x.n.sent.Add(1)
+	} else {
+		x.n.failed.Add(1)
+		x.n.Log.Debug("an event was not accepted", "webhook", hook.Name, "event", e.id, "err", r.Why)
+	}
+	return r, nil
+}
+
+// rebase makes the progress one of the ledger as it is now. It reports whether that changed it.
+func (x *worker) rebase(hook webhook.Webhook) bool {
+	name, end := x.n.State.LedgerName()
+	if x.p.Ledger == name {
+		return false
+	}
+	x.queue, x.to = nil, 0
+	from := min(x.p.Seq, end)
+	g := webhook.Gap{From: from + 1, To: max(end, from+1), Reason: webhook.GapRestored, At: x.n.Now()}
+	x.p.Ledger, x.p.Seq, x.p.Gap = name, from, x.p.Gap.Join(g)
+	x.unsaved++
+	_ = x.record(gapChange(hook, g)) // it is saved again if it was not
+	return true
+}
+
+// skip goes on with what happens from now on.
+func (x *worker) skip(hook webhook.Webhook) error {
+	name, _ := x.n.State.LedgerName()
+	_, last, err := x.n.State.Changes(state.Query{Newest: true, Limit: 1})
+	if err != nil {
+		return err
+	}
+	from := x.p.Seq
+	x.queue, x.to = nil, 0
+	x.p.Skip, x.p.Ledger, x.p.Seq = hook.Skip, name, last
+	if x.unsaved++; last <= from {
+		return x.save()
+	}
+	g := webhook.Gap{From: from + 1, To: last, Entries: last - from, Reason: webhook.GapSkipped, At: x.n.Now()}
+	x.p.Gap = x.p.Gap.Join(g)
+	return x.record(gapChange(hook, g))
+}
+
+// next returns the event that is to be sent next, if there is one.
+func (x *worker) next(hook webhook.Webhook) (e event, is bool, err error) {
+	for {
+		if x.p.Gap != nil {
+			return gapEvent(hook, *x.p.Gap), true, nil
+		}
+		for ; len(x.queue) > 0; x.queue = x.queue[1:] {
+			c := x.queue[0]
+			if c.Seq <= x.p.Seq {
+				continue
+			}
+			if x.wants(hook, c) {
+				return eventOf(hook.ID, c), true, nil
+			}
+			x.p.Seq, x.skimmed = c.Seq, true
+		}
+		if x.p.Seq < x.to {
+			x.p.Seq, x.skimmed = x.to, true
+		}
+		more, err := x.read(hook)
+		if err != nil || !more {
+			return event{}, false, err
+		}
+	}
+}
+
+// read reads more of the ledger. It reports whether there was more.
+func (x *worker) read(hook webhook.Webhook) (more bool, err error) {
+	list, to, fed := x.n.feed.after(x.p.Ledger, x.p.Seq)
+	var gap *webhook.Gap
+	if !fed {
+		var ok bool
+		if list, to, gap, ok, err = fromDisk(x.n.State, x.p.Seq); err != nil || !ok {
+			return false, err
+		}
+	}
+	if name, _ := x.n.State.LedgerName(); name != x.p.Ledger {
+		return false, nil // a backup was restored: the next step begins anew
+	}
+	if gap != nil {
+		gap.At = x.n.Now()
+		x.p.Gap, x.p.Seq = x.p.Gap.Join(*gap), gap.To
+		if len(list) > 0 { // an action of an operator may be among what is missing
+			x.p.Seq = min(x.p.Seq, list[0].Seq-1)
+		}
+		if err := x.record(gapChange(hook, *gap)); err != nil {
+			return false, err
+		}
+	}
+	more = to > x.p.Seq || gap != nil
+	x.queue, x.to = list, to
+	return more, nil
+}
+
+// wants reports whether a webhook gets an entry. It does not get those about itself, or an event that it
+// does not accept would bring the next one.
+func (x *worker) wants(hook webhook.Webhook, c fleet.Change) bool {
+	if c.Subject == hook.ID && strings.HasPrefix(string(c.Code), "webhook") || !hook.Wants(string(c.Code), c.Topics()) {
+		return false
+	}
+	if x.labels == nil || c.Machine == "" {
+		return true
+	}
+	m, _ := x.n.State.Machine(c.Machine)
+	return x.labels.Matches(m.Labels)
+}
+
+// conclude draws the consequences of an attempt.
+func (x *worker) conclude(hook webhook.Webhook, e event, r webhook.Result) error {
+	before, now := x.p, x.n.Now()
+	p, verdict := x.n.Policy.After(before, r, now, x.n.random())
+	x.p = p
+	switch verdict {
+	case webhook.Delivered:
+		x.advance(e)
+		if x.unsaved++; !before.Reported {
+			return x.saveAfter(flushAfter)
+		}
+		x.p.Reported = false
+		return x.record(stateChange(hook, "ok", "", now))
+	case webhook.Gone:
+		return x.pauseHook(hook, now)
+	case webhook.Dead:
+		return x.bury(hook, e, r, before.Attempts+1, now)
+	}
+	if p.Failures >= x.n.Policy.Report && !p.Reported {
+		x.p.Reported = true
+		return x.record(stateChange(hook, "failing", r.Why, now))
+	}
+	x.unsaved++
+	return x.save()
+}
+
+// advance moves on over an event.
+func (x *worker) advance(e event) {
+	if e.gap != nil {
+		x.p.Gap = nil
+		return
+	}
+	x.p.Seq = e.seq
+}
+
+func stateChange(w webhook.Webhook, is, why string, now time.Time) fleet.Change {
+	return fleet.Change{At: now, Code: fleet.CodeWebhookState, Subject: w.ID, Name: w.Name,
+		To: fleet.Values{"state": is}, Detail: why}
+}
+
+// bury makes a dead letter of an event. Of many, the oldest are removed.
+func (x *worker) bury(hook webhook.Webhook, e event, r webhook.Result, attempts int, now time.Time) error {
+	x.advance(e)
+	x.n.dead.Add(1)
+	l := webhook.Letter{Webhook: hook.ID, Seq: e.seq, Event: e.id, Gap: e.gap, Code: string(e.from.Code),
+		Machine: e.from.Machine, At: e.from.At, Died: now, Attempts: attempts,
+		Failure: webhook.Failure{At: now, Status: r.Status, Why: r.Why}}
+	c := fleet.Change{At: now, Code: fleet.CodeWebhookDead, Subject: hook.ID, Name: hook.Name, Machine: e.from.Machine,
+		To: fleet.Values{"seq": int64(e.seq), "code": string(e.from.Code)}, Detail: r.Why}
+	p := x.p
+	err := x.update(func(tx state.Tx) {
+		x.p = p
+		letters := tx.DeadLetters(hook.ID)
+		for len(letters) >= webhook.MaxLetters {
+			tx.DropDeadLetter(hook.ID, letters[0].Seq)
+			letters = letters[1:]
+			x.p.Dropped++
+		}
+		tx.PutDeadLetter(l)
+		tx.PutWebhookProgress(x.p)
+		tx.Record(c)
+	})
+	x.report(c)
+	return err
+}
+
+// pauseHook pauses the webhook of a receiver that wants nothing more.
+func (x *worker) pauseHook(hook webhook.Webhook, now time.Time) error {
+	const why = "the receiver answered 410 Gone"
+	c := stateChange(hook, "paused", why, now)
+	err := x.update(func(tx state.Tx) {
+		w, _ := tx.Webhook(hook.ID)
+		if w.Paused == nil {
+			w.Paused = &webhook.Pause{At: now, Why: why}
+			tx.PutWebhook(w)
+		}
+		tx.PutWebhookProgress(x.p)
+		tx.Record(c)
+	})
+	x.report(c)
+	return err
+}
+
+// errRemoved is returned for a webhook that an operator removed meanwhile.
+var errRemoved = errors.New("the webhook was removed")
+
+// update stores something of the webhook, if it is there.
+func (x *worker) update(f func(tx state.Tx)) error {
+	err := x.n.State.Update(func(tx state.Tx) error {
+		if _, known := tx.Webhook(x.id); !known {
+			return errRemoved
+		}
+		f(tx)
+		return nil
+	})
+	if errors.Is(err, errRemoved) {
+		err = nil
+	}
+	if err == nil {
+		x.unsaved, x.skimmed, x.stored = 0, false, x.n.Now()
+	}
+	return err
+}
+
+// record stores the progress, and an entry of the ledger about the webhook.
+func (x *worker) record(c fleet.Change) error {
+	x.report(c)
+	return x.update(func(tx state.Tx) {
+		tx.PutWebhookProgress(x.p)
+		tx.Record(c)
+	})
+}
+
+func (x *worker) report(c fleet.Change) {
+	level := slog.LevelInfo
+	if c.Bad() {
+		level = slog.LevelWarn
+	}
+	x.n.Log.Log(context.Background(), level, c.String())
+}
+
+// save stores the progress, if it is not.
+func (x *worker) save() error {
+	if x.unsaved == 0 && !x.skimmed {
+		return nil
+	}
+	err := x.update(func(tx state.Tx) { tx.PutWebhookProgress(x.p) })
+	if err != nil {
+		x.n.Log.Error("storing how far events were sent to a webhook", "webhook", x.id, "err", err)
+	}
+	return err
+}
+
+// saveAfter stores the progress if it was stored so long ago.
+func (x *worker) saveAfter(d time.Duration) error {
+	if since := x.n.Now().Sub(x.stored); since >= 0 && since < d {
+		return nil
+	}
+	return x.save()
+}
+
+// again returns a dead letter that an operator wants to be sent again.
+func (x *worker) again() (webhook.Letter, bool) {
+	for _, l := range x.n.State.DeadLetters(x.id) {
+		if l.Again {
+			return l, true
+		}
+	}
+	return webhook.Letter{}, false
+}
+
+// resend sends a dead letter once more. It is removed if it is accepted, or if the ledger has dropped what
+// it is about. Without an answer, no other dead letter is tried.
+func (x *worker) resend(ctx context.Context, hook webhook.Webhook, l webhook.Letter) {
+	e, found, err := x.lookUp(hook, l)
+	var r webhook.Result
+	if err == nil && found {
+		r, err = x.attempt(ctx, hook, e)
+	}
+	if ctx.Err() != nil {
+		return
+	}
+	lost := err == nil && !found
+	if err != nil {
+		r = webhook.Result{Why: err.Error()}
+	}
+	now, p := x.n.Now(), x.p
+	err = x.update(func(tx state.Tx) {
+		x.p = p
+		switch {
+		case lost:
+			x.p.Dropped++
+			tx.DropDeadLetter(x.id, l.Seq)
+		case r.OK():
+			x.p.Sent++
+			x.p.SentAt = now
+			tx.DropDeadLetter(x.id, l.Seq)
+		default:
+			for _, o := range tx.DeadLetters(x.id) {
+				if o.Seq == l.Seq {
+					o.Attempts++
+					o.Again, o.Failure = false, webhook.Failure{At: now, Status: r.Status, Why: r.Why}
+				} else if r.Status == 0 {
+					o.Again = false
+				}
+				tx.PutDeadLetter(o)
+			}
+		}
+		tx.PutWebhookProgress(x.p)
+	})
+	if err != nil {
+		x.n.Log.Error("sending a dead letter again", "webhook", hook.Name, "err", err)
+		wait(ctx, lookAfter)
+	}
+}
+
+// lookUp returns the event of a dead letter, if the ledger has it.
+func (x *worker) lookUp(hook webhook.Webhook, l webhook.Letter) (e event, found bool, err error) {
+	if l.Gap != nil {
+		return gapEvent(hook, *l.Gap), true, nil
+	}
+	list, _, err := read(x.n.State, l.Seq-1, 1)
+	if err != nil || len(list) == 0 {
+		return event{}, false, err
+	}
+	e = eventOf(hook.ID, list[0])
+	return e, e.id == l.Event, nil
+}
