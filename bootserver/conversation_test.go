@@ -131,6 +131,7 @@ func newServer(images *image.Store, c *catalog.Catalog, st state.Store, b *boote
 	began := now()
 	s.rollouts = operator.NewRollouts(operator.RolloutsConfig{State: st, Catalog: c, Healing: b.HealingPolicy, Now: now,
 		Elapsed: func() time.Duration { return now().Sub(began) }, Log: log})
+	s.notifier = s.newNotifier(st)
 	s.metrics = newMetrics("test", s.figures)
 	s.ready.Store(true)
 	return s

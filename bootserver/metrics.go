@@ -101,10 +101,11 @@ var (
 	descBehind   = describe("webhook_behind_entries",
 		"Entries of the ledger that the webhook which is furthest behind has not seen, wanted or not.")
 	descLetters = describe("webhook_dead_letters", "Events that were given up, of all webhooks.")
-	descEvents  = describe("webhook_attempts_total", "Attempts to send events, by result, since the server started.", "result")
-	descDead    = describe("webhook_dead_total", "Events that became dead letters since the server started.")
-	descTokens  = describe("credentials", "Tokens and client certificates that may be used.")
-	descReady   = describe("ready", "1 when machines are served.")
+	descEvents  = describe("webhook_attempts_total",
+		"Attempts to send events, by result, since the server started.", "result")
+	descDead   = describe("webhook_dead_total", "Events that became dead letters since the server started.")
+	descTokens = describe("credentials", "Tokens and client certificates that may be used.")
+	descReady  = describe("ready", "1 when machines are served.")
 )
 
 // outcomes are how boots end.

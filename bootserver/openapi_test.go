@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -17,6 +18,7 @@ import (
 	"ingot/bootserver/api"
 	"ingot/bootserver/fleet"
 	"ingot/bootserver/fleet/rollout"
+	"ingot/bootserver/fleet/webhook"
 	"ingot/bootserver/state"
 	"ingot/image"
 )
@@ -147,6 +149,15 @@ func TestAnswersAreAsDocumented(t *testing.T) {
 		"DELETE /v1/machines/{ref}/once":            {}, // asked in TestOnceCancelled: an assignment cancels it first
 		"POST /v1/machines/{ref}/grants":            {{"", `{"volume":"data","disk":"S1","for":3600000000000,"force":true}`}},
 		"DELETE /v1/machines/{ref}/grants/{volume}": {}, // asked in TestGrantWithdrawn
+		"GET /v1/webhooks":                          {{"", ""}},
+		"POST /v1/webhooks":                         {{"", `{"name":"siem","url":"https://siem.example/"}`}},
+		"GET /v1/webhooks/{ref}":                    {{"", ""}},
+		"DELETE /v1/webhooks/{ref}":                 {{"", ""}},
+		"POST /v1/webhooks/{ref}/pause":             {{"", `{"why":"x"}`}},
+		"POST /v1/webhooks/{ref}/resume":            {{"", `{"skip":true}`}},
+		"POST /v1/webhooks/{ref}/test":              {{"", ""}},
+		"POST /v1/webhooks/{ref}/redeliver":         {{"", `{}`}},
+		"DELETE /v1/webhooks/{ref}/dead-letters":    {{"", ""}},
 		"POST /v1/tokens": {{"", `{"name":"b","scope":"read","for":3600000000000}`},
 			{"", `{"name":"c","scope":"read","for":3600000000000,"request":` + string(csr) + `}`}},
 		"POST /v1/tokens/{ref}/revoke":  {{"", ""}},
@@ -197,6 +208,9 @@ func TestAnswersAreAsDocumented(t *testing.T) {
 		if strings.HasPrefix(path, "/v1/tokens") {
 			ref = "t2"
 			s.revocable("t2")
+		} else if strings.HasPrefix(path, "/v1/webhooks") {
+			ref = "hook"
+			s.aWebhook(ref)
 		} else if strings.HasPrefix(path, "/v1/images") {
 			ref = "lab:v1"
 		}
@@ -229,6 +243,26 @@ func (s *street) someRollouts(im image.Image) {
 			Results: []rollout.Result{{Boot: "b", Seq: 1, Class: rollout.Bad, At: s.clock, Reason: "x"}}}
 		s.update(func(tx state.Tx) { tx.PutRollout(r); tx.PutMember(m) })
 	}
+}
+
+// aWebhook stores a webhook with everything that an answer can have.
+func (s *street) aWebhook(name string) {
+	s.t.Helper()
+	w := webhook.Webhook{ID: "0123456789abcdef", Name: name, URL: s.base, Events: []string{"boot"}, By: "x",
+		Created: s.clock,
+		Allow:   []netip.Prefix{netip.MustParsePrefix("::1/128")}, Paused: &webhook.Pause{At: s.clock, Why: "x"}}
+	var err error
+	if w.Secret, err = s.server.notifier.Seal(w.ID, make([]byte, webhook.NewSecret)); err != nil {
+		s.t.Fatal(err)
+	}
+	failure := webhook.Failure{At: s.clock, Status: 500, Why: "x"}
+	s.update(func(tx state.Tx) {
+		tx.PutWebhook(w)
+		tx.PutWebhookProgress(webhook.Progress{Webhook: w.ID, Failures: 2, Attempts: 1, Last: &failure, Next: s.clock,
+			Gap: &webhook.Gap{From: 1, To: 2, Reason: webhook.GapRestored, At: s.clock}, SentAt: s.clock, Dropped: 1})
+		tx.PutDeadLetter(webhook.Letter{Webhook: w.ID, Seq: 1, Event: "evt_1", Code: "boot-ended", At: s.clock, Died: s.clock,
+			Machine: machineID, Failure: failure})
+	})
 }
 
 // revocable makes sure that there is a live token of a name.

@@ -41,8 +41,8 @@ const (
 	CodeMachineImported Code = "machine-imported"  // was in an imported list; Name
 	CodeCardsClaimed    Code = "cards-claimed"     // reports cards that other machines were seen with; To: cards
 	CodeOnceSet         Code = "once-set"          // for one boot: Image; To: arguments, shell; Detail: why
-	CodeOnceUsed        Code = "once-used"         // by a boot; as CodeOnceSet
-	CodeOnceDropped     Code = "once-dropped"      // unused; as CodeOnceSet; Detail: the reason
+	CodeOnceUsed        Code = "once-used"         // by a boot; as once-set
+	CodeOnceDropped     Code = "once-dropped"      // unused; as once-set; Detail: the reason
 	CodeRuleApplied     Code = "rule-applied"      // To: state, labelled, image, rule
 	CodeMachineReturned Code = "machine-returned"  // brought back what a restore had lost; Image; To: state, known
 	CodeMachinePinned   Code = "machine-pinned"    // kept out of rollouts; Detail: why
@@ -50,7 +50,7 @@ const (
 	CodeMachineOff      Code = "machine-off"       // an operator says that it is switched off; Detail: why
 	CodeMachineOn       Code = "machine-on"        // an operator takes that back
 	CodeRolloutState    Code = "rollout-state"     // Image; From, To: state, wave; To: reason; Detail: why
-	CodePacket          Code = "packet"            // a DHCP packet; To: see packetValues
+	CodePacket          Code = "packet"            // a DHCP packet that explains a boot; To: its fields
 	CodeServerRestored  Code = "server-restored"   // from a backup; To: machines
 	CodeWebhookState    Code = "webhook-state"     // Subject, Name; To: state (ok, failing or paused); Detail: why
 	CodeWebhookGap      Code = "webhook-gap"       // entries cannot be sent; Subject, Name; To: from, to, entries, reason
@@ -206,16 +206,21 @@ func descriptions() map[Code]description {
 
 		CodePacket:         {KindPacket, badPacket, packetText},
 		CodeServerRestored: {KindServer, nil, restoredText},
+	}
+	maps.Copy(all, webhookDescriptions())
+	for code, verb := range actions {
+		all[code] = description{KindAction, nil, func(c Change) string { return verb + actionObject(c) }}
+	}
+	return all
+}
 
+func webhookDescriptions() map[Code]description {
+	return map[Code]description{
 		CodeWebhookState: {KindServer, func(c Change) bool { return c.To.Text("state") != "ok" }, webhookText},
 		CodeWebhookGap:   {KindServer, always, gapText},
 		CodeWebhookDead:  {KindServer, always, deadLetterText},
 		CodeWebhookTest:  {KindServer, nil, func(c Change) string { return "test of webhook " + c.Name }},
 	}
-	for code, verb := range actions {
-		all[code] = description{KindAction, nil, func(c Change) string { return verb + actionObject(c) }}
-	}
-	return all
 }
 
 // actions has the text of operators' actions, to be followed by the name of the object.

@@ -130,26 +130,34 @@ func read(st state.Observations, after uint64, limit int) (list []fleet.Change, 
 }
 
 // fromDisk reads entries as read does, and returns the gap before or between them: entries that the ledger
-// dropped, because it has a bound. It reports false if that happened meanwhile.
-func fromDisk(st state.Observations, after uint64) (list []fleet.Change, to uint64, gap *webhook.Gap, ok bool,
-	err error) {
-	oldest, err := oldestOf(st)
-	if err != nil {
-		return nil, 0, nil, false, err
+// dropped, because it has a bound.
+func fromDisk(st state.Observations, after uint64) (list []fleet.Change, to uint64, gap *webhook.Gap, err error) {
+	for {
+		oldest, err := oldestOf(st)
+		if err != nil {
+			return nil, 0, nil, err
+		}
+		if list, to, err = read(st, after, part); err != nil {
+			return nil, 0, nil, err
+		}
+		now, err := oldestOf(st)
+		if err != nil {
+			return nil, 0, nil, err
+		}
+		if now == oldest { // else entries were dropped meanwhile
+			return list, to, gapIn(list, after, to, oldest), nil
+		}
 	}
-	if list, to, err = read(st, after, part); err != nil {
-		return nil, 0, nil, false, err
-	}
-	now, err := oldestOf(st)
-	if err != nil || now != oldest {
-		return nil, 0, nil, false, err
-	}
+}
+
+// gapIn returns what is missing of the entries from after to to, of a ledger whose first entry is oldest.
+func gapIn(list []fleet.Change, after, to, oldest uint64) *webhook.Gap {
 	end := to
 	if oldest > 0 {
 		end = min(to, oldest-1)
 	}
 	if end <= after {
-		return list, to, nil, true, nil
+		return nil
 	}
 	missing := end - after
 	for _, c := range list {
@@ -157,10 +165,10 @@ func fromDisk(st state.Observations, after uint64) (list []fleet.Change, to uint
 			missing--
 		}
 	}
-	if missing > 0 {
-		gap = &webhook.Gap{From: after + 1, To: end, Entries: missing, Reason: webhook.GapRetention}
+	if missing == 0 {
+		return nil
 	}
-	return list, to, gap, true, nil
+	return &webhook.Gap{From: after + 1, To: end, Entries: missing, Reason: webhook.GapRetention}
 }
 
 // oldestOf returns the sequence number of the ledger's first entry; 0 if it has none.

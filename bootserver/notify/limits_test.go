@@ -160,12 +160,7 @@ func TestSlowReceiver(t *testing.T) {
 	s := newStage(t)
 	s.limit = time.Minute
 	leave := make(chan struct{})
-	slow := newReceiver(t, func(_ http.ResponseWriter, _ got, before int) {
-		if before == 0 {
-			<-leave
-		}
-	})
-	defer close(leave)
+	slow := newReceiver(t, func(http.ResponseWriter, got, int) { <-leave })
 	quick := newReceiver(t, nil)
 	s.hook(slow, slow.web.URL, nil)
 	s.hook(quick, quick.web.URL, nil)
@@ -177,6 +172,7 @@ func TestSlowReceiver(t *testing.T) {
 		t.Errorf("the other receiver had all after %s", d)
 	}
 	s.stop() // reports if that takes long
+	close(leave)
 	s.run()
 	until(t, "the slow one gets all", func() bool { return len(slow.list()) >= 300 })
 	wantOrder(t, slow.list(), 300)

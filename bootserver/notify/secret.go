@@ -100,7 +100,7 @@ func (k *keeper) make() ([]byte, error) {
 
 // boxOf returns what encrypts with a key of the file.
 func boxOf(key []byte) (cipher.AEAD, error) {
-	derived, err := hkdf.Key(sha256.New, key, nil, "ingot webhook secrets", keySize)
+	derived, err := hkdf.Key(sha256.New, key, nil, "secrets of webhooks", keySize)
 	if err != nil {
 		return nil, err
 	}

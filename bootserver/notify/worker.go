@@ -249,8 +249,7 @@ func (x *worker) read(hook webhook.Webhook) (more bool, err error) {
 	list, to, fed := x.n.feed.after(x.p.Ledger, x.p.Seq)
 	var gap *webhook.Gap
 	if !fed {
-		var ok bool
-		if list, to, gap, ok, err = fromDisk(x.n.State, x.p.Seq); err != nil || !ok {
+		if list, to, gap, err = fromDisk(x.n.State, x.p.Seq); err != nil {
 			return false, err
 		}
 	}

@@ -1,8 +1,13 @@
 package webhook
 
-import (
-	"net/http"
-	"time"
+import "time"
+
+// Statuses of answers that mean something else than others of their hundred (RFC 9110, RFC 6585, RFC 8470).
+const (
+	statusTimeout  = 408
+	statusGone     = 410
+	statusTooEarly = 425
+	statusTooMany  = 429
 )
 
 // Policy is how long events are tried. Zero fields mean the defaults.
@@ -60,12 +65,12 @@ type Result struct {
 func (r Result) OK() bool { return r.Status >= 200 && r.Status < 300 }
 
 // gone reports whether the receiver wants nothing more.
-func (r Result) gone() bool { return r.Status == http.StatusGone }
+func (r Result) gone() bool { return r.Status == statusGone }
 
 // refused reports whether the answer says that the event is at fault, and not the receiver or its load.
 func (r Result) refused() bool {
 	switch r.Status {
-	case http.StatusRequestTimeout, http.StatusTooEarly, http.StatusTooManyRequests:
+	case statusTimeout, statusTooEarly, statusTooMany:
 		return false
 	}
 	return r.Status >= 400 && r.Status < 500

@@ -79,8 +79,9 @@ func TestReachable(t *testing.T) {
 func TestCheckURL(t *testing.T) {
 	for url, fault := range map[string]string{
 		"https://a.example/x?y=z": "", "http://10.0.0.1:8080/": "", "https://[fd00::1]/": "",
-		"": "https://", "ftp://a/": "https://", "a.example/x": "https://", "https:///x": "no host", "https://u:p@a/": "password",
-		"https://a/#x": "fragment", "https://a:0/": "port 0", "https://a/" + strings.Repeat("x", MaxURL): "characters",
+		"": "https://", "ftp://a/": "https://", "a.example/x": "https://", "https:///x": "no host",
+		"https://u:p@a/": "password",
+		"https://a/#x":   "fragment", "https://a:0/": "port 0", "https://a/" + strings.Repeat("x", MaxURL): "characters",
 		"http://a b/": "cannot be read", "file:///etc/passwd": "https://",
 	} {
 		err := CheckURL(url)

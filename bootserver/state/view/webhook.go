@@ -61,7 +61,9 @@ func (v *View) WebhookProgress(id string) (webhook.Progress, bool) {
 
 // DeadLetters returns the dead letters of a webhook, by sequence number.
 func (v *View) DeadLetters(id string) []webhook.Letter {
-	return slices.SortedFunc(maps.Values(v.letters[id]), func(a, b webhook.Letter) int { return cmp.Compare(a.Seq, b.Seq) })
+	return slices.SortedFunc(maps.Values(v.letters[id]), func(a, b webhook.Letter) int {
+		return cmp.Compare(a.Seq, b.Seq)
+	})
 }
 
 // Webhooks implements state.Tx.
