@@ -354,6 +354,7 @@ func TestFaults(t *testing.T) {
 	r := newReceiver(t, func(w http.ResponseWriter, g got, before int) {
 		if bad(g) {
 			w.WriteHeader(422)
+			_, _ = w.Write([]byte("from inside"))
 			return
 		}
 		if before > 0 {
@@ -393,7 +394,7 @@ func TestFaults(t *testing.T) {
 		t.Fatalf("%d were accepted, and %d are dead letters; want some, and %d together", len(r.list()), len(letters), n)
 	}
 	for _, l := range letters {
-		if l.Seq%17 != 0 || l.Failure.Status != 422 || l.Attempts != impatient.Refused {
+		if l.Seq%17 != 0 || l.Failure.Status != 422 || l.Failure.Why != "answer 422: from inside" || l.Attempts != impatient.Refused {
 			t.Errorf("dead letter %+v", l)
 		}
 	}
@@ -403,6 +404,9 @@ func TestFaults(t *testing.T) {
 	for _, c := range list {
 		if c.Code == fleet.CodeWebhookDead && c.Subject == hook.ID {
 			dead++
+		}
+		if strings.Contains(c.String(), "from inside") {
+			t.Errorf("everybody can read what the receiver answered: %s", c)
 		}
 	}
 	if err != nil || dead != len(letters) {

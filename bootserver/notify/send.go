@@ -130,12 +130,11 @@ func (n *Notifier) post(ctx context.Context, c *http.Client, w webhook.Webhook, 
 		return r
 	}
 	r.Why = fmt.Sprintf("answer %d", r.Status)
-	switch said := clip(string(text)); {
-	case r.Status >= 300 && r.Status < 400:
+	if r.Status >= 300 && r.Status < 400 {
 		r.Why += ": redirects are not followed"
-	case said != "":
-		r.Why += ": " + said
+		return r
 	}
+	r.Said = clip(string(text))
 	return r
 }
 

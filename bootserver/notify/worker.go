@@ -180,7 +180,7 @@ func (x *worker) attempt(ctx context.Context, hook webhook.Webhook, e event) (we
 		x.n.sent.Add(1)
 	} else {
 		x.n.failed.Add(1)
-		x.n.Log.Debug("an event was not accepted", "webhook", hook.Name, "event", e.id, "err", r.Why)
+		x.n.Log.Debug("an event was not accepted", "webhook", hook.Name, "event", e.id, "err", r.Text())
 	}
 	return r, nil
 }
@@ -330,7 +330,7 @@ func (x *worker) bury(hook webhook.Webhook, e event, r webhook.Result, attempts 
 	x.n.dead.Add(1)
 	l := webhook.Letter{Webhook: hook.ID, Seq: e.seq, Event: e.id, Gap: e.gap, Code: string(e.from.Code),
 		Machine: e.from.Machine, At: e.from.At, Died: now, Attempts: attempts,
-		Failure: webhook.Failure{At: now, Status: r.Status, Why: r.Why}}
+		Failure: webhook.Failure{At: now, Status: r.Status, Why: r.Text()}}
 	c := fleet.Change{At: now, Code: fleet.CodeWebhookDead, Subject: hook.ID, Name: hook.Name, Machine: e.from.Machine,
 		To: fleet.Values{"seq": int64(e.seq), "code": string(e.from.Code)}, Detail: r.Why}
 	p := x.p
@@ -465,7 +465,7 @@ func (x *worker) resend(ctx context.Context, hook webhook.Webhook, l webhook.Let
 			for _, o := range tx.DeadLetters(x.id) {
 				if o.Seq == l.Seq {
 					o.Attempts++
-					o.Again, o.Failure = false, webhook.Failure{At: now, Status: r.Status, Why: r.Why}
+					o.Again, o.Failure = false, webhook.Failure{At: now, Status: r.Status, Why: r.Text()}
 				} else if r.Status == 0 {
 					o.Again = false
 				}

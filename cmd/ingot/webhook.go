@@ -270,6 +270,9 @@ ledger does not have any more is removed as well. What waits to be sent is tried
 				return a.webhookDone(x, err, "has no dead letters any more")
 			}
 			x, err := a.Client().RedeliverWebhook(cmd.Context(), args[0], args[1:])
+			if x.Paused != nil {
+				return a.webhookDone(x, err, "is paused, and gets them after: ingot webhook resume "+args[0])
+			}
 			return a.webhookDone(x, err, "gets them again; see: ingot webhook show "+args[0])
 		},
 	}

@@ -58,7 +58,17 @@ func (p Policy) WithDefaults() Policy {
 type Result struct {
 	Status int           // of the answer; 0: there was none
 	Why    string        // why it failed
+	Said   string        // text of the answer, from the receiver
 	After  time.Duration // that the receiver asked for by Retry-After
+}
+
+// Text is why an attempt failed, with the text of the answer. That is for administrators: others see the
+// ledger, and must not read by it what a receiver answers.
+func (r Result) Text() string {
+	if r.Said == "" {
+		return r.Why
+	}
+	return r.Why + ": " + r.Said
 }
 
 // OK reports whether the event was accepted.
@@ -100,7 +110,7 @@ func (p Policy) After(w Progress, r Result, now time.Time, random float64) (Prog
 		return w, Delivered
 	}
 	w.Failures++
-	w.Last = &Failure{At: now, Status: r.Status, Why: r.Why}
+	w.Last = &Failure{At: now, Status: r.Status, Why: r.Text()}
 	if r.gone() {
 		w.Attempts, w.Began, w.Next = 0, time.Time{}, time.Time{}
 		return w, Gone

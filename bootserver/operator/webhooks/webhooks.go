@@ -309,7 +309,7 @@ func (x *Webhooks) TestWebhook(ctx context.Context, ref string) (t api.WebhookTe
 	if errors.Is(err, notify.ErrKey) {
 		return t, api.NewProblem(api.CodeWebhookSecret, err.Error(), "name", w.Name)
 	}
-	return api.WebhookTest{OK: r.OK(), Status: r.Status, Why: r.Why, Took: took}, err
+	return api.WebhookTest{OK: r.OK(), Status: r.Status, Why: r.Text(), Took: took}, err
 }
 
 // RedeliverWebhook implements api.Webhooks.
