@@ -73,6 +73,8 @@ func TestAddresses(t *testing.T) {
 	inner := 0
 	target := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { inner++ }))
 	defer target.Close()
+	t.Setenv("HTTP_PROXY", target.URL)
+	t.Setenv("http_proxy", target.URL)
 	hook := s.hook(nil, target.URL, func(w *webhook.Webhook) { w.Allow = nil })
 	wantFailure(t, "loopback", s.try(hook), "loopback")
 	hook.URL = strings.Replace(target.URL, "127.0.0.1", "localhost", 1)
@@ -93,8 +95,6 @@ func TestAddresses(t *testing.T) {
 	hook.URL, hook.Allow = from.URL, []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32")}
 	wantFailure(t, "a redirect", s.try(hook), "redirects are not followed")
 
-	t.Setenv("HTTP_PROXY", target.URL)
-	t.Setenv("http_proxy", target.URL)
 	hook.URL = "http://192.0.2.1:9/" // for documentation: nobody is there
 	s.n.Timeout = 300 * time.Millisecond
 	wantFailure(t, "beside a proxy", s.try(hook), "")
