@@ -194,10 +194,6 @@ func TestBacklog(t *testing.T) {
 	began, most := time.Now(), uint64(0)
 	for len(r.list()) < n && time.Since(began) < 5*time.Minute {
 		time.Sleep(500 * time.Millisecond)
-		x := s.n.workers["0000000000000001"]
-		if x == nil {
-			continue
-		}
 		s.n.feed.mu.Lock()
 		most = max(most, uint64(len(s.n.feed.list)))
 		s.n.feed.mu.Unlock()
