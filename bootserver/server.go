@@ -222,8 +222,7 @@ func (s *Server) Run(ctx context.Context) error {
 	g.Go(func() error { return every(ctx, certificateEvery, s.followCertificate) })
 	g.Go(func() error { return every(ctx, time.Minute, s.sessions().Tidy) })
 	g.Go(func() error { return every(ctx, rolloutTick, func() { s.rollouts.Tick(ctx) }) })
-	g.Go(func() error { return s.packets.Keep(ctx) })
-	g.Go(func() error { return s.notifier.Run(ctx) })
+	s.keepLedger(ctx, g)
 	g.Go(func() error { return s.follow(ctx) })
 	s.ready.Store(true)
 	if s.conf.Ready != nil {
@@ -310,6 +309,12 @@ func (s *Server) prepare(ctx context.Context, st state.Store, now site) error {
 	s.notifier = s.newNotifier(st)
 	s.metrics = newMetrics(s.conf.Version, s.figures)
 	return nil
+}
+
+// keepLedger brings packets into the ledger, and its events to webhooks.
+func (s *Server) keepLedger(ctx context.Context, g *errgroup.Group) {
+	g.Go(func() error { return s.packets.Keep(ctx) })
+	g.Go(func() error { return s.notifier.Run(ctx) })
 }
 
 // newNotifier returns what sends events to webhooks.

@@ -394,7 +394,8 @@ func TestFaults(t *testing.T) {
 		t.Fatalf("%d were accepted, and %d are dead letters; want some, and %d together", len(r.list()), len(letters), n)
 	}
 	for _, l := range letters {
-		if l.Seq%17 != 0 || l.Failure.Status != 422 || l.Failure.Why != "answer 422: from inside" || l.Attempts != impatient.Refused {
+		if l.Seq%17 != 0 || l.Failure.Status != 422 ||
+			l.Failure.Why != "answer 422: from inside" || l.Attempts != impatient.Refused {
 			t.Errorf("dead letter %+v", l)
 		}
 	}
