@@ -378,6 +378,8 @@ func TestProviderClaims(t *testing.T) {
 		{"as it is", nil, access.Admin, "alice", time.Hour + 2*time.Minute},
 		{"the largest of several", map[string]any{"groups": []string{"all", "oncall"}}, access.Operate, "alice",
 			time.Hour + 2*time.Minute},
+		{"the largest of several, first", map[string]any{"groups": []string{"oncall", "shop", "all"}}, access.Operate,
+			"alice", time.Hour + 2*time.Minute},
 		{"one group as a text", map[string]any{"groups": "all"}, access.Read, "alice", time.Hour + 2*time.Minute},
 		{"a verified address", map[string]any{"email": "alice@example.org", "email_verified": true}, access.Admin,
 			"alice@example.org", time.Hour + 2*time.Minute},
