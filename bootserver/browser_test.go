@@ -175,7 +175,44 @@ func TestBrowserByMouse(t *testing.T) {
 	s.bootsHealthy(boot, im.Manifest.Root.Digest)
 	b.until("the machine is healthy", fmt.Sprintf(`document.querySelector("#c-%s").dataset.s == "healthy"`, machineID))
 	b.until("the page was not reloaded", `window.same == true`)
+	s.put("v2")
+	b.do("open the rollouts", click(".side a[href='/rollouts']"), visible(".ways"))
+	b.do("look at the plan", click(".ways a[href^='/rollouts/new']"), visible(".plan"))
+	if n := len(s.state.Rollouts()); n != 0 {
+		t.Fatalf("looking at the plan started %d rollouts", n)
+	}
+	b.do("start it", click(".plan .btn.main"), visible("#waves"))
+	b.until("the page is live", `!document.querySelector("#live").hidden`)
+	eval[bool](b, `window.same = true`)
+	s.failsUntilHalted()
+	b.until("it halts", `document.querySelector("#head .badge").dataset.s == "halted"`)
+	b.until("it says why", `document.querySelector("#why").innerText.includes("node01 failed with lab:v2 until it")`)
+	b.until("the page was not reloaded", `window.same == true`)
+	b.do("abort", click("#head .btn.main"), visible(".decide"))
+	if r := s.rollout("r1"); r.State != "halted" {
+		t.Fatalf("without a confirmation it is %s", r.State)
+	}
+	b.do("confirm", enter("input[name=why]", "broken"), click(".decide .btn.main"), visible("p.notice"))
+	s.server.rollouts.Tick(t.Context())
+	b.until("it is back", `document.querySelector("#head .badge").dataset.s == "aborted" &&
+		!document.querySelector("#head .btn")`)
+	if m := s.machine(machineID); m.Assignment.Name != "lab:v1" {
+		t.Errorf("after the abort the machine is assigned %q", m.Assignment.Name)
+	}
 	b.calm()
+}
+
+// failsUntilHalted plays boots of the rollout's image that fail, until it halts.
+func (s *street) failsUntilHalted() {
+	s.t.Helper()
+	s.server.rollouts.Tick(s.t.Context())
+	for range fleet.DefaultAttempts {
+		s.attempt(ingot.StageSwitch, "/sbin/init: no such file")
+		s.server.rollouts.Tick(s.t.Context())
+	}
+	if r := s.rollout("r1"); r.State != "halted" {
+		s.t.Fatalf("the rollout is %s: %+v", r.State, r.Stop)
+	}
 }
 
 // TestBrowserByKeyboard: the same without a mouse, and an assignment by the palette.
@@ -218,6 +255,27 @@ func TestBrowserByKeyboard(t *testing.T) {
 		t.Errorf("assigned %q; want lab:v2", m.Assignment.Name)
 	}
 	b.until("the machine is outdated", `document.querySelector("#head .badge").dataset.s == "outdated"`)
+	s.put("v3")
+	b.do("open the palette", ctrlK(), visible("#palette"), keys("start rollout"))
+	b.until("the action is found", `document.querySelector("#found [aria-selected=true]")?.pathname == "/rollouts/new"`)
+	b.do("open it", keys(kb.Enter), visible("form.start"))
+	b.tabTo("select[name=image]")
+	b.do("choose the image", keys("lab:v3"))
+	b.tabTo("input[name=to]")
+	b.do("name the machines", keys("node01"+kb.Enter), visible(".plan"))
+	b.tabTo(".plan .btn.main")
+	b.do("start it", keys(kb.Enter), visible("#waves"))
+	s.failsUntilHalted()
+	b.until("it halts", `document.querySelector("#head .badge").dataset.s == "halted"`)
+	b.tabTo("#head a[href$='/resume']")
+	b.do("resume", keys(kb.Enter), visible(".decide"))
+	b.tabTo("input[name=why]")
+	b.do("say why", keys("once more"))
+	b.tabTo(".decide .btn.main")
+	b.do("confirm", keys(kb.Enter), visible("p.notice"))
+	if r := s.rollout("r1"); r.State == "halted" || r.Log[len(r.Log)-1].Why != "once more" {
+		t.Errorf("after a resume it is %s: %+v", r.State, r.Log)
+	}
 	b.calm()
 }
 
@@ -237,12 +295,23 @@ func TestBrowserIsNarrow(t *testing.T) {
 	b.do("log in", chromedp.EmulateViewport(320, 640), chromedp.Navigate(s.tls+"/login?next=/pending"),
 		enter("#token", s.token("admin", access.Admin)), click("form .btn.main"),
 		visible("#p-"+machineID))
-	pages := []string{"/", "/pending", "/machines/" + machineID, "/machines/" + machineID + "/boots/" + string(boot),
+	v3 := s.put("v3")
+	s.fakes(9, v3)
+	s.startRollout(api.RolloutRequest{Image: "lab:v2", Selector: "fake[000-008]",
+		Policy: api.RolloutPolicy{Spread: "rack"}})
+	s.haltAtCanary()
+	pages := []string{"/", "/rollouts", "/rollouts/r1", "/rollouts/r1/abort", "/rollouts/r1/resume",
+		"/rollouts/new?image=lab%3Av1&to=fake000", "/rollouts/new?image=lab%3Av1&to=nobody", "/pending",
+		"/machines/" + machineID, "/machines/" + machineID + "/boots/" + string(boot),
 		"/images", "/network", "/events", "/trends", "/settings"}
 	for range 2 {
 		for _, p := range pages {
 			for _, theme := range []string{"light", "dark"} {
-				b.do(p, chromedp.Navigate(s.tls+p+"?theme="+theme), chromedp.WaitReady(chromedp.CSS("#main")))
+				at := p + "?theme=" + theme
+				if strings.Contains(p, "?") {
+					at = p + "&theme=" + theme
+				}
+				b.do(p, chromedp.Navigate(s.tls+at), chromedp.WaitReady(chromedp.CSS("#main")))
 				wide := eval[string](b, tooWide)
 				dark := eval[string](b, `getComputedStyle(document.body).colorScheme`)
 				if wide != "" {
@@ -290,6 +359,11 @@ func TestBrowserIsAccessible(t *testing.T) {
 		FirstSeen: s.clock, LastSeen: s.clock},
 		fleet.Machine{ID: "m-525400120003", State: fleet.Pending, MACs: []string{"52:54:00:12:00:03"},
 			FirstSeen: s.clock, LastSeen: s.clock, Ask: &fleet.Question{With: machineID, What: "Is it the same?"}})
+	v3 := s.put("v3")
+	s.fakes(9, v3)
+	s.startRollout(api.RolloutRequest{Image: "lab:v2", Selector: "fake[000-008]",
+		Policy: api.RolloutPolicy{Spread: "rack"}})
+	s.haltAtCanary()
 	b := newTab(t, s.tls)
 	judge := func(what string) {
 		t.Helper()
@@ -303,7 +377,9 @@ func TestBrowserIsAccessible(t *testing.T) {
 	b.do("log in", chromedp.Navigate(s.tls+"/login"), visible("#token"))
 	judge("/login")
 	b.do("log in", enter("#token", s.token("admin", access.Admin)), click("form .btn.main"), visible("#open"))
-	for _, p := range []string{"/", "/?d=marks", "/pending", "/machines/" + machineID, "/images", "/network", "/events",
+	for _, p := range []string{"/", "/?d=marks", "/rollouts", "/rollouts/r1", "/rollouts/r1/abort",
+		"/rollouts/r1/resume", "/rollouts/new", "/rollouts/new?image=lab%3Av1&to=fake000", "/pending",
+		"/machines/" + machineID, "/images", "/network", "/events",
 		"/machines/" + machineID + "/boots/" + string(boot), "/trends", "/settings"} {
 		at, _ := url.Parse(s.tls + p)
 		for _, theme := range []string{"light", "dark", "narrow"} {

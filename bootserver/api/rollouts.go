@@ -14,6 +14,8 @@ import (
 type Rollouts interface {
 	// Rollouts returns all rollouts, the oldest first.
 	Rollouts() []Rollout
+	// OpenRollouts returns those that have not ended, without Count.
+	OpenRollouts() []Rollout
 	// Rollout returns one rollout, by id.
 	Rollout(id string) (RolloutDetail, error)
 	// RolloutMachines returns the machines of a rollout, in the order in which they are moved.

@@ -27,6 +27,16 @@ func (o *Operator) Rollouts() (list []api.Rollout) {
 	return list
 }
 
+// OpenRollouts implements api.Rollouts.
+func (o *Operator) OpenRollouts() (list []api.Rollout) {
+	for _, r := range o.state.Rollouts() {
+		if r.State != rollout.Preparing && !r.State.Ended() {
+			list = append(list, convertRollout(r, nil))
+		}
+	}
+	return list
+}
+
 // findRollout returns a rollout by id.
 func (o *Operator) findRollout(id string) (rollout.Rollout, error) {
 	r, known := o.state.Rollout(id)

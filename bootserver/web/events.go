@@ -80,6 +80,9 @@ func (s *Server) entries(q *query, list []api.Entry) []entry {
 		if one.Name != "" {
 			one.Link = "/machines/" + string(e.Machine)
 		}
+		if e.Machine == "" && e.Rollout != "" {
+			one.Name, one.Link = "rollout "+e.Rollout, "/rollouts/"+e.Rollout
+		}
 		if e.Boot != "" && one.Link != "" {
 			one.Link += "/boots/" + string(e.Boot)
 		}

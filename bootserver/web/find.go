@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"ingot/bootserver/web/format"
+	"ingot/bootserver/web/waves"
 )
 
 // found is one thing that the palette offers.
@@ -65,7 +66,9 @@ func (s *Server) found(q *query) (findData, error) {
 		}
 	}
 	add("images", "Images", names)
-	add("actions", "Actions", actions)
+	rollouts, more := s.foundRollouts(q, matches)
+	add("rollouts", "Rollouts", rollouts)
+	add("actions", "Actions", append(more, actions...))
 	var pages []found
 	for _, p := range navigation {
 		if matches(p.Name, "page") {
@@ -102,6 +105,35 @@ func (s *Server) foundMachines(q *query, matches func(...string) bool) (machines
 	return machines, actions
 }
 
+// foundRollouts are the rollouts that have not ended, and what can be done with rollouts.
+func (s *Server) foundRollouts(q *query, matches func(...string) bool) (rollouts, actions []found) {
+	if q.Can("POST /v1/rollouts") && matches("start a rollout") {
+		actions = append(actions, found{Name: "Start a rollout", Note: format.Command("rollout", "start", "IMAGE", "--to",
+			"SELECTOR"), Link: "/rollouts/new", Icon: "rollout"})
+	}
+	for _, r := range slices.Backward(s.backend.OpenRollouts()) {
+		b := waves.BadgeOf(r)
+		link := "/rollouts/" + r.ID
+		about := []string{"rollout", r.ID, r.Image.Name, r.Selector}
+		if matches(append(about, b.Word)...) {
+			rollouts = append(rollouts, found{Name: "Rollout " + r.ID, Note: r.Image.Name + " to " + r.Selector + ", " +
+				strings.ToLower(b.Word), Link: link, State: state(b.Mark)})
+		}
+		for _, a := range rolloutActions {
+			if q.Get("q") != "" && q.Can("POST /v1/rollouts/{id}/"+a.verb) && matches(append(about, a.verb)...) &&
+				(a.verb == "abort" || (a.verb == "resume") == (b.Mark == waves.Halted || b.Mark == waves.Paused)) {
+				actions = append(actions, found{Name: format.Title(a.verb) + " rollout " + r.ID, Link: link + a.at,
+					Icon: a.icon, Note: format.Command("rollout", a.verb, r.ID)})
+			}
+		}
+	}
+	return rollouts, actions
+}
+
+// rolloutActions are what the palette offers to do with a rollout.
+var rolloutActions = []struct{ verb, icon, at string }{
+	{"pause", "pause", "#main"}, {"resume", "play", "/resume"}, {"abort", "back", "/abort"}}
+
 // machineActions are what the palette offers to do with a machine.
 var machineActions = []struct{ verb, words, icon, at string }{
 	{"assign", "assign", "image", "#assign"}, {"rollback", "rollback", "back", "#main"},
@@ -111,12 +143,13 @@ var machineActions = []struct{ verb, words, icon, at string }{
 type navEntry struct{ Nav, Name, Link, Icon string }
 
 // navigation are the pages, in their order.
-var navigation = []navEntry{{"fleet", "Fleet", "/", "fleet"}, {"images", "Images", "/images", "image"},
+var navigation = []navEntry{{"fleet", "Fleet", "/", "fleet"},
+	{"rollouts", "Rollouts", "/rollouts", "rollout"}, {"images", "Images", "/images", "image"},
 	{"pending", "Pending", "/pending", "pending"}, {"network", "Network", "/network", "network"},
 	{"events", "Events", "/events", "events"}, {"trends", "Trends", "/trends", "trends"},
 	{"settings", "Settings", "/settings", "settings"}}
 
 // Navigation are the pages, in groups.
 func (frame) Navigation() [][]navEntry {
-	return [][]navEntry{navigation[:3], navigation[3:6], navigation[6:]}
+	return [][]navEntry{navigation[:4], navigation[4:7], navigation[7:]}
 }

@@ -14,6 +14,7 @@ import (
 	"ingot/bootserver/api"
 	"ingot/bootserver/fleet"
 	"ingot/bootserver/web/format"
+	"ingot/bootserver/web/waves"
 )
 
 // How many machines a page shows in which way.
@@ -50,6 +51,7 @@ type fleetData struct {
 	Notes    []note
 	More     int // notes beyond these
 	Latest   []entry
+	Rollouts []waves.Strip     // that have not ended
 	Links    map[string]string // of the two densities
 	Images   []api.Image       // of an empty fleet
 	Network  api.Network       // likewise
@@ -75,6 +77,15 @@ func (s *Server) fleet(q *query) (page, error) {
 	if len(all) == 0 && d.Selector == "" {
 		return s.emptyFleet(q, p, d)
 	}
+	strips, err := s.strips()
+	if err != nil {
+		return p, err
+	}
+	d.Rollouts = strips
+	moved := movedBy(strips)
+	for i := range all {
+		all[i].Moved = moved[all[i].ID]
+	}
 	booted := slices.DeleteFunc(slices.Clone(all), func(m status) bool { return m.Machine.State == api.Pending })
 	chosen := d.choose(booted)
 	if d.Selector != "" {
@@ -98,7 +109,7 @@ func (s *Server) fleet(q *query) (page, error) {
 	d.Marks = q.Get("d") == "marks" || q.Get("d") == "" && len(chosen) >= manyMachines
 	d.Links = map[string]string{"cells": d.with("d", "cells"), "marks": d.with("d", "marks")}
 	d.Racks = d.racks(chosen)
-	d.Notes = notesOf(all, q.now)
+	d.Notes = append(stopped(strips), notesOf(all, q.now)...)
 	d.More = max(0, len(d.Notes)-mostNotes)
 	d.Notes = d.Notes[:len(d.Notes)-d.More]
 	events, err := s.backend.Events(q.ctx, api.EventsRequest{Newest: true, Limit: latestEvents})
@@ -251,7 +262,8 @@ func digits(s string) int { return len(s) - len(strings.TrimLeft(s, "0123456789"
 // parts are what changes on the page: the counts, the heads of the groups, each machine, what needs
 // attention and the events.
 func (d *fleetData) parts() []part {
-	list := []part{{"sum", "fleet-sum", *d}, {"notes", "fleet-notes", *d}, {"latest", "fleet-latest", *d}}
+	list := []part{{"sum", "fleet-sum", *d}, {"rollouts", "rollout-strips", d.Rollouts}, {"notes", "fleet-notes", *d},
+		{"latest", "fleet-latest", *d}}
 	for _, r := range d.Racks {
 		list = append(list, part{r.ID, "fleet-rack-head", r})
 		if d.Grouped {

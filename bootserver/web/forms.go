@@ -27,7 +27,12 @@ var notes = map[string]string{
 	"rename": "Renamed.", "retire": "Retired: the machine may not boot any more.", "forget": "Forgotten.",
 	"merge": "Merged.", "grants": "Granted: the next boot may initialise that disk.",
 	"gc": "Space that no image needs was freed.", "reload": "The configuration was read again.",
-	"revoke": "Revoked. Its sessions and open pages have ended.",
+	"rollout": "Started. The page follows it.", "plan": "The plan has changed since it was shown. Look at it again: " +
+		"nothing was started.",
+	"rollout-pause":  "Paused: no further machine is moved.",
+	"rollout-resume": "Resumed: what stopped it counts no more.",
+	"rollout-abort":  "Aborted: machines that were moved are assigned what they had.",
+	"revoke":         "Revoked. Its sessions and open pages have ended.",
 }
 
 // serveForm carries out what a form says, and goes on to a page.

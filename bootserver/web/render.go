@@ -100,7 +100,7 @@ type frame struct {
 }
 
 // counts are beside the entries of the navigation.
-type counts struct{ Machines, Pending int }
+type counts struct{ Machines, Pending, Rollouts int }
 
 // assets names the content of the files in static, so that a browser asks for changed ones.
 var assets = sync.OnceValue(func() string {
@@ -125,6 +125,7 @@ var functions = template.FuncMap{
 	"size": format.Size, "mib": format.Mebibytes, "seconds": format.Seconds, "ago": format.Ago, "clock": format.Clock,
 	"day": format.Day, "stamp": format.Stamp, "short": format.Short, "plural": format.Plural,
 	"join": strings.Join, "add": func(a, b int) int { return a + b },
+	"neg": func(a int) int { return -a }, "brief": format.Brief, "sentence": format.Sentence,
 }
 
 // execute renders a template. What machines said cannot harm in it: see package harmless.
@@ -190,7 +191,8 @@ func (s *Server) servePage(r route, w http.ResponseWriter, q *http.Request) {
 	if len(p.parts) > 0 {
 		n := countsOf(s.machines(in))
 		p.parts = append(p.parts, part{"n-fleet", "nav-count", navCount{"fleet", n.Machines}},
-			part{"n-pending", "nav-count", navCount{"pending", n.Pending}})
+			part{"n-pending", "nav-count", navCount{"pending", n.Pending}},
+			part{"n-rollouts", "nav-count", navCount{"rollouts", len(s.backend.OpenRollouts())}})
 	}
 	if c, is := q.Context().Value(capturedKey{}).(*captured); is {
 		c.page, c.err = p, err
@@ -224,6 +226,7 @@ func (s *Server) frame(r *http.Request, in *query, p page) frame {
 	f := frame{query: in, Title: p.title, Nav: p.nav, Crumbs: p.crumbs, Command: p.command,
 		Counts: countsOf(s.machines(in)), Host: r.Host, Version: s.backend.Version(), Assets: assets(),
 		Note: notes[in.Get("did")]}
+	f.Counts.Rollouts = len(s.backend.OpenRollouts())
 	if _, err := r.Cookie(login.CookieName); err == nil {
 		f.Logout = true
 	}
@@ -243,6 +246,8 @@ func (f frame) Count(nav string) *navCount {
 		return &navCount{nav, f.Counts.Machines}
 	case "pending":
 		return &navCount{nav, f.Counts.Pending}
+	case "rollouts":
+		return &navCount{nav, f.Counts.Rollouts}
 	}
 	return nil
 }

@@ -54,12 +54,13 @@ func (r route) scope() access.Scope {
 
 // table is all that can be asked of the dashboard.
 func table() []route {
-	return slices.Concat(pageRoutes(), formRoutes(), otherRoutes())
+	return slices.Concat(pageRoutes(), formRoutes(), rolloutRoutes(), otherRoutes())
 }
 
 func pageRoutes() []route {
 	return []route{
-		{pattern: "GET /{$}", takes: []string{"GET /v1/machines", "GET /v1/boots", "GET /v1/events"}, page: (*Server).fleet},
+		{pattern: "GET /{$}", takes: []string{"GET /v1/machines", "GET /v1/boots", "GET /v1/events",
+			"GET /v1/rollouts"}, page: (*Server).fleet},
 		{pattern: "GET /machines/{ref}", takes: []string{"GET /v1/machines/{ref}", "GET /v1/boots",
 			"GET /v1/machines/{ref}/why"}, page: (*Server).machine},
 		{pattern: "GET /machines/{ref}/boots/{boot}", takes: []string{"GET /v1/machines/{ref}/console", "GET /v1/boots"},

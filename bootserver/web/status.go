@@ -47,6 +47,7 @@ type status struct {
 	Boot  *api.Boot
 	Done  float64   // of a boot under way, from 0 to 1
 	Since time.Time // of the state
+	Moved string    // the rollout that moved it, as long as it is not healthy with the image
 }
 
 // statusOf says how a machine is; b is its latest boot, or nil.
@@ -109,7 +110,11 @@ func (s status) Up() bool { return s.State == healthy || s.State == outdated }
 
 // Label is all of it in words, for those that see no colours.
 func (s status) Label() string {
-	return s.Hostname() + ", " + s.State.Word() + ", " + s.Fact
+	text := s.Hostname() + ", " + s.State.Word() + ", " + s.Fact
+	if s.Moved != "" {
+		text += ", moved by rollout " + s.Moved
+	}
+	return text
 }
 
 // Fill is the width of the bar of a boot under way.
