@@ -152,7 +152,7 @@ func TestRolloutPages(t *testing.T) {
 		"-/rollouts/r1/abort",
 		"-method=\"post\" action=\"/rollouts")
 	wants(t, "the list", reader.plain("/rollouts"), "lab:v2 to all", "Halted", "-/rollouts/new")
-	wants(t, "what needs attention", b.plain("/"), "Rollout r1</a> of lab:v2 halted", "Decide")
+	wants(t, "what needs attention", b.plain("/"), "Rollout r1</a> of lab:v2 halted")
 	wants(t, "some machines", b.plain("/rollouts/r1?is=waiting"), "fake001", "-given up</td>")
 	wants(t, "before an abort", b.plain("/rollouts/r1/abort"), "Abort: 1 back to lab:v1?", "ingot rollout abort r1",
 		"cannot be resumed", "<td>lab:v1</td>")
@@ -178,6 +178,8 @@ func TestRolloutPages(t *testing.T) {
 		"-/rollouts/r1/abort", "taken back")
 	wants(t, "the history", b.plain("/rollouts"), "No rollout is under way", "<td>lab:v2 to all</td>",
 		"ingot rollout history")
+	wants(t, "an abort of what is over", b.plain("/rollouts/r1/abort"), "there is nothing to decide now",
+		"-action=\"/rollouts/r1/abort\"")
 	if status, text := b.get("/rollouts/r9"); status != 404 || !strings.Contains(text, "ingot rollout ls") {
 		t.Errorf("a rollout that is not there = %d %s", status, text)
 	}

@@ -243,7 +243,8 @@ func failureTraits(t rollout.Traits, m *rollout.Member) rollout.Traits {
 
 var (
 	complaint = regexp.MustCompile(`(?i)\b(error|failed|failure|panic|BUG|oops|unable|timed out|call trace|cannot)\b`)
-	varying   = regexp.MustCompile(`^\[ *\d+\.\d+\] *|0x[0-9a-f]+|\b\d+\b`)
+	kernelAge = regexp.MustCompile(`^\[ *\d+\.\d+\] *`)
+	varying   = regexp.MustCompile(`0x[0-9a-f]+|\b\d+\b`)
 )
 
 // withConsole adds the lines of the console of the latest boot that counts which report a problem, without
@@ -258,7 +259,7 @@ func (o *Operator) withConsole(t rollout.Traits, m *rollout.Member, n int) rollo
 	}
 	lines := 0
 	for line := range strings.Lines(text) {
-		if line = strings.TrimSpace(line); !complaint.MatchString(line) {
+		if line = kernelAge.ReplaceAllString(strings.TrimSpace(line), ""); !complaint.MatchString(line) {
 			continue
 		}
 		t = t.With("console", fleet.Clip(strings.TrimSpace(varying.ReplaceAllString(line, "N")), 600))

@@ -4,10 +4,12 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"ingot"
 	"ingot/bootserver/api"
 	"ingot/bootserver/web/format"
+	"ingot/bootserver/web/waves"
 )
 
 // entry is an event in a table.
@@ -15,6 +17,7 @@ type entry struct {
 	api.Entry
 	Name, Link string
 	State      state
+	Day        string // above it: its day is another one than that of the event above; empty: it is not
 }
 
 // eventsData is what the page Events shows.
@@ -74,6 +77,7 @@ func (s *Server) events(q *query) (page, error) {
 // entries are events for a table, the newest first.
 func (s *Server) entries(q *query, list []api.Entry) []entry {
 	names := s.names(q)
+	above := q.now.Local().Format(time.DateOnly)
 	out := make([]entry, 0, len(list))
 	for _, e := range slices.Backward(list) {
 		one := entry{Entry: e, Name: names[e.Machine], State: stateOfEntry(e)}
@@ -82,6 +86,7 @@ func (s *Server) entries(q *query, list []api.Entry) []entry {
 		}
 		if e.Machine == "" && e.Rollout != "" {
 			one.Name, one.Link = "rollout "+e.Rollout, "/rollouts/"+e.Rollout
+			one.Text = strings.TrimPrefix(one.Text, one.Name+" of ")
 		}
 		if e.Boot != "" && one.Link != "" {
 			one.Link += "/boots/" + string(e.Boot)
@@ -91,6 +96,9 @@ func (s *Server) entries(q *query, list []api.Entry) []entry {
 		} else if e.Kind == "step" {
 			one.Text = stageName(e.Stage)
 		}
+		if day := e.At.Local().Format(time.DateOnly); day != above {
+			one.Day, above = day, day
+		}
 		out = append(out, one)
 	}
 	return out
@@ -99,6 +107,8 @@ func (s *Server) entries(q *query, list []api.Entry) []entry {
 // stateOfEntry is the mark of an event; empty: none.
 func stateOfEntry(e api.Entry) state {
 	switch {
+	case e.Bad && e.Rollout != "" && e.Machine == "":
+		return state(waves.Halted)
 	case e.Bad:
 		return failed
 	case e.Kind == "step" && e.Stage == ingot.StageHealthy, e.Kind == "end":

@@ -129,6 +129,7 @@ func (s *Server) rollout(q *query) (page, error) {
 	d := rolloutData{query: q, RolloutDetail: detail, Badge: waves.BadgeOf(detail.Rollout), Is: q.Get("is"),
 		Waves: waves.Of(detail.Rollout, members), Counts: waves.Count(members), Budgets: waves.Budgets(detail.Budget)}
 	d.Lead, d.Follows = d.lead()
+	d.Lead = strings.ReplaceAll(d.Lead, " %", format.NBSP+"%")
 	names := map[ingot.MachineID]string{}
 	for _, m := range members {
 		names[m.Machine] = m.Name
@@ -325,6 +326,11 @@ type decision struct {
 	Verb string
 }
 
+// Open reports whether there is something to decide.
+func (d decision) Open() bool {
+	return d.rolloutData.Open() && !d.Aborting() && (d.Verb == "abort" || d.Stopped())
+}
+
 // confirm asks before a rollout is aborted or resumed.
 func confirm(verb string) func(*Server, *query) (page, error) {
 	return func(s *Server, q *query) (page, error) {
@@ -393,7 +399,7 @@ func stopped(list []waves.Strip) (notes []note) {
 		if link := "/rollouts/" + s.ID; s.Stopped() {
 			b := s.Badge()
 			notes = append(notes, note{State: state(b.Mark), Name: "Rollout " + s.ID, Link: link, Since: s.Since,
-				Text: "of " + s.Image.Name + " " + strings.ToLower(b.Word), Why: s.Line(), Act: "Decide", ActTo: link})
+				Text: "of " + s.Image.Name + " " + strings.ToLower(b.Word), Why: s.Line(), Act: "Open", ActTo: link})
 		}
 	}
 	return notes

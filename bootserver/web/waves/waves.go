@@ -44,6 +44,7 @@ type Strip struct {
 
 // Wave is one of a rollout.
 type Wave struct {
+	Short       string // "Wave 2"
 	Name, State string
 	Good, All   int // machines, without those that are left out
 	Machines    []Member
@@ -243,6 +244,7 @@ func Of(r api.Rollout, members []Member) []Wave {
 	for k := range list {
 		w := &list[k]
 		w.Name, w.State = nameOf(r.Policy, k), stateOf(r, k)
+		w.Short, _, _ = strings.Cut(w.Name, " ·")
 		w.Counts = Count(w.Machines)
 		w.Good, w.All = w.Counts.Healthy, w.Counts.All()
 		w.Out = leftOut(w.Machines)
@@ -290,17 +292,23 @@ func stateOf(r api.Rollout, k int) string {
 // healthy already.
 func leftOut(list []Member) string {
 	var names []string
-	n := 0
+	n, has := 0, 0
 	for _, m := range list {
+		if m.Is == hasIt {
+			has++
+		}
 		if m.Is != outside && m.Is != unfit {
 			continue
 		}
 		if n++; n <= mostLeft {
-			names = append(names, strings.TrimSpace(m.Name+" "+m.Why))
+			names = append(names, m.Name+" ("+m.Why+")")
 		}
 	}
 	if n > mostLeft {
 		names = append(names, fmt.Sprintf("and %d more", n-mostLeft))
+	}
+	if has > 0 {
+		names = append(names, fmt.Sprintf("%d with the image already", has))
 	}
 	return strings.Join(names, ", ")
 }
@@ -310,7 +318,7 @@ func (w Wave) Chips() []Member {
 	if len(w.Machines) > mostChips {
 		return nil
 	}
-	return slices.DeleteFunc(slices.Clone(w.Machines), func(m Member) bool { return m.Is == outside })
+	return slices.DeleteFunc(slices.Clone(w.Machines), func(m Member) bool { return m.Is == outside || m.Is == hasIt })
 }
 
 // Tick is a machine in a strip.

@@ -69,7 +69,8 @@ func TestWaves(t *testing.T) {
 			len(w.Chips()), len(w.Ticks()), w.Out))
 	}
 	want := "Canary: 1 of 1, done 10:00, 1 chips, 1 ticks, \n" +
-		"Wave 2 · 50\u00a0%: 0 of 2, halted 12:00, 2 chips, 2 ticks, node100 off, node101 off, node102 off, node103 off, " +
+		"Wave 2 · 50\u00a0%: 0 of 2, halted 12:00, 2 chips, 2 ticks, node100 (off), node101 (off), node102 (off), " +
+		"node103 (off), " +
 		"and 2 more\n" +
 		"Wave 3 · 100\u00a0%: 0 of 60, not started, 0 chips, 0 ticks, "
 	if text := strings.Join(got, "\n"); text != want {
