@@ -123,10 +123,7 @@ func given(ways ...string) int {
 }
 
 // validateTrees checks base and layers of the merged profile.
-func (p *Profile) validateTrees(top Place, faults *Faults) {
-	if p.Base.Suite == "" && !p.Base.Tree() {
-		faults.Add(top, "write: extends: debian", "the profile has neither a Debian suite nor another base")
-	}
+func (p *Profile) validateTrees(faults *Faults) {
 	if p.Base.Tree() && len(p.Packages) > 0 {
 		faults.Add(p.Base.At, "install them where the tree is made, "+
 			"or start from a suite and add the tree with layers",

@@ -6,10 +6,13 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"os"
 	"path"
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"go.yaml.in/yaml/v4"
 
 	"ingot"
 	"ingot/internal/beneath"
@@ -39,20 +42,31 @@ var ErrNoProfile = errors.New("no such profile")
 // Load reads the profile that ref names (a YAML file, a folder with a profile.yaml, or a shipped
 // profile), merges what it extends and validates the result. It returns all faults together as
 // Faults.
-func Load(ref string) (*Profile, error) {
+//
+// The files are merged one after another: the profiles that a file extends go before it, in the order
+// in which it lists them, and a profile that several others extend goes once, before the first of them.
+// So what a profile says always counts more than what it extends.
+func Load(ref string) (*Profile, error) { return LoadWith(ref, nil) }
+
+// LoadWith is like Load and sets variables of the profile, by name.
+func LoadWith(ref string, set map[string]string) (*Profile, error) {
 	o, err := find(beneath.Path{Name: ref}, ref)
 	if err != nil {
 		return nil, err
 	}
 	l := &loader{}
-	p := l.load(o, nil)
-	if p != nil {
-		if o.disk != "" {
-			p.File = o.name
-		}
-		p.complete()
-		p.validate(o, &l.faults)
+	l.read(o, nil)
+	v := l.variables(set)
+	for _, f := range l.files {
+		v.resolve(f)
+		f.decode()
+		l.faults = append(l.faults, f.d.Faults...)
 	}
+	p := l.mergeAll()
+	p.Vars = v.vars
+	p.renderFiles(v)
+	p.complete()
+	p.validate(Place{File: o.name, Line: 1, Column: 1}, !l.broken, &l.faults)
 	if err := l.faults.Err(); err != nil {
 		return nil, err
 	}
@@ -102,59 +116,115 @@ func findShipped(ref string) (origin, error) {
 		ErrNoProfile, ref, fileName, strings.Join(Shipped(), ", "))
 }
 
-// loader collects the faults of all files of one profile.
-type loader struct{ faults Faults }
+// loader reads the files of one profile.
+type loader struct {
+	files  []*file // each once, after those that it extends
+	broken bool    // a file cannot be read, so that what is missing may be in it
+	faults Faults
+}
 
-// load reads one file and what it extends. chain is the files that led to it. It returns nil when
-// the file cannot be read at all.
-func (l *loader) load(o origin, chain []string) *Profile {
-	content, err := fs.ReadFile(o.folder, o.file)
+// file is one profile file, as it is written.
+type file struct {
+	origin
+	info fs.FileInfo
+	root *yaml.Node // nil: it is not YAML
+	p    *Profile
+	d    *decoder
+}
+
+// same reports whether two files are one, perhaps by different paths.
+func (f *file) same(g *file) bool { return f.name == g.name || os.SameFile(f.info, g.info) }
+
+// read reads one file and what it extends. chain is the files that led to it.
+func (l *loader) read(o origin, chain []*file) {
+	f, content, err := o.open()
 	if err != nil {
 		fix := "check the path and its permissions"
 		if errors.Is(err, beneath.ErrLeaves) {
 			fix = "name the file that the link points to"
 		}
 		l.faults.Add(Place{File: o.name}, fix, "cannot read it: %v", err)
-		return nil
+		l.broken = true
+		return
 	}
-	p, d := decodeFile(o, content)
-	d.checkFile(p)
-	l.faults = append(l.faults, d.Faults...)
-	chain = append(chain, o.name)
-	merged := &Profile{folders: map[string]fs.FS{}}
-	for i, ref := range p.Extends {
-		at := d.Places[fmt.Sprintf("extends[%d]", i)]
-		parent, err := o.parent(ref)
-		if errors.Is(err, beneath.ErrLeaves) {
-			l.faults.Add(at, "write the path that the link points to", "extends %q: %v", ref, beneath.ErrLeaves)
-			continue
-		}
-		if err != nil {
-			l.faults.Add(at, "shipped profiles: "+strings.Join(Shipped(), ", "), "extends %q: no such profile", ref)
-			continue
-		}
-		if slices.Contains(chain, parent.name) {
-			l.faults.Add(at, "remove one of these extends", "the profiles extend each other: %s",
-				strings.Join(append(chain, parent.name), " → "))
-			continue
-		}
-		if q := l.load(parent, chain); q != nil {
-			l.merge(merged, q)
-			merged.Parents = slices.Concat(parentsOf(q, parent), merged.Parents) // the last one is the nearest
-		}
+	if !f.parse(content) {
+		l.broken = true
 	}
-	p.folders = map[string]fs.FS{o.name: o.folder}
-	l.merge(merged, p)
-	return merged
+	chain = append(slices.Clone(chain), f)
+	extends, places := f.extends()
+	for i, ref := range extends {
+		l.extend(f, ref, places[i], chain)
+	}
+	l.files = append(l.files, f)
 }
 
-// parentsOf returns a profile that was read from o, and its parents.
-func parentsOf(p *Profile, o origin) []Parent {
-	own := Parent{Name: p.Name}
-	if o.disk != "" {
-		own.File = o.name
+// open reads the file.
+func (o origin) open() (*file, []byte, error) {
+	info, err := fs.Stat(o.folder, o.file)
+	if err != nil {
+		return nil, nil, err
 	}
-	return slices.Insert(slices.Clone(p.Parents), 0, own)
+	content, err := fs.ReadFile(o.folder, o.file)
+	return &file{origin: o, info: info}, content, err
+}
+
+// extend reads a profile that f extends, unless it was read already.
+func (l *loader) extend(f *file, ref string, at Place, chain []*file) {
+	parent, err := f.parent(ref)
+	if errors.Is(err, beneath.ErrLeaves) {
+		f.d.Faults.Add(at, "write the path that the link points to", "extends %q: %v", ref, beneath.ErrLeaves)
+		l.broken = true
+		return
+	}
+	if err != nil {
+		f.d.Faults.Add(at, "shipped profiles: "+strings.Join(Shipped(), ", "), "extends %q: no such profile", ref)
+		l.broken = true
+		return
+	}
+	next := &file{origin: parent}
+	if next.info, err = fs.Stat(parent.folder, parent.file); err == nil {
+		if i := slices.IndexFunc(chain, next.same); i >= 0 {
+			var names []string
+			for _, g := range chain {
+				names = append(names, g.name)
+			}
+			f.d.Faults.Add(at, "remove one of these extends", "the profiles extend each other: %s",
+				strings.Join(append(names, chain[i].name), " → "))
+			return
+		}
+		if slices.ContainsFunc(l.files, next.same) {
+			return
+		}
+	}
+	l.read(parent, chain)
+}
+
+// parse parses the file. It reports whether it is YAML.
+func (f *file) parse(content []byte) bool {
+	f.d = &decoder{Decoder: yamlfile.Decoder{File: f.name, What: "the profile", Sample: "name: my-profile"}}
+	f.p = &Profile{}
+	f.root = f.d.Parse(content)
+	return f.root != nil
+}
+
+// extends returns the profiles that the file extends, with their places.
+func (f *file) extends() (refs OneOrMore, places []Place) {
+	d := yamlfile.Decoder{File: f.name}
+	if n := child(f.root, "extends"); n != nil {
+		d.DecodeNode(n, &refs) // its faults are found again
+	}
+	for i := range refs {
+		places = append(places, d.Places[fmt.Sprintf("[%d]", i)])
+	}
+	return refs, places
+}
+
+// decode decodes and checks what was parsed.
+func (f *file) decode() {
+	if f.root != nil {
+		f.d.DecodeNode(f.root, f.p)
+		f.d.checkFile(f.p)
+	}
 }
 
 // parent finds a profile that o extends. A shipped profile extends shipped ones only.
@@ -166,122 +236,9 @@ func (o origin) parent(ref string) (origin, error) {
 }
 
 // decoder is one profile file, with its faults.
-type decoder struct{ yamlfile.Decoder }
-
-// decodeFile parses one profile file.
-func decodeFile(o origin, content []byte) (*Profile, *decoder) {
-	d := &decoder{yamlfile.Decoder{File: o.name, What: "the profile", Sample: "name: my-profile"}}
-	p := &Profile{}
-	d.Decode(content, p)
-	return p, d
-}
-
-// merge merges p into into: scalars replace, lists are appended, files and users of the same name
-// replace or complete.
-func (l *loader) merge(into, p *Profile) {
-	replace(&into.Name, p.Name)
-	replace(&into.Arch, p.Arch)
-	mergeBase(into, p)
-	replace(&into.Hostname, p.Hostname)
-	replace(&into.Kernel.Package, p.Kernel.Package)
-	replace(&into.Kernel.Suite, p.Kernel.Suite)
-	replace(&into.RAM.Budget, p.RAM.Budget)
-	replace(&into.RAM.Overlay, p.RAM.Overlay)
-	replace(&into.Deadline, p.Deadline)
-	replace(&into.RescueShell, p.RescueShell)
-	replace(&into.Compression, p.Compression)
-	into.Keep = appendNew(into.Keep, p.Keep)
-	into.Packages = mergePackages(into.Packages, p.Packages)
-	into.Kernel.Modules = appendNew(into.Kernel.Modules, p.Kernel.Modules)
-	into.Kernel.Arguments = appendNew(into.Kernel.Arguments, p.Kernel.Arguments)
-	into.Scratch = appendNew(into.Scratch, p.Scratch)
-	into.Units.Enable = appendNew(into.Units.Enable, p.Units.Enable)
-	into.Units.Disable = appendNew(into.Units.Disable, p.Units.Disable)
-	into.Units.Mask = appendNew(into.Units.Mask, p.Units.Mask)
-	for _, f := range p.Files {
-		into.Files = slices.DeleteFunc(into.Files, func(g File) bool { return g.Path == f.Path })
-		into.Files = append(into.Files, f)
-	}
-	for _, u := range p.Users {
-		into.Users = mergeUser(into.Users, u)
-	}
-	for _, g := range p.Groups {
-		into.Groups = mergeGroup(into.Groups, g)
-	}
-	for _, v := range p.Volumes {
-		if i := slices.IndexFunc(into.Volumes, func(w Volume) bool { return w.Name == v.Name }); i >= 0 && v.Name != "" {
-			if into.Volumes[i].At.File == v.At.File {
-				continue // reported by checkTwice
-			}
-			l.faults.Add(v.At, "choose another name", "the volume %q is defined already at %s", v.Name, into.Volumes[i].At)
-			continue
-		}
-		into.Volumes = append(into.Volumes, v)
-	}
-	for _, c := range p.Checks {
-		into.Checks = slices.DeleteFunc(into.Checks, func(b Check) bool { return b.Name == c.Name })
-		into.Checks = append(into.Checks, c)
-	}
-	for _, a := range p.Secrets.Allow {
-		into.Secrets.Allow = slices.DeleteFunc(into.Secrets.Allow, func(b AllowedSecret) bool { return b.Path == a.Path })
-		into.Secrets.Allow = append(into.Secrets.Allow, a)
-	}
-	for name, folder := range p.folders {
-		into.folders[name] = folder
-	}
-}
-
-func replace[T comparable](into *T, v T) {
-	var zero T
-	if v != zero {
-		*into = v
-	}
-}
-
-func appendNew(list, more []string) []string {
-	for _, s := range more {
-		if !slices.Contains(list, s) {
-			list = append(list, s)
-		}
-	}
-	return list
-}
-
-func mergePackages(list, more []string) []string {
-	for _, s := range more {
-		if name, ok := strings.CutPrefix(s, "-"); ok {
-			list = slices.DeleteFunc(list, func(p string) bool { return p == name })
-		} else if !slices.Contains(list, s) {
-			list = append(list, s)
-		}
-	}
-	return list
-}
-
-func mergeUser(users []User, u User) []User {
-	i := slices.IndexFunc(users, func(v User) bool { return v.Name == u.Name })
-	if i < 0 {
-		return append(users, u)
-	}
-	v := &users[i]
-	replace(&v.UID, u.UID)
-	replace(&v.GID, u.GID)
-	replace(&v.Comment, u.Comment)
-	replace(&v.Shell, u.Shell)
-	replace(&v.Home, u.Home)
-	replace(&v.PasswordHash, u.PasswordHash)
-	v.Groups = appendNew(v.Groups, u.Groups)
-	v.AuthorizedKeys = appendNew(v.AuthorizedKeys, u.AuthorizedKeys)
-	return users
-}
-
-func mergeGroup(groups []Group, g Group) []Group {
-	i := slices.IndexFunc(groups, func(h Group) bool { return h.Name == g.Name })
-	if i < 0 {
-		return append(groups, g)
-	}
-	replace(&groups[i].GID, g.GID)
-	return groups
+type decoder struct {
+	yamlfile.Decoder
+	back map[string][]takenBack // by list, what the file takes back
 }
 
 // complete fills in the defaults.
@@ -320,6 +277,9 @@ func (p *Profile) Open(f File) (io.ReadCloser, error) {
 	r, err := folder.Open(f.Source)
 	if err != nil {
 		return nil, fmt.Errorf("opening %q of %s: %w", f.Source, f.At, err)
+	}
+	if f.Template {
+		return p.rendered(f, r)
 	}
 	return r, nil
 }

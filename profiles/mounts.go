@@ -104,6 +104,7 @@ func parentsFirst(list []Volume) []Volume {
 // checkScratch checks the folders of one file.
 func (d *decoder) checkScratch(p *Profile) {
 	for i, s := range p.Scratch {
+		s, _ = minus(s)
 		at := d.Places[fmt.Sprintf("scratch[%d]", i)]
 		validateMount("a folder of scratch", s, at, &d.Faults)
 		for _, other := range p.Scratch[:i] {

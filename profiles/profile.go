@@ -19,8 +19,8 @@ import (
 )
 
 // Profile is one merged profile. Lists of an extending profile are appended to those of the profile
-// it extends, scalars replace theirs. The comments of the fields, here and below, are also the
-// descriptions of the JSON schema.
+// it extends, scalars replace theirs, and "-NAME" takes back what has that name. The comments of the
+// fields, here and below, are also the descriptions of the JSON schema.
 type Profile struct {
 	// Location of this schema; for editors, ignored by ingot.
 	Schema string `yaml:"$schema,omitempty" json:"$schema,omitempty"`
@@ -29,19 +29,35 @@ type Profile struct {
 	// Profiles to start from, in order: a path relative to this file, or a shipped name (debian, node,
 	// lab, rescue).
 	Extends OneOrMore `yaml:"extends,omitempty" json:"extends,omitempty"`
+	// Variables with their defaults, for ${NAME} in texts, templates and conditions. A profile that extends
+	// this one, or --set, gives other values. A plan has what became of them.
+	Vars map[string]Var `yaml:"vars,omitempty" json:"-"`
 	// Debian architecture. Default: amd64.
 	Arch ingot.Arch `yaml:"arch,omitempty" json:"arch,omitempty" jsonschema:"enum=amd64,enum=arm64"`
-	Base Base       `yaml:"base,omitempty" json:"base,omitempty"`
+	// What the root starts from: a Debian suite, or a whole tree.
+	Base Base `yaml:"base,omitempty" json:"base,omitempty"`
 	// File trees on top of the base, in order: tarballs, folders, container images.
 	Layers []Layer `yaml:"layers,omitempty" json:"layers,omitempty"`
-	// Debian packages. A leading '-' removes one of an extended profile.
+	// Archives of Debian packages besides that of the suite. Only signed ones are used.
+	Repositories []Repository `yaml:"repositories,omitempty" json:"repositories,omitempty"`
+	// Debian packages: NAME, NAME=VERSION with * for any text, or NAME/SUITE such as
+	// NAME/trixie-backports. -NAME takes back one of a profile that this one extends.
 	Packages []string `yaml:"packages,omitempty" json:"packages,omitempty"`
+	// Install what the packages recommend as well. Default: false.
+	Recommends *bool `yaml:"recommends,omitempty" json:"recommends,omitempty"`
 	// Files of packages to keep that images leave out by default: docs, man (manual pages), locales
 	// (translations).
 	Keep []string `yaml:"keep,omitempty" json:"keep,omitempty" jsonschema:"enum=docs,enum=man,enum=locales"`
+	// Answers to the questions that packages ask while they are installed, each a line of
+	// debconf-set-selections(1): PACKAGE QUESTION TYPE VALUE. -PACKAGE QUESTION takes one back.
+	Debconf []string `yaml:"debconf,omitempty" json:"debconf,omitempty"`
+	// Files and folders of packages and layers that the root must not have: absolute paths or patterns, in
+	// which * matches within a name. Each must match something.
+	Remove []string `yaml:"remove,omitempty" json:"remove,omitempty"`
 	// Files to put into the root.
 	Files []File `yaml:"files,omitempty" json:"files,omitempty"`
-	Units Units  `yaml:"units,omitempty" json:"units,omitempty"`
+	// systemd units to enable, to disable or to mask.
+	Units Units `yaml:"units,omitempty" json:"units,omitempty"`
 	// Users to add, or users that packages make (root, postgres) to complete.
 	Users []User `yaml:"users,omitempty" json:"users,omitempty"`
 	// Groups to add, or groups that packages make to give a number.
@@ -49,7 +65,20 @@ type Profile struct {
 	// Template of host names: {name} is the machine's name, {mac} 12 digits of the card that booted,
 	// {serial} the serial number. Default: {name}.
 	Hostname string `yaml:"hostname,omitempty" json:"hostname,omitempty"`
-	Kernel   Kernel `yaml:"kernel,omitempty" json:"kernel,omitempty"`
+	// Language and formats of programs: C.UTF-8, or a UTF-8 locale such as de_DE.UTF-8, which the package
+	// locales makes.
+	Locale string `yaml:"locale,omitempty" json:"locale,omitempty"`
+	// Time zone of programs, a name of the package tzdata: Europe/Berlin. Default: what packages set, UTC.
+	Timezone string `yaml:"timezone,omitempty" json:"timezone,omitempty"`
+	// Keyboard of the console. It needs the package console-setup.
+	Keyboard Keyboard `yaml:"keyboard,omitempty" json:"keyboard,omitzero"`
+	// Settings of the kernel by name, as sysctl.d(5): net.ipv4.ip_forward: 1. A setting without a value
+	// takes an inherited one back.
+	Sysctl map[string]*string `yaml:"sysctl,omitempty" json:"sysctl,omitempty"`
+	// Swap in memory. For swap on a disk, enable a unit of type swap.
+	Swap Swap `yaml:"swap,omitempty" json:"swap,omitzero"`
+	// The kernel, its modules in the initramfs, and its command line.
+	Kernel Kernel `yaml:"kernel,omitempty" json:"kernel,omitempty"`
 	// Persistent filesystems. Nothing is ever formatted without a grant.
 	Volumes []Volume `yaml:"volumes,omitempty" json:"volumes,omitempty"`
 	// Folders that need a plain filesystem, such as those of container runtimes: on the volume that is
@@ -58,7 +87,8 @@ type Profile struct {
 	Scratch []string `yaml:"scratch,omitempty" json:"scratch,omitempty"`
 	// Health checks: a boot is healthy when all of them pass.
 	Checks []Check `yaml:"checks,omitempty" json:"checks,omitempty"`
-	RAM    RAM     `yaml:"ram,omitempty" json:"ram,omitempty"`
+	// Memory that the image may need.
+	RAM RAM `yaml:"ram,omitempty" json:"ram,omitempty"`
 	// Secrets that all machines of this image share.
 	Secrets Secrets `yaml:"secrets,omitempty" json:"secrets,omitzero"`
 	// Put busybox into the initramfs, and permit `ingot assign --once --shell` to start it as a shell on
@@ -77,6 +107,8 @@ type Profile struct {
 	Parents []Parent `yaml:"-" json:"-"`
 
 	folders map[string]fs.FS // by profile file, the folder that its sources are relative to
+	origins map[string]Place // by key, where a value is written
+	data    map[string]any   // values of variables, for templates
 }
 
 // ShellPackage is the Debian package of the shell that PermitsShell is about.
@@ -151,36 +183,70 @@ type File struct {
 	Content string `yaml:"content,omitempty" json:"content,omitempty"`
 	// File below the profile's folder to take the content from.
 	Source string `yaml:"source,omitempty" json:"source,omitempty"`
+	// The content is a template of Go's text/template, with the variables as its data: {{.NAME}}.
+	Template bool `yaml:"template,omitempty" json:"template,omitempty"`
 	// Make a symbolic link to this target.
 	Link string `yaml:"link,omitempty" json:"link,omitempty"`
-	// Octal, quoted: "0644" (default).
+	// Make a folder, or give a folder of a package another owner or mode.
+	Directory bool `yaml:"directory,omitempty" json:"directory,omitempty"`
+	// Octal, quoted: "0644". Default: 0644, of a new folder 0755, of another folder what it has.
 	Mode Mode `yaml:"mode,omitempty" json:"mode,omitempty"`
 	// User name or number. Default: root.
 	Owner string `yaml:"owner,omitempty" json:"owner,omitempty"`
 	// Group name or number. Default: root.
 	Group string `yaml:"group,omitempty" json:"group,omitempty"`
 
-	At Place `yaml:"-" json:"-"` // where the profile asks for it
+	Minus string `yaml:"-" json:"-"` // an entry "-NAME": what has that name is taken back
+	At    Place  `yaml:"-" json:"-"` // where the profile asks for it
 }
 
 // Units are systemd units to enable or to mask.
 type Units struct {
+	// Rules for the units that packages bring, the first that matches counts: "enable ssh.service",
+	// "disable *". They come before the other keys, and are in the root as systemd.preset(5).
+	Presets []string `yaml:"presets,omitempty" json:"presets,omitempty"`
 	// Units to enable, by their own [Install] section.
 	Enable []string `yaml:"enable,omitempty" json:"enable,omitempty"`
 	// Units to disable that a package enables.
 	Disable []string `yaml:"disable,omitempty" json:"disable,omitempty"`
 	// Units that must never start.
 	Mask []string `yaml:"mask,omitempty" json:"mask,omitempty"`
+	// Settings to add to units, by the name of the unit: a text with sections, as systemd.unit(5)
+	// describes for drop-ins. A unit without a text takes an inherited one back.
+	DropIns map[string]*string `yaml:"dropIns,omitempty" json:"dropIns,omitempty"`
+}
+
+// Keyboard is the keyboard of the console, as keyboard(5) describes it.
+type Keyboard struct {
+	// Layout: us, de, fr, …
+	Layout string `yaml:"layout" json:"layout" jsonschema:"required"`
+	// Variant of the layout: nodeadkeys, …
+	Variant string `yaml:"variant,omitempty" json:"variant,omitempty"`
+	// Model. Default: pc105.
+	Model string `yaml:"model,omitempty" json:"model,omitempty"`
+	// Options, comma separated: ctrl:nocaps, …
+	Options string `yaml:"options,omitempty" json:"options,omitempty"`
+}
+
+// Swap is memory for pages that are used little.
+type Swap struct {
+	// Compressed swap in memory: a part of it such as 50%, or a size such as 4GiB. It needs the package
+	// systemd-zram-generator.
+	Zram string `yaml:"zram,omitempty" json:"zram,omitempty"`
+	// Compression of zram. Default: zstd.
+	Algorithm string `yaml:"algorithm,omitempty" json:"algorithm,omitempty" jsonschema:"enum=zstd,enum=lz4,enum=lzo-rle"`
 }
 
 // User is a login, or a user that a package makes.
 type User struct {
+	// Name of the user.
 	Name string `yaml:"name" json:"name" jsonschema:"required"`
 	// Number of the user, also of one that a package makes. Default: the one in the lock; else, for a
 	// login, the next free one from 1000.
 	UID int `yaml:"uid,omitempty" json:"uid,omitempty" jsonschema:"minimum=1"`
 	// Number of the group of the same name. Default: as for uid.
-	GID     int    `yaml:"gid,omitempty" json:"gid,omitempty" jsonschema:"minimum=1"`
+	GID int `yaml:"gid,omitempty" json:"gid,omitempty" jsonschema:"minimum=1"`
+	// Full name or purpose, the fifth field of passwd(5).
 	Comment string `yaml:"comment,omitempty" json:"comment,omitempty"`
 	// Additional groups, which must exist in the root.
 	Groups []string `yaml:"groups,omitempty" json:"groups,omitempty"`
@@ -193,17 +259,20 @@ type User struct {
 	// SSH public keys.
 	AuthorizedKeys []string `yaml:"authorizedKeys,omitempty" json:"authorizedKeys,omitempty"`
 
-	At Place `yaml:"-" json:"-"`
+	Minus string `yaml:"-" json:"-"` // an entry "-NAME": what has that name is taken back
+	At    Place  `yaml:"-" json:"-"`
 }
 
 // Group is a group to add, or one that a package makes.
 type Group struct {
+	// Name of the group.
 	Name string `yaml:"name" json:"name" jsonschema:"required"`
 	// Number of the group, also of one that a package makes. Default: the one in the lock, else the
 	// next free one from 1000.
 	GID int `yaml:"gid,omitempty" json:"gid,omitempty" jsonschema:"minimum=1"`
 
-	At Place `yaml:"-" json:"-"`
+	Minus string `yaml:"-" json:"-"` // an entry "-NAME": what has that name is taken back
+	At    Place  `yaml:"-" json:"-"`
 }
 
 // Kernel chooses the kernel and its modules in the initramfs.
@@ -215,6 +284,11 @@ type Kernel struct {
 	Modules []string `yaml:"modules,omitempty" json:"modules,omitempty"`
 	// Kernel command line.
 	Arguments []string `yaml:"arguments,omitempty" json:"arguments,omitempty"`
+	// Modules that the booted system loads, as modules-load.d(5).
+	Load []string `yaml:"load,omitempty" json:"load,omitempty"`
+	// Modules that no device loads by itself, neither in the initramfs nor later, as blacklist of
+	// modprobe.d(5).
+	Blacklist []string `yaml:"blacklist,omitempty" json:"blacklist,omitempty"`
 	// Debian suite that the kernel comes from. Default: the suite of the base, or trixie when the base
 	// is not a suite.
 	Suite string `yaml:"suite,omitempty" json:"suite,omitempty"`
@@ -223,6 +297,7 @@ type Kernel struct {
 // Secrets says which secrets may be in the image. Everybody who reaches the boot server can read
 // them, so a build fails when it finds others.
 type Secrets struct {
+	// Files that look like a secret, or that package scripts make at random, and may be in the image.
 	Allow []AllowedSecret `yaml:"allow,omitempty" json:"allow,omitempty"`
 }
 
@@ -234,7 +309,8 @@ type AllowedSecret struct {
 	// Why it may be the same on all machines.
 	Reason string `yaml:"reason" json:"reason" jsonschema:"required"`
 
-	At Place `yaml:"-" json:"-"`
+	Minus string `yaml:"-" json:"-"` // an entry "-NAME": what has that name is taken back
+	At    Place  `yaml:"-" json:"-"`
 }
 
 // Allows reports whether a pattern of the list matches the path, or a folder above it.
@@ -254,11 +330,13 @@ func (s Secrets) Reason(p string) string {
 
 // Volume is a persistent filesystem. See ingot.Volume.
 type Volume struct {
+	// Name of the volume: lower-case letters, digits, dashes.
 	Name string `yaml:"name" json:"name" jsonschema:"required"`
 	// Filesystem label to look for. Default: the name.
 	Label string `yaml:"label,omitempty" json:"label,omitempty"`
 	// Serial number or WWN of the disk, instead of a label.
-	Serial     string `yaml:"serial,omitempty" json:"serial,omitempty"`
+	Serial string `yaml:"serial,omitempty" json:"serial,omitempty"`
+	// Filesystem of the volume. Default: ext4, the only one.
 	Filesystem string `yaml:"filesystem,omitempty" json:"filesystem,omitempty" jsonschema:"enum=ext4"`
 	// Absolute path in the root. A new volume gets the image's files there, with their owners. Volumes
 	// are mounted in the order of their paths, so one may be in another.
@@ -273,11 +351,13 @@ type Volume struct {
 	// Keeps machine-id and SSH host keys. Default: the first volume.
 	Identity bool `yaml:"identity,omitempty" json:"identity,omitempty"`
 
-	At Place `yaml:"-" json:"-"`
+	Minus string `yaml:"-" json:"-"` // an entry "-NAME": what has that name is taken back
+	At    Place  `yaml:"-" json:"-"`
 }
 
 // Check is one health check. See ingot.Check.
 type Check struct {
+	// Name of the check, for reports.
 	Name string `yaml:"name" json:"name" jsonschema:"required"`
 	// systemd units that must be active; '@system': start-up finished and no unit failed.
 	Units []string `yaml:"units,omitempty" json:"units,omitempty"`
@@ -292,7 +372,8 @@ type Check struct {
 	// Time limit of all attempts. Default: 2m.
 	Within Duration `yaml:"within,omitempty" json:"within,omitempty"`
 
-	At Place `yaml:"-" json:"-"`
+	Minus string `yaml:"-" json:"-"` // an entry "-NAME": what has that name is taken back
+	At    Place  `yaml:"-" json:"-"`
 }
 
 // RAM bounds the memory that an image may need.
@@ -327,6 +408,9 @@ func (m *Mode) UnmarshalText(text []byte) error {
 	*m = Mode(v)
 	return nil
 }
+
+// MarshalText writes the octal form.
+func (m Mode) MarshalText() ([]byte, error) { return fmt.Appendf(nil, "%04o", uint32(m)), nil }
 
 // MarshalJSON writes the octal form.
 func (m Mode) MarshalJSON() ([]byte, error) { return fmt.Appendf(nil, `"%04o"`, uint32(m)), nil }

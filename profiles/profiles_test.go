@@ -102,8 +102,10 @@ name: again
 		`p.yaml:6:5: "etc/motd" cannot be a path in the root; write an absolute path such as /etc/motd`,
 		`p.yaml:8:11: mode: "0999" is not a file mode; write octal digits such as "0644" or "0755"`,
 		`p.yaml:9:5: the source "../x" is outside the profile's folder; write a path below the profile's folder, without ..`,
-		`p.yaml:11:5: unknown key "colour"; known keys: path, content, source, link, mode, owner, group`,
-		`p.yaml:13:5: the volume "data" is defined already at shipped/lab/profile.yaml:53:5; choose another name`,
+		`p.yaml:11:5: unknown key "colour"; known keys: path, content, source, template, ` +
+			`link, directory, mode, owner, group`,
+		`p.yaml:13:5: the volume "data" is defined already at shipped/lab/profile.yaml:54:5; choose another name, or ` +
+			`take that one back first with the entry -data`,
 		`p.yaml:17:15: optional is "maybe"; write true or false`,
 		`p.yaml:18:5: the volume "logs" is defined already at line 15; keep one of them`,
 		`p.yaml:20:15: budget: "lots" is not a size; write a number of bytes, or 512MiB, 2GiB`,
@@ -192,7 +194,7 @@ func TestParents(t *testing.T) {
 		t.Fatal(err)
 	}
 	file := func(name string) string { return filepath.Join(dir, name, "profile.yaml") }
-	want := []Parent{{"pg2", file("pg2")}, {"pg", file("pg")}, {"node", ""}, {"debian", ""}, {"lab", ""}, {"debian", ""}}
+	want := []Parent{{"pg2", file("pg2")}, {"pg", file("pg")}, {"node", ""}, {"lab", ""}, {"debian", ""}}
 	if d := cmp.Diff(want, p.Parents); d != "" {
 		t.Errorf("Parents (-want +got):\n%s", d)
 	}

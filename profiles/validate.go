@@ -17,12 +17,14 @@ import (
 
 var (
 	suiteRE   = regexp.MustCompile(`^[a-z][a-z0-9-]*$`)
-	packageRE = regexp.MustCompile(`^-?[a-z0-9][a-z0-9+.-]+$`) // Debian policy 5.6.1
-	unitRE    = regexp.MustCompile(`^[A-Za-z0-9:_.\\@-]+\.(service|socket|timer|target|mount|path|slice)$`)
-	userRE    = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_-]{0,31}$`) // Debian-snmp is one
-	moduleRE  = regexp.MustCompile(`^(@[a-z]+|[a-z0-9][a-z0-9/_-]*/?)$`)
-	hostRE    = regexp.MustCompile(`^([a-z0-9-]|\{(name|mac|serial)\})+$`)
-	keyRE     = regexp.MustCompile(`^(ssh-|ecdsa-|sk-)[a-z0-9@.-]+ [A-Za-z0-9+/=]+( .*)?$`)
+	packageRE = regexp.MustCompile(`^[a-z0-9][a-z0-9+.-]+(=[A-Za-z0-9.+:~*?-]+|/[a-z][a-z0-9-]*)?$`)
+	unitRE    = regexp.MustCompile(`^[A-Za-z0-9:_.\\@-]+\.(service|socket|timer|target|` +
+		`mount|automount|swap|path|slice|scope)$`)
+	userRE        = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_-]{0,31}$`) // Debian-snmp is one
+	moduleRE      = regexp.MustCompile(`^(@[a-z]+|[a-z0-9][a-z0-9/_-]*/?)$`)
+	plainModuleRE = regexp.MustCompile(`^[a-z0-9][a-zA-Z0-9_-]*$`)
+	hostRE        = regexp.MustCompile(`^([a-z0-9-]|\{(name|mac|serial)\})+$`)
+	keyRE         = regexp.MustCompile(`^(ssh-|ecdsa-|sk-)[a-z0-9@.-]+ [A-Za-z0-9+/=]+( .*)?$`)
 )
 
 // Presets are the names that kernel.modules may use for groups of modules.
@@ -30,10 +32,13 @@ var Presets = []string{"@boot", "@virtual", "@net", "@storage"}
 
 // checkFile checks one file by itself. validate checks the merged profile.
 func (d *decoder) checkFile(p *Profile) {
+	d.splitTaken(p)
 	d.checkWords(p)
 	d.checkTwice(p)
 	d.checkTrees(p)
 	d.checkScratch(p)
+	d.checkSettings(p)
+	d.checkRepositories(p)
 	for _, f := range p.Files {
 		checkSource(f, &d.Faults)
 	}
@@ -48,6 +53,7 @@ func (d *decoder) checkFile(p *Profile) {
 		d.Faults.Add(d.Places["arch"], "write amd64 or arm64", "unknown architecture %q", p.Arch)
 	}
 	for i, k := range p.Keep {
+		k, _ = minus(k)
 		if !slices.Contains([]string{KeepDocs, KeepMan, KeepLocales}, k) {
 			d.Faults.Add(d.Places[fmt.Sprintf("keep[%d]", i)], "write docs, man or locales", "unknown word %q in keep", k)
 		}
@@ -75,16 +81,20 @@ func (d *decoder) checkWords(p *Profile) {
 		fix  string
 	}{
 		{"packages", p.Packages, packageRE, "cannot be a package name",
-			"write the name only; versions are pinned by the plan"},
+			"write NAME, NAME=1.26* or NAME/trixie-backports; exact versions are pinned by the plan"},
 		{"base.components", p.Base.Components, suiteRE, "cannot be an archive component", "write main, contrib, non-free " +
 			"or non-free-firmware"},
 		{"units.enable", p.Units.Enable, unitRE, "cannot be a systemd unit", "write the whole name such as ssh.service"},
 		{"units.disable", p.Units.Disable, unitRE, "cannot be a systemd unit", "write the whole name such as ssh.service"},
 		{"units.mask", p.Units.Mask, unitRE, "cannot be a systemd unit", "write the whole name such as ssh.service"},
+		{"kernel.load", p.Kernel.Load, plainModuleRE, "cannot be a kernel module", "write a module such as br_netfilter"},
+		{"kernel.blacklist", p.Kernel.Blacklist, plainModuleRE, "cannot be a kernel module", "write a module such as " +
+			"nouveau"},
 		{"kernel.modules", p.Kernel.Modules, moduleRE, "cannot be a kernel module", "write a module such as mlx5_core, a " +
 			"folder such as drivers/net/, or a preset: " + strings.Join(Presets, ", ")},
 	} {
 		for i, s := range list.have {
+			s, _ = minus(s)
 			if !list.re.MatchString(s) {
 				d.Faults.Add(d.Places[fmt.Sprintf("%s[%d]", list.path, i)], list.fix, "%q %s", s, list.what)
 			} else if strings.HasPrefix(s, "@") && !slices.Contains(Presets, s) {
@@ -126,20 +136,37 @@ func (d *decoder) checkTwice(p *Profile) {
 	for _, c := range p.Checks {
 		twice("check", c.Name, c.At, checks)
 	}
+	repositories := map[string]Place{}
+	for _, r := range p.Repositories {
+		twice("repository", r.Name, r.At, repositories)
+	}
+	for i, u := range p.Units.Enable {
+		what := "masked"
+		if slices.Contains(p.Units.Disable, u) {
+			what = "disabled"
+		}
+		if _, back := minus(u); !back && (what == "disabled" || slices.Contains(p.Units.Mask, u)) {
+			d.Faults.Add(d.Places[fmt.Sprintf("units.enable[%d]", i)], "keep one of them",
+				"the unit %q is enabled and %s", u, what)
+		}
+	}
 }
 
 func checkSource(f File, faults *Faults) {
 	ways := 0
-	for _, s := range []string{f.Content, f.Source, f.Link} {
-		if s != "" {
+	for _, given := range []bool{f.Content != "", f.Source != "", f.Link != "", f.Directory} {
+		if given {
 			ways++
 		}
 	}
 	if ways > 1 {
-		faults.Add(f.At, "keep one of content, source and link", "the file %q is given in %d ways", f.Path, ways)
+		faults.Add(f.At, "keep one of content, source, link and directory", "the file %q is given in %d ways", f.Path, ways)
 	}
 	if !path.IsAbs(f.Path) || path.Clean(f.Path) != f.Path || f.Path == "/" {
 		faults.Add(f.At, "write an absolute path such as /etc/motd", "%q cannot be a path in the root", f.Path)
+	}
+	if f.Template && f.Content == "" && f.Source == "" {
+		faults.Add(f.At, "write content or source", "the template %q has no text", f.Path)
 	}
 	if f.Source != "" && !fs.ValidPath(f.Source) {
 		faults.Add(f.At, "write a path below the profile's folder, without ..",
@@ -157,19 +184,14 @@ func checkAllowed(a AllowedSecret, faults *Faults) {
 }
 
 // validate checks the merged profile.
-func (p *Profile) validate(o origin, faults *Faults) {
-	top := Place{File: o.name, Line: 1, Column: 1}
-	if p.Name == "" {
-		faults.Add(top, "write: name: my-profile", "the profile has no name")
+//
+// top is the beginning of the file. complete is false when a file could not be read, so that what is
+// missing may be there.
+func (p *Profile) validate(top Place, complete bool, faults *Faults) {
+	if complete {
+		p.validateNeeds(top, faults)
 	}
-	p.validateTrees(top, faults)
-	if p.Kernel.Package == "" {
-		faults.Add(top, "write: kernel: {package: linux-image-"+string(p.Arch)+"}, or extend node or lab",
-			"no kernel package is chosen")
-	}
-	if p.PermitsShell() && !slices.Contains(p.Packages, ShellPackage) {
-		faults.Add(top, "add it to packages", "rescueShell needs the package %s", ShellPackage)
-	}
+	p.validateTrees(faults)
 	for _, f := range p.Files {
 		if f.Source != "" {
 			p.validateSource(f, faults)
@@ -189,6 +211,25 @@ func (p *Profile) validate(o origin, faults *Faults) {
 	for _, c := range p.Checks {
 		validateCheck(c, faults)
 	}
+	p.validateRepositories(faults)
+}
+
+// validateNeeds checks that nothing is missing.
+func (p *Profile) validateNeeds(top Place, faults *Faults) {
+	if p.Name == "" {
+		faults.Add(top, "write: name: my-profile", "the profile has no name")
+	}
+	if p.Base.Suite == "" && !p.Base.Tree() {
+		faults.Add(top, "write: extends: debian", "the profile has neither a Debian suite nor another base")
+	}
+	if p.Kernel.Package == "" {
+		faults.Add(top, "write: kernel: {package: linux-image-"+string(p.Arch)+"}, or extend node or lab",
+			"no kernel package is chosen")
+	}
+	if p.PermitsShell() && !p.HasPackage(ShellPackage) {
+		faults.Add(top, "add it to packages", "rescueShell needs the package %s", ShellPackage)
+	}
+	p.validatePackages(faults)
 }
 
 func (p *Profile) validateSource(f File, faults *Faults) {
@@ -202,6 +243,13 @@ func (p *Profile) validateSource(f File, faults *Faults) {
 		faults.Add(f.At, "put the file itself there", "the source %q of %s: %v", f.Source, f.Path, beneath.ErrLeaves)
 	case err != nil:
 		faults.Add(f.At, "put it beside the profile", "the source %q of %s does not exist", f.Source, f.Path)
+	case f.Template && st.Mode().IsRegular():
+		if r, err := p.Open(f); err != nil {
+			faults.Add(f.At, "declare the variable in vars, or correct the template", "%s",
+				strings.TrimPrefix(err.Error(), f.At.String()+": "))
+		} else {
+			r.Close()
+		}
 	case !st.Mode().IsRegular():
 		faults.Add(f.At, "name one file", "the source %q of %s is not a file", f.Source, f.Path)
 	}

@@ -43,7 +43,8 @@ func (a *app) arguments() map[string]cobra.CompletionFunc {
 	machines := command.Complete(true, a.Machines)
 	profile := cobra.FixedCompletions(profiles.Shipped(), cobra.ShellCompDirectiveDefault)
 	return map[string]cobra.CompletionFunc{
-		"build": profile, "plan": profile, "verify": image, "import": one(file),
+		"build": profile, "plan": profile, "profile show": profile, "profile diff": profile, "profile new": one(file),
+		"verify": image, "import": one(file),
 
 		"image ls": image, "image inspect": image, "image cat": image, "image verify": image, "image sign": image,
 		"image signature": image, "image manifest": image, "image sbom": image, "image tag": image,

@@ -459,6 +459,7 @@ type schema struct {
 	Properties map[string]*schema `json:"properties"`
 	Items      *schema            `json:"items"`
 	OneOf      []*schema          `json:"oneOf"`
+	AnyOf      []*schema          `json:"anyOf"`
 	Additional json.RawMessage    `json:"additionalProperties"` // false, or the schema of values by any key
 }
 
@@ -475,7 +476,7 @@ func (s *schema) names(into map[string]string) {
 		into[name] = name
 		below.names(into)
 	}
-	for _, below := range append(slices.Clone(s.OneOf), s.Items) {
+	for _, below := range append(slices.Concat(s.OneOf, s.AnyOf), s.Items) {
 		if below != nil {
 			below.names(into)
 		}
@@ -484,13 +485,22 @@ func (s *schema) names(into map[string]string) {
 
 // unknown returns the keys of a document that a schema does not have.
 func (s *schema) unknown(path string, v any) (keys []string) {
+	if forms := slices.Concat(s.OneOf, s.AnyOf); len(forms) > 0 { // the one that fits best
+		keys = forms[0].unknown(path, v)
+		for _, form := range forms[1:] {
+			if other := form.unknown(path, v); len(other) < len(keys) {
+				keys = other
+			}
+		}
+		return keys
+	}
 	switch v := v.(type) {
 	case map[string]any:
 		for _, k := range slices.Sorted(maps.Keys(v)) {
 			at := strings.TrimPrefix(path+"."+k, ".")
 			if below, ok := s.Properties[k]; ok {
 				keys = append(keys, below.unknown(at, v[k])...)
-			} else if len(s.Additional) == 0 && s.OneOf == nil || string(s.Additional) == "false" {
+			} else if len(s.Additional) == 0 || string(s.Additional) == "false" {
 				keys = append(keys, at)
 			}
 		}

@@ -37,10 +37,18 @@ type OneOrMore []string
 // Decode decodes the content of a file into the struct that into points to. Fields are named by
 // their yaml tags. A field At of type Place is set to the place of its struct. Faults are added to
 // d.Faults.
+//
+// An item "-NAME" of a list of structs that have a field Minus sets that field to NAME: what has this
+// name is not wanted.
 func (d *Decoder) Decode(content []byte, into any) {
-	if d.Places == nil {
-		d.Places = map[string]Place{}
+	if n := d.Parse(content); n != nil {
+		d.DecodeNode(n, into)
 	}
+}
+
+// Parse returns the content of a file as a node. It returns nil, and adds a fault, when it is not YAML
+// or has nothing where something is needed.
+func (d *Decoder) Parse(content []byte) *yaml.Node {
 	dec := yaml.NewDecoder(bytes.NewReader(content))
 	var doc yaml.Node
 	if err := dec.Decode(&doc); err != nil {
@@ -50,12 +58,20 @@ func (d *Decoder) Decode(content []byte, into any) {
 		case d.Sample != "":
 			d.Faults.Add(Place{d.File, 1, 1}, "write at least: "+d.Sample, "the file is empty")
 		}
-		return
+		return nil
 	}
 	if err := dec.Decode(new(yaml.Node)); !errors.Is(err, io.EOF) {
 		d.Faults.Add(Place{File: d.File}, "keep one document, without --- lines", "there is more than one YAML document")
 	}
-	d.decode(doc.Content[0], reflect.ValueOf(into).Elem(), "")
+	return doc.Content[0]
+}
+
+// DecodeNode decodes what Parse returned.
+func (d *Decoder) DecodeNode(n *yaml.Node, into any) {
+	if d.Places == nil {
+		d.Places = map[string]Place{}
+	}
+	d.decode(n, reflect.ValueOf(into).Elem(), "")
 }
 
 func (d *Decoder) at(n *yaml.Node) Place { return Place{d.File, n.Line, n.Column} }
@@ -193,6 +209,13 @@ func (d *Decoder) decodeMap(n *yaml.Node, v reflect.Value, path string) {
 }
 
 func (d *Decoder) decodeStruct(n *yaml.Node, v reflect.Value, path string) {
+	if name, ok := strings.CutPrefix(n.Value, "-"); ok && n.Kind == yaml.ScalarNode && name != "" {
+		if f := v.FieldByName("Minus"); f.IsValid() {
+			f.SetString(name)
+			v.FieldByName("At").Set(reflect.ValueOf(d.at(n)))
+			return
+		}
+	}
 	if n.Kind != yaml.MappingNode {
 		d.Faults.Add(d.at(n), "write its keys: "+strings.Join(keysOf(v.Type()), ", "),
 			"%s is a %s, not a group of keys", d.last(path), kindName(n))

@@ -3,6 +3,7 @@ package yamlfile
 import (
 	"encoding"
 	"fmt"
+	"iter"
 	"reflect"
 	"regexp"
 	"slices"
@@ -18,18 +19,48 @@ import (
 
 // Encode encodes a struct as a file that Decode decodes to the same. Zero values are left out; an
 // empty list is kept, because it can mean "none".
-func Encode(v any) ([]byte, error) {
-	n, err := encode(reflect.ValueOf(v))
+func Encode(v any) ([]byte, error) { return EncodeWith(v, nil, nil) }
+
+// EncodeWith is like Encode and adds to each value the comment of its key, such as "kernel.package".
+// item returns what an item adds to the key of its list.
+func EncodeWith(v any, comment func(key string) string, item func(reflect.Value) string) ([]byte, error) {
+	e := encoder{comment: comment, item: item}
+	n, err := e.encode(reflect.ValueOf(v), "")
 	if err != nil {
 		return nil, err
 	}
 	return yaml.Dump(n, yaml.WithIndent(2))
 }
 
-func encode(v reflect.Value) (*yaml.Node, error) {
-	if v.Kind() == reflect.Pointer {
-		v = v.Elem()
+// encoder makes nodes of values.
+type encoder struct {
+	comment func(key string) string // nil: there are no comments
+	item    func(reflect.Value) string
+}
+
+// IsScalar reports whether a value is written as one text.
+func IsScalar(v reflect.Value) bool {
+	switch v.Interface().(type) {
+	case time.Duration, encoding.TextMarshaler:
+		return true
 	}
+	switch v.Kind() {
+	case reflect.Struct, reflect.Slice, reflect.Map, reflect.Pointer:
+		return false
+	}
+	return true
+}
+
+// Text returns a scalar as it is written.
+func Text(v reflect.Value) string {
+	n, err := scalarNode(v)
+	if err != nil {
+		return ""
+	}
+	return n.Value
+}
+
+func scalarNode(v reflect.Value) (*yaml.Node, error) {
 	if d, ok := v.Interface().(time.Duration); ok {
 		return scalar("!!str", d.String()), nil
 	}
@@ -38,37 +69,54 @@ func encode(v reflect.Value) (*yaml.Node, error) {
 		return scalar("!!str", string(text)), err
 	}
 	switch v.Kind() {
-	case reflect.Struct:
-		n := &yaml.Node{Kind: yaml.MappingNode}
-		return n, encodeFields(n, v)
-	case reflect.Slice:
-		n := &yaml.Node{Kind: yaml.SequenceNode}
-		for i := range v.Len() {
-			item, err := encode(v.Index(i))
-			if err != nil {
-				return nil, err
-			}
-			n.Content = append(n.Content, item)
-		}
-		return n, nil
-	case reflect.Map:
-		n := &yaml.Node{Kind: yaml.MappingNode}
-		keys := v.MapKeys()
-		slices.SortFunc(keys, func(a, b reflect.Value) int { return strings.Compare(a.String(), b.String()) })
-		for _, k := range keys {
-			value, err := encode(v.MapIndex(k))
-			if err != nil {
-				return nil, err
-			}
-			n.Content = append(n.Content, scalar("!!str", k.String()), value)
-		}
-		return n, nil
 	case reflect.String:
 		return scalar("!!str", v.String()), nil
 	case reflect.Bool:
 		return scalar("!!bool", strconv.FormatBool(v.Bool())), nil
 	}
 	return scalar("!!int", fmt.Sprint(v.Interface())), nil
+}
+
+func (e *encoder) encode(v reflect.Value, key string) (*yaml.Node, error) {
+	if v.Kind() == reflect.Pointer {
+		v = v.Elem()
+	}
+	if IsScalar(v) {
+		n, err := scalarNode(v)
+		if e.comment != nil && err == nil && !strings.Contains(n.Value, "\n") {
+			n.LineComment = Comment(e.comment(key))
+		}
+		return n, err
+	}
+	n := &yaml.Node{Kind: yaml.MappingNode}
+	switch v.Kind() {
+	case reflect.Struct:
+		return n, e.encodeFields(n, v, key)
+	case reflect.Slice:
+		n.Kind = yaml.SequenceNode
+		for i := range v.Len() {
+			at := ""
+			if e.item != nil {
+				at = key + e.item(v.Index(i))
+			}
+			item, err := e.encode(v.Index(i), at)
+			if err != nil {
+				return nil, err
+			}
+			n.Content = append(n.Content, item)
+		}
+	case reflect.Map:
+		for _, k := range slices.SortedFunc(slices.Values(v.MapKeys()), func(a, b reflect.Value) int {
+			return strings.Compare(a.String(), b.String())
+		}) {
+			value, err := e.encode(v.MapIndex(k), join(key, k.String()))
+			if err != nil {
+				return nil, err
+			}
+			n.Content = append(n.Content, scalar("!!str", k.String()), value)
+		}
+	}
+	return n, nil
 }
 
 // Scalar encodes a text as a value on one line, which Decode decodes to the same text. A word that
@@ -127,24 +175,38 @@ func scalar(tag, text string) *yaml.Node {
 	return &yaml.Node{Kind: yaml.ScalarNode, Tag: tag, Value: text}
 }
 
-func encodeFields(n *yaml.Node, v reflect.Value) error {
-	for i := range v.NumField() {
-		field := v.Type().Field(i)
-		if inline(field) {
-			if err := encodeFields(n, v.Field(i)); err != nil {
-				return err
-			}
+func (e *encoder) encodeFields(n *yaml.Node, v reflect.Value, key string) error {
+	for name, field := range Fields(v) {
+		if field.IsZero() {
 			continue
 		}
-		key := yamlKey(field)
-		if key == "" || v.Field(i).IsZero() {
-			continue
-		}
-		value, err := encode(v.Field(i))
+		value, err := e.encode(field, join(key, name))
 		if err != nil {
-			return fmt.Errorf("%s: %w", key, err)
+			return fmt.Errorf("%s: %w", name, err)
 		}
-		n.Content = append(n.Content, scalar("!!str", key), value)
+		k := scalar("!!str", name)
+		if e.comment != nil && strings.Contains(value.Value, "\n") { // a comment after | is not YAML for all readers
+			k.HeadComment = Comment(e.comment(join(key, name)))
+		}
+		n.Content = append(n.Content, k, value)
 	}
 	return nil
+}
+
+// Fields returns the fields of a struct by their keys, those of inline structs as its own.
+func Fields(v reflect.Value) iter.Seq2[string, reflect.Value] {
+	return func(yield func(string, reflect.Value) bool) {
+		for i := range v.NumField() {
+			f := v.Type().Field(i)
+			if inline(f) {
+				for name, field := range Fields(v.Field(i)) {
+					if !yield(name, field) {
+						return
+					}
+				}
+			} else if name := yamlKey(f); name != "" && !yield(name, v.Field(i)) {
+				return
+			}
+		}
+	}
 }

@@ -19,6 +19,20 @@ import (
 // field's comment in one of sources, which are texts of Go files. scalars describes further types
 // that are written as one text; nil is fine.
 func Schema(v any, title string, scalars func(reflect.Type) *jsonschema.Schema, sources ...string) ([]byte, error) {
+	s, err := Reflect(v, title, scalars, sources...)
+	if err != nil {
+		return nil, err
+	}
+	b, err := json.MarshalIndent(s, "", "  ")
+	if err != nil {
+		return nil, fmt.Errorf("encoding the schema of %s: %w", title, err)
+	}
+	return append(b, '\n'), nil
+}
+
+// Reflect returns what Schema encodes.
+func Reflect(v any, title string, scalars func(reflect.Type) *jsonschema.Schema, sources ...string) (
+	*jsonschema.Schema, error) {
 	comments, err := fieldComments(sources)
 	if err != nil {
 		return nil, fmt.Errorf("reading the comments of %s: %w", title, err)
@@ -36,11 +50,7 @@ func Schema(v any, title string, scalars func(reflect.Type) *jsonschema.Schema, 
 	s := r.Reflect(v)
 	s.ID = ""
 	s.Title = title
-	b, err := json.MarshalIndent(s, "", "  ")
-	if err != nil {
-		return nil, fmt.Errorf("encoding the schema of %s: %w", title, err)
-	}
-	return append(b, '\n'), nil
+	return s, nil
 }
 
 // fieldComments returns the comments above the fields of struct types, as one line each, by

@@ -3,6 +3,7 @@ package yamlfile
 import (
 	"bytes"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -36,6 +37,19 @@ func (b *Bytes) UnmarshalText(text []byte) (err error) {
 	*b, err = ParseBytes(string(text))
 	return err
 }
+
+// MarshalText writes a whole number of the largest unit that there is one of.
+func (b Bytes) MarshalText() ([]byte, error) {
+	for _, u := range slices.Backward(byteUnits) {
+		if b > 0 && int64(b)%u.factor == 0 {
+			return fmt.Appendf(nil, "%d%s", int64(b)/u.factor, u.suffix), nil
+		}
+	}
+	return strconv.AppendInt(nil, int64(b), 10), nil
+}
+
+// MarshalJSON writes a number of bytes.
+func (b Bytes) MarshalJSON() ([]byte, error) { return strconv.AppendInt(nil, int64(b), 10), nil }
 
 // UnmarshalJSON reads what encoding/json writes: a number of bytes.
 func (b *Bytes) UnmarshalJSON(text []byte) error { return b.UnmarshalText(bytes.Trim(text, `"`)) }

@@ -35,6 +35,34 @@ type buildFlags struct {
 	update  bool
 	locked  bool
 	offline bool
+	set     []string // NAME=VALUE
+}
+
+// load reads a profile with the variables that the flags set.
+func (f *buildFlags) load(ref string) (*profiles.Profile, error) {
+	set, err := variables(f.set)
+	if err != nil {
+		return nil, err
+	}
+	return profiles.LoadWith(ref, set)
+}
+
+// variables reads the values of --set.
+func variables(list []string) (map[string]string, error) {
+	set := map[string]string{}
+	for _, s := range list {
+		name, value, ok := strings.Cut(s, "=")
+		if !ok || name == "" {
+			return nil, show.Usagef("bad --set %q: want NAME=VALUE", s)
+		}
+		set[name] = value
+	}
+	return set, nil
+}
+
+// addSet adds the flag that sets variables.
+func addSet(c *cobra.Command, set *[]string) {
+	c.Flags().StringArrayVar(set, "set", nil, "give a variable of the profile a value: NAME=VALUE")
 }
 
 func (a *Commands) planCommand() *cobra.Command {
@@ -57,7 +85,7 @@ PROFILE is a folder, a YAML file or a shipped profile: debian, node, lab, rescue
   ingot plan ./profiles/web -o json > web.plan.json`,
 		Args: command.ExactArgs("PROFILE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			p, err := profiles.Load(args[0])
+			p, err := f.load(args[0])
 			if err != nil {
 				return err
 			}
@@ -139,6 +167,7 @@ func (f *buildFlags) addMirror(c *cobra.Command) {
 }
 
 func (f *buildFlags) add(c *cobra.Command) {
+	addSet(c, &f.set)
 	f.addMirror(c)
 	c.Flags().StringVar(&f.keyring, "keyring", "",
 		"OpenPGP keys of the mirror's package lists, .gpg or .asc\n(default: $INGOT_KEYRING, else Debian's archive keys)")
@@ -226,6 +255,7 @@ PROFILE is a folder, a YAML file or a shipped profile: debian, node, lab, rescue
 		Example: `  ingot build lab --version v1
   ingot build ./profiles/web            # version: today's date and a number
   ingot build ./profiles/web --update   # with the newest packages
+  ingot build ./profiles/web --set workers=8
   ingot build ./profiles/web --locked --offline
   ingot build node -o json | jq -r .digest`,
 		Args: command.ExactArgs("PROFILE"),
@@ -394,7 +424,7 @@ func (a *Commands) build(ctx context.Context, ref string, f buildFlags) (im imag
 	if err != nil {
 		return im, built, err
 	}
-	p, err := profiles.Load(ref)
+	p, err := f.load(ref)
 	if err != nil {
 		return im, built, err
 	}
