@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -164,6 +165,10 @@ func (b *build) fetch(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		mirrors.Repositories = map[string]string{}
+		for _, r := range b.p.Repositories {
+			mirrors.Repositories[r.Name] = strings.TrimRight(r.URIs[0], "/")
+		}
 		err = b.cache.Fetch(ctx, mirrors, missing, func(done, total int64) {
 			b.Report("fetch", done, max(total, done+1), fmt.Sprintf("%d of %d MiB", done>>20, total>>20))
 		})
@@ -275,7 +280,7 @@ func (b *build) packInitramfs(ctx context.Context, kernel *tree.Tree, release st
 	b.Report("initramfs", 0, 0, "")
 	o := initramfs.Options{
 		Init: b.init, Modules: kernel, Release: release, Select: b.p.Kernel.Modules, Epoch: b.epoch,
-		Small: b.p.Compression == profiles.CompressSmall,
+		Small: b.p.Compression == profiles.CompressSmall, Blacklist: b.p.Kernel.Blacklist,
 		Files: map[string][]byte{
 			ingot.KeyDir + "/release.pub": b.Keys.Release.Public.Text(),
 			ingot.KeyDir + "/server.pub":  b.Keys.Server.Public.Text(),
@@ -284,6 +289,9 @@ func (b *build) packInitramfs(ctx context.Context, kernel *tree.Tree, release st
 	key := sha256.New()
 	fmt.Fprintln(key, initramfs.Format, b.plan.Init, b.kernelKey(), release, o.Select,
 		o.Small, b.epoch.Unix(), b.plan.Keys)
+	if len(o.Blacklist) > 0 {
+		fmt.Fprintln(key, "blacklist", o.Blacklist)
+	}
 	if b.p.PermitsShell() {
 		shell, err := b.shell(ctx)
 		if err != nil {

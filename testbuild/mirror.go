@@ -42,6 +42,8 @@ type Deb struct {
 	Version string
 	Fields  string            // further lines of the control file
 	Files   map[string]string // by path without a leading slash
+	// Backport puts it into the suite's backports instead.
+	Backport bool
 }
 
 // NewMirror starts an empty mirror whose files are below dir. Close ends it.
@@ -49,7 +51,7 @@ func NewMirror(ctx context.Context, dir, suite string) (*Mirror, error) {
 	m := &Mirror{dir: filepath.Join(dir, "archive"), home: filepath.Join(dir, "gpg"), suite: suite,
 		Keyring: filepath.Join(dir, "keys.gpg"),
 		stamp:   time.Now().Add(-time.Hour)}
-	for _, d := range []string{m.dir, filepath.Join(m.dir, "pool/main")} {
+	for _, d := range []string{m.dir, filepath.Join(m.dir, "pool/main"), filepath.Join(m.dir, "pool/backports")} {
 		if err := os.MkdirAll(d, 0o755); err != nil {
 			return nil, err
 		}
@@ -159,11 +161,14 @@ func (m *Mirror) Add(ctx context.Context, d Deb) error {
 	if err := os.Chmod(tree, 0o755); err != nil {
 		return err
 	}
-	return run(ctx, nil, "dpkg-deb", "--build", "--root-owner-group", "-Znone", tree, m.pool(d.Name, d.Version))
+	return run(ctx, nil, "dpkg-deb", "--build", "--root-owner-group", "-Znone", tree,
+		m.pool(d))
 }
 
 // Remove removes a package from the pool.
-func (m *Mirror) Remove(name, version string) error { return os.Remove(m.pool(name, version)) }
+func (m *Mirror) Remove(name, version string) error {
+	return os.Remove(m.pool(Deb{Name: name, Version: version}))
+}
 
 // AddFile puts an existing package into the pool.
 func (m *Mirror) AddFile(path, name string) error {
@@ -178,8 +183,12 @@ func (m *Mirror) AddFile(path, name string) error {
 	return os.WriteFile(to, b, 0o644)
 }
 
-func (m *Mirror) pool(name, version string) string {
-	return filepath.Join(m.dir, "pool/main", name+"_"+version+"_amd64.deb")
+func (m *Mirror) pool(d Deb) string {
+	folder := "pool/main"
+	if d.Backport {
+		folder = "pool/backports"
+	}
+	return filepath.Join(m.dir, folder, d.Name+"_"+d.Version+"_amd64.deb")
 }
 
 // Release says how Publish signs.
@@ -187,25 +196,29 @@ type Release struct {
 	Unsigned bool
 	Key      string    // name of another key, which is made; empty: the key of Keyring
 	Until    time.Time // Valid-Until; zero: none
+	Origin   string    // empty: none
 }
 
-// Publish makes indexes of the pool for the suite, and empty ones for its updates.
+// Publish makes indexes of the pool for the suite and its backports, and empty ones for its updates.
 func (m *Mirror) Publish(ctx context.Context, r Release) error {
 	if r.Key != "" {
 		if err := m.newKey(ctx, r.Key); err != nil {
 			return err
 		}
 	}
-	var index bytes.Buffer
-	packages := exec.CommandContext(ctx, "apt-ftparchive", "packages", "pool")
-	packages.Dir, packages.Stdout = m.dir, &index
-	if err := packages.Run(); err != nil {
-		return fmt.Errorf("running apt-ftparchive: %w", err)
+	index, err := m.index(ctx, "pool/main")
+	if err != nil {
+		return err
+	}
+	backports, err := m.index(ctx, "pool/backports")
+	if err != nil {
+		return err
 	}
 	// HTTP has times in seconds (RFC 9110 section 5.6.7): files that are published twice in one second
 	// would look unchanged to apt.
 	m.stamp = m.stamp.Add(2 * time.Second)
-	for suite, text := range map[string][]byte{m.suite: index.Bytes(), m.suite + "-updates": nil} {
+	for suite, text := range map[string][]byte{m.suite: index, m.suite + "-updates": nil,
+		m.suite + "-backports": backports} {
 		if err := m.publish(ctx, suite, text, r); err != nil {
 			return err
 		}
@@ -218,6 +231,17 @@ func (m *Mirror) Publish(ctx context.Context, r Release) error {
 		}
 	}
 	return nil
+}
+
+// index describes the packages of a folder.
+func (m *Mirror) index(ctx context.Context, folder string) ([]byte, error) {
+	var text bytes.Buffer
+	packages := exec.CommandContext(ctx, "apt-ftparchive", "packages", folder)
+	packages.Dir, packages.Stdout = m.dir, &text
+	if err := packages.Run(); err != nil {
+		return nil, fmt.Errorf("running apt-ftparchive: %w", err)
+	}
+	return text.Bytes(), nil
 }
 
 func (m *Mirror) publish(ctx context.Context, suite string, index []byte, r Release) error {
@@ -241,6 +265,12 @@ func (m *Mirror) publish(ctx context.Context, suite string, index []byte, r Rele
 	if !r.Until.IsZero() {
 		release = setField(release, "Valid-Until", r.Until.UTC().Format("Mon, 02 Jan 2006 15:04:05 UTC"))
 		release = setField(release, "Date", r.Until.Add(-time.Hour).UTC().Format("Mon, 02 Jan 2006 15:04:05 UTC"))
+	}
+	if r.Origin != "" {
+		release = setField(release, "Origin", r.Origin)
+	}
+	if strings.HasSuffix(suite, "-backports") { // as Debian's: only on request
+		release = setField(setField(release, "NotAutomatic", "yes"), "ButAutomaticUpgrades", "yes")
 	}
 	path := filepath.Join(dir, "Release")
 	if err := os.WriteFile(path, release, 0o644); err != nil {

@@ -32,6 +32,8 @@ type Options struct {
 	Release string            // kernel release
 	Select  []string          // module names, folders below kernel/ with a final slash, presets
 	Files   map[string][]byte // further files by absolute path, mode 0644
+	// Blacklist are modules whose aliases are left out, so that no device loads them.
+	Blacklist []string
 	// further programs by absolute path, mode 0755
 	Programs map[string][]byte
 	Epoch    time.Time // time of every entry
@@ -49,6 +51,9 @@ func Write(w io.Writer, o Options) (Info, error) {
 	set, err := selectModules(o.Modules, o.Release, o.Select)
 	if err != nil {
 		return Info{}, err
+	}
+	for _, m := range o.Blacklist {
+		set.blacklist[moduleName(m)] = true
 	}
 	level := zstd.SpeedBetterCompression
 	if o.Small {

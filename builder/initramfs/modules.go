@@ -48,6 +48,8 @@ type moduleSet struct {
 	aliases map[string][]string // alias without wildcards to module names
 	builtin map[string]bool
 	chosen  map[string]bool // paths
+	// blacklist are modules whose own aliases count for nothing (modprobe.d(5)).
+	blacklist map[string]bool
 }
 
 // moduleName returns the name of the module in a file. The kernel does not distinguish dashes and
@@ -60,7 +62,8 @@ func moduleName(p string) string {
 // selectModules reads depmod's indexes and chooses modules with their dependencies.
 func selectModules(t *tree.Tree, release string, want []string) (*moduleSet, error) {
 	s := &moduleSet{tree: t, dir: "usr/lib/modules/" + release, paths: map[string]string{}, deps: map[string][]string{},
-		soft: map[string][]string{}, aliases: map[string][]string{}, builtin: map[string]bool{}, chosen: map[string]bool{}}
+		soft: map[string][]string{}, aliases: map[string][]string{}, builtin: map[string]bool{}, chosen: map[string]bool{},
+		blacklist: map[string]bool{}}
 	if err := s.readIndexes(); err != nil {
 		return nil, err
 	}
@@ -215,7 +218,7 @@ func (s *moduleSet) indexes() (map[string][]byte, error) {
 	}
 	if err := s.lines("modules.alias", func(line string) {
 		f := strings.Fields(line) // alias PATTERN NAME
-		if len(f) == 3 && names[moduleName(f[2])] {
+		if len(f) == 3 && names[moduleName(f[2])] && !s.blacklist[moduleName(f[2])] {
 			fmt.Fprintln(&alias, line)
 		}
 	}); err != nil {

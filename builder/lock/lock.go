@@ -12,6 +12,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/google/renameio/v2"
 
@@ -44,6 +45,8 @@ type File struct {
 	Stub     source.Package   `json:"stub"`            // holds the systemd-stub of the UKI, whatever the suite
 	Packages []source.Package `json:"packages"`        // sorted by name
 	Trees    []source.Pin     `json:"trees,omitempty"` // of base and layers, in order
+	// Releases are the signed lists of the request's repositories that the packages were found in.
+	Releases []source.Release `json:"releases,omitempty"`
 	// Accounts are the numbers of users and groups. A number that was given once stays with its name.
 	// Nil: they are not known, because nothing was built from the file, or an older ingot wrote it.
 	Accounts accounts.List `json:"accounts,omitzero"`
@@ -91,6 +94,9 @@ func (f *File) check() error {
 			return fmt.Errorf("package %s is listed twice", p.Name)
 		}
 		seen[p.Name] = i > 0
+		if err := f.checkArchive(p); err != nil {
+			return err
+		}
 	}
 	if len(f.Trees) != len(f.Request.Trees) {
 		return fmt.Errorf("it pins %d trees of %d", len(f.Trees), len(f.Request.Trees))
@@ -101,6 +107,15 @@ func (f *File) check() error {
 		}
 	}
 	return f.Accounts.Check()
+}
+
+// checkArchive reports a package of a repository that the request does not have.
+func (f *File) checkArchive(p source.Package) error {
+	if p.Archive == "debian" || p.Archive == "security" ||
+		slices.ContainsFunc(f.Request.Repositories, func(r source.Repository) bool { return r.Name == p.Archive }) {
+		return nil
+	}
+	return fmt.Errorf("package %s: unknown archive %q", p.Name, p.Archive)
 }
 
 // Text is the content of the file: JSON with a line for each package, so that a diff of it shows
@@ -120,6 +135,12 @@ func (f *File) Text() ([]byte, error) {
 	}
 	if len(f.Trees) > 0 {
 		if err := writeLines(&b, "trees", f.Trees); err != nil {
+			return nil, err
+		}
+		b.WriteString(",\n")
+	}
+	if len(f.Releases) > 0 {
+		if err := writeLines(&b, "releases", f.Releases); err != nil {
 			return nil, err
 		}
 		b.WriteString(",\n")

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"ingot"
+	"ingot/builder/source"
 	"ingot/profiles"
 )
 
@@ -19,6 +20,9 @@ type Request struct {
 	// KernelSuite is the suite of the kernel when it is not that of the packages.
 	KernelSuite string   `json:"kernelSuite,omitempty"`
 	Trees       []string `json:"trees,omitempty"` // base and layers, in order
+	Recommends  bool     `json:"recommends,omitempty"`
+	// Repositories are further archives, in the order of the profile.
+	Repositories []source.Repository `json:"repositories,omitempty"`
 }
 
 // RequestOf returns what a profile asks for.
@@ -28,6 +32,12 @@ func RequestOf(p *profiles.Profile) Request {
 	slices.Sort(r.Packages)
 	if p.Kernel.Suite != p.Base.Suite {
 		r.KernelSuite = p.Kernel.Suite
+	}
+	r.Recommends = p.Recommends != nil && *p.Recommends
+	for _, q := range p.Repositories {
+		key, _ := p.RepositoryKey(q) // a profile whose keys cannot be read is not loaded
+		r.Repositories = append(r.Repositories, source.Repository{Name: q.Name, URIs: q.URIs, Suites: q.Suites,
+			Components: q.Components, Pin: q.Pin, Key: key, KeyDigest: ingot.DigestOf(key)})
 	}
 	for _, l := range p.Trees() {
 		name := l.String()
@@ -47,6 +57,8 @@ func (r Request) differenceFrom(before Request) string {
 		{"kernel", before.Kernel, r.Kernel},
 		{"components", strings.Join(before.Components, " "), strings.Join(r.Components, " ")},
 		{"kernel.suite", before.KernelSuite, r.KernelSuite},
+		{"recommends", fmt.Sprint(before.Recommends), fmt.Sprint(r.Recommends)},
+		{"repositories", repositoriesText(before.Repositories), repositoriesText(r.Repositories)},
 		{"trees", strings.Join(before.Trees, ", "), strings.Join(r.Trees, ", ")},
 	} {
 		if f.was != f.is {
@@ -64,4 +76,25 @@ func (r Request) differenceFrom(before Request) string {
 		}
 	}
 	return strings.Join(words, ", ")
+}
+
+// repositoriesText describes repositories, with all that changes what they give.
+func repositoriesText(list []source.Repository) string {
+	var words []string
+	for _, r := range list {
+		words = append(words, fmt.Sprintf("%s (%s %s %s, key %s, pin %d)", r.Name, strings.Join(r.URIs, " "),
+			strings.Join(r.Suites, " "), strings.Join(r.Components, " "), r.KeyDigest.Short(), r.Pin))
+	}
+	return strings.Join(words, ", ")
+}
+
+// alsoSuites returns the suites of Debian that packages name, besides that of the profile.
+func (r Request) alsoSuites() (list []string) {
+	for _, p := range r.Packages {
+		if _, suite, ok := strings.Cut(p, "/"); ok && suite != r.Suite && !slices.Contains(list, suite) &&
+			!slices.ContainsFunc(r.Repositories, func(q source.Repository) bool { return slices.Contains(q.Suites, suite) }) {
+			list = append(list, suite)
+		}
+	}
+	return list
 }

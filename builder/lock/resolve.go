@@ -197,7 +197,10 @@ func (f *File) questions(ctx context.Context) (list []question) {
 		list[i].parts = append(list[i].parts, part)
 	}
 	add(f.Request.Suite, func(apt *source.Apt) (err error) {
-		f.Packages, err = apt.Resolve(ctx, f.Request.Packages)
+		if f.Packages, err = apt.Resolve(ctx, f.Request.Packages, f.Request.Recommends); err != nil {
+			return err
+		}
+		f.Releases, err = apt.Releases(ctx)
 		return err
 	})
 	add(cmp.Or(f.Request.KernelSuite, f.Request.Suite), func(apt *source.Apt) (err error) {
@@ -214,7 +217,14 @@ func (f *File) questions(ctx context.Context) (list []question) {
 }
 
 func (q question) ask(ctx context.Context, env *source.Env, r Request) error {
-	apt, err := env.Apt(ctx, q.suite, string(r.Arch), r.Components)
+	o := source.AptOptions{Suite: q.suite, Arch: string(r.Arch), Components: r.Components}
+	if q.suite == r.Suite || q.suite == r.KernelSuite {
+		o.Repositories = r.Repositories
+	}
+	if q.suite == r.Suite {
+		o.Also = r.alsoSuites()
+	}
+	apt, err := env.AptWith(ctx, o)
 	if err != nil {
 		return err
 	}

@@ -27,7 +27,7 @@ type Package struct {
 	Arch    string `json:"arch"`
 	Size    int64  `json:"size"`    // bytes of the .deb
 	SHA256  string `json:"sha256"`  // hex
-	Archive string `json:"archive"` // "debian" or "security"
+	Archive string `json:"archive"` // "debian", "security", or the name of a repository
 	Path    string `json:"path"`    // below the archive: pool/main/…
 }
 
@@ -38,6 +38,8 @@ type Apt struct {
 	config string
 	suite  string
 	unlock func()
+	// repositories are further archives, in the order of the profile.
+	repositories []Repository
 }
 
 // AptOptions choose what an Apt sees.
@@ -47,9 +49,12 @@ type AptOptions struct {
 	Suite      string
 	Components []string
 	Mirrors    Mirrors
-	Keyring    string       // OpenPGP keys of Mirrors.Debian, absolute path; empty: Debian's own
-	Offline    bool         // use the package lists of an earlier run
-	Log        *slog.Logger // nil is quiet
+	Keyring    string   // OpenPGP keys of Mirrors.Debian, absolute path; empty: Debian's own
+	Offline    bool     // use the package lists of an earlier run
+	Also       []string // further suites of Debian, for packages that name one
+	// Repositories are further archives.
+	Repositories []Repository
+	Log          *slog.Logger // nil is quiet
 }
 
 var (
@@ -67,12 +72,20 @@ func (p Package) Check() error {
 		return fmt.Errorf("package %s: %q is not a SHA-256", p.Name, p.SHA256)
 	case p.Size <= 0 || p.Version == "" || p.Arch == "":
 		return fmt.Errorf("package %s: size, version or arch is missing", p.Name)
-	case !pathRE.MatchString(p.Path) || strings.Contains(p.Path, ".."):
+	case !p.pathOK() || strings.Contains(p.Path, ".."):
 		return fmt.Errorf("package %s: %q is not a path below an archive", p.Name, p.Path)
-	case p.Archive != "debian" && p.Archive != "security":
+	case !archiveRE.MatchString(p.Archive):
 		return fmt.Errorf("package %s: unknown archive %q", p.Name, p.Archive)
 	}
 	return nil
+}
+
+// pathOK reports whether the path can be one of the archive.
+func (p Package) pathOK() bool {
+	if p.Archive == "debian" || p.Archive == "security" {
+		return pathRE.MatchString(p.Path)
+	}
+	return repositoryPathRE.MatchString(p.Path)
 }
 
 // OpenApt prepares a private apt and refreshes its package lists. When the mirror cannot be reached
@@ -82,8 +95,8 @@ func OpenApt(ctx context.Context, o AptOptions) (*Apt, error) {
 	if err := NeedTools("apt-get", "apt-cache"); err != nil {
 		return nil, err
 	}
-	dir := filepath.Join(o.Dir, o.Suite+"-"+o.Arch)
-	a := &Apt{dir: dir, log: o.Log, suite: o.Suite, config: filepath.Join(dir, "apt.conf")}
+	dir := filepath.Join(o.Dir, strings.Join(append([]string{o.Suite, o.Arch}, o.Also...), "-")+o.repositoriesKey())
+	a := &Apt{dir: dir, log: o.Log, suite: o.Suite, config: filepath.Join(dir, "apt.conf"), repositories: o.Repositories}
 	if a.log == nil {
 		a.log = slog.New(slog.DiscardHandler)
 	}
@@ -126,12 +139,15 @@ func (a *Apt) refresh(ctx context.Context, o AptOptions) error {
 	if err != nil {
 		return err
 	}
+	sources += a.repositoryLines(o.Repositories)
 	path := filepath.Join(a.dir, "etc/sources.list")
 	before, _ := os.ReadFile(path) // none: there are no lists either
 	if err := a.configure(o, sources); err != nil {
 		return err
 	}
-	err = a.update(ctx)
+	if err = a.update(ctx); err == nil && len(o.Repositories) > 0 {
+		err = a.prefer(ctx)
+	}
 	if errors.Is(err, ErrOffline) && string(before) == sources && a.hasLists() {
 		a.log.Warn("the mirror cannot be reached, using the package lists of an earlier run", "suite", a.suite)
 		return nil
@@ -164,11 +180,17 @@ func (o *AptOptions) sources() (string, error) {
 	line := func(keyring, uri, suite string) string {
 		return fmt.Sprintf("deb [signed-by=%s] %s %s %s\n", keyring, uri, suite, strings.Join(o.Components, " "))
 	}
-	text := line(keyring, o.Mirrors.Debian, o.Suite)
-	if !Rolling(o.Suite) {
-		text += line(keyring, o.Mirrors.Debian, o.Suite+"-updates")
+	on, _ := backportsOf(o.Suite)
+	text := line(keyring, o.Mirrors.Debian, on)
+	if !Rolling(on) {
+		text += line(keyring, o.Mirrors.Debian, on+"-updates")
 		if o.Mirrors.Security != "" {
-			text += line(debianKeyring, o.Mirrors.Security, o.Suite+"-security")
+			text += line(debianKeyring, o.Mirrors.Security, on+"-security")
+		}
+	}
+	for _, suite := range append([]string{o.Suite}, o.Also...) {
+		if !strings.Contains(text, " "+suite+" ") && !(suite == on+"-security") {
+			text += line(keyring, o.Mirrors.Debian, suite)
 		}
 	}
 	return text, nil
@@ -179,6 +201,8 @@ func Rolling(suite string) bool {
 	return slices.Contains([]string{"sid", "unstable", "testing", "experimental"}, suite)
 }
 
+// configure writes apt.conf. A suite may change what it says about itself, such as testing that becomes
+// stable: its name and the signature decide here.
 func (a *Apt) configure(o AptOptions, sources string) error {
 	conf := fmt.Sprintf(`Dir %q;
 Dir::Etc %q;
@@ -193,11 +217,18 @@ APT::Sandbox::User "";
 APT::Update::Error-Mode "any";
 Acquire::Languages "none";
 Acquire::Retries "2";
+Acquire::AllowReleaseInfoChange "true";
 Acquire::http::Timeout "20";
 Acquire::https::Timeout "20";
 Debug::NoLocking "true";
 quiet "1";
 `, a.dir, a.dir+"/etc", a.dir+"/state", a.dir+"/status", a.dir+"/cache", o.Arch, o.Arch)
+	if _, on := backportsOf(o.Suite); on { // else apt takes nothing of it (apt_preferences(5), NotAutomatic)
+		conf += fmt.Sprintf("APT::Default-Release %q;\n", o.Suite)
+	}
+	if err := a.writeKeys(o.Repositories); err != nil {
+		return err
+	}
 	for name, content := range map[string]string{"apt.conf": conf, "etc/sources.list": sources, "status": ""} {
 		if err := os.WriteFile(filepath.Join(a.dir, name), []byte(content), 0o644); err != nil {
 			return fmt.Errorf("preparing apt: %w", err)
@@ -246,12 +277,21 @@ func (a *Apt) update(ctx context.Context) error {
 	if errors.Is(noSpace(text), unix.ENOSPC) {
 		return fmt.Errorf("refreshing package lists: %w", unix.ENOSPC)
 	}
+	repository := a.blame(text)
 	for _, r := range refusals {
 		if r.words.MatchString(text) {
-			return fmt.Errorf("refreshing package lists: %w: %s (%s)", ErrUntrusted, r.why, firstError(text))
+			why := r.why
+			if repository != "" {
+				why = strings.NewReplacer("name the mirror's keys with --keyring FILE, or use another mirror",
+					"write the key that its owner publishes", "that is not trusted here", "other than the profile's").Replace(why)
+			}
+			return fmt.Errorf("refreshing package lists: %s%w: %s (%s)", repository, ErrUntrusted, why, firstError(text))
 		}
 	}
 	switch {
+	case repository != "" && (notFoundRE.MatchString(text) || offlineRE.MatchString(text)):
+		return fmt.Errorf("refreshing package lists: %s%w: %s; correct its uris and suites", repository, ErrNoSuite,
+			firstError(text))
 	case notFoundRE.MatchString(text):
 		suite := a.suite
 		if m := suiteRE.FindStringSubmatch(text); m != nil {
@@ -276,9 +316,16 @@ func noSpace(text string) error {
 
 // Resolve returns the closure of Debian's essential packages and names,
 // without recommendations, sorted by name.
-func (a *Apt) Resolve(ctx context.Context, names []string) ([]Package, error) {
+//
+// A name may be NAME=VERSION, with * for any text, or NAME/SUITE. With recommends, what packages recommend
+// is in the closure, too.
+func (a *Apt) Resolve(ctx context.Context, names []string, recommends bool) ([]Package, error) {
 	// apt treats itself as important; an image that never changes does not need it.
-	args := append([]string{"install", "--simulate", "--yes", "?and(?essential,?not(?exact-name(apt)))"}, names...)
+	args := []string{"install", "--simulate", "--yes"}
+	if recommends {
+		args = append(args, "--install-recommends")
+	}
+	args = append(append(args, "?and(?essential,?not(?exact-name(apt)))"), names...)
 	out, err := a.run(ctx, "apt-get", args...)
 	if err != nil {
 		return nil, a.explain(ctx, names, string(out), err)
@@ -338,11 +385,11 @@ func (a *Apt) show(ctx context.Context, want []string) ([]Package, error) {
 		return nil, fmt.Errorf("reading package records: %w: %s", err, firstError(string(out)))
 	}
 	seen := map[string]bool{}
-	var list []Package
+	var list, records []Package
 	for _, record := range strings.Split(string(out), "\n\n") {
 		p := Package{Name: field(record, "Package"), Version: field(record, "Version"), Arch: field(record, "Architecture"),
 			SHA256: field(record, "SHA256"), Path: field(record, "Filename"), Archive: "debian"}
-		if p.Name == "" || seen[p.Name] {
+		if p.Name == "" {
 			continue
 		}
 		if p.SHA256 == "" {
@@ -354,14 +401,35 @@ func (a *Apt) show(ctx context.Context, want []string) ([]Package, error) {
 		if strings.HasPrefix(p.Path, "pool/updates/") { // the layout of the security archive
 			p.Archive = "security"
 		}
-		seen[p.Name] = true
-		list = append(list, p)
+		if records = append(records, p); !seen[p.Name] {
+			seen[p.Name] = true
+			list = append(list, p)
+		}
 	}
 	if len(list) != len(want) {
 		return nil, fmt.Errorf("reading package records: %d packages found; want %d", len(list), len(want))
 	}
 	slices.SortFunc(list, func(x, y Package) int { return strings.Compare(x.Name, y.Name) })
-	return list, nil
+	return list, a.locate(ctx, list, records)
+}
+
+// versionRefused is what apt says of a version or suite that it does not have.
+var versionRefused = regexp.MustCompile(`(?:Version|Release) '([^']*)' for '([^']*)' was not found`)
+
+// refuseVersion says which versions of a package there are.
+func (a *Apt) refuseVersion(ctx context.Context, want, name string) error {
+	out, err := a.run(ctx, "apt-cache", "show", "--all-versions", name)
+	if err != nil {
+		return fmt.Errorf("resolving packages: %w: %s", err, firstError(string(out)))
+	}
+	var have []string
+	for _, record := range strings.Split(string(out), "\n\n") {
+		if v := field(record, "Version"); v != "" && !slices.Contains(have, v) {
+			have = append(have, v)
+		}
+	}
+	return fmt.Errorf("resolving packages: %w in %s: %s %s; there is %s", ErrNoPackage, a.suite, name, want,
+		strings.Join(have, ", "))
 }
 
 // explain turns apt's error output into one sentence about the profile.
@@ -369,11 +437,17 @@ func (a *Apt) explain(ctx context.Context, names []string, text string, err erro
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
+	if m := versionRefused.FindStringSubmatch(text); m != nil {
+		return a.refuseVersion(ctx, m[1], m[2])
+	}
 	missing := regexp.MustCompile(`(?:Unable to locate package|No packages found|` +
 		`Package '?([^' ]+)'? has no installation candidate)`)
 	if missing.MatchString(text) {
 		var unknown []string
 		for _, n := range names {
+			if i := strings.IndexAny(n, "=/"); i > 0 {
+				n = n[:i]
+			}
 			if out, err := a.run(ctx, "apt-cache", "show", "--no-all-versions", n); err != nil || len(out) == 0 ||
 				strings.HasPrefix(string(out), "E:") || strings.HasPrefix(string(out), "N:") {
 				unknown = append(unknown, n+a.near(ctx, n))

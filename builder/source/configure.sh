@@ -8,6 +8,15 @@ export DPKG_RUNNING_VERSION="$(dpkg-query --showformat '${Version}' --show dpkg)
 export DPKG_MAINTSCRIPT_PACKAGE DPKG_MAINTSCRIPT_ARCH
 options='--force-unsafe-io --log=/dev/null'
 
+# Answers are stored before a package asks.
+if [ -e /.ingot/debconf ]; then
+	mkdir -p /var/cache/debconf
+	if ! debconf-set-selections /.ingot/debconf </dev/null; then
+		echo "ingot: failed: debconf: it cannot store the answers of the profile"
+		exit 1
+	fi
+fi
+
 # A preinst runs from where dpkg puts it; debconf learns the package's name there.
 new=/var/lib/dpkg/tmp.ci
 while read -r DPKG_MAINTSCRIPT_PACKAGE DPKG_MAINTSCRIPT_ARCH needs; do

@@ -30,6 +30,7 @@ type InstallOptions struct {
 	Arch     string
 	Epoch    time.Time
 	Keep     []string          // KeepDocs, KeepMan, KeepLocales
+	Preseed  []string          // lines of debconf-set-selections(1)
 	Accounts accounts.List     // numbers of the accounts that packages make; nil: their tools choose
 	Work     string            // scratch folder, removed by the caller
 	Unpacked func()            // called when the packages are unpacked and a processor is free; may be nil
@@ -131,6 +132,9 @@ func (o InstallOptions) extra(c Cache, u *unpacked) ([]controlFile, error) {
 	}
 	extra = append(extra, []controlFile{{".ingot/configure", 0o755, []byte(configureScript)},
 		{".ingot/preinst", 0o644, preinst.Bytes()}, {".ingot/quirks", 0o644, table.Bytes()}}...)
+	if len(o.Preseed) > 0 {
+		extra = append(extra, controlFile{".ingot/debconf", 0o600, []byte(strings.Join(o.Preseed, "\n") + "\n")})
+	}
 	for name, text := range stubs {
 		extra = append(extra, controlFile{".ingot/stub/" + name, 0o755, []byte(text)})
 	}

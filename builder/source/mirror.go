@@ -11,14 +11,22 @@ import (
 type Mirrors struct {
 	Debian   string
 	Security string // empty: no security updates
+	// Repositories are the base URLs of further archives, by name.
+	Repositories map[string]string
 }
 
 // URL returns where a package is downloaded from. A plus sign is escaped, as apt does: some caches
 // read it as a space.
 func (m Mirrors) URL(p Package) (string, error) {
 	base := m.Debian
-	if p.Archive == "security" {
+	switch p.Archive {
+	case "debian":
+	case "security":
 		base = m.Security
+	default:
+		if base = m.Repositories[p.Archive]; base == "" {
+			return "", fmt.Errorf("%w for the repository %q; the profile does not have it", ErrNoMirror, p.Archive)
+		}
 	}
 	if base == "" {
 		return "", fmt.Errorf("%w for the %s archive; give one with --mirror 'URL SECURITY-URL'", ErrNoMirror, p.Archive)

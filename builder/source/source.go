@@ -147,10 +147,17 @@ func (e *Env) Mirrors() (Mirrors, error) {
 
 // Apt opens a private apt for one suite and architecture. The caller closes it.
 func (e *Env) Apt(ctx context.Context, suite, arch string, components []string) (*Apt, error) {
+	return e.AptWith(ctx, AptOptions{Suite: suite, Arch: arch, Components: components})
+}
+
+// AptWith opens a private apt for a suite, an architecture and further archives. The rest of the options is
+// that of e. The caller closes it.
+func (e *Env) AptWith(ctx context.Context, o AptOptions) (*Apt, error) {
 	mirrors, err := e.Mirrors()
 	if err != nil {
 		return nil, err
 	}
-	return OpenApt(ctx, AptOptions{Dir: filepath.Join(e.CacheDir, "apt"), Arch: arch, Suite: suite, Components: components,
-		Mirrors: mirrors, Keyring: e.Keyring, Offline: e.Offline, Log: e.Log})
+	o.Dir, o.Mirrors, o.Keyring = filepath.Join(e.CacheDir, "apt"), mirrors, e.Keyring
+	o.Offline, o.Log = e.Offline, e.Log
+	return OpenApt(ctx, o)
 }

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -24,18 +25,18 @@ func TestHostMirrors(t *testing.T) {
 		{"deb822", "sources.list.d/debian.sources", "Types: deb deb-src\n# note\nURIs: http://m/debian/\n" +
 			"Suites: bookworm bookworm-updates\nSigned-By: /k\n\nTypes: deb\nURIs: http://m/debian-security\n" +
 			"Suites: bookworm-security\n", "",
-			Mirrors{"http://m/debian", "http://m/debian-security"}},
+			Mirrors{Debian: "http://m/debian", Security: "http://m/debian-security"}},
 		{"one line", "sources.list", "# x\ndeb [signed-by=/k] http://n/debian bookworm main\n" +
 			"deb http://n/debian-security bookworm-security main\n", "",
-			Mirrors{"http://n/debian", "http://n/debian-security"}},
+			Mirrors{Debian: "http://n/debian", Security: "http://n/debian-security"}},
 		{"others are passed over", "sources.list", "deb http://x/nodesource nodistro main\ndeb http://n/debian trixie main\n",
-			"", Mirrors{"http://n/debian", ""}},
+			"", Mirrors{Debian: "http://n/debian", Security: ""}},
 		{"a named one goes first", "sources.list", "deb http://n/debian trixie main\n",
-			"http://mine/d/", Mirrors{"http://mine/d", ""}},
+			"http://mine/d/", Mirrors{Debian: "http://mine/d", Security: ""}},
 		{"and its security archive", "sources.list", "deb http://n/debian-security trixie-security main\n",
-			"http://mine/d http://mine/s/", Mirrors{"http://mine/d", "http://mine/s"}},
+			"http://mine/d http://mine/s/", Mirrors{Debian: "http://mine/d", Security: "http://mine/s"}},
 		{"or none", "sources.list", "deb http://n/debian-security trixie-security main\n",
-			"http://mine/d none", Mirrors{"http://mine/d", ""}},
+			"http://mine/d none", Mirrors{Debian: "http://mine/d", Security: ""}},
 	} {
 		etc := t.TempDir()
 		path := filepath.Join(etc, c.file)
@@ -45,7 +46,7 @@ func TestHostMirrors(t *testing.T) {
 		if err := os.WriteFile(path, []byte(c.text), 0o644); err != nil {
 			t.Fatal(err)
 		}
-		if got, err := HostMirrors(etc, c.named); err != nil || got != c.want {
+		if got, err := HostMirrors(etc, c.named); err != nil || !reflect.DeepEqual(got, c.want) {
 			t.Errorf("%s: HostMirrors = %+v, %v; want %+v", c.name, got, err, c.want)
 		}
 	}
