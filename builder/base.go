@@ -103,7 +103,7 @@ func (b *build) installed(ctx context.Context, given accounts.List, unpacked fun
 func (b *build) install(ctx context.Context, out, work string, given accounts.List, unpacked func()) error {
 	return source.Install(ctx, b.cache, b.plan.Packages, out, source.InstallOptions{
 		Arch: string(b.plan.Profile.Arch), Epoch: b.epoch, Keep: b.plan.Profile.Keep, Accounts: given,
-		Work: work, Unpacked: unpacked,
+		Preseed: b.p.Preseed(), Work: work, Unpacked: unpacked,
 		Progress: func(line string) { b.Report("install", 0, 0, clip(line)) },
 	})
 }
@@ -119,6 +119,9 @@ func (b *build) baseKey(given accounts.List) string {
 	if given != nil {
 		fmt.Fprintf(key, "accounts %s\n%s\n%s", accounts.Stub, given.Numbers(accounts.User),
 			given.Numbers(accounts.Group))
+	}
+	if answers := b.p.Preseed(); len(answers) > 0 {
+		fmt.Fprintf(key, "debconf %q\n", answers)
 	}
 	return fmt.Sprintf("base-%x", key.Sum(nil))
 }

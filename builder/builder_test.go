@@ -59,10 +59,37 @@ func TestUsers(t *testing.T) {
 	}
 }
 
+// nowhere is the place of what a test invents.
+func nowhere(string) profiles.Place { return profiles.Place{} }
+
+// TestUnmask: enabling a unit that a package or a layer masks in /etc unmasks it; one that is masked where
+// packages keep their units is an error with the place in the profile.
+func TestUnmask(t *testing.T) {
+	tr := buildertest.UsersTree(t)
+	if err := errors.Join(tr.PutLink("etc/systemd/system/ssh.service", "/dev/null"),
+		tr.PutLink("usr/lib/systemd/system/x11.service", "/dev/null")); err != nil {
+		t.Fatal(err)
+	}
+	if err := setUnits(tr, profiles.Units{Enable: []string{"ssh.service"}}, nowhere); err != nil {
+		t.Fatal(err)
+	}
+	if e := tr.Get("etc/systemd/system/multi-user.target.wants/ssh.service"); e == nil ||
+		tr.Get("etc/systemd/system/ssh.service") != nil {
+		t.Errorf("ssh.service is wanted by %+v; the mask is %+v", e, tr.Get("etc/systemd/system/ssh.service"))
+	}
+	err := setUnits(tr, profiles.Units{Enable: []string{"x11.service"}}, func(key string) profiles.Place {
+		return profiles.Place{File: key, Line: 3, Column: 4}
+	})
+	if err == nil || !strings.HasPrefix(err.Error(), "units.enable=x11.service:3:4: enabling x11.service: ") ||
+		!strings.Contains(err.Error(), "masks it with the link /usr/lib/systemd/system/x11.service; add a unit of your own") {
+		t.Errorf("enabling a unit that a package masks = %v", err)
+	}
+}
+
 func TestUnits(t *testing.T) {
 	tr := buildertest.UsersTree(t)
 	err := setUnits(tr, profiles.Units{Enable: []string{"ssh.service", "getty@ttyS1.service"},
-		Mask: []string{"apt.timer"}})
+		Mask: []string{"apt.timer"}}, nowhere)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -80,7 +107,7 @@ func TestUnits(t *testing.T) {
 	if tr.Get(dir+"timers.target.wants/apt.timer") != nil {
 		t.Error("a masked timer is still wanted")
 	}
-	if err := setUnits(tr, profiles.Units{Enable: []string{"nothing.service"}}); err == nil ||
+	if err := setUnits(tr, profiles.Units{Enable: []string{"nothing.service"}}, nowhere); err == nil ||
 		!strings.Contains(err.Error(), "no such unit") {
 		t.Errorf("enabling what is not there = %v", err)
 	}

@@ -4,11 +4,13 @@ import (
 	"bytes"
 	"fmt"
 	"io/fs"
+	"path"
 	"strings"
 
 	"ingot"
 	"ingot/builder/inspect"
 	"ingot/builder/secrets"
+	"ingot/builder/setup"
 	"ingot/builder/source"
 	"ingot/builder/tree"
 	"ingot/profiles"
@@ -36,7 +38,13 @@ func (b *build) merge(root, kernel *tree.Tree) (err error) {
 	// SquashFS has room for user, trusted and security attributes only; POSIX
 	// ACLs (in practice: of /var/log/journal) cannot be kept.
 	root.DropXattrs("system.")
+	if err := setup.Remove(root, b.p); err != nil {
+		return err
+	}
 	if err := skeleton(root, b.init); err != nil {
+		return err
+	}
+	if err := setup.Apply(root, b.p, modulesFolder(kernel)); err != nil {
 		return err
 	}
 	if b.accounts, err = addUsers(root, b.p.Users, b.p.Groups, b.accounts); err != nil {
@@ -45,7 +53,7 @@ func (b *build) merge(root, kernel *tree.Tree) (err error) {
 	if err := b.addFiles(root); err != nil {
 		return err
 	}
-	if err := setUnits(root, b.p.Units); err != nil {
+	if err := b.addUnits(root); err != nil {
 		return err
 	}
 	if err := b.checkMounts(root); err != nil {
@@ -55,6 +63,28 @@ func (b *build) merge(root, kernel *tree.Tree) (err error) {
 		return err
 	}
 	return b.checkBootable(root)
+}
+
+// addUnits enables, disables, masks and completes units.
+func (b *build) addUnits(root *tree.Tree) error {
+	unknown, err := setup.DropIns(root, b.p)
+	if err != nil {
+		return err
+	}
+	for _, name := range unknown {
+		b.Logger().Warn("the root has no unit of a drop-in; it counts if something makes the unit at boot", "unit", name)
+	}
+	return setUnits(root, b.p.Units, b.p.Origin)
+}
+
+// modulesFolder returns the folder of the modules of a kernel's tree; empty: it has none.
+func modulesFolder(kernel *tree.Tree) string {
+	for _, e := range kernel.Entries() {
+		if path.Base(e.Path) == "modules.dep" {
+			return path.Dir(e.Path)
+		}
+	}
+	return ""
 }
 
 // skeletonDigest is the digest of the names and contents of the files that ingot puts into every
@@ -111,9 +141,8 @@ func skeleton(root *tree.Tree, init []byte) error {
 
 func (b *build) addFiles(root *tree.Tree) error {
 	for _, f := range b.p.Files {
-		if f.Link != "" {
-			e := tree.Entry{Path: f.Path, Kind: tree.Symlink, Mode: 0o777, Target: f.Link}
-			if err := addExplicit(root, e); err != nil {
+		if f.Link != "" || f.Directory {
+			if err := addOther(root, f); err != nil {
 				return fmt.Errorf("adding %s (%s): %w", f.Path, f.At, err)
 			}
 			continue
@@ -134,6 +163,31 @@ func (b *build) addFiles(root *tree.Tree) error {
 		}
 	}
 	return nil
+}
+
+// addOther adds a link, or a folder. A folder that is there keeps what the profile does not say.
+func addOther(root *tree.Tree, f profiles.File) (err error) {
+	if f.Link != "" {
+		return addExplicit(root, tree.Entry{Path: f.Path, Kind: tree.Symlink, Mode: 0o777, Target: f.Link})
+	}
+	e := tree.Entry{Path: f.Path, Kind: tree.Dir, Mode: 0o755}
+	if old := root.Find(f.Path); old != nil && old.Kind == tree.Dir {
+		e = *old
+	}
+	if f.Mode != 0 {
+		e.Mode = uint32(f.Mode)
+	}
+	if f.Owner != "" {
+		if e.UID, err = ownerID(root, "etc/passwd", f.Owner); err != nil {
+			return err
+		}
+	}
+	if f.Group != "" {
+		if e.GID, err = ownerID(root, "etc/group", f.Group); err != nil {
+			return err
+		}
+	}
+	return addExplicit(root, e)
 }
 
 func addFile(root *tree.Tree, f profiles.File, content []byte) error {

@@ -75,6 +75,18 @@ type lab struct {
 
 func newLab(t *testing.T) *lab {
 	t.Helper()
+	l := beginLab(t)
+	l.must(os.WriteFile(l.profile, []byte("name: lab\nextends: lab\nfiles:\n  - {path: /etc/scene, source: scene.txt}\n"),
+		0o644))
+	l.must(os.WriteFile(filepath.Join(l.dir, "scene.txt"), []byte("scene\n"), 0o600))
+	l.must(os.Chmod(filepath.Join(l.dir, "scene.txt"), 0o644))
+	l.fetch()
+	return l
+}
+
+// beginLab makes the folder of a lab, without a profile.
+func beginLab(t *testing.T) *lab {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Minute)
 	t.Cleanup(cancel)
 	dir, err := os.MkdirTemp("", "itb-")
@@ -84,29 +96,29 @@ func newLab(t *testing.T) *lab {
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	l := &lab{t: t, ctx: ctx, dir: dir, profile: filepath.Join(dir, "lab.yaml")}
 	l.must(os.Chmod(dir, 0o755))
-	l.must(os.WriteFile(l.profile, []byte("name: lab\nextends: lab\nfiles:\n  - {path: /etc/scene, source: scene.txt}\n"),
-		0o644))
-	l.must(os.WriteFile(filepath.Join(dir, "scene.txt"), []byte("scene\n"), 0o600))
-	l.must(os.Chmod(filepath.Join(dir, "scene.txt"), 0o644))
 	for _, name := range []string{"ingot", "ingot-init"} { // where everybody may read them
 		l.tool("install", "-m", "755", "../bin/"+name, filepath.Join(dir, name))
 	}
-	// Locked and fetched once, with the cache that everything else uses.
-	cmd := exec.CommandContext(ctx, filepath.Join(dir, "ingot"), "--store",
-		filepath.Join(dir, "keys-store"), "plan", l.profile, "--fetch")
+	return l
+}
+
+// fetch locks and fetches the packages of the profile once, with the cache that everything else uses.
+func (l *lab) fetch() {
+	l.t.Helper()
+	cmd := exec.CommandContext(l.ctx, filepath.Join(l.dir, "ingot"), "--store",
+		filepath.Join(l.dir, "keys-store"), "plan", l.profile, "--fetch")
 	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("planning: %v\n%s", err, out)
+		l.t.Fatalf("planning: %v\n%s", err, out)
 	}
 	user, err := os.UserCacheDir()
 	l.must(err)
-	lock, err := lock.Read(filepath.Join(dir, "lab.lock"))
+	lock, err := lock.Read(filepath.Join(l.dir, "lab.lock"))
 	l.must(err)
-	debs := filepath.Join(dir, "debs")
+	debs := filepath.Join(l.dir, "debs")
 	l.must(os.Mkdir(debs, 0o755))
 	for _, p := range append(lock.Packages, lock.Kernel, lock.Stub) {
 		l.tool("cp", filepath.Join(user, "ingot/debs", p.SHA256+".deb"), debs)
 	}
-	return l
 }
 
 func (l *lab) must(err error) {

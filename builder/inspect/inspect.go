@@ -5,6 +5,7 @@ package inspect
 
 import (
 	"path"
+	"slices"
 	"strings"
 
 	"ingot/builder/tree"
@@ -39,6 +40,9 @@ func FindUnit(root *tree.Tree, name string) string {
 	}
 	return ""
 }
+
+// IsUnitPath reports whether a file is directly in a folder of units.
+func IsUnitPath(p string) bool { return slices.Contains(unitDirs, path.Dir(p)) && path.Ext(p) != "" }
 
 // Purged are the patterns (path.Match) of paths that packages leave in a root and an image must
 // not have: the identity of a machine, and what only an installed system uses.
