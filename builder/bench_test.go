@@ -155,7 +155,7 @@ func nodeRoot(tb testing.TB) (tar string, content int64) {
 	if _, _, err := splitKernel(kernel); err != nil {
 		tb.Fatal(err)
 	}
-	if err := b.merge(root, kernel); err != nil {
+	if err := b.merge(tb.Context(), root, kernel); err != nil {
 		tb.Fatal(err)
 	}
 	for _, e := range root.Entries() {

@@ -205,7 +205,7 @@ func (b *build) make(ctx context.Context) (*ingot.ImageManifest, image.Files, er
 		if err := await(gctx, modules); err != nil {
 			return err
 		}
-		if err := b.merge(root, k.tree); err != nil {
+		if err := b.merge(gctx, root, k.tree); err != nil {
 			return err
 		}
 		files.Chunks, err = b.packRoot(gctx, root, files.Root)

@@ -11,6 +11,7 @@ import (
 
 	"ingot"
 	"ingot/builder/buildertest"
+	"ingot/builder/source"
 	"ingot/builder/tree"
 	"ingot/image"
 	"ingot/profiles"
@@ -203,5 +204,31 @@ func TestCheckInit(t *testing.T) {
 			(!errors.Is(err, ErrNotBootable) || !strings.Contains(err.Error(), c.want)) {
 			t.Errorf("checkInit(%s, %s) = %v; want …%s…", c.path, c.arch, err, c.want)
 		}
+	}
+}
+
+// TestScriptsLeaveSources: a script may not change what verification takes from the image.
+func TestScriptsLeaveSources(t *testing.T) {
+	tr := buildertest.UsersTree(t)
+	if err := tr.PutFile("etc/app", 0o644, []byte("changed")); err != nil {
+		t.Fatal(err)
+	}
+	f := profiles.File{Path: "/etc/app", Source: "app", At: profiles.Place{File: "p.yaml", Line: 3, Column: 5}}
+	p := &profiles.Profile{Files: []profiles.File{f}}
+	b := &build{p: p, plan: &Plan{Profile: p, Sources: map[string]ingot.Digest{"/etc/app": ingot.DigestOf([]byte("app"))}}}
+	if err := b.checkSources(tr); err != nil {
+		t.Errorf("a profile without scripts: %v", err)
+	}
+	p.Scripts.Finish = []profiles.Script{{Name: "x"}}
+	err := b.checkSources(tr)
+	if !errors.Is(err, source.ErrProfileScript) || !strings.HasPrefix(err.Error(), "p.yaml:3:5: a script of the profile "+
+		"failed: it changed or removed /etc/app") {
+		t.Errorf("a script that changed a source: %v", err)
+	}
+	if err := tr.PutFile("etc/app", 0o644, []byte("app")); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.checkSources(tr); err != nil {
+		t.Errorf("a script that left it alone: %v", err)
 	}
 }

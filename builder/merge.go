@@ -2,9 +2,13 @@ package builder
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"io/fs"
+	"maps"
+	"os"
 	"path"
+	"slices"
 	"strings"
 
 	"ingot"
@@ -19,7 +23,7 @@ import (
 
 // merge adds everything else to the installed packages, in order: kernel modules, ingot's own
 // files, the profile's users, files and units.
-func (b *build) merge(root, kernel *tree.Tree) (err error) {
+func (b *build) merge(ctx context.Context, root, kernel *tree.Tree) (err error) {
 	b.Report("merge", 0, 0, "")
 	defer func() {
 		if err == nil {
@@ -47,6 +51,9 @@ func (b *build) merge(root, kernel *tree.Tree) (err error) {
 	if err := setup.Apply(root, b.p, modulesFolder(kernel)); err != nil {
 		return err
 	}
+	if err := b.runScripts(ctx, root, "configure", b.p.Scripts.Configure); err != nil {
+		return err
+	}
 	if b.accounts, err = addUsers(root, b.p.Users, b.p.Groups, b.accounts); err != nil {
 		return err
 	}
@@ -56,6 +63,12 @@ func (b *build) merge(root, kernel *tree.Tree) (err error) {
 	if err := b.addUnits(root); err != nil {
 		return err
 	}
+	if err := b.runScripts(ctx, root, "finish", b.p.Scripts.Finish); err != nil {
+		return err
+	}
+	if err := b.checkSources(root); err != nil {
+		return err
+	}
 	if err := b.checkMounts(root); err != nil {
 		return err
 	}
@@ -63,6 +76,69 @@ func (b *build) merge(root, kernel *tree.Tree) (err error) {
 		return err
 	}
 	return b.checkBootable(root)
+}
+
+// leftovers are what scripts may leave, and no image has.
+var leftovers = []string{"tmp/*", "run/*", "var/tmp/*", "dev/*"}
+
+// runScripts runs scripts of the profile in the root, which becomes what they leave.
+func (b *build) runScripts(ctx context.Context, root *tree.Tree, when string, scripts []profiles.Script) error {
+	if len(scripts) == 0 {
+		return nil
+	}
+	b.Report("scripts", 0, 0, when)
+	var list []source.Script
+	for _, s := range scripts {
+		one := source.Script{Name: s.Name, Text: s.Run}
+		for _, name := range slices.Sorted(maps.Keys(s.Env)) {
+			one.Env = append(one.Env, name+"="+s.Env[name])
+		}
+		list = append(list, one)
+	}
+	work, err := os.MkdirTemp(b.work, "scripts-")
+	if err != nil {
+		return err
+	}
+	if err := os.Chmod(work, 0o755); err != nil {
+		return err
+	}
+	out := b.at("scripts-" + when + ".tar") // the tree reads it until the image is packed
+	err = source.RunScripts(ctx, root, list, out, source.InstallOptions{Arch: string(b.p.Arch), Epoch: b.epoch, Work: work,
+		Progress: func(line string) { b.Report("scripts", 0, 0, clip(line)) }})
+	if err != nil {
+		return fmt.Errorf("running scripts: %s: %w", when, err)
+	}
+	next, err := tree.FromTar(ctx, out)
+	if err != nil {
+		return fmt.Errorf("reading what scripts made: %w", err)
+	}
+	if err := next.RemoveMatching(leftovers...); err != nil {
+		return err
+	}
+	next.DropXattrs("system.")
+	*root = *next
+	b.Report("scripts", 1, 1, fmt.Sprintf("%d of %s", len(scripts), when))
+	return nil
+}
+
+// checkSources checks that scripts left the files of the profile's folder alone: verification takes them
+// from the image.
+func (b *build) checkSources(root *tree.Tree) error {
+	if len(b.p.Scripts.Finish) == 0 {
+		return nil
+	}
+	for _, f := range b.p.Files {
+		if f.Source == "" {
+			continue
+		}
+		content, err := root.ReadFile(f.Path)
+		if err != nil || ingot.DigestOf(content) != b.plan.Sources[f.Path] {
+			return at(f.At, fmt.Errorf("%w: it changed or removed %s, which is from the profile's folder, and an image keeps "+
+				"such files so that it can be verified; write its content into the profile, or let the script work on a copy",
+				source.ErrProfileScript, f.Path))
+		}
+	}
+	return nil
 }
 
 // addUnits enables, disables, masks and completes units.

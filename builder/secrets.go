@@ -183,5 +183,5 @@ func Check(ctx context.Context, env *Env, plan *Plan, o BuildOptions) error {
 	if err != nil {
 		return err
 	}
-	return b.merge(root, kernel)
+	return b.merge(ctx, root, kernel)
 }

@@ -45,7 +45,8 @@ func TestNew(t *testing.T) {
 	if last := "web|web|node|What this image is for|"; got[len(got)-1] != last || len(got) != len(Shipped())+2 {
 		t.Errorf("the list is %q; want the shipped ones, broken, and at the end %q", got, last)
 	}
-	if _, err := New("Web Server", "node"); !errors.Is(err, ErrName) || !strings.Contains(err.Error(), "lower-case letters") {
+	if _, err := New("Web Server", "node"); !errors.Is(err, ErrName) || !strings.Contains(err.Error(), "lower-case "+
+		"letters") {
 		t.Errorf("New of a bad name = %v", err)
 	}
 }

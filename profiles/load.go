@@ -65,6 +65,7 @@ func LoadWith(ref string, set map[string]string) (*Profile, error) {
 	p := l.mergeAll()
 	p.Vars = v.vars
 	p.renderFiles(v)
+	p.readScripts(&l.faults)
 	p.complete()
 	p.validate(Place{File: o.name, Line: 1, Column: 1}, !l.broken, &l.faults)
 	if err := l.faults.Err(); err != nil {

@@ -68,6 +68,7 @@ func (l *loader) merge(into *Profile, f *file) {
 		into.Repositories = slices.DeleteFunc(into.Repositories, func(q Repository) bool { return q.Name == r.Name })
 		into.Repositories = append(into.Repositories, r)
 	}
+	mergeScripts(into, p)
 	l.mergeVolumes(into, p)
 	for _, c := range p.Checks {
 		into.Checks = slices.DeleteFunc(into.Checks, func(b Check) bool { return b.Name == c.Name })
@@ -202,6 +203,12 @@ var namedLists = []struct {
 	{"volumes", func(p *Profile, n string) []string {
 		return removeNamed(&p.Volumes, n, func(v Volume) string { return v.Name })
 	}},
+	{"scripts.configure", func(p *Profile, n string) []string {
+		return removeNamed(&p.Scripts.Configure, n, func(s Script) string { return s.Name })
+	}},
+	{"scripts.finish", func(p *Profile, n string) []string {
+		return removeNamed(&p.Scripts.Finish, n, func(s Script) string { return s.Name })
+	}},
 	{"repositories", func(p *Profile, n string) []string {
 		return removeNamed(&p.Repositories, n, func(r Repository) string { return r.Name })
 	}},
@@ -228,6 +235,10 @@ func (d *decoder) splitTaken(p *Profile) {
 	d.split("users", &p.Users, func(i int) (string, Place) { return p.Users[i].Minus, p.Users[i].At })
 	d.split("groups", &p.Groups, func(i int) (string, Place) { return p.Groups[i].Minus, p.Groups[i].At })
 	d.split("volumes", &p.Volumes, func(i int) (string, Place) { return p.Volumes[i].Minus, p.Volumes[i].At })
+	for _, list := range scriptLists {
+		scripts := list.of(p)
+		d.split(list.path, scripts, func(i int) (string, Place) { return (*scripts)[i].Minus, (*scripts)[i].At })
+	}
 	d.split("repositories", &p.Repositories, func(i int) (string, Place) {
 		return p.Repositories[i].Minus, p.Repositories[i].At
 	})

@@ -89,6 +89,8 @@ type Profile struct {
 	Checks []Check `yaml:"checks,omitempty" json:"checks,omitempty"`
 	// Memory that the image may need.
 	RAM RAM `yaml:"ram,omitempty" json:"ram,omitempty"`
+	// Programs that change the root while the image is built.
+	Scripts Scripts `yaml:"scripts,omitempty" json:"scripts,omitzero"`
 	// Secrets that all machines of this image share.
 	Secrets Secrets `yaml:"secrets,omitempty" json:"secrets,omitzero"`
 	// Put busybox into the initramfs, and permit `ingot assign --once --shell` to start it as a shell on

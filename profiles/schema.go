@@ -20,6 +20,9 @@ var source string
 //go:embed repository.go
 var repositorySource string
 
+//go:embed scripts.go
+var scriptSource string
+
 //go:embed vars.go
 var variableSource string
 
@@ -40,7 +43,7 @@ func Schema() ([]byte, error) {
 // schema is Schema before it is encoded.
 func schema() (*jsonschema.Schema, error) {
 	s, err := yamlfile.Reflect(&Profile{}, "ingot profile", scalarSchema, source, variableSource,
-		repositorySource)
+		repositorySource, scriptSource)
 	if err != nil {
 		return nil, err
 	}
@@ -124,6 +127,9 @@ func (File) JSONSchemaExtend(s *jsonschema.Schema) { orMinus(s) }
 
 // JSONSchemaExtend adds entries that take back.
 func (Repository) JSONSchemaExtend(s *jsonschema.Schema) { orMinus(s) }
+
+// JSONSchemaExtend adds entries that take back.
+func (Script) JSONSchemaExtend(s *jsonschema.Schema) { orMinus(s) }
 
 // JSONSchemaExtend adds entries that take back.
 func (User) JSONSchemaExtend(s *jsonschema.Schema) { orMinus(s) }

@@ -39,6 +39,7 @@ func (d *decoder) checkFile(p *Profile) {
 	d.checkScratch(p)
 	d.checkSettings(p)
 	d.checkRepositories(p)
+	d.checkScripts(p)
 	for _, f := range p.Files {
 		checkSource(f, &d.Faults)
 	}

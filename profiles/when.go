@@ -29,7 +29,7 @@ func (v *variables) resolve(f *file) {
 }
 
 // blocks are the groups of keys that may be written as a list of groups, each with a condition.
-var blocks = []string{"base", "units", "kernel", "ram", "secrets", "keyboard", "swap"}
+var blocks = []string{"base", "units", "kernel", "ram", "secrets", "scripts", "keyboard", "swap"}
 
 // isWords reports whether the items of a list are words.
 func isWords(path string) bool {
@@ -172,12 +172,15 @@ func (r *resolver) fault(n *yaml.Node, fix, what string, args ...any) {
 	r.faults.Add(Place{File: r.f.name, Line: n.Line, Column: n.Column}, fix, what, args...)
 }
 
+// verbatim are texts in which ${NAME} stays: they are for shells, or templates.
+var verbatim = []string{"files[].content", "scripts.configure[].run", "scripts.finish[].run"}
+
 // variableRE finds ${NAME}, and $${NAME} for a text that is to stay.
 var variableRE = regexp.MustCompile(`\$?\$\{[^}]*\}`)
 
 // expand replaces the variables of a text. Profiles without variables have texts with ${…} of shells.
 func (r *resolver) expand(n *yaml.Node, path string) {
-	if len(r.vars) == 0 || path == "files[].content" || !strings.Contains(n.Value, "${") {
+	if len(r.vars) == 0 || slices.Contains(verbatim, path) || !strings.Contains(n.Value, "${") {
 		return
 	}
 	whole := ""

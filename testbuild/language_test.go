@@ -37,6 +37,12 @@ units:
   enable: [systemd-networkd-wait-online.service, scene.path, scene.automount]
   dropIns: {ssh.service: "[Service]\nMemoryMax=512M\n"}
 remove: [/usr/share/bash-completion, /usr/share/polkit-1/*]
+scripts:
+  configure: [{name: locales, run: "locale -a | grep de_DE >/usr/share/scene-locales"}]
+  finish:
+    - name: user
+      run: "cat /etc/scene >/etc/scene-seen; id -u $NAME >/etc/scene-user; echo x >/tmp/x"
+      env: {NAME: postfix}
 files:
   - {path: /etc/scene, content: "{{.workers}} {{.arch}}\n", template: true}
   - {path: /etc/scene.txt, source: scene.txt, template: true}
@@ -68,7 +74,7 @@ func TestSceneEveryKey(t *testing.T) {
 	have := map[string]string{}
 	for _, p := range []string{"etc/default/locale", "etc/timezone", "etc/sysctl.d/90-profile.conf", "etc/mailname",
 		"etc/modules-load.d/profile.conf", "etc/modprobe.d/profile.conf", "etc/scene", "etc/scene.txt",
-		"etc/systemd/system/ssh.service.d/50-profile.conf"} {
+		"etc/systemd/system/ssh.service.d/50-profile.conf", "usr/share/scene-locales", "etc/scene-seen"} {
 		text, err := c.ReadFile(p)
 		if err != nil {
 			t.Error(err)
@@ -78,7 +84,8 @@ func TestSceneEveryKey(t *testing.T) {
 	if d := cmp.Diff(map[string]string{"etc/default/locale": "LANG=de_DE.UTF-8\n", "etc/timezone": "Europe/Berlin\n",
 		"etc/sysctl.d/90-profile.conf": "vm.swappiness = 10\n", "etc/mailname": "mail.scene.example\n",
 		"etc/modules-load.d/profile.conf": "br_netfilter\n", "etc/modprobe.d/profile.conf": "blacklist virtio_rng\n",
-		"etc/scene": "4 amd64\n", "etc/scene.txt": "4\n",
+		"etc/scene": "4 amd64\n", "etc/scene.txt": "4\n", "usr/share/scene-locales": "de_DE.utf8\n",
+		"etc/scene-seen": "4 amd64\n",
 		"etc/systemd/system/ssh.service.d/50-profile.conf": "[Service]\nMemoryMax=512M\n"}, have); d != "" {
 		t.Errorf("files of the image (-want +got):\n%s", d)
 	}
@@ -100,7 +107,7 @@ func (l *lab) inspectEveryKey(c *builder.Contents) {
 			l.t.Errorf("%s = %+v; want a link to %s", p, e, target)
 		}
 	}
-	for _, p := range []string{"usr/share/bash-completion", "usr/bin/less",
+	for _, p := range []string{"usr/share/bash-completion", "usr/bin/less", "tmp/x",
 		units + "multi-user.target.wants/postfix.service", units + "systemd-networkd-wait-online.service", "usr/bin/strace"} {
 		if c.Get(p) != nil {
 			l.t.Errorf("the image has /%s", p)
@@ -113,6 +120,9 @@ func (l *lab) inspectEveryKey(c *builder.Contents) {
 				owner = f[2]
 			}
 		}
+	}
+	if text, err := c.ReadFile("etc/scene-user"); err != nil || owner == "" || string(text) != owner+"\n" {
+		l.t.Errorf("the script found the uid %q, %v; want %s", text, err, owner)
 	}
 	if e := c.Get("srv/scene"); e == nil || e.Kind != tree.Dir || e.Mode != 0o750 || owner == "" ||
 		strconv.Itoa(e.UID) != owner {

@@ -23,6 +23,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ingot/builder/accounts"
+	"ingot/builder/tree"
 )
 
 // InstallOptions say how packages become a tree.
@@ -161,14 +162,34 @@ func policy(u *unpacked) string {
 	return path
 }
 
-// run starts the script, writes the files to it and reads the tree from it.
+// run installs the packages in a root that is made of their files.
 func (o InstallOptions) run(ctx context.Context, u *unpacked, extra []controlFile, out string) error {
+	said := &transcript{total: len(u.debs), report: o.Progress}
+	return o.confined(ctx, confinedRoot{bytes: u.bytes, leaveOut: policy(u)}, said, out,
+		func(ctx context.Context, w io.Writer) error {
+			if err := u.writeTo(ctx, w, o.Epoch); err != nil {
+				return err
+			}
+			return u.writeDatabase(w, o.Epoch, extra)
+		})
+}
+
+// confinedRoot is a root in which scripts run.
+type confinedRoot struct {
+	bytes    int64  // of its files
+	leaveOut string // a file that is not part of the tree; empty: none
+}
+
+// confined starts install.sh, writes a root to it as a tar, and reads the tree from it when .ingot/configure
+// of the root has run.
+func (o InstallOptions) confined(ctx context.Context, r confinedRoot, said *transcript, out string,
+	feed func(context.Context, io.Writer) error) error {
 	layer, err := os.Create(out)
 	if err != nil {
 		return fmt.Errorf("installing: %w", err)
 	}
 	defer layer.Close()
-	root, size := filepath.Join(o.Work, "root"), tmpfsSize(u.bytes)
+	root, size := filepath.Join(o.Work, "root"), tmpfsSize(r.bytes)
 	if err := os.MkdirAll(root, 0o755); err != nil {
 		return fmt.Errorf("installing: %w", err)
 	}
@@ -182,20 +203,16 @@ func (o InstallOptions) run(ctx context.Context, u *unpacked, extra []controlFil
 		}
 	}
 	cmd.Env = append(confinement(), "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C", "ROOT="+root,
-		"EPOCH="+strconv.FormatInt(o.Epoch.Unix(), 10), "SIZE="+size, "OWN="+policy(u))
+		"EPOCH="+strconv.FormatInt(o.Epoch.Unix(), 10), "SIZE="+size, "OWN="+r.leaveOut)
 	cmd.ExtraFiles = []*os.File{layer}
 	in, err := cmd.StdinPipe()
 	if err != nil {
 		return err
 	}
-	said := &transcript{total: len(u.debs), report: o.Progress}
 	err = runFed(ctx, cmd, outside, said, func(ctx context.Context) error {
 		defer in.Close()
 		w := bufio.NewWriterSize(in, 256<<10)
-		if err := u.writeTo(ctx, w, o.Epoch); err != nil {
-			return err
-		}
-		if err := u.writeDatabase(w, o.Epoch, extra); err != nil {
+		if err := feed(ctx, w); err != nil {
 			return err
 		}
 		return w.Flush()
@@ -377,7 +394,8 @@ type transcript struct {
 	total, done int
 	report      func(string)
 	tail        []string
-	failed      string // the package that cannot be configured, and why
+	failed      string // the package or script that failed
+	what        error  // what a failure is; nil: ErrScript
 }
 
 var (
@@ -418,12 +436,15 @@ func (t *transcript) read(r io.Reader) {
 
 // failure returns the error that the end of the output shows.
 func (t *transcript) failure(err, fed error) error {
-	text := strings.Join(t.tail, "\n  ")
+	text, what := strings.Join(t.tail, "\n  "), t.what
+	if what == nil {
+		what = ErrScript
+	}
 	switch {
 	case strings.Contains(text, "No space left on device"):
 		return fmt.Errorf("installing: %w", syscall.ENOSPC)
 	case t.failed != "":
-		return fmt.Errorf("%w: %s; its output:\n  %s", ErrScript, t.failed, text)
+		return fmt.Errorf("%w: %s; its output:\n  %s", what, t.failed, text)
 	case fed != nil && !errors.Is(fed, syscall.EPIPE):
 		return fed
 	}
@@ -437,4 +458,54 @@ func Unpack(ctx context.Context, c Cache, p Package, out string) error {
 	}
 	_, err := readDeb(ctx, c, p, out)
 	return err
+}
+
+// Script is a program that a profile runs in a root.
+type Script struct {
+	Name string
+	Text string
+	Env  []string // NAME=VALUE
+}
+
+// RunScripts runs scripts in a root, one after the other, confined as the scripts of packages are, and writes
+// the root as they leave it, as a tar, to the file out. It adds to root what the scripts need, and removes it
+// again.
+func RunScripts(ctx context.Context, root *tree.Tree, list []Script, out string, o InstallOptions) error {
+	if err := NeedTools("tar", "mount", "unshare", "perl"); err != nil {
+		return err
+	}
+	if o.Progress == nil {
+		o.Progress = func(string) {}
+	}
+	var bytes int64
+	for _, e := range root.Entries() {
+		bytes += e.Size
+	}
+	defer root.Remove(".ingot")
+	var run strings.Builder
+	run.WriteString("umask 022\ncd /\n")
+	for i, s := range list {
+		text, file := s.Text, fmt.Sprintf(".ingot/scripts/%02d-%s", i+1, s.Name)
+		if !strings.HasPrefix(text, "#!") {
+			text = "#!/bin/sh -e\n" + text
+		}
+		if err := root.PutFile(file, 0o755, []byte(text)); err != nil {
+			return fmt.Errorf("running the scripts of the profile: %w", err)
+		}
+		var env strings.Builder
+		for _, v := range s.Env {
+			name, value, _ := strings.Cut(v, "=")
+			fmt.Fprintf(&env, "export %s='%s'; ", name, strings.ReplaceAll(value, "'", `'\''`))
+		}
+		fmt.Fprintf(&run, "echo 'ingot: script %s'\n(%sexec /%s </dev/null)\ncode=$?\n"+
+			"[ $code = 0 ] || { echo \"ingot: failed: %s: exit code $code\"; exit 1; }\n", s.Name, env.String(), file, s.Name)
+	}
+	if err := errors.Join(root.PutFile(".ingot/configure", 0o755, []byte(run.String())),
+		root.PutFile(".ingot/quirks", 0o644, nil)); err != nil {
+		return fmt.Errorf("running the scripts of the profile: %w", err)
+	}
+	said := &transcript{report: o.Progress, what: ErrProfileScript}
+	return o.confined(ctx, confinedRoot{bytes: bytes}, said, out, func(ctx context.Context, w io.Writer) error {
+		return root.WriteTar(ctx, w, o.Epoch)
+	})
 }

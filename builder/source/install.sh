@@ -14,7 +14,8 @@ if [ -n "$SIZE" ]; then
 else
 	trap 'cd /; rm -rf "$ROOT" 2>/dev/null || :' EXIT
 fi
-tar --extract --numeric-owner --same-permissions --delay-directory-restore --directory "$ROOT" --file -
+tar --extract --numeric-owner --same-permissions --delay-directory-restore --xattrs --xattrs-include='*' \
+	--directory "$ROOT" --file -
 exec </dev/null
 
 # Nobody in here needs further user namespaces, which open much of the kernel.

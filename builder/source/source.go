@@ -40,6 +40,8 @@ var (
 	ErrUntrusted = errors.New("the mirror's package lists cannot be trusted")
 	// ErrScript: a maintainer script of a package failed.
 	ErrScript = errors.New("a package cannot be configured")
+	// ErrProfileScript: a script of the profile failed.
+	ErrProfileScript = errors.New("a script of the profile failed")
 
 	// Of container images and other trees:
 
