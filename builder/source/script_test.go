@@ -13,6 +13,9 @@ import (
 	"ingot/builder/tree"
 )
 
+// netRaw is the capability CAP_NET_RAW of a file (linux/capability.h, struct vfs_cap_data of version 2).
+const netRaw = "\x01\x00\x00\x02\x00\x20\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"
+
 // shellRoot is a root with the shell of this host and nothing else that runs.
 func shellRoot(t *testing.T) *tree.Tree {
 	t.Helper()
@@ -49,7 +52,9 @@ func shellRoot(t *testing.T) *tree.Tree {
 		root.PutFile("etc/a", 0o640, []byte("a\n")),
 		root.Put(tree.Entry{Path: "etc/b", Kind: tree.File, Mode: 0o644, Hard: "etc/a"}),
 		root.Put(tree.Entry{Path: "etc/owned", Kind: tree.File, Mode: 0o4755, UID: 123, GID: 456, Open: tree.Bytes(nil),
-			Xattrs: map[string]string{"user.scene": "x"}})); err != nil {
+			Xattrs: map[string]string{"user.scene": "x"}}),
+		root.Put(tree.Entry{Path: "usr/bin/ping", Kind: tree.File, Mode: 0o755, Open: tree.Bytes(nil),
+			Xattrs: map[string]string{"security.capability": netRaw}})); err != nil {
 		t.Fatal(err)
 	}
 	return root
@@ -104,6 +109,9 @@ func TestScripts(t *testing.T) {
 		if e := got.Get("etc/owned"); e == nil || e.UID != 123 || e.GID != 456 || e.Mode != 0o4755 ||
 			e.Xattrs["user.scene"] != "x" {
 			t.Errorf("etc/owned = %+v; want what it was", e)
+		}
+		if e := got.Get("usr/bin/ping"); e == nil || e.Xattrs["security.capability"] != netRaw {
+			t.Errorf("usr/bin/ping = %+v; want its capability", e)
 		}
 		if e := got.Get("etc/b"); e == nil || e.Hard != "etc/a" || got.Get("etc/a").Mode != 0o640 {
 			t.Errorf("etc/b = %+v; want a hard link to etc/a", e)

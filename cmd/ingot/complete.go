@@ -104,6 +104,7 @@ func (a *app) flagValues() map[string]cobra.CompletionFunc {
 		"mode":    words("full", "proxy", "observe"),
 		"how":     words("auto", "next-boot"),
 		"events":  words(fleet.Topics()...),
+		"extends": words(profiles.Shipped()...),
 		"context": command.CompleteFlag(command.Contexts), "image": command.CompleteFlag(a.ServerImages),
 	}
 }
