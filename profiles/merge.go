@@ -105,7 +105,8 @@ var wordLists = []struct {
 // minus returns the word that an entry of a list takes back. Units have names that begin with a dash
 // (-.mount, systemd.unit(5)), and -- is a kernel argument.
 func minus(word string) (name string, ok bool) {
-	if name, ok = strings.CutPrefix(word, "-"); !ok || name == "" || name == "-" || strings.HasPrefix(name, ".") {
+	name, ok = strings.CutPrefix(word, "-")
+	if unit := strings.HasPrefix(name, ".") && !strings.HasPrefix(name, "./"); !ok || name == "" || name == "-" || unit {
 		return word, false
 	}
 	return name, true

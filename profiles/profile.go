@@ -40,8 +40,8 @@ type Profile struct {
 	Layers []Layer `yaml:"layers,omitempty" json:"layers,omitempty"`
 	// Archives of Debian packages besides that of the suite. Only signed ones are used.
 	Repositories []Repository `yaml:"repositories,omitempty" json:"repositories,omitempty"`
-	// Debian packages: NAME, NAME=VERSION with * for any text, or NAME/SUITE such as
-	// NAME/trixie-backports. -NAME takes back one of a profile that this one extends.
+	// Debian packages: NAME, NAME=VERSION with * for any text, NAME/SUITE such as NAME/trixie-backports,
+	// or ./FILE.deb below the profile's folder. -NAME takes back one of a profile that this one extends.
 	Packages []string `yaml:"packages,omitempty" json:"packages,omitempty"`
 	// Install what the packages recommend as well. Default: false.
 	Recommends *bool `yaml:"recommends,omitempty" json:"recommends,omitempty"`

@@ -120,10 +120,44 @@ func (p *Profile) validateRepositories(faults *Faults) {
 
 // packageName returns the name of an entry of packages: without a version or suite.
 func packageName(entry string) string {
+	if IsLocalPackage(entry) {
+		return entry
+	}
 	if i := strings.IndexAny(entry, "=/"); i >= 0 {
 		return entry[:i]
 	}
 	return entry
+}
+
+// IsLocalPackage reports whether an entry of packages is a file of the profile's folder.
+func IsLocalPackage(entry string) bool { return strings.HasPrefix(entry, "./") }
+
+// OpenPackage opens a package that is a file of the profile's folder.
+func (p *Profile) OpenPackage(entry string) (fs.File, error) {
+	folder := p.folders[p.Origin("packages="+entry).File]
+	if folder == nil {
+		return nil, fmt.Errorf("opening the package %q: the profile's folder is not known", entry)
+	}
+	return folder.Open(strings.TrimPrefix(entry, "./"))
+}
+
+// validateLocalPackages checks that the packages of the profile's folder are there.
+func (p *Profile) validateLocalPackages(faults *Faults) {
+	for _, entry := range p.Packages {
+		if !IsLocalPackage(entry) {
+			continue
+		}
+		at := p.Origin("packages=" + entry)
+		f, err := p.OpenPackage(entry)
+		if err != nil {
+			faults.Add(at, "put it beside the profile", "the package %q cannot be read", entry)
+			continue
+		}
+		if st, err := f.Stat(); err != nil || !st.Mode().IsRegular() {
+			faults.Add(at, "name one file", "the package %q is not a file", entry)
+		}
+		f.Close()
+	}
 }
 
 // HasPackage reports whether the profile asks for a package.

@@ -113,10 +113,12 @@ packages: ["nginx=", "nginx=1.26*", a/b/c]
 		`p.yaml:13:44: the drop-in of "ssh.service" has no section; begin it with a section such as [Service]`,
 		`p.yaml:16:5: the file "/srv/d" is given in 2 ways; keep one of content, source, link and directory`,
 		`p.yaml:17:5: the key timezone makes the file /etc/timezone, too; keep one of them`,
-		`p.yaml:18:12: "nginx=" cannot be a package name; write NAME, NAME=1.26* or NAME/trixie-backports; exact ` +
+		`p.yaml:18:12: "nginx=" cannot be a package name; write NAME, NAME=1.26*, NAME/trixie-backports or ./FILE.deb; ` +
+			`exact ` +
 			`versions are ` +
 			`pinned by the plan`,
-		`p.yaml:18:37: "a/b/c" cannot be a package name; write NAME, NAME=1.26* or NAME/trixie-backports; exact ` +
+		`p.yaml:18:37: "a/b/c" cannot be a package name; write NAME, NAME=1.26*, NAME/trixie-backports or ./FILE.deb; ` +
+			`exact ` +
 			`versions are ` +
 			`pinned by the plan`,
 	}

@@ -17,8 +17,9 @@ import (
 
 var (
 	suiteRE   = regexp.MustCompile(`^[a-z][a-z0-9-]*$`)
-	packageRE = regexp.MustCompile(`^[a-z0-9][a-z0-9+.-]+(=[A-Za-z0-9.+:~*?-]+|/[a-z][a-z0-9-]*)?$`)
-	unitRE    = regexp.MustCompile(`^[A-Za-z0-9:_.\\@-]+\.(service|socket|timer|target|` +
+	packageRE = regexp.MustCompile(`^([a-z0-9][a-z0-9+.-]+(=[A-Za-z0-9.+:~*?-]+|/[a-z][a-z0-9-]*)?|` +
+		`\./([A-Za-z0-9+~_][A-Za-z0-9+.~_-]*/)*[A-Za-z0-9+~_][A-Za-z0-9+.~_:%-]*\.deb)$`)
+	unitRE = regexp.MustCompile(`^[A-Za-z0-9:_.\\@-]+\.(service|socket|timer|target|` +
 		`mount|automount|swap|path|slice|scope)$`)
 	userRE        = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_-]{0,31}$`) // Debian-snmp is one
 	moduleRE      = regexp.MustCompile(`^(@[a-z]+|[a-z0-9][a-z0-9/_-]*/?)$`)
@@ -82,7 +83,7 @@ func (d *decoder) checkWords(p *Profile) {
 		fix  string
 	}{
 		{"packages", p.Packages, packageRE, "cannot be a package name",
-			"write NAME, NAME=1.26* or NAME/trixie-backports; exact versions are pinned by the plan"},
+			"write NAME, NAME=1.26*, NAME/trixie-backports or ./FILE.deb; exact versions are pinned by the plan"},
 		{"base.components", p.Base.Components, suiteRE, "cannot be an archive component", "write main, contrib, non-free " +
 			"or non-free-firmware"},
 		{"units.enable", p.Units.Enable, unitRE, "cannot be a systemd unit", "write the whole name such as ssh.service"},
@@ -213,6 +214,7 @@ func (p *Profile) validate(top Place, complete bool, faults *Faults) {
 		validateCheck(c, faults)
 	}
 	p.validateRepositories(faults)
+	p.validateLocalPackages(faults)
 }
 
 // validateNeeds checks that nothing is missing.

@@ -130,3 +130,47 @@ func TestSceneVersions(t *testing.T) {
 	profile("hello/trixie-backport", "")
 	s.fails([]string{"plan", s.profile}, `looking for suite "trixie-backport": no such suite`)
 }
+
+// TestSceneLocalPackage: a package of the profile's folder is resolved with those of the archive. Another file
+// is another lock.
+func TestSceneLocalPackage(t *testing.T) {
+	t.Parallel()
+	s := newScene(t)
+	s.small()
+	own := func(version, depends string) {
+		t.Helper()
+		d := Deb{Name: "own", Version: version, Fields: "Depends: " + depends + "\n"}
+		s.must(s.m.Add(s.ctx, d))
+		s.must(os.Rename(s.m.pool(d), filepath.Join(s.dir, "own.deb")))
+	}
+	own("1", "more")
+	s.asks("./own.deb")
+	s.ok("plan", s.profile, "--fetch")
+	lock := s.read(s.lock())
+	for _, want := range []string{`"name":"own","version":"1"`, `"archive":"local","path":"own.deb"`,
+		`"name":"more","version":"1"`} {
+		if !strings.Contains(lock, want) {
+			t.Errorf("the lock does not have %s:\n%s", want, lock)
+		}
+	}
+	digest := s.digest("--locked")
+	own("1", "hello")
+	s.fails([]string{"plan", s.profile, "--locked"}, "the lock does not match the profile: the file ./own.deb is "+
+		"another one")
+	s.ok("plan", s.profile)
+	if lock := s.read(s.lock()); !strings.Contains(lock, `"name":"hello"`) || strings.Contains(lock, `"name":"more"`) {
+		t.Errorf("with another file the lock is\n%s", lock)
+	}
+	if s.digest("--locked") == digest {
+		t.Error("another file, and the digest of the plan is the same")
+	}
+	own("2", "nothing-of-this-name")
+	s.fails([]string{"plan", s.profile}, "the packages cannot be installed together", "own : Depends: "+
+		"nothing-of-this-name")
+	s.write(filepath.Join(s.dir, "own.deb"), "no package")
+	s.fails([]string{"plan", s.profile}, s.profile+":3:12: ", `reading "./own.deb": no such package: dpkg-deb cannot `+
+		`read it`)
+	s.must(os.Remove(filepath.Join(s.dir, "own.deb")))
+	s.fails([]string{"plan", s.profile}, s.profile+`:3:12: the package "./own.deb" cannot be read; put it beside the `+
+		`profile`)
+}

@@ -260,7 +260,7 @@ func (o *importing) basePackages(ctx context.Context, suite string, arch ingot.A
 		return nil, err
 	}
 	defer apt.Close()
-	list, err := apt.Resolve(ctx, p.Packages, false)
+	list, err := apt.Resolve(ctx, p.Packages, false, source.Cache{})
 	if err != nil {
 		return nil, err
 	}

@@ -112,6 +112,7 @@ func (f *File) check() error {
 // checkArchive reports a package of a repository that the request does not have.
 func (f *File) checkArchive(p source.Package) error {
 	if p.Archive == "debian" || p.Archive == "security" ||
+		p.Archive == source.LocalArchive && slices.Contains(f.Request.Packages, "./"+p.Path) ||
 		slices.ContainsFunc(f.Request.Repositories, func(r source.Repository) bool { return r.Name == p.Archive }) {
 		return nil
 	}

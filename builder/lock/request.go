@@ -91,7 +91,8 @@ func repositoriesText(list []source.Repository) string {
 // alsoSuites returns the suites of Debian that packages name, besides that of the profile.
 func (r Request) alsoSuites() (list []string) {
 	for _, p := range r.Packages {
-		if _, suite, ok := strings.Cut(p, "/"); ok && suite != r.Suite && !slices.Contains(list, suite) &&
+		_, suite, ok := strings.Cut(p, "/")
+		if ok && !profiles.IsLocalPackage(p) && suite != r.Suite && !slices.Contains(list, suite) &&
 			!slices.ContainsFunc(r.Repositories, func(q source.Repository) bool { return slices.Contains(q.Suites, suite) }) {
 			list = append(list, suite)
 		}

@@ -68,7 +68,11 @@ func Resolve(ctx context.Context, env *source.Env, p *profiles.Profile, o Option
 	if err != nil {
 		return nil, r, err
 	}
-	if r.Why, err = o.reasonToAsk(request, old); err != nil {
+	local, err := keepLocal(ctx, env, p)
+	if err != nil {
+		return nil, r, err
+	}
+	if r.Why, err = o.reasonToAsk(request, old, local); err != nil {
 		return nil, r, err
 	}
 	var next *File
@@ -77,7 +81,7 @@ func Resolve(ctx context.Context, env *source.Env, p *profiles.Profile, o Option
 		kept := *old
 		next, pinned = &kept, old.Trees
 		env.Report("resolve", 1, 1, fmt.Sprintf("%d packages, as locked", len(old.Packages)))
-	} else if next, err = askApt(ctx, env, request); err != nil {
+	} else if next, err = askApt(ctx, env, request, local); err != nil {
 		return nil, r, err
 	}
 	if next.Trees, err = pinTrees(ctx, env, p, pinned); err != nil {
@@ -120,7 +124,7 @@ func (o Options) read() (*File, error) {
 }
 
 // reasonToAsk returns why apt has to be asked; empty: the lock answers the request.
-func (o Options) reasonToAsk(request Request, old *File) (string, error) {
+func (o Options) reasonToAsk(request Request, old *File, local []source.Package) (string, error) {
 	switch {
 	case o.Mode == Update:
 		return "an update was requested", nil
@@ -130,6 +134,11 @@ func (o Options) reasonToAsk(request Request, old *File) (string, error) {
 		return "there was no lock", nil
 	}
 	difference := request.differenceFrom(old.Request)
+	for _, p := range local {
+		if difference == "" && !slices.Contains(old.Packages, p) {
+			difference = "the file ./" + p.Path + " is another one"
+		}
+	}
 	if difference == "" {
 		return "", nil
 	}
@@ -159,8 +168,33 @@ func (o Options) reasonToWrite(old, next *File, changed []Change) (string, error
 	return "", nil
 }
 
-// askApt lets apt answer a request. Each suite is opened once.
-func askApt(ctx context.Context, env *source.Env, r Request) (*File, error) {
+// keepLocal puts the packages that are files of the profile's folder into the cache.
+func keepLocal(ctx context.Context, env *source.Env, p *profiles.Profile) ([]source.Package, error) {
+	var list []source.Package
+	for _, entry := range p.Packages {
+		if !profiles.IsLocalPackage(entry) {
+			continue
+		}
+		f, err := p.OpenPackage(entry)
+		if err != nil {
+			return nil, err
+		}
+		kept, err := env.PackageCache().Keep(ctx, entry, f)
+		f.Close()
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", p.Origin("packages="+entry), err)
+		}
+		if kept.Arch != string(p.Arch) && kept.Arch != "all" {
+			return nil, fmt.Errorf("%s: reading %q: %w: it is for %s, the profile for %s", p.Origin("packages="+entry), entry,
+				source.ErrNoPackage, kept.Arch, p.Arch)
+		}
+		list = append(list, kept)
+	}
+	return list, nil
+}
+
+// askApt lets apt answer a request, with packages that are files. Each suite is opened once.
+func askApt(ctx context.Context, env *source.Env, r Request, local []source.Package) (*File, error) {
 	env.Report("resolve", 0, 0, "")
 	if mirrors, err := env.Mirrors(); err != nil {
 		return nil, err
@@ -169,7 +203,7 @@ func askApt(ctx context.Context, env *source.Env, r Request) (*File, error) {
 			"name one with --mirror 'URL SECURITY-URL', or say none")
 	}
 	f := &File{Format: format, Request: r}
-	for _, q := range f.questions(ctx) {
+	for _, q := range f.questions(ctx, env.PackageCache(), local) {
 		if err := q.ask(ctx, env, r); err != nil {
 			return nil, err
 		}
@@ -185,7 +219,7 @@ type question struct {
 }
 
 // questions fill in the packages of the lock, a question for each suite.
-func (f *File) questions(ctx context.Context) (list []question) {
+func (f *File) questions(ctx context.Context, c source.Cache, local []source.Package) (list []question) {
 	add := func(suite string, part func(*source.Apt) error) {
 		if suite == "" {
 			return // a profile of other sources asks for no packages
@@ -197,7 +231,8 @@ func (f *File) questions(ctx context.Context) (list []question) {
 		list[i].parts = append(list[i].parts, part)
 	}
 	add(f.Request.Suite, func(apt *source.Apt) (err error) {
-		if f.Packages, err = apt.Resolve(ctx, f.Request.Packages, f.Request.Recommends); err != nil {
+		names := slices.DeleteFunc(slices.Clone(f.Request.Packages), profiles.IsLocalPackage)
+		if f.Packages, err = apt.Resolve(ctx, names, f.Request.Recommends, c, local...); err != nil {
 			return err
 		}
 		f.Releases, err = apt.Releases(ctx)

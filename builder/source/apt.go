@@ -318,14 +318,18 @@ func noSpace(text string) error {
 // without recommendations, sorted by name.
 //
 // A name may be NAME=VERSION, with * for any text, or NAME/SUITE. With recommends, what packages recommend
-// is in the closure, too.
-func (a *Apt) Resolve(ctx context.Context, names []string, recommends bool) ([]Package, error) {
+// is in the closure, too. files are packages of the cache that are installed besides.
+func (a *Apt) Resolve(ctx context.Context, names []string, recommends bool, c Cache, files ...Package) ([]Package,
+	error) {
 	// apt treats itself as important; an image that never changes does not need it.
 	args := []string{"install", "--simulate", "--yes"}
 	if recommends {
 		args = append(args, "--install-recommends")
 	}
 	args = append(append(args, "?and(?essential,?not(?exact-name(apt)))"), names...)
+	for _, p := range files {
+		args = append(args, c.Path(p))
+	}
 	out, err := a.run(ctx, "apt-get", args...)
 	if err != nil {
 		return nil, a.explain(ctx, names, string(out), err)
@@ -333,12 +337,20 @@ func (a *Apt) Resolve(ctx context.Context, names []string, recommends bool) ([]P
 	installs := regexp.MustCompile(`(?m)^Inst (\S+) \((\S+) `).FindAllStringSubmatch(string(out), -1)
 	want := make([]string, 0, len(installs))
 	for _, m := range installs {
-		want = append(want, m[1]+"="+m[2])
+		if !slices.ContainsFunc(files, func(p Package) bool { return p.Name == m[1] && p.Version == m[2] }) {
+			want = append(want, m[1]+"="+m[2])
+		}
 	}
 	if len(want) == 0 {
 		return nil, fmt.Errorf("resolving packages: apt plans to install nothing: %s", firstError(string(out)))
 	}
-	return a.show(ctx, want)
+	list, err := a.show(ctx, want)
+	if err != nil {
+		return nil, err
+	}
+	list = append(list, files...)
+	slices.SortFunc(list, func(x, y Package) int { return strings.Compare(x.Name, y.Name) })
+	return list, nil
 }
 
 // Kernel returns the package that holds the kernel image named by a meta

@@ -23,6 +23,9 @@ func (m Mirrors) URL(p Package) (string, error) {
 	case "debian":
 	case "security":
 		base = m.Security
+	case LocalArchive:
+		return "", fmt.Errorf("%w: it is a file of the profile's folder, and no longer in the cache; plan the profile there",
+			ErrNoPackage)
 	default:
 		if base = m.Repositories[p.Archive]; base == "" {
 			return "", fmt.Errorf("%w for the repository %q; the profile does not have it", ErrNoMirror, p.Archive)

@@ -2,10 +2,15 @@ package source
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"net/url"
 	"os"
+	"os/exec"
 	"path"
 	"path/filepath"
 	"regexp"
@@ -13,6 +18,7 @@ import (
 	"strings"
 
 	"ingot"
+	"ingot/internal/scratch"
 )
 
 // Repository is a signed archive of Debian packages besides Debian's own.
@@ -269,6 +275,45 @@ func (a *Apt) blame(text string) string {
 		return "" // what fails first explains the rest
 	}
 	return ""
+}
+
+// LocalArchive is the archive of packages that are files of the profile's folder.
+const LocalArchive = "local"
+
+// Keep puts the file of a package, which the profile names as entry, into the cache, and returns what it is.
+func (c Cache) Keep(ctx context.Context, entry string, file io.Reader) (Package, error) {
+	p := Package{Archive: LocalArchive, Path: strings.TrimPrefix(entry, "./")}
+	if err := os.MkdirAll(c.Dir, 0o755); err != nil {
+		return p, fmt.Errorf("preparing the package cache: %w", err)
+	}
+	incoming, err := scratch.In(c.Dir, ".incoming-")
+	if err != nil {
+		return p, fmt.Errorf("preparing the package cache: %w", err)
+	}
+	defer incoming.Remove()
+	tmp, err := os.Create(filepath.Join(incoming.Path, "package.deb"))
+	if err != nil {
+		return p, err
+	}
+	defer tmp.Close()
+	sum := sha256.New()
+	if p.Size, err = io.Copy(io.MultiWriter(tmp, sum), file); err != nil {
+		return p, fmt.Errorf("reading %q: %w", entry, err)
+	}
+	p.SHA256 = hex.EncodeToString(sum.Sum(nil))
+	if err := errors.Join(tmp.Chmod(0o644), tmp.Sync()); err != nil {
+		return p, err
+	}
+	out, err := exec.CommandContext(ctx, "dpkg-deb", "--field", tmp.Name(), "Package", "Version", "Architecture").Output()
+	if err != nil {
+		return p, fmt.Errorf("reading %q: %w: dpkg-deb cannot read it; it may be damaged", entry, ErrNoPackage)
+	}
+	control := string(out)
+	p.Name, p.Version, p.Arch = field(control, "Package"), field(control, "Version"), field(control, "Architecture")
+	if err := p.Check(); err != nil {
+		return p, fmt.Errorf("reading %q: %w", entry, err)
+	}
+	return p, os.Rename(tmp.Name(), c.Path(p))
 }
 
 // archiveRE is the name of an archive in a lock.
