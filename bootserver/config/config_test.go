@@ -161,9 +161,11 @@ func TestEveryFaultAtOnce(t *testing.T) {
 		}},
 		{map[string]string{"ingot.yaml": "boots: {rules: [{mac: '*', labels: {'a b': c}}]}\n"},
 			[]string{`ingot.yaml:1:17: rules[0]: `}},
-		{map[string]string{"ingot.yaml": "a: b: c\n"}, []string{"ingot.yaml: "}},
+		{map[string]string{"ingot.yaml": "a: b: c\n"}, []string{"ingot.yaml:1:5: mapping values"}},
+		{map[string]string{"ingot.yaml": "boots:\n\tticket: 2m\n"},
+			[]string{"ingot.yaml:2:1: a tab does not indent in YAML; indent with spaces"}},
 		{map[string]string{"ingot.yaml": "store: /x\n---\nstore: /y\n"},
-			[]string{"ingot.yaml: there is more than one YAML document; keep one document, without --- lines"}},
+			[]string{"ingot.yaml:2:1: there is more than one YAML document; keep one document, without --- lines"}},
 		{map[string]string{"ingot.yaml": "[]\n"},
 			[]string{"ingot.yaml:1:1: the configuration is a list, not a group of keys"}},
 	} {

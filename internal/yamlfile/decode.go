@@ -26,6 +26,7 @@ type Decoder struct {
 	What   string // the file is, for people: "the profile"
 	Sample string // what to write into an empty file; empty: an empty file is fine
 	Append bool   // lists of structs are appended to those of the value
+	Plain  bool   // anchors and aliases are faults
 	Faults Faults
 	// Places maps the path of a value ("packages[2]") to its place.
 	Places map[string]Place
@@ -54,14 +55,22 @@ func (d *Decoder) Parse(content []byte) *yaml.Node {
 	if err := dec.Decode(&doc); err != nil {
 		switch {
 		case !errors.Is(err, io.EOF):
-			d.Faults.Add(Place{File: d.File}, "correct the YAML", "%v", err)
+			d.syntax(content, err)
 		case d.Sample != "":
 			d.Faults.Add(Place{d.File, 1, 1}, "write at least: "+d.Sample, "the file is empty")
 		}
 		return nil
 	}
-	if err := dec.Decode(new(yaml.Node)); !errors.Is(err, io.EOF) {
-		d.Faults.Add(Place{File: d.File}, "keep one document, without --- lines", "there is more than one YAML document")
+	var second yaml.Node
+	if err := dec.Decode(&second); !errors.Is(err, io.EOF) {
+		at := Place{File: d.File}
+		if second.Line > 0 {
+			at = d.at(&second)
+		}
+		d.Faults.Add(at, "keep one document, without --- lines", "there is more than one YAML document")
+	}
+	if d.Plain {
+		d.refuseAnchors(&doc)
 	}
 	return doc.Content[0]
 }
@@ -74,12 +83,52 @@ func (d *Decoder) DecodeNode(n *yaml.Node, into any) {
 	d.decode(n, reflect.ValueOf(into).Elem(), "")
 }
 
+// syntax adds the fault of a text that is not YAML. Tabs that indent are the usual one: each is named.
+func (d *Decoder) syntax(content []byte, err error) {
+	tabs := false
+	for i, line := range bytes.Split(content, []byte("\n")) {
+		indent := line[:len(line)-len(bytes.TrimLeft(line, " \t"))]
+		if at := bytes.IndexByte(indent, '\t'); at >= 0 && len(indent) < len(line) {
+			d.Faults.Add(Place{d.File, i + 1, at + 1}, "indent with spaces", "a tab does not indent in YAML")
+			tabs = true
+		}
+	}
+	if tabs {
+		return
+	}
+	var where *yaml.LoadError
+	if errors.As(err, &where) && where.Mark.Line > 0 {
+		d.Faults.Add(Place{d.File, where.Mark.Line, max(where.Mark.Column, 1)}, "correct the YAML", "%s", where.Message)
+		return
+	}
+	d.Faults.Add(Place{File: d.File}, "correct the YAML", "%v", err)
+}
+
+// refuseAnchors adds a fault for each anchor and alias: a file that a program writes again would lose them.
+func (d *Decoder) refuseAnchors(n *yaml.Node) {
+	switch {
+	case n.Kind == yaml.AliasNode:
+		d.Faults.Add(d.at(n), "write the value", "an alias is not allowed: *%s", n.Value)
+		return
+	case n.Anchor != "":
+		d.Faults.Add(d.at(n), "remove it, and write the value where it is used", "an anchor is not allowed: &%s", n.Anchor)
+	}
+	for _, part := range n.Content {
+		d.refuseAnchors(part)
+	}
+}
+
 func (d *Decoder) at(n *yaml.Node) Place { return Place{d.File, n.Line, n.Column} }
 
 // decode fills v from n; path names the value in d.Places.
 func (d *Decoder) decode(n *yaml.Node, v reflect.Value, path string) {
 	if n.Kind == yaml.AliasNode {
-		n = n.Alias
+		at := d.at(n)
+		if n = n.Alias; d.Plain {
+			if d.Places[path] = at; n.Kind != yaml.ScalarNode { // it could make a file of any size
+				return
+			}
+		}
 	}
 	d.Places[path] = d.at(n)
 	if n.Kind == yaml.ScalarNode && n.Tag == "!!null" {
@@ -232,6 +281,9 @@ func (d *Decoder) decodeStruct(n *yaml.Node, v reflect.Value, path string) {
 			continue
 		}
 		seen[key.Value] = true
+		if d.Plain && key.Value == "<<" && value.Kind == yaml.AliasNode {
+			continue // a fault already
+		}
 		field := fieldByKey(v, key.Value)
 		if !field.IsValid() {
 			d.unknownKey(key, v.Type())
