@@ -27,6 +27,9 @@ type Planned struct {
 	Pending bool              `json:"pending,omitempty"` // do not approve it
 }
 
+// ErrNoMachine means that an entry with nothing but a name names no machine.
+var ErrNoMachine = errors.New("no machine has the name")
+
 // ErrImport means that a list of machines cannot be imported.
 var ErrImport = errors.New("the list cannot be imported")
 
@@ -127,29 +130,18 @@ func Import(machines []Machine, list []Planned, images map[string]Assignment, by
 	if len(list) > MaxImport {
 		return nil, nil, fmt.Errorf("%w: it has %d machines; at most %d", ErrImport, len(list), MaxImport)
 	}
-	b := newRegister(machines)
+	b := NewRegister(machines)
 	var faults []error
 	for i, p := range list {
-		fault := func(err error) { faults = append(faults, fmt.Errorf("machine %d %.80q: %w", i+1, p.Name, err)) }
-		if wrong := p.check(); len(wrong) > 0 {
-			for _, err := range wrong {
-				fault(err)
-			}
+		d, m, wrong := b.Decide(p, images, by, now)
+		for _, err := range wrong {
+			faults = append(faults, fmt.Errorf("machine %d %.80q: %w", i+1, p.Name, err))
+		}
+		if d == nil {
 			continue
 		}
-		m, fresh, err := b.place(p)
-		if err != nil {
-			fault(err)
-			continue
-		}
-		d := NewDecision(m, Boot{}, BootPolicy{}, nil, by, now)
-		d.created = fresh
-		if err := d.complete(p, images); err != nil {
-			fault(err)
-			continue
-		}
-		b.enter(d.Machine)
-		a := d.action(p.Name, m)
+		a := d.Describe(p.Name, m)
+		d.imported()
 		if a.Do == "add" || a.Do == "change" {
 			changed = append(changed, d)
 		}
@@ -161,9 +153,52 @@ func Import(machines []Machine, list []Planned, images map[string]Assignment, by
 	return changed, actions, nil
 }
 
-// action describes what an import does with a machine, and puts the Change of the import
-// first.
-func (d *Decision) action(name string, before Machine) Action {
+// Decide returns the decision about a machine that an entry of a list completes or adds, and the machine
+// before; or all that is wrong with the entry, and no decision. Faults of one field are FieldErrors.
+func (r *Register) Decide(p Planned, images map[string]Assignment, by Actor, now time.Time) (d *Decision,
+	before Machine, faults []error) {
+	if faults = p.Check(); !r.Unnamed && !p.Identified() && !slices.ContainsFunc(faults, ofUUID) {
+		faults = append(faults, errors.New("it has no identifier; set mac or uuid"))
+	}
+	if len(faults) > 0 {
+		return nil, before, faults
+	}
+	m, fresh, err := r.place(&p)
+	if err != nil {
+		return nil, before, []error{err}
+	}
+	d = NewDecision(m, Boot{}, BootPolicy{}, nil, by, now)
+	d.created = fresh
+	if err := d.complete(p, images); err != nil {
+		return nil, before, []error{err}
+	}
+	r.enter(d.Machine)
+	return d, m, nil
+}
+
+// FieldError is a fault in one field of a Planned.
+type FieldError struct {
+	Field string // as in JSON
+	Err   error
+}
+
+func (e FieldError) Error() string { return e.Err.Error() }
+func (e FieldError) Unwrap() error { return e.Err }
+
+func ofUUID(err error) bool {
+	f := FieldError{}
+	return errors.As(err, &f) && f.Field == "uuid"
+}
+
+// imported puts the Change of an import first.
+func (d *Decision) imported() {
+	d.Changes = slices.Insert(d.Changes, 0, Change{At: d.now, Code: CodeMachineImported, Machine: d.Machine.ID,
+		Name: d.Machine.Hostname(), Actor: d.by})
+}
+
+// Describe says what a decision about an entry of a list does with a machine, and adds the Change of one
+// that is new. It is called once, at the end.
+func (d *Decision) Describe(name string, before Machine) Action {
 	a := Action{Do: "add", Machine: d.Machine.ID, Name: name}
 	if !d.created {
 		for _, c := range d.Changes {
@@ -186,8 +221,6 @@ func (d *Decision) action(name string, before Machine) Action {
 	if d.created {
 		d.announce(true)
 	}
-	d.Changes = slices.Insert(d.Changes, 0, Change{At: d.now, Code: CodeMachineImported, Machine: d.Machine.ID,
-		Name: d.Machine.Hostname(), Actor: d.by})
 	return a
 }
 
@@ -216,30 +249,21 @@ func (d *Decision) complete(p Planned, images map[string]Assignment) error {
 		}
 	}
 	for _, part := range []struct {
-		what string
-		has  *string
-		list string
-	}{{"UUID", &m.UUID, p.UUID}, {"serial number", &m.Serial, p.Serial}} {
+		field, what string
+		has         *string
+		list        string
+	}{{"uuid", "UUID", &m.UUID, p.UUID}, {"serial", "serial number", &m.Serial, p.Serial}} {
 		switch {
 		case part.list == "" || part.list == *part.has:
 		case *part.has == "":
 			*part.has = part.list
 		default:
-			return fmt.Errorf("%s has %s %s, not %s; correct the list, or run: ingot machine forget %s",
-				m.ID, part.what, *part.has, part.list, m.ID)
+			return FieldError{part.field, fmt.Errorf("%s has %s %s, not %s; correct the list, or run: ingot machine forget %s",
+				m.ID, part.what, *part.has, part.list, m.ID)}
 		}
 	}
-	if len(p.Labels) > 0 {
-		labels := maps.Clone(m.Labels)
-		if labels == nil {
-			labels = map[string]string{}
-		}
-		maps.Copy(labels, p.Labels)
-		if len(labels) > max(MaxLabels, len(m.Labels)) {
-			return fmt.Errorf("%s has %d labels, and would have %d; a machine has at most %d", m.ID, len(m.Labels), len(labels),
-				MaxLabels)
-		}
-		d.SetLabels(labels)
+	if err := d.AddLabels(p.Labels); err != nil {
+		return err
 	}
 	switch {
 	case m.State == Retired: // only `ingot machine approve` undoes that
@@ -252,7 +276,7 @@ func (d *Decision) complete(p Planned, images map[string]Assignment) error {
 	if p.Image != "" {
 		as, ok := images[p.Image]
 		if !ok {
-			return fmt.Errorf("no such image: %q", p.Image)
+			return FieldError{"image", fmt.Errorf("no such image: %q", p.Image)}
 		}
 		if as.Image != m.Assignment.Image {
 			d.Assign(as)
@@ -261,8 +285,31 @@ func (d *Decision) complete(p Planned, images map[string]Assignment) error {
 	return nil
 }
 
-// register indexes machines by their identifiers.
-type register struct {
+// AddLabels sets labels of the machine; the others stay.
+func (d *Decision) AddLabels(set map[string]string) error {
+	m := &d.Machine
+	if len(set) == 0 {
+		return nil
+	}
+	labels := maps.Clone(m.Labels)
+	if labels == nil {
+		labels = map[string]string{}
+	}
+	maps.Copy(labels, set)
+	if len(labels) > max(MaxLabels, len(m.Labels)) {
+		return FieldError{"labels", fmt.Errorf("%s has %d labels, and would have %d; a machine has at most %d", m.ID,
+			len(m.Labels), len(labels), MaxLabels)}
+	}
+	d.SetLabels(labels)
+	return nil
+}
+
+// Register indexes machines by their identifiers.
+type Register struct {
+	// Unnamed allows entries without a name, which keep that of the machine, and entries with nothing but
+	// the name of a known machine.
+	Unnamed bool
+
 	ids   map[ingot.MachineID]Machine
 	macs  map[string]ingot.MachineID
 	uuids map[string]ingot.MachineID
@@ -271,16 +318,18 @@ type register struct {
 	list  map[ingot.MachineID]bool
 }
 
-func newRegister(machines []Machine) *register {
-	r := &register{map[ingot.MachineID]Machine{}, map[string]ingot.MachineID{}, map[string]ingot.MachineID{},
-		map[string]ingot.MachineID{}, map[string]int{}, map[ingot.MachineID]bool{}}
+// NewRegister returns a Register of machines.
+func NewRegister(machines []Machine) *Register {
+	r := &Register{ids: map[ingot.MachineID]Machine{}, macs: map[string]ingot.MachineID{},
+		uuids: map[string]ingot.MachineID{}, names: map[string]ingot.MachineID{}, count: map[string]int{},
+		list: map[ingot.MachineID]bool{}}
 	for _, m := range machines {
 		r.index(m)
 	}
 	return r
 }
 
-func (r *register) index(m Machine) {
+func (r *Register) index(m Machine) {
 	r.ids[m.ID] = m
 	for _, mac := range m.MACs {
 		r.macs[mac] = m.ID
@@ -300,14 +349,46 @@ func (r *register) index(m Machine) {
 }
 
 // enter adds a machine of the list. No other entry may name it again.
-func (r *register) enter(m Machine) {
+func (r *Register) enter(m Machine) {
 	r.index(m)
 	r.list[m.ID] = true
 }
 
-// place returns the machine that an entry identifies, or a new one.
-func (r *register) place(p Planned) (m Machine, fresh bool, err error) {
+// Named returns the machine that has a name.
+func (r *Register) Named(name string) (Machine, bool) {
+	m, known := r.ids[r.names[name]]
+	return m, known && name != ""
+}
+
+// owns reports whether a machine is the only one that the identifiers of an entry are known of.
+func (r *Register) owns(m Machine, p *Planned) bool {
+	if !p.Identified() {
+		return r.Unnamed
+	}
+	own := false
+	for _, mac := range p.MACs {
+		if slices.Contains(m.MACs, mac) {
+			own = true
+		} else if _, known := r.macs[mac]; known {
+			return false
+		}
+	}
+	if _, known := r.uuids[p.UUID]; known && p.UUID != m.UUID {
+		return false
+	}
+	return own || p.UUID != "" && p.UUID == m.UUID
+}
+
+// place returns the machine that an entry identifies, or a new one. It fills in the name that an entry
+// leaves out.
+func (r *Register) place(p *Planned) (m Machine, fresh bool, err error) {
 	found := map[ingot.MachineID]string{}
+	if m, known := r.Named(p.Name); known && r.owns(m, p) {
+		if r.list[m.ID] {
+			return m, false, FieldError{"name", fmt.Errorf("machine %s is in the list twice", m.ID)}
+		}
+		return m, false, nil
+	}
 	for _, mac := range p.MACs {
 		if id, ok := r.macs[mac]; ok {
 			found[id] = "card " + mac
@@ -328,16 +409,20 @@ func (r *register) place(p Planned) (m Machine, fresh bool, err error) {
 	case len(ids) == 1:
 		m = r.ids[ids[0]]
 	}
+	if r.Unnamed && p.Name == "" {
+		p.Name = m.Name
+	}
 	holder, taken := r.names[p.Name]
 	if other, is := r.ids[ingot.MachineID(p.Name)]; is && !taken {
 		holder, taken = other.ID, true
 	}
 	if taken && holder != m.ID {
-		return m, false, fmt.Errorf("the name belongs to machine %s", holder)
+		return m, false, FieldError{"name", fmt.Errorf("the name belongs to machine %s", holder)}
 	}
-	if p.Name == "" || p.Name != m.Name { // a list that is imported every night keeps a name of an older version
+	// A list that is imported every night keeps a name of an older version.
+	if p.Name == "" && !r.Unnamed || p.Name != m.Name {
 		if err := CheckName(p.Name); err != nil {
-			return m, false, err
+			return m, false, FieldError{"name", err}
 		}
 	}
 	if len(ids) == 1 {
@@ -346,12 +431,16 @@ func (r *register) place(p Planned) (m Machine, fresh bool, err error) {
 		}
 		return m, false, nil
 	}
-	id := r.newID(p)
+	if !p.Identified() {
+		return m, false, FieldError{"name", fmt.Errorf("%w %q; to register one, set macs or uuid", ErrNoMachine,
+			p.Name)}
+	}
+	id := r.newID(*p)
 	return Machine{ID: id}, true, nil
 }
 
 // newID derives an ID from the first MAC address, else from the end of the UUID.
-func (r *register) newID(p Planned) ingot.MachineID {
+func (r *Register) newID(p Planned) ingot.MachineID {
 	digits := strings.ReplaceAll(p.UUID, "-", "")
 	if len(p.MACs) > 0 {
 		digits = strings.ReplaceAll(p.MACs[0], ":", "")
@@ -363,52 +452,57 @@ func (r *register) newID(p Planned) ingot.MachineID {
 	return id
 }
 
-// check validates an entry, makes its identifiers canonical, and returns all that is wrong with it. The
+// Check validates an entry, makes its identifiers canonical, and returns all that is wrong with it. The
 // name is checked when the machine is known.
-func (p *Planned) check() (faults []error) {
-	fault := func(format string, args ...any) { faults = append(faults, fmt.Errorf(format, args...)) }
+func (p *Planned) Check() (faults []error) {
+	fault := func(field, format string, args ...any) {
+		faults = append(faults, FieldError{field, fmt.Errorf(format, args...)})
+	}
 	p.MACs = slices.Clone(p.MACs)
 	for i, text := range p.MACs {
 		mac, err := ingot.ParseMAC(text)
 		switch {
 		case err != nil:
-			fault("%w: %.40q", ingot.ErrBadMAC, text)
+			fault(card(i), "%w: %.40q", ingot.ErrBadMAC, text)
 		case !ingot.IsCard(mac):
-			fault("%s is zero or an address of a group, not of a card", mac)
+			fault(card(i), "%s is zero or an address of a group, not of a card", mac)
 		case slices.Contains(p.MACs[:i], mac):
-			fault("the card %s is there twice", mac)
+			fault(card(i), "the card %s is there twice", mac)
 		}
 		p.MACs[i] = mac
 	}
 	if len(p.MACs) > maxPlannedCards {
-		fault("it has %d MAC addresses; at most %d", len(p.MACs), maxPlannedCards)
+		fault("macs", "it has %d MAC addresses; at most %d", len(p.MACs), maxPlannedCards)
 	}
 	if p.UUID != "" {
 		u := ingot.PlausibleUUID(p.UUID)
 		if u == "" {
-			fault("%.80q is not the UUID of a single machine", p.UUID)
+			fault("uuid", "%.80q is not the UUID of a single machine", p.UUID)
 		}
 		p.UUID = u
 	}
 	if len(p.Serial) > maxPlannedSerial {
-		fault("its serial number has %d bytes; at most %d", len(p.Serial), maxPlannedSerial)
+		fault("serial", "its serial number has %d bytes; at most %d", len(p.Serial), maxPlannedSerial)
 	} else if strings.ContainsFunc(p.Serial, harmless.Harms) {
-		fault("its serial number %q has characters that cannot be shown", p.Serial)
+		fault("serial", "its serial number %q has characters that cannot be shown", p.Serial)
 	}
-	if p.Serial = ingot.PlausibleSerial(p.Serial); len(p.MACs) == 0 && p.UUID == "" && len(faults) == 0 {
-		fault("it has no identifier; set mac or uuid")
-	}
+	p.Serial = ingot.PlausibleSerial(p.Serial)
 	if len(p.Labels) > MaxLabels {
-		fault("it has %d labels; a machine has at most %d", len(p.Labels), MaxLabels)
+		fault("labels", "it has %d labels; a machine has at most %d", len(p.Labels), MaxLabels)
 		return faults
 	}
 	for _, k := range slices.Sorted(maps.Keys(p.Labels)) {
 		if err := CheckLabel(k, p.Labels[k]); err != nil {
-			faults = append(faults, err)
+			faults = append(faults, FieldError{"labels." + k, err})
 		}
 	}
 	return faults
 }
+
+func card(i int) string { return fmt.Sprintf("macs[%d]", i) }
+
+// Identified reports whether an entry that was checked has an identifier.
+func (p *Planned) Identified() bool { return len(p.MACs) > 0 || p.UUID != "" }
 
 // Bounds of one entry of a list.
 const (

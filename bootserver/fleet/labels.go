@@ -74,6 +74,14 @@ func (s Selector) Matches(labels map[string]string) bool {
 	return true
 }
 
+// Keys returns the labels that the selector looks at.
+func (s Selector) Keys() (keys []string) {
+	for _, t := range s {
+		keys = append(keys, t.key)
+	}
+	return keys
+}
+
 // looksLikeMAC and looksLikeID are the forms of identifiers that a host name could have. Of an ID,
 // six digits are enough: people abbreviate it.
 var (
