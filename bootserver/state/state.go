@@ -22,6 +22,7 @@ import (
 	"ingot"
 	"ingot/bootserver/access"
 	"ingot/bootserver/fleet"
+	"ingot/bootserver/fleet/desired"
 	"ingot/bootserver/fleet/rollout"
 	"ingot/bootserver/fleet/webhook"
 )
@@ -170,6 +171,8 @@ type Decisions interface {
 	WebhookProgress(id string) (webhook.Progress, bool)
 	// DeadLetters returns the dead letters of a webhook, by sequence number.
 	DeadLetters(id string) []webhook.Letter
+	// Desired returns the desired state that was applied last; its zero value if none was.
+	Desired() desired.Record
 	// Counts returns how much there is.
 	Counts() Counts
 }
@@ -276,6 +279,8 @@ type Tx interface {
 	Webhook(id string) (webhook.Webhook, bool)
 	// DeadLetters returns the dead letters of a webhook, by sequence number.
 	DeadLetters(id string) []webhook.Letter
+	// Desired returns the desired state that was applied last.
+	Desired() desired.Record
 
 	// LookedUp declares that the images which the transaction assigns to machines were looked
 	// up after Removed returned n. A removal that ended since has left no record, so that
@@ -322,6 +327,8 @@ type Tx interface {
 	DropDeadLetter(webhook string, seq uint64)
 	// DropWebhook removes a webhook with its progress and its dead letters.
 	DropWebhook(id string)
+	// PutDesired stores the desired state.
+	PutDesired(r desired.Record)
 	// PutRemoval stores a pending removal.
 	PutRemoval(r Removal)
 	// DropRemoval removes one.

@@ -33,6 +33,7 @@ import (
 	"ingot"
 	"ingot/bootserver/access"
 	"ingot/bootserver/fleet"
+	"ingot/bootserver/fleet/desired"
 	"ingot/bootserver/fleet/rollout"
 	"ingot/bootserver/fleet/webhook"
 	"ingot/bootserver/state"
@@ -88,6 +89,7 @@ var (
 	bucketWebhooks    = []byte(view.Webhooks)
 	bucketProgress    = []byte(view.Progress)
 	bucketLetters     = []byte(view.Letters)
+	bucketDesired     = []byte(view.Desired)
 	bucketMeta        = []byte("meta")
 	bucketHistory     = []byte("history")
 	bucketRecent      = []byte("recent")
@@ -96,7 +98,7 @@ var (
 var buckets = [][]byte{bucketMachines, bucketBoots, bucketLeases, bucketMeta, bucketHistory, bucketRecent, bucketLedger,
 	bucketConsole,
 	bucketFacts, bucketCredentials, bucketAudit, bucketRemovals, bucketRollouts, bucketMembers, bucketSessions,
-	bucketWebhooks, bucketProgress, bucketLetters}
+	bucketWebhooks, bucketProgress, bucketLetters, bucketDesired}
 
 // Open opens the state in dir, making it when it is missing, and takes its
 // lock. A second server gets state.ErrLocked with the process id of the first.
@@ -246,6 +248,7 @@ func (s *Store) load() error {
 			each(tx, bucketWebhooks, record.DecodeWebhook, v.AddWebhook),
 			each(tx, bucketProgress, record.DecodeProgress, v.AddProgress),
 			each(tx, bucketLetters, record.DecodeLetter, v.AddLetter),
+			each(tx, bucketDesired, record.DecodeDesired, v.SetDesired),
 			s.loadIdentity(tx),
 		)
 	})
@@ -353,6 +356,9 @@ func (s *Store) Sessions() []access.Session { return seen(s, (*view.View).Sessio
 
 // Removals implements state.Decisions.
 func (s *Store) Removals() []state.Removal { return seen(s, (*view.View).Removals) }
+
+// Desired implements state.Decisions.
+func (s *Store) Desired() desired.Record { return seen(s, (*view.View).Desired) }
 
 // Rollouts implements state.Decisions.
 func (s *Store) Rollouts() []rollout.Rollout { return seen(s, (*view.View).Rollouts) }

@@ -39,7 +39,7 @@ func placeOf(b fleet.Boot) *bootPlace { return &bootPlace{b.Machine, historyKey(
 // is its number in journals.
 var tables = []view.Table{view.Machines, view.Facts, view.Consoles, view.Boots, view.Leases, view.Credentials,
 	view.Removals, view.Audit, view.Ledger, view.Rollouts, view.Members, view.Sessions, view.Webhooks, view.Progress,
-	view.Letters}
+	view.Letters, view.Desired}
 
 // encode makes the entry of a value of a transaction; nil removes the record.
 func encode(k view.Key, v any) (e entry, err error) {

@@ -17,6 +17,7 @@ import (
 	"ingot"
 	"ingot/bootserver/access"
 	"ingot/bootserver/fleet"
+	"ingot/bootserver/fleet/desired"
 	"ingot/bootserver/fleet/rollout"
 	"ingot/bootserver/fleet/webhook"
 	"ingot/bootserver/state"
@@ -489,6 +490,9 @@ func (s *Store) Sessions() []access.Session { return seen(s, (*view.View).Sessio
 
 // Removals implements state.Decisions.
 func (s *Store) Removals() []state.Removal { return seen(s, (*view.View).Removals) }
+
+// Desired implements state.Decisions.
+func (s *Store) Desired() desired.Record { return seen(s, (*view.View).Desired) }
 
 // Rollouts implements state.Decisions.
 func (s *Store) Rollouts() []rollout.Rollout { return seen(s, (*view.View).Rollouts) }

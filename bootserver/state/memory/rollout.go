@@ -6,7 +6,7 @@ import (
 	"ingot/bootserver/state/view"
 )
 
-// addRollouts adds the rollouts that are stored to a view.
+// addRollouts adds the rollouts and the desired state that are stored to a view.
 func addRollouts(v *view.View, d *data) error {
 	for _, b := range d.Records[view.Rollouts] {
 		r, err := record.DecodeRollout(b)
@@ -21,6 +21,13 @@ func addRollouts(v *view.View, d *data) error {
 			return err
 		}
 		v.AddMember(m)
+	}
+	for _, b := range d.Records[view.Desired] {
+		r, err := record.DecodeDesired(b)
+		if err != nil {
+			return err
+		}
+		v.SetDesired(r)
 	}
 	return nil
 }

@@ -19,6 +19,7 @@ import (
 	"ingot"
 	"ingot/bootserver/access"
 	"ingot/bootserver/fleet"
+	"ingot/bootserver/fleet/desired"
 	"ingot/bootserver/fleet/rollout"
 	"ingot/bootserver/fleet/webhook"
 	"ingot/bootserver/state"
@@ -61,6 +62,8 @@ func Encode(v any) ([]byte, error) {
 		return json.Marshal(progressOf(v))
 	case webhook.Letter:
 		return json.Marshal(letterOf(v))
+	case desired.Record:
+		return json.Marshal(desiredOf(v))
 	}
 	return nil, fmt.Errorf("encoding a record: no record holds a %T", v)
 }
@@ -128,6 +131,13 @@ func DecodeRollout(b []byte) (rollout.Rollout, error) {
 // DecodeMember reads the record of a machine of a rollout.
 func DecodeMember(b []byte) (rollout.Member, error) {
 	var r member
+	err := json.Unmarshal(b, &r)
+	return r.value(), err
+}
+
+// DecodeDesired reads the record of the desired state.
+func DecodeDesired(b []byte) (desired.Record, error) {
+	var r desiredRecord
 	err := json.Unmarshal(b, &r)
 	return r.value(), err
 }

@@ -83,4 +83,5 @@ func TestRecordsHaveEveryField(t *testing.T) {
 	roundTrip(t, DecodeWebhook)
 	roundTrip(t, DecodeProgress)
 	roundTrip(t, DecodeLetter)
+	roundTrip(t, DecodeDesired)
 }

@@ -60,6 +60,7 @@ func Run(t *testing.T, b Backend) {
 		{"Bound", testBound},
 		{"ImageRemoval", testImageRemoval},
 		{"Rollouts", testRollouts},
+		{"Desired", testDesired},
 		{"RolloutImages", testRolloutImages},
 		{"Webhooks", testWebhooks},
 		{"RestoreKeepsWebhooks", testRestoreKeepsWebhooks},

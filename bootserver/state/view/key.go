@@ -28,6 +28,7 @@ const (
 	Webhooks    Table = "webhooks"
 	Progress    Table = "webhook-progress" // keys: ids of webhooks
 	Letters     Table = "dead-letters"     // keys: LetterKey
+	Desired     Table = "desired"          // one key: DesiredKey
 )
 
 // The indexes, which are read and follow from the records that are written.
@@ -62,6 +63,9 @@ const (
 	SessionsKey    = "sessions"
 	WebhooksKey    = "webhooks"
 )
+
+// DesiredKey is the key of the desired state.
+const DesiredKey = "fleet"
 
 // Key names one record or one entry of an index.
 type Key struct {

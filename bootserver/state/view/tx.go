@@ -37,8 +37,8 @@ var _ state.Tx = (*Tx)(nil)
 type Step struct {
 	// Puts are the last values of records, nil for one that was removed: fleet.Machine,
 	// fleet.Boot, fleet.Lease, fleet.Change, access.Credential, access.Session, state.Removal,
-	// rollout.Rollout, rollout.Member, webhook.Webhook, webhook.Progress, webhook.Letter, Piece, and
-	// []byte for facts.
+	// rollout.Rollout, rollout.Member, webhook.Webhook, webhook.Progress, webhook.Letter,
+	// desired.Record, Piece, and []byte for facts.
 	Puts map[Key]any
 	// Forget is a machine whose past is removed before the Puts: boots, consoles, facts.
 	Forget ingot.MachineID

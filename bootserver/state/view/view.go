@@ -22,6 +22,7 @@ import (
 	"ingot"
 	"ingot/bootserver/access"
 	"ingot/bootserver/fleet"
+	"ingot/bootserver/fleet/desired"
 	"ingot/bootserver/fleet/rollout"
 	"ingot/bootserver/fleet/webhook"
 	"ingot/bootserver/state"
@@ -56,8 +57,9 @@ type View struct {
 	webhooks    map[string]webhook.Webhook
 	progress    map[string]webhook.Progress          // of webhooks
 	letters     map[string]map[uint64]webhook.Letter // by webhook
-	ended       map[ingot.Outcome]uint64             // boots that ended since the state was opened
-	pieces      uint64                               // of consoles, since the state was opened
+	desired     desired.Record
+	ended       map[ingot.Outcome]uint64 // boots that ended since the state was opened
+	pieces      uint64                   // of consoles, since the state was opened
 	index       index
 }
 
