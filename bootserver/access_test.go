@@ -288,7 +288,7 @@ func TestWhatIsTakenIsBounded(t *testing.T) {
 		status, header, text := c.ask(t, "POST", strings.ReplaceAll(path, "{ref}", "nobody"), large)
 		wantProblem(t, "POST "+path, status, header, text, http.StatusRequestEntityTooLarge)
 		limit := "less than 64 KiB"
-		if path == "/v1/import" {
+		if path == "/v1/import" || strings.HasPrefix(path, "/v1/fleet") {
 			limit = "less than 16 MiB"
 		}
 		if !strings.Contains(string(text), limit) {

@@ -115,6 +115,9 @@ func (h host) Sending(boot ingot.BootID) map[string]int64 {
 // KeepLeases implements operator.Host.
 func (h host) KeepLeases() error { return h.keepLeases() }
 
+// SetRules implements operator.Host.
+func (h host) SetRules(rules []fleet.Rule) { h.booter.SetRules(rules) }
+
 // ChangeIdentity implements operator.Host.
 func (h host) ChangeIdentity() error { return h.changeIdentity() }
 

@@ -221,7 +221,7 @@ func (s *Server) Run(ctx context.Context) error {
 	g.Go(func() error { return every(ctx, time.Second, s.tick) })
 	g.Go(func() error { return every(ctx, certificateEvery, s.followCertificate) })
 	g.Go(func() error { return every(ctx, time.Minute, s.sessions().Tidy) })
-	g.Go(func() error { return every(ctx, rolloutTick, func() { s.rollouts.Tick(ctx) }) })
+	g.Go(func() error { return every(ctx, rolloutTick, func() { s.advance(ctx) }) })
 	s.keepLedger(ctx, g)
 	g.Go(func() error { return s.follow(ctx) })
 	s.ready.Store(true)
@@ -295,6 +295,7 @@ func (s *Server) prepare(ctx context.Context, st state.Store, now site) error {
 	s.booter = booter.New(booter.Config{State: st, Catalog: s.catalog, Keys: keys, Port: s.port(),
 		Loaders: maps.Clone(files),
 		Policy:  policyOf(s.conf.Settings.Boots), Now: s.conf.Now, Log: s.log, Locator: locator{s}})
+	host{s}.SetRules(operator.DesiredRules(st, s.log))
 	files["autoexec.ipxe"] = []byte(ipxe.Autoexec())
 	s.tftp = &tftp.Server{Files: files, Served: s.booter.LoaderServed, SinglePort: s.conf.Settings.TFTP.SinglePort,
 		Log: s.log, Known: func(ip netip.Addr) bool { _, known := st.AtAddress(ip); return known }}
@@ -398,6 +399,14 @@ func (s *Server) serve(list []*port) {
 
 // rolloutTick is how often rollouts move on.
 const rolloutTick = 2 * time.Second
+
+// advance lets machines follow desired state whose application was interrupted, and moves rollouts on.
+func (s *Server) advance(ctx context.Context) {
+	if err := s.operator().FollowDesired(ctx); err != nil {
+		s.log.Error("making machines follow the desired state", "err", err)
+	}
+	s.rollouts.Tick(ctx)
+}
 
 // tick does what has its time. That it comes through says that the server is
 // alive: it gets the state's lock.

@@ -53,6 +53,7 @@ type Backend interface {
 	Ledger
 	Rollouts
 	Webhooks
+	Desired
 
 	Authority() Authority
 	Credentials() []access.Credential
@@ -193,6 +194,7 @@ func table(b Backend, version string) *routes {
 	rolloutRoutes(r, b)
 	webhookRoutes(r, b)
 	markRoutes(r, b)
+	desiredRoutes(r, b)
 	accessRoutes(r, b)
 	plainRoutes(r, b)
 	for _, unused := range []string{"V2ErrorModel", "V2ErrorDetail"} { // huma's own words for errors

@@ -76,6 +76,7 @@ const (
 	CodeTooManyWebhooks    Code = "too-many-webhooks"
 	CodeWebhookSecret      Code = "webhook-secret"
 	CodeNoDeadLetter       Code = "dead-letter-not-found"
+	CodeInvalidFleet       Code = "invalid-fleet-file"
 	CodeChanged            Code = "changed-meanwhile"
 	CodeBootNotFound       Code = "boot-not-found"
 	CodeNoHardware         Code = "hardware-not-reported"
@@ -243,6 +244,9 @@ var rolloutCodes = []meaning{
 	{CodeInvalidRollout, 400, "A rollout cannot proceed like this.", "ingot rollout start --help"},
 	{CodeNobodyToMove, 409, "No machine would get the image: all have it, or are kept out.",
 		"ingot machine ls; ingot rollout ls"},
+	{CodeInvalidFleet, 400,
+		"Files with the desired state have faults, all of which are in the detail. Nothing was changed.",
+		"nothing was changed; correct the files, and look first: ingot diff -f FILE"},
 	{CodeRolloutMachines, 409, "Machines belong to another rollout that has not ended. Parameter: rollout.",
 		"wait for it, or end it: ingot rollout abort {rollout}"},
 }

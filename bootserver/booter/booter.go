@@ -9,6 +9,7 @@ package booter
 import (
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -39,15 +40,18 @@ type Policy = fleet.BootPolicy
 
 // Booter answers machines. It implements client.Booter and httpboot.Booter.
 type Booter struct {
-	state   state.Store
-	catalog *catalog.Catalog
-	keys    *image.Signer
-	port    uint16
-	loaders map[string][]byte
-	policy  *atomic.Pointer[Policy]
-	now     func() time.Time
-	log     *slog.Logger
-	locator Locator
+	state      state.Store
+	catalog    *catalog.Catalog
+	keys       *image.Signer
+	port       uint16
+	loaders    map[string][]byte
+	policy     *atomic.Pointer[Policy] // with the rules
+	setting    sync.Mutex              // held while policy is replaced
+	configured Policy                  // of the configuration
+	rules      []fleet.Rule            // see SetRules
+	now        func() time.Time
+	log        *slog.Logger
+	locator    Locator
 
 	restores   restores
 	volumes    volumeProblems
@@ -75,6 +79,24 @@ func (b *Booter) SetPolicy(p Policy) {
 	if p.Deadline == 0 {
 		p.Deadline = 10 * time.Minute
 	}
+	b.setting.Lock()
+	defer b.setting.Unlock()
+	b.configured = p
+	b.setPolicy()
+}
+
+// SetRules sets the rules for new machines that apply after those of the configuration.
+func (b *Booter) SetRules(rules []fleet.Rule) {
+	b.setting.Lock()
+	defer b.setting.Unlock()
+	b.rules = rules
+	b.setPolicy()
+}
+
+// setPolicy puts configuration and rules in force. b.setting is held.
+func (b *Booter) setPolicy() {
+	p := b.configured
+	p.Rules = slices.Concat(p.Rules, b.rules)
 	b.policy.Store(&p)
 }
 

@@ -108,6 +108,8 @@ const (
 	ActionWebhookAgain  Code = "webhook.redeliver"
 	ActionWebhookDrop   Code = "webhook.discard"
 	ActionWebhookRemove Code = "webhook.rm"
+	ActionFleetApply    Code = "fleet.apply"
+	ActionApply         Code = "machine.apply"
 	ActionTokenCreate   Code = "token.create"
 	ActionTokenRevoke   Code = "token.revoke"
 	ActionImageRemove   Code = "image.rm"
@@ -255,6 +257,8 @@ var actions = map[Code]string{
 	ActionWebhookAgain:  "sent dead letters again to webhook",
 	ActionWebhookDrop:   "discarded dead letters of webhook",
 	ActionWebhookRemove: "removed webhook",
+	ActionFleetApply:    "applied the desired state of the fleet",
+	ActionApply:         "applied the desired state to machine",
 	ActionTokenCreate:   "created token or certificate",
 	ActionTokenRevoke:   "revoked token or certificate",
 	ActionImageRemove:   "removed image",

@@ -17,6 +17,7 @@ import (
 	"ingot/bootserver/catalog"
 	"ingot/bootserver/fleet"
 	"ingot/bootserver/fleet/explain"
+	"ingot/bootserver/network"
 	"ingot/bootserver/state"
 	"ingot/image"
 )
@@ -216,6 +217,7 @@ func (o *Operator) Restore(ctx context.Context, r io.Reader) (api.Restored, erro
 	} else if err != nil {
 		return api.Restored{}, err
 	}
+	o.host.SetRules(DesiredRules(o.state, o.log))
 	if err := o.host.KeepLeases(); err != nil {
 		return api.Restored{}, err
 	}
@@ -257,4 +259,33 @@ func RecordRestore(ctx context.Context, st state.Store, machines []fleet.Machine
 	action := Action(ctx, now, fleet.ActionServerRestore, nil, map[string]any{"machines": done.Machines, "before": kept,
 		fleet.RestoreTaken: taken.Format(time.RFC3339Nano), fleet.RestoreComplete: complete})
 	return done, st.Append(action, fleet.Restored(done.Machines, now))
+}
+
+// others returns what other DHCP servers answered a machine: in these boots, and what was heard of
+// its own cards. The answer that it followed comes last.
+func (o *Operator) others(m fleet.Machine, boots []fleet.Boot) (list []fleet.Other) {
+	for _, b := range boots {
+		for _, other := range b.Others {
+			list = append(list, within(b, other))
+		}
+	}
+	for _, other := range o.host.HeardOf(m.Cards()) {
+		if n := len(boots); n > 0 && boots[n-1].Started.Sub(other.At) < network.SameAttempt {
+			other = within(boots[n-1], other)
+		}
+		if !other.Expected {
+			list = append(list, other)
+		}
+	}
+	slices.SortFunc(list, fleet.ByWeight)
+	return list
+}
+
+// within returns an answer that belongs to a boot with a time that does: others may answer before
+// this server does, and a boot begins with our answer.
+func within(b fleet.Boot, o fleet.Other) fleet.Other {
+	if o.At.Before(b.Started) {
+		o.At = b.Started
+	}
+	return o
 }

@@ -56,6 +56,8 @@ type Host interface {
 	Required(m ingot.ImageManifest) error
 	// KeepLeases stores all leases once more: a restored state may not have them.
 	KeepLeases() error
+	// SetRules sets the rules for new machines that apply after those of the configuration.
+	SetRules(rules []fleet.Rule)
 	// ChangeIdentity makes the server go on with the identity of a restored state.
 	ChangeIdentity() error
 }

@@ -33,6 +33,7 @@ type Rollouts struct {
 	RolloutsConfig
 	starting sync.Mutex // held while a rollout is planned and stored
 	swept    bool       // rollouts that a crash or an error left half stored were dropped; starting is held
+	applying sync.Mutex // held while desired state is applied, before starting
 
 	mu        sync.Mutex
 	listening time.Time

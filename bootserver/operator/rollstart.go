@@ -19,12 +19,20 @@ import (
 
 // StartRollout implements api.Rollouts.
 func (o *Operator) StartRollout(ctx context.Context, q api.RolloutRequest) (p api.RolloutPlan, err error) {
+	return o.startRollout(ctx, q, func() ([]fleet.Machine, error) {
+		return chooseMachines(o.state.Machines(), q.Selector)
+	})
+}
+
+// startRollout starts a rollout to the machines that choose returns, or only plans it.
+func (o *Operator) startRollout(ctx context.Context, q api.RolloutRequest, choose func() ([]fleet.Machine, error)) (
+	p api.RolloutPlan, err error) {
 	o.rollouts.sweep()
 	o.rollouts.starting.Lock()
 	defer o.rollouts.starting.Unlock()
 	err = repeat(func() error {
 		removed := o.state.Removed()
-		d, err := o.draft(ctx, q)
+		d, err := o.draft(ctx, q, choose)
 		if err != nil {
 			return err
 		}
@@ -58,7 +66,8 @@ type draft struct {
 }
 
 // draft plans a rollout.
-func (o *Operator) draft(ctx context.Context, q api.RolloutRequest) (*draft, error) {
+func (o *Operator) draft(ctx context.Context, q api.RolloutRequest, choose func() ([]fleet.Machine, error)) (*draft,
+	error) {
 	now := o.now()
 	as, err := o.catalog.Assignment(ctx, q.Image, "", now)
 	if err != nil {
@@ -68,7 +77,7 @@ func (o *Operator) draft(ctx context.Context, q api.RolloutRequest) (*draft, err
 	if err != nil {
 		return nil, storeProblem(err)
 	}
-	machines, err := chooseMachines(o.state.Machines(), q.Selector)
+	machines, err := choose()
 	if err != nil {
 		return nil, err
 	}

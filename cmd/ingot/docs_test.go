@@ -18,6 +18,7 @@ import (
 
 	"ingot"
 	"ingot/bootserver/config"
+	"ingot/bootserver/fleet/desired"
 	"ingot/profiles"
 )
 
@@ -118,6 +119,7 @@ type reference struct {
 	flags    map[string]bool   // of all commands
 	config   *schema           // of the server's configuration
 	profile  *schema           // of profiles
+	fleet    *schema           // of fleet files
 	metrics  map[string]bool   // names of metrics
 	machines []string          // texts on the machine, with … for what differs
 	keys     map[string]string // all keys of both schemas
@@ -135,7 +137,7 @@ func newReference(t *testing.T) *reference {
 	for _, s := range []struct {
 		into **schema
 		text func() ([]byte, error)
-	}{{&r.config, config.Schema}, {&r.profile, profiles.Schema}} {
+	}{{&r.config, config.Schema}, {&r.profile, profiles.Schema}, {&r.fleet, desired.Schema}} {
 		text, err := s.text()
 		if err == nil {
 			err = json.Unmarshal(text, s.into)
@@ -257,7 +259,7 @@ func (r *reference) checkCode(code string) (faults []string) {
 	case mapRE.MatchString(code):
 		key, _, _ := strings.Cut(code, ":")
 		if _, ok := r.keys[key]; !ok && !slices.Contains(foreignKeys, key) {
-			return []string{fmt.Sprintf("%q: neither the configuration nor a profile has the key %s", code, key)}
+			return []string{fmt.Sprintf("%q: no configuration, profile or fleet file has the key %s", code, key)}
 		}
 	default:
 		return r.checkShell(code)
@@ -512,7 +514,7 @@ func (s *schema) unknown(path string, v any) (keys []string) {
 	return keys
 }
 
-// checkYAML checks the keys of a configuration or profile.
+// checkYAML checks the keys of a configuration, profile or fleet file.
 func (r *reference) checkYAML(block string) (faults []string) {
 	var v any
 	if err := yaml.Unmarshal([]byte(block), &v); err != nil {
@@ -522,6 +524,9 @@ func (r *reference) checkYAML(block string) (faults []string) {
 	best := asConfig
 	if len(asProfile) < len(asConfig) || len(asProfile) == len(asConfig) && strings.Contains(block, "extends:") {
 		best = asProfile
+	}
+	if asFleet := r.fleet.unknown("", v); len(asFleet) < len(best) {
+		best = asFleet
 	}
 	for _, key := range best {
 		faults = append(faults, "there is no key "+key)

@@ -71,6 +71,10 @@ func (a *app) run(ctx context.Context, args []string) int {
 	if err == nil {
 		return 0
 	}
+	coded := show.CodeError{Code: 1}
+	if errors.As(err, &coded) && coded.Err == nil {
+		return coded.Code
+	}
 	fmt.Fprintf(stderr, "ingot: %s\n", harmless.Lines(access.Redact(err.Error())))
 	if next := client.NextStep(err); next != "" {
 		if strings.HasPrefix(next, "ingot ") {
@@ -86,7 +90,7 @@ func (a *app) run(ctx context.Context, args []string) int {
 		fmt.Fprintf(stderr, "  → see: %s --help\n", commandPath(root, args))
 		return 2
 	}
-	return 1
+	return coded.Code
 }
 
 // meant returns the commands that an unknown one may mean: those of its name elsewhere in the tree, else

@@ -60,8 +60,8 @@ func (a *app) rootCommand() *cobra.Command {
 	f.StringVarP(&a.Format, "output", "o", "table", "output format: table or json")
 	f.BoolVarP(&a.Verbose, "verbose", "v", false, "log debug messages to standard error")
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return show.UsageError{Err: err} })
-	root.PersistentPreRunE = func(*cobra.Command, []string) error {
-		if a.Format != "table" && !a.JSON() {
+	root.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error {
+		if a.Format != "table" && !a.JSON() && !(a.Format == "yaml" && cmd.Annotations[command.AlsoYAML] != "") {
 			return show.Usagef("unknown output format %q: want table or json", a.Format)
 		}
 		return nil

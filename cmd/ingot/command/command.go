@@ -23,6 +23,9 @@ type App struct {
 	Now     func() time.Time // the server's clock; nil means time.Now
 }
 
+// AlsoYAML is the annotation of a command whose answer is YAML: it takes -o yaml.
+const AlsoYAML = "yaml"
+
 // ExactArgs is cobra.ExactArgs with our exit code and the names of missing arguments.
 func ExactArgs(names ...string) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {

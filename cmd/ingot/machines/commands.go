@@ -1,6 +1,6 @@
 // Package machines has the commands of ingot about machines and their boots:
 // machine, boots, why, console and grant for each machine; assign, rollback,
-// resume, rollout and events for the fleet.
+// resume, rollout, events, and apply, diff and get of desired state for the fleet.
 package machines
 
 import (
@@ -23,6 +23,7 @@ func (a *Commands) Machines() []*cobra.Command {
 
 // Fleet are the commands of the group fleet.
 func (a *Commands) Fleet() []*cobra.Command {
-	return []*cobra.Command{a.rolloutCommand(), a.assignCommand(), a.rollbackCommand(), a.resumeCommand(),
+	return []*cobra.Command{a.applyCommand(), a.diffCommand(), a.getCommand(), a.fleetCommand(), a.rolloutCommand(),
+		a.assignCommand(), a.rollbackCommand(), a.resumeCommand(),
 		a.eventsCommand()}
 }

@@ -17,6 +17,21 @@ func (e UsageError) Unwrap() error { return e.Err }
 // Usagef returns a UsageError.
 func Usagef(format string, args ...any) error { return UsageError{fmt.Errorf(format, args...)} }
 
+// CodeError is an error of a command with its own exit code. Without Err nothing failed, and nothing is
+// printed: the code is the answer.
+type CodeError struct {
+	Err  error
+	Code int
+}
+
+func (e CodeError) Error() string {
+	if e.Err == nil {
+		return fmt.Sprintf("exit code %d", e.Code)
+	}
+	return e.Err.Error()
+}
+func (e CodeError) Unwrap() error { return e.Err }
+
 // HintError is an error with the next step to take.
 type HintError struct {
 	Err  error
