@@ -102,6 +102,20 @@ func TestFiles(t *testing.T) {
 	}
 }
 
+// TestExampleOfTheManual: the file in docs/GITOPS.md has no faults, and every section.
+func TestExampleOfTheManual(t *testing.T) {
+	manual, err := os.ReadFile("../../../docs/GITOPS.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, example, _ := strings.Cut(string(manual), "```yaml\n")
+	example, _, _ = strings.Cut(example, "```")
+	p := Parse([]File{{"GITOPS.md", []byte(example)}})
+	if want := (Sections{true, true, true, true, true, true}); len(p.Faults) > 0 || p.Sections != want {
+		t.Errorf("the example has the sections %+v and the faults %v", p.Sections, p.Faults)
+	}
+}
+
 // FuzzParse: no text makes the parser fail otherwise than by faults, and what has none is written as a
 // file that says the same.
 func FuzzParse(f *testing.F) {
