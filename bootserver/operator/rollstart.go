@@ -135,6 +135,9 @@ func (o *Operator) usualRate() (list []rollout.Past, err error) {
 	}
 	own := map[ingot.BootID]bool{}
 	for _, r := range o.state.Rollouts() {
+		if r.State.Ended() && len(boots) > 0 && r.Ended.Before(boots[0].Started) {
+			continue // it was over before the oldest of these boots, and its machines may be many
+		}
 		for _, m := range o.state.Members(r.ID) {
 			for _, res := range m.Results {
 				own[res.Boot] = true
