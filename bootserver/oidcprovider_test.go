@@ -217,8 +217,7 @@ func TestBrowserLogsInByProvider(t *testing.T) {
 	b.calm()
 	b.do("log in", click(`a[href^="/login/oidc"]`), visible("input[name=login]"), enter("input[name=login]", "alice"),
 		enter("input[name=password]", "x"), click("button[type=submit]"),
-		visible("input[value=consent] ~ button, form button"),
-		click("button[type=submit]"), visible("#open"))
+		chromedp.WaitReady(chromedp.CSS("input[value=consent]")), click("button[type=submit]"), visible("#open"))
 	if at := eval[string](b, "location.href"); at != s.tls+"/pending" {
 		t.Errorf("the browser is at %s; want the page that it asked for", at)
 	}

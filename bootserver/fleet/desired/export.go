@@ -144,5 +144,12 @@ func pins(machines []fleet.Machine, shared map[string]bool) (list []Pin) {
 	return list
 }
 
-// YAML returns a Spec as a file.
-func (s Spec) YAML() ([]byte, error) { return yamlfile.Encode(s) }
+// YAML returns a Spec as a file. That of a fleet without machines has a list of none, since a file without
+// any section is refused.
+func (s Spec) YAML() ([]byte, error) {
+	text, err := yamlfile.Encode(s)
+	if string(text) == "{}\n" {
+		text = []byte("machines: []\n")
+	}
+	return text, err
+}
