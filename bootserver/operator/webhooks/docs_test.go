@@ -21,6 +21,7 @@ import (
 	"ingot/bootserver/fleet"
 	"ingot/bootserver/fleet/webhook"
 	"ingot/bootserver/operator"
+	"ingot/internal/wire"
 )
 
 var update = flag.Bool("update", false, "write the generated parts of docs/WEBHOOKS.md anew")
@@ -136,11 +137,7 @@ func block(t *testing.T, language string) string {
 
 // TestShellVerifies: the lines of docs/WEBHOOKS.md that verify a signature by hand do, and refuse others.
 func TestShellVerifies(t *testing.T) {
-	for _, tool := range []string{"sh", "openssl", "base64", "od"} {
-		if _, err := exec.LookPath(tool); err != nil {
-			t.Skipf("%s is not installed", tool)
-		}
-	}
+	wire.Need(t, "sh", "openssl", "base64", "od")
 	script := filepath.Join(t.TempDir(), "verify.sh")
 	if err := os.WriteFile(script, []byte(block(t, "sh")), 0o755); err != nil {
 		t.Fatal(err)

@@ -72,17 +72,5 @@ func (tx *Tx) PutSession(s access.Session) { tx.replaceSession(s.ID, &s) }
 func (tx *Tx) DropSession(id string) { tx.replaceSession(id, nil) }
 
 func (tx *Tx) replaceSession(id string, s *access.Session) {
-	old, had := tx.v.sessions[id]
-	tx.undo = append(tx.undo, func() {
-		tx.v.setSession(id, nil)
-		if had {
-			tx.v.setSession(id, &old)
-		}
-	})
-	tx.v.setSession(id, s)
-	if s == nil {
-		tx.put(Sessions, id, nil)
-		return
-	}
-	tx.put(Sessions, id, *s)
+	replace(tx, Sessions, tx.v.sessions, tx.v.setSession, id, s)
 }

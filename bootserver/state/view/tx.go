@@ -480,19 +480,24 @@ func (tx *Tx) PutCredential(c access.Credential) { tx.replaceCredential(c.ID, &c
 func (tx *Tx) DropCredential(id string) { tx.replaceCredential(id, nil) }
 
 func (tx *Tx) replaceCredential(id string, c *access.Credential) {
-	old, had := tx.v.credentials[id]
+	replace(tx, Credentials, tx.v.credentials, tx.v.setCredential, id, c)
+}
+
+// replace stores a record, or removes it if it is nil. set changes it in all, and in the indexes.
+func replace[T any](tx *Tx, table Table, all map[string]T, set func(id string, record *T), id string, record *T) {
+	old, had := all[id]
 	tx.undo = append(tx.undo, func() {
-		tx.v.setCredential(id, nil)
+		set(id, nil)
 		if had {
-			tx.v.setCredential(id, &old)
+			set(id, &old)
 		}
 	})
-	tx.v.setCredential(id, c)
-	if c == nil {
-		tx.put(Credentials, id, nil)
+	set(id, record)
+	if record == nil {
+		tx.put(table, id, nil)
 		return
 	}
-	tx.put(Credentials, id, *c)
+	tx.put(table, id, *record)
 }
 
 // factsBack is how many boots are looked back at for the same facts: some end before they
