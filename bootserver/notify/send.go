@@ -47,7 +47,7 @@ func eventOf(hook string, c fleet.Change) event {
 	return event{id: webhook.EventID(hook, c.Seq, c.At, string(c.Code)), seq: c.Seq, from: c}
 }
 
-// gapEvent returns the event of a gap, which is no entry of the ledger.
+// gapEvent returns the event of a gap, which is not an entry of the ledger.
 func gapEvent(w webhook.Webhook, g webhook.Gap) event {
 	c := gapChange(w, g)
 	return event{id: webhook.EventID(w.ID, g.To, g.At, string(c.Code)), seq: g.To, gap: &g, from: c}

@@ -119,7 +119,7 @@ type Letter struct {
 	Webhook  string
 	Seq      uint64
 	Event    string // see EventID
-	Gap      *Gap   // what it is about, if it is no entry of the ledger
+	Gap      *Gap   // the gap that it is about, if it is not an entry of the ledger
 	Code     string
 	Machine  ingot.MachineID
 	At       time.Time // when the event happened

@@ -246,6 +246,6 @@ func plannedTable(w io.Writer, done api.Imported) {
 	if done.DryRun {
 		verb = "would be imported"
 	}
-	fmt.Fprintf(w, "%d machines %s: %d new, %d changed, %d unchanged\n", len(done.Actions), verb, count["add"],
-		count["change"], count["same"]+count["asks"])
+	fmt.Fprintf(w, "%s: %d new, %d changed, %d unchanged\n", verb, count["add"], count["change"],
+		count["same"]+count["asks"])
 }
