@@ -332,6 +332,13 @@ func (x *model) apply(s Step, f Fleet, now time.Time) error {
 	for _, c := range s.Members {
 		at := slices.IndexFunc(x.members, func(m Member) bool { return m.Machine == c.Machine })
 		x.members[at] = c
+		counted := map[ingot.BootID]bool{}
+		for _, res := range c.Results {
+			if !res.Void && !res.Late && counted[res.Boot] {
+				return fmt.Errorf("boot %s of %s is counted twice: %+v", res.Boot, c.Name, c.Results)
+			}
+			counted[res.Boot] = counted[res.Boot] || !res.Void && !res.Late
+		}
 	}
 	for _, mv := range s.Moves {
 		m := x.machine(mv.Machine)

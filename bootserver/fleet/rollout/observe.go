@@ -53,7 +53,7 @@ func (d *decider) observeBoots(i int, now Machine) {
 		if b.Number <= m.Number || b.Image != d.r.Image.Image || b.Once {
 			continue
 		}
-		at := slices.IndexFunc(m.Results, func(r Result) bool { return r.Boot == b.ID && !r.Late })
+		at := slices.IndexFunc(m.Results, func(r Result) bool { return r.Boot == b.ID && !r.Late && !r.Void })
 		class := d.class(b)
 		switch {
 		case class == Open || at < 0 && len(m.Results) >= maxResults:

@@ -55,10 +55,13 @@ func (b *bench) tick(d time.Duration) {
 		}
 		b.f.Machines[id] = m
 	}
-	for {
+	for n := 0; ; n++ {
 		s := Next(b.r, b.members, b.f, b.now)
 		if s.Empty() {
 			return
+		}
+		if n == 1000 {
+			b.t.Fatalf("there is always more to do: %+v", s)
 		}
 		b.r = s.Rollout
 		for _, c := range s.Members {
@@ -232,6 +235,25 @@ func TestLateFaultsAreSeen(t *testing.T) {
 	b.tick(2 * time.Second)
 	b.want(Halted, 1)
 	b.stopped(FailingBoots, "not heard from")
+}
+
+// TestLateHealthIsCountedOnce: a boot that was taken for silent, and turns out to be healthy, is evidence
+// for the image once, however often the server looks at it.
+func TestLateHealthIsCountedOnce(t *testing.T) {
+	b := newBench(t, 4, Policy{Waves: []int{100}, MaxUnavailable: Amount{Machines: 4}})
+	b.tick(time.Second)
+	b.boot("m00", func(b *Boot) { b.Outcome = ingot.OutcomeSilent })
+	b.tick(time.Second)
+	m := b.f.Machines["m00"]
+	m.Boots[1].Outcome = ingot.OutcomeHealthy
+	b.f.Machines["m00"] = m
+	b.tick(time.Second)
+	if s := Next(b.r, b.members, b.f, b.now); !s.Empty() {
+		t.Errorf("it is counted again: %+v", s.Members)
+	}
+	if list := b.members[0].Results; len(list) != 2 || !list[0].Void || list[1].Class != Good {
+		t.Errorf("results are %+v; want a void one and a good one", list)
+	}
 }
 
 func TestCrashCountsAsFailure(t *testing.T) {
