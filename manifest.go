@@ -162,6 +162,10 @@ const (
 	ArtifactSignedUKI  = "application/vnd.ingot.uki.signed.v1" // the UKI, signed for Secure Boot
 )
 
+// PropertySize is the property of a component of an SBOM that has the bytes of its files in the root,
+// before compression.
+const PropertySize = "ingot:size"
+
 // Annotations of a referrer of type ArtifactSignedUKI.
 const (
 	AnnotationSigner      = "vnd.ingot.secureboot.subject"     // of the certificate, RFC 4514

@@ -57,7 +57,7 @@ type street struct {
 	tls, plain string // base URLs
 }
 
-func newStreet(t *testing.T) *street {
+func newStreet(t testing.TB) *street {
 	t.Helper()
 	s := &street{house: newHouse(t)}
 	listen := func() net.Listener {

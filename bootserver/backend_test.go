@@ -57,7 +57,7 @@ func checkBackup(t *testing.T, path string) error {
 }
 
 // inParts calls f for 0 to n-1, in transactions that are within their bound.
-func inParts(t *testing.T, st state.Store, n int, f func(tx state.Tx, i int)) {
+func inParts(t testing.TB, st state.Store, n int, f func(tx state.Tx, i int)) {
 	t.Helper()
 	const part = state.MaxRecords / 4
 	for from := 0; from < n; from += part {

@@ -25,7 +25,7 @@ import (
 
 // tab is a page in a headless Chromium.
 type tab struct {
-	t    *testing.T
+	t    testing.TB
 	ctx  context.Context
 	base string
 
@@ -34,7 +34,7 @@ type tab struct {
 }
 
 // newTab starts a browser. At the end of the test it must have had nothing to complain about.
-func newTab(t *testing.T, base string) *tab {
+func newTab(t testing.TB, base string) *tab {
 	t.Helper()
 	wire.Need(t, "chromium")
 	options := append(chromedp.DefaultExecAllocatorOptions[:], chromedp.ExecPath("chromium"), chromedp.NoSandbox,
@@ -279,6 +279,26 @@ func TestBrowserByKeyboard(t *testing.T) {
 	b.calm()
 }
 
+// manyPackages are components of an SBOM, some of them large, with long names, and some small.
+func manyPackages(version string) (list []string) {
+	for i, name := range []string{"linux-image-6.12.63+deb13-amd64", "firmware-misc-nonfree", "libllvm19", "systemd",
+		"python3.13-minimal", "perl-base", "openssh-server", "libicu76"} {
+		list = append(list, packaged(name, version, int64(110>>i)<<20))
+	}
+	for i := range 40 {
+		list = append(list, packaged(fmt.Sprint("small", i), "1", int64(i)<<15))
+	}
+	return list
+}
+
+// themed is the address of a page in a theme.
+func themed(page, theme string) string {
+	if strings.Contains(page, "?") {
+		return page + "&theme=" + theme
+	}
+	return page + "?theme=" + theme
+}
+
 // tooWide lists the elements that reach beyond the window, but for those in a part that scrolls.
 const tooWide = `[...document.querySelectorAll("main, main *")]
 	.filter(e => e.getBoundingClientRect().right > innerWidth + 1 && !e.closest(".scroll, .vh, .console, svg"))
@@ -289,7 +309,8 @@ const tooWide = `[...document.querySelectorAll("main, main *")]
 func TestBrowserIsNarrow(t *testing.T) {
 	s := newStreet(t)
 	im := s.put("v1")
-	s.put("v2")
+	s.bom(im, manyPackages("1")...)
+	s.bom(s.put("v2"), manyPackages("2")...)
 	boot, _ := s.ask()
 	b := newTab(t, s.tls)
 	b.do("log in", chromedp.EmulateViewport(320, 640), chromedp.Navigate(s.tls+"/login?next=/pending"),
@@ -303,15 +324,12 @@ func TestBrowserIsNarrow(t *testing.T) {
 	pages := []string{"/", "/rollouts", "/rollouts/r1", "/rollouts/r1/abort", "/rollouts/r1/resume",
 		"/rollouts/new?image=lab%3Av1&to=fake000", "/rollouts/new?image=lab%3Av1&to=nobody", "/pending",
 		"/machines/" + machineID, "/machines/" + machineID + "/boots/" + string(boot),
-		"/images", "/network", "/events", "/trends", "/settings"}
+		"/images", "/images?from=lab:v1&to=lab:v2", "/network", "/events", "/trends", "/trends?days=1&image=lab:v1",
+		"/settings"}
 	for range 2 {
 		for _, p := range pages {
 			for _, theme := range []string{"light", "dark"} {
-				at := p + "?theme=" + theme
-				if strings.Contains(p, "?") {
-					at = p + "&theme=" + theme
-				}
-				b.do(p, chromedp.Navigate(s.tls+at), chromedp.WaitReady(chromedp.CSS("#main")))
+				b.do(p, chromedp.Navigate(s.tls+themed(p, theme)), chromedp.WaitReady(chromedp.CSS("#main")))
 				wide := eval[string](b, tooWide)
 				dark := eval[string](b, `getComputedStyle(document.body).colorScheme`)
 				if wide != "" {
@@ -345,7 +363,8 @@ func TestBrowserIsAccessible(t *testing.T) {
 	}
 	s := newStreet(t)
 	im := s.put("v1")
-	s.put("v2")
+	s.bom(im, manyPackages("1")...)
+	s.bom(s.put("v2"), manyPackages("2")...)
 	boot, _ := s.ask()
 	if _, err := s.api.Approve(t.Context(), machineID, api.ApproveRequest{Name: "node01", Image: "lab:v1"}); err != nil {
 		t.Fatal(err)
@@ -380,7 +399,8 @@ func TestBrowserIsAccessible(t *testing.T) {
 	for _, p := range []string{"/", "/?d=marks", "/rollouts", "/rollouts/r1", "/rollouts/r1/abort",
 		"/rollouts/r1/resume", "/rollouts/new", "/rollouts/new?image=lab%3Av1&to=fake000", "/pending",
 		"/machines/" + machineID, "/images", "/network", "/events",
-		"/machines/" + machineID + "/boots/" + string(boot), "/trends", "/settings"} {
+		"/machines/" + machineID + "/boots/" + string(boot), "/trends", "/trends?days=1&image=lab:v1",
+		"/settings"} {
 		at, _ := url.Parse(s.tls + p)
 		for _, theme := range []string{"light", "dark", "narrow"} {
 			width := int64(1280)

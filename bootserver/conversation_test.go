@@ -35,7 +35,7 @@ import (
 // house is a server without sockets for packets, and an operator's client.
 type house struct {
 	*booter.Booter
-	t       *testing.T
+	t       testing.TB
 	state   state.Store
 	images  *image.Store
 	catalog *catalog.Catalog
@@ -64,7 +64,7 @@ func (l *logs) Write(b []byte) (int, error) {
 // into lets a log be written to w.
 func (l *logs) into(w io.Writer) { l.w.Store(&w) }
 
-func newHouse(t *testing.T) *house {
+func newHouse(t testing.TB) *house {
 	t.Helper()
 	root := t.TempDir()
 	images, err := image.Open(t.Context(), root)
@@ -152,7 +152,7 @@ func (h *house) serve(l net.Listener, s *http.Server) {
 // image puts a small image into the store.
 // newHouseOf is a house with a machine that asked, and was approved as node01
 // with lab:v1.
-func newHouseOf(t *testing.T) *house {
+func newHouseOf(t testing.TB) *house {
 	t.Helper()
 	h := newHouse(t)
 	h.put("v1")

@@ -26,7 +26,7 @@ func (s *Server) operator() *operator.Operator {
 func (s *Server) editor() operator.Editor {
 	first := func() []string { return s.booter.Policy().FirstImages() }
 	return operator.Editor{Store: s.conf.Store, Catalog: s.catalog, State: s.state, First: first, Now: s.conf.Now,
-		Log: s.log}
+		Log: s.log, Measurer: s.measurer}
 }
 
 // Version implements operator.Host.

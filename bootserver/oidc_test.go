@@ -35,7 +35,7 @@ const (
 
 // visitor is a web browser with cookies of every host.
 type visitor struct {
-	t    *testing.T
+	t    testing.TB
 	http *http.Client
 }
 

@@ -168,6 +168,7 @@ func TestAnswersAreAsDocumented(t *testing.T) {
 		"GET /v1/images":                {{"", ""}},
 		"GET /v1/images/{ref}":          {{"", ""}},
 		"GET /v1/images/{ref}/packages": {{"", ""}},
+		"GET /v1/images/{ref}/contents": {{"", ""}},
 		"DELETE /v1/images/{ref}":       {}, // asked in TestImagesInUseStay what they can do
 		"POST /v1/images/{ref}/untag":   {},
 		"DELETE /v1/keys/{ref}":         {},

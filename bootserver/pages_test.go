@@ -11,9 +11,12 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -21,6 +24,7 @@ import (
 	"ingot/bootserver/access"
 	"ingot/bootserver/api"
 	"ingot/bootserver/fleet"
+	"ingot/bootserver/operator"
 	"ingot/bootserver/state"
 	"ingot/bootserver/web"
 	"ingot/image"
@@ -28,7 +32,7 @@ import (
 
 // browser is a web browser: it keeps cookies, and follows no redirection by itself.
 type browser struct {
-	t      *testing.T
+	t      testing.TB
 	name   string
 	http   *http.Client
 	base   string
@@ -701,17 +705,7 @@ func TestFleetPageIsSmall(t *testing.T) {
 	}
 	none, known := 0, 0
 	for _, n := range []int{1000, 10_000} {
-		inParts(t, s.state, n-known, func(tx state.Tx, i int) {
-			i += known
-			mac := fmt.Sprintf("5254%08x", i)
-			m := fleet.Machine{ID: ingot.MachineID("m-" + mac), Name: fmt.Sprintf("node%05d", i), State: fleet.Approved,
-				MACs: []string{mac}, FirstSeen: s.clock.Add(-time.Hour), LastSeen: s.clock, LastHealthy: ref,
-				Labels: map[string]string{"rack": fmt.Sprintf("r%02d", i/40)}, Boot: ingot.BootID(fmt.Sprintf("%032x", i+1))}
-			m.Assignment.ImageRef = ref
-			tx.StoreMachine(m)
-			tx.StoreBoot(fleet.Boot{ID: m.Boot, Machine: m.ID, Number: 1, Image: ref, Started: s.clock.Add(-time.Hour),
-				Ended: s.clock.Add(-59 * time.Minute), Outcome: ingot.OutcomeHealthy})
-		})
+		s.running(ref, known, n)
 		known = n
 		text, took := fastest()
 		t.Logf("%d machines: %d bytes, %s", n, len(text), took)
@@ -739,29 +733,56 @@ func TestFleetPageIsSmall(t *testing.T) {
 	}
 }
 
+// running stores machines by their numbers, 40 to a rack, that run an image.
+func (s *street) running(ref fleet.ImageRef, from, to int) {
+	s.t.Helper()
+	inParts(s.t, s.state, to-from, func(tx state.Tx, i int) {
+		i += from
+		mac := fmt.Sprintf("5254%08x", i)
+		m := fleet.Machine{ID: ingot.MachineID("m-" + mac), Name: fmt.Sprintf("node%05d", i), State: fleet.Approved,
+			MACs: []string{mac}, FirstSeen: s.clock.Add(-time.Hour), LastSeen: s.clock, LastHealthy: ref,
+			Labels: map[string]string{"rack": fmt.Sprintf("r%02d", i/40)}, Boot: ingot.BootID(fmt.Sprintf("%032x", i+1))}
+		m.Assignment.ImageRef = ref
+		tx.StoreMachine(m)
+		tx.StoreBoot(fleet.Boot{ID: m.Boot, Machine: m.ID, Number: 1, Image: ref, Started: s.clock.Add(-time.Hour),
+			Ended: s.clock.Add(-59 * time.Minute), Outcome: ingot.OutcomeHealthy})
+	})
+}
+
+// bom attaches an SBOM with these components to an image.
+func (s *street) bom(im image.Image, components ...string) string {
+	s.t.Helper()
+	text := `{"bomFormat":"CycloneDX","components":[` + strings.Join(components, ",") +
+		`,{"type":"data","name":"lab-files","version":"v1","properties":[{"name":"ingot:size","value":"1048576"}]}]}`
+	if _, err := s.images.AddReferrer(s.t.Context(), im.Digest, image.Attachment{Type: ingot.ArtifactSBOM,
+		Media: ingot.ArtifactSBOM, Content: strings.NewReader(text)}); err != nil {
+		s.t.Fatal(err)
+	}
+	return text
+}
+
+// packaged is a component of an SBOM: a package with one file of a size.
+func packaged(name, version string, size int64) string {
+	return fmt.Sprintf(`{"type":"library","name":%q,"version":%q,"purl":"pkg:deb/debian/%s@%s",`+
+		`"components":[{"type":"file","name":"/x"}],"properties":[{"name":"ingot:size","value":"%d"}]}`, name, version, name,
+		version, size)
+}
+
 // TestImagesAreCompared by the packages of their SBOMs, over the API and on the page.
 func TestImagesAreCompared(t *testing.T) {
 	s := newStreet(t)
-	bom := func(im image.Image, components string) string {
-		t.Helper()
-		text := `{"bomFormat":"CycloneDX","components":[` + components +
-			`,{"type":"data","name":"lab-files","version":"v1"}]}`
-		if _, err := s.images.AddReferrer(t.Context(), im.Digest, image.Attachment{Type: ingot.ArtifactSBOM,
-			Media: ingot.ArtifactSBOM, Content: strings.NewReader(text)}); err != nil {
-			t.Fatal(err)
-		}
-		return text
-	}
-	of := func(name, version string) string {
-		return fmt.Sprintf(`{"type":"library","name":%q,"version":%q,"purl":"pkg:deb/debian/%s@%s"}`, name, version, name,
-			version)
-	}
-	bom(s.put("v1"), of("zlib", "1")+","+of("bash", "5.1")+","+of("gone", "1"))
-	text := bom(s.put("v2"), of("zlib", "1")+","+of("bash", "5.2")+","+of("added", "1"))
+	s.bom(s.put("v1"), packaged("zlib", "1", 5<<20), packaged("bash", "5.1", 7<<20), packaged("gone", "1", 1<<20))
+	text := s.bom(s.put("v2"), packaged("zlib", "1", 5<<20), packaged("bash", "5.2", 9<<20),
+		packaged("added", "1", 3<<20))
 	s.put("v3") // of a program that made none
 	list, err := s.api.ImagePackages(t.Context(), "lab:v1")
-	if err != nil || fmt.Sprint(list) != "[{bash 5.1} {gone 1} {zlib 1}]" {
+	if err != nil || fmt.Sprint(list) != "[{bash 5.1 1 7340032} {gone 1 1 1048576} {zlib 1 1 5242880}]" {
 		t.Errorf("ImagePackages = %v, %v", list, err)
+	}
+	c, err := s.api.ImageContents(t.Context(), "lab:v1")
+	if err != nil || !c.Measured || !c.SBOM || c.Other != 1<<20 || len(c.Packages) != 3 || len(c.Signatures) != 1 ||
+		!c.Signatures[0].Trusted || c.Signatures[0].Of != "image" || len(c.Signatures[0].By) != 16 {
+		t.Errorf("ImageContents = %+v, %v; want three packages with sizes, and a signature that is trusted", c, err)
 	}
 	if list, err := s.api.ImagePackages(t.Context(), "lab:v3"); err != nil || len(list) != 0 {
 		t.Errorf("ImagePackages without an SBOM = %v, %v; want none", list, err)
@@ -774,14 +795,90 @@ func TestImagesAreCompared(t *testing.T) {
 		t.Errorf("SBOM of an image without one = %v; want %s", err, api.CodeNoSBOM)
 	}
 	b := s.loggedIn("reader", access.Read)
-	_, _, page := b.send("GET", "/images?from=lab:v1&to=lab:v2", nil, map[string]string{"Accept-Encoding": "identity"})
+	plain := map[string]string{"Accept-Encoding": "identity"}
+	get := func(path string) string { // a browser shows a line's end as a space
+		_, _, page := b.send("GET", path, nil, plain)
+		return strings.ReplaceAll(page, "\n", " ")
+	}
+	page := get("/images?from=lab:v1&to=lab:v2")
 	for _, want := range []string{`data-d="removed"`, `data-d="added"`, `data-d="changed"`, "5.1", "5.2",
-		"3\u00a0packages of 4 differ", "ingot image diff lab:v1 lab:v2"} {
+		"3\u00a0packages of 4 differ", "ingot image diff lab:v1 lab:v2", "bash, 9.0\u00a0MiB</title>",
+		"18.0\u00a0MiB unpacked",
+		"Unpacked size: &#43;4.0\u00a0MiB. added grew most, by 3.0\u00a0MiB.", "release key <code>" + c.Signatures[0].By} {
 		if !strings.Contains(page, want) {
 			t.Errorf("the page lacks %q:\n%s", want, page)
 		}
 	}
+	page = get("/images?to=lab:v3")
+	if !strings.Contains(page, "Sizes by package are not known: its SBOM has no sizes") ||
+		strings.Contains(page, `class="chart tree`) {
+		t.Errorf("the page of an image without sizes does not say so:\n%s", page)
+	}
 	if status, text := b.get("/images/lab:v2/sbom"); status != 200 || !strings.Contains(text, "CycloneDX") {
 		t.Errorf("GET sbom = %d %s", status, text)
+	}
+}
+
+// TestRootsAreMeasuredOnce, one at a time, when the SBOM of an image has no sizes; never one that no trusted key
+// signed. What failed is tried again after a minute.
+func TestRootsAreMeasuredOnce(t *testing.T) {
+	s := newStreet(t)
+	im := s.put("v1")
+	s.put("v2")
+	var mu sync.Mutex
+	asked, now, most, fail := map[string]int{}, 0, 0, true
+	s.server.measurer = operator.NewMeasurer(func(_ context.Context, im image.Image) (image.Contents, error) {
+		mu.Lock()
+		now++
+		most = max(most, now)
+		asked[im.Name.String()]++
+		failing := fail
+		mu.Unlock()
+		time.Sleep(20 * time.Millisecond) // so that two would meet
+		mu.Lock()
+		defer mu.Unlock()
+		now--
+		if failing {
+			return image.Contents{}, errors.New("a block is damaged")
+		}
+		return image.Contents{Packages: []image.PackageSize{{Name: "bash", Version: "5", Files: 3, Bytes: 2 << 20}},
+			Other: 7}, nil
+	})
+	editor := s.server.editor()
+	ask := func(ref string) (api.Contents, error) { return editor.ImageContents(t.Context(), ref) }
+	for range 2 {
+		if c, err := ask("lab:v1"); err != nil || c.Measured || !strings.Contains(c.Problem, "a block is damaged") {
+			t.Errorf("contents = %+v, %v; want the problem", c, err)
+		}
+	}
+	if asked["lab:v1"] != 1 {
+		t.Errorf("a root that cannot be read was read %d times within a minute", asked["lab:v1"])
+	}
+	s.clock = s.clock.Add(2 * time.Minute)
+	fail = false
+	var crowd sync.WaitGroup
+	for i := range 20 {
+		crowd.Go(func() {
+			c, err := ask(fmt.Sprint("lab:v", i%2+1))
+			if err != nil || !c.Measured || c.Other != 7 || fmt.Sprint(c.Packages) != "[{bash 5 3 2097152}]" {
+				t.Errorf("contents = %+v, %v", c, err)
+			}
+		})
+	}
+	crowd.Wait()
+	if asked["lab:v1"] != 2 || asked["lab:v2"] != 1 || most != 1 {
+		t.Errorf("roots were read %v times, %d at once; want each once more, one at a time", asked, most)
+	}
+	if err := os.Remove(filepath.Join(s.images.Root(), "keys", "release.pub")); err != nil {
+		t.Fatal(err)
+	}
+	s.server.measurer = operator.NewMeasurer(func(context.Context, image.Image) (image.Contents, error) {
+		t.Error("the root of an image was read that no trusted key signed")
+		return image.Contents{}, nil
+	})
+	editor = s.server.editor()
+	if c, err := ask(string(im.Digest)); err != nil || c.Measured ||
+		!strings.Contains(c.Problem, "not signed by a trusted") || len(c.Signatures) != 1 || c.Signatures[0].Trusted {
+		t.Errorf("contents of an image that is not trusted = %+v, %v", c, err)
 	}
 }

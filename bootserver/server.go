@@ -72,6 +72,8 @@ type Config struct {
 	// OpenState opens the state in a folder of the store; nil means OpenState of this package. Tests run a
 	// server on another backend.
 	OpenState func(ctx context.Context, dir string) (state.Store, error)
+	// Measure reads from the root of an image what its packages take; nil: the SBOM alone says so.
+	Measure operator.Measure
 }
 
 // Ready says where a server listens.
@@ -118,6 +120,7 @@ type Server struct {
 	metrics      *metrics
 	rollouts     *operator.Rollouts
 	notifier     *notify.Notifier
+	measurer     *operator.Measurer
 
 	reloading sync.Mutex
 	site      site // what is served; Run makes it, then reloads and follow change it
@@ -143,7 +146,8 @@ func New(c Config) *Server {
 		c.Settings.Socket = filepath.Join(c.Store.Root(), "ingot.sock")
 	}
 	return &Server{conf: c, log: c.Log, passed: c.Sockets, started: c.Now(),
-		others: others{cleared: map[string]bool{}, refused: map[string]refusal{}}}
+		measurer: operator.NewMeasurer(c.Measure),
+		others:   others{cleared: map[string]bool{}, refused: map[string]refusal{}}}
 }
 
 func (s *Server) port() uint16 {

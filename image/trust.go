@@ -71,6 +71,16 @@ func verifyWith(keys []PublicKey, message []byte, signature string) error {
 	return fmt.Errorf("%w: it says key %016X", ErrSignature, s.KeyID)
 }
 
+// SignedBy returns the number of the key that the signature of the image names, in 16 hex digits; it may be
+// anybody's. Empty: the image has no signature that can be read.
+func (im *Image) SignedBy() string {
+	var s minisign.Signature
+	if s.UnmarshalText([]byte(im.Signature)) != nil {
+		return ""
+	}
+	return fmt.Sprintf("%016X", s.KeyID)
+}
+
 // ID returns the key's number as minisign prints it, in 16 hex digits.
 func (p PublicKey) ID() string { return fmt.Sprintf("%016X", p.key.ID()) }
 

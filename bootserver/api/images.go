@@ -31,6 +31,8 @@ type Images interface {
 	NoteImage(ctx context.Context, ref string, q NoteRequest) (Image, error)
 	// ImagePackages lists the packages of an image by name, as its SBOM has them; none if it has no SBOM.
 	ImagePackages(ctx context.Context, ref string) ([]Package, error)
+	// ImageContents is what an image consists of, with sizes, and who signed it.
+	ImageContents(ctx context.Context, ref string) (Contents, error)
 	// SBOM is the software bill of materials of an image, in CycloneDX.
 	SBOM(ctx context.Context, ref string) ([]byte, error)
 	Keys
@@ -40,6 +42,27 @@ type Images interface {
 type Package struct {
 	Name    string `json:"name"`
 	Version string `json:"version"`
+	Files   int    `json:"files,omitempty"`
+	Size    int64  `json:"size,omitempty"` // bytes of its files in the root, before compression; 0: none, or not known
+}
+
+// Contents is what an image consists of.
+type Contents struct {
+	Packages []Package `json:"packages"`          // by name
+	Other    int64     `json:"other"`             // bytes of files of no package
+	Measured bool      `json:"measured"`          // the sizes are known
+	Problem  string    `json:"problem,omitempty"` // why they are not
+	SBOM     bool      `json:"sbom"`              // the image has one
+	// Signatures of the image, and of its UKI for Secure Boot
+	Signatures []Signature `json:"signatures"`
+}
+
+// Signature says who signed a part of an image.
+type Signature struct {
+	Of      string `json:"of" enum:"image,uki"`
+	By      string `json:"by"`            // number of the release key, or the subject of the certificate
+	Key     string `json:"key,omitempty"` // name of the release key, or digest of the certificate
+	Trusted bool   `json:"trusted"`       // of the image: the store trusts the key; of a UKI: it was signed here
 }
 
 // Image is an image of the server's store.
@@ -122,6 +145,8 @@ func imageRoutes(r *routes, b Images) {
 		})
 	add(r, "GET /v1/images/{ref}/packages", access.Read, "The packages of an image, by name",
 		func(ctx context.Context, in *ImageIn) ([]Package, error) { return b.ImagePackages(ctx, in.Ref) })
+	add(r, "GET /v1/images/{ref}/contents", access.Read, "What an image consists of, with sizes, and who signed it",
+		func(ctx context.Context, in *ImageIn) (Contents, error) { return b.ImageContents(ctx, in.Ref) })
 	r.addPlain("GET /v1/images/{ref}/sbom", access.Read, "The software bill of materials of an image (CycloneDX)",
 		func(w http.ResponseWriter, q *http.Request) {
 			text, err := b.SBOM(q.Context(), q.PathValue("ref"))
@@ -150,6 +175,11 @@ func (c *Client) Image(ctx context.Context, ref string) (im Image, err error) {
 // ImagePackages lists the packages of an image.
 func (c *Client) ImagePackages(ctx context.Context, ref string) ([]Package, error) {
 	return list[Package](ctx, c, imagePath(ref)+"/packages")
+}
+
+// ImageContents returns what an image consists of.
+func (c *Client) ImageContents(ctx context.Context, ref string) (out Contents, err error) {
+	return out, c.call(ctx, http.MethodGet, imagePath(ref)+"/contents", nil, &out)
 }
 
 // SBOM returns the software bill of materials of an image.

@@ -31,6 +31,8 @@ type Editor struct {
 	First   func() []string // images that the configuration gives to new machines; nil: none
 	Now     func() time.Time
 	Log     *slog.Logger // nil is quiet
+	// Measurer reads roots of images of which no SBOM says what their packages take; nil: that is not known.
+	Measurer *Measurer
 }
 
 func (e Editor) logger() *slog.Logger {

@@ -9,6 +9,7 @@ import (
 
 	"ingot"
 	"ingot/bootserver/api"
+	"ingot/bootserver/web/chart"
 	"ingot/bootserver/web/format"
 )
 
@@ -37,6 +38,8 @@ type bootData struct {
 	Ticks   []tick
 	Groups  []stageGroup
 	Lines   []line
+	Silent  bool   // the machine has said nothing
+	Whole   bool   // times are since the first packet, and the console has what the server saw
 	Earlier string // address of the boot before
 	Later   string
 }
@@ -59,15 +62,17 @@ type stageRow struct {
 	Ghost, Bar               bar
 	Label, LabelX            string
 	Rest                     string // of the plot, from the bar on
-	Line                     int    // of the console; 0: none
+	Marked                   bool   // the console says where it begins
 }
 
 // line is one line of the console.
 type line struct {
 	N          int
 	Time, Text string
-	Stage      string // the line begins this stage
+	Stage      string // the line says that this stage begins
 	Bad        bool
+	at         time.Duration // since the kernel started
+	timed      bool
 }
 
 func (s *Server) boot(q *query) (page, error) {
@@ -85,7 +90,8 @@ func (s *Server) boot(q *query) (page, error) {
 	}
 	b := c.Boot
 	d := bootData{query: q, Boot: &b, Machine: &m, State: stateOfBoot(b), Outcome: outcomeOf(b), Took: took(b, q.now),
-		Lines: linesOf(c.Text)}
+		Silent: strings.TrimSpace(c.Text) == ""}
+	d.Lines, d.Whole = withStages(b, linesOf(c.Text))
 	if i := slices.IndexFunc(boots, func(o api.Boot) bool { return o.ID == b.ID }); i >= 0 {
 		if i > 0 {
 			d.Earlier = bootLink(boots[i-1])
@@ -161,19 +167,10 @@ func usualOf(boots []api.Boot, but ingot.BootID) (usual map[ingot.Stage]time.Dur
 	usual = map[ingot.Stage]time.Duration{}
 	for s, list := range all {
 		if 2*len(list) >= n { // one that most boots pass
-			usual[s] = quantile(list, .5)
+			usual[s] = chart.Quantile(list, .5)
 		}
 	}
 	return usual, n
-}
-
-// quantile is that of a list, which it sorts.
-func quantile(list []time.Duration, q float64) time.Duration {
-	if len(list) == 0 {
-		return 0
-	}
-	slices.Sort(list)
-	return list[min(int(q*float64(len(list))), len(list)-1)]
 }
 
 const columns = 6 // of the axis
@@ -221,6 +218,7 @@ func (d *bootData) timeline(usual map[ingot.Stage]time.Duration, now time.Time) 
 				r.Label, r.LabelX = d.label(s, r.Failed), format.Percent(float64(end)+float64(whole)/80, float64(whole))
 				sum, at = sum+end-at, end
 			}
+			r.Marked = slices.ContainsFunc(d.Lines, func(l line) bool { return l.Stage == string(s) })
 			r.Slower = usual[s] > 0 && (reached || r.Failed) && took > 3*usual[s]/2 && took-usual[s] > time.Second
 			usualSum += usual[s]
 			row.Stages = append(row.Stages, r)
@@ -275,13 +273,83 @@ func linesOf(text string) []line {
 		one := line{N: from + i + 1, Text: l}
 		if rest, is := strings.CutPrefix(l, "["); is {
 			if at, said, is := strings.Cut(rest, "]"); is {
-				if t, err := strconv.ParseFloat(strings.TrimSpace(at), 64); err == nil {
+				if t, err := strconv.ParseFloat(strings.TrimSpace(at), 64); err == nil && t >= 0 && t < 1e9 {
 					one.Time, one.Text = fmt.Sprintf("%.2f", t), strings.TrimPrefix(said, " ")
+					one.at, one.timed = time.Duration(t*float64(time.Second)), true
 				}
 			}
 		}
 		one.Bad = isBad(one.Text)
 		lines = append(lines, one)
+	}
+	return lines
+}
+
+// kernelStart is how long after the first packet of a boot its kernel started, by the messages that say how long
+// it had run; false: there is none.
+func kernelStart(b api.Boot) (at time.Duration, known bool) {
+	for _, e := range b.Events {
+		if e.Uptime <= 0 {
+			continue
+		}
+		if t := e.At.Sub(b.Started) - e.Uptime; !known || t < at { // the message that was on its way for the shortest time
+			at, known = t, true
+		}
+	}
+	return max(at, 0), known
+}
+
+// withStages puts into a console where each stage begins, and what the server saw before the machine could say
+// anything. Then times are since the first packet. It reports false, and returns the console as it is, when
+// it is not known how the clocks of both belong together.
+func withStages(b api.Boot, console []line) (lines []line, whole bool) {
+	start, known := kernelStart(b)
+	if len(console) > 0 && !known {
+		return console, false
+	}
+	seen := serverLines(b, start, known)
+	at := start
+	for _, l := range console {
+		if l.timed {
+			at = start + l.at
+			l.Time = fmt.Sprintf("%.2f", at.Seconds())
+		}
+		for len(seen) > 0 && seen[0].at <= at {
+			lines, seen = append(lines, seen[0]), seen[1:]
+		}
+		lines = append(lines, l)
+	}
+	return append(lines, seen...), true
+}
+
+// serverLines are the stages that a boot reached, and what the server did in those before the kernel ran. Their
+// times are since the first packet.
+func serverLines(b api.Boot, kernel time.Duration, known bool) (lines []line) {
+	next, begins := nextStage(b), time.Duration(0)
+	for _, s := range ingot.Stages {
+		i := slices.IndexFunc(b.Events, func(e api.Event) bool { return e.Stage == s && e.Error == "" })
+		if i < 0 && s != next {
+			continue
+		}
+		if s == ingot.StageInit && known {
+			begins = min(begins, kernel) // what the kernel says is said in this stage
+		}
+		lines = append(lines, line{Stage: string(s), Text: format.Title(stageName(s)), at: begins})
+		if i < 0 {
+			break
+		}
+		e := b.Events[i]
+		begins = max(begins, e.At.Sub(b.Started))
+		if s.Rank() <= ingot.StageInitramfs.Rank() {
+			text := "server: " + stageName(s)
+			if e.Detail != "" {
+				text += ", " + e.Detail
+			}
+			if e.Bytes > 0 {
+				text += ", " + format.Size(e.Bytes)
+			}
+			lines = append(lines, line{Time: fmt.Sprintf("%.2f", begins.Seconds()), Text: text, at: begins})
+		}
 	}
 	return lines
 }

@@ -1,7 +1,9 @@
 package web
 
 import (
+	"cmp"
 	"context"
+	"fmt"
 	"io"
 	"net/http"
 	"slices"
@@ -10,6 +12,7 @@ import (
 
 	"ingot"
 	"ingot/bootserver/api"
+	"ingot/bootserver/web/chart"
 	"ingot/bootserver/web/format"
 )
 
@@ -21,11 +24,16 @@ type imagesData struct {
 	From, To string
 	Names    []string
 	Changes  []packageChange
-	Same     int // packages that are equal
+	Grown    string // what the changes add up to, in a sentence
+	Same     int    // packages that are equal
 	Problem  string
-	Chosen   api.Image
-	Packages []api.Package
-	Pieces   []piecePart // of the chosen image
+	Chosen   imageRow
+	Contents api.Contents // of the chosen image
+	Total    int64        // bytes of its contents
+	Parts    []portion    // the same, in a table
+	Wide     chart.Treemap
+	Narrow   chart.Treemap // of a phone
+	Pieces   []portion     // files that a boot fetches
 }
 
 // imageRow is an image in the table.
@@ -34,13 +42,20 @@ type imageRow struct {
 	Runs     int // machines that run it
 	Assigned int // machines that are to
 	Mark     state
+	Machines []status // that run it, the first ones by name
 }
 
 // packageChange is how a package differs between two images.
-type packageChange struct{ Kind, Sign, Name, From, To string }
+type packageChange struct {
+	Kind, Sign, Name, From, To string
+	Grown                      int64 // bytes
+}
 
-// piecePart is a file of an image, by its share of the whole.
-type piecePart struct{ Name, Size, Share, Percent string }
+// portion is a part of something.
+type portion struct {
+	Name, Text, Width, Percent string
+	Rest                       bool // the sum of others
+}
 
 func (s *Server) images(q *query) (page, error) {
 	list, err := s.backend.Images(q.ctx)
@@ -48,7 +63,7 @@ func (s *Server) images(q *query) (page, error) {
 		return page{}, err
 	}
 	d := imagesData{query: q, From: q.Get("from"), To: q.Get("to")}
-	runs, assigned := map[ingot.Digest]int{}, map[ingot.Digest]int{}
+	runs, assigned := map[ingot.Digest][]status{}, map[ingot.Digest]int{}
 	for _, m := range s.statuses(q) {
 		if m.Machine.State != api.Approved {
 			continue
@@ -56,22 +71,30 @@ func (s *Server) images(q *query) (page, error) {
 		d.Fleet++
 		assigned[m.Assignment.Image]++
 		if m.Up() {
-			runs[m.Boot.Image.Image]++
+			runs[m.Boot.Image.Image] = append(runs[m.Boot.Image.Image], m)
 		}
 	}
 	slices.SortStableFunc(list, func(a, b api.Image) int { return b.Stored.Compare(a.Stored) })
 	for _, im := range list {
-		d.Images = append(d.Images, imageRow{im, runs[im.Digest], assigned[im.Digest], markOf(im)})
+		on := runs[im.Digest]
+		slices.SortFunc(on, func(a, b status) int { return natural(a.Hostname(), b.Hostname()) })
+		d.Images = append(d.Images, imageRow{im, len(on), assigned[im.Digest], markOf(im), on[:min(len(on), mostNamed)]})
 		d.Names = append(d.Names, im.Name)
 	}
-	s.chooseImages(q, &d, list)
+	s.chooseImages(q, &d)
 	p := page{title: "Images", nav: "images", body: "images", data: d, command: format.Command("image", "ls")}
 	if d.From != "" && d.To != "" {
 		p.command = format.Command("image", "diff", d.From, d.To)
 	}
 	p.parts = []part{{"images", "images-table", d}}
+	if len(list) > 0 {
+		p.parts = append(p.parts, part{"about", "images-about", d})
+	}
 	return p, nil
 }
+
+// mostNamed bounds the machines that are named as running an image.
+const mostNamed = 24
 
 // markOf is the mark of an image: whether it can be served.
 func markOf(im api.Image) state {
@@ -84,120 +107,215 @@ func markOf(im api.Image) state {
 
 // chooseImages fills in what the page says of one image, and of two: those that were asked for, else the
 // newest one and the one of the same profile before it.
-func (s *Server) chooseImages(q *query, d *imagesData, list []api.Image) {
+func (s *Server) chooseImages(q *query, d *imagesData) {
+	list := d.Images
 	if len(list) == 0 {
 		return
 	}
-	find := func(name string) (api.Image, bool) {
-		i := slices.IndexFunc(list, func(im api.Image) bool { return im.Name == name })
-		if i < 0 {
-			return api.Image{}, false
-		}
-		return list[i], true
-	}
-	to, ok := find(d.To)
-	if !ok {
-		to = list[0]
-	}
-	from, ok := find(d.From)
-	if !ok {
-		at := slices.IndexFunc(list, func(im api.Image) bool { return im.Digest == to.Digest })
-		profile, _, _ := strings.Cut(to.Name, ":")
-		for _, im := range list[at+1:] {
-			if strings.HasPrefix(im.Name, profile+":") {
-				from, ok = im, true
-				break
-			}
+	at := max(0, slices.IndexFunc(list, func(im imageRow) bool { return im.Name == d.To }))
+	to, before := list[at], slices.IndexFunc(list, func(im imageRow) bool { return im.Name == d.From })
+	profile, _, _ := strings.Cut(to.Name, ":")
+	for i := at + 1; i < len(list) && before < 0; i++ {
+		if strings.HasPrefix(list[i].Name, profile+":") {
+			before = i
 		}
 	}
-	d.Chosen, d.To = to, to.Name
-	d.Pieces = piecesOf(to)
+	d.Chosen, d.To, d.From = to, to.Name, ""
+	d.Pieces = piecesOf(to.Image)
 	var err error
-	if d.Packages, err = s.packagesOf(q.ctx, to.Digest); err != nil {
+	if d.Contents, err = s.contentsOf(q.ctx, to.Digest); err != nil {
 		d.Problem = err.Error()
 		return
 	}
-	if !ok {
-		d.From = ""
+	d.draw()
+	if before < 0 {
 		return
 	}
-	d.From = from.Name
-	before, err := s.packagesOf(q.ctx, from.Digest)
+	d.From = list[before].Name
+	older, err := s.contentsOf(q.ctx, list[before].Digest)
 	if err != nil {
 		d.Problem = err.Error()
 		return
 	}
-	d.Changes, d.Same = compare(before, d.Packages)
+	d.Changes, d.Same = compare(older, d.Contents)
+	if older.Measured && d.Contents.Measured {
+		d.Grown = grown(older, d.Contents, d.Changes)
+	}
 }
 
-// packageCache keeps the packages of the images that were looked at last: an SBOM has some megabytes.
-type packageCache struct {
+// contentsCache keeps the contents of the images that were looked at last: an SBOM has some megabytes.
+type contentsCache struct {
 	mu   sync.Mutex
-	list map[ingot.Digest][]api.Package
+	list map[ingot.Digest]api.Contents
 }
 
 const mostCached = 32 // images
 
-// packagesOf are the packages of an image. An image never changes.
-func (s *Server) packagesOf(ctx context.Context, d ingot.Digest) ([]api.Package, error) {
-	c := &s.packages
+// contentsOf is what an image consists of. That never changes, but for signatures, which are few; once
+// sizes are known it is kept.
+func (s *Server) contentsOf(ctx context.Context, d ingot.Digest) (api.Contents, error) {
+	c := &s.contents
 	c.mu.Lock()
-	list, known := c.list[d]
+	known, is := c.list[d]
 	c.mu.Unlock()
-	if known {
-		return list, nil
+	if is {
+		return known, nil
 	}
-	list, err := s.backend.ImagePackages(ctx, string(d))
-	if err != nil || len(list) == 0 {
-		return list, err
+	found, err := s.backend.ImageContents(ctx, string(d))
+	if err != nil || !found.Measured {
+		return found, err
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.list == nil || len(c.list) >= mostCached {
-		c.list = map[ingot.Digest][]api.Package{}
+		c.list = map[ingot.Digest]api.Contents{}
 	}
-	c.list[d] = list
-	return list, nil
+	c.list[d] = found
+	return found, nil
 }
 
-// piecesOf are the files that a boot takes, by size.
-func piecesOf(im api.Image) (list []piecePart) {
+// Sizes of the treemap in pixels, as wide as it is drawn on a desk and on a phone.
+const (
+	mostTiles                = 14
+	wideTreemap, highTreemap = 470, 240
+	narrowTreemap            = 270
+)
+
+// draw fills in the pictures of what the chosen image consists of.
+func (d *imagesData) draw() {
+	list := slices.Clone(d.Contents.Packages)
+	slices.SortStableFunc(list, func(a, b api.Package) int { return cmp.Compare(b.Size, a.Size) })
+	d.Total = d.Contents.Other
+	for _, p := range list {
+		d.Total += p.Size
+	}
+	d.Contents.Packages = list
+	if d.Total == 0 {
+		return
+	}
+	var items []chart.Item
+	rest, others := int64(0), 0
+	for _, p := range list {
+		if len(items) < mostTiles && p.Size*100 >= d.Total {
+			items = append(items, chart.Item{Name: p.Name, Size: p.Size})
+		} else if p.Size > 0 {
+			rest, others = rest+p.Size, others+1
+		}
+	}
+	items = append(items, chart.Item{Name: format.Plural(others, "other"), Size: rest, Rest: true},
+		chart.Item{Name: "no package", Size: d.Contents.Other, Rest: true})
+	largest := slices.MaxFunc(items, func(a, b chart.Item) int { return cmp.Compare(a.Size, b.Size) }).Size
+	for i := range items {
+		one := &items[i]
+		one.Text = format.Size(one.Size)
+		if one.Size > 0 {
+			d.Parts = append(d.Parts, portion{one.Name, format.Mebibytes(one.Size),
+				format.Percent(float64(one.Size), float64(largest)),
+				whole(float64(one.Size), float64(d.Total)), one.Rest})
+		}
+	}
+	d.Wide = chart.NewTreemap(items, wideTreemap, highTreemap)
+	d.Narrow = chart.NewTreemap(items, narrowTreemap, highTreemap)
+}
+
+// whole is a share in whole per cent.
+func whole(part, of float64) string { return fmt.Sprintf("%.0f", 100*part/max(of, 1)) }
+
+// piecesOf are the files that a boot fetches, by size.
+func piecesOf(im api.Image) (list []portion) {
+	total := float64(im.Needed["root"] + im.Needed["initramfs"] + im.Needed["kernel"])
 	for _, name := range []string{"root", "initramfs", "kernel"} {
-		n := im.Needed[name]
-		total := im.Needed["root"] + im.Needed["initramfs"] + im.Needed["kernel"]
-		if n > 0 {
-			share := format.Percent(float64(n), float64(total))
-			list = append(list, piecePart{name, format.Mebibytes(n), share, strings.SplitN(share, ".", 2)[0]})
+		if n := float64(im.Needed[name]); n > 0 {
+			list = append(list, portion{Name: name, Text: format.Mebibytes(im.Needed[name]), Width: format.Percent(n, total),
+				Percent: whole(n, total)})
 		}
 	}
 	return list
 }
 
-// compare lists the packages that differ: removed ones first, then added, then changed ones.
-func compare(from, to []api.Package) (changes []packageChange, same int) {
-	before := map[string]string{}
-	for _, p := range from {
-		before[p.Name] = p.Version
+// compare lists the packages that differ in their versions or sizes: removed ones first, then added, then
+// changed ones, and of each kind those whose size changed most.
+func compare(from, to api.Contents) (changes []packageChange, same int) {
+	before, after := map[string]api.Package{}, map[string]bool{}
+	for _, p := range from.Packages {
+		before[p.Name] = p
 	}
-	after := map[string]string{}
+	sized := from.Measured && to.Measured
 	var added, changed []packageChange
-	for _, p := range to {
-		after[p.Name] = p.Version
-		switch was, had := before[p.Name]; {
+	for _, p := range to.Packages {
+		after[p.Name] = true
+		was, had := before[p.Name]
+		c := packageChange{Name: p.Name, From: was.Version, To: p.Version}
+		if sized {
+			c.Grown = p.Size - was.Size
+		}
+		switch {
 		case !had:
-			added = append(added, packageChange{"added", "+", p.Name, "", p.Version})
-		case was != p.Version:
-			changed = append(changed, packageChange{"changed", "~", p.Name, was, p.Version})
+			c.Kind, c.Sign = "added", "+"
+			added = append(added, c)
+		case was.Version != p.Version || c.Grown != 0:
+			c.Kind, c.Sign = "changed", "~"
+			changed = append(changed, c)
 		default:
 			same++
 		}
 	}
-	for _, p := range from {
-		if _, has := after[p.Name]; !has {
-			changes = append(changes, packageChange{"removed", "−", p.Name, p.Version, ""})
+	for _, p := range from.Packages {
+		if !after[p.Name] {
+			c := packageChange{Kind: "removed", Sign: "−", Name: p.Name, From: p.Version}
+			if sized {
+				c.Grown = -p.Size
+			}
+			changes = append(changes, c)
 		}
 	}
+	abs := func(n int64) int64 { return max(n, -n) }
+	for _, list := range [][]packageChange{changes, added, changed} {
+		slices.SortStableFunc(list, func(a, b packageChange) int { return cmp.Compare(abs(b.Grown), abs(a.Grown)) })
+	}
 	return slices.Concat(changes, added, changed), same
+}
+
+// grown says how much larger the contents of an image are than those of another, and what of it is due to
+// one package.
+func grown(from, to api.Contents, changes []packageChange) string {
+	total := to.Other - from.Other
+	var most packageChange
+	for _, c := range changes {
+		total += c.Grown
+		if c.Grown > most.Grown {
+			most = c
+		}
+	}
+	text := "Unpacked size: " + signed(total) + "."
+	if most.Grown > 0 {
+		text += " " + most.Name + " grew most, by " + format.Size(most.Grown) + "."
+	}
+	return text
+}
+
+// signed is a difference of sizes.
+func signed(n int64) string {
+	switch {
+	case n > 0:
+		return "+" + format.Size(n)
+	case n < 0:
+		return "−" + format.Size(-n)
+	}
+	return "no change"
+}
+
+// More is how many machines run the chosen image beside those that are named.
+func (d imagesData) More() int { return d.Chosen.Runs - len(d.Chosen.Machines) }
+
+// SignedBy says who signed a part of the image; empty: nobody.
+func (d imagesData) SignedBy(of string) (list []api.Signature) {
+	for _, s := range d.Contents.Signatures {
+		if s.Of == of {
+			list = append(list, s)
+		}
+	}
+	return list
 }
 
 // sbom answers the software bill of materials of an image, to be saved.

@@ -85,7 +85,7 @@ func (s *Server) machine(q *query) (page, error) {
 		latest = &boots[0]
 		d.Changed, d.Volumes = latest.Changes, volumesOf(m, boots)
 	}
-	d.status = statusOf(m, latest, q.now)
+	d.status = statusOf(&m, latest, q.now)
 	d.Boots, d.Scale = bootRows(boots, q.now)
 	for _, l := range s.backend.Network().Leases {
 		if l.Address == m.Address && l.Expires.After(d.Lease) {
@@ -207,7 +207,7 @@ func (d machineData) Grantable() (list []ingot.Disk) {
 // Labelled are the labels as they are typed.
 func (d machineData) Labelled() string { return labelled(d.Machine) }
 
-func labelled(m api.Machine) string {
+func labelled(m *api.Machine) string {
 	var list []string
 	for k, v := range m.Labels {
 		list = append(list, k+"="+v)

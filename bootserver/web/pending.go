@@ -49,7 +49,7 @@ func (s *Server) pending(q *query) (page, error) {
 			with, is := known[string(m.Ask.With)]
 			d.Questions = append(d.Questions, questionData{q, &m, &with, is, compared(with, m), answersTo(m)})
 		case m.State == api.Pending:
-			d.Machines = append(d.Machines, statusOf(m, nil, q.now))
+			d.Machines = append(d.Machines, statusOf(&m, nil, q.now))
 		}
 	}
 	slices.SortStableFunc(d.Machines, func(a, b status) int { return a.FirstSeen.Compare(b.FirstSeen) })
@@ -115,4 +115,4 @@ func compared(known, asked api.Machine) []fact {
 func product(m api.Machine) string { return strings.TrimSpace(m.Facts.Vendor + " " + m.Facts.Product) }
 
 // Product is what the machine is, as its vendor says.
-func (s status) Product() string { return product(s.Machine) }
+func (s status) Product() string { return product(*s.Machine) }

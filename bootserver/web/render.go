@@ -36,16 +36,12 @@ type query struct {
 	now  time.Time
 	path func(name string) string // parameters of the path
 	url.Values
-	all []api.Machine // see machines
+	open bool      // the page is made for those who have it open
+	seen *snapshot // see snapshotOf
 }
 
-// machines returns all machines, as they were when the request asked first.
-func (s *Server) machines(q *query) []api.Machine {
-	if q.all == nil {
-		q.all = s.backend.Machines()
-	}
-	return q.all
-}
+// machines returns all machines, as they were when the request asked first. They must not be changed.
+func (s *Server) machines(q *query) []api.Machine { return s.snapshotOf(q).machines }
 
 // Who returns the operator.
 func (q *query) Who() access.Who { return q.who }
@@ -68,6 +64,7 @@ type page struct {
 	parts   []part // what is replaced while the page is open
 	// the machine that the page is about: what happens to others changes nothing of it; empty: it does
 	machine ingot.MachineID
+	every   time.Duration // see live.Page
 }
 
 // crumb is one step of the way to a page.
@@ -124,12 +121,23 @@ var templates = sync.OnceValue(func() *template.Template {
 var functions = template.FuncMap{
 	"size": format.Size, "mib": format.Mebibytes, "seconds": format.Seconds, "ago": format.Ago, "clock": format.Clock,
 	"day": format.Day, "stamp": format.Stamp, "short": format.Short, "plural": format.Plural,
-	"join": strings.Join, "add": func(a, b int) int { return a + b },
+	"cell": cell, "mark": mark, "join": strings.Join, "add": func(a, b int) int { return a + b }, "signed": signed,
 	"neg": func(a int) int { return -a }, "brief": format.Brief, "sentence": format.Sentence,
+	"chartOf": func(picture any, first, last, label string) framed { return framed{picture, first, last, label} },
+}
+
+// framed is a picture over time with what is around it: the names of the first and the last bucket, and what
+// it shows in words.
+type framed struct {
+	Chart              any
+	First, Last, Label string
 }
 
 // execute renders a template. What machines said cannot harm in it: see package harmless.
 func execute(name string, data any) ([]byte, error) {
+	if m, is := data.(status); is && cells[name] != nil {
+		return []byte(harmless.Lines(string(cells[name](m)))), nil
+	}
 	var b bytes.Buffer
 	if err := templates().ExecuteTemplate(&b, name, data); err != nil {
 		return nil, fmt.Errorf("rendering %q: %w", name, err)
@@ -172,7 +180,9 @@ func (s *Server) plainProblem(w http.ResponseWriter, status int, text string) {
 
 // queryOf is the query of a request that was let in.
 func (s *Server) queryOf(r *http.Request) *query {
-	return &query{ctx: r.Context(), who: access.From(r.Context()), now: s.now(), path: r.PathValue, Values: r.URL.Query()}
+	_, open := r.Context().Value(capturedKey{}).(*captured)
+	return &query{ctx: r.Context(), who: access.From(r.Context()), now: s.now(), path: r.PathValue, Values: r.URL.Query(),
+		open: open}
 }
 
 // captured is in the context of a request of which the page is wanted, not its document.
@@ -327,16 +337,24 @@ func orderOf(parts []part) string {
 // renderParts makes the parts of the page at an address, for those who have it open.
 func (s *Server) renderParts(ctx context.Context, of *url.URL, who access.Who) (live.Page, error) {
 	p, err := s.pageAt(ctx, of, who)
-	made := live.Page{Machine: p.machine}
+	list := live.Page{Machine: p.machine, Every: p.every, Parts: make([]live.Part, 0, len(p.parts))}
 	for _, part := range p.parts {
-		html, err := execute(part.template, part.data)
-		if err != nil {
-			s.log.Error("rendering a part of a page of the dashboard", "err", err)
-			return live.Page{}, err
+		one := live.Part{ID: part.id, Make: func() (string, error) {
+			html, err := execute(part.template, part.data)
+			if err != nil {
+				s.log.Error("rendering a part of a page of the dashboard", "err", err)
+			}
+			return string(bytes.TrimSpace(html)), err
+		}}
+		switch d := part.data.(type) { // not by a method: data of other pages embeds these
+		case status:
+			one.Key = d.key(part.template)
+		case rack:
+			one.Key = d.key(part.template)
 		}
-		made.Parts = append(made.Parts, live.Part{ID: part.id, HTML: string(bytes.TrimSpace(html))})
+		list.Parts = append(list.Parts, one)
 	}
-	return made, err
+	return list, err
 }
 
 // pageAt makes the page at an address as an operator would get it.

@@ -101,7 +101,8 @@ func (d *startData) offer(machines []api.Machine) {
 	var all []status
 	seen := map[string]bool{}
 	var labels []string
-	for _, m := range machines {
+	for i := range machines {
+		m := &machines[i]
 		all = append(all, status{Machine: m})
 		for k, v := range m.Labels {
 			if l := k + "=" + v; !seen[l] {

@@ -66,7 +66,7 @@ func pageRoutes() []route {
 		{pattern: "GET /machines/{ref}/boots/{boot}", takes: []string{"GET /v1/machines/{ref}/console", "GET /v1/boots"},
 			page: (*Server).boot},
 		{pattern: "GET /pending", takes: []string{"GET /v1/machines"}, page: (*Server).pending},
-		{pattern: "GET /images", takes: []string{"GET /v1/images", "GET /v1/images/{ref}/packages"}, page: (*Server).images},
+		{pattern: "GET /images", takes: []string{"GET /v1/images", "GET /v1/images/{ref}/contents"}, page: (*Server).images},
 		{pattern: "GET /network", takes: []string{"GET /v1/network"}, page: (*Server).network},
 		{pattern: "GET /events", takes: []string{"GET /v1/events"}, page: (*Server).events},
 		{pattern: "GET /trends", takes: []string{"GET /v1/boots"}, page: (*Server).trends},

@@ -41,7 +41,7 @@ const quiet = 10 * ingot.Heartbeat
 
 // status is a machine as pages show it.
 type status struct {
-	api.Machine
+	*api.Machine
 	State state
 	Fact  string // beside the name: an image, a stage, a time
 	Boot  *api.Boot
@@ -51,7 +51,7 @@ type status struct {
 }
 
 // statusOf says how a machine is; b is its latest boot, or nil.
-func statusOf(m api.Machine, b *api.Boot, now time.Time) status {
+func statusOf(m *api.Machine, b *api.Boot, now time.Time) status {
 	s := status{Machine: m, Boot: b}
 	switch {
 	case m.Ask != nil:
@@ -150,8 +150,29 @@ func stageName(s ingot.Stage) string {
 	return string(s)
 }
 
-// statuses are all machines that a page may show, with their latest boots.
-func (s *Server) statuses(q *query) []status {
+// snapshot is what pages about all machines are made of.
+type snapshot struct {
+	generation uint64 // of the open pages
+	at         time.Time
+	machines   []api.Machine
+	list       []status
+}
+
+// snapshotAge is how old a snapshot may be: heartbeats, which the ledger does not list, and times change it.
+const snapshotAge = time.Second
+
+// snapshotOf reads all machines and their latest boots, once for a request. Open pages share what was read as
+// long as nothing happened since.
+func (s *Server) snapshotOf(q *query) *snapshot {
+	if q.seen != nil {
+		return q.seen
+	}
+	generation, now := s.hub.Generation(), time.Now()
+	if old := s.shared.Load(); q.open && old != nil && old.generation == generation && now.Sub(old.at) < snapshotAge {
+		q.seen = old
+		return old
+	}
+	q.seen = &snapshot{generation: generation, at: now, machines: s.backend.Machines()}
 	latest := map[ingot.MachineID]*api.Boot{}
 	boots := s.backend.LatestBoots()
 	for i := range boots {
@@ -159,14 +180,19 @@ func (s *Server) statuses(q *query) []status {
 			latest[boots[i].Machine] = &boots[i]
 		}
 	}
-	machines := s.machines(q)
-	list := make([]status, len(machines))
-	for i, m := range machines {
-		b := latest[m.ID]
-		list[i] = statusOf(m, b, q.now)
+	q.seen.list = make([]status, len(q.seen.machines))
+	for i := range q.seen.machines {
+		m := &q.seen.machines[i]
+		q.seen.list[i] = statusOf(m, latest[m.ID], q.now)
 	}
-	return list
+	if q.open {
+		s.shared.Store(q.seen)
+	}
+	return q.seen
 }
+
+// statuses are all machines that a page may show, with their latest boots.
+func (s *Server) statuses(q *query) []status { return slices.Clone(s.snapshotOf(q).list) }
 
 // stateOfBoot is the mark of a boot.
 func stateOfBoot(b api.Boot) state {

@@ -17,6 +17,7 @@ import (
 	"log/slog"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"ingot/bootserver/access"
@@ -46,7 +47,8 @@ type Server struct {
 	routes   map[string]route // by pattern
 	mux      *http.ServeMux
 	hub      live.Hub
-	packages packageCache
+	contents contentsCache
+	shared   atomic.Pointer[snapshot] // of open pages
 }
 
 // New returns the dashboard of a server.

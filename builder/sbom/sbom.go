@@ -1,6 +1,7 @@
 // Package sbom describes an image in CycloneDX 1.6 (ECMA-424): every installed package with its
 // licences, digest and files, the kernel, systemd-stub and ingot-init, and the files that belong to
-// no package. It leaves out vulnerabilities and what is inside files: scanners find those.
+// no package. What each of them takes in the root is in the property "ingot:size", in bytes before
+// compression. It leaves out vulnerabilities and what is inside files: scanners find those.
 package sbom
 
 import (
@@ -10,6 +11,7 @@ import (
 	"net/url"
 	"path"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -54,14 +56,18 @@ func Describe(c Contents) (*cdx.BOM, error) {
 	bom.Metadata = &cdx.Metadata{Timestamp: m.Created.UTC().Format(time.RFC3339), Component: &image,
 		Tools: &cdx.ToolsChoice{Components: &[]cdx.Component{{Type: cdx.ComponentTypeApplication, Name: "ingot"}}}}
 	components := s.packages()
+	agent := int64(0)
+	if e := root.Get(ingot.AgentPath); e != nil {
+		agent = e.Size
+	}
 	components = append(components, cdx.Component{BOMRef: "ingot-init",
-		Type: cdx.ComponentTypeApplication, Name: "ingot-init",
+		Type: cdx.ComponentTypeApplication, Name: "ingot-init", Properties: sizeProperty(agent),
 		Hashes: sha256Hash(c.Init.Hex()), Components: fileComponents([]string{ingot.AgentPath})})
 	if files := s.files[""]; len(files) > 0 {
 		components = append(components, cdx.Component{BOMRef: "files",
 			Type: cdx.ComponentTypeData, Name: m.Profile + "-files",
 			Version: m.Version, Description: "files of no package: the profile's, and what installing made",
-			Components: fileComponents(files)})
+			Properties: sizeProperty(s.sizes[""].Bytes - agent), Components: fileComponents(files)})
 	}
 	bom.Components = &components
 	bom.Dependencies = s.dependencies(components)
@@ -89,7 +95,8 @@ type inventory struct {
 	stub   string              // name of the package of systemd-stub
 	owners map[string]string   // package by path
 	files  map[string][]string // paths by package; "": of no package
-	list   []entry             // sorted by name
+	sizes  map[string]inspect.Size
+	list   []entry // sorted by name
 }
 
 // entry is one package of an SBOM.
@@ -147,7 +154,7 @@ func (s *inventory) index(list []inspect.Package, planned []source.Package) {
 		s.list = append(s.list, entry{Package: p, sha256: sums[[2]string{p.Name, p.Version}], ref: s.distro.purl(p)})
 	}
 	slices.SortFunc(s.list, func(a, b entry) int { return strings.Compare(a.Name+"\x00"+a.ref, b.Name+"\x00"+b.ref) })
-	s.files = map[string][]string{}
+	s.files, s.sizes = map[string][]string{}, inspect.Sizes(s.root, s.owners)
 	for _, e := range s.root.Entries() {
 		if e.Kind != tree.Dir && "/"+e.Path != ingot.AgentPath {
 			s.files[s.owners[e.Path]] = append(s.files[s.owners[e.Path]], "/"+e.Path)
@@ -161,11 +168,13 @@ func (s *inventory) packages() []cdx.Component {
 	var list []cdx.Component
 	for _, p := range s.list {
 		c := cdx.Component{BOMRef: p.ref, Type: cdx.ComponentTypeLibrary, Name: p.Name, Version: p.Version, PackageURL: p.ref,
-			Hashes: sha256Hash(p.sha256), Licenses: s.licences(p.Name), Components: fileComponents(s.files[p.Name])}
+			Hashes: sha256Hash(p.sha256), Licenses: s.licences(p.Name), Components: fileComponents(s.files[p.Name]),
+			Properties: sizeProperty(s.sizes[p.Name].Bytes)}
 		if p.Maintainer != "" {
 			c.Supplier = &cdx.OrganizationalEntity{Name: p.Maintainer}
 		}
 		delete(s.files, p.Name)
+		delete(s.sizes, p.Name)
 		list = append(list, c)
 	}
 	return list
@@ -176,6 +185,11 @@ func sha256Hash(hex string) *[]cdx.Hash {
 		return nil
 	}
 	return &[]cdx.Hash{{Algorithm: cdx.HashAlgoSHA256, Value: hex}}
+}
+
+// sizeProperty says what a component takes in the root.
+func sizeProperty(bytes int64) *[]cdx.Property {
+	return &[]cdx.Property{{Name: ingot.PropertySize, Value: strconv.FormatInt(bytes, 10)}}
 }
 
 func fileComponents(paths []string) *[]cdx.Component {

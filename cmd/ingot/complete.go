@@ -48,8 +48,9 @@ func (a *app) arguments() map[string]cobra.CompletionFunc {
 
 		"image ls": image, "image inspect": image, "image cat": image, "image verify": image, "image sign": image,
 		"image signature": image, "image manifest": image, "image sbom": image, "image tag": image,
-		"image rm":   one(a.StoreVersions),
-		"image diff": one(a.StoreImages, a.StoreImages), "image export": one(a.StoreImages, file),
+		"image packages": image,
+		"image rm":       one(a.StoreVersions),
+		"image diff":     one(a.StoreImages, a.StoreImages), "image export": one(a.StoreImages, file),
 		"image import": one(file), "image push": image, "image pull": one(),
 		"key trust": one(file), "key distrust": one(a.StoreKeys),
 		"key show": one(a.StoreKeys), "key rotate": one(command.Words("server", "release")),

@@ -117,6 +117,9 @@ func (a *app) serve(cmd *cobra.Command, f serveFlags) error {
 	if conf.Store, err = image.Open(ctx, root); err != nil {
 		return err
 	}
+	conf.Measure = func(ctx context.Context, im image.Image) (image.Contents, error) {
+		return builder.Measure(ctx, conf.Store, im)
+	}
 	if err := a.chooseLoaders(ctx, &conf, settings.Mirror); err != nil {
 		return err
 	}

@@ -8,6 +8,7 @@ import (
 	"context"
 	"net/url"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"ingot"
@@ -22,8 +23,9 @@ const (
 	ledgerWait  = 20 * time.Second // for changes of the ledger
 	quietest    = 10 * time.Second // between two looks at a page on which time alone passes
 	pause       = 200 * time.Millisecond
-	share       = 25                     // a view makes its page in a 25th of the time, when much happens
-	burst       = 500 * time.Millisecond // of making it, before that counts
+	gather      = 50 * time.Millisecond  // of changes, before views are woken
+	share       = 25                     // of processor time, all views together take one part when much happens
+	burst       = 200 * time.Millisecond // of making pages, before that counts
 	checkEvery  = time.Second
 	keepAlive   = 15 * time.Second
 	writeWithin = 20 * time.Second
@@ -36,10 +38,17 @@ const (
 type Page struct {
 	Parts   []Part
 	Machine ingot.MachineID // what happens to others changes nothing of the page; empty: it does
+	Every   time.Duration   // how often it is made at most; 0: as often as something happens
 }
 
 // Part is an element of a page, with its id.
-type Part struct{ ID, HTML string }
+type Part struct {
+	ID string
+	// Key is a comparable value. As long as it is what it was, so is the element, and Make is not called; nil: it
+	// is called each time.
+	Key  any
+	Make func() (html string, err error)
+}
 
 // Ledger tells what happens.
 type Ledger interface {
@@ -53,11 +62,31 @@ type Hub struct {
 	Render func(ctx context.Context, of *url.URL, who access.Who) (Page, error)
 	Done   <-chan struct{} // closed when the server ends: open pages do not hold it up; nil: never
 
-	turn    sync.Mutex // held by the view that makes its page
+	generation atomic.Uint64
+
+	turn   sync.Mutex    // held by the view that makes its page, and around the fields below
+	credit time.Duration // of processor time to make pages in
+	made   time.Time     // when a page was made last
+
 	mu      sync.Mutex
 	views   map[string]*view
 	streams int
 	stop    context.CancelFunc // ends watch, which runs while there are streams
+}
+
+// Generation counts what may have changed pages: what Render reads of the server's state stays as it is, for
+// pages, until it changes.
+func (h *Hub) Generation() uint64 { return h.generation.Load() }
+
+// spend takes the processor time that making a page took, and returns how long its view waits before it may
+// make it again. All views share one account, however many there are.
+func (h *Hub) spend(began time.Time, took time.Duration) time.Duration {
+	if h.made.IsZero() {
+		h.credit, h.made = burst, began
+	}
+	h.credit = min(burst, h.credit+began.Sub(h.made)/share) - took
+	h.made = began
+	return max(pause, -h.credit*share)
 }
 
 // join adds a stream to the view of a page; nil if there are too many.
@@ -85,6 +114,7 @@ func (h *Hub) join(of *url.URL, who access.Who, cursor, order string) (*stream, 
 		h.views[key] = v
 		go v.run(ctx)
 	}
+	h.generation.Add(1) // its browser may have what pages were not made of
 	st := &stream{messages: make(chan []byte, backlog), cursor: cursor, order: order, late: true}
 	v.streams[st] = true
 	v.wake()
@@ -116,12 +146,13 @@ func (h *Hub) watch(ctx context.Context, last string) {
 			h.wake(e, e.Ledger != ledger || len(e.Events) == 0 || len(e.Events) == atOnce)
 			last = now
 		}
-		wait(ctx, pause/2)
+		wait(ctx, gather)
 	}
 }
 
 // wake wakes the views of the machines that events are about, and those of all; or every view.
 func (h *Hub) wake(e api.Events, every bool) {
+	h.generation.Add(1)
 	about := map[ingot.MachineID]bool{}
 	for _, one := range e.Events {
 		about[one.Machine] = true

@@ -1,12 +1,16 @@
 package live
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
 	"hash/maphash"
 	"net/url"
+	"runtime"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"ingot"
 	"ingot/bootserver/access"
@@ -24,22 +28,28 @@ type view struct {
 	machine ingot.MachineID // see Page; empty as long as the page was not made
 
 	// of the goroutine of the view alone
-	sums   map[string]uint64 // of the parts
-	order  string            // see Order
+	made   map[string]made // the parts
+	order  string          // see Order
+	every  time.Duration   // see Page
 	cursor string
+}
+
+// made is a part as it was made last.
+type made struct {
+	key  any // see Part
+	html string
+	sum  uint64 // of html, which is kept with a key alone
 }
 
 // run makes the page again whenever something happened that concerns it, and sends what differs.
 func (v *view) run(ctx context.Context) {
-	credit, last := burst, time.Now() // of time to make the page in
 	for {
 		v.hub.turn.Lock() // however many views there are, they take one processor at most
-		began := time.Now()
+		began, used := time.Now(), threadTime()
 		v.update(ctx)
-		took := time.Since(began)
+		rest := v.hub.spend(began, used())
 		v.hub.turn.Unlock()
-		credit, last = min(burst, credit+began.Sub(last)/share)-took, began
-		if !wait(ctx, max(pause, -credit*share)) {
+		if !wait(ctx, max(rest, v.every)) {
 			return
 		}
 		idle := time.NewTimer(quietest)
@@ -52,6 +62,24 @@ func (v *view) run(ctx context.Context) {
 		}
 		idle.Stop()
 	}
+}
+
+// threadTime begins to count the processor time of the goroutine, which stays on its thread until the time is
+// asked for. Wall-clock time would also count what other programs use.
+func threadTime() (used func() time.Duration) {
+	runtime.LockOSThread()
+	begin := rusage()
+	return func() time.Duration {
+		defer runtime.UnlockOSThread()
+		return rusage() - begin
+	}
+}
+
+// rusage is the processor time of the thread.
+func rusage() time.Duration {
+	var r unix.Rusage
+	_ = unix.Getrusage(unix.RUSAGE_THREAD, &r) // it cannot fail with these arguments
+	return time.Duration(r.Utime.Nano() + r.Stime.Nano())
 }
 
 // wait waits; false: ctx ended.
@@ -82,24 +110,47 @@ func (v *view) update(ctx context.Context) {
 		v.close()
 		return
 	}
-	sums, all, some, ids := map[string]uint64{}, [][2]string{}, [][2]string{}, []string{}
-	for _, part := range p.Parts {
-		sum := maphash.String(seed, part.HTML)
-		one := [2]string{part.ID, part.HTML}
-		if v.sums[part.ID] != sum {
-			some = append(some, one)
-		}
-		all, ids = append(all, one), append(ids, part.ID)
-		sums[part.ID] = sum
+	all, some, err := v.make(p.Parts)
+	if err != nil {
+		v.close()
+		return
 	}
-	if v.sums == nil { // every stream just came
-		some = nil
-	}
-	v.sums, v.order, v.cursor = sums, Order(ids), cursor
+	v.every, v.cursor = p.Every, cursor
 	v.hub.mu.Lock()
 	v.machine = p.Machine
 	v.hub.mu.Unlock()
 	v.deliver(cursor, all, some)
+}
+
+// make makes the parts of a page; some are those that are not as they were.
+func (v *view) make(parts []Part) (all, some [][2]string, err error) {
+	now := make(map[string]made, len(parts))
+	all = make([][2]string, 0, len(parts))
+	ids := make([]string, 0, len(parts))
+	for _, p := range parts {
+		was, had := v.made[p.ID]
+		one := was
+		if !had || p.Key == nil || p.Key != was.key {
+			html, err := p.Make()
+			if err != nil {
+				return nil, nil, err
+			}
+			one = made{p.Key, html, maphash.String(seed, html)}
+		}
+		all, ids = append(all, [2]string{p.ID, one.html}), append(ids, p.ID)
+		if !had || one.sum != was.sum {
+			some = append(some, all[len(all)-1])
+		}
+		if p.Key == nil {
+			one.html = ""
+		}
+		now[p.ID] = one
+	}
+	if v.made == nil { // every stream just came
+		some = nil
+	}
+	v.made, v.order = now, Order(ids)
+	return all, some, nil
 }
 
 var seed = maphash.MakeSeed()
@@ -156,6 +207,10 @@ func message(event, cursor string, parts [][2]string) []byte {
 	if parts == nil {
 		parts = [][2]string{}
 	}
-	data, _ := json.Marshal(parts) // strings always can be
-	return fmt.Appendf(nil, "id: %s\nevent: %s\ndata: %s\n\n", cursor, event, data)
+	var m bytes.Buffer
+	fmt.Fprintf(&m, "id: %s\nevent: %s\ndata: ", cursor, event)
+	e := json.NewEncoder(&m)
+	e.SetEscapeHTML(false) // nothing reads it as HTML before the script took it apart
+	_ = e.Encode(parts)    // strings always can be; it ends the line
+	return append(m.Bytes(), '\n')
 }

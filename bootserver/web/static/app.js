@@ -183,6 +183,14 @@
       };
     }
 
+    const dim = e => {
+      const state = e.target.closest?.('.sum a')?.dataset.state;
+      if (state == document.body.dataset.dim) return;
+      state ? (document.body.dataset.dim = state) : delete document.body.dataset.dim;
+    };
+    document.addEventListener('pointerover', dim);
+    document.addEventListener('focusin', dim);
+
     document.addEventListener('click', async e => {
       const b = e.target.closest('[data-copy]');
       if (!b) return;

@@ -14,6 +14,7 @@ import (
 	"ingot"
 	"ingot/bootserver/api"
 	"ingot/bootserver/catalog"
+	"ingot/builder"
 	"ingot/cmd/ingot/command"
 	"ingot/cmd/ingot/show"
 	"ingot/image"
@@ -46,15 +47,15 @@ all files: ingot image verify IMAGE
 	ls.Flags().BoolVarP(&deep, "recursive", "r", false, "list everything below PATH")
 	inspect := &cobra.Command{
 		Use: "inspect IMAGE", Short: "show an image in detail",
-		Long: `Show one image: digests, sizes, plan, kernel, volumes, health checks, dm-verity root hash,
-UKI and its signer, PCR 11, SBOM.
+		Long: `Show one image: digests, sizes, plan, kernel, volumes, health checks, the largest packages, dm-verity
+root hash, UKI and its signer, PCR 11, SBOM.
 ` + command.ImageHelp,
 		Example: "  ingot image inspect lab:v1", Args: command.ExactArgs("IMAGE"),
 		RunE: func(cmd *cobra.Command, args []string) error { return a.imageInspect(cmd.Context(), args[0]) },
 	}
 	return command.Parent("image", "list, read, compare, tag, copy and remove images",
 		"  ingot image ls\n  ingot image inspect lab:v1", ls, inspect, a.imageCatCommand(),
-		a.imageDiffCommand(),
+		a.imageDiffCommand(), a.imagePackagesCommand(),
 		a.imageTagCommand(), a.imageRmCommand(), a.imageGCCommand(), a.imageVerifyCommand(),
 		a.imageExportCommand(), a.imageImportCommand(), a.imagePushCommand(), a.imagePullCommand(),
 		a.imageSignCommand(), a.imageSignatureCommand(), a.imageManifestCommand(), a.imageSBOMCommand())
@@ -183,6 +184,10 @@ func (a *Commands) imageInspect(ctx context.Context, ref string) error {
 	view := show.ViewOf(im)
 	if view.Referrers, err = s.Referrers(ctx, im.Digest, ""); err != nil {
 		return err
+	}
+	if c, err := builder.Measure(ctx, s, im); err == nil && len(c.Packages) > 0 { // else the rest is shown
+		view.Contents = &c
+		seals = append([][2]string{{"largest", largest(c)}}, seals...)
 	}
 	return a.Show(view, func(w io.Writer) { imageDetails(w, im, seals) })
 }

@@ -19,6 +19,7 @@ type ImageView struct {
 	Manifest  ingot.ImageManifest `json:"manifest"`
 	OCI       json.RawMessage     `json:"oci,omitempty"`
 	Referrers []image.Referrer    `json:"referrers,omitempty"` // filled by inspect: signatures, SBOM, signed UKIs
+	Contents  *image.Contents     `json:"contents,omitempty"`  // likewise: packages with their sizes
 }
 
 // ViewOf returns the JSON form of an image, without its referrers.
