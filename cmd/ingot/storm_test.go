@@ -50,6 +50,12 @@ func TestMain(m *testing.M) {
 			os.Exit(1)
 		}
 		os.Exit(0)
+	case "readers":
+		if err := runReaders(context.Background(), os.Args[1], os.Stdin, os.Stdout); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
 	case "ingot":
 		if path := os.Getenv("INGOT_TEST_PROFILE"); path != "" && slices.Contains(os.Args, "serve") {
 			os.Exit(profiled(path))
