@@ -227,6 +227,8 @@ type Event struct {
 	// in StageVolumes, also with Error: what became of every volume of the image
 	Results []VolumeResult `json:"results,omitempty"`
 	Down    bool           `json:"down,omitempty"` // in StageAgent: the system shuts down
+	// in StageAgent: how far an order is, and nothing else
+	Order *OrderStep `json:"order,omitempty"`
 }
 
 // VolumeCheck is how far the check of a volume's filesystem is.
@@ -280,7 +282,7 @@ type Report struct {
 //	events                  POST Event
 //	console                 POST text: the log of kernel and ingot-init since the last post, at most MaxConsole
 //	crash                   POST text: what the firmware kept of the crash before this boot (pstore)
-//	report                  POST Report
+//	report                  POST Report → nothing, or an Order
 //
 // After a ticket with halves, events, console, crash and report carry HeaderAuth and HeaderToken.
 func BootPath(boot BootKey, part string) string { return "/b/" + string(boot) + "/" + part }

@@ -47,6 +47,8 @@ type ImageManifest struct {
 	// Scratch is the folders that are no part of the overlay over the root.
 	Scratch []Scratch `json:"scratch,omitempty"`
 	Checks  []Check   `json:"checks,omitempty"`
+	// Drain is the hooks that an Order may name.
+	Drain []Hook `json:"drain,omitempty"`
 	// Users and Groups are the numbers of the root's accounts by name, without root's. Files on volumes
 	// belong to the numbers. Images of an older ingot have none; see MovedAccounts.
 	Users  map[string]int `json:"users,omitempty"`
@@ -73,6 +75,9 @@ const FeatureArguments Feature = "signed-arguments"
 // FeatureShell: the profile permits a shell in the initramfs, which has one; see Ticket.Shell.
 const FeatureShell Feature = "initramfs-shell"
 
+// FeatureOrders: the agent carries out an Order of kind OrderReboot, with the hooks that it names.
+const FeatureOrders Feature = "reboot-orders"
+
 // The builder reads what an ingot-init can do from the text in its binary: MarkFeature and the name.
 const (
 	MarkFeature       = "ingot-init-feature="
@@ -80,6 +85,7 @@ const (
 	MarkSuccessors    = MarkFeature + string(FeatureSuccessors)
 	MarkArguments     = MarkFeature + string(FeatureArguments)
 	MarkShell         = MarkFeature + string(FeatureShell)
+	MarkOrders        = MarkFeature + string(FeatureOrders)
 )
 
 // Has reports whether the image has a feature.

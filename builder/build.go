@@ -354,6 +354,9 @@ func (b *build) manifest(root *tree.Tree, release string) *ingot.ImageManifest {
 		m.Checks = append(m.Checks, ingot.Check{Name: c.Name, Units: c.Units, TCP: c.TCP, HTTP: c.HTTP, Command: c.Command,
 			Timeout: time.Duration(c.Timeout), Within: time.Duration(c.Within)})
 	}
+	for _, h := range p.Drain {
+		m.Drain = append(m.Drain, ingot.Hook{Name: h.Name, Command: h.Command, Within: time.Duration(h.Within)})
+	}
 	return m
 }
 
@@ -368,6 +371,7 @@ func (b *build) features() (list []ingot.Feature) {
 		{ingot.MarkSuccessors, ingot.FeatureSuccessors, true},
 		{ingot.MarkArguments, ingot.FeatureArguments, true},
 		{ingot.MarkShell, ingot.FeatureShell, b.p.PermitsShell()},
+		{ingot.MarkOrders, ingot.FeatureOrders, true},
 	} {
 		if f.is && bytes.Contains(b.init, []byte(f.mark)) {
 			list = append(list, f.feature)

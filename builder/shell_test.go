@@ -46,6 +46,7 @@ func TestFeatures(t *testing.T) {
 		permit *bool
 		want   []ingot.Feature
 	}{
+		{"one that takes orders", []byte(ingot.MarkOrders), nil, []ingot.Feature{ingot.FeatureOrders}},
 		{"an older ingot-init", []byte("x " + ingot.MarkAuthenticated), &yes, []ingot.Feature{ingot.FeatureAuthenticated}},
 		{"by default", all, nil, []ingot.Feature{ingot.FeatureAuthenticated, ingot.FeatureArguments}},
 		{"not permitted", all, &no, []ingot.Feature{ingot.FeatureAuthenticated, ingot.FeatureArguments}},

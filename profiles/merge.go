@@ -74,12 +74,24 @@ func (l *loader) merge(into *Profile, f *file) {
 		into.Checks = slices.DeleteFunc(into.Checks, func(b Check) bool { return b.Name == c.Name })
 		into.Checks = append(into.Checks, c)
 	}
+	mergeDrain(into, p)
 	for _, a := range p.Secrets.Allow {
 		into.Secrets.Allow = slices.DeleteFunc(into.Secrets.Allow, func(b AllowedSecret) bool { return b.Path == a.Path })
 		into.Secrets.Allow = append(into.Secrets.Allow, a)
 	}
 	into.folders[f.name] = f.folder
 	recordOrigins(into.origins, f)
+}
+
+// mergeDrain merges hooks: one of the same name takes the place of the other.
+func mergeDrain(into, p *Profile) {
+	for _, h := range p.Drain {
+		if i := slices.IndexFunc(into.Drain, func(g Hook) bool { return g.Name == h.Name }); i >= 0 {
+			into.Drain[i] = h
+		} else {
+			into.Drain = append(into.Drain, h)
+		}
+	}
 }
 
 // wordLists are the lists of words that profiles append to.
@@ -216,6 +228,9 @@ var namedLists = []struct {
 	{"checks", func(p *Profile, n string) []string {
 		return removeNamed(&p.Checks, n, func(c Check) string { return c.Name })
 	}},
+	{"drain", func(p *Profile, n string) []string {
+		return removeNamed(&p.Drain, n, func(h Hook) string { return h.Name })
+	}},
 	{"secrets.allow", func(p *Profile, n string) []string {
 		return removeNamed(&p.Secrets.Allow, n, func(a AllowedSecret) string { return a.Path })
 	}},
@@ -244,6 +259,7 @@ func (d *decoder) splitTaken(p *Profile) {
 		return p.Repositories[i].Minus, p.Repositories[i].At
 	})
 	d.split("checks", &p.Checks, func(i int) (string, Place) { return p.Checks[i].Minus, p.Checks[i].At })
+	d.split("drain", &p.Drain, func(i int) (string, Place) { return p.Drain[i].Minus, p.Drain[i].At })
 	d.split("secrets.allow", &p.Secrets.Allow, func(i int) (string, Place) {
 		return p.Secrets.Allow[i].Minus, p.Secrets.Allow[i].At
 	})

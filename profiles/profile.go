@@ -87,6 +87,9 @@ type Profile struct {
 	Scratch []string `yaml:"scratch,omitempty" json:"scratch,omitempty"`
 	// Health checks: a boot is healthy when all of them pass.
 	Checks []Check `yaml:"checks,omitempty" json:"checks,omitempty"`
+	// Commands that prepare a machine for a reboot, run one after another by an order to reboot with
+	// --drain.
+	Drain []Hook `yaml:"drain,omitempty" json:"drain,omitempty"`
 	// Memory that the image may need.
 	RAM RAM `yaml:"ram,omitempty" json:"ram,omitempty"`
 	// Programs that change the root while the image is built.
@@ -372,6 +375,20 @@ type Check struct {
 	// Time limit of one attempt. Default: 10s.
 	Timeout Duration `yaml:"timeout,omitempty" json:"timeout,omitempty"`
 	// Time limit of all attempts. Default: 2m.
+	Within Duration `yaml:"within,omitempty" json:"within,omitempty"`
+
+	Minus string `yaml:"-" json:"-"` // an entry "-NAME": what has that name is taken back
+	At    Place  `yaml:"-" json:"-"`
+}
+
+// Hook is a command that prepares a machine for a reboot. See ingot.Hook.
+type Hook struct {
+	// Lower-case letters, digits and dashes. A hook of an extended profile with this name is replaced.
+	Name string `yaml:"name" json:"name" jsonschema:"required"`
+	// Program and arguments, in the image. If it does not exit 0, the machine does not reboot, unless
+	// the order says so.
+	Command []string `yaml:"command" json:"command" jsonschema:"required"`
+	// Time limit. Then the command is ended and has failed. Default: 5m.
 	Within Duration `yaml:"within,omitempty" json:"within,omitempty"`
 
 	Minus string `yaml:"-" json:"-"` // an entry "-NAME": what has that name is taken back

@@ -144,4 +144,7 @@ func (Volume) JSONSchemaExtend(s *jsonschema.Schema) { orMinus(s) }
 func (Check) JSONSchemaExtend(s *jsonschema.Schema) { orMinus(s) }
 
 // JSONSchemaExtend adds entries that take back.
+func (Hook) JSONSchemaExtend(s *jsonschema.Schema) { orMinus(s) }
+
+// JSONSchemaExtend adds entries that take back.
 func (AllowedSecret) JSONSchemaExtend(s *jsonschema.Schema) { orMinus(s) }

@@ -10,6 +10,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 
 	"ingot"
 	"ingot/internal/beneath"
@@ -122,7 +123,7 @@ func (d *decoder) checkTwice(p *Profile) {
 		seen[name] = at
 	}
 	files, users, volumes, checks := map[string]Place{}, map[string]Place{}, map[string]Place{}, map[string]Place{}
-	groups := map[string]Place{}
+	groups, hooks := map[string]Place{}, map[string]Place{}
 	for _, f := range p.Files {
 		twice("file", f.Path, f.At, files)
 	}
@@ -137,6 +138,9 @@ func (d *decoder) checkTwice(p *Profile) {
 	}
 	for _, c := range p.Checks {
 		twice("check", c.Name, c.At, checks)
+	}
+	for _, h := range p.Drain {
+		twice("drain hook", h.Name, h.At, hooks)
 	}
 	repositories := map[string]Place{}
 	for _, r := range p.Repositories {
@@ -213,8 +217,30 @@ func (p *Profile) validate(top Place, complete bool, faults *Faults) {
 	for _, c := range p.Checks {
 		validateCheck(c, faults)
 	}
+	for i, h := range p.Drain {
+		if i == ingot.MaxHooks {
+			faults.Add(h.At, "let one command do more", "there are %d drain hooks; at most %d are run", len(p.Drain),
+				ingot.MaxHooks)
+		}
+		validateHook(h, faults)
+	}
 	p.validateRepositories(faults)
 	p.validateLocalPackages(faults)
+}
+
+func validateHook(h Hook, faults *Faults) {
+	if !ingot.ValidProfileName(h.Name) {
+		faults.Add(h.At, "write lower-case letters, digits and dashes, at most 63", "%q cannot be the name of a drain hook",
+			h.Name)
+	}
+	if len(h.Command) == 0 || !path.IsAbs(h.Command[0]) {
+		faults.Add(h.At, "write the program's path and its arguments: command: [/usr/bin/scontrol, …]",
+			"the drain hook %q has no absolute path of a program", h.Name)
+	}
+	if h.Within > Duration(ingot.MaxHookTime) {
+		faults.Add(h.At, "write at most "+ingot.MaxHookTime.String(), "the drain hook %q may take %s", h.Name,
+			time.Duration(h.Within))
+	}
 }
 
 // validateNeeds checks that nothing is missing.

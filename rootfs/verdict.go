@@ -2,7 +2,6 @@ package rootfs
 
 import (
 	"encoding/json"
-	"fmt"
 	"os"
 	"path/filepath"
 
@@ -32,21 +31,7 @@ type Decided struct {
 const verdictFile = "verdict.json"
 
 // Write stores d below dir, readable by root only. A reader sees the old file or the new one.
-func (d Decided) Write(dir string) error {
-	b, err := json.Marshal(d)
-	if err != nil {
-		return fmt.Errorf("encoding the verdict: %w", err)
-	}
-	name := filepath.Join(dir, verdictFile)
-	if err := os.WriteFile(name+".new", b, 0o600); err != nil {
-		_ = os.Remove(name + ".new") // half of it may be there
-		return fmt.Errorf("writing the verdict: %w", err)
-	}
-	if err := os.Rename(name+".new", name); err != nil {
-		return fmt.Errorf("writing the verdict: %w", err)
-	}
-	return nil
-}
+func (d Decided) Write(dir string) error { return writeNote(dir, verdictFile, "the verdict", d) }
 
 // ReadDecided returns what was decided about a boot, and false if there is nothing, or
 // only of another boot. Of a file that cannot be read, the cautious answer is returned:

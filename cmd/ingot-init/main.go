@@ -53,6 +53,7 @@ What this binary can do; the builder reads it from the file and writes it into t
   ` + ingot.MarkSuccessors + `
   ` + ingot.MarkArguments + `
   ` + ingot.MarkShell + `
+  ` + ingot.MarkOrders + `
 `
 
 func run(ctx context.Context, args []string, stderr io.Writer) int {

@@ -35,6 +35,7 @@ type Agent struct {
 	Dir      string        // where the verdict is kept, also for the guard; empty: nowhere
 	pause    time.Duration // before a reboot; 0 means restartPause
 	sender   *rootfs.Sender
+	orders   orders
 
 	unkept *rootfs.Decided // a verdict that could not be written yet
 }
@@ -85,16 +86,24 @@ func (a *Agent) Run(ctx context.Context) error {
 	if a.act(ctx, decided) {
 		return nil
 	}
+	a.goOn(ctx, root)
+	return nil
+}
+
+// goOn sends heartbeats and carries out orders until ctx ends.
+func (a *Agent) goOn(ctx context.Context, root ingot.Digest) {
+	a.readOrders()
+	defer a.orders.done.Wait()
 	beat := cmp.Or(a.Handover.Ticket.Heartbeat, ingot.Heartbeat)
 	for {
 		a.keep()
 		select {
 		case <-ctx.Done():
 			a.sayDown(ctx)
-			return nil
+			return
 		case <-time.After(beat*3/4 + rand.N(beat/2)): // a rack must not beat in step
 		}
-		a.send(ctx, "report", a.report(ctx, root, a.checkOnce(ctx)))
+		a.beat(ctx, root)
 	}
 }
 
@@ -207,26 +216,31 @@ var errRefused = errors.New("the server refused the request")
 // send posts once and reports whether the matter is settled: the server took
 // it, or refused it for good.
 func (a *Agent) send(ctx context.Context, part string, v any) bool {
-	err := a.post(ctx, part, v)
+	_, err := a.post(ctx, part, v)
+	return a.final(part, err)
+}
+
+// final logs the error of a message, and reports whether the matter is settled.
+func (a *Agent) final(part string, err error) bool {
 	if err != nil {
 		a.Log.Warn("reporting to the server", "part", part, "err", err)
 	}
 	return err == nil || errors.Is(err, errRefused)
 }
 
-func (a *Agent) post(ctx context.Context, part string, v any) error {
+func (a *Agent) post(ctx context.Context, part string, v any) (answer rootfs.Answer, err error) {
 	body, err := json.Marshal(v)
 	if err != nil {
-		return err
+		return answer, err
 	}
-	answer, err := a.sender.Post(ctx, a.HTTP, part, "application/json", body)
+	answer, err = a.sender.Post(ctx, a.HTTP, part, "application/json", body)
 	switch {
 	case err != nil:
-		return err
+		return answer, err
 	case answer.Status >= 500 || answer.Status == http.StatusTooManyRequests:
-		return fmt.Errorf("the server answers %d", answer.Status)
+		return answer, fmt.Errorf("the server answers %d", answer.Status)
 	case answer.Status >= 400:
-		return fmt.Errorf("%w: %d: %s", errRefused, answer.Status, bytes.TrimSpace(answer.Text))
+		return answer, fmt.Errorf("%w: %d: %s", errRefused, answer.Status, bytes.TrimSpace(answer.Text))
 	}
-	return nil
+	return answer, nil
 }

@@ -221,6 +221,9 @@ func imageDetails(w io.Writer, im image.Image, seals [][2]string) {
 	for _, c := range m.Checks {
 		show.Row(t, "check", checkText(c))
 	}
+	for _, h := range m.Drain {
+		show.Row(t, "drain", fmt.Sprintf("%s: %s, within %s", h.Name, strings.Join(h.Command, " "), h.Limit()))
+	}
 	for _, r := range seals {
 		show.Row(t, r[0], r[1])
 	}
