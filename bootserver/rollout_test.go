@@ -458,3 +458,162 @@ func (h *house) wantMovedOnce(back bool) {
 		h.t.Error("the ledger has no move")
 	}
 }
+
+// orderlyFakes makes approved machines that run an image well, prove their reports and take orders if it does.
+func (h *house) orderlyFakes(n int, im image.Image) {
+	h.t.Helper()
+	h.fakes(n, im)
+	for _, m := range h.state.Machines() {
+		h.orderlyBoot(m.ID)
+	}
+}
+
+// orderlyBoot makes the latest boot of a fake one whose agent reports.
+func (h *house) orderlyBoot(id ingot.MachineID) {
+	h.t.Helper()
+	h.update(func(tx state.Tx) {
+		m, _ := tx.Machine(id)
+		b, _ := tx.Boot(m.Boot)
+		b.Auth.Half, b.Report = make(ingot.Half, 32), &ingot.Report{Healthy: true}
+		tx.StoreBoot(b)
+	})
+}
+
+// obey lets fakes go on with their orders: to the state that how says, and back with the next boot if that is
+// rebooting.
+func (h *house) obey(how func(m fleet.Machine) ingot.OrderStep) {
+	h.t.Helper()
+	for _, m := range h.state.Machines() {
+		b := h.bootOf(m.Boot)
+		if b.Ordered == nil || !b.Ordered.Open(h.clock) {
+			continue
+		}
+		s := how(m)
+		s.Counter = b.Ordered.Counter
+		h.update(func(tx state.Tx) {
+			d := fleet.NewDecision(m, b, fleet.BootPolicy{}, nil, fleet.Actor{}, h.clock)
+			if err := d.OrderStep(s); err != nil {
+				h.t.Fatal(err)
+			}
+			tx.StoreBoot(d.Boot)
+			tx.Record(d.Changes...)
+		})
+		if s.State == ingot.OrderRebooting {
+			h.fakeBoot(m.ID, ingot.OutcomeHealthy)
+			h.orderlyBoot(m.ID)
+		}
+	}
+}
+
+func reboots(fleet.Machine) ingot.OrderStep { return ingot.OrderStep{State: ingot.OrderRebooting} }
+
+// TestRolloutOrdersReboots: machines that take orders are ordered to drain and reboot, as many as may be away; one that
+// runs an older image is waited for; the server restarts all the time, and each machine is ordered once.
+func TestRolloutOrdersReboots(t *testing.T) {
+	h := newHouse(t)
+	v1 := putSmall(t, h.images, h.keys, "v1", orderly)
+	v2 := putSmall(t, h.images, h.keys, "v2", orderly)
+	old := h.put("old")
+	h.orderlyFakes(12, v1)
+	h.update(func(tx state.Tx) { // one runs an older image
+		m, _ := tx.Machine("m-000000000005")
+		m.Assignment.ImageRef = fleet.ImageRef{Image: old.Digest, Name: old.Name.String()}
+		tx.StoreMachine(m)
+	})
+	h.fakeBoot("m-000000000005", ingot.OutcomeHealthy)
+	h.orderlyBoot("m-000000000005")
+	p, err := h.api.StartRollout(t.Context(), api.RolloutRequest{Image: "lab:v2", Selector: "all", DryRun: true})
+	if text := fmt.Sprintf("%+v", p); err != nil || !strings.Contains(text, "an older ingot built it; somebody has to "+
+		"reboot it") || !strings.Contains(text, "11 machines are ordered to reboot; for 1 others a wave waits") {
+		t.Errorf("the plan says %s, %v", text, err)
+	}
+	all := api.RolloutRequest{Image: "lab:v2", Selector: "all", Policy: api.RolloutPolicy{How: "reboot"}}
+	if _, err := h.api.StartRollout(t.Context(), all); !isProblem(err, api.CodeNotOrderable) ||
+		!strings.Contains(err.Error(), "fake005") {
+		t.Errorf("--how reboot with a machine that takes no orders: %v", err)
+	}
+	all.Policy = api.RolloutPolicy{How: "auto", Drain: ingot.DrainRequired, Bake: time.Second,
+		MaxUnavailable: api.Amount{Machines: 3}}
+	r := h.startRollout(all)
+	ordered, waited := map[ingot.BootID]uint64{}, 0
+	for range 300 {
+		h.pass(time.Minute)
+		away := 0
+		for _, m := range h.state.Machines() {
+			if o := h.bootOf(m.Boot).Ordered; o != nil && o.Open(h.clock) {
+				away++
+				if o.Rollout != r.ID || o.Drain != ingot.DrainRequired || strings.Join(o.Hooks, " ") != "batch db" {
+					t.Fatalf("the order of %s is %+v", m.Name, o)
+				}
+				if n := ordered[m.Boot]; n != 0 && n != o.Counter {
+					t.Fatalf("%s is ordered to reboot twice in one boot", m.Name)
+				}
+				ordered[m.Boot] = o.Counter
+			}
+		}
+		if away > 3 {
+			t.Fatalf("%d machines are ordered to reboot; 3 may be away", away)
+		}
+		h.restart()
+		h.obey(reboots)
+		if d := h.rollout(r.ID); d.State == "done" || d.Stop != nil {
+			break
+		}
+		if m, _ := h.state.Machine("m-000000000005"); m.Assignment.Image == v2.Digest &&
+			h.bootOf(m.Boot).Image != m.Assignment.ImageRef {
+			if waited++; waited > 90 { // longer than the rollout's patience
+				h.fakeBoot(m.ID, ingot.OutcomeHealthy) // somebody reboots it
+			}
+		}
+	}
+	if d := h.rollout(r.ID); d.State != "done" || len(ordered) != 11 {
+		t.Errorf("it is %s: %+v, %v; %d machines were ordered to reboot", d.State, d.Stop, d.Count, len(ordered))
+	}
+	h.wantEvents("ordered to reboot after draining (batch, db) by rollout r1: the canary of lab:v2")
+}
+
+// TestFailedDrainPausesRollout: a machine that does not reboot pauses the rollout at once, with its reason; other
+// orders are withdrawn; and a resume orders it once more.
+func TestFailedDrainPausesRollout(t *testing.T) {
+	h := newHouse(t)
+	v1 := putSmall(t, h.images, h.keys, "v1", orderly)
+	putSmall(t, h.images, h.keys, "v2", orderly)
+	h.orderlyFakes(6, v1)
+	none := 0
+	r := h.startRollout(api.RolloutRequest{Image: "lab:v2", Selector: "all", Policy: api.RolloutPolicy{Canary: &none,
+		Waves: []int{100}, Drain: ingot.DrainRequired, MaxUnavailable: api.Amount{Machines: 3}, Bake: time.Second}})
+	h.pass(time.Second)
+	h.obey(func(m fleet.Machine) ingot.OrderStep {
+		if m.Name == "fake001" {
+			return ingot.OrderStep{State: ingot.OrderDrainTimedOut, Hook: "batch", Error: "sleep did not end within 5m0s"}
+		}
+		return ingot.OrderStep{State: ingot.OrderReceived}
+	})
+	h.pass(time.Second)
+	d := h.rollout(r.ID)
+	if want := "paused in wave 1: 1 machines did not reboot as they were ordered to; missing: fake001: does not reboot, " +
+		"because drain hook batch took too long: sleep did not end within 5m0s"; d.State != "paused" ||
+		d.Stop.Reason != "inconclusive" || d.Stop.Text != want {
+		t.Fatalf("it is %s: %+v; want %q", d.State, d.Stop, want)
+	}
+	for _, name := range []ingot.MachineID{"m-000000000000", "m-000000000002"} {
+		m, _ := h.state.Machine(name)
+		if o := h.bootOf(m.Boot).Ordered; o == nil || o.State != ingot.OrderWithdrawn {
+			t.Errorf("the order of %s is %+v; want it withdrawn", m.Name, o)
+		}
+	}
+	h.pass(24 * time.Hour)
+	if d = h.rollout(r.ID); d.State != "paused" {
+		t.Errorf("after a day it is %s", d.State)
+	}
+	if _, err := h.api.ChangeRollout(t.Context(), r.ID, "resume", ""); err != nil {
+		t.Fatal(err)
+	}
+	for range 60 {
+		h.pass(time.Minute)
+		h.obey(reboots)
+	}
+	if d = h.rollout(r.ID); d.State != "done" {
+		t.Errorf("after a resume it is %s: %+v", d.State, d.Stop)
+	}
+}

@@ -36,5 +36,6 @@ func (p party) Event(id ingot.BootID, e ingot.Event) error {
 }
 
 func (p party) Report(id ingot.BootID, r ingot.Report) error {
-	return unproven(p.Booter, id, "report").Report(r)
+	_, err := unproven(p.Booter, id, "report").Report(r)
+	return err
 }

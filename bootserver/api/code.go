@@ -64,6 +64,10 @@ const (
 	CodeImageUnable        Code = "image-unable"
 	CodeSecureBoot         Code = "secure-boot"
 	CodeNoOnce             Code = "nothing-for-one-boot"
+	CodeNotOrderable       Code = "takes-no-orders"
+	CodeOrderOpen          Code = "order-under-way"
+	CodeNoOrder            Code = "order-not-found"
+	CodeNoDrain            Code = "no-drain-hooks"
 	CodeRolloutNotFound    Code = "rollout-not-found"
 	CodeRolloutEnded       Code = "rollout-ended"
 	CodeRolloutState       Code = "rollout-state"
@@ -228,6 +232,14 @@ var machineCodes = []meaning{
 		"boot another image once: ingot assign {machine} IMAGE --once; or turn Secure Boot off in the firmware"},
 	{CodeNoOnce, 409, "Nothing is decided for one boot of the machine. Parameter: machine.",
 		"ingot machine show {machine}"},
+	{CodeNotOrderable, 409, "The running system of the machine cannot be ordered to reboot: it is not heard from, or an " +
+		"older ingot built its image. Parameter: machine.",
+		"ingot why {machine}; somebody can reboot it by hand, and images that are built now take orders"},
+	{CodeOrderOpen, 409, "An order to the running system of the machine is under way. Parameter: machine.",
+		"ingot why {machine}; or withdraw it: ingot machine reboot {machine} --cancel"},
+	{CodeNoOrder, 404, "No order to the machine can be withdrawn. Parameter: machine.", "ingot why {machine}"},
+	{CodeNoDrain, 409, "The image that the machine runs declares no drain hooks. Parameters: machine, and image.",
+		"add drain to its profile; or reboot without: ingot machine reboot {machine}"},
 	{CodeChanged, 409, "What the request is about changed while it was carried out. Nothing was done.",
 		"run the same command again"},
 	{CodeBootNotFound, 404, "The machine has no such boot. Parameter: machine.", "ingot boots {machine}"},

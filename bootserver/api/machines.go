@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"net/url"
 
+	"ingot"
 	"ingot/bootserver/access"
 )
 
@@ -16,6 +17,16 @@ type Machinery interface {
 	Forget(ctx context.Context, ref string, force bool) (Machine, error)
 	Merge(ctx context.Context, from, into string, force bool) (Machine, error)
 	Import(ctx context.Context, q ImportRequest) (Imported, error)
+	// Reboot orders the running system of a machine to reboot, and returns its boot with the order.
+	Reboot(ctx context.Context, ref string, q RebootRequest) (Boot, error)
+	// CancelReboot withdraws such an order.
+	CancelReboot(ctx context.Context, ref string) (Boot, error)
+}
+
+// RebootRequest orders a machine to reboot.
+type RebootRequest struct {
+	Drain ingot.Drain `json:"drain,omitempty" enum:"required,best-effort" doc:"Run the drain hooks of its image first."`
+	Why   string      `json:"why,omitempty" maxLength:"400"`
 }
 
 // LabelRequest changes labels.
@@ -77,6 +88,12 @@ func machineryRoutes(r *routes, b Machinery) {
 		func(ctx context.Context, in *changeIn[MergeRequest]) (Machine, error) {
 			return b.Merge(ctx, in.Ref, in.Body.Into, in.Body.Force)
 		})
+	add(r, "POST /v1/machines/{ref}/reboot", access.Operate, "Order the running system of a machine to reboot",
+		func(ctx context.Context, in *changeIn[RebootRequest]) (Boot, error) {
+			return b.Reboot(ctx, in.Ref, in.Body)
+		})
+	add(r, "DELETE /v1/machines/{ref}/reboot", access.Operate, "Withdraw the order to reboot, as long as that is possible",
+		func(ctx context.Context, in *MachineIn) (Boot, error) { return b.CancelReboot(ctx, in.Ref) })
 	type importIn struct{ Body ImportRequest }
 	add(r, "POST /v1/import", access.Operate, "Make machines known before they boot",
 		func(ctx context.Context, in *importIn) (Imported, error) {
@@ -117,6 +134,16 @@ func (c *Client) Merge(ctx context.Context, ref, into string) (Machine, error) {
 // ForceMerge is Merge although the machine that vanishes ran later than the other.
 func (c *Client) ForceMerge(ctx context.Context, ref, into string) (Machine, error) {
 	return c.change(ctx, ref, "merge", MergeRequest{Into: into, Force: true})
+}
+
+// Reboot orders the running system of a machine to reboot.
+func (c *Client) Reboot(ctx context.Context, ref string, q RebootRequest) (b Boot, err error) {
+	return b, c.call(ctx, http.MethodPost, "machines/"+url.PathEscape(ref)+"/reboot", q, &b)
+}
+
+// CancelReboot withdraws the order to reboot.
+func (c *Client) CancelReboot(ctx context.Context, ref string) (b Boot, err error) {
+	return b, c.call(ctx, http.MethodDelete, "machines/"+url.PathEscape(ref)+"/reboot", nil, &b)
 }
 
 // Import makes machines known before they boot.

@@ -46,6 +46,7 @@ type RolloutPolicy struct {
 	PauseAfter     []int         `json:"pauseAfter,omitempty" doc:"Waves after which a person looks; 0: the canary."`
 	Window         string        `json:"window,omitempty" maxLength:"200" doc:"Mon-Fri 09:00-16:00 Europe/Berlin"`
 	How            string        `json:"how,omitempty" enum:"auto,reboot,next-boot" doc:"How machines come to boot it."`
+	Drain          ingot.Drain   `json:"drain,omitempty" enum:"required,best-effort" doc:"Run drain hooks first."`
 	Quorum         int           `json:"quorum,omitempty" doc:"Percent of a wave that must be good. Default: 90."`
 	Patience       time.Duration `json:"patience,omitempty" doc:"Nanoseconds without progress before it pauses."`
 	Trouble        int           `json:"trouble,omitempty" doc:"Machines with failures elsewhere that pause it."`
@@ -170,7 +171,8 @@ type RolloutMachine struct {
 	Wave    int             `json:"wave"`
 	From    ImageRef        `json:"from"`
 	Moved   time.Time       `json:"moved,omitzero"`
-	Back    time.Time       `json:"back,omitzero"` // when it was assigned what it had before
+	Ordered time.Time       `json:"ordered,omitzero"` // when it was ordered to reboot into the image
+	Back    time.Time       `json:"back,omitzero"`    // when it was assigned what it had before
 	// waiting, unfit, moving, good, bad or outside
 	Is      string          `json:"is"`
 	Why     string          `json:"why,omitempty"`

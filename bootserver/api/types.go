@@ -272,6 +272,26 @@ type Boot struct {
 	// what authenticates its messages after the ticket
 	Auth     Authentication `json:"auth,omitzero"`
 	Conflict *Conflict      `json:"conflict,omitempty"`
+	Ordered  *Order         `json:"ordered,omitempty"` // the latest order to its system
+}
+
+// Order is an order to the system of a boot.
+type Order struct {
+	Counter uint64          `json:"counter"` // identifies it: larger than that of each earlier order of the boot
+	Kind    ingot.OrderKind `json:"kind"`    // "reboot"
+	Drain   ingot.Drain     `json:"drain,omitempty"`
+	Hooks   []string        `json:"hooks,omitempty"` // of the image, to be run before
+	Why     string          `json:"why,omitempty"`
+	By      string          `json:"by"`                // the operator; empty if a rollout gave it
+	Rollout string          `json:"rollout,omitempty"` // that gave it
+	Given   time.Time       `json:"given"`
+	Expires time.Time       `json:"expires"` // a machine that did not fetch it by then does not get it any more
+	// given, received, draining, rebooting, drain-failed, drain-timed-out, refused, interrupted, expired or
+	// withdrawn; and since when
+	State ingot.OrderState `json:"state"`
+	At    time.Time        `json:"at"`
+	Hook  string           `json:"hook,omitempty"`  // that runs or failed
+	Error string           `json:"error,omitempty"` // why it was not carried out
 }
 
 // Origin is where a boot was requested.

@@ -58,6 +58,7 @@ type Booter struct {
 	unusable   sync.Map   // images that cannot be served: name or digest to the reason that was logged
 	forgetting sync.Mutex // held while records of pending machines are removed
 	forgot     time.Time  // when that was last done
+	ordersSeen time.Time  // when it was last looked for orders that expired; of Tidy only
 }
 
 // New returns a Booter.

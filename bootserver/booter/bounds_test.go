@@ -54,8 +54,9 @@ func TestWaitingMachineCannotFill(t *testing.T) {
 			t.Fatalf("an event: %v; want ErrRefused", err)
 		}
 	}
+	_, reported := h.send(boot).Report(ingot.Report{Boot: boot})
 	for name, err := range map[string]error{"console": h.send(boot).Console("text"), "crash": h.send(boot).Crash("text"),
-		"report": h.send(boot).Report(ingot.Report{Boot: boot})} {
+		"report": reported} {
 		if !errors.Is(err, httpboot.ErrRefused) {
 			t.Errorf("%s: %v; want ErrRefused", name, err)
 		}

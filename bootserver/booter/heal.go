@@ -2,6 +2,7 @@ package booter
 
 import (
 	"errors"
+	"time"
 
 	"ingot"
 	"ingot/bootserver/fleet"
@@ -87,7 +88,35 @@ func each[ID any](b *Booter, list []ID, f func(tx state.Tx, images *images, id I
 func (b *Booter) Tidy() {
 	b.state.Forget()
 	b.forgetPending(false)
+	b.expireOrders()
 	if err := b.state.Trim(b.now(), state.MaxLedger, state.LedgerAge); err != nil {
 		b.log.Error("forgetting old entries of the ledger", "err", err)
 	}
+}
+
+// ordersEvery is how often it is looked for orders that were not fetched in time.
+const ordersEvery = time.Minute
+
+// expireOrders notes which orders machines did not fetch in time.
+func (b *Booter) expireOrders() {
+	now := b.now()
+	if since := now.Sub(b.ordersSeen); since >= 0 && since < ordersEvery {
+		return
+	}
+	b.ordersSeen = now
+	var late []ingot.BootID
+	for _, boot := range b.state.Latest() {
+		if o := boot.Ordered; o != nil && o.State != o.StateAt(now) {
+			late = append(late, boot.ID)
+		}
+	}
+	each(b, late, func(tx state.Tx, images *images, id ingot.BootID) *fleet.Decision {
+		boot, m, err := lookupBoot(tx, id)
+		if err != nil {
+			return nil // it was removed meanwhile
+		}
+		d := fleet.NewDecision(m, boot, fleet.BootPolicy{}, images.facts, fleet.Actor{}, now)
+		d.ExpireOrder()
+		return d
+	})
 }

@@ -232,5 +232,6 @@ func (h *house) report(id ingot.BootID, r ingot.Report) error {
 	if err != nil {
 		return err
 	}
-	return s.Report(r)
+	_, err = s.Report(r)
+	return err
 }

@@ -89,12 +89,28 @@ func unproven(id ingot.BootID, err error) error {
 // Event implements httpboot.Sender.
 func (s *sender) Event(e ingot.Event) error {
 	e = clipEvent(e)
+	if e.Order != nil {
+		return s.orderStep(*e.Order)
+	}
 	return s.decide(func(_ state.Tx, d *fleet.Decision) error {
 		if err := d.Provable(e); err != nil {
 			return unproven(s.boot, err)
 		}
 		if d.Record(e); e.Down && s.secret != nil {
 			d.ShutsDown()
+		}
+		return nil
+	})
+}
+
+// orderStep records how far an order is. A machine that is refused here does not reboot.
+func (s *sender) orderStep(step ingot.OrderStep) error {
+	if s.secret == nil {
+		return unproven(s.boot, fleet.ErrUnproven)
+	}
+	return s.decide(func(_ state.Tx, d *fleet.Decision) error {
+		if err := d.OrderStep(step); err != nil {
+			return fmt.Errorf("%w: boot %s: %w", httpboot.ErrRefused, s.boot.Short(), err)
 		}
 		return nil
 	})
@@ -108,6 +124,12 @@ func clipEvent(e ingot.Event) ingot.Event {
 		clipName(&check.Volume, &check.Device)
 		check.Percent = min(max(check.Percent, 0), 100)
 		e.Check = &check
+	}
+	if e.Order != nil {
+		step := *e.Order
+		clipName((*string)(&step.State), &step.Hook)
+		step.Error = clip(step.Error)
+		e.Order = &step
 	}
 	e.Results = boundResults(e.Results)
 	e.Volumes = slices.Clone(e.Volumes[:min(len(e.Volumes), maxVolumes)])
@@ -247,9 +269,9 @@ func crashedIn(tx state.Tx, b fleet.Boot) (fleet.Boot, bool) {
 }
 
 // Report implements httpboot.Sender.
-func (s *sender) Report(r ingot.Report) error {
+func (s *sender) Report(r ingot.Report) (order *ingot.Order, err error) {
 	if len(r.Checks) > 100 {
-		return fmt.Errorf("%w: a report of %d checks", httpboot.ErrRefused, len(r.Checks))
+		return nil, fmt.Errorf("%w: a report of %d checks", httpboot.ErrRefused, len(r.Checks))
 	}
 	for i := range r.Checks {
 		r.Checks[i].Name, r.Checks[i].Detail = clip(r.Checks[i].Name), clip(r.Checks[i].Detail)
@@ -260,8 +282,12 @@ func (s *sender) Report(r ingot.Report) error {
 	for i := range r.Failed {
 		clipName(&r.Failed[i])
 	}
-	return s.decide(func(_ state.Tx, d *fleet.Decision) error {
+	err = s.decide(func(_ state.Tx, d *fleet.Decision) error {
 		d.Report(r)
+		if order = nil; s.secret != nil {
+			order = d.Deliver()
+		}
 		return nil
 	})
+	return order, err
 }

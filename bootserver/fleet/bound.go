@@ -315,8 +315,9 @@ func listed(checks []ingot.CheckResult) (list []Values, more int) {
 }
 
 // boundEvent returns the event without what the boot cannot have yet: before a ticket there are no
-// volumes.
+// volumes. How far an order is, is kept with the order.
 func (b *Boot) boundEvent(e ingot.Event) ingot.Event {
+	e.Order = nil
 	if !b.hadTicket() {
 		e.Volumes, e.Check, e.Results = nil, nil, nil
 	}

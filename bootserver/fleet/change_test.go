@@ -111,6 +111,7 @@ func samples() map[Code]sample {
 		"decision no longer for one boot: lab:v1: late"}
 	maps.Copy(all, rolloutSamples(v1))
 	maps.Copy(all, webhookSamples())
+	maps.Copy(all, orderSamples())
 	for code, verb := range actions {
 		all[code] = sample{Change{Name: "x"}, "action " + verb + " x"}
 	}
@@ -170,6 +171,17 @@ func TestTopics(t *testing.T) {
 		if got := (Change{Code: code}).Topics(); got[0] != want {
 			t.Errorf("code %s has the topics %v; want %s", code, got, want)
 		}
+	}
+}
+
+// orderSamples are samples of Changes about orders.
+func orderSamples() map[Code]sample {
+	return map[Code]sample{
+		CodeOrderGiven: {Change{Rollout: "r1", Detail: "kernel fix", To: Values{"kind": "reboot", "drain": "best-effort",
+			"hooks": []string{"batch", "db"}}}, "decision ordered to reboot after draining (batch, db), also if that fails " +
+			"by rollout r1: kernel fix"},
+		CodeOrderState: {Change{To: Values{"state": "drain-timed-out", "hook": "batch"}, Detail: "sleep did not end"},
+			"! step does not reboot, because drain hook batch took too long: sleep did not end"},
 	}
 }
 

@@ -74,6 +74,9 @@ const (
 	CodeBootClaimed    Code = "boot-claimed"    // another boot began while this one may still run; To: until
 	CodeBootConflict   Code = "boot-conflict"   // this boot still runs although another began; To: with
 	CodeTicketConflict Code = "ticket-conflict" // another machine than the first requested a ticket of this boot
+
+	CodeOrderGiven Code = "order-given" // to the system of the boot; To: kind, until, drain, hooks; Detail: why
+	CodeOrderState Code = "order-state" // From, To: state; To: kind, hook; Detail: why it was not carried out
 )
 
 // Codes of operators' actions: the audit log. From and To have what changed.
@@ -97,6 +100,8 @@ const (
 	ActionUnpin         Code = "machine.unpin"
 	ActionOff           Code = "machine.off"
 	ActionOn            Code = "machine.on"
+	ActionReboot        Code = "machine.reboot"
+	ActionCancelReboot  Code = "machine.cancel-reboot"
 	ActionRolloutStart  Code = "rollout.start"
 	ActionRolloutPause  Code = "rollout.pause"
 	ActionRolloutResume Code = "rollout.resume"
@@ -205,6 +210,8 @@ func descriptions() map[Code]description {
 		}},
 		CodeTicketConflict: {KindMachine, always, fixed("conflict: another machine requested a ticket of this boot; " +
 			"it got none")},
+		CodeOrderGiven: {KindDecision, nil, orderGivenText},
+		CodeOrderState: {KindStep, badOrder, orderStateText},
 
 		CodePacket:         {KindPacket, badPacket, packetText},
 		CodeServerRestored: {KindServer, nil, restoredText},
@@ -246,6 +253,8 @@ var actions = map[Code]string{
 	ActionUnpin:         "let take part in rollouts machine",
 	ActionOff:           "marked as switched off machine",
 	ActionOn:            "no longer marked as switched off machine",
+	ActionReboot:        "ordered to reboot machine",
+	ActionCancelReboot:  "withdrew the order to reboot of machine",
 	ActionRolloutStart:  "started rollout",
 	ActionRolloutPause:  "paused rollout",
 	ActionRolloutResume: "resumed rollout",

@@ -178,6 +178,8 @@ type Boot struct {
 	// what authenticates its messages
 	Auth     Authentication `json:"auth,omitzero"`
 	Conflict *Conflict      `json:"conflict,omitempty"` // with another host; never modified, only replaced
+	// the latest order to its system; never modified, only replaced
+	Ordered *Order `json:"ordered,omitempty"`
 	// the largest number of the boots that began in its place before it came back, see Claim
 	Newest int `json:"-"`
 	// ledger entries that its messages caused besides those of events, and those of its reports

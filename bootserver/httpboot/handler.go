@@ -80,7 +80,8 @@ type Booter interface {
 // Sender records one message of a machine.
 type Sender interface {
 	Event(e ingot.Event) error
-	Report(r ingot.Report) error
+	// Report returns the order that the answer brings to the machine; nil: none.
+	Report(r ingot.Report) (*ingot.Order, error)
 	// Console records output of the kernel and ingot-init; Crash that of the boot
 	// before, as far as it was kept.
 	Console(text string) error
@@ -344,33 +345,37 @@ func (e badRequest) Error() string { return string(e) }
 // post is how a message for one part of a boot is read and recorded.
 type post struct {
 	most   int64 // bytes of its body
-	record func(to Sender, boot ingot.BootID, body []byte) error
+	record func(to Sender, boot ingot.BootID, body []byte) (*ingot.Order, error)
 }
 
 // posts are the messages of a boot, by part.
 var posts = map[string]post{
-	"events": {maxMessage, func(to Sender, _ ingot.BootID, body []byte) error {
+	"events": {maxMessage, func(to Sender, _ ingot.BootID, body []byte) (*ingot.Order, error) {
 		var e ingot.Event
 		if err := parse(body, &e); err != nil {
-			return err
+			return nil, err
 		}
 		if e.Stage.Rank() < 0 {
-			return badRequest("unknown stage")
+			return nil, badRequest("unknown stage")
 		}
-		return to.Event(e)
+		return nil, to.Event(e)
 	}},
-	"report": {maxMessage, func(to Sender, boot ingot.BootID, body []byte) error {
+	"report": {maxMessage, func(to Sender, boot ingot.BootID, body []byte) (*ingot.Order, error) {
 		var r ingot.Report
 		if err := parse(body, &r); err != nil {
-			return err
+			return nil, err
 		}
 		if r.Boot != boot {
-			return badRequest("the report belongs to another boot")
+			return nil, badRequest("the report belongs to another boot")
 		}
 		return to.Report(r)
 	}},
-	"console": {ingot.MaxConsole, func(to Sender, _ ingot.BootID, body []byte) error { return to.Console(string(body)) }},
-	"crash":   {ingot.MaxConsole, func(to Sender, _ ingot.BootID, body []byte) error { return to.Crash(string(body)) }},
+	"console": {ingot.MaxConsole, func(to Sender, _ ingot.BootID, body []byte) (*ingot.Order, error) {
+		return nil, to.Console(string(body))
+	}},
+	"crash": {ingot.MaxConsole, func(to Sender, _ ingot.BootID, body []byte) (*ingot.Order, error) {
+		return nil, to.Crash(string(body))
+	}},
 }
 
 // proving is an answer to a message that proved the secret of its boot: the answer proves it as well.
@@ -398,13 +403,24 @@ func (s *Server) message(w http.ResponseWriter, r *http.Request, boot ingot.Boot
 		s.fail(w, r, err)
 		return
 	}
-	answer := &proving{w, to}
-	if err := p.record(to, boot, body); err != nil {
-		s.fail(answer, r, err)
+	proven := &proving{w, to}
+	order, err := p.record(to, boot, body)
+	if err != nil {
+		s.fail(proven, r, err)
 		return
 	}
-	answer.prove(http.StatusNoContent, "")
-	w.WriteHeader(http.StatusNoContent)
+	if order == nil {
+		proven.prove(http.StatusNoContent, "")
+		w.WriteHeader(http.StatusNoContent)
+		return
+	}
+	text, err := json.Marshal(order)
+	if err != nil {
+		s.fail(proven, r, err)
+		return
+	}
+	proven.prove(http.StatusOK, string(text))
+	answer(w, "application/json", text)
 }
 
 // read parses a body, which must be exactly one JSON value.

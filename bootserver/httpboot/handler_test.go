@@ -78,11 +78,11 @@ func (s *oneBoot) Sender(ingot.BootID, ingot.Message, string, string) (Sender, e
 // anySender accepts every message.
 type anySender struct{}
 
-func (anySender) Event(ingot.Event) error   { return nil }
-func (anySender) Report(ingot.Report) error { return nil }
-func (anySender) Console(string) error      { return nil }
-func (anySender) Crash(string) error        { return nil }
-func (anySender) Prove(int, []byte) string  { return "" }
+func (anySender) Event(ingot.Event) error                   { return nil }
+func (anySender) Report(ingot.Report) (*ingot.Order, error) { return nil, nil }
+func (anySender) Console(string) error                      { return nil }
+func (anySender) Crash(string) error                        { return nil }
+func (anySender) Prove(int, []byte) string                  { return "" }
 
 // random makes a file of random bytes.
 func (s *oneBoot) random(t testing.TB, name string, size int) []byte {

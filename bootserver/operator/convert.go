@@ -85,7 +85,7 @@ func bootOf(b fleet.Boot) api.Boot {
 		Others:  each(b.Others, OtherOf),
 		Origins: each(b.Origins, func(o fleet.Origin) api.Origin { return api.Origin(o) }), Addresses: b.Addresses,
 		Auth: api.Authentication{Able: b.Auth.Able, Half: b.Auth.Half, Heard: b.Auth.Heard, Down: b.Auth.Down}}
-	out.Once = onceOf(b.Once)
+	out.Once, out.Ordered = onceOf(b.Once), orderOf(b.Ordered)
 	if c := b.Conflict; c != nil {
 		out.Conflict = &api.Conflict{At: c.At, With: c.With}
 	}

@@ -15,13 +15,13 @@ func policyOf(p api.RolloutPolicy) rollout.Policy {
 	}
 	return rollout.Policy{Canary: canary, Waves: p.Waves, MaxUnavailable: rollout.Amount(p.MaxUnavailable),
 		Spread: p.Spread, Bake: p.Bake, PauseAfter: p.PauseAfter, Window: p.Window, How: rollout.How(p.How), Quorum: p.Quorum,
-		Patience: p.Patience, Trouble: p.Trouble, Attempts: p.Attempts, Test: rollout.Test(p.Test)}
+		Drain: p.Drain, Patience: p.Patience, Trouble: p.Trouble, Attempts: p.Attempts, Test: rollout.Test(p.Test)}
 }
 
 func convertPolicy(p rollout.Policy) api.RolloutPolicy {
 	return api.RolloutPolicy{Canary: &p.Canary, Waves: p.Waves, MaxUnavailable: api.Amount(p.MaxUnavailable),
 		Spread: p.Spread, Bake: p.Bake, PauseAfter: p.PauseAfter, Window: p.Window, How: string(p.How), Quorum: p.Quorum,
-		Patience: p.Patience, Trouble: p.Trouble, Attempts: p.Attempts, Test: api.RolloutTest(p.Test)}
+		Drain: p.Drain, Patience: p.Patience, Trouble: p.Trouble, Attempts: p.Attempts, Test: api.RolloutTest(p.Test)}
 }
 
 // convertRollout converts a rollout, of whose machines so many are what to it.
@@ -44,7 +44,7 @@ func convertRollout(r rollout.Rollout, count map[string]int) api.Rollout {
 
 func rolloutMachineOf(s rollout.Standing) api.RolloutMachine {
 	return api.RolloutMachine{Machine: s.Machine, Name: s.Name, Domain: s.Domain, Wave: s.Wave, From: api.ImageRef(s.From),
-		Moved: s.Moved, Back: s.Gone, Is: s.Is, Why: s.Why,
+		Moved: s.Moved, Ordered: s.Ordered, Back: s.Gone, Is: s.Is, Why: s.Why,
 		Results: each(s.Results, func(r rollout.Result) api.RolloutResult {
 			return api.RolloutResult{Boot: r.Boot, Seq: r.Seq, Class: string(r.Class), At: r.At, Stage: r.Stage, Code: r.Code,
 				Reason: r.Reason, Late: r.Late, Again: r.Again, Void: r.Void}

@@ -197,6 +197,7 @@ func (x *Rollouts) report(changes []fleet.Change) {
 // store stores a step, if the rollout is as it was and each machine that is moved too.
 func (x *Rollouts) store(before rollout.Rollout, s rollout.Step, removed uint64, now time.Time) (changes []fleet.Change,
 	err error) {
+	able := x.statusesOf(s.Actions)
 	err = x.State.Update(func(tx state.Tx) error {
 		changes = changes[:0:0]
 		r, known := tx.Rollout(before.ID)
@@ -206,6 +207,13 @@ func (x *Rollouts) store(before rollout.Rollout, s rollout.Step, removed uint64,
 		tx.LookedUp(removed)
 		for _, mv := range s.Moves {
 			done, err := move(tx, s.Rollout, mv, now)
+			if err != nil {
+				return err
+			}
+			changes = append(changes, done...)
+		}
+		for _, a := range s.Actions {
+			done, err := act(tx, s.Rollout, a, able, now)
 			if err != nil {
 				return err
 			}
@@ -354,10 +362,10 @@ func (x *Rollouts) facts(r rollout.Rollout, members []rollout.Member) (now time.
 		f.Closed, f.Unreadable = true, err.Error()
 	}
 	images := map[ingot.Digest]bool{r.Image.Image: true}
-	others := x.others(r.ID)
+	others, able := x.others(r.ID), statuses{}
 	for i := range members {
 		m := &members[i]
-		machine, known := x.machine(m, now)
+		machine, known := x.machine(m, able, now)
 		if !known {
 			continue
 		}
@@ -408,13 +416,14 @@ func closed(window string, now time.Time) (bool, error) {
 }
 
 // machine gathers the facts of a machine of a rollout.
-func (x *Rollouts) machine(of *rollout.Member, now time.Time) (f rollout.Machine, known bool) {
+func (x *Rollouts) machine(of *rollout.Member, able statuses, now time.Time) (f rollout.Machine, known bool) {
 	m, known := x.State.Machine(of.Machine)
 	if !known {
 		return f, false
 	}
 	latest, has := x.State.Boot(m.Boot)
 	f = machineFacts(m, latest, now)
+	f.NoOrder, f.Hooks = able.noOrder(x.Catalog, m, latest, now), able.of(x.Catalog, latest).Hooks
 	if !has {
 		return f, true
 	}
@@ -429,6 +438,7 @@ func (x *Rollouts) machine(of *rollout.Member, now time.Time) (f rollout.Machine
 	for _, b := range boots {
 		f.Boots = append(f.Boots, bootFacts(m, b))
 	}
+	f.Boots[len(f.Boots)-1].Order = orderFacts(latest.Ordered, now)
 	return f, true
 }
 
@@ -452,7 +462,8 @@ func machineFacts(m fleet.Machine, latest fleet.Boot, now time.Time) rollout.Mac
 // bootFacts returns the facts of a boot.
 func bootFacts(m fleet.Machine, b fleet.Boot) rollout.Boot {
 	f := rollout.Boot{ID: b.ID, Number: b.Number, Before: b.Before, Image: b.Image.Image, Once: b.Once != nil,
-		Outcome: b.Outcome, Stage: b.Stage(), Delivered: fleet.Delivered(b), Reason: b.Reason, Ended: b.Ended,
+		Outcome: b.Outcome, Stage: b.Stage(), Delivered: fleet.Delivered(b), Reason: b.Reason, Started: b.Started,
+		Ended: b.Ended,
 		Crash: b.Crash, Heard: b.Auth.Heard, Down: b.Auth.Down}
 	if n := len(b.Events); n > 0 && b.Events[n-1].Error != "" {
 		f.Code = b.Events[n-1].Code

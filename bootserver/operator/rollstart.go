@@ -59,6 +59,7 @@ type draft struct {
 	image    image.Image
 	boots    int // of which the usual rate was computed
 	planned  map[ingot.MachineID]api.PlannedMachine
+	unable   []string                     // machines that would be moved and take no orders, with the reason
 	images   map[ingot.Digest]image.Image // that machines have now, as far as they are in the store
 	problems []error                      // of machines that must not get the image
 	other    string                       // a rollout that has machines of this one
@@ -116,11 +117,6 @@ func (o *Operator) policyFor(q api.RolloutRequest, d *draft) (p rollout.Policy, 
 	if _, err := closed(p.Window, o.now()); err != nil {
 		return p, api.NewProblem(api.CodeInvalidRollout, err.Error())
 	}
-	if p.How == rollout.Reboot {
-		return p, api.NewProblem(api.CodeInvalidRollout, "how: this version cannot ask machines to reboot; use next-boot, "+
-			"and reboot the machines that a wave has moved")
-	}
-	p.How = rollout.NextBoot
 	return p, nil
 }
 
@@ -243,9 +239,9 @@ func firstNames(names []string) string {
 func (o *Operator) candidates(machines []fleet.Machine, spread string) (list []rollout.Candidate, f rollout.Fleet) {
 	now, listening, stepped := o.rollouts.clock()
 	f = rollout.Fleet{Listening: listening, Stepped: stepped}
-	others := o.rollouts.others("")
+	others, able := o.rollouts.others(""), statuses{}
 	for _, m := range machines {
-		facts, _ := o.rollouts.machine(&rollout.Member{Machine: m.ID}, now)
+		facts, _ := o.rollouts.machine(&rollout.Member{Machine: m.ID}, able, now)
 		facts.Other = others[m.ID]
 		list = append(list, rollout.Candidate{ID: m.ID, Name: m.Hostname(), Domain: m.Labels[spread], Machine: facts})
 	}
@@ -256,22 +252,24 @@ func (o *Operator) candidates(machines []fleet.Machine, spread string) (list []r
 // examine says of each machine whether it would be moved and whether the image fits it.
 func (o *Operator) examine(d *draft, machines []fleet.Machine, list []rollout.Candidate, f rollout.Fleet, force bool,
 	now time.Time) error {
-	out := map[ingot.MachineID]string{}
+	out, notes := map[ingot.MachineID]string{}, map[ingot.MachineID]string{}
 	for i := range list {
 		c := &list[i]
-		out[c.ID] = c.Out(d.rollout.Image.Image, f, now)
+		if out[c.ID] = c.Out(d.rollout.Image.Image, f, now); out[c.ID] == "" {
+			notes[c.ID] = d.orderNote(c)
+		}
 		if c.Other != "" {
 			d.other = c.Other
 		}
 	}
 	for _, m := range machines {
 		p := api.PlannedMachine{Machine: m.ID, Name: m.Hostname(), From: imageRefOf(m.Assignment.ImageRef), Out: out[m.ID],
-			Note: fits(d.image.Manifest, m)}
+			Note: joinNotes(fits(d.image.Manifest, m), notes[m.ID])}
 		var latest fleet.Boot
 		o.state.View(func(r state.Reader) { latest = latestBoot(r, m) })
 		if err := o.ownership(m, d.rollout.Image.Image, force).check(m, latest); err != nil && p.Out == "" {
 			d.problems = append(d.problems, err)
-			p.Note = strings.Join(append([]string{err.Error()}, p.Note), "; ")
+			p.Note = joinNotes(err.Error(), p.Note)
 		}
 		d.planned[m.ID] = p
 		if had := m.Assignment.Image; had != "" {
@@ -283,6 +281,26 @@ func (o *Operator) examine(d *draft, machines []fleet.Machine, list []rollout.Ca
 		}
 	}
 	return nil
+}
+
+// joinNotes joins those that are not empty.
+func joinNotes(notes ...string) string {
+	return strings.Join(slices.DeleteFunc(notes, func(n string) bool { return n == "" }), "; ")
+}
+
+// orderNote says of a machine that would be moved that it cannot be ordered to reboot, or drains nothing.
+func (d *draft) orderNote(c *rollout.Candidate) string {
+	p := d.rollout.Policy
+	switch {
+	case p.How == rollout.NextBoot:
+		return ""
+	case c.NoOrder != "":
+		d.unable = append(d.unable, fmt.Sprintf("%s: %s", c.Name, c.NoOrder))
+		return c.NoOrder + "; somebody has to reboot it"
+	case p.Drain != ingot.DrainNone && len(c.Hooks) == 0:
+		return "its image declares no drain hooks: it reboots without"
+	}
+	return ""
 }
 
 // fits says what may keep an image from running on a machine: too little memory, and volumes that the
@@ -315,8 +333,28 @@ func (d *draft) plan() api.RolloutPlan {
 		}
 	}
 	p.Changes = d.changes(count)
-	p.Notes = append(d.notes, "machines boot the image when somebody reboots them: a wave waits for that")
+	p.Notes = append(d.notes, d.howNote(count))
 	return p
+}
+
+// howNote says how the machines that would be moved come to boot the image.
+func (d *draft) howNote(count map[fleet.ImageRef]int) string {
+	all := 0
+	for _, n := range count {
+		all += n
+	}
+	p := d.rollout.Policy
+	able := all - len(d.unable)
+	switch {
+	case p.How == rollout.NextBoot || able == 0:
+		return "machines boot the image when somebody reboots them: a wave waits for that"
+	case able == all && p.Drain == ingot.DrainNone:
+		return fmt.Sprintf("%d machines are ordered to reboot", all)
+	case able == all:
+		return fmt.Sprintf("%d machines are ordered to drain (%s) and reboot", all, p.Drain)
+	}
+	return fmt.Sprintf("%d machines are ordered to reboot; for %d others a wave waits until somebody reboots them", able,
+		all-able)
 }
 
 // changes says what changes for machines, by the image that they have now.
@@ -367,6 +405,10 @@ func (d *draft) startable() error {
 	if d.other != "" {
 		return api.NewProblem(api.CodeRolloutMachines, "machines belong to rollout "+d.other+", which has not ended",
 			"rollout", d.other)
+	}
+	if n := len(d.unable); n > 0 && d.rollout.Policy.How == rollout.Reboot {
+		return api.NewProblem(api.CodeNotOrderable, fmt.Sprintf("%d of the machines cannot be ordered to reboot, the first: "+
+			"%s; with how auto, a wave waits until somebody reboots these", n, d.unable[0]))
 	}
 	if n := len(d.problems); n > 0 {
 		p := api.Problem{}

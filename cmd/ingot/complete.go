@@ -64,7 +64,7 @@ func (a *app) arguments() map[string]cobra.CompletionFunc {
 
 		"rollout start": one(a.ServerImages), "rollout show": one(a.Rollouts), "rollout history": one(a.Rollouts),
 		"rollout pause": one(a.Rollouts), "rollout resume": one(a.Rollouts), "rollout abort": one(a.Rollouts),
-		"machine pin": machines, "machine off": machines,
+		"machine pin": machines, "machine off": machines, "machine reboot": machines,
 
 		"backup": one(file), "restore": one(file),
 		"context add": one(), "context use": one(command.Contexts), "context rm": one(command.Contexts),
@@ -103,9 +103,10 @@ func (a *app) flagValues() map[string]cobra.CompletionFunc {
 		"output": words("table", "json"), "scope": words("read", "operate", "admin"),
 		"format": words("oci", "raw", "iso"), "arch": words("amd64", "arm64"),
 		"mode":    words("full", "proxy", "observe"),
-		"how":     words("auto", "next-boot"),
+		"how":     words("auto", "reboot", "next-boot"),
 		"events":  words(fleet.Topics()...),
 		"extends": words(profiles.Shipped()...),
+		"drain":   words("required", "best-effort"),
 		"context": command.CompleteFlag(command.Contexts), "image": command.CompleteFlag(a.ServerImages),
 	}
 }

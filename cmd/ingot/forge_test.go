@@ -26,6 +26,8 @@ type victim struct {
 	mu   sync.Mutex
 	sent []storm.Sent // its reports, all of which were accepted
 	boot ingot.BootID
+	// number of the order in the latest answer; 0: there was none
+	order uint64
 }
 
 // startVictim boots a machine that stays until the end of the test, and waits until it is healthy.
@@ -53,7 +55,7 @@ func (f *field) startVictim() *victim {
 			var a storm.Acknowledged
 			v.mu.Lock()
 			if err := json.Unmarshal(lines.Bytes(), &a); err == nil && a.Report != nil {
-				v.sent, v.boot = append(v.sent, *a.Report), a.Boot
+				v.sent, v.boot, v.order = append(v.sent, *a.Report), a.Boot, a.Order
 			}
 			v.mu.Unlock()
 		}

@@ -70,6 +70,20 @@ func (r *row) StartRollout(_ context.Context, q api.RolloutRequest) (api.Rollout
 		Machines: []api.PlannedMachine{{Name: "node01"}}}, nil
 }
 
+func (r *row) Reboot(_ context.Context, ref string, q api.RebootRequest) (api.Boot, error) {
+	r.changed = "reboot " + ref + " " + string(q.Drain) + " " + q.Why
+	o := &api.Order{Drain: q.Drain, State: ingot.OrderGiven}
+	if q.Drain != "" {
+		o.Hooks = []string{"batch", "db"}
+	}
+	return api.Boot{Ordered: o}, nil
+}
+
+func (r *row) CancelReboot(_ context.Context, ref string) (api.Boot, error) {
+	r.changed = "cancel " + ref
+	return api.Boot{Ordered: &api.Order{State: ingot.OrderWithdrawn}}, nil
+}
+
 func (r *row) Rollouts() []api.Rollout {
 	return []api.Rollout{{ID: "r1", State: "done", Ended: time.Unix(1, 0)},
 		{ID: "r2", State: "halted", Waves: 4, Stop: &api.RolloutStop{Text: "halted in the canary: node01 failed"}}}
@@ -97,6 +111,7 @@ func TestRolloutCommands(t *testing.T) {
 	}{
 		{"rollout start node:8 --to rack=r1 --canary 2 --waves 50%,100% --max-unavailable 3 --spread rack --pause-after 0 " +
 			"--bake 5m --how next-boot --dry-run", 0, "nothing was started: --dry-run", ""},
+		{"rollout start node:8 --to all --drain=maybe", 2, "", "--drain=maybe: write --drain, or --drain=best-effort"},
 		{"rollout start node:8", 2, "", "--to SELECTOR"},
 		{"rollout start node:8 --to all --waves x", 2, "", "not a percentage"},
 		{"rollout ls", 0, "halted in the canary: node01 failed", ""},
@@ -125,6 +140,28 @@ func TestRolloutCommands(t *testing.T) {
 	}
 	if r.changed != "r2 look" {
 		t.Errorf("it paused %q", r.changed)
+	}
+	for _, c := range []struct {
+		command, asked string
+		code           int
+		out, err       string
+	}{
+		{"machine reboot node01", "reboot node01  ", 0, "node01 reboots with its next report, within a minute", ""},
+		{"machine reboot node01 --drain --why fix", "reboot node01 required fix", 0,
+			"node01 drains (batch, db) and reboots", ""},
+		{"machine reboot node01 --drain=best-effort", "reboot node01 best-effort ", 0, "node01 drains", ""},
+		{"machine reboot node01 --drain=no", "", 2, "", "write --drain"},
+		{"machine reboot node01 --cancel", "cancel node01", 0, "node01 does not reboot: the order is withdrawn", ""},
+		{"machine reboot rack=r1", "", 2, "", "12 machines would reboot at once"},
+		{"machine reboot rack=r1 --yes", "reboot m-11  ", 0, "m-11 reboots with its next report", ""},
+		{"machine reboot node03 node04", "reboot node04  ", 0, "node03 reboots", ""},
+	} {
+		r.changed = ""
+		code, stdout, stderr := invoke(t, append(strings.Fields(c.command), "--server", "unix://"+socket)...)
+		if code != c.code || r.changed != c.asked || !strings.Contains(stdout, c.out) || !strings.Contains(stderr, c.err) {
+			t.Errorf("ingot %s = %d, asked %q\n%s%s; want %d, %q, %q, %q", c.command, code, r.changed, stdout, stderr,
+				c.code, c.asked, c.out, c.err)
+		}
 	}
 }
 

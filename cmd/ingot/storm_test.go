@@ -233,8 +233,12 @@ func (f *field) fill(size sizes, versions ...string) (digests []ingot.Digest) {
 	in := filepath.Join(f.dir, "in")
 	defer os.RemoveAll(in)
 	for _, version := range versions {
+		features := []ingot.Feature{ingot.FeatureAuthenticated}
+		if version == orderly {
+			features = append(features, ingot.FeatureOrders)
+		}
 		im, err := images.Put(f.ctx, &ingot.ImageManifest{Schema: 1, Profile: "storm", Version: version,
-			Features: []ingot.Feature{ingot.FeatureAuthenticated}}, image.Files{
+			Features: features}, image.Files{
 			Kernel: file(in+"/kernel", size.kernel), Initramfs: file(in+"/initramfs", size.initramfs), Root: file(in+"/root",
 				size.root), Plan: file(in+"/plan", 100)}, keys.Release.Secret)
 		if err != nil {

@@ -232,14 +232,16 @@ func (m *machine) system(ctx context.Context) error {
 // stay reports as an agent does.
 func (m *machine) stay(ctx context.Context, report ingot.Report) error {
 	for begin := time.Now(); ; pause(ctx, time.Second) {
-		err := m.post(ctx, "report", report, nil)
+		var order ingot.Order
+		err := m.post(ctx, "report", report, &order)
 		switch {
 		case m.works != nil && ctx.Err() == nil: // an agent never gives up
 			continue
 		case err != nil:
 			return at("report", err)
 		}
-		m.acknowledged(Acknowledged{MAC: m.mac.String(), Boot: m.id, Stage: ingot.StageHealthy, Report: m.sent})
+		m.acknowledged(Acknowledged{MAC: m.mac.String(), Boot: m.id, Stage: ingot.StageHealthy, Report: m.sent,
+			Order: order.Counter})
 		if time.Since(begin) >= m.conf.Stay {
 			break
 		}
@@ -269,7 +271,7 @@ func (m *machine) post(ctx context.Context, part string, v, into any) error {
 		return err
 	}
 	var b bytes.Buffer
-	if err := m.do(ctx, http.MethodPost, m.base+part, body, &b); err != nil || into == nil {
+	if err := m.do(ctx, http.MethodPost, m.base+part, body, &b); err != nil || into == nil || b.Len() == 0 {
 		return err
 	}
 	return json.Unmarshal(b.Bytes(), into)

@@ -52,6 +52,7 @@ type Acknowledged struct {
 	Boot    ingot.BootID  `json:"boot,omitempty"`
 	Stage   ingot.Stage   `json:"stage,omitempty"`  // reported and accepted
 	Report  *Sent         `json:"report,omitempty"` // with StageHealthy
+	Order   uint64        `json:"order,omitempty"`  // number of the order in the answer to it, which is not obeyed
 	Script  string        `json:"script,omitempty"` // of the loader, with Config.Script
 }
 

@@ -50,3 +50,21 @@ func (s Story) sent(b fleet.Boot) string {
 	}
 	return ""
 }
+
+// ordered says what became of the order to the system of the latest boot; empty if there was none.
+func (s Story) ordered() string {
+	b, booted := s.last()
+	if !booted || b.Ordered == nil || s.Machine.State != fleet.Approved {
+		return ""
+	}
+	o := b.Ordered
+	by := o.By
+	if o.Rollout != "" {
+		by = "rollout " + o.Rollout
+	}
+	words := fmt.Sprintf("It %s (ordered at %s by %s", o.Text(s.Now), s.at(o.Given), by)
+	if o.Why != "" {
+		words += ": " + o.Why
+	}
+	return words + ")."
+}

@@ -59,6 +59,9 @@ func Why(s Story) (words string, next []advice.Step) {
 	if said := s.once(); said != "" {
 		words += " " + said
 	}
+	if said := s.ordered(); said != "" {
+		words += " " + said
+	}
 	if said, more := s.trust(); said != "" {
 		words += " " + said
 		next = append(next, more...)

@@ -2,6 +2,7 @@ package rollout
 
 import (
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -27,6 +28,7 @@ type progress struct {
 	missing   []Evidence // machines that are waited for and cannot be moved: they are not healthy
 	moved     int        // machines of the present wave that were moved
 	lastMove  time.Time
+	lastSeen  time.Time // see decider.underway
 }
 
 // standing is what a member is to its wave.
@@ -70,9 +72,13 @@ func (d *decider) standingOf(m *Member) (standing, string) {
 // lateness says what is missing of a machine that was moved.
 func (d *decider) lateness(m *Member, now Machine) string {
 	b, has := now.latest()
-	switch {
+	switch o := d.own(m, now); {
 	case now.Unreadable != "":
 		return "what it did cannot be read: " + now.Unreadable
+	case o != nil:
+		return "it " + o.Text
+	case d.r.Policy.How != NextBoot && now.NoOrder != "" && (!has || d.runsOther(m, b)):
+		return "it has not booted the image since it was assigned it, and somebody has to reboot it: " + now.NoOrder
 	case !has || b.Number <= m.Number:
 		return "it has not booted since it was assigned the image"
 	case b.Outcome == "":
@@ -97,6 +103,8 @@ func (d *decider) illness(m Machine) string {
 		return "it is not heard from"
 	case b.Outcome == "":
 		return fmt.Sprintf("its boot is in stage %s", b.Stage)
+	case b.Order != nil && b.Order.Pending:
+		return "it " + b.Order.Text
 	}
 	return fmt.Sprintf("its latest boot was %s: %s", b.Outcome, b.Reason)
 }
@@ -113,6 +121,9 @@ func (d *decider) progress() (p progress) {
 		}
 		if m.Moved.After(p.lastMove) {
 			p.lastMove = m.Moved
+		}
+		if t := d.underway(m, d.f.Machines[m.Machine]); m.touched() && t.After(p.lastSeen) {
+			p.lastSeen = t
 		}
 		s, why := d.standingOf(m)
 		e := Evidence{Machine: m.Machine, Name: m.Name, Reason: why}
@@ -177,7 +188,7 @@ func (d *decider) replaceCanary() {
 // tired pauses the rollout if there was no progress for longer than its patience.
 func (d *decider) tired(p progress, percent int) bool {
 	since := d.r.Since
-	for _, t := range []time.Time{p.lastMove, d.lastResult(), d.f.Stepped, d.f.Listening} {
+	for _, t := range []time.Time{p.lastMove, p.lastSeen, d.lastResult(), d.f.Stepped, d.f.Listening} {
 		if t.After(since) {
 			since = t
 		}
@@ -185,17 +196,13 @@ func (d *decider) tired(p progress, percent int) bool {
 	if d.f.Closed || d.now.Sub(since) <= d.r.Policy.Patience || d.canMove() {
 		return false
 	}
-	late := p.moving
-	if d.r.Policy.How == NextBoot { // a healthy machine waits for whoever reboots it
-		late = nil
-		for _, e := range p.moving {
-			if m := d.f.Machines[e.Machine]; !d.f.healthy(&m, d.now) {
-				late = append(late, e)
-			}
-		}
-		if len(late) == 0 && len(p.moving) > 0 {
-			return false
-		}
+	orders, held := d.canOrder()
+	if orders {
+		return false
+	}
+	late := d.late(p)
+	if len(late) == 0 && len(p.moving) > 0 && !held {
+		return false
 	}
 	for _, list := range [][]Evidence{late, p.missing} {
 		if len(list) > 0 {
@@ -203,10 +210,21 @@ func (d *decider) tired(p progress, percent int) bool {
 				list)
 		}
 	}
-	if len(p.waiting) > 0 {
+	if len(p.waiting) > 0 || held {
 		return d.inconclusive("no more machines may become unavailable", d.unavailable())
 	}
 	return d.inconclusive(fmt.Sprintf("less than %d %% of the machines are healthy with the image", percent), d.failed())
+}
+
+// late returns the machines that were moved and are overdue.
+func (d *decider) late(p progress) (list []Evidence) {
+	for _, e := range p.moving {
+		i := slices.IndexFunc(d.members, func(m Member) bool { return m.Machine == e.Machine })
+		if d.overdue(&d.members[i], d.f.Machines[e.Machine]) {
+			list = append(list, e)
+		}
+	}
+	return list
 }
 
 func (d *decider) inconclusive(what string, list []Evidence) bool {
@@ -232,7 +250,7 @@ func (d *decider) failed() (list []Evidence) {
 func (d *decider) unavailable() (list []Evidence) {
 	for i := range d.members {
 		m := &d.members[i]
-		if now, known := d.f.Machines[m.Machine]; known && now.counts(m) && !d.f.healthy(&now, d.now) {
+		if now, known := d.f.Machines[m.Machine]; known && now.counts(m) && !d.f.available(&now, d.now) {
 			list = append(list, Evidence{Machine: m.Machine, Name: m.Name, Reason: d.illness(now)})
 		}
 	}
@@ -412,7 +430,7 @@ func (d *decider) domains() (all, unavailable map[string]int) {
 		}
 		key := d.domain(*m)
 		all[key]++
-		if s, _ := d.standingOf(m); s == moving || !d.f.healthy(&now, d.now) {
+		if s, _ := d.standingOf(m); s == moving || !d.f.available(&now, d.now) {
 			unavailable[key]++
 		}
 	}

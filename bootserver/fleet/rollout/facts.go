@@ -33,6 +33,8 @@ type Machine struct {
 	Since    time.Time // when that was assigned
 	GaveUp   bool      // it does not boot the assigned image any more: that failed too often
 	Boots    []Boot    // those since it was moved, and the latest one; oldest first
+	NoOrder  string    // why its system takes no orders; empty: it does
+	Hooks    []string  // drain hooks of the image that it runs
 	// why the boots since it was moved cannot be read; Boots has the latest one only. Nothing is known of
 	// the machine then, and it counts as not healthy
 	Unreadable string
@@ -50,11 +52,25 @@ type Boot struct {
 	Code      ingot.FailureCode
 	Delivered bool // the kernel, or the UKI, was fetched whole
 	Reason    string
+	Started   time.Time
 	Ended     time.Time
 	Crash     string    // the reason why its kernel crashed, which the next boot reports
 	Heard     time.Time // its latest report
 	Unwell    bool      // the latest report says that the system is not healthy
 	Down      bool      // its latest message says that the system shuts down
+	Order     *Order    // the latest order to its system; nil: there was none
+}
+
+// Order is what is known of an order to the system of a boot.
+type Order struct {
+	Rollout string // that gave it; empty: an operator
+	Counter uint64
+	Given   time.Time
+	At      time.Time // of its state
+	State   ingot.OrderState
+	Open    bool   // the machine may still begin with it
+	Pending bool   // another one would come too early
+	Text    string // what became of it, to follow "it"
 }
 
 // Silence is how long a healthy machine may be silent. Agents report every ingot.Heartbeat.
@@ -118,6 +134,12 @@ func (f *Fleet) heardNow(b Boot, now time.Time) bool {
 func (f *Fleet) healthy(m *Machine, now time.Time) bool {
 	b, has := m.latest()
 	return has && m.Unreadable == "" && b.Outcome == ingot.OutcomeHealthy && !b.Down && !b.Unwell && !f.silent(b, now)
+}
+
+// available reports whether a machine is healthy and not about to reboot.
+func (f *Fleet) available(m *Machine, now time.Time) bool {
+	b, has := m.latest()
+	return f.healthy(m, now) && !(has && b.Order != nil && b.Order.Pending)
 }
 
 // elsewhere are the failures that another image would meet as well: the link, the server, and the

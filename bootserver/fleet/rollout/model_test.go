@@ -53,8 +53,11 @@ type simMachine struct {
 	trouble  int // boots that will still fail for other reasons
 	held     bool
 	busy     bool
-	unread   bool // the records of its boots are damaged, but for the latest
-	gone     bool // an operator made the server forget it
+	unread   bool         // the records of its boots are damaged, but for the latest
+	older    bool         // its image takes no orders
+	asked    ingot.BootID // the boot that the rollout ordered to reboot
+	resumes  int          // before that
+	gone     bool         // an operator made the server forget it
 }
 
 // shut reports whether it shut down in order a while ago.
@@ -82,6 +85,8 @@ type model struct {
 	refused  map[ingot.Digest]string
 	onlyElse bool // no boot fails because of the image
 	calm     bool // nothing happens any more but what the rollout does
+	resumes  int
+	counter  uint64 // of the latest order
 	boots    int
 	ticks    int
 }
@@ -124,6 +129,8 @@ func newModel(c chooser, p planted) (*model, error) {
 	if c.below(2) == 0 {
 		policy.Spread = "rack"
 	}
+	policy.How = []How{Auto, Auto, Reboot, NextBoot}[c.below(4)]
+	older := c.below(3) // of four machines
 	if c.below(6) == 0 {
 		policy.PauseAfter = []int{c.below(len(policy.Waves))}
 	}
@@ -146,6 +153,7 @@ func newModel(c chooser, p planted) (*model, error) {
 		if c.below(4) == 0 {
 			m.trouble = 1 + c.below(2)
 		}
+		m.older = c.below(4) < older
 		list = append(list, Candidate{ID: m.id, Name: string(m.id), Domain: m.domain})
 	}
 	f := x.facts()
@@ -251,6 +259,12 @@ func (x *model) facts() Fleet {
 		}
 		facts := Machine{Retired: m.retired, Off: m.off, Shut: m.shut(x.now), Held: m.held, Pinned: m.pinned, Other: m.other,
 			Assigned: m.assigned, Since: m.since, GaveUp: m.gaveUp, Boots: slices.Clone(m.boots[max(0, len(m.boots)-8):])}
+		for i := range facts.Boots {
+			facts.Boots[i].Order = x.orderNow(facts.Boots[i].Order)
+		}
+		if m.older {
+			facts.NoOrder = "its image takes none"
+		}
 		if m.busy {
 			facts.Busy = "it waits for an answer"
 		}
@@ -270,6 +284,9 @@ func (x *model) tick() error {
 		if again := x.next(stored(r), storedAll(members), f, now); !same(s, again) {
 			return fmt.Errorf("a restarted server would do something else: %+v, and not %+v", again, s)
 		}
+	}
+	if err := x.checkWithdrawn(s, f); err != nil {
+		return err
 	}
 	switch c := x.below(12); {
 	case c == 0:
@@ -325,9 +342,13 @@ func (x *model) apply(s Step, f Fleet, now time.Time) error {
 			return nil
 		}
 	}
-	if err := x.check(s, f, now); err != nil {
+	if x.stale(s.Actions) {
+		return nil
+	}
+	if err := errors.Join(x.check(s, f, now), x.checkOrders(s, f, now)); err != nil {
 		return err
 	}
+	x.obey(s.Actions, now)
 	x.r = s.Rollout
 	for _, c := range s.Members {
 		at := slices.IndexFunc(x.members, func(m Member) bool { return m.Machine == c.Machine })
@@ -483,12 +504,7 @@ func (x *model) checkBudget(moves map[string]int, f Fleet, now time.Time) error 
 			if !known || sim.domain != domain || m.Retired || m.Off {
 				continue
 			}
-			said := m.GaveUp || m.Assigned != newImage || !m.Since.Equal(sim.moved)
-			for _, b := range m.Boots {
-				if b.Number > sim.number && b.Image == newImage.Image && b.Outcome == ingot.OutcomeHealthy {
-					said = true
-				}
-			}
+			said := sim.said(m)
 			if m.Shut && (sim.moved.IsZero() || said) {
 				continue
 			}
@@ -503,6 +519,17 @@ func (x *model) checkBudget(moves map[string]int, f Fleet, now time.Time) error 
 		}
 	}
 	return nil
+}
+
+// said reports whether a machine that was moved has said something conclusive of the image, or belongs to the
+// rollout no more.
+func (m *simMachine) said(facts Machine) bool {
+	for _, b := range facts.Boots {
+		if b.Number > m.number && b.Image == newImage.Image && b.Outcome == ingot.OutcomeHealthy {
+			return true
+		}
+	}
+	return facts.GaveUp || facts.Assigned != newImage || !facts.Since.Equal(m.moved)
 }
 
 // checkWave: a machine of wave k is moved only after the waves before had their quorum and their bake.
@@ -541,7 +568,7 @@ func (x *model) checkEnd() error {
 // event is something that happens by itself or by an operator.
 func (x *model) event() error {
 	m := x.machines[x.below(len(x.machines))]
-	switch x.below(27) {
+	switch x.below(33) {
 	case 0, 1, 2, 3: // machines that were moved reboot
 		for _, m := range x.machines {
 			stale := m.assigned == newImage && m.latest().Image != newImage.Image && m.latest().Outcome != ingot.OutcomeOpen
@@ -603,6 +630,14 @@ func (x *model) event() error {
 		} else {
 			delete(x.refused, newImage.Image)
 		}
+	case 20, 21, 22, 23: // what machines do with orders
+		for _, m := range x.machines {
+			if x.below(3) > 0 {
+				x.carryOut(m)
+			}
+		}
+	case 24, 25:
+		x.orderByHand(m)
 	default:
 		x.machineEvent(m)
 	}
@@ -659,7 +694,9 @@ func (x *model) operate() error {
 	case 0:
 		x.r, err = Pause(x.r, "admin", "", x.now)
 	case 1, 2, 3:
-		x.r, err = Resume(x.r, "admin", "", x.now)
+		if x.r, err = Resume(x.r, "admin", "", x.now); err == nil {
+			x.resumes++
+		}
 	case 4:
 		if x.below(3) == 0 {
 			x.r, err = Abort(x.r, "admin", "", x.now)
@@ -708,9 +745,11 @@ func (x *model) finishes() error {
 		}
 		if x.r.State.Stopped() {
 			x.r, _ = Resume(x.r, "admin", "", x.now)
+			x.resumes++
 		}
 		x.pass(30 * time.Second)
 		for _, m := range x.machines {
+			x.carryOut(m)
 			stale := m.assigned.Image != m.latest().Image && !m.gaveUp
 			if stale || !m.alive {
 				if m.latest().Outcome == ingot.OutcomeOpen {
@@ -757,6 +796,7 @@ func TestPlantedFaults(t *testing.T) {
 				return m.Domain
 			}
 		},
+		"lets orders stand": func(p *planted) { p.rules.goesOn = func(State) bool { return true } },
 		"treats infrastructure as image": func(p *planted) {
 			p.rules.class = func(b Boot) Class {
 				if c := Classify(b); c != Elsewhere {

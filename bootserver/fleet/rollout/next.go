@@ -14,12 +14,13 @@ type Step struct {
 	Rollout Rollout  // with the next generation, if anything changed
 	Members []Member // those that changed
 	Moves   []Move
+	Actions []Action
 	More    bool // there is more to do at once: a transaction is bounded
 }
 
 // Empty reports whether nothing changes.
 func (s Step) Empty() bool {
-	return len(s.Members) == 0 && len(s.Moves) == 0 && s.Rollout.Generation == 0
+	return len(s.Members) == 0 && len(s.Moves) == 0 && len(s.Actions) == 0 && s.Rollout.Generation == 0
 }
 
 // Move is the assignment of an image to a machine.
@@ -46,6 +47,7 @@ type rules struct {
 	domain func(Member) string
 	class  func(Boot) Class
 	stays  func(State) bool // only a person moves the rollout on
+	goesOn func(State) bool // machines may reboot because of it
 }
 
 var standard = rules{
@@ -53,6 +55,7 @@ var standard = rules{
 	domain: func(m Member) string { return m.Domain },
 	class:  Classify,
 	stays:  State.Stopped,
+	goesOn: func(s State) bool { return s == Canary || s == Wave },
 }
 
 // decider computes one Step.
@@ -65,6 +68,7 @@ type decider struct {
 	now     time.Time
 	n       int // members that changed
 	moves   []Move
+	actions []Action
 	touched bool // the rollout itself changed
 }
 
@@ -86,7 +90,7 @@ func (d *decider) step() Step {
 	if d.n == 0 && !d.touched {
 		return Step{}
 	}
-	s := Step{Rollout: d.r, Moves: d.moves, More: d.n >= MaxStep}
+	s := Step{Rollout: d.r, Moves: d.moves, Actions: d.actions, More: d.n >= MaxStep || len(d.actions) == MaxActions}
 	s.Rollout.Generation++
 	if d.r.State.Ended() {
 		s.Rollout.Count = Counts(EndedStandings(d.r, d.members))
@@ -110,8 +114,11 @@ func (d *decider) change(i int) *Member {
 
 func (d *decider) set(r Rollout) { d.r, d.touched = r, true }
 
-// act judges, goes on, and moves machines.
+// act judges, goes on, moves machines, and orders them to reboot.
 func (d *decider) act() {
+	if d.withdraw() { // before anything else: the next step goes on
+		return
+	}
 	if d.r.State == Aborting {
 		d.goBack()
 		return
@@ -129,6 +136,7 @@ func (d *decider) act() {
 	}
 	if d.r.State == Canary || d.r.State == Wave {
 		d.move()
+		d.order()
 	}
 }
 
@@ -159,6 +167,10 @@ func (d *decider) judge() {
 		return
 	}
 	if stop, is := d.trouble(); is {
+		d.set(d.r.stop(Paused, stop, d.now))
+		return
+	}
+	if stop, is := d.stuck(); is {
 		d.set(d.r.stop(Paused, stop, d.now))
 	}
 }

@@ -28,6 +28,7 @@ func (d *decider) observe() {
 			d.observeSilence(i, now)
 		}
 		d.observeGivenUp(i, now)
+		d.observeOrder(i, now)
 	}
 }
 

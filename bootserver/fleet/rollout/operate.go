@@ -94,6 +94,10 @@ func (p Policy) Check() error {
 		return errors.New("trouble: use a number of machines from 1")
 	case !slices.Contains([]How{Auto, Reboot, NextBoot}, p.How):
 		return fmt.Errorf("how: %q is unknown; use auto, reboot or next-boot", p.How)
+	case !slices.Contains([]ingot.Drain{ingot.DrainNone, ingot.DrainRequired, ingot.DrainBestEffort}, p.Drain):
+		return fmt.Errorf("drain: %q is unknown; use required or best-effort", p.Drain)
+	case p.Drain != ingot.DrainNone && p.How == NextBoot:
+		return errors.New("drain: with how next-boot nobody drains; use auto or reboot")
 	case !p.Test.Valid():
 		return errors.New("test: the rate of a bad image must be above the usual rate and below 1, and alpha and beta " +
 			"must be above 0 and together below 1")

@@ -7,8 +7,11 @@
 // given up, or when a sequential probability ratio test (A. Wald, 1945) says that the image fails more
 // often than boots usually do. After that only a person moves it on.
 //
-// Left out on purpose: I/O and clocks, as in package fleet; how a machine is made to reboot; and which
-// machines a selector names.
+// A machine that was moved is ordered to reboot, if its system takes orders; else the rollout waits for
+// whoever reboots it.
+//
+// Left out on purpose: I/O and clocks, as in package fleet; what becomes of an order on the machine; and
+// which machines a selector names.
 package rollout
 
 import (
@@ -142,6 +145,11 @@ type Member struct {
 	Gone    time.Time       `json:"gone,omitzero"`   // when it was assigned what it had before
 	GivenUp bool            `json:"givenUp"`         // it failed too often with the image
 	GaveUp  int             `json:"gaveUp,omitzero"` // the number of the result that led to it
+	// when it was ordered to reboot into the image, and why that led to nothing; zero: it was not, or the
+	// order was withdrawn because the rollout stopped
+	Ordered time.Time `json:"ordered,omitzero"`
+	Stuck   string    `json:"stuck,omitempty"`
+	StuckAt int       `json:"stuckAt,omitzero"` // a number like that of a result
 }
 
 // Class says what a boot says of its image.
@@ -218,10 +226,11 @@ type Policy struct {
 	PauseAfter     []int         `json:"pauseAfter,omitempty"`
 	Window         string        `json:"window,omitempty"` // when machines may be moved, see ParseWindow
 	How            How           `json:"how"`
-	Quorum         int           `json:"quorum"`   // percent of a wave that must be good
-	Patience       time.Duration `json:"patience"` // waiting without progress before it pauses as inconclusive
-	Trouble        int           `json:"trouble"`  // machines with failures elsewhere that pause it
-	Attempts       int           `json:"attempts"` // failures in a row after which a machine is given up
+	Drain          ingot.Drain   `json:"drain,omitempty"` // before a machine is made to reboot
+	Quorum         int           `json:"quorum"`          // percent of a wave that must be good
+	Patience       time.Duration `json:"patience"`        // waiting without progress before it pauses as inconclusive
+	Trouble        int           `json:"trouble"`         // machines with failures elsewhere that pause it
+	Attempts       int           `json:"attempts"`        // failures in a row after which a machine is given up
 	Test           Test          `json:"test"`
 }
 
@@ -230,8 +239,8 @@ type How string
 
 // The ways. Later versions know more.
 const (
-	Auto     How = "auto"      // what the machine's image is able to do
-	Reboot   How = "reboot"    // its agent is asked to reboot
+	Auto     How = "auto"      // Reboot for machines that take orders, else NextBoot
+	Reboot   How = "reboot"    // its agent is ordered to reboot
 	NextBoot How = "next-boot" // somebody else reboots it
 )
 

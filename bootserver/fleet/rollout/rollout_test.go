@@ -27,6 +27,9 @@ func newBench(t *testing.T, n int, p Policy) *bench {
 	t.Helper()
 	b := &bench{t: t, now: start, f: Fleet{Machines: map[ingot.MachineID]Machine{}, Refused: map[ingot.Digest]string{},
 		Listening: start.Add(-time.Hour)}}
+	if p.How == "" {
+		p.How = NextBoot
+	}
 	var list []Candidate
 	for i := range n {
 		id := ingot.MachineID(fmt.Sprintf("m%02d", i))
@@ -72,6 +75,91 @@ func (b *bench) tick(d time.Duration) {
 			m.Assigned, m.Since, m.GaveUp = mv.To, b.now, false
 			b.f.Machines[mv.Machine] = m
 		}
+		for _, a := range s.Actions {
+			if a.Withdraw != 0 {
+				b.orderIs(a.Machine, ingot.OrderWithdrawn)
+				continue
+			}
+			m := b.f.Machines[a.Machine]
+			m.Boots = slices.Clone(m.Boots)
+			m.Boots[len(m.Boots)-1].Order = &Order{Rollout: b.r.ID, Counter: 1, Given: b.now}
+			b.f.Machines[a.Machine] = m
+			b.orderIs(a.Machine, ingot.OrderGiven)
+		}
+	}
+}
+
+// orderIs changes the state of a machine's order.
+func (b *bench) orderIs(id ingot.MachineID, s ingot.OrderState) {
+	b.t.Helper()
+	m := b.f.Machines[id]
+	m.Boots = slices.Clone(m.Boots)
+	last := &m.Boots[len(m.Boots)-1]
+	if last.Order == nil {
+		b.t.Fatalf("%s was not ordered to reboot", id)
+	}
+	o := *last.Order
+	o.State, o.At, o.Text = s, b.now, "is "+string(s)
+	o.Open = slices.Contains([]ingot.OrderState{ingot.OrderGiven, ingot.OrderReceived, ingot.OrderDraining}, s)
+	o.Pending = o.Open || s == ingot.OrderRebooting
+	last.Order = &o
+	b.f.Machines[id] = m
+}
+
+// TestLongDrain: a machine may drain for longer than the rollout's patience, which begins when it reboots and when it
+// boots; one that never comes back, and one whose hook fails, pause the rollout.
+func TestLongDrain(t *testing.T) {
+	b := newBench(t, 4, Policy{Canary: 1, How: Auto, Drain: ingot.DrainRequired})
+	b.tick(time.Second)
+	b.orderIs("m00", ingot.OrderDraining)
+	b.tick(5 * time.Hour)
+	b.want(Canary, 0)
+	b.orderIs("m00", ingot.OrderRebooting)
+	b.tick(DefaultPatience - time.Minute)
+	b.want(Canary, 0)
+	b.boot("m00", func(boot *Boot) { boot.Outcome, boot.Started = "", b.now })
+	b.tick(DefaultPatience - time.Minute)
+	b.want(Canary, 0)
+	b.tick(2 * time.Minute)
+	b.want(Paused, 0)
+	b.stopped(Inconclusive, "too little is known", "m00")
+
+	b = newBench(t, 4, Policy{Canary: 1, How: Auto, Drain: ingot.DrainRequired})
+	b.tick(time.Second)
+	b.orderIs("m00", ingot.OrderDrainFailed)
+	b.tick(time.Second)
+	b.want(Paused, 0)
+	b.stopped(Inconclusive, "1 machines did not reboot as they were ordered to; missing: m00: is drain-failed")
+}
+
+// TestOrderWaitsForBudget: a machine that was moved is not ordered to reboot while as many as may be are unavailable.
+func TestOrderWaitsForBudget(t *testing.T) {
+	none := Policy{Canary: 0, Waves: []int{100}, How: Reboot, MaxUnavailable: Amount{Machines: 1}}
+	b := newBench(t, 4, none)
+	b.f.Closed = true
+	b.tick(time.Second)
+	b.f.Closed = false
+	s := Next(b.r, b.members, b.f, b.now) // the move, and nothing else
+	if len(s.Moves) != 1 || len(s.Actions) != 0 {
+		t.Fatalf("%d moves and %d orders in one step; want 1 and 0", len(s.Moves), len(s.Actions))
+	}
+	b.r = s.Rollout
+	b.members[s.Members[0].Place] = s.Members[0]
+	moved := b.f.Machines[s.Moves[0].Machine]
+	moved.Assigned, moved.Since = newImage, b.now
+	b.f.Machines[s.Moves[0].Machine] = moved
+	ill := b.f.Machines["m03"]
+	ill.Boots = slices.Clone(ill.Boots)
+	ill.Boots[0].Unwell = true
+	b.f.Machines["m03"] = ill
+	b.tick(time.Second)
+	if o := b.f.Machines["m00"].Boots[0].Order; o != nil {
+		t.Fatalf("m00 is ordered to reboot while m03 is not healthy: %+v", o)
+	}
+	ill.Boots[0].Unwell = false
+	b.tick(time.Second)
+	if o := b.f.Machines["m00"].Boots[0].Order; o == nil {
+		t.Error("m00 is not ordered to reboot although all are healthy")
 	}
 }
 
@@ -281,7 +369,7 @@ func TestInconclusivePauses(t *testing.T) {
 	b.tick(time.Second)
 	b.tick(DefaultPatience + time.Minute)
 	b.want(Paused, 0)
-	b.stopped(Inconclusive, "missing: m00", "has not booted")
+	b.stopped(Inconclusive, "missing: m00: it is given") // its order
 
 	b = newBench(t, 4, Policy{Canary: 1, How: NextBoot})
 	b.tick(time.Second)

@@ -79,6 +79,7 @@ type boot struct {
 	Addresses []netip.Addr    `json:"addresses,omitempty"`
 	Auth      *authentication `json:"auth,omitempty"`
 	Conflict  *conflict       `json:"conflict,omitempty"`
+	Ordered   *order          `json:"ordered,omitempty"`
 	Newest    int             `json:"newest,omitempty"`
 	Notes     int             `json:"notes,omitempty"`
 	Reports   *reportLog      `json:"reports,omitempty"`
@@ -117,6 +118,39 @@ func (r *reportLog) value() (l fleet.ReportLog) {
 	return l
 }
 
+// order is an order to the system of a boot.
+type order struct {
+	Counter uint64           `json:"counter"`
+	Kind    ingot.OrderKind  `json:"kind"`
+	Drain   ingot.Drain      `json:"drain,omitempty"`
+	Hooks   []string         `json:"hooks,omitempty"`
+	Why     string           `json:"why,omitempty"`
+	By      string           `json:"by,omitempty"`
+	Rollout string           `json:"rollout,omitempty"`
+	Given   time.Time        `json:"given"`
+	Expires time.Time        `json:"expires"`
+	State   ingot.OrderState `json:"state"`
+	At      time.Time        `json:"at"`
+	Hook    string           `json:"hook,omitempty"`
+	Error   string           `json:"error,omitempty"`
+}
+
+func orderOf(o *fleet.Order) *order {
+	if o == nil {
+		return nil
+	}
+	r := order(*o)
+	return &r
+}
+
+func (r *order) value() *fleet.Order {
+	if r == nil {
+		return nil
+	}
+	o := fleet.Order(*r)
+	return &o
+}
+
 type origin struct {
 	Interface string `json:"interface,omitempty"`
 	Network   string `json:"network,omitempty"`
@@ -135,7 +169,7 @@ func bootOf(b fleet.Boot) boot {
 		}),
 		Served: b.Served, Report: b.Report, Others: list(b.Others, otherOf), Newest: b.Newest,
 		Origins: list(b.Origins, func(o fleet.Origin) origin { return origin(o) }), Addresses: b.Addresses,
-		Notes: b.Notes, Reports: reportLogOf(b.Reports)}
+		Notes: b.Notes, Reports: reportLogOf(b.Reports), Ordered: orderOf(b.Ordered)}
 	if a := authentication(b.Auth); !a.isZero() {
 		r.Auth = &a
 	}
@@ -157,7 +191,7 @@ func (r boot) value() fleet.Boot {
 		}),
 		Served: r.Served, Report: r.Report, Others: list(r.Others, other.value), Newest: r.Newest,
 		Origins: list(r.Origins, func(o origin) fleet.Origin { return fleet.Origin(o) }), Addresses: r.Addresses,
-		Notes: r.Notes, Reports: r.Reports.value()}
+		Notes: r.Notes, Reports: r.Reports.value(), Ordered: r.Ordered.value()}
 	if a := r.Auth; a != nil {
 		b.Auth = fleet.Authentication(*a)
 	}

@@ -44,6 +44,7 @@ type policy struct {
 	PauseAfter     []int         `json:"pauseAfter,omitempty"`
 	Window         string        `json:"window,omitempty"`
 	How            string        `json:"how"`
+	Drain          ingot.Drain   `json:"drain,omitempty"`
 	Quorum         int           `json:"quorum"`
 	Patience       time.Duration `json:"patience"`
 	Trouble        int           `json:"trouble"`
@@ -106,6 +107,9 @@ type member struct {
 	Gone    time.Time       `json:"gone,omitzero"`
 	GivenUp bool            `json:"givenUp,omitempty"`
 	GaveUp  int             `json:"gaveUp,omitempty"`
+	Ordered time.Time       `json:"ordered,omitzero"`
+	Stuck   string          `json:"stuck,omitempty"`
+	StuckAt int             `json:"stuckAt,omitempty"`
 }
 
 type bootResult struct {
@@ -143,12 +147,13 @@ func (r rolloutRecord) value() rollout.Rollout {
 
 func policyOf(p rollout.Policy) policy {
 	return policy{p.Canary, p.Waves, amount(p.MaxUnavailable), p.Spread, p.Bake, p.PauseAfter, p.Window, string(p.How),
-		p.Quorum, p.Patience, p.Trouble, p.Attempts, waldTest(p.Test)}
+		p.Drain, p.Quorum, p.Patience, p.Trouble, p.Attempts, waldTest(p.Test)}
 }
 
 func (r policy) value() rollout.Policy {
 	return rollout.Policy{Canary: r.Canary, Waves: r.Waves, MaxUnavailable: rollout.Amount(r.MaxUnavailable),
 		Spread: r.Spread, Bake: r.Bake, PauseAfter: r.PauseAfter, Window: r.Window, How: rollout.How(r.How),
+		Drain:  r.Drain,
 		Quorum: r.Quorum, Patience: r.Patience, Trouble: r.Trouble, Attempts: r.Attempts, Test: rollout.Test(r.Test)}
 }
 
@@ -171,13 +176,14 @@ func (r *stop) value() *rollout.Stop {
 
 func memberOf(m rollout.Member) member {
 	return member{rolloutVersion, m.Rollout, m.Machine, m.Name, m.Domain, m.Place, m.Wave, imageRef(m.From), m.Moved,
-		m.Number, list(m.Results, resultOf), m.Left, m.Gone, m.GivenUp, m.GaveUp}
+		m.Number, list(m.Results, resultOf), m.Left, m.Gone, m.GivenUp, m.GaveUp, m.Ordered, m.Stuck, m.StuckAt}
 }
 
 func (r member) value() rollout.Member {
 	return rollout.Member{Rollout: r.Rollout, Machine: r.Machine, Name: r.Name, Domain: r.Domain, Place: r.Place,
 		Wave: r.Wave, From: rollout.Image(r.From), Moved: r.Moved, Number: r.Number,
-		Results: list(r.Results, bootResult.value), Left: r.Left, Gone: r.Gone, GivenUp: r.GivenUp, GaveUp: r.GaveUp}
+		Results: list(r.Results, bootResult.value), Left: r.Left, Gone: r.Gone, GivenUp: r.GivenUp, GaveUp: r.GaveUp,
+		Ordered: r.Ordered, Stuck: r.Stuck, StuckAt: r.StuckAt}
 }
 
 func resultOf(r rollout.Result) bootResult {

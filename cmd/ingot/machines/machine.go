@@ -17,10 +17,11 @@ import (
 )
 
 func (a *Commands) machineCommand() *cobra.Command {
-	return command.Parent("machine", "list, show, approve, label and merge machines",
+	return command.Parent("machine", "list, show, approve, label, merge and reboot machines",
 		"  ingot machine ls\n  ingot machine show node01",
 		a.machineLsCommand(), a.machineShowCommand(), a.approveCommand(), a.labelCommand(), a.renameCommand(),
-		a.mergeCommand(), a.pinCommand(), a.offCommand(), a.retireCommand(), a.forgetCommand(), a.importMachinesCommand())
+		a.mergeCommand(), a.rebootCommand(), a.pinCommand(), a.offCommand(), a.retireCommand(), a.forgetCommand(),
+		a.importMachinesCommand())
 }
 
 func (a *Commands) machineLsCommand() *cobra.Command {

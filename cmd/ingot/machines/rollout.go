@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"ingot"
 	"ingot/bootserver/api"
 	"ingot/bootserver/fleet/rollout"
 	"ingot/cmd/ingot/command"
@@ -38,14 +39,18 @@ is given up, or when boots of the image fail more often than those of other imag
 days; failures of the network, the server or disks pause it. After that it waits for: ingot rollout
 resume or abort.
 
-Machines boot the image when somebody reboots them (--how next-boot); a wave waits for that. Machines
-that are off, held, pinned or retired are left out and block nothing. See docs/ROLLOUTS.md.`
+Machines that were moved are ordered to reboot (--how reboot), with --drain after the drain hooks of
+the image that they run. With --how next-boot a wave waits until somebody reboots them, and with --how
+auto it does so for machines that take no orders, because an older ingot built their image. A machine
+that does not reboot, because a hook failed for example, pauses the rollout. Machines that are off,
+held, pinned or retired are left out and block nothing. See docs/ROLLOUTS.md.`
 
 // startFlags are the flags of ingot rollout start.
 type startFlags struct {
 	api.RolloutRequest
 	canary             int
 	waves, unavailable string
+	drain              string
 }
 
 func (a *Commands) rolloutStartCommand() *cobra.Command {
@@ -55,6 +60,7 @@ func (a *Commands) rolloutStartCommand() *cobra.Command {
 		Long: rolloutStartLong,
 		Example: `  ingot rollout start node:8 --to all --dry-run
   ingot rollout start node:8 --to rack=r1 --canary 2 --waves 10%,50%,100% --max-unavailable 2
+  ingot rollout start node:8 --to rack=r1 --how reboot --drain
   ingot rollout start node:8 --to 'node[001-500]' --spread rack --window "Mon-Fri 09:00-16:00 Europe/Berlin"`,
 		Args: command.ExactArgs("IMAGE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -89,8 +95,11 @@ func (f *startFlags) add(c *cobra.Command) {
 	fl.DurationVar(&f.Policy.Patience, "patience", rollout.DefaultPatience, "time without progress before it pauses")
 	fl.IntSliceVar(&f.Policy.PauseAfter, "pause-after", nil, "waves after which it pauses; 0 is the canary")
 	fl.StringVar(&f.Policy.Window, "window", "", `when machines may be moved: "Mon-Fri 09:00-16:00 Europe/Berlin"`)
-	fl.StringVar(&f.Policy.How, "how", string(rollout.Auto), "how machines come to boot the image: auto or next-boot "+
-		"(somebody reboots them); this version cannot make them reboot")
+	fl.StringVar(&f.Policy.How, "how", string(rollout.Auto), "how machines come to boot the image: auto, reboot "+
+		"(they are ordered to) or next-boot (somebody reboots them)")
+	fl.StringVar(&f.drain, "drain", "", "run drain hooks before a reboot: required (the same as --drain) or best-effort "+
+		"(reboot also if one fails)")
+	fl.Lookup("drain").NoOptDefVal = string(ingot.DrainRequired)
 	fl.IntVar(&f.Policy.Quorum, "quorum", rollout.DefaultQuorum, "percentage of a wave that must become healthy")
 	fl.Float64Var(&f.Policy.Test.Usual, "usual-rate", 0, "rate of boots of good images that fail (default: the "+
 		"fleet's own of the last 30 days, at least 0.01)")
@@ -105,6 +114,9 @@ func (f *startFlags) add(c *cobra.Command) {
 // parse reads the flags that are texts.
 func (f *startFlags) parse() (err error) {
 	f.Policy.Canary = &f.canary
+	if f.Policy.Drain, err = parseDrain(f.drain); err != nil {
+		return err
+	}
 	if f.Policy.Waves, err = rollout.ParseWaves(f.waves); err != nil {
 		return err
 	}

@@ -92,7 +92,7 @@ func rolloutText(w io.Writer, r api.RolloutDetail, now time.Time) {
 	if p.Window != "" {
 		show.Row(t, "window", p.Window)
 	}
-	show.Row(t, "how", p.How)
+	show.Row(t, "how", howText(p))
 	for _, b := range r.Budget {
 		name := "budget"
 		if b.Domain != "" {
@@ -103,6 +103,14 @@ func rolloutText(w io.Writer, r api.RolloutDetail, now time.Time) {
 	show.Row(t, "test", testText(r))
 	t.Flush()
 	evidenceText(w, r)
+}
+
+// howText says how machines come to boot the image.
+func howText(p api.RolloutPolicy) string {
+	if p.Drain == "" {
+		return p.How
+	}
+	return p.How + ", after draining (" + string(p.Drain) + ")"
 }
 
 func wavesText(p api.RolloutPolicy) string {
