@@ -23,7 +23,7 @@ files:
       while [ -e /data/hangs ]; do sleep 1; done
 drain:
   - name: note
-    command: [/bin/sh, -c, "cat /proc/sys/kernel/random/boot_id >>/data/drained; sync"]
+    command: [/bin/sh, -c, "cat /proc/sys/kernel/random/boot_id >>/data/drained && sync"]
   - name: queue
     command: [/usr/local/sbin/hang]
     within: 5s
@@ -98,12 +98,12 @@ func TestSceneRebootOrder(t *testing.T) {
 	s.healthy(vm, 1, "lab:v1")
 	s.t.Log(s.run("machine", "reboot", vm.id(), "--why", "a scene"))
 	s.healthy(vm, 2, "lab:v1")
-	var events []api.Entry
-	if err := json.Unmarshal([]byte(s.run("events", vm.id(), "-o", "json")), &events); err != nil {
-		t.Fatal(err)
-	}
 	var states []string
-	for _, e := range events {
+	for d := json.NewDecoder(strings.NewReader(s.run("events", vm.id(), "-o", "json"))); d.More(); {
+		var e api.Entry
+		if err := d.Decode(&e); err != nil {
+			t.Fatal(err)
+		}
 		if e.Code == "order-state" {
 			states = append(states, e.Text)
 		}

@@ -46,6 +46,7 @@ func (s *system) State(ctx context.Context) (string, error) {
 }
 func (s *system) Failed(context.Context) []string { return s.failed }
 func (s *system) Reboot(context.Context) error    { s.reboots.Add(1); return nil }
+func (s *system) Outside(argv []string) []string  { return argv }
 func (s *system) Active(_ context.Context, unit string) (string, error) {
 	if unit == "ssh.service" {
 		return "active", nil

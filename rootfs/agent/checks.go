@@ -29,6 +29,9 @@ type System interface {
 	Active(ctx context.Context, unit string) (string, error)
 	// Reboot asks for a reboot in good order.
 	Reboot(ctx context.Context) error
+	// Outside returns what runs a program outside of the agent's own confinement: its unit sees the file
+	// system read-only, and no home directories.
+	Outside(argv []string) []string
 }
 
 type systemctl struct{}
@@ -76,6 +79,12 @@ func (s systemctl) Active(ctx context.Context, unit string) (string, error) {
 
 func (s systemctl) Reboot(ctx context.Context) error {
 	return exec.CommandContext(ctx, "systemctl", "--no-block", "reboot").Run()
+}
+
+// Outside implements System: in the mount namespace of the service manager. The program stays one of the
+// agent's unit, and ends with it.
+func (systemctl) Outside(argv []string) []string {
+	return append([]string{"nsenter", "--target", "1", "--mount", "--"}, argv...)
 }
 
 const (

@@ -137,7 +137,7 @@ func (a *Agent) carryOut(ctx context.Context, o ingot.Order) {
 		if !a.goesOn(ctx, step) {
 			return
 		}
-		late, err := runHook(ctx, h)
+		late, err := a.runHook(ctx, h)
 		switch {
 		case ctx.Err() != nil: // the agent ends
 			return
@@ -255,11 +255,12 @@ func (a *Agent) say(ctx context.Context) error {
 }
 
 // runHook runs a drain hook; late reports that it was ended because it took too long.
-func runHook(ctx context.Context, h ingot.Hook) (late bool, err error) {
+func (a *Agent) runHook(ctx context.Context, h ingot.Hook) (late bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, h.Limit())
 	defer cancel()
 	var out tail
-	cmd := exec.CommandContext(ctx, h.Command[0], h.Command[1:]...)
+	argv := a.System.Outside(h.Command)
+	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
 	cmd.Stdout, cmd.Stderr = &out, &out
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) } // with its children
