@@ -84,7 +84,7 @@ func (x *model) checkOrders(s Step, f Fleet, now time.Time) error {
 				"%s in boot %d", a.Machine, m, sim.moved, sim.number)
 		case sim.asked == a.Boot && sim.resumes == x.resumes:
 			return fmt.Errorf("%s is ordered to reboot twice in one boot", a.Machine)
-		case x.ill(m, now):
+		case ill(&f, m, now):
 			return fmt.Errorf("%s is ordered to reboot although it is not healthy", a.Machine)
 		}
 		orders[sim.domain]++
@@ -103,7 +103,7 @@ func (x *model) checkAway(orders map[string]int, f Fleet, now time.Time) error {
 			}
 			all++
 			o := m.Boots[len(m.Boots)-1].Order
-			if x.ill(m, now) || o != nil && o.Pending {
+			if ill(&f, m, now) || o != nil && o.Pending {
 				out++
 			}
 		}

@@ -447,12 +447,12 @@ func (x *model) checkWaveEnds(s Step, f Fleet, now time.Time) error {
 			}
 		case moved && runs:
 			running, all = running+1, all+1
-			if !away && x.ill(facts, now) {
+			if !away && ill(&f, facts, now) {
 				return fmt.Errorf("wave %d ends although %s is not healthy", x.r.Wave, m.Machine)
 			}
 		case moved && !away:
 			return fmt.Errorf("wave %d ends although %s has said nothing", x.r.Wave, m.Machine)
-		case !moved && !away && facts.out() == "" && facts.Assigned != newImage && x.ill(facts, now):
+		case !moved && !away && facts.out() == "" && facts.Assigned != newImage && ill(&f, facts, now):
 			all++
 		}
 	}
@@ -483,10 +483,10 @@ func (x *model) checkHalt(stop Stop) error {
 }
 
 // ill reports whether a machine is not available, by the model's own account.
-func (x *model) ill(m Machine, now time.Time) bool {
+func ill(f *Fleet, m Machine, now time.Time) bool {
 	b := m.Boots[len(m.Boots)-1]
 	heard := b.Heard
-	for _, t := range []time.Time{x.listen, x.stepped} {
+	for _, t := range []time.Time{f.Listening, f.Stepped} {
 		if t.After(heard) {
 			heard = t
 		}
@@ -509,7 +509,7 @@ func (x *model) checkBudget(moves map[string]int, f Fleet, now time.Time) error 
 				continue
 			}
 			all++
-			if x.ill(m, now) || !sim.moved.IsZero() && !said {
+			if ill(&f, m, now) || !sim.moved.IsZero() && !said {
 				out++
 			}
 		}
