@@ -77,7 +77,7 @@ func (d document) judge(t *testing.T, method, path string, status int, header ht
 // and for something it cannot, and both answers are as its schema says.
 func TestAnswersAreAsDocumented(t *testing.T) {
 	s := newStreet(t)
-	im := s.put("v1")
+	im, orders := s.put("v1"), putSmall(t, s.images, s.keys, "v9", orderly)
 	s.put("v2")
 	key := s.boots(firstMachine)
 	s.do("POST", s.base+ingot.BootPath(key, "ticket"),
@@ -135,6 +135,8 @@ func TestAnswersAreAsDocumented(t *testing.T) {
 		"DELETE /v1/machines/{ref}/pin":             {{"", ""}},
 		"POST /v1/machines/{ref}/off":               {{"", `{"why":"broken fan"}`}},
 		"DELETE /v1/machines/{ref}/off":             {{"", ""}},
+		"POST /v1/machines/{ref}/reboot":            {{"", `{"drain":"required","why":"x"}`}},
+		"DELETE /v1/machines/{ref}/reboot":          {{"", ""}},
 		"GET /v1/rollouts":                          {{"", ""}},
 		"POST /v1/rollouts":                         {{"", `{"image":"lab:v2","selector":"all","dryRun":true}`}},
 		"GET /v1/rollouts/{id}":                     {{"", ""}},
@@ -196,7 +198,13 @@ func TestAnswersAreAsDocumented(t *testing.T) {
 			continue
 		}
 		method, path, _ := strings.Cut(pattern, " ")
-		if pattern == "POST /v1/rollouts" { // what was asked before keeps the machine out
+		switch pattern {
+		case "POST /v1/machines/{ref}/reboot":
+			s.runs(orders)
+		case "DELETE /v1/machines/{ref}/reboot":
+			s.runs(orders)
+			c.ask(t, "POST", "/v1/machines/"+machineID+"/reboot", `{}`)
+		case "POST /v1/rollouts": // what was asked before keeps the machine out
 			s.update(func(tx state.Tx) {
 				m, _ := tx.Machine(machineID)
 				m.Pin, m.Off, m.Once = nil, nil, nil
@@ -232,6 +240,18 @@ func TestAnswersAreAsDocumented(t *testing.T) {
 		}
 		d.judge(t, method, path, status, header, text)
 	}
+}
+
+// runs makes the first machine run an image, healthy and without an order.
+func (s *street) runs(im image.Image) {
+	s.t.Helper()
+	s.update(func(tx state.Tx) {
+		m, _ := tx.Machine(machineID)
+		b, _ := tx.Boot(m.Boot)
+		b.Image, b.Outcome, b.Ordered = fleet.ImageRef{Image: im.Digest, Name: im.Name.String()}, ingot.OutcomeHealthy, nil
+		b.Auth.Half = make([]byte, 32)
+		tx.StoreBoot(b)
+	})
 }
 
 // someRollouts stores two rollouts with everything that an answer can have.
