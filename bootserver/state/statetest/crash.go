@@ -231,9 +231,9 @@ func (b Backend) traced(t *testing.T) []call {
 	}
 	defer f.Close()
 	var calls []call
-	syncing := map[string]string{} // files, by thread
+	unfinished := map[string]call{} // by thread
 	for scan := newLines(f); scan.Scan(); {
-		if c, ok := b.parseCall(scan.Text(), syncing); ok {
+		if c, ok := b.parseCall(scan.Text(), unfinished); ok {
 			calls = append(calls, c)
 		}
 	}
@@ -273,20 +273,35 @@ func cutData(args string) (data []byte, offset int64, ok bool) {
 	return unhex(text), offset, true
 }
 
-// parseCall reads one line of strace. A call that another thread interrupts is
-// in two lines: its arguments are in the first one, its end is the second one.
-func (b Backend) parseCall(line string, syncing map[string]string) (call, bool) {
-	if thread, rest, ok := strings.Cut(line, " "); ok && strings.Contains(rest, "sync resumed>") && syncing[thread] != "" {
-		c := call{kind: "sync", file: syncing[thread]}
-		delete(syncing, thread)
-		return c, strings.HasSuffix(rest, "= 0")
+// parseCall reads one line of strace. A call that another thread interrupts is in two lines: its arguments
+// are in the first one, its end and whether it succeeded in the second one. Of syncs and removals it
+// matters that they did.
+func (b Backend) parseCall(line string, unfinished map[string]call) (call, bool) {
+	done := strings.HasSuffix(line, "= 0")
+	if thread, rest, ok := strings.Cut(line, " "); ok && strings.Contains(rest, " resumed>") {
+		c, is := unfinished[thread]
+		delete(unfinished, thread)
+		return c, is && done
 	}
-	if c, ok := b.parseRemoval(line); ok {
-		return c, true
+	thread, c, ok := b.parseArguments(line)
+	switch {
+	case !ok || c.kind != "sync" && c.kind != "remove":
+		return c, ok
+	case strings.HasSuffix(line, "<unfinished ...>"):
+		unfinished[thread] = c
+		return call{}, false
+	}
+	return c, done
+}
+
+// parseArguments reads what a call was asked.
+func (b Backend) parseArguments(line string) (thread string, _ call, _ bool) {
+	if thread, file, ok := b.parseRemoval(line); ok {
+		return thread, call{kind: "remove", file: file}, true
 	}
 	thread, name, path, args, ok := cutCall(line)
 	if !ok {
-		return call{}, false
+		return "", call{}, false
 	}
 	file := filepath.Base(path)
 	ours := slices.Contains(b.Files, file)
@@ -295,34 +310,29 @@ func (b Backend) parseCall(line string, syncing map[string]string) (call, bool) 
 		var n int
 		data, _, _ := cutData(args)
 		_, err := fmt.Sscanf(string(data), "ack %d", &n)
-		return call{kind: "ack", ack: n}, err == nil
+		return thread, call{kind: "ack", ack: n}, err == nil
 	case name == "pwrite64" && ours:
 		data, at, ok := cutData(args)
-		return call{kind: "write", file: file, offset: at, data: data}, ok
+		return thread, call{kind: "write", file: file, offset: at, data: data}, ok
 	case name == "ftruncate" && ours:
 		size, _, _ := strings.Cut(strings.TrimSuffix(args, " <unfinished ...>"), ")")
 		n, err := strconv.ParseInt(size, 10, 64)
-		return call{kind: "size", file: file, offset: n}, err == nil
-	case !ours || !strings.HasSuffix(name, "sync"):
-		return call{}, false
+		return thread, call{kind: "size", file: file, offset: n}, err == nil
 	}
-	if strings.HasSuffix(line, "<unfinished ...>") {
-		syncing[thread] = file
-		return call{}, false
-	}
-	return call{kind: "sync", file: file}, strings.HasSuffix(line, "= 0")
+	return thread, call{kind: "sync", file: file}, ours && strings.HasSuffix(name, "sync")
 }
 
-// parseRemoval reads a line of unlink or unlinkat, whose path is a text.
-func (b Backend) parseRemoval(line string) (call, bool) {
+// parseRemoval reads the arguments of unlink or unlinkat, whose path is a text.
+func (b Backend) parseRemoval(line string) (thread, file string, ok bool) {
 	name, args, _ := strings.Cut(line, "(")
 	_, text, ok := strings.Cut(args, `"`)
 	text, _, ok2 := strings.Cut(text, `"`)
 	if !strings.Contains(name, " unlink") || !ok || !ok2 {
-		return call{}, false
+		return "", "", false
 	}
-	file := filepath.Base(string(unhex(text)))
-	return call{kind: "remove", file: file}, slices.Contains(b.Files, file) && !strings.Contains(line, "ENOENT")
+	thread, _, _ = strings.Cut(line, " ")
+	file = filepath.Base(string(unhex(text)))
+	return thread, file, slices.Contains(b.Files, file)
 }
 
 // unhex reads \x61\x62, and leaves other text as it is.
