@@ -286,11 +286,7 @@ func writePast(db *bbolt.Tx, step view.Step) error {
 		return nil
 	}
 	for _, id := range historyOf(db, step.Forget) {
-		b, err := readBoot(db, id)
-		if err == nil {
-			err = firstOf(removeFacts(db, b, nil), deleteBoot(db, b))
-		}
-		if err != nil {
+		if err := removeBoot(db, step.Forget, id, nil); err != nil {
 			return err
 		}
 	}

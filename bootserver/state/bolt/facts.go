@@ -50,12 +50,8 @@ func removeFacts(tx *bbolt.Tx, gone fleet.Boot, left []ingot.BootID) error {
 		return nil
 	}
 	for _, id := range left { // the next one, as a rule
-		b, err := readBoot(tx, id)
-		if err != nil {
-			return err
-		}
-		if b.Facts == gone.Facts {
-			return nil
+		if b, err := readBoot(tx, id); err != nil || b.Facts == gone.Facts {
+			return nil // one that cannot be read may
 		}
 	}
 	return tx.Bucket(bucketFacts).Delete([]byte(gone.Facts))

@@ -132,3 +132,53 @@ func TestFactsOfAnOldFile(t *testing.T) {
 	wantRAM(t, s, old[0], 0)
 	wantRAM(t, s, bootsWith(t, s, "m-1", 2, 8)[0], 8)
 }
+
+// TestDamagedOldBoot: a boot whose record is damaged is removed when its time comes, and keeps nothing from
+// being stored before.
+func TestDamagedOldBoot(t *testing.T) {
+	dir := t.TempDir()
+	s := open(t, dir)
+	list := bootsWith(t, s, "m-1", 1, 8, 8, 16)
+	if err := s.applyAll(); err != nil {
+		t.Fatal(err)
+	}
+	damage := func(id ingot.BootID) {
+		t.Helper()
+		if err := s.write(func(tx *bbolt.Tx) error { return tx.Bucket(bucketBoots).Put([]byte(id), []byte("{")) }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	damage(list[1].ID)
+	bootsWith(t, s, "m-1", 4, make([]int64, state.BootsPerMachine-2)...) // the first boot goes
+	if err := s.applyAll(); err != nil {
+		t.Fatalf("a damaged boot keeps others from being stored: %v", err)
+	}
+	if n := factsKept(t, s); n != 2 {
+		t.Errorf("%d records of facts are kept; want 2: the damaged boot may refer to the first", n)
+	}
+	bootsWith(t, s, "m-1", 102, 0)
+	boots, err := s.Boots("m-1", 0)
+	if err != nil || len(boots) != state.BootsPerMachine || boots[0].ID != list[2].ID {
+		t.Errorf("%d boots, %v; want %d from the third on", len(boots), err, state.BootsPerMachine)
+	}
+	if err := s.applyAll(); err != nil {
+		t.Fatal(err)
+	}
+	for _, bucket := range [][]byte{bucketBoots, bucketHistory, bucketRecent} {
+		err := s.read(func(tx *bbolt.Tx) error {
+			return tx.Bucket(bucket).ForEach(func(k, _ []byte) error {
+				if state.IDOf(k) == list[1].ID {
+					t.Errorf("the damaged boot is still in %s", bucket)
+				}
+				return nil
+			})
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	open(t, dir).Close()
+}

@@ -49,27 +49,42 @@ func trimBoots(tx *bbolt.Tx, id ingot.MachineID, begun int) error {
 	if text := tx.Bucket(bucketMachines).Get([]byte(id)); text != nil && len(ids) > state.BootsPerMachine {
 		var err error
 		if m, err = record.DecodeMachine(text); err != nil {
-			return fmt.Errorf("record %q of machines: %w", id, err)
+			return nil // which boot runs is not known: all are kept
 		}
 	}
 	without := len(ids) - state.ConsolesPerMachine // so many of the oldest have no console
-	for i, id := range ids {
+	for i, boot := range ids {
 		if i >= without-begun && i < without {
-			if err := removeConsole(tx, id); err != nil {
+			if err := removeConsole(tx, boot); err != nil {
 				return err
 			}
 		}
-		if i < len(ids)-state.BootsPerMachine && !m.Current(id) {
-			b, err := readBoot(tx, id)
-			if err != nil {
-				return err
-			}
-			if err := firstOf(removeFacts(tx, b, ids[i+1:]), deleteBoot(tx, b)); err != nil {
+		if i < len(ids)-state.BootsPerMachine && !m.Current(boot) {
+			if err := removeBoot(tx, id, boot, ids[i+1:]); err != nil {
 				return err
 			}
 		}
 	}
 	return nil
+}
+
+// removeBoot removes a boot and its facts, unless one of the boots that are left refers to them. A record
+// that is damaged goes as well: it must not keep others from being stored.
+func removeBoot(tx *bbolt.Tx, m ingot.MachineID, id ingot.BootID, left []ingot.BootID) error {
+	if b, err := readBoot(tx, id); err == nil {
+		return firstOf(removeFacts(tx, b, left), deleteBoot(tx, b))
+	}
+	err := firstOf(tx.Bucket(bucketBoots).Delete([]byte(id)), removeConsole(tx, id))
+	for bucket, prefix := range map[string][]byte{string(bucketHistory): append([]byte(m), 0), string(bucketRecent): nil} {
+		c := tx.Bucket([]byte(bucket)).Cursor()
+		for k, _ := c.Seek(prefix); k != nil && bytes.HasPrefix(k, prefix); k, _ = c.Next() {
+			if state.IDOf(k) == id {
+				err = firstOf(err, c.Delete())
+				break
+			}
+		}
+	}
+	return err
 }
 
 // deleteBoot removes a boot, its place in the indexes, and its console.
