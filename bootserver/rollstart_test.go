@@ -2,12 +2,14 @@ package bootserver
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
 	"ingot/bootserver/api"
+	"ingot/bootserver/fleet"
 	"ingot/bootserver/state"
 )
 
@@ -104,5 +106,44 @@ func TestRolloutNamesWhatIsWrong(t *testing.T) {
 		if !isProblem(err, api.CodeInvalidRollout) || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("to %s, spread by %q: %v; want %q", c.selector, c.spread, err, c.want)
 		}
+	}
+}
+
+// TestRolloutPlanNamesPackages: the plan says which packages have which version afterwards, as far as they fit on a
+// screen; the answer has all of them.
+func TestRolloutPlanNamesPackages(t *testing.T) {
+	s := newStreet(t)
+	v1, v2, v3 := s.put("v1"), s.put("v2"), s.put("v3")
+	before, after := []string{packaged("gone", "1", 7)}, []string{packaged("new", "3", 7)}
+	for i := range 14 {
+		name := fmt.Sprintf("p%02d", i)
+		before, after = append(before, packaged(name, "1", 7)), append(after, packaged(name, "2", 7))
+	}
+	before, after = append(before, packaged("same", "1", 7)), append(after, packaged("same", "1", 7))
+	s.bom(v1, before...)
+	s.bom(v2, after...)
+	s.running(fleet.ImageRef{Image: v1.Digest, Name: v1.Name.String()}, 0, 3)
+	plan := func(ref string) api.PlannedChange {
+		t.Helper()
+		p, err := s.server.operator().StartRollout(t.Context(), api.RolloutRequest{Image: ref, Selector: "all", DryRun: true})
+		if err != nil || len(p.Changes) != 1 {
+			t.Fatalf("%+v, %v", p, err)
+		}
+		return p.Changes[0]
+	}
+	c := plan("lab:v2")
+	text := strings.Join(c.Lines, "\n")
+	for _, want := range []string{"package removed: gone 1\n", "package added: new 3\n", "package: p00 1 → 2\n",
+		"and 4 more packages", "ingot image diff lab:v1 lab:v2"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("the plan lacks %q:\n%s", want, text)
+		}
+	}
+	if strings.Contains(text, "same") || len(c.Packages) != 16 || c.Packages[15] != (api.PackageChange{Name: "p13",
+		Before: "1", After: "2"}) {
+		t.Errorf("the plan names %d packages, %+v\n%s", len(c.Packages), c.Packages, text)
+	}
+	if c := plan(v3.Name.String()); c.Packages != nil { // it has no SBOM
+		t.Errorf("without an SBOM the plan names packages: %+v", c)
 	}
 }

@@ -219,6 +219,15 @@ type PlannedChange struct {
 	From     ImageRef `json:"from"`
 	Machines int      `json:"machines"`
 	Lines    []string `json:"lines"`
+	// packages with another version, or of one image only; absent if an image has no SBOM
+	Packages []PackageChange `json:"packages,omitempty"`
+}
+
+// PackageChange is a package that two images have in different versions, or one of them has not.
+type PackageChange struct {
+	Name   string `json:"name"`
+	Before string `json:"before,omitempty"` // version
+	After  string `json:"after,omitempty"`
 }
 
 // RolloutIn names one rollout in the path of a route.

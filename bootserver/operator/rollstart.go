@@ -59,10 +59,11 @@ type draft struct {
 	image    image.Image
 	boots    int // of which the usual rate was computed
 	planned  map[ingot.MachineID]api.PlannedMachine
-	unable   []string                     // machines that would be moved and take no orders, with the reason
-	images   map[ingot.Digest]image.Image // that machines have now, as far as they are in the store
-	problems []error                      // of machines that must not get the image
-	other    string                       // a rollout that has machines of this one
+	unable   []string                        // machines that would be moved and take no orders, with the reason
+	images   map[ingot.Digest]image.Image    // that machines have now, as far as they are in the store
+	packages func(image.Image) []api.Package // by name; nil if an image has no SBOM
+	problems []error                         // of machines that must not get the image
+	other    string                          // a rollout that has machines of this one
 	notes    []string
 }
 
@@ -82,7 +83,11 @@ func (o *Operator) draft(ctx context.Context, q api.RolloutRequest, choose func(
 	if err != nil {
 		return nil, err
 	}
-	d := &draft{image: im, planned: map[ingot.MachineID]api.PlannedMachine{}, images: map[ingot.Digest]image.Image{}}
+	d := &draft{image: im, planned: map[ingot.MachineID]api.PlannedMachine{}, images: map[ingot.Digest]image.Image{},
+		packages: func(im image.Image) []api.Package {
+			c, _ := o.described(ctx, im) // one that cannot be read is like none: numbers are shown instead
+			return c.Packages
+		}}
 	policy, err := o.policyFor(q, d)
 	if err != nil {
 		return nil, err
@@ -360,10 +365,14 @@ func (d *draft) howNote(count map[fleet.ImageRef]int) string {
 // changes says what changes for machines, by the image that they have now.
 func (d *draft) changes(count map[fleet.ImageRef]int) []api.PlannedChange {
 	list := []api.PlannedChange{}
+	after := d.packages(d.image)
 	for ref, n := range count {
 		c := api.PlannedChange{From: imageRefOf(ref), Machines: n, Lines: []string{"it is not in the store any more"}}
 		if had, known := d.images[ref.Image]; known {
-			c.Lines = differences(had.Manifest, d.image.Manifest)
+			if before := d.packages(had); len(before) > 0 && len(after) > 0 {
+				c.Packages = packageChanges(before, after)
+			}
+			c.Lines = differences(had.Manifest, d.image.Manifest, c.Packages)
 		}
 		list = append(list, c)
 	}
@@ -372,21 +381,64 @@ func (d *draft) changes(count map[fleet.ImageRef]int) []api.PlannedChange {
 }
 
 // differences says what differs between two images.
-func differences(a, b ingot.ImageManifest) (lines []string) {
+func differences(a, b ingot.ImageManifest, packages []api.PackageChange) (lines []string) {
 	add := func(what, before, after string) {
 		if before != after {
 			lines = append(lines, fmt.Sprintf("%s: %s → %s", what, before, after))
 		}
 	}
 	add("kernel", a.KernelRelease, b.KernelRelease)
-	add("packages", fmt.Sprint(a.Packages), fmt.Sprint(b.Packages))
+	if packages == nil {
+		add("packages", fmt.Sprint(a.Packages), fmt.Sprint(b.Packages))
+	}
+	lines = append(lines, packageLines(packages)...)
 	add("kernel arguments", strings.Join(a.Arguments, " "), strings.Join(b.Arguments, " "))
 	add("least memory", fmt.Sprintf("%d MiB", a.MinRAM>>20), fmt.Sprintf("%d MiB", b.MinRAM>>20))
 	add("volumes", volumeNames(a), volumeNames(b))
 	const mega = 1e6
 	download := b.Kernel.Size + b.Initramfs.Size + b.Root.Size
 	lines = append(lines, fmt.Sprintf("download: %.1f MB for each machine", float64(download)/mega))
-	return append(lines, fmt.Sprintf("packages and files: ingot image diff %s %s", a.Name(), b.Name()))
+	return append(lines, fmt.Sprintf("files and changelogs: ingot image diff %s %s", a.Name(), b.Name()))
+}
+
+// packageChanges compares two lists of packages, which are sorted by name.
+func packageChanges(before, after []api.Package) []api.PackageChange {
+	list := []api.PackageChange{}
+	for len(before)+len(after) > 0 {
+		switch {
+		case len(after) == 0 || len(before) > 0 && before[0].Name < after[0].Name:
+			list = append(list, api.PackageChange{Name: before[0].Name, Before: before[0].Version})
+			before = before[1:]
+		case len(before) == 0 || after[0].Name < before[0].Name:
+			list = append(list, api.PackageChange{Name: after[0].Name, After: after[0].Version})
+			after = after[1:]
+		default:
+			if before[0].Version != after[0].Version {
+				list = append(list, api.PackageChange{Name: before[0].Name, Before: before[0].Version, After: after[0].Version})
+			}
+			before, after = before[1:], after[1:]
+		}
+	}
+	return list
+}
+
+// packageLines describes the first changes of packages.
+func packageLines(list []api.PackageChange) (lines []string) {
+	const most = 12
+	for _, c := range list[:min(len(list), most)] {
+		switch {
+		case c.Before == "":
+			lines = append(lines, fmt.Sprintf("package added: %s %s", c.Name, c.After))
+		case c.After == "":
+			lines = append(lines, fmt.Sprintf("package removed: %s %s", c.Name, c.Before))
+		default:
+			lines = append(lines, fmt.Sprintf("package: %s %s → %s", c.Name, c.Before, c.After))
+		}
+	}
+	if more := len(list) - most; more > 0 {
+		lines = append(lines, fmt.Sprintf("and %d more packages; all of them: -o json", more))
+	}
+	return lines
 }
 
 func volumeNames(m ingot.ImageManifest) string {

@@ -144,7 +144,8 @@ func TestDamagedOldBoot(t *testing.T) {
 	}
 	damage := func(id ingot.BootID) {
 		t.Helper()
-		if err := s.write(func(tx *bbolt.Tx) error { return tx.Bucket(bucketBoots).Put([]byte(id), []byte("{")) }); err != nil {
+		err := s.write(func(tx *bbolt.Tx) error { return tx.Bucket(bucketBoots).Put([]byte(id), []byte("{")) })
+		if err != nil {
 			t.Fatal(err)
 		}
 	}
