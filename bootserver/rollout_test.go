@@ -524,7 +524,7 @@ func TestRolloutOrdersReboots(t *testing.T) {
 	h.orderlyBoot("m-000000000005")
 	p, err := h.api.StartRollout(t.Context(), api.RolloutRequest{Image: "lab:v2", Selector: "all", DryRun: true})
 	if text := fmt.Sprintf("%+v", p); err != nil || !strings.Contains(text, "an older ingot built it; somebody has to "+
-		"reboot it") || !strings.Contains(text, "11 machines are ordered to reboot; for 1 others a wave waits") {
+		"reboot it") || !strings.Contains(text, "11 machines are ordered to reboot; for 1 other a wave waits") {
 		t.Errorf("the plan says %s, %v", text, err)
 	}
 	all := api.RolloutRequest{Image: "lab:v2", Selector: "all", Policy: api.RolloutPolicy{How: "reboot"}}
@@ -591,7 +591,7 @@ func TestFailedDrainPausesRollout(t *testing.T) {
 	})
 	h.pass(time.Second)
 	d := h.rollout(r.ID)
-	if want := "paused in wave 1: 1 machines did not reboot as they were ordered to; missing: fake001: does not reboot, " +
+	if want := "paused in wave 1: 1 machine did not reboot as ordered; missing: fake001: does not reboot, " +
 		"because drain hook batch took too long: sleep did not end within 5m0s"; d.State != "paused" ||
 		d.Stop.Reason != "inconclusive" || d.Stop.Text != want {
 		t.Fatalf("it is %s: %+v; want %q", d.State, d.Stop, want)

@@ -15,6 +15,7 @@ import (
 	"ingot/bootserver/fleet/rollout"
 	"ingot/bootserver/state"
 	"ingot/image"
+	"ingot/internal/count"
 )
 
 // StartRollout implements api.Rollouts.
@@ -101,8 +102,8 @@ func (o *Operator) draft(ctx context.Context, q api.RolloutRequest, choose func(
 	}
 	list, f := o.candidates(machines, label)
 	if d.rollout, d.members, err = rollout.Plan(d.rollout, list); err != nil {
-		return nil, api.NewProblem(api.CodeNobodyToMove, fmt.Sprintf("%s: none of %d machines would get %s", err, len(list),
-			as.Name))
+		return nil, api.NewProblem(api.CodeNobodyToMove, fmt.Sprintf("%s: none of %s would get %s", err,
+			count.Of(len(list), "machine"), as.Name))
 	}
 	return d, o.examine(d, machines, list, f, q.Force, now)
 }
@@ -328,24 +329,24 @@ func (d *draft) plan() api.RolloutPlan {
 	p := api.RolloutPlan{DryRun: true, Boots: d.boots, Rollout: convertRollout(d.rollout, nil),
 		Machines: []api.PlannedMachine{}}
 	p.Rollout.ID, p.Rollout.State = "", string(rollout.Planned)
-	count := map[fleet.ImageRef]int{}
+	having := map[fleet.ImageRef]int{}
 	for _, m := range d.members {
 		planned := d.planned[m.Machine]
 		planned.Wave, planned.Domain = m.Wave, m.Domain
 		p.Machines = append(p.Machines, planned)
 		if planned.Out == "" {
-			count[fleet.ImageRef(m.From)]++
+			having[fleet.ImageRef(m.From)]++
 		}
 	}
-	p.Changes = d.changes(count)
-	p.Notes = append(d.notes, d.howNote(count))
+	p.Changes = d.changes(having)
+	p.Notes = append(d.notes, d.howNote(having))
 	return p
 }
 
 // howNote says how the machines that would be moved come to boot the image.
-func (d *draft) howNote(count map[fleet.ImageRef]int) string {
+func (d *draft) howNote(having map[fleet.ImageRef]int) string {
 	all := 0
-	for _, n := range count {
+	for _, n := range having {
 		all += n
 	}
 	p := d.rollout.Policy
@@ -354,19 +355,20 @@ func (d *draft) howNote(count map[fleet.ImageRef]int) string {
 	case p.How == rollout.NextBoot || able == 0:
 		return "machines boot the image when somebody reboots them: a wave waits for that"
 	case able == all && p.Drain == ingot.DrainNone:
-		return fmt.Sprintf("%d machines are ordered to reboot", all)
+		return fmt.Sprintf("%s %s ordered to reboot", count.Of(all, "machine"), count.Verb(all, "is", "are"))
 	case able == all:
-		return fmt.Sprintf("%d machines are ordered to drain (%s) and reboot", all, p.Drain)
+		return fmt.Sprintf("%s %s ordered to drain (%s) and reboot", count.Of(all, "machine"),
+			count.Verb(all, "is", "are"), p.Drain)
 	}
-	return fmt.Sprintf("%d machines are ordered to reboot; for %d others a wave waits until somebody reboots them", able,
-		all-able)
+	return fmt.Sprintf("%s %s ordered to reboot; for %s a wave waits until somebody reboots them",
+		count.Of(able, "machine"), count.Verb(able, "is", "are"), count.Of(all-able, "other"))
 }
 
 // changes says what changes for machines, by the image that they have now.
-func (d *draft) changes(count map[fleet.ImageRef]int) []api.PlannedChange {
+func (d *draft) changes(having map[fleet.ImageRef]int) []api.PlannedChange {
 	list := []api.PlannedChange{}
 	after := d.packages(d.image)
-	for ref, n := range count {
+	for ref, n := range having {
 		c := api.PlannedChange{From: imageRefOf(ref), Machines: n, Lines: []string{"it is not in the store any more"}}
 		if had, known := d.images[ref.Image]; known {
 			if before := d.packages(had); len(before) > 0 && len(after) > 0 {
@@ -436,7 +438,7 @@ func packageLines(list []api.PackageChange) (lines []string) {
 		}
 	}
 	if more := len(list) - most; more > 0 {
-		lines = append(lines, fmt.Sprintf("and %d more packages; all of them: -o json", more))
+		lines = append(lines, fmt.Sprintf("and %s; all of them: -o json", count.Of(more, "more package")))
 	}
 	return lines
 }
@@ -465,7 +467,7 @@ func (d *draft) startable() error {
 	if n := len(d.problems); n > 0 {
 		p := api.Problem{}
 		if errors.As(d.problems[0], &p) && n > 1 {
-			p.Detail += fmt.Sprintf("; and likewise %d more machines", n-1)
+			p.Detail += fmt.Sprintf("; and likewise %s", count.Of(n-1, "more machine"))
 			return p
 		}
 		return d.problems[0]

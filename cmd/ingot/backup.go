@@ -19,6 +19,7 @@ import (
 	"ingot/bootserver/state/bolt"
 	"ingot/cmd/ingot/command"
 	"ingot/cmd/ingot/show"
+	"ingot/internal/count"
 )
 
 func (a *app) backupCommand() *cobra.Command {
@@ -126,8 +127,8 @@ func (a *app) restore(ctx context.Context, backup *os.File) error {
 		return err
 	}
 	return a.Show(done, func(w io.Writer) {
-		fmt.Fprintf(w, "restored %d machines; the previous state is in %s; the newest %d of these are kept\n",
-			done.Machines, done.Before, state.KeptRestores)
+		fmt.Fprintf(w, "restored %s; the previous state is in %s; the newest %d of these are kept\n",
+			count.Of(done.Machines, "machine"), done.Before, state.KeptRestores)
 		missing(w, done.Missing)
 	})
 }
@@ -176,7 +177,7 @@ func (a *app) restoreHere(ctx context.Context, backup *os.File) error {
 			"are valid again: check them with ingot token ls")
 	}
 	return a.Show(done.Restored, func(w io.Writer) {
-		fmt.Fprintf(w, "restored %d machines in %s\n", done.Machines, root)
+		fmt.Fprintf(w, "restored %s in %s\n", count.Of(done.Machines, "machine"), root)
 		if done.Before != "" {
 			fmt.Fprintf(w, "the previous state is in %s; the newest %d of these are kept\n", done.Before,
 				state.KeptRestores)

@@ -57,7 +57,7 @@ func TestRestoreHere(t *testing.T) {
 	if code, _, errs = ingot("image", "gc"); code != 1 {
 		t.Errorf("image gc after a failed restore: %d, %s", code, errs)
 	}
-	if code, out, errs := ingot("restore", backup); code != 0 || !strings.Contains(out, "restored 1 machines") ||
+	if code, out, errs := ingot("restore", backup); code != 0 || !strings.Contains(out, "restored 1 machine") ||
 		!strings.Contains(errs, "tokens that were revoked") {
 		t.Errorf("restore: %d, %s%s", code, out, errs)
 	}
@@ -142,7 +142,7 @@ func TestLostJournal(t *testing.T) {
 		}
 	}
 	if code, out, errs := ingot("restore", filepath.Join(dir, "ingot.db")); code != 0 ||
-		!strings.Contains(out, "restored 1 machines") || !strings.Contains(errs, "tokens that were revoked") {
+		!strings.Contains(out, "restored 1 machine") || !strings.Contains(errs, "tokens that were revoked") {
 		t.Errorf("restore of the state file: %d, %s%s", code, out, errs)
 	}
 	if code, _, errs := ingot("image", "gc"); code != 0 {

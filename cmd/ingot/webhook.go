@@ -13,6 +13,7 @@ import (
 	"ingot/bootserver/api"
 	"ingot/cmd/ingot/command"
 	"ingot/cmd/ingot/show"
+	"ingot/internal/count"
 )
 
 func (a *app) webhookCommand() *cobra.Command {
@@ -180,11 +181,12 @@ func webhookText(w io.Writer, x api.Webhook, now time.Time) {
 		}
 		line("paused", fmt.Sprintf("%s by %s%s", show.Ago(p.At, now), by, because(p.Why)))
 	}
-	line("sent", fmt.Sprintf("%d events, the last %s", x.Sent, show.Ago(x.SentAt, now)))
-	line("behind", fmt.Sprintf("%d entries of the ledger", x.Behind))
+	line("sent", fmt.Sprintf("%s, the last %s", count.Of(int(x.Sent), "event"), show.Ago(x.SentAt, now)))
+	line("behind", count.Of(int(x.Behind), "entry")+" of the ledger")
 	line("unusable", x.Unusable)
 	if f := x.Last; f != nil {
-		line("failing", fmt.Sprintf("%d attempts in a row, the last %s: %s", x.Failures, show.Ago(f.At, now), f.Why))
+		line("failing", fmt.Sprintf("%s in a row, the last %s: %s", count.Of(x.Failures, "attempt"), show.Ago(f.At, now),
+			f.Why))
 	}
 	if d := x.Next.Sub(now); d > 0 && x.Paused == nil {
 		line("next attempt", "in "+show.Brief(d))

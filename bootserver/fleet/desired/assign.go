@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"ingot/bootserver/fleet"
+	"ingot/internal/count"
 	"ingot/internal/yamlfile"
 )
 
@@ -135,7 +136,8 @@ func (x *planner) assignOne(a Assignment, matched []*work) {
 		}
 	}
 	for _, id := range slices.Sorted(maps.Keys(moving)) {
-		x.note("rollout %s brings %s to %d machines of %s: ingot rollout show %s", id, image.Name, len(moving[id]), a.To, id)
+		x.note("rollout %s brings %s to %s of %s: ingot rollout show %s", id, image.Name,
+			count.Of(len(moving[id]), "machine"), a.To, id)
 	}
 	if len(pinned) > 0 {
 		x.note("pinned machines of %s keep their images: %s", a.To, some(pinned))
@@ -196,7 +198,8 @@ func (x *planner) rolloutText(r Rollouts) string {
 	for _, w := range p.Waves {
 		waves = append(waves, fmt.Sprintf("%d%%", w))
 	}
-	text := fmt.Sprintf("%d machines get %s by a rollout: %d canary, waves %s, at most %s unavailable", len(r.Machines),
+	text := fmt.Sprintf("%s %s %s by a rollout: %d canary, waves %s, at most %s unavailable",
+		count.Of(len(r.Machines), "machine"), count.Verb(len(r.Machines), "gets", "get"),
 		r.Image.Name, p.Canary, strings.Join(waves, ","), p.MaxUnavailable)
 	if p.Spread != "" {
 		text += " of each " + p.Spread

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"slices"
 	"time"
+
+	"ingot/internal/count"
 )
 
 // advance goes to the next state if it is time, and reports whether it did.
@@ -353,9 +355,9 @@ func (d *decider) summary() string {
 			rest++
 		}
 	}
-	text := fmt.Sprintf("%d machines have %s", n, d.r.Image.Name)
+	text := fmt.Sprintf("%s %s %s", count.Of(n, "machine"), count.Verb(n, "has", "have"), d.r.Image.Name)
 	if rest > 0 {
-		text += fmt.Sprintf("; %d do not", rest)
+		text += fmt.Sprintf("; %d %s not", rest, count.Verb(rest, "does", "do"))
 	}
 	return text
 }

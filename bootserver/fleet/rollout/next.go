@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"ingot"
+	"ingot/internal/count"
 )
 
 // Step is what changes next. All of it is stored in one transaction, if the rollout and the machines
@@ -252,8 +253,9 @@ func (d *decider) trouble() (Stop, bool) {
 	if len(list) < d.r.Policy.Trouble {
 		return Stop{}, false
 	}
-	return Stop{Reason: Infrastructure, Evidence: list, Text: fmt.Sprintf("paused: boots of %d machines failed for "+
-		"reasons that another image would meet as well (link, server or disks); %s", len(list), named(list))}, true
+	return Stop{Reason: Infrastructure, Evidence: list, Text: fmt.Sprintf("paused: boots of %s failed for "+
+		"reasons that another image would meet as well (link, server or disks); %s", count.Of(len(list), "machine"),
+		named(list))}, true
 }
 
 // evidenceOf describes the latest result of a class.

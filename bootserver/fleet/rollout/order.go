@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"ingot"
+	"ingot/internal/count"
 )
 
 // Action is an order to the system of a machine, or that one is withdrawn.
@@ -182,8 +183,8 @@ func (d *decider) stuck() (Stop, bool) {
 	if len(list) == 0 {
 		return Stop{}, false
 	}
-	return Stop{Reason: Inconclusive, Evidence: list, Text: fmt.Sprintf("paused in %s: %d machines did not reboot as "+
-		"they were ordered to; missing: %s", WaveName(d.r.Wave), len(list), named(list))}, true
+	return Stop{Reason: Inconclusive, Evidence: list, Text: fmt.Sprintf("paused in %s: %s did not reboot as ordered; "+
+		"missing: %s", WaveName(d.r.Wave), count.Of(len(list), "machine"), named(list))}, true
 }
 
 // underway is when something was last heard of the way of a machine that was moved: of its order, or of its boot.

@@ -129,7 +129,7 @@ func TestLongDrain(t *testing.T) {
 	b.orderIs("m00", ingot.OrderDrainFailed)
 	b.tick(time.Second)
 	b.want(Paused, 0)
-	b.stopped(Inconclusive, "1 machines did not reboot as they were ordered to; missing: m00: is drain-failed")
+	b.stopped(Inconclusive, "1 machine did not reboot as ordered; missing: m00: is drain-failed")
 }
 
 // TestOrderWaitsForBudget: a machine that was moved is not ordered to reboot while as many as may be are unavailable.

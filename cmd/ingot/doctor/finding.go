@@ -21,6 +21,7 @@ import (
 	"ingot/bootserver/dhcp6"
 	"ingot/bootserver/state"
 	"ingot/cmd/ingot/show"
+	"ingot/internal/count"
 )
 
 // Finding is the result of one check.
@@ -101,7 +102,8 @@ func examineWebhooks(webhooks []api.Webhook) (list []Finding) {
 			list = append(list, found(check, Warning, fix, "it does not get its events, %d attempts failed: %s", w.Failures,
 				w.Last.Why))
 		case w.Dead > 0:
-			list = append(list, found(check, Warning, "ingot webhook redeliver "+w.Name, "%d events were given up", w.Dead))
+			list = append(list, found(check, Warning, "ingot webhook redeliver "+w.Name, "%s %s given up",
+				count.Of(w.Dead, "event"), count.Verb(w.Dead, "was", "were")))
 		default:
 			list = append(list, found(check, OK, "", "%d events were sent", w.Sent))
 		}

@@ -18,6 +18,7 @@ import (
 	"ingot/cmd/ingot/command"
 	"ingot/cmd/ingot/show"
 	"ingot/image"
+	"ingot/internal/count"
 )
 
 func (a *Commands) imageCommand() *cobra.Command {
@@ -206,8 +207,8 @@ func imageDetails(w io.Writer, im image.Image, seals [][2]string) {
 	show.Row(t, "kernel", fmt.Sprintf("%s, %s", m.KernelRelease, show.Size(m.Kernel.Size)))
 	show.Row(t, "arguments", strings.Join(m.Arguments, " "))
 	show.Row(t, "initramfs", show.Size(m.Initramfs.Size))
-	show.Row(t, "root", fmt.Sprintf("%s in %d chunks, %s unpacked, %d packages", show.Size(m.Root.Size), len(m.Chunks),
-		show.Size(m.Unpacked), m.Packages))
+	show.Row(t, "root", fmt.Sprintf("%s in %s, %s unpacked, %s", show.Size(m.Root.Size),
+		count.Of(len(m.Chunks), "chunk"), show.Size(m.Unpacked), count.Of(m.Packages, "package")))
 	show.Row(t, "root digest", m.Root.Digest.String())
 	show.Row(t, "memory", fmt.Sprintf("needs %s; writes outside volumes are limited to %s", show.Size(m.MinRAM),
 		overlay(m.Overlay)))

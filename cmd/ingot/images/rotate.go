@@ -16,6 +16,7 @@ import (
 	"ingot/cmd/ingot/command"
 	"ingot/cmd/ingot/show"
 	"ingot/image"
+	"ingot/internal/count"
 )
 
 func (a *Commands) keyShowCommand() *cobra.Command {
@@ -238,7 +239,8 @@ func rotated(w io.Writer, k api.SigningKey) {
 		keyImageTable(w, stay)
 		fmt.Fprintf(w, "  → build and assign them again, and then: ingot key distrust %s\n", show.Plain(k.Name))
 	case len(k.Images) > 0:
-		fmt.Fprintf(w, "%d images hold it; their machines go on\n", len(k.Images))
+		fmt.Fprintf(w, "%s %s it; their machines go on\n", count.Of(len(k.Images), "image"),
+			count.Verb(len(k.Images), "holds", "hold"))
 	}
 	if k.Use == ingot.KeyServer {
 		fmt.Fprintln(w, "  → hosts that build with --server-key need the new keys/server.pub")

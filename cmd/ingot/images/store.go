@@ -24,6 +24,7 @@ import (
 	"ingot/cmd/ingot/command"
 	"ingot/cmd/ingot/show"
 	"ingot/image"
+	"ingot/internal/count"
 	"ingot/internal/scratch"
 )
 
@@ -258,7 +259,7 @@ run on one, may be fallen back to, or are given to new machines by the configura
 				for _, name := range done.Images {
 					fmt.Fprintf(w, "%s %s\n", verb, show.Plain(name))
 				}
-				fmt.Fprintf(w, "%s %d files, %s\n", verb, done.Blobs, show.Size(done.Bytes))
+				fmt.Fprintf(w, "%s %s, %s\n", verb, count.Of(done.Blobs, "file"), show.Size(done.Bytes))
 			})
 		},
 	}

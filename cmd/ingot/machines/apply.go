@@ -18,6 +18,7 @@ import (
 	"ingot/bootserver/fleet/desired"
 	"ingot/cmd/ingot/command"
 	"ingot/cmd/ingot/show"
+	"ingot/internal/count"
 )
 
 // fleetFiles is in the help of commands that take fleet files.
@@ -275,7 +276,8 @@ such as images and machines that are not in the files, is not checked: see ingot
 				return err
 			}
 			return a.Show(map[string]any{"files": len(list), "machines": len(p.Spec.Machines)}, func(w io.Writer) {
-				fmt.Fprintf(w, "no mistakes in %d files with %d machines\n", len(list), len(p.Spec.Machines))
+				fmt.Fprintf(w, "no mistakes in %s with %s\n", count.Of(len(list), "file"),
+					count.Of(len(p.Spec.Machines), "machine"))
 			})
 		},
 	}

@@ -16,6 +16,7 @@ import (
 	"ingot/bootserver/fleet"
 	"ingot/cmd/ingot/command"
 	"ingot/cmd/ingot/show"
+	"ingot/internal/count"
 )
 
 func (a *Commands) labelCommand() *cobra.Command {
@@ -143,12 +144,15 @@ func (a *Commands) forgetPending(ctx context.Context) error {
 		switch {
 		case errors.As(err, &p) && (p.Code == api.CodeMachineApproved || p.Code == api.CodeMachineNotFound):
 		case err != nil:
-			return fmt.Errorf("after %d machines: %w", len(gone), err)
+			return fmt.Errorf("after %s: %w", count.Of(len(gone), "machine"), err)
 		default:
 			gone = append(gone, done)
 		}
 	}
-	return a.Show(gone, func(w io.Writer) { fmt.Fprintf(w, "%d pending machines are deleted\n", len(gone)) })
+	return a.Show(gone, func(w io.Writer) {
+		fmt.Fprintf(w, "%s %s deleted\n", count.Of(len(gone), "pending machine"),
+			count.Verb(len(gone), "is", "are"))
+	})
 }
 
 func (a *Commands) mergeCommand() *cobra.Command {

@@ -13,6 +13,7 @@ import (
 	"ingot/bootserver/api"
 	"ingot/bootserver/fleet/rollout"
 	"ingot/cmd/ingot/show"
+	"ingot/internal/count"
 )
 
 func rolloutTable(w io.Writer, list []api.Rollout, now time.Time) {
@@ -98,7 +99,8 @@ func rolloutText(w io.Writer, r api.RolloutDetail, now time.Time) {
 		if b.Domain != "" {
 			name = "budget of " + b.Domain
 		}
-		show.Row(t, name, fmt.Sprintf("%d of %d machines are unavailable, %d may be", b.Unavailable, b.Machines, b.Most))
+		show.Row(t, name, fmt.Sprintf("%d of %s %s unavailable, %d may be", b.Unavailable,
+			count.Of(b.Machines, "machine"), count.Verb(b.Unavailable, "is", "are"), b.Most))
 	}
 	show.Row(t, "test", testText(r))
 	t.Flush()
@@ -222,15 +224,15 @@ func planText(w io.Writer, p api.RolloutPlan) {
 		}
 	}
 	for _, c := range p.Changes {
-		fmt.Fprintf(w, "\n%d machines from %s to %s:\n", c.Machines, show.Plain(show.Dash(c.From.Name)),
+		fmt.Fprintf(w, "\n%s from %s to %s:\n", count.Of(c.Machines, "machine"), show.Plain(show.Dash(c.From.Name)),
 			show.Plain(r.Image.Name))
 		for _, l := range c.Lines {
 			fmt.Fprintf(w, "  %s\n", show.Plain(l))
 		}
 	}
 	const percent = 100
-	fmt.Fprintf(w, "\nit stops when boots fail far more often than %.3g %% (of %d boots in 30 days; at least 1 %%)\n",
-		percent*r.Policy.Test.Usual, p.Boots)
+	fmt.Fprintf(w, "\nit stops when boots fail far more often than %.3g %% (of %s in 30 days; at least 1 %%)\n",
+		percent*r.Policy.Test.Usual, count.Of(p.Boots, "boot"))
 	for _, n := range p.Notes {
 		fmt.Fprintln(w, show.Plain(n))
 	}
