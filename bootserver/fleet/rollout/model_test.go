@@ -353,6 +353,10 @@ func (x *model) apply(s Step, f Fleet, now time.Time) error {
 	for _, c := range s.Members {
 		at := slices.IndexFunc(x.members, func(m Member) bool { return m.Machine == c.Machine })
 		x.members[at] = c
+		if s.Rollout.State == Aborting || s.Rollout.State == Back { // it cannot go back, as far as the step knew
+			m := x.machine(c.Machine)
+			m.kept = m.kept || c.Left != "" && f.Refused[m.had.Image] != ""
+		}
 		counted := map[ingot.BootID]bool{}
 		for _, res := range c.Results {
 			if !res.Void && !res.Late && counted[res.Boot] {
@@ -558,7 +562,7 @@ func (x *model) checkEnd() error {
 		return nil
 	}
 	for _, m := range x.machines {
-		if !m.moved.IsZero() && !m.ordered && !m.kept && !m.gone && x.refused[m.had.Image] == "" && m.assigned != m.had {
+		if !m.moved.IsZero() && !m.ordered && !m.kept && !m.gone && m.assigned != m.had {
 			return fmt.Errorf("after the abort %s has %s, and had %s", m.id, m.assigned.Name, m.had.Name)
 		}
 	}
