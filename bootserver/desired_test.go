@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"ingot"
 	"ingot/bootserver/api"
 	"ingot/bootserver/booter"
 	"ingot/bootserver/catalog"
@@ -261,7 +262,8 @@ func TestAppliedRollout(t *testing.T) {
 	v1 := h.put("v1")
 	h.put("v2")
 	h.fakes(24, v1)
-	const text = "assignments:\n  - {to: all, image: lab:v2, rollout: {canary: 2, waves: [50%, 100%], bake: 1m}}\n"
+	const text = "assignments:\n  - {to: all, image: lab:v2, rollout: {canary: 2, waves: [50%, 100%], bake: 1m, " +
+		"how: auto, drain: required}}\n"
 	dry := fleetFile(text)
 	dry.DryRun = true
 	if p := h.apply(dry); len(p.Changes) != 2 || p.Changes[1].Do != "rollout" ||
@@ -274,7 +276,8 @@ func TestAppliedRollout(t *testing.T) {
 	}
 	h.pass(time.Second)
 	r := h.rollout(p.Rollouts[0])
-	if r.State != "canary" || *r.Policy.Canary != 2 || r.Policy.Bake != time.Minute || !strings.HasPrefix(r.By, "local ") {
+	if r.State != "canary" || *r.Policy.Canary != 2 || r.Policy.Bake != time.Minute ||
+		r.Policy.Drain != ingot.DrainRequired || r.Policy.How != "auto" || !strings.HasPrefix(r.By, "local ") {
 		t.Errorf("the rollout is %+v", r)
 	}
 	again := func(when string) {

@@ -3,11 +3,13 @@ package bootserver
 import (
 	"encoding/json"
 	"net/http"
+	"net/url"
 	"strings"
 	"testing"
 	"time"
 
 	"ingot"
+	"ingot/bootserver/access"
 	"ingot/bootserver/api"
 	"ingot/bootserver/fleet"
 	"ingot/image"
@@ -289,4 +291,65 @@ func TestOrderIsRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	refused("an older image", api.RebootRequest{}, api.CodeNotOrderable, "an older ingot built it")
+}
+
+// TestRebootByPage: a machine is ordered to reboot by its page, which then offers to withdraw the order. Who may only
+// read is shown no button.
+func TestRebootByPage(t *testing.T) {
+	s := newStreet(t)
+	im, orders := s.put("v1"), putSmall(t, s.images, s.keys, "v9", orderly)
+	boot, _ := s.ask()
+	if _, err := s.api.Approve(t.Context(), machineID, api.ApproveRequest{Name: "node01", Image: "lab:v1"}); err != nil {
+		t.Fatal(err)
+	}
+	s.get(s.BootURL(s.base, boot, "script"))
+	s.bootsHealthy(boot, im.Manifest.Root.Digest)
+	s.runs(orders)
+	const page, form, cancel = "/machines/" + machineID, "/machines/" + machineID + "/reboot",
+		"/machines/" + machineID + "/reboot/cancel"
+	ops, reader := s.loggedIn("ops", access.Operate), s.loggedIn("wall", access.Read)
+	wants(t, "the page", ops.plain(page), form, "-"+cancel)
+	wants(t, "the page of who may read", reader.plain(page), "-"+form)
+	for name, c := range map[string]struct {
+		by     *browser
+		to     string
+		values url.Values
+		status int
+	}{
+		"who may read":         {reader, form, nil, 403},
+		"an unknown drain":     {ops, form, url.Values{"drain": {"rm -rf /"}}, 400},
+		"nothing to withdraw":  {ops, cancel, nil, 404},
+		"a machine of no name": {ops, "/machines/nobody/reboot", nil, 404},
+	} {
+		if status, _, text := c.by.send("POST", c.to, c.values, nil); status != c.status {
+			t.Errorf("%s: %d %s; want %d", name, status, text, c.status)
+		}
+	}
+	send := func(to string, values url.Values, want string) {
+		t.Helper()
+		if status, header, text := ops.send("POST", to, values, nil); status != 303 || header.Get("Location") != want {
+			t.Fatalf("%s = %d to %s: %s", to, status, header.Get("Location"), text)
+		}
+	}
+	send(form, url.Values{"drain": {"required"}, "why": {"<b>fan"}}, page+"?did=reboot")
+	if o := s.boot().Ordered; o == nil || o.Drain != ingot.DrainRequired || o.Why != "<b>fan" {
+		t.Errorf("the order is %+v", o)
+	}
+	wants(t, "the page after the order", ops.plain(page), cancel, "&lt;b&gt;fan", "-<b>fan")
+	send(cancel, nil, page+"?did=reboot-cancel")
+	wants(t, "the page after it was withdrawn", ops.plain(page), "-"+cancel)
+	if o := s.boot().Ordered; o == nil || o.State != ingot.OrderWithdrawn {
+		t.Errorf("the order is %+v; want it withdrawn", o)
+	}
+}
+
+// boot is the latest boot of the first machine.
+func (s *street) boot() fleet.Boot {
+	s.t.Helper()
+	m, _ := s.state.Machine(machineID)
+	b, known := s.state.Boot(m.Boot)
+	if !known {
+		s.t.Fatal("it has not booted")
+	}
+	return b
 }

@@ -59,13 +59,14 @@ func TestRolloutIsStartedFromItsPlan(t *testing.T) {
 		`value="10%,50%,100%"`,
 		"-name=\"seen\"", "ingot rollout start IMAGE --to SELECTOR --dry-run")
 	values := url.Values{"image": {"lab:v2"}, "to": {"all"}, "canary": {"2"}, "waves": {"50%,100%"}, "unavailable": {"3"},
-		"spread": {"rack"}, "bake": {"0s"}, "pause": {"0"}, "window": {""}, "how": {"auto"}, "quorum": {"80"},
-		"patience": {"1h"}, "usual": {"0.02"}, "bad": {"0.3"}}
+		"spread": {"rack"}, "bake": {"0s"}, "pause": {"0"}, "window": {""}, "how": {"auto"}, "drain": {"best-effort"},
+		"quorum": {"80"}, "patience": {"1h"}, "usual": {"0.02"}, "bad": {"0.3"}}
 	plan := b.plain("/rollouts/new?" + values.Encode())
 	wants(t, "the plan", plan, "lab:v2 would reach 6\u00a0machines, and 1 would be left out", "Start: 6\u00a0machines",
 		"fake000", "6\u00a0machines from lab:v1", "download: ", "<td class=\"fit\">pinned</td>", "<h3>Canary</h3><b>2</b>",
 		"<h3>Wave 1</h3><b>1</b>", "ingot rollout start lab:v2 --to all --canary 2 --waves 50%,100% --max-unavailable 3 "+
-			"--spread rack --bake 0s --patience 1h --pause-after 0 --quorum 80 --usual-rate 0.02 --bad-rate 0.3 --dry-run")
+			"--spread rack --bake 0s --patience 1h --pause-after 0 --drain=best-effort --quorum 80 "+
+			"--usual-rate 0.02 --bad-rate 0.3 --dry-run")
 	if n := len(s.state.Rollouts()); n != 0 {
 		t.Fatalf("looking at the plan started %d rollouts", n)
 	}
@@ -91,13 +92,14 @@ func TestRolloutIsStartedFromItsPlan(t *testing.T) {
 	}
 	p := s.rollout("r1").Policy
 	if *p.Canary != 2 || fmt.Sprint(p.Waves) != "[50 100]" || p.MaxUnavailable.Machines != 3 || p.Spread != "rack" ||
-		p.Bake != 1 || fmt.Sprint(p.PauseAfter) != "[0]" || p.Quorum != 80 || p.Patience != time.Hour ||
-		p.Test.Usual != 0.02 || p.Test.Bad != 0.3 {
+		p.Bake != 1 || fmt.Sprint(p.PauseAfter) != "[0]" || p.Drain != ingot.DrainBestEffort || p.Quorum != 80 ||
+		p.Patience != time.Hour || p.Test.Usual != 0.02 || p.Test.Bad != 0.3 {
 		t.Errorf("it was started with %+v", p)
 	}
 	for field, c := range map[string][2]string{"canary": {"x", "canary: "}, "waves": {"50", "waves: "},
 		"unavailable": {"0", "unavailable: "}, "bake": {"soon", "bake: "}, "to": {"rack=r9", "it names no machine"},
-		"image": {"lab:v9", "lab:v9"}, "window": {"never", "window"}, "usual": {"much", "usual: "}, "pause": {"9", "pause"}} {
+		"image": {"lab:v9", "lab:v9"}, "window": {"never", "window"}, "usual": {"much", "usual: "}, "pause": {"9", "pause"},
+		"drain": {"perhaps", "drain"}} {
 		v := url.Values{"image": {"lab:v2"}, "to": {"all"}}
 		v.Set(field, c[0])
 		wants(t, "a wrong "+field, b.plain("/rollouts/new?"+v.Encode()), `aria-label="Problem"`, c[1],

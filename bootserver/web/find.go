@@ -137,7 +137,8 @@ var rolloutActions = []struct{ verb, icon, at string }{
 // machineActions are what the palette offers to do with a machine.
 var machineActions = []struct{ verb, words, icon, at string }{
 	{"assign", "assign", "image", "#assign"}, {"rollback", "rollback", "back", "#main"},
-	{"resume", "resume", "play", "#main"}, {"label", "machine label", "settings", "#labels"}}
+	{"resume", "resume", "play", "#main"}, {"reboot", "machine reboot", "play", "#reboot"},
+	{"label", "machine label", "settings", "#labels"}}
 
 // navEntry is an entry of the navigation.
 type navEntry struct{ Nav, Name, Link, Icon string }

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"ingot"
 	"ingot/bootserver/api"
 	"ingot/bootserver/fleet"
 	"ingot/bootserver/web/format"
@@ -24,7 +25,9 @@ var notes = map[string]string{
 	"approve": "Approved. A machine that waits at its boot screen boots by itself within a few seconds.",
 	"assign":  "Assigned. It takes effect at the next boot.", "rollback": "Rolled back. It takes effect at the next boot.",
 	"resume": "Resumed: the assigned image is tried again.", "label": "The labels were changed.",
-	"rename": "Renamed.", "retire": "Retired: the machine may not boot any more.", "forget": "Forgotten.",
+	"reboot":        "Ordered. The machine fetches the order with its next report, within a minute.",
+	"reboot-cancel": "The order is withdrawn.",
+	"rename":        "Renamed.", "retire": "Retired: the machine may not boot any more.", "forget": "Forgotten.",
 	"merge": "Merged.", "grants": "Granted: the next boot may initialise that disk.",
 	"gc": "Space that no image needs was freed.", "reload": "The configuration was read again.",
 	"rollout": "Started. The page follows it.", "plan": "The plan has changed since it was shown. Look at it again: " +
@@ -82,6 +85,14 @@ var machineForms = map[string]func(*Server, *query) (done, error){
 		m, err := s.backend.Resume(q.ctx, q.path("ref"))
 		return toMachine(m, "resume", err)
 	},
+	"reboot": func(s *Server, q *query) (done, error) {
+		drain := ingot.Drain(q.Get("drain"))
+		if !slices.ContainsFunc(drains, func(d drainChoice) bool { return d.Value == drain }) {
+			return done{}, api.NewProblem(api.CodeInvalidRequest, fmt.Sprintf("drain: %q is unknown", drain))
+		}
+		b, err := s.backend.Reboot(q.ctx, q.path("ref"), api.RebootRequest{Drain: drain, Why: q.Get("why")})
+		return done{"/machines/" + string(b.Machine), "reboot"}, err
+	},
 	"label": func(s *Server, q *query) (done, error) {
 		change, err := labelChange(q.Get("labels"))
 		if err != nil {
@@ -111,6 +122,12 @@ var machineForms = map[string]func(*Server, *query) (done, error){
 			Disk: q.Get("disk"), For: time.Hour})
 		return toMachine(m, "grants", err)
 	},
+}
+
+// cancelReboot withdraws the order to reboot.
+func (s *Server) cancelReboot(q *query) (done, error) {
+	b, err := s.backend.CancelReboot(q.ctx, q.path("ref"))
+	return done{"/machines/" + string(b.Machine), "reboot-cancel"}, err
 }
 
 // toMachine goes on to the page of a machine that a form changed.

@@ -26,7 +26,11 @@ type machineData struct {
 	Changed []string // hardware, in its latest boot
 	Lease   time.Time
 	Answers []answer
+	Ordered bool // an order to its system can be withdrawn
 }
+
+// Drains are what can be done with drain hooks before a reboot.
+func (machineData) Drains() []drainChoice { return drains }
 
 // bootRow is a boot in a table.
 type bootRow struct {
@@ -84,6 +88,7 @@ func (s *Server) machine(q *query) (page, error) {
 	if len(boots) > 0 {
 		latest = &boots[0]
 		d.Changed, d.Volumes = latest.Changes, volumesOf(m, boots)
+		d.Ordered = withdrawable(latest.Ordered, q.now)
 	}
 	d.status = statusOf(&m, latest, q.now)
 	d.Boots, d.Scale = bootRows(boots, q.now)
@@ -102,6 +107,20 @@ func (s *Server) machine(q *query) (page, error) {
 		{"hardware", "machine-hardware", d}, {"volumes", "machine-volumes", d}, {"identity", "machine-identity", d},
 		{"question", "machine-question", d}}
 	return p, nil
+}
+
+// withdrawable reports whether an order can be withdrawn: the system may not have done it yet.
+func withdrawable(o *api.Order, now time.Time) bool {
+	if o == nil {
+		return false
+	}
+	switch o.State {
+	case ingot.OrderGiven:
+		return now.Before(o.Expires)
+	case ingot.OrderReceived, ingot.OrderDraining:
+		return true
+	}
+	return false
 }
 
 // split takes the first sentence off a paragraph.

@@ -25,7 +25,8 @@ type startField struct{ name, flag, usual string }
 var startFields = []startField{{"to", "--to", ""}, {"canary", "--canary", "1"}, {"waves", "--waves", "10%,50%,100%"},
 	{"unavailable", "--max-unavailable", "10%"}, {"spread", "--spread", ""}, {"bake", "--bake", "15m"},
 	{"patience", "--patience", "45m"}, {"pause", "--pause-after", ""}, {"window", "--window", ""},
-	{"how", "--how", "auto"}, {"quorum", "--quorum", "90"}, {"usual", "--usual-rate", ""}, {"bad", "--bad-rate", ""}}
+	{"how", "--how", "auto"}, {"drain", "--drain", ""}, {"quorum", "--quorum", "90"},
+	{"usual", "--usual-rate", ""}, {"bad", "--bad-rate", ""}}
 
 // startData is what the page shows that starts a rollout.
 type startData struct {
@@ -130,7 +131,21 @@ func (d startData) Field(name string) string {
 }
 
 // Ways are how machines come to boot the image.
-func (startData) Ways() []string { return []string{string(rollout.Auto), string(rollout.NextBoot)} }
+func (startData) Ways() []rollout.How {
+	return []rollout.How{rollout.Auto, rollout.Reboot, rollout.NextBoot}
+}
+
+// drainChoice is something to do with drain hooks.
+type drainChoice struct {
+	Value ingot.Drain
+	Text  string
+}
+
+// drains are what a form offers to do with drain hooks.
+var drains = []drainChoice{{ingot.DrainNone, "not run"}, {ingot.DrainRequired, "must succeed"}, {ingot.DrainBestEffort, "run, then reboot in any case"}}
+
+// Drains are what is done with drain hooks before a reboot.
+func (startData) Drains() []drainChoice { return drains }
 
 // Changed reports whether a field that is not always shown differs from its default.
 func (d startData) Changed() bool {
@@ -146,7 +161,11 @@ func startCommand(v url.Values) string {
 		if f.name == "to" {
 			value = cmp.Or(value, "SELECTOR")
 		}
-		if value != "" && value != f.usual {
+		switch {
+		case value == "" || value == f.usual:
+		case f.name == "drain": // a flag whose value is optional
+			words = append(words, f.flag+"="+value)
+		default:
 			words = append(words, f.flag, value)
 		}
 	}
@@ -161,7 +180,7 @@ func startRequest(v url.Values) (r api.RolloutRequest, err error) {
 	text := func(name string) string { return strings.TrimSpace(v.Get(name)) }
 	r = api.RolloutRequest{Image: text("image"), Selector: text("to"), Force: v.Get("force") != ""}
 	p := &r.Policy
-	p.Spread, p.Window, p.How = text("spread"), text("window"), text("how")
+	p.Spread, p.Window, p.How, p.Drain = text("spread"), text("window"), text("how"), ingot.Drain(text("drain"))
 	read := func(name string, parse func(text string) error) {
 		if t := text(name); t != "" && err == nil {
 			if e := parse(t); e != nil {

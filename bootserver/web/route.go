@@ -84,6 +84,8 @@ func formRoutes() []route {
 		{pattern: "POST /settings/tokens/{ref}/revoke", takes: []string{"POST /v1/tokens/{ref}/revoke"},
 			form: (*Server).revoke},
 	}
+	list = append(list, route{pattern: machine + "reboot/cancel", takes: []string{"DELETE /v1/machines/{ref}/reboot"},
+		form: (*Server).cancelReboot})
 	for verb, f := range machineForms {
 		list = append(list, route{pattern: machine + verb, takes: []string{on + verb}, form: f})
 	}

@@ -17,6 +17,7 @@ import (
 
 	"github.com/invopop/jsonschema"
 
+	"ingot"
 	"ingot/bootserver/fleet"
 	"ingot/bootserver/fleet/rollout"
 	"ingot/internal/yamlfile"
@@ -123,6 +124,9 @@ type Rollout struct {
 	Window string `yaml:"window,omitempty" json:"window,omitempty"`
 	// How machines come to boot the image: auto, reboot or next-boot (somebody reboots them). Default: auto.
 	How rollout.How `yaml:"how,omitempty" json:"how,omitempty"`
+	// Drain hooks of the image that a machine runs, before it reboots: required (if one fails, it does not) or
+	// best-effort. Default: none are run.
+	Drain ingot.Drain `yaml:"drain,omitempty" json:"drain,omitempty"`
 	// Percentage of a wave that must become healthy. Default: 90.
 	Quorum int `yaml:"quorum,omitempty" json:"quorum,omitempty"`
 
@@ -191,7 +195,7 @@ func (r *Rollout) Policy() (p rollout.Policy, err error) {
 		}
 	}
 	p.Spread, p.Bake, p.Patience, p.PauseAfter = r.Spread, time.Duration(r.Bake), time.Duration(r.Patience), r.PauseAfter
-	p.Window, p.How, p.Quorum = r.Window, r.How, r.Quorum
+	p.Window, p.How, p.Drain, p.Quorum = r.Window, r.How, r.Drain, r.Quorum
 	return p, nil
 }
 
@@ -224,8 +228,13 @@ var specSource string
 // Schema returns the JSON schema (draft 2020-12) of a file.
 func Schema() ([]byte, error) {
 	return yamlfile.Schema(&Spec{}, "ingot fleet", func(t reflect.Type) *jsonschema.Schema {
-		if t == reflect.TypeFor[fleet.State]() {
+		switch t {
+		case reflect.TypeFor[fleet.State]():
 			return &jsonschema.Schema{Type: "string", Enum: []any{fleet.Approved, fleet.Pending, fleet.Retired}}
+		case reflect.TypeFor[rollout.How]():
+			return &jsonschema.Schema{Type: "string", Enum: []any{rollout.Auto, rollout.Reboot, rollout.NextBoot}}
+		case reflect.TypeFor[ingot.Drain]():
+			return &jsonschema.Schema{Type: "string", Enum: []any{ingot.DrainRequired, ingot.DrainBestEffort}}
 		}
 		return nil
 	}, specSource, fleet.RuleSource)
