@@ -144,7 +144,7 @@ func TestDamagedBootKeepsAWaveOpen(t *testing.T) {
 	for range 3 {
 		h.pass(time.Minute)
 	}
-	if d = h.detail(r.ID); d.State != "done" || d.Count["good"] != 3 || d.Count["outside"] != 1 {
+	if d = h.detail(r.ID); d.State != "done" || d.Count["good"] != 3 || d.Count["not moved"] != 1 {
 		t.Errorf("after an operator's word it is %s, with %v: %+v", d.State, d.Count, d.Stop)
 	}
 }
@@ -260,7 +260,7 @@ func TestRolloutsThatEndedStay(t *testing.T) {
 		}
 	}
 	before := h.rollout(r.ID)
-	if before.State != "done" || before.Count["good"] != 3 || before.Count["outside"] != 1 {
+	if before.State != "done" || before.Count["good"] != 3 || before.Count["not moved"] != 1 {
 		t.Fatalf("it is %s with %v", before.State, before.Count)
 	}
 	if _, err := h.api.Retire(t.Context(), "fake000"); err != nil {
@@ -273,7 +273,7 @@ func TestRolloutsThatEndedStay(t *testing.T) {
 	after := h.detail(r.ID)
 	list, err := h.server.operator().RolloutMachines(r.ID)
 	if err != nil || fmt.Sprint(after.Count) != fmt.Sprint(before.Count) || list[0].Is != "good" ||
-		list[3].Is != "outside" {
+		list[3].Is != "not moved" {
 		t.Errorf("it has %v, and had %v: %+v %v", after.Count, before.Count, list, err)
 	}
 	if all := h.server.operator().Rollouts(); len(all) != 1 || fmt.Sprint(all[0].Count) != fmt.Sprint(before.Count) {

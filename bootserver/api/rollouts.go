@@ -173,7 +173,7 @@ type RolloutMachine struct {
 	Moved   time.Time       `json:"moved,omitzero"`
 	Ordered time.Time       `json:"ordered,omitzero"` // when it was ordered to reboot into the image
 	Back    time.Time       `json:"back,omitzero"`    // when it was assigned what it had before
-	// waiting, unfit, moving, good, bad or outside
+	// waiting, unfit, moving, good, bad, has it, back, not moved (and the rollout has ended) or outside
 	Is      string          `json:"is"`
 	Why     string          `json:"why,omitempty"`
 	Results []RolloutResult `json:"results,omitempty"`

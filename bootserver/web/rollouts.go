@@ -200,7 +200,8 @@ func (d *rolloutData) choose(all []waves.Member) {
 		return u.String()
 	}
 	names := map[string]string{"bad": "given up", "moving": "moved", "unfit": "not healthy", "good": "healthy",
-		"waiting": "not moved yet", "back": "taken back", "outside": "left out"}
+		"waiting": "not moved yet", "back": "taken back", "not moved": "not moved",
+		"outside": "left out"}
 	d.Filters = []memberFilter{{"", "all", at(nil), len(all)}}
 	for _, is := range waves.Standings() {
 		if n := d.Count[is]; n > 0 {

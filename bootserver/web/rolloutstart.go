@@ -142,7 +142,8 @@ type drainChoice struct {
 }
 
 // drains are what a form offers to do with drain hooks.
-var drains = []drainChoice{{ingot.DrainNone, "not run"}, {ingot.DrainRequired, "must succeed"}, {ingot.DrainBestEffort, "run, then reboot in any case"}}
+var drains = []drainChoice{{ingot.DrainNone, "not run"}, {ingot.DrainRequired, "must succeed"},
+	{ingot.DrainBestEffort, "run, then reboot in any case"}}
 
 // Drains are what is done with drain hooks before a reboot.
 func (startData) Drains() []drainChoice { return drains }

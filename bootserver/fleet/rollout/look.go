@@ -12,7 +12,7 @@ import (
 // Standing is what a machine is to a rollout now.
 type Standing struct {
 	Member
-	Is  string // "waiting", "unfit", "moving", "good", "bad", "has it", "back", "outside"
+	Is  string // "waiting", "unfit", "moving", "good", "bad", "has it", "back", "not moved", "outside"
 	Why string
 	// why the boots since it was moved cannot be read, if they cannot
 	Unreadable string
@@ -33,22 +33,20 @@ func EndedStandings(r Rollout, members []Member) []Standing {
 	list := make([]Standing, len(members))
 	for i := range members {
 		m := &members[i]
-		s := Standing{Member: *m, Is: standings[outside]}
+		s := Standing{Member: *m, Is: notMoved}
 		switch {
 		case !m.Gone.IsZero():
 			s.Is = "back"
 		case m.Left != "":
-			s.Why = m.Left
+			s.Is, s.Why = standings[outside], m.Left
 		case m.touched() && m.GivenUp:
 			s.Is = standings[bad]
 		case m.touched() && m.good():
 			s.Is = standings[good]
 		case m.touched():
-			s.Why = "its boots of the image had said nothing when the rollout ended"
+			s.Is, s.Why = standings[outside], "its boots of the image had said nothing when the rollout ended"
 		case m.From.Image == r.Image.Image:
 			s.Is = "has it"
-		default:
-			s.Why = "it was not moved"
 		}
 		list[i] = s
 	}
@@ -62,6 +60,9 @@ type Domain struct {
 	Unavailable int
 	Most        int
 }
+
+// notMoved is what a machine is that was not moved when its rollout ended.
+const notMoved = "not moved"
 
 var standings = map[standing]string{outside: "outside", waiting: "waiting", unfit: "unfit", moving: "moving",
 	good: "good", bad: "bad"}

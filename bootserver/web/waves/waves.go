@@ -89,18 +89,19 @@ func Members(list []api.RolloutMachine) []Member {
 
 // What a machine is to a rollout, as the API says it.
 const (
-	good    = "good"
-	bad     = "bad"
-	moving  = "moving"
-	waiting = "waiting"
-	unfit   = "unfit"
-	hasIt   = "has it"
-	back    = "back"
-	outside = "outside"
+	good     = "good"
+	bad      = "bad"
+	moving   = "moving"
+	waiting  = "waiting"
+	unfit    = "unfit"
+	hasIt    = "has it"
+	back     = "back"
+	outside  = "outside"
+	notMoved = "not moved" // and the rollout has ended
 )
 
 // order is that of machines of which some are shown: what a person should look at comes first.
-var order = []string{bad, moving, unfit, good, waiting, hasIt, back, outside}
+var order = []string{bad, moving, unfit, good, waiting, hasIt, back, notMoved, outside}
 
 // Standings are what a machine can be, in the order of a table.
 func Standings() []string { return slices.Clone(order) }
@@ -141,13 +142,16 @@ func markOf(m api.RolloutMachine) Mark {
 	return ""
 }
 
+// out reports whether the machine neither moves nor is waited for.
+func (m Member) out() bool { return m.Is == outside || m.Is == notMoved }
+
 // Touched reports whether the rollout moved the machine, and did not take it back.
 func (m Member) Touched() bool { return m.Mark == Healthy || m.Mark == Failed || m.Mark == Booting }
 
 // outcomes are what a machine is, in words.
 var outcomes = map[string]string{good: "healthy", bad: "given up", moving: "assigned, to boot it",
 	waiting: "not moved yet", unfit: "not moved: not healthy", hasIt: "has it already", back: "taken back",
-	outside: "left out"}
+	outside: "left out", notMoved: "not moved"}
 
 // Outcome is what the machine is, in words.
 func (m Member) Outcome() string {
@@ -297,11 +301,11 @@ func leftOut(list []Member) string {
 		if m.Is == hasIt {
 			has++
 		}
-		if m.Is != outside && m.Is != unfit {
+		if !m.out() && m.Is != unfit {
 			continue
 		}
 		if n++; n <= mostLeft {
-			names = append(names, m.Name+" ("+m.Why+")")
+			names = append(names, m.Name+" ("+cmp.Or(m.Why, m.Is)+")")
 		}
 	}
 	if n > mostLeft {
@@ -318,7 +322,7 @@ func (w Wave) Chips() []Member {
 	if len(w.Machines) > mostChips {
 		return nil
 	}
-	return slices.DeleteFunc(slices.Clone(w.Machines), func(m Member) bool { return m.Is == outside || m.Is == hasIt })
+	return slices.DeleteFunc(slices.Clone(w.Machines), func(m Member) bool { return m.out() || m.Is == hasIt })
 }
 
 // Tick is a machine in a strip.
@@ -334,7 +338,7 @@ func (w Wave) Ticks() (list []Tick) {
 		return nil
 	}
 	for _, m := range w.Machines {
-		if m.Is != outside && m.Is != hasIt {
+		if !m.out() && m.Is != hasIt {
 			list = append(list, Tick{step * len(list), m.Mark})
 		}
 	}

@@ -32,7 +32,7 @@ func rolloutTable(w io.Writer, list []api.Rollout, now time.Time) {
 // countText says how many machines are what: "12 good, 3 moving, 185 waiting".
 func countText(r api.Rollout) string {
 	var words []string
-	for _, is := range []string{"good", "bad", "moving", "unfit", "waiting", "has it", "back", "outside"} {
+	for _, is := range []string{"good", "bad", "moving", "unfit", "waiting", "has it", "back", "not moved", "outside"} {
 		if n := r.Count[is]; n > 0 {
 			words = append(words, fmt.Sprintf("%d %s", n, is))
 		}
