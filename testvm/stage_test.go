@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -20,6 +21,7 @@ import (
 
 	"ingot"
 	"ingot/bootserver/api"
+	"ingot/testvm/storm"
 )
 
 // The scenes run the real binaries, built by `make build`, as an operator would.
@@ -29,6 +31,20 @@ var (
 )
 
 func TestMain(m *testing.M) {
+	switch os.Getenv("INGOT_TEST_IS") {
+	case "fleet":
+		if err := storm.ServeFleet(context.Background(), os.Args[1], os.Stdin); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	case "browser":
+		if err := readPage(os.Args[1], os.Args[2], os.Stdin, os.Stdout); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
 	code, err := stageAll(m)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "building the stage:", err)
@@ -137,12 +153,17 @@ func newStage(t testing.TB) *stage {
 
 func newStageFor(t testing.TB, limit time.Duration) *stage {
 	t.Helper()
+	return newStageOn(t, limit, DefaultPrefix)
+}
+
+func newStageOn(t testing.TB, limit time.Duration, network netip.Prefix) *stage {
+	t.Helper()
 	dir, err := os.MkdirTemp("", "ingot-scene-")
 	if err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
-	lan, err := NewLAN(ctx, Options{Dir: dir})
+	lan, err := NewLAN(ctx, Options{Dir: dir, Prefix: network})
 	if err != nil {
 		cancel()
 		t.Fatal(err)

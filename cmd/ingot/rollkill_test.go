@@ -1,9 +1,7 @@
 package main
 
 import (
-	"bufio"
 	"cmp"
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -13,7 +11,6 @@ import (
 	"reflect"
 	"slices"
 	"strconv"
-	"sync"
 	"testing"
 	"time"
 
@@ -21,41 +18,6 @@ import (
 	"ingot/bootserver/api"
 	"ingot/testvm/storm"
 )
-
-// fleetConfig is the configuration of a process that simulates machines which stay on.
-type fleetConfig struct {
-	Storm  storm.Config         `json:"storm"`
-	Broken map[ingot.Digest]int `json:"broken"` // percent of the boots of an image that fail
-	Seed   uint64               `json:"seed"`
-}
-
-// runFleet is that process. It reads the numbers of machines to boot, one a line.
-func runFleet(ctx context.Context, text string, in io.Reader) error {
-	var c fleetConfig
-	if err := json.Unmarshal([]byte(text), &c); err != nil {
-		return err
-	}
-	const percent = 100
-	var mu sync.Mutex
-	random := rand.New(rand.NewPCG(c.Seed, 1))
-	f, err := storm.NewFleet(ctx, c.Storm, func(_ int, image ingot.Digest) bool {
-		mu.Lock()
-		defer mu.Unlock()
-		return random.IntN(percent) >= c.Broken[image]
-	})
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	for lines := bufio.NewScanner(in); lines.Scan(); {
-		n, err := strconv.Atoi(lines.Text())
-		if err != nil {
-			return err
-		}
-		go f.Boot(ctx, n)
-	}
-	return nil
-}
 
 // The fleet of the test: so many machines in so many racks, of each of which so many may be unavailable.
 const (
@@ -140,7 +102,7 @@ func newFakeFleet(t *testing.T, seed uint64, kills int) *fakeFleet {
 	digests := f.fill(size, "v2", "v3", "v4")
 	f.serve()
 	f.since = time.Now()
-	conf, err := json.Marshal(fleetConfig{Storm: storm.Config{Machines: fleetMachines, Card: f.crowd.Card,
+	conf, err := json.Marshal(storm.FleetConfig{Storm: storm.Config{Machines: fleetMachines, Card: f.crowd.Card,
 		Retry: 300 * time.Millisecond}, Seed: seed, Broken: map[ingot.Digest]int{digests[1]: 100, digests[2]: 40}})
 	if err != nil {
 		t.Fatal(err)

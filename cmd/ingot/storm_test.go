@@ -45,7 +45,7 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	case "fleet":
-		if err := runFleet(context.Background(), os.Args[1], os.Stdin); err != nil {
+		if err := storm.ServeFleet(context.Background(), os.Args[1], os.Stdin); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}

@@ -1,9 +1,16 @@
 package storm
 
 import (
+	"bufio"
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"slices"
+	"strconv"
 	"sync"
 	"time"
 
@@ -19,6 +26,42 @@ type Fleet struct {
 	mu      sync.Mutex // of running
 	running map[int]func()
 	all     sync.WaitGroup
+}
+
+// FleetConfig is the configuration of a process that simulates machines which stay on.
+type FleetConfig struct {
+	Storm  Config               `json:"storm"`
+	Broken map[ingot.Digest]int `json:"broken"`        // percent of the boots of an image that fail
+	Odd    []ingot.Digest       `json:"odd,omitempty"` // images that work on no machine of Config.Disk
+	Seed   uint64               `json:"seed"`
+}
+
+// ServeFleet is that process. It reads the numbers of machines to boot, one a line.
+func ServeFleet(ctx context.Context, config string, in io.Reader) error {
+	var c FleetConfig
+	if err := json.Unmarshal([]byte(config), &c); err != nil {
+		return fmt.Errorf("reading the configuration of a fleet: %w", err)
+	}
+	const percent = 100
+	var mu sync.Mutex
+	random := rand.New(rand.NewPCG(c.Seed, 1))
+	f, err := NewFleet(ctx, c.Storm, func(n int, image ingot.Digest) bool {
+		mu.Lock()
+		defer mu.Unlock()
+		return random.IntN(percent) >= c.Broken[image] && (n%2 == 0 || !slices.Contains(c.Odd, image))
+	})
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	for lines := bufio.NewScanner(in); lines.Scan(); {
+		n, err := strconv.Atoi(lines.Text())
+		if err != nil {
+			return fmt.Errorf("reading the number of a machine: %w", err)
+		}
+		go f.Boot(ctx, n)
+	}
+	return nil
 }
 
 // errBroken: the image does not work on the machine.

@@ -2,6 +2,7 @@ package storm
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/ecdh"
 	"crypto/rand"
@@ -25,6 +26,7 @@ import (
 // machine is one boot of one simulated machine.
 type machine struct {
 	*crowd
+	n      int // of the machine
 	mac    net.HardwareAddr
 	uuid   [16]byte
 	ip     net.IP
@@ -72,7 +74,7 @@ func (m *machine) passed(stage string) {
 }
 
 func newMachine(c *crowd, n int) *machine {
-	m := &machine{crowd: c, slow: c.conf.Slow && n%3 == 0, mac: net.HardwareAddr{0x52, 0x54, 0, 0, 0, 0},
+	m := &machine{crowd: c, n: n, slow: c.conf.Slow && n%3 == 0, mac: net.HardwareAddr{0x52, 0x54, 0, 0, 0, 0},
 		uuid: [16]byte{0xd1, 0xb2, 0xc3, 0xa4}}
 	binary.BigEndian.PutUint32(m.mac[2:], uint32(n)|0x20<<24)
 	copy(m.uuid[10:], m.mac)
@@ -138,6 +140,9 @@ func (m *machine) boot(ctx context.Context) error {
 		if url == "" {
 			return fmt.Errorf("the script has no %s: %.100q", what, script)
 		}
+		if m.conf.Light {
+			continue
+		}
 		if err := m.fetch(ctx, url, io.Discard); err != nil {
 			return at(what, err)
 		}
@@ -173,9 +178,7 @@ func (m *machine) system(ctx context.Context) error {
 	var nonce [16]byte
 	_, _ = rand.Read(nonce[:]) // never fails, see crypto/rand
 	q := ingot.TicketRequest{Nonce: hex.EncodeToString(nonce[:]), Half: own.PublicKey().Bytes(),
-		Facts: ingot.Facts{Vendor: "storm", Cores: 64, RAM: 256 << 30, Kernel: "6.12",
-			NICs:  []ingot.NIC{{Name: "eth0", MAC: m.mac.String(), Boot: true}},
-			Disks: []ingot.Disk{{Name: "nvme0n1", Serial: m.mac.String(), Size: 1 << 40, Holds: "blank"}}}}
+		Facts: m.facts()}
 	var signed ingot.SignedTicket
 	var ticket ingot.Ticket
 	if err := m.post(ctx, "ticket", q, &signed); err != nil {
@@ -203,17 +206,9 @@ func (m *machine) system(ctx context.Context) error {
 	if err := json.Unmarshal(config.Bytes(), &manifest); err != nil {
 		return at("config", err)
 	}
-	sum := sha256.New()
-	if err := m.fetch(ctx, m.base+ticket.Image.Hex()+"/root", sum); err != nil {
-		return at("root", err)
-	}
-	m.passed("root")
-	if err := m.step(); err != nil {
+	root, err := m.root(ctx, ticket.Image, manifest.Root.Digest)
+	if err != nil {
 		return err
-	}
-	root := ingot.DigestFromSum([32]byte(sum.Sum(nil)))
-	if root != manifest.Root.Digest {
-		return fmt.Errorf("root: %s arrived, want %s", root.Short(), manifest.Root.Digest.Short())
 	}
 	if m.works != nil && !m.works(ticket.Image) {
 		failure := ingot.Event{Stage: ingot.StageSwitch, Error: errBroken.Error(), Code: ingot.FailureSwitch}
@@ -229,12 +224,55 @@ func (m *machine) system(ctx context.Context) error {
 	return m.stay(ctx, report)
 }
 
+// root loads the root of an image, and returns its digest.
+func (m *machine) root(ctx context.Context, image, want ingot.Digest) (ingot.Digest, error) {
+	if m.conf.Light {
+		return want, nil
+	}
+	sum := sha256.New()
+	if err := m.fetch(ctx, m.base+image.Hex()+"/root", sum); err != nil {
+		return "", at("root", err)
+	}
+	m.passed("root")
+	if err := m.step(); err != nil {
+		return "", err
+	}
+	root := ingot.DigestFromSum([32]byte(sum.Sum(nil)))
+	if root != want {
+		return "", fmt.Errorf("root: %s arrived, want %s", root.Short(), want.Short())
+	}
+	return root, nil
+}
+
+// facts is the hardware of the machine.
+func (m *machine) facts() ingot.Facts {
+	disk := ingot.Disk{Name: "nvme0n1", Serial: m.mac.String(), Size: 1 << 40, Holds: "blank", Model: "common"}
+	if m.n%2 == 1 && m.conf.Disk != "" {
+		disk.Model = m.conf.Disk
+	}
+	return ingot.Facts{Vendor: "storm", Cores: 64, RAM: 256 << 30, Kernel: "6.12",
+		NICs: []ingot.NIC{{Name: "eth0", MAC: m.mac.String(), Boot: true}}, Disks: []ingot.Disk{disk}}
+}
+
+// obeys carries out an order to reboot as an agent does, and reports whether the server confirmed it.
+func (m *machine) obeys(ctx context.Context, o ingot.Order) bool {
+	for _, s := range []ingot.OrderState{ingot.OrderReceived, ingot.OrderRebooting} {
+		e := ingot.Event{Stage: ingot.StageAgent, Order: &ingot.OrderStep{Counter: o.Counter, State: s}}
+		if m.post(ctx, "events", e, nil) != nil {
+			return false
+		}
+	}
+	return true
+}
+
 // stay reports as an agent does.
 func (m *machine) stay(ctx context.Context, report ingot.Report) error {
-	for begin := time.Now(); ; pause(ctx, time.Second) {
+	for begin := time.Now(); ; pause(ctx, cmp.Or(m.conf.Every, time.Second)) {
 		var order ingot.Order
 		err := m.post(ctx, "report", report, &order)
 		switch {
+		case m.works != nil && err == nil && order.Counter > 0 && m.obeys(ctx, order):
+			return nil
 		case m.works != nil && ctx.Err() == nil: // an agent never gives up
 			continue
 		case err != nil:

@@ -38,7 +38,10 @@ type Config struct {
 	Vanish bool          `json:"vanish,omitempty"` // the first boot of each machine stops, at a step by its number
 	Slow   bool          `json:"slow,omitempty"`   // every third machine reads slowly
 
-	Stay   time.Duration `json:"stay,omitempty"`  // machines report each second, this long after the first report
+	Light  bool          `json:"light,omitempty"` // machines load no kernel, initramfs and root: those may be large
+	Disk   string        `json:"disk,omitempty"`  // model of the disk of every second machine
+	Every  time.Duration `json:"every,omitempty"` // pause between reports; 0 means a second
+	Stay   time.Duration `json:"stay,omitempty"`  // machines go on reporting, this long after the first report
 	Source netip.Addr    `json:"source,omitzero"` // address of all connections, instead of the leased one
 }
 

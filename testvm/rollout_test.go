@@ -1,0 +1,233 @@
+//go:build e2e
+
+package testvm
+
+import (
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"fmt"
+	"html"
+	"io"
+	"net/http"
+	"net/http/cookiejar"
+	"net/netip"
+	"net/url"
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"ingot"
+	"ingot/bootserver/api"
+	"ingot/testvm/storm"
+)
+
+// fakes are the simulated machines of the scene, beside its three virtual ones.
+const fakes = 200
+
+// crowded is a server with room for them, and with pages.
+const crowded = `dhcp:
+  interfaces: [{name: br0, mode: full}]
+  networks:
+    - name: crowd
+      interface: br0
+      subnets: [{prefix: 10.99.0.0/16, pools: [10.99.16.0-10.99.31.255]}]
+api: {listen: ["10.99.0.1:7443"]}
+boots: {approveAll: true, image: "lab:v1"}
+`
+
+// TestSceneRolloutHalts: an image whose health check fails reaches one of three virtual machines among 200 simulated
+// ones, which is ordered to reboot and falls back. The rollout halts, page and commands say why in one sentence, and an
+// abort leaves everybody the good image. Then an image that fails on the machines with one model of disk goes to all,
+// while the server is killed: it halts, and names the model.
+func TestSceneRolloutHalts(t *testing.T) {
+	requireAll(t)
+	s := newStageOn(t, 30*time.Minute, netip.MustParsePrefix("10.99.0.1/16"))
+	s.run("build", s.file("check.yaml", "name: lab\nextends: lab\n"+
+		"checks: [{name: broken, command: [/bin/false], within: 2s}]\n"), "--version", "check")
+	s.router()
+	config := s.file("ingot.yaml", crowded)
+	s.serve("--config", config)
+	s.crowd("lab:v2")
+	vms := []*VM{s.vm(BIOS, 90), s.vm(UEFI, 91), s.vm(BIOS, 92)}
+	for i, vm := range vms {
+		s.healthy(vm, 1, "lab:v1")
+		s.run("machine", "rename", vm.id(), fmt.Sprint("a", i+1)) // the first names are moved first
+	}
+	s.until("all machines to be healthy", func() bool { return s.count("lab:v1") == fakes+len(vms) })
+	token := s.run("token", "create", "wall", "--scope", "read")
+
+	t.Log(s.run("rollout", "start", "lab:check", "--to", "all", "--bake", "5s", "--max-unavailable", "10"))
+	r := s.rolloutIs("r1", "halted")
+	const why = "halted in the canary: a1 failed with lab:check until it was given up: check broken failed"
+	if r.Stop.Text[:min(len(r.Stop.Text), len(why))] != why {
+		t.Errorf("it halted for %q; want %q", r.Stop.Text, why)
+	}
+	s.says("rollout show r1", s.run("rollout", "show", "r1"), why)
+	s.says("rollout ls", s.run("rollout", "ls"), why)
+	s.says("events", s.run("events"), why)
+	s.says("why", s.run("why", "a1"), "check broken failed", "fell back to lab:v1")
+	s.says("the page", s.page(token, "/rollouts/r1"), why)
+	s.says("the page Fleet", s.page(token, "/"), why)
+	if got := s.moved("r1"); !slices.Equal(got, []string{"a1"}) {
+		t.Errorf("moved are %q; want the canary only", got)
+	}
+	s.healthy(vms[0], 4, "lab:v1") // two attempts, and the fall-back
+	s.run("rollout", "abort", "r1")
+	s.rolloutIs("r1", "back")
+	if n := s.count("lab:v1"); n != fakes+len(vms) {
+		t.Errorf("after the abort %d machines are assigned and run lab:v1; want all", n)
+	}
+
+	s.run("rollout", "start", "lab:v2", "--to", "all", "--bake", "5s", "--max-unavailable", "10")
+	s.rolloutIs("r2", "wave")
+	s.killServer()
+	s.serve("--config", config)
+	r = s.rolloutIs("r2", "halted")
+	t.Log(s.run("rollout", "show", "r2"))
+	s.says("rollout show r2", s.run("rollout", "show", "r2"), "boots of lab:v2 failed", "disk worn:")
+	s.says("the page", s.page(token, "/rollouts/r2"), "boots of lab:v2 failed", "worn")
+	if n := len(s.moved("r2")); n > 31 { // of images that fail on 30 % of the machines, 95 of 100 stop by then
+		t.Errorf("%d machines were moved until it halted", n)
+	}
+	s.run("rollout", "abort", "r2")
+	s.rolloutIs("r2", "back")
+	for _, m := range s.machines() {
+		if m.Assignment.Name != "lab:v1" {
+			t.Errorf("after the abort %s is assigned %s", m.Hostname(), m.Assignment.Name)
+		}
+	}
+	t.Logf("%s\n%s", s.run("rollout", "history", "r2"), s.timelines())
+}
+
+// crowd switches the simulated machines on, of which every second one has a disk that the image odd does not work on.
+func (s *stage) crowd(odd string) {
+	s.t.Helper()
+	h, err := s.lan.NewHost(s.ctx, "crowd0", netip.MustParsePrefix("10.99.255.254/16"))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	im, err := s.api.Image(s.ctx, odd)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	conf, err := json.Marshal(storm.FleetConfig{Storm: storm.Config{Machines: fakes, Card: h.Card, Light: true,
+		Disk: "worn", Every: 5 * time.Second}, Odd: []ingot.Digest{im.Digest}})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	cmd := h.Command(s.ctx, os.Args[0], string(conf))
+	cmd.Env = append(os.Environ(), "INGOT_TEST_IS=fleet")
+	cmd.Stderr = s.log
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	if err := s.lan.Start(cmd); err != nil {
+		s.t.Fatal(err)
+	}
+	s.t.Cleanup(func() { in.Close(); _ = cmd.Wait() }) // it is gone with the LAN
+	for n := range fakes {
+		fmt.Fprintln(in, n)
+	}
+}
+
+func (s *stage) machines() []api.Machine {
+	s.t.Helper()
+	list, err := s.api.Machines(s.ctx)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return list
+}
+
+// count counts the machines that are assigned an image and run it, healthy.
+func (s *stage) count(image string) (n int) {
+	for _, m := range s.machines() {
+		if b := m.Latest; b != nil && b.Outcome == ingot.OutcomeHealthy && m.Assignment.Name == image &&
+			b.Image == m.Assignment.Image {
+			n++
+		}
+	}
+	return n
+}
+
+// moved names the machines that a rollout moved.
+func (s *stage) moved(id string) (names []string) {
+	s.t.Helper()
+	list, err := s.api.RolloutMachines(s.ctx, id)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	for _, m := range list {
+		if !m.Moved.IsZero() {
+			names = append(names, m.Name)
+		}
+	}
+	return names
+}
+
+// says checks that a text has some parts.
+func (s *stage) says(what, text string, parts ...string) {
+	s.t.Helper()
+	for _, p := range parts {
+		if !strings.Contains(text, p) {
+			s.t.Errorf("%s lacks %q:\n%s", what, p, text)
+		}
+	}
+}
+
+// page returns the text of a page of the dashboard, as who has a token sees it.
+func (s *stage) page(token, path string) string {
+	s.t.Helper()
+	cmd := s.lan.Command(s.ctx, os.Args[0], "https://10.99.0.1:7443", path)
+	cmd.Env = append(os.Environ(), "INGOT_TEST_IS=browser")
+	cmd.Stdin = strings.NewReader(token)
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		s.t.Fatalf("page %s: %v\n%s", path, err, out)
+	}
+	return string(out)
+}
+
+var tagRE = regexp.MustCompile(`<[^>]*>`)
+
+// readPage logs in with the token on in, which commands print as the last word, and prints the text of a page.
+func readPage(base, path string, in io.Reader, out io.Writer) error {
+	text, err := io.ReadAll(in)
+	if err != nil {
+		return err
+	}
+	jar, err := cookiejar.New(nil)
+	if err != nil {
+		return err
+	}
+	token := regexp.MustCompile(`ingot_\S+`).FindString(string(text))
+	c := &http.Client{Jar: jar, Timeout: time.Minute, Transport: &http.Transport{
+		TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}} // the scene is not about certificates
+	req, err := http.NewRequestWithContext(context.Background(), http.MethodPost, base+"/login",
+		strings.NewReader(url.Values{"token": {token}}.Encode()))
+	if err != nil {
+		return err
+	}
+	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	req.Header.Set("Origin", base)
+	for _, ask := range []func() (*http.Response, error){func() (*http.Response, error) { return c.Do(req) },
+		func() (*http.Response, error) { return c.Get(base + path) }} {
+		resp, err := ask()
+		if err != nil {
+			return err
+		}
+		text, err = io.ReadAll(resp.Body)
+		resp.Body.Close()
+		if err != nil || resp.StatusCode != http.StatusOK {
+			return fmt.Errorf("%s: %s, %w\n%s", resp.Request.URL, resp.Status, err, text)
+		}
+	}
+	words := html.UnescapeString(tagRE.ReplaceAllString(string(text), " "))
+	_, err = fmt.Fprintln(out, strings.Join(strings.Fields(words), " "))
+	return err
+}
