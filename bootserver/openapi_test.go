@@ -164,6 +164,8 @@ func TestAnswersAreAsDocumented(t *testing.T) {
 		"POST /v1/webhooks/{ref}/test":              {{"", ""}},
 		"POST /v1/webhooks/{ref}/redeliver":         {{"", `{}`}},
 		"DELETE /v1/webhooks/{ref}/dead-letters":    {{"", ""}},
+		"GET /v1/sessions":                          {{"", ""}},
+		"DELETE /v1/sessions/{ref}":                 {{"", ""}},
 		"POST /v1/tokens": {{"", `{"name":"b","scope":"read","for":3600000000000}`},
 			{"", `{"name":"c","scope":"read","for":3600000000000,"request":` + string(csr) + `}`}},
 		"POST /v1/tokens/{ref}/revoke":  {{"", ""}},
@@ -221,6 +223,12 @@ func TestAnswersAreAsDocumented(t *testing.T) {
 		if strings.HasPrefix(path, "/v1/tokens") {
 			ref = "t2"
 			s.revocable("t2")
+		} else if strings.HasPrefix(path, "/v1/sessions") {
+			ref = "alice"
+			s.update(func(tx state.Tx) {
+				tx.PutSession(access.Session{ID: strings.Repeat("a", 64), Kind: access.OIDC, Credential: "https://id.example alice",
+					Name: "alice", Groups: []string{"ops"}, Began: s.clock, Used: s.clock, Until: s.clock.Add(time.Hour)})
+			})
 		} else if strings.HasPrefix(path, "/v1/webhooks") {
 			ref = "hook"
 			s.aWebhook(ref)

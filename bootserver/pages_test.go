@@ -669,21 +669,75 @@ func TestRevokedTokenEndsStreams(t *testing.T) {
 	b := s.loggedIn("ops", access.Operate)
 	next := b.stream(b.open("/"), "")
 	s.revoke("ops")
+	b.streamEnds(next)
+}
+
+// streamEnds reads a stream until it says that it ends, and looks whether the browser is logged out.
+func (b *browser) streamEnds(next func() (event, id, data string)) {
+	b.t.Helper()
 	for range 20 {
 		switch event, _, _ := next(); event {
 		case "end":
 			if event, _, _ := next(); event != "closed" {
-				t.Errorf("after the end comes %q", event)
+				b.t.Errorf("after the end comes %q", event)
 			}
 			if status, _ := b.get("/"); status != 401 {
-				t.Errorf("GET / = %d; want 401", status)
+				b.t.Errorf("GET / = %d; want 401", status)
 			}
 			return
 		case "closed":
-			t.Fatal("the stream was closed without an end")
+			b.t.Fatal("the stream was closed without an end")
 		}
 	}
-	t.Error("the stream goes on")
+	b.t.Error("the stream goes on")
+}
+
+// TestSessionsAreEnded: an administrator sees which browsers are logged in, and logs them out by the page or the API.
+// Open pages close, nothing of a secret is shown, and others go on.
+func TestSessionsAreEnded(t *testing.T) {
+	s := newStreet(t)
+	s.ask()
+	admin, wall := s.loggedIn("boss", access.Admin), s.loggedIn("wall", access.Read)
+	wallToo := s.browser("wall, too")
+	wallToo.login(s.token("other", access.Read))
+	list, err := s.api.Sessions(t.Context())
+	if err != nil || len(list) != 3 || list[0].Kind != access.Token || len(list[0].ID) != 12 {
+		t.Fatalf("sessions are %+v, %v; want three", list, err)
+	}
+	next := wall.stream(wall.open("/"), "")
+	page := admin.plain("/settings")
+	for _, one := range list {
+		wants(t, "the page", page, one.Name, "/settings/sessions/"+one.ID+"/end")
+		if one.Name == "wall" {
+			if status, header, text := admin.send("POST", "/settings/sessions/"+one.ID+"/end", nil, nil); status != 303 ||
+				header.Get("Location") != "/settings?did=session" {
+				t.Fatalf("ending a session = %d to %s: %s", status, header.Get("Location"), text)
+			}
+		}
+	}
+	wall.streamEnds(next)
+	wants(t, "the page of who may read", wallToo.plain("/settings"), "-/settings/sessions/")
+	if status, _, _ := wallToo.send("POST", "/settings/sessions/"+list[0].ID+"/end", nil, nil); status != 403 {
+		t.Errorf("who may only read ends a session: %d", status)
+	}
+	if ended, err := s.api.EndSessions(t.Context(), "other"); err != nil || len(ended) != 1 || ended[0].Name != "other" {
+		t.Errorf("ending all of a token = %+v, %v", ended, err)
+	}
+	if status, _ := wallToo.get("/"); status != 401 {
+		t.Errorf("GET / after the end = %d; want 401", status)
+	}
+	if status, _ := admin.get("/"); status != 200 {
+		t.Errorf("GET / of another session = %d; want 200", status)
+	}
+	var p api.Problem
+	if _, err := s.api.EndSessions(t.Context(), "other"); !errors.As(err, &p) || p.Code != api.CodeSessionNotFound {
+		t.Errorf("ending what is over = %v; want %s", err, api.CodeSessionNotFound)
+	}
+	entries, err := s.api.Audit(t.Context(), 0, true, 10)
+	if n := len(entries); err != nil || n < 2 || entries[n-1].Action != string(fleet.ActionSessionEnd) ||
+		entries[n-1].Name != "other" {
+		t.Errorf("the audit log has %+v, %v", entries, err)
+	}
 }
 
 // TestFleetPageIsSmall: the page of 1,000 machines is at most 200 KB, also while a rollout moves a tenth of

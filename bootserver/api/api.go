@@ -59,6 +59,9 @@ type Backend interface {
 	Credentials() []access.Credential
 	CreateCredential(ctx context.Context, q CredentialRequest) (NewCredential, error)
 	RevokeCredential(ctx context.Context, ref string) (access.Credential, error)
+	Sessions() []Session
+	// EndSessions ends the session with an id, or all of a token or an account, and returns those.
+	EndSessions(ctx context.Context, ref string) ([]Session, error)
 	Audit(after uint64, last bool, limit int) ([]AuditEntry, error)
 }
 
@@ -310,6 +313,13 @@ func accessRoutes(r *routes, b Backend) {
 		func(ctx context.Context, in *tokenIn) (access.Credential, error) {
 			return b.RevokeCredential(ctx, in.Ref)
 		})
+	add(r, "GET /v1/sessions", access.Admin, "Browsers that are logged in to the dashboard, used last first",
+		func(context.Context, *nothingIn) ([]Session, error) { return b.Sessions(), nil })
+	type sessionIn struct {
+		Ref string `path:"ref" maxLength:"400" doc:"Id of a session; or name or id of a token, or name of an account."`
+	}
+	add(r, "DELETE /v1/sessions/{ref}", access.Admin, "End a session, or all of a token or an account",
+		func(ctx context.Context, in *sessionIn) ([]Session, error) { return b.EndSessions(ctx, in.Ref) })
 	type auditIn struct {
 		After uint64 `query:"after" doc:"Only what came after this sequence number."`
 		Last  bool   `query:"last" doc:"The latest ones instead of the first."`

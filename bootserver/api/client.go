@@ -475,6 +475,16 @@ func (c *Client) RevokeCredential(ctx context.Context, ref string) (r access.Cre
 	return r, c.call(ctx, http.MethodPost, "tokens/"+url.PathEscape(ref)+"/revoke", nil, &r)
 }
 
+// Sessions lists the browsers that are logged in, used last first.
+func (c *Client) Sessions(ctx context.Context) ([]Session, error) {
+	return list[Session](ctx, c, "sessions")
+}
+
+// EndSessions ends the session with an id, or all of a token or an account.
+func (c *Client) EndSessions(ctx context.Context, ref string) (ended []Session, err error) {
+	return ended, c.call(ctx, http.MethodDelete, "sessions/"+url.PathEscape(ref), nil, &ended)
+}
+
 // Audit lists operators' actions, oldest first: up to limit of those after a sequence
 // number, or for last the latest.
 func (c *Client) Audit(ctx context.Context, after uint64, last bool, limit int) ([]AuditEntry, error) {

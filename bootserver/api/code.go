@@ -101,6 +101,7 @@ const (
 	CodeNoSBOM             Code = "sbom-not-found"
 	CodeImageCannotFollow  Code = "image-cannot-follow"
 	CodeCredentialNotFound Code = "credential-not-found"
+	CodeSessionNotFound    Code = "session-not-found"
 	CodeCredentialTaken    Code = "credential-name-taken"
 	CodeTooManyCredentials Code = "too-many-credentials"
 	CodeNoConfig           Code = "no-configuration-file"
@@ -185,6 +186,8 @@ var accessCodes = []meaning{
 		"ask the administrator of the server: ingot token create NAME --scope {scope}"},
 	{CodeRouteClosed, 403, "The route has no scope and is served to nobody.", "report this: it is a bug of ingot"},
 	{CodeCredentialNotFound, 404, "No live token or client certificate has the name or id.", "ingot token ls"},
+	{CodeSessionNotFound, 404, "No session of a browser has the id, and none is of that token or account.",
+		"ingot session ls"},
 	{CodeCredentialTaken, 409, "A live token or client certificate has the name. Parameter: name.",
 		"choose another name, or: ingot token revoke {name}"},
 	{CodeTooManyCredentials, 409, "There are as many tokens and client certificates as are kept.",

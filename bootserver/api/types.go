@@ -409,3 +409,15 @@ func (p SwitchPort) String() string {
 	}
 	return strings.TrimSpace(p.Circuit+" "+p.Remote) + " via " + p.Relay.String()
 }
+
+// Session is a browser that is logged in to the dashboard.
+type Session struct {
+	ID         string      `json:"id"` // the first digits of the hash of its secret
+	Kind       access.Kind `json:"kind"`
+	Credential string      `json:"credential"`       // id of the token, or issuer and subject of the account
+	Name       string      `json:"name"`             // of the token or the account
+	Groups     []string    `json:"groups,omitempty"` // of the account
+	Began      time.Time   `json:"began"`
+	Used       time.Time   `json:"used"`  // or some minutes later
+	Until      time.Time   `json:"until"` // it ends then at the latest
+}

@@ -117,6 +117,7 @@ const (
 	ActionApply         Code = "machine.apply"
 	ActionTokenCreate   Code = "token.create"
 	ActionTokenRevoke   Code = "token.revoke"
+	ActionSessionEnd    Code = "session.end"
 	ActionImageRemove   Code = "image.rm"
 	ActionImageCollect  Code = "image.gc"
 	ActionImageTag      Code = "image.tag"
@@ -270,6 +271,7 @@ var actions = map[Code]string{
 	ActionApply:         "applied the desired state to machine",
 	ActionTokenCreate:   "created token or certificate",
 	ActionTokenRevoke:   "revoked token or certificate",
+	ActionSessionEnd:    "ended session of",
 	ActionImageRemove:   "removed image",
 	ActionImageCollect:  "collected unused images",
 	ActionImageTag:      "set tag",

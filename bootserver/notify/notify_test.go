@@ -276,11 +276,17 @@ func TestDelivered(t *testing.T) {
 			fleet.Change{At: time.Now(), Code: fleet.ActionImageBuild, Name: "lab:v1"})
 	})
 	s.happens(4)
-	until(t, "9 events come", func() bool { return len(r.list()) >= 9 })
+	sent := func(n uint64) func() bool { // and noted: else it is sent again
+		return func() bool {
+			p, _ := s.state.WebhookProgress("0000000000000001")
+			return p.Sent >= n
+		}
+	}
+	until(t, "9 events are sent", sent(9))
 	s.stop()
 	s.run()
 	s.happens(1)
-	until(t, "one more comes", func() bool { return len(r.list()) >= 10 })
+	until(t, "one more is sent", sent(10))
 	s.stop()
 	wantOrder(t, r.list(), 10)
 	if n := r.count(); n != 10 {

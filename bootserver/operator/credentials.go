@@ -152,6 +152,71 @@ func (o *Operator) RevokeCredential(ctx context.Context, ref string) (c access.C
 	return c, err
 }
 
+// sessionDigits is how many digits of a session's id are shown.
+const sessionDigits = 12
+
+// Sessions implements api.Backend. Hashes of secrets are shown in part: that is enough to name them.
+func (o *Operator) Sessions() []api.Session {
+	list := []api.Session{}
+	for _, s := range o.liveSessions() {
+		list = append(list, o.sessionOf(s))
+	}
+	return list
+}
+
+// liveSessions are the sessions that are not over, used last first.
+func (o *Operator) liveSessions() []access.Session {
+	now := o.now()
+	list := slices.DeleteFunc(o.state.Sessions(), func(s access.Session) bool { return s.Over(now) })
+	slices.SortStableFunc(list, func(a, b access.Session) int { return b.Used.Compare(a.Used) })
+	return list
+}
+
+func (o *Operator) sessionOf(s access.Session) api.Session {
+	name := s.Name
+	if c, known := o.state.Credential(s.Credential); name == "" && known {
+		name = c.Name
+	}
+	return api.Session{ID: s.ID[:min(len(s.ID), sessionDigits)], Kind: s.Kind, Credential: s.Credential, Name: name,
+		Groups: s.Groups, Began: s.Began, Used: s.Used, Until: s.Until}
+}
+
+// EndSessions implements api.Backend. An open page of an ended session closes within seconds.
+func (o *Operator) EndSessions(ctx context.Context, ref string) ([]api.Session, error) {
+	const atOnce = 32 // a transaction is bounded
+	now, ended, ids := o.now(), []api.Session{}, []string{}
+	for _, s := range o.liveSessions() {
+		if one := o.sessionOf(s); ref != "" && (ref == one.ID || ref == s.ID || ref == one.Name || ref == s.Credential) {
+			ended, ids = append(ended, one), append(ids, s.ID)
+		}
+	}
+	if len(ids) == 0 {
+		return nil, api.NewProblem(api.CodeSessionNotFound, fmt.Sprintf("no session is %q, or is of it", ref))
+	}
+	for first := 0; first < len(ids); first += atOnce {
+		var changes []fleet.Change
+		err := o.state.Update(func(tx state.Tx) error {
+			changes = nil
+			for i := first; i < min(first+atOnce, len(ids)); i++ {
+				if _, known := tx.Session(ids[i]); !known {
+					continue
+				}
+				c := Action(ctx, now, fleet.ActionSessionEnd, ended[i], nil)
+				c.Subject, c.Name = ended[i].ID, ended[i].Name
+				changes = append(changes, c)
+				tx.DropSession(ids[i])
+			}
+			tx.Record(changes...)
+			return nil
+		})
+		if err != nil {
+			return nil, err
+		}
+		logActions(o.log, changes...)
+	}
+	return ended, nil
+}
+
 // Audit implements api.Backend.
 func (o *Operator) Audit(after uint64, last bool, limit int) ([]api.AuditEntry, error) {
 	list, _, err := o.state.Changes(state.Query{Audit: true, After: after, Newest: last, Limit: limit})

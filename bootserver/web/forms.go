@@ -35,6 +35,7 @@ var notes = map[string]string{
 	"rollout-pause":  "Paused: no further machine is moved.",
 	"rollout-resume": "Resumed: what stopped it counts no more.",
 	"rollout-abort":  "Aborted: machines that were moved are assigned what they had.",
+	"session":        "Ended. Its open pages close within seconds.",
 	"revoke":         "Revoked. Its sessions and open pages have ended.",
 }
 
@@ -231,6 +232,12 @@ func (s *Server) collect(q *query) (done, error) {
 func (s *Server) reload(q *query) (done, error) {
 	_, err := s.backend.Reload(q.ctx)
 	return done{"/settings", "reload"}, err
+}
+
+// endSession logs a browser out.
+func (s *Server) endSession(q *query) (done, error) {
+	_, err := s.backend.EndSessions(q.ctx, q.path("ref"))
+	return done{"/settings", "session"}, err
 }
 
 // revoke takes a token or certificate back.

@@ -83,6 +83,8 @@ func formRoutes() []route {
 		{pattern: "POST /settings/reload", takes: []string{"POST /v1/reload"}, form: (*Server).reload},
 		{pattern: "POST /settings/tokens/{ref}/revoke", takes: []string{"POST /v1/tokens/{ref}/revoke"},
 			form: (*Server).revoke},
+		{pattern: "POST /settings/sessions/{ref}/end", takes: []string{"DELETE /v1/sessions/{ref}"},
+			form: (*Server).endSession},
 	}
 	list = append(list, route{pattern: machine + "reboot/cancel", takes: []string{"DELETE /v1/machines/{ref}/reboot"},
 		form: (*Server).cancelReboot})

@@ -20,6 +20,7 @@ type settingsData struct {
 	Tokens    []tokenRow
 	Keys      []api.SigningKey
 	Webhooks  []api.Webhook
+	Sessions  []api.Session
 	Audit     []api.AuditEntry
 	Made      *api.NewCredential // that was just made
 	Machines  counts
@@ -60,6 +61,9 @@ func (s *Server) settingsData(q *query) (d settingsData, err error) {
 			}
 			return b.Created.Compare(a.Created)
 		})
+	}
+	if q.Can("GET /v1/sessions") {
+		d.Sessions = s.backend.Sessions()
 	}
 	if q.Can("GET /v1/keys") {
 		if d.Keys, err = s.backend.SigningKeys(q.ctx); err != nil {

@@ -71,7 +71,7 @@ func (a *app) arguments() map[string]cobra.CompletionFunc {
 		"webhook create": one(), "webhook show": one(a.Webhooks), "webhook test": one(a.Webhooks),
 		"webhook redeliver": command.Complete(true, a.Webhooks), "webhook pause": one(a.Webhooks),
 		"webhook resume": one(a.Webhooks), "webhook rm": one(a.Webhooks),
-		"token create": one(), "token revoke": one(a.Credentials),
+		"token create": one(), "token revoke": one(a.Credentials), "session end": one(a.Sessions),
 		"lab console": one(a.lab.VMs), "lab power": one(a.lab.VMs, command.Words("on", "off", "cycle", "reset")),
 		"lab storm-machines": one(), "man": one(file),
 	}

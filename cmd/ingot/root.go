@@ -107,7 +107,8 @@ func (a *app) addGroups(root *cobra.Command) {
 		{"fleet", "Fleet:", m.Fleet()},
 		{"server", "Server:", []*cobra.Command{a.serveCommand(), a.configCommand(), a.networkCommand(),
 			a.dashboardCommand(), a.build.LoadersCommand(), a.backupCommand(), a.restoreCommand(),
-			a.contextCommand(), a.tokenCommand(), a.webhookCommand(), a.auditCommand(), a.apiCommand(), a.doctorCommand()}},
+			a.contextCommand(), a.tokenCommand(), a.sessionCommand(),
+			a.webhookCommand(), a.auditCommand(), a.apiCommand(), a.doctorCommand()}},
 		{"lab", "Lab:", a.lab.All()},
 	} {
 		root.AddGroup(&cobra.Group{ID: g.id, Title: g.title})

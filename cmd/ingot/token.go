@@ -46,6 +46,53 @@ func (a *app) tokenCommand() *cobra.Command {
 		revoke)
 }
 
+func (a *app) sessionCommand() *cobra.Command {
+	ls := &cobra.Command{
+		Use: "ls", Short: "list browsers that are logged in", Args: command.ExactArgs(), Example: "  ingot session ls",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			list, err := a.Client().Sessions(cmd.Context())
+			if err != nil {
+				return err
+			}
+			return a.Show(list, func(w io.Writer) { sessionTable(w, list, time.Now()) })
+		},
+	}
+	end := &cobra.Command{
+		Use: "end SESSION|NAME", Short: "log browsers out", Args: command.ExactArgs("SESSION|NAME"),
+		Long: `Log a browser out, by the ID of its session, or all browsers of a token or an account, by its
+name. Their open pages close within seconds. Whoever has the token, or may log in at the provider,
+can log in again: revoke the token as well, or disable the account there.`,
+		Example: `  ingot session end 5f0c9d1e2a3b
+  ingot session end alice@example.org`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			ended, err := a.Client().EndSessions(cmd.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			return a.Show(ended, func(w io.Writer) {
+				for _, s := range ended {
+					fmt.Fprintf(w, "session %s of %s has ended\n", s.ID, show.Plain(s.Name))
+				}
+			})
+		},
+	}
+	return command.Parent("session", "list and end sessions of browsers in the dashboard", "  ingot session ls", ls, end)
+}
+
+func sessionTable(w io.Writer, list []api.Session, now time.Time) {
+	if len(list) == 0 {
+		fmt.Fprintln(w, "no browser is logged in")
+		return
+	}
+	t := show.Table(w)
+	show.Row(t, "SESSION", "OF", "KIND", "BEGAN", "USED", "ENDS", "GROUPS")
+	for _, s := range list {
+		show.Row(t, s.ID, s.Name, string(s.Kind), show.Ago(s.Began, now), show.Ago(s.Used, now),
+			"in "+show.Brief(s.Until.Sub(now)), show.Dash(strings.Join(s.Groups, " ")))
+	}
+	t.Flush()
+}
+
 func (a *app) tokenCreateCommand() *cobra.Command {
 	var scope, cert string
 	var life time.Duration

@@ -207,3 +207,15 @@ func (a *App) Credentials(ctx context.Context) (values []cobra.Completion) {
 	}
 	return values
 }
+
+// Sessions completes sessions of browsers, by their ids.
+func (a *App) Sessions(ctx context.Context) (values []cobra.Completion) {
+	list, err := a.Client().Sessions(ctx)
+	if err != nil {
+		return nil
+	}
+	for _, s := range list {
+		values = append(values, cobra.CompletionWithDesc(s.ID, s.Name))
+	}
+	return values
+}
