@@ -221,5 +221,13 @@ func checkCommand(ctx context.Context, argv []string) error {
 	if out = bytes.TrimSpace(out); len(out) > most {
 		out = out[len(out)-most:]
 	}
-	return fmt.Errorf("%s: %w: %s", argv[0], err, out)
+	return withOutput(fmt.Errorf("%s: %w", argv[0], err), out)
+}
+
+// withOutput adds to the error of a program what it printed, if anything.
+func withOutput(err error, out []byte) error {
+	if len(out) == 0 {
+		return err
+	}
+	return fmt.Errorf("%w: %s", err, out)
 }

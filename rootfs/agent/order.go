@@ -270,9 +270,9 @@ func (a *Agent) runHook(ctx context.Context, h ingot.Hook) (late bool, err error
 	case err == nil:
 		return false, nil
 	case errors.Is(ctx.Err(), context.DeadlineExceeded):
-		return true, fmt.Errorf("%s did not end within %s: %s", h.Command[0], h.Limit(), bytes.TrimSpace(out))
+		return true, withOutput(fmt.Errorf("%s did not end within %s", h.Command[0], h.Limit()), bytes.TrimSpace(out))
 	}
-	return false, fmt.Errorf("%s: %w: %s", h.Command[0], err, bytes.TrimSpace(out))
+	return false, withOutput(fmt.Errorf("%s: %w", h.Command[0], err), bytes.TrimSpace(out))
 }
 
 // tail is the end of what is written to it.

@@ -26,8 +26,12 @@ type Shared struct {
 const maxShared = 8
 
 // Common returns what machines that failed have in common and healthy ones have not: traits that most
-// of the failed and at most a third as large a share of the healthy have. The most telling come first.
+// of the failed and at most a third as large a share of the healthy have. The most telling come first. One
+// machine alone has nothing in common.
 func Common(failed, healthy []Traits) []Shared {
+	if len(failed)+len(healthy) < 2 {
+		return nil
+	}
 	bad, good := countTraits(failed), countTraits(healthy)
 	var list []Shared
 	for t, n := range bad {
