@@ -144,7 +144,7 @@ func TestDamagedBootKeepsAWaveOpen(t *testing.T) {
 	for range 3 {
 		h.pass(time.Minute)
 	}
-	if d = h.detail(r.ID); d.State != "done" || d.Count["good"] != 3 || d.Count["not moved"] != 1 {
+	if d = h.detail(r.ID); d.State != "done" || d.Count["good"] != 3 || d.Count["outside"] != 1 {
 		t.Errorf("after an operator's word it is %s, with %v: %+v", d.State, d.Count, d.Stop)
 	}
 }
