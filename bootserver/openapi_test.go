@@ -159,6 +159,7 @@ func TestAnswersAreAsDocumented(t *testing.T) {
 		"POST /v1/webhooks":                         {{"", `{"name":"siem","url":"https://siem.example/"}`}},
 		"GET /v1/webhooks/{ref}":                    {{"", ""}},
 		"DELETE /v1/webhooks/{ref}":                 {{"", ""}},
+		"POST /v1/webhooks/{ref}/edit":              {{"", `{"selector":"rack=r1","newSecret":true}`}},
 		"POST /v1/webhooks/{ref}/pause":             {{"", `{"why":"x"}`}},
 		"POST /v1/webhooks/{ref}/resume":            {{"", `{"skip":true}`}},
 		"POST /v1/webhooks/{ref}/test":              {{"", ""}},
@@ -283,7 +284,8 @@ func (s *street) aWebhook(name string) {
 	s.t.Helper()
 	w := webhook.Webhook{ID: "0123456789abcdef", Name: name, URL: s.base, Events: []string{"boot"}, By: "x",
 		Created: s.clock,
-		Allow:   []netip.Prefix{netip.MustParsePrefix("::1/128")}, Paused: &webhook.Pause{At: s.clock, Why: "x"}}
+		Allow:   []netip.Prefix{netip.MustParsePrefix("::1/128"), netip.MustParsePrefix("127.0.0.0/8")},
+		Paused:  &webhook.Pause{At: s.clock, Why: "x"}}
 	var err error
 	if w.Secret, err = s.server.notifier.Seal(w.ID, make([]byte, webhook.NewSecret)); err != nil {
 		s.t.Fatal(err)

@@ -164,10 +164,32 @@ func TestWebhookLife(t *testing.T) {
 	_, err = h.api.RedeliverWebhook(ctx, "siem", []string{"evt_other"})
 	wantCode(t, "another dead letter", err, api.CodeNoDeadLetter)
 	in.answers(http.StatusOK)
-	if _, err := h.api.RedeliverWebhook(ctx, "siem", []string{w.Letters[0].Event}); err != nil {
-		t.Fatal(err)
+	b := h.loggedIn("boss", access.Admin)
+	again := "/settings/webhooks/" + w.ID + "/redeliver"
+	wants(t, "the page Settings", b.plain("/settings"), "1\u00a0dead letter", "machine-labels", "422", again)
+	if status, header, text := b.send("POST", again, nil, nil); status != 303 ||
+		header.Get("Location") != "/settings?did=letters#wh" {
+		t.Fatalf("sending it again = %d to %s: %s", status, header.Get("Location"), text)
 	}
 	h.eventually("it was sent again", func() bool { return h.hookOf("siem").Dead == 0 })
+	other := newInbox(t)
+	edited, err := h.api.EditWebhook(ctx, "siem", api.EditWebhookRequest{URL: &other.web.URL, Events: []string{"machine"},
+		NewSecret: true})
+	if err != nil || edited.URL != other.web.URL || !strings.HasPrefix(edited.Secret, "whsec_") ||
+		edited.FormerUntil.IsZero() {
+		t.Errorf("EditWebhook = %+v, %v", edited, err)
+	}
+	long := 1000 * time.Hour
+	for what, bad := range map[string]api.EditWebhookRequest{"a bad URL": {URL: new("ftp://a/")},
+		"no such event":       {Events: []string{"x"}},
+		"too long an overlap": {NewSecret: true, Overlap: &long}, "a bad secret": {Secret: "whsec_x"}} {
+		_, err := h.api.EditWebhook(ctx, "siem", bad)
+		wantCode(t, what, err, api.CodeInvalidWebhook)
+	}
+	if _, err := h.api.Label(ctx, "node01", api.LabelRequest{Set: map[string]string{"rack": "r3"}}); err != nil {
+		t.Fatal(err)
+	}
+	h.eventually("the label comes to the other", func() bool { return slices.Contains(other.codes(), "machine-labels") })
 	if _, err := h.api.PauseWebhook(ctx, "siem", "maintenance"); err != nil {
 		t.Fatal(err)
 	}
@@ -198,7 +220,7 @@ func (s *street) wantAudited(made api.NewWebhook) {
 			actions = append(actions, e.Action)
 		}
 	}
-	want := []string{"webhook.create", "webhook.test", "webhook.test", "webhook.redeliver", "webhook.pause",
+	want := []string{"webhook.create", "webhook.test", "webhook.test", "webhook.redeliver", "webhook.edit", "webhook.pause",
 		"webhook.resume", "webhook.rm"}
 	if !slices.Equal(actions, want) {
 		s.t.Errorf("the audit log has %v; want %v", actions, want)

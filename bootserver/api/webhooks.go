@@ -22,6 +22,8 @@ type Webhooks interface {
 	Webhook(ref string) (Webhook, error)
 	// CreateWebhook makes one that gets what happens from now on.
 	CreateWebhook(ctx context.Context, q WebhookRequest) (NewWebhook, error)
+	// EditWebhook changes one, which goes on where it was.
+	EditWebhook(ctx context.Context, ref string, q EditWebhookRequest) (NewWebhook, error)
 	RemoveWebhook(ctx context.Context, ref string) (Webhook, error)
 	PauseWebhook(ctx context.Context, ref string, q WhyRequest) (Webhook, error)
 	ResumeWebhook(ctx context.Context, ref string, q ResumeWebhookRequest) (Webhook, error)
@@ -43,6 +45,19 @@ type WebhookRequest struct {
 	CA       string   `json:"ca,omitempty" maxLength:"32768" doc:"PEM. Default: the CAs of the server's system."`
 	Allow    []string `json:"allow,omitempty" maxItems:"8" doc:"Loopback and link-local addresses to be allowed."`
 	Secret   string   `json:"secret,omitempty" maxLength:"200" doc:"whsec_BASE64. Default: a new one, shown once."`
+}
+
+// EditWebhookRequest changes a receiver of events. What is absent stays as it is.
+type EditWebhookRequest struct {
+	URL       *string   `json:"url,omitempty" maxLength:"2000"`
+	Events    []string  `json:"events,omitempty" maxItems:"64" doc:"All that it gets from now on."`
+	Selector  *string   `json:"selector,omitempty" maxLength:"4000" doc:"Empty: all machines."`
+	CA        *string   `json:"ca,omitempty" maxLength:"32768" doc:"PEM. Empty: the CAs of the server's system."`
+	Allow     *[]string `json:"allow,omitempty" maxItems:"8" doc:"All addresses to be allowed from now on."`
+	NewSecret bool      `json:"newSecret,omitempty" doc:"Draw a new secret, which is shown once."`
+	Secret    string    `json:"secret,omitempty" maxLength:"200" doc:"whsec_BASE64: a new secret of the receiver."`
+	// how long requests are signed by the former secret as well; absent: a day
+	Overlap *time.Duration `json:"overlap,omitempty" doc:"Nanoseconds."`
 }
 
 // Webhook is a receiver of events.
@@ -72,6 +87,8 @@ type Webhook struct {
 	Letters   []DeadLetter    `json:"letters,omitempty"`
 	Unusable  string          `json:"unusable,omitempty"` // why nothing can be sent
 	Encrypted bool            `json:"encrypted"`          // the URL is https
+	// requests are signed by the former secret as well until then
+	FormerUntil time.Time `json:"formerUntil,omitzero"`
 }
 
 // WebhookPause says that nothing is sent.
@@ -169,6 +186,12 @@ func webhookRoutes(r *routes, b Webhooks) {
 		func(_ context.Context, in *WebhookIn) (Webhook, error) { return b.Webhook(in.Ref) })
 	add(r, "DELETE /v1/webhooks/{ref}", access.Admin, "Send no more events to a receiver, and forget it",
 		func(ctx context.Context, in *WebhookIn) (Webhook, error) { return b.RemoveWebhook(ctx, in.Ref) })
+	type editIn struct {
+		WebhookIn
+		Body EditWebhookRequest
+	}
+	add(r, "POST /v1/webhooks/{ref}/edit", access.Admin, "Change a receiver of events, which goes on where it was",
+		func(ctx context.Context, in *editIn) (NewWebhook, error) { return b.EditWebhook(ctx, in.Ref, in.Body) })
 	type whyIn struct {
 		WebhookIn
 		Body WhyRequest
@@ -207,7 +230,8 @@ func (r *routes) describeEvents() {
 		Parameters: []*huma.Param{
 			header("webhook-id", "Id of the event: the same in each attempt."),
 			header("webhook-timestamp", "Seconds since 1970, of the attempt."),
-			header("webhook-signature", "v1, and the HMAC-SHA256 of id, timestamp and body with dots between, in base64."),
+			header("webhook-signature", "v1, and the HMAC-SHA256 of id, timestamp and body with dots between, in "+
+				"base64; another one by the former secret may follow after a space."),
 		},
 		RequestBody: &huma.RequestBody{Required: true, Content: map[string]*huma.MediaType{"application/json": {
 			Schema: doc.Components.Schemas.Schema(reflect.TypeFor[WebhookEvent](), true, "")}}},
@@ -231,6 +255,11 @@ func (c *Client) Webhook(ctx context.Context, ref string) (w Webhook, err error)
 // CreateWebhook sends events to a receiver from now on.
 func (c *Client) CreateWebhook(ctx context.Context, q WebhookRequest) (w NewWebhook, err error) {
 	return w, c.call(ctx, http.MethodPost, "webhooks", q, &w)
+}
+
+// EditWebhook changes a receiver of events.
+func (c *Client) EditWebhook(ctx context.Context, ref string, q EditWebhookRequest) (w NewWebhook, err error) {
+	return w, c.call(ctx, http.MethodPost, webhookPath(ref)+"/edit", q, &w)
 }
 
 // RemoveWebhook sends no more events to a receiver.

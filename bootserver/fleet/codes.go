@@ -107,6 +107,7 @@ const (
 	ActionRolloutResume Code = "rollout.resume"
 	ActionRolloutAbort  Code = "rollout.abort"
 	ActionWebhookCreate Code = "webhook.create"
+	ActionWebhookEdit   Code = "webhook.edit"
 	ActionWebhookPause  Code = "webhook.pause"
 	ActionWebhookResume Code = "webhook.resume"
 	ActionWebhookTest   Code = "webhook.test"
@@ -261,6 +262,7 @@ var actions = map[Code]string{
 	ActionRolloutResume: "resumed rollout",
 	ActionRolloutAbort:  "aborted rollout",
 	ActionWebhookCreate: "created webhook",
+	ActionWebhookEdit:   "changed webhook",
 	ActionWebhookPause:  "paused webhook",
 	ActionWebhookResume: "resumed webhook",
 	ActionWebhookTest:   "sent a test to webhook",

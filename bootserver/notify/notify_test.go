@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
@@ -37,6 +38,7 @@ type receiver struct {
 	t      *testing.T
 	web    *httptest.Server
 	key    []byte
+	former []byte                                         // by which requests are signed as well; nil: by none
 	answer func(w http.ResponseWriter, g got, before int) // before: requests with the same id
 
 	mu       sync.Mutex
@@ -101,13 +103,23 @@ func (r *receiver) verify(q *http.Request, body []byte) {
 	if _, err := fmt.Sscan(q.Header.Get("webhook-timestamp"), &at); err != nil {
 		r.t.Errorf("the timestamp %q: %v", q.Header.Get("webhook-timestamp"), err)
 	}
-	want := webhook.Sign(r.key, q.Header.Get("webhook-id"), time.Unix(at, 0), body)
+	want := webhook.Sign(q.Header.Get("webhook-id"), time.Unix(at, 0), body, r.keys()...)
 	if have := q.Header.Get("webhook-signature"); have != want {
 		r.t.Errorf("the signature is %s; want %s", have, want)
 	}
 	if q.Method != http.MethodPost || q.Header.Get("Content-Type") != "application/json" {
 		r.t.Errorf("%s of %s", q.Method, q.Header.Get("Content-Type"))
 	}
+}
+
+// keys are those by which requests must be signed.
+func (r *receiver) keys() [][]byte {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.former == nil {
+		return [][]byte{r.key}
+	}
+	return [][]byte{r.key, r.former}
 }
 
 // list returns what was accepted, each event once, in the order in which it was accepted first.
@@ -147,6 +159,7 @@ type stage struct {
 	state  state.Store
 	policy webhook.Policy
 	limit  time.Duration
+	log    *slog.Logger
 	n      *Notifier
 	stop   func()
 }
@@ -169,7 +182,7 @@ func newStage(t *testing.T) *stage {
 
 func (s *stage) notifier() *Notifier {
 	return New(Config{State: s.state, Keys: s.dir, Data: dataOf, Version: "test", Now: time.Now, Policy: s.policy,
-		Timeout: s.limit})
+		Timeout: s.limit, Log: s.log})
 }
 
 // dataOf is what the server converts Changes by, as far as tests look at it.
@@ -299,6 +312,97 @@ func TestDelivered(t *testing.T) {
 	}
 	if p, _ := s.state.WebhookProgress("0000000000000001"); p.Sent != 10 || p.Last != nil {
 		t.Errorf("progress %+v", p)
+	}
+}
+
+// TestEdited: what an operator changes of a webhook holds for the next event: another receiver, other machines, a new
+// secret, beside which the former one signs as well for a while. Nothing is lost or sent twice.
+func TestEdited(t *testing.T) {
+	s := newStage(t)
+	first, second := newReceiver(t, nil), newReceiver(t, nil)
+	w := s.hook(first, first.web.URL, func(w *webhook.Webhook) { w.Selector = "rack=r1" })
+	s.update(func(tx state.Tx) {
+		tx.StoreMachine(fleet.Machine{ID: "m-1", Labels: map[string]string{"rack": "r1"}})
+	})
+	s.run()
+	edit := func(change func(w *webhook.Webhook)) {
+		t.Helper()
+		s.update(func(tx state.Tx) {
+			w, _ := tx.Webhook(w.ID)
+			change(&w)
+			w.Edited++
+			tx.PutWebhook(w)
+		})
+		s.n.Wake()
+	}
+	sent := func(n uint64) {
+		t.Helper()
+		until(t, fmt.Sprint(n, " events are sent"), func() bool {
+			p, _ := s.state.WebhookProgress(w.ID)
+			return p.Sent >= n
+		})
+	}
+	s.happens(2)
+	sent(2)
+	second.key, second.former = bytes.Repeat([]byte{8}, webhook.NewSecret), first.key
+	sealed, err := s.n.Seal(w.ID, second.key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	edit(func(w *webhook.Webhook) {
+		w.URL, w.Former, w.FormerUntil, w.Secret = second.web.URL, w.Secret, time.Now().Add(time.Hour), sealed
+	})
+	s.happens(3)
+	sent(5)
+	second.mu.Lock()
+	second.former = nil
+	second.mu.Unlock()
+	edit(func(w *webhook.Webhook) { w.FormerUntil = time.Now() })
+	s.happens(1)
+	sent(6)
+	edit(func(w *webhook.Webhook) { w.Selector = "rack=r2" })
+	s.happens(4) // of a machine that it does not get any more
+	edit(func(w *webhook.Webhook) { w.Selector = "" })
+	s.happens(1)
+	sent(7)
+	s.stop()
+	wantOrder(t, first.list(), 2)
+	if n := len(second.list()); n < 5 || n > 9 { // when the selector is read is up to the notifier
+		t.Errorf("the second receiver got %d events", n)
+	}
+}
+
+// TestUnusable: a webhook whose record says nothing that can be used is logged once, says why, keeps no other from its
+// events, and goes on when it is mended.
+func TestUnusable(t *testing.T) {
+	s := newStage(t)
+	r := newReceiver(t, nil)
+	bad := s.hook(r, r.web.URL, func(w *webhook.Webhook) { w.CA = "no certificate" })
+	s.hook(r, r.web.URL, nil)
+	var log bytes.Buffer
+	s.log = slog.New(slog.NewTextHandler(&log, nil))
+	s.run()
+	s.happens(1)
+	until(t, "the other one is sent", func() bool { return len(r.list()) == 1 })
+	until(t, "it says why", func() bool {
+		p := s.n.Progress(bad.ID)
+		return p.Last != nil && strings.Contains(p.Last.Why, "no certificate in PEM")
+	})
+	for range 3 {
+		s.n.Wake()
+		time.Sleep(20 * time.Millisecond)
+	}
+	s.update(func(tx state.Tx) {
+		w, _ := tx.Webhook(bad.ID)
+		w.CA = ""
+		w.Edited++
+		tx.PutWebhook(w)
+	})
+	s.n.Wake()
+	until(t, "it is sent when it is mended", func() bool { return len(r.list()) == 2 })
+	s.stop()
+	if n := strings.Count(log.String(), "cannot be used"); n != 1 {
+		t.Errorf("it is logged %d times; want once\n%s", n, log.String())
 	}
 }
 

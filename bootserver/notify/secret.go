@@ -114,6 +114,21 @@ func boxOf(key []byte) (cipher.AEAD, error) {
 // Seal encrypts the secret of a webhook, for its record.
 func (n *Notifier) Seal(id string, secret []byte) ([]byte, error) { return n.keys.seal(id, secret) }
 
+// keysOf returns the keys by which a webhook's requests are signed now.
+func (n *Notifier) keysOf(w webhook.Webhook) ([][]byte, error) {
+	key, err := n.keys.open(w.ID, w.Secret)
+	if err != nil {
+		return nil, err
+	}
+	keys := [][]byte{key}
+	if n.Now().Before(w.FormerUntil) {
+		if former, err := n.keys.open(w.ID, w.Former); err == nil { // without it, the present one is enough
+			keys = append(keys, former)
+		}
+	}
+	return keys, nil
+}
+
 // CheckSecret returns why the secret of a webhook cannot be opened.
 func (n *Notifier) CheckSecret(w webhook.Webhook) error {
 	_, err := n.keys.open(w.ID, w.Secret)

@@ -100,7 +100,7 @@ func clientOf(w webhook.Webhook) (*http.Client, error) {
 }
 
 // post makes one attempt.
-func (n *Notifier) post(ctx context.Context, c *http.Client, w webhook.Webhook, key []byte, id string,
+func (n *Notifier) post(ctx context.Context, c *http.Client, w webhook.Webhook, keys [][]byte, id string,
 	body []byte) webhook.Result {
 	ctx, cancel := context.WithTimeout(ctx, n.Timeout)
 	defer cancel()
@@ -113,7 +113,7 @@ func (n *Notifier) post(ctx context.Context, c *http.Client, w webhook.Webhook, 
 	q.Header.Set("User-Agent", "ingot/"+n.Version)
 	q.Header.Set(webhook.HeaderID, id)
 	q.Header.Set(webhook.HeaderTimestamp, strconv.FormatInt(now.Unix(), 10))
-	q.Header.Set(webhook.HeaderSignature, webhook.Sign(key, id, now, body))
+	q.Header.Set(webhook.HeaderSignature, webhook.Sign(id, now, body, keys...))
 	resp, err := c.Do(q)
 	if err != nil {
 		if ctx.Err() != nil {
@@ -168,7 +168,7 @@ func retryAfter(text string, now time.Time) time.Duration {
 
 // Test sends an event that is in no ledger, once, and returns what became of it and how long it took.
 func (n *Notifier) Test(ctx context.Context, w webhook.Webhook) (r webhook.Result, took time.Duration, err error) {
-	key, err := n.keys.open(w.ID, w.Secret)
+	keys, err := n.keysOf(w)
 	if err != nil {
 		return r, 0, err
 	}
@@ -184,6 +184,6 @@ func (n *Notifier) Test(ctx context.Context, w webhook.Webhook) (r webhook.Resul
 		return r, 0, err
 	}
 	began := time.Now()
-	r = n.post(ctx, c, w, key, e.id, body)
+	r = n.post(ctx, c, w, keys, e.id, body)
 	return r, time.Since(began), nil
 }

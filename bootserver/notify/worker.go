@@ -19,9 +19,10 @@ import (
 type worker struct {
 	n      *Notifier
 	id     string
-	client *http.Client
+	client *http.Client // nil before the record was read, see setUp
 	labels fleet.Selector
-	key    []byte // opened; nil before that
+	keys   [][]byte
+	edited int // of the record that was read
 
 	p       webhook.Progress // also what is not stored yet
 	shown   atomic.Pointer[webhook.Progress]
@@ -35,10 +36,13 @@ type worker struct {
 
 // run sends events until ctx ends or the webhook is removed.
 func (x *worker) run(ctx context.Context) {
-	if !x.begin() {
-		return
-	}
-	defer x.client.CloseIdleConnections()
+	x.p, _ = x.n.State.WebhookProgress(x.id)
+	x.stored = x.n.Now()
+	defer func() {
+		if x.client != nil {
+			x.client.CloseIdleConnections()
+		}
+	}()
 	defer x.save()
 	for ctx.Err() == nil {
 		changed, news := x.n.changed.next(), x.n.feed.news.next()
@@ -57,25 +61,31 @@ func (x *worker) run(ctx context.Context) {
 	}
 }
 
-// begin reads the records of the webhook.
-func (x *worker) begin() bool {
-	hook, known := x.n.State.Webhook(x.id)
-	if !known {
-		return false
+// setUp makes what the record of the webhook says how to send: once, and again after it was edited.
+func (x *worker) setUp(hook webhook.Webhook) error {
+	if x.client != nil && hook.Edited == x.edited {
+		return nil
 	}
-	x.p, _ = x.n.State.WebhookProgress(x.id)
-	x.stored = x.n.Now()
-	var err error
+	var labels fleet.Selector
 	if hook.Selector != "" {
-		x.labels, err = fleet.ParseSelector(hook.Selector)
+		var err error
+		if labels, err = fleet.ParseSelector(hook.Selector); err != nil {
+			return err
+		}
 	}
-	if err == nil {
-		x.client, err = clientOf(hook)
-	}
+	keys, err := x.n.keysOf(hook)
 	if err != nil {
-		x.n.Log.Error("a webhook cannot be used", "webhook", hook.Name, "err", err)
+		return err
 	}
-	return err == nil
+	client, err := clientOf(hook)
+	if err != nil {
+		return err
+	}
+	if x.client != nil {
+		x.client.CloseIdleConnections()
+	}
+	x.client, x.labels, x.keys, x.edited = client, labels, keys, hook.Edited
+	return nil
 }
 
 func (x *worker) show() {
@@ -105,13 +115,9 @@ func (x *worker) step(ctx context.Context, hook webhook.Webhook) (pause time.Dur
 		_ = x.save() // logged
 		return d, true
 	}
-	if x.key == nil {
-		key, err := x.n.keys.open(hook.ID, hook.Secret)
-		if err != nil {
-			x.hold(err)
-			return lookAfter, true
-		}
-		x.key = key
+	if err := x.setUp(hook); err != nil {
+		x.hold(err)
+		return lookAfter, true
 	}
 	if l, is := x.again(); is {
 		x.resend(ctx, hook, l)
@@ -172,7 +178,10 @@ func (x *worker) attempt(ctx context.Context, hook webhook.Webhook, e event) (we
 	if err != nil {
 		return webhook.Result{}, fmt.Errorf("encoding entry %d: %w", e.seq, err)
 	}
-	r := x.n.post(ctx, x.client, hook, x.key, e.id, body)
+	if len(x.keys) > 1 && !x.n.Now().Before(hook.FormerUntil) {
+		x.keys = x.keys[:1]
+	}
+	r := x.n.post(ctx, x.client, hook, x.keys, e.id, body)
 	if ctx.Err() != nil {
 		return r, nil
 	}

@@ -36,6 +36,8 @@ var notes = map[string]string{
 	"rollout-resume": "Resumed: what stopped it counts no more.",
 	"rollout-abort":  "Aborted: machines that were moved are assigned what they had.",
 	"session":        "Ended. Its open pages close within seconds.",
+	"letters":        "They are sent again, one after another.",
+	"discard":        "The dead letters were discarded.",
 	"revoke":         "Revoked. Its sessions and open pages have ended.",
 }
 
@@ -238,6 +240,18 @@ func (s *Server) reload(q *query) (done, error) {
 func (s *Server) endSession(q *query) (done, error) {
 	_, err := s.backend.EndSessions(q.ctx, q.path("ref"))
 	return done{"/settings", "session"}, err
+}
+
+// redeliver lets the dead letters of a webhook be sent again.
+func (s *Server) redeliver(q *query) (done, error) {
+	_, err := s.backend.RedeliverWebhook(q.ctx, q.path("ref"), api.RedeliverRequest{})
+	return done{"/settings#wh", "letters"}, err
+}
+
+// discard removes the dead letters of a webhook.
+func (s *Server) discard(q *query) (done, error) {
+	_, err := s.backend.DiscardDeadLetters(q.ctx, q.path("ref"))
+	return done{"/settings#wh", "discard"}, err
 }
 
 // revoke takes a token or certificate back.

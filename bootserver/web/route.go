@@ -83,6 +83,10 @@ func formRoutes() []route {
 		{pattern: "POST /settings/reload", takes: []string{"POST /v1/reload"}, form: (*Server).reload},
 		{pattern: "POST /settings/tokens/{ref}/revoke", takes: []string{"POST /v1/tokens/{ref}/revoke"},
 			form: (*Server).revoke},
+		{pattern: "POST /settings/webhooks/{ref}/redeliver", takes: []string{"POST /v1/webhooks/{ref}/redeliver"},
+			form: (*Server).redeliver},
+		{pattern: "POST /settings/webhooks/{ref}/discard", takes: []string{"DELETE /v1/webhooks/{ref}/dead-letters"},
+			form: (*Server).discard},
 		{pattern: "POST /settings/sessions/{ref}/end", takes: []string{"DELETE /v1/sessions/{ref}"},
 			form: (*Server).endSession},
 	}

@@ -72,6 +72,14 @@ func (s *Server) settingsData(q *query) (d settingsData, err error) {
 	}
 	if q.Can("GET /v1/webhooks") {
 		d.Webhooks = s.backend.Webhooks()
+		for i, w := range d.Webhooks {
+			if w.Dead == 0 {
+				continue
+			}
+			if w, err := s.backend.Webhook(w.ID); err == nil { // else it was removed meanwhile
+				d.Webhooks[i] = w
+			}
+		}
 	}
 	if q.Can("GET /v1/audit") {
 		if d.Audit, err = s.backend.Audit(0, true, auditEntries); err != nil {

@@ -68,7 +68,8 @@ func (a *app) arguments() map[string]cobra.CompletionFunc {
 
 		"backup": one(file), "restore": one(file),
 		"context add": one(), "context use": one(command.Contexts), "context rm": one(command.Contexts),
-		"webhook create": one(), "webhook show": one(a.Webhooks), "webhook test": one(a.Webhooks),
+		"webhook create": one(), "webhook edit": one(a.Webhooks), "webhook show": one(a.Webhooks),
+		"webhook test":      one(a.Webhooks),
 		"webhook redeliver": command.Complete(true, a.Webhooks), "webhook pause": one(a.Webhooks),
 		"webhook resume": one(a.Webhooks), "webhook rm": one(a.Webhooks),
 		"token create": one(), "token revoke": one(a.Credentials), "session end": one(a.Sessions),

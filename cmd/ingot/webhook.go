@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"ingot/bootserver/api"
+	"ingot/bootserver/fleet/webhook"
 	"ingot/cmd/ingot/command"
 	"ingot/cmd/ingot/show"
 	"ingot/internal/count"
@@ -19,8 +20,9 @@ import (
 func (a *app) webhookCommand() *cobra.Command {
 	return command.Parent("webhook", "send events to other programs by signed HTTP requests",
 		"  ingot webhook create siem https://siem.example.org/ingot\n  ingot webhook show siem",
-		a.webhookCreateCommand(), a.webhookLsCommand(), a.webhookShowCommand(), a.webhookTestCommand(),
-		a.webhookRedeliverCommand(), a.webhookPauseCommand(), a.webhookResumeCommand(), a.webhookRmCommand())
+		a.webhookCreateCommand(), a.webhookLsCommand(), a.webhookShowCommand(), a.webhookEditCommand(),
+		a.webhookTestCommand(), a.webhookRedeliverCommand(), a.webhookPauseCommand(),
+		a.webhookResumeCommand(), a.webhookRmCommand())
 }
 
 const webhookCreateLong = `Send what happens from now on to a URL: each event as one POST with JSON, signed by
@@ -66,6 +68,88 @@ func (a *app) webhookCreateCommand() *cobra.Command {
 	fl.StringSliceVar(&q.Allow, "allow", nil, "loopback and link-local addresses or prefixes that the receiver may have")
 	fl.StringVar(&secret, "secret-file", "", "file with a secret of the receiver, whsec_BASE64 (default: a new one)")
 	return c
+}
+
+func (a *app) webhookEditCommand() *cobra.Command {
+	var url, selector, ca, secret string
+	var events, allow []string
+	var overlap time.Duration
+	var q api.EditWebhookRequest
+	c := &cobra.Command{
+		Use: "edit NAME", Short: "change a webhook, or its secret",
+		Long: `Change what a webhook gets, where it goes, or by which secret it is signed. It goes on where it
+was: no event is lost or sent twice. What is not given stays as it is.
+
+After --new-secret, which prints the secret once, or --secret-file, requests have two signatures
+for a day (--overlap): one by the new secret and one by the former one, so that the receiver can be
+changed in that time. --overlap 0s ends that at once, for a secret that is known to others.`,
+		Example: `  ingot webhook edit siem --url https://siem2.example.org/ingot
+  ingot webhook edit pager --events boot-ended,rollout --selector role=db
+  ingot webhook edit siem --new-secret --overlap 48h`,
+		Args: command.ExactArgs("NAME"),
+		RunE: func(cmd *cobra.Command, args []string) (err error) {
+			given := func(flag string) bool { return cmd.Flags().Changed(flag) }
+			if given("url") {
+				q.URL = &url
+			}
+			if given("selector") {
+				q.Selector = &selector
+			}
+			if given("allow") {
+				q.Allow = &allow
+			}
+			if given("overlap") {
+				q.Overlap = &overlap
+			}
+			if given("ca") {
+				text, err := textOf(ca)
+				if err != nil {
+					return err
+				}
+				q.CA = &text
+			}
+			q.Events = events
+			if q.Secret, err = textOf(secret); err != nil {
+				return err
+			}
+			q.Secret = strings.TrimSpace(q.Secret)
+			return a.webhookEdit(cmd.Context(), args[0], q)
+		},
+	}
+	fl := c.Flags()
+	fl.StringVar(&url, "url", "", "where events go")
+	fl.StringSliceVar(&events, "events", nil, "topics and codes of events")
+	fl.StringVar(&selector, "selector", "", "of machines, only those with such labels; empty: all")
+	fl.StringVar(&ca, "ca", "", "file with the certificates of the CA of the receiver, in PEM; empty: the system's")
+	fl.StringSliceVar(&allow, "allow", nil, "loopback and link-local addresses or prefixes that the receiver may have")
+	fl.BoolVar(&q.NewSecret, "new-secret", false, "draw a new secret, and print it once")
+	fl.StringVar(&secret, "secret-file", "", "file with a new secret of the receiver, whsec_BASE64")
+	fl.DurationVar(&overlap, "overlap", webhook.Overlap, "how long the former secret signs as well")
+	c.MarkFlagsMutuallyExclusive("new-secret", "secret-file")
+	c.MarkFlagsOneRequired("url", "events", "selector", "ca", "allow", "new-secret", "secret-file")
+	return c
+}
+
+// webhookEdit prints a new secret alone on standard output, for a pipe, and everything else on standard error.
+func (a *app) webhookEdit(ctx context.Context, name string, q api.EditWebhookRequest) error {
+	made, err := a.Client().EditWebhook(ctx, name, q)
+	if err != nil {
+		return err
+	}
+	if err := a.Show(made, func(w io.Writer) {
+		if made.Secret != "" {
+			fmt.Fprintln(w, made.Secret)
+		}
+	}); err != nil {
+		return err
+	}
+	fmt.Fprintf(a.Stderr, "webhook %s sends to %s: %s\n", show.Plain(made.Name), show.Plain(made.URL),
+		strings.Join(made.Events, ", "))
+	if q.NewSecret || q.Secret != "" {
+		fmt.Fprintf(a.Stderr, "the former secret signs as well until %s\n", made.FormerUntil.Local().Format(time.DateTime))
+	}
+	fmt.Fprintf(a.Stderr, "  → ingot webhook test %s\n", made.Name)
+	return nil
 }
 
 // textOf reads a file that was named; no name is no text.

@@ -45,12 +45,17 @@ func ParseSecret(text string) ([]byte, error) {
 	return key, nil
 }
 
-// Sign returns the signature of a request: HMAC-SHA256 of its id, timestamp and body, with dots between.
-func Sign(key []byte, id string, at time.Time, body []byte) string {
-	mac := hmac.New(sha256.New, key)
-	mac.Write([]byte(id + "." + strconv.FormatInt(at.Unix(), 10) + "."))
-	mac.Write(body)
-	return "v1," + base64.StdEncoding.EncodeToString(mac.Sum(nil))
+// Sign returns the signatures of a request, one by each key, with spaces between: HMAC-SHA256 of its id,
+// timestamp and body, with dots between. One of them suffices a receiver.
+func Sign(id string, at time.Time, body []byte, keys ...[]byte) string {
+	var list []string
+	for _, key := range keys {
+		mac := hmac.New(sha256.New, key)
+		mac.Write([]byte(id + "." + strconv.FormatInt(at.Unix(), 10) + "."))
+		mac.Write(body)
+		list = append(list, "v1,"+base64.StdEncoding.EncodeToString(mac.Sum(nil)))
+	}
+	return strings.Join(list, " ")
 }
 
 // EventID returns the id of an event for a webhook. It is the same in each attempt, after a restart and

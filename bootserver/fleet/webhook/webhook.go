@@ -21,6 +21,9 @@ import (
 
 // Bounds of webhooks.
 const (
+	// Overlap is how long requests are signed by the former secret as well, if nothing else is said; and at most.
+	Overlap, MaxOverlap = 24 * time.Hour, 30 * 24 * time.Hour
+
 	Max        = 32 // webhooks of a server
 	MaxLetters = 80 // dead letters of one webhook: they are removed with it in one transaction
 	MaxEvents  = 64 // topics and codes of one webhook
@@ -42,14 +45,17 @@ type Webhook struct {
 	CA string
 	// Allow are loopback and link-local addresses that the receiver may have, see Reachable.
 	Allow []netip.Prefix
-	// Secret is the key of signatures, sealed by a key that is not in the state.
-	Secret  []byte
-	Created time.Time
-	By      string
-	Paused  *Pause
+	// Secret is the key of signatures, sealed by a key that is not in the state. Until a time, requests are
+	// signed by the one before it as well.
+	Secret      []byte
+	Former      []byte
+	FormerUntil time.Time
+	Created     time.Time
+	By          string
+	Paused      *Pause
 	// Retry is raised when an operator wants events to be tried at once, and Skip when it is to go on with
-	// what happens from then on.
-	Retry, Skip int
+	// what happens from then on. Edited is raised when anything above is changed.
+	Retry, Skip, Edited int
 }
 
 // Pause says that nothing is sent.

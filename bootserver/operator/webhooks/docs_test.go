@@ -143,7 +143,7 @@ func TestShellVerifies(t *testing.T) {
 		t.Fatal(err)
 	}
 	key, body, at := bytes.Repeat([]byte{0xfe}, webhook.NewSecret), []byte("{\"a\":\n1}"), time.Unix(1796094245, 0)
-	signature := webhook.Sign(key, "evt_1", at, body)
+	signature := webhook.Sign("evt_1", at, body, key)
 	for _, c := range []struct {
 		id, signature string
 		body          []byte

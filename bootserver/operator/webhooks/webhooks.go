@@ -99,6 +99,7 @@ func missing(ref string) error {
 func described(w webhook.Webhook) api.Webhook {
 	out := api.Webhook{ID: w.ID, Name: w.Name, URL: w.URL, Events: w.Events, Selector: w.Selector, CA: w.CA,
 		Allow: w.Allow, Created: w.Created, By: w.By, Encrypted: strings.HasPrefix(w.URL, "https:"), State: "waiting"}
+	out.FormerUntil = w.FormerUntil
 	if w.Paused != nil {
 		p := api.WebhookPause(*w.Paused)
 		out.Paused, out.State = &p, "paused"
@@ -271,6 +272,71 @@ func (x *Webhooks) change(ctx context.Context, ref string, code fleet.Code,
 	}
 	x.done(action)
 	return x.Webhook(found.ID)
+}
+
+// EditWebhook implements api.Webhooks.
+func (x *Webhooks) EditWebhook(ctx context.Context, ref string, q api.EditWebhookRequest) (made api.NewWebhook,
+	err error) {
+	found, err := x.find(ref)
+	if err != nil {
+		return made, err
+	}
+	invalid := func(err error) error { return api.NewProblem(api.CodeInvalidWebhook, err.Error()) }
+	overlap := webhook.Overlap
+	if q.Overlap != nil {
+		overlap = *q.Overlap
+	}
+	if overlap < 0 || overlap > webhook.MaxOverlap {
+		return made, invalid(fmt.Errorf("overlap: use a time of up to %s", webhook.MaxOverlap))
+	}
+	var secret, sealed []byte
+	given := false
+	if q.NewSecret || q.Secret != "" {
+		if secret, given, err = secretOf(q.Secret); err != nil {
+			return made, invalid(err)
+		}
+		if sealed, err = x.Notifier.Seal(found.ID, secret); err != nil {
+			return made, err
+		}
+	}
+	now := x.Now()
+	made.Webhook, err = x.change(ctx, ref, fleet.ActionWebhookEdit, func(_ state.Tx, w *webhook.Webhook) error {
+		edited, err := x.parse(editOf(*w, q))
+		if err != nil {
+			return invalid(err)
+		}
+		w.URL, w.Events, w.Selector, w.CA, w.Allow = edited.URL, edited.Events, edited.Selector, edited.CA, edited.Allow
+		if sealed != nil {
+			w.Former, w.FormerUntil, w.Secret = w.Secret, now.Add(overlap), sealed
+		}
+		w.Edited++
+		w.Retry++ // what failed may work now
+		return nil
+	})
+	if err == nil && sealed != nil && !given {
+		made.Secret = webhook.FormatSecret(secret)
+	}
+	return made, err
+}
+
+// editOf is the request for a webhook as it would be after an edit.
+func editOf(w webhook.Webhook, q api.EditWebhookRequest) api.WebhookRequest {
+	r := api.WebhookRequest{Name: w.Name, URL: w.URL, Events: w.Events, Selector: w.Selector, CA: w.CA}
+	for _, p := range w.Allow {
+		r.Allow = append(r.Allow, p.String())
+	}
+	for to, value := range map[*string]*string{&r.URL: q.URL, &r.Selector: q.Selector, &r.CA: q.CA} {
+		if value != nil {
+			*to = *value
+		}
+	}
+	if len(q.Events) > 0 {
+		r.Events = q.Events
+	}
+	if q.Allow != nil {
+		r.Allow = *q.Allow
+	}
+	return r
 }
 
 // PauseWebhook implements api.Webhooks.

@@ -27,6 +27,9 @@ type webhookRecord struct {
 	Paused   *webhookPause  `json:"paused,omitempty"`
 	Retry    int            `json:"retry,omitempty"`
 	Skip     int            `json:"skip,omitempty"`
+	Edited   int            `json:"edited,omitempty"`
+	Former   []byte         `json:"former,omitempty"` // likewise
+	Until    time.Time      `json:"formerUntil,omitzero"`
 }
 
 type webhookPause struct {
@@ -102,12 +105,14 @@ func (r webhookFailure) value() webhook.Failure { return webhook.Failure(r) }
 
 func webhookOf(w webhook.Webhook) webhookRecord {
 	return webhookRecord{webhookVersion, w.ID, w.Name, w.URL, w.Events, w.Selector, w.CA, w.Allow, w.Secret, w.Created,
-		w.By, converted(w.Paused, func(p webhook.Pause) webhookPause { return webhookPause(p) }), w.Retry, w.Skip}
+		w.By, converted(w.Paused, func(p webhook.Pause) webhookPause { return webhookPause(p) }), w.Retry, w.Skip,
+		w.Edited, w.Former, w.FormerUntil}
 }
 
 func (r webhookRecord) value() webhook.Webhook {
 	return webhook.Webhook{ID: r.ID, Name: r.Name, URL: r.URL, Events: r.Events, Selector: r.Selector, CA: r.CA,
 		Allow: r.Allow, Secret: r.Secret, Created: r.Created, By: r.By, Retry: r.Retry, Skip: r.Skip,
+		Edited: r.Edited, Former: r.Former, FormerUntil: r.Until,
 		Paused: converted(r.Paused, func(p webhookPause) webhook.Pause { return webhook.Pause(p) })}
 }
 
