@@ -220,8 +220,8 @@ func (s *street) wantAudited(made api.NewWebhook) {
 			actions = append(actions, e.Action)
 		}
 	}
-	want := []string{"webhook.create", "webhook.test", "webhook.test", "webhook.redeliver", "webhook.edit", "webhook.pause",
-		"webhook.resume", "webhook.rm"}
+	want := []string{"webhook.create", "webhook.test", "webhook.test", "webhook.redeliver", "webhook.edit",
+		"webhook.pause", "webhook.resume", "webhook.rm"}
 	if !slices.Equal(actions, want) {
 		s.t.Errorf("the audit log has %v; want %v", actions, want)
 	}
