@@ -46,11 +46,11 @@ type planData struct {
 	Waves  []planWave
 	Moved  int
 	Out    []planOut
-	Notes  []api.PlannedMachine // machines that the image may not fit
-	More   int                  // of those
-	Usual  string               // rate of boots that fail
-	Seen   string               // names the plan, see planName
-	Fields url.Values           // what was asked for
+	Noted  []planOut  // machines that the image may not fit, or that nobody can order to reboot
+	More   int        // of those
+	Usual  string     // rate of boots that fail
+	Seen   string     // names the plan, see planName
+	Fields url.Values // what was asked for
 }
 
 // planWave is a wave of a plan.
@@ -67,7 +67,7 @@ type planOut struct{ Why, Names string }
 const (
 	plannedNames = 48 // machines of a wave
 	leftNames    = 8  // machines that are left out for one reason
-	notedNames   = 20 // machines that the image may not fit
+	notedKinds   = 20 // notes on machines
 	selectors    = 60
 )
 
@@ -253,10 +253,10 @@ func (s *Server) planned(q *query) (d planData, err error) {
 // sort puts the machines of a plan into waves, and those that are left out by the reason.
 func (d *planData) sort() {
 	waves := make([]planWave, d.Rollout.Waves)
-	out := map[string][]string{}
+	out, noted := map[string][]string{}, map[string][]string{}
 	for _, m := range d.Machines {
 		if m.Note != "" {
-			d.Notes = append(d.Notes, m)
+			noted[m.Note] = append(noted[m.Note], m.Name)
 		}
 		if m.Out != "" {
 			out[m.Out] = append(out[m.Out], m.Name)
@@ -277,16 +277,22 @@ func (d *planData) sort() {
 			d.Waves = append(d.Waves, w)
 		}
 	}
-	for why, names := range out {
+	d.Out, d.Noted = byReason(out), byReason(noted)
+	d.More = max(0, len(d.Noted)-notedKinds)
+	d.Noted = d.Noted[:len(d.Noted)-d.More]
+}
+
+// byReason names the first machines of each reason.
+func byReason(machines map[string][]string) (list []planOut) {
+	for why, names := range machines {
 		text := strings.Join(names[:min(len(names), leftNames)], ", ")
 		if more := len(names) - leftNames; more > 0 {
 			text += fmt.Sprintf(" and %d more", more)
 		}
-		d.Out = append(d.Out, planOut{why, text})
+		list = append(list, planOut{why, text})
 	}
-	slices.SortFunc(d.Out, func(a, b planOut) int { return cmp.Compare(a.Why, b.Why) })
-	d.More = max(0, len(d.Notes)-notedNames)
-	d.Notes = d.Notes[:len(d.Notes)-d.More]
+	slices.SortFunc(list, func(a, b planOut) int { return cmp.Compare(a.Why, b.Why) })
+	return list
 }
 
 // Left is the number of machines that would not be moved.

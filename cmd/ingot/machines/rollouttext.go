@@ -218,10 +218,14 @@ func planText(w io.Writer, p api.RolloutPlan) {
 		}
 	}
 	notMoved(w, out)
+	noted := map[string][]string{}
 	for _, m := range p.Machines {
 		if m.Note != "" {
-			fmt.Fprintf(w, "! %s: %s\n", show.Plain(m.Name), show.Plain(m.Note))
+			noted[m.Note] = append(noted[m.Note], m.Name)
 		}
+	}
+	for _, note := range slices.Sorted(maps.Keys(noted)) {
+		fmt.Fprintf(w, "! %s: %s\n", show.Plain(show.Some(noted[note], 8)), show.Plain(note))
 	}
 	for _, c := range p.Changes {
 		fmt.Fprintf(w, "\n%s from %s to %s:\n", count.Of(c.Machines, "machine"), show.Plain(show.Dash(c.From.Name)),
