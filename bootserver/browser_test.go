@@ -20,6 +20,7 @@ import (
 	"ingot/bootserver/access"
 	"ingot/bootserver/api"
 	"ingot/bootserver/fleet"
+	"ingot/bootserver/state"
 	"ingot/internal/wire"
 )
 
@@ -279,6 +280,75 @@ func TestBrowserByKeyboard(t *testing.T) {
 	b.calm()
 }
 
+// TestBrowserReboots: a machine is ordered to reboot after its drain hooks, by the palette and the keyboard alone; the
+// page follows the order, and the order is withdrawn by mouse.
+func TestBrowserReboots(t *testing.T) {
+	s := newStreet(t)
+	s.orderable()
+	b := newTab(t, s.tls)
+	b.do("log in", chromedp.Navigate(s.tls+"/login"), enter("#token", s.token("ops", access.Operate)),
+		click("form .btn.main"), visible("#open"))
+	b.do("open the palette", ctrlK(), visible("#palette"), keys("reboot node01"))
+	b.until("the action is found", `document.querySelector("#found [aria-selected=true]")?.hash == "#reboot"`)
+	if said := eval[string](b, `document.querySelector("#found [aria-selected=true]").innerText`); !strings.Contains(said,
+		"ingot machine reboot node01") {
+		t.Errorf("the palette says %q; want the command", said)
+	}
+	b.do("open it", keys(kb.Enter), visible("#reboot"))
+	b.tabTo("#reboot input[name=why]")
+	b.do("say why", keys("new fan"))
+	b.tabTo("#reboot select[name=drain]")
+	b.do("choose", keys("must"))
+	b.tabTo("#reboot .btn")
+	b.do("order it", keys(kb.Enter), visible("p.notice"))
+	if o := s.boot().Ordered; o == nil || o.Drain != ingot.DrainRequired || o.Why != "new fan" {
+		t.Fatalf("the order is %+v", o)
+	}
+	b.until("the page is live", `!document.querySelector("#live").hidden`)
+	eval[bool](b, `window.same = true`)
+	b.until("it says what becomes of it", `document.querySelector("#why").innerText.includes("acknowledged it yet")`)
+	s.drains("batch")
+	b.until("it follows the order", `document.querySelector("#why").innerText.includes("It drains before it reboots: `+
+		`hook batch (ordered at ") && document.querySelector("#why").innerText.includes(": new fan)")`)
+	b.until("the page was not reloaded", `window.same == true`)
+	b.do("withdraw it", click("#head form[action$='/reboot/cancel'] .btn"))
+	b.until("it says so", `document.querySelector("#why")?.innerText.includes("because the order was withdrawn") &&
+		!document.querySelector("#head form[action$='/reboot/cancel']")`)
+	if o := s.boot().Ordered; o.State != ingot.OrderWithdrawn {
+		t.Errorf("the order is %s; want it withdrawn", o.State)
+	}
+	b.calm()
+}
+
+// orderable approves the first machine as node01, which runs an image well that takes orders, and returns its boot.
+func (s *street) orderable() ingot.BootID {
+	s.t.Helper()
+	im, orders := s.put("v1"), putSmall(s.t, s.images, s.keys, "v9", orderly)
+	boot, _ := s.ask()
+	if _, err := s.api.Approve(s.t.Context(), machineID, api.ApproveRequest{Name: "node01", Image: "lab:v1"}); err != nil {
+		s.t.Fatal(err)
+	}
+	s.bootsHealthy(boot, im.Manifest.Root.Digest)
+	s.runs(orders)
+	return boot
+}
+
+// drains is what the first machine says when it runs a drain hook, as it was ordered to.
+func (s *street) drains(hook string) {
+	s.t.Helper()
+	s.update(func(tx state.Tx) {
+		m, _ := tx.Machine(machineID)
+		b, _ := tx.Boot(m.Boot)
+		d := fleet.NewDecision(m, b, fleet.BootPolicy{}, nil, fleet.Actor{}, s.clock)
+		step := ingot.OrderStep{Counter: b.Ordered.Counter, State: ingot.OrderDraining, Hook: hook}
+		if err := d.OrderStep(step); err != nil {
+			s.t.Error(err)
+		}
+		tx.StoreBoot(d.Boot)
+		tx.Record(d.Changes...)
+	})
+}
+
 // manyPackages are components of an SBOM, some of them large, with long names, and some small.
 func manyPackages(version string) (list []string) {
 	for i, name := range []string{"linux-image-6.12.63+deb13-amd64", "firmware-misc-nonfree", "libllvm19", "systemd",
@@ -311,6 +381,7 @@ func TestBrowserIsNarrow(t *testing.T) {
 	im := s.put("v1")
 	s.bom(im, manyPackages("1")...)
 	s.bom(s.put("v2"), manyPackages("2")...)
+	orders := putSmall(t, s.images, s.keys, "v9", orderly)
 	boot, _ := s.ask()
 	b := newTab(t, s.tls)
 	b.do("log in", chromedp.EmulateViewport(320, 640), chromedp.Navigate(s.tls+"/login?next=/pending"),
@@ -322,7 +393,8 @@ func TestBrowserIsNarrow(t *testing.T) {
 		Policy: api.RolloutPolicy{Spread: "rack"}})
 	s.haltAtCanary()
 	pages := []string{"/", "/rollouts", "/rollouts/r1", "/rollouts/r1/abort", "/rollouts/r1/resume",
-		"/rollouts/new?image=lab%3Av1&to=fake000", "/rollouts/new?image=lab%3Av1&to=nobody", "/pending",
+		"/rollouts/new?image=lab%3Av1&to=fake000&how=reboot&drain=required",
+		"/rollouts/new?image=lab%3Av1&to=nobody", "/pending",
 		"/machines/" + machineID, "/machines/" + machineID + "/boots/" + string(boot),
 		"/images", "/images?from=lab:v1&to=lab:v2", "/network", "/events", "/trends", "/trends?days=1&image=lab:v1",
 		"/settings"}
@@ -345,6 +417,11 @@ func TestBrowserIsNarrow(t *testing.T) {
 				t.Fatal(err)
 			}
 			s.bootsHealthy(boot, im.Manifest.Root.Digest)
+			s.runs(orders)
+			if _, err := s.api.Reboot(t.Context(), machineID, api.RebootRequest{Drain: ingot.DrainRequired}); err != nil {
+				t.Fatal(err)
+			}
+			s.drains("batch")
 		}
 	}
 	b.calm()
@@ -365,6 +442,7 @@ func TestBrowserIsAccessible(t *testing.T) {
 	im := s.put("v1")
 	s.bom(im, manyPackages("1")...)
 	s.bom(s.put("v2"), manyPackages("2")...)
+	orders := putSmall(t, s.images, s.keys, "v9", orderly)
 	boot, _ := s.ask()
 	if _, err := s.api.Approve(t.Context(), machineID, api.ApproveRequest{Name: "node01", Image: "lab:v1"}); err != nil {
 		t.Fatal(err)
@@ -374,6 +452,11 @@ func TestBrowserIsAccessible(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.bootsHealthy(boot, im.Manifest.Root.Digest)
+	s.runs(orders)
+	if _, err := s.api.Reboot(t.Context(), machineID, api.RebootRequest{Drain: ingot.DrainRequired}); err != nil {
+		t.Fatal(err)
+	}
+	s.drains("batch")
 	s.stored(fleet.Machine{ID: "m-525400120002", State: fleet.Pending, MACs: []string{"52:54:00:12:00:02"},
 		FirstSeen: s.clock, LastSeen: s.clock},
 		fleet.Machine{ID: "m-525400120003", State: fleet.Pending, MACs: []string{"52:54:00:12:00:03"},
@@ -384,6 +467,10 @@ func TestBrowserIsAccessible(t *testing.T) {
 		Policy: api.RolloutPolicy{Spread: "rack"}})
 	s.haltAtCanary()
 	b := newTab(t, s.tls)
+	if text := s.loggedIn("reader", access.Operate).plain("/machines/" + machineID); !strings.Contains(text,
+		"/reboot/cancel") {
+		t.Fatal("the order cannot be withdrawn on the page, so that the button is not judged")
+	}
 	judge := func(what string) {
 		t.Helper()
 		eval[bool](b, string(axe)+"; true")
@@ -397,7 +484,8 @@ func TestBrowserIsAccessible(t *testing.T) {
 	judge("/login")
 	b.do("log in", enter("#token", s.token("admin", access.Admin)), click("form .btn.main"), visible("#open"))
 	for _, p := range []string{"/", "/?d=marks", "/rollouts", "/rollouts/r1", "/rollouts/r1/abort",
-		"/rollouts/r1/resume", "/rollouts/new", "/rollouts/new?image=lab%3Av1&to=fake000", "/pending",
+		"/rollouts/r1/resume", "/rollouts/new", "/rollouts/new?image=lab%3Av1&to=fake000",
+		"/rollouts/new?image=lab%3Av1&to=fake000&how=reboot&drain=required", "/pending",
 		"/machines/" + machineID, "/images", "/network", "/events",
 		"/machines/" + machineID + "/boots/" + string(boot), "/trends", "/trends?days=1&image=lab:v1",
 		"/settings"} {

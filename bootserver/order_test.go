@@ -308,7 +308,7 @@ func TestRebootByPage(t *testing.T) {
 	const page, form, cancel = "/machines/" + machineID, "/machines/" + machineID + "/reboot",
 		"/machines/" + machineID + "/reboot/cancel"
 	ops, reader := s.loggedIn("ops", access.Operate), s.loggedIn("wall", access.Read)
-	wants(t, "the page", ops.plain(page), form, "-"+cancel)
+	wants(t, "the page", ops.plain(page), form, "-"+cancel, `title="ingot machine reboot node01, with --drain or`)
 	wants(t, "the page of who may read", reader.plain(page), "-"+form)
 	for name, c := range map[string]struct {
 		by     *browser
@@ -335,12 +335,33 @@ func TestRebootByPage(t *testing.T) {
 	if o := s.boot().Ordered; o == nil || o.Drain != ingot.DrainRequired || o.Why != "<b>fan" {
 		t.Errorf("the order is %+v", o)
 	}
-	wants(t, "the page after the order", ops.plain(page), cancel, "&lt;b&gt;fan", "-<b>fan")
+	wants(t, "the page after the order", ops.plain(page), cancel, "&lt;b&gt;fan", "-<b>fan",
+		`title="ingot machine reboot node01 --cancel"`)
 	send(cancel, nil, page+"?did=reboot-cancel")
 	wants(t, "the page after it was withdrawn", ops.plain(page), "-"+cancel)
 	if o := s.boot().Ordered; o == nil || o.State != ingot.OrderWithdrawn {
 		t.Errorf("the order is %+v; want it withdrawn", o)
 	}
+}
+
+// TestPlanSaysHowMachinesReboot: the form that starts a rollout has the ways and the drain hooks of the command line,
+// and the plan says what follows.
+func TestPlanSaysHowMachinesReboot(t *testing.T) {
+	s := newStreet(t)
+	s.orderable()
+	s.put("v2")
+	b := s.loggedIn("ops", access.Operate)
+	const page = "/rollouts/new?image=lab:v2&to=node01"
+	wants(t, "the form", b.plain(page), "<option selected>auto</option>", "<option>reboot</option>",
+		"<option>next-boot</option>", `<option value="required">`, `<option value="best-effort">`,
+		"1 machine is ordered to reboot", "ingot rollout start lab:v2 --to node01 --dry-run")
+	wants(t, "a plan with drain hooks", b.plain(page+"&how=reboot&drain=required"), "<option selected>reboot</option>",
+		`<option value="required" selected>`, "1 machine is ordered to drain (required) and reboot",
+		"ingot rollout start lab:v2 --to node01 --how reboot --drain=required --dry-run")
+	wants(t, "a plan that orders nothing", b.plain(page+"&how=next-boot"), "when somebody reboots them",
+		"ingot rollout start lab:v2 --to node01 --how next-boot --dry-run")
+	wants(t, "drain hooks that nobody runs", b.plain(page+"&how=next-boot&drain=required"), `aria-label="Problem"`,
+		"with how next-boot nobody drains")
 }
 
 // boot is the latest boot of the first machine.

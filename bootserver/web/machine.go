@@ -32,6 +32,11 @@ type machineData struct {
 // Drains are what can be done with drain hooks before a reboot.
 func (machineData) Drains() []drainChoice { return drains }
 
+// Command is the command that does what a button does: "machine reboot", and its flags.
+func (d machineData) Command(words string, flags ...string) string {
+	return format.Command(slices.Concat(strings.Fields(words), []string{d.Hostname()}, flags)...)
+}
+
 // bootRow is a boot in a table.
 type bootRow struct {
 	api.Boot
