@@ -313,7 +313,9 @@ func (e Editor) inUse(images []image.Image) map[ingot.Digest]string {
 	used := e.first(images)
 	if e.State != nil {
 		for _, r := range e.State.Rollouts() {
-			rollout.Uses(r, e.State.Members(r.ID), func(image ingot.Digest, why string) { used[image] = why })
+			if !r.State.Ended() { // else it needs none, and its machines may be many
+				rollout.Uses(r, e.State.Members(r.ID), func(image ingot.Digest, why string) { used[image] = why })
+			}
 		}
 		maps.Copy(used, fleet.InUse(e.State.Machines(), e.State.Latest()))
 	}

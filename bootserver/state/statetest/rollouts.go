@@ -99,6 +99,92 @@ func testRollouts(t *testing.T, b Backend) {
 	}
 }
 
+// movedMember is a machine that was moved; the image failed on every third.
+func movedMember(r rollout.Rollout, i int) rollout.Member {
+	m := aMember(r, i)
+	m.Moved, m.Number, m.Domain = time.Unix(int64(i), 5).UTC(), i, fmt.Sprint("r", i%7)
+	if i%3 == 0 {
+		m.Results = []rollout.Result{{Boot: ingot.NewBootID([16]byte{byte(i >> 8), byte(i)}), Seq: i, Class: rollout.Bad,
+			At: m.Moved, Reason: "no such file", Stage: ingot.StageSwitch, Void: i%2 == 0}}
+		m.GivenUp, m.GaveUp, m.Stuck = true, i, "hook batch failed"
+	}
+	return m
+}
+
+// testEndedRollouts: machines of rollouts that ended are the same whatever is forgotten meanwhile, after a restart, and
+// after a transaction that fails; they can be changed and removed.
+func testEndedRollouts(t *testing.T, b Backend) {
+	dir := filepath.Join(t.TempDir(), "state")
+	s := b.open(t, dir)
+	r := aRollout(1)
+	r.State, r.Ended = rollout.Done, time.Unix(10, 0).UTC()
+	const machines, part = 2300, state.MaxRecords - 1
+	var want []rollout.Member
+	for i := range machines {
+		want = append(want, movedMember(r, i))
+	}
+	update(t, s, func(tx state.Tx) { tx.PutRollout(r) })
+	inParts := func(f func(tx state.Tx, i int)) {
+		t.Helper()
+		for from := 0; from < machines; from += part {
+			update(t, s, func(tx state.Tx) {
+				for i := from; i < min(from+part, machines); i++ {
+					f(tx, i)
+				}
+			})
+		}
+	}
+	same := func(when string) {
+		t.Helper()
+		if d := cmp.Diff(want, s.Members(r.ID)); d != "" {
+			t.Errorf("members %s (-want +got):\n%s", when, d)
+		}
+	}
+	inParts(func(tx state.Tx, i int) { tx.PutMember(want[i]) })
+	for range 4 {
+		s.Forget()
+		same("after some were forgotten")
+	}
+	if err := s.Update(func(tx state.Tx) error {
+		m := want[7]
+		m.Left = "refused"
+		tx.PutMember(m)
+		tx.DropMember(r.ID, want[8].Machine)
+		return errRefused
+	}); !errors.Is(err, errRefused) {
+		t.Errorf("Update = %v; want the function's error", err)
+	}
+	same("after a transaction that failed")
+	s.Forget()
+	closeStore(t, s)
+	s = b.open(t, dir)
+	same("after a restart")
+	update(t, s, func(tx state.Tx) {
+		if of := tx.RolloutOf(want[7].Machine); of != "" {
+			t.Errorf("after its end a machine is in rollout %q", of)
+		}
+		want[7].Left = "forgotten"
+		tx.PutMember(want[7])
+	})
+	s.Forget()
+	same("after a change")
+	r.State, r.Ended = rollout.Paused, time.Time{} // as an older version might have stored it
+	update(t, s, func(tx state.Tx) { tx.PutRollout(r) })
+	update(t, s, func(tx state.Tx) {
+		if of := tx.RolloutOf(want[8].Machine); of != r.ID {
+			t.Errorf("a machine of a rollout that goes on is in rollout %q", of)
+		}
+	})
+	r.State = rollout.Back
+	update(t, s, func(tx state.Tx) { tx.PutRollout(r) })
+	s.Forget()
+	inParts(func(tx state.Tx, i int) { tx.DropMember(r.ID, want[i].Machine) })
+	if n := len(s.Members(r.ID)); n != 0 {
+		t.Errorf("%d members are left of those that were removed", n)
+	}
+	closeStore(t, s)
+}
+
 // testRolloutImages: images that a rollout brings, or that its machines go back to, stay; a machine
 // belongs to one rollout that has not ended.
 func testRolloutImages(t *testing.T, b Backend) {

@@ -62,6 +62,7 @@ func Run(t *testing.T, b Backend) {
 		{"Rollouts", testRollouts},
 		{"Desired", testDesired},
 		{"RolloutImages", testRolloutImages},
+		{"EndedRollouts", testEndedRollouts},
 		{"Webhooks", testWebhooks},
 		{"RestoreKeepsWebhooks", testRestoreKeepsWebhooks},
 		{"ReplaceMachines", testReplaceMachines},

@@ -23,19 +23,34 @@ func CutMemberKey(key string) (id string, machine ingot.MachineID) {
 // AddRollout adds a rollout that is stored.
 func (v *View) AddRollout(r rollout.Rollout) { v.setRollout(r) }
 
-// AddMember adds a machine of a rollout that is stored.
-func (v *View) AddMember(m rollout.Member) { v.setMember(m) }
+// AddMember adds a machine of a rollout that is stored, once. The rollout was added before.
+func (v *View) AddMember(m rollout.Member) {
+	r := v.members[m.Rollout]
+	if r == nil {
+		v.setMember(m)
+		return
+	}
+	if r.open[m.Machine] = m; len(r.open) >= packedAtOnce && v.rollouts[m.Rollout].State.Ended() {
+		r.pack()
+	}
+}
 
 func (v *View) setRollout(r rollout.Rollout) {
+	if !r.State.Ended() {
+		v.members[r.ID].unpack()
+	}
 	v.rollouts[r.ID] = r
 	v.lastRollout = max(v.lastRollout, r.Number)
 }
 
 func (v *View) setMember(m rollout.Member) {
-	if v.members[m.Rollout] == nil {
-		v.members[m.Rollout] = map[ingot.MachineID]rollout.Member{}
+	r := v.members[m.Rollout]
+	if r == nil {
+		r = &roster{open: map[ingot.MachineID]rollout.Member{}}
+		v.members[m.Rollout] = r
 	}
-	v.members[m.Rollout][m.Machine] = m
+	r.unpack()
+	r.open[m.Machine] = m
 }
 
 // Rollouts returns all rollouts, the oldest first.
@@ -53,16 +68,29 @@ func (v *View) Rollout(id string) (rollout.Rollout, bool) {
 
 // Members returns the machines of a rollout, in the order in which they are moved.
 func (v *View) Members(id string) []rollout.Member {
-	return slices.SortedFunc(maps.Values(v.members[id]), func(a, b rollout.Member) int {
+	list := v.members[id].all()
+	order := make([]*rollout.Member, len(list)) // records are large: each is copied once
+	for i := range list {
+		order[i] = &list[i]
+	}
+	slices.SortFunc(order, func(a, b *rollout.Member) int {
 		return cmp.Or(cmp.Compare(a.Place, b.Place), strings.Compare(string(a.Machine), string(b.Machine)))
 	})
+	sorted := make([]rollout.Member, len(list))
+	for i, m := range order {
+		sorted[i] = *m
+	}
+	return sorted
 }
 
 // rolloutOf returns the rollout that has not ended and that a machine belongs to, as long as an operator
 // did not take the machine out of it.
 func (v *View) rolloutOf(machine ingot.MachineID) (id string) {
 	for of, r := range v.rollouts {
-		if m, is := v.members[of][machine]; is && !r.State.Ended() && m.Left == "" && (id == "" || of < id) {
+		if r.State.Ended() {
+			continue
+		}
+		if m, is := v.members[of].get(machine); is && m.Left == "" && (id == "" || of < id) {
 			id = of
 		}
 	}
@@ -76,7 +104,7 @@ func (v *View) rolloutUse(image ingot.Digest) (why string, used bool) {
 		if r.State.Ended() { // it needs none, and its machines may be many
 			continue
 		}
-		rollout.Uses(r, slices.Collect(maps.Values(v.members[r.ID])), func(needed ingot.Digest, reason string) {
+		rollout.Uses(r, v.members[r.ID].all(), func(needed ingot.Digest, reason string) {
 			if needed == image && !used {
 				why, used = reason, true
 			}
@@ -141,7 +169,8 @@ func (tx *Tx) PutMember(m rollout.Member) {
 
 // DropMember implements state.Tx.
 func (tx *Tx) DropMember(id string, machine ingot.MachineID) {
-	if _, had := tx.v.members[id][machine]; !had {
+	tx.v.members[id].unpack()
+	if _, had := tx.v.members[id].get(machine); !had {
 		return
 	}
 	tx.undoMember(id, machine)
@@ -150,14 +179,19 @@ func (tx *Tx) DropMember(id string, machine ingot.MachineID) {
 }
 
 func (v *View) dropMember(id string, machine ingot.MachineID) {
-	delete(v.members[id], machine)
-	if len(v.members[id]) == 0 {
+	r := v.members[id]
+	if r == nil {
+		return
+	}
+	r.unpack()
+	if delete(r.open, machine); len(r.open) == 0 {
 		delete(v.members, id)
 	}
 }
 
 func (tx *Tx) undoMember(id string, machine ingot.MachineID) {
-	old, had := tx.v.members[id][machine]
+	tx.v.members[id].unpack()
+	old, had := tx.v.members[id].get(machine)
 	tx.undo = append(tx.undo, func() {
 		tx.v.dropMember(id, machine)
 		if had {

@@ -52,8 +52,8 @@ type View struct {
 	removals    map[ingot.Digest]state.Removal
 	removed     uint64 // removals that ended
 	rollouts    map[string]rollout.Rollout
-	members     map[string]map[ingot.MachineID]rollout.Member // by rollout
-	lastRollout int                                           // the highest number
+	members     map[string]*roster // by rollout
+	lastRollout int                // the highest number
 	webhooks    map[string]webhook.Webhook
 	progress    map[string]webhook.Progress          // of webhooks
 	letters     map[string]map[uint64]webhook.Letter // by webhook
@@ -69,7 +69,7 @@ func New(size func(v any) (int, error)) *View {
 		credentials: map[string]access.Credential{}, sessions: map[string]access.Session{},
 		removals: map[ingot.Digest]state.Removal{},
 		ended:    map[ingot.Outcome]uint64{}, index: newIndex(), rollouts: map[string]rollout.Rollout{},
-		members:  map[string]map[ingot.MachineID]rollout.Member{},
+		members:  map[string]*roster{},
 		webhooks: map[string]webhook.Webhook{}, progress: map[string]webhook.Progress{},
 		letters: map[string]map[uint64]webhook.Letter{}}
 }
@@ -266,11 +266,12 @@ func (v *View) Counts() state.Counts {
 }
 
 // Forget drops boots that ended and are not the latest of their machine, unless keep returns true: all
-// that is dropped must be stored.
+// that is dropped must be stored. Machines of rollouts that ended are packed.
 func (v *View) Forget(keep func(ingot.BootID) bool) {
 	for id, b := range v.boots {
 		if !b.Open() && v.index.latest[b.Machine] != id && v.bootOf(b.Machine) != id && !keep(id) {
 			v.dropBoot(id)
 		}
 	}
+	v.packMembers()
 }
