@@ -3,6 +3,7 @@ package bootserver
 import (
 	"fmt"
 	"path/filepath"
+	"runtime"
 	"testing"
 	"time"
 
@@ -19,8 +20,9 @@ import (
 
 // BenchmarkRollouts is a server with 10,000 machines and 50 rollouts: 40 that ended, each of all machines,
 // and 10 of 900 machines each that are paused. It measures what ingot rollout ls, show and start --dry-run
-// ask for, once by labels and once by 10,000 names, and one look at all rollouts, as there is one every two
-// seconds.
+// ask for: for all machines, by 10,000 names, and to an image with volumes where each machine ran an image
+// that is in the store no more; one look at all rollouts, as there is one every two seconds; and the memory
+// of the machines of the 40 rollouts.
 //
 //	go test ./bootserver -run '^$' -bench Rollouts -benchtime 1x
 func BenchmarkRollouts(b *testing.B) {
@@ -35,6 +37,7 @@ func BenchmarkRollouts(b *testing.B) {
 		b.Fatal(err)
 	}
 	v1, v2 := putSmall(b, images, keys, "v1"), putSmall(b, images, keys, "v2")
+	putSmall(b, images, keys, "v3", func(m *ingot.ImageManifest) { m.Volumes = []ingot.Volume{{Name: "data"}} })
 	s, err := bolt.Open(b.Context(), filepath.Join(root, state.Folder)) // its file is what is measured
 	if err != nil {
 		b.Fatal(err)
@@ -45,12 +48,14 @@ func BenchmarkRollouts(b *testing.B) {
 	from := rollout.Image{Image: v1.Digest, Name: v1.Name.String()}
 	fillMachines(b, s, machines, fleet.ImageRef(from))
 	to := rollout.Image{Image: v2.Digest, Name: v2.Name.String()}
+	before := heap()
 	for i := range ended {
 		fillRollout(b, s, i+1, rollout.Aborting, from, to, 0, machines)
 		for range 2 {
 			server.rollouts.Tick(b.Context()) // it ends
 		}
 	}
+	kept := heap() - before
 	for i := range paused {
 		fillRollout(b, s, ended+i+1, rollout.Paused, from, to, i*each, (i+1)*each)
 	}
@@ -62,9 +67,9 @@ func BenchmarkRollouts(b *testing.B) {
 		}
 		b.ReportMetric(float64(time.Since(start).Microseconds())/1000, name)
 	}
-	plan := func(selector string) func() error {
+	plan := func(image, selector string) func() error {
 		return func() error {
-			_, err := o.StartRollout(b.Context(), api.RolloutRequest{Image: "lab:v2", Selector: selector, DryRun: true})
+			_, err := o.StartRollout(b.Context(), api.RolloutRequest{Image: image, Selector: selector, DryRun: true})
 			return err
 		}
 	}
@@ -77,13 +82,23 @@ func BenchmarkRollouts(b *testing.B) {
 		measure("show-ended-ms", func() error { _, err := o.Rollout("r1"); return err })
 		measure("show-paused-ms", func() error { _, err := o.Rollout(list[ended].ID); return err })
 		measure("tick-ms", func() error { server.rollouts.Tick(b.Context()); return nil })
-		measure("plan-all-ms", plan("all"))
-		measure("plan-names-ms", plan(fmt.Sprintf("node[%05d-%05d]", 0, machines-1)))
+		measure("plan-all-ms", plan("lab:v2", "all"))
+		measure("plan-volumes-ms", plan("lab:v3", "all"))
+		measure("plan-names-ms", plan("lab:v2", fmt.Sprintf("node[%05d-%05d]", 0, machines-1)))
 	}
+	b.ReportMetric(float64(kept)/(1<<20), "ended-MiB")
 	b.ReportMetric(0, "ns/op") // the metrics above are what is measured
 	if err := s.Close(); err != nil {
 		b.Fatal(err)
 	}
+}
+
+// heap is the memory in use, in bytes.
+func heap() int64 {
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc)
 }
 
 // inBatches calls f for 0 to n-1 in transactions that wait for the disk together.
@@ -115,7 +130,7 @@ func fillMachines(b *testing.B, s state.Store, n int, ref fleet.ImageRef) {
 		boot := fleet.Boot{ID: ingot.NewBootID([16]byte{byte(i >> 8), byte(i)}), Machine: m.ID, Number: 1, Image: ref,
 			Started: now.Add(-time.Hour), Outcome: ingot.OutcomeHealthy, Ended: now.Add(-time.Hour)}
 		boot.Auth.Heard = now.Add(time.Hour)
-		m.Boot = boot.ID
+		m.Boot, m.Healthy = boot.ID, []fleet.ImageRef{{Image: ingot.DigestOf([]byte("gone")), Name: "lab:v0"}, ref}
 		tx.StoreMachine(m)
 		tx.StoreBoot(boot)
 	})

@@ -112,12 +112,8 @@ func CheckName(name string) error {
 // Named returns the machines that ref names in full: the one with that ID, else all with that host
 // name, MAC address or UUID.
 func Named(machines []Machine, ref string) (whole []Machine) {
-	mac, err := ingot.ParseMAC(ref)
-	if err != nil {
-		mac = ref
-	}
-	uuid := cmp.Or(ingot.PlausibleUUID(ref), ref)
-	for i := range machines { // without copies: hostlists look for thousands of names
+	uuid, mac := namedBy(ref)
+	for i := range machines { // without copies
 		switch m := &machines[i]; {
 		case string(m.ID) == ref:
 			return []Machine{*m}
@@ -126,6 +122,60 @@ func Named(machines []Machine, ref string) (whole []Machine) {
 		}
 	}
 	return whole
+}
+
+// Directory finds machines as Named does, without looking at all of them for each name.
+type Directory struct {
+	machines []Machine
+	byID     map[string]int
+	byName   map[string][]int
+	byUUID   map[string][]int
+	byMAC    map[string][]int
+}
+
+// NewDirectory returns the directory of some machines.
+func NewDirectory(machines []Machine) *Directory {
+	d := &Directory{machines, make(map[string]int, len(machines)), make(map[string][]int, len(machines)),
+		make(map[string][]int, len(machines)), make(map[string][]int, len(machines))}
+	for i := range machines {
+		m := &machines[i]
+		if _, known := d.byID[string(m.ID)]; !known {
+			d.byID[string(m.ID)] = i
+		}
+		if m.Name != "" {
+			d.byName[m.Name] = append(d.byName[m.Name], i)
+		}
+		if m.UUID != "" {
+			d.byUUID[m.UUID] = append(d.byUUID[m.UUID], i)
+		}
+		for _, mac := range m.MACs {
+			d.byMAC[mac] = append(d.byMAC[mac], i)
+		}
+	}
+	return d
+}
+
+// Named returns the machines that ref names in full, as the function Named does.
+func (d *Directory) Named(ref string) (whole []Machine) {
+	if i, known := d.byID[ref]; known {
+		return []Machine{d.machines[i]}
+	}
+	uuid, mac := namedBy(ref)
+	at := slices.Concat(d.byName[ref], d.byUUID[uuid], d.byMAC[mac])
+	slices.Sort(at)
+	for _, i := range slices.Compact(at) {
+		whole = append(whole, d.machines[i])
+	}
+	return whole
+}
+
+// namedBy returns ref as a UUID and as a MAC address of a machine, as far as it is one.
+func namedBy(ref string) (uuid, mac string) {
+	mac, err := ingot.ParseMAC(ref)
+	if err != nil {
+		mac = ref
+	}
+	return cmp.Or(ingot.PlausibleUUID(ref), ref), mac
 }
 
 // Match returns the machines that ref names: those that Named returns, else all whose ID, host name or

@@ -4,9 +4,14 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
+
+	"pgregory.net/rapid"
+
+	"ingot"
 )
 
 // TestNamesAreNoIdentifiers: a name cannot be what a command takes for another machine; where a state of
@@ -103,5 +108,33 @@ func TestImportIsBounded(t *testing.T) {
 	m := (Rule{Labels: map[string]string{"one": "more"}, Approve: true}).Apply(full, Assignment{})
 	if m.State != Approved || !maps.Equal(m.Labels, full.Labels) {
 		t.Errorf("a rule gives a machine %d labels", len(m.Labels))
+	}
+}
+
+// TestDirectory: a directory finds the same machines as Named, in the same order: also when names, UUIDs and
+// MAC addresses of several machines are the same, or one is written like another.
+func TestDirectory(t *testing.T) {
+	words := []string{"", "a", "b", "m-1", "m-2", "525400120001", "52:54:00:12:00:01", "52-54-00-12-00-01",
+		"d1b2c3a4-0000-4000-8000-525400120003", "D1B2C3A4000040008000525400120003", "nobody"}
+	found, several := 0, 0
+	rapid.Check(t, func(r *rapid.T) {
+		word := rapid.SampledFrom(words)
+		all := make([]Machine, rapid.IntRange(0, 6).Draw(r, "machines"))
+		for i := range all {
+			all[i] = Machine{ID: ingot.MachineID(word.Draw(r, "id")), Name: word.Draw(r, "name"), UUID: word.Draw(r, "uuid"),
+				MACs: rapid.SliceOfN(word, 0, 2).Draw(r, "macs"), Serial: fmt.Sprint(i)}
+		}
+		d := NewDirectory(all)
+		for _, ref := range words {
+			want, got := Named(all, ref), d.Named(ref)
+			if !reflect.DeepEqual(got, want) {
+				r.Fatalf("%q of %+v:\n%+v; want\n%+v", ref, all, got, want)
+			}
+			found += min(len(want), 1)
+			several += max(len(want)-1, 0)
+		}
+	})
+	if found == 0 || several == 0 {
+		t.Errorf("%d names were found, %d of several machines; want some", found, several)
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"ingot/bootserver/api"
 	"ingot/bootserver/fleet"
 	"ingot/bootserver/state"
+	"ingot/image"
 )
 
 // ownership says whether an image may take over the volumes of a machine: their files belong to
@@ -21,17 +22,26 @@ type ownership struct {
 
 // ownership gathers the facts for the assignment of an image to a machine.
 func (o *Operator) ownership(m fleet.Machine, to ingot.Digest, force bool) ownership {
+	var latest fleet.Boot
+	o.state.View(func(r state.Reader) { latest = latestBoot(r, m) })
+	return ownershipOf(m, latest, to, force, o.catalog.Stored)
+}
+
+// ownershipOf is ownership for a machine with its latest boot; stored returns images of the store.
+func ownershipOf(m fleet.Machine, latest fleet.Boot, to ingot.Digest, force bool,
+	stored func(ingot.Digest) (image.Image, error)) ownership {
 	f := ownership{force: force, ran: map[ingot.Digest]*ingot.ImageManifest{}}
 	if to == "" || force {
 		return f
 	}
-	if im, err := o.catalog.Stored(to); err == nil {
+	if im, err := stored(to); err == nil {
 		f.to = &im.Manifest
 	}
-	var latest fleet.Boot
-	o.state.View(func(r state.Reader) { latest = latestBoot(r, m) })
+	if !f.checks() {
+		return f
+	}
 	for _, ref := range fleet.Ran(m, latest) {
-		im, err := o.catalog.Stored(ref.Image)
+		im, err := stored(ref.Image)
 		if err != nil {
 			f.ran[ref.Image] = nil
 			continue
@@ -44,6 +54,9 @@ func (o *Operator) ownership(m fleet.Machine, to ingot.Digest, force bool) owner
 	return f
 }
 
+// checks reports whether there is anything to check. Images without volumes are none of it.
+func (f ownership) checks() bool { return !f.force && f.to != nil && len(f.to.Volumes) > 0 }
+
 // latestBoot returns the latest boot of a machine; its ID is empty if there is none.
 func latestBoot(r state.Reader, m fleet.Machine) fleet.Boot {
 	b, _ := r.Boot(m.Boot)
@@ -51,9 +64,9 @@ func latestBoot(r state.Reader, m fleet.Machine) fleet.Boot {
 }
 
 // check returns a problem if an account of the image that used the volumes of a machine last has
-// another number in the image that is to run. Images without volumes are none of it.
+// another number in the image that is to run.
 func (f ownership) check(m fleet.Machine, latest fleet.Boot) error {
-	if f.force || f.to == nil || len(f.to.Volumes) == 0 {
+	if !f.checks() {
 		return nil
 	}
 	for _, ref := range fleet.Ran(m, latest) {

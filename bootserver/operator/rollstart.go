@@ -58,10 +58,10 @@ type draft struct {
 	rollout  rollout.Rollout
 	members  []rollout.Member
 	image    image.Image
-	boots    int // of which the usual rate was computed
+	stored   func(ingot.Digest) (image.Image, error) // looks an image of the store up, once
+	boots    int                                     // of which the usual rate was computed
 	planned  map[ingot.MachineID]api.PlannedMachine
 	unable   []string                        // machines that would be moved and take no orders, with the reason
-	images   map[ingot.Digest]image.Image    // that machines have now, as far as they are in the store
 	packages func(image.Image) []api.Package // by name; nil if an image has no SBOM
 	problems []error                         // of machines that must not get the image
 	other    string                          // a rollout that has machines of this one
@@ -84,7 +84,7 @@ func (o *Operator) draft(ctx context.Context, q api.RolloutRequest, choose func(
 	if err != nil {
 		return nil, err
 	}
-	d := &draft{image: im, planned: map[ingot.MachineID]api.PlannedMachine{}, images: map[ingot.Digest]image.Image{},
+	d := &draft{image: im, planned: map[ingot.MachineID]api.PlannedMachine{}, stored: storedOnce(o.catalog.Stored),
 		packages: func(im image.Image) []api.Package {
 			c, _ := o.described(ctx, im) // one that cannot be read is like none: numbers are shown instead
 			return c.Packages
@@ -135,10 +135,14 @@ func (o *Operator) usualRate() (list []rollout.Past, err error) {
 	if err != nil {
 		return nil, err
 	}
+	booted := map[ingot.Digest]bool{}
+	for _, b := range boots {
+		booted[b.Image.Image] = true
+	}
 	own := map[ingot.BootID]bool{}
 	for _, r := range o.state.Rollouts() {
-		if r.State.Ended() && len(boots) > 0 && r.Ended.Before(boots[0].Started) {
-			continue // it was over before the oldest of these boots, and its machines may be many
+		if !booted[r.Image.Image] || r.State.Ended() && r.Ended.Before(boots[0].Started) {
+			continue // none of these boots is its own, and its machines may be many
 		}
 		for _, m := range o.state.Members(r.ID) {
 			for _, res := range m.Results {
@@ -214,8 +218,9 @@ func machinesByName(all []fleet.Machine, hosts string) (list []fleet.Machine, un
 		return nil, nil, err
 	}
 	has := map[ingot.MachineID]bool{}
+	directory := fleet.NewDirectory(all)
 	for _, name := range names {
-		found := fleet.Named(all, name)
+		found := directory.Named(name)
 		if len(found) > 1 {
 			return nil, nil, fmt.Errorf("%q is the name of %d machines", name, len(found))
 		}
@@ -273,20 +278,31 @@ func (o *Operator) examine(d *draft, machines []fleet.Machine, list []rollout.Ca
 			Note: joinNotes(fits(d.image.Manifest, m), notes[m.ID])}
 		var latest fleet.Boot
 		o.state.View(func(r state.Reader) { latest = latestBoot(r, m) })
-		if err := o.ownership(m, d.rollout.Image.Image, force).check(m, latest); err != nil && p.Out == "" {
+		if err := ownershipOf(m, latest, d.rollout.Image.Image, force, d.stored).check(m, latest); err != nil && p.Out == "" {
 			d.problems = append(d.problems, err)
 			p.Note = joinNotes(err.Error(), p.Note)
 		}
 		d.planned[m.ID] = p
-		if had := m.Assignment.Image; had != "" {
-			if _, known := d.images[had]; !known {
-				if im, err := o.catalog.Stored(had); err == nil {
-					d.images[had] = im
-				}
-			}
-		}
 	}
 	return nil
+}
+
+// storedOnce returns a look-up of images that looks each of them up once: thousands of machines have the same
+// ones, and one that is not in the store is looked for on the disk.
+func storedOnce(look func(ingot.Digest) (image.Image, error)) func(ingot.Digest) (image.Image, error) {
+	type answer struct {
+		image image.Image
+		err   error
+	}
+	known := map[ingot.Digest]answer{}
+	return func(d ingot.Digest) (image.Image, error) {
+		a, has := known[d]
+		if !has {
+			a.image, a.err = look(d)
+			known[d] = a
+		}
+		return a.image, a.err
+	}
 }
 
 // joinNotes joins those that are not empty.
@@ -370,7 +386,7 @@ func (d *draft) changes(having map[fleet.ImageRef]int) []api.PlannedChange {
 	after := d.packages(d.image)
 	for ref, n := range having {
 		c := api.PlannedChange{From: imageRefOf(ref), Machines: n, Lines: []string{"it is not in the store any more"}}
-		if had, known := d.images[ref.Image]; known {
+		if had, err := d.stored(ref.Image); err == nil {
 			if before := d.packages(had); len(before) > 0 && len(after) > 0 {
 				c.Packages = packageChanges(before, after)
 			}
