@@ -133,6 +133,10 @@ func TestWebhooksSurviveKills(t *testing.T) {
 	p.secret = hook.Secret
 	p.start()
 	stop := f.labels(t, machines)
+	f.until("events to come", func() bool { // else the first kill has none that come again
+		ids, _ := p.got()
+		return len(ids) > 20
+	})
 	for round := range 8 {
 		time.Sleep(time.Duration(100+rand.IntN(1500)) * time.Millisecond)
 		if round%3 == 1 {
