@@ -224,13 +224,19 @@ func (o *Operator) named(refs []string) (list []fleet.Machine, err error) {
 	if len(refs) == 0 {
 		return nil, nil
 	}
-	all := o.state.Machines()
+	var all []fleet.Machine
 	names := map[string]fleet.Machine{} // most are whole names
-	for _, m := range all {
-		names[m.Hostname()] = m
-	}
 	for _, ref := range refs {
-		m, known := names[ref]
+		m, known := o.indexed(ref)
+		if !known && all == nil {
+			all = o.state.Machines()
+			for _, m := range all {
+				names[m.Hostname()] = m
+			}
+		}
+		if !known {
+			m, known = names[ref]
+		}
 		if !known {
 			if m, err = pick(all, ref); err != nil {
 				return nil, err

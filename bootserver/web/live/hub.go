@@ -24,8 +24,8 @@ const (
 	quietest    = 10 * time.Second // between two looks at a page on which time alone passes
 	pause       = 200 * time.Millisecond
 	gather      = 50 * time.Millisecond  // of changes, before views are woken
-	share       = 25                     // of processor time, all views together take one part when much happens
-	burst       = 200 * time.Millisecond // of making pages, before that counts
+	share       = 33                     // of processor time, all views together take one part when much happens
+	burst       = 100 * time.Millisecond // of making pages, before that counts
 	checkEvery  = time.Second
 	keepAlive   = 15 * time.Second
 	writeWithin = 20 * time.Second
@@ -141,21 +141,36 @@ func (h *Hub) leave(v *view, st *stream) {
 func (h *Hub) watch(ctx context.Context, last string) {
 	for ctx.Err() == nil {
 		ledger, seq, _ := placeOf(last)
-		e, err := h.Ledger.Events(ctx, api.EventsRequest{After: seq, Ledger: ledger, Limit: atOnce, Wait: ledgerWait})
+		// The last entry is enough to know that there are others, and they are many when much happens.
+		e, err := h.Ledger.Events(ctx, api.EventsRequest{After: seq, Ledger: ledger, Newest: true, Limit: 1,
+			Wait: ledgerWait})
 		if now := cursorOf(e); err == nil && now != last {
-			h.wake(e, e.Ledger != ledger || len(e.Events) == 0 || len(e.Events) == atOnce)
+			h.wake(ctx, seq, e.Ledger != ledger)
 			last = now
 		}
 		wait(ctx, gather)
 	}
 }
 
-// wake wakes the views of the machines that events are about, and those of all; or every view.
-func (h *Hub) wake(e api.Events, every bool) {
+// wake wakes the views of the machines that entries of the ledger after seq are about, and those of all; or
+// every view.
+func (h *Hub) wake(ctx context.Context, seq uint64, every bool) {
 	h.generation.Add(1)
+	var single []string
+	h.mu.Lock()
+	for _, v := range h.views {
+		if v.machine != "" {
+			single = append(single, string(v.machine))
+		}
+	}
+	h.mu.Unlock()
 	about := map[ingot.MachineID]bool{}
-	for _, one := range e.Events {
-		about[one.Machine] = true
+	if len(single) > 0 && !every {
+		e, err := h.Ledger.Events(ctx, api.EventsRequest{After: seq, Machines: single, Limit: atOnce})
+		every = err != nil || len(e.Events) == atOnce // one of them was forgotten, or there are more
+		for _, one := range e.Events {
+			about[one.Machine] = true
+		}
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
