@@ -217,28 +217,38 @@ func (d *decider) canaryGivenUp() (Stop, bool) {
 		"it was given up: %s", first.Name, d.r.Image.Name, first.Reason)}, true
 }
 
-// failing applies the test.
+// failing applies the test. Its text names the machines whose boots were counted; what failed in the same step
+// after the verdict is evidence as well, and comes last.
 func (d *decider) failing() (Stop, bool) {
 	points := Curve(d.r, d.members)
 	if n := len(points); n == 0 || points[n-1].Verdict != Bad {
 		return Stop{}, false
 	}
-	bad := 0
+	bad, counted := 0, map[ingot.MachineID]bool{}
 	for _, p := range points {
 		if p.Bad {
 			bad++
+			counted[p.Machine] = true
 		}
 	}
-	var list []Evidence
+	var list, since []Evidence
 	for i := range d.members {
 		m := &d.members[i]
-		if slices.ContainsFunc(m.Results, func(r Result) bool { return r.Class == Bad && !r.Void && r.Seq > d.r.Seen }) {
+		if counted[m.Machine] {
 			list = append(list, evidenceOf(m, Bad))
+			continue
+		}
+		if slices.ContainsFunc(m.Results, func(r Result) bool { return r.Class == Bad && !r.Void && r.Seq > d.r.Seen }) {
+			since = append(since, evidenceOf(m, Bad))
 		}
 	}
 	t := d.r.Policy.Test
-	return Stop{Reason: FailingBoots, Evidence: list, Text: fmt.Sprintf("halted in %s: %d of %d boots of %s failed, "+
-		"where %.3g %% is usual; %s", WaveName(d.r.Wave), bad, len(points), d.r.Image.Name, 100*t.Usual, named(list))}, true
+	text := fmt.Sprintf("halted in %s: %d of %d boots of %s failed, where %.3g %% is usual; %s", WaveName(d.r.Wave), bad,
+		len(points), d.r.Image.Name, 100*t.Usual, named(list))
+	if len(since) > 0 {
+		text += fmt.Sprintf("; %d more failed since", len(since))
+	}
+	return Stop{Reason: FailingBoots, Evidence: append(list, since...), Text: text}, true
 }
 
 // trouble finds machines with failures that say nothing of the image.

@@ -325,6 +325,21 @@ func TestLateFaultsAreSeen(t *testing.T) {
 	b.stopped(FailingBoots, "not heard from")
 }
 
+// TestHaltNamesWhatItCounts: of machines that fail in one step, the halt names those whose boots were counted until
+// the verdict, says how many more there are, and has all of them as evidence.
+func TestHaltNamesWhatItCounts(t *testing.T) {
+	b := newBench(t, 9, Policy{Waves: []int{100}, MaxUnavailable: Amount{Machines: 9}})
+	b.tick(time.Second)
+	for i := range 4 {
+		b.boot(ingot.MachineID(fmt.Sprintf("m%02d", i)), func(b *Boot) { b.Outcome = ingot.OutcomeFailed })
+	}
+	b.tick(time.Second)
+	b.stopped(FailingBoots, "3 of 3 boots of node:8 failed", "; m00, m01, m02; 1 more failed since")
+	if list := b.r.Stop.Evidence; len(list) != 4 || list[3].Name != "m03" {
+		t.Errorf("evidence is %+v; want that of four machines", list)
+	}
+}
+
 // TestLateHealthIsCountedOnce: a boot that was taken for silent, and turns out to be healthy, is evidence
 // for the image once, however often the server looks at it.
 func TestLateHealthIsCountedOnce(t *testing.T) {
