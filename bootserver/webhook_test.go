@@ -179,10 +179,22 @@ func TestWebhookLife(t *testing.T) {
 		edited.FormerUntil.IsZero() {
 		t.Errorf("EditWebhook = %+v, %v", edited, err)
 	}
+	for range webhook.MaxFormer - 1 { // the receiver may have any of them
+		if _, err := h.api.EditWebhook(ctx, "siem", api.EditWebhookRequest{NewSecret: true}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_, err = h.api.EditWebhook(ctx, "siem", api.EditWebhookRequest{NewSecret: true})
+	wantCode(t, "one secret more", err, api.CodeInvalidWebhook)
+	edited, err = h.api.EditWebhook(ctx, "siem", api.EditWebhookRequest{NewSecret: true, Overlap: new(time.Duration)})
+	if err != nil || !edited.FormerUntil.IsZero() {
+		t.Errorf("without an overlap: %+v, %v; want no former secret", edited, err)
+	}
 	long := 1000 * time.Hour
 	for what, bad := range map[string]api.EditWebhookRequest{"a bad URL": {URL: new("ftp://a/")},
 		"no such event":       {Events: []string{"x"}},
-		"too long an overlap": {NewSecret: true, Overlap: &long}, "a bad secret": {Secret: "whsec_x"}} {
+		"too long an overlap": {NewSecret: true, Overlap: &long}, "a bad secret": {Secret: "whsec_x"},
+		"an overlap of nothing": {URL: &other.web.URL, Overlap: &long}} {
 		_, err := h.api.EditWebhook(ctx, "siem", bad)
 		wantCode(t, what, err, api.CodeInvalidWebhook)
 	}
@@ -220,8 +232,9 @@ func (s *street) wantAudited(made api.NewWebhook) {
 			actions = append(actions, e.Action)
 		}
 	}
-	want := []string{"webhook.create", "webhook.test", "webhook.test", "webhook.redeliver", "webhook.edit",
-		"webhook.pause", "webhook.resume", "webhook.rm"}
+	want := []string{"webhook.create", "webhook.test", "webhook.test", "webhook.redeliver"}
+	want = append(want, slices.Repeat([]string{"webhook.edit"}, webhook.MaxFormer+1)...)
+	want = append(want, "webhook.pause", "webhook.resume", "webhook.rm")
 	if !slices.Equal(actions, want) {
 		s.t.Errorf("the audit log has %v; want %v", actions, want)
 	}

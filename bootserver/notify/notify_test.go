@@ -15,6 +15,8 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -350,14 +352,15 @@ func TestEdited(t *testing.T) {
 		t.Fatal(err)
 	}
 	edit(func(w *webhook.Webhook) {
-		w.URL, w.Former, w.FormerUntil, w.Secret = second.web.URL, w.Secret, time.Now().Add(time.Hour), sealed
+		w.Former = []webhook.FormerSecret{{Secret: w.Secret, Until: time.Now().Add(time.Hour)}}
+		w.URL, w.Secret = second.web.URL, sealed
 	})
 	s.happens(3)
 	sent(5)
 	second.mu.Lock()
 	second.former = nil
 	second.mu.Unlock()
-	edit(func(w *webhook.Webhook) { w.FormerUntil = time.Now() })
+	edit(func(w *webhook.Webhook) { w.Former[0].Until = time.Now() })
 	s.happens(1)
 	sent(6)
 	edit(func(w *webhook.Webhook) { w.Selector = "rack=r2" })
@@ -569,6 +572,165 @@ func TestDeadReceiver(t *testing.T) {
 	s.n.Wake()
 	until(t, "all come", func() bool { return len(r.list()) >= 100 })
 	wantOrder(t, r.list(), 100)
+}
+
+// TestAbsentReceiver: one that is away, overloaded, behind a proxy that refuses, or whose URL or credentials are wrong
+// loses no event, however long that takes; of one that fails at all events, one is given up.
+func TestAbsentReceiver(t *testing.T) {
+	for _, c := range []struct {
+		status  int // 0: it refuses connections
+		letters int
+	}{{0, 0}, {401, 0}, {404, 0}, {429, 0}, {302, 0}, {503, 0}, {500, 1}} {
+		t.Run(fmt.Sprint(c.status), func(t *testing.T) {
+			t.Parallel()
+			s := newStage(t)
+			s.policy.Patience = 20 * time.Millisecond
+			var alive sync.Map
+			r := newReceiver(t, func(w http.ResponseWriter, _ got, _ int) {
+				if _, is := alive.Load("alive"); !is {
+					w.WriteHeader(c.status)
+				}
+			})
+			url := r.web.URL
+			if c.status == 0 {
+				url = "http://127.0.0.1:1"
+			}
+			hook := s.hook(r, url, nil)
+			s.run()
+			s.happens(5)
+			until(t, "it was tried often", func() bool { return s.n.Counts().Failed >= 100 })
+			if n := len(s.state.DeadLetters(hook.ID)); n != c.letters {
+				t.Errorf("%d events were given up; want %d", n, c.letters)
+			}
+			alive.Store("alive", true)
+			s.update(func(tx state.Tx) {
+				w, _ := tx.Webhook(hook.ID)
+				w.URL = r.web.URL
+				w.Edited++
+				w.Retry++
+				tx.PutWebhook(w)
+			})
+			s.n.Wake()
+			until(t, "the others come", func() bool { return len(r.list()) == 5-c.letters })
+			wantOrder(t, r.list(), 5-c.letters)
+		})
+	}
+}
+
+// fullDisk is a state that stores no dead letters.
+type fullDisk struct {
+	state.Store
+	full sync.Map
+}
+
+type fullTx struct {
+	state.Tx
+	err error
+}
+
+func (x *fullTx) PutDeadLetter(webhook.Letter) { x.err = syscall.ENOSPC }
+
+func (f *fullDisk) Update(change func(state.Tx) error) error {
+	if _, is := f.full.Load("full"); !is {
+		return f.Store.Update(change)
+	}
+	return f.Store.Update(func(tx state.Tx) error {
+		x := &fullTx{Tx: tx}
+		if err := change(x); err != nil {
+			return err
+		}
+		return x.err
+	})
+}
+
+// TestFullDisk: an event that is to become a dead letter stays next until that is stored.
+func TestFullDisk(t *testing.T) {
+	s := newStage(t)
+	disk := &fullDisk{Store: s.state}
+	disk.full.Store("full", true)
+	s.state = disk
+	s.n = s.notifier()
+	r := newReceiver(t, func(w http.ResponseWriter, g got, _ int) {
+		if g.seq == 1 {
+			w.WriteHeader(422)
+		}
+	})
+	hook := s.hook(r, r.web.URL, nil)
+	x := &worker{n: s.n, id: hook.ID}
+	x.p, _ = s.state.WebhookProgress(hook.ID)
+	s.happens(2)
+	steps := func(n int) {
+		for range n {
+			w, _ := s.state.Webhook(hook.ID)
+			x.step(t.Context(), w)
+			time.Sleep(impatient.Longest)
+		}
+	}
+	steps(10)
+	if n := len(r.list()); n != 0 || x.p.Seq != 0 || s.n.Counts().Dead != 0 {
+		t.Errorf("%d events were accepted, the progress is %+v; want it to stay", n, x.p)
+	}
+	disk.full.Delete("full")
+	steps(4)
+	if l := s.state.DeadLetters(hook.ID); len(l) != 1 || l[0].Seq != 1 || len(r.list()) != 1 {
+		t.Errorf("dead letters are %+v, and %d events were accepted; want one each", l, len(r.list()))
+	}
+}
+
+// TestRedeliverWhileAway: dead letters that are to be sent again wait for a receiver that is away, and hold up nothing
+// new; one that is refused again stays a dead letter.
+func TestRedeliverWhileAway(t *testing.T) {
+	s := newStage(t)
+	var phase atomic.Int32
+	r := newReceiver(t, func(w http.ResponseWriter, g got, _ int) {
+		switch is := phase.Load(); {
+		case g.seq <= 3 && is == 0, g.seq == 2 && is == 2:
+			w.WriteHeader(422)
+		case g.seq <= 3 && is == 1:
+			w.WriteHeader(503)
+		}
+	})
+	hook := s.hook(r, r.web.URL, nil)
+	s.run()
+	s.happens(3)
+	until(t, "all are dead letters", func() bool { return len(s.state.DeadLetters(hook.ID)) == 3 })
+	phase.Store(1)
+	s.update(func(tx state.Tx) {
+		for _, l := range tx.DeadLetters(hook.ID) {
+			l.Again = true
+			tx.PutDeadLetter(l)
+		}
+	})
+	s.n.Wake()
+	until(t, "it was tried", func() bool { return r.count() >= 12 })
+	s.happens(20)
+	until(t, "what is new comes", func() bool { return len(r.list()) == 20 })
+	for _, l := range s.state.DeadLetters(hook.ID) {
+		if !l.Again {
+			t.Errorf("dead letter %d is not sent again any more", l.Seq)
+		}
+	}
+	phase.Store(2)
+	until(t, "two come", func() bool { return len(r.list()) == 22 })
+	until(t, "one stays", func() bool {
+		l := s.state.DeadLetters(hook.ID)
+		return len(l) == 1 && l[0].Seq == 2 && !l[0].Again
+	})
+}
+
+// TestReplacedLetterIsCounted: after a restore another event has the place of a dead letter in the ledger.
+func TestReplacedLetterIsCounted(t *testing.T) {
+	s := newStage(t)
+	r := newReceiver(t, func(w http.ResponseWriter, _ got, _ int) { w.WriteHeader(422) })
+	hook := s.hook(r, r.web.URL, nil)
+	s.update(func(tx state.Tx) { tx.PutDeadLetter(webhook.Letter{Webhook: hook.ID, Seq: 1, Event: "evt_before"}) })
+	s.run()
+	s.happens(1)
+	until(t, "it is replaced, and counted", func() bool {
+		p, _ := s.state.WebhookProgress(hook.ID)
+		l := s.state.DeadLetters(hook.ID)
+		return p.Dropped == 1 && len(l) == 1 && l[0].Event != "evt_before"
+	})
 }
 
 // TestReported: the ledger says once that a webhook fails, and that it does not any more; the webhook does

@@ -121,8 +121,8 @@ func (n *Notifier) keysOf(w webhook.Webhook) ([][]byte, error) {
 		return nil, err
 	}
 	keys := [][]byte{key}
-	if n.Now().Before(w.FormerUntil) {
-		if former, err := n.keys.open(w.ID, w.Former); err == nil { // without it, the present one is enough
+	for _, f := range w.FormerAt(n.Now()) {
+		if former, err := n.keys.open(w.ID, f.Secret); err == nil { // without it, the present one is enough
 			keys = append(keys, former)
 		}
 	}

@@ -117,7 +117,7 @@ func (n *Notifier) post(ctx context.Context, c *http.Client, w webhook.Webhook, 
 	resp, err := c.Do(q)
 	if err != nil {
 		if ctx.Err() != nil {
-			return webhook.Result{Why: fmt.Sprintf("no answer within %s", n.Timeout)}
+			return webhook.Result{Late: true, Why: fmt.Sprintf("no answer within %s", n.Timeout)}
 		}
 		return webhook.Result{Why: why(err)}
 	}

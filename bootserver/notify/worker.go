@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -22,7 +23,8 @@ type worker struct {
 	client *http.Client // nil before the record was read, see setUp
 	labels fleet.Selector
 	keys   [][]byte
-	edited int // of the record that was read
+	keyed  time.Time // keys change then; zero: never
+	edited int       // of the record that was read
 
 	p       webhook.Progress // also what is not stored yet
 	shown   atomic.Pointer[webhook.Progress]
@@ -32,6 +34,10 @@ type worker struct {
 
 	queue []fleet.Change // entries after p.Seq that were not looked at
 	to    uint64         // up to this one, queue is all of them
+
+	resent bool      // a dead letter was sent again: what is new has its turn
+	tries  int       // of dead letters in a row that failed because of the receiver
+	rests  time.Time // no dead letter is sent again before
 }
 
 // run sends events until ctx ends or the webhook is removed.
@@ -84,8 +90,18 @@ func (x *worker) setUp(hook webhook.Webhook) error {
 	if x.client != nil {
 		x.client.CloseIdleConnections()
 	}
-	x.client, x.labels, x.keys, x.edited = client, labels, keys, hook.Edited
+	x.client, x.labels, x.keys, x.keyed, x.edited = client, labels, keys, x.changeOf(hook), hook.Edited
 	return nil
+}
+
+// changeOf returns when the next former secret is not used any more; zero: there is none.
+func (x *worker) changeOf(hook webhook.Webhook) (at time.Time) {
+	for _, f := range hook.FormerAt(x.n.Now()) {
+		if at.IsZero() || f.Until.Before(at) {
+			at = f.Until
+		}
+	}
+	return at
 }
 
 func (x *worker) show() {
@@ -98,8 +114,10 @@ func (x *worker) show() {
 func (x *worker) step(ctx context.Context, hook webhook.Webhook) (pause time.Duration, timed bool) {
 	now := x.n.Now()
 	if hook.Retry != x.p.Retry { // an operator wants that it is tried at once
-		x.p.Retry, x.p.Next, x.p.Attempts, x.p.Began, x.p.Failures = hook.Retry, time.Time{}, 0, time.Time{}, 0
+		x.p = x.p.Anew()
+		x.p.Retry, x.p.Failures = hook.Retry, 0
 		x.unsaved++
+		x.tries, x.rests = 0, time.Time{}
 	}
 	if hook.Skip != x.p.Skip {
 		if err := x.skip(hook); err != nil {
@@ -119,17 +137,22 @@ func (x *worker) step(ctx context.Context, hook webhook.Webhook) (pause time.Dur
 		x.hold(err)
 		return lookAfter, true
 	}
-	if l, is := x.again(); is {
+	l, again := x.again(now)
+	if again && !x.resent {
+		x.resent = true
 		x.resend(ctx, hook, l)
 		return 0, false
 	}
+	x.resent = false
 	e, is, err := x.next(hook)
-	if err != nil {
+	switch {
+	case err != nil:
 		x.n.Log.Error("reading the ledger for a webhook", "webhook", hook.Name, "err", err)
 		return lookAfter, true
-	}
-	if !is {
-		return x.idle(), false
+	case !is && again:
+		return 0, false
+	case !is:
+		return x.idle(now), false
 	}
 	r, err := x.attempt(ctx, hook, e)
 	if ctx.Err() != nil { // the server ends: the event is sent again
@@ -146,22 +169,26 @@ func (x *worker) step(ctx context.Context, hook webhook.Webhook) (pause time.Dur
 }
 
 // idle saves what is not saved, when it is time, and returns when to look again.
-func (x *worker) idle() time.Duration {
-	after := lookAfter
+func (x *worker) idle(now time.Time) time.Duration {
+	look := lookAfter
+	if d := x.rests.Sub(now); d > 0 {
+		look = min(look, d)
+	}
+	after := look
 	switch {
 	case x.unsaved > 0:
 		after = flushAfter
 	case x.skimmed:
 		after = skimAfter
 	default:
-		return lookAfter
+		return look
 	}
 	d := after - x.n.Now().Sub(x.stored)
 	if d > 0 && d <= after { // else the clock was set
-		return d
+		return min(d, look)
 	}
 	_ = x.save() // logged, and tried again
-	return lookAfter
+	return look
 }
 
 // hold notes that nothing can be sent. It is no attempt: the fault is on this side.
@@ -178,8 +205,11 @@ func (x *worker) attempt(ctx context.Context, hook webhook.Webhook, e event) (we
 	if err != nil {
 		return webhook.Result{}, fmt.Errorf("encoding entry %d: %w", e.seq, err)
 	}
-	if len(x.keys) > 1 && !x.n.Now().Before(hook.FormerUntil) {
-		x.keys = x.keys[:1]
+	if !x.keyed.IsZero() && !x.n.Now().Before(x.keyed) { // a former secret is not used any more
+		if x.keys, err = x.n.keysOf(hook); err != nil {
+			return webhook.Result{}, err
+		}
+		x.keyed = x.changeOf(hook)
 	}
 	r := x.n.post(ctx, x.client, hook, x.keys, e.id, body)
 	if ctx.Err() != nil {
@@ -309,7 +339,7 @@ func (x *worker) conclude(hook webhook.Webhook, e event, r webhook.Result) error
 	case webhook.Gone:
 		return x.pauseHook(hook, now)
 	case webhook.Dead:
-		return x.bury(hook, e, r, before.Attempts+1, now)
+		return x.bury(hook, e, r, before.Attempts+1, before, now)
 	}
 	if p.Failures >= x.n.Policy.Report && !p.Reported {
 		x.p.Reported = true
@@ -333,10 +363,11 @@ func stateChange(w webhook.Webhook, is, why string, now time.Time) fleet.Change 
 		To: fleet.Values{"state": is}, Detail: why}
 }
 
-// bury makes a dead letter of an event. Of many, the oldest are removed.
-func (x *worker) bury(hook webhook.Webhook, e event, r webhook.Result, attempts int, now time.Time) error {
+// bury makes a dead letter of an event, and moves on when it is stored. Of many, the oldest are removed, and one whose
+// place in the ledger another event has since a restore. Both are counted.
+func (x *worker) bury(hook webhook.Webhook, e event, r webhook.Result, attempts int, before webhook.Progress,
+	now time.Time) error {
 	x.advance(e)
-	x.n.dead.Add(1)
 	l := webhook.Letter{Webhook: hook.ID, Seq: e.seq, Event: e.id, Gap: e.gap, Code: string(e.from.Code),
 		Machine: e.from.Machine, At: e.from.At, Died: now, Attempts: attempts,
 		Failure: webhook.Failure{At: now, Status: r.Status, Why: r.Text()}}
@@ -346,6 +377,12 @@ func (x *worker) bury(hook webhook.Webhook, e event, r webhook.Result, attempts 
 	err := x.update(func(tx state.Tx) {
 		x.p = p
 		letters := tx.DeadLetters(hook.ID)
+		if i := slices.IndexFunc(letters, func(o webhook.Letter) bool { return o.Seq == l.Seq }); i >= 0 {
+			if letters[i].Event != l.Event {
+				x.p.Dropped++
+			}
+			letters = slices.Delete(letters, i, i+1)
+		}
 		for len(letters) >= webhook.MaxLetters {
 			tx.DropDeadLetter(hook.ID, letters[0].Seq)
 			letters = letters[1:]
@@ -355,8 +392,13 @@ func (x *worker) bury(hook webhook.Webhook, e event, r webhook.Result, attempts 
 		tx.PutWebhookProgress(x.p)
 		tx.Record(c)
 	})
+	if err != nil { // without a dead letter the event stays next
+		x.p = before
+		return err
+	}
+	x.n.dead.Add(1)
 	x.report(c)
-	return err
+	return nil
 }
 
 // pauseHook pauses the webhook of a receiver that wants nothing more.
@@ -435,7 +477,10 @@ func (x *worker) saveAfter(d time.Duration) error {
 }
 
 // again returns a dead letter that an operator wants to be sent again.
-func (x *worker) again() (webhook.Letter, bool) {
+func (x *worker) again(now time.Time) (webhook.Letter, bool) {
+	if d := x.rests.Sub(now); d > 0 && d <= x.n.Policy.Longest { // else the clock was set
+		return webhook.Letter{}, false
+	}
 	for _, l := range x.n.State.DeadLetters(x.id) {
 		if l.Again {
 			return l, true
@@ -445,7 +490,8 @@ func (x *worker) again() (webhook.Letter, bool) {
 }
 
 // resend sends a dead letter once more. It is removed if it is accepted, or if the ledger has dropped what
-// it is about. Without an answer, no other dead letter is tried.
+// it is about, and stays if the receiver refuses it or fails at it again. If the receiver is away or has too much to
+// do, all that were to be sent again are, after a pause.
 func (x *worker) resend(ctx context.Context, hook webhook.Webhook, l webhook.Letter) {
 	e, found, err := x.lookUp(hook, l)
 	var r webhook.Result
@@ -460,6 +506,7 @@ func (x *worker) resend(ctx context.Context, hook webhook.Webhook, l webhook.Let
 		r = webhook.Result{Why: err.Error()}
 	}
 	now, p := x.n.Now(), x.p
+	away := !lost && !r.OK() && !r.Refused() && !r.Fails()
 	err = x.update(func(tx state.Tx) {
 		x.p = p
 		switch {
@@ -472,20 +519,23 @@ func (x *worker) resend(ctx context.Context, hook webhook.Webhook, l webhook.Let
 			tx.DropDeadLetter(x.id, l.Seq)
 		default:
 			for _, o := range tx.DeadLetters(x.id) {
-				if o.Seq == l.Seq {
+				if o.Seq == l.Seq && o.Event == l.Event {
 					o.Attempts++
-					o.Again, o.Failure = false, webhook.Failure{At: now, Status: r.Status, Why: r.Text()}
-				} else if r.Status == 0 {
-					o.Again = false
+					o.Again, o.Failure = away, webhook.Failure{At: now, Status: r.Status, Why: r.Text()}
+					tx.PutDeadLetter(o)
 				}
-				tx.PutDeadLetter(o)
 			}
 		}
 		tx.PutWebhookProgress(x.p)
 	})
+	if x.tries++; !away {
+		x.tries = 0
+	}
 	if err != nil {
 		x.n.Log.Error("sending a dead letter again", "webhook", hook.Name, "err", err)
-		wait(ctx, lookAfter)
+		x.rests = now.Add(lookAfter)
+	} else if away {
+		x.rests = now.Add(min(x.n.Policy.Pause(x.tries, r, x.n.random()), x.n.Policy.Longest))
 	}
 }
 

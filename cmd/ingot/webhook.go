@@ -145,7 +145,11 @@ func (a *app) webhookEdit(ctx context.Context, name string, q api.EditWebhookReq
 	}
 	fmt.Fprintf(a.Stderr, "webhook %s sends to %s: %s\n", show.Plain(made.Name), show.Plain(made.URL),
 		strings.Join(made.Events, ", "))
-	if q.NewSecret || q.Secret != "" {
+	switch {
+	case !q.NewSecret && q.Secret == "":
+	case made.FormerUntil.IsZero():
+		fmt.Fprintln(a.Stderr, "the former secret is not used any more")
+	default:
 		fmt.Fprintf(a.Stderr, "the former secret signs as well until %s\n", made.FormerUntil.Local().Format(time.DateTime))
 	}
 	fmt.Fprintf(a.Stderr, "  → ingot webhook test %s\n", made.Name)

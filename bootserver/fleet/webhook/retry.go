@@ -1,23 +1,24 @@
 package webhook
 
-import "time"
-
-// Statuses of answers that mean something else than others of their hundred (RFC 9110, RFC 6585, RFC 8470).
-const (
-	statusTimeout  = 408
-	statusGone     = 410
-	statusTooEarly = 425
-	statusTooMany  = 429
+import (
+	"slices"
+	"time"
 )
+
+const statusGone = 410
+
+// elsewhere are the statuses of 400 to 599 that say nothing of the event: the receiver, what is before it, the URL or
+// the credentials are at fault, or its load (RFC 9110, RFC 6585, RFC 8470).
+var elsewhere = []int{401, 402, 403, 404, 405, 407, 408, 421, 425, 426, 429, 431, 451, 502, 503, 504, 511}
 
 // Policy is how long events are tried. Zero fields mean the defaults.
 type Policy struct {
 	First   time.Duration // before the second attempt; each later pause is twice as long
 	Longest time.Duration // pause between two attempts
-	// Refused is the number of attempts after which an event is given up whose answers say that it is at
-	// fault (4xx).
+	// Refused is the number of answers that say that an event is at fault (4xx), after which it is given up.
 	Refused int
-	// Patience is how long any event is tried.
+	// Patience is how long an event is tried at which a receiver fails that is there (5xx, no answer in time). Of
+	// events without one between them that was accepted, one is given up for that: the receiver may fail at all.
 	Patience time.Duration
 	// Report is the number of failures in a row after which the ledger says that a webhook fails.
 	Report int
@@ -57,6 +58,7 @@ func (p Policy) WithDefaults() Policy {
 // Result is what became of one attempt.
 type Result struct {
 	Status int           // of the answer; 0: there was none
+	Late   bool          // there was none in time, of a receiver that is there
 	Why    string        // why it failed
 	Said   string        // text of the answer, from the receiver
 	After  time.Duration // that the receiver asked for by Retry-After
@@ -77,13 +79,14 @@ func (r Result) OK() bool { return r.Status >= 200 && r.Status < 300 }
 // gone reports whether the receiver wants nothing more.
 func (r Result) gone() bool { return r.Status == statusGone }
 
-// refused reports whether the answer says that the event is at fault, and not the receiver or its load.
-func (r Result) refused() bool {
-	switch r.Status {
-	case statusTimeout, statusTooEarly, statusTooMany:
-		return false
-	}
-	return r.Status >= 400 && r.Status < 500
+// Refused reports whether the answer says that the event is at fault, and not the receiver or its load.
+func (r Result) Refused() bool {
+	return r.Status >= 400 && r.Status < 500 && !slices.Contains(elsewhere, r.Status)
+}
+
+// Fails reports whether the receiver is there, and may have failed because of the event.
+func (r Result) Fails() bool {
+	return r.Late || r.Status >= 500 && r.Status < 600 && !slices.Contains(elsewhere, r.Status)
 }
 
 // Verdict is what follows from an attempt.
@@ -100,11 +103,10 @@ const (
 // After returns the progress after an attempt that ended at a time. random is from [0,1). The caller moves
 // Seq and Gap on when the verdict is Delivered or Dead.
 func (p Policy) After(w Progress, r Result, now time.Time, random float64) (Progress, Verdict) {
-	if w.Attempts++; w.Began.IsZero() || w.Began.After(now) {
-		w.Began = now
-	}
+	w.Attempts++
 	if r.OK() {
-		w.Attempts, w.Began, w.Failures, w.Next, w.Last = 0, time.Time{}, 0, time.Time{}, nil
+		w = w.Anew()
+		w.Failures, w.Last, w.Stuck = 0, nil, false
 		w.Sent++
 		w.SentAt = now
 		return w, Delivered
@@ -112,20 +114,34 @@ func (p Policy) After(w Progress, r Result, now time.Time, random float64) (Prog
 	w.Failures++
 	w.Last = &Failure{At: now, Status: r.Status, Why: r.Text()}
 	if r.gone() {
-		w.Attempts, w.Began, w.Next = 0, time.Time{}, time.Time{}
-		return w, Gone
+		return w.Anew(), Gone
 	}
-	w.Next = now.Add(p.pause(w.Failures, r, random))
-	if r.refused() && w.Attempts >= p.Refused || now.Sub(w.Began) >= p.Patience {
-		w.Attempts, w.Began, w.Next = 0, time.Time{}, time.Time{} // the next event may be accepted
-		return w, Dead
+	w.Next = now.Add(p.Pause(w.Failures, r, random))
+	switch {
+	case r.Refused():
+		if w.Refusals++; w.Refusals >= p.Refused {
+			return w.Anew(), Dead // the next event may be accepted
+		}
+	case !r.Fails():
+		w.Began = time.Time{}
+	case w.Began.IsZero() || w.Began.After(now):
+		w.Began = now
+	case now.Sub(w.Began) >= p.Patience && !w.Stuck:
+		w.Stuck = true
+		return w.Anew(), Dead
 	}
 	return w, Retry
 }
 
-// pause returns how long to wait after so many failures in a row: twice as long each time, between a half
+// Anew is the progress without the attempts of the event that was next.
+func (w Progress) Anew() Progress {
+	w.Attempts, w.Refusals, w.Began, w.Next = 0, 0, time.Time{}, time.Time{}
+	return w
+}
+
+// Pause returns how long to wait after so many failures in a row: twice as long each time, between a half
 // and the whole of it, so that several webhooks of one receiver do not come together.
-func (p Policy) pause(failures int, r Result, random float64) time.Duration {
+func (p Policy) Pause(failures int, r Result, random float64) time.Duration {
 	d := p.Longest
 	if shift := failures - 1; shift < 32 && p.First<<shift > 0 {
 		d = min(d, p.First<<shift)

@@ -25,6 +25,7 @@ const (
 	Overlap, MaxOverlap = 24 * time.Hour, 30 * 24 * time.Hour
 
 	Max        = 32 // webhooks of a server
+	MaxFormer  = 3  // former secrets of one webhook
 	MaxLetters = 80 // dead letters of one webhook: they are removed with it in one transaction
 	MaxEvents  = 64 // topics and codes of one webhook
 	MaxAllowed = 8  // prefixes of one webhook
@@ -45,17 +46,27 @@ type Webhook struct {
 	CA string
 	// Allow are loopback and link-local addresses that the receiver may have, see Reachable.
 	Allow []netip.Prefix
-	// Secret is the key of signatures, sealed by a key that is not in the state. Until a time, requests are
-	// signed by the one before it as well.
-	Secret      []byte
-	Former      []byte
-	FormerUntil time.Time
-	Created     time.Time
-	By          string
-	Paused      *Pause
+	// Secret is the key of signatures, sealed by a key that is not in the state. Requests are signed by each of the
+	// Former ones as well until its time.
+	Secret  []byte
+	Former  []FormerSecret // the latest one last
+	Created time.Time
+	By      string
+	Paused  *Pause
 	// Retry is raised when an operator wants events to be tried at once, and Skip when it is to go on with
 	// what happens from then on. Edited is raised when anything above is changed.
 	Retry, Skip, Edited int
+}
+
+// FormerSecret is one that the receiver may still have.
+type FormerSecret struct {
+	Secret []byte // sealed
+	Until  time.Time
+}
+
+// FormerAt returns the former secrets that requests are signed by at a time.
+func (w Webhook) FormerAt(now time.Time) []FormerSecret {
+	return slices.DeleteFunc(slices.Clone(w.Former), func(f FormerSecret) bool { return !now.Before(f.Until) })
 }
 
 // Pause says that nothing is sent.
@@ -71,9 +82,12 @@ type Progress struct {
 	Ledger  string // its name, see state.Observations
 	Seq     uint64 // entries up to this one are sent, dead letters, or not wanted
 	Gap     *Gap   // is sent before the next entry
-	// Attempts are those of the event that is next; Began is when the first one was made.
-	Attempts int
-	Began    time.Time
+	// Attempts are those of the event that is next, and Refusals the answers that said that it is at fault.
+	Attempts, Refusals int
+	// Began is since when the receiver, which is there, fails at the event; zero: it does not.
+	Began time.Time
+	// Stuck says that an event was given up because the receiver failed at it, and none was accepted since.
+	Stuck    bool
 	Failures int       // attempts in a row that failed, whatever their event
 	Next     time.Time // no attempt before it
 	Last     *Failure  // the latest attempt that failed; nil after one that succeeded
@@ -212,12 +226,22 @@ func (w Webhook) Wants(code string, topics []string) bool {
 	return slices.ContainsFunc(w.Events, func(e string) bool { return e == code || slices.Contains(topics, e) })
 }
 
-// addresses of metadata services of clouds that are not link-local.
-var metadata = []netip.Addr{netip.MustParseAddr("fd00:ec2::254"), netip.MustParseAddr("100.100.100.200")}
+// metadata are the addresses of services of clouds that are not link-local: of AWS over IPv6, Alibaba, Oracle, Azure
+// and Google over IPv6.
+var metadata = []netip.Addr{netip.MustParseAddr("fd00:ec2::254"), netip.MustParseAddr("100.100.100.200"),
+	netip.MustParseAddr("192.0.0.192"), netip.MustParseAddr("168.63.129.16"), netip.MustParseAddr("fd20:ce::254")}
 
-// nat64 is the prefix under which IPv4 addresses are reached over IPv6 (RFC 6052), and sixToFour that of
-// RFC 3056: both contain an IPv4 address.
-var nat64, sixToFour = netip.MustParsePrefix("64:ff9b::/96"), netip.MustParsePrefix("2002::/16")
+// thisNetwork has no receivers: Linux reaches this host by some of its addresses (RFC 1122, section 3.2.1.3).
+var thisNetwork = netip.MustParsePrefix("0.0.0.0/8")
+
+// Prefixes of IPv6 addresses that contain an IPv4 address: in their last 4 bytes those of NAT64 (RFC 6052, RFC 8215),
+// the compatible ones (RFC 4291, section 2.5.5.1) and the translated ones (RFC 2765); from the third byte on that of
+// 6to4 (RFC 3056).
+var (
+	embedding = []netip.Prefix{netip.MustParsePrefix("64:ff9b::/96"), netip.MustParsePrefix("64:ff9b:1::/48"),
+		netip.MustParsePrefix("::/96"), netip.MustParsePrefix("::ffff:0:0:0/96")}
+	sixToFour = netip.MustParsePrefix("2002::/16")
+)
 
 // Reachable returns an error that wraps ErrAddress if a webhook must not connect to an address. Private
 // networks are usual in a datacentre. Services of this host, and of its link such as metadata of clouds,
@@ -226,7 +250,7 @@ func Reachable(ip netip.Addr, allow []netip.Prefix) error {
 	ip = plain(ip)
 	var kind string
 	switch {
-	case !ip.IsValid(), ip.IsUnspecified():
+	case !ip.IsValid(), ip.IsUnspecified(), thisNetwork.Contains(ip):
 		kind = "unspecified"
 	case ip.IsMulticast(), ip == netip.AddrFrom4([4]byte{255, 255, 255, 255}):
 		kind = "multicast"
@@ -253,10 +277,12 @@ func plain(ip netip.Addr) netip.Addr {
 	}
 	b := ip.As16()
 	switch {
-	case nat64.Contains(ip):
-		return netip.AddrFrom4([4]byte(b[12:16]))
+	case ip.IsUnspecified(), ip.IsLoopback(): // ::/96 has them
+		return ip
 	case sixToFour.Contains(ip):
 		return netip.AddrFrom4([4]byte(b[2:6]))
+	case slices.ContainsFunc(embedding, func(p netip.Prefix) bool { return p.Contains(ip) }):
+		return netip.AddrFrom4([4]byte(b[12:16]))
 	}
 	return ip
 }

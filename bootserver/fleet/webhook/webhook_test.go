@@ -49,7 +49,10 @@ func TestReachable(t *testing.T) {
 		{"::ffff:127.0.0.1", nil, "loopback"}, {"64:ff9b::7f00:1", nil, "loopback"}, {"2002:7f00:1::", nil, "loopback"},
 		{"169.254.169.254", nil, "link-local"}, {"::ffff:169.254.169.254", nil, "link-local"},
 		{"64:ff9b::a9fe:a9fe", nil, "link-local"}, {"fe80::1%eth0", nil, "link-local"},
-		{"fd00:ec2::254", nil, "metadata"}, {"100.100.100.200", nil, "metadata"},
+		{"fd00:ec2::254", nil, "metadata"}, {"100.100.100.200", nil, "metadata"}, {"192.0.0.192", nil, "metadata"},
+		{"168.63.129.16", nil, "metadata"}, {"fd20:ce::254", nil, "metadata"}, {"::ffff:168.63.129.16", nil, "metadata"},
+		{"::127.0.0.1", nil, "loopback"}, {"::ffff:0:127.0.0.1", nil, "loopback"}, {"0.0.0.7", nil, "unspecified"},
+		{"64:ff9b:1::7f00:1", nil, "loopback"}, {"::a9fe:a9fe", nil, "link-local"}, {"::", nil, "unspecified"},
 		{"0.0.0.0", nil, "unspecified"}, {"::", nil, "unspecified"}, {"224.0.0.1", nil, "multicast"},
 		{"ff02::1", nil, "multicast"}, {"255.255.255.255", nil, "multicast"},
 		{"127.0.0.1", []string{"127.0.0.1"}, ""}, {"127.0.0.2", []string{"127.0.0.1"}, "loopback"},
@@ -137,13 +140,32 @@ func TestAfter(t *testing.T) {
 	if v := fail(Result{Status: 204}, 0); v != Delivered || w.Failures != 0 || w.Last != nil || w.Sent != 1 {
 		t.Errorf("after acceptance: %v, %+v", v, w)
 	}
-	for range 30 { // without an answer it is tried for a day
-		if v := fail(Result{Why: "refused"}, min(p.Wait(w, now), 20*time.Minute)); v != Retry {
-			t.Fatalf("without an answer, %s after the first attempt: %v", now.Sub(w.Began), v)
+	for range 100 { // without an answer it is tried for ever
+		if v := fail(Result{Why: "refused"}, 20*time.Hour); v != Retry || !w.Began.IsZero() {
+			t.Fatalf("without an answer: %v, %+v", v, w)
 		}
 	}
-	if v := fail(Result{Status: 503}, DefaultPatience); v != Dead {
-		t.Errorf("a day after the first attempt: %v", v)
+	for _, status := range []int{401, 404, 429, 302, 502, 503} { // neither does this condemn an event
+		fail(Result{Status: status}, 0)
+		if v := fail(Result{Status: status}, 2*DefaultPatience); v != Retry {
+			t.Errorf("two days of %d: %v", status, v)
+		}
+	}
+	for range 9 {
+		if v := fail(Result{Status: 400}, 0); v != Retry { // none of the attempts before counts
+			t.Fatalf("refused %d times: %v", w.Refusals, v)
+		}
+	}
+	if v := fail(Result{Status: 400}, 0); v != Dead {
+		t.Errorf("refused ten times: %v", v)
+	}
+	fail(Result{Late: true}, 0)
+	if v := fail(Result{Status: 500}, DefaultPatience); v != Dead || !w.Stuck {
+		t.Errorf("it fails at the event for a day: %v, %+v", v, w)
+	}
+	fail(Result{Status: 500}, 0)
+	if v := fail(Result{Status: 500}, 2*DefaultPatience); v != Retry {
+		t.Errorf("it fails at the next one as well: %v", v)
 	}
 	if v := fail(Result{Status: 429, After: 2 * time.Hour}, 0); v != Retry || p.Wait(w, now) != 2*time.Hour {
 		t.Errorf("Retry-After: %v, wait %s; want 2h", v, p.Wait(w, now))
@@ -159,32 +181,38 @@ func TestAfter(t *testing.T) {
 	}
 }
 
-// TestAfterAlways: whatever the receiver answers and the clock does, an event is decided after finitely
-// many attempts, no pause is longer than it may be, and what is refused often enough is given up.
+// TestAfterAlways: whatever the receiver answers and the clock does, no pause is longer than it may be, an event is
+// given up only for answers about it, and never because of a receiver that is away.
 func TestAfterAlways(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		p := Policy{Refused: rapid.IntRange(1, 12).Draw(t, "refused")}.WithDefaults()
-		w, now, since := Progress{}, t0, t0
+		w, now := Progress{Stuck: rapid.Bool().Draw(t, "stuck")}, t0
+		wasStuck := w.Stuck
 		statuses := []int{0, 301, 400, 404, 408, 429, 500, 503}
-		for attempt := 1; ; attempt++ {
+		refused := 0
+		failing := time.Time{} // since when it fails at the event
+		for range 60 {
 			r := Result{Status: rapid.SampledFrom(statuses).Draw(t, "status"),
 				After: time.Duration(rapid.Int64Range(-1, int64(100*time.Hour)).Draw(t, "after"))}
+			switch {
+			case r.Status == 400:
+				refused++
+			case r.Status != 500:
+				failing = time.Time{}
+			case failing.IsZero():
+				failing = now
+			}
 			var v Verdict
 			w, v = p.After(w, r, now, rapid.Float64Range(0, 0.999).Draw(t, "random"))
 			if d := p.Wait(w, now); d < 0 || d > max(DefaultLongest, maxRetryAfter) {
 				t.Fatalf("a pause of %s", d)
 			}
+			long := r.Status == 500 && now.Sub(failing) >= DefaultPatience && !wasStuck
+			if is := r.Status == 400 && refused == p.Refused || long; is != (v == Dead) {
+				t.Fatalf("verdict %v for %d after %d refusals, failing for %s", v, r.Status, refused, now.Sub(failing))
+			}
 			if v == Dead {
-				if r.Status != 400 && r.Status != 404 && now.Sub(since) < DefaultPatience {
-					t.Fatalf("given up after %s for an answer %d", now.Sub(since), r.Status)
-				}
 				return
-			}
-			if v != Retry {
-				t.Fatalf("verdict %v for %d", v, r.Status)
-			}
-			if attempt > 200 {
-				t.Fatal("it is tried for ever")
 			}
 			now = now.Add(max(p.Wait(w, now), time.Millisecond))
 		}

@@ -99,7 +99,11 @@ func missing(ref string) error {
 func described(w webhook.Webhook) api.Webhook {
 	out := api.Webhook{ID: w.ID, Name: w.Name, URL: w.URL, Events: w.Events, Selector: w.Selector, CA: w.CA,
 		Allow: w.Allow, Created: w.Created, By: w.By, Encrypted: strings.HasPrefix(w.URL, "https:"), State: "waiting"}
-	out.FormerUntil = w.FormerUntil
+	for _, f := range w.Former {
+		if f.Until.After(out.FormerUntil) {
+			out.FormerUntil = f.Until
+		}
+	}
 	if w.Paused != nil {
 		p := api.WebhookPause(*w.Paused)
 		out.Paused, out.State = &p, "paused"
@@ -290,8 +294,12 @@ func (x *Webhooks) EditWebhook(ctx context.Context, ref string, q api.EditWebhoo
 		return made, invalid(fmt.Errorf("overlap: use a time of up to %s", webhook.MaxOverlap))
 	}
 	var secret, sealed []byte
-	given := false
-	if q.NewSecret || q.Secret != "" {
+	given, renewed := false, q.NewSecret || q.Secret != ""
+	if q.Overlap != nil && !renewed {
+		return made, invalid(errors.New("overlap: it is how long the former secret is used beside a new one; ask for a " +
+			"new secret as well"))
+	}
+	if renewed {
 		if secret, given, err = secretOf(q.Secret); err != nil {
 			return made, invalid(err)
 		}
@@ -307,7 +315,10 @@ func (x *Webhooks) EditWebhook(ctx context.Context, ref string, q api.EditWebhoo
 		}
 		w.URL, w.Events, w.Selector, w.CA, w.Allow = edited.URL, edited.Events, edited.Selector, edited.CA, edited.Allow
 		if sealed != nil {
-			w.Former, w.FormerUntil, w.Secret = w.Secret, now.Add(overlap), sealed
+			if w.Former, err = formerOf(*w, now, overlap); err != nil {
+				return err
+			}
+			w.Secret = sealed
 		}
 		w.Edited++
 		w.Retry++ // what failed may work now
@@ -317,6 +328,22 @@ func (x *Webhooks) EditWebhook(ctx context.Context, ref string, q api.EditWebhoo
 		made.Secret = webhook.FormatSecret(secret)
 	}
 	return made, err
+}
+
+// formerOf returns the former secrets of a webhook that gets a new one. The receiver may have any of those whose time
+// has not come; without an overlap it has the new one already.
+func formerOf(w webhook.Webhook, now time.Time, overlap time.Duration) ([]webhook.FormerSecret, error) {
+	if overlap == 0 {
+		return nil, nil
+	}
+	list := w.FormerAt(now)
+	if len(list) >= webhook.MaxFormer {
+		first := slices.MinFunc(list, func(a, b webhook.FormerSecret) int { return a.Until.Compare(b.Until) })
+		return nil, api.NewProblem(api.CodeInvalidWebhook, fmt.Sprintf("webhook %s has %d former secrets that are still in "+
+			"use, the first until %s: wait for that, or end them all by an overlap of 0 when the receiver has the new one",
+			w.Name, len(list), first.Until.UTC().Format(time.RFC3339)), "name", w.Name)
+	}
+	return append(list, webhook.FormerSecret{Secret: w.Secret, Until: now.Add(overlap)}), nil
 }
 
 // editOf is the request for a webhook as it would be after an edit.

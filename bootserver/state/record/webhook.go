@@ -28,8 +28,14 @@ type webhookRecord struct {
 	Retry    int            `json:"retry,omitempty"`
 	Skip     int            `json:"skip,omitempty"`
 	Edited   int            `json:"edited,omitempty"`
-	Former   []byte         `json:"former,omitempty"` // likewise
+	Former   []byte         `json:"former,omitempty"` // likewise; of programs that knew one
 	Until    time.Time      `json:"formerUntil,omitzero"`
+	Formers  []formerSecret `json:"formers,omitempty"`
+}
+
+type formerSecret struct {
+	Secret []byte    `json:"secret"` // likewise
+	Until  time.Time `json:"until"`
 }
 
 type webhookPause struct {
@@ -55,6 +61,8 @@ type webhookProgress struct {
 	Dropped  uint64          `json:"dropped,omitempty"`
 	Retry    int             `json:"retry,omitempty"`
 	Skip     int             `json:"skip,omitempty"`
+	Refusals int             `json:"refusals,omitempty"`
+	Stuck    bool            `json:"stuck,omitempty"`
 }
 
 type webhookFailure struct {
@@ -104,28 +112,39 @@ func failureRecordOf(f webhook.Failure) webhookFailure { return webhookFailure(f
 func (r webhookFailure) value() webhook.Failure { return webhook.Failure(r) }
 
 func webhookOf(w webhook.Webhook) webhookRecord {
-	return webhookRecord{webhookVersion, w.ID, w.Name, w.URL, w.Events, w.Selector, w.CA, w.Allow, w.Secret, w.Created,
-		w.By, converted(w.Paused, func(p webhook.Pause) webhookPause { return webhookPause(p) }), w.Retry, w.Skip,
-		w.Edited, w.Former, w.FormerUntil}
+	r := webhookRecord{V: webhookVersion, ID: w.ID, Name: w.Name, URL: w.URL, Events: w.Events, Selector: w.Selector,
+		CA: w.CA, Allow: w.Allow, Secret: w.Secret, Created: w.Created, By: w.By, Retry: w.Retry, Skip: w.Skip,
+		Edited: w.Edited, Paused: converted(w.Paused, func(p webhook.Pause) webhookPause { return webhookPause(p) })}
+	for _, f := range w.Former {
+		r.Formers = append(r.Formers, formerSecret(f))
+	}
+	return r
 }
 
 func (r webhookRecord) value() webhook.Webhook {
-	return webhook.Webhook{ID: r.ID, Name: r.Name, URL: r.URL, Events: r.Events, Selector: r.Selector, CA: r.CA,
-		Allow: r.Allow, Secret: r.Secret, Created: r.Created, By: r.By, Retry: r.Retry, Skip: r.Skip,
-		Edited: r.Edited, Former: r.Former, FormerUntil: r.Until,
+	w := webhook.Webhook{ID: r.ID, Name: r.Name, URL: r.URL, Events: r.Events, Selector: r.Selector, CA: r.CA,
+		Allow: r.Allow, Secret: r.Secret, Created: r.Created, By: r.By, Retry: r.Retry, Skip: r.Skip, Edited: r.Edited,
 		Paused: converted(r.Paused, func(p webhookPause) webhook.Pause { return webhook.Pause(p) })}
+	if len(r.Former) > 0 {
+		w.Former = append(w.Former, webhook.FormerSecret{Secret: r.Former, Until: r.Until})
+	}
+	for _, f := range r.Formers {
+		w.Former = append(w.Former, webhook.FormerSecret(f))
+	}
+	return w
 }
 
 func progressOf(p webhook.Progress) webhookProgress {
 	return webhookProgress{webhookVersion, p.Webhook, p.Ledger, p.Seq, converted(p.Gap, gapOf), p.Attempts, p.Began,
-		p.Failures, p.Next, converted(p.Last, failureRecordOf), p.Reported, p.Sent, p.SentAt, p.Dropped, p.Retry, p.Skip}
+		p.Failures, p.Next, converted(p.Last, failureRecordOf), p.Reported, p.Sent, p.SentAt, p.Dropped, p.Retry, p.Skip,
+		p.Refusals, p.Stuck}
 }
 
 func (r webhookProgress) value() webhook.Progress {
 	return webhook.Progress{Webhook: r.Webhook, Ledger: r.Ledger, Seq: r.Seq, Gap: converted(r.Gap, webhookGap.value),
 		Attempts: r.Attempts, Began: r.Began, Failures: r.Failures, Next: r.Next,
 		Last: converted(r.Last, webhookFailure.value), Reported: r.Reported, Sent: r.Sent, SentAt: r.SentAt,
-		Dropped: r.Dropped, Retry: r.Retry, Skip: r.Skip}
+		Dropped: r.Dropped, Retry: r.Retry, Skip: r.Skip, Refusals: r.Refusals, Stuck: r.Stuck}
 }
 
 func letterOf(l webhook.Letter) deadLetter {
