@@ -42,7 +42,8 @@ boots: {approveAll: true, image: "lab:v1"}
 // TestSceneRolloutHalts: an image whose health check fails reaches one of three virtual machines among 200 simulated
 // ones, which is ordered to reboot and falls back. The rollout halts, page and commands say why in one sentence, and an
 // abort leaves everybody the good image. Then an image that fails on the machines with one model of disk goes to all,
-// while the server is killed: it halts, and names the model.
+// while the server is killed: it halts, names the model, and all boot the good image again. At last an image goes to
+// all machines but the virtual ones, which are pinned: kills of the server do not disturb what runs.
 func TestSceneRolloutHalts(t *testing.T) {
 	requireAll(t)
 	s := newStageOn(t, 30*time.Minute, netip.MustParsePrefix("10.99.0.1/16"))
@@ -90,8 +91,15 @@ func TestSceneRolloutHalts(t *testing.T) {
 	s.serve("--config", config)
 	r = s.rolloutIs("r2", "halted")
 	t.Log(s.run("rollout", "show", "r2"))
-	s.says("rollout show r2", s.run("rollout", "show", "r2"), "boots of lab:v2 failed", "disk worn:")
-	s.says("the page", s.page(token, "/rollouts/r2"), "boots of lab:v2 failed", "worn")
+	ill := r.Stop.Evidence[0].Name
+	if m := haltRE.FindStringSubmatch(r.Stop.Text); m == nil || !strings.Contains(m[1], ill) {
+		t.Errorf("it halted for %q; want boots that failed and machines, with %s", r.Stop.Text, ill)
+	}
+	s.says("rollout show r2", s.run("rollout", "show", "r2"), r.Stop.Text, "disk worn:", ill)
+	s.says("rollout ls", s.run("rollout", "ls"), r.Stop.Text)
+	s.says("events", s.run("events"), r.Stop.Text)
+	s.says("why", s.run("why", ill), "failed", r.Stop.Text)
+	s.says("the page", s.page(token, "/rollouts/r2"), r.Stop.Text, "worn", ill)
 	if n := len(s.moved("r2")); n > 31 { // of images that fail on 30 % of the machines, 95 of 100 stop by then
 		t.Errorf("%d machines were moved until it halted", n)
 	}
@@ -103,6 +111,46 @@ func TestSceneRolloutHalts(t *testing.T) {
 		}
 	}
 	t.Log(s.run("rollout", "history", "r2"))
+	s.run("machine", "reboot", "all", "--yes", "--why", "back to the good image")
+	s.until("all machines to run lab:v1 again", func() bool { return s.count("lab:v1") == fakes+len(vms) })
+	s.spared(config)
+}
+
+var haltRE = regexp.MustCompile(`^halted in wave 1: \d+ of \d+ boots of lab:v2 failed, where 1 % is usual; ([^:]*)`)
+
+// spared plays a rollout to the machines that are not pinned, over three kills of the server while it moves them. The
+// boots of the pinned ones go on.
+func (s *stage) spared(config string) {
+	s.t.Helper()
+	pinned := []string{"a1", "a2", "a3"}
+	s.run(append([]string{"machine", "pin", "--why", "a scene"}, pinned...)...)
+	boots := func() (list []ingot.BootID) {
+		for _, name := range pinned {
+			b, err := s.api.Boots(s.ctx, name, 1)
+			if err != nil || len(b) != 1 || b[0].Outcome != ingot.OutcomeHealthy {
+				s.t.Fatalf("the latest boot of %s is %+v, %v", name, b, err)
+			}
+			list = append(list, b[0].ID)
+		}
+		return list
+	}
+	before := boots()
+	s.run("rollout", "start", "lab:check", "--to", "all", "--bake", "2s", "--max-unavailable", "25")
+	for i := range 3 {
+		s.until("the rollout to move more machines", func() bool {
+			r, err := s.api.Rollout(s.ctx, "r3")
+			return err == nil && r.State == "wave" && len(s.moved("r3")) > 20*i
+		})
+		s.killServer()
+		s.serve("--config", config)
+	}
+	s.rolloutIs("r3", "done")
+	if n := s.count("lab:check"); n != fakes {
+		s.t.Errorf("%d machines run lab:check; want %d", n, fakes)
+	}
+	if after := boots(); !slices.Equal(after, before) {
+		s.t.Errorf("the pinned machines run in boots %v; want %v", after, before)
+	}
 }
 
 // crowd switches the simulated machines on, of which every second one has a disk that the image odd does not work on.
