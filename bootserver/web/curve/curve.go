@@ -24,6 +24,9 @@ const (
 	mostNames = 6   // of boots that failed, the latest
 	ticks     = 6
 	leastWide = 12 // boots
+	// aheadMiddle is the part of the width up to which the text about what is ahead has room on both sides: it needs
+	// 140 pixels, of 270 on a phone.
+	aheadMiddle = .7
 )
 
 // Picture is the test as it is drawn.
@@ -39,7 +42,7 @@ type Picture struct {
 	Below              string // height of what is below Accept
 	Lines              []string
 	Ahead              Line // as it goes on if every boot is healthy
-	AheadText          string
+	AheadText          Tick // what is said of it; it stays within the picture
 	Ticks              []Tick
 	Dots               []Dot
 }
@@ -90,7 +93,10 @@ func Of(d api.RolloutDetail, name func(ingot.MachineID) string) Picture {
 	if p.Left > 0 {
 		n := len(points)
 		p.Ahead = Line{strconv.Itoa(n), s.y(p.At), strconv.Itoa(n + p.Left), s.y(p.At + float64(p.Left)*down)}
-		p.AheadText = percent(float64(n)+.55*float64(p.Left), p.Wide)
+		p.AheadText = Tick{X: percent(float64(n)+.55*float64(p.Left), p.Wide), Anchor: "middle"}
+		if middle := (float64(n) + .55*float64(p.Left)) / float64(p.Wide); middle > aheadMiddle {
+			p.AheadText = Tick{X: "100%", Anchor: "end"}
+		}
 	}
 	p.axis()
 	p.dots(points, s, name)

@@ -61,6 +61,16 @@ func TestCrossing(t *testing.T) {
 	}
 }
 
+// TestAheadTextStaysInside: near the right edge, the text about what is ahead ends there.
+func TestAheadTextStaysInside(t *testing.T) {
+	if text := Of(tested(strings.Repeat(".", 30)), name).AheadText; text != (Tick{X: "100%", Anchor: "end"}) {
+		t.Errorf("after 30 of 32 boots the text is at %+v; want its end at the edge", text)
+	}
+	if text := Of(tested("."), name).AheadText; text.Anchor != "middle" {
+		t.Errorf("after one boot the text is at %+v; want it in the middle", text)
+	}
+}
+
 // TestStartsAnew: whenever the lower bound is reached, a new line begins at zero.
 func TestStartsAnew(t *testing.T) {
 	p := Of(tested(strings.Repeat(".", 35)), name)
