@@ -124,7 +124,7 @@ func eval[T any](b *tab, expression string) T {
 // until waits until an expression of the page is true.
 func (b *tab) until(what, expression string) {
 	b.t.Helper()
-	for end := time.Now().Add(patience); !eval[bool](b, expression); time.Sleep(20 * time.Millisecond) {
+	for end := time.Now().Add(patience); !eval[bool](b, "!!("+expression+")"); time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(end) {
 			b.t.Fatalf("%s: not within %s; the page is\n%s", what, patience,
 				eval[string](b, "document.documentElement.outerHTML"))
