@@ -65,6 +65,8 @@ func (d *decider) standingOf(m *Member) (standing, string) {
 		return outside, now.out()
 	case now.Assigned.Image == d.r.Image.Image:
 		return outside, "it has the image already"
+	case m.From.Image != "" && now.Assigned.Image != m.From.Image: // as for what was moved, the later word wins
+		return outside, fmt.Sprintf("an operator assigned it %s since the rollout was started", now.Assigned.Name)
 	case !d.f.healthy(&now, d.now):
 		return unfit, d.illness(now)
 	}
@@ -86,7 +88,11 @@ func (d *decider) lateness(m *Member, now Machine) string {
 	case b.Outcome == "":
 		return fmt.Sprintf("its boot is in stage %s", b.Stage)
 	}
-	return fmt.Sprintf("its latest boot was %s: %s", b.Outcome, b.Reason)
+	text := fmt.Sprintf("its latest boot was %s", b.Outcome)
+	if b.Reason != "" {
+		text += ": " + b.Reason
+	}
+	return text
 }
 
 // illness says why a machine is not healthy.
@@ -108,7 +114,11 @@ func (d *decider) illness(m Machine) string {
 	case b.Order != nil && b.Order.Pending:
 		return "it " + b.Order.Text
 	}
-	return fmt.Sprintf("its latest boot was %s: %s", b.Outcome, b.Reason)
+	text := fmt.Sprintf("its latest boot was %s", b.Outcome)
+	if b.Reason != "" {
+		text += ": " + b.Reason
+	}
+	return text
 }
 
 // progress looks at the machines up to the present wave.

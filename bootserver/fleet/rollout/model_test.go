@@ -408,6 +408,9 @@ func (x *model) check(s Step, f Fleet, now time.Time) error {
 		if m.Pinned || m.Retired || m.Off || m.Shut || m.Held || m.Busy != "" || m.Other != "" {
 			return fmt.Errorf("%s was moved although it is kept out", mv.Machine)
 		}
+		if sim.ordered && sim.moved.IsZero() && m.Assigned.Image != sim.had.Image {
+			return fmt.Errorf("%s was moved although an operator assigned it %s after the start", mv.Machine, m.Assigned.Name)
+		}
 		if x.machine(mv.Machine).gaveUp {
 			return fmt.Errorf("%s was moved although it fell back", mv.Machine)
 		}

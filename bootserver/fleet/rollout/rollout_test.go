@@ -452,6 +452,36 @@ func TestOperatorsLaterWordWins(t *testing.T) {
 	}
 }
 
+// TestOperatorsWordBeforeTheMove: a machine that an operator assigns another image while it waits is left out, and
+// blocks nothing. One that is assigned what it had belongs to the rollout again.
+func TestOperatorsWordBeforeTheMove(t *testing.T) {
+	b := newBench(t, 6, Policy{Waves: []int{50, 100}, MaxUnavailable: Amount{Machines: 6}})
+	assign := func(id ingot.MachineID, to Image) {
+		m := b.f.Machines[id]
+		m.Assigned, m.Since = to, b.now
+		b.f.Machines[id] = m
+	}
+	assign("m04", Image{Image: "sha256:other", Name: "other:1"})
+	assign("m05", Image{Image: "sha256:other", Name: "other:1"})
+	list, _ := Look(b.r, b.members, b.f, b.now)
+	if s := list[4]; s.Is != "outside" || s.Why != "an operator assigned it other:1 since the rollout was started" {
+		t.Errorf("it is %s: %s; want it outside", s.Is, s.Why)
+	}
+	assign("m05", oldImage)
+	for range 4 {
+		b.tick(time.Second)
+		b.bootMoved()
+		b.tick(DefaultBake + time.Minute)
+	}
+	b.want(Done, 2)
+	if a, m := b.f.Machines["m04"].Assigned, b.members[4]; a.Name != "other:1" || !m.Moved.IsZero() {
+		t.Errorf("after the rollout m04 is assigned %s, moved at %s; want the operator's word", a.Name, m.Moved)
+	}
+	if a := b.f.Machines["m05"].Assigned; a != newImage {
+		t.Errorf("after the rollout m05 is assigned %s; want the rollout's image", a.Name)
+	}
+}
+
 func TestNoMovesOutsideOfTheWindow(t *testing.T) {
 	b := newBench(t, 3, Policy{Canary: 1})
 	b.f.Closed = true
