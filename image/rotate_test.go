@@ -239,6 +239,7 @@ func TestServerNeedsNoReleaseKey(t *testing.T) {
 // rotation succeeds.
 func TestKilledWhileRotating(t *testing.T) {
 	if dir := os.Getenv("IMAGE_TEST_ROTATE"); dir != "" {
+		fmt.Println("it begins")
 		for {
 			if _, _, err := Rotate(dir, Rotation{Use: ingot.KeyServer, Now: time.Unix(1, 0), Keep: true}); err != nil {
 				t.Fatal(err)
@@ -252,10 +253,14 @@ func TestKilledWhileRotating(t *testing.T) {
 	for range 15 {
 		cmd := exec.Command(os.Args[0], "-test.run=^TestKilledWhileRotating$")
 		cmd.Env = append(os.Environ(), "IMAGE_TEST_ROTATE="+dir)
-		if err := cmd.Start(); err != nil {
+		out, err := cmd.StdoutPipe()
+		if err := errors.Join(err, cmd.Start()); err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(20*time.Millisecond + rand.N(60*time.Millisecond))
+		if _, err := out.Read(make([]byte, 1)); err != nil { // it has begun, however busy the machine is
+			t.Fatal(err)
+		}
+		time.Sleep(rand.N(60 * time.Millisecond))
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
 		s, err := OpenSigner(dir)
