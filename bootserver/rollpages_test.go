@@ -328,3 +328,54 @@ func TestLargeRolloutIsShown(t *testing.T) {
 	plan := b.plain("/rollouts/new?image=lab:v2&to=all")
 	wants(t, "a plan of machines that belong to it", plan, `aria-label="Problem"`)
 }
+
+// TestMarksAreShown: what keeps a machine out of rollouts is said by its page and by why, and can be changed there; it
+// is void when the machine boots.
+func TestMarksAreShown(t *testing.T) {
+	s := newStreet(t)
+	v1 := s.put("v1")
+	s.put("v2")
+	ref := fleet.ImageRef{Image: v1.Digest, Name: v1.Name.String()}
+	s.running(ref, 0, 6)
+	ops := s.loggedIn("ops", access.Operate)
+	list := s.state.Machines()
+	pinned, off, other := list[0], list[1], list[2]
+	send := func(m fleet.Machine, verb, why string) {
+		t.Helper()
+		if status, _, text := ops.send("POST", "/machines/"+string(m.ID)+"/"+verb, url.Values{"why": {why}}, nil); status != 303 {
+			t.Fatalf("%s = %d: %s", verb, status, text)
+		}
+	}
+	send(pinned, "pin", "certified with lab:v1")
+	send(off, "off", "power supply")
+	if _, err := s.api.StartRollout(t.Context(), api.RolloutRequest{Image: "lab:v2", Selector: "all"}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.api.Assign(t.Context(), other.Name, "lab:v1", "again"); err != nil {
+		t.Fatal(err)
+	}
+	for m, want := range map[string][]string{
+		pinned.Name: {"It is pinned, so that rollouts leave it out, by token ops at ", ": certified with lab:v1.",
+			"Rollout r1 of lab:v2 leaves it out.", "/pin/cancel", `<span class="chip">pinned</span>`},
+		off.Name:   {"It is marked as switched off,", ": power supply.", "/off/cancel", "marked as off</span>"},
+		other.Name: {"It belongs to rollout r1 of lab:v2, in ", "-/pin/cancel", "-/off/cancel", "-class=\"chip\""},
+	} {
+		wants(t, m, ops.plain("/machines/"+m), want...)
+	}
+	send(pinned, "pin/cancel", "")
+	send(off, "off/cancel", "")
+	for _, m := range []fleet.Machine{pinned, off} {
+		wants(t, "later "+m.Name, ops.plain("/machines/"+m.Name), "It belongs to rollout r1", "-class=\"chip\"")
+	}
+	send(off, "off", "")
+	s.clock = s.clock.Add(time.Minute)
+	if err := s.state.Update(func(tx state.Tx) error {
+		b, _ := tx.Boot(off.Boot)
+		b.Started = s.clock
+		tx.StoreBoot(b)
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	wants(t, "it booted", ops.plain("/machines/"+off.Name), "-marked as switched off", "-/off/cancel")
+}

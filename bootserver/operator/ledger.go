@@ -128,7 +128,11 @@ func (o *Operator) Why(ref string) (api.Why, error) {
 		}
 	}
 	words, next := explain.Why(story)
-	if said := o.inRollout(m.ID); said != "" {
+	var latest fleet.Boot
+	if n := len(boots); n > 0 {
+		latest = boots[n-1]
+	}
+	for _, said := range []string{marks(m, latest), o.inRollout(m, latest)} {
 		words = strings.TrimSpace(words + " " + said)
 	}
 	return api.Why{Machine: m.ID, Name: m.Hostname(), Words: words, Steps: each(next, api.StepOf)}, nil

@@ -158,6 +158,9 @@ func (o *Operator) shown(machines []fleet.Machine) []api.Machine {
 		for i, m := range machines {
 			if b, has := r.Boot(m.Boot); has {
 				list[i].Latest = latestOf(m, b, o.started, now)
+				if !m.IsOff(b) { // the note is void since the machine booted
+					list[i].Off = nil
+				}
 			}
 		}
 	})

@@ -9,7 +9,6 @@ import (
 	"strings"
 	"time"
 
-	"ingot"
 	"ingot/bootserver/access"
 	"ingot/bootserver/api"
 	"ingot/bootserver/fleet"
@@ -171,19 +170,46 @@ func rolloutProblem(id string, err error) error {
 	return api.NewProblem(code, fmt.Sprintf("%s: %v", id, err), "rollout", id)
 }
 
+// marks says what operators noted of a machine that keeps rollouts from moving it. latest is its latest boot.
+func marks(m fleet.Machine, latest fleet.Boot) string {
+	noted := func(text string, mark fleet.Mark) string {
+		text += fmt.Sprintf(", by %s at %s", mark.By, mark.Since.UTC().Format("2006-01-02 15:04"))
+		if why := strings.TrimSuffix(mark.Why, "."); why != "" {
+			text += ": " + why
+		}
+		return text + "."
+	}
+	var list []string
+	if m.Pin != nil {
+		list = append(list, noted("It is pinned, so that rollouts leave it out", *m.Pin))
+	}
+	if m.IsOff(latest) {
+		list = append(list, noted("It is marked as switched off, so that rollouts leave it out", *m.Off))
+		if latest.Auth.Heard.After(m.Off.Since) {
+			list = append(list, "It has reported since, so it is switched on.")
+		}
+	}
+	return strings.Join(list, " ")
+}
+
 // inRollout says to which rollout that has not ended a machine belongs, and why that stopped: with what
 // machines on which the image failed have in common. It is empty if there is none.
-func (o *Operator) inRollout(id ingot.MachineID) string {
+func (o *Operator) inRollout(m fleet.Machine, latest fleet.Boot) string {
 	for _, r := range o.state.Rollouts() {
 		if r.State.Ended() || r.State == rollout.Preparing {
 			continue
 		}
 		members := o.state.Members(r.ID)
-		i := slices.IndexFunc(members, func(m rollout.Member) bool { return m.Machine == id && m.Left == "" })
+		i := slices.IndexFunc(members, func(x rollout.Member) bool { return x.Machine == m.ID && x.Left == "" })
 		if i < 0 {
 			continue
 		}
-		text := fmt.Sprintf("It belongs to rollout %s of %s, in %s.", r.ID, r.Image.Name, rollout.WaveName(members[i].Wave))
+		own := members[i]
+		if !own.Touched() && (m.Pin != nil || m.IsOff(latest) || own.From.Image != "" &&
+			m.Assignment.Image != own.From.Image && m.Assignment.Image != r.Image.Image) {
+			return fmt.Sprintf("Rollout %s of %s leaves it out.", r.ID, r.Image.Name)
+		}
+		text := fmt.Sprintf("It belongs to rollout %s of %s, in %s.", r.ID, r.Image.Name, rollout.WaveName(own.Wave))
 		if r.Stop != nil {
 			text += fmt.Sprintf(" The rollout is %s: %s.", r.State, strings.TrimSuffix(r.Stop.Text, "."))
 		}

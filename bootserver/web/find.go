@@ -7,6 +7,7 @@ import (
 
 	"ingot/bootserver/web/format"
 	"ingot/bootserver/web/waves"
+	"ingot/internal/natural"
 )
 
 // found is one thing that the palette offers.
@@ -101,7 +102,7 @@ func (s *Server) foundMachines(q *query, matches func(...string) bool) (machines
 		actions = append(actions, found{Name: "Approve machines", Note: format.Command("machine", "approve"),
 			Link: "/pending", Icon: "tick"})
 	}
-	slices.SortStableFunc(machines, func(a, b found) int { return natural(a.Name, b.Name) })
+	slices.SortStableFunc(machines, func(a, b found) int { return natural.Compare(a.Name, b.Name) })
 	return machines, actions
 }
 

@@ -1,13 +1,11 @@
 package web
 
 import (
-	"cmp"
 	"fmt"
 	"html/template"
 	"maps"
 	"net/url"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -16,6 +14,7 @@ import (
 	"ingot/bootserver/fleet"
 	"ingot/bootserver/web/format"
 	"ingot/bootserver/web/waves"
+	"ingot/internal/natural"
 )
 
 // How many machines a page shows in which way.
@@ -206,7 +205,7 @@ func (d *fleetData) racks(list []status) []rack {
 	var out []rack
 	for _, r := range groups {
 		r.ID = "r-" + ingot.DigestOf([]byte(r.Name)).Short()
-		slices.SortFunc(r.Machines, func(a, b status) int { return natural(a.Hostname(), b.Hostname()) })
+		slices.SortFunc(r.Machines, func(a, b status) int { return natural.Compare(a.Hostname(), b.Hostname()) })
 		if d.Grouped {
 			r.Counts, r.Machines = countStates(r.Machines), nil
 		}
@@ -216,7 +215,7 @@ func (d *fleetData) racks(list []status) []rack {
 		if (a.Name == "") != (b.Name == "") { // those without the label come last
 			return strings.Compare(b.Name, a.Name)
 		}
-		return natural(a.Name, b.Name)
+		return natural.Compare(a.Name, b.Name)
 	})
 	return out
 }
@@ -300,30 +299,6 @@ func (r rack) Offset(s state) string {
 	}
 	return format.Percent(float64(n), float64(r.All))
 }
-
-// natural compares names so that node2 comes before node10.
-func natural(a, b string) int {
-	for a != "" && b != "" {
-		i, j := digits(a), digits(b)
-		if i > 0 && j > 0 {
-			x, _ := strconv.ParseUint(a[:i], 10, 64) // too large a number compares as text below
-			y, _ := strconv.ParseUint(b[:j], 10, 64)
-			if c := cmp.Compare(x, y); c != 0 {
-				return c
-			}
-			a, b = a[i:], b[j:]
-			continue
-		}
-		if c := cmp.Compare(a[0], b[0]); c != 0 {
-			return c
-		}
-		a, b = a[1:], b[1:]
-	}
-	return cmp.Compare(len(a), len(b))
-}
-
-// digits is how many digits a text begins with.
-func digits(s string) int { return len(s) - len(strings.TrimLeft(s, "0123456789")) }
 
 // parts are what changes on the page: the counts, the heads of the groups, each machine, what needs
 // attention and the events.

@@ -27,7 +27,9 @@ var notes = map[string]string{
 	"resume": "Resumed: the assigned image is tried again.", "label": "The labels were changed.",
 	"reboot":        "Ordered. The machine fetches the order with its next report, within a minute.",
 	"reboot-cancel": "The order is withdrawn.",
-	"rename":        "Renamed.", "retire": "Retired: the machine may not boot any more.", "forget": "Forgotten.",
+	"pin":           "Pinned: rollouts leave it out.", "unpin": "Rollouts may move it again.",
+	"off": "Noted. It counts as switched off until it boots.", "on": "Noted.",
+	"rename": "Renamed.", "retire": "Retired: the machine may not boot any more.", "forget": "Forgotten.",
 	"merge": "Merged.", "grants": "Granted: the next boot may initialise that disk.",
 	"gc": "Space that no image needs was freed.", "reload": "The configuration was read again.",
 	"rollout": "Started. The page follows it.", "plan": "The plan has changed since it was shown. Look at it again: " +
@@ -96,6 +98,14 @@ var machineForms = map[string]func(*Server, *query) (done, error){
 		b, err := s.backend.Reboot(q.ctx, q.path("ref"), api.RebootRequest{Drain: drain, Why: q.Get("why")})
 		return done{"/machines/" + string(b.Machine), "reboot"}, err
 	},
+	"pin": func(s *Server, q *query) (done, error) {
+		m, err := s.backend.Pin(q.ctx, q.path("ref"), api.WhyRequest{Why: q.Get("why")})
+		return toMachine(m, "pin", err)
+	},
+	"off": func(s *Server, q *query) (done, error) {
+		m, err := s.backend.SwitchOff(q.ctx, q.path("ref"), api.WhyRequest{Why: q.Get("why")})
+		return toMachine(m, "off", err)
+	},
 	"label": func(s *Server, q *query) (done, error) {
 		change, err := labelChange(q.Get("labels"))
 		if err != nil {
@@ -131,6 +141,18 @@ var machineForms = map[string]func(*Server, *query) (done, error){
 func (s *Server) cancelReboot(q *query) (done, error) {
 	b, err := s.backend.CancelReboot(q.ctx, q.path("ref"))
 	return done{"/machines/" + string(b.Machine), "reboot-cancel"}, err
+}
+
+// unpin lets rollouts move a machine again.
+func (s *Server) unpin(q *query) (done, error) {
+	m, err := s.backend.Unpin(q.ctx, q.path("ref"))
+	return toMachine(m, "unpin", err)
+}
+
+// switchOn takes back that a machine is switched off.
+func (s *Server) switchOn(q *query) (done, error) {
+	m, err := s.backend.SwitchOn(q.ctx, q.path("ref"))
+	return toMachine(m, "on", err)
 }
 
 // toMachine goes on to the page of a machine that a form changed.

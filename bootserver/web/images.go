@@ -14,6 +14,7 @@ import (
 	"ingot/bootserver/api"
 	"ingot/bootserver/web/chart"
 	"ingot/bootserver/web/format"
+	"ingot/internal/natural"
 )
 
 // imagesData is what the page Images shows.
@@ -77,7 +78,7 @@ func (s *Server) images(q *query) (page, error) {
 	slices.SortStableFunc(list, func(a, b api.Image) int { return b.Stored.Compare(a.Stored) })
 	for _, im := range list {
 		on := runs[im.Digest]
-		slices.SortFunc(on, func(a, b status) int { return natural(a.Hostname(), b.Hostname()) })
+		slices.SortFunc(on, func(a, b status) int { return natural.Compare(a.Hostname(), b.Hostname()) })
 		d.Images = append(d.Images, imageRow{im, len(on), assigned[im.Digest], markOf(im), on[:min(len(on), mostNamed)]})
 		d.Names = append(d.Names, im.Name)
 	}

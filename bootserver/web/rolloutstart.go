@@ -15,6 +15,7 @@ import (
 	"ingot/bootserver/api"
 	"ingot/bootserver/fleet/rollout"
 	"ingot/bootserver/web/format"
+	"ingot/internal/natural"
 )
 
 // startField is one of the fields of the form that starts a rollout: its name there, the flag of ingot
@@ -113,7 +114,7 @@ func (d *startData) offer(machines []api.Machine) {
 		}
 	}
 	d.Labels = labelsOf(all)
-	slices.SortFunc(labels, natural)
+	slices.SortFunc(labels, natural.Compare)
 	d.Selectors = append(d.Selectors, labels[:min(len(labels), selectors)]...)
 }
 

@@ -90,8 +90,11 @@ func formRoutes() []route {
 		{pattern: "POST /settings/sessions/{ref}/end", takes: []string{"DELETE /v1/sessions/{ref}"},
 			form: (*Server).endSession},
 	}
-	list = append(list, route{pattern: machine + "reboot/cancel", takes: []string{"DELETE /v1/machines/{ref}/reboot"},
-		form: (*Server).cancelReboot})
+	for verb, f := range map[string]func(*Server, *query) (done, error){"reboot": (*Server).cancelReboot,
+		"pin": (*Server).unpin, "off": (*Server).switchOn} {
+		list = append(list, route{pattern: machine + verb + "/cancel", takes: []string{"DELETE /v1/machines/{ref}/" + verb},
+			form: f})
+	}
 	for verb, f := range machineForms {
 		list = append(list, route{pattern: machine + verb, takes: []string{on + verb}, form: f})
 	}

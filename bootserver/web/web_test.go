@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"io/fs"
 	"regexp"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -13,14 +12,6 @@ import (
 	"ingot/bootserver/api"
 	"ingot/bootserver/web/format"
 )
-
-func TestNatural(t *testing.T) {
-	names := []string{"node10", "node2", "node", "a1b10", "a1b9", "node2a", "node02"}
-	slices.SortFunc(names, natural)
-	if got := strings.Join(names, " "); got != "a1b9 a1b10 node node2 node02 node2a node10" {
-		t.Errorf("sorted: %s", got)
-	}
-}
 
 func TestLabelChange(t *testing.T) {
 	q, err := labelChange("rack=r1, role= a- \n b=x")

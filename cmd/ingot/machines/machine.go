@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -14,6 +15,7 @@ import (
 	"ingot/bootserver/api"
 	"ingot/cmd/ingot/command"
 	"ingot/cmd/ingot/show"
+	"ingot/internal/natural"
 )
 
 func (a *Commands) machineCommand() *cobra.Command {
@@ -49,6 +51,7 @@ image at a reboot than the one that they run.
 			if err != nil {
 				return err
 			}
+			slices.SortStableFunc(ms, byName)
 			if len(args) == 0 {
 				return a.Show(ms, func(w io.Writer) { machineTable(w, ms, time.Now()) })
 			}
@@ -309,6 +312,9 @@ func Called(m api.Machine) string {
 	return string(m.ID)
 }
 
+// byName sorts machines as people do: node2 before node10.
+func byName(x, y api.Machine) int { return natural.Compare(x.Hostname(), y.Hostname()) }
+
 func machineTable(w io.Writer, ms []api.Machine, now time.Time) {
 	if len(ms) == 0 {
 		fmt.Fprintln(w, "no machines")
@@ -321,7 +327,7 @@ func machineTable(w io.Writer, ms []api.Machine, now time.Time) {
 		if m.Address.IsValid() {
 			address = m.Address.String()
 		}
-		show.Row(t, string(m.ID), show.Dash(m.Name), stateOf(m), show.Dash(assigned(m)), show.Dash(runs(m)),
+		show.Row(t, string(m.ID), show.Dash(m.Name), marked(m), show.Dash(assigned(m)), show.Dash(runs(m)),
 			show.Ago(m.LastSeen, now), show.Dash(address), show.Dash(strings.TrimSpace(m.Facts.Vendor+" "+m.Facts.Product)),
 			show.Dash(labels(m)))
 	}
@@ -399,6 +405,18 @@ func stateOf(m api.Machine) string {
 		return "fell back"
 	}
 	return string(m.State)
+}
+
+// marked is the state of a machine, and what operators noted that keeps rollouts from moving it.
+func marked(m api.Machine) string {
+	text := stateOf(m)
+	if m.Pin != nil {
+		text += ", pinned"
+	}
+	if m.Off != nil {
+		text += ", marked off"
+	}
+	return text
 }
 
 // assigned names the image of a machine, and the one that it boots once before.
@@ -495,9 +513,12 @@ func machineDetails(w io.Writer, m api.Machine, now time.Time) {
 	if m.Once != nil {
 		show.Row(t, "next boot", onceText(*m.Once))
 	}
-	for name, is := range map[string]*api.Mark{"pinned": m.Pin, "off": m.Off} {
-		if is != nil {
-			show.Row(t, name, fmt.Sprintf("%s, by %s: %s", show.Ago(is.Since, now), is.By, show.Dash(is.Why)))
+	for _, mark := range []struct {
+		name string
+		is   *api.Mark
+	}{{"pinned", m.Pin}, {"off", m.Off}} {
+		if is := mark.is; is != nil {
+			show.Row(t, mark.name, fmt.Sprintf("%s, by %s: %s", show.Ago(is.Since, now), is.By, show.Dash(is.Why)))
 		}
 	}
 	if s := m.Setback; s != nil && s.To.Image != "" {

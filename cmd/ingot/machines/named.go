@@ -114,7 +114,7 @@ func labelled(known []api.Machine, selector string) (ids []string, err error) {
 	if err != nil {
 		return nil, show.UsageError{Err: err}
 	}
-	for _, m := range known {
+	for _, m := range slices.SortedStableFunc(slices.Values(known), byName) {
 		if sel.Matches(m.Labels) {
 			ids = append(ids, string(m.ID))
 		}

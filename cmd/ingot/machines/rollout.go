@@ -226,7 +226,7 @@ func (a *Commands) rolloutChangeCommand(verb, short, long string) *cobra.Command
 			if err != nil {
 				return err
 			}
-			return a.Show(r, func(w io.Writer) { fmt.Fprintf(w, "%s is %s\n", show.Plain(r.ID), show.Plain(rolloutState(r))) })
+			return a.Show(r, func(w io.Writer) { fmt.Fprintf(w, "%s: %s\n", show.Plain(r.ID), show.Plain(rolloutState(r))) })
 		},
 	}
 	c.Flags().StringVar(&why, "why", "", "reason, recorded with the rollout")
@@ -286,12 +286,18 @@ func (a *Commands) markCommand(verb, short, long, undo string,
 				}
 				return set(ctx, n, why)
 			}, func(m api.Machine) string {
-				if is := mark(m); is == nil {
+				is := mark(m)
+				if is == nil {
 					return Called(m) + " " + not
-				} else if is.Why != "" {
-					return Called(m) + " " + marked + ": " + is.Why
 				}
-				return Called(m) + " " + marked
+				text := Called(m) + " " + marked
+				if is.Why != "" {
+					text += ": " + is.Why
+				}
+				if d := time.Since(m.LastSeen); verb == "off" && d < time.Minute {
+					text += fmt.Sprintf("; but it was heard %s, so it is switched on", show.Ago(m.LastSeen, time.Now()))
+				}
+				return text
 			})
 		},
 	}
