@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -102,10 +103,23 @@ func (o *Operator) draft(ctx context.Context, q api.RolloutRequest, choose func(
 	}
 	list, f := o.candidates(machines, label)
 	if d.rollout, d.members, err = rollout.Plan(d.rollout, list); err != nil {
-		return nil, api.NewProblem(api.CodeNobodyToMove, fmt.Sprintf("%s: none of %s would get %s", err,
-			count.Of(len(list), "machine"), as.Name))
+		return nil, api.NewProblem(api.CodeNobodyToMove, fmt.Sprintf("%s: none of %s would get %s: %s", err,
+			count.Of(len(list), "machine"), as.Name, whyNobody(list, as.Image, f, now)))
 	}
 	return d, o.examine(d, machines, list, f, q.Force, now)
+}
+
+// whyNobody counts machines by why a rollout leaves them out.
+func whyNobody(list []rollout.Candidate, image ingot.Digest, f rollout.Fleet, now time.Time) string {
+	by := map[string]int{}
+	for i := range list {
+		by[list[i].Out(image, f, now)]++
+	}
+	var words []string
+	for _, why := range slices.Sorted(maps.Keys(by)) {
+		words = append(words, fmt.Sprintf("%s (%d)", why, by[why]))
+	}
+	return strings.Join(words, ", ")
 }
 
 // policyFor returns the policy of a request, with the fleet's own rate of failed boots.
@@ -173,7 +187,7 @@ func chooseMachines(all []fleet.Machine, selector string) (list []fleet.Machine,
 	switch {
 	case err != nil:
 	case len(list) == 0:
-		err = errors.New("it names no machine")
+		err = errors.New("it names no machine; the labels of machines are in: ingot machine ls")
 	case len(list) > rollout.MaxMembers:
 		err = fmt.Errorf("it names %d machines; a rollout has at most %d", len(list), rollout.MaxMembers)
 	}

@@ -30,6 +30,7 @@ type rolloutsData struct {
 	Ended []api.Rollout // the latest first
 	Image string        // that was stored last; empty: there is none
 	Fleet int           // machines that may boot
+	Other int           // of these, those that are assigned another image
 }
 
 func (s *Server) rollouts(q *query) (page, error) {
@@ -37,9 +38,15 @@ func (s *Server) rollouts(q *query) (page, error) {
 	if err != nil {
 		return page{}, err
 	}
-	d := rolloutsData{query: q, Fleet: countsOf(s.machines(q)).Machines}
+	machines := s.machines(q)
+	d := rolloutsData{query: q, Fleet: countsOf(machines).Machines}
 	if len(images) > 0 {
 		d.Image = images[0]
+	}
+	for _, m := range machines {
+		if m.State == api.Approved && m.Assignment.Name != d.Image {
+			d.Other++
+		}
 	}
 	if d.Open, err = s.strips(); err != nil {
 		return page{}, err

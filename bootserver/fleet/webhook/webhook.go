@@ -266,7 +266,7 @@ func Reachable(ip netip.Addr, allow []netip.Prefix) error {
 	if slices.ContainsFunc(allow, func(p netip.Prefix) bool { return p.Contains(ip) }) {
 		return nil
 	}
-	return fmt.Errorf("%w: %s is %s", ErrAddress, ip, kind)
+	return fmt.Errorf("%w: %s is %s; --allow %s permits it", ErrAddress, ip, kind, ip)
 }
 
 // plain returns the address that is reached: an IPv6 address can contain an IPv4 address.

@@ -313,6 +313,10 @@ func (a *Commands) readFleet(paths []string) (list []api.DesiredFile, err error)
 // with a dot is left out.
 func filesIn(path string) (names []string, err error) {
 	info, err := os.Stat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, show.WithHint(fmt.Errorf("reading the fleet file: there is no file or folder %q", path),
+			"ingot get -o yaml > fleet.yaml")
+	}
 	if err != nil {
 		return nil, fmt.Errorf("reading the fleet file: %w", err)
 	}

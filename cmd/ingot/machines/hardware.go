@@ -44,12 +44,13 @@ func hardwareRows(t io.Writer, f ingot.Facts) {
 	if f.SecureBoot {
 		show.Row(t, "secure boot", "on")
 	}
+	if f.RAM > 0 || f.RAMInstalled > 0 {
+		show.Row(t, "cpu", fmt.Sprintf("%d × %s", f.Cores, show.Dash(f.CPU)))
+	}
 	switch usable := show.Size(f.RAM); {
 	case f.RAMInstalled > 0:
-		show.Row(t, "cpu", fmt.Sprintf("%d × %s", f.Cores, f.CPU))
 		show.Row(t, "ram", show.Size(f.RAMInstalled)+", usable "+usable)
 	case f.RAM > 0:
-		show.Row(t, "cpu", fmt.Sprintf("%d × %s", f.Cores, f.CPU))
 		show.Row(t, "ram", usable)
 	}
 	for _, n := range f.NICs {

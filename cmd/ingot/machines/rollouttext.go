@@ -23,6 +23,9 @@ func rolloutTable(w io.Writer, list []api.Rollout, now time.Time) {
 		why := ""
 		if r.Stop != nil {
 			why = r.Stop.Text
+			if s := rollout.State(r.State); s == rollout.Aborting || s == rollout.Back {
+				why = "it was " + why
+			}
 		}
 		show.Row(t, r.ID, r.Image.Name, r.Selector, rolloutState(r), show.Ago(r.Since, now), countText(r), why)
 	}
@@ -88,12 +91,7 @@ func rolloutText(w io.Writer, r api.RolloutDetail, now time.Time) {
 	}
 	show.Row(t, "started", fmt.Sprintf("%s by %s", show.Ago(r.Created, now), r.By))
 	show.Row(t, "machines", fmt.Sprintf("%d: %s", r.Machines, countText(r.Rollout)))
-	show.Row(t, "waves", wavesText(p))
-	show.Row(t, "bake", fmt.Sprintf("%s; pauses after %s without progress", p.Bake, p.Patience))
-	if p.Window != "" {
-		show.Row(t, "window", p.Window)
-	}
-	show.Row(t, "how", howText(p))
+	progressRows(t, p)
 	for _, b := range r.Budget {
 		name := "budget"
 		if b.Domain != "" {
@@ -105,6 +103,27 @@ func rolloutText(w io.Writer, r api.RolloutDetail, now time.Time) {
 	show.Row(t, "test", testText(r))
 	t.Flush()
 	evidenceText(w, r)
+}
+
+// progressRows say how a rollout proceeds.
+func progressRows(t io.Writer, p api.RolloutPolicy) {
+	show.Row(t, "waves", wavesText(p))
+	show.Row(t, "bake", fmt.Sprintf("%s; pauses after %s without progress", p.Bake, p.Patience))
+	if p.Window != "" {
+		show.Row(t, "window", p.Window)
+	}
+	show.Row(t, "how", howText(p))
+}
+
+// policyRows are progressRows and, before a rollout has machines, its bounds.
+func policyRows(t io.Writer, p api.RolloutPolicy) {
+	progressRows(t, p)
+	budget := "at most " + rollout.Amount(p.MaxUnavailable).String() + " unavailable"
+	if p.Spread != "" {
+		budget += " of each " + p.Spread
+	}
+	show.Row(t, "budget", budget)
+	show.Row(t, "quorum", fmt.Sprintf("%d %% of a wave must become healthy", p.Quorum))
 }
 
 // howText says how machines come to boot the image.
@@ -234,14 +253,18 @@ func planText(w io.Writer, p api.RolloutPlan) {
 			fmt.Fprintf(w, "  %s\n", show.Plain(l))
 		}
 	}
+	fmt.Fprintln(w)
+	t = show.Table(w)
+	policyRows(t, r.Policy)
+	t.Flush()
 	const percent = 100
-	fmt.Fprintf(w, "\nit stops when boots fail far more often than %.3g %% (of %s in 30 days; at least 1 %%)\n",
+	fmt.Fprintf(w, "it stops when boots fail far more often than %.3g %% (of %s in 30 days; at least 1 %%)\n",
 		percent*r.Policy.Test.Usual, count.Of(p.Boots, "boot"))
 	for _, n := range p.Notes {
 		fmt.Fprintln(w, show.Plain(n))
 	}
 	if p.Rollout.ID == "" {
-		fmt.Fprintln(w, "nothing was started: --dry-run")
+		fmt.Fprintln(w, "nothing was started: --dry-run\n  → the same command without it starts the rollout")
 		return
 	}
 	fmt.Fprintf(w, "started: %s\n  → ingot rollout show %s\n", show.Plain(r.ID), show.Plain(r.ID))
