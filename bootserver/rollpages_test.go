@@ -342,7 +342,8 @@ func TestMarksAreShown(t *testing.T) {
 	pinned, off, other := list[0], list[1], list[2]
 	send := func(m fleet.Machine, verb, why string) {
 		t.Helper()
-		if status, _, text := ops.send("POST", "/machines/"+string(m.ID)+"/"+verb, url.Values{"why": {why}}, nil); status != 303 {
+		to := "/machines/" + string(m.ID) + "/" + verb
+		if status, _, text := ops.send("POST", to, url.Values{"why": {why}}, nil); status != 303 {
 			t.Fatalf("%s = %d: %s", verb, status, text)
 		}
 	}
