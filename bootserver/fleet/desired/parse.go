@@ -98,6 +98,9 @@ func (p *Parsed) add(f File) {
 	}
 	for i := range s.Assignments {
 		s.Assignments[i].from = from("assignments", i)
+		if r := s.Assignments[i].Rollout; r != nil {
+			r.from = source{d.Places, fmt.Sprintf("assignments[%d].rollout", i)}
+		}
 	}
 	for i := range s.Pins {
 		s.Pins[i].from = from("pins", i)
@@ -112,6 +115,7 @@ func (p *Parsed) add(f File) {
 	into.Assignments = append(into.Assignments, s.Assignments...)
 	into.Pins = append(into.Pins, s.Pins...)
 	if s.Rollout != nil {
+		s.Rollout.from = source{d.Places, "rollout"}
 		into.Rollout = s.Rollout
 	}
 }
@@ -304,20 +308,16 @@ func (p *Parsed) checkRollout(r *Rollout) {
 	if r == nil {
 		return
 	}
-	policy, err := r.Policy()
-	if err == nil {
-		err = policy.WithDefaults(0, 1).Check()
-	}
-	if err != nil {
-		p.wrong(r.At, fmt.Errorf("rollout: %w", err), "see docs/ROLLOUTS.md")
+	for _, f := range r.faults() {
+		p.wrong(r.from.at(f.key, r.At), errors.New("rollout: "+f.text), "see docs/ROLLOUTS.md")
 	}
 	if r.Spread != "" {
 		if err := fleet.CheckLabel(r.Spread, ""); err != nil {
-			p.wrong(r.At, fmt.Errorf("rollout: spread: %w", strip(err, fleet.ErrLabel)), "write the key of a label")
+			p.wrong(r.from.at("spread", r.At), fmt.Errorf("rollout: spread: %w", strip(err, fleet.ErrLabel)), "write the key of a label")
 		}
 	}
 	if r.Above != nil && *r.Above > rollout.MaxMembers {
-		p.fault(r.At, fmt.Sprintf("write a number up to %d", rollout.MaxMembers), "rollout: above: %d", *r.Above)
+		p.fault(r.from.at("above", r.At), fmt.Sprintf("write a number up to %d", rollout.MaxMembers), "rollout: above: %d", *r.Above)
 	}
 }
 

@@ -9,6 +9,7 @@ package desired
 
 import (
 	_ "embed"
+	"errors"
 	"fmt"
 	"reflect"
 	"slices"
@@ -130,7 +131,8 @@ type Rollout struct {
 	// Percentage of a wave that must become healthy. Default: 90.
 	Quorum int `yaml:"quorum,omitempty" json:"quorum,omitempty"`
 
-	At yamlfile.Place `yaml:"-" json:"-" jsonschema:"-"`
+	At   yamlfile.Place `yaml:"-" json:"-" jsonschema:"-"`
+	from source
 }
 
 // source is where the values of a part of a file are.
@@ -176,27 +178,64 @@ func (r *Rollout) Policy() (p rollout.Policy, err error) {
 	if r == nil {
 		return p, nil
 	}
+	var faults []error
+	note := func(err error) {
+		if err != nil {
+			faults = append(faults, err)
+		}
+	}
 	if r.Canary != nil {
 		p.Canary = *r.Canary
 	}
 	if len(r.Waves) > 0 {
-		if p.Waves, err = rollout.ParseWaves(strings.Join(r.Waves, ",")); err != nil {
-			return p, err
-		}
+		p.Waves, err = rollout.ParseWaves(strings.Join(r.Waves, ","))
+		note(err)
 	}
 	if r.MaxUnavailable != "" {
 		if p.MaxUnavailable, err = rollout.ParseAmount(r.MaxUnavailable); err != nil {
-			return p, fmt.Errorf("maxUnavailable: %w", err)
+			note(fmt.Errorf("max-unavailable: %w", err))
 		}
 	}
 	if r.Window != "" {
-		if _, err := rollout.ParseWindow(r.Window); err != nil {
-			return p, err
-		}
+		_, err := rollout.ParseWindow(r.Window)
+		note(err)
 	}
 	p.Spread, p.Bake, p.Patience, p.PauseAfter = r.Spread, time.Duration(r.Bake), time.Duration(r.Patience), r.PauseAfter
 	p.Window, p.How, p.Drain, p.Quorum = r.Window, r.How, r.Drain, r.Quorum
-	return p, nil
+	return p, errors.Join(faults...)
+}
+
+// faults returns all that is wrong with how an image reaches machines, by the keys of the file.
+func (r *Rollout) faults() (list []keyFault) {
+	policy, err := r.Policy()
+	var all []error
+	if many, is := err.(interface{ Unwrap() []error }); is { //nolint:errorlint // Policy joins them
+		all = many.Unwrap()
+	}
+	if len(r.Waves) > 0 && len(policy.Waves) == 0 {
+		policy.Waves, policy.PauseAfter = nil, nil // they are faulty
+	}
+	seen := map[string]bool{}
+	for _, err := range append(all, policy.WithDefaults(0, 1).Faults()...) {
+		flag := strings.TrimRight(strings.Fields(err.Error())[0], ":") // errors begin with it
+		if key := camel(flag); !seen[key] {
+			seen[key] = true
+			list = append(list, keyFault{key, key + strings.TrimPrefix(err.Error(), flag)})
+		}
+	}
+	return list
+}
+
+// keyFault is a fault of a key, and begins with it.
+type keyFault struct{ key, text string }
+
+// camel is the key of a flag: max-unavailable is maxUnavailable.
+func camel(flag string) string {
+	first, rest, has := strings.Cut(flag, "-")
+	if !has || rest == "" {
+		return flag
+	}
+	return first + strings.ToUpper(rest[:1]) + rest[1:]
 }
 
 // policyOf returns how an assignment reaches many machines.

@@ -73,41 +73,49 @@ func (p Policy) WithDefaults(usual float64, attempts int) Policy {
 	return p
 }
 
-// Check returns what is wrong with a policy that WithDefaults returned.
+// Check returns what is wrong with a policy that WithDefaults returned: all faults in one error.
 func (p Policy) Check() error {
+	var words []string
+	for _, err := range p.Faults() {
+		words = append(words, err.Error())
+	}
+	if len(words) == 0 {
+		return nil
+	}
+	return errors.New(strings.Join(words, "; "))
+}
+
+// Faults returns all that is wrong with a policy that WithDefaults returned. Each begins with the name of a flag.
+func (p Policy) Faults() (list []error) {
+	add := func(wrong bool, text string, args ...any) {
+		if wrong {
+			list = append(list, fmt.Errorf(text, args...))
+		}
+	}
 	rising := true
 	for i := 1; i < len(p.Waves); i++ {
 		rising = rising && p.Waves[i-1] < p.Waves[i]
 	}
-	switch n := len(p.Waves); {
-	case p.Canary < 0 || p.Canary > MaxMembers:
-		return fmt.Errorf("canary: %d machines; use a number from 0", p.Canary)
-	case n > 20 || n > 0 && (p.Waves[0] < 1 || p.Waves[n-1] != 100) || !rising:
-		return errors.New("waves: use at most 20 rising percentages of which the last is 100%, such as 10%,50%,100%")
-	case p.MaxUnavailable.Machines < 0 || p.MaxUnavailable.Percent < 0 || p.MaxUnavailable.Percent > 100:
-		return errors.New("max-unavailable: use a number of machines, or a percentage of each failure domain")
-	case p.Bake < 0 || p.Patience < time.Minute || p.Bake > 30*24*time.Hour || p.Patience > 30*24*time.Hour:
-		return errors.New("bake and patience: use times of up to 720h, and a patience of at least 1m")
-	case p.Quorum < 1 || p.Quorum > 100:
-		return errors.New("quorum: use a percentage from 1 to 100")
-	case p.Trouble < 1 || p.Attempts < 1:
-		return errors.New("trouble: use a number of machines from 1")
-	case !slices.Contains([]How{Auto, Reboot, NextBoot}, p.How):
-		return fmt.Errorf("how: %q is unknown; use auto, reboot or next-boot", p.How)
-	case !slices.Contains([]ingot.Drain{ingot.DrainNone, ingot.DrainRequired, ingot.DrainBestEffort}, p.Drain):
-		return fmt.Errorf("drain: %q is unknown; use required or best-effort", p.Drain)
-	case p.Drain != ingot.DrainNone && p.How == NextBoot:
-		return errors.New("drain: with how next-boot nobody drains; use auto or reboot")
-	case !p.Test.Valid():
-		return errors.New("test: the rate of a bad image must be above the usual rate and below 1, and alpha and beta " +
-			"must be above 0 and together below 1")
-	}
+	n, most := len(p.Waves), 30*24*time.Hour
+	add(p.Canary < 0 || p.Canary > MaxMembers, "canary: %d machines; use a number from 0", p.Canary)
+	add(n > 20 || n > 0 && (p.Waves[0] < 1 || p.Waves[n-1] != 100) || !rising,
+		"waves: use at most 20 rising percentages of which the last is 100%%, such as 10%%,50%%,100%%")
+	add(p.MaxUnavailable.Machines < 0 || p.MaxUnavailable.Percent < 0 || p.MaxUnavailable.Percent > 100,
+		"max-unavailable: use a number of machines, or a percentage of each failure domain")
+	add(p.Bake < 0 || p.Bake > most, "bake: use a time of up to 720h")
+	add(p.Patience < time.Minute || p.Patience > most, "patience: use a time of 1m to 720h")
+	add(p.Quorum < 1 || p.Quorum > 100, "quorum: use a percentage from 1 to 100")
+	add(p.Trouble < 1 || p.Attempts < 1, "trouble: use a number of machines from 1")
+	add(!slices.Contains([]How{Auto, Reboot, NextBoot}, p.How), "how: %q is unknown; use auto, reboot or next-boot", p.How)
+	add(!slices.Contains([]ingot.Drain{ingot.DrainNone, ingot.DrainRequired, ingot.DrainBestEffort}, p.Drain),
+		"drain: %q is unknown; use required or best-effort", p.Drain)
+	add(p.Drain != ingot.DrainNone && p.How == NextBoot, "drain: with how next-boot nobody drains; use auto or reboot")
+	add(!p.Test.Valid(), "test: the rate of a bad image must be above the usual rate and below 1, and alpha and beta "+
+		"must be above 0 and together below 1")
 	for _, w := range p.PauseAfter {
-		if w < 0 || w >= len(p.Waves) {
-			return fmt.Errorf("pause-after: there is no wave %d before the last; 0 is the canary", w)
-		}
+		add(w < 0 || w >= len(p.Waves), "pause-after: there is no wave %d before the last; 0 is the canary", w)
 	}
-	return nil
+	return list
 }
 
 // ParseWaves reads percentages such as "10%,50%,100%".
