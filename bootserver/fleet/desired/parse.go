@@ -313,11 +313,13 @@ func (p *Parsed) checkRollout(r *Rollout) {
 	}
 	if r.Spread != "" {
 		if err := fleet.CheckLabel(r.Spread, ""); err != nil {
-			p.wrong(r.from.at("spread", r.At), fmt.Errorf("rollout: spread: %w", strip(err, fleet.ErrLabel)), "write the key of a label")
+			p.wrong(r.from.at("spread", r.At), fmt.Errorf("rollout: spread: %w", strip(err, fleet.ErrLabel)),
+				"write the key of a label")
 		}
 	}
 	if r.Above != nil && *r.Above > rollout.MaxMembers {
-		p.fault(r.from.at("above", r.At), fmt.Sprintf("write a number up to %d", rollout.MaxMembers), "rollout: above: %d", *r.Above)
+		p.fault(r.from.at("above", r.At), fmt.Sprintf("write a number up to %d", rollout.MaxMembers), "rollout: above: %d",
+			*r.Above)
 	}
 }
 
