@@ -83,7 +83,9 @@ func (s *Server) found(q *query) (findData, error) {
 // foundMachines are machines, and what can be done with them: where they match the words together with
 // the name of the action.
 func (s *Server) foundMachines(q *query, matches func(...string) bool) (machines, actions []found) {
-	for _, m := range s.statuses(q) {
+	all := slices.Clone(s.statuses(q))
+	slices.SortStableFunc(all, func(a, b status) int { return natural.Compare(a.Hostname(), b.Hostname()) })
+	for _, m := range all {
 		about := []string{m.Hostname(), string(m.ID), m.Serial, strings.Join(m.MACs, " "), labelled(m.Machine)}
 		link := "/machines/" + string(m.ID)
 		if matches(append(about, string(m.State))...) {
@@ -102,7 +104,6 @@ func (s *Server) foundMachines(q *query, matches func(...string) bool) (machines
 		actions = append(actions, found{Name: "Approve machines", Note: format.Command("machine", "approve"),
 			Link: "/pending", Icon: "tick"})
 	}
-	slices.SortStableFunc(machines, func(a, b found) int { return natural.Compare(a.Name, b.Name) })
 	return machines, actions
 }
 
@@ -139,7 +140,7 @@ var rolloutActions = []struct{ verb, icon, at string }{
 var machineActions = []struct{ verb, words, icon, at string }{
 	{"assign", "assign", "image", "#assign"}, {"rollback", "rollback", "back", "#main"},
 	{"resume", "resume", "play", "#main"}, {"reboot", "machine reboot", "play", "#reboot"},
-	{"label", "machine label", "settings", "#labels"}}
+	{"pin", "machine pin", "pause", "#pin"}, {"label", "machine label", "settings", "#labels"}}
 
 // navEntry is an entry of the navigation.
 type navEntry struct{ Nav, Name, Link, Icon string }

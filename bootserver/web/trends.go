@@ -190,11 +190,11 @@ func (d *trendsData) stages(boots []api.Boot) {
 	}
 }
 
-// images are the boots by image, those that fail most often first.
+// images are the boots by image, those that fail most often first. Some end before they have an image.
 func (d *trendsData) images(boots []api.Boot) {
 	times, failed, total := map[string][]float64{}, map[string]int{}, map[string]int{}
 	for _, b := range boots {
-		if b.Image.Name == "" || b.Open() || b.Outcome == ingot.OutcomeWaiting {
+		if b.Open() || b.Outcome == ingot.OutcomeWaiting {
 			continue
 		}
 		total[b.Image.Name]++
@@ -204,7 +204,7 @@ func (d *trendsData) images(boots []api.Boot) {
 			times[b.Image.Name] = append(times[b.Image.Name], until(b))
 		}
 	}
-	d.Names = slices.Sorted(maps.Keys(total))
+	d.Names = slices.DeleteFunc(slices.Sorted(maps.Keys(total)), func(name string) bool { return name == "" })
 	if d.Image != "" && !slices.Contains(d.Names, d.Image) {
 		d.Names = append(d.Names, d.Image)
 	}
