@@ -105,6 +105,7 @@ var wordLists = []struct {
 	{"kernel.arguments", func(p *Profile) *[]string { return &p.Kernel.Arguments }},
 	{"kernel.load", func(p *Profile) *[]string { return &p.Kernel.Load }},
 	{"kernel.blacklist", func(p *Profile) *[]string { return &p.Kernel.Blacklist }},
+	{"kernel.initramfs", func(p *Profile) *[]string { return &p.Kernel.Initramfs }},
 	{"debconf", func(p *Profile) *[]string { return &p.Debconf }},
 	{"remove", func(p *Profile) *[]string { return &p.Remove }},
 	{"scratch", func(p *Profile) *[]string { return &p.Scratch }},

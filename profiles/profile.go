@@ -287,13 +287,19 @@ type Kernel struct {
 	// Modules of the initramfs: names, folders below kernel/ that end in '/', or presets: @boot,
 	// @virtual, @net, @storage.
 	Modules []string `yaml:"modules,omitempty" json:"modules,omitempty"`
-	// Kernel command line.
+	// Kernel command line. Spaces are possible within double quotes: dyndbg="file drivers/net/* +p".
 	Arguments []string `yaml:"arguments,omitempty" json:"arguments,omitempty"`
 	// Modules that the booted system loads, as modules-load.d(5).
 	Load []string `yaml:"load,omitempty" json:"load,omitempty"`
 	// Modules that no device loads by itself, neither in the initramfs nor later, as blacklist of
 	// modprobe.d(5).
 	Blacklist []string `yaml:"blacklist,omitempty" json:"blacklist,omitempty"`
+	// Parameters of modules by module, as options of modprobe.d(5), in the initramfs and later: e1000e:
+	// IntMode=1,1 Debug=2. A module without a value takes back what is inherited.
+	Options map[string]*string `yaml:"options,omitempty" json:"options,omitempty"`
+	// Files of the root, by absolute path, that the initramfs has as well. Firmware of its modules it has
+	// without being asked.
+	Initramfs []string `yaml:"initramfs,omitempty" json:"initramfs,omitempty"`
 	// Debian suite that the kernel comes from. Default: the suite of the base, or trixie when the base
 	// is not a suite.
 	Suite string `yaml:"suite,omitempty" json:"suite,omitempty"`

@@ -39,6 +39,7 @@ func (p *Profile) owned() map[string]string {
 		{"sysctl", len(p.Sysctl) > 0, []string{FileSysctl}},
 		{"kernel.load", len(p.Kernel.Load) > 0, []string{FileModulesLoad}},
 		{"kernel.blacklist", len(p.Kernel.Blacklist) > 0, []string{FileBlacklist}},
+		{"kernel.options", len(p.Kernel.Options) > 0, []string{FileBlacklist}},
 		{"swap.zram", p.Swap.Zram != "", []string{FileZram}},
 		{"units.presets", len(p.Units.Presets) > 0, []string{FilePresets}},
 	} {
@@ -66,6 +67,7 @@ func (l *loader) mergeSettings(into *Profile, f *file) {
 	replace(&into.Swap.Zram, p.Swap.Zram)
 	replace(&into.Swap.Algorithm, p.Swap.Algorithm)
 	l.mergeMap(&into.Sysctl, f, "sysctl", p.Sysctl)
+	l.mergeMap(&into.Kernel.Options, f, "kernel.options", p.Kernel.Options)
 	l.mergeMap(&into.Units.DropIns, f, "units.dropIns", p.Units.DropIns)
 	owned := p.owned()
 	into.Files = slices.DeleteFunc(into.Files, func(g File) bool { return owned[g.Path] != "" })
@@ -133,6 +135,13 @@ func (d *decoder) checkSettings(p *Profile) {
 	for name, value := range p.Sysctl {
 		if !sysctlRE.MatchString(name) || value != nil && strings.ContainsAny(*value, "\n\r") {
 			d.Faults.Add(d.Places["sysctl."+name], "write: net.ipv4.ip_forward: 1", "%q cannot be a setting of the kernel", name)
+		}
+	}
+	for module, value := range p.Kernel.Options {
+		if !plainModuleRE.MatchString(module) || value != nil && (strings.TrimSpace(*value) == "" ||
+			strings.ContainsAny(*value, "\n\r#\\")) {
+			d.Faults.Add(d.Places["kernel.options."+module], "write: e1000e: IntMode=1,1 Debug=2",
+				"%q cannot be a module with parameters", module)
 		}
 	}
 	if z := p.Swap.Zram; z != "" && !isZram(z) {

@@ -23,6 +23,7 @@ var (
 	unitRE = regexp.MustCompile(`^[A-Za-z0-9:_.\\@-]+\.(service|socket|timer|target|` +
 		`mount|automount|swap|path|slice|scope)$`)
 	userRE        = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_-]{0,31}$`) // Debian-snmp is one
+	absoluteRE    = regexp.MustCompile(`^/[^\s*?[]*[^\s*?[/]$`)
 	moduleRE      = regexp.MustCompile(`^(@[a-z]+|[a-z0-9][a-z0-9/_-]*/?)$`)
 	plainModuleRE = regexp.MustCompile(`^[a-z0-9][a-zA-Z0-9_-]*$`)
 	hostRE        = regexp.MustCompile(`^([a-z0-9-]|\{(name|mac|serial)\})+$`)
@@ -93,6 +94,8 @@ func (d *decoder) checkWords(p *Profile) {
 		{"kernel.load", p.Kernel.Load, plainModuleRE, "cannot be a kernel module", "write a module such as br_netfilter"},
 		{"kernel.blacklist", p.Kernel.Blacklist, plainModuleRE, "cannot be a kernel module", "write a module such as " +
 			"nouveau"},
+		{"kernel.initramfs", p.Kernel.Initramfs, absoluteRE, "cannot be a file of the initramfs", "write an absolute path " +
+			"such as /etc/iscsi/initiatorname.iscsi"},
 		{"kernel.modules", p.Kernel.Modules, moduleRE, "cannot be a kernel module", "write a module such as mlx5_core, a " +
 			"folder such as drivers/net/, or a preset: " + strings.Join(Presets, ", ")},
 	} {
@@ -107,12 +110,16 @@ func (d *decoder) checkWords(p *Profile) {
 		}
 	}
 	for i, s := range p.Kernel.Arguments {
-		if strings.ContainsAny(s, " \t\n") || strings.HasPrefix(s, "ingot.") {
-			d.Faults.Add(d.Places[fmt.Sprintf("kernel.arguments[%d]", i)], "write one argument per entry, none of ingot's own",
-				"%q cannot be a kernel argument", s)
+		if !argumentRE.MatchString(s) || strings.HasPrefix(s, "ingot.") {
+			d.Faults.Add(d.Places[fmt.Sprintf("kernel.arguments[%d]", i)], "write one argument per entry, none of ingot's own; "+
+				"spaces go between double quotes after =", "%q cannot be a kernel argument", s)
 		}
 	}
 }
+
+// argumentRE is one argument of the kernel: a word, or KEY="WORD WORD". Loaders join words by single spaces and read $,
+// &, ; and | themselves, so quoted text has none of these.
+var argumentRE = regexp.MustCompile(`^([^\s"]+|[^\s"=]+="[^"\s$&;|]+( [^"\s$&;|]+)*")$`)
 
 // checkTwice finds names that one file uses twice.
 func (d *decoder) checkTwice(p *Profile) {

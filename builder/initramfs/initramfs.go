@@ -4,8 +4,9 @@
 // frame.
 //
 // Modules are taken from a tree with depmod's indexes and are stored uncompressed: the archive is
-// compressed as a whole, so that the machine decompresses once instead of hundreds of times. Left
-// out: udev and microcode. The package does not know ingot.
+// compressed as a whole, so that the machine decompresses once instead of hundreds of times. Microcode of
+// processors goes before it, in an uncompressed archive, where the kernel looks for it before anything else
+// (Linux, Documentation/arch/x86/microcode.rst). Left out: udev. The package does not know ingot.
 package initramfs
 
 import (
@@ -34,6 +35,13 @@ type Options struct {
 	Files   map[string][]byte // further files by absolute path, mode 0644
 	// Blacklist are modules whose aliases are left out, so that no device loads them.
 	Blacklist []string
+	// Parameters of modules, by name, as modprobe.d(5) writes them: "debug=1 mode=2". Those of modules that the archive
+	// lacks are left out.
+	Parameters map[string]string
+	// Firmware returns the content of what the modules may load, by names below /lib/firmware. Nil: nothing.
+	Firmware func(wanted []Wanted) (map[string][]byte, error)
+	// Early are files of the archive that goes first, by absolute path.
+	Early map[string][]byte
 	// further programs by absolute path, mode 0755
 	Programs map[string][]byte
 	Epoch    time.Time // time of every entry
@@ -55,6 +63,11 @@ func Write(w io.Writer, o Options) (Info, error) {
 	for _, m := range o.Blacklist {
 		set.blacklist[moduleName(m)] = true
 	}
+	if len(o.Early) > 0 {
+		if err := Append(w, o.Early, o.Epoch); err != nil {
+			return Info{}, err
+		}
+	}
 	level := zstd.SpeedBetterCompression
 	if o.Small {
 		level = zstd.SpeedBestCompression
@@ -73,7 +86,10 @@ func Write(w io.Writer, o Options) (Info, error) {
 	for _, name := range sortedKeys(o.Programs) {
 		a.file(name, 0o755, o.Programs[name])
 	}
-	a.modules(set)
+	if text := set.parameters(o.Parameters); len(text) > 0 {
+		a.file(ParametersFile, 0o644, text)
+	}
+	a.firmware(a.modules(set), o.Firmware)
 	if a.err == nil {
 		a.err = a.w.Close()
 	}
@@ -105,7 +121,8 @@ func (a *archive) skeleton() {
 	a.link("/lib", "usr/lib")
 }
 
-func (a *archive) modules(set *moduleSet) {
+// modules adds the modules and their indexes, and returns the firmware that they may load.
+func (a *archive) modules(set *moduleSet) (wanted []Wanted) {
 	indexes, err := set.indexes()
 	if err != nil && a.err == nil {
 		a.err = err
@@ -120,6 +137,25 @@ func (a *archive) modules(set *moduleSet) {
 			a.err = err
 		}
 		a.file(path.Join(root, plainPath(p)), 0o644, b)
+		for _, name := range firmwareOf(b) {
+			wanted = append(wanted, Wanted{Module: moduleName(p), File: name, Named: set.named[p]})
+		}
+	}
+	return wanted
+}
+
+// firmware adds what find returns of the firmware that modules may load.
+func (a *archive) firmware(wanted []Wanted, find func([]Wanted) (map[string][]byte, error)) {
+	if find == nil || len(wanted) == 0 || a.err != nil {
+		return
+	}
+	files, err := find(wanted)
+	if err != nil {
+		a.err = err
+		return
+	}
+	for _, name := range sortedKeys(files) {
+		a.file("/usr/lib/firmware/"+name, 0o644, files[name])
 	}
 }
 

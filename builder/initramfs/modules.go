@@ -3,6 +3,7 @@ package initramfs
 import (
 	"bufio"
 	"bytes"
+	"debug/elf"
 	"errors"
 	"fmt"
 	"io"
@@ -48,6 +49,7 @@ type moduleSet struct {
 	aliases map[string][]string // alias without wildcards to module names
 	builtin map[string]bool
 	chosen  map[string]bool // paths
+	named   map[string]bool // of these, the ones that are wanted by name or folder, not by a preset
 	// blacklist are modules whose own aliases count for nothing (modprobe.d(5)).
 	blacklist map[string]bool
 }
@@ -63,18 +65,18 @@ func moduleName(p string) string {
 func selectModules(t *tree.Tree, release string, want []string) (*moduleSet, error) {
 	s := &moduleSet{tree: t, dir: "usr/lib/modules/" + release, paths: map[string]string{}, deps: map[string][]string{},
 		soft: map[string][]string{}, aliases: map[string][]string{}, builtin: map[string]bool{}, chosen: map[string]bool{},
-		blacklist: map[string]bool{}}
+		named: map[string]bool{}, blacklist: map[string]bool{}}
 	if err := s.readIndexes(); err != nil {
 		return nil, err
 	}
 	for _, w := range want {
 		if list, ok := presets[w]; ok {
 			for _, item := range list {
-				s.choose(item)
+				s.choose(item, false)
 			}
 			continue
 		}
-		if !s.choose(w) {
+		if !s.choose(w, true) {
 			return nil, fmt.Errorf("choosing module %q of kernel %s: %w", w, release, ErrNoModule)
 		}
 	}
@@ -129,12 +131,13 @@ func (s *moduleSet) lines(file string, each func(string)) error {
 
 // choose adds a module, or every module of a folder, and reports whether the
 // kernel has it.
-func (s *moduleSet) choose(item string) bool {
+func (s *moduleSet) choose(item string, named bool) bool {
 	if folder, ok := strings.CutSuffix(item, "/"); ok {
 		found := false
 		for p := range s.deps {
 			if strings.HasPrefix(p, "kernel/"+folder+"/") {
 				s.add(p)
+				s.named[p] = s.named[p] || named
 				found = true
 			}
 		}
@@ -144,6 +147,7 @@ func (s *moduleSet) choose(item string) bool {
 	p, ok := s.paths[name]
 	if ok {
 		s.add(p)
+		s.named[p] = s.named[p] || named
 	}
 	return ok || s.builtin[name]
 }
@@ -236,4 +240,49 @@ func (s *moduleSet) indexes() (map[string][]byte, error) {
 	}
 	return map[string][]byte{"modules.dep": dep.Bytes(), "modules.alias": alias.Bytes(),
 		"modules.softdep": soft.Bytes(), "modules.builtin": builtin.Bytes()}, nil
+}
+
+// ParametersFile has the parameters of modules, as options of modprobe.d(5).
+const ParametersFile = "/etc/modprobe.d/image.conf"
+
+// parameters returns the lines of ParametersFile for the modules that were chosen.
+func (s *moduleSet) parameters(all map[string]string) []byte {
+	var lines []string
+	for name, text := range all {
+		if s.chosen[s.paths[moduleName(name)]] && text != "" {
+			lines = append(lines, "options "+moduleName(name)+" "+text+"\n")
+		}
+	}
+	slices.Sort(lines)
+	return []byte(strings.Join(lines, ""))
+}
+
+// Wanted is firmware that a module may load.
+type Wanted struct {
+	Module string
+	File   string // below /lib/firmware, possibly a pattern
+	Named  bool   // the module was asked for by name or folder, not by a preset
+}
+
+// firmwareOf returns the files that a module may load, by its own account: the entries "firmware=" of the section
+// .modinfo (MODULE_FIRMWARE of include/linux/module.h). What is no module has none.
+func firmwareOf(module []byte) (names []string) {
+	f, err := elf.NewFile(bytes.NewReader(module))
+	if err != nil {
+		return nil
+	}
+	section := f.Section(".modinfo")
+	if section == nil {
+		return nil
+	}
+	text, err := section.Data()
+	if err != nil {
+		return nil
+	}
+	for _, entry := range strings.Split(string(text), "\x00") {
+		if name, is := strings.CutPrefix(entry, "firmware="); is && name != "" {
+			names = append(names, name)
+		}
+	}
+	return names
 }

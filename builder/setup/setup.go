@@ -152,7 +152,7 @@ func applyZram(root *tree.Tree, p *profiles.Profile, modules string) error {
 
 // applyModules writes which modules are loaded and which are not.
 func applyModules(root *tree.Tree, p *profiles.Profile, modules string) error {
-	if len(p.Kernel.Load)+len(p.Kernel.Blacklist) == 0 {
+	if len(p.Kernel.Load)+len(p.Kernel.Blacklist)+len(p.Kernel.Options) == 0 {
 		return nil
 	}
 	names, err := moduleNames(root, modules)
@@ -172,6 +172,13 @@ func applyModules(root *tree.Tree, p *profiles.Profile, modules string) error {
 			return at(p, "kernel.blacklist="+m, fmt.Errorf("%w: the kernel has no module %s; leave it out", ErrMissing, m))
 		}
 		fmt.Fprintf(&blacklist, "blacklist %s\n", m)
+	}
+	for _, m := range slices.Sorted(maps.Keys(p.Kernel.Options)) {
+		if !names[plain(m)] {
+			near := yamlfile.Nearest(plain(m), slices.Sorted(maps.Keys(names)))
+			return at(p, "kernel.options."+m, fmt.Errorf("%w: the kernel has no module %s; perhaps %s", ErrMissing, m, near))
+		}
+		fmt.Fprintf(&blacklist, "options %s %s\n", m, *p.Kernel.Options[m])
 	}
 	for file, text := range map[string]string{profiles.FileModulesLoad: load.String(),
 		profiles.FileBlacklist: blacklist.String()} {

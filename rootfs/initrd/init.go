@@ -46,7 +46,7 @@ type Arguments struct {
 func ParseArguments(cmdline string) (Arguments, error) {
 	var a Arguments
 	var err error
-	for _, f := range strings.Fields(cmdline) {
+	for _, f := range words(cmdline) {
 		key, value, _ := strings.Cut(f, "=")
 		switch key {
 		case ingot.ArgServer:
@@ -182,7 +182,7 @@ func (b *boot) start(ctx context.Context) error {
 		return err
 	}
 	b.console.say("boot %s, kernel %s", cmp.Or(b.args.Boot.ID().Short(), "without arguments"), kernelRelease())
-	if b.mods, err = openModules(kernelRelease()); err != nil {
+	if b.mods, err = openModules(kernelRelease(), b.cmdline); err != nil {
 		return err
 	}
 	for _, name := range []string{"af_packet", "squashfs", "overlay", "loop", "ext4", "efivarfs"} {

@@ -8,6 +8,7 @@ import (
 	"path"
 	"path/filepath"
 	"strings"
+	"unicode"
 
 	"golang.org/x/sys/unix"
 )
@@ -21,18 +22,60 @@ type modules struct {
 	soft    map[string][]string // name to names and aliases to load before
 	aliases []alias
 	loaded  map[string]bool
-	load    func(file string) error
+	options map[string][]string // name to parameters, those of the command line last
+	never   map[string]bool     // no device loads these
+	load    func(file, parameters string) error
 }
 
 type alias struct{ pattern, name string }
 
-func openModules(release string) (*modules, error) {
-	return readModules("/usr/lib/modules/"+release, release)
+// parametersFile has the parameters of modules that the image sets, as options of modprobe.d(5).
+const parametersFile = "/etc/modprobe.d/image.conf"
+
+func openModules(release, cmdline string) (*modules, error) {
+	m, err := readModules("/usr/lib/modules/"+release, release)
+	if err == nil {
+		m.configure(parametersFile, cmdline)
+	}
+	return m, err
+}
+
+// configure reads the parameters of modules from a file, and those on the kernel's command line, of which the kernel
+// gives modules none: NAME.PARAMETER=VALUE, and modprobe.blacklist=NAME,NAME (modprobe(8), kernel-command-line(7)).
+func (m *modules) configure(file, cmdline string) {
+	for _, f := range fieldsOf(file, 3) {
+		m.options[moduleName(f[1])] = append(m.options[moduleName(f[1])], f[2:]...)
+	}
+	for _, word := range words(cmdline) {
+		if list, is := strings.CutPrefix(word, "modprobe.blacklist="); is {
+			for _, name := range strings.Split(list, ",") {
+				m.never[moduleName(name)] = true
+			}
+			continue
+		}
+		key, _, _ := strings.Cut(word, "=")
+		if name, parameter, is := strings.Cut(key, "."); is && name != "" && parameter != "" {
+			m.options[moduleName(name)] = append(m.options[moduleName(name)], word[len(name)+1:])
+		}
+	}
+}
+
+// words splits a kernel command line as the kernel does: at spaces that are not within double quotes, which stay
+// (lib/cmdline.c, next_arg).
+func words(cmdline string) (list []string) {
+	quoted := false
+	return strings.FieldsFunc(cmdline, func(r rune) bool {
+		if r == '"' {
+			quoted = !quoted
+		}
+		return !quoted && unicode.IsSpace(r)
+	})
 }
 
 func readModules(dir, release string) (*modules, error) {
 	m := &modules{dir: dir, paths: map[string]string{}, deps: map[string][]string{},
-		soft: map[string][]string{}, loaded: map[string]bool{}, load: finit}
+		soft: map[string][]string{}, loaded: map[string]bool{}, options: map[string][]string{},
+		never: map[string]bool{}, load: finit}
 	dep, err := os.ReadFile(m.dir + "/modules.dep")
 	if err != nil {
 		return nil, fmt.Errorf(
@@ -116,16 +159,16 @@ func (m *modules) one(p string) error {
 			_ = m.byName(name)
 		}
 	}
-	return m.load(filepath.Join(m.dir, p))
+	return m.load(filepath.Join(m.dir, p), strings.Join(m.options[moduleName(p)], " "))
 }
 
-func finit(file string) error {
+func finit(file, parameters string) error {
 	f, err := os.Open(file)
 	if err != nil {
 		return fmt.Errorf("loading module: %w", err)
 	}
 	defer f.Close()
-	if err := unix.FinitModule(int(f.Fd()), "", 0); err != nil && !errors.Is(err, unix.EEXIST) {
+	if err := unix.FinitModule(int(f.Fd()), parameters, 0); err != nil && !errors.Is(err, unix.EEXIST) {
 		return fmt.Errorf("loading module %s: %w", moduleName(file), err)
 	}
 	return nil
@@ -156,11 +199,14 @@ func (m *modules) forDevices(sys string, failed func(error)) int {
 }
 
 // matching returns the modules whose alias patterns match a modalias. The
-// patterns are those of fnmatch(3) without flags, where * also matches a slash.
+// patterns are those of fnmatch(3) without flags, where * also matches a slash. A module on the blacklist matches nothing.
 func (m *modules) matching(modalias string) []string {
 	var names []string
 	hidden := strings.ReplaceAll(modalias, "/", "\x01")
 	for _, a := range m.aliases {
+		if m.never[a.name] {
+			continue
+		}
 		if ok, err := path.Match(strings.ReplaceAll(a.pattern, "/", "\x01"), hidden); err == nil && ok {
 			names = append(names, a.name)
 		}

@@ -2,6 +2,7 @@ package initrd
 
 import (
 	"errors"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -29,7 +30,7 @@ func TestSoftDependencies(t *testing.T) {
 		t.Fatal(err)
 	}
 	var loaded []string
-	m.load = func(file string) error {
+	m.load = func(file, _ string) error {
 		if strings.Contains(file, "crc32c_intel") {
 			return errors.New("no such device")
 		}
@@ -41,5 +42,40 @@ func TestSoftDependencies(t *testing.T) {
 	}
 	if got := strings.Join(loaded, " "); got != "crc16 journal_hash jbd2 base crc32c_generic ext4" {
 		t.Errorf("loaded in this order: %s", got)
+	}
+}
+
+// TestParameters: modules get the parameters of the image and, after them, those of the command line; what is on the
+// blacklist is loaded for no device, but by name.
+func TestParameters(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "image.conf")
+	for name, text := range map[string]string{
+		"modules.dep":   "kernel/e1000e.ko:\nkernel/nvme-core.ko:\nkernel/old.ko:\n",
+		"modules.alias": "alias pci:v8086* e1000e\nalias pci:v8086* old\n",
+		"image.conf":    "# of the profile\noptions e1000e IntMode=1,1 Debug=2\noptions nvme_core io_timeout=30\n",
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	m, err := readModules(dir, "6.1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.configure(file, `console=ttyS0,115200 nvme-core.io_timeout=60 e1000e.name="a b" modprobe.blacklist=old,x quiet .x= y.=`)
+	got := map[string]string{}
+	m.load = func(file, parameters string) error { got[moduleName(file)] = parameters; return nil }
+	for _, name := range append(m.matching("pci:v8086d1"), "nvme-core") {
+		if err := m.byName(name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want := map[string]string{"e1000e": `IntMode=1,1 Debug=2 name="a b"`, "nvme_core": "io_timeout=30 io_timeout=60"}
+	if !maps.Equal(got, want) {
+		t.Errorf("loaded are %q; want %q", got, want)
+	}
+	if err := m.byName("old"); err != nil || len(got) != 3 {
+		t.Errorf("by its name, a module on the blacklist is loaded: %v, %q", err, got)
 	}
 }

@@ -107,7 +107,7 @@ var loaderArguments = []string{"kernel", "initrd=initramfs", "initrd=initrd.magi
 func verifyArguments(cmdline string, m *ingot.ImageManifest, t ingot.Ticket) error {
 	own := map[string]bool{}
 	var have []string
-	for _, a := range strings.Fields(cmdline) {
+	for _, a := range words(cmdline) {
 		key, value, _ := strings.Cut(a, "=")
 		switch key {
 		case ingot.ArgServer, ingot.ArgBoot, ingot.ArgMAC, ingot.ArgRootHash:
