@@ -188,7 +188,8 @@ func (b *build) fetch(ctx context.Context) error {
 }
 
 // make makes all artifacts. The root, and what is made of the kernel alone, are made at the same
-// time: the kernel waits until the packages are unpacked, the root waits for the kernel's modules.
+// time: the kernel waits until the packages are unpacked, the root waits for the kernel's modules, and the
+// initramfs for the root, of which it takes firmware.
 func (b *build) make(ctx context.Context) (*ingot.ImageManifest, image.Files, error) {
 	files := image.Files{Kernel: b.at("kernel"), Root: b.at("root.squashfs"), Plan: b.at("plan.json")}
 	if err := b.fetch(ctx); err != nil {
@@ -196,7 +197,7 @@ func (b *build) make(ctx context.Context) (*ingot.ImageManifest, image.Files, er
 	}
 	var root *tree.Tree
 	var k kernel
-	unpacked, modules := make(chan struct{}), make(chan struct{})
+	unpacked, modules, merged := make(chan struct{}), make(chan struct{}), make(chan struct{})
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() (err error) {
 		if root, err = b.rootTree(gctx, sync.OnceFunc(func() { close(unpacked) })); err != nil {
@@ -208,6 +209,7 @@ func (b *build) make(ctx context.Context) (*ingot.ImageManifest, image.Files, er
 		if err := b.merge(gctx, root, k.tree); err != nil {
 			return err
 		}
+		close(merged)
 		files.Chunks, err = b.packRoot(gctx, root, files.Root)
 		return err
 	})
@@ -219,7 +221,14 @@ func (b *build) make(ctx context.Context) (*ingot.ImageManifest, image.Files, er
 			return err
 		}
 		close(modules)
-		files.Initramfs, err = b.packInitramfs(gctx, k.tree, k.release)
+		wanted, err := b.wantedFirmware(gctx, k)
+		if err != nil {
+			return err
+		}
+		if err := await(gctx, merged); err != nil {
+			return err
+		}
+		files.Initramfs, err = b.packInitramfs(gctx, k, root, wanted)
 		return err
 	})
 	if err := g.Wait(); err != nil {
@@ -276,10 +285,11 @@ func clip(s string) string {
 
 // packInitramfs packs the initramfs, or takes it from the cache when an earlier build had the same
 // inputs.
-func (b *build) packInitramfs(ctx context.Context, kernel *tree.Tree, release string) (string, error) {
+func (b *build) packInitramfs(ctx context.Context, k kernel, root *tree.Tree, wanted []initramfs.Wanted) (string,
+	error) {
 	b.Report("initramfs", 0, 0, "")
 	o := initramfs.Options{
-		Init: b.init, Modules: kernel, Release: release, Select: b.p.Kernel.Modules, Epoch: b.epoch,
+		Init: b.init, Modules: k.tree, Release: k.release, Select: b.p.Kernel.Modules, Epoch: b.epoch,
 		Small: b.p.Compression == profiles.CompressSmall, Blacklist: b.p.Kernel.Blacklist,
 		Files: map[string][]byte{
 			ingot.KeyDir + "/release.pub": b.Keys.Release.Public.Text(),
@@ -287,7 +297,7 @@ func (b *build) packInitramfs(ctx context.Context, kernel *tree.Tree, release st
 		},
 	}
 	key := sha256.New()
-	fmt.Fprintln(key, initramfs.Format, b.plan.Init, b.kernelKey(), release, o.Select,
+	fmt.Fprintln(key, initramfs.Format, b.plan.Init, b.kernelKey(), k.release, o.Select,
 		o.Small, b.epoch.Unix(), b.plan.Keys)
 	if len(o.Blacklist) > 0 {
 		fmt.Fprintln(key, "blacklist", o.Blacklist)
@@ -299,6 +309,10 @@ func (b *build) packInitramfs(ctx context.Context, kernel *tree.Tree, release st
 		}
 		o.Programs = map[string][]byte{ingot.ShellPath: shell}
 		fmt.Fprintln(key, "shell", ingot.DigestOf(shell))
+	}
+	missing, err := b.addOfRoot(&o, root, wanted, key)
+	if err != nil {
+		return "", err
 	}
 	path, kept, err := b.layers.get(ctx, fmt.Sprintf("initramfs-%x", key.Sum(nil)), func(fresh string) error {
 		f, err := os.Create(fresh)
@@ -317,6 +331,7 @@ func (b *build) packInitramfs(ctx context.Context, kernel *tree.Tree, release st
 	if err != nil {
 		return "", err
 	}
+	b.warnOfFirmware(wanted, missing)
 	detail := sizeOf(path)
 	if kept {
 		detail += ", unchanged, from the cache"

@@ -3,16 +3,26 @@ package builder
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
+	"crypto/sha256"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"os/exec"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 
+	"ingot"
+	"ingot/builder/firmware"
+	"ingot/builder/initramfs"
+	"ingot/builder/setup"
 	"ingot/builder/source"
 	"ingot/builder/tree"
 )
@@ -182,4 +192,148 @@ func splitKernel(t *tree.Tree) (vmlinuz []byte, release string, err error) {
 	}
 	t.Remove("usr/share")
 	return vmlinuz, release, nil
+}
+
+// wantedFirmware returns what the modules of the initramfs may load. It is kept: it takes unpacking them all.
+func (b *build) wantedFirmware(ctx context.Context, k kernel) (wanted []initramfs.Wanted, err error) {
+	key := sha256.Sum256(fmt.Appendln(nil, b.kernelKey(), k.release, b.p.Kernel.Modules))
+	path, _, err := b.layers.get(ctx, fmt.Sprintf("firmware-1-%x", key), func(fresh string) error {
+		list, err := initramfs.Firmware(k.tree, k.release, b.p.Kernel.Modules)
+		if err != nil {
+			return err
+		}
+		text, err := json.Marshal(list)
+		if err != nil {
+			return err
+		}
+		return os.WriteFile(fresh, text, 0o644)
+	})
+	if err != nil {
+		return nil, err
+	}
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("reading which firmware the kernel's modules load: %w", err)
+	}
+	return wanted, json.Unmarshal(text, &wanted)
+}
+
+// addOfRoot adds what the initramfs takes of the merged root: firmware of its modules, microcode, settings of
+// modprobe.d and the files that the profile names. All of it goes into the key of the cache; the key of an initramfs that
+// takes nothing is what it was. It returns the firmware that the root lacks.
+func (b *build) addOfRoot(o *initramfs.Options, root *tree.Tree, wanted []initramfs.Wanted,
+	key io.Writer) (missing []string, err error) {
+	files, missing, err := firmware.Find(root, namesOf(wanted))
+	if err != nil {
+		return nil, err
+	}
+	own := maps.Clone(o.Files)
+	for _, name := range slices.Sorted(maps.Keys(files)) {
+		o.Files["/"+firmware.Dir+"/"+name] = files[name]
+	}
+	if b.p.Arch == ingot.AMD64 {
+		if o.Early, err = firmware.Microcode(root); err != nil {
+			return nil, err
+		}
+	}
+	settings, err := setup.ReadModprobe(root)
+	if err != nil {
+		return nil, err
+	}
+	o.Parameters = settings.Parameters
+	o.Blacklist = append(slices.Clone(o.Blacklist), settings.Blacklist...)
+	slices.Sort(o.Blacklist)
+	o.Blacklist = slices.Compact(o.Blacklist)
+	if err := b.addWished(o, root); err != nil {
+		return nil, err
+	}
+	for _, set := range []map[string][]byte{o.Files, o.Early, o.Programs} {
+		for _, name := range slices.Sorted(maps.Keys(set)) {
+			if own[name] == nil && name != ingot.ShellPath {
+				fmt.Fprintf(key, "file %q %s\n", name, ingot.DigestOf(set[name]))
+			}
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(o.Parameters)) {
+		fmt.Fprintf(key, "options %s %q\n", name, o.Parameters[name])
+	}
+	for _, name := range settings.Blacklist {
+		if !slices.Contains(b.p.Kernel.Blacklist, name) {
+			fmt.Fprintln(key, "blacklist of the root", name)
+		}
+	}
+	return missing, nil
+}
+
+func namesOf(wanted []initramfs.Wanted) (names []string) {
+	for _, w := range wanted {
+		names = append(names, w.File)
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
+// reserved are the paths of an initramfs that are ingot's own: what starts, what it trusts, and the modules.
+var reserved = []string{"/init/", ingot.KeyDir + "/", ingot.ShellPath + "/", "/usr/lib/modules/",
+	initramfs.ParametersFile + "/"}
+
+// addWished adds the files of the root that the profile wants in the initramfs.
+func (b *build) addWished(o *initramfs.Options, root *tree.Tree) error {
+	for _, name := range b.p.Kernel.Initramfs {
+		fault := func(format string, args ...any) error {
+			err := fmt.Errorf(format, args...)
+			if at := b.p.Origin("kernel.initramfs=" + name); at.File != "" {
+				err = fmt.Errorf("%s: %w", at, err)
+			}
+			return err
+		}
+		e, target := root.Get(name), root.Find(name)
+		if e == nil || target == nil || target.Kind != tree.File {
+			return fault("%w: the file %s for the initramfs; add its package or the file, or leave it out of "+
+				"kernel.initramfs", setup.ErrMissing, name)
+		}
+		into := "/" + e.Path
+		if slices.ContainsFunc(reserved, func(p string) bool { return strings.HasPrefix(into+"/", p) }) {
+			return fault("%w: %s in the initramfs is ingot's own; leave it out of kernel.initramfs", ErrNotBootable, into)
+		}
+		content, err := root.ReadFile(name)
+		if err != nil {
+			return err
+		}
+		if target.Mode&0o111 == 0 {
+			o.Files[into] = content
+			continue
+		}
+		if o.Programs == nil {
+			o.Programs = map[string][]byte{}
+		}
+		o.Programs[into] = content
+		delete(o.Files, into)
+	}
+	return nil
+}
+
+// warnOfFirmware names the firmware that the root lacks: one by one for modules that the profile names, and by packages
+// for those of presets, which are drivers of devices that the machines may not have.
+func (b *build) warnOfFirmware(wanted []initramfs.Wanted, missing []string) {
+	named, others := map[string]bool{}, map[string]bool{}
+	for _, w := range wanted {
+		if !slices.Contains(missing, w.File) {
+			continue
+		}
+		pkg := firmware.Package(w.File)
+		if w.Named {
+			if !named[w.File] {
+				b.Logger().Warn("the image has no firmware for a module of the initramfs", "module", w.Module, "file", w.File,
+					"package", cmp.Or(pkg, "unknown"))
+			}
+			named[w.File] = true
+			continue
+		}
+		others[cmp.Or(pkg, w.File)] = true
+	}
+	if len(others) > 0 {
+		b.Logger().Warn("the image has no firmware for some drivers of the presets in kernel.modules; machines with such "+
+			"devices need these packages or files", "missing", strings.Join(slices.Sorted(maps.Keys(others)), " "))
+	}
 }

@@ -4,6 +4,8 @@ package buildertest
 
 import (
 	"bytes"
+	"debug/elf"
+	"encoding/binary"
 	"errors"
 	"io"
 	"os"
@@ -238,4 +240,26 @@ func TreesProfile(t *testing.T) (dir string, load func() *profiles.Profile) {
 		}
 		return p
 	}
+}
+
+// Module is an ELF file like a kernel module that may load firmware.
+func Module(t *testing.T, firmware ...string) []byte {
+	t.Helper()
+	info := "license=GPL\x00"
+	for _, name := range firmware {
+		info += "firmware=" + name + "\x00"
+	}
+	const names, header, section = "\x00.modinfo\x00.shstrtab\x00", 64, 64
+	h := elf.Header64{Type: uint16(elf.ET_REL), Machine: uint16(elf.EM_X86_64), Version: 1, Ehsize: header,
+		Shoff: uint64(header + len(info) + len(names)), Shentsize: section, Shnum: 3, Shstrndx: 2}
+	copy(h.Ident[:], []byte{0x7f, 'E', 'L', 'F', byte(elf.ELFCLASS64), byte(elf.ELFDATA2LSB), byte(elf.EV_CURRENT)})
+	var b bytes.Buffer
+	for _, part := range []any{h, []byte(info), []byte(names), elf.Section64{},
+		elf.Section64{Name: 1, Type: uint32(elf.SHT_PROGBITS), Off: header, Size: uint64(len(info))},
+		elf.Section64{Name: 10, Type: uint32(elf.SHT_STRTAB), Off: uint64(header + len(info)), Size: uint64(len(names))}} {
+		if err := binary.Write(&b, binary.LittleEndian, part); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return b.Bytes()
 }

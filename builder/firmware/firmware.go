@@ -5,7 +5,6 @@ package firmware
 
 import (
 	"bytes"
-	"crypto/sha256"
 	"fmt"
 	"io"
 	"path"
@@ -107,31 +106,6 @@ func matching(root *tree.Tree, pattern string) (names []string) {
 	}
 	slices.Sort(names)
 	return slices.Compact(names)
-}
-
-// Digest is that of all firmware of a root: of what an initramfs may take of it. It is empty without any.
-func Digest(root *tree.Tree) (string, error) {
-	h, any := sha256.New(), false
-	for _, e := range root.Entries() {
-		if !strings.HasPrefix(e.Path, Dir+"/") || e.Kind == tree.Dir {
-			continue
-		}
-		any = true
-		fmt.Fprintf(h, "%q %d %q %q\n", e.Path, e.Kind, e.Target, e.Hard)
-		if e.Kind != tree.File || e.Hard != "" {
-			continue
-		}
-		content, err := root.ReadFile(e.Path)
-		if err != nil {
-			return "", err
-		}
-		sum := sha256.Sum256(content)
-		h.Write(sum[:])
-	}
-	if !any {
-		return "", nil
-	}
-	return fmt.Sprintf("%x", h.Sum(nil)), nil
 }
 
 // packages of Debian by the beginnings of the names of what they have: of network cards and storage controllers, whose

@@ -38,8 +38,6 @@ type Options struct {
 	// Parameters of modules, by name, as modprobe.d(5) writes them: "debug=1 mode=2". Those of modules that the archive
 	// lacks are left out.
 	Parameters map[string]string
-	// Firmware returns the content of what the modules may load, by names below /lib/firmware. Nil: nothing.
-	Firmware func(wanted []Wanted) (map[string][]byte, error)
 	// Early are files of the archive that goes first, by absolute path.
 	Early map[string][]byte
 	// further programs by absolute path, mode 0755
@@ -89,7 +87,7 @@ func Write(w io.Writer, o Options) (Info, error) {
 	if text := set.parameters(o.Parameters); len(text) > 0 {
 		a.file(ParametersFile, 0o644, text)
 	}
-	a.firmware(a.modules(set), o.Firmware)
+	a.modules(set)
 	if a.err == nil {
 		a.err = a.w.Close()
 	}
@@ -121,8 +119,7 @@ func (a *archive) skeleton() {
 	a.link("/lib", "usr/lib")
 }
 
-// modules adds the modules and their indexes, and returns the firmware that they may load.
-func (a *archive) modules(set *moduleSet) (wanted []Wanted) {
+func (a *archive) modules(set *moduleSet) {
 	indexes, err := set.indexes()
 	if err != nil && a.err == nil {
 		a.err = err
@@ -137,25 +134,6 @@ func (a *archive) modules(set *moduleSet) (wanted []Wanted) {
 			a.err = err
 		}
 		a.file(path.Join(root, plainPath(p)), 0o644, b)
-		for _, name := range firmwareOf(b) {
-			wanted = append(wanted, Wanted{Module: moduleName(p), File: name, Named: set.named[p]})
-		}
-	}
-	return wanted
-}
-
-// firmware adds what find returns of the firmware that modules may load.
-func (a *archive) firmware(wanted []Wanted, find func([]Wanted) (map[string][]byte, error)) {
-	if find == nil || len(wanted) == 0 || a.err != nil {
-		return
-	}
-	files, err := find(wanted)
-	if err != nil {
-		a.err = err
-		return
-	}
-	for _, name := range sortedKeys(files) {
-		a.file("/usr/lib/firmware/"+name, 0o644, files[name])
 	}
 }
 

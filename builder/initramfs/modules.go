@@ -264,6 +264,24 @@ type Wanted struct {
 	Named  bool   // the module was asked for by name or folder, not by a preset
 }
 
+// Firmware returns what modules may load, for a selection as in Options, sorted by module.
+func Firmware(t *tree.Tree, release string, want []string) (wanted []Wanted, err error) {
+	set, err := selectModules(t, release, want)
+	if err != nil {
+		return nil, err
+	}
+	for _, p := range set.sorted() {
+		b, err := set.read(p)
+		if err != nil {
+			return nil, err
+		}
+		for _, name := range firmwareOf(b) {
+			wanted = append(wanted, Wanted{Module: moduleName(p), File: name, Named: set.named[p]})
+		}
+	}
+	return wanted, nil
+}
+
 // firmwareOf returns the files that a module may load, by its own account: the entries "firmware=" of the section
 // .modinfo (MODULE_FIRMWARE of include/linux/module.h). What is no module has none.
 func firmwareOf(module []byte) (names []string) {

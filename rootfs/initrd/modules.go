@@ -42,12 +42,13 @@ func openModules(release, cmdline string) (*modules, error) {
 
 // configure reads the parameters of modules from a file, and those on the kernel's command line, of which the kernel
 // gives modules none: NAME.PARAMETER=VALUE, and modprobe.blacklist=NAME,NAME (modprobe(8), kernel-command-line(7)).
+// Modules of module_blacklist= the kernel refuses itself; they are not tried.
 func (m *modules) configure(file, cmdline string) {
 	for _, f := range fieldsOf(file, 3) {
 		m.options[moduleName(f[1])] = append(m.options[moduleName(f[1])], f[2:]...)
 	}
 	for _, word := range words(cmdline) {
-		if list, is := strings.CutPrefix(word, "modprobe.blacklist="); is {
+		if key, list, _ := strings.Cut(word, "="); key == "modprobe.blacklist" || key == "module_blacklist" {
 			for _, name := range strings.Split(list, ",") {
 				m.never[moduleName(name)] = true
 			}

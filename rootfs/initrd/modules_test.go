@@ -51,8 +51,8 @@ func TestParameters(t *testing.T) {
 	dir := t.TempDir()
 	file := filepath.Join(dir, "image.conf")
 	for name, text := range map[string]string{
-		"modules.dep":   "kernel/e1000e.ko:\nkernel/nvme-core.ko:\nkernel/old.ko:\n",
-		"modules.alias": "alias pci:v8086* e1000e\nalias pci:v8086* old\n",
+		"modules.dep":   "kernel/e1000e.ko:\nkernel/nvme-core.ko:\nkernel/old.ko:\nkernel/refused.ko:\n",
+		"modules.alias": "alias pci:v8086* e1000e\nalias pci:v8086* old\nalias pci:v8086* refused\n",
 		"image.conf":    "# of the profile\noptions e1000e IntMode=1,1 Debug=2\noptions nvme_core io_timeout=30\n",
 	} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
@@ -63,7 +63,7 @@ func TestParameters(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m.configure(file, `console=ttyS0,115200 nvme-core.io_timeout=60 e1000e.name="a b" modprobe.blacklist=old,x quiet .x= y.=`)
+	m.configure(file, `console=ttyS0,115200 nvme-core.io_timeout=60 e1000e.name="a b" modprobe.blacklist=old,x module_blacklist=refused quiet .x= y.=`)
 	got := map[string]string{}
 	m.load = func(file, parameters string) error { got[moduleName(file)] = parameters; return nil }
 	for _, name := range append(m.matching("pci:v8086d1"), "nvme-core") {
