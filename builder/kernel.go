@@ -219,8 +219,8 @@ func (b *build) wantedFirmware(ctx context.Context, k kernel) (wanted []initramf
 }
 
 // addOfRoot adds what the initramfs takes of the merged root: firmware of its modules, microcode, settings of
-// modprobe.d and the files that the profile names. All of it goes into the key of the cache; the key of an initramfs that
-// takes nothing is what it was. It returns the firmware that the root lacks.
+// modprobe.d and the files that the profile names. All of it goes into the key of the cache; the key of an initramfs
+// that takes nothing is what it was. It returns the firmware that the root lacks.
 func (b *build) addOfRoot(o *initramfs.Options, root *tree.Tree, wanted []initramfs.Wanted,
 	key io.Writer) (missing []string, err error) {
 	files, missing, err := firmware.Find(root, namesOf(wanted))

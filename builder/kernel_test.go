@@ -61,9 +61,10 @@ func TestKernelLinks(t *testing.T) {
 	}
 }
 
-// bootFiles packs the initramfs of a profile for a kernel and a root. It returns the files of the archive that the kernel
-// reads first, those of the one after it, and what the build said.
-func bootFiles(t *testing.T, p *profiles.Profile, root *tree.Tree) (early, files map[string]string, said string, err error) {
+// bootFiles packs the initramfs of a profile for a kernel and a root. It returns the files of the archive that the
+// kernel reads first, those of the one after it, and what the build said.
+func bootFiles(t *testing.T, p *profiles.Profile, root *tree.Tree) (early, files map[string]string, said string,
+	err error) {
 	t.Helper()
 	const release = "6.12.0-test"
 	modules := tree.New()
@@ -143,8 +144,8 @@ func unpackCpio(t *testing.T, archive []byte) map[string]string {
 	return files
 }
 
-// TestInitramfsTakesOfTheRoot: firmware of the modules, microcode, settings of modprobe.d and the files that the profile
-// names are in the initramfs, and what the root lacks is named.
+// TestInitramfsTakesOfTheRoot: firmware of the modules, microcode, settings of modprobe.d and the files that the
+// profile names are in the initramfs, and what the root lacks is named.
 func TestInitramfsTakesOfTheRoot(t *testing.T) {
 	root := tree.New()
 	for name, text := range map[string]string{"usr/lib/firmware/card.bin": "card", "usr/lib/firmware/unused.bin": "x",

@@ -110,7 +110,8 @@ name: again
 		`p.yaml:18:5: the volume "logs" is defined already at line 15; keep one of them`,
 		`p.yaml:20:15: budget: "lots" is not a size; write a number of bytes, or 512MiB, 2GiB`,
 		`p.yaml:21:11: deadline: "5 apples" is not a duration; write 90s, 5m or 1h`,
-		`p.yaml:23:15: "a b" cannot be a kernel argument; write one argument per entry, none of ingot's own`,
+		`p.yaml:23:15: "a b" cannot be a kernel argument; write one argument per entry, none of ingot's own; ` +
+			`spaces go between double quotes after =`,
 		`p.yaml:24:18: "nginx" cannot be a systemd unit; write the whole name such as ssh.service`,
 		`p.yaml:25:1: the key "name" is written twice; keep one of them`,
 	}

@@ -138,10 +138,12 @@ func (d *decoder) checkSettings(p *Profile) {
 		}
 	}
 	for module, value := range p.Kernel.Options {
-		if !plainModuleRE.MatchString(module) || value != nil && (strings.TrimSpace(*value) == "" ||
-			strings.ContainsAny(*value, "\n\r#\\")) {
-			d.Faults.Add(d.Places["kernel.options."+module], "write: e1000e: IntMode=1,1 Debug=2",
-				"%q cannot be a module with parameters", module)
+		at, fix := d.Places["kernel.options."+module], "write: e1000e: IntMode=1,1 Debug=2"
+		switch {
+		case !plainModuleRE.MatchString(module):
+			d.Faults.Add(at, fix, "%q cannot be a kernel module", module)
+		case value != nil && (strings.TrimSpace(*value) == "" || strings.ContainsAny(*value, "\n\r#\\")):
+			d.Faults.Add(at, fix, "%q cannot be parameters of %s", *value, module)
 		}
 	}
 	if z := p.Swap.Zram; z != "" && !isZram(z) {

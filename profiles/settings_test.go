@@ -68,6 +68,63 @@ units:
 	}
 }
 
+// TestKernelSettings: parameters of modules merge by module, files of the initramfs by path, and an argument of the
+// kernel may have spaces between quotes.
+func TestKernelSettings(t *testing.T) {
+	dir := write(t, map[string]string{"a/profile.yaml": `name: a
+extends: lab
+kernel:
+  options: {e1000e: "IntMode=1,1 Debug=2", nvme-core: io_timeout=30, loop: max_loop=8}
+  initramfs: [/etc/a, /etc/b]
+`, "b/profile.yaml": `name: b
+extends: ../a
+kernel:
+  options: {e1000e: Debug=1, loop: null}
+  initramfs: [-/etc/a, /etc/c]
+  arguments: ['dyndbg="file drivers/net/* +p"', 'x="y"']
+`, "bad.yaml": `name: bad
+extends: lab
+kernel:
+  options: {"a b": x=1, loop: "", nbd: "a=1 # b"}
+  initramfs: [etc/a, /etc/*, /etc/, /etc/a/../b]
+  arguments: ['"a b"', 'a="b', 'a="b  c"', 'a="b ${x}"', ' a']
+`})
+	p, err := Load(filepath.Join(dir, "b"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(p.Kernel.Options) != 2 || *p.Kernel.Options["e1000e"] != "Debug=1" ||
+		*p.Kernel.Options["nvme-core"] != "io_timeout=30" {
+		t.Errorf("options %v; want those of e1000e and nvme-core", p.Kernel.Options)
+	}
+	if d := cmp.Diff([]string{"/etc/b", "/etc/c"}, p.Kernel.Initramfs); d != "" {
+		t.Errorf("initramfs (-want +got):\n%s", d)
+	}
+	if !slices.Contains(p.Kernel.Arguments, `dyndbg="file drivers/net/* +p"`) {
+		t.Errorf("arguments %q", p.Kernel.Arguments)
+	}
+	const parameters, file = "; write: e1000e: IntMode=1,1 Debug=2", " cannot be a file of the initramfs; write "
+	const example, argument = "an absolute path such as /etc/iscsi/initiatorname.iscsi", " cannot be a kernel argument; " +
+		"write one argument per entry, none of ingot's own; spaces go between double quotes after ="
+	want := []string{
+		`bad.yaml:4:20: "a b" cannot be a kernel module` + parameters,
+		`bad.yaml:4:31: "" cannot be parameters of loop` + parameters,
+		`bad.yaml:4:40: "a=1 # b" cannot be parameters of nbd` + parameters,
+		`bad.yaml:5:15: "etc/a"` + file + example,
+		`bad.yaml:5:22: "/etc/*"` + file + example,
+		`bad.yaml:5:30: "/etc/"` + file + example,
+		`bad.yaml:5:37: "/etc/a/../b"` + file + `/etc/b`,
+		`bad.yaml:6:15: "\"a b\""` + argument,
+		`bad.yaml:6:24: "a=\"b"` + argument,
+		`bad.yaml:6:32: "a=\"b  c\""` + argument,
+		`bad.yaml:6:44: "a=\"b ${x}\""` + argument,
+		`bad.yaml:6:58: " a"` + argument,
+	}
+	if d := cmp.Diff(want, faultsOf(t, dir, "bad.yaml")); d != "" {
+		t.Errorf("faults (-want +got):\n%s", d)
+	}
+}
+
 // TestFaultsOfSettings: each wrong use has one message with its place and what to write.
 func TestFaultsOfSettings(t *testing.T) {
 	dir := write(t, map[string]string{"p.yaml": `name: p

@@ -109,6 +109,12 @@ func (d *decoder) checkWords(p *Profile) {
 			}
 		}
 	}
+	for i, s := range p.Kernel.Initramfs {
+		if absoluteRE.MatchString(s) && path.Clean(s) != s {
+			d.Faults.Add(d.Places[fmt.Sprintf("kernel.initramfs[%d]", i)], "write "+path.Clean(s),
+				"%q cannot be a file of the initramfs", s)
+		}
+	}
 	for i, s := range p.Kernel.Arguments {
 		if !argumentRE.MatchString(s) || strings.HasPrefix(s, "ingot.") {
 			d.Faults.Add(d.Places[fmt.Sprintf("kernel.arguments[%d]", i)], "write one argument per entry, none of ingot's own; "+

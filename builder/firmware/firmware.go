@@ -20,9 +20,9 @@ import (
 // Dir has firmware, in a root. Its folder updates goes before it.
 const Dir = "usr/lib/firmware"
 
-// Find returns the content of files by their names below /lib/firmware, and the names that the root lacks. A name may be
-// a pattern, as some drivers have them; it stands for what the root has. Compressed files are unpacked: the kernel would
-// do it as well, but the initramfs is compressed as a whole.
+// Find returns the content of files by their names below /lib/firmware, and the names that the root lacks. A name may
+// be a pattern, as some drivers have them; it stands for what the root has. Compressed files are unpacked: the kernel
+// would do it as well, but the initramfs is compressed as a whole.
 func Find(root *tree.Tree, names []string) (files map[string][]byte, missing []string, err error) {
 	files = map[string][]byte{}
 	for _, name := range names {

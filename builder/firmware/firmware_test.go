@@ -95,8 +95,8 @@ func TestMicrocode(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if i, a := files["/kernel/x86/microcode/GenuineIntel.bin"], files["/kernel/x86/microcode/AuthenticAMD.bin"]; len(files) !=
-		2 || string(i) != "I1I2" || string(a) != "A1A2" {
+	intel, amd := files["/kernel/x86/microcode/GenuineIntel.bin"], files["/kernel/x86/microcode/AuthenticAMD.bin"]
+	if len(files) != 2 || string(intel) != "I1I2" || string(amd) != "A1A2" {
 		t.Errorf("Microcode = %q", files)
 	}
 	if files, err := Microcode(tree.New()); err != nil || len(files) != 0 {

@@ -200,7 +200,8 @@ func (m *modules) forDevices(sys string, failed func(error)) int {
 }
 
 // matching returns the modules whose alias patterns match a modalias. The
-// patterns are those of fnmatch(3) without flags, where * also matches a slash. A module on the blacklist matches nothing.
+// patterns are those of fnmatch(3) without flags, where * also matches a slash. A module on the blacklist
+// matches nothing.
 func (m *modules) matching(modalias string) []string {
 	var names []string
 	hidden := strings.ReplaceAll(modalias, "/", "\x01")
