@@ -138,7 +138,7 @@ func someUKI(t *testing.T, b *build, v *ingot.Verity, linux string) (path string
 	if err := root.PutFile("usr/lib/os-release", 0o644, []byte(release)); err != nil {
 		t.Fatal(err)
 	}
-	m = &ingot.ImageManifest{Profile: "web", Version: "1", Arguments: []string{"quiet", "panic=10"}, Verity: v,
+	m = &ingot.ImageManifest{Profile: "web", Version: "1", Arguments: []string{"quiet", `a="b c"`, "panic=10"}, Verity: v,
 		KernelRelease: "6.12"}
 	initramfs := filepath.Join(t.TempDir(), "initramfs")
 	if err := os.WriteFile(initramfs, []byte("initramfs"), 0o644); err != nil {
@@ -174,7 +174,7 @@ func TestUKI(t *testing.T) {
 		}
 	}
 	want := map[string]string{".osrel": "ID=debian\nVERSION_ID=13\nIMAGE_ID=web\nIMAGE_VERSION=1\n", ".uname": "6.12",
-		".cmdline": "quiet panic=10 ingot.roothash=" + v.RootHash, ".initrd": "initramfs", ".linux": "linux"}
+		".cmdline": `quiet a="b c" panic=10 ingot.roothash=` + v.RootHash, ".initrd": "initramfs", ".linux": "linux"}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("sections (-want +got):\n%s", diff)
 	}

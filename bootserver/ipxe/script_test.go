@@ -8,11 +8,11 @@ import (
 func TestBootText(t *testing.T) {
 	got := Boot{
 		Image: "lab:v1 for node\nreboot", Kernel: "http://s/k", Initramfs: "http://s/i",
-		Arguments: []string{"a=1", "b"}, Again: "http://s/again",
+		Arguments: []string{"a=1", `b="c +d"`}, Again: "http://s/again",
 	}.Text()
 	want := `#!ipxe
 echo ingot: booting lab:v1 for node reboot
-kernel http://s/k a=1 b || goto failed
+kernel http://s/k a=1 b="c +d" || goto failed
 initrd http://s/i || goto failed
 boot || goto failed
 :failed

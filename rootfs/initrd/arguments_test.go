@@ -15,6 +15,7 @@ func TestVerifyArguments(t *testing.T) {
 	image := &ingot.ImageManifest{Arguments: []string{"console=tty0", "console=ttyS0"},
 		Verity: &ingot.Verity{RootHash: "aa"}}
 	strict := &ingot.ImageManifest{Arguments: []string{"quiet", "panic=5"}}
+	quoted := &ingot.ImageManifest{Arguments: []string{`a="b c"`}}
 	once := ingot.Ticket{Arguments: []string{"systemd.unit=rescue.target", "debug"}}
 	ordinary := "console=tty0 console=ttyS0" + own + " panic=30\n"
 	special := "console=tty0 console=ttyS0 systemd.unit=rescue.target debug" + own + " panic=30"
@@ -30,6 +31,8 @@ func TestVerifyArguments(t *testing.T) {
 		{name: "an image with its own panic", cmdline: "quiet panic=5" + own, image: strict},
 		{name: "a UKI", cmdline: "console=tty0 console=ttyS0 ingot.roothash=aa"},
 		{name: "one boot with more", cmdline: special, ticket: once},
+		{name: "quotes", cmdline: `a="b c"` + own, image: quoted},
+		{name: "other quotes", cmdline: `a="b" c` + own, image: quoted, want: `it has a="b" c`},
 		{name: "added by somebody", cmdline: ordinary + "init=/bin/sh", want: "it has panic=30 init=/bin/sh"},
 		{name: "added before", cmdline: "rd.break " + ordinary, want: "it has rd.break"},
 		{name: "of an earlier ticket", cmdline: special, want: "it has systemd.unit=rescue.target debug"},

@@ -63,7 +63,7 @@ func TestParameters(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m.configure(file, `console=ttyS0,115200 nvme-core.io_timeout=60 e1000e.name="a b"` +
+	m.configure(file, `console=ttyS0,115200 nvme-core.io_timeout=60 e1000e.name="a b"`+
 		` modprobe.blacklist=old,x module_blacklist=refused quiet .x= y.=`)
 	got := map[string]string{}
 	m.load = func(file, parameters string) error { got[moduleName(file)] = parameters; return nil }
