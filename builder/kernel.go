@@ -138,7 +138,7 @@ func writeModules(ctx context.Context, root *os.Root, t *tree.Tree) error {
 
 // kernel is what an image takes of the kernel's package.
 type kernel struct {
-	tree    *tree.Tree // modules alone, with depmod's indexes
+	tree    *tree.Tree // modules with depmod's indexes, and the copyright
 	vmlinuz []byte
 	release string
 }
@@ -159,7 +159,7 @@ func (b *build) makeKernel(ctx context.Context, to string) (kernel, error) {
 	return kernel{t, vmlinuz, release}, nil
 }
 
-// splitKernel reads the kernel image from the kernel's tree and leaves only the modules there.
+// splitKernel reads the kernel image from the kernel's tree and leaves only the modules and the copyright there.
 func splitKernel(t *tree.Tree) (vmlinuz []byte, release string, err error) {
 	for _, e := range t.Entries() {
 		if r, ok := strings.CutPrefix(e.Path, "boot/vmlinuz-"); ok && e.Kind == tree.File {
@@ -190,7 +190,11 @@ func splitKernel(t *tree.Tree) (vmlinuz []byte, release string, err error) {
 			return nil, "", err
 		}
 	}
-	t.Remove("usr/share")
+	for _, e := range t.Entries() {
+		if strings.HasPrefix(e.Path, "usr/share/") && e.Kind != tree.Dir && path.Base(e.Path) != "copyright" {
+			t.Remove(e.Path)
+		}
+	}
 	return vmlinuz, release, nil
 }
 

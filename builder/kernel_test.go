@@ -19,6 +19,7 @@ import (
 	"ingot"
 	"ingot/builder/buildertest"
 	"ingot/builder/initramfs"
+	"ingot/builder/inspect"
 	"ingot/builder/setup"
 	"ingot/builder/source"
 	"ingot/builder/tree"
@@ -212,5 +213,32 @@ func TestInitramfsKeepsItsKey(t *testing.T) {
 	missing, err := b.addOfRoot(&o, tree.New(), []initramfs.Wanted{{Module: "m", File: "f"}}, &key)
 	if err != nil || key.Len() > 0 || !slices.Equal(missing, []string{"f"}) {
 		t.Errorf("addOfRoot adds %q to the key, %v is missing, %v", key.String(), missing, err)
+	}
+}
+
+// TestKernelKeepsItsCopyright: the licence of the kernel is in the image, as that of every package is, and belongs to
+// the kernel; its other documentation is left out.
+func TestKernelKeepsItsCopyright(t *testing.T) {
+	k := tree.New()
+	const name = "linux-image-6.12"
+	for _, p := range []string{"boot/vmlinuz-6.12", "usr/lib/modules/6.12/kernel/a.ko",
+		"usr/share/doc/" + name + "/copyright", "usr/share/doc/" + name + "/changelog.gz", "usr/share/bug/" + name + "/info"} {
+		if err := k.PutFile(p, 0o644, []byte(p)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, _, err := splitKernel(k); err != nil {
+		t.Fatal(err)
+	}
+	owners, err := inspect.Owners(k, name)
+	want := map[string]string{"usr/lib/modules/6.12/kernel/a.ko": name,
+		"usr/share/doc/" + name + "/copyright": name}
+	if err != nil || !maps.Equal(owners, want) {
+		t.Errorf("the kernel's files are %v, %v; want %v", owners, err, want)
+	}
+	for _, e := range k.Entries() {
+		if e.Kind == tree.File && owners[e.Path] == "" {
+			t.Errorf("%s is left", e.Path)
+		}
 	}
 }

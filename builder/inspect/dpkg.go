@@ -68,7 +68,7 @@ func Packages(root *tree.Tree) ([]Package, error) {
 }
 
 // Owners maps every path of a root that a package ships to the package's name, from dpkg's own
-// lists. Kernel modules belong to the package named kernel, which dpkg does not know.
+// lists. Kernel modules and the kernel's copyright belong to the package named kernel, which dpkg does not know.
 func Owners(root *tree.Tree, kernel string) (map[string]string, error) {
 	owners := map[string]string{}
 	entries := root.Entries()
@@ -88,8 +88,11 @@ func Owners(root *tree.Tree, kernel string) (map[string]string, error) {
 			}
 		}
 	}
+	ofKernel := func(p string) bool {
+		return strings.HasPrefix(p, "usr/lib/modules/") || strings.HasPrefix(p, "usr/share/doc/"+kernel+"/")
+	}
 	for _, e := range entries {
-		if _, ok := owners[e.Path]; !ok && strings.HasPrefix(e.Path, "usr/lib/modules/") && e.Kind != tree.Dir {
+		if _, ok := owners[e.Path]; !ok && ofKernel(e.Path) && e.Kind != tree.Dir {
 			owners[e.Path] = kernel
 		}
 	}
