@@ -222,7 +222,8 @@ func TestKernelKeepsItsCopyright(t *testing.T) {
 	k := tree.New()
 	const name = "linux-image-6.12"
 	for _, p := range []string{"boot/vmlinuz-6.12", "usr/lib/modules/6.12/kernel/a.ko",
-		"usr/share/doc/" + name + "/copyright", "usr/share/doc/" + name + "/changelog.gz", "usr/share/bug/" + name + "/info"} {
+		"usr/share/doc/" + name + "/copyright", "usr/share/doc/" + name + "/changelog.gz",
+		"usr/share/bug/" + name + "/info"} {
 		if err := k.PutFile(p, 0o644, []byte(p)); err != nil {
 			t.Fatal(err)
 		}
