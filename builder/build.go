@@ -166,7 +166,7 @@ func (b *build) fetch(ctx context.Context) error {
 			return err
 		}
 		mirrors.Repositories = map[string]string{}
-		for _, r := range b.p.Repositories {
+		for _, r := range b.p.Archives() {
 			mirrors.Repositories[r.Name] = strings.TrimRight(r.URIs[0], "/")
 		}
 		err = b.cache.Fetch(ctx, mirrors, missing, func(done, total int64) {

@@ -77,12 +77,29 @@ func mergeBase(into, p *Profile) {
 	case b.Tree():
 		into.Base, into.Packages = Base{OCI: b.OCI, Tar: b.Tar, Dir: b.Dir, At: b.At}, nil
 	case b.Suite != "":
-		into.Base.OCI, into.Base.Tar, into.Base.Dir, into.Base.Suite, into.Base.At = "", "", "", b.Suite, b.At
+		into.Base = Base{Suite: b.Suite, Components: into.Base.Components, Archive: into.Base.Archive, At: b.At}
 	}
+	into.Base.Archive.merge(p.Base.Archive)
 	if len(p.Base.Components) > 0 {
 		into.Base.Components = p.Base.Components
 	}
 	into.Layers = append(into.Layers, p.Layers...)
+}
+
+// merge replaces what b gives. A key is a file beside the profile that names it, and the place stays its.
+func (a *Archive) merge(b Archive) {
+	if len(b.URIs) > 0 {
+		a.URIs = b.URIs
+	}
+	if len(b.Updates) > 0 {
+		a.Updates = b.Updates
+	}
+	if b.Key != "" {
+		a.Key, a.At = b.Key, b.At
+	}
+	if a.At == (Place{}) {
+		a.At = b.At
+	}
 }
 
 // checkTrees checks the base and layers of one file.
@@ -94,6 +111,12 @@ func (d *decoder) checkTrees(p *Profile) {
 	if p.Kernel.Suite != "" && !suiteRE.MatchString(p.Kernel.Suite) {
 		d.Faults.Add(d.Places["kernel.suite"], "write a code name such as trixie",
 			"%q cannot be a Debian suite", p.Kernel.Suite)
+	}
+	d.checkURIs("base.archive", b.Archive.URIs, b.Archive.At)
+	for _, s := range b.Archive.Updates {
+		if !suiteRE.MatchString(s) {
+			d.Faults.Add(b.Archive.At, "write suites such as noble-updates", "base.archive: %q cannot be a suite", s)
+		}
 	}
 	for _, l := range p.Layers {
 		d.checkLayer(l)

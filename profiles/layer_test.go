@@ -175,3 +175,60 @@ func TestLinksStayBelow(t *testing.T) {
 		t.Error("a source that became a link out of the folder is opened")
 	}
 }
+
+// TestArchive: a profile that extends another may give another mirror; the key stays the file beside the profile
+// that names it. What is missing or of no use is one fault each.
+func TestArchive(t *testing.T) {
+	const key = "-----BEGIN PGP PUBLIC KEY BLOCK-----\n"
+	top := func(name, base string) string {
+		return "name: " + name + "\nbase: {suite: noble, archive: {" + base + "}}\nkernel: {package: linux-image-amd64}\n"
+	}
+	dir := write(t, map[string]string{
+		"u/profile.yaml": top("u", "uris: http://a.example/ubuntu, updates: noble-updates, key: k.asc"), "u/k.asc": key,
+		"c/profile.yaml": "name: c\nextends: ../u\nbase: {components: [main, universe], " +
+			"archive: {uris: [http://b.example/u]}}\npackages: [zip/noble-backports]\n",
+		"nokey/profile.yaml": top("nokey", "uris: http://a.example/ubuntu"),
+		"nouri/profile.yaml": top("nouri", "updates: noble-updates"),
+		"login/profile.yaml": top("login", "uris: http://me:secret@a.example/u, key: "+`"`+armoured+`"`),
+		"word/profile.yaml":  top("word", "uris: http://a.example/u, updates: [A B], key: "+`"`+armoured+`"`),
+		"lost/profile.yaml":  top("lost", "uris: http://a.example/ubuntu, key: gone.asc"),
+		"name/profile.yaml": "name: name\nextends: ../u\nrepositories:\n" +
+			"  - {name: base, uris: http://v.example/, suites: ./, key: \"" + armoured + "\"}\n",
+		"tree/profile.yaml": "name: tree\nextends: ../u\nbase: {dir: .., archive: {key: k.asc}}\n",
+	})
+	p, err := Load(filepath.Join(dir, "c"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	list := p.Archives()
+	if len(list) != 1 || p.Kernel.Suite != "trixie" {
+		t.Fatalf("archives %+v, kernel of %q; want one archive, and the kernel of trixie", list, p.Kernel.Suite)
+	}
+	a := list[0]
+	if d := cmp.Diff([]OneOrMore{{"http://b.example/u"}, {"noble", "noble-updates", "noble-backports"},
+		{"main", "universe"}}, []OneOrMore{a.URIs, a.Suites, a.Components}); d != "" {
+		t.Errorf("archive (-want +got):\n%s", d)
+	}
+	if got, err := p.RepositoryKey(a); string(got) != key {
+		t.Errorf("RepositoryKey = %q, %v; want the key beside the parent", got, err)
+	}
+	got := map[string][]string{}
+	for _, name := range []string{"nokey", "nouri", "login", "word", "lost", "name", "tree"} {
+		got[name] = faultsOf(t, dir, name)
+	}
+	const at = "/profile.yaml:2:31: "
+	if d := cmp.Diff(map[string][]string{
+		"nokey": {"nokey" + at + "base.archive has no key; write key: FILE, with the OpenPGP key that signs it; there " +
+			"is no way to trust an archive without one"},
+		"nouri": {"nouri" + at + "base.archive has no URL; write uris"},
+		"login": {"login" + at + "base.archive: the URL has a user or a query, and would be in every image; use " +
+			"a mirror that asks for no credentials"},
+		"word": {"word" + at + `base.archive: "A B" cannot be a suite; write suites such as noble-updates`},
+		"lost": {"lost" + at + `the key "gone.asc" of repository "base" does not exist; put it beside the profile`},
+		"name": {`name/profile.yaml:4:5: the repository "base" has the name of the archive of the suite; choose ` +
+			"another name"},
+		"tree": {"tree/profile.yaml:3:26: base.archive: the base is a tree, which comes from no archive; leave it out"},
+	}, got); d != "" {
+		t.Errorf("faults (-want +got):\n%s", d)
+	}
+}

@@ -254,7 +254,7 @@ func (p *Profile) complete() {
 	if len(p.Base.Components) == 0 {
 		p.Base.Components = []string{"main"}
 	}
-	if p.Kernel.Suite == "" && p.Kernel.Package != "" && p.Base.Tree() {
+	if p.Kernel.Suite == "" && p.Kernel.Package != "" && (p.Base.Tree() || p.Base.HasArchive()) {
 		p.Kernel.Suite = defaultSuite
 	}
 	if p.Hostname == "" {

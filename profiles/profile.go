@@ -151,6 +151,9 @@ type Base struct {
 	Suite string `yaml:"suite,omitempty" json:"suite,omitempty"`
 	// Archive components. Default: main.
 	Components []string `yaml:"components,omitempty" json:"components,omitempty"`
+	// Archive that has the suite, if it is not Debian's: Ubuntu's, for example. Kernel and boot loader stay
+	// Debian's.
+	Archive Archive `yaml:"archive,omitempty" json:"archive,omitzero"`
 	// Container image to start from instead of a suite: REGISTRY/NAME:TAG, or ./PATH of an OCI layout
 	// or docker save archive.
 	OCI string `yaml:"oci,omitempty" json:"oci,omitempty"`
@@ -158,6 +161,19 @@ type Base struct {
 	Tar string `yaml:"tar,omitempty" json:"tar,omitempty"`
 	// Folder that holds a whole root to start from instead of a suite; owners are kept.
 	Dir string `yaml:"dir,omitempty" json:"dir,omitempty"`
+
+	At Place `yaml:"-" json:"-"`
+}
+
+// Archive is where a suite that is not Debian's comes from.
+type Archive struct {
+	// Base URLs: http://archive.ubuntu.com/ubuntu. Further ones have the same packages.
+	URIs OneOrMore `yaml:"uris,omitempty" json:"uris,omitempty"`
+	// Further suites of the archive that packages come from: noble-updates, noble-security.
+	Updates OneOrMore `yaml:"updates,omitempty" json:"updates,omitempty"`
+	// OpenPGP public key that signs the archive: a file below the profile's folder, or the text that begins
+	// with -----BEGIN PGP PUBLIC KEY BLOCK-----.
+	Key string `yaml:"key,omitempty" json:"key,omitempty"`
 
 	At Place `yaml:"-" json:"-"`
 }
@@ -301,7 +317,7 @@ type Kernel struct {
 	// without being asked.
 	Initramfs []string `yaml:"initramfs,omitempty" json:"initramfs,omitempty"`
 	// Debian suite that the kernel comes from. Default: the suite of the base, or trixie when the base
-	// is not a suite.
+	// is not a suite of Debian.
 	Suite string `yaml:"suite,omitempty" json:"suite,omitempty"`
 }
 

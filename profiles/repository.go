@@ -46,7 +46,10 @@ func (d *decoder) checkRepositories(p *Profile) {
 			d.Faults.Add(r.At, "write lower-case letters, digits and dashes, and neither debian nor security",
 				"%q cannot be the name of a repository", r.Name)
 		}
-		d.checkURIs(r)
+		if len(r.URIs) == 0 {
+			d.Faults.Add(r.At, "write uris", "repository %q has no URL", r.Name)
+		}
+		d.checkURIs(fmt.Sprintf("repository %q", r.Name), r.URIs, r.At)
 		for _, s := range r.Suites {
 			if flat := strings.HasSuffix(s, "/"); !repositorySuiteRE.MatchString(s) || flat == (len(r.Components) > 0) {
 				d.Faults.Add(r.At, "write suites and components, such as trixie and main, or a path that ends with / and no "+
@@ -70,20 +73,72 @@ func (d *decoder) checkRepositories(p *Profile) {
 	}
 }
 
-func (d *decoder) checkURIs(r Repository) {
-	if len(r.URIs) == 0 {
-		d.Faults.Add(r.At, "write uris", "repository %q has no URL", r.Name)
-	}
-	for _, text := range r.URIs {
+func (d *decoder) checkURIs(of string, uris []string, at Place) {
+	for _, text := range uris {
 		u, err := url.Parse(text)
 		switch {
 		case err != nil || !slices.Contains([]string{"http", "https", "file"}, u.Scheme),
 			strings.ContainsAny(text, " \n[]"):
-			d.Faults.Add(r.At, "write a URL such as https://packages.example/debian", "repository %q: %q is not a URL", r.Name,
-				text)
+			d.Faults.Add(at, "write a URL such as https://packages.example/debian", "%s: %q is not a URL", of, text)
 		case u.User != nil || u.RawQuery != "":
-			d.Faults.Add(r.At, "use a mirror that asks for no credentials",
-				"repository %q: the URL has a user or a query, and would be in every image", r.Name)
+			d.Faults.Add(at, "use a mirror that asks for no credentials",
+				"%s: the URL has a user or a query, and would be in every image", of)
+		}
+	}
+}
+
+// BaseArchive is the name of the archive of a suite that is not Debian's, in locks and messages.
+const BaseArchive = "base"
+
+// HasArchive reports whether the suite comes from an archive that is not Debian's.
+func (b Base) HasArchive() bool { return b.Suite != "" && len(b.Archive.URIs) > 0 }
+
+// Archives returns the archives besides Debian's: that of the suite, if it is another one, and the
+// repositories.
+func (p *Profile) Archives() []Repository {
+	if !p.Base.HasArchive() {
+		return p.Repositories
+	}
+	a := p.Base.Archive
+	base := Repository{Name: BaseArchive, URIs: a.URIs, Suites: OneOrMore{p.Base.Suite}, Key: a.Key, At: a.At,
+		Components: p.Base.Components}
+	add := func(suite string) {
+		if !slices.Contains(base.Suites, suite) {
+			base.Suites = append(base.Suites, suite)
+		}
+	}
+	for _, s := range a.Updates {
+		add(s)
+	}
+	for _, entry := range p.Packages {
+		if _, suite, ok := strings.Cut(entry, "/"); ok && !IsLocalPackage(entry) && !p.ofRepository(suite) {
+			add(suite)
+		}
+	}
+	return append([]Repository{base}, p.Repositories...)
+}
+
+// ofRepository reports whether a repository has a suite.
+func (p *Profile) ofRepository(suite string) bool {
+	return slices.ContainsFunc(p.Repositories, func(r Repository) bool { return slices.Contains(r.Suites, suite) })
+}
+
+// validateArchive checks that nothing of the archive of the suite is missing.
+func (p *Profile) validateArchive(faults *Faults) {
+	a := p.Base.Archive
+	given := len(a.URIs) > 0 || len(a.Updates) > 0 || a.Key != ""
+	switch {
+	case given && p.Base.Tree():
+		faults.Add(a.At, "leave it out", "base.archive: the base is a tree, which comes from no archive")
+	case given && len(a.URIs) == 0:
+		faults.Add(a.At, "write uris", "base.archive has no URL")
+	case given && a.Key == "":
+		faults.Add(a.At, "write key: FILE, with the OpenPGP key that signs it; there is no way to trust an archive without "+
+			"one", "base.archive has no key")
+	}
+	for _, r := range p.Repositories {
+		if given && r.Name == BaseArchive {
+			faults.Add(r.At, "choose another name", "the repository %q has the name of the archive of the suite", r.Name)
 		}
 	}
 }
@@ -102,7 +157,8 @@ func (p *Profile) RepositoryKey(r Repository) ([]byte, error) {
 
 // validateRepositories checks the keys, which are files of the profiles' folders.
 func (p *Profile) validateRepositories(faults *Faults) {
-	for _, r := range p.Repositories {
+	p.validateArchive(faults)
+	for _, r := range p.Archives() {
 		if r.Key == "" {
 			continue // reported already
 		}

@@ -29,7 +29,7 @@ func (v *variables) resolve(f *file) {
 }
 
 // blocks are the groups of keys that may be written as a list of groups, each with a condition.
-var blocks = []string{"base", "units", "kernel", "ram", "secrets", "scripts", "keyboard", "swap"}
+var blocks = []string{"base", "base.archive", "units", "kernel", "ram", "secrets", "scripts", "keyboard", "swap"}
 
 // isWords reports whether the items of a list are words.
 func isWords(path string) bool {

@@ -25,6 +25,11 @@ type Mirror struct {
 	URL     string // of the archive
 	Keyring string // file of the public keys that Publish signs with
 
+	// Components are those of the suite, each with a folder of the pool; Arch is the architecture; Pack is how
+	// dpkg-deb compresses packages. They may be changed before Add.
+	Components []string
+	Arch, Pack string
+
 	dir    string // dists/ and pool/
 	home   string // of gpg
 	suite  string
@@ -43,12 +48,19 @@ type Deb struct {
 	Fields  string            // further lines of the control file
 	Files   map[string]string // by path without a leading slash
 	// Backport puts it into the suite's backports instead.
-	Backport bool
+	Backport  bool
+	Component string // of the suite; empty: main
 }
 
 // NewMirror starts an empty mirror whose files are below dir. Close ends it.
 func NewMirror(ctx context.Context, dir, suite string) (*Mirror, error) {
-	m := &Mirror{dir: filepath.Join(dir, "archive"), home: filepath.Join(dir, "gpg"), suite: suite,
+	return NewMirrorAt(ctx, dir, suite, "debian")
+}
+
+// NewMirrorAt is like NewMirror, and name is the last part of the URL.
+func NewMirrorAt(ctx context.Context, dir, suite, name string) (*Mirror, error) {
+	m := &Mirror{Components: []string{"main"}, Arch: "amd64", Pack: "none",
+		dir: filepath.Join(dir, "archive"), home: filepath.Join(dir, "gpg"), suite: suite,
 		Keyring: filepath.Join(dir, "keys.gpg"),
 		stamp:   time.Now().Add(-time.Hour)}
 	for _, d := range []string{m.dir, filepath.Join(m.dir, "pool/main"), filepath.Join(m.dir, "pool/backports")} {
@@ -69,8 +81,8 @@ func NewMirror(ctx context.Context, dir, suite string) (*Mirror, error) {
 	if err != nil {
 		return nil, err
 	}
-	m.URL = "http://" + l.Addr().String() + "/debian"
-	m.server = &http.Server{Handler: http.StripPrefix("/debian", http.HandlerFunc(m.serve)),
+	m.URL = "http://" + l.Addr().String() + "/" + name
+	m.server = &http.Server{Handler: http.StripPrefix("/"+name, http.HandlerFunc(m.serve)),
 		ReadHeaderTimeout: time.Minute}
 	go func() { _ = m.server.Serve(l) }() // ends with Close
 	return m, nil
@@ -139,9 +151,9 @@ func (m *Mirror) Add(ctx context.Context, d Deb) error {
 		return err
 	}
 	defer os.RemoveAll(tree)
-	files := map[string]string{"DEBIAN/control": fmt.Sprintf("Package: %s\nVersion: %s\nArchitecture: amd64\n"+
+	files := map[string]string{"DEBIAN/control": fmt.Sprintf("Package: %s\nVersion: %s\nArchitecture: %s\n"+
 		"Maintainer: Scene <scene@localhost>\nDescription: made for a scene\n%s",
-		d.Name, d.Version, d.Fields)}
+		d.Name, d.Version, m.Arch, d.Fields)}
 	for name, content := range d.Files {
 		files[name] = content
 	}
@@ -161,7 +173,10 @@ func (m *Mirror) Add(ctx context.Context, d Deb) error {
 	if err := os.Chmod(tree, 0o755); err != nil {
 		return err
 	}
-	return run(ctx, nil, "dpkg-deb", "--build", "--root-owner-group", "-Znone", tree,
+	if err := os.MkdirAll(filepath.Dir(m.pool(d)), 0o755); err != nil {
+		return err
+	}
+	return run(ctx, nil, "dpkg-deb", "--build", "--root-owner-group", "-Z"+m.Pack, "--uniform-compression", tree,
 		m.pool(d))
 }
 
@@ -184,11 +199,14 @@ func (m *Mirror) AddFile(path, name string) error {
 }
 
 func (m *Mirror) pool(d Deb) string {
-	folder := "pool/main"
-	if d.Backport {
-		folder = "pool/backports"
+	folder := "main"
+	if d.Component != "" {
+		folder = d.Component
 	}
-	return filepath.Join(m.dir, folder, d.Name+"_"+d.Version+"_amd64.deb")
+	if d.Backport {
+		folder = "backports"
+	}
+	return filepath.Join(m.dir, "pool", folder, d.Name+"_"+d.Version+"_"+m.Arch+".deb")
 }
 
 // Release says how Publish signs.
@@ -206,19 +224,24 @@ func (m *Mirror) Publish(ctx context.Context, r Release) error {
 			return err
 		}
 	}
-	index, err := m.index(ctx, "pool/main")
-	if err != nil {
-		return err
-	}
 	backports, err := m.index(ctx, "pool/backports")
 	if err != nil {
 		return err
 	}
+	index, later := map[string][]byte{}, map[string][]byte{"main": backports}
+	for _, c := range m.Components {
+		if err := os.MkdirAll(filepath.Join(m.dir, "pool", c), 0o755); err != nil {
+			return err
+		}
+		if index[c], err = m.index(ctx, "pool/"+c); err != nil {
+			return err
+		}
+	}
 	// HTTP has times in seconds (RFC 9110 section 5.6.7): files that are published twice in one second
 	// would look unchanged to apt.
 	m.stamp = m.stamp.Add(2 * time.Second)
-	for suite, text := range map[string][]byte{m.suite: index, m.suite + "-updates": nil,
-		m.suite + "-backports": backports} {
+	for suite, text := range map[string]map[string][]byte{m.suite: index, m.suite + "-updates": nil,
+		m.suite + "-security": nil, m.suite + "-backports": later} {
 		if err := m.publish(ctx, suite, text, r); err != nil {
 			return err
 		}
@@ -244,19 +267,24 @@ func (m *Mirror) index(ctx context.Context, folder string) ([]byte, error) {
 	return text.Bytes(), nil
 }
 
-func (m *Mirror) publish(ctx context.Context, suite string, index []byte, r Release) error {
+// publish makes a suite with the packages of each component.
+func (m *Mirror) publish(ctx context.Context, suite string, index map[string][]byte, r Release) error {
 	dir := filepath.Join(m.dir, "dists", suite)
 	if err := os.RemoveAll(dir); err != nil {
 		return err
 	}
-	if err := os.MkdirAll(filepath.Join(dir, "main/binary-amd64"), 0o755); err != nil {
-		return err
-	}
-	if err := os.WriteFile(filepath.Join(dir, "main/binary-amd64/Packages"), index, 0o644); err != nil {
-		return err
+	for _, c := range m.Components {
+		folder := filepath.Join(dir, c, "binary-"+m.Arch)
+		if err := os.MkdirAll(folder, 0o755); err != nil {
+			return err
+		}
+		if err := os.WriteFile(filepath.Join(folder, "Packages"), index[c], 0o644); err != nil {
+			return err
+		}
 	}
 	args := []string{"-o", "APT::FTPArchive::Release::Suite=" + suite, "-o", "APT::FTPArchive::Release::Codename=" + suite,
-		"-o", "APT::FTPArchive::Release::Components=main", "-o", "APT::FTPArchive::Release::Architectures=amd64"}
+		"-o", "APT::FTPArchive::Release::Components=" + strings.Join(m.Components, " "),
+		"-o", "APT::FTPArchive::Release::Architectures=" + m.Arch}
 	var text bytes.Buffer
 	if err := run(ctx, &text, "apt-ftparchive", append(args, "release", dir)...); err != nil {
 		return err

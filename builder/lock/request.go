@@ -23,6 +23,8 @@ type Request struct {
 	Recommends  bool     `json:"recommends,omitempty"`
 	// Repositories are further archives, in the order of the profile.
 	Repositories []source.Repository `json:"repositories,omitempty"`
+	// Alone: the suite is one of the first repository, not of Debian.
+	Alone bool `json:"alone,omitempty"`
 }
 
 // RequestOf returns what a profile asks for.
@@ -34,7 +36,8 @@ func RequestOf(p *profiles.Profile) Request {
 		r.KernelSuite = p.Kernel.Suite
 	}
 	r.Recommends = p.Recommends != nil && *p.Recommends
-	for _, q := range p.Repositories {
+	r.Alone = p.Base.HasArchive()
+	for _, q := range p.Archives() {
 		key, _ := p.RepositoryKey(q) // a profile whose keys cannot be read is not loaded
 		r.Repositories = append(r.Repositories, source.Repository{Name: q.Name, URIs: q.URIs, Suites: q.Suites,
 			Components: q.Components, Pin: q.Pin, Key: key, KeyDigest: ingot.DigestOf(key)})

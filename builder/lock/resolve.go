@@ -198,7 +198,8 @@ func askApt(ctx context.Context, env *source.Env, r Request, local []source.Pack
 	env.Report("resolve", 0, 0, "")
 	if mirrors, err := env.Mirrors(); err != nil {
 		return nil, err
-	} else if !env.Offline && mirrors.Security == "" && !source.Rolling(r.Suite) && !strings.Contains(env.Mirror, " ") {
+	} else if !env.Offline && !r.Alone && mirrors.Security == "" && !source.Rolling(r.Suite) &&
+		!strings.Contains(env.Mirror, " ") {
 		env.Logger().Warn("no security archive is known, so the image gets no security updates; " +
 			"name one with --mirror 'URL SECURITY-URL', or say none")
 	}
@@ -253,11 +254,14 @@ func (f *File) questions(ctx context.Context, c source.Cache, local []source.Pac
 
 func (q question) ask(ctx context.Context, env *source.Env, r Request) error {
 	o := source.AptOptions{Suite: q.suite, Arch: string(r.Arch), Components: r.Components}
-	if q.suite == r.Suite || q.suite == r.KernelSuite {
+	if q.suite == r.Suite || q.suite == r.KernelSuite && !r.Alone {
 		o.Repositories = r.Repositories
 	}
-	if q.suite == r.Suite {
-		o.Also = r.alsoSuites()
+	switch {
+	case q.suite == r.Suite:
+		o.Also, o.Alone = r.alsoSuites(), r.Alone
+	case r.Alone: // kernel and stub are Debian's
+		o.Components = []string{"main"}
 	}
 	apt, err := env.AptWith(ctx, o)
 	if err != nil {

@@ -54,6 +54,7 @@ type AptOptions struct {
 	Also       []string // further suites of Debian, for packages that name one
 	// Repositories are further archives.
 	Repositories []Repository
+	Alone        bool         // the suite is one of Repositories, and Debian's archive is not used
 	Log          *slog.Logger // nil is quiet
 }
 
@@ -168,6 +169,9 @@ const debianKeyring = "/usr/share/keyrings/debian-archive-keyring.gpg"
 
 // sources returns the text of sources.list(5).
 func (o *AptOptions) sources() (string, error) {
+	if o.Alone {
+		return "", nil
+	}
 	keyring := debianKeyring
 	if o.Keyring != "" {
 		keyring = o.Keyring

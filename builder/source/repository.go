@@ -51,6 +51,9 @@ func (o *AptOptions) repositoriesKey() string {
 	if err != nil {
 		return "" // cannot happen: they are texts and numbers
 	}
+	if o.Alone {
+		text = append(text, "alone"...)
+	}
 	return "-" + ingot.DigestOf(text).Hex()[:12]
 }
 
