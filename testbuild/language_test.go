@@ -30,8 +30,8 @@ keyboard: {layout: de, variant: nodeadkeys}
 sysctl: {vm.swappiness: 10}
 swap: {zram: 50%}
 kernel:
-  - {load: [br_netfilter], blacklist: [virtio_rng]}
-  - {arguments: [-audit, "workers=${workers}"]}
+  - {load: [br_netfilter], blacklist: [virtio_rng], options: {virtio_net: napi_tx=1}, initramfs: [/etc/scene]}
+  - {arguments: [-audit, "workers=${workers}", 'dyndbg="module virtio_net +p"']}
 units:
   presets: ["disable postfix*"]
   enable: [systemd-networkd-wait-online.service, scene.path, scene.automount]
@@ -83,7 +83,8 @@ func TestSceneEveryKey(t *testing.T) {
 	}
 	if d := cmp.Diff(map[string]string{"etc/default/locale": "LANG=de_DE.UTF-8\n", "etc/timezone": "Europe/Berlin\n",
 		"etc/sysctl.d/90-profile.conf": "vm.swappiness = 10\n", "etc/mailname": "mail.scene.example\n",
-		"etc/modules-load.d/profile.conf": "br_netfilter\n", "etc/modprobe.d/profile.conf": "blacklist virtio_rng\n",
+		"etc/modules-load.d/profile.conf": "br_netfilter\n",
+		"etc/modprobe.d/profile.conf":     "blacklist virtio_rng\noptions virtio_net napi_tx=1\n",
 		"etc/scene": "4 amd64\n", "etc/scene.txt": "4\n", "usr/share/scene-locales": "de_DE.utf8\n",
 		"etc/scene-seen": "4 amd64\n",
 		"etc/systemd/system/ssh.service.d/50-profile.conf": "[Service]\nMemoryMax=512M\n"}, have); d != "" {

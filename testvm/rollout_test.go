@@ -56,7 +56,7 @@ func TestSceneRolloutHalts(t *testing.T) {
 	vms := []*VM{s.vm(BIOS, 90), s.vm(UEFI, 91), s.vm(BIOS, 92)}
 	for i, vm := range vms {
 		s.healthy(vm, 1, "lab:v1")
-		s.run("machine", "rename", vm.id(), fmt.Sprint("a", i+1)) // the first names are moved first
+		s.run("machine", "rename", vm.id(), vmNames[i]) // the first names are moved first
 	}
 	s.until("all machines to be healthy", func() bool { return s.count("lab:v1") == fakes+len(vms) })
 	token := s.run("token", "create", "wall", "--scope", "read")
@@ -111,10 +111,34 @@ func TestSceneRolloutHalts(t *testing.T) {
 		}
 	}
 	t.Log(s.run("rollout", "history", "r2"))
+	before := s.numbers()
 	s.run("machine", "reboot", "all", "--yes", "--why", "back to the good image")
-	s.until("all machines to run lab:v1 again", func() bool { return s.count("lab:v1") == fakes+len(vms) })
+	s.until("all machines to run lab:v1 again", func() bool {
+		for i, n := range s.numbers() {
+			if n <= before[i] {
+				return false
+			}
+		}
+		return s.count("lab:v1") == fakes+len(vms)
+	})
 	s.spared(config)
 }
+
+// numbers are those of the latest boots of the virtual machines.
+func (s *stage) numbers() (list []int) {
+	s.t.Helper()
+	for _, name := range vmNames {
+		b, err := s.api.Boots(s.ctx, name, 1)
+		if err != nil || len(b) != 1 {
+			s.t.Fatalf("the latest boot of %s is %+v, %v", name, b, err)
+		}
+		list = append(list, b[0].Number)
+	}
+	return list
+}
+
+// vmNames are the names of the virtual machines.
+var vmNames = []string{"a1", "a2", "a3"}
 
 var haltRE = regexp.MustCompile(`^halted in wave 1: \d+ of \d+ boots of lab:v2 failed, where 1 % is usual; ([^:]*)`)
 
@@ -122,10 +146,9 @@ var haltRE = regexp.MustCompile(`^halted in wave 1: \d+ of \d+ boots of lab:v2 f
 // boots of the pinned ones go on.
 func (s *stage) spared(config string) {
 	s.t.Helper()
-	pinned := []string{"a1", "a2", "a3"}
-	s.run(append([]string{"machine", "pin", "--why", "a scene"}, pinned...)...)
+	s.run(append([]string{"machine", "pin", "--why", "a scene"}, vmNames...)...)
 	boots := func() (list []ingot.BootID) {
-		for _, name := range pinned {
+		for _, name := range vmNames {
 			b, err := s.api.Boots(s.ctx, name, 1)
 			if err != nil || len(b) != 1 || b[0].Outcome != ingot.OutcomeHealthy {
 				s.t.Fatalf("the latest boot of %s is %+v, %v", name, b, err)
