@@ -85,7 +85,7 @@ func TestSceneEveryKey(t *testing.T) {
 		"etc/sysctl.d/90-profile.conf": "vm.swappiness = 10\n", "etc/mailname": "mail.scene.example\n",
 		"etc/modules-load.d/profile.conf": "br_netfilter\n",
 		"etc/modprobe.d/profile.conf":     "blacklist virtio_rng\noptions virtio_net napi_tx=1\n",
-		"etc/scene": "4 amd64\n", "etc/scene.txt": "4\n", "usr/share/scene-locales": "de_DE.utf8\n",
+		"etc/scene":                       "4 amd64\n", "etc/scene.txt": "4\n", "usr/share/scene-locales": "de_DE.utf8\n",
 		"etc/scene-seen": "4 amd64\n",
 		"etc/systemd/system/ssh.service.d/50-profile.conf": "[Service]\nMemoryMax=512M\n"}, have); d != "" {
 		t.Errorf("files of the image (-want +got):\n%s", d)
