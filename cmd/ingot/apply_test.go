@@ -79,7 +79,7 @@ func TestApplyCommands(t *testing.T) {
 		{"diff -f same.yaml", 0, "note: n2 stays\nno changes\n", ""},
 		{"diff -f broken.yaml", 2, "", "a.yaml:1:1: the file is broken; write another one\n  → nothing was changed"},
 		{"diff", 2, "", "-f FILE"},
-		{"diff -f missing.yaml", 2, "", "no such file"},
+		{"diff -f missing.yaml", 2, "", "there is no file or folder"},
 		{"diff -f empty", 2, "", "no .yaml, .yml or .json file is below"},
 		{"apply -f fleet --dry-run", 0, lines, ""},
 		{"apply -f fleet", 2, lines, "give --yes"},

@@ -116,7 +116,7 @@ func TestRolloutCommands(t *testing.T) {
 		{"rollout start node:8 --to all --waves x", 2, "", "not a percentage"},
 		{"rollout ls", 0, "halted in the canary: node01 failed", ""},
 		{"rollout history", 0, "done", ""},
-		{"rollout pause r2 --why look", 0, "r2 is paused", ""},
+		{"rollout pause r2 --why look", 0, "r2: paused", ""},
 		{"machine ls --outdated", 0, "node07", ""},
 		{"machine pin node01 --why certified", 0, "node01 is kept out of rollouts: certified", ""},
 		{"assign rack=r1 node:8", 0, "node11 boots node:8", "ingot rollout start node:8 --to rack=r1 --dry-run"},

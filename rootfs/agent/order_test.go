@@ -289,7 +289,7 @@ func TestRestartedAgentRepeatsNoOrder(t *testing.T) {
 	o := newObeying(t, shell("a", "echo once >>"+ran+"; while [ ! -e "+stop+" ]; do sleep 0.05; done", 0))
 	o.order = reboot(5, ingot.DrainRequired, "a")
 	s, end := o.start()
-	until(t, "the hook", func() bool { _, err := os.Stat(ran); return err == nil })
+	until(t, "the hook", func() bool { text, _ := os.ReadFile(ran); return len(text) > 0 }) // the file alone is made first
 	end()
 	again, _ := o.start()
 	until(t, "its word", func() bool { return strings.Contains(o.course(), "interrupted:a!") })
