@@ -112,7 +112,11 @@ func TestSceneRolloutHalts(t *testing.T) {
 	}
 	t.Log(s.run("rollout", "history", "r2"))
 	before := s.numbers()
-	s.run("machine", "reboot", "all", "--yes", "--why", "back to the good image")
+	for _, m := range s.machines() {
+		if _, err := s.api.Reboot(s.ctx, string(m.ID), api.RebootRequest{Why: "back to the good image"}); err != nil {
+			t.Fatalf("ordering %s to reboot: %v", m.Hostname(), err)
+		}
+	}
 	s.until("all machines to run lab:v1 again", func() bool {
 		for i, n := range s.numbers() {
 			if n <= before[i] {
